@@ -1,0 +1,512 @@
+package plans
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"math/big"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// Object is a JSON object that keeps its keys in the order of the file, as a Python dict does.
+// The zero value is an empty object. Checkpoints and result folders store plans.json and
+// dataset.json, and channel order is key order, so a Go map would lose information.
+type Object struct {
+	keys   []string
+	values map[string]any
+}
+
+// Get returns the value of key and whether it is present.
+func (o *Object) Get(key string) (any, bool) {
+	if o == nil {
+		return nil, false
+	}
+	v, ok := o.values[key]
+	return v, ok
+}
+
+// Set stores value under key. A key that is already present keeps its place.
+func (o *Object) Set(key string, value any) {
+	if o.values == nil {
+		o.values = make(map[string]any)
+	}
+	if _, ok := o.values[key]; !ok {
+		o.keys = append(o.keys, key)
+	}
+	o.values[key] = value
+}
+
+// Delete removes key if it is present.
+func (o *Object) Delete(key string) {
+	if _, ok := o.Get(key); ok {
+		delete(o.values, key)
+		o.keys = slices.DeleteFunc(o.keys, func(k string) bool { return k == key })
+	}
+}
+
+// Keys returns the keys in order. The slice is a copy.
+func (o *Object) Keys() []string {
+	if o == nil {
+		return nil
+	}
+	return slices.Clone(o.keys)
+}
+
+// Len returns the number of keys.
+func (o *Object) Len() int {
+	if o == nil {
+		return 0
+	}
+	return len(o.keys)
+}
+
+// Clone returns a deep copy: nested objects and lists are copied too.
+func (o *Object) Clone() *Object {
+	if o == nil {
+		return nil
+	}
+	c := &Object{}
+	for _, k := range o.keys {
+		c.Set(k, cloneValue(o.values[k]))
+	}
+	return c
+}
+
+func cloneValue(v any) any {
+	switch v := v.(type) {
+	case *Object:
+		return v.Clone()
+	case []any:
+		c := make([]any, len(v))
+		for i := range v {
+			c[i] = cloneValue(v[i])
+		}
+		return c
+	}
+	return v
+}
+
+// maxDepth bounds the nesting of a document, so that a hostile file cannot exhaust the stack.
+const maxDepth = 1000
+
+// DecodeJSON reads one JSON document the way Python's json.loads does: null is nil, then bool,
+// int64 (or *big.Int beyond its range) for numbers without fraction and exponent, float64 for the
+// others, the tokens NaN, Infinity and -Infinity, string, []any and *Object. A repeated key keeps
+// its first place and its last value. Errors name line and column.
+//
+// Differs: a lone surrogate escape is an error, since a Go string cannot hold one.
+func DecodeJSON(data []byte) (any, error) {
+	d := &jsonDecoder{data: data}
+	d.space()
+	v, err := d.value(0)
+	if err != nil {
+		return nil, err
+	}
+	d.space()
+	if d.pos != len(data) {
+		return nil, d.errorf("unexpected text after the document")
+	}
+	return v, nil
+}
+
+type jsonDecoder struct {
+	data []byte
+	pos  int
+}
+
+func (d *jsonDecoder) errorf(format string, args ...any) error {
+	before := d.data[:min(d.pos, len(d.data))]
+	line := bytes.Count(before, []byte("\n")) + 1
+	column := len(before) - bytes.LastIndexByte(before, '\n')
+	return fmt.Errorf("JSON line %d column %d: %s", line, column, fmt.Sprintf(format, args...))
+}
+
+func (d *jsonDecoder) space() {
+	for d.pos < len(d.data) && strings.IndexByte(" \t\r\n", d.data[d.pos]) >= 0 {
+		d.pos++
+	}
+}
+
+func (d *jsonDecoder) peek() byte {
+	if d.pos < len(d.data) {
+		return d.data[d.pos]
+	}
+	return 0
+}
+
+func (d *jsonDecoder) token(t string) bool {
+	if bytes.HasPrefix(d.data[d.pos:], []byte(t)) {
+		d.pos += len(t)
+		return true
+	}
+	return false
+}
+
+func (d *jsonDecoder) value(depth int) (any, error) {
+	if depth > maxDepth {
+		return nil, d.errorf("nested deeper than %d levels", maxDepth)
+	}
+	switch c := d.peek(); {
+	case d.pos >= len(d.data):
+		return nil, d.errorf("the file ends where a value is expected (truncated?)")
+	case c == '{':
+		return d.object(depth)
+	case c == '[':
+		return d.list(depth)
+	case c == '"':
+		return d.str()
+	case d.token("null"):
+		return nil, nil
+	case d.token("true"):
+		return true, nil
+	case d.token("false"):
+		return false, nil
+	case d.token("NaN"):
+		return math.NaN(), nil
+	case d.token("Infinity"):
+		return math.Inf(1), nil
+	case d.token("-Infinity"):
+		return math.Inf(-1), nil
+	default:
+		return d.number()
+	}
+}
+
+func (d *jsonDecoder) object(depth int) (any, error) {
+	o := &Object{}
+	d.pos++
+	d.space()
+	if d.token("}") {
+		return o, nil
+	}
+	for {
+		if d.peek() != '"' {
+			return nil, d.errorf("expected a key in double quotes")
+		}
+		key, err := d.str()
+		if err != nil {
+			return nil, err
+		}
+		d.space()
+		if !d.token(":") {
+			return nil, d.errorf("expected ':' after key %q", key)
+		}
+		d.space()
+		v, err := d.value(depth + 1)
+		if err != nil {
+			return nil, err
+		}
+		o.Set(key, v)
+		d.space()
+		if d.token("}") {
+			return o, nil
+		}
+		if !d.token(",") {
+			return nil, d.errorf("expected ',' or '}' after the value of %q", key)
+		}
+		d.space()
+	}
+}
+
+func (d *jsonDecoder) list(depth int) (any, error) {
+	l := []any{}
+	d.pos++
+	d.space()
+	if d.token("]") {
+		return l, nil
+	}
+	for {
+		v, err := d.value(depth + 1)
+		if err != nil {
+			return nil, err
+		}
+		l = append(l, v)
+		d.space()
+		if d.token("]") {
+			return l, nil
+		}
+		if !d.token(",") {
+			return nil, d.errorf("expected ',' or ']' in a list")
+		}
+		d.space()
+	}
+}
+
+func (d *jsonDecoder) digits() int {
+	n := 0
+	for '0' <= d.peek() && d.peek() <= '9' {
+		d.pos++
+		n++
+	}
+	return n
+}
+
+func (d *jsonDecoder) number() (any, error) {
+	start := d.pos
+	d.token("-")
+	first := d.peek()
+	if n := d.digits(); n == 0 || first == '0' && n > 1 {
+		d.pos = start
+		return nil, d.errorf("expected a value")
+	}
+	isFloat := false
+	if rest := d.pos; d.token(".") {
+		if d.digits() == 0 {
+			d.pos = rest
+			return nil, d.errorf("expected digits after the decimal point")
+		}
+		isFloat = true
+	}
+	if rest := d.pos; d.token("e") || d.token("E") {
+		if !d.token("+") {
+			d.token("-")
+		}
+		if d.digits() == 0 {
+			d.pos = rest
+			return nil, d.errorf("expected digits in the exponent")
+		}
+		isFloat = true
+	}
+	text := string(d.data[start:d.pos])
+	if isFloat {
+		f, _ := strconv.ParseFloat(text, 64) // out of range gives ±Inf or 0, as in Python
+		return f, nil
+	}
+	if i, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return i, nil
+	}
+	if len(text) > 4300 { // Python's own limit on the digits of an int
+		return nil, d.errorf("integer of %d digits", len(text))
+	}
+	b, _ := new(big.Int).SetString(text, 10)
+	return b, nil
+}
+
+func (d *jsonDecoder) str() (string, error) {
+	var b strings.Builder
+	d.pos++
+	for {
+		if d.pos >= len(d.data) {
+			return "", d.errorf("the file ends inside a string (truncated?)")
+		}
+		c := d.data[d.pos]
+		switch {
+		case c == '"':
+			d.pos++
+			return b.String(), nil
+		case c == '\\':
+			r, err := d.escape()
+			if err != nil {
+				return "", err
+			}
+			b.WriteRune(r)
+		case c < 0x20:
+			return "", d.errorf("control character in a string")
+		default:
+			r, n := utf8.DecodeRune(d.data[d.pos:])
+			if r == utf8.RuneError && n <= 1 {
+				return "", d.errorf("not valid UTF-8")
+			}
+			b.WriteRune(r)
+			d.pos += n
+		}
+	}
+}
+
+func (d *jsonDecoder) escape() (rune, error) {
+	d.pos++
+	c := d.peek()
+	d.pos++
+	if i := strings.IndexByte(`"\/bfnrt`, c); c != 0 && i >= 0 {
+		return rune("\"\\/\b\f\n\r\t"[i]), nil
+	}
+	if c != 'u' {
+		return 0, d.errorf("unknown escape in a string")
+	}
+	r, err := d.hex4()
+	if err != nil || !utf16.IsSurrogate(r) {
+		return r, err
+	}
+	if d.token(`\u`) {
+		low, err := d.hex4()
+		if err != nil {
+			return 0, err
+		}
+		if pair := utf16.DecodeRune(r, low); pair != utf8.RuneError {
+			return pair, nil
+		}
+	}
+	return 0, d.errorf("lone surrogate escape in a string")
+}
+
+func (d *jsonDecoder) hex4() (rune, error) {
+	if d.pos+4 > len(d.data) {
+		return 0, d.errorf("the file ends inside an escape (truncated?)")
+	}
+	var r rune
+	for _, c := range d.data[d.pos : d.pos+4] {
+		i := strings.IndexByte("0123456789abcdef", c|0x20)
+		if i < 0 || c < '0' {
+			return 0, d.errorf("expected four hexadecimal digits after \\u")
+		}
+		r = r<<4 | rune(i)
+	}
+	d.pos += 4
+	return r, nil
+}
+
+// EncodeJSON writes v byte for byte as Python's json.dumps(v, indent=indent, sort_keys=sortKeys)
+// does: ASCII only, floats as Python's repr, NaN and Infinity as tokens, no newline at the end.
+// indent < 0 stands for Python's indent=None (everything on one line). nnU-Net writes plans.json
+// and dataset.json of a result folder with indent 4 unsorted, most other files with indent 4 sorted.
+// v may hold nil, bool, int, int64, *big.Int, float64, string, *Object, []any, []string, []int and
+// []float64; anything else is an error that names the Go type.
+func EncodeJSON(v any, indent int, sortKeys bool) ([]byte, error) {
+	e := &jsonEncoder{indent: indent, sortKeys: sortKeys}
+	if err := e.value(v, 0); err != nil {
+		return nil, err
+	}
+	return e.out, nil
+}
+
+type jsonEncoder struct {
+	out      []byte
+	indent   int
+	sortKeys bool
+}
+
+func (e *jsonEncoder) value(v any, level int) error {
+	if level > maxDepth {
+		return fmt.Errorf("JSON: nested deeper than %d levels", maxDepth)
+	}
+	switch v := v.(type) {
+	case nil:
+		e.out = append(e.out, "null"...)
+	case bool:
+		e.out = strconv.AppendBool(e.out, v)
+	case int:
+		e.out = strconv.AppendInt(e.out, int64(v), 10)
+	case int64:
+		e.out = strconv.AppendInt(e.out, v, 10)
+	case *big.Int:
+		e.out = v.Append(e.out, 10)
+	case float64:
+		e.out = append(e.out, PythonFloat(v)...)
+	case string:
+		e.str(v)
+	case *Object:
+		return e.object(v, level)
+	case []any:
+		return encodeList(e, v, level)
+	case []string:
+		return encodeList(e, v, level)
+	case []int:
+		return encodeList(e, v, level)
+	case []float64:
+		return encodeList(e, v, level)
+	default:
+		return fmt.Errorf("JSON: cannot write a value of type %T", v)
+	}
+	return nil
+}
+
+func (e *jsonEncoder) separator(first bool, level int) {
+	switch {
+	case e.indent >= 0:
+		if !first {
+			e.out = append(e.out, ',')
+		}
+		e.newline(level)
+	case !first:
+		e.out = append(e.out, ", "...)
+	}
+}
+
+func (e *jsonEncoder) newline(level int) {
+	if e.indent >= 0 {
+		e.out = append(e.out, '\n')
+		e.out = append(e.out, bytes.Repeat([]byte(" "), e.indent*level)...)
+	}
+}
+
+func (e *jsonEncoder) object(o *Object, level int) error {
+	keys := o.Keys()
+	if e.sortKeys {
+		slices.Sort(keys) // UTF-8 byte order is code-point order
+	}
+	e.out = append(e.out, '{')
+	for i, k := range keys {
+		e.separator(i == 0, level+1)
+		e.str(k)
+		e.out = append(e.out, ": "...)
+		v, _ := o.Get(k)
+		if err := e.value(v, level+1); err != nil {
+			return err
+		}
+	}
+	if len(keys) > 0 {
+		e.newline(level)
+	}
+	e.out = append(e.out, '}')
+	return nil
+}
+
+func encodeList[T any](e *jsonEncoder, l []T, level int) error {
+	e.out = append(e.out, '[')
+	for i := range l {
+		e.separator(i == 0, level+1)
+		if err := e.value(l[i], level+1); err != nil {
+			return err
+		}
+	}
+	if len(l) > 0 {
+		e.newline(level)
+	}
+	e.out = append(e.out, ']')
+	return nil
+}
+
+func (e *jsonEncoder) str(s string) {
+	e.out = append(e.out, '"')
+	for _, r := range s {
+		if i := strings.IndexRune("\"\\\b\f\n\r\t", r); i >= 0 {
+			e.out = append(e.out, '\\', `"\bfnrt`[i])
+		} else if r >= ' ' && r <= '~' {
+			e.out = append(e.out, byte(r))
+		} else if r > 0xffff {
+			hi, lo := utf16.EncodeRune(r)
+			e.out = fmt.Appendf(e.out, `\u%04x\u%04x`, hi, lo)
+		} else {
+			e.out = fmt.Appendf(e.out, `\u%04x`, r)
+		}
+	}
+	e.out = append(e.out, '"')
+}
+
+// PythonFloat formats f as Python's json does: the shortest digits that read back as f, in
+// positional notation for 1e-4 <= |f| < 1e16 and with an exponent otherwise, always with a point
+// or an exponent; NaN, Infinity and -Infinity as tokens.
+func PythonFloat(f float64) string {
+	switch {
+	case math.IsNaN(f):
+		return "NaN"
+	case math.IsInf(f, 1):
+		return "Infinity"
+	case math.IsInf(f, -1):
+		return "-Infinity"
+	}
+	s := strconv.FormatFloat(f, 'e', -1, 64)
+	exponent, _ := strconv.Atoi(s[strings.IndexByte(s, 'e')+1:])
+	if exponent < -4 || exponent >= 16 {
+		return s
+	}
+	s = strconv.FormatFloat(f, 'f', -1, 64)
+	if !strings.Contains(s, ".") {
+		s += ".0"
+	}
+	return s
+}

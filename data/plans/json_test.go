@@ -1,0 +1,174 @@
+package plans
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// golden is testdata/golden/plans.json, written by scripts/golden/plans.py.
+type golden struct {
+	JSON []struct {
+		Text, Plain, Indent4, Sorted4, Indent0 string
+	}
+	Rejected []string
+	Labels   []struct {
+		Labels            json.RawMessage
+		RegionsClassOrder []int `json:"regions_class_order"`
+		AllLabels         []int `json:"all_labels"`
+		ForegroundLabels  []int `json:"foreground_labels"`
+		HasRegions        bool  `json:"has_regions"`
+		Regions           []json.RawMessage
+		Ignore            *int
+		Heads             int
+		Rejected          bool
+	}
+	Resolved []struct {
+		Plans          json.RawMessage
+		Name, Resolved string
+	}
+	Supervision []struct {
+		Strides [][]int
+		Scales  [][]float64
+		Weights []float64
+	}
+	InputChannels []struct {
+		Dataset       json.RawMessage
+		Configuration struct {
+			PreviousStage string `json:"previous_stage"`
+		}
+		Channels int
+	} `json:"input_channels"`
+}
+
+func readGolden(t *testing.T) *golden {
+	t.Helper()
+	data, err := os.ReadFile("../../testdata/golden/plans.json")
+	require.NoError(t, err)
+	g := &golden{}
+	require.NoError(t, json.Unmarshal(data, g))
+	return g
+}
+
+func decodeObject(t *testing.T, data []byte) *Object {
+	t.Helper()
+	v, err := DecodeJSON(data)
+	require.NoError(t, err)
+	require.IsType(t, &Object{}, v)
+	return v.(*Object)
+}
+
+func TestJSONIsWrittenAsPythonWritesIt(t *testing.T) {
+	g := readGolden(t)
+	require.Greater(t, len(g.JSON), 10)
+	for _, c := range g.JSON {
+		v, err := DecodeJSON([]byte(c.Text))
+		require.NoError(t, err, c.Text)
+		for _, f := range []struct {
+			indent int
+			sorted bool
+			want   string
+		}{{-1, false, c.Plain}, {4, false, c.Indent4}, {4, true, c.Sorted4}, {0, false, c.Indent0}} {
+			got, err := EncodeJSON(v, f.indent, f.sorted)
+			require.NoError(t, err)
+			require.Equal(t, f.want, string(got), "indent %d sorted %v", f.indent, f.sorted)
+		}
+	}
+}
+
+func TestJSONRejectsWhatPythonRejects(t *testing.T) {
+	texts := readGolden(t).Rejected
+	require.NotEmpty(t, texts)
+	for _, text := range texts {
+		_, err := DecodeJSON([]byte(text))
+		require.Error(t, err, "%q", text)
+	}
+}
+
+func TestFilesOfNnUNetAreRewrittenByteForByte(t *testing.T) {
+	files := 0
+	for _, pattern := range []string{"*/preprocessed/*/*.json", "*/results/*/*/*.json", "*/results/*/*/*/*/summary.json",
+		"*/predictions/*/*.json", "*/foundation/*/*.json"} {
+		paths, err := filepath.Glob("../../testdata/" + pattern)
+		require.NoError(t, err)
+		for _, path := range paths {
+			want, err := os.ReadFile(path)
+			require.NoError(t, err)
+			v, err := DecodeJSON(want)
+			require.NoError(t, err, path)
+			got, err := EncodeJSON(v, 4, false)
+			require.NoError(t, err)
+			if !bytes.HasPrefix(want[2:], []byte("    ")) {
+				continue // dataset.json and predict_from_raw_data_args.json were not written by nnU-Net's save_json
+			}
+			require.Equal(t, string(want), string(got), path)
+			files++
+		}
+	}
+	require.Greater(t, files, 10)
+}
+
+func TestJSONErrorsSayWhere(t *testing.T) {
+	_, err := DecodeJSON([]byte("{\n  \"a\": 1,\n  \"b\": nul\n}"))
+	require.EqualError(t, err, "JSON line 3 column 8: expected a value")
+	_, err = DecodeJSON([]byte(`{"a": [1, 2`))
+	require.ErrorContains(t, err, "column 12: expected ',' or ']' in a list")
+	_, err = DecodeJSON([]byte(`{"a":`))
+	require.ErrorContains(t, err, "truncated")
+	_, err = DecodeJSON([]byte(`"\ud800"`))
+	require.ErrorContains(t, err, "lone surrogate")
+	_, err = DecodeJSON([]byte("\"\xff\""))
+	require.ErrorContains(t, err, "UTF-8")
+	_, err = EncodeJSON(map[string]int{}, 4, false)
+	require.ErrorContains(t, err, "map[string]int")
+}
+
+func TestDeepNestingIsAnError(t *testing.T) {
+	deep := make([]byte, 1_000_000)
+	for i := range deep {
+		deep[i] = '['
+	}
+	_, err := DecodeJSON(deep)
+	require.ErrorContains(t, err, "nested deeper than 1000")
+}
+
+func TestObjectKeepsOrderAndClonesDeeply(t *testing.T) {
+	o := decodeObject(t, []byte(`{"z": 1, "a": {"k": [1]}, "m": 2}`))
+	c := o.Clone()
+	c.Set("z", int64(5))
+	c.Delete("m")
+	c.Delete("absent")
+	c.Set("m", nil)
+	inner, _ := c.Get("a")
+	list, _ := inner.(*Object).Get("k")
+	list.([]any)[0] = "changed"
+	text, err := EncodeJSON(o, -1, false)
+	require.NoError(t, err)
+	require.Equal(t, `{"z": 1, "a": {"k": [1]}, "m": 2}`, string(text))
+	text, err = EncodeJSON(c, -1, false)
+	require.NoError(t, err)
+	require.Equal(t, `{"z": 5, "a": {"k": ["changed"]}, "m": null}`, string(text))
+}
+
+func FuzzDecodeJSON(f *testing.F) {
+	for _, s := range []string{`{"a": [1, 2.5, NaN, null, true, "é\ud83d\ude00"]}`, `[1e400, -0, 12345678901234567890]`, `{"a":{"a":{}}}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		v, err := DecodeJSON(data)
+		if err != nil {
+			return
+		}
+		once, err := EncodeJSON(v, 4, false)
+		require.NoError(t, err)
+		again, err := DecodeJSON(once)
+		require.NoError(t, err)
+		twice, err := EncodeJSON(again, 4, false)
+		require.NoError(t, err)
+		require.Equal(t, string(once), string(twice))
+	})
+}

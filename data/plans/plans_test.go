@@ -1,0 +1,313 @@
+package plans
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	miniPlans   = "../../testdata/phantom-mini/preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource.json"
+	miniDataset = "../../testdata/phantom-mini/preprocessed/Dataset102_PhantomTarget/dataset.json"
+)
+
+func parse(t *testing.T, text string) *Plans {
+	t.Helper()
+	p, err := FromObject(decodeObject(t, []byte(text)), "p.json")
+	require.NoError(t, err)
+	return p
+}
+
+func TestConfigurationsResolveAsInTheReference(t *testing.T) {
+	g := readGolden(t)
+	require.Greater(t, len(g.Resolved), 6)
+	for _, c := range g.Resolved {
+		p, err := FromObject(decodeObject(t, c.Plans), "golden")
+		require.NoError(t, err)
+		raw, err := p.resolve(c.Name, nil)
+		require.NoError(t, err)
+		if !present(raw, "architecture") {
+			require.NoError(t, convertOldArchitecture(raw, "golden"))
+		}
+		got, err := EncodeJSON(raw, 4, false)
+		require.NoError(t, err)
+		require.Equal(t, c.Resolved, string(got), c.Name)
+	}
+}
+
+func TestLoadReadsAPlansFileOfNnUNet(t *testing.T) {
+	p, err := Load(miniPlans)
+	require.NoError(t, err)
+	require.Equal(t, "Dataset102_PhantomTarget", p.DatasetName)
+	require.Equal(t, "nnUNetPlansSource", p.PlansName)
+	require.Equal(t, "SimpleITKIO", p.ImageReaderWriter)
+	require.Equal(t, "ExperimentPlanner", p.ExperimentPlanner)
+	require.Equal(t, []int{0, 1, 2}, p.TransposeForward)
+	require.Equal(t, []string{"2d", "3d_fullres", "3d_phantom", "3d_phantom_resenc"}, p.ConfigurationNames())
+	require.Equal(t, []Intensity{{Mean: 96.31401062011719, Median: 98, Std: 22.994144439697266, Min: -57, Max: 176,
+		Percentile005: 2, Percentile995: 151}}, p.ChannelIntensities)
+
+	c, err := p.Configuration("3d_phantom")
+	require.NoError(t, err)
+	require.Equal(t, "nnUNetPlansSource_3d_fullres", c.DataIdentifier)
+	require.Equal(t, []int{16, 48, 48}, c.PatchSize)
+	require.Equal(t, []float64{2.5, 1.4700000286102295, 1.4700000286102295}, c.Spacing)
+	require.Equal(t, 2, c.BatchSize)
+	require.False(t, c.BatchDice)
+	require.Equal(t, []string{"CTNormalization"}, c.NormalizationSchemes)
+	require.Equal(t, []bool{false}, c.UseMaskForNorm)
+	require.Equal(t, "resample_data_or_seg_to_shape", c.ResampleProbs.Function)
+	require.Equal(t, []string{"is_seg", "order", "order_z", "force_separate_z"}, c.ResampleSeg.Kwargs.Keys())
+
+	a, err := c.Architecture()
+	require.NoError(t, err)
+	require.Equal(t, &Architecture{
+		NetworkClass: "PlainConvUNet", Dim: 3, NumStages: 4, FeaturesPerStage: []int{8, 16, 32, 64},
+		KernelSizes:   [][]int{{1, 3, 3}, {3, 3, 3}, {3, 3, 3}, {3, 3, 3}},
+		Strides:       [][]int{{1, 1, 1}, {1, 2, 2}, {2, 2, 2}, {2, 2, 2}},
+		ConvsPerStage: []int{2, 2, 2, 2}, DecoderConvs: []int{2, 2, 2}, ConvBias: true,
+		Norm:   &Norm{Op: "InstanceNorm3d", Eps: 1e-5, Momentum: 0.1, Affine: true},
+		Nonlin: &Nonlin{Op: "LeakyReLU", NegativeSlope: 0.01},
+	}, a)
+
+	c, err = p.Configuration("3d_phantom_resenc")
+	require.NoError(t, err)
+	a, err = c.Architecture()
+	require.NoError(t, err)
+	require.Equal(t, "ResidualEncoderUNet", a.NetworkClass)
+	require.Equal(t, []int{1, 2, 2, 2}, a.BlocksPerStage)
+	require.Equal(t, "BasicBlockD", a.Block)
+	require.Equal(t, 8, a.StemChannels)
+
+	c, err = p.Configuration("2d")
+	require.NoError(t, err)
+	a, err = c.Architecture()
+	require.NoError(t, err)
+	require.Equal(t, 2, a.Dim)
+	require.True(t, c.BatchDice)
+}
+
+func TestInheritanceErrorsListWhatIsThere(t *testing.T) {
+	p := parse(t, `{"configurations": {"a": {"inherits_from": "b"}, "b": {"inherits_from": "c"}, "c": {"inherits_from": "a"},
+		"d": {"inherits_from": "3d_fulres"}, "e": {"inherits_from": 3}, "f": {"inherits_from": "f"}}}`)
+	for name, want := range map[string]string{
+		"x": `plans: p.json: configuration "x" does not exist; available: a, b, c, d, e, f`,
+		"a": `plans: p.json: configurations inherit in a circle: a -> b -> c -> a; available: a, b, c, d, e, f`,
+		"f": `plans: p.json: configurations inherit in a circle: f -> f; available: a, b, c, d, e, f`,
+		"d": `plans: p.json: configuration "3d_fulres" (inherited by "d") does not exist; available: a, b, c, d, e, f`,
+		"e": `plans: p.json: configuration "e": inherits_from: expected a name, found 3; available: a, b, c, d, e, f`,
+	} {
+		_, err := p.Configuration(name)
+		require.EqualError(t, err, want)
+	}
+}
+
+func TestResolvingLeavesTheDocumentAlone(t *testing.T) {
+	for _, c := range readGolden(t).Resolved {
+		p, err := FromObject(decodeObject(t, c.Plans), "golden")
+		require.NoError(t, err)
+		before, err := EncodeJSON(p.Raw(), -1, false)
+		require.NoError(t, err)
+		_, _ = p.Configuration(c.Name)
+		after, err := EncodeJSON(p.Raw(), -1, false)
+		require.NoError(t, err)
+		require.Equal(t, string(before), string(after))
+	}
+}
+
+const configuration = `{"configurations": {"c": {"data_identifier": "d", "batch_size": 2, "patch_size": [8, 8, 8], "spacing": [1, 1, 1.5]%s}}}`
+
+func TestConfigurationErrorsNameFieldFoundAndExpected(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"configurations": {"c": {"data_identifier": "d"}}}`:  `plans: p.json: configuration c: key "batch_size" is missing, expected an integer; keys present: data_identifier`,
+		fmt.Sprintf(configuration, `, "patch_size": [8, 8.5]`): `plans: p.json: configuration c: patch_size: expected a list of integers, found [8, 8.5]`,
+		fmt.Sprintf(configuration, `, "patch_size": [8]`):      `plans: p.json: configuration c: patch_size: expected 2 or 3 axes, found [8]`,
+		fmt.Sprintf(configuration, `, "patch_size": [8, 0]`):   `plans: p.json: configuration c: patch_size: expected positive sizes, found [8, 0]`,
+		fmt.Sprintf(configuration, `, "patch_size": [8, 8]`):   `plans: p.json: configuration c: spacing: expected 2 axes as in patch_size, found [1, 1, 1.5]`,
+		fmt.Sprintf(configuration, `, "batch_size": 0`):        `plans: p.json: configuration c: batch_size: expected at least 1, found 0`,
+		fmt.Sprintf(configuration, `, "spacing": null`):        `plans: p.json: configuration c: spacing: expected a list of numbers, found null`,
+		fmt.Sprintf(configuration, `, "UNet_class_name": "X"`): `plans: p.json: configuration c: key "UNet_base_num_features" is missing`,
+	} {
+		_, err := parse(t, text).Configuration("c")
+		require.ErrorContains(t, err, want)
+	}
+	c, err := parse(t, fmt.Sprintf(configuration, `, "next_stage": "n", "previous_stage": "p", "batch_dice": true`)).Configuration("c")
+	require.NoError(t, err)
+	require.Equal(t, []string{"n"}, c.NextStages)
+	require.Equal(t, "p", c.PreviousStage)
+	require.Equal(t, []float64{1, 1, 1.5}, c.Spacing)
+	require.True(t, c.BatchDice)
+	_, err = c.Architecture()
+	require.ErrorContains(t, err, `p.json: configuration c: key "architecture" is missing`)
+}
+
+func architecture(t *testing.T, class, kwargs string) (*Architecture, error) {
+	t.Helper()
+	block := fmt.Sprintf(`, "architecture": {"network_class_name": "some.where.%s", "arch_kwargs": {%s}}`, class, kwargs)
+	c, err := parse(t, fmt.Sprintf(configuration, block)).Configuration("c")
+	require.NoError(t, err)
+	return c.Architecture()
+}
+
+const minimal = `"n_stages": 3, "features_per_stage": 16, "conv_op": "torch.nn.modules.conv.Conv3d", "kernel_sizes": 3, "strides": [1, [1, 2, 2], 2], "n_conv_per_stage_decoder": 1`
+
+func TestArchitectureBroadcastsScalars(t *testing.T) {
+	a, err := architecture(t, "PlainConvUNet", minimal+`, "n_conv_per_stage": 2, "deep_supervision": true, "nonlin_first": true,
+		"norm_op": "torch.nn.BatchNorm3d", "dropout_op": "torch.nn.Dropout3d", "dropout_op_kwargs": {"p": 0.25, "inplace": true}, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"negative_slope": 0.2}`)
+	require.NoError(t, err)
+	require.Equal(t, &Architecture{
+		NetworkClass: "PlainConvUNet", Dim: 3, NumStages: 3, FeaturesPerStage: []int{16, 16, 16},
+		KernelSizes: [][]int{{3, 3, 3}, {3, 3, 3}, {3, 3, 3}}, Strides: [][]int{{1, 1, 1}, {1, 2, 2}, {2, 2, 2}},
+		ConvsPerStage: []int{2, 2, 2}, DecoderConvs: []int{1, 1}, NonlinFirst: true,
+		Norm:    &Norm{Op: "BatchNorm3d", Eps: 1e-5, Momentum: 0.1, Affine: true, TrackRunningStats: true},
+		Dropout: &Dropout{Op: "Dropout3d", P: 0.25},
+		Nonlin:  &Nonlin{Op: "LeakyReLU", NegativeSlope: 0.2},
+	}, a)
+
+	a, err = architecture(t, "ResidualEncoderUNet", minimal+`, "n_blocks_per_stage": [1, 2, 3], "block": "x.BottleneckD", "bottleneck_channels": 4, "stem_channels": 6`)
+	require.NoError(t, err)
+	require.Equal(t, []int{4, 4, 4}, a.BottleneckChannels)
+	require.Equal(t, 6, a.StemChannels)
+	require.Nil(t, a.Norm)
+	require.Nil(t, a.Dropout)
+	require.Nil(t, a.Nonlin)
+}
+
+func TestArchitectureErrorsNameTheArgument(t *testing.T) {
+	for _, c := range []struct{ class, kwargs, want string }{
+		{"SegFormer", minimal, `network_class_name: expected PlainConvUNet or ResidualEncoderUNet, found "some.where.SegFormer"`},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "wurst": 1, "block": 2`, "PlainConvUNet has no argument wurst, block; it knows n_conv_per_stage"},
+		{"PlainConvUNet", minimal, `key "n_conv_per_stage" is missing`},
+		{"PlainConvUNet", `"n_stages": 3`, `key "features_per_stage" is missing`},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": [2, 2]`, "n_conv_per_stage: expected a positive integer or a list of 3 of them, found [2, 2]"},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "strides": [1, 2]`, "strides: expected a positive integer or, for each of 3 stages, an integer or a list of 3, found [1, 2]"},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "conv_op": "torch.nn.Conv2d"`, "conv_op: expected a convolution for the 3 axes of patch_size"},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "norm_op": "torch.nn.GroupNorm"`, "norm_op: expected InstanceNorm3d or BatchNorm3d, found \"GroupNorm\""},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "norm_op": "InstanceNorm3d", "norm_op_kwargs": {"epsilon": 1}`, "norm_op_kwargs: InstanceNorm3d has no argument epsilon"},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "dropout_op": "Dropout3d", "dropout_op_kwargs": {"p": 2}`, "dropout_op_kwargs: p: expected a probability, found 2.0"},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "n_stages": 1`, "n_stages: expected between 2 and 32 stages, found 1"},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "n_stages": 2`, "strides: expected a positive integer or, for each of 2 stages"},
+		{"ResidualEncoderUNet", minimal + `, "n_blocks_per_stage": 2, "block": "x.Foo"`, "block: expected BasicBlockD or BottleneckD, found \"Foo\""},
+		{"ResidualEncoderUNet", minimal + `, "n_blocks_per_stage": 2, "block": "x.BottleneckD"`, `key "bottleneck_channels" is missing`},
+		{"ResidualEncoderUNet", minimal + `, "n_blocks_per_stage": 2, "stem_channels": 0`, "stem_channels: expected a positive number, found 0"},
+	} {
+		_, err := architecture(t, c.class, c.kwargs)
+		require.ErrorContains(t, err, c.want)
+		require.ErrorContains(t, err, "plans: p.json: configuration c: architecture")
+	}
+}
+
+func TestDeepSupervisionScalesAndWeights(t *testing.T) {
+	cases := readGolden(t).Supervision
+	require.NotEmpty(t, cases)
+	for _, c := range cases {
+		a := &Architecture{Dim: len(c.Strides[0]), NumStages: len(c.Strides), Strides: c.Strides}
+		require.Equal(t, c.Scales, a.DeepSupervisionScales())
+		require.Equal(t, c.Weights, DeepSupervisionWeights(len(c.Scales)))
+	}
+	require.Equal(t, []float64{1}, DeepSupervisionWeights(1))
+}
+
+func TestLabelsAgreeWithTheReference(t *testing.T) {
+	cases := readGolden(t).Labels
+	require.Greater(t, len(cases), 10)
+	for _, c := range cases {
+		raw := object("channel_names", object("0", "CT"), "labels", decodeObject(t, c.Labels))
+		if c.RegionsClassOrder != nil {
+			order := make([]any, len(c.RegionsClassOrder))
+			for i, v := range c.RegionsClassOrder {
+				order[i] = int64(v)
+			}
+			raw.Set("regions_class_order", order)
+		}
+		d, err := DatasetFromObject(raw, "dataset.json")
+		if c.Rejected {
+			require.Error(t, err, string(c.Labels))
+			require.ErrorContains(t, err, "plans: dataset.json: ")
+			continue
+		}
+		require.NoError(t, err, string(c.Labels))
+		require.Equal(t, c.AllLabels, d.Labels.AllLabels)
+		require.Equal(t, c.ForegroundLabels, d.Labels.ForegroundLabels)
+		require.Equal(t, c.HasRegions, d.Labels.HasRegions)
+		require.Equal(t, c.Ignore, d.Labels.IgnoreLabel)
+		require.Equal(t, c.Heads, d.Labels.NumSegmentationHeads())
+		require.Equal(t, c.RegionsClassOrder, d.Labels.RegionsClassOrder)
+		require.Len(t, d.Labels.Regions, len(c.Regions))
+		for i, want := range c.Regions {
+			var got any = d.Labels.Regions[i].Values
+			if !d.Labels.Regions[i].Region {
+				got = d.Labels.Regions[i].Values[0]
+			}
+			text, err := EncodeJSON(got, -1, false)
+			require.NoError(t, err)
+			require.JSONEq(t, string(want), string(text))
+		}
+	}
+}
+
+func TestLabelErrorsSayWhatIsExpected(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"labels": {}}`: `plans: d.json: key "channel_names" is missing, expected an object such as {"0": "CT"}; keys present: labels`,
+		`{"channel_names": {}, "labels": {"background": 0}}`:                                     `channel_names: expected at least one channel`,
+		`{"channel_names": {"0": "CT"}, "labels": {"node": 1}}`:                                  `labels: key "background" is missing, expected the value 0; keys present: node`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": 5}}`:       `labels: ignore: expected 2, one above the largest other label, found 5`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": []}}`:      `labels: ignore: expected an integer, since the ignore label cannot be a region, found []`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1.5}}`:                  `labels: a: expected an integer or a list of integers, found 1.5`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": null}}`:                 `labels: a: expected an integer or a list of integers, found null`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": [1, 2]}}`:               `key "regions_class_order" is missing, expected the value to paint for each region`,
+		`{"channel_names": {"0": 1}, "labels": {"background": 0}}`:                               `channel_names: 0: expected a string, found 1`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 3, "a": 1}, "file_ending": ""}`: `labels: background: expected the value 0, found 3`,
+	} {
+		_, err := DatasetFromObject(decodeObject(t, []byte(text)), "d.json")
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestDatasetOfNnUNet(t *testing.T) {
+	d, err := LoadDataset(miniDataset)
+	require.NoError(t, err)
+	require.Equal(t, []string{"CT"}, d.ChannelNames)
+	require.Equal(t, ".nii.gz", d.FileEnding)
+	require.Equal(t, 4, d.NumTraining)
+	require.Equal(t, 2, d.Labels.NumSegmentationHeads())
+	require.Nil(t, d.Labels.IgnoreLabel)
+}
+
+func TestInputChannelsFollowFileOrderAndCascade(t *testing.T) {
+	cases := readGolden(t).InputChannels
+	require.NotEmpty(t, cases)
+	for _, c := range cases {
+		d, err := DatasetFromObject(decodeObject(t, c.Dataset), "d.json")
+		require.NoError(t, err)
+		require.Equal(t, c.Channels, d.NumInputChannels(&Configuration{PreviousStage: c.Configuration.PreviousStage}))
+		if len(d.ChannelNames) > 1 {
+			require.Equal(t, []string{"PET", "CT"}, d.ChannelNames)
+		}
+	}
+}
+
+func TestLoadErrorsNameTheFile(t *testing.T) {
+	dir := t.TempDir()
+	_, err := Load(filepath.Join(dir, "absent.json"))
+	require.ErrorContains(t, err, "absent.json: no such file")
+	path := filepath.Join(dir, "p.json")
+	data, err := os.ReadFile(miniPlans)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, data[:len(data)/2], 0o600))
+	_, err = Load(path)
+	require.ErrorContains(t, err, "plans: "+path+": JSON line ")
+	require.NoError(t, os.WriteFile(path, []byte("[]"), 0o600))
+	_, err = Load(path)
+	require.EqualError(t, err, "plans: "+path+": expected a JSON object, found []")
+	require.NoError(t, os.WriteFile(path, []byte(`{"plans_name": "x"}`), 0o600))
+	_, err = Load(path)
+	require.ErrorContains(t, err, `key "configurations" is missing`)
+	require.NoError(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"mean": 96`, `"mean": "x", "m": 96`, 1)), 0o600))
+	_, err = Load(path)
+	require.ErrorContains(t, err, `foreground_intensity_properties_per_channel.0: mean: expected a number, found "x"`)
+}
