@@ -1,0 +1,205 @@
+"""Whole training steps as nnUNetTrainer.train_step makes them on the CPU, in fp32.
+
+    train_steps.py --out DIR (--spec SPEC.json | --plans P --dataset-json D --configuration C)
+                   [--weights hash|FILE.pth] [--batches DIR | --make-batches N [--batches-out DIR]]
+                   [--lr 0.01] [--clip 12] [--trained full|bias|norm|head] [--double] [--per-step] [--check]
+
+Step i of N: lr * (1 - i/N)^0.9, zero_grad, forward (train mode, deep supervision), nnUNetTrainer's own loss, backward,
+torch.nn.utils.clip_grad_norm_(all parameters, clip), torch.optim.SGD(momentum 0.99, nesterov, weight decay 3e-5).
+Batches: batch_NN_data.npy float32 and batch_NN_target_K.npy (labels int16 (n,1,...), regions bool (n,regions[+ignore],...)).
+
+DIR gets losses.json (losses, grad_norms_before_clip, lrs, ds_weights, spec, meta), first_gradients.npz (NAME, step 0, before
+clipping), final.pth (state dict), and with --per-step step_NN.npz (param/NAME, grad/NAME after clipping, buf/NAME) after each step.
+--check repeats every step with nnUNetTrainer.train_step itself and fails on any bit that differs (clip 12 only).
+"""
+import copy
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+import stack
+
+TRAINED = {  # names that are trained; every other parameter has requires_grad False
+    "full": lambda name: True,
+    "bias": lambda name: "bias" in name or "seg_layers" in name,
+    "norm": lambda name: "norm" in name or "seg_layers" in name,
+    "head": lambda name: "seg_layers" in name,
+}
+
+
+def add_network_options(p):
+    """The options that name a network and its batches; dgst.py takes the same."""
+    p.add_argument("--out", help="folder to write")
+    p.add_argument("--golden", metavar="DIR", help="write the golden files into DIR instead")
+    p.add_argument("--spec", help="network spec, see stack.py")
+    p.add_argument("--plans", help="plans.json in place of --spec")
+    p.add_argument("--dataset-json")
+    p.add_argument("--configuration", default="3d_phantom")
+    p.add_argument("--weights", default="hash", help="'hash', a checkpoint or a state dict")
+    p.add_argument("--batches", help="folder of batch_NN_*.npy")
+    p.add_argument("--make-batches", type=int, metavar="N", help="random batches in place of --batches")
+    p.add_argument("--batches-out", help="where --make-batches writes them")
+    p.add_argument("--momentum", type=float, default=0.99)
+    p.add_argument("--weight-decay", type=float, default=3e-5)
+    p.add_argument("--clip", type=float, default=12.0)
+    p.add_argument("--steps", type=int, help="stop after so many batches; the schedule still counts all of them")
+
+
+def load_spec(args):
+    if args.spec:
+        return stack.read_spec(args.spec)
+    return stack.plans_spec(args.plans, args.dataset_json, args.configuration)
+
+
+def strides_of(spec):
+    return spec["architecture"]["arch_kwargs"]["strides"]
+
+
+def random_batches(spec, count, seed):
+    rng = np.random.default_rng(seed)
+    shape = spec["input_shape"]
+    batches = []
+    for _ in range(count):
+        targets = stack.make_targets(spec, strides_of(spec), (shape[0], *shape[2:]), rng)
+        signal = targets[0].float().amax(1, keepdim=True).numpy()
+        data = (rng.standard_normal(shape) + signal).astype(np.float32)
+        batches.append((torch.from_numpy(data), targets))
+    return batches
+
+
+def write_batches(folder, batches):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, (data, targets) in enumerate(batches):
+        np.save(folder / f"batch_{i:02d}_data.npy", data.numpy())
+        for k, t in enumerate(targets):
+            np.save(folder / f"batch_{i:02d}_target_{k}.npy", t.numpy())
+
+
+def read_batches(folder):
+    folder = Path(folder)
+    batches = []
+    while (folder / f"batch_{len(batches):02d}_data.npy").is_file():
+        stem = f"batch_{len(batches):02d}"
+        levels = len(list(folder.glob(f"{stem}_target_*.npy")))
+        targets = [torch.from_numpy(np.load(folder / f"{stem}_target_{k}.npy")) for k in range(levels)]
+        batches.append((torch.from_numpy(np.load(folder / f"{stem}_data.npy")), targets))
+    if not batches:
+        raise SystemExit(f"{folder}: no batch_00_data.npy")
+    return batches
+
+
+def load_batches(args, spec):
+    if args.batches:
+        return read_batches(args.batches)
+    if not args.make_batches:
+        raise SystemExit("give --batches or --make-batches")
+    batches = random_batches(spec, args.make_batches, args.seed)
+    if args.batches_out:
+        write_batches(args.batches_out, batches)
+    return batches
+
+
+def network_for_training(spec, weights):
+    network = stack.build(spec)
+    stack.load_weights(network, weights)
+    network.train()
+    return network
+
+
+def loss_of(loss, network, data, targets):
+    """A single tensor goes to the loss without a list, as in trainers without deep supervision."""
+    output = network(data)
+    return loss(output, targets if isinstance(output, (list, tuple)) else targets[0])
+
+
+def poly_lr(lr, step, steps):
+    return lr * (1 - step / steps) ** 0.9
+
+
+def gradients(network):
+    return {n: p.grad.detach().clone() for n, p in network.named_parameters() if p.grad is not None}
+
+
+def reference_step(network, optimizer, loss, data, targets):
+    """The step by nnUNetTrainer.train_step; returns its loss."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    owner = SimpleNamespace(device=torch.device("cpu"), optimizer=optimizer, network=network, loss=loss, grad_scaler=None)
+    target = targets if network.decoder.deep_supervision else targets[0]
+    return float(nnUNetTrainer.train_step(owner, {"data": data, "target": target})["loss"])
+
+
+def main():
+    p = stack.parser(__doc__.splitlines()[0])
+    add_network_options(p)
+    p.add_argument("--lr", type=float, default=1e-2)
+    p.add_argument("--trained", choices=sorted(TRAINED), default="full")
+    p.add_argument("--double", action="store_true", help="float64, to judge rounding")
+    p.add_argument("--per-step", action="store_true")
+    p.add_argument("--check", action="store_true")
+    args = p.parse_args()
+    stack.start(args)
+    spec = load_spec(args)
+    batches = load_batches(args, spec)
+    network = network_for_training(spec, args.weights)
+    if args.double:
+        network.double()
+        batches = [(d.double(), t) for d, t in batches]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(TRAINED[args.trained](name))
+    loss = stack.build_loss(spec, strides_of(spec))
+
+    def sgd(net):
+        return torch.optim.SGD(net.parameters(), args.lr, weight_decay=args.weight_decay, momentum=args.momentum, nesterov=True)
+
+    optimizer = sgd(network)
+    if args.check:
+        twin = copy.deepcopy(network)
+        twin_optimizer = sgd(twin)
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    losses, norms, lrs = [], [], []
+    for i, (data, targets) in enumerate(batches[:args.steps]):
+        lr = poly_lr(args.lr, i, len(batches))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        value = loss_of(loss, network, data, targets)
+        value.backward()
+        if i == 0:
+            stack.write_npz(out / "first_gradients.npz", {n: g.numpy() for n, g in gradients(network).items()})
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip)
+        optimizer.step()
+        losses.append(value.item())
+        norms.append(norm.item())
+        lrs.append(lr)
+        if args.per_step:
+            arrays = {"param/" + n: q.detach().numpy() for n, q in network.named_parameters()}
+            arrays |= {"grad/" + n: g.numpy() for n, g in gradients(network).items()}
+            arrays |= {"buf/" + n: optimizer.state[q]["momentum_buffer"].numpy()
+                       for n, q in network.named_parameters() if q in optimizer.state}
+            stack.write_npz(out / f"step_{i:02d}.npz", arrays)
+        if args.check:
+            for group in twin_optimizer.param_groups:
+                group["lr"] = lr
+            other = reference_step(twin, twin_optimizer, loss, data, targets)
+            if other != losses[-1]:
+                raise SystemExit(f"step {i}: loss {losses[-1]!r}, nnUNetTrainer.train_step {other!r}")
+            for (n, a), b in zip(network.named_parameters(), twin.parameters()):
+                if not torch.equal(a, b):
+                    raise SystemExit(f"step {i}: {n} differs from nnUNetTrainer.train_step")
+    torch.save(network.state_dict(), out / "final.pth")
+    weights = getattr(loss, "weight_factors", None)
+    stack.write_json(out / "losses.json", {
+        "losses": losses, "grad_norms_before_clip": norms, "lrs": lrs,
+        "ds_weights": None if weights is None else [float(w) for w in weights],
+        "trained": args.trained, "lr": args.lr, "clip": args.clip, "spec": spec, "meta": stack.meta(args),
+    })
+    print(json.dumps({"losses": losses, "grad_norms_before_clip": norms}))
+
+
+if __name__ == "__main__":
+    main()
