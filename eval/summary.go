@@ -1,0 +1,452 @@
+package eval
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/lntorch/lntorch/eval/pynum"
+)
+
+// Metrics are the eight values that summary.json holds per case and target.
+type Metrics struct {
+	Dice, IoU                   float64
+	TP, FP, FN, TN, NPred, NRef int64 // voxels
+}
+
+// Metrics derives the eight values from the counts.
+func (c Counts) Metrics() Metrics {
+	return Metrics{Dice: c.Dice(), IoU: c.IoU(), TP: c.TP, FP: c.FP, FN: c.FN, TN: c.TN, NPred: c.FP + c.TP, NRef: c.FN + c.TP}
+}
+
+// Means are the same eight values averaged; counts become fractions.
+type Means struct {
+	Dice, IoU, TP, FP, FN, TN, NPred, NRef float64
+}
+
+// Case is one scored case; Metrics are in the order of Summary.Targets.
+type Case struct {
+	ReferenceFile, PredictionFile string
+	Metrics                       []Metrics
+}
+
+// Summary is the content of nnU-Net's summary.json.
+type Summary struct {
+	Targets    []Target
+	Cases      []Case
+	Mean       []Means // per target: mean over the cases where the value is not NaN
+	Foreground Means   // plain mean over the targets except label 0: NaN when any of them is NaN
+}
+
+// Summarise averages the cases. Every case holds one Metrics per target. The
+// cases keep their order (nnU-Net: sorted by file name).
+// Source: evaluate_predictions.py, compute_metrics_on_folder.
+func Summarise(targets []Target, cases []Case) (*Summary, error) {
+	if err := checkTargets(targets); err != nil {
+		return nil, err
+	}
+	if len(cases) == 0 {
+		return nil, fmt.Errorf("eval: no case to summarise: the folder of predictions is empty")
+	}
+	s := &Summary{Targets: slices.Clone(targets), Cases: slices.Clone(cases), Mean: make([]Means, len(targets))}
+	for _, c := range cases {
+		if len(c.Metrics) != len(targets) {
+			return nil, fmt.Errorf("eval: case %s has metrics of %d targets, expected %d", c.PredictionFile, len(c.Metrics), len(targets))
+		}
+	}
+	column := make([]float64, len(cases))
+	for t := range targets {
+		for _, f := range fields {
+			for i, c := range cases {
+				column[i] = f.value(&c.Metrics[t])
+			}
+			*f.mean(&s.Mean[t]) = pynum.NanMean(column)
+		}
+	}
+	for _, f := range fields {
+		var values []float64
+		for t, target := range targets {
+			if target.Key() != "0" {
+				values = append(values, *f.mean(&s.Mean[t]))
+			}
+		}
+		*f.mean(&s.Foreground) = pynum.Mean(values)
+	}
+	return s, nil
+}
+
+// field names one of the eight values; ratio tells the two that are no counts.
+type field struct {
+	key   string
+	ratio func(*Metrics) *float64
+	count func(*Metrics) *int64
+	mean  func(*Means) *float64
+}
+
+func (f *field) value(m *Metrics) float64 {
+	if f.ratio != nil {
+		return *f.ratio(m)
+	}
+	return float64(*f.count(m))
+}
+
+// fields in the order of the sorted keys.
+var fields = []field{
+	{"Dice", func(m *Metrics) *float64 { return &m.Dice }, nil, func(m *Means) *float64 { return &m.Dice }},
+	{"FN", nil, func(m *Metrics) *int64 { return &m.FN }, func(m *Means) *float64 { return &m.FN }},
+	{"FP", nil, func(m *Metrics) *int64 { return &m.FP }, func(m *Means) *float64 { return &m.FP }},
+	{"IoU", func(m *Metrics) *float64 { return &m.IoU }, nil, func(m *Means) *float64 { return &m.IoU }},
+	{"TN", nil, func(m *Metrics) *int64 { return &m.TN }, func(m *Means) *float64 { return &m.TN }},
+	{"TP", nil, func(m *Metrics) *int64 { return &m.TP }, func(m *Means) *float64 { return &m.TP }},
+	{"n_pred", nil, func(m *Metrics) *int64 { return &m.NPred }, func(m *Means) *float64 { return &m.NPred }},
+	{"n_ref", nil, func(m *Metrics) *int64 { return &m.NRef }, func(m *Means) *float64 { return &m.NRef }},
+}
+
+// Encode returns summary.json byte for byte as nnU-Net writes it: keys sorted
+// as text, four blanks of indent, ASCII only, NaN as the bare word NaN (which
+// is not valid JSON; see ReadSummary), no newline at the end.
+func (s *Summary) Encode() []byte {
+	order := make([]int, len(s.Targets))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(a, b int) int { return strings.Compare(s.Targets[a].Key(), s.Targets[b].Key()) })
+
+	e := &encoder{}
+	e.object(func() {
+		e.key("foreground_mean")
+		e.means(&s.Foreground)
+		e.key("mean")
+		e.object(func() {
+			for _, t := range order {
+				e.key(s.Targets[t].Key())
+				e.means(&s.Mean[t])
+			}
+		})
+		e.key("metric_per_case")
+		e.list(len(s.Cases), func(i int) {
+			c := &s.Cases[i]
+			e.object(func() {
+				e.key("metrics")
+				e.object(func() {
+					for _, t := range order {
+						e.key(s.Targets[t].Key())
+						e.metrics(&c.Metrics[t])
+					}
+				})
+				e.key("prediction_file")
+				e.text(c.PredictionFile)
+				e.key("reference_file")
+				e.text(c.ReferenceFile)
+			})
+		})
+	})
+	return e.buf
+}
+
+// Save writes summary.json through a temporary file beside it.
+func (s *Summary) Save(path string) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".summary-*")
+	if err != nil {
+		return fmt.Errorf("eval: write %s: %w", path, err)
+	}
+	_, err = f.Write(s.Encode())
+	err = firstError(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("eval: write %s: %w", path, err)
+	}
+	return nil
+}
+
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// encoder writes JSON in the layout of Python's json.dump(indent=4).
+type encoder struct {
+	buf   []byte
+	depth int
+	first bool // nothing written yet in the open object or list
+}
+
+func (e *encoder) line() {
+	if !e.first {
+		e.buf = append(e.buf, ',')
+	}
+	e.first = false
+	e.newline()
+}
+
+func (e *encoder) newline() {
+	e.buf = append(e.buf, '\n')
+	for range e.depth {
+		e.buf = append(e.buf, "    "...)
+	}
+}
+
+func (e *encoder) nest(open, closing byte, body func()) {
+	e.buf = append(e.buf, open)
+	e.depth++
+	e.first = true
+	body()
+	e.depth--
+	if !e.first {
+		e.newline()
+	}
+	e.first = false
+	e.buf = append(e.buf, closing)
+}
+
+func (e *encoder) object(body func()) { e.nest('{', '}', body) }
+
+func (e *encoder) list(n int, item func(i int)) {
+	e.nest('[', ']', func() {
+		for i := range n {
+			e.line()
+			item(i)
+		}
+	})
+}
+
+func (e *encoder) key(k string) {
+	e.line()
+	e.text(k)
+	e.buf = append(e.buf, ": "...)
+}
+
+func (e *encoder) means(m *Means) {
+	e.object(func() {
+		for _, f := range fields {
+			e.key(f.key)
+			e.number(*f.mean(m))
+		}
+	})
+}
+
+func (e *encoder) metrics(m *Metrics) {
+	e.object(func() {
+		for _, f := range fields {
+			e.key(f.key)
+			if f.ratio != nil {
+				e.number(*f.ratio(m))
+			} else {
+				e.buf = strconv.AppendInt(e.buf, *f.count(m), 10)
+			}
+		}
+	})
+}
+
+func (e *encoder) number(v float64) {
+	switch {
+	case math.IsNaN(v):
+		e.buf = append(e.buf, "NaN"...)
+	case math.IsInf(v, 0):
+		e.buf = append(e.buf, strings.Replace(pynum.Repr(v), "inf", "Infinity", 1)...)
+	default:
+		e.buf = append(e.buf, pynum.Repr(v)...)
+	}
+}
+
+// text writes a string as Python's json does with ensure_ascii: everything
+// outside printable ASCII as \uXXXX, beyond the BMP as a surrogate pair, a byte
+// of a file name that is not UTF-8 as the lone surrogate Python reads it as.
+func (e *encoder) text(s string) {
+	e.buf = append(e.buf, '"')
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		switch {
+		case r == utf8.RuneError && n == 1:
+			e.buf = fmt.Appendf(e.buf, `\u%04x`, 0xdc00+int(s[0]))
+		case r == '"' || r == '\\':
+			e.buf = append(e.buf, '\\', byte(r))
+		case r == '\n':
+			e.buf = append(e.buf, `\n`...)
+		case r == '\r':
+			e.buf = append(e.buf, `\r`...)
+		case r == '\t':
+			e.buf = append(e.buf, `\t`...)
+		case r == '\b':
+			e.buf = append(e.buf, `\b`...)
+		case r == '\f':
+			e.buf = append(e.buf, `\f`...)
+		case r >= ' ' && r <= '~':
+			e.buf = append(e.buf, byte(r))
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			e.buf = fmt.Appendf(e.buf, `\u%04x\u%04x`, hi, lo)
+		default:
+			e.buf = fmt.Appendf(e.buf, `\u%04x`, r)
+		}
+		s = s[n:]
+	}
+	e.buf = append(e.buf, '"')
+}
+
+// maxSummary is the largest summary.json that ReadSummary opens: about 100,000
+// cases of one label.
+const maxSummary = 64 << 20
+
+// ReadSummary reads a summary.json that nnU-Net or Save wrote. It accepts the
+// bare words NaN, Infinity and -Infinity, counts written as floats and further
+// keys, which it ignores. Targets come in the order of their keys as text, the
+// order in the file; cases may not differ in their targets.
+func ReadSummary(path string) (*Summary, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("eval: read summary: %w", err)
+	}
+	if info.Size() > maxSummary {
+		return nil, fmt.Errorf("eval: read %s: %d bytes, expected a summary.json of at most %d", path, info.Size(), maxSummary)
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("eval: read summary: %w", err)
+	}
+	s, err := decodeSummary(raw)
+	if err != nil {
+		return nil, fmt.Errorf("eval: read %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func decodeSummary(raw []byte) (*Summary, error) {
+	type values = map[string]number
+	var doc struct {
+		Foreground values            `json:"foreground_mean"`
+		Mean       map[string]values `json:"mean"`
+		Cases      []struct {
+			Metrics    map[string]values `json:"metrics"`
+			Prediction string            `json:"prediction_file"`
+			Reference  string            `json:"reference_file"`
+		} `json:"metric_per_case"`
+	}
+	if err := json.Unmarshal(quoteWords(raw), &doc); err != nil {
+		return nil, err
+	}
+	if doc.Mean == nil || doc.Foreground == nil {
+		return nil, fmt.Errorf("found no keys foreground_mean and mean: expected a summary.json of nnU-Net's evaluation")
+	}
+	keys := make([]string, 0, len(doc.Mean))
+	for k := range doc.Mean {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+
+	s := &Summary{Mean: make([]Means, len(keys))}
+	for t, k := range keys {
+		target, err := ParseTarget(k)
+		if err != nil {
+			return nil, err
+		}
+		s.Targets = append(s.Targets, target)
+		if err := readMeans(doc.Mean[k], &s.Mean[t]); err != nil {
+			return nil, fmt.Errorf("mean of %s: %w", k, err)
+		}
+	}
+	if err := readMeans(doc.Foreground, &s.Foreground); err != nil {
+		return nil, fmt.Errorf("foreground_mean: %w", err)
+	}
+	for _, c := range doc.Cases {
+		out := Case{ReferenceFile: c.Reference, PredictionFile: c.Prediction, Metrics: make([]Metrics, len(keys))}
+		if len(c.Metrics) != len(keys) {
+			return nil, fmt.Errorf("case %s has %d targets, the mean has %d", c.Prediction, len(c.Metrics), len(keys))
+		}
+		for t, k := range keys {
+			for _, f := range fields {
+				v, ok := c.Metrics[k][f.key]
+				if !ok {
+					return nil, fmt.Errorf("case %s: no value %s of %s", c.Prediction, f.key, k)
+				}
+				if f.ratio != nil {
+					*f.ratio(&out.Metrics[t]) = float64(v)
+					continue
+				}
+				n := int64(v)
+				if float64(n) != float64(v) {
+					return nil, fmt.Errorf("case %s: %s of %s is %v, expected a number of voxels", c.Prediction, f.key, k, float64(v))
+				}
+				*f.count(&out.Metrics[t]) = n
+			}
+		}
+		s.Cases = append(s.Cases, out)
+	}
+	return s, nil
+}
+
+func readMeans(from map[string]number, to *Means) error {
+	for _, f := range fields {
+		v, ok := from[f.key]
+		if !ok {
+			return fmt.Errorf("no value %s", f.key)
+		}
+		*f.mean(to) = float64(v)
+	}
+	return nil
+}
+
+// number is a JSON number or one of the quoted words.
+type number float64
+
+func (n *number) UnmarshalJSON(b []byte) error {
+	s := string(b)
+	switch s {
+	case "null", `"NaN"`:
+		*n = number(math.NaN())
+		return nil
+	case `"Infinity"`:
+		*n = number(math.Inf(1))
+		return nil
+	case `"-Infinity"`:
+		*n = number(math.Inf(-1))
+		return nil
+	}
+	v, err := strconv.ParseFloat(s, 64)
+	*n = number(v)
+	return err
+}
+
+// quoteWords puts quotes around NaN, Infinity and -Infinity outside strings.
+func quoteWords(raw []byte) []byte {
+	out := make([]byte, 0, len(raw)+64)
+	words := [][]byte{[]byte("NaN"), []byte("-Infinity"), []byte("Infinity")}
+	inString := false
+scan:
+	for i := 0; i < len(raw); i++ {
+		b := raw[i]
+		switch {
+		case inString && b == '\\' && i+1 < len(raw):
+			out = append(out, b, raw[i+1])
+			i++
+			continue
+		case b == '"':
+			inString = !inString
+		case !inString:
+			for _, w := range words {
+				if bytes.HasPrefix(raw[i:], w) {
+					out = append(append(append(out, '"'), w...), '"')
+					i += len(w) - 1
+					continue scan
+				}
+			}
+		}
+		out = append(out, b)
+	}
+	return out
+}
