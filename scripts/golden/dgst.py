@@ -121,16 +121,6 @@ def train(network, loss, batches, steps, args, mode, selection, k, lr0):
     return report, stored, first
 
 
-def samples(network):
-    """A few numbers of every parameter: L2 norm and the values at 4 places."""
-    out = {}
-    for n, p in network.named_parameters():
-        flat = p.detach().numpy().ravel()
-        at = sorted({int(i) for i in np.linspace(0, flat.size - 1, 4)})
-        out[n] = {"l2": float(np.sqrt((flat.astype(np.float64) ** 2).sum())), "at": at, "values": [float(flat[i]) for i in at]}
-    return out
-
-
 def golden_trajectory(folder, args):
     """Four steps of phantom-mini's trajectory from its foundation checkpoint, every mode, dynamic and static."""
     spec = stack.plans_spec(stack.FOUNDATION / "plans.json", stack.FOUNDATION / "dataset.json", "3d_phantom")
@@ -145,7 +135,7 @@ def golden_trajectory(folder, args):
                 stack.write_npz(folder / f"{name}.npz", {n: np.flatnonzero(m).astype(np.int32) for n, m in masks.items()})
             stack.write_json(folder / f"{name}.json", {
                 **report,
-                "final": samples(network),
+                "final": train_steps.samples(network),
                 "final_sha256": {n: stack.sha256(p.detach().numpy()) for n, p in network.named_parameters()},
                 "meta": stack.meta(args),
             })

@@ -1,5 +1,7 @@
 """Whole training steps as nnUNetTrainer.train_step makes them on the CPU, in fp32.
 
+Golden files:  train_steps.py --golden testdata/golden/train
+Live:
     train_steps.py --out DIR (--spec SPEC.json | --plans P --dataset-json D --configuration C)
                    [--weights hash|FILE.pth] [--batches DIR | --make-batches N [--batches-out DIR]]
                    [--lr 0.01] [--clip 12] [--trained full|bias|norm|head] [--double] [--per-step] [--check]
@@ -65,7 +67,7 @@ def random_batches(spec, count, seed):
     for _ in range(count):
         targets = stack.make_targets(spec, strides_of(spec), (shape[0], *shape[2:]), rng)
         signal = targets[0].float().amax(1, keepdim=True).numpy()
-        data = (rng.standard_normal(shape) + signal).astype(np.float32)
+        data = (np.round((rng.standard_normal(shape) + signal) * 8) / 8).astype(np.float32)  # eighths: they deflate well
         batches.append((torch.from_numpy(data), targets))
     return batches
 
@@ -132,36 +134,27 @@ def reference_step(network, optimizer, loss, data, targets):
     return float(nnUNetTrainer.train_step(owner, {"data": data, "target": target})["loss"])
 
 
-def main():
-    p = stack.parser(__doc__.splitlines()[0])
-    add_network_options(p)
-    p.add_argument("--lr", type=float, default=1e-2)
-    p.add_argument("--trained", choices=sorted(TRAINED), default="full")
-    p.add_argument("--double", action="store_true", help="float64, to judge rounding")
-    p.add_argument("--per-step", action="store_true")
-    p.add_argument("--check", action="store_true")
-    args = p.parse_args()
-    stack.start(args)
-    spec = load_spec(args)
-    batches = load_batches(args, spec)
-    network = network_for_training(spec, args.weights)
-    if args.double:
-        network.double()
-        batches = [(d.double(), t) for d, t in batches]
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(TRAINED[args.trained](name))
-    loss = stack.build_loss(spec, strides_of(spec))
+def samples(network):
+    """A few numbers of every parameter: L2 norm and the values at 4 places."""
+    out = {}
+    for n, p in network.named_parameters():
+        flat = p.detach().numpy().ravel()
+        at = sorted({int(i) for i in np.linspace(0, flat.size - 1, 4)})
+        out[n] = {"l2": float(np.sqrt((flat.astype(np.float64) ** 2).sum())), "at": at, "values": [float(flat[i]) for i in at]}
+    return out
 
-    def sgd(net):
-        return torch.optim.SGD(net.parameters(), args.lr, weight_decay=args.weight_decay, momentum=args.momentum, nesterov=True)
 
-    optimizer = sgd(network)
+def sgd(network, args):
+    return torch.optim.SGD(network.parameters(), args.lr, weight_decay=args.weight_decay, momentum=args.momentum, nesterov=True)
+
+
+def train(network, loss, batches, args, out=None):
+    """Makes the steps on the network; returns (report, first gradients). Files of --per-step go to out."""
+    optimizer = sgd(network, args)
     if args.check:
         twin = copy.deepcopy(network)
-        twin_optimizer = sgd(twin)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    losses, norms, lrs = [], [], []
+        twin_optimizer = sgd(twin, args)
+    losses, norms, lrs, first = [], [], [], {}
     for i, (data, targets) in enumerate(batches[:args.steps]):
         lr = poly_lr(args.lr, i, len(batches))
         for group in optimizer.param_groups:
@@ -170,7 +163,7 @@ def main():
         value = loss_of(loss, network, data, targets)
         value.backward()
         if i == 0:
-            stack.write_npz(out / "first_gradients.npz", {n: g.numpy() for n, g in gradients(network).items()})
+            first = {n: g.numpy() for n, g in gradients(network).items()}
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip)
         optimizer.step()
         losses.append(value.item())
@@ -191,14 +184,86 @@ def main():
             for (n, a), b in zip(network.named_parameters(), twin.parameters()):
                 if not torch.equal(a, b):
                     raise SystemExit(f"step {i}: {n} differs from nnUNetTrainer.train_step")
-    torch.save(network.state_dict(), out / "final.pth")
     weights = getattr(loss, "weight_factors", None)
-    stack.write_json(out / "losses.json", {
-        "losses": losses, "grad_norms_before_clip": norms, "lrs": lrs,
-        "ds_weights": None if weights is None else [float(w) for w in weights],
-        "trained": args.trained, "lr": args.lr, "clip": args.clip, "spec": spec, "meta": stack.meta(args),
-    })
-    print(json.dumps({"losses": losses, "grad_norms_before_clip": norms}))
+    return {"losses": losses, "grad_norms_before_clip": norms, "lrs": lrs,
+            "ds_weights": None if weights is None else [float(w) for w in weights],
+            "trained": args.trained, "lr": args.lr, "clip": args.clip}, first
+
+
+def golden_cases():
+    """Specs that differ in labels, dimension and loss; the networks are network.py's."""
+    import network
+    nets = {s["name"]: s for s in network.cases()}
+    binary = {"background": 0, "node": 1}
+    multi = {"background": 0, "a": 1, "b": 2, "c": 3}
+    regions = {"background": 0, "whole": [1, 2], "core": [2]}
+    for name, net, labels, more in [
+        ("binary", "plain-3d", binary, {}),
+        ("multi-batchdice", "plain-channels", multi, {"batch_dice": True}),
+        ("multi-ignore", "plain-channels", {**multi, "ignore": 4}, {}),
+        ("regions", "plain-3d", regions, {"regions_class_order": [1, 2]}),
+        ("regions-ignore", "plain-3d", {**regions, "ignore": 3}, {"regions_class_order": [1, 2], "batch_dice": True}),
+        ("2d", "plain-2d", binary, {"batch_dice": True}),
+        ("resenc-2d", "resenc-2d", {"background": 0, "a": 1, "b": 2}, {"batch_dice": True}),
+        ("resenc-3d", "resenc-basic", binary, {}),
+        ("no-deep-supervision", "plain-single-head", binary, {}),
+    ]:
+        yield {**nets[net], "name": name, "mode": "train", "labels": labels, **more}
+
+
+def golden(folder, args):
+    """Four steps of every case, clip 12 and a clip that acts; hash-filled weights, batches stored.
+
+    NAME.npz: batch_NN/data, batch_NN/target_K. NAME.json: spec, runs (one a clip), meta.
+    """
+    for spec in golden_cases():
+        batches = random_batches(spec, 4, args.seed)
+        arrays = {}
+        for i, (data, targets) in enumerate(batches):
+            arrays[f"batch_{i:02d}/data"] = data.numpy()
+            arrays |= {f"batch_{i:02d}/target_{k}": t.numpy() for k, t in enumerate(targets)}
+        runs = []
+        for args.clip in (12.0, 0.25):
+            args.check = args.clip == 12.0
+            net = network_for_training(spec, "hash")
+            report, first = train(net, stack.build_loss(spec, strides_of(spec)), batches, args)
+            first_l2 = {n: float(np.linalg.norm(g.astype(np.float64))) for n, g in first.items()}
+            runs.append({**report, "first_gradient_l2": first_l2, "final": samples(net)})
+        stack.write_npz(f"{folder}/{spec['name']}.npz", arrays)
+        stack.write_json(f"{folder}/{spec['name']}.json", {"spec": spec, "runs": runs, "meta": stack.meta(args)})
+        print(spec["name"], runs[0]["losses"], runs[0]["grad_norms_before_clip"])
+
+
+def main():
+    p = stack.parser(__doc__.splitlines()[0])
+    add_network_options(p)
+    p.add_argument("--lr", type=float, default=1e-2)
+    p.add_argument("--trained", choices=sorted(TRAINED), default="full")
+    p.add_argument("--double", action="store_true", help="float64, to judge rounding")
+    p.add_argument("--per-step", action="store_true")
+    p.add_argument("--check", action="store_true")
+    args = p.parse_args()
+    stack.start(args)
+    if args.golden:
+        golden(args.golden, args)
+        return
+    if not args.out:
+        p.error("give --golden or --out")
+    spec = load_spec(args)
+    batches = load_batches(args, spec)
+    network = network_for_training(spec, args.weights)
+    if args.double:
+        network.double()
+        batches = [(d.double(), t) for d, t in batches]
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(TRAINED[args.trained](name))
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    report, first = train(network, stack.build_loss(spec, strides_of(spec)), batches, args, out)
+    stack.write_npz(out / "first_gradients.npz", first)
+    torch.save(network.state_dict(), out / "final.pth")
+    stack.write_json(out / "losses.json", {**report, "spec": spec, "meta": stack.meta(args)})
+    print(json.dumps({k: report[k] for k in ("losses", "grad_norms_before_clip")}))
 
 
 if __name__ == "__main__":
