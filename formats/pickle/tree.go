@@ -1,0 +1,147 @@
+package pickle
+
+import (
+	"errors"
+	"fmt"
+)
+
+// identity names a shared object: two values with equal identity are one Python object. ok is false for values whose
+// identity means nothing.
+func identity(v any) (id any, ok bool) {
+	switch v := v.(type) {
+	case *List, *Dict, *OrderedDict, *DefaultDict, *Set, *NumpyArray, *NumpyScalar:
+		return v, true
+	case Tuple:
+		if len(v) > 0 {
+			return tupleID{&v[0], len(v)}, true
+		}
+	case []byte:
+		if len(v) > 0 {
+			return bytesID{&v[0], len(v)}, true
+		}
+	}
+	return nil, false
+}
+
+type tupleID struct {
+	first *any
+	n     int
+}
+
+type bytesID struct {
+	first *byte
+	n     int
+}
+
+// children calls visit for each value directly inside v.
+func children(v any, visit func(any) error) error {
+	pairs := func(d *Dict) error {
+		for _, e := range d.entries {
+			if err := visit(e.key); err != nil {
+				return err
+			}
+			if err := visit(e.value); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	switch v := v.(type) {
+	case Tuple:
+		for _, x := range v {
+			if err := visit(x); err != nil {
+				return err
+			}
+		}
+	case *List:
+		for _, x := range v.Items {
+			if err := visit(x); err != nil {
+				return err
+			}
+		}
+	case *Dict:
+		return pairs(v)
+	case *DefaultDict:
+		return pairs(&v.Dict)
+	case *OrderedDict:
+		if err := pairs(&v.Dict); err != nil || v.Attrs == nil {
+			return err
+		}
+		return visit(v.Attrs)
+	case *Set:
+		for _, e := range v.dict.entries {
+			if err := visit(e.key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// checkTree refuses results on which a later walk would not end or take too long: cycles, deep nesting, and shared
+// parts that would multiply when the value is seen as a tree ("billion laughs"). size is that of the pickle.
+func checkTree(root any, limits Limits, size int64) error {
+	c := treeCheck{maxDepth: limits.Depth, maxWeight: limits.Values + size, seen: map[any]extent{}}
+	_, err := c.visit(root, 0)
+	return err
+}
+
+type extent struct {
+	weight int64 // nodes when expanded; long text and arrays count one more for each 64 bytes
+	height int
+	open   bool
+}
+
+type treeCheck struct {
+	maxDepth  int
+	maxWeight int64
+	seen      map[any]extent
+}
+
+func (c *treeCheck) visit(v any, depth int) (extent, error) {
+	if depth > c.maxDepth {
+		return extent{}, fmt.Errorf("nested deeper than %d levels", c.maxDepth)
+	}
+	switch v := v.(type) {
+	case Tuple, *List, *Dict, *OrderedDict, *DefaultDict, *Set:
+	case string:
+		return extent{weight: 1 + int64(len(v))/64}, nil
+	case []byte:
+		return extent{weight: 1 + int64(len(v))/64}, nil
+	case ByteArray:
+		return extent{weight: 1 + int64(len(v))/64}, nil
+	case *NumpyArray:
+		return extent{weight: 1 + int64(len(v.Data))/64}, nil
+	case *NumpyScalar:
+		return extent{weight: 1 + int64(len(v.Data))/64}, nil
+	default:
+		return extent{weight: 1}, nil
+	}
+	id, shared := identity(v)
+	if shared {
+		if e, ok := c.seen[id]; ok {
+			if e.open {
+				return e, fmt.Errorf("a %s contains itself", typeName(v))
+			}
+			if depth+e.height > c.maxDepth {
+				return e, fmt.Errorf("nested deeper than %d levels", c.maxDepth)
+			}
+			return e, nil
+		}
+		c.seen[id] = extent{open: true}
+	}
+	e := extent{weight: 1}
+	err := children(v, func(x any) error {
+		sub, err := c.visit(x, depth+1)
+		e.weight += sub.weight
+		e.height = max(e.height, sub.height+1)
+		if err == nil && e.weight > c.maxWeight {
+			err = errors.New("shared parts multiply beyond measure (memo bomb)")
+		}
+		return err
+	})
+	if shared {
+		c.seen[id] = e
+	}
+	return e, err
+}
