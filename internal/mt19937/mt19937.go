@@ -1,0 +1,86 @@
+// Package mt19937 draws the numbers of numpy's legacy RandomState: nnU-Net's splits and class
+// locations are defined by them. It is not for new randomness; use math/rand/v2 there.
+package mt19937
+
+import "math/bits"
+
+const (
+	size  = 624
+	shift = 397
+)
+
+// Source is a Mersenne Twister in the state of numpy.random.RandomState(seed).
+type Source struct {
+	state [size]uint32
+	next  int
+}
+
+// New returns a source seeded as RandomState(seed) seeds itself from an integer below 2³².
+func New(seed uint32) *Source {
+	s := &Source{next: size}
+	s.state[0] = seed
+	for i := 1; i < size; i++ {
+		prev := s.state[i-1]
+		s.state[i] = 1812433253*(prev^prev>>30) + uint32(i)
+	}
+	return s
+}
+
+// Uint32 returns the next 32 random bits.
+func (s *Source) Uint32() uint32 {
+	if s.next == size {
+		for i := range s.state {
+			y := s.state[i]&0x80000000 | s.state[(i+1)%size]&0x7fffffff
+			s.state[i] = s.state[(i+shift)%size] ^ y>>1 ^ (y&1)*0x9908b0df
+		}
+		s.next = 0
+	}
+	y := s.state[s.next]
+	s.next++
+	y ^= y >> 11
+	y ^= y << 7 & 0x9d2c5680
+	y ^= y << 15 & 0xefc60000
+	return y ^ y>>18
+}
+
+// IntN returns an integer in [0, n), as randint(n) and one draw of choice(n) do: bits are masked to
+// the smallest power of two and redrawn while too large; n = 1 draws nothing. It panics if n < 1 or
+// n > 2³².
+func (s *Source) IntN(n int) int {
+	if n < 1 || n > 1<<32 {
+		panic("mt19937: IntN of an empty or too large range")
+	}
+	limit := uint32(n - 1)
+	if limit == 0 {
+		return 0
+	}
+	mask := uint32(1)<<bits.Len32(limit) - 1
+	for {
+		if v := s.Uint32() & mask; v <= limit {
+			return int(v)
+		}
+	}
+}
+
+// Permutation returns 0…n-1 in the order of permutation(n), which is also shuffle(arange(n)).
+// choice(n, k, replace=False) is its first k entries.
+func (s *Source) Permutation(n int) []int {
+	p := make([]int, n)
+	for i := range p {
+		p[i] = i
+	}
+	for i := n - 1; i > 0; i-- {
+		j := s.IntN(i + 1)
+		p[i], p[j] = p[j], p[i]
+	}
+	return p
+}
+
+// Choice returns k draws with replacement from 0…n-1, as choice(n, k) does.
+func (s *Source) Choice(n, k int) []int {
+	c := make([]int, k)
+	for i := range c {
+		c[i] = s.IntN(n)
+	}
+	return c
+}

@@ -1,0 +1,45 @@
+package mt19937
+
+import (
+	"encoding/json"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// TestDrawsAgreeWithNumpy compares with testdata/golden/splits.json, written by scripts/golden/splits.py.
+func TestDrawsAgreeWithNumpy(t *testing.T) {
+	data, err := os.ReadFile("../../testdata/golden/splits.json")
+	require.NoError(t, err)
+	var g struct {
+		Random []struct {
+			Seed               uint32
+			Words              []uint32
+			Shuffle            []int
+			N, K               int
+			With, Without, Int []int
+			After              uint32 // the word after all draws: nothing was drawn too often
+		}
+	}
+	require.NoError(t, json.Unmarshal(data, &g))
+	require.NotEmpty(t, g.Random)
+	for _, c := range g.Random {
+		s := New(c.Seed)
+		for _, want := range c.Words {
+			require.Equal(t, want, s.Uint32())
+		}
+		require.Equal(t, c.Shuffle, s.Permutation(len(c.Shuffle)))
+		require.Equal(t, c.With, s.Choice(c.N, c.K))
+		require.Equal(t, c.Without, s.Permutation(c.N)[:c.K])
+		for i, want := range c.Int {
+			require.Equal(t, want, s.IntN(1<<min(i, 32)))
+		}
+		require.Equal(t, c.After, s.Uint32())
+	}
+}
+
+func TestImpossibleRangesPanic(t *testing.T) {
+	require.Panics(t, func() { New(1).IntN(0) })
+	require.Panics(t, func() { New(1).IntN(1<<32 + 1) })
+}

@@ -1,0 +1,96 @@
+// Package volume holds dense image and label arrays with axes (c, z, y, x), and the two movements of
+// voxels that need no arithmetic: cutting a box out with padding, and flipping. A two-dimensional
+// image is a volume with one slice. File formats, resampling and networks live elsewhere.
+package volume
+
+import "fmt"
+
+// Volume is a dense array of voxels in row-major order, axes (c, z, y, x).
+type Volume[T any] struct {
+	Data  []T
+	Shape [4]int
+}
+
+// New returns a zeroed volume of the given shape. It panics on a negative size.
+func New[T any](shape [4]int) *Volume[T] {
+	return &Volume[T]{Data: make([]T, Numel(shape)), Shape: shape}
+}
+
+// Numel returns the number of voxels of a shape, channels included.
+func Numel(shape [4]int) int {
+	return shape[0] * shape[1] * shape[2] * shape[3]
+}
+
+// Spatial returns the sizes of the axes (z, y, x).
+func (v *Volume[T]) Spatial() [3]int {
+	return [3]int(v.Shape[1:])
+}
+
+// Crop fills dst with the box of v that begins at voxel start (z, y, x) and has the spatial shape
+// of dst, in all channels. Where the box reaches beyond v, dst is set to fill; start may be
+// negative and the box may lie outside altogether. It panics if the channel counts differ.
+func (v *Volume[T]) Crop(dst *Volume[T], start [3]int, fill T) {
+	if dst.Shape[0] != v.Shape[0] {
+		panic(fmt.Sprintf("volume: crop of %d channels into %d", v.Shape[0], dst.Shape[0]))
+	}
+	size, in := dst.Spatial(), v.Spatial()
+	// columns [from, to) of a row of dst lie inside v
+	from := min(max(-start[2], 0), size[2])
+	to := max(min(in[2]-start[2], size[2]), from)
+	row := 0
+	for c := range dst.Shape[0] {
+		for z := range size[0] {
+			for y := range size[1] {
+				out := dst.Data[row*size[2] : (row+1)*size[2]]
+				row++
+				zi, yi := start[0]+z, start[1]+y
+				if zi < 0 || zi >= in[0] || yi < 0 || yi >= in[1] {
+					set(out, fill)
+					continue
+				}
+				set(out[:from], fill)
+				if to > from {
+					src := ((c*in[0]+zi)*in[1]+yi)*in[2] + start[2]
+					copy(out[from:to], v.Data[src+from:src+to])
+				}
+				set(out[to:], fill)
+			}
+		}
+	}
+}
+
+func set[T any](s []T, value T) {
+	for i := range s {
+		s[i] = value
+	}
+}
+
+// Flip copies v into dst, which has the same shape and does not overlap it, with the marked axes
+// (z, y, x) reversed. It panics if the shapes differ.
+func (v *Volume[T]) Flip(dst *Volume[T], axes [3]bool) {
+	if dst.Shape != v.Shape {
+		panic(fmt.Sprintf("volume: flip of shape %v into %v", v.Shape, dst.Shape))
+	}
+	n := v.Spatial()
+	index := func(i, axis int) int {
+		if axes[axis] {
+			return n[axis] - 1 - i
+		}
+		return i
+	}
+	for c := range v.Shape[0] {
+		for z := range n[0] {
+			for y := range n[1] {
+				src := v.Data[((c*n[0]+z)*n[1]+y)*n[2]:][:n[2]]
+				out := dst.Data[((c*n[0]+index(z, 0))*n[1]+index(y, 1))*n[2]:][:n[2]]
+				if !axes[2] {
+					copy(out, src)
+					continue
+				}
+				for x, value := range src {
+					out[n[2]-1-x] = value
+				}
+			}
+		}
+	}
+}

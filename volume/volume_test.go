@@ -1,0 +1,71 @@
+package volume
+
+import (
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func numbered(shape [4]int) *Volume[int] {
+	v := New[int](shape)
+	for i := range v.Data {
+		v.Data[i] = i + 1
+	}
+	return v
+}
+
+func (v *Volume[T]) at(c, z, y, x int) T {
+	return v.Data[((c*v.Shape[1]+z)*v.Shape[2]+y)*v.Shape[3]+x]
+}
+
+func TestCropPadsWhereTheBoxLeavesTheVolume(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		v := numbered([4]int{1 + rng.IntN(2), 1 + rng.IntN(4), 1 + rng.IntN(4), 1 + rng.IntN(4)})
+		dst := New[int]([4]int{v.Shape[0], 1 + rng.IntN(6), 1 + rng.IntN(6), 1 + rng.IntN(6)})
+		start := [3]int{rng.IntN(14) - 7, rng.IntN(14) - 7, rng.IntN(14) - 7}
+		v.Crop(dst, start, -1)
+		for c := range dst.Shape[0] {
+			for z := range dst.Shape[1] {
+				for y := range dst.Shape[2] {
+					for x := range dst.Shape[3] {
+						p := [3]int{z + start[0], y + start[1], x + start[2]}
+						want := -1
+						if p[0] >= 0 && p[0] < v.Shape[1] && p[1] >= 0 && p[1] < v.Shape[2] && p[2] >= 0 && p[2] < v.Shape[3] {
+							want = v.at(c, p[0], p[1], p[2])
+						}
+						require.Equal(t, want, dst.at(c, z, y, x), "shape %v start %v", v.Shape, start)
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestFlipReversesTheMarkedAxesAndIsItsOwnInverse(t *testing.T) {
+	v := numbered([4]int{2, 2, 3, 4})
+	for bits := range 8 {
+		axes := [3]bool{bits&4 != 0, bits&2 != 0, bits&1 != 0}
+		once, twice := New[int](v.Shape), New[int](v.Shape)
+		v.Flip(once, axes)
+		flip := func(i, axis int) int {
+			if axes[axis] {
+				return v.Shape[axis+1] - 1 - i
+			}
+			return i
+		}
+		for i := range v.Data {
+			c, z, y, x := i/24, i/12%2, i/4%3, i%4
+			require.Equal(t, v.at(c, z, y, x), once.at(c, flip(z, 0), flip(y, 1), flip(x, 2)), "axes %v", axes)
+		}
+		once.Flip(twice, axes)
+		require.Equal(t, v.Data, twice.Data)
+	}
+}
+
+func TestMismatchedShapesPanic(t *testing.T) {
+	v := numbered([4]int{1, 2, 2, 2})
+	require.PanicsWithValue(t, "volume: crop of 1 channels into 2", func() { v.Crop(New[int]([4]int{2, 1, 1, 1}), [3]int{}, 0) })
+	require.Panics(t, func() { v.Flip(New[int]([4]int{1, 2, 2, 3}), [3]bool{}) })
+}
