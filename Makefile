@@ -25,8 +25,12 @@ SUB   := $(MAKE) --no-print-directory
 # Written by the target libtorch; a sub-make reads what its parent has just written.
 -include $(BUILD)/libtorch.mk
 
-.PHONY: help all libtorch shim lntorch need-go need-cxx need-python
-.PHONY: shim-build FORCE
+PKGS     ?= ./...
+FUZZTIME ?= 60s
+LOGS  := $(BUILD)/logs
+
+.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-race test-stress fuzz golden bench lint fmt clean
+.PHONY: need-go need-cxx need-python shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -100,3 +104,87 @@ lntorch: need-go ## bin/lntorch alone
 	@mkdir -p bin
 	@$(GO) build -trimpath -o bin/lntorch ./cmd/lntorch
 	@echo "lntorch: bin/lntorch"
+
+# ---- gotorch, the independent binding that torch/interop checks ours against ------------------------------------------
+
+gotorch: libtorch need-cxx need-go ## compiles the C++ of github.com/wangkuiyi/gotorch into build/lib/libcgotorch.so
+	@$(SUB) gotorch-build
+
+GOTORCH_DIR := $(BUILD)/libtorch-$(LIBTORCH_ID)/gotorch
+# gotorch's cgo asks for -lcgotorch -lc10 -ltorch -ltorch_cpu. GOTORCH_DIR comes first: its libtorch.so is a linker script
+# that stands for libtorch_cpu, as a wheel's own libtorch.so would drag libtorch_cuda in.
+GOTORCH_LD  := $(foreach d,$(CURDIR)/$(GOTORCH_DIR) $(LIBTORCH_LIB),-L$d -Wl,--disable-new-dtags,-rpath,$d)
+
+gotorch-build: $(GOTORCH_DIR)/libcgotorch.so
+	@mkdir -p $(BUILD)/lib
+	@ln -sfn ../libtorch-$(LIBTORCH_ID)/gotorch/libcgotorch.so $(BUILD)/lib/libcgotorch.so
+	@echo "gotorch: $(BUILD)/lib/libcgotorch.so over libtorch $(LIBTORCH_VERSION)"
+
+# Its nine files are compiled as one: each reads all of torch/torch.h, which is what takes the time.
+$(GOTORCH_DIR)/libcgotorch.so: go.mod $(SHIM_DIR)/flags
+	@mkdir -p $(@D)
+	@src=$$($(GO) mod download -json github.com/wangkuiyi/gotorch | sed -n 's/.*"Dir": "\(.*\)".*/\1/p'); \
+	  echo "c++   gotorch ($$src/cgotorch)"; \
+	  (cd $$src && ls cgotorch/*.cc) | sed 's/.*/#include "&"/' > $(@D)/cgotorch.cpp; \
+	  $(TORCH_CXX) -O1 -w -I$$src -c $(@D)/cgotorch.cpp -o $(@D)/cgotorch.o
+	@$(TORCH_LD) -o $@ $(@D)/cgotorch.o -Wl,-soname,libcgotorch.so -Wl,--no-as-needed -ltorch_cpu -lc10
+	@echo 'INPUT(-ltorch_cpu)' > $(@D)/libtorch.so
+
+# ---- tests --------------------------------------------------------------------------------------------------------
+# -count=1: Go's test cache does not see that the shim has changed. LNTORCH_REQUIRE turns "libtorch is missing" from a skip
+# into a failure; the user's own setting wins. Each target keeps its output in build/logs.
+
+GO_TEST = LNTORCH_LIB=$(CURDIR)/$(BUILD)/lib/liblntorch.so $(GO) test -count=1
+LOGGED  = 2>&1 | tee $(LOGS)/$@.log; echo "$@: passed; output in $(LOGS)/$@.log"
+# Lists "package name" for each test or fuzz target whose name matches $1.
+LISTED  = $(GO) test -list '$1' $(PKGS) | awk '/^(Test|Fuzz)/ {n[++k] = $$1} /^ok/ {for (i = 1; i <= k; i++) print $$2, n[i]; k = 0}'
+
+test: shim need-go | $(LOGS) ## every Go test, over libtorch
+	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -timeout 30m $(PKGS) $(LOGGED)
+
+test-race: shim need-go | $(LOGS) ## the same under the race detector
+	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -race -timeout 60m $(PKGS) $(LOGGED)
+
+test-stress: shim need-go | $(LOGS) ## the tests of the bridge and the loops with the garbage collector running all the time
+	@GOGC=1 LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -timeout 60m ./torch/... ./checkpoint/... ./train/... ./infer/... $(LOGGED)
+
+test-gotorch: gotorch shim | $(LOGS) ## torch/interop: the op suite through gotorch, and tensors exchanged with it
+	@$(SUB) test-gotorch-run
+
+test-gotorch-run:
+	@LNTORCH_REQUIRE=torch CGO_LDFLAGS='$(GOTORCH_LD)' $(GO_TEST) -tags gotorch -timeout 20m ./torch/interop/... $(subst $@,test-gotorch,$(LOGGED))
+
+test-nnunet: shim need-go need-python | $(LOGS) ## the live tests, against nnU-Net 2.5.1 in a Python of its own (first run: 3 GB)
+	@python=$$($(PYTHON) scripts/nnunet_venv.py); \
+	  packages=$$($(call LISTED,^TestLive) | cut -d ' ' -f 1 | uniq); \
+	  [ -n "$$packages" ] || { echo "test-nnunet: no TestLive... in $(PKGS)" >&2; exit 1; }; \
+	  LNTORCH_PYTHON=$$python LNTORCH_REQUIRE=torch,python OMP_NUM_THREADS=$${OMP_NUM_THREADS-$$(nproc)} \
+	  $(GO_TEST) -p 1 -timeout 40m -run '^TestLive' $$packages $(LOGGED)
+
+fuzz: need-go ## each fuzz target for FUZZTIME (60s); inputs that fail become seeds in the package's testdata/fuzz
+	@$(call LISTED,^Fuzz) | while read -r package target; do \
+	  echo "fuzz  $$package $$target"; \
+	  $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package </dev/null; \
+	done
+
+bench: shim need-go | $(LOGS) ## the Go benchmarks
+	@LNTORCH_REQUIRE=torch $(GO_TEST) -run '^$$' -bench . -benchmem -timeout 60m $(PKGS) $(LOGGED)
+
+golden: need-python ## writes the golden files anew, with nnU-Net's own code; read the diff before committing it
+	@python=$$($(PYTHON) scripts/nnunet_venv.py); scripts/golden.sh $$python
+
+# ---- the source tree ----------------------------------------------------------------------------------------------
+
+lint: need-go ## gofmt, vet, import levels, forbidden calls, staticcheck
+	@$(GO) test -count=1 ./internal/arch
+	@$(GO) tool -modfile=third_party/lint/go.mod staticcheck ./...
+	@echo "lint: passed"
+
+fmt: need-go ## gofmt -w
+	@$(GO) fmt ./...
+
+clean: ## removes build/ and bin/ (libtorch and the Python environment stay in the user's cache)
+	@rm -rf $(BUILD) bin
+
+$(LOGS):
+	@mkdir -p $@
