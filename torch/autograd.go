@@ -1,0 +1,83 @@
+package torch
+
+// #include "shim_gen.h"
+import "C"
+
+import "unsafe"
+
+// SetRequiresGrad makes autograd follow the leaf t, or stop following it.
+func (t *Tensor) SetRequiresGrad(on bool) error {
+	if t == nil || t.c == nil {
+		return errNil
+	}
+	if msg := C.lnt_requires_grad_(t.c, flag(on)); msg != nil {
+		return newError("requires_grad_", msg, t)
+	}
+	return nil
+}
+
+// Detach gives a tensor with x's elements that autograd does not follow.
+func (s *Scope) Detach(x *Tensor) *Tensor {
+	if !s.ready("detach", x) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("detach", C.lnt_detach(x.c, &out), &out, x)
+}
+
+// Backward adds the gradients of the scalar t to every leaf it was computed from.
+func (t *Tensor) Backward() error { return t.BackwardFrom(nil, false) }
+
+// BackwardFrom is Backward with the gradient of t given (nil: one, for a scalar); retain keeps the graph for another pass.
+func (t *Tensor) BackwardFrom(grad *Tensor, retain bool) error {
+	if t == nil || t.c == nil {
+		return errNil
+	}
+	if msg := C.lnt_backward(t.c, optional(grad), flag(retain)); msg != nil {
+		return newError("backward", msg, t)
+	}
+	return nil
+}
+
+// Grad is the gradient gathered in t, nil while it has none; it is the tensor itself, not a copy.
+func (s *Scope) Grad(t *Tensor) *Tensor {
+	if !s.ready("grad", t) {
+		return nil
+	}
+	var out unsafe.Pointer
+	if s.failed("grad", C.lnt_grad(t.c, &out), t) || out == nil {
+		return nil
+	}
+	return s.own(out)
+}
+
+// HasGrad tells whether a gradient tensor exists for t.
+func (t *Tensor) HasGrad() bool {
+	if t == nil || t.c == nil {
+		return false
+	}
+	var out unsafe.Pointer
+	if msg := C.lnt_grad(t.c, &out); msg != nil {
+		C.lnt_free_string(msg)
+		return false
+	}
+	if out == nil {
+		return false
+	}
+	C.lnt_free(&out, 1)
+	return true
+}
+
+// SetGrad replaces t's gradient; nil removes it.
+func (t *Tensor) SetGrad(grad *Tensor) error {
+	if t == nil || t.c == nil {
+		return errNil
+	}
+	return message(C.lnt_set_grad(t.c, optional(grad)))
+}
+
+// ClearGrads removes the gradients of all ts (zero_grad(set_to_none=True)).
+func ClearGrads(ts []*Tensor) error {
+	hs := handles(ts)
+	return message(C.lnt_clear_grads(first(hs), C.int64_t(len(hs))))
+}

@@ -1,0 +1,31 @@
+// autograd.cpp: gradients.
+#include <torch/csrc/autograd/autograd.h>
+
+#include "shim.h"
+
+using namespace lnt;
+
+char* lnt_requires_grad_(void* t, int64_t on) { LNT_BODY(T(t).requires_grad_(on != 0)) }
+
+char* lnt_detach(void* t, void** out) { LNT_BODY(give(out, T(t).detach())) }
+
+char* lnt_backward(void* t, void* grad, int64_t retain_graph) {
+  LNT_BODY({
+    at::Tensor g;
+    if (grad != nullptr) g = T(grad);
+    torch::autograd::backward({T(t)}, {g}, retain_graph != 0);
+  })
+}
+
+// *out is NULL for a tensor that has no gradient.
+char* lnt_grad(void* t, void** out) {
+  LNT_BODY({
+    *out = nullptr;
+    const at::Tensor& g = T(t).grad();
+    if (g.defined()) give(out, g);
+  })
+}
+
+char* lnt_set_grad(void* t, void* grad) { LNT_BODY(T(t).mutable_grad() = grad == nullptr ? at::Tensor() : T(grad)) }
+
+char* lnt_clear_grads(void** ts, int64_t n) { LNT_BODY(for (int64_t i = 0; i < n; i++) T(ts[i]).mutable_grad().reset()) }

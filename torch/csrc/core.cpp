@@ -1,0 +1,234 @@
+// core.cpp: life of tensors, data in and out, threads, modes, random numbers.
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/core/Formatting.h>
+#include <dlfcn.h>
+#include <torch/version.h>
+
+#include <mutex>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "shim.h"
+
+namespace lnt {
+
+std::atomic<int64_t> live{0};
+
+char* dup(const char* s) {
+  size_t n = std::strlen(s);
+  char* p = static_cast<char*>(std::malloc(n + 1));
+  if (p != nullptr) std::memcpy(p, s, n + 1);
+  return p;
+}
+
+}  // namespace lnt
+
+using namespace lnt;
+
+int64_t lnt_abi(void) { return LNT_ABI; }
+
+// lnt_init opens libtorch_cuda where it lies beside libtorch_cpu: the shim links libtorch_cpu alone, and the CUDA
+// kernels register themselves only once their library is in the process.
+char* lnt_init(void) {
+  LNT_BODY({
+    Dl_info info;
+    if (dladdr(reinterpret_cast<void*>(&at::get_num_threads), &info) != 0 && info.dli_fname != nullptr) {
+      std::string path(info.dli_fname);
+      auto slash = path.rfind('/');
+      std::string cuda = (slash == std::string::npos ? std::string(".") : path.substr(0, slash)) + "/libtorch_cuda.so";
+      FILE* f = std::fopen(cuda.c_str(), "rb");
+      if (f != nullptr) {
+        std::fclose(f);
+        if (dlopen(cuda.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+          std::string why = std::string("open ") + cuda + ": " + dlerror();
+          throw std::runtime_error(why);
+        }
+      }
+    }
+  })
+}
+
+char* lnt_version(char** out) { LNT_BODY(*out = dup(TORCH_VERSION)) }
+
+char* lnt_cpu_capability(char** out) { LNT_BODY(*out = dup(at::get_cpu_capability().c_str())) }
+
+void lnt_free_string(char* s) { std::free(s); }
+
+void lnt_free(void** tensors, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    if (tensors[i] == nullptr) continue;
+    try {
+      delete static_cast<at::Tensor*>(tensors[i]);
+    } catch (...) {
+      // A destructor that throws leaves nothing to give back; the handle is gone either way.
+    }
+    live.fetch_sub(1, std::memory_order_relaxed);
+  }
+}
+
+int64_t lnt_live(void) { return live.load(std::memory_order_relaxed); }
+
+// out: ndim, dtype, device type, device index, requires_grad, contiguous, numel, itemsize, then sizes and strides (ndim each).
+// The caller gives room for 8 + 2*16 numbers.
+char* lnt_info(void* t, int64_t* out) {
+  LNT_BODY({
+    const at::Tensor& x = T(t);
+    TORCH_CHECK(x.dim() <= 16, "tensor of ", x.dim(), " dims: at most 16 are supported");
+    out[0] = x.dim();
+    out[1] = static_cast<int64_t>(x.scalar_type());
+    out[2] = static_cast<int64_t>(x.device().type());
+    out[3] = x.device().index();
+    out[4] = x.requires_grad() ? 1 : 0;
+    out[5] = x.is_contiguous() ? 1 : 0;
+    out[6] = x.numel();
+    out[7] = x.element_size();
+    for (int64_t i = 0; i < x.dim(); i++) {
+      out[8 + i] = x.size(i);
+      out[24 + i] = x.stride(i);
+    }
+  })
+}
+
+char* lnt_data_ptr(void* t, void** out) {
+  LNT_BODY({
+    TORCH_CHECK(T(t).device().is_cpu() && T(t).is_contiguous(), "data pointer: tensor must be contiguous and on the CPU");
+    *out = T(t).data_ptr();
+  })
+}
+
+char* lnt_same_storage(void* a, void* b, int64_t* out) { LNT_BODY(*out = T(a).is_alias_of(T(b)) ? 1 : 0) }
+
+char* lnt_retain(void* t, void** out) { LNT_BODY(give(out, T(t))) }
+
+char* lnt_from_unsafe(void* impl, void** out) {
+  LNT_BODY({
+    TORCH_CHECK(impl != nullptr, "tensor is null");
+    auto p = c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim(static_cast<c10::TensorImpl*>(impl));
+    give(out, at::Tensor(std::move(p)));
+  })
+}
+
+char* lnt_unsafe_impl(void* t, void** out) {
+  LNT_BODY({
+    at::Tensor copy = T(t);
+    *out = copy.unsafeReleaseTensorImpl();
+  })
+}
+
+char* lnt_to_string(void* t, char** out) {
+  LNT_BODY({
+    std::ostringstream s;
+    at::print(s, T(t), 100);
+    *out = dup(s.str().c_str());
+  })
+}
+
+char* lnt_copy_in(void* t, const void* data, int64_t nbytes) {
+  LNT_BODY({
+    at::Tensor& x = T(t);
+    TORCH_CHECK(static_cast<int64_t>(x.nbytes()) == nbytes, "copy in: tensor holds ", x.nbytes(), " bytes, given ", nbytes);
+    if (nbytes == 0) return nullptr;
+    if (x.device().is_cpu() && x.is_contiguous()) {
+      std::memcpy(x.data_ptr(), data, static_cast<size_t>(nbytes));
+    } else {
+      at::NoGradGuard guard;
+      auto host = at::from_blob(const_cast<void*>(data), x.sizes(), at::TensorOptions().dtype(x.scalar_type()));
+      x.copy_(host);
+    }
+  })
+}
+
+char* lnt_copy_out(void* t, void* data, int64_t nbytes) {
+  LNT_BODY({
+    at::NoGradGuard guard;
+    at::Tensor x = T(t).detach().to(at::kCPU).contiguous();
+    TORCH_CHECK(static_cast<int64_t>(x.nbytes()) == nbytes, "copy out: tensor holds ", x.nbytes(), " bytes, asked for ", nbytes);
+    if (nbytes > 0) std::memcpy(data, x.data_ptr(), static_cast<size_t>(nbytes));
+  })
+}
+
+char* lnt_set_threads(int64_t n) { LNT_BODY(at::set_num_threads(static_cast<int>(n))) }
+
+int64_t lnt_get_threads(void) { return at::get_num_threads(); }
+
+// How many OS threads at::parallel_for really uses in code compiled here: 1 would mean that our kernels run serially.
+char* lnt_parallel_probe(int64_t n, int64_t* threads) {
+  LNT_BODY({
+    std::mutex m;
+    std::set<std::thread::id> ids;
+    at::parallel_for(0, n, 1, [&](int64_t, int64_t) {
+      std::lock_guard<std::mutex> lock(m);
+      ids.insert(std::this_thread::get_id());
+    });
+    *threads = static_cast<int64_t>(ids.size());
+  })
+}
+
+int64_t lnt_grad_mode(int64_t enabled) {
+  int64_t was = at::GradMode::is_enabled() ? 1 : 0;
+  at::GradMode::set_enabled(enabled != 0);
+  return was;
+}
+
+char* lnt_autocast_get(int64_t dev, int64_t* enabled, int64_t* dtype, int64_t* cache) {
+  LNT_BODY({
+    auto d = static_cast<c10::DeviceType>(dev);
+    *enabled = at::autocast::is_autocast_enabled(d) ? 1 : 0;
+    *dtype = static_cast<int64_t>(at::autocast::get_autocast_dtype(d));
+    *cache = at::autocast::is_autocast_cache_enabled() ? 1 : 0;
+  })
+}
+
+char* lnt_autocast_set(int64_t dev, int64_t enabled, int64_t dtype, int64_t cache) {
+  LNT_BODY({
+    auto d = static_cast<c10::DeviceType>(dev);
+    at::autocast::set_autocast_enabled(d, enabled != 0);
+    at::autocast::set_autocast_dtype(d, static_cast<at::ScalarType>(dtype));
+    at::autocast::set_autocast_cache_enabled(cache != 0);
+  })
+}
+
+char* lnt_autocast_nest(int64_t delta, int64_t* depth) {
+  LNT_BODY({
+    if (delta > 0) {
+      *depth = at::autocast::increment_nesting();
+    } else {
+      *depth = at::autocast::decrement_nesting();
+      if (*depth == 0) at::autocast::clear_cache();
+    }
+  })
+}
+
+char* lnt_set_deterministic(int64_t on) {
+  LNT_BODY({
+    at::globalContext().setDeterministicAlgorithms(on != 0, false);
+    at::globalContext().setDeterministicCuDNN(on != 0);
+  })
+}
+
+char* lnt_set_cudnn_benchmark(int64_t on) { LNT_BODY(at::globalContext().setBenchmarkCuDNN(on != 0)) }
+
+char* lnt_manual_seed(uint64_t seed) { LNT_BODY(at::manual_seed(seed)) }
+
+char* lnt_generator_new(int64_t dev, int64_t idx, uint64_t seed, void** out) {
+  LNT_BODY({
+    at::Generator g;
+    if (dev == 0) {
+      g = at::detail::createCPUGenerator(seed);
+    } else {
+      g = at::globalContext().defaultGenerator(device(dev, idx)).clone();
+      g.set_current_seed(seed);
+    }
+    *out = new at::Generator(std::move(g));
+  })
+}
+
+void lnt_generator_free(void* g) { delete static_cast<at::Generator*>(g); }
+
+char* lnt_generator_state(void* g, void** out) { LNT_BODY(give(out, static_cast<at::Generator*>(g)->get_state())) }
+
+char* lnt_generator_set_state(void* g, void* state) { LNT_BODY(static_cast<at::Generator*>(g)->set_state(T(state))) }

@@ -1,0 +1,113 @@
+// device.cpp: accelerators. libtorch's device-generic interfaces only, and CUDA's runtime by dlsym, so that one shim
+// serves machines with and without CUDA and links neither.
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <dlfcn.h>
+
+#include "shim.h"
+
+using namespace lnt;
+
+namespace {
+
+c10::Stream stream(const int64_t* s) {
+  return c10::Stream::unpack3(s[0], static_cast<c10::DeviceIndex>(s[1]), static_cast<c10::DeviceType>(s[2]));
+}
+
+void put(c10::Stream s, int64_t* out) {
+  auto d = s.pack3();
+  out[0] = d.stream_id;
+  out[1] = d.device_index;
+  out[2] = static_cast<int64_t>(d.device_type);
+}
+
+bool has(c10::DeviceType d) { return d == c10::DeviceType::CPU || c10::impl::hasDeviceGuardImpl(d); }
+
+}  // namespace
+
+char* lnt_device_count(int64_t dev, int64_t* out) {
+  LNT_BODY({
+    auto d = static_cast<c10::DeviceType>(dev);
+    *out = d == c10::DeviceType::CPU ? 1 : has(d) ? c10::impl::VirtualGuardImpl(d).deviceCount() : 0;
+  })
+}
+
+char* lnt_device_name(int64_t dev, int64_t idx, char** out) {
+  LNT_BODY({
+    std::string name = device(dev, idx).str();
+    // cudaDeviceProp begins with `char name[256]` in every CUDA release; the rest of the struct is not read.
+    using props_fn = int (*)(void*, int);
+    auto props = reinterpret_cast<props_fn>(dlsym(RTLD_DEFAULT, "cudaGetDeviceProperties_v2"));
+    if (props == nullptr) props = reinterpret_cast<props_fn>(dlsym(RTLD_DEFAULT, "cudaGetDeviceProperties"));
+    if (dev == static_cast<int64_t>(c10::DeviceType::CUDA) && props != nullptr) {
+      std::vector<char> buf(16384, 0);
+      if (props(buf.data(), static_cast<int>(idx)) == 0) name = std::string(buf.data(), strnlen(buf.data(), 256));
+    }
+    *out = dup(name.c_str());
+  })
+}
+
+char* lnt_synchronize(int64_t dev, int64_t idx) {
+  LNT_BODY({
+    auto d = static_cast<c10::DeviceType>(dev);
+    if (d == c10::DeviceType::CPU) return nullptr;
+    c10::impl::VirtualGuardImpl g(d);
+    g.synchronizeStream(g.getStream(device(dev, idx)));
+  })
+}
+
+// out: free and total bytes of the device; zeros where they cannot be asked.
+char* lnt_memory(int64_t dev, int64_t idx, int64_t* out) {
+  LNT_BODY({
+    out[0] = 0;
+    out[1] = 0;
+    if (dev != static_cast<int64_t>(c10::DeviceType::CUDA)) return nullptr;
+    using info_fn = int (*)(size_t*, size_t*);
+    auto info = reinterpret_cast<info_fn>(dlsym(RTLD_DEFAULT, "cudaMemGetInfo"));
+    if (info == nullptr) return nullptr;
+    c10::impl::VirtualGuardImpl g(c10::DeviceType::CUDA);
+    auto previous = g.exchangeDevice(device(dev, idx));
+    size_t free_bytes = 0;
+    size_t total = 0;
+    int rc = info(&free_bytes, &total);
+    g.uncheckedSetDevice(previous);
+    TORCH_CHECK(rc == 0, "cudaMemGetInfo: error ", rc);
+    out[0] = static_cast<int64_t>(free_bytes);
+    out[1] = static_cast<int64_t>(total);
+  })
+}
+
+char* lnt_empty_cache(int64_t dev) {
+  LNT_BODY({
+    (void)dev;
+    using fn = void (*)();
+    auto f = reinterpret_cast<fn>(dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator10emptyCacheEv"));
+    if (f != nullptr) f();
+  })
+}
+
+char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out) {
+  LNT_BODY({
+    c10::impl::VirtualGuardImpl g(static_cast<c10::DeviceType>(dev));
+    put(g.getStreamFromGlobalPool(device(dev, idx), false), out);
+  })
+}
+
+char* lnt_stream_exchange(int64_t dev, const int64_t* s, int64_t* previous) {
+  LNT_BODY({
+    c10::impl::VirtualGuardImpl g(static_cast<c10::DeviceType>(dev));
+    put(g.exchangeStream(stream(s)), previous);
+  })
+}
+
+char* lnt_event_new(int64_t dev, void** out) { LNT_BODY(*out = new c10::Event(static_cast<c10::DeviceType>(dev))) }
+
+char* lnt_event_record(void* e, const int64_t* s) { LNT_BODY(static_cast<c10::Event*>(e)->record(stream(s))) }
+
+char* lnt_event_wait(void* e, const int64_t* s) { LNT_BODY(static_cast<c10::Event*>(e)->block(stream(s))) }
+
+char* lnt_event_synchronize(void* e) { LNT_BODY(static_cast<c10::Event*>(e)->synchronize()) }
+
+void lnt_event_free(void* e) { delete static_cast<c10::Event*>(e); }
+
+char* lnt_record_stream(void* t, const int64_t* s) { LNT_BODY(T(t).record_stream(stream(s))) }

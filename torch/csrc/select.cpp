@@ -1,0 +1,85 @@
+// select.cpp: DGST's selection kernel, the entries of largest |g| in every row.
+#include <ATen/Parallel.h>
+
+#include <cmath>
+
+#include "shim.h"
+
+using namespace lnt;
+
+namespace {
+
+// The largest number of entries a row is scanned for by insertion; beyond it a sort is quicker.
+constexpr int64_t kInsertion = 32;
+constexpr int64_t kBlock = 64;
+
+// Rows of a contiguous float tensor. For each, the flat indices of the k entries of largest |g|, largest first, ties to
+// the lowest index. Blocks whose maximum does not exceed the smallest entry kept so far are passed over, so that a row
+// costs about one vectorised read. False when a value is not finite.
+bool rows_cpu(const float* g, int64_t rows, int64_t width, int64_t k, int64_t* out) {
+  std::atomic<bool> finite{true};
+  at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, width)), [&](int64_t begin, int64_t end) {
+    float value[kInsertion];
+    int64_t index[kInsertion];
+    for (int64_t r = begin; r < end; r++) {
+      const float* row = g + r * width;
+      int64_t have = 0;
+      float least = -1.0F;  // below every |g|, so that the first k entries come in
+      for (int64_t b = 0; b < width; b += kBlock) {
+        int64_t stop = std::min(width, b + kBlock);
+        float most = 0.0F;
+        float probe = 0.0F;  // stays 0 for finite values, NaN otherwise: x - x is NaN for Inf and NaN
+        for (int64_t i = b; i < stop; i++) {
+          float a = std::fabs(row[i]);
+          most = a > most ? a : most;
+          probe += row[i] - row[i];
+        }
+        if (probe != 0.0F) {  // NaN compares unequal
+          finite.store(false, std::memory_order_relaxed);
+          break;
+        }
+        if (have == k && most <= least) continue;
+        for (int64_t i = b; i < stop; i++) {
+          float a = std::fabs(row[i]);
+          if (have == k && a <= least) continue;
+          int64_t at = have < k ? have++ : k - 1;
+          while (at > 0 && value[at - 1] < a) {
+            value[at] = value[at - 1];
+            index[at] = index[at - 1];
+            at--;
+          }
+          value[at] = a;
+          index[at] = i;
+          if (have == k) least = value[k - 1];
+        }
+      }
+      for (int64_t i = 0; i < have; i++) out[r * k + i] = r * width + index[i];
+    }
+  });
+  return finite.load();
+}
+
+}  // namespace
+
+// out: int64 (rows, min(k, width)).
+char* lnt_topk_rows(void* gp, int64_t k, void** out) {
+  LNT_BODY({
+    at::NoGradGuard guard;
+    at::Tensor g = T(gp).detach();
+    TORCH_CHECK(g.dim() >= 2, "topk_rows: gradient has ", g.dim(), " dims, at least 2 are needed");
+    TORCH_CHECK(k >= 1, "topk_rows: k is ", k, ", at least 1 is needed");
+    g = g.reshape({g.size(0), -1}).contiguous();
+    int64_t rows = g.size(0);
+    int64_t width = g.size(1);
+    k = std::min(k, width);
+    if (g.device().is_cpu() && g.scalar_type() == at::kFloat && k <= kInsertion) {
+      auto index = at::empty({rows, k}, at::TensorOptions().dtype(at::kLong));
+      TORCH_CHECK(rows_cpu(g.data_ptr<float>(), rows, width, k, index.data_ptr<int64_t>()), "topk_rows: gradient is not finite");
+      give(out, index);
+      return nullptr;
+    }
+    TORCH_CHECK(at::isfinite(g).all().item<bool>(), "topk_rows: gradient is not finite");
+    auto order = std::get<1>(at::sort(g.abs(), /*stable=*/true, /*dim=*/1, /*descending=*/true)).narrow(1, 0, k);
+    give(out, order + at::arange(rows, order.options()).unsqueeze(1) * width);
+  })
+}

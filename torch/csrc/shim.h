@@ -1,0 +1,61 @@
+// shim.h: what every file of the shim shares: the guard, and handles to tensors and back.
+#pragma once
+#include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lntorch.h"
+
+namespace lnt {
+
+char* dup(const char* s);
+extern std::atomic<int64_t> live;
+
+inline at::Tensor& T(void* p) {
+  if (p == nullptr) throw std::invalid_argument("tensor is null");
+  return *static_cast<at::Tensor*>(p);
+}
+
+inline std::optional<at::Tensor> O(void* p) {
+  if (p == nullptr) return std::nullopt;
+  return *static_cast<at::Tensor*>(p);
+}
+
+inline void give(void** out, at::Tensor t) {
+  *out = new at::Tensor(std::move(t));
+  live.fetch_add(1, std::memory_order_relaxed);
+}
+
+inline at::IntArrayRef dims(const int64_t* p, int64_t n) { return at::IntArrayRef(p, static_cast<size_t>(n < 0 ? 0 : n)); }
+
+inline std::vector<at::Tensor> list(void** ts, int64_t n) {
+  std::vector<at::Tensor> v;
+  v.reserve(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; i++) v.push_back(T(ts[i]));
+  return v;
+}
+
+inline c10::Device device(int64_t type, int64_t index) {
+  return c10::Device(static_cast<c10::DeviceType>(type), static_cast<c10::DeviceIndex>(index));
+}
+
+}  // namespace lnt
+
+// LNT_BODY wraps the whole body of an exported function: whatever is thrown becomes the returned message.
+#define LNT_BODY(...)                                        \
+  try {                                                      \
+    __VA_ARGS__;                                             \
+    return nullptr;                                          \
+  } catch (const c10::Error& e) {                            \
+    return lnt::dup(e.what_without_backtrace());             \
+  } catch (const std::exception& e) {                        \
+    return lnt::dup(e.what());                               \
+  } catch (...) {                                            \
+    return lnt::dup("unknown C++ exception");                \
+  }

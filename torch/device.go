@@ -1,0 +1,194 @@
+package torch
+
+// #include "shim_gen.h"
+import "C"
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unsafe"
+)
+
+// DeviceType is a kind of device; the numbers are c10::DeviceType's.
+type DeviceType int
+
+// Kinds of devices.
+const (
+	DeviceCPU  DeviceType = 0
+	DeviceCUDA DeviceType = 1
+)
+
+// Device is a place for tensors. Index -1 means the current one of its kind.
+type Device struct {
+	Type  DeviceType
+	Index int
+}
+
+// CPU is main memory.
+var CPU = Device{DeviceCPU, -1}
+
+// ParseDevice reads "cpu", "cuda" or "cuda:1".
+func ParseDevice(s string) (Device, error) {
+	name, index, found := strings.Cut(s, ":")
+	d := Device{Index: -1}
+	switch name {
+	case "cpu":
+	case "cuda":
+		d.Type, d.Index = DeviceCUDA, 0
+	default:
+		return d, fmt.Errorf("torch: device %q: expected cpu, cuda or cuda:N", s)
+	}
+	if found {
+		n, err := strconv.Atoi(index)
+		if err != nil || n < 0 || d.Type == DeviceCPU {
+			return d, fmt.Errorf("torch: device %q: expected cpu, cuda or cuda:N", s)
+		}
+		d.Index = n
+	}
+	return d, nil
+}
+
+// String is PyTorch's notation: "cpu", "cuda:0".
+func (d Device) String() string {
+	name := "cpu"
+	if d.Type == DeviceCUDA {
+		name = "cuda"
+	}
+	if d.Index < 0 || d.Type == DeviceCPU {
+		return name
+	}
+	return fmt.Sprintf("%s:%d", name, d.Index)
+}
+
+// DeviceCount is the number of devices of a kind that this libtorch can use.
+func DeviceCount(t DeviceType) (int, error) {
+	if err := Load(); err != nil {
+		return 0, err
+	}
+	var out C.int64_t
+	err := message(C.lnt_device_count(C.int64_t(t), &out))
+	return int(out), err
+}
+
+// CheckDevice says whether d can be used, and if not why and what to do.
+func CheckDevice(d Device) error {
+	if d.Type == DeviceCPU {
+		return Load()
+	}
+	n, err := DeviceCount(d.Type)
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		v, _ := Version()
+		return fmt.Errorf("torch: device %s: libtorch %s has no CUDA device; use -device cpu, or build with `make libtorch CUDA=1` on a machine with an NVIDIA GPU", d, v)
+	}
+	if d.Index >= n {
+		return fmt.Errorf("torch: device %s: this machine has %d CUDA device(s), cuda:0 to cuda:%d", d, n, n-1)
+	}
+	return nil
+}
+
+// Name is what the driver calls the device.
+func (d Device) Name() (string, error) {
+	if err := Load(); err != nil {
+		return "", err
+	}
+	var out *C.char
+	if err := message(C.lnt_device_name(C.int64_t(d.Type), C.int64_t(d.Index), &out)); err != nil {
+		return "", err
+	}
+	return text(out), nil
+}
+
+// Synchronize waits until everything queued on the device's current stream has run.
+func (d Device) Synchronize() error {
+	if err := Load(); err != nil {
+		return err
+	}
+	return message(C.lnt_synchronize(C.int64_t(d.Type), C.int64_t(d.Index)))
+}
+
+// Memory gives the device's free and total bytes as its driver counts them; zeros for the CPU.
+func (d Device) Memory() (free, total int64, err error) {
+	if err := Load(); err != nil {
+		return 0, 0, err
+	}
+	var out [2]int64
+	err = message(C.lnt_memory(C.int64_t(d.Type), C.int64_t(d.Index), (*C.int64_t)(unsafe.Pointer(&out[0]))))
+	return out[0], out[1], err
+}
+
+// EmptyCache gives cached blocks of the device's allocator back to the driver.
+func (d Device) EmptyCache() error {
+	if err := Load(); err != nil {
+		return err
+	}
+	return message(C.lnt_empty_cache(C.int64_t(d.Type)))
+}
+
+// Stream is a queue of work on an accelerator.
+type Stream struct{ raw [3]int64 }
+
+// NewStream takes a stream from the device's pool.
+func (d Device) NewStream() (Stream, error) {
+	var s Stream
+	if err := Load(); err != nil {
+		return s, err
+	}
+	err := message(C.lnt_stream_new(C.int64_t(d.Type), C.int64_t(d.Index), ints(s.raw[:])))
+	return s, err
+}
+
+// OnStream runs f with s as the current stream of the calling thread. It belongs inside OnThread.
+func OnStream(s Stream, f func() error) error {
+	var previous [3]int64
+	if err := message(C.lnt_stream_exchange(C.int64_t(s.raw[2]), ints(s.raw[:]), ints(previous[:]))); err != nil {
+		return err
+	}
+	defer func() {
+		var unused [3]int64
+		if msg := C.lnt_stream_exchange(C.int64_t(s.raw[2]), ints(previous[:]), ints(unused[:])); msg != nil {
+			C.lnt_free_string(msg)
+		}
+	}()
+	return f()
+}
+
+// Event marks a point in a stream.
+type Event struct{ c unsafe.Pointer }
+
+// NewEvent makes an event; Free gives it back.
+func (d Device) NewEvent() (*Event, error) {
+	if err := Load(); err != nil {
+		return nil, err
+	}
+	e := &Event{}
+	return e, message(C.lnt_event_new(C.int64_t(d.Type), &e.c))
+}
+
+// Record places e behind what s holds so far.
+func (e *Event) Record(s Stream) error { return message(C.lnt_event_record(e.c, ints(s.raw[:]))) }
+
+// Block makes later work of s wait for e.
+func (e *Event) Block(s Stream) error { return message(C.lnt_event_wait(e.c, ints(s.raw[:]))) }
+
+// Synchronize waits for e.
+func (e *Event) Synchronize() error { return message(C.lnt_event_synchronize(e.c)) }
+
+// Free gives e back.
+func (e *Event) Free() {
+	if e.c != nil {
+		C.lnt_event_free(e.c)
+		e.c = nil
+	}
+}
+
+// RecordStream tells the allocator that s uses t too, so that its memory is not reused too early.
+func (t *Tensor) RecordStream(s Stream) error {
+	if t == nil || t.c == nil {
+		return errNil
+	}
+	return message(C.lnt_record_stream(t.c, ints(s.raw[:])))
+}

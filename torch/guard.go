@@ -1,0 +1,114 @@
+package torch
+
+// #include "shim_gen.h"
+import "C"
+
+import (
+	"errors"
+	"runtime"
+)
+
+// libtorch keeps gradient mode, autocast and the OpenMP thread count per OS thread, while a goroutine may move between
+// threads at any call. Every guard therefore takes a function, ties the goroutine to its thread for as long as the
+// function runs, and restores what it found, also when the function panics.
+
+// NoGrad runs f without recording operations for autograd.
+func NoGrad(f func() error) error { return gradMode(false, f) }
+
+// EnableGrad runs f with recording on, inside a NoGrad for example.
+func EnableGrad(f func() error) error { return gradMode(true, f) }
+
+func gradMode(on bool, f func() error) error {
+	if err := Load(); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	was := C.lnt_grad_mode(flag(on))
+	defer C.lnt_grad_mode(was)
+	return f()
+}
+
+// Autocast runs f with automatic mixed precision to dtype (Float16 or BFloat16) on a device type. The cache of casted
+// weights is cleared when the outermost Autocast ends.
+func Autocast(device DeviceType, dtype DType, f func() error) (err error) {
+	if err := Load(); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var enabled, oldType, cache, depth C.int64_t
+	if err := message(C.lnt_autocast_get(C.int64_t(device), &enabled, &oldType, &cache)); err != nil {
+		return err
+	}
+	if err := message(C.lnt_autocast_nest(1, &depth)); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err,
+			message(C.lnt_autocast_set(C.int64_t(device), enabled, oldType, cache)),
+			message(C.lnt_autocast_nest(-1, &depth)))
+	}()
+	if err := message(C.lnt_autocast_set(C.int64_t(device), 1, C.int64_t(dtype), 1)); err != nil {
+		return err
+	}
+	return f()
+}
+
+// OnThread runs f tied to one OS thread, on which libtorch uses n threads for its operators (n <= 0: as it is). Loops
+// over many operators, training and inference, run inside it for their whole life: OpenMP keeps one pool of threads
+// for each calling thread.
+func OnThread(n int, f func() error) error {
+	if err := Load(); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if n > 0 {
+		was := C.lnt_get_threads()
+		if err := message(C.lnt_set_threads(C.int64_t(n))); err != nil {
+			return err
+		}
+		defer func() {
+			if msg := C.lnt_set_threads(was); msg != nil {
+				C.lnt_free_string(msg)
+			}
+		}()
+	}
+	return f()
+}
+
+// Threads is the number of threads libtorch's operators use when called from this goroutine's current OS thread.
+func Threads() int {
+	if Load() != nil {
+		return 0
+	}
+	return int(C.lnt_get_threads())
+}
+
+// ParallelThreads runs an empty parallel loop of n parts through at::parallel_for, compiled into the shim, and counts
+// the OS threads that took part: below 2 on a machine with several cores, the shim's own kernels run serially.
+func ParallelThreads(n int) (int, error) {
+	if err := Load(); err != nil {
+		return 0, err
+	}
+	var out C.int64_t
+	err := message(C.lnt_parallel_probe(C.int64_t(n), &out))
+	return int(out), err
+}
+
+// Deterministic asks libtorch for algorithms that give the same bits every time; it changes nothing on the CPU.
+func Deterministic(on bool) error {
+	if err := Load(); err != nil {
+		return err
+	}
+	return message(C.lnt_set_deterministic(flag(on)))
+}
+
+// BenchmarkCuDNN lets cuDNN time its algorithms for each new shape and take the quickest (torch.backends.cudnn.benchmark).
+func BenchmarkCuDNN(on bool) error {
+	if err := Load(); err != nil {
+		return err
+	}
+	return message(C.lnt_set_cudnn_benchmark(flag(on)))
+}

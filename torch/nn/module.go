@@ -1,0 +1,148 @@
+// Package nn holds the layers of lntorch's networks and the tree of names under which PyTorch stores their parameters.
+// It is not a general neural-network library: a layer is here because one of the networks in package models uses it.
+package nn
+
+import (
+	"fmt"
+
+	"github.com/lntorch/lntorch/torch"
+)
+
+// Param is one tensor of a network. It may stand under several names (aliases); each name leads to the same *Param.
+type Param struct {
+	T      *torch.Tensor
+	Shape  []int64
+	Buffer bool // saved with the network, not trained
+}
+
+// Named is a parameter or buffer under its full name, such as "encoder.stages.0.0.convs.0.conv.weight".
+type Named struct {
+	Name string
+	*Param
+}
+
+// Module is a node of the tree of names. Children and parameters keep the order of their registration, as PyTorch's do:
+// it is the order of a state dict, and the index of a parameter in an optimizer.
+type Module struct {
+	// Version is what PyTorch writes for the module in a state dict's _metadata: 2 for instance norms, 1 otherwise.
+	Version  int
+	params   []Named
+	children []child
+	reset    func(s *torch.Scope, g *torch.Generator)
+}
+
+type child struct {
+	name string
+	*Module
+}
+
+// NewModule makes an empty node.
+func NewModule() *Module { return &Module{Version: 1} }
+
+// Add registers p under name.
+func (m *Module) Add(name string, p *Param) { m.params = append(m.params, Named{name, p}) }
+
+// Child registers c under name. The same child may be registered in several places; its parameters then have aliases.
+func (m *Module) Child(name string, c *Module) { m.children = append(m.children, child{name, c}) }
+
+// Sequence registers modules under the names 0, 1, … of a new node.
+func Sequence(ms ...*Module) *Module {
+	seq := NewModule()
+	for i, m := range ms {
+		seq.Child(fmt.Sprint(i), m)
+	}
+	return seq
+}
+
+// OnReset sets what Reset does to the module's own parameters.
+func (m *Module) OnReset(f func(s *torch.Scope, g *torch.Generator)) { m.reset = f }
+
+// walk visits every place of the tree, aliases included, in PyTorch's order.
+func (m *Module) walk(path string, visit func(path string, m *Module)) {
+	visit(path, m)
+	for _, c := range m.children {
+		p := c.name
+		if path != "" {
+			p = path + "." + c.name
+		}
+		c.walk(p, visit)
+	}
+}
+
+// StateDict lists every parameter and buffer under every name it has, in the order of PyTorch's state_dict().
+func (m *Module) StateDict() []Named {
+	var all []Named
+	m.walk("", func(path string, m *Module) {
+		for _, p := range m.params {
+			all = append(all, Named{join(path, p.Name), p.Param})
+		}
+	})
+	return all
+}
+
+// Parameters lists each trainable parameter once, under its first name, in the order of PyTorch's named_parameters().
+func (m *Module) Parameters() []Named {
+	var list []Named
+	seen := map[*Param]bool{}
+	for _, n := range m.StateDict() {
+		if !seen[n.Param] && !n.Buffer {
+			list = append(list, n)
+		}
+		seen[n.Param] = true
+	}
+	return list
+}
+
+// Metadata is one entry of a state dict's _metadata.
+type Metadata struct {
+	Path    string
+	Version int
+}
+
+// Metadata lists every module path, those without parameters included, in PyTorch's order.
+func (m *Module) Metadata() []Metadata {
+	var all []Metadata
+	m.walk("", func(path string, m *Module) { all = append(all, Metadata{path, m.Version}) })
+	return all
+}
+
+// Reset draws new values for the parameters of every module whose path (its first one) match accepts; nil accepts all.
+func (m *Module) Reset(g *torch.Generator, match func(path string) bool) error {
+	return torch.NoGrad(func() error {
+		return torch.With(func(s *torch.Scope) error {
+			seen := map[*Module]bool{}
+			m.walk("", func(path string, m *Module) {
+				if m.reset == nil || seen[m] {
+					return
+				}
+				seen[m] = true
+				if match == nil || match(path) {
+					m.reset(s, g)
+				}
+			})
+			return nil
+		})
+	})
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// Builder makes the parameters of a network: where they lie and who owns them.
+type Builder struct {
+	Scope  *torch.Scope
+	Device torch.Device
+}
+
+// Param makes a float32 parameter whose values are not set yet.
+func (b Builder) Param(shape ...int64) *Param {
+	t := b.Scope.Empty(shape, torch.Float32, b.Device)
+	if err := t.SetRequiresGrad(true); err != nil {
+		b.Scope.Fail(err)
+	}
+	return &Param{T: t, Shape: shape}
+}

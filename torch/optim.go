@@ -1,0 +1,137 @@
+package torch
+
+// #include "shim_gen.h"
+import "C"
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// Impl selects how an optimizer step runs over its parameters.
+type Impl int
+
+// Implementations: torch's sequence of operators for one tensor after the other (the bits of PyTorch on the CPU),
+// operators over whole lists, and one kernel.
+const (
+	SingleTensor Impl = 0
+	Foreach      Impl = 1
+	Fused        Impl = 2
+)
+
+// Rule says what a mask governs in an SGD step.
+type Rule int
+
+// Rules, with g the gradient, w the weight, m the mask, wd the weight decay and µ the momentum:
+//
+//	Dense         as if there were no mask
+//	GradMasked    g·m, then SGD as usual: momentum and decay act on every entry
+//	UpdateMasked  d = (g + wd·w)·m; buf = µ·buf + d; w -= lr·(d + µ·buf)·m (nesterov)
+//	Plain         w -= lr·g·m, neither momentum nor decay
+const (
+	Dense        Rule = 0
+	GradMasked   Rule = 1
+	UpdateMasked Rule = 2
+	Plain        Rule = 3
+)
+
+// SGD holds the settings of torch.optim.SGD.
+type SGD struct {
+	LR, Momentum, Dampening, WeightDecay float64
+	Nesterov                             bool
+	Impl                                 Impl
+}
+
+// SGDStep makes one step over params in place; those without gradient are left alone altogether. buffers[i] is the
+// momentum of params[i]; nil entries are created, owned by s, at their first gradient. masks[i], flat int64 indices, and
+// rules[i] belong to params[i]; both slices may be nil. GradMasked also zeroes the gradient outside the mask.
+func (s *Scope) SGDStep(o SGD, params, buffers, masks []*Tensor, rules []Rule) {
+	if !s.ready("sgd", params...) {
+		return
+	}
+	if len(buffers) != len(params) || masks != nil && len(masks) != len(params) || rules != nil && len(rules) != len(params) {
+		s.Fail(fmt.Errorf("torch: sgd: %d parameters, %d buffers, %d masks, %d rules", len(params), len(buffers), len(masks), len(rules)))
+		return
+	}
+	if len(params) == 0 {
+		return
+	}
+	ps, bs := handles(params), handles(buffers)
+	var ms []unsafe.Pointer
+	if masks != nil {
+		ms = handles(masks)
+	}
+	var rs []int64
+	for _, r := range rules {
+		rs = append(rs, int64(r))
+	}
+	msg := C.lnt_sgd_step(first(ps), first(bs), first(ms), ints(rs), C.int64_t(len(ps)), C.double(o.LR), C.double(o.Momentum),
+		C.double(o.Dampening), C.double(o.WeightDecay), flag(o.Nesterov), C.int64_t(o.Impl))
+	s.adoptNew(buffers, bs)
+	s.failed("sgd", msg)
+}
+
+// AdamW holds the settings of torch.optim.AdamW.
+type AdamW struct {
+	LR, Beta1, Beta2, Eps, WeightDecay float64
+	Impl                               Impl
+}
+
+// AdamWStep makes step number step (from 1) over params in place. expAvg and expAvgSq hold the two moments; nil entries
+// are created, owned by s.
+func (s *Scope) AdamWStep(o AdamW, step int64, params, expAvg, expAvgSq []*Tensor) {
+	if !s.ready("adamw", params...) {
+		return
+	}
+	if len(expAvg) != len(params) || len(expAvgSq) != len(params) {
+		s.Fail(fmt.Errorf("torch: adamw: %d parameters, %d and %d moments", len(params), len(expAvg), len(expAvgSq)))
+		return
+	}
+	if len(params) == 0 {
+		return
+	}
+	ps, ms, vs := handles(params), handles(expAvg), handles(expAvgSq)
+	msg := C.lnt_adamw_step(first(ps), first(ms), first(vs), C.int64_t(len(ps)), C.int64_t(step), C.double(o.LR), C.double(o.Beta1),
+		C.double(o.Beta2), C.double(o.Eps), C.double(o.WeightDecay), C.int64_t(o.Impl))
+	s.adoptNew(expAvg, ms)
+	s.adoptNew(expAvgSq, vs)
+	s.failed("adamw", msg)
+}
+
+// adoptNew takes handles that the shim created for empty entries of ts.
+func (s *Scope) adoptNew(ts []*Tensor, hs []unsafe.Pointer) {
+	for i, h := range hs {
+		if ts[i] == nil && h != nil {
+			ts[i] = s.own(h)
+		}
+	}
+}
+
+// ClipGradNorm multiplies the gradients of params by min(1, max/(total+1e-6)), where total, which it returns as a
+// scalar, is the L2 norm of all of them (torch.nn.utils.clip_grad_norm_).
+func (s *Scope) ClipGradNorm(params []*Tensor, max float64) *Tensor {
+	if !s.ready("clip_grad_norm_", params...) {
+		return nil
+	}
+	ps := handles(params)
+	var out unsafe.Pointer
+	return s.result("clip_grad_norm_", C.lnt_clip_grad_norm(first(ps), C.int64_t(len(ps)), C.double(max), &out), &out)
+}
+
+// AmpUnscale multiplies the gradients of params by invScale and sets foundInf (float32 scalars both) to 1 where one of
+// them is not finite.
+func (s *Scope) AmpUnscale(params []*Tensor, invScale, foundInf *Tensor) {
+	if !s.ready("amp_unscale", append([]*Tensor{invScale, foundInf}, params...)...) {
+		return
+	}
+	ps := handles(params)
+	s.failed("amp_unscale", C.lnt_amp_unscale(first(ps), C.int64_t(len(ps)), invScale.c, foundInf.c), invScale, foundInf)
+}
+
+// AmpUpdateScale grows or shrinks scale after a step, on the device (torch.amp.GradScaler.update).
+func (s *Scope) AmpUpdateScale(scale, growthTracker, foundInf *Tensor, growth, backoff float64, interval int64) {
+	if s.ready("amp_update_scale", scale, growthTracker, foundInf) {
+		s.failed("amp_update_scale", C.lnt_amp_update_scale(scale.c, growthTracker.c, foundInf.c, C.double(growth), C.double(backoff),
+			C.int64_t(interval)), scale, growthTracker, foundInf)
+	}
+}

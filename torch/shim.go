@@ -1,0 +1,173 @@
+// Package torch is a small, explicit binding of libtorch: tensors, autograd and the operators that lntorch's networks,
+// losses and optimizers use. It is not a general binding; an operator is here because a network or a method needs it.
+//
+// The package links nothing of libtorch. It opens liblntorch.so (built by `make shim` from torch/csrc) at run time and
+// calls libtorch through it, so a program that imports torch also runs, without tensors, where libtorch is missing.
+//
+// Lifetimes are explicit: a tensor belongs to a Scope and is freed with it.
+//
+//	err := torch.With(func(s *torch.Scope) error {
+//		x := torch.FromSlice(s, []float32{1, 2, 3}, 3)
+//		sum, err := s.Sum(s.Mul(x, x)).Item()
+//		fmt.Println(sum) // 14
+//		return err
+//	})
+package torch
+
+//go:generate go run ../internal/shimgen
+
+/*
+#cgo CFLAGS: -O2
+#cgo linux LDFLAGS: -ldl
+#include <stdlib.h>
+#include "shim_gen.h"
+*/
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"unsafe"
+)
+
+// libraryName is the file that `make shim` builds.
+const libraryName = "liblntorch.so"
+
+var library struct {
+	once sync.Once
+	path string
+	err  error
+}
+
+// Load opens the shim, and libtorch with it, once for the process; every later call gives the same answer. With does it
+// by itself. The search: the file named by LNTORCH_LIB; beside the program; build/lib of the program's, the working
+// and its parent directories. The error lists each place with what was found there, and the command that builds it.
+func Load() error {
+	library.once.Do(func() {
+		var tried []string
+		for _, path := range candidates() {
+			if _, err := os.Stat(path); err != nil {
+				if errors.Is(err, fs.ErrNotExist) {
+					err = errors.New("no such file")
+				}
+				tried = append(tried, fmt.Sprintf("%s: %v", path, err))
+				continue
+			}
+			if err := open(path); err != nil {
+				tried = append(tried, fmt.Sprintf("%s: %v", path, err))
+				continue
+			}
+			library.path = path
+			return
+		}
+		library.err = fmt.Errorf("torch: no usable %s; tried:\n  %s\nbuild it with `make shim` (it fetches libtorch), or name it in LNTORCH_LIB",
+			libraryName, strings.Join(tried, "\n  "))
+	})
+	return library.err
+}
+
+// LibraryPath is the shim that Load opened; empty before.
+func LibraryPath() string { return library.path }
+
+func candidates() []string {
+	if p := os.Getenv("LNTORCH_LIB"); p != "" {
+		return []string{p}
+	}
+	var paths []string
+	add := func(p string) {
+		for _, q := range paths {
+			if q == p {
+				return
+			}
+		}
+		paths = append(paths, p)
+	}
+	if exe, err := os.Executable(); err == nil {
+		if real, err := filepath.EvalSymlinks(exe); err == nil {
+			exe = real
+		}
+		dir := filepath.Dir(exe)
+		add(filepath.Join(dir, libraryName))
+		add(filepath.Join(filepath.Dir(dir), "lib", libraryName))
+		add(filepath.Join(filepath.Dir(dir), "build", "lib", libraryName))
+	}
+	if dir, err := os.Getwd(); err == nil {
+		for {
+			add(filepath.Join(dir, "build", "lib", libraryName))
+			if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+				break
+			}
+			up := filepath.Dir(dir)
+			if up == dir {
+				break
+			}
+			dir = up
+		}
+	}
+	return paths
+}
+
+func open(path string) error {
+	cpath := C.CString(path)
+	defer C.free(unsafe.Pointer(cpath))
+	buf := make([]byte, 4096)
+	C.shim_open(cpath, (*C.char)(unsafe.Pointer(&buf[0])), C.int64_t(len(buf)))
+	if n := strings.IndexByte(string(buf), 0); n > 0 {
+		return errors.New(string(buf[:n]))
+	}
+	return message(C.lnt_init())
+}
+
+// message turns a returned C message into an error and frees it.
+func message(c *C.char) error {
+	if c == nil {
+		return nil
+	}
+	text := C.GoString(c)
+	C.lnt_free_string(c)
+	return errors.New(text)
+}
+
+// text takes a C string that the shim made.
+func text(c *C.char) string {
+	s := C.GoString(c)
+	C.lnt_free_string(c)
+	return s
+}
+
+// Version is libtorch's version, such as "2.4.1".
+func Version() (string, error) {
+	if err := Load(); err != nil {
+		return "", err
+	}
+	var out *C.char
+	if err := message(C.lnt_version(&out)); err != nil {
+		return "", err
+	}
+	return text(out), nil
+}
+
+// CPUCapability is the instruction set libtorch's own kernels run with: "AVX512", "AVX2" or "DEFAULT".
+func CPUCapability() (string, error) {
+	if err := Load(); err != nil {
+		return "", err
+	}
+	var out *C.char
+	if err := message(C.lnt_cpu_capability(&out)); err != nil {
+		return "", err
+	}
+	return text(out), nil
+}
+
+// Live counts the tensor handles that exist. Tests compare it before and after.
+func Live() int64 {
+	if library.path == "" {
+		return 0
+	}
+	return int64(C.lnt_live())
+}
