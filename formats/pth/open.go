@@ -1,0 +1,363 @@
+// Package pth reads and writes PyTorch checkpoints: the zip container of torch 1.6 and later and, for reading, the
+// older file of consecutive pickles. The pickle inside is read as data by package pickle, so opening a file runs none
+// of its code; tensors stay in the file until they are read.
+//
+// It does not read TorchScript archives, big-endian files or the tar files of PyTorch 0.1, and says so.
+package pth
+
+import (
+	"archive/zip"
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math/big"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/lntorch/lntorch/formats/pickle"
+)
+
+// File is an open checkpoint. Its tensors can be read until Close, from several goroutines.
+type File struct {
+	// Root is the pickled value, with *Tensor and *Storage where torch has them.
+	Root any
+	// Legacy is set for the non-zip format of torch before 1.6.
+	Legacy bool
+	// Version is the container's version number (3 from today's torch; 1001 for legacy files).
+	Version int
+	// Globals are the Python names in the pickle, in order of appearance.
+	Globals []pickle.Global
+
+	f       *os.File
+	records []record
+}
+
+// record is an entry of the zip container, for Verify.
+type record struct {
+	name  string
+	entry *zip.File
+}
+
+// Open reads the structure of a checkpoint. Storages are located and their sizes checked, but not read.
+// Errors name the file and what is wrong with it.
+func Open(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("pth: %w", err)
+	}
+	out, err := open(f, path)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("pth: %s: %w", path, err)
+	}
+	out.f = f
+	return out, nil
+}
+
+func open(f *os.File, path string) (*File, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("is not a regular file")
+	}
+	return read(f, info.Size(), path)
+}
+
+// Close closes the file; tensors can then no longer be read.
+func (f *File) Close() error { return f.f.Close() }
+
+// read tells the formats apart by their first bytes.
+func read(r io.ReaderAt, size int64, path string) (*File, error) {
+	head := make([]byte, min(512, size))
+	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case len(head) == 0:
+		return nil, errors.New("the file is empty")
+	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
+		return readZip(r, size, path)
+	case bytes.HasPrefix(head, legacyHead):
+		return readLegacy(r, size, path)
+	case len(head) > 262 && string(head[257:262]) == "ustar":
+		return nil, errors.New("a tar file as PyTorch 0.1 wrote; load and save it with a newer torch first")
+	case bytes.HasPrefix(head, []byte("\x89HDF")):
+		return nil, errors.New("an HDF5 file (Keras?), not a PyTorch checkpoint")
+	case len(head) > 9 && head[8] == '{' && head[7] == 0:
+		return nil, errors.New("a safetensors file, not a PyTorch checkpoint")
+	case head[0] == 0x80:
+		return nil, errors.New("a plain pickle, not a PyTorch checkpoint")
+	}
+	return nil, fmt.Errorf("not a PyTorch checkpoint: starts with %x, a zip (504b0304) or a pickle (8002) is expected", head[:min(4, len(head))])
+}
+
+// maxPickle is the largest data.pkl read; real ones have a few megabytes.
+const maxPickle = 1 << 30
+
+// container is the table of contents of a zip file, checked.
+type container struct {
+	entries map[string]*zip.File
+	starts  map[string]int64 // where the data lies
+}
+
+// readDirectory reads the table of contents and checks that the entries have sane, distinct names, lie inside the
+// file and do not overlap.
+func readDirectory(r io.ReaderAt, size int64) (*container, error) {
+	z, err := zip.NewReader(r, size)
+	if err != nil {
+		return nil, fmt.Errorf("damaged or truncated zip container: %w", err)
+	}
+	z.RegisterDecompressor(zip.Deflate, func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
+	c := &container{entries: map[string]*zip.File{}, starts: map[string]int64{}}
+	type extent struct {
+		from, to int64
+		name     string
+	}
+	var extents []extent
+	for _, e := range z.File {
+		name := e.Name
+		for part := range strings.SplitSeq(strings.TrimSuffix(name, "/"), "/") {
+			if part == "" || part == "." || part == ".." || strings.ContainsAny(part, "\\\x00") {
+				return nil, fmt.Errorf("zip entry with the path %.80q", name)
+			}
+		}
+		if c.entries[name] != nil {
+			return nil, fmt.Errorf("two zip entries are named %.80q", name)
+		}
+		if e.Flags&1 != 0 {
+			return nil, fmt.Errorf("zip entry %.80q is encrypted", name)
+		}
+		if e.Method != zip.Store && e.Method != zip.Deflate {
+			return nil, fmt.Errorf("zip entry %.80q is compressed by the unknown method %d", name, e.Method)
+		}
+		start, err := e.DataOffset()
+		if err != nil {
+			return nil, fmt.Errorf("zip entry %.80q: %w", name, err)
+		}
+		if start < 0 || start > size || e.CompressedSize64 > uint64(size-start) {
+			return nil, fmt.Errorf("zip entry %.80q of %d bytes reaches beyond the end of the file (truncated?)", name, e.CompressedSize64)
+		}
+		if e.Method == zip.Store && e.UncompressedSize64 != e.CompressedSize64 {
+			return nil, fmt.Errorf("zip entry %.80q contradicts itself about its size", name)
+		}
+		// Deflate gains at most a factor of 1032.
+		if e.Method == zip.Deflate && e.UncompressedSize64/1040 > e.CompressedSize64+1 {
+			return nil, fmt.Errorf("zip entry %.80q claims %d bytes out of %d", name, e.UncompressedSize64, e.CompressedSize64)
+		}
+		c.entries[name], c.starts[name] = e, start
+		extents = append(extents, extent{start, start + int64(e.CompressedSize64), name})
+	}
+	slices.SortFunc(extents, func(a, b extent) int { return cmp.Compare(a.from, b.from) })
+	for i := 1; i < len(extents); i++ {
+		// The local header of an entry, at least 30 bytes and its name, stands before its data.
+		if a, b := extents[i-1], extents[i]; a.to > b.from-30-int64(len(b.name)) {
+			return nil, fmt.Errorf("zip entries %.80q and %.80q overlap", a.name, b.name)
+		}
+	}
+	return c, nil
+}
+
+// load reads a small entry as a whole and checks its CRC.
+func (c *container) load(name string, limit uint64) ([]byte, error) {
+	e := c.entries[name]
+	if e == nil {
+		return nil, fmt.Errorf("the record %q is missing", name)
+	}
+	if e.UncompressedSize64 > limit {
+		return nil, fmt.Errorf("the record %q has %d bytes, at most %d are read", name, e.UncompressedSize64, limit)
+	}
+	b, err := inflate(e)
+	if err != nil {
+		return nil, fmt.Errorf("the record %q: %w", name, err)
+	}
+	return b, nil
+}
+
+// inflate reads an entry into memory that grows with the data.
+func inflate(e *zip.File) ([]byte, error) {
+	r, err := e.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	var buf bytes.Buffer
+	buf.Grow(int(min(e.UncompressedSize64, 1<<20)))
+	if _, err := io.Copy(&buf, io.LimitReader(r, int64(e.UncompressedSize64)+1)); err != nil {
+		return nil, err
+	}
+	if uint64(buf.Len()) != e.UncompressedSize64 {
+		return nil, fmt.Errorf("%d bytes, %d announced", buf.Len(), e.UncompressedSize64)
+	}
+	return buf.Bytes(), nil
+}
+
+func readZip(r io.ReaderAt, size int64, path string) (*File, error) {
+	c, err := readDirectory(r, size)
+	if err != nil {
+		return nil, err
+	}
+	folder, err := archiveFolder(c)
+	if err != nil {
+		return nil, err
+	}
+	if c.entries[folder+"/constants.pkl"] != nil {
+		return nil, errors.New("a TorchScript archive, which holds code; save the model's state_dict() with torch.save instead")
+	}
+	out := &File{}
+	if out.Version, err = containerVersion(c, folder); err != nil {
+		return nil, err
+	}
+	if c.entries[folder+"/byteorder"] != nil {
+		order, err := c.load(folder+"/byteorder", 64)
+		if err != nil {
+			return nil, err
+		}
+		if string(order) != "little" {
+			return nil, fmt.Errorf("the byte order is %q; only little-endian checkpoints are read, re-save it on such a machine", order)
+		}
+	}
+	data, err := c.load(folder+"/data.pkl", maxPickle)
+	if err != nil {
+		return nil, err
+	}
+	rb := &rebuilder{storages: map[string]*Storage{}, locate: func(s *Storage, key string) error {
+		name := folder + "/data/" + key
+		e := c.entries[name]
+		if e == nil {
+			return fmt.Errorf("the record %.80q of a storage is missing", name)
+		}
+		if e.UncompressedSize64 != uint64(s.Bytes()) {
+			return fmt.Errorf("the record %q has %d bytes, its storage of %d %s elements needs %d", name, e.UncompressedSize64, s.Numel, s.DType, s.Bytes())
+		}
+		s.name = path + ": " + name
+		if e.Method == zip.Store {
+			s.src, s.off = r, c.starts[name]
+		} else {
+			s.inflate = func() ([]byte, error) { return inflate(e) }
+		}
+		return nil
+	}}
+	d := pickle.NewDecoder(bytes.NewReader(data), int64(len(data)), rb.options())
+	out.Root, err = d.Decode()
+	if err != nil {
+		return nil, fmt.Errorf("%s/data.pkl: %w", folder, err)
+	}
+	out.Globals = d.Globals()
+	for name, e := range c.entries {
+		out.records = append(out.records, record{name, e})
+	}
+	slices.SortFunc(out.records, func(a, b record) int { return cmp.Compare(a.name, b.name) })
+	return out, nil
+}
+
+// archiveFolder finds the one folder that holds data.pkl.
+func archiveFolder(c *container) (string, error) {
+	folder := ""
+	for name := range c.entries {
+		if f, ok := strings.CutSuffix(name, "/data.pkl"); ok && !strings.Contains(f, "/") {
+			if folder != "" {
+				return "", fmt.Errorf("two checkpoints in one file: the folders %q and %q", folder, f)
+			}
+			folder = f
+		}
+	}
+	if folder == "" {
+		return "", errors.New("a zip file without FOLDER/data.pkl, so not a PyTorch checkpoint")
+	}
+	return folder, nil
+}
+
+// containerVersion reads the record "version", which torch insists on.
+func containerVersion(c *container, folder string) (int, error) {
+	b, err := c.load(folder+"/version", 64)
+	if err != nil {
+		return 0, err
+	}
+	v, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || v < 1 || v > 10 {
+		return 0, fmt.Errorf("container version %.20q, 1 to 10 are known", b)
+	}
+	return v, nil
+}
+
+// Verify reads the whole file and compares every record with its CRC-32, on the given number of workers (0: one per
+// CPU). Legacy files have no checksums. torch itself never compares them, and can be told to write none
+// (torch.serialization.set_crc32_options), so a difference may also be that.
+func (f *File) Verify(workers int) error {
+	return parallel(len(f.records), workers, func(i int) error {
+		r, err := f.records[i].entry.Open()
+		if err != nil {
+			return fmt.Errorf("pth: %s: record %q: %w", f.f.Name(), f.records[i].name, err)
+		}
+		defer r.Close()
+		sum := crc32.NewIEEE()
+		buf := make([]byte, 256<<10)
+		_, err = io.CopyBuffer(struct{ io.Writer }{sum}, r, buf)
+		if err == nil && sum.Sum32() != f.records[i].entry.CRC32 {
+			err = zip.ErrChecksum
+		}
+		if err != nil {
+			return fmt.Errorf("pth: %s: record %q is damaged: %w", f.f.Name(), f.records[i].name, err)
+		}
+		return nil
+	})
+}
+
+// Walk calls visit for each tensor in root, in file order, with its path: dict keys and list indices joined by "/".
+// Aliases, under whatever name, are visited each time.
+func Walk(root any, visit func(path string, t *Tensor) error) error {
+	return walk(root, "", visit)
+}
+
+func walk(v any, path string, visit func(string, *Tensor) error) error {
+	sub := func(key any) string {
+		if path == "" {
+			return fmt.Sprint(key)
+		}
+		return fmt.Sprint(path, "/", key)
+	}
+	dict := func(d *pickle.Dict) error {
+		for k, x := range d.All() {
+			if err := walk(x, sub(k), visit); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	list := func(items []any) error {
+		for i, x := range items {
+			if err := walk(x, sub(i), visit); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	switch v := v.(type) {
+	case *Tensor:
+		return visit(path, v)
+	case *pickle.Dict:
+		return dict(v)
+	case *pickle.OrderedDict:
+		return dict(&v.Dict)
+	case *pickle.DefaultDict:
+		return dict(&v.Dict)
+	case *pickle.List:
+		return list(v.Items)
+	case pickle.Tuple:
+		return list(v)
+	}
+	return nil
+}
+
+// legacyMagic opens the first pickle of a legacy file: protocol 2, then a 10-byte integer.
+var legacyMagic, _ = new(big.Int).SetString("1950a86a20f9469cfc6c", 16)
+
+var legacyHead = []byte("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")
