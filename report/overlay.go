@@ -1,0 +1,304 @@
+package report
+
+import (
+	"fmt"
+	"image"
+	"image/color"
+	"image/draw"
+	"math"
+	"slices"
+
+	"codeberg.org/go-fonts/liberation/liberationsansbold"
+	"codeberg.org/go-fonts/liberation/liberationsansregular"
+	"golang.org/x/image/font"
+	"golang.org/x/image/font/opentype"
+	"golang.org/x/image/math/fixed"
+)
+
+// OverlayData is what Overlay draws: one row per case, and in it the CT slice,
+// the truth, and one panel per prediction.
+type OverlayData struct {
+	Title       string
+	Predictions []string // titles of the prediction columns, e.g. "before", "after"
+	Labels      []string // names of labels 1, 2, …, for the legend; unnamed labels are drawn too
+	Cases       []OverlayCase
+}
+
+// OverlayCase is one case on one grid (z,y,x), row-major.
+type OverlayCase struct {
+	Name        string
+	Image       []float32 // any intensities: the slice's own range is stretched over the grey levels
+	Shape       [3]int
+	Spacing     [3]float64 // mm, (z,y,x)
+	Truth       []uint8
+	Predictions [][]uint8 // in the order of OverlayData.Predictions
+	Dice        []float64 // of each prediction; NaN is shown as a dash
+}
+
+const (
+	panelWidth = 288 // pixels, whatever the size of the slice
+	gap        = 10
+	border     = 20
+	captionH   = 26 // line of text above a panel
+	headH      = 30
+	titleH     = 36
+	legendH    = 34
+)
+
+// Colours of the panels, distinguishable for the colour-blind and on grey.
+var (
+	truthColor  = color.RGBA{R: 255, G: 214, B: 0, A: 255}
+	labelColors = []color.RGBA{
+		{R: 0, G: 190, B: 255, A: 255}, {R: 255, G: 110, B: 30, A: 255}, {R: 190, G: 120, B: 255, A: 255},
+		{R: 0, G: 200, B: 130, A: 255}, {R: 240, G: 80, B: 160, A: 255}, {R: 150, G: 160, B: 60, A: 255},
+	}
+	pageColor = color.RGBA{R: 255, G: 255, B: 255, A: 255}
+	inkColor  = color.RGBA{R: 25, G: 25, B: 35, A: 255}
+	dimColor  = color.RGBA{R: 110, G: 110, B: 120, A: 255}
+)
+
+func labelColor(label uint8) color.RGBA { return labelColors[(int(label)-1)%len(labelColors)] }
+
+// Overlay draws the cases as panels into a PNG at path: of each case the axial
+// slice with the largest truth (without truth, the largest prediction). A
+// prediction is filled, the truth is outlined over it, so what was missed is an
+// empty outline and what was invented is colour outside one. Panels keep the
+// physical proportions of the slice. Differing sizes are errors.
+func Overlay(path string, data OverlayData) error {
+	if len(data.Cases) == 0 {
+		return fmt.Errorf("report: draw %s: no case", path)
+	}
+	columns := 2 + len(data.Predictions)
+	width := 2*border + columns*panelWidth + (columns-1)*gap
+	height := titleH + headH + legendH + border
+	for i := range data.Cases {
+		c := &data.Cases[i]
+		if err := c.check(len(data.Predictions)); err != nil {
+			return fmt.Errorf("report: draw %s: case %s: %w", path, c.Name, err)
+		}
+		height += captionH + c.panelHeight() + gap
+	}
+	page := image.NewRGBA(image.Rect(0, 0, width, height))
+	draw.Draw(page, page.Bounds(), image.NewUniform(pageColor), image.Point{}, draw.Src)
+	write, err := newWriter(page)
+	if err != nil {
+		return fmt.Errorf("report: draw %s: %w", path, err)
+	}
+	columnX := func(i int) int { return border + i*(panelWidth+gap) }
+
+	write.text(write.title, inkColor, border, titleH-8, data.Title)
+	for i, name := range append([]string{"CT", "truth"}, data.Predictions...) {
+		write.text(write.bold, inkColor, columnX(i), titleH+headH-9, name)
+	}
+	y := titleH + headH
+	for i := range data.Cases {
+		c := &data.Cases[i]
+		z := c.slice()
+		write.text(write.regular, inkColor, columnX(0), y+captionH-8, fmt.Sprintf("%s, slice %d of %d", c.Name, z+1, c.Shape[0]))
+		for p, d := range c.Dice {
+			caption := "Dice –"
+			if !math.IsNaN(d) {
+				caption = fmt.Sprintf("Dice %.3f", d)
+			}
+			write.text(write.regular, inkColor, columnX(2+p), y+captionH-8, caption)
+		}
+		y += captionH
+		h := c.panelHeight()
+		ct := c.scaledSlice(z, panelWidth, h)
+		for col := range columns {
+			panel := page.SubImage(image.Rect(columnX(col), y, columnX(col)+panelWidth, y+h)).(*image.RGBA)
+			draw.Draw(panel, panel.Bounds(), ct, image.Point{}, draw.Src)
+			switch {
+			case col == 1:
+				c.fill(panel, c.Truth, z)
+			case col > 1:
+				c.fill(panel, c.Predictions[col-2], z)
+			}
+			if col > 0 {
+				c.outline(panel, c.Truth, z)
+			}
+		}
+		y += h + gap
+	}
+
+	y += legendH / 2
+	x := border
+	draw.Draw(page, image.Rect(x, y-6, x+18, y+6), image.NewUniform(truthColor), image.Point{}, draw.Src)
+	draw.Draw(page, image.Rect(x+2, y-4, x+16, y+4), image.NewUniform(color.RGBA{R: 90, G: 90, B: 90, A: 255}), image.Point{}, draw.Src)
+	x = write.text(write.regular, dimColor, x+24, y+5, "outline: truth") + 24
+	for i, name := range data.Labels {
+		draw.Draw(page, image.Rect(x, y-6, x+18, y+6), image.NewUniform(labelColor(uint8(i+1))), image.Point{}, draw.Src)
+		x = write.text(write.regular, dimColor, x+24, y+5, "filled: "+name) + 24
+	}
+	return writePNG(path, page)
+}
+
+func (c *OverlayCase) check(predictions int) error {
+	n := c.Shape[0] * c.Shape[1] * c.Shape[2]
+	for _, d := range c.Shape {
+		if d <= 0 {
+			return fmt.Errorf("shape %v", c.Shape)
+		}
+	}
+	if len(c.Image) != n || len(c.Truth) != n {
+		return fmt.Errorf("shape %v means %d voxels, but the image holds %d and the truth %d", c.Shape, n, len(c.Image), len(c.Truth))
+	}
+	if len(c.Predictions) != predictions || len(c.Dice) != predictions {
+		return fmt.Errorf("%d predictions and %d Dice values, expected %d of each", len(c.Predictions), len(c.Dice), predictions)
+	}
+	for i, p := range c.Predictions {
+		if len(p) != n {
+			return fmt.Errorf("shape %v means %d voxels, but prediction %d holds %d", c.Shape, n, i+1, len(p))
+		}
+	}
+	if !(c.Spacing[1] > 0 && c.Spacing[2] > 0) {
+		return fmt.Errorf("spacing %v mm: expected positive numbers", c.Spacing)
+	}
+	return nil
+}
+
+// panelHeight keeps the slice's physical proportions, within reason.
+func (c *OverlayCase) panelHeight() int {
+	ratio := float64(c.Shape[1]) * c.Spacing[1] / (float64(c.Shape[2]) * c.Spacing[2])
+	return int(math.Round(panelWidth * min(max(ratio, 0.25), 4)))
+}
+
+// slice is the index of the axial slice that shows most.
+func (c *OverlayCase) slice() int {
+	for _, m := range append([][]uint8{c.Truth}, c.Predictions...) {
+		best, area := 0, 0
+		for z := range c.Shape[0] {
+			n := 0
+			for _, v := range c.plane(m, z) {
+				if v > 0 {
+					n++
+				}
+			}
+			if n > area {
+				best, area = z, n
+			}
+		}
+		if area > 0 {
+			return best
+		}
+	}
+	return c.Shape[0] / 2
+}
+
+func (c *OverlayCase) plane(m []uint8, z int) []uint8 {
+	n := c.Shape[1] * c.Shape[2]
+	return m[z*n : (z+1)*n]
+}
+
+// scaledSlice is the slice in grey, interpolated linearly, with the darkest
+// and brightest percent of its values cut off.
+func (c *OverlayCase) scaledSlice(z, w, h int) *image.Gray {
+	ny, nx := c.Shape[1], c.Shape[2]
+	plane := c.Image[z*ny*nx : (z+1)*ny*nx]
+	sorted := slices.DeleteFunc(slices.Clone(plane), func(v float32) bool { return math.IsNaN(float64(v)) })
+	slices.Sort(sorted)
+	lo, hi := 0.0, 1.0
+	if n := len(sorted); n > 0 {
+		lo, hi = float64(sorted[n/100]), float64(sorted[n-1-n/200])
+	}
+	if hi <= lo {
+		hi = lo + 1
+	}
+	out := image.NewGray(image.Rect(0, 0, w, h))
+	for py := range h {
+		y0, y1, fy := between(py, h, ny)
+		for px := range w {
+			x0, x1, fx := between(px, w, nx)
+			top := float64(plane[y0*nx+x0])*(1-fx) + float64(plane[y0*nx+x1])*fx
+			bottom := float64(plane[y1*nx+x0])*(1-fx) + float64(plane[y1*nx+x1])*fx
+			v := (top*(1-fy) + bottom*fy - lo) / (hi - lo)
+			if !(v > 0) { // NaN too
+				v = 0
+			}
+			out.Pix[py*out.Stride+px] = uint8(255*min(v, 1) + 0.5)
+		}
+	}
+	return out
+}
+
+// between maps the centre of pixel p of n onto m samples: the two neighbours
+// and the weight of the second.
+func between(p, n, m int) (a, b int, f float64) {
+	x := (float64(p)+0.5)*float64(m)/float64(n) - 0.5
+	x = min(max(x, 0), float64(m-1))
+	a = int(x)
+	return a, min(a+1, m-1), x - float64(a)
+}
+
+// fill colours the labelled voxels of the panel, half transparent.
+func (c *OverlayCase) fill(panel *image.RGBA, m []uint8, z int) {
+	plane, b := c.plane(m, z), panel.Bounds()
+	for py := range b.Dy() {
+		for px := range b.Dx() {
+			label := plane[py*c.Shape[1]/b.Dy()*c.Shape[2]+px*c.Shape[2]/b.Dx()]
+			if label == 0 {
+				continue
+			}
+			tint := labelColor(label)
+			i := panel.PixOffset(b.Min.X+px, b.Min.Y+py)
+			for k, v := range []uint8{tint.R, tint.G, tint.B} {
+				panel.Pix[i+k] = uint8((int(panel.Pix[i+k])*45 + int(v)*55) / 100)
+			}
+		}
+	}
+}
+
+// outline draws the borders between differing labels, along the voxels' edges.
+func (c *OverlayCase) outline(panel *image.RGBA, m []uint8, z int) {
+	plane, b := c.plane(m, z), panel.Bounds()
+	label := func(px, py int) uint8 {
+		if px < 0 || py < 0 || px >= b.Dx() || py >= b.Dy() {
+			return 0
+		}
+		return plane[py*c.Shape[1]/b.Dy()*c.Shape[2]+px*c.Shape[2]/b.Dx()]
+	}
+	for py := range b.Dy() {
+		for px := range b.Dx() {
+			here := label(px, py)
+			if here != label(px-1, py) || here != label(px, py-1) || here != label(px-1, py-1) ||
+				here != label(px+1, py) || here != label(px, py+1) || here != label(px+1, py+1) {
+				panel.SetRGBA(b.Min.X+px, b.Min.Y+py, truthColor)
+			}
+		}
+	}
+}
+
+// writer sets text into an image.
+type writer struct {
+	page                 *image.RGBA
+	title, bold, regular font.Face
+}
+
+func newWriter(page *image.RGBA) (*writer, error) {
+	bold, err := opentype.Parse(liberationsansbold.TTF)
+	if err != nil {
+		return nil, err
+	}
+	regular, err := opentype.Parse(liberationsansregular.TTF)
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{page: page}
+	for _, f := range []struct {
+		face *font.Face
+		font *opentype.Font
+		size float64
+	}{{&w.title, bold, 18}, {&w.bold, bold, 15}, {&w.regular, regular, 14}} {
+		if *f.face, err = opentype.NewFace(f.font, &opentype.FaceOptions{Size: f.size, DPI: 72, Hinting: font.HintingFull}); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
+}
+
+// text writes with the baseline at y and returns where it ends.
+func (w *writer) text(face font.Face, ink color.Color, x, y int, text string) int {
+	d := font.Drawer{Dst: w.page, Src: image.NewUniform(ink), Face: face, Dot: fixed.P(x, y)}
+	d.DrawString(text)
+	return d.Dot.X.Ceil()
+}
