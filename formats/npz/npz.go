@@ -1,0 +1,212 @@
+package npz
+
+import (
+	"archive/zip"
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/flate"
+)
+
+// File is an open .npz archive. Its methods may be called from several goroutines.
+type File struct {
+	path    string
+	f       *os.File
+	names   []string
+	entries map[string]*zip.File
+}
+
+// OpenNpz reads the table of contents of a .npz file.
+func OpenNpz(path string) (*File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("npz: %w", err)
+	}
+	info, err := f.Stat()
+	if err == nil {
+		var out *File
+		if out, err = read(f, info.Size()); err == nil {
+			out.path, out.f = path, f
+			return out, nil
+		}
+	}
+	f.Close()
+	return nil, fmt.Errorf("npz: %s: %w", path, err)
+}
+
+func read(r io.ReaderAt, size int64) (*File, error) {
+	z, err := zip.NewReader(r, size)
+	if err != nil {
+		return nil, fmt.Errorf("damaged or truncated .npz: %w", err)
+	}
+	z.RegisterDecompressor(zip.Deflate, func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
+	out := &File{entries: map[string]*zip.File{}}
+	for _, e := range z.File {
+		name, ok := strings.CutSuffix(e.Name, ".npy")
+		if !ok {
+			return nil, fmt.Errorf("member %.80q is not a .npy array", e.Name)
+		}
+		if out.entries[name] != nil {
+			return nil, fmt.Errorf("two members are named %.80q", e.Name)
+		}
+		if e.Flags&1 != 0 || (e.Method != zip.Store && e.Method != zip.Deflate) {
+			return nil, fmt.Errorf("member %.80q is encrypted or compressed by an unknown method", e.Name)
+		}
+		start, err := e.DataOffset()
+		if err != nil {
+			return nil, fmt.Errorf("member %.80q: %w", e.Name, err)
+		}
+		if start < 0 || start > size || e.CompressedSize64 > uint64(size-start) {
+			return nil, fmt.Errorf("member %.80q of %d bytes reaches beyond the end of the file (truncated?)", e.Name, e.CompressedSize64)
+		}
+		if e.Method == zip.Store && e.UncompressedSize64 != e.CompressedSize64 {
+			return nil, fmt.Errorf("member %.80q contradicts itself about its size", e.Name)
+		}
+		// Deflate gains at most a factor of 1032.
+		if e.Method == zip.Deflate && e.UncompressedSize64/1040 > e.CompressedSize64+1 {
+			return nil, fmt.Errorf("member %.80q claims %d bytes out of %d", e.Name, e.UncompressedSize64, e.CompressedSize64)
+		}
+		out.entries[name] = e
+		out.names = append(out.names, name)
+	}
+	return out, nil
+}
+
+// Close closes the file.
+func (f *File) Close() error { return f.f.Close() }
+
+// Names lists the arrays in file order, without ".npy".
+func (f *File) Names() []string { return f.names }
+
+// Has reports whether the archive holds an array of that name.
+func (f *File) Has(name string) bool { return f.entries[name] != nil }
+
+// Read reads one array and checks its CRC. A missing name is an error that lists those that are there.
+func (f *File) Read(name string) (*Array, error) {
+	e := f.entries[name]
+	if e == nil {
+		return nil, fmt.Errorf("npz: %s: no array %q; there are %q", f.path, name, f.names)
+	}
+	a, err := readMember(e)
+	if err != nil {
+		return nil, fmt.Errorf("npz: %s: array %q: %w", f.path, name, err)
+	}
+	return a, nil
+}
+
+func readMember(e *zip.File) (*Array, error) {
+	r, err := e.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	a, err := readNpy(r, int64(e.UncompressedSize64))
+	if err != nil {
+		return nil, err
+	}
+	// The checksum is compared when the end is met.
+	var b [1]byte
+	switch n, err := r.Read(b[:]); {
+	case n > 0:
+		return nil, errors.New("more data than announced")
+	case err == io.EOF:
+		return a, nil
+	case err == nil:
+		return nil, io.ErrNoProgress
+	default:
+		return nil, err
+	}
+}
+
+// Shape returns shape and type of an array without reading its data.
+func (f *File) Shape(name string) (shape []int, dtype string, err error) {
+	e := f.entries[name]
+	if e == nil {
+		return nil, "", fmt.Errorf("npz: %s: no array %q; there are %q", f.path, name, f.names)
+	}
+	r, err := e.Open()
+	if err != nil {
+		return nil, "", fmt.Errorf("npz: %s: array %q: %w", f.path, name, err)
+	}
+	defer r.Close()
+	a, _, _, err := readHeader(r)
+	if err != nil {
+		return nil, "", fmt.Errorf("npz: %s: array %q: %w", f.path, name, err)
+	}
+	return a.Shape, a.DType, nil
+}
+
+// Writer writes a .npz archive. The file appears under its name only when Close succeeds.
+type Writer struct {
+	path   string
+	f      *os.File
+	buf    *bufio.Writer
+	z      *zip.Writer
+	method uint16
+	names  map[string]bool
+	err    error
+}
+
+// Create starts a .npz file; deflate compresses its members as numpy.savez_compressed does.
+func Create(path string, deflate bool) (*Writer, error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".npz-*")
+	if err != nil {
+		return nil, fmt.Errorf("npz: %w", err)
+	}
+	w := &Writer{path: path, f: f, buf: bufio.NewWriterSize(f, 1<<20), method: zip.Store, names: map[string]bool{}}
+	if deflate {
+		w.method = zip.Deflate
+	}
+	w.z = zip.NewWriter(w.buf)
+	w.z.RegisterCompressor(zip.Deflate, func(out io.Writer) (io.WriteCloser, error) { return flate.NewWriter(out, 6) })
+	return w, nil
+}
+
+// Add writes one array under a name without ".npy".
+func (w *Writer) Add(name string, a *Array) error {
+	if w.err != nil {
+		return w.err
+	}
+	w.err = w.add(name, a)
+	if w.err != nil {
+		w.err = fmt.Errorf("npz: %s: array %q: %w", w.path, name, w.err)
+	}
+	return w.err
+}
+
+func (w *Writer) add(name string, a *Array) error {
+	if w.names[name] {
+		return errors.New("written twice")
+	}
+	w.names[name] = true
+	out, err := w.z.CreateHeader(&zip.FileHeader{Name: name + ".npy", Method: w.method})
+	if err != nil {
+		return err
+	}
+	return WriteNpy(out, a)
+}
+
+// Close completes the archive, makes it durable and gives it its name. After an error in Add or here nothing is left.
+func (w *Writer) Close() error {
+	err := w.err
+	if err == nil {
+		if err = errors.Join(w.z.Close(), w.buf.Flush(), w.f.Chmod(0o644), w.f.Sync()); err != nil {
+			err = fmt.Errorf("npz: %s: %w", w.path, err)
+		}
+	}
+	if e := w.f.Close(); err == nil && e != nil {
+		err = fmt.Errorf("npz: %s: %w", w.path, e)
+	}
+	if err == nil {
+		err = os.Rename(w.f.Name(), w.path)
+	}
+	if err != nil {
+		os.Remove(w.f.Name())
+	}
+	return err
+}
