@@ -1,0 +1,118 @@
+package augment
+
+import (
+	"math"
+	"slices"
+
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Targets turns a segmentation patch into the targets of the loss: -1 becomes background, regions
+// become one channel each, and each output of a network with deep supervision gets its own size.
+// These steps end both the training and the validation pipeline of the reference.
+type Targets struct {
+	regions [][]int // nil: labels
+	sizes   [][3]int
+	dim     int
+	nearest [][3][]int // per level and axis: index of the source voxel
+}
+
+// NewTargets prepares targets for patches of the given final size (2 or 3 axes). scales has one row
+// per output of the network, highest resolution first, relative to the patch; nil stands for one
+// output of full resolution.
+// Source: nnU-Net 2.5.1, nnUNetTrainer.get_validation_transforms; batchgeneratorsv2 0.2.1.
+func NewTargets(patch []int, labels *plans.Labels, scales [][]float64) *Targets {
+	t := &Targets{dim: len(patch)}
+	if labels.HasRegions {
+		for _, r := range labels.Regions {
+			t.regions = append(t.regions, r.Values)
+		}
+		if labels.IgnoreLabel != nil {
+			t.regions = append(t.regions, []int{*labels.IgnoreLabel})
+		}
+	}
+	if scales == nil {
+		scales = [][]float64{slices.Repeat([]float64{1}, t.dim)}
+	}
+	for _, scale := range scales {
+		size := [3]int{1, 1, 1}
+		var index [3][]int
+		index[0] = []int{0}
+		for i, s := range scale {
+			axis := i + 3 - t.dim
+			size[axis] = int(math.RoundToEven(float64(patch[i]) * s))
+			index[axis] = nearestExact(patch[i], size[axis])
+		}
+		t.sizes = append(t.sizes, size)
+		t.nearest = append(t.nearest, index)
+	}
+	return t
+}
+
+// nearestExact returns, for each of out voxels, the one of in voxels whose centre is nearest, as
+// torch's interpolate(mode="nearest-exact") does: floor((i+0.5)·in/out), in float32.
+func nearestExact(in, out int) []int {
+	index := make([]int, out)
+	scale := float32(in) / float32(out)
+	for i := range index {
+		index[i] = min(int(math.Floor(float64((float32(i)+0.5)*scale))), in-1)
+	}
+	return index
+}
+
+// Levels returns the number of targets.
+func (t *Targets) Levels() int { return len(t.sizes) }
+
+// Channels returns the number of channels of each target: 1 for labels; for regions, their number
+// and one more for an ignore label.
+func (t *Targets) Channels() int {
+	if t.regions == nil {
+		return 1
+	}
+	return len(t.regions)
+}
+
+// Regions reports whether targets are regions, to be had from Masks, or labels, from Labels.
+func (t *Targets) Regions() bool { return t.regions != nil }
+
+// Shape returns the shape (c, spatial axes) of the target at a level.
+func (t *Targets) Shape(level int) []int {
+	return append([]int{t.Channels()}, t.sizes[level][3-t.dim:]...)
+}
+
+// Labels writes the target at a level, of Shape(level), into dst.
+func (t *Targets) Labels(dst []int16, seg *volume.Volume[int16], level int) {
+	t.sample(seg, level, func(i int, label int16) {
+		dst[i] = max(label, 0) // -1, outside the image, is background
+	})
+}
+
+// Masks writes the target at a level, of Shape(level), into dst: 1 where the voxel belongs to the
+// region of the channel, else 0. The last channel marks ignored voxels if there is an ignore label.
+func (t *Targets) Masks(dst []uint8, seg *volume.Volume[int16], level int) {
+	n := t.sizes[level][0] * t.sizes[level][1] * t.sizes[level][2]
+	for c, region := range t.regions {
+		channel := dst[c*n:][:n]
+		t.sample(seg, level, func(i int, label int16) {
+			channel[i] = 0
+			if slices.Contains(region, int(max(label, 0))) {
+				channel[i] = 1
+			}
+		})
+	}
+}
+
+// sample visits the voxels of the first channel of seg that the level keeps, in order.
+func (t *Targets) sample(seg *volume.Volume[int16], level int, visit func(i int, label int16)) {
+	in, index, i := seg.Spatial(), &t.nearest[level], 0
+	for _, z := range index[0] {
+		for _, y := range index[1] {
+			row := seg.Data[(z*in[1]+y)*in[2]:][:in[2]]
+			for _, x := range index[2] {
+				visit(i, row[x])
+				i++
+			}
+		}
+	}
+}

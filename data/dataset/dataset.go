@@ -1,0 +1,352 @@
+// Package dataset reads the folders of cases that nnU-Net's preprocessing writes, and says which
+// cases a fold trains and validates with. It neither preprocesses images nor cuts patches.
+package dataset
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Case is one preprocessed case. It is shared by all who load it and must not be modified.
+type Case struct {
+	Key       string
+	Data      *volume.Volume[float32] // normalised intensities (c, z, y, x)
+	Seg       *volume.Volume[int16]   // labels (1, z, y, x); -1: outside the nonzero region
+	SegValues []int16                 // the distinct values of Seg, ascending
+	Locations []Locations             // of each class, in the order of the properties file
+	Source    string                  // the file that Data came from, for error messages
+}
+
+// Locations holds voxels of one class: a foreground label, a region, or all labels together (only
+// with an ignore label). Preprocessing stores a sample of at most a few ten thousand.
+type Locations struct {
+	Labels []int // one value for a label, several for a region
+	Tuple  bool  // the properties file has a tuple: a region, or all labels
+	Voxels [][3]int32
+}
+
+// Dataset is a folder of preprocessed cases, <preprocessed>/<dataset>/<data_identifier>. It is safe
+// for use by several goroutines; its fields may be set before the first Load.
+type Dataset struct {
+	// Channels is the number of image channels every case must have; 0 accepts any.
+	Channels int
+	// CacheBytes bounds the voxels that are kept in memory after loading. The least recently used
+	// case is dropped first; a case that is larger than the bound is not kept.
+	CacheBytes int64
+
+	folder string
+	keys   []string
+
+	mu    sync.Mutex
+	cache map[string]*entry
+	held  int64
+	clock int64
+}
+
+type entry struct {
+	once  sync.Once
+	c     *Case
+	err   error
+	bytes int64
+	used  int64 // clock of the last use
+}
+
+// DefaultCacheBytes is enough for about fifty CTs of 128×256×256 voxels.
+const DefaultCacheBytes = 4 << 30
+
+// Open finds the cases of a folder: the names of its *.npz files without those of a cascade's
+// previous stage, sorted by code points. Nothing is read yet.
+// Source: nnU-Net 2.5.1, nnunet_dataset.py and utils.py.
+func Open(folder string) (*Dataset, error) {
+	files, err := os.ReadDir(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("dataset: %s: no such folder, expected preprocessed cases; preprocess the data set first", folder)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("dataset: %w", err)
+	}
+	d := &Dataset{CacheBytes: DefaultCacheBytes, folder: folder, cache: make(map[string]*entry)}
+	for _, f := range files {
+		if key, ok := strings.CutSuffix(f.Name(), ".npz"); ok && !strings.Contains(key, "segFromPrevStage") {
+			d.keys = append(d.keys, key)
+		}
+	}
+	slices.Sort(d.keys)
+	if len(d.keys) == 0 {
+		return nil, fmt.Errorf("dataset: %s: found %d files but no *.npz, expected preprocessed cases; preprocess the data set first", folder, len(files))
+	}
+	return d, nil
+}
+
+// Keys returns the names of the cases, sorted. The slice is a copy.
+func (d *Dataset) Keys() []string { return slices.Clone(d.keys) }
+
+// Folder returns the folder the cases are in.
+func (d *Dataset) Folder() string { return d.folder }
+
+// Load returns a case from memory or from its files: <key>.npy and <key>_seg.npy where they
+// exist, <key>.npz otherwise, and <key>.pkl. The shapes of data and segmentation must agree and
+// the number of channels must be Channels. Errors name the file, what was found and expected.
+func (d *Dataset) Load(key string) (*Case, error) {
+	d.mu.Lock()
+	e := d.cache[key]
+	if e == nil {
+		e = &entry{}
+		d.cache[key] = e
+	}
+	d.clock++
+	e.used = d.clock
+	d.mu.Unlock()
+
+	e.once.Do(func() {
+		e.c, e.err = d.read(key)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if e.err != nil {
+			delete(d.cache, key) // so that a file put right is read again
+			return
+		}
+		if size := e.c.size(); size <= d.CacheBytes {
+			e.bytes = size
+			d.held += size
+			d.evict()
+		} else {
+			delete(d.cache, key)
+		}
+	})
+	return e.c, e.err
+}
+
+// evict drops the least recently used cases until the cache is within its bound. d.mu is held.
+func (d *Dataset) evict() {
+	for d.held > d.CacheBytes {
+		oldest := ""
+		for key, e := range d.cache {
+			if e.bytes > 0 && (oldest == "" || e.used < d.cache[oldest].used) {
+				oldest = key
+			}
+		}
+		d.held -= d.cache[oldest].bytes
+		delete(d.cache, oldest)
+	}
+}
+
+func (c *Case) size() int64 {
+	n := int64(4*len(c.Data.Data) + 2*len(c.Seg.Data))
+	for _, l := range c.Locations {
+		n += int64(12 * len(l.Voxels))
+	}
+	return n
+}
+
+// CheckForeground returns an error unless at least one of the cases has a foreground voxel. It
+// reads properties files until it finds one.
+func (d *Dataset) CheckForeground(keys []string) error {
+	var classes []int
+	for _, key := range keys {
+		locations, _, err := d.readLocations(key)
+		if err != nil {
+			return err
+		}
+		for _, l := range locations {
+			background := slices.Contains(l.Labels, 0)
+			if !background && len(l.Voxels) > 0 {
+				return nil
+			}
+			if !background {
+				classes = append(classes, l.Labels...)
+			}
+		}
+	}
+	slices.Sort(classes)
+	return fmt.Errorf("dataset: %s: no foreground in any of %d cases (%s), expected voxels of label %v in at least one; "+
+		"check the labels of the raw data set and preprocess again", d.folder, len(keys), abbreviate(keys), slices.Compact(classes))
+}
+
+func (d *Dataset) path(key, ending string) string {
+	return filepath.Join(d.folder, key+ending)
+}
+
+func (d *Dataset) read(key string) (*Case, error) {
+	if !slices.Contains(d.keys, key) {
+		return nil, fmt.Errorf("dataset: %s: expected a case of %s, which has %s", d.path(key, ".npz"), d.folder, abbreviate(d.keys))
+	}
+	c := &Case{Key: key}
+	data, err := d.readArray(key, "data", ".npy")
+	if err != nil {
+		return nil, err
+	}
+	seg, err := d.readArray(key, "seg", "_seg.npy")
+	if err != nil {
+		return nil, err
+	}
+	c.Source = data.source
+	if c.Data, err = asVolume(data, data.Float32s); err != nil {
+		return nil, err
+	}
+	if c.Seg, err = asVolume(seg, seg.Int16s); err != nil {
+		return nil, err
+	}
+	if d.Channels != 0 && c.Data.Shape[0] != d.Channels {
+		return nil, fmt.Errorf("dataset: %s: found %d channels, expected %d as the network has inputs; "+
+			"check channel_names of dataset.json and preprocess again", c.Source, c.Data.Shape[0], d.Channels)
+	}
+	if want := [4]int{1, c.Data.Shape[1], c.Data.Shape[2], c.Data.Shape[3]}; c.Seg.Shape != want {
+		return nil, fmt.Errorf("dataset: %s: found a segmentation of shape %v, expected %v as the data of %s has shape %v; preprocess the case again",
+			seg.source, c.Seg.Shape, want, c.Source, c.Data.Shape)
+	}
+	c.SegValues = distinct(c.Seg.Data)
+	var properties string
+	if c.Locations, properties, err = d.readLocations(key); err != nil {
+		return nil, err
+	}
+	for _, l := range c.Locations {
+		for _, v := range l.Voxels {
+			for axis, i := range v {
+				if i < 0 || int(i) >= c.Data.Shape[axis+1] {
+					return nil, fmt.Errorf("dataset: %s: class_locations of %v has voxel %v, expected one inside shape %v of %s; preprocess the case again",
+						properties, l.Labels, v, c.Data.Spatial(), c.Source)
+				}
+			}
+		}
+	}
+	return c, nil
+}
+
+// array is an array and the file it came from.
+type array struct {
+	*npz.Array
+	source string
+}
+
+// readArray reads an array from its unpacked copy, the file <key><ending>, if it exists, or from <key>.npz.
+func (d *Dataset) readArray(key, name, ending string) (array, error) {
+	path := d.path(key, ending)
+	a, err := npz.OpenNpy(path)
+	if err == nil {
+		return array{a, path}, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return array{}, fmt.Errorf("dataset: %w; delete the file if %s.npz is sound", err, key)
+	}
+	path = d.path(key, ".npz")
+	f, err := npz.OpenNpz(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return array{}, fmt.Errorf("dataset: %s: no such file, expected case %s; preprocess the case again", path, key)
+	}
+	if err != nil {
+		return array{}, fmt.Errorf("dataset: %w; preprocess case %s again", err, key)
+	}
+	defer f.Close()
+	if a, err = f.Read(name); err != nil {
+		return array{}, fmt.Errorf("dataset: %w; preprocess case %s again", err, key)
+	}
+	return array{a, path}, nil
+}
+
+// asVolume converts an array of four axes (c, z, y, x), none of them empty.
+func asVolume[T any](a array, values func() ([]T, error)) (*volume.Volume[T], error) {
+	if len(a.Shape) != 4 || slices.Min(a.Shape) < 1 {
+		return nil, fmt.Errorf("dataset: %s: found an array of shape %v, expected four axes (c, z, y, x); preprocess the case again", a.source, a.Shape)
+	}
+	data, err := values()
+	if err != nil {
+		return nil, fmt.Errorf("dataset: %s: %w", a.source, err)
+	}
+	return &volume.Volume[T]{Data: data, Shape: [4]int(a.Shape)}, nil
+}
+
+func distinct(seg []int16) []int16 {
+	var seen [1 << 16]bool
+	for _, v := range seg {
+		seen[uint16(v)] = true
+	}
+	var values []int16
+	for v := -1 << 15; v < 1<<15; v++ {
+		if seen[uint16(v)] {
+			values = append(values, int16(v))
+		}
+	}
+	return values
+}
+
+// readLocations reads class_locations of <key>.pkl and returns the file's name too.
+func (d *Dataset) readLocations(key string) ([]Locations, string, error) {
+	path := d.path(key, ".pkl")
+	v, err := pickle.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, path, fmt.Errorf("dataset: %s: no such file, expected the properties of case %s beside its npz; preprocess the case again", path, key)
+	}
+	if err != nil {
+		return nil, path, fmt.Errorf("dataset: %w", err)
+	}
+	properties, ok := v.(*pickle.Dict)
+	if !ok {
+		return nil, path, fmt.Errorf("dataset: %s: found a pickled %T, expected a dict of properties", path, v)
+	}
+	v, _ = properties.Get("class_locations")
+	classes, ok := v.(*pickle.Dict)
+	if !ok {
+		return nil, path, fmt.Errorf("dataset: %s: found no dict class_locations, expected one; was it written for training? preprocess the case again", path)
+	}
+	var out []Locations
+	for k, v := range classes.All() {
+		l, err := parseLocations(k, v)
+		if err != nil {
+			return nil, path, fmt.Errorf("dataset: %s: class_locations: %w", path, err)
+		}
+		out = append(out, l)
+	}
+	return out, path, nil
+}
+
+func parseLocations(key, value any) (Locations, error) {
+	labels, tuple := key.(pickle.Tuple)
+	l := Locations{Tuple: tuple}
+	if !tuple {
+		labels = pickle.Tuple{key}
+	}
+	for _, k := range labels {
+		label, ok := pickle.AsInt(k)
+		if !ok {
+			return l, fmt.Errorf("found key %v, expected a label or a tuple of labels", key)
+		}
+		l.Labels = append(l.Labels, int(label))
+	}
+	switch v := value.(type) {
+	case *pickle.List:
+		if len(v.Items) == 0 { // what preprocessing writes for a class that does not occur
+			return l, nil
+		}
+	case *pickle.NumpyArray:
+		if len(v.Shape) != 2 || v.Shape[1] != 4 {
+			return l, fmt.Errorf("%v: found an array of shape %v, expected (n, 4)", l.Labels, v.Shape)
+		}
+		rows, err := v.Int64s()
+		if err != nil {
+			return l, fmt.Errorf("%v: %w", l.Labels, err)
+		}
+		l.Voxels = make([][3]int32, len(rows)/4)
+		for i := range l.Voxels {
+			for axis := range 3 {
+				x := rows[4*i+1+axis]
+				if x != int64(int32(x)) {
+					return l, fmt.Errorf("%v: found coordinate %d", l.Labels, x)
+				}
+				l.Voxels[i][axis] = int32(x)
+			}
+		}
+		return l, nil
+	}
+	return l, fmt.Errorf("%v: found %T, expected an array of voxels or an empty list", l.Labels, value)
+}

@@ -1,0 +1,317 @@
+// Package loader makes batches of patches for training and validation: it chooses cases and
+// positions as nnU-Net does, cuts, augments, and makes targets, in worker goroutines that run ahead
+// of training. A batch depends on seed, stream and its index alone, not on the number of workers.
+// It never calls torch.
+package loader
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/lntorch/lntorch/data/augment"
+	"github.com/lntorch/lntorch/data/dataset"
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Config says what batches to make.
+type Config struct {
+	Dataset   *dataset.Dataset
+	Keys      []string // cases to draw from; order and repetition of names do not matter
+	Labels    *plans.Labels
+	BatchSize int
+	PatchSize []int // voxels (z, y, x) or (y, x); 2 axes take slices of the cases
+	// Oversample is the part of a batch, at its end, that must show foreground: sample i does if
+	// i >= round(BatchSize·(1-Oversample)). nnU-Net: 0.33, in validation too.
+	Oversample float64
+	// RequireForeground makes New fail if no case has foreground.
+	RequireForeground bool
+	Pipeline          augment.Pipeline // nil: augment.Identity
+	Scales            [][]float64      // of the targets, see augment.NewTargets; nil: full resolution only
+	Seed              uint64
+	Stream            string // purpose, such as "train" or "val": streams of one seed are independent
+	StartIndex        int    // index of the first batch; to resume, the number of batches already used
+	Workers           int    // 0: one per CPU, at most four
+	Queue             int    // batches prepared ahead; 0: two more than workers
+}
+
+// Batch is a batch of patches. All arrays are row-major.
+type Batch struct {
+	Index     int
+	Keys      []string  // the case of each sample
+	Data      []float32 // (b, c, z, y, x) or (b, c, y, x)
+	DataShape []int
+	Targets   []Target // one per output of the network, highest resolution first
+
+	pool *sync.Pool
+}
+
+// Target is the target of one output of the network: either Labels or Masks is set.
+type Target struct {
+	Labels []int16 // (b, 1, …) class of each voxel; the ignore label stays in place
+	Masks  []uint8 // (b, regions, …) 0 or 1; with an ignore label the last channel marks ignored voxels
+	Shape  []int
+}
+
+// Release gives the memory of the batch back for later batches. It must not be used afterwards.
+// A batch that is not released is collected as garbage.
+func (b *Batch) Release() { b.pool.Put(b) }
+
+// ErrClosed is the error of Next after Close.
+var ErrClosed = errors.New("loader: closed")
+
+// Loader makes the batches of a Config in order. Next and Close may be called from any goroutine.
+type Loader struct {
+	cfg     Config
+	sampler *sampler
+	targets *augment.Targets
+	sample  []int // size of the patches to cut, 3 axes
+	pool    sync.Pool
+
+	mu      sync.Mutex // held by Next
+	next    int
+	err     error
+	jobs    chan int      // indices of batches to make
+	results []chan result // results[i % len] takes batch i
+	done    chan struct{}
+	closing sync.Once
+	workers sync.WaitGroup
+}
+
+type result struct {
+	batch *Batch
+	err   error
+}
+
+// New checks the configuration, reads the first case, and starts the workers.
+func New(cfg Config) (*Loader, error) {
+	if cfg.Pipeline == nil {
+		cfg.Pipeline = augment.Identity{}
+	}
+	if cfg.Workers == 0 {
+		cfg.Workers = min(runtime.NumCPU(), 4)
+	}
+	if cfg.Queue == 0 {
+		cfg.Queue = cfg.Workers + 2
+	}
+	cfg.Keys = slices.Compact(slices.Sorted(slices.Values(cfg.Keys)))
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("loader: %w", err)
+	}
+	if cfg.RequireForeground {
+		if err := cfg.Dataset.CheckForeground(cfg.Keys); err != nil {
+			return nil, err
+		}
+	}
+	size := cfg.Pipeline.InputSize(cfg.PatchSize)
+	l := &Loader{
+		cfg: cfg,
+		sampler: &sampler{
+			keys:       cfg.Keys,
+			batchSize:  cfg.BatchSize,
+			size:       size,
+			oversample: cfg.Oversample,
+			labels:     cfg.Labels,
+			load:       cfg.Dataset.Load,
+		},
+		targets: augment.NewTargets(cfg.PatchSize, cfg.Labels, cfg.Scales),
+		sample:  slices.Concat(slices.Repeat([]int{1}, 3-len(size)), size),
+		next:    cfg.StartIndex,
+		jobs:    make(chan int, cfg.Queue),
+		results: make([]chan result, cfg.Queue),
+		done:    make(chan struct{}),
+	}
+	for axis := range size {
+		l.sampler.needToPad = append(l.sampler.needToPad, size[axis]-cfg.PatchSize[axis])
+	}
+	first, err := cfg.Dataset.Load(cfg.Keys[0])
+	if err != nil {
+		return nil, err
+	}
+	channels := first.Data.Shape[0]
+	l.pool.New = func() any { return l.newBatch(channels) }
+	for i := range l.results {
+		l.results[i] = make(chan result, 1)
+		l.jobs <- cfg.StartIndex + i
+	}
+	for range cfg.Workers {
+		l.workers.Go(func() { l.work(channels) })
+	}
+	return l, nil
+}
+
+func (cfg *Config) check() error {
+	switch {
+	case len(cfg.Keys) == 0:
+		return fmt.Errorf("no cases to draw from in %s, expected at least one", cfg.Dataset.Folder())
+	case cfg.BatchSize < 1:
+		return fmt.Errorf("batch size %d, expected at least 1", cfg.BatchSize)
+	case len(cfg.PatchSize) != 2 && len(cfg.PatchSize) != 3 || slices.Min(cfg.PatchSize) < 1:
+		return fmt.Errorf("patch size %v, expected 2 or 3 positive sizes", cfg.PatchSize)
+	case cfg.Oversample < 0 || cfg.Oversample > 1:
+		return fmt.Errorf("foreground oversampling %v, expected a fraction from 0 to 1", cfg.Oversample)
+	case cfg.StartIndex < 0 || cfg.Workers < 1 || cfg.Queue < 1:
+		return fmt.Errorf("start index %d, %d workers, queue of %d: expected no negative number", cfg.StartIndex, cfg.Workers, cfg.Queue)
+	}
+	for _, scale := range cfg.Scales {
+		if len(scale) != len(cfg.PatchSize) {
+			return fmt.Errorf("target scale %v, expected %d axes as the patch size %v", scale, len(cfg.PatchSize), cfg.PatchSize)
+		}
+	}
+	return nil
+}
+
+// Next returns the next batch. Errors of the data are final: every later call returns the same one.
+// When ctx ends first its error is returned, and the next call returns the batch that was due.
+func (l *Loader) Next(ctx context.Context) (*Batch, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return nil, l.err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	select {
+	case <-l.done: // select below chooses at random where several are ready
+		return nil, ErrClosed
+	default:
+	}
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-l.done:
+		return nil, ErrClosed
+	case r := <-l.results[l.next%len(l.results)]:
+		if r.err != nil {
+			l.err = r.err
+			return nil, r.err
+		}
+		l.jobs <- l.next + len(l.results) // has room: one job per result slot
+		l.next++
+		return r.batch, nil
+	}
+}
+
+// Close stops the workers and waits for them. Batches already returned stay valid.
+func (l *Loader) Close() {
+	l.closing.Do(func() { close(l.done) })
+	l.workers.Wait()
+}
+
+// scratch is the memory a worker makes samples in.
+type scratch struct {
+	src augment.Patch         // as cut out of the case
+	seg *volume.Volume[int16] // of the final size
+}
+
+func (l *Loader) newScratch(channels int) *scratch {
+	shape := [4]int{channels, l.sample[0], l.sample[1], l.sample[2]}
+	s := &scratch{}
+	s.src.Image = volume.New[float32](shape)
+	shape[0] = 1
+	s.src.Seg = volume.New[int16](shape)
+	s.seg = volume.New[int16](l.patchShape(1))
+	return s
+}
+
+// patchShape returns the shape (c, z, y, x) of a final patch.
+func (l *Loader) patchShape(channels int) [4]int {
+	shape := [4]int{channels, 1, 1, 1}
+	copy(shape[4-len(l.cfg.PatchSize):], l.cfg.PatchSize)
+	return shape
+}
+
+func (l *Loader) work(channels int) {
+	s := l.newScratch(channels)
+	for {
+		select {
+		case <-l.done:
+			return
+		case index := <-l.jobs:
+			batch, err := l.make(index, s)
+			l.results[index%len(l.results)] <- result{batch, err}
+		}
+	}
+}
+
+// random returns the generator of a batch.
+func (l *Loader) random(index int) *rand.Rand {
+	h := sha256.New()
+	h.Write([]byte(l.cfg.Stream))
+	h.Write(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, l.cfg.Seed), uint64(index)))
+	sum := h.Sum(nil)
+	return rand.New(rand.NewPCG(binary.LittleEndian.Uint64(sum), binary.LittleEndian.Uint64(sum[8:])))
+}
+
+func (l *Loader) newBatch(channels int) *Batch {
+	b := &Batch{pool: &l.pool, Keys: make([]string, l.cfg.BatchSize)}
+	b.DataShape = slices.Concat([]int{l.cfg.BatchSize, channels}, l.cfg.PatchSize)
+	b.Data = make([]float32, product(b.DataShape))
+	b.Targets = make([]Target, l.targets.Levels())
+	for level := range b.Targets {
+		t := &b.Targets[level]
+		t.Shape = slices.Concat([]int{l.cfg.BatchSize}, l.targets.Shape(level))
+		if l.targets.Regions() {
+			t.Masks = make([]uint8, product(t.Shape))
+		} else {
+			t.Labels = make([]int16, product(t.Shape))
+		}
+	}
+	return b
+}
+
+func product(shape []int) int {
+	n := 1
+	for _, s := range shape {
+		n *= s
+	}
+	return n
+}
+
+// make makes batch index.
+func (l *Loader) make(index int, s *scratch) (*Batch, error) {
+	rng := l.random(index)
+	picks, err := l.sampler.draw(rng)
+	if err != nil {
+		return nil, err
+	}
+	b := l.pool.Get().(*Batch)
+	b.Index = index
+	if err := l.fill(b, picks, s, rng); err != nil {
+		b.Release()
+		return nil, err
+	}
+	return b, nil
+}
+
+// fill cuts the picks out of their cases, augments them, and makes their targets.
+func (l *Loader) fill(b *Batch, picks []pick, s *scratch, rng *rand.Rand) error {
+	image := volume.Volume[float32]{Shape: l.patchShape(b.DataShape[1])}
+	n := volume.Numel(image.Shape)
+	for i, p := range picks {
+		if got, want := p.c.Data.Shape[0], b.DataShape[1]; got != want {
+			return fmt.Errorf("loader: %s: found %d channels, expected %d as in the other cases; preprocess all cases with the same channels", p.c.Source, got, want)
+		}
+		b.Keys[i] = p.c.Key
+		p.c.Data.Crop(s.src.Image, p.start, 0)
+		p.c.Seg.Crop(s.src.Seg, p.start, -1)
+		image.Data = b.Data[i*n:][:n]
+		l.cfg.Pipeline.Apply(augment.Patch{Image: &image, Seg: s.seg}, s.src, rng)
+		for level, t := range b.Targets {
+			if size := product(t.Shape) / len(picks); t.Masks != nil {
+				l.targets.Masks(t.Masks[i*size:][:size], s.seg, level)
+			} else {
+				l.targets.Labels(t.Labels[i*size:][:size], s.seg, level)
+			}
+		}
+	}
+	return nil
+}

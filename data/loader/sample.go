@@ -1,0 +1,206 @@
+package loader
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/lntorch/lntorch/data/dataset"
+	"github.com/lntorch/lntorch/data/plans"
+)
+
+// source draws integers uniformly from [0, n). *rand.Rand is one.
+type source interface{ IntN(n int) int }
+
+// sampler chooses cases and patch positions as nnU-Net's loaders do, draw for draw.
+// Source: nnU-Net 2.5.1, base_data_loader.py, data_loader_3d.py, data_loader_2d.py.
+type sampler struct {
+	keys       []string
+	batchSize  int
+	size       []int // patch to sample
+	needToPad  []int // how far positions may reach over the border, both sides together
+	oversample float64
+	labels     *plans.Labels
+	load       func(key string) (*dataset.Case, error)
+}
+
+// pick is a chosen patch: its first voxel in the case, which may lie outside. In 2d the patch is
+// in slice start[0].
+type pick struct {
+	c     *dataset.Case
+	start [3]int
+}
+
+// draw chooses the patches of one batch: first all cases, then each position.
+func (s *sampler) draw(rng source) ([]pick, error) {
+	picks := make([]pick, s.batchSize)
+	chosen := make([]string, s.batchSize)
+	for i := range chosen {
+		chosen[i] = s.keys[rng.IntN(len(s.keys))]
+	}
+	for i := range picks {
+		c, err := s.load(chosen[i])
+		if err != nil {
+			return nil, err
+		}
+		if err := s.check(c); err != nil {
+			return nil, err
+		}
+		place := s.place3D
+		if len(s.size) == 2 {
+			place = s.place2D
+		}
+		start, err := place(rng, c, s.forced(i))
+		if err != nil {
+			return nil, err
+		}
+		picks[i] = pick{c, start}
+	}
+	return picks, nil
+}
+
+// forced reports whether sample i of a batch must show foreground: the last of them, by a third in
+// nnU-Net. A batch of one never does.
+func (s *sampler) forced(i int) bool {
+	return i >= int(math.RoundToEven(float64(s.batchSize)*(1-s.oversample)))
+}
+
+// check reports labels that the network has no class for.
+func (s *sampler) check(c *dataset.Case) error {
+	for _, v := range c.SegValues {
+		ignored := s.labels.IgnoreLabel != nil && int(v) == *s.labels.IgnoreLabel
+		if v != -1 && !ignored && !slices.Contains(s.labels.AllLabels, int(v)) {
+			return fmt.Errorf("loader: %s: the segmentation holds value %d, expected labels of dataset.json %v (or -1 outside the image); "+
+				"correct labels in dataset.json or preprocess again", c.Source, v, s.labels.AllLabels)
+		}
+	}
+	return nil
+}
+
+// annotated returns the locations of all labels together, which cases have only with an ignore label.
+func (s *sampler) annotated(c *dataset.Case) (*dataset.Locations, error) {
+	for i := range c.Locations {
+		if s.isAnnotated(&c.Locations[i]) {
+			return &c.Locations[i], nil
+		}
+	}
+	return nil, fmt.Errorf("loader: case %s (%s): class_locations has no entry for all labels %v together, expected one since dataset.json has an ignore label; preprocess again",
+		c.Key, c.Source, s.labels.AllLabels)
+}
+
+func (s *sampler) isAnnotated(l *dataset.Locations) bool {
+	return l.Tuple && slices.Equal(l.Labels, s.labels.AllLabels)
+}
+
+// eligible returns the classes that occur in the case; all labels together count only if there is
+// nothing else.
+func (s *sampler) eligible(c *dataset.Case) []*dataset.Locations {
+	var out []*dataset.Locations
+	for i := range c.Locations {
+		if len(c.Locations[i].Voxels) > 0 {
+			out = append(out, &c.Locations[i])
+		}
+	}
+	if len(out) > 1 {
+		if i := slices.IndexFunc(out, s.isAnnotated); i >= 0 {
+			out = slices.Delete(out, i, i+1)
+		}
+	}
+	return out
+}
+
+// class chooses the class whose voxels the patch is to be placed at; nil: any position will do.
+func (s *sampler) class(rng source, c *dataset.Case, forced bool) (*dataset.Locations, error) {
+	if !forced && s.labels.IgnoreLabel == nil {
+		return nil, nil
+	}
+	if !forced {
+		l, err := s.annotated(c)
+		if err != nil || len(l.Voxels) == 0 {
+			return nil, err
+		}
+		return l, nil
+	}
+	eligible := s.eligible(c)
+	if len(eligible) == 0 {
+		return nil, nil
+	}
+	return eligible[rng.IntN(len(eligible))], nil
+}
+
+func (s *sampler) place3D(rng source, c *dataset.Case, forced bool) ([3]int, error) {
+	class, err := s.class(rng, c, forced)
+	if err != nil {
+		return [3]int{}, err
+	}
+	shape := c.Data.Spatial()
+	if class == nil {
+		return [3]int(s.anywhere(rng, shape[:])), nil
+	}
+	voxel := class.Voxels[rng.IntN(len(class.Voxels))]
+	return [3]int(s.around(voxel[:], shape[:])), nil
+}
+
+// place2D chooses a class, then a slice with the frequency of its voxels, then one of its voxels in
+// that slice.
+//
+// Differs: the reference stops with an exception where a data set with an ignore label has a case
+// without annotated voxels, or without foreground when it is forced; here any position is taken.
+func (s *sampler) place2D(rng source, c *dataset.Case, forced bool) ([3]int, error) {
+	class, err := s.class(rng, c, forced)
+	if err != nil {
+		return [3]int{}, err
+	}
+	shape := c.Data.Spatial()
+	if class == nil {
+		z := rng.IntN(shape[0])
+		start := s.anywhere(rng, shape[1:])
+		return [3]int{z, start[0], start[1]}, nil
+	}
+	z := class.Voxels[rng.IntN(len(class.Voxels))][0]
+	inSlice := 0
+	for _, v := range class.Voxels {
+		if v[0] == z {
+			inSlice++
+		}
+	}
+	nth := rng.IntN(inSlice)
+	for _, v := range class.Voxels {
+		if v[0] != z {
+			continue
+		}
+		if nth == 0 {
+			start := s.around(v[1:], shape[1:])
+			return [3]int{int(z), start[0], start[1]}, nil
+		}
+		nth--
+	}
+	panic("unreachable: nth < inSlice")
+}
+
+// bounds returns the first and the last position along an axis of n voxels.
+func (s *sampler) bounds(axis, n int) (lower, upper int) {
+	pad := max(s.needToPad[axis], s.size[axis]-n)
+	half := (pad + 1) / 2
+	return -half, n + half - s.size[axis]
+}
+
+func (s *sampler) anywhere(rng source, shape []int) []int {
+	start := make([]int, len(shape))
+	for axis, n := range shape {
+		lower, upper := s.bounds(axis, n)
+		start[axis] = lower + rng.IntN(upper-lower+1)
+	}
+	return start
+}
+
+// around puts the voxel into the middle of the patch. The patch may reach over the far border by up
+// to half its size, but not further over the near one than anywhere does.
+func (s *sampler) around(voxel []int32, shape []int) []int {
+	start := make([]int, len(shape))
+	for axis, n := range shape {
+		lower, _ := s.bounds(axis, n)
+		start[axis] = max(lower, int(voxel[axis])-s.size[axis]/2)
+	}
+	return start
+}
