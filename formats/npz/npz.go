@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/klauspost/compress/flate"
+	"github.com/lntorch/lntorch/formats/internal/atomicfile"
 )
 
 // File is an open .npz archive. Its methods may be called from several goroutines.
@@ -144,7 +144,7 @@ func (f *File) Shape(name string) (shape []int, dtype string, err error) {
 // Writer writes a .npz archive. The file appears under its name only when Close succeeds.
 type Writer struct {
 	path   string
-	f      *os.File
+	f      *atomicfile.File
 	buf    *bufio.Writer
 	z      *zip.Writer
 	method uint16
@@ -154,7 +154,7 @@ type Writer struct {
 
 // Create starts a .npz file; deflate compresses its members as numpy.savez_compressed does.
 func Create(path string, deflate bool) (*Writer, error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".npz-*")
+	f, err := atomicfile.Create(path)
 	if err != nil {
 		return nil, fmt.Errorf("npz: %w", err)
 	}
@@ -193,20 +193,21 @@ func (w *Writer) add(name string, a *Array) error {
 
 // Close completes the archive, makes it durable and gives it its name. After an error in Add or here nothing is left.
 func (w *Writer) Close() error {
-	err := w.err
-	if err == nil {
-		if err = errors.Join(w.z.Close(), w.buf.Flush(), w.f.Chmod(0o644), w.f.Sync()); err != nil {
-			err = fmt.Errorf("npz: %s: %w", w.path, err)
-		}
+	if w.err != nil {
+		w.f.Abort()
+		return w.err
 	}
-	if e := w.f.Close(); err == nil && e != nil {
-		err = fmt.Errorf("npz: %s: %w", w.path, e)
+	err := w.z.Close()
+	if err == nil {
+		err = w.buf.Flush()
 	}
 	if err == nil {
-		err = os.Rename(w.f.Name(), w.path)
+		err = w.f.Commit()
+	} else {
+		w.f.Abort()
 	}
 	if err != nil {
-		os.Remove(w.f.Name())
+		return fmt.Errorf("npz: %s: %w", w.path, err)
 	}
-	return err
+	return nil
 }
