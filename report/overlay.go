@@ -62,8 +62,9 @@ func labelColor(label uint8) color.RGBA { return labelColors[(int(label)-1)%len(
 // Overlay draws the cases as panels into a PNG at path: of each case the axial
 // slice with the largest truth (without truth, the largest prediction). A
 // prediction is filled, the truth is outlined over it, so what was missed is an
-// empty outline and what was invented is colour outside one. Panels keep the
-// physical proportions of the slice. Differing sizes are errors.
+// empty outline and what was invented is colour outside one. The empty margin
+// around the body is cut off, physical proportions are kept. Arrays that do not
+// fit the shape are errors.
 func Overlay(path string, data OverlayData) error {
 	if len(data.Cases) == 0 {
 		return fmt.Errorf("report: draw %s: no case", path)
@@ -71,12 +72,14 @@ func Overlay(path string, data OverlayData) error {
 	columns := 2 + len(data.Predictions)
 	width := 2*border + columns*panelWidth + (columns-1)*gap
 	height := titleH + headH + legendH + border
+	views := make([]view, len(data.Cases))
 	for i := range data.Cases {
 		c := &data.Cases[i]
 		if err := c.check(len(data.Predictions)); err != nil {
 			return fmt.Errorf("report: draw %s: case %s: %w", path, c.Name, err)
 		}
-		height += captionH + c.panelHeight() + gap
+		views[i] = c.view()
+		height += captionH + views[i].height + gap
 	}
 	page := image.NewRGBA(image.Rect(0, 0, width, height))
 	draw.Draw(page, page.Bounds(), image.NewUniform(pageColor), image.Point{}, draw.Src)
@@ -93,8 +96,8 @@ func Overlay(path string, data OverlayData) error {
 	y := titleH + headH
 	for i := range data.Cases {
 		c := &data.Cases[i]
-		z := c.slice()
-		write.text(write.regular, inkColor, columnX(0), y+captionH-8, fmt.Sprintf("%s, slice %d of %d", c.Name, z+1, c.Shape[0]))
+		v := &views[i]
+		write.text(write.regular, inkColor, columnX(0), y+captionH-8, fmt.Sprintf("%s, slice %d of %d", c.Name, v.z+1, c.Shape[0]))
 		for p, d := range c.Dice {
 			caption := "Dice –"
 			if !math.IsNaN(d) {
@@ -103,22 +106,21 @@ func Overlay(path string, data OverlayData) error {
 			write.text(write.regular, inkColor, columnX(2+p), y+captionH-8, caption)
 		}
 		y += captionH
-		h := c.panelHeight()
-		ct := c.scaledSlice(z, panelWidth, h)
+		ct := v.grey()
 		for col := range columns {
-			panel := page.SubImage(image.Rect(columnX(col), y, columnX(col)+panelWidth, y+h)).(*image.RGBA)
+			panel := page.SubImage(image.Rect(columnX(col), y, columnX(col)+panelWidth, y+v.height)).(*image.RGBA)
 			draw.Draw(panel, panel.Bounds(), ct, image.Point{}, draw.Src)
 			switch {
 			case col == 1:
-				c.fill(panel, c.Truth, z)
+				v.fill(panel, v.truth)
 			case col > 1:
-				c.fill(panel, c.Predictions[col-2], z)
+				v.fill(panel, v.predictions[col-2])
 			}
 			if col > 0 {
-				c.outline(panel, c.Truth, z)
+				v.outline(panel, v.truth)
 			}
 		}
-		y += h + gap
+		y += v.height + gap
 	}
 
 	y += legendH / 2
@@ -157,65 +159,112 @@ func (c *OverlayCase) check(predictions int) error {
 	return nil
 }
 
-// panelHeight keeps the slice's physical proportions, within reason.
-func (c *OverlayCase) panelHeight() int {
-	ratio := float64(c.Shape[1]) * c.Spacing[1] / (float64(c.Shape[2]) * c.Spacing[2])
-	return int(math.Round(panelWidth * min(max(ratio, 0.25), 4)))
-}
-
 // slice is the index of the axial slice that shows most.
 func (c *OverlayCase) slice() int {
+	n := c.Shape[1] * c.Shape[2]
 	for _, m := range append([][]uint8{c.Truth}, c.Predictions...) {
-		best, area := 0, 0
+		best, most := 0, 0
 		for z := range c.Shape[0] {
-			n := 0
-			for _, v := range c.plane(m, z) {
+			area := 0
+			for _, v := range m[z*n : (z+1)*n] {
 				if v > 0 {
-					n++
+					area++
 				}
 			}
-			if n > area {
-				best, area = z, n
+			if area > most {
+				best, most = z, area
 			}
 		}
-		if area > 0 {
+		if most > 0 {
 			return best
 		}
 	}
 	return c.Shape[0] / 2
 }
 
-func (c *OverlayCase) plane(m []uint8, z int) []uint8 {
-	n := c.Shape[1] * c.Shape[2]
-	return m[z*n : (z+1)*n]
+// view is the part of one slice that is drawn: the plain margin around the
+// body is cut off.
+type view struct {
+	z           int
+	ny, nx      int
+	height      int       // of a panel in pixels
+	image       []float32 // (ny,nx), as the maps
+	lo, hi      float64   // intensities drawn black and white
+	truth       []uint8
+	predictions [][]uint8
 }
 
-// scaledSlice is the slice in grey, interpolated linearly, with the darkest
-// and brightest percent of its values cut off.
-func (c *OverlayCase) scaledSlice(z, w, h int) *image.Gray {
-	ny, nx := c.Shape[1], c.Shape[2]
-	plane := c.Image[z*ny*nx : (z+1)*ny*nx]
+func (c *OverlayCase) view() view {
+	v := view{z: c.slice()}
+	n := c.Shape[1] * c.Shape[2]
+	plane := c.Image[v.z*n : (v.z+1)*n]
+	v.lo, v.hi = window(plane)
+
+	// The box of everything that is not the background: intensities above the
+	// lowest tenth of the grey levels, and all labels.
+	box := image.Rectangle{}
+	maps := append([][]uint8{c.Truth}, c.Predictions...)
+	for i, value := range plane {
+		seen := float64(value) > v.lo+(v.hi-v.lo)/10
+		for _, m := range maps {
+			seen = seen || m[v.z*n+i] > 0
+		}
+		if seen {
+			x, y := i%c.Shape[2], i/c.Shape[2]
+			box = box.Union(image.Rect(x, y, x+1, y+1))
+		}
+	}
+	whole := image.Rect(0, 0, c.Shape[2], c.Shape[1])
+	if box.Empty() {
+		box = whole
+	}
+	box = box.Inset(-3).Intersect(whole)
+	v.ny, v.nx = box.Dy(), box.Dx()
+	v.image = crop(plane, c.Shape[2], box)
+	v.truth = crop(c.Truth[v.z*n:(v.z+1)*n], c.Shape[2], box)
+	for _, p := range c.Predictions {
+		v.predictions = append(v.predictions, crop(p[v.z*n:(v.z+1)*n], c.Shape[2], box))
+	}
+	ratio := float64(v.ny) * c.Spacing[1] / (float64(v.nx) * c.Spacing[2])
+	v.height = int(math.Round(panelWidth * min(max(ratio, 0.25), 4)))
+	return v
+}
+
+func crop[T any](plane []T, nx int, box image.Rectangle) []T {
+	var out []T
+	for y := box.Min.Y; y < box.Max.Y; y++ {
+		out = append(out, plane[y*nx+box.Min.X:y*nx+box.Max.X]...)
+	}
+	return out
+}
+
+// window cuts off the darkest percent of the values and the brightest half percent.
+func window(plane []float32) (lo, hi float64) {
 	sorted := slices.DeleteFunc(slices.Clone(plane), func(v float32) bool { return math.IsNaN(float64(v)) })
 	slices.Sort(sorted)
-	lo, hi := 0.0, 1.0
 	if n := len(sorted); n > 0 {
 		lo, hi = float64(sorted[n/100]), float64(sorted[n-1-n/200])
 	}
 	if hi <= lo {
 		hi = lo + 1
 	}
-	out := image.NewGray(image.Rect(0, 0, w, h))
-	for py := range h {
-		y0, y1, fy := between(py, h, ny)
-		for px := range w {
-			x0, x1, fx := between(px, w, nx)
-			top := float64(plane[y0*nx+x0])*(1-fx) + float64(plane[y0*nx+x1])*fx
-			bottom := float64(plane[y1*nx+x0])*(1-fx) + float64(plane[y1*nx+x1])*fx
-			v := (top*(1-fy) + bottom*fy - lo) / (hi - lo)
-			if !(v > 0) { // NaN too
-				v = 0
+	return lo, hi
+}
+
+// grey is the slice in the panel's size, interpolated linearly.
+func (v *view) grey() *image.Gray {
+	out := image.NewGray(image.Rect(0, 0, panelWidth, v.height))
+	for py := range v.height {
+		y0, y1, fy := between(py, v.height, v.ny)
+		for px := range panelWidth {
+			x0, x1, fx := between(px, panelWidth, v.nx)
+			top := float64(v.image[y0*v.nx+x0])*(1-fx) + float64(v.image[y0*v.nx+x1])*fx
+			bottom := float64(v.image[y1*v.nx+x0])*(1-fx) + float64(v.image[y1*v.nx+x1])*fx
+			level := (top*(1-fy) + bottom*fy - v.lo) / (v.hi - v.lo)
+			if !(level > 0) { // NaN too
+				level = 0
 			}
-			out.Pix[py*out.Stride+px] = uint8(255*min(v, 1) + 0.5)
+			out.Pix[py*out.Stride+px] = uint8(255*min(level, 1) + 0.5)
 		}
 	}
 	return out
@@ -230,39 +279,41 @@ func between(p, n, m int) (a, b int, f float64) {
 	return a, min(a+1, m-1), x - float64(a)
 }
 
+// label is the label under a pixel of the panel, 0 outside.
+func (v *view) label(m []uint8, px, py int) uint8 {
+	if px < 0 || py < 0 || px >= panelWidth || py >= v.height {
+		return 0
+	}
+	return m[py*v.ny/v.height*v.nx+px*v.nx/panelWidth]
+}
+
 // fill colours the labelled voxels of the panel, half transparent.
-func (c *OverlayCase) fill(panel *image.RGBA, m []uint8, z int) {
-	plane, b := c.plane(m, z), panel.Bounds()
-	for py := range b.Dy() {
-		for px := range b.Dx() {
-			label := plane[py*c.Shape[1]/b.Dy()*c.Shape[2]+px*c.Shape[2]/b.Dx()]
+func (v *view) fill(panel *image.RGBA, m []uint8) {
+	corner := panel.Bounds().Min
+	for py := range v.height {
+		for px := range panelWidth {
+			label := v.label(m, px, py)
 			if label == 0 {
 				continue
 			}
 			tint := labelColor(label)
-			i := panel.PixOffset(b.Min.X+px, b.Min.Y+py)
-			for k, v := range []uint8{tint.R, tint.G, tint.B} {
-				panel.Pix[i+k] = uint8((int(panel.Pix[i+k])*45 + int(v)*55) / 100)
+			i := panel.PixOffset(corner.X+px, corner.Y+py)
+			for k, t := range []uint8{tint.R, tint.G, tint.B} {
+				panel.Pix[i+k] = uint8((int(panel.Pix[i+k])*45 + int(t)*55) / 100)
 			}
 		}
 	}
 }
 
-// outline draws the borders between differing labels, along the voxels' edges.
-func (c *OverlayCase) outline(panel *image.RGBA, m []uint8, z int) {
-	plane, b := c.plane(m, z), panel.Bounds()
-	label := func(px, py int) uint8 {
-		if px < 0 || py < 0 || px >= b.Dx() || py >= b.Dy() {
-			return 0
-		}
-		return plane[py*c.Shape[1]/b.Dy()*c.Shape[2]+px*c.Shape[2]/b.Dx()]
-	}
-	for py := range b.Dy() {
-		for px := range b.Dx() {
-			here := label(px, py)
-			if here != label(px-1, py) || here != label(px, py-1) || here != label(px-1, py-1) ||
-				here != label(px+1, py) || here != label(px, py+1) || here != label(px+1, py+1) {
-				panel.SetRGBA(b.Min.X+px, b.Min.Y+py, truthColor)
+// outline draws the borders between differing labels, two pixels wide along
+// the voxels' edges.
+func (v *view) outline(panel *image.RGBA, m []uint8) {
+	corner := panel.Bounds().Min
+	for py := range v.height {
+		for px := range panelWidth {
+			here := v.label(m, px, py)
+			if here != v.label(m, px-1, py) || here != v.label(m, px+1, py) || here != v.label(m, px, py-1) || here != v.label(m, px, py+1) {
+				panel.SetRGBA(corner.X+px, corner.Y+py, truthColor)
 			}
 		}
 	}

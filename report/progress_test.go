@@ -1,7 +1,7 @@
 package report
 
 import (
-	"image/png"
+	"image"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"gonum.org/v1/plot"
 
 	"github.com/lntorch/lntorch/report/nnlog"
 )
@@ -31,10 +32,6 @@ func exampleLog(t testing.TB, n int) *nnlog.Log {
 	return l
 }
 
-// picture is where a test's PNG goes: REPORT_PICTURES is not read here, go test
-// -args is; by default a folder that is removed.
-func picture(t testing.TB, name string) string { return filepath.Join(t.TempDir(), name) }
-
 func TestProgressDrawsAnyLog(t *testing.T) {
 	nan := exampleLog(t, 40)
 	nan.ValLosses[3], nan.TrainLosses[5] = float32(math.NaN()), float32(math.Inf(1))
@@ -48,19 +45,36 @@ func TestProgressDrawsAnyLog(t *testing.T) {
 		constant.TrainLosses[e], constant.ValLosses[e], constant.LRs[e], constant.EpochEnd[e] = 0, 0, 0, constant.EpochStart[e]
 	}
 	for name, log := range map[string]*nnlog.Log{"one": exampleLog(t, 1), "two": exampleLog(t, 2), "nan": nan, "running": running, "constant": constant, "1000": exampleLog(t, 1000)} {
-		path := picture(t, name+".png")
-		start := time.Now()
+		path := filepath.Join(t.TempDir(), name+".png")
 		require.NoError(t, Progress(path, log), name)
-		t.Logf("%s: %v", name, time.Since(start))
-		f, err := os.Open(path)
-		require.NoError(t, err)
-		img, err := png.Decode(f)
-		require.NoError(t, err)
-		require.NoError(t, f.Close())
-		require.Equal(t, 1200, img.Bounds().Dx())
-		require.Equal(t, 1800, img.Bounds().Dy())
+		require.Equal(t, image.Rect(0, 0, 1200, 1800), readPNG(t, path).Bounds())
 		left, err := os.ReadDir(filepath.Dir(path))
 		require.NoError(t, err)
 		require.Len(t, left, 1, "no temporary file stays")
+	}
+}
+
+func TestProgressNeedsAnEpoch(t *testing.T) {
+	require.EqualError(t, Progress("progress.png", &nnlog.Log{}), "report: draw progress.png: the log has no complete epoch")
+}
+
+func TestTicksAreRound(t *testing.T) {
+	labels := func(ticks []plot.Tick) (out []string) {
+		for _, tick := range ticks {
+			out = append(out, tick.Label)
+		}
+		return out
+	}
+	require.Equal(t, []string{"-0.8", "-0.6", "-0.4", "-0.2", "0.0", "0.2"}, labels(valueTicks(-0.9, 0.3)))
+	require.Equal(t, []string{"0", "1", "2"}, labels(epochTicks(-0.1, 2.1)))
+	require.Equal(t, []string{"0", "200", "400", "600", "800", "1000"}, labels(epochTicks(-20, 1019)))
+	require.Equal(t, []string{"0", "2e-06", "4e-06", "6e-06", "8e-06", "1e-05"}, labels(valueTicks(0, 1e-5)))
+}
+
+func BenchmarkProgress1000(b *testing.B) {
+	log := exampleLog(b, 1000)
+	path := filepath.Join(b.TempDir(), "progress.png")
+	for b.Loop() {
+		require.NoError(b, Progress(path, log))
 	}
 }
