@@ -1,0 +1,262 @@
+// Package loss holds nnU-Net's training losses: soft Dice with cross-entropy for label maps, soft Dice with binary
+// cross-entropy for regions, both with an optional ignore label, over the heads of deep supervision; and the counts of
+// the pseudo-Dice that validation logs. It is not a collection of losses: these are what nnU-Net 2.5.1 trains with.
+//
+// The operators and their order are the reference's, so value and gradients equal Python's bit for bit on the same
+// machine with the same libtorch and thread count.
+//
+// Axes in this package: n samples, c classes or regions, then two or three spatial axes, written "…".
+// Source: nnU-Net 2.5.1, training/loss/compound_losses.py, dice.py, robust_ce_loss.py, deep_supervision.py.
+package loss
+
+import (
+	"fmt"
+
+	"github.com/lntorch/lntorch/torch"
+)
+
+// smooth stands once in the numerator and once in the denominator of the soft Dice. Source: nnUNetTrainer._build_loss.
+const smooth = 1e-5
+
+// Config chooses a loss.
+type Config struct {
+	// Regions: targets are one channel for each region (they may overlap) and the network's outputs are sigmoids; else
+	// targets are label maps and the outputs a softmax.
+	Regions bool
+	// IgnoreLabel marks voxels that count for nothing, nil for none. In label maps it is their value; with Regions its
+	// value does not matter, the last channel of the targets marks them.
+	IgnoreLabel *int
+	// BatchDice takes the Dice over the whole batch instead of each sample's own.
+	BatchDice bool
+	// Weights of the network's heads, highest resolution first (plans.DeepSupervisionWeights); a head of weight 0 is left
+	// out altogether and gets no gradient. nil: no deep supervision, one head.
+	Weights []float64
+}
+
+// Loss computes one loss. It has no state and may be used by several goroutines, each with its own scope.
+type Loss struct{ cfg Config }
+
+// New makes the loss of cfg. It refuses weights that are all 0.
+func New(cfg Config) (*Loss, error) {
+	used := cfg.Weights == nil
+	for _, w := range cfg.Weights {
+		used = used || w != 0
+	}
+	if !used {
+		return nil, fmt.Errorf("loss: weights %v: at least one head must count", cfg.Weights)
+	}
+	return &Loss{cfg}, nil
+}
+
+// Forward is the loss of a batch: a float32 scalar in s, ready for Backward.
+//
+// heads: logits (n, c, …), highest resolution first, one for each weight. targets: for each head (n, 1, …) integer labels
+// 0 to c-1 or the ignore label; with Regions (n, c, …) bool or uint8 0/1, and with an ignore label one channel more, which
+// marks the ignored voxels. Nothing is modified. What does not fit fails s, with the number of the head, what was found
+// and what was expected.
+func (l *Loss) Forward(s *torch.Scope, heads, targets []*torch.Tensor) *torch.Tensor {
+	if s.Err() != nil {
+		return nil
+	}
+	weights := l.cfg.Weights
+	if weights == nil {
+		weights = []float64{1}
+	}
+	if len(heads) != len(targets) || len(heads) != len(weights) {
+		s.Fail(fmt.Errorf("loss: %d heads and %d targets for %d weights: the network's deep supervision, the loader's and the loss's must agree",
+			len(heads), len(targets), len(weights)))
+		return nil
+	}
+	return s.Block(func(s *torch.Scope) *torch.Tensor {
+		var total *torch.Tensor
+		for i, w := range weights {
+			if w == 0 {
+				continue
+			}
+			term := s.Block(func(s *torch.Scope) *torch.Tensor {
+				if err := l.check(i, heads[i], targets[i]); err != nil {
+					s.Fail(err)
+					return nil
+				}
+				if l.cfg.Regions {
+					return l.diceBCE(s, heads[i], targets[i])
+				}
+				return l.diceCE(s, i, heads[i], targets[i])
+			})
+			if l.cfg.Weights == nil {
+				return term
+			}
+			term = s.MulScalar(term, w)
+			if total != nil {
+				term = s.Add(total, term)
+			}
+			total = term
+		}
+		return total
+	})
+}
+
+// check compares the shapes of head i and its target.
+func (l *Loss) check(i int, x, y *torch.Tensor) error {
+	if x == nil || y == nil {
+		return nil // the first operator says so
+	}
+	xs, ys := x.Shape(), y.Shape()
+	if len(xs) < 3 || len(xs) != len(ys) {
+		return fmt.Errorf("loss: head %d has shape %v, its target %v: expected (n, c, …) and the same number of axes", i, xs, ys)
+	}
+	for a := range xs {
+		if a != 1 && xs[a] != ys[a] {
+			return fmt.Errorf("loss: head %d has shape %v, its target %v: batch and spatial sizes must agree", i, xs, ys)
+		}
+	}
+	switch want := l.targetChannels(xs[1]); {
+	case ys[1] == want:
+	case !l.cfg.Regions:
+		return fmt.Errorf("loss: target %d has %d channels, expected 1 (a label map)", i, ys[1])
+	case l.cfg.IgnoreLabel != nil:
+		return fmt.Errorf("loss: target %d has %d channels, expected %d: the network's %d regions and the ignore mask", i, ys[1], want, xs[1])
+	default:
+		return fmt.Errorf("loss: target %d has %d channels, expected %d: the network's regions", i, ys[1], want)
+	}
+	return nil
+}
+
+func (l *Loss) targetChannels(classes int64) int64 {
+	switch {
+	case !l.cfg.Regions:
+		return 1
+	case l.cfg.IgnoreLabel != nil:
+		return classes + 1
+	}
+	return classes
+}
+
+// diceCE is DC_and_CE_loss: cross-entropy plus the soft Dice of the softmax without its background channel.
+func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Tensor {
+	labels, mask := l.labels(s, i, x, target)
+	onehot := s.Scatter(s.Zeros(x.Shape(), torch.Bool, x.Device()), 1, labels, 1)
+	dice := l.dice(s, channels(s, s.Softmax(x, 1), 1, 0), channels(s, onehot, 1, 0), mask)
+	ignore := int64(torch.IgnoreNothing)
+	if mask != nil {
+		ignore = int64(*l.cfg.IgnoreLabel)
+		valid := s.Any(mask)
+		if s.Err() != nil {
+			return nil
+		}
+		some, err := valid.Item()
+		if err != nil {
+			s.Fail(err)
+			return nil
+		}
+		if some == 0 {
+			return dice // the mean over no voxel would be NaN
+		}
+		labels = s.To(target, torch.Int64, x.Device())
+	}
+	return s.Add(s.CrossEntropy(x, s.Select(labels, 1, 0), ignore, torch.ReduceMean), dice)
+}
+
+// labels gives target as int64 (n, 1, …), ignored voxels as background, and the mask of the voxels that count, nil for
+// all. It fails s when a label is no class of x: the operators that follow would read or write outside their memory on a
+// GPU.
+func (l *Loss) labels(s *torch.Scope, i int, x, target *torch.Tensor) (labels, mask *torch.Tensor) {
+	labels = s.To(target, torch.Int64, x.Device())
+	if l.cfg.IgnoreLabel != nil {
+		mask = s.CompareScalar(labels, torch.Ne, float64(*l.cfg.IgnoreLabel))
+		labels = s.MaskedFill(labels, s.LogicalNot(mask), 0)
+	}
+	classes := x.Shape()[1]
+	wrong := s.Any(s.Maximum(s.CompareScalar(labels, torch.Lt, 0), s.CompareScalar(labels, torch.Ge, float64(classes))))
+	if s.Err() != nil {
+		return nil, nil
+	}
+	some, err := wrong.Item()
+	if err == nil && some != 0 {
+		err = wrongLabel(labels, i, classes)
+	}
+	if err != nil {
+		s.Fail(err)
+		return nil, nil
+	}
+	return labels, mask
+}
+
+func wrongLabel(labels *torch.Tensor, i int, classes int64) error {
+	values, err := torch.Slice[int64](labels)
+	if err != nil {
+		return err
+	}
+	for _, v := range values {
+		if v < 0 || v >= classes {
+			return fmt.Errorf("loss: target %d holds label %d, but the network has %d classes (0 to %d): check the labels in dataset.json against the segmentations",
+				i, v, classes, classes-1)
+		}
+	}
+	return nil
+}
+
+// diceBCE is DC_and_BCE_loss: binary cross-entropy plus the soft Dice of the sigmoids of all regions.
+func (l *Loss) diceBCE(s *torch.Scope, x, target *torch.Tensor) *torch.Tensor {
+	regions, mask := l.regions(s, target)
+	dice := l.dice(s, s.Sigmoid(x), regions, mask)
+	wanted := s.To(regions, torch.Float32, x.Device())
+	var bce *torch.Tensor
+	if mask == nil {
+		bce = s.BCEWithLogits(x, wanted, torch.ReduceMean)
+	} else {
+		// Compat: the divisor counts voxels once, not once for each region.
+		each := s.Mul(s.BCEWithLogits(x, wanted, torch.ReduceNone), mask)
+		bce = s.Div(s.Sum(each), s.ClampMin(s.Sum(mask), 1e-8))
+	}
+	return s.Add(bce, dice)
+}
+
+// regions splits target into the regions (bool) and the mask of the voxels that count, nil for all.
+func (l *Loss) regions(s *torch.Scope, target *torch.Tensor) (regions, mask *torch.Tensor) {
+	regions = s.To(target, torch.Bool, target.Device())
+	if l.cfg.IgnoreLabel == nil || s.Err() != nil {
+		return regions, nil
+	}
+	last := regions.Shape()[1] - 1
+	return channels(s, regions, 0, 1), s.LogicalNot(s.Narrow(regions, 1, last, 1))
+}
+
+// dice is minus the mean soft Dice (MemoryEfficientSoftDiceLoss): p probabilities and y one-hot, both (n, c, …), mask
+// (n, 1, …) or nil.
+//
+//	I = Σ p·y·m   P = Σ p·m   G = Σ y·m   dice = -mean((2I + smooth) / max(G + P + smooth, 1e-8))
+//
+// The sums run over space, and over the batch too with BatchDice. A class that is absent counts, with a Dice near 0.
+func (l *Loss) dice(s *torch.Scope, p, y, mask *torch.Tensor) *torch.Tensor {
+	if s.Err() != nil {
+		return nil
+	}
+	var space []int64
+	for a := 2; a < p.Dim(); a++ {
+		space = append(space, int64(a))
+	}
+	masked := func(t *torch.Tensor) *torch.Tensor {
+		if mask == nil {
+			return t
+		}
+		return s.Mul(t, mask)
+	}
+	truth := s.SumDims(masked(y), false, space...)
+	intersect := s.SumDims(masked(s.Mul(p, y)), false, space...)
+	predicted := s.SumDims(masked(p), false, space...)
+	if l.cfg.BatchDice {
+		intersect, predicted, truth = s.SumDims(intersect, false, 0), s.SumDims(predicted, false, 0), s.SumDims(truth, false, 0)
+	}
+	numerator := s.AddScalar(s.MulScalar(intersect, 2), smooth)
+	denominator := s.ClampMin(s.AddScalar(s.Add(truth, predicted), smooth), 1e-8)
+	return s.Neg(s.Mean(s.Div(numerator, denominator)))
+}
+
+// channels drops the first and last channels of t (n, c, …); a view.
+func channels(s *torch.Scope, t *torch.Tensor, first, last int64) *torch.Tensor {
+	if s.Err() != nil {
+		return nil
+	}
+	return s.SliceDim(t, 1, first, t.Shape()[1]-last, 1)
+}
