@@ -1,0 +1,135 @@
+package optim
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/lntorch/lntorch/torch"
+)
+
+// Mask restricts the step of one parameter. The zero value is a dense step.
+type Mask struct {
+	Indices *torch.Tensor // int64 flat indices into the parameter; nil for a dense step
+	Rule    torch.Rule
+}
+
+// Optimizer is what a training loop needs of SGD and AdamW.
+type Optimizer interface {
+	// Step makes one step over all parameters in place; parameters without gradient are left alone altogether. masks has
+	// one entry for each parameter, or is nil. A failure is s's.
+	Step(s *torch.Scope, masks []Mask)
+	LR() float64
+	SetLR(lr float64)
+	// Close frees the state.
+	Close()
+}
+
+// SGD is torch.optim.SGD over one group of parameters. It keeps the momentum buffers, by index of the parameter, in a
+// scope of its own; a buffer comes into being at the first gradient of its parameter.
+type SGD struct {
+	options torch.SGD
+	params  []*torch.Tensor
+	buffers []*torch.Tensor
+	scope   *torch.Scope
+}
+
+// NewSGD makes an optimizer of params, which it does not own. Close frees its buffers.
+func NewSGD(params []*torch.Tensor, options torch.SGD) (*SGD, error) {
+	scope, err := torch.NewScope()
+	if err != nil {
+		return nil, err
+	}
+	return &SGD{options: options, params: params, buffers: make([]*torch.Tensor, len(params)), scope: scope}, nil
+}
+
+// Options are the settings of the next step.
+func (o *SGD) Options() torch.SGD { return o.options }
+
+// LR is the learning rate of the next step.
+func (o *SGD) LR() float64 { return o.options.LR }
+
+// SetLR sets the learning rate of the next step.
+func (o *SGD) SetLR(lr float64) { o.options.LR = lr }
+
+// Step makes one step; see Optimizer. All rules of torch.Rule are obeyed.
+func (o *SGD) Step(s *torch.Scope, masks []Mask) {
+	var indices []*torch.Tensor
+	var rules []torch.Rule
+	if masks != nil {
+		if !sized(s, "sgd", len(masks), len(o.params)) {
+			return
+		}
+		for _, m := range masks {
+			indices = append(indices, m.Indices)
+			if m.Indices == nil {
+				m.Rule = torch.Dense
+			}
+			rules = append(rules, m.Rule)
+		}
+	}
+	s.SGDStep(o.options, o.params, o.buffers, indices, rules)
+	for _, b := range o.buffers {
+		b.MoveTo(o.scope)
+	}
+}
+
+// State lists the momentum buffers by index of the parameter, nil where there is none yet. They stay the optimizer's.
+func (o *SGD) State() []*torch.Tensor { return append([]*torch.Tensor(nil), o.buffers...) }
+
+// Load replaces the momentum buffers by copies of state, which has an entry, or nil, for each parameter. After an error
+// the buffers are as they were.
+func (o *SGD) Load(state []*torch.Tensor) error {
+	if len(state) != len(o.params) {
+		return fmt.Errorf("torch/optim: sgd state of %d parameters, the network has %d", len(state), len(o.params))
+	}
+	buffers := make([]*torch.Tensor, len(state))
+	err := torch.With(func(s *torch.Scope) error {
+		for i, t := range state {
+			if t == nil {
+				continue
+			}
+			if err := like("momentum buffer", i, t, o.params[i]); err != nil {
+				return err
+			}
+			buffers[i] = copyFor(s, t, o.params[i])
+		}
+		if s.Err() != nil {
+			return nil
+		}
+		for _, b := range buffers {
+			b.MoveTo(o.scope)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, b := range o.buffers {
+		b.Free()
+	}
+	o.buffers = buffers
+	return nil
+}
+
+// Close frees the momentum buffers.
+func (o *SGD) Close() { o.scope.Close() }
+
+func sized(s *torch.Scope, name string, masks, params int) bool {
+	if masks != params {
+		s.Fail(fmt.Errorf("torch/optim: %s: %d masks for %d parameters", name, masks, params))
+	}
+	return masks == params
+}
+
+// like checks that a piece of state has the shape of its parameter.
+func like(what string, i int, t, param *torch.Tensor) error {
+	if !slices.Equal(t.Shape(), param.Shape()) {
+		return fmt.Errorf("torch/optim: %s of parameter %d has shape %v, the parameter %v", what, i, t.Shape(), param.Shape())
+	}
+	return nil
+}
+
+// copyFor copies t, with the element type and device of param.
+func copyFor(s *torch.Scope, t, param *torch.Tensor) *torch.Tensor {
+	return s.Detach(s.Clone(s.To(t, param.DType(), param.Device())))
+}
