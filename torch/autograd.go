@@ -30,7 +30,7 @@ func (t *Tensor) Backward() error { return t.BackwardFrom(nil, false) }
 
 // BackwardFrom is Backward with the gradient of t given (nil: one, for a scalar); retain keeps the graph for another pass.
 func (t *Tensor) BackwardFrom(grad *Tensor, retain bool) error {
-	if t == nil || t.c == nil {
+	if t == nil || t.c == nil || grad != nil && grad.c == nil {
 		return errNil
 	}
 	if msg := C.lnt_backward(t.c, optional(grad), flag(retain)); msg != nil {
@@ -70,7 +70,7 @@ func (t *Tensor) HasGrad() bool {
 
 // SetGrad replaces t's gradient; nil removes it.
 func (t *Tensor) SetGrad(grad *Tensor) error {
-	if t == nil || t.c == nil {
+	if t == nil || t.c == nil || grad != nil && grad.c == nil {
 		return errNil
 	}
 	return message(C.lnt_set_grad(t.c, optional(grad)))
@@ -78,6 +78,9 @@ func (t *Tensor) SetGrad(grad *Tensor) error {
 
 // ClearGrads removes the gradients of all ts (zero_grad(set_to_none=True)).
 func ClearGrads(ts []*Tensor) error {
+	if len(ts) == 0 {
+		return nil
+	}
 	hs := handles(ts)
 	return message(C.lnt_clear_grads(first(hs), C.int64_t(len(hs))))
 }

@@ -28,7 +28,7 @@ func (s *Scope) spatial(op string, lists ...[]int64) (C.int64_t, bool) {
 // x (n, c, …), w (out, c/groups, …), b (out) or nil.
 func (s *Scope) Conv(x, w, b *Tensor, stride, padding, dilation []int64, groups int64) *Tensor {
 	op := fmt.Sprintf("conv%dd", len(stride))
-	if !s.ready(op, x, w) {
+	if !s.ready(op, x, w) || !s.intact(op, b) {
 		return nil
 	}
 	nd, ok := s.spatial(op, stride, padding, dilation)
@@ -43,7 +43,7 @@ func (s *Scope) Conv(x, w, b *Tensor, stride, padding, dilation []int64, groups 
 // x (n, c, …), w (c, out, …), b (out) or nil.
 func (s *Scope) ConvTranspose(x, w, b *Tensor, stride []int64) *Tensor {
 	op := fmt.Sprintf("conv_transpose%dd", len(stride))
-	if !s.ready(op, x, w) {
+	if !s.ready(op, x, w) || !s.intact(op, b) {
 		return nil
 	}
 	nd, ok := s.spatial(op, stride)
@@ -74,7 +74,7 @@ func (s *Scope) AvgPool(x *Tensor, kernel, stride []int64) *Tensor {
 
 // Linear is x·wᵀ + b: x (…, in), w (out, in), b (out) or nil.
 func (s *Scope) Linear(x, w, b *Tensor) *Tensor {
-	if !s.ready("linear", x, w) {
+	if !s.ready("linear", x, w) || !s.intact("linear", b) {
 		return nil
 	}
 	var out unsafe.Pointer
@@ -92,7 +92,7 @@ func (s *Scope) MatMul(a, b *Tensor) *Tensor {
 
 // ScaledDotProductAttention is softmax(scale·q·kᵀ + mask)·v over the last two axes; mask may be nil.
 func (s *Scope) ScaledDotProductAttention(q, k, v, mask *Tensor, dropout, scale float64) *Tensor {
-	if !s.ready("scaled_dot_product_attention", q, k, v) {
+	if !s.ready("scaled_dot_product_attention", q, k, v) || !s.intact("scaled_dot_product_attention", mask) {
 		return nil
 	}
 	var out unsafe.Pointer

@@ -46,7 +46,7 @@ type SGD struct {
 // momentum of params[i]; nil entries are created, owned by s, at their first gradient. masks[i], flat int64 indices, and
 // rules[i] belong to params[i]; both slices may be nil. GradMasked also zeroes the gradient outside the mask.
 func (s *Scope) SGDStep(o SGD, params, buffers, masks []*Tensor, rules []Rule) {
-	if !s.ready("sgd", params...) {
+	if !s.ready("sgd", params...) || !s.intact("sgd", buffers...) || !s.intact("sgd", masks...) {
 		return
 	}
 	if len(buffers) != len(params) || masks != nil && len(masks) != len(params) || rules != nil && len(rules) != len(params) {
@@ -80,7 +80,7 @@ type AdamW struct {
 // AdamWStep makes step number step (from 1) over params in place. expAvg and expAvgSq hold the two moments; nil entries
 // are created, owned by s.
 func (s *Scope) AdamWStep(o AdamW, step int64, params, expAvg, expAvgSq []*Tensor) {
-	if !s.ready("adamw", params...) {
+	if !s.ready("adamw", params...) || !s.intact("adamw", expAvg...) || !s.intact("adamw", expAvgSq...) {
 		return
 	}
 	if len(expAvg) != len(params) || len(expAvgSq) != len(params) {

@@ -152,6 +152,17 @@ func (s *Scope) ready(op string, in ...*Tensor) bool {
 	return true
 }
 
+// intact tells whether operands that may be absent are absent or alive: a freed one must not pass for an absent one.
+func (s *Scope) intact(op string, in ...*Tensor) bool {
+	for _, t := range in {
+		if t != nil && t.c == nil {
+			s.Fail(&Error{Op: op, Msg: "tensor was freed"})
+			return false
+		}
+	}
+	return true
+}
+
 // result takes what an operator returned: its message, or its output tensor.
 func (s *Scope) result(op string, msg *C.char, out *unsafe.Pointer, in ...*Tensor) *Tensor {
 	if s.failed(op, msg, in...) {
