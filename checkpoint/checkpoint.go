@@ -1,0 +1,239 @@
+// Package checkpoint connects networks and files: it reads what PyTorch and nnU-Net saved into a network, and writes
+// the state of a training as the dictionary that nnU-Net's own trainer saves and loads.
+//
+// The file format itself is package formats/pth.
+package checkpoint
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/formats/pth"
+)
+
+// Weight is one named tensor of a file.
+type Weight struct {
+	Name string
+	*pth.Tensor
+}
+
+// File is an open checkpoint, of nnU-Net's dictionary or a bare state dict. Fields that the file does not have are zero.
+type File struct {
+	Path    string
+	Weights []Weight // in the file's order, under the names of an unwrapped module
+	// NNUNet is set for nnU-Net's dictionary; the fields below are filled for it alone.
+	NNUNet        bool
+	Trainer       string
+	Configuration string
+	Fold          string // a number or "all"
+	Epoch         int    // the epoch that training would begin next
+	// MirrorAxes are the axes that inference mirrors; nil when the file says None or nothing.
+	MirrorAxes []int
+	Plans      *plans.Plans   // from init_args
+	Dataset    *plans.Dataset // from init_args
+
+	file *pth.File
+	root *pickle.Dict
+}
+
+// Close closes the file. Weights cannot be read afterwards.
+func (f *File) Close() error { return f.file.Close() }
+
+// Root is the whole pickled dictionary.
+func (f *File) Root() *pickle.Dict { return f.root }
+
+// Globals are the Python names that the file mentions.
+func (f *File) Globals() []pickle.Global { return f.file.Globals }
+
+// Open opens a checkpoint and reads everything but the tensors' contents.
+func Open(path string) (*File, error) {
+	p, err := pth.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %w", err)
+	}
+	f := &File{Path: path, file: p}
+	if err := f.interpret(); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("checkpoint: %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func (f *File) interpret() error {
+	f.root = dictOf(f.file.Root)
+	if f.root == nil {
+		return fmt.Errorf("found a %T, expected nnU-Net's checkpoint dictionary or a state dict", f.file.Root)
+	}
+	weights := f.root
+	if w, ok := f.root.Get("network_weights"); ok {
+		f.NNUNet = true
+		if weights = dictOf(w); weights == nil {
+			return fmt.Errorf("network_weights is a %T, expected a dict", w)
+		}
+	} else if w, ok := f.root.Get("state_dict"); ok && dictOf(w) != nil {
+		weights = dictOf(w)
+	}
+	for key, value := range weights.All() {
+		name, ok := key.(string)
+		t, isTensor := value.(*pth.Tensor)
+		if !ok || !isTensor {
+			if f.NNUNet || weights != f.root {
+				return fmt.Errorf("weight %v is a %T, expected a tensor", key, value)
+			}
+			return fmt.Errorf("entry %v is a %T: neither nnU-Net's checkpoint (no network_weights) nor a state dict of tensors", key, value)
+		}
+		f.Weights = append(f.Weights, Weight{unwrapped(name), t})
+	}
+	if !f.NNUNet {
+		return nil
+	}
+	f.Trainer = text(f.root, "trainer_name")
+	f.Epoch = int(number(f.root, "current_epoch"))
+	if axes, ok := f.root.Get("inference_allowed_mirroring_axes"); ok && axes != nil {
+		f.MirrorAxes = []int{}
+		for _, a := range items(axes) {
+			if n, ok := pickle.AsInt(a); ok {
+				f.MirrorAxes = append(f.MirrorAxes, int(n))
+			}
+		}
+	}
+	init, _ := f.root.Get("init_args")
+	args := dictOf(init)
+	if args == nil {
+		return nil
+	}
+	f.Configuration = text(args, "configuration")
+	if fold, ok := args.Get("fold"); ok {
+		f.Fold = fmt.Sprint(fold)
+	}
+	var err error
+	if p, ok := args.Get("plans"); ok {
+		if f.Plans, err = plansOf(p, f.Path); err != nil {
+			return err
+		}
+	}
+	if d, ok := args.Get("dataset_json"); ok {
+		obj, err := toJSON(d)
+		if err != nil {
+			return fmt.Errorf("init_args.dataset_json: %w", err)
+		}
+		if o, ok := obj.(*plans.Object); ok {
+			if f.Dataset, err = plans.DatasetFromObject(o, f.Path+": init_args.dataset_json"); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func plansOf(v any, path string) (*plans.Plans, error) {
+	obj, err := toJSON(v)
+	if err != nil {
+		return nil, fmt.Errorf("init_args.plans: %w", err)
+	}
+	o, ok := obj.(*plans.Object)
+	if !ok {
+		return nil, fmt.Errorf("init_args.plans is a %T, expected a dict", v)
+	}
+	return plans.FromObject(o, path+": init_args.plans")
+}
+
+// unwrapped removes what data-parallel and compiled modules put before names.
+func unwrapped(name string) string {
+	for {
+		short := strings.TrimPrefix(strings.TrimPrefix(name, "module."), "_orig_mod.")
+		if short == name {
+			return name
+		}
+		name = short
+	}
+}
+
+func dictOf(v any) *pickle.Dict {
+	switch d := v.(type) {
+	case *pickle.Dict:
+		return d
+	case *pickle.OrderedDict:
+		return &d.Dict
+	case *pickle.DefaultDict:
+		return &d.Dict
+	}
+	return nil
+}
+
+func items(v any) []any {
+	switch l := v.(type) {
+	case pickle.Tuple:
+		return l
+	case *pickle.List:
+		return l.Items
+	}
+	return nil
+}
+
+func text(d *pickle.Dict, key string) string {
+	v, _ := d.Get(key)
+	s, _ := v.(string)
+	return s
+}
+
+func number(d *pickle.Dict, key string) int64 {
+	v, _ := d.Get(key)
+	n, _ := pickle.AsInt(v)
+	return n
+}
+
+// toJSON turns pickled plain data into the ordered documents of package plans.
+func toJSON(v any) (any, error) {
+	switch x := v.(type) {
+	case nil, bool, int64, float64, string:
+		return x, nil
+	case *pickle.NumpyScalar:
+		return toJSON(x.Value())
+	case pickle.Tuple, *pickle.List:
+		out := []any{}
+		for _, e := range items(x) {
+			j, err := toJSON(e)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, j)
+		}
+		return out, nil
+	}
+	d := dictOf(v)
+	if d == nil {
+		return nil, fmt.Errorf("a value of type %T has no place in JSON", v)
+	}
+	o := &plans.Object{}
+	for k, e := range d.All() {
+		j, err := toJSON(e)
+		if err != nil {
+			return nil, err
+		}
+		o.Set(fmt.Sprint(k), j)
+	}
+	return o, nil
+}
+
+// fromJSON is the inverse: what json.load would give, as pickled.
+func fromJSON(v any) any {
+	switch x := v.(type) {
+	case *plans.Object:
+		d := &pickle.Dict{}
+		for _, k := range x.Keys() {
+			e, _ := x.Get(k)
+			d.Set(k, fromJSON(e))
+		}
+		return d
+	case []any:
+		l := &pickle.List{}
+		for _, e := range x {
+			l.Items = append(l.Items, fromJSON(e))
+		}
+		return l
+	}
+	return v
+}

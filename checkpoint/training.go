@@ -1,0 +1,438 @@
+package checkpoint
+
+import (
+	"fmt"
+	"strconv"
+
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/formats/pth"
+	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/nn"
+	"github.com/lntorch/lntorch/torch/optim"
+)
+
+// Logging holds nnU-Net's log lists, one entry an epoch.
+type Logging struct {
+	MeanFgDice  []float64
+	EMAFgDice   []float64
+	Dice        [][]float64
+	TrainLosses []float32
+	ValLosses   []float32
+	LRs         []float64
+	EpochStart  []float64
+	EpochEnd    []float64
+}
+
+// InitArgs are the arguments of nnU-Net's trainer, which every checkpoint carries.
+type InitArgs struct {
+	Plans         *plans.Object // plans.json
+	Configuration string
+	Fold          string        // a number or "all"
+	Dataset       *plans.Object // dataset.json
+	UnpackDataset bool
+	Device        string // "cpu", "cuda"; nnU-Net writes a torch.device here and never reads it
+}
+
+// SGDState is the optimizer: settings and momentum buffers by index of the parameter, nil where there is none.
+type SGDState struct {
+	Options   torch.SGD
+	InitialLR float64
+	Buffers   []*torch.Tensor
+}
+
+// Entry is one named value of lntorch's own state: int64, float64, string, bool, []int64, []float64 or []byte.
+type Entry struct {
+	Name  string
+	Value any
+}
+
+// Training is everything that a training continues from.
+type Training struct {
+	Network    *nn.Module
+	SGD        SGDState
+	Scaler     *optim.GradScalerState // nil without mixed precision
+	Logging    Logging
+	BestEMA    *float64 // nil before the first
+	Epoch      int      // the epoch to begin, or to go on with
+	InitArgs   InitArgs
+	Trainer    string
+	MirrorAxes []int // nil for None
+	// Extra stands under the key "lntorch", which nnU-Net ignores.
+	Extra []Entry
+}
+
+// Save writes t as nnU-Net's trainer does: its keys in its order, every alias of a weight, numpy scalars as Python floats
+// (Differs: torch's weights_only loader then opens the file, and nnU-Net only rounds and compares them). The file appears
+// complete or not at all.
+func Save(path string, t *Training) error {
+	root := &pickle.Dict{}
+	weights, err := stateDict(t.Network)
+	if err != nil {
+		return fmt.Errorf("checkpoint: %s: %w", path, err)
+	}
+	root.Set("network_weights", weights)
+	sgd, err := sgdDict(t.SGD)
+	if err != nil {
+		return fmt.Errorf("checkpoint: %s: optimizer: %w", path, err)
+	}
+	root.Set("optimizer_state", sgd)
+	if t.Scaler == nil {
+		root.Set("grad_scaler_state", nil)
+	} else {
+		root.Set("grad_scaler_state", dict("scale", t.Scaler.Scale, "growth_factor", t.Scaler.GrowthFactor,
+			"backoff_factor", t.Scaler.BackoffFactor, "growth_interval", t.Scaler.GrowthInterval, "_growth_tracker", t.Scaler.GrowthTracker))
+	}
+	root.Set("logging", t.Logging.dict())
+	if t.BestEMA == nil {
+		root.Set("_best_ema", nil)
+	} else {
+		root.Set("_best_ema", *t.BestEMA)
+	}
+	root.Set("current_epoch", int64(t.Epoch))
+	var fold any = t.InitArgs.Fold
+	if n, err := strconv.ParseInt(t.InitArgs.Fold, 10, 64); err == nil {
+		fold = n
+	}
+	root.Set("init_args", dict("plans", fromJSON(t.InitArgs.Plans), "configuration", t.InitArgs.Configuration, "fold", fold,
+		"dataset_json", fromJSON(t.InitArgs.Dataset), "unpack_dataset", t.InitArgs.UnpackDataset, "device", t.InitArgs.Device))
+	root.Set("trainer_name", t.Trainer)
+	if t.MirrorAxes == nil {
+		root.Set("inference_allowed_mirroring_axes", nil)
+	} else {
+		axes := pickle.Tuple{}
+		for _, a := range t.MirrorAxes {
+			axes = append(axes, int64(a))
+		}
+		root.Set("inference_allowed_mirroring_axes", axes)
+	}
+	extra := &pickle.Dict{}
+	for _, e := range t.Extra {
+		v, err := entryValue(e.Value)
+		if err != nil {
+			return fmt.Errorf("checkpoint: %s: %s: %w", path, e.Name, err)
+		}
+		extra.Set(e.Name, v)
+	}
+	root.Set("lntorch", extra)
+	if err := pth.Save(path, root); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}
+
+// SaveWeights writes a network's bare state dict, as torch.save(network.state_dict()) does.
+func SaveWeights(path string, m *nn.Module) error {
+	weights, err := stateDict(m)
+	if err != nil {
+		return fmt.Errorf("checkpoint: %s: %w", path, err)
+	}
+	if err := pth.Save(path, weights); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}
+
+func dict(pairs ...any) *pickle.Dict {
+	d := &pickle.Dict{}
+	for i := 0; i < len(pairs); i += 2 {
+		d.Set(pairs[i], pairs[i+1])
+	}
+	return d
+}
+
+// stateDict is the pickled form of state_dict(): every name, aliases sharing a tensor, and _metadata.
+func stateDict(m *nn.Module) (*pickle.OrderedDict, error) {
+	d := &pickle.OrderedDict{}
+	files := map[*nn.Param]*pth.Tensor{}
+	for _, p := range m.StateDict() {
+		t := files[p.Param]
+		if t == nil {
+			var err error
+			if t, err = toFile(p.T); err != nil {
+				return nil, fmt.Errorf("%s: %w", p.Name, err)
+			}
+			files[p.Param] = t
+		}
+		d.Set(p.Name, t)
+	}
+	meta := &pickle.OrderedDict{}
+	for _, e := range m.Metadata() {
+		meta.Set(e.Path, dict("version", int64(e.Version)))
+	}
+	d.Attrs = dict("_metadata", meta)
+	return d, nil
+}
+
+func sgdDict(o SGDState) (*pickle.Dict, error) {
+	state := &pickle.Dict{}
+	params := &pickle.List{}
+	for i, b := range o.Buffers {
+		params.Items = append(params.Items, int64(i))
+		if b == nil {
+			continue
+		}
+		t, err := toFile(b)
+		if err != nil {
+			return nil, fmt.Errorf("momentum of parameter %d: %w", i, err)
+		}
+		state.Set(int64(i), dict("momentum_buffer", t))
+	}
+	group := dict("lr", o.Options.LR, "momentum", o.Options.Momentum, "dampening", int64(0), "weight_decay", o.Options.WeightDecay,
+		"nesterov", o.Options.Nesterov, "maximize", false, "foreach", nil, "differentiable", false, "fused", nil,
+		"initial_lr", o.InitialLR, "params", params)
+	return dict("state", state, "param_groups", &pickle.List{Items: []any{group}}), nil
+}
+
+func floats[T float32 | float64](v []T) *pickle.List {
+	l := &pickle.List{}
+	for _, x := range v {
+		l.Items = append(l.Items, float64(x))
+	}
+	return l
+}
+
+func (l *Logging) dict() *pickle.Dict {
+	perClass := &pickle.List{}
+	for _, d := range l.Dice {
+		perClass.Items = append(perClass.Items, floats(d))
+	}
+	return dict("mean_fg_dice", floats(l.MeanFgDice), "ema_fg_dice", floats(l.EMAFgDice), "dice_per_class_or_region", perClass,
+		"train_losses", floats(l.TrainLosses), "val_losses", floats(l.ValLosses), "lrs", floats(l.LRs),
+		"epoch_start_timestamps", floats(l.EpochStart), "epoch_end_timestamps", floats(l.EpochEnd))
+}
+
+func entryValue(v any) (any, error) {
+	switch x := v.(type) {
+	case nil, bool, int64, float64, string:
+		return x, nil
+	case []float64:
+		return floats(x), nil
+	case []int64:
+		return vector(pth.Int64, 8*len(x), func(b []byte) { putInt64s(b, x) })
+	case []byte:
+		return vector(pth.Uint8, len(x), func(b []byte) { copy(b, x) })
+	}
+	return nil, fmt.Errorf("a %T cannot be saved", v)
+}
+
+func vector(t pth.DType, bytes int, put func([]byte)) (*pth.Tensor, error) {
+	b := make([]byte, bytes)
+	put(b)
+	s, err := pth.NewStorage(t, b)
+	if err != nil {
+		return nil, err
+	}
+	return pth.NewTensor(s, 0, []int64{s.Numel}, nil)
+}
+
+func putInt64s(b []byte, v []int64) {
+	for i, x := range v {
+		for j := range 8 {
+			b[8*i+j] = byte(x >> (8 * j))
+		}
+	}
+}
+
+// Training reads what a training continues from, but for the network's weights (LoadWeights). Momentum buffers live in
+// s. The file may come from lntorch or from nnU-Net.
+func (f *File) Training(s *torch.Scope) (*Training, error) {
+	t, err := f.training(s)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %s: %w", f.Path, err)
+	}
+	return t, nil
+}
+
+func (f *File) training(s *torch.Scope) (*Training, error) {
+	if !f.NNUNet {
+		return nil, fmt.Errorf("holds weights alone; a training continues from a checkpoint of nnU-Net's form (optimizer_state, logging, …)")
+	}
+	t := &Training{Epoch: f.Epoch, Trainer: f.Trainer, MirrorAxes: f.MirrorAxes,
+		InitArgs: InitArgs{Configuration: f.Configuration, Fold: f.Fold}}
+	if f.Plans != nil {
+		t.InitArgs.Plans = f.Plans.Raw()
+	}
+	if f.Dataset != nil {
+		t.InitArgs.Dataset = f.Dataset.Raw()
+	}
+	if err := f.readSGD(s, t); err != nil {
+		return nil, err
+	}
+	v, _ := f.root.Get("grad_scaler_state")
+	if d := dictOf(v); d != nil {
+		t.Scaler = &optim.GradScalerState{Scale: float(d, "scale"), GrowthFactor: float(d, "growth_factor"),
+			BackoffFactor: float(d, "backoff_factor"), GrowthInterval: number(d, "growth_interval"), GrowthTracker: number(d, "_growth_tracker")}
+	}
+	if v, _ := f.root.Get("_best_ema"); v != nil {
+		if x, ok := pickle.AsFloat(v); ok {
+			t.BestEMA = &x
+		}
+	}
+	v, _ = f.root.Get("logging")
+	if d := dictOf(v); d != nil {
+		if err := t.Logging.read(d); err != nil {
+			return nil, err
+		}
+	}
+	v, _ = f.root.Get("lntorch")
+	if d := dictOf(v); d != nil {
+		for k, e := range d.All() {
+			value, err := readEntry(e)
+			if err != nil {
+				return nil, fmt.Errorf("lntorch: %v: %w", k, err)
+			}
+			t.Extra = append(t.Extra, Entry{fmt.Sprint(k), value})
+		}
+	}
+	return t, nil
+}
+
+func float(d *pickle.Dict, key string) float64 {
+	v, _ := d.Get(key)
+	x, _ := pickle.AsFloat(v)
+	return x
+}
+
+// maxParams bounds the parameter index of an optimizer state; ResEncL has 264 parameters.
+const maxParams = 1 << 20
+
+func (f *File) readSGD(s *torch.Scope, t *Training) error {
+	v, _ := f.root.Get("optimizer_state")
+	d := dictOf(v)
+	if d == nil {
+		return fmt.Errorf("optimizer_state is a %T, expected a dict", v)
+	}
+	groups, _ := d.Get("param_groups")
+	list := items(groups)
+	if len(list) != 1 || dictOf(list[0]) == nil {
+		return fmt.Errorf("optimizer_state has %d parameter groups, nnU-Net's has one", len(list))
+	}
+	g := dictOf(list[0])
+	nesterov, _ := g.Get("nesterov")
+	t.SGD.Options = torch.SGD{LR: float(g, "lr"), Momentum: float(g, "momentum"), Dampening: float(g, "dampening"),
+		WeightDecay: float(g, "weight_decay"), Nesterov: nesterov == true}
+	t.SGD.InitialLR = float(g, "initial_lr")
+	params, _ := g.Get("params")
+	n := len(items(params))
+	if n > maxParams {
+		return fmt.Errorf("optimizer_state names %d parameters", n)
+	}
+	t.SGD.Buffers = make([]*torch.Tensor, n)
+	state, _ := d.Get("state")
+	sd := dictOf(state)
+	if sd == nil {
+		return fmt.Errorf("optimizer_state.state is a %T, expected a dict", state)
+	}
+	for k, e := range sd.All() {
+		i, ok := pickle.AsInt(k)
+		entry := dictOf(e)
+		if !ok || i < 0 || i >= int64(n) || entry == nil {
+			return fmt.Errorf("optimizer_state.state has an entry %v, expected a dict for a parameter below %d", k, n)
+		}
+		b, _ := entry.Get("momentum_buffer")
+		if b == nil {
+			continue
+		}
+		tensor, ok := b.(*pth.Tensor)
+		if !ok {
+			return fmt.Errorf("momentum of parameter %d is a %T, expected a tensor", i, b)
+		}
+		m, err := readTensor(s, tensor)
+		if err != nil {
+			return fmt.Errorf("momentum of parameter %d: %w", i, err)
+		}
+		t.SGD.Buffers[i] = m
+	}
+	return nil
+}
+
+func readTensor(s *torch.Scope, t *pth.Tensor) (*torch.Tensor, error) {
+	dtype, err := dtypeOf(t.DType)
+	if err != nil {
+		return nil, err
+	}
+	out := s.Empty(t.Size, dtype, torch.CPU)
+	if out == nil {
+		return nil, s.Err()
+	}
+	b, err := out.Bytes()
+	if err != nil {
+		return nil, err
+	}
+	return out, t.ReadInto(b)
+}
+
+func (l *Logging) read(d *pickle.Dict) error {
+	var err error
+	list := func(key string) []float64 {
+		v, _ := d.Get(key)
+		out := []float64{}
+		for i, e := range items(v) {
+			x, ok := pickle.AsFloat(e)
+			if !ok && err == nil {
+				err = fmt.Errorf("logging: %s[%d] is a %T, expected a number", key, i, e)
+			}
+			out = append(out, x)
+		}
+		return out
+	}
+	narrow := func(v []float64) []float32 {
+		out := make([]float32, len(v))
+		for i, x := range v {
+			out[i] = float32(x)
+		}
+		return out
+	}
+	*l = Logging{MeanFgDice: list("mean_fg_dice"), EMAFgDice: list("ema_fg_dice"), TrainLosses: narrow(list("train_losses")),
+		ValLosses: narrow(list("val_losses")), LRs: list("lrs"), EpochStart: list("epoch_start_timestamps"), EpochEnd: list("epoch_end_timestamps")}
+	v, _ := d.Get("dice_per_class_or_region")
+	for i, e := range items(v) {
+		row := []float64{}
+		for _, c := range items(e) {
+			x, ok := pickle.AsFloat(c)
+			if !ok && err == nil {
+				err = fmt.Errorf("logging: dice_per_class_or_region[%d] holds a %T, expected numbers", i, c)
+			}
+			row = append(row, x)
+		}
+		l.Dice = append(l.Dice, row)
+	}
+	return err
+}
+
+func readEntry(v any) (any, error) {
+	switch x := v.(type) {
+	case nil, bool, int64, float64, string:
+		return x, nil
+	case *pickle.List:
+		out := []float64{}
+		for _, e := range x.Items {
+			f, ok := pickle.AsFloat(e)
+			if !ok {
+				return nil, fmt.Errorf("a list holds a %T, expected numbers", e)
+			}
+			out = append(out, f)
+		}
+		return out, nil
+	case *pth.Tensor:
+		b := make([]byte, x.Bytes())
+		if err := x.ReadInto(b); err != nil {
+			return nil, err
+		}
+		switch x.DType {
+		case pth.Uint8:
+			return b, nil
+		case pth.Int64:
+			out := make([]int64, len(b)/8)
+			for i := range out {
+				for j := range 8 {
+					out[i] |= int64(b[8*i+j]) << (8 * j)
+				}
+			}
+			return out, nil
+		}
+		return nil, fmt.Errorf("a tensor of %s is not understood", x.DType)
+	}
+	return nil, fmt.Errorf("a %T is not understood", v)
+}

@@ -1,0 +1,221 @@
+package checkpoint
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lntorch/lntorch/formats/pth"
+	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/nn"
+)
+
+// Status is what became of one name.
+type Status string
+
+// Statuses of a row.
+const (
+	Loaded     Status = "loaded"
+	Kept       Status = "kept"       // by rule: the network keeps its own values
+	Missing    Status = "missing"    // the network has it, the file not
+	Unexpected Status = "unexpected" // the file has it, the network not
+	Mismatched Status = "mismatched" // shapes differ
+)
+
+// Row is what became of one tensor; aliases are one row under the first of their names.
+type Row struct {
+	Name        string
+	Status      Status
+	File, Model []int64 // shapes; nil where there is none
+}
+
+// Report lists the rows of a loading, network order first, then unexpected names in file order.
+type Report struct{ Rows []Row }
+
+// Count is the number of rows with a status.
+func (r *Report) Count(s Status) int {
+	n := 0
+	for _, row := range r.Rows {
+		if row.Status == s {
+			n++
+		}
+	}
+	return n
+}
+
+// Table prints a line with the counts and a line for each row that was not simply loaded, most limit of them (0: all).
+func (r *Report) Table(limit int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d loaded, %d kept, %d missing, %d unexpected, %d mis-shaped", r.Count(Loaded), r.Count(Kept),
+		r.Count(Missing), r.Count(Unexpected), r.Count(Mismatched))
+	n := 0
+	for _, row := range r.Rows {
+		if row.Status == Loaded {
+			continue
+		}
+		if n++; limit > 0 && n > limit {
+			continue
+		}
+		fmt.Fprintf(&b, "\n  %-10s  %s", row.Status, row.Name)
+		switch row.Status {
+		case Mismatched:
+			fmt.Fprintf(&b, "  file %v, network %v", row.File, row.Model)
+		case Missing, Kept:
+			fmt.Fprintf(&b, "  network %v", row.Model)
+		case Unexpected:
+			fmt.Fprintf(&b, "  file %v", row.File)
+		}
+	}
+	if limit > 0 && n > limit {
+		fmt.Fprintf(&b, "\n  … and %d more", n-limit)
+	}
+	return b.String()
+}
+
+// LoadOptions says how strict LoadWeights is.
+type LoadOptions struct {
+	// Keep names the parameters that keep the network's own values.
+	Keep func(name string) bool
+	// AllowUnexpected lets the file hold more than the network needs.
+	AllowUnexpected bool
+}
+
+// KeepSegLayers is nnU-Net's rule for -pretrained_weights: segmentation heads start anew.
+// Source: nnU-Net 2.5.1 load_pretrained_weights.
+func KeepSegLayers(name string) bool { return strings.Contains(name, ".seg_layers.") }
+
+// LoadWeights fills the parameters and buffers of a network from a file, converting their element type. Nothing is
+// changed unless everything fits: the error lists what is missing, mis-shaped or unexpected. Of aliases at least one
+// must be in the file; where aliases differ the last one counts, as it does for PyTorch.
+func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error) {
+	inFile := map[string]*pth.Tensor{}
+	for _, w := range weights {
+		inFile[w.Name] = w.Tensor
+	}
+	report := &Report{}
+	rows := map[*nn.Param]*Row{}
+	source := map[*nn.Param]*pth.Tensor{}
+	var order []*nn.Param
+	known := map[string]bool{}
+	for _, p := range m.StateDict() {
+		known[p.Name] = true
+		row := rows[p.Param]
+		if row == nil {
+			row = &Row{Name: p.Name, Status: Missing, Model: p.Shape}
+			rows[p.Param] = row
+			order = append(order, p.Param)
+		}
+		if o.Keep != nil && o.Keep(p.Name) {
+			row.Status = Kept
+			continue
+		}
+		t := inFile[p.Name]
+		if t == nil || row.Status == Mismatched {
+			continue
+		}
+		row.File = t.Size
+		if !slices.Equal(t.Size, p.Shape) {
+			row.Status = Mismatched
+			continue
+		}
+		row.Status = Loaded
+		source[p.Param] = t
+	}
+	for _, p := range order {
+		report.Rows = append(report.Rows, *rows[p])
+	}
+	for _, w := range weights {
+		if !known[w.Name] {
+			report.Rows = append(report.Rows, Row{Name: w.Name, Status: Unexpected, File: w.Size})
+		}
+	}
+	if report.Count(Missing)+report.Count(Mismatched) > 0 || !o.AllowUnexpected && report.Count(Unexpected) > 0 {
+		return report, fmt.Errorf("weights do not fit the network: %s\n(is the architecture in the plans the one that the checkpoint was trained with? `lntorch inspect` shows the file's)", report.Table(20))
+	}
+	return report, fill(order, source)
+}
+
+// fill reads all tensors in parallel, straight into parameters where type and place allow it.
+func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor) error {
+	return torch.NoGrad(func() error {
+		return torch.With(func(s *torch.Scope) error {
+			var tensors []*pth.Tensor
+			var dsts [][]byte
+			var later []func()
+			for _, p := range params {
+				t, ok := source[p]
+				if !ok {
+					continue
+				}
+				dtype, err := dtypeOf(t.DType)
+				if err != nil {
+					return err
+				}
+				dst := p.T
+				if p.T.DType() != dtype || p.T.Device().Type != torch.DeviceCPU || !p.T.IsContiguous() {
+					dst = s.Empty(p.Shape, dtype, torch.CPU)
+					later = append(later, func() { s.Copy_(p.T, dst, false) })
+				}
+				if dst == nil {
+					return s.Err()
+				}
+				b, err := dst.Bytes()
+				if err != nil {
+					return err
+				}
+				tensors, dsts = append(tensors, t), append(dsts, b)
+			}
+			if err := pth.ReadAll(tensors, dsts, 0); err != nil {
+				return err
+			}
+			for _, f := range later {
+				f()
+			}
+			return nil
+		})
+	})
+}
+
+// dtypes pairs the element types of files and tensors.
+var dtypes = map[pth.DType]torch.DType{
+	pth.Uint8: torch.Uint8, pth.Int8: torch.Int8, pth.Int16: torch.Int16, pth.Int32: torch.Int32, pth.Int64: torch.Int64,
+	pth.Float16: torch.Float16, pth.BFloat16: torch.BFloat16, pth.Float32: torch.Float32, pth.Float64: torch.Float64, pth.Bool: torch.Bool,
+}
+
+func dtypeOf(d pth.DType) (torch.DType, error) {
+	t, ok := dtypes[d]
+	if !ok {
+		return 0, fmt.Errorf("element type %s is not supported", d)
+	}
+	return t, nil
+}
+
+// toFile makes the file's tensor of t: a view of its memory on the CPU, a copy elsewhere. t must live until it is saved.
+func toFile(t *torch.Tensor) (*pth.Tensor, error) {
+	var dtype pth.DType
+	found := false
+	for f, d := range dtypes {
+		if d == t.DType() {
+			dtype, found = f, true
+		}
+	}
+	if !found {
+		return nil, fmt.Errorf("element type %s cannot be saved", t.DType())
+	}
+	var data []byte
+	var err error
+	if t.Device().Type == torch.DeviceCPU && t.IsContiguous() {
+		data, err = t.Bytes()
+	} else {
+		data = make([]byte, t.Numel()*t.DType().Size())
+		err = t.CopyBytesOut(data)
+	}
+	if err != nil {
+		return nil, err
+	}
+	storage, err := pth.NewStorage(dtype, data)
+	if err != nil {
+		return nil, err
+	}
+	return pth.NewTensor(storage, 0, t.Shape(), nil)
+}

@@ -1,0 +1,116 @@
+// Package finetune says what a fine-tuning method is: which parameters it trains and where it may step into a training
+// iteration. The methods themselves are in packages dgst and baselines; the loop in train knows this package alone.
+package finetune
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/optim"
+)
+
+// Method decides what is trained. It may implement further interfaces of this package: Updater, Stateful, Counter.
+type Method interface {
+	// Trains is asked once for each parameter, before the optimizer is built. A parameter that does not train gets no
+	// gradient, no momentum and no decay: its bits stay.
+	Trains(name string, shape []int64) bool
+}
+
+// Param is a parameter that trains. Its gradient is nil when the loss does not reach it.
+type Param struct {
+	Name string
+	T    *torch.Tensor
+}
+
+// Updater chooses, in every iteration, which entries move and by which rule.
+type Updater interface {
+	// Update is called after unscaling and clipping, before the optimizer's step. step counts the iterations of the whole
+	// training from 0. The result has an entry for each of params, or is nil for an ordinary step. Tensors in it
+	// live in s or longer.
+	Update(s *torch.Scope, step int64, params []Param) ([]optim.Mask, error)
+}
+
+// Stateful methods have memory that a checkpoint must carry.
+type Stateful interface {
+	State() ([]StateEntry, error)
+	Restore(state []StateEntry) error
+}
+
+// StateEntry is one named value of a method's memory: an int64, float64, string, []int64 or []byte.
+type StateEntry struct {
+	Name  string
+	Value any
+}
+
+// Counter tells how many sparse entries moved: in the last step, and in any step so far.
+type Counter interface {
+	Counts() (step, ever int64)
+}
+
+// Option is a setting of one method; the command line offers it as a flag of the same name.
+type Option struct {
+	Name    string   // such as "dgst-mode"
+	Default string   // as text
+	Values  []string // what it may be; nil for any
+	Help    string
+}
+
+// Values holds the settings of a method by Option name. Get gives the default for what is not set.
+type Values map[string]string
+
+// Entry describes a method to the registry.
+type Entry struct {
+	Name    string // as in --method
+	Trainer string // LN-Seg-FM's trainer class, which names the result folder
+	Summary string // one line for --help
+	LR      float64
+	Epochs  int
+	Options []Option
+	New     func(v Values) (Method, error) // v holds every option, checked against Values
+}
+
+var entries []Entry
+
+// Register makes a method known. Each method file calls it from init.
+func Register(e Entry) {
+	entries = append(entries, e)
+	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+}
+
+// Entries lists the registered methods by name.
+func Entries() []Entry { return entries }
+
+// Lookup finds a method by its name.
+func Lookup(name string) (Entry, error) {
+	var known []string
+	for _, e := range entries {
+		if e.Name == name {
+			return e, nil
+		}
+		known = append(known, e.Name)
+	}
+	return Entry{}, fmt.Errorf("finetune: method %q is not known; known: %s", name, strings.Join(known, ", "))
+}
+
+// Make builds the method with the given settings; options that are missing take their defaults.
+func (e Entry) Make(v Values) (Method, error) {
+	full := Values{}
+	for _, o := range e.Options {
+		value, ok := v[o.Name]
+		if !ok {
+			value = o.Default
+		}
+		if o.Values != nil && !slices.Contains(o.Values, value) {
+			return nil, fmt.Errorf("finetune: --%s %q: expected one of %s", o.Name, value, strings.Join(o.Values, ", "))
+		}
+		full[o.Name] = value
+	}
+	for name := range v {
+		if _, ok := full[name]; !ok {
+			return nil, fmt.Errorf("finetune: method %s has no option --%s", e.Name, name)
+		}
+	}
+	return e.New(full)
+}
