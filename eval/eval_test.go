@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
 // target reads 3 as a label and [1, 2] as a region.
@@ -69,16 +70,14 @@ func scoreGolden[R, P eval.Integer](t *testing.T, g goldenMaps) *eval.Summary {
 }
 
 func TestSummaryEqualsTheReferencesByteForByte(t *testing.T) {
-	files, err := filepath.Glob("../testdata/golden/eval/maps_*.summary.json")
+	files, err := filepath.Glob(golden.Path(t, "eval/maps_*.summary.json"))
 	require.NoError(t, err)
 	require.Len(t, files, 7)
 	for _, file := range files {
 		stem := file[:len(file)-len(".summary.json")]
 		t.Run(filepath.Base(stem), func(t *testing.T) {
-			raw, err := os.ReadFile(stem + ".json")
-			require.NoError(t, err)
 			var g goldenMaps
-			require.NoError(t, json.Unmarshal(raw, &g))
+			golden.LoadJSON(t, "eval/"+filepath.Base(stem)+".json", &g)
 			want, err := os.ReadFile(file)
 			require.NoError(t, err)
 
@@ -270,7 +269,7 @@ func TestFileNamesAreEscapedAsPythonDoes(t *testing.T) {
 
 func FuzzReadSummary(f *testing.F) {
 	for _, file := range []string{"maps_labels", "maps_regions", "maps_absent"} {
-		raw, err := os.ReadFile("../testdata/golden/eval/" + file + ".summary.json")
+		raw, err := os.ReadFile(golden.Path(f, "eval/"+file+".summary.json"))
 		require.NoError(f, err)
 		f.Add(raw)
 	}

@@ -1,15 +1,14 @@
 package eval_test
 
 import (
-	"encoding/json"
 	"math"
-	"os"
 	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
 func unhex(t *testing.T, s string) float64 {
@@ -28,8 +27,6 @@ func requireSame(t *testing.T, want string, got float64, name string, epoch int)
 }
 
 func TestOnlineEqualsTheTrainersPseudoDice(t *testing.T) {
-	raw, err := os.ReadFile("../testdata/golden/eval/online.json")
-	require.NoError(t, err)
 	var g struct {
 		Runs []struct {
 			Name    string
@@ -45,7 +42,7 @@ func TestOnlineEqualsTheTrainersPseudoDice(t *testing.T) {
 			EMA  []string   `json:"ema_fg_dice"`
 		}
 	}
-	require.NoError(t, json.Unmarshal(raw, &g))
+	golden.LoadJSON(t, "eval/online.json", &g)
 	require.Len(t, g.Runs, 5)
 	for _, run := range g.Runs {
 		ema := 0.0

@@ -1,16 +1,15 @@
 package pynum_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
-	"os"
 	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/eval/pynum"
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
 // hex is a float that the golden script wrote as hexadecimal text.
@@ -32,7 +31,7 @@ type printed struct {
 	Rounded map[string]string
 }
 
-type golden struct {
+type numbers struct {
 	Float64, Float32 []printed
 	Sums             []struct {
 		A, Holes, B                       []hex
@@ -40,11 +39,9 @@ type golden struct {
 	}
 }
 
-func load(t *testing.T) golden {
-	raw, err := os.ReadFile("../../testdata/golden/eval/numbers.json")
-	require.NoError(t, err)
-	var g golden
-	require.NoError(t, json.Unmarshal(raw, &g))
+func load(t *testing.T) numbers {
+	var g numbers
+	golden.LoadJSON(t, "eval/numbers.json", &g)
 	require.Greater(t, len(g.Float64), 100)
 	require.Greater(t, len(g.Float32), 100)
 	require.Greater(t, len(g.Sums), 10)

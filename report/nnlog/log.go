@@ -123,4 +123,4 @@ func set[T any](list *[]T, key string, epoch int, value T) error {
 func cut[T any](list *[]T, n int) { *list = (*list)[:min(n, len(*list))] }
 
 // seconds is Python's time.time().
-func seconds(t time.Time) float64 { return float64(t.UnixNano()) / 1e9 }
+func seconds(t time.Time) float64 { return float64(t.Unix()) + float64(t.Nanosecond())/1e9 }

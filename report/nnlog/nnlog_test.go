@@ -16,18 +16,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
 // phantomMini returns the log in the checkpoint of phantom-mini and its best average.
 func phantomMini(t *testing.T) (*Log, float64) {
-	raw, err := os.ReadFile("../../testdata/golden/nnlog/phantom_mini.json")
-	require.NoError(t, err)
 	var g struct {
 		Keys    []string
 		BestEMA string `json:"best_ema"`
 		Logging map[string]json.RawMessage
 	}
-	require.NoError(t, json.Unmarshal(raw, &g))
+	golden.LoadJSON(t, "nnlog/phantom_mini.json", &g)
 	require.Equal(t, g.Keys, Keys())
 	number := func(s string) float64 {
 		v, err := strconv.ParseFloat(s, 64)
