@@ -1,0 +1,72 @@
+package infer
+
+import (
+	"fmt"
+
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/torch"
+)
+
+// chunkVoxels bounds what Labels holds in float32 at a time.
+const chunkVoxels = 1 << 21
+
+// Labels turns logits (heads,z,y,x) into labels (z,y,x), row-major. Without regions a voxel gets the class of the largest
+// softmax probability, the lowest of equals. With regions it starts as background, and each region in turn whose sigmoid
+// is above one half paints its value of regions_class_order; later regions paint over earlier ones.
+// Source: nnU-Net 2.5.1, label_handling.py, convert_logits_to_segmentation.
+func Labels(logits *torch.Tensor, l *plans.Labels) ([]uint8, error) {
+	shape := logits.Shape()
+	heads := l.NumSegmentationHeads()
+	if len(shape) != 4 || shape[0] != int64(heads) {
+		return nil, fmt.Errorf("infer: logits have shape %v, expected (%d heads, z, y, x) for these labels", shape, heads)
+	}
+	if l.HasRegions && len(l.RegionsClassOrder) != heads {
+		return nil, fmt.Errorf("infer: regions_class_order %v: expected one value for each of %d regions", l.RegionsClassOrder, heads)
+	}
+	for _, v := range append([]int{heads - 1}, l.RegionsClassOrder...) {
+		if v < 0 || v > 255 {
+			return nil, fmt.Errorf("infer: label %d does not fit 8 bits: labels 0 to 255 are supported", v)
+		}
+	}
+	out := make([]uint8, shape[1]*shape[2]*shape[3])
+	area := shape[2] * shape[3]
+	depth := max(1, chunkVoxels/max(1, area*int64(heads)))
+	err := torch.NoGrad(func() error {
+		for z := int64(0); z < shape[1]; z += depth {
+			n := min(depth, shape[1]-z)
+			err := torch.With(func(s *torch.Scope) error {
+				x := s.To(s.Narrow(logits, 1, z, n), torch.Float32, logits.Device())
+				var labels *torch.Tensor
+				if l.HasRegions {
+					labels = paint(s, s.Sigmoid(x), l.RegionsClassOrder)
+				} else {
+					labels = s.To(s.Argmax(s.Softmax(x, 0), 0, false), torch.Uint8, logits.Device())
+				}
+				if s.Err() != nil {
+					return s.Err()
+				}
+				return torch.CopyOut(labels, out[z*area:(z+n)*area])
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("infer: labels of logits %v: %w", shape, err)
+	}
+	return out, nil
+}
+
+// paint: probabilities (regions, z, y, x) → labels (z, y, x) uint8.
+func paint(s *torch.Scope, probabilities *torch.Tensor, order []int) *torch.Tensor {
+	if s.Err() != nil {
+		return nil
+	}
+	labels := s.Zeros(probabilities.Shape()[1:], torch.Uint8, probabilities.Device())
+	for i, value := range order {
+		labels = s.MaskedFill(labels, s.CompareScalar(s.Select(probabilities, 0, int64(i)), torch.Gt, 0.5), float64(value))
+	}
+	return labels
+}
