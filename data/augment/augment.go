@@ -83,12 +83,15 @@ func DummyTwoD(patch []int) bool {
 func RotationRange(patch []int) float64 {
 	switch {
 	case len(patch) == 2 && float64(slices.Max(patch))/float64(slices.Min(patch)) > 1.5:
-		return 15.0 / 360 * 2 * math.Pi
+		return radians(15)
 	case len(patch) == 3 && !DummyTwoD(patch):
-		return 30.0 / 360 * 2 * math.Pi
+		return radians(30)
 	}
-	return math.Pi
+	return radians(180)
 }
+
+// radians converts with the roundings of the reference.
+func radians(degrees float64) float64 { return degrees / 360 * 2 * math.Pi }
 
 // InitialPatchSize returns the size of the patches that nnU-Net samples where it rotates and scales
 // them: large enough for a patch of the final size turned by up to its RotationRange about one axis,
@@ -96,7 +99,7 @@ func RotationRange(patch []int) float64 {
 // Source: nnU-Net 2.5.1, compute_initial_patch_size.py and
 // nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size (0.85 is from there).
 func InitialPatchSize(patch []int) []int {
-	angle := min(90.0/360*2*math.Pi, RotationRange(patch))
+	angle := min(radians(90), RotationRange(patch))
 	sin, cos := math.Sincos(angle)
 	p := make([]float64, len(patch))
 	for i := range patch {
