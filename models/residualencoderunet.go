@@ -124,6 +124,15 @@ func newResidualBlock(b nn.Builder, a *plans.Architecture, m *mode, in, inner, o
 
 func (r *residualBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
+		// The shortcut comes first, as in the reference: autograd adds up the gradients of x in the reverse of the order in
+		// which x was used, and the sum of three depends on it.
+		skip := x
+		if r.pool != nil {
+			skip = s.AvgPool(skip, r.pool, r.pool)
+		}
+		if r.project != nil {
+			skip = r.project.forward(s, skip)
+		}
 		y := x
 		for i, c := range r.convs {
 			z := c.forward(s, y)
@@ -131,13 +140,6 @@ func (r *residualBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 				y.Free()
 			}
 			y = z
-		}
-		skip := x
-		if r.pool != nil {
-			skip = s.AvgPool(skip, r.pool, r.pool)
-		}
-		if r.project != nil {
-			skip = r.project.forward(s, skip)
 		}
 		s.Add_(y, skip, 1)
 		if r.nonlin != nil {
