@@ -113,7 +113,7 @@ gotorch: libtorch need-cxx need-go ## compiles the C++ of github.com/wangkuiyi/g
 GOTORCH_DIR := $(BUILD)/libtorch-$(LIBTORCH_ID)/gotorch
 # gotorch's cgo asks for -lcgotorch -lc10 -ltorch -ltorch_cpu. GOTORCH_DIR comes first: its libtorch.so is a linker script
 # that stands for libtorch_cpu, as a wheel's own libtorch.so would drag libtorch_cuda in.
-GOTORCH_LD  := $(foreach d,$(CURDIR)/$(GOTORCH_DIR) $(LIBTORCH_LIB),-L$d -Wl,--disable-new-dtags,-rpath,$d)
+GOTORCH_LD  := $(foreach d,$(abspath $(GOTORCH_DIR)) $(LIBTORCH_LIB),-L$d -Wl,--disable-new-dtags,-rpath,$d)
 
 gotorch-build: $(GOTORCH_DIR)/libcgotorch.so
 	@mkdir -p $(BUILD)/lib
@@ -134,7 +134,7 @@ $(GOTORCH_DIR)/libcgotorch.so: go.mod $(SHIM_DIR)/flags
 # -count=1: Go's test cache does not see that the shim has changed. LNTORCH_REQUIRE turns "libtorch is missing" from a skip
 # into a failure; the user's own setting wins. Each target keeps its output in build/logs.
 
-GO_TEST = LNTORCH_LIB=$(CURDIR)/$(BUILD)/lib/liblntorch.so $(GO) test -count=1
+GO_TEST = LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so $(GO) test -count=1
 LOGGED  = 2>&1 | tee $(LOGS)/$@.log; echo "$@: passed; output in $(LOGS)/$@.log"
 # Lists "package name" for each test or fuzz target whose name matches $1.
 LISTED  = $(GO) test -list '$1' $(PKGS) | awk '/^(Test|Fuzz)/ {n[++k] = $$1} /^ok/ {for (i = 1; i <= k; i++) print $$2, n[i]; k = 0}'

@@ -1,0 +1,98 @@
+// Package arch holds the rules of the source tree as data; its test enforces them. It has no use at run time.
+package arch
+
+// A Rule says where a package stands: it may import the module's packages of a lower level, and those named in Also.
+// Tests may import packages of their own level too, and the test support in internal.
+type Rule struct {
+	Path    string   // under the module path; "/..." at the end covers what lies below too
+	Level   int      // the way of the data goes from level 0 to the program at level 5
+	Only    []string // when not nil, the only packages of the module that it may import; "/..." as in Path
+	Also    []string // packages of the same level that it may import
+	NoTorch bool     // must work without libtorch: package torch may not even be imported indirectly
+}
+
+// Rules has one entry for each package of the module; a package that is missing fails the test.
+var Rules = []Rule{
+	{Path: "volume", Level: 0, Only: []string{}, NoTorch: true},
+	{Path: "formats/...", Level: 0, Only: []string{"volume", "formats/pickle", "formats/internal/...", "internal/bits"}, NoTorch: true},
+	{Path: "torch", Level: 0, Only: []string{"internal/bits"}},
+	{Path: "internal/bits", Level: 0, Only: []string{}, NoTorch: true},
+	{Path: "internal/mt19937", Level: 0, Only: []string{}, NoTorch: true},
+
+	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
+	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
+	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
+	{Path: "data/plans", Level: 1, Only: []string{}, NoTorch: true},
+
+	{Path: "models", Level: 2, Only: []string{"torch", "torch/nn", "data/plans"}},
+	{Path: "loss", Level: 2, Only: []string{"torch"}},
+	{Path: "checkpoint", Level: 2},
+	{Path: "data/preprocess", Level: 2, NoTorch: true},
+
+	{Path: "data/dataset", Level: 3, NoTorch: true},
+	{Path: "data/augment", Level: 3, NoTorch: true},
+	{Path: "data/loader", Level: 3, Also: []string{"data/dataset", "data/augment"}, NoTorch: true},
+	{Path: "finetune", Level: 3, Only: []string{"torch", "torch/nn", "torch/optim"}},
+	{Path: "infer", Level: 3, Also: []string{"data/dataset"}},
+	{Path: "eval/...", Level: 3, Also: []string{"eval/pynum"}, NoTorch: true},
+
+	{Path: "dgst", Level: 4},
+	{Path: "baselines", Level: 4},
+	{Path: "report/...", Level: 4, Also: []string{"report/nnlog"}},
+	{Path: "train", Level: 4, Also: []string{"report", "report/nnlog"}},
+	{Path: "experiment", Level: 4, Also: []string{"train", "report", "report/nnlog", "phantom"}},
+	{Path: "phantom", Level: 4},
+
+	{Path: "cmd/...", Level: 5},
+	{Path: "internal/arch", Level: 5, Only: []string{}},
+	{Path: "internal/shimgen", Level: 5, Only: []string{}},
+	{Path: "internal/golden", Level: 0, Only: []string{"formats/npz"}, NoTorch: true},
+	{Path: "internal/torchtest", Level: 1, Only: []string{"torch", "internal/golden"}},
+}
+
+// TestSupport is what only tests may import, of the module and of others.
+var TestSupport = []string{"internal/golden", "internal/torchtest", "github.com/stretchr/testify/..."}
+
+// Modules says which packages may import which third-party packages. Tests may use them too.
+var Modules = map[string][]string{
+	"codeberg.org/go-fonts/...":         {"report/..."},
+	"github.com/klauspost/compress/...": {"formats/..."},
+	"github.com/suyashkumar/dicom/...":  {"formats/dicom"},
+	"github.com/wangkuiyi/gotorch/...":  {"torch/interop"},
+	"github.com/schollz/progressbar/v3": {"cmd/..."},
+	"github.com/spf13/...":              {"cmd/..."},
+	"github.com/stretchr/testify/...":   {"internal/golden", "internal/torchtest"},
+	"golang.org/x/image/...":            {"report/..."},
+	"golang.org/x/sys/...":              {"torch", "formats/...", "checkpoint", "train", "cmd/..."},
+	"golang.org/x/term":                 {"cmd/..."},
+	"gonum.org/v1/gonum/...":            {"data/...", "eval/...", "experiment", "report/..."},
+	"gonum.org/v1/plot/...":             {"report/..."},
+}
+
+// Unsafe lists the packages that may import "C" or "unsafe".
+var Unsafe = []string{"torch", "torch/interop", "internal/bits"}
+
+// A Call is a function that may not be called outside the packages and files in Except.
+type Call struct {
+	Package, Name string
+	Why           string
+	Except        []string // packages, files, or "_test.go" and "main" for tests and programs
+}
+
+// Calls lists the forbidden calls.
+var Calls = []Call{
+	{"runtime", "SetFinalizer", "tensors are freed with their scope; finalizers run on any thread at any time", nil},
+	{"runtime", "AddCleanup", "tensors are freed with their scope; cleanups run on any thread at any time", nil},
+	{"log", "Fatal", "return an error; only a program may end itself", []string{"main"}},
+	{"log", "Fatalf", "return an error; only a program may end itself", []string{"main"}},
+	{"log", "Fatalln", "return an error; only a program may end itself", []string{"main"}},
+	{"os", "Exit", "return an error; only a program may end itself", []string{"main", "_test.go"}},
+	{"os", "Getenv", "take a field of a config struct; cmd reads the environment", environment},
+	{"os", "LookupEnv", "take a field of a config struct; cmd reads the environment", environment},
+	{"os", "Environ", "take a field of a config struct; cmd reads the environment", environment},
+}
+
+var environment = []string{"main", "_test.go", "cmd/...", "torch/shim.go", "internal/golden", "internal/torchtest"}
+
+// BadNames are package names that say nothing.
+var BadNames = []string{"util", "utils", "helper", "helpers", "common", "manager", "misc"}

@@ -1,0 +1,114 @@
+// Package golden is what tests share that compare lntorch with the reference stack: the files that Python wrote, the
+// Python to ask live, the one table of tolerances, and comparisons that say where the largest difference is.
+//
+// Only tests import it.
+package golden
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lntorch/lntorch/formats/npz"
+)
+
+// Missing ends a test that needs something the machine lacks: it skips, or fails where LNTORCH_REQUIRE, a list separated
+// by commas, names it ("torch", "python", "cuda"). The reason says what is missing and how to get it.
+func Missing(t testing.TB, what, reason string) {
+	t.Helper()
+	if slices.Contains(strings.Split(os.Getenv("LNTORCH_REQUIRE"), ","), what) {
+		t.Fatalf("LNTORCH_REQUIRE names %s: %s", what, reason)
+	}
+	t.Skip(reason)
+}
+
+// Python returns the interpreter with nnU-Net 2.5.1 that LNTORCH_PYTHON names; without one the test ends as Missing says.
+// Tests that ask for it are called TestLive…: make test-nnunet runs those.
+func Python(t testing.TB) string {
+	t.Helper()
+	python := os.Getenv("LNTORCH_PYTHON")
+	if python == "" {
+		Missing(t, "python", "needs a Python with nnU-Net 2.5.1; run make test-nnunet, or name one in LNTORCH_PYTHON")
+	}
+	if _, err := exec.LookPath(python); err != nil {
+		t.Fatalf("LNTORCH_PYTHON: %v", err)
+	}
+	return python
+}
+
+// Run runs a script of scripts/golden with Python(t), its working directory being the root of the module, and returns
+// what it wrote to standard output. A script that fails ends the test with both of its outputs.
+func Run(t testing.TB, script string, args ...string) []byte {
+	t.Helper()
+	cmd := exec.Command(Python(t), append([]string{filepath.Join("scripts", "golden", script)}, args...)...)
+	cmd.Dir = Root(t)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s%s", strings.Join(cmd.Args, " "), err, stdout.String(), stderr.String())
+	}
+	return []byte(stdout.String())
+}
+
+// Root is the folder of the module, found from the test's working directory upwards.
+func Root(t testing.TB) string {
+	t.Helper()
+	start, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for dir := start; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			t.Fatalf("no go.mod in %s or above", start)
+		}
+	}
+}
+
+// Path is the path of a file under testdata/golden.
+func Path(t testing.TB, name string) string {
+	t.Helper()
+	return filepath.Join(Root(t), "testdata", "golden", filepath.FromSlash(name))
+}
+
+// Load opens an .npz file of testdata/golden; it is closed when the test ends.
+func Load(t testing.TB, name string) *npz.File {
+	t.Helper()
+	f, err := npz.OpenNpz(Path(t, name))
+	if err != nil {
+		t.Fatalf("%v\nmake golden writes the golden files", err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// Float32s returns shape and elements (row-major) of an array of the file.
+func Float32s(t testing.TB, f *npz.File, name string) (shape []int, values []float32) {
+	t.Helper()
+	a, err := f.Read(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if values, err = a.Float32s(); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return a.Shape, values
+}
+
+// LoadJSON decodes a .json file of testdata/golden into v.
+func LoadJSON(t testing.TB, name string, v any) {
+	t.Helper()
+	text, err := os.ReadFile(Path(t, name))
+	if err != nil {
+		t.Fatalf("%v\nmake golden writes the golden files", err)
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+}
