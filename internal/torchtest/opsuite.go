@@ -1,0 +1,286 @@
+package torchtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/torch"
+)
+
+// Array is a tensor as plain data. Bools are 0 and 1.
+type Array struct {
+	DType string // as PyTorch names it: "float32", "float64", "int64", "bool"
+	Shape []int64
+	Data  []float64 // row-major; float64 holds every element of these cases exactly
+}
+
+// UnmarshalJSON reads the elements from text, which also has "nan" and "inf".
+func (a *Array) UnmarshalJSON(text []byte) error {
+	var raw struct {
+		DType string
+		Shape []int64
+		Data  string
+	}
+	if err := json.Unmarshal(text, &raw); err != nil {
+		return err
+	}
+	a.DType, a.Shape = raw.DType, raw.Shape
+	for _, f := range strings.Fields(raw.Data) {
+		bits := 64
+		if a.DType == "float32" {
+			bits = 32
+		}
+		v, err := strconv.ParseFloat(f, bits)
+		if err != nil {
+			return err
+		}
+		a.Data = append(a.Data, v)
+	}
+	return nil
+}
+
+// Case is one operator with its operands and what PyTorch made of them. Op is the method of torch.Scope; the methods T,
+// Ints, Int, Float and Flag read its arguments by position.
+type Case struct {
+	Name    string
+	Op      string
+	Args    []any
+	In      []*Array
+	Out     []*Array
+	Exact   bool // no rounding but IEEE's own: every implementation has the same bits
+	InPlace bool // the result is what has become of the first operand
+
+	// Gradients of sum(Out[0]·Cotangent) by the operands, nil for operands without. Cotangent is nil for operators that
+	// have no gradient.
+	Cotangent *Array
+	Grads     []*Array
+}
+
+// T is the operand that argument i stands for; nil for an absent one.
+func (c *Case) T(i int) *Array {
+	if m, ok := c.Args[i].(map[string]any); ok {
+		return c.In[int(m["t"].(float64))]
+	}
+	return nil
+}
+
+// Float is argument i as a number.
+func (c *Case) Float(i int) float64 { return c.Args[i].(float64) }
+
+// Int is argument i as a whole number.
+func (c *Case) Int(i int) int64 { return int64(c.Float(i)) }
+
+// Flag is argument i as a truth value.
+func (c *Case) Flag(i int) bool { return c.Args[i].(bool) }
+
+// Ints is argument i as a list.
+func (c *Case) Ints(i int) []int64 {
+	var v []int64
+	for _, x := range c.Args[i].([]any) {
+		v = append(v, int64(x.(float64)))
+	}
+	return v
+}
+
+// Cases reads the suite's cases, which scripts/golden/ops.py writes with PyTorch.
+func Cases(t testing.TB) []*Case {
+	t.Helper()
+	var file struct{ Cases []*Case }
+	golden.LoadJSON(t, "ops.json", &file)
+	return file.Cases
+}
+
+// Run computes a case with some implementation of the operators: the outputs and, where the case has a cotangent, the
+// gradients by operand (nil entries for operands without). An implementation that lacks the operator says so with ok
+// false.
+type Run func(t testing.TB, c *Case) (out, grads []*Array, ok bool)
+
+// opTolerance allows what another instruction set's order of summation or another library's exp may change. The largest
+// difference measured on an AVX-512 machine against goldens written there is 0; between AVX2 and DEFAULT kernels
+// 2e-7 of the largest element.
+var opTolerance = golden.Tolerance{Abs: 1e-7, Rel: 2e-6, Scale: 2e-6}
+
+// OpSuite runs every case through an implementation, each in a subtest, and returns how many it computed.
+func OpSuite(t *testing.T, run Run) int {
+	n := 0
+	for _, c := range Cases(t) {
+		t.Run(c.Name, func(t *testing.T) {
+			out, grads, ok := run(t, c)
+			if !ok {
+				t.Skipf("the implementation has no %s", c.Op)
+			}
+			n++
+			c.compare(t, "output", c.Out, out)
+			if c.Cotangent != nil {
+				c.compare(t, "gradient", c.Grads, grads)
+			}
+		})
+	}
+	return n
+}
+
+func (c *Case) compare(t testing.TB, what string, want, got []*Array) {
+	t.Helper()
+	if len(want) != len(got) {
+		t.Errorf("%d %ss, want %d", len(got), what, len(want))
+		return
+	}
+	for i, w := range want {
+		name := fmt.Sprintf("%s %d", what, i)
+		g := got[i]
+		if (w == nil) != (g == nil) {
+			t.Errorf("%s: present is %t, want %t", name, g != nil, w != nil)
+			continue
+		}
+		if w == nil {
+			continue
+		}
+		if w.DType != g.DType || fmt.Sprint(w.Shape) != fmt.Sprint(g.Shape) {
+			t.Errorf("%s is %s %v, want %s %v", name, g.DType, g.Shape, w.DType, w.Shape)
+			continue
+		}
+		shape := make([]int, len(w.Shape))
+		for j, d := range w.Shape {
+			shape[j] = int(d)
+		}
+		tol := opTolerance
+		if c.Exact || w.DType != "float32" {
+			tol = golden.Tolerance{}
+		}
+		d := golden.Compare(shape, w.Data, g.Data, tol)
+		if d.Count > 0 && !(d.Excess <= 1) {
+			t.Errorf("%s: %v; allowed %v", name, d, tol)
+		} else {
+			t.Logf("%s: %v", name, d)
+		}
+	}
+}
+
+// Torch computes cases with package torch on a device. It finds the operator by name, so every method of torch.Scope that
+// takes tensors, numbers and lists can have a case.
+func Torch(device torch.Device) Run {
+	return func(t testing.TB, c *Case) (out, grads []*Array, ok bool) {
+		t.Helper()
+		method := reflect.ValueOf(&torch.Scope{}).MethodByName(c.Op)
+		if !method.IsValid() {
+			t.Fatalf("torch.Scope has no operator %s", c.Op)
+		}
+		err := torch.With(func(s *torch.Scope) error {
+			in := make([]*torch.Tensor, len(c.In))
+			for i, a := range c.In {
+				in[i] = s.To(a.tensor(s), mustDType(t, a.DType), device)
+				if c.Cotangent != nil && c.Grads[i] != nil {
+					if err := in[i].SetRequiresGrad(true); err != nil {
+						return err
+					}
+				}
+			}
+			results := reflect.ValueOf(s).MethodByName(c.Op).Call(c.values(t, method.Type(), in))
+			if s.Err() != nil {
+				return nil
+			}
+			tensors := in[:1]
+			if !c.InPlace {
+				tensors = nil
+				for _, r := range results {
+					tensors = append(tensors, r.Interface().(*torch.Tensor))
+				}
+			}
+			for _, x := range tensors {
+				out = append(out, array(t, s, x))
+			}
+			if c.Cotangent == nil {
+				return nil
+			}
+			cot := s.To(c.Cotangent.tensor(s), torch.Float32, device)
+			if s.Err() != nil {
+				return nil
+			}
+			if err := tensors[0].BackwardFrom(cot, false); err != nil {
+				return err
+			}
+			for i := range in {
+				var a *Array
+				if g := s.Grad(in[i]); g != nil {
+					a = array(t, s, g)
+				}
+				grads = append(grads, a)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out, grads, true
+	}
+}
+
+// values converts the arguments to the operator's parameters.
+func (c *Case) values(t testing.TB, f reflect.Type, in []*torch.Tensor) []reflect.Value {
+	t.Helper()
+	tensor := func(i int) *torch.Tensor {
+		if m, ok := c.Args[i].(map[string]any); ok {
+			return in[int(m["t"].(float64))]
+		}
+		return nil
+	}
+	var vs []reflect.Value
+	for i := range c.Args {
+		p := f.In(min(i, f.NumIn()-1))
+		if f.IsVariadic() && i >= f.NumIn()-1 {
+			p = p.Elem()
+		}
+		switch {
+		case p == reflect.TypeFor[*torch.Tensor]():
+			vs = append(vs, reflect.ValueOf(tensor(i)))
+		case p.Kind() == reflect.Slice:
+			vs = append(vs, reflect.ValueOf(c.Ints(i)))
+		case p.Kind() == reflect.Bool:
+			vs = append(vs, reflect.ValueOf(c.Flag(i)))
+		default:
+			vs = append(vs, reflect.ValueOf(c.Float(i)).Convert(p))
+		}
+	}
+	return vs
+}
+
+func mustDType(t testing.TB, name string) torch.DType {
+	t.Helper()
+	for _, d := range []torch.DType{torch.Float32, torch.Float64, torch.Int64, torch.Bool, torch.Uint8} {
+		if d.String() == name {
+			return d
+		}
+	}
+	t.Fatalf("the op suite has no element type %q", name)
+	return 0
+}
+
+// tensor makes a's elements a tensor on the CPU; the caller converts it.
+func (a *Array) tensor(s *torch.Scope) *torch.Tensor {
+	return torch.FromSlice(s, a.Data, a.Shape...)
+}
+
+func array(t testing.TB, s *torch.Scope, x *torch.Tensor) *Array {
+	t.Helper()
+	a := &Array{DType: x.DType().String(), Shape: x.Shape()}
+	data, err := torch.Slice[float64](s.To(s.Detach(x), torch.Float64, torch.CPU))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Data = data
+	return a
+}
+
+// Elements32 are a's elements as float32, for implementations that take those.
+func (a *Array) Elements32() []float32 {
+	v := make([]float32, len(a.Data))
+	for i, x := range a.Data {
+		v[i] = float32(x)
+	}
+	return v
+}

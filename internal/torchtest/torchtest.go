@@ -1,0 +1,88 @@
+// Package torchtest is what the tests of torch and of everything above it share: skipping where libtorch or a GPU is
+// missing, leak counts, deterministic numbers, and the op suite. Only tests import it.
+package torchtest
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/torch"
+)
+
+// Require skips the test where the shim cannot be loaded, or fails it where LNTORCH_REQUIRE names "torch".
+func Require(t testing.TB) {
+	t.Helper()
+	if err := torch.Load(); err != nil {
+		golden.Missing(t, "torch", err.Error())
+	}
+}
+
+// Device reads "cpu" or "cuda" and skips the test where the device cannot be used, or fails it where LNTORCH_REQUIRE names it.
+func Device(t testing.TB, name string) torch.Device {
+	t.Helper()
+	Require(t)
+	d, err := torch.ParseDevice(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := torch.CheckDevice(d); err != nil {
+		golden.Missing(t, name, err.Error())
+	}
+	return d
+}
+
+// NoLeak requires libtorch, as Require does, and fails the test when at its end more or fewer tensor handles live than
+// now. Tests that use it do not run in parallel with others that make tensors.
+func NoLeak(t testing.TB) {
+	t.Helper()
+	Require(t)
+	before := torch.Live()
+	t.Cleanup(func() {
+		if after := torch.Live(); after != before {
+			t.Errorf("%d tensor handles lived before the test, %d live after it", before, after)
+		}
+	})
+}
+
+// Rand is a source of numbers that depends on seed alone.
+func Rand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x6c6e746f726368)) }
+
+// Fill gives n standard normal numbers that depend on seed alone.
+func Fill(seed uint64, n int64) []float32 {
+	r := Rand(seed)
+	v := make([]float32, n)
+	for i := range v {
+		v[i] = float32(r.NormFloat64())
+	}
+	return v
+}
+
+// Tensor makes a float32 tensor of Fill's numbers on the CPU.
+func Tensor(s *torch.Scope, seed uint64, shape ...int64) *torch.Tensor {
+	n := int64(1)
+	for _, d := range shape {
+		n *= d
+	}
+	return torch.FromSlice(s, Fill(seed, n), shape...)
+}
+
+// Float32s copies the elements of x, row-major; a failure ends the test.
+func Float32s(t testing.TB, x *torch.Tensor) []float32 {
+	t.Helper()
+	v, err := torch.Slice[float32](x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// Bits are the bit patterns of v, for comparisons that tell NaNs and zeros apart.
+func Bits(v []float32) []uint32 {
+	b := make([]uint32, len(v))
+	for i := range v {
+		b[i] = math.Float32bits(v[i])
+	}
+	return b
+}
