@@ -50,7 +50,7 @@ type Batch struct {
 	DataShape []int
 	Targets   []Target // one per output of the network, highest resolution first
 
-	pool *sync.Pool
+	free chan *Batch
 }
 
 // Target is the target of one output of the network: either Labels or Masks is set.
@@ -62,7 +62,12 @@ type Target struct {
 
 // Release gives the memory of the batch back for later batches. It must not be used afterwards.
 // A batch that is not released is collected as garbage.
-func (b *Batch) Release() { b.pool.Put(b) }
+func (b *Batch) Release() {
+	select {
+	case b.free <- b:
+	default: // as many are waiting as can be in the making
+	}
+}
 
 // ErrClosed is the error of Next after Close.
 var ErrClosed = errors.New("loader: closed")
@@ -72,8 +77,8 @@ type Loader struct {
 	cfg     Config
 	sampler *sampler
 	targets *augment.Targets
-	sample  []int // size of the patches to cut, 3 axes
-	pool    sync.Pool
+	sample  []int       // size of the patches to cut, 3 axes
+	free    chan *Batch // released batches
 
 	mu      sync.Mutex // held by Next
 	next    int
@@ -124,6 +129,7 @@ func New(cfg Config) (*Loader, error) {
 		targets: augment.NewTargets(cfg.PatchSize, cfg.Labels, cfg.Scales),
 		sample:  slices.Concat(slices.Repeat([]int{1}, 3-len(size)), size),
 		next:    cfg.StartIndex,
+		free:    make(chan *Batch, cfg.Queue+cfg.Workers),
 		jobs:    make(chan int, cfg.Queue),
 		results: make([]chan result, cfg.Queue),
 		done:    make(chan struct{}),
@@ -136,7 +142,6 @@ func New(cfg Config) (*Loader, error) {
 		return nil, err
 	}
 	channels := first.Data.Shape[0]
-	l.pool.New = func() any { return l.newBatch(channels) }
 	for i := range l.results {
 		l.results[i] = make(chan result, 1)
 		l.jobs <- cfg.StartIndex + i
@@ -252,7 +257,7 @@ func (l *Loader) random(index int) *rand.Rand {
 }
 
 func (l *Loader) newBatch(channels int) *Batch {
-	b := &Batch{pool: &l.pool, Keys: make([]string, l.cfg.BatchSize)}
+	b := &Batch{free: l.free, Keys: make([]string, l.cfg.BatchSize)}
 	b.DataShape = slices.Concat([]int{l.cfg.BatchSize, channels}, l.cfg.PatchSize)
 	b.Data = make([]float32, product(b.DataShape))
 	b.Targets = make([]Target, l.targets.Levels())
@@ -283,7 +288,12 @@ func (l *Loader) make(index int, s *scratch) (*Batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := l.pool.Get().(*Batch)
+	var b *Batch
+	select {
+	case b = <-l.free:
+	default:
+		b = l.newBatch(s.src.Image.Shape[0])
+	}
 	b.Index = index
 	if err := l.fill(b, picks, s, rng); err != nil {
 		b.Release()

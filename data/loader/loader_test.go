@@ -1,0 +1,346 @@
+package loader
+
+import (
+	"context"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/data/augment"
+	"github.com/lntorch/lntorch/data/dataset"
+)
+
+func config(t testing.TB, set string) Config {
+	t.Helper()
+	d, labels := open(t, set)
+	return Config{Dataset: d, Keys: d.Keys(), Labels: labels, BatchSize: 3, PatchSize: []int{5, 8, 7}, Oversample: 0.33,
+		Pipeline: augment.MirrorAll(3), Scales: [][]float64{{1, 1, 1}, {1, 0.5, 0.5}}, Seed: 7, Stream: "train"}
+}
+
+func start(t testing.TB, cfg Config) *Loader {
+	t.Helper()
+	l, err := New(cfg)
+	require.NoError(t, err)
+	t.Cleanup(l.Close)
+	return l
+}
+
+// fingerprint is everything a batch says, in a comparable form.
+type fingerprint struct {
+	index         int
+	keys          [3]string
+	data, full, h uint32
+}
+
+func next(t testing.TB, l *Loader) fingerprint {
+	t.Helper()
+	b, err := l.Next(t.Context())
+	require.NoError(t, err)
+	defer b.Release()
+	return fingerprint{b.Index, [3]string(b.Keys), sum(b.Data), sumTarget(b.Targets[0]), sumTarget(b.Targets[len(b.Targets)-1])}
+}
+
+func take(t testing.TB, cfg Config, n int) []fingerprint {
+	l := start(t, cfg)
+	out := make([]fingerprint, n)
+	for i := range out {
+		out[i] = next(t, l)
+	}
+	return out
+}
+
+func TestBatchesDoNotDependOnWorkersOrQueue(t *testing.T) {
+	for _, set := range []string{"ignore", "regions_ignore"} {
+		cfg := config(t, set)
+		cfg.Workers, cfg.Queue = 1, 1
+		want := take(t, cfg, 40)
+		for i, b := range want {
+			require.Equal(t, i, b.index)
+			require.NotContains(t, want[:i], b)
+		}
+		for _, workers := range []int{1, 2, 5, 0} {
+			for _, queue := range []int{0, 1, 3, 16} {
+				cfg.Workers, cfg.Queue = workers, queue
+				require.Equal(t, want, take(t, cfg, 40), "%d workers, queue %d", workers, queue)
+			}
+		}
+	}
+}
+
+func TestBatchesDoNotDependOnTheCacheOrTheOrderOfKeys(t *testing.T) {
+	cfg := config(t, "plain")
+	want := take(t, cfg, 20)
+	cfg = config(t, "plain")
+	cfg.Dataset.CacheBytes = 20000
+	slices.Reverse(cfg.Keys)
+	cfg.Keys = append(cfg.Keys, cfg.Keys[0])
+	require.Equal(t, want, take(t, cfg, 20))
+}
+
+func TestAnyBatchIsAStartingPoint(t *testing.T) {
+	cfg := config(t, "plain")
+	want := take(t, cfg, 30)
+	for _, i := range []int{1, 7, 29} {
+		cfg.StartIndex = i
+		require.Equal(t, want[i:], take(t, cfg, 30-i))
+	}
+}
+
+func TestSeedAndStreamChangeTheBatches(t *testing.T) {
+	cfg := config(t, "plain")
+	want := take(t, cfg, 5)
+	cfg.Seed = 8
+	other := take(t, cfg, 5)
+	cfg.Seed, cfg.Stream = 7, "val"
+	val := take(t, cfg, 5)
+	for i := range want {
+		require.NotEqual(t, want[i], other[i])
+		require.NotEqual(t, want[i], val[i])
+		require.NotEqual(t, other[i], val[i])
+	}
+}
+
+func TestTwoAxesTakeSlices(t *testing.T) {
+	cfg := config(t, "plain")
+	cfg.PatchSize, cfg.Scales, cfg.Pipeline = []int{16, 12}, nil, augment.MirrorAll(2)
+	b, err := start(t, cfg).Next(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []int{3, 3, 16, 12}, b.DataShape)
+	require.Len(t, b.Targets, 1)
+	require.Equal(t, []int{3, 1, 16, 12}, b.Targets[0].Shape)
+	require.Len(t, b.Data, 3*3*16*12)
+	require.Len(t, b.Targets[0].Labels, 3*16*12)
+}
+
+func TestEnlargedPatchesReachThePipelineAtTheirSize(t *testing.T) {
+	cfg := config(t, "plain")
+	got := make(chan [2][4]int, 1000)
+	cfg.Pipeline = observer{got}
+	next(t, start(t, cfg))
+	require.Equal(t, [2][4]int{{3, 5, 8, 7}, {3, 8, 11, 10}}, <-got)
+}
+
+type observer struct{ got chan [2][4]int }
+
+func (observer) InputSize(final []int) []int { return []int{final[0] + 3, final[1] + 3, final[2] + 3} }
+func (o observer) Apply(dst, src augment.Patch, _ *rand.Rand) {
+	o.got <- [2][4]int{dst.Image.Shape, src.Image.Shape}
+}
+
+func TestCancelledContextLosesNoBatch(t *testing.T) {
+	cfg := config(t, "plain")
+	want := take(t, cfg, 3)
+	l := start(t, cfg)
+	require.Equal(t, want[0], next(t, l))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 10 {
+		_, err := l.Next(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	require.Equal(t, want[1], next(t, l))
+	require.Equal(t, want[2], next(t, l))
+}
+
+// blocking lets the test decide when a batch is ready.
+type blocking struct {
+	augment.Identity
+	gate chan struct{}
+}
+
+func (b blocking) Apply(dst, src augment.Patch, rng *rand.Rand) {
+	<-b.gate
+	b.Identity.Apply(dst, src, rng)
+}
+
+func TestCancelWhileWaitingReturns(t *testing.T) {
+	cfg := config(t, "plain")
+	gate := make(chan struct{})
+	cfg.Pipeline = blocking{gate: gate}
+	l := start(t, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := l.Next(ctx)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	close(gate)
+	require.Equal(t, 0, next(t, l).index)
+}
+
+func TestWorkersDoNotRunFartherAheadThanTheQueue(t *testing.T) {
+	cfg := config(t, "plain")
+	cfg.Workers, cfg.Queue = 3, 4
+	started := make(chan [2][4]int, 10000)
+	cfg.Pipeline = observer{started}
+	l := start(t, cfg)
+	for range 3 {
+		next(t, l)
+	}
+	time.Sleep(50 * time.Millisecond)
+	require.Equal(t, (3+4)*cfg.BatchSize, len(started))
+}
+
+func TestCloseLeavesNoGoroutineAndIsRepeatable(t *testing.T) {
+	before := runtime.NumGoroutine()
+	cfg := config(t, "plain")
+	cfg.Workers = 5
+	for i := range 10 {
+		l, err := New(cfg)
+		require.NoError(t, err)
+		for range i {
+			next(t, l)
+		}
+		l.Close()
+		l.Close()
+		_, err = l.Next(t.Context())
+		require.ErrorIs(t, err, ErrClosed)
+	}
+	require.LessOrEqual(t, runtime.NumGoroutine(), before)
+}
+
+func TestCloseWakesNext(t *testing.T) {
+	cfg := config(t, "plain")
+	gate := make(chan struct{})
+	cfg.Pipeline = blocking{gate: gate}
+	l := start(t, cfg)
+	result := make(chan error)
+	go func() {
+		_, err := l.Next(context.Background())
+		result <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
+	closed := make(chan struct{})
+	go func() { l.Close(); close(closed) }()
+	require.ErrorIs(t, <-result, ErrClosed)
+	close(gate)
+	<-closed
+}
+
+func TestReleasedBatchesAreUsedAgain(t *testing.T) {
+	cfg := config(t, "plain")
+	cfg.PatchSize, cfg.Scales, cfg.Workers = []int{32, 64, 64}, nil, 1
+	l := start(t, cfg)
+	use := func(n int) {
+		for range n {
+			b, err := l.Next(t.Context())
+			require.NoError(t, err)
+			b.Release()
+		}
+	}
+	use(l.cfg.Queue + 5)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	use(20)
+	runtime.ReadMemStats(&after)
+	batch := uint64(3 * (4*3 + 2) * 32 * 64 * 64)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, 2*batch, "memory allocated for 20 batches")
+}
+
+func TestErrorsOfCasesArriveAndStay(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(filepath.Join(goldenDir, "plain"))))
+	require.NoError(t, os.Truncate(filepath.Join(dir, "case_3.npz"), 300))
+	cfg := config(t, "plain")
+	var err error
+	cfg.Dataset, err = dataset.Open(dir)
+	require.NoError(t, err)
+	var failed [2]error
+	for i, workers := range []int{1, 4} {
+		cfg.Workers = workers
+		l := start(t, cfg)
+		n := 0
+		for ; failed[i] == nil; n++ {
+			require.Less(t, n, 100)
+			_, failed[i] = l.Next(t.Context())
+		}
+		require.ErrorContains(t, failed[i], filepath.Join(dir, "case_3.npz")+": damaged or truncated")
+		_, err := l.Next(t.Context())
+		require.Equal(t, failed[i], err)
+	}
+	require.Equal(t, failed[0], failed[1])
+}
+
+func TestUnknownLabelsAreNamed(t *testing.T) {
+	cfg := config(t, "plain")
+	_, cfg.Labels = open(t, "source")
+	_, err := start(t, cfg).Next(t.Context())
+	require.ErrorContains(t, err, ".npz: the segmentation holds value 2, expected labels of dataset.json [0 1] (or -1 outside the image); correct labels in dataset.json or preprocess again")
+}
+
+func TestCasesPreprocessedWithoutTheIgnoreLabelAreNamed(t *testing.T) {
+	cfg := config(t, "plain")
+	_, cfg.Labels = open(t, "ignore")
+	_, err := start(t, cfg).Next(t.Context())
+	require.ErrorContains(t, err, "class_locations has no entry for all labels [0 1 2] together, expected one since dataset.json has an ignore label")
+}
+
+func TestCasesOfOtherChannelCountsAreNamed(t *testing.T) {
+	dir := t.TempDir()
+	for _, from := range []struct{ set, key, as string }{{"plain", "case_0", "a"}, {"regions", "case_0", "b"}} {
+		for _, ending := range []string{".npz", ".pkl"} {
+			data, err := os.ReadFile(filepath.Join(goldenDir, from.set, from.key+ending))
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, from.as+ending), data, 0o600))
+		}
+	}
+	cfg := config(t, "plain")
+	var err error
+	cfg.Dataset, err = dataset.Open(dir)
+	require.NoError(t, err)
+	cfg.Keys = []string{"a", "b"}
+	l := start(t, cfg)
+	for err == nil {
+		_, err = l.Next(t.Context())
+	}
+	require.EqualError(t, err, "loader: "+filepath.Join(dir, "b.npz")+": found 1 channels, expected 3 as in the other cases; preprocess all cases with the same channels")
+}
+
+func TestNoForegroundAnywhereIsAnError(t *testing.T) {
+	cfg := config(t, "plain")
+	cfg.Keys, cfg.RequireForeground = []string{"case_2"}, true
+	_, err := New(cfg)
+	require.ErrorContains(t, err, "no foreground in any of 1 cases (case_2), expected voxels of label [1 2 3]")
+	cfg.Keys = []string{"case_1", "case_2"}
+	start(t, cfg)
+}
+
+func TestImpossibleConfigurationsAreRefused(t *testing.T) {
+	for want, change := range map[string]func(*Config){
+		"no cases to draw from":                           func(c *Config) { c.Keys = nil },
+		"batch size 0, expected at least 1":               func(c *Config) { c.BatchSize = 0 },
+		"patch size [4], expected 2 or 3":                 func(c *Config) { c.PatchSize = []int{4} },
+		"patch size [4 0 4], expected":                    func(c *Config) { c.PatchSize = []int{4, 0, 4} },
+		"foreground oversampling 33, expected a fract":    func(c *Config) { c.Oversample = 33 },
+		"start index -1":                                  func(c *Config) { c.StartIndex = -1 },
+		"target scale [1 1], expected 3 axes":             func(c *Config) { c.Scales = [][]float64{{1, 1}} },
+		"nobody.npz: expected a case of ":                 func(c *Config) { c.Keys = []string{"nobody"} },
+		"found 3 channels, expected 1 as the network has": func(c *Config) { c.Dataset.Channels = 1 },
+	} {
+		cfg := config(t, "plain")
+		change(&cfg)
+		_, err := New(cfg)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func BenchmarkNext(b *testing.B) {
+	for name, patch := range map[string][]int{"32x96x96": {32, 96, 96}, "64x128x128": {64, 128, 128}} {
+		b.Run(name, func(b *testing.B) {
+			cfg := config(b, "source")
+			cfg.BatchSize, cfg.PatchSize = 2, patch
+			cfg.Scales = [][]float64{{1, 1, 1}, {1, 0.5, 0.5}, {0.5, 0.25, 0.25}, {0.25, 0.125, 0.125}}
+			l := start(b, cfg)
+			b.ReportAllocs()
+			for b.Loop() {
+				batch, err := l.Next(b.Context())
+				require.NoError(b, err)
+				batch.Release()
+			}
+		})
+	}
+}
