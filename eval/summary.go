@@ -360,6 +360,9 @@ func decodeSummary(raw []byte) (*Summary, error) {
 			return nil, fmt.Errorf("mean of %s: %w", k, err)
 		}
 	}
+	if err := checkTargets(s.Targets); err != nil { // "1" and "01" are one
+		return nil, err
+	}
 	if err := readMeans(doc.Foreground, &s.Foreground); err != nil {
 		return nil, fmt.Errorf("foreground_mean: %w", err)
 	}
