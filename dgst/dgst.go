@@ -96,6 +96,9 @@ func (m *Method) Close() {
 // Trains: every parameter is in DGST's optimizer; which entries move is Update's matter.
 func (m *Method) Trains(string, []int64) bool { return true }
 
+// FixedMasks tells whether the selection of the first iteration holds for all.
+func (m *Method) FixedMasks() bool { return m.cfg.Static }
+
 // Kind is how DGST treats a parameter.
 type Kind int
 

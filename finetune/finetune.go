@@ -32,6 +32,9 @@ type Updater interface {
 	Update(s *torch.Scope, step int64, params []Param) ([]optim.Mask, error)
 }
 
+// Fixed tells of an Updater whether the masks of the first iteration hold for all others.
+type Fixed interface{ FixedMasks() bool }
+
 // Stateful methods have memory that a checkpoint must carry.
 type Stateful interface {
 	State() ([]StateEntry, error)

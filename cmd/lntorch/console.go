@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// console is where people look: log lines and progress on stderr. On a terminal progress is a bar below the lines,
+// elsewhere a line every few seconds.
+type console struct {
+	mu       sync.Mutex
+	out      io.Writer
+	terminal bool
+	quiet    bool
+	bar      *progressbar.ProgressBar
+	task     string
+	total    int
+	last     time.Time // of the last plain line
+}
+
+// plainEvery is how often progress says something where there is no terminal.
+const plainEvery = 15 * time.Second
+
+func newConsole(cmd *cobra.Command) *console {
+	quiet, _ := cmd.Flags().GetBool("quiet")
+	return &console{out: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd())), quiet: quiet}
+}
+
+// Write prints log lines, above the bar if there is one.
+func (c *console) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.quiet {
+		return len(b), nil
+	}
+	if c.bar != nil {
+		c.bar.Clear()
+	}
+	return c.out.Write(b)
+}
+
+// Begin starts the progress of one task.
+func (c *console) Begin(task string, total int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.quiet {
+		return
+	}
+	c.task, c.total, c.last = task, total, time.Now()
+	if !c.terminal {
+		return
+	}
+	c.bar = progressbar.NewOptions(total,
+		progressbar.OptionSetWriter(c.out),
+		progressbar.OptionSetDescription(task),
+		progressbar.OptionShowCount(),
+		progressbar.OptionSetPredictTime(true),
+		progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionSetWidth(20),
+		progressbar.OptionClearOnFinish(),
+		progressbar.OptionSetRenderBlankState(true),
+	)
+}
+
+// Done tells that n of the task's units are finished.
+func (c *console) Done(n int, note string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.quiet {
+		return
+	}
+	if c.bar != nil {
+		c.bar.Describe(strings.TrimSuffix(c.task+", "+note, ", "))
+		c.bar.Set(n)
+		return
+	}
+	if n > 0 && n < c.total && time.Since(c.last) > plainEvery {
+		c.last = time.Now()
+		fmt.Fprintln(c.out, strings.TrimSuffix(fmt.Sprintf("%s: %d of %d, %s", c.task, n, c.total, note), ", "))
+	}
+}
+
+// End takes the bar away.
+func (c *console) End() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.bar != nil {
+		c.bar.Clear()
+		c.bar = nil
+	}
+}

@@ -1,0 +1,62 @@
+// Command lntorch fine-tunes CT lymph-node segmentation models: nnU-Net's training for few-shot data, with DGST and the
+// methods it is compared with, over libtorch.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/lntorch/lntorch/train"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// Exit codes.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitInterrupted = 130
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	go func() {
+		<-ctx.Done()
+		stop() // the first signal asks for an orderly end; a second one ends the program at once
+	}()
+	os.Exit(run(ctx, os.Args[1:]))
+}
+
+func run(ctx context.Context, args []string) int {
+	root := newRoot()
+	root.SetArgs(nnunetArgs(root, args))
+	err := root.ExecuteContext(ctx)
+	var interrupted *train.Interrupted
+	var usage *usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &interrupted), errors.Is(err, context.Canceled):
+		fmt.Fprintln(os.Stderr, "lntorch:", err)
+		return exitInterrupted
+	case errors.As(err, &usage):
+		fmt.Fprintf(os.Stderr, "lntorch: %v\nRun `lntorch %s--help` for the usage.\n", err, usage.command)
+		return exitUsage
+	}
+	fmt.Fprintln(os.Stderr, "lntorch:", err)
+	return exitFailed
+}
+
+// usageError is a mistake in the command line.
+type usageError struct {
+	command string // with a space behind it, empty for the root
+	err     error
+}
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }

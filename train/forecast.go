@@ -1,0 +1,99 @@
+package train
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/models"
+)
+
+// forecast says what the training will need, and warns where the machine has less.
+func (t *trainer) forecast() []string {
+	c := &t.cfg
+	parameters := models.ParameterCount(t.net) * 4
+	activations := activationBytes(t.arch, c.PatchSize, c.BatchSize)
+	// weights, gradients and momentum; activations for the backward pass
+	memory := 3*parameters + activations
+	// latest, best and final with weights and momentum; one more while a new one is written
+	disk := 4 * 2 * parameters
+	lines := []string{fmt.Sprintf("needs about %s of memory (activations %s, weights with gradients and momentum %s) and %s on disk; "+
+		"the progress line tells the time once it is known", size(memory), size(activations), size(3*parameters), size(disk))}
+	if free, ok := freeMemory(); ok && c.Device.String() == "cpu" && free < memory {
+		lines = append(lines, fmt.Sprintf("WARNING: only %s of memory are free: a smaller --patch-size or --batch-size needs less", size(free)))
+	}
+	if free, ok := freeDisk(t.fold); ok && free < disk {
+		lines = append(lines, fmt.Sprintf("WARNING: only %s are free where the results go (%s)", size(free), t.fold))
+	}
+	return lines
+}
+
+// activationBytes estimates what a training step keeps for its backward pass: for every convolution block the output of
+// the convolution and the activation, for every decoder stage the transposed convolution and the joined tensor too.
+func activationBytes(a *plans.Architecture, patch []int, batch int) int64 {
+	voxels := make([]int64, a.NumStages)
+	v := int64(batch)
+	size := append([]int(nil), patch...)
+	for s := range a.NumStages {
+		v = int64(batch)
+		for i := range size {
+			size[i] = (size[i] + a.Strides[s][i] - 1) / a.Strides[s][i]
+			v *= int64(size[i])
+		}
+		voxels[s] = v
+	}
+	numbers := int64(0)
+	for s := range a.NumStages {
+		blocks := 0
+		if a.ConvsPerStage != nil {
+			blocks = a.ConvsPerStage[s]
+		} else {
+			blocks = 3 * a.BlocksPerStage[s] // two convolutions and the shortcut
+		}
+		numbers += int64(2*blocks*a.FeaturesPerStage[s]) * voxels[s]
+	}
+	for i, n := range a.DecoderConvs {
+		s := a.NumStages - 2 - i
+		numbers += int64((2*n+3)*a.FeaturesPerStage[s]) * voxels[s]
+	}
+	return 4 * numbers
+}
+
+// freeMemory is what the system could still give.
+func freeMemory() (int64, bool) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, false
+	}
+	return procField(b, "MemAvailable:")
+}
+
+// freeDisk is what is free at path or the closest folder above it that exists.
+func freeDisk(path string) (int64, bool) {
+	var st syscall.Statfs_t
+	for {
+		if syscall.Statfs(path, &st) == nil {
+			return int64(st.Bavail) * st.Bsize, true
+		}
+		up := filepath.Dir(path)
+		if up == path {
+			return 0, false
+		}
+		path = up
+	}
+}
+
+// size prints bytes for people.
+func size(bytes int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	v, i := float64(bytes), 0
+	for v >= 1024 && i < len(units)-1 {
+		v, i = v/1024, i+1
+	}
+	if v < 10 && i > 0 {
+		return fmt.Sprintf("%.1f %s", v, units[i])
+	}
+	return fmt.Sprintf("%.0f %s", v, units[i])
+}

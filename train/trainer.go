@@ -1,0 +1,436 @@
+package train
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/augment"
+	"github.com/lntorch/lntorch/data/dataset"
+	"github.com/lntorch/lntorch/data/loader"
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/loss"
+	"github.com/lntorch/lntorch/models"
+	"github.com/lntorch/lntorch/report"
+	"github.com/lntorch/lntorch/report/nnlog"
+	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/nn"
+	"github.com/lntorch/lntorch/torch/optim"
+)
+
+// Names of nnU-Net's checkpoint files.
+const (
+	fileFinal  = "checkpoint_final.pth"
+	fileLatest = "checkpoint_latest.pth"
+	fileBest   = "checkpoint_best.pth"
+)
+
+// Result tells where a training left what.
+type Result struct {
+	Folder     string  // of the fold
+	Checkpoint string  // final weights; empty with checkpointing disabled
+	Validation string  // summary.json of the final validation
+	Dice       float64 // its mean foreground Dice, on the preprocessed grid
+}
+
+// trainer is a training under way. All of it belongs to one goroutine, tied to its OS thread.
+type trainer struct {
+	cfg     Config
+	plans   *plans.Plans
+	dataset *plans.Dataset
+	conf    *plans.Configuration
+	arch    *plans.Architecture
+	out     string // result folder of the configuration
+	fold    string // result folder of the fold
+
+	data   *dataset.Dataset
+	split  dataset.Split
+	train  *loader.Loader
+	val    *loader.Loader
+	scales [][]float64
+
+	scope   *torch.Scope // owns the parameters
+	net     models.Network
+	params  []nn.Named
+	tensors []*torch.Tensor
+	trained []finetune.Param
+	sgd     *optim.SGD
+	scaler  *optim.GradScaler
+	loss    *loss.Loss
+	toDev   *uploader
+
+	log       nnlog.Log
+	file      *nnlog.File
+	events    *report.Events
+	best      *float64
+	epoch     int
+	iteration int       // done in this epoch
+	losses    []float64 // of this epoch's iterations
+	loading   *checkpoint.Report
+	timing    timing
+	started   time.Time
+	restored  bool // by a checkpoint of lntorch or nnU-Net
+}
+
+// Run trains as cfg says, or only validates. Cancelling ctx ends it after the running iteration, saved, with *Interrupted.
+func Run(ctx context.Context, cfg Config) (*Result, error) {
+	if err := cfg.defaults(); err != nil {
+		return nil, err
+	}
+	if err := torch.CheckDevice(cfg.Device); err != nil {
+		return nil, err
+	}
+	if cfg.Threads == 0 {
+		cfg.Threads = runtime.NumCPU()
+	}
+	var result *Result
+	err := torch.OnThread(cfg.Threads, func() error {
+		t := &trainer{cfg: cfg, started: time.Now()}
+		defer t.close()
+		var err error
+		result, err = t.run(ctx)
+		return err
+	})
+	return result, err
+}
+
+func (t *trainer) run(ctx context.Context) (*Result, error) {
+	if err := t.open(); err != nil {
+		return nil, err
+	}
+	if err := t.restore(); err != nil {
+		return nil, err
+	}
+	if !t.cfg.ValidateOnly {
+		if err := t.prepareFolder(); err != nil {
+			return nil, err
+		}
+		if err := t.openLoaders(); err != nil {
+			return nil, err
+		}
+		t.announce()
+		for t.epoch < t.cfg.Epochs {
+			if err := t.runEpoch(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if err := t.finish(); err != nil {
+			return nil, err
+		}
+	}
+	return t.validate(ctx)
+}
+
+// open reads plans, dataset and folds and builds the network.
+func (t *trainer) open() error {
+	c := &t.cfg
+	var err error
+	if t.plans, err = plans.Load(filepath.Join(c.Preprocessed, c.PlansName+".json")); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if t.dataset, err = plans.LoadDataset(filepath.Join(c.Preprocessed, "dataset.json")); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if t.conf, err = t.plans.Configuration(c.Configuration); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if t.arch, err = t.conf.Architecture(); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if t.conf.PreviousStage != "" {
+		return fmt.Errorf("train: configuration %s is the second stage of a cascade (previous stage %s), which lntorch does not train yet", c.Configuration, t.conf.PreviousStage)
+	}
+	if c.BatchSize == 0 {
+		c.BatchSize = t.conf.BatchSize
+	}
+	if c.PatchSize == nil {
+		c.PatchSize = t.conf.PatchSize
+	}
+	t.out = c.folder(t.plans)
+	t.fold = filepath.Join(t.out, "fold_"+c.Fold)
+	channels := t.dataset.NumInputChannels(t.conf)
+	classes := t.dataset.Labels.NumSegmentationHeads()
+
+	t.data, err = dataset.Open(filepath.Join(c.Preprocessed, t.conf.DataIdentifier))
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	t.data.Channels = channels
+	if t.split, err = dataset.Fold(filepath.Join(c.Preprocessed, "splits_final.json"), t.data.Keys(), c.Fold); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+
+	if t.scope, err = torch.NewScope(); err != nil {
+		return err
+	}
+	b := nn.Builder{Scope: t.scope, Device: c.Device}
+	if t.net, err = models.Build(b, models.Spec{Architecture: t.arch, InputChannels: channels, NumClasses: classes}); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if err := t.net.CheckInput(wide(c.PatchSize)); err != nil {
+		return fmt.Errorf("train: patch_size: %w", err)
+	}
+	if err := t.collect(torch.SGD{LR: c.LR, Momentum: c.Momentum, WeightDecay: c.WeightDecay, Nesterov: true, Impl: t.impl()}); err != nil {
+		return err
+	}
+	if c.AMP == AMPFP16 {
+		if t.scaler, err = optim.NewGradScaler(c.Device, optim.DefaultGradScaler()); err != nil {
+			return err
+		}
+	}
+	t.scales = t.arch.DeepSupervisionScales()
+	t.loss, err = loss.New(loss.Config{Regions: t.dataset.Labels.HasRegions, IgnoreLabel: t.dataset.Labels.IgnoreLabel,
+		BatchDice: t.conf.BatchDice, Weights: plans.DeepSupervisionWeights(len(t.scales))})
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if err := torch.Deterministic(c.Deterministic); err != nil {
+		return err
+	}
+	if err := torch.BenchmarkCuDNN(!c.Deterministic); err != nil {
+		return err
+	}
+	t.toDev = newUploader(c.Device)
+	return nil
+}
+
+// collect lists the network's parameters, asks the method which of them train, and makes the optimizer. It holds all
+// parameters, as nnU-Net's does; those that do not train never have a gradient, and are left alone.
+func (t *trainer) collect(o torch.SGD) error {
+	t.params = t.net.Module().Parameters()
+	for _, p := range t.params {
+		t.tensors = append(t.tensors, p.T)
+		trains := t.cfg.Method.Trains(p.Name, p.Shape)
+		if err := p.T.SetRequiresGrad(trains); err != nil {
+			return err
+		}
+		if trains {
+			t.trained = append(t.trained, finetune.Param{Name: p.Name, T: p.T})
+		}
+	}
+	if len(t.trained) == 0 {
+		return fmt.Errorf("train: method %s trains no parameter of this network", t.cfg.MethodName)
+	}
+	var err error
+	t.sgd, err = optim.NewSGD(t.tensors, o)
+	return err
+}
+
+// impl: PyTorch steps tensor by tensor on the CPU and over whole lists on CUDA.
+func (t *trainer) impl() torch.Impl {
+	if t.cfg.Device.Type == torch.DeviceCPU {
+		return torch.SingleTensor
+	}
+	return torch.Foreach
+}
+
+// openLoaders starts the workers at the batches where the training stands.
+func (t *trainer) openLoaders() error {
+	c := &t.cfg
+	base := loader.Config{Dataset: t.data, Labels: t.dataset.Labels, BatchSize: c.BatchSize, PatchSize: c.PatchSize,
+		Oversample: c.Oversample, Scales: t.scales, Seed: c.Seed, Workers: c.Workers}
+	train := base
+	train.Keys, train.Stream, train.RequireForeground = t.split.Train, "train", true
+	train.Pipeline = augment.MirrorAll(len(c.PatchSize))
+	train.StartIndex = t.epoch*c.Iterations + t.iteration
+	var err error
+	if t.train, err = loader.New(train); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	val := base
+	val.Keys, val.Stream = t.split.Val, "val"
+	val.StartIndex = t.epoch * c.ValIterations
+	if len(val.Keys) == 0 {
+		return fmt.Errorf("train: fold %s has no validation case; add one to splits_final.json or use fold all", c.Fold)
+	}
+	if t.val, err = loader.New(val); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	return nil
+}
+
+// restore gives the network its weights: a checkpoint's to go on, pretrained ones, or random ones.
+func (t *trainer) restore() error {
+	c := &t.cfg
+	if c.ValidateOnly {
+		path := c.Checkpoint
+		if path == "" && c.ValidateBest {
+			path = filepath.Join(t.fold, fileBest)
+		}
+		if path == "" {
+			path = filepath.Join(t.fold, fileFinal)
+		}
+		return t.loadNetwork(path, checkpoint.LoadOptions{})
+	}
+	if c.Continue {
+		for _, name := range []string{fileFinal, fileLatest, fileBest} {
+			path := filepath.Join(t.fold, name)
+			if _, err := os.Stat(path); err == nil {
+				return t.resume(path)
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("train: %w", err)
+			}
+		}
+		fmt.Fprintf(c.Echo, "WARNING: --c, but %s holds no checkpoint: a new training begins\n", t.fold)
+	}
+	gen, err := torch.NewGenerator(torch.CPU, c.Seed)
+	if err != nil {
+		return err
+	}
+	defer gen.Close()
+	if c.Pretrained == "" {
+		return t.net.Module().Reset(gen, nil)
+	}
+	o := checkpoint.LoadOptions{AllowUnexpected: true}
+	if c.Head == HeadReset {
+		o.Keep = checkpoint.KeepSegLayers
+		err := t.net.Module().Reset(gen, func(path string) bool { return checkpoint.KeepSegLayers(path + ".") })
+		if err != nil {
+			return err
+		}
+	}
+	return t.loadNetwork(c.Pretrained, o)
+}
+
+func (t *trainer) loadNetwork(path string, o checkpoint.LoadOptions) error {
+	f, err := checkpoint.Open(path)
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	defer f.Close()
+	return t.loadWeights(f, o)
+}
+
+func (t *trainer) loadWeights(f *checkpoint.File, o checkpoint.LoadOptions) error {
+	var err error
+	if t.loading, err = checkpoint.LoadWeights(t.net.Module(), f.Weights, o); err != nil {
+		return fmt.Errorf("train: %s: %w", f.Path, err)
+	}
+	return nil
+}
+
+// prepareFolder makes the result folder and writes what nnU-Net writes at the start.
+func (t *trainer) prepareFolder() error {
+	if err := os.MkdirAll(t.fold, 0o755); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	for name, doc := range map[string]*plans.Object{"plans.json": t.plans.Raw(), "dataset.json": t.dataset.Raw()} {
+		b, err := plans.EncodeJSON(doc, 4, false)
+		if err != nil {
+			return fmt.Errorf("train: %s: %w", name, err)
+		}
+		if err := writeFile(filepath.Join(t.out, name), b); err != nil {
+			return err
+		}
+	}
+	const fingerprint = "dataset_fingerprint.json"
+	b, err := os.ReadFile(filepath.Join(t.cfg.Preprocessed, fingerprint))
+	if err == nil {
+		err = writeFile(filepath.Join(t.out, fingerprint), b)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("train: %w", err)
+	}
+	if t.file, err = nnlog.Create(t.fold, t.started, t.cfg.Echo); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if t.events, err = report.OpenEvents(filepath.Join(t.fold, "tensorboard"), int64(t.epoch), t.started); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	return nil
+}
+
+// writeFile writes a small file so that it is there whole or not at all.
+func writeFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("train: %w", err)
+	}
+	return nil
+}
+
+// announce says what was loaded, what trains, and what it will need.
+func (t *trainer) announce() {
+	c := &t.cfg
+	if t.loading != nil {
+		source := c.Pretrained
+		if t.restored {
+			source = "the checkpoint"
+		}
+		t.file.Print("weights from", source+":", t.loading.Table(20))
+	}
+	n := int64(0)
+	for _, p := range t.trained {
+		n += p.T.Numel()
+	}
+	t.file.Print(fmt.Sprintf("method %s trains %s of %s parameters", c.MethodName, thousands(n), thousands(models.ParameterCount(t.net))))
+	t.file.Print(fmt.Sprintf("%d training and %d validation cases, batch %d, patch %v, %d epochs of %d + %d iterations, device %s, %d threads, seed %d",
+		len(t.split.Train), len(t.split.Val), c.BatchSize, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))
+	for _, line := range t.forecast() {
+		t.file.Print(line)
+	}
+	if over := t.split.Overlap(); len(over) > 0 && c.Fold != "all" {
+		t.file.Print("WARNING: cases in training and validation both:", strings.Join(over, ", "))
+	}
+	t.file.Print("results in", t.fold)
+}
+
+func (t *trainer) close() {
+	if t.train != nil {
+		t.train.Close()
+	}
+	if t.val != nil {
+		t.val.Close()
+	}
+	if t.events != nil {
+		t.events.Close()
+	}
+	if t.sgd != nil {
+		t.sgd.Close()
+	}
+	if t.scaler != nil {
+		t.scaler.Close()
+	}
+	if m, ok := t.cfg.Method.(io.Closer); ok {
+		m.Close()
+	}
+	t.toDev.close()
+	if t.scope != nil {
+		t.scope.Close()
+	}
+}
+
+func wide(v []int) []int64 {
+	w := make([]int64, len(v))
+	for i, x := range v {
+		w[i] = int64(x)
+	}
+	return w
+}
+
+// thousands prints n with separators: 31,195,594.
+func thousands(n int64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
