@@ -5,16 +5,18 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/volume"
 )
 
-// golden is testdata/golden/augment.json, written by scripts/golden/augment.py.
-type golden struct {
+// oracle is testdata/golden/augment.json, written by scripts/golden/augment.py.
+type oracle struct {
 	Sampling []struct {
 		N     int
 		Scale float64
@@ -36,13 +38,21 @@ type golden struct {
 	}
 }
 
-func readGolden(t *testing.T) *golden {
+func readGolden(t *testing.T, path string) *oracle {
 	t.Helper()
-	data, err := os.ReadFile("../../testdata/golden/augment.json")
+	data, err := os.ReadFile(path)
 	require.NoError(t, err)
-	g := &golden{}
+	g := &oracle{}
 	require.NoError(t, json.Unmarshal(data, g))
 	return g
+}
+
+// TestLiveGoldenIsWhatPythonWrites runs the script again.
+func TestLiveGoldenIsWhatPythonWrites(t *testing.T) {
+	golden.Python(t)
+	path := filepath.Join(t.TempDir(), "augment.json")
+	golden.Run(t, "augment.py", path)
+	require.Equal(t, readGolden(t, golden.Path(t, "augment.json")), readGolden(t, path))
 }
 
 func labels(t *testing.T, raw json.RawMessage, order []int) *plans.Labels {
@@ -60,7 +70,7 @@ func labels(t *testing.T, raw json.RawMessage, order []int) *plans.Labels {
 }
 
 func TestLevelsKeepTheVoxelsThatTheReferenceKeeps(t *testing.T) {
-	cases := readGolden(t).Sampling
+	cases := readGolden(t, golden.Path(t, "augment.json")).Sampling
 	require.Greater(t, len(cases), 80)
 	for _, c := range cases {
 		seg := volume.New[int16]([4]int{1, 1, 1, c.N})
@@ -76,7 +86,7 @@ func TestLevelsKeepTheVoxelsThatTheReferenceKeeps(t *testing.T) {
 }
 
 func TestRegionsBecomeChannels(t *testing.T) {
-	cases := readGolden(t).Regions
+	cases := readGolden(t, golden.Path(t, "augment.json")).Regions
 	require.NotEmpty(t, cases)
 	for _, c := range cases {
 		targets := NewTargets([]int{4, 6, 5}, labels(t, c.Labels, c.RegionsClassOrder), c.Scales)
@@ -95,7 +105,7 @@ func TestRegionsBecomeChannels(t *testing.T) {
 }
 
 func TestInitialPatchSizesAreThoseOfTheReference(t *testing.T) {
-	cases := readGolden(t).Patches
+	cases := readGolden(t, golden.Path(t, "augment.json")).Patches
 	require.Greater(t, len(cases), 100)
 	for _, c := range cases {
 		require.Equal(t, c.Initial, InitialPatchSize(c.Patch), "%v", c.Patch)

@@ -31,7 +31,6 @@ type Case struct {
 // with an ignore label). Preprocessing stores a sample of at most a few ten thousand.
 type Locations struct {
 	Labels []int // one value for a label, several for a region
-	Tuple  bool  // the properties file has a tuple: a region, or all labels
 	Voxels [][3]int32
 }
 
@@ -61,7 +60,7 @@ type entry struct {
 	used  int64 // clock of the last use
 }
 
-// DefaultCacheBytes is enough for about fifty CTs of 128×256×256 voxels.
+// DefaultCacheBytes is enough for eighty CTs of 128×256×256 voxels.
 const DefaultCacheBytes = 4 << 30
 
 // Open finds the cases of a folder: the names of its *.npz files without those of a cascade's
@@ -311,9 +310,9 @@ func (d *Dataset) readLocations(key string) ([]Locations, string, error) {
 }
 
 func parseLocations(key, value any) (Locations, error) {
-	labels, tuple := key.(pickle.Tuple)
-	l := Locations{Tuple: tuple}
-	if !tuple {
+	var l Locations
+	labels, ok := key.(pickle.Tuple)
+	if !ok {
 		labels = pickle.Tuple{key}
 	}
 	for _, k := range labels {

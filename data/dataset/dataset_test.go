@@ -72,7 +72,6 @@ func TestLoadReadsACaseOfNnUNet(t *testing.T) {
 		require.Subset(t, []int16{-1, 0, 1}, c.SegValues)
 		require.Len(t, c.Locations, 1)
 		require.Equal(t, []int{1}, c.Locations[0].Labels)
-		require.False(t, c.Locations[0].Tuple)
 		require.NotEmpty(t, c.Locations[0].Voxels)
 		for _, v := range c.Locations[0].Voxels {
 			s := c.Seg.Shape
@@ -112,7 +111,6 @@ func TestClassLocationsKeepOrderAndKind(t *testing.T) {
 	var labels [][]int
 	for _, l := range c.Locations {
 		labels = append(labels, l.Labels)
-		require.True(t, l.Tuple)
 	}
 	require.Equal(t, [][]int{{1, 2}, {2}, {0, 1, 2}}, labels)
 	c, err = d.Load("case_4") // nothing annotated: empty lists

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
 type splitCase struct {
@@ -16,14 +18,22 @@ type splitCase struct {
 	Beyond map[string]Split
 }
 
-func goldenSplits(t *testing.T) []splitCase {
+func goldenSplits(t *testing.T, path string) []splitCase {
 	t.Helper()
-	data, err := os.ReadFile("../../testdata/golden/splits.json")
+	data, err := os.ReadFile(path)
 	require.NoError(t, err)
 	var g struct{ Splits []splitCase }
 	require.NoError(t, json.Unmarshal(data, &g))
 	require.Greater(t, len(g.Splits), 20)
 	return g.Splits
+}
+
+// TestLiveGoldenIsWhatPythonWrites runs the script again.
+func TestLiveGoldenIsWhatPythonWrites(t *testing.T) {
+	golden.Python(t)
+	path := filepath.Join(t.TempDir(), "splits.json")
+	golden.Run(t, "splits.py", path)
+	require.Equal(t, goldenSplits(t, golden.Path(t, "splits.json")), goldenSplits(t, path))
 }
 
 func touch(t *testing.T, keys []string) string {
@@ -36,7 +46,7 @@ func touch(t *testing.T, keys []string) string {
 }
 
 func TestSplitsAreThoseOfNnUNet(t *testing.T) {
-	for _, c := range goldenSplits(t) {
+	for _, c := range goldenSplits(t, golden.Path(t, "splits.json")) {
 		d, err := Open(touch(t, c.Keys))
 		require.NoError(t, err)
 		path := filepath.Join(t.TempDir(), "splits_final.json")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +18,7 @@ import (
 	"github.com/lntorch/lntorch/data/dataset"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/mt19937"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -50,7 +52,13 @@ type goldenCase struct {
 
 func open(t testing.TB, set string) (*dataset.Dataset, *plans.Labels) {
 	t.Helper()
-	folder, description := filepath.Join(goldenDir, set), filepath.Join(goldenDir, set, "dataset.json")
+	return openIn(t, goldenDir, set)
+}
+
+// openIn opens a data set of dir, as the script wrote it, or of phantom-mini.
+func openIn(t testing.TB, dir, set string) (*dataset.Dataset, *plans.Labels) {
+	t.Helper()
+	folder, description := filepath.Join(dir, set), filepath.Join(dir, set, "dataset.json")
 	switch set {
 	case "source":
 		folder, description = sourceSet+"/nnUNetPlans_3d_fullres", sourceSet+"/dataset.json"
@@ -95,13 +103,26 @@ func (r *recorder) Apply(_, src augment.Patch, _ *rand.Rand) {
 
 // TestBatchesAreThoseOfNnUNetForTheSameDraws replays the reference's random numbers.
 func TestBatchesAreThoseOfNnUNetForTheSameDraws(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(goldenDir, "loader.json"))
+	replay(t, goldenDir)
+}
+
+// TestLiveBatchesAreThoseOfNnUNet replays cases and draws of another seed.
+func TestLiveBatchesAreThoseOfNnUNet(t *testing.T) {
+	golden.Python(t)
+	dir, seed := t.TempDir(), 10000+rand.IntN(1_000_000)
+	t.Logf("seed %d", seed)
+	golden.Run(t, "loader.py", dir, strconv.Itoa(seed))
+	replay(t, dir)
+}
+
+func replay(t *testing.T, dir string) {
+	data, err := os.ReadFile(filepath.Join(dir, "loader.json"))
 	require.NoError(t, err)
 	var g struct{ Cases []goldenCase }
 	require.NoError(t, json.Unmarshal(data, &g))
 	require.Greater(t, len(g.Cases), 150)
 	for i, c := range g.Cases {
-		d, labels := open(t, c.Set)
+		d, labels := openIn(t, dir, c.Set)
 		var pipeline augment.Pipeline = augment.Identity{}
 		enlarged := &recorder{size: c.Size}
 		if !slices.Equal(c.Size, c.Final) { // the reference's loader was run without transforms

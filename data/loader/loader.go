@@ -173,7 +173,7 @@ func (cfg *Config) check() error {
 	return nil
 }
 
-// Next returns the next batch. Errors of the data are final: every later call returns the same one.
+// Next returns the next batch. Concurrent calls wait for each other. Errors of the data are final: every later call returns the same one.
 // When ctx ends first its error is returned, and the next call returns the batch that was due.
 func (l *Loader) Next(ctx context.Context) (*Batch, error) {
 	l.mu.Lock()

@@ -59,8 +59,9 @@ func (s *sampler) draw(rng source) ([]pick, error) {
 	return picks, nil
 }
 
-// forced reports whether sample i of a batch must show foreground: the last of them, by a third in
-// nnU-Net. A batch of one never does.
+// forced reports whether sample i of a batch must show foreground: the last of them do.
+//
+// Compat: at nnU-Net's 0.33 the one sample of a batch of one never does.
 func (s *sampler) forced(i int) bool {
 	return i >= int(math.RoundToEven(float64(s.batchSize)*(1-s.oversample)))
 }
@@ -89,7 +90,7 @@ func (s *sampler) annotated(c *dataset.Case) (*dataset.Locations, error) {
 }
 
 func (s *sampler) isAnnotated(l *dataset.Locations) bool {
-	return l.Tuple && slices.Equal(l.Labels, s.labels.AllLabels)
+	return slices.Equal(l.Labels, s.labels.AllLabels)
 }
 
 // eligible returns the classes that occur in the case; all labels together count only if there is
@@ -194,8 +195,10 @@ func (s *sampler) anywhere(rng source, shape []int) []int {
 	return start
 }
 
-// around puts the voxel into the middle of the patch. The patch may reach over the far border by up
-// to half its size, but not further over the near one than anywhere does.
+// around puts the voxel into the middle of the patch, but not further over the near border than
+// anywhere does.
+//
+// Compat: there is no such bound at the far border; patches may reach over it by half their size.
 func (s *sampler) around(voxel []int32, shape []int) []int {
 	start := make([]int, len(shape))
 	for axis, n := range shape {

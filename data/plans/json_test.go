@@ -8,10 +8,12 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
-// golden is testdata/golden/plans.json, written by scripts/golden/plans.py.
-type golden struct {
+// oracle is testdata/golden/plans.json, written by scripts/golden/plans.py.
+type oracle struct {
 	JSON []struct {
 		Text, Plain, Indent4, Sorted4, Indent0 string
 	}
@@ -45,13 +47,27 @@ type golden struct {
 	} `json:"input_channels"`
 }
 
-func readGolden(t *testing.T) *golden {
+func readGolden(t *testing.T) *oracle {
 	t.Helper()
 	data, err := os.ReadFile("../../testdata/golden/plans.json")
 	require.NoError(t, err)
-	g := &golden{}
+	g := &oracle{}
 	require.NoError(t, json.Unmarshal(data, g))
 	return g
+}
+
+// TestLiveGoldenIsWhatPythonWrites runs the script again.
+func TestLiveGoldenIsWhatPythonWrites(t *testing.T) {
+	golden.Python(t)
+	path := filepath.Join(t.TempDir(), "plans.json")
+	golden.Run(t, "plans.py", path)
+	want, err := ReadJSON(golden.Path(t, "plans.json"))
+	require.NoError(t, err)
+	got, err := ReadJSON(path)
+	require.NoError(t, err)
+	want.(*Object).Delete("versions")
+	got.(*Object).Delete("versions")
+	require.Equal(t, want, got)
 }
 
 func decodeObject(t *testing.T, data []byte) *Object {

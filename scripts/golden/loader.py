@@ -1,6 +1,7 @@
 """Writes testdata/golden/loader/: small preprocessed data sets, and loader.json with the batches that
 nnU-Net 2.5.1's own loaders draw from them and from phantom-mini after numpy.random.seed.
-Usage: python scripts/golden/loader.py OUTPUT_FOLDER (from the repository root)"""
+Usage: python scripts/golden/loader.py OUTPUT_FOLDER [SEED] (from the repository root). The test suite
+runs it with other seeds and replays what it writes."""
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 OUT = sys.argv[1]
+SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 0
 MINI = "testdata/phantom-mini/preprocessed"
 LABELS = {
     "plain": {"labels": {"background": 0, "a": 1, "b": 2, "c": 3}},
@@ -47,7 +49,7 @@ def write_set(name, channels):
     (with an ignore label) nothing annotated."""
     folder = FOLDERS[name] = os.path.join(OUT, name)
     os.makedirs(folder, exist_ok=True)
-    m, rng = manager(name), np.random.RandomState(len(name))
+    m, rng = manager(name), np.random.RandomState(len(name) + SEED)
     classes = list(m.foreground_regions if m.has_regions else m.foreground_labels)
     if m.has_ignore_label:
         classes.append(m.all_labels)
@@ -115,7 +117,7 @@ if __name__ == "__main__":
         write_set(n, c)
     scales3 = [[1.0, 1.0, 1.0], [1.0, 0.5, 0.5], [0.5, 0.25, 0.25]]
     scales2 = [[1.0, 1.0], [0.5, 0.5]]
-    cases, seed = [], 0
+    cases, seed = [], SEED
     for n in ("plain", "ignore", "regions", "regions_ignore"):
         annotated = [f"case_{i}" for i in range(4)]  # the 2d loader of the reference fails on case_4 with an ignore label
         for size, final in (([4, 4, 4], [4, 4, 4]), ([5, 7, 6], [5, 7, 6]), ([12, 14, 16], [12, 14, 16]), ([8, 10, 9], [5, 5, 4]), ([9, 16, 13], [8, 8, 8])):
@@ -127,13 +129,13 @@ if __name__ == "__main__":
                 seed += 1
                 cases.append(run(n, annotated, size, final, batch, oversample, seed, scales2 if seed % 4 else None))
         if n in ("ignore", "regions_ignore"):
-            cases.append(run(n, ["case_4"], [4, 4, 4], [4, 4, 4], 3, 0.33, 9000, scales3))
+            cases.append(run(n, ["case_4"], [4, 4, 4], [4, 4, 4], 3, 0.33, SEED + 9000, scales3))
         else:
-            cases.append(run(n, ["case_2"], [4, 4], [4, 4], 3, 1.0, 9000, scales2))
+            cases.append(run(n, ["case_2"], [4, 4], [4, 4], 3, 1.0, SEED + 9000, scales2))
     for n in ("source", "target"):
         for i, (size, final) in enumerate((([16, 48, 48], [16, 48, 48]), ([40, 80, 56], [40, 80, 56]), ([22, 61, 61], [16, 48, 48]), ([32, 32], [32, 32]), ([96, 50], [64, 50]))):
             scales = None if len(size) == 2 else scales3
             for batch in (2, 3):
-                cases.append(run(n, None, size, final, batch, 0.33, 500 + 10 * i + batch, scales))
+                cases.append(run(n, None, size, final, batch, 0.33, SEED + 500 + 10 * i + batch, scales))
     with open(os.path.join(OUT, "loader.json"), "w") as f:
         json.dump({"versions": {"numpy": np.__version__, "torch": torch.__version__, "nnunetv2": "2.5.1"}, "cases": cases}, f, separators=(",", ":"))

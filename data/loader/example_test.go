@@ -1,0 +1,46 @@
+package loader_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+
+	"github.com/lntorch/lntorch/data/augment"
+	"github.com/lntorch/lntorch/data/dataset"
+	"github.com/lntorch/lntorch/data/loader"
+	"github.com/lntorch/lntorch/data/plans"
+)
+
+func Example() {
+	folder := "../../testdata/phantom-mini/preprocessed/Dataset102_PhantomTarget/"
+	description, err := plans.LoadDataset(folder + "dataset.json")
+	if err != nil {
+		log.Fatal(err)
+	}
+	cases, err := dataset.Open(folder + "nnUNetPlansSource_3d_fullres")
+	if err != nil {
+		log.Fatal(err)
+	}
+	fold, err := dataset.Fold(folder+"splits_final.json", cases.Keys(), "0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	l, err := loader.New(loader.Config{
+		Dataset: cases, Keys: fold.Train, Labels: description.Labels,
+		BatchSize: 2, PatchSize: []int{16, 48, 48}, Oversample: 0.33,
+		Pipeline: augment.MirrorAll(3), Scales: [][]float64{{1, 1, 1}, {1, 0.5, 0.5}},
+		Seed: 1, Stream: "train",
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer l.Close()
+	batch, err := l.Next(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(fold.Train, batch.DataShape, batch.Targets[0].Shape, batch.Targets[1].Shape)
+	batch.Release()
+	// Output:
+	// [LN_000 LN_001] [2 1 16 48 48] [2 1 16 48 48] [2 1 16 24 24]
+}

@@ -1,0 +1,28 @@
+package plans_test
+
+import (
+	"fmt"
+	"log"
+
+	"github.com/lntorch/lntorch/data/plans"
+)
+
+func Example() {
+	p, err := plans.Load("../../testdata/phantom-mini/preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource.json")
+	if err != nil {
+		log.Fatal(err)
+	}
+	c, err := p.Configuration("3d_phantom") // inherits from 3d_fullres
+	if err != nil {
+		log.Fatal(err)
+	}
+	a, err := c.Architecture()
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(c.DataIdentifier, c.PatchSize, a.NetworkClass, a.FeaturesPerStage)
+	fmt.Println(a.DeepSupervisionScales())
+	// Output:
+	// nnUNetPlansSource_3d_fullres [16 48 48] PlainConvUNet [8 16 32 64]
+	// [[1 1 1] [1 0.5 0.5] [0.5 0.25 0.25]]
+}
