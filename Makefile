@@ -152,7 +152,7 @@ test-gotorch: gotorch shim | $(LOGS) ## torch/interop: the op suite through goto
 	@$(SUB) test-gotorch-run
 
 test-gotorch-run:
-	@LNTORCH_REQUIRE=torch CGO_LDFLAGS='$(GOTORCH_LD)' $(GO_TEST) -tags gotorch -timeout 20m ./torch/interop/... $(subst $@,test-gotorch,$(LOGGED))
+	@LNTORCH_REQUIRE=torch CGO_LDFLAGS='$(GOTORCH_LD)' $(GO_TEST) -tags gotorch -timeout 20m ./torch/interop $(subst $@,test-gotorch,$(LOGGED))
 
 test-nnunet: shim need-go need-python | $(LOGS) ## the live tests, against nnU-Net 2.5.1 in a Python of its own (first run: 3 GB)
 	@python=$$($(PYTHON) scripts/nnunet_venv.py); \
@@ -162,16 +162,37 @@ test-nnunet: shim need-go need-python | $(LOGS) ## the live tests, against nnU-N
 	  $(GO_TEST) -p 1 -timeout 40m -run '^TestLive' $$packages $(LOGGED)
 
 fuzz: need-go ## each fuzz target for FUZZTIME (60s); inputs that fail become seeds in the package's testdata/fuzz
-	@$(call LISTED,^Fuzz) | while read -r package target; do \
-	  echo "fuzz  $$package $$target"; \
-	  $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package </dev/null; \
-	done
+	@targets=$$($(call LISTED,^Fuzz)); failed=0; \
+	  while read -r package target; do \
+	    echo "fuzz  $$package $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || failed=$$((failed + 1)); \
+	  done <<<"$$targets"; \
+	  echo "fuzz: $$failed of $$(wc -l <<<"$$targets") targets failed"; [ $$failed = 0 ]
 
 bench: shim need-go | $(LOGS) ## the Go benchmarks
 	@LNTORCH_REQUIRE=torch $(GO_TEST) -run '^$$' -bench . -benchmem -timeout 60m $(PKGS) $(LOGGED)
 
 golden: need-python ## writes the golden files anew, with nnU-Net's own code; read the diff before committing it
-	@python=$$($(PYTHON) scripts/nnunet_venv.py); scripts/golden.sh $$python
+	@python=$$($(PYTHON) scripts/nnunet_venv.py); g=testdata/golden; \
+	  run() { echo "golden  $$*"; $$python scripts/golden/"$$@" >>$(LOGS)/golden.log; }; mkdir -p $(LOGS); : >$(LOGS)/golden.log; \
+	  run network.py --out $$g/network; \
+	  run loss.py --golden $$g/loss; \
+	  run train_steps.py --golden $$g/train; \
+	  run dgst.py --golden $$g/dgst --deterministic; \
+	  run sliding_window.py --golden $$g/sliding_window; \
+	  run optim.py --golden $$g/optim; \
+	  run optim_steps.py; \
+	  run ops.py; \
+	  run plans.py $$g/plans.json; \
+	  run augment.py $$g/augment.json; \
+	  run splits.py $$g/splits.json; \
+	  run loader.py $$g/loader; \
+	  run pth_corpus.py $$g/pth; \
+	  run evaluation.py; \
+	  run training_log.py; \
+	  run tensorboard_events.py; \
+	  run logits_to_labels.py --golden $$g/logits_to_labels; \
+	  echo "golden: written to $$g; output in $(LOGS)/golden.log; git diff --stat $$g says what has changed"
 
 # ---- the source tree ----------------------------------------------------------------------------------------------
 
