@@ -3,7 +3,6 @@ package loader_test
 import (
 	"context"
 	"fmt"
-	"log"
 
 	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/data/dataset"
@@ -15,15 +14,18 @@ func Example() {
 	folder := "../../testdata/phantom-mini/preprocessed/Dataset102_PhantomTarget/"
 	description, err := plans.LoadDataset(folder + "dataset.json")
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	cases, err := dataset.Open(folder + "nnUNetPlansSource_3d_fullres")
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fold, err := dataset.Fold(folder+"splits_final.json", cases.Keys(), "0")
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	l, err := loader.New(loader.Config{
 		Dataset: cases, Keys: fold.Train, Labels: description.Labels,
@@ -32,12 +34,14 @@ func Example() {
 		Seed: 1, Stream: "train",
 	})
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	defer l.Close()
 	batch, err := l.Next(context.Background())
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fmt.Println(fold.Train, batch.DataShape, batch.Targets[0].Shape, batch.Targets[1].Shape)
 	batch.Release()

@@ -2,7 +2,6 @@ package plans_test
 
 import (
 	"fmt"
-	"log"
 
 	"github.com/lntorch/lntorch/data/plans"
 )
@@ -10,15 +9,18 @@ import (
 func Example() {
 	p, err := plans.Load("../../testdata/phantom-mini/preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource.json")
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	c, err := p.Configuration("3d_phantom") // inherits from 3d_fullres
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	a, err := c.Architecture()
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
 	fmt.Println(c.DataIdentifier, c.PatchSize, a.NetworkClass, a.FeaturesPerStage)
 	fmt.Println(a.DeepSupervisionScales())
