@@ -117,7 +117,7 @@ func (d *Decoder) build(target, state any) (any, error) {
 	case *NumpyDType:
 		return t, buildDType(t, state)
 	case *NumpyArray:
-		return t, buildArray(t, state)
+		return t, d.buildArray(t, state)
 	}
 	return nil, fmt.Errorf("a %s takes no state", typeName(target))
 }
@@ -318,8 +318,9 @@ func reconstruct(_ *Decoder, args Tuple) (any, error) {
 	return &NumpyArray{DType: NumpyDType{array.DType{Order: '|', Kind: 'i', Size: 1}}, Shape: []int64{0}}, nil
 }
 
-// buildArray takes numpy's state (version, shape, dtype, fortran, data).
-func buildArray(a *NumpyArray, state any) error {
+// buildArray takes numpy's state (version, shape, dtype, fortran, data). As in numpy, a big-endian array comes out
+// little-endian.
+func (d *Decoder) buildArray(a *NumpyArray, state any) error {
 	s, ok := state.(Tuple)
 	if !ok || len(s) != 5 {
 		return errors.New("numpy array with an unknown state")
@@ -328,7 +329,26 @@ func buildArray(a *NumpyArray, state any) error {
 	if !ok {
 		return errors.New("numpy array with an unknown state")
 	}
-	return fillArray(a, s[1], s[2], fortran, s[4])
+	if err := fillArray(a, s[1], s[2], fortran, s[4]); err != nil {
+		return err
+	}
+	if a.DType.Order != '>' {
+		return nil
+	}
+	// Never in place: the bytes may belong to a second array.
+	if err := d.chargeWork(len(a.Data)); err != nil {
+		return err
+	}
+	width := a.DType.Size
+	switch a.DType.Kind {
+	case 'c':
+		width /= 2
+	case 'U':
+		width = 4
+	}
+	a.Data = array.Swapped(a.Data, width)
+	a.DType.Order = '<'
+	return nil
 }
 
 // fromBuffer is protocol 5's form: (data, dtype, shape, "C" or "F").

@@ -477,6 +477,9 @@ func (d *Decoder) step(op byte) error {
 		if err != nil && !errors.Is(err, strconv.ErrRange) {
 			return fmt.Errorf("%.40q is not a number", s)
 		}
+		if math.IsNaN(v) {
+			v = math.Float64frombits(0x7ff8 << 48) // Python's, not Go's
+		}
 		return d.push(v)
 	case 'G': // BINFLOAT
 		b, err := d.take(8)

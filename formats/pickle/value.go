@@ -213,10 +213,7 @@ func (s *NumpyScalar) Value() any {
 		if s.DType.Kind == 'c' {
 			step /= 2
 		}
-		data = slices.Clone(data)
-		for i := 0; i < len(data); i += step {
-			slices.Reverse(data[i : i+step])
-		}
+		data = array.Swapped(data, step)
 	}
 	le := binary.LittleEndian
 	switch s.DType.Short() {

@@ -209,7 +209,7 @@ func Convert[T Number](dst []T, d DType, src []byte) error {
 		return fmt.Errorf("%d bytes are fewer than %d elements of %s", len(src), len(dst), d)
 	}
 	if d.Order == '>' {
-		src = swapped(src[:len(dst)*d.Size], d.Size)
+		src = Swapped(src[:len(dst)*d.Size], d.Size)
 	}
 	var probe T
 	half := 0.5
@@ -317,8 +317,8 @@ func unfit[T Number](v any, i int) error {
 	return fmt.Errorf("value %v at index %d does not fit into %T", v, i, t)
 }
 
-// swapped is a copy of src with the bytes of each element reversed.
-func swapped(src []byte, size int) []byte {
+// Swapped is a copy of src with the bytes of each element of the given size reversed.
+func Swapped(src []byte, size int) []byte {
 	out := make([]byte, len(src))
 	for i := 0; i+size <= len(src); i += size {
 		for j := range size {

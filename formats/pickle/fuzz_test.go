@@ -1,0 +1,39 @@
+package pickle
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// FuzzPickle: no input panics, hangs or takes memory out of proportion, and what was read can be written and read again.
+func FuzzPickle(f *testing.F) {
+	files, err := filepath.Glob("../../testdata/golden/pth/*.pkl")
+	require.NoError(f, err)
+	for _, path := range files {
+		b, err := os.ReadFile(path)
+		require.NoError(f, err)
+		f.Add(b)
+	}
+	for _, h := range hostile {
+		f.Add([]byte(h.data))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		v, err := Unmarshal(data, Options{})
+		if err != nil {
+			return
+		}
+		// Written once, everything is in the writer's form, and stays so.
+		var size []int
+		for range 3 {
+			data, err := Marshal(v, nil)
+			require.NoError(t, err)
+			v, err = Unmarshal(data, Options{Limits: Limits{Bytes: 1 << 30, Values: 64 << 20, Depth: 500}})
+			require.NoError(t, err)
+			size = append(size, len(data))
+		}
+		require.Equal(t, size[1], size[2])
+	})
+}
