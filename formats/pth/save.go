@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"path/filepath"
 	"strings"
 	"unicode/utf8"
@@ -65,7 +66,7 @@ const (
 )
 
 // write lays the container out first, since all sizes are known, and then fills it on several goroutines.
-func write(f *atomicfile.File, folder string, root any) error {
+func write(f io.WriterAt, folder string, root any) error {
 	r := &replacer{keys: map[*Storage]int{}}
 	data, err := pickle.Marshal(root, r.replace)
 	if err != nil {
@@ -79,6 +80,16 @@ func write(f *atomicfile.File, folder string, root any) error {
 		parts = append(parts, &part{name: fmt.Sprintf("%s/data/%d", folder, i), storage: s})
 	}
 	parts = append(parts, &part{name: folder + "/version", data: []byte("3\n")})
+	end := layout(parts)
+	if err := parallel(len(parts), 0, func(i int) error { return parts[i].write(f) }); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(directory(parts, end), int64(end))
+	return err
+}
+
+// layout gives each record its place and returns where the central directory starts.
+func layout(parts []*part) uint64 {
 	var at uint64
 	for _, p := range parts {
 		p.size = uint64(len(p.data))
@@ -94,15 +105,11 @@ func write(f *atomicfile.File, folder string, root any) error {
 		p.extra = int(p.start - fixed)
 		at = p.start + p.size
 	}
-	if err := parallel(len(parts), 0, func(i int) error { return parts[i].write(f) }); err != nil {
-		return err
-	}
-	_, err = f.WriteAt(directory(parts, at), int64(at))
-	return err
+	return at
 }
 
 // write copies the data and then, its checksum known, writes the local header before it.
-func (p *part) write(f *atomicfile.File) error {
+func (p *part) write(f io.WriterAt) error {
 	if p.storage == nil {
 		p.crc = crc32.ChecksumIEEE(p.data)
 		if _, err := f.WriteAt(p.data, int64(p.start)); err != nil {
@@ -115,7 +122,7 @@ func (p *part) write(f *atomicfile.File) error {
 	return err
 }
 
-func (p *part) copyStorage(f *atomicfile.File) error {
+func (p *part) copyStorage(f io.WriterAt) error {
 	var buf []byte
 	inMemory := p.storage.src == nil && p.storage.inflate == nil
 	for off := int64(0); off < int64(p.size); off += copyChunk {
