@@ -68,12 +68,15 @@ func (t *Tensor) HasGrad() bool {
 	return true
 }
 
-// SetGrad replaces t's gradient; nil removes it.
+// SetGrad replaces t's gradient by grad, of t's shape, type and device; nil removes it.
 func (t *Tensor) SetGrad(grad *Tensor) error {
 	if t == nil || t.c == nil || grad != nil && grad.c == nil {
 		return errNil
 	}
-	return message(C.lnt_set_grad(t.c, optional(grad)))
+	if msg := C.lnt_set_grad(t.c, optional(grad)); msg != nil {
+		return newError("set_grad", msg, t, grad)
+	}
+	return nil
 }
 
 // ClearGrads removes the gradients of all ts (zero_grad(set_to_none=True)).

@@ -5,6 +5,7 @@ import "C"
 
 import (
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -141,8 +142,13 @@ func (d Device) NewStream() (Stream, error) {
 	return s, err
 }
 
-// OnStream runs f with s as the current stream of the calling thread. It belongs inside OnThread.
+// OnStream runs f, tied to its OS thread, with s as the thread's current stream.
 func OnStream(s Stream, f func() error) error {
+	if err := Load(); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	var previous [3]int64
 	if err := message(C.lnt_stream_exchange(C.int64_t(s.raw[2]), ints(s.raw[:]), ints(previous[:]))); err != nil {
 		return err

@@ -26,6 +26,19 @@ char* lnt_grad(void* t, void** out) {
   })
 }
 
-char* lnt_set_grad(void* t, void* grad) { LNT_BODY(T(t).mutable_grad() = grad == nullptr ? at::Tensor() : T(grad)) }
+// mutable_grad takes anything; an unfitting gradient would be found, or not, by whatever kernel reads it.
+char* lnt_set_grad(void* t, void* grad) {
+  LNT_BODY({
+    at::Tensor& x = T(t);
+    if (grad == nullptr) {
+      x.mutable_grad().reset();
+      return nullptr;
+    }
+    at::Tensor& g = T(grad);
+    TORCH_CHECK(g.sizes() == x.sizes() && g.scalar_type() == x.scalar_type() && g.device() == x.device(), "gradient is ", g.sizes(), " ",
+                g.scalar_type(), " on ", g.device(), ", the tensor ", x.sizes(), " ", x.scalar_type(), " on ", x.device());
+    x.mutable_grad() = g;
+  })
+}
 
 char* lnt_clear_grads(void** ts, int64_t n) { LNT_BODY(for (int64_t i = 0; i < n; i++) T(ts[i]).mutable_grad().reset()) }

@@ -176,7 +176,7 @@ int64_t lnt_grad_mode(int64_t enabled) {
 
 char* lnt_autocast_get(int64_t dev, int64_t* enabled, int64_t* dtype, int64_t* cache) {
   LNT_BODY({
-    auto d = static_cast<c10::DeviceType>(dev);
+    auto d = device_type(dev);
     *enabled = at::autocast::is_autocast_enabled(d) ? 1 : 0;
     *dtype = static_cast<int64_t>(at::autocast::get_autocast_dtype(d));
     *cache = at::autocast::is_autocast_cache_enabled() ? 1 : 0;
@@ -185,9 +185,9 @@ char* lnt_autocast_get(int64_t dev, int64_t* enabled, int64_t* dtype, int64_t* c
 
 char* lnt_autocast_set(int64_t dev, int64_t enabled, int64_t dtype, int64_t cache) {
   LNT_BODY({
-    auto d = static_cast<c10::DeviceType>(dev);
+    auto d = device_type(dev);
     at::autocast::set_autocast_enabled(d, enabled != 0);
-    at::autocast::set_autocast_dtype(d, static_cast<at::ScalarType>(dtype));
+    at::autocast::set_autocast_dtype(d, lnt::dtype(dtype));
     at::autocast::set_autocast_cache_enabled(cache != 0);
   })
 }

@@ -10,8 +10,8 @@ std::optional<at::Generator> generator(void* g) {
   return *static_cast<at::Generator*>(g);
 }
 
-at::TensorOptions options(int64_t dtype, int64_t dev, int64_t idx) {
-  return at::TensorOptions().dtype(static_cast<at::ScalarType>(dtype)).device(device(dev, idx));
+at::TensorOptions options(int64_t type, int64_t dev, int64_t idx) {
+  return at::TensorOptions().dtype(dtype(type)).device(device(dev, idx));
 }
 
 }  // namespace
@@ -63,11 +63,14 @@ char* lnt_copy_(void* dst, void* src, int64_t non_blocking) {
 }
 
 char* lnt_to(void* x, int64_t dtype, int64_t dev, int64_t idx, int64_t non_blocking, int64_t copy, void** out) {
-  LNT_BODY(give(out, T(x).to(device(dev, idx), static_cast<at::ScalarType>(dtype), non_blocking != 0, copy != 0)))
+  LNT_BODY(give(out, T(x).to(device(dev, idx), lnt::dtype(dtype), non_blocking != 0, copy != 0)))
 }
 
 char* lnt_clone(void* x, void** out) { LNT_BODY(give(out, T(x).clone())) }
 
 char* lnt_contiguous(void* x, int64_t memory_format, void** out) {
-  LNT_BODY(give(out, T(x).contiguous(static_cast<at::MemoryFormat>(memory_format))))
+  LNT_BODY({
+    TORCH_CHECK(memory_format >= 0 && memory_format < static_cast<int64_t>(at::MemoryFormat::NumOptions), "no memory format ", memory_format);
+    give(out, T(x).contiguous(static_cast<at::MemoryFormat>(memory_format)));
+  })
 }

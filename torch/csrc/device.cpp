@@ -11,7 +11,7 @@ using namespace lnt;
 namespace {
 
 c10::Stream stream(const int64_t* s) {
-  return c10::Stream::unpack3(s[0], static_cast<c10::DeviceIndex>(s[1]), static_cast<c10::DeviceType>(s[2]));
+  return c10::Stream::unpack3(s[0], static_cast<c10::DeviceIndex>(s[1]), device_type(s[2]));
 }
 
 void put(c10::Stream s, int64_t* out) {
@@ -27,7 +27,7 @@ bool has(c10::DeviceType d) { return d == c10::DeviceType::CPU || c10::impl::has
 
 char* lnt_device_count(int64_t dev, int64_t* out) {
   LNT_BODY({
-    auto d = static_cast<c10::DeviceType>(dev);
+    auto d = device_type(dev);
     *out = d == c10::DeviceType::CPU ? 1 : has(d) ? c10::impl::VirtualGuardImpl(d).deviceCount() : 0;
   })
 }
@@ -49,7 +49,7 @@ char* lnt_device_name(int64_t dev, int64_t idx, char** out) {
 
 char* lnt_synchronize(int64_t dev, int64_t idx) {
   LNT_BODY({
-    auto d = static_cast<c10::DeviceType>(dev);
+    auto d = device_type(dev);
     if (d == c10::DeviceType::CPU) return nullptr;
     c10::impl::VirtualGuardImpl g(d);
     g.synchronizeStream(g.getStream(device(dev, idx)));
@@ -88,19 +88,19 @@ char* lnt_empty_cache(int64_t dev) {
 
 char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out) {
   LNT_BODY({
-    c10::impl::VirtualGuardImpl g(static_cast<c10::DeviceType>(dev));
+    c10::impl::VirtualGuardImpl g(device_type(dev));
     put(g.getStreamFromGlobalPool(device(dev, idx), false), out);
   })
 }
 
 char* lnt_stream_exchange(int64_t dev, const int64_t* s, int64_t* previous) {
   LNT_BODY({
-    c10::impl::VirtualGuardImpl g(static_cast<c10::DeviceType>(dev));
+    c10::impl::VirtualGuardImpl g(device_type(dev));
     put(g.exchangeStream(stream(s)), previous);
   })
 }
 
-char* lnt_event_new(int64_t dev, void** out) { LNT_BODY(*out = new c10::Event(static_cast<c10::DeviceType>(dev))) }
+char* lnt_event_new(int64_t dev, void** out) { LNT_BODY(*out = new c10::Event(device_type(dev))) }
 
 char* lnt_event_record(void* e, const int64_t* s) { LNT_BODY(static_cast<c10::Event*>(e)->record(stream(s))) }
 

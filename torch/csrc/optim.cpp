@@ -142,6 +142,14 @@ void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::ve
   }
 }
 
+// fits refuses state of another parameter: the fused kernels do not look at sizes.
+void fits(const at::Tensor& p, void* state, int64_t i, const char* what) {
+  if (state == nullptr) return;
+  const at::Tensor& b = T(state);
+  TORCH_CHECK(b.sizes() == p.sizes() && b.scalar_type() == p.scalar_type() && b.device() == p.device(), "parameter ", i, ": ", what, " is ",
+              b.sizes(), " ", b.scalar_type(), " on ", b.device(), ", the parameter ", p.sizes(), " ", p.scalar_type(), " on ", p.device());
+}
+
 }  // namespace
 
 char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl) {
@@ -155,6 +163,7 @@ char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* r
       at::Tensor& p = T(params[i]);
       at::Tensor grad = p.grad();
       if (!grad.defined()) continue;
+      fits(p, buffers[i], i, "momentum buffer");
       int64_t rule = rules == nullptr ? kDense : rules[i];
       if (rule == kDense) {
         if (impl == kSingle) {
@@ -200,6 +209,8 @@ char* lnt_adamw_step(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t
       at::Tensor& p = T(params[i]);
       const at::Tensor& grad = p.grad();
       if (!grad.defined()) continue;
+      fits(p, exp_avgs[i], i, "first moment");
+      fits(p, exp_avg_sqs[i], i, "second moment");
       if (exp_avgs[i] == nullptr) give(&exp_avgs[i], at::zeros_like(p));
       if (exp_avg_sqs[i] == nullptr) give(&exp_avg_sqs[i], at::zeros_like(p));
       ps.push_back(p);

@@ -41,8 +41,20 @@ inline std::vector<at::Tensor> list(void** ts, int64_t n) {
   return v;
 }
 
+// Numbers for enums are checked here: some of ATen's noexcept functions end the process on one they do not know.
+inline at::ScalarType dtype(int64_t d) {
+  TORCH_CHECK(d >= 0 && d < static_cast<int64_t>(at::ScalarType::Undefined), "no element type ", d);
+  return static_cast<at::ScalarType>(d);
+}
+
+inline c10::DeviceType device_type(int64_t d) {
+  TORCH_CHECK(d >= 0 && d < static_cast<int64_t>(c10::COMPILE_TIME_MAX_DEVICE_TYPES), "no device type ", d);
+  return static_cast<c10::DeviceType>(d);
+}
+
 inline c10::Device device(int64_t type, int64_t index) {
-  return c10::Device(static_cast<c10::DeviceType>(type), static_cast<c10::DeviceIndex>(index));
+  TORCH_CHECK(index >= -1 && index < 128, "no device index ", index);
+  return c10::Device(device_type(type), static_cast<c10::DeviceIndex>(index));
 }
 
 }  // namespace lnt
