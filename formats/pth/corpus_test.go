@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const golden = "../../testdata/golden"
+const goldenFolder = "../../testdata/golden"
 
 // corpora are the folders that scripts/golden/pth_corpus.py wrote, one for each torch.
 var corpora = []string{"pth", "pth215"}
@@ -20,14 +20,14 @@ var corpora = []string{"pth", "pth215"}
 func eachCorpusFile(t *testing.T, check func(t *testing.T, path, want string)) {
 	for _, folder := range corpora {
 		index := map[string]string{}
-		b, err := os.ReadFile(filepath.Join(golden, folder, "index.json"))
+		b, err := os.ReadFile(filepath.Join(goldenFolder, folder, "index.json"))
 		require.NoError(t, err)
 		require.NoError(t, json.Unmarshal(b, &index))
 		for name, description := range index {
 			t.Run(folder+"/"+name, func(t *testing.T) {
-				want, err := os.ReadFile(filepath.Join(golden, folder, description))
+				want, err := os.ReadFile(filepath.Join(goldenFolder, folder, description))
 				require.NoError(t, err)
-				check(t, filepath.Join(golden, folder, name), string(want))
+				check(t, filepath.Join(goldenFolder, folder, name), string(want))
 			})
 		}
 	}

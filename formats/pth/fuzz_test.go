@@ -10,7 +10,7 @@ import (
 )
 
 func seeds(f *testing.F, pattern string) {
-	files, err := filepath.Glob(filepath.Join(golden, "pth", pattern))
+	files, err := filepath.Glob(filepath.Join(goldenFolder, "pth", pattern))
 	require.NoError(f, err)
 	require.NotEmpty(f, files)
 	for _, path := range files {

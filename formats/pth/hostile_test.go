@@ -171,7 +171,7 @@ func TestTruncatedFilesAreRefused(t *testing.T) {
 	require.NoError(t, Save(path, built(t)))
 	whole, err := os.ReadFile(path)
 	require.NoError(t, err)
-	legacy, err := os.ReadFile(filepath.Join(golden, "pth", "views_legacy.pth"))
+	legacy, err := os.ReadFile(filepath.Join(goldenFolder, "pth", "views_legacy.pth"))
 	require.NoError(t, err)
 	for _, data := range [][]byte{whole, legacy} {
 		_, err := readBytes(data)

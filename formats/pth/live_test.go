@@ -11,24 +11,13 @@ import (
 	"testing"
 
 	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/stretchr/testify/require"
 )
 
-// python is the interpreter with torch, numpy and nnunetv2; without one the test is skipped, or fails where it is required.
-func python(t *testing.T) string {
-	path := os.Getenv("LNTORCH_PYTHON")
-	if path == "" {
-		if strings.Contains(os.Getenv("LNTORCH_REQUIRE"), "python") {
-			t.Fatal("LNTORCH_PYTHON is not set but LNTORCH_REQUIRE names python")
-		}
-		t.Skip("LNTORCH_PYTHON is not set: no PyTorch to compare with")
-	}
-	return path
-}
-
 // runPython returns the lines of its output.
 func runPython(t *testing.T, args ...string) []string {
-	cmd := exec.Command(python(t), append([]string{"-W", "ignore"}, args...)...)
+	cmd := exec.Command(golden.Python(t), append([]string{"-W", "ignore"}, args...)...)
 	cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=2")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -58,7 +47,7 @@ func realCheckpoints(t testing.TB) []string {
 // nnU-Net's own checkpoints, torch's corpus and case properties: read and written by us, they are for Python what they
 // were: keys, order, types, values, dtypes, shapes, bytes and shared storages.
 func TestLiveRoundTripIsEqualForPython(t *testing.T) {
-	python(t)
+	golden.Python(t)
 	originals := realCheckpoints(t)
 	for _, pattern := range []string{"golden/pth/*.pth", "golden/pth/*.pkl", "phantom-mini/preprocessed/*/*/*.pkl"} {
 		files, err := filepath.Glob(filepath.Join("..", "..", "testdata", pattern))
@@ -126,14 +115,14 @@ func built(t *testing.T) any {
 }
 
 func TestLiveRestrictedLoaderOpensWhatSaveWrites(t *testing.T) {
-	python(t)
+	golden.Python(t)
 	dir := t.TempDir()
 	files := []string{filepath.Join(dir, "built.pth")}
 	root := built(t)
 	require.NoError(t, Save(files[0], root))
 	want := []string{describe(t, root)}
 	for i, path := range []string{"dtypes.pth", "views.pth", "parameters.pth", "state_dict.pth", "tensor.pth", "views_legacy.pth"} {
-		v := openAny(t, filepath.Join(golden, "pth", path))
+		v := openAny(t, filepath.Join(goldenFolder, "pth", path))
 		out := filepath.Join(dir, string(rune('a'+i))+".pth")
 		require.NoError(t, Save(out, v))
 		files, want = append(files, out), append(want, describe(t, v))
@@ -145,7 +134,7 @@ func TestLiveRestrictedLoaderOpensWhatSaveWrites(t *testing.T) {
 
 // Python's zipfile checks the checksums and torch maps the storages, for which they must be stored and aligned.
 func TestLiveContainerIsSound(t *testing.T) {
-	python(t)
+	golden.Python(t)
 	path := filepath.Join(t.TempDir(), "model.pth")
 	require.NoError(t, Save(path, built(t)))
 	lines := runPython(t, "-c", `

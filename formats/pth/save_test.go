@@ -2,9 +2,11 @@ package pth
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -55,6 +57,10 @@ func TestSaveAlignsLikeTorch(t *testing.T) {
 		require.Contains(t, name, "model.best/")
 		require.Zero(t, e.Method)
 		require.Zero(t, c.starts[name]%64)
+		extra := b[bytes.Index(b, []byte(name))+len(name) : c.starts[name]]
+		require.Equal(t, "FB", string(extra[:2]))
+		require.EqualValues(t, len(extra)-4, binary.LittleEndian.Uint16(extra[2:]))
+		require.Equal(t, strings.Repeat("Z", len(extra)-4), string(extra[4:]))
 		r, err := e.Open()
 		require.NoError(t, err)
 		_, err = io.Copy(io.Discard, r) // compares the CRC
