@@ -142,12 +142,18 @@ void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::ve
   }
 }
 
-// fits refuses state of another parameter: the fused kernels do not look at sizes.
-void fits(const at::Tensor& p, void* state, int64_t i, const char* what) {
+// The fused kernels look at neither sizes nor strides of what belongs to a parameter. fits refuses state of another
+// parameter, aligned lays a gradient out as its parameter lies.
+void fits(const at::Tensor& p, void* state, int64_t i, const char* what, int64_t impl) {
   if (state == nullptr) return;
   const at::Tensor& b = T(state);
   TORCH_CHECK(b.sizes() == p.sizes() && b.scalar_type() == p.scalar_type() && b.device() == p.device(), "parameter ", i, ": ", what, " is ",
               b.sizes(), " ", b.scalar_type(), " on ", b.device(), ", the parameter ", p.sizes(), " ", p.scalar_type(), " on ", p.device());
+  TORCH_CHECK(impl != kFused || b.strides() == p.strides(), "parameter ", i, ": ", what, " has strides ", b.strides(), ", the parameter ", p.strides());
+}
+
+at::Tensor aligned(const at::Tensor& p, const at::Tensor& grad) {
+  return grad.strides() == p.strides() ? grad : at::empty_like(p).copy_(grad);
 }
 
 }  // namespace
@@ -163,14 +169,14 @@ char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* r
       at::Tensor& p = T(params[i]);
       at::Tensor grad = p.grad();
       if (!grad.defined()) continue;
-      fits(p, buffers[i], i, "momentum buffer");
+      fits(p, buffers[i], i, "momentum buffer", impl);
       int64_t rule = rules == nullptr ? kDense : rules[i];
       if (rule == kDense) {
         if (impl == kSingle) {
           sgd_dense(p, grad, &buffers[i], o);
         } else {
           ps.push_back(p);
-          gs.push_back(grad);
+          gs.push_back(impl == kFused ? aligned(p, grad) : grad);
           slots.push_back(&buffers[i]);
         }
         continue;
@@ -209,12 +215,12 @@ char* lnt_adamw_step(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t
       at::Tensor& p = T(params[i]);
       const at::Tensor& grad = p.grad();
       if (!grad.defined()) continue;
-      fits(p, exp_avgs[i], i, "first moment");
-      fits(p, exp_avg_sqs[i], i, "second moment");
+      fits(p, exp_avgs[i], i, "first moment", impl);
+      fits(p, exp_avg_sqs[i], i, "second moment", impl);
       if (exp_avgs[i] == nullptr) give(&exp_avgs[i], at::zeros_like(p));
       if (exp_avg_sqs[i] == nullptr) give(&exp_avg_sqs[i], at::zeros_like(p));
       ps.push_back(p);
-      gs.push_back(grad);
+      gs.push_back(impl == kFused ? aligned(p, grad) : grad);
       ms.push_back(T(exp_avgs[i]));
       vs.push_back(T(exp_avg_sqs[i]));
     }
