@@ -99,7 +99,7 @@ func (l *Loss) Forward(s *torch.Scope, heads, targets []*torch.Tensor) *torch.Te
 // check compares the shapes of head i and its target.
 func (l *Loss) check(i int, x, y *torch.Tensor) error {
 	if x == nil || y == nil {
-		return nil // the first operator says so
+		return fmt.Errorf("loss: head %d or its target is missing", i)
 	}
 	xs, ys := x.Shape(), y.Shape()
 	if len(xs) < 3 || len(xs) != len(ys) {

@@ -3,19 +3,18 @@ package loss_test
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/loss"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/stretchr/testify/require"
 )
-
-const goldenDir = "../testdata/golden/loss"
 
 // threads is what the oracle runs with.
 const threads = 2
@@ -40,23 +39,16 @@ func (d description) config() loss.Config {
 	return c
 }
 
-// onTorch runs f in a scope on one thread with the oracle's number of threads.
+// onTorch runs f in a scope on one thread with the oracle's number of threads, and demands that it leaves no tensor behind.
 func onTorch(t *testing.T, f func(s *torch.Scope)) {
 	t.Helper()
-	if err := torch.Load(); err != nil {
-		if strings.Contains(os.Getenv("LNTORCH_REQUIRE"), "torch") {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	live := torch.Live()
+	torchtest.NoLeak(t)
 	require.NoError(t, torch.OnThread(threads, func() error {
 		return torch.With(func(s *torch.Scope) error {
 			f(s)
 			return s.Err()
 		})
 	}))
-	require.Equal(t, live, torch.Live(), "tensors leaked")
 }
 
 // tensor makes an array of an npz a tensor of its own type.
@@ -82,35 +74,39 @@ type result struct {
 	grads [][]float32 // nil for a head that gets none
 }
 
-// forward runs the case stored in an npz and returns its result.
-func forward(t *testing.T, s *torch.Scope, path string, d description) result {
+// inputs reads logits and targets of a case from an npz.
+func inputs(t *testing.T, s *torch.Scope, path string) (heads, targets []*torch.Tensor) {
 	t.Helper()
 	z, err := npz.OpenNpz(path)
 	require.NoError(t, err)
 	defer z.Close()
-	l, err := loss.New(d.config())
-	require.NoError(t, err)
-	var heads, targets []*torch.Tensor
 	for k := 0; z.Has(fmt.Sprintf("logits_%d", k)); k++ {
 		x, err := z.Read(fmt.Sprintf("logits_%d", k))
 		require.NoError(t, err)
 		y, err := z.Read(fmt.Sprintf("target_%d", k))
 		require.NoError(t, err)
-		heads = append(heads, tensor(t, s, x))
-		targets = append(targets, tensor(t, s, y))
-		require.NoError(t, heads[k].SetRequiresGrad(true))
+		heads, targets = append(heads, tensor(t, s, x)), append(targets, tensor(t, s, y))
+	}
+	return heads, targets
+}
+
+// forward runs the case stored in an npz and returns its result.
+func forward(t *testing.T, s *torch.Scope, path string, d description) result {
+	t.Helper()
+	l, err := loss.New(d.config())
+	require.NoError(t, err)
+	heads, targets := inputs(t, s, path)
+	for _, h := range heads {
+		require.NoError(t, h.SetRequiresGrad(true))
 	}
 	value := l.Forward(s, heads, targets)
 	require.NoError(t, s.Err())
 	require.NoError(t, value.Backward())
-	var r result
-	r.loss, err = torch.Slice[float32](value)
-	require.NoError(t, err)
+	r := result{loss: torchtest.Float32s(t, value)}
 	for _, h := range heads {
 		var g []float32
 		if h.HasGrad() {
-			g, err = torch.Slice[float32](s.Grad(h))
-			require.NoError(t, err)
+			g = torchtest.Float32s(t, s.Grad(h))
 		}
 		r.grads = append(r.grads, g)
 	}
@@ -123,19 +119,14 @@ func stored(t *testing.T, path string, heads int) result {
 	z, err := npz.OpenNpz(path)
 	require.NoError(t, err)
 	defer z.Close()
-	read := func(name string) []float32 {
-		if !z.Has(name) {
-			return nil
-		}
-		a, err := z.Read(name)
-		require.NoError(t, err)
-		v, err := a.Float32s()
-		require.NoError(t, err)
-		return v
-	}
-	r := result{loss: read("loss")}
+	var r result
+	_, r.loss = golden.Float32s(t, z, "loss")
 	for k := range heads {
-		r.grads = append(r.grads, read(fmt.Sprintf("grad_%d", k)))
+		var g []float32
+		if name := fmt.Sprintf("grad_%d", k); z.Has(name) {
+			_, g = golden.Float32s(t, z, name)
+		}
+		r.grads = append(r.grads, g)
 	}
 	return r
 }
@@ -157,28 +148,174 @@ func cases(t *testing.T, dir string) map[string]description {
 	return all
 }
 
-// TestGolden: value and gradients of every case lie within rounding of the reference's, on any machine and libtorch. A
-// gradient is compared with the largest of its tensor.
+// TestGolden: value and gradients of every case lie within rounding of the reference's, on any machine and libtorch.
 func TestGolden(t *testing.T) {
-	const tolerance = 2e-6
-	for path, d := range cases(t, goldenDir) {
+	for path, d := range cases(t, golden.Path(t, "loss")) {
 		t.Run(d.Spec.Name, func(t *testing.T) {
 			onTorch(t, func(s *torch.Scope) {
 				got := forward(t, s, path, d)
 				want := stored(t, path, len(got.grads))
-				require.InEpsilon(t, want.loss[0], got.loss[0], tolerance)
+				golden.Close(t, "loss", "loss", nil, want.loss, got.loss)
 				for k, w := range want.grads {
-					require.Len(t, got.grads[k], len(w), "gradient of head %d", k)
-					largest, scale, at := 0.0, 0.0, 0
-					for i := range w {
-						scale = max(scale, math.Abs(float64(w[i])))
-						if d := math.Abs(float64(w[i]) - float64(got.grads[k][i])); !(d <= largest) {
-							largest, at = d, i
-						}
-					}
-					require.LessOrEqual(t, largest, tolerance*scale, "head %d, element %d: %v, reference %v", k, at, got.grads[k], w)
+					require.Equal(t, w == nil, got.grads[k] == nil, "head %d has a gradient", k)
+					golden.Close(t, fmt.Sprintf("gradient of head %d", k), "loss-gradient", nil, w, got.grads[k])
 				}
 			})
 		})
 	}
+}
+
+// TestLiveLoss: value and gradients have Python's bits, also where several threads share the sums.
+func TestLiveLoss(t *testing.T) {
+	golden.Python(t)
+	t.Setenv("OMP_NUM_THREADS", fmt.Sprint(threads))
+	dir := t.TempDir()
+	golden.Run(t, "loss.py", "--golden", dir, "--threads", fmt.Sprint(threads))
+	for name, spatial := range map[string][]string{
+		"ce-four-batchdice-b3":     {"17", "40", "33"},
+		"ce-ignore":                {"16", "64", "48"},
+		"bce-ignore":               {"24", "48", "40"},
+		"bce-regions-batchdice-2d": {"200", "136"},
+	} {
+		out := filepath.Join(dir, "large-"+name)
+		golden.Run(t, "loss.py", append([]string{"--spec", golden.Path(t, "loss/"+name+".json"), "--out", out + ".npz",
+			"--threads", fmt.Sprint(threads), "--spatial"}, spatial...)...)
+	}
+	for path, d := range cases(t, dir) {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			onTorch(t, func(s *torch.Scope) {
+				got := forward(t, s, path, d)
+				want := stored(t, path, len(got.grads))
+				golden.Equal(t, "loss", nil, want.loss, got.loss)
+				for k, w := range want.grads {
+					require.Equal(t, w == nil, got.grads[k] == nil, "head %d has a gradient", k)
+					golden.Equal(t, fmt.Sprintf("gradient of head %d", k), nil, w, got.grads[k])
+				}
+			})
+		})
+	}
+}
+
+// TestOnlineCounts: the counts of every case are those of nnUNetTrainer.validation_step.
+func TestOnlineCounts(t *testing.T) {
+	var want map[string]struct{ TP, FP, FN []int64 }
+	golden.LoadJSON(t, "online_counts.json", &want)
+	for path, d := range cases(t, golden.Path(t, "loss")) {
+		t.Run(d.Spec.Name, func(t *testing.T) {
+			w, ok := want[d.Spec.Name]
+			require.True(t, ok)
+			onTorch(t, func(s *torch.Scope) {
+				heads, targets := inputs(t, s, path)
+				l, err := loss.New(d.config())
+				require.NoError(t, err)
+				tp, fp, fn, err := l.OnlineCounts(s, heads[0], targets[0])
+				require.NoError(t, err)
+				require.Equal(t, w.TP, tp, "tp")
+				require.Equal(t, w.FP, fp, "fp")
+				require.Equal(t, w.FN, fn, "fn")
+				require.False(t, heads[0].HasGrad())
+			})
+		})
+	}
+}
+
+// TestUint8Regions: a uint8 target of 0 and 1 is the same as a bool one.
+func TestUint8Regions(t *testing.T) {
+	for _, name := range []string{"bce-regions", "bce-ignore"} {
+		path := golden.Path(t, "loss/"+name+".npz")
+		d := cases(t, golden.Path(t, "loss"))[path]
+		onTorch(t, func(s *torch.Scope) {
+			l, err := loss.New(d.config())
+			require.NoError(t, err)
+			heads, targets := inputs(t, s, path)
+			want, err := l.Forward(s, heads, targets).Item()
+			require.NoError(t, err)
+			tp, fp, fn, err := l.OnlineCounts(s, heads[0], targets[0])
+			require.NoError(t, err)
+			for k, y := range targets {
+				targets[k] = s.To(y, torch.Uint8, torch.CPU)
+			}
+			got, err := l.Forward(s, heads, targets).Item()
+			require.NoError(t, err)
+			require.Equal(t, want, got)
+			tp8, fp8, fn8, err := l.OnlineCounts(s, heads[0], targets[0])
+			require.NoError(t, err)
+			require.Equal(t, [][]int64{tp, fp, fn}, [][]int64{tp8, fp8, fn8})
+		})
+	}
+}
+
+// TestErrors: whatever does not fit is refused with the number of the head, what was found and what was expected.
+func TestErrors(t *testing.T) {
+	_, err := loss.New(loss.Config{Weights: []float64{0, 0}})
+	require.EqualError(t, err, "loss: weights [0 0]: at least one head must count")
+
+	ignore := 2
+	deep := []float64{0.75, 0.25, 0}
+	type shapes [][]int64
+	for want, c := range map[string]struct {
+		cfg            loss.Config
+		heads, targets shapes
+		fill           float64 // of the targets
+	}{
+		"loss: 1 heads and 3 targets for 3 weights: the network's deep supervision, the loader's and the loss's must agree": {
+			cfg: loss.Config{Weights: deep}, heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 1, 4, 4}, {1, 1, 2, 2}, {1, 1, 1, 1}}},
+		"loss: 2 heads and 2 targets for 1 weights: the network's deep supervision, the loader's and the loss's must agree": {
+			heads: shapes{{1, 2, 4, 4}, {1, 2, 2, 2}}, targets: shapes{{1, 1, 4, 4}, {1, 1, 2, 2}}},
+		"loss: head 1 has shape [1 2 2 2], its target [1 1 2 3]: batch and spatial sizes must agree": {
+			cfg: loss.Config{Weights: deep}, heads: shapes{{1, 2, 4, 4}, {1, 2, 2, 2}, {1, 2, 1, 1}}, targets: shapes{{1, 1, 4, 4}, {1, 1, 2, 3}, {1, 1, 1, 1}}},
+		"loss: head 0 has shape [2 2 4 4], its target [1 1 4 4]: batch and spatial sizes must agree": {
+			heads: shapes{{2, 2, 4, 4}}, targets: shapes{{1, 1, 4, 4}}},
+		"loss: head 0 has shape [1 2 4 4], its target [1 4 4]: expected (n, c, …) and the same number of axes": {
+			heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 4, 4}}},
+		"loss: target 0 has 2 channels, expected 1 (a label map)": {
+			heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 2, 4, 4}}},
+		"loss: target 0 has 2 channels, expected 3: the network's regions": {
+			cfg: loss.Config{Regions: true}, heads: shapes{{1, 3, 4, 4}}, targets: shapes{{1, 2, 4, 4}}},
+		"loss: target 0 has 3 channels, expected 4: the network's 3 regions and the ignore mask": {
+			cfg: loss.Config{Regions: true, IgnoreLabel: &ignore}, heads: shapes{{1, 3, 4, 4}}, targets: shapes{{1, 3, 4, 4}}},
+		"loss: target 0 holds label 2, but the network has 2 classes (0 to 1): check the labels in dataset.json against the segmentations": {
+			heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 1, 4, 4}}, fill: 2},
+		"loss: target 0 holds label 7, but the network has 2 classes (0 to 1): check the labels in dataset.json against the segmentations": {
+			cfg: loss.Config{IgnoreLabel: &ignore}, heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 1, 4, 4}}, fill: 7},
+		"loss: target 0 holds label -1, but the network has 2 classes (0 to 1): check the labels in dataset.json against the segmentations": {
+			heads: shapes{{1, 2, 4, 4, 4}}, targets: shapes{{1, 1, 4, 4, 4}}, fill: -1},
+	} {
+		t.Run(want, func(t *testing.T) {
+			onTorch(t, func(s *torch.Scope) {
+				l, err := loss.New(c.cfg)
+				require.NoError(t, err)
+				var heads, targets []*torch.Tensor
+				for _, shape := range c.heads {
+					heads = append(heads, s.Zeros(shape, torch.Float32, torch.CPU))
+				}
+				for _, shape := range c.targets {
+					targets = append(targets, s.Full(shape, c.fill, torch.Int16, torch.CPU))
+				}
+				err = torch.With(func(s *torch.Scope) error {
+					require.Nil(t, l.Forward(s, heads, targets))
+					return nil
+				})
+				require.EqualError(t, err, want)
+				if len(heads) == 1 && len(targets) == 1 {
+					err = torch.With(func(s *torch.Scope) error {
+						_, _, _, err := l.OnlineCounts(s, heads[0], targets[0])
+						return err
+					})
+					require.EqualError(t, err, want)
+				}
+			})
+		})
+	}
+	t.Run("missing tensors", func(t *testing.T) {
+		onTorch(t, func(s *torch.Scope) {
+			l, err := loss.New(loss.Config{})
+			require.NoError(t, err)
+			err = torch.With(func(c *torch.Scope) error {
+				require.Nil(t, l.Forward(c, []*torch.Tensor{nil}, []*torch.Tensor{nil}))
+				return nil
+			})
+			require.EqualError(t, err, "loss: head 0 or its target is missing")
+		})
+	})
 }
