@@ -105,6 +105,10 @@ lntorch: need-go ## bin/lntorch alone
 	@$(GO) build -trimpath -o bin/lntorch ./cmd/lntorch
 	@echo "lntorch: bin/lntorch"
 
+.PHONY: demo
+demo: all ## fine-tunes the bundled foundation model on bundled cases, with DGST and in full, and shows before and after
+	@bash scripts/demo.sh
+
 # ---- gotorch, the independent binding that torch/interop checks ours against ------------------------------------------
 
 gotorch: libtorch need-cxx need-go ## compiles the C++ of github.com/wangkuiyi/gotorch into build/lib/libcgotorch.so
