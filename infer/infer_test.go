@@ -47,7 +47,7 @@ func scope(t *testing.T) *torch.Scope {
 }
 
 // foundationNetwork is phantom-mini's pre-trained network, with its patch and mirror axes.
-func foundationNetwork(t *testing.T, s *torch.Scope) (net models.Network, patch, mirror []int) {
+func foundationNetwork(t testing.TB, s *torch.Scope) (net models.Network, patch, mirror []int) {
 	t.Helper()
 	file, err := checkpoint.Open(filepath.Join(golden.Root(t), foundation, "fold_0", "checkpoint_final.pth"))
 	require.NoError(t, err)
