@@ -13,12 +13,12 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// train runs steps of a small convolutional network with SGD on two threads, calls after, if given, after each step, and
+// train runs steps of a small convolutional network with SGD on so many threads, calls after, if given, after each step, and
 // returns the losses and the final weights.
-func train(t testing.TB, steps int, after func(step int)) (losses, weights []float32) {
+func train(t testing.TB, threads, steps int, after func(step int)) (losses, weights []float32) {
 	t.Helper()
 	one, two := []int64{1, 1, 1}, []int64{2, 2, 2}
-	err := torch.OnThread(2, func() error {
+	err := torch.OnThread(threads, func() error {
 		return torch.With(func(model *torch.Scope) error {
 			scaled := func(seed uint64, shape ...int64) *torch.Tensor {
 				p := torchtest.Tensor(model, seed, shape...)
@@ -92,7 +92,7 @@ func resident(t testing.TB) int64 {
 func TestTrainingKeepsMemoryFlat(t *testing.T) {
 	torchtest.NoLeak(t)
 	var live, memory int64
-	losses, _ := train(t, 250, func(step int) {
+	losses, _ := train(t, 1, 250, func(step int) {
 		switch {
 		case step == 49:
 			live, memory = torch.Live(), resident(t)
@@ -108,8 +108,8 @@ func TestTrainingKeepsMemoryFlat(t *testing.T) {
 
 func TestTrainingIsUndisturbedByTheGarbageCollector(t *testing.T) {
 	torchtest.NoLeak(t)
-	const steps = 40
-	losses, weights := train(t, steps, nil)
+	const steps = 20
+	losses, weights := train(t, 2, steps, nil)
 
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() { // allocates as a loader would: patches, and pointers to them
@@ -128,7 +128,7 @@ func TestTrainingIsUndisturbedByTheGarbageCollector(t *testing.T) {
 		}
 	}()
 	defer debug.SetGCPercent(debug.SetGCPercent(1))
-	losses2, weights2 := train(t, steps, nil)
+	losses2, weights2 := train(t, 2, steps, nil)
 	close(stop)
 	<-stopped
 	require.Equal(t, torchtest.Bits(losses), torchtest.Bits(losses2))
