@@ -42,13 +42,16 @@ func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 		return nil
 	}
 	var heads []*torch.Tensor
-	s.With(func(c *torch.Scope) error { // the failure, if any, is in s already
+	err := s.With(func(c *torch.Scope) error {
 		heads = u.decoder.forward(c, u.encode(c, x))
 		for _, h := range heads {
 			c.Keep(h)
 		}
 		return nil
 	})
+	if err != nil { // s has it already
+		return nil
+	}
 	return heads
 }
 
