@@ -11,6 +11,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/loader"
 	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/eval/pynum"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/report"
 	"github.com/lntorch/lntorch/torch"
@@ -102,11 +103,7 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 		t.timing.add(time.Since(begin), waited)
 		c.Progress.Done(t.iteration, t.note(l))
 	}
-	sum := 0.0
-	for _, l := range t.losses {
-		sum += l
-	}
-	return t.log.TrainLoss(t.epoch, float32(sum/float64(len(t.losses))))
+	return t.log.TrainLoss(t.epoch, meanLoss(t.losses))
 }
 
 // note is what stands beside the progress bar.
@@ -265,7 +262,7 @@ func (t *trainer) validateEpoch(ctx context.Context) error {
 		classes = len(t.dataset.Labels.Regions)
 	}
 	online := eval.NewOnline(classes, t.dataset.Labels.HasRegions)
-	sum := 0.0
+	var losses []float64
 	for i := range c.ValIterations {
 		if ctx.Err() != nil {
 			return t.interrupt()
@@ -282,11 +279,20 @@ func (t *trainer) validateEpoch(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, validation: %w", t.epoch, err)
 		}
-		sum += l
+		losses = append(losses, l)
 		c.Progress.Done(i+1, "")
 	}
 	dice, mean := online.Dice()
-	return t.log.Validation(t.epoch, dice, mean, float32(sum/float64(c.ValIterations)))
+	return t.log.Validation(t.epoch, dice, mean, meanLoss(losses))
+}
+
+// meanLoss is numpy's mean of float32 losses, to the bit.
+func meanLoss(losses []float64) float32 {
+	narrow := make([]float32, len(losses))
+	for i, l := range losses {
+		narrow[i] = float32(l)
+	}
+	return pynum.Mean(narrow)
 }
 
 func (t *trainer) validationStep(b *loader.Batch) (value float64, counts []eval.Counts, err error) {
