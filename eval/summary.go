@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/lntorch/lntorch/eval/pynum"
+	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
 // Metrics are the eight values that summary.json holds per case and target.
@@ -154,27 +154,8 @@ func (s *Summary) Encode() []byte {
 
 // Save writes summary.json through a temporary file beside it.
 func (s *Summary) Save(path string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".summary-*")
-	if err != nil {
+	if err := atomicfile.Write(path, s.Encode()); err != nil {
 		return fmt.Errorf("eval: write %s: %w", path, err)
-	}
-	_, err = f.Write(s.Encode())
-	err = firstError(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return fmt.Errorf("eval: write %s: %w", path, err)
-	}
-	return nil
-}
-
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -4,13 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/mt19937"
 )
 
@@ -160,27 +159,15 @@ func encodeSplits(splits []Split) ([]byte, error) {
 
 // WriteSplits writes a splits_final.json byte for byte as nnU-Net does. The file appears whole or
 // not at all.
-func WriteSplits(path string, splits []Split) (err error) {
+func WriteSplits(path string, splits []Split) error {
 	text, err := encodeSplits(splits)
+	if err == nil {
+		err = atomicfile.Write(path, text)
+	}
 	if err != nil {
 		return fmt.Errorf("dataset: %s: %w", path, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".splits-*")
-	if err != nil {
-		return fmt.Errorf("dataset: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-			err = fmt.Errorf("dataset: %s: %w", path, err)
-		}
-	}()
-	_, err = f.Write(text)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return nil
 }
 
 // Fold returns the cases to train and to validate with. keys are all cases, sorted. fold is "all"

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/flate"
-	"github.com/lntorch/lntorch/formats/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
 // File is an open .npz archive. Its methods may be called from several goroutines.

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/lntorch/lntorch/formats/internal/atomicfile"
 	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
 // Save writes root as torch.save does: a zip container of stored records aligned to 64 bytes, with the pickle in

@@ -1,0 +1,109 @@
+// Package atomicfile writes files that appear whole or not at all: to a temporary name in the same folder, made durable,
+// then renamed.
+package atomicfile
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// File is a file being written. End it with Commit or Abort.
+type File struct {
+	*os.File
+	path string
+}
+
+// Temporary files are called .NAME.xxxxxxxx.tmp.
+const suffix = ".tmp"
+
+// Create starts a file that will replace path on Commit. Its permissions are those of any new file.
+func Create(path string) (*File, error) {
+	for try := 0; ; try++ {
+		name := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%08x%s", filepath.Base(path), rand.Uint32(), suffix))
+		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
+		if err == nil {
+			// The lock tells Sweep that the writer lives. A file system without locks has no sweeping either.
+			_ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+			return &File{f, path}, nil
+		}
+		if !errors.Is(err, os.ErrExist) || try == 100 {
+			return nil, err
+		}
+	}
+}
+
+// Write writes a whole file.
+func Write(path string, content []byte) error {
+	f, err := Create(path)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(content); err != nil {
+		f.Abort()
+		return err
+	}
+	return f.Commit()
+}
+
+// Commit makes the content durable and gives the file its name. On an error nothing is left and a file that had the
+// name before is untouched; only an error from making the folder durable comes after the renaming.
+func (f *File) Commit() error {
+	err := f.Sync()
+	if err == nil {
+		err = os.Rename(f.Name(), f.path)
+	}
+	if err != nil {
+		f.Abort()
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(f.path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// Abort removes the temporary file.
+func (f *File) Abort() {
+	f.Close()
+	os.Remove(f.Name())
+}
+
+// Sweep removes the temporary files in folder whose writers were killed. Those of living programs stay.
+func Sweep(folder string) error {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if !strings.HasPrefix(name, ".") || !strings.HasSuffix(name, suffix) || !e.Type().IsRegular() {
+			continue
+		}
+		if err := sweep(filepath.Join(folder, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func sweep(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
+		return nil // someone writes it
+	}
+	return os.Remove(path)
+}
