@@ -18,6 +18,7 @@ import (
 	"github.com/lntorch/lntorch/data/loader"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/loss"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/report"
@@ -179,7 +180,7 @@ func (t *trainer) open() error {
 	if err := t.net.CheckInput(wide(c.PatchSize)); err != nil {
 		return fmt.Errorf("train: patch_size: %w", err)
 	}
-	if err := t.collect(torch.SGD{LR: c.LR, Momentum: c.Momentum, WeightDecay: c.WeightDecay, Nesterov: true, Impl: t.impl()}); err != nil {
+	if err := t.collect(torch.SGD{LR: c.LR, Momentum: c.Momentum, WeightDecay: c.WeightDecay, Nesterov: c.Momentum > 0, Impl: t.impl()}); err != nil {
 		return err
 	}
 	if c.AMP == AMPFP16 {
@@ -272,13 +273,12 @@ func (t *trainer) restore() error {
 		return t.loadNetwork(path, checkpoint.LoadOptions{})
 	}
 	if c.Continue {
-		for _, name := range []string{fileFinal, fileLatest, fileBest} {
-			path := filepath.Join(t.fold, name)
-			if _, err := os.Stat(path); err == nil {
-				return t.resume(path)
-			} else if !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("train: %w", err)
-			}
+		path, err := t.newest()
+		if err != nil {
+			return err
+		}
+		if path != "" {
+			return t.resume(path)
 		}
 		fmt.Fprintf(c.Echo, "WARNING: --c, but %s holds no checkpoint: a new training begins\n", t.fold)
 	}
@@ -299,6 +299,26 @@ func (t *trainer) restore() error {
 		}
 	}
 	return t.loadNetwork(c.Pretrained, o)
+}
+
+// newest is the checkpoint that --c goes on from: the later one of final and latest, else best, else "".
+// Differs: nnU-Net takes the final one first, even one that an earlier training left in the folder.
+func (t *trainer) newest() (string, error) {
+	found, written := "", time.Time{}
+	for _, name := range []string{fileFinal, fileLatest, fileBest} {
+		path := filepath.Join(t.fold, name)
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", fmt.Errorf("train: %w", err)
+		}
+		if found == "" || name == fileLatest && info.ModTime().After(written) {
+			found, written = path, info.ModTime()
+		}
+	}
+	return found, nil
 }
 
 func (t *trainer) loadNetwork(path string, o checkpoint.LoadOptions) error {
@@ -323,19 +343,24 @@ func (t *trainer) prepareFolder() error {
 	if err := os.MkdirAll(t.fold, 0o755); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
+	for _, folder := range []string{t.out, t.fold} {
+		if err := atomicfile.Sweep(folder); err != nil { // of a training that was killed
+			return fmt.Errorf("train: %w", err)
+		}
+	}
 	for name, doc := range map[string]*plans.Object{"plans.json": t.plans.Raw(), "dataset.json": t.dataset.Raw()} {
 		b, err := plans.EncodeJSON(doc, 4, false)
 		if err != nil {
 			return fmt.Errorf("train: %s: %w", name, err)
 		}
-		if err := writeFile(filepath.Join(t.out, name), b); err != nil {
-			return err
+		if err := atomicfile.Write(filepath.Join(t.out, name), b); err != nil {
+			return fmt.Errorf("train: %w", err)
 		}
 	}
 	const fingerprint = "dataset_fingerprint.json"
 	b, err := os.ReadFile(filepath.Join(t.cfg.Preprocessed, fingerprint))
 	if err == nil {
-		err = writeFile(filepath.Join(t.out, fingerprint), b)
+		err = atomicfile.Write(filepath.Join(t.out, fingerprint), b)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("train: %w", err)
@@ -343,25 +368,11 @@ func (t *trainer) prepareFolder() error {
 	if t.file, err = nnlog.Create(t.fold, t.started, t.cfg.Echo); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	if t.events, err = report.OpenEvents(filepath.Join(t.fold, "tensorboard"), int64(t.epoch), t.started); err != nil {
+	board := filepath.Join(t.fold, "tensorboard")
+	if err := os.MkdirAll(board, 0o755); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	return nil
-}
-
-// writeFile writes a small file so that it is there whole or not at all.
-func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
+	if t.events, err = report.OpenEvents(board, int64(t.epoch), t.started); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	return nil
