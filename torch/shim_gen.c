@@ -15,8 +15,7 @@ char* (*p_lnt_info)(void* t, int64_t* out);
 char* (*p_lnt_data_ptr)(void* t, void** out);
 char* (*p_lnt_same_storage)(void* a, void* b, int64_t* out);
 char* (*p_lnt_retain)(void* t, void** out);
-char* (*p_lnt_from_unsafe)(void* c10_tensor_impl, void** out);
-char* (*p_lnt_unsafe_impl)(void* t, void** out);
+char* (*p_lnt_export)(void* t, void** out);
 char* (*p_lnt_to_string)(void* t, char** out);
 char* (*p_lnt_copy_in)(void* t, const void* data, int64_t nbytes);
 char* (*p_lnt_copy_out)(void* t, void* data, int64_t nbytes);
@@ -164,8 +163,7 @@ static const struct {
     {"lnt_data_ptr", (void**)&p_lnt_data_ptr},
     {"lnt_same_storage", (void**)&p_lnt_same_storage},
     {"lnt_retain", (void**)&p_lnt_retain},
-    {"lnt_from_unsafe", (void**)&p_lnt_from_unsafe},
-    {"lnt_unsafe_impl", (void**)&p_lnt_unsafe_impl},
+    {"lnt_export", (void**)&p_lnt_export},
     {"lnt_to_string", (void**)&p_lnt_to_string},
     {"lnt_copy_in", (void**)&p_lnt_copy_in},
     {"lnt_copy_out", (void**)&p_lnt_copy_out},

@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define LNT_ABI 1
+#define LNT_ABI 2
 
 extern int64_t (*p_lnt_abi)(void);
 static inline int64_t lnt_abi(void) { return p_lnt_abi(); }
@@ -26,10 +26,8 @@ extern char* (*p_lnt_same_storage)(void* a, void* b, int64_t* out);
 static inline char* lnt_same_storage(void* a, void* b, int64_t* out) { return p_lnt_same_storage(a, b, out); }
 extern char* (*p_lnt_retain)(void* t, void** out);
 static inline char* lnt_retain(void* t, void** out) { return p_lnt_retain(t, out); }
-extern char* (*p_lnt_from_unsafe)(void* c10_tensor_impl, void** out);
-static inline char* lnt_from_unsafe(void* c10_tensor_impl, void** out) { return p_lnt_from_unsafe(c10_tensor_impl, out); }
-extern char* (*p_lnt_unsafe_impl)(void* t, void** out);
-static inline char* lnt_unsafe_impl(void* t, void** out) { return p_lnt_unsafe_impl(t, out); }
+extern char* (*p_lnt_export)(void* t, void** out);
+static inline char* lnt_export(void* t, void** out) { return p_lnt_export(t, out); }
 extern char* (*p_lnt_to_string)(void* t, char** out);
 static inline char* lnt_to_string(void* t, char** out) { return p_lnt_to_string(t, out); }
 extern char* (*p_lnt_copy_in)(void* t, const void* data, int64_t nbytes);

@@ -36,7 +36,7 @@ const (
 	HeadKeep  Head = "keep"
 )
 
-// Config is everything a training needs. Zero numbers stand for the defaults named in Defaults.
+// Config is everything a training needs. Zero stands for a default where the field says so.
 type Config struct {
 	Preprocessed  string // folder of the preprocessed dataset, <nnUNet_preprocessed>/DatasetXXX_Name
 	Results       string // nnUNet_results
@@ -52,18 +52,20 @@ type Config struct {
 	Head       Head
 	Continue   bool // go on from the result folder's checkpoint
 
-	Epochs, Iterations, ValIterations int
-	BatchSize                         int   // 0: the plans'
-	PatchSize                         []int // nil: the plans'
-	LR, WeightDecay, Momentum         float64
-	Oversample                        float64
-	SaveEvery                         int // epochs between checkpoint_latest.pth
-	DisableCheckpointing              bool
-	ValidateOnly                      bool   // no training: final validation of checkpoint_final.pth
-	ValidateBest                      bool   // final validation with checkpoint_best.pth
-	NoMirroring                       bool   // final validation without test-time mirroring
-	Checkpoint                        string // with ValidateOnly: the weights to validate; empty: the fold's
-	ValidationFolder                  string // of the final validation; empty: the fold's
+	Epochs                    int
+	Iterations                int   // of an epoch; 0: 250
+	ValIterations             int   // of an epoch; 0: DefaultValIterations
+	BatchSize                 int   // 0: the plans'
+	PatchSize                 []int // nil: the plans'
+	LR, WeightDecay, Momentum float64
+	Oversample                float64 // part of a batch that must show foreground
+	SaveEvery                 int     // epochs between checkpoint_latest.pth; 0: 1
+	DisableCheckpointing      bool
+	ValidateOnly              bool   // no training: final validation of checkpoint_final.pth
+	ValidateBest              bool   // final validation with checkpoint_best.pth
+	NoMirroring               bool   // final validation without test-time mirroring
+	Checkpoint                string // with ValidateOnly: the weights to validate; empty: the fold's
+	ValidationFolder          string // of the final validation; empty: the fold's
 
 	Device  torch.Device
 	Threads int // of libtorch's operators; 0: all cores
@@ -125,14 +127,9 @@ func (c *Config) defaults() error {
 	if c.Iterations < 1 || c.ValIterations < 1 {
 		return fmt.Errorf("train: %d iterations and %d validation iterations: both must be positive", c.Iterations, c.ValIterations)
 	}
-	if c.WeightDecay == 0 {
-		c.WeightDecay = 3e-5
-	}
-	if c.Momentum == 0 {
-		c.Momentum = 0.99
-	}
-	if c.Oversample == 0 {
-		c.Oversample = 0.33
+	if c.WeightDecay < 0 || c.Momentum < 0 || c.Momentum >= 1 || c.Oversample < 0 || c.Oversample > 1 {
+		return fmt.Errorf("train: weight decay %v, momentum %v, oversampling %v: expected no negative decay, a momentum below 1, a fraction",
+			c.WeightDecay, c.Momentum, c.Oversample)
 	}
 	if c.SaveEvery == 0 {
 		c.SaveEvery = 1
@@ -163,6 +160,9 @@ func (c *Config) defaults() error {
 	}
 	if c.Continue && c.Pretrained != "" && !c.ValidateOnly {
 		return errors.New("train: --c continues a training, -pretrained_weights begins one: give one of them")
+	}
+	if c.Continue && c.ValidateOnly {
+		return errors.New("train: --c goes on training, --val only validates: give one of them")
 	}
 	if c.DisableCheckpointing && c.ValidateBest {
 		return errors.New("train: --val_best needs checkpoint_best.pth, which --disable_checkpointing does not write")

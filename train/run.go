@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 )
@@ -118,7 +119,10 @@ func (t *trainer) writeRun(status string) error {
 	if err != nil {
 		return fmt.Errorf("train: run.json: %w", err)
 	}
-	return writeFile(filepath.Join(t.fold, "run.json"), append(b, '\n'))
+	if err := atomicfile.Write(filepath.Join(t.fold, "run.json"), append(b, '\n')); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	return nil
 }
 
 func (t *trainer) trainedCount() int64 {

@@ -17,6 +17,7 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/loss"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -133,8 +134,8 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	if err := writeFile(filepath.Join(cfg.Output, "losses.json"), append(b, '\n')); err != nil {
-		return err
+	if err := atomicfile.Write(filepath.Join(cfg.Output, "losses.json"), append(b, '\n')); err != nil {
+		return fmt.Errorf("trace: %w", err)
 	}
 	return checkpoint.SaveWeights(filepath.Join(cfg.Output, "final.pth"), t.net.Module())
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/infer"
+	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/torch"
 )
 
@@ -40,6 +41,9 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 		out = filepath.Join(t.fold, "validation")
 	}
 	if err := os.MkdirAll(out, 0o755); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	if err := atomicfile.Sweep(out); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	predictor, err := t.predictor()
@@ -75,8 +79,8 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	result.Validation = filepath.Join(out, "summary.json")
-	if err := writeFile(result.Validation, b); err != nil {
-		return nil, err
+	if err := atomicfile.Write(result.Validation, b); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
 	}
 	result.Dice = summary.Foreground.Dice
 	t.print("Validation complete")

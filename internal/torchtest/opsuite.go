@@ -163,12 +163,29 @@ func (c *Case) compare(t testing.TB, what string, want, got []*Array) {
 // Torch computes cases with package torch on a device. It finds the operator by name, so every method of torch.Scope that
 // takes tensors, numbers and lists can have a case.
 func Torch(device torch.Device) Run {
-	return func(t testing.TB, c *Case) (out, grads []*Array, ok bool) {
+	return Through(device, func(t testing.TB, s *torch.Scope, c *Case, in []*torch.Tensor) ([]*torch.Tensor, bool) {
 		t.Helper()
-		method := reflect.ValueOf(&torch.Scope{}).MethodByName(c.Op)
+		method := reflect.ValueOf(s).MethodByName(c.Op)
 		if !method.IsValid() {
 			t.Fatalf("torch.Scope has no operator %s", c.Op)
 		}
+		results := method.Call(c.values(t, method.Type(), in))
+		if s.Err() != nil || c.InPlace {
+			return in[:1], true
+		}
+		var out []*torch.Tensor
+		for _, r := range results {
+			out = append(out, r.Interface().(*torch.Tensor))
+		}
+		return out, true
+	})
+}
+
+// Through computes cases with operators that take and give tensors of package torch, whoever computes them. call gives
+// the results, of an operator in place the first operand, or false when there is no such operator.
+func Through(device torch.Device, call func(t testing.TB, s *torch.Scope, c *Case, in []*torch.Tensor) ([]*torch.Tensor, bool)) Run {
+	return func(t testing.TB, c *Case) (out, grads []*Array, ok bool) {
+		t.Helper()
 		err := torch.With(func(s *torch.Scope) error {
 			in := make([]*torch.Tensor, len(c.In))
 			for i, a := range c.In {
@@ -179,16 +196,9 @@ func Torch(device torch.Device) Run {
 					}
 				}
 			}
-			results := reflect.ValueOf(s).MethodByName(c.Op).Call(c.values(t, method.Type(), in))
-			if s.Err() != nil {
+			var tensors []*torch.Tensor
+			if tensors, ok = call(t, s, c, in); !ok || s.Err() != nil {
 				return nil
-			}
-			tensors := in[:1]
-			if !c.InPlace {
-				tensors = nil
-				for _, r := range results {
-					tensors = append(tensors, r.Interface().(*torch.Tensor))
-				}
 			}
 			for _, x := range tensors {
 				out = append(out, array(t, s, x))
@@ -215,7 +225,7 @@ func Torch(device torch.Device) Run {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return out, grads, true
+		return out, grads, ok
 	}
 }
 

@@ -104,20 +104,8 @@ char* lnt_same_storage(void* a, void* b, int64_t* out) { LNT_BODY(*out = T(a).is
 
 char* lnt_retain(void* t, void** out) { LNT_BODY(give(out, T(t))) }
 
-char* lnt_from_unsafe(void* impl, void** out) {
-  LNT_BODY({
-    TORCH_CHECK(impl != nullptr, "tensor is null");
-    auto p = c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim(static_cast<c10::TensorImpl*>(impl));
-    give(out, at::Tensor(std::move(p)));
-  })
-}
-
-char* lnt_unsafe_impl(void* t, void** out) {
-  LNT_BODY({
-    at::Tensor copy = T(t);
-    *out = copy.unsafeReleaseTensorImpl();
-  })
-}
+// A handle that another binding will delete: it does not count as ours.
+char* lnt_export(void* t, void** out) { LNT_BODY(*out = new at::Tensor(T(t))) }
 
 char* lnt_to_string(void* t, char** out) {
   LNT_BODY({

@@ -15,7 +15,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 1
+#define LNT_ABI 2
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -34,8 +34,7 @@ LNT_API char* lnt_info(void* t, int64_t* out);
 LNT_API char* lnt_data_ptr(void* t, void** out);
 LNT_API char* lnt_same_storage(void* a, void* b, int64_t* out);
 LNT_API char* lnt_retain(void* t, void** out);
-LNT_API char* lnt_from_unsafe(void* c10_tensor_impl, void** out);
-LNT_API char* lnt_unsafe_impl(void* t, void** out);
+LNT_API char* lnt_export(void* t, void** out);
 LNT_API char* lnt_to_string(void* t, char** out);
 LNT_API char* lnt_copy_in(void* t, const void* data, int64_t nbytes);
 LNT_API char* lnt_copy_out(void* t, void* data, int64_t nbytes);
