@@ -237,3 +237,14 @@ func fromJSON(v any) any {
 	}
 	return v
 }
+
+// Lntorch tells what lntorch added to the file: the method and the iterations done in the current epoch; "" and 0 when
+// another program wrote it.
+func (f *File) Lntorch() (method string, iteration int64) {
+	v, _ := f.root.Get("lntorch")
+	d := dictOf(v)
+	if d == nil {
+		return "", 0
+	}
+	return text(d, "method"), number(d, "iteration")
+}
