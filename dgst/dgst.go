@@ -123,10 +123,11 @@ func Classify(name string, shape []int64) Kind {
 		}
 		return false
 	}
+	plain := strings.TrimPrefix(strings.TrimPrefix(name, "module."), "_orig_mod.")
 	switch {
 	case has("pos_embed", "cls_token"):
 		return Frozen
-	case has("norm", "bias", "head", "gamma", "seg_layers"), name == "out.conv.conv.weight", len(shape) < 2:
+	case has("norm", "bias", "head", "gamma", "seg_layers"), plain == "out.conv.conv.weight", len(shape) < 2:
 		return Dense
 	}
 	return Sparse
