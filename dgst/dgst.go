@@ -85,12 +85,13 @@ func New(cfg Config) (*Method, error) {
 	return &Method{cfg: cfg, touched: map[string][]uint64{}}, nil
 }
 
-// Close gives the static masks back.
-func (m *Method) Close() {
+// Close gives the static masks back (io.Closer, which the training loop looks for).
+func (m *Method) Close() error {
 	if m.scope != nil {
 		m.scope.Close()
 		m.scope, m.static = nil, nil
 	}
+	return nil
 }
 
 // Trains: every parameter is in DGST's optimizer; which entries move is Update's matter.
