@@ -204,7 +204,7 @@ func readJSON(t *testing.T, path string, v any) {
 // toleranceOf names the entry of golden's table for an array of a run.
 func toleranceOf(name string) string {
 	for prefix, tolerance := range map[string]string{"head_": "forward", "loss": "loss", "grad/": "gradient",
-		"losses": "trajectory-loss", "norms": "trajectory-norm", "first/": "gradient", "final/": "trajectory-weight"} {
+		"losses": "trajectory-loss", "norms": "trajectory-norm", "first/": "trajectory-gradient", "final/": "trajectory-weight"} {
 		if strings.HasPrefix(name, prefix) && (prefix != "loss" || name == prefix) {
 			return tolerance
 		}
