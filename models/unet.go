@@ -58,12 +58,16 @@ func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 // CheckInput: every size must be divisible by the strides' product, and the bottleneck must hold more than one voxel,
 // for instance norm has no variance over one.
 func (u *unet) CheckInput(spatial []int64) error {
-	voxels := int64(1)
+	voxels, fits := int64(1), true
+	nearest := make([]int64, len(spatial))
 	for i, n := range spatial {
-		if n <= 0 || n%u.divisors[i] != 0 {
-			return fmt.Errorf("models: input size %v is not divisible by %v, the product of the strides", spatial, u.divisors)
-		}
-		voxels *= n / u.divisors[i]
+		d := u.divisors[i]
+		nearest[i] = max(d, (n+d/2)/d*d)
+		fits = fits && nearest[i] == n
+		voxels *= n / d
+	}
+	if !fits {
+		return fmt.Errorf("models: input size %v is not divisible by %v, the product of the strides; the nearest that is: %v", spatial, u.divisors, nearest)
 	}
 	if voxels < 2 {
 		return fmt.Errorf("models: input size %v leaves one voxel at the lowest resolution (strides %v); at least two are needed", spatial, u.divisors)
