@@ -245,6 +245,45 @@ func TestUint8Regions(t *testing.T) {
 	}
 }
 
+// TestIgnoredVoxels: what the regions of a target say under the ignore mask changes neither value, gradients nor counts.
+// nnU-Net's own targets have no region there, so the stored cases cannot tell.
+func TestIgnoredVoxels(t *testing.T) {
+	for _, name := range []string{"bce-ignore", "bce-ignore-batchdice", "bce-ignore-2d"} {
+		t.Run(name, func(t *testing.T) {
+			path := golden.Path(t, "loss/"+name+".npz")
+			d := cases(t, golden.Path(t, "loss"))[path]
+			onTorch(t, func(s *torch.Scope) {
+				l, err := loss.New(d.config())
+				require.NoError(t, err)
+				run := func(targets []*torch.Tensor) (value, grad []float32, counts [][]int64) {
+					heads, _ := inputs(t, s, path)
+					require.NoError(t, heads[0].SetRequiresGrad(true))
+					v := l.Forward(s, heads, targets)
+					require.NoError(t, s.Err())
+					require.NoError(t, v.Backward())
+					tp, fp, fn, err := l.OnlineCounts(s, heads[0], targets[0])
+					require.NoError(t, err)
+					return torchtest.Float32s(t, v), torchtest.Float32s(t, s.Grad(heads[0])), [][]int64{tp, fp, fn}
+				}
+				_, targets := inputs(t, s, path)
+				var filled []*torch.Tensor
+				for _, y := range targets {
+					ignored := s.Narrow(y, 1, y.Shape()[1]-1, 1)
+					filled = append(filled, s.Maximum(y, ignored)) // every region, wherever the mask is set
+				}
+				same, err := torch.Equal(targets[0], filled[0])
+				require.NoError(t, err)
+				require.False(t, same)
+				value, grad, counts := run(targets)
+				value2, grad2, counts2 := run(filled)
+				require.Equal(t, value, value2)
+				require.Equal(t, grad, grad2)
+				require.Equal(t, counts, counts2)
+			})
+		})
+	}
+}
+
 // TestErrors: whatever does not fit is refused with the number of the head, what was found and what was expected.
 func TestErrors(t *testing.T) {
 	_, err := loss.New(loss.Config{Weights: []float64{0, 0}})
