@@ -6,6 +6,8 @@ package checkpoint
 
 import (
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 
 	"github.com/lntorch/lntorch/data/plans"
@@ -89,26 +91,40 @@ func (f *File) interpret() error {
 	if !f.NNUNet {
 		return nil
 	}
-	f.Trainer = text(f.root, "trainer_name")
-	f.Epoch = int(number(f.root, "current_epoch"))
-	if axes, ok := f.root.Get("inference_allowed_mirroring_axes"); ok && axes != nil {
-		f.MirrorAxes = []int{}
-		for _, a := range items(axes) {
-			if n, ok := pickle.AsInt(a); ok {
-				f.MirrorAxes = append(f.MirrorAxes, int(n))
-			}
-		}
+	var err error
+	if f.Trainer, err = text(f.root, "trainer_name"); err != nil {
+		return err
 	}
-	init, _ := f.root.Get("init_args")
-	args := dictOf(init)
-	if args == nil {
+	epoch, err := integer(f.root, "current_epoch")
+	if err != nil {
+		return err
+	}
+	if f.Epoch = int(epoch); epoch < 0 || epoch > math.MaxInt32 {
+		return fmt.Errorf("current_epoch is %d", epoch)
+	}
+	if f.MirrorAxes, err = mirrorAxes(f.root); err != nil {
+		return err
+	}
+	init, ok := f.root.Get("init_args")
+	if !ok {
 		return nil
 	}
-	f.Configuration = text(args, "configuration")
-	if fold, ok := args.Get("fold"); ok {
-		f.Fold = fmt.Sprint(fold)
+	args := dictOf(init)
+	if args == nil {
+		return fmt.Errorf("init_args is a %T, expected a dict", init)
 	}
-	var err error
+	if f.Configuration, err = text(args, "configuration"); err != nil {
+		return fmt.Errorf("init_args: %w", err)
+	}
+	switch fold, _ := args.Get("fold"); x := fold.(type) {
+	case string:
+		f.Fold = x
+	case int64:
+		f.Fold = strconv.FormatInt(x, 10)
+	case nil:
+	default:
+		return fmt.Errorf("init_args: fold is a %T, expected a number or a name", fold)
+	}
 	if p, ok := args.Get("plans"); ok {
 		if f.Plans, err = plansOf(p, f.Path); err != nil {
 			return err
@@ -119,13 +135,36 @@ func (f *File) interpret() error {
 		if err != nil {
 			return fmt.Errorf("init_args.dataset_json: %w", err)
 		}
-		if o, ok := obj.(*plans.Object); ok {
-			if f.Dataset, err = plans.DatasetFromObject(o, f.Path+": init_args.dataset_json"); err != nil {
-				return err
-			}
+		o, ok := obj.(*plans.Object)
+		if !ok {
+			return fmt.Errorf("init_args.dataset_json is a %T, expected a dict", d)
+		}
+		if f.Dataset, err = plans.DatasetFromObject(o, f.Path+": init_args.dataset_json"); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+func mirrorAxes(root *pickle.Dict) ([]int, error) {
+	const key = "inference_allowed_mirroring_axes"
+	v, _ := root.Get(key)
+	if v == nil {
+		return nil, nil
+	}
+	list, err := items(v)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	axes := []int{}
+	for _, a := range list {
+		n, ok := pickle.AsInt(a)
+		if !ok || n < 0 || n > 2 {
+			return nil, fmt.Errorf("%s: %v is no axis", key, a)
+		}
+		axes = append(axes, int(n))
+	}
+	return axes, nil
 }
 
 func plansOf(v any, path string) (*plans.Plans, error) {
@@ -163,26 +202,42 @@ func dictOf(v any) *pickle.Dict {
 	return nil
 }
 
-func items(v any) []any {
+func items(v any) ([]any, error) {
 	switch l := v.(type) {
 	case pickle.Tuple:
-		return l
+		return l, nil
 	case *pickle.List:
-		return l.Items
+		return l.Items, nil
 	}
-	return nil
+	return nil, fmt.Errorf("found a %T, expected a list", v)
 }
 
-func text(d *pickle.Dict, key string) string {
-	v, _ := d.Get(key)
-	s, _ := v.(string)
-	return s
+// text, integer and float read an entry of a dict; one that is missing is "" or 0.
+func text(d *pickle.Dict, key string) (string, error) {
+	v, ok := d.Get(key)
+	s, isText := v.(string)
+	if ok && !isText {
+		return "", fmt.Errorf("%s is a %T, expected a string", key, v)
+	}
+	return s, nil
 }
 
-func number(d *pickle.Dict, key string) int64 {
-	v, _ := d.Get(key)
-	n, _ := pickle.AsInt(v)
-	return n
+func integer(d *pickle.Dict, key string) (int64, error) {
+	v, ok := d.Get(key)
+	n, isInt := pickle.AsInt(v)
+	if ok && !isInt {
+		return 0, fmt.Errorf("%s is a %T, expected an integer", key, v)
+	}
+	return n, nil
+}
+
+func float(d *pickle.Dict, key string) (float64, error) {
+	v, ok := d.Get(key)
+	x, isNumber := pickle.AsFloat(v)
+	if ok && !isNumber {
+		return 0, fmt.Errorf("%s is a %T, expected a number", key, v)
+	}
+	return x, nil
 }
 
 // toJSON turns pickled plain data into the ordered documents of package plans.
@@ -194,7 +249,8 @@ func toJSON(v any) (any, error) {
 		return toJSON(x.Value())
 	case pickle.Tuple, *pickle.List:
 		out := []any{}
-		for _, e := range items(x) {
+		list, _ := items(x)
+		for _, e := range list {
 			j, err := toJSON(e)
 			if err != nil {
 				return nil, err
@@ -246,5 +302,7 @@ func (f *File) Lntorch() (method string, iteration int64) {
 	if d == nil {
 		return "", 0
 	}
-	return text(d, "method"), number(d, "iteration")
+	method, _ = text(d, "method")
+	iteration, _ = integer(d, "iteration")
+	return method, iteration
 }

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -259,39 +260,61 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 	if err := f.readSGD(s, t); err != nil {
 		return nil, err
 	}
-	v, _ := f.root.Get("grad_scaler_state")
-	if d := dictOf(v); d != nil {
-		t.Scaler = &optim.GradScalerState{Scale: float(d, "scale"), GrowthFactor: float(d, "growth_factor"),
-			BackoffFactor: float(d, "backoff_factor"), GrowthInterval: number(d, "growth_interval"), GrowthTracker: number(d, "_growth_tracker")}
+	if err := f.readScaler(t); err != nil {
+		return nil, err
 	}
 	if v, _ := f.root.Get("_best_ema"); v != nil {
-		if x, ok := pickle.AsFloat(v); ok {
-			t.BestEMA = &x
+		x, ok := pickle.AsFloat(v)
+		if !ok {
+			return nil, fmt.Errorf("_best_ema is a %T, expected a number", v)
 		}
+		t.BestEMA = &x
 	}
-	v, _ = f.root.Get("logging")
-	if d := dictOf(v); d != nil {
-		if err := t.Logging.read(d); err != nil {
-			return nil, err
-		}
+	v, _ := f.root.Get("logging")
+	d := dictOf(v)
+	if d == nil {
+		return nil, fmt.Errorf("logging is a %T, expected a dict", v)
 	}
-	v, _ = f.root.Get("lntorch")
-	if d := dictOf(v); d != nil {
-		for k, e := range d.All() {
-			value, err := readEntry(e)
-			if err != nil {
-				return nil, fmt.Errorf("lntorch: %v: %w", k, err)
-			}
-			t.Extra = append(t.Extra, Entry{fmt.Sprint(k), value})
+	if err := t.Logging.read(d); err != nil {
+		return nil, err
+	}
+	v, ok := f.root.Get("lntorch")
+	if !ok {
+		return t, nil
+	}
+	if d = dictOf(v); d == nil {
+		return nil, fmt.Errorf("lntorch is a %T, expected a dict", v)
+	}
+	for k, e := range d.All() {
+		value, err := readEntry(e)
+		if err != nil {
+			return nil, fmt.Errorf("lntorch: %v: %w", k, err)
 		}
+		t.Extra = append(t.Extra, Entry{fmt.Sprint(k), value})
 	}
 	return t, nil
 }
 
-func float(d *pickle.Dict, key string) float64 {
-	v, _ := d.Get(key)
-	x, _ := pickle.AsFloat(v)
-	return x
+func (f *File) readScaler(t *Training) error {
+	v, _ := f.root.Get("grad_scaler_state")
+	if v == nil {
+		return nil
+	}
+	d := dictOf(v)
+	if d == nil {
+		return fmt.Errorf("grad_scaler_state is a %T, expected a dict", v)
+	}
+	t.Scaler = &optim.GradScalerState{}
+	var errs [5]error
+	t.Scaler.Scale, errs[0] = float(d, "scale")
+	t.Scaler.GrowthFactor, errs[1] = float(d, "growth_factor")
+	t.Scaler.BackoffFactor, errs[2] = float(d, "backoff_factor")
+	t.Scaler.GrowthInterval, errs[3] = integer(d, "growth_interval")
+	t.Scaler.GrowthTracker, errs[4] = integer(d, "_growth_tracker")
+	if err := errors.Join(errs[:]...); err != nil {
+		return fmt.Errorf("grad_scaler_state: %w", err)
+	}
+	return nil
 }
 
 // maxParams bounds the parameter index of an optimizer state; ResEncL has 264 parameters.
@@ -304,19 +327,16 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 		return fmt.Errorf("optimizer_state is a %T, expected a dict", v)
 	}
 	groups, _ := d.Get("param_groups")
-	list := items(groups)
-	if len(list) != 1 || dictOf(list[0]) == nil {
-		return fmt.Errorf("optimizer_state has %d parameter groups, nnU-Net's has one", len(list))
+	list, err := items(groups)
+	if err != nil {
+		return fmt.Errorf("optimizer_state.param_groups: %w", err)
 	}
-	g := dictOf(list[0])
-	nesterov, _ := g.Get("nesterov")
-	t.SGD.Options = torch.SGD{LR: float(g, "lr"), Momentum: float(g, "momentum"), Dampening: float(g, "dampening"),
-		WeightDecay: float(g, "weight_decay"), Nesterov: nesterov == true}
-	t.SGD.InitialLR = float(g, "initial_lr")
-	params, _ := g.Get("params")
-	n := len(items(params))
-	if n > maxParams {
-		return fmt.Errorf("optimizer_state names %d parameters", n)
+	if len(list) != 1 || dictOf(list[0]) == nil {
+		return fmt.Errorf("optimizer_state has %d parameter groups, expected one dict as in nnU-Net's", len(list))
+	}
+	n, err := t.SGD.readGroup(dictOf(list[0]))
+	if err != nil {
+		return fmt.Errorf("optimizer_state.param_groups: %w", err)
 	}
 	t.SGD.Buffers = make([]*torch.Tensor, n)
 	state, _ := d.Get("state")
@@ -347,6 +367,30 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 	return nil
 }
 
+// readGroup reads the settings and gives the number of parameters.
+func (o *SGDState) readGroup(g *pickle.Dict) (int, error) {
+	var errs [5]error
+	o.Options.LR, errs[0] = float(g, "lr")
+	o.Options.Momentum, errs[1] = float(g, "momentum")
+	o.Options.Dampening, errs[2] = float(g, "dampening")
+	o.Options.WeightDecay, errs[3] = float(g, "weight_decay")
+	o.InitialLR, errs[4] = float(g, "initial_lr")
+	if err := errors.Join(errs[:]...); err != nil {
+		return 0, err
+	}
+	nesterov, _ := g.Get("nesterov")
+	o.Options.Nesterov = nesterov == true
+	v, _ := g.Get("params")
+	params, err := items(v)
+	if err != nil {
+		return 0, fmt.Errorf("params: %w", err)
+	}
+	if len(params) > maxParams {
+		return 0, fmt.Errorf("params: %d of them", len(params))
+	}
+	return len(params), nil
+}
+
 func readTensor(s *torch.Scope, t *pth.Tensor) (*torch.Tensor, error) {
 	dtype, err := dtypeOf(t.DType)
 	if err != nil {
@@ -365,10 +409,17 @@ func readTensor(s *torch.Scope, t *pth.Tensor) (*torch.Tensor, error) {
 
 func (l *Logging) read(d *pickle.Dict) error {
 	var err error
-	list := func(key string) []float64 {
+	get := func(key string) []any {
 		v, _ := d.Get(key)
+		list, wrong := items(v)
+		if wrong != nil && err == nil {
+			err = fmt.Errorf("logging: %s: %w", key, wrong)
+		}
+		return list
+	}
+	list := func(key string) []float64 {
 		out := []float64{}
-		for i, e := range items(v) {
+		for i, e := range get(key) {
 			x, ok := pickle.AsFloat(e)
 			if !ok && err == nil {
 				err = fmt.Errorf("logging: %s[%d] is a %T, expected a number", key, i, e)
@@ -386,10 +437,13 @@ func (l *Logging) read(d *pickle.Dict) error {
 	}
 	*l = Logging{MeanFgDice: list("mean_fg_dice"), EMAFgDice: list("ema_fg_dice"), TrainLosses: narrow(list("train_losses")),
 		ValLosses: narrow(list("val_losses")), LRs: list("lrs"), EpochStart: list("epoch_start_timestamps"), EpochEnd: list("epoch_end_timestamps")}
-	v, _ := d.Get("dice_per_class_or_region")
-	for i, e := range items(v) {
+	for i, e := range get("dice_per_class_or_region") {
 		row := []float64{}
-		for _, c := range items(e) {
+		classes, wrong := items(e)
+		if wrong != nil && err == nil {
+			err = fmt.Errorf("logging: dice_per_class_or_region[%d]: %w", i, wrong)
+		}
+		for _, c := range classes {
 			x, ok := pickle.AsFloat(c)
 			if !ok && err == nil {
 				err = fmt.Errorf("logging: dice_per_class_or_region[%d] holds a %T, expected numbers", i, c)

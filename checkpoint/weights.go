@@ -113,6 +113,9 @@ func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error)
 		if t == nil || row.Status == Mismatched {
 			continue
 		}
+		if _, err := dtypeOf(t.DType); err != nil {
+			return nil, fmt.Errorf("weight %s: %w", p.Name, err)
+		}
 		row.File = t.Size
 		if !slices.Equal(t.Size, p.Shape) {
 			row.Status = Mismatched
