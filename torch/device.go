@@ -121,6 +121,17 @@ func (d Device) Memory() (free, total int64, err error) {
 	return out[0], out[1], err
 }
 
+// CPUMemory tells of the tensors' large blocks in main memory, in bytes: in use, in use at the most since the last
+// EmptyCache, and kept for reuse.
+func CPUMemory() (inUse, peak, kept int64, err error) {
+	if err := Load(); err != nil {
+		return 0, 0, 0, err
+	}
+	var out [3]int64
+	err = message(C.lnt_cpu_memory((*C.int64_t)(unsafe.Pointer(&out[0]))))
+	return out[0], out[1], out[2], err
+}
+
 // EmptyCache gives cached blocks of the device's allocator back to the driver.
 func (d Device) EmptyCache() error {
 	if err := Load(); err != nil {

@@ -38,6 +38,7 @@ char* (*p_lnt_device_name)(int64_t dev, int64_t idx, char** out);
 char* (*p_lnt_synchronize)(int64_t dev, int64_t idx);
 char* (*p_lnt_memory)(int64_t dev, int64_t idx, int64_t* out);
 char* (*p_lnt_empty_cache)(int64_t dev);
+char* (*p_lnt_cpu_memory)(int64_t* out);
 char* (*p_lnt_stream_new)(int64_t dev, int64_t idx, int64_t* out);
 char* (*p_lnt_stream_exchange)(int64_t dev, const int64_t* stream, int64_t* previous);
 char* (*p_lnt_event_new)(int64_t dev, void** out);
@@ -186,6 +187,7 @@ static const struct {
     {"lnt_synchronize", (void**)&p_lnt_synchronize},
     {"lnt_memory", (void**)&p_lnt_memory},
     {"lnt_empty_cache", (void**)&p_lnt_empty_cache},
+    {"lnt_cpu_memory", (void**)&p_lnt_cpu_memory},
     {"lnt_stream_new", (void**)&p_lnt_stream_new},
     {"lnt_stream_exchange", (void**)&p_lnt_stream_exchange},
     {"lnt_event_new", (void**)&p_lnt_event_new},

@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define LNT_ABI 2
+#define LNT_ABI 3
 
 extern int64_t (*p_lnt_abi)(void);
 static inline int64_t lnt_abi(void) { return p_lnt_abi(); }
@@ -72,6 +72,8 @@ extern char* (*p_lnt_memory)(int64_t dev, int64_t idx, int64_t* out);
 static inline char* lnt_memory(int64_t dev, int64_t idx, int64_t* out) { return p_lnt_memory(dev, idx, out); }
 extern char* (*p_lnt_empty_cache)(int64_t dev);
 static inline char* lnt_empty_cache(int64_t dev) { return p_lnt_empty_cache(dev); }
+extern char* (*p_lnt_cpu_memory)(int64_t* out);
+static inline char* lnt_cpu_memory(int64_t* out) { return p_lnt_cpu_memory(out); }
 extern char* (*p_lnt_stream_new)(int64_t dev, int64_t idx, int64_t* out);
 static inline char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out) { return p_lnt_stream_new(dev, idx, out); }
 extern char* (*p_lnt_stream_exchange)(int64_t dev, const int64_t* stream, int64_t* previous);

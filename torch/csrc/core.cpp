@@ -35,6 +35,7 @@ int64_t lnt_abi(void) { return LNT_ABI; }
 // kernels register themselves only once their library is in the process.
 char* lnt_init(void) {
   LNT_BODY({
+    use_caching_allocator();
     Dl_info info;
     if (dladdr(reinterpret_cast<void*>(&at::get_num_threads), &info) != 0 && info.dli_fname != nullptr) {
       std::string path(info.dli_fname);

@@ -79,12 +79,18 @@ char* lnt_memory(int64_t dev, int64_t idx, int64_t* out) {
 
 char* lnt_empty_cache(int64_t dev) {
   LNT_BODY({
-    (void)dev;
+    if (dev == static_cast<int64_t>(c10::DeviceType::CPU)) {
+      empty_cpu_cache();
+      return nullptr;
+    }
     using fn = void (*)();
     auto f = reinterpret_cast<fn>(dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator10emptyCacheEv"));
     if (f != nullptr) f();
   })
 }
+
+// out: bytes of large blocks in use, in use at the most since the last lnt_empty_cache, and kept for reuse.
+char* lnt_cpu_memory(int64_t* out) { LNT_BODY(cpu_memory(out)) }
 
 char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out) {
   LNT_BODY({

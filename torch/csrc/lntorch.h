@@ -15,7 +15,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 2
+#define LNT_ABI 3
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -59,6 +59,7 @@ LNT_API char* lnt_device_name(int64_t dev, int64_t idx, char** out);
 LNT_API char* lnt_synchronize(int64_t dev, int64_t idx);
 LNT_API char* lnt_memory(int64_t dev, int64_t idx, int64_t* out);
 LNT_API char* lnt_empty_cache(int64_t dev);
+LNT_API char* lnt_cpu_memory(int64_t* out);
 LNT_API char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out);
 LNT_API char* lnt_stream_exchange(int64_t dev, const int64_t* stream, int64_t* previous);
 LNT_API char* lnt_event_new(int64_t dev, void** out);

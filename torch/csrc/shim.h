@@ -57,6 +57,11 @@ inline c10::Device device(int64_t type, int64_t index) {
   return c10::Device(device_type(type), static_cast<c10::DeviceIndex>(index));
 }
 
+// allocator.cpp
+void use_caching_allocator();
+void empty_cpu_cache();
+void cpu_memory(int64_t* out);
+
 }  // namespace lnt
 
 // LNT_BODY wraps the whole body of an exported function: whatever is thrown becomes the returned message.
