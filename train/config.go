@@ -77,7 +77,7 @@ type Config struct {
 	Deterministic bool
 
 	Version  string         // of lntorch, for run.json
-	Settings map[string]any // further settings of the caller, for run.json
+	Settings map[string]any // the method's settings, for run.json and to compare with when going on
 	Echo     io.Writer      // where log lines also go; nil: nowhere
 	Progress Progress       // nil: none
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -243,9 +244,9 @@ func (t *trainer) finite(s *torch.Scope, loss float64, norm *torch.Tensor, b *lo
 		}
 		what, value = "gradient norm", n
 	}
-	saved := "no checkpoint was written yet"
-	if t.epoch > 0 && !t.cfg.DisableCheckpointing {
-		saved = "the state after the last whole epoch is in " + filepath.Join(t.fold, fileLatest)
+	saved, latest := "no checkpoint was written yet", filepath.Join(t.fold, fileLatest)
+	if _, err := os.Stat(latest); err == nil {
+		saved = "the last saved state is in " + latest
 	}
 	return fmt.Errorf("%s is %v, expected a number (cases %s, learning rate %g); weights were not updated and %s. "+
 		"Check these cases' intensities for NaN (`lntorch inspect`), or begin anew with a lower --lr", what, value, strings.Join(b.Keys, ", "), t.sgd.LR(), saved)

@@ -3,29 +3,44 @@ package train
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"syscall"
 
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/models"
+	"github.com/lntorch/lntorch/torch"
 )
+
+// needs is what a training is going to take, in bytes.
+type needs struct{ memory, disk int64 }
 
 // forecast says what the training will need, and warns where the machine has less.
 func (t *trainer) forecast() []string {
 	c := &t.cfg
 	parameters := models.ParameterCount(t.net) * 4
 	activations := activationBytes(t.arch, c.PatchSize, c.BatchSize)
-	// weights, gradients and momentum; activations for the backward pass
-	memory := 3*parameters + activations
-	// latest, best and final with weights and momentum; one more while a new one is written
-	disk := 4 * 2 * parameters
-	lines := []string{fmt.Sprintf("needs about %s of memory (activations %s, weights with gradients and momentum %s) and %s on disk; "+
-		"the progress line tells the time once it is known", size(memory), size(activations), size(3*parameters), size(disk))}
-	if free, ok := freeMemory(); ok && c.Device.String() == "cpu" && free < memory {
-		lines = append(lines, fmt.Sprintf("WARNING: only %s of memory are free: a smaller --patch-size or --batch-size needs less", size(free)))
+	need := needs{
+		// weights, gradients and momentum; activations for the backward pass
+		memory: 3*parameters + activations,
+		// latest, best and final with weights and momentum; one more while a new one is written
+		disk: 4 * 2 * parameters,
 	}
-	if free, ok := freeDisk(t.fold); ok && free < disk {
-		lines = append(lines, fmt.Sprintf("WARNING: only %s are free where the results go (%s)", size(free), t.fold))
+	line := fmt.Sprintf("needs about %s of memory (activations %s, weights with gradients and momentum %s) and %s on disk; "+
+		"the progress line tells the time once it is known", size(need.memory), size(activations), size(3*parameters), size(need.disk))
+	free := int64(-1)
+	if c.Device.Type == torch.DeviceCPU {
+		free = freeMemory()
+	}
+	return append([]string{line}, need.shortages(free, freeDisk(t.fold), t.fold)...)
+}
+
+// shortages warns where less is free than needed; below zero it is not known.
+func (n needs) shortages(memory, disk int64, folder string) []string {
+	var lines []string
+	if memory >= 0 && memory < n.memory {
+		lines = append(lines, fmt.Sprintf("WARNING: only %s of memory are free: a smaller --patch-size or --batch-size needs less", size(memory)))
+	}
+	if disk >= 0 && disk < n.disk {
+		lines = append(lines, fmt.Sprintf("WARNING: only %s are free where the results go (%s)", size(disk), folder))
 	}
 	return lines
 }
@@ -61,28 +76,25 @@ func activationBytes(a *plans.Architecture, patch []int, batch int) int64 {
 	return 4 * numbers
 }
 
-// freeMemory is what the system could still give.
-func freeMemory() (int64, bool) {
+// freeMemory is what the system could still give, -1 where it does not say.
+func freeMemory() int64 {
 	b, err := os.ReadFile("/proc/meminfo")
 	if err != nil {
-		return 0, false
+		return -1
 	}
-	return procField(b, "MemAvailable:")
+	if n, ok := procField(b, "MemAvailable:"); ok {
+		return n
+	}
+	return -1
 }
 
-// freeDisk is what is free at path or the closest folder above it that exists.
-func freeDisk(path string) (int64, bool) {
+// freeDisk is what is free in folder, -1 where the system does not say.
+func freeDisk(folder string) int64 {
 	var st syscall.Statfs_t
-	for {
-		if syscall.Statfs(path, &st) == nil {
-			return int64(st.Bavail) * st.Bsize, true
-		}
-		up := filepath.Dir(path)
-		if up == path {
-			return 0, false
-		}
-		path = up
+	if syscall.Statfs(folder, &st) != nil {
+		return -1
 	}
+	return int64(st.Bavail) * st.Bsize
 }
 
 // size prints bytes for people.

@@ -125,6 +125,33 @@ func (t *trainer) writeRun(status string) error {
 	return nil
 }
 
+// writeDebug writes debug.json when a training begins or goes on: as in nnU-Net, everything as text.
+func (t *trainer) writeDebug() error {
+	c := &t.cfg
+	libtorch, err := torch.Version()
+	if err != nil {
+		return err
+	}
+	host, _ := os.Hostname() // only told
+	doc := map[string]string{
+		"dataset_name": t.plans.DatasetName, "plans_name": t.plans.PlansName, "configuration_name": c.Configuration, "fold": c.Fold,
+		"trainer": c.Trainer, "method": c.MethodName, "network": t.arch.NetworkClass, "deep_supervision_scales": fmt.Sprint(t.scales),
+		"preprocessed_dataset_folder": t.data.Folder(), "output_folder": t.fold, "current_epoch": fmt.Sprint(t.epoch),
+		"hostname": host, "lntorch_version": c.Version, "torch_version": libtorch, "go_version": runtime.Version(),
+	}
+	for name, value := range t.settings() {
+		doc[name] = fmt.Sprint(value)
+	}
+	b, err := json.MarshalIndent(doc, "", "    ")
+	if err == nil {
+		err = atomicfile.Write(filepath.Join(t.fold, "debug.json"), b)
+	}
+	if err != nil {
+		return fmt.Errorf("train: debug.json: %w", err)
+	}
+	return nil
+}
+
 func (t *trainer) trainedCount() int64 {
 	n := int64(0)
 	for _, p := range t.trained {

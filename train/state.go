@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lntorch/lntorch/checkpoint"
@@ -17,8 +19,11 @@ import (
 // stateVersion is raised when what stands under "lntorch" in a checkpoint changes its meaning.
 const stateVersion = 1
 
-// methodPrefix stands before the names of the method's own state.
-const methodPrefix = "method/"
+// Prefixes of names under "lntorch": the method's own state, and the settings that last.
+const (
+	methodPrefix  = "method/"
+	settingPrefix = "setting/"
+)
 
 // save writes a checkpoint of the training as it stands.
 func (t *trainer) save(name string) error {
@@ -39,13 +44,14 @@ func (t *trainer) save(name string) error {
 		MirrorAxes: t.mirrorAxes(),
 		Extra: []checkpoint.Entry{
 			{Name: "version", Value: int64(stateVersion)},
+			{Name: "epochs", Value: int64(c.Epochs)},
 			{Name: "iteration", Value: int64(t.iteration)},
-			{Name: "iterations", Value: int64(c.Iterations)},
-			{Name: "val_iterations", Value: int64(c.ValIterations)},
 			{Name: "train_losses", Value: t.losses},
-			{Name: "seed", Value: int64(c.Seed)},
-			{Name: "method", Value: c.MethodName},
 		},
+	}
+	lasting := t.lasting()
+	for _, name := range slices.Sorted(maps.Keys(lasting)) {
+		state.Extra = append(state.Extra, checkpoint.Entry{Name: settingPrefix + name, Value: lasting[name]})
 	}
 	if t.scaler != nil {
 		s, err := t.scaler.State()
@@ -67,6 +73,20 @@ func (t *trainer) save(name string) error {
 		return fmt.Errorf("train: %w", err)
 	}
 	return nil
+}
+
+// lasting are the settings, as text, that a training keeps to its end: with others its bits would differ.
+func (t *trainer) lasting() map[string]string {
+	c := &t.cfg
+	s := map[string]string{
+		"method": c.MethodName, "seed": fmt.Sprint(c.Seed), "iterations": fmt.Sprint(c.Iterations), "val_iterations": fmt.Sprint(c.ValIterations),
+		"batch_size": fmt.Sprint(c.BatchSize), "patch_size": fmt.Sprint(c.PatchSize), "lr": fmt.Sprint(c.LR),
+		"weight_decay": fmt.Sprint(c.WeightDecay), "momentum": fmt.Sprint(c.Momentum), "oversample": fmt.Sprint(c.Oversample), "amp": string(c.AMP),
+	}
+	for name, value := range c.Settings {
+		s[name] = fmt.Sprint(value)
+	}
+	return s
 }
 
 // resume goes on from a checkpoint, of lntorch at any iteration, of nnU-Net at the epoch it names.
@@ -123,11 +143,14 @@ func (t *trainer) restoreExtra(extra []checkpoint.Entry) error {
 	if v, _ := values["version"].(int64); v != stateVersion {
 		return fmt.Errorf("its lntorch state has version %v, this program reads %d: continue with the lntorch that wrote it", values["version"], stateVersion)
 	}
-	for name, mine := range map[string]any{"iterations": int64(t.cfg.Iterations), "val_iterations": int64(t.cfg.ValIterations),
-		"seed": int64(t.cfg.Seed), "method": t.cfg.MethodName} {
-		if values[name] != mine {
-			return fmt.Errorf("it was trained with %s %v, now %v is asked for: continue with the settings it began with (run.json lists them)", name, values[name], mine)
+	lasting := t.lasting()
+	for _, name := range slices.Sorted(maps.Keys(lasting)) {
+		if was := values[settingPrefix+name]; was != lasting[name] {
+			return fmt.Errorf("it was trained with %s %v, now %s is asked for: continue with the settings it began with (debug.json lists them)", name, was, lasting[name])
 		}
+	}
+	if was, _ := values["epochs"].(int64); was != int64(t.cfg.Epochs) {
+		fmt.Fprintf(t.cfg.Echo, "WARNING: the training began with %d epochs and goes on with %d: learning rates follow the new number\n", was, t.cfg.Epochs)
 	}
 	n, _ := values["iteration"].(int64)
 	t.losses, _ = values["train_losses"].([]float64)

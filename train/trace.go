@@ -145,6 +145,9 @@ func (t *trainer) traceStep(cfg TraceConfig, i, n, levels int, rec *record, mask
 	if err != nil {
 		return err
 	}
+	if channels := cfg.Dataset.NumInputChannels(t.conf); len(x.shape) != t.arch.Dim+2 || x.shape[1] != int64(channels) {
+		return fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", batchFile(cfg.Batches, i, "data"), x.shape, channels, t.arch.Dim)
+	}
 	start := time.Now()
 	lr := optim.PolyLR(cfg.LR, i, n, 0.9)
 	t.sgd.SetLR(lr)

@@ -298,7 +298,11 @@ func (t *trainer) restore() error {
 			return err
 		}
 	}
-	return t.loadNetwork(c.Pretrained, o)
+	err = t.loadNetwork(c.Pretrained, o)
+	if err != nil && c.Head == HeadKeep {
+		return fmt.Errorf("%w\n--head reset starts the segmentation heads anew, where the classes are others", err)
+	}
+	return err
 }
 
 // newest is the checkpoint that --c goes on from: the later one of final and latest, else best, else "".
@@ -364,6 +368,9 @@ func (t *trainer) prepareFolder() error {
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("train: %w", err)
+	}
+	if err := t.writeDebug(); err != nil {
+		return err
 	}
 	if t.file, err = nnlog.Create(t.fold, t.started, t.cfg.Echo); err != nil {
 		return fmt.Errorf("train: %w", err)
