@@ -29,7 +29,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-race test-stress fuzz golden bench lint fmt clean
+.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-race test-stress fuzz golden bench bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -173,7 +173,10 @@ fuzz: need-go ## each fuzz target for FUZZTIME (60s); inputs that fail become se
 	  done <<<"$$targets"; \
 	  echo "fuzz: $$failed of $$(wc -l <<<"$$targets") targets failed"; [ $$failed = 0 ]
 
-bench: shim need-go | $(LOGS) ## the Go benchmarks
+bench: all need-python | $(LOGS) ## lntorch beside the Python stack, in turn; writes docs/benchmarks.md (use a quiet machine)
+	@$$($(PYTHON) scripts/nnunet_venv.py) scripts/bench.py $(BENCHFLAGS) $(LOGGED)
+
+bench-go: shim need-go | $(LOGS) ## the Go benchmarks
 	@LNTORCH_REQUIRE=torch $(GO_TEST) -run '^$$' -bench . -benchmem -timeout 60m $(PKGS) $(LOGGED)
 
 golden: need-python ## writes the golden files anew, with nnU-Net's own code; read the diff before committing it

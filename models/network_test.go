@@ -411,6 +411,7 @@ func TestErrors(t *testing.T) {
 
 		n := build(t, s, sp)
 		require.NoError(t, n.CheckInput([]int64{4, 16, 12}))
+		require.EqualError(t, n.CheckInput([]int64{16, 12}), "models: input size [16 12] has 2 axes, the network 3")
 		require.EqualError(t, n.CheckInput([]int64{3, 16, 12}), "models: input size [3 16 12] is not divisible by [2 4 4], the product of the strides; the nearest that is: [4 16 12]")
 		require.EqualError(t, n.CheckInput([]int64{4, 0, 12}), "models: input size [4 0 12] is not divisible by [2 4 4], the product of the strides; the nearest that is: [4 4 12]")
 		require.EqualError(t, n.CheckInput([]int64{2, 4, 4}), "models: input size [2 4 4] leaves one voxel at the lowest resolution (strides [2 4 4]); at least two are needed")

@@ -58,6 +58,9 @@ func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 // CheckInput: every size must be divisible by the strides' product, and the bottleneck must hold more than one voxel,
 // for instance norm has no variance over one.
 func (u *unet) CheckInput(spatial []int64) error {
+	if len(spatial) != len(u.divisors) {
+		return fmt.Errorf("models: input size %v has %d axes, the network %d", spatial, len(spatial), len(u.divisors))
+	}
 	voxels, fits := int64(1), true
 	nearest := make([]int64, len(spatial))
 	for i, n := range spatial {
