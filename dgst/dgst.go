@@ -195,10 +195,15 @@ func (m *Method) openStatic(params []finetune.Param) error {
 		if !ok {
 			continue
 		}
+		seen := map[int64]bool{}
 		for _, i := range index {
 			if i < 0 || i >= p.T.Numel() {
 				return fmt.Errorf("dgst: %s: mask entry %d of a checkpoint lies outside its %d entries", p.Name, i, p.T.Numel())
 			}
+			if seen[i] {
+				return fmt.Errorf("dgst: %s: mask entry %d of a checkpoint stands twice", p.Name, i)
+			}
+			seen[i] = true
 		}
 		t := torch.FromSlice(scope, index, int64(len(index)))
 		m.static[p.Name] = scope.To(t, torch.Int64, p.T.Device())
@@ -218,7 +223,7 @@ func (m *Method) count(s *torch.Scope, p finetune.Param, index *torch.Tensor) er
 		set = make([]uint64, words)
 		m.touched[p.Name] = set
 	}
-	if len(set) != words {
+	if last := p.T.Numel() % 64; len(set) != words || last != 0 && set[words-1]>>last != 0 {
 		return fmt.Errorf("dgst: %s: the checkpoint's record of moved entries is for another size", p.Name)
 	}
 	for _, i := range flat {
@@ -266,9 +271,12 @@ func (m *Method) State() ([]finetune.StateEntry, error) {
 	return state, err
 }
 
-// Restore takes what State gave.
+// Restore takes what State gave, in place of what the method remembers.
 func (m *Method) Restore(state []finetune.StateEntry) error {
-	m.touched, m.ever = map[string][]uint64{}, 0
+	if err := m.Close(); err != nil {
+		return err
+	}
+	m.pending, m.touched, m.step, m.ever = nil, map[string][]uint64{}, 0, 0
 	for _, e := range state {
 		kind, name, _ := strings.Cut(e.Name, "/")
 		switch v := e.Value.(type) {
