@@ -176,7 +176,7 @@ func event(now time.Time, step int64) []byte {
 	b := append([]byte(nil), 1<<3|1) // double wall_time = 1
 	b = binary.LittleEndian.AppendUint64(b, math.Float64bits(float64(now.Unix())+float64(now.Nanosecond())/1e9))
 	if step != 0 {
-		b = append(b, 2<<3|0) // int64 step = 2
+		b = append(b, 2<<3) // int64 step = 2
 		b = binary.AppendUvarint(b, uint64(step))
 	}
 	return b
@@ -187,7 +187,7 @@ func fileVersion(now time.Time) []byte {
 }
 
 func sessionStart(now time.Time, step int64) []byte {
-	return message(event(now, step), 7, []byte{1<<3 | 0, 1}) // SessionLog session_log = 7 {status = START}
+	return message(event(now, step), 7, []byte{1 << 3, 1}) // SessionLog session_log = 7 {status = START}
 }
 
 func scalarEvent(now time.Time, step int64, scalars []Scalar) []byte {

@@ -49,10 +49,9 @@ func (n needs) shortages(memory, disk int64, folder string) []string {
 // the convolution and the activation, for every decoder stage the transposed convolution and the joined tensor too.
 func activationBytes(a *plans.Architecture, patch []int, batch int) int64 {
 	voxels := make([]int64, a.NumStages)
-	v := int64(batch)
 	size := append([]int(nil), patch...)
 	for s := range a.NumStages {
-		v = int64(batch)
+		v := int64(batch)
 		for i := range size {
 			size[i] = (size[i] + a.Strides[s][i] - 1) / a.Strides[s][i]
 			v *= int64(size[i])
