@@ -39,7 +39,7 @@ It ends with 1 when training could not run.`,
 			}
 			for _, c := range checks {
 				if c.State == "problem" {
-					return errors.New("training cannot run on this machine as it is; see the lines marked !")
+					return errors.New("training cannot run on this machine as it is: the lines marked ! say why")
 				}
 			}
 			return nil
