@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -104,10 +105,18 @@ func readPlans(cmd *cobra.Command, path string) (*plans.Plans, *plans.Dataset, s
 	if name, _ := f.GetString("configuration"); name != "" {
 		conf = name
 	}
-	for what, missing := range map[string]bool{"plans": p == nil, "dataset-json": d == nil, "configuration": conf == ""} {
-		if missing {
-			return nil, nil, "", fmt.Errorf("%s does not hold its %s, as nnU-Net's checkpoints do: give --%s", path, what, what)
-		}
+	var missing []string
+	if p == nil {
+		missing = append(missing, "--plans")
+	}
+	if d == nil {
+		missing = append(missing, "--dataset-json")
+	}
+	if conf == "" {
+		missing = append(missing, "--configuration")
+	}
+	if missing != nil {
+		return nil, nil, "", fmt.Errorf("%s does not hold plans, dataset.json and configuration, as nnU-Net's checkpoints do: give %s", path, strings.Join(missing, ", "))
 	}
 	return p, d, conf, nil
 }

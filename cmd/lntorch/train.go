@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -103,6 +104,9 @@ func readMachine(cmd *cobra.Command) (machine, error) {
 	m.reference = numerics == "reference"
 	amp, _ := f.GetString("amp")
 	m.amp = train.AMP(amp)
+	if !slices.Contains([]train.AMP{train.AMPAuto, train.AMPOff, train.AMPFP16, train.AMPBF16}, m.amp) {
+		return m, usage(cmd, fmt.Errorf("--amp %q: expected auto, off, fp16 or bf16", amp))
+	}
 	return m, nil
 }
 
