@@ -126,7 +126,7 @@ func TestTraceIsPyTorchsTrajectory(t *testing.T) {
 	for _, name := range a {
 		shape, w := golden.Float32s(t, gradients, name)
 		_, g := golden.Float32s(t, mine, name)
-		golden.Close(t, name, "gradient", shape, w, g)
+		golden.Close(t, name, "trajectory-gradient", shape, w, g)
 	}
 	require.NoFileExists(t, filepath.Join(out, "mask.npz"))
 }
