@@ -301,8 +301,17 @@ func TestKilledAtAnyMomentLeavesReadableCheckpoints(t *testing.T) {
 			more = append(append([]string{}, args...), "--c")
 		}
 		cmd := command(t, more...)
+		begin := time.Now()
 		require.NoError(t, cmd.Start())
-		time.Sleep(time.Duration(200+rng.IntN(700)) * time.Millisecond)
+		if i%2 == 0 { // while or just after a checkpoint is written
+			require.Eventually(t, func() bool {
+				info, err := os.Stat(filepath.Join(fold, "checkpoint_latest.pth"))
+				return err == nil && info.ModTime().After(begin)
+			}, time.Minute, time.Millisecond)
+			time.Sleep(time.Duration(rng.IntN(150)) * time.Millisecond)
+		} else {
+			time.Sleep(time.Duration(rng.IntN(900)) * time.Millisecond)
+		}
 		require.NoError(t, cmd.Process.Signal(syscall.SIGKILL))
 		cmd.Wait()
 		found, err := filepath.Glob(filepath.Join(fold, "*.pth"))
