@@ -46,7 +46,8 @@ func (n needs) shortages(memory, disk int64, folder string) []string {
 }
 
 // activationBytes estimates what a training step keeps for its backward pass: for every convolution block the output of
-// the convolution and the activation, for every decoder stage the transposed convolution and the joined tensor too.
+// the convolution and the activation, for every decoder stage the transposed convolution and the joined tensor too; half
+// as much again for gradients on their way back and the loss, as measured.
 func activationBytes(a *plans.Architecture, patch []int, batch int) int64 {
 	voxels := make([]int64, a.NumStages)
 	size := append([]int(nil), patch...)
@@ -72,7 +73,7 @@ func activationBytes(a *plans.Architecture, patch []int, batch int) int64 {
 		s := a.NumStages - 2 - i
 		numbers += int64((2*n+3)*a.FeaturesPerStage[s]) * voxels[s]
 	}
-	return 4 * numbers
+	return 4 * numbers * 3 / 2
 }
 
 // freeMemory is what the system could still give, -1 where it does not say.

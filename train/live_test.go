@@ -88,7 +88,22 @@ func TestLiveWeContinueNnUNetsTraining(t *testing.T) {
 	require.NoError(t, pth.Save(copied, p.Root))
 	golden.Run(t, "nnunet_stack.py", "compare-pth", latest, copied)
 
+	// Stopped before its first iteration, lntorch saves what nnU-Net left: every weight and all momentum.
+	theirs := state(t, latest)
 	c.Pretrained, c.Continue = "", true
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = train.Run(ctx, c)
+	var stopped *train.Interrupted
+	require.ErrorAs(t, err, &stopped)
+	require.Equal(t, 2, stopped.Epoch)
+	ours := state(t, latest)
+	delete(theirs, "extra")
+	delete(ours, "extra")
+	require.Equal(t, theirs, ours)
+	golden.Run(t, "nnunet_stack.py", "compare-pth", latest, copied, "--only", "network_weights")
+
+	c = again(t, c, nil)
 	r := run(t, c)
 	end, err := checkpoint.Open(r.Checkpoint)
 	require.NoError(t, err)

