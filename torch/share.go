@@ -3,19 +3,42 @@ package torch
 // #include "shim_gen.h"
 import "C"
 
-import "unsafe"
+import (
+	"fmt"
+	"unsafe"
+)
 
-// FromHandle makes a tensor of s from an at::Tensor* that another binding over the same libtorch holds, and keeps. Both
-// handles then mean one tensor, elements, gradient and all; each is freed on its own.
+// FromHandle makes a tensor of s from an at::Tensor* that another binding over the same libtorch holds, and keeps: the
+// caller sees to it that it lives until the call returns. Both handles then mean one tensor, elements, gradient and all;
+// each is freed on its own. A null handle, an undefined tensor, an element type that is no DType and more than 16 axes are
+// errors of the scope.
 func (s *Scope) FromHandle(atTensor unsafe.Pointer) *Tensor {
-	if !s.ready("from_handle") {
+	const op = "from_handle"
+	if !s.ready(op) {
+		return nil
+	}
+	if atTensor == nil {
+		s.Fail(&Error{Op: op, Msg: "the handle is null"})
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("from_handle", C.lnt_retain(atTensor, &out), &out)
+	t := s.result(op, C.lnt_retain(atTensor, &out), &out)
+	if t == nil {
+		return nil
+	}
+	switch i, ok := t.info(); {
+	case !ok:
+		s.Fail(&Error{Op: op, Msg: fmt.Sprintf("the tensor is undefined or has more than %d axes", maxDims)})
+	case i.dtype.Size() == 0:
+		s.Fail(&Error{Op: op, Shapes: [][]int64{i.shape}, Msg: fmt.Sprintf("elements of %v are not supported", i.dtype)})
+	default:
+		return t
+	}
+	t.Free()
+	return nil
 }
 
-// Handle makes an at::Tensor* to t for another binding over the same libtorch, which must delete it.
+// Handle makes an at::Tensor* to t for another binding over the same libtorch, which must delete it; Live does not count it.
 func (t *Tensor) Handle() (unsafe.Pointer, error) {
 	if t == nil || t.c == nil {
 		return nil, errNil

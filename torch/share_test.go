@@ -31,3 +31,11 @@ func TestHandlesShareATensor(t *testing.T) {
 		return nil
 	}), "null")
 }
+
+func TestAFreedTensorHasNoHandle(t *testing.T) {
+	torchtest.NoLeak(t)
+	var freed *torch.Tensor
+	require.NoError(t, torch.With(func(s *torch.Scope) error { freed = torchtest.Tensor(s, 1, 2); return nil }))
+	_, err := freed.Handle()
+	require.Error(t, err)
+}
