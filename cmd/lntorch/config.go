@@ -63,13 +63,7 @@ func printSettings(cmd, target *cobra.Command) error {
 		if f.Hidden || f.Name == "help" || f.Name == "config" {
 			return
 		}
-		s := setting{f.Name, f.Value.String(), "default"}
-		if f.Changed {
-			s.Source = source(target, f.Name)
-		} else if s.Value != f.DefValue {
-			s.Source = "nnUNet_" + f.Name
-		}
-		list = append(list, s)
+		list = append(list, setting{f.Name, f.Value.String(), source(f)})
 	})
 	if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
 		e := json.NewEncoder(os.Stdout)

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -39,7 +43,7 @@ Settings come from flags, then LNTORCH_… variables, then --config FILE, then d
 	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-")) // nnU-Net's --val_best is --val-best
 	})
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, suggest(cmd, err)) })
 	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newExport(), newConfig(), newDoctor(), newBench())
 	return root
 }
@@ -74,9 +78,11 @@ func nnunetArgs(root *cobra.Command, args []string) []string {
 	if err != nil {
 		return args
 	}
-	out := make([]string, len(args))
+	out := slices.Clone(args)
 	for i, a := range args {
-		out[i] = a
+		if a == "--" {
+			break
+		}
 		if !strings.HasPrefix(a, "-") || strings.HasPrefix(a, "--") {
 			continue
 		}
@@ -96,42 +102,144 @@ func nnunetArgs(root *cobra.Command, args []string) []string {
 	return out
 }
 
+// suggest adds to the error about an unknown flag the flag that was probably meant.
+func suggest(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) {
+		return err
+	}
+	given := unknown.GetSpecifiedShortnames()
+	names := map[string]string{}
+	if given == "" {
+		given = unknown.GetSpecifiedName()
+	} else {
+		for _, known := range []map[string]string{singleDash["*"], singleDash[cmd.Name()]} {
+			for name := range known {
+				names[name] = "-" + name
+			}
+		}
+		given, _, _ = strings.Cut(given, "=")
+		err = fmt.Errorf("unknown flag: -%s", given)
+	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if names[f.Name] == "" && !f.Hidden {
+			names[f.Name] = "--" + f.Name
+		}
+	})
+	if name := nearest(given, slices.Sorted(maps.Keys(names))); name != "" {
+		return fmt.Errorf("%w; did you mean %s?", err, names[name])
+	}
+	return err
+}
+
+// nearest gives the name that is at most a third of its letters away from text, or that text begins; "" if there is none.
+func nearest(text string, names []string) string {
+	best, at := "", 0
+	for _, n := range names {
+		d := distance(text, n)
+		if len(text) > 2 && strings.HasPrefix(n, text) {
+			d = 1
+		}
+		if d <= max(1, len(n)/3) && d < len(n) && (best == "" || d < at) {
+			best, at = n, d
+		}
+	}
+	return best
+}
+
+// distance is the number of letters to insert, delete or replace (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		before := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			d := before
+			if a[i] != b[j] {
+				d = 1 + min(before, row[j], row[j+1])
+			}
+			before, row[j+1] = row[j+1], d
+		}
+	}
+	return row[len(b)]
+}
+
+// sourceNote is the annotation of a flag whose value came from the environment or the --config file.
+const sourceNote = "source"
+
 // applySettings gives every flag that the command line did not set its value from the environment or the --config file.
 func applySettings(cmd *cobra.Command, _ []string) error {
-	v, err := settings(cmd)
+	file, err := cmd.Flags().GetString("config")
+	if err == nil && file == "" {
+		file = os.Getenv("LNTORCH_CONFIG")
+	}
 	if err != nil {
 		return err
 	}
-	var failed error
+	v, err := settings(cmd, file)
+	if err != nil {
+		return err
+	}
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		if f.Changed || failed != nil || !v.IsSet(f.Name) || f.Name == "config" || f.Name == "help" {
+		if f.Changed || err != nil || f.Name == "config" || f.Name == "help" {
 			return
 		}
-		text := v.GetString(f.Name)
-		if _, ok := f.Value.(pflag.SliceValue); ok {
-			text = strings.Join(v.GetStringSlice(f.Name), ",")
+		from := "LNTORCH_" + strings.ReplaceAll(strings.ToUpper(f.Name), "-", "_")
+		text := os.Getenv(from)
+		if text == "" {
+			if !v.IsSet(f.Name) {
+				return
+			}
+			from = file
+			text, err = settingText(f, v.Get(f.Name))
 		}
-		if text == f.DefValue {
-			return
+		if text == f.DefValue && err == nil {
+			return // so that "the method's default" stays what it is
 		}
-		if err := cmd.Flags().Set(f.Name, text); err != nil {
-			failed = usage(cmd, fmt.Errorf("%s: setting %s: %w", source(cmd, f.Name), f.Name, err))
+		if err == nil {
+			err = cmd.Flags().Set(f.Name, text)
+		}
+		if err == nil {
+			err = cmd.Flags().SetAnnotation(f.Name, sourceNote, []string{from})
+		}
+		if err != nil {
+			err = usage(cmd, fmt.Errorf("%s: setting %s: %w", from, f.Name, err))
 		}
 	})
-	return failed
+	return err
 }
 
-// settings reads the environment and the --config file of a command. A name in the file that no command has is an error.
-func settings(cmd *cobra.Command) (*viper.Viper, error) {
-	v := viper.New()
-	v.SetEnvPrefix("LNTORCH")
-	v.SetEnvKeyReplacer(strings.NewReplacer("-", "_"))
-	v.AutomaticEnv()
-	file, err := cmd.Flags().GetString("config")
-	if err != nil || file == "" {
-		if file = os.Getenv("LNTORCH_CONFIG"); file == "" {
-			return v, err
+// settingText writes a value of the --config file as the command line would give it.
+func settingText(f *pflag.Flag, value any) (string, error) {
+	switch x := value.(type) {
+	case []any:
+		if _, ok := f.Value.(pflag.SliceValue); !ok {
+			return "", errors.New("found a list, expected one value")
 		}
+		parts := make([]string, len(x))
+		for i, e := range x {
+			var err error
+			if parts[i], err = settingText(f, e); err != nil {
+				return "", err
+			}
+		}
+		return strings.Join(parts, ","), nil
+	case map[string]any:
+		return "", errors.New("found a table, expected one value")
+	case float64: // as JSON gives whole numbers, too
+		return strconv.FormatFloat(x, 'f', -1, 64), nil
+	}
+	return fmt.Sprint(value), nil
+}
+
+// settings reads the --config file, if there is one. A name in it that no command has is an error.
+func settings(cmd *cobra.Command, file string) (*viper.Viper, error) {
+	v := viper.New()
+	if file == "" {
+		return v, nil
 	}
 	v.SetConfigFile(file)
 	if err := v.ReadInConfig(); err != nil {
@@ -149,8 +257,15 @@ func settings(cmd *cobra.Command) (*viper.Viper, error) {
 	visit(cmd.Root())
 	for _, key := range v.AllKeys() {
 		name := strings.ReplaceAll(key, "_", "-")
+		if table, _, found := strings.Cut(name, "."); found && known[table] {
+			continue // settingText says that a table is none of a flag's values
+		}
 		if !known[name] {
-			return nil, usage(cmd, fmt.Errorf("--config %s: no command has a flag %q", file, key))
+			err := fmt.Errorf("--config %s: no command has a flag %q", file, key)
+			if n := nearest(name, slices.Sorted(maps.Keys(known))); n != "" {
+				err = fmt.Errorf("%w; did you mean %s?", err, n)
+			}
+			return nil, usage(cmd, err)
 		}
 		if name != key {
 			v.Set(name, v.Get(key))
@@ -159,18 +274,15 @@ func settings(cmd *cobra.Command) (*viper.Viper, error) {
 	return v, nil
 }
 
-// source tells where a flag's value comes from.
-func source(cmd *cobra.Command, name string) string {
-	env := "LNTORCH_" + strings.ReplaceAll(strings.ToUpper(name), "-", "_")
-	if os.Getenv(env) != "" {
-		return env
-	}
-	file, _ := cmd.Flags().GetString("config")
-	if file == "" {
-		file = os.Getenv("LNTORCH_CONFIG")
-	}
-	if file != "" {
-		return file
+// source tells where a flag's value comes from: a variable, a file, "command line" or "default".
+func source(f *pflag.Flag) string {
+	switch {
+	case f.Annotations[sourceNote] != nil:
+		return f.Annotations[sourceNote][0]
+	case f.Changed:
+		return "command line"
+	case f.Value.String() != f.DefValue:
+		return "nnUNet_" + f.Name
 	}
 	return "default"
 }

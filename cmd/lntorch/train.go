@@ -152,7 +152,8 @@ func makeMethod(cmd *cobra.Command, entry finetune.Entry) (finetune.Method, map[
 				values[o.Name], set[o.Name] = value, value
 				continue
 			}
-			if cmd.Flags().Changed(o.Name) {
+			// A file or the environment may hold settings for several methods.
+			if f := cmd.Flags().Lookup(o.Name); f.Changed && f.Annotations[sourceNote] == nil {
 				return nil, nil, usage(cmd, fmt.Errorf("--%s belongs to method %s, not to %s", o.Name, e.Name, entry.Name))
 			}
 		}
