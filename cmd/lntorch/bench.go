@@ -2,13 +2,18 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,93 +22,93 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/dgst"
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/infer"
 	"github.com/lntorch/lntorch/loss"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/nn"
 	"github.com/lntorch/lntorch/torch/optim"
+	"github.com/lntorch/lntorch/train"
 )
-
-// benchNetworks are the networks that are timed, in the terms of plans.json: "mid" (patch 32×96×96) and "full", nnU-Net's
-// standard one with 31,195,594 parameters for one channel and two classes.
-var benchNetworks = map[string]struct {
-	features, kernels, strides string
-	patch                      []int64
-}{
-	"mid": {"[16, 32, 64, 128, 160]", "[[1, 3, 3], 3, 3, 3, 3]", "[1, [1, 2, 2], 2, 2, 2]", []int64{32, 96, 96}},
-	"full": {"[32, 64, 128, 256, 320, 320]", "[[1, 3, 3], [3, 3, 3], 3, 3, 3, 3]", "[1, [1, 2, 2], 2, 2, 2, [1, 2, 2]]",
-		[]int64{32, 64, 64}},
-	"tiny": {"[4, 8, 8]", "3", "[1, 2, 2]", []int64{8, 8, 8}},
-}
-
-func benchArchitecture(name string) (*plans.Architecture, []int64, error) {
-	n, ok := benchNetworks[name]
-	if !ok {
-		return nil, nil, fmt.Errorf("bench: network %q: expected mid, full or tiny", name)
-	}
-	stages := len(mustJSON(n.features).([]any))
-	doc := fmt.Sprintf(`{"configurations": {"bench": {"data_identifier": "x", "preprocessor_name": "x", "patch_size": [%d, %d, %d], "batch_size": 2,
-"spacing": [1, 1, 1], "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [false], "batch_dice": false, "architecture":
-{"network_class_name": "PlainConvUNet", "arch_kwargs": {"n_stages": %d, "features_per_stage": %s, "conv_op": "torch.nn.modules.conv.Conv3d", "kernel_sizes": %s,
-"strides": %s, "n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2, "conv_bias": true, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-"norm_op_kwargs": {"eps": 1e-05, "affine": true}, "dropout_op": null, "dropout_op_kwargs": null, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": true}}}}}}`,
-		n.patch[0], n.patch[1], n.patch[2], stages, n.features, n.kernels, n.strides)
-	p, err := plans.FromObject(mustJSON(doc).(*plans.Object), "bench")
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := p.Configuration("bench")
-	if err != nil {
-		return nil, nil, err
-	}
-	a, err := c.Architecture()
-	return a, n.patch, err
-}
-
-// mustJSON decodes text that is part of the program.
-func mustJSON(text string) any {
-	v, err := plans.DecodeJSON([]byte(text))
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
 
 func newBench() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "bench step|open|masks",
+		Use:   "bench PART",
 		Short: "times parts of the program",
-		Long: `bench prepares one part, then repeats it for every line on standard input and answers each with a line of JSON: the seconds it took and
-the process's peak memory. ` + "`make bench`" + ` drives it beside the Python stack, one repeat of each in turn.
+		Long: `bench prepares one part of the program's work on made-up data and repeats it. ` + "`make bench`" + ` sets the same parts beside the Python
+stack, one repeat of each in turn.
 
-  step   a training step: forward, loss, backward, clip, SGD (--method, --network)
-  open   opening a checkpoint with momentum and reading its weights into a network (--checkpoint FILE)
-  masks  DGST's selection for every weight of the network`,
-		Example: `  yes | head -5 | lntorch bench step --network mid`,
-		Args:    exactly("PART"),
-		RunE:    runBench,
+  step    a training step: forward, loss, backward, clip, the method's choice, SGD
+  update  the end of a step alone: the method's choice and SGD
+  masks   DGST's selection for every sparse weight
+  open    opening a checkpoint and reading its weights into the network
+  window  sliding-window prediction of one image, without mirroring
+  first   a training until its first iteration is over; then it says so and ends (to be timed from outside)`,
+		Example: `  lntorch bench step --network mid
+  lntorch bench step --network mid --method dgst --amp bf16
+  lntorch bench step --network full --patch-size 64,128,128 --repeats 1
+  lntorch bench masks --network full --json
+  lntorch bench open --network full
+  lntorch bench window --network phantom --patch-size 24,64,64
+  lntorch bench first --preprocessed FOLDER/Dataset102_PhantomTarget --plans nnUNetPlansSource --configuration 3d_phantom`,
+		Args: exactly("PART"),
+		RunE: runBench,
 	}
 	f := cmd.Flags()
-	f.String("network", "mid", "mid, full or tiny")
-	f.String("method", "full", "fine-tuning method of a step")
-	f.String("checkpoint", "", "file that open opens")
+	f.String("network", "mid", "mid, full (nnU-Net's standard one) or phantom (the one of the test data)")
+	f.IntSlice("patch-size", nil, "patch size z,y,x (default: 32,96,96; phantom: 16,48,48)")
+	f.IntSlice("image", []int{60, 192, 192}, "z,y,x of the image that window predicts")
+	f.String("method", "full", "fine-tuning method of step, update and first: "+strings.Join(methodNames(), ", "))
+	f.String("checkpoint", "", "file that open opens (default: one that bench writes); pretrained weights of first")
+	f.String("preprocessed", "", "preprocessed dataset that first trains on")
+	f.String("plans", "nnUNetPlans", "its plans, without .json")
+	f.String("configuration", "3d_fullres", "its configuration")
+	f.Int("repeats", 5, "timed repeats")
+	f.Int("warmup", 1, "repeats before them")
+	f.Bool("json", false, "a line of JSON for each repeat")
+	f.Bool("serve", false, "one repeat for each line of standard input, answered in JSON; the first line says that all is prepared")
+	f.MarkHidden("serve")
 	machineFlags(cmd, "cpu")
 	methodFlags(cmd)
 	return cmd
 }
 
+// benchResult is one repeat, as JSON.
+type benchResult struct {
+	Part        string  `json:"part"`
+	Variant     string  `json:"variant"`
+	Ready       bool    `json:"ready,omitempty"` // prepared, nothing repeated yet
+	Seconds     float64 `json:"seconds"`
+	PeakRSS     int64   `json:"peak_rss_bytes"`     // of the process so far
+	TensorsPeak int64   `json:"tensors_peak_bytes"` // of its large tensors on the CPU
+	Parameters  int64   `json:"parameters"`
+	Torch       string  `json:"torch"`
+	CPU         string  `json:"cpu_capability"` // instruction set of libtorch's kernels
+	Threads     int     `json:"threads"`
+	Loss        float64 `json:"loss,omitempty"`    // step: the last one
+	Entries     int64   `json:"entries,omitempty"` // masks, update: chosen ones
+	Loaded      int     `json:"loaded,omitempty"`  // open: tensors read
+	Tiles       int     `json:"tiles,omitempty"`   // window: patches
+}
+
 func runBench(cmd *cobra.Command, args []string) error {
-	f := cmd.Flags()
 	m, err := readMachine(cmd)
 	if err != nil {
+		return err
+	}
+	if err := torch.CheckDevice(m.device); err != nil {
 		return err
 	}
 	if m.threads == 0 {
 		m.threads = runtime.NumCPU()
 	}
-	name, _ := f.GetString("network")
-	path, _ := f.GetString("checkpoint")
-	method, _ := f.GetString("method")
+	if m.amp == train.AMPAuto {
+		m.amp = train.AMPOff
+	}
+	if m.amp != train.AMPOff && m.amp != train.AMPBF16 {
+		return usage(cmd, fmt.Errorf("--amp %s: bench knows off and bf16", m.amp))
+	}
+	method, _ := cmd.Flags().GetString("method")
 	entry, err := finetune.Lookup(method)
 	if err != nil {
 		return usage(cmd, err)
@@ -112,111 +117,187 @@ func runBench(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
+	if c, ok := chosen.(io.Closer); ok {
+		defer c.Close()
+	}
+	part := args[0]
+	if part == "first" {
+		return firstIteration(cmd, m, entry, chosen)
+	}
+	prepare, ok := map[string]func(*bench) (func() error, error){
+		"step": (*bench).step, "update": (*bench).update, "masks": (*bench).masks, "open": (*bench).open, "window": (*bench).window}[part]
+	if !ok {
+		return usage(cmd, fmt.Errorf("part %q: expected step, update, masks, open, window or first", part))
+	}
 	return torch.OnThread(m.threads, func() error {
 		return torch.With(func(s *torch.Scope) error {
-			b, err := newBenchNetwork(s, name, m)
+			b := &bench{cmd: cmd, s: s, m: m, method: chosen}
+			defer b.close()
+			if err := b.build(); err != nil {
+				return err
+			}
+			b.out.Part, b.out.Variant, b.out.Threads = part, variant(cmd, part, entry), m.threads
+			repeat, err := prepare(b)
+			if err == nil {
+				err = s.Err()
+			}
 			if err != nil {
 				return err
 			}
-			switch args[0] {
-			case "step":
-				return serve(b.step(chosen))
-			case "masks":
-				return serve(b.masks())
-			case "open":
-				if path == "" {
-					return usage(cmd, errors.New("open needs --checkpoint"))
-				}
-				return serve(b.open(path))
+			if serve, _ := cmd.Flags().GetBool("serve"); serve {
+				return b.serve(repeat)
 			}
-			return usage(cmd, fmt.Errorf("part %q: expected step, open or masks", args[0]))
+			return b.repeat(repeat)
 		})
 	})
 }
 
-// serve repeats f for each line on standard input.
-func serve(f func() error, err error) error {
+// variant names what distinguishes one bench of a part from another.
+func variant(cmd *cobra.Command, part string, entry finetune.Entry) string {
+	f := cmd.Flags()
+	name, _ := f.GetString("network")
+	words := []string{name}
+	if part == "step" || part == "update" {
+		words = append(words, entry.Name)
+		for _, o := range entry.Options {
+			if f.Changed(o.Name) {
+				value, _ := f.GetString(o.Name)
+				words = append(words, value)
+			}
+		}
+	}
+	for _, flag := range []string{"amp", "numerics"} {
+		if f.Changed(flag) {
+			value, _ := f.GetString(flag)
+			words = append(words, value)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// bench is a network and what its parts prepare. The scope owns the tensors of the whole run.
+type bench struct {
+	cmd     *cobra.Command
+	s       *torch.Scope
+	m       machine
+	method  finetune.Method
+	plans   *plans.Plans
+	arch    *plans.Architecture
+	patch   []int
+	net     models.Network
+	trained []finetune.Param
+	tensors []*torch.Tensor // of trained
+	sgd     *optim.SGD
+	folder  string // temporary; removed by close
+	out     benchResult
+}
+
+func (b *bench) close() {
+	if b.sgd != nil {
+		b.sgd.Close()
+	}
+	if b.folder != "" {
+		os.RemoveAll(b.folder)
+	}
+}
+
+// benchNetworks are the networks that are timed, in the terms of plans.json. full has 31,195,594 parameters.
+var benchNetworks = map[string]struct{ features, kernels, strides, patch string }{
+	"mid":     {"[16,32,64,128,160]", "[[1,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]", "[[1,1,1],[1,2,2],[2,2,2],[2,2,2],[2,2,2]]", "[32,96,96]"},
+	"full":    {"[32,64,128,256,320,320]", "[[1,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]", "[[1,1,1],[1,2,2],[2,2,2],[2,2,2],[2,2,2],[1,2,2]]", "[32,96,96]"},
+	"phantom": {"[8,16,32,64]", "[[1,3,3],[3,3,3],[3,3,3],[3,3,3]]", "[[1,1,1],[1,2,2],[2,2,2],[2,2,2]]", "[16,48,48]"},
+}
+
+const benchPlans = `{"dataset_name": "bench", "plans_name": "bench", "configurations": {"bench": {
+  "data_identifier": "bench", "preprocessor_name": "DefaultPreprocessor", "patch_size": %s, "batch_size": 2, "spacing": [1, 1, 1],
+  "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [false], "batch_dice": false,
+  "architecture": {"network_class_name": "PlainConvUNet", "arch_kwargs": {
+    "n_stages": %d, "features_per_stage": %s, "kernel_sizes": %s, "strides": %s, "n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2,
+    "conv_op": "torch.nn.modules.conv.Conv3d", "conv_bias": true, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+    "norm_op_kwargs": {"eps": 1e-05, "affine": true}, "dropout_op": null, "dropout_op_kwargs": null,
+    "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": true}}}}}}`
+
+// build makes the network, with random weights and two classes, and the optimizer of what the method trains.
+func (b *bench) build() error {
+	name, _ := b.cmd.Flags().GetString("network")
+	n, ok := benchNetworks[name]
+	if !ok {
+		return usage(b.cmd, fmt.Errorf("--network %q: expected mid, full or phantom", name))
+	}
+	doc, err := plans.DecodeJSON(fmt.Appendf(nil, benchPlans, n.patch, strings.Count(n.features, ",")+1, n.features, n.kernels, n.strides))
 	if err != nil {
 		return err
 	}
-	in := bufio.NewScanner(os.Stdin)
-	for in.Scan() {
-		start := time.Now()
-		if err := f(); err != nil {
-			return err
-		}
-		_, peak, _, err := torch.CPUMemory()
-		if err != nil {
-			return err
-		}
-		b, err := json.Marshal(map[string]any{"seconds": time.Since(start).Seconds(), "tensors_peak_bytes": peak})
-		if err != nil {
-			return err
-		}
-		fmt.Println(string(b))
+	if b.plans, err = plans.FromObject(doc.(*plans.Object), "bench"); err != nil {
+		return err
 	}
-	return in.Err()
-}
-
-type benchNetwork struct {
-	s       *torch.Scope
-	m       machine
-	arch    *plans.Architecture
-	patch   []int64
-	net     models.Network
-	params  []finetune.Param
-	tensors []*torch.Tensor
-}
-
-func newBenchNetwork(s *torch.Scope, name string, m machine) (*benchNetwork, error) {
-	a, patch, err := benchArchitecture(name)
+	c, err := b.plans.Configuration("bench")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	b := &benchNetwork{s: s, m: m, arch: a, patch: patch}
-	if b.net, err = models.Build(nn.Builder{Scope: s, Device: m.device}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2}); err != nil {
-		return nil, err
+	if b.arch, err = c.Architecture(); err != nil {
+		return err
+	}
+	b.patch = c.PatchSize
+	if p, _ := b.cmd.Flags().GetIntSlice("patch-size"); len(p) > 0 {
+		b.patch = p
+	}
+	b.net, err = models.Build(nn.Builder{Scope: b.s, Device: b.m.device}, models.Spec{Architecture: b.arch, InputChannels: 1, NumClasses: 2})
+	if err != nil {
+		return err
+	}
+	if err := b.net.CheckInput(long(b.patch)); err != nil {
+		return usage(b.cmd, fmt.Errorf("--patch-size: %w", err))
 	}
 	gen, err := torch.NewGenerator(torch.CPU, 1)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer gen.Close()
-	for _, p := range b.net.Module().Parameters() {
-		b.params = append(b.params, finetune.Param{Name: p.Name, T: p.T})
-		b.tensors = append(b.tensors, p.T)
+	if err := b.net.Module().Reset(gen, nil); err != nil {
+		return err
 	}
-	return b, b.net.Module().Reset(gen, nil)
+	for _, p := range b.net.Module().Parameters() {
+		trains := b.method.Trains(p.Name, p.Shape)
+		if err := p.T.SetRequiresGrad(trains); err != nil {
+			return err
+		}
+		if trains {
+			b.trained, b.tensors = append(b.trained, finetune.Param{Name: p.Name, T: p.T}), append(b.tensors, p.T)
+		}
+	}
+	b.out.Parameters = models.ParameterCount(b.net)
+	if b.out.Torch, err = torch.Version(); err != nil {
+		return err
+	}
+	if b.out.CPU, err = torch.CPUCapability(); err != nil {
+		return err
+	}
+	impl := torch.SingleTensor
+	if b.m.device.Type != torch.DeviceCPU {
+		impl = torch.Foreach
+	}
+	b.sgd, err = optim.NewSGD(b.tensors, torch.SGD{LR: 1e-2, Momentum: 0.99, WeightDecay: 3e-5, Nesterov: true, Impl: impl})
+	return err
 }
 
-// step is one training step on random data, batch 2.
-func (b *benchNetwork) step(method finetune.Method) (func() error, error) {
+// step is an iteration of train on one batch of two random patches, a tenth of whose voxels are foreground.
+func (b *bench) step() (func() error, error) {
 	scales := b.arch.DeepSupervisionScales()
 	l, err := loss.New(loss.Config{Weights: plans.DeepSupervisionWeights(len(scales))})
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range b.params {
-		if err := p.T.SetRequiresGrad(method.Trains(p.Name, p.T.Shape())); err != nil {
-			return nil, err
-		}
-	}
-	sgd, err := optim.NewSGD(b.tensors, torch.SGD{LR: 1e-2, Momentum: 0.99, WeightDecay: 3e-5, Nesterov: true})
-	if err != nil {
-		return nil, err
-	}
+	b.net.SetTraining(true)
 	b.net.SetDeepSupervision(true)
-	x := b.s.Empty(append([]int64{2, 1}, b.patch...), torch.Float32, b.m.device)
-	b.s.Normal_(x, 0, 1, nil)
+	x := b.random(0, 1, append([]int64{2, 1}, long(b.patch)...)...)
 	var targets []*torch.Tensor
 	for _, scale := range scales {
 		size := []int64{2, 1}
 		for i, f := range scale {
-			size = append(size, int64(float64(b.patch[i])*f+0.5))
+			size = append(size, int64(math.Round(float64(b.patch[i])*f)))
 		}
-		u := b.s.Empty(size, torch.Float32, b.m.device)
-		b.s.Uniform_(u, 0, 1, nil)
-		targets = append(targets, b.s.To(b.s.CompareScalar(u, torch.Gt, 0.9), torch.Int16, b.m.device))
+		targets = append(targets, b.s.To(b.s.CompareScalar(b.random(0, 1, size...), torch.Gt, 1.28), torch.Int16, b.m.device))
 	}
 	n := int64(0)
 	return func() error {
@@ -225,65 +306,108 @@ func (b *benchNetwork) step(method finetune.Method) (func() error, error) {
 				return err
 			}
 			var v *torch.Tensor
-			forward := func() error {
+			err := b.mixed(func() error {
 				v = l.Forward(s, b.net.Forward(s, x), targets)
 				return s.Err()
-			}
-			var err error
-			if b.m.amp == "bf16" {
-				err = torch.Autocast(b.m.device.Type, torch.BFloat16, forward)
-			} else {
-				err = forward()
-			}
+			})
 			if err != nil {
 				return err
 			}
 			if err := v.Backward(); err != nil {
 				return err
 			}
-			optim.ClipGradNorm(s, b.tensors, 12)
-			var masks []optim.Mask
-			if u, ok := method.(finetune.Updater); ok {
-				if masks, err = u.Update(s, n, b.params); err != nil {
-					return err
+			norm := optim.ClipGradNorm(s, b.tensors, 12)
+			for _, t := range []*torch.Tensor{norm, v} {
+				if b.out.Loss, err = t.Item(); err != nil {
+					return errors.Join(s.Err(), err)
+				}
+				if math.IsNaN(b.out.Loss) || math.IsInf(b.out.Loss, 0) {
+					return fmt.Errorf("bench: loss or gradient norm is %v in step %d, expected a number", b.out.Loss, n)
 				}
 			}
+			err = b.move(s, n)
 			n++
-			sgd.Step(s, masks)
-			_, err = v.Item()
-			return errors.Join(s.Err(), err)
+			return err
 		})
 	}, nil
 }
 
-// masks selects for every sparse weight from random gradients.
-func (b *benchNetwork) masks() (func() error, error) {
+// mixed runs f in the precision of --amp.
+func (b *bench) mixed(f func() error) error {
+	if b.m.amp == train.AMPBF16 {
+		return torch.Autocast(b.m.device.Type, torch.BFloat16, f)
+	}
+	return f()
+}
+
+// move lets the method choose and the optimizer step.
+func (b *bench) move(s *torch.Scope, n int64) error {
+	var masks []optim.Mask
+	if u, ok := b.method.(finetune.Updater); ok {
+		var err error
+		if masks, err = u.Update(s, n, b.trained); err != nil {
+			return err
+		}
+	}
+	b.sgd.Step(s, masks)
+	if c, ok := b.method.(finetune.Counter); ok {
+		b.out.Entries, _ = c.Counts()
+	}
+	return s.Err()
+}
+
+// update is move with random gradients.
+func (b *bench) update() (func() error, error) {
+	if err := b.gradients(b.trained); err != nil {
+		return nil, err
+	}
+	n := int64(0)
+	return func() error {
+		err := torch.With(func(s *torch.Scope) error { return b.move(s, n) })
+		n++
+		return err
+	}, nil
+}
+
+// masks is the choice of entries alone: their indices, no mask of the weight's size.
+func (b *bench) masks() (func() error, error) {
+	text, _ := b.cmd.Flags().GetString("dgst-k")
+	k, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || k < 1 {
+		return nil, usage(b.cmd, fmt.Errorf("--dgst-k %q: expected a whole number of 1 or more", text))
+	}
 	var sparse []finetune.Param
-	for _, p := range b.params {
-		if dgst.Classify(p.Name, p.T.Shape()) != dgst.Sparse {
-			continue
+	for _, p := range b.trained {
+		if dgst.Classify(p.Name, p.T.Shape()) == dgst.Sparse {
+			sparse = append(sparse, p)
 		}
-		g := b.s.ZerosLike(p.T)
-		b.s.Normal_(g, 0, 1, nil)
-		if err := p.T.SetGrad(b.s.Detach(g)); err != nil {
-			return nil, err
-		}
-		sparse = append(sparse, p)
+	}
+	if err := b.gradients(sparse); err != nil {
+		return nil, err
 	}
 	return func() error {
 		return torch.With(func(s *torch.Scope) error {
+			b.out.Entries = 0
 			for _, p := range sparse {
-				s.TopKRows(s.Grad(p.T), 2)
+				index := s.TopKRows(s.Grad(p.T), k)
+				if s.Err() != nil {
+					return s.Err()
+				}
+				b.out.Entries += index.Numel()
 			}
-			return s.Err()
+			return nil
 		})
-	}, b.s.Err()
+	}, nil
 }
 
 // open reads a checkpoint's weights into the network.
-func (b *benchNetwork) open(path string) (func() error, error) {
-	if filepath.Ext(path) != ".pth" {
-		return nil, fmt.Errorf("bench: %s: expected a .pth file", path)
+func (b *bench) open() (func() error, error) {
+	path, _ := b.cmd.Flags().GetString("checkpoint")
+	if path == "" {
+		var err error
+		if path, err = b.write(); err != nil {
+			return nil, err
+		}
 	}
 	return func() error {
 		f, err := checkpoint.Open(path)
@@ -291,9 +415,227 @@ func (b *benchNetwork) open(path string) (func() error, error) {
 			return err
 		}
 		report, err := checkpoint.LoadWeights(b.net.Module(), f.Weights, checkpoint.LoadOptions{})
-		if err == nil && !slices.ContainsFunc(report.Rows, func(r checkpoint.Row) bool { return r.Status == checkpoint.Loaded }) {
-			err = errors.New("nothing was loaded")
+		if err == nil {
+			b.out.Loaded = report.Count(checkpoint.Loaded)
 		}
 		return errors.Join(err, f.Close())
 	}, nil
+}
+
+// write saves the network with momentum, as training does, to a temporary file.
+func (b *bench) write() (string, error) {
+	if err := b.gradients(b.trained); err != nil {
+		return "", err
+	}
+	err := torch.With(func(s *torch.Scope) error { b.sgd.Step(s, nil); return s.Err() })
+	if err != nil {
+		return "", err
+	}
+	if b.folder, err = os.MkdirTemp("", "lntorch-bench-*"); err != nil {
+		return "", err
+	}
+	o := b.sgd.Options()
+	data, err := plans.DecodeJSON([]byte(`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1}, "numTraining": 1, "file_ending": ".nii.gz"}`))
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(b.folder, "checkpoint.pth")
+	return path, checkpoint.Save(path, &checkpoint.Training{
+		Network: b.net.Module(), SGD: checkpoint.SGDState{Options: o, InitialLR: o.LR, Buffers: b.sgd.State()}, Epoch: 1, Trainer: "nnUNetTrainer",
+		InitArgs: checkpoint.InitArgs{Plans: b.plans.Raw(), Configuration: "bench", Fold: "0", Dataset: data.(*plans.Object), Device: "cpu"}})
+}
+
+// window predicts an image of noise.
+func (b *bench) window() (func() error, error) {
+	size, _ := b.cmd.Flags().GetIntSlice("image")
+	if len(size) != 3 {
+		return nil, usage(b.cmd, fmt.Errorf("--image %v: expected z,y,x", size))
+	}
+	shape := [4]int{1, size[0], size[1], size[2]}
+	image, err := torch.Slice[float32](b.s.To(b.random(0, 1, int64(size[0]*size[1]*size[2])), torch.Float32, torch.CPU))
+	if err != nil {
+		return nil, err
+	}
+	cfg := infer.DefaultConfig(b.m.device)
+	if b.m.reference {
+		cfg.Numerics = infer.Reference
+	}
+	if b.m.amp == train.AMPBF16 {
+		cfg.Autocast = torch.BFloat16
+	}
+	cfg.Threads = b.m.threads
+	p, err := infer.New(b.net, b.patch, 2, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return func() error {
+		return torch.With(func(s *torch.Scope) error {
+			_, err := p.Logits(b.cmd.Context(), s, image, shape, func(done, _ int) { b.out.Tiles = done })
+			return err
+		})
+	}, nil
+}
+
+// random makes a tensor of normally distributed numbers.
+func (b *bench) random(mean, std float64, size ...int64) *torch.Tensor {
+	t := b.s.Empty(size, torch.Float32, b.m.device)
+	b.s.Normal_(t, mean, std, nil)
+	return t
+}
+
+// gradients gives parameters random gradients.
+func (b *bench) gradients(params []finetune.Param) error {
+	for _, p := range params {
+		g := b.random(0, 1e-3, p.T.Shape()...)
+		if b.s.Err() != nil {
+			return b.s.Err()
+		}
+		if err := p.T.SetGrad(g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// time makes one repeat and fills out.
+func (b *bench) time(repeat func() error) error {
+	start := time.Now()
+	if err := repeat(); err != nil {
+		return err
+	}
+	b.out.Seconds = time.Since(start).Seconds()
+	b.out.PeakRSS = peakRSS()
+	var err error
+	_, b.out.TensorsPeak, _, err = torch.CPUMemory()
+	return err
+}
+
+// serve makes a repeat for each line on standard input.
+func (b *bench) serve(repeat func() error) error {
+	out := json.NewEncoder(os.Stdout)
+	b.out.Ready = true
+	if err := out.Encode(b.out); err != nil {
+		return err
+	}
+	b.out.Ready = false
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		if err := b.time(repeat); err != nil {
+			return err
+		}
+		if err := out.Encode(b.out); err != nil {
+			return err
+		}
+	}
+	return in.Err()
+}
+
+// repeat makes --warmup and --repeats repeats and prints them, or a summary.
+func (b *bench) repeat(repeat func() error) error {
+	f := b.cmd.Flags()
+	warmup, _ := f.GetInt("warmup")
+	repeats, _ := f.GetInt("repeats")
+	asJSON, _ := f.GetBool("json")
+	if repeats < 1 || warmup < 0 {
+		return usage(b.cmd, fmt.Errorf("--repeats %d, --warmup %d: expected one repeat or more", repeats, warmup))
+	}
+	var seconds []float64
+	for i := range warmup + repeats {
+		if err := b.cmd.Context().Err(); err != nil {
+			return err
+		}
+		if err := b.time(repeat); err != nil {
+			return err
+		}
+		if i < warmup {
+			continue
+		}
+		seconds = append(seconds, b.out.Seconds)
+		if asJSON {
+			if err := json.NewEncoder(os.Stdout).Encode(b.out); err != nil {
+				return err
+			}
+		}
+	}
+	if asJSON {
+		return nil
+	}
+	slices.Sort(seconds)
+	round := func(s float64) time.Duration { return time.Duration(s * 1e9).Round(10 * time.Microsecond) }
+	fmt.Printf("%s, %s: median %v, %v to %v in %d repeats; %d threads, libtorch %s with %s kernels, peak memory %.2f GiB\n", b.out.Part, b.out.Variant,
+		round(median(seconds)), round(seconds[0]), round(seconds[repeats-1]), repeats, b.out.Threads, b.out.Torch, b.out.CPU, gib(b.out.PeakRSS))
+	return nil
+}
+
+// median of sorted numbers.
+func median(sorted []float64) float64 {
+	n := len(sorted)
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}
+
+// peakRSS is the most memory the process has held, in bytes; 0 where the system does not tell. (getrusage would count
+// the parent's, too.)
+func peakRSS() int64 {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0
+	}
+	_, line, _ := strings.Cut(string(status), "VmHWM:")
+	var kb int64
+	fmt.Sscan(line, &kb)
+	return kb << 10
+}
+
+func long(v []int) []int64 {
+	w := make([]int64, len(v))
+	for i, x := range v {
+		w[i] = int64(x)
+	}
+	return w
+}
+
+// firstIteration is train, up to the end of the first iteration. Nothing of it stays.
+func firstIteration(cmd *cobra.Command, m machine, entry finetune.Entry, method finetune.Method) error {
+	f := cmd.Flags()
+	folder, err := os.MkdirTemp("", "lntorch-bench-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+	c := train.Config{Results: folder, Fold: "0", Trainer: entry.Trainer, MethodName: entry.Name, Method: method, Head: train.HeadReset,
+		Epochs: 2, Iterations: 2, LR: entry.LR, Momentum: 0.99, WeightDecay: 3e-5, Oversample: 0.33, DisableCheckpointing: true,
+		Device: m.device, Threads: m.threads, AMP: m.amp, Reference: m.reference, Version: version}
+	c.Preprocessed, _ = f.GetString("preprocessed")
+	c.PlansName, _ = f.GetString("plans")
+	c.Configuration, _ = f.GetString("configuration")
+	c.Pretrained, _ = f.GetString("checkpoint")
+	c.PatchSize, _ = f.GetIntSlice("patch-size")
+	if len(c.PatchSize) == 0 {
+		c.PatchSize = nil
+	}
+	if c.Preprocessed == "" {
+		return usage(cmd, errors.New("first needs --preprocessed"))
+	}
+	ctx, stop := context.WithCancel(cmd.Context())
+	defer stop()
+	c.Progress = &untilFirst{stop: stop}
+	_, err = train.Run(ctx, c)
+	var stopped *train.Interrupted
+	if errors.As(err, &stopped) && cmd.Context().Err() == nil {
+		return nil
+	}
+	return err
+}
+
+// untilFirst stops a training after its first iteration.
+type untilFirst struct{ stop context.CancelFunc }
+
+func (u *untilFirst) Begin(string, int) {}
+func (u *untilFirst) End()              {}
+
+func (u *untilFirst) Done(n int, note string) {
+	if n == 1 {
+		json.NewEncoder(os.Stdout).Encode(map[string]string{"part": "first", "note": note})
+		u.stop()
+	}
 }
