@@ -1,12 +1,18 @@
 #!/usr/bin/env python3
-"""lntorch beside the Python stack, one repeat of each in turn: the same libtorch, threads and machine. `make bench` runs it.
+"""lntorch beside the Python stack. `make bench` runs it, with the Python of `make test-nnunet` (nnU-Net 2.5.1).
 
-Writes docs/benchmarks.md. Python is the interpreter that runs this file: the one of `make test-nnunet`, with nnU-Net 2.5.1.
+Each row of the table is a process of its own (a worker) that prepares its work, then repeats it when told to. One worker is told at a
+time, lntorch and Python in turn, and none is told before all are prepared. Both sides must have the same libtorch, kernels,
+threads and network, or the run stops. Where a process alone needs gigabytes, workers do not wait beside each other: each repeat starts one.
+
+Writes docs/benchmarks.md and build/bench.json.
 """
 import argparse
 import json
 import os
-import platform
+import shlex
+import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -15,190 +21,431 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-LNTORCH = ROOT / "bin" / "lntorch"
-KERNELS = {"mid": [[1, 3, 3]] + [[3] * 3] * 4, "full": [[1, 3, 3]] + [[3] * 3] * 5}
-FEATURES = {"mid": [16, 32, 64, 128, 160], "full": [32, 64, 128, 256, 320, 320]}
-STRIDES = {"mid": [[1] * 3, [1, 2, 2]] + [[2] * 3] * 3, "full": [[1] * 3, [1, 2, 2]] + [[2] * 3] * 3 + [[1, 2, 2]]}
+DEMO = ROOT / "testdata" / "phantom-demo"
+
+# The networks of cmd/lntorch/bench.go.
+NETWORKS = {  # features, strides
+    "mid": ([16, 32, 64, 128, 160], [1, (1, 2, 2), 2, 2, 2]),
+    "full": ([32, 64, 128, 256, 320, 320], [1, (1, 2, 2), 2, 2, 2, (1, 2, 2)]),
+    "phantom": ([8, 16, 32, 64], [1, (1, 2, 2), 2, 2]),
+}
 
 
-class Ours:
-    """bin/lntorch bench, kept running: a line in, a repeat done."""
-
-    def __init__(self, *args, threads):
-        self.process = subprocess.Popen([LNTORCH, "bench", *args, "--threads", str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def __call__(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit(f"bench: {self.process.args} ended with {self.process.wait()}")
-        return json.loads(answer)["seconds"]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-class Timed:
-    """A Python function, timed."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self):
-        start = time.perf_counter()
-        self.function()
-        return time.perf_counter() - start
-
-    def close(self):
-        pass
-
+# ---- the Python side: workers ----------------------------------------------------------------------------------------
 
 def network(name):
     import torch
     from dynamic_network_architectures.architectures.unet import PlainConvUNet
     from torch import nn
-    net = PlainConvUNet(1, len(FEATURES[name]), FEATURES[name], nn.Conv3d, KERNELS[name], STRIDES[name], 2, 2, 2, True, nn.InstanceNorm3d,
-                        {"eps": 1e-5, "affine": True}, None, None, nn.LeakyReLU, {"inplace": True}, deep_supervision=True)
+    features, strides = NETWORKS[name]
+    strides = [[s] * 3 if isinstance(s, int) else list(s) for s in strides]
+    net = PlainConvUNet(1, len(features), features, nn.Conv3d, [[1, 3, 3]] + [[3] * 3] * (len(features) - 1), strides, 2, 2, 2, True,
+                        nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, None, None, nn.LeakyReLU, {"inplace": True}, deep_supervision=True)
     torch.manual_seed(1)
     net.apply(net.initialize)
-    return net
+    return net, strides
 
 
-def python_step(channels_last=False):
+def optimizer_of(net):
+    import torch
+    return torch.optim.SGD(net.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
+
+
+def random_gradients(net):
+    import torch
+    for p in net.parameters():
+        p.grad = 1e-3 * torch.randn_like(p)
+
+
+def step(net, strides, o):
+    """nnUNetTrainer.train_step on the CPU; with amp, its network and loss under autocast to bfloat16."""
+    import contextlib
     import numpy as np
     import torch
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
     from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
     from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-    net = network("mid")
-    x = torch.randn(2, 1, 32, 96, 96)
-    if channels_last:
+    net.train()
+    x = torch.randn(2, 1, *o["patch"])
+    if o.get("channels_last"):
         net, x = net.to(memory_format=torch.channels_last_3d), x.contiguous(memory_format=torch.channels_last_3d)
-    weights = np.array([1 / 2 ** i for i in range(4)])
+    scales = (1 / np.cumprod(np.vstack(strides), axis=0))[:-1]
+    weights = 0.5 ** np.arange(len(scales))
     weights[-1] = 0
     loss = DeepSupervisionWrapper(DC_and_CE_loss({"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}, {}, weight_ce=1, weight_dice=1,
                                                  ignore_label=None, dice_class=MemoryEfficientSoftDiceLoss), weights / weights.sum())
-    target = [(torch.rand(2, 1, 32 // z, 96 // y, 96 // y) > 0.9).to(torch.int16) for z, y in ((1, 1), (1, 2), (2, 4), (4, 8))]
-    optimizer = torch.optim.SGD(net.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
+    targets = [(torch.randn(2, 1, *(round(n * f) for n, f in zip(o["patch"], scale))) > 1.28).to(torch.int16) for scale in scales]
+    optimizer = optimizer_of(net)
+    mixed = (lambda: torch.autocast("cpu", dtype=torch.bfloat16)) if o.get("amp") else contextlib.nullcontext
 
-    def step():
+    def run():
         optimizer.zero_grad(set_to_none=True)
-        value = loss(net(x), target)
+        with mixed():
+            value = loss(net(x), targets)
         value.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 12)
         optimizer.step()
-        value.item()
-    return Timed(step)
+        return {"loss": float(value.detach().cpu().numpy())}
+    return run
 
 
-def checkpoint(path):
-    """A checkpoint of the full network with momentum, 238 MiB, as nnU-Net saves it."""
+def update(net, _, o):
+    """The dense optimizer alone."""
+    random_gradients(net)
+    return optimizer_of(net).step
+
+
+def sparse_gradients(net):
+    """By name: the weights whose rows DGST thins out."""
+    random_gradients(net)
+    return [(n, p.grad) for n, p in net.named_parameters() if not any(w in n for w in ("norm", "bias", "head", "gamma", "seg_layers"))]
+
+
+def topk(net, _, o):
+    """torch.topk for each weight: indices alone."""
     import torch
-    net = network("full")
-    optimizer = torch.optim.SGD(net.parameters(), 1e-2, momentum=0.99, nesterov=True)
-    for p in net.parameters():
-        p.grad = torch.zeros_like(p)
+    gradients = sparse_gradients(net)
+
+    def run():
+        return {"entries": sum(torch.topk(g.flatten(1).abs(), 2, dim=1).indices.numel() for _, g in gradients)}
+    return run
+
+
+def released(net, _, o):
+    """What the released selection does: for each rank a sort of all rows, and one-hot rows out of an identity matrix as wide as a row."""
+    import torch
+    gradients = sparse_gradients(net)
+
+    def run():
+        entries = 0
+        for name, g in gradients:
+            rows = g.reshape(g.shape[0], -1).abs()
+            mask = torch.ones_like(rows)
+            for rank in range(min(2, rows.shape[1])):
+                largest = torch.argsort(rows, dim=1)[:, -1 - rank]
+                mask = mask * (1 - torch.eye(rows.shape[1])[largest])
+            entries += mask.numel() - int(mask.sum(dtype=torch.float64))
+        return {"entries": entries}
+    return run
+
+
+def opening(net, _, o):
+    """torch.load as nnU-Net calls it, and load_state_dict."""
+    import torch
+
+    def run():
+        saved = torch.load(o["path"], map_location=torch.device("cpu"), mmap=o["mmap"], weights_only=False)
+        net.load_state_dict(saved["network_weights"])
+    return run
+
+
+def window(net, _, o):
+    """nnUNetPredictor's sliding window."""
+    from types import SimpleNamespace
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    net.decoder.deep_supervision = False
+    p = nnUNetPredictor(tile_step_size=0.5, use_gaussian=True, use_mirroring=False, perform_everything_on_device=False,
+                        device=torch.device("cpu"), allow_tqdm=False)
+    p.network, p.configuration_manager = net, SimpleNamespace(patch_size=o["patch"])
+    p.label_manager, p.allowed_mirroring_axes = SimpleNamespace(num_segmentation_heads=2), None
+    image = torch.randn(1, *o["image"])
+    tiles = len(p._internal_get_sliding_window_slicers(image.shape[1:]))
+
+    def run():
+        p.predict_sliding_window_return_logits(image)
+        return {"tiles": tiles}
+    return run
+
+
+def save(o):
+    """Writes a checkpoint with momentum, of the keys that nnU-Net's has."""
+    import torch
+    net, _ = network(o["network"])
+    optimizer = optimizer_of(net)
+    random_gradients(net)
     optimizer.step()
-    torch.save({"network_weights": net.state_dict(), "optimizer_state": optimizer.state_dict(), "grad_scaler_state": None, "logging": {}, "_best_ema": None,
-                "current_epoch": 1, "init_args": {}, "trainer_name": "nnUNetTrainer", "inference_allowed_mirroring_axes": (0, 1, 2)}, path)
+    plans = json.loads((DEMO / "preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource.json").read_text())
+    dataset = json.loads((DEMO / "preprocessed/Dataset102_PhantomTarget/dataset.json").read_text())
+    with open(o["path"], "wb") as f:
+        torch.save({"network_weights": net.state_dict(), "optimizer_state": optimizer.state_dict(), "grad_scaler_state": None, "logging": {},
+                    "_best_ema": None, "current_epoch": 1, "init_args": {"plans": plans, "configuration": "3d_phantom", "fold": 0, "dataset_json": dataset,
+                                                                          "unpack_dataset": True, "device": torch.device("cpu")},
+                    "trainer_name": "nnUNetTrainer", "inference_allowed_mirroring_axes": (0, 1, 2)}, f)
+        os.fsync(f.fileno())
 
 
-def python_open(path, mmap):
+def first(o, answer):
+    """nnUNetv2_train, until its first iteration is over."""
+    from nnunetv2.run.run_training import run_training_entry
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    train_step = nnUNetTrainer.train_step
+
+    def once(self, batch):
+        loss = train_step(self, batch)["loss"]
+        print(json.dumps({"part": "first", "note": f"loss {loss:.4f}"}), file=answer, flush=True)
+        os._exit(0)
+    nnUNetTrainer.train_step = once
+    sys.argv = ["nnUNetv2_train", "102", "3d_phantom", "0", "-p", "nnUNetPlansSource", "-device", "cpu", "-pretrained_weights", o["pretrained"],
+                "--disable_checkpointing"]
+    run_training_entry()
+
+
+def peak_rss():
+    """The most memory this process has held, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def worker(o):
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what nnU-Net prints is no answer
+    if o["part"] == "first":
+        first(o, answer)
+        return
+    if o["part"] == "save":
+        save(o)
+        return
     import torch
-    net = network("full")
-    return Timed(lambda: net.load_state_dict(torch.load(path, weights_only=True, mmap=mmap)["network_weights"]))
+    torch.set_num_threads(o["threads"])
+    net, strides = network(o["network"])
+    run = {"step": step, "update": update, "topk": topk, "released": released, "open": opening, "window": window}[o["part"]](net, strides, o)
+    about = {"parameters": sum(p.numel() for p in net.parameters()), "torch": torch.__version__.split("+")[0],
+             "cpu_capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    print(json.dumps({**about, "ready": True}), file=answer, flush=True)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        more = run() or {}
+        seconds = time.perf_counter() - start
+        print(json.dumps({**about, **more, "seconds": seconds, "peak_rss_bytes": peak_rss()}), file=answer, flush=True)
 
 
-def python_masks():
-    """A torch.topk loop over the sparse weights."""
-    import torch
-    net = network("full")
-    torch.manual_seed(2)
-    words = ("norm", "bias", "head", "gamma", "seg_layers")
-    gradients = [torch.randn_like(p) for n, p in net.named_parameters() if not any(w in n for w in words)]
+# ---- the driver ------------------------------------------------------------------------------------------------------
 
-    def topk():
-        for g in gradients:
-            torch.topk(g.flatten(1).abs(), 2, dim=1)
+class Worker:
+    """A process that repeats its work: a line in, an answer out."""
 
-    return Timed(topk)
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+        self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"bench: exit code {self.process.wait()}: {shlex.join(map(str, self.process.args))}")
+        return json.loads(line)
+
+    def repeat(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
 
 
-def command(*args):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("LNTORCH_CONFIG")}
-    environment.update(nnUNet_raw="/tmp", nnUNet_preprocessed="/tmp", nnUNet_results="/tmp")
-    return Timed(lambda: subprocess.run(args, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment))
+class Start:
+    """A command that is started for each repeat: the time until it prints a line of JSON, or without line until it ends."""
+
+    def __init__(self, command, line=True, env=None):
+        self.command, self.line, self.env = command, line, env or {}
+
+    def repeat(self):
+        start = time.perf_counter()
+        process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   env=environment(**self.env), start_new_session=True)
+        try:
+            if not self.line:
+                out, err = process.communicate()
+                seconds = time.perf_counter() - start
+                if process.returncode == 0 and out:
+                    return {"seconds": seconds}
+            else:
+                err = ""
+                for line in process.stdout:
+                    if line.startswith("{"):
+                        return {"seconds": time.perf_counter() - start, **json.loads(line)}
+                _, err = process.communicate()
+            raise SystemExit(f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}\n{err}")
+        finally:
+            process.stdout.close()
+            process.stderr.close()
+            if self.line:  # it may clean up, and its own workers go with it
+                try:
+                    process.wait(10)
+                    os.killpg(process.pid, signal.SIGKILL)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            process.wait()
+
+    def close(self):
+        pass
 
 
-def interleaved(runs, repeats, warmup):
-    """Seconds by name, one repeat of each in turn."""
-    times = {name: [] for name in runs}
-    for i in range(warmup + repeats):
-        for name, run in runs.items():
-            seconds = run()
-            if i >= warmup:
-                times[name].append(seconds)
-    for run in runs.values():
-        run.close()
-    return times
+def environment(**more):
+    """Of the processes: without settings of lntorch, and with folders for nnU-Net, which else prints advice."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith("LNTORCH_") or k == "LNTORCH_LIB"}
+    nowhere = {f"nnUNet_{n}": "/nonexistent" for n in ("raw", "preprocessed", "results")}
+    return {**keep, **nowhere, "PYTHONWARNINGS": "ignore", **{k: str(v) for k, v in more.items()}}
+
+
+class Bench:
+    def __init__(self, args):
+        self.args, self.rows, self.medians = args, [], {}
+
+    def ours(self, part, *flags):
+        return [self.args.lntorch, "bench", part, "--serve", "--threads", str(self.args.threads), *map(str, flags)]
+
+    def theirs(self, part, **options):
+        return [sys.executable, __file__, "--worker", json.dumps({"part": part, "threads": self.args.threads, **options}, default=str)]
+
+    def group(self, title, commands, warmup=1, alone=False, repeats=None, key=None):
+        """One row for each command. alone: a process for each repeat, none beside it. Lists start workers; others have repeat()."""
+        print(f"{title}", flush=True)
+        start = lambda c: Worker(c) if isinstance(c, list) else c
+        repeats = repeats or self.args.repeats
+        answers = {who: [] for who in commands}
+        if alone:
+            for _ in range(repeats):
+                for who, command in commands.items():
+                    w = start(command)
+                    for _ in range(warmup):
+                        w.repeat()
+                    answers[who].append(w.repeat())
+                    w.close()
+        else:
+            workers = {}
+            try:
+                for who, command in commands.items():
+                    workers[who] = start(command)
+                for i in range(warmup + repeats):
+                    for who, w in workers.items():
+                        answer = w.repeat()
+                        if i >= warmup:
+                            answers[who].append(answer)
+            finally:
+                for w in workers.values():
+                    w.close()
+        self.same(title, answers)
+        first_median = None
+        for who, list_ in answers.items():
+            seconds = [a["seconds"] for a in list_]
+            median = statistics.median(seconds)
+            first_median = first_median or median
+            row = {"what": title, "who": who, "seconds": seconds, "median": median, "min": min(seconds), "max": max(seconds),
+                   "ratio": None if median is first_median else first_median / median, "peak_rss_bytes": max(a.get("peak_rss_bytes", 0) for a in list_)}
+            self.rows.append(row)
+            print("  " + " | ".join(cells(row)[1:]), flush=True)
+        if key:
+            self.medians[key] = first_median
+
+    def same(self, title, answers):
+        """Both sides must have done the same: same network, kernels, threads, entries, patches."""
+        for name in ("torch", "cpu_capability", "threads", "parameters", "entries", "tiles"):
+            found = {who: a[name] for who, list_ in answers.items() for a in list_ if name in a}
+            if name == "entries":  # a dense update has none
+                found = {who: v for who, v in found.items() if v}
+            if len(set(found.values())) > 1:
+                raise SystemExit(f"bench: {title}: {name} differs, so this is no comparison: {found}")
+            if name in ("torch", "cpu_capability") and found:
+                self.medians[name] = next(iter(found.values()))
+
+
+def startup(b, size):
+    train = Path(sys.executable).with_name("nnUNetv2_train")
+    b.group("start-up: help", {"lntorch --help": Start([b.args.lntorch, "--help"], line=False), "nnUNetv2_train -h": Start([str(train), "-h"], line=False)})
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(DEMO / "preprocessed", Path(folder) / "preprocessed")  # nnU-Net unpacks the cases beside them, in the warm-up
+        weights = DEMO / "foundation/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"
+        data = Path(folder) / "preprocessed/Dataset102_PhantomTarget"
+        b.group("start-up: command to the end of the first iteration, test data's network, all cores", {
+            "lntorch": Start([b.args.lntorch, "bench", "first", "--preprocessed", str(data), "--plans", "nnUNetPlansSource", "--configuration", "3d_phantom",
+                              "--checkpoint", str(weights)]),
+            "nnU-Net": Start(b.theirs("first", pretrained=weights), env={"nnUNet_preprocessed": data.parent, "nnUNet_results": f"{folder}/results"})})
+
+
+def masks(b, size):
+    b.group(f"DGST selection, {size['big']} network, top 2 of each row", {
+        "lntorch": b.ours("masks", "--network", size["big"]),
+        "torch.topk loop": b.theirs("topk", network=size["big"])})
+    b.group(f"DGST selection, {size['big']} network, against the released loop", {
+        "lntorch": b.ours("masks", "--network", size["big"]),
+        "released loop": b.theirs("released", network=size["big"])}, repeats=min(3, b.args.repeats))
+
+
+def update(b, size):
+    dgst = {f"lntorch, DGST {mode}": b.ours("update", "--network", size["big"], "--method", "dgst", "--dgst-mode", mode) for mode in ("gradmask", "strict", "paper")}
+    b.group(f"end of a step ({size['big']} network): choice and optimizer", {
+        "lntorch, full fine-tuning": b.ours("update", "--network", size["big"]), **dgst, "PyTorch SGD": b.theirs("update", network=size["big"])})
+
+
+def opening_(b, size):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.pth"
+        subprocess.run(b.theirs("save", network=size["big"], path=path), check=True, env=environment())
+        mib = path.stat().st_size / 2**20
+        commands = {"lntorch": b.ours("open", "--network", size["big"], "--checkpoint", path)}
+        for mmap in (False, True):
+            commands["torch.load" + ", mmap=True" * mmap] = b.theirs("open", network=size["big"], path=path, mmap=mmap)
+        b.group(f"checkpoint of {mib:.0f} MiB, weights into the network: first time in a process", commands, warmup=0, alone=True)
+        b.group(f"checkpoint of {mib:.0f} MiB, weights into the network: again", commands)
+
+
+def step_(b, size, amp=None):
+    mixed = ["--amp", "bf16"] if amp else []
+    flags = ["--network", size["mid"], "--patch-size", ",".join(map(str, size["patch"])), *mixed]
+    them = {"network": size["mid"], "patch": size["patch"], "amp": amp}
+    where = f"{size['mid']} network, {'×'.join(map(str, size['patch']))}, {'bf16' if amp else 'fp32'}"
+    b.group(f"training step, {where}", {
+        "lntorch": b.ours("step", *flags), "PyTorch eager": b.theirs("step", **them),
+        "PyTorch eager, channels-last": b.theirs("step", channels_last=True, **them)}, warmup=2)
+    if not amp:
+        b.group(f"DGST training step, {where}", {
+            "lntorch, DGST": b.ours("step", *flags, "--method", "dgst"), "lntorch, full fine-tuning": b.ours("step", *flags)}, warmup=2)
+
+
+def bf16(b, size):
+    flags = Path("/proc/cpuinfo").read_text().split("\nflags", 1)[-1].split("\n", 1)[0].split()
+    if not {"avx512_bf16", "amx_bf16"} & set(flags):
+        print("training step, bf16: left out, this CPU has neither AVX512_BF16 nor AMX")
+        return
+    step_(b, size, amp="bf16")
+
+
+def window_(b, size):
+    image, patch = size["image"], size["tile"]
+    b.group(f"sliding window, {'×'.join(map(str, image))}, patch {'×'.join(map(str, patch))}, phantom network, no mirroring", {
+        "lntorch": b.ours("window", "--network", "phantom", "--patch-size", ",".join(map(str, patch)), "--image", ",".join(map(str, image))),
+        "nnUNetPredictor": b.theirs("window", network="phantom", patch=patch, image=image)}, repeats=min(5, b.args.repeats))
+
+
+def full(b, size):
+    patch = size["full"]
+    for amp in (None, "bf16"):
+        flags = ["--network", size["big"], "--patch-size", ",".join(map(str, patch)), *(["--amp", amp] if amp else [])]
+        b.group(f"training step, {size['big']} network, {'×'.join(map(str, patch))}, {amp or 'fp32'}", {
+            "lntorch": b.ours("step", *flags), "PyTorch eager": b.theirs("step", network=size["big"], patch=patch, amp=amp)},
+            alone=True, repeats=min(3, b.args.repeats))
+
+
+PARTS = {"startup": startup, "masks": masks, "update": update, "open": opening_, "step": step_, "bf16": bf16, "window": window_, "full": full}
+REAL = {"mid": "mid", "patch": [32, 96, 96], "big": "full", "full": [64, 128, 128], "image": [60, 192, 192], "tile": [24, 64, 64]}
+QUICK = {"mid": "phantom", "patch": [8, 16, 16], "big": "phantom", "full": [8, 16, 16], "image": [12, 24, 24], "tile": [8, 16, 16]}
 
 
 def text(seconds):
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--parts", nargs="*", default=["startup", "masks", "open", "step"])
-    parser.add_argument("--out", default=str(ROOT / "docs" / "benchmarks.md"))
-    args = parser.parse_args()
-    import torch
-    torch.set_num_threads(args.threads)
-    t = args.threads
-    rows = []
-
-    def part(title, runs, warmup=1, note=""):
-        if not runs:
-            return
-        times = interleaved({k: v() for k, v in runs.items()}, args.repeats, warmup)
-        ours = statistics.median(times["lntorch"])
-        for name, values in times.items():
-            median = statistics.median(values)
-            ratio = "" if name == "lntorch" else f"{ours / median:.2f}"
-            rows.append((title, name, text(median), f"{text(min(values))} – {text(max(values))}", ratio))
-            print(" | ".join(rows[-1]), flush=True)
-
-    if "startup" in args.parts:
-        train = Path(sys.executable).with_name("nnUNetv2_train")
-        part("start-up: `--help`", {"lntorch": lambda: command(LNTORCH, "--help"), "nnUNetv2_train -h": lambda: command(train, "-h")})
-    if "masks" in args.parts:
-        part("DGST selection, 31 M parameters, k 2", {"lntorch": lambda: Ours("masks", "--network", "full", threads=t), "torch.topk loop": lambda: python_masks()})
-    if "open" in args.parts:
-        with tempfile.TemporaryDirectory() as folder:
-            path = str(Path(folder) / "full.pth")
-            checkpoint(path)
-            part("checkpoint of 238 MiB into the network, same process", {
-                "lntorch": lambda: Ours("open", "--network", "full", "--checkpoint", path, threads=t),
-                "torch.load + load_state_dict": lambda: python_open(path, False),
-                "the same with mmap=True": lambda: python_open(path, True)})
-    if "step" in args.parts:
-        part("training step, mid-size network, fp32", {"lntorch": lambda: Ours("step", "--network", "mid", threads=t), "PyTorch eager": python_step,
-                                                       "PyTorch eager, channels-last": lambda: python_step(True)}, warmup=2)
-        part("DGST training step (gradmask), the same", {"lntorch": lambda: Ours("step", "--network", "mid", "--method", "dgst", threads=t),
-                                                         "PyTorch eager, full": python_step}, warmup=2)
-    lines = ["# Benchmarks", "", "`make bench` writes this page: lntorch and the Python stack in one run, one repeat of each in turn, the first ones left out. The ratio is",
-             "lntorch's median by theirs: below 1 lntorch is faster.", "",
-             f"{time.strftime('%Y-%m-%d')}: {platform.processor() or platform.machine()}, {cpu()}, {args.threads} threads, PyTorch {torch.__version__} on both sides, "
-             f"kernels {torch.backends.cpu.get_cpu_capability()}, {args.repeats} repeats.", "",
-             "| what | who | median | range | ratio |", "| --- | --- | --- | --- | --- |"]
-    lines += ["| " + " | ".join(r) + " |" for r in rows]
-    lines += ["", "The mid-size network is a PlainConvUNet, patch 32×96×96, batch 2, features 16, 32, 64, 128, 160. It has not been run on a GPU."]
-    Path(args.out).write_text("\n".join(lines) + "\n")
-    print("written to", args.out)
+def cells(row):
+    return [row["what"], row["who"], text(row["median"]), text(row["min"]), text(row["max"]), f"{row['ratio']:.2f}" if row["ratio"] else "",
+            f"{row['peak_rss_bytes'] / 2**20:.0f} MiB" if row["peak_rss_bytes"] else ""]
 
 
 def cpu():
@@ -206,6 +453,53 @@ def cpu():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return "unknown CPU"
+
+
+def page(b, about):
+    lines = [
+        "# Benchmarks", "",
+        "`make bench` writes this page: lntorch and the Python stack in one run, one repeat of each in turn, the first ones left out. The ratio is the",
+        "median of the first row of a group by this row's: below 1 the first row is faster.", "",
+        f"- {about['date']}, `{about['command']}`, {about['repeats']} repeats (fewer where one takes long)",
+        f"- {about['cpu']}, {about['cores']} cores, {about['threads']} threads on both sides",
+        f"- libtorch {about['torch']} on both sides, its {about['cpu_capability']} kernels; {about['lntorch']}; {about['python']}",
+        "", "| what | who | median | least | most | ratio | peak memory |", "| --- | --- | --: | --: | --: | --: | --: |",
+        *("| " + " | ".join(cells(r)) + " |" for r in b.rows), "",
+        "Networks are PlainConvUNets with one channel and two classes; batch 2. mid: features 16 to 160 in five stages. full: nnU-Net's standard one, 31 million",
+        "parameters. phantom: the one of the test data. Steps are forward, loss with deep supervision, backward, clip, SGD. Peak memory is",
+        "the process's, libraries included. Nothing here ran on a GPU."]
+    return "\n".join(lines) + "\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", default=[p for p in PARTS if p != "full"],
+                        help="of " + ", ".join(PARTS) + " (default: all but full, which takes long and 8 GB)")
+    parser.add_argument("--repeats", type=int, help="default: 7; quick: 2")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all of it runs; writes build/bench-quick.{md,json}")
+    parser.add_argument("--lntorch", default=str(ROOT / "bin" / "lntorch"))
+    parser.add_argument("--out", type=Path, help="the page (default: docs/benchmarks.md); the figures go to a .json of its name in build/")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        worker(json.loads(args.worker))
+        return
+    args.repeats = args.repeats or (2 if args.quick else 7)
+    from importlib.metadata import version
+    b = Bench(args)
+    for part in args.parts:
+        PARTS[part](b, QUICK if args.quick else REAL)
+    ours = subprocess.run([args.lntorch, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    about = {"date": time.strftime("%Y-%m-%d"), "command": shlex.join(["scripts/bench.py", *sys.argv[1:]]), "cpu": cpu(), "cores": os.cpu_count(),
+             "threads": args.threads, "repeats": args.repeats, "torch": b.medians.get("torch", "unknown"), "cpu_capability": b.medians.get("cpu_capability", "unknown"),
+             "lntorch": ours, "python": f"Python {sys.version.split()[0]}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}"}
+    (ROOT / "build").mkdir(exist_ok=True)
+    out = args.out or (ROOT / "build/bench-quick.md" if args.quick else ROOT / "docs/benchmarks.md")
+    figures = out.with_suffix(".json") if args.out or args.quick else ROOT / "build/bench.json"
+    out.write_text(page(b, about))
+    figures.write_text(json.dumps({**about, "rows": b.rows}, indent=1) + "\n")
+    print(f"written: {out}, {figures}")
 
 
 if __name__ == "__main__":
