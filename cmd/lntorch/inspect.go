@@ -1,24 +1,26 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lntorch/lntorch/checkpoint"
-	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/report"
 )
@@ -28,9 +30,16 @@ func newInspect() *cobra.Command {
 		Use:   "inspect FILE",
 		Short: "shows what is in a checkpoint, without running anything from it",
 		Long: `inspect opens a checkpoint (.pth of PyTorch, nnU-Net or lntorch), or the final checkpoint of a model folder, and tells what it is:
-trainer, epoch, plans, the Python names in it, which network it holds and how many parameters, and every tensor's name, type and shape.
---digest adds the sha256 of each tensor's bytes (row-major, little-endian). Of .npz and .npy files it shows each array with its range
-and the number of values that are not finite. It needs no libtorch.`,
+trainer, epoch, plans, the Python names in it, which network it holds and how many parameters, where its plans mean another one, and
+every tensor's name, type and shape. A tensor with several names (aliases) is one line; --all shows each name, and the tensors of the
+optimizer and of everything else in the file. --digest adds the sha256 of each tensor's bytes (row-major, little-endian).
+Of .npz, .npy and .pkl files it shows each array or value, with range and the numbers of NaN and infinities. It needs no libtorch.
+
+--json prints one object for a checkpoint: file, kind, container {format, version, bytes}, and where the file has them
+trainer, current_epoch, dataset_name, plans_name, configuration, fold, mirror_axes, best_ema, optimizer {lr, momentum, weight_decay,
+parameters, buffers}, grad_scaler, lntorch_method, lntorch_iteration, lntorch (its own state by name); then network, architecture (as arch_kwargs), input_channels,
+classes, parameters, differences (between plans and weights), globals, keys, and tensors [{name, dtype, shape, alias_of, sha256}].
+For other files it prints a list: {name, dtype, shape, min, max, nan, inf} of arrays, {name, value} of a pickle.`,
 		Example: `  lntorch inspect model/fold_0/checkpoint_final.pth
   lntorch inspect --json --digest model/fold_0/checkpoint_final.pth
   lntorch inspect nnUNet_preprocessed/Dataset102_X/nnUNetPlans_3d_fullres/LN_000.npz`,
@@ -39,37 +48,61 @@ and the number of values that are not finite. It needs no libtorch.`,
 	}
 	cmd.Flags().Bool("json", false, "print JSON")
 	cmd.Flags().Bool("digest", false, "sha256 of every tensor")
+	cmd.Flags().Bool("all", false, "every tensor of the file, under each of its names")
 	return cmd
 }
 
 // inspection is what --json prints of a checkpoint; keys keep their meaning.
 type inspection struct {
-	File       string          `json:"file"`
-	Kind       string          `json:"kind"` // "nnU-Net checkpoint" or "state dict"
-	Trainer    string          `json:"trainer,omitempty"`
-	Epoch      *int            `json:"current_epoch,omitempty"`
-	Dataset    string          `json:"dataset_name,omitempty"`
-	Plans      string          `json:"plans_name,omitempty"`
-	Config     string          `json:"configuration,omitempty"`
-	Fold       string          `json:"fold,omitempty"`
-	MirrorAxes []int           `json:"mirror_axes,omitempty"`
-	Method     string          `json:"lntorch_method,omitempty"`
-	Iteration  int64           `json:"lntorch_iteration,omitempty"`
-	Network    string          `json:"network"`
-	Channels   int64           `json:"input_channels,omitempty"`
-	Classes    int64           `json:"classes,omitempty"`
-	Parameters int64           `json:"parameters"`
-	Momentum   bool            `json:"optimizer_state"`
-	Globals    []string        `json:"globals"`
-	Keys       []string        `json:"keys"`
-	Tensors    []tensorSummary `json:"tensors"`
+	File         string            `json:"file"`
+	Kind         string            `json:"kind"` // "nnU-Net checkpoint", "lntorch checkpoint", "state dict" or "torch file"
+	Container    container         `json:"container"`
+	Trainer      string            `json:"trainer,omitempty"`
+	Epoch        *int              `json:"current_epoch,omitempty"`
+	Dataset      string            `json:"dataset_name,omitempty"`
+	Plans        string            `json:"plans_name,omitempty"`
+	Config       string            `json:"configuration,omitempty"`
+	Fold         string            `json:"fold,omitempty"`
+	MirrorAxes   []int             `json:"mirror_axes,omitempty"`
+	BestEMA      *float64          `json:"best_ema,omitempty"`
+	Optimizer    *optimizerSummary `json:"optimizer,omitempty"`
+	GradScaler   bool              `json:"grad_scaler"`
+	Method       string            `json:"lntorch_method,omitempty"`
+	Iteration    int64             `json:"lntorch_iteration,omitempty"` // done in the epoch
+	Lntorch      map[string]string `json:"lntorch,omitempty"`
+	Network      string            `json:"network"`
+	Architecture map[string]any    `json:"architecture,omitempty"`
+	Channels     int64             `json:"input_channels,omitempty"`
+	Classes      int64             `json:"classes,omitempty"`
+	Parameters   int64             `json:"parameters"`
+	Differences  []string          `json:"differences,omitempty"`
+	Globals      []string          `json:"globals"`
+	Keys         []string          `json:"keys"`
+	Tensors      []tensorSummary   `json:"tensors"`
+
+	values []string // of Keys, for a file of unknown kind
+	note   string
+}
+
+type container struct {
+	Format  string `json:"format"` // zip or legacy
+	Version int    `json:"version"`
+	Bytes   int64  `json:"bytes"`
+}
+
+type optimizerSummary struct {
+	LR          float64 `json:"lr"`
+	Momentum    float64 `json:"momentum"`
+	WeightDecay float64 `json:"weight_decay"`
+	Parameters  int     `json:"parameters"` // that it knows
+	Buffers     int     `json:"buffers"`    // parameters that have a state
 }
 
 type tensorSummary struct {
 	Name   string  `json:"name"`
 	DType  string  `json:"dtype"`
 	Shape  []int64 `json:"shape"`
-	Alias  string  `json:"alias_of,omitempty"` // first name of the same storage and view
+	Alias  string  `json:"alias_of,omitempty"` // first name of the same memory
 	SHA256 string  `json:"sha256,omitempty"`
 }
 
@@ -79,45 +112,70 @@ func runInspect(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	asJSON, _ := cmd.Flags().GetBool("json")
-	if strings.HasSuffix(path, ".npz") || strings.HasSuffix(path, ".npy") {
+	switch filepath.Ext(path) {
+	case ".npz", ".npy":
 		return inspectArrays(path, asJSON)
+	case ".pkl":
+		return inspectPickle(path, asJSON)
 	}
-	f, err := checkpoint.Open(path)
+	file, err := pth.Open(path)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	doc := inspection{File: path, Kind: "state dict", Globals: []string{}, Keys: []string{}, Tensors: []tensorSummary{}}
-	for _, g := range f.Globals() {
-		if !slices.Contains(doc.Globals, g.String()) {
-			doc.Globals = append(doc.Globals, g.String())
+	defer file.Close()
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	doc := inspection{File: path, Kind: "torch file", Container: container{"zip", file.Version, info.Size()}, Network: notRecognised,
+		Globals: []string{}, Keys: []string{}, Tensors: []tensorSummary{}}
+	if file.Legacy {
+		doc.Container.Format = "legacy"
+	}
+	for _, g := range file.Globals {
+		doc.Globals = append(doc.Globals, g.String())
+	}
+	all, _ := cmd.Flags().GetBool("all")
+	var tensors []checkpoint.Weight
+	if f, err := checkpoint.Open(path); err == nil {
+		defer f.Close()
+		doc.checkpoint(f)
+		tensors = f.Weights
+	} else {
+		all, doc.note = true, strings.TrimPrefix(err.Error(), "checkpoint: "+path+": ")
+	}
+	if d := dictOf(file.Root); d != nil && doc.Kind != "state dict" {
+		for k, v := range d.All() {
+			doc.Keys, doc.values = append(doc.Keys, keyText(k)), append(doc.values, brief(v))
 		}
 	}
-	if f.NNUNet {
-		doc.Kind, doc.Trainer, doc.Epoch = "nnU-Net checkpoint", f.Trainer, &f.Epoch
-		doc.Config, doc.Fold, doc.MirrorAxes = f.Configuration, f.Fold, f.MirrorAxes
-		for _, k := range f.Root().Keys() {
-			doc.Keys = append(doc.Keys, fmt.Sprint(k))
+	if all {
+		tensors = nil
+		err := pth.Walk(file.Root, func(name string, t *pth.Tensor) error {
+			tensors = append(tensors, checkpoint.Weight{Name: name, Tensor: t})
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		if f.Plans != nil {
-			doc.Dataset, doc.Plans = f.Plans.DatasetName, f.Plans.PlansName
-		}
-		doc.Method, doc.Iteration = f.Lntorch()
-		v, _ := f.Root().Get("optimizer_state")
-		doc.Momentum = v != nil
 	}
-	doc.describe(f.Weights)
+	doc.list(tensors)
 	if digest, _ := cmd.Flags().GetBool("digest"); digest {
-		if err := digests(f.Weights, doc.Tensors, newConsole(cmd)); err != nil {
+		if err := digests(cmd.Context(), tensors, doc.Tensors, newConsole(cmd)); err != nil {
 			return err
 		}
 	}
 	if asJSON {
-		e := json.NewEncoder(os.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(doc)
+		return printJSON(doc)
 	}
-	return doc.print(os.Stdout)
+	return doc.print(os.Stdout, all)
+}
+
+func printJSON(v any) error {
+	e := json.NewEncoder(os.Stdout)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }
 
 // checkpointFile takes a file, or the first fold's final checkpoint of a model folder.
@@ -134,207 +192,265 @@ func checkpointFile(path string) (string, error) {
 	return "", fmt.Errorf("%s is a folder without checkpoint_final.pth and without fold_*/checkpoint_final.pth: name the file", path)
 }
 
-// describe lists the tensors and recognises the network by their names.
-func (d *inspection) describe(weights []checkpoint.Weight) {
-	type view struct {
-		storage *pth.Storage
-		offset  int64
-		shape   string
+// checkpoint takes over what the dictionary says of itself, and recognises the network.
+func (d *inspection) checkpoint(f *checkpoint.File) {
+	n := recogniseNetwork(f.Weights)
+	d.Network, d.Channels, d.Classes, d.Parameters = n.String(), int64(n.Channels), int64(n.Classes), n.Parameters
+	if n.Adapters > 0 {
+		d.Network += fmt.Sprintf(", with %d tensors of adapters", n.Adapters)
 	}
+	if a := n.Architecture; a != nil {
+		d.Architecture = map[string]any{"n_stages": a.NumStages, "features_per_stage": a.FeaturesPerStage, "kernel_sizes": a.KernelSizes,
+			"strides": a.Strides, "n_conv_per_stage_decoder": a.DecoderConvs, "conv_bias": a.ConvBias}
+		if a.Block == "" {
+			d.Architecture["n_conv_per_stage"] = a.ConvsPerStage
+		} else {
+			d.Architecture["n_blocks_per_stage"], d.Architecture["block"], d.Architecture["stem_channels"] = a.BlocksPerStage, a.Block, a.StemChannels
+		}
+		if a.BottleneckChannels != nil {
+			d.Architecture["bottleneck_channels"] = a.BottleneckChannels
+		}
+	}
+	if d.Kind = "state dict"; !f.NNUNet {
+		return
+	}
+	d.Kind, d.Trainer, d.Epoch = "nnU-Net checkpoint", f.Trainer, &f.Epoch
+	d.Config, d.Fold, d.MirrorAxes = f.Configuration, f.Fold, f.MirrorAxes
+	if f.Plans != nil {
+		d.Dataset, d.Plans = f.Plans.DatasetName, f.Plans.PlansName
+	}
+	d.Differences = n.compare(f)
+	root := f.Root()
+	if v, _ := root.Get("_best_ema"); v != nil {
+		if x, ok := pickle.AsFloat(v); ok {
+			d.BestEMA = &x
+		}
+	}
+	v, _ := root.Get("grad_scaler_state")
+	d.GradScaler = v != nil
+	v, _ = root.Get("optimizer_state")
+	d.Optimizer = describeOptimizer(dictOf(v))
+	v, _ = root.Get("lntorch")
+	if own := dictOf(v); own != nil {
+		d.Method, d.Iteration = f.Lntorch()
+		d.Kind, d.Lntorch = "lntorch checkpoint", map[string]string{}
+		for k, e := range own.All() {
+			d.Lntorch[keyText(k)] = brief(e)
+		}
+	}
+}
+
+func describeOptimizer(d *pickle.Dict) *optimizerSummary {
+	if d == nil {
+		return nil
+	}
+	o := &optimizerSummary{}
+	state, _ := d.Get("state")
+	if s := dictOf(state); s != nil {
+		o.Buffers = s.Len()
+	}
+	groups, _ := d.Get("param_groups")
+	list, _ := groups.(*pickle.List)
+	if list == nil {
+		return o
+	}
+	for i, g := range list.Items {
+		group := dictOf(g)
+		if group == nil {
+			continue
+		}
+		if params, _ := group.Get("params"); params != nil {
+			if l, ok := params.(*pickle.List); ok {
+				o.Parameters += len(l.Items)
+			}
+		}
+		if i > 0 {
+			continue
+		}
+		number := func(key string) float64 {
+			v, _ := group.Get(key)
+			x, _ := pickle.AsFloat(v)
+			return x
+		}
+		o.LR, o.Momentum, o.WeightDecay = number("lr"), number("momentum"), number("weight_decay")
+	}
+	return o
+}
+
+func (d *inspection) list(tensors []checkpoint.Weight) {
 	first := map[view]string{}
-	shapes := map[string][]int64{}
-	stages := 0
-	for _, w := range weights {
+	for _, w := range tensors {
 		t := tensorSummary{Name: w.Name, DType: w.DType.String(), Shape: w.Size}
 		if t.Shape == nil {
 			t.Shape = []int64{}
 		}
-		v := view{w.Storage, w.Offset, fmt.Sprint(w.Size, w.Stride)}
+		v := viewOf(w.Tensor)
 		if name, ok := first[v]; ok {
 			t.Alias = name
 		} else {
 			first[v] = w.Name
-			d.Parameters += w.Numel()
 		}
 		d.Tensors = append(d.Tensors, t)
-		shapes[w.Name] = w.Size
-		var s int
-		if n, _ := fmt.Sscanf(w.Name, "encoder.stages.%d.", &s); n == 1 {
-			stages = max(stages, s+1)
-		}
-		if _, ok := strings.CutPrefix(w.Name, "decoder.seg_layers."); ok && len(w.Size) > 1 {
-			d.Classes = w.Size[0]
-		}
-	}
-	d.Network = "not recognised"
-	axis := func(name string, i int) int64 {
-		if s := shapes[name]; len(s) > i {
-			return s[i]
-		}
-		return 0
-	}
-	switch {
-	case shapes["encoder.stem.convs.0.conv.weight"] != nil:
-		d.Network = fmt.Sprintf("ResidualEncoderUNet, %d stages", stages)
-		d.Channels = axis("encoder.stem.convs.0.conv.weight", 1)
-	case shapes["encoder.stages.0.0.convs.0.conv.weight"] != nil:
-		d.Network = fmt.Sprintf("PlainConvUNet, %d stages", stages)
-		d.Channels = axis("encoder.stages.0.0.convs.0.conv.weight", 1)
-	case shapes["swinViT.patch_embed.proj.weight"] != nil:
-		d.Network = "SwinUNETR"
-		for name := range shapes {
-			if strings.HasPrefix(name, "swinViT.layers1c") {
-				d.Network = "SwinUNETRv2"
-			}
-		}
-		d.Channels = axis("swinViT.patch_embed.proj.weight", 1)
-		d.Classes = axis("out.conv.conv.weight", 0)
 	}
 }
 
-func (d *inspection) print(w io.Writer) error {
+func (d *inspection) print(w io.Writer, all bool) error {
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-14s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	line("file", "%s", d.File)
-	line("kind", "%s", d.Kind)
+	line("kind", "%s, %s container, version %d, %s", d.Kind, d.Container.Format, d.Container.Version, bytesText(d.Container.Bytes))
 	if d.Epoch != nil {
 		line("trainer", "%s, next epoch %d", d.Trainer, *d.Epoch)
 		line("plans", "%s of %s, configuration %s, fold %s", d.Plans, d.Dataset, d.Config, d.Fold)
-		line("mirror axes", "%v", d.MirrorAxes)
+		axes := "none"
+		if d.MirrorAxes != nil {
+			axes = fmt.Sprint(d.MirrorAxes)
+		}
+		line("mirror axes", "%s", axes)
+		if d.BestEMA != nil {
+			line("best EMA", "%.4f (pseudo Dice)", *d.BestEMA)
+		}
+		if o := d.Optimizer; o != nil {
+			line("optimizer", "lr %g, momentum %g, weight decay %g, %d parameters, state of %d", o.LR, o.Momentum, o.WeightDecay, o.Parameters, o.Buffers)
+		} else {
+			line("optimizer", "none")
+		}
+		line("grad scaler", "%s", map[bool]string{true: "present", false: "none"}[d.GradScaler])
 	}
 	if d.Method != "" {
-		line("lntorch", "method %s, %d iterations into the epoch", d.Method, d.Iteration)
+		line("method", "%s, %d iterations into the epoch", d.Method, d.Iteration)
 	}
-	line("network", "%s: %d parameters, %d input channels, %d classes", d.Network, d.Parameters, d.Channels, d.Classes)
-	line("optimizer", "%v", d.Momentum)
+	for i, name := range slices.Sorted(maps.Keys(d.Lntorch)) {
+		line(map[bool]string{true: "lntorch"}[i == 0], "%s = %s", name, d.Lntorch[name])
+	}
+	if d.Kind == "torch file" {
+		line("note", "%s", d.note)
+		for i, k := range d.Keys {
+			line(map[bool]string{true: "keys"}[i == 0], "%s = %s", k, d.values[i])
+		}
+	} else {
+		line("network", "%s", d.Network)
+		if d.Network == notRecognised {
+			line("parameters", "%d", d.Parameters)
+		} else {
+			line("parameters", "%d; %d input channels, %d classes", d.Parameters, d.Channels, d.Classes)
+		}
+	}
+	for i, x := range d.Differences {
+		line(map[bool]string{true: "differences"}[i == 0], "%s", x)
+	}
 	line("globals", "%s", strings.Join(d.Globals, " "))
+	if len(d.Tensors) == 0 {
+		line("tensors", "none")
+		return nil
+	}
 	fmt.Fprintln(w)
-	t := report.Table{Columns: []report.Column{{Name: "tensor"}, {Name: "dtype"}, {Name: "shape"}}}
-	digest := len(d.Tensors) > 0 && d.Tensors[0].SHA256 != ""
+	names := map[string]int{}
+	for _, x := range d.Tensors {
+		if x.Alias != "" {
+			names[x.Alias]++
+		}
+	}
+	t := report.Table{Columns: []report.Column{{Name: "tensor"}, {Name: "dtype"}, {Name: "shape"}, {Name: "aliases", Right: true}}}
+	if all {
+		t.Columns[3] = report.Column{Name: "alias of"}
+	}
+	digest := d.Tensors[0].SHA256 != ""
 	if digest {
 		t.Columns = append(t.Columns, report.Column{Name: "sha256"})
 	}
-	aliases := 0
 	for _, x := range d.Tensors {
-		if x.Alias != "" {
-			aliases++
-			continue
+		aliases := x.Alias
+		if !all {
+			if x.Alias != "" {
+				continue
+			}
+			if n := names[x.Name]; n > 0 {
+				aliases = fmt.Sprint(n)
+			}
 		}
-		row := []string{x.Name, x.DType, fmt.Sprint(x.Shape)}
+		row := []string{x.Name, x.DType, fmt.Sprint(x.Shape), aliases}
 		if digest {
 			row = append(row, x.SHA256)
 		}
 		t.Add(row...)
 	}
-	if err := t.Text(w); err != nil {
+	return t.Text(w)
+}
+
+func bytesText(n int64) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%d bytes", n)
+	}
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+}
+
+// digestChunk is how much of a contiguous tensor is read at a time.
+const digestChunk = 1 << 20
+
+// digests fills the sha256 of every tensor, on all cores, aliases with that of the tensor itself.
+func digests(ctx context.Context, tensors []checkpoint.Weight, out []tensorSummary, c *console) error {
+	var jobs []int
+	for i := range tensors {
+		if out[i].Alias == "" {
+			jobs = append(jobs, i)
+		}
+	}
+	c.Begin("sha256", len(jobs))
+	defer c.End()
+	errs := make([]error, runtime.GOMAXPROCS(0))
+	var next, done atomic.Int64
+	var wg sync.WaitGroup
+	for w := range errs {
+		wg.Go(func() {
+			for errs[w] == nil {
+				n := int(next.Add(1)) - 1
+				if n >= len(jobs) {
+					return
+				}
+				i := jobs[n]
+				if errs[w] = ctx.Err(); errs[w] == nil {
+					out[i].SHA256, errs[w] = digest(tensors[i].Tensor)
+				}
+				c.Done(int(done.Add(1)), tensors[i].Name)
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	if aliases > 0 {
-		fmt.Fprintf(w, "and %d further names of these tensors (--json lists them)\n", aliases)
+	sums := map[string]string{}
+	for _, i := range jobs {
+		sums[out[i].Name] = out[i].SHA256
+	}
+	for i := range out {
+		if out[i].Alias != "" {
+			out[i].SHA256 = sums[out[i].Alias]
+		}
 	}
 	return nil
 }
 
-// digests fills the sha256 of every tensor, on all cores.
-func digests(weights []checkpoint.Weight, out []tensorSummary, c *console) error {
-	c.Begin("sha256", len(weights))
-	defer c.End()
-	jobs := make(chan int)
-	errs := make([]error, len(weights))
-	var wg sync.WaitGroup
-	for range runtime.NumCPU() {
-		wg.Go(func() {
-			for i := range jobs {
-				b := make([]byte, weights[i].Bytes())
-				if errs[i] = weights[i].ReadInto(b); errs[i] == nil {
-					sum := sha256.Sum256(b)
-					out[i].SHA256 = hex.EncodeToString(sum[:])
-				}
+func digest(t *pth.Tensor) (string, error) {
+	sum := sha256.New()
+	if t.Contiguous() {
+		from := t.Offset * int64(t.DType.Size())
+		buf := make([]byte, min(digestChunk, t.Bytes()))
+		for off := int64(0); off < t.Bytes(); off += int64(len(buf)) {
+			buf = buf[:min(int64(len(buf)), t.Bytes()-off)]
+			if _, err := t.Storage.ReadAt(buf, from+off); err != nil {
+				return "", err
 			}
-		})
-	}
-	for i := range weights {
-		jobs <- i
-		c.Done(i+1, "")
-	}
-	close(jobs)
-	wg.Wait()
-	return errors.Join(errs...)
-}
-
-// arraySummary is what --json prints of each array of an .npz or .npy file.
-type arraySummary struct {
-	Name      string   `json:"name"`
-	DType     string   `json:"dtype"`
-	Shape     []int    `json:"shape"`
-	Min       *float64 `json:"min"` // of the finite values; null without
-	Max       *float64 `json:"max"`
-	NotFinite int      `json:"not_finite"`
-}
-
-func inspectArrays(path string, asJSON bool) error {
-	var list []arraySummary
-	add := func(name string, a *npz.Array) error {
-		v, err := a.Float64s()
-		if err != nil {
-			return fmt.Errorf("%s: %s: %w", path, name, err)
-		}
-		s := arraySummary{Name: name, DType: a.DType, Shape: a.Shape}
-		for _, x := range v {
-			if math.IsNaN(x) || math.IsInf(x, 0) {
-				s.NotFinite++
-				continue
-			}
-			if s.Min == nil || x < *s.Min {
-				s.Min = &x
-			}
-			if s.Max == nil || x > *s.Max {
-				s.Max = &x
-			}
-		}
-		list = append(list, s)
-		return nil
-	}
-	if strings.HasSuffix(path, ".npy") {
-		a, err := npz.OpenNpy(path)
-		if err != nil {
-			return err
-		}
-		if err := add(filepath.Base(path), a); err != nil {
-			return err
+			sum.Write(buf)
 		}
 	} else {
-		f, err := npz.OpenNpz(path)
-		if err != nil {
-			return err
+		buf := make([]byte, t.Bytes())
+		if err := t.ReadInto(buf); err != nil {
+			return "", err
 		}
-		defer f.Close()
-		for _, name := range f.Names() {
-			a, err := f.Read(name)
-			if err != nil {
-				return err
-			}
-			if err := add(name, a); err != nil {
-				return err
-			}
-		}
+		sum.Write(buf)
 	}
-	if asJSON {
-		e := json.NewEncoder(os.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(list)
-	}
-	t := report.Table{Columns: []report.Column{{Name: "array"}, {Name: "dtype"}, {Name: "shape"}, {Name: "min", Right: true}, {Name: "max", Right: true},
-		{Name: "not finite", Right: true}}}
-	number := func(v *float64) string {
-		if v == nil {
-			return "-"
-		}
-		return fmt.Sprintf("%g", *v)
-	}
-	for _, a := range list {
-		t.Add(a.Name, a.DType, fmt.Sprint(a.Shape), number(a.Min), number(a.Max), fmt.Sprint(a.NotFinite))
-	}
-	return t.Text(os.Stdout)
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
