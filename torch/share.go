@@ -17,10 +17,6 @@ func (s *Scope) FromHandle(atTensor unsafe.Pointer) *Tensor {
 	if !s.ready(op) {
 		return nil
 	}
-	if atTensor == nil {
-		s.Fail(&Error{Op: op, Msg: "the handle is null"})
-		return nil
-	}
 	var out unsafe.Pointer
 	t := s.result(op, C.lnt_retain(atTensor, &out), &out)
 	if t == nil {
