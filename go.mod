@@ -36,5 +36,4 @@ require (
 	golang.org/x/text v0.28.0 // indirect
 	gonum.org/v1/gonum v0.17.0 // indirect
 	gonum.org/v1/plot v0.17.0 // indirect
-	honnef.co/go/tools v0.8.2 // indirect
 )
