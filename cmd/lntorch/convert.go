@@ -3,12 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/formats/pth"
 )
 
@@ -18,7 +18,8 @@ func newConvert() *cobra.Command {
 		Short: "rewrites a checkpoint: a faithful copy, or one without the optimizer, or the weights alone",
 		Long: `convert reads a .pth file and writes it again. Every Python type, numpy scalars included, every alias and the order of keys stay,
 so the copy equals the original for Python. --strip-optimizer leaves optimizer_state and grad_scaler_state out (None): the file still
-predicts and can be fine-tuned, but not continued. --weights-only writes the bare state dict, which torch.load(weights_only=True) opens.`,
+predicts and can be fine-tuned, but not continued. --weights-only writes the bare state dict, which torch.load(weights_only=True) opens.
+With --force OUT may be FILE itself; it is replaced when the new one is complete.`,
 		Example: `  lntorch convert old.pth -o copy.pth
   lntorch convert checkpoint_final.pth --strip-optimizer -o small.pth
   lntorch convert checkpoint_final.pth --weights-only -o weights.pth`,
@@ -38,7 +39,15 @@ predicts and can be fine-tuned, but not continued. --weights-only writes the bar
 			if _, err := os.Stat(out); err == nil && !force {
 				return fmt.Errorf("%s exists already: give --force to replace it", out)
 			}
-			return convert(args[0], out, strip, weights)
+			if err := convert(args[0], out, strip, weights, newConsole(cmd)); err != nil {
+				return err
+			}
+			info, err := os.Stat(out)
+			if err != nil {
+				return err
+			}
+			fmt.Printf("%s  %s\n", out, bytesText(info.Size()))
+			return nil
 		},
 	}
 	cmd.Flags().StringP("output", "o", "", "file to write")
@@ -48,30 +57,37 @@ predicts and can be fine-tuned, but not continued. --weights-only writes the bar
 	return cmd
 }
 
-func convert(path, out string, strip, weights bool) error {
-	if !strip && !weights { // whatever the pickle holds, a checkpoint or not
-		p, err := pth.Open(path)
-		if err != nil {
-			return err
-		}
-		defer p.Close()
-		return pth.Save(out, p.Root)
-	}
-	f, err := checkpoint.Open(path)
+func convert(path, out string, strip, weights bool, log io.Writer) error {
+	p, err := pth.Open(path)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	if !f.NNUNet {
-		return fmt.Errorf("%s holds weights alone already: there is nothing to leave out", path)
+	defer p.Close()
+	// The copy gets checksums of its own, which would hide damage that those of the original show.
+	if err := p.Verify(0); err != nil {
+		fmt.Fprintf(log, "warning: %v\n", err)
 	}
-	root := f.Root()
+	if !strip && !weights { // whatever the pickle holds, a checkpoint or not
+		return pth.Save(out, p.Root)
+	}
+	root := dictOf(p.Root)
+	if root == nil {
+		return fmt.Errorf("%s is no dictionary: there is nothing to leave out", path)
+	}
 	if weights {
-		state, _ := root.Get("network_weights")
-		return pth.Save(out, state)
+		for _, key := range []string{"network_weights", "state_dict"} {
+			if state, ok := root.Get(key); ok {
+				return pth.Save(out, state)
+			}
+		}
+		return fmt.Errorf("%s has neither network_weights nor state_dict: it holds weights alone already, or none (`lntorch inspect` shows it)", path)
 	}
-	for _, key := range []string{"optimizer_state", "grad_scaler_state"} {
-		root.Set(key, nil)
+	if _, ok := root.Get("optimizer_state"); !ok {
+		return fmt.Errorf("%s has no optimizer_state: there is nothing to leave out", path)
+	}
+	root.Set("optimizer_state", nil)
+	if _, ok := root.Get("grad_scaler_state"); ok {
+		root.Set("grad_scaler_state", nil)
 	}
 	return pth.Save(out, root)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/lntorch/lntorch/torch"
 )
@@ -24,7 +25,11 @@ It ends with 1 when training could not run.`,
   LNTORCH_LIB=/opt/lntorch/liblntorch.so lntorch doctor`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checks := examine()
+			paths := map[string]string{}
+			for _, name := range folderNames {
+				paths[name], _ = cmd.Flags().GetString(name)
+			}
+			checks := examine(paths)
 			if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
 				e := json.NewEncoder(os.Stdout)
 				e.SetIndent("", "  ")
@@ -34,7 +39,7 @@ It ends with 1 when training could not run.`,
 			} else {
 				for _, c := range checks {
 					mark := map[string]string{"ok": " ", "warning": "?", "problem": "!"}[c.State]
-					fmt.Printf("%s %-14s %s\n", mark, c.Name, strings.ReplaceAll(c.Text, "\n", "\n                 "))
+					fmt.Printf("%s %-19s %s\n", mark, c.Name, strings.ReplaceAll(c.Text, "\n", "\n"+strings.Repeat(" ", 22)))
 				}
 			}
 			for _, c := range checks {
@@ -45,9 +50,12 @@ It ends with 1 when training could not run.`,
 			return nil
 		},
 	}
+	folders(cmd, folderNames...)
 	cmd.Flags().Bool("json", false, "print JSON")
 	return cmd
 }
+
+var folderNames = []string{"raw", "preprocessed", "results"}
 
 // check is one line of the doctor.
 type check struct {
@@ -56,7 +64,7 @@ type check struct {
 	Text  string `json:"text"`
 }
 
-func examine() []check {
+func examine(paths map[string]string) []check {
 	var list []check
 	add := func(name, state, format string, args ...any) {
 		list = append(list, check{name, state, fmt.Sprintf(format, args...)})
@@ -67,7 +75,7 @@ func examine() []check {
 	} else {
 		v, _ := torch.Version()
 		cpu, _ := torch.CPUCapability()
-		add("libtorch", "ok", "%s with %s kernels, through %s", v, cpu, torch.LibraryPath())
+		add("libtorch", "ok", "%s with %s kernels\n%s\nthrough %s", v, cpu, libtorchPath(), torch.LibraryPath())
 		n, err := torch.ParallelThreads(64)
 		switch {
 		case err != nil:
@@ -92,40 +100,111 @@ func examine() []check {
 			}
 		}
 	}
-	if b, err := os.ReadFile("/proc/meminfo"); err == nil {
-		var free int64
-		for _, line := range strings.Split(string(b), "\n") {
-			fmt.Sscanf(line, "MemAvailable: %d kB", &free)
-		}
+	if free, total := memory(); total > 0 {
 		state := "ok"
-		if free < 4<<20 {
+		if free < 4<<30 {
 			state = "warning"
 		}
-		add("memory", state, "%.1f GiB free", gib(free<<10))
+		add("memory", state, "%.1f of %.1f GiB free", gib(free), gib(total))
 	}
-	for _, name := range []string{"raw", "preprocessed", "results"} {
-		path := os.Getenv("nnUNet_" + name)
-		info, err := os.Stat(path)
-		switch {
-		case path == "":
-			add("nnUNet_"+name, "warning", "is not set: give --%s, or `export nnUNet_%s=FOLDER`", name, name)
-		case err != nil:
-			add("nnUNet_"+name, "warning", "%v: make it with `mkdir -p %s`", err, path)
-		case !info.IsDir():
-			add("nnUNet_"+name, "warning", "%s is no folder", path)
-		default:
-			add("nnUNet_"+name, "ok", "%s", path)
+	for _, name := range folderNames {
+		state, text := examineFolder(name, paths[name])
+		add("nnUNet_"+name, state, "%s", text)
+	}
+	disk := paths["results"]
+	if info, err := os.Stat(disk); err != nil || !info.IsDir() {
+		disk = "."
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(disk, &fs); err == nil {
+		free := int64(fs.Bavail) * int64(fs.Bsize)
+		state, place := "ok", disk
+		if free < 5<<30 {
+			state = "warning"
 		}
+		if disk == "." {
+			place = "the working directory"
+		}
+		add("disk", state, "%.1f GiB free for %s; a checkpoint takes up to 1 GiB", gib(free), place)
 	}
+	text := ""
 	if exe, err := os.Executable(); err == nil {
-		lib := filepath.Join(filepath.Dir(filepath.Dir(exe)), "build", "lib", "libcgotorch.so")
-		if _, err := os.Stat(lib); err == nil {
-			add("gotorch", "ok", "%s", lib)
-		} else {
-			add("gotorch", "ok", "not built; only `make test-gotorch` needs it")
+		for _, dir := range []string{filepath.Dir(torch.LibraryPath()), filepath.Join(filepath.Dir(filepath.Dir(exe)), "build", "lib"), filepath.Join("build", "lib")} {
+			lib := filepath.Join(dir, "libcgotorch.so")
+			if _, err := os.Stat(lib); err == nil && text == "" {
+				text = lib
+			}
 		}
 	}
+	if text == "" {
+		text = "not built; only `make test-gotorch` needs it"
+	}
+	add("gotorch", "ok", "%s", text)
 	return list
+}
+
+// libtorchPath is where the system loaded libtorch from; empty where it cannot be told.
+func libtorchPath() string {
+	b, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if i := strings.IndexByte(line, '/'); i >= 0 && strings.Contains(line[i:], "/libtorch_cpu.so") {
+			return strings.TrimSpace(line[i:])
+		}
+	}
+	return ""
+}
+
+// memory gives the bytes that programs can still take and all that there are; a container's limit counts.
+func memory() (free, total int64) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, 0
+	}
+	for line := range strings.Lines(string(b)) {
+		fmt.Sscanf(line, "MemAvailable: %d kB", &free)
+		fmt.Sscanf(line, "MemTotal: %d kB", &total)
+	}
+	free, total = free<<10, total<<10
+	number := func(name string) int64 {
+		var n int64
+		if b, err := os.ReadFile("/sys/fs/cgroup/" + name); err == nil {
+			fmt.Sscan(string(b), &n) // "max" leaves 0
+		}
+		return n
+	}
+	if limit := number("memory.max"); limit > 0 && limit < total {
+		free, total = min(free, max(0, limit-number("memory.current"))), limit
+	}
+	return free, total
+}
+
+// examineFolder looks at one of nnU-Net's folders. Results are written, raw and preprocessed data only read.
+func examineFolder(name, path string) (state, text string) {
+	info, err := os.Stat(path)
+	switch {
+	case path == "":
+		return "warning", fmt.Sprintf("is not set: give --%s, or `export nnUNet_%s=FOLDER`", name, name)
+	case err != nil:
+		return "warning", fmt.Sprintf("%v: make it with `mkdir -p %s`", err, quoted(path))
+	case !info.IsDir():
+		return "warning", path + " is no folder"
+	case name == "results" && unix.Access(path, unix.W_OK) != nil:
+		return "problem", fmt.Sprintf("%s cannot be written to: `chmod u+w %s`, or give another --results", path, quoted(path))
+	case unix.Access(path, unix.R_OK|unix.X_OK) != nil:
+		return "problem", fmt.Sprintf("%s cannot be read: `chmod u+rx %s`", path, quoted(path))
+	}
+	sets := 0
+	if list, err := os.ReadDir(path); err == nil {
+		for _, e := range list {
+			if strings.HasPrefix(e.Name(), "Dataset") {
+				sets++
+			}
+		}
+	}
+	return "ok", fmt.Sprintf("%s, %d data sets", path, sets)
 }
 
 func gib(bytes int64) float64 { return float64(bytes) / (1 << 30) }
