@@ -73,7 +73,7 @@ func (o tiny) config(t testing.TB, set, method string, v finetune.Values) train.
 	m, entry := makeMethod(t, method, v)
 	return train.Config{Preprocessed: pre, Results: filepath.Join(root, "results"), PlansName: "nnUNetPlans", Configuration: "tiny", Fold: "0",
 		Trainer: entry.Trainer, MethodName: method, Method: m, Epochs: 2, Iterations: 3, ValIterations: 2, LR: 1e-2, WeightDecay: 3e-5, Momentum: 0.99,
-		Oversample: 0.33, Device: torch.CPU, Threads: 2, Seed: 7, Version: "test"}
+		Oversample: 0.33, Device: torch.CPU, Threads: 1, Seed: 7, Version: "test"}
 }
 
 func write(t testing.TB, path, text string) {
