@@ -187,7 +187,7 @@ def first(o, answer):
         os._exit(0)
     nnUNetTrainer.train_step = once
     sys.argv = ["nnUNetv2_train", "102", "3d_phantom", "0", "-p", "nnUNetPlansSource", "-device", "cpu", "-pretrained_weights", o["pretrained"],
-                "--disable_checkpointing"]
+                "--use_compressed", "--disable_checkpointing"]
     run_training_entry()
 
 
@@ -249,43 +249,42 @@ class Worker:
 
 
 class Start:
-    """A command that is started for each repeat: the time until it prints a line of JSON, or without line until it ends."""
+    """A command that is started for each repeat. Timed until it prints a line of JSON, or without line until it ends."""
 
-    def __init__(self, command, line=True, env=None):
-        self.command, self.line, self.env = command, line, env or {}
+    def __init__(self, command, line=True, **env):
+        self.command, self.line, self.env = command, line, env
 
     def repeat(self):
-        start = time.perf_counter()
-        process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                   env=environment(**self.env), start_new_session=True)
-        try:
-            if not self.line:
-                out, err = process.communicate()
-                seconds = time.perf_counter() - start
-                if process.returncode == 0 and out:
-                    return {"seconds": seconds}
-            else:
-                err = ""
-                for line in process.stdout:
-                    if line.startswith("{"):
-                        return {"seconds": time.perf_counter() - start, **json.loads(line)}
-                _, err = process.communicate()
-            raise SystemExit(f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}\n{err}")
-        finally:
-            process.stdout.close()
-            process.stderr.close()
-            if self.line:  # it may clean up, and its own workers go with it
-                try:
-                    process.wait(10)
-                    os.killpg(process.pid, signal.SIGKILL)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            process.wait()
+        with tempfile.TemporaryFile("w+") as errors:
+            start = time.perf_counter()
+            process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
+                                       env=environment(**self.env), start_new_session=True)
+            try:
+                answer = self.answer(process, start)
+                ended(process)
+            finally:
+                os.killpg(process.pid, signal.SIGKILL)  # what it has started, as nnU-Net's own workers; itself only if interrupted
+                process.stdout.close()
+                process.wait()
+            if process.returncode or answer is None:
+                errors.seek(0)
+                raise SystemExit(f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}\n{errors.read()}")
+            return answer
+
+    def answer(self, process, start):
+        for line in process.stdout:
+            if self.line and line.startswith("{"):
+                return {**json.loads(line), "seconds": time.perf_counter() - start}
+        ended(process)
+        return None if self.line else {"seconds": time.perf_counter() - start}
 
     def close(self):
         pass
+
+
+def ended(process):
+    """Waits for the end but leaves the process to be waited for, so that its number stays its own."""
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 def environment(**more):
@@ -297,7 +296,7 @@ def environment(**more):
 
 class Bench:
     def __init__(self, args):
-        self.args, self.rows, self.medians = args, [], {}
+        self.args, self.rows, self.libtorch = args, [], {}
 
     def ours(self, part, *flags):
         return [self.args.lntorch, "bench", part, "--serve", "--threads", str(self.args.threads), *map(str, flags)]
@@ -305,87 +304,85 @@ class Bench:
     def theirs(self, part, **options):
         return [sys.executable, __file__, "--worker", json.dumps({"part": part, "threads": self.args.threads, **options}, default=str)]
 
-    def group(self, title, commands, warmup=1, alone=False, repeats=None, key=None):
-        """One row for each command. alone: a process for each repeat, none beside it. Lists start workers; others have repeat()."""
-        print(f"{title}", flush=True)
-        start = lambda c: Worker(c) if isinstance(c, list) else c
-        repeats = repeats or self.args.repeats
-        answers = {who: [] for who in commands}
+    def group(self, title, sides, warmup=1, alone=False, most=None):
+        """Rows of one title: sides maps who to the command of a worker, or to a Start. alone: a worker for each repeat, none beside it."""
+        print(title, flush=True)
+        repeats = min(self.args.repeats, most or self.args.repeats)
+        answers = {who: [] for who in sides}
         if alone:
             for _ in range(repeats):
-                for who, command in commands.items():
-                    w = start(command)
-                    for _ in range(warmup):
-                        w.repeat()
-                    answers[who].append(w.repeat())
-                    w.close()
+                for who, side in sides.items():
+                    self.rounds({who: side}, answers, warmup, 1)
         else:
-            workers = {}
-            try:
-                for who, command in commands.items():
-                    workers[who] = start(command)
-                for i in range(warmup + repeats):
-                    for who, w in workers.items():
-                        answer = w.repeat()
-                        if i >= warmup:
-                            answers[who].append(answer)
-            finally:
-                for w in workers.values():
-                    w.close()
+            self.rounds(sides, answers, warmup, repeats)
         self.same(title, answers)
-        first_median = None
-        for who, list_ in answers.items():
-            seconds = [a["seconds"] for a in list_]
-            median = statistics.median(seconds)
-            first_median = first_median or median
-            row = {"what": title, "who": who, "seconds": seconds, "median": median, "min": min(seconds), "max": max(seconds),
-                   "ratio": None if median is first_median else first_median / median, "peak_rss_bytes": max(a.get("peak_rss_bytes", 0) for a in list_)}
+        ours = None
+        for who, found in answers.items():
+            seconds = [a["seconds"] for a in found]
+            row = {"what": title, "who": who, "seconds": seconds, "median": statistics.median(seconds), "min": min(seconds), "max": max(seconds),
+                   "ratio": None, "peak_rss_bytes": max(a.get("peak_rss_bytes", 0) for a in found)}
+            if ours is None:
+                ours = row["median"]
+            else:
+                row["ratio"] = ours / row["median"]
             self.rows.append(row)
             print("  " + " | ".join(cells(row)[1:]), flush=True)
-        if key:
-            self.medians[key] = first_median
+
+    def rounds(self, sides, answers, warmup, repeats):
+        workers = {}
+        try:
+            for who, side in sides.items():
+                workers[who] = side if isinstance(side, Start) else Worker(side)
+            for i in range(warmup + repeats):
+                for who, w in workers.items():
+                    answer = w.repeat()
+                    if i >= warmup:
+                        answers[who].append(answer)
+        finally:
+            for w in workers.values():
+                w.close()
 
     def same(self, title, answers):
-        """Both sides must have done the same: same network, kernels, threads, entries, patches."""
+        """Both sides must have done the same: same libtorch, kernels, threads, network, entries, patches."""
         for name in ("torch", "cpu_capability", "threads", "parameters", "entries", "tiles"):
-            found = {who: a[name] for who, list_ in answers.items() for a in list_ if name in a}
-            if name == "entries":  # a dense update has none
-                found = {who: v for who, v in found.items() if v}
+            found = {who: a[name] for who, all_ in answers.items() for a in all_ if name in a}
             if len(set(found.values())) > 1:
                 raise SystemExit(f"bench: {title}: {name} differs, so this is no comparison: {found}")
             if name in ("torch", "cpu_capability") and found:
-                self.medians[name] = next(iter(found.values()))
+                self.libtorch[name] = next(iter(found.values()))
 
 
-def startup(b, size):
+def run_startup(b, size):
     train = Path(sys.executable).with_name("nnUNetv2_train")
     b.group("start-up: help", {"lntorch --help": Start([b.args.lntorch, "--help"], line=False), "nnUNetv2_train -h": Start([str(train), "-h"], line=False)})
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(DEMO / "preprocessed", Path(folder) / "preprocessed")  # nnU-Net unpacks the cases beside them, in the warm-up
+        shutil.copytree(DEMO / "preprocessed", Path(folder) / "preprocessed")  # nnU-Net may write there
         weights = DEMO / "foundation/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"
         data = Path(folder) / "preprocessed/Dataset102_PhantomTarget"
         b.group("start-up: command to the end of the first iteration, test data's network, all cores", {
             "lntorch": Start([b.args.lntorch, "bench", "first", "--preprocessed", str(data), "--plans", "nnUNetPlansSource", "--configuration", "3d_phantom",
                               "--checkpoint", str(weights)]),
-            "nnU-Net": Start(b.theirs("first", pretrained=weights), env={"nnUNet_preprocessed": data.parent, "nnUNet_results": f"{folder}/results"})})
+            # nnU-Net's quickest way: as lntorch it reads the compressed cases, and it starts no processes of its own.
+            "nnU-Net, without processes of its own": Start(b.theirs("first", pretrained=weights), nnUNet_preprocessed=data.parent,
+                                                            nnUNet_results=f"{folder}/results", nnUNet_n_proc_DA=0, nnUNet_def_n_proc=1)})
 
 
-def masks(b, size):
+def run_masks(b, size):
     b.group(f"DGST selection, {size['big']} network, top 2 of each row", {
         "lntorch": b.ours("masks", "--network", size["big"]),
         "torch.topk loop": b.theirs("topk", network=size["big"])})
     b.group(f"DGST selection, {size['big']} network, against the released loop", {
         "lntorch": b.ours("masks", "--network", size["big"]),
-        "released loop": b.theirs("released", network=size["big"])}, repeats=min(3, b.args.repeats))
+        "released loop": b.theirs("released", network=size["big"])}, most=3)
 
 
-def update(b, size):
+def run_update(b, size):
     dgst = {f"lntorch, DGST {mode}": b.ours("update", "--network", size["big"], "--method", "dgst", "--dgst-mode", mode) for mode in ("gradmask", "strict", "paper")}
-    b.group(f"end of a step ({size['big']} network): choice and optimizer", {
-        "lntorch, full fine-tuning": b.ours("update", "--network", size["big"]), **dgst, "PyTorch SGD": b.theirs("update", network=size["big"])})
+    b.group(f"end of a step, {size['big']} network: choice and optimizer", {
+        **dgst, "lntorch, full fine-tuning": b.ours("update", "--network", size["big"]), "PyTorch SGD": b.theirs("update", network=size["big"])})
 
 
-def opening_(b, size):
+def run_open(b, size):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pth"
         subprocess.run(b.theirs("save", network=size["big"], path=path), check=True, env=environment())
@@ -397,7 +394,7 @@ def opening_(b, size):
         b.group(f"checkpoint of {mib:.0f} MiB, weights into the network: again", commands)
 
 
-def step_(b, size, amp=None):
+def run_step(b, size, amp=None):
     mixed = ["--amp", "bf16"] if amp else []
     flags = ["--network", size["mid"], "--patch-size", ",".join(map(str, size["patch"])), *mixed]
     them = {"network": size["mid"], "patch": size["patch"], "amp": amp}
@@ -410,33 +407,35 @@ def step_(b, size, amp=None):
             "lntorch, DGST": b.ours("step", *flags, "--method", "dgst"), "lntorch, full fine-tuning": b.ours("step", *flags)}, warmup=2)
 
 
-def bf16(b, size):
+def run_bf16(b, size):
     flags = Path("/proc/cpuinfo").read_text().split("\nflags", 1)[-1].split("\n", 1)[0].split()
     if not {"avx512_bf16", "amx_bf16"} & set(flags):
         print("training step, bf16: left out, this CPU has neither AVX512_BF16 nor AMX")
         return
-    step_(b, size, amp="bf16")
+    run_step(b, size, amp="bf16")
 
 
-def window_(b, size):
+def run_window(b, size):
     image, patch = size["image"], size["tile"]
     b.group(f"sliding window, {'×'.join(map(str, image))}, patch {'×'.join(map(str, patch))}, phantom network, no mirroring", {
         "lntorch": b.ours("window", "--network", "phantom", "--patch-size", ",".join(map(str, patch)), "--image", ",".join(map(str, image))),
-        "nnUNetPredictor": b.theirs("window", network="phantom", patch=patch, image=image)}, repeats=min(5, b.args.repeats))
+        "nnUNetPredictor": b.theirs("window", network="phantom", patch=patch, image=image)}, most=5)
 
 
-def full(b, size):
+def run_full(b, size):
     patch = size["full"]
     for amp in (None, "bf16"):
         flags = ["--network", size["big"], "--patch-size", ",".join(map(str, patch)), *(["--amp", amp] if amp else [])]
         b.group(f"training step, {size['big']} network, {'×'.join(map(str, patch))}, {amp or 'fp32'}", {
             "lntorch": b.ours("step", *flags), "PyTorch eager": b.theirs("step", network=size["big"], patch=patch, amp=amp)},
-            alone=True, repeats=min(3, b.args.repeats))
+            alone=True, most=3)
 
 
-PARTS = {"startup": startup, "masks": masks, "update": update, "open": opening_, "step": step_, "bf16": bf16, "window": window_, "full": full}
+PARTS = {"startup": run_startup, "masks": run_masks, "update": run_update, "open": run_open, "step": run_step, "bf16": run_bf16, "window": run_window,
+         "full": run_full}
 REAL = {"mid": "mid", "patch": [32, 96, 96], "big": "full", "full": [64, 128, 128], "image": [60, 192, 192], "tile": [24, 64, 64]}
-QUICK = {"mid": "phantom", "patch": [8, 16, 16], "big": "phantom", "full": [8, 16, 16], "image": [12, 24, 24], "tile": [8, 16, 16]}
+# Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read memory that nothing was written to.
+QUICK = {"mid": "phantom", "patch": [16, 16, 16], "big": "phantom", "full": [16, 16, 16], "image": [24, 24, 24], "tile": [16, 16, 16]}
 
 
 def text(seconds):
@@ -492,7 +491,7 @@ def main():
         PARTS[part](b, QUICK if args.quick else REAL)
     ours = subprocess.run([args.lntorch, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     about = {"date": time.strftime("%Y-%m-%d"), "command": shlex.join(["scripts/bench.py", *sys.argv[1:]]), "cpu": cpu(), "cores": os.cpu_count(),
-             "threads": args.threads, "repeats": args.repeats, "torch": b.medians.get("torch", "unknown"), "cpu_capability": b.medians.get("cpu_capability", "unknown"),
+             "threads": args.threads, "repeats": args.repeats, "torch": b.libtorch.get("torch", "unknown"), "cpu_capability": b.libtorch.get("cpu_capability", "unknown"),
              "lntorch": ours, "python": f"Python {sys.version.split()[0]}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}"}
     (ROOT / "build").mkdir(exist_ok=True)
     out = args.out or (ROOT / "build/bench-quick.md" if args.quick else ROOT / "docs/benchmarks.md")

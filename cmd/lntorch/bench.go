@@ -108,7 +108,11 @@ func runBench(cmd *cobra.Command, args []string) error {
 	if m.amp != train.AMPOff && m.amp != train.AMPBF16 {
 		return usage(cmd, fmt.Errorf("--amp %s: bench knows off and bf16", m.amp))
 	}
+	part := args[0]
 	method, _ := cmd.Flags().GetString("method")
+	if part == "masks" {
+		method = "dgst"
+	}
 	entry, err := finetune.Lookup(method)
 	if err != nil {
 		return usage(cmd, err)
@@ -120,7 +124,6 @@ func runBench(cmd *cobra.Command, args []string) error {
 	if c, ok := chosen.(io.Closer); ok {
 		defer c.Close()
 	}
-	part := args[0]
 	if part == "first" {
 		return firstIteration(cmd, m, entry, chosen)
 	}

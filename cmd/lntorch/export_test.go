@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"io"
@@ -94,7 +95,7 @@ func TestExportSparesItsSource(t *testing.T) {
 	require.Contains(t, r.errOut, "is the model itself: give another -o")
 	after, err := os.ReadFile(filepath.Join(model, "fold_0/checkpoint_final.pth"))
 	require.NoError(t, err)
-	require.Equal(t, len(before), len(after))
+	require.True(t, bytes.Equal(before, after))
 }
 
 func TestExportRefusesWhatNnUNetCouldNotLoad(t *testing.T) {

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/torchtest"
+)
+
+// phantomWeights counts in a checkpoint of nnU-Net: parameters by name, numbers in all, and DGST's two entries of each row.
+func phantomWeights(t *testing.T) (names int, numbers, entries int64) {
+	t.Helper()
+	f, err := checkpoint.Open(repo(t, foundation+"/fold_0/checkpoint_final.pth"))
+	require.NoError(t, err)
+	defer f.Close()
+	for _, w := range f.Weights {
+		if strings.Contains(w.Name, "all_modules") || strings.HasPrefix(w.Name, "decoder.encoder.") { // aliases
+			continue
+		}
+		size := int64(1)
+		for _, n := range w.Tensor.Size {
+			size *= n
+		}
+		names, numbers = names+1, numbers+size
+		if !strings.Contains(w.Name, "norm") && !strings.Contains(w.Name, "bias") && !strings.Contains(w.Name, "seg_layers") {
+			entries += w.Tensor.Size[0] * 2
+		}
+	}
+	return names, numbers, entries
+}
+
+func benchLines(t *testing.T, out string) (lines []benchResult) {
+	t.Helper()
+	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+		var r benchResult
+		require.NoError(t, json.Unmarshal([]byte(line), &r), line)
+		lines = append(lines, r)
+	}
+	return lines
+}
+
+func TestBenchDoesTheWorkItTimes(t *testing.T) {
+	torchtest.Require(t)
+	names, numbers, entries := phantomWeights(t)
+	tmp := t.TempDir()
+	for _, c := range []struct {
+		args  []string
+		check func(r benchResult)
+	}{
+		{[]string{"step"}, func(r benchResult) { require.Equal(t, "phantom full", r.Variant); require.InDelta(t, 1, r.Loss, 1) }},
+		{[]string{"step", "--amp", "bf16"}, func(r benchResult) { require.InDelta(t, 1, r.Loss, 1) }},
+		{[]string{"step", "--method", "dgst", "--dgst-mode", "strict"}, func(r benchResult) {
+			require.Equal(t, "phantom dgst strict", r.Variant)
+			require.Equal(t, entries, r.Entries)
+		}},
+		{[]string{"update", "--method", "dgst"}, func(r benchResult) { require.Equal(t, entries, r.Entries) }},
+		{[]string{"update"}, func(r benchResult) { require.Zero(t, r.Entries) }},
+		{[]string{"masks"}, func(r benchResult) { require.Equal(t, entries, r.Entries) }},
+		{[]string{"masks", "--dgst-k", "3"}, func(r benchResult) { require.Equal(t, entries/2*3, r.Entries) }},
+		{[]string{"open"}, func(r benchResult) { require.Equal(t, names, r.Loaded) }},
+		{[]string{"open", "--checkpoint", repo(t, foundation+"/fold_0/checkpoint_final.pth")}, func(r benchResult) { require.Equal(t, names, r.Loaded) }},
+		{[]string{"window", "--image", "24,24,24"}, func(r benchResult) { require.Equal(t, 2*2*2, r.Tiles) }},
+	} {
+		cmd := command(t, append([]string{"bench", "--network", "phantom", "--patch-size", "16,16,16", "--repeats", "2", "--warmup", "0", "--json", "--threads", "1"}, c.args...)...)
+		cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
+		r := execute(t, cmd)
+		require.Equal(t, 0, r.code, "%v: %s", c.args, r.errOut)
+		lines := benchLines(t, r.out)
+		require.Len(t, lines, 2, "%v", c.args)
+		for _, line := range lines {
+			require.Equal(t, c.args[0], line.Part)
+			require.Equal(t, numbers, line.Parameters, "%v", c.args)
+			require.Equal(t, 1, line.Threads)
+			require.Positive(t, line.Seconds, "%v", c.args)
+			require.Greater(t, line.PeakRSS, int64(10<<20), "%v: libtorch alone takes more", c.args)
+			c.check(line)
+		}
+	}
+	left, err := os.ReadDir(tmp)
+	require.NoError(t, err)
+	require.Empty(t, left, "what open wrote is gone")
+}
+
+func TestBenchPrintsASummary(t *testing.T) {
+	torchtest.Require(t)
+	r := lntorch(t, "bench", "masks", "--network", "phantom", "--repeats", "3")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Regexp(t, `^masks, phantom: median \S+s, \S+s to \S+s in 3 repeats; \d+ threads, libtorch \S+ with \S+ kernels, peak memory 0\.\d\d GiB\n$`, r.out)
+}
+
+func TestBenchRepeatsWhenTold(t *testing.T) {
+	torchtest.Require(t)
+	cmd := command(t, "bench", "masks", "--network", "phantom", "--serve")
+	cmd.Stdin = strings.NewReader("\n\n")
+	r := execute(t, cmd)
+	require.Equal(t, 0, r.code, r.errOut)
+	lines := benchLines(t, r.out)
+	require.Len(t, lines, 3)
+	require.True(t, lines[0].Ready)
+	require.Zero(t, lines[0].Seconds)
+	for _, line := range lines[1:] {
+		require.False(t, line.Ready)
+		require.Positive(t, line.Seconds)
+	}
+}
+
+func TestBenchFirstEndsAfterTheFirstIteration(t *testing.T) {
+	torchtest.Require(t)
+	tmp := t.TempDir()
+	cmd := command(t, "bench", "first", "--preprocessed", repo(t, "testdata/phantom-mini/preprocessed/Dataset102_PhantomTarget"), "--plans", "nnUNetPlansSource",
+		"--configuration", "3d_phantom", "--patch-size", "8,16,16", "--checkpoint", repo(t, foundation+"/fold_0/checkpoint_final.pth"))
+	cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
+	r := execute(t, cmd)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Regexp(t, `^\{"note":"loss \d\.\d+.*","part":"first"\}\n$`, r.out)
+	left, err := os.ReadDir(tmp)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+func TestBenchErrors(t *testing.T) {
+	torchtest.Require(t)
+	for _, c := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"stepp"}, 2, "expected step, update, masks, open, window or first"},
+		{[]string{"step", "--network", "big"}, 2, `--network "big": expected mid, full or phantom`},
+		{[]string{"step", "--network", "phantom", "--patch-size", "8,17,16"}, 2, "not divisible"},
+		{[]string{"step", "--amp", "fp16"}, 2, "--amp fp16: bench knows off and bf16"},
+		{[]string{"step", "--method", "full", "--dgst-k", "1"}, 2, "belongs to method dgst"},
+		{[]string{"masks", "--network", "phantom", "--repeats", "0"}, 2, "expected one repeat or more"},
+		{[]string{"window", "--network", "phantom", "--image", "12,24"}, 2, "expected z,y,x"},
+		{[]string{"open", "--network", "phantom", "--checkpoint", "/nowhere.pth"}, 1, "/nowhere.pth"},
+		{[]string{"first"}, 2, "first needs --preprocessed"},
+		{[]string{"first", "--preprocessed", "/nowhere"}, 1, "/nowhere"},
+	} {
+		r := lntorch(t, append([]string{"bench"}, c.args...)...)
+		require.Equal(t, c.code, r.code, "%v: %s", c.args, r.errOut)
+		require.Contains(t, r.errOut, c.want, "%v", c.args)
+		require.Empty(t, r.out, "%v", c.args)
+	}
+}
+
+// scripts/bench.py itself fails when the two sides differ in libtorch, network, entries or patches.
+func TestLiveBenchComparesEqualWork(t *testing.T) {
+	torchtest.Require(t)
+	python := golden.Python(t)
+	bin, err := build()
+	require.NoError(t, err)
+	page := filepath.Join(t.TempDir(), "page.md")
+	cmd := exec.Command(python, repo(t, "scripts/bench.py"), "--quick", "--repeats", "1", "--threads", "2", "--parts", "masks", "step", "window",
+		"--lntorch", bin, "--out", page)
+	cmd.Env = append(os.Environ(), "LNTORCH_LIB="+repo(t, "build/lib/liblntorch.so"))
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	for _, who := range []string{"torch.topk loop", "released loop", "PyTorch eager", "PyTorch eager, channels-last", "nnUNetPredictor"} {
+		require.Contains(t, string(text), "| "+who+" |")
+	}
+	var figures struct {
+		Rows []struct {
+			Who     string
+			Seconds []float64
+		}
+	}
+	b, err := os.ReadFile(strings.TrimSuffix(page, ".md") + ".json")
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &figures))
+	for _, row := range figures.Rows {
+		require.Len(t, row.Seconds, 1, row.Who)
+		require.Positive(t, row.Seconds[0], row.Who)
+	}
+}
