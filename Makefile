@@ -71,7 +71,7 @@ TORCH_CXX := $(CXX) -std=c++$(LIBTORCH_STD) -fPIC -fopenmp -ffp-contract=off \
 	-D_GLIBCXX_USE_CXX11_ABI=$(LIBTORCH_ABI) $(addprefix -isystem ,$(LIBTORCH_INCLUDE))
 TORCH_LD  := $(CXX) -shared -L$(LIBTORCH_LIB) -Wl,--disable-new-dtags,-rpath,$(LIBTORCH_LIB) -Wl,-z,now
 
-SHIM_CXX  := $(TORCH_CXX) $(CXXFLAGS) -fvisibility=hidden -Wall -Wextra
+SHIM_CXX  := $(TORCH_CXX) $(CXXFLAGS) -fvisibility=hidden -Wall -Wextra -Wno-psabi
 SHIM_FLAGS = $(SHIM_CXX) $(TORCH_LD)
 
 shim-build: $(SHIM)

@@ -24,6 +24,7 @@ type fake struct {
 func (f *fake) Module() *nn.Module               { return nn.NewModule() }
 func (f *fake) SetDeepSupervision(on bool)       { f.training.DeepSupervision = on }
 func (f *fake) SetTraining(on bool)              { f.training.Training = on }
+func (f *fake) SetFast(bool)                     {}
 func (f *fake) CheckInput(spatial []int64) error { return nil }
 func (f *fake) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	f.modes = append(f.modes, f.training)

@@ -23,6 +23,9 @@ type Network interface {
 	SetDeepSupervision(on bool)
 	// SetTraining switches dropout; it is on in a new network, as in PyTorch's.
 	SetTraining(on bool)
+	// SetFast lets the network fuse operators and choose the order of axes in memory. It is off in a new network: then each
+	// of the reference's operators runs in its turn, with its bits.
+	SetFast(on bool)
 	// CheckInput says whether the network can take an input of these spatial sizes, and if not why.
 	CheckInput(spatial []int64) error
 }

@@ -61,11 +61,14 @@ func forwardBackward(t *testing.T, s *torch.Scope, sp spec) arrays {
 // TestGolden: the heads, the loss and every gradient of every case, on any machine and libtorch.
 func TestGolden(t *testing.T) {
 	for path, sp := range networkCases(t, golden.Path(t, "network")) {
-		t.Run(sp.Name, func(t *testing.T) {
-			onTorch(t, func(s *torch.Scope) {
-				requireClose(t, readNpz(t, path), forwardBackward(t, s, sp))
+		for fast, name := range numerics {
+			t.Run(sp.Name+"/"+name, func(t *testing.T) {
+				sp.Fast = fast
+				onTorch(t, func(s *torch.Scope) {
+					requireClose(t, readNpz(t, path), forwardBackward(t, s, sp))
+				})
 			})
-		})
+		}
 	}
 }
 

@@ -75,11 +75,12 @@ type residualBlock struct {
 	pool    []int64    // kernel and stride of the pooling; nil for none
 	project *convBlock // nil where the channels stay
 	nonlin  func(*torch.Scope, *torch.Tensor) *torch.Tensor
+	slope   float64 // of nonlin, 1 for none
 }
 
 // newResidualBlock makes a BottleneckD when inner, the channels between, is not 0.
 func newResidualBlock(b nn.Builder, a *plans.Architecture, m *mode, in, inner, out int, kernel, stride []int) *residualBlock {
-	r := &residualBlock{module: nn.NewModule()}
+	r := &residualBlock{module: nn.NewModule(), slope: slope(a.Nonlin)}
 	one := ones(a.Dim)
 	plain := blockOptions{noDropout: true}
 	last := blockOptions{noNonlin: true, noDropout: true}
@@ -134,7 +135,11 @@ func (r *residualBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 			skip = r.project.forward(s, skip)
 		}
 		y := x
+		last := len(r.convs) - 1
 		for i, c := range r.convs {
+			if i == last && c.fuses(y) {
+				return c.forwardFused(s, y, skip, r.slope)
+			}
 			z := c.forward(s, y)
 			if i > 0 {
 				y.Free()

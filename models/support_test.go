@@ -33,12 +33,16 @@ type spec struct {
 	InputShape      []int64         `json:"input_shape"`
 	DeepSupervision bool            `json:"deep_supervision"`
 	Mode            string          `json:"mode"`
+	Fast            bool            `json:"-"` // SetFast
 
 	// For training.
 	Labels            json.RawMessage `json:"labels,omitempty"`
 	RegionsClassOrder []int           `json:"regions_class_order,omitempty"`
 	BatchDice         bool            `json:"batch_dice"`
 }
+
+// numerics are the two ways in which a network computes, by the value of SetFast.
+var numerics = map[bool]string{false: "reference", true: "fast"}
 
 // onTorch runs f in a scope on one thread with the oracle's number of threads, and demands that it leaves no tensor behind.
 func onTorch(t *testing.T, f func(s *torch.Scope)) {
@@ -81,6 +85,7 @@ func build(t *testing.T, s *torch.Scope, sp spec) models.Network {
 	require.NoError(t, err)
 	n.SetDeepSupervision(sp.DeepSupervision)
 	n.SetTraining(sp.Mode != "eval")
+	n.SetFast(sp.Fast)
 	return n
 }
 

@@ -135,7 +135,7 @@ func TestGoldenSteps(t *testing.T) {
 		require.NoError(t, err)
 		defer z.Close()
 		for _, run := range c.Runs {
-			t.Run(fmt.Sprintf("%s/clip%v", c.Spec.Name, run.Clip), func(t *testing.T) {
+			check := func(t *testing.T) {
 				batches := readBatches(t, len(run.Losses), func(name string) (*npz.Array, bool) {
 					if name = strings.Replace(name, "_data", "/data", 1); !z.Has(name) {
 						name = strings.Replace(name, "_target", "/target", 1)
@@ -169,7 +169,11 @@ func TestGoldenSteps(t *testing.T) {
 					}
 				})
 				requireClose(t, want, got)
-			})
+			}
+			for fast, name := range numerics {
+				c.Spec.Fast = fast
+				t.Run(fmt.Sprintf("%s/clip%v/%s", c.Spec.Name, run.Clip, name), check)
+			}
 		}
 	}
 }
@@ -237,6 +241,12 @@ func foundationWeights(t *testing.T) *pickle.OrderedDict {
 // TestTrajectory: four steps from the foundation checkpoint on recorded batches of the target: losses, norms, every first
 // gradient and every final weight.
 func TestTrajectory(t *testing.T) {
+	for fast, name := range numerics {
+		t.Run(name, func(t *testing.T) { trajectory(t, fast) })
+	}
+}
+
+func trajectory(t *testing.T, fast bool) {
 	dir := filepath.Join(golden.Root(t), phantom, "trajectory")
 	var run schedule
 	readJSON(t, filepath.Join(dir, "full_losses.json"), &run)
@@ -251,6 +261,7 @@ func TestTrajectory(t *testing.T) {
 	got := arrays{}
 	onTorch(t, func(s *torch.Scope) {
 		n := foundation(t, s)
+		n.SetFast(fast)
 		load(t, n, openPth(t, filepath.Join(dir, "full_final.pth")).(*pickle.OrderedDict))
 		for _, p := range n.Module().Parameters() {
 			want["final/"+p.Name] = torchtest.Float32s(t, p.T)

@@ -24,11 +24,23 @@ type unet struct {
 type mode struct {
 	training        bool
 	deepSupervision bool
+	fast            bool
+}
+
+// fuses says whether blocks that see x run their fused operators, which are the CPU's.
+func (m *mode) fuses(x *torch.Tensor) bool { return m.fast && x.Device().Type == torch.DeviceCPU }
+
+func channelsLast(axes int) torch.MemoryFormat {
+	if axes == 2 {
+		return torch.ChannelsLast
+	}
+	return torch.ChannelsLast3d
 }
 
 func (u *unet) Module() *nn.Module         { return u.root }
 func (u *unet) SetDeepSupervision(on bool) { u.mode.deepSupervision = on }
 func (u *unet) SetTraining(on bool)        { u.mode.training = on }
+func (u *unet) SetFast(on bool)            { u.mode.fast = on }
 
 // Forward: see Network.
 func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
@@ -43,6 +55,9 @@ func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	}
 	var heads []*torch.Tensor
 	err := s.With(func(c *torch.Scope) error {
+		if u.mode.fuses(x) {
+			x = c.Contiguous(x, channelsLast(len(u.divisors)))
+		}
 		heads = u.decoder.forward(c, u.encode(c, x))
 		for _, h := range heads {
 			c.Keep(h)
@@ -112,13 +127,16 @@ type convBlock struct {
 	module *nn.Module
 	run    []func(*torch.Scope, *torch.Tensor) *torch.Tensor
 	norm   *nn.InstanceNorm
+	mode   *mode
+	fused  int     // operators of run before the norm, if the norm and the rest of run can be one; else 0
+	slope  float64 // of the nonlinearity, 1 for none
 }
 
 // blockOptions leaves out parts of a convBlock.
 type blockOptions struct{ noNonlin, noDropout, noBias bool }
 
 func newConvBlock(b nn.Builder, a *plans.Architecture, m *mode, in, out int, kernel, stride []int, o blockOptions) *convBlock {
-	c := &convBlock{module: nn.NewModule()}
+	c := &convBlock{module: nn.NewModule(), mode: m, slope: 1}
 	conv := b.NewConv(int64(in), int64(out), wide(kernel), wide(stride), a.ConvBias && !o.noBias)
 	c.module.Child("conv", conv.Module)
 	c.run = append(c.run, conv.Forward)
@@ -133,6 +151,9 @@ func newConvBlock(b nn.Builder, a *plans.Architecture, m *mode, in, out int, ker
 		c.norm = b.NewInstanceNorm(int64(out), a.Norm.Eps, a.Norm.Affine)
 		c.module.Child("norm", c.norm.Module)
 		all = append(all, c.norm.Module)
+		if !a.NonlinFirst {
+			c.fused = len(c.run)
+		}
 		c.run = append(c.run, c.norm.Forward)
 	}
 	if a.Nonlin != nil && !o.noNonlin {
@@ -140,6 +161,7 @@ func newConvBlock(b nn.Builder, a *plans.Architecture, m *mode, in, out int, ker
 		c.module.Child("nonlin", n)
 		all = append(all, n)
 		c.run = append(c.run, nonlin(a.Nonlin))
+		c.slope = slope(a.Nonlin)
 		if last := len(all) - 1; a.NonlinFirst && a.Norm != nil {
 			all[last], all[last-1] = all[last-1], all[last]
 			c.run[last], c.run[last-1] = c.run[last-1], c.run[last]
@@ -150,11 +172,26 @@ func newConvBlock(b nn.Builder, a *plans.Architecture, m *mode, in, out int, ker
 }
 
 func (c *convBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	if c.fuses(x) {
+		return c.forwardFused(s, x, nil, c.slope)
+	}
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		for _, f := range c.run {
 			x = f(s, x)
 		}
 		return x
+	})
+}
+
+func (c *convBlock) fuses(x *torch.Tensor) bool { return c.fused > 0 && c.mode.fuses(x) }
+
+// forwardFused does the norm, the sum with residual (nil for none) and the rectifier in one operator.
+func (c *convBlock) forwardFused(s *torch.Scope, x, residual *torch.Tensor, slope float64) *torch.Tensor {
+	return s.Block(func(s *torch.Scope) *torch.Tensor {
+		for _, f := range c.run[:c.fused] {
+			x = f(s, x)
+		}
+		return c.norm.ForwardLeakyReLU(s, x, residual, slope)
 	})
 }
 
@@ -174,6 +211,17 @@ func nonlin(n *plans.Nonlin) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
 		return (*torch.Scope).Relu
 	}
 	return func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.LeakyRelu_(x, slope) }
+}
+
+// slope is the nonlinearity's factor below 0.
+func slope(n *plans.Nonlin) float64 {
+	switch {
+	case n == nil:
+		return 1
+	case n.Op == "ReLU":
+		return 0
+	}
+	return n.NegativeSlope
 }
 
 // stackedConvs is StackedConvBlocks: n blocks, of which the first may stride and change the channels.

@@ -109,7 +109,7 @@ const (
 	ChannelsLast3d MemoryFormat = 3
 )
 
-// Contiguous gives x in the memory format f: x itself when it lies so already.
+// Contiguous gives x in the memory format f: x itself when it lies so already, and operators can see it from its strides.
 func (s *Scope) Contiguous(x *Tensor, f MemoryFormat) *Tensor {
 	if !s.ready("contiguous", x) {
 		return nil

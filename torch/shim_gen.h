@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define LNT_ABI 3
+#define LNT_ABI 4
 
 extern int64_t (*p_lnt_abi)(void);
 static inline int64_t lnt_abi(void) { return p_lnt_abi(); }
@@ -276,6 +276,8 @@ extern char* (*p_lnt_instance_norm)(void* x, void* w, void* b, double eps, void*
 static inline char* lnt_instance_norm(void* x, void* w, void* b, double eps, void** out) { return p_lnt_instance_norm(x, w, b, eps, out); }
 extern char* (*p_lnt_layer_norm)(void* x, const int64_t* shape, int64_t n, void* w, void* b, double eps, void** out);
 static inline char* lnt_layer_norm(void* x, const int64_t* shape, int64_t n, void* w, void* b, double eps, void** out) { return p_lnt_layer_norm(x, shape, n, w, b, eps, out); }
+extern char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
+static inline char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out) { return p_lnt_instance_norm_leaky_relu(x, w, b, residual, eps, slope, out); }
 extern char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 static inline char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out) { return p_lnt_cross_entropy(x, target, ignore_index, reduction, out); }
 extern char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);

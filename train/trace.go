@@ -41,6 +41,7 @@ type TraceConfig struct {
 	Device        torch.Device
 	Threads       int
 	AMP           AMP
+	Reference     bool // the reference's operators in its order, as in Config
 	Progress      Progress
 }
 
@@ -111,6 +112,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err := os.MkdirAll(cfg.Output, 0o755); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
+	t.net.SetFast(!cfg.Reference)
 	t.net.SetTraining(true)
 	t.net.SetDeepSupervision(true)
 	rec := record{Method: cfg.MethodName, LR0: cfg.LR}

@@ -51,7 +51,7 @@ func trace(t *testing.T, method string, v finetune.Values) string {
 	out := t.TempDir()
 	require.NoError(t, train.Trace(context.Background(), train.TraceConfig{
 		Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: mini(t, "trajectory"), Output: out,
-		MethodName: method, Method: m, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2,
+		MethodName: method, Method: m, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true,
 	}))
 	return out
 }

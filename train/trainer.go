@@ -177,6 +177,7 @@ func (t *trainer) open() error {
 	if t.net, err = models.Build(b, models.Spec{Architecture: t.arch, InputChannels: channels, NumClasses: classes}); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
+	t.net.SetFast(!c.Reference)
 	if err := t.net.CheckInput(wide(c.PatchSize)); err != nil {
 		return fmt.Errorf("train: patch_size: %w", err)
 	}

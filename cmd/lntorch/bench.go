@@ -249,6 +249,7 @@ func (b *bench) build() error {
 	if err != nil {
 		return err
 	}
+	b.net.SetFast(!b.m.reference)
 	if err := b.net.CheckInput(long(b.patch)); err != nil {
 		return usage(b.cmd, fmt.Errorf("--patch-size: %w", err))
 	}

@@ -91,6 +91,7 @@ func runForward(cmd *cobra.Command, _ []string) error {
 				if _, err := checkpoint.LoadWeights(net.Module(), ck.Weights, checkpoint.LoadOptions{}); err != nil {
 					return fmt.Errorf("%s: %w", path, err)
 				}
+				net.SetFast(!m.reference)
 				net.SetTraining(false)
 				net.SetDeepSupervision(deep)
 				shape := make([]int64, len(a.Shape))

@@ -53,7 +53,7 @@ final.pth and, for methods with masks, mask.npz: how a team proves that two stac
 			if err != nil {
 				return err
 			}
-			c.Device, c.Threads, c.AMP = m.device, m.threads, m.amp
+			c.Device, c.Threads, c.AMP, c.Reference = m.device, m.threads, m.amp, m.reference
 			c.Progress = newConsole(cmd)
 			if err := train.Trace(cmd.Context(), c); err != nil {
 				return err

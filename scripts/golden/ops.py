@@ -220,6 +220,15 @@ def norm():
 
     case("InstanceNorm", "3d", inorm, In(rnd(2, 3, 3, 4, 2)), In(rnd(3)), In(rnd(3)), 1e-5)
     case("InstanceNorm", "2d without affine, large eps", inorm, In(rnd(2, 3, 4, 5)), None, None, 0.5)
+
+    def fused(x, w, b, residual, eps, slope):
+        z = F.instance_norm(x, weight=w, bias=b, eps=eps)
+        return F.leaky_relu(z if residual is None else z + residual, slope)
+
+    case("InstanceNormLeakyReLU", "3d", fused, In(rnd(2, 3, 3, 4, 2)), In(rnd(3)), In(rnd(3)), None, 1e-5, 0.01)
+    case("InstanceNormLeakyReLU", "3d, 18 channels, residual", fused, In(rnd(2, 18, 3, 2, 2)), In(rnd(18)), In(rnd(18)), In(rnd(2, 18, 3, 2, 2)), 1e-5, 0.01)
+    case("InstanceNormLeakyReLU", "2d without affine, relu", fused, In(rnd(2, 3, 4, 5)), None, None, None, 0.5, 0.0)
+    case("InstanceNormLeakyReLU", "without rectifier", fused, In(rnd(1, 17, 3, 2, 2)), In(rnd(17)), In(rnd(17)), None, 1e-5, 1.0)
     case("LayerNorm", "", F.layer_norm, In(rnd(2, 3, 6)), [6], In(rnd(6)), In(rnd(6)), 1e-5)
     case("LayerNorm", "two axes", F.layer_norm, In(rnd(2, 3, 6)), [3, 6], None, None, 1e-5)
 

@@ -71,6 +71,10 @@ char* lnt_clone(void* x, void** out) { LNT_BODY(give(out, T(x).clone())) }
 char* lnt_contiguous(void* x, int64_t memory_format, void** out) {
   LNT_BODY({
     TORCH_CHECK(memory_format >= 0 && memory_format < static_cast<int64_t>(at::MemoryFormat::NumOptions), "no memory format ", memory_format);
-    give(out, T(x).contiguous(static_cast<at::MemoryFormat>(memory_format)));
+    auto format = static_cast<at::MemoryFormat>(memory_format);
+    at::Tensor t = T(x).contiguous(format);
+    // With one channel both orders are one, and contiguous() leaves strides from which operators would choose the other.
+    bool unclear = format != at::MemoryFormat::Contiguous && t.suggest_memory_format() != format;
+    give(out, unclear ? t.clone(format) : t);
   })
 }

@@ -15,7 +15,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 3
+#define LNT_ABI 4
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -175,6 +175,9 @@ LNT_API char* lnt_sdpa(void* q, void* k, void* v, void* mask, double dropout, do
 /* norm.cpp */
 LNT_API char* lnt_instance_norm(void* x, void* w, void* b, double eps, void** out);
 LNT_API char* lnt_layer_norm(void* x, const int64_t* shape, int64_t n, void* w, void* b, double eps, void** out);
+
+/* instance_norm.cpp */
+LNT_API char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
 
 /* loss.cpp */
 LNT_API char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);

@@ -115,6 +115,12 @@ func (n *InstanceNorm) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.InstanceNorm(x, value(n.Weight), value(n.Bias), n.eps)
 }
 
+// ForwardLeakyReLU is Forward, then the sum with residual (nil: none), then the leaky rectifier (slope 1: none), as one
+// operator (torch.Scope.InstanceNormLeakyReLU).
+func (n *InstanceNorm) ForwardLeakyReLU(s *torch.Scope, x, residual *torch.Tensor, slope float64) *torch.Tensor {
+	return s.InstanceNormLeakyReLU(x, value(n.Weight), value(n.Bias), residual, n.eps, slope)
+}
+
 func value(p *Param) *torch.Tensor {
 	if p == nil {
 		return nil

@@ -1,0 +1,529 @@
+// instance_norm.cpp: instance norm with the leaky rectifier behind it, in channels-last order, with a backward pass of its own.
+//
+// torch runs batch_norm on a view, an activation, and for the backward pass four more kernels with copies between layouts.
+// Here the forward pass reads its input twice and writes once; the backward pass reads gradient and activation twice and
+// writes once. The statistics' sums run over fixed blocks of voxels, so the bits do not depend on the number of threads.
+//
+// For the backward pass the output alone is kept, which the next convolution keeps anyway: the normalised input is computed
+// from it, for the rectifier and an affine map are invertible. Where the bias is so large against the weight that too many
+// bits are gone, and where a residual comes in, the input is kept.
+#include <ATen/Parallel.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cmath>
+
+#include "shim.h"
+
+using namespace lnt;
+
+// The compiler makes a version of a loop for each of these instruction sets; the loader takes the best one that runs.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define LNT_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+#else
+#define LNT_CLONES
+#endif
+
+namespace {
+
+// Voxels of a block: they are summed in the element type's arithmetic, blocks in double. A block is read twice for its
+// variance, so it is as large as stays in a core's cache. It depends on the channels alone, and the bits thereby not on threads.
+int64_t block_of(int64_t channels) { return std::clamp<int64_t>(32768 / channels, 64, 1024); }
+// The largest |bias/weight| of which the output alone is kept: the rounding error of the normalised input grows with it.
+constexpr double kInvertible = 16;
+constexpr double kInvertibleBF16 = 2;
+
+// Channels that one vector holds.
+constexpr int64_t kWidth = 16;
+
+// Elements as they lie in memory, and their arithmetic: one channel at a time, or kWidth of them.
+template <class T>
+struct Scalar {
+  using mem = T;
+  using num = T;
+  static constexpr int64_t width = 1;
+  static inline __attribute__((always_inline)) num get(const mem* p) { return *p; }
+  static inline __attribute__((always_inline)) void put(mem* p, num v) { *p = v; }
+  static inline __attribute__((always_inline)) num load(const T* p) { return *p; }
+  static inline __attribute__((always_inline)) num zero() { return 0; }
+  static inline __attribute__((always_inline)) num choose(num test, num a, num b) { return test > 0 ? a : b; }
+};
+
+template <class T>
+struct Vector {
+  using mem = T;
+  typedef T num __attribute__((vector_size(kWidth * sizeof(T))));
+  static constexpr int64_t width = kWidth;
+  static inline __attribute__((always_inline)) num get(const mem* p) {
+    num v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  static inline __attribute__((always_inline)) void put(mem* p, num v) { std::memcpy(p, &v, sizeof v); }
+  static inline __attribute__((always_inline)) num load(const T* p) { return get(p); }
+  static inline __attribute__((always_inline)) num zero() { return num{}; }
+  // choose is a where test > 0 and b elsewhere, from the bits: a comparison of vectors is taken apart by some compilers. As
+  // whole numbers, those bits are positive whose sign is clear and whose negative's sign is set.
+  static inline __attribute__((always_inline)) num choose(num test, num a, num b) {
+    typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> whole;
+    typedef whole bits __attribute__((vector_size(kWidth * sizeof(T))));
+    typedef std::make_unsigned_t<whole> positive;
+    typedef positive unsigned_bits __attribute__((vector_size(kWidth * sizeof(T))));
+    auto u = reinterpret_cast<unsigned_bits>(test);
+    bits mask = reinterpret_cast<bits>(-u & ~u) >> (8 * sizeof(T) - 1);
+    return reinterpret_cast<num>((mask & reinterpret_cast<bits>(a)) | (~mask & reinterpret_cast<bits>(b)));
+  }
+};
+
+// bfloat16 is the upper half of a float32; it is rounded to nearest, ties to even.
+struct ScalarBF16 : Scalar<float> {
+  using mem = uint16_t;
+  static inline __attribute__((always_inline)) float get(const uint16_t* p) {
+    uint32_t u = static_cast<uint32_t>(*p) << 16;
+    float f;
+    std::memcpy(&f, &u, 4);
+    return f;
+  }
+  static inline __attribute__((always_inline)) void put(uint16_t* p, float f) {
+    uint32_t u;
+    std::memcpy(&u, &f, 4);
+    *p = static_cast<uint16_t>(f == f ? (u + 0x7fffU + ((u >> 16) & 1U)) >> 16 : 0x7fc0U);
+  }
+};
+
+struct VectorBF16 : Vector<float> {
+  using mem = uint16_t;
+  typedef uint16_t half __attribute__((vector_size(kWidth * 2)));
+  typedef uint32_t word __attribute__((vector_size(kWidth * 4)));
+  static inline __attribute__((always_inline)) num get(const uint16_t* p) {
+    half h;
+    std::memcpy(&h, p, sizeof h);
+    return reinterpret_cast<num>(__builtin_convertvector(h, word) << 16);
+  }
+  static inline __attribute__((always_inline)) void put(uint16_t* p, num f) {
+    word u = reinterpret_cast<word>(f);
+    word r = (u + 0x7fffU + ((u >> 16) & 1U)) >> 16;
+    half h = __builtin_convertvector(r, half);  // a NaN stays one, but for those whose bits round over
+    std::memcpy(p, &h, sizeof h);
+  }
+};
+
+// The pair of them for one element type.
+template <class M, class N, class S, class V>
+struct Element {
+  using mem = M;
+  using num = N;
+  using scalar = S;
+  using vector = V;
+};
+using F32 = Element<float, float, Scalar<float>, Vector<float>>;
+using F64 = Element<double, double, Scalar<double>, Vector<double>>;
+using BF16 = Element<uint16_t, float, ScalarBF16, VectorBF16>;
+
+// A tensor (n, c, …) whose channels lie together: where sample n and voxel v begin.
+template <class E>
+struct Rows {
+  typename E::mem* data;
+  int64_t sample;
+  int64_t voxel;
+  typename E::mem* at(int64_t n, int64_t v) const { return data + n * sample + v * voxel; }
+};
+
+// The kernels below work on the channels from i on, as many as L holds, of a run of voxels.
+
+// The sum of x minus the first voxel, and the sum of squares about the mean.
+template <class L, class num>
+inline __attribute__((always_inline)) void moments(const typename L::mem* x, int64_t step, int64_t voxels, int64_t i, num* s1, num* s2) {
+  auto shift = L::get(x + i);
+  auto a = L::zero();
+  for (int64_t v = 0; v < voxels; v++) a += L::get(x + v * step + i) - shift;
+  auto mean = a * (1 / static_cast<num>(voxels));
+  auto b = L::zero();
+  for (int64_t v = 0; v < voxels; v++) {
+    auto d = (L::get(x + v * step + i) - shift) - mean;
+    b += d * d;
+  }
+  std::memcpy(s1 + i, &a, sizeof a);
+  std::memcpy(s2 + i, &b, sizeof b);
+}
+
+// y = leaky(a*x + b [+ r])
+template <class L, bool Residual, class num>
+inline __attribute__((always_inline)) void apply(const typename L::mem* x, int64_t xstep, const typename L::mem* r, int64_t rstep, typename L::mem* y, int64_t c,
+                                                 int64_t voxels, int64_t i, const num* a, const num* b, num slope) {
+  auto scale = L::load(a + i);
+  auto bias = L::load(b + i);
+  for (int64_t v = 0; v < voxels; v++) {
+    auto z = L::get(x + v * xstep + i) * scale + bias;
+    if (Residual) z += L::get(r + v * rstep + i);
+    L::put(y + v * c + i, L::choose(z, z, z * slope));
+  }
+}
+
+// What the backward pass needs of one voxel: the gradient dz before the rectifier, and the normalised input p*u + q, with u
+// the input itself, or what the rectifier was given, computed from the output.
+template <class L, bool FromOutput, class num>
+inline __attribute__((always_inline)) void before(const typename L::mem* dy, const typename L::mem* y, const typename L::mem* x, num slope, num inverse,
+                                                  const typename L::num& p, const typename L::num& q, typename L::num& dz, typename L::num& normalised) {
+  auto out = L::get(y);
+  auto d = L::get(dy);
+  dz = L::choose(out, d, d * slope);
+  auto u = FromOutput ? L::choose(out, out, out * inverse) : L::get(x);
+  normalised = p * u + q;
+}
+
+// Sums of dz and of dz times the normalised input.
+template <class L, bool FromOutput, class num>
+inline __attribute__((always_inline)) void gradient_sums(const typename L::mem* dy, int64_t dstep, const typename L::mem* y, int64_t c,
+                                                         const typename L::mem* x, int64_t xstep, int64_t voxels, int64_t i, const num* p, const num* q,
+                                                         num slope, num inverse, num* s1, num* s2) {
+  typename L::num pi = L::load(p + i);
+  typename L::num qi = L::load(q + i);
+  typename L::num a = L::zero();
+  typename L::num b = a;
+  for (int64_t v = 0; v < voxels; v++) {
+    typename L::num dz;
+    typename L::num h;
+    before<L, FromOutput>(dy + v * dstep + i, y + v * c + i, x + v * xstep + i, slope, inverse, pi, qi, dz, h);
+    a += dz;
+    b += dz * h;
+  }
+  std::memcpy(s1 + i, &a, sizeof a);
+  std::memcpy(s2 + i, &b, sizeof b);
+}
+
+// dx = a*dz + e + f*normalised, and dz itself for a residual.
+template <class L, bool FromOutput, bool Residual, class num>
+inline __attribute__((always_inline)) void gradient_apply(const typename L::mem* dy, int64_t dstep, const typename L::mem* y, int64_t c,
+                                                          const typename L::mem* x, int64_t xstep, typename L::mem* dx, typename L::mem* dr, int64_t voxels,
+                                                          int64_t i, const num* p, const num* q, const num* a, const num* e, const num* f, num slope,
+                                                          num inverse) {
+  typename L::num pi = L::load(p + i);
+  typename L::num qi = L::load(q + i);
+  auto ai = L::load(a + i);
+  auto ei = L::load(e + i);
+  auto fi = L::load(f + i);
+  for (int64_t v = 0; v < voxels; v++) {
+    typename L::num dz;
+    typename L::num h;
+    before<L, FromOutput>(dy + v * dstep + i, y + v * c + i, x + v * xstep + i, slope, inverse, pi, qi, dz, h);
+    L::put(dx + v * c + i, ai * dz + ei + fi * h);
+    if (Residual) L::put(dr + v * c + i, dz);
+  }
+}
+
+// Runs STATEMENT over all c channels, vectors first; L is the way of reading and i the first channel.
+#define LNT_CHANNELS(E, STATEMENT)              \
+  int64_t i = 0;                                \
+  for (; i + kWidth <= c; i += kWidth) {        \
+    using L = E::vector;                        \
+    STATEMENT;                                  \
+  }                                             \
+  for (; i < c; i++) {                          \
+    using L = E::scalar;                        \
+    STATEMENT;                                  \
+  }
+
+// One function for each element type and variant, compiled for each instruction set.
+#define LNT_VARIANTS(E, T)                                                                                                                           \
+  LNT_CLONES void moments_##T(const E::mem* x, int64_t step, int64_t n, int64_t c, E::num* s1, E::num* s2) {                                        \
+    LNT_CHANNELS(E, moments<L>(x, step, n, i, s1, s2))                                                                                               \
+  }                                                                                                                                                  \
+  LNT_CLONES void apply_##T(const E::mem* x, int64_t xs, const E::mem* r, int64_t rs, E::mem* y, int64_t n, int64_t c, const E::num* a,              \
+                            const E::num* b, E::num slope) {                                                                                         \
+    if (r != nullptr) {                                                                                                                              \
+      LNT_CHANNELS(E, (apply<L, true>(x, xs, r, rs, y, c, n, i, a, b, slope)))                                                                       \
+    } else {                                                                                                                                         \
+      LNT_CHANNELS(E, (apply<L, false>(x, xs, r, rs, y, c, n, i, a, b, slope)))                                                                      \
+    }                                                                                                                                                \
+  }                                                                                                                                                  \
+  LNT_CLONES void sums_##T(const E::mem* dy, int64_t ds, const E::mem* y, const E::mem* x, int64_t xs, int64_t n, int64_t c, const E::num* p,        \
+                           const E::num* q, E::num slope, E::num inverse, E::num* s1, E::num* s2) {                                                  \
+    if (x == nullptr) {                                                                                                                              \
+      LNT_CHANNELS(E, (gradient_sums<L, true>(dy, ds, y, c, x, xs, n, i, p, q, slope, inverse, s1, s2)))                                             \
+    } else {                                                                                                                                         \
+      LNT_CHANNELS(E, (gradient_sums<L, false>(dy, ds, y, c, x, xs, n, i, p, q, slope, inverse, s1, s2)))                                            \
+    }                                                                                                                                                \
+  }                                                                                                                                                  \
+  LNT_CLONES void grad_##T(const E::mem* dy, int64_t ds, const E::mem* y, const E::mem* x, int64_t xs, E::mem* dx, E::mem* dr, int64_t n, int64_t c, \
+                           const E::num* p, const E::num* q, const E::num* a, const E::num* e, const E::num* f, E::num slope, E::num inverse) {      \
+    if (x == nullptr) {                                                                                                                              \
+      LNT_CHANNELS(E, (gradient_apply<L, true, false>(dy, ds, y, c, x, xs, dx, dr, n, i, p, q, a, e, f, slope, inverse)))                            \
+    } else if (dr == nullptr) {                                                                                                                      \
+      LNT_CHANNELS(E, (gradient_apply<L, false, false>(dy, ds, y, c, x, xs, dx, dr, n, i, p, q, a, e, f, slope, inverse)))                           \
+    } else {                                                                                                                                         \
+      LNT_CHANNELS(E, (gradient_apply<L, false, true>(dy, ds, y, c, x, xs, dx, dr, n, i, p, q, a, e, f, slope, inverse)))                            \
+    }                                                                                                                                                \
+  }
+
+LNT_VARIANTS(F32, f32)
+LNT_VARIANTS(F64, f64)
+LNT_VARIANTS(BF16, bf16)
+
+template <class E>
+struct Kernels;
+#define LNT_KERNELS(E, T)                         \
+  template <>                                     \
+  struct Kernels<E> {                             \
+    static constexpr auto moments = &moments_##T; \
+    static constexpr auto apply = &apply_##T;     \
+    static constexpr auto sums = &sums_##T;       \
+    static constexpr auto grad = &grad_##T;       \
+  };
+LNT_KERNELS(F32, f32)
+LNT_KERNELS(F64, f64)
+LNT_KERNELS(BF16, bf16)
+
+at::MemoryFormat channels_last(const at::Tensor& t) { return t.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast; }
+
+// Whether the channels of a voxel lie together and voxels follow each other at one distance: channels-last tensors, and
+// what is cut out of them along the channels.
+bool rowwise(const at::Tensor& t) {
+  if (t.stride(1) != 1 && t.size(1) != 1) return false;
+  int64_t step = t.stride(t.dim() - 1);
+  for (int64_t d = t.dim() - 1; d >= 2; d--) {
+    if (t.size(d) != 1 && t.stride(d) != step) return false;
+    step *= t.size(d);
+  }
+  return true;
+}
+
+at::Tensor as_rows(const at::Tensor& t) { return rowwise(t) ? t : t.contiguous(channels_last(t)); }
+
+template <class E>
+Rows<E> rows(const at::Tensor& t) {
+  return {static_cast<typename E::mem*>(t.data_ptr()), t.stride(0), t.stride(t.dim() - 1)};
+}
+
+// Runs f(sample, first voxel, voxels, block) over all blocks of all samples, in parallel.
+template <class F>
+void blocks(int64_t samples, int64_t voxels, int64_t c, F f) {
+  int64_t size = block_of(c);
+  int64_t per = (voxels + size - 1) / size;
+  at::parallel_for(0, samples * per, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      int64_t v = (i % per) * size;
+      f(i / per, v, std::min(size, voxels - v), i);
+    }
+  });
+}
+
+// Two numbers per block and channel.
+template <class num>
+struct Sums {
+  int64_t c;
+  std::vector<num> part;
+
+  Sums(int64_t samples, int64_t voxels, int64_t c)
+      : c(c), part(static_cast<size_t>(2 * samples * ((voxels + block_of(c) - 1) / block_of(c)) * c)) {}
+  num* first(int64_t block) { return part.data() + 2 * block * c; }
+  num* second(int64_t block) { return first(block) + c; }
+};
+
+struct Statistics {
+  at::Tensor mean, rstd;  // double (n, c)
+};
+
+template <class E>
+at::Tensor forward(const at::Tensor& x, const double* w, const double* b, const at::Tensor& residual, double eps, double slope, Statistics& st) {
+  using num = typename E::num;
+  int64_t samples = x.size(0);
+  int64_t c = x.size(1);
+  int64_t voxels = x.numel() / (samples * c);
+  auto in = rows<E>(x);
+  Sums<num> sums(samples, voxels, c);
+  blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t block) {
+    Kernels<E>::moments(in.at(n, v), in.voxel, count, c, sums.first(block), sums.second(block));
+  });
+  st.mean = at::zeros({samples, c}, at::kDouble);
+  st.rstd = at::zeros({samples, c}, at::kDouble);
+  double* mean = st.mean.data_ptr<double>();
+  double* rstd = st.rstd.data_ptr<double>();
+  int64_t size = block_of(c);
+  int64_t block = 0;
+  for (int64_t n = 0; n < samples; n++) {  // blocks in their order: the mean, and the sum of squares about it, so far
+    for (int64_t v = 0; v < voxels; v += size, block++) {
+      auto count = static_cast<double>(std::min(size, voxels - v));
+      double part = count / (static_cast<double>(v) + count);
+      for (int64_t i = 0; i < c; i++) {
+        double delta = static_cast<double>(E::scalar::get(in.at(n, v) + i)) + static_cast<double>(sums.first(block)[i]) / count - mean[n * c + i];
+        mean[n * c + i] += delta * part;
+        rstd[n * c + i] += static_cast<double>(sums.second(block)[i]) + delta * delta * static_cast<double>(v) * part;
+      }
+    }
+  }
+  std::vector<num> a(samples * c);
+  std::vector<num> d(samples * c);
+  for (int64_t i = 0; i < samples * c; i++) {
+    rstd[i] = 1.0 / std::sqrt(rstd[i] / static_cast<double>(voxels) + eps);
+    a[i] = static_cast<num>(w[i % c] * rstd[i]);
+    d[i] = static_cast<num>(b[i % c] - mean[i] * w[i % c] * rstd[i]);
+  }
+  auto y = at::empty(x.sizes(), x.options().memory_format(channels_last(x)));
+  auto out = rows<E>(y);
+  Rows<E> res{nullptr, 0, 0};
+  if (residual.defined()) res = rows<E>(residual);
+  blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t) {
+    Kernels<E>::apply(in.at(n, v), in.voxel, res.data == nullptr ? nullptr : res.at(n, v), res.voxel, out.data + (n * voxels + v) * c, count, c, &a[n * c],
+                      &d[n * c], static_cast<num>(slope));
+  });
+  return y;
+}
+
+struct Gradients {
+  at::Tensor dx, dw, db, dr;
+};
+
+// Which of the gradients are asked for; dw and db come together.
+struct Wanted {
+  bool x, affine, residual;
+};
+
+template <class E>
+Gradients backward(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& x, const double* w, const double* b, const Statistics& st, double slope,
+                   Wanted wanted) {
+  using num = typename E::num;
+  int64_t samples = y.size(0);
+  int64_t c = y.size(1);
+  int64_t voxels = y.numel() / (samples * c);
+  const double* mean = st.mean.data_ptr<double>();
+  const double* rstd = st.rstd.data_ptr<double>();
+  auto g = rows<E>(dy);
+  auto o = rows<E>(y);
+  Rows<E> in{nullptr, 0, 0};
+  if (x.defined()) in = rows<E>(x);
+  std::vector<num> p(samples * c);
+  std::vector<num> q(samples * c);
+  for (int64_t i = 0; i < samples * c; i++) {
+    if (x.defined()) {  // (x - mean)*rstd
+      p[i] = static_cast<num>(rstd[i]);
+      q[i] = static_cast<num>(-mean[i] * rstd[i]);
+    } else {  // (u - b)/w
+      p[i] = static_cast<num>(1 / w[i % c]);
+      q[i] = static_cast<num>(-b[i % c] / w[i % c]);
+    }
+  }
+  num s = static_cast<num>(slope);
+  num inverse = static_cast<num>(slope != 0 ? 1 / slope : 0);
+  Sums<num> sums(samples, voxels, c);
+  blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t block) {
+    Kernels<E>::sums(g.at(n, v), g.voxel, o.data + (n * voxels + v) * c, in.data == nullptr ? nullptr : in.at(n, v), in.voxel, count, c, &p[n * c], &q[n * c],
+                     s, inverse, sums.first(block), sums.second(block));
+  });
+  std::vector<double> s1(samples * c);
+  std::vector<double> s2(samples * c);
+  int64_t per = (voxels + block_of(c) - 1) / block_of(c);
+  for (int64_t block = 0; block < samples * per; block++) {
+    for (int64_t i = 0; i < c; i++) {
+      s1[block / per * c + i] += static_cast<double>(sums.first(block)[i]);
+      s2[block / per * c + i] += static_cast<double>(sums.second(block)[i]);
+    }
+  }
+  std::vector<num> a(samples * c);
+  std::vector<num> e(samples * c);
+  std::vector<num> f(samples * c);
+  Gradients out;
+  out.dw = at::zeros({c}, at::kDouble);
+  out.db = at::zeros({c}, at::kDouble);
+  for (int64_t i = 0; i < samples * c; i++) {
+    out.db.data_ptr<double>()[i % c] += s1[i];
+    out.dw.data_ptr<double>()[i % c] += s2[i];
+    double k = w[i % c] * rstd[i];
+    a[i] = static_cast<num>(k);
+    e[i] = static_cast<num>(-k * s1[i] / static_cast<double>(voxels));
+    f[i] = static_cast<num>(-k * s2[i] / static_cast<double>(voxels));
+  }
+  if (!wanted.x && !wanted.residual) return out;
+  out.dx = at::empty(y.sizes(), y.options().memory_format(channels_last(y)));
+  if (wanted.residual) out.dr = at::empty(y.sizes(), y.options().memory_format(channels_last(y)));
+  auto dx = rows<E>(out.dx);
+  typename E::mem* dr = wanted.residual ? static_cast<typename E::mem*>(out.dr.data_ptr()) : nullptr;
+  blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t) {
+    int64_t at = (n * voxels + v) * c;
+    Kernels<E>::grad(g.at(n, v), g.voxel, o.data + at, in.data == nullptr ? nullptr : in.at(n, v), in.voxel, dx.data + at, dr == nullptr ? nullptr : dr + at,
+                     count, c, &p[n * c], &q[n * c], &a[n * c], &e[n * c], &f[n * c], s, inverse);
+  });
+  return out;
+}
+
+std::vector<double> doubles(const at::Tensor& t, int64_t channels, double absent) {
+  if (!t.defined()) return std::vector<double>(static_cast<size_t>(channels), absent);
+  auto d = t.to(at::kDouble).contiguous();
+  const double* p = d.data_ptr<double>();
+  return std::vector<double>(p, p + d.numel());
+}
+
+struct InstanceNormLeakyReLU : torch::autograd::Function<InstanceNormLeakyReLU> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_in, const std::optional<at::Tensor>& weight,
+                            const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual, double eps, double slope) {
+    at::Tensor x = as_rows(x_in);
+    at::Tensor w = weight.value_or(at::Tensor());
+    at::Tensor b = bias.value_or(at::Tensor());
+    auto wd = doubles(w, x.size(1), 1);
+    auto bd = doubles(b, x.size(1), 0);
+    at::Tensor r;
+    if (residual) r = as_rows(*residual);
+    Statistics st;
+    at::Tensor y;
+    switch (x.scalar_type()) {
+      case at::kFloat: y = ::forward<F32>(x, wd.data(), bd.data(), r, eps, slope, st); break;
+      case at::kDouble: y = ::forward<F64>(x, wd.data(), bd.data(), r, eps, slope, st); break;
+      case at::kBFloat16: y = ::forward<BF16>(x, wd.data(), bd.data(), r, eps, slope, st); break;
+      default: TORCH_CHECK(false, "instance_norm_leaky_relu: ", x.scalar_type(), " is not supported: float32, float64 and bfloat16 are");
+    }
+    double most = x.scalar_type() == at::kBFloat16 ? kInvertibleBF16 : kInvertible;
+    bool invertible = !r.defined() && slope > 0;
+    for (size_t i = 0; i < wd.size(); i++) invertible = invertible && std::fabs(wd[i]) > 1e-12 && std::fabs(bd[i]) <= most * std::fabs(wd[i]);
+    ctx->saved_data["slope"] = slope;
+    ctx->saved_data["residual"] = r.defined();
+    ctx->save_for_backward({y, invertible ? at::Tensor() : x, w, b, st.mean, st.rstd});
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+    auto saved = ctx->get_saved_variables();
+    const at::Tensor& y = saved[0];
+    auto wd = doubles(saved[2], y.size(1), 1);
+    auto bd = doubles(saved[3], y.size(1), 0);
+    Statistics st{saved[4], saved[5]};
+    double slope = ctx->saved_data["slope"].toDouble();
+    // needs_input_grad counts the tensors that are there.
+    size_t next = 1;
+    bool affine = false;
+    for (int i : {2, 3}) affine = (saved[i].defined() && ctx->needs_input_grad(next++)) || affine;
+    Wanted wanted{ctx->needs_input_grad(0), affine, ctx->saved_data["residual"].toBool() && ctx->needs_input_grad(next)};
+    at::Tensor dy = as_rows(grads[0].to(y.scalar_type()));
+    Gradients g;
+    switch (y.scalar_type()) {
+      case at::kFloat: g = ::backward<F32>(dy, y, saved[1], wd.data(), bd.data(), st, slope, wanted); break;
+      case at::kDouble: g = ::backward<F64>(dy, y, saved[1], wd.data(), bd.data(), st, slope, wanted); break;
+      default: g = ::backward<BF16>(dy, y, saved[1], wd.data(), bd.data(), st, slope, wanted); break;
+    }
+    auto like = [](const at::Tensor& gradient, const at::Tensor& of) { return of.defined() ? gradient.to(of.scalar_type()) : at::Tensor(); };
+    return {wanted.x ? g.dx : at::Tensor(), like(g.dw, saved[2]), like(g.db, saved[3]), g.dr, at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out) {
+  LNT_BODY({
+    const at::Tensor& t = T(x);
+    TORCH_CHECK(t.dim() == 4 || t.dim() == 5, "instance_norm_leaky_relu: ", t.dim(), " axes, expected (n, c, …) with 2 or 3 spatial ones");
+    TORCH_CHECK(t.numel() > t.size(0) * t.size(1), "instance_norm_leaky_relu: input ", t.sizes(), ": expected more than one value per channel");
+    for (void* p : {w, b}) {
+      TORCH_CHECK(p == nullptr || (T(p).dim() == 1 && T(p).size(0) == t.size(1)), "instance_norm_leaky_relu: weight or bias ", T(p).sizes(), " for ", t.size(1), " channels");
+    }
+    std::optional<at::Tensor> r = O(residual);
+    if (r) {
+      TORCH_CHECK(r->sizes() == t.sizes(), "instance_norm_leaky_relu: residual ", r->sizes(), " for an input ", t.sizes());
+      r = r->to(t.scalar_type());
+    }
+    if (!t.device().is_cpu()) {
+      at::Tensor z = at::instance_norm(t, O(w), O(b), {}, {}, true, 0.1, eps, at::globalContext().userEnabledCuDNN());
+      if (r) z = z + *r;
+      give(out, slope == 1 ? z : at::leaky_relu(z, slope));
+      return nullptr;
+    }
+    give(out, InstanceNormLeakyReLU::apply(t, O(w), O(b), r, eps, slope));
+  })
+}
