@@ -130,18 +130,21 @@ struct Rows {
 
 // The kernels below work on the channels from i on, as many as L holds, of a run of voxels.
 
-// The sum of x minus the first voxel, and the sum of squares about the mean.
+// About the middle of the voxels' values: the sum of x and the sum of its squares. The middle is their mean but for rounding.
 template <class L, class num>
-inline __attribute__((always_inline)) void moments(const typename L::mem* x, int64_t step, int64_t voxels, int64_t i, num* s1, num* s2) {
+inline __attribute__((always_inline)) void moments(const typename L::mem* x, int64_t step, int64_t voxels, int64_t i, num* middle, num* s1, num* s2) {
   auto shift = L::get(x + i);
   auto a = L::zero();
   for (int64_t v = 0; v < voxels; v++) a += L::get(x + v * step + i) - shift;
-  auto mean = a * (1 / static_cast<num>(voxels));
-  auto b = L::zero();
+  shift += a * (1 / static_cast<num>(voxels));
+  a = L::zero();
+  auto b = a;
   for (int64_t v = 0; v < voxels; v++) {
-    auto d = (L::get(x + v * step + i) - shift) - mean;
+    auto d = L::get(x + v * step + i) - shift;
+    a += d;
     b += d * d;
   }
+  std::memcpy(middle + i, &shift, sizeof shift);
   std::memcpy(s1 + i, &a, sizeof a);
   std::memcpy(s2 + i, &b, sizeof b);
 }
@@ -225,8 +228,8 @@ inline __attribute__((always_inline)) void gradient_apply(const typename L::mem*
 
 // One function for each element type and variant, compiled for each instruction set.
 #define LNT_VARIANTS(E, T)                                                                                                                           \
-  LNT_CLONES void moments_##T(const E::mem* x, int64_t step, int64_t n, int64_t c, E::num* s1, E::num* s2) {                                        \
-    LNT_CHANNELS(E, moments<L>(x, step, n, i, s1, s2))                                                                                               \
+  LNT_CLONES void moments_##T(const E::mem* x, int64_t step, int64_t n, int64_t c, E::num* middle, E::num* s1, E::num* s2) {                         \
+    LNT_CHANNELS(E, moments<L>(x, step, n, i, middle, s1, s2))                                                                                          \
   }                                                                                                                                                  \
   LNT_CLONES void apply_##T(const E::mem* x, int64_t xs, const E::mem* r, int64_t rs, E::mem* y, int64_t n, int64_t c, const E::num* a,              \
                             const E::num* b, E::num slope) {                                                                                         \
@@ -307,16 +310,15 @@ void blocks(int64_t samples, int64_t voxels, int64_t c, F f) {
   });
 }
 
-// Two numbers per block and channel.
+// So many numbers per block and channel.
 template <class num>
 struct Sums {
-  int64_t c;
+  int64_t c, kinds;
   std::vector<num> part;
 
-  Sums(int64_t samples, int64_t voxels, int64_t c)
-      : c(c), part(static_cast<size_t>(2 * samples * ((voxels + block_of(c) - 1) / block_of(c)) * c)) {}
-  num* first(int64_t block) { return part.data() + 2 * block * c; }
-  num* second(int64_t block) { return first(block) + c; }
+  Sums(int64_t samples, int64_t voxels, int64_t c, int64_t kinds)
+      : c(c), kinds(kinds), part(static_cast<size_t>(kinds * samples * ((voxels + block_of(c) - 1) / block_of(c)) * c)) {}
+  num* at(int64_t block, int64_t kind) { return part.data() + (kinds * block + kind) * c; }
 };
 
 struct Statistics {
@@ -330,9 +332,9 @@ at::Tensor forward(const at::Tensor& x, const double* w, const double* b, const 
   int64_t c = x.size(1);
   int64_t voxels = x.numel() / (samples * c);
   auto in = rows<E>(x);
-  Sums<num> sums(samples, voxels, c);
+  Sums<num> sums(samples, voxels, c, 3);
   blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t block) {
-    Kernels<E>::moments(in.at(n, v), in.voxel, count, c, sums.first(block), sums.second(block));
+    Kernels<E>::moments(in.at(n, v), in.voxel, count, c, sums.at(block, 0), sums.at(block, 1), sums.at(block, 2));
   });
   st.mean = at::zeros({samples, c}, at::kDouble);
   st.rstd = at::zeros({samples, c}, at::kDouble);
@@ -345,9 +347,11 @@ at::Tensor forward(const at::Tensor& x, const double* w, const double* b, const 
       auto count = static_cast<double>(std::min(size, voxels - v));
       double part = count / (static_cast<double>(v) + count);
       for (int64_t i = 0; i < c; i++) {
-        double delta = static_cast<double>(E::scalar::get(in.at(n, v) + i)) + static_cast<double>(sums.first(block)[i]) / count - mean[n * c + i];
+        double s1 = static_cast<double>(sums.at(block, 1)[i]);
+        double squares = static_cast<double>(sums.at(block, 2)[i]) - s1 * s1 / count;
+        double delta = static_cast<double>(sums.at(block, 0)[i]) + s1 / count - mean[n * c + i];
         mean[n * c + i] += delta * part;
-        rstd[n * c + i] += static_cast<double>(sums.second(block)[i]) + delta * delta * static_cast<double>(v) * part;
+        rstd[n * c + i] += squares + delta * delta * static_cast<double>(v) * part;
       }
     }
   }
@@ -404,18 +408,18 @@ Gradients backward(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& 
   }
   num s = static_cast<num>(slope);
   num inverse = static_cast<num>(slope != 0 ? 1 / slope : 0);
-  Sums<num> sums(samples, voxels, c);
+  Sums<num> sums(samples, voxels, c, 2);
   blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t block) {
     Kernels<E>::sums(g.at(n, v), g.voxel, o.data + (n * voxels + v) * c, in.data == nullptr ? nullptr : in.at(n, v), in.voxel, count, c, &p[n * c], &q[n * c],
-                     s, inverse, sums.first(block), sums.second(block));
+                     s, inverse, sums.at(block, 0), sums.at(block, 1));
   });
   std::vector<double> s1(samples * c);
   std::vector<double> s2(samples * c);
   int64_t per = (voxels + block_of(c) - 1) / block_of(c);
   for (int64_t block = 0; block < samples * per; block++) {
     for (int64_t i = 0; i < c; i++) {
-      s1[block / per * c + i] += static_cast<double>(sums.first(block)[i]);
-      s2[block / per * c + i] += static_cast<double>(sums.second(block)[i]);
+      s1[block / per * c + i] += static_cast<double>(sums.at(block, 0)[i]);
+      s2[block / per * c + i] += static_cast<double>(sums.at(block, 1)[i]);
     }
   }
   std::vector<num> a(samples * c);
