@@ -16,13 +16,6 @@
 
 using namespace lnt;
 
-// The compiler makes a version of a loop for each of these instruction sets; the loader takes the best one that runs.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define LNT_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
-#else
-#define LNT_CLONES
-#endif
-
 namespace {
 
 // Voxels of a block: they are summed in the element type's arithmetic, blocks in double. A block is read twice for its

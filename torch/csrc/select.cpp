@@ -1,7 +1,7 @@
 // select.cpp: DGST's selection kernel, the entries of largest |g| in every row.
 #include <ATen/Parallel.h>
 
-#include <cmath>
+#include <algorithm>
 
 #include "shim.h"
 
@@ -11,7 +11,26 @@ namespace {
 
 // The largest number of entries a row is scanned for by insertion; beyond it a sort is quicker.
 constexpr int64_t kInsertion = 32;
-constexpr int64_t kBlock = 64;
+constexpr int64_t kBlock = 128;
+
+// The bits of |g|: as whole numbers they are in the order of the floats, and from those of infinity on they are not finite.
+constexpr int32_t kMagnitude = 0x7fffffff;
+constexpr int32_t kInfinity = 0x7f800000;
+
+int32_t magnitude(const float* g) {
+  int32_t bits;
+  std::memcpy(&bits, g, sizeof bits);
+  return bits & kMagnitude;
+}
+
+// The largest magnitude of a whole block.
+LNT_CLONES int32_t most_of(const float* g) {
+  int32_t bits[kBlock];
+  std::memcpy(bits, g, sizeof bits);
+  int32_t most = 0;
+  for (int64_t i = 0; i < kBlock; i++) most = std::max(most, bits[i] & kMagnitude);
+  return most;
+}
 
 // Rows of a contiguous float tensor. For each, the flat indices of the k entries of largest |g|, largest first, ties to
 // the lowest index. Blocks whose maximum does not exceed the smallest entry kept so far are passed over, so that a row
@@ -19,28 +38,27 @@ constexpr int64_t kBlock = 64;
 bool rows_cpu(const float* g, int64_t rows, int64_t width, int64_t k, int64_t* out) {
   std::atomic<bool> finite{true};
   at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, width)), [&](int64_t begin, int64_t end) {
-    float value[kInsertion];
+    int32_t value[kInsertion];
     int64_t index[kInsertion];
     for (int64_t r = begin; r < end; r++) {
       const float* row = g + r * width;
       int64_t have = 0;
-      float least = -1.0F;  // below every |g|, so that the first k entries come in
+      int32_t least = -1;  // below every magnitude, so that the first k entries come in
       for (int64_t b = 0; b < width; b += kBlock) {
         int64_t stop = std::min(width, b + kBlock);
-        float most = 0.0F;
-        float probe = 0.0F;  // stays 0 for finite values, NaN otherwise: x - x is NaN for Inf and NaN
-        for (int64_t i = b; i < stop; i++) {
-          float a = std::fabs(row[i]);
-          most = a > most ? a : most;
-          probe += row[i] - row[i];
+        int32_t most = 0;
+        if (stop - b == kBlock) {
+          most = most_of(row + b);
+        } else {
+          for (int64_t i = b; i < stop; i++) most = std::max(most, magnitude(row + i));
         }
-        if (probe != 0.0F) {  // NaN compares unequal
+        if (most >= kInfinity) {
           finite.store(false, std::memory_order_relaxed);
           break;
         }
         if (have == k && most <= least) continue;
         for (int64_t i = b; i < stop; i++) {
-          float a = std::fabs(row[i]);
+          int32_t a = magnitude(row + i);
           if (have == k && a <= least) continue;
           int64_t at = have < k ? have++ : k - 1;
           while (at > 0 && value[at - 1] < a) {
