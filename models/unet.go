@@ -297,7 +297,12 @@ func (d *decoder) forward(s *torch.Scope, skips []*torch.Tensor) []*torch.Tensor
 	for i := range d.stages {
 		skip := skips[len(skips)-2-i]
 		x := s.Block(func(s *torch.Scope) *torch.Tensor {
-			joined := s.Block(func(s *torch.Scope) *torch.Tensor { return s.Cat(1, d.up[i].Forward(s, low), skip) })
+			joined := s.Block(func(s *torch.Scope) *torch.Tensor {
+				if d.mode.fuses(low) {
+					return d.up[i].ForwardCat(s, low, skip)
+				}
+				return s.Cat(1, d.up[i].Forward(s, low), skip)
+			})
 			return d.stages[i].forward(s, joined)
 		})
 		low.Free()

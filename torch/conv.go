@@ -58,6 +58,18 @@ func (s *Scope) ConvTranspose(x, w, b *Tensor, stride []int64) *Tensor {
 	return s.result(op, C.lnt_conv_transpose(x.c, w.c, optional(b), ints(stride), ints(zero), ints(zero), ints(one), nd, 1, &out), &out, x, w, b)
 }
 
+// ConvTransposeCat is the transposed convolution of x by w (in, out, stride…), its bias b (out) or nil, and behind it along
+// the channels skip (n, c, d·stride…): one operator for Cat(1, ConvTranspose(x, w, b, stride), skip). On the CPU the
+// result lies channels last, and skip's gradient is a view into the result's.
+func (s *Scope) ConvTransposeCat(x, w, b, skip *Tensor, stride []int64) *Tensor {
+	if !s.ready("conv_transpose_cat", x, w, skip) || !s.intact("conv_transpose_cat", b) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("conv_transpose_cat",
+		C.lnt_conv_transpose_cat(x.c, w.c, optional(b), skip.c, ints(stride), C.int64_t(len(stride)), &out), &out, x, w, b, skip)
+}
+
 // AvgPool averages over windows of the given kernel and stride, 2 or 3 spatial axes, without padding.
 func (s *Scope) AvgPool(x *Tensor, kernel, stride []int64) *Tensor {
 	op := fmt.Sprintf("avg_pool%dd", len(stride))

@@ -276,6 +276,8 @@ extern char* (*p_lnt_instance_norm)(void* x, void* w, void* b, double eps, void*
 static inline char* lnt_instance_norm(void* x, void* w, void* b, double eps, void** out) { return p_lnt_instance_norm(x, w, b, eps, out); }
 extern char* (*p_lnt_layer_norm)(void* x, const int64_t* shape, int64_t n, void* w, void* b, double eps, void** out);
 static inline char* lnt_layer_norm(void* x, const int64_t* shape, int64_t n, void* w, void* b, double eps, void** out) { return p_lnt_layer_norm(x, shape, n, w, b, eps, out); }
+extern char* (*p_lnt_conv_transpose_cat)(void* x, void* w, void* b, void* skip, const int64_t* stride, int64_t nd, void** out);
+static inline char* lnt_conv_transpose_cat(void* x, void* w, void* b, void* skip, const int64_t* stride, int64_t nd, void** out) { return p_lnt_conv_transpose_cat(x, w, b, skip, stride, nd, out); }
 extern char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
 static inline char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out) { return p_lnt_instance_norm_leaky_relu(x, w, b, residual, eps, slope, out); }
 extern char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);

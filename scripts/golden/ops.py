@@ -199,6 +199,12 @@ def conv():
     case("ConvTranspose", "2d", ct, In(x2), In(rnd(4, 3, 2, 2)), In(rnd(3)), [2, 2])
     case("ConvTranspose", "3d", ct, In(x3), In(rnd(2, 3, 2, 2, 2)), In(rnd(3)), [2, 2, 2])
     case("ConvTranspose", "3d anisotropic without bias", ct, In(x3), In(rnd(2, 3, 1, 2, 2)), None, [1, 2, 2])
+
+    def join(x, w, b, skip, stride):
+        return torch.cat([ct(x, w, b, stride), skip], 1)
+
+    case("ConvTransposeCat", "2d", join, In(rnd(2, 3, 2, 3)), In(rnd(3, 17, 2, 2)), In(rnd(17)), In(rnd(2, 4, 4, 6)), [2, 2])
+    case("ConvTransposeCat", "3d anisotropic without bias", join, In(rnd(2, 2, 2, 3, 2)), In(rnd(2, 3, 1, 2, 2)), None, In(rnd(2, 3, 2, 6, 4)), [1, 2, 2])
     case("AvgPool", "2d", pool, In(x2), [2, 3], [2, 2])
     case("AvgPool", "3d", pool, In(x3), [2, 2, 2], [1, 2, 2])
     case("Linear", "", F.linear, In(rnd(2, 3, 5)), In(rnd(4, 5)), In(rnd(4)))

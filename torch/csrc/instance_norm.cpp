@@ -7,119 +7,19 @@
 // For the backward pass the output alone is kept, which the next convolution keeps anyway: the normalised input is computed
 // from it, for the rectifier and an affine map are invertible. Where the bias is so large against the weight that too many
 // bits are gone, and where a residual comes in, the input is kept.
-#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 
-#include "shim.h"
+#include "channels.h"
 
 using namespace lnt;
 
 namespace {
 
-// Voxels of a block: they are summed in the element type's arithmetic, blocks in double. A block is read twice for its
-// variance, so it is as large as stays in a core's cache. It depends on the channels alone, and the bits thereby not on threads.
-int64_t block_of(int64_t channels) { return std::clamp<int64_t>(32768 / channels, 64, 1024); }
 // The largest |bias/weight| of which the output alone is kept: the rounding error of the normalised input grows with it.
 constexpr double kInvertible = 16;
 constexpr double kInvertibleBF16 = 2;
-
-// Channels that one vector holds.
-constexpr int64_t kWidth = 16;
-
-// Elements as they lie in memory, and their arithmetic: one channel at a time, or kWidth of them.
-template <class T>
-struct Scalar {
-  using mem = T;
-  using num = T;
-  static constexpr int64_t width = 1;
-  static inline __attribute__((always_inline)) num get(const mem* p) { return *p; }
-  static inline __attribute__((always_inline)) void put(mem* p, num v) { *p = v; }
-  static inline __attribute__((always_inline)) num load(const T* p) { return *p; }
-  static inline __attribute__((always_inline)) num zero() { return 0; }
-  static inline __attribute__((always_inline)) num choose(num test, num a, num b) { return test > 0 ? a : b; }
-};
-
-template <class T>
-struct Vector {
-  using mem = T;
-  typedef T num __attribute__((vector_size(kWidth * sizeof(T))));
-  static constexpr int64_t width = kWidth;
-  static inline __attribute__((always_inline)) num get(const mem* p) {
-    num v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
-  }
-  static inline __attribute__((always_inline)) void put(mem* p, num v) { std::memcpy(p, &v, sizeof v); }
-  static inline __attribute__((always_inline)) num load(const T* p) { return get(p); }
-  static inline __attribute__((always_inline)) num zero() { return num{}; }
-  // choose is a where test > 0 and b elsewhere, from the bits: a comparison of vectors is taken apart by some compilers. As
-  // whole numbers, those bits are positive whose sign is clear and whose negative's sign is set.
-  static inline __attribute__((always_inline)) num choose(num test, num a, num b) {
-    typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> whole;
-    typedef whole bits __attribute__((vector_size(kWidth * sizeof(T))));
-    typedef std::make_unsigned_t<whole> positive;
-    typedef positive unsigned_bits __attribute__((vector_size(kWidth * sizeof(T))));
-    auto u = reinterpret_cast<unsigned_bits>(test);
-    bits mask = reinterpret_cast<bits>(-u & ~u) >> (8 * sizeof(T) - 1);
-    return reinterpret_cast<num>((mask & reinterpret_cast<bits>(a)) | (~mask & reinterpret_cast<bits>(b)));
-  }
-};
-
-// bfloat16 is the upper half of a float32; it is rounded to nearest, ties to even.
-struct ScalarBF16 : Scalar<float> {
-  using mem = uint16_t;
-  static inline __attribute__((always_inline)) float get(const uint16_t* p) {
-    uint32_t u = static_cast<uint32_t>(*p) << 16;
-    float f;
-    std::memcpy(&f, &u, 4);
-    return f;
-  }
-  static inline __attribute__((always_inline)) void put(uint16_t* p, float f) {
-    uint32_t u;
-    std::memcpy(&u, &f, 4);
-    *p = static_cast<uint16_t>(f == f ? (u + 0x7fffU + ((u >> 16) & 1U)) >> 16 : 0x7fc0U);
-  }
-};
-
-struct VectorBF16 : Vector<float> {
-  using mem = uint16_t;
-  typedef uint16_t half __attribute__((vector_size(kWidth * 2)));
-  typedef uint32_t word __attribute__((vector_size(kWidth * 4)));
-  static inline __attribute__((always_inline)) num get(const uint16_t* p) {
-    half h;
-    std::memcpy(&h, p, sizeof h);
-    return reinterpret_cast<num>(__builtin_convertvector(h, word) << 16);
-  }
-  static inline __attribute__((always_inline)) void put(uint16_t* p, num f) {
-    word u = reinterpret_cast<word>(f);
-    word r = (u + 0x7fffU + ((u >> 16) & 1U)) >> 16;
-    half h = __builtin_convertvector(r, half);  // a NaN stays one, but for those whose bits round over
-    std::memcpy(p, &h, sizeof h);
-  }
-};
-
-// The pair of them for one element type.
-template <class M, class N, class S, class V>
-struct Element {
-  using mem = M;
-  using num = N;
-  using scalar = S;
-  using vector = V;
-};
-using F32 = Element<float, float, Scalar<float>, Vector<float>>;
-using F64 = Element<double, double, Scalar<double>, Vector<double>>;
-using BF16 = Element<uint16_t, float, ScalarBF16, VectorBF16>;
-
-// A tensor (n, c, …) whose channels lie together: where sample n and voxel v begin.
-template <class E>
-struct Rows {
-  typename E::mem* data;
-  int64_t sample;
-  int64_t voxel;
-  typename E::mem* at(int64_t n, int64_t v) const { return data + n * sample + v * voxel; }
-};
 
 // The kernels below work on the channels from i on, as many as L holds, of a run of voxels.
 
@@ -207,18 +107,6 @@ inline __attribute__((always_inline)) void gradient_apply(const typename L::mem*
   }
 }
 
-// Runs STATEMENT over all c channels, vectors first; L is the way of reading and i the first channel.
-#define LNT_CHANNELS(E, STATEMENT)              \
-  int64_t i = 0;                                \
-  for (; i + kWidth <= c; i += kWidth) {        \
-    using L = E::vector;                        \
-    STATEMENT;                                  \
-  }                                             \
-  for (; i < c; i++) {                          \
-    using L = E::scalar;                        \
-    STATEMENT;                                  \
-  }
-
 // One function for each element type and variant, compiled for each instruction set.
 #define LNT_VARIANTS(E, T)                                                                                                                           \
   LNT_CLONES void moments_##T(const E::mem* x, int64_t step, int64_t n, int64_t c, E::num* middle, E::num* s1, E::num* s2) {                         \
@@ -268,40 +156,6 @@ struct Kernels;
 LNT_KERNELS(F32, f32)
 LNT_KERNELS(F64, f64)
 LNT_KERNELS(BF16, bf16)
-
-at::MemoryFormat channels_last(const at::Tensor& t) { return t.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast; }
-
-// Whether the channels of a voxel lie together and voxels follow each other at one distance: channels-last tensors, and
-// what is cut out of them along the channels.
-bool rowwise(const at::Tensor& t) {
-  if (t.stride(1) != 1 && t.size(1) != 1) return false;
-  int64_t step = t.stride(t.dim() - 1);
-  for (int64_t d = t.dim() - 1; d >= 2; d--) {
-    if (t.size(d) != 1 && t.stride(d) != step) return false;
-    step *= t.size(d);
-  }
-  return true;
-}
-
-at::Tensor as_rows(const at::Tensor& t) { return rowwise(t) ? t : t.contiguous(channels_last(t)); }
-
-template <class E>
-Rows<E> rows(const at::Tensor& t) {
-  return {static_cast<typename E::mem*>(t.data_ptr()), t.stride(0), t.stride(t.dim() - 1)};
-}
-
-// Runs f(sample, first voxel, voxels, block) over all blocks of all samples, in parallel.
-template <class F>
-void blocks(int64_t samples, int64_t voxels, int64_t c, F f) {
-  int64_t size = block_of(c);
-  int64_t per = (voxels + size - 1) / size;
-  at::parallel_for(0, samples * per, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      int64_t v = (i % per) * size;
-      f(i / per, v, std::min(size, voxels - v), i);
-    }
-  });
-}
 
 // So many numbers per block and channel.
 template <class num>

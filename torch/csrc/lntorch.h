@@ -176,6 +176,9 @@ LNT_API char* lnt_sdpa(void* q, void* k, void* v, void* mask, double dropout, do
 LNT_API char* lnt_instance_norm(void* x, void* w, void* b, double eps, void** out);
 LNT_API char* lnt_layer_norm(void* x, const int64_t* shape, int64_t n, void* w, void* b, double eps, void** out);
 
+/* join.cpp */
+LNT_API char* lnt_conv_transpose_cat(void* x, void* w, void* b, void* skip, const int64_t* stride, int64_t nd, void** out);
+
 /* instance_norm.cpp */
 LNT_API char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
 

@@ -60,6 +60,11 @@ func (c *ConvTranspose) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.ConvTranspose(x, c.Weight.T, value(c.Bias), c.stride)
 }
 
+// ForwardCat is Forward with skip (n, c, d·stride…) behind it along the channels, as one operator.
+func (c *ConvTranspose) ForwardCat(s *torch.Scope, x, skip *torch.Tensor) *torch.Tensor {
+	return s.ConvTransposeCat(x, c.Weight.T, value(c.Bias), skip, c.stride)
+}
+
 // heNormal is nnU-Net's InitWeights_He(1e-2): Kaiming normal with fan_in, and biases 0. fan_in is axis 1 times the kernel's
 // volume; for a transposed convolution axis 1 is its outputs. The numbers are drawn on the CPU, so that a seed gives the
 // same network on every device.
