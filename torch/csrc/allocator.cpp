@@ -2,8 +2,8 @@
 //
 // A training step frees and asks for the same large blocks again and again. libtorch gets each from malloc, which maps it
 // anew: the kernel clears every page at its first touch, and on this workload that is a third of a step. Here large blocks
-// that were freed are kept and handed out again. What is kept is bounded by what was in use at the most; lnt_empty_cache
-// gives it back.
+// that were freed are kept, joined with their neighbours, cut to size and handed out again. What is kept is bounded by what
+// was in use at the most; lnt_empty_cache gives it back.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
@@ -11,29 +11,36 @@
 
 #include <map>
 #include <mutex>
+#include <set>
 #include <unordered_map>
 
 #include "shim.h"
 
 namespace {
 
-constexpr size_t kLarge = 1 << 18;      // smaller blocks are malloc's matter
-constexpr size_t kHugePage = 2 << 20;   // from here on, ask for huge pages
-constexpr size_t kSlack = 256UL << 20;  // what may be kept beyond the high-water mark of what is in use
+constexpr size_t kLarge = 1 << 18;     // smaller blocks are malloc's matter
+constexpr size_t kStep = 1 << 16;      // sizes are multiples of it
+constexpr size_t kHugePage = 2 << 20;  // from here on, ask for huge pages
+constexpr size_t kSlack = 64UL << 20;  // what may be held beyond the high-water mark of what is in use
 
 class Cache {
  public:
   void* get(size_t want) {
-    size_t size = round(want);
+    size_t size = (want + kStep - 1) / kStep * kStep;
     std::lock_guard<std::mutex> lock(mutex_);
-    void* p = nullptr;
-    auto it = free_.lower_bound(size);
-    if (it != free_.end() && it->first <= size + size / 4) {
-      size = it->first;
-      p = it->second;
-      free_.erase(it);
-      cached_ -= size;
+    char* p = nullptr;
+    auto it = sizes_.lower_bound({size, nullptr});  // the smallest that is large enough
+    if (it != sizes_.end()) {
+      auto [found, at] = *it;
+      p = at;
+      drop(at, found);
+      if (found - size >= kLarge) {
+        keep(at + size, found - size);
+      } else {
+        size = found;
+      }
     } else {
+      trim(std::max(peak_, in_use_ + size) + kSlack - size);
       p = map(size);
       if (p == nullptr) {  // perhaps what is kept is in the way
         trim(0);
@@ -48,17 +55,31 @@ class Cache {
   }
 
   // False for a block that is not ours.
-  bool put(void* p) {
+  bool put(void* block) {
     std::lock_guard<std::mutex> lock(mutex_);
-    auto it = used_.find(p);
+    auto it = used_.find(block);
     if (it == used_.end()) return false;
+    char* p = static_cast<char*>(block);
     size_t size = it->second;
     used_.erase(it);
     in_use_ -= size;
-    free_.emplace(size, p);
-    cached_ += size;
-    size_t limit = peak_ + kSlack;
-    if (in_use_ + cached_ > limit) trim(limit > in_use_ ? limit - in_use_ : 0);
+    auto next = places_.lower_bound(p);
+    if (next != places_.end() && next->first == p + size) {
+      size_t more = next->second;
+      drop(p + size, more);
+      size += more;
+    }
+    auto previous = places_.lower_bound(p);
+    if (previous != places_.begin()) {
+      auto [at, length] = *--previous;
+      if (at + length == p) {
+        drop(at, length);
+        p = at;
+        size += length;
+      }
+    }
+    keep(p, size);
+    trim(peak_ + kSlack);
     return true;
   }
 
@@ -77,32 +98,40 @@ class Cache {
   }
 
  private:
-  // Sizes in steps of an eighth, so that blocks of nearly the same size can stand in for each other.
-  static size_t round(size_t n) {
-    size_t step = 4096;
-    while (step * 16 <= n) step *= 2;
-    return (n + step - 1) / step * step;
-  }
-
-  static void* map(size_t size) {
+  static char* map(size_t size) {
     void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return nullptr;
     if (size >= kHugePage) madvise(p, size, MADV_HUGEPAGE);  // a wish: no harm where it is not granted
-    return p;
+    return static_cast<char*>(p);
   }
 
-  // Unmaps kept blocks, largest first, until at most `keep` bytes are kept.
-  void trim(size_t keep) {
-    while (cached_ > keep && !free_.empty()) {
-      auto it = std::prev(free_.end());
-      munmap(it->second, it->first);
-      cached_ -= it->first;
-      free_.erase(it);
+  void keep(char* p, size_t size) {
+    places_[p] = size;
+    sizes_.insert({size, p});
+    cached_ += size;
+  }
+
+  void drop(char* p, size_t size) {
+    places_.erase(p);
+    sizes_.erase({size, p});
+    cached_ -= size;
+  }
+
+  // Unmaps what is kept, largest blocks first, until at most `total` bytes are held, in use and kept.
+  void trim(size_t total) {
+    while (cached_ > 0 && in_use_ + cached_ > total) {
+      auto [size, p] = *sizes_.rbegin();
+      drop(p, size);
+      size_t gone = std::min(size, in_use_ + cached_ + size - total);
+      gone = (gone + kStep - 1) / kStep * kStep;
+      munmap(p + (size - gone), gone);
+      if (size > gone) keep(p, size - gone);
     }
   }
 
   std::mutex mutex_;
-  std::multimap<size_t, void*> free_;
+  std::map<char*, size_t> places_;             // what is kept, by address
+  std::set<std::pair<size_t, char*>> sizes_;   // and by size
   std::unordered_map<void*, size_t> used_;
   size_t in_use_ = 0;
   size_t peak_ = 0;
