@@ -2,7 +2,7 @@
 // cross-entropy for regions, both with an optional ignore label, over the heads of deep supervision; and the counts of
 // the pseudo-Dice that validation logs. It is not a collection of losses: these are what nnU-Net 2.5.1 trains with.
 //
-// The operators and their order are the reference's, so value and gradients equal Python's bit for bit on the same
+// Without Config.Fast the operators and their order are the reference's, so value and gradients equal Python's bit for bit on the same
 // machine with the same libtorch and thread count.
 //
 // Axes in this package: n samples, c classes or regions, then two or three spatial axes, written "…".
@@ -31,6 +31,9 @@ type Config struct {
 	// Weights of the network's heads, highest resolution first (plans.DeepSupervisionWeights); a head of weight 0 is left
 	// out altogether and gets no gradient. nil: no deep supervision, one head.
 	Weights []float64
+	// Fast computes cross-entropy and Dice of label maps in one operator where there is one: on the CPU, without ignore
+	// label. It differs by rounding.
+	Fast bool
 }
 
 // Loss computes one loss. It has no state and may be used by several goroutines, each with its own scope.
@@ -134,6 +137,13 @@ func (l *Loss) targetChannels(classes int64) int64 {
 
 // diceCE is DC_and_CE_loss: cross-entropy plus the soft Dice of the softmax without its background channel.
 func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Tensor {
+	if l.cfg.Fast && l.cfg.IgnoreLabel == nil && x.Device().Type == torch.DeviceCPU && x.Dim() > 3 && x.Shape()[1] > 1 {
+		value, known := s.DiceCE(x, target, l.cfg.BatchDice, smooth)
+		if !known {
+			l.labels(s, i, x, target) // fails s and says why
+		}
+		return value
+	}
 	labels, mask := l.labels(s, i, x, target)
 	onehot := s.Scatter(s.Zeros(x.Shape(), torch.Bool, x.Device()), 1, labels, 1)
 	dice := l.dice(s, channels(s, s.Softmax(x, 1), 1, 0), channels(s, onehot, 1, 0), mask)

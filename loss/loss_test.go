@@ -28,10 +28,11 @@ type description struct {
 		BatchDice         bool           `json:"batch_dice"`
 	} `json:"spec"`
 	Weights []float64 `json:"ds_weights"`
+	fast    bool
 }
 
 func (d description) config() loss.Config {
-	c := loss.Config{Regions: d.Spec.RegionsClassOrder != nil, BatchDice: d.Spec.BatchDice, Weights: d.Weights}
+	c := loss.Config{Regions: d.Spec.RegionsClassOrder != nil, BatchDice: d.Spec.BatchDice, Weights: d.Weights, Fast: d.fast}
 	if v, ok := d.Spec.Labels["ignore"]; ok {
 		ignore := int(v.(float64))
 		c.IgnoreLabel = &ignore
@@ -151,17 +152,20 @@ func cases(t *testing.T, dir string) map[string]description {
 // TestGolden: value and gradients of every case lie within rounding of the reference's, on any machine and libtorch.
 func TestGolden(t *testing.T) {
 	for path, d := range cases(t, golden.Path(t, "loss")) {
-		t.Run(d.Spec.Name, func(t *testing.T) {
-			onTorch(t, func(s *torch.Scope) {
-				got := forward(t, s, path, d)
-				want := stored(t, path, len(got.grads))
-				golden.Close(t, "loss", "loss", nil, want.loss, got.loss)
-				for k, w := range want.grads {
-					require.Equal(t, w == nil, got.grads[k] == nil, "head %d has a gradient", k)
-					golden.Close(t, fmt.Sprintf("gradient of head %d", k), "loss-gradient", nil, w, got.grads[k])
-				}
+		for fast, name := range map[bool]string{false: "reference", true: "fast"} {
+			t.Run(d.Spec.Name+"/"+name, func(t *testing.T) {
+				d.fast = fast
+				onTorch(t, func(s *torch.Scope) {
+					got := forward(t, s, path, d)
+					want := stored(t, path, len(got.grads))
+					golden.Close(t, "loss", "loss", nil, want.loss, got.loss)
+					for k, w := range want.grads {
+						require.Equal(t, w == nil, got.grads[k] == nil, "head %d has a gradient", k)
+						golden.Close(t, fmt.Sprintf("gradient of head %d", k), "loss-gradient", nil, w, got.grads[k])
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
@@ -320,7 +324,7 @@ func TestErrors(t *testing.T) {
 		"loss: target 0 holds label -1, but the network has 2 classes (0 to 1): check the labels in dataset.json against the segmentations": {
 			heads: shapes{{1, 2, 4, 4, 4}}, targets: shapes{{1, 1, 4, 4, 4}}, fill: -1},
 	} {
-		t.Run(want, func(t *testing.T) {
+		check := func(t *testing.T) {
 			onTorch(t, func(s *torch.Scope) {
 				l, err := loss.New(c.cfg)
 				require.NoError(t, err)
@@ -344,7 +348,10 @@ func TestErrors(t *testing.T) {
 					require.EqualError(t, err, want)
 				}
 			})
-		})
+		}
+		t.Run(want, check)
+		c.cfg.Fast = true
+		t.Run(want+", fast", check)
 	}
 	t.Run("missing tensors", func(t *testing.T) {
 		onTorch(t, func(s *torch.Scope) {

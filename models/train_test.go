@@ -57,7 +57,7 @@ func lossOf(t *testing.T, sp spec, weights []float64) *loss.Loss {
 	t.Helper()
 	var labels map[string]any
 	require.NoError(t, json.Unmarshal(sp.Labels, &labels))
-	c := loss.Config{Regions: len(sp.RegionsClassOrder) > 0, BatchDice: sp.BatchDice, Weights: weights}
+	c := loss.Config{Regions: len(sp.RegionsClassOrder) > 0, BatchDice: sp.BatchDice, Weights: weights, Fast: sp.Fast}
 	if v, ok := labels["ignore"]; ok {
 		ignore := int(v.(float64))
 		c.IgnoreLabel = &ignore
@@ -267,7 +267,7 @@ func trajectory(t *testing.T, fast bool) {
 			want["final/"+p.Name] = torchtest.Float32s(t, p.T)
 		}
 		load(t, n, foundationWeights(t))
-		l, err := loss.New(loss.Config{Weights: run.Weights})
+		l, err := loss.New(loss.Config{Weights: run.Weights, Fast: fast})
 		require.NoError(t, err)
 		got["losses"], got["norms"] = train(t, n, l, batchFiles(t, dir, len(run.Losses)), run, func(step int, raw arrays, _ *optim.SGD) {
 			for name, g := range raw {

@@ -36,3 +36,21 @@ func (s *Scope) BCEWithLogits(x, target *Tensor, r Reduction) *Tensor {
 	var out unsafe.Pointer
 	return s.result("binary_cross_entropy_with_logits", C.lnt_bce_with_logits(x.c, target.c, C.int64_t(r), &out), &out, x, target)
 }
+
+// DiceCE is nnU-Net's loss of label maps in one operator: the mean cross-entropy of softmax(x) with target, minus the mean over
+// samples (over the batch as one with batchDice) and over all classes but 0 of (2·Σp·y + smooth)/max(Σp + Σy + smooth, 1e-8),
+// with p the softmax and y 1 where target is the class. x (n, c, …) logits on the CPU with 2 or 3 spatial axes, float32,
+// float64 or bfloat16; target (n, 1, …) of whole numbers. It computes in float32 at least, autocast or not, and the result
+// is a float32 scalar (float64 for float64). known is false, and there is no result, when a label is none of the c classes.
+func (s *Scope) DiceCE(x, target *Tensor, batchDice bool, smooth float64) (loss *Tensor, known bool) {
+	if !s.ready("dice_ce", x, target) {
+		return nil, true
+	}
+	var out unsafe.Pointer
+	var wrong C.int64_t
+	message := C.lnt_dice_ce(x.c, target.c, flag(batchDice), C.double(smooth), &wrong, &out)
+	if message == nil && wrong != 0 {
+		return nil, false
+	}
+	return s.result("dice_ce", message, &out, x, target), true
+}

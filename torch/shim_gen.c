@@ -144,6 +144,7 @@ char* (*p_lnt_conv_transpose_cat)(void* x, void* w, void* b, void* skip, const i
 char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
 char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
+char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
 char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl);
 char* (*p_lnt_adamw_step)(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);
 char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);
@@ -295,6 +296,7 @@ static const struct {
     {"lnt_instance_norm_leaky_relu", (void**)&p_lnt_instance_norm_leaky_relu},
     {"lnt_cross_entropy", (void**)&p_lnt_cross_entropy},
     {"lnt_bce_with_logits", (void**)&p_lnt_bce_with_logits},
+    {"lnt_dice_ce", (void**)&p_lnt_dice_ce},
     {"lnt_sgd_step", (void**)&p_lnt_sgd_step},
     {"lnt_adamw_step", (void**)&p_lnt_adamw_step},
     {"lnt_clip_grad_norm", (void**)&p_lnt_clip_grad_norm},

@@ -284,6 +284,8 @@ extern char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index,
 static inline char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out) { return p_lnt_cross_entropy(x, target, ignore_index, reduction, out); }
 extern char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
 static inline char* lnt_bce_with_logits(void* x, void* target, int64_t reduction, void** out) { return p_lnt_bce_with_logits(x, target, reduction, out); }
+extern char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
+static inline char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out) { return p_lnt_dice_ce(x, target, batch, smooth, wrong, out); }
 extern char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl);
 static inline char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl) { return p_lnt_sgd_step(params, buffers, masks, rules, n, lr, momentum, dampening, weight_decay, nesterov, impl); }
 extern char* (*p_lnt_adamw_step)(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);

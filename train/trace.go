@@ -105,7 +105,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	}
 	weights := plans.DeepSupervisionWeights(arch.NumStages - 1)
 	t.loss, err = loss.New(loss.Config{Regions: cfg.Dataset.Labels.HasRegions, IgnoreLabel: cfg.Dataset.Labels.IgnoreLabel,
-		BatchDice: conf.BatchDice, Weights: weights})
+		BatchDice: conf.BatchDice, Weights: weights, Fast: !cfg.Reference})
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}

@@ -191,7 +191,7 @@ func (t *trainer) open() error {
 	}
 	t.scales = t.arch.DeepSupervisionScales()
 	t.loss, err = loss.New(loss.Config{Regions: t.dataset.Labels.HasRegions, IgnoreLabel: t.dataset.Labels.IgnoreLabel,
-		BatchDice: t.conf.BatchDice, Weights: plans.DeepSupervisionWeights(len(t.scales))})
+		BatchDice: t.conf.BatchDice, Weights: plans.DeepSupervisionWeights(len(t.scales)), Fast: !c.Reference})
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}

@@ -288,7 +288,7 @@ func (b *bench) build() error {
 // step is an iteration of train on one batch of two random patches, a tenth of whose voxels are foreground.
 func (b *bench) step() (func() error, error) {
 	scales := b.arch.DeepSupervisionScales()
-	l, err := loss.New(loss.Config{Weights: plans.DeepSupervisionWeights(len(scales))})
+	l, err := loss.New(loss.Config{Weights: plans.DeepSupervisionWeights(len(scales)), Fast: !b.m.reference})
 	if err != nil {
 		return nil, err
 	}

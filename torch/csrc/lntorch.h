@@ -186,6 +186,9 @@ LNT_API char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* resi
 LNT_API char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 LNT_API char* lnt_bce_with_logits(void* x, void* target, int64_t reduction, void** out);
 
+/* dice_ce.cpp */
+LNT_API char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
+
 /* optim.cpp. impl: 0 torch's single-tensor sequence, 1 foreach, 2 fused. buffers are in-out; NULL entries are created.
    A row of masks is NULL or int64 flat indices; rules: 0 dense, 1 grad-masked, 2 update-masked, 3 plain */
 LNT_API char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl);
