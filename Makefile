@@ -165,11 +165,12 @@ test-nnunet: shim need-go need-python | $(LOGS) ## the live tests, against nnU-N
 	  LNTORCH_PYTHON=$$python LNTORCH_REQUIRE=torch,python OMP_NUM_THREADS=$${OMP_NUM_THREADS-$$(nproc)} \
 	  $(GO_TEST) -p 1 -timeout 40m -run '^TestLive' $$packages $(LOGGED)
 
+# A target that opens whole files spends its time on making inputs smaller, unless told when to stop.
 fuzz: need-go ## each fuzz target for FUZZTIME (60s); inputs that fail become seeds in the package's testdata/fuzz
 	@targets=$$($(call LISTED,^Fuzz)); failed=0; \
 	  while read -r package target; do \
 	    echo "fuzz  $$package $$target"; \
-	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || failed=$$((failed + 1)); \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 20x $$package || failed=$$((failed + 1)); \
 	  done <<<"$$targets"; \
 	  echo "fuzz: $$failed of $$(wc -l <<<"$$targets") targets failed"; [ $$failed = 0 ]
 

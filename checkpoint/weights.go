@@ -46,7 +46,7 @@ func (r *Report) Count(s Status) int {
 // Table prints a line with the counts and a line for each row that was not simply loaded, most limit of them (0: all).
 func (r *Report) Table(limit int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d loaded, %d kept, %d missing, %d unexpected, %d mis-shaped", r.Count(Loaded), r.Count(Kept),
+	fmt.Fprintf(&b, "%d loaded, %d kept, %d missing, %d unexpected, %d mismatched", r.Count(Loaded), r.Count(Kept),
 		r.Count(Missing), r.Count(Unexpected), r.Count(Mismatched))
 	n := 0
 	for _, row := range r.Rows {
@@ -85,7 +85,7 @@ type LoadOptions struct {
 func KeepSegLayers(name string) bool { return strings.Contains(name, ".seg_layers.") }
 
 // LoadWeights fills the parameters and buffers of a network from a file, converting their element type. Nothing is
-// changed unless everything fits: the error lists what is missing, mis-shaped or unexpected. Of aliases at least one
+// changed unless everything fits: the error lists what is missing, mismatched or unexpected. Of aliases at least one
 // must be in the file; where aliases differ the last one counts, as it does for PyTorch.
 func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error) {
 	inFile := map[string]*pth.Tensor{}

@@ -108,7 +108,7 @@ func TestLoadWeightsFillsParametersBuffersAndAliases(t *testing.T) {
 		require.Equal(t, []float32{1, 2, 4, 8, 16, 32, 64, 128, 3, 5, 64, 128}, n.values(t))
 		require.Equal(t, 4, r.Count(checkpoint.Loaded), "aliases are one row")
 		require.Len(t, r.Rows, 4)
-		require.Equal(t, "4 loaded, 0 kept, 0 missing, 0 unexpected, 0 mis-shaped", r.Table(0))
+		require.Equal(t, "4 loaded, 0 kept, 0 missing, 0 unexpected, 0 mismatched", r.Table(0))
 		return nil
 	}))
 }
@@ -177,15 +177,15 @@ func TestWeightsThatDoNotFitChangeNothing(t *testing.T) {
 		want  []string
 	}{
 		"missing": {func(w []checkpoint.Weight) []checkpoint.Weight { return append(w[1:3:3], w[4:]...) }, checkpoint.LoadOptions{},
-			[]string{"3 loaded, 0 kept, 1 missing, 0 unexpected, 0 mis-shaped", "missing     encoder.conv.weight  network [2 3]", "lntorch inspect"}},
+			[]string{"3 loaded, 0 kept, 1 missing, 0 unexpected, 0 mismatched", "missing     encoder.conv.weight  network [2 3]", "lntorch inspect"}},
 		"missing buffer": {func(w []checkpoint.Weight) []checkpoint.Weight {
 			return []checkpoint.Weight{w[0], w[1], w[6]}
 		}, checkpoint.LoadOptions{}, []string{"missing     encoder.conv.running"}},
-		"mis-shaped": {func(w []checkpoint.Weight) []checkpoint.Weight {
+		"mismatched": {func(w []checkpoint.Weight) []checkpoint.Weight {
 			w[6] = weight(t, w[6].Name, pth.Float32, []float64{1, 2, 3, 4}, 2, 2)
 			return w
-		}, checkpoint.LoadOptions{AllowUnexpected: true}, []string{"1 mis-shaped", "mismatched  decoder.seg_layers.0.weight  file [2 2], network [1 2]"}},
-		"first of two aliases mis-shaped": {func(w []checkpoint.Weight) []checkpoint.Weight {
+		}, checkpoint.LoadOptions{AllowUnexpected: true}, []string{"1 mismatched", "mismatched  decoder.seg_layers.0.weight  file [2 2], network [1 2]"}},
+		"first of two aliases mismatched": {func(w []checkpoint.Weight) []checkpoint.Weight {
 			w[0] = weight(t, w[0].Name, pth.Float32, []float64{1, 2, 3, 4, 5, 6}, 3, 2)
 			return w
 		}, checkpoint.LoadOptions{}, []string{"mismatched  encoder.conv.weight  file [3 2], network [2 3]"}},
