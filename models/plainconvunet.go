@@ -30,7 +30,7 @@ func newPlainConvUNet(b nn.Builder, spec Spec) (Network, error) {
 	return newUNet(b, spec, m, encoder, func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 		var skips []*torch.Tensor
 		for _, st := range stages {
-			x = st.forward(s, x)
+			x = st.forward(s, x, false)
 			skips = append(skips, x)
 		}
 		return skips

@@ -43,7 +43,7 @@ func newResidualEncoderUNet(b nn.Builder, spec Spec) (Network, error) {
 	encoder.Child("stem", stem.module)
 	encoder.Child("stages", nn.Sequence(modules...))
 	return newUNet(b, spec, m, encoder, func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
-		x = stem.forward(s, x)
+		x = stem.forward(s, x, false)
 		var skips []*torch.Tensor
 		for i, blocks := range stages {
 			y := s.Block(func(s *torch.Scope) *torch.Tensor {

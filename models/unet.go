@@ -30,6 +30,16 @@ type mode struct {
 // fuses says whether blocks that see x run their fused operators, which are the CPU's.
 func (m *mode) fuses(x *torch.Tensor) bool { return m.fast && x.Device().Type == torch.DeviceCPU }
 
+// run is the convolution's forward in the mode of the moment.
+func (m *mode) run(c *nn.Conv) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
+	return func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+		if m.fast {
+			return c.ForwardLean(s, x)
+		}
+		return c.Forward(s, x)
+	}
+}
+
 func channelsLast(axes int) torch.MemoryFormat {
 	if axes == 2 {
 		return torch.ChannelsLast
@@ -139,7 +149,7 @@ func newConvBlock(b nn.Builder, a *plans.Architecture, m *mode, in, out int, ker
 	c := &convBlock{module: nn.NewModule(), mode: m, slope: 1}
 	conv := b.NewConv(int64(in), int64(out), wide(kernel), wide(stride), a.ConvBias && !o.noBias)
 	c.module.Child("conv", conv.Module)
-	c.run = append(c.run, conv.Forward)
+	c.run = append(c.run, m.run(conv))
 	all := []*nn.Module{conv.Module}
 	if a.Dropout != nil && !o.noDropout {
 		d := nn.NewModule()
@@ -243,12 +253,13 @@ func newStackedConvs(b nn.Builder, a *plans.Architecture, m *mode, n, in, out in
 	return s
 }
 
-func (c *stackedConvs) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+// forward frees x as soon as it is used up, if this is its last use.
+func (c *stackedConvs) forward(s *torch.Scope, x *torch.Tensor, last bool) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		for i, b := range c.blocks {
 			y := b.forward(s, x)
-			if i > 0 {
-				x.Free() // made by the block before; autograd holds on to what it needs
+			if i > 0 || last {
+				x.Free() // autograd holds on to what it needs
 			}
 			x = y
 		}
@@ -303,10 +314,10 @@ func (d *decoder) forward(s *torch.Scope, skips []*torch.Tensor) []*torch.Tensor
 				}
 				return s.Cat(1, d.up[i].Forward(s, low), skip)
 			})
-			return d.stages[i].forward(s, joined)
+			low.Free()
+			skip.Free()
+			return d.stages[i].forward(s, joined, true)
 		})
-		low.Free()
-		skip.Free()
 		low = x
 		if d.mode.deepSupervision || i == len(d.stages)-1 {
 			heads = append([]*torch.Tensor{d.heads[i].Forward(s, x)}, heads...)

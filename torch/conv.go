@@ -70,6 +70,22 @@ func (s *Scope) ConvTransposeCat(x, w, b, skip *Tensor, stride []int64) *Tensor 
 		C.lnt_conv_transpose_cat(x.c, w.c, optional(b), skip.c, ints(stride), C.int64_t(len(stride)), &out), &out, x, w, b, skip)
 }
 
+// ConvLean is Conv that is cheaper to go back through where w does not train: the input is not kept, and no gradient of w is
+// worked out on the way to b's, which is the sum of the output's over all but the channels. PyTorch's own adds it up in
+// another order.
+func (s *Scope) ConvLean(x, w, b *Tensor, stride, padding, dilation []int64, groups int64) *Tensor {
+	op := fmt.Sprintf("conv%dd", len(stride))
+	if !s.ready(op, x, w) || !s.intact(op, b) {
+		return nil
+	}
+	nd, ok := s.spatial(op, stride, padding, dilation)
+	if !ok {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result(op, C.lnt_conv_lean(x.c, w.c, optional(b), ints(stride), ints(padding), ints(dilation), nd, C.int64_t(groups), &out), &out, x, w, b)
+}
+
 // AvgPool averages over windows of the given kernel and stride, 2 or 3 spatial axes, without padding.
 func (s *Scope) AvgPool(x *Tensor, kernel, stride []int64) *Tensor {
 	op := fmt.Sprintf("avg_pool%dd", len(stride))

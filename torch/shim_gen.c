@@ -134,6 +134,7 @@ char* (*p_lnt_item)(void* a, double* out);
 char* (*p_lnt_equal)(void* a, void* b, int64_t* out);
 char* (*p_lnt_conv)(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out);
 char* (*p_lnt_conv_transpose)(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* output_padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out);
+char* (*p_lnt_conv_lean)(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out);
 char* (*p_lnt_avg_pool)(void* x, const int64_t* kernel, const int64_t* stride, int64_t nd, void** out);
 char* (*p_lnt_linear)(void* x, void* w, void* b, void** out);
 char* (*p_lnt_matmul)(void* a, void* b, void** out);
@@ -286,6 +287,7 @@ static const struct {
     {"lnt_equal", (void**)&p_lnt_equal},
     {"lnt_conv", (void**)&p_lnt_conv},
     {"lnt_conv_transpose", (void**)&p_lnt_conv_transpose},
+    {"lnt_conv_lean", (void**)&p_lnt_conv_lean},
     {"lnt_avg_pool", (void**)&p_lnt_avg_pool},
     {"lnt_linear", (void**)&p_lnt_linear},
     {"lnt_matmul", (void**)&p_lnt_matmul},

@@ -264,6 +264,8 @@ extern char* (*p_lnt_conv)(void* x, void* w, void* b, const int64_t* stride, con
 static inline char* lnt_conv(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out) { return p_lnt_conv(x, w, b, stride, padding, dilation, nd, groups, out); }
 extern char* (*p_lnt_conv_transpose)(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* output_padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out);
 static inline char* lnt_conv_transpose(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* output_padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out) { return p_lnt_conv_transpose(x, w, b, stride, padding, output_padding, dilation, nd, groups, out); }
+extern char* (*p_lnt_conv_lean)(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out);
+static inline char* lnt_conv_lean(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out) { return p_lnt_conv_lean(x, w, b, stride, padding, dilation, nd, groups, out); }
 extern char* (*p_lnt_avg_pool)(void* x, const int64_t* kernel, const int64_t* stride, int64_t nd, void** out);
 static inline char* lnt_avg_pool(void* x, const int64_t* kernel, const int64_t* stride, int64_t nd, void** out) { return p_lnt_avg_pool(x, kernel, stride, nd, out); }
 extern char* (*p_lnt_linear)(void* x, void* w, void* b, void** out);

@@ -167,6 +167,7 @@ LNT_API char* lnt_equal(void* a, void* b, int64_t* out);
 /* conv.cpp: nd is 2 or 3, the number of spatial dims and the length of each list */
 LNT_API char* lnt_conv(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out);
 LNT_API char* lnt_conv_transpose(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* output_padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out);
+LNT_API char* lnt_conv_lean(void* x, void* w, void* b, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out);
 LNT_API char* lnt_avg_pool(void* x, const int64_t* kernel, const int64_t* stride, int64_t nd, void** out);
 LNT_API char* lnt_linear(void* x, void* w, void* b, void** out);
 LNT_API char* lnt_matmul(void* a, void* b, void** out);

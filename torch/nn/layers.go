@@ -35,6 +35,11 @@ func (c *Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.Conv(x, c.Weight.T, value(c.Bias), c.stride, c.pad, c.dil, 1)
 }
 
+// ForwardLean is Forward that is cheaper to go back through where the weight does not train (torch.Scope.ConvLean).
+func (c *Conv) ForwardLean(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return s.ConvLean(x, c.Weight.T, value(c.Bias), c.stride, c.pad, c.dil, 1)
+}
+
 // ConvTranspose is torch.nn.ConvTranspose2d or 3d whose stride equals its kernel. Its weight is (in, out, kernel…).
 type ConvTranspose struct {
 	*Module

@@ -1,0 +1,79 @@
+// conv_lean.cpp: convolutions whose weight does not train.
+#include <ATen/autocast_mode.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "shim.h"
+
+using namespace lnt;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+namespace {
+
+// libtorch's own convolution keeps its input for the gradient of the weight, wanted or not, and oneDNN, which serves it on
+// the CPU, works the weight's gradient out whenever the bias's is asked for. Here the input is not kept, and the bias's
+// gradient is the sum of the output's. What goes back to the input is libtorch's, bit for bit.
+struct LeanConv : torch::autograd::Function<LeanConv> {
+  using Ints = std::vector<int64_t>;
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& w, const std::optional<at::Tensor>& b, Ints stride, Ints padding,
+                            Ints dilation, int64_t groups) {
+    ctx->save_for_backward({w});
+    auto& saved = ctx->saved_data;
+    saved["sizes"] = x.sizes().vec();
+    saved["format"] = static_cast<int64_t>(x.suggest_memory_format());
+    saved["stride"] = stride;
+    saved["padding"] = padding;
+    saved["dilation"] = dilation;
+    saved["groups"] = groups;
+    saved["bias"] = b.has_value();
+    return at::convolution(x, w, b, stride, padding, dilation, /*transposed=*/false, Ints(stride.size(), 0), groups);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    variable_list out(7);
+    const at::Tensor& g = grads[0];
+    if (!g.defined()) return out;
+    auto& saved = ctx->saved_data;
+    if (ctx->needs_input_grad(0)) {
+      at::Tensor w = ctx->get_saved_variables()[0];
+      auto stride = saved["stride"].toIntVector();
+      // Only its sizes and its layout are looked at.
+      auto x = at::empty(saved["sizes"].toIntVector(), g.options().memory_format(static_cast<at::MemoryFormat>(saved["format"].toInt())));
+      out[0] = std::get<0>(at::convolution_backward(g, x, w, c10::nullopt, stride, saved["padding"].toIntVector(), saved["dilation"].toIntVector(),
+                                                    /*transposed=*/false, Ints(stride.size(), 0), saved["groups"].toInt(), {true, false, false}));
+    }
+    if (saved["bias"].toBool() && ctx->needs_input_grad(2)) {  // it counts the tensors that are there
+      Ints axes = {0};
+      for (int64_t i = 2; i < g.dim(); i++) axes.push_back(i);
+      out[2] = g.sum(axes);
+    }
+    return out;
+  }
+};
+
+}  // namespace
+
+// lnt_conv where the weight trains or nothing does.
+char* lnt_conv_lean(void* xp, void* wp, void* bp, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out) {
+  const bool lean = xp != nullptr && wp != nullptr && at::GradMode::is_enabled() && !T(wp).requires_grad() &&
+                    (T(xp).requires_grad() || (bp != nullptr && T(bp).requires_grad()));
+  if (!lean) return lnt_conv(xp, wp, bp, stride, padding, dilation, nd, groups, out);
+  LNT_BODY({
+    at::Tensor x = T(xp);
+    at::Tensor w = T(wp);
+    std::optional<at::Tensor> b = O(bp);
+    TORCH_CHECK(x.dim() == nd + 2 && w.dim() == nd + 2, "convolution over ", nd, " axes: input has ", x.dim(), " dims, weight ", w.dim(), ", expected ", nd + 2);
+    const auto device = x.device().type();
+    std::optional<c10::impl::ExcludeDispatchKeyGuard> no_autocast;
+    if (at::autocast::is_autocast_enabled(device)) {  // the casts are autograd's; inside, forward and backward see one type
+      auto type = at::autocast::get_autocast_dtype(device);
+      x = x.to(type);
+      w = w.to(type);
+      if (b.has_value()) b = b->to(type);
+      no_autocast.emplace(at::autocast::get_autocast_dispatch_key_from_device_type(device));
+    }
+    auto ints = [nd](const int64_t* p) { return dims(p, nd).vec(); };
+    give(out, LeanConv::apply(x, w, b, ints(stride), ints(padding), ints(dilation), groups));
+  })
+}
