@@ -10,6 +10,7 @@ func init() {
 		Summary: "trains every parameter",
 		LR:      1e-2,
 		Epochs:  200,
+		Stock:   true,
 		New:     func(finetune.Values) (finetune.Method, error) { return full{}, nil },
 	})
 }

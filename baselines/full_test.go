@@ -1,16 +1,12 @@
 package baselines_test
 
 import (
-	"encoding/json"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	_ "github.com/lntorch/lntorch/baselines"
 	"github.com/lntorch/lntorch/finetune"
-	"github.com/lntorch/lntorch/internal/golden"
 )
 
 // LN-Seg-FM's nnUNetTrainer.py: nnU-Net's trainer with 200 epochs and nnU-Net's learning rate.
@@ -30,23 +26,9 @@ func TestFullTrainsEveryParameterOfEveryNetwork(t *testing.T) {
 	require.NoError(t, err)
 	m, err := e.Make(nil)
 	require.NoError(t, err)
-	files, err := filepath.Glob(filepath.Join(golden.Root(t), "testdata/state-dicts/*.json"))
-	require.NoError(t, err)
-	require.NotEmpty(t, files)
-	for _, path := range files {
-		var doc struct {
-			Parameters [][]any `json:"named_parameters"` // index, name, shape, elements
-		}
-		b, err := os.ReadFile(path)
-		require.NoError(t, err)
-		require.NoError(t, json.Unmarshal(b, &doc))
-		require.NotEmpty(t, doc.Parameters)
-		for _, p := range doc.Parameters {
-			var shape []int64
-			for _, d := range p[2].([]any) {
-				shape = append(shape, int64(d.(float64)))
-			}
-			require.True(t, m.Trains(p[1].(string), shape))
+	for _, parameters := range networks(t) {
+		for _, p := range parameters {
+			require.True(t, m.Trains(p.name, p.shape))
 		}
 	}
 	_, updates := m.(finetune.Updater)

@@ -3,6 +3,7 @@
 package finetune
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,7 +12,8 @@ import (
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
-// Method decides what is trained. It may implement further interfaces of this package: Updater, Stateful, Counter.
+// Method decides what is trained. It may implement further interfaces of this package: Updater, Fixed, Sparse,
+// Chooser, Seeded, Stateful, Counter.
 type Method interface {
 	// Trains is asked once for each parameter, before the optimizer is built. A parameter that does not train gets no
 	// gradient, no momentum and no decay: its bits stay.
@@ -32,8 +34,24 @@ type Updater interface {
 	Update(s *torch.Scope, step int64, params []Param) ([]optim.Mask, error)
 }
 
-// Fixed tells of an Updater whether the masks of the first iteration hold for all others.
-type Fixed interface{ FixedMasks() bool }
+// Fixed tells of an Updater from which call of Update on, counted from 0, its masks never change; ok is false when they
+// always may.
+type Fixed interface {
+	FixedFrom() (call int64, ok bool)
+}
+
+// Sparse tells how many entries of a parameter that trains move in a step: all of them where it is dense.
+type Sparse interface {
+	Entries(name string, shape []int64) int64
+}
+
+// Chooser is an Updater whose choice can be had by itself, so that it can be timed. It gives the number of entries.
+type Chooser interface {
+	Choose(s *torch.Scope, step int64, params []Param) (int64, error)
+}
+
+// Seeded methods draw random numbers; they are given the training's seed before its first iteration.
+type Seeded interface{ Seed(seed uint64) }
 
 // Stateful methods have memory that a checkpoint must carry.
 type Stateful interface {
@@ -70,6 +88,7 @@ type Entry struct {
 	Summary string // one line for --help
 	LR      float64
 	Epochs  int
+	Stock   bool // nnU-Net's own training, which is meant where no method is named
 	Options []Option
 	New     func(v Values) (Method, error) // v holds every option, checked against Values
 }
@@ -95,6 +114,16 @@ func Lookup(name string) (Entry, error) {
 		known = append(known, e.Name)
 	}
 	return Entry{}, fmt.Errorf("finetune: method %q is not known; known: %s", name, strings.Join(known, ", "))
+}
+
+// Stock is the entry that stands for nnU-Net's own training.
+func Stock() (Entry, error) {
+	for _, e := range entries {
+		if e.Stock {
+			return e, nil
+		}
+	}
+	return Entry{}, errors.New("finetune: no registered method stands for nnU-Net's own training")
 }
 
 // Make builds the method with the given settings; options that are missing take their defaults.
