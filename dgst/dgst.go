@@ -5,9 +5,11 @@
 package dgst
 
 import (
+	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/bits"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -24,10 +26,13 @@ func init() {
 		LR:      1e-3,
 		Epochs:  50,
 		Options: []finetune.Option{
-			{Name: "dgst-k", Default: "2", Help: "entries that move in each row (a row is an index of axis 0)"},
-			{Name: "dgst-select", Default: "dynamic", Values: []string{"dynamic", "static"},
-				Help: "choose anew in every iteration, or once at the first"},
-			{Name: "dgst-mode", Default: "gradmask", Values: []string{"gradmask", "strict", "paper", "released"},
+			{Name: "dgst-k", Default: "2", Help: "entries that move in each row"},
+			{Name: "dgst-select", Default: string(Dynamic), Values: []string{string(Dynamic), string(Static), string(Random)},
+				Help: "by the gradients of every iteration, by those of the first alone, or by chance"},
+			{Name: "dgst-warmup", Default: "1", Help: "static selection: iterations whose gradients, added up, choose; weights rest before the last of them"},
+			{Name: "dgst-rows", Default: string(Axis0), Values: []string{string(Axis0), string(Output), string(Kernel)},
+				Help: "a row is an index of axis 0, as released (transposed convolutions: an input channel); an output channel everywhere; one (out,in) kernel"},
+			{Name: "dgst-mode", Default: string(GradMask), Values: []string{string(GradMask), string(Strict), string(Paper), string(Released)},
 				Help: "what a mask governs: the gradient; the whole update; plain gradient descent; nothing, as the released file"},
 		},
 		New: newFromValues,
@@ -48,57 +53,110 @@ const (
 
 var rules = map[Mode]torch.Rule{GradMask: torch.GradMasked, Strict: torch.UpdateMasked, Paper: torch.Plain}
 
+// Select is what chooses the entries of a row.
+type Select string
+
+// Selections: the largest gradients of each iteration, those of the first Warmup iterations for ever, or chance, anew in
+// each iteration.
+const (
+	Dynamic Select = "dynamic"
+	Static  Select = "static"
+	Random  Select = "random"
+)
+
 // Config holds DGST's settings.
 type Config struct {
 	K      int64 // entries of each row; LN-Seg-FM calls it γ and time_para, and uses 2
-	Static bool  // select once, at the first iteration
 	Mode   Mode
+	Select Select // "": Dynamic
+	Rows   Rows   // "": Axis0
+	// Warmup is the number of iterations whose gradients, added up, choose the entries of static selection; 0 means 1. No
+	// weight moves before the last of them.
+	Warmup int64
 }
 
-// Method is DGST. Close frees the static masks it holds.
+// Method is DGST. Close frees the tensors it holds.
 type Method struct {
 	cfg     Config
-	scope   *torch.Scope             // owns static masks
-	static  map[string]*torch.Tensor // by parameter name; nil before the first selection
-	pending map[string][]int64       // static masks from a checkpoint, not on a device yet
-	touched map[string][]uint64      // one bit for each entry that ever moved, by parameter name
+	seed    uint64
+	fixed   fixed
+	touched map[string][]uint64 // one bit for each entry that ever moved, by parameter name
 	step    int64
 	ever    int64
 }
 
 func newFromValues(v finetune.Values) (finetune.Method, error) {
-	k, err := strconv.ParseInt(v["dgst-k"], 10, 64)
-	if err != nil || k < 1 {
-		return nil, fmt.Errorf("dgst: --dgst-k %q: expected a whole number of 1 or more", v["dgst-k"])
+	number := map[string]int64{"dgst-k": 0, "dgst-warmup": 0}
+	for name := range number {
+		n, err := strconv.ParseInt(v[name], 10, 64)
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("dgst: --%s %q: expected a whole number of 1 or more", name, v[name])
+		}
+		number[name] = n
 	}
-	return New(Config{K: k, Static: v["dgst-select"] == "static", Mode: Mode(v["dgst-mode"])})
+	return New(Config{K: number["dgst-k"], Warmup: number["dgst-warmup"], Mode: Mode(v["dgst-mode"]), Select: Select(v["dgst-select"]),
+		Rows: Rows(v["dgst-rows"])})
 }
 
 // New makes the method.
 func New(cfg Config) (*Method, error) {
+	if cfg.Select == "" {
+		cfg.Select = Dynamic
+	}
+	if cfg.Rows == "" {
+		cfg.Rows = Axis0
+	}
+	if cfg.Warmup == 0 {
+		cfg.Warmup = 1
+	}
 	if _, ok := rules[cfg.Mode]; !ok && cfg.Mode != Released {
 		return nil, fmt.Errorf("dgst: mode %q: expected gradmask, strict, paper or released", cfg.Mode)
 	}
-	if cfg.K < 1 {
-		return nil, fmt.Errorf("dgst: k is %d, expected 1 or more", cfg.K)
+	if cfg.Select != Dynamic && cfg.Select != Static && cfg.Select != Random {
+		return nil, fmt.Errorf("dgst: selection %q: expected dynamic, static or random", cfg.Select)
+	}
+	if cfg.Rows != Axis0 && cfg.Rows != Output && cfg.Rows != Kernel {
+		return nil, fmt.Errorf("dgst: rows %q: expected axis0, output or kernel", cfg.Rows)
+	}
+	if cfg.K < 1 || cfg.Warmup < 1 {
+		return nil, fmt.Errorf("dgst: k is %d and warmup %d, expected 1 or more", cfg.K, cfg.Warmup)
+	}
+	if cfg.Warmup > 1 && cfg.Select != Static {
+		return nil, fmt.Errorf("dgst: --dgst-warmup %d: only static selection gathers gradients, not %s", cfg.Warmup, cfg.Select)
 	}
 	return &Method{cfg: cfg, touched: map[string][]uint64{}}, nil
 }
 
+// Seed sets where random selection begins (finetune.Seeded).
+func (m *Method) Seed(seed uint64) { m.seed = seed }
+
 // Close gives the static masks back (io.Closer, which the training loop looks for).
 func (m *Method) Close() error {
-	if m.scope != nil {
-		m.scope.Close()
-		m.scope, m.static = nil, nil
-	}
+	m.fixed.close()
 	return nil
 }
 
 // Trains: every parameter is in DGST's optimizer; which entries move is Update's matter.
 func (m *Method) Trains(string, []int64) bool { return true }
 
-// FixedMasks tells whether the selection of the first iteration holds for all.
-func (m *Method) FixedMasks() bool { return m.cfg.Static }
+// FixedFrom tells from which iteration on static masks hold (finetune.Fixed).
+func (m *Method) FixedFrom() (int64, bool) { return m.cfg.Warmup - 1, m.cfg.Select == Static }
+
+// Entries tells how many entries of a parameter move in a step (finetune.Sparse).
+func (m *Method) Entries(name string, shape []int64) int64 {
+	switch kind := Classify(name, shape); {
+	case kind == Frozen && m.cfg.Mode != Released:
+		return 0
+	case kind == Sparse && m.cfg.Mode != Released:
+		l := rowsOf(m.cfg.Rows, name, shape)
+		return l.rows * min(m.cfg.K, l.width)
+	}
+	n := int64(1)
+	for _, d := range shape {
+		n *= d
+	}
+	return n
+}
 
 // Kind is how DGST treats a parameter.
 type Kind int
@@ -136,18 +194,16 @@ func Classify(name string, shape []int64) Kind {
 
 // Update selects entries by the gradients, which are clipped already: clipping scales them all alike and keeps their order.
 // A parameter without gradient gets no mask. The gradients are not modified.
-func (m *Method) Update(s *torch.Scope, _ int64, params []finetune.Param) ([]optim.Mask, error) {
+func (m *Method) Update(s *torch.Scope, step int64, params []finetune.Param) ([]optim.Mask, error) {
 	m.step = 0
 	if m.cfg.Mode == Released {
 		return nil, nil
 	}
-	choose := m.static == nil
-	if m.cfg.Static && choose {
-		if err := m.openStatic(params); err != nil {
-			return nil, err
+	if m.cfg.Select == Static {
+		ready, err := m.fixed.prepare(s, params, m.cfg)
+		if err != nil || !ready {
+			return rest(s, params), err
 		}
-		choose = m.pending == nil
-		m.pending = nil
 	}
 	masks := make([]optim.Mask, len(params))
 	for i, p := range params {
@@ -155,12 +211,11 @@ func (m *Method) Update(s *torch.Scope, _ int64, params []finetune.Param) ([]opt
 		if kind == Dense || !p.T.HasGrad() {
 			continue
 		}
-		index := m.static[p.Name]
-		if index == nil && (choose || !m.cfg.Static) {
-			index = m.selectEntries(s, p, kind)
-			if m.cfg.Static {
-				m.static[p.Name] = index.MoveTo(m.scope)
-			}
+		var index *torch.Tensor
+		if m.cfg.Select == Static {
+			index = m.fixed.masks[p.Name]
+		} else {
+			index = m.choose(s, step, p, kind)
 		}
 		if s.Err() != nil {
 			return nil, fmt.Errorf("dgst: %s: %w", p.Name, s.Err())
@@ -176,39 +231,41 @@ func (m *Method) Update(s *torch.Scope, _ int64, params []finetune.Param) ([]opt
 	return masks, s.Err()
 }
 
-func (m *Method) selectEntries(s *torch.Scope, p finetune.Param, kind Kind) *torch.Tensor {
+// Choose makes the choice of an iteration and forgets it (finetune.Chooser).
+func (m *Method) Choose(s *torch.Scope, step int64, params []finetune.Param) (int64, error) {
+	n := int64(0)
+	for _, p := range params {
+		if Classify(p.Name, p.T.Shape()) != Sparse {
+			continue
+		}
+		index := m.choose(s, step, p, Sparse)
+		if s.Err() != nil {
+			return 0, fmt.Errorf("dgst: %s: %w", p.Name, s.Err())
+		}
+		n += index.Numel()
+	}
+	return n, nil
+}
+
+// choose gives the flat indices of the entries of p that move, by its gradient or by chance.
+func (m *Method) choose(s *torch.Scope, step int64, p finetune.Param, kind Kind) *torch.Tensor {
 	if kind == Frozen {
 		return s.Empty([]int64{0}, torch.Int64, p.T.Device())
 	}
-	return s.Reshape(s.TopKRows(s.Grad(p.T), m.cfg.K), -1)
+	l := rowsOf(m.cfg.Rows, p.Name, p.T.Shape())
+	if m.cfg.Select == Random {
+		return indices(s, l.draw(m.seed, step, p.Name, m.cfg.K), p.T.Device())
+	}
+	return l.largest(s, s.Grad(p.T), m.cfg.K)
 }
 
-// openStatic makes room for static masks and fills it with those of a checkpoint.
-func (m *Method) openStatic(params []finetune.Param) error {
-	scope, err := torch.NewScope()
-	if err != nil {
-		return err
+// rest is a step in which no entry of any parameter moves, and no momentum gathers.
+func rest(s *torch.Scope, params []finetune.Param) []optim.Mask {
+	masks := make([]optim.Mask, len(params))
+	for i, p := range params {
+		masks[i] = optim.Mask{Indices: s.Empty([]int64{0}, torch.Int64, p.T.Device()), Rule: torch.Plain}
 	}
-	m.scope, m.static = scope, map[string]*torch.Tensor{}
-	for _, p := range params {
-		index, ok := m.pending[p.Name]
-		if !ok {
-			continue
-		}
-		seen := map[int64]bool{}
-		for _, i := range index {
-			if i < 0 || i >= p.T.Numel() {
-				return fmt.Errorf("dgst: %s: mask entry %d of a checkpoint lies outside its %d entries", p.Name, i, p.T.Numel())
-			}
-			if seen[i] {
-				return fmt.Errorf("dgst: %s: mask entry %d of a checkpoint stands twice", p.Name, i)
-			}
-			seen[i] = true
-		}
-		t := torch.FromSlice(scope, index, int64(len(index)))
-		m.static[p.Name] = scope.To(t, torch.Int64, p.T.Device())
-	}
-	return scope.Err()
+	return masks
 }
 
 // count notes which entries have moved so far.
@@ -239,79 +296,41 @@ func (m *Method) count(s *torch.Scope, p finetune.Param, index *torch.Tensor) er
 // Counts gives the sparse entries of the last step, and of all steps so far.
 func (m *Method) Counts() (step, ever int64) { return m.step, m.ever }
 
-// State carries which entries moved and, with static selection, the masks.
+// State carries which entries moved and, with static selection, the masks or what is gathered for them. Dynamic
+// selection has no memory, and random selection follows from seed and iteration.
 func (m *Method) State() ([]finetune.StateEntry, error) {
 	var state []finetune.StateEntry
-	for _, name := range sortedKeys(m.touched) {
+	for _, name := range slices.Sorted(maps.Keys(m.touched)) {
 		set := m.touched[name]
 		b := make([]byte, 8*len(set))
 		for i, w := range set {
-			for j := range 8 {
-				b[8*i+j] = byte(w >> (8 * j))
-			}
+			binary.LittleEndian.PutUint64(b[8*i:], w)
 		}
 		state = append(state, finetune.StateEntry{Name: "touched/" + name, Value: b})
 	}
-	if !m.cfg.Static {
-		return state, nil
-	}
-	for _, name := range sortedKeys(m.pending) { // restored and not used yet
-		state = append(state, finetune.StateEntry{Name: "mask/" + name, Value: m.pending[name]})
-	}
-	err := torch.With(func(s *torch.Scope) error {
-		for _, name := range sortedKeys(m.static) {
-			flat, err := torch.Slice[int64](s.To(m.static[name], torch.Int64, torch.CPU))
-			if err != nil {
-				return fmt.Errorf("dgst: %s: %w", name, err)
-			}
-			state = append(state, finetune.StateEntry{Name: "mask/" + name, Value: flat})
-		}
-		return nil
-	})
-	return state, err
+	fixed, err := m.fixed.state()
+	return append(state, fixed...), err
 }
 
 // Restore takes what State gave, in place of what the method remembers.
 func (m *Method) Restore(state []finetune.StateEntry) error {
-	if err := m.Close(); err != nil {
-		return err
-	}
-	m.pending, m.touched, m.step, m.ever = nil, map[string][]uint64{}, 0, 0
+	m.fixed.close()
+	m.touched, m.step, m.ever = map[string][]uint64{}, 0, 0
 	for _, e := range state {
 		kind, name, _ := strings.Cut(e.Name, "/")
-		switch v := e.Value.(type) {
-		case []byte:
-			if kind != "touched" || len(v)%8 != 0 {
-				return fmt.Errorf("dgst: state %q of %d bytes is not understood", e.Name, len(v))
-			}
-			set := make([]uint64, len(v)/8)
+		b, isBytes := e.Value.([]byte)
+		if kind == "touched" && isBytes && len(b)%8 == 0 {
+			set := make([]uint64, len(b)/8)
 			for i := range set {
-				for j := range 8 {
-					set[i] |= uint64(v[8*i+j]) << (8 * j)
-				}
+				set[i] = binary.LittleEndian.Uint64(b[8*i:])
 				m.ever += int64(bits.OnesCount64(set[i]))
 			}
 			m.touched[name] = set
-		case []int64:
-			if kind != "mask" {
-				return fmt.Errorf("dgst: state %q is not understood", e.Name)
-			}
-			if m.pending == nil {
-				m.pending = map[string][]int64{}
-			}
-			m.pending[name] = v
-		default:
+			continue
+		}
+		if !m.fixed.restore(kind, name, e.Value) {
 			return fmt.Errorf("dgst: state %q of type %T is not understood", e.Name, e.Value)
 		}
 	}
 	return nil
-}
-
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	return keys
 }

@@ -217,7 +217,7 @@ func TestStaticMasksStayAndTravelThroughState(t *testing.T) {
 	torchtest.Require(t)
 	torchtest.NoLeak(t)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
-		m, err := dgst.New(dgst.Config{K: 1, Static: true, Mode: dgst.Strict})
+		m, err := dgst.New(dgst.Config{K: 1, Select: dgst.Static, Mode: dgst.Strict})
 		require.NoError(t, err)
 		defer m.Close()
 		p := makeParam(t, s, "w", make([]float32, 6), []float32{1, 5, 2, 9, 1, 1}, 2, 3)
@@ -235,7 +235,7 @@ func TestStaticMasksStayAndTravelThroughState(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, denseMask(t, first[0], 6), denseMask(t, again[0], 6), "static means once")
 
-		other, err := dgst.New(dgst.Config{K: 1, Static: true, Mode: dgst.Strict})
+		other, err := dgst.New(dgst.Config{K: 1, Select: dgst.Static, Mode: dgst.Strict})
 		require.NoError(t, err)
 		defer other.Close()
 		require.NoError(t, other.Restore(state))
@@ -249,7 +249,7 @@ func TestStaticMasksStayAndTravelThroughState(t *testing.T) {
 		require.EqualValues(t, []int64{2, 2}, []int64{step, ever})
 
 		// A checkpoint of another network.
-		foreign, err := dgst.New(dgst.Config{K: 1, Static: true, Mode: dgst.Strict})
+		foreign, err := dgst.New(dgst.Config{K: 1, Select: dgst.Static, Mode: dgst.Strict})
 		require.NoError(t, err)
 		defer foreign.Close()
 		require.NoError(t, foreign.Restore([]finetune.StateEntry{{Name: "mask/w", Value: []int64{99}}}))

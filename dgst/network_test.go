@@ -90,8 +90,8 @@ func TestSelectionOnWholeNetworks(t *testing.T) {
 
 func TestAParameterWithoutGradientGetsNoMask(t *testing.T) {
 	torchtest.NoLeak(t)
-	for _, static := range []bool{false, true} {
-		m, err := dgst.New(dgst.Config{K: 2, Static: static, Mode: dgst.Strict})
+	for _, selection := range []dgst.Select{dgst.Dynamic, dgst.Static, dgst.Random} {
+		m, err := dgst.New(dgst.Config{K: 2, Select: selection, Mode: dgst.Strict})
 		require.NoError(t, err)
 		defer m.Close()
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
@@ -107,11 +107,16 @@ func TestAParameterWithoutGradientGetsNoMask(t *testing.T) {
 	}
 }
 
-// Selection has no memory but with static masks: a method that takes up a training chooses as the first one would have.
+// A method that takes up a training chooses as the first one would have: with static masks, while it still gathers
+// gradients for them, and by chance.
 func TestTakingUpATrainingChangesNothing(t *testing.T) {
-	for _, static := range []bool{false, true} {
+	for _, cfg := range []dgst.Config{
+		{K: 2, Mode: dgst.Strict},
+		{K: 2, Mode: dgst.Strict, Select: dgst.Static},
+		{K: 2, Mode: dgst.Strict, Select: dgst.Static, Warmup: 3},
+		{K: 2, Mode: dgst.Paper, Select: dgst.Random, Rows: dgst.Kernel},
+	} {
 		torchtest.NoLeak(t)
-		cfg := dgst.Config{K: 2, Static: static, Mode: dgst.Strict}
 		grads := [][]float32{torchtest.Fill(1, 24), torchtest.Fill(2, 24), torchtest.Fill(3, 24), torchtest.Fill(4, 24)}
 		run := func(stop int) (masks [][]bool, counts [][2]int64, last []finetune.StateEntry) {
 			m, err := dgst.New(cfg)
@@ -146,7 +151,7 @@ func TestTakingUpATrainingChangesNothing(t *testing.T) {
 		masks, counts, last := run(-1)
 		for stop := range len(grads) {
 			a, b, c := run(stop)
-			require.Equal(t, masks, a, "static %v, taken up at %d", static, stop)
+			require.Equal(t, masks, a, "%+v, taken up at %d", cfg, stop)
 			require.Equal(t, counts, b)
 			require.Equal(t, last, c)
 		}
@@ -174,7 +179,11 @@ func TestStateOfAnotherNetworkIsAnError(t *testing.T) {
 		"entry twice":            {true, []finetune.StateEntry{{Name: "mask/w", Value: []int64{1, 1}}}, "w: mask entry 1 of a checkpoint stands twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, err := dgst.New(dgst.Config{K: 1, Static: c.static, Mode: dgst.Strict})
+			cfg := dgst.Config{K: 1, Mode: dgst.Strict}
+			if c.static {
+				cfg.Select = dgst.Static
+			}
+			m, err := dgst.New(cfg)
 			require.NoError(t, err)
 			defer m.Close()
 			require.NoError(t, m.Restore(c.state))
@@ -190,7 +199,7 @@ func TestStateOfAnotherNetworkIsAnError(t *testing.T) {
 // A checkpoint that was read replaces what the method remembered.
 func TestRestoreForgetsWhatWasThere(t *testing.T) {
 	torchtest.NoLeak(t)
-	m, err := dgst.New(dgst.Config{K: 1, Static: true, Mode: dgst.Strict})
+	m, err := dgst.New(dgst.Config{K: 1, Select: dgst.Static, Mode: dgst.Strict})
 	require.NoError(t, err)
 	defer m.Close()
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
@@ -217,5 +226,5 @@ func TestModesAndRowsAreChecked(t *testing.T) {
 	_, err := dgst.New(dgst.Config{K: 2, Mode: "fast"})
 	require.EqualError(t, err, `dgst: mode "fast": expected gradmask, strict, paper or released`)
 	_, err = dgst.New(dgst.Config{K: 0, Mode: dgst.Paper})
-	require.EqualError(t, err, "dgst: k is 0, expected 1 or more")
+	require.EqualError(t, err, "dgst: k is 0 and warmup 1, expected 1 or more")
 }

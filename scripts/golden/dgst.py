@@ -1,12 +1,14 @@
 """DGST, dynamic gradient sparsification: the oracle for its masks and its four updates.
 
 Golden files:  dgst.py --golden testdata/golden/dgst
-Live:          dgst.py --out DIR --mode gradmask|strict|paper|released --select dynamic|static [--k 2] [--lr 1e-3]
-                       and train_steps.py's options for network, weights, batches, clip
+Live:          dgst.py --out DIR --mode gradmask|strict|paper|released --select dynamic|static|random [--k 2] [--lr 1e-3]
+                       [--rows axis0|output|kernel] [--warmup 1] and train_steps.py's options for network, weights, batches, clip
 
 Each step: dense forward and backward, clip by the norm of the dense gradient, selection on the clipped gradient, update.
-A row is an index of axis 0. In each row the k entries of largest |gradient| are selected, ties go to the lowest index.
-Static: the first step's selection is kept. With g the clipped gradient, m the selection, w the weight:
+A row is an index of axis 0; with --rows output an output channel (axis 1 of a transposed convolution), with --rows kernel the kernel
+between an input and an output channel (linear layers keep rows of axis 0). In each row the k entries of largest |gradient| are
+selected, ties go to the lowest index. Static: the first step's selection is kept; with --warmup n the selection by the sum of the
+first n steps' clipped gradients, and no weight moves before the n-th. Random: see draw(). With g the clipped gradient, m the selection, w the weight:
 
     gradmask  g*m, then ordinary SGD (momentum and weight decay see every entry)
     strict    d = (g + wd*w)*m; buf = 0.99*buf + d (first step buf = d); w -= lr*(d + 0.99*buf)*m
@@ -28,7 +30,8 @@ import train_steps
 
 FROZEN, DENSE, SPARSE = "frozen", "dense", "sparse"
 MODES = ("gradmask", "strict", "paper", "released")
-SELECTS = ("dynamic", "static")
+SELECTS = ("dynamic", "static", "random")
+ROWS = ("axis0", "output", "kernel")
 
 
 def role(name):
@@ -53,6 +56,56 @@ def select(gradient, k):
     mask = np.zeros(rows.shape, bool)
     np.put_along_axis(mask, order, True, axis=1)
     return mask.reshape(gradient.shape)
+
+
+def as_rows(a, name, rows):
+    """a numpy array as (rows, width), and the function that leads an array of that shape back."""
+    if rows == "kernel" and a.ndim > 2:
+        return a.reshape(a.shape[0] * a.shape[1], -1), lambda m: m.reshape(a.shape)
+    if rows == "output" and ("transpconvs." in name or "transp_conv." in name):
+        t = np.swapaxes(a, 0, 1)
+        return t.reshape(t.shape[0], -1), lambda m: np.swapaxes(m.reshape(t.shape), 0, 1)
+    return a.reshape(a.shape[0], -1), lambda m: m.reshape(a.shape)
+
+
+def select_rows(gradient, name, k, rows):
+    m, back = as_rows(gradient, name, rows)
+    return np.ascontiguousarray(back(select(m, k)))
+
+
+MASK64 = (1 << 64) - 1
+
+
+def splitmix(seed, index):
+    """Number index of the SplitMix64 sequence that begins at seed."""
+    z = (seed + (index + 1) * 0x9E3779B97F4A7C15) & MASK64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK64
+    return z ^ (z >> 31)
+
+
+def fnv1a(text):
+    h = 0xCBF29CE484222325
+    for b in text.encode():
+        h = ((h ^ b) * 0x100000001B3) & MASK64
+    return h
+
+
+def draw(array, name, k, rows, seed, step):
+    """Bool mask of k different entries of each row, drawn by Robert Floyd's algorithm from a sequence of the row's own."""
+    m, back = as_rows(array, name, rows)
+    mask = np.zeros(m.shape, bool)
+    width = m.shape[1]
+    k = min(k, width)
+    start = splitmix(splitmix(seed, step), fnv1a(name))
+    for r in range(m.shape[0]):
+        state, taken = splitmix(start, r), set()
+        for i in range(k):
+            j = width - k + i
+            t = (splitmix(state, i) * (j + 1)) >> 64
+            taken.add(j if t in taken else t)
+        mask[r, sorted(taken)] = True
+    return np.ascontiguousarray(back(mask))
 
 
 class Update:
@@ -92,11 +145,11 @@ class Update:
         self.sgd.step()
 
 
-def train(network, loss, batches, steps, args, mode, selection, k, lr0):
+def train(network, loss, batches, steps, args, mode, selection, k, lr0, rows="axis0", warmup=1):
     """Runs the steps; returns (report, masks by npz key, first gradients)."""
     update = Update(mode, network.named_parameters(), args.momentum, args.weight_decay)
     report = {"losses": [], "grad_norms_before_clip": [], "lrs": [], "sparse_entries": [], "sparse_entries_ever": []}
-    stored, masks, ever, first = {}, {}, {}, {}
+    stored, masks, ever, first, sums = {}, {}, {}, {}, {}
     for i, (data, targets) in enumerate(batches[:steps]):
         lr = train_steps.poly_lr(lr0, i, len(batches))
         network.zero_grad(set_to_none=True)
@@ -105,19 +158,30 @@ def train(network, loss, batches, steps, args, mode, selection, k, lr0):
         if i == 0:
             first = {n: g.numpy() for n, g in train_steps.gradients(network).items()}
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip)
-        if mode != "released" and (selection == "dynamic" or i == 0):
-            masks = {n: select(p.grad.numpy(), k) for n, p in network.named_parameters()
-                     if p.grad is not None and role(n) == SPARSE}
-            stored |= masks if selection == "static" else {f"step{i:02d}/{n}": m for n, m in masks.items()}
+        sparse = {n: p.grad.numpy() for n, p in network.named_parameters() if p.grad is not None and role(n) == SPARSE}
+        if mode == "released":
+            pass
+        elif selection == "dynamic":
+            masks = {n: select_rows(g, n, k, rows) for n, g in sparse.items()}
+        elif selection == "random":
+            masks = {n: draw(g, n, k, rows, args.seed, i) for n, g in sparse.items()}
+        elif i < warmup:
+            sums = {n: sums[n] + g if n in sums else g.copy() for n, g in sparse.items()}
+            if i == warmup - 1:
+                masks = {n: select_rows(g, n, k, rows) for n, g in sums.items()}
+                stored = masks
+        if selection != "static":
+            stored |= {f"step{i:02d}/{n}": m for n, m in masks.items()}
         for n, m in masks.items():
             ever[n] = ever.get(n, False) | m
-        update.step(lr, masks)
+        if mode == "released" or masks:
+            update.step(lr, masks)
         report["losses"].append(value.item())
         report["grad_norms_before_clip"].append(norm.item())
         report["lrs"].append(lr)
         report["sparse_entries"].append(int(sum(m.sum() for m in masks.values())))
         report["sparse_entries_ever"].append(int(sum(m.sum() for m in ever.values())))
-    report |= {"mode": mode, "select": selection, "k": k, "lr": lr0, "clip": args.clip}
+    report |= {"mode": mode, "select": selection, "k": k, "lr": lr0, "clip": args.clip, "rows": rows, "warmup": warmup}
     return report, stored, first
 
 
@@ -127,7 +191,7 @@ def golden_trajectory(folder, args):
     batches = train_steps.read_batches(stack.PHANTOM / "trajectory")
     loss = stack.build_loss(spec, train_steps.strides_of(spec))
     for mode in MODES:
-        for selection in SELECTS if mode != "released" else ("dynamic",):
+        for selection in ("dynamic", "static") if mode != "released" else ("dynamic",):
             network = train_steps.network_for_training(spec, stack.FOUNDATION / "fold_0" / "checkpoint_final.pth")
             report, masks, _ = train(network, loss, batches, None, args, mode, selection, 2, 1e-3)
             name = mode if mode == "released" else f"{mode}-{selection}"
@@ -162,6 +226,33 @@ def golden_selection(folder, args):
                              "selected": int(arrays[key + "/mask"].sum())})
     stack.write_npz(folder / "selection.npz", arrays)
     stack.write_json(folder / "selection.json", {"cases": rows, "meta": stack.meta(args)})
+
+
+def golden_rows(folder, args):
+    """Selections by every kind of row and by chance: NN/gradient and NN/mask; name, rows, k, select, seed and step are in the JSON.
+
+    The seed is text, for it has 64 bits.
+    """
+    rng = np.random.default_rng(args.seed + 1)
+    arrays, table = {}, []
+    for name, shape in [("a.conv.weight", (4, 3, 2, 3, 3)), ("a.conv.weight", (3, 4, 3, 3)), ("decoder.transpconvs.0.weight", (5, 3, 1, 2, 2)),
+                        ("decoder.transpconvs.1.weight", (4, 2, 2, 2)), ("decoder1.transp_conv.conv.weight", (3, 2, 2, 2, 2)),
+                        ("swinViT.patch_embed.proj.weight", (6, 1, 2, 2, 2)), ("swinViT.layers1.0.blocks.0.mlp.linear1.weight", (6, 5)),
+                        ("skip.1.conv.weight", (3, 4, 1, 1, 1))]:
+        for rows in ROWS:
+            for k in (1, 2, 5):
+                for selection in ("dynamic", "random"):
+                    g = (rng.integers(-9, 10, shape) * 0.25).astype(np.float32)
+                    seed, step = int(rng.integers(0, 1 << 63)) * 2 + 1, int(rng.integers(0, 100000))
+                    mask = select_rows(g, name, k, rows) if selection == "dynamic" else draw(g, name, k, rows, seed, step)
+                    m, _ = as_rows(mask, name, rows)
+                    assert (m.sum(1) == min(k, m.shape[1])).all()
+                    key = f"{len(table):03d}"
+                    arrays[key + "/gradient"], arrays[key + "/mask"] = g, mask
+                    table.append({"key": key, "name": name, "rows": rows, "k": k, "select": selection, "seed": str(seed), "step": step,
+                                  "selected": int(mask.sum())})
+    stack.write_npz(folder / "rows.npz", arrays)
+    stack.write_json(folder / "rows.json", {"cases": table, "meta": stack.meta(args)})
 
 
 def golden_update(folder, args):
@@ -233,11 +324,14 @@ def main():
     p.add_argument("--mode", choices=MODES, default="gradmask")
     p.add_argument("--select", choices=SELECTS, default="dynamic")
     p.add_argument("--k", type=int, default=2)
+    p.add_argument("--rows", choices=ROWS, default="axis0")
+    p.add_argument("--warmup", type=int, default=1)
     args = p.parse_args()
     stack.start(args)
     if args.golden:
         folder = Path(args.golden)
         golden_selection(folder, args)
+        golden_rows(folder, args)
         golden_update(folder, args)
         golden_names(folder, args)
         golden_trajectory(folder, args)
@@ -248,7 +342,7 @@ def main():
     batches = train_steps.load_batches(args, spec)
     network = train_steps.network_for_training(spec, args.weights)
     loss = stack.build_loss(spec, train_steps.strides_of(spec))
-    report, masks, first = train(network, loss, batches, args.steps, args, args.mode, args.select, args.k, args.lr)
+    report, masks, first = train(network, loss, batches, args.steps, args, args.mode, args.select, args.k, args.lr, args.rows, args.warmup)
     out = Path(args.out)
     stack.write_npz(out / "first_gradients.npz", first)
     if args.mode != "released":
