@@ -17,6 +17,7 @@ type Status string
 const (
 	Loaded     Status = "loaded"
 	Kept       Status = "kept"       // by rule: the network keeps its own values
+	Adapted    Status = "adapted"    // by rule: only some channels come from the file
 	Missing    Status = "missing"    // the network has it, the file not
 	Unexpected Status = "unexpected" // the file has it, the network not
 	Mismatched Status = "mismatched" // shapes differ
@@ -48,6 +49,9 @@ func (r *Report) Table(limit int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d loaded, %d kept, %d missing, %d unexpected, %d mismatched", r.Count(Loaded), r.Count(Kept),
 		r.Count(Missing), r.Count(Unexpected), r.Count(Mismatched))
+	if n := r.Count(Adapted); n > 0 {
+		fmt.Fprintf(&b, ", %d adapted", n)
+	}
 	n := 0
 	for _, row := range r.Rows {
 		if row.Status == Loaded {
@@ -58,7 +62,7 @@ func (r *Report) Table(limit int) string {
 		}
 		fmt.Fprintf(&b, "\n  %-10s  %s", row.Status, row.Name)
 		switch row.Status {
-		case Mismatched:
+		case Mismatched, Adapted:
 			fmt.Fprintf(&b, "  file %v, network %v", row.File, row.Model)
 		case Missing, Kept:
 			fmt.Fprintf(&b, "  network %v", row.Model)
@@ -76,8 +80,30 @@ func (r *Report) Table(limit int) string {
 type LoadOptions struct {
 	// Keep names the parameters that keep the network's own values.
 	Keep func(name string) bool
+	// Remap says of a tensor that is to be taken along in part which of its channels go where; nil for all others.
+	Remap func(name string, file, model []int64) *Remap
 	// AllowUnexpected lets the file hold more than the network needs.
 	AllowUnexpected bool
+}
+
+// Remap fills a parameter along one axis from chosen indices of the file's tensor; the other axes must agree.
+type Remap struct {
+	Axis int
+	From []int // for each index of the parameter's axis the file's; -1 for none
+	Zero bool  // what comes from nowhere becomes 0; else it keeps the network's own values
+}
+
+// fits tells whether the remap leads from one shape to the other.
+func (r *Remap) fits(file, model []int64) bool {
+	if len(file) != len(model) || r.Axis >= len(model) || int64(len(r.From)) != model[r.Axis] {
+		return false
+	}
+	for i := range model {
+		if i != r.Axis && file[i] != model[i] {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(r.From, func(i int) bool { return i < -1 || int64(i) >= file[r.Axis] })
 }
 
 // KeepSegLayers is nnU-Net's rule for -pretrained_weights: segmentation heads start anew.
@@ -95,6 +121,7 @@ func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error)
 	report := &Report{}
 	rows := map[*nn.Param]*Row{}
 	source := map[*nn.Param]*pth.Tensor{}
+	remaps := map[*nn.Param]*Remap{}
 	var order []*nn.Param
 	known := map[string]bool{}
 	for _, p := range m.StateDict() {
@@ -117,6 +144,12 @@ func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error)
 			return nil, fmt.Errorf("weight %s: %w", p.Name, err)
 		}
 		row.File = t.Size
+		if o.Remap != nil {
+			if m := o.Remap(p.Name, t.Size, p.Shape); m != nil && m.fits(t.Size, p.Shape) {
+				row.Status, source[p.Param], remaps[p.Param] = Adapted, t, m
+				continue
+			}
+		}
 		if !slices.Equal(t.Size, p.Shape) {
 			row.Status = Mismatched
 			continue
@@ -135,11 +168,11 @@ func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error)
 	if report.Count(Missing)+report.Count(Mismatched) > 0 || !o.AllowUnexpected && report.Count(Unexpected) > 0 {
 		return report, fmt.Errorf("weights do not fit the network: %s\n(is the architecture in the plans the one that the checkpoint was trained with? `lntorch inspect` shows the file's)", report.Table(20))
 	}
-	return report, fill(order, source)
+	return report, fill(order, source, remaps)
 }
 
 // fill reads all tensors in parallel, straight into parameters where type and place allow it.
-func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor) error {
+func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor, remaps map[*nn.Param]*Remap) error {
 	return torch.NoGrad(func() error {
 		return torch.With(func(s *torch.Scope) error {
 			var tensors []*pth.Tensor
@@ -155,7 +188,10 @@ func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor) error {
 					return err
 				}
 				dst := p.T
-				if p.T.DType() != dtype || p.T.Device().Type != torch.DeviceCPU || !p.T.IsContiguous() {
+				if m := remaps[p]; m != nil {
+					dst = s.Empty(t.Size, dtype, torch.CPU)
+					later = append(later, func() { m.apply(s, p.T, dst) })
+				} else if p.T.DType() != dtype || p.T.Device().Type != torch.DeviceCPU || !p.T.IsContiguous() {
 					dst = s.Empty(p.Shape, dtype, torch.CPU)
 					later = append(later, func() { s.Copy_(p.T, dst, false) })
 				}
@@ -177,6 +213,18 @@ func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor) error {
 			return nil
 		})
 	})
+}
+
+// apply copies the chosen channels of the file's tensor.
+func (r *Remap) apply(s *torch.Scope, dst, file *torch.Tensor) {
+	if r.Zero {
+		s.Fill_(dst, 0)
+	}
+	for to, from := range r.From {
+		if from >= 0 {
+			s.Copy_(s.Narrow(dst, int64(r.Axis), int64(to), 1), s.Narrow(file, int64(r.Axis), int64(from), 1), false)
+		}
+	}
 }
 
 // dtypes pairs the element types of files and tensors.

@@ -30,10 +30,22 @@ const (
 // Head says what happens to the segmentation heads of pretrained weights.
 type Head string
 
-// Heads start anew, as in nnU-Net, or are taken along.
+// Heads by nnU-Net's rule (seg_layers start anew, others go along and must fit), anew, as they are, or as far as the
+// classes are known.
 const (
-	HeadReset Head = "reset"
-	HeadKeep  Head = "keep"
+	HeadNNUNet Head = "nnunet"
+	HeadReset  Head = "reset"
+	HeadKeep   Head = "keep"
+	HeadExtend Head = "extend"
+)
+
+// Channels says what happens to the first layers of weights that were trained on other input channels.
+type Channels string
+
+// Channels must agree, as in nnU-Net, or the known ones are taken along.
+const (
+	ChannelsKeep   Channels = "keep"
+	ChannelsExtend Channels = "extend"
 )
 
 // Config is everything a training needs. Zero stands for a default where the field says so.
@@ -47,10 +59,12 @@ type Config struct {
 
 	MethodName string
 	Method     finetune.Method
+	Refine     finetune.Refine // of what the method trains
 
-	Pretrained string // checkpoint to start from; empty: random weights
-	Head       Head
-	Continue   bool // go on from the result folder's checkpoint
+	Pretrained string   // checkpoint to start from; empty: random weights
+	Head       Head     // "": HeadNNUNet
+	Channels   Channels // "": ChannelsKeep
+	Continue   bool     // go on from the result folder's checkpoint
 
 	Epochs                    int
 	Iterations                int   // of an epoch; 0: 250
@@ -135,10 +149,16 @@ func (c *Config) defaults() error {
 		c.SaveEvery = 1
 	}
 	if c.Head == "" {
-		c.Head = HeadReset
+		c.Head = HeadNNUNet
 	}
-	if c.Head != HeadReset && c.Head != HeadKeep {
-		return fmt.Errorf("train: --head %q: expected reset or keep", c.Head)
+	if !slices.Contains([]Head{HeadNNUNet, HeadReset, HeadKeep, HeadExtend}, c.Head) {
+		return fmt.Errorf("train: --head %q: expected nnunet, reset, keep or extend", c.Head)
+	}
+	if c.Channels == "" {
+		c.Channels = ChannelsKeep
+	}
+	if c.Channels != ChannelsKeep && c.Channels != ChannelsExtend {
+		return fmt.Errorf("train: --channels %q: expected keep or extend", c.Channels)
 	}
 	if !slices.Contains([]AMP{"", AMPAuto, AMPOff, AMPFP16, AMPBF16}, c.AMP) {
 		return fmt.Errorf("train: --amp %q: expected auto, off, fp16 or bf16", c.AMP)

@@ -90,7 +90,7 @@ func TestDGSTMovesWhatItsModeSays(t *testing.T) {
 			out := t.TempDir()
 			require.NoError(t, train.Trace(context.Background(), train.TraceConfig{
 				Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: mini(t, "trajectory"), Output: out,
-				MethodName: "dgst", Method: m, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2,
+				MethodName: "dgst", Method: m, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true,
 			}))
 			var want oracleRun
 			golden.LoadJSON(t, "dgst/"+c.mode+"-"+c.sel+".json", &want)
@@ -271,7 +271,7 @@ func TestLiveDGSTOfOtherNetworksHasPythonsBits(t *testing.T) {
 				"--mode", c.mode, "--select", c.sel, "--k", "3", "--lr", "0.01", "--threads", "2", "--deterministic")
 			m, _ := makeMethod(t, "dgst", finetune.Values{"dgst-mode": c.mode, "dgst-select": c.sel, "dgst-k": "3"})
 			require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: start, Plans: p, Dataset: d, Configuration: "c", Batches: batches,
-				Output: ours, MethodName: "dgst", Method: m, LR: 0.01, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2}))
+				Output: ours, MethodName: "dgst", Method: m, LR: 0.01, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true}))
 			require.Equal(t, readLosses(t, filepath.Join(theirs, "losses.json")), readLosses(t, filepath.Join(ours, "losses.json")))
 			sameArrays(t, filepath.Join(theirs, "first_gradients.npz"), filepath.Join(ours, "first_gradients.npz"))
 			sameArrays(t, filepath.Join(theirs, "mask.npz"), filepath.Join(ours, "mask.npz"))

@@ -168,6 +168,7 @@ func (t *trainer) settings() map[string]any {
 		"lr": c.LR, "weight_decay": c.WeightDecay, "momentum": c.Momentum, "oversample_foreground_percent": c.Oversample,
 		"pretrained_weights": c.Pretrained, "head": c.Head, "device": c.Device.String(), "threads": c.Threads, "workers": c.Workers,
 		"seed": c.Seed, "amp": c.AMP, "numerics": c.numerics(), "deterministic": c.Deterministic, "save_every": c.SaveEvery,
+		"train": c.Refine.Train, "freeze": c.Refine.Freeze, "channels": c.Channels,
 	}
 	for k, v := range c.Settings {
 		s[k] = v

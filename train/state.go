@@ -82,6 +82,7 @@ func (t *trainer) lasting() map[string]string {
 		"method": c.MethodName, "seed": fmt.Sprint(c.Seed), "iterations": fmt.Sprint(c.Iterations), "val_iterations": fmt.Sprint(c.ValIterations),
 		"batch_size": fmt.Sprint(c.BatchSize), "patch_size": fmt.Sprint(c.PatchSize), "lr": fmt.Sprint(c.LR),
 		"weight_decay": fmt.Sprint(c.WeightDecay), "momentum": fmt.Sprint(c.Momentum), "oversample": fmt.Sprint(c.Oversample), "amp": string(c.AMP),
+		"train": strings.Join(c.Refine.Train, " "), "freeze": strings.Join(c.Refine.Freeze, " "),
 	}
 	for name, value := range c.Settings {
 		s[name] = fmt.Sprint(value)
@@ -145,8 +146,8 @@ func (t *trainer) restoreExtra(extra []checkpoint.Entry) error {
 	}
 	lasting := t.lasting()
 	for _, name := range slices.Sorted(maps.Keys(lasting)) {
-		if was := values[settingPrefix+name]; was != lasting[name] {
-			return fmt.Errorf("it was trained with %s %v, now %s is asked for: continue with the settings it began with (debug.json lists them)", name, was, lasting[name])
+		if was, _ := values[settingPrefix+name].(string); was != lasting[name] {
+			return fmt.Errorf("it was trained with %s %s, now %s is asked for: continue with the settings it began with (debug.json lists them)", name, was, lasting[name])
 		}
 	}
 	if was, _ := values["epochs"].(int64); was != int64(t.cfg.Epochs) {

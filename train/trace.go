@@ -35,6 +35,8 @@ type TraceConfig struct {
 	Output        string
 	MethodName    string
 	Method        finetune.Method
+	Refine        finetune.Refine
+	Seed          uint64 // of methods that draw random numbers
 	LR            float64
 	WeightDecay   float64
 	Momentum      float64
@@ -87,7 +89,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	t := &trainer{cfg: Config{Method: cfg.Method, MethodName: cfg.MethodName, Device: cfg.Device, AMP: cfg.AMP, Iterations: n},
+	t := &trainer{cfg: Config{Method: cfg.Method, MethodName: cfg.MethodName, Refine: cfg.Refine, Seed: cfg.Seed, Device: cfg.Device, AMP: cfg.AMP, Iterations: n},
 		plans: cfg.Plans, dataset: cfg.Dataset, conf: conf, arch: arch, toDev: newUploader(cfg.Device)}
 	defer t.close()
 	if t.scope, err = torch.NewScope(); err != nil {
@@ -243,9 +245,11 @@ type maskFile struct {
 }
 
 func (m *maskFile) write(s *torch.Scope, step int, params []finetune.Param, masks []optim.Mask, method finetune.Method) error {
-	fixed, ok := method.(finetune.Fixed)
-	once := ok && fixed.FixedMasks()
-	if once && step > 0 {
+	first, once := int64(0), false
+	if m, ok := method.(finetune.Fixed); ok {
+		first, once = m.FixedFrom()
+	}
+	if once && int64(step) != first {
 		return nil
 	}
 	for i, mask := range masks {

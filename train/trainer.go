@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,6 +78,7 @@ type trainer struct {
 	iteration int       // done in this epoch
 	losses    []float64 // of this epoch's iterations
 	loading   *checkpoint.Report
+	decisions []string // what became of heads and first layers of pretrained weights
 	timing    timing
 	started   time.Time
 	restored  bool // by a checkpoint of lntorch or nnU-Net
@@ -209,9 +211,16 @@ func (t *trainer) open() error {
 // parameters, as nnU-Net's does; those that do not train never have a gradient, and are left alone.
 func (t *trainer) collect(o torch.SGD) error {
 	t.params = t.net.Module().Parameters()
+	var names []string
+	for _, p := range t.params {
+		names = append(names, p.Name)
+	}
+	if err := t.cfg.Refine.Check(names); err != nil {
+		return err
+	}
 	for _, p := range t.params {
 		t.tensors = append(t.tensors, p.T)
-		trains := t.cfg.Method.Trains(p.Name, p.Shape)
+		trains := t.cfg.Refine.Apply(p.Name, t.cfg.Method.Trains(p.Name, p.Shape))
 		if err := p.T.SetRequiresGrad(trains); err != nil {
 			return err
 		}
@@ -220,7 +229,10 @@ func (t *trainer) collect(o torch.SGD) error {
 		}
 	}
 	if len(t.trained) == 0 {
-		return fmt.Errorf("train: method %s trains no parameter of this network", t.cfg.MethodName)
+		return fmt.Errorf("train: method %s with --train %q and --freeze %q trains no parameter of this network", t.cfg.MethodName, t.cfg.Refine.Train, t.cfg.Refine.Freeze)
+	}
+	if m, ok := t.cfg.Method.(finetune.Seeded); ok {
+		m.Seed(t.cfg.Seed)
 	}
 	var err error
 	t.sgd, err = optim.NewSGD(t.tensors, o)
@@ -291,19 +303,7 @@ func (t *trainer) restore() error {
 	if c.Pretrained == "" {
 		return t.net.Module().Reset(gen, nil)
 	}
-	o := checkpoint.LoadOptions{AllowUnexpected: true}
-	if c.Head == HeadReset {
-		o.Keep = checkpoint.KeepSegLayers
-		err := t.net.Module().Reset(gen, func(path string) bool { return checkpoint.KeepSegLayers(path + ".") })
-		if err != nil {
-			return err
-		}
-	}
-	err = t.loadNetwork(c.Pretrained, o)
-	if err != nil && c.Head == HeadKeep {
-		return fmt.Errorf("%w\n--head reset starts the segmentation heads anew, where the classes are others", err)
-	}
-	return err
+	return t.loadPretrained(gen)
 }
 
 // newest is the checkpoint that --c goes on from: the later one of final and latest, else best, else "".
@@ -396,11 +396,9 @@ func (t *trainer) announce() {
 		}
 		t.file.Print("weights from", source+":", t.loading.Table(20))
 	}
-	n := int64(0)
-	for _, p := range t.trained {
-		n += p.T.Numel()
+	for _, line := range slices.Concat(t.decisions, []string{t.summary()}, t.untrained()) {
+		t.file.Print(line)
 	}
-	t.file.Print(fmt.Sprintf("method %s trains %s of %s parameters", c.MethodName, thousands(n), thousands(models.ParameterCount(t.net))))
 	t.file.Print(fmt.Sprintf("%d training and %d validation cases, batch %d, patch %v, %d epochs of %d + %d iterations, device %s, %d threads, seed %d",
 		len(t.split.Train), len(t.split.Val), c.BatchSize, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))
 	for _, line := range t.forecast() {
