@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +19,6 @@ import (
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/plans"
-	"github.com/lntorch/lntorch/dgst"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/infer"
 	"github.com/lntorch/lntorch/loss"
@@ -40,7 +38,7 @@ stack, one repeat of each in turn.
 
   step    a training step: forward, loss, backward, clip, the method's choice, SGD
   update  the end of a step alone: the method's choice and SGD
-  masks   DGST's selection for every sparse weight
+  masks   a method's choice of entries for every sparse weight
   open    opening a checkpoint and reading its weights into the network
   window  sliding-window prediction of one image, without mirroring
   first   a training until its first iteration is over; then it says so and ends (to be timed from outside)`,
@@ -58,7 +56,9 @@ stack, one repeat of each in turn.
 	f.String("network", "mid", "mid, full (nnU-Net's standard one) or phantom (the one of the test data)")
 	f.IntSlice("patch-size", nil, "patch size z,y,x (default: 32,96,96; phantom: 16,48,48)")
 	f.IntSlice("image", []int{60, 192, 192}, "z,y,x of the image that window predicts")
-	f.String("method", "full", "fine-tuning method of step, update and first: "+strings.Join(methodNames(), ", "))
+	f.String("method", "", "fine-tuning method of step, update, masks and first: "+strings.Join(methodNames(), ", ")+
+		" (default: nnU-Net's own training; masks: the first that chooses entries)")
+	refineFlags(f)
 	f.String("checkpoint", "", "file that open opens (default: one that bench writes); pretrained weights of first")
 	f.String("preprocessed", "", "preprocessed dataset that first trains on")
 	f.String("plans", "nnUNetPlans", "its plans, without .json")
@@ -109,15 +109,7 @@ func runBench(cmd *cobra.Command, args []string) error {
 		return usage(cmd, fmt.Errorf("--amp %s: bench knows off and bf16", m.amp))
 	}
 	part := args[0]
-	method, _ := cmd.Flags().GetString("method")
-	if part == "masks" {
-		method = "dgst"
-	}
-	entry, err := finetune.Lookup(method)
-	if err != nil {
-		return usage(cmd, err)
-	}
-	chosen, _, err := makeMethod(cmd, entry)
+	entry, chosen, err := benchMethod(cmd, part)
 	if err != nil {
 		return err
 	}
@@ -155,6 +147,32 @@ func runBench(cmd *cobra.Command, args []string) error {
 	})
 }
 
+// benchMethod makes the method that a part is timed with.
+func benchMethod(cmd *cobra.Command, part string) (finetune.Entry, finetune.Method, error) {
+	name, _ := cmd.Flags().GetString("method")
+	if name == "" && part == "masks" {
+		for _, e := range finetune.Entries() {
+			m, err := e.Make(nil)
+			if err != nil {
+				return e, nil, err
+			}
+			if _, ok := m.(finetune.Chooser); ok {
+				name = e.Name
+				break
+			}
+		}
+	}
+	entry, err := finetune.Stock()
+	if name != "" {
+		entry, err = finetune.Lookup(name)
+	}
+	if err != nil {
+		return entry, nil, usage(cmd, err)
+	}
+	m, _, err := makeMethod(cmd, entry)
+	return entry, m, err
+}
+
 // variant names what distinguishes one bench of a part from another.
 func variant(cmd *cobra.Command, part string, entry finetune.Entry) string {
 	f := cmd.Flags()
@@ -169,10 +187,9 @@ func variant(cmd *cobra.Command, part string, entry finetune.Entry) string {
 			}
 		}
 	}
-	for _, flag := range []string{"amp", "numerics"} {
+	for _, flag := range []string{"train", "freeze", "amp", "numerics"} {
 		if f.Changed(flag) {
-			value, _ := f.GetString(flag)
-			words = append(words, value)
+			words = append(words, f.Lookup(flag).Value.String())
 		}
 	}
 	return strings.Join(words, " ")
@@ -261,8 +278,16 @@ func (b *bench) build() error {
 	if err := b.net.Module().Reset(gen, nil); err != nil {
 		return err
 	}
+	refine := readRefine(b.cmd.Flags())
+	var names []string
 	for _, p := range b.net.Module().Parameters() {
-		trains := b.method.Trains(p.Name, p.Shape)
+		names = append(names, p.Name)
+	}
+	if err := refine.Check(names); err != nil {
+		return usage(b.cmd, err)
+	}
+	for _, p := range b.net.Module().Parameters() {
+		trains := refine.Apply(p.Name, b.method.Trains(p.Name, p.Shape))
 		if err := p.T.SetRequiresGrad(trains); err != nil {
 			return err
 		}
@@ -375,31 +400,20 @@ func (b *bench) update() (func() error, error) {
 
 // masks is the choice of entries alone: their indices, no mask of the weight's size.
 func (b *bench) masks() (func() error, error) {
-	text, _ := b.cmd.Flags().GetString("dgst-k")
-	k, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || k < 1 {
-		return nil, usage(b.cmd, fmt.Errorf("--dgst-k %q: expected a whole number of 1 or more", text))
+	m, ok := b.method.(finetune.Chooser)
+	if !ok {
+		return nil, usage(b.cmd, errors.New("masks: --method chooses no entries"))
 	}
-	var sparse []finetune.Param
-	for _, p := range b.trained {
-		if dgst.Classify(p.Name, p.T.Shape()) == dgst.Sparse {
-			sparse = append(sparse, p)
-		}
-	}
-	if err := b.gradients(sparse); err != nil {
+	if err := b.gradients(b.trained); err != nil {
 		return nil, err
 	}
+	n := int64(0)
 	return func() error {
 		return torch.With(func(s *torch.Scope) error {
-			b.out.Entries = 0
-			for _, p := range sparse {
-				index := s.TopKRows(s.Grad(p.T), k)
-				if s.Err() != nil {
-					return s.Err()
-				}
-				b.out.Entries += index.Numel()
-			}
-			return nil
+			var err error
+			b.out.Entries, err = m.Choose(s, n, b.trained)
+			n++
+			return err
 		})
 	}, nil
 }
@@ -606,7 +620,7 @@ func firstIteration(cmd *cobra.Command, m machine, entry finetune.Entry, method 
 		return err
 	}
 	defer os.RemoveAll(folder)
-	c := train.Config{Results: folder, Fold: "0", Trainer: entry.Trainer, MethodName: entry.Name, Method: method, Head: train.HeadReset,
+	c := train.Config{Results: folder, Fold: "0", Trainer: entry.Trainer, MethodName: entry.Name, Method: method, Head: train.HeadNNUNet,
 		Epochs: 2, Iterations: 2, LR: entry.LR, Momentum: 0.99, WeightDecay: 3e-5, Oversample: 0.33, DisableCheckpointing: true,
 		Device: m.device, Threads: m.threads, AMP: m.amp, Reference: m.reference, Version: version}
 	c.Preprocessed, _ = f.GetString("preprocessed")

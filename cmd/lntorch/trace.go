@@ -54,6 +54,8 @@ final.pth and, for methods with masks, mask.npz: how a team proves that two stac
 				return err
 			}
 			c.Device, c.Threads, c.AMP, c.Reference = m.device, m.threads, m.amp, m.reference
+			c.Refine = readRefine(f)
+			c.Seed, _ = f.GetUint64("seed")
 			c.Progress = newConsole(cmd)
 			if err := train.Trace(cmd.Context(), c); err != nil {
 				return err
@@ -66,7 +68,9 @@ final.pth and, for methods with masks, mask.npz: how a team proves that two stac
 	plansFlags(cmd)
 	f.String("batches", "", "folder of batches")
 	f.StringP("output", "o", "", "folder for the results")
-	f.String("method", "full", "fine-tuning method")
+	f.String("method", "", "fine-tuning method: "+strings.Join(methodNames(), ", ")+" (default: nnU-Net's own training)")
+	refineFlags(f)
+	f.Uint64("seed", 0, "seed of methods that draw random numbers")
 	f.Float64("lr", 0, "initial learning rate (default: the method's)")
 	f.Float64("weight-decay", 3e-5, "weight decay")
 	f.Float64("momentum", 0.99, "Nesterov momentum")

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/torch"
@@ -42,7 +43,10 @@ Methods:
 	f.String("method", "", "fine-tuning method: "+strings.Join(methodNames(), ", "))
 	f.String("plans", "nnUNetPlans", "name of the plans file, without .json (nnU-Net: -p)")
 	f.String("pretrained-weights", "", "checkpoint to start from")
-	f.String("head", "reset", "segmentation heads of the pretrained weights: reset, as nnU-Net does, or keep")
+	f.String("head", string(train.HeadNNUNet), "segmentation heads of the pretrained weights: nnunet (seg_layers are reset, any other head goes along), reset, keep, "+
+		"or extend (known classes go along, by name or number)")
+	f.String("channels", string(train.ChannelsKeep), "input channels of the pretrained weights: keep (they must fit), or extend (known ones go along, others start at 0)")
+	refineFlags(f)
 	f.Bool("c", false, "continue from the fold's checkpoint")
 	f.Bool("val", false, "only the final validation, of checkpoint_final.pth")
 	f.Bool("val-best", false, "final validation with checkpoint_best.pth")
@@ -70,6 +74,18 @@ Methods:
 	f.Bool("deterministic", false, "on CUDA: algorithms that give the same bits every time (slower)")
 	methodFlags(cmd)
 	return cmd
+}
+
+// refineFlags adds what changes the parameters that a method trains.
+func refineFlags(f *pflag.FlagSet) {
+	f.StringSlice("train", nil, "parameters that train too, as a glob over whole names such as 'encoder.stages.0.*'; may be given several times")
+	f.StringSlice("freeze", nil, "parameters that do not train, likewise; has the last word")
+}
+
+func readRefine(f *pflag.FlagSet) (r finetune.Refine) {
+	r.Train, _ = f.GetStringSlice("train")
+	r.Freeze, _ = f.GetStringSlice("freeze")
+	return r
 }
 
 // machineFlags adds where and how operators run.
@@ -190,15 +206,18 @@ func chooseMethod(method, trainer string, pretrained bool) (finetune.Entry, stri
 		} else if other, ok := byTrainer(trainer); ok && other.Name != e.Name {
 			return e, "", fmt.Errorf("-tr %s is the trainer of method %s, but --method is %s", trainer, other.Name, method)
 		}
-		if e.Trainer == "nnUNetTrainer" && !pretrained {
+		if e.Stock && !pretrained {
 			e.Epochs = stockEpochs
 		}
 		return e, trainer, nil
 	}
-	if trainer == "" {
-		trainer = "nnUNetTrainer"
+	stock, err := finetune.Stock()
+	if err != nil {
+		return stock, "", err
 	}
-	stock, _ := byTrainer("nnUNetTrainer")
+	if trainer == "" {
+		trainer = stock.Trainer
+	}
 	if m := epochsTrainer.FindStringSubmatch(trainer); m != nil {
 		n, err := strconv.Atoi(m[1])
 		stock.Epochs = n
@@ -278,7 +297,8 @@ func runTrain(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	head, _ := f.GetString("head")
-	c.Head = train.Head(head)
+	channels, _ := f.GetString("channels")
+	c.Head, c.Channels, c.Refine = train.Head(head), train.Channels(channels), readRefine(f)
 	c.Continue, _ = f.GetBool("c")
 	c.ValidateOnly, _ = f.GetBool("val")
 	c.ValidateBest, _ = f.GetBool("val-best")

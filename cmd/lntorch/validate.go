@@ -31,7 +31,7 @@ model is before fine-tuning.`,
 			}
 			c.ValidateOnly = true
 			// No step is made; the method only says which parameters would train.
-			entry, err := finetune.Lookup("full")
+			entry, err := finetune.Stock()
 			if err != nil {
 				return err
 			}
