@@ -29,7 +29,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-race test-stress fuzz golden bench bench-go lint fmt clean
+.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-race test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -177,6 +177,9 @@ fuzz: need-go ## each fuzz target for FUZZTIME (60s); inputs that fail become se
 bench: all need-python | $(LOGS) ## lntorch beside the Python stack, in turn; writes docs/benchmarks.md (use a quiet machine)
 	@$$($(PYTHON) scripts/nnunet_venv.py) scripts/bench.py $(BENCHFLAGS) $(LOGGED)
 
+bench-methods: all need-python | $(LOGS) ## time and memory of a step of each method against full fine-tuning (use a quiet machine)
+	@$(PYTHON) scripts/bench.py --parts methods $(BENCHFLAGS) $(LOGGED)
+
 bench-go: shim need-go | $(LOGS) ## the Go benchmarks
 	@LNTORCH_REQUIRE=torch $(GO_TEST) -run '^$$' -bench . -benchmem -timeout 60m $(PKGS) $(LOGGED)
 
@@ -187,6 +190,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run loss.py --golden $$g/loss; \
 	  run train_steps.py --golden $$g/train; \
 	  run dgst.py --golden $$g/dgst --deterministic; \
+	  run methods.py --golden $$g/methods --deterministic; \
 	  run sliding_window.py --golden $$g/sliding_window; \
 	  run optim.py --golden $$g/optim; \
 	  run optim_steps.py; \

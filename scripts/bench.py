@@ -5,7 +5,7 @@ Each row of the table is a process of its own (a worker) that prepares its work,
 time, lntorch and Python in turn, and none is told before all are prepared. Both sides must have the same libtorch, kernels,
 threads and network, or the run stops. Where a process alone needs gigabytes, workers do not wait beside each other: each repeat starts one.
 
-Writes docs/benchmarks.md and build/bench.json.
+Writes docs/benchmarks.md and build/bench.json; with --parts methods (`make bench-methods`) docs/benchmarks-methods.md and build/bench-methods.json.
 """
 import argparse
 import json
@@ -304,8 +304,13 @@ class Bench:
     def theirs(self, part, **options):
         return [sys.executable, __file__, "--worker", json.dumps({"part": part, "threads": self.args.threads, **options}, default=str)]
 
-    def group(self, title, sides, warmup=1, alone=False, most=None):
-        """Rows of one title: sides maps who to the command of a worker, or to a Start. alone: a worker for each repeat, none beside it."""
+    ALIKE = ("torch", "cpu_capability", "threads", "parameters")
+
+    def group(self, title, sides, warmup=1, alone=False, most=None, alike=(*ALIKE, "entries", "tiles")):
+        """Rows of one title: sides maps who to the command of a worker, or to a Start. alone: a worker for each repeat, none beside it.
+
+        What alike names must be the same on all sides that tell it.
+        """
         print(title, flush=True)
         repeats = min(self.args.repeats, most or self.args.repeats)
         answers = {who: [] for who in sides}
@@ -315,12 +320,13 @@ class Bench:
                     self.rounds({who: side}, answers, warmup, 1)
         else:
             self.rounds(sides, answers, warmup, repeats)
-        self.same(title, answers)
+        self.same(title, answers, alike)
         ours = None
         for who, found in answers.items():
             seconds = [a["seconds"] for a in found]
             row = {"what": title, "who": who, "seconds": seconds, "median": statistics.median(seconds), "min": min(seconds), "max": max(seconds),
-                   "ratio": None, "peak_rss_bytes": max(a.get("peak_rss_bytes", 0) for a in found)}
+                   "ratio": None, "peak_rss_bytes": max(a.get("peak_rss_bytes", 0) for a in found),
+                   "tensors_peak_bytes": max(a.get("tensors_peak_bytes", 0) for a in found)}
             if ours is None:
                 ours = row["median"]
             else:
@@ -342,9 +348,9 @@ class Bench:
             for w in workers.values():
                 w.close()
 
-    def same(self, title, answers):
-        """Both sides must have done the same: same libtorch, kernels, threads, network, entries, patches."""
-        for name in ("torch", "cpu_capability", "threads", "parameters", "entries", "tiles"):
+    def same(self, title, answers, alike):
+        """All sides must have done the same: same libtorch, kernels, threads, network, entries, patches."""
+        for name in alike:
             found = {who: a[name] for who, all_ in answers.items() for a in all_ if name in a}
             if len(set(found.values())) > 1:
                 raise SystemExit(f"bench: {title}: {name} differs, so this is no comparison: {found}")
@@ -431,8 +437,49 @@ def run_full(b, size):
             alone=True, most=3)
 
 
+# What a step of each method may take of full fine-tuning's time and memory; None: not said. A flag follows the method's name.
+METHODS = {
+    "full": (None, None),
+    "head": (0.5, 0.5),
+    "bias": (0.8, None),
+    "norm": (0.8, None),
+    "dgst": (1.03, None),
+    "dgst --dgst-mode strict": (1.03, None),
+    "dgst --dgst-mode paper": (1.03, None),
+    "dgst --dgst-select static": (1.03, None),
+    "dgst --dgst-select random": (1.03, None),
+    "dgst --dgst-rows output": (None, None),
+    "dgst --dgst-rows kernel": (None, None),
+}
+
+
+def run_methods(b, size):
+    flags = ["--network", size["mid"], "--patch-size", ",".join(map(str, size["patch"]))]
+    b.group(f"training step of each method, {size['mid']} network, {'×'.join(map(str, size['patch']))}",
+            {m: b.ours("step", *flags, "--method", *m.split()) for m in METHODS}, warmup=2, alone=True,
+            alike=b.ALIKE)  # methods move different entries
+
+
+def methods_page(b, about):
+    """Each method beside full fine-tuning."""
+    full = b.rows[0]
+    lines = [
+        "# Methods against full fine-tuning", "",
+        f"`make bench-methods` writes this page: {b.rows[0]['what']}, batch 2. Each repeat is a process of its own, method by method in turn; times are",
+        "medians. Memory is the most that the tensors' large blocks held, weights and momentum included. What a method should keep to stands in brackets.", "",
+        f"- {about['date']}, `{about['command']}`, {about['repeats']} repeats",
+        f"- {about['cpu']}, {about['cores']} cores, {about['threads']} threads; libtorch {about['torch']}, its {about['cpu_capability']} kernels; {about['lntorch']}", "",
+        "| method | time | least | most | of full | memory | of full | peak of the process |", "| --- | --: | --: | --: | --: | --: | --: | --: |"]
+    for row in b.rows:
+        ratio = [row["median"] / full["median"], row["tensors_peak_bytes"] / full["tensors_peak_bytes"]]
+        told = [f"{r:.2f}" + (f" (≤ {reach})" + (" missed" if r > reach else "") if reach else "") for r, reach in zip(ratio, METHODS[row["who"]])]
+        lines.append(f"| {row['who']} | {text(row['median'])} | {text(row['min'])} | {text(row['max'])} | {told[0]} | {row['tensors_peak_bytes'] / 2**20:.0f} MiB | "
+                     f"{told[1]} | {row['peak_rss_bytes'] / 2**20:.0f} MiB |")
+    return "\n".join(lines) + "\n"
+
+
 PARTS = {"startup": run_startup, "masks": run_masks, "update": run_update, "open": run_open, "step": run_step, "bf16": run_bf16, "window": run_window,
-         "full": run_full}
+         "full": run_full, "methods": run_methods}
 REAL = {"mid": "mid", "patch": [32, 96, 96], "big": "full", "full": [64, 128, 128], "image": [60, 192, 192], "tile": [24, 64, 64]}
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read memory that nothing was written to.
 QUICK = {"mid": "phantom", "patch": [16, 16, 16], "big": "phantom", "full": [16, 16, 16], "image": [24, 24, 24], "tile": [16, 16, 16]}
@@ -472,8 +519,8 @@ def page(b, about):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", default=[p for p in PARTS if p != "full"],
-                        help="of " + ", ".join(PARTS) + " (default: all but full, which takes long and 8 GB)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", default=[p for p in PARTS if p not in ("full", "methods")],
+                        help="of " + ", ".join(PARTS) + " (default: all but full, which takes long and 8 GB, and methods, which stands alone and has a page of its own)")
     parser.add_argument("--repeats", type=int, help="default: 7; quick: 2")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all of it runs; writes build/bench-quick.{md,json}")
@@ -485,6 +532,9 @@ def main():
         worker(json.loads(args.worker))
         return
     args.repeats = args.repeats or (2 if args.quick else 7)
+    methods = args.parts == ["methods"]
+    if "methods" in args.parts and not methods:
+        parser.error("methods stands alone")
     from importlib.metadata import version
     b = Bench(args)
     for part in args.parts:
@@ -492,11 +542,17 @@ def main():
     ours = subprocess.run([args.lntorch, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     about = {"date": time.strftime("%Y-%m-%d"), "command": shlex.join(["scripts/bench.py", *sys.argv[1:]]), "cpu": cpu(), "cores": os.cpu_count(),
              "threads": args.threads, "repeats": args.repeats, "torch": b.libtorch.get("torch", "unknown"), "cpu_capability": b.libtorch.get("cpu_capability", "unknown"),
-             "lntorch": ours, "python": f"Python {sys.version.split()[0]}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}"}
+             "lntorch": ours}
+    if not methods:  # where no Python takes part, any will do
+        about["python"] = f"Python {sys.version.split()[0]}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}"
     (ROOT / "build").mkdir(exist_ok=True)
-    out = args.out or (ROOT / "build/bench-quick.md" if args.quick else ROOT / "docs/benchmarks.md")
-    figures = out.with_suffix(".json") if args.out or args.quick else ROOT / "build/bench.json"
-    out.write_text(page(b, about))
+    name = "bench-methods" if methods else "bench"
+    out = args.out or (ROOT / f"build/{name}-quick.md" if args.quick else ROOT / ("docs/benchmarks-methods.md" if methods else "docs/benchmarks.md"))
+    figures = out.with_suffix(".json") if args.out or args.quick else ROOT / f"build/{name}.json"
+    written = methods_page(b, about) if methods else page(b, about)
+    out.write_text(written)
+    if methods:
+        print(written)
     figures.write_text(json.dumps({**about, "rows": b.rows}, indent=1) + "\n")
     print(f"written: {out}, {figures}")
 

@@ -85,15 +85,15 @@ func TestSettingsOfEachFileFormat(t *testing.T) {
 
 func TestSettingErrorsNameThePlaceAndTheSetting(t *testing.T) {
 	for text, want := range map[string]string{
-		"lr: [1, 2]":        "s.yaml: setting lr: found a list, expected one value",
-		"method: [a, b]":    "s.yaml: setting method: found a list, expected one value",
-		"lr:\n  a: 1":       "s.yaml: setting lr: found a table, expected one value",
-		"epochs: many":      `s.yaml: setting epochs: invalid argument "many"`,
-		"epoch: 3":          `no command has a flag "epoch"; did you mean epochs?`,
-		"zzzzzz: 3":         `no command has a flag "zzzzzz"`,
-		"patch-size: [a]":   "s.yaml: setting patch-size",
-		"{ not: [ yaml":     "s.yaml",
-		"train:\n  lr: 0.1": `no command has a flag "train.lr"`,
+		"lr: [1, 2]":           "s.yaml: setting lr: found a list, expected one value",
+		"method: [a, b]":       "s.yaml: setting method: found a list, expected one value",
+		"lr:\n  a: 1":          "s.yaml: setting lr: found a table, expected one value",
+		"epochs: many":         `s.yaml: setting epochs: invalid argument "many"`,
+		"epoch: 3":             `no command has a flag "epoch"; did you mean epochs?`,
+		"zzzzzz: 3":            `no command has a flag "zzzzzz"`,
+		"patch-size: [a]":      "s.yaml: setting patch-size",
+		"{ not: [ yaml":        "s.yaml",
+		"training:\n  lr: 0.1": `no command has a flag "training.lr"`,
 	} {
 		_, err := parsed(t, "train", "1", "c", "0", "--config", write(t, "s.yaml", text))
 		require.ErrorContains(t, err, want, text)

@@ -44,6 +44,9 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		{"dgst", "", false, "dgst nnUNetTrainer_DGST 50 0.001"},
 		{"dgst", "nnUNetTrainer_DGST", true, "dgst nnUNetTrainer_DGST 50 0.001"},
 		{"dgst", "MyTrainer", true, "dgst MyTrainer 50 0.001"},
+		{"", "nnUNetTrainer_bias", true, "bias nnUNetTrainer_bias 200 0.01"},
+		{"norm", "", true, "norm nnUNetTrainer_norm 200 0.001"},
+		{"head", "", true, "head nnUNetTrainer_head 200 0.01"},
 		{"", "nnUNetTrainer_5epochs", true, "full nnUNetTrainer_5epochs 5 0.01"},
 		{"", "nnUNetTrainer_1epoch", false, "full nnUNetTrainer_1epoch 1 0.01"},
 	} {
@@ -52,9 +55,9 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		require.Equal(t, c.want, fmt.Sprintf("%s %s %d %g", e.Name, trainer, e.Epochs, e.LR), "%+v", c)
 	}
 	for want, c := range map[string][2]string{
-		"trainer of method dgst, but --method is full":  {"full", "nnUNetTrainer_DGST"},
-		`method "dgts" is not known; known: dgst, full`: {"dgts", ""},
-		"nnUNetTrainer_Nepochs":                         {"", "nnUNetTrainerBig"},
+		"trainer of method dgst, but --method is full":                    {"full", "nnUNetTrainer_DGST"},
+		`method "dgts" is not known; known: bias, dgst, full, head, norm`: {"dgts", ""},
+		"nnUNetTrainer_Nepochs":                                           {"", "nnUNetTrainerBig"},
 	} {
 		_, _, err := chooseMethod(c[0], c[1], true)
 		require.ErrorContains(t, err, want)

@@ -51,6 +51,9 @@ var Rules = []Rule{
 	{Path: "internal/torchtest", Level: 1, Only: []string{"torch", "internal/golden"}},
 }
 
+// Methods are the packages of fine-tuning methods, which train and cmd may import for their registration alone.
+var Methods = []string{"dgst", "baselines"}
+
 // TestSupport is what only tests may import, of the module and of others.
 var TestSupport = []string{"internal/golden", "internal/torchtest", "github.com/stretchr/testify/..."}
 

@@ -226,6 +226,29 @@ func TestLevelsAreRefusedWhenBroken(t *testing.T) {
 	}
 }
 
+// The loop and the program reach methods through the registry: they import their packages for registration alone.
+func TestMethodsAreReachedThroughTheRegistry(t *testing.T) {
+	packages, _ := load(t)
+	found := 0
+	for _, p := range packages {
+		if p.path != "train" && !match("cmd/...", p.path) {
+			continue
+		}
+		for _, f := range p.files {
+			for _, spec := range f.ast.Imports {
+				path, err := strconv.Unquote(spec.Path.Value)
+				require.NoError(t, err)
+				if f.isTest() || !slices.Contains(Methods, relative(path)) {
+					continue
+				}
+				found++
+				require.True(t, spec.Name != nil && spec.Name.Name == "_", "%s imports %s by name; package finetune has its hooks and registry", f.name, path)
+			}
+		}
+	}
+	require.Equal(t, len(Methods), found)
+}
+
 // exempt says whether a call is allowed in this file.
 func exempt(c Call, p pkg, f file) bool {
 	for _, e := range c.Except {
