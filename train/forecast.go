@@ -18,14 +18,14 @@ func (t *trainer) forecast() []string {
 	c := &t.cfg
 	parameters := models.ParameterCount(t.net) * 4
 	activations := activationBytes(t.arch, c.PatchSize, c.BatchSize)
+	weights := parameters + 2*4*t.trainedCount() // with gradients and momentum of what trains
 	need := needs{
-		// weights, gradients and momentum; activations for the backward pass
-		memory: 3*parameters + activations,
+		memory: weights + activations, // activations for the backward pass
 		// latest, best and final with weights and momentum; one more while a new one is written
 		disk: 4 * 2 * parameters,
 	}
 	line := fmt.Sprintf("needs about %s of memory (activations %s, weights with gradients and momentum %s) and %s on disk; "+
-		"the progress line tells the time once it is known", size(need.memory), size(activations), size(3*parameters), size(need.disk))
+		"the progress line tells the time once it is known", size(need.memory), size(activations), size(weights), size(need.disk))
 	free := int64(-1)
 	if c.Device.Type == torch.DeviceCPU {
 		free = freeMemory()

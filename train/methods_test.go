@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -154,42 +155,71 @@ func TestTenStepsOfEveryMethod(t *testing.T) {
 	}
 }
 
-// Ten steps of every method, bit for bit, against Python on this machine.
+// Ten steps of every method, bit for bit, against Python on this machine: each on one of two networks.
 func TestLiveTenStepsOfEveryMethod(t *testing.T) {
-	for name, c := range methodRuns {
-		for _, network := range []string{"resenc-3d", "multi-ignore"} {
-			t.Run(network+"-"+name, func(t *testing.T) {
-				golden.Python(t)
-				torchtest.NoLeak(t)
-				var file struct{ Spec json.RawMessage }
-				golden.LoadJSON(t, "train/"+network+".json", &file)
-				var spec trainSpec
-				require.NoError(t, json.Unmarshal(file.Spec, &spec))
-				p, d := spec.documents(t)
-				dir := t.TempDir()
-				start, batches := filepath.Join(dir, "start.pth"), filepath.Join(dir, "batches")
-				theirs, ours := filepath.Join(dir, "theirs"), filepath.Join(dir, "ours")
-				hashStart(t, spec, start)
-				write(t, filepath.Join(dir, "spec.json"), string(file.Spec))
-				args := append([]string{"--out", theirs, "--spec", filepath.Join(dir, "spec.json"), "--weights", "hash", "--make-batches", "10", "--batches-out", batches,
-					"--seed", "5", "--threads", "2", "--deterministic"}, c.args...)
-				golden.Run(t, c.script, args...)
-				m, entry := makeMethod(t, c.method, c.values)
-				require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: start, Plans: p, Dataset: d, Configuration: "c", Batches: batches,
-					Output: ours, MethodName: c.method, Method: m, Seed: 5, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true}))
-				require.Equal(t, readLosses(t, filepath.Join(theirs, "losses.json")), readLosses(t, filepath.Join(ours, "losses.json")))
-				sameArrays(t, filepath.Join(theirs, "first_gradients.npz"), filepath.Join(ours, "first_gradients.npz"))
-				if _, err := os.Stat(filepath.Join(theirs, "mask.npz")); err == nil {
-					sameArrays(t, filepath.Join(theirs, "mask.npz"), filepath.Join(ours, "mask.npz"))
-				}
-				want, got := readWeights(t, filepath.Join(theirs, "final.pth")), readWeights(t, filepath.Join(ours, "final.pth"))
-				require.Len(t, got, len(want))
-				for name, w := range want {
-					golden.Equal(t, name, nil, w, got[name])
-				}
-			})
-		}
+	for i, name := range slices.Sorted(maps.Keys(methodRuns)) {
+		c := methodRuns[name]
+		network := []string{"resenc-3d", "multi-ignore"}[i%2]
+		t.Run(network+"-"+name, func(t *testing.T) {
+			golden.Python(t)
+			torchtest.NoLeak(t)
+			var file struct{ Spec json.RawMessage }
+			golden.LoadJSON(t, "train/"+network+".json", &file)
+			var spec trainSpec
+			require.NoError(t, json.Unmarshal(file.Spec, &spec))
+			p, d := spec.documents(t)
+			dir := t.TempDir()
+			start, batches := filepath.Join(dir, "start.pth"), filepath.Join(dir, "batches")
+			theirs, ours := filepath.Join(dir, "theirs"), filepath.Join(dir, "ours")
+			hashStart(t, spec, start)
+			write(t, filepath.Join(dir, "spec.json"), string(file.Spec))
+			args := append([]string{"--out", theirs, "--spec", filepath.Join(dir, "spec.json"), "--weights", "hash", "--make-batches", "10", "--batches-out", batches,
+				"--seed", "5", "--threads", "2", "--deterministic"}, c.args...)
+			golden.Run(t, c.script, args...)
+			m, entry := makeMethod(t, c.method, c.values)
+			require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: start, Plans: p, Dataset: d, Configuration: "c", Batches: batches,
+				Output: ours, MethodName: c.method, Method: m, Seed: 5, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true}))
+			require.Equal(t, readLosses(t, filepath.Join(theirs, "losses.json")), readLosses(t, filepath.Join(ours, "losses.json")))
+			sameArrays(t, filepath.Join(theirs, "first_gradients.npz"), filepath.Join(ours, "first_gradients.npz"))
+			if _, err := os.Stat(filepath.Join(theirs, "mask.npz")); err == nil {
+				sameArrays(t, filepath.Join(theirs, "mask.npz"), filepath.Join(ours, "mask.npz"))
+			}
+			want, got := readWeights(t, filepath.Join(theirs, "final.pth")), readWeights(t, filepath.Join(ours, "final.pth"))
+			require.Len(t, got, len(want))
+			for name, w := range want {
+				golden.Equal(t, name, nil, w, got[name])
+			}
+		})
 	}
+}
+
+// Chance follows the seed of the training.
+func TestRandomSelectionFollowsTheSeed(t *testing.T) {
+	torchtest.NoLeak(t)
+	path := mini(t, sourceModel+"/fold_0/checkpoint_final.pth")
+	f, err := checkpoint.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	batches := t.TempDir()
+	for _, name := range []string{"data", "target_0", "target_1", "target_2"} {
+		b, err := os.ReadFile(mini(t, "trajectory/batch_00_"+name+".npy"))
+		require.NoError(t, err)
+		write(t, filepath.Join(batches, "batch_00_"+name+".npy"), string(b))
+	}
+	masks := map[uint64]string{}
+	for _, seed := range []uint64{1, 2, 1} {
+		m, entry := makeMethod(t, "dgst", finetune.Values{"dgst-select": "random"})
+		out := t.TempDir()
+		require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration,
+			Batches: batches, Output: out, MethodName: "dgst", Method: m, Seed: seed, LR: entry.LR, Momentum: 0.99, Device: torch.CPU, Threads: 2}))
+		b, err := os.ReadFile(filepath.Join(out, "mask.npz"))
+		require.NoError(t, err)
+		if masks[seed] != "" {
+			require.Equal(t, masks[seed], string(b))
+		}
+		masks[seed] = string(b)
+	}
+	require.NotEqual(t, masks[1], masks[2])
 }
 
 // Without --numerics reference the biases' gradients are added up in another order, and nothing else changes.

@@ -67,7 +67,7 @@ func logOf(t *testing.T, path string) checkpoint.Logging {
 func TestContinuingKeepsTheSettings(t *testing.T) {
 	torchtest.NoLeak(t)
 	c := tiny{}.config(t, "plain", "dgst", nil)
-	c.Settings = map[string]any{"dgst-k": "2"}
+	c.Settings, c.Refine.Freeze = map[string]any{"dgst-k": "2"}, []string{"*norm*"}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.Progress = &stopper{3, cancel}
 	_, err := train.Run(ctx, c)
@@ -83,6 +83,8 @@ func TestContinuingKeepsTheSettings(t *testing.T) {
 		"iterations 3, now 4":             func(c *train.Config) { c.Iterations = 4 },
 		"val_iterations 2, now 1":         func(c *train.Config) { c.ValIterations = 1 },
 		"amp off, now bf16":               func(c *train.Config) { c.AMP = train.AMPBF16 },
+		"train , now encoder.*":           func(c *train.Config) { c.Refine.Train = []string{"encoder.*"} },
+		"freeze *norm*, now ":             func(c *train.Config) { c.Refine.Freeze = nil },
 		"dgst-k 2, now 3":                 func(c *train.Config) { c.Settings = map[string]any{"dgst-k": "3"} },
 	} {
 		other := again(t, c, nil)

@@ -162,17 +162,23 @@ func TestInterruptedAnywhereResumesToTheSameBits(t *testing.T) {
 		tiny   tiny
 		method string
 		values finetune.Values
+		every  int // of the places to stop at
 	}{
-		"full with dropout": {tiny{dropout: "0.3"}, "full", nil},
-		"dgst":              {tiny{}, "dgst", nil},
-		"dgst static":       {tiny{}, "dgst", finetune.Values{"dgst-select": "static", "dgst-mode": "strict"}},
+		"full with dropout": {tiny{dropout: "0.3"}, "full", nil, 1},
+		"dgst":              {tiny{}, "dgst", nil, 1},
+		"dgst static":       {tiny{}, "dgst", finetune.Values{"dgst-select": "static", "dgst-mode": "strict"}, 1},
+		"dgst warm-up":      {tiny{}, "dgst", finetune.Values{"dgst-select": "static", "dgst-warmup": "4"}, 1},
+		"dgst random":       {tiny{}, "dgst", finetune.Values{"dgst-select": "random", "dgst-rows": "kernel"}, 1},
+		"head":              {tiny{}, "head", nil, 4},
+		"bias":              {tiny{}, "bias", nil, 4},
+		"norm":              {tiny{}, "norm", nil, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			torchtest.NoLeak(t)
 			whole := o.tiny.config(t, "plain", o.method, o.values)
 			want := run(t, whole)
 			wantFinal, wantBest := state(t, want.Checkpoint), state(t, filepath.Join(want.Folder, "checkpoint_best.pth"))
-			for stop := 1; stop <= 14; stop++ {
+			for stop := 1; stop <= 14; stop += o.every {
 				c := o.tiny.config(t, "plain", o.method, o.values)
 				ctx, cancel := context.WithCancel(context.Background())
 				c.Progress = &stopper{stop, cancel}
