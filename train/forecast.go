@@ -17,7 +17,7 @@ type needs struct{ memory, disk int64 }
 func (t *trainer) forecast() []string {
 	c := &t.cfg
 	parameters := models.ParameterCount(t.net) * 4
-	activations := activationBytes(t.arch, c.PatchSize, c.BatchSize)
+	activations := activationBytes(t.arch, c.PatchSize, c.BatchSize, !c.Reference && c.Device.Type == torch.DeviceCPU)
 	weights := parameters + 2*4*t.trainedCount() // with gradients and momentum of what trains
 	need := needs{
 		memory: weights + activations, // activations for the backward pass
@@ -47,8 +47,13 @@ func (n needs) shortages(memory, disk int64, folder string) []string {
 
 // activationBytes estimates what a training step keeps for its backward pass: for every convolution block the output of
 // the convolution and the activation, for every decoder stage the transposed convolution and the joined tensor too; half
-// as much again for gradients on their way back and the loss, as measured.
-func activationBytes(a *plans.Architecture, patch []int, batch int) int64 {
+// as much again for gradients on their way back and the loss, as measured. Fused blocks keep the activation alone, and
+// fused steps up the joined tensor.
+func activationBytes(a *plans.Architecture, patch []int, batch int, fused bool) int64 {
+	block, up := 2, 3
+	if fused {
+		block, up = 1, 2
+	}
 	voxels := make([]int64, a.NumStages)
 	size := append([]int(nil), patch...)
 	for s := range a.NumStages {
@@ -67,11 +72,11 @@ func activationBytes(a *plans.Architecture, patch []int, batch int) int64 {
 		} else {
 			blocks = 3 * a.BlocksPerStage[s] // two convolutions and the shortcut
 		}
-		numbers += int64(2*blocks*a.FeaturesPerStage[s]) * voxels[s]
+		numbers += int64(block*blocks*a.FeaturesPerStage[s]) * voxels[s]
 	}
 	for i, n := range a.DecoderConvs {
 		s := a.NumStages - 2 - i
-		numbers += int64((2*n+3)*a.FeaturesPerStage[s]) * voxels[s]
+		numbers += int64((block*n+up)*a.FeaturesPerStage[s]) * voxels[s]
 	}
 	return 4 * numbers * 3 / 2
 }
