@@ -17,7 +17,7 @@ import time
 REQUIREMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "requirements-nnunet.txt")
 VERSIONS = ["3.11", "3.12"]  # for which every pinned package has a release
 NEEDS_GB = 10  # 6 when done
-CHECK = "import torch, nnunetv2, SimpleITK, skimage, dynamic_network_architectures; print('torch', torch.__version__)"
+CHECK = "import torch, nnunetv2, SimpleITK, skimage, dynamic_network_architectures, peft, safetensors; print('torch', torch.__version__)"
 
 
 def say(text):
