@@ -21,6 +21,7 @@ func (b Builder) NewConv(in, out int64, kernel, stride []int64, bias bool) *Conv
 		c.dil = append(c.dil, 1)
 	}
 	c.Weight = b.Param(append([]int64{out, in}, kernel...)...)
+	c.Weight.Use = ConvWeight
 	c.Add("weight", c.Weight)
 	if bias {
 		c.Bias = b.Param(out)
@@ -32,7 +33,9 @@ func (b Builder) NewConv(in, out int64, kernel, stride []int64, bias bool) *Conv
 
 // Forward: x (n, in, …) → (n, out, …).
 func (c *Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	return s.Conv(x, c.Weight.T, value(c.Bias), c.stride, c.pad, c.dil, 1)
+	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor {
+		return s.Conv(x, w, b, c.stride, c.pad, c.dil, 1)
+	})
 }
 
 // ConvTranspose is torch.nn.ConvTranspose2d or 3d whose stride equals its kernel. Its weight is (in, out, kernel…).
@@ -46,6 +49,7 @@ type ConvTranspose struct {
 func (b Builder) NewConvTranspose(in, out int64, stride []int64, bias bool) *ConvTranspose {
 	c := &ConvTranspose{Module: NewModule(), stride: stride}
 	c.Weight = b.Param(append([]int64{in, out}, stride...)...)
+	c.Weight.Use = ConvTransposeWeight
 	c.Add("weight", c.Weight)
 	if bias {
 		c.Bias = b.Param(out)
@@ -57,7 +61,7 @@ func (b Builder) NewConvTranspose(in, out int64, stride []int64, bias bool) *Con
 
 // Forward: x (n, in, d…) → (n, out, d·stride…).
 func (c *ConvTranspose) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	return s.ConvTranspose(x, c.Weight.T, value(c.Bias), c.stride)
+	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor { return s.ConvTranspose(x, w, b, c.stride) })
 }
 
 // ForwardCat is Forward with skip (n, c, d·stride…) behind it along the channels, as one operator.
