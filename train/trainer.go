@@ -80,6 +80,7 @@ type trainer struct {
 	timing    timing
 	started   time.Time
 	restored  bool // by a checkpoint of lntorch or nnU-Net
+	base      base // what the fine-tuning began with
 }
 
 // Run trains as cfg says, or only validates. Cancelling ctx ends it after the running iteration, saved, with *Interrupted.
@@ -326,7 +327,11 @@ func (t *trainer) restore() error {
 		}
 	}
 	err = t.loadNetwork(c.Pretrained, o)
-	if err != nil && c.Head == HeadKeep {
+	if err == nil {
+		t.base, err = openBase(c.Pretrained)
+		return err
+	}
+	if c.Head == HeadKeep {
 		return fmt.Errorf("%w\n--head reset starts the segmentation heads anew, where the classes are others", err)
 	}
 	return err

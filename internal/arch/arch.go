@@ -33,6 +33,7 @@ var Rules = []Rule{
 	{Path: "data/dataset", Level: 3, NoTorch: true},
 	{Path: "data/augment", Level: 3, NoTorch: true},
 	{Path: "data/loader", Level: 3, Also: []string{"data/dataset", "data/augment"}, NoTorch: true},
+	{Path: "delta", Level: 3},
 	{Path: "finetune", Level: 3, Only: []string{"torch", "torch/nn", "torch/optim"}},
 	{Path: "infer", Level: 3, Also: []string{"data/dataset"}},
 	{Path: "eval/...", Level: 3, Also: []string{"eval/pynum"}, NoTorch: true},
