@@ -385,6 +385,72 @@ func TestLivePEFTLoadsOurFolder(t *testing.T) {
 	}
 }
 
+// TestLiveReleasedCheckpoints: what the released trainer writes loads as it is, its B being zero; with B not zero it is
+// refused, and merging it gives what PEFT's adapters at work give, to 1e-6.
+func TestLiveReleasedCheckpoints(t *testing.T) {
+	golden.Python(t)
+	t.Setenv("OMP_NUM_THREADS", fmt.Sprint(threads))
+	for name, c := range loraCases(t) {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			golden.Run(t, "lora.py", "--spec", spec(t, name), "--released", dir, "--threads", fmt.Sprint(threads))
+			onTorch(t, func(s *torch.Scope) {
+				n := c.build(t, s)
+				fill(t, n.Module())
+				plain := evaluate(t, s, n, c.Spec.InputShape)
+				load := func(file string) (*checkpoint.Report, error) {
+					f, err := checkpoint.Open(filepath.Join(dir, file))
+					require.NoError(t, err)
+					defer f.Close()
+					require.NoError(t, n.Module().Reset(nil, nil))
+					return checkpoint.LoadWeights(n.Module(), f.Weights, checkpoint.LoadOptions{})
+				}
+				for _, file := range []string{"zero.pth", "compiled.pth"} {
+					report, err := load(file)
+					require.NoError(t, err)
+					require.Positive(t, report.Count(checkpoint.NoEffect))
+					require.Contains(t, report.Table(0), "tensors of adapters without effect")
+					requireSameBits(t, plain, evaluate(t, s, n, c.Spec.InputShape))
+				}
+				_, err := load("B.pth")
+				require.ErrorContains(t, err, "`lntorch merge` puts them into the weights")
+
+				f, err := checkpoint.Open(filepath.Join(dir, "B.pth"))
+				require.NoError(t, err)
+				defer f.Close()
+				e := checkpoint.NewEdit(f)
+				pairs, layers := map[string]checkpoint.LowRank{}, 0
+				for _, w := range f.Weights {
+					layer, part, ok := peft.SplitName(w.Name)
+					if !ok || strings.HasPrefix(layer, "decoder.encoder.") {
+						continue
+					}
+					p := pairs[layer]
+					if p.Layer, p.Scaling = layer, c.Alpha/float64(c.Rank); part == "A" {
+						p.A = w.Tensor
+					} else {
+						p.B = w.Tensor
+					}
+					pairs[layer] = p
+				}
+				for _, p := range pairs {
+					require.NoError(t, e.AddLowRank(p))
+					layers++
+				}
+				require.Positive(t, layers)
+				require.NoError(t, e.Save(filepath.Join(dir, "merged.pth"), "nnUNetTrainer"))
+				_, err = load("merged.pth")
+				require.NoError(t, err)
+				want, got := readNpz(t, filepath.Join(dir, "merged.npz")), evaluate(t, s, n, c.Spec.InputShape)
+				require.Equal(t, names(want), names(got))
+				for k, v := range want {
+					golden.Close(t, k, "merged", nil, v, got[k])
+				}
+			})
+		})
+	}
+}
+
 // A fold is autograd's: the same gradients of A and B as through PEFT's three convolutions, transposed convolutions included.
 func TestFoldAndForwardAgree(t *testing.T) {
 	c := loraCases(t)["resenc-basic"]

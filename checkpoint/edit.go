@@ -131,6 +131,9 @@ func (e *Edit) AddLowRank(l LowRank) error {
 	if !fits {
 		return fmt.Errorf("checkpoint: %s: weight %v does not take an adapter of A %v and B %v: is %s the right base?", name, w.Size, l.A.Size, l.B.Size, e.file.Path)
 	}
+	if w.Numel() == 0 {
+		return nil
+	}
 	values, err := float32s(w)
 	if err != nil {
 		return fmt.Errorf("checkpoint: %s: %w", name, err)
@@ -217,6 +220,12 @@ func NewFloat32(values []float32, shape []int64) (*pth.Tensor, error) {
 func (e *Edit) Save(path, trainer string) error {
 	weights := &pickle.OrderedDict{}
 	var list []Weight
+	original, _ := e.file.root.Get("network_weights")
+	if state, ok := original.(*pickle.OrderedDict); ok && len(e.file.Weights) > 0 {
+		if _, same := state.Get(e.file.Weights[0].Name); same { // not those of a wrapped network
+			weights.Attrs = state.Attrs
+		}
+	}
 	for _, w := range e.file.Weights {
 		if _, _, ok := peft.SplitName(w.Name); ok {
 			continue

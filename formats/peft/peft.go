@@ -183,7 +183,7 @@ func (a *Adapter) sort(c config) error {
 		if l.A == nil || l.B == nil {
 			return fmt.Errorf("layer %s has only one of lora_A and lora_B", l.Name)
 		}
-		if len(l.B.Shape) < 2 || len(l.A.Shape) != len(l.B.Shape) {
+		if len(l.B.Shape) < 2 || len(l.A.Shape) != len(l.B.Shape) || l.B.Shape[1] < 1 {
 			return fmt.Errorf("layer %s: lora_A has shape %v, lora_B %v", l.Name, l.A.Shape, l.B.Shape)
 		}
 		var err error
