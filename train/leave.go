@@ -31,6 +31,9 @@ func openBase(path string) (base, error) {
 	}
 	defer f.Close()
 	digest, err := f.Digest()
+	if err == nil {
+		path, err = filepath.Abs(path) // a training may go on elsewhere
+	}
 	if err != nil {
 		return base{}, fmt.Errorf("train: %w", err)
 	}

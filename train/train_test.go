@@ -166,6 +166,7 @@ func TestInterruptedAnywhereResumesToTheSameBits(t *testing.T) {
 		"full with dropout": {tiny{dropout: "0.3"}, "full", nil},
 		"dgst":              {tiny{}, "dgst", nil},
 		"dgst static":       {tiny{}, "dgst", finetune.Values{"dgst-select": "static", "dgst-mode": "strict"}},
+		"lora with dropout": {tiny{}, "lora", finetune.Values{"lora-rank": "2", "lora-dropout": "0.2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			torchtest.NoLeak(t)

@@ -4,6 +4,7 @@
 safetensors_corpus.py OUT                writes the corpus: OUT/*.safetensors and what they hold, OUT/corpus.json
 safetensors_corpus.py --describe FILE…   prints a line of JSON for each file: metadata and tensors with their bytes
 safetensors_corpus.py --rewrite IN OUT   reads a file and writes it again
+safetensors_corpus.py --same PTH FILE    fails unless FILE, with the aliases in its metadata, is the state dict of a checkpoint
 """
 
 import json
@@ -68,6 +69,16 @@ def main():
         with safe_open(sys.argv[2], "pt") as f:
             metadata = f.metadata()
         save_file(load_file(sys.argv[2]), sys.argv[3], metadata)
+    elif sys.argv[1] == "--same":
+        weights = torch.load(sys.argv[2], map_location="cpu", weights_only=False)["network_weights"]
+        tensors = load_file(sys.argv[3])
+        with safe_open(sys.argv[3], "pt") as f:
+            for name, kept in (f.metadata() or {}).items():
+                if kept in tensors and name not in tensors:
+                    tensors[name] = tensors[kept]
+        assert tensors.keys() == weights.keys()
+        assert all(t.dtype == weights[n].dtype and torch.equal(t, weights[n]) for n, t in tensors.items())
+        print(len(tensors))
     else:
         corpus(sys.argv[1])
 
