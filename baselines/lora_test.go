@@ -304,6 +304,7 @@ func TestLoRAIsPEFTs(t *testing.T) {
 			t.Run(fmt.Sprintf("%s reference=%v", name, reference), func(t *testing.T) {
 				onTorch(t, func(s *torch.Scope) {
 					n := c.build(t, s)
+					n.SetFast(!reference)
 					inject(t, c.method(t, "0"), s, n.Module(), reference)
 					fill(t, n.Module())
 					requireClose(t, want, run(t, s, n, c.Spec.InputShape, c.Steps))
@@ -451,13 +452,15 @@ func TestLiveReleasedCheckpoints(t *testing.T) {
 	}
 }
 
-// A fold is autograd's: the same gradients of A and B as through PEFT's three convolutions, transposed convolutions included.
+// A fold is autograd's: the same gradients of A and B as through PEFT's three convolutions, transposed convolutions included;
+// so are the network's fused operators.
 func TestFoldAndForwardAgree(t *testing.T) {
 	c := loraCases(t)["resenc-basic"]
-	compute := func(reference bool) arrays {
+	compute := func(reference, fused bool) arrays {
 		var got arrays
 		onTorch(t, func(s *torch.Scope) {
 			n := c.build(t, s)
+			n.SetFast(fused)
 			m := method(t, "lora-rank", "3", "lora-dropout", "0", "lora-transposed", "true", "lora-targets", `.*(conv|transpconvs\.\d+)`)
 			inject(t, m, s, n.Module(), reference)
 			fill(t, n.Module())
@@ -465,10 +468,12 @@ func TestFoldAndForwardAgree(t *testing.T) {
 		})
 		return got
 	}
-	want := compute(true)
+	want := compute(true, false)
 	require.Contains(t, want, "grad/decoder.transpconvs.0.lora_A.default.weight")
 	require.Contains(t, want, "grad/encoder.stages.1.blocks.0.skip.1.conv.lora_B.default.weight", "a 1×1×1 convolution")
-	requireClose(t, want, compute(false))
+	requireClose(t, want, compute(false, false))
+	requireClose(t, want, compute(false, true))
+	requireClose(t, want, compute(true, true))
 }
 
 // Initial values: A is U(±1/√fan_in), B is 0, so that the network begins as its base; a seed gives the same values.

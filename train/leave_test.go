@@ -94,10 +94,10 @@ func TestADeltaKnowsItsBase(t *testing.T) {
 	values := finetune.Values{"dgst-mode": "paper", "dgst-select": "static"}
 	c := tiny{}.config(t, "plain", "dgst", values)
 	c.Pretrained, c.Head, c.Epochs = source, train.HeadKeep, 1
-	r := run(t, c)
+	run(t, c)
 	c = again(t, c, values)
 	c.Continue, c.Pretrained, c.Epochs = true, "", 2
-	r = run(t, c)
+	r := run(t, c)
 	path := filepath.Join(r.Folder, "delta.safetensors")
 	d, err := delta.Open(path)
 	require.NoError(t, err)
