@@ -66,7 +66,10 @@ func (c *ConvTranspose) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 
 // ForwardCat is Forward with skip (n, c, d·stride…) behind it along the channels, as one operator.
 func (c *ConvTranspose) ForwardCat(s *torch.Scope, x, skip *torch.Tensor) *torch.Tensor {
-	return s.ConvTransposeCat(x, c.Weight.T, value(c.Bias), skip, c.stride)
+	if a := c.Weight.Adapter; a != nil && !a.Folds() {
+		return s.Cat(1, c.Forward(s, x), skip)
+	}
+	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor { return s.ConvTransposeCat(x, w, b, skip, c.stride) })
 }
 
 // heNormal is nnU-Net's InitWeights_He(1e-2): Kaiming normal with fan_in, and biases 0. fan_in is axis 1 times the kernel's
