@@ -336,6 +336,49 @@ func TestLiveLoRA(t *testing.T) {
 	}
 }
 
+// linears is lora.py's network of two linear layers.
+type linears struct {
+	root      *nn.Module
+	qkv, proj *nn.Linear
+}
+
+func newLinears(s *torch.Scope) *linears {
+	b := nn.Builder{Scope: s, Device: torch.CPU}
+	l := &linears{nn.NewModule(), b.NewLinear(5, 12, true), b.NewLinear(12, 3, false)}
+	l.root.Child("qkv", l.qkv.Module)
+	l.root.Child("proj", l.proj.Module)
+	return l
+}
+
+func (l *linears) Module() *nn.Module  { return l.root }
+func (l *linears) SetTraining(on bool) { l.root.SetTraining(on) }
+func (l *linears) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
+	return []*torch.Tensor{l.proj.Forward(s, l.qkv.Forward(s, x))}
+}
+
+func (l *linears) run(t *testing.T, s *torch.Scope, dropout string, reference bool) arrays {
+	inject(t, method(t, "lora-rank", "2", "lora-alpha", "3", "lora-dropout", dropout, "lora-targets", "qkv,proj"), s, l.root, reference)
+	fill(t, l.root)
+	return run(t, s, l, []int64{2, 4, 5}, 10)
+}
+
+func TestLoRAOfLinearLayersIsPEFTs(t *testing.T) {
+	for _, reference := range []bool{true, false} {
+		onTorch(t, func(s *torch.Scope) {
+			requireClose(t, readNpz(t, golden.Path(t, "lora/linear.npz")), newLinears(s).run(t, s, "0", reference))
+		})
+	}
+}
+
+func TestLiveLoRAOfLinearLayers(t *testing.T) {
+	golden.Python(t)
+	dir := t.TempDir()
+	golden.Run(t, "lora.py", "--linear", "--out", dir, "--threads", fmt.Sprint(threads))
+	onTorch(t, func(s *torch.Scope) {
+		requireSameBits(t, readNpz(t, filepath.Join(dir, "lora.npz")), newLinears(s).run(t, s, "0.1", true))
+	})
+}
+
 // TestLivePEFTLoadsOurFolder: after ten steps of ours Python's PEFT loads what Export wrote, finds a place for every tensor
 // and gives our outputs; and our own reading of the folder gives the same.
 func TestLivePEFTLoadsOurFolder(t *testing.T) {
