@@ -519,6 +519,28 @@ func TestFoldAndForwardAgree(t *testing.T) {
 	requireClose(t, want, compute(true, true))
 }
 
+// Dropout acts on what the adapters see, in training and then alone, with every numerics.
+func TestDropoutActsWhileTraining(t *testing.T) {
+	c := loraCases(t)["plain-aniso"]
+	for _, reference := range []bool{true, false} {
+		onTorch(t, func(s *torch.Scope) {
+			n := c.build(t, s)
+			inject(t, c.method(t, "0.5"), s, n.Module(), reference)
+			fill(t, n.Module())
+			forward := func(seed uint64, training bool) []float32 {
+				n.SetTraining(training)
+				require.NoError(t, torch.ManualSeed(seed))
+				return torchtest.Float32s(t, n.Forward(s, hashTensor(s, -1, c.Spec.InputShape))[0])
+			}
+			one := forward(1, true)
+			require.Equal(t, one, forward(1, true))
+			require.NotEqual(t, one, forward(2, true))
+			require.Equal(t, forward(1, false), forward(2, false))
+			require.NotEqual(t, one, forward(1, false))
+		})
+	}
+}
+
 // Initial values: A is U(±1/√fan_in), B is 0, so that the network begins as its base; a seed gives the same values.
 func TestInitialisationIsPEFTs(t *testing.T) {
 	c := loraCases(t)["plain-aniso"]

@@ -164,6 +164,22 @@ func TestTrainingLeavesAnAdapter(t *testing.T) {
 	plain.ValidateOnly = true
 	require.Equal(t, r.Dice, run(t, plain).Dice)
 
+	// The best checkpoint, too, is a plain one: it is validated without the adapters of the last epoch.
+	best := tiny{}.config(t, "plain", "lora", finetune.Values{"lora-rank": "8", "lora-alpha": "64", "lora-dropout": "0"})
+	best.Pretrained, best.ValidateBest, best.LR, best.Epochs = source, true, 0.1, 3
+	want := run(t, best)
+	predicted := func(fold string) []byte {
+		b, err := os.ReadFile(filepath.Join(fold, "validation", "case_4.npz"))
+		require.NoError(t, err)
+		return b
+	}
+	was := predicted(want.Folder)
+	plain = again(t, best, nil)
+	plain.MethodName, plain.Pretrained, plain.ValidateOnly = "full", "", true
+	plain.Method, _ = makeMethod(t, "full", nil)
+	require.Equal(t, want.Dice, run(t, plain).Dice)
+	require.Equal(t, was, predicted(want.Folder))
+
 	released := tiny{}.config(t, "plain", "lora", finetune.Values{"lora-as-released": "true"})
 	released.Pretrained = source
 	r = run(t, released)
