@@ -443,35 +443,55 @@ func (l *loraLayer) Folds() bool { return l.fast && (l.dropout == 0 || !l.traini
 
 // Merged is W + scaling·B·A. For a 1×1×1 kernel too, where PEFT 0.14.0 fails.
 func (l *loraLayer) Merged(s *torch.Scope, weight *torch.Tensor) *torch.Tensor {
-	return s.Block(func(s *torch.Scope) *torch.Tensor {
-		w, r := l.weight.Shape, l.b.Shape[1]
-		b := s.Reshape(l.b.T, l.b.Shape[0], r)
-		var delta *torch.Tensor
-		if l.weight.Use == nn.ConvTransposeWeight {
-			delta = s.MatMul(b, s.Reshape(l.a.T, w[0], r, -1)) // (in, out, kernel)
-		} else {
-			delta = s.MatMul(b, s.Reshape(l.a.T, r, -1))
-		}
-		return s.AddScaled(weight, s.Reshape(delta, w...), l.scaling)
-	})
+	return s.Block(func(s *torch.Scope) *torch.Tensor { return s.AddScaled(weight, l.product(s), l.scaling) })
+}
+
+// product is B·A, of the weight's shape.
+func (l *loraLayer) product(s *torch.Scope) *torch.Tensor {
+	w, r := l.weight.Shape, l.b.Shape[1]
+	a := s.Reshape(l.a.T, r, -1)
+	if l.weight.Use == nn.ConvTransposeWeight {
+		a = s.Reshape(l.a.T, w[0], r, -1) // the product is (in, out, kernel)
+	}
+	return s.Reshape(s.MatMul(s.Reshape(l.b.T, l.b.Shape[0], r), a), w...)
 }
 
 // Forward is PEFT's: the layer's own output plus scaling·B(A(dropout(x))).
+//
+// Dropout keeps the two from being one convolution. Counted in convolutions of the layer's size, full fine-tuning takes three
+// (forward, gradients of input and weight). Here the base takes two, for its weight is frozen, and A takes 3·rank/out, or,
+// together with B, three: 5/3 of full fine-tuning's work where out is at most the rank, as in the layers that cost most.
 func (l *loraLayer) Forward(s *torch.Scope, x, weight, bias *torch.Tensor, run func(x, weight, bias *torch.Tensor) *torch.Tensor) *torch.Tensor {
 	out := run(x, weight, bias)
 	if l.dropout > 0 {
 		x = s.Dropout(x, l.dropout, l.training)
 	}
-	low := run(x, l.a.T, nil)
-	var up *torch.Tensor
-	if axes := len(l.b.Shape) - 2; axes > 0 {
-		one, zero := make([]int64, axes), make([]int64, axes)
-		for i := range one {
-			one[i] = 1
-		}
-		up = s.Conv(low, l.b.T, nil, one, zero, one, 1)
-	} else {
-		up = s.Linear(low, l.b.T, nil)
+	if !l.fast {
+		return s.Add(out, s.MulScalar(l.up(s, run(x, l.a.T, nil), l.b.T), l.scaling))
 	}
-	return s.Add(out, s.MulScalar(up, l.scaling))
+	err := s.With(func(s *torch.Scope) error {
+		if l.b.Shape[0] <= l.b.Shape[1] { // no fewer channels between A and B than behind them: both in one, as wide as the layer
+			s.Add_(out, run(x, s.MulScalar(l.product(s), l.scaling), nil), 1)
+		} else {
+			s.Add_(out, l.up(s, run(x, l.a.T, nil), s.MulScalar(l.b.T, l.scaling)), 1)
+		}
+		return nil
+	})
+	if err != nil { // s has it already
+		return nil
+	}
+	return out
+}
+
+// up applies B.
+func (l *loraLayer) up(s *torch.Scope, low, b *torch.Tensor) *torch.Tensor {
+	axes := len(l.b.Shape) - 2
+	if axes == 0 {
+		return s.Linear(low, b, nil)
+	}
+	one, zero := make([]int64, axes), make([]int64, axes)
+	for i := range one {
+		one[i] = 1
+	}
+	return s.Conv(low, b, nil, one, zero, one, 1)
 }

@@ -541,6 +541,24 @@ func TestDropoutActsWhileTraining(t *testing.T) {
 	}
 }
 
+// With dropout, fast numerics put A and B together where the rank is no smaller than the channels behind them: the same masks,
+// and the same gradients within rounding, on either way.
+func TestFastDropoutIsTheSameArithmetic(t *testing.T) {
+	c := loraCases(t)["resenc-basic"] // 4 to 8 channels
+	for _, rank := range []string{"5", "16"} {
+		compute := func(reference bool) (got arrays) {
+			onTorch(t, func(s *torch.Scope) {
+				n := c.build(t, s)
+				inject(t, method(t, "lora-rank", rank, "lora-dropout", "0.3", "lora-transposed", "true", "lora-targets", `.*(conv|transpconvs\.\d+)`), s, n.Module(), reference)
+				fill(t, n.Module())
+				got = run(t, s, n, c.Spec.InputShape, 2)
+			})
+			return got
+		}
+		requireClose(t, compute(true), compute(false))
+	}
+}
+
 // Initial values: A is U(±1/√fan_in), B is 0, so that the network begins as its base; a seed gives the same values.
 func TestInitialisationIsPEFTs(t *testing.T) {
 	c := loraCases(t)["plain-aniso"]
