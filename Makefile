@@ -200,6 +200,8 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run splits.py $$g/splits.json; \
 	  run loader.py $$g/loader; \
 	  run pth_corpus.py $$g/pth; \
+	  run safetensors_corpus.py $$g/safetensors; \
+	  run lora.py --golden $$g/lora; \
 	  run evaluation.py; \
 	  run training_log.py; \
 	  run tensorboard_events.py; \

@@ -6,11 +6,13 @@ package checkpoint
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"strconv"
 	"strings"
 
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/formats/peft"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/formats/pth"
 )
@@ -24,7 +26,7 @@ type Weight struct {
 // File is an open checkpoint, of nnU-Net's dictionary or a bare state dict. Fields that the file does not have are zero.
 type File struct {
 	Path    string
-	Weights []Weight // in the file's order, under the names of an unwrapped module
+	Weights []Weight // in the file's order, under the names of an unwrapped network without adapters
 	// NNUNet is set for nnU-Net's dictionary; the fields below are filled for it alone.
 	NNUNet        bool
 	Trainer       string
@@ -36,37 +38,40 @@ type File struct {
 	Plans      *plans.Plans   // from init_args
 	Dataset    *plans.Dataset // from init_args
 
-	file *pth.File
-	root *pickle.Dict
+	globals []pickle.Global
+	closer  io.Closer
+	root    *pickle.Dict
 }
 
 // Close closes the file. Weights cannot be read afterwards.
-func (f *File) Close() error { return f.file.Close() }
+func (f *File) Close() error { return f.closer.Close() }
 
 // Root is the whole pickled dictionary.
 func (f *File) Root() *pickle.Dict { return f.root }
 
 // Globals are the Python names that the file mentions.
-func (f *File) Globals() []pickle.Global { return f.file.Globals }
+func (f *File) Globals() []pickle.Global { return f.globals }
 
-// Open opens a checkpoint and reads everything but the tensors' contents.
+// Open opens a checkpoint, .pth or .safetensors, and reads everything but the tensors' contents.
 func Open(path string) (*File, error) {
+	if strings.HasSuffix(path, Extension) {
+		return openSafetensors(path)
+	}
 	p, err := pth.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
-	f := &File{Path: path, file: p}
-	if err := f.interpret(); err != nil {
+	f := &File{Path: path, globals: p.Globals, closer: p}
+	if err := f.interpret(p.Root); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("checkpoint: %s: %w", path, err)
 	}
 	return f, nil
 }
 
-func (f *File) interpret() error {
-	f.root = dictOf(f.file.Root)
-	if f.root == nil {
-		return fmt.Errorf("found a %T, expected nnU-Net's checkpoint dictionary or a state dict", f.file.Root)
+func (f *File) interpret(root any) error {
+	if f.root = dictOf(root); f.root == nil {
+		return fmt.Errorf("found a %T, expected nnU-Net's checkpoint dictionary or a state dict", root)
 	}
 	weights := f.root
 	if w, ok := f.root.Get("network_weights"); ok {
@@ -86,7 +91,10 @@ func (f *File) interpret() error {
 			}
 			return fmt.Errorf("entry %v is a %T: neither nnU-Net's checkpoint (no network_weights) nor a state dict of tensors", key, value)
 		}
-		f.Weights = append(f.Weights, Weight{unwrapped(name), t})
+		if strings.Contains(name, ".original_module.") {
+			continue // PEFT's copy of a layer that was trained as a whole and stands under modules_to_save
+		}
+		f.Weights = append(f.Weights, Weight{peft.PlainName(name), t})
 	}
 	if !f.NNUNet {
 		return nil
@@ -177,17 +185,6 @@ func plansOf(v any, path string) (*plans.Plans, error) {
 		return nil, fmt.Errorf("init_args.plans is a %T, expected a dict", v)
 	}
 	return plans.FromObject(o, path+": init_args.plans")
-}
-
-// unwrapped removes what data-parallel and compiled modules put before names.
-func unwrapped(name string) string {
-	for {
-		short := strings.TrimPrefix(strings.TrimPrefix(name, "module."), "_orig_mod.")
-		if short == name {
-			return name
-		}
-		name = short
-	}
 }
 
 func dictOf(v any) *pickle.Dict {

@@ -115,8 +115,8 @@ func realRoot(t testing.TB) *pickle.Dict {
 
 // digest reads everything of a checkpoint's dictionary. Errors are fine, panics are not.
 func digest(t testing.TB, root any) error {
-	f := &File{Path: "hostile.pth", file: &pth.File{Root: root}}
-	if err := f.interpret(); err != nil {
+	f := &File{Path: "hostile.pth"}
+	if err := f.interpret(root); err != nil {
 		return err
 	}
 	f.Lntorch()

@@ -63,15 +63,15 @@ type Training struct {
 	Extra []Entry
 }
 
-// Save writes t as nnU-Net's trainer does: its keys in its order, every alias of a weight, numpy scalars as Python floats
+// Save writes t as nnU-Net's trainer does, the weights with adapters merged in: its keys in its order, every alias of a weight, numpy scalars as Python floats
 // (Differs: torch's weights_only loader then opens the file, and nnU-Net only rounds and compares them). The file appears
 // complete or not at all.
 func Save(path string, t *Training) error {
+	return withStateDict(t.Network, path, func(weights *pickle.OrderedDict) error { return save(path, t, weights) })
+}
+
+func save(path string, t *Training, weights *pickle.OrderedDict) error {
 	root := &pickle.Dict{}
-	weights, err := stateDict(t.Network)
-	if err != nil {
-		return fmt.Errorf("checkpoint: %s: %w", path, err)
-	}
 	root.Set("network_weights", weights)
 	sgd, err := sgdDict(t.SGD)
 	if err != nil {
@@ -90,6 +90,24 @@ func Save(path string, t *Training) error {
 	} else {
 		root.Set("_best_ema", *t.BestEMA)
 	}
+	t.setAbout(root)
+	extra := &pickle.Dict{}
+	for _, e := range t.Extra {
+		v, err := entryValue(e.Value)
+		if err != nil {
+			return fmt.Errorf("checkpoint: %s: %s: %w", path, e.Name, err)
+		}
+		extra.Set(e.Name, v)
+	}
+	root.Set("lntorch", extra)
+	if err := pth.Save(path, root); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}
+
+// setAbout sets the entries that tell what the weights are.
+func (t *Training) setAbout(root *pickle.Dict) {
 	root.Set("current_epoch", int64(t.Epoch))
 	var fold any = t.InitArgs.Fold
 	if n, err := strconv.ParseInt(t.InitArgs.Fold, 10, 64); err == nil {
@@ -107,31 +125,29 @@ func Save(path string, t *Training) error {
 		}
 		root.Set("inference_allowed_mirroring_axes", axes)
 	}
-	extra := &pickle.Dict{}
-	for _, e := range t.Extra {
-		v, err := entryValue(e.Value)
-		if err != nil {
-			return fmt.Errorf("checkpoint: %s: %s: %w", path, e.Name, err)
-		}
-		extra.Set(e.Name, v)
-	}
-	root.Set("lntorch", extra)
-	if err := pth.Save(path, root); err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
-	}
-	return nil
 }
 
-// SaveWeights writes a network's bare state dict, as torch.save(network.state_dict()) does.
+// SaveWeights writes a network's bare state dict, as torch.save(network.state_dict()) does, with adapters merged in.
 func SaveWeights(path string, m *nn.Module) error {
-	weights, err := stateDict(m)
-	if err != nil {
-		return fmt.Errorf("checkpoint: %s: %w", path, err)
-	}
-	if err := pth.Save(path, weights); err != nil {
-		return fmt.Errorf("checkpoint: %w", err)
-	}
-	return nil
+	return withStateDict(m, path, func(weights *pickle.OrderedDict) error {
+		if err := pth.Save(path, weights); err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+		return nil
+	})
+}
+
+// withStateDict runs f with the network's state dict, whose tensors live as long.
+func withStateDict(m *nn.Module, path string, f func(*pickle.OrderedDict) error) error {
+	return torch.NoGrad(func() error {
+		return torch.With(func(s *torch.Scope) error {
+			weights, err := stateDict(s, m)
+			if err != nil {
+				return fmt.Errorf("checkpoint: %s: %w", path, err)
+			}
+			return f(weights)
+		})
+	})
 }
 
 func dict(pairs ...any) *pickle.Dict {
@@ -142,15 +158,15 @@ func dict(pairs ...any) *pickle.Dict {
 	return d
 }
 
-// stateDict is the pickled form of state_dict(): every name, aliases sharing a tensor, and _metadata.
-func stateDict(m *nn.Module) (*pickle.OrderedDict, error) {
+// stateDict is the pickled form of state_dict(): every name, aliases sharing a tensor, and _metadata. Merged weights live in s.
+func stateDict(s *torch.Scope, m *nn.Module) (*pickle.OrderedDict, error) {
 	d := &pickle.OrderedDict{}
 	files := map[*nn.Param]*pth.Tensor{}
 	for _, p := range m.StateDict() {
 		t := files[p.Param]
 		if t == nil {
 			var err error
-			if t, err = toFile(p.T); err != nil {
+			if t, err = toFile(p.Plain(s)); err != nil {
 				return nil, fmt.Errorf("%s: %w", p.Name, err)
 			}
 			files[p.Param] = t

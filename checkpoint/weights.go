@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lntorch/lntorch/formats/peft"
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/nn"
@@ -21,6 +22,7 @@ const (
 	Missing    Status = "missing"    // the network has it, the file not
 	Unexpected Status = "unexpected" // the file has it, the network not
 	Mismatched Status = "mismatched" // shapes differ
+	NoEffect   Status = "no effect"  // a LoRA adapter in the file whose B is zero
 )
 
 // Row is what became of one tensor; aliases are one row under the first of their names.
@@ -52,9 +54,12 @@ func (r *Report) Table(limit int) string {
 	if n := r.Count(Adapted); n > 0 {
 		fmt.Fprintf(&b, ", %d adapted", n)
 	}
+	if idle := r.Count(NoEffect); idle > 0 {
+		fmt.Fprintf(&b, ", %d tensors of adapters without effect", idle)
+	}
 	n := 0
 	for _, row := range r.Rows {
-		if row.Status == Loaded {
+		if row.Status == Loaded || row.Status == NoEffect {
 			continue
 		}
 		if n++; limit > 0 && n > limit {
@@ -161,14 +166,36 @@ func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error)
 		report.Rows = append(report.Rows, *rows[p])
 	}
 	for _, w := range weights {
-		if !known[w.Name] {
-			report.Rows = append(report.Rows, Row{Name: w.Name, Status: Unexpected, File: w.Size})
+		if known[w.Name] {
+			continue
 		}
+		row := Row{Name: w.Name, Status: Unexpected, File: w.Size}
+		if layer, part, ok := peft.SplitName(w.Name); ok {
+			row.Status = NoEffect
+			if part == "B" && !zero(w.Tensor) {
+				return nil, fmt.Errorf("the file holds adapters, of %s for example, that change what its network computes: `lntorch merge` puts them into the weights", layer)
+			}
+		}
+		report.Rows = append(report.Rows, row)
 	}
 	if report.Count(Missing)+report.Count(Mismatched) > 0 || !o.AllowUnexpected && report.Count(Unexpected) > 0 {
 		return report, fmt.Errorf("weights do not fit the network: %s\n(is the architecture in the plans the one that the checkpoint was trained with? `lntorch inspect` shows the file's)", report.Table(20))
 	}
 	return report, fill(order, source, remaps)
+}
+
+// zero tells whether every element of a floating tensor is 0; one that cannot be read is not.
+func zero(t *pth.Tensor) bool {
+	b := make([]byte, t.Bytes())
+	if t.ReadInto(b) != nil {
+		return false
+	}
+	for _, x := range b {
+		if x != 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // fill reads all tensors in parallel, straight into parameters where type and place allow it.

@@ -9,11 +9,12 @@ import (
 	"strings"
 
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/nn"
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
 // Method decides what is trained. It may implement further interfaces of this package: Updater, Fixed, Sparse,
-// Chooser, Seeded, Stateful, Counter.
+// Chooser, Seeded, Stateful, Counter, Injector, Exporter, Noter.
 type Method interface {
 	// Trains is asked once for each parameter, before the optimizer is built. A parameter that does not train gets no
 	// gradient, no momentum and no decay: its bits stay.
@@ -64,6 +65,32 @@ type StateEntry struct {
 	Name  string
 	Value any
 }
+
+// Injection is what an Injector gets.
+type Injection struct {
+	Module    *nn.Module
+	Builder   nn.Builder // for new parameters
+	Seed      uint64
+	Reference bool // compute as the reference does, operator for operator
+}
+
+// Injector methods attach adapters to layers of the network.
+type Injector interface {
+	// Inject is called once, when the network is built: before Trains is asked, and before weights are loaded.
+	Inject(in Injection) error
+	// Merge puts what the adapters do into the weights and detaches them: training is over.
+	Merge() error
+}
+
+// Exporter methods leave a result of their own beside the checkpoints.
+type Exporter interface {
+	// Export writes it into folder when training is over, before Merge, and tells its path; "" when there is nothing to
+	// leave. about is text that belongs to it: what it was trained from and for.
+	Export(folder string, about map[string]string) (path string, err error)
+}
+
+// Noter methods have something to say in the log when training begins.
+type Noter interface{ Notes() []string }
 
 // Counter tells how many sparse entries moved: in the last step, and in any step so far.
 type Counter interface {

@@ -49,8 +49,12 @@ func channelsLast(axes int) torch.MemoryFormat {
 
 func (u *unet) Module() *nn.Module         { return u.root }
 func (u *unet) SetDeepSupervision(on bool) { u.mode.deepSupervision = on }
-func (u *unet) SetTraining(on bool)        { u.mode.training = on }
 func (u *unet) SetFast(on bool)            { u.mode.fast = on }
+
+func (u *unet) SetTraining(on bool) {
+	u.mode.training = on
+	u.root.SetTraining(on)
+}
 
 // Forward: see Network.
 func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {

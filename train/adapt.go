@@ -54,7 +54,8 @@ func (t *trainer) loadPretrained(gen *torch.Generator) error {
 	}
 	err = t.loadWeights(f, o)
 	if err == nil {
-		return nil
+		t.base, err = openBase(c.Pretrained)
+		return err
 	}
 	if c.Head != HeadReset {
 		err = fmt.Errorf("%w\n--head reset starts the segmentation heads anew, --head extend takes the known classes along, where the classes are others", err)

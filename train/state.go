@@ -32,22 +32,18 @@ func (t *trainer) save(name string) error {
 		t.file.Print("No checkpoint written, checkpointing is disabled")
 		return nil
 	}
-	state := checkpoint.Training{
-		Network: t.net.Module(),
-		SGD:     checkpoint.SGDState{Options: t.sgd.Options(), InitialLR: c.LR, Buffers: t.sgd.State()},
-		Logging: checkpoint.Logging(t.log),
-		BestEMA: t.best,
-		Epoch:   t.epoch,
-		InitArgs: checkpoint.InitArgs{Plans: t.plans.Raw(), Configuration: c.Configuration, Fold: c.Fold, Dataset: t.dataset.Raw(),
-			UnpackDataset: true, Device: strings.SplitN(c.Device.String(), ":", 2)[0]},
-		Trainer:    c.Trainer,
-		MirrorAxes: t.mirrorAxes(),
-		Extra: []checkpoint.Entry{
-			{Name: "version", Value: int64(stateVersion)},
-			{Name: "epochs", Value: int64(c.Epochs)},
-			{Name: "iteration", Value: int64(t.iteration)},
-			{Name: "train_losses", Value: t.losses},
-		},
+	state := t.about()
+	state.Network = t.net.Module()
+	state.SGD = checkpoint.SGDState{Options: t.sgd.Options(), InitialLR: c.LR, Buffers: t.sgd.State()}
+	state.Logging = checkpoint.Logging(t.log)
+	state.BestEMA = t.best
+	state.Extra = []checkpoint.Entry{
+		{Name: "version", Value: int64(stateVersion)},
+		{Name: "epochs", Value: int64(c.Epochs)},
+		{Name: "iteration", Value: int64(t.iteration)},
+		{Name: "train_losses", Value: t.losses},
+		{Name: basePath, Value: t.base.path},
+		{Name: baseDigest, Value: t.base.digest},
 	}
 	lasting := t.lasting()
 	for _, name := range slices.Sorted(maps.Keys(lasting)) {
@@ -69,10 +65,22 @@ func (t *trainer) save(name string) error {
 			state.Extra = append(state.Extra, checkpoint.Entry{Name: methodPrefix + e.Name, Value: e.Value})
 		}
 	}
-	if err := checkpoint.Save(filepath.Join(t.fold, name), &state); err != nil {
+	if err := checkpoint.Save(filepath.Join(t.fold, name), state); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	return nil
+}
+
+// about is what a checkpoint of the training says of its weights.
+func (t *trainer) about() *checkpoint.Training {
+	c := &t.cfg
+	return &checkpoint.Training{
+		Epoch: t.epoch,
+		InitArgs: checkpoint.InitArgs{Plans: t.plans.Raw(), Configuration: c.Configuration, Fold: c.Fold, Dataset: t.dataset.Raw(),
+			UnpackDataset: true, Device: strings.SplitN(c.Device.String(), ":", 2)[0]},
+		Trainer:    c.Trainer,
+		MirrorAxes: t.mirrorAxes(),
+	}
 }
 
 // lasting are the settings, as text, that a training keeps to its end: with others its bits would differ.
@@ -159,6 +167,8 @@ func (t *trainer) restoreExtra(extra []checkpoint.Entry) error {
 		return fmt.Errorf("its lntorch state tells of %d iterations and %d losses", n, len(t.losses))
 	}
 	t.iteration = int(n)
+	t.base.path, _ = values[basePath].(string)
+	t.base.digest, _ = values[baseDigest].(string)
 	if m, ok := t.cfg.Method.(finetune.Stateful); ok {
 		return m.Restore(method)
 	}
@@ -188,6 +198,9 @@ func (t *trainer) finish() error {
 		if err := os.Remove(filepath.Join(t.fold, fileLatest)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("train: %w", err)
 		}
+	}
+	if err := t.leave(); err != nil {
+		return err
 	}
 	t.file.Print("Training done.")
 	return t.writeRun("trained")

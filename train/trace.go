@@ -89,15 +89,19 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	t := &trainer{cfg: Config{Method: cfg.Method, MethodName: cfg.MethodName, Refine: cfg.Refine, Seed: cfg.Seed, Device: cfg.Device, AMP: cfg.AMP, Iterations: n},
+	t := &trainer{cfg: Config{Method: cfg.Method, MethodName: cfg.MethodName, Refine: cfg.Refine, Seed: cfg.Seed, Device: cfg.Device, AMP: cfg.AMP, Reference: cfg.Reference, Iterations: n},
 		plans: cfg.Plans, dataset: cfg.Dataset, conf: conf, arch: arch, toDev: newUploader(cfg.Device)}
 	defer t.close()
 	if t.scope, err = torch.NewScope(); err != nil {
 		return err
 	}
 	spec := models.Spec{Architecture: arch, InputChannels: cfg.Dataset.NumInputChannels(conf), NumClasses: cfg.Dataset.Labels.NumSegmentationHeads()}
-	if t.net, err = models.Build(nn.Builder{Scope: t.scope, Device: cfg.Device}, spec); err != nil {
+	b := nn.Builder{Scope: t.scope, Device: cfg.Device}
+	if t.net, err = models.Build(b, spec); err != nil {
 		return fmt.Errorf("trace: %w", err)
+	}
+	if err := t.inject(b); err != nil {
+		return err
 	}
 	if err := t.collect(torch.SGD{LR: cfg.LR, Momentum: cfg.Momentum, WeightDecay: cfg.WeightDecay, Nesterov: true}); err != nil {
 		return err
@@ -134,11 +138,11 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err := masks.close(); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	b, err := json.MarshalIndent(rec, "", " ")
+	text, err := json.MarshalIndent(rec, "", " ")
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	if err := atomicfile.Write(filepath.Join(cfg.Output, "losses.json"), append(b, '\n')); err != nil {
+	if err := atomicfile.Write(filepath.Join(cfg.Output, "losses.json"), append(text, '\n')); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
 	return checkpoint.SaveWeights(filepath.Join(cfg.Output, "final.pth"), t.net.Module())
@@ -156,6 +160,9 @@ func (t *trainer) traceStep(cfg TraceConfig, i, n, levels int, rec *record, mask
 	lr := optim.PolyLR(cfg.LR, i, n, 0.9)
 	t.sgd.SetLR(lr)
 	return torch.With(func(s *torch.Scope) error {
+		if err := torch.ManualSeed(mix(0, uint64(i))); err != nil { // dropout draws from it
+			return err
+		}
 		if err := torch.ClearGrads(t.tensors); err != nil {
 			return err
 		}

@@ -172,6 +172,7 @@ func TestInterruptedAnywhereResumesToTheSameBits(t *testing.T) {
 		"head":              {tiny{}, "head", nil, 4},
 		"bias":              {tiny{}, "bias", nil, 4},
 		"norm":              {tiny{}, "norm", nil, 4},
+		"lora with dropout": {tiny{}, "lora", finetune.Values{"lora-rank": "2", "lora-dropout": "0.2"}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			torchtest.NoLeak(t)

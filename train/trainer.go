@@ -82,6 +82,7 @@ type trainer struct {
 	timing    timing
 	started   time.Time
 	restored  bool // by a checkpoint of lntorch or nnU-Net
+	base      base // what the fine-tuning began with
 }
 
 // Run trains as cfg says, or only validates. Cancelling ctx ends it after the running iteration, saved, with *Interrupted.
@@ -128,6 +129,11 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 		}
 		if err := t.finish(); err != nil {
 			return nil, err
+		}
+		if m, ok := t.cfg.Method.(finetune.Injector); ok {
+			if err := m.Merge(); err != nil {
+				return nil, fmt.Errorf("train: %w", err)
+			}
 		}
 	}
 	return t.validate(ctx)
@@ -183,6 +189,11 @@ func (t *trainer) open() error {
 	if err := t.net.CheckInput(wide(c.PatchSize)); err != nil {
 		return fmt.Errorf("train: patch_size: %w", err)
 	}
+	if !c.ValidateOnly { // the weights of a checkpoint have them merged in
+		if err := t.inject(b); err != nil {
+			return err
+		}
+	}
 	if err := t.collect(torch.SGD{LR: c.LR, Momentum: c.Momentum, WeightDecay: c.WeightDecay, Nesterov: c.Momentum > 0, Impl: t.impl()}); err != nil {
 		return err
 	}
@@ -206,6 +217,22 @@ func (t *trainer) open() error {
 	t.toDev = newUploader(c.Device)
 	return nil
 }
+
+// inject lets the method attach adapters to the network.
+func (t *trainer) inject(b nn.Builder) error {
+	m, ok := t.cfg.Method.(finetune.Injector)
+	if !ok {
+		return nil
+	}
+	in := finetune.Injection{Module: t.net.Module(), Builder: b, Seed: mix(t.cfg.Seed, injectionStream), Reference: t.cfg.Reference}
+	if err := m.Inject(in); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	return nil
+}
+
+// injectionStream keeps the adapters' first values apart from the numbers that iterations, which count from 0, draw.
+const injectionStream = 1 << 62
 
 // collect lists the network's parameters, asks the method which of them train, and makes the optimizer. It holds all
 // parameters, as nnU-Net's does; those that do not train never have a gradient, and are left alone.
@@ -398,6 +425,11 @@ func (t *trainer) announce() {
 	}
 	for _, line := range slices.Concat(t.decisions, []string{t.summary()}, t.untrained()) {
 		t.file.Print(line)
+	}
+	if m, ok := c.Method.(finetune.Noter); ok {
+		for _, line := range m.Notes() {
+			t.file.Print(line)
+		}
 	}
 	t.file.Print(fmt.Sprintf("%d training and %d validation cases, batch %d, patch %v, %d epochs of %d + %d iterations, device %s, %d threads, seed %d",
 		len(t.split.Train), len(t.split.Val), c.BatchSize, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))

@@ -262,7 +262,8 @@ func (b *bench) build() error {
 	if p, _ := b.cmd.Flags().GetIntSlice("patch-size"); len(p) > 0 {
 		b.patch = p
 	}
-	b.net, err = models.Build(nn.Builder{Scope: b.s, Device: b.m.device}, models.Spec{Architecture: b.arch, InputChannels: 1, NumClasses: 2})
+	builder := nn.Builder{Scope: b.s, Device: b.m.device}
+	b.net, err = models.Build(builder, models.Spec{Architecture: b.arch, InputChannels: 1, NumClasses: 2})
 	if err != nil {
 		return err
 	}
@@ -277,6 +278,11 @@ func (b *bench) build() error {
 	defer gen.Close()
 	if err := b.net.Module().Reset(gen, nil); err != nil {
 		return err
+	}
+	if m, ok := b.method.(finetune.Injector); ok {
+		if err := m.Inject(finetune.Injection{Module: b.net.Module(), Builder: builder, Seed: 1, Reference: b.m.reference}); err != nil {
+			return err
+		}
 	}
 	refine := readRefine(b.cmd.Flags())
 	var names []string

@@ -29,7 +29,7 @@ func newInspect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect FILE",
 		Short: "shows what is in a checkpoint, without running anything from it",
-		Long: `inspect opens a checkpoint (.pth of PyTorch, nnU-Net or lntorch), or the final checkpoint of a model folder, and tells what it is:
+		Long: `inspect opens a checkpoint (.pth of PyTorch, nnU-Net or lntorch, .safetensors), or the final checkpoint of a model folder, and tells what it is:
 trainer, epoch, plans, the Python names in it, which network it holds and how many parameters, where its plans mean another one, and
 every tensor's name, type and shape. A tensor with several names (aliases) is one line; --all shows each name, and the tensors of the
 optimizer and of everything else in the file. --digest adds the sha256 of each tensor's bytes (row-major, little-endian).
@@ -118,22 +118,34 @@ func runInspect(cmd *cobra.Command, args []string) error {
 	case ".pkl":
 		return inspectPickle(path, asJSON)
 	}
-	file, err := pth.Open(path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
-	doc := inspection{File: path, Kind: "torch file", Container: container{"zip", file.Version, info.Size()}, Network: notRecognised,
+	doc := inspection{File: path, Kind: "torch file", Container: container{"safetensors", 1, info.Size()}, Network: notRecognised,
 		Globals: []string{}, Keys: []string{}, Tensors: []tensorSummary{}}
-	if file.Legacy {
-		doc.Container.Format = "legacy"
-	}
-	for _, g := range file.Globals {
-		doc.Globals = append(doc.Globals, g.String())
+	var root any
+	if filepath.Ext(path) == checkpoint.Extension {
+		f, err := checkpoint.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		root = f.Root()
+	} else {
+		file, err := pth.Open(path)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		root = file.Root
+		doc.Container.Format, doc.Container.Version = "zip", file.Version
+		if file.Legacy {
+			doc.Container.Format = "legacy"
+		}
+		for _, g := range file.Globals {
+			doc.Globals = append(doc.Globals, g.String())
+		}
 	}
 	all, _ := cmd.Flags().GetBool("all")
 	var tensors []checkpoint.Weight
@@ -144,14 +156,14 @@ func runInspect(cmd *cobra.Command, args []string) error {
 	} else {
 		all, doc.note = true, strings.TrimPrefix(err.Error(), "checkpoint: "+path+": ")
 	}
-	if d := dictOf(file.Root); d != nil && doc.Kind != "state dict" {
+	if d := dictOf(root); d != nil && doc.Kind != "state dict" {
 		for k, v := range d.All() {
 			doc.Keys, doc.values = append(doc.Keys, keyText(k)), append(doc.values, brief(v))
 		}
 	}
 	if all {
 		tensors = nil
-		err := pth.Walk(file.Root, func(name string, t *pth.Tensor) error {
+		err := pth.Walk(root, func(name string, t *pth.Tensor) error {
 			tensors = append(tensors, checkpoint.Weight{Name: name, Tensor: t})
 			return nil
 		})

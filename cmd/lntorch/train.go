@@ -151,6 +151,9 @@ func methodFlags(cmd *cobra.Command) {
 				help += ": " + strings.Join(o.Values, ", ")
 			}
 			cmd.Flags().String(o.Name, o.Default, help)
+			if slices.Equal(o.Values, []string{"false", "true"}) {
+				cmd.Flags().Lookup(o.Name).NoOptDefVal = "true" // a switch
+			}
 		}
 	}
 }

@@ -55,9 +55,9 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		require.Equal(t, c.want, fmt.Sprintf("%s %s %d %g", e.Name, trainer, e.Epochs, e.LR), "%+v", c)
 	}
 	for want, c := range map[string][2]string{
-		"trainer of method dgst, but --method is full":                    {"full", "nnUNetTrainer_DGST"},
-		`method "dgts" is not known; known: bias, dgst, full, head, norm`: {"dgts", ""},
-		"nnUNetTrainer_Nepochs":                                           {"", "nnUNetTrainerBig"},
+		"trainer of method dgst, but --method is full": {"full", "nnUNetTrainer_DGST"},
+		`method "dgts" is not known; known: `:          {"dgts", ""},
+		"nnUNetTrainer_Nepochs":                        {"", "nnUNetTrainerBig"},
 	} {
 		_, _, err := chooseMethod(c[0], c[1], true)
 		require.ErrorContains(t, err, want)

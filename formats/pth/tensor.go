@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/bits"
 	"runtime"
 	"sync"
@@ -98,6 +99,15 @@ func NewStorage(dtype DType, data []byte) (*Storage, error) {
 		return nil, fmt.Errorf("pth: NewStorage: %d bytes are not a whole number of %s elements", len(data), dtype)
 	}
 	return &Storage{DType: dtype, Numel: int64(len(data) / dtype.Size()), Location: "cpu", name: "memory", mem: data}, nil
+}
+
+// NewStorageFrom makes a storage of numel little-endian elements that src holds from its byte 0 on, such as a part of another
+// file. They are read when they are asked for. name stands in errors.
+func NewStorageFrom(dtype DType, numel int64, src io.ReaderAt, name string) (*Storage, error) {
+	if dtype.Size() == 0 || numel < 0 || numel > math.MaxInt64/16 {
+		return nil, fmt.Errorf("pth: NewStorageFrom: %d elements of %s", numel, dtype)
+	}
+	return &Storage{DType: dtype, Numel: numel, Location: "cpu", name: name, src: src}, nil
 }
 
 // Bytes is the size of the storage.

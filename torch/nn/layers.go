@@ -21,6 +21,7 @@ func (b Builder) NewConv(in, out int64, kernel, stride []int64, bias bool) *Conv
 		c.dil = append(c.dil, 1)
 	}
 	c.Weight = b.Param(append([]int64{out, in}, kernel...)...)
+	c.Weight.Use = ConvWeight
 	c.Add("weight", c.Weight)
 	if bias {
 		c.Bias = b.Param(out)
@@ -32,7 +33,9 @@ func (b Builder) NewConv(in, out int64, kernel, stride []int64, bias bool) *Conv
 
 // Forward: x (n, in, …) → (n, out, …).
 func (c *Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	return s.Conv(x, c.Weight.T, value(c.Bias), c.stride, c.pad, c.dil, 1)
+	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor {
+		return s.Conv(x, w, b, c.stride, c.pad, c.dil, 1)
+	})
 }
 
 // ForwardLean is Forward that is cheaper to go back through where the weight does not train (torch.Scope.ConvLean).
@@ -51,6 +54,7 @@ type ConvTranspose struct {
 func (b Builder) NewConvTranspose(in, out int64, stride []int64, bias bool) *ConvTranspose {
 	c := &ConvTranspose{Module: NewModule(), stride: stride}
 	c.Weight = b.Param(append([]int64{in, out}, stride...)...)
+	c.Weight.Use = ConvTransposeWeight
 	c.Add("weight", c.Weight)
 	if bias {
 		c.Bias = b.Param(out)
@@ -62,12 +66,15 @@ func (b Builder) NewConvTranspose(in, out int64, stride []int64, bias bool) *Con
 
 // Forward: x (n, in, d…) → (n, out, d·stride…).
 func (c *ConvTranspose) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	return s.ConvTranspose(x, c.Weight.T, value(c.Bias), c.stride)
+	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor { return s.ConvTranspose(x, w, b, c.stride) })
 }
 
 // ForwardCat is Forward with skip (n, c, d·stride…) behind it along the channels, as one operator.
 func (c *ConvTranspose) ForwardCat(s *torch.Scope, x, skip *torch.Tensor) *torch.Tensor {
-	return s.ConvTransposeCat(x, c.Weight.T, value(c.Bias), skip, c.stride)
+	if a := c.Weight.Adapter; a != nil && !a.Folds() {
+		return s.Cat(1, c.Forward(s, x), skip)
+	}
+	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor { return s.ConvTransposeCat(x, w, b, skip, c.stride) })
 }
 
 // heNormal is nnU-Net's InitWeights_He(1e-2): Kaiming normal with fan_in, and biases 0. fan_in is axis 1 times the kernel's

@@ -10,9 +10,11 @@ import (
 
 // Param is one tensor of a network. It may stand under several names (aliases); each name leads to the same *Param.
 type Param struct {
-	T      *torch.Tensor
-	Shape  []int64
-	Buffer bool // saved with the network, not trained
+	T       *torch.Tensor
+	Shape   []int64
+	Buffer  bool    // saved with the network, not trained
+	Use     Use     // as the weight of which layer
+	Adapter Adapter // takes part in that layer; nil for none
 }
 
 // Named is a parameter or buffer under its full name, such as "encoder.stages.0.0.convs.0.conv.weight".
@@ -81,15 +83,28 @@ func (m *Module) StateDict() []Named {
 }
 
 // Parameters lists each trainable parameter once, under its first name, in the order of PyTorch's named_parameters().
+// Parameters of adapters follow those of the layer that they adapt.
 func (m *Module) Parameters() []Named {
 	var list []Named
 	seen := map[*Param]bool{}
-	for _, n := range m.StateDict() {
-		if !seen[n.Param] && !n.Buffer {
-			list = append(list, n)
+	m.walk("", func(path string, m *Module) {
+		var adapters []Named
+		for _, n := range m.params {
+			if seen[n.Param] {
+				continue
+			}
+			seen[n.Param] = true
+			if !n.Buffer {
+				list = append(list, Named{join(path, n.Name), n.Param})
+			}
+			if n.Adapter != nil {
+				for _, a := range n.Adapter.Params() {
+					adapters = append(adapters, Named{join(path, a.Name), a.Param})
+				}
+			}
 		}
-		seen[n.Param] = true
-	}
+		list = append(list, adapters...)
+	})
 	return list
 }
 

@@ -1,0 +1,279 @@
+package checkpoint
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/lntorch/lntorch/formats/peft"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/formats/pth"
+)
+
+// Canonical is the name under which PyTorch first lists a parameter of nnU-Net's networks, which list the encoder again in
+// the decoder, and each block's layers again in all_modules. Other names are their own.
+// Source: dynamic_network_architectures 0.3.1, UNetDecoder and ConvDropoutNormReLU.
+func Canonical(name string) string {
+	if strings.HasPrefix(name, "decoder.encoder.") {
+		name = strings.TrimPrefix(name, "decoder.")
+	}
+	const list = ".all_modules."
+	i := strings.LastIndex(name, list)
+	if i < 0 {
+		return name
+	}
+	number, rest, ok := strings.Cut(name[i+len(list):], ".")
+	switch {
+	case !ok:
+		return name
+	case number == "0":
+		return name[:i] + ".conv." + rest
+	}
+	return name[:i] + ".norm." + rest // of the layers with parameters only the norm comes after the convolution
+}
+
+// Digest is the sha256, in hexadecimal, of a file's weights, whatever file they are in: for each canonical name, sorted, the
+// name, type and shape as a line of text and the elements, row-major and little-endian. Aliases count once.
+func (f *File) Digest() (string, error) {
+	tensors := map[string]*pth.Tensor{}
+	for _, w := range f.Weights {
+		if c := Canonical(w.Name); tensors[c] == nil || c == w.Name {
+			tensors[c] = w.Tensor
+		}
+	}
+	h := sha256.New()
+	var buf []byte
+	for _, name := range slices.Sorted(maps.Keys(tensors)) {
+		t := tensors[name]
+		size := t.Size
+		if size == nil {
+			size = []int64{}
+		}
+		fmt.Fprintf(h, "%s %s %v\n", name, t.DType, size)
+		if int64(cap(buf)) < t.Bytes() {
+			buf = make([]byte, t.Bytes())
+		}
+		buf = buf[:t.Bytes()]
+		if err := t.ReadInto(buf); err != nil {
+			return "", fmt.Errorf("checkpoint: %s: %s: %w", f.Path, name, err)
+		}
+		h.Write(buf)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// Edit is a file's weights under change. It needs no libtorch. The file must stay open until Save.
+type Edit struct {
+	file    *File
+	tensors map[string]*pth.Tensor // by canonical name
+	about   string
+}
+
+// NewEdit begins with the weights of f. Parameters of adapters among them are left out.
+func NewEdit(f *File) *Edit {
+	e := &Edit{file: f, tensors: map[string]*pth.Tensor{}}
+	for _, w := range f.Weights {
+		if _, _, ok := peft.SplitName(w.Name); ok {
+			continue
+		}
+		if c := Canonical(w.Name); e.tensors[c] == nil || c == w.Name {
+			e.tensors[c] = w.Tensor
+		}
+	}
+	return e
+}
+
+// SetAbout makes the result say of itself what File.About gave elsewhere.
+func (e *Edit) SetAbout(text string) { e.about = text }
+
+// Tensor gives a weight as it stands, nil if there is none of that name.
+func (e *Edit) Tensor(name string) *pth.Tensor { return e.tensors[Canonical(name)] }
+
+// Replace puts t, of any shape, in the place of a weight.
+func (e *Edit) Replace(name string, t *pth.Tensor) error {
+	if e.Tensor(name) == nil {
+		return fmt.Errorf("checkpoint: %s has no weight %s: is it the right base?", e.file.Path, name)
+	}
+	e.tensors[Canonical(name)] = t
+	return nil
+}
+
+// LowRank is a change of a layer's weight by Scaling·B·A.
+type LowRank struct {
+	Layer      string
+	A, B       *pth.Tensor // float32; shapes as in peft.Layer
+	Scaling    float64
+	Transposed bool
+}
+
+// AddLowRank adds to a weight of type float32. Products are summed in float64 and rounded once.
+// Source: PEFT 0.14.0, get_delta_weight, for every kernel size.
+func (e *Edit) AddLowRank(l LowRank) error {
+	name := l.Layer + ".weight"
+	w := e.Tensor(name)
+	if w == nil {
+		return fmt.Errorf("checkpoint: %s has no weight %s: is it the right base?", e.file.Path, name)
+	}
+	in := 1 // A's axis that is the weight's own: (r, in, kernel…) or (in, r, kernel…)
+	if l.Transposed {
+		in = 0
+	}
+	fits := len(w.Size) >= 2 && len(l.A.Size) == len(w.Size) && len(l.B.Size) == len(w.Size) &&
+		slices.Equal(l.A.Size[2:], w.Size[2:]) && l.A.Size[in] == w.Size[in] && l.A.Size[1-in] == l.B.Size[1] && l.B.Size[0] == w.Size[1-in]
+	for i := 2; fits && i < len(l.B.Size); i++ {
+		fits = l.B.Size[i] == 1
+	}
+	if !fits {
+		return fmt.Errorf("checkpoint: %s: weight %v does not take an adapter of A %v and B %v: is %s the right base?", name, w.Size, l.A.Size, l.B.Size, e.file.Path)
+	}
+	if w.Numel() == 0 {
+		return nil
+	}
+	values, err := float32s(w)
+	if err != nil {
+		return fmt.Errorf("checkpoint: %s: %w", name, err)
+	}
+	a, err := float32s(l.A)
+	if err != nil {
+		return fmt.Errorf("checkpoint: lora_A of %s: %w", l.Layer, err)
+	}
+	b, err := float32s(l.B)
+	if err != nil {
+		return fmt.Errorf("checkpoint: lora_B of %s: %w", l.Layer, err)
+	}
+	rank, out := int(l.B.Size[1]), int(l.B.Size[0])
+	kernel := 1
+	for _, k := range w.Size[2:] {
+		kernel *= int(k)
+	}
+	// add puts scaling·Σ_r b[o,r]·a[r-th row] on row: rows of a begin at offset and lie stride apart.
+	sum := make([]float64, 0, len(values)/out)
+	add := func(row []float32, o, offset, stride int) {
+		sum = append(sum[:0], make([]float64, len(row))...)
+		for r := range rank {
+			f := float64(b[o*rank+r])
+			for i, x := range a[offset+r*stride : offset+r*stride+len(row)] {
+				sum[i] += f * float64(x)
+			}
+		}
+		for i, x := range sum {
+			row[i] = float32(float64(row[i]) + l.Scaling*x)
+		}
+	}
+	if l.Transposed {
+		for i := range int(w.Size[0]) {
+			for o := range out {
+				at := (i*out + o) * kernel
+				add(values[at:at+kernel], o, i*rank*kernel, kernel)
+			}
+		}
+	} else {
+		width := int(w.Size[1]) * kernel
+		for o := range out {
+			add(values[o*width:(o+1)*width], o, 0, width)
+		}
+	}
+	t, err := NewFloat32(values, w.Size)
+	if err != nil {
+		return err
+	}
+	e.tensors[Canonical(name)] = t
+	return nil
+}
+
+func float32s(t *pth.Tensor) ([]float32, error) {
+	if t.DType != pth.Float32 {
+		return nil, fmt.Errorf("its elements are %s, expected float32", t.DType)
+	}
+	b := make([]byte, t.Bytes())
+	if err := t.ReadInto(b); err != nil {
+		return nil, err
+	}
+	v := make([]float32, len(b)/4)
+	for i := range v {
+		v[i] = math.Float32frombits(binary.LittleEndian.Uint32(b[4*i:]))
+	}
+	return v, nil
+}
+
+// NewFloat32 makes a tensor of a checkpoint from values.
+func NewFloat32(values []float32, shape []int64) (*pth.Tensor, error) {
+	b := make([]byte, 0, 4*len(values))
+	for _, v := range values {
+		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(v))
+	}
+	s, err := pth.NewStorage(pth.Float32, b)
+	if err != nil {
+		return nil, err
+	}
+	return pth.NewTensor(s, 0, slices.Clone(shape), nil)
+}
+
+// Save writes the weights under all of the file's names, in its form: nnU-Net's dictionary, which then names trainer and
+// has no optimizer, or the bare state dict; or, where path ends in .safetensors, that format. The result has the names of
+// an unwrapped network without adapters.
+func (e *Edit) Save(path, trainer string) error {
+	weights := &pickle.OrderedDict{}
+	var list []Weight
+	original, _ := e.file.root.Get("network_weights")
+	if state, ok := original.(*pickle.OrderedDict); ok && len(e.file.Weights) > 0 {
+		if _, same := state.Get(e.file.Weights[0].Name); same { // not those of a wrapped network
+			weights.Attrs = state.Attrs
+		}
+	}
+	for _, w := range e.file.Weights {
+		if _, _, ok := peft.SplitName(w.Name); ok {
+			continue
+		}
+		t := e.tensors[Canonical(w.Name)]
+		weights.Set(w.Name, t)
+		list = append(list, Weight{w.Name, t})
+	}
+	var root *pickle.Dict
+	switch {
+	case e.about != "":
+		var err error
+		if root, err = aboutRoot(e.about, weights); err != nil {
+			return fmt.Errorf("checkpoint: what the change says of itself: %w", err)
+		}
+	case e.file.NNUNet:
+		root = &pickle.Dict{}
+		for k, v := range e.file.root.All() {
+			if k != "lntorch" {
+				root.Set(k, v)
+			}
+		}
+		root.Set("network_weights", weights)
+		root.Set("optimizer_state", nil)
+		root.Set("grad_scaler_state", nil)
+	}
+	if root == nil {
+		if strings.HasSuffix(path, Extension) {
+			return SaveSafetensors(path, list, "")
+		}
+		return saved(pth.Save(path, weights))
+	}
+	if trainer != "" {
+		root.Set("trainer_name", trainer)
+	}
+	if strings.HasSuffix(path, Extension) {
+		text, err := about(root)
+		if err != nil {
+			return err
+		}
+		return SaveSafetensors(path, list, text)
+	}
+	return saved(pth.Save(path, root))
+}
+
+func saved(err error) error {
+	if err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}

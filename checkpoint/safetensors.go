@@ -1,0 +1,212 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/formats/pth"
+	"github.com/lntorch/lntorch/formats/safetensors"
+)
+
+// Extension is the end of the names of safetensors files, which Open takes too.
+const Extension = ".safetensors"
+
+// Metadata keys of the safetensors files that lntorch writes.
+const (
+	// AboutKey: what nnU-Net's dictionary says besides tensors, as JSON. See About.
+	AboutKey = "lntorch.checkpoint"
+	orderKey = "lntorch.order" // the names of the state dict, with newlines
+)
+
+// aboutKeys are the entries of nnU-Net's dictionary that tell what its weights are.
+var aboutKeys = []string{"current_epoch", "init_args", "trainer_name", "inference_allowed_mirroring_axes"}
+
+// About gives what the checkpoint says of its weights, as JSON: trainer, plans, dataset, configuration, fold, epoch and
+// mirror axes. It is "" where the file says nothing.
+func (f *File) About() (string, error) {
+	if !f.NNUNet {
+		return "", nil
+	}
+	return about(f.root)
+}
+
+// About is what a checkpoint of the training would say of its weights: see File.About.
+func (t *Training) About() (string, error) {
+	root := &pickle.Dict{}
+	t.setAbout(root)
+	return about(root)
+}
+
+func about(root *pickle.Dict) (string, error) {
+	o := &plans.Object{}
+	for _, key := range aboutKeys {
+		v, ok := root.Get(key)
+		if !ok {
+			continue
+		}
+		if d := dictOf(v); d != nil { // init_args, whose device may be a torch.device, which nothing reads
+			plain := &pickle.Dict{}
+			for k, e := range d.All() {
+				if device, ok := e.(pickle.Device); ok {
+					e = device.Type
+				}
+				plain.Set(k, e)
+			}
+			v = plain
+		}
+		j, err := toJSON(v)
+		if err != nil {
+			return "", fmt.Errorf("checkpoint: %s: %w", key, err)
+		}
+		o.Set(key, j)
+	}
+	b, err := plans.EncodeJSON(o, -1, false)
+	return string(b), err
+}
+
+// aboutRoot is nnU-Net's dictionary around weights, from what About gave.
+func aboutRoot(text string, weights *pickle.OrderedDict) (*pickle.Dict, error) {
+	v, err := plans.DecodeJSON([]byte(text))
+	if err != nil {
+		return nil, err
+	}
+	said := dictOf(fromJSON(v))
+	if said == nil {
+		return nil, errors.New("it is no JSON object")
+	}
+	root := dict("network_weights", weights, "optimizer_state", nil, "grad_scaler_state", nil, "logging", &pickle.Dict{}, "_best_ema", nil)
+	for _, key := range aboutKeys {
+		v, _ := said.Get(key)
+		if list, ok := v.(*pickle.List); ok {
+			v = pickle.Tuple(list.Items)
+		}
+		root.Set(key, v)
+	}
+	return root, nil
+}
+
+var fromSafetensors = map[safetensors.DType]pth.DType{
+	safetensors.Bool: pth.Bool, safetensors.Uint8: pth.Uint8, safetensors.Int8: pth.Int8, safetensors.Int16: pth.Int16, safetensors.Uint16: pth.Uint16,
+	safetensors.Float16: pth.Float16, safetensors.BFloat16: pth.BFloat16, safetensors.Int32: pth.Int32, safetensors.Uint32: pth.Uint32,
+	safetensors.Float32: pth.Float32, safetensors.Float64: pth.Float64, safetensors.Int64: pth.Int64, safetensors.Uint64: pth.Uint64,
+}
+
+// FromSafetensors makes a tensor of a safetensors file one of a checkpoint, to be read while the file is open.
+func FromSafetensors(t *safetensors.Tensor) (*pth.Tensor, error) {
+	dtype, ok := fromSafetensors[t.DType]
+	if !ok {
+		return nil, fmt.Errorf("tensor %s: element type %s is not supported", t.Name, t.DType)
+	}
+	s, err := pth.NewStorageFrom(dtype, t.Bytes()/int64(dtype.Size()), t, t.Name)
+	if err != nil {
+		return nil, err
+	}
+	return pth.NewTensor(s, 0, t.Shape, nil)
+}
+
+// openSafetensors reads a file of weights. Names that its metadata maps to tensors are their aliases, as Python's
+// safetensors.torch.save_model writes them.
+func openSafetensors(path string) (*File, error) {
+	s, err := safetensors.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %w", err)
+	}
+	f := &File{Path: path, closer: s}
+	if err := f.readSafetensors(s); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("checkpoint: %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func (f *File) readSafetensors(s *safetensors.File) error {
+	tensors := map[string]*pth.Tensor{}
+	var order []string
+	for _, t := range s.Tensors {
+		p, err := FromSafetensors(t)
+		if err != nil {
+			return err
+		}
+		tensors[t.Name] = p
+		order = append(order, t.Name)
+	}
+	var aliases []string
+	for name, of := range s.Metadata {
+		if s.Tensor(of) != nil && s.Tensor(name) == nil {
+			tensors[name] = tensors[of]
+			aliases = append(aliases, name)
+		}
+	}
+	slices.Sort(aliases)
+	order = append(order, aliases...)
+	if text := s.Metadata[orderKey]; text != "" {
+		if told := strings.Split(text, "\n"); slices.Equal(slices.Sorted(slices.Values(told)), slices.Sorted(slices.Values(order))) {
+			order = told
+		}
+	}
+	weights := &pickle.OrderedDict{}
+	for _, name := range order {
+		weights.Set(name, tensors[name])
+	}
+	if text := s.Metadata[AboutKey]; text != "" {
+		root, err := aboutRoot(text, weights)
+		if err != nil {
+			return fmt.Errorf("metadata %s: %w", AboutKey, err)
+		}
+		return f.interpret(root)
+	}
+	if len(order) == 0 {
+		return errors.New("it holds no tensor")
+	}
+	return f.interpret(weights)
+}
+
+// SaveSafetensors writes weights as safetensors.torch.save_model does: of tensors that share their elements one under its
+// first name, the others in the metadata. about is File.About's text, which Open finds again; "" for none.
+func SaveSafetensors(path string, weights []Weight, about string) error {
+	names := map[pth.DType]safetensors.DType{}
+	for s, p := range fromSafetensors {
+		names[p] = s
+	}
+	metadata := map[string]string{"format": "pt"}
+	if about != "" {
+		metadata[AboutKey] = about
+	}
+	var entries []safetensors.Entry
+	var order []string
+	first := map[view]string{}
+	for _, w := range weights {
+		order = append(order, w.Name)
+		v := viewOf(w.Tensor)
+		if name, ok := first[v]; ok {
+			metadata[w.Name] = name
+			continue
+		}
+		first[v] = w.Name
+		dtype, ok := names[w.DType]
+		if !ok {
+			return fmt.Errorf("checkpoint: %s: element type %s of %s has no place in a safetensors file", path, w.DType, w.Name)
+		}
+		entries = append(entries, safetensors.Entry{Name: w.Name, DType: dtype, Shape: w.Size, Read: w.ReadInto})
+	}
+	metadata[orderKey] = strings.Join(order, "\n")
+	if err := safetensors.Save(path, entries, metadata); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	return nil
+}
+
+// view is the memory that a tensor shows: aliases have equal ones.
+type view struct {
+	storage *pth.Storage
+	offset  int64
+	layout  string
+}
+
+func viewOf(t *pth.Tensor) view {
+	return view{t.Storage, t.Offset, fmt.Sprint(t.DType, t.Size, t.Stride)}
+}
