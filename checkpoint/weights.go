@@ -138,6 +138,15 @@ func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error)
 	return report, fill(order, source)
 }
 
+// Shapes are the sizes of tensors by name, from which a network is recognised.
+func Shapes(weights []Weight) map[string][]int64 {
+	shapes := map[string][]int64{}
+	for _, w := range weights {
+		shapes[w.Name] = w.Size
+	}
+	return shapes
+}
+
 // fill reads all tensors in parallel, straight into parameters where type and place allow it.
 func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor) error {
 	return torch.NoGrad(func() error {
