@@ -39,6 +39,12 @@ func forwardBackward(t *testing.T, s *torch.Scope, sp spec) arrays {
 	t.Helper()
 	n := build(t, s, sp)
 	fill(t, n)
+	return propagate(t, s, n, sp)
+}
+
+// propagate is forwardBackward of a network with weights.
+func propagate(t *testing.T, s *torch.Scope, n models.Network, sp spec) arrays {
+	t.Helper()
 	heads := n.Forward(s, hashTensor(s, -1, sp.InputShape))
 	var loss *torch.Tensor
 	for i, h := range heads {
