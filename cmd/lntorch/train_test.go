@@ -44,6 +44,10 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		{"dgst", "", false, "dgst nnUNetTrainer_DGST 50 0.001"},
 		{"dgst", "nnUNetTrainer_DGST", true, "dgst nnUNetTrainer_DGST 50 0.001"},
 		{"dgst", "MyTrainer", true, "dgst MyTrainer 50 0.001"},
+		{"", "nnUNetTrainer_SwinUNETR", true, "full nnUNetTrainer_SwinUNETR 2000 0.01"},
+		{"", "nnUNetTrainer_SwinUNETRv2", false, "full nnUNetTrainer_SwinUNETRv2 2000 0.01"},
+		{"full", "nnUNetTrainer_SwinUNETRv2", true, "full nnUNetTrainer_SwinUNETRv2 2000 0.01"},
+		{"dgst", "nnUNetTrainer_SwinUNETR", true, "dgst nnUNetTrainer_SwinUNETR 50 0.001"},
 		{"", "nnUNetTrainer_5epochs", true, "full nnUNetTrainer_5epochs 5 0.01"},
 		{"", "nnUNetTrainer_1epoch", false, "full nnUNetTrainer_1epoch 1 0.01"},
 	} {
@@ -55,6 +59,7 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		"trainer of method dgst, but --method is full":  {"full", "nnUNetTrainer_DGST"},
 		`method "dgts" is not known; known: dgst, full`: {"dgts", ""},
 		"nnUNetTrainer_Nepochs":                         {"", "nnUNetTrainerBig"},
+		"known: nnUNetTrainer_SwinUNETR, ":              {"", "nnUNetTrainer_SwinUNETRv3"},
 	} {
 		_, _, err := chooseMethod(c[0], c[1], true)
 		require.ErrorContains(t, err, want)
