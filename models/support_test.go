@@ -44,6 +44,7 @@ type spec struct {
 
 // numerics are the two ways in which a network computes, by the value of SetFast.
 var numerics = map[bool]string{false: "reference", true: "fast"}
+
 // swinSpec stands in place of an architecture block for networks that plans do not describe.
 type swinSpec struct {
 	Class       string `json:"class"`
@@ -233,7 +234,7 @@ func readJSON(t *testing.T, path string, v any) {
 
 // toleranceOf names the entry of golden's table for an array of a run.
 func toleranceOf(name string) string {
-	for prefix, tolerance := range map[string]string{"initial/": "op", "head_": "forward", "loss": "loss", "grad/": "gradient",
+	for prefix, tolerance := range map[string]string{"initial/": "op", "rectified/": "gradient-rectified", "head_": "forward", "loss": "loss", "grad/": "gradient",
 		"losses": "trajectory-loss", "norms": "trajectory-norm", "first/": "trajectory-gradient", "final/": "trajectory-weight"} {
 		if strings.HasPrefix(name, prefix) && (prefix != "loss" || name == prefix) {
 			return tolerance

@@ -65,7 +65,7 @@ type swin struct {
 	root      *nn.Module
 	name      string
 	dim       int
-	fast      bool
+	mode      *mode
 	recompute bool
 	embed     *nn.Conv
 	stages    [swinStages]*swinStage
@@ -93,7 +93,7 @@ func newSwinUNETR(b nn.Builder, spec Spec) (Network, error) {
 			return nil, fmt.Errorf("%d heads for the %d channels of stage %d, expected a divisor", h, c, i+1)
 		}
 	}
-	n := &swin{root: nn.NewModule(), name: a.NetworkClass, dim: a.Dim}
+	n := &swin{root: nn.NewModule(), name: a.NetworkClass, dim: a.Dim, mode: &mode{}}
 	f := int64(a.FeatureSize)
 	var drawn []*nn.Module // in the order in which MONAI makes them
 
@@ -108,7 +108,7 @@ func newSwinUNETR(b nn.Builder, spec Spec) (Network, error) {
 		n.stages[i] = newSwinStage(b, a, i, &drawn)
 		vit.Child(fmt.Sprintf("layers%d", i+1), nn.Sequence(n.stages[i].module))
 		if v2 {
-			n.before[i] = newUnetrBlock(b, a.Dim, f<<i, f<<i, &drawn)
+			n.before[i] = newUnetrBlock(b, n.mode, a.Dim, f<<i, f<<i, &drawn)
 		}
 	}
 	for i, c := range n.before {
@@ -121,7 +121,7 @@ func newSwinUNETR(b nn.Builder, spec Spec) (Network, error) {
 		name    string
 		in, out int64
 	}{{"encoder1", int64(spec.InputChannels), f}, {"encoder2", f, f}, {"encoder3", 2 * f, 2 * f}, {"encoder4", 4 * f, 4 * f}, {"encoder10", 16 * f, 16 * f}} {
-		n.encoders[i] = newUnetrBlock(b, a.Dim, e.in, e.out, &drawn)
+		n.encoders[i] = newUnetrBlock(b, n.mode, a.Dim, e.in, e.out, &drawn)
 		n.root.Child(e.name, n.encoders[i].wrapped)
 	}
 	for i, out := range []int64{8 * f, 4 * f, 2 * f, f, f} {
@@ -129,7 +129,7 @@ func newSwinUNETR(b nn.Builder, spec Spec) (Network, error) {
 		if i == 4 {
 			in = f
 		}
-		n.up[i] = newUnetrUp(b, a.Dim, in, out, &drawn)
+		n.up[i] = newUnetrUp(b, n.mode, a.Dim, in, out, &drawn)
 		n.root.Child(fmt.Sprintf("decoder%d", 5-i), n.up[i].module)
 	}
 	one := slices.Repeat([]int64{1}, a.Dim)
@@ -151,7 +151,7 @@ func (n *swin) SetDeepSupervision(bool) {}
 func (n *swin) SetTraining(bool) {}
 
 // SetFast: see Network.
-func (n *swin) SetFast(on bool) { n.fast = on }
+func (n *swin) SetFast(on bool) { n.mode.fast = on }
 
 // SetRecompute: see Recomputer.
 func (n *swin) SetRecompute(on bool) { n.recompute = on }
@@ -209,7 +209,7 @@ func (n *swin) transform(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	for i, stage := range n.stages {
 		if c := n.before[i]; c != nil {
 			h = n.next(h, n.part(s, c.wrapped, h, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-				return c.forward(s, s.Contiguous(x, torch.Contiguous))
+				return c.forward(s, n.rowMajor(s, x))
 			}))
 		}
 		h = stage.forward(s, n, h)
@@ -235,6 +235,14 @@ func (n *swin) part(s *torch.Scope, m *nn.Module, x *torch.Tensor, f func(*torch
 		params = append(params, p.T)
 	}
 	return s.Recompute(x, params, f)
+}
+
+// rowMajor is x in row-major order, in which the reference hands it on; channels last, as it mostly lies, is quicker.
+func (n *swin) rowMajor(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	if n.mode.fast {
+		return x
+	}
+	return s.Contiguous(x, torch.Contiguous)
 }
 
 // normalised is a layer norm over the channels, without weight and bias (proj_out).
@@ -292,9 +300,9 @@ func (st *swinStage) forward(s *torch.Scope, n *swin, x *torch.Tensor) *torch.Te
 	for i, k := range st.blocks {
 		x = n.next(x, n.part(s, k.module, x, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 			if i == 0 {
-				x = tokensLast(s, s.Contiguous(x, torch.Contiguous))
+				x = tokensLast(s, n.rowMajor(s, x))
 			}
-			return k.forward(s, g, n.fast, x)
+			return k.forward(s, g, n.mode.fast, x)
 		}))
 	}
 	return n.next(x, n.part(s, st.merge.module, x, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
@@ -419,6 +427,56 @@ func (g windowGrid) mask(s *torch.Scope, device torch.Device) *torch.Tensor {
 	})
 }
 
+// windowGroup is the windows of an image that have one mask.
+type windowGroup struct {
+	windows []int64
+	mask    []float32 // (t, t), as in mask; nil where it is 0 everywhere
+}
+
+// groups: a window is masked only where it is the last one along a shifted axis; its other tokens all belong together.
+func (g windowGrid) groups() []windowGroup {
+	counts := make([]int64, len(g.window))
+	for i, w := range g.window {
+		counts[i] = g.padded[i] / w
+	}
+	all := make([]windowGroup, 1<<len(g.window))
+	for i := range g.windows() {
+		last := 0 // the set of shifted axes along which window i is the last
+		for axis, rest := len(counts)-1, i; axis >= 0; axis-- {
+			if g.shift[axis] > 0 && rest%counts[axis] == counts[axis]-1 {
+				last |= 1 << axis
+			}
+			rest /= counts[axis]
+		}
+		all[last].windows = append(all[last].windows, i)
+	}
+	var used []windowGroup
+	for last, group := range all {
+		if group.windows == nil {
+			continue
+		}
+		if last != 0 {
+			side := make([]int, g.tokens()) // the set of those axes along which a token came from the other end
+			for i := range side {
+				for axis, rest := len(g.window)-1, int64(i); axis >= 0; axis-- {
+					if last&(1<<axis) != 0 && rest%g.window[axis] >= g.window[axis]-g.shift[axis] {
+						side[i] |= 1 << axis
+					}
+					rest /= g.window[axis]
+				}
+			}
+			group.mask = make([]float32, len(side)*len(side))
+			for i := range group.mask {
+				if side[i/len(side)] != side[i%len(side)] {
+					group.mask[i] = swinMasked
+				}
+			}
+		}
+		used = append(used, group)
+	}
+	return used
+}
+
 // swinBlock is SwinTransformerBlock: attention within windows and a perceptron, each behind a layer norm and added to its
 // input.
 type swinBlock struct {
@@ -475,11 +533,19 @@ func (k *swinBlock) attend(s *torch.Scope, g windowGrid, fast bool, x *torch.Ten
 	windows := g.partition(s, x, g.n, g.c)
 	x.Free()
 	windows = s.Block(func(s *torch.Scope) *torch.Tensor {
+		qkv := k.attention.project(s, windows)
+		if s.Err() == nil && fast && !qkv.RequiresGrad() {
+			var groups []windowGroup
+			if shifted {
+				groups = g.groups()
+			}
+			return k.attention.fused(s, qkv, groups)
+		}
 		var mask *torch.Tensor
 		if shifted {
 			mask = g.mask(s, windows.Device())
 		}
-		return k.attention.forward(s, windows, mask)
+		return k.attention.forward(s, qkv, mask)
 	})
 	x = g.reverse(s, windows)
 	if shifted {
@@ -557,14 +623,22 @@ func (a *windowAttention) bias(s *torch.Scope, t int64) *torch.Tensor {
 	})
 }
 
-// forward: x (w, t, c); mask (windows, t, t) or nil.
-func (a *windowAttention) forward(s *torch.Scope, x, mask *torch.Tensor) *torch.Tensor {
+// project: x (w, t, c) → queries, keys and values (3, w, h, t, c/h).
+func (a *windowAttention) project(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	if s.Err() != nil {
 		return nil
 	}
 	shape := x.Shape()
-	w, t, c := shape[0], shape[1], shape[2]
-	qkv := s.Permute(s.Reshape(a.qkv.Forward(s, x), w, t, 3, a.heads, c/a.heads), 2, 0, 3, 1, 4)
+	return s.Permute(s.Reshape(a.qkv.Forward(s, x), shape[0], shape[1], 3, a.heads, shape[2]/a.heads), 2, 0, 3, 1, 4)
+}
+
+// forward: qkv as project gives it → (w, t, c); mask (windows, t, t) or nil.
+func (a *windowAttention) forward(s *torch.Scope, qkv, mask *torch.Tensor) *torch.Tensor {
+	if s.Err() != nil {
+		return nil
+	}
+	shape := qkv.Shape()
+	w, t := shape[1], shape[3]
 	q, k, v := s.Select(qkv, 0, 0), s.Select(qkv, 0, 1), s.Select(qkv, 0, 2)
 	attention := s.Block(func(s *torch.Scope) *torch.Tensor {
 		return s.MatMul(s.MulScalar(q, a.scale), s.Transpose(k, -2, -1))
@@ -577,7 +651,49 @@ func (a *windowAttention) forward(s *torch.Scope, x, mask *torch.Tensor) *torch.
 	}
 	attention = s.Softmax(attention, -1)
 	attention = s.To(attention, v.DType(), v.Device())
-	return a.proj.Forward(s, s.Reshape(s.Transpose(s.MatMul(attention, v), 1, 2), w, t, c))
+	return a.proj.Forward(s, s.Reshape(s.Transpose(s.MatMul(attention, v), 1, 2), w, t, -1))
+}
+
+// fused is forward by scaled_dot_product_attention, which does not hold the attention between all tokens of all windows at
+// once. It is for inference: a bias that learns makes libtorch hold it again, and more. groups may be nil for one without
+// mask.
+func (a *windowAttention) fused(s *torch.Scope, qkv *torch.Tensor, groups []windowGroup) *torch.Tensor {
+	shape := qkv.Shape()
+	w, t, device := shape[1], shape[3], qkv.Device()
+	bias := s.Unsqueeze(a.bias(s, t), 0)
+	attend := func(s *torch.Scope, qkv, bias *torch.Tensor) *torch.Tensor {
+		bias = s.To(bias, qkv.DType(), device)
+		return s.ScaledDotProductAttention(s.Select(qkv, 0, 0), s.Select(qkv, 0, 1), s.Select(qkv, 0, 2), bias, 0, a.scale)
+	}
+	if groups == nil {
+		return a.proj.Forward(s, s.Reshape(s.Transpose(attend(s, qkv, bias), 1, 2), w, t, -1))
+	}
+	var parts []*torch.Tensor
+	place := make([]int64, w) // where a window's result stands among the parts
+	next, perImage := int64(0), int64(0)
+	for _, g := range groups {
+		perImage += int64(len(g.windows))
+	}
+	for _, g := range groups {
+		var index []int64
+		for image := int64(0); image < w; image += perImage {
+			for _, i := range g.windows {
+				index = append(index, image+i)
+				place[image+i] = next
+				next++
+			}
+		}
+		parts = append(parts, s.Block(func(s *torch.Scope) *torch.Tensor {
+			bias := bias
+			if g.mask != nil {
+				bias = s.Add(bias, s.To(torch.FromSlice(s, g.mask, t, t), torch.Float32, device))
+			}
+			chosen := s.To(torch.FromSlice(s, index, int64(len(index))), torch.Int64, device)
+			return attend(s, s.IndexSelect(qkv, 1, chosen), bias)
+		}))
+	}
+	order := s.To(torch.FromSlice(s, place, w), torch.Int64, device)
+	return a.proj.Forward(s, s.Reshape(s.Transpose(s.IndexSelect(s.Cat(0, parts...), 0, order), 1, 2), w, t, -1))
 }
 
 // patchMerging joins the tokens of each 2×2(×2) neighbourhood and maps them to twice the channels.
@@ -628,10 +744,11 @@ type unetrBlock struct {
 	convs   [2]*nn.Conv
 	project *nn.Conv // nil where the channels stay
 	norm    *nn.InstanceNorm
+	mode    *mode
 }
 
-func newUnetrBlock(b nn.Builder, dim int, in, out int64, drawn *[]*nn.Module) *unetrBlock {
-	r := &unetrBlock{module: nn.NewModule(), wrapped: nn.NewModule(), norm: b.NewInstanceNorm(out, swinEps, false)}
+func newUnetrBlock(b nn.Builder, m *mode, dim int, in, out int64, drawn *[]*nn.Module) *unetrBlock {
+	r := &unetrBlock{module: nn.NewModule(), wrapped: nn.NewModule(), norm: b.NewInstanceNorm(out, swinEps, false), mode: m}
 	r.wrapped.Child("layer", r.module)
 	one := slices.Repeat([]int64{1}, dim)
 	conv := func(name string, in, kernel int64) *nn.Conv {
@@ -655,6 +772,9 @@ func newUnetrBlock(b nn.Builder, dim int, in, out int64, drawn *[]*nn.Module) *u
 
 // forward: (n, in, …) → (n, out, …); x is not modified.
 func (r *unetrBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	if r.mode.fuses(x) {
+		return r.forwardFused(s, x)
+	}
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		y := s.Block(func(s *torch.Scope) *torch.Tensor {
 			y := s.LeakyRelu_(s.Block(func(s *torch.Scope) *torch.Tensor { return r.norm.Forward(s, r.convs[0].Forward(s, x)) }), swinSlope)
@@ -669,6 +789,26 @@ func (r *unetrBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	})
 }
 
+// forwardFused is forward with each norm, sum and rectifier as one operator, channels last.
+func (r *unetrBlock) forwardFused(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return s.Block(func(s *torch.Scope) *torch.Tensor {
+		x = s.Contiguous(x, channelsLast(x.Dim()-2))
+		y := s.Block(func(s *torch.Scope) *torch.Tensor {
+			y := s.Block(func(s *torch.Scope) *torch.Tensor {
+				return r.norm.ForwardLeakyReLU(s, r.convs[0].Forward(s, x), nil, swinSlope)
+			})
+			return r.convs[1].Forward(s, y)
+		})
+		skip := x
+		if r.project != nil {
+			skip = s.Block(func(s *torch.Scope) *torch.Tensor {
+				return r.norm.ForwardLeakyReLU(s, r.project.Forward(s, x), nil, 1)
+			})
+		}
+		return r.norm.ForwardLeakyReLU(s, y, skip, swinSlope)
+	})
+}
+
 // unetrUp is UnetrUpBlock: it doubles the resolution, joins a skip connection and convolves.
 type unetrUp struct {
 	module *nn.Module
@@ -676,10 +816,10 @@ type unetrUp struct {
 	block  *unetrBlock
 }
 
-func newUnetrUp(b nn.Builder, dim int, in, out int64, drawn *[]*nn.Module) *unetrUp {
+func newUnetrUp(b nn.Builder, m *mode, dim int, in, out int64, drawn *[]*nn.Module) *unetrUp {
 	u := &unetrUp{module: nn.NewModule(), up: b.NewConvTranspose(in, out, slices.Repeat([]int64{2}, dim), false).DefaultInit()}
 	*drawn = append(*drawn, u.up.Module)
-	u.block = newUnetrBlock(b, dim, 2*out, out, drawn)
+	u.block = newUnetrBlock(b, m, dim, 2*out, out, drawn)
 	holder := nn.NewModule()
 	holder.Child("conv", u.up.Module)
 	u.module.Child("transp_conv", holder)

@@ -34,7 +34,7 @@ def cases():
         spec("3d", "SwinUNETR", 12, 1, 2, [1, 32, 64, 32], steps=True),
         spec("v2", "SwinUNETRv2", 12, 1, 2, [1, 32, 32, 64], steps=True),
         spec("channels", "SwinUNETR", 12, 12, 3, [2, 64, 32, 32]),  # as many channels as features: no projection
-        spec("2d", "SwinUNETR", 24, 2, 3, [2, 224, 64], steps=True),  # 112, 56, 28, 14 tokens: whole windows
+        spec("2d", "SwinUNETR", 12, 2, 3, [2, 224, 64], steps=True),  # 112, 56, 28, 14 tokens: whole windows
     ]
 
 
