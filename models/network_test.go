@@ -141,10 +141,12 @@ func readStateDict(t *testing.T, name string) (stateDict, spec) {
 			kwargs[k] = v
 		}
 	}
+	imports := []string{"conv_op", "norm_op", "dropout_op", "nonlin"}
 	if v, ok := d.Constructor["block"]; ok {
+		imports = append(imports, "block")
 		kwargs["block"] = json.RawMessage(`"dynamic_network_architectures.building_blocks.residual.` + strings.Trim(string(v), `"`) + `"`)
 	}
-	block, err := json.Marshal(map[string]any{"network_class_name": "x." + d.NetworkClass, "arch_kwargs": kwargs, "_kw_requires_import": []string{}})
+	block, err := json.Marshal(map[string]any{"network_class_name": "dynamic_network_architectures.architectures.unet." + d.NetworkClass[strings.LastIndexByte(d.NetworkClass, '.')+1:], "arch_kwargs": kwargs, "_kw_requires_import": imports})
 	require.NoError(t, err)
 	sp.Architecture = block
 	return d, sp

@@ -618,9 +618,19 @@ func relativePositions(dim int) (index []int64, tokens int64) {
 func (a *windowAttention) bias(s *torch.Scope, t int64) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		index := s.Narrow(s.Narrow(a.index.T, 0, 0, t), 1, 0, t)
-		rows := s.Reshape(s.Index(a.table.T, s.Reshape(index, -1)), t, t, -1)
+		rows := s.Reshape(a.lookup(s, s.Reshape(index, -1)), t, t, -1)
 		return s.Contiguous(s.Permute(rows, 2, 0, 1), torch.Contiguous)
 	})
+}
+
+// lookup picks rows of the table.
+// Differs: on several threads the gradient of the reference's lookup adds up in an order that changes from run to run; on
+// the CPU this is the one with the order, and the bits, of one thread.
+func (a *windowAttention) lookup(s *torch.Scope, index *torch.Tensor) *torch.Tensor {
+	if a.table.T.Device().Type == torch.DeviceCPU {
+		return s.IndexSelect(a.table.T, 0, index)
+	}
+	return s.Index(a.table.T, index)
 }
 
 // project: x (w, t, c) → queries, keys and values (3, w, h, t, c/h).

@@ -105,7 +105,7 @@ func (s *Scope) Close() {
 		return
 	}
 	s.closed = true
-	s.tape.drop()
+	defer s.tape.drop()
 	if len(s.owned) == 0 {
 		return
 	}
