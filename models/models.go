@@ -42,6 +42,12 @@ type Spec struct {
 // memory and more time (MONAI's use_checkpoint). It is off in a new network.
 type Recomputer interface{ SetRecompute(on bool) }
 
+// Sizer is a network that estimates by itself how many numbers a training step keeps for its backward pass; for others the
+// architecture's stages tell.
+type Sizer interface {
+	Activations(batch int64, spatial []int64) int64
+}
+
 // Constructor builds a network whose parameters have no values yet; Reset or loading gives them.
 type Constructor func(b nn.Builder, spec Spec) (Network, error)
 

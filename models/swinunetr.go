@@ -161,6 +161,33 @@ func (n *swin) CheckInput(spatial []int64) error {
 	return checkInput(spatial, slices.Repeat([]int64{swinFactor}, n.dim), "as "+n.name+" halves the image five times")
 }
 
+// Activations: of a transformer block some 22 numbers for each token and channel, and the attention; of a convolution block
+// five for each voxel and channel, and the joined input where it has one. See Sizer.
+func (n *swin) Activations(batch int64, spatial []int64) int64 {
+	total, largest := int64(0), int64(0)
+	shape := append([]int64{batch, 0}, spatial...)
+	f := n.embed.Weight.Shape[0]
+	for i, st := range n.stages {
+		for axis := range spatial {
+			shape[2+axis] = spatial[axis] >> (i + 1)
+		}
+		g, c := newWindowGrid(shape), f<<i
+		block := batch * product(g.padded) * (22*c + st.blocks[0].attention.heads*g.tokens())
+		if n.recompute {
+			largest = max(largest, block)
+			block = batch * product(g.sizes) * 2 * c
+		}
+		total += int64(len(st.blocks)) * block
+	}
+	voxels := batch * product(spatial)
+	total += 5 * f * voxels
+	for level := range 5 {
+		out := f << max(level-1, 0)
+		total += 10 * out * (voxels >> (level * n.dim))
+	}
+	return total + largest
+}
+
 // Forward gives the logits alone.
 func (n *swin) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	if s.Err() != nil {
@@ -296,7 +323,7 @@ func newSwinStage(b nn.Builder, a *plans.Architecture, i int, drawn *[]*nn.Modul
 
 // forward: (n, c, …) → (n, 2c, …/2). x stays the caller's unless a later part has used it up.
 func (st *swinStage) forward(s *torch.Scope, n *swin, x *torch.Tensor) *torch.Tensor {
-	g := newWindowGrid(x)
+	g := newWindowGrid(x.Shape())
 	for i, k := range st.blocks {
 		x = n.next(x, n.part(s, k.module, x, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 			if i == 0 {
@@ -317,9 +344,8 @@ type windowGrid struct {
 	shift                 []int64 // of every second block; 0 along axes that one window covers
 }
 
-// newWindowGrid: an axis of 7 tokens or fewer is one window and is not shifted.
-func newWindowGrid(x *torch.Tensor) windowGrid {
-	shape := x.Shape()
+// newWindowGrid is the grid of an image (n, c, …) of that shape: an axis of 7 tokens or fewer is one window and is not shifted.
+func newWindowGrid(shape []int64) windowGrid {
 	if len(shape) < 4 {
 		return windowGrid{} // the scope has failed already
 	}
