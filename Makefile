@@ -29,7 +29,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-race test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-monai test-race test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -143,6 +143,13 @@ LOGGED  = 2>&1 | tee $(LOGS)/$@.log; echo "$@: passed; output in $(LOGS)/$@.log"
 # Lists "package name" for each test or fuzz target whose name matches $1.
 LISTED  = $(GO) test -list '$1' $(PKGS) | awk '/^(Test|Fuzz)/ {n[++k] = $$1} /^ok/ {for (i = 1; i <= k; i++) print $$2, n[i]; k = 0}'
 
+# Runs the tests that match $1 and not $2 (if given), with the Python that they compare with.
+LIVE = python=$$($(PYTHON) scripts/nnunet_venv.py); \
+	  packages=$$($(call LISTED,$1) | cut -d ' ' -f 1 | uniq); \
+	  [ -n "$$packages" ] || { echo "$@: no test $1 in $(PKGS)" >&2; exit 1; }; \
+	  LNTORCH_PYTHON=$$python LNTORCH_REQUIRE=torch,python OMP_NUM_THREADS=$${OMP_NUM_THREADS-$$(nproc)} \
+	  $(GO_TEST) -p 1 -timeout 40m -run '$1' $(if $2,-skip '$2') $$packages $(LOGGED)
+
 test: shim need-go | $(LOGS) ## every Go test, over libtorch
 	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -timeout 30m $(PKGS) $(LOGGED)
 
@@ -159,11 +166,10 @@ test-gotorch-run:
 	@LNTORCH_REQUIRE=torch CGO_LDFLAGS='$(GOTORCH_LD)' $(GO_TEST) -tags gotorch -timeout 20m ./torch/interop $(subst $@,test-gotorch,$(LOGGED))
 
 test-nnunet: shim need-go need-python | $(LOGS) ## the live tests, against nnU-Net 2.5.1 in a Python of its own (first run: 3 GB)
-	@python=$$($(PYTHON) scripts/nnunet_venv.py); \
-	  packages=$$($(call LISTED,^TestLive) | cut -d ' ' -f 1 | uniq); \
-	  [ -n "$$packages" ] || { echo "test-nnunet: no TestLive... in $(PKGS)" >&2; exit 1; }; \
-	  LNTORCH_PYTHON=$$python LNTORCH_REQUIRE=torch,python OMP_NUM_THREADS=$${OMP_NUM_THREADS-$$(nproc)} \
-	  $(GO_TEST) -p 1 -timeout 40m -run '^TestLive' $$packages $(LOGGED)
+	@$(call LIVE,^TestLive,^TestLiveMonai)
+
+test-monai: shim need-go need-python | $(LOGS) ## the live tests against MONAI 1.3.0, in the same Python
+	@$(call LIVE,^TestLiveMonai)
 
 # A target that opens whole files spends its time on making inputs smaller, unless told when to stop.
 fuzz: need-go ## each fuzz target for FUZZTIME (60s); inputs that fail become seeds in the package's testdata/fuzz
@@ -189,6 +195,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run network.py --out $$g/network; \
 	  run loss.py --golden $$g/loss; \
 	  run train_steps.py --golden $$g/train; \
+	  run swinunetr.py --golden $$g/swinunetr --deterministic; \
 	  run dgst.py --golden $$g/dgst --deterministic; \
 	  run methods.py --golden $$g/methods --deterministic; \
 	  run sliding_window.py --golden $$g/sliding_window; \

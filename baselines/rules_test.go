@@ -47,7 +47,7 @@ func networks(t *testing.T) map[string][]parameter {
 	return all
 }
 
-func method(t *testing.T, name string) finetune.Method {
+func ruled(t *testing.T, name string) finetune.Method {
 	t.Helper()
 	e, err := finetune.Lookup(name)
 	require.NoError(t, err)
@@ -81,7 +81,7 @@ func TestMethodsTrainWhatTheReleasedTrainersDo(t *testing.T) {
 	require.Len(t, want.Trainable, len(all))
 	for network, methods := range want.Trainable {
 		for name, c := range methods {
-			require.Equal(t, c, trained(method(t, name), all[network]), "%s, %s", network, name)
+			require.Equal(t, c, trained(ruled(t, name), all[network]), "%s, %s", network, name)
 		}
 	}
 	// Six stages, one channel, two classes: PlainConvUNet and ResidualEncoderUNet.
@@ -89,8 +89,8 @@ func TestMethodsTrainWhatTheReleasedTrainersDo(t *testing.T) {
 		"plainconvunet": {{59, 10090}, {54, 9290}},
 		"resencl":       {{135, 29290}, {134, 29258}},
 	} {
-		require.Equal(t, c[0], trained(method(t, "bias"), all[network]), network)
-		require.Equal(t, c[1], trained(method(t, "norm"), all[network]), network)
+		require.Equal(t, c[0], trained(ruled(t, "bias"), all[network]), network)
+		require.Equal(t, c[1], trained(ruled(t, "norm"), all[network]), network)
 	}
 }
 
@@ -122,7 +122,7 @@ func TestHeadIsTheHeadAlone(t *testing.T) {
 		"tiny-swinunetr": {"out.conv.conv.weight", "out.conv.conv.bias"},
 		"plainconvunet":  {"decoder.seg_layers.0.weight", "decoder.seg_layers.4.bias"},
 	} {
-		m := method(t, "head")
+		m := ruled(t, "head")
 		var got []string
 		for _, p := range networks(t)[network] {
 			if m.Trains(p.name, p.shape) {

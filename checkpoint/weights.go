@@ -198,6 +198,15 @@ func zero(t *pth.Tensor) bool {
 	return true
 }
 
+// Shapes are the sizes of tensors by name, from which a network is recognised.
+func Shapes(weights []Weight) map[string][]int64 {
+	shapes := map[string][]int64{}
+	for _, w := range weights {
+		shapes[w.Name] = w.Size
+	}
+	return shapes
+}
+
 // fill reads all tensors in parallel, straight into parameters where type and place allow it.
 func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor, remaps map[*nn.Param]*Remap) error {
 	return torch.NoGrad(func() error {

@@ -1,6 +1,9 @@
 package models_test
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -8,9 +11,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/optim"
 	"github.com/stretchr/testify/require"
@@ -53,6 +58,51 @@ func TestLiveNetworks(t *testing.T) {
 		var sp spec
 		require.NoError(t, json.Unmarshal([]byte(midSize), &sp))
 		onTorch(t, func(s *torch.Scope) { requireSameBits(t, readNpz(t, path), forwardBackward(t, s, sp)) })
+	})
+}
+
+// TestLiveFullSize: checkpoints of nnU-Net's standard networks that Python wrote; heads, loss and every gradient on a small
+// patch have Python's bits. ResEncM is ResEncL's network (TestStateDicts) with another patch.
+func TestLiveFullSize(t *testing.T) {
+	python(t)
+	for _, name := range []string{"plainconvunet", "resencl"} {
+		t.Run(name, func(t *testing.T) {
+			_, sp := readStateDict(t, name)
+			sp.InputShape, sp.DeepSupervision = []int64{1, 1, 32, 64, 64}, true
+			requireFullSize(t, sp)
+		})
+	}
+}
+
+// requireFullSize lets Python write a checkpoint of sp's network, loads it and compares what it computes, by digest: the
+// arrays themselves take hundreds of megabytes.
+func requireFullSize(t *testing.T, sp spec) {
+	t.Helper()
+	sp.Mode = "train"
+	text, err := json.Marshal(sp)
+	require.NoError(t, err)
+	dir := t.TempDir()
+	golden.Run(t, "full_size.py", "--spec", writeSpec(t, string(text)), "--out", dir, "--threads", fmt.Sprint(threads), "--seed", "5", "--deterministic")
+	var want struct {
+		Parameters int64
+		SHA256     map[string]string
+	}
+	readJSON(t, filepath.Join(dir, "full_size.json"), &want)
+	onTorch(t, func(s *torch.Scope) {
+		n := build(t, s, sp)
+		require.Equal(t, want.Parameters, models.ParameterCount(n))
+		f, err := checkpoint.Open(filepath.Join(dir, "checkpoint.pth"))
+		require.NoError(t, err)
+		defer f.Close()
+		_, err = checkpoint.LoadWeights(n.Module(), f.Weights, checkpoint.LoadOptions{})
+		require.NoError(t, err)
+		got := map[string]string{}
+		for name, v := range propagate(t, s, n, sp) {
+			h := sha256.New()
+			require.NoError(t, binary.Write(h, binary.LittleEndian, v))
+			got[name] = hex.EncodeToString(h.Sum(nil))
+		}
+		require.Equal(t, want.SHA256, got)
 	})
 }
 

@@ -39,6 +39,12 @@ func forwardBackward(t *testing.T, s *torch.Scope, sp spec) arrays {
 	t.Helper()
 	n := build(t, s, sp)
 	fill(t, n)
+	return propagate(t, s, n, sp)
+}
+
+// propagate is forwardBackward of a network with weights.
+func propagate(t *testing.T, s *torch.Scope, n models.Network, sp spec) arrays {
+	t.Helper()
 	heads := n.Forward(s, hashTensor(s, -1, sp.InputShape))
 	var loss *torch.Tensor
 	for i, h := range heads {
@@ -97,10 +103,33 @@ type stateDict struct {
 	} `json:"golden_forward"`
 }
 
+// argument is the constructor's argument by nnU-Net's name of it, or by MONAI's.
+func (d stateDict) argument(name, monai string) json.RawMessage {
+	if v, ok := d.Constructor[name]; ok {
+		return v
+	}
+	return d.Constructor[monai]
+}
+
+// largePatch is the number of voxels from which a forward pass is left to make test-monai.
+const largePatch = 64 * 128 * 192
+
 func readStateDict(t *testing.T, name string) (stateDict, spec) {
 	t.Helper()
 	var d stateDict
 	readJSON(t, filepath.Join(golden.Root(t), "testdata", "state-dicts", name+".json"), &d)
+	sp := spec{Name: name, Mode: "eval"}
+	require.NoError(t, json.Unmarshal(d.argument("input_channels", "in_channels"), &sp.InputChannels))
+	require.NoError(t, json.Unmarshal(d.argument("num_classes", "out_channels"), &sp.NumClasses))
+	if v, ok := d.Constructor["feature_size"]; ok {
+		sp.Swin = &swinSpec{Class: "SwinUNETR"}
+		if strings.HasSuffix(name, "v2") {
+			sp.Swin.Class = "SwinUNETRv2"
+		}
+		require.NoError(t, json.Unmarshal(v, &sp.Swin.FeatureSize))
+		sp.InputShape = d.GoldenForward.Cases[0].InputShape
+		return d, sp
+	}
 	// The files name classes in short; plans.json and so our reader have them in full.
 	kwargs := map[string]json.RawMessage{
 		"conv_op": json.RawMessage(`"torch.nn.modules.conv.Conv3d"`), "norm_op": json.RawMessage(`"torch.nn.modules.instancenorm.InstanceNorm3d"`),
@@ -112,14 +141,14 @@ func readStateDict(t *testing.T, name string) (stateDict, spec) {
 			kwargs[k] = v
 		}
 	}
+	imports := []string{"conv_op", "norm_op", "dropout_op", "nonlin"}
 	if v, ok := d.Constructor["block"]; ok {
+		imports = append(imports, "block")
 		kwargs["block"] = json.RawMessage(`"dynamic_network_architectures.building_blocks.residual.` + strings.Trim(string(v), `"`) + `"`)
 	}
-	block, err := json.Marshal(map[string]any{"network_class_name": "x." + d.NetworkClass, "arch_kwargs": kwargs, "_kw_requires_import": []string{}})
+	block, err := json.Marshal(map[string]any{"network_class_name": "dynamic_network_architectures.architectures.unet." + d.NetworkClass[strings.LastIndexByte(d.NetworkClass, '.')+1:], "arch_kwargs": kwargs, "_kw_requires_import": imports})
 	require.NoError(t, err)
-	sp := spec{Name: name, Architecture: block, Mode: "eval"}
-	require.NoError(t, json.Unmarshal(d.Constructor["input_channels"], &sp.InputChannels))
-	require.NoError(t, json.Unmarshal(d.Constructor["num_classes"], &sp.NumClasses))
+	sp.Architecture = block
 	return d, sp
 }
 
@@ -136,8 +165,9 @@ func requireSameJSON(t *testing.T, want, got any) {
 // TestStateDicts: names, order, shapes, aliases and optimizer indices of nnU-Net's standard networks and of small ones, and
 // their outputs for hash-filled weights.
 func TestStateDicts(t *testing.T) {
-	parameters := map[string]int64{"plainconvunet": 31195594, "resencm": 102349770, "resencl": 102349770}
-	for _, name := range []string{"plainconvunet", "resencm", "resencl", "tiny-plainconvunet-aniso", "tiny-resenc-basic", "tiny-resenc-bottleneck"} {
+	parameters := map[string]int64{"plainconvunet": 31195594, "resencm": 102349770, "resencl": 102349770, "swinunetr": 62186708, "swinunetrv2": 72762068}
+	for _, name := range []string{"plainconvunet", "resencm", "resencl", "tiny-plainconvunet-aniso", "tiny-resenc-basic", "tiny-resenc-bottleneck",
+		"swinunetr", "swinunetrv2", "tiny-swinunetr", "tiny-swinunetrv2"} {
 		t.Run(name, func(t *testing.T) {
 			d, sp := readStateDict(t, name)
 			onTorch(t, func(s *torch.Scope) {
@@ -172,31 +202,46 @@ func TestStateDicts(t *testing.T) {
 					return // its network is resencl's
 				}
 				fill(t, n)
-				require.NoError(t, torch.NoGrad(func() error {
-					for _, c := range d.GoldenForward.Cases {
-						n.SetDeepSupervision(c.DeepSupervision)
-						heads := n.Forward(s, hashTensor(s, -1, c.InputShape))
-						require.NoError(t, s.Err())
-						require.Len(t, heads, len(c.Outputs))
-						for i, want := range c.Outputs {
-							require.Equal(t, want.Shape, heads[i].Shape())
-							v, l2 := torchtest.Float32s(t, heads[i]), 0.0
-							var sample []float32
-							for _, j := range want.Indices {
-								sample = append(sample, v[j])
-							}
-							for _, x := range v {
-								l2 += float64(x) * float64(x)
-							}
-							golden.Close(t, fmt.Sprintf("head %d", i), "forward-wide", nil, want.Values, sample)
-							require.InEpsilon(t, want.L2, math.Sqrt(l2), 1e-5, "head %d", i)
-						}
-					}
-					return nil
-				}))
+				d.requireForward(t, s, n, 0, largePatch)
 			})
 		})
 	}
+}
+
+// requireForward runs the golden forward cases of least to less than limit voxels.
+func (d stateDict) requireForward(t *testing.T, s *torch.Scope, n models.Network, least, limit int64) {
+	t.Helper()
+	ran := 0
+	require.NoError(t, torch.NoGrad(func() error {
+		for _, c := range d.GoldenForward.Cases {
+			if voxels := numel(c.InputShape[2:]); voxels < least || voxels >= limit {
+				continue
+			}
+			ran++
+			n.SetDeepSupervision(c.DeepSupervision)
+			require.NoError(t, s.With(func(s *torch.Scope) error {
+				heads := n.Forward(s, hashTensor(s, -1, c.InputShape))
+				require.NoError(t, s.Err())
+				require.Len(t, heads, len(c.Outputs))
+				for i, want := range c.Outputs {
+					require.Equal(t, want.Shape, heads[i].Shape())
+					v, l2 := torchtest.Float32s(t, heads[i]), 0.0
+					var sample []float32
+					for _, j := range want.Indices {
+						sample = append(sample, v[j])
+					}
+					for _, x := range v {
+						l2 += float64(x) * float64(x)
+					}
+					golden.Close(t, fmt.Sprintf("head %d", i), "forward-wide", nil, want.Values, sample)
+					require.InEpsilon(t, want.L2, math.Sqrt(l2), 1e-5, "head %d", i)
+				}
+				return nil
+			}))
+		}
+		return nil
+	}))
+	require.Positive(t, ran)
 }
 
 // TestMetadata: module paths and versions, and the names' order, equal those in a checkpoint that nnU-Net wrote.
@@ -402,7 +447,7 @@ func TestErrors(t *testing.T) {
 		other := *a
 		other.NetworkClass = "SwinWhatever"
 		_, err = models.Build(b, models.Spec{Architecture: &other, InputChannels: 1, NumClasses: 2})
-		require.EqualError(t, err, `models: network class "SwinWhatever" is not known; known: PlainConvUNet, ResidualEncoderUNet`)
+		require.EqualError(t, err, `models: network class "SwinWhatever" is not known; known: PlainConvUNet, ResidualEncoderUNet, SwinUNETR, SwinUNETRv2`)
 
 		batch := strings.Replace(string(sp.Architecture), "instancenorm.InstanceNorm3d", "batchnorm.BatchNorm3d", 1)
 		_, err = models.Build(b, models.Spec{Architecture: architecture(t, batch), InputChannels: 1, NumClasses: 2})

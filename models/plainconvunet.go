@@ -1,11 +1,31 @@
 package models
 
 import (
+	"fmt"
+
+	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-func init() { Register("PlainConvUNet", newPlainConvUNet) }
+func init() {
+	Register(Entry{Class: "PlainConvUNet", New: newPlainConvUNet, Recognise: recognisePlainConvUNet})
+}
+
+func recognisePlainConvUNet(shapes map[string][]int64) *Spec {
+	stage := func(s int) string { return fmt.Sprintf("encoder.stages.%d.0.convs.", s) }
+	first := stage(0) + "0.conv"
+	if shapes[first+".weight"] == nil {
+		return nil
+	}
+	a := &plans.Architecture{NetworkClass: "PlainConvUNet"}
+	for s := 0; shapes[stage(s)+"0.conv.weight"] != nil; s++ {
+		a.FeaturesPerStage = append(a.FeaturesPerStage, axisOf(shapes, stage(s)+"0.conv.weight", 0))
+		a.ConvsPerStage = append(a.ConvsPerStage, countOf(shapes, stage(s), ".conv.weight"))
+		a.KernelSizes = append(a.KernelSizes, kernelOf(shapes, stage(s)+"0.conv.weight"))
+	}
+	return recogniseUNet(a, shapes, first)
+}
 
 // newPlainConvUNet builds nnU-Net's default network: each encoder stage is a stack of convolution blocks of which the
 // first strides; there is no pooling.

@@ -1,12 +1,39 @@
 package models
 
 import (
+	"fmt"
+
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-func init() { Register("ResidualEncoderUNet", newResidualEncoderUNet) }
+func init() {
+	Register(Entry{Class: "ResidualEncoderUNet", New: newResidualEncoderUNet, Recognise: recogniseResidualEncoderUNet})
+}
+
+func recogniseResidualEncoderUNet(shapes map[string][]int64) *Spec {
+	const first = "encoder.stem.convs.0.conv"
+	if shapes[first+".weight"] == nil {
+		return nil
+	}
+	a := &plans.Architecture{NetworkClass: "ResidualEncoderUNet", Block: "BasicBlockD", StemChannels: axisOf(shapes, first+".weight", 0)}
+	last := ".conv2.conv.weight"
+	if shapes["encoder.stages.0.blocks.0.conv3.conv.weight"] != nil {
+		a.Block, last = "BottleneckD", ".conv3.conv.weight"
+	}
+	stage := func(s int) string { return fmt.Sprintf("encoder.stages.%d.blocks.", s) }
+	for s := 0; shapes[stage(s)+"0"+last] != nil; s++ {
+		middle := stage(s) + "0.conv2.conv.weight"
+		a.FeaturesPerStage = append(a.FeaturesPerStage, axisOf(shapes, stage(s)+"0"+last, 0))
+		a.BlocksPerStage = append(a.BlocksPerStage, countOf(shapes, stage(s), last))
+		a.KernelSizes = append(a.KernelSizes, kernelOf(shapes, middle))
+		if a.Block == "BottleneckD" {
+			a.BottleneckChannels = append(a.BottleneckChannels, axisOf(shapes, middle, 0))
+		}
+	}
+	return recogniseUNet(a, shapes, first)
+}
 
 // newResidualEncoderUNet builds nnU-Net's ResEnc networks (M, L and XL are one architecture): a stem, then residual
 // blocks in the encoder; the decoder is PlainConvUNet's.

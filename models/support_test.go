@@ -27,7 +27,8 @@ const threads = 2
 // spec is a network spec of scripts/golden/stack.py.
 type spec struct {
 	Name            string          `json:"name"`
-	Architecture    json.RawMessage `json:"architecture"`
+	Architecture    json.RawMessage `json:"architecture,omitempty"`
+	Swin            *swinSpec       `json:"swin,omitempty"`
 	InputChannels   int             `json:"input_channels"`
 	NumClasses      int             `json:"num_classes"`
 	InputShape      []int64         `json:"input_shape"`
@@ -43,6 +44,26 @@ type spec struct {
 
 // numerics are the two ways in which a network computes, by the value of SetFast.
 var numerics = map[bool]string{false: "reference", true: "fast"}
+
+// swinSpec stands in place of an architecture block for networks that plans do not describe.
+type swinSpec struct {
+	Class       string `json:"class"`
+	FeatureSize int    `json:"feature_size"`
+	Recompute   bool   `json:"use_checkpoint"`
+}
+
+// architecture of sp's network.
+func (sp spec) architecture(t *testing.T) *plans.Architecture {
+	t.Helper()
+	if sp.Swin == nil {
+		return architecture(t, string(sp.Architecture))
+	}
+	e, ok := models.ByTrainer("nnUNetTrainer_" + sp.Swin.Class)
+	require.True(t, ok)
+	a := e.Released(len(sp.InputShape) - 2)
+	a.FeatureSize = sp.Swin.FeatureSize
+	return a
+}
 
 // onTorch runs f in a scope on one thread with the oracle's number of threads, and demands that it leaves no tensor behind.
 func onTorch(t *testing.T, f func(s *torch.Scope)) {
@@ -79,13 +100,16 @@ func architecture(t *testing.T, block string) *plans.Architecture {
 func build(t *testing.T, s *torch.Scope, sp spec) models.Network {
 	t.Helper()
 	n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{
-		Architecture:  architecture(t, string(sp.Architecture)),
+		Architecture:  sp.architecture(t),
 		InputChannels: sp.InputChannels, NumClasses: sp.NumClasses,
 	})
 	require.NoError(t, err)
 	n.SetDeepSupervision(sp.DeepSupervision)
 	n.SetTraining(sp.Mode != "eval")
 	n.SetFast(sp.Fast)
+	if sp.Swin != nil {
+		n.(models.Recomputer).SetRecompute(sp.Swin.Recompute)
+	}
 	return n
 }
 
@@ -126,6 +150,8 @@ func fill(t *testing.T, n models.Network) {
 		for j := range v {
 			u := hash(i, j)
 			switch {
+			case strings.HasSuffix(p.Name, "relative_position_bias_table"):
+				u = 2 * u
 			case len(p.Shape) >= 2:
 				u = 2 * u * math.Sqrt(3/(float64(count)/float64(p.Shape[0])))
 			case strings.HasSuffix(p.Name, "weight"):
@@ -142,7 +168,7 @@ func fill(t *testing.T, n models.Network) {
 // load copies a state dict of a .pth file into n.
 func load(t *testing.T, n models.Network, weights *pickle.OrderedDict) {
 	t.Helper()
-	for _, p := range n.Module().StateDict() {
+	for _, p := range n.Module().Parameters() {
 		v, ok := weights.Get(p.Name)
 		require.True(t, ok, p.Name)
 		w := v.(*pth.Tensor)
@@ -208,7 +234,7 @@ func readJSON(t *testing.T, path string, v any) {
 
 // toleranceOf names the entry of golden's table for an array of a run.
 func toleranceOf(name string) string {
-	for prefix, tolerance := range map[string]string{"head_": "forward", "loss": "loss", "grad/": "gradient",
+	for prefix, tolerance := range map[string]string{"initial/": "op", "rectified/": "gradient-rectified", "head_": "forward", "loss": "loss", "grad/": "gradient",
 		"losses": "trajectory-loss", "norms": "trajectory-norm", "first/": "trajectory-gradient", "final/": "trajectory-weight"} {
 		if strings.HasPrefix(name, prefix) && (prefix != "loss" || name == prefix) {
 			return tolerance

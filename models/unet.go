@@ -84,27 +84,9 @@ func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	return heads
 }
 
-// CheckInput: every size must be divisible by the strides' product, and the bottleneck must hold more than one voxel,
-// for instance norm has no variance over one.
+// CheckInput: every size must be divisible by the strides' product.
 func (u *unet) CheckInput(spatial []int64) error {
-	if len(spatial) != len(u.divisors) {
-		return fmt.Errorf("models: input size %v has %d axes, the network %d", spatial, len(spatial), len(u.divisors))
-	}
-	voxels, fits := int64(1), true
-	nearest := make([]int64, len(spatial))
-	for i, n := range spatial {
-		d := u.divisors[i]
-		nearest[i] = max(d, (n+d/2)/d*d)
-		fits = fits && nearest[i] == n
-		voxels *= n / d
-	}
-	if !fits {
-		return fmt.Errorf("models: input size %v is not divisible by %v, the product of the strides; the nearest that is: %v", spatial, u.divisors, nearest)
-	}
-	if voxels < 2 {
-		return fmt.Errorf("models: input size %v leaves one voxel at the lowest resolution (strides %v); at least two are needed", spatial, u.divisors)
-	}
-	return nil
+	return checkInput(spatial, u.divisors, "the product of the strides")
 }
 
 // newUNet puts an encoder (its module, forward and architecture) and a decoder together.

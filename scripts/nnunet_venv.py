@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the Python environment with nnU-Net 2.5.1 and PEFT 0.14.0 that tests compare with, and prints its interpreter.
+"""Makes the Python environment with nnU-Net 2.5.1, MONAI 1.3.0 and PEFT 0.14.0 that tests compare with, and prints its interpreter.
 
 What is in it: scripts/requirements-nnunet.txt. Where: ${XDG_CACHE_HOME:-~/.cache}/lntorch/venv-nnunet-KEY, KEY being
 a digest of that file and of the Python version, so an unchanged file finds its environment again. The environment counts only
@@ -17,7 +17,7 @@ import time
 REQUIREMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "requirements-nnunet.txt")
 VERSIONS = ["3.11", "3.12"]  # for which every pinned package has a release
 NEEDS_GB = 10  # 6 when done
-CHECK = "import torch, nnunetv2, SimpleITK, skimage, dynamic_network_architectures, peft, safetensors; print('torch', torch.__version__)"
+CHECK = "import torch, nnunetv2, SimpleITK, skimage, dynamic_network_architectures, monai, peft, safetensors; print('torch', torch.__version__)"
 
 
 def say(text):

@@ -33,10 +33,13 @@ func (t *Tensor) BackwardFrom(grad *Tensor, retain bool) error {
 	if t == nil || t.c == nil || grad != nil && grad.c == nil {
 		return errNil
 	}
+	root := t.scope.root()
 	if msg := C.lnt_backward(t.c, optional(grad), flag(retain)); msg != nil {
+		root.tape.close()
+		root.tape = nil
 		return newError("backward", msg, t)
 	}
-	return nil
+	return root.replay()
 }
 
 // Grad is the gradient gathered in t, nil while it has none; it is the tensor itself, not a copy.

@@ -200,6 +200,15 @@ func (s *Scope) Tanh(x *Tensor) *Tensor {
 	return s.result("tanh", C.lnt_tanh(x.c, &out), &out, x)
 }
 
+// Erfinv is the inverse of the error function, infinite at -1 and 1.
+func (s *Scope) Erfinv(x *Tensor) *Tensor {
+	if !s.ready("erfinv", x) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("erfinv", C.lnt_erfinv(x.c, &out), &out, x)
+}
+
 // Relu is max(x, 0).
 func (s *Scope) Relu(x *Tensor) *Tensor {
 	if !s.ready("relu", x) {

@@ -20,6 +20,7 @@ type Scope struct {
 	owned  []*Tensor
 	err    error
 	closed bool
+	tape   *tape // of a scope without parent: what Recompute left for Backward
 }
 
 var errNil = errors.New("torch: operand is nil")
@@ -104,6 +105,7 @@ func (s *Scope) Close() {
 		return
 	}
 	s.closed = true
+	defer s.tape.drop()
 	if len(s.owned) == 0 {
 		return
 	}

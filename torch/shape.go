@@ -142,6 +142,16 @@ func (s *Scope) IndexSelect(x *Tensor, dim int64, index *Tensor) *Tensor {
 	return s.result("index_select", C.lnt_index_select(x.c, C.int64_t(dim), index.c, &out), &out, x, index)
 }
 
+// Index picks positions of axis 0: x[index], index (int64) of any shape, which takes the axis's place. It is IndexSelect
+// with another kernel, whose gradient adds up, with several threads, in an order that changes from run to run.
+func (s *Scope) Index(x, index *Tensor) *Tensor {
+	if !s.ready("index", x, index) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("index", C.lnt_index(x.c, index.c, &out), &out, x, index)
+}
+
 // Gather picks along axis dim the element that index (int64, same rank) names.
 func (s *Scope) Gather(x *Tensor, dim int64, index *Tensor) *Tensor {
 	if !s.ready("gather", x, index) {

@@ -60,6 +60,7 @@ char* (*p_lnt_to)(void* x, int64_t dtype, int64_t dev, int64_t idx, int64_t non_
 char* (*p_lnt_clone)(void* x, void** out);
 char* (*p_lnt_contiguous)(void* x, int64_t memory_format, void** out);
 char* (*p_lnt_requires_grad_)(void* t, int64_t on);
+char* (*p_lnt_cut)(void* t, void** out, void** holder);
 char* (*p_lnt_detach)(void* t, void** out);
 char* (*p_lnt_backward)(void* t, void* grad, int64_t retain_graph);
 char* (*p_lnt_grad)(void* t, void** out);
@@ -87,6 +88,7 @@ char* (*p_lnt_sqrt)(void* a, void** out);
 char* (*p_lnt_reciprocal)(void* a, void** out);
 char* (*p_lnt_sigmoid)(void* a, void** out);
 char* (*p_lnt_tanh)(void* a, void** out);
+char* (*p_lnt_erfinv)(void* a, void** out);
 char* (*p_lnt_relu)(void* a, void** out);
 char* (*p_lnt_gelu)(void* a, void** out);
 char* (*p_lnt_leaky_relu)(void* a, double slope, void** out);
@@ -117,6 +119,7 @@ char* (*p_lnt_cat)(void** ts, int64_t n, int64_t dim, void** out);
 char* (*p_lnt_stack)(void** ts, int64_t n, int64_t dim, void** out);
 char* (*p_lnt_pad)(void* a, const int64_t* pad, int64_t n, double value, void** out);
 char* (*p_lnt_index_select)(void* a, int64_t dim, void* index, void** out);
+char* (*p_lnt_index)(void* a, void* index, void** out);
 char* (*p_lnt_gather)(void* a, int64_t dim, void* index, void** out);
 char* (*p_lnt_scatter_scalar)(void* a, int64_t dim, void* index, double v, void** out);
 char* (*p_lnt_scatter_scalar_)(void* a, int64_t dim, void* index, double v);
@@ -213,6 +216,7 @@ static const struct {
     {"lnt_clone", (void**)&p_lnt_clone},
     {"lnt_contiguous", (void**)&p_lnt_contiguous},
     {"lnt_requires_grad_", (void**)&p_lnt_requires_grad_},
+    {"lnt_cut", (void**)&p_lnt_cut},
     {"lnt_detach", (void**)&p_lnt_detach},
     {"lnt_backward", (void**)&p_lnt_backward},
     {"lnt_grad", (void**)&p_lnt_grad},
@@ -240,6 +244,7 @@ static const struct {
     {"lnt_reciprocal", (void**)&p_lnt_reciprocal},
     {"lnt_sigmoid", (void**)&p_lnt_sigmoid},
     {"lnt_tanh", (void**)&p_lnt_tanh},
+    {"lnt_erfinv", (void**)&p_lnt_erfinv},
     {"lnt_relu", (void**)&p_lnt_relu},
     {"lnt_gelu", (void**)&p_lnt_gelu},
     {"lnt_leaky_relu", (void**)&p_lnt_leaky_relu},
@@ -270,6 +275,7 @@ static const struct {
     {"lnt_stack", (void**)&p_lnt_stack},
     {"lnt_pad", (void**)&p_lnt_pad},
     {"lnt_index_select", (void**)&p_lnt_index_select},
+    {"lnt_index", (void**)&p_lnt_index},
     {"lnt_gather", (void**)&p_lnt_gather},
     {"lnt_scatter_scalar", (void**)&p_lnt_scatter_scalar},
     {"lnt_scatter_scalar_", (void**)&p_lnt_scatter_scalar_},

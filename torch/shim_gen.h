@@ -116,6 +116,8 @@ extern char* (*p_lnt_contiguous)(void* x, int64_t memory_format, void** out);
 static inline char* lnt_contiguous(void* x, int64_t memory_format, void** out) { return p_lnt_contiguous(x, memory_format, out); }
 extern char* (*p_lnt_requires_grad_)(void* t, int64_t on);
 static inline char* lnt_requires_grad_(void* t, int64_t on) { return p_lnt_requires_grad_(t, on); }
+extern char* (*p_lnt_cut)(void* t, void** out, void** holder);
+static inline char* lnt_cut(void* t, void** out, void** holder) { return p_lnt_cut(t, out, holder); }
 extern char* (*p_lnt_detach)(void* t, void** out);
 static inline char* lnt_detach(void* t, void** out) { return p_lnt_detach(t, out); }
 extern char* (*p_lnt_backward)(void* t, void* grad, int64_t retain_graph);
@@ -170,6 +172,8 @@ extern char* (*p_lnt_sigmoid)(void* a, void** out);
 static inline char* lnt_sigmoid(void* a, void** out) { return p_lnt_sigmoid(a, out); }
 extern char* (*p_lnt_tanh)(void* a, void** out);
 static inline char* lnt_tanh(void* a, void** out) { return p_lnt_tanh(a, out); }
+extern char* (*p_lnt_erfinv)(void* a, void** out);
+static inline char* lnt_erfinv(void* a, void** out) { return p_lnt_erfinv(a, out); }
 extern char* (*p_lnt_relu)(void* a, void** out);
 static inline char* lnt_relu(void* a, void** out) { return p_lnt_relu(a, out); }
 extern char* (*p_lnt_gelu)(void* a, void** out);
@@ -230,6 +234,8 @@ extern char* (*p_lnt_pad)(void* a, const int64_t* pad, int64_t n, double value, 
 static inline char* lnt_pad(void* a, const int64_t* pad, int64_t n, double value, void** out) { return p_lnt_pad(a, pad, n, value, out); }
 extern char* (*p_lnt_index_select)(void* a, int64_t dim, void* index, void** out);
 static inline char* lnt_index_select(void* a, int64_t dim, void* index, void** out) { return p_lnt_index_select(a, dim, index, out); }
+extern char* (*p_lnt_index)(void* a, void* index, void** out);
+static inline char* lnt_index(void* a, void* index, void** out) { return p_lnt_index(a, index, out); }
 extern char* (*p_lnt_gather)(void* a, int64_t dim, void* index, void** out);
 static inline char* lnt_gather(void* a, int64_t dim, void* index, void** out) { return p_lnt_gather(a, dim, index, out); }
 extern char* (*p_lnt_scatter_scalar)(void* a, int64_t dim, void* index, double v, void** out);

@@ -89,6 +89,8 @@ type Config struct {
 	// Reference runs the reference's operators in its order. Without it lntorch may fuse and change layouts.
 	Reference     bool
 	Deterministic bool
+	// Recompute computes the network's activations again in the backward pass, for less memory; not every network can.
+	Recompute bool
 
 	Version  string         // of lntorch, for run.json
 	Settings map[string]any // the method's settings, for run.json and to compare with when going on

@@ -18,6 +18,9 @@ func (t *trainer) forecast() []string {
 	c := &t.cfg
 	parameters := models.ParameterCount(t.net) * 4
 	activations := activationBytes(t.arch, c.PatchSize, c.BatchSize, !c.Reference && c.Device.Type == torch.DeviceCPU)
+	if n, ok := t.net.(models.Sizer); ok {
+		activations = stepBytes(n.Activations(int64(c.BatchSize), wide(c.PatchSize)))
+	}
 	weights := parameters + 2*4*t.trainedCount() // with gradients and momentum of what trains
 	need := needs{
 		memory: weights + activations, // activations for the backward pass
@@ -78,8 +81,11 @@ func activationBytes(a *plans.Architecture, patch []int, batch int, fused bool) 
 		s := a.NumStages - 2 - i
 		numbers += int64((block*n+up)*a.FeaturesPerStage[s]) * voxels[s]
 	}
-	return 4 * numbers * 3 / 2
+	return stepBytes(numbers)
 }
+
+// stepBytes is the memory of float32 numbers that are kept for the backward pass, and of what comes with them.
+func stepBytes(numbers int64) int64 { return 4 * numbers * 3 / 2 }
 
 // freeMemory is what the system could still give, -1 where it does not say.
 func freeMemory() int64 {

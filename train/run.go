@@ -167,7 +167,7 @@ func (t *trainer) settings() map[string]any {
 		"epochs": c.Epochs, "iterations": c.Iterations, "val_iterations": c.ValIterations, "batch_size": c.BatchSize, "patch_size": c.PatchSize,
 		"lr": c.LR, "weight_decay": c.WeightDecay, "momentum": c.Momentum, "oversample_foreground_percent": c.Oversample,
 		"pretrained_weights": c.Pretrained, "head": c.Head, "device": c.Device.String(), "threads": c.Threads, "workers": c.Workers,
-		"seed": c.Seed, "amp": c.AMP, "numerics": c.numerics(), "deterministic": c.Deterministic, "save_every": c.SaveEvery,
+		"seed": c.Seed, "amp": c.AMP, "numerics": c.numerics(), "deterministic": c.Deterministic, "recompute": c.Recompute, "save_every": c.SaveEvery,
 		"train": c.Refine.Train, "freeze": c.Refine.Freeze, "channels": c.Channels,
 	}
 	for k, v := range c.Settings {

@@ -81,7 +81,12 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	arch, err := conf.Architecture()
+	file, err := checkpoint.Open(cfg.Checkpoint)
+	if err != nil {
+		return fmt.Errorf("trace: %w", err)
+	}
+	defer file.Close()
+	arch, err := models.ArchitectureOf(checkpoint.Shapes(file.Weights), conf)
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
@@ -106,10 +111,10 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err := t.collect(torch.SGD{LR: cfg.LR, Momentum: cfg.Momentum, WeightDecay: cfg.WeightDecay, Nesterov: true}); err != nil {
 		return err
 	}
-	if err := t.loadNetwork(cfg.Checkpoint, checkpoint.LoadOptions{}); err != nil {
+	if err := t.loadWeights(file, checkpoint.LoadOptions{}); err != nil {
 		return err
 	}
-	weights := plans.DeepSupervisionWeights(arch.NumStages - 1)
+	weights := plans.DeepSupervisionWeights(len(arch.DeepSupervisionScales()))
 	t.loss, err = loss.New(loss.Config{Regions: cfg.Dataset.Labels.HasRegions, IgnoreLabel: cfg.Dataset.Labels.IgnoreLabel,
 		BatchDice: conf.BatchDice, Weights: weights, Fast: !cfg.Reference})
 	if err != nil {

@@ -152,9 +152,6 @@ func (t *trainer) open() error {
 	if t.conf, err = t.plans.Configuration(c.Configuration); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	if t.arch, err = t.conf.Architecture(); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
 	if t.conf.PreviousStage != "" {
 		return fmt.Errorf("train: configuration %s is the second stage of a cascade (previous stage %s), which lntorch does not train yet", c.Configuration, t.conf.PreviousStage)
 	}
@@ -166,6 +163,9 @@ func (t *trainer) open() error {
 	}
 	t.out = c.folder(t.plans)
 	t.fold = filepath.Join(t.out, "fold_"+c.Fold)
+	if t.arch, err = t.architecture(); err != nil {
+		return err
+	}
 	channels := t.dataset.NumInputChannels(t.conf)
 	classes := t.dataset.Labels.NumSegmentationHeads()
 
@@ -186,6 +186,13 @@ func (t *trainer) open() error {
 		return fmt.Errorf("train: %w", err)
 	}
 	t.net.SetFast(!c.Reference)
+	if c.Recompute {
+		r, ok := t.net.(models.Recomputer)
+		if !ok {
+			return fmt.Errorf("train: --recompute: %s keeps its activations; it is for networks such as those of %s", t.arch.NetworkClass, strings.Join(models.Trainers(), ", "))
+		}
+		r.SetRecompute(true)
+	}
 	if err := t.net.CheckInput(wide(c.PatchSize)); err != nil {
 		return fmt.Errorf("train: patch_size: %w", err)
 	}
@@ -233,6 +240,44 @@ func (t *trainer) inject(b nn.Builder) error {
 
 // injectionStream keeps the adapters' first values apart from the numbers that iterations, which count from 0, draw.
 const injectionStream = 1 << 62
+
+// architecture is the plans' network, or the one that the trainer builds whatever they say; a file of that network to
+// validate, to go on from or to start from says how large it is.
+func (t *trainer) architecture() (*plans.Architecture, error) {
+	c := &t.cfg
+	path := c.Checkpoint
+	if c.Pretrained != "" && path == "" {
+		path = c.Pretrained
+	}
+	if path == "" && (c.Continue || c.ValidateOnly) {
+		var err error
+		if path, err = t.newest(); err != nil {
+			return nil, err
+		}
+	}
+	if path != "" {
+		f, err := checkpoint.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("train: %w", err)
+		}
+		defer f.Close()
+		if s := models.Recognise(checkpoint.Shapes(f.Weights)); s != nil && !models.Planned(s.Architecture.NetworkClass) {
+			own, ok := models.ByTrainer(c.Trainer)
+			if c.Trainer == "" || own.Class == s.Architecture.NetworkClass {
+				return s.Architecture, nil
+			}
+			if !ok {
+				return nil, fmt.Errorf("train: %s holds a %s, which plans do not describe and trainer %s does not build: name its trainer with -tr (%s)",
+					path, s.Architecture.NetworkClass, c.Trainer, strings.Join(models.Trainers(), ", "))
+			}
+		}
+	}
+	a, err := models.Architecture(c.Trainer, t.conf)
+	if err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	return a, nil
+}
 
 // collect lists the network's parameters, asks the method which of them train, and makes the optimizer. It holds all
 // parameters, as nnU-Net's does; those that do not train never have a gradient, and are left alone.

@@ -13,6 +13,7 @@ import (
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/models"
 )
 
 func newExport() *cobra.Command {
@@ -143,7 +144,7 @@ func (e *exporter) fold(path, folder string) error {
 	if !f.NNUNet {
 		return fmt.Errorf("%s holds weights alone; nnU-Net needs the plans and the configuration that a trainer saves with them", path)
 	}
-	if err := predictable(f); err != nil {
+	if err := e.predictable(f); err != nil {
 		return fmt.Errorf("%s: stock nnU-Net could not predict with it: %w", path, err)
 	}
 	root := f.Root()
@@ -159,8 +160,8 @@ func (e *exporter) fold(path, folder string) error {
 	return pth.Save(filepath.Join(folder, e.file), root)
 }
 
-// predictable says why a network that nnU-Net builds from the plans would not take the weights.
-func predictable(f *checkpoint.File) error {
+// predictable says why the network that nnU-Net builds for the trainer would not take the weights.
+func (e *exporter) predictable(f *checkpoint.File) error {
 	net := recogniseNetwork(f.Weights)
 	if f.Configuration == "" {
 		return errors.New("init_args names no configuration")
@@ -169,7 +170,11 @@ func predictable(f *checkpoint.File) error {
 		return fmt.Errorf("%d of its tensors belong to adapters (such as %s), which have to be merged into the weights first", net.Adapters, net.Adapter)
 	}
 	if net.Architecture == nil {
-		return fmt.Errorf("its network is %s, expected a PlainConvUNet or ResidualEncoderUNet", net.Class)
+		return fmt.Errorf("its network is %s, expected one of %s", net.Class, strings.Join(models.Classes(), ", "))
+	}
+	if own, _ := models.ByTrainer(e.trainer); !models.Planned(net.Class) && own.Class != net.Class {
+		return fmt.Errorf("its network is %s, which %s does not build: name the trainer that does with --trainer (%s); nnU-Net must have its file",
+			net.Class, e.trainer, strings.Join(models.Trainers(), ", "))
 	}
 	if differences := net.compare(f); len(differences) > 0 {
 		return fmt.Errorf("weights and plans disagree: %s", strings.Join(differences, "; "))

@@ -49,7 +49,12 @@ func runForward(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return err
 	}
-	arch, err := conf.Architecture()
+	ck, err := checkpoint.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ck.Close()
+	arch, err := models.ArchitectureOf(checkpoint.Shapes(ck.Weights), conf)
 	if err != nil {
 		return err
 	}
@@ -83,11 +88,6 @@ func runForward(cmd *cobra.Command, _ []string) error {
 				if err != nil {
 					return err
 				}
-				ck, err := checkpoint.Open(path)
-				if err != nil {
-					return err
-				}
-				defer ck.Close()
 				if _, err := checkpoint.LoadWeights(net.Module(), ck.Weights, checkpoint.LoadOptions{}); err != nil {
 					return fmt.Errorf("%s: %w", path, err)
 				}

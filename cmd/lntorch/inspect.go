@@ -211,7 +211,11 @@ func (d *inspection) checkpoint(f *checkpoint.File) {
 	if n.Adapters > 0 {
 		d.Network += fmt.Sprintf(", with %d tensors of adapters", n.Adapters)
 	}
-	if a := n.Architecture; a != nil {
+	switch a := n.Architecture; {
+	case a == nil:
+	case a.NumStages == 0:
+		d.Architecture = map[string]any{"feature_size": a.FeatureSize, "depths": a.Depths, "num_heads": a.Heads, "spatial_dims": a.Dim}
+	default:
 		d.Architecture = map[string]any{"n_stages": a.NumStages, "features_per_stage": a.FeaturesPerStage, "kernel_sizes": a.KernelSizes,
 			"strides": a.Strides, "n_conv_per_stage_decoder": a.DecoderConvs, "conv_bias": a.ConvBias}
 		if a.Block == "" {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/train"
 )
@@ -71,6 +72,7 @@ Methods:
 	machineFlags(cmd, "cpu")
 	f.Uint64("seed", 0, "seed of weights, batches and dropout")
 	f.Int("workers", 0, "goroutines that prepare batches (default: the cores, four at most)")
+	f.Bool("recompute", false, "compute activations again in the backward pass: less memory, more time (not for every network; MONAI's use_checkpoint)")
 	f.Bool("deterministic", false, "on CUDA: algorithms that give the same bits every time (slower)")
 	methodFlags(cmd)
 	return cmd
@@ -212,6 +214,9 @@ func chooseMethod(method, trainer string, pretrained bool) (finetune.Entry, stri
 		if e.Stock && !pretrained {
 			e.Epochs = stockEpochs
 		}
+		if n, ok := models.ByTrainer(trainer); ok && e.Trainer == "nnUNetTrainer" {
+			e.LR, e.Epochs = n.LR, n.Epochs
+		}
 		return e, trainer, nil
 	}
 	stock, err := finetune.Stock()
@@ -226,9 +231,13 @@ func chooseMethod(method, trainer string, pretrained bool) (finetune.Entry, stri
 		stock.Epochs = n
 		return stock, trainer, err
 	}
+	if n, ok := models.ByTrainer(trainer); ok { // stock training of another network
+		stock.LR, stock.Epochs = n.LR, n.Epochs
+		return stock, trainer, nil
+	}
 	e, ok := byTrainer(trainer)
 	if !ok {
-		var known []string
+		known := models.Trainers()
 		for _, e := range finetune.Entries() {
 			known = append(known, e.Trainer)
 		}
@@ -323,6 +332,7 @@ func runTrain(cmd *cobra.Command, args []string) error {
 	c.Seed, _ = f.GetUint64("seed")
 	c.Workers, _ = f.GetInt("workers")
 	c.Deterministic, _ = f.GetBool("deterministic")
+	c.Recompute, _ = f.GetBool("recompute")
 	result, err := train.Run(cmd.Context(), c)
 	if err != nil {
 		return err

@@ -47,6 +47,10 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		{"", "nnUNetTrainer_bias", true, "bias nnUNetTrainer_bias 200 0.01"},
 		{"norm", "", true, "norm nnUNetTrainer_norm 200 0.001"},
 		{"head", "", true, "head nnUNetTrainer_head 200 0.01"},
+		{"", "nnUNetTrainer_SwinUNETR", true, "full nnUNetTrainer_SwinUNETR 2000 0.01"},
+		{"", "nnUNetTrainer_SwinUNETRv2", false, "full nnUNetTrainer_SwinUNETRv2 2000 0.01"},
+		{"full", "nnUNetTrainer_SwinUNETRv2", true, "full nnUNetTrainer_SwinUNETRv2 2000 0.01"},
+		{"dgst", "nnUNetTrainer_SwinUNETR", true, "dgst nnUNetTrainer_SwinUNETR 50 0.001"},
 		{"", "nnUNetTrainer_5epochs", true, "full nnUNetTrainer_5epochs 5 0.01"},
 		{"", "nnUNetTrainer_1epoch", false, "full nnUNetTrainer_1epoch 1 0.01"},
 	} {
@@ -58,6 +62,7 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		"trainer of method dgst, but --method is full": {"full", "nnUNetTrainer_DGST"},
 		`method "dgts" is not known; known: `:          {"dgts", ""},
 		"nnUNetTrainer_Nepochs":                        {"", "nnUNetTrainerBig"},
+		"known: nnUNetTrainer_SwinUNETR, ":             {"", "nnUNetTrainer_SwinUNETRv3"},
 	} {
 		_, _, err := chooseMethod(c[0], c[1], true)
 		require.ErrorContains(t, err, want)

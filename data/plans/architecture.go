@@ -28,6 +28,10 @@ type Architecture struct {
 	Block              string // ResidualEncoderUNet: BasicBlockD or BottleneckD
 	BottleneckChannels []int  // ResidualEncoderUNet with BottleneckD: per stage
 	StemChannels       int    // ResidualEncoderUNet: output channels of the stem; FeaturesPerStage[0] if not given
+
+	// Networks that plans do not describe leave all but NetworkClass and Dim above empty.
+	FeatureSize   int   // SwinUNETR: channels of the first hidden state
+	Depths, Heads []int // SwinUNETR: blocks and attention heads of each stage
 }
 
 // Norm is a normalisation layer with the defaults of torch for arguments not given.
@@ -325,8 +329,12 @@ func object(pairs ...any) *Object {
 
 // DeepSupervisionScales returns, for each output of the network with deep supervision, highest
 // resolution first, the size of its target relative to the patch per axis: 1 / the cumulative
-// product of the strides, without the last (lowest) stage. It has NumStages-1 rows.
+// product of the strides, without the last (lowest) stage. It has NumStages-1 rows; a network without stages has one output,
+// of the patch's size.
 func (a *Architecture) DeepSupervisionScales() [][]float64 {
+	if a.NumStages == 0 {
+		return [][]float64{slices.Repeat([]float64{1}, a.Dim)}
+	}
 	product := slices.Repeat([]int{1}, a.Dim)
 	scales := make([][]float64, 0, a.NumStages-1)
 	for _, stride := range a.Strides[:a.NumStages-1] {

@@ -249,6 +249,13 @@ def loss():
         case("BCEWithLogits", r, lambda x, t, _, r=r: F.binary_cross_entropy_with_logits(x, t, reduction=r), In(x), In(ints(2, 2, 3, 3, 4).float()), i)
 
 
+def added():
+    """Operators that came later: their numbers are drawn last, so that those of older cases stay."""
+    case("Index", "", lambda x, i: x[i], In(rnd(4, 3)), In(torch.tensor([[2, 0, 2], [1, 3, 2]])))
+    case("Erfinv", "", torch.erfinv, In(torch.rand(3, 4, generator=GEN) * 1.98 - 0.99))
+    case("Erfinv", "ends", torch.erfinv, In(torch.tensor([-1.0, 0.0, 1.0, 2.0])), exact=True, grad=False)
+
+
 def random():
     """Draws of a CPU generator, one after the other."""
     g = torch.Generator().manual_seed(1234)
@@ -261,7 +268,7 @@ def random():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for f in (pointwise, shape, reduce, conv, norm, loss):
+    for f in (pointwise, shape, reduce, conv, norm, loss, added):
         f()
     names = [c["name"] for c in CASES]
     assert len(set(names)) == len(names), "two cases of one name"

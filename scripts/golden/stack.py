@@ -9,6 +9,9 @@ A network spec is a JSON object:
      "labels": {...}, "regions_class_order": [...], "batch_dice": false}                                 for training only
 
 The last three have the meaning they have in dataset.json and plans.json; num_classes must agree with them.
+In place of "architecture" a spec may have the network of a trainer that ignores the plans:
+
+     "swin": {"class": "SwinUNETR" or "SwinUNETRv2", "feature_size": 48, "use_checkpoint": false}
 """
 import argparse
 import hashlib
@@ -150,8 +153,20 @@ def fill(network):
             parameter.copy_(hash_parameter(p, name, tuple(parameter.shape)))
 
 
+def build_swin(spec):
+    """MONAI's network as LN-Seg-FM's nnUNetTrainer_SwinUNETR and v2 make it, in any size."""
+    from monai.networks.nets import SwinUNETR
+    s = spec["swin"]
+    spatial = spec["input_shape"][2:]
+    return SwinUNETR(img_size=(64,) * len(spatial), in_channels=spec["input_channels"], out_channels=spec["num_classes"],
+                     feature_size=s["feature_size"], use_checkpoint=s.get("use_checkpoint", False),
+                     use_v2=s["class"] == "SwinUNETRv2", spatial_dims=len(spatial))
+
+
 def build(spec, deep_supervision=None):
     """The spec's network as nnU-Net builds it from plans."""
+    if "swin" in spec:
+        return build_swin(spec)
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     a = spec["architecture"]
     network = get_network_from_plans(a["network_class_name"], dict(a["arch_kwargs"]), a["_kw_requires_import"],

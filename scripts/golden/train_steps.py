@@ -57,7 +57,8 @@ def load_spec(args):
 
 
 def strides_of(spec):
-    return spec["architecture"]["arch_kwargs"]["strides"]
+    """Strides of the encoder's stages; None for a network without deep supervision of its own."""
+    return None if "swin" in spec else spec["architecture"]["arch_kwargs"]["strides"]
 
 
 def random_batches(spec, count, seed):
@@ -130,7 +131,8 @@ def reference_step(network, optimizer, loss, data, targets):
     """The step by nnUNetTrainer.train_step; returns its loss."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     owner = SimpleNamespace(device=torch.device("cpu"), optimizer=optimizer, network=network, loss=loss, grad_scaler=None)
-    target = targets if network.decoder.deep_supervision else targets[0]
+    decoder = getattr(network, "decoder", None)  # SwinUNETR has none, and one output
+    target = targets if decoder is not None and decoder.deep_supervision else targets[0]
     return float(nnUNetTrainer.train_step(owner, {"data": data, "target": target})["loss"])
 
 

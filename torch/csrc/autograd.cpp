@@ -1,11 +1,41 @@
 // autograd.cpp: gradients.
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
 
 #include "shim.h"
 
 using namespace lnt;
 
 char* lnt_requires_grad_(void* t, int64_t on) { LNT_BODY(T(t).requires_grad_(on != 0)) }
+
+namespace {
+
+// Where a graph was cut: what would flow on backwards becomes the gradient of holder.
+struct CutBackward : public torch::autograd::Node {
+  at::Tensor holder;
+  torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
+    at::Tensor& g = holder.mutable_grad();
+    if (grads[0].defined()) g = g.defined() ? g + grads[0] : grads[0];
+    return {};
+  }
+  std::string name() const override { return "CutBackward"; }
+};
+
+}  // namespace
+
+// *out and *holder have the elements of t. A backward pass through *out ends there and leaves the gradient, as it comes, in
+// *holder: a leaf would copy it into its own order of axes in memory, which changes the bits of sums over it.
+char* lnt_cut(void* t, void** out, void** holder) {
+  LNT_BODY({
+    auto node = std::make_shared<CutBackward>();
+    node->holder = T(t).detach();
+    at::Tensor y = T(t).detach();
+    torch::autograd::set_history(y, node);
+    give(holder, node->holder);
+    give(out, y);
+  })
+}
 
 char* lnt_detach(void* t, void** out) { LNT_BODY(give(out, T(t).detach())) }
 

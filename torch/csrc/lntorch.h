@@ -85,6 +85,7 @@ LNT_API char* lnt_contiguous(void* x, int64_t memory_format, void** out);
 
 /* autograd.cpp */
 LNT_API char* lnt_requires_grad_(void* t, int64_t on);
+LNT_API char* lnt_cut(void* t, void** out, void** holder);
 LNT_API char* lnt_detach(void* t, void** out);
 LNT_API char* lnt_backward(void* t, void* grad, int64_t retain_graph);
 LNT_API char* lnt_grad(void* t, void** out);
@@ -114,6 +115,7 @@ LNT_API char* lnt_sqrt(void* a, void** out);
 LNT_API char* lnt_reciprocal(void* a, void** out);
 LNT_API char* lnt_sigmoid(void* a, void** out);
 LNT_API char* lnt_tanh(void* a, void** out);
+LNT_API char* lnt_erfinv(void* a, void** out);
 LNT_API char* lnt_relu(void* a, void** out);
 LNT_API char* lnt_gelu(void* a, void** out);
 LNT_API char* lnt_leaky_relu(void* a, double slope, void** out);
@@ -146,6 +148,7 @@ LNT_API char* lnt_cat(void** ts, int64_t n, int64_t dim, void** out);
 LNT_API char* lnt_stack(void** ts, int64_t n, int64_t dim, void** out);
 LNT_API char* lnt_pad(void* a, const int64_t* pad, int64_t n, double value, void** out);
 LNT_API char* lnt_index_select(void* a, int64_t dim, void* index, void** out);
+LNT_API char* lnt_index(void* a, void* index, void** out);
 LNT_API char* lnt_gather(void* a, int64_t dim, void* index, void** out);
 LNT_API char* lnt_scatter_scalar(void* a, int64_t dim, void* index, double v, void** out);
 LNT_API char* lnt_scatter_scalar_(void* a, int64_t dim, void* index, double v);

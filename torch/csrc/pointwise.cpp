@@ -25,6 +25,7 @@ char* lnt_sqrt(void* a, void** out) { LNT_BODY(give(out, at::sqrt(T(a)))) }
 char* lnt_reciprocal(void* a, void** out) { LNT_BODY(give(out, at::reciprocal(T(a)))) }
 char* lnt_sigmoid(void* a, void** out) { LNT_BODY(give(out, at::sigmoid(T(a)))) }
 char* lnt_tanh(void* a, void** out) { LNT_BODY(give(out, at::tanh(T(a)))) }
+char* lnt_erfinv(void* a, void** out) { LNT_BODY(give(out, at::erfinv(T(a)))) }
 char* lnt_relu(void* a, void** out) { LNT_BODY(give(out, at::relu(T(a)))) }
 char* lnt_gelu(void* a, void** out) { LNT_BODY(give(out, at::gelu(T(a)))) }
 char* lnt_leaky_relu(void* a, double slope, void** out) { LNT_BODY(give(out, at::leaky_relu(T(a), slope))) }

@@ -32,6 +32,13 @@ char* lnt_pad(void* a, const int64_t* pad, int64_t n, double value, void** out) 
   LNT_BODY(give(out, at::constant_pad_nd(T(a), dims(pad, n), value)))
 }
 
+char* lnt_index(void* a, void* index, void** out) {
+  LNT_BODY({
+    TORCH_CHECK(T(index).scalar_type() == at::kLong, "the index is ", T(index).scalar_type(), ", expected int64");
+    give(out, T(a).index({T(index)}));
+  })
+}
+
 char* lnt_index_select(void* a, int64_t dim, void* index, void** out) { LNT_BODY(give(out, at::index_select(T(a), dim, T(index)))) }
 char* lnt_gather(void* a, int64_t dim, void* index, void** out) { LNT_BODY(give(out, at::gather(T(a), dim, T(index)))) }
 

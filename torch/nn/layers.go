@@ -40,7 +40,9 @@ func (c *Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 
 // ForwardLean is Forward that is cheaper to go back through where the weight does not train (torch.Scope.ConvLean).
 func (c *Conv) ForwardLean(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	return s.ConvLean(x, c.Weight.T, value(c.Bias), c.stride, c.pad, c.dil, 1)
+	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor {
+		return s.ConvLean(x, w, b, c.stride, c.pad, c.dil, 1)
+	})
 }
 
 // ConvTranspose is torch.nn.ConvTranspose2d or 3d whose stride equals its kernel. Its weight is (in, out, kernel…).
@@ -94,6 +96,99 @@ func heNormal(s *torch.Scope, g *torch.Generator, weight, bias *Param) {
 	if bias != nil {
 		s.Fill_(bias.T, 0)
 	}
+}
+
+// DefaultInit makes Reset draw PyTorch's own values, as networks have them that nnU-Net does not initialise.
+func (c *Conv) DefaultInit() *Conv {
+	c.OnReset(func(s *torch.Scope, g *torch.Generator) { kaimingUniform(s, g, c.Weight, c.Bias) })
+	return c
+}
+
+// DefaultInit makes Reset draw PyTorch's own values.
+func (c *ConvTranspose) DefaultInit() *ConvTranspose {
+	c.OnReset(func(s *torch.Scope, g *torch.Generator) { kaimingUniform(s, g, c.Weight, c.Bias) })
+	return c
+}
+
+// kaimingUniform is reset_parameters of PyTorch's convolutions and Linear, number for number: kaiming_uniform_ with
+// a = sqrt(5) for the weight, U(±1/sqrt(fan_in)) for the bias. The order of operations gives the bounds PyTorch's bits.
+func kaimingUniform(s *torch.Scope, g *torch.Generator, weight, bias *Param) {
+	fanIn := int64(1)
+	for _, n := range weight.Shape[1:] {
+		fanIn *= n
+	}
+	a := math.Sqrt(5)
+	std := math.Sqrt(2/(1+a*a)) / math.Sqrt(float64(fanIn))
+	bound := math.Sqrt(3) * std
+	drawUniform(s, g, weight, bound)
+	if bias != nil {
+		drawUniform(s, g, bias, 1/math.Sqrt(float64(fanIn)))
+	}
+}
+
+// drawUniform fills p from U[-bound, bound), drawn on the CPU like every initial value.
+func drawUniform(s *torch.Scope, g *torch.Generator, p *Param, bound float64) {
+	t := s.Empty(p.Shape, torch.Float32, torch.CPU)
+	s.Uniform_(t, -bound, bound, g)
+	s.Copy_(p.T, t, false)
+	t.Free()
+}
+
+// TruncatedNormal fills p from N(0, std²) cut off at ±2, as MONAI's trunc_normal_ does, number for number.
+// Source: MONAI 1.3.0, networks/layers/weight_init.py.
+func TruncatedNormal(s *torch.Scope, g *torch.Generator, p *Param, std float64) {
+	const limit = 2
+	low, high := (1+math.Erf(-limit/std/math.Sqrt2))/2, (1+math.Erf(limit/std/math.Sqrt2))/2
+	t := s.Empty(p.Shape, torch.Float32, torch.CPU)
+	s.Uniform_(t, 2*low-1, 2*high-1, g)
+	s.Copy_(p.T, s.Clamp(s.MulScalar(s.Erfinv(t), std*math.Sqrt2), -limit, limit), false)
+}
+
+// Linear is torch.nn.Linear.
+type Linear struct {
+	*Module
+	Weight, Bias *Param // Bias is nil without bias
+}
+
+// NewLinear makes a linear map in → out.
+func (b Builder) NewLinear(in, out int64, bias bool) *Linear {
+	l := &Linear{Module: NewModule(), Weight: b.Param(out, in)}
+	l.Weight.Use = LinearWeight
+	l.Add("weight", l.Weight)
+	if bias {
+		l.Bias = b.Param(out)
+		l.Add("bias", l.Bias)
+	}
+	l.OnReset(func(s *torch.Scope, g *torch.Generator) { kaimingUniform(s, g, l.Weight, l.Bias) })
+	return l
+}
+
+// Forward: x (…, in) → (…, out).
+func (l *Linear) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return l.Weight.apply(s, x, l.Bias, s.Linear)
+}
+
+// LayerNorm is torch.nn.LayerNorm over the last axis, with eps 1e-5.
+type LayerNorm struct {
+	*Module
+	Weight, Bias *Param
+}
+
+// NewLayerNorm makes a norm over a last axis of the given size.
+func (b Builder) NewLayerNorm(size int64) *LayerNorm {
+	n := &LayerNorm{Module: NewModule(), Weight: b.Param(size), Bias: b.Param(size)}
+	n.Add("weight", n.Weight)
+	n.Add("bias", n.Bias)
+	n.OnReset(func(s *torch.Scope, _ *torch.Generator) {
+		s.Fill_(n.Weight.T, 1)
+		s.Fill_(n.Bias.T, 0)
+	})
+	return n
+}
+
+// Forward keeps x's shape (…, size).
+func (n *LayerNorm) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return s.LayerNorm(x, n.Weight.Shape, n.Weight.T, n.Bias.T, 1e-5)
 }
 
 // InstanceNorm is torch.nn.InstanceNorm2d or 3d without running statistics.

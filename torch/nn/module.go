@@ -4,6 +4,7 @@ package nn
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lntorch/lntorch/torch"
 )
@@ -31,6 +32,7 @@ type Module struct {
 	params   []Named
 	children []child
 	reset    func(s *torch.Scope, g *torch.Generator)
+	drawn    []*Module
 }
 
 type child struct {
@@ -121,20 +123,29 @@ func (m *Module) Metadata() []Metadata {
 	return all
 }
 
+// ResetOrder makes Reset begin with the given modules, in their order, where the reference makes its modules in another
+// order than it registers them: a seed then gives the reference's numbers.
+func (m *Module) ResetOrder(ms ...*Module) { m.drawn = ms }
+
 // Reset draws new values for the parameters of every module whose path (its first one) match accepts; nil accepts all.
 func (m *Module) Reset(g *torch.Generator, match func(path string) bool) error {
 	return torch.NoGrad(func() error {
 		return torch.With(func(s *torch.Scope) error {
-			seen := map[*Module]bool{}
-			m.walk("", func(path string, m *Module) {
-				if m.reset == nil || seen[m] {
-					return
-				}
-				seen[m] = true
-				if match == nil || match(path) {
-					m.reset(s, g)
+			paths := map[*Module]string{}
+			order := slices.Clone(m.drawn)
+			m.walk("", func(path string, c *Module) {
+				if _, seen := paths[c]; !seen {
+					paths[c] = path
+					order = append(order, c)
 				}
 			})
+			done := map[*Module]bool{}
+			for _, c := range order {
+				if c.reset != nil && !done[c] && (match == nil || match(paths[c])) {
+					c.reset(s, g)
+				}
+				done[c] = true
+			}
 			return nil
 		})
 	})
@@ -151,6 +162,11 @@ func join(path, name string) string {
 type Builder struct {
 	Scope  *torch.Scope
 	Device torch.Device
+}
+
+// Buffer makes a tensor of int64 that is saved with the network and never trained.
+func (b Builder) Buffer(values []int64, shape ...int64) *Param {
+	return &Param{T: b.Scope.To(torch.FromSlice(b.Scope, values, shape...), torch.Int64, b.Device), Shape: shape, Buffer: true}
 }
 
 // Param makes a float32 parameter whose values are not set yet.

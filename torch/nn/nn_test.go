@@ -69,6 +69,52 @@ func TestParametersHavePyTorchsShapes(t *testing.T) {
 	}))
 }
 
+func TestLinearAndLayerNormUseWeightAndBias(t *testing.T) {
+	torchtest.NoLeak(t)
+	require.NoError(t, torch.With(func(s *torch.Scope) error {
+		b := nn.Builder{Scope: s, Device: torch.CPU}
+		l, n := b.NewLinear(2, 3, true), b.NewLayerNorm(2)
+		require.NoError(t, torch.CopyIn(l.Weight.T, []float32{1, 0, 0, 1, 1, 1}))
+		require.NoError(t, torch.CopyIn(l.Bias.T, []float32{10, 20, 30}))
+		require.Equal(t, []float32{11, 22, 33}, torchtest.Float32s(t, l.Forward(s, torch.FromSlice(s, []float32{1, 2}, 1, 2))))
+		require.NoError(t, torch.CopyIn(n.Weight.T, []float32{2, 3}))
+		require.NoError(t, torch.CopyIn(n.Bias.T, []float32{1, -1}))
+		require.InDeltaSlice(t, []float32{-1, 2}, torchtest.Float32s(t, n.Forward(s, torch.FromSlice(s, []float32{4, 8}, 1, 2))), 1e-5)
+		require.Nil(t, b.NewLinear(2, 3, false).Bias)
+		buffer := b.Buffer([]int64{1, 2, 3, 4}, 2, 2)
+		require.True(t, buffer.Buffer)
+		require.False(t, buffer.T.RequiresGrad())
+		v, err := torch.Slice[int64](buffer.T)
+		require.NoError(t, err)
+		require.Equal(t, []int64{1, 2, 3, 4}, v)
+		return nil
+	}))
+}
+
+// Modules draw in the order that the root names, then in that of their registration.
+func TestResetOrder(t *testing.T) {
+	torchtest.NoLeak(t)
+	require.NoError(t, torch.With(func(s *torch.Scope) error {
+		var drawn []string
+		var ms []*nn.Module
+		for _, name := range []string{"a", "b", "c"} {
+			m := nn.NewModule()
+			m.OnReset(func(*torch.Scope, *torch.Generator) { drawn = append(drawn, name) })
+			ms = append(ms, m)
+		}
+		root := nn.Sequence(ms...)
+		g, err := torch.NewGenerator(torch.CPU, 1)
+		require.NoError(t, err)
+		defer g.Close()
+		require.NoError(t, root.Reset(g, nil))
+		root.ResetOrder(ms[2], ms[0])
+		require.NoError(t, root.Reset(g, nil))
+		require.NoError(t, root.Reset(g, func(path string) bool { return path == "0" }))
+		require.Equal(t, []string{"a", "b", "c", "c", "a", "b", "a"}, drawn)
+		return nil
+	}))
+}
+
 func TestForwardUsesWeightAndBias(t *testing.T) {
 	torchtest.NoLeak(t)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
