@@ -191,6 +191,9 @@ func (t *trainer) open() error {
 		if !ok {
 			return fmt.Errorf("train: --recompute: %s keeps its activations; it is for networks such as those of %s", t.arch.NetworkClass, strings.Join(models.Trainers(), ", "))
 		}
+		if _, ok := c.Method.(finetune.Injector); ok {
+			return fmt.Errorf("train: --recompute: the adapters of method %s would draw other random numbers the second time", c.MethodName)
+		}
 		r.SetRecompute(true)
 	}
 	if err := t.net.CheckInput(wide(c.PatchSize)); err != nil {
