@@ -138,7 +138,8 @@ $(GOTORCH_DIR)/libcgotorch.so: go.mod $(SHIM_DIR)/flags
 # -count=1: Go's test cache does not see that the shim has changed. LNTORCH_REQUIRE turns "libtorch is missing" from a skip
 # into a failure; the user's own setting wins. Each target keeps its output in build/logs.
 
-GO_TEST = LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so $(GO) test -count=1
+# Waiting threads of libtorch give way: packages are tested beside each other, on the same cores.
+GO_TEST = OMP_WAIT_POLICY=$${OMP_WAIT_POLICY-passive} LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so $(GO) test -count=1
 LOGGED  = 2>&1 | tee $(LOGS)/$@.log; echo "$@: passed; output in $(LOGS)/$@.log"
 # Lists "package name" for each test or fuzz target whose name matches $1.
 LISTED  = $(GO) test -list '$1' $(PKGS) | awk '/^(Test|Fuzz)/ {n[++k] = $$1} /^ok/ {for (i = 1; i <= k; i++) print $$2, n[i]; k = 0}'

@@ -13,6 +13,7 @@ import (
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/peft"
 	"github.com/lntorch/lntorch/formats/safetensors"
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/nn"
 )
@@ -98,14 +99,9 @@ func parseTargets(text string) (func(string) bool, error) {
 // endsWith is PEFT's test of a layer against an entry of target_modules.
 func endsWith(layer, end string) bool { return layer == end || strings.HasSuffix(layer, "."+end) }
 
-// loraHead tells whether a parameter belongs to a segmentation head, nnU-Net's or SwinUNETR's.
-func loraHead(name string) bool {
-	return strings.Contains(name, "seg_layers") || strings.HasPrefix(name, "out.conv.conv.")
-}
-
 // Trains is the released trainer's rule of names.
 func (m *lora) Trains(name string, _ []int64) bool {
-	return strings.Contains(name, ".lora_") || loraHead(name) || strings.Contains(name, "bias")
+	return strings.Contains(name, ".lora_") || models.IsHead(name) || strings.Contains(name, "bias")
 }
 
 // Notes says what an ordinary LoRA would not do.
@@ -136,7 +132,7 @@ func (m *lora) Inject(in finetune.Injection) error {
 	var names []string
 	for _, p := range in.Module.Parameters() {
 		layer, ok := strings.CutSuffix(p.Name, ".weight")
-		if !ok || p.Use == nn.NoWeight || loraHead(p.Name) {
+		if !ok || p.Use == nn.NoWeight || models.IsHead(p.Name) {
 			continue
 		}
 		names = append(names, layer)
@@ -352,7 +348,7 @@ func (m *lora) Export(folder string, about map[string]string) (string, error) {
 		}
 		name := p.Name
 		layer := name[:strings.LastIndex(name, ".")]
-		if loraHead(name) {
+		if models.IsHead(name) {
 			if !slices.Contains(c.ModulesToSave, layer) {
 				c.ModulesToSave = append(c.ModulesToSave, layer)
 			}

@@ -147,8 +147,8 @@ func (n *swin) Module() *nn.Module { return n.root }
 // SetDeepSupervision changes nothing: there is one head.
 func (n *swin) SetDeepSupervision(bool) {}
 
-// SetTraining changes nothing: every dropout rate of the released networks is 0.
-func (n *swin) SetTraining(bool) {}
+// SetTraining is the adapters' matter alone: every dropout rate of the released networks is 0.
+func (n *swin) SetTraining(on bool) { n.root.SetTraining(on) }
 
 // SetFast: see Network.
 func (n *swin) SetFast(on bool) { n.mode.fast = on }

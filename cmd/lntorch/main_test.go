@@ -263,27 +263,27 @@ func TestInterruptSavesAndExits130(t *testing.T) {
 	require.NoError(t, err)
 	epochs := f.Epoch + 1
 	require.NoError(t, f.Close())
-	r := execute(t, limited(t, command(t, trainArgs(t, results, "--method", "dgst", "--c", "--epochs", "50")...), fold, epochs))
-	require.Contains(t, []int{0, 130}, r.code, r.errOut)
-}
-
-// limited interrupts a run once its log has come past an epoch.
-func limited(t *testing.T, cmd *exec.Cmd, fold string, epoch int) *exec.Cmd {
-	t.Helper()
-	go func() {
-		for range 3000 {
-			time.Sleep(10 * time.Millisecond)
+	cmd = command(t, trainArgs(t, results, "--method", "dgst", "--c", "--epochs", "50")...)
+	log.Reset()
+	cmd.Stderr = &log
+	require.NoError(t, cmd.Start())
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	for past := false; !past; { // interrupted again once it has come past that epoch
+		select {
+		case <-ended:
+			past = true
+		case <-time.After(10 * time.Millisecond):
 			if f, err := checkpoint.Open(filepath.Join(fold, "checkpoint_latest.pth")); err == nil {
-				at := f.Epoch
-				f.Close()
-				if at > epoch && cmd.Process != nil {
+				if past = f.Epoch > epochs; past {
 					cmd.Process.Signal(os.Interrupt)
-					return
 				}
+				f.Close()
 			}
 		}
-	}()
-	return cmd
+	}
+	<-ended
+	require.Contains(t, []int{0, 130}, cmd.ProcessState.ExitCode(), log.String())
 }
 
 // At whatever moment the program is killed, every checkpoint in the folder can be read, and training goes on from it.
