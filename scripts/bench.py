@@ -296,7 +296,7 @@ def environment(**more):
 
 class Bench:
     def __init__(self, args):
-        self.args, self.rows, self.libtorch = args, [], {}
+        self.args, self.rows, self.memory, self.libtorch = args, [], [], {}
 
     def ours(self, part, *flags):
         return [self.args.lntorch, "bench", part, "--serve", "--threads", str(self.args.threads), *map(str, flags)]
@@ -321,6 +321,9 @@ class Bench:
         else:
             self.rounds(sides, answers, warmup, repeats)
         self.same(title, answers, alike)
+        last = next(iter(answers.values()))[-1]
+        if "kept_bytes" in last:
+            self.memory.append((title, last))
         ours = None
         for who, found in answers.items():
             seconds = [a["seconds"] for a in found]
@@ -475,6 +478,11 @@ def methods_page(b, about):
         told = [f"{r:.2f}" + (f" (≤ {reach})" + (" missed" if r > reach else "") if reach else "") for r, reach in zip(ratio, METHODS[row["who"]])]
         lines.append(f"| {row['who']} | {text(row['median'])} | {text(row['min'])} | {text(row['max'])} | {told[0]} | {row['tensors_peak_bytes'] / 2**20:.0f} MiB | "
                      f"{told[1]} | {row['peak_rss_bytes'] / 2**20:.0f} MiB |")
+    if b.memory:
+        lines += ["", "## What a step of lntorch holds", "", "Tensors of 256 KiB and more, in MiB. Of a block of convolution, norm and rectifier the output alone is kept.", "",
+                  "| step | weights, momentum, batch | kept for the backward pass | gradients | most at a time |", "| --- | --: | --: | --: | --: |"]
+        lines += ["| " + " | ".join([title, *(f"{a[k] / 2**20:.0f}" for k in ("held_bytes", "kept_bytes", "gradients_bytes", "tensors_peak_bytes"))]) + " |"
+                  for title, a in b.memory]
     return "\n".join(lines) + "\n"
 
 

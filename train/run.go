@@ -115,6 +115,9 @@ func (t *trainer) writeRun(status string) error {
 			doc["peak_memory_bytes"] = peak
 		}
 	}
+	if _, doc["peak_tensor_bytes"], _, err = torch.CPUMemory(); err != nil { // the allocator's high-water mark
+		return fmt.Errorf("train: run.json: %w", err)
+	}
 	b, err := json.MarshalIndent(doc, "", "    ")
 	if err != nil {
 		return fmt.Errorf("train: run.json: %w", err)

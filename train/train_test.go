@@ -239,7 +239,8 @@ func TestTheResultFolderIsNnUNets(t *testing.T) {
 			Iteration map[string]float64 `json:"iteration_ms"`
 			Wait      map[string]float64 `json:"wait_for_data_ms"`
 		}
-		Peak int64 `json:"peak_memory_bytes"`
+		Peak    int64  `json:"peak_memory_bytes"`
+		Tensors *int64 `json:"peak_tensor_bytes"`
 	}
 	b, err := os.ReadFile(filepath.Join(r.Folder, "run.json"))
 	require.NoError(t, err)
@@ -251,6 +252,8 @@ func TestTheResultFolderIsNnUNets(t *testing.T) {
 	require.Positive(t, doc.Timing.Iteration["median"])
 	require.GreaterOrEqual(t, doc.Timing.Iteration["p90"], doc.Timing.Iteration["median"])
 	require.Positive(t, doc.Peak)
+	require.NotNil(t, doc.Tensors)
+	require.Less(t, *doc.Tensors, doc.Peak)
 
 	f, err := checkpoint.Open(r.Checkpoint)
 	require.NoError(t, err)
@@ -430,6 +433,45 @@ func rewrite(t *testing.T, path string, change func([]float32)) {
 		require.NoError(t, w.Add(name, a))
 	}
 	require.NoError(t, w.Close())
+}
+
+// sampler notes the tensors' memory after each iteration.
+type sampler struct {
+	t       *testing.T
+	samples [][3]int64 // in use, in use at the most, kept
+	epochs  []int      // first sample of each
+}
+
+func (s *sampler) Begin(name string, _ int) {
+	if strings.HasPrefix(name, "epoch") {
+		s.epochs = append(s.epochs, len(s.samples))
+	}
+}
+func (*sampler) End() {}
+func (s *sampler) Done(int, string) {
+	use, peak, kept, err := torch.CPUMemory()
+	require.NoError(s.t, err)
+	s.samples = append(s.samples, [3]int64{use, peak, kept})
+}
+
+// A long run needs no more than its second epoch did.
+func TestMemoryDoesNotGrow(t *testing.T) {
+	torchtest.NoLeak(t)
+	require.NoError(t, torch.CPU.EmptyCache())
+	c := tiny{}.config(t, "plain", "full", nil)
+	s := &sampler{t: t}
+	c.Progress, c.Epochs, c.Iterations, c.ValIterations, c.PatchSize = s, 12, 8, 2, []int{16, 48, 48}
+	handles := torch.Live()
+	run(t, c)
+	require.Equal(t, handles, torch.Live())
+	early, late := s.samples[s.epochs[1]:s.epochs[2]], s.samples[s.epochs[10]:s.epochs[11]]
+	require.Len(t, late, len(early))
+	require.Greater(t, early[3][1], int64(1<<20))
+	for i := range early {
+		require.Equal(t, early[i][0], late[i][0], "in use after step %d", i)
+		require.Equal(t, early[i][1], late[i][1], "in use at the most until step %d", i)
+		require.LessOrEqual(t, late[i][2], early[i][2]+(1<<20), "kept after step %d", i)
+	}
 }
 
 func TestBFloat16AutocastTrains(t *testing.T) {

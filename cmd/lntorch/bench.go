@@ -79,8 +79,11 @@ type benchResult struct {
 	Variant     string  `json:"variant"`
 	Ready       bool    `json:"ready,omitempty"` // prepared, nothing repeated yet
 	Seconds     float64 `json:"seconds"`
-	PeakRSS     int64   `json:"peak_rss_bytes"`     // of the process so far
-	TensorsPeak int64   `json:"tensors_peak_bytes"` // of its large tensors on the CPU
+	PeakRSS     int64   `json:"peak_rss_bytes"`            // of the process so far
+	TensorsPeak int64   `json:"tensors_peak_bytes"`        // of its large tensors on the CPU
+	Held        int64   `json:"held_bytes,omitempty"`      // step: large tensors before the forward pass: weights, momentum, the batch
+	Kept        int64   `json:"kept_bytes,omitempty"`      // step: what forward pass and loss keep for the backward pass
+	Gradients   int64   `json:"gradients_bytes,omitempty"` // step: what the backward pass leaves
 	Parameters  int64   `json:"parameters"`
 	Torch       string  `json:"torch"`
 	CPU         string  `json:"cpu_capability"` // instruction set of libtorch's kernels
@@ -340,17 +343,28 @@ func (b *bench) step() (func() error, error) {
 			if err := torch.ClearGrads(b.tensors); err != nil {
 				return err
 			}
+			var inUse [3]int64 // before the forward pass, after it, after the backward pass
 			var v *torch.Tensor
-			err := b.mixed(func() error {
+			err := b.mixed(func() (err error) {
+				if inUse[0], _, _, err = torch.CPUMemory(); err != nil {
+					return err
+				}
 				v = l.Forward(s, b.net.Forward(s, x), targets)
 				return s.Err()
 			})
 			if err != nil {
 				return err
 			}
+			if inUse[1], _, _, err = torch.CPUMemory(); err != nil {
+				return err
+			}
 			if err := v.Backward(); err != nil {
 				return err
 			}
+			if inUse[2], _, _, err = torch.CPUMemory(); err != nil {
+				return err
+			}
+			b.out.Held, b.out.Kept, b.out.Gradients = inUse[0], inUse[1]-inUse[0], inUse[2]-inUse[0]
 			norm := optim.ClipGradNorm(s, b.tensors, 12)
 			for _, t := range []*torch.Tensor{norm, v} {
 				if b.out.Loss, err = t.Item(); err != nil {
