@@ -24,23 +24,35 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "testdata" / "phantom-demo"
 
 # The networks of cmd/lntorch/bench.go.
-NETWORKS = {  # features, strides
-    "mid": ([16, 32, 64, 128, 160], [1, (1, 2, 2), 2, 2, 2]),
-    "full": ([32, 64, 128, 256, 320, 320], [1, (1, 2, 2), 2, 2, 2, (1, 2, 2)]),
-    "phantom": ([8, 16, 32, 64], [1, (1, 2, 2), 2, 2]),
+NETWORKS = {  # features, kernel of the first stage, strides
+    "mid": ([16, 32, 64, 128, 160], (1, 3, 3), [1, (1, 2, 2), 2, 2, 2]),
+    "phantom": ([8, 16, 32, 64], (1, 3, 3), [1, (1, 2, 2), 2, 2]),
+    "full": ([32, 64, 128, 256, 320, 320], 3, [1, 2, 2, 2, 2, 2]),
+    "resenc": ([32, 64, 128, 256, 320, 320], 3, [1, 2, 2, 2, 2, 2]),
+    "swinunetr": None,
+    "swinunetrv2": None,
 }
+FROM_MONAI = ("swinunetr", "swinunetrv2")
 
 
 # ---- the Python side: workers ----------------------------------------------------------------------------------------
 
 def network(name):
     import torch
-    from dynamic_network_architectures.architectures.unet import PlainConvUNet
+    from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
     from torch import nn
-    features, strides = NETWORKS[name]
-    strides = [[s] * 3 if isinstance(s, int) else list(s) for s in strides]
-    net = PlainConvUNet(1, len(features), features, nn.Conv3d, [[1, 3, 3]] + [[3] * 3] * (len(features) - 1), strides, 2, 2, 2, True,
-                        nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, None, None, nn.LeakyReLU, {"inplace": True}, deep_supervision=True)
+    if name in FROM_MONAI:
+        from monai.networks.nets import SwinUNETR
+        return SwinUNETR(img_size=(64, 64, 64), in_channels=1, out_channels=2, feature_size=48, use_v2=name.endswith("v2")), [[1] * 3, [2] * 3]
+    features, first, strides = NETWORKS[name]
+    cube = lambda k: [k] * 3 if isinstance(k, int) else list(k)
+    strides = [cube(s) for s in strides]
+    kernels = [cube(first)] + [[3] * 3] * (len(features) - 1)
+    more = (nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, None, None, nn.LeakyReLU, {"inplace": True})
+    if name == "resenc":
+        net = ResidualEncoderUNet(1, len(features), features, nn.Conv3d, kernels, strides, [1, 3, 4, 6, 6, 6], 2, [1] * 5, True, *more, deep_supervision=True)
+    else:
+        net = PlainConvUNet(1, len(features), features, nn.Conv3d, kernels, strides, 2, 2, 2, True, *more, deep_supervision=True)
     torch.manual_seed(1)
     net.apply(net.initialize)
     return net, strides
@@ -71,9 +83,10 @@ def step(net, strides, o):
         net, x = net.to(memory_format=torch.channels_last_3d), x.contiguous(memory_format=torch.channels_last_3d)
     scales = (1 / np.cumprod(np.vstack(strides), axis=0))[:-1]
     weights = 0.5 ** np.arange(len(scales))
-    weights[-1] = 0
-    loss = DeepSupervisionWrapper(DC_and_CE_loss({"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}, {}, weight_ce=1, weight_dice=1,
-                                                 ignore_label=None, dice_class=MemoryEfficientSoftDiceLoss), weights / weights.sum())
+    weights[-1] = 0 if len(scales) > 1 else 1
+    one = DC_and_CE_loss({"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}, {}, weight_ce=1, weight_dice=1,
+                                                 ignore_label=None, dice_class=MemoryEfficientSoftDiceLoss)
+    several = DeepSupervisionWrapper(one, weights / weights.sum()) if len(scales) > 1 else None
     targets = [(torch.randn(2, 1, *(round(n * f) for n, f in zip(o["patch"], scale))) > 1.28).to(torch.int16) for scale in scales]
     optimizer = optimizer_of(net)
     mixed = (lambda: torch.autocast("cpu", dtype=torch.bfloat16)) if o.get("amp") else contextlib.nullcontext
@@ -81,7 +94,7 @@ def step(net, strides, o):
     def run():
         optimizer.zero_grad(set_to_none=True)
         with mixed():
-            value = loss(net(x), targets)
+            value = several(net(x), targets) if several else one(net(x), targets[0])
         value.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 12)
         optimizer.step()
@@ -431,6 +444,13 @@ def run_window(b, size):
         "nnUNetPredictor": b.theirs("window", network="phantom", patch=patch, image=image)}, most=5)
 
 
+def run_networks(b, size):
+    for name in size["networks"]:
+        b.group(f"training step, {name} network, {'×'.join(map(str, size['cube']))}, fp32", {
+            "lntorch": b.ours("step", "--network", name, "--patch-size", ",".join(map(str, size["cube"]))),
+            "PyTorch eager": b.theirs("step", network=name, patch=size["cube"])}, alone=True, most=1)
+
+
 def run_full(b, size):
     patch = size["full"]
     for amp in (None, "bf16"):
@@ -478,19 +498,16 @@ def methods_page(b, about):
         told = [f"{r:.2f}" + (f" (≤ {reach})" + (" missed" if r > reach else "") if reach else "") for r, reach in zip(ratio, METHODS[row["who"]])]
         lines.append(f"| {row['who']} | {text(row['median'])} | {text(row['min'])} | {text(row['max'])} | {told[0]} | {row['tensors_peak_bytes'] / 2**20:.0f} MiB | "
                      f"{told[1]} | {row['peak_rss_bytes'] / 2**20:.0f} MiB |")
-    if b.memory:
-        lines += ["", "## What a step of lntorch holds", "", "Tensors of 256 KiB and more, in MiB. Of a block of convolution, norm and rectifier the output alone is kept.", "",
-                  "| step | weights, momentum, batch | kept for the backward pass | gradients | most at a time |", "| --- | --: | --: | --: | --: |"]
-        lines += ["| " + " | ".join([title, *(f"{a[k] / 2**20:.0f}" for k in ("held_bytes", "kept_bytes", "gradients_bytes", "tensors_peak_bytes"))]) + " |"
-                  for title, a in b.memory]
     return "\n".join(lines) + "\n"
 
 
 PARTS = {"startup": run_startup, "masks": run_masks, "update": run_update, "open": run_open, "step": run_step, "bf16": run_bf16, "window": run_window,
-         "full": run_full, "methods": run_methods}
-REAL = {"mid": "mid", "patch": [32, 96, 96], "big": "full", "full": [64, 128, 128], "image": [60, 192, 192], "tile": [24, 64, 64]}
+         "full": run_full, "networks": run_networks, "methods": run_methods}
+REAL = {"mid": "mid", "patch": [32, 96, 96], "big": "full", "full": [64, 128, 128], "image": [60, 192, 192], "tile": [24, 64, 64],
+        "networks": ["full", "resenc", "swinunetr", "swinunetrv2"], "cube": [64, 64, 64]}
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read memory that nothing was written to.
-QUICK = {"mid": "phantom", "patch": [16, 16, 16], "big": "phantom", "full": [16, 16, 16], "image": [24, 24, 24], "tile": [16, 16, 16]}
+QUICK = {"mid": "phantom", "patch": [16, 16, 16], "big": "phantom", "full": [16, 16, 16], "image": [24, 24, 24], "tile": [16, 16, 16],
+         "networks": ["phantom"], "cube": [16, 16, 16]}
 
 
 def text(seconds):
@@ -519,16 +536,21 @@ def page(b, about):
         f"- libtorch {about['torch']} on both sides, its {about['cpu_capability']} kernels; {about['lntorch']}; {about['python']}",
         "", "| what | who | median | least | most | ratio | peak memory |", "| --- | --- | --: | --: | --: | --: | --: |",
         *("| " + " | ".join(cells(r)) + " |" for r in b.rows), "",
-        "Networks are PlainConvUNets with one channel and two classes; batch 2. mid: features 16 to 160 in five stages. full: nnU-Net's standard one, 31 million",
-        "parameters. phantom: the one of the test data. Steps are forward, loss with deep supervision, backward, clip, SGD. Peak memory is",
-        "the process's, libraries included. Nothing here ran on a GPU."]
+        "Networks have one channel and two classes; batch 2. mid: a PlainConvUNet with features 16 to 160 in five stages. full: nnU-Net's standard one, 31 million",
+        "parameters. resenc: ResEncM and L, 102 million. swinunetr, swinunetrv2: MONAI's, 62 and 73 million. phantom: the one of the test data. Steps are",
+        "forward, loss with deep supervision, backward, clip, SGD. Peak memory is the process's, libraries included. Nothing here ran on a GPU."]
+    if b.memory:
+        lines += ["", "## What a step of lntorch holds", "", "Tensors of 256 KiB and more, in MiB. Of a block of convolution, norm and rectifier the output alone is kept.", "",
+                  "| step | weights, momentum, batch | kept for the backward pass | gradients | most at a time |", "| --- | --: | --: | --: | --: |"]
+        lines += ["| " + " | ".join([title, *(f"{a[k] / 2**20:.0f}" for k in ("held_bytes", "kept_bytes", "gradients_bytes", "tensors_peak_bytes"))]) + " |"
+                  for title, a in b.memory]
     return "\n".join(lines) + "\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", default=[p for p in PARTS if p not in ("full", "methods")],
-                        help="of " + ", ".join(PARTS) + " (default: all but full, which takes long and 8 GB, and methods, which stands alone and has a page of its own)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", default=[p for p in PARTS if p not in ("full", "networks", "methods")],
+                        help="of " + ", ".join(PARTS) + " (default: all but full and networks, which take long and 10 GB, and methods, which stands alone and has a page of its own)")
     parser.add_argument("--repeats", type=int, help="default: 7; quick: 2")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all of it runs; writes build/bench-quick.{md,json}")

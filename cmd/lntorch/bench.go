@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -53,8 +54,8 @@ stack, one repeat of each in turn.
 		RunE: runBench,
 	}
 	f := cmd.Flags()
-	f.String("network", "mid", "mid, full (nnU-Net's standard one) or phantom (the one of the test data)")
-	f.IntSlice("patch-size", nil, "patch size z,y,x (default: 32,96,96; phantom: 16,48,48)")
+	f.String("network", "mid", "mid, phantom (the one of the test data), or of the released sizes full (nnU-Net's standard one), resenc, swinunetr, swinunetrv2")
+	f.IntSlice("patch-size", nil, "patch size z,y,x (default: mid 32,96,96; phantom 16,48,48; others 64,64,64)")
 	f.IntSlice("image", []int{60, 192, 192}, "z,y,x of the image that window predicts")
 	f.String("method", "", "fine-tuning method of step, update, masks and first: "+strings.Join(methodNames(), ", ")+
 		" (default: nnU-Net's own training; masks: the first that chooses entries)")
@@ -224,44 +225,81 @@ func (b *bench) close() {
 	}
 }
 
-// benchNetworks are the networks that are timed, in the terms of plans.json. full has 31,195,594 parameters.
-var benchNetworks = map[string]struct{ features, kernels, strides, patch string }{
-	"mid":     {"[16,32,64,128,160]", "[[1,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]", "[[1,1,1],[1,2,2],[2,2,2],[2,2,2],[2,2,2]]", "[32,96,96]"},
-	"full":    {"[32,64,128,256,320,320]", "[[1,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]", "[[1,1,1],[1,2,2],[2,2,2],[2,2,2],[2,2,2],[1,2,2]]", "[32,96,96]"},
-	"phantom": {"[8,16,32,64]", "[[1,3,3],[3,3,3],[3,3,3],[3,3,3]]", "[[1,1,1],[1,2,2],[2,2,2],[2,2,2]]", "[16,48,48]"},
+// benchNetwork is a network that is timed, in the terms of plans.json; or one that plans do not describe, by its trainer.
+type benchNetwork struct {
+	class                      string
+	features, kernels, strides string
+	convs                      string // or blocks, per stage of the encoder, and convolutions of the decoder's
+	trainer                    string
+	patch                      []int
 }
 
+var benchNetworks = map[string]benchNetwork{
+	"mid": {class: "PlainConvUNet", features: "[16,32,64,128,160]", kernels: "[[1,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]",
+		strides: "[[1,1,1],[1,2,2],[2,2,2],[2,2,2],[2,2,2]]", convs: plainConvs, patch: []int{32, 96, 96}},
+	"phantom": {class: "PlainConvUNet", features: "[8,16,32,64]", kernels: "[[1,3,3],[3,3,3],[3,3,3],[3,3,3]]",
+		strides: "[[1,1,1],[1,2,2],[2,2,2],[2,2,2]]", convs: plainConvs, patch: []int{16, 48, 48}},
+	// The released sizes.
+	"full": {class: "PlainConvUNet", features: released, kernels: releasedKernels, strides: releasedStrides, convs: plainConvs, patch: []int{64, 64, 64}},
+	"resenc": {class: "ResidualEncoderUNet", features: released, kernels: releasedKernels, strides: releasedStrides,
+		convs: `"n_blocks_per_stage": [1,3,4,6,6,6], "n_conv_per_stage_decoder": 1`, patch: []int{64, 64, 64}},
+	"swinunetr":   {trainer: "nnUNetTrainer_SwinUNETR", patch: []int{64, 64, 64}},
+	"swinunetrv2": {trainer: "nnUNetTrainer_SwinUNETRv2", patch: []int{64, 64, 64}},
+}
+
+const (
+	plainConvs      = `"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2`
+	released        = "[32,64,128,256,320,320]"
+	releasedKernels = "[[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]"
+	releasedStrides = "[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[2,2,2]]"
+)
+
 const benchPlans = `{"dataset_name": "bench", "plans_name": "bench", "configurations": {"bench": {
-  "data_identifier": "bench", "preprocessor_name": "DefaultPreprocessor", "patch_size": %s, "batch_size": 2, "spacing": [1, 1, 1],
+  "data_identifier": "bench", "preprocessor_name": "DefaultPreprocessor", "patch_size": [1, 1, 1], "batch_size": 2, "spacing": [1, 1, 1],
   "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [false], "batch_dice": false,
-  "architecture": {"network_class_name": "PlainConvUNet", "arch_kwargs": {
-    "n_stages": %d, "features_per_stage": %s, "kernel_sizes": %s, "strides": %s, "n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2,
+  "architecture": {"network_class_name": "%s", "arch_kwargs": {
+    "n_stages": %d, "features_per_stage": %s, "kernel_sizes": %s, "strides": %s, %s,
     "conv_op": "torch.nn.modules.conv.Conv3d", "conv_bias": true, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
     "norm_op_kwargs": {"eps": 1e-05, "affine": true}, "dropout_op": null, "dropout_op_kwargs": null,
     "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": true}}}}}}`
+
+// architecture is the network's; plans are nil for one that they do not describe.
+func (n benchNetwork) architecture() (*plans.Architecture, *plans.Plans, error) {
+	if n.trainer != "" {
+		e, ok := models.ByTrainer(n.trainer)
+		if !ok {
+			return nil, nil, fmt.Errorf("bench: no network of trainer %s", n.trainer)
+		}
+		return e.Released(3), nil, nil
+	}
+	doc, err := plans.DecodeJSON(fmt.Appendf(nil, benchPlans, n.class, strings.Count(n.features, ",")+1, n.features, n.kernels, n.strides, n.convs))
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := plans.FromObject(doc.(*plans.Object), "bench")
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := p.Configuration("bench")
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := c.Architecture()
+	return a, p, err
+}
 
 // build makes the network, with random weights and two classes, and the optimizer of what the method trains.
 func (b *bench) build() error {
 	name, _ := b.cmd.Flags().GetString("network")
 	n, ok := benchNetworks[name]
 	if !ok {
-		return usage(b.cmd, fmt.Errorf("--network %q: expected mid, full or phantom", name))
+		return usage(b.cmd, fmt.Errorf("--network %q: expected one of %s", name, strings.Join(slices.Sorted(maps.Keys(benchNetworks)), ", ")))
 	}
-	doc, err := plans.DecodeJSON(fmt.Appendf(nil, benchPlans, n.patch, strings.Count(n.features, ",")+1, n.features, n.kernels, n.strides))
-	if err != nil {
+	var err error
+	if b.arch, b.plans, err = n.architecture(); err != nil {
 		return err
 	}
-	if b.plans, err = plans.FromObject(doc.(*plans.Object), "bench"); err != nil {
-		return err
-	}
-	c, err := b.plans.Configuration("bench")
-	if err != nil {
-		return err
-	}
-	if b.arch, err = c.Architecture(); err != nil {
-		return err
-	}
-	b.patch = c.PatchSize
+	b.patch = n.patch
 	if p, _ := b.cmd.Flags().GetIntSlice("patch-size"); len(p) > 0 {
 		b.patch = p
 	}
@@ -442,6 +480,9 @@ func (b *bench) masks() (func() error, error) {
 func (b *bench) open() (func() error, error) {
 	path, _ := b.cmd.Flags().GetString("checkpoint")
 	if path == "" {
+		if b.plans == nil {
+			return nil, usage(b.cmd, errors.New("open: --checkpoint must be given for a network that plans do not describe"))
+		}
 		var err error
 		if path, err = b.write(); err != nil {
 			return nil, err
