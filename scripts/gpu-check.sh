@@ -7,10 +7,10 @@
 #     shim    the shim against that torch, with CUDA kernels where nvcc is found
 #     tests   the packed tests, those that know devices; one that finds no GPU fails
 #     trace   the recorded steps of testdata/phantom-mini, on the CPU and on the GPU, against PyTorch's losses
-#     bench   scripts/gpu_bench.py, with the flags in BENCHFLAGS; OUT or build/gpu-check has its page
+#     bench   scripts/gpu_bench.py, with the flags in BENCHFLAGS
 #
 # DEVICE=cpu runs the second half without a GPU, to check the check. PYTHON names the Python with torch (default python3).
-# Results lie in $OUT, by default build/gpu-check. Every part that is asked for runs; the exit status tells whether all passed.
+# What is worth keeping lies in $OUT, by default build/gpu-check: gpu-tests.log, gpu_bench.md and .json. Every part that is asked for runs; the exit status tells whether all passed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -78,12 +78,14 @@ shim() {
 # TF32 rounds what convolutions read to 10 bits; comparisons with float32 do without.
 tests() {
   local failed=0 require=torch
+  : >"$out/gpu-tests.log"
   [ "$device" = cuda ] && require=torch,cuda
   while read -r package names; do
     echo "== $package: $names"
     (cd "$package" && NVIDIA_TF32_OVERRIDE=0 LNTORCH_REQUIRE=$require LNTORCH_LIB=$lib timeout 500 "$root/$work/packed/$(binary "$package")" \
-      -test.v -test.timeout 480s -test.run "^($names)\$") >"$out/$(binary "$package").log" 2>&1 || failed=$((failed + 1))
-    grep -E '^ *--- (FAIL|SKIP)|^(PASS|FAIL|panic)' "$out/$(binary "$package").log" | head -40 || true
+      -test.v -test.timeout 480s -test.run "^($names)\$") >"$work/tests.log" 2>&1 || failed=$((failed + 1))
+    grep -E '^ *--- (FAIL|SKIP)|^(PASS|FAIL|panic)' "$work/tests.log" | head -40 || true
+    cat "$work/tests.log" >>"$out/gpu-tests.log"
   done <"$work/packed/tests"
   [ "$failed" = 0 ]
 }
@@ -94,8 +96,8 @@ trace() {
   while read -r name limit flags; do
     # shellcheck disable=SC2086
     NVIDIA_TF32_OVERRIDE=0 bin/lntorch trace --checkpoint $t/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth \
-      --batches $t/trajectory -o "$out/trace-$name" $flags >"$out/trace-$name.log" 2>&1 &&
-      "$python" - "$name" "$limit" "$t/trajectory/full_losses.json" "$out/trace-$name/losses.json" <<'PY' || { failed=1; tail -3 "$out/trace-$name.log"; }
+      --batches $t/trajectory -o "$work/trace-$name" $flags >"$work/trace-$name.log" 2>&1 &&
+      "$python" - "$name" "$limit" "$t/trajectory/full_losses.json" "$work/trace-$name/losses.json" <<'PY' || { failed=1; tail -3 "$work/trace-$name.log"; }
 import json, sys
 name, limit = sys.argv[1], float(sys.argv[2])
 want, got = (json.load(open(f)) for f in sys.argv[3:])
