@@ -107,9 +107,11 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 		}
 		t.iteration++
 		t.timing.add(time.Since(begin), waited)
+		note := "" // the first loss may still be owed
 		if n := len(t.losses); n > 0 {
-			c.Progress.Done(t.iteration, t.note(t.losses[n-1]))
+			note = t.note(t.losses[n-1])
 		}
+		c.Progress.Done(t.iteration, note)
 	}
 	if err := t.settle(0); err != nil {
 		return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration-1, err)
