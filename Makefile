@@ -74,14 +74,31 @@ TORCH_LD  := $(CXX) -shared -L$(LIBTORCH_LIB) -Wl,--disable-new-dtags,-rpath,$(L
 SHIM_CXX  := $(TORCH_CXX) $(CXXFLAGS) -fvisibility=hidden -Wall -Wextra -Wno-psabi
 SHIM_FLAGS = $(SHIM_CXX) $(TORCH_LD)
 
-shim-build: $(SHIM)
+# Our CUDA kernels, where libtorch has CUDA and nvcc is there: a library of its own, which the shim opens where it lies beside it.
+# -ffp-contract is nvcc's own affair; OpenMP and the precompiled header are not needed.
+NVCC      ?= nvcc
+NVCCFLAGS ?= -O3
+CUDA_ARCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,all-major)
+KERNELS   := $(SHIM_DIR)/liblntorch_cuda.so
+HAVE_CUDA := $(if $(filter 1,$(LIBTORCH_CUDA)),$(shell command -v $(NVCC) 2>/dev/null))
+
+shim-build: $(SHIM) $(if $(HAVE_CUDA),$(KERNELS))
 	@mkdir -p $(BUILD)/lib
 	@ln -sfn ../libtorch-$(LIBTORCH_ID)/liblntorch.so $(BUILD)/lib/liblntorch.so
-	@echo "shim: $(BUILD)/lib/liblntorch.so over libtorch $(LIBTORCH_VERSION)"
+	@rm -f $(BUILD)/lib/liblntorch_cuda.so
+	@$(if $(HAVE_CUDA),ln -sfn ../libtorch-$(LIBTORCH_ID)/liblntorch_cuda.so $(BUILD)/lib/liblntorch_cuda.so)
+	@echo "shim: $(BUILD)/lib/liblntorch.so over libtorch $(LIBTORCH_VERSION)$(if $(HAVE_CUDA), and CUDA kernels)"
 
 $(SHIM): $(SHIM_OBJS)
 	@echo "link  $@"
 	@$(TORCH_LD) -o $@ $^ -Wl,--no-as-needed -ltorch_cpu -lc10
+
+$(KERNELS): $(wildcard torch/csrc/cuda/*) $(SHIM_DIR)/flags
+	@echo "nvcc  torch/csrc/cuda/*.cu"
+	@$(NVCC) -std=c++$(LIBTORCH_STD) $(NVCCFLAGS) -arch=$(CUDA_ARCH) -Xcompiler -fPIC,-fvisibility=hidden -D_GLIBCXX_USE_CXX11_ABI=$(LIBTORCH_ABI) \
+	  $(addprefix -isystem ,$(LIBTORCH_INCLUDE)) -shared -cudart shared -o $@.tmp $(wildcard torch/csrc/cuda/*.cu) \
+	  -L$(LIBTORCH_LIB) -lc10_cuda -ltorch_cpu -lc10
+	@mv $@.tmp $@
 
 $(SHIM_DIR)/%.o: torch/csrc/%.cpp $(SHIM_DIR)/aten.h.gch
 	@echo "c++   $<"

@@ -11,6 +11,7 @@ package loss
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/lntorch/lntorch/torch"
 )
@@ -32,7 +33,8 @@ type Config struct {
 	// out altogether and gets no gradient. nil: no deep supervision, one head.
 	Weights []float64
 	// Fast computes cross-entropy and Dice of label maps in one operator where there is one: on the CPU, without ignore
-	// label. It differs by rounding.
+	// label. It differs by rounding. On a GPU it never waits for it: a label that is no class of the network makes the loss
+	// NaN instead of failing the scope.
 	Fast bool
 }
 
@@ -140,11 +142,11 @@ func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Ten
 	if l.cfg.Fast && l.cfg.IgnoreLabel == nil && x.Device().Type == torch.DeviceCPU && x.Dim() > 3 && x.Shape()[1] > 1 {
 		value, known := s.DiceCE(x, target, l.cfg.BatchDice, smooth)
 		if !known {
-			l.labels(s, i, x, target) // fails s and says why
+			l.labels(s, i, x, target, true) // fails s and says why
 		}
 		return value
 	}
-	labels, mask := l.labels(s, i, x, target)
+	labels, mask, wrong := l.labels(s, i, x, target, !l.waitless(x))
 	onehot := s.Scatter(s.Zeros(x.Shape(), torch.Bool, x.Device()), 1, labels, 1)
 	dice := l.dice(s, channels(s, s.Softmax(x, 1), 1, 0), channels(s, onehot, 1, 0), mask)
 	ignore := int64(torch.IgnoreNothing)
@@ -164,22 +166,31 @@ func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Ten
 		}
 		labels = s.To(target, torch.Int64, x.Device())
 	}
-	return s.Add(s.CrossEntropy(x, s.Select(labels, 1, 0), ignore, torch.ReduceMean), dice)
+	total := s.Add(s.CrossEntropy(x, s.Select(labels, 1, 0), ignore, torch.ReduceMean), dice)
+	if wrong != nil {
+		total = s.MaskedFill(total, wrong, math.NaN())
+	}
+	return total
 }
 
 // labels gives target as int64 (n, 1, …), ignored voxels as background, and the mask of the voxels that count, nil for
 // all. It fails s when a label is no class of x: the operators that follow would read or write outside their memory on a
-// GPU.
-func (l *Loss) labels(s *torch.Scope, i int, x, target *torch.Tensor) (labels, mask *torch.Tensor) {
+// GPU. Where it must not wait, such labels become background, and wrong is a bool scalar that tells of them; else
+// it is nil.
+func (l *Loss) labels(s *torch.Scope, i int, x, target *torch.Tensor, wait bool) (labels, mask, wrong *torch.Tensor) {
 	labels = s.To(target, torch.Int64, x.Device())
 	if l.cfg.IgnoreLabel != nil {
 		mask = s.CompareScalar(labels, torch.Ne, float64(*l.cfg.IgnoreLabel))
 		labels = s.MaskedFill(labels, s.LogicalNot(mask), 0)
 	}
 	classes := x.Shape()[1]
-	wrong := s.Any(s.Maximum(s.CompareScalar(labels, torch.Lt, 0), s.CompareScalar(labels, torch.Ge, float64(classes))))
+	outside := s.Maximum(s.CompareScalar(labels, torch.Lt, 0), s.CompareScalar(labels, torch.Ge, float64(classes)))
+	wrong = s.Any(outside)
 	if s.Err() != nil {
-		return nil, nil
+		return nil, nil, nil
+	}
+	if !wait {
+		return s.MaskedFill(labels, outside, 0), mask, wrong
 	}
 	some, err := wrong.Item()
 	if err == nil && some != 0 {
@@ -187,9 +198,14 @@ func (l *Loss) labels(s *torch.Scope, i int, x, target *torch.Tensor) (labels, m
 	}
 	if err != nil {
 		s.Fail(err)
-		return nil, nil
+		return nil, nil, nil
 	}
-	return labels, mask
+	return labels, mask, nil
+}
+
+// waitless: no number is read back within the loss of x. With an ignore label the reference itself asks whether a voxel is left.
+func (l *Loss) waitless(x *torch.Tensor) bool {
+	return l.cfg.Fast && l.cfg.IgnoreLabel == nil && x.Device().Type != torch.DeviceCPU
 }
 
 func wrongLabel(labels *torch.Tensor, i int, classes int64) error {

@@ -30,7 +30,7 @@ func (l *Loss) count(s *torch.Scope, x, target *torch.Tensor) (tp, fp, fn []int6
 	} else {
 		predicted = s.Scatter(s.Zeros(x.Shape(), torch.Float32, x.Device()), 1, s.Argmax(x, 1, true), 1)
 		var labels *torch.Tensor
-		labels, mask = l.labels(s, 0, x, target)
+		labels, mask, _ = l.labels(s, 0, x, target, true)
 		truth = s.Scatter(s.Zeros(x.Shape(), torch.Bool, x.Device()), 1, labels, 1)
 	}
 	if err := s.Err(); err != nil {

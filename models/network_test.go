@@ -45,10 +45,10 @@ func forwardBackward(t *testing.T, s *torch.Scope, sp spec) arrays {
 // propagate is forwardBackward of a network with weights.
 func propagate(t *testing.T, s *torch.Scope, n models.Network, sp spec) arrays {
 	t.Helper()
-	heads := n.Forward(s, hashTensor(s, -1, sp.InputShape))
+	heads := n.Forward(s, s.To(hashTensor(s, -1, sp.InputShape), torch.Float32, sp.Device))
 	var loss *torch.Tensor
 	for i, h := range heads {
-		term := s.Mean(s.Mul(h, hashTensor(s, -2-i, h.Shape())))
+		term := s.Mean(s.Mul(h, s.To(hashTensor(s, -2-i, h.Shape()), torch.Float32, sp.Device)))
 		if loss != nil {
 			term = s.Add(loss, term)
 		}
@@ -59,22 +59,70 @@ func propagate(t *testing.T, s *torch.Scope, n models.Network, sp spec) arrays {
 	got := gradients(t, s, n, "grad/")
 	got["loss"] = torchtest.Float32s(t, loss)
 	for i, h := range heads {
-		got[fmt.Sprintf("head_%d", i)] = torchtest.Float32s(t, h)
+		got[fmt.Sprintf("head_%d", i)] = torchtest.Float32s(t, s.To(s.Detach(h), torch.Float32, torch.CPU))
 	}
 	return got
 }
 
 // TestGolden: the heads, the loss and every gradient of every case, on any machine and libtorch.
 func TestGolden(t *testing.T) {
-	for path, sp := range networkCases(t, golden.Path(t, "network")) {
-		for fast, name := range numerics {
-			t.Run(sp.Name+"/"+name, func(t *testing.T) {
-				sp.Fast = fast
-				onTorch(t, func(s *torch.Scope) {
-					requireClose(t, readNpz(t, path), forwardBackward(t, s, sp))
-				})
-			})
-		}
+	for _, device := range []string{"cpu", "cuda"} {
+		t.Run(device, func(t *testing.T) {
+			d := torchtest.Device(t, device)
+			for path, sp := range networkCases(t, golden.Path(t, "network")) {
+				for fast, name := range numerics {
+					t.Run(sp.Name+"/"+name, func(t *testing.T) {
+						sp.Fast, sp.Device = fast, d
+						onTorch(t, func(s *torch.Scope) {
+							requireClose(t, readNpz(t, path), forwardBackward(t, s, sp))
+						})
+					})
+				}
+			}
+		})
+	}
+}
+
+// Under autocast the heads are those of float32 but for the bits that half precision lacks; the fused operators and their
+// layouts change nothing about that. float16 is for GPUs.
+func TestAutocastKeepsTheHeads(t *testing.T) {
+	for device, limits := range map[string]map[torch.DType]float64{
+		"cpu":  {torch.BFloat16: 0.05},
+		"cuda": {torch.BFloat16: 0.05, torch.Float16: 0.01},
+	} {
+		t.Run(device, func(t *testing.T) {
+			d := torchtest.Device(t, device)
+			for path, sp := range networkCases(t, golden.Path(t, "network")) {
+				for dtype, limit := range limits {
+					for fast, name := range numerics {
+						t.Run(fmt.Sprintf("%s/%v/%s", sp.Name, dtype, name), func(t *testing.T) {
+							sp.Fast, sp.Device = fast, d
+							want := readNpz(t, path)
+							var got arrays
+							onTorch(t, func(s *torch.Scope) {
+								require.NoError(t, torch.Autocast(d.Type, dtype, func() error {
+									got = forwardBackward(t, s, sp)
+									return nil
+								}))
+							})
+							for key, w := range want {
+								g := got[key]
+								require.Len(t, g, len(w), key)
+								if !strings.HasPrefix(key, "head_") {
+									continue
+								}
+								far, most := 0.0, 0.0
+								for j, v := range w {
+									far, most = math.Max(far, math.Abs(float64(g[j]-v))), math.Max(most, math.Abs(float64(v)))
+								}
+								t.Logf("%s: at most %.4f of its largest", key, far/most)
+								require.LessOrEqual(t, far, limit*most, key)
+							}
+						})
+					}
+				}
+			}
+		})
 	}
 }
 

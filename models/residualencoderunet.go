@@ -164,7 +164,7 @@ func (r *residualBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		y := x
 		last := len(r.convs) - 1
 		for i, c := range r.convs {
-			if i == last && c.fuses(y) {
+			if i == last && c.fuses() {
 				return c.forwardFused(s, y, skip, r.slope)
 			}
 			z := c.forward(s, y)

@@ -35,6 +35,7 @@ type spec struct {
 	DeepSupervision bool            `json:"deep_supervision"`
 	Mode            string          `json:"mode"`
 	Fast            bool            `json:"-"` // SetFast
+	Device          torch.Device    `json:"-"` // the zero value is the CPU
 
 	// For training.
 	Labels            json.RawMessage `json:"labels,omitempty"`
@@ -99,7 +100,7 @@ func architecture(t *testing.T, block string) *plans.Architecture {
 // build makes the network of sp in its mode, without values.
 func build(t *testing.T, s *torch.Scope, sp spec) models.Network {
 	t.Helper()
-	n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{
+	n, err := models.Build(nn.Builder{Scope: s, Device: sp.Device}, models.Spec{
 		Architecture:  sp.architecture(t),
 		InputChannels: sp.InputChannels, NumClasses: sp.NumClasses,
 	})

@@ -25,10 +25,15 @@ type mode struct {
 	training        bool
 	deepSupervision bool
 	fast            bool
+	fused           bool // in this pass
 }
 
-// fuses says whether blocks that see x run their fused operators, which are the CPU's.
-func (m *mode) fuses(x *torch.Tensor) bool { return m.fast && x.Device().Type == torch.DeviceCPU }
+// fuses says whether blocks run their fused operators, which want channels last: on the CPU always, on CUDA where the shim
+// has kernels and the convolutions compute in half precision, whose matrix units are quickest in that order.
+func (m *mode) fuses(x *torch.Tensor) bool {
+	d := x.Device().Type
+	return m.fast && (d == torch.DeviceCPU || d.HasKernels() && torch.InAutocast(d))
+}
 
 // run is the convolution's forward in the mode of the moment.
 func (m *mode) run(c *nn.Conv) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
@@ -69,7 +74,7 @@ func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	}
 	var heads []*torch.Tensor
 	err := s.With(func(c *torch.Scope) error {
-		if u.mode.fuses(x) {
+		if u.mode.fused = u.mode.fuses(x); u.mode.fused {
 			x = c.Contiguous(x, channelsLast(len(u.divisors)))
 		}
 		heads = u.decoder.forward(c, u.encode(c, x))
@@ -168,7 +173,7 @@ func newConvBlock(b nn.Builder, a *plans.Architecture, m *mode, in, out int, ker
 }
 
 func (c *convBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	if c.fuses(x) {
+	if c.fuses() {
 		return c.forwardFused(s, x, nil, c.slope)
 	}
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
@@ -179,7 +184,7 @@ func (c *convBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	})
 }
 
-func (c *convBlock) fuses(x *torch.Tensor) bool { return c.fused > 0 && c.mode.fuses(x) }
+func (c *convBlock) fuses() bool { return c.fused > 0 && c.mode.fused }
 
 // forwardFused does the norm, the sum with residual (nil for none) and the rectifier in one operator.
 func (c *convBlock) forwardFused(s *torch.Scope, x, residual *torch.Tensor, slope float64) *torch.Tensor {
@@ -295,7 +300,7 @@ func (d *decoder) forward(s *torch.Scope, skips []*torch.Tensor) []*torch.Tensor
 		skip := skips[len(skips)-2-i]
 		x := s.Block(func(s *torch.Scope) *torch.Tensor {
 			joined := s.Block(func(s *torch.Scope) *torch.Tensor {
-				if d.mode.fuses(low) {
+				if d.mode.fused {
 					return d.up[i].ForwardCat(s, low, skip)
 				}
 				return s.Cat(1, d.up[i].Forward(s, low), skip)

@@ -28,7 +28,7 @@ NETWORKS = {  # features, kernel of the first stage, strides
     "mid": ([16, 32, 64, 128, 160], (1, 3, 3), [1, (1, 2, 2), 2, 2, 2]),
     "phantom": ([8, 16, 32, 64], (1, 3, 3), [1, (1, 2, 2), 2, 2]),
     "full": ([32, 64, 128, 256, 320, 320], 3, [1, 2, 2, 2, 2, 2]),
-    "resenc": ([32, 64, 128, 256, 320, 320], 3, [1, 2, 2, 2, 2, 2]),
+    "resencl": ([32, 64, 128, 256, 320, 320], 3, [1, 2, 2, 2, 2, 2]),
     "swinunetr": None,
     "swinunetrv2": None,
 }
@@ -49,7 +49,7 @@ def network(name):
     strides = [cube(s) for s in strides]
     kernels = [cube(first)] + [[3] * 3] * (len(features) - 1)
     more = (nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, None, None, nn.LeakyReLU, {"inplace": True})
-    if name == "resenc":
+    if name == "resencl":
         net = ResidualEncoderUNet(1, len(features), features, nn.Conv3d, kernels, strides, [1, 3, 4, 6, 6, 6], 2, [1] * 5, True, *more, deep_supervision=True)
     else:
         net = PlainConvUNet(1, len(features), features, nn.Conv3d, kernels, strides, 2, 2, 2, True, *more, deep_supervision=True)
@@ -504,7 +504,7 @@ def methods_page(b, about):
 PARTS = {"startup": run_startup, "masks": run_masks, "update": run_update, "open": run_open, "step": run_step, "bf16": run_bf16, "window": run_window,
          "full": run_full, "networks": run_networks, "methods": run_methods}
 REAL = {"mid": "mid", "patch": [32, 96, 96], "big": "full", "full": [64, 128, 128], "image": [60, 192, 192], "tile": [24, 64, 64],
-        "networks": ["full", "resenc", "swinunetr", "swinunetrv2"], "cube": [64, 64, 64]}
+        "networks": ["full", "resencl", "swinunetr", "swinunetrv2"], "cube": [64, 64, 64]}
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read memory that nothing was written to.
 QUICK = {"mid": "phantom", "patch": [16, 16, 16], "big": "phantom", "full": [16, 16, 16], "image": [24, 24, 24], "tile": [16, 16, 16],
          "networks": ["phantom"], "cube": [16, 16, 16]}
@@ -537,7 +537,7 @@ def page(b, about):
         "", "| what | who | median | least | most | ratio | peak memory |", "| --- | --- | --: | --: | --: | --: | --: |",
         *("| " + " | ".join(cells(r)) + " |" for r in b.rows), "",
         "Networks have one channel and two classes; batch 2. mid: a PlainConvUNet with features 16 to 160 in five stages. full: nnU-Net's standard one, 31 million",
-        "parameters. resenc: ResEncM and L, 102 million. swinunetr, swinunetrv2: MONAI's, 62 and 73 million. phantom: the one of the test data. Steps are",
+        "parameters. resencl: ResEncM and L, 102 million. swinunetr, swinunetrv2: MONAI's, 62 and 73 million. phantom: the one of the test data. Steps are",
         "forward, loss with deep supervision, backward, clip, SGD. Peak memory is the process's, libraries included. Nothing here ran on a GPU."]
     if b.memory:
         lines += ["", "## What a step of lntorch holds", "", "Tensors of 256 KiB and more, in MiB. Of a block of convolution, norm and rectifier the output alone is kept.", "",

@@ -132,6 +132,24 @@ func CPUMemory() (inUse, peak, kept int64, err error) {
 	return out[0], out[1], out[2], err
 }
 
+// Peak is the most bytes that the device's tensors held since it was last called with reset; 0 for the CPU (CPUMemory)
+// and where libtorch, before 2.9, does not tell.
+func (d Device) Peak(reset bool) (int64, error) {
+	if err := Load(); err != nil {
+		return 0, err
+	}
+	var out C.int64_t
+	err := message(C.lnt_device_peak(C.int64_t(d.Type), C.int64_t(d.Index), flag(reset), &out))
+	return int64(out), err
+}
+
+// HasKernels says whether InstanceNormLeakyReLU has a kernel of its own on such devices, which wants its input channels
+// last: on the CPU, and on CUDA where `make shim` found nvcc.
+func (t DeviceType) HasKernels() bool {
+	var out C.int64_t
+	return Load() == nil && message(C.lnt_has_kernels(C.int64_t(t), &out)) == nil && out != 0
+}
+
 // EmptyCache gives cached blocks of the device's allocator back to the driver.
 func (d Device) EmptyCache() error {
 	if err := Load(); err != nil {
@@ -187,6 +205,9 @@ func (d Device) NewEvent() (*Event, error) {
 
 // Record places e behind what s holds so far.
 func (e *Event) Record(s Stream) error { return message(C.lnt_event_record(e.c, ints(s.raw[:]))) }
+
+// RecordCurrent places e behind what the calling thread's current stream holds so far.
+func (e *Event) RecordCurrent() error { return message(C.lnt_event_record(e.c, nil)) }
 
 // Block makes later work of s wait for e.
 func (e *Event) Block(s Stream) error { return message(C.lnt_event_wait(e.c, ints(s.raw[:]))) }

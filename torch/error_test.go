@@ -158,7 +158,7 @@ func TestFreedOptionalOperandsAreErrors(t *testing.T) {
 			s.LayerNorm(torchtest.Tensor(s, 1, 2, 2), []int64{2}, nil, b, 1e-5)
 		},
 		"sgd": func(s *torch.Scope, b *torch.Tensor) {
-			s.SGDStep(torch.SGD{Momentum: 1}, []*torch.Tensor{param(s, 1, 2)}, []*torch.Tensor{b}, nil, nil)
+			s.SGDStep(torch.SGD{Momentum: 1}, []*torch.Tensor{param(s, 1, 2)}, []*torch.Tensor{b}, nil, nil, nil)
 		},
 		"adamw": func(s *torch.Scope, b *torch.Tensor) {
 			s.AdamWStep(torch.AdamW{}, 1, []*torch.Tensor{param(s, 1, 2)}, []*torch.Tensor{nil}, []*torch.Tensor{b})
@@ -227,21 +227,21 @@ func TestErrorsInOptimizerStepsDoNotAbort(t *testing.T) {
 	}
 	ts := func(t ...*torch.Tensor) []*torch.Tensor { return t }
 	index := func(s *torch.Scope, v ...int64) *torch.Tensor { return torch.FromSlice(s, v, int64(len(v))) }
-	require.EqualError(t, with(func(s *torch.Scope, p *torch.Tensor) { s.SGDStep(o, ts(p), nil, nil, nil) }),
+	require.EqualError(t, with(func(s *torch.Scope, p *torch.Tensor) { s.SGDStep(o, ts(p), nil, nil, nil, nil) }),
 		"torch: sgd: 1 parameters, 0 buffers, 0 masks, 0 rules")
 	require.Contains(t, with(func(s *torch.Scope, p *torch.Tensor) {
-		s.SGDStep(o, ts(p), ts(nil), ts(nil), []torch.Rule{torch.Plain})
+		s.SGDStep(o, ts(p), ts(nil), ts(nil), []torch.Rule{torch.Plain}, nil)
 	}).Error(), "torch: sgd(): parameter 0: rule 3 needs a mask")
 	require.Contains(t, with(func(s *torch.Scope, p *torch.Tensor) {
-		s.SGDStep(o, ts(p), ts(nil), ts(index(s, 1)), []torch.Rule{9})
+		s.SGDStep(o, ts(p), ts(nil), ts(index(s, 1)), []torch.Rule{9}, nil)
 	}).Error(), "parameter 0: no rule 9")
 	with(func(s *torch.Scope, p *torch.Tensor) { // an index beyond the parameter
-		s.SGDStep(o, ts(p), ts(nil), ts(index(s, 6)), []torch.Rule{torch.UpdateMasked})
+		s.SGDStep(o, ts(p), ts(nil), ts(index(s, 6)), []torch.Rule{torch.UpdateMasked}, nil)
 	})
 	for _, impl := range []torch.Impl{torch.SingleTensor, torch.Foreach, torch.Fused} {
 		with(func(s *torch.Scope, p *torch.Tensor) { // a buffer of another shape
 			o.Impl = impl
-			s.SGDStep(o, ts(p), ts(torchtest.Tensor(s, 1, 5)), nil, nil)
+			s.SGDStep(o, ts(p), ts(torchtest.Tensor(s, 1, 5)), nil, nil, nil)
 		})
 		with(func(s *torch.Scope, p *torch.Tensor) {
 			s.AdamWStep(torch.AdamW{LR: 1, Impl: impl}, 1, ts(p), ts(torchtest.Tensor(s, 1, 5)), ts(nil))

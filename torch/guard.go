@@ -55,6 +55,12 @@ func Autocast(device DeviceType, dtype DType, f func() error) (err error) {
 	return f()
 }
 
+// InAutocast tells whether the calling thread is inside Autocast for a device type.
+func InAutocast(device DeviceType) bool {
+	var enabled, dtype, cache C.int64_t
+	return Load() == nil && message(C.lnt_autocast_get(C.int64_t(device), &enabled, &dtype, &cache)) == nil && enabled != 0
+}
+
 // OnThread runs f tied to one OS thread, on which libtorch uses n threads for its operators (n <= 0: as it is). Loops
 // over many operators, training and inference, run inside it for their whole life: OpenMP keeps one pool of threads
 // for each calling thread.

@@ -21,6 +21,7 @@ type normed struct {
 	bias     float64 // added to the bias; a large one forbids computing the input from the output
 	far      float64 // how far the first voxel of each channel lies from the others
 	narrow   bool    // the gradient that comes in is cut out of a wider tensor
+	device   torch.Device
 }
 
 // run gives the output and the gradients of x, w, b and the residual as float64, computed by f.
@@ -44,11 +45,12 @@ func (n normed) run(t *testing.T, seed uint64, f func(s *torch.Scope, x, w, b, r
 			if len(shape) > 1 && n.last {
 				x = s.Contiguous(x, format)
 			}
+			x = s.To(x, dtype, n.device)
 			require.NoError(t, x.SetRequiresGrad(true))
 			return x
 		}
 		param := n.dtype
-		if param == torch.BFloat16 {
+		if param == torch.BFloat16 || param == torch.Float16 {
 			param = torch.Float32
 		}
 		leaves := []*torch.Tensor{leaf(seed, n.dtype, 3, n.shape...), nil, nil, nil}
@@ -67,6 +69,13 @@ func (n normed) run(t *testing.T, seed uint64, f func(s *torch.Scope, x, w, b, r
 			dy = s.Narrow(s.Contiguous(dy, format), 1, 1, n.shape[1])
 		} else {
 			dy = s.Clone(s.Narrow(dy, 1, 1, n.shape[1]))
+		}
+		if n.device.Type != torch.DeviceCPU { // a copy to a device would lay a narrow gradient close together
+			wide := s.To(torchtest.Tensor(s, seed+4, wide...), n.dtype, n.device)
+			dy = s.Narrow(s.Contiguous(wide, format), 1, 1, n.shape[1])
+			if !n.narrow {
+				dy = s.Contiguous(dy, torch.Contiguous)
+			}
 		}
 		require.NoError(t, y.BackwardFrom(dy, false))
 		for _, l := range leaves {
@@ -108,9 +117,18 @@ func (n normed) plain(s *torch.Scope, x, w, b, r *torch.Tensor) *torch.Tensor {
 	return s.To(z, x.DType(), torch.CPU)
 }
 
+// On CUDA: with the shim's kernels where it has them, which serve tensors that lie channels last, else with torch's operators.
 func TestInstanceNormLeakyReLUIsItsParts(t *testing.T) {
+	for name, limits := range map[string]map[torch.DType]float64{
+		"cpu":  {torch.Float64: 1e-12, torch.Float32: 2e-5, torch.BFloat16: 4e-2},
+		"cuda": {torch.Float64: 1e-12, torch.Float32: 2e-5, torch.BFloat16: 4e-2, torch.Float16: 5e-3},
+	} {
+		t.Run(name, func(t *testing.T) { isItsParts(t, torchtest.Device(t, name), limits) })
+	}
+}
+
+func isItsParts(t *testing.T, device torch.Device, limits map[torch.DType]float64) {
 	torchtest.NoLeak(t)
-	limits := map[torch.DType]float64{torch.Float64: 1e-12, torch.Float32: 2e-5, torch.BFloat16: 4e-2}
 	for dtype, limit := range limits {
 		for i, n := range []normed{
 			{shape: []int64{2, 5, 3, 4, 6}, affine: true, last: true, slope: 0.01},
@@ -126,8 +144,10 @@ func TestInstanceNormLeakyReLUIsItsParts(t *testing.T) {
 			{shape: []int64{1, 1, 4, 3, 5}, affine: true, last: true, slope: 0.01},
 			{shape: []int64{1, 16, 9, 19, 33}, affine: true, last: true, slope: 0.01, far: 50},
 		} {
-			n.dtype = dtype
-			want, got := n.run(t, uint64(10*i), n.plain), n.run(t, uint64(10*i), n.fused)
+			n.dtype, n.device = dtype, torch.CPU
+			want := n.run(t, uint64(10*i), n.plain)
+			n.device = device
+			got := n.run(t, uint64(10*i), n.fused)
 			require.Len(t, got, len(want))
 			for k := range want {
 				most := 0.0
@@ -150,7 +170,7 @@ func TestInstanceNormLeakyReLUIsItsParts(t *testing.T) {
 func TestInstanceNormLeakyReLUGradcheck(t *testing.T) {
 	torchtest.NoLeak(t)
 	for _, residual := range []bool{false, true} {
-		n := normed{shape: []int64{2, 3, 2, 3, 2}, dtype: torch.Float64, affine: true, residual: residual, last: true, slope: 0.3}
+		n := normed{shape: []int64{2, 3, 2, 3, 2}, dtype: torch.Float64, affine: true, residual: residual, last: true, slope: 0.3, device: torch.CPU}
 		got := n.run(t, 7, n.fused)[1:]
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
 			double := func(seed uint64, plus float64, shape ...int64) *torch.Tensor {
@@ -187,9 +207,27 @@ func TestInstanceNormLeakyReLUGradcheck(t *testing.T) {
 	}
 }
 
+// There are no atomics: the kernels give the same bits every time.
+func TestInstanceNormLeakyReLUHasItsBitsOnADeviceEveryTime(t *testing.T) {
+	for _, name := range []string{"cpu", "cuda"} {
+		t.Run(name, func(t *testing.T) {
+			device := torchtest.Device(t, name)
+			torchtest.NoLeak(t)
+			if !device.Type.HasKernels() {
+				t.Skip("this shim has no kernels for " + name)
+			}
+			n := normed{shape: []int64{2, 32, 16, 24, 31}, dtype: torch.Float32, affine: true, residual: true, last: true, slope: 0.01, device: device}
+			first := n.run(t, 3, n.fused)
+			for range 5 {
+				require.Equal(t, first, n.run(t, 3, n.fused))
+			}
+		})
+	}
+}
+
 func TestInstanceNormLeakyReLUHasItsBitsOnAnyNumberOfThreads(t *testing.T) {
 	torchtest.NoLeak(t)
-	n := normed{shape: []int64{2, 19, 6, 24, 31}, dtype: torch.Float32, affine: true, last: true, slope: 0.01}
+	n := normed{shape: []int64{2, 19, 6, 24, 31}, dtype: torch.Float32, affine: true, last: true, slope: 0.01, device: torch.CPU}
 	var runs [][][]float64
 	for _, threads := range []int{1, 2, 3} {
 		require.NoError(t, torch.OnThread(threads, func() error {

@@ -52,7 +52,7 @@ func train(t testing.TB, threads, steps int, after func(step int)) (losses, weig
 						return err
 					}
 					s.ClipGradNorm(params, 12)
-					s.SGDStep(torch.SGD{LR: 0.01, Momentum: 0.9, WeightDecay: 1e-3, Nesterov: true}, params, buffers, nil, nil)
+					s.SGDStep(torch.SGD{LR: 0.01, Momentum: 0.9, WeightDecay: 1e-3, Nesterov: true}, params, buffers, nil, nil, nil)
 					for _, b := range buffers {
 						b.MoveTo(model)
 					}

@@ -45,8 +45,11 @@ type SGD struct {
 // SGDStep makes one step over params in place; those without gradient are left alone altogether. buffers[i] is the
 // momentum of params[i]; nil entries are created, owned by s, at their first gradient. masks[i], flat int64 indices, and
 // rules[i] belong to params[i]; both slices may be nil. GradMasked also zeroes the gradient outside the mask.
-func (s *Scope) SGDStep(o SGD, params, buffers, masks []*Tensor, rules []Rule) {
-	if !s.ready("sgd", params...) || !s.intact("sgd", buffers...) || !s.intact("sgd", masks...) {
+//
+// skip, or nil, is a float32 scalar on the parameters' device: where it is not 0 when its turn comes there, the step
+// changes nothing. Only a Fused step without masks and dampening takes it.
+func (s *Scope) SGDStep(o SGD, params, buffers, masks []*Tensor, rules []Rule, skip *Tensor) {
+	if !s.ready("sgd", params...) || !s.intact("sgd", buffers...) || !s.intact("sgd", masks...) || !s.intact("sgd", skip) {
 		return
 	}
 	if len(buffers) != len(params) || masks != nil && len(masks) != len(params) || rules != nil && len(rules) != len(params) {
@@ -66,7 +69,7 @@ func (s *Scope) SGDStep(o SGD, params, buffers, masks []*Tensor, rules []Rule) {
 		rs = append(rs, int64(r))
 	}
 	msg := C.lnt_sgd_step(first(ps), first(bs), first(ms), ints(rs), C.int64_t(len(ps)), C.double(o.LR), C.double(o.Momentum),
-		C.double(o.Dampening), C.double(o.WeightDecay), flag(o.Nesterov), C.int64_t(o.Impl))
+		C.double(o.Dampening), C.double(o.WeightDecay), flag(o.Nesterov), C.int64_t(o.Impl), optional(skip))
 	s.adoptNew(buffers, bs)
 	s.failed("sgd", msg)
 }

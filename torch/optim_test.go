@@ -115,7 +115,7 @@ func TestSGDRulesFollowTheirFormulae(t *testing.T) {
 							q.g = doubles(torchtest.Float32s(t, g))
 							require.NoError(t, p.SetGrad(g))
 						}
-						s.SGDStep(o, params, buffers, masks, rules)
+						s.SGDStep(o, params, buffers, masks, rules, nil)
 						require.NoError(t, s.Err())
 						for i, q := range oracle {
 							q.step(o)
@@ -150,7 +150,7 @@ func TestMaskedUpdatesLeaveTheOthersAlone(t *testing.T) {
 			buffers := make([]*torch.Tensor, 1)
 			for step := range 5 {
 				require.NoError(t, p.SetGrad(torchtest.Tensor(s, uint64(step), 40)))
-				s.SGDStep(torch.SGD{LR: 0.1, Momentum: 0.9, WeightDecay: 0.1, Nesterov: true}, []*torch.Tensor{p}, buffers, []*torch.Tensor{mask}, []torch.Rule{rule})
+				s.SGDStep(torch.SGD{LR: 0.1, Momentum: 0.9, WeightDecay: 0.1, Nesterov: true}, []*torch.Tensor{p}, buffers, []*torch.Tensor{mask}, []torch.Rule{rule}, nil)
 			}
 			for i, b := range torchtest.Bits(torchtest.Float32s(t, p)) {
 				require.Equal(t, i != 3 && i != 17 && i != 39, b == before[i], "rule %d entry %d", rule, i)

@@ -38,6 +38,8 @@ char* (*p_lnt_device_name)(int64_t dev, int64_t idx, char** out);
 char* (*p_lnt_synchronize)(int64_t dev, int64_t idx);
 char* (*p_lnt_memory)(int64_t dev, int64_t idx, int64_t* out);
 char* (*p_lnt_empty_cache)(int64_t dev);
+char* (*p_lnt_device_peak)(int64_t dev, int64_t idx, int64_t reset, int64_t* out);
+char* (*p_lnt_has_kernels)(int64_t dev, int64_t* out);
 char* (*p_lnt_cpu_memory)(int64_t* out);
 char* (*p_lnt_stream_new)(int64_t dev, int64_t idx, int64_t* out);
 char* (*p_lnt_stream_exchange)(int64_t dev, const int64_t* stream, int64_t* previous);
@@ -149,7 +151,7 @@ char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residua
 char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
 char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
-char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl);
+char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
 char* (*p_lnt_adamw_step)(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);
 char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);
 char* (*p_lnt_amp_unscale)(void** params, int64_t n, void* inv_scale, void* found_inf);
@@ -194,6 +196,8 @@ static const struct {
     {"lnt_synchronize", (void**)&p_lnt_synchronize},
     {"lnt_memory", (void**)&p_lnt_memory},
     {"lnt_empty_cache", (void**)&p_lnt_empty_cache},
+    {"lnt_device_peak", (void**)&p_lnt_device_peak},
+    {"lnt_has_kernels", (void**)&p_lnt_has_kernels},
     {"lnt_cpu_memory", (void**)&p_lnt_cpu_memory},
     {"lnt_stream_new", (void**)&p_lnt_stream_new},
     {"lnt_stream_exchange", (void**)&p_lnt_stream_exchange},

@@ -85,6 +85,9 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 	c.Progress.Done(t.iteration, "")
 	for t.iteration < c.Iterations {
 		if ctx.Err() != nil {
+			if err := t.settle(0); err != nil {
+				return fmt.Errorf("train: epoch %d: %w", t.epoch, err)
+			}
 			return t.interrupt()
 		}
 		begin := time.Now()
@@ -94,15 +97,24 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
 		}
 		waited := time.Since(begin)
-		l, err := t.step(b)
+		err = t.step(b)
 		b.Release()
+		if err == nil {
+			err = t.settle(1)
+		}
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
 		}
-		t.losses = append(t.losses, l)
 		t.iteration++
 		t.timing.add(time.Since(begin), waited)
-		c.Progress.Done(t.iteration, t.note(l))
+		note := "" // the first loss may still be owed
+		if n := len(t.losses); n > 0 {
+			note = t.note(t.losses[n-1])
+		}
+		c.Progress.Done(t.iteration, note)
+	}
+	if err := t.settle(0); err != nil {
+		return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration-1, err)
 	}
 	return t.log.TrainLoss(t.epoch, meanLoss(t.losses))
 }
@@ -124,11 +136,11 @@ func (t *trainer) note(loss float64) string {
 	return note
 }
 
-// step is one iteration: zero, forward, loss, backward, unscale, clip, finite check, mask, step. It returns the loss.
-func (t *trainer) step(b *loader.Batch) (float64, error) {
+// step is one iteration: zero, forward, loss, backward, unscale, clip, finite check, mask, step. The loss comes to t.losses, or
+// is owed (late).
+func (t *trainer) step(b *loader.Batch) error {
 	c := &t.cfg
-	var value float64
-	err := torch.With(func(s *torch.Scope) error {
+	return torch.With(func(s *torch.Scope) error {
 		n := int64(t.epoch)*int64(c.Iterations) + int64(t.iteration)
 		if err := torch.ManualSeed(mix(c.Seed, uint64(n))); err != nil { // dropout draws from it
 			return err
@@ -155,12 +167,17 @@ func (t *trainer) step(b *loader.Batch) (float64, error) {
 			t.scaler.Unscale(s, t.tensors)
 		}
 		norm := optim.ClipGradNorm(s, t.tensors, gradNorm)
-		if value, err = l.Item(); err != nil {
+		if t.late != nil {
+			return t.stepLate(s, l, norm, b)
+		}
+		value, err := l.Item()
+		if err != nil {
 			return err
 		}
 		if err := t.finite(s, value, norm, b); err != nil {
 			return err
 		}
+		t.losses = append(t.losses, value)
 		if t.scaler != nil {
 			var maskErr error
 			t.scaler.Step(s, func() { maskErr = t.update(s, n) })
@@ -169,7 +186,6 @@ func (t *trainer) step(b *loader.Batch) (float64, error) {
 		}
 		return t.update(s, n)
 	})
-	return value, err
 }
 
 // update lets the method choose and the optimizer step.
@@ -230,26 +246,32 @@ func (t *trainer) mixed(f func() error) error {
 // finite refuses to go on from a loss or gradient that is no number: nothing was updated yet. With a gradient scaler
 // overflowing gradients are in order; it skips their step.
 func (t *trainer) finite(s *torch.Scope, loss float64, norm *torch.Tensor, b *loader.Batch) error {
-	what, value := "loss", loss
-	if !math.IsNaN(loss) && !math.IsInf(loss, 0) {
-		if t.scaler != nil {
-			return nil
-		}
-		n, err := norm.Item()
-		if err != nil {
-			return errors.Join(s.Err(), err)
-		}
-		if !math.IsNaN(n) && !math.IsInf(n, 0) {
-			return nil
-		}
-		what, value = "gradient norm", n
+	if !isFinite(loss) {
+		return t.notFinite("loss", loss, b.Keys)
 	}
+	if t.scaler != nil {
+		return nil
+	}
+	n, err := norm.Item()
+	if err != nil {
+		return errors.Join(s.Err(), err)
+	}
+	if !isFinite(n) {
+		return t.notFinite("gradient norm", n, b.Keys)
+	}
+	return nil
+}
+
+func isFinite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+
+// notFinite is the error of an iteration over the cases keys.
+func (t *trainer) notFinite(what string, value float64, keys []string) error {
 	saved, latest := "no checkpoint was written yet", filepath.Join(t.fold, fileLatest)
 	if _, err := os.Stat(latest); err == nil {
 		saved = "the last saved state is in " + latest
 	}
 	return fmt.Errorf("%s is %v, expected a number (cases %s, learning rate %g); weights were not updated and %s. "+
-		"Check these cases' intensities for NaN (`lntorch inspect`), or begin anew with a lower --lr", what, value, strings.Join(b.Keys, ", "), t.sgd.LR(), saved)
+		"Check these cases' intensities for NaN (`lntorch inspect`), or begin anew with a lower --lr", what, value, strings.Join(keys, ", "), t.sgd.LR(), saved)
 }
 
 // validateEpoch is nnU-Net's online validation: loss and pseudo-Dice over random patches of the validation cases.

@@ -77,6 +77,7 @@ type trainer struct {
 	epoch     int
 	iteration int       // done in this epoch
 	losses    []float64 // of this epoch's iterations
+	late      *late     // losses that the device still owes; nil where iterations wait for theirs
 	loading   *checkpoint.Report
 	decisions []string // what became of heads and first layers of pretrained weights
 	timing    timing
@@ -225,7 +226,10 @@ func (t *trainer) open() error {
 		return err
 	}
 	t.toDev = newUploader(c.Device)
-	return nil
+	if t.lateLosses() {
+		t.late, err = newLate(c.Device)
+	}
+	return err
 }
 
 // inject lets the method attach adapters to the network.
@@ -314,12 +318,15 @@ func (t *trainer) collect(o torch.SGD) error {
 	return err
 }
 
-// impl: PyTorch steps tensor by tensor on the CPU and over whole lists on CUDA.
+// impl: PyTorch steps tensor by tensor on the CPU and over whole lists on CUDA, where one kernel is quicker.
 func (t *trainer) impl() torch.Impl {
-	if t.cfg.Device.Type == torch.DeviceCPU {
+	switch {
+	case t.cfg.Device.Type == torch.DeviceCPU:
 		return torch.SingleTensor
+	case t.cfg.Reference:
+		return torch.Foreach
 	}
-	return torch.Foreach
+	return torch.Fused
 }
 
 // openLoaders starts the workers at the batches where the training stands.
@@ -510,6 +517,9 @@ func (t *trainer) close() {
 		m.Close()
 	}
 	t.toDev.close()
+	if t.late != nil {
+		t.late.numbers.Close()
+	}
 	if t.scope != nil {
 		t.scope.Close()
 	}

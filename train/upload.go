@@ -10,7 +10,8 @@ import (
 type uploader struct {
 	device torch.Device
 	scope  *torch.Scope
-	pinned map[int]*torch.Tensor // by place in the batch: 0 the image, 1… the targets
+	pinned map[int]*torch.Tensor // by place in the batch, 0 the image, 1… the targets; batches alternate between two sets
+	batch  int
 }
 
 func newUploader(d torch.Device) *uploader {
@@ -25,14 +26,17 @@ func (u *uploader) close() {
 
 // upload: image (n, c, …) float32; targets int16 (n, 1, …), or uint8 (n, regions, …).
 func (u *uploader) upload(s *torch.Scope, b *loader.Batch) (*torch.Tensor, []*torch.Tensor) {
-	x := put(u, s, 0, b.Data, wide(b.DataShape))
+	places := 1 + len(b.Targets)
+	first := u.batch % 2 * places
+	u.batch++
+	x := put(u, s, first, b.Data, wide(b.DataShape))
 	var targets []*torch.Tensor
 	for i, t := range b.Targets {
 		if t.Masks != nil {
-			targets = append(targets, put(u, s, i+1, t.Masks, wide(t.Shape)))
+			targets = append(targets, put(u, s, first+i+1, t.Masks, wide(t.Shape)))
 			continue
 		}
-		targets = append(targets, put(u, s, i+1, t.Labels, wide(t.Shape)))
+		targets = append(targets, put(u, s, first+i+1, t.Labels, wide(t.Shape)))
 	}
 	return x, targets
 }
@@ -58,7 +62,7 @@ func put[T torch.Element](u *uploader, s *torch.Scope, place int, data []T, shap
 		s.Fail(err)
 		return nil
 	}
-	// The last iteration ended with reading its loss, so the copy from this buffer is over.
+	// The loss of the batch before the last one was read, so the copy from this buffer is over.
 	if err := torch.CopyIn(host, data); err != nil {
 		s.Fail(err)
 		return nil

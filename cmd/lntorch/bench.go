@@ -46,6 +46,7 @@ stack, one repeat of each in turn.
 		Example: `  lntorch bench step --network mid
   lntorch bench step --network mid --method dgst --amp bf16
   lntorch bench step --network full --patch-size 64,128,128 --repeats 1
+  lntorch bench step --network resenc --device cuda --amp fp16 --steps 10
   lntorch bench masks --network full --json
   lntorch bench open --network full
   lntorch bench window --network phantom --patch-size 24,64,64
@@ -54,8 +55,9 @@ stack, one repeat of each in turn.
 		RunE: runBench,
 	}
 	f := cmd.Flags()
-	f.String("network", "mid", "mid, phantom (the one of the test data), or of the released sizes full (nnU-Net's standard one), resenc, swinunetr, swinunetrv2")
-	f.IntSlice("patch-size", nil, "patch size z,y,x (default: mid 32,96,96; phantom 16,48,48; others 64,64,64)")
+	f.String("network", "mid", "mid, phantom (the one of the test data), or of the released sizes full (nnU-Net's standard one), resencl, swinunetr, swinunetrv2; resenc: ResEnc L of the published patch")
+	f.IntSlice("patch-size", nil, "patch size z,y,x (default: mid 32,96,96; phantom 16,48,48; resenc 80,112,224; others 64,64,64)")
+	f.Int("steps", 1, "steps of a repeat of step; the time told is that of one")
 	f.IntSlice("image", []int{60, 192, 192}, "z,y,x of the image that window predicts")
 	f.String("method", "", "fine-tuning method of step, update, masks and first: "+strings.Join(methodNames(), ", ")+
 		" (default: nnU-Net's own training; masks: the first that chooses entries)")
@@ -82,6 +84,7 @@ type benchResult struct {
 	Seconds     float64 `json:"seconds"`
 	PeakRSS     int64   `json:"peak_rss_bytes"`            // of the process so far
 	TensorsPeak int64   `json:"tensors_peak_bytes"`        // of its large tensors on the CPU
+	DevicePeak  int64   `json:"device_peak_bytes"`         // of its tensors on the device, in the repeat
 	Held        int64   `json:"held_bytes,omitempty"`      // step: large tensors before the forward pass: weights, momentum, the batch
 	Kept        int64   `json:"kept_bytes,omitempty"`      // step: what forward pass and loss keep for the backward pass
 	Gradients   int64   `json:"gradients_bytes,omitempty"` // step: what the backward pass leaves
@@ -109,8 +112,8 @@ func runBench(cmd *cobra.Command, args []string) error {
 	if m.amp == train.AMPAuto {
 		m.amp = train.AMPOff
 	}
-	if m.amp != train.AMPOff && m.amp != train.AMPBF16 {
-		return usage(cmd, fmt.Errorf("--amp %s: bench knows off and bf16", m.amp))
+	if m.amp == train.AMPFP16 && (m.device.Type == torch.DeviceCPU || args[0] != "step") {
+		return usage(cmd, errors.New("--amp fp16: bench knows it for step on a CUDA device, elsewhere off and bf16"))
 	}
 	part := args[0]
 	entry, chosen, err := benchMethod(cmd, part)
@@ -212,13 +215,21 @@ type bench struct {
 	trained []finetune.Param
 	tensors []*torch.Tensor // of trained
 	sgd     *optim.SGD
-	folder  string // temporary; removed by close
+	scaler  *optim.GradScaler // of fp16
+	late    *torch.Late       // losses and norms on their way from the device; nil on the CPU
+	folder  string            // temporary; removed by close
 	out     benchResult
 }
 
 func (b *bench) close() {
 	if b.sgd != nil {
 		b.sgd.Close()
+	}
+	if b.scaler != nil {
+		b.scaler.Close()
+	}
+	if b.late != nil {
+		b.late.Close()
 	}
 	if b.folder != "" {
 		os.RemoveAll(b.folder)
@@ -241,14 +252,18 @@ var benchNetworks = map[string]benchNetwork{
 		strides: "[[1,1,1],[1,2,2],[2,2,2],[2,2,2]]", convs: plainConvs, patch: []int{16, 48, 48}},
 	// The released sizes.
 	"full": {class: "PlainConvUNet", features: released, kernels: releasedKernels, strides: releasedStrides, convs: plainConvs, patch: []int{64, 64, 64}},
-	"resenc": {class: "ResidualEncoderUNet", features: released, kernels: releasedKernels, strides: releasedStrides,
-		convs: `"n_blocks_per_stage": [1,3,4,6,6,6], "n_conv_per_stage_decoder": 1`, patch: []int{64, 64, 64}},
+	"resencl": {class: "ResidualEncoderUNet", features: released, kernels: releasedKernels, strides: releasedStrides,
+		convs: resencConvs, patch: []int{64, 64, 64}},
+	// ResEnc L with the topology of its patch, the published example for lymph nodes.
+	"resenc": {class: "ResidualEncoderUNet", features: released, kernels: releasedKernels, strides: "[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[1,1,2]]",
+		convs: resencConvs, patch: []int{80, 112, 224}},
 	"swinunetr":   {trainer: "nnUNetTrainer_SwinUNETR", patch: []int{64, 64, 64}},
 	"swinunetrv2": {trainer: "nnUNetTrainer_SwinUNETRv2", patch: []int{64, 64, 64}},
 }
 
 const (
 	plainConvs      = `"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2`
+	resencConvs     = `"n_blocks_per_stage": [1,3,4,6,6,6], "n_conv_per_stage_decoder": 1`
 	released        = "[32,64,128,256,320,320]"
 	releasedKernels = "[[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]"
 	releasedStrides = "[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[2,2,2]]"
@@ -351,7 +366,10 @@ func (b *bench) build() error {
 	}
 	impl := torch.SingleTensor
 	if b.m.device.Type != torch.DeviceCPU {
-		impl = torch.Foreach
+		impl = torch.Fused
+		if err := torch.BenchmarkCuDNN(true); err != nil {
+			return err
+		}
 	}
 	b.sgd, err = optim.NewSGD(b.tensors, torch.SGD{LR: 1e-2, Momentum: 0.99, WeightDecay: 3e-5, Nesterov: true, Impl: impl})
 	return err
@@ -375,8 +393,22 @@ func (b *bench) step() (func() error, error) {
 		}
 		targets = append(targets, b.s.To(b.s.CompareScalar(b.random(0, 1, size...), torch.Gt, 1.28), torch.Int16, b.m.device))
 	}
+	if b.m.amp == train.AMPFP16 {
+		if b.scaler, err = optim.NewGradScaler(b.m.device, optim.DefaultGradScaler()); err != nil {
+			return nil, err
+		}
+	}
+	if _, chooses := b.method.(finetune.Updater); b.m.device.Type != torch.DeviceCPU && !chooses {
+		if b.late, err = torch.NewLate(b.m.device); err != nil {
+			return nil, err
+		}
+	}
+	steps, _ := b.cmd.Flags().GetInt("steps")
+	if steps < 1 {
+		return nil, usage(b.cmd, fmt.Errorf("--steps %d: expected one step or more", steps))
+	}
 	n := int64(0)
-	return func() error {
+	one := func() error {
 		return torch.With(func(s *torch.Scope) error {
 			if err := torch.ClearGrads(b.tensors); err != nil {
 				return err
@@ -396,7 +428,7 @@ func (b *bench) step() (func() error, error) {
 			if inUse[1], _, _, err = torch.CPUMemory(); err != nil {
 				return err
 			}
-			if err := v.Backward(); err != nil {
+			if err := b.backward(s, v); err != nil {
 				return err
 			}
 			if inUse[2], _, _, err = torch.CPUMemory(); err != nil {
@@ -404,24 +436,113 @@ func (b *bench) step() (func() error, error) {
 			}
 			b.out.Held, b.out.Kept, b.out.Gradients = inUse[0], inUse[1]-inUse[0], inUse[2]-inUse[0]
 			norm := optim.ClipGradNorm(s, b.tensors, 12)
-			for _, t := range []*torch.Tensor{norm, v} {
-				if b.out.Loss, err = t.Item(); err != nil {
-					return errors.Join(s.Err(), err)
-				}
-				if math.IsNaN(b.out.Loss) || math.IsInf(b.out.Loss, 0) {
-					return fmt.Errorf("bench: loss or gradient norm is %v in step %d, expected a number", b.out.Loss, n)
-				}
+			if b.late != nil {
+				return b.moveLate(s, v, norm)
 			}
-			err = b.move(s, n)
+			if err := b.finite(v, norm); err != nil {
+				return errors.Join(s.Err(), err)
+			}
+			if b.scaler == nil {
+				err = b.move(s, n)
+			} else {
+				b.scaler.Step(s, func() { err = b.move(s, n) })
+				b.scaler.Update(s)
+				err = errors.Join(err, s.Err())
+			}
 			n++
 			return err
 		})
+	}
+	return func() error {
+		for range steps {
+			if err := one(); err != nil {
+				return err
+			}
+		}
+		return b.readLate(0)
 	}, nil
+}
+
+// backward differentiates the loss v; with a scaler, its gradients come back unscaled.
+func (b *bench) backward(s *torch.Scope, v *torch.Tensor) error {
+	if b.scaler == nil {
+		return v.Backward()
+	}
+	scaled := b.scaler.Scale(s, v)
+	if s.Err() != nil {
+		return s.Err()
+	}
+	if err := scaled.Backward(); err != nil {
+		return err
+	}
+	b.scaler.Unscale(s, b.tensors)
+	return s.Err()
+}
+
+// moveLate is the end of a step on a device, for which nobody waits, as in train.
+func (b *bench) moveLate(s *torch.Scope, v, norm *torch.Tensor) error {
+	if b.scaler != nil {
+		b.scaler.StepUnless(s, func(skip *torch.Tensor) { b.sgd.StepUnless(s, skip) })
+		b.scaler.Update(s)
+		norm = v // gradients may overflow
+	} else {
+		b.sgd.StepUnless(s, optim.NotFinite(s, v, norm))
+	}
+	if s.Err() != nil {
+		return s.Err()
+	}
+	if err := b.late.Put(v, norm); err != nil {
+		return err
+	}
+	return b.readLate(1)
+}
+
+// readLate reads the losses on their way, but for the last few.
+func (b *bench) readLate(left int) error {
+	for b.late != nil && b.late.Queued() > left {
+		values, err := b.late.Take()
+		if err == nil {
+			err = b.check(values)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finite reads loss and norm; with a scaler, a norm may be anything.
+func (b *bench) finite(v, norm *torch.Tensor) error {
+	if b.scaler != nil {
+		norm = v
+	}
+	var values []float64
+	for _, t := range []*torch.Tensor{v, norm} {
+		x, err := t.Item()
+		if err != nil {
+			return err
+		}
+		values = append(values, x)
+	}
+	return b.check(values)
+}
+
+func (b *bench) check(values []float64) error {
+	for _, x := range values {
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			return fmt.Errorf("bench: loss or gradient norm is %v, expected a number", x)
+		}
+	}
+	b.out.Loss = values[0]
+	return nil
 }
 
 // mixed runs f in the precision of --amp.
 func (b *bench) mixed(f func() error) error {
-	if b.m.amp == train.AMPBF16 {
+	switch b.m.amp {
+	case train.AMPFP16:
+		return torch.Autocast(b.m.device.Type, torch.Float16, f)
+	case train.AMPBF16:
 		return torch.Autocast(b.m.device.Type, torch.BFloat16, f)
 	}
 	return f()
@@ -578,13 +699,26 @@ func (b *bench) gradients(params []finetune.Param) error {
 
 // time makes one repeat and fills out.
 func (b *bench) time(repeat func() error) error {
+	if _, err := b.m.device.Peak(true); err != nil {
+		return err
+	}
 	start := time.Now()
-	if err := repeat(); err != nil {
+	err := repeat()
+	if err == nil {
+		err = b.m.device.Synchronize()
+	}
+	if err != nil {
 		return err
 	}
 	b.out.Seconds = time.Since(start).Seconds()
+	if b.out.Part == "step" {
+		steps, _ := b.cmd.Flags().GetInt("steps")
+		b.out.Seconds /= float64(steps)
+	}
 	b.out.PeakRSS = peakRSS()
-	var err error
+	if b.out.DevicePeak, err = b.m.device.Peak(false); err != nil {
+		return err
+	}
 	_, b.out.TensorsPeak, _, err = torch.CPUMemory()
 	return err
 }

@@ -56,6 +56,7 @@ func TestBenchDoesTheWorkItTimes(t *testing.T) {
 		check func(r benchResult)
 	}{
 		{[]string{"step"}, func(r benchResult) { require.Equal(t, "phantom full", r.Variant); require.InDelta(t, 1, r.Loss, 1) }},
+		{[]string{"step", "--steps", "3"}, func(r benchResult) { require.InDelta(t, 1, r.Loss, 1) }},
 		{[]string{"step", "--amp", "bf16"}, func(r benchResult) { require.InDelta(t, 1, r.Loss, 1) }},
 		{[]string{"step", "--method", "dgst", "--dgst-mode", "strict"}, func(r benchResult) {
 			require.Equal(t, "phantom dgst strict", r.Variant)
@@ -137,9 +138,10 @@ func TestBenchErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"stepp"}, 2, "expected step, update, masks, open, window or first"},
-		{[]string{"step", "--network", "big"}, 2, `--network "big": expected mid, full or phantom`},
+		{[]string{"step", "--network", "big"}, 2, `--network "big": expected mid, full, resenc or phantom`},
 		{[]string{"step", "--network", "phantom", "--patch-size", "8,17,16"}, 2, "not divisible"},
-		{[]string{"step", "--amp", "fp16"}, 2, "--amp fp16: bench knows off and bf16"},
+		{[]string{"step", "--amp", "fp16"}, 2, "--amp fp16: bench knows it for step on a CUDA device"},
+		{[]string{"step", "--network", "phantom", "--steps", "0"}, 2, "expected one step or more"},
 		{[]string{"step", "--method", "full", "--dgst-k", "1"}, 2, "belongs to method dgst"},
 		{[]string{"masks", "--network", "phantom", "--method", "full"}, 2, "chooses no entries"},
 		{[]string{"masks", "--network", "phantom", "--repeats", "0"}, 2, "expected one repeat or more"},

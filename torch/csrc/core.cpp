@@ -12,11 +12,42 @@
 #include <sstream>
 #include <thread>
 
+#include "cuda/kernels.h"
 #include "shim.h"
 
 namespace lnt {
 
 std::atomic<int64_t> live{0};
+
+namespace {
+
+const CudaKernels* kernels = nullptr;  // set by lnt_init
+
+// The folder of the library that holds a function, with a slash at its end; links are not followed.
+std::string folder_of(void* function) {
+  Dl_info info;
+  if (dladdr(function, &info) == 0 || info.dli_fname == nullptr) return "";
+  std::string path(info.dli_fname);
+  auto slash = path.rfind('/');
+  return slash == std::string::npos ? "./" : path.substr(0, slash + 1);
+}
+
+// Opens a library that may be missing; null if it is.
+void* open_optional(const std::string& path, int flags) {
+  FILE* f = std::fopen(path.c_str(), "rb");
+  if (f == nullptr) return nullptr;
+  std::fclose(f);
+  void* library = dlopen(path.c_str(), flags);
+  if (library == nullptr) {
+    std::string why = "open " + path + ": " + dlerror();
+    throw std::runtime_error(why);
+  }
+  return library;
+}
+
+}  // namespace
+
+const CudaKernels* cuda_kernels() { return kernels; }
 
 char* dup(const char* s) {
   size_t n = std::strlen(s);
@@ -32,24 +63,17 @@ using namespace lnt;
 int64_t lnt_abi(void) { return LNT_ABI; }
 
 // lnt_init opens libtorch_cuda where it lies beside libtorch_cpu: the shim links libtorch_cpu alone, and the CUDA
-// kernels register themselves only once their library is in the process.
+// kernels register themselves only once their library is in the process. Then our own kernels, where they were built.
 char* lnt_init(void) {
   LNT_BODY({
     use_caching_allocator();
-    Dl_info info;
-    if (dladdr(reinterpret_cast<void*>(&at::get_num_threads), &info) != 0 && info.dli_fname != nullptr) {
-      std::string path(info.dli_fname);
-      auto slash = path.rfind('/');
-      std::string cuda = (slash == std::string::npos ? std::string(".") : path.substr(0, slash)) + "/libtorch_cuda.so";
-      FILE* f = std::fopen(cuda.c_str(), "rb");
-      if (f != nullptr) {
-        std::fclose(f);
-        if (dlopen(cuda.c_str(), RTLD_NOW | RTLD_GLOBAL) == nullptr) {
-          std::string why = std::string("open ") + cuda + ": " + dlerror();
-          throw std::runtime_error(why);
-        }
-      }
-    }
+    void* torch_cuda = open_optional(folder_of(reinterpret_cast<void*>(&at::get_num_threads)) + "libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+    if (torch_cuda == nullptr) return nullptr;
+    void* ours = open_optional(folder_of(reinterpret_cast<void*>(&lnt_abi)) + "liblntorch_cuda.so", RTLD_NOW | RTLD_LOCAL);
+    if (ours == nullptr) return nullptr;
+    auto get = reinterpret_cast<decltype(&lnt_cuda_kernels)>(dlsym(ours, "lnt_cuda_kernels"));
+    TORCH_CHECK(get != nullptr, "liblntorch_cuda.so is of another build: run make shim again");
+    kernels = get();
   })
 }
 

@@ -3,7 +3,13 @@
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
+#include <torch/version.h>
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 9
+#include <c10/core/CachingDeviceAllocator.h>
+#define LNT_DEVICE_STATISTICS
+#endif
 
+#include "cuda/kernels.h"
 #include "shim.h"
 
 using namespace lnt;
@@ -89,6 +95,33 @@ char* lnt_empty_cache(int64_t dev) {
   })
 }
 
+// out: the most bytes that the device's tensors held since the last call with reset; 0 where libtorch (before 2.9) or the
+// device does not tell.
+char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* out) {
+  LNT_BODY({
+    *out = 0;
+    auto d = device(dev, idx);
+    if (d.is_cpu() || !has(d.type())) return nullptr;
+#ifdef LNT_DEVICE_STATISTICS
+    auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(d.type()));
+    if (allocator == nullptr || !allocator->initialized()) return nullptr;
+    constexpr auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+    *out = allocator->getDeviceStats(d.index()).allocated_bytes[all].peak;
+    if (reset != 0) allocator->resetPeakStats(d.index());
+#else
+    (void)reset;
+#endif
+  })
+}
+
+// out: 1 where the shim's own operators have kernels for the device: the CPU, and CUDA with liblntorch_cuda.so.
+char* lnt_has_kernels(int64_t dev, int64_t* out) {
+  LNT_BODY({
+    auto d = device_type(dev);
+    *out = d == c10::DeviceType::CPU || (d == c10::DeviceType::CUDA && cuda_kernels() != nullptr) ? 1 : 0;
+  })
+}
+
 // out: bytes of large blocks in use, in use at the most since the last lnt_empty_cache, and kept for reuse.
 char* lnt_cpu_memory(int64_t* out) { LNT_BODY(cpu_memory(out)) }
 
@@ -108,7 +141,18 @@ char* lnt_stream_exchange(int64_t dev, const int64_t* s, int64_t* previous) {
 
 char* lnt_event_new(int64_t dev, void** out) { LNT_BODY(*out = new c10::Event(device_type(dev))) }
 
-char* lnt_event_record(void* e, const int64_t* s) { LNT_BODY(static_cast<c10::Event*>(e)->record(stream(s))) }
+// A null stream is the calling thread's current one, on its current device.
+char* lnt_event_record(void* e, const int64_t* s) {
+  LNT_BODY({
+    auto* event = static_cast<c10::Event*>(e);
+    if (s != nullptr) {
+      event->record(stream(s));
+      return nullptr;
+    }
+    c10::impl::VirtualGuardImpl g(event->device_type());
+    event->record(g.getStream(g.getDevice()));
+  })
+}
 
 char* lnt_event_wait(void* e, const int64_t* s) { LNT_BODY(static_cast<c10::Event*>(e)->block(stream(s))) }
 

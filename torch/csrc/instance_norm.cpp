@@ -12,6 +12,7 @@
 #include <cmath>
 
 #include "channels.h"
+#include "cuda/kernels.h"
 
 using namespace lnt;
 
@@ -354,6 +355,39 @@ struct InstanceNormLeakyReLU : torch::autograd::Function<InstanceNormLeakyReLU> 
   }
 };
 
+// The same with the kernels of cuda/instance_norm.cu. Nobody waits for the card: whether the output alone would do for the
+// backward pass depends on weights that lie there, so the input is always kept.
+struct InstanceNormLeakyReLUCUDA : torch::autograd::Function<InstanceNormLeakyReLUCUDA> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_in, const std::optional<at::Tensor>& weight,
+                            const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual, double eps, double slope) {
+    auto single = [](const std::optional<at::Tensor>& t) { return t ? t->to(at::kFloat).contiguous() : at::Tensor(); };
+    at::Tensor x = as_rows(x_in);
+    at::Tensor r = residual ? as_rows(*residual) : at::Tensor();
+    auto [y, mean, rstd] = cuda_kernels()->norm_forward(x, single(weight), single(bias), r, eps, slope);
+    ctx->saved_data["slope"] = slope;
+    ctx->saved_data["residual"] = r.defined();
+    ctx->save_for_backward({y, x, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), mean, rstd});
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+    auto saved = ctx->get_saved_variables();
+    const at::Tensor& y = saved[0];
+    at::Tensor w = saved[2].defined() ? saved[2].to(at::kFloat).contiguous() : saved[2];
+    at::Tensor dy = as_rows(grads[0].to(y.scalar_type()));
+    bool residual = ctx->saved_data["residual"].toBool();
+    auto [dx, dw, db, dr] = cuda_kernels()->norm_backward(dy, y, saved[1], w, saved[4], saved[5], ctx->saved_data["slope"].toDouble(), residual);
+    auto like = [](const at::Tensor& gradient, const at::Tensor& of) { return of.defined() ? gradient.to(of.scalar_type()) : at::Tensor(); };
+    return {dx, like(dw, saved[2]), like(db, saved[3]), dr, at::Tensor(), at::Tensor()};
+  }
+};
+
+// Whether that fits: the composition serves other element types, and tensors that do not lie channels last.
+bool has_cuda_kernel(const at::Tensor& x) {
+  auto t = x.scalar_type();
+  return x.is_cuda() && cuda_kernels() != nullptr && rowwise(x) && (t == at::kFloat || t == at::kHalf || t == at::kBFloat16);
+}
+
 }  // namespace
 
 char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out) {
@@ -368,6 +402,10 @@ char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, do
     if (r) {
       TORCH_CHECK(r->sizes() == t.sizes(), "instance_norm_leaky_relu: residual ", r->sizes(), " for an input ", t.sizes());
       r = r->to(t.scalar_type());
+    }
+    if (has_cuda_kernel(t)) {
+      give(out, InstanceNormLeakyReLUCUDA::apply(t, O(w), O(b), r, eps, slope));
+      return nullptr;
     }
     if (!t.device().is_cpu()) {
       at::Tensor z = at::instance_norm(t, O(w), O(b), {}, {}, true, 0.1, eps, at::globalContext().userEnabledCuDNN());

@@ -15,7 +15,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 4
+#define LNT_ABI 5
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -59,6 +59,8 @@ LNT_API char* lnt_device_name(int64_t dev, int64_t idx, char** out);
 LNT_API char* lnt_synchronize(int64_t dev, int64_t idx);
 LNT_API char* lnt_memory(int64_t dev, int64_t idx, int64_t* out);
 LNT_API char* lnt_empty_cache(int64_t dev);
+LNT_API char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* out);
+LNT_API char* lnt_has_kernels(int64_t dev, int64_t* out);
 LNT_API char* lnt_cpu_memory(int64_t* out);
 LNT_API char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out);
 LNT_API char* lnt_stream_exchange(int64_t dev, const int64_t* stream, int64_t* previous);
@@ -195,7 +197,7 @@ LNT_API char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, i
 
 /* optim.cpp. impl: 0 torch's single-tensor sequence, 1 foreach, 2 fused. buffers are in-out; NULL entries are created.
    A row of masks is NULL or int64 flat indices; rules: 0 dense, 1 grad-masked, 2 update-masked, 3 plain */
-LNT_API char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl);
+LNT_API char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
 LNT_API char* lnt_adamw_step(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);
 LNT_API char* lnt_clip_grad_norm(void** params, int64_t n, double max_norm, void** total_norm);
 LNT_API char* lnt_amp_unscale(void** params, int64_t n, void* inv_scale, void* found_inf);

@@ -101,7 +101,15 @@ void sgd_foreach(std::vector<at::Tensor>& ps, std::vector<at::Tensor> gs, std::v
   at::_foreach_add_(ps, gs, -o.lr);
 }
 
-void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::vector<void**>& slots, const SGD& o) {
+// Where found_inf holds a number other than 0, the kernel leaves everything as it is. It would leave a new buffer without
+// contents too, so that new buffers begin at 0 then: without dampening, momentum*0 + gradient is what a first step makes.
+void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::vector<void**>& slots, const SGD& o, const std::optional<at::Tensor>& found_inf) {
+  if (found_inf && o.momentum != 0) {
+    TORCH_CHECK(o.dampening == 0, "a step that may be skipped on the device cannot have dampening");
+    for (size_t i = 0; i < ps.size(); i++) {
+      if (*slots[i] == nullptr) make_buffer(slots[i], at::zeros_like(ps[i]));
+    }
+  }
   // _fused_sgd_ takes "first step" for a whole list, so new and known buffers go in two calls.
   for (bool first : {true, false}) {
     std::vector<at::Tensor> p;
@@ -118,7 +126,7 @@ void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::ve
     if (o.momentum != 0) {
       for (size_t i = 0; i < p.size(); i++) b.push_back(*s[i] == nullptr ? at::empty_like(p[i]) : T(*s[i]));
     }
-    at::_fused_sgd_(p, g, b, o.weight_decay, o.momentum, o.lr, o.dampening, o.nesterov, /*maximize=*/false, first);
+    at::_fused_sgd_(p, g, b, o.weight_decay, o.momentum, o.lr, o.dampening, o.nesterov, /*maximize=*/false, first, {}, found_inf);
     if (o.momentum != 0 && first) {
       for (size_t i = 0; i < p.size(); i++) make_buffer(s[i], b[i]);
     }
@@ -158,9 +166,10 @@ at::Tensor aligned(const at::Tensor& p, const at::Tensor& grad) {
 
 }  // namespace
 
-char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl) {
+char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf) {
   LNT_BODY({
     at::NoGradGuard guard;
+    TORCH_CHECK(found_inf == nullptr || (impl == kFused && rules == nullptr), "only a fused step without masks can be skipped on the device");
     SGD o{lr, momentum, dampening, weight_decay, nesterov != 0};
     std::vector<at::Tensor> ps;
     std::vector<at::Tensor> gs;
@@ -198,7 +207,7 @@ char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* r
     if (impl == kForeach) {
       sgd_foreach(ps, gs, slots, o);
     } else {
-      sgd_fused(ps, gs, slots, o);
+      sgd_fused(ps, gs, slots, o, O(found_inf));
     }
   })
 }

@@ -31,7 +31,8 @@ func DefaultGradScaler() GradScalerState {
 //	stepped := g.Step(s, func() { sgd.Step(s, masks) })
 //	g.Update(s)
 //
-// Scale, counter and the overflow flag are scalars on the device; only Step reads one back, and waits for it.
+// Scale, counter and the overflow flag are scalars on the device; only Step reads one back, and waits for it; StepUnless
+// does not.
 type GradScaler struct {
 	state    GradScalerState // but for Scale and GrowthTracker, which are on the device
 	scope    *torch.Scope
@@ -120,6 +121,20 @@ func (g *GradScaler) Step(s *torch.Scope, step func()) bool {
 	return s.Err() == nil
 }
 
+// StepUnless is Step that leaves the decision to the device: it gives step the scalar that is not 0 where a gradient was
+// not finite (SGD.StepUnless).
+func (g *GradScaler) StepUnless(s *torch.Scope, step func(skip *torch.Tensor)) {
+	if s.Err() != nil {
+		return
+	}
+	if !g.unscaled || g.stepped {
+		s.Fail(errors.New("torch/optim: grad scaler: step comes once, after unscale and before update"))
+		return
+	}
+	g.stepped = true
+	step(g.found)
+}
+
 // Update shrinks the scale after an overflow, or grows it after GrowthInterval steps without one, and opens the next
 // iteration.
 func (g *GradScaler) Update(s *torch.Scope) {
@@ -163,3 +178,15 @@ func (g *GradScaler) Load(state GradScalerState) error {
 
 // Close frees the scalars.
 func (g *GradScaler) Close() { g.scope.Close() }
+
+// NotFinite is what SGD.StepUnless wants where there is no scaler: a float32 scalar, 1 where one of the scalars is NaN or
+// infinite, else 0.
+func NotFinite(s *torch.Scope, scalars ...*torch.Tensor) *torch.Tensor {
+	return s.Block(func(s *torch.Scope) *torch.Tensor {
+		var all []*torch.Tensor
+		for _, x := range scalars {
+			all = append(all, s.Reshape(s.To(s.Detach(x), torch.Float32, x.Device()), 1))
+		}
+		return s.To(s.Any(s.LogicalNot(s.IsFinite(s.Cat(0, all...)))), torch.Float32, scalars[0].Device())
+	})
+}

@@ -67,7 +67,15 @@ func (o *SGD) Step(s *torch.Scope, masks []Mask) {
 			rules = append(rules, m.Rule)
 		}
 	}
-	s.SGDStep(o.options, o.params, o.buffers, indices, rules)
+	o.step(s, indices, rules, nil)
+}
+
+// StepUnless makes one step of all parameters, unless skip, a float32 scalar on their device, is not 0 when the device
+// comes to it: then parameters and momentum stay as they are. Nobody waits for the device. Options.Impl must be Fused.
+func (o *SGD) StepUnless(s *torch.Scope, skip *torch.Tensor) { o.step(s, nil, nil, skip) }
+
+func (o *SGD) step(s *torch.Scope, indices []*torch.Tensor, rules []torch.Rule, skip *torch.Tensor) {
+	s.SGDStep(o.options, o.params, o.buffers, indices, rules, skip)
 	for _, b := range o.buffers {
 		b.MoveTo(o.scope)
 	}

@@ -1,0 +1,154 @@
+#!/usr/bin/env bash
+# Checks lntorch on a machine with an NVIDIA GPU that has Python with torch, nvcc, g++ and make, but no Go.
+#
+#   scripts/gpu-check.sh pack              on a machine with Go: puts what must be compiled with Go, and what make needs where it is
+#                                          missing, into build/gpu-check/packed.tar.xz, which goes along with the work tree
+#   scripts/gpu-check.sh [PART…]           on the GPU's machine; parts (default: shim tests trace):
+#     shim    the shim against that torch, with CUDA kernels where nvcc is found
+#     tests   the packed tests, those that know devices; one that finds no GPU fails
+#     trace   the recorded steps of testdata/phantom-mini, on the CPU and on the GPU, against PyTorch's losses
+#     bench   scripts/gpu_bench.py, with the flags in BENCHFLAGS
+#
+# DEVICE=cpu runs the second half without a GPU, to check the check. PYTHON names the Python with torch (default python3).
+# What is worth keeping lies in $OUT, by default build/gpu-check: gpu-tests.log, gpu_bench.md and .json. Every part that is asked for runs; the exit status tells whether all passed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+work=build/gpu-check
+packed=$work/packed.tar.xz
+python=${PYTHON:-python3}
+device=${DEVICE:-cuda}
+out=${OUT:-$work}
+
+# Packages with tests that know devices, and the names of those tests: "package TestA|TestB".
+device_tests() {
+  grep -rl --include=*_test.go 'torchtest\.Device(' . | sort | while read -r file; do
+    awk -v dir="$(dirname "$file")" '
+      match($0, /^func Test[A-Za-z0-9_]*/) { name = substr($0, RSTART + 5, RLENGTH - 5) }
+      /torchtest\.Device\(/ && name != last { print dir, name; last = name }' "$file"
+  done | awk '{ if ($1 != p) { if (p) print p, t; p = $1; t = $2 } else t = t "|" $2 } END { if (p) print p, t }'
+}
+
+pack() {
+  rm -rf "$work"
+  mkdir -p "$work/packed"
+  device_tests >"$work/packed/tests"
+  GOOS=linux GOARCH=amd64 CGO_ENABLED=1 "${GO:-go}" build -trimpath -ldflags '-s -w' -o "$work/packed/lntorch" ./cmd/lntorch
+  while read -r package _; do
+    GOOS=linux GOARCH=amd64 CGO_ENABLED=1 "${GO:-go}" test -c -trimpath -ldflags '-s -w' -o "$work/packed/$(binary "$package")" "$package"
+  done <"$work/packed/tests"
+  cp "$(command -v make)" "$work/packed/make"
+  "$python" - "$work/packed" "$packed" <<'PY'
+import sys, tarfile
+with tarfile.open(sys.argv[2], "w:xz", preset=9) as t:
+    t.add(sys.argv[1], "packed")
+PY
+  cat "$work/packed/tests"
+  rm -rf "$work/packed"
+  # What the tests and the trace read is in the work tree.
+  du -ch testdata scripts torch/csrc Makefile "$packed" | tail -1 | sed 's/total/go along at the least/'
+  ls -l "$packed"
+}
+
+binary() { echo "${1#./}.test" | tr / _; }
+
+unpack() {
+  [ -f "$packed" ] || { echo "gpu-check: no $packed; run scripts/gpu-check.sh pack where there is Go, and bring build/gpu-check along" >&2; exit 1; }
+  "$python" - "$packed" "$work" <<'PY'
+import sys, tarfile
+with tarfile.open(sys.argv[1]) as t:
+    t.extractall(sys.argv[2])
+PY
+  mkdir -p bin "$out"
+  install -m 755 "$work/packed/lntorch" bin/lntorch
+}
+
+shim() {
+  local make=make
+  command -v make >/dev/null || make=$work/packed/make
+  # nvcc is often there without being on the PATH.
+  command -v nvcc >/dev/null || PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
+  "$make" shim TORCH=system PYTHON="$python"
+  if [ "$device" = cuda ]; then
+    [ -e build/lib/liblntorch_cuda.so ] || { echo "gpu-check: no CUDA kernels were built: $(command -v nvcc || echo 'no nvcc on the PATH')" >&2; return 1; }
+  fi
+  bin/lntorch doctor || true # it also looks for what is not needed here
+}
+
+# TF32 rounds what convolutions read to 10 bits; comparisons with float32 do without.
+tests() {
+  local failed=0 require=torch
+  : >"$out/gpu-tests.log"
+  [ "$device" = cuda ] && require=torch,cuda
+  while read -r package names; do
+    echo "== $package: $names"
+    (cd "$package" && NVIDIA_TF32_OVERRIDE=0 LNTORCH_REQUIRE=$require LNTORCH_LIB=$lib timeout 500 "$root/$work/packed/$(binary "$package")" \
+      -test.v -test.timeout 480s -test.run "^($names)\$") >"$work/tests.log" 2>&1 || failed=$((failed + 1))
+    grep -E '^ *--- (FAIL|SKIP)|^(PASS|FAIL|panic)' "$work/tests.log" | head -40 || true
+    cat "$work/tests.log" >>"$out/gpu-tests.log"
+  done <"$work/packed/tests"
+  [ "$failed" = 0 ]
+}
+
+trace() {
+  local t=testdata/phantom-mini failed=0 name flags limit
+  # Name, flags, and how far a loss may be from PyTorch's: rounding, then the 8 bits of bfloat16.
+  while read -r name limit flags; do
+    # shellcheck disable=SC2086
+    NVIDIA_TF32_OVERRIDE=0 bin/lntorch trace --checkpoint $t/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth \
+      --batches $t/trajectory -o "$work/trace-$name" $flags >"$work/trace-$name.log" 2>&1 &&
+      "$python" - "$name" "$limit" "$t/trajectory/full_losses.json" "$work/trace-$name/losses.json" <<'PY' || { failed=1; tail -3 "$work/trace-$name.log"; }
+import json, sys
+name, limit = sys.argv[1], float(sys.argv[2])
+want, got = (json.load(open(f)) for f in sys.argv[3:])
+for what in ("losses", "grad_norms_before_clip"):
+    w, g = want[what], got[what]
+    assert len(w) == len(g) > 0, (w, g)
+    far = max(abs(b - a) / abs(a) for a, b in zip(w, g))
+    room = limit * (1 if what == "losses" else 50)
+    print(f"trace {name}: {what} {' '.join('%.6f' % x for x in g)}, at most {far:.2e} from PyTorch's, allowed {room:.0e}")
+    assert far <= room, f"too far from {w}"
+PY
+  done < <(
+    echo "cpu-reference 1e-5 --device cpu --numerics reference"
+    echo "cpu 1e-5 --device cpu"
+    if [ "$device" = cuda ]; then
+      echo "cuda-reference 1e-4 --device cuda --numerics reference"
+      echo "cuda 1e-4 --device cuda"
+      echo "cuda-bf16 2e-2 --device cuda --amp bf16"
+    fi
+  )
+  [ "$failed" = 0 ]
+}
+
+bench() {
+  local flags=(--device "$device" --out "$out/gpu_bench.md")
+  [ "$device" = cpu ] && flags+=(--networks phantom --amp off --repeats 2 --warmup 1 --steps 1)
+  # shellcheck disable=SC2086
+  "$python" scripts/gpu_bench.py "${flags[@]}" ${BENCHFLAGS:-}
+}
+
+if [ "${1:-}" = pack ]; then
+  pack
+  exit
+fi
+root=$PWD
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+lib=$root/build/lib/liblntorch.so
+export LNTORCH_LIB=$lib
+unpack
+status=0
+for part in ${@:-shim tests trace}; do
+  case $part in shim | tests | trace | bench) ;; *) echo "gpu-check: part $part: expected pack, shim, tests, trace or bench" >&2; exit 2 ;; esac
+  echo "==== $part"
+  began=$SECONDS
+  # Not `if $part`: that would switch off set -e inside.
+  set +e
+  (set -e; $part)
+  rc=$?
+  set -e
+  echo "==== $part: $([ $rc = 0 ] && echo passed || echo "FAILED ($rc)") after $((SECONDS - began)) s"
+  [ $rc = 0 ] || status=1
+done
+exit $status
