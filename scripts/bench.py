@@ -466,6 +466,8 @@ METHODS = {
     "head": (0.5, 0.5),
     "bias": (0.8, None),
     "norm": (0.8, None),
+    "lora --lora-dropout 0": (1.15, None),
+    "lora": (1.6, None),
     "dgst": (1.03, None),
     "dgst --dgst-mode strict": (1.03, None),
     "dgst --dgst-mode paper": (1.03, None),
