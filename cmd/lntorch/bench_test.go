@@ -138,7 +138,7 @@ func TestBenchErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"stepp"}, 2, "expected step, update, masks, open, window or first"},
-		{[]string{"step", "--network", "big"}, 2, `--network "big": expected mid, full, resenc or phantom`},
+		{[]string{"step", "--network", "big"}, 2, `--network "big": expected one of full, mid, phantom, resenc`},
 		{[]string{"step", "--network", "phantom", "--patch-size", "8,17,16"}, 2, "not divisible"},
 		{[]string{"step", "--amp", "fp16"}, 2, "--amp fp16: bench knows it for step on a CUDA device"},
 		{[]string{"step", "--network", "phantom", "--steps", "0"}, 2, "expected one step or more"},
