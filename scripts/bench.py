@@ -482,7 +482,7 @@ def run_methods(b, size):
     flags = ["--network", size["mid"], "--patch-size", ",".join(map(str, size["patch"]))]
     b.group(f"training step of each method, {size['mid']} network, {'×'.join(map(str, size['patch']))}",
             {m: b.ours("step", *flags, "--method", *m.split()) for m in METHODS}, warmup=2, alone=True,
-            alike=b.ALIKE)  # methods move different entries
+            alike=("torch", "cpu_capability", "threads"))  # methods move different entries, and some add parameters
 
 
 def methods_page(b, about):
@@ -540,13 +540,23 @@ def page(b, about):
         *("| " + " | ".join(cells(r)) + " |" for r in b.rows), "",
         "Networks have one channel and two classes; batch 2. mid: a PlainConvUNet with features 16 to 160 in five stages. full: nnU-Net's standard one, 31 million",
         "parameters. resencl: ResEncM and L, 102 million. swinunetr, swinunetrv2: MONAI's, 62 and 73 million. phantom: the one of the test data. Steps are",
-        "forward, loss with deep supervision, backward, clip, SGD. Peak memory is the process's, libraries included. Nothing here ran on a GPU."]
+        "forward, loss with deep supervision, backward, clip, SGD. Peak memory is the process's, libraries included."]
     if b.memory:
         lines += ["", "## What a step of lntorch holds", "", "Tensors of 256 KiB and more, in MiB. Of a block of convolution, norm and rectifier the output alone is kept.", "",
                   "| step | weights, momentum, batch | kept for the backward pass | gradients | most at a time |", "| --- | --: | --: | --: | --: |"]
         lines += ["| " + " | ".join([title, *(f"{a[k] / 2**20:.0f}" for k in ("held_bytes", "kept_bytes", "gradients_bytes", "tensors_peak_bytes"))]) + " |"
                   for title, a in b.memory]
+    lines += ["", "## GPU", "", gpu()]
     return "\n".join(lines) + "\n"
+
+
+def gpu():
+    """The page of scripts/gpu_bench.py, once there is one."""
+    page = ROOT / "docs" / "benchmarks-gpu.md"
+    if page.exists():
+        return page.read_text().rstrip()
+    return ("The GPU part, `scripts/gpu-check.sh bench`, has not run: no figure for a GPU exists yet. Its page goes to docs/benchmarks-gpu.md, which is\n"
+            "taken in here.")
 
 
 def main():

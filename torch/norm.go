@@ -20,7 +20,8 @@ func (s *Scope) InstanceNorm(x, w, b *Tensor, eps float64) *Tensor {
 // rectifier out. x (n, c, …) with 2 or 3 spatial axes, on the CPU float32, float64 or bfloat16; w and b (c) or nil;
 // residual of x's shape or nil. On the CPU the result and the gradients lie channels last, in which order x and
 // residual are best too; it differs from InstanceNorm, Add and LeakyRelu by rounding, and its bits do not depend on the
-// number of threads. Elsewhere it is those operators.
+// number of threads. On CUDA the same holds for float32, float16 and bfloat16 where the shim has kernels (HasKernels) and x lies
+// channels last; else it is those operators.
 func (s *Scope) InstanceNormLeakyReLU(x, w, b, residual *Tensor, eps, slope float64) *Tensor {
 	if !s.ready("instance_norm_leaky_relu", x) || !s.intact("instance_norm_leaky_relu", w, b, residual) {
 		return nil

@@ -31,10 +31,16 @@ func topKRows(g []float32, rows, width, k int) []int64 {
 }
 
 func TestTopKRowsEqualsSorting(t *testing.T) {
+	for _, name := range []string{"cpu", "cuda"} {
+		t.Run(name, func(t *testing.T) { equalsSorting(t, torchtest.Device(t, name)) })
+	}
+}
+
+func equalsSorting(t *testing.T, device torch.Device) {
 	torchtest.NoLeak(t)
 	check := func(values []float32, rows, width int, ks ...int) {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
-			g := torch.FromSlice(s, values, int64(rows), int64(width))
+			g := s.To(torch.FromSlice(s, values, int64(rows), int64(width)), torch.Float32, device)
 			for _, k := range ks {
 				x := s.TopKRows(g, int64(k))
 				require.NoError(t, s.Err())
