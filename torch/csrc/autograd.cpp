@@ -22,13 +22,23 @@ struct CutBackward : public torch::autograd::Node {
   std::string name() const override { return "CutBackward"; }
 };
 
+// A node as this libtorch holds nodes: counted by itself in newer versions, by a shared_ptr in older ones.
+template <class N>
+auto make_node() {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
+    return c10::make_intrusive<N>();
+  } else {
+    return std::make_shared<N>();
+  }
+}
+
 }  // namespace
 
 // *out and *holder have the elements of t. A backward pass through *out ends there and leaves the gradient, as it comes, in
 // *holder: a leaf would copy it into its own order of axes in memory, which changes the bits of sums over it.
 char* lnt_cut(void* t, void** out, void** holder) {
   LNT_BODY({
-    auto node = std::make_shared<CutBackward>();
+    auto node = make_node<CutBackward>();
     node->holder = T(t).detach();
     at::Tensor y = T(t).detach();
     torch::autograd::set_history(y, node);
