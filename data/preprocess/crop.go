@@ -1,0 +1,200 @@
+package preprocess
+
+import (
+	"math/bits"
+
+	"github.com/lntorch/lntorch/volume"
+)
+
+// NonZeroBox returns the smallest box, half-open ranges of the axes (z, y, x), that holds every voxel which is not 0 in
+// some channel of im; NaN is not 0. It is the whole image when all voxels are 0. nnU-Net fills the holes of the
+// non-zero region before it takes the box, which cannot change it: around a hole the region reaches further on all
+// sides.
+// Source: nnU-Net 2.5.1, cropping.py, crop_to_nonzero; acvl_utils, get_bbox_from_mask.
+func NonZeroBox(im *volume.Image) [3][2]int {
+	switch p := im.Pixels.(type) {
+	case []uint8:
+		return nonZeroBox(p, im.Shape)
+	case []int8:
+		return nonZeroBox(p, im.Shape)
+	case []uint16:
+		return nonZeroBox(p, im.Shape)
+	case []int16:
+		return nonZeroBox(p, im.Shape)
+	case []uint32:
+		return nonZeroBox(p, im.Shape)
+	case []int32:
+		return nonZeroBox(p, im.Shape)
+	case []uint64:
+		return nonZeroBox(p, im.Shape)
+	case []int64:
+		return nonZeroBox(p, im.Shape)
+	case []float32:
+		return nonZeroBox(p, im.Shape)
+	case []float64:
+		return nonZeroBox(p, im.Shape)
+	}
+	panic("preprocess: pixels of type " + im.TypeName())
+}
+
+func nonZeroBox[T volume.Pixel](p []T, shape [4]int) [3][2]int {
+	nz, ny, nx := shape[1], shape[2], shape[3]
+	full := [3][2]int{{0, nz}, {0, ny}, {0, nx}}
+	// anything looks for a voxel that is not 0 in a box, in any channel. Most images answer with the first rows.
+	anything := func(b [3][2]int) bool {
+		for c := range shape[0] {
+			for z := b[0][0]; z < b[0][1]; z++ {
+				for y := b[1][0]; y < b[1][1]; y++ {
+					row := p[((c*nz+z)*ny+y)*nx:][b[2][0]:b[2][1]]
+					for _, v := range row {
+						if v != 0 {
+							return true
+						}
+					}
+				}
+			}
+		}
+		return false
+	}
+	box := full
+	for axis := range 3 {
+		slab := func(i int) [3][2]int {
+			b := box
+			b[axis] = [2]int{i, i + 1}
+			return b
+		}
+		lo, hi := full[axis][0], full[axis][1]
+		for lo < hi && !anything(slab(lo)) {
+			lo++
+		}
+		if lo == hi {
+			return full
+		}
+		for !anything(slab(hi - 1)) {
+			hi--
+		}
+		box[axis] = [2]int{lo, hi}
+	}
+	return box
+}
+
+// Mask is a set of voxels of a box, one bit each.
+type Mask struct {
+	shape [3]int // (z, y, x)
+	words []uint64
+}
+
+func newMask(shape [3]int) *Mask {
+	return &Mask{shape, make([]uint64, (shape[0]*shape[1]*shape[2]+63)/64)}
+}
+
+// Has reports whether voxel i, counted in row-major order within the box, is in the set.
+func (m *Mask) Has(i int) bool { return m.words[i>>6]>>(i&63)&1 != 0 }
+
+func (m *Mask) set(i int) { m.words[i>>6] |= 1 << (i & 63) }
+
+// Len is the number of voxels in the set.
+func (m *Mask) Len() int {
+	n := 0
+	for _, w := range m.words {
+		n += bits.OnesCount64(w)
+	}
+	return n
+}
+
+// Outside returns the voxels of box, which NonZeroBox made of im, that lie outside of the non-zero region with its
+// holes filled: those that are 0 in every channel and reach the border of the image through such voxels, each step to
+// one of six neighbours. nil means that there are none, as in most CTs.
+// Source: scipy.ndimage.binary_fill_holes with its default structure.
+func Outside(im *volume.Image, box [3][2]int) *Mask {
+	switch p := im.Pixels.(type) {
+	case []uint8:
+		return outside(p, im.Shape, box)
+	case []int8:
+		return outside(p, im.Shape, box)
+	case []uint16:
+		return outside(p, im.Shape, box)
+	case []int16:
+		return outside(p, im.Shape, box)
+	case []uint32:
+		return outside(p, im.Shape, box)
+	case []int32:
+		return outside(p, im.Shape, box)
+	case []uint64:
+		return outside(p, im.Shape, box)
+	case []int64:
+		return outside(p, im.Shape, box)
+	case []float32:
+		return outside(p, im.Shape, box)
+	case []float64:
+		return outside(p, im.Shape, box)
+	}
+	panic("preprocess: pixels of type " + im.TypeName())
+}
+
+// outside fills from the faces of the box: beyond them everything is 0 or the image ends.
+func outside[T volume.Pixel](p []T, shape [4]int, box [3][2]int) *Mask {
+	channel := shape[1] * shape[2] * shape[3]
+	n := [3]int{box[0][1] - box[0][0], box[1][1] - box[1][0], box[2][1] - box[2][0]}
+	// row is the index of the first voxel of a row of the box in channel 0
+	row := func(z, y int) int { return ((box[0][0]+z)*shape[2]+box[1][0]+y)*shape[3] + box[2][0] }
+	zero := func(i int) bool {
+		for ; i < len(p); i += channel {
+			if p[i] != 0 {
+				return false
+			}
+		}
+		return true
+	}
+	var m *Mask
+	type run struct{ z, y, from, to int32 }
+	var todo []run
+	// take adds the run of zeros around x in a row, if x is one and new, and returns the voxel after it.
+	take := func(z, y, x int) int {
+		first, at := row(z, y), (z*n[1]+y)*n[2]
+		if !zero(first+x) || m != nil && m.Has(at+x) {
+			return x + 1
+		}
+		if m == nil {
+			m = newMask(n)
+		}
+		from, to := x, x+1
+		for from > 0 && zero(first+from-1) {
+			from--
+		}
+		for to < n[2] && zero(first+to) {
+			to++
+		}
+		for i := from; i < to; i++ {
+			m.set(at + i)
+		}
+		todo = append(todo, run{int32(z), int32(y), int32(from), int32(to)})
+		return to
+	}
+	for z := range n[0] {
+		for y := range n[1] {
+			if z > 0 && z < n[0]-1 && y > 0 && y < n[1]-1 {
+				take(z, y, 0)
+				take(z, y, n[2]-1)
+				continue
+			}
+			for x := 0; x < n[2]; {
+				x = take(z, y, x)
+			}
+		}
+	}
+	for len(todo) > 0 {
+		r := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, d := range [4][2]int{{-1, 0}, {1, 0}, {0, -1}, {0, 1}} {
+			z, y := int(r.z)+d[0], int(r.y)+d[1]
+			if z < 0 || z >= n[0] || y < 0 || y >= n[1] {
+				continue
+			}
+			for x := int(r.from); x < int(r.to); {
+				x = take(z, y, x)
+			}
+		}
+	}
+	return m
+}

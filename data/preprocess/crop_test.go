@@ -1,0 +1,104 @@
+package preprocess
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/volume"
+	"github.com/stretchr/testify/require"
+)
+
+// goldens is the folder that scripts/golden/preprocess.py wrote.
+const goldens = "../../testdata/golden/preprocess"
+
+// array reads one array of an archive.
+func array(t testing.TB, f *npz.File, name string) *npz.Array {
+	a, err := f.Read(name)
+	require.NoError(t, err)
+	return a
+}
+
+// image makes an image of an array (c, z, y, x) of any type.
+func image(t testing.TB, a *npz.Array) *volume.Image {
+	im := &volume.Image{Shape: [4]int(a.Shape)}
+	var err error
+	switch a.DType {
+	case "|u1":
+		im.Pixels, err = a.Uint8s()
+	case "|i1":
+		im.Pixels, err = a.Int8s()
+	case "<i2":
+		im.Pixels, err = a.Int16s()
+	case "<i4":
+		im.Pixels, err = a.Int32s()
+	case "<i8":
+		im.Pixels, err = a.Int64s()
+	case "<f4":
+		im.Pixels, err = a.Float32s()
+	case "<f8":
+		im.Pixels, err = a.Float64s()
+	default:
+		var v []int64
+		v, err = a.Int64s()
+		switch a.DType {
+		case "<u2":
+			im.Pixels = volume.Cast[uint16](v)
+		case "<u4":
+			im.Pixels = volume.Cast[uint32](v)
+		case "<u8":
+			im.Pixels = volume.Cast[uint64](v)
+		default:
+			t.Fatalf("no image of %s", a.DType)
+		}
+	}
+	require.NoError(t, err)
+	return im
+}
+
+func open(t testing.TB, path string) *npz.File {
+	f, err := npz.OpenNpz(path)
+	require.NoError(t, err)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+func compareCrop(t *testing.T, folder string) {
+	f := open(t, filepath.Join(folder, "crop.npz"))
+	n := len(f.Names()) / 3
+	require.Greater(t, n, 20)
+	masked := 0
+	for i := range n {
+		im := image(t, array(t, f, fmt.Sprintf("image_%d", i)))
+		want, err := array(t, f, fmt.Sprintf("box_%d", i)).Int64s()
+		require.NoError(t, err)
+		box := NonZeroBox(im)
+		for axis := range 3 {
+			require.EqualValues(t, [2]int{int(want[2*axis]), int(want[2*axis+1])}, box[axis], "case %d axis %d", i, axis)
+		}
+		seg, err := array(t, f, fmt.Sprintf("seg_%d", i)).Int8s()
+		require.NoError(t, err)
+		m := Outside(im, box)
+		if m != nil {
+			masked++
+			require.Positive(t, m.Len())
+		}
+		for j, v := range seg {
+			require.Equal(t, v == -1, m != nil && m.Has(j), "case %d (%s %v) voxel %d", i, im.TypeName(), im.Shape, j)
+		}
+	}
+	require.Greater(t, masked, 10)
+	require.Less(t, masked, n)
+}
+
+func TestCropIsNnUNets(t *testing.T) { compareCrop(t, goldens) }
+
+func TestLiveCropIsNnUNets(t *testing.T) {
+	for _, seed := range []string{"1", "2", "3"} {
+		out := t.TempDir()
+		golden.Run(t, "preprocess.py", out, seed)
+		compareCrop(t, out)
+	}
+}
