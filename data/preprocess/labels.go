@@ -1,0 +1,179 @@
+package preprocess
+
+import (
+	"slices"
+
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Label is a type that voxels of a label map may have here; -1 is outside of the non-zero region.
+type Label interface{ int8 | int16 }
+
+// ResampleLabels resamples a label map of one channel as nnU-Net does: each label, from the smallest on, is
+// interpolated as a map of 0 and 1 and takes the voxels where it has 0.5 or more, also from labels before it; where none
+// has, the result is 0. current and new are the spacings, which decide about a separate axis. The map itself comes back
+// when the shape is the same.
+//
+// Wherever the neighbouring voxels that count have one label, that label comes out, so that only the surroundings of
+// borders are calculated: as scipy does, operation by operation, because a border often lies exactly on 0.5.
+// Source: nnU-Net 2.5.1, default_resampling.py, resample_data_or_seg; batchgenerators, resize_segmentation.
+func ResampleLabels[L Label](v *volume.Volume[L], shape [3]int, current, new [3]float64, o Options, threads int) (*volume.Volume[L], error) {
+	n := v.Spatial()
+	if n == shape {
+		return v, nil
+	}
+	if err := o.check(true); err != nil {
+		return nil, err
+	}
+	separate := SeparateAxis(o.ForceSeparateZ, current, new)
+	if separate > 0 {
+		perm := [3]int{separate, 0, 1}
+		if separate == 1 {
+			perm[2] = 2
+		}
+		t := Transpose(v, perm)
+		out := &volume.Volume[L]{Data: make([]L, shape[0]*shape[1]*shape[2]), Shape: [4]int{1, shape[perm[0]], shape[perm[1]], shape[perm[2]]}}
+		resampleLabels(out, t, true, o.Order, threads)
+		return Transpose(out, inverse(perm)), nil
+	}
+	out := &volume.Volume[L]{Data: make([]L, shape[0]*shape[1]*shape[2]), Shape: [4]int{1, shape[0], shape[1], shape[2]}}
+	resampleLabels(out, v, separate == 0, o.Order, threads)
+	return out, nil
+}
+
+// side is the two samples that an output lies between, and their weights.
+type side struct {
+	at [2]int
+	w  [2]float64
+}
+
+func sides(n, m, order int) []side {
+	a := newAxis(n, m, order)
+	s := make([]side, m)
+	for k := range s {
+		s[k] = side{[2]int{a.base[k], min(a.base[k]+1, n-1)}, [2]float64{a.w[k][0], a.w[k][1]}}
+		if order == 0 {
+			s[k].at[1] = s[k].at[0]
+		}
+	}
+	return s
+}
+
+// resampleLabels fills out. Along the first axis the nearest slice counts where it is resampled apart.
+func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, threads int) {
+	n, m := v.Spatial(), out.Spatial()
+	sy, sx := sides(n[1], m[1], order), sides(n[2], m[2], order)
+	var sz []side
+	taps := 8
+	if apart {
+		// One slice, so that the product of the weights begins with y as in two dimensions.
+		taps = 4
+		for _, i := range nearest(n[0], m[0]) {
+			sz = append(sz, side{[2]int{i, i}, [2]float64{1, 0}})
+		}
+	} else {
+		sz = sides(n[0], m[0], order)
+	}
+	// Of each row of v: where the first voxel lies that is not as the row's first, and the end of the last such.
+	spans := make([][2]int32, n[0]*n[1])
+	each(n[0], threads, func() func(int) {
+		return func(z int) {
+			for y := range n[1] {
+				row := v.Data[(z*n[1]+y)*n[2]:][:n[2]]
+				lo, hi := 0, n[2]
+				for lo < hi && row[lo] == row[0] {
+					lo++
+				}
+				for hi > lo && row[hi-1] == row[0] {
+					hi--
+				}
+				spans[z*n[1]+y] = [2]int32{int32(lo), int32(hi)}
+			}
+		}
+	})
+	each(m[0], threads, func() func(int) {
+		mixed := make([]bool, n[2]) // columns in which the rows differ
+		return func(k int) {
+			z := sz[k]
+			if apart && k > 0 && sz[k-1].at[0] == z.at[0] {
+				return // copied below
+			}
+			for j := range m[1] {
+				y := sy[j]
+				dst := out.Data[(k*m[1]+j)*m[2]:][:m[2]]
+				var r [4][]L
+				lo, hi := int32(n[2]), int32(0)
+				same := true
+				for i := range r {
+					at := z.at[i>>1]*n[1] + y.at[i&1]
+					r[i] = v.Data[at*n[2]:][:n[2]]
+					same = same && r[i][0] == r[0][0]
+					if s := spans[at]; s[0] < s[1] {
+						lo, hi = min(lo, s[0]), max(hi, s[1])
+					}
+				}
+				if !same {
+					lo, hi = 0, int32(n[2])
+				}
+				first := r[0][0]
+				for x := lo; x < hi; x++ {
+					l := r[0][x]
+					mixed[x] = r[1][x] != l || r[2][x] != l || r[3][x] != l
+				}
+				for x := range dst {
+					s := &sx[x]
+					a, b := s.at[0], s.at[1]
+					inA, inB := a >= int(lo) && a < int(hi), b >= int(lo) && b < int(hi)
+					switch {
+					case !inA && !inB:
+						dst[x] = first
+					case r[0][a] == r[0][b] && !(inA && mixed[a]) && !(inB && mixed[b]):
+						dst[x] = r[0][a]
+					default:
+						dst[x] = decide(&r, &z, &y, s, taps)
+					}
+				}
+			}
+			if apart {
+				size := m[1] * m[2]
+				for i := k + 1; i < m[0] && sz[i].at[0] == z.at[0]; i++ {
+					copy(out.Data[i*size:][:size], out.Data[k*size:][:size])
+				}
+			}
+		}
+	})
+}
+
+// decide is the label of one voxel: r are the rows (z0,y0), (z0,y1), (z1,y0), (z1,y1), of which the first two count when
+// there are four taps.
+func decide[L Label](r *[4][]L, z, y, x *side, taps int) L {
+	var label [8]L
+	var w [8]float64
+	for i := range taps {
+		a, b, c := i>>2, i>>1&1, i&1
+		label[i] = r[a<<1|b][x.at[c]]
+		if taps == 4 {
+			w[i] = float64(y.w[b] * x.w[c])
+		} else {
+			w[i] = float64(float64(z.w[a]*y.w[b]) * x.w[c])
+		}
+	}
+	var result L
+	seen := label
+	slices.Sort(seen[:taps])
+	for i, l := range seen[:taps] {
+		if i > 0 && l == seen[i-1] {
+			continue
+		}
+		sum := 0.0
+		for j := range taps {
+			if label[j] == l {
+				sum += w[j]
+			}
+		}
+		if sum >= 0.5 {
+			result = l
+		}
+	}
+	return result
+}

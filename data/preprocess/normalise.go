@@ -1,0 +1,278 @@
+package preprocess
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Intensity holds the foreground statistics of a channel in the plans that CTNormalization uses.
+type Intensity struct{ Mean, Std, Low, High float64 } // Low and High are percentile_00_5 and percentile_99_5
+
+// Scheme is a normalisation of one channel: the name of nnU-Net's class, whether it looks at the non-zero region alone
+// (ZScoreNormalization does), and the statistics (CTNormalization).
+type Scheme struct {
+	Name string
+	Mask bool
+	Intensity
+}
+
+// A curve is a normalisation with its numbers: clip to [lo, hi], take sub away, divide by div, all in float32 as numpy
+// does. Voxels outside of a mask stay as they are.
+type curve struct {
+	clip     bool
+	lo, hi   float32
+	shift    bool
+	sub, div float32
+}
+
+func (c *curve) at(v float32) float32 {
+	if c.clip {
+		v = min(max(v, c.lo), c.hi)
+	}
+	if c.shift {
+		v -= c.sub
+	}
+	return v / c.div
+}
+
+// a channel is the pixels of one channel within the crop box, as float32 rows in the order of the axes.
+type channel struct {
+	shape    [3]int
+	row      func(dst []float32, z, y, x int)
+	min, max float32
+	run      int // voxels that lie together in memory, as numpy sees the box: the whole box, some of its planes' or a row
+}
+
+// curve finds the numbers of a scheme on a channel. masked, if not nil, gives for row (z, y) the voxels to leave alone.
+// Source: nnU-Net 2.5.1, default_normalization_schemes.py.
+func (s Scheme) curve(ch *channel, skip *Mask) (curve, error) {
+	const eps = 1e-8
+	switch s.Name {
+	case "CTNormalization":
+		return curve{clip: true, lo: float32(s.Low), hi: float32(s.High), shift: true, sub: float32(s.Mean), div: float32(max(s.Std, eps))}, nil
+	case "ZScoreNormalization":
+		mean, std := moments(ch, skip)
+		return curve{shift: true, sub: mean, div: max(std, eps)}, nil
+	case "RescaleTo01Normalization":
+		return curve{shift: true, sub: ch.min, div: max(ch.max-ch.min, eps)}, nil
+	case "RGBTo01Normalization":
+		if ch.min < 0 || ch.max > 255 {
+			return curve{}, fmt.Errorf("RGBTo01Normalization takes values from 0 to 255, here they go from %g to %g; is the channel an RGB image, as dataset.json says?", ch.min, ch.max)
+		}
+		return curve{div: 255}, nil
+	case "NoNormalization":
+		return curve{div: 1}, nil
+	}
+	return curve{}, fmt.Errorf("normalisation scheme %q is not known; known are CTNormalization, ZScoreNormalization, RescaleTo01Normalization, RGBTo01Normalization and NoNormalization", s.Name)
+}
+
+// moments are the mean and the standard deviation of a channel as numpy finds them in float32, its way of summing
+// included: in runs that lie together in memory, each by halves down to 128 numbers.
+func moments(ch *channel, skip *Mask) (mean, std float32) {
+	n := ch.shape[0] * ch.shape[1] * ch.shape[2]
+	values := make([]float32, 0, n)
+	row := make([]float32, ch.shape[2])
+	i := 0
+	for z := range ch.shape[0] {
+		for y := range ch.shape[1] {
+			ch.row(row, z, y, 0)
+			if skip == nil {
+				values = append(values, row...)
+				continue
+			}
+			for _, v := range row {
+				if !skip.Has(i) {
+					values = append(values, v)
+				}
+				i++
+			}
+		}
+	}
+	run := ch.run
+	if skip != nil {
+		run = len(values)
+	}
+	if len(values) == 0 {
+		return float32(math.NaN()), float32(math.NaN())
+	}
+	var sum float32
+	for i := 0; i < len(values); i += run {
+		if s := pairwise(values[i:min(i+run, len(values))]); i == 0 {
+			sum = s
+		} else {
+			sum += s
+		}
+	}
+	mean = sum / float32(len(values))
+	for i, v := range values {
+		v -= mean
+		values[i] = v * v
+	}
+	return mean, float32(math.Sqrt(float64(pairwise(values) / float32(len(values)))))
+}
+
+// pairwise sums as numpy does.
+// Source: numpy 1.26, loops_utils.h.src, FLOAT_pairwise_sum.
+func pairwise(a []float32) float32 {
+	n := len(a)
+	switch {
+	case n < 8:
+		sum := float32(0)
+		if n > 0 {
+			sum = a[0]
+		}
+		for i := 1; i < n; i++ {
+			sum += a[i]
+		}
+		return sum
+	case n <= 128:
+		var r [8]float32
+		copy(r[:], a)
+		i := 8
+		for ; i+8 <= n; i += 8 {
+			b := a[i:][:8]
+			for j := range r {
+				r[j] += b[j]
+			}
+		}
+		sum := ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]))
+		for ; i < n; i++ {
+			sum += a[i]
+		}
+		return sum
+	}
+	half := n / 2
+	half -= half % 8
+	return pairwise(a[:half]) + pairwise(a[half:])
+}
+
+// newChannel gives channel c of an image within box. run is as in channel.
+func newChannel(im *volume.Image, c int, box [3][2]int, run int) *channel {
+	switch p := im.Pixels.(type) {
+	case []uint8:
+		return channelOf(p, im.Shape, c, box, run)
+	case []int8:
+		return channelOf(p, im.Shape, c, box, run)
+	case []uint16:
+		return channelOf(p, im.Shape, c, box, run)
+	case []int16:
+		return channelOf(p, im.Shape, c, box, run)
+	case []uint32:
+		return channelOf(p, im.Shape, c, box, run)
+	case []int32:
+		return channelOf(p, im.Shape, c, box, run)
+	case []uint64:
+		return channelOf(p, im.Shape, c, box, run)
+	case []int64:
+		return channelOf(p, im.Shape, c, box, run)
+	case []float32:
+		return channelOf(p, im.Shape, c, box, run)
+	case []float64:
+		return channelOf(p, im.Shape, c, box, run)
+	}
+	panic("preprocess: pixels of type " + im.TypeName())
+}
+
+func channelOf[T volume.Pixel](p []T, shape [4]int, c int, box [3][2]int, run int) *channel {
+	first := ((c*shape[1]+box[0][0])*shape[2]+box[1][0])*shape[3] + box[2][0]
+	ny, nx := shape[2], shape[3]
+	ch := &channel{run: run}
+	for i, b := range box {
+		ch.shape[i] = b[1] - b[0]
+	}
+	ch.row = func(dst []float32, z, y, x int) {
+		row := p[first+(z*ny+y)*nx+x:][:len(dst)]
+		for i, v := range row {
+			dst[i] = float32(v)
+		}
+	}
+	lo, hi := p[first], p[first]
+	for z := range ch.shape[0] {
+		for y := range ch.shape[1] {
+			for _, v := range p[first+(z*ny+y)*nx:][:ch.shape[2]] {
+				if v < lo || lo != lo {
+					lo = v
+				}
+				if v > hi || hi != hi {
+					hi = v
+				}
+			}
+		}
+	}
+	ch.min, ch.max = float32(lo), float32(hi)
+	return ch
+}
+
+// contiguous is the number of voxels that lie together when numpy walks through the box of an array of the given shape
+// in the order of memory.
+func contiguous(shape [3]int, box [3][2]int) int {
+	run := 1
+	for i := 2; i >= 0; i-- {
+		n := box[i][1] - box[i][0]
+		run *= n
+		if n != shape[i] {
+			break
+		}
+	}
+	return run
+}
+
+// normalised is the source of a channel after its normalisation; voxels in skip stay as they are.
+func (c *curve) source(ch *channel, skip *Mask) source {
+	s := source{shape: ch.shape, lo: c.at(ch.min), hi: c.at(ch.max)}
+	ny, nx := ch.shape[1], ch.shape[2]
+	s.load = func(dst []float32, z, y, x int) {
+		ch.row(dst, z, y, x)
+		if skip == nil {
+			c.apply(dst)
+			return
+		}
+		at := (z*ny+y)*nx + x
+		for i, v := range dst {
+			if !skip.Has(at + i) {
+				dst[i] = c.at(v)
+			}
+		}
+	}
+	if skip != nil {
+		// What is left alone widens the range.
+		s.lo, s.hi = float32(math.Inf(1)), float32(math.Inf(-1))
+		row := make([]float32, nx)
+		for z := range ch.shape[0] {
+			for y := range ny {
+				s.load(row, z, y, 0)
+				lo, hi := extremes(row)
+				s.lo, s.hi = min(s.lo, lo), max(s.hi, hi)
+			}
+		}
+	}
+	return s
+}
+
+// apply normalises a row.
+func (c *curve) apply(row []float32) {
+	switch {
+	case c.clip:
+		lo, hi, sub, div := c.lo, c.hi, c.sub, c.div
+		for i, v := range row {
+			if v < lo {
+				v = lo
+			}
+			if v > hi {
+				v = hi
+			}
+			row[i] = (v - sub) / div
+		}
+	case c.shift:
+		sub, div := c.sub, c.div
+		for i, v := range row {
+			row[i] = (v - sub) / div
+		}
+	case c.div != 1:
+		for i, v := range row {
+			row[i] = v / c.div
+		}
+	}
+}
