@@ -118,3 +118,49 @@ func cast[T, S Pixel](from []S) []T {
 	}
 	return to
 }
+
+// Range gives the smallest and the largest pixel, NaN left out; 0 and -1 where there is none.
+func Range(pixels any) (least, most float64) {
+	switch p := pixels.(type) {
+	case []uint8:
+		return span(p)
+	case []int8:
+		return span(p)
+	case []uint16:
+		return span(p)
+	case []int16:
+		return span(p)
+	case []uint32:
+		return span(p)
+	case []int32:
+		return span(p)
+	case []uint64:
+		return span(p)
+	case []int64:
+		return span(p)
+	case []float32:
+		return span(p)
+	case []float64:
+		return span(p)
+	}
+	panic(fmt.Sprintf("volume: pixels of type %T", pixels))
+}
+
+func span[T Pixel](p []T) (least, most float64) {
+	for len(p) > 0 && p[0] != p[0] {
+		p = p[1:]
+	}
+	if len(p) == 0 {
+		return 0, -1
+	}
+	a, b := p[0], p[0]
+	for _, v := range p {
+		if v < a {
+			a = v
+		}
+		if v > b {
+			b = v
+		}
+	}
+	return float64(a), float64(b)
+}

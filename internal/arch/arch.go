@@ -23,7 +23,12 @@ var Rules = []Rule{
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
+<<<<<<< HEAD
 	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile"}, NoTorch: true},
+=======
+	{Path: "data/images", Level: 1, NoTorch: true},
+	{Path: "data/plans", Level: 1, Only: []string{}, NoTorch: true},
+>>>>>>> images
 
 	{Path: "models", Level: 2, Only: []string{"torch", "torch/nn", "data/plans"}},
 	{Path: "loss", Level: 2, Only: []string{"torch"}},
@@ -65,6 +70,7 @@ var TestSupport = []string{"internal/golden", "internal/torchtest", "github.com/
 var Modules = map[string][]string{
 	"codeberg.org/go-fonts/...":         {"report/..."},
 	"github.com/klauspost/compress/...": {"formats/..."},
+	"github.com/klauspost/pgzip":        {"formats/..."},
 	"github.com/suyashkumar/dicom/...":  {"formats/dicom"},
 	"github.com/wangkuiyi/gotorch/...":  {"torch/interop"},
 	"github.com/schollz/progressbar/v3": {"cmd/..."},
