@@ -291,7 +291,7 @@ func convertOldArchitecture(raw *Object, where string) error {
 		features[i] = int64(min(f, limit))
 	}
 	dim := len(raw.values["patch_size"].([]any))
-	kwargs := object(
+	kwargs := NewObject(
 		"n_stages", int64(len(convs)),
 		"features_per_stage", features,
 		"conv_op", fmt.Sprintf("torch.nn.modules.conv.Conv%dd", dim),
@@ -301,30 +301,21 @@ func convertOldArchitecture(raw *Object, where string) error {
 		"n_conv_per_stage_decoder", raw.values["n_conv_per_stage_decoder"],
 		"conv_bias", true,
 		"norm_op", fmt.Sprintf("torch.nn.modules.instancenorm.InstanceNorm%dd", dim),
-		"norm_op_kwargs", object("eps", 1e-5, "affine", true),
+		"norm_op_kwargs", NewObject("eps", 1e-5, "affine", true),
 		"dropout_op", nil,
 		"dropout_op_kwargs", nil,
 		"nonlin", "torch.nn.LeakyReLU",
-		"nonlin_kwargs", object("inplace", true),
+		"nonlin_kwargs", NewObject("inplace", true),
 	)
 	for _, key := range old {
 		raw.Delete(key)
 	}
-	raw.Set("architecture", object(
+	raw.Set("architecture", NewObject(
 		"network_class_name", path,
 		"arch_kwargs", kwargs,
 		"_kw_requires_import", []any{"conv_op", "norm_op", "dropout_op", "nonlin"},
 	))
 	return nil
-}
-
-// object builds an Object from alternating keys and values.
-func object(pairs ...any) *Object {
-	o := &Object{}
-	for i := 0; i < len(pairs); i += 2 {
-		o.Set(pairs[i].(string), pairs[i+1])
-	}
-	return o
 }
 
 // DeepSupervisionScales returns, for each output of the network with deep supervision, highest

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
 // maxFile bounds the JSON files that are read into memory. Plans are tens of kilobytes, a
@@ -28,6 +30,16 @@ func ReadJSON(path string) (any, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return v, nil
+}
+
+// WriteJSON writes v as nnU-Net writes its files: see EncodeJSON, with an indent of 4 and no newline at the end. The file
+// appears whole or not at all.
+func WriteJSON(path string, v any, sortKeys bool) error {
+	b, err := EncodeJSON(v, 4, sortKeys)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return atomicfile.Write(path, b)
 }
 
 func readObject(path string) (*Object, error) {

@@ -20,6 +20,15 @@ type Object struct {
 	values map[string]any
 }
 
+// NewObject builds an Object from alternating keys and values. It panics when a key is no string.
+func NewObject(pairs ...any) *Object {
+	o := &Object{}
+	for i := 0; i < len(pairs); i += 2 {
+		o.Set(pairs[i].(string), pairs[i+1])
+	}
+	return o
+}
+
 // Get returns the value of key and whether it is present.
 func (o *Object) Get(key string) (any, bool) {
 	if o == nil {

@@ -51,6 +51,10 @@ func (d *Dataset) NumInputChannels(c *Configuration) int {
 	return len(d.ChannelNames)
 }
 
+// NumLabelEntries returns the number of entries of labels, background, ignore and every region among them. nnU-Net's planners
+// take it for the number of classes.
+func (d *Dataset) NumLabelEntries() int { return len(d.Labels.Entries) }
+
 // Raw returns the whole document in file order. It must not be modified.
 func (d *Dataset) Raw() *Object { return d.raw }
 

@@ -73,24 +73,37 @@ func FromObject(raw *Object, source string) (*Plans, error) {
 	if _, ok := raw.Get(intensities); !ok {
 		intensities = "foreground_intensity_properties_by_modality" // older plans
 	}
-	channels := s.object(intensities)
-	for i := range channels.Len() {
-		key := fmt.Sprint(i)
-		c := section{where: source + ": " + intensities, obj: channels, err: &err}
-		if !c.required(key, "statistics of channel "+key) {
-			break
+	p.ChannelIntensities = s.intensities(intensities)
+	if err != nil {
+		return nil, fmt.Errorf("plans: %w", err)
+	}
+	return p, nil
+}
+
+// intensities reads an object with the statistics of the channels "0", "1", ….
+func (s section) intensities(key string) (list []Intensity) {
+	channels := section{where: s.where + ": " + key, obj: s.object(key), err: s.err}
+	for i := range channels.obj.Len() {
+		k := fmt.Sprint(i)
+		if !channels.required(k, "statistics of channel "+k) {
+			return nil
 		}
-		v := section{where: c.where + "." + key, obj: c.object(key), err: &err}
-		p.ChannelIntensities = append(p.ChannelIntensities, Intensity{
+		v := section{where: channels.where + "." + k, obj: channels.object(k), err: s.err}
+		list = append(list, Intensity{
 			Mean: v.float("mean", math.NaN()), Median: v.float("median", math.NaN()), Std: v.float("std", math.NaN()),
 			Min: v.float("min", math.NaN()), Max: v.float("max", math.NaN()),
 			Percentile005: v.float("percentile_00_5", math.NaN()), Percentile995: v.float("percentile_99_5", math.NaN()),
 		})
 	}
-	if err != nil {
-		return nil, fmt.Errorf("plans: %w", err)
-	}
-	return p, nil
+	return list
+}
+
+// Intensities reads foreground_intensity_properties_per_channel, an object of plans and of fingerprints.
+func Intensities(o *Object) ([]Intensity, error) {
+	const key = "foreground_intensity_properties_per_channel"
+	var err error
+	s := section{where: "statistics", obj: NewObject(key, o), err: &err}
+	return s.intensities(key), err
 }
 
 // Raw returns the whole document in file order. It must not be modified.

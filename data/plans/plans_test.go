@@ -216,7 +216,7 @@ func TestLabelsAgreeWithTheReference(t *testing.T) {
 	cases := readGolden(t).Labels
 	require.Greater(t, len(cases), 10)
 	for _, c := range cases {
-		raw := object("channel_names", object("0", "CT"), "labels", decodeObject(t, c.Labels))
+		raw := NewObject("channel_names", NewObject("0", "CT"), "labels", decodeObject(t, c.Labels))
 		if c.RegionsClassOrder != nil {
 			order := make([]any, len(c.RegionsClassOrder))
 			for i, v := range c.RegionsClassOrder {

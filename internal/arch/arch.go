@@ -23,15 +23,22 @@ var Rules = []Rule{
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
+<<<<<<< HEAD
+	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile"}, NoTorch: true},
+=======
 	{Path: "data/images", Level: 1, NoTorch: true},
 	{Path: "data/plans", Level: 1, Only: []string{}, NoTorch: true},
+>>>>>>> images
 
 	{Path: "models", Level: 2, Only: []string{"torch", "torch/nn", "data/plans"}},
 	{Path: "loss", Level: 2, Only: []string{"torch"}},
 	{Path: "checkpoint", Level: 2},
 	{Path: "data/preprocess", Level: 2, NoTorch: true},
+	{Path: "data/raw", Level: 2, NoTorch: true},
 
 	{Path: "data/dataset", Level: 3, NoTorch: true},
+	{Path: "data/fingerprint", Level: 3, NoTorch: true},
+	{Path: "data/planner", Level: 3, Also: []string{"data/fingerprint"}, NoTorch: true},
 	{Path: "data/augment", Level: 3, NoTorch: true},
 	{Path: "data/loader", Level: 3, Also: []string{"data/dataset", "data/augment"}, NoTorch: true},
 	{Path: "delta", Level: 3},

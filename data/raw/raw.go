@@ -1,0 +1,226 @@
+// Package raw knows nnU-Net's folders of raw datasets: dataset.json, which images and labels make a case, and what is wrong
+// with them. It decodes no images but to check them.
+package raw
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/plans"
+)
+
+// Dataset is a raw dataset.
+type Dataset struct {
+	Name   string // Dataset005_Prostate
+	Folder string
+	JSON   *plans.Dataset
+	Cases  []Case // in nnU-Net's order: by name, or as dataset.json lists them
+}
+
+// Case is one training case.
+type Case struct {
+	ID     string
+	Images []string // one file per channel
+	Label  string   // the segmentation's file
+}
+
+// Open reads dataset.json of the dataset of that name under root (nnUNet_raw) and finds its cases, which may be none.
+func Open(root, name string) (*Dataset, error) {
+	d := &Dataset{Name: name, Folder: filepath.Join(root, name)}
+	var err error
+	if d.JSON, err = plans.LoadDataset(filepath.Join(d.Folder, "dataset.json")); err != nil {
+		return nil, fmt.Errorf("raw: %w", err)
+	}
+	if d.Cases, err = cases(d.Folder, d.JSON.Raw()); err != nil {
+		return nil, fmt.Errorf("raw: %w", err)
+	}
+	return d, nil
+}
+
+// Reader returns the class that reads the images: the one that dataset.json names under overwrite_image_reader_writer, or the
+// first of nnU-Net's list that opens the first image.
+func (d *Dataset) Reader() (images.Reader, error) {
+	if v, _ := d.JSON.Raw().Get("overwrite_image_reader_writer"); v != nil {
+		if class, ok := v.(string); ok && class != "None" {
+			if r, err := images.ForName(class); err == nil {
+				return r, nil
+			} // Compat: an unknown class is as if it were not there
+		}
+	}
+	example, err := d.Example()
+	if err != nil {
+		return nil, err
+	}
+	r, err := images.Choose(d.JSON.FileEnding, example)
+	if err != nil {
+		return nil, fmt.Errorf("raw: %s: %w", d.Name, err)
+	}
+	return r, nil
+}
+
+// Example is the first image of the first case.
+func (d *Dataset) Example() (string, error) {
+	if len(d.Cases) == 0 {
+		return "", fmt.Errorf("raw: %s: no training case: expected files named CASE_0000%s in %s", d.Name, d.JSON.FileEnding, filepath.Join(d.Folder, "imagesTr"))
+	}
+	if len(d.Cases[0].Images) == 0 {
+		return "", fmt.Errorf("raw: %s: case %s has no image: expected %s_0000%s", d.Name, d.Cases[0].ID, d.Cases[0].ID, d.JSON.FileEnding)
+	}
+	return d.Cases[0].Images[0], nil
+}
+
+// cases finds the training cases of the dataset in folder, described by doc, its dataset.json.
+// Source: nnU-Net 2.5.1, get_filenames_of_train_images_and_targets.
+func cases(folder string, doc *plans.Object) ([]Case, error) {
+	if listed, ok := doc.Get("dataset"); ok {
+		return listedCases(folder, listed)
+	}
+	v, _ := doc.Get("file_ending")
+	ending, ok := v.(string)
+	if !ok || ending == "" {
+		return nil, fmt.Errorf("%s: file_ending: expected the end of the images' names, such as \".nii.gz\", found %v", filepath.Join(folder, "dataset.json"), v)
+	}
+	files, err := filesIn(filepath.Join(folder, "imagesTr"), ending)
+	if err != nil {
+		return nil, err
+	}
+	return caseFiles(folder, files, ending), nil
+}
+
+// filesIn lists the names of the files in a folder that end with ending, sorted.
+func filesIn(folder, ending string) ([]string, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ending) {
+			continue
+		}
+		isDir := e.IsDir()
+		if e.Type()&fs.ModeSymlink != 0 {
+			info, err := os.Stat(filepath.Join(folder, e.Name()))
+			isDir = err != nil || info.IsDir()
+		}
+		if !isDir {
+			files = append(files, e.Name())
+		}
+	}
+	return files, nil
+}
+
+// caseFiles groups the sorted names of image files. Compat: the name of a case is that of a file without its ending and the five
+// letters before, whatever they are; its images are those with an underscore and four digits there. So a file that is named
+// otherwise makes a case without images, which the integrity check and the readers report.
+func caseFiles(folder string, files []string, ending string) []Case {
+	channels := map[string][]string{}
+	var names []string
+	for _, f := range files {
+		stem := strings.TrimSuffix(f, ending)
+		name := stem
+		for range 5 {
+			_, n := utf8.DecodeLastRuneInString(name)
+			name = name[:len(name)-n]
+		}
+		names = append(names, name)
+		if s := stem[len(name):]; len(s) == 5 && s[0] == '_' && !strings.ContainsFunc(s[1:], func(r rune) bool { return r < '0' || r > '9' }) {
+			channels[name] = append(channels[name], filepath.Join(folder, "imagesTr", f))
+		}
+	}
+	slices.Sort(names)
+	var list []Case
+	for _, n := range slices.Compact(names) {
+		list = append(list, Case{n, channels[n], filepath.Join(folder, "labelsTr", n+ending)})
+	}
+	return list
+}
+
+// listedCases reads the key dataset. Relative paths are relative to the dataset's folder.
+func listedCases(folder string, v any) ([]Case, error) {
+	where := filepath.Join(folder, "dataset.json") + ": dataset"
+	o, ok := v.(*plans.Object)
+	if !ok {
+		return nil, fmt.Errorf(`%s: expected an object such as {"CASE": {"images": ["imagesTr/CASE_0000.nii.gz"], "label": "labelsTr/CASE.nii.gz"}}`, where)
+	}
+	absolute := func(path string) (string, error) {
+		if filepath.IsAbs(path) {
+			return path, nil
+		}
+		return filepath.Abs(filepath.Join(folder, path))
+	}
+	var list []Case
+	for _, name := range o.Keys() {
+		c := Case{ID: name}
+		e, _ := o.Get(name)
+		entry, _ := e.(*plans.Object)
+		label, _ := entry.Get("label")
+		files, _ := entry.Get("images")
+		path, okLabel := label.(string)
+		paths, okImages := files.([]any)
+		if !okLabel || !okImages {
+			return nil, fmt.Errorf(`%s: %s: expected {"images": [files], "label": file}`, where, name)
+		}
+		var err error
+		if c.Label, err = absolute(path); err != nil {
+			return nil, err
+		}
+		for _, p := range paths {
+			path, ok := p.(string)
+			if !ok {
+				return nil, fmt.Errorf("%s: %s: images: expected names of files, found %v", where, name, p)
+			}
+			if path, err = absolute(path); err != nil {
+				return nil, err
+			}
+			c.Images = append(c.Images, path)
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+// FindName gives the folder name of a dataset that is named in full or by its number, which is looked up in the folders roots;
+// empty roots are left out.
+func FindName(arg string, roots ...string) (string, error) {
+	if strings.HasPrefix(arg, "Dataset") {
+		return arg, nil
+	}
+	id, err := strconv.Atoi(arg)
+	if err != nil || id < 0 {
+		return "", fmt.Errorf("dataset %q: expected a number or a name that begins with Dataset", arg)
+	}
+	roots = slices.DeleteFunc(slices.Clone(roots), func(r string) bool { return r == "" })
+	prefix := fmt.Sprintf("Dataset%03d", id)
+	var found []string
+	for _, root := range roots {
+		entries, err := os.ReadDir(root)
+		if err != nil {
+			continue // nnU-Net, too, takes a root that is not there for an empty one
+		}
+		for _, e := range entries {
+			rest, ok := strings.CutPrefix(e.Name(), prefix)
+			// Differs: nnU-Net takes Dataset1001_X for number 100, too.
+			if !ok || rest != "" && rest[0] >= '0' && rest[0] <= '9' || slices.Contains(found, e.Name()) {
+				continue
+			}
+			if info, err := os.Stat(filepath.Join(root, e.Name())); err == nil && info.IsDir() {
+				found = append(found, e.Name())
+			}
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return "", fmt.Errorf("dataset %s: no folder %s_… in %s", arg, prefix, strings.Join(roots, ", "))
+	}
+	return "", fmt.Errorf("dataset %s: found %s; give the full name", arg, strings.Join(found, ", "))
+}
