@@ -149,22 +149,59 @@ type Writer struct {
 	z      *zip.Writer
 	method uint16
 	names  map[string]bool
+	open   []*deflater
 	err    error
+}
+
+// Options say how an archive is written.
+type Options struct {
+	Deflate bool   // compress its members as numpy.savez_compressed does
+	Threads int    // goroutines that compress; 0 is one, at numpy's level 6, others take a faster level
+	Comment string // of the archive; numpy ignores it
 }
 
 // Create starts a .npz file; deflate compresses its members as numpy.savez_compressed does.
 func Create(path string, deflate bool) (*Writer, error) {
+	return CreateWith(path, Options{Deflate: deflate})
+}
+
+// CreateWith starts a .npz file.
+func CreateWith(path string, o Options) (*Writer, error) {
 	f, err := atomicfile.Create(path)
 	if err != nil {
 		return nil, fmt.Errorf("npz: %w", err)
 	}
 	w := &Writer{path: path, f: f, buf: bufio.NewWriterSize(f, 1<<20), method: zip.Store, names: map[string]bool{}}
-	if deflate {
+	if o.Deflate {
 		w.method = zip.Deflate
 	}
 	w.z = zip.NewWriter(w.buf)
-	w.z.RegisterCompressor(zip.Deflate, func(out io.Writer) (io.WriteCloser, error) { return flate.NewWriter(out, 6) })
+	if err := w.z.SetComment(o.Comment); err != nil {
+		f.Abort()
+		return nil, fmt.Errorf("npz: %s: %w", path, err)
+	}
+	w.z.RegisterCompressor(zip.Deflate, func(out io.Writer) (io.WriteCloser, error) {
+		switch {
+		case o.Threads == 0:
+			return flate.NewWriter(out, 6)
+		case o.Threads == 1:
+			return flate.NewWriter(out, deflateLevel)
+		}
+		d := newDeflater(out, o.Threads)
+		w.open = append(w.open, d)
+		return d, nil
+	})
 	return w, nil
+}
+
+// Comment reads the comment of an archive.
+func Comment(path string) (string, error) {
+	z, err := zip.OpenReader(path)
+	if err != nil {
+		return "", fmt.Errorf("npz: %s: %w", path, err)
+	}
+	defer z.Close()
+	return z.Comment, nil
 }
 
 // Add writes one array under a name without ".npy".
@@ -194,6 +231,9 @@ func (w *Writer) add(name string, a *Array) error {
 // Close completes the archive, makes it durable and gives it its name. After an error in Add or here nothing is left.
 func (w *Writer) Close() error {
 	if w.err != nil {
+		for _, d := range w.open {
+			d.Close()
+		}
 		w.f.Abort()
 		return w.err
 	}

@@ -2,7 +2,10 @@
 // locations are defined by them. It is not for new randomness; use math/rand/v2 there.
 package mt19937
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 const (
 	size  = 624
@@ -83,4 +86,18 @@ func (s *Source) Choice(n, k int) []int {
 		c[i] = s.IntN(n)
 	}
 	return c
+}
+
+// Sample returns k different numbers of 0…n-1 as choice(n, k, replace=False) does: the first of a permutation of all. It
+// holds 4 bytes for each of the n.
+func (s *Source) Sample(n, k int) []uint32 {
+	p := make([]uint32, n)
+	for i := range p {
+		p[i] = uint32(i)
+	}
+	for i := n - 1; i > 0; i-- {
+		j := s.IntN(i + 1)
+		p[i], p[j] = p[j], p[i]
+	}
+	return slices.Clone(p[:k])
 }

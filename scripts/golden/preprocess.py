@@ -3,12 +3,21 @@ Usage: python scripts/golden/preprocess.py OUTPUT_FOLDER [SEED] (from the reposi
 runs it with other seeds and compares what it writes.
 
 crop.npz   per case i: image_i (c,z,y,x), box_i (3,2), seg_i = the labels of crop_to_nonzero without a
-           segmentation (0 inside, -1 outside)."""
+           segmentation (0 inside, -1 outside).
+cases.json per case: name, plans, configuration, dataset.json, spacing and whether there are labels.
+cases.npz  per case NAME: image_NAME (c,z,y,x), label_NAME, and what DefaultPreprocessor.run_case_npy makes:
+           data_NAME, seg_NAME.
+NAME.pkl   its properties."""
+import json
 import os
 import sys
 
 import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from scipy.ndimage import gaussian_filter
 
 OUT = sys.argv[1]
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 0
@@ -46,5 +55,115 @@ def crop():
     np.savez_compressed(os.path.join(OUT, "crop.npz"), **out)
 
 
+FN = "resample_data_or_seg_to_shape"
+
+
+def make_plans(spacing, schemes=("CTNormalization",), masks=None, transpose=(0, 1, 2), **kwargs):
+    """Plans with one configuration; kwargs are keyword arguments of the resampling functions."""
+    data = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None} | kwargs
+    stats = {"mean": 61.25, "median": 60.0, "std": 83.7, "min": -900.0, "max": 1400.0, "percentile_00_5": -211.4, "percentile_99_5": 301.7}
+    return {
+        "dataset_name": "Dataset001_X", "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO",
+        "transpose_forward": list(transpose), "transpose_backward": [int(i) for i in np.argsort(transpose)],
+        "original_median_spacing_after_transp": [1.0, 1.0, 1.0], "original_median_shape_after_transp": [9, 9, 9],
+        "experiment_planner_used": "ExperimentPlanner", "label_manager": "LabelManager",
+        "foreground_intensity_properties_per_channel": {str(i): stats for i in range(len(schemes))},
+        "configurations": {"c": {
+            "data_identifier": "nnUNetPlans_c", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2,
+            "patch_size": [8] * len(spacing), "spacing": list(spacing), "median_image_size_in_voxels": [9.0] * len(spacing),
+            "normalization_schemes": list(schemes), "use_mask_for_norm": list(masks or [False] * len(schemes)),
+            "resampling_fn_data": FN, "resampling_fn_data_kwargs": data,
+            "resampling_fn_seg": FN, "resampling_fn_seg_kwargs": data | {"is_seg": True, "order": min(data["order"], 1), "order_z": 0},
+            "resampling_fn_probabilities": FN, "resampling_fn_probabilities_kwargs": data | {"order": 1},
+            "batch_dice": False, "architecture": {"network_class_name": "x", "arch_kwargs": {}, "_kw_requires_import": []}}},
+    }
+
+
+LABELS = {"labels": {"background": 0, "a": 1, "b": 2, "c": 3}}
+REGIONS = {"labels": {"background": 0, "whole": [1, 2, 3], "core": [2], "last": 3, "ignore": 4}, "regions_class_order": [1, 2, 3]}
+IGNORE = {"labels": {"background": 0, "a": 1, "b": 2, "c": 3, "ignore": 4}}
+MANY = {"labels": {"background": 0} | {str(i): i for i in range(1, 201)}}
+CT, Z = "CTNormalization", "ZScoreNormalization"
+# name: shape, spacing, dataset, plans; the word zeros in a name makes a border of zeros, none no labels
+CASES = {
+    "cubic": ((21, 26, 24), (2.0, 1.1, 1.3), LABELS, make_plans((1.4, 1.3, 1.0))),
+    "cubic_down": ((21, 26, 24), (1.0, 1.1, 1.0), LABELS, make_plans((1.7, 1.3, 1.5))),
+    "double": ((10, 12, 14), (2.0, 2.0, 2.0), LABELS, make_plans((1.0, 1.0, 1.0))),
+    "separate": ((11, 26, 24), (5.0, 0.9, 1.3), LABELS, make_plans((3.1, 1.2, 0.8))),
+    "separate_by_new": ((19, 22, 20), (1.2, 1.0, 1.0), LABELS, make_plans((3.9, 1.1, 0.9))),
+    "separate_same_z": ((9, 22, 20), (4.0, 1.0, 1.0), LABELS, make_plans((4.0, 1.3, 0.9))),
+    "separate_only_z": ((9, 14, 13), (4.0, 1.0, 1.0), LABELS, make_plans((2.3, 1.0, 1.0))),
+    "two_coarse": ((12, 13, 21), (4.0, 4.0, 1.0), LABELS, make_plans((3.0, 3.0, 1.2))),
+    "axis1": ((20, 9, 22), (1.0, 4.0, 1.0), LABELS, make_plans((1.2, 3.1, 0.9))),
+    "axis2": ((20, 22, 9), (1.0, 1.0, 4.0), LABELS, make_plans((1.2, 0.9, 5.1))),
+    "transposed": ((22, 20, 9), (0.9, 1.0, 4.0), LABELS, make_plans((3.0, 1.2, 0.8), transpose=(2, 0, 1))),
+    "transposed_zeros": ((22, 20, 19), (0.9, 1.0, 1.1), LABELS, make_plans((1.0, 1.2, 0.8), (Z,), transpose=(1, 0, 2))),
+    "same": ((12, 20, 19), (2.0, 1.0, 1.0), LABELS, make_plans((2.0, 1.0, 1.0))),
+    "same_transposed_zeros": ((12, 20, 19), (2.0, 1.0, 1.0), LABELS, make_plans((1.0, 2.0, 1.0), (Z, "NoNormalization"), transpose=(2, 0, 1))),
+    "masked_zeros": ((18, 22, 20), (1.5, 1.0, 1.0), LABELS, make_plans((1.0, 1.0, 1.3), (Z, Z, "RescaleTo01Normalization"), (True, False, True))),
+    "raw_zeros": ((18, 22, 20), (1.5, 1.0, 1.0), LABELS, make_plans((1.0, 1.0, 1.3), ("NoNormalization",))),
+    "rgb": ((1, 30, 26), (999.0, 1.0, 1.0), MANY, make_plans((999.0, 0.8, 1.2), ("RGBTo01Normalization",) * 3)),
+    "regions": ((16, 20, 18), (2.0, 1.0, 1.0), REGIONS, make_plans((1.5, 1.1, 0.9))),
+    "ignore_zeros": ((16, 20, 18), (2.0, 1.0, 1.0), IGNORE, make_plans((1.5, 1.1, 0.9))),
+    "two_d": ((9, 24, 22), (3.0, 1.0, 1.0), LABELS, make_plans((0.8, 1.2))),
+    "two_d_near": ((9, 24, 22), (2.0, 1.0, 1.0), LABELS, make_plans((0.8, 1.2))),
+    "none_zeros": ((13, 20, 18), (2.0, 1.0, 1.0), LABELS, make_plans((1.5, 1.1, 0.9))),
+    "forced": ((13, 20, 18), (2.0, 1.0, 1.0), LABELS, make_plans((1.5, 1.1, 0.9), force_separate_z=True)),
+    "never": ((9, 20, 18), (6.0, 1.0, 1.0), LABELS, make_plans((1.5, 1.1, 0.9), force_separate_z=False)),
+    "linear": ((13, 20, 18), (2.0, 1.0, 1.0), LABELS, make_plans((1.5, 1.1, 0.9), order=1)),
+    "nearest": ((13, 20, 18), (2.0, 1.0, 1.0), LABELS, make_plans((1.5, 1.1, 0.9), order=0)),
+    "order_z1": ((9, 20, 18), (6.0, 1.0, 1.0), LABELS, make_plans((2.5, 1.1, 0.9), order_z=1)),
+    "order_z3": ((9, 20, 18), (6.0, 1.0, 1.0), LABELS, make_plans((2.5, 1.1, 0.9), order_z=3)),
+    "thin": ((1, 20, 3), (2.0, 1.0, 1.0), LABELS, make_plans((0.4, 1.1, 0.9))),
+}
+
+
+def make_case(rng, name, shape, schemes, labels):
+    """A noisy ellipsoid and balls of labels, many of them touching."""
+    rgb = schemes[0].startswith("RGB")
+    grid = np.indices(shape).astype(float)
+    body = sum(((g - (n - 1) / 2) / (0.45 * n + 0.3)) ** 2 for g, n in zip(grid, shape)) < 1
+    image = []
+    for _ in schemes:
+        noise = gaussian_filter(rng.randn(*shape), 0.8) * 300
+        v = np.where(body, 50 + noise, -1000 + noise / 20)
+        if rgb:
+            v = np.clip(v, 0, 255)
+        if "zeros" in name:
+            v = np.where(body, v + 400, 0)
+        image.append(v)
+    image = np.array(image).astype(np.uint8 if rgb else rng.choice([np.int16, np.float32, np.int32]))
+    label = np.zeros(shape, np.uint8)
+    for _ in range(14):
+        c = [rng.randint(0, n) for n in shape]
+        r = rng.uniform(1, 4)
+        label[sum((g - i) ** 2 for g, i in zip(grid, c)) < r * r] = rng.choice(labels)
+    return image, label[None]
+
+
+def cases():
+    rng = np.random.RandomState(SEED)
+    arrays, index = {}, []
+    for name, (shape, spacing, dataset, plans) in CASES.items():
+        values = [v for v in np.unique(np.concatenate([np.atleast_1d(v) for v in dataset["labels"].values()])) if v]
+        schemes = plans["configurations"]["c"]["normalization_schemes"]
+        image, label = make_case(rng, name, shape, schemes, values)
+        dataset = dataset | {"channel_names": {str(i): "x" for i in range(len(schemes))}, "file_ending": ".nii.gz", "numTraining": 1}
+        if name in ("separate", "double"):
+            spacing = [np.float64(np.float32(v)) for v in spacing]
+        manager = PlansManager(plans)
+        properties = {"spacing": [float(v) for v in spacing]}
+        has_label = not name.startswith("none")
+        data, seg = DefaultPreprocessor(verbose=False).run_case_npy(
+            image.astype(np.float32), label.astype(np.float32) if has_label else None, properties, manager, manager.get_configuration("c"), dataset)
+        arrays |= {"image_" + name: image, "label_" + name: label, "data_" + name: np.ascontiguousarray(data), "seg_" + name: np.ascontiguousarray(seg)}
+        write_pickle(properties, os.path.join(OUT, name + ".pkl"))
+        index.append({"name": name, "plans": plans, "dataset": dataset, "spacing": [float(v) for v in spacing], "label": has_label})
+    np.savez_compressed(os.path.join(OUT, "cases.npz"), **arrays)
+    with open(os.path.join(OUT, "cases.json"), "w") as f:
+        json.dump(index, f, indent=1)
+
+
 os.makedirs(OUT, exist_ok=True)
 crop()
+cases()

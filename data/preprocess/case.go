@@ -1,0 +1,368 @@
+package preprocess
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Settings are what the plans say about the preprocessing of a configuration.
+type Settings struct {
+	Transpose [3]int    // axis i of the result is axis Transpose[i] of the image
+	Spacing   []float64 // mm, after transposing; two axes leave the first as it is
+	Schemes   []Scheme  // one per channel
+	Data, Seg Options
+	Classes   []Class // whose locations are drawn
+}
+
+// NewSettings takes the settings of configuration c from the plans and the labels of the dataset.
+func NewSettings(p *plans.Plans, c *plans.Configuration, d *plans.Dataset) (*Settings, error) {
+	fail := func(format string, args ...any) (*Settings, error) {
+		return nil, fmt.Errorf("preprocess: configuration %s: %w", c.Name, fmt.Errorf(format, args...))
+	}
+	if c.PreprocessorName != "" && c.PreprocessorName != "DefaultPreprocessor" {
+		return fail("preprocessor %s is not known, DefaultPreprocessor is; plan with that one", c.PreprocessorName)
+	}
+	s := &Settings{Spacing: c.Spacing, Classes: Classes(d.Labels)}
+	if len(p.TransposeForward) != 3 {
+		return fail("transpose_forward has %d axes, expected 3", len(p.TransposeForward))
+	}
+	copy(s.Transpose[:], p.TransposeForward)
+	if sorted := slices.Sorted(slices.Values(p.TransposeForward)); !slices.Equal(sorted, []int{0, 1, 2}) {
+		return fail("transpose_forward is %v, expected an order of 0, 1, 2", p.TransposeForward)
+	}
+	for _, v := range c.Spacing {
+		if !(v > 0) || math.IsInf(v, 0) {
+			return fail("spacing is %v, expected positive numbers", c.Spacing)
+		}
+	}
+	if len(c.NormalizationSchemes) == 0 || len(c.NormalizationSchemes) != len(c.UseMaskForNorm) {
+		return fail("found %d normalization_schemes and %d use_mask_for_norm, expected one of both for each channel", len(c.NormalizationSchemes), len(c.UseMaskForNorm))
+	}
+	for i, name := range c.NormalizationSchemes {
+		scheme := Scheme{Name: name, Mask: c.UseMaskForNorm[i]}
+		if i >= len(p.ChannelIntensities) {
+			return fail("channel %d has no entry in foreground_intensity_properties_per_channel", i)
+		}
+		in := p.ChannelIntensities[i]
+		scheme.Intensity = Intensity{in.Mean, in.Std, in.Percentile005, in.Percentile995}
+		if name == "CTNormalization" && math.IsNaN(in.Mean+in.Std+in.Percentile005+in.Percentile995) {
+			return fail("channel %d: CTNormalization needs mean, std, percentile_00_5 and percentile_99_5 in foreground_intensity_properties_per_channel", i)
+		}
+		s.Schemes = append(s.Schemes, scheme)
+	}
+	var err error
+	if s.Data, err = options(c.ResampleData, false); err == nil {
+		s.Seg, err = options(c.ResampleSeg, true)
+	}
+	if err != nil {
+		return fail("%w", err)
+	}
+	return s, nil
+}
+
+// options reads the keyword arguments of a resampling function.
+func options(r plans.Resampling, labels bool) (Options, error) {
+	if r.Function != "resample_data_or_seg_to_shape" {
+		return Options{}, fmt.Errorf("resampling function %q is not known, resample_data_or_seg_to_shape is", r.Function)
+	}
+	o := Options{Order: 3}
+	seg := false
+	for _, key := range r.Kwargs.Keys() {
+		v, _ := r.Kwargs.Get(key)
+		ok := true
+		whole := func(to *int) {
+			n, isInt := v.(int64)
+			*to, ok = int(n), isInt
+		}
+		switch key {
+		case "is_seg":
+			seg, ok = v.(bool)
+		case "order":
+			whole(&o.Order)
+		case "order_z":
+			whole(&o.OrderZ)
+		case "force_separate_z":
+			if v != nil {
+				var force bool
+				force, ok = v.(bool)
+				o.ForceSeparateZ = &force
+			}
+		default:
+			return o, fmt.Errorf("keyword argument %q of %s is not known", key, r.Function)
+		}
+		if !ok {
+			return o, fmt.Errorf("keyword argument %s of %s: found %v", key, r.Function, v)
+		}
+	}
+	if _, ok := r.Kwargs.Get("force_separate_z"); !ok {
+		o.ForceSeparateZ = new(bool) // the function's own default
+	}
+	if seg != labels {
+		return o, fmt.Errorf("is_seg is %v in the keyword arguments of the resampling function of %s", seg, map[bool]string{true: "labels", false: "images"}[labels])
+	}
+	return o, o.check(labels)
+}
+
+// Case is a preprocessed case.
+type Case struct {
+	Data       *volume.Volume[float32] // normalised (c, z, y, x)
+	Seg        any                     // *volume.Volume[int8], or of int16 where there is a label above 127; (1, z, y, x)
+	Properties *pickle.Dict            // for the .pkl
+}
+
+// Run preprocesses an image with its labels, or without: seg nil, which draws no locations and makes labels of 0 inside of
+// the non-zero region and -1 outside. spacing is in the order of the image's axes (z, y, x). The entries of properties are
+// completed. im and seg are not modified, but a Case may share their memory.
+// Source: nnU-Net 2.5.1, default_preprocessor.py, run_case_npy.
+func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pickle.Dict, threads int) (*Case, error) {
+	if im.Shape[0] != len(s.Schemes) {
+		return nil, fmt.Errorf("found %d channels, the plans have %d", im.Shape[0], len(s.Schemes))
+	}
+	if volume.Numel(im.Shape) == 0 {
+		return nil, fmt.Errorf("the image has no voxels: shape %v", im.Shape)
+	}
+	if seg != nil && (seg.Shape[0] != 1 || [3]int(seg.Shape[1:]) != [3]int(im.Shape[1:])) {
+		return nil, fmt.Errorf("the image has shape %v, its labels %v; a case's files must have one shape (check the dataset with --verify_dataset_integrity)", im.Shape[1:], seg.Shape)
+	}
+	for _, v := range spacing {
+		if !(v > 0) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("the spacing is %v, expected positive numbers", spacing)
+		}
+	}
+	if f, ok := im.Pixels.([]float64); ok { // what float32 has not, nnU-Net does not see
+		im = &volume.Image{Geometry: im.Geometry, Shape: im.Shape, Pixels: volume.Cast[float32](f)}
+	}
+	stored := im
+	im = transposed(im, s.Transpose)
+	old := [3]float64{spacing[s.Transpose[0]], spacing[s.Transpose[1]], spacing[s.Transpose[2]]}
+	target := [3]float64(append(old[:3-len(s.Spacing):3-len(s.Spacing)], s.Spacing...))
+
+	box := NonZeroBox(im)
+	out := Outside(im, box)
+	var cropped [3]int
+	for i, b := range box {
+		cropped[i] = b[1] - b[0]
+	}
+	properties.Set("shape_before_cropping", intTuple(im.Shape[1:]))
+	boxes := &pickle.List{}
+	for _, b := range box {
+		boxes.Items = append(boxes.Items, &pickle.List{Items: []any{int64(b[0]), int64(b[1])}})
+	}
+	properties.Set("bbox_used_for_cropping", boxes)
+	properties.Set("shape_after_cropping_and_before_resampling", intTuple(cropped[:]))
+	shape := NewShape(cropped, old, target)
+	if slices.Min(shape[:]) < 1 {
+		return nil, fmt.Errorf("%v voxels of %v mm are none of %v mm: the resampled image would have shape %v", cropped, old, target, shape)
+	}
+
+	c := &Case{Properties: properties}
+	var err error
+	if seg != nil {
+		seg = transposed(seg, s.Transpose)
+		lo, hi := labelRange(seg)
+		if lo < -1 || hi > math.MaxInt16 {
+			return nil, fmt.Errorf("the labels go from %g to %g, expected 0 to %d", lo, hi, math.MaxInt16)
+		}
+		if hi > math.MaxInt8 {
+			err = runLabels[int16](c, s, seg, box, out, shape, old, target, threads)
+		} else {
+			err = runLabels[int8](c, s, seg, box, out, shape, old, target, threads)
+		}
+	} else {
+		err = runLabels[int8](c, s, nil, box, out, shape, old, target, threads)
+	}
+	if err != nil {
+		return nil, err
+	}
+
+	c.Data = volume.New[float32]([4]int{im.Shape[0], shape[0], shape[1], shape[2]})
+	voxels := shape[0] * shape[1] * shape[2]
+	axis := SeparateAxis(s.Data.ForceSeparateZ, old, target)
+	labelled := func() *Mask { return outsideLabels(out, seg, box) }
+	for i, scheme := range s.Schemes {
+		ch := newChannel(im, i, box, 0)
+		var skip *Mask
+		if scheme.Mask && scheme.Name == "ZScoreNormalization" {
+			skip = labelled()
+		}
+		sum := ch
+		if scheme.Name == "ZScoreNormalization" && skip == nil {
+			// numpy adds in the order of the file's memory, whatever the axes are called.
+			var b [3][2]int
+			for i, from := range s.Transpose {
+				b[from] = box[i]
+			}
+			sum = newChannel(stored, i, b, contiguous([3]int(stored.Shape[1:]), b))
+		}
+		curve, err := scheme.curve(sum, skip)
+		if err != nil {
+			return nil, fmt.Errorf("channel %d: %w", i, err)
+		}
+		src := curve.source(ch, skip)
+		dst := c.Data.Data[i*voxels:][:voxels]
+		if shape == cropped {
+			each(shape[0], threads, func() func(int) {
+				return func(z int) {
+					for y := range shape[1] {
+						src.load(dst[(z*shape[1]+y)*shape[2]:][:shape[2]], z, y, 0)
+					}
+				}
+			})
+			continue
+		}
+		resample(dst, src, shape, axis, s.Data, threads)
+	}
+	return c, nil
+}
+
+// runLabels fills in the labels and what is drawn of them.
+func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, out *Mask, shape [3]int, old, target [3]float64, threads int) error {
+	v := cropLabels[L](seg, box, out)
+	v, err := ResampleLabels(v, shape, old, target, s.Seg, threads)
+	if err != nil {
+		return err
+	}
+	if seg != nil {
+		c.Properties.Set("class_locations", locationsDict(locations(v, s.Classes)))
+	}
+	// nnU-Net looks at the largest label that is left.
+	if wide, ok := any(v).(*volume.Volume[int16]); ok && slices.Max(wide.Data) <= math.MaxInt8 {
+		c.Seg = &volume.Volume[int8]{Data: volume.Cast[int8](wide.Data), Shape: wide.Shape}
+		return nil
+	}
+	c.Seg = v
+	return nil
+}
+
+// cropLabels cuts the box out of the labels, 0 where there are none, and sets what is 0 and outside to -1.
+func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Volume[L] {
+	v := volume.New[L]([4]int{1, box[0][1] - box[0][0], box[1][1] - box[1][0], box[2][1] - box[2][0]})
+	if seg != nil {
+		switch p := seg.Pixels.(type) {
+		case []uint8:
+			cut(v, p, seg.Shape, box)
+		case []int8:
+			cut(v, p, seg.Shape, box)
+		case []uint16:
+			cut(v, p, seg.Shape, box)
+		case []int16:
+			cut(v, p, seg.Shape, box)
+		case []uint32:
+			cut(v, p, seg.Shape, box)
+		case []int32:
+			cut(v, p, seg.Shape, box)
+		case []uint64:
+			cut(v, p, seg.Shape, box)
+		case []int64:
+			cut(v, p, seg.Shape, box)
+		case []float32:
+			cut(v, p, seg.Shape, box)
+		case []float64:
+			cut(v, p, seg.Shape, box)
+		}
+	}
+	if out != nil {
+		for i, l := range v.Data {
+			if l == 0 && out.Has(i) {
+				v.Data[i] = -1
+			}
+		}
+	}
+	return v
+}
+
+func cut[L Label, T volume.Pixel](v *volume.Volume[L], p []T, shape [4]int, box [3][2]int) {
+	n := v.Spatial()
+	for z := range n[0] {
+		for y := range n[1] {
+			row := p[((box[0][0]+z)*shape[2]+box[1][0]+y)*shape[3]+box[2][0]:][:n[2]]
+			dst := v.Data[(z*n[1]+y)*n[2]:][:n[2]]
+			for x, l := range row {
+				dst[x] = L(l)
+			}
+		}
+	}
+}
+
+// outsideLabels is the set of voxels whose label is negative, out among them where they are labelled 0.
+func outsideLabels(out *Mask, seg *volume.Image, box [3][2]int) *Mask {
+	lo := 0.0
+	if seg != nil {
+		lo, _ = labelRange(seg)
+	}
+	if out == nil && lo >= 0 {
+		return nil
+	}
+	v := cropLabels[int16](seg, box, out)
+	m := newMask(v.Spatial())
+	for i, l := range v.Data {
+		if l < 0 {
+			m.set(i)
+		}
+	}
+	return m
+}
+
+// labelRange is the range of the labels; of fractional ones and NaN it is from -Inf on, since they are none.
+func labelRange(seg *volume.Image) (lo, hi float64) {
+	whole := true
+	switch p := seg.Pixels.(type) {
+	case []float32:
+		whole = !slices.ContainsFunc(p, func(v float32) bool { return float64(v) != math.Trunc(float64(v)) })
+	case []float64:
+		whole = !slices.ContainsFunc(p, func(v float64) bool { return v != math.Trunc(v) })
+	}
+	lo, hi = volume.Range(seg.Pixels)
+	if !whole {
+		lo = math.Inf(-1)
+	}
+	return lo, hi
+}
+
+func intTuple(v []int) pickle.Tuple {
+	t := make(pickle.Tuple, len(v))
+	for i, n := range v {
+		t[i] = int64(n)
+	}
+	return t
+}
+
+// transposed permutes the axes of an image; its geometry is left behind.
+func transposed(im *volume.Image, perm [3]int) *volume.Image {
+	if perm == [3]int{0, 1, 2} {
+		return im
+	}
+	out := &volume.Image{Shape: [4]int{im.Shape[0], im.Shape[1+perm[0]], im.Shape[1+perm[1]], im.Shape[1+perm[2]]}}
+	switch p := im.Pixels.(type) {
+	case []uint8:
+		out.Pixels = turn(p, im.Shape, perm)
+	case []int8:
+		out.Pixels = turn(p, im.Shape, perm)
+	case []uint16:
+		out.Pixels = turn(p, im.Shape, perm)
+	case []int16:
+		out.Pixels = turn(p, im.Shape, perm)
+	case []uint32:
+		out.Pixels = turn(p, im.Shape, perm)
+	case []int32:
+		out.Pixels = turn(p, im.Shape, perm)
+	case []uint64:
+		out.Pixels = turn(p, im.Shape, perm)
+	case []int64:
+		out.Pixels = turn(p, im.Shape, perm)
+	case []float32:
+		out.Pixels = turn(p, im.Shape, perm)
+	case []float64:
+		out.Pixels = turn(p, im.Shape, perm)
+	}
+	return out
+}
+
+func turn[T volume.Pixel](p []T, shape [4]int, perm [3]int) []T {
+	return Transpose(&volume.Volume[T]{Data: p, Shape: shape}, perm).Data
+}

