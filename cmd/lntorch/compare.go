@@ -12,6 +12,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/dataset"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/report"
@@ -51,8 +52,8 @@ func runCompare(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	raw, _ := cmd.Flags().GetString("raw")
-	name, err := findDataset(args[0], preprocessed, raw)
+	rawFolder, _ := cmd.Flags().GetString("raw")
+	name, err := raw.FindName(args[0], preprocessed, rawFolder)
 	if err != nil {
 		return err
 	}

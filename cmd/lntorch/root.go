@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -44,7 +43,7 @@ Settings come from flags, then LNTORCH_… variables, then --config FILE, then d
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-")) // nnU-Net's --val_best is --val-best
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, suggest(cmd, err)) })
-	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newConfig(), newDoctor(), newBench())
+	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newFingerprint(), newPlan(), newMovePlans(), newConfig(), newDoctor(), newBench())
 	return root
 }
 
@@ -68,8 +67,41 @@ func exactly(names ...string) cobra.PositionalArgs {
 
 // singleDash lists, for each command, nnU-Net's flags of one dash and several letters, or of another name than ours.
 var singleDash = map[string]map[string]string{
+	"fingerprint": {"np": "np", "fpe": "fpe"},
+	"plan": {"pl": "planner", "gpu_memory_target": "gpu-memory-target", "preprocessor_name": "preprocessor-name", "overwrite_target_spacing": "overwrite-target-spacing",
+		"overwrite_plans_name": "overwrite-plans-name"},
+	"move-plans": {"sp": "source-plans", "tp": "target-plans"},
 	"train": {"tr": "trainer", "p": "plans", "pretrained_weights": "pretrained-weights", "num_gpus": "num-gpus", "device": "device"},
 	"*":     {"device": "device"},
+}
+
+// listFlags are those of nnU-Net's flags that take several values: -d 2 4 5 becomes -d 2,4,5.
+var listFlags = map[string][]string{
+	"fingerprint": {"d"},
+	"plan":        {"d", "overwrite_target_spacing"},
+}
+
+// joinLists puts the values of list flags together.
+func joinLists(command string, args []string) []string {
+	var out []string
+	for i := 0; i < len(args); i++ {
+		out = append(out, args[i])
+		if args[i] == "--" {
+			return append(out, args[i+1:]...)
+		}
+		if !slices.Contains(listFlags[command], strings.ReplaceAll(strings.TrimLeft(args[i], "-"), "-", "_")) || !strings.HasPrefix(args[i], "-") {
+			continue
+		}
+		n := i + 1
+		for n < len(args) && !strings.HasPrefix(args[n], "-") {
+			n++
+		}
+		if n > i+1 {
+			out = append(out, strings.Join(args[i+1:n], ","))
+			i = n - 1
+		}
+	}
+	return out
 }
 
 // nnunetArgs turns nnU-Net's single-dash flags into ours: -tr NAME becomes --trainer NAME.
@@ -78,8 +110,8 @@ func nnunetArgs(root *cobra.Command, args []string) []string {
 	if err != nil {
 		return args
 	}
-	out := slices.Clone(args)
-	for i, a := range args {
+	out := joinLists(cmd.Name(), args)
+	for i, a := range out {
 		if a == "--" {
 			break
 		}
@@ -302,63 +334,4 @@ func folder(cmd *cobra.Command, name string) (string, error) {
 		err = usage(cmd, fmt.Errorf("--%s is not given and nnUNet_%s is not set", name, name))
 	}
 	return path, err
-}
-
-// findDataset gives the folder name of a dataset, named in full or by its number, as nnU-Net finds it.
-func findDataset(arg string, roots ...string) (string, error) {
-	if strings.HasPrefix(arg, "Dataset") {
-		return arg, nil
-	}
-	var id int
-	if n, err := fmt.Sscanf(arg, "%d", &id); n != 1 || err != nil || id < 0 {
-		return "", fmt.Errorf("dataset %q: expected a number or a name that begins with Dataset", arg)
-	}
-	prefix := fmt.Sprintf("Dataset%03d", id)
-	var found []string
-	for _, root := range roots {
-		if root == "" {
-			continue
-		}
-		matches, err := filepath.Glob(filepath.Join(root, prefix+"*"))
-		if err != nil {
-			return "", err
-		}
-		for _, m := range matches {
-			if info, err := os.Stat(m); err != nil || !info.IsDir() {
-				continue
-			}
-			name := filepath.Base(m)
-			rest := name[len(prefix):]
-			// Differs: nnU-Net takes Dataset1001_X for number 100, too.
-			if !contains(found, name) && (rest == "" || rest[0] < '0' || rest[0] > '9') {
-				found = append(found, name)
-			}
-		}
-	}
-	switch len(found) {
-	case 1:
-		return found[0], nil
-	case 0:
-		return "", fmt.Errorf("dataset %s: no folder %s_… in %s", arg, prefix, strings.Join(present(roots), ", "))
-	}
-	return "", fmt.Errorf("dataset %s: found %s; give the full name", arg, strings.Join(found, ", "))
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
-}
-
-func present(list []string) []string {
-	var out []string
-	for _, s := range list {
-		if s != "" {
-			out = append(out, s)
-		}
-	}
-	return out
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -257,9 +258,9 @@ func trainConfig(cmd *cobra.Command, args []string) (train.Config, error) {
 	if err != nil {
 		return c, err
 	}
-	raw, _ := f.GetString("raw")
+	rawFolder, _ := f.GetString("raw")
 	results, _ := f.GetString("results")
-	name, err := findDataset(args[0], preprocessed, raw, results)
+	name, err := raw.FindName(args[0], preprocessed, rawFolder, results)
 	if err != nil {
 		return c, err
 	}

@@ -73,7 +73,9 @@ func (r *Result) Save(folder string) (string, error) {
 }
 
 // CopyDatasetJSON copies dataset.json of a raw dataset into its folder of preprocessed data, byte for byte.
-func CopyDatasetJSON(rawFolder, folder string) error { return copyFile(rawFolder, folder, "dataset.json") }
+func CopyDatasetJSON(rawFolder, folder string) error {
+	return copyFile(rawFolder, folder, "dataset.json")
+}
 
 func copyFile(from, to, name string) error {
 	b, err := os.ReadFile(filepath.Join(from, name))

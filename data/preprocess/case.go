@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/pickle"
@@ -113,6 +114,20 @@ type Case struct {
 	Data       *volume.Volume[float32] // normalised (c, z, y, x)
 	Seg        any                     // *volume.Volume[int8], or of int16 where there is a label above 127; (1, z, y, x)
 	Properties *pickle.Dict            // for the .pkl
+	Times      Times
+}
+
+// Times says how long the steps of a case took, or of several.
+type Times struct {
+	Read, Crop, Labels, Image, Write time.Duration
+}
+
+func (t *Times) add(o Times) {
+	t.Read += o.Read
+	t.Crop += o.Crop
+	t.Labels += o.Labels
+	t.Image += o.Image
+	t.Write += o.Write
 }
 
 // Run preprocesses an image with its labels, or without: seg nil, which draws no locations and makes labels of 0 inside of
@@ -136,6 +151,11 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	}
 	if f, ok := im.Pixels.([]float64); ok { // what float32 has not, nnU-Net does not see
 		im = &volume.Image{Geometry: im.Geometry, Shape: im.Shape, Pixels: volume.Cast[float32](f)}
+	}
+	start := time.Now()
+	lap := func(to *time.Duration) {
+		now := time.Now()
+		*to, start = now.Sub(start), now
 	}
 	stored := im
 	im = transposed(im, s.Transpose)
@@ -161,6 +181,7 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	}
 
 	c := &Case{Properties: properties}
+	lap(&c.Times.Crop)
 	var err error
 	if seg != nil {
 		seg = transposed(seg, s.Transpose)
@@ -180,6 +201,7 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 		return nil, err
 	}
 
+	lap(&c.Times.Labels)
 	c.Data = volume.New[float32]([4]int{im.Shape[0], shape[0], shape[1], shape[2]})
 	voxels := shape[0] * shape[1] * shape[2]
 	axis := SeparateAxis(s.Data.ForceSeparateZ, old, target)
@@ -217,6 +239,7 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 		}
 		resample(dst, src, shape, axis, s.Data, threads)
 	}
+	lap(&c.Times.Image)
 	return c, nil
 }
 

@@ -45,14 +45,10 @@ func Open(root, name string) (*Dataset, error) {
 }
 
 // Reader returns the class that reads the images: the one that dataset.json names under overwrite_image_reader_writer, or the
-// first of nnU-Net's list that opens the first image.
+// first of nnU-Net's list that is for the file ending and opens the first image.
 func (d *Dataset) Reader() (images.Reader, error) {
-	if v, _ := d.JSON.Raw().Get("overwrite_image_reader_writer"); v != nil {
-		if class, ok := v.(string); ok && class != "None" {
-			if r, err := images.ForName(class); err == nil {
-				return r, nil
-			} // Compat: an unknown class is as if it were not there
-		}
+	if r := d.namedReader(); r != nil {
+		return r, nil
 	}
 	example, err := d.Example()
 	if err != nil {
@@ -63,6 +59,43 @@ func (d *Dataset) Reader() (images.Reader, error) {
 		return nil, fmt.Errorf("raw: %s: %w", d.Name, err)
 	}
 	return r, nil
+}
+
+// AnyReader is like Reader, but the class need not be for the file ending: the first that opens the image is taken.
+// Compat: so SimpleITKIO reads .nii files for plans that were moved, and NibabelIO for those that were made.
+func (d *Dataset) AnyReader() (images.Reader, error) {
+	if r := d.namedReader(); r != nil {
+		return r, nil
+	}
+	example, err := d.Example()
+	if err != nil {
+		return nil, err
+	}
+	var failed []string
+	for _, class := range []string{"NaturalImage2DIO", "SimpleITKIO", "Tiff3DIO", "NibabelIO", "NibabelIOWithReorient"} {
+		r, err := images.ForName(class)
+		if err == nil {
+			if _, _, err = r.Read([]string{example}); err == nil {
+				return r, nil
+			}
+			failed = append(failed, class+": "+err.Error())
+		}
+	}
+	return nil, fmt.Errorf("raw: %s: no image reader opens %s: %s", d.Name, example, strings.Join(failed, "; "))
+}
+
+// namedReader is the class that dataset.json names, nil if it names none that is known.
+func (d *Dataset) namedReader() images.Reader {
+	v, _ := d.JSON.Raw().Get("overwrite_image_reader_writer")
+	class, ok := v.(string)
+	if !ok || class == "None" {
+		return nil
+	}
+	r, err := images.ForName(class)
+	if err != nil {
+		return nil // Compat: an unknown class is as if it were not there
+	}
+	return r
 }
 
 // Example is the first image of the first case.

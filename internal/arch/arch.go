@@ -33,7 +33,7 @@ var Rules = []Rule{
 	{Path: "data/raw", Level: 2, NoTorch: true},
 
 	{Path: "data/dataset", Level: 3, NoTorch: true},
-	{Path: "data/fingerprint", Level: 3, NoTorch: true},
+	{Path: "data/fingerprint", Level: 3, Also: []string{"eval/pynum"}, NoTorch: true},
 	{Path: "data/planner", Level: 3, Also: []string{"data/fingerprint"}, NoTorch: true},
 	{Path: "data/augment", Level: 3, NoTorch: true},
 	{Path: "data/loader", Level: 3, Also: []string{"data/dataset", "data/augment"}, NoTorch: true},

@@ -32,14 +32,30 @@ func New(seed uint32) *Source {
 // Uint32 returns the next 32 random bits.
 func (s *Source) Uint32() uint32 {
 	if s.next == size {
-		for i := range s.state {
-			y := s.state[i]&0x80000000 | s.state[(i+1)%size]&0x7fffffff
-			s.state[i] = s.state[(i+shift)%size] ^ y>>1 ^ (y&1)*0x9908b0df
-		}
-		s.next = 0
+		s.twist()
 	}
 	y := s.state[s.next]
 	s.next++
+	return temper(y)
+}
+
+func (s *Source) twist() {
+	mix := func(a, b, c uint32) uint32 {
+		y := a&0x80000000 | b&0x7fffffff
+		return c ^ y>>1 ^ -(y&1)&0x9908b0df
+	}
+	t := &s.state
+	for i := range size - shift {
+		t[i] = mix(t[i], t[i+1], t[i+shift])
+	}
+	for i := size - shift; i < size-1; i++ {
+		t[i] = mix(t[i], t[i+1], t[i+shift-size])
+	}
+	t[size-1] = mix(t[size-1], t[0], t[shift-1])
+	s.next = 0
+}
+
+func temper(y uint32) uint32 {
 	y ^= y >> 11
 	y ^= y << 7 & 0x9d2c5680
 	y ^= y << 15 & 0xefc60000
@@ -100,4 +116,32 @@ func (s *Source) Sample(n, k int) []uint32 {
 		p[i], p[j] = p[j], p[i]
 	}
 	return slices.Clone(p[:k])
+}
+
+// IntsN fills dst with draws from 0…n-1, as choice(n, len(dst)) does; it is IntN in bulk.
+func (s *Source) IntsN(dst []uint32, n int) {
+	if n < 1 || n > 1<<32 {
+		panic("mt19937: IntsN of an empty or too large range")
+	}
+	limit := uint32(n - 1)
+	if limit == 0 {
+		clear(dst)
+		return
+	}
+	mask := uint32(1)<<bits.Len32(limit) - 1
+	for k := 0; k < len(dst); {
+		if s.next == size {
+			s.twist()
+		}
+		// What is left to draw takes at least as many numbers, so none is drawn too many.
+		block := s.state[s.next:min(size, s.next+len(dst)-k)]
+		s.next += len(block)
+		for _, y := range block {
+			v := temper(y) & mask
+			dst[k] = v // stays only if it is not too large
+			if v <= limit {
+				k++
+			}
+		}
+	}
 }

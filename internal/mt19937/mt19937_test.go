@@ -39,7 +39,22 @@ func TestDrawsAgreeWithNumpy(t *testing.T) {
 	}
 }
 
+func TestDrawsInBulkAreTheSame(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 1000, 1024, 1025, 1 << 20, 1<<31 + 5, 1 << 32} {
+		bulk, single := New(7), New(7)
+		for _, k := range []int{1, 0, 5, 623, 624, 3000} {
+			dst := make([]uint32, k)
+			bulk.IntsN(dst, n)
+			for i := range dst {
+				require.Equal(t, single.IntN(n), int(dst[i]))
+			}
+			require.Equal(t, single.Uint32(), bulk.Uint32(), "n %d: %d draws took another number of words", n, k)
+		}
+	}
+}
+
 func TestImpossibleRangesPanic(t *testing.T) {
 	require.Panics(t, func() { New(1).IntN(0) })
 	require.Panics(t, func() { New(1).IntN(1<<32 + 1) })
+	require.Panics(t, func() { New(1).IntsN(nil, 0) })
 }

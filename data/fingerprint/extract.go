@@ -1,0 +1,263 @@
+package fingerprint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/data/preprocess"
+	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/internal/mt19937"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Options say how the cases are read.
+type Options struct {
+	Workers  int          // cases at a time, at least 1
+	Progress raw.Progress // nil: none
+}
+
+// ExtractFolder measures the dataset and writes dataset_fingerprint.json into folder, its folder of preprocessed data. A
+// fingerprint that is there already is read instead, unless clean is set; found tells which.
+func ExtractFolder(ctx context.Context, d *raw.Dataset, folder string, clean bool, o Options) (f *Fingerprint, found bool, err error) {
+	path := filepath.Join(folder, File)
+	if !clean {
+		if f, err = Load(path); err == nil {
+			return f, true, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, false, fmt.Errorf("%w; --clean measures anew", err)
+		}
+	}
+	if f, err = Extract(ctx, d, o); err != nil {
+		return nil, false, err
+	}
+	if err := os.MkdirAll(folder, 0o777); err != nil {
+		return nil, false, fmt.Errorf("fingerprint: %w", err)
+	}
+	if err := plans.WriteJSON(path, f.object(), true); err != nil {
+		return nil, false, fmt.Errorf("fingerprint: %w", err)
+	}
+	return f, false, nil
+}
+
+// measured is what one case gives.
+type measured struct {
+	spacing []float64
+	shape   []int
+	share   float64 // voxels after the crop / before
+	samples []*sample
+}
+
+// Extract measures the dataset. Every case is read once; of it stay the foreground's values, or as many draws of them where these
+// are fewer. Each case gives as many values, 100 million in all, whatever the size of its foreground; the ignore label is
+// foreground, too. Cases that cannot be read do not keep the others from being checked: the error names all of them.
+// Differs: nnU-Net ends with an IndexError where the number of channels is not dataset.json's.
+// Source: nnU-Net 2.5.1, fingerprint_extractor.py.
+func Extract(ctx context.Context, d *raw.Dataset, o Options) (*Fingerprint, error) {
+	reader, err := d.Reader()
+	if err != nil {
+		return nil, fmt.Errorf("fingerprint: %w", err)
+	}
+	if len(d.Cases) == 0 {
+		_, err := d.Example()
+		return nil, fmt.Errorf("fingerprint: %w", err)
+	}
+	perCase := samplesOfDataset / len(d.Cases)
+	cases := make([]measured, len(d.Cases))
+	err = d.Each(ctx, o.Workers, "fingerprint", o.Progress, func(i int, c raw.Case) error {
+		m, err := measure(reader, c, len(d.JSON.ChannelNames), perCase)
+		cases[i] = m
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fingerprint: %s: %w", d.Name, err)
+	}
+	f := &Fingerprint{}
+	var shares []float64
+	for _, m := range cases {
+		f.Spacings = append(f.Spacings, m.spacing)
+		f.Shapes = append(f.Shapes, m.shape)
+		shares = append(shares, m.share)
+	}
+	f.RelativeSize = median(shares)
+	parallel := func(n int, work func(int)) {
+		next := make(chan int)
+		var wait sync.WaitGroup
+		for range min(max(o.Workers, 1), n) {
+			wait.Go(func() {
+				for i := range next {
+					work(i)
+				}
+			})
+		}
+		for i := range n {
+			next <- i
+		}
+		close(next)
+		wait.Wait()
+	}
+	for c := range d.JSON.ChannelNames {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		samples := make([]*sample, len(cases))
+		for i := range cases {
+			samples[i] = cases[i].samples[c]
+		}
+		if !slices.ContainsFunc(samples, func(s *sample) bool { return s.n > 0 }) {
+			return nil, fmt.Errorf("fingerprint: %s: no label file has a foreground voxel within its image; lntorch fingerprint --verify_dataset_integrity looks for the reason", d.Name)
+		}
+		f.Channels = append(f.Channels, statistics(samples, parallel))
+	}
+	v, err := plans.EncodeJSON(f.object(), -1, true)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := plans.DecodeJSON(v)
+	if err != nil {
+		return nil, err
+	}
+	return FromJSON(doc) // as one who loads the file gets it
+}
+
+func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, error) {
+	var m measured
+	im, properties, err := reader.Read(c.Images)
+	if err != nil {
+		return m, err
+	}
+	seg, _, err := reader.ReadSeg(c.Label)
+	if err != nil {
+		return m, err
+	}
+	if im.Shape[0] != channels {
+		return m, fmt.Errorf("%s: found %d channels, dataset.json names %d", c.Images, im.Shape[0], channels)
+	}
+	if seg.Shape[0] != 1 || [3]int(seg.Shape[1:]) != [3]int(im.Shape[1:]) {
+		return m, fmt.Errorf("%s: found a segmentation of %v voxels (channels, z, y, x), the image has %v", c.Label, seg.Shape, im.Shape)
+	}
+	size := im.Shape[1] * im.Shape[2] * im.Shape[3]
+	if size > math.MaxUint32 {
+		return m, fmt.Errorf("%s: %v voxels (channels, z, y, x) are more than 2³²", c.Images, im.Shape)
+	}
+	box := preprocess.NonZeroBox(im)
+	before, after := 1, 1
+	for a, b := range box {
+		m.shape = append(m.shape, b[1]-b[0])
+		before *= im.Shape[1+a]
+		after *= b[1] - b[0]
+	}
+	m.spacing = properties.Spacing
+	m.share = float64(after) / float64(before)
+
+	voxels, err := foreground(seg, box)
+	if err != nil {
+		return m, fmt.Errorf("%s: %w", c.Label, err)
+	}
+	source := mt19937.New(sampleSeed)
+	for ch := range channels {
+		if hasNaN(im.Pixels, ch*size, size) {
+			return m, fmt.Errorf("%s: channel %d holds NaN; replace it by a number", c.Images, ch)
+		}
+		values := make([]float32, len(voxels))
+		gatherAny(values, im.Pixels, ch*size, voxels)
+		m.samples = append(m.samples, draw(values, draws, source))
+	}
+	return m, nil
+}
+
+// foreground lists the voxels of the box with a label above 0, in row-major order.
+func foreground(seg *volume.Image, box [3][2]int) ([]uint32, error) {
+	if hasNaN(seg.Pixels, 0, seg.Shape[1]*seg.Shape[2]*seg.Shape[3]) {
+		return nil, errors.New("the segmentation holds NaN")
+	}
+	switch p := seg.Pixels.(type) {
+	case []uint8:
+		return above(p, seg.Shape, box), nil
+	case []int8:
+		return above(p, seg.Shape, box), nil
+	case []uint16:
+		return above(p, seg.Shape, box), nil
+	case []int16:
+		return above(p, seg.Shape, box), nil
+	case []uint32:
+		return above(p, seg.Shape, box), nil
+	case []int32:
+		return above(p, seg.Shape, box), nil
+	case []float32:
+		return above(p, seg.Shape, box), nil
+	}
+	return above(volume.Cast[float32](seg.Pixels), seg.Shape, box), nil
+}
+
+func above[T volume.Pixel](p []T, shape [4]int, box [3][2]int) []uint32 {
+	var list []uint32
+	for z := box[0][0]; z < box[0][1]; z++ {
+		for y := box[1][0]; y < box[1][1]; y++ {
+			at := (z*shape[2]+y)*shape[3] + box[2][0]
+			for x, v := range p[at : at+box[2][1]-box[2][0]] {
+				if v > 0 {
+					list = append(list, uint32(at+x))
+				}
+			}
+		}
+	}
+	return list
+}
+
+// gatherAny converts the pixels at offset+voxels to float32.
+func gatherAny(dst []float32, pixels any, offset int, voxels []uint32) {
+	switch p := pixels.(type) {
+	case []uint8:
+		gather(dst, p[offset:], voxels)
+	case []int8:
+		gather(dst, p[offset:], voxels)
+	case []uint16:
+		gather(dst, p[offset:], voxels)
+	case []int16:
+		gather(dst, p[offset:], voxels)
+	case []uint32:
+		gather(dst, p[offset:], voxels)
+	case []int32:
+		gather(dst, p[offset:], voxels)
+	case []uint64:
+		gather(dst, p[offset:], voxels)
+	case []int64:
+		gather(dst, p[offset:], voxels)
+	case []float32:
+		gather(dst, p[offset:], voxels)
+	case []float64:
+		gather(dst, p[offset:], voxels)
+	}
+}
+
+func gather[T volume.Pixel](dst []float32, p []T, voxels []uint32) {
+	for i, at := range voxels {
+		dst[i] = float32(p[at])
+	}
+}
+
+func hasNaN(pixels any, offset, n int) bool {
+	switch p := pixels.(type) {
+	case []float32:
+		return slices.ContainsFunc(p[offset:offset+n], func(v float32) bool { return v != v })
+	case []float64:
+		return slices.ContainsFunc(p[offset:offset+n], math.IsNaN)
+	}
+	return false
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	n := len(v)
+	return (v[(n-1)/2] + v[n/2]) / 2
+}

@@ -1,0 +1,293 @@
+package preprocess
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Job preprocesses the cases of a raw dataset into a folder.
+type Job struct {
+	Dataset  *raw.Dataset
+	Reader   images.Reader
+	Settings *Settings
+	Folder   string // <preprocessed>/<dataset>/<data_identifier>; labels go to gt_segmentations beside it
+	Workers  int    // cases at a time
+	Threads  int    // of each case
+	MaxRAM   int64  // bytes for the cases at work, as estimated; a larger one is done alone. 0: no bound
+	Progress raw.Progress
+	Log      io.Writer // what a reader warns of; nil: nowhere
+}
+
+// Summary is what a Job did.
+type Summary struct {
+	Made, Kept int
+	Removed    []string // cases that the dataset no longer has
+	Failed     []string
+	Times      Times // of the cases made, added up
+}
+
+// revision changes when cases come out otherwise than before.
+const revision = "1"
+
+// Run preprocesses every case that is not there already, made of the same files with the same settings. A case that fails
+// does not keep the others from being made; the error names all that failed. When ctx ends, the cases at work are
+// given up, and what was made stays.
+func (j *Job) Run(ctx context.Context) (Summary, error) {
+	var s Summary
+	gt := filepath.Join(filepath.Dir(j.Folder), "gt_segmentations")
+	for _, f := range []string{j.Folder, gt} {
+		if err := os.MkdirAll(f, 0o777); err != nil {
+			return s, fmt.Errorf("preprocess: %w", err)
+		}
+		if err := atomicfile.Sweep(f); err != nil {
+			return s, fmt.Errorf("preprocess: %w", err)
+		}
+	}
+	var err error
+	if s.Removed, err = j.removeOthers(); err != nil {
+		return s, fmt.Errorf("preprocess: %w", err)
+	}
+	var mu sync.Mutex
+	budget := &budget{left: j.MaxRAM, whole: j.MaxRAM}
+	budget.cond.L = &budget.mu
+	defer context.AfterFunc(ctx, budget.wake)()
+	err = j.Dataset.Each(ctx, j.Workers, "preprocessing", j.Progress, func(_ int, c raw.Case) error {
+		err := CopyNewer(c.Label, filepath.Join(gt, c.ID+j.Dataset.JSON.FileEnding))
+		mark := ""
+		if err == nil {
+			mark, err = j.mark(c)
+		}
+		kept := err == nil && Mark(j.Folder, c.ID) == mark
+		var times Times
+		if err == nil && !kept {
+			need := j.estimate(c)
+			if err := budget.take(ctx, need); err != nil {
+				return err
+			}
+			times, err = j.one(ctx, c, mark)
+			budget.give(need)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case err != nil:
+			s.Failed = append(s.Failed, c.ID)
+		case kept:
+			s.Kept++
+		default:
+			s.Made++
+			s.Times.add(times)
+		}
+		return err
+	})
+	if err != nil && !errors.Is(err, context.Canceled) {
+		err = fmt.Errorf("preprocess: %s: %d of %d cases failed: %w", j.Dataset.Name, len(s.Failed), len(j.Dataset.Cases), err)
+	}
+	return s, err
+}
+
+// Case reads and preprocesses one case.
+func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
+	start := time.Now()
+	im, properties, err := j.Reader.Read(c.Images)
+	if err != nil {
+		return nil, err
+	}
+	if len(properties.Spacing) != 3 {
+		return nil, fmt.Errorf("%s: found %d spacings, expected 3", c.Images[0], len(properties.Spacing))
+	}
+	var seg *volume.Image
+	if c.Label != "" {
+		if seg, _, err = j.Reader.ReadSeg(c.Label); err != nil {
+			return nil, err
+		}
+	}
+	if j.Log != nil && len(properties.Warnings) > 0 {
+		fmt.Fprintf(j.Log, "case %s: %s\n", c.ID, strings.Join(properties.Warnings, "; "))
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	read := time.Since(start)
+	out, err := j.Settings.Run(im, seg, [3]float64(properties.Spacing), properties.Dict(), j.Threads)
+	if err != nil {
+		return nil, err
+	}
+	out.Times.Read = read
+	return out, nil
+}
+
+func (j *Job) one(ctx context.Context, c raw.Case, mark string) (Times, error) {
+	out, err := j.Case(ctx, c)
+	if err != nil {
+		return Times{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Times{}, err
+	}
+	start := time.Now()
+	err = out.Save(j.Folder, c.ID, mark, j.Threads)
+	out.Times.Write = time.Since(start)
+	return out.Times, err
+}
+
+// mark identifies what a case is made of: the content of its files, the class that reads them, and the settings.
+func (j *Job) mark(c raw.Case) (string, error) {
+	h := sha256.New()
+	s := j.Settings
+	fmt.Fprintf(h, "%s %s %v %v %v", revision, j.Reader.Name(), s.Transpose, s.Spacing, s.Schemes)
+	for _, o := range []Options{s.Data, s.Seg} {
+		fmt.Fprintf(h, " %d %d", o.Order, o.OrderZ)
+		if o.ForceSeparateZ != nil {
+			fmt.Fprintf(h, " %v", *o.ForceSeparateZ)
+		}
+	}
+	for _, k := range s.Classes {
+		_, isTuple := k.key.(interface{ Len() int })
+		fmt.Fprintf(h, " %T%v%v", k.key, k.Labels, isTuple)
+	}
+	for _, path := range append([]string{c.Label}, c.Images...) {
+		if path == "" {
+			continue
+		}
+		file := sha256.New()
+		f, err := os.Open(path)
+		if err != nil {
+			return "", err
+		}
+		_, err = io.Copy(file, f)
+		f.Close()
+		if err != nil {
+			return "", err
+		}
+		h.Write(file.Sum(nil))
+	}
+	return "lntorch " + hex.EncodeToString(h.Sum(nil)[:16]), nil
+}
+
+// removeOthers deletes the files of cases that are not in the dataset: training would take them for its own.
+func (j *Job) removeOthers() ([]string, error) {
+	known := map[string]bool{}
+	for _, c := range j.Dataset.Cases {
+		known[c.ID] = true
+	}
+	entries, err := os.ReadDir(j.Folder)
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".npz")
+		if !ok || known[name] {
+			continue
+		}
+		for _, ending := range []string{".npz", ".pkl", ".npy", "_seg.npy"} {
+			if err := os.Remove(filepath.Join(j.Folder, name+ending)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return removed, err
+			}
+		}
+		removed = append(removed, name)
+	}
+	return removed, nil
+}
+
+// estimate is about how many bytes a case needs at its peak.
+func (j *Job) estimate(c raw.Case) int64 {
+	const slack = 64 << 20
+	total, voxels := int64(0), int64(0)
+	var made float64 // voxels after resampling, relative
+	for _, path := range c.Images {
+		h, err := nifti.ReadHeader(path)
+		if err != nil { // of another format, or damaged
+			if info, err := os.Stat(path); err == nil {
+				total += 16 * info.Size()
+			}
+			continue
+		}
+		n := int64(1)
+		made = 1
+		for i, d := range h.Dim {
+			n *= int64(d)
+			if i < 3 {
+				made *= h.PixDim[i+1]
+			}
+		}
+		size := int64(8)
+		switch h.Type {
+		case "uint8", "int8":
+			size = 1
+		case "int16", "uint16":
+			size = 2
+		case "int32", "uint32", "float32":
+			size = 4
+		}
+		voxels = n
+		total += size * n
+	}
+	for _, v := range j.Settings.Spacing {
+		made /= v
+	}
+	if len(j.Settings.Spacing) == 2 {
+		made = made / 1 // the first axis keeps its spacing, which is in made once
+	}
+	out := int64(float64(voxels) * max(made, 0))
+	if j.Settings.Transpose != [3]int{0, 1, 2} {
+		total *= 2
+	}
+	// Labels before and after, the image in float32, and one channel of float64 between the passes.
+	return total + 3*voxels + out + 4*out*int64(len(c.Images)) + 8*max(voxels, out) + slack
+}
+
+// budget is memory that cases wait for.
+type budget struct {
+	mu          sync.Mutex
+	cond        sync.Cond
+	left, whole int64
+}
+
+func (b *budget) take(ctx context.Context, n int64) error {
+	if b.whole <= 0 {
+		return ctx.Err()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.left < min(n, b.whole) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		b.cond.Wait()
+	}
+	b.left -= min(n, b.whole)
+	return ctx.Err()
+}
+
+func (b *budget) give(n int64) {
+	if b.whole <= 0 {
+		return
+	}
+	b.mu.Lock()
+	b.left += min(n, b.whole)
+	b.mu.Unlock()
+	b.cond.Broadcast()
+}
+
+func (b *budget) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cond.Broadcast()
+}
