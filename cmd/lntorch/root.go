@@ -43,7 +43,7 @@ Settings come from flags, then LNTORCH_… variables, then --config FILE, then d
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-")) // nnU-Net's --val_best is --val-best
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, suggest(cmd, err)) })
-	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newFingerprint(), newPlan(), newMovePlans(), newConfig(), newDoctor(), newBench())
+	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newFingerprint(), newPlan(), newMovePlans(), newPreprocess(), newPlanAndPreprocess(), newConfig(), newDoctor(), newBench())
 	return root
 }
 
@@ -71,14 +71,19 @@ var singleDash = map[string]map[string]string{
 	"plan": {"pl": "planner", "gpu_memory_target": "gpu-memory-target", "preprocessor_name": "preprocessor-name", "overwrite_target_spacing": "overwrite-target-spacing",
 		"overwrite_plans_name": "overwrite-plans-name"},
 	"move-plans": {"sp": "source-plans", "tp": "target-plans"},
+	"preprocess": {"np": "np", "plans_name": "plans-name"},
+	"plan-and-preprocess": {"np": "np", "npfp": "npfp", "fpe": "fpe", "pl": "planner", "gpu_memory_target": "gpu-memory-target", "preprocessor_name": "preprocessor-name",
+		"overwrite_target_spacing": "overwrite-target-spacing", "overwrite_plans_name": "overwrite-plans-name"},
 	"train": {"tr": "trainer", "p": "plans", "pretrained_weights": "pretrained-weights", "num_gpus": "num-gpus", "device": "device"},
 	"*":     {"device": "device"},
 }
 
 // listFlags are those of nnU-Net's flags that take several values: -d 2 4 5 becomes -d 2,4,5.
 var listFlags = map[string][]string{
-	"fingerprint": {"d"},
-	"plan":        {"d", "overwrite_target_spacing"},
+	"fingerprint":         {"d"},
+	"plan":                {"d", "overwrite_target_spacing"},
+	"preprocess":          {"d", "c", "np"},
+	"plan-and-preprocess": {"d", "c", "np", "overwrite_target_spacing"},
 }
 
 // joinLists puts the values of list flags together.

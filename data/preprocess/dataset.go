@@ -158,8 +158,7 @@ func (j *Job) mark(c raw.Case) (string, error) {
 		}
 	}
 	for _, k := range s.Classes {
-		_, isTuple := k.key.(interface{ Len() int })
-		fmt.Fprintf(h, " %T%v%v", k.key, k.Labels, isTuple)
+		fmt.Fprintf(h, " %T%v", k.key, k.Labels)
 	}
 	for _, path := range append([]string{c.Label}, c.Images...) {
 		if path == "" {
@@ -223,7 +222,7 @@ func (j *Job) estimate(c raw.Case) int64 {
 		made = 1
 		for i, d := range h.Dim {
 			n *= int64(d)
-			if i < 3 {
+			if i < len(j.Settings.Spacing) { // of two, x and y
 				made *= h.PixDim[i+1]
 			}
 		}
@@ -241,9 +240,6 @@ func (j *Job) estimate(c raw.Case) int64 {
 	}
 	for _, v := range j.Settings.Spacing {
 		made /= v
-	}
-	if len(j.Settings.Spacing) == 2 {
-		made = made / 1 // the first axis keeps its spacing, which is in made once
 	}
 	out := int64(float64(voxels) * max(made, 0))
 	if j.Settings.Transpose != [3]int{0, 1, 2} {
