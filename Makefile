@@ -221,6 +221,8 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run optim_steps.py; \
 	  run ops.py; \
 	  run plans.py $$g/plans.json; \
+	  run planner.py $$g/planner.json --count 30; \
+	  run fingerprint.py $$g/fingerprint.json; \
 	  run augment.py $$g/augment.json; \
 	  run splits.py $$g/splits.json; \
 	  run loader.py $$g/loader; \

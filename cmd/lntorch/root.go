@@ -43,7 +43,7 @@ Settings come from flags, then LNTORCH_… variables, then --config FILE, then d
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-")) // nnU-Net's --val_best is --val-best
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, suggest(cmd, err)) })
-	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newFingerprint(), newPlan(), newMovePlans(), newPreprocess(), newPlanAndPreprocess(), newConfig(), newDoctor(), newBench())
+	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newFingerprint(), newPlan(), newMovePlans(), newAdopt(), newPreprocess(), newPlanAndPreprocess(), newConfig(), newDoctor(), newBench())
 	return root
 }
 
@@ -70,6 +70,7 @@ var singleDash = map[string]map[string]string{
 	"fingerprint": {"np": "np", "fpe": "fpe"},
 	"plan": {"pl": "planner", "gpu_memory_target": "gpu-memory-target", "preprocessor_name": "preprocessor-name", "overwrite_target_spacing": "overwrite-target-spacing",
 		"overwrite_plans_name": "overwrite-plans-name"},
+	"adopt":      {"np": "np"},
 	"move-plans": {"sp": "source-plans", "tp": "target-plans"},
 	"preprocess": {"np": "np", "plans_name": "plans-name"},
 	"plan-and-preprocess": {"np": "np", "npfp": "npfp", "fpe": "fpe", "pl": "planner", "gpu_memory_target": "gpu-memory-target", "preprocessor_name": "preprocessor-name",

@@ -29,6 +29,7 @@ out = args.out
 os.makedirs(out, exist_ok=True)
 rng = np.random.default_rng(args.seed)
 nib.imageglobals.logger.setLevel(100)
+sitk.ProcessObject_GlobalWarningDisplayOff()
 expected = {}
 CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024, "u8": 1280}
 

@@ -1,0 +1,446 @@
+package planner
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/lntorch/lntorch/data/plans"
+)
+
+// Model is a pretrained model whose configuration a dataset adopts.
+type Model struct {
+	Source        string // names it in messages
+	Plans         *plans.Plans
+	Configuration string
+	Dataset       *plans.Dataset // what it was trained on; nil where that is not known
+	// Divisor is what each axis of a patch must be divisible by, for networks that the plans do not describe; nil: the strides.
+	Divisor []int
+}
+
+// AdoptOptions choose what is adopted. The zero value takes everything from the model.
+type AdoptOptions struct {
+	PlansName         string  // of the plans that Adopt makes
+	Name              string  // of the configuration, "": the model's (Adopt), the model's with _adopted (Recipe)
+	Parent            string  // Recipe: the configuration to inherit from, "": 3d_fullres
+	PatchSize         []int   // voxels, nil: the model's, smaller if MemoryGB asks for it
+	BatchSize         int     // 0: the model's, smaller if MemoryGB asks for it
+	MemoryGB          float64 // of a graphics card, by nnU-Net's measure; 0: no limit
+	KeepSpacing       bool    // the dataset's own target spacing and order of axes
+	KeepNormalisation bool    // the dataset's own intensities and schemes
+}
+
+// Finding is something that is not alike in the model's training data and in the dataset.
+type Finding struct {
+	What    string `json:"what"`
+	Model   string `json:"model"`
+	Dataset string `json:"dataset"`
+	Warning bool   `json:"warning"` // far outside of what the model was trained on, or unusable without further steps
+	Note    string `json:"note,omitempty"`
+}
+
+func (f Finding) String() string {
+	s := fmt.Sprintf("%s: model %s, dataset %s", f.What, f.Model, f.Dataset)
+	if f.Note != "" {
+		s += ": " + f.Note
+	}
+	return s
+}
+
+// Adopted is what Adopt and Recipe make.
+type Adopted struct {
+	Result
+	Configuration string
+	PatchSize     []int
+	BatchSize     int // 0: the parent's
+	Findings      []Finding
+}
+
+// Adopt makes plans for the dataset with one configuration, in which images look to the network as those that the model was
+// trained on: its spacing, order of axes, intensity statistics, normalisation and resampling, its architecture, and a patch and a
+// batch that fit. They are a plans file of their own, since statistics and the order of axes hold for a whole file.
+func Adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
+	a, err := adopt(m, in, o)
+	if err != nil {
+		return nil, fmt.Errorf("adopt: %w", err)
+	}
+	return a, nil
+}
+
+func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
+	c, arch, err := m.configuration()
+	if err != nil {
+		return nil, err
+	}
+	dim := len(c.PatchSize)
+	if c.PreviousStage != "" {
+		return nil, fmt.Errorf("%s: configuration %s is the second stage of a cascade, whose input is the output of %s: adopt that one, or a configuration without previous_stage",
+			m.Source, c.Name, c.PreviousStage)
+	}
+	forward, backward, spacing := m.Plans.TransposeForward, m.Plans.TransposeBackward, c.Spacing
+	if err := permutation(forward); err != nil {
+		return nil, fmt.Errorf("%s: transpose_forward: %w", m.Source, err)
+	}
+	if o.KeepSpacing {
+		if spacing, err = targetSpacing(in.Fingerprint, nil); err != nil {
+			return nil, err
+		}
+		forward = transpose(spacing)
+		spacing = permute(spacing, forward)[3-dim:]
+		backward = make([]int, 3)
+		for i, f := range forward {
+			backward[f] = i
+		}
+	}
+	image := medianShape(in, spacing, forward)
+	s, err := m.size(c, arch, image[3-dim:], in.Dataset.NumLabelEntries(), o)
+	if err != nil {
+		return nil, err
+	}
+	a := &Adopted{Configuration: o.Name, PatchSize: s.patch, BatchSize: s.batch}
+	if a.Name = o.PlansName; a.Name == "" {
+		a.Name = "nnUNetPlansAdopted"
+	}
+	if a.Configuration == "" {
+		a.Configuration = c.Name
+	}
+	a.Notes = s.notes
+	a.Findings = m.compare(c, in)
+
+	raw := c.Raw().Clone()
+	for _, key := range []string{"inherits_from", "next_stage", "previous_stage"} {
+		raw.Delete(key)
+	}
+	raw.Set("data_identifier", a.Name+"_"+a.Configuration)
+	raw.Set("batch_size", s.batch)
+	raw.Set("patch_size", s.patch)
+	raw.Set("median_image_size_in_voxels", floats(image[3-dim:]))
+	raw.Set("spacing", spacing)
+	v, _ := m.Plans.Raw().Get("foreground_intensity_properties_per_channel")
+	if v == nil {
+		v, _ = m.Plans.Raw().Get("foreground_intensity_properties_by_modality") // of older plans
+	}
+	intensities, _ := v.(*plans.Object)
+	if o.KeepNormalisation {
+		r := &run{in: in}
+		schemes, masks := r.normalisation()
+		raw.Set("normalization_schemes", schemes)
+		raw.Set("use_mask_for_norm", masks)
+		intensities = in.Fingerprint.Intensities()
+	} else if len(m.Plans.ChannelIntensities) < len(c.NormalizationSchemes) || len(c.NormalizationSchemes) != len(in.Dataset.ChannelNames) {
+		return nil, fmt.Errorf("%s normalises %d channels with statistics of %d, the dataset has %d (%s): --keep-normalisation takes the dataset's own",
+			m.Source, len(c.NormalizationSchemes), len(m.Plans.ChannelIntensities), len(in.Dataset.ChannelNames), strings.Join(in.Dataset.ChannelNames, ", "))
+	}
+	planner, manager := m.Plans.ExperimentPlanner, m.Plans.LabelManager
+	if planner == "" {
+		planner = "ExperimentPlanner"
+	}
+	shape := columns(toFloats(in.Fingerprint.Shapes), median)
+	originalShape := make([]int, 3)
+	for i, f := range forward {
+		originalShape[i] = int(math.RoundToEven(shape[f]))
+	}
+	a.Plans = plans.NewObject(
+		"dataset_name", in.DatasetName,
+		"plans_name", a.Name,
+		"original_median_spacing_after_transp", permute(columns(in.Fingerprint.Spacings, median), forward),
+		"original_median_shape_after_transp", originalShape,
+		"image_reader_writer", in.Reader,
+		"transpose_forward", slices.Clone(forward),
+		"transpose_backward", slices.Clone(backward),
+		"configurations", plans.NewObject(a.Configuration, raw),
+		"experiment_planner_used", planner,
+		"label_manager", manager,
+		"foreground_intensity_properties_per_channel", intensities.Clone(),
+	)
+	return a, nil
+}
+
+// Recipe adds a configuration to the dataset's own plans, as LN-Seg-FM's readme says to do by hand: it inherits from 3d_fullres and
+// has a patch size and the model's architecture; spacing, statistics and batch size are those of 3d_fullres, unless a batch size
+// is given. The plans are not modified; Result.Plans is a copy with the configuration at the end.
+func Recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, error) {
+	a, err := recipe(m, own, in, o)
+	if err != nil {
+		return nil, fmt.Errorf("adopt: %w", err)
+	}
+	return a, nil
+}
+
+func recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, error) {
+	c, arch, err := m.configuration()
+	if err != nil {
+		return nil, err
+	}
+	if o.Parent == "" {
+		o.Parent = "3d_fullres"
+	}
+	parent, err := own.Configuration(o.Parent)
+	if err != nil {
+		return nil, err
+	}
+	if len(parent.PatchSize) != len(c.PatchSize) {
+		return nil, fmt.Errorf("%s is a model of %d axes, %s of the dataset's plans has %d", m.Source, len(c.PatchSize), o.Parent, len(parent.PatchSize))
+	}
+	a := &Adopted{Configuration: o.Name, BatchSize: o.BatchSize}
+	if a.Configuration == "" {
+		a.Configuration = c.Name + "_adopted"
+	}
+	if a.Configuration == o.Parent {
+		return nil, fmt.Errorf("the configuration cannot be called %s, which it inherits from", o.Parent)
+	}
+	given := o.BatchSize
+	if o.BatchSize == 0 {
+		o.BatchSize = parent.BatchSize
+	}
+	image := medianShape(in, parent.Spacing, own.TransposeForward)
+	s, err := m.size(c, arch, image[3-len(c.PatchSize):], in.Dataset.NumLabelEntries(), o)
+	if err != nil {
+		return nil, err
+	}
+	a.PatchSize, a.Notes, a.Name = s.patch, s.notes, own.PlansName
+	a.Findings = m.compare(c, in)
+	raw := plans.NewObject("inherits_from", o.Parent, "patch_size", s.patch)
+	if given != 0 {
+		raw.Set("batch_size", given)
+	}
+	if block, ok := c.Raw().Get("architecture"); ok { // always, where the plans describe the network
+		raw.Set("architecture", block.(*plans.Object).Clone())
+	}
+	a.Plans = own.Raw().Clone()
+	v, _ := a.Plans.Get("configurations")
+	configurations := v.(*plans.Object)
+	configurations.Delete(a.Configuration)
+	configurations.Set(a.Configuration, raw)
+	return a, nil
+}
+
+// configuration resolves the model's configuration. The architecture is nil where the plans do not describe the network.
+func (m *Model) configuration() (*plans.Configuration, *plans.Architecture, error) {
+	c, err := m.Plans.Configuration(m.Configuration)
+	if err != nil || m.Divisor != nil {
+		return c, nil, err
+	}
+	a, err := c.Architecture()
+	return c, a, err
+}
+
+func permutation(order []int) error {
+	if !slices.Equal(slices.Sorted(slices.Values(order)), []int{0, 1, 2}) {
+		return fmt.Errorf("expected an order of the axes 0, 1, 2, found %v", order)
+	}
+	return nil
+}
+
+// medianShape is the median image after resampling to the spacing, transposed. A spacing of two axes leaves the first as it is.
+func medianShape(in Input, spacing []float64, forward []int) []float64 {
+	rows := make([][]float64, len(in.Fingerprint.Shapes))
+	for i, shape := range in.Fingerprint.Shapes {
+		rows[i] = make([]float64, 3)
+		for a, f := range forward {
+			rows[i][a] = float64(shape[f])
+			if k := a - (3 - len(spacing)); k >= 0 {
+				rows[i][a] = math.RoundToEven(in.Fingerprint.Spacings[i][f] / spacing[k] * float64(shape[f]))
+			}
+		}
+	}
+	return columns(rows, median)
+}
+
+// size is a patch and a batch.
+type size struct {
+	patch []int
+	batch int
+	notes []string
+}
+
+// size chooses patch and batch: what is given, else the model's, made smaller until nnU-Net's measure of memory is kept.
+func (m *Model) size(c *plans.Configuration, arch *plans.Architecture, median []float64, classes int, o AdoptOptions) (size, error) {
+	s := size{patch: slices.Clone(c.PatchSize), batch: c.BatchSize}
+	divisor := m.Divisor
+	if arch != nil {
+		divisor = slices.Repeat([]int{1}, arch.Dim)
+		for _, stride := range arch.Strides {
+			for a := range divisor {
+				divisor[a] *= stride[a]
+			}
+		}
+	}
+	if len(divisor) != len(s.patch) {
+		return s, fmt.Errorf("%s: strides of %d axes, a patch of %d", m.Source, len(divisor), len(s.patch))
+	}
+	if o.PatchSize != nil {
+		s.patch = slices.Clone(o.PatchSize)
+	}
+	if o.BatchSize != 0 {
+		s.batch = o.BatchSize
+	}
+	if s.batch < 1 || len(s.patch) != len(divisor) || slices.Min(s.patch) < 1 {
+		return s, fmt.Errorf("patch %v, batch %d: expected %d positive sizes and at least one patch", s.patch, s.batch, len(divisor))
+	}
+	bottleneck := 1
+	var nearest []string
+	for a, p := range s.patch {
+		bottleneck *= p / divisor[a]
+		nearest = append(nearest, fmt.Sprint(max(1, int(math.Round(float64(p)/float64(divisor[a]))))*divisor[a]))
+	}
+	for a, p := range s.patch {
+		if p%divisor[a] != 0 {
+			return s, fmt.Errorf("patch %v: the strides of %s need sizes divisible by %v; the nearest are %s", s.patch, m.Source, divisor, strings.Join(nearest, ","))
+		}
+	}
+	if bottleneck < 2 {
+		return s, fmt.Errorf("patch %v: after strides of %v one voxel is left, which cannot be normalised: take a larger one", s.patch, divisor)
+	}
+	if o.MemoryGB <= 0 || arch == nil {
+		return s, nil
+	}
+	perGB, reference := 560e6/8, 2.0 // feature map elements, and the patches that they were measured with
+	if arch.NetworkClass == "ResidualEncoderUNet" {
+		perGB = 680e6 / 8
+	}
+	if arch.Dim == 2 {
+		perGB, reference = 85e6/8, 12
+		if arch.NetworkClass == "ResidualEncoderUNet" {
+			perGB = 135e6 / 8
+		}
+	}
+	need := func(patch []int) float64 { // GB per patch of a batch
+		return float64(architectureSize(arch, patch, classes)) / perGB / reference
+	}
+	before := s
+	for o.BatchSize == 0 && s.batch > minBatch && float64(s.batch)*need(s.patch) > o.MemoryGB {
+		s.batch--
+	}
+	for o.PatchSize == nil && float64(s.batch)*need(s.patch) > o.MemoryGB {
+		axis := -1 // the one that is largest relative to the image, and can shrink
+		for a, p := range s.patch {
+			if p-divisor[a] >= minEdge*divisor[a] && (axis < 0 || float64(p)/median[a] >= float64(s.patch[axis])/median[axis]) {
+				axis = a
+			}
+		}
+		if axis < 0 {
+			break
+		}
+		s.patch = slices.Clone(s.patch)
+		s.patch[axis] -= divisor[axis]
+	}
+	gb := float64(s.batch) * need(s.patch)
+	if !slices.Equal(s.patch, before.patch) || s.batch != before.batch {
+		s.notes = append(s.notes, fmt.Sprintf("for %.3g GB of memory the patch is %v and the batch %d; the model's are %v and %d", o.MemoryGB, s.patch, s.batch, c.PatchSize, c.BatchSize))
+	}
+	if gb > o.MemoryGB {
+		s.notes = append(s.notes, fmt.Sprintf("patches of %v in batches of %d need about %.3g GB of a graphics card, more than %.3g GB", s.patch, s.batch, gb, o.MemoryGB))
+	}
+	return s, nil
+}
+
+// architectureSize is nnU-Net's measure of a network's memory, see featureMapSize.
+func architectureSize(a *plans.Architecture, patch []int, classes int) int64 {
+	t := topology{strides: a.Strides, patch: patch}
+	blocks, residual := a.ConvsPerStage, false
+	if a.NetworkClass == "ResidualEncoderUNet" {
+		blocks, residual = a.BlocksPerStage, true
+	}
+	return t.featureMapSize(a.FeaturesPerStage, blocks, slices.Max(a.DecoderConvs), classes, residual)
+}
+
+// The bounds of what is near the model's training data.
+const (
+	farSpacing = 2 // ratio of voxel sizes
+	farMean    = 2 // standard deviations between the means
+	farStd     = 2 // ratio of standard deviations
+)
+
+// compare tells what differs between the model's training data and the dataset.
+func (m *Model) compare(c *plans.Configuration, in Input) []Finding {
+	var list []Finding
+	add := func(warning bool, what string, model, dataset any, note string) {
+		list = append(list, Finding{what, fmt.Sprint(model), fmt.Sprint(dataset), warning, note})
+	}
+	own := columns(in.Fingerprint.Spacings, median)
+	forward := m.Plans.TransposeForward
+	ownTransposed := permute(own, forward)[3-len(c.Spacing):]
+	far, differs := false, false
+	for a, s := range c.Spacing {
+		ratio := max(s/ownTransposed[a], ownTransposed[a]/s)
+		far, differs = far || ratio > farSpacing, differs || ratio > 1.001
+	}
+	if differs {
+		note := ""
+		if far {
+			note = fmt.Sprintf("more than a factor of %d apart: structures are resampled far from what was scanned", farSpacing)
+		}
+		add(far, "spacing in mm", short(c.Spacing), short(ownTransposed), note)
+	}
+	if t, err := targetSpacing(in.Fingerprint, nil); err == nil && !slices.Equal(transpose(t), forward) {
+		add(true, "order of axes", forward, transpose(t), "the coarsest axis is another one: check that the images are oriented as the model's")
+	}
+	schemes := c.NormalizationSchemes
+	for i, name := range in.Dataset.ChannelNames {
+		if i >= len(schemes) {
+			break
+		}
+		if scheme := normalisationOf(name); scheme != schemes[i] {
+			add(true, "normalisation of channel "+name, schemes[i], scheme, "by the channel's name in dataset.json the intensities are of another kind")
+		}
+	}
+	if m.Dataset != nil {
+		if a, b := m.Dataset.ChannelNames, in.Dataset.ChannelNames; !slices.EqualFunc(a, b, strings.EqualFold) {
+			add(len(a) != len(b), "channels", strings.Join(a, ", "), strings.Join(b, ", "), "")
+		}
+		if a, b := labelNames(m.Dataset), labelNames(in.Dataset); a != b {
+			heads, ownHeads := m.Dataset.Labels.NumSegmentationHeads(), in.Dataset.Labels.NumSegmentationHeads()
+			note := ""
+			if heads != ownHeads {
+				note = fmt.Sprintf("the last layers have %d outputs, the dataset needs %d: they begin anew", heads, ownHeads)
+			}
+			add(false, "labels", a, b, note)
+		}
+	}
+	for i, d := range in.Fingerprint.Channels {
+		if i >= len(m.Plans.ChannelIntensities) || i >= len(in.Dataset.ChannelNames) {
+			break
+		}
+		t := m.Plans.ChannelIntensities[i]
+		if !finite(t.Mean) || !finite(t.Std) {
+			continue
+		}
+		shift, ratio := math.Abs(d.Mean-t.Mean), max(d.Std/t.Std, t.Std/d.Std)
+		if shift == 0 && ratio == 1 {
+			continue
+		}
+		var why []string
+		if shift > farMean*t.Std {
+			why = append(why, fmt.Sprintf("the means are %.1f of the model's standard deviations apart", shift/t.Std))
+		}
+		if ratio > farStd {
+			why = append(why, fmt.Sprintf("the spreads differ by a factor of %.1f", ratio))
+		}
+		if d.Median < t.Percentile005 || d.Median > t.Percentile995 {
+			why = append(why, fmt.Sprintf("half of the dataset's foreground lies outside of [%.4g, %.4g], to which CTs are clipped", t.Percentile005, t.Percentile995))
+		}
+		describe := func(c plans.Intensity) string {
+			return fmt.Sprintf("%.1f ± %.1f (0.5 to 99.5 %%: %.4g to %.4g)", c.Mean, c.Std, c.Percentile005, c.Percentile995)
+		}
+		add(len(why) > 0, "foreground intensities of channel "+in.Dataset.ChannelNames[i], describe(t), describe(d), strings.Join(why, "; "))
+	}
+	return list
+}
+
+func short(v []float64) string {
+	var parts []string
+	for _, x := range v {
+		parts = append(parts, fmt.Sprintf("%.4g", x))
+	}
+	return strings.Join(parts, " × ")
+}
+
+func labelNames(d *plans.Dataset) string {
+	var parts []string
+	for _, e := range d.Labels.Entries {
+		parts = append(parts, fmt.Sprintf("%s %v", e.Name, e.Values))
+	}
+	return strings.Join(parts, ", ")
+}
