@@ -204,6 +204,56 @@ def first(o, answer):
     run_training_entry()
 
 
+def preprocess(o, answer):
+    """DefaultPreprocessor on the one case of a dataset; what its imports take is left out."""
+    import numpy as np
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    raw, folder = Path(o["raw"]), Path(o["folder"])
+    manager = PlansManager(json.loads((folder / "nnUNetPlans.json").read_text()))
+    dataset = json.loads((folder / "dataset.json").read_text())
+    start = time.perf_counter()
+    DefaultPreprocessor(verbose=False).run_case_save(str(folder / "theirs"), [str(raw / "imagesTr/CT_0000.nii.gz")], str(raw / "labelsTr/CT.nii.gz"), manager,
+                                                     manager.get_configuration("3d_fullres"), dataset)
+    seconds, peak = time.perf_counter() - start, peak_rss()
+    ours, theirs = np.load(folder / "nnUNetPlans_3d_fullres" / "CT.npz"), np.load(folder / "theirs.npz")
+    a, b = ours["data"], theirs["data"]
+    print(json.dumps({"seconds": seconds, "peak_rss_bytes": peak, "difference": max(float(np.abs(x - y).max()) for x, y in zip(a[0], b[0])),
+                      "labels": int((ours["seg"] != theirs["seg"]).sum()), "shape": list(b.shape)}), file=answer, flush=True)
+
+
+def phantom(o):
+    """A raw dataset of one CT: an ellipse with spine and airway, noise as of a reconstruction, balls for nodes."""
+    import numpy as np
+    import SimpleITK as sitk
+    rng = np.random.RandomState(len(o["shape"]))
+    nz, ny, nx = o["shape"]
+    y, x = np.mgrid[:ny, :nx].astype(np.float32) - np.array([ny / 2, nx / 2]).reshape(2, 1, 1)
+    y, x = y / ny * 512, x / nx * 512
+    image, label = np.empty(o["shape"], np.int16), np.zeros(o["shape"], np.uint8)
+    for z in range(nz):
+        w = 1 + 0.1 * np.sin(z / nz * 6)
+        inside = (y / (170 * w)) ** 2 + (x / (130 * w)) ** 2 < 1
+        v = np.where(inside, 50, -1000).astype(np.float32)
+        v[((y - 74) / 30) ** 2 + (x / 40) ** 2 < 1] = 700
+        v[((y + 56) / 18) ** 2 + (x / 22) ** 2 < 1] = -950
+        n = rng.randn(ny, nx).astype(np.float32)
+        n = (n + np.roll(n, 1, 0) + np.roll(n, 1, 1) + np.roll(n, 1, (0, 1))) / 2
+        image[z] = np.clip(v + n * np.where(inside, 25, 8), -1024, 3000)
+    for _ in range(20):
+        c, r = [rng.randint(0, nz), rng.uniform(-76, 76), rng.uniform(-76, 76)], rng.uniform(4, 12)
+        for z in range(max(0, c[0] - 12), min(nz, c[0] + 12)):
+            label[z][((z - c[0]) * 1.5) ** 2 + (y - c[1]) ** 2 + (x - c[2]) ** 2 < r * r] = 1
+    image[label > 0] += 40
+    root = Path(o["raw"])
+    for name, values in (("imagesTr/CT_0000", image), ("labelsTr/CT", label)):
+        (root / name).parent.mkdir(parents=True)
+        im = sitk.GetImageFromArray(values)
+        im.SetSpacing((0.98, 0.98, 1.5))
+        sitk.WriteImage(im, str(root / (name + ".nii.gz")), True)
+    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1}, "numTraining": 1, "file_ending": ".nii.gz"}))
+
+
 def peak_rss():
     """The most memory this process has held, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -218,8 +268,11 @@ def worker(o):
     if o["part"] == "first":
         first(o, answer)
         return
-    if o["part"] == "save":
-        save(o)
+    if o["part"] == "preprocess":
+        preprocess(o, answer)
+        return
+    if o["part"] in ("save", "phantom"):
+        {"save": save, "phantom": phantom}[o["part"]](o)
         return
     import torch
     torch.set_num_threads(o["threads"])
@@ -295,6 +348,30 @@ class Start:
         pass
 
 
+class Once:
+    """A command that is started for each repeat, and whose JSON is the answer. Time and memory are the process's where it does not tell its own."""
+
+    def __init__(self, command, more=lambda answer: {}, **env):
+        self.command, self.more, self.env = command, more, env
+
+    def repeat(self):
+        start = time.perf_counter()
+        process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment(**self.env))
+        out = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}")
+        answer = json.loads(out)
+        answer = answer[0] if isinstance(answer, list) else answer
+        answer = {"seconds": seconds, "peak_rss_bytes": used.ru_maxrss << 10, **{("steps" if k == "seconds" and isinstance(v, dict) else k): v for k, v in answer.items()}}
+        return {**answer, **self.more(answer)}
+
+    def close(self):
+        pass
+
+
 def ended(process):
     """Waits for the end but leaves the process to be waited for, so that its number stays its own."""
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -309,7 +386,7 @@ def environment(**more):
 
 class Bench:
     def __init__(self, args):
-        self.args, self.rows, self.memory, self.libtorch = args, [], [], {}
+        self.args, self.rows, self.memory, self.preprocessed, self.libtorch = args, [], [], [], {}
 
     def ours(self, part, *flags):
         return [self.args.lntorch, "bench", part, "--serve", "--threads", str(self.args.threads), *map(str, flags)]
@@ -319,7 +396,7 @@ class Bench:
 
     ALIKE = ("torch", "cpu_capability", "threads", "parameters")
 
-    def group(self, title, sides, warmup=1, alone=False, most=None, alike=(*ALIKE, "entries", "tiles")):
+    def group(self, title, sides, warmup=1, alone=False, most=None, keep=None, alike=(*ALIKE, "entries", "tiles")):
         """Rows of one title: sides maps who to the command of a worker, or to a Start. alone: a worker for each repeat, none beside it.
 
         What alike names must be the same on all sides that tell it.
@@ -337,6 +414,8 @@ class Bench:
         last = next(iter(answers.values()))[-1]
         if "kept_bytes" in last:
             self.memory.append((title, last))
+        if keep is not None:
+            keep.append((title, {who: found[-1] for who, found in answers.items()}))
         ours = None
         for who, found in answers.items():
             seconds = [a["seconds"] for a in found]
@@ -354,7 +433,7 @@ class Bench:
         workers = {}
         try:
             for who, side in sides.items():
-                workers[who] = side if isinstance(side, Start) else Worker(side)
+                workers[who] = side if isinstance(side, (Start, Once)) else Worker(side)
             for i in range(warmup + repeats):
                 for who, w in workers.items():
                     answer = w.repeat()
@@ -460,6 +539,24 @@ def run_full(b, size):
             alone=True, most=3)
 
 
+def run_preprocess(b, size):
+    """One CT each, from .nii.gz to .npz and .pkl: one process, one thread on both sides."""
+    for nz in size["slices"]:
+        shape = [nz, *size["slice"]]
+        with tempfile.TemporaryDirectory() as folder:
+            raw, preprocessed = Path(folder) / "raw" / "Dataset001_Bench", Path(folder) / "preprocessed" / "Dataset001_Bench"
+            subprocess.run(b.theirs("phantom", raw=raw, shape=shape), check=True, env=environment())
+            where = ["--raw", str(raw.parent), "--preprocessed", str(preprocessed.parent), "--quiet", "-d", "1"]
+            subprocess.run([b.args.lntorch, "plan-and-preprocess", *where, "--no_pp", "-overwrite_target_spacing", "1.25", "0.9", "0.9"], check=True, env=environment(),
+                           stdout=subprocess.DEVNULL)
+            written = lambda stem: {"file_bytes": sum(stem.with_suffix(e).stat().st_size for e in (".npz", ".pkl"))}
+            b.group(f"preprocessing, {'×'.join(map(str, shape))} at 1.5, 0.98, 0.98 mm to 1.25, 0.9, 0.9 mm, one process, one thread", {
+                "lntorch": Once([b.args.lntorch, "preprocess", *where, "-c", "3d_fullres", "-np", "1", "--threads", "1", "--json", "--clean"],
+                                lambda _: written(preprocessed / "nnUNetPlans_3d_fullres" / "CT"), GOMAXPROCS=1),
+                "nnU-Net": Once(b.theirs("preprocess", raw=raw, folder=preprocessed), lambda _: written(preprocessed / "theirs"), OMP_NUM_THREADS=1)},
+                warmup=0, most=1, keep=b.preprocessed, alike=())
+
+
 # What a step of each method may take of full fine-tuning's time and memory; None: not said. A flag follows the method's name.
 METHODS = {
     "full": (None, None),
@@ -504,12 +601,14 @@ def methods_page(b, about):
 
 
 PARTS = {"startup": run_startup, "masks": run_masks, "update": run_update, "open": run_open, "step": run_step, "bf16": run_bf16, "window": run_window,
-         "full": run_full, "networks": run_networks, "methods": run_methods}
+         "preprocess": run_preprocess, "full": run_full, "networks": run_networks, "methods": run_methods}
 REAL = {"mid": "mid", "patch": [32, 96, 96], "big": "full", "full": [64, 128, 128], "image": [60, 192, 192], "tile": [24, 64, 64],
-        "networks": ["full", "resencl", "swinunetr", "swinunetrv2"], "cube": [64, 64, 64]}
+        "networks": ["full", "resencl", "swinunetr", "swinunetrv2"], "cube": [64, 64, 64],
+        "slices": [100, 400], "slice": [512, 512]}
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read memory that nothing was written to.
 QUICK = {"mid": "phantom", "patch": [16, 16, 16], "big": "phantom", "full": [16, 16, 16], "image": [24, 24, 24], "tile": [16, 16, 16],
-         "networks": ["phantom"], "cube": [16, 16, 16]}
+         "networks": ["phantom"], "cube": [16, 16, 16],
+         "slices": [12], "slice": [64, 64]}
 
 
 def text(seconds):
@@ -546,8 +645,24 @@ def page(b, about):
                   "| step | weights, momentum, batch | kept for the backward pass | gradients | most at a time |", "| --- | --: | --: | --: | --: |"]
         lines += ["| " + " | ".join([title, *(f"{a[k] / 2**20:.0f}" for k in ("held_bytes", "kept_bytes", "gradients_bytes", "tensors_peak_bytes"))]) + " |"
                   for title, a in b.memory]
+    lines += preprocessing(b)
     lines += ["", "## GPU", "", gpu()]
     return "\n".join(lines) + "\n"
+
+
+def preprocessing(b):
+    """What the part preprocess found beside time and memory."""
+    if not b.preprocessed:
+        return []
+    lines = ["", "## Preprocessing", "", "From `.nii.gz` to `.npz` and `.pkl`, reading and writing included; the start of the program is lntorch's, not nnU-Net's.", "",
+             "| | time of nnU-Net's | peak memory | files | largest difference of the data | labels that differ | lntorch's seconds: reading, crop, labels, image, writing |",
+             "| --- | --: | --: | --: | --: | --: | --- |"]
+    for title, answers in b.preprocessed:
+        ours, theirs = answers["lntorch"], answers["nnU-Net"]
+        part = lambda key: ours[key] / theirs[key]
+        lines.append(f"| {title} | 1 / {1 / part('seconds'):.1f} | {part('peak_rss_bytes'):.2f} | {part('file_bytes'):.3f} | {theirs['difference']:.1e} | {theirs['labels']} | "
+                     + ", ".join(f"{ours['steps'][k]:.2f}" for k in ("read", "crop", "labels", "image", "write")) + " |")
+    return lines
 
 
 def gpu():

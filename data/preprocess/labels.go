@@ -2,6 +2,7 @@ package preprocess
 
 import (
 	"slices"
+	"sort"
 
 	"github.com/lntorch/lntorch/volume"
 )
@@ -116,11 +117,21 @@ func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, thread
 					lo, hi = 0, int32(n[2])
 				}
 				first := r[0][0]
+				from := sort.Search(m[2], func(x int) bool { return sx[x].at[1] >= int(lo) })
+				to := max(from, sort.Search(m[2], func(x int) bool { return sx[x].at[0] >= int(hi) }))
+				if first != 0 { // out begins with zeros
+					for x := range dst[:from] {
+						dst[x] = first
+					}
+					for x := range dst[to:] {
+						dst[to+x] = first
+					}
+				}
 				for x := lo; x < hi; x++ {
 					l := r[0][x]
 					mixed[x] = r[1][x] != l || r[2][x] != l || r[3][x] != l
 				}
-				for x := range dst {
+				for x := from; x < to; x++ {
 					s := &sx[x]
 					a, b := s.at[0], s.at[1]
 					inA, inB := a >= int(lo) && a < int(hi), b >= int(lo) && b < int(hi)
