@@ -11,6 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/data/preprocess"
+	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/formats/pth"
@@ -170,4 +174,44 @@ func TestLiveValidationHasNnUNetsLabels(t *testing.T) {
 		}
 		require.Equal(t, want, l, "voxel %d", i)
 	}
+}
+
+// Stock nnU-Net trains and validates on cases that lntorch preprocessed, and so does lntorch; both have the same data before them as when
+// nnU-Net preprocessed it.
+func TestLiveNnUNetTrainsOnOurPreprocessing(t *testing.T) {
+	golden.Python(t)
+	c := phantom(t, "full")
+	const name = "Dataset102_PhantomTarget"
+	d, err := raw.Open(mini(t, "raw"), name)
+	require.NoError(t, err)
+	p, err := plans.Load(filepath.Join(c.Preprocessed, c.PlansName+".json"))
+	require.NoError(t, err)
+	configuration, err := p.Configuration(c.Configuration)
+	require.NoError(t, err)
+	settings, err := preprocess.NewSettings(p, configuration, d.JSON)
+	require.NoError(t, err)
+	reader, err := images.ForName(p.ImageReaderWriter)
+	require.NoError(t, err)
+	folder := filepath.Join(c.Preprocessed, configuration.DataIdentifier)
+	require.NoError(t, os.RemoveAll(folder))
+	job := preprocess.Job{Dataset: d, Reader: reader, Settings: settings, Folder: folder, Workers: 2, Threads: 2}
+	s, err := job.Run(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, len(d.Cases), s.Made)
+
+	stack(t, c, "train", "--pretrained", c.Pretrained)
+	f, err := checkpoint.Open(filepath.Join(fold(c), "checkpoint_final.pth"))
+	require.NoError(t, err)
+	defer f.Close()
+	require.Equal(t, 4, f.Epoch)
+
+	// lntorch's numbers do not depend on who preprocessed.
+	theirs := phantom(t, "full")
+	c = again(t, c, nil)
+	c.Results = filepath.Join(t.TempDir(), "results")
+	a, b := run(t, theirs), run(t, c)
+	want, got := state(t, a.Checkpoint), state(t, b.Checkpoint)
+	delete(want, "extra")
+	delete(got, "extra")
+	require.Equal(t, want, got)
 }

@@ -165,3 +165,31 @@ func TestLiveCasesAreNnUNets(t *testing.T) {
 		compareCases(t, out)
 	}
 }
+
+func TestRunRefusesWhatIsNoCase(t *testing.T) {
+	list := references(t, goldens)
+	s := list[0].settings
+	im := func(c, n int) *volume.Image {
+		return &volume.Image{Shape: [4]int{c, n, n, n}, Pixels: make([]int16, c*n*n*n)}
+	}
+	half := im(1, 4)
+	half.Pixels = append(make([]float32, 63), 0.5)
+	large := im(1, 4)
+	large.Pixels = append(make([]int32, 63), 40000)
+	for _, c := range []struct {
+		im, seg *volume.Image
+		spacing [3]float64
+		message string
+	}{
+		{im(2, 4), im(1, 4), [3]float64{1, 1, 1}, "found 2 channels, the plans have 1"},
+		{im(1, 4), im(1, 5), [3]float64{1, 1, 1}, "must have one shape"},
+		{im(1, 0), im(1, 0), [3]float64{1, 1, 1}, "no voxels"},
+		{im(1, 4), im(1, 4), [3]float64{1, 0, 1}, "spacing"},
+		{im(1, 4), im(1, 4), [3]float64{0.01, 1, 1}, "would have shape [0 "},
+		{im(1, 4), half, [3]float64{1, 1, 1}, "the labels go from"},
+		{im(1, 4), large, [3]float64{1, 1, 1}, "40000"},
+	} {
+		_, err := s.Run(c.im, c.seg, c.spacing, &pickle.Dict{}, 1)
+		require.ErrorContains(t, err, c.message)
+	}
+}

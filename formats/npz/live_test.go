@@ -17,9 +17,9 @@ const corpus = "../../testdata/golden/npz"
 // What the writer makes, numpy reads.
 func TestLiveNumpyReadsOurArchives(t *testing.T) {
 	python := golden.Python(t)
-	for _, deflate := range []bool{false, true} {
+	for _, o := range []npz.Options{{}, {Deflate: true}, {Deflate: true, Threads: 1, Comment: "x"}, {Deflate: true, Threads: 3}} {
 		path := filepath.Join(t.TempDir(), "a.npz")
-		w, err := npz.Create(path, deflate)
+		w, err := npz.CreateWith(path, o)
 		require.NoError(t, err)
 		files, err := filepath.Glob(filepath.Join(corpus, "[^r]*.npy")) // without refused_*.npy
 		require.NoError(t, err)

@@ -58,3 +58,14 @@ func TestImpossibleRangesPanic(t *testing.T) {
 	require.Panics(t, func() { New(1).IntN(1<<32 + 1) })
 	require.Panics(t, func() { New(1).IntsN(nil, 0) })
 }
+
+// numpy.random.RandomState(1234).choice(20, 10, replace=False)
+func TestSampleIsTheStartOfAPermutation(t *testing.T) {
+	require.Equal(t, []uint32{3, 13, 2, 16, 14, 5, 4, 0, 8, 18}, New(1234).Sample(20, 10))
+	a, b := New(7), New(7)
+	whole := a.Permutation(1000)
+	for i, v := range b.Sample(1000, 1000) {
+		require.EqualValues(t, whole[i], v)
+	}
+	require.Equal(t, a.Uint32(), b.Uint32(), "the draws after it")
+}

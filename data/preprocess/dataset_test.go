@@ -1,0 +1,241 @@
+package preprocess
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/data/raw"
+	"github.com/stretchr/testify/require"
+)
+
+const mini = "../../testdata/phantom-mini"
+
+// job preprocesses a dataset of phantom-mini as the plans of that name say.
+func job(t testing.TB, dataset, plansName, configuration string) *Job {
+	root := filepath.Join(t.TempDir(), "raw")
+	require.NoError(t, os.CopyFS(filepath.Join(root, dataset), os.DirFS(filepath.Join(mini, "raw", dataset))))
+	d, err := raw.Open(root, dataset)
+	require.NoError(t, err)
+	p, err := plans.Load(filepath.Join(mini, "preprocessed", dataset, plansName+".json"))
+	require.NoError(t, err)
+	c, err := p.Configuration(configuration)
+	require.NoError(t, err)
+	s, err := NewSettings(p, c, d.JSON)
+	require.NoError(t, err)
+	r, err := images.ForName(p.ImageReaderWriter)
+	require.NoError(t, err)
+	return &Job{Dataset: d, Reader: r, Settings: s, Folder: filepath.Join(t.TempDir(), dataset, c.DataIdentifier), Workers: 2, Threads: 1}
+}
+
+// files lists what is in a folder.
+func files(t testing.TB, folder string) []string {
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// The files are those that nnUNetv2_preprocess wrote, of every case of phantom-mini.
+func TestDatasetsAreNnUNets(t *testing.T) {
+	for _, d := range []struct{ dataset, plans, configuration string }{
+		{"Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres"}, {"Dataset102_PhantomTarget", "nnUNetPlansSource", "3d_phantom"},
+	} {
+		j := job(t, d.dataset, d.plans, d.configuration)
+		j.Threads = 2
+		s, err := j.Run(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, len(j.Dataset.Cases), s.Made)
+		want := filepath.Join(mini, "preprocessed", d.dataset, filepath.Base(j.Folder))
+		for _, c := range j.Dataset.Cases {
+			a, b := open(t, filepath.Join(want, c.ID+".npz")), open(t, filepath.Join(j.Folder, c.ID+".npz"))
+			require.Equal(t, a.Names(), b.Names())
+			x, err := array(t, a, "data").Float32s()
+			require.NoError(t, err)
+			y, err := array(t, b, "data").Float32s()
+			require.NoError(t, err)
+			require.Equal(t, array(t, a, "data").Shape, array(t, b, "data").Shape)
+			require.Equal(t, x, y, c.ID)
+			require.Equal(t, array(t, a, "seg"), array(t, b, "seg"), c.ID)
+			samePickle(t, c.ID, readPickle(t, filepath.Join(want, c.ID+".pkl")), readPickle(t, filepath.Join(j.Folder, c.ID+".pkl")))
+			theirs, err := os.Stat(filepath.Join(want, c.ID+".npz"))
+			require.NoError(t, err)
+			ours, err := os.Stat(filepath.Join(j.Folder, c.ID+".npz"))
+			require.NoError(t, err)
+			require.Less(t, float64(ours.Size()), 1.15*float64(theirs.Size()), c.ID)
+			copied, err := os.ReadFile(filepath.Join(filepath.Dir(j.Folder), "gt_segmentations", c.ID+".nii.gz"))
+			require.NoError(t, err)
+			label, err := os.ReadFile(c.Label)
+			require.NoError(t, err)
+			require.Equal(t, label, copied)
+		}
+	}
+}
+
+func TestRunAgainMakesOnlyWhatChanged(t *testing.T) {
+	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
+	n := len(j.Dataset.Cases)
+	s, err := j.Run(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, Summary{Made: n, Times: s.Times}, s)
+	again := func() (made, kept int, removed []string) {
+		s, err := j.Run(t.Context())
+		require.NoError(t, err)
+		return s.Made, s.Kept, s.Removed
+	}
+	made, kept, _ := again()
+	require.Equal(t, []int{0, n}, []int{made, kept})
+
+	// Time alone is no change; content is.
+	c := j.Dataset.Cases
+	require.NoError(t, os.Chtimes(c[0].Images[0], time.Now(), time.Now()))
+	made, _, _ = again()
+	require.Zero(t, made)
+	other, err := os.ReadFile(c[2].Label)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(c[1].Label, other, 0o666))
+	if image, err := os.ReadFile(c[2].Images[0]); err == nil {
+		require.NoError(t, os.WriteFile(c[1].Images[0], image, 0o666))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(j.Folder, c[1].ID+".npy"), nil, 0o666)) // as training unpacks it
+	require.NoError(t, os.WriteFile(filepath.Join(j.Folder, c[1].ID+"_seg.npy"), nil, 0o666))
+	made, kept, _ = again()
+	require.Equal(t, []int{1, n - 1}, []int{made, kept})
+	require.NotContains(t, files(t, j.Folder), c[1].ID+".npy")
+	require.NotContains(t, files(t, j.Folder), c[1].ID+"_seg.npy")
+	require.Equal(t, array(t, open(t, filepath.Join(j.Folder, c[2].ID+".npz")), "data"), array(t, open(t, filepath.Join(j.Folder, c[1].ID+".npz")), "data"))
+
+	// Half of a case, or one that another program wrote, is none.
+	require.NoError(t, os.Remove(filepath.Join(j.Folder, c[0].ID+".pkl")))
+	require.NoError(t, os.WriteFile(filepath.Join(j.Folder, c[3].ID+".npz"), []byte("x"), 0o666))
+	made, _, _ = again()
+	require.Equal(t, 2, made)
+
+	// So are settings.
+	j.Settings.Schemes[0].Mean++
+	made, _, _ = again()
+	require.Equal(t, n, made)
+
+	j.Dataset.Cases = c[1:]
+	made, kept, removed := again()
+	require.Equal(t, []int{0, n - 1}, []int{made, kept})
+	require.Equal(t, []string{c[0].ID}, removed)
+	for _, name := range files(t, j.Folder) {
+		require.False(t, strings.HasPrefix(name, c[0].ID), name)
+	}
+}
+
+func TestABadCaseDoesNotLoseTheOthers(t *testing.T) {
+	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
+	c := j.Dataset.Cases
+	whole, err := os.ReadFile(c[1].Images[0])
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(c[1].Images[0], whole[:len(whole)/2], 0o666))
+	require.NoError(t, os.Remove(c[3].Label))
+	s, err := j.Run(t.Context())
+	require.ErrorContains(t, err, "2 of 5 cases failed")
+	require.ErrorContains(t, err, c[1].ID)
+	require.ErrorContains(t, err, c[3].ID)
+	require.Equal(t, 3, s.Made)
+	require.ElementsMatch(t, []string{c[1].ID, c[3].ID}, s.Failed)
+	require.Len(t, files(t, j.Folder), 6)
+}
+
+func TestAnInterruptedRunLeavesWholeFilesAndGoesOn(t *testing.T) {
+	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
+	j.Workers = 1
+	ctx, cancel := context.WithCancel(t.Context())
+	j.Progress = progress(func(n int) {
+		if n == 2 {
+			cancel()
+		}
+	})
+	s, err := j.Run(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Equal(t, 2, s.Made)
+	for _, name := range files(t, j.Folder) {
+		require.False(t, strings.HasPrefix(name, "."), name)
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(j.Folder, ".LN_004.npz.00000000.tmp"), nil, 0o666)) // of a program that was killed
+	j.Progress = nil
+	s, err = j.Run(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []int{3, 2}, []int{s.Made, s.Kept})
+	require.Len(t, files(t, j.Folder), 10)
+}
+
+type progress func(n int)
+
+func (p progress) Begin(string, int)    {}
+func (p progress) Done(n int, _ string) { p(n) }
+func (p progress) End()                 {}
+
+// Cases wait for memory; one that needs more than there is goes alone.
+func TestMaxRAMBoundsTheCasesAtWork(t *testing.T) {
+	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
+	need := j.estimate(j.Dataset.Cases[0])
+	require.Greater(t, need, int64(64<<20))
+	require.Less(t, need, int64(80<<20))
+	j.Workers, j.MaxRAM = 4, 1
+	s, err := j.Run(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 5, s.Made)
+
+	b := &budget{left: 10, whole: 10}
+	b.cond.L = &b.mu
+	require.NoError(t, b.take(t.Context(), 6))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	defer context.AfterFunc(ctx, b.wake)()
+	require.ErrorIs(t, b.take(ctx, 5), context.DeadlineExceeded)
+	b.give(6)
+	require.NoError(t, b.take(t.Context(), 25))
+	require.Zero(t, b.left)
+	b.give(25)
+	require.EqualValues(t, 10, b.left)
+}
+
+func TestSettingsRefuseWhatIsNotKnown(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(goldens, "cases.json"))
+	require.NoError(t, err)
+	v, err := plans.DecodeJSON(text)
+	require.NoError(t, err)
+	doc, _ := v.([]any)[0].(*plans.Object).Get("plans")
+	data, _ := v.([]any)[0].(*plans.Object).Get("dataset")
+	dataset, err := plans.DatasetFromObject(data.(*plans.Object), "dataset.json")
+	require.NoError(t, err)
+	plain, err := plans.EncodeJSON(doc, -1, false)
+	require.NoError(t, err)
+	for _, c := range []struct{ old, new, message string }{
+		{`"DefaultPreprocessor"`, `"MyPreprocessor"`, "preprocessor MyPreprocessor is not known"},
+		{`"transpose_forward": [0, 1, 2]`, `"transpose_forward": [0, 1, 1]`, "expected an order of 0, 1, 2"},
+		{`"order": 3`, `"order": 2`, "orders 0, 1 and (images) 3"},
+		{`"order_z": 0`, `"order_z": 2`, "order_z 2"},
+		{`"is_seg": false`, `"is_seg": true`, "is_seg is true"},
+		{`"resampling_fn_data": "resample_data_or_seg_to_shape"`, `"resampling_fn_data": "resample_torch_fornnunet"`, "resample_torch_fornnunet"},
+		{`"order_z": 0`, `"odd": 0`, `keyword argument "odd"`},
+		{`"use_mask_for_norm": [false]`, `"use_mask_for_norm": []`, "1 normalization_schemes and 0 use_mask_for_norm"},
+		{`"mean": 61.25, `, ``, "CTNormalization needs mean"},
+		{`"spacing": [1.4,`, `"spacing": [-1.4,`, "positive"},
+	} {
+		changed := bytes.Replace(plain, []byte(c.old), []byte(c.new), 1)
+		require.NotEqual(t, plain, changed, c.old)
+		v, err := plans.DecodeJSON(changed)
+		require.NoError(t, err)
+		p, err := plans.FromObject(v.(*plans.Object), "plans")
+		require.NoError(t, err)
+		configuration, err := p.Configuration("c")
+		require.NoError(t, err)
+		_, err = NewSettings(p, configuration, dataset)
+		require.ErrorContains(t, err, c.message)
+	}
+}
