@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -30,10 +29,14 @@ The result is nnU-Net's: <results>/<dataset>/<trainer>__<plans>__<configuration>
 progress.png and validation/; beside them run.json and TensorBoard events. Ctrl-C saves and ends; --c goes on from there,
 to the same bits as without the interruption.
 
+Where plans or training data are missing and the raw dataset is there, they are made first: the plans from the pretrained model, as lntorch adopt makes them, or
+by nnU-Net's planner; the data as lntorch preprocess makes it, anew where a raw file has changed. What nnU-Net preprocessed stays as it is.
+
 Methods:
 ` + methodHelp(),
 		Example: `  lntorch train 102 3d_fullres 0 --method dgst -pretrained_weights model/checkpoint_final.pth
   lntorch train 102 3d_fullres 0 -tr nnUNetTrainer_DGST -pretrained_weights model/checkpoint_final.pth --head keep
+  lntorch train 102 3d_phantom 0 -p nnUNetPlansAdopted -pretrained_weights model/checkpoint_final.pth    # from raw images
   lntorch train 102 3d_fullres all --method full --epochs 100 --iterations 50 -pretrained_weights FILE
   lntorch train 102 3d_fullres 0 -tr nnUNetTrainer_DGST --c`,
 		Args: exactly("DATASET", "CONFIGURATION", "FOLD"),
@@ -49,6 +52,7 @@ Methods:
 		"or extend (known classes go along, by name or number)")
 	f.String("channels", string(train.ChannelsKeep), "input channels of the pretrained weights: keep (they must fit), or extend (known ones go along, others start at 0)")
 	refineFlags(f)
+	f.Bool("no-prepare", false, "do not plan and preprocess the raw dataset where training data is missing")
 	f.Bool("c", false, "continue from the fold's checkpoint")
 	f.Bool("val", false, "only the final validation, of checkpoint_final.pth")
 	f.Bool("val-best", false, "final validation with checkpoint_best.pth")
@@ -265,8 +269,8 @@ func trainConfig(cmd *cobra.Command, args []string) (train.Config, error) {
 		return c, err
 	}
 	c.Preprocessed = filepath.Join(preprocessed, name)
-	if _, err := os.Stat(c.Preprocessed); err != nil {
-		return c, fmt.Errorf("dataset %s is not preprocessed: %w", name, err)
+	if err := preparable(cmd, c.Preprocessed, rawFolder, name); err != nil {
+		return c, err
 	}
 	c.Results, c.Configuration, c.Fold = results, args[1], args[2]
 	c.PlansName, _ = f.GetString("plans")
@@ -334,6 +338,9 @@ func runTrain(cmd *cobra.Command, args []string) error {
 	c.Workers, _ = f.GetInt("workers")
 	c.Deterministic, _ = f.GetBool("deterministic")
 	c.Recompute, _ = f.GetBool("recompute")
+	if err := prepareTraining(cmd, c); err != nil {
+		return err
+	}
 	result, err := train.Run(cmd.Context(), c)
 	if err != nil {
 		return err

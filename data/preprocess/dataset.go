@@ -29,6 +29,7 @@ type Job struct {
 	Workers  int    // cases at a time
 	Threads  int    // of each case
 	MaxRAM   int64  // bytes for the cases at work, as estimated; a larger one is done alone. 0: no bound
+	Foreign  bool   // leave alone what others have made: cases without a mark stay, whatever they are made of
 	Progress raw.Progress
 	Log      io.Writer // what a reader warns of; nil: nowhere
 }
@@ -72,7 +73,8 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		if err == nil {
 			mark, err = j.mark(c)
 		}
-		kept := err == nil && Mark(j.Folder, c.ID) == mark
+		there := Mark(j.Folder, c.ID)
+		kept := err == nil && (there == mark || j.Foreign && there == unmarked)
 		var times Times
 		if err == nil && !kept {
 			need := j.estimate(c)
@@ -192,7 +194,7 @@ func (j *Job) removeOthers() ([]string, error) {
 	var removed []string
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".npz")
-		if !ok || known[name] {
+		if !ok || known[name] || j.Foreign && Mark(j.Folder, name) == unmarked {
 			continue
 		}
 		for _, ending := range []string{".npz", ".pkl", ".npy", "_seg.npy"} {

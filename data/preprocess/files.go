@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/lntorch/lntorch/formats/npz"
@@ -55,14 +56,21 @@ func little[T bits.Number](v []T, size int) []byte {
 	return b
 }
 
-// Mark is what Save was given for the case, "" where there is none or no such case.
+// unmarked is Mark's answer for a case that was saved without one, as nnU-Net's are.
+const unmarked = "unmarked"
+
+// Mark is what Save was given for the case, "unmarked" where that was nothing, and "" where there is no such case or not all of
+// it.
 func Mark(folder, name string) string {
 	if _, err := os.Stat(filepath.Join(folder, name+".pkl")); err != nil {
 		return ""
 	}
 	mark, err := npz.Comment(filepath.Join(folder, name+".npz"))
-	if err != nil {
+	switch {
+	case err != nil:
 		return ""
+	case !strings.HasPrefix(mark, "lntorch "):
+		return unmarked
 	}
 	return mark
 }
