@@ -169,9 +169,9 @@ func (v *verifier) pixels(ctx context.Context, d *Dataset, workers int, progress
 	})
 	// The order of the cases, not of the goroutines.
 	order := map[string]int{}
-	for i, c := range d.Cases {
-		for _, path := range append(c.Images, c.Label) {
-			order[path] = i + 1
+	for _, c := range d.Cases {
+		for _, path := range slices.Concat(c.Images, []string{c.Label}) {
+			order[path] = len(order) + 1
 		}
 	}
 	for _, list := range [][]Problem{v.Problems, v.Warnings} {
