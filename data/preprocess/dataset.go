@@ -87,6 +87,7 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
+		case err != nil && ctx.Err() != nil: // given up, not failed
 		case err != nil:
 			s.Failed = append(s.Failed, c.ID)
 		case kept:
