@@ -31,8 +31,7 @@ func newAxis(n, m, order int) *axis {
 			a.base[k] = min(max(int(math.Floor(x+0.5)), 0), n-1)
 			a.w[k] = [4]float64{1}
 		case 1:
-			x = min(max(x, 0), float64(n-1))
-			f := math.Floor(x)
+			f := math.Floor(x) // -1 before the middle of the first sample
 			a.base[k] = int(f)
 			w := 1 - (x - f)
 			a.w[k] = [4]float64{w, 1 - w}

@@ -52,7 +52,7 @@ func sides(n, m, order int) []side {
 	a := newAxis(n, m, order)
 	s := make([]side, m)
 	for k := range s {
-		s[k] = side{[2]int{a.base[k], min(a.base[k]+1, n-1)}, [2]float64{a.w[k][0], a.w[k][1]}}
+		s[k] = side{[2]int{max(a.base[k], 0), min(a.base[k]+1, n-1)}, [2]float64{a.w[k][0], a.w[k][1]}}
 		if order == 0 {
 			s[k].at[1] = s[k].at[0]
 		}

@@ -404,7 +404,8 @@ func (r *rows) filter(a *axis, get func(row []float64, i int) []float64) {
 				copy(row, got)
 			}
 		}
-		copy(r.at(a.n), r.at(a.n-1)) // only ever with weight 0
+		copy(r.at(-1), r.at(0))
+		copy(r.at(a.n), r.at(a.n-1))
 		return
 	}
 	z := pole

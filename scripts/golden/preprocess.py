@@ -147,10 +147,13 @@ def cases():
     for name, (shape, spacing, dataset, plans) in CASES.items():
         values = [v for v in np.unique(np.concatenate([np.atleast_1d(v) for v in dataset["labels"].values()])) if v]
         schemes = plans["configurations"]["c"]["normalization_schemes"]
-        image, label = make_case(rng, name, shape, schemes, values)
         dataset = dataset | {"channel_names": {str(i): "x" for i in range(len(schemes))}, "file_ending": ".nii.gz", "numTraining": 1}
+        if SEED:  # other sizes, and ratios that put borders between voxels
+            shape = [max(1, n + rng.randint(-4, 5)) for n in shape]
+            spacing = [v * rng.choice([0.75, 0.8, 1, 1, 1.25, 1.5, 2]) for v in spacing]
         if name in ("separate", "double"):
             spacing = [np.float64(np.float32(v)) for v in spacing]
+        image, label = make_case(rng, name, shape, schemes, values)
         manager = PlansManager(plans)
         properties = {"spacing": [float(v) for v in spacing]}
         has_label = not name.startswith("none")
