@@ -84,7 +84,7 @@ REGIONS = {"labels": {"background": 0, "whole": [1, 2, 3], "core": [2], "last": 
 IGNORE = {"labels": {"background": 0, "a": 1, "b": 2, "c": 3, "ignore": 4}}
 MANY = {"labels": {"background": 0} | {str(i): i for i in range(1, 201)}}
 CT, Z = "CTNormalization", "ZScoreNormalization"
-# name: shape, spacing, dataset, plans; the word zeros in a name makes a border of zeros, none no labels
+# name: shape, spacing, dataset, plans; the word zeros in a name makes a border of zeros, none no labels, ties a label for each voxel by chance
 CASES = {
     "cubic": ((21, 26, 24), (2.0, 1.1, 1.3), LABELS, make_plans((1.4, 1.3, 1.0))),
     "cubic_down": ((21, 26, 24), (1.0, 1.1, 1.0), LABELS, make_plans((1.7, 1.3, 1.5))),
@@ -114,6 +114,7 @@ CASES = {
     "nearest": ((13, 20, 18), (2.0, 1.0, 1.0), LABELS, make_plans((1.5, 1.1, 0.9), order=0)),
     "order_z1": ((9, 20, 18), (6.0, 1.0, 1.0), LABELS, make_plans((2.5, 1.1, 0.9), order_z=1)),
     "order_z3": ((9, 20, 18), (6.0, 1.0, 1.0), LABELS, make_plans((2.5, 1.1, 0.9), order_z=3)),
+    "ties": ((18, 20, 22), (2.4, 0.9, 1.5), LABELS, make_plans((1.0, 1.0, 1.0))),
     "thin": ((1, 20, 3), (2.0, 1.0, 1.0), LABELS, make_plans((0.4, 1.1, 0.9))),
 }
 
@@ -138,6 +139,8 @@ def make_case(rng, name, shape, schemes, labels):
         c = [rng.randint(0, n) for n in shape]
         r = rng.uniform(1, 4)
         label[sum((g - i) ** 2 for g, i in zip(grid, c)) < r * r] = rng.choice(labels)
+    if name == "ties":
+        label = np.random.RandomState(28 + SEED).choice([0, 1, 2, 3], shape, p=[0.45, 0.45, 0.05, 0.05]).astype(np.uint8)
     return image, label[None]
 
 
