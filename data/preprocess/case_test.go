@@ -163,6 +163,7 @@ func TestLiveCasesAreNnUNets(t *testing.T) {
 		golden.Run(t, "preprocess.py", out, seed)
 		compareCrop(t, out)
 		compareCases(t, out)
+		compareRules(t, out)
 	}
 }
 

@@ -100,6 +100,8 @@ func TestRunAgainMakesOnlyWhatChanged(t *testing.T) {
 	require.NoError(t, os.Chtimes(c[0].Images[0], time.Now(), time.Now()))
 	made, _, _ = again()
 	require.Zero(t, made)
+	first, err := os.ReadFile(c[0].Label)
+	require.NoError(t, err)
 	other, err := os.ReadFile(c[2].Label)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(c[1].Label, other, 0o666))
@@ -113,6 +115,22 @@ func TestRunAgainMakesOnlyWhatChanged(t *testing.T) {
 	require.NotContains(t, files(t, j.Folder), c[1].ID+".npy")
 	require.NotContains(t, files(t, j.Folder), c[1].ID+"_seg.npy")
 	require.Equal(t, array(t, open(t, filepath.Join(j.Folder, c[2].ID+".npz")), "data"), array(t, open(t, filepath.Join(j.Folder, c[1].ID+".npz")), "data"))
+
+	// A label is a part of a case, too.
+	label, err := os.ReadFile(c[4].Label)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(c[0].Label, label, 0o666))
+	s, err = j.Run(t.Context())
+	if err == nil {
+		require.Equal(t, 1, s.Made)
+	} else { // of another shape
+		require.ErrorContains(t, err, "must have one shape")
+		require.Equal(t, []string{c[0].ID}, s.Failed)
+	}
+	require.NoError(t, os.WriteFile(c[0].Label, first, 0o666))
+	require.NoError(t, os.Remove(filepath.Join(j.Folder, c[0].ID+".npz")))
+	made, _, _ = again()
+	require.Equal(t, 1, made)
 
 	// Half of a case, or one that another program wrote, is none.
 	require.NoError(t, os.Remove(filepath.Join(j.Folder, c[0].ID+".pkl")))

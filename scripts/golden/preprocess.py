@@ -7,7 +7,8 @@ crop.npz   per case i: image_i (c,z,y,x), box_i (3,2), seg_i = the labels of cro
 cases.json per case: name, plans, configuration, dataset.json, spacing and whether there are labels.
 cases.npz  per case NAME: image_NAME (c,z,y,x), label_NAME, and what DefaultPreprocessor.run_case_npy makes:
            data_NAME, seg_NAME.
-NAME.pkl   its properties."""
+NAME.pkl   its properties.
+rules.json spacings and the axis that is resampled apart, shapes, nearest samples."""
 import json
 import os
 import sys
@@ -16,8 +17,9 @@ import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import write_pickle
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape, determine_do_sep_z_and_axis
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 OUT = sys.argv[1]
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else 0
@@ -115,6 +117,7 @@ CASES = {
     "order_z1": ((9, 20, 18), (6.0, 1.0, 1.0), LABELS, make_plans((2.5, 1.1, 0.9), order_z=1)),
     "order_z3": ((9, 20, 18), (6.0, 1.0, 1.0), LABELS, make_plans((2.5, 1.1, 0.9), order_z=3)),
     "ties": ((18, 20, 22), (2.4, 0.9, 1.5), LABELS, make_plans((1.0, 1.0, 1.0))),
+    "ties_too": ((18, 20, 22), (1.2, 0.75, 0.6), LABELS, make_plans((1.0, 1.0, 1.0))),
     "thin": ((1, 20, 3), (2.0, 1.0, 1.0), LABELS, make_plans((0.4, 1.1, 0.9))),
 }
 
@@ -139,7 +142,7 @@ def make_case(rng, name, shape, schemes, labels):
         c = [rng.randint(0, n) for n in shape]
         r = rng.uniform(1, 4)
         label[sum((g - i) ** 2 for g, i in zip(grid, c)) < r * r] = rng.choice(labels)
-    if name == "ties":
+    if name.startswith("ties"):
         label = np.random.RandomState(28 + SEED).choice([0, 1, 2, 3], shape, p=[0.45, 0.45, 0.05, 0.05]).astype(np.uint8)
     return image, label[None]
 
@@ -170,6 +173,28 @@ def cases():
         json.dump(index, f, indent=1)
 
 
+def rules():
+    """The choice of a separate axis, new shapes, and the nearest samples along such an axis."""
+    rng = np.random.RandomState(SEED)
+    separate, shapes, nearest = [], [], []
+    values = [0.5, 0.9765625, 1.0, 1.0, 1.5, 3.0, 3.0001, 4.0, 5.0]
+    for i in range(300):
+        current, new = [[float(v) for v in rng.choice(values, 3)] for _ in range(2)]
+        force = [None, None, None, True, False][i % 5]
+        do, axis = determine_do_sep_z_and_axis(force, current, new)
+        separate.append({"current": current, "new": new, "force": force, "axis": int(axis) if do else -1})
+        shape = [int(n) for n in rng.randint(1, 600, 3)]
+        shapes.append({"shape": shape, "current": current, "new": new, "result": [int(n) for n in compute_new_shape(shape, current, new)]})
+    for _ in range(400):
+        n, m = (int(v) for v in rng.randint(1, 90, 2))
+        scale = float(n) / m
+        index = map_coordinates(np.arange(n, dtype=float), [scale * (np.arange(m) + 0.5) - 0.5], order=0, mode="nearest")
+        nearest.append({"n": n, "m": m, "index": [int(i) for i in index]})
+    with open(os.path.join(OUT, "rules.json"), "w") as f:
+        json.dump({"separate": separate, "shapes": shapes, "nearest": nearest}, f)
+
+
 os.makedirs(OUT, exist_ok=True)
 crop()
+rules()
 cases()
