@@ -55,7 +55,8 @@ type anatomy struct {
 	rng        *rand.Rand
 	noise      *noise
 	hu         enhancement
-	body       []part // its surface, the parts flowing into each other
+	body       []part  // its surface, the parts flowing into each other
+	padding    float32 // mm of fat on them
 	structures []*structure
 	planes     int                 // where in structures the fat around nodes goes: below the vessels
 	chains     map[string][2]*tube // vessels that nodes lie along, by name and side
@@ -83,7 +84,7 @@ func (a *anatomy) off(by float32) float32 { return by * float32(2*a.rng.Float64(
 func (a *anatomy) add(name string, kind tissue, hu func(d float32, p vec) float32, parts ...part) *structure {
 	s := &structure{name: name, kind: kind, hu: hu, parts: parts}
 	if kind == muscle || kind == gland {
-		s.rough = 1.1
+		s.rough = 0.9
 	}
 	a.structures = append(a.structures, s)
 	return s
@@ -177,7 +178,8 @@ func newAnatomy(rng *rand.Rand, phase Phase, metals int) *anatomy {
 
 // surface is the skin.
 func (a *anatomy) surface() {
-	wide := a.vary(0.07)
+	wide := a.vary(0.06)
+	a.padding = 4 + a.off(2)
 	neck := []section{
 		{70, 0, 22, 57, 54, 0}, {40, 0, 18, 57, 54, 0}, {0, 0, 16, 57, 53, 0}, {-35, 0, 19, 60, 52, 0}, {-62, 0, 21, 80, 54, 0},
 		{-84, 0, 20, 128, 60, 0}, {-106, 0, 18, 172, 70, 0}, {-150, 0, 16, 200, 94, 0}, {-220, 0, 16, 205, 110, 0},
@@ -190,7 +192,7 @@ func (a *anatomy) surface() {
 		throat[i].a *= wide
 	}
 	face := []section{
-		{20, 0, -44, 16, 26, 0}, {27, 0, -43, 36, 43, 0}, {38, 0, -42, 49, 51, 0}, {56, 0, -40, 58, 57, 0}, {80, 0, -38, 64, 57, 0},
+		{18, 0, -42, 27, 27, 0}, {27, 0, -42, 41, 44, 0}, {38, 0, -42, 49, 51, 0}, {56, 0, -40, 58, 57, 0}, {80, 0, -38, 64, 57, 0},
 		{110, 0, -34, 67, 57, 0}, {170, 0, -20, 66, 60, 0},
 	}
 	a.body = append(a.body, newTube(neck).pieces()...)
@@ -198,14 +200,14 @@ func (a *anatomy) surface() {
 	a.body = append(a.body, newTube(face).pieces()...)
 	a.body = append(a.body, blob(0, 5, 140, 76, 95, 95, 0), blob(0, -101, 84, 12, 14, 17, 0), blob(0, -96, 56, 22, 9, 10, 0), blob(0, -88, 34, 17, 10, 10, 0))
 	for _, s := range sides { // ears
-		a.body = append(a.body, blob(s*77, 12, 86, 3.5, 13, 26, s*-20))
+		a.body = append(a.body, blob(s*75, 12, 86, 2, 12, 24, s*-20))
 	}
 }
 
 func (a *anatomy) head() {
 	for _, s := range sides {
 		a.add("temporalis", muscle, a.muscular(), blob(s*60, -24, 112, 8, 32, 38, 0))
-		a.add("ear", cartilage, a.flat(10, 0, 0), blob(s*77, 12, 86, 3.5, 13, 26, s*-20))
+		a.add("ear", cartilage, a.flat(10, 0, 0), blob(s*75, 12, 86, 2.5, 12, 24, s*-20))
 		a.add("buccinator", muscle, a.muscular(), blob(s*42, -58, 60, 2.5, 20, 12, s*-25))
 	}
 	a.add("lips", muscle, a.muscular(), blob(0, -95, 57, 22, 5, 11, 0))
@@ -260,9 +262,9 @@ func (a *anatomy) glands() {
 	}
 }
 
-// vessels are tubes along which nodes lie: carotid, jugular, accessory (a nerve, not drawn).
+// vessels draws arteries and veins, and lays the chains along which nodes lie: some of them lines that are not drawn.
 func (a *anatomy) vessels() {
-	var carotid, jugular, accessory, facial [2]*tube
+	var jugular, accessory, facial, submental [2]*tube
 	artery, vein := a.flat(a.hu.artery, 0, 0), a.flat(a.hu.vein, 6, 4)
 	fork := 12 + a.off(6)
 	for i, s := range sides {
@@ -274,7 +276,6 @@ func (a *anatomy) vessels() {
 		common := a.tube(s, 1.2, section{-150, 10, 4, 4.5, 4.5, 0}, section{-110, 14, -6, 4.2, 4.2, 0}, section{-80, 20, -15, 3.8, 3.8, 0}, section{-50, 25, -18, 3.6, 3.6, 0}, section{-20, 27, -17, 3.6, 3.6, 0},
 			section{fork - 10, 28, -16, 3.9, 3.9, 0}, section{fork, 28.5, -15.5, 4.8, 4.4, 0}, section{fork + 9, 29, -13, 3.6, 3.4, 0}, section{fork + 25, 29.5, -9, 2.6, 2.6, 0}, section{66, 27, -6, 2.6, 2.6, 0}, section{86, 23, -3, 2.6, 2.6, 0})
 		a.add("carotid", vessel, artery, common.pieces()...)
-		carotid[i] = common
 		at := common.at(fork + 4)
 		a.add("external carotid", vessel, artery, a.branch(vec{at.x, at.y - 2, fork + 2}, vec{s * 27, -23, fork + 14}, vec{s * 33, -21, fork + 32}, vec{s * 46, -10, 62}, vec{s * 52, -4, 78})...)
 		a.add("facial artery", vessel, artery, a.thin(1.1, vec{s * 27, -23, fork + 14}, vec{s * 32, -32, 36}, vec{s * 40, -47, 30}, vec{s * 42, -54, 36}, vec{s * 34, -72, 56})...)
@@ -291,12 +292,13 @@ func (a *anatomy) vessels() {
 		a.add("subclavian artery", vessel, artery, chain([]vec{{s * 18, -2, -104}, {s * 30, -2, -88}, {s * 48, -4, -84}, {s * 75, -10, -92}, {s * 120, -8, -108}}, []float32{4.8, 4.6, 4.4, 4.2, 3.8}, 1)...)
 		a.add("subclavian vein", vessel, vein, chain([]vec{{s * 20, -24, -102}, {s * 38, -26, -94}, {s * 60, -28, -94}, {s * 90, -22, -104}, {s * 125, -16, -116}}, []float32{5.5, 5.2, 5, 4.8, 4.4}, 1)...)
 		accessory[i] = a.tube(s, 1, section{60, 43, 14, 1, 1, 0}, section{30, 46, 20, 1, 1, 0}, section{0, 49, 24, 1, 1, 0}, section{-30, 54, 22, 1, 1, 0}, section{-60, 58, 10, 1, 1, 0}, section{-82, 56, 0, 1, 1, 0})
-		facial[i] = a.tube(s, 1, section{18, 26, -50, 1, 1, 0}, section{26, 36, -46, 1, 1, 0}, section{34, 44, -40, 1, 1, 0})
+		facial[i] = a.tube(s, 1, section{4, 27, -40, 1, 1, 0}, section{14, 30, -44, 1, 1, 0}, section{24, 32, -50, 1, 1, 0})
+		submental[i] = a.tube(s, 1, section{12, 4, -56, 1, 1, 0}, section{24, 5, -66, 1, 1, 0})
 		if a.rng.Float64() < 0.4 { // plaque
 			a.add("plaque", vessel, a.flat(650, 150, 1), blob(at.x+s*3.4, at.y+1.5, fork+a.off(4), 1.2, 1.9, 3, 0))
 		}
 	}
-	a.chains["carotid"], a.chains["jugular"], a.chains["accessory"], a.chains["facial"] = carotid, jugular, accessory, facial
+	a.chains["jugular"], a.chains["accessory"], a.chains["facial"], a.chains["submental"] = jugular, accessory, facial, submental
 	a.add("brachiocephalic vein", vessel, vein, chain([]vec{{20, -24, -104}, {4, -26, -112}, {-16, -22, -120}, {-22, -18, -150}}, []float32{6, 6.5, 7.5, 9}, 1)...)
 }
 
@@ -472,7 +474,7 @@ func (a *anatomy) shoulders() {
 		a.add("rhomboid", muscle, a.muscular(), blob(s*40, 66, -120, 40, 6, 34, s*-4))
 		a.add("pectoral", muscle, a.muscular(), blob(s*80, -56, -140, 62, 12, 34, s*16))
 		a.add("subclavius", muscle, a.muscular(), chain([]vec{{s * 30, -38, -100}, {s * 80, -30, -100}, {s * 120, -10, -100}}, []float32{4, 5, 5}, 1)...)
-		a.add("clavicle", bone, a.bony(900, 330, 1.5), chain([]vec{{s * 13, -50, -98}, {s * 40, -50, -90}, {s * 80, -30, -82}, {s * 120, -4, -80}, {s * 150, 6, -82}}, []float32{7.5, 5.5, 5, 5, 6}, 1)...)
+		a.add("clavicle", bone, a.bony(900, 330, 1.5), chain([]vec{{s * 13, -44, -100}, {s * 40, -41, -94}, {s * 80, -22, -88}, {s * 120, 2, -86}, {s * 150, 10, -88}}, []float32{7.5, 5.5, 5, 5, 6}, 1)...)
 		a.add("lung", airway, func(_ float32, p vec) float32 { return -850 + 45*a.noise.at(p, 3) }, blob(s*46, 18, -150, 40, 48, 62, 0))
 		a.add("first rib", bone, a.bony(700, 300, 1), chain([]vec{{s * 18, 22, -64}, {s * 42, 24, -72}, {s * 58, 2, -84}, {s * 48, -26, -98}, {s * 26, -42, -110}}, []float32{3.4, 3.4, 4, 4, 4}, 0.9)...)
 		a.add("second rib", bone, a.bony(700, 300, 1), chain([]vec{{s * 20, 32, -86}, {s * 52, 42, -98}, {s * 80, 18, -116}, {s * 74, -24, -134}}, []float32{3.2, 3.4, 3.6, 3.6}, 1.4)...)

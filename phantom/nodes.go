@@ -9,7 +9,7 @@ import (
 // region is where nodes of a level lie: along a vessel or nerve, between two heights.
 type region struct {
 	level  string
-	chain  string
+	chain  string // in anatomy.chains
 	lo, hi float32
 	weight float64 // share of the nodes
 	around float32 // mm: farthest from the chain's own wall
@@ -17,7 +17,8 @@ type region struct {
 
 // After the levels of the neck (Robbins et al. 2002) and where nodes are usually seen in them.
 var regions = []region{
-	{"I", "facial", 18, 34, 0.16, 8},
+	{"I", "submental", 12, 24, 0.05, 5},
+	{"I", "facial", 4, 26, 0.13, 9},
 	{"II", "jugular", 14, 60, 0.34, 7},
 	{"III", "jugular", -18, 14, 0.18, 7},
 	{"IV", "jugular", -80, -18, 0.14, 8},
@@ -69,7 +70,7 @@ func (a *anatomy) placeNodes(s *scanner, c *Config) []*lymphNode {
 	gap := float32(1.2 + math.Sqrt(c.Spacing[0]*c.Spacing[0]+c.Spacing[1]*c.Spacing[1]+c.Spacing[2]*c.Spacing[2]))
 	for _, size := range sizes {
 		for ; size >= least; size *= 0.85 {
-			if m := a.placeNode(s, c, size, gap, placed); m != nil {
+			if m := a.placeNode(s, size, gap, placed); m != nil {
 				placed = append(placed, m)
 				break
 			}
@@ -124,7 +125,7 @@ func (a *anatomy) nodal(m *lymphNode) func(float32, vec) float32 {
 }
 
 // placeNode tries places for a node of that short axis (a diameter in mm in the scanner); nil where none has room.
-func (a *anatomy) placeNode(s *scanner, c *Config, size float64, gap float32, others []*lymphNode) *lymphNode {
+func (a *anatomy) placeNode(s *scanner, size float64, gap float32, others []*lymphNode) *lymphNode {
 	const tries = 80
 	var best *lymphNode
 	bestCost := float32(0.45) // share of the node that may lie in muscle or gland
@@ -133,7 +134,7 @@ func (a *anatomy) placeNode(s *scanner, c *Config, size float64, gap float32, ot
 	var g *region
 	for try := range tries {
 		if try%20 == 0 { // no room there: another level
-			if g = a.pick(s, c); g == nil {
+			if g = a.pick(s); g == nil {
 				return nil
 			}
 		}
@@ -183,10 +184,10 @@ func (a *anatomy) placeNode(s *scanner, c *Config, size float64, gap float32, ot
 }
 
 // pick draws a region that the field of view reaches.
-func (a *anatomy) pick(s *scanner, c *Config) *region {
+func (a *anatomy) pick(s *scanner) *region {
 	var seen []region
 	sum := 0.0
-	lo, hi := s.heights(c)
+	lo, hi := s.heights()
 	for _, g := range regions {
 		part := g
 		part.lo, part.hi = max(g.lo, lo+4), min(g.hi, hi-4)
@@ -278,11 +279,11 @@ func (a *anatomy) cost(s *scanner, m *lymphNode, gap float32, others []*lymphNod
 func (a *anatomy) skin(p vec) float32 {
 	d := float32(1e3)
 	for _, q := range a.body {
-		if q.bounds().pad(skinBlend).contains(p) {
+		if q.bounds().pad(skinBlend + a.padding).contains(p) {
 			d = join(d, q.dist(p), skinBlend)
 		}
 	}
-	return d
+	return d - a.padding
 }
 
 // skinBlend is how far parts of the body flow into each other, mm.

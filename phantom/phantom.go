@@ -95,6 +95,8 @@ type Case struct {
 	Origin [3]float64 // centre of the first voxel (x, y, z) in mm, LPS; the axes are the patient's
 	Found  []Node     // with at least one voxel
 
+	Back []int // for each slice, the row behind the patient's last one: the couch lies there
+
 	tissues []tissue // of each voxel, where a test asks for it
 }
 
@@ -164,6 +166,7 @@ func build(ctx context.Context, c Config, tissues bool) (*Case, error) {
 	nodes := a.placeNodes(s, &c)
 	n := c.Shape[0] * c.Shape[1] * c.Shape[2]
 	out.CT, out.Labels = make([]int16, n), make([]uint8, n)
+	out.Back = make([]int, c.Shape[0])
 	if tissues {
 		out.tissues = make([]tissue, n)
 	}

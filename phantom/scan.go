@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -100,7 +101,7 @@ func (s *scanner) sees(b box) bool {
 }
 
 // heights are the patient's heights that the grid reaches, about.
-func (s *scanner) heights(*Config) (lo, hi float32) {
+func (s *scanner) heights() (lo, hi float32) {
 	return (s.first.z - s.move.z) / s.scale, (s.last().z - s.move.z) / s.scale
 }
 
@@ -149,7 +150,7 @@ func (s *scanner) scan(ctx context.Context, a *anatomy, out *Case, nodes []*lymp
 	j := &job{scanner: s, a: a, out: out, nodes: nodes}
 	soft := s.softness()
 	for _, p := range a.body {
-		j.body = append(j.body, s.plan(p, skinBlend+soft))
+		j.body = append(j.body, s.plan(p, skinBlend+a.padding+soft))
 	}
 	for _, st := range a.structures {
 		var plans []plan
@@ -253,6 +254,11 @@ func (w *worker) slice(z int) {
 		}
 	}
 	w.label(z, middle)
+	for y := w.ny - 1; y >= 0 && w.out.Back[z] == 0; y-- {
+		if slices.Max(w.bodies[y*w.nx:(y+1)*w.nx]) > 0.5 {
+			w.out.Back[z] = y + 1
+		}
+	}
 	for _, m := range w.metals {
 		m.add(w, middle)
 	}
@@ -297,8 +303,6 @@ func (w *worker) place(z float32) {
 		}
 	}
 }
-
-const far = 1e3
 
 // surface computes into w.d the distance to the union of parts at local height z, and returns the rectangle outside of
 // which nothing is known; far inside it where no part is near.
@@ -347,7 +351,7 @@ func (w *worker) draw(z float32) {
 	n := w.a.noise
 	for y := y0; y < y1; y++ {
 		for i := y*w.nx + x0; i < y*w.nx+x1; i++ {
-			d := w.d[i]
+			d := w.d[i] - w.a.padding
 			f := clamp(0.5-d/soft, 0, 1)
 			if f == 0 {
 				continue
@@ -374,6 +378,9 @@ func (w *worker) draw(z float32) {
 				d := w.d[i]
 				if st.rough > 0 && abs(d) < 4 {
 					d += st.rough * n.at(w.p[i], 8)
+				}
+				if st.kind == muscle && d > 0 && d < 1.3 && w.kind[i] == muscle { // a plane of fat between muscles
+					w.hu[i] += 0.5 * (-80 - w.hu[i])
 				}
 				if d > soft/2 {
 					continue

@@ -201,21 +201,37 @@ func (t *tube) span(from, to int) box {
 	return b
 }
 
-// stretch is a stretch of a tube: the same surface, and a smaller box to look for it in.
+// stretch is the part of a tube between two heights; a small box to look for it in.
 type stretch struct {
 	*tube
-	b box
+	b      box
+	lo, hi float32
 }
 
-func (s stretch) bounds() box { return s.b }
+func (s *stretch) bounds() box { return s.b }
 
-// pieces cuts a long tube's box into small ones.
+// dist is the tube's distance, and far beyond the stretch: its neighbours are there.
+func (s *stretch) dist(p vec) float32 {
+	if p.z < s.lo || p.z >= s.hi {
+		return far
+	}
+	return s.tube.dist(p)
+}
+
+// pieces cuts a long tube into stretches.
 func (t *tube) pieces() []part {
 	const length = 12
 	var out []part
 	for from := 0; from < len(t.cuts)-1; from += length {
 		to := min(from+length, len(t.cuts)-1)
-		out = append(out, stretch{t, t.span(from, to)})
+		s := &stretch{t, t.span(from, to), t.z0 + float32(from), t.z0 + float32(to)}
+		if from == 0 {
+			s.lo = -far
+		}
+		if to == len(t.cuts)-1 {
+			s.hi = far
+		}
+		out = append(out, s)
 	}
 	return out
 }
@@ -262,6 +278,9 @@ func chain(points []vec, radii []float32, tall float32) []part {
 	}
 	return out
 }
+
+// far is a distance in mm at which nothing is.
+const far = 1e3
 
 // join is the smooth minimum of two distances: surfaces closer than k mm flow into each other.
 func join(a, b, k float32) float32 {

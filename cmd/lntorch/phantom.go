@@ -252,19 +252,23 @@ func drawPhantom(path string, c *phantom.Case, name string) error {
 		name    string
 		shape   [3]int
 		spacing [3]float64
-		index   func(s, r, x int) int // of slice, row, column
+		index   func(s, r, x int) (z, y, column int)
 	}{
-		{"axial", [3]int{nz, ny, nx}, [3]float64{sz, sy, sx}, func(s, r, x int) int { return (s*ny+r)*nx + x }},
-		{"coronal", [3]int{ny, nz, nx}, [3]float64{sy, sz, sx}, func(s, r, x int) int { return ((nz-1-r)*ny+s)*nx + x }},
-		{"sagittal", [3]int{nx, nz, ny}, [3]float64{sx, sz, sy}, func(s, r, x int) int { return ((nz-1-r)*ny+x)*nx + s }},
+		{"axial", [3]int{nz, ny, nx}, [3]float64{sz, sy, sx}, func(s, r, x int) (int, int, int) { return s, r, x }},
+		{"coronal", [3]int{ny, nz, nx}, [3]float64{sy, sz, sx}, func(s, r, x int) (int, int, int) { return nz - 1 - r, s, x }},
+		{"sagittal", [3]int{nx, nz, ny}, [3]float64{sx, sz, sy}, func(s, r, x int) (int, int, int) { return nz - 1 - r, x, s }},
 	} {
 		o := report.OverlayCase{Name: name + ", " + v.name, Shape: v.shape, Spacing: v.spacing, Image: make([]float32, len(c.CT)), Truth: make([]uint8, len(c.CT))}
 		i := 0
 		for s := range v.shape[0] {
 			for r := range v.shape[1] {
 				for x := range v.shape[2] {
-					k := v.index(s, r, x)
-					o.Image[i] = float32(min(max(c.CT[k], low), high))
+					z, y, column := v.index(s, r, x)
+					k := (z*ny+y)*nx + column
+					o.Image[i] = low
+					if y < c.Back[z] { // without the couch, which would shrink the rest
+						o.Image[i] = float32(min(max(c.CT[k], low), high))
+					}
 					o.Truth[i] = c.Labels[k]
 					i++
 				}
