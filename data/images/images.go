@@ -4,6 +4,7 @@ package images
 
 import (
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -24,7 +25,7 @@ type Reader interface {
 	Read(channels []string) (*volume.Image, *Properties, error)
 	// ReadSeg reads labels.
 	ReadSeg(path string) (*volume.Image, *Properties, error)
-	// WriteSeg writes labels, seg of shape (1, z, y, x) and any integer type, with the geometry of p: what Read gave for the
+	// WriteSeg writes labels, seg of shape (1, z, y, x) with whole numbers of any type, with the geometry of p: what Read gave for the
 	// case. Labels are stored as uint8.
 	// Differs: nnU-Net stores labels above 255 modulo 256; they are stored as uint16 here.
 	WriteSeg(path string, seg *volume.Image, p *Properties) error
@@ -153,6 +154,16 @@ func labels(seg *volume.Image) (any, error) {
 	}
 	if p, ok := seg.Pixels.([]uint8); ok {
 		return p, nil
+	}
+	whole := true
+	switch p := seg.Pixels.(type) {
+	case []float32:
+		whole = !slices.ContainsFunc(p, func(v float32) bool { return v != float32(math.Trunc(float64(v))) })
+	case []float64:
+		whole = !slices.ContainsFunc(p, func(v float64) bool { return v != math.Trunc(v) })
+	}
+	if !whole {
+		return nil, fmt.Errorf("labels of type %s with fractions, expected whole numbers", seg.TypeName())
 	}
 	least, most := volume.Range(seg.Pixels)
 	if least < 0 || most > 65535 {

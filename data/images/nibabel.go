@@ -72,7 +72,10 @@ func (r nibabel) read(path string) (*volume.Image, *Properties, error) {
 			turned = o.affine(affine, f.Dim)
 			im = o.apply(im)
 			for j := range 3 { // the distances of a turned image are those of its affine
-				zooms[j] = float64(float32(math.Sqrt(turned[0][j]*turned[0][j] + turned[1][j]*turned[1][j] + turned[2][j]*turned[2][j])))
+				zooms[j] = length(turned, j)
+				if f.Version == 1 {
+					zooms[j] = float64(float32(zooms[j]))
+				}
 			}
 		}
 	}
@@ -97,12 +100,17 @@ func geometry(affine [4][4]float64) volume.Geometry {
 		}
 		g.OriginXYZ[i] = sign * affine[i][3]
 		for j := range 3 {
-			if n := math.Sqrt(affine[0][j]*affine[0][j] + affine[1][j]*affine[1][j] + affine[2][j]*affine[2][j]); n > 0 {
+			if n := length(affine, j); n > 0 {
 				g.DirectionXYZ[3*i+j] = sign * affine[i][j] / n
 			}
 		}
 	}
 	return g
+}
+
+// length is the length of a column of an affine.
+func length(m [4][4]float64, j int) float64 {
+	return math.Sqrt(float64(m[0][j]*m[0][j]) + float64(m[1][j]*m[1][j]) + float64(m[2][j]*m[2][j]))
 }
 
 // scaled gives the values that nnU-Net gets of nibabel's get_fdata: in double precision, then rounded to float32. Pixels whose
@@ -125,7 +133,11 @@ func scaled(f *nifti.File) (any, error) {
 	from := volume.Cast[float64](f.Pixels)
 	to := make([]float32, len(from))
 	for i, v := range from {
-		to[i] = float32(float64(v*slope) + inter)
+		v *= slope
+		if inter != 0 { // 0 would make -0 of a negative slope 0
+			v += inter
+		}
+		to[i] = float32(v)
 	}
 	return to, nil
 }
@@ -171,7 +183,7 @@ var straight = orientation{axis: [3]int{0, 1, 2}}
 func orient(affine [4][4]float64) (orientation, error) {
 	var m [3][3]float64
 	for j := range 3 {
-		n := math.Sqrt(affine[0][j]*affine[0][j] + affine[1][j]*affine[1][j] + affine[2][j]*affine[2][j])
+		n := length(affine, j)
 		if n == 0 {
 			n = 1
 		}
@@ -216,15 +228,23 @@ func (o orientation) inverse() orientation {
 	return back
 }
 
-// affine is the affine of the turned image; shape is (x, y, z) before the turn.
+// affine is the affine of the turned image; shape is (x, y, z) before the turn. It is the product that numpy computes, with
+// one rounding for a product and sum as on every processor of the last years.
 func (o orientation) affine(a [4][4]float64, shape []int) [4][4]float64 {
-	turned := a
-	for i := range 3 {
-		for j, k := range o.axis {
-			turned[i][k] = a[i][j]
-			if o.flip[j] {
-				turned[i][k] = -a[i][j]
-				turned[i][3] += a[i][j] * float64(shape[j]-1)
+	var back [4][4]float64 // from indices of the turned array to indices of the first
+	back[3][3] = 1
+	for j, k := range o.axis {
+		back[j][k] = 1
+		if o.flip[j] {
+			back[j][k] = -1
+			back[j][3] = float64(shape[j] - 1)
+		}
+	}
+	var turned [4][4]float64
+	for i := range 4 {
+		for j := range 4 {
+			for k := range 4 {
+				turned[i][j] = math.FMA(a[i][k], back[k][j], turned[i][j])
 			}
 		}
 	}

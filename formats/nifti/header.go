@@ -36,6 +36,7 @@ type Header struct {
 	SRow      [3][4]float64 // the sform: voxel indices x, y, z, 1 to mm, RAS
 	Intent    int
 	Descrip   string
+	regular   byte // 'r', as ITK writes, or 0, as nibabel does
 }
 
 // Type codes of the format: those that are read, and those that are only named in the refusal.
@@ -113,6 +114,7 @@ func parseHeader(b []byte) (*Header, error) {
 		h.Descrip = text(b[148:228])
 		h.QFormCode, h.SFormCode = int(r.i16(252)), int(r.i16(254))
 		h.Intent = int(r.i16(68))
+		h.regular = b[38]
 		for i := range 3 {
 			h.Quatern[i], h.QOffset[i] = r.f32(256+4*i), r.f32(268+4*i)
 			for j := range 4 {
@@ -219,7 +221,7 @@ func (h *Header) encode() ([]byte, error) {
 	if h.Version == 1 {
 		w := fields{make([]byte, offset1), order}
 		order.PutUint32(w.b, size1)
-		w.b[38] = 'r'
+		w.b[38] = h.regular
 		for i, d := range dims {
 			order.PutUint16(w.b[40+2*i:], uint16(d))
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/lntorch/lntorch/volume"
 )
@@ -113,12 +114,27 @@ func (h *Header) ITK() (*ITK, error) {
 	if n == 2 && g.Direction[0]*g.Direction[3] == g.Direction[1]*g.Direction[2] {
 		return nil, errors.New("the directions of the two axes of the image lie in one line, seen along z, as those of a sagittal or coronal slice may: store it as a volume of one slice")
 	}
+	g.positiveZeros()
 	for _, v := range append(append(g.Spacing[:n:n], g.Origin...), g.Direction...) {
 		if !finite(v) {
 			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction %v", g.Spacing, g.Origin, g.Direction)
 		}
 	}
 	return g, nil
+}
+
+// positiveZeros makes zeros +0 where ITK's image keeps the ones that it began with: off the diagonal of the directions, and
+// the origin if it is zero altogether. Source: itkImageBase.hxx, SetDirection, which sets what is unequal.
+func (g *ITK) positiveZeros() {
+	n := len(g.Spacing)
+	for k, v := range g.Direction {
+		if v == 0 && k%(n+1) != 0 {
+			g.Direction[k] = 0
+		}
+	}
+	if !slices.ContainsFunc(g.Origin, func(v float64) bool { return v != 0 }) {
+		clear(g.Origin)
+	}
 }
 
 // choose gives the affine that ITK goes by, of qform and sform. At least one of them has a code.
@@ -251,10 +267,26 @@ func (m matrix) orthogonal() bool {
 }
 
 // verySimilar tells whether ITK finds two affines with columns at right angles to be the same.
+// Compat: it compares what a singular value decomposition puts to the left, so that an axis that is reversed in one of
+// the two, for instance, goes unnoticed.
 func verySimilar(a, b matrix) bool {
 	for i := range 3 {
-		for j := range 4 {
-			if math.Abs(a[i][j]-b[i][j]) > 1e-4 {
+		if math.Abs(float64(float32(a[i][3])-float32(b[i][3]))) > 1e-4 {
+			return false
+		}
+	}
+	va, ua := leftVectors(a)
+	vb, ub := leftVectors(b)
+	for i := range 3 {
+		if math.Abs(float64(va[i]-vb[i])) > 1e-4 {
+			return false
+		}
+		for j := range 3 {
+			v := dot(ua[i][:], ub[j][:])
+			if i == j {
+				v--
+			}
+			if math.Abs(float64(v)) > 1e-4 {
 				return false
 			}
 		}

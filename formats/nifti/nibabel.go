@@ -101,6 +101,7 @@ func (h *Header) quaternion(vox [3]float64) (matrix, error) {
 	for i := range 3 {
 		for j := range 3 {
 			m[i][j], _ = mul(r[i][j], number(vox[j])).Float64()
+			m[i][j] += 0 // a sum with what is 0: never -0
 		}
 		m[i][3] = h.QOffset[i]
 	}

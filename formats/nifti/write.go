@@ -102,7 +102,7 @@ func NewITK(shape []int, typeName string, g *ITK) (*Header, error) {
 			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction %v", g.Spacing, g.Origin, g.Direction)
 		}
 	}
-	h := &Header{Version: 1, Dim: slices.Clone(shape), Type: typeName, Slope: 1, Units: 2 | 8, QFormCode: 1, SFormCode: 1}
+	h := &Header{Version: 1, Dim: slices.Clone(shape), Type: typeName, Slope: 1, Units: 2 | 8, QFormCode: 1, SFormCode: 1, regular: 'r'}
 	// Row i of rows is the direction of axis i, RAS.
 	rows := mat33{2: {0, 0, 1}}
 	for i := range min(n, 3) {
@@ -129,6 +129,9 @@ func NewITK(shape []int, typeName string, g *ITK) (*Header, error) {
 	for i := range n {
 		h.PixDim[i+1] = math.Abs(float64(float32(g.Spacing[i])))
 	}
+	if n == 2 {
+		h.PixDim[3] = 1
+	}
 	for i := range 3 {
 		for j := range 3 {
 			v := m[i][j]
@@ -147,7 +150,7 @@ func NewITK(shape []int, typeName string, g *ITK) (*Header, error) {
 
 // NewNibabel is the header that nibabel writes for a new image with that affine: the affine is the sform, with code 2.
 func NewNibabel(shape []int, typeName string, affine [4][4]float64) (*Header, error) {
-	h := &Header{Version: 1, Dim: slices.Clone(shape), Type: typeName, Slope: math.NaN(), Inter: math.NaN(), SFormCode: 2}
+	h := &Header{Version: 1, Dim: slices.Clone(shape), Type: typeName, Slope: 1, SFormCode: 2}
 	h.PixDim = [8]float64{1, 1, 1, 1, 1, 1, 1, 1}
 	var r mat3
 	for j := range 3 {
