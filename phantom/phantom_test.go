@@ -122,10 +122,10 @@ func components(labels []uint8, shape [3]int) []component {
 }
 
 func TestNodesAreWhatTheListSays(t *testing.T) {
-	for seed := range uint64(6) {
+	for seed := range uint64(4) {
 		c := small(seed)
 		c.Levels = seed%2 == 1
-		if seed >= 3 {
+		if seed >= 2 {
 			c.Spacing, c.Shape = [3]float64{3, 0.9, 0.9}, [3]int{54, 230, 230}
 		}
 		k := mustMake(t, c, false)
@@ -183,7 +183,7 @@ func TestNodesHaveRealisticSizes(t *testing.T) {
 }
 
 func TestNodesTouchNoBoneVesselOrAirway(t *testing.T) {
-	for seed := range uint64(8) {
+	for seed := range uint64(4) {
 		c := small(200 + seed)
 		c.Phase = Phases[seed%3]
 		if seed%2 == 1 {
@@ -196,7 +196,7 @@ func TestNodesTouchNoBoneVesselOrAirway(t *testing.T) {
 				continue
 			}
 			nodes++
-			require.Equal(t, lymph, k.tissues[i], "seed %d: a labelled voxel is of another tissue", 200+seed)
+			require.Equal(t, lymph, k.tissues[i], "seed %d: a labelled voxel is of another tissue", 200+seed) // hard tissues win in this map
 		}
 		require.Positive(t, nodes)
 	}
@@ -226,12 +226,14 @@ func TestNoiseHasTheStrengthAndTheGrainOfTheKernel(t *testing.T) {
 		require.Greater(t, n, 10000)
 		sigma := math.Sqrt(squares / float64(n))
 		require.InDelta(t, 0, sum/float64(n), 1)
-		require.InEpsilon(t, 20, sigma, 0.25, "%s", kernel)
+		require.InEpsilon(t, 20, sigma, 0.15, "%s", kernel)
 		grain[kernel] = products / squares
+		t.Logf("%s: σ %.1f HU, correlation %.2f", kernel, sigma, grain[kernel])
 	}
 	require.Greater(t, grain[KernelSoft], 0.5) // correlation of neighbours
 	require.Greater(t, grain[KernelSoft], grain[KernelMedium]+0.1)
 	require.Greater(t, grain[KernelMedium], grain[KernelSharp]+0.1)
+	require.Less(t, grain[KernelSharp], 0.03) // edges brought out: neighbours do not go together
 }
 
 // deepIn reports whether the row holds no air around voxel i.
@@ -375,8 +377,13 @@ func TestDistances(t *testing.T) {
 	require.InDelta(t, 1, pipe.dist(vec{4, 0, 0}), 1e-4)
 	require.InDelta(t, -2, pipe.dist(vec{0, 0, 0}), 1e-4)
 	require.InDelta(t, 5, pipe.dist(vec{0, 0, 15}), 1e-4)
-	for _, p := range pipe.pieces() { // together they are the tube
-		require.GreaterOrEqual(t, p.dist(vec{4, 0, 1}), float32(0.99))
+	long := newTube([]section{{-20, 0, 0, 3, 2, 0}, {0, 5, 0, 3, 2, 0}, {25, 0, 4, 3, 4, 40}})
+	for z := float32(-26); z < 30; z += 0.7 { // the pieces together are the tube
+		d := float32(far)
+		for _, p := range long.pieces() {
+			d = min(d, p.dist(vec{4, 1, z}))
+		}
+		require.Equal(t, long.dist(vec{4, 1, z}), d, "%v", z)
 	}
 }
 
@@ -388,5 +395,15 @@ func TestPoseAndItsInverse(t *testing.T) {
 		p := vec{rng.Float32()*200 - 100, rng.Float32()*200 - 100, rng.Float32()*200 - 100}
 		q := s.toPatient(s.toWorld(p))
 		require.InDelta(t, 0, hypot(hypot(p.x-q.x, p.y-q.y), p.z-q.z), 1e-3)
+	}
+}
+
+func BenchmarkMake512x512x100(b *testing.B) {
+	c := small(1)
+	c.Shape, c.Spacing, c.Threads = [3]int{100, 512, 512}, [3]float64{1.5, 0.977, 0.977}, 0
+	for b.Loop() {
+		if _, err := Make(context.Background(), c); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -390,7 +390,7 @@ func (w *worker) draw(z float32) {
 					continue
 				}
 				w.hu[i] += f * (st.hu(d, w.p[i]) - w.hu[i])
-				if f >= 0.5 {
+				if f >= 0.5 && !(st.kind == lymph && w.kind[i].hard()) { // a node on a vessel would show in the map of tissues
 					w.kind[i] = st.kind
 				}
 			}
@@ -467,7 +467,7 @@ func (w *worker) addNoise(rng *rand.Rand) {
 			width += f
 		}
 		width *= w.spacing.x
-		long := clamp(float32(math.Exp(float64(width-150)/260)), 0.75, 2.6)
+		long := clamp(float32(math.Exp(float64(width-115)/260)), 0.75, 2.6)
 		streak := float32(w.out.Noise) * clamp((width-210)/70, 0, 1.6)
 		line := float32(0)
 		keep := float32(math.Exp(float64(-w.spacing.x / 40)))
