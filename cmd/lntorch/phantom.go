@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -23,8 +24,8 @@ carotids and jugular veins, and lymph nodes of 3 to 25 mm along them, with the n
 It is a demonstration and a test object, not evidence about patients: no shape, size or frequency in it was measured on anyone.
 
 A domain is a hospital. source: 0.98×0.98×1.5 or 0.49×0.49×3 mm, mostly venous phase, soft kernel, little noise, larger nodes.
-target: 1.17×1.17×2.5 mm, arterial phase or no contrast, sharp kernel, more noise, smaller nodes, more dental metal. The flags
-below them replace single choices. --size small keeps the patients and takes voxels of 2 to 3 mm, for trying things out.
+target: 1.17×1.17×2.5 mm, arterial phase or no contrast, sharp kernel, more noise, smaller nodes, more dental metal. --phase,
+--kernel, --noise and the like replace single choices of the domain. --size small keeps the patients and takes voxels of 2 to 3 mm, for trying things out.
 
 The same seed gives the same voxels, whatever --threads is. A dataset appears when all of it is written. The table shows, for
 each case, the nodes of the label map; phantom.json in the dataset's folder lists every one of them, and --json prints the same.`,
@@ -47,6 +48,7 @@ each case, the nodes of the label map; phantom.json in the dataset's folder list
 	f.Uint64("seed", 0, "seed of all patients")
 	f.IntSlice("shape", nil, "voxels along z,y,x")
 	f.Float64Slice("spacing", nil, "spacing along z,y,x in mm")
+	f.Lookup("spacing").DefValue = ""
 	f.String("phase", "", "contrast phase: none, arterial or venous")
 	f.String("kernel", "", "reconstruction kernel: soft, medium or sharp")
 	f.Float64("noise", 0, "standard deviation of the noise in soft tissue, HU")
@@ -112,6 +114,9 @@ func runPhantom(cmd *cobra.Command, _ []string) error {
 	var exists *phantom.Exists
 	if errors.As(err, &exists) {
 		return fmt.Errorf("%w; --force replaces it", err)
+	}
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("stopped by the user; nothing of the dataset is left: %w", err)
 	}
 	if err != nil {
 		return err
@@ -243,7 +248,7 @@ func drawPhantom(path string, c *phantom.Case, name string) error {
 	data := report.OverlayData{Title: "synthetic CT (not a patient), soft-tissue window"}
 	for l := range 5 {
 		if c.Levels {
-			data.Labels = append(data.Labels, "level "+[]string{"I", "II", "III", "IV", "V"}[l])
+			data.Labels = append(data.Labels, []string{"I", "II", "III", "IV", "V"}[l])
 		} else if l == 0 {
 			data.Labels = append(data.Labels, "lymph node")
 		}

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"image/png"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -71,6 +73,25 @@ func TestPhantomPreviewAloneWritesNothingElse(t *testing.T) {
 	entries, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	require.Len(t, entries, 1)
+}
+
+func TestPhantomInterruptedLeavesNothing(t *testing.T) {
+	raw := t.TempDir()
+	cmd := command(t, "phantom", "--id", "3", "--cases", "100", "--raw", raw)
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool {
+		entries, err := os.ReadDir(raw)
+		return err == nil && len(entries) > 0
+	}, time.Minute, 10*time.Millisecond)
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode(), errOut.String())
+	require.Contains(t, errOut.String(), "stopped by the user; nothing of the dataset is left")
+	entries, err := os.ReadDir(raw)
+	require.NoError(t, err)
+	require.Empty(t, entries)
 }
 
 func TestPhantomUsage(t *testing.T) {
