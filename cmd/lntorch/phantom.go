@@ -25,10 +25,11 @@ It is a demonstration and a test object, not evidence about patients: no shape, 
 
 A domain is a hospital. source: 0.98×0.98×1.5 or 0.49×0.49×3 mm, mostly venous phase, soft kernel, little noise, larger nodes.
 target: 1.17×1.17×2.5 mm, arterial phase or no contrast, sharp kernel, more noise, smaller nodes, more dental metal. --phase,
---kernel, --noise and the like replace single choices of the domain. --size small keeps the patients and takes voxels of 2 to 3 mm, for trying things out.
+--kernel, --noise and the like replace single choices of the domain. --size small takes voxels of 2 to 3 mm, for trying out.
 
 The same seed gives the same voxels, whatever --threads is. A dataset appears when all of it is written. The table shows, for
-each case, the nodes of the label map; phantom.json in the dataset's folder lists every one of them, and --json prints the same.`,
+each case, the nodes of the label map (none is thinner than 1.25 voxels); phantom.json in the dataset's folder lists every one
+of them, and --json prints the same.`,
 		Example: `  lntorch phantom --id 501 --name PhantomSource --cases 20 -o nnUNet_raw
   lntorch phantom --id 502 --name PhantomTarget --domain target --cases 5 --test-cases 10 -o nnUNet_raw
   lntorch phantom --id 503 --name Tiny --size small --cases 5 --phase arterial --seed 7

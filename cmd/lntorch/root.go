@@ -44,7 +44,9 @@ Settings come from flags, then LNTORCH_… variables, then --config FILE, then d
 		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-")) // nnU-Net's --val_best is --val-best
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, suggest(cmd, err)) })
-	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newConfig(), newDoctor(), newBench(), newPhantom())
+	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newConfig(), newDoctor(), newBench())
+	root.AddCommand(newImage())
+	root.AddCommand(newPhantom())
 	return root
 }
 
