@@ -23,6 +23,7 @@ var Rules = []Rule{
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
+	{Path: "data/images", Level: 1, NoTorch: true},
 	{Path: "data/plans", Level: 1, Only: []string{}, NoTorch: true},
 
 	{Path: "models", Level: 2, Only: []string{"torch", "torch/nn", "data/plans"}},
@@ -43,7 +44,7 @@ var Rules = []Rule{
 	{Path: "report/...", Level: 4, Also: []string{"report/nnlog"}},
 	{Path: "train", Level: 4, Also: []string{"report", "report/nnlog"}},
 	{Path: "experiment", Level: 4, Also: []string{"train", "report", "report/nnlog", "phantom"}},
-	{Path: "phantom", Level: 4},
+	{Path: "phantom", Level: 4, Only: []string{"data/plans", "formats/nifti", "volume", "internal/atomicfile"}, NoTorch: true},
 
 	{Path: "cmd/...", Level: 5},
 	{Path: "internal/arch", Level: 5, Only: []string{}},
@@ -62,6 +63,7 @@ var TestSupport = []string{"internal/golden", "internal/torchtest", "github.com/
 var Modules = map[string][]string{
 	"codeberg.org/go-fonts/...":         {"report/..."},
 	"github.com/klauspost/compress/...": {"formats/..."},
+	"github.com/klauspost/pgzip":        {"formats/..."},
 	"github.com/suyashkumar/dicom/...":  {"formats/dicom"},
 	"github.com/wangkuiyi/gotorch/...":  {"torch/interop"},
 	"github.com/schollz/progressbar/v3": {"cmd/..."},

@@ -1,0 +1,310 @@
+package images
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// nibabel is nnU-Net's NibabelIO, or NibabelIOWithReorient, which turns images to RAS.
+// Source: nnunetv2/imageio/nibabel_reader_writer.py.
+type nibabel struct{ reorient bool }
+
+func (r nibabel) Name() string {
+	if r.reorient {
+		return "NibabelIOWithReorient"
+	}
+	return "NibabelIO"
+}
+
+func (nibabel) Endings() []string { return []string{".nii", ".nii.gz"} }
+
+func (r nibabel) Read(channels []string) (*volume.Image, *Properties, error) {
+	if err := one(channels); err != nil {
+		return nil, nil, err
+	}
+	var all []*volume.Image
+	var first *Properties
+	for _, path := range channels {
+		im, p, err := r.read(path)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if first == nil {
+			first = p
+		} else if err := first.compare(p, all[0].Shape, im.Shape, channels[0], path); err != nil {
+			return nil, nil, err
+		}
+		all = append(all, im)
+	}
+	return stack(all), first, nil
+}
+
+func (r nibabel) read(path string) (*volume.Image, *Properties, error) {
+	f, err := nifti.Read(path)
+	if err != nil {
+		return nil, nil, errors.Unwrap(err)
+	}
+	if len(f.Dim) != 3 {
+		return nil, nil, fmt.Errorf("found %d axes, %s reads images of 3: store one volume a file, or set overwrite_image_reader_writer to SimpleITKIO in dataset.json", len(f.Dim), r.Name())
+	}
+	affine, err := f.Affine()
+	if err != nil {
+		return nil, nil, err
+	}
+	im := &volume.Image{Shape: [4]int{1, f.Dim[2], f.Dim[1], f.Dim[0]}}
+	if im.Pixels, err = scaled(f); err != nil {
+		return nil, nil, err
+	}
+	zooms := f.Zooms()
+	p := &Properties{Nibabel: &Nibabel{Original: affine}}
+	turned := affine
+	if r.reorient {
+		o, err := orient(affine)
+		if err != nil {
+			return nil, nil, err
+		}
+		p.Nibabel.Reoriented = &turned
+		if o != straight {
+			turned = o.affine(affine, f.Dim)
+			im = o.apply(im)
+			for j := range 3 { // the distances of a turned image are those of its affine
+				zooms[j] = length(turned, j)
+				if f.Version == 1 {
+					zooms[j] = float64(float32(zooms[j]))
+				}
+			}
+		}
+	}
+	for _, z := range zooms {
+		if math.IsNaN(z) || math.IsInf(z, 0) {
+			return nil, nil, fmt.Errorf("the distances of the voxels are not finite: %v", zooms)
+		}
+	}
+	p.Spacing = []float64{zooms[2], zooms[1], zooms[0]}
+	im.Geometry = geometry(turned)
+	im.Spacing = [3]float64(p.Spacing)
+	return im, p, nil
+}
+
+// geometry is where an affine puts the voxels, LPS.
+func geometry(affine [4][4]float64) volume.Geometry {
+	var g volume.Geometry
+	for i := range 3 {
+		sign := -1.0
+		if i == 2 {
+			sign = 1
+		}
+		g.OriginXYZ[i] = sign * affine[i][3]
+		for j := range 3 {
+			if n := length(affine, j); n > 0 {
+				g.DirectionXYZ[3*i+j] = sign * affine[i][j] / n
+			}
+		}
+	}
+	return g
+}
+
+// length is the length of a column of an affine.
+func length(m [4][4]float64, j int) float64 {
+	return math.Sqrt(float64(m[0][j]*m[0][j]) + float64(m[1][j]*m[1][j]) + float64(m[2][j]*m[2][j]))
+}
+
+// scaled gives the values that nnU-Net gets of nibabel's get_fdata: in double precision, then rounded to float32. Pixels whose
+// values that does not change stay as they are.
+func scaled(f *nifti.File) (any, error) {
+	slope, inter := f.Slope, f.Inter
+	if slope == 0 || math.IsNaN(slope) || math.IsInf(slope, 0) {
+		slope, inter = 1, 0
+	}
+	if math.IsNaN(inter) || math.IsInf(inter, 0) {
+		return nil, fmt.Errorf("scl_inter: found %v beside scl_slope %v, expected a number", inter, slope)
+	}
+	switch f.Pixels.(type) {
+	case []int64, []uint64: // rounded twice
+	default:
+		if slope == 1 && inter == 0 {
+			return f.Pixels, nil
+		}
+	}
+	from := volume.Cast[float64](f.Pixels)
+	to := make([]float32, len(from))
+	for i, v := range from {
+		v *= slope
+		if inter != 0 { // 0 would make -0 of a negative slope 0
+			v += inter
+		}
+		to[i] = float32(v)
+	}
+	return to, nil
+}
+
+func (r nibabel) ReadSeg(path string) (*volume.Image, *Properties, error) {
+	return r.Read([]string{path})
+}
+
+func (r nibabel) WriteSeg(path string, seg *volume.Image, p *Properties) error {
+	if p.Nibabel == nil || r.reorient && p.Nibabel.Reoriented == nil {
+		return fmt.Errorf("%s: the properties are not of %s", path, r.Name())
+	}
+	pixels, err := labels(seg)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	im := &volume.Image{Shape: seg.Shape, Pixels: pixels}
+	if r.reorient {
+		// Differs: for some permutations of three axes nnU-Net 2.5.1 turns the labels the wrong way (2.5.2 does not).
+		o, err := orient(p.Nibabel.Original)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		im = o.inverse().apply(im)
+	}
+	h, err := nifti.NewNibabel([]int{im.Shape[3], im.Shape[2], im.Shape[1]}, im.TypeName(), p.Nibabel.Original)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nifti.Write(path, h, im.Pixels, workers)
+}
+
+// orientation says, for each axis x, y, z of an array, which axis of the turned array it becomes, and whether reversed.
+type orientation struct {
+	axis [3]int
+	flip [3]bool
+}
+
+var straight = orientation{axis: [3]int{0, 1, 2}}
+
+// orient gives the turn that brings an image to RAS, or as near as a turn by quarters can.
+// Source: nibabel 5.4, orientations.py, io_orientation.
+func orient(affine [4][4]float64) (orientation, error) {
+	var m [3][3]float64
+	for j := range 3 {
+		n := length(affine, j)
+		if n == 0 {
+			n = 1
+		}
+		for i := range 3 {
+			m[i][j] = affine[i][j] / n
+		}
+	}
+	r := nifti.NearestRotation(m)
+	var strength [3]float64
+	for j := range 3 {
+		strength[j] = max(r[0][j]*r[0][j], r[1][j]*r[1][j], r[2][j]*r[2][j])
+	}
+	order := [3]int{0, 1, 2}
+	for i := 1; i < 3; i++ { // strongest first, equal ones in their order
+		for k := i; k > 0 && strength[order[k]] > strength[order[k-1]]; k-- {
+			order[k], order[k-1] = order[k-1], order[k]
+		}
+	}
+	var o orientation
+	for _, j := range order {
+		out := 0
+		for i := range 3 {
+			if math.Abs(r[i][j]) > math.Abs(r[out][j]) {
+				out = i
+			}
+		}
+		if math.Abs(r[out][j]) <= 1e-8 {
+			return o, fmt.Errorf("the axes of the affine %v do not span space: the image cannot be turned to RAS", affine)
+		}
+		o.axis[j], o.flip[j] = out, r[out][j] < 0
+		r[out] = [3]float64{}
+	}
+	return o, nil
+}
+
+// inverse turns back.
+func (o orientation) inverse() orientation {
+	var back orientation
+	for i, k := range o.axis {
+		back.axis[k], back.flip[k] = i, o.flip[i]
+	}
+	return back
+}
+
+// affine is the affine of the turned image; shape is (x, y, z) before the turn. It is the product that numpy computes, with
+// one rounding for a product and sum as on every processor of the last years.
+func (o orientation) affine(a [4][4]float64, shape []int) [4][4]float64 {
+	var back [4][4]float64 // from indices of the turned array to indices of the first
+	back[3][3] = 1
+	for j, k := range o.axis {
+		back[j][k] = 1
+		if o.flip[j] {
+			back[j][k] = -1
+			back[j][3] = float64(shape[j] - 1)
+		}
+	}
+	var turned [4][4]float64
+	for i := range 4 {
+		for j := range 4 {
+			for k := range 4 {
+				turned[i][j] = math.FMA(a[i][k], back[k][j], turned[i][j])
+			}
+		}
+	}
+	return turned
+}
+
+// apply turns the pixels of an image of one channel.
+func (o orientation) apply(im *volume.Image) *volume.Image {
+	if o == straight {
+		return im
+	}
+	out := &volume.Image{Shape: im.Shape}
+	strides := [3]int{1, im.Shape[3], im.Shape[3] * im.Shape[2]} // of x, y, z in im
+	var step [3]int                                              // the same of the turned axes
+	first := 0
+	for j, k := range o.axis {
+		n := im.Shape[3-j]
+		out.Shape[3-k], step[k] = n, strides[j]
+		if o.flip[j] {
+			first += (n - 1) * strides[j]
+			step[k] = -strides[j]
+		}
+	}
+	out.Shape[0] = 1
+	switch p := im.Pixels.(type) {
+	case []uint8:
+		out.Pixels = gather(p, out.Shape, first, step)
+	case []int8:
+		out.Pixels = gather(p, out.Shape, first, step)
+	case []uint16:
+		out.Pixels = gather(p, out.Shape, first, step)
+	case []int16:
+		out.Pixels = gather(p, out.Shape, first, step)
+	case []uint32:
+		out.Pixels = gather(p, out.Shape, first, step)
+	case []int32:
+		out.Pixels = gather(p, out.Shape, first, step)
+	case []uint64:
+		out.Pixels = gather(p, out.Shape, first, step)
+	case []int64:
+		out.Pixels = gather(p, out.Shape, first, step)
+	case []float32:
+		out.Pixels = gather(p, out.Shape, first, step)
+	case []float64:
+		out.Pixels = gather(p, out.Shape, first, step)
+	}
+	return out
+}
+
+// gather copies pixels into an array of the shape (1, z, y, x) whose axes x, y, z advance by step in from.
+func gather[T volume.Pixel](from []T, shape [4]int, first int, step [3]int) []T {
+	to := make([]T, 0, len(from))
+	for z := range shape[1] {
+		for y := range shape[2] {
+			at := first + z*step[2] + y*step[1]
+			for range shape[3] {
+				to = append(to, from[at])
+				at += step[0]
+			}
+		}
+	}
+	return to
+}

@@ -1,0 +1,173 @@
+package images
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+
+	"github.com/lntorch/lntorch/formats/pickle"
+)
+
+// Properties are what a reader says of a case beside the pixels.
+type Properties struct {
+	SITK     *SITK     // of SimpleITKIO
+	Nibabel  *Nibabel  // of the other two
+	Spacing  []float64 // mm, order (z, y, x)
+	Warnings []string  // how the channels of the case disagree; not in the .pkl
+}
+
+// SITK is the geometry as SimpleITK gives it: x first, LPS.
+type SITK struct {
+	Spacing, Origin, Direction []float64
+}
+
+// Nibabel holds affines of voxel indices (x, y, z, 1) to mm, RAS.
+type Nibabel struct {
+	Original   [4][4]float64
+	Reoriented *[4][4]float64 // of NibabelIOWithReorient
+}
+
+// Dict has the entries for the .pkl of the case, in nnU-Net's order and with its Python types: for SimpleITKIO sitk_stuff
+// with tuples of float and the spacing a list of numpy.float64; for the others nibabel_stuff with numpy arrays and the
+// spacing a list of float.
+func (p *Properties) Dict() *pickle.Dict {
+	d := &pickle.Dict{}
+	spacing := &pickle.List{}
+	if s := p.SITK; s != nil {
+		stuff := &pickle.Dict{}
+		stuff.Set("spacing", tuple(s.Spacing))
+		stuff.Set("origin", tuple(s.Origin))
+		stuff.Set("direction", tuple(s.Direction))
+		d.Set("sitk_stuff", stuff)
+		for _, v := range p.Spacing {
+			spacing.Items = append(spacing.Items, &pickle.NumpyScalar{DType: float64Type(), Data: binary.LittleEndian.AppendUint64(nil, math.Float64bits(v))})
+		}
+	}
+	if n := p.Nibabel; n != nil {
+		stuff := &pickle.Dict{}
+		stuff.Set("original_affine", array(n.Original))
+		if n.Reoriented != nil {
+			stuff.Set("reoriented_affine", array(*n.Reoriented))
+		}
+		d.Set("nibabel_stuff", stuff)
+		for _, v := range p.Spacing {
+			spacing.Items = append(spacing.Items, v)
+		}
+	}
+	d.Set("spacing", spacing)
+	return d
+}
+
+func tuple(values []float64) pickle.Tuple {
+	t := make(pickle.Tuple, len(values))
+	for i, v := range values {
+		t[i] = v
+	}
+	return t
+}
+
+func float64Type() pickle.NumpyDType {
+	var t pickle.NumpyDType
+	t.Order, t.Kind, t.Size = '<', 'f', 8
+	return t
+}
+
+func array(m [4][4]float64) *pickle.NumpyArray {
+	a := &pickle.NumpyArray{DType: float64Type(), Shape: []int64{4, 4}}
+	for _, row := range m {
+		for _, v := range row {
+			a.Data = binary.LittleEndian.AppendUint64(a.Data, math.Float64bits(v))
+		}
+	}
+	return a
+}
+
+// FromDict reads the entries that Dict writes from the .pkl of a case.
+func FromDict(d *pickle.Dict) (*Properties, error) {
+	p := &Properties{}
+	var err error
+	if p.Spacing, err = floats(d, "spacing"); err != nil {
+		return nil, err
+	}
+	if len(p.Spacing) != 3 {
+		return nil, fmt.Errorf("spacing: found %d numbers, expected 3", len(p.Spacing))
+	}
+	if v, ok := d.Get("sitk_stuff"); ok {
+		stuff, ok := v.(*pickle.Dict)
+		if !ok {
+			return nil, fmt.Errorf("sitk_stuff: found %T, expected a dict", v)
+		}
+		s := &SITK{}
+		for name, to := range map[string]*[]float64{"spacing": &s.Spacing, "origin": &s.Origin, "direction": &s.Direction} {
+			if *to, err = floats(stuff, name); err != nil {
+				return nil, fmt.Errorf("sitk_stuff: %w", err)
+			}
+		}
+		n := len(s.Spacing)
+		if n < 2 || n > 4 || len(s.Origin) != n || len(s.Direction) != n*n {
+			return nil, fmt.Errorf("sitk_stuff: found %d spacings, %d origins and %d directions", n, len(s.Origin), len(s.Direction))
+		}
+		p.SITK = s
+		return p, nil
+	}
+	v, _ := d.Get("nibabel_stuff")
+	stuff, ok := v.(*pickle.Dict)
+	if !ok {
+		return nil, errors.New("found neither sitk_stuff nor nibabel_stuff: properties of another image reader")
+	}
+	n := &Nibabel{}
+	if n.Original, err = affine(stuff, "original_affine"); err != nil {
+		return nil, err
+	}
+	if _, ok := stuff.Get("reoriented_affine"); ok {
+		m, err := affine(stuff, "reoriented_affine")
+		if err != nil {
+			return nil, err
+		}
+		n.Reoriented = &m
+	}
+	p.Nibabel = n
+	return p, nil
+}
+
+func floats(d *pickle.Dict, name string) ([]float64, error) {
+	v, ok := d.Get(name)
+	if !ok {
+		return nil, fmt.Errorf("%s is missing", name)
+	}
+	var items []any
+	switch x := v.(type) {
+	case pickle.Tuple:
+		items = x
+	case *pickle.List:
+		items = x.Items
+	case *pickle.NumpyArray:
+		return x.Float64s()
+	default:
+		return nil, fmt.Errorf("%s: found %T, expected numbers", name, v)
+	}
+	out := make([]float64, len(items))
+	for i, item := range items {
+		if out[i], ok = pickle.AsFloat(item); !ok {
+			return nil, fmt.Errorf("%s: found %T, expected numbers", name, item)
+		}
+	}
+	return out, nil
+}
+
+func affine(d *pickle.Dict, name string) (m [4][4]float64, err error) {
+	v, _ := d.Get(name)
+	a, ok := v.(*pickle.NumpyArray)
+	if !ok || len(a.Shape) != 2 || a.Shape[0] != 4 || a.Shape[1] != 4 {
+		return m, fmt.Errorf("nibabel_stuff: %s: found %T, expected a 4×4 array", name, v)
+	}
+	flat, err := a.Float64s()
+	if err != nil {
+		return m, fmt.Errorf("nibabel_stuff: %s: %w", name, err)
+	}
+	for i := range m {
+		copy(m[i][:], flat[4*i:])
+	}
+	return m, nil
+}

@@ -1,0 +1,137 @@
+package images
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// simpleITK is nnU-Net's SimpleITKIO: what SimpleITK reads.
+// Source: nnunetv2/imageio/simpleitk_reader_writer.py.
+type simpleITK struct{}
+
+func (simpleITK) Name() string      { return "SimpleITKIO" }
+func (simpleITK) Endings() []string { return []string{".nii.gz", ".nrrd", ".mha", ".gipl"} }
+
+func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
+	if err := one(channels); err != nil {
+		return nil, nil, err
+	}
+	var all []*volume.Image
+	var first *Properties
+	for _, path := range channels {
+		f, err := nifti.Read(path)
+		if err != nil {
+			return nil, nil, err
+		}
+		im, g, err := f.Image()
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", path, err)
+		}
+		p := &Properties{SITK: &SITK{g.Spacing, g.Origin, g.Direction}}
+		switch n := len(g.Spacing); n {
+		case 2:
+			p.Spacing = []float64{999 * max(g.Spacing[0], g.Spacing[1]), g.Spacing[1], g.Spacing[0]}
+		case 4:
+			// Compat: the axis t is the channels, and the spacing is reversed[1:]: z, y, x.
+			fallthrough
+		default:
+			p.Spacing = []float64{g.Spacing[2], g.Spacing[1], g.Spacing[0]}
+		}
+		for i, v := range p.Spacing {
+			p.Spacing[i] = math.Abs(v)
+		}
+		im.Spacing = [3]float64(p.Spacing)
+		if first == nil {
+			first = p
+		} else if err := first.compare(p, all[0].Shape, im.Shape, channels[0], path); err != nil {
+			return nil, nil, err
+		}
+		all = append(all, im)
+	}
+	return stack(all), first, nil
+}
+
+// compare checks a further channel of a case against the first.
+func (p *Properties) compare(q *Properties, shape, other [4]int, path, second string) error {
+	if shape != other {
+		return fmt.Errorf("the channels of a case have different shapes: %s %v, %s %v (channels, z, y, x)", path, shape, second, other)
+	}
+	spacing, spacing2 := p.Spacing, q.Spacing
+	if p.SITK != nil {
+		spacing, spacing2 = p.SITK.Spacing, q.SITK.Spacing
+	}
+	if !close(spacing, spacing2) {
+		return fmt.Errorf("the channels of a case have different spacings: %s %v, %s %v", path, spacing, second, spacing2)
+	}
+	warn := func(what string, a, b []float64) {
+		p.Warnings = append(p.Warnings, fmt.Sprintf("the channels of a case have different %ss: %s %v, %s %v", what, path, a, second, b))
+	}
+	if p.SITK != nil {
+		if !close(p.SITK.Origin, q.SITK.Origin) {
+			warn("origin", p.SITK.Origin, q.SITK.Origin)
+		}
+		if !close(p.SITK.Direction, q.SITK.Direction) {
+			warn("direction", p.SITK.Direction, q.SITK.Direction)
+		}
+		return nil
+	}
+	a, b := p.Nibabel.Original, q.Nibabel.Original
+	if p.Nibabel.Reoriented != nil {
+		a, b = *p.Nibabel.Reoriented, *q.Nibabel.Reoriented
+	}
+	if !close(flat(b), flat(a)) { // nnU-Net compares the other way round here
+		warn("affine", flat(a), flat(b))
+	}
+	return nil
+}
+
+func flat(m [4][4]float64) []float64 { return slices.Concat(m[0][:], m[1][:], m[2][:], m[3][:]) }
+
+// close is numpy.allclose with its defaults.
+func close(a, b []float64) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if !(math.Abs(a[i]-b[i]) <= 1e-8+1e-5*math.Abs(b[i])) && a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func (r simpleITK) ReadSeg(path string) (*volume.Image, *Properties, error) {
+	return r.Read([]string{path})
+}
+
+func (simpleITK) WriteSeg(path string, seg *volume.Image, p *Properties) error {
+	if p.SITK == nil {
+		return fmt.Errorf("%s: the properties are not of SimpleITKIO", path)
+	}
+	pixels, err := labels(seg)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	shape := []int{seg.Shape[3], seg.Shape[2], seg.Shape[1]}
+	switch len(p.SITK.Spacing) {
+	case 2:
+		if seg.Shape[1] != 1 {
+			return fmt.Errorf("%s: %d slices of labels for an image of two axes", path, seg.Shape[1])
+		}
+		shape = shape[:2]
+	case 3:
+	default:
+		return fmt.Errorf("%s: %w", path, errors.New("labels of an image with four axes cannot be written, as in nnU-Net: store one channel a file"))
+	}
+	name := (&volume.Image{Pixels: pixels}).TypeName()
+	h, err := nifti.NewITK(shape, name, &nifti.ITK{Spacing: p.SITK.Spacing, Origin: p.SITK.Origin, Direction: p.SITK.Direction})
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nifti.Write(path, h, pixels, workers)
+}
