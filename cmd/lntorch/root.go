@@ -45,6 +45,7 @@ Settings come from flags, then LNTORCH_… variables, then --config FILE, then d
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, suggest(cmd, err)) })
 	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newFingerprint(), newPlan(), newMovePlans(), newAdopt(), newPreprocess(), newPlanAndPreprocess(), newConfig(), newDoctor(), newBench())
 	root.AddCommand(newImage())
+	root.AddCommand(newPhantom())
 	return root
 }
 
