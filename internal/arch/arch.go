@@ -23,12 +23,8 @@ var Rules = []Rule{
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
-<<<<<<< HEAD
-	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile"}, NoTorch: true},
-=======
 	{Path: "data/images", Level: 1, NoTorch: true},
-	{Path: "data/plans", Level: 1, Only: []string{}, NoTorch: true},
->>>>>>> images
+	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile"}, NoTorch: true},
 
 	{Path: "models", Level: 2, Only: []string{"torch", "torch/nn", "data/plans"}},
 	{Path: "loss", Level: 2, Only: []string{"torch"}},
