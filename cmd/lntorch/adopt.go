@@ -263,7 +263,11 @@ func runAdopt(cmd *cobra.Command, args []string) error {
 			fmt.Println("differs:", x)
 		}
 	}
+	weights := args[0]
+	if file, err := checkpointFile(weights); err == nil {
+		weights = file
+	}
 	fmt.Printf("lntorch preprocess -d %s -plans_name %s -c %s\nlntorch train %s %s 0 -p %s -pretrained_weights %s\n", d.Name, a.Name, a.Configuration,
-		d.Name, a.Configuration, a.Name, quoted(args[0]))
+		d.Name, a.Configuration, a.Name, quoted(weights))
 	return nil
 }

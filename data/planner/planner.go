@@ -15,14 +15,15 @@ import (
 
 // Constants of all planners. Source: nnU-Net 2.5.1, default_experiment_planner.py.
 const (
-	anisotropy      = 3    // an axis is coarse from this multiple of the others' spacing on
-	baseFeatures    = 32   // channels of the first stage
-	minBatch        = 2    //
-	referenceBatch3 = 2    // the reference values were found with these batch sizes
-	referenceBatch2 = 12   //
-	lowresThreshold = 0.25 // a fullres patch with less of the median image than this calls for 3d_lowres
-	lowresStep      = 1.03 // by which its spacing grows in the search
-	croppedEnough   = 0.75 // images smaller than that after the crop are normalised inside the mask alone
+	anisotropy      = 3      // an axis is coarse from this multiple of the others' spacing on
+	baseFeatures    = 32     // channels of the first stage
+	minBatch        = 2      //
+	referenceBatch3 = 2      // the reference values were found with these batch sizes
+	referenceBatch2 = 12     //
+	lowresThreshold = 0.25   // a fullres patch with less of the median image than this calls for 3d_lowres
+	lowresStep      = 1.03   // by which its spacing grows in the search
+	maxSteps        = 100000 // of making patches smaller; real datasets take some hundreds
+	croppedEnough   = 0.75   // images smaller than that after the crop are normalised inside the mask alone
 )
 
 // Planner is one of nnU-Net's planner classes.
@@ -210,6 +211,7 @@ type run struct {
 	*Planner
 	in                 Input
 	memory             float64
+	steps              int // how often a patch was made smaller
 	name, preprocessor string
 	notes              []string
 }
@@ -355,6 +357,10 @@ func (r *run) configuration(name string, spacing, shape []float64, shownShape []
 	}
 	t = newTopology(spacing, patch)
 	for measure(); err == nil && tooLarge(); measure() {
+		// Of an image with one fine, short axis and two coarse, long ones no axis can be pooled, and each step takes one voxel.
+		if r.steps++; r.steps > maxSteps {
+			return planned{}, fmt.Errorf("%s: no patch of images of %v voxels at %v mm fits into %g GB after %d steps: are the spacings right?", name, shape, spacing, r.memory, maxSteps)
+		}
 		axis := 0 // the one that is largest relative to the image; the last of several
 		for a := range t.patch {
 			if float64(t.patch[a])/shape[a] >= float64(t.patch[axis])/shape[axis] {

@@ -2,10 +2,15 @@
 
 Usage: python scripts/golden/fingerprint.py OUTPUT"""
 import json
+import os
 import sys
+import tempfile
 
-import numpy as np
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+for folder in ("raw", "preprocessed", "results"):
+    os.environ.setdefault("nnUNet_" + folder, tempfile.gettempdir())  # or nnU-Net prints that they are missing
+
+import numpy as np  # noqa: E402
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor  # noqa: E402
 
 
 def main(path):
