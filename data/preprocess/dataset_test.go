@@ -3,6 +3,7 @@ package preprocess
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/stretchr/testify/require"
 )
 
@@ -255,5 +257,56 @@ func TestSettingsRefuseWhatIsNotKnown(t *testing.T) {
 		require.NoError(t, err)
 		_, err = NewSettings(p, configuration, dataset)
 		require.ErrorContains(t, err, c.message)
+	}
+}
+
+// From files to files, whatever class reads them: as nnU-Net plans and preprocesses the same raw datasets.
+func TestLiveDatasetsAreNnUNets(t *testing.T) {
+	out := t.TempDir()
+	var list []struct{ Dataset, Plans, Configuration string }
+	require.NoError(t, json.Unmarshal(golden.Run(t, "preprocess_datasets.py", out), &list))
+	require.Greater(t, len(list), 5)
+	for _, l := range list {
+		theirs := filepath.Join(out, "preprocessed", l.Dataset)
+		d, err := raw.Open(filepath.Join(out, "raw"), l.Dataset)
+		require.NoError(t, err)
+		p, err := plans.Load(filepath.Join(theirs, l.Plans+".json"))
+		require.NoError(t, err)
+		c, err := p.Configuration(l.Configuration)
+		require.NoError(t, err)
+		s, err := NewSettings(p, c, d.JSON)
+		require.NoError(t, err)
+		r, err := images.ForName(p.ImageReaderWriter)
+		require.NoError(t, err)
+		j := Job{Dataset: d, Reader: r, Settings: s, Folder: filepath.Join(t.TempDir(), l.Dataset, c.DataIdentifier), Workers: 2, Threads: 2}
+		_, err = j.Run(t.Context())
+		require.NoError(t, err)
+		compareFolders(t, filepath.Join(theirs, c.DataIdentifier), j.Folder, d)
+		require.Equal(t, files(t, filepath.Join(theirs, "gt_segmentations")), files(t, filepath.Join(filepath.Dir(j.Folder), "gt_segmentations")))
+	}
+}
+
+// compareFolders compares all cases.
+func compareFolders(t *testing.T, want, got string, d *raw.Dataset) {
+	t.Helper()
+	require.Equal(t, files(t, want), files(t, got))
+	for _, c := range d.Cases {
+		where := filepath.Join(want, c.ID)
+		a, b := open(t, where+".npz"), open(t, filepath.Join(got, c.ID+".npz"))
+		require.Equal(t, a.Names(), b.Names())
+		x, err := array(t, a, "data").Float32s()
+		require.NoError(t, err)
+		y, err := array(t, b, "data").Float32s()
+		require.NoError(t, err)
+		require.Equal(t, array(t, a, "data").Shape, array(t, b, "data").Shape, where)
+		most, at := difference(x, y)
+		require.LessOrEqual(t, most, 1e-5, "%s: voxel %d: %v, expected %v", where, at, y[at], x[at])
+		require.Equal(t, array(t, a, "seg").DType, array(t, b, "seg").DType, where)
+		u, err := array(t, a, "seg").Int16s()
+		require.NoError(t, err)
+		v, err := array(t, b, "seg").Int16s()
+		require.NoError(t, err)
+		require.Equal(t, u, v, where)
+		samePickle(t, where, readPickle(t, where+".pkl"), readPickle(t, filepath.Join(got, c.ID+".pkl")))
 	}
 }
