@@ -109,6 +109,9 @@ func options(r plans.Resampling, labels bool) (Options, error) {
 	return o, o.check(labels)
 }
 
+// maxVoxels of a channel are eighty CTs of 512×512×400. A wrong spacing in a header asks for more.
+const maxVoxels = 1 << 33
+
 // Case is a preprocessed case.
 type Case struct {
 	Data       *volume.Volume[float32] // normalised (c, z, y, x)
@@ -175,6 +178,13 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	}
 	properties.Set("bbox_used_for_cropping", boxes)
 	properties.Set("shape_after_cropping_and_before_resampling", intTuple(cropped[:]))
+	size := 1.0
+	for i, n := range cropped {
+		size *= max(old[i]/target[i]*float64(n), 1)
+	}
+	if !(size <= maxVoxels) {
+		return nil, fmt.Errorf("%v voxels of %v mm would be %.2g of %v mm, at most %.2g are made; is the image's spacing right?", cropped, old, size, target, float64(maxVoxels))
+	}
 	shape := NewShape(cropped, old, target)
 	if slices.Min(shape[:]) < 1 {
 		return nil, fmt.Errorf("%v voxels of %v mm are none of %v mm: the resampled image would have shape %v", cropped, old, target, shape)

@@ -187,6 +187,8 @@ func TestRunRefusesWhatIsNoCase(t *testing.T) {
 		{im(1, 0), im(1, 0), [3]float64{1, 1, 1}, "no voxels"},
 		{im(1, 4), im(1, 4), [3]float64{1, 0, 1}, "spacing"},
 		{im(1, 4), im(1, 4), [3]float64{0.01, 1, 1}, "would have shape [0 "},
+		{im(1, 4), im(1, 4), [3]float64{1, 1e9, 1e9}, "is the image's spacing right?"},
+		{im(1, 4), im(1, 4), [3]float64{1, 1, 1e308}, "is the image's spacing right?"},
 		{im(1, 4), half, [3]float64{1, 1, 1}, "the labels go from"},
 		{im(1, 4), large, [3]float64{1, 1, 1}, "40000"},
 	} {

@@ -28,10 +28,7 @@ func ResampleLabels[L Label](v *volume.Volume[L], shape [3]int, current, new [3]
 	}
 	separate := SeparateAxis(o.ForceSeparateZ, current, new)
 	if separate > 0 {
-		perm := [3]int{separate, 0, 1}
-		if separate == 1 {
-			perm[2] = 2
-		}
+		perm := coarseFirst(separate)
 		t := Transpose(v, perm)
 		out := &volume.Volume[L]{Data: make([]L, shape[0]*shape[1]*shape[2]), Shape: [4]int{1, shape[perm[0]], shape[perm[1]], shape[perm[2]]}}
 		resampleLabels(out, t, true, o.Order, threads)

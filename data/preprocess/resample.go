@@ -113,19 +113,12 @@ func extremes(v []float32) (lo, hi float32) {
 
 // resample fills out, of the given shape, from s. separate is the axis that is resampled apart, or -1.
 func resample(out []float32, s source, shape [3]int, separate int, o Options, threads int) {
-	if separate > 0 {
-		// The coarse axis comes first, and goes back.
-		perm := [3]int{separate, 0, 1}
-		if separate == 1 {
-			perm[2] = 2
-		}
-		resamplePermuted(out, s, shape, perm, o, threads)
+	if separate <= 0 {
+		newZoom(s, shape, separate == 0, o).run(out, threads)
 		return
 	}
-	newZoom(s, shape, separate == 0, o).run(out, threads)
-}
-
-func resamplePermuted(out []float32, s source, shape [3]int, perm [3]int, o Options, threads int) {
+	// The coarse axis comes first, and goes back.
+	perm := coarseFirst(separate)
 	n := s.shape
 	whole := make([]float32, n[0]*n[1]*n[2])
 	for z := range n[0] {
@@ -140,6 +133,15 @@ func resamplePermuted(out []float32, s source, shape [3]int, perm [3]int, o Opti
 	t := source{from, func(dst []float32, z, y, x int) { copy(dst, turned[(z*from[1]+y)*from[2]+x:]) }, s.lo, s.hi}
 	resample(made.Data, t, to, 0, o, threads)
 	copy(out, Transpose(made, inverse(perm)).Data)
+}
+
+// coarseFirst is the order of the axes that begins with the given one.
+func coarseFirst(axis int) [3]int {
+	p := [3]int{axis, 0, 1}
+	if axis == 1 {
+		p[2] = 2
+	}
+	return p
 }
 
 // inverse is the permutation that undoes p.
@@ -362,7 +364,7 @@ func (z *zoom) newColumns() *columns {
 // that to gives, or to done.
 func (w *columns) run(width int, get func(row []float64, z int) []float64, to func(k int) []float64, done func(row []float64, k int)) {
 	a := w.z.z
-	w.rows.cut(width)
+	w.rows.width = width
 	w.rows.filter(a.axis, get)
 	for k := range a.m {
 		row := w.line[:width]
@@ -378,16 +380,14 @@ func (w *columns) run(width int, get func(row []float64, z int) []float64, to fu
 
 // rows are the samples of an axis with margins: row i+margin holds sample i of width lines.
 type rows struct {
-	n, width int
-	data     []float64
-	last     []float64
+	width int
+	data  []float64
+	last  []float64
 }
 
 func newRows(n, width int) rows {
-	return rows{n, width, make([]float64, (n+2*margin)*width), make([]float64, width)}
+	return rows{width, make([]float64, (n+2*margin)*width), make([]float64, width)}
 }
-
-func (r *rows) cut(width int) { r.width = width }
 
 func (r *rows) at(i int) []float64 {
 	return r.data[(i+margin)*r.width:][:r.width:r.width]
@@ -506,7 +506,7 @@ func (w *plane) run(load func(dst []float64, y, x int), out []float64) (lo, hi f
 		for y0 := 0; y0 < y.n; y0 += w.lines {
 			lines := min(w.lines, y.n-y0)
 			wide := (lines + 7) / 8 * 8
-			w.xrows.cut(wide)
+			w.xrows.width = wide
 			for g := 0; g < lines; g += 8 {
 				for i := range 8 {
 					row := w.group[i*x.n:][:x.n]
