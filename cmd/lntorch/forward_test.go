@@ -93,14 +93,6 @@ func TestForwardIsPyTorchs(t *testing.T) {
 	}
 }
 
-func product(shape []int64) int {
-	n := 1
-	for _, d := range shape {
-		n *= int(d)
-	}
-	return n
-}
-
 // hashedNetwork writes the files of a golden network with its hash-filled weights: a bare state dict, plans, dataset and
 // input. It gives the command line that runs it, and where the heads go.
 func hashedNetwork(t *testing.T, name string) (args []string, output string) {
