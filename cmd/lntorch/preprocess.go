@@ -23,7 +23,8 @@ import (
 	"github.com/lntorch/lntorch/data/raw"
 )
 
-const keptHelp = `A case that is there already, made of the same files with the same settings, stays; --clean makes all anew, as nnU-Net does. One bad case does not lose
+const keptHelp = `A case that is there already, made of the same files with the same settings, stays; --clean makes all anew, as nnU-Net does. Cases in the folder that
+the dataset no longer has go. One bad case does not lose
 the others: it is named in the end, and the exit code is 1. Ctrl-C leaves no file half-written; the same command goes on from there.`
 
 func newPreprocess() *cobra.Command {
