@@ -45,10 +45,11 @@ func prepareTraining(cmd *cobra.Command, c train.Config) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
-	}
 	con := newConsole(cmd)
+	if err != nil { // the data may be there all the same
+		fmt.Fprintln(con, "not looking for what the training lacks:", err)
+		return nil
+	}
 	p, err := plans.Load(filepath.Join(c.Preprocessed, c.PlansName+".json"))
 	if errors.Is(err, fs.ErrNotExist) {
 		if p, err = planTraining(cmd, c, d, con); err != nil {
@@ -61,11 +62,11 @@ func prepareTraining(cmd *cobra.Command, c train.Config) error {
 	if err != nil {
 		return nil // the training says so
 	}
-	if !lacking(d, filepath.Join(c.Preprocessed, configuration.DataIdentifier)) {
+	if foreign(filepath.Join(c.Preprocessed, configuration.DataIdentifier)) {
 		return nil
 	}
 	fmt.Fprintf(con, "%s: training data of %s, from %s\n", name, c.Configuration, d.Folder)
-	s, err := prepare(cmd.Context(), d, p, c.Configuration, c.Preprocessed, preparation{console: con, threads: c.Threads, foreign: true})
+	s, err := prepare(cmd.Context(), d, p, c.Configuration, c.Preprocessed, preparation{console: con, threads: c.Threads})
 	if err != nil {
 		return err
 	}
@@ -73,12 +74,16 @@ func prepareTraining(cmd *cobra.Command, c train.Config) error {
 	return nil
 }
 
-// lacking reports whether a case is not in the folder, or may be out of date: one that lntorch made is compared with the raw
-// files by their content.
-func lacking(d *raw.Dataset, folder string) bool {
-	return slices.ContainsFunc(d.Cases, func(c raw.Case) bool {
-		mark := preprocess.Mark(folder, c.ID)
-		return mark == "" || strings.HasPrefix(mark, "lntorch ")
+// foreign reports whether a folder holds a case that another program made, which training takes as it is. What lntorch made is
+// compared with the raw files, by their content.
+func foreign(folder string) bool {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
+		name, ok := strings.CutSuffix(e.Name(), ".npz")
+		return ok && preprocess.Mark(folder, name) == ""
 	})
 }
 

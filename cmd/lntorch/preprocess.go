@@ -237,7 +237,6 @@ type preparation struct {
 	threads int   // 0: all cores
 	maxRAM  int64 // bytes; 0: three quarters of what is free
 	clean   bool
-	foreign bool // keep what nnU-Net has made
 }
 
 // prepare makes the data of one configuration in folder, that of the preprocessed dataset.
@@ -287,7 +286,7 @@ func prepare(ctx context.Context, d *raw.Dataset, p *plans.Plans, name, folder s
 	if o.maxRAM > 0 {
 		defer debug.SetMemoryLimit(debug.SetMemoryLimit(o.maxRAM))
 	}
-	job := preprocess.Job{Dataset: d, Reader: reader, Settings: settings, Folder: to, Workers: o.workers, Threads: max(1, o.threads/o.workers), MaxRAM: o.maxRAM, Foreign: o.foreign}
+	job := preprocess.Job{Dataset: d, Reader: reader, Settings: settings, Folder: to, Workers: o.workers, Threads: max(1, o.threads/o.workers), MaxRAM: o.maxRAM}
 	if o.console != nil {
 		job.Progress, job.Log = o.console, o.console
 	}

@@ -156,13 +156,13 @@ func TestTrainLeavesNnUNetsDataAlone(t *testing.T) {
 	folder := filepath.Join(root, "pre", targetSet, "nnUNetPlansSource_3d_fullres")
 	before, err := os.ReadFile(filepath.Join(folder, "LN_000.npz"))
 	require.NoError(t, err)
-	require.NoError(t, os.Remove(filepath.Join(folder, "LN_001.npz")))
+	require.NoError(t, os.Remove(filepath.Join(folder, "LN_001.npz"))) // nor is it completed
 	r := lntorch(t, append([]string{"train", "102", "3d_phantom", "all", "-p", "nnUNetPlansSource", "--results", filepath.Join(root, "results"),
 		"--epochs", "1", "--iterations", "1", "--val-iterations", "1", "--disable_tta"}, where...)...)
 	require.Equal(t, 0, r.code, r.errOut)
-	require.Contains(t, r.errOut, "1 cases made, 3 kept")
+	require.NotContains(t, r.errOut, "cases made")
 	after, err := os.ReadFile(filepath.Join(folder, "LN_000.npz"))
 	require.NoError(t, err)
 	require.Equal(t, before, after)
-	require.FileExists(t, filepath.Join(folder, "LN_001.npz"))
+	require.NoFileExists(t, filepath.Join(folder, "LN_001.npz"))
 }

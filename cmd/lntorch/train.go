@@ -30,7 +30,7 @@ progress.png and validation/; beside them run.json and TensorBoard events. Ctrl-
 to the same bits as without the interruption.
 
 Where plans or training data are missing and the raw dataset is there, they are made first: the plans from the pretrained model, as lntorch adopt makes them, or
-by nnU-Net's planner; the data as lntorch preprocess makes it, anew where a raw file has changed. What nnU-Net preprocessed stays as it is.
+by nnU-Net's planner; the data as lntorch preprocess makes it, anew where a raw file has changed. A folder that nnU-Net preprocessed stays as it is.
 
 Methods:
 ` + methodHelp(),

@@ -29,7 +29,6 @@ type Job struct {
 	Workers  int    // cases at a time
 	Threads  int    // of each case
 	MaxRAM   int64  // bytes for the cases at work, as estimated; a larger one is done alone. 0: no bound
-	Foreign  bool   // leave alone what others have made: cases without a mark stay, whatever they are made of
 	Progress raw.Progress
 	Log      io.Writer // what a reader warns of; nil: nowhere
 }
@@ -73,8 +72,7 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		if err == nil {
 			mark, err = j.mark(c)
 		}
-		there := Mark(j.Folder, c.ID)
-		kept := err == nil && (there == mark || j.Foreign && there == unmarked)
+		kept := err == nil && Mark(j.Folder, c.ID) == mark
 		var times Times
 		if err == nil && !kept {
 			need := j.estimate(c)
@@ -195,7 +193,7 @@ func (j *Job) removeOthers() ([]string, error) {
 	var removed []string
 	for _, e := range entries {
 		name, ok := strings.CutSuffix(e.Name(), ".npz")
-		if !ok || known[name] || j.Foreign && Mark(j.Folder, name) == unmarked {
+		if !ok || known[name] {
 			continue
 		}
 		for _, ending := range []string{".npz", ".pkl", ".npy", "_seg.npy"} {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/lntorch/lntorch/formats/npz"
@@ -56,21 +55,14 @@ func little[T bits.Number](v []T, size int) []byte {
 	return b
 }
 
-// unmarked is Mark's answer for a case that was saved without one, as nnU-Net's are.
-const unmarked = "unmarked"
-
-// Mark is what Save was given for the case, "unmarked" where that was nothing, and "" where there is no such case or not all of
-// it.
+// Mark is what Save was given for the case, "" where that was nothing, or where there is no such case or not all of it.
 func Mark(folder, name string) string {
 	if _, err := os.Stat(filepath.Join(folder, name+".pkl")); err != nil {
 		return ""
 	}
 	mark, err := npz.Comment(filepath.Join(folder, name+".npz"))
-	switch {
-	case err != nil:
+	if err != nil {
 		return ""
-	case !strings.HasPrefix(mark, "lntorch "):
-		return unmarked
 	}
 	return mark
 }
