@@ -199,6 +199,30 @@ func (p progress) Begin(string, int)    {}
 func (p progress) Done(n int, _ string) { p(n) }
 func (p progress) End()                 {}
 
+func TestCopyNewerCopiesWhatIsNewer(t *testing.T) {
+	folder := t.TempDir()
+	from, to := filepath.Join(folder, "from"), filepath.Join(folder, "to")
+	write := func(path, text string, age time.Duration) {
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o666))
+		require.NoError(t, os.Chtimes(path, time.Now(), time.Now().Add(-age)))
+	}
+	read := func() string {
+		b, err := os.ReadFile(to)
+		require.NoError(t, err)
+		return string(b)
+	}
+	write(from, "a", time.Hour)
+	require.NoError(t, CopyNewer(from, to))
+	require.Equal(t, "a", read())
+	write(from, "b", time.Hour*2)
+	require.NoError(t, CopyNewer(from, to))
+	require.Equal(t, "a", read(), "it is older")
+	write(from, "c", time.Minute)
+	require.NoError(t, CopyNewer(from, to))
+	require.Equal(t, "c", read())
+	require.ErrorIs(t, CopyNewer(filepath.Join(folder, "none"), to), os.ErrNotExist)
+}
+
 // Cases wait for memory; one that needs more than there is goes alone.
 func TestMaxRAMBoundsTheCasesAtWork(t *testing.T) {
 	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
