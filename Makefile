@@ -228,6 +228,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run loader.py $$g/loader; \
 	  run pth_corpus.py $$g/pth; \
 	  run safetensors_corpus.py $$g/safetensors; \
+	  run nifti_corpus.py $$g/nifti; \
 	  run lora.py --golden $$g/lora; \
 	  run evaluation.py; \
 	  run training_log.py; \

@@ -87,31 +87,8 @@ func (c loraCase) build(t *testing.T, s *torch.Scope) models.Network {
 	return n
 }
 
-// hash is the integer hash of testdata/state-dicts: u in [-0.5, 0.5) for element j of tensor p.
-func hash(p, j int) float64 {
-	h := uint32(j)*2654435761 + uint32(p+1)*2246822519
-	h ^= h >> 15
-	h *= 2246822519
-	h ^= h >> 13
-	h *= 3266489917
-	h ^= h >> 16
-	return float64(h)/4294967296 - 0.5
-}
-
-func hashValues(p int, shape []int64) []float32 {
-	n := int64(1)
-	for _, d := range shape {
-		n *= d
-	}
-	v := make([]float32, n)
-	for j := range v {
-		v[j] = float32(2 * hash(p, j))
-	}
-	return v
-}
-
 func hashTensor(s *torch.Scope, p int, shape []int64) *torch.Tensor {
-	return torch.FromSlice(s, hashValues(p, shape), shape...)
+	return torch.FromSlice(s, golden.HashInput(p, shape), shape...)
 }
 
 // fill gives the network's own parameters their hash values, and those of adapters the oracle's.
@@ -119,9 +96,8 @@ func fill(t *testing.T, m *nn.Module) {
 	t.Helper()
 	i, adapter := 0, 0
 	for _, p := range m.Parameters() {
-		v := hashValues(i, p.Shape)
 		if strings.Contains(p.Name, ".lora_") {
-			v = hashValues(1000+adapter, p.Shape)
+			v := golden.HashInput(1000+adapter, p.Shape)
 			for j := range v {
 				v[j] *= 0.3
 			}
@@ -129,19 +105,7 @@ func fill(t *testing.T, m *nn.Module) {
 			require.NoError(t, torch.CopyIn(p.T, v))
 			continue
 		}
-		for j := range v {
-			u := hash(i, j)
-			switch {
-			case len(p.Shape) >= 2:
-				u = 2 * u * math.Sqrt(3/(float64(len(v))/float64(p.Shape[0])))
-			case strings.HasSuffix(p.Name, "weight"):
-				u = 1 + 0.5*u
-			default:
-				u = 0.5 * u
-			}
-			v[j] = float32(u)
-		}
-		require.NoError(t, torch.CopyIn(p.T, v))
+		require.NoError(t, torch.CopyIn(p.T, golden.HashParameter(i, p.Name, p.Shape)))
 		i++
 	}
 }

@@ -3,7 +3,6 @@ package models_test
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"slices"
 	"strings"
@@ -114,17 +113,6 @@ func build(t *testing.T, s *torch.Scope, sp spec) models.Network {
 	return n
 }
 
-// hash is the integer hash of testdata/state-dicts: u in [-0.5, 0.5) for element j of tensor p.
-func hash(p, j int) float64 {
-	h := uint32(j)*2654435761 + uint32(p+1)*2246822519
-	h ^= h >> 15
-	h *= 2246822519
-	h ^= h >> 13
-	h *= 3266489917
-	h ^= h >> 16
-	return float64(h)/4294967296 - 0.5
-}
-
 func numel(shape []int64) int64 {
 	n := int64(1)
 	for _, d := range shape {
@@ -135,34 +123,14 @@ func numel(shape []int64) int64 {
 
 // hashTensor fills an input-like tensor: -1 is the network's input, -2-i the weight of head i in the oracle's loss.
 func hashTensor(s *torch.Scope, p int, shape []int64) *torch.Tensor {
-	v := make([]float32, numel(shape))
-	for j := range v {
-		v[j] = float32(2 * hash(p, j))
-	}
-	return torch.FromSlice(s, v, shape...)
+	return torch.FromSlice(s, golden.HashInput(p, shape), shape...)
 }
 
 // fill gives every parameter its hash values.
 func fill(t *testing.T, n models.Network) {
 	t.Helper()
 	for i, p := range n.Module().Parameters() {
-		count := numel(p.Shape)
-		v := make([]float32, count)
-		for j := range v {
-			u := hash(i, j)
-			switch {
-			case strings.HasSuffix(p.Name, "relative_position_bias_table"):
-				u = 2 * u
-			case len(p.Shape) >= 2:
-				u = 2 * u * math.Sqrt(3/(float64(count)/float64(p.Shape[0])))
-			case strings.HasSuffix(p.Name, "weight"):
-				u = 1 + 0.5*u
-			default:
-				u = 0.5 * u
-			}
-			v[j] = float32(u)
-		}
-		require.NoError(t, torch.CopyIn(p.T, v))
+		require.NoError(t, torch.CopyIn(p.T, golden.HashParameter(i, p.Name, p.Shape)))
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,26 +64,7 @@ func hashStart(t *testing.T, spec trainSpec, path string) {
 		n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: spec.InputChannels, NumClasses: spec.NumClasses})
 		require.NoError(t, err)
 		for i, p := range n.Module().Parameters() {
-			v := make([]float32, p.T.Numel())
-			for j := range v {
-				h := uint32(j)*2654435761 + uint32(i+1)*2246822519
-				h ^= h >> 15
-				h *= 2246822519
-				h ^= h >> 13
-				h *= 3266489917
-				h ^= h >> 16
-				u := float64(h)/4294967296 - 0.5
-				switch {
-				case len(p.Shape) >= 2:
-					u = 2 * u * math.Sqrt(3/(float64(len(v))/float64(p.Shape[0])))
-				case strings.HasSuffix(p.Name, "weight"):
-					u = 1 + 0.5*u
-				default:
-					u = 0.5 * u
-				}
-				v[j] = float32(u)
-			}
-			require.NoError(t, torch.CopyIn(p.T, v))
+			require.NoError(t, torch.CopyIn(p.T, golden.HashParameter(i, p.Name, p.Shape)))
 		}
 		return checkpoint.SaveWeights(path, n.Module())
 	}))

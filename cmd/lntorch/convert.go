@@ -32,18 +32,11 @@ With --force OUT may be FILE itself; it is replaced when the new one is complete
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f := cmd.Flags()
-			out, _ := f.GetString("output")
 			strip, _ := f.GetBool("strip-optimizer")
 			weights, _ := f.GetBool("weights-only")
-			force, _ := f.GetBool("force")
-			if out == "" {
-				return usage(cmd, errors.New("-o is not given"))
-			}
-			if !weightsFile(out) {
-				return usage(cmd, fmt.Errorf("-o %s: expected a name that ends in .pth, .pt or %s", out, checkpoint.Extension))
-			}
-			if _, err := os.Stat(out); err == nil && !force {
-				return fmt.Errorf("%s exists already: give --force to replace it", out)
+			out, err := weightsOutput(cmd)
+			if err != nil {
+				return err
 			}
 			if err := convert(args[0], out, strip, weights, newConsole(cmd)); err != nil {
 				return err
@@ -61,6 +54,22 @@ With --force OUT may be FILE itself; it is replaced when the new one is complete
 	cmd.Flags().Bool("weights-only", false, "write the state dict alone")
 	cmd.Flags().Bool("force", false, "replace an existing file")
 	return cmd
+}
+
+// weightsOutput is the file of weights that -o names. A file that exists needs --force.
+func weightsOutput(cmd *cobra.Command) (string, error) {
+	out, _ := cmd.Flags().GetString("output")
+	force, _ := cmd.Flags().GetBool("force")
+	if out == "" {
+		return "", usage(cmd, errors.New("-o is not given"))
+	}
+	if !weightsFile(out) {
+		return "", usage(cmd, fmt.Errorf("-o %s: expected a name that ends in .pth, .pt or %s", out, checkpoint.Extension))
+	}
+	if _, err := os.Stat(out); err == nil && !force {
+		return "", fmt.Errorf("%s exists already: give --force to replace it", out)
+	}
+	return out, nil
 }
 
 func convert(path, out string, strip, weights bool, log io.Writer) error {

@@ -2,11 +2,9 @@ package main
 
 import (
 	"encoding/json"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -95,25 +93,6 @@ func TestForwardIsPyTorchs(t *testing.T) {
 	}
 }
 
-// hash is the integer hash of testdata/state-dicts: u in [-0.5, 0.5) for element j of tensor p.
-func hash(p, j int) float64 {
-	h := uint32(j)*2654435761 + uint32(p+1)*2246822519
-	h ^= h >> 15
-	h *= 2246822519
-	h ^= h >> 13
-	h *= 3266489917
-	h ^= h >> 16
-	return float64(h)/4294967296 - 0.5
-}
-
-func product(shape []int64) int {
-	n := 1
-	for _, d := range shape {
-		n *= int(d)
-	}
-	return n
-}
-
 // hashedNetwork writes the files of a golden network with its hash-filled weights: a bare state dict, plans, dataset and
 // input. It gives the command line that runs it, and where the heads go.
 func hashedNetwork(t *testing.T, name string) (args []string, output string) {
@@ -161,27 +140,11 @@ func hashedNetwork(t *testing.T, name string) (args []string, output string) {
 		n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: sp.InputChannels, NumClasses: sp.NumClasses})
 		require.NoError(t, err)
 		for i, q := range n.Module().Parameters() {
-			v := make([]float32, product(q.Shape))
-			for j := range v {
-				u := hash(i, j)
-				switch {
-				case len(q.Shape) > 1:
-					u = 2 * u * math.Sqrt(3/(float64(len(v))/float64(q.Shape[0])))
-				case strings.HasSuffix(q.Name, "weight"):
-					u = 1 + 0.5*u
-				default:
-					u = 0.5 * u
-				}
-				v[j] = float32(u)
-			}
-			require.NoError(t, torch.CopyIn(q.T, v))
+			require.NoError(t, torch.CopyIn(q.T, golden.HashParameter(i, q.Name, q.Shape)))
 		}
 		return checkpoint.SaveWeights(weights, n.Module())
 	}))
-	v, shape := make([]float32, product(sp.InputShape)), make([]int, len(sp.InputShape))
-	for j := range v {
-		v[j] = float32(2 * hash(-1, j))
-	}
+	v, shape := golden.HashInput(-1, sp.InputShape), make([]int, len(sp.InputShape))
 	for i, d := range sp.InputShape {
 		shape[i] = int(d)
 	}

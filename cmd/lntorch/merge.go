@@ -33,19 +33,12 @@ another base is refused. OUT ends in .pth, .pt or .safetensors. It needs no libt
 		Args: exactly("CHANGE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f := cmd.Flags()
-			out, _ := f.GetString("output")
 			base, _ := f.GetString("base")
 			trainer, _ := f.GetString("trainer")
 			alpha, _ := f.GetFloat64("alpha")
-			force, _ := f.GetBool("force")
-			if out == "" {
-				return usage(cmd, errors.New("-o is not given"))
-			}
-			if !weightsFile(out) {
-				return usage(cmd, fmt.Errorf("-o %s: expected a name that ends in .pth, .pt or %s", out, checkpoint.Extension))
-			}
-			if _, err := os.Stat(out); err == nil && !force {
-				return fmt.Errorf("%s exists already: give --force to replace it", out)
+			out, err := weightsOutput(cmd)
+			if err != nil {
+				return err
 			}
 			m := merger{base: base, alpha: alpha, alphaGiven: f.Changed("alpha")}
 			defer m.close()

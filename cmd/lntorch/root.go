@@ -44,6 +44,8 @@ Settings come from flags, then LNTORCH_… variables, then --config FILE, then d
 	})
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, suggest(cmd, err)) })
 	root.AddCommand(newTrain(), newValidate(), newCompare(), newTrace(), newForward(), newInspect(), newConvert(), newMerge(), newExport(), newFingerprint(), newPlan(), newMovePlans(), newAdopt(), newConfig(), newDoctor(), newBench())
+	root.AddCommand(newImage())
+	root.AddCommand(newPhantom())
 	return root
 }
 

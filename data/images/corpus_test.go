@@ -69,7 +69,7 @@ func numbers(t testing.TB, want []string, got []float64, tolerance float64, what
 	for i := range want {
 		w, err := strconv.ParseFloat(want[i], 64)
 		require.NoError(t, err)
-		if math.Float64bits(w) != math.Float64bits(got[i]) && !(math.Abs(w-got[i]) <= tolerance*max(1, math.Abs(w))) {
+		if math.Float64bits(w) != math.Float64bits(got[i]) && !(tolerance > 0 && math.Abs(w-got[i]) <= tolerance*max(1, math.Abs(w))) {
 			t.Errorf("%s: [%d] want %v, got %v (all: want %v, got %v)", what, i, w, got[i], want, got)
 			return
 		}

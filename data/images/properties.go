@@ -90,6 +90,9 @@ func FromDict(d *pickle.Dict) (*Properties, error) {
 	if p.Spacing, err = floats(d, "spacing"); err != nil {
 		return nil, err
 	}
+	if len(p.Spacing) != 3 {
+		return nil, fmt.Errorf("spacing: found %d numbers, expected 3", len(p.Spacing))
+	}
 	if v, ok := d.Get("sitk_stuff"); ok {
 		stuff, ok := v.(*pickle.Dict)
 		if !ok {

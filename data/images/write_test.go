@@ -147,6 +147,14 @@ func TestLabelsComeBackFromEveryOrientation(t *testing.T) {
 				got, err := f.Affine()
 				require.NoError(t, err)
 				require.Equal(t, affine, got, what)
+				if class == "SimpleITKIO" { // the qform says the same as the sform
+					require.Equal(t, [2]int{1, 1}, [2]int{f.QFormCode, f.SFormCode})
+					f.SFormCode = 0
+					g, err := f.ITK()
+					require.NoError(t, err)
+					require.InDeltaSlice(t, p.SITK.Direction, g.Direction, 1e-6, what)
+					require.Equal(t, p.SITK.Origin, g.Origin, what)
+				}
 				back, q, err := reader.ReadSeg(out)
 				require.NoError(t, err)
 				require.Equal(t, im.Float32(), back.Float32(), what)

@@ -314,8 +314,30 @@ func (h *Header) scale() (slope, inter float64, scaled bool) {
 	return slope, inter, math.Abs(slope) > epsilon && (math.Abs(slope-1) > epsilon || math.Abs(inter) > epsilon)
 }
 
-// Image is the image as ITK reads it, with axes (t as c, z, y, x). Pixels of an integer type with a scaling become float32,
-// computed in double precision; without one they keep type and memory. An image of two axes is one slice of spacing 1.
+// Values are the pixels with the file's scaling applied, as ITK does: those of an integer type become float32, computed in
+// double precision. Without a scaling they are the stored ones.
+func (f *File) Values() any {
+	slope, inter, scaled := f.scale()
+	if !scaled {
+		return f.Pixels
+	}
+	if p, ok := f.Pixels.([]float64); ok {
+		q := make([]float64, len(p))
+		for i, v := range p {
+			q[i] = float64(v*slope) + inter
+		}
+		return q
+	}
+	from := volume.Cast[float32](f.Pixels)
+	q := make([]float32, len(from))
+	for i, v := range from {
+		q[i] = float32(float64(float64(v)*slope) + inter)
+	}
+	return q
+}
+
+// Image is the image as ITK reads it, with axes (t as c, z, y, x) and Values as pixels. An image of two axes is one slice of
+// spacing 1.
 func (f *File) Image() (*volume.Image, *ITK, error) {
 	g, err := f.ITK()
 	if err != nil {
@@ -324,7 +346,7 @@ func (f *File) Image() (*volume.Image, *ITK, error) {
 	if vectors[f.Intent] && len(f.Dim) > 4 && f.Dim[4] > 1 {
 		return nil, nil, fmt.Errorf("found vectors of %d numbers, expected one number a pixel", f.Dim[4])
 	}
-	im := &volume.Image{Shape: f.shape(), Pixels: f.Pixels}
+	im := &volume.Image{Shape: f.shape()}
 	n := len(g.Spacing)
 	im.Geometry = volume.Geometry{Spacing: [3]float64{1, 1, 1}, DirectionXYZ: [9]float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
 	for i := range min(n, 3) {
@@ -334,23 +356,7 @@ func (f *File) Image() (*volume.Image, *ITK, error) {
 			im.DirectionXYZ[3*i+j] = g.Direction[n*i+j]
 		}
 	}
-	if slope, inter, scaled := f.scale(); scaled {
-		switch p := f.Pixels.(type) {
-		case []float64:
-			q := make([]float64, len(p))
-			for i, v := range p {
-				q[i] = float64(v*slope) + inter
-			}
-			im.Pixels = q
-		default:
-			from := volume.Cast[float32](p)
-			q := make([]float32, len(from))
-			for i, v := range from {
-				q[i] = float32(float64(float64(v)*slope) + inter)
-			}
-			im.Pixels = q
-		}
-	}
+	im.Pixels = f.Values()
 	return im, g, nil
 }
 

@@ -47,7 +47,7 @@ var Rules = []Rule{
 	{Path: "report/...", Level: 4, Also: []string{"report/nnlog"}},
 	{Path: "train", Level: 4, Also: []string{"report", "report/nnlog"}},
 	{Path: "experiment", Level: 4, Also: []string{"train", "report", "report/nnlog", "phantom"}},
-	{Path: "phantom", Level: 4},
+	{Path: "phantom", Level: 4, Only: []string{"data/plans", "formats/nifti", "volume", "internal/atomicfile"}, NoTorch: true},
 
 	{Path: "cmd/...", Level: 5},
 	{Path: "internal/arch", Level: 5, Only: []string{}},

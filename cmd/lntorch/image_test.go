@@ -1,0 +1,134 @@
+package main
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/formats/nifti"
+)
+
+// The corpus has a file that SimpleITK wrote with this geometry.
+func TestImageInfoShowsGeometryAndIntensities(t *testing.T) {
+	path := repo(t, "testdata/golden/nifti/sitk.nii.gz")
+	cmd := command(t, "image", "info", path)
+	cmd.Env = append(cmd.Env, "LNTORCH_LIB=/nowhere.so")
+	r := execute(t, cmd)
+	require.Equal(t, 0, r.code, r.errOut)
+	for _, want := range []string{"5 × 4 × 3 (xyz), int16", "0.9, 0.9, 3 mm", "-10.1, 20.2, -30.3 (LPS)", "LAS, oblique", "qform code 1, sform code 1, unit mm"} {
+		require.Contains(t, r.out, want)
+	}
+	r = lntorch(t, "image", "info", "--json", path, repo(t, "testdata/golden/nifti/skew_01.nii.gz"))
+	require.Equal(t, 0, r.code, r.errOut)
+	var list []map[string]any
+	require.NoError(t, json.Unmarshal([]byte(r.out), &list))
+	require.Len(t, list, 2)
+	require.Equal(t, []any{5.0, 4.0, 3.0}, list[0]["size"])
+	require.Equal(t, []any{float64(float32(0.9)), float64(float32(0.9)), 3.0}, list[0]["spacing"])
+	require.Equal(t, "LAS", list[0]["orientation"])
+	require.Nil(t, list[0]["problem"])
+	require.Contains(t, list[1]["problem"], "not at right angles")
+	require.Nil(t, list[1]["spacing"])
+	require.NotNil(t, list[1]["affine"])
+	r = lntorch(t, "image", "info", "--json", "--header", path)
+	list = nil
+	require.NoError(t, json.Unmarshal([]byte(r.out), &list))
+	require.NotContains(t, list[0], "intensities")
+}
+
+func TestIntensitiesAreNumpys(t *testing.T) {
+	// numpy.percentile of [3, 1, 2, 10] at 0.5, 5, 50, 95, 99.5; population standard deviation
+	for _, pixels := range []any{[]int16{3, 1, 2, 10}, []uint8{3, 1, 2, 10}, []uint16{3, 1, 2, 10}, []float32{3, 1, 2, 10}, []float64{3, float64Inf, 1, 2, 10, float64NaN}} {
+		r := intensities(pixels)
+		require.Equal(t, [4]float64{1, 10, 4, 3.5355339059327378}, [4]float64{*r.Min, *r.Max, *r.Mean, *r.Std})
+		for q, want := range map[string]float64{"0.5": 1.015, "5": 1.15, "50": 2.5, "95": 8.95, "99.5": 9.895} {
+			require.InDelta(t, want, r.Percentiles[q], 1e-12, q)
+		}
+	}
+	r := intensities([]float64{float64NaN, 1, float64Inf, float64NaN})
+	require.Equal(t, [2]int{2, 1}, [2]int{r.NaN, r.Inf})
+	require.Nil(t, r.Labels)
+	r = intensities([]float32{float32(math.NaN())})
+	require.Nil(t, r.Min)
+	require.Equal(t, map[string]int{"0": 2, "7": 1}, intensities([]uint8{0, 7, 0}).Labels)
+	require.Nil(t, intensities([]float32{0.5}).Labels)
+}
+
+var float64NaN, float64Inf = math.NaN(), math.Inf(1)
+
+func TestImageConvertKeepsPixelsAndGeometry(t *testing.T) {
+	folder := t.TempDir()
+	in := repo(t, "testdata/golden/nifti/type_i2_be.nii")
+	zip, back := filepath.Join(folder, "a.nii.gz"), filepath.Join(folder, "b.nii")
+	require.Equal(t, 0, lntorch(t, "image", "convert", in, zip).code)
+	require.Equal(t, 0, lntorch(t, "image", "convert", zip, back).code)
+	was, err := os.ReadFile(in)
+	require.NoError(t, err)
+	is, err := os.ReadFile(back)
+	require.NoError(t, err)
+	require.Equal(t, was, is)
+
+	r := lntorch(t, "image", "convert", in, zip)
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "a.nii.gz exists already: give --force")
+	r = lntorch(t, "image", "convert", in, zip, "--force", "--type", "uint8")
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "which uint8 does not hold")
+	r = lntorch(t, "image", "convert", in, zip, "--force", "--type", "int")
+	require.Equal(t, 2, r.code)
+	require.Contains(t, r.errOut, "--type int: expected uint8")
+	require.Equal(t, 0, lntorch(t, "image", "convert", in, zip, "--force", "--type", "float32").code)
+	a, err := nifti.Read(in)
+	require.NoError(t, err)
+	b, err := nifti.Read(zip)
+	require.NoError(t, err)
+	require.Equal(t, "float32", b.Type)
+	for i, v := range a.Pixels.([]int16) {
+		require.Equal(t, float32(v), b.Pixels.([]float32)[i])
+	}
+
+	// a scaling becomes part of the values
+	in = repo(t, "testdata/golden/nifti/scl_both.nii.gz")
+	r = lntorch(t, "image", "convert", in, zip, "--force", "--type", "int16")
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "which int16 does not hold")
+	require.Equal(t, 0, lntorch(t, "image", "convert", in, zip, "--force", "--type", "int16", "--round").code)
+	a, err = nifti.Read(in)
+	require.NoError(t, err)
+	b, err = nifti.Read(zip)
+	require.NoError(t, err)
+	require.Equal(t, [2]float64{1, 0}, [2]float64{b.Slope, b.Inter})
+	for i, v := range a.Pixels.([]int16) {
+		require.InDelta(t, float64(v)*a.Slope+a.Inter, float64(b.Pixels.([]int16)[i]), 0.501)
+	}
+}
+
+func TestImageMistakesAreExplained(t *testing.T) {
+	for _, test := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"image", "turn"}, 2, `unknown command "turn": expected info or convert`},
+		{[]string{"image", "info"}, 2, "expected FILE…"},
+		{[]string{"image", "info", "absent.nii"}, 1, "absent.nii"},
+		{[]string{"image", "convert", "a.nii", "b.mha"}, 2, "expected a name that ends in .nii or .nii.gz"},
+		{[]string{"image", "convert", "a.nii", "b.nii", "--round"}, 2, "--round is for --type"},
+		{[]string{"image", "convert", "absent.nii", filepath.Join(t.TempDir(), "b.nii")}, 1, "absent.nii: no such file"},
+	} {
+		r := lntorch(t, test.args...)
+		require.Equal(t, test.code, r.code, test.args)
+		require.Contains(t, r.errOut, test.want)
+	}
+	// one bad file does not hide the others
+	bad := filepath.Join(t.TempDir(), "bad.nii")
+	require.NoError(t, os.WriteFile(bad, []byte("nothing"), 0o666))
+	r := lntorch(t, "image", "info", bad, repo(t, "testdata/golden/nifti/2d.nii.gz"))
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.out, "5 × 4 (xy), int16")
+	require.Contains(t, r.errOut, "bad.nii: found 7 bytes")
+}
