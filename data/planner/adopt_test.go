@@ -173,6 +173,17 @@ func TestFlatModelsAreAdopted(t *testing.T) {
 	require.Equal(t, []float64{100, 110}, c.MedianImageSize)
 }
 
+// SwinUNETR's trainer ignores the architecture block: the patch must fit the network, not the strides.
+func TestNetworksOutsideOfPlansHaveTheirOwnDivisor(t *testing.T) {
+	m := source(t)
+	m.Divisor = []int{32, 32, 32}
+	_, err := planner.Adopt(m, target(t), planner.AdoptOptions{})
+	require.ErrorContains(t, err, "patch [16 48 48]: the strides of model need sizes divisible by [32 32 32]; the nearest are 32,64,64")
+	a, err := planner.Adopt(m, target(t), planner.AdoptOptions{PatchSize: []int{32, 64, 96}, MemoryGB: 1e-6})
+	require.NoError(t, err)
+	require.Equal(t, []int{32, 64, 96}, a.PatchSize)
+}
+
 // Plans of nnU-Net before 2.4 have no architecture block: the adopted ones get the block that they stand for.
 func TestOldPlansAreAdopted(t *testing.T) {
 	m := source(t)
