@@ -223,6 +223,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run plans.py $$g/plans.json; \
 	  run planner.py $$g/planner.json --count 30; \
 	  run fingerprint.py $$g/fingerprint.json; \
+	  run raw_cases.py $$g/raw_cases.json; \
 	  run augment.py $$g/augment.json; \
 	  run splits.py $$g/splits.json; \
 	  run loader.py $$g/loader; \

@@ -233,13 +233,12 @@ func permutation(order []int) error {
 	return nil
 }
 
-// medianShape is the median image after resampling to the spacing, transposed. A spacing of two axes leaves the first as it is.
+// medianShape is the median image after resampling to the spacing, transposed. A spacing of two axes leaves the first out.
 func medianShape(in Input, spacing []float64, forward []int) []float64 {
 	rows := make([][]float64, len(in.Fingerprint.Shapes))
 	for i, shape := range in.Fingerprint.Shapes {
 		rows[i] = make([]float64, 3)
 		for a, f := range forward {
-			rows[i][a] = float64(shape[f])
 			if k := a - (3 - len(spacing)); k >= 0 {
 				rows[i][a] = math.RoundToEven(in.Fingerprint.Spacings[i][f] / spacing[k] * float64(shape[f]))
 			}

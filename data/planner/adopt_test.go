@@ -154,6 +154,75 @@ func TestKeepLeavesTheDatasetsOwn(t *testing.T) {
 	require.Equal(t, map[string]bool{"spacing in mm": true, "order of axes": true, "foreground intensities of channel CT": false}, warned)
 }
 
+func TestFlatModelsAreAdopted(t *testing.T) {
+	in := target(t)
+	in.Fingerprint.Spacings = [][]float64{{1.47, 2.94, 3}}
+	in.Fingerprint.Shapes = [][]int{{100, 110, 40}}
+	m := source(t)
+	m.Configuration = "2d"
+	a, err := planner.Adopt(m, in, planner.AdoptOptions{PatchSize: []int{32, 64}})
+	require.NoError(t, err)
+	c := configuration(t, a.Plans, "2d")
+	require.Equal(t, []int{32, 64}, c.PatchSize)
+	require.Equal(t, []float64{220, 82}, c.MedianImageSize) // at 1.47 mm in the model's order of axes
+	require.True(t, c.BatchDice)
+	a, err = planner.Adopt(m, in, planner.AdoptOptions{KeepSpacing: true})
+	require.NoError(t, err)
+	c = configuration(t, a.Plans, "2d")
+	require.Equal(t, []float64{1.47, 2.94}, c.Spacing)
+	require.Equal(t, []float64{100, 110}, c.MedianImageSize)
+}
+
+// SwinUNETR's trainer ignores the architecture block: the patch must fit the network, not the strides.
+func TestNetworksOutsideOfPlansHaveTheirOwnDivisor(t *testing.T) {
+	m := source(t)
+	m.Divisor = []int{32, 32, 32}
+	_, err := planner.Adopt(m, target(t), planner.AdoptOptions{})
+	require.ErrorContains(t, err, "patch [16 48 48]: the strides of model need sizes divisible by [32 32 32]; the nearest are 32,64,64")
+	a, err := planner.Adopt(m, target(t), planner.AdoptOptions{PatchSize: []int{32, 64, 96}, MemoryGB: 1e-6})
+	require.NoError(t, err)
+	require.Equal(t, []int{32, 64, 96}, a.PatchSize)
+}
+
+// Plans of nnU-Net before 2.4 have no architecture block: the adopted ones get the block that they stand for.
+func TestOldPlansAreAdopted(t *testing.T) {
+	m := source(t)
+	doc := m.Plans.Raw().Clone()
+	v, _ := doc.Get("configurations")
+	full, _ := v.(*plans.Object).Get("3d_fullres")
+	old := full.(*plans.Object)
+	v, _ = old.Get("architecture")
+	block := v.(*plans.Object)
+	v, _ = block.Get("arch_kwargs")
+	kwargs := v.(*plans.Object)
+	for name, key := range map[string]string{"n_conv_per_stage_encoder": "n_conv_per_stage", "n_conv_per_stage_decoder": "n_conv_per_stage_decoder",
+		"pool_op_kernel_sizes": "strides", "conv_kernel_sizes": "kernel_sizes"} {
+		v, _ := kwargs.Get(key)
+		old.Set(name, v)
+	}
+	for name, v := range map[string]any{"UNet_class_name": "PlainConvUNet", "UNet_base_num_features": int64(32), "unet_max_num_features": int64(320), "num_pool_per_axis": nil} {
+		old.Set(name, v)
+	}
+	old.Set("num_pool_per_axis", []any{int64(2), int64(4), int64(4)})
+	old.Delete("architecture")
+	intensities, _ := doc.Get("foreground_intensity_properties_per_channel")
+	doc.Delete("foreground_intensity_properties_per_channel")
+	doc.Set("foreground_intensity_properties_by_modality", intensities)
+	doc.Delete("label_manager")
+	p, err := plans.FromObject(doc, "old")
+	require.NoError(t, err)
+	want, err := planner.Adopt(planner.Model{Source: "new", Plans: m.Plans, Configuration: "3d_fullres"}, target(t), planner.AdoptOptions{})
+	require.NoError(t, err)
+	got, err := planner.Adopt(planner.Model{Source: "old", Plans: p, Configuration: "3d_fullres"}, target(t), planner.AdoptOptions{})
+	require.NoError(t, err)
+	sorted := func(o *plans.Object) string { // the block moves to the end of the configuration
+		b, err := plans.EncodeJSON(o, 1, true)
+		require.NoError(t, err)
+		return string(b)
+	}
+	require.Equal(t, sorted(want.Plans), sorted(got.Plans))
+}
+
 func TestWarningsOfDataFarFromTheModels(t *testing.T) {
 	in := target(t)
 	find := func(what string) *planner.Finding {

@@ -111,6 +111,11 @@ def curated():
     """The datasets of the reference's table, for every planner."""
     head = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1}, "file_ending": ".nii.gz",
             "dataset": {"c": {"images": ["c_0000.nii.gz"], "label": "c.nii.gz"}}}
+    # Factors of exactly two, and a finest axis that is too short to be pooled.
+    for spacing, shape in [([2.0, 1.0, 1.0], [64, 128, 160]), ([4.0, 2.0, 1.0], [40, 100, 120]), ([6.0, 2.5, 1.0], [60, 200, 7]), ([6.0, 1.0, 2.0], [60, 7, 200])]:
+        yield [ExperimentPlanner, ResEncUNetPlanner], {"dataset": dict(head, numTraining=9), "options": {}, "existing": None, "fingerprint": {
+            "spacings": [spacing] * 3, "shapes_after_crop": [shape] * 3, "median_relative_size_after_cropping": 0.7,
+            "foreground_intensity_properties_per_channel": statistics(random.Random(2), 1)}}
     z = [3, 3.5, 5, 5, 5, 5, 6, 6, 8, 10]
     for spacings, shapes in [
         ([[1.0, 1.0, 1.0]] * 20, [[36, 50, 35]] * 20),
@@ -118,7 +123,7 @@ def curated():
         ([[5, 0.7, 0.7]] * 50, [[30, 512, 512]] * 50),
         ([[0.8, 0.8, float(s)] for s in z], [[512, 512, int(200 / s)] for s in z]),
     ]:
-        yield {"dataset": dict(head, numTraining=len(spacings)), "options": {}, "existing": None, "fingerprint": {
+        yield PLANNERS, {"dataset": dict(head, numTraining=len(spacings)), "options": {}, "existing": None, "fingerprint": {
             "spacings": spacings, "shapes_after_crop": shapes, "median_relative_size_after_cropping": 1.0,
             "foreground_intensity_properties_per_channel": statistics(random.Random(1), 1)}}
 
@@ -157,7 +162,7 @@ def main():
     parser.add_argument("--count", type=int, default=24)
     args = parser.parse_args()
     rng = random.Random(args.seed)
-    results = [run(p, c) for c in curated() for p in PLANNERS]
+    results = [run(p, c) for planners, c in curated() for p in planners]
     for _ in range(args.count):
         results.append(run(rng.choice(PLANNERS), case(rng)))
     with open(args.output, "w") as f:
