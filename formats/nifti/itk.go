@@ -314,21 +314,45 @@ func (h *Header) scale() (slope, inter float64, scaled bool) {
 	return slope, inter, math.Abs(slope) > epsilon && (math.Abs(slope-1) > epsilon || math.Abs(inter) > epsilon)
 }
 
+// numbers is p, or a copy with 0 for what is no number where there is such.
+func numbers[T float32 | float64](p []T) []T {
+	no := func(v T) bool { return !finite(float64(v)) }
+	first := slices.IndexFunc(p, no)
+	if first < 0 {
+		return p
+	}
+	p = slices.Clone(p)
+	for i := first; i < len(p); i++ {
+		if no(p[i]) {
+			p[i] = 0
+		}
+	}
+	return p
+}
+
 // Values are the pixels with the file's scaling applied, as ITK does: those of an integer type become float32, computed in
 // double precision. Without a scaling they are the stored ones.
+// Compat: what is no number (NaN or infinite) is 0 before the scaling.
 func (f *File) Values() any {
+	pixels := f.Pixels
+	switch p := pixels.(type) {
+	case []float32:
+		pixels = numbers(p)
+	case []float64:
+		pixels = numbers(p)
+	}
 	slope, inter, scaled := f.scale()
 	if !scaled {
-		return f.Pixels
+		return pixels
 	}
-	if p, ok := f.Pixels.([]float64); ok {
+	if p, ok := pixels.([]float64); ok {
 		q := make([]float64, len(p))
 		for i, v := range p {
 			q[i] = float64(v*slope) + inter
 		}
 		return q
 	}
-	from := volume.Cast[float32](f.Pixels)
+	from := volume.Cast[float32](pixels)
 	q := make([]float32, len(from))
 	for i, v := range from {
 		q[i] = float32(float64(float64(v)*slope) + inter)

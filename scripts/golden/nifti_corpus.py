@@ -215,6 +215,12 @@ def fixed():
     # layout
     case("extension", ext=b"<xml>an extension</xml>", **base)
     case("vox_offset_early.nii", **(base | {"vox_offset": 0}))
+    # pixels that are no numbers
+    for dtype in ("f4", "f8"):
+        b = np.arange(24, dtype=dtype).reshape(4, 3, 2)
+        b.flat[[0, 7, 23]] = np.nan, np.inf, -np.inf
+        case(f"no_numbers_{dtype}", dtype=dtype, b=b, **base)
+        case(f"no_numbers_scaled_{dtype}", dtype=dtype, b=b, scl_slope=2, scl_inter=5, **base)
     # as the libraries themselves write
     im = sitk.GetImageFromArray(values("i2", (3, 4, 5)))
     im.SetSpacing((0.9, 0.9, 3.0)), im.SetOrigin((-10.1, 20.2, -30.3))
