@@ -332,27 +332,19 @@ func numbers[T float32 | float64](p []T) []T {
 
 // Values are the pixels with the file's scaling applied, as ITK does: those of an integer type become float32, computed in
 // double precision. Without a scaling they are the stored ones.
-// Compat: what is no number (NaN or infinite) is 0 before the scaling.
 func (f *File) Values() any {
-	pixels := f.Pixels
-	switch p := pixels.(type) {
-	case []float32:
-		pixels = numbers(p)
-	case []float64:
-		pixels = numbers(p)
-	}
 	slope, inter, scaled := f.scale()
 	if !scaled {
-		return pixels
+		return f.Pixels
 	}
-	if p, ok := pixels.([]float64); ok {
+	if p, ok := f.Pixels.([]float64); ok {
 		q := make([]float64, len(p))
 		for i, v := range p {
 			q[i] = float64(v*slope) + inter
 		}
 		return q
 	}
-	from := volume.Cast[float32](pixels)
+	from := volume.Cast[float32](f.Pixels)
 	q := make([]float32, len(from))
 	for i, v := range from {
 		q[i] = float32(float64(float64(v)*slope) + inter)
@@ -362,6 +354,7 @@ func (f *File) Values() any {
 
 // Image is the image as ITK reads it, with axes (t as c, z, y, x) and Values as pixels. An image of two axes is one slice of
 // spacing 1.
+// Compat: what is no number (NaN or infinite) is 0 before the scaling.
 func (f *File) Image() (*volume.Image, *ITK, error) {
 	g, err := f.ITK()
 	if err != nil {
@@ -380,7 +373,14 @@ func (f *File) Image() (*volume.Image, *ITK, error) {
 			im.DirectionXYZ[3*i+j] = g.Direction[n*i+j]
 		}
 	}
-	im.Pixels = f.Values()
+	known := *f
+	switch p := f.Pixels.(type) {
+	case []float32:
+		known.Pixels = numbers(p)
+	case []float64:
+		known.Pixels = numbers(p)
+	}
+	im.Pixels = known.Values()
 	return im, g, nil
 }
 
