@@ -87,8 +87,9 @@ bool by_winograd(void* xp, void* wp, void* bp, const int64_t* stride, const int6
   const at::Tensor& x = T(xp);
   const at::Tensor& w = T(wp);
   if (x.dim() != nd + 2 || w.dim() != nd + 2) return false;
+  auto type = at::autocast::is_autocast_enabled(at::kCPU) ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type();
   if (bp != nullptr && (T(bp).dim() != 1 || T(bp).size(0) != w.size(0) || T(bp).scalar_type() != at::kFloat || !T(bp).device().is_cpu())) return false;
-  return winograd::serves(x, w, dims(stride, nd), dims(padding, nd), dims(dilation, nd), groups);
+  return winograd::serves(x, type, w, dims(stride, nd), dims(padding, nd), dims(dilation, nd), groups);
 }
 
 }  // namespace
