@@ -459,7 +459,10 @@ func (l *loraLayer) product(s *torch.Scope) *torch.Tensor {
 // together with B, three: 5/3 of full fine-tuning's work where out is at most the rank, as in the layers that cost most.
 func (l *loraLayer) Forward(s *torch.Scope, x, weight, bias *torch.Tensor, run func(x, weight, bias *torch.Tensor) *torch.Tensor) *torch.Tensor {
 	out := run(x, weight, bias)
-	if l.dropout > 0 {
+	switch {
+	case l.dropout > 0 && l.fast:
+		x = s.DropoutLean(x, l.dropout, l.training)
+	case l.dropout > 0:
 		x = s.Dropout(x, l.dropout, l.training)
 	}
 	if !l.fast {
