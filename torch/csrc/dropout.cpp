@@ -25,17 +25,22 @@ inline __attribute__((always_inline)) uint32_t mix(uint32_t x) {
   return x;
 }
 
-// y = x where the element stays, times scale, else 0. a and b come from the seed and the block.
-template <class T>
+// y = x where the element stays, times scale, else 0. a and b come from the seed and the block. By bits, for compilers do not
+// put a choice between 0 and a product into vectors.
+template <class T, class U>
 inline __attribute__((always_inline)) void drop(const T* x, T* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, T scale) {
   for (int64_t i = 0; i < n; i++) {
-    bool falls = mix(mix(static_cast<uint32_t>(i) + a) ^ b) < below;
-    y[i] = falls ? T(0) : x[i] * scale;
+    U stays = static_cast<U>(mix(mix(static_cast<uint32_t>(i) + a) ^ b) >= below);
+    T v = x[i] * scale;
+    U bits;
+    std::memcpy(&bits, &v, sizeof v);
+    bits &= U(0) - stays;
+    std::memcpy(y + i, &bits, sizeof v);
   }
 }
 
-LNT_CLONES void drop_f32(const float* x, float* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, float scale) { drop(x, y, n, a, b, below, scale); }
-LNT_CLONES void drop_f64(const double* x, double* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, double scale) { drop(x, y, n, a, b, below, scale); }
+LNT_CLONES void drop_f32(const float* x, float* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, float scale) { drop<float, uint32_t>(x, y, n, a, b, below, scale); }
+LNT_CLONES void drop_f64(const double* x, double* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, double scale) { drop<double, uint64_t>(x, y, n, a, b, below, scale); }
 
 void drop_bf16(const at::BFloat16* x, at::BFloat16* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, float scale) {
   float in[kBlock] = {};
