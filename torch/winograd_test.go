@@ -20,6 +20,8 @@ var winogradCases = []convCase{
 	{x: []int64{1, 48, 1, 34, 33}, w: []int64{32, 48, 3, 3, 3}},
 	{x: []int64{2, 16, 5, 15, 17}, w: []int64{32, 16, 1, 3, 3}},
 	{x: []int64{2, 32, 30, 27}, w: []int64{16, 32, 3, 3}},
+	// Wide enough that the weight's gradient goes by points, large enough that it does so several times.
+	{x: []int64{1, 528, 13, 16, 18}, w: []int64{32, 528, 3, 3, 3}},
 }
 
 // convResults are the output and the gradients of x, w and b, as float64.
@@ -42,7 +44,12 @@ func (c convCase) results(t *testing.T, dtype torch.DType, mixed, lean bool) con
 			require.NoError(t, l.SetRequiresGrad(true))
 			leaf["xwb"[i:i+1]] = l
 		}
-		x := s.Contiguous(leaf["x"], map[int]torch.MemoryFormat{4: torch.ChannelsLast, 5: torch.ChannelsLast3d}[len(c.x)])
+		// What flows in either direction is cut out of a wider tensor, as a skip connection's gradient is.
+		cut := func(x *torch.Tensor) *torch.Tensor {
+			wide := s.Contiguous(s.Cat(1, x, x), map[int]torch.MemoryFormat{4: torch.ChannelsLast, 5: torch.ChannelsLast3d}[len(c.x)])
+			return s.Narrow(wide, 1, 0, x.Shape()[1])
+		}
+		x := cut(leaf["x"])
 		var out *torch.Tensor
 		f := func() error { out = c.run(s, x, leaf["w"], leaf["b"], lean); return s.Err() }
 		if mixed && dtype == torch.Float32 {
@@ -52,7 +59,7 @@ func (c convCase) results(t *testing.T, dtype torch.DType, mixed, lean bool) con
 			require.NoError(t, f())
 		}
 		up := s.To(s.To(torchtest.Tensor(s, 4, out.Shape()...), torch.BFloat16, torch.CPU), out.DType(), torch.CPU)
-		require.NoError(t, out.BackwardFrom(up, false))
+		require.NoError(t, out.BackwardFrom(cut(up), false))
 		r["output"] = asFloat64(t, s, s.Detach(out))
 		for name, l := range leaf {
 			require.Equal(t, dtype, s.Grad(l).DType())
