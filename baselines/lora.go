@@ -176,7 +176,7 @@ func ends(names []string) []string {
 // newLayer makes the parameters of one layer's adapter.
 func (m *lora) newLayer(in finetune.Injection, name string, weight *nn.Param) *loraLayer {
 	w := weight.Shape
-	l := &loraLayer{name: name, weight: weight, scaling: m.alpha / float64(m.rank), dropout: m.dropout, training: true, fast: !in.Reference}
+	l := &loraLayer{name: name, weight: weight, scaling: m.alpha / float64(m.rank), dropout: m.dropout, training: true, fast: !in.Reference, lean: !in.Reference}
 	a, out := append([]int64{m.rank, w[1]}, w[2:]...), w[0]
 	l.fanIn = w[1]
 	for _, k := range w[2:] {
@@ -405,6 +405,7 @@ type loraLayer struct {
 	scaling, dropout float64
 	fanIn            int64
 	training, fast   bool
+	lean             bool // dropout by DropoutLean: fast, with a mask of its own
 }
 
 func (l *loraLayer) tensors() map[string]*nn.Param {
@@ -459,7 +460,10 @@ func (l *loraLayer) product(s *torch.Scope) *torch.Tensor {
 // together with B, three: 5/3 of full fine-tuning's work where out is at most the rank, as in the layers that cost most.
 func (l *loraLayer) Forward(s *torch.Scope, x, weight, bias *torch.Tensor, run func(x, weight, bias *torch.Tensor) *torch.Tensor) *torch.Tensor {
 	out := run(x, weight, bias)
-	if l.dropout > 0 {
+	switch {
+	case l.dropout > 0 && l.lean:
+		x = s.DropoutLean(x, l.dropout, l.training)
+	case l.dropout > 0:
 		x = s.Dropout(x, l.dropout, l.training)
 	}
 	if !l.fast {

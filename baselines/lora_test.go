@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	_ "github.com/lntorch/lntorch/baselines"
+	"github.com/lntorch/lntorch/baselines"
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
@@ -513,7 +513,9 @@ func TestFastDropoutIsTheSameArithmetic(t *testing.T) {
 		compute := func(reference bool) (got arrays) {
 			onTorch(t, func(s *torch.Scope) {
 				n := c.build(t, s)
-				inject(t, method(t, "lora-rank", rank, "lora-dropout", "0.3", "lora-transposed", "true", "lora-targets", `.*(conv|transpconvs\.\d+)`), s, n.Module(), reference)
+				m := method(t, "lora-rank", rank, "lora-dropout", "0.3", "lora-transposed", "true", "lora-targets", `.*(conv|transpconvs\.\d+)`)
+				inject(t, m, s, n.Module(), reference)
+				baselines.PlainDropout(m)
 				fill(t, n.Module())
 				got = run(t, s, n, c.Spec.InputShape, 2)
 			})

@@ -396,8 +396,8 @@ class Bench:
 
     ALIKE = ("torch", "cpu_capability", "threads", "parameters")
 
-    def group(self, title, sides, warmup=1, alone=False, most=None, keep=None, alike=(*ALIKE, "entries", "tiles")):
-        """Rows of one title: sides maps who to the command of a worker, or to a Start. alone: a worker for each repeat, none beside it.
+    def group(self, title, sides, warmup=1, alone=False, most=None, each=1, keep=None, alike=(*ALIKE, "entries", "tiles")):
+        """Rows of one title: sides maps who to the command of a worker, or to a Start. alone: a worker for each repeat, none beside it, timed `each` times.
 
         What alike names must be the same on all sides that tell it.
         """
@@ -407,7 +407,7 @@ class Bench:
         if alone:
             for _ in range(repeats):
                 for who, side in sides.items():
-                    self.rounds({who: side}, answers, warmup, 1)
+                    self.rounds({who: side}, answers, warmup, each)
         else:
             self.rounds(sides, answers, warmup, repeats)
         self.same(title, answers, alike)
@@ -578,7 +578,7 @@ METHODS = {
 def run_methods(b, size):
     flags = ["--network", size["mid"], "--patch-size", ",".join(map(str, size["patch"]))]
     b.group(f"training step of each method, {size['mid']} network, {'×'.join(map(str, size['patch']))}",
-            {m: b.ours("step", *flags, "--method", *m.split()) for m in METHODS}, warmup=2, alone=True,
+            {m: b.ours("step", *flags, "--method", *m.split()) for m in METHODS}, warmup=2, alone=True, each=3,
             alike=("torch", "cpu_capability", "threads"))  # methods move different entries, and some add parameters
 
 
@@ -587,8 +587,8 @@ def methods_page(b, about):
     full = b.rows[0]
     lines = [
         "# Methods against full fine-tuning", "",
-        f"`make bench-methods` writes this page: {b.rows[0]['what']}, batch 2. Each repeat is a process of its own, method by method in turn; times are",
-        "medians. Memory is the most that the tensors' large blocks held, weights and momentum included. What a method should keep to stands in brackets.", "",
+        f"`make bench-methods` writes this page: {b.rows[0]['what']}, batch 2. Each repeat is a process of its own, method by method in turn, that times three",
+        "steps; times are medians. Memory is the most that the tensors' large blocks held, weights and momentum included. What a method should keep to stands in brackets.", "",
         f"- {about['date']}, `{about['command']}`, {about['repeats']} repeats",
         f"- {about['cpu']}, {about['cores']} cores, {about['threads']} threads; libtorch {about['torch']}, its {about['cpu_capability']} kernels; {about['lntorch']}", "",
         "| method | time | least | most | of full | memory | of full | peak of the process |", "| --- | --: | --: | --: | --: | --: | --: | --: |"]

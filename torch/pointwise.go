@@ -254,6 +254,16 @@ func (s *Scope) Dropout(x *Tensor, p float64, train bool) *Tensor {
 	return s.result("dropout", C.lnt_dropout(x.c, C.double(p), flag(train), &out), &out, x)
 }
 
+// DropoutLean is Dropout in one pass each way, whose mask is not kept; from the same seed other elements fall than with
+// Dropout. On a device other than the CPU it is Dropout.
+func (s *Scope) DropoutLean(x *Tensor, p float64, train bool) *Tensor {
+	if !s.ready("dropout", x) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("dropout", C.lnt_dropout_lean(x.c, C.double(p), flag(train), &out), &out, x)
+}
+
 // FeatureDropout is Dropout of whole channels (Dropout2d, Dropout3d).
 func (s *Scope) FeatureDropout(x *Tensor, p float64, train bool) *Tensor {
 	if !s.ready("feature_dropout", x) {

@@ -148,6 +148,7 @@ char* (*p_lnt_instance_norm)(void* x, void* w, void* b, double eps, void** out);
 char* (*p_lnt_layer_norm)(void* x, const int64_t* shape, int64_t n, void* w, void* b, double eps, void** out);
 char* (*p_lnt_conv_transpose_cat)(void* x, void* w, void* b, void* skip, const int64_t* stride, int64_t nd, void** out);
 char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
+char* (*p_lnt_dropout_lean)(void* a, double p, int64_t train, void** out);
 char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
 char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
@@ -306,6 +307,7 @@ static const struct {
     {"lnt_layer_norm", (void**)&p_lnt_layer_norm},
     {"lnt_conv_transpose_cat", (void**)&p_lnt_conv_transpose_cat},
     {"lnt_instance_norm_leaky_relu", (void**)&p_lnt_instance_norm_leaky_relu},
+    {"lnt_dropout_lean", (void**)&p_lnt_dropout_lean},
     {"lnt_cross_entropy", (void**)&p_lnt_cross_entropy},
     {"lnt_bce_with_logits", (void**)&p_lnt_bce_with_logits},
     {"lnt_dice_ce", (void**)&p_lnt_dice_ce},

@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define LNT_ABI 5
+#define LNT_ABI 6
 
 extern int64_t (*p_lnt_abi)(void);
 static inline int64_t lnt_abi(void) { return p_lnt_abi(); }
@@ -292,6 +292,8 @@ extern char* (*p_lnt_conv_transpose_cat)(void* x, void* w, void* b, void* skip, 
 static inline char* lnt_conv_transpose_cat(void* x, void* w, void* b, void* skip, const int64_t* stride, int64_t nd, void** out) { return p_lnt_conv_transpose_cat(x, w, b, skip, stride, nd, out); }
 extern char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
 static inline char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out) { return p_lnt_instance_norm_leaky_relu(x, w, b, residual, eps, slope, out); }
+extern char* (*p_lnt_dropout_lean)(void* a, double p, int64_t train, void** out);
+static inline char* lnt_dropout_lean(void* a, double p, int64_t train, void** out) { return p_lnt_dropout_lean(a, p, train, out); }
 extern char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 static inline char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out) { return p_lnt_cross_entropy(x, target, ignore_index, reduction, out); }
 extern char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);

@@ -1,14 +1,23 @@
-// conv_lean.cpp: convolutions whose weight does not train.
+// conv_lean.cpp: convolutions in the quickest way that is known here: by minimal filtering (winograd.h) where that serves, and
+// where the weight does not train without what only its gradient needs.
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "shim.h"
+#include "winograd.h"
 
 using namespace lnt;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 namespace {
+
+// The bias's gradient.
+at::Tensor sum_of_channels(const at::Tensor& g) {
+  std::vector<int64_t> axes = {0};
+  for (int64_t i = 2; i < g.dim(); i++) axes.push_back(i);
+  return g.sum(axes);
+}
 
 // libtorch's own convolution keeps its input for the gradient of the weight, wanted or not, and oneDNN, which serves it on
 // the CPU, works the weight's gradient out whenever the bias's is asked for. Here the input is not kept, and the bias's
@@ -43,19 +52,57 @@ struct LeanConv : torch::autograd::Function<LeanConv> {
       out[0] = std::get<0>(at::convolution_backward(g, x, w, c10::nullopt, stride, saved["padding"].toIntVector(), saved["dilation"].toIntVector(),
                                                     /*transposed=*/false, Ints(stride.size(), 0), saved["groups"].toInt(), {true, false, false}));
     }
-    if (saved["bias"].toBool() && ctx->needs_input_grad(2)) {  // it counts the tensors that are there
-      Ints axes = {0};
-      for (int64_t i = 2; i < g.dim(); i++) axes.push_back(i);
-      out[2] = g.sum(axes);
-    }
+    if (saved["bias"].toBool() && ctx->needs_input_grad(2)) out[2] = sum_of_channels(g);  // it counts the tensors that are there
     return out;
   }
 };
 
+struct WinogradConv : torch::autograd::Function<WinogradConv> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& w, const std::optional<at::Tensor>& b) {
+    ctx->save_for_backward({w.requires_grad() ? x : at::Tensor(), w});
+    ctx->saved_data["bias"] = b.has_value();
+    return winograd::forward(x, w, b.value_or(at::Tensor()));
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    variable_list out(3);
+    const at::Tensor& g = grads[0];
+    if (!g.defined()) return out;
+    auto saved = ctx->get_saved_variables();
+    bool bias = ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2);  // it counts the tensors that are there
+    if (ctx->needs_input_grad(1)) {
+      auto [dw, db] = winograd::weight_gradient(g, saved[0], saved[1].sizes());
+      out[1] = dw;
+      if (bias) out[2] = db.to(at::kFloat);
+    } else if (bias) {
+      out[2] = sum_of_channels(g);
+    }
+    if (ctx->needs_input_grad(0)) out[0] = winograd::input_gradient(g, saved[1]);
+    return out;
+  }
+};
+
+bool by_winograd(void* xp, void* wp, void* bp, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups) {
+  if (xp == nullptr || wp == nullptr || (nd != 2 && nd != 3)) return false;
+  const at::Tensor& x = T(xp);
+  const at::Tensor& w = T(wp);
+  if (x.dim() != nd + 2 || w.dim() != nd + 2) return false;
+  auto type = at::autocast::is_autocast_enabled(at::kCPU) ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type();
+  if (bp != nullptr && (T(bp).dim() != 1 || T(bp).size(0) != w.size(0) || T(bp).scalar_type() != at::kFloat || !T(bp).device().is_cpu())) return false;
+  return winograd::serves(x, type, w, dims(stride, nd), dims(padding, nd), dims(dilation, nd), groups);
+}
+
 }  // namespace
 
-// lnt_conv where the weight trains or nothing does.
+// Otherwise lnt_conv where the weight trains or nothing does.
 char* lnt_conv_lean(void* xp, void* wp, void* bp, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out) {
+  if (by_winograd(xp, wp, bp, stride, padding, dilation, nd, groups)) {
+    LNT_BODY({
+      at::Tensor x = T(xp);
+      if (at::autocast::is_autocast_enabled(at::kCPU)) x = x.to(at::autocast::get_autocast_dtype(at::kCPU));  // its sums are in float32, and the weight stays
+      give(out, WinogradConv::apply(x, T(wp), O(bp)));
+    })
+  }
   const bool lean = xp != nullptr && wp != nullptr && at::GradMode::is_enabled() && !T(wp).requires_grad() &&
                     (T(xp).requires_grad() || (bp != nullptr && T(bp).requires_grad()));
   if (!lean) return lnt_conv(xp, wp, bp, stride, padding, dilation, nd, groups, out);

@@ -15,7 +15,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 5
+#define LNT_ABI 6
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -187,6 +187,9 @@ LNT_API char* lnt_conv_transpose_cat(void* x, void* w, void* b, void* skip, cons
 
 /* instance_norm.cpp */
 LNT_API char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
+
+/* dropout.cpp */
+LNT_API char* lnt_dropout_lean(void* a, double p, int64_t train, void** out);
 
 /* loss.cpp */
 LNT_API char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
