@@ -111,3 +111,32 @@ func TestWinogradIsTheConvolution(t *testing.T) {
 		}
 	}
 }
+
+// Under autocast, inputs less deep than the kernel have the plain sum's gradients, whatever lies in freed memory: libtorch
+// 2.4.1's own gradient of the weight takes it in.
+func TestShallowConvolutionsUnderAutocast(t *testing.T) {
+	for _, c := range []convCase{
+		{x: []int64{2, 32, 2, 4, 4}, w: []int64{32, 32, 3, 3, 3}},
+		{x: []int64{2, 32, 2, 6, 6}, w: []int64{48, 32, 3, 3, 3}},
+		{x: []int64{2, 16, 1, 8, 8}, w: []int64{32, 16, 3, 3, 3}},
+	} {
+		t.Run(fmt.Sprint(c.x, c.w), func(t *testing.T) {
+			torchtest.NoLeak(t)
+			want := c.results(t, torch.Float64, true, false)
+			for range 10 {
+				require.NoError(t, torch.With(func(s *torch.Scope) error {
+					for size := int64(1 << 8); size <= 1<<20; size *= 2 {
+						s.Full([]int64{size}, math.Inf(1), torch.Float32, torch.CPU)
+					}
+					return s.Err()
+				}))
+				got := c.results(t, torch.Float32, true, true)
+				for name := range want {
+					mean, most := far(want[name], got[name])
+					require.Less(t, mean, 0.005, name)
+					require.Less(t, most, 0.005, name)
+				}
+			}
+		})
+	}
+}

@@ -92,6 +92,13 @@ bool by_winograd(void* xp, void* wp, void* bp, const int64_t* stride, const int6
   return winograd::serves(x, type, w, dims(stride, nd), dims(padding, nd), dims(dilation, nd), groups);
 }
 
+// Under autocast to bfloat16, libtorch 2.4.1's gradient of a weight takes in memory that nobody wrote where the input is less
+// deep than the kernel (a patch of 64 voxels after five halvings): such layers, small as they are, go in float32.
+bool too_shallow(void* xp, void* wp, int64_t nd) {
+  return xp != nullptr && wp != nullptr && nd == 3 && T(xp).dim() == 5 && T(wp).dim() == 5 && T(xp).device().is_cpu() && T(xp).size(2) < T(wp).size(2) &&
+         at::autocast::is_autocast_enabled(at::kCPU) && at::autocast::get_autocast_dtype(at::kCPU) == at::kBFloat16;
+}
+
 }  // namespace
 
 // Otherwise lnt_conv where the weight trains or nothing does.
@@ -105,6 +112,14 @@ char* lnt_conv_lean(void* xp, void* wp, void* bp, const int64_t* stride, const i
   }
   const bool lean = xp != nullptr && wp != nullptr && at::GradMode::is_enabled() && !T(wp).requires_grad() &&
                     (T(xp).requires_grad() || (bp != nullptr && T(bp).requires_grad()));
+  if (!lean && too_shallow(xp, wp, nd)) {
+    LNT_BODY({
+      c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
+      auto ints = [nd](const int64_t* p) { return dims(p, nd).vec(); };
+      at::Tensor x = T(xp).to(at::kBFloat16).to(at::kFloat);
+      give(out, at::convolution(x, T(wp), O(bp), ints(stride), ints(padding), ints(dilation), false, std::vector<int64_t>(nd, 0), groups).to(at::kBFloat16));
+    })
+  }
   if (!lean) return lnt_conv(xp, wp, bp, stride, padding, dilation, nd, groups, out);
   LNT_BODY({
     at::Tensor x = T(xp);
