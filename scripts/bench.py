@@ -692,12 +692,22 @@ def main():
     methods = args.parts == ["methods"]
     if "methods" in args.parts and not methods:
         parser.error("methods stands alone")
-    from importlib.metadata import version
     b = Bench(args)
-    for part in args.parts:
-        PARTS[part](b, QUICK if args.quick else REAL)
+    done = []
+    try:
+        for part in args.parts:
+            PARTS[part](b, QUICK if args.quick else REAL)
+            done.append(part)
+    finally:  # what was measured before a failure or Ctrl-C is kept
+        if b.rows:
+            write(b, args, methods, "" if done == args.parts else f", which ended in {args.parts[len(done)]}")
+
+
+def write(b, args, methods, ended):
+    """Writes the page and the figures."""
+    from importlib.metadata import version
     ours = subprocess.run([args.lntorch, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    about = {"date": time.strftime("%Y-%m-%d"), "command": shlex.join(["scripts/bench.py", *sys.argv[1:]]), "cpu": cpu(), "cores": os.cpu_count(),
+    about = {"date": time.strftime("%Y-%m-%d"), "command": shlex.join(["scripts/bench.py", *sys.argv[1:]]) + ended, "cpu": cpu(), "cores": os.cpu_count(),
              "threads": args.threads, "repeats": args.repeats, "torch": b.libtorch.get("torch", "unknown"), "cpu_capability": b.libtorch.get("cpu_capability", "unknown"),
              "lntorch": ours}
     if not methods:  # where no Python takes part, any will do
