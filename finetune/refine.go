@@ -8,7 +8,10 @@ import (
 
 // Refine changes what a method trains: Train adds parameters, Freeze takes them away, and has the last word. A pattern is
 // a glob over a parameter's whole name: * stands for any characters, dots included, ? for one, [abc] for one of several.
-type Refine struct{ Train, Freeze []string }
+type Refine struct {
+	Train  []string `flag:"train" keep:"train" help:"parameters that train too, as a glob over whole names such as 'encoder.stages.0.*'; may be given several times"`
+	Freeze []string `flag:"freeze" keep:"freeze" help:"parameters that do not train, likewise; has the last word"`
+}
 
 // Apply says whether a parameter trains that the method would train or not. Check finds patterns that are none.
 func (r Refine) Apply(name string, trains bool) bool {

@@ -48,7 +48,7 @@ func (t *trainer) loadPretrained(gen *torch.Generator) error {
 		return nil
 	}
 	if fresh != nil {
-		if err := t.net.Module().Reset(gen, func(path string) bool { return fresh(path + ".") }); err != nil {
+		if err := t.Net.Module().Reset(gen, func(path string) bool { return fresh(path + ".") }); err != nil {
 			return err
 		}
 	}

@@ -13,25 +13,14 @@ import (
 
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
-	"github.com/lntorch/lntorch/torch"
-)
-
-// AMP is the mixed precision of a training.
-type AMP string
-
-// Mixed precisions: nnU-Net's choice (fp16 with gradient scaling on CUDA, none on the CPU), none, or as named.
-const (
-	AMPAuto AMP = "auto"
-	AMPOff  AMP = "off"
-	AMPFP16 AMP = "fp16"
-	AMPBF16 AMP = "bf16"
+	"github.com/lntorch/lntorch/internal/machine"
 )
 
 // Head says what happens to the segmentation heads of pretrained weights.
 type Head string
 
-// Heads by nnU-Net's rule (seg_layers start anew, others go along and must fit), anew, as they are, or as far as the
-// classes are known.
+// Heads by nnU-Net's rule (seg_layers are reinitialised, others are kept and must fit), reinitialised, kept,
+// or kept as far as the classes are known.
 const (
 	HeadNNUNet Head = "nnunet"
 	HeadReset  Head = "reset"
@@ -42,14 +31,42 @@ const (
 // Channels says what happens to the first layers of weights that were trained on other input channels.
 type Channels string
 
-// Channels must agree, as in nnU-Net, or the known ones are taken along.
+// Channels must agree, as in nnU-Net, or the known ones are kept.
 const (
 	ChannelsKeep   Channels = "keep"
 	ChannelsExtend Channels = "extend"
 )
 
-// Config is everything a training needs. Zero stands for a default where the field says so.
+// Settings are what a user may set of a training; each is declared here and nowhere else.
+type Settings struct {
+	Head     Head     `flag:"head" default:"nnunet" values:"nnunet,reset,keep,extend" help:"segmentation heads of the pretrained weights: nnunet (seg_layers are reset, any other head is kept), reset, keep, or extend (known classes are kept, by name or number)"`
+	Channels Channels `flag:"channels" default:"keep" values:"keep,extend" help:"input channels of the pretrained weights: keep (they must fit), or extend (known ones are kept, others start at 0)"`
+	finetune.Refine
+
+	Epochs        int   `flag:"epochs" range:"1.." help:"epochs (default: the method's)"`
+	Iterations    int   `flag:"iterations" default:"250" range:"1.." keep:"iterations" help:"iterations per epoch"`
+	ValIterations int   `flag:"val-iterations" range:"1.." keep:"val_iterations" help:"validation iterations per epoch (default: 50, fewer in proportion with fewer iterations)"`
+	BatchSize     int   `flag:"batch-size" range:"1.." keep:"batch_size" help:"batch size (default: the plans')"`
+	PatchSize     []int `flag:"patch-size" range:"1.." keep:"patch_size" help:"patch size z,y,x (default: the plans')"`
+	Optimizer
+	Oversample float64 `flag:"oversample" default:"0.33" range:"0..1" keep:"oversample" record:"oversample_foreground_percent" help:"fraction of samples forced to contain foreground"`
+	SaveEvery  int     `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
+	Seed       uint64  `flag:"seed" keep:"seed" help:"seed of weights, batches and dropout"`
+	Workers    int     `flag:"workers" range:"1.." help:"goroutines that prepare batches (default: the cores, four at most)"`
+
+	Recompute            bool `flag:"recompute" help:"recompute activations in the backward pass: less memory, more time (not every network; MONAI's use_checkpoint)"`
+	Deterministic        bool `flag:"deterministic" help:"on CUDA: algorithms that give the same bits every time (slower)"`
+	DisableCheckpointing bool `flag:"disable-checkpointing" help:"write no checkpoints"`
+	ValidateBest         bool `flag:"val-best" help:"final validation with checkpoint_best.pth"`
+	NoMirroring          bool `flag:"disable-tta" help:"final validation without mirroring"`
+}
+
+// Config is everything a training needs. A zero in Settings stands for the default that the field
+// names; in Oversample, SaveEvery, WeightDecay and Momentum it is a value.
 type Config struct {
+	Settings
+	machine.Machine
+
 	Preprocessed  string // folder of the preprocessed dataset, <nnUNet_preprocessed>/DatasetXXX_Name
 	Results       string // nnUNet_results
 	PlansName     string // plans file without .json
@@ -59,43 +76,17 @@ type Config struct {
 
 	MethodName string
 	Method     finetune.Method
-	Refine     finetune.Refine // of what the method trains
+	Options    map[string]string // the method's options, for run.json and to compare with when continuing
 
-	Pretrained string   // checkpoint to start from; empty: random weights
-	Head       Head     // "": HeadNNUNet
-	Channels   Channels // "": ChannelsKeep
-	Continue   bool     // go on from the result folder's checkpoint
+	Pretrained       string // checkpoint to start from; empty: random weights
+	Continue         bool   // continue from the result folder's checkpoint
+	ValidateOnly     bool   // no training: final validation of checkpoint_final.pth
+	Checkpoint       string // with ValidateOnly: the weights to validate; empty: the fold's
+	ValidationFolder string // of the final validation; empty: the fold's
 
-	Epochs                    int
-	Iterations                int   // of an epoch; 0: 250
-	ValIterations             int   // of an epoch; 0: DefaultValIterations
-	BatchSize                 int   // 0: the plans'
-	PatchSize                 []int // nil: the plans'
-	LR, WeightDecay, Momentum float64
-	Oversample                float64 // part of a batch that must show foreground
-	SaveEvery                 int     // epochs between checkpoint_latest.pth; 0: 1
-	DisableCheckpointing      bool
-	ValidateOnly              bool   // no training: final validation of checkpoint_final.pth
-	ValidateBest              bool   // final validation with checkpoint_best.pth
-	NoMirroring               bool   // final validation without test-time mirroring
-	Checkpoint                string // with ValidateOnly: the weights to validate; empty: the fold's
-	ValidationFolder          string // of the final validation; empty: the fold's
-
-	Device  torch.Device
-	Threads int // of libtorch's operators; 0: all cores
-	Workers int // of the loaders; 0: the loader's default
-	Seed    uint64
-	AMP     AMP
-	// Reference runs the reference's operators in its order. Without it lntorch may fuse and change layouts.
-	Reference     bool
-	Deterministic bool
-	// Recompute computes the network's activations again in the backward pass, for less memory; not every network can.
-	Recompute bool
-
-	Version  string         // of lntorch, for run.json
-	Settings map[string]any // the method's settings, for run.json and to compare with when going on
-	Echo     io.Writer      // where log lines also go; nil: nowhere
-	Progress Progress       // nil: none
+	Version  string    // of lntorch, for run.json
+	Echo     io.Writer // where log lines also go; nil: nowhere
+	Progress Progress  // nil: none
 }
 
 // Progress shows how far long work is. Calls come from one goroutine.
@@ -132,7 +123,7 @@ func (c *Config) defaults() error {
 		return errors.New("train: no fine-tuning method")
 	}
 	if c.Epochs <= 0 || c.LR <= 0 {
-		return fmt.Errorf("train: %d epochs at learning rate %v: both must be positive", c.Epochs, c.LR)
+		return fmt.Errorf("train: %d epochs at learning rate %v: both must be above 0", c.Epochs, c.LR)
 	}
 	if c.Iterations == 0 {
 		c.Iterations = 250
@@ -162,17 +153,8 @@ func (c *Config) defaults() error {
 	if c.Channels != ChannelsKeep && c.Channels != ChannelsExtend {
 		return fmt.Errorf("train: --channels %q: expected keep or extend", c.Channels)
 	}
-	if !slices.Contains([]AMP{"", AMPAuto, AMPOff, AMPFP16, AMPBF16}, c.AMP) {
-		return fmt.Errorf("train: --amp %q: expected auto, off, fp16 or bf16", c.AMP)
-	}
-	if c.AMP == AMPFP16 && c.Device.Type == torch.DeviceCPU {
-		return errors.New("train: --amp fp16 needs a CUDA device; on the CPU use bf16 or off")
-	}
-	if c.AMP == "" || c.AMP == AMPAuto {
-		c.AMP = AMPOff
-		if c.Device.Type == torch.DeviceCUDA {
-			c.AMP = AMPFP16
-		}
+	if _, err := c.Machine.Resolve(); err != nil {
+		return fmt.Errorf("train: %w", err)
 	}
 	if c.Progress == nil {
 		c.Progress = quiet{}

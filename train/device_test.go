@@ -7,9 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/torch"
-	"github.com/lntorch/lntorch/train"
 )
 
 // trainLosses are the mean losses of the epochs of a training, and its weights must be numbers.
@@ -37,16 +37,16 @@ func trainLosses(t *testing.T, path string) []float32 {
 // A training on a device loses what the reference's operators lose on the CPU, but for rounding; in half precision but for its
 // bits. On CUDA losses are read late, unless the method chooses entries.
 func TestEachDeviceTrainsAlike(t *testing.T) {
-	amp := map[string]map[train.AMP]float64{
-		"cpu":  {train.AMPOff: 1e-4, train.AMPBF16: 2e-2},
-		"cuda": {train.AMPOff: 1e-3, train.AMPBF16: 2e-2, train.AMPFP16: 5e-2}, // of float16, the scaler may skip the first steps
+	amp := map[string]map[machine.AMP]float64{
+		"cpu":  {machine.AMPOff: 1e-4, machine.AMPBF16: 2e-2},
+		"cuda": {machine.AMPOff: 1e-3, machine.AMPBF16: 2e-2, machine.AMPFP16: 5e-2}, // of float16, the scaler may skip the first steps
 	}
 	for _, name := range []string{"cpu", "cuda"} {
 		t.Run(name, func(t *testing.T) {
 			device := torchtest.Device(t, name)
 			for _, method := range []string{"full", "dgst"} {
 				reference := tiny{}.config(t, "plain", method, nil)
-				reference.Reference = true
+				reference.Numerics = machine.Reference
 				want := trainLosses(t, run(t, reference).Checkpoint)
 				require.Len(t, want, reference.Epochs)
 				for precision, limit := range amp[name] {

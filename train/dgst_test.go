@@ -21,6 +21,7 @@ import (
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -90,7 +91,7 @@ func TestDGSTMovesWhatItsModeSays(t *testing.T) {
 			out := t.TempDir()
 			require.NoError(t, train.Trace(context.Background(), train.TraceConfig{
 				Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: mini(t, "trajectory"), Output: out,
-				MethodName: "dgst", Method: m, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true,
+				MethodName: "dgst", Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2, Numerics: machine.Reference},
 			}))
 			var want oracleRun
 			golden.LoadJSON(t, "dgst/"+c.mode+"-"+c.sel+".json", &want)
@@ -181,7 +182,7 @@ func TestReleasedDGSTIsFullFineTuning(t *testing.T) {
 		out := t.TempDir()
 		require.NoError(t, train.Trace(context.Background(), train.TraceConfig{
 			Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: mini(t, "trajectory"), Output: out,
-			MethodName: name, Method: m, LR: 1e-3, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2,
+			MethodName: name, Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-3, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2},
 		}))
 		runs = append(runs, readWeights(t, filepath.Join(out, "final.pth")))
 	}
@@ -271,7 +272,7 @@ func TestLiveDGSTOfOtherNetworksHasPythonsBits(t *testing.T) {
 				"--mode", c.mode, "--select", c.sel, "--k", "3", "--lr", "0.01", "--threads", "2", "--deterministic")
 			m, _ := makeMethod(t, "dgst", finetune.Values{"dgst-mode": c.mode, "dgst-select": c.sel, "dgst-k": "3"})
 			require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: start, Plans: p, Dataset: d, Configuration: "c", Batches: batches,
-				Output: ours, MethodName: "dgst", Method: m, LR: 0.01, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true}))
+				Output: ours, MethodName: "dgst", Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 0.01, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2, Numerics: machine.Reference}}))
 			require.Equal(t, readLosses(t, filepath.Join(theirs, "losses.json")), readLosses(t, filepath.Join(ours, "losses.json")))
 			sameArrays(t, filepath.Join(theirs, "first_gradients.npz"), filepath.Join(ours, "first_gradients.npz"))
 			sameArrays(t, filepath.Join(theirs, "mask.npz"), filepath.Join(ours, "mask.npz"))
@@ -327,7 +328,7 @@ func TestTraceRefusesBatchesThatDoNotFit(t *testing.T) {
 			m, _ := makeMethod(t, "full", nil)
 			out := t.TempDir()
 			err := train.Trace(context.Background(), train.TraceConfig{Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: dir, Output: out,
-				MethodName: "full", Method: m, LR: 1e-3, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2})
+				MethodName: "full", Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-3, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2}})
 			for _, w := range c.want {
 				require.ErrorContains(t, err, w)
 			}
@@ -336,9 +337,9 @@ func TestTraceRefusesBatchesThatDoNotFit(t *testing.T) {
 	}
 	m, _ := makeMethod(t, "full", nil)
 	c := train.TraceConfig{Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: mini(t, "trajectory"), Output: t.TempDir(),
-		MethodName: "full", Method: m, LR: 1e-3, Device: torch.CPU, Threads: 2, AMP: train.AMPFP16}
-	require.ErrorContains(t, train.Trace(context.Background(), c), "use off or bf16")
-	c.AMP = train.AMPOff
+		MethodName: "full", Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-3}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2, AMP: machine.AMPFP16}}
+	require.ErrorContains(t, train.Trace(context.Background(), c), "use bf16 or off")
+	c.AMP = machine.AMPOff
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	require.ErrorIs(t, train.Trace(ctx, c), context.Canceled)

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/lntorch/lntorch/data/loader"
@@ -19,14 +17,11 @@ import (
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
-// gradNorm is the total gradient norm that nnU-Net clips to. Source: nnUNetTrainer.train_step.
-const gradNorm = 12
-
 // runEpoch trains, validates, logs and saves one epoch, from the iteration where the training stands.
 func (t *trainer) runEpoch(ctx context.Context) error {
 	c := &t.cfg
 	lr := optim.PolyLR(c.LR, t.epoch, c.Epochs, 0.9)
-	t.sgd.SetLR(lr)
+	t.SGD.SetLR(lr)
 	start := time.Now()
 	if err := t.log.StartEpoch(t.epoch, start, lr); err != nil {
 		return err
@@ -78,14 +73,14 @@ func (t *trainer) endEpoch() error {
 
 func (t *trainer) trainEpoch(ctx context.Context) error {
 	c := &t.cfg
-	t.net.SetTraining(true)
-	t.net.SetDeepSupervision(true)
+	t.Net.SetTraining(true)
+	t.Net.SetDeepSupervision(true)
 	c.Progress.Begin(fmt.Sprintf("epoch %d of %d", t.epoch+1, c.Epochs), c.Iterations)
 	defer c.Progress.End()
 	c.Progress.Done(t.iteration, "")
 	for t.iteration < c.Iterations {
 		if ctx.Err() != nil {
-			if err := t.settle(0); err != nil {
+			if err := t.settle(); err != nil {
 				return fmt.Errorf("train: epoch %d: %w", t.epoch, err)
 			}
 			return t.interrupt()
@@ -99,9 +94,6 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 		waited := time.Since(begin)
 		err = t.step(b)
 		b.Release()
-		if err == nil {
-			err = t.settle(1)
-		}
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
 		}
@@ -109,18 +101,18 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 		t.timing.add(time.Since(begin), waited)
 		note := "" // the first loss may still be owed
 		if n := len(t.losses); n > 0 {
-			note = t.note(t.losses[n-1])
+			note = t.progress(t.losses[n-1])
 		}
 		c.Progress.Done(t.iteration, note)
 	}
-	if err := t.settle(0); err != nil {
+	if err := t.settle(); err != nil {
 		return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration-1, err)
 	}
 	return t.log.TrainLoss(t.epoch, meanLoss(t.losses))
 }
 
-// note is what stands beside the progress bar.
-func (t *trainer) note(loss float64) string {
+// progress is what stands beside the progress bar.
+func (t *trainer) progress(loss float64) string {
 	c := &t.cfg
 	left := (c.Epochs-t.epoch)*c.Iterations - t.iteration
 	left += (c.Epochs - t.epoch) * c.ValIterations / 3 // a validation iteration has no backward pass
@@ -136,148 +128,42 @@ func (t *trainer) note(loss float64) string {
 	return note
 }
 
-// step is one iteration: zero, forward, loss, backward, unscale, clip, finite check, mask, step. The loss comes to t.losses, or
-// is owed (late).
-func (t *trainer) step(b *loader.Batch) error {
-	c := &t.cfg
-	return torch.With(func(s *torch.Scope) error {
-		n := int64(t.epoch)*int64(c.Iterations) + int64(t.iteration)
-		if err := torch.ManualSeed(mix(c.Seed, uint64(n))); err != nil { // dropout draws from it
-			return err
-		}
-		if err := torch.ClearGrads(t.tensors); err != nil {
-			return err
-		}
+// upload puts a batch of the loader on the device.
+func (t *trainer) upload(b *loader.Batch) Upload {
+	return func(s *torch.Scope) (Batch, error) {
 		x, targets := t.toDev.upload(s, b)
-		l, _, err := t.forward(s, x, targets)
-		if err != nil {
-			return err
-		}
-		back := l
-		if t.scaler != nil {
-			back = t.scaler.Scale(s, l)
-		}
-		if s.Err() != nil {
-			return s.Err()
-		}
-		if err := back.Backward(); err != nil {
-			return err
-		}
-		if t.scaler != nil {
-			t.scaler.Unscale(s, t.tensors)
-		}
-		norm := optim.ClipGradNorm(s, t.tensors, gradNorm)
-		if t.late != nil {
-			return t.stepLate(s, l, norm, b)
-		}
-		value, err := l.Item()
-		if err != nil {
-			return err
-		}
-		if err := t.finite(s, value, norm, b); err != nil {
-			return err
-		}
-		t.losses = append(t.losses, value)
-		if t.scaler != nil {
-			var maskErr error
-			t.scaler.Step(s, func() { maskErr = t.update(s, n) })
-			t.scaler.Update(s)
-			return errors.Join(maskErr, s.Err())
-		}
-		return t.update(s, n)
-	})
+		return Batch{Image: x, Targets: targets, Cases: b.Keys}, s.Err()
+	}
 }
 
-// update lets the method choose and the optimizer step.
-func (t *trainer) update(s *torch.Scope, n int64) error {
-	chosen, err := t.choose(s, n)
-	if err != nil {
+// step makes one iteration and takes in the losses that are there.
+func (t *trainer) step(b *loader.Batch) error {
+	n := int64(t.epoch)*int64(t.cfg.Iterations) + int64(t.iteration)
+	return t.note(t.Step(n, t.upload(b)))
+}
+
+// settle takes in the losses that the device still owes.
+func (t *trainer) settle() error { return t.note(t.Settle(0)) }
+
+func (t *trainer) note(outcomes []Outcome, err error) error {
+	for _, o := range outcomes {
+		t.losses = append(t.losses, o.Loss)
+	}
+	var bad *NotFiniteError
+	if !errors.As(err, &bad) {
 		return err
 	}
-	t.sgd.Step(s, t.spread(chosen))
-	return s.Err()
-}
-
-// choose asks the method for its masks, which are nil for an ordinary step.
-func (t *trainer) choose(s *torch.Scope, n int64) ([]optim.Mask, error) {
-	if m, ok := t.cfg.Method.(finetune.Updater); ok {
-		return m.Update(s, n, t.trained)
-	}
-	return nil, s.Err()
-}
-
-// spread puts the masks of the trained parameters at their places among all parameters.
-func (t *trainer) spread(chosen []optim.Mask) []optim.Mask {
-	if chosen == nil || len(t.trained) == len(t.params) {
-		return chosen
-	}
-	all := make([]optim.Mask, len(t.params))
-	next := 0
-	for i, p := range t.params {
-		if next < len(t.trained) && t.trained[next].Name == p.Name {
-			all[i] = chosen[next]
-			next++
-		}
-	}
-	return all
-}
-
-// forward gives the loss of a batch, and the network's heads.
-func (t *trainer) forward(s *torch.Scope, x *torch.Tensor, targets []*torch.Tensor) (l *torch.Tensor, heads []*torch.Tensor, err error) {
-	err = t.mixed(func() error {
-		heads = t.net.Forward(s, x)
-		l = t.loss.Forward(s, heads, targets)
-		return s.Err()
-	})
-	return l, heads, err
-}
-
-// mixed runs f in the training's precision.
-func (t *trainer) mixed(f func() error) error {
-	switch t.cfg.AMP {
-	case AMPFP16:
-		return torch.Autocast(t.cfg.Device.Type, torch.Float16, f)
-	case AMPBF16:
-		return torch.Autocast(t.cfg.Device.Type, torch.BFloat16, f)
-	}
-	return f()
-}
-
-// finite refuses to go on from a loss or gradient that is no number: nothing was updated yet. With a gradient scaler
-// overflowing gradients are in order; it skips their step.
-func (t *trainer) finite(s *torch.Scope, loss float64, norm *torch.Tensor, b *loader.Batch) error {
-	if !isFinite(loss) {
-		return t.notFinite("loss", loss, b.Keys)
-	}
-	if t.scaler != nil {
-		return nil
-	}
-	n, err := norm.Item()
-	if err != nil {
-		return errors.Join(s.Err(), err)
-	}
-	if !isFinite(n) {
-		return t.notFinite("gradient norm", n, b.Keys)
-	}
-	return nil
-}
-
-func isFinite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
-
-// notFinite is the error of an iteration over the cases keys.
-func (t *trainer) notFinite(what string, value float64, keys []string) error {
 	saved, latest := "no checkpoint was written yet", filepath.Join(t.fold, fileLatest)
 	if _, err := os.Stat(latest); err == nil {
 		saved = "the last saved state is in " + latest
 	}
-	return fmt.Errorf("%s is %v, expected a number (cases %s, learning rate %g); weights were not updated and %s. "+
-		"Check these cases' intensities for NaN (`lntorch inspect`), or begin anew with a lower --lr", what, value, strings.Join(keys, ", "), t.sgd.LR(), saved)
+	return fmt.Errorf("%w and %s. Check these cases' intensities for NaN (`lntorch inspect`), or start again with a lower --lr", bad, saved)
 }
 
 // validateEpoch is nnU-Net's online validation: loss and pseudo-Dice over random patches of the validation cases.
 func (t *trainer) validateEpoch(ctx context.Context) error {
 	c := &t.cfg
-	t.net.SetTraining(false)
+	t.Net.SetTraining(false)
 	c.Progress.Begin("validation", c.ValIterations)
 	defer c.Progress.End()
 	classes := len(t.dataset.Labels.ForegroundLabels)
@@ -294,7 +180,7 @@ func (t *trainer) validateEpoch(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, validation: %w", t.epoch, err)
 		}
-		l, counts, err := t.validationStep(b)
+		l, counts, err := t.Validate(t.upload(b))
 		b.Release()
 		if err == nil {
 			err = online.Add(counts)
@@ -318,30 +204,6 @@ func meanLoss(losses []float64) float32 {
 	return pynum.Mean(narrow)
 }
 
-func (t *trainer) validationStep(b *loader.Batch) (value float64, counts []eval.Counts, err error) {
-	err = torch.NoGrad(func() error {
-		return torch.With(func(s *torch.Scope) error {
-			x, targets := t.toDev.upload(s, b)
-			l, heads, err := t.forward(s, x, targets)
-			if err != nil {
-				return err
-			}
-			if value, err = l.Item(); err != nil {
-				return err
-			}
-			tp, fp, fn, err := t.loss.OnlineCounts(s, heads[0], targets[0])
-			if err != nil {
-				return err
-			}
-			for i := range tp {
-				counts = append(counts, eval.Counts{TP: tp[i], FP: fp[i], FN: fn[i]})
-			}
-			return nil
-		})
-	})
-	return value, counts, err
-}
-
 // writeEvents adds the epoch to the TensorBoard file.
 func (t *trainer) writeEvents() error {
 	e := t.epoch
@@ -353,12 +215,4 @@ func (t *trainer) writeEvents() error {
 		{Tag: "lr", Value: float32(t.log.LRs[e])},
 	}
 	return t.events.Write(int64(e), time.Now(), scalars...)
-}
-
-// mix spreads (seed, index) over 64 bits (SplitMix64).
-func mix(seed, index uint64) uint64 {
-	z := seed + (index+1)*0x9e3779b97f4a7c15
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return z ^ z>>31
 }

@@ -16,12 +16,12 @@ type needs struct{ memory, disk int64 }
 // forecast says what the training will need, and warns where the machine has less.
 func (t *trainer) forecast() []string {
 	c := &t.cfg
-	parameters := models.ParameterCount(t.net) * 4
-	activations := activationBytes(t.arch, c.PatchSize, c.BatchSize, !c.Reference && c.Device.Type == torch.DeviceCPU)
-	if n, ok := t.net.(models.Sizer); ok {
+	parameters := models.ParameterCount(t.Net) * 4
+	activations := activationBytes(t.arch, c.PatchSize, c.BatchSize, !c.IsReference() && c.Device.Type == torch.DeviceCPU)
+	if n, ok := t.Net.(models.Sizer); ok {
 		activations = stepBytes(n.Activations(int64(c.BatchSize), wide(c.PatchSize)))
 	}
-	weights := parameters + 2*4*t.trainedCount() // with gradients and momentum of what trains
+	weights := parameters + 2*4*t.TrainedCount() // with gradients and momentum of what trains
 	need := needs{
 		memory: weights + activations, // activations for the backward pass
 		// latest, best and final with weights and momentum; one more while a new one is written

@@ -1,68 +1,71 @@
 package train
 
 import (
-	"github.com/lntorch/lntorch/data/loader"
+	"math"
+
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
-// late holds what iterations on a GPU still owe: an iteration is queued without waiting for the one before it, whose loss is
-// read when it is there. Whether an update may happen is the GPU's own decision; what is not finite is reported when it is
-// read, an iteration later.
+// late holds what steps on a GPU still owe: a step is queued without waiting for the one before it, whose
+// loss is read when it is there. Whether an update may happen is the GPU's own decision; what is not
+// finite is reported when it is read, a step later.
 type late struct {
-	numbers *torch.Late
-	keys    [][]string // cases of the iterations that numbers holds, oldest first
+	numbers *torch.AsyncScalars
+	cases   [][]string // of the steps that numbers holds, oldest first
 }
 
 func newLate(d torch.Device) (*late, error) {
-	numbers, err := torch.NewLate(d)
+	numbers, err := torch.NewAsyncScalars(d)
 	return &late{numbers: numbers}, err
 }
 
-// lateLosses: methods that choose entries look at gradients, and so wait for them, themselves; the reference waits always.
-func (t *trainer) lateLosses() bool {
-	_, chooses := t.cfg.Method.(finetune.Updater)
-	return t.cfg.Device.Type != torch.DeviceCPU && !t.cfg.Reference && !chooses
+// queues: methods that choose entries look at gradients, and so wait for them, themselves; the reference
+// waits always.
+func (s *Session) queues() bool {
+	_, chooses := s.cfg.Method.(finetune.Updater)
+	m := &s.cfg.Machine
+	return m.Device.Type != torch.DeviceCPU && !m.IsReference() && !chooses && !s.cfg.Wait
 }
 
-// stepLate ends an iteration: the update, which the device leaves out where loss or gradients are not finite, and the copy
-// of the loss.
-func (t *trainer) stepLate(s *torch.Scope, loss, norm *torch.Tensor, b *loader.Batch) error {
-	if t.scaler != nil {
-		t.scaler.StepUnless(s, func(skip *torch.Tensor) { t.sgd.StepUnless(s, skip) })
-		t.scaler.Update(s)
+// queue ends a step: the update, which the device leaves out where loss or gradients are not finite,
+// and the copy of the loss.
+func (s *Session) queue(sc *torch.Scope, l, norm *torch.Tensor, cases []string) error {
+	if s.Scaler != nil {
+		s.Scaler.StepUnless(sc, func(skip *torch.Tensor) { s.SGD.StepUnless(sc, skip) })
+		s.Scaler.Update(sc)
 	} else {
-		t.sgd.StepUnless(s, optim.NotFinite(s, loss, norm))
+		s.SGD.StepUnless(sc, optim.NotFinite(sc, l, norm))
 	}
-	if s.Err() != nil {
-		return s.Err()
+	if sc.Err() != nil {
+		return sc.Err()
 	}
-	if err := t.late.numbers.Put(loss, norm); err != nil {
+	if err := s.late.numbers.Put(l, norm); err != nil {
 		return err
 	}
-	t.late.keys = append(t.late.keys, b.Keys)
+	s.late.cases = append(s.late.cases, cases)
 	return nil
 }
 
-// settle reads the losses that the device owes, but for the last few.
-func (t *trainer) settle(left int) error {
-	for t.late != nil && t.late.numbers.Queued() > left {
-		values, err := t.late.numbers.Take()
+// Settle waits for the outcomes that the device still owes, but for the last few.
+func (s *Session) Settle(left int) ([]Outcome, error) {
+	var outcomes []Outcome
+	for s.late != nil && s.late.numbers.Queued() > left {
+		values, err := s.late.numbers.Take()
 		if err != nil {
-			return err
+			return nil, err
 		}
-		keys := t.late.keys[0]
-		t.late.keys = t.late.keys[1:]
-		if t.scaler != nil {
-			values = values[:1] // overflowing gradients are in order
+		cases := s.late.cases[0]
+		s.late.cases = s.late.cases[1:]
+		o := Outcome{Loss: values[0], Norm: values[1]}
+		if s.Scaler != nil {
+			o.Norm = math.NaN()
 		}
-		for i, what := range []string{"loss", "gradient norm"}[:len(values)] {
-			if !isFinite(values[i]) {
-				return t.notFinite(what, values[i], keys)
-			}
+		if err := s.check(o, cases); err != nil {
+			return nil, err
 		}
-		t.losses = append(t.losses, values[0])
+		outcomes = append(outcomes, o)
 	}
-	return nil
+	return outcomes, nil
 }

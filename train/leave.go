@@ -89,7 +89,7 @@ func (t *trainer) leaveDelta(about string) error {
 	}
 	defer f.Close()
 	var weights []delta.Weight
-	for _, p := range t.net.Module().Parameters() {
+	for _, p := range t.Net.Module().Parameters() {
 		weights = append(weights, delta.Weight{Name: p.Name, Shape: p.Shape, Read: p.T.CopyBytesOut})
 	}
 	d, err := delta.Compare(f, weights)

@@ -19,6 +19,7 @@ import (
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/train"
@@ -32,12 +33,17 @@ func phantom(t *testing.T, method string) train.Config {
 	pre := filepath.Join(t.TempDir(), "preprocessed")
 	require.NoError(t, os.CopyFS(pre, os.DirFS(mini(t, "preprocessed"))))
 	return train.Config{Preprocessed: filepath.Join(pre, "Dataset102_PhantomTarget"), Results: filepath.Join(t.TempDir(), "results"),
-		PlansName: "nnUNetPlansSource", Configuration: "3d_phantom", Fold: "0", Trainer: "nnUNetTrainer", MethodName: method, Method: m, NoMirroring: true,
-		Epochs: 4, Iterations: 2, ValIterations: 2, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Oversample: 0.33, Device: torch.CPU, Threads: 2,
-		Pretrained: mini(t, sourceModel+"/fold_0/checkpoint_final.pth"), Head: train.HeadKeep}
+		PlansName: "nnUNetPlansSource", Configuration: "3d_phantom", Fold: "0", Trainer: "nnUNetTrainer", MethodName: method, Method: m,
+
+		Pretrained: mini(t, sourceModel+"/fold_0/checkpoint_final.pth"), Settings: train.Settings{NoMirroring: true,
+			Epochs: 4, Iterations: 2, ValIterations: 2, Oversample: 0.33,
+			Head: train.HeadKeep, Optimizer:
+
+			// stack runs stock nnU-Net on the same folders and gives the last line it printed.
+			train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2},
+	}
 }
 
-// stack runs stock nnU-Net on the same folders and gives the last line it printed.
 func stack(t *testing.T, c train.Config, command string, args ...string) string {
 	t.Helper()
 	out := golden.Run(t, "nnunet_stack.py", append([]string{"--threads", "2", command, "--preprocessed", filepath.Dir(c.Preprocessed), "--results", c.Results, "--dataset", "Dataset102_PhantomTarget",
@@ -145,7 +151,7 @@ func TestLiveNnUNetPredictsWithOurModel(t *testing.T) {
 func TestLiveValidationHasNnUNetsLabels(t *testing.T) {
 	golden.Python(t)
 	c := phantom(t, "full")
-	c.ValidateOnly, c.Checkpoint, c.Reference = true, c.Pretrained, true
+	c.ValidateOnly, c.Checkpoint, c.Numerics = true, c.Pretrained, machine.Reference
 	c.Pretrained = ""
 	c.ValidationFolder = t.TempDir()
 	run(t, c)

@@ -17,6 +17,7 @@ import (
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -104,7 +105,7 @@ func TestTenStepsOfEveryMethod(t *testing.T) {
 				m, entry := makeMethod(t, c.method, c.values)
 				p, d := want.Spec.documents(t)
 				require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: start, Plans: p, Dataset: d, Configuration: "c", Batches: batches,
-					Output: out, MethodName: c.method, Method: m, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true}))
+					Output: out, MethodName: c.method, Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2, Numerics: machine.Reference}}))
 				wantLosses := readLosses(t, golden.Path(t, "methods/"+network+"-"+name+".json"))
 				require.Len(t, wantLosses.Losses, 10)
 				compareLosses(t, wantLosses, readLosses(t, filepath.Join(out, "losses.json")))
@@ -158,7 +159,7 @@ func TestLiveTenStepsOfEveryMethod(t *testing.T) {
 			golden.Run(t, c.script, args...)
 			m, entry := makeMethod(t, c.method, c.values)
 			require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: start, Plans: p, Dataset: d, Configuration: "c", Batches: batches,
-				Output: ours, MethodName: c.method, Method: m, Seed: 5, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true}))
+				Output: ours, MethodName: c.method, Method: m, TraceSettings: train.TraceSettings{Seed: 5, Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2, Numerics: machine.Reference}}))
 			require.Equal(t, readLosses(t, filepath.Join(theirs, "losses.json")), readLosses(t, filepath.Join(ours, "losses.json")))
 			sameArrays(t, filepath.Join(theirs, "first_gradients.npz"), filepath.Join(ours, "first_gradients.npz"))
 			if _, err := os.Stat(filepath.Join(theirs, "mask.npz")); err == nil {
@@ -191,7 +192,7 @@ func TestRandomSelectionFollowsTheSeed(t *testing.T) {
 		m, entry := makeMethod(t, "dgst", finetune.Values{"dgst-select": "random"})
 		out := t.TempDir()
 		require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration,
-			Batches: batches, Output: out, MethodName: "dgst", Method: m, Seed: seed, LR: entry.LR, Momentum: 0.99, Device: torch.CPU, Threads: 2}))
+			Batches: batches, Output: out, MethodName: "dgst", Method: m, TraceSettings: train.TraceSettings{Seed: seed, Optimizer: train.Optimizer{LR: entry.LR, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2}}))
 		b, err := os.ReadFile(filepath.Join(out, "mask.npz"))
 		require.NoError(t, err)
 		if masks[seed] != "" {
@@ -218,7 +219,7 @@ func TestFastStepsOfMethodsAreClose(t *testing.T) {
 			m, entry := makeMethod(t, method, nil)
 			out := t.TempDir()
 			require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: start, Plans: p, Dataset: d, Configuration: "c", Batches: batches,
-				Output: out, MethodName: method, Method: m, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: reference}))
+				Output: out, MethodName: method, Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2, Numerics: map[bool]machine.Numerics{false: machine.Fast, true: machine.Reference}[reference]}}))
 			runs = append(runs, readWeights(t, filepath.Join(out, "final.pth")))
 		}
 		for name, w := range runs[0] {

@@ -12,6 +12,7 @@ import (
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/train"
@@ -45,8 +46,7 @@ func TestEveryMethodStepsEverySwin(t *testing.T) {
 				defer f.Close()
 				m, _ := makeMethod(t, entry.Name, values)
 				require.NoError(t, train.Trace(context.Background(), train.TraceConfig{Checkpoint: start, Plans: f.Plans, Dataset: f.Dataset,
-					Configuration: f.Configuration, Batches: batches, Output: out, MethodName: entry.Name, Method: m, LR: 0.01, WeightDecay: 3e-5, Momentum: 0.99,
-					Device: torch.CPU, Threads: 2}))
+					Configuration: f.Configuration, Batches: batches, Output: out, MethodName: entry.Name, Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 0.01, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2}}))
 				begin, end := bits(t, start), bits(t, filepath.Join(out, "final.pth"))
 				require.Len(t, end, len(begin))
 				rule, _ := makeMethod(t, entry.Name, values)

@@ -26,6 +26,7 @@ import (
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -67,31 +68,32 @@ func logOf(t *testing.T, path string) checkpoint.Logging {
 func TestContinuingKeepsTheSettings(t *testing.T) {
 	torchtest.NoLeak(t)
 	c := tiny{}.config(t, "plain", "dgst", nil)
-	c.Settings, c.Refine.Freeze = map[string]any{"dgst-k": "2"}, []string{"*norm*"}
+	c.Options, c.Refine.Freeze = map[string]string{"dgst-k": "2"}, []string{"*norm*"}
 	ctx, cancel := context.WithCancel(context.Background())
 	c.Progress = &stopper{3, cancel}
 	_, err := train.Run(ctx, c)
 	var stopped *train.Interrupted
 	require.ErrorAs(t, err, &stopped)
 	for want, change := range map[string]func(*train.Config){
-		"batch_size 2, now 3":             func(c *train.Config) { c.BatchSize = 3 },
-		"patch_size [8 8 8], now [4 8 8]": func(c *train.Config) { c.PatchSize = []int{4, 8, 8} },
-		"lr 0.01, now 0.1":                func(c *train.Config) { c.LR = 0.1 },
-		"weight_decay 3e-05, now 0":       func(c *train.Config) { c.WeightDecay = 0 },
-		"momentum 0.99, now 0.9":          func(c *train.Config) { c.Momentum = 0.9 },
-		"oversample 0.33, now 0.5":        func(c *train.Config) { c.Oversample = 0.5 },
-		"iterations 3, now 4":             func(c *train.Config) { c.Iterations = 4 },
-		"val_iterations 2, now 1":         func(c *train.Config) { c.ValIterations = 1 },
-		"amp off, now bf16":               func(c *train.Config) { c.AMP = train.AMPBF16 },
-		"train , now encoder.*":           func(c *train.Config) { c.Refine.Train = []string{"encoder.*"} },
-		"freeze *norm*, now ":             func(c *train.Config) { c.Refine.Freeze = nil },
-		"dgst-k 2, now 3":                 func(c *train.Config) { c.Settings = map[string]any{"dgst-k": "3"} },
+		"batch_size 2 (now 3)":             func(c *train.Config) { c.BatchSize = 3 },
+		"patch_size [8 8 8] (now [4 8 8])": func(c *train.Config) { c.PatchSize = []int{4, 8, 8} },
+		"lr 0.01 (now 0.1)":                func(c *train.Config) { c.LR = 0.1 },
+		"weight_decay 3e-05 (now 0)":       func(c *train.Config) { c.WeightDecay = 0 },
+		"momentum 0.99 (now 0.9)":          func(c *train.Config) { c.Momentum = 0.9 },
+		"oversample 0.33 (now 0.5)":        func(c *train.Config) { c.Oversample = 0.5 },
+		"iterations 3 (now 4)":             func(c *train.Config) { c.Iterations = 4 },
+		"val_iterations 2 (now 1)":         func(c *train.Config) { c.ValIterations = 1 },
+		"amp off (now bf16)":               func(c *train.Config) { c.AMP = machine.AMPBF16 },
+		"numerics fast (now reference)":    func(c *train.Config) { c.Numerics = machine.Reference },
+		"train none (now encoder.*)":       func(c *train.Config) { c.Refine.Train = []string{"encoder.*"} },
+		"freeze *norm* (now none)":         func(c *train.Config) { c.Refine.Freeze = nil },
+		"dgst-k 2 (now 3)":                 func(c *train.Config) { c.Options = map[string]string{"dgst-k": "3"} },
 	} {
 		other := again(t, c, nil)
 		other.Progress, other.Continue = nil, true
 		change(&other)
 		_, err := train.Run(context.Background(), other)
-		require.ErrorContains(t, err, "trained with "+want+" is asked for")
+		require.ErrorContains(t, err, "trained with other settings, which would change its bits: "+want+": continue")
 		require.ErrorContains(t, err, stopped.Checkpoint)
 	}
 	more := again(t, c, nil)

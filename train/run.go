@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 )
@@ -99,7 +101,7 @@ func (t *trainer) writeRun(status string) error {
 		"dataset":  t.plans.DatasetName, "plans": t.plans.PlansName, "configuration": c.Configuration, "fold": c.Fold, "trainer": c.Trainer,
 		"method": c.MethodName, "settings": t.settings(),
 		"cases":      map[string][]string{"train": t.split.Train, "val": t.split.Val},
-		"parameters": map[string]int64{"all": models.ParameterCount(t.net), "trained": t.trainedCount()},
+		"parameters": map[string]int64{"all": models.ParameterCount(t.Net), "trained": t.TrainedCount()},
 		"sha256":     sums,
 		"epochs":     t.epoch,
 		"timing": map[string]any{
@@ -138,7 +140,7 @@ func (t *trainer) writeDebug() error {
 	host, _ := os.Hostname() // only told
 	doc := map[string]string{
 		"dataset_name": t.plans.DatasetName, "plans_name": t.plans.PlansName, "configuration_name": c.Configuration, "fold": c.Fold,
-		"trainer": c.Trainer, "method": c.MethodName, "network": t.arch.NetworkClass, "deep_supervision_scales": fmt.Sprint(t.scales),
+		"trainer": c.Trainer, "method": c.MethodName, "network": t.arch.NetworkClass, "deep_supervision_scales": fmt.Sprint(t.Scales),
 		"preprocessed_dataset_folder": t.data.Folder(), "output_folder": t.fold, "current_epoch": fmt.Sprint(t.epoch),
 		"hostname": host, "lntorch_version": c.Version, "torch_version": libtorch, "go_version": runtime.Version(),
 	}
@@ -155,35 +157,16 @@ func (t *trainer) writeDebug() error {
 	return nil
 }
 
-func (t *trainer) trainedCount() int64 {
-	n := int64(0)
-	for _, p := range t.trained {
-		n += p.T.Numel()
-	}
-	return n
-}
-
 // settings lists every setting as it was in force.
 func (t *trainer) settings() map[string]any {
 	c := &t.cfg
-	s := map[string]any{
-		"epochs": c.Epochs, "iterations": c.Iterations, "val_iterations": c.ValIterations, "batch_size": c.BatchSize, "patch_size": c.PatchSize,
-		"lr": c.LR, "weight_decay": c.WeightDecay, "momentum": c.Momentum, "oversample_foreground_percent": c.Oversample,
-		"pretrained_weights": c.Pretrained, "head": c.Head, "device": c.Device.String(), "threads": c.Threads, "workers": c.Workers,
-		"seed": c.Seed, "amp": c.AMP, "numerics": c.numerics(), "deterministic": c.Deterministic, "recompute": c.Recompute, "save_every": c.SaveEvery,
-		"train": c.Refine.Train, "freeze": c.Refine.Freeze, "channels": c.Channels,
+	all := settings.Record(&c.Settings)
+	maps.Copy(all, settings.Record(&c.Machine))
+	all["pretrained_weights"] = c.Pretrained
+	for name, value := range c.Options {
+		all[name] = value
 	}
-	for k, v := range c.Settings {
-		s[k] = v
-	}
-	return s
-}
-
-func (c *Config) numerics() string {
-	if c.Reference {
-		return "reference"
-	}
-	return "fast"
+	return all
 }
 
 func fileSHA256(path string) (string, error) {

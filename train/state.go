@@ -12,12 +12,14 @@ import (
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/report/nnlog"
 	"github.com/lntorch/lntorch/torch"
 )
 
-// stateVersion is raised when what stands under "lntorch" in a checkpoint changes its meaning.
-const stateVersion = 1
+// stateVersion is raised when what stands under "lntorch" in a checkpoint changes. Version 2 added
+// setting/numerics. testdata/golden/state holds a checkpoint of each version; all of them can be continued.
+const stateVersion = 2
 
 // Prefixes of names under "lntorch": the method's own state, and the settings that last.
 const (
@@ -33,8 +35,8 @@ func (t *trainer) save(name string) error {
 		return nil
 	}
 	state := t.about()
-	state.Network = t.net.Module()
-	state.SGD = checkpoint.SGDState{Options: t.sgd.Options(), InitialLR: c.LR, Buffers: t.sgd.State()}
+	state.Network = t.Net.Module()
+	state.SGD = checkpoint.SGDState{Options: t.SGD.Options(), InitialLR: c.LR, Buffers: t.SGD.State()}
 	state.Logging = checkpoint.Logging(t.log)
 	state.BestEMA = t.best
 	state.Extra = []checkpoint.Entry{
@@ -45,12 +47,12 @@ func (t *trainer) save(name string) error {
 		{Name: basePath, Value: t.base.path},
 		{Name: baseDigest, Value: t.base.digest},
 	}
-	lasting := t.lasting()
-	for _, name := range slices.Sorted(maps.Keys(lasting)) {
-		state.Extra = append(state.Extra, checkpoint.Entry{Name: settingPrefix + name, Value: lasting[name]})
+	kept := t.resumeSettings()
+	for _, name := range slices.Sorted(maps.Keys(kept)) {
+		state.Extra = append(state.Extra, checkpoint.Entry{Name: settingPrefix + name, Value: kept[name]})
 	}
-	if t.scaler != nil {
-		s, err := t.scaler.State()
+	if t.Scaler != nil {
+		s, err := t.Scaler.State()
 		if err != nil {
 			return err
 		}
@@ -83,19 +85,54 @@ func (t *trainer) about() *checkpoint.Training {
 	}
 }
 
-// lasting are the settings, as text, that a training keeps to its end: with others its bits would differ.
-func (t *trainer) lasting() map[string]string {
+// resumeSettings are the settings, as text, that a training keeps to its end: with others its bits would
+// differ.
+func (t *trainer) resumeSettings() map[string]string {
 	c := &t.cfg
-	s := map[string]string{
-		"method": c.MethodName, "seed": fmt.Sprint(c.Seed), "iterations": fmt.Sprint(c.Iterations), "val_iterations": fmt.Sprint(c.ValIterations),
-		"batch_size": fmt.Sprint(c.BatchSize), "patch_size": fmt.Sprint(c.PatchSize), "lr": fmt.Sprint(c.LR),
-		"weight_decay": fmt.Sprint(c.WeightDecay), "momentum": fmt.Sprint(c.Momentum), "oversample": fmt.Sprint(c.Oversample), "amp": string(c.AMP),
-		"train": strings.Join(c.Refine.Train, " "), "freeze": strings.Join(c.Refine.Freeze, " "),
+	kept := settings.Kept(&c.Settings)
+	maps.Copy(kept, settings.Kept(&c.Machine))
+	maps.Copy(kept, c.Options)
+	kept["method"] = c.MethodName
+	return kept
+}
+
+// sameSettings refuses to continue with settings that a checkpoint was not trained with. What the
+// checkpoint does not know came later: it had the value from before then.
+func (t *trainer) sameSettings(kept map[string]string) error {
+	c := &t.cfg
+	changes := slices.Concat(settings.Compare(&c.Settings, kept), settings.Compare(&c.Machine, kept))
+	if kept["method"] != c.MethodName {
+		changes = []settings.Change{{Name: "method", Was: kept["method"], Is: c.MethodName}}
+	} else {
+		entry, err := finetune.Lookup(c.MethodName)
+		if err != nil {
+			return err
+		}
+		for _, o := range entry.Options {
+			was, ok := kept[o.Name]
+			if !ok {
+				was = o.Default
+			}
+			if is, ok := c.Options[o.Name]; ok && is != was {
+				changes = append(changes, settings.Change{Name: o.Name, Was: was, Is: is})
+			}
+		}
 	}
-	for name, value := range c.Settings {
-		s[name] = fmt.Sprint(value)
+	if len(changes) == 0 {
+		return nil
 	}
-	return s
+	var list []string
+	for _, x := range changes {
+		list = append(list, fmt.Sprintf("%s %s (now %s)", x.Name, orNone(x.Was), orNone(x.Is)))
+	}
+	return fmt.Errorf("it was trained with other settings, which would change its bits: %s: continue with those (debug.json lists them)", strings.Join(list, ", "))
+}
+
+func orNone(text string) string {
+	if text == "" {
+		return "none"
+	}
+	return text
 }
 
 // resume goes on from a checkpoint, of lntorch at any iteration, of nnU-Net at the epoch it names.
@@ -113,14 +150,14 @@ func (t *trainer) resume(path string) error {
 		if err != nil {
 			return fmt.Errorf("train: %w", err)
 		}
-		if len(state.SGD.Buffers) != len(t.params) {
-			return fmt.Errorf("train: %s: its optimizer has %d parameters, this network %d", path, len(state.SGD.Buffers), len(t.params))
+		if len(state.SGD.Buffers) != len(t.Params) {
+			return fmt.Errorf("train: %s: its optimizer has %d parameters, this network %d", path, len(state.SGD.Buffers), len(t.Params))
 		}
-		if err := t.sgd.Load(state.SGD.Buffers); err != nil {
+		if err := t.SGD.Load(state.SGD.Buffers); err != nil {
 			return fmt.Errorf("train: %s: %w", path, err)
 		}
-		if t.scaler != nil && state.Scaler != nil {
-			if err := t.scaler.Load(*state.Scaler); err != nil {
+		if t.Scaler != nil && state.Scaler != nil {
+			if err := t.Scaler.Load(*state.Scaler); err != nil {
 				return fmt.Errorf("train: %s: %w", path, err)
 			}
 		}
@@ -141,22 +178,22 @@ func (t *trainer) restoreExtra(extra []checkpoint.Entry) error {
 	if len(extra) == 0 {
 		return nil // nnU-Net's: the epoch begins at its first iteration
 	}
-	values := map[string]any{}
+	values, kept := map[string]any{}, map[string]string{}
 	var method []finetune.StateEntry
 	for _, e := range extra {
 		values[e.Name] = e.Value
 		if name, ok := strings.CutPrefix(e.Name, methodPrefix); ok {
 			method = append(method, finetune.StateEntry{Name: name, Value: e.Value})
 		}
-	}
-	if v, _ := values["version"].(int64); v != stateVersion {
-		return fmt.Errorf("its lntorch state has version %v, this program reads %d: continue with the lntorch that wrote it", values["version"], stateVersion)
-	}
-	lasting := t.lasting()
-	for _, name := range slices.Sorted(maps.Keys(lasting)) {
-		if was, _ := values[settingPrefix+name].(string); was != lasting[name] {
-			return fmt.Errorf("it was trained with %s %s, now %s is asked for: continue with the settings it began with (debug.json lists them)", name, was, lasting[name])
+		if name, ok := strings.CutPrefix(e.Name, settingPrefix); ok {
+			kept[name], _ = e.Value.(string)
 		}
+	}
+	if v, _ := values["version"].(int64); v < 1 || v > stateVersion {
+		return fmt.Errorf("its lntorch state has version %v, this program reads 1 to %d: continue with the lntorch that wrote it", values["version"], stateVersion)
+	}
+	if err := t.sameSettings(kept); err != nil {
+		return err
 	}
 	if was, _ := values["epochs"].(int64); was != int64(t.cfg.Epochs) {
 		fmt.Fprintf(t.cfg.Echo, "WARNING: the training began with %d epochs and goes on with %d: learning rates follow the new number\n", was, t.cfg.Epochs)

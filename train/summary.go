@@ -16,12 +16,12 @@ func (t *trainer) summary() string {
 	groups := map[string]*sums{}
 	var order []string
 	trains := map[string]bool{}
-	for _, p := range t.trained {
+	for _, p := range t.Trained {
 		trains[p.Name] = true
 	}
 	sparse, ok := t.cfg.Method.(finetune.Sparse)
 	var total sums
-	for _, p := range t.params {
+	for _, p := range t.Params {
 		name := finetune.Group(p.Name)
 		if groups[name] == nil {
 			groups[name] = &sums{}
@@ -53,7 +53,7 @@ func (t *trainer) summary() string {
 	row("all", total)
 	var b strings.Builder
 	table.Text(&b)
-	head := fmt.Sprintf("method %s trains %s of %s parameters", t.cfg.MethodName, thousands(total.trained), thousands(models.ParameterCount(t.net)))
+	head := fmt.Sprintf("method %s trains %s of %s parameters", t.cfg.MethodName, thousands(total.trained), thousands(models.ParameterCount(t.Net)))
 	if total.moved < total.trained {
 		head += fmt.Sprintf("; a step moves %s", thousands(total.moved))
 	}
@@ -66,7 +66,7 @@ func (t *trainer) untrained() []string {
 		return nil
 	}
 	trains := map[string]bool{}
-	for _, p := range t.trained {
+	for _, p := range t.Trained {
 		trains[p.Name] = true
 	}
 	var lines []string

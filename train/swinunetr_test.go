@@ -12,6 +12,7 @@ import (
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/dgst"
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -47,11 +48,14 @@ func swinConfig(t *testing.T, trainer, method string, v finetune.Values) train.C
 	m, entry := makeMethod(t, method, v)
 	return train.Config{Preprocessed: mini(t, "preprocessed/Dataset102_PhantomTarget"), Results: t.TempDir(), PlansName: "nnUNetPlansSource",
 		Configuration: "3d_phantom", Fold: "0", Trainer: trainer, MethodName: method, Method: m, Pretrained: swinWeights(t, trainer),
-		Epochs: 1, Iterations: 2, ValIterations: 1, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Oversample: 0.33, BatchSize: 1,
-		PatchSize: []int{32, 32, 64}, Device: torch.CPU, Threads: 1, Seed: 7, NoMirroring: true, Reference: true, Version: "test"}
+
+		Version: "test", Settings:
+
+		// floatsOf reads the float32 weights of a checkpoint by name, and their shapes.
+		train.Settings{Epochs: 1, Iterations: 2, ValIterations: 1, Oversample: 0.33, BatchSize: 1,
+			PatchSize: []int{32, 32, 64}, Seed: 7, NoMirroring: true, Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 1, Numerics: machine.Reference}}
 }
 
-// floatsOf reads the float32 weights of a checkpoint by name, and their shapes.
 func floatsOf(t *testing.T, path string) (map[string][]float32, map[string][]int64) {
 	t.Helper()
 	f, err := checkpoint.Open(path)

@@ -5,10 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -18,12 +16,18 @@ import (
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/atomicfile"
-	"github.com/lntorch/lntorch/loss"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
-	"github.com/lntorch/lntorch/torch/nn"
 	"github.com/lntorch/lntorch/torch/optim"
 )
+
+// TraceSettings are what a user may set of a trace.
+type TraceSettings struct {
+	finetune.Refine
+	Optimizer
+	Seed uint64 `flag:"seed" help:"seed of dropout and of methods that draw random numbers"`
+}
 
 // TraceConfig says what Trace runs.
 type TraceConfig struct {
@@ -35,35 +39,25 @@ type TraceConfig struct {
 	Output        string
 	MethodName    string
 	Method        finetune.Method
-	Refine        finetune.Refine
-	Seed          uint64 // of methods that draw random numbers
-	LR            float64
-	WeightDecay   float64
-	Momentum      float64
-	Device        torch.Device
-	Threads       int
-	AMP           AMP
-	Reference     bool // the reference's operators in its order, as in Config
-	Progress      Progress
+	TraceSettings
+	machine.Machine
+	Progress Progress
 }
 
 // Trace makes one optimizer step for each batch of a folder, starting from all weights of a checkpoint, and writes what
-// one needs to compare two stacks: losses.json, first_gradients.npz, mask.npz for methods with masks, and final.pth. The
+// is needed to compare two stacks: losses.json, first_gradients.npz, mask.npz for methods with masks, and final.pth. The
 // learning rate of step i of n is lr·(1-i/n)^0.9.
 func Trace(ctx context.Context, cfg TraceConfig) error {
-	if cfg.AMP == AMPFP16 {
+	if _, err := cfg.Machine.Resolve(); err != nil {
+		return fmt.Errorf("trace: %w", err)
+	}
+	if cfg.AMP == machine.AMPFP16 {
 		return errors.New("trace: fp16 needs a gradient scaler, whose skipped steps a trace does not show: use off or bf16")
-	}
-	if err := torch.CheckDevice(cfg.Device); err != nil {
-		return err
-	}
-	if cfg.Threads == 0 {
-		cfg.Threads = runtime.NumCPU()
 	}
 	if cfg.Progress == nil {
 		cfg.Progress = quiet{}
 	}
-	return torch.OnThread(cfg.Threads, func() error { return trace(ctx, cfg) })
+	return cfg.Machine.Run(func() error { return trace(ctx, cfg) })
 }
 
 // record is losses.json.
@@ -94,134 +88,110 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	t := &trainer{cfg: Config{Method: cfg.Method, MethodName: cfg.MethodName, Refine: cfg.Refine, Seed: cfg.Seed, Device: cfg.Device, AMP: cfg.AMP, Reference: cfg.Reference, Iterations: n},
-		plans: cfg.Plans, dataset: cfg.Dataset, conf: conf, arch: arch, toDev: newUploader(cfg.Device)}
-	defer t.close()
-	if t.scope, err = torch.NewScope(); err != nil {
-		return err
-	}
-	spec := models.Spec{Architecture: arch, InputChannels: cfg.Dataset.NumInputChannels(conf), NumClasses: cfg.Dataset.Labels.NumSegmentationHeads()}
-	b := nn.Builder{Scope: t.scope, Device: cfg.Device}
-	if t.net, err = models.Build(b, spec); err != nil {
-		return fmt.Errorf("trace: %w", err)
-	}
-	if err := t.inject(b); err != nil {
-		return err
-	}
-	if err := t.collect(torch.SGD{LR: cfg.LR, Momentum: cfg.Momentum, WeightDecay: cfg.WeightDecay, Nesterov: true}); err != nil {
-		return err
-	}
-	if err := t.loadWeights(file, checkpoint.LoadOptions{}); err != nil {
-		return err
-	}
-	weights := plans.DeepSupervisionWeights(len(arch.DeepSupervisionScales()))
-	t.loss, err = loss.New(loss.Config{Regions: cfg.Dataset.Labels.HasRegions, IgnoreLabel: cfg.Dataset.Labels.IgnoreLabel,
-		BatchDice: conf.BatchDice, Weights: weights, Fast: !cfg.Reference})
+	t := &tracer{cfg: cfg, batches: n, record: record{Method: cfg.MethodName, LR0: cfg.LR},
+		masks: maskFile{path: filepath.Join(cfg.Output, "mask.npz")}}
+	t.shape = []int{cfg.Dataset.NumInputChannels(conf), arch.Dim}
+	t.Session, err = NewSession(SessionConfig{
+		Spec:   models.Spec{Architecture: arch, InputChannels: t.shape[0], NumClasses: cfg.Dataset.Labels.NumSegmentationHeads()},
+		Labels: cfg.Dataset.Labels, BatchDice: conf.BatchDice,
+		MethodName: cfg.MethodName, Method: cfg.Method, Refine: cfg.Refine, Optimizer: cfg.Optimizer, Machine: cfg.Machine,
+		Seed: cfg.Seed, Wait: true,
+	})
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
+	}
+	defer t.Close()
+	defer t.masks.close()
+	t.Hook = t.observe
+	if _, err := checkpoint.LoadWeights(t.Net.Module(), file.Weights, checkpoint.LoadOptions{}); err != nil {
+		return fmt.Errorf("trace: %s: %w", cfg.Checkpoint, err)
 	}
 	if err := os.MkdirAll(cfg.Output, 0o755); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	t.net.SetFast(!cfg.Reference)
-	t.net.SetTraining(true)
-	t.net.SetDeepSupervision(true)
-	rec := record{Method: cfg.MethodName, LR0: cfg.LR}
-	masks := &maskFile{path: filepath.Join(cfg.Output, "mask.npz")}
-	defer masks.close()
+	t.Net.SetTraining(true)
+	t.Net.SetDeepSupervision(true)
 	cfg.Progress.Begin("trace", n)
 	defer cfg.Progress.End()
 	for i := range n {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err := t.traceStep(cfg, i, n, len(weights), &rec, masks); err != nil {
+		if err := t.step(i); err != nil {
 			return fmt.Errorf("trace: step %d: %w", i, err)
 		}
-		cfg.Progress.Done(i+1, fmt.Sprintf("loss %.4f", rec.Losses[i]))
+		cfg.Progress.Done(i+1, fmt.Sprintf("loss %.4f", t.record.Losses[i]))
 	}
-	if err := masks.close(); err != nil {
+	if err := t.masks.close(); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	text, err := json.MarshalIndent(rec, "", " ")
+	text, err := json.MarshalIndent(t.record, "", " ")
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
 	if err := atomicfile.Write(filepath.Join(cfg.Output, "losses.json"), append(text, '\n')); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	return checkpoint.SaveWeights(filepath.Join(cfg.Output, "final.pth"), t.net.Module())
+	return checkpoint.SaveWeights(filepath.Join(cfg.Output, "final.pth"), t.Net.Module())
 }
 
-func (t *trainer) traceStep(cfg TraceConfig, i, n, levels int, rec *record, masks *maskFile) error {
-	x, targets, err := readBatch(cfg.Batches, i, levels, cfg.Dataset.Labels.HasRegions)
+// tracer is a trace under way.
+type tracer struct {
+	*Session
+	cfg     TraceConfig
+	shape   []int // channels and spatial axes of an image
+	batches int
+	current int // step
+	record  record
+	masks   maskFile
+}
+
+// step makes the optimizer step of batch i.
+func (t *tracer) step(i int) error {
+	x, targets, err := readBatch(t.cfg.Batches, i, len(t.Scales), t.cfg.Dataset.Labels.HasRegions)
 	if err != nil {
 		return err
 	}
-	if channels := cfg.Dataset.NumInputChannels(t.conf); len(x.shape) != t.arch.Dim+2 || x.shape[1] != int64(channels) {
-		return fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", batchFile(cfg.Batches, i, "data"), x.shape, channels, t.arch.Dim)
+	if len(x.shape) != t.shape[1]+2 || x.shape[1] != int64(t.shape[0]) {
+		return fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", batchFile(t.cfg.Batches, i, "data"), x.shape, t.shape[0], t.shape[1])
 	}
 	start := time.Now()
-	lr := optim.PolyLR(cfg.LR, i, n, 0.9)
-	t.sgd.SetLR(lr)
-	return torch.With(func(s *torch.Scope) error {
-		if err := torch.ManualSeed(mix(0, uint64(i))); err != nil { // dropout draws from it
-			return err
-		}
-		if err := torch.ClearGrads(t.tensors); err != nil {
-			return err
-		}
-		image := s.To(torch.FromSlice(s, x.values, x.shape...), torch.Float32, cfg.Device)
-		var ts []*torch.Tensor
+	lr := optim.PolyLR(t.cfg.LR, i, t.batches, 0.9)
+	t.SGD.SetLR(lr)
+	t.current = i
+	outcomes, err := t.Step(int64(i), func(s *torch.Scope) (Batch, error) {
+		b := Batch{Image: s.To(torch.FromSlice(s, x.values, x.shape...), torch.Float32, t.cfg.Device)}
 		for _, y := range targets {
-			ts = append(ts, y(s, cfg.Device))
+			b.Targets = append(b.Targets, y(s, t.cfg.Device))
 		}
-		l, _, err := t.forward(s, image, ts)
-		if err != nil {
-			return err
-		}
-		if err := l.Backward(); err != nil {
-			return err
-		}
-		if i == 0 {
-			if err := t.writeGradients(s, filepath.Join(cfg.Output, "first_gradients.npz")); err != nil {
-				return err
-			}
-		}
-		norm := optim.ClipGradNorm(s, t.tensors, gradNorm)
-		chosen, err := t.choose(s, int64(i))
-		if err != nil {
-			return err
-		}
-		if err := masks.write(s, i, t.trained, chosen, t.cfg.Method); err != nil {
-			return err
-		}
-		t.sgd.Step(s, t.spread(chosen))
-		if s.Err() != nil {
-			return s.Err()
-		}
-		for list, v := range map[*[]float64]*torch.Tensor{&rec.Losses: l, &rec.Norms: norm} {
-			x, err := v.Item()
-			if err != nil {
-				return err
-			}
-			if math.IsNaN(x) || math.IsInf(x, 0) {
-				return fmt.Errorf("loss or gradient norm is %v", x)
-			}
-			*list = append(*list, x)
-		}
-		rec.LRs = append(rec.LRs, lr)
-		rec.Seconds = append(rec.Seconds, time.Since(start).Seconds())
-		return nil
+		return b, s.Err()
 	})
+	if err != nil {
+		return err
+	}
+	r := &t.record
+	r.Losses, r.Norms = append(r.Losses, outcomes[0].Loss), append(r.Norms, outcomes[0].Norm)
+	r.LRs, r.Seconds = append(r.LRs, lr), append(r.Seconds, time.Since(start).Seconds())
+	return nil
 }
 
-func (t *trainer) writeGradients(s *torch.Scope, path string) error {
+// observe writes what a step shows on its way.
+func (t *tracer) observe(s *torch.Scope, p Phase, masks []optim.Mask) error {
+	switch {
+	case p == Unscaled && t.current == 0:
+		return t.writeGradients(s, filepath.Join(t.cfg.Output, "first_gradients.npz"))
+	case p == Chosen:
+		return t.masks.write(s, t.current, t.Trained, masks, t.cfg.Method)
+	}
+	return nil
+}
+
+func (t *tracer) writeGradients(s *torch.Scope, path string) error {
 	w, err := npz.Create(path, false)
 	if err != nil {
 		return err
 	}
-	for _, p := range t.params {
+	for _, p := range t.Params {
 		g := s.Grad(p.T)
 		if g == nil {
 			continue
@@ -329,6 +299,25 @@ type array struct {
 	shape  []int64
 }
 
+// wholeNumbers reads integers, from an array of floating-point numbers too where all of them are whole
+// and fit.
+func wholeNumbers[T uint8 | int16](a *npz.Array, integers func() ([]T, error)) ([]T, error) {
+	if v, err := integers(); err == nil {
+		return v, nil
+	}
+	x, err := a.Float32s()
+	if err != nil {
+		return integers()
+	}
+	v := make([]T, len(x))
+	for i, f := range x {
+		if v[i] = T(f); float32(v[i]) != f {
+			return nil, fmt.Errorf("value %v at index %d, expected a whole number that fits the labels' type", f, i)
+		}
+	}
+	return v, nil
+}
+
 // readBatch reads the image and the targets of batch i; a target becomes a tensor when it is asked to.
 func readBatch(folder string, i, levels int, regions bool) (*array, []func(*torch.Scope, torch.Device) *torch.Tensor, error) {
 	a, err := npz.OpenNpy(batchFile(folder, i, "data"))
@@ -348,7 +337,7 @@ func readBatch(folder string, i, levels int, regions bool) (*array, []func(*torc
 		}
 		shape := wide(a.Shape)
 		if regions {
-			v, err := a.Uint8s()
+			v, err := wholeNumbers(a, a.Uint8s)
 			if err != nil {
 				return nil, nil, fmt.Errorf("%s: %w", path, err)
 			}
@@ -357,7 +346,7 @@ func readBatch(folder string, i, levels int, regions bool) (*array, []func(*torc
 			})
 			continue
 		}
-		v, err := a.Int16s()
+		v, err := wholeNumbers(a, a.Int16s)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", path, err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/train"
@@ -51,7 +52,7 @@ func trace(t *testing.T, method string, v finetune.Values) string {
 	out := t.TempDir()
 	require.NoError(t, train.Trace(context.Background(), train.TraceConfig{
 		Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: mini(t, "trajectory"), Output: out,
-		MethodName: method, Method: m, LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99, Device: torch.CPU, Threads: 2, Reference: true,
+		MethodName: method, Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2, Numerics: machine.Reference},
 	}))
 	return out
 }
@@ -258,7 +259,7 @@ func TestTraceErrorsNameWhatIsMissing(t *testing.T) {
 	defer f.Close()
 	m, _ := makeMethod(t, "full", nil)
 	c := train.TraceConfig{Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: t.TempDir(), Output: t.TempDir(),
-		MethodName: "full", Method: m, LR: 1, Device: torch.CPU, Threads: 2}
+		MethodName: "full", Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2}}
 	require.ErrorContains(t, train.Trace(context.Background(), c), "expected batch_NN_data.npy")
 	c.Configuration = "3d_other"
 	require.ErrorContains(t, train.Trace(context.Background(), c), "3d_phantom")

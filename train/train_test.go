@@ -19,6 +19,7 @@ import (
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/train"
@@ -72,8 +73,9 @@ func (o tiny) config(t testing.TB, set, method string, v finetune.Values) train.
 	write(t, filepath.Join(pre, "splits_final.json"), `[{"train": ["case_0", "case_1", "case_3"], "val": ["case_0", "case_4"]}]`)
 	m, entry := makeMethod(t, method, v)
 	return train.Config{Preprocessed: pre, Results: filepath.Join(root, "results"), PlansName: "nnUNetPlans", Configuration: "tiny", Fold: "0",
-		Trainer: entry.Trainer, MethodName: method, Method: m, Epochs: 2, Iterations: 3, ValIterations: 2, LR: 1e-2, WeightDecay: 3e-5, Momentum: 0.99,
-		Oversample: 0.33, Device: torch.CPU, Threads: 1, Seed: 7, Version: "test"}
+		Trainer: entry.Trainer, MethodName: method, Method: m,
+		Version: "test", Settings: train.Settings{Epochs: 2, Iterations: 3, ValIterations: 2,
+			Oversample: 0.33, Seed: 7, Optimizer: train.Optimizer{LR: 1e-2, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 1}}
 }
 
 func write(t testing.TB, path, text string) {
@@ -375,7 +377,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			c.Pretrained = mini(t, sourceModel+"/fold_0/checkpoint_final.pth")
 		}, []string{"mismatched", "encoder.stages.0.0.convs.0.conv.weight", "file [8 1 1 3 3], network [4 3 1 3 3]", "lntorch inspect"}},
 		"both --c and pretrained": {func(_ *testing.T, c *train.Config) { c.Continue, c.Pretrained = true, "x" }, []string{"--c", "-pretrained_weights"}},
-		"fp16 on the CPU":         {func(_ *testing.T, c *train.Config) { c.AMP = train.AMPFP16 }, []string{"bf16"}},
+		"fp16 on the CPU":         {func(_ *testing.T, c *train.Config) { c.AMP = machine.AMPFP16 }, []string{"bf16"}},
 		"a device that is not":    {func(_ *testing.T, c *train.Config) { c.Device = torch.Device{Type: torch.DeviceCUDA, Index: 99} }, []string{"cuda:99"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -400,7 +402,7 @@ func TestContinuingWithOtherSettingsIsRefused(t *testing.T) {
 	c = again(t, c, nil)
 	c.Progress, c.Continue, c.Seed = nil, true, 8
 	_, err = train.Run(context.Background(), c)
-	require.ErrorContains(t, err, "trained with seed 7, now 8 is asked for")
+	require.ErrorContains(t, err, "seed 7 (now 8)")
 }
 
 func nan() float32 { return float32(math.NaN()) }
@@ -477,7 +479,7 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 func TestBFloat16AutocastTrains(t *testing.T) {
 	torchtest.NoLeak(t)
 	c := tiny{}.config(t, "plain", "full", nil)
-	c.AMP = train.AMPBF16
+	c.AMP = machine.AMPBF16
 	r := run(t, c)
 	require.FileExists(t, r.Checkpoint)
 }

@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -20,13 +18,10 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/internal/atomicfile"
-	"github.com/lntorch/lntorch/loss"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/report"
 	"github.com/lntorch/lntorch/report/nnlog"
 	"github.com/lntorch/lntorch/torch"
-	"github.com/lntorch/lntorch/torch/nn"
-	"github.com/lntorch/lntorch/torch/optim"
 )
 
 // Names of nnU-Net's checkpoint files.
@@ -54,21 +49,13 @@ type trainer struct {
 	out     string // result folder of the configuration
 	fold    string // result folder of the fold
 
-	data   *dataset.Dataset
-	split  dataset.Split
-	train  *loader.Loader
-	val    *loader.Loader
-	scales [][]float64
+	data  *dataset.Dataset
+	split dataset.Split
+	train *loader.Loader
+	val   *loader.Loader
 
-	scope   *torch.Scope // owns the parameters
-	net     models.Network
-	params  []nn.Named
-	tensors []*torch.Tensor
-	trained []finetune.Param
-	sgd     *optim.SGD
-	scaler  *optim.GradScaler
-	loss    *loss.Loss
-	toDev   *uploader
+	*Session
+	toDev *uploader
 
 	log       nnlog.Log
 	file      *nnlog.File
@@ -77,7 +64,6 @@ type trainer struct {
 	epoch     int
 	iteration int       // done in this epoch
 	losses    []float64 // of this epoch's iterations
-	late      *late     // losses that the device still owes; nil where iterations wait for theirs
 	loading   *checkpoint.Report
 	decisions []string // what became of heads and first layers of pretrained weights
 	timing    timing
@@ -91,14 +77,8 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	if err := cfg.defaults(); err != nil {
 		return nil, err
 	}
-	if err := torch.CheckDevice(cfg.Device); err != nil {
-		return nil, err
-	}
-	if cfg.Threads == 0 {
-		cfg.Threads = runtime.NumCPU()
-	}
 	var result *Result
-	err := torch.OnThread(cfg.Threads, func() error {
+	err := cfg.Machine.Run(func() error {
 		t := &trainer{cfg: cfg, started: time.Now()}
 		defer t.close()
 		var err error
@@ -179,43 +159,12 @@ func (t *trainer) open() error {
 		return fmt.Errorf("train: %w", err)
 	}
 
-	if t.scope, err = torch.NewScope(); err != nil {
-		return err
-	}
-	b := nn.Builder{Scope: t.scope, Device: c.Device}
-	if t.net, err = models.Build(b, models.Spec{Architecture: t.arch, InputChannels: channels, NumClasses: classes}); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	t.net.SetFast(!c.Reference)
-	if c.Recompute {
-		r, ok := t.net.(models.Recomputer)
-		if !ok {
-			return fmt.Errorf("train: --recompute: %s keeps its activations; it is for networks such as those of %s", t.arch.NetworkClass, strings.Join(models.Trainers(), ", "))
-		}
-		if _, ok := c.Method.(finetune.Injector); ok {
-			return fmt.Errorf("train: --recompute: the adapters of method %s would draw other random numbers the second time", c.MethodName)
-		}
-		r.SetRecompute(true)
-	}
-	if err := t.net.CheckInput(wide(c.PatchSize)); err != nil {
-		return fmt.Errorf("train: patch_size: %w", err)
-	}
-	if !c.ValidateOnly { // the weights of a checkpoint have them merged in
-		if err := t.inject(b); err != nil {
-			return err
-		}
-	}
-	if err := t.collect(torch.SGD{LR: c.LR, Momentum: c.Momentum, WeightDecay: c.WeightDecay, Nesterov: c.Momentum > 0, Impl: t.impl()}); err != nil {
-		return err
-	}
-	if c.AMP == AMPFP16 {
-		if t.scaler, err = optim.NewGradScaler(c.Device, optim.DefaultGradScaler()); err != nil {
-			return err
-		}
-	}
-	t.scales = t.arch.DeepSupervisionScales()
-	t.loss, err = loss.New(loss.Config{Regions: t.dataset.Labels.HasRegions, IgnoreLabel: t.dataset.Labels.IgnoreLabel,
-		BatchDice: t.conf.BatchDice, Weights: plans.DeepSupervisionWeights(len(t.scales)), Fast: !c.Reference})
+	t.Session, err = NewSession(SessionConfig{
+		Spec:   models.Spec{Architecture: t.arch, InputChannels: channels, NumClasses: classes},
+		Labels: t.dataset.Labels, BatchDice: t.conf.BatchDice, Patch: c.PatchSize,
+		MethodName: c.MethodName, Method: c.Method, Refine: c.Refine, Optimizer: c.Optimizer, Machine: c.Machine,
+		Seed: c.Seed, Recompute: c.Recompute, NoAdapters: c.ValidateOnly,
+	})
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
@@ -226,27 +175,8 @@ func (t *trainer) open() error {
 		return err
 	}
 	t.toDev = newUploader(c.Device)
-	if t.lateLosses() {
-		t.late, err = newLate(c.Device)
-	}
-	return err
-}
-
-// inject lets the method attach adapters to the network.
-func (t *trainer) inject(b nn.Builder) error {
-	m, ok := t.cfg.Method.(finetune.Injector)
-	if !ok {
-		return nil
-	}
-	in := finetune.Injection{Module: t.net.Module(), Builder: b, Seed: mix(t.cfg.Seed, injectionStream), Reference: t.cfg.Reference}
-	if err := m.Inject(in); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
 	return nil
 }
-
-// injectionStream keeps the adapters' first values apart from the numbers that iterations, which count from 0, draw.
-const injectionStream = 1 << 62
 
 // architecture is the plans' network, or the one that the trainer builds whatever they say; a file of that network to
 // validate, to go on from or to start from says how large it is.
@@ -286,54 +216,11 @@ func (t *trainer) architecture() (*plans.Architecture, error) {
 	return a, nil
 }
 
-// collect lists the network's parameters, asks the method which of them train, and makes the optimizer. It holds all
-// parameters, as nnU-Net's does; those that do not train never have a gradient, and are left alone.
-func (t *trainer) collect(o torch.SGD) error {
-	t.params = t.net.Module().Parameters()
-	var names []string
-	for _, p := range t.params {
-		names = append(names, p.Name)
-	}
-	if err := t.cfg.Refine.Check(names); err != nil {
-		return err
-	}
-	for _, p := range t.params {
-		t.tensors = append(t.tensors, p.T)
-		trains := t.cfg.Refine.Apply(p.Name, t.cfg.Method.Trains(p.Name, p.Shape))
-		if err := p.T.SetRequiresGrad(trains); err != nil {
-			return err
-		}
-		if trains {
-			t.trained = append(t.trained, finetune.Param{Name: p.Name, T: p.T})
-		}
-	}
-	if len(t.trained) == 0 {
-		return fmt.Errorf("train: method %s with --train %q and --freeze %q trains no parameter of this network", t.cfg.MethodName, t.cfg.Refine.Train, t.cfg.Refine.Freeze)
-	}
-	if m, ok := t.cfg.Method.(finetune.Seeded); ok {
-		m.Seed(t.cfg.Seed)
-	}
-	var err error
-	t.sgd, err = optim.NewSGD(t.tensors, o)
-	return err
-}
-
-// impl: PyTorch steps tensor by tensor on the CPU and over whole lists on CUDA, where one kernel is quicker.
-func (t *trainer) impl() torch.Impl {
-	switch {
-	case t.cfg.Device.Type == torch.DeviceCPU:
-		return torch.SingleTensor
-	case t.cfg.Reference:
-		return torch.Foreach
-	}
-	return torch.Fused
-}
-
 // openLoaders starts the workers at the batches where the training stands.
 func (t *trainer) openLoaders() error {
 	c := &t.cfg
 	base := loader.Config{Dataset: t.data, Labels: t.dataset.Labels, BatchSize: c.BatchSize, PatchSize: c.PatchSize,
-		Oversample: c.Oversample, Scales: t.scales, Seed: c.Seed, Workers: c.Workers}
+		Oversample: c.Oversample, Scales: t.Scales, Seed: c.Seed, Workers: c.Workers}
 	train := base
 	train.Keys, train.Stream, train.RequireForeground = t.split.Train, "train", true
 	train.Pipeline = augment.MirrorAll(len(c.PatchSize))
@@ -383,7 +270,7 @@ func (t *trainer) restore() error {
 	}
 	defer gen.Close()
 	if c.Pretrained == "" {
-		return t.net.Module().Reset(gen, nil)
+		return t.Net.Module().Reset(gen, nil)
 	}
 	return t.loadPretrained(gen)
 }
@@ -419,7 +306,7 @@ func (t *trainer) loadNetwork(path string, o checkpoint.LoadOptions) error {
 
 func (t *trainer) loadWeights(f *checkpoint.File, o checkpoint.LoadOptions) error {
 	var err error
-	if t.loading, err = checkpoint.LoadWeights(t.net.Module(), f.Weights, o); err != nil {
+	if t.loading, err = checkpoint.LoadWeights(t.Net.Module(), f.Weights, o); err != nil {
 		return fmt.Errorf("train: %s: %w", f.Path, err)
 	}
 	return nil
@@ -507,22 +394,8 @@ func (t *trainer) close() {
 	if t.events != nil {
 		t.events.Close()
 	}
-	if t.sgd != nil {
-		t.sgd.Close()
-	}
-	if t.scaler != nil {
-		t.scaler.Close()
-	}
-	if m, ok := t.cfg.Method.(io.Closer); ok {
-		m.Close()
-	}
 	t.toDev.close()
-	if t.late != nil {
-		t.late.numbers.Close()
-	}
-	if t.scope != nil {
-		t.scope.Close()
-	}
+	t.Session.Close()
 }
 
 func wide(v []int) []int64 {

@@ -110,16 +110,11 @@ func (t *trainer) predictor() (*infer.Predictor, error) {
 	if !c.NoMirroring {
 		ic.Mirror = t.mirrorAxes()
 	}
-	if c.Reference {
+	if c.IsReference() {
 		ic.Numerics = infer.Reference
 	}
-	switch c.AMP {
-	case AMPOff:
-		ic.Autocast = torch.Float32
-	case AMPBF16:
-		ic.Autocast = torch.BFloat16
-	}
-	return infer.New(t.net, c.PatchSize, t.dataset.Labels.NumSegmentationHeads(), ic)
+	ic.Autocast = c.DType()
+	return infer.New(t.Net, c.PatchSize, t.dataset.Labels.NumSegmentationHeads(), ic)
 }
 
 func (t *trainer) validateCase(ctx context.Context, p *infer.Predictor, key, out string, targets []eval.Target, task string) ([]eval.Metrics, error) {

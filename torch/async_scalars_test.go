@@ -10,22 +10,22 @@ import (
 )
 
 // Numbers come in the order in which they were put, as they were then, whatever happens to their tensors later.
-func TestLateGivesNumbersInTheirOrder(t *testing.T) {
+func TestAsyncScalarsGiveNumbersInTheirOrder(t *testing.T) {
 	for _, name := range []string{"cpu", "cuda"} {
 		t.Run(name, func(t *testing.T) {
 			device := torchtest.Device(t, name)
 			torchtest.NoLeak(t)
-			late, err := torch.NewLate(device)
+			scalars, err := torch.NewAsyncScalars(device)
 			require.NoError(t, err)
-			defer late.Close()
-			_, err = late.Take()
-			require.EqualError(t, err, "torch: late: nothing was put")
+			defer scalars.Close()
+			_, err = scalars.Take()
+			require.EqualError(t, err, "torch: AsyncScalars.Take: nothing was put")
 			put := func(v float64) {
 				require.NoError(t, torch.With(func(s *torch.Scope) error {
 					x, y := s.Full(nil, v, torch.Float32, device), s.Full([]int64{1, 1}, -v, torch.Float64, device)
 					require.NoError(t, x.SetRequiresGrad(true))
 					z := s.MulScalar(x, 2)
-					require.NoError(t, late.Put(z, y))
+					require.NoError(t, scalars.Put(z, y))
 					s.Fill_(y, 99)
 					return s.Err()
 				}))
@@ -36,8 +36,8 @@ func TestLateGivesNumbersInTheirOrder(t *testing.T) {
 				if v == 0 {
 					continue
 				}
-				require.Equal(t, 2, late.Queued())
-				got, err := late.Take()
+				require.Equal(t, 2, scalars.Queued())
+				got, err := scalars.Take()
 				require.NoError(t, err)
 				require.Equal(t, []float64{2 * next, -next}, got)
 				next++
