@@ -86,7 +86,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 		return fmt.Errorf("trace: %w", err)
 	}
 	defer file.Close()
-	arch, err := models.ArchitectureOf(checkpoint.Shapes(file.Weights), conf)
+	arch, err := models.ForWeights(checkpoint.Shapes(file.Weights), conf)
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
@@ -158,8 +158,8 @@ func (t *trainer) traceStep(cfg TraceConfig, i, n, levels int, rec *record, mask
 	if err != nil {
 		return err
 	}
-	if channels := cfg.Dataset.NumInputChannels(t.conf); len(x.shape) != t.arch.Dim+2 || x.shape[1] != int64(channels) {
-		return fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", batchFile(cfg.Batches, i, "data"), x.shape, channels, t.arch.Dim)
+	if channels := cfg.Dataset.NumInputChannels(t.conf); len(x.shape) != t.arch.Dim()+2 || x.shape[1] != int64(channels) {
+		return fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", batchFile(cfg.Batches, i, "data"), x.shape, channels, t.arch.Dim())
 	}
 	start := time.Now()
 	lr := optim.PolyLR(cfg.LR, i, n, 0.9)

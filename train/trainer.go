@@ -50,7 +50,7 @@ type trainer struct {
 	plans   *plans.Plans
 	dataset *plans.Dataset
 	conf    *plans.Configuration
-	arch    *plans.Architecture
+	arch    models.Architecture
 	out     string // result folder of the configuration
 	fold    string // result folder of the fold
 
@@ -190,7 +190,7 @@ func (t *trainer) open() error {
 	if c.Recompute {
 		r, ok := t.net.(models.Recomputer)
 		if !ok {
-			return fmt.Errorf("train: --recompute: %s keeps its activations; it is for networks such as those of %s", t.arch.NetworkClass, strings.Join(models.Trainers(), ", "))
+			return fmt.Errorf("train: --recompute: %s keeps its activations; it is for networks such as those of %s", t.arch.Class(), strings.Join(models.Trainers(), ", "))
 		}
 		if _, ok := c.Method.(finetune.Injector); ok {
 			return fmt.Errorf("train: --recompute: the adapters of method %s would draw other random numbers the second time", c.MethodName)
@@ -250,7 +250,7 @@ const injectionStream = 1 << 62
 
 // architecture is the plans' network, or the one that the trainer builds whatever they say; a file of that network to
 // validate, to go on from or to start from says how large it is.
-func (t *trainer) architecture() (*plans.Architecture, error) {
+func (t *trainer) architecture() (models.Architecture, error) {
 	c := &t.cfg
 	path := c.Checkpoint
 	if c.Pretrained != "" && path == "" {
@@ -268,18 +268,18 @@ func (t *trainer) architecture() (*plans.Architecture, error) {
 			return nil, fmt.Errorf("train: %w", err)
 		}
 		defer f.Close()
-		if s := models.Recognise(checkpoint.Shapes(f.Weights)); s != nil && !models.Planned(s.Architecture.NetworkClass) {
+		if s := models.Recognise(checkpoint.Shapes(f.Weights)); s != nil && !models.Planned(s.Architecture.Class()) {
 			own, ok := models.ByTrainer(c.Trainer)
-			if c.Trainer == "" || own.Class == s.Architecture.NetworkClass {
+			if c.Trainer == "" || own.Name() == s.Architecture.Class() {
 				return s.Architecture, nil
 			}
 			if !ok {
 				return nil, fmt.Errorf("train: %s holds a %s, which plans do not describe and trainer %s does not build: name its trainer with -tr (%s)",
-					path, s.Architecture.NetworkClass, c.Trainer, strings.Join(models.Trainers(), ", "))
+					path, s.Architecture.Class(), c.Trainer, strings.Join(models.Trainers(), ", "))
 			}
 		}
 	}
-	a, err := models.Architecture(c.Trainer, t.conf)
+	a, err := models.ForTrainer(c.Trainer, t.conf)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}

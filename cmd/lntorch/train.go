@@ -48,7 +48,7 @@ Methods:
 	f.String("method", "", "fine-tuning method: "+strings.Join(methodNames(), ", "))
 	f.String("plans", "nnUNetPlans", "name of the plans file, without .json (nnU-Net: -p)")
 	f.String("pretrained-weights", "", "checkpoint to start from")
-	f.String("head", string(train.HeadNNUNet), "segmentation heads of the pretrained weights: nnunet (seg_layers are reset, any other head goes along), reset, keep, "+
+	f.String("head", string(train.HeadNNUNet), "segmentation heads of the pretrained weights: nnunet ("+models.SegLayers+" are reset, any other head goes along), reset, keep, "+
 		"or extend (known classes go along, by name or number)")
 	f.String("channels", string(train.ChannelsKeep), "input channels of the pretrained weights: keep (they must fit), or extend (known ones go along, others start at 0)")
 	refineFlags(f)
