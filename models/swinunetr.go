@@ -31,7 +31,7 @@ func init() {
 			return &SwinUNETR{V2: v2, Axes: dim, FeatureSize: 48, Depths: []int{2, 2, 2, 2}, Heads: []int{3, 6, 12, 24}}
 		}
 		class := released(3).Class()
-		Register(Entry{Class: "monai.networks.nets.swin_unetr." + class, Summary: "MONAI's Swin transformer with a convolutional decoder",
+		Register(Entry{Class: "monai.networks.nets.swin_unetr." + class, Summary: "MONAI's " + class + ", a Swin transformer with a convolutional decoder",
 			Recognise:    func(shapes map[string][]int64) *Spec { return recogniseSwin(shapes, v2) },
 			IsHead:       func(name string) bool { return strings.HasPrefix(name, "out.conv.conv.") },
 			IsTransposed: func(name string) bool { return strings.Contains(name, "transp_conv.") },
