@@ -79,7 +79,7 @@ func (c loraCase) build(t *testing.T, s *torch.Scope) models.Network {
 	require.NoError(t, err)
 	conf, err := p.Configuration("c")
 	require.NoError(t, err)
-	a, err := conf.Architecture()
+	a, err := models.Parse(conf)
 	require.NoError(t, err)
 	n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: c.Spec.InputChannels, NumClasses: c.Spec.NumClasses})
 	require.NoError(t, err)
@@ -426,7 +426,7 @@ func TestLiveReleasedCheckpoints(t *testing.T) {
 				f, err := checkpoint.Open(filepath.Join(dir, "B.pth"))
 				require.NoError(t, err)
 				defer f.Close()
-				e := checkpoint.NewEdit(f)
+				e := checkpoint.NewEdit(f, models.Canonical)
 				pairs, layers := map[string]checkpoint.LowRank{}, 0
 				for _, w := range f.Weights {
 					layer, part, ok := peft.SplitName(w.Name)

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/models"
 )
 
 func init() {
@@ -24,5 +25,5 @@ func init() {
 type norm struct{}
 
 func (norm) Trains(name string, _ []int64) bool {
-	return strings.Contains(name, "norm") || strings.Contains(name, "seg_layers")
+	return strings.Contains(name, "norm") || models.IsSegLayer(name)
 }

@@ -41,7 +41,7 @@ func sourceNetwork(t *testing.T, s *torch.Scope) models.Network {
 	f := openSource(t)
 	c, err := f.Plans.Configuration(f.Configuration)
 	require.NoError(t, err)
-	a, err := c.Architecture()
+	a, err := models.Parse(c)
 	require.NoError(t, err)
 	n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
 	require.NoError(t, err)

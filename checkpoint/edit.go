@@ -15,34 +15,13 @@ import (
 	"github.com/lntorch/lntorch/formats/pth"
 )
 
-// Canonical is the name under which PyTorch first lists a parameter of nnU-Net's networks, which list the encoder again in
-// the decoder, and each block's layers again in all_modules. Other names are their own.
-// Source: dynamic_network_architectures 0.3.1, UNetDecoder and ConvDropoutNormReLU.
-func Canonical(name string) string {
-	if strings.HasPrefix(name, "decoder.encoder.") {
-		name = strings.TrimPrefix(name, "decoder.")
-	}
-	const list = ".all_modules."
-	i := strings.LastIndex(name, list)
-	if i < 0 {
-		return name
-	}
-	number, rest, ok := strings.Cut(name[i+len(list):], ".")
-	switch {
-	case !ok:
-		return name
-	case number == "0":
-		return name[:i] + ".conv." + rest
-	}
-	return name[:i] + ".norm." + rest // of the layers with parameters only the norm comes after the convolution
-}
-
 // Digest is the sha256, in hexadecimal, of a file's weights, whatever file they are in: for each canonical name, sorted, the
-// name, type and shape as a line of text and the elements, row-major and little-endian. Aliases count once.
-func (f *File) Digest() (string, error) {
+// name, type and shape as a line of text and the elements, row-major and little-endian. Aliases count once: canonical gives
+// for each name the one that stands for it.
+func (f *File) Digest(canonical func(name string) string) (string, error) {
 	tensors := map[string]*pth.Tensor{}
 	for _, w := range f.Weights {
-		if c := Canonical(w.Name); tensors[c] == nil || c == w.Name {
+		if c := canonical(w.Name); tensors[c] == nil || c == w.Name {
 			tensors[c] = w.Tensor
 		}
 	}
@@ -69,19 +48,21 @@ func (f *File) Digest() (string, error) {
 
 // Edit is a file's weights under change. It needs no libtorch. The file must stay open until Save.
 type Edit struct {
-	file    *File
-	tensors map[string]*pth.Tensor // by canonical name
-	about   string
+	file      *File
+	tensors   map[string]*pth.Tensor // by canonical name
+	canonical func(name string) string
+	about     string
 }
 
-// NewEdit begins with the weights of f. Parameters of adapters among them are left out.
-func NewEdit(f *File) *Edit {
-	e := &Edit{file: f, tensors: map[string]*pth.Tensor{}}
+// NewEdit begins with the weights of f. Parameters of adapters among them are left out. canonical gives for each name of
+// a weight the one that stands for all its aliases.
+func NewEdit(f *File, canonical func(name string) string) *Edit {
+	e := &Edit{file: f, tensors: map[string]*pth.Tensor{}, canonical: canonical}
 	for _, w := range f.Weights {
 		if _, _, ok := peft.SplitName(w.Name); ok {
 			continue
 		}
-		if c := Canonical(w.Name); e.tensors[c] == nil || c == w.Name {
+		if c := e.canonical(w.Name); e.tensors[c] == nil || c == w.Name {
 			e.tensors[c] = w.Tensor
 		}
 	}
@@ -92,14 +73,14 @@ func NewEdit(f *File) *Edit {
 func (e *Edit) SetAbout(text string) { e.about = text }
 
 // Tensor gives a weight as it stands, nil if there is none of that name.
-func (e *Edit) Tensor(name string) *pth.Tensor { return e.tensors[Canonical(name)] }
+func (e *Edit) Tensor(name string) *pth.Tensor { return e.tensors[e.canonical(name)] }
 
 // Replace puts t, of any shape, in the place of a weight.
 func (e *Edit) Replace(name string, t *pth.Tensor) error {
 	if e.Tensor(name) == nil {
 		return fmt.Errorf("checkpoint: %s has no weight %s: is it the right base?", e.file.Path, name)
 	}
-	e.tensors[Canonical(name)] = t
+	e.tensors[e.canonical(name)] = t
 	return nil
 }
 
@@ -182,7 +163,7 @@ func (e *Edit) AddLowRank(l LowRank) error {
 	if err != nil {
 		return err
 	}
-	e.tensors[Canonical(name)] = t
+	e.tensors[e.canonical(name)] = t
 	return nil
 }
 
@@ -230,7 +211,7 @@ func (e *Edit) Save(path, trainer string) error {
 		if _, _, ok := peft.SplitName(w.Name); ok {
 			continue
 		}
-		t := e.tensors[Canonical(w.Name)]
+		t := e.tensors[e.canonical(w.Name)]
 		weights.Set(w.Name, t)
 		list = append(list, Weight{w.Name, t})
 	}

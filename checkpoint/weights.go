@@ -111,10 +111,6 @@ func (r *Remap) fits(file, model []int64) bool {
 	return !slices.ContainsFunc(r.From, func(i int) bool { return i < -1 || int64(i) >= file[r.Axis] })
 }
 
-// KeepSegLayers is nnU-Net's rule for -pretrained_weights: segmentation heads start anew.
-// Source: nnU-Net 2.5.1 load_pretrained_weights.
-func KeepSegLayers(name string) bool { return strings.Contains(name, ".seg_layers.") }
-
 // LoadWeights fills the parameters and buffers of a network from a file, converting their element type. Nothing is
 // changed unless everything fits: the error lists what is missing, mismatched or unexpected. Of aliases at least one
 // must be in the file; where aliases differ the last one counts, as it does for PyTorch.

@@ -13,6 +13,7 @@ import (
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/nn"
 )
@@ -228,7 +229,7 @@ func TestKeptParametersKeepTheirValues(t *testing.T) {
 			if !withHead {
 				weights = weights[:6]
 			}
-			r, err := checkpoint.LoadWeights(n.module, weights, checkpoint.LoadOptions{Keep: checkpoint.KeepSegLayers})
+			r, err := checkpoint.LoadWeights(n.module, weights, checkpoint.LoadOptions{Keep: models.IsSegLayer})
 			require.NoError(t, err)
 			require.Equal(t, []float32{-1, -1}, torchtest.Float32s(t, n.head.T))
 			require.Equal(t, []float32{64, 128}, torchtest.Float32s(t, n.bias.T))
@@ -280,7 +281,7 @@ func TestLiveKeptLayersAreThoseOfLoadPretrainedWeights(t *testing.T) {
 	f := openSource(t)
 	var kept []string
 	for _, w := range f.Weights {
-		if checkpoint.KeepSegLayers(w.Name) {
+		if models.IsSegLayer(w.Name) {
 			kept = append(kept, w.Name)
 		}
 	}
@@ -300,12 +301,12 @@ func TestPretrainedWeightsRenewExactlyTheHeads(t *testing.T) {
 		for _, p := range n.Module().Parameters() {
 			s.Fill_(p.T, -7)
 		}
-		require.NoError(t, n.Module().Reset(gen, func(path string) bool { return checkpoint.KeepSegLayers(path + ".") }))
+		require.NoError(t, n.Module().Reset(gen, func(path string) bool { return models.IsSegLayer(path + ".") }))
 		reset := map[string][]float32{}
 		for _, p := range n.Module().Parameters() {
 			reset[p.Name] = torchtest.Float32s(t, p.T)
 		}
-		r, err := checkpoint.LoadWeights(n.Module(), f.Weights, checkpoint.LoadOptions{Keep: checkpoint.KeepSegLayers, AllowUnexpected: true})
+		r, err := checkpoint.LoadWeights(n.Module(), f.Weights, checkpoint.LoadOptions{Keep: models.IsSegLayer, AllowUnexpected: true})
 		require.NoError(t, err)
 		require.Equal(t, 6, r.Count(checkpoint.Kept))
 		file := map[string][]byte{}

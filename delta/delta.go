@@ -19,6 +19,7 @@ import (
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/formats/safetensors"
+	"github.com/lntorch/lntorch/models"
 )
 
 // Metadata of the file.
@@ -65,12 +66,12 @@ func Compare(base *checkpoint.File, weights []Weight) (*Delta, error) {
 	d := &Delta{}
 	was := map[string]*pth.Tensor{}
 	for _, w := range base.Weights {
-		if c := checkpoint.Canonical(w.Name); was[c] == nil || c == w.Name {
+		if c := models.Canonical(w.Name); was[c] == nil || c == w.Name {
 			was[c] = w.Tensor
 		}
 	}
 	for _, w := range weights {
-		old := was[checkpoint.Canonical(w.Name)]
+		old := was[models.Canonical(w.Name)]
 		if old == nil {
 			return nil, fmt.Errorf("delta: %s has no weight %s: it is not what this network began with", base.Path, w.Name)
 		}
@@ -87,7 +88,7 @@ func Compare(base *checkpoint.File, weights []Weight) (*Delta, error) {
 		d.Changed += int64(c.changed)
 	}
 	var err error
-	d.Base, err = base.Digest()
+	d.Base, err = base.Digest(models.Canonical)
 	return d, err
 }
 
@@ -268,7 +269,7 @@ func CheckBase(base *checkpoint.File, digest, from string) error {
 	if digest == "" {
 		return nil
 	}
-	is, err := base.Digest()
+	is, err := base.Digest(models.Canonical)
 	if err != nil {
 		return err
 	}

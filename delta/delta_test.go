@@ -14,6 +14,7 @@ import (
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/formats/safetensors"
+	"github.com/lntorch/lntorch/models"
 )
 
 func floats(v ...float32) []byte {
@@ -97,10 +98,10 @@ func TestOnlyChangedEntriesAreKeptAndAppliedToEveryName(t *testing.T) {
 	f, err := delta.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
-	digest, err := b.Digest()
+	digest, err := b.Digest(models.Canonical)
 	require.NoError(t, err)
 	require.Equal(t, digest, f.Base)
-	e := checkpoint.NewEdit(b)
+	e := checkpoint.NewEdit(b, models.Canonical)
 	require.NoError(t, f.Apply(b, e))
 	out := filepath.Join(t.TempDir(), "out.pth")
 	require.NoError(t, e.Save(out, ""))
@@ -133,12 +134,12 @@ func TestAnotherBaseIsRefused(t *testing.T) {
 	require.NoError(t, err)
 	defer f.Close()
 	other := base(t, 9, 12)
-	err = f.Apply(other, checkpoint.NewEdit(other))
+	err = f.Apply(other, checkpoint.NewEdit(other, models.Canonical))
 	require.ErrorContains(t, err, "was not trained from "+other.Path)
 	require.ErrorContains(t, err, "give the checkpoint that the training began with as --base")
 	require.NoError(t, delta.CheckBase(other, "", path), "a file that names no base goes with any")
 	same := base(t, 9, 10)
-	require.NoError(t, f.Apply(same, checkpoint.NewEdit(same)))
+	require.NoError(t, f.Apply(same, checkpoint.NewEdit(same, models.Canonical)))
 
 	_, err = delta.Compare(b, []delta.Weight{weight("elsewhere", []int64{1}, 1)})
 	require.ErrorContains(t, err, "has no weight elsewhere")
@@ -147,7 +148,7 @@ func TestAnotherBaseIsRefused(t *testing.T) {
 // The digest is of the weights: it does not depend on the file's format, the order of names, or which aliases it lists.
 func TestDigestIsOfTheWeights(t *testing.T) {
 	b := base(t, 9, 10)
-	want, err := b.Digest()
+	want, err := b.Digest(models.Canonical)
 	require.NoError(t, err)
 	require.Len(t, want, 64)
 	path := filepath.Join(t.TempDir(), "w.safetensors")
@@ -155,17 +156,17 @@ func TestDigestIsOfTheWeights(t *testing.T) {
 	f, err := checkpoint.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
-	got, err := f.Digest()
+	got, err := f.Digest(models.Canonical)
 	require.NoError(t, err)
 	require.Equal(t, want, got)
-	other, err := base(t, 9, 11).Digest()
+	other, err := base(t, 9, 11).Digest(models.Canonical)
 	require.NoError(t, err)
 	require.NotEqual(t, want, other)
 }
 
 func TestDamagedDeltasAreRefused(t *testing.T) {
 	b := base(t, 9, 10)
-	digest, err := b.Digest()
+	digest, err := b.Digest(models.Canonical)
 	require.NoError(t, err)
 	meta := map[string]string{"format": "lntorch.delta", "version": "1", "base_sha256": digest}
 	ints := func(v ...int32) func([]byte) error {
@@ -195,7 +196,7 @@ func TestDamagedDeltasAreRefused(t *testing.T) {
 		require.NoError(t, safetensors.Save(path, entries, meta))
 		f, err := delta.Open(path)
 		if err == nil {
-			err = f.Apply(b, checkpoint.NewEdit(b))
+			err = f.Apply(b, checkpoint.NewEdit(b, models.Canonical))
 			f.Close()
 		}
 		require.ErrorContains(t, err, message)

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/optim"
 )
@@ -169,10 +170,10 @@ const (
 )
 
 // Classify decides by the parameter's full name, tests in this order:
-// frozen with pos_embed or cls_token; dense with norm, bias, head, gamma or seg_layers; sparse otherwise. Vectors have no
-// rows and are dense.
+// frozen with pos_embed or cls_token; dense with norm, bias, head or gamma, and of a segmentation head; sparse otherwise. Vectors
+// have no rows and are dense.
 // Source: LN-Seg-FM nnUNetTrainer_DGST.py, dynamic_gradient_sparsification.
-// Differs: SwinUNETR's segmentation head (out.conv.conv.weight), which that test would leave sparse, is dense like nnU-Net's.
+// Differs: the source knows heads by the name seg_layers; SwinUNETR's segmentation head (out.conv.conv.weight), which that would leave sparse, is dense like nnU-Net's.
 func Classify(name string, shape []int64) Kind {
 	has := func(parts ...string) bool {
 		for _, p := range parts {
@@ -186,7 +187,7 @@ func Classify(name string, shape []int64) Kind {
 	switch {
 	case has("pos_embed", "cls_token"):
 		return Frozen
-	case has("norm", "bias", "head", "gamma", "seg_layers"), plain == "out.conv.conv.weight", len(shape) < 2:
+	case has("norm", "bias", "head", "gamma"), models.IsHead(plain), len(shape) < 2:
 		return Dense
 	}
 	return Sparse

@@ -3,8 +3,8 @@ package dgst
 import (
 	"hash/fnv"
 	"math/bits"
-	"strings"
 
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 )
 
@@ -37,15 +37,10 @@ func rowsOf(r Rows, name string, shape []int64) layout {
 	switch {
 	case r == Kernel && len(shape) > 2:
 		l.rows, l.width = shape[0]*shape[1], l.kernel
-	case r == Output && transposed(name):
+	case r == Output && models.IsTransposed(name):
 		l.rows, l.width, l.swapped = shape[1], shape[0]*l.kernel, true
 	}
 	return l
-}
-
-// transposed tells the transposed convolutions of nnU-Net's networks (transpconvs) and of MONAI's (transp_conv).
-func transposed(name string) bool {
-	return strings.Contains(name, "transpconvs.") || strings.Contains(name, "transp_conv.")
 }
 
 // largest gives the flat indices into g of the k entries of largest |g| in each row, ties to the lowest index.

@@ -8,8 +8,54 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
+// ResidualEncoderUNet is nnU-Net's ResEnc networks (M, L and XL are one architecture): a stem, then residual blocks in the
+// encoder; the decoder is PlainConvUNet's.
+// Source: dynamic_network_architectures 0.3.1, unet.ResidualEncoderUNet, ResidualEncoder, residual.py.
+type ResidualEncoderUNet struct {
+	UNet
+	BlocksPerStage     []int  // residual blocks per encoder stage
+	Block              string // BasicBlockD or BottleneckD
+	BottleneckChannels []int  // per stage; BottleneckD's alone
+	StemChannels       int    // output channels of the stem; FeaturesPerStage[0] if not given
+}
+
 func init() {
-	Register(Entry{Class: "ResidualEncoderUNet", New: newResidualEncoderUNet, Recognise: recogniseResidualEncoderUNet})
+	const class = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
+	const blocks = `"n_blocks_per_stage": [1,3,4,6,6,6], "n_conv_per_stage_decoder": 1`
+	registerUNet(Entry{Class: class, Summary: "nnU-Net's ResEnc M, L and XL", Parse: parseResidualEncoderUNet, Recognise: recogniseResidualEncoderUNet, Sizes: []Size{
+		{Name: "resencl", Summary: "ResEnc M and L", Patch: []int{64, 64, 64},
+			Block: unetBlock(class, releasedFeatures, releasedKernels, releasedStrides, blocks)},
+		// The topology of its patch is the published example's for lymph nodes.
+		{Name: "resenc", Summary: "ResEnc L of the published patch", Patch: []int{80, 112, 224},
+			Block: unetBlock(class, releasedFeatures, releasedKernels, "[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[1,1,2]]", blocks)},
+	}})
+}
+
+func parseResidualEncoderUNet(args plans.Arguments, dim int) Architecture {
+	a := &ResidualEncoderUNet{}
+	a.parse(args, a.Class(), dim, "n_blocks_per_stage", "block", "bottleneck_channels", "stem_channels")
+	if !args.OK() {
+		return a
+	}
+	args.Require("n_blocks_per_stage", "blocks per stage")
+	a.BlocksPerStage = args.PerStage("n_blocks_per_stage", a.Stages())
+	if a.Block = plans.LastComponent(args.String("block")); a.Block == "" {
+		a.Block = "BasicBlockD"
+	}
+	if a.Block != "BasicBlockD" && a.Block != "BottleneckD" {
+		args.Fail("block", "BasicBlockD or BottleneckD", a.Block)
+	}
+	if a.Block == "BottleneckD" {
+		args.Require("bottleneck_channels", "channels per stage, which BottleneckD needs")
+		a.BottleneckChannels = args.PerStage("bottleneck_channels", a.Stages())
+	}
+	if !args.OK() {
+		return a
+	}
+	if a.StemChannels = args.Int("stem_channels", a.FeaturesPerStage[0]); a.StemChannels < 1 {
+		args.Fail("stem_channels", "a positive number", a.StemChannels)
+	}
+	return a
 }
 
 func recogniseResidualEncoderUNet(shapes map[string][]int64) *Spec {
@@ -17,7 +63,7 @@ func recogniseResidualEncoderUNet(shapes map[string][]int64) *Spec {
 	if shapes[first+".weight"] == nil {
 		return nil
 	}
-	a := &plans.Architecture{NetworkClass: "ResidualEncoderUNet", Block: "BasicBlockD", StemChannels: axisOf(shapes, first+".weight", 0)}
+	a := &ResidualEncoderUNet{Block: "BasicBlockD", StemChannels: axisOf(shapes, first+".weight", 0)}
 	last := ".conv2.conv.weight"
 	if shapes["encoder.stages.0.blocks.0.conv3.conv.weight"] != nil {
 		a.Block, last = "BottleneckD", ".conv3.conv.weight"
@@ -32,19 +78,43 @@ func recogniseResidualEncoderUNet(shapes map[string][]int64) *Spec {
 			a.BottleneckChannels = append(a.BottleneckChannels, axisOf(shapes, middle, 0))
 		}
 	}
-	return recogniseUNet(a, shapes, first)
+	return a.recognise(a, shapes, first)
 }
 
-// newResidualEncoderUNet builds nnU-Net's ResEnc networks (M, L and XL are one architecture): a stem, then residual
-// blocks in the encoder; the decoder is PlainConvUNet's.
-// Source: dynamic_network_architectures 0.3.1, unet.ResidualEncoderUNet, ResidualEncoder, residual.py.
-func newResidualEncoderUNet(b nn.Builder, spec Spec) (Network, error) {
-	a := spec.Architecture
-	if err := checkUNet(a); err != nil {
+// Class is the last component of the upstream class name.
+func (a *ResidualEncoderUNet) Class() string { return "ResidualEncoderUNet" }
+
+// Describe is the architecture in one line.
+func (a *ResidualEncoderUNet) Describe() string {
+	return a.describe(a.Class(), fmt.Sprintf("blocks %v (%s)", a.BlocksPerStage, a.Block))
+}
+
+// Arguments are those that show in shapes.
+func (a *ResidualEncoderUNet) Arguments() map[string]any {
+	m := a.arguments()
+	m["n_blocks_per_stage"], m["block"], m["stem_channels"] = a.BlocksPerStage, a.Block, a.StemChannels
+	if a.BottleneckChannels != nil {
+		m["bottleneck_channels"] = a.BottleneckChannels
+	}
+	return m
+}
+
+// Compare says where the weights' arguments differ.
+func (a *ResidualEncoderUNet) Compare(weights Architecture) []string { return compareUNets(a, weights) }
+
+// Topology is what nnU-Net's measure of memory goes by.
+func (a *ResidualEncoderUNet) Topology() Topology { return a.topology(a.BlocksPerStage, true) }
+
+// Activations estimates how many numbers a step keeps: of a residual block its two convolutions' and the shortcut's.
+func (a *ResidualEncoderUNet) Activations(s Step) int64 { return a.activations(s, a.BlocksPerStage, 3) }
+
+// New builds the network.
+func (a *ResidualEncoderUNet) New(b nn.Builder, inputChannels, classes int) (Network, error) {
+	if err := a.check(); err != nil {
 		return nil, err
 	}
 	m := &mode{training: true}
-	stem := newStackedConvs(b, a, m, 1, spec.InputChannels, a.StemChannels, a.KernelSizes[0], ones(a.Dim))
+	stem := newStackedConvs(b, &a.UNet, m, 1, inputChannels, a.StemChannels, a.KernelSizes[0], ones(a.Axes))
 	in := a.StemChannels
 	var stages [][]*residualBlock
 	var modules []*nn.Module
@@ -57,9 +127,9 @@ func newResidualEncoderUNet(b nn.Builder, spec Spec) (Network, error) {
 			if a.Block == "BottleneckD" {
 				inner = a.BottleneckChannels[i]
 			}
-			r := newResidualBlock(b, a, m, in, inner, f, a.KernelSizes[i], stride)
+			r := newResidualBlock(b, &a.UNet, m, in, inner, f, a.KernelSizes[i], stride)
 			blocks, bm = append(blocks, r), append(bm, r.module)
-			in, stride = f, ones(a.Dim)
+			in, stride = f, ones(a.Axes)
 		}
 		stages = append(stages, blocks)
 		stage := nn.NewModule()
@@ -69,7 +139,7 @@ func newResidualEncoderUNet(b nn.Builder, spec Spec) (Network, error) {
 	encoder := nn.NewModule()
 	encoder.Child("stem", stem.module)
 	encoder.Child("stages", nn.Sequence(modules...))
-	return newUNet(b, spec, m, encoder, func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
+	return newUNet(b, &a.UNet, classes, m, encoder, func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 		x = stem.forward(s, x, false)
 		var skips []*torch.Tensor
 		for i, blocks := range stages {
@@ -106,9 +176,9 @@ type residualBlock struct {
 }
 
 // newResidualBlock makes a BottleneckD when inner, the channels between, is not 0.
-func newResidualBlock(b nn.Builder, a *plans.Architecture, m *mode, in, inner, out int, kernel, stride []int) *residualBlock {
+func newResidualBlock(b nn.Builder, a *UNet, m *mode, in, inner, out int, kernel, stride []int) *residualBlock {
 	r := &residualBlock{module: nn.NewModule(), slope: slope(a.Nonlin)}
-	one := ones(a.Dim)
+	one := ones(a.Axes)
 	plain := blockOptions{noDropout: true}
 	last := blockOptions{noNonlin: true, noDropout: true}
 	if inner == 0 {

@@ -53,14 +53,14 @@ type swinSpec struct {
 }
 
 // architecture of sp's network.
-func (sp spec) architecture(t *testing.T) *plans.Architecture {
+func (sp spec) architecture(t *testing.T) models.Architecture {
 	t.Helper()
 	if sp.Swin == nil {
 		return architecture(t, string(sp.Architecture))
 	}
 	e, ok := models.ByTrainer("nnUNetTrainer_" + sp.Swin.Class)
 	require.True(t, ok)
-	a := e.Released(len(sp.InputShape) - 2)
+	a := e.Released(len(sp.InputShape) - 2).(*models.SwinUNETR)
 	a.FeatureSize = sp.Swin.FeatureSize
 	return a
 }
@@ -78,7 +78,7 @@ func onTorch(t *testing.T, f func(s *torch.Scope)) {
 }
 
 // architecture reads an architecture block as plans.json has it.
-func architecture(t *testing.T, block string) *plans.Architecture {
+func architecture(t *testing.T, block string) models.Architecture {
 	t.Helper()
 	axes := "1, 1, 1"
 	if strings.Contains(block, "Conv2d") {
@@ -91,7 +91,7 @@ func architecture(t *testing.T, block string) *plans.Architecture {
 	require.NoError(t, err)
 	c, err := p.Configuration("c")
 	require.NoError(t, err)
-	a, err := c.Architecture()
+	a, err := models.Parse(c)
 	require.NoError(t, err)
 	return a
 }

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
-	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/nn"
 )
@@ -17,23 +17,37 @@ import (
 // Shapes in this file: n batch, c channels, d spatial axes (2 or 3) as "…", w windows of a batch together, t tokens of a
 // window, h heads.
 
+// SwinUNETR is the architecture of both.
+type SwinUNETR struct {
+	V2            bool
+	Axes          int   // 2 or 3
+	FeatureSize   int   // channels of the first hidden state
+	Depths, Heads []int // blocks and attention heads of each stage
+}
+
 func init() {
-	Register(Entry{Class: "SwinUNETR", New: newSwinUNETR, Recognise: recogniseSwin,
-		Trainer: "nnUNetTrainer_SwinUNETR", LR: 1e-2, Epochs: 2000, Released: releasedSwin("SwinUNETR")})
-	Register(Entry{Class: "SwinUNETRv2", New: newSwinUNETR, Recognise: recogniseSwin,
-		Trainer: "nnUNetTrainer_SwinUNETRv2", LR: 1e-2, Epochs: 2000, Released: releasedSwin("SwinUNETRv2")})
+	for _, v2 := range []bool{false, true} {
+		released := func(dim int) Architecture {
+			return &SwinUNETR{V2: v2, Axes: dim, FeatureSize: 48, Depths: []int{2, 2, 2, 2}, Heads: []int{3, 6, 12, 24}}
+		}
+		class := released(3).Class()
+		Register(Entry{Class: "monai.networks.nets.swin_unetr." + class, Summary: "MONAI's " + class + ", a Swin transformer with a convolutional decoder",
+			Recognise:    func(shapes map[string][]int64) *Spec { return recogniseSwin(shapes, v2) },
+			IsHead:       func(name string) bool { return strings.HasPrefix(name, "out.conv.conv.") },
+			IsTransposed: func(name string) bool { return strings.Contains(name, "transp_conv.") },
+			// LN-Seg-FM's trainers.
+			Trainer: "nnUNetTrainer_" + class, LR: 1e-2, Epochs: 2000, Released: released,
+			Sizes: []Size{{Name: strings.ToLower(class), Summary: "MONAI's " + class, Patch: []int{64, 64, 64}}}})
+	}
 }
 
 // recogniseSwin: heads show in the bias tables, depths in the number of blocks.
-func recogniseSwin(shapes map[string][]int64) *Spec {
+func recogniseSwin(shapes map[string][]int64, v2 bool) *Spec {
 	const embed, out = "swinViT.patch_embed.proj.weight", "out.conv.conv.weight"
-	if shapes[embed] == nil || shapes[out] == nil {
+	if len(shapes[embed]) < 4 || shapes[out] == nil || v2 != (shapes["swinViT.layers1c.0.layer.conv1.conv.weight"] != nil) {
 		return nil
 	}
-	a := &plans.Architecture{NetworkClass: "SwinUNETR", Dim: len(shapes[embed]) - 2, FeatureSize: axisOf(shapes, embed, 0)}
-	if shapes["swinViT.layers1c.0.layer.conv1.conv.weight"] != nil {
-		a.NetworkClass = "SwinUNETRv2"
-	}
+	a := &SwinUNETR{V2: v2, Axes: len(shapes[embed]) - 2, FeatureSize: axisOf(shapes, embed, 0)}
 	const table = ".attn.relative_position_bias_table"
 	for i := range swinStages {
 		blocks := fmt.Sprintf("swinViT.layers%d.0.blocks.", i+1)
@@ -53,11 +67,67 @@ const (
 	swinMasked = -100.0
 )
 
-// releasedSwin is the network of LN-Seg-FM's trainers.
-func releasedSwin(class string) func(dim int) *plans.Architecture {
-	return func(dim int) *plans.Architecture {
-		return &plans.Architecture{NetworkClass: class, Dim: dim, FeatureSize: 48, Depths: []int{2, 2, 2, 2}, Heads: []int{3, 6, 12, 24}}
+// Class is the last component of the upstream class name; MONAI has one class, whose argument use_v2 makes the other network.
+func (a *SwinUNETR) Class() string {
+	if a.V2 {
+		return "SwinUNETRv2"
 	}
+	return "SwinUNETR"
+}
+
+// Dim is the number of spatial axes.
+func (a *SwinUNETR) Dim() int { return a.Axes }
+
+// Stages is the number of resolutions: the image is halved five times.
+func (a *SwinUNETR) Stages() int { return swinStages + 2 }
+
+// Divisor is what halving five times asks for.
+func (a *SwinUNETR) Divisor() []int { return slices.Repeat([]int{swinFactor}, a.Axes) }
+
+// DeepSupervisionScales: there is one output, of the input's size.
+func (a *SwinUNETR) DeepSupervisionScales() [][]float64 {
+	return [][]float64{slices.Repeat([]float64{1}, a.Axes)}
+}
+
+// Describe is the architecture in one line.
+func (a *SwinUNETR) Describe() string {
+	return fmt.Sprintf("%s, %dd, feature size %d, blocks %v, heads %v", a.Class(), a.Axes, a.FeatureSize, a.Depths, a.Heads)
+}
+
+// Arguments are those that show in shapes.
+func (a *SwinUNETR) Arguments() map[string]any {
+	return map[string]any{"feature_size": a.FeatureSize, "depths": a.Depths, "num_heads": a.Heads, "spatial_dims": a.Axes}
+}
+
+// Compare: plans do not describe the network, so they cannot differ from it.
+func (a *SwinUNETR) Compare(Architecture) []string { return nil }
+
+// Activations counts of a transformer block some 22 numbers for each token and channel, and the attention; of a convolution
+// block five for each voxel and channel, and the joined input where it has one.
+func (a *SwinUNETR) Activations(st Step) int64 {
+	total, largest := int64(0), int64(0)
+	batch, spatial := int64(st.Batch), wide(st.Patch)
+	shape := append([]int64{batch, 0}, spatial...)
+	f := int64(a.FeatureSize)
+	for i, depth := range a.Depths {
+		for axis := range spatial {
+			shape[2+axis] = spatial[axis] >> (i + 1)
+		}
+		g, c := newWindowGrid(shape), f<<i
+		block := batch * product(g.padded) * (22*c + int64(a.Heads[i])*g.tokens())
+		if st.Recompute {
+			largest = max(largest, block)
+			block = batch * product(g.sizes) * 2 * c
+		}
+		total += int64(depth) * block
+	}
+	voxels := batch * product(spatial)
+	total += 5 * f * voxels
+	for level := range 5 {
+		out := f << max(level-1, 0)
+		total += 10 * out * (voxels >> (level * a.Axes))
+	}
+	return total + largest
 }
 
 // swin is the whole network.
@@ -75,13 +145,12 @@ type swin struct {
 	head      *nn.Conv
 }
 
-func newSwinUNETR(b nn.Builder, spec Spec) (Network, error) {
-	a := spec.Architecture
-	v2 := a.NetworkClass == "SwinUNETRv2"
+// New builds the network.
+func (a *SwinUNETR) New(b nn.Builder, inputChannels, classes int) (Network, error) {
 	switch {
-	case a.Dim != 2 && a.Dim != 3:
-		return nil, fmt.Errorf("%d spatial axes, expected 2 or 3", a.Dim)
-	case v2 && a.Dim == 2:
+	case a.Axes != 2 && a.Axes != 3:
+		return nil, fmt.Errorf("%d spatial axes, expected 2 or 3", a.Axes)
+	case a.V2 && a.Axes == 2:
 		return nil, fmt.Errorf("the network is for 3 spatial axes: its residual blocks are, whatever the others are")
 	case a.FeatureSize < 1 || a.FeatureSize%12 != 0:
 		return nil, fmt.Errorf("feature size %d, expected a multiple of 12", a.FeatureSize)
@@ -93,13 +162,13 @@ func newSwinUNETR(b nn.Builder, spec Spec) (Network, error) {
 			return nil, fmt.Errorf("%d heads for the %d channels of stage %d, expected a divisor", h, c, i+1)
 		}
 	}
-	n := &swin{root: nn.NewModule(), name: a.NetworkClass, dim: a.Dim, mode: &mode{}}
+	n := &swin{root: nn.NewModule(), name: a.Class(), dim: a.Axes, mode: &mode{}}
 	f := int64(a.FeatureSize)
 	var drawn []*nn.Module // in the order in which MONAI makes them
 
 	vit, embed := nn.NewModule(), nn.NewModule()
-	two := slices.Repeat([]int64{2}, a.Dim)
-	n.embed = b.NewConv(int64(spec.InputChannels), f, two, two, true).DefaultInit()
+	two := slices.Repeat([]int64{2}, a.Axes)
+	n.embed = b.NewConv(int64(inputChannels), f, two, two, true).DefaultInit()
 	embed.Child("proj", n.embed.Module)
 	drawn = append(drawn, n.embed.Module)
 	vit.Child("patch_embed", embed)
@@ -107,8 +176,8 @@ func newSwinUNETR(b nn.Builder, spec Spec) (Network, error) {
 	for i := range swinStages {
 		n.stages[i] = newSwinStage(b, a, i, &drawn)
 		vit.Child(fmt.Sprintf("layers%d", i+1), nn.Sequence(n.stages[i].module))
-		if v2 {
-			n.before[i] = newUnetrBlock(b, n.mode, a.Dim, f<<i, f<<i, &drawn)
+		if a.V2 {
+			n.before[i] = newUnetrBlock(b, n.mode, a.Axes, f<<i, f<<i, &drawn)
 		}
 	}
 	for i, c := range n.before {
@@ -120,8 +189,8 @@ func newSwinUNETR(b nn.Builder, spec Spec) (Network, error) {
 	for i, e := range []struct {
 		name    string
 		in, out int64
-	}{{"encoder1", int64(spec.InputChannels), f}, {"encoder2", f, f}, {"encoder3", 2 * f, 2 * f}, {"encoder4", 4 * f, 4 * f}, {"encoder10", 16 * f, 16 * f}} {
-		n.encoders[i] = newUnetrBlock(b, n.mode, a.Dim, e.in, e.out, &drawn)
+	}{{"encoder1", int64(inputChannels), f}, {"encoder2", f, f}, {"encoder3", 2 * f, 2 * f}, {"encoder4", 4 * f, 4 * f}, {"encoder10", 16 * f, 16 * f}} {
+		n.encoders[i] = newUnetrBlock(b, n.mode, a.Axes, e.in, e.out, &drawn)
 		n.root.Child(e.name, n.encoders[i].wrapped)
 	}
 	for i, out := range []int64{8 * f, 4 * f, 2 * f, f, f} {
@@ -129,11 +198,11 @@ func newSwinUNETR(b nn.Builder, spec Spec) (Network, error) {
 		if i == 4 {
 			in = f
 		}
-		n.up[i] = newUnetrUp(b, n.mode, a.Dim, in, out, &drawn)
+		n.up[i] = newUnetrUp(b, n.mode, a.Axes, in, out, &drawn)
 		n.root.Child(fmt.Sprintf("decoder%d", 5-i), n.up[i].module)
 	}
-	one := slices.Repeat([]int64{1}, a.Dim)
-	n.head = b.NewConv(f, int64(spec.NumClasses), one, one, true).DefaultInit()
+	one := slices.Repeat([]int64{1}, a.Axes)
+	n.head = b.NewConv(f, int64(classes), one, one, true).DefaultInit()
 	out, conv := nn.NewModule(), nn.NewModule()
 	conv.Child("conv", n.head.Module)
 	out.Child("conv", conv)
@@ -159,33 +228,6 @@ func (n *swin) SetRecompute(on bool) { n.recompute = on }
 // CheckInput: the image is halved five times, and at the end more than one voxel must be left.
 func (n *swin) CheckInput(spatial []int64) error {
 	return checkInput(spatial, slices.Repeat([]int64{swinFactor}, n.dim), "as "+n.name+" halves the image five times")
-}
-
-// Activations: of a transformer block some 22 numbers for each token and channel, and the attention; of a convolution block
-// five for each voxel and channel, and the joined input where it has one. See Sizer.
-func (n *swin) Activations(batch int64, spatial []int64) int64 {
-	total, largest := int64(0), int64(0)
-	shape := append([]int64{batch, 0}, spatial...)
-	f := n.embed.Weight.Shape[0]
-	for i, st := range n.stages {
-		for axis := range spatial {
-			shape[2+axis] = spatial[axis] >> (i + 1)
-		}
-		g, c := newWindowGrid(shape), f<<i
-		block := batch * product(g.padded) * (22*c + st.blocks[0].attention.heads*g.tokens())
-		if n.recompute {
-			largest = max(largest, block)
-			block = batch * product(g.sizes) * 2 * c
-		}
-		total += int64(len(st.blocks)) * block
-	}
-	voxels := batch * product(spatial)
-	total += 5 * f * voxels
-	for level := range 5 {
-		out := f << max(level-1, 0)
-		total += 10 * out * (voxels >> (level * n.dim))
-	}
-	return total + largest
 }
 
 // Forward gives the logits alone.
@@ -307,16 +349,16 @@ type swinStage struct {
 	merge  *patchMerging
 }
 
-func newSwinStage(b nn.Builder, a *plans.Architecture, i int, drawn *[]*nn.Module) *swinStage {
+func newSwinStage(b nn.Builder, a *SwinUNETR, i int, drawn *[]*nn.Module) *swinStage {
 	st := &swinStage{module: nn.NewModule()}
 	channels := int64(a.FeatureSize) << i
 	var blocks []*nn.Module
 	for j := range a.Depths[i] {
-		k := newSwinBlock(b, a.Dim, channels, int64(a.Heads[i]), j%2 == 1, drawn)
+		k := newSwinBlock(b, a.Axes, channels, int64(a.Heads[i]), j%2 == 1, drawn)
 		st.blocks, blocks = append(st.blocks, k), append(blocks, k.module)
 	}
 	st.module.Child("blocks", nn.Sequence(blocks...))
-	st.merge = newPatchMerging(b, a.Dim, channels, drawn)
+	st.merge = newPatchMerging(b, a.Axes, channels, drawn)
 	st.module.Child("downsample", st.merge.module)
 	return st
 }

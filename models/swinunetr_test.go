@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/golden"
@@ -266,21 +265,21 @@ func TestSwinUNETRErrors(t *testing.T) {
 	onTorch(t, func(s *torch.Scope) {
 		e, ok := models.ByTrainer("nnUNetTrainer_SwinUNETRv2")
 		require.True(t, ok)
-		make := func(change func(a *plans.Architecture)) error {
-			a := e.Released(3)
+		make := func(change func(a *models.SwinUNETR)) error {
+			a := e.Released(3).(*models.SwinUNETR)
 			a.FeatureSize = 12
 			change(a)
 			_, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
 			return err
 		}
-		require.NoError(t, make(func(*plans.Architecture) {}))
-		require.EqualError(t, make(func(a *plans.Architecture) { a.Dim = 2 }),
+		require.NoError(t, make(func(*models.SwinUNETR) {}))
+		require.EqualError(t, make(func(a *models.SwinUNETR) { a.Axes = 2 }),
 			"models: SwinUNETRv2: the network is for 3 spatial axes: its residual blocks are, whatever the others are")
-		require.EqualError(t, make(func(a *plans.Architecture) { a.Dim = 1 }), "models: SwinUNETRv2: 1 spatial axes, expected 2 or 3")
-		require.EqualError(t, make(func(a *plans.Architecture) { a.FeatureSize = 20 }), "models: SwinUNETRv2: feature size 20, expected a multiple of 12")
-		require.EqualError(t, make(func(a *plans.Architecture) { a.Heads = []int{3, 5, 12, 24} }),
+		require.EqualError(t, make(func(a *models.SwinUNETR) { a.Axes = 1 }), "models: SwinUNETRv2: 1 spatial axes, expected 2 or 3")
+		require.EqualError(t, make(func(a *models.SwinUNETR) { a.FeatureSize = 20 }), "models: SwinUNETRv2: feature size 20, expected a multiple of 12")
+		require.EqualError(t, make(func(a *models.SwinUNETR) { a.Heads = []int{3, 5, 12, 24} }),
 			"models: SwinUNETRv2: 5 heads for the 24 channels of stage 2, expected a divisor")
-		require.EqualError(t, make(func(a *plans.Architecture) { a.Depths = []int{2, 2, 2} }),
+		require.EqualError(t, make(func(a *models.SwinUNETR) { a.Depths = []int{2, 2, 2} }),
 			"models: SwinUNETRv2: depths [2 2 2] and heads [3 6 12 24], expected 4 positive numbers each")
 
 		n := build(t, s, spec{Swin: &swinSpec{Class: "SwinUNETR", FeatureSize: 12}, InputChannels: 1, NumClasses: 2, InputShape: []int64{1, 1, 32, 32, 64}})
@@ -318,15 +317,15 @@ func TestSwinUNETRErrors(t *testing.T) {
 // TestSwinUNETRActivations: the estimate grows with the batch and shrinks with recomputation. At 64³ a step of the released
 // network was measured to take 2.6 GiB beyond weights and gradients, a third of it on the way back.
 func TestSwinUNETRActivations(t *testing.T) {
-	onTorch(t, func(s *torch.Scope) {
-		n := build(t, s, spec{Swin: &swinSpec{Class: "SwinUNETR", FeatureSize: 48}, InputChannels: 1, NumClasses: 2, InputShape: []int64{1, 1, 64, 64, 64}})
-		size := func(batch int64) float64 { return float64(n.(models.Sizer).Activations(batch, []int64{64, 64, 64})) }
-		one := size(1)
-		require.InEpsilon(t, 2.6*(1<<30)/4/1.5, one, 0.25)
-		require.Equal(t, 2*one, size(2))
-		n.(models.Recomputer).SetRecompute(true)
-		require.Less(t, size(1), 0.8*one)
-	})
+	e, ok := models.ByTrainer("nnUNetTrainer_SwinUNETR")
+	require.True(t, ok)
+	size := func(batch int, recompute bool) float64 {
+		return float64(e.Released(3).Activations(models.Step{Batch: batch, Patch: []int{64, 64, 64}, Recompute: recompute}))
+	}
+	one := size(1, false)
+	require.InEpsilon(t, 2.6*(1<<30)/4/1.5, one, 0.25)
+	require.Equal(t, 2*one, size(2, false))
+	require.Less(t, size(1, true), 0.8*one)
 }
 
 // TestRecognise: names and shapes give back what the network was built from.
@@ -344,8 +343,8 @@ func TestRecognise(t *testing.T) {
 		require.NotNil(t, got, name)
 		require.Equal(t, [2]int{sp.InputChannels, sp.NumClasses}, [2]int{got.InputChannels, got.NumClasses}, name)
 		want := sp.architecture(t)
-		require.Equal(t, want.NetworkClass, got.Architecture.NetworkClass, name)
-		require.Equal(t, sp.Swin == nil, models.Planned(want.NetworkClass))
+		require.Equal(t, want.Class(), got.Architecture.Class(), name)
+		require.Equal(t, sp.Swin == nil, models.Planned(want.Class()))
 		if sp.Swin != nil {
 			require.Equal(t, want, got.Architecture, name)
 		}

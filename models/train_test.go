@@ -221,7 +221,7 @@ func foundation(t *testing.T, s *torch.Scope) models.Network {
 	require.NoError(t, err)
 	c, err := p.Configuration("3d_phantom")
 	require.NoError(t, err)
-	a, err := c.Architecture()
+	a, err := models.Parse(c)
 	require.NoError(t, err)
 	n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
 	require.NoError(t, err)

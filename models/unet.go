@@ -2,14 +2,293 @@ package models
 
 import (
 	"fmt"
+	"reflect"
+	"slices"
+	"strings"
 
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// This file holds what PlainConvUNet and ResidualEncoderUNet share: the convolution block and the decoder.
+// This file holds what PlainConvUNet and ResidualEncoderUNet share: their arguments, the names of their parameters, the
+// convolution block and the decoder.
 // Source: dynamic_network_architectures 0.3.1 (simple_conv_blocks.py, unet_decoder.py); names and order are its.
+
+// UNet holds the arguments that the two have in common, with scalars broadcast to one entry per stage. Stage 0 has full
+// resolution.
+type UNet struct {
+	Axes             int     // 2 or 3, from conv_op
+	FeaturesPerStage []int   // output channels of each encoder stage
+	KernelSizes      [][]int // per stage, one entry per axis
+	Strides          [][]int // per stage, one entry per axis; applied on entry to the stage
+	DecoderConvs     []int   // convolutions per decoder stage, lowest resolution first; one fewer than stages
+	ConvBias         bool
+	Norm             *Norm    // nil: none
+	Dropout          *Dropout // nil: none
+	Nonlin           *Nonlin  // nil: none
+	NonlinFirst      bool     // nonlinearity before the norm; an argument of PlainConvUNet alone
+}
+
+// Norm is a normalisation layer with the defaults of torch for arguments not given.
+type Norm struct {
+	Op                string // InstanceNorm2d, InstanceNorm3d, BatchNorm2d or BatchNorm3d
+	Eps               float64
+	Momentum          float64
+	Affine            bool
+	TrackRunningStats bool
+}
+
+// Dropout is a dropout layer; P is the probability of zeroing.
+type Dropout struct {
+	Op string // Dropout, Dropout2d or Dropout3d
+	P  float64
+}
+
+// Nonlin is a nonlinearity; NegativeSlope is used by LeakyReLU only.
+type Nonlin struct {
+	Op            string // LeakyReLU or ReLU
+	NegativeSlope float64
+}
+
+// SegLayers is nnU-Net's name for the segmentation heads. The rules of nnU-Net and of LN-Seg-FM's trainers know heads by it,
+// and none of another name.
+const SegLayers = "seg_layers"
+
+// IsSegLayer tells whether a parameter belongs to a head that those rules know.
+// Source: nnU-Net 2.5.1, load_pretrained_weights.
+func IsSegLayer(name string) bool { return strings.Contains(name, "."+SegLayers+".") }
+
+// registerUNet completes the entry with the names that the two have in common.
+func registerUNet(e Entry) {
+	e.IsHead = IsSegLayer
+	e.IsTransposed = func(name string) bool { return strings.Contains(name, "transpconvs.") }
+	e.Canonical = canonicalUNet
+	Register(e)
+}
+
+// canonicalUNet undoes that the decoder lists the encoder again, and each block its layers, in all_modules.
+// Source: dynamic_network_architectures 0.3.1, UNetDecoder and ConvDropoutNormReLU.
+func canonicalUNet(name string) string {
+	if strings.HasPrefix(name, "decoder.encoder.") {
+		name = strings.TrimPrefix(name, "decoder.")
+	}
+	const list = ".all_modules."
+	i := strings.LastIndex(name, list)
+	if i < 0 {
+		return name
+	}
+	number, rest, ok := strings.Cut(name[i+len(list):], ".")
+	switch {
+	case !ok:
+		return name
+	case number == "0":
+		return name[:i] + ".conv." + rest
+	}
+	return name[:i] + ".norm." + rest // of the layers with parameters only the norm comes after the convolution
+}
+
+// The released networks of six stages.
+const (
+	releasedFeatures = "[32,64,128,256,320,320]"
+	releasedKernels  = "[[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]"
+	releasedStrides  = "[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[2,2,2]]"
+)
+
+// unetBlock is an architecture block as nnU-Net's planners write it for 3d; layers are the arguments that count convolutions
+// and blocks. All are JSON.
+func unetBlock(class, features, kernels, strides, layers string) string {
+	return fmt.Sprintf(`{"network_class_name": "%s", "arch_kwargs": {
+    "n_stages": %d, "features_per_stage": %s, "kernel_sizes": %s, "strides": %s, %s,
+    "conv_op": "torch.nn.modules.conv.Conv3d", "conv_bias": true, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+    "norm_op_kwargs": {"eps": 1e-05, "affine": true}, "dropout_op": null, "dropout_op_kwargs": null,
+    "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": true}}}`, class, strings.Count(features, ",")+1, features, kernels, strides, layers)
+}
+
+// parse reads the common arguments. own are the others that the class has. A stray deep_supervision is accepted and
+// ignored, since training switches it at run time.
+// Source: dynamic_network_architectures 0.3.1, unet.py and the encoders it uses.
+func (a *UNet) parse(args plans.Arguments, class string, dim int, own ...string) {
+	args.Allow(class, append(own, "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage_decoder",
+		"conv_bias", "norm_op", "norm_op_kwargs", "dropout_op", "dropout_op_kwargs", "nonlin", "nonlin_kwargs", "deep_supervision"))
+	for _, key := range []string{"n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage_decoder"} {
+		args.Require(key, "a value for "+class)
+	}
+	stages := args.Int("n_stages", 0)
+	conv := args.String("conv_op")
+	switch op := plans.LastComponent(conv); op {
+	case "Conv2d":
+		a.Axes = 2
+	case "Conv3d":
+		a.Axes = 3
+	default:
+		args.Fail("conv_op", "Conv2d or Conv3d", op)
+	}
+	if a.Axes != dim {
+		args.Fail("conv_op", fmt.Sprintf("a convolution for the %d axes of patch_size", dim), conv)
+	}
+	if stages < 2 || stages > 32 {
+		args.Fail("n_stages", "between 2 and 32 stages", stages)
+	}
+	if !args.OK() {
+		return
+	}
+	a.FeaturesPerStage = args.PerStage("features_per_stage", stages)
+	a.KernelSizes = args.PerStageAndAxis("kernel_sizes", stages, dim)
+	a.Strides = args.PerStageAndAxis("strides", stages, dim)
+	a.DecoderConvs = args.PerStage("n_conv_per_stage_decoder", stages-1)
+	a.ConvBias = args.Bool("conv_bias", false)
+	a.Norm = parseNorm(args, dim)
+	a.Dropout = parseDropout(args)
+	if op, k := args.Layer("nonlin", []string{"LeakyReLU", "ReLU"}, []string{"negative_slope", "inplace"}); op != "" {
+		a.Nonlin = &Nonlin{Op: op, NegativeSlope: k.Float("negative_slope", 0.01)}
+	}
+}
+
+func parseNorm(args plans.Arguments, dim int) *Norm {
+	instance, batch := fmt.Sprintf("InstanceNorm%dd", dim), fmt.Sprintf("BatchNorm%dd", dim)
+	op, k := args.Layer("norm_op", []string{instance, batch}, []string{"eps", "momentum", "affine", "track_running_stats"})
+	if op == "" {
+		return nil
+	}
+	return &Norm{Op: op, Eps: k.Float("eps", 1e-5), Momentum: k.Float("momentum", 0.1),
+		Affine: k.Bool("affine", op == batch), TrackRunningStats: k.Bool("track_running_stats", op == batch)}
+}
+
+func parseDropout(args plans.Arguments) *Dropout {
+	op, k := args.Layer("dropout_op", []string{"Dropout", "Dropout2d", "Dropout3d"}, []string{"p", "inplace"})
+	if op == "" {
+		return nil
+	}
+	d := &Dropout{Op: op, P: k.Float("p", 0.5)}
+	if d.P < 0 || d.P > 1 {
+		k.Fail("p", "a probability", d.P)
+	}
+	return d
+}
+
+// recognise fills in the common arguments of whole, in which a is embedded and whose encoder is known. first is the first
+// convolution. nil where parts are missing.
+// Source: the module trees of dynamic_network_architectures 0.3.1.
+func (a *UNet) recognise(whole Architecture, shapes map[string][]int64, first string) *Spec {
+	stages := a.Stages()
+	if stages < 2 || countOf(shapes, "decoder.transpconvs.", ".weight") != stages-1 {
+		return nil
+	}
+	a.Axes = len(a.KernelSizes[0])
+	a.Strides = [][]int{ones(a.Axes)} // stage 0 keeps the resolution in every plan of nnU-Net
+	for i := range stages - 1 {
+		// The transposed convolution into a resolution undoes the stride that left it.
+		a.Strides = append(a.Strides, kernelOf(shapes, fmt.Sprintf("decoder.transpconvs.%d.weight", stages-2-i)))
+		a.DecoderConvs = append(a.DecoderConvs, countOf(shapes, fmt.Sprintf("decoder.stages.%d.convs.", i), ".conv.weight"))
+	}
+	for i := range stages {
+		if len(a.KernelSizes[i]) != a.Axes || len(a.Strides[i]) != a.Axes {
+			return nil
+		}
+	}
+	a.ConvBias = shapes[first+".bias"] != nil
+	return &Spec{Architecture: whole, InputChannels: axisOf(shapes, first+".weight", 1),
+		NumClasses: axisOf(shapes, fmt.Sprintf("decoder.seg_layers.%d.weight", stages-2), 0)}
+}
+
+// Dim is the number of spatial axes.
+func (a *UNet) Dim() int { return a.Axes }
+
+// Stages is the number of resolutions.
+func (a *UNet) Stages() int { return len(a.FeaturesPerStage) }
+
+// Divisor is the product of the strides, per axis.
+func (a *UNet) Divisor() []int {
+	divisor := ones(a.Axes)
+	for _, stride := range a.Strides {
+		for axis := range divisor {
+			divisor[axis] *= stride[axis]
+		}
+	}
+	return divisor
+}
+
+// DeepSupervisionScales has a row for each stage but the lowest.
+func (a *UNet) DeepSupervisionScales() [][]float64 { return plans.DeepSupervisionScales(a.Strides) }
+
+func (a *UNet) describe(class, encoder string) string {
+	return fmt.Sprintf("%s, %d stages, %dd, features %v, %s, decoder %v, kernels %v, strides %v",
+		class, a.Stages(), a.Axes, a.FeaturesPerStage, encoder, a.DecoderConvs, a.KernelSizes, a.Strides)
+}
+
+func (a *UNet) arguments() map[string]any {
+	return map[string]any{"n_stages": a.Stages(), "features_per_stage": a.FeaturesPerStage, "kernel_sizes": a.KernelSizes,
+		"strides": a.Strides, "n_conv_per_stage_decoder": a.DecoderConvs, "conv_bias": a.ConvBias}
+}
+
+// compareUNets compares argument by argument; one that a class does not have counts as empty.
+func compareUNets(want, weights Architecture) []string {
+	p, w := want.Arguments(), weights.Arguments()
+	var lines []string
+	for _, name := range []string{"features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage",
+		"n_conv_per_stage_decoder", "conv_bias", "block", "bottleneck_channels", "stem_channels"} {
+		a, b := p[name], w[name]
+		switch {
+		case a == nil && b == nil:
+			continue
+		case a == nil:
+			a = reflect.Zero(reflect.TypeOf(b)).Interface()
+		case b == nil:
+			b = reflect.Zero(reflect.TypeOf(a)).Interface()
+		}
+		if name == "strides" {
+			x, y := a.([][]int), b.([][]int)
+			if len(x) != len(y) {
+				continue
+			}
+			a, b = x[1:], y[1:] // the first shows in no shape
+		}
+		lines = difference(lines, name, a, b)
+	}
+	return lines
+}
+
+func (a *UNet) topology(blocks []int, residual bool) Topology {
+	return Topology{Strides: a.Strides, Features: a.FeaturesPerStage, Blocks: blocks, DecoderConvs: a.DecoderConvs, Residual: residual}
+}
+
+// activations counts, for every convolution block, the output of the convolution and the activation, for every decoder stage
+// the transposed convolution and the joined tensor too. Fused blocks keep the activation alone, and fused steps up the joined
+// tensor. blocks of the encoder's stages count each times convolution blocks.
+func (a *UNet) activations(st Step, blocks []int, times int) int64 {
+	block, up := 2, 3
+	if st.Fused {
+		block, up = 1, 2
+	}
+	size := slices.Clone(st.Patch)
+	voxels := make([]int64, a.Stages())
+	numbers := int64(0)
+	for s, stride := range a.Strides {
+		voxels[s] = int64(st.Batch)
+		for i := range size {
+			size[i] = (size[i] + stride[i] - 1) / stride[i]
+			voxels[s] *= int64(size[i])
+		}
+		numbers += int64(block*times*blocks[s]*a.FeaturesPerStage[s]) * voxels[s]
+	}
+	for i, n := range a.DecoderConvs {
+		s := a.Stages() - 2 - i
+		numbers += int64((block*n+up)*a.FeaturesPerStage[s]) * voxels[s]
+	}
+	return numbers
+}
+
+// check refuses layers that lntorch's blocks do not have.
+func (a *UNet) check() error {
+	if a.Norm != nil && !strings.HasPrefix(a.Norm.Op, "InstanceNorm") {
+		return fmt.Errorf("norm_op %s is not supported, InstanceNorm2d and InstanceNorm3d are", a.Norm.Op)
+	}
+	if a.Norm != nil && a.Norm.TrackRunningStats {
+		return fmt.Errorf("norm_op_kwargs: track_running_stats is not supported")
+	}
+	return nil
+}
 
 // unet is a U-Net around some encoder.
 type unet struct {
@@ -94,32 +373,13 @@ func (u *unet) CheckInput(spatial []int64) error {
 	return checkInput(spatial, u.divisors, "the product of the strides")
 }
 
-// newUNet puts an encoder (its module, forward and architecture) and a decoder together.
-func newUNet(b nn.Builder, spec Spec, m *mode, encoder *nn.Module, encode func(*torch.Scope, *torch.Tensor) []*torch.Tensor) *unet {
-	a := spec.Architecture
-	u := &unet{root: nn.NewModule(), encode: encode, mode: m}
-	u.decoder = newDecoder(b, a, spec.NumClasses, m, encoder)
+// newUNet puts an encoder (its module and forward) and a decoder together.
+func newUNet(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module, encode func(*torch.Scope, *torch.Tensor) []*torch.Tensor) *unet {
+	u := &unet{root: nn.NewModule(), encode: encode, mode: m, divisors: wide(a.Divisor())}
+	u.decoder = newDecoder(b, a, classes, m, encoder)
 	u.root.Child("encoder", encoder)
 	u.root.Child("decoder", u.decoder.module)
-	u.divisors = make([]int64, a.Dim)
-	for i := range u.divisors {
-		u.divisors[i] = 1
-		for _, st := range a.Strides {
-			u.divisors[i] *= int64(st[i])
-		}
-	}
 	return u
-}
-
-// checkUNet refuses layers that lntorch's blocks do not have.
-func checkUNet(a *plans.Architecture) error {
-	if a.Norm != nil && (len(a.Norm.Op) < 12 || a.Norm.Op[:12] != "InstanceNorm") {
-		return fmt.Errorf("norm_op %s is not supported, InstanceNorm2d and InstanceNorm3d are", a.Norm.Op)
-	}
-	if a.Norm != nil && a.Norm.TrackRunningStats {
-		return fmt.Errorf("norm_op_kwargs: track_running_stats is not supported")
-	}
-	return nil
 }
 
 // convBlock is ConvDropoutNormReLU. The layers stand under their own names and again, the same objects, under
@@ -136,7 +396,7 @@ type convBlock struct {
 // blockOptions leaves out parts of a convBlock.
 type blockOptions struct{ noNonlin, noDropout, noBias bool }
 
-func newConvBlock(b nn.Builder, a *plans.Architecture, m *mode, in, out int, kernel, stride []int, o blockOptions) *convBlock {
+func newConvBlock(b nn.Builder, a *UNet, m *mode, in, out int, kernel, stride []int, o blockOptions) *convBlock {
 	c := &convBlock{module: nn.NewModule(), mode: m, slope: 1}
 	conv := b.NewConv(int64(in), int64(out), wide(kernel), wide(stride), a.ConvBias && !o.noBias)
 	c.module.Child("conv", conv.Module)
@@ -196,7 +456,7 @@ func (c *convBlock) forwardFused(s *torch.Scope, x, residual *torch.Tensor, slop
 	})
 }
 
-func dropout(d *plans.Dropout, m *mode) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
+func dropout(d *Dropout, m *mode) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
 	return func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		if d.Op == "Dropout" {
 			return s.Dropout(x, d.P, m.training)
@@ -206,7 +466,7 @@ func dropout(d *plans.Dropout, m *mode) func(*torch.Scope, *torch.Tensor) *torch
 }
 
 // nonlin runs in place: the tensor before it is needed by nobody, and one activation less is kept.
-func nonlin(n *plans.Nonlin) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
+func nonlin(n *Nonlin) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
 	slope := n.NegativeSlope
 	if n.Op == "ReLU" {
 		return (*torch.Scope).Relu
@@ -215,7 +475,7 @@ func nonlin(n *plans.Nonlin) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
 }
 
 // slope is the nonlinearity's factor below 0.
-func slope(n *plans.Nonlin) float64 {
+func slope(n *Nonlin) float64 {
 	switch {
 	case n == nil:
 		return 1
@@ -231,7 +491,7 @@ type stackedConvs struct {
 	blocks []*convBlock
 }
 
-func newStackedConvs(b nn.Builder, a *plans.Architecture, m *mode, n, in, out int, kernel, stride []int) *stackedConvs {
+func newStackedConvs(b nn.Builder, a *UNet, m *mode, n, in, out int, kernel, stride []int) *stackedConvs {
 	s := &stackedConvs{module: nn.NewModule()}
 	var ms []*nn.Module
 	for range n {
@@ -268,12 +528,12 @@ type decoder struct {
 	mode   *mode
 }
 
-func newDecoder(b nn.Builder, a *plans.Architecture, classes int, m *mode, encoder *nn.Module) *decoder {
+func newDecoder(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module) *decoder {
 	d := &decoder{module: nn.NewModule(), mode: m}
 	var stages, ups, heads []*nn.Module
-	one := ones(a.Dim)
-	for i := range a.NumStages - 1 {
-		t := a.NumStages - 2 - i // encoder stage whose skip comes in
+	one := ones(a.Axes)
+	for i := range a.Stages() - 1 {
+		t := a.Stages() - 2 - i // encoder stage whose skip comes in
 		f := a.FeaturesPerStage[t]
 		up := b.NewConvTranspose(int64(a.FeaturesPerStage[t+1]), int64(f), wide(a.Strides[t+1]), a.ConvBias)
 		st := newStackedConvs(b, a, m, a.DecoderConvs[i], 2*f, f, a.KernelSizes[t], one)

@@ -33,8 +33,8 @@ func (t *trainer) loadPretrained(gen *torch.Generator) error {
 	case HeadExtend:
 		remaps = append(remaps, t.extendHeads(f))
 	default:
-		fresh, o.Keep = checkpoint.KeepSegLayers, checkpoint.KeepSegLayers
-		t.decide("segmentation heads by nnU-Net's rule: seg_layers start anew, any other goes along (--head keep, reset or extend decide otherwise)")
+		fresh, o.Keep = models.IsSegLayer, models.IsSegLayer
+		t.decide("segmentation heads by nnU-Net's rule: " + models.SegLayers + " start anew, any other goes along (--head keep, reset or extend decide otherwise)")
 	}
 	if c.Channels == ChannelsExtend {
 		remaps = append(remaps, t.extendChannels(f))

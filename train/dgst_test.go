@@ -257,7 +257,7 @@ func TestLiveDGSTOfOtherNetworksHasPythonsBits(t *testing.T) {
 			require.NoError(t, torch.With(func(s *torch.Scope) error {
 				conf, err := p.Configuration("c")
 				require.NoError(t, err)
-				a, err := conf.Architecture()
+				a, err := models.Parse(conf)
 				require.NoError(t, err)
 				n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: spec.InputChannels, NumClasses: spec.NumClasses})
 				require.NoError(t, err)

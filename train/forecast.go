@@ -5,7 +5,6 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 )
@@ -17,10 +16,8 @@ type needs struct{ memory, disk int64 }
 func (t *trainer) forecast() []string {
 	c := &t.cfg
 	parameters := models.ParameterCount(t.Net) * 4
-	activations := activationBytes(t.arch, c.PatchSize, c.BatchSize, !c.IsReference() && c.Device.Type == torch.DeviceCPU)
-	if n, ok := t.Net.(models.Sizer); ok {
-		activations = stepBytes(n.Activations(int64(c.BatchSize), wide(c.PatchSize)))
-	}
+	activations := stepBytes(t.arch.Activations(models.Step{Batch: c.BatchSize, Patch: c.PatchSize,
+		Fused: !c.IsReference() && c.Device.Type == torch.DeviceCPU, Recompute: c.Recompute}))
 	weights := parameters + 2*4*t.TrainedCount() // with gradients and momentum of what trains
 	need := needs{
 		memory: weights + activations, // activations for the backward pass
@@ -48,43 +45,8 @@ func (n needs) shortages(memory, disk int64, folder string) []string {
 	return lines
 }
 
-// activationBytes estimates what a training step keeps for its backward pass: for every convolution block the output of
-// the convolution and the activation, for every decoder stage the transposed convolution and the joined tensor too; half
-// as much again for gradients on their way back and the loss, as measured. Fused blocks keep the activation alone, and
-// fused steps up the joined tensor.
-func activationBytes(a *plans.Architecture, patch []int, batch int, fused bool) int64 {
-	block, up := 2, 3
-	if fused {
-		block, up = 1, 2
-	}
-	voxels := make([]int64, a.NumStages)
-	size := append([]int(nil), patch...)
-	for s := range a.NumStages {
-		v := int64(batch)
-		for i := range size {
-			size[i] = (size[i] + a.Strides[s][i] - 1) / a.Strides[s][i]
-			v *= int64(size[i])
-		}
-		voxels[s] = v
-	}
-	numbers := int64(0)
-	for s := range a.NumStages {
-		blocks := 0
-		if a.ConvsPerStage != nil {
-			blocks = a.ConvsPerStage[s]
-		} else {
-			blocks = 3 * a.BlocksPerStage[s] // two convolutions and the shortcut
-		}
-		numbers += int64(block*blocks*a.FeaturesPerStage[s]) * voxels[s]
-	}
-	for i, n := range a.DecoderConvs {
-		s := a.NumStages - 2 - i
-		numbers += int64((block*n+up)*a.FeaturesPerStage[s]) * voxels[s]
-	}
-	return stepBytes(numbers)
-}
-
-// stepBytes is the memory of float32 numbers that are kept for the backward pass, and of what comes with them.
+// stepBytes is the memory of float32 numbers that are kept for the backward pass, and half as much again for gradients on
+// their way back and the loss, as measured.
 func stepBytes(numbers int64) int64 { return 4 * numbers * 3 / 2 }
 
 // freeMemory is what the system could still give, -1 where it does not say.

@@ -10,6 +10,7 @@ import (
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/delta"
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/models"
 )
 
 // fileDelta is what changed, beside the checkpoints.
@@ -30,7 +31,7 @@ func openBase(path string) (base, error) {
 		return base{}, fmt.Errorf("train: %w", err)
 	}
 	defer f.Close()
-	digest, err := f.Digest()
+	digest, err := f.Digest(models.Canonical)
 	if err == nil {
 		path, err = filepath.Abs(path) // a training may go on elsewhere
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/peft"
 	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/train"
 )
 
@@ -64,7 +65,7 @@ func TestTrainingLeavesADelta(t *testing.T) {
 	require.NoError(t, err)
 	defer d.Close()
 	base := open(t, source)
-	e := checkpoint.NewEdit(base)
+	e := checkpoint.NewEdit(base, models.Canonical)
 	require.NoError(t, d.Apply(base, e))
 	merged := filepath.Join(t.TempDir(), "merged.pth")
 	require.NoError(t, e.Save(merged, "nnUNetTrainer"))
@@ -101,12 +102,12 @@ func TestADeltaKnowsItsBase(t *testing.T) {
 	path := filepath.Join(r.Folder, "delta.safetensors")
 	d, err := delta.Open(path)
 	require.NoError(t, err)
-	digest, err := open(t, source).Digest()
+	digest, err := open(t, source).Digest(models.Canonical)
 	require.NoError(t, err)
 	require.Equal(t, digest, d.Base)
 	require.NoError(t, d.Close())
 
-	e := checkpoint.NewEdit(open(t, source))
+	e := checkpoint.NewEdit(open(t, source), models.Canonical)
 	bias, err := checkpoint.NewFloat32([]float32{1, 2}, []int64{2})
 	require.NoError(t, err)
 	require.NoError(t, e.Replace("decoder.seg_layers.1.bias", bias))
@@ -137,9 +138,9 @@ func TestTrainingLeavesAnAdapter(t *testing.T) {
 	base := open(t, source)
 	require.NoError(t, delta.CheckBase(base, a.Metadata[delta.BaseKey], "adapter"))
 	require.NotEmpty(t, a.Metadata[delta.BaseKey])
-	e := checkpoint.NewEdit(base)
+	e := checkpoint.NewEdit(base, models.Canonical)
 	for _, l := range a.Layers {
-		if checkpoint.Canonical(l.Name) != l.Name {
+		if models.Canonical(l.Name) != l.Name {
 			continue
 		}
 		A, err := checkpoint.FromSafetensors(l.A)

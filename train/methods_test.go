@@ -60,7 +60,7 @@ func hashStart(t *testing.T, spec trainSpec, path string) {
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		conf, err := p.Configuration("c")
 		require.NoError(t, err)
-		a, err := conf.Architecture()
+		a, err := models.Parse(conf)
 		require.NoError(t, err)
 		n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: spec.InputChannels, NumClasses: spec.NumClasses})
 		require.NoError(t, err)
@@ -304,7 +304,7 @@ func parameterNames(t *testing.T, c train.Config) (names []string) {
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		conf, err := p.Configuration("c")
 		require.NoError(t, err)
-		a, err := conf.Architecture()
+		a, err := models.Parse(conf)
 		require.NoError(t, err)
 		n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
 		require.NoError(t, err)
@@ -331,7 +331,7 @@ func TestMethodsTakeLessMemory(t *testing.T) {
 				p, _ := spec.documents(t)
 				conf, err := p.Configuration("c")
 				require.NoError(t, err)
-				a, err := conf.Architecture()
+				a, err := models.Parse(conf)
 				require.NoError(t, err)
 				n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
 				require.NoError(t, err)

@@ -281,7 +281,7 @@ func TestOnlineValidationIsPlainCounting(t *testing.T) {
 		require.NoError(t, err)
 		conf, err := p.Configuration("tiny")
 		require.NoError(t, err)
-		arch, err := conf.Architecture()
+		arch, err := models.Parse(conf)
 		require.NoError(t, err)
 		ds, err := dataset.Open(filepath.Join(c.Preprocessed, "nnUNetPlans_tiny"))
 		require.NoError(t, err)

@@ -140,7 +140,7 @@ func (t *trainer) writeDebug() error {
 	host, _ := os.Hostname() // only told
 	doc := map[string]string{
 		"dataset_name": t.plans.DatasetName, "plans_name": t.plans.PlansName, "configuration_name": c.Configuration, "fold": c.Fold,
-		"trainer": c.Trainer, "method": c.MethodName, "network": t.arch.NetworkClass, "deep_supervision_scales": fmt.Sprint(t.Scales),
+		"trainer": c.Trainer, "method": c.MethodName, "network": t.arch.Class(), "deep_supervision_scales": fmt.Sprint(t.Scales),
 		"preprocessed_dataset_folder": t.data.Folder(), "output_folder": t.fold, "current_epoch": fmt.Sprint(t.epoch),
 		"hostname": host, "lntorch_version": c.Version, "torch_version": libtorch, "go_version": runtime.Version(),
 	}

@@ -129,7 +129,7 @@ func (s *Session) recompute() error {
 	r, ok := s.Net.(models.Recomputer)
 	if !ok {
 		return fmt.Errorf("--recompute: %s keeps its activations; it is for networks such as those of %s",
-			s.cfg.Spec.Architecture.NetworkClass, strings.Join(models.Trainers(), ", "))
+			s.cfg.Spec.Architecture.Class(), strings.Join(models.Trainers(), ", "))
 	}
 	if _, ok := s.cfg.Method.(finetune.Injector); ok {
 		return fmt.Errorf("--recompute: the adapters of method %s would draw other random numbers the second time", s.cfg.MethodName)

@@ -28,7 +28,7 @@ func swinWeights(t *testing.T, trainer string) string {
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		e, ok := models.ByTrainer(trainer)
 		require.True(t, ok)
-		a := e.Released(3)
+		a := e.Released(3).(*models.SwinUNETR)
 		a.FeatureSize = 12
 		n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
 		require.NoError(t, err)

@@ -80,7 +80,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 		return fmt.Errorf("trace: %w", err)
 	}
 	defer file.Close()
-	arch, err := models.ArchitectureOf(checkpoint.Shapes(file.Weights), conf)
+	arch, err := models.ForWeights(checkpoint.Shapes(file.Weights), conf)
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
@@ -90,7 +90,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	}
 	t := &tracer{cfg: cfg, batches: n, record: record{Method: cfg.MethodName, LR0: cfg.LR},
 		masks: maskFile{path: filepath.Join(cfg.Output, "mask.npz")}}
-	t.shape = []int{cfg.Dataset.NumInputChannels(conf), arch.Dim}
+	t.shape = []int{cfg.Dataset.NumInputChannels(conf), arch.Dim()}
 	t.Session, err = NewSession(SessionConfig{
 		Spec:   models.Spec{Architecture: arch, InputChannels: t.shape[0], NumClasses: cfg.Dataset.Labels.NumSegmentationHeads()},
 		Labels: cfg.Dataset.Labels, BatchDice: conf.BatchDice,

@@ -45,7 +45,7 @@ type trainer struct {
 	plans   *plans.Plans
 	dataset *plans.Dataset
 	conf    *plans.Configuration
-	arch    *plans.Architecture
+	arch    models.Architecture
 	out     string // result folder of the configuration
 	fold    string // result folder of the fold
 
@@ -180,7 +180,7 @@ func (t *trainer) open() error {
 
 // architecture is the plans' network, or the one that the trainer builds whatever they say; a file of that network to
 // validate, to go on from or to start from says how large it is.
-func (t *trainer) architecture() (*plans.Architecture, error) {
+func (t *trainer) architecture() (models.Architecture, error) {
 	c := &t.cfg
 	path := c.Checkpoint
 	if c.Pretrained != "" && path == "" {
@@ -198,18 +198,18 @@ func (t *trainer) architecture() (*plans.Architecture, error) {
 			return nil, fmt.Errorf("train: %w", err)
 		}
 		defer f.Close()
-		if s := models.Recognise(checkpoint.Shapes(f.Weights)); s != nil && !models.Planned(s.Architecture.NetworkClass) {
+		if s := models.Recognise(checkpoint.Shapes(f.Weights)); s != nil && !models.Planned(s.Architecture.Class()) {
 			own, ok := models.ByTrainer(c.Trainer)
-			if c.Trainer == "" || own.Class == s.Architecture.NetworkClass {
+			if c.Trainer == "" || own.Name() == s.Architecture.Class() {
 				return s.Architecture, nil
 			}
 			if !ok {
 				return nil, fmt.Errorf("train: %s holds a %s, which plans do not describe and trainer %s does not build: name its trainer with -tr (%s)",
-					path, s.Architecture.NetworkClass, c.Trainer, strings.Join(models.Trainers(), ", "))
+					path, s.Architecture.Class(), c.Trainer, strings.Join(models.Trainers(), ", "))
 			}
 		}
 	}
-	a, err := models.Architecture(c.Trainer, t.conf)
+	a, err := models.ForTrainer(c.Trainer, t.conf)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}

@@ -112,14 +112,25 @@ func pretrained(path, configuration string) (m planner.Model, warnings []string,
 	if m.Configuration == "" {
 		return m, nil, fmt.Errorf("%s: which configuration the model was trained with is not known: give --model-configuration; the plans have %s", path, strings.Join(m.Plans.ConfigurationNames(), ", "))
 	}
-	c, err := m.Plans.Configuration(m.Configuration)
-	if err != nil {
+	if _, err := m.Plans.Configuration(m.Configuration); err != nil {
 		return m, nil, err
 	}
-	if _, ok := models.ByTrainer(trainer); ok {
-		m.Divisor = slices.Repeat([]int{32}, len(c.PatchSize)) // the patch merging of SwinUNETR
-	}
+	m.Network = func(c *plans.Configuration) (planner.Network, error) { return plannedNetwork(trainer, c) }
 	return m, warnings, nil
+}
+
+// plannedNetwork tells the planner of the network that a trainer builds for a configuration.
+func plannedNetwork(trainer string, c *plans.Configuration) (planner.Network, error) {
+	a, err := models.ForTrainer(trainer, c)
+	if err != nil {
+		return planner.Network{}, err
+	}
+	n := planner.Network{Divisor: a.Divisor()}
+	if m, ok := a.(models.Measured); ok {
+		u := planner.UNet(m.Topology())
+		n.UNet = &u
+	}
+	return n, nil
 }
 
 // trainingMemory is the memory in GB to plan for: the first GPU's, else the machine's, of which float32 needs twice as much.

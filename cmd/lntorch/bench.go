@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -55,8 +54,9 @@ stack, one repeat of each in turn.
 		RunE: runBench,
 	}
 	f := cmd.Flags()
-	f.String("network", "mid", "mid, phantom (the one of the test data), or of the released sizes full (nnU-Net's standard one), resencl, swinunetr, swinunetrv2; resenc: ResEnc L of the published patch")
-	f.IntSlice("patch-size", nil, "patch size z,y,x (default: mid 32,96,96; phantom 16,48,48; resenc 80,112,224; others 64,64,64)")
+	_, sizes := benchSizes()
+	f.String("network", "mid", strings.Join(sizes, ", "))
+	f.IntSlice("patch-size", nil, "patch size z,y,x (default: the network's)")
 	f.Int("steps", 1, "steps of a repeat of step; the time told is that of one")
 	f.IntSlice("image", []int{60, 192, 192}, "z,y,x of the image that window predicts")
 	f.String("method", "", "fine-tuning method of step, update, masks and first: "+strings.Join(methodNames(), ", ")+
@@ -209,7 +209,7 @@ type bench struct {
 	m       machine
 	method  finetune.Method
 	plans   *plans.Plans
-	arch    *plans.Architecture
+	arch    models.Architecture
 	patch   []int
 	net     models.Network
 	trained []finetune.Param
@@ -236,58 +236,17 @@ func (b *bench) close() {
 	}
 }
 
-// benchNetwork is a network that is timed, in the terms of plans.json; or one that plans do not describe, by its trainer.
-type benchNetwork struct {
-	class                      string
-	features, kernels, strides string
-	convs                      string // or blocks, per stage of the encoder, and convolutions of the decoder's
-	trainer                    string
-	patch                      []int
-}
-
-var benchNetworks = map[string]benchNetwork{
-	"mid": {class: "PlainConvUNet", features: "[16,32,64,128,160]", kernels: "[[1,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]",
-		strides: "[[1,1,1],[1,2,2],[2,2,2],[2,2,2],[2,2,2]]", convs: plainConvs, patch: []int{32, 96, 96}},
-	"phantom": {class: "PlainConvUNet", features: "[8,16,32,64]", kernels: "[[1,3,3],[3,3,3],[3,3,3],[3,3,3]]",
-		strides: "[[1,1,1],[1,2,2],[2,2,2],[2,2,2]]", convs: plainConvs, patch: []int{16, 48, 48}},
-	// The released sizes.
-	"full": {class: "PlainConvUNet", features: released, kernels: releasedKernels, strides: releasedStrides, convs: plainConvs, patch: []int{64, 64, 64}},
-	"resencl": {class: "ResidualEncoderUNet", features: released, kernels: releasedKernels, strides: releasedStrides,
-		convs: resencConvs, patch: []int{64, 64, 64}},
-	// ResEnc L with the topology of its patch, the published example for lymph nodes.
-	"resenc": {class: "ResidualEncoderUNet", features: released, kernels: releasedKernels, strides: "[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[1,1,2]]",
-		convs: resencConvs, patch: []int{80, 112, 224}},
-	"swinunetr":   {trainer: "nnUNetTrainer_SwinUNETR", patch: []int{64, 64, 64}},
-	"swinunetrv2": {trainer: "nnUNetTrainer_SwinUNETRv2", patch: []int{64, 64, 64}},
-}
-
-const (
-	plainConvs      = `"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2`
-	resencConvs     = `"n_blocks_per_stage": [1,3,4,6,6,6], "n_conv_per_stage_decoder": 1`
-	released        = "[32,64,128,256,320,320]"
-	releasedKernels = "[[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]"
-	releasedStrides = "[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[2,2,2]]"
-)
-
 const benchPlans = `{"dataset_name": "bench", "plans_name": "bench", "configurations": {"bench": {
   "data_identifier": "bench", "preprocessor_name": "DefaultPreprocessor", "patch_size": [1, 1, 1], "batch_size": 2, "spacing": [1, 1, 1],
   "normalization_schemes": ["CTNormalization"], "use_mask_for_norm": [false], "batch_dice": false,
-  "architecture": {"network_class_name": "%s", "arch_kwargs": {
-    "n_stages": %d, "features_per_stage": %s, "kernel_sizes": %s, "strides": %s, %s,
-    "conv_op": "torch.nn.modules.conv.Conv3d", "conv_bias": true, "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-    "norm_op_kwargs": {"eps": 1e-05, "affine": true}, "dropout_op": null, "dropout_op_kwargs": null,
-    "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": true}}}}}}`
+  "architecture": %s}}}`
 
-// architecture is the network's; plans are nil for one that they do not describe.
-func (n benchNetwork) architecture() (*plans.Architecture, *plans.Plans, error) {
-	if n.trainer != "" {
-		e, ok := models.ByTrainer(n.trainer)
-		if !ok {
-			return nil, nil, fmt.Errorf("bench: no network of trainer %s", n.trainer)
-		}
+// benchArchitecture is a named size of a network, and the plans that mean it; nil where plans do not describe the network.
+func benchArchitecture(e models.Entry, n models.Size) (models.Architecture, *plans.Plans, error) {
+	if n.Block == "" {
 		return e.Released(3), nil, nil
 	}
-	doc, err := plans.DecodeJSON(fmt.Appendf(nil, benchPlans, n.class, strings.Count(n.features, ",")+1, n.features, n.kernels, n.strides, n.convs))
+	doc, err := plans.DecodeJSON(fmt.Appendf(nil, benchPlans, n.Block))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -299,22 +258,35 @@ func (n benchNetwork) architecture() (*plans.Architecture, *plans.Plans, error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	a, err := c.Architecture()
+	a, err := models.Parse(c)
 	return a, p, err
+}
+
+// benchSizes lists the names of the sizes, sorted, and for --help what each is and its patch.
+func benchSizes() (names, help []string) {
+	for _, e := range models.Entries() {
+		for _, s := range e.Sizes {
+			names = append(names, s.Name)
+			help = append(help, fmt.Sprintf("%s (%s; patch %s)", s.Name, s.Summary, strings.Trim(strings.Join(strings.Fields(fmt.Sprint(s.Patch)), ","), "[]")))
+		}
+	}
+	slices.Sort(names)
+	return names, help
 }
 
 // build makes the network, with random weights and two classes, and the optimizer of what the method trains.
 func (b *bench) build() error {
 	name, _ := b.cmd.Flags().GetString("network")
-	n, ok := benchNetworks[name]
+	e, n, ok := models.Sized(name)
 	if !ok {
-		return usage(b.cmd, fmt.Errorf("--network %q: expected one of %s", name, strings.Join(slices.Sorted(maps.Keys(benchNetworks)), ", ")))
+		names, _ := benchSizes()
+		return usage(b.cmd, fmt.Errorf("--network %q: expected one of %s", name, strings.Join(names, ", ")))
 	}
 	var err error
-	if b.arch, b.plans, err = n.architecture(); err != nil {
+	if b.arch, b.plans, err = benchArchitecture(e, n); err != nil {
 		return err
 	}
-	b.patch = n.patch
+	b.patch = n.Patch
 	if p, _ := b.cmd.Flags().GetIntSlice("patch-size"); len(p) > 0 {
 		b.patch = p
 	}

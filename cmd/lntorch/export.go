@@ -172,7 +172,7 @@ func (e *exporter) predictable(f *checkpoint.File) error {
 	if net.Architecture == nil {
 		return fmt.Errorf("its network is %s, expected one of %s", net.Class, strings.Join(models.Classes(), ", "))
 	}
-	if own, _ := models.ByTrainer(e.trainer); !models.Planned(net.Class) && own.Class != net.Class {
+	if own, _ := models.ByTrainer(e.trainer); !models.Planned(net.Class) && own.Name() != net.Class {
 		return fmt.Errorf("its network is %s, which %s does not build: name the trainer that does with --trainer (%s); nnU-Net must have its file",
 			net.Class, e.trainer, strings.Join(models.Trainers(), ", "))
 	}

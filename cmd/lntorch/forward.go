@@ -54,7 +54,7 @@ func runForward(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	defer ck.Close()
-	arch, err := models.ArchitectureOf(checkpoint.Shapes(ck.Weights), conf)
+	arch, err := models.ForWeights(checkpoint.Shapes(ck.Weights), conf)
 	if err != nil {
 		return err
 	}
@@ -73,8 +73,8 @@ func runForward(cmd *cobra.Command, _ []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", input, err)
 	}
-	if len(a.Shape) != arch.Dim+2 || a.Shape[1] != d.NumInputChannels(conf) {
-		return fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", input, a.Shape, d.NumInputChannels(conf), arch.Dim)
+	if len(a.Shape) != arch.Dim()+2 || a.Shape[1] != d.NumInputChannels(conf) {
+		return fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", input, a.Shape, d.NumInputChannels(conf), arch.Dim())
 	}
 	if m.threads == 0 {
 		m.threads = runtime.NumCPU()

@@ -133,7 +133,7 @@ func hashedNetwork(t *testing.T, name string) (args []string, output string) {
 	require.NoError(t, err)
 	c, err := p.Configuration("c")
 	require.NoError(t, err)
-	a, err := c.Architecture()
+	a, err := models.Parse(c)
 	require.NoError(t, err)
 	weights, input := filepath.Join(dir, "w.pth"), filepath.Join(dir, "x.npy")
 	require.NoError(t, torch.With(func(s *torch.Scope) error {

@@ -211,21 +211,8 @@ func (d *inspection) checkpoint(f *checkpoint.File) {
 	if n.Adapters > 0 {
 		d.Network += fmt.Sprintf(", with %d tensors of adapters", n.Adapters)
 	}
-	switch a := n.Architecture; {
-	case a == nil:
-	case a.NumStages == 0:
-		d.Architecture = map[string]any{"feature_size": a.FeatureSize, "depths": a.Depths, "num_heads": a.Heads, "spatial_dims": a.Dim}
-	default:
-		d.Architecture = map[string]any{"n_stages": a.NumStages, "features_per_stage": a.FeaturesPerStage, "kernel_sizes": a.KernelSizes,
-			"strides": a.Strides, "n_conv_per_stage_decoder": a.DecoderConvs, "conv_bias": a.ConvBias}
-		if a.Block == "" {
-			d.Architecture["n_conv_per_stage"] = a.ConvsPerStage
-		} else {
-			d.Architecture["n_blocks_per_stage"], d.Architecture["block"], d.Architecture["stem_channels"] = a.BlocksPerStage, a.Block, a.StemChannels
-		}
-		if a.BottleneckChannels != nil {
-			d.Architecture["bottleneck_channels"] = a.BottleneckChannels
-		}
+	if n.Architecture != nil {
+		d.Architecture = n.Architecture.Arguments()
 	}
 	if d.Kind = "state dict"; !f.NNUNet {
 		return

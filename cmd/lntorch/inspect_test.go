@@ -59,19 +59,16 @@ func TestNetworksAreRecognisedByTheirTensors(t *testing.T) {
 			n := recogniseNetwork(weights)
 			require.Equal(t, class, n.Class, name)
 			require.Equal(t, parameters, n.Parameters, "%s, copies %v", name, copies)
-			a := n.Architecture
-			for key, got := range map[string]any{
-				"input_channels": n.Channels, "num_classes": n.Classes, "n_stages": a.NumStages, "features_per_stage": a.FeaturesPerStage,
-				"kernel_sizes": a.KernelSizes, "strides": a.Strides, "n_conv_per_stage": a.ConvsPerStage, "n_blocks_per_stage": a.BlocksPerStage,
-				"n_conv_per_stage_decoder": a.DecoderConvs, "conv_bias": a.ConvBias, "bottleneck_channels": a.BottleneckChannels, "block": a.Block,
-				"stem_channels": a.StemChannels,
-			} {
-				if want[key] != nil && key != "block" {
-					require.Equal(t, fmt.Sprint(want[key]), fmt.Sprint(got), "%s: %s", name, key)
+			a := n.Architecture.Arguments()
+			for _, key := range []string{"n_stages", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage",
+				"n_conv_per_stage_decoder", "conv_bias", "bottleneck_channels", "stem_channels"} {
+				if want[key] != nil {
+					require.Equal(t, fmt.Sprint(want[key]), fmt.Sprint(a[key]), "%s: %s", name, key)
 				}
 			}
+			require.Equal(t, fmt.Sprint(want["input_channels"], want["num_classes"]), fmt.Sprint(n.Channels, n.Classes), name)
 			if class == "ResidualEncoderUNet" {
-				require.Equal(t, want["bottleneck_channels"] != nil, a.Block == "BottleneckD", name)
+				require.Equal(t, want["bottleneck_channels"] != nil, a["block"] == "BottleneckD", name)
 			}
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/lntorch/lntorch/delta"
 	"github.com/lntorch/lntorch/formats/peft"
 	"github.com/lntorch/lntorch/formats/pth"
+	"github.com/lntorch/lntorch/models"
 )
 
 func newMerge() *cobra.Command {
@@ -129,10 +130,10 @@ func (m *merger) adapter(folder string) (*checkpoint.Edit, error) {
 	if err := delta.CheckBase(f, a.Metadata[delta.BaseKey], folder); err != nil {
 		return nil, err
 	}
-	e := checkpoint.NewEdit(f)
+	e := checkpoint.NewEdit(f, models.Canonical)
 	done := map[string]bool{} // aliases are one layer
 	for _, l := range a.Layers {
-		name := checkpoint.Canonical(l.Name + ".weight")
+		name := models.Canonical(l.Name + ".weight")
 		if done[name] {
 			continue
 		}
@@ -173,7 +174,7 @@ func (m *merger) delta(path string) (*checkpoint.Edit, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := checkpoint.NewEdit(f)
+	e := checkpoint.NewEdit(f, models.Canonical)
 	if err := d.Apply(f, e); err != nil {
 		return nil, err
 	}
@@ -195,7 +196,7 @@ func (m *merger) wrapped(path string) (*checkpoint.Edit, error) {
 		if !ok {
 			continue
 		}
-		name := checkpoint.Canonical(layer + ".weight")
+		name := models.Canonical(layer + ".weight")
 		if layers[name] == nil {
 			layers[name] = map[string]*pth.Tensor{}
 			order = append(order, name)
@@ -211,7 +212,7 @@ func (m *merger) wrapped(path string) (*checkpoint.Edit, error) {
 	if !m.alphaGiven || !(m.alpha > 0) || math.IsInf(m.alpha, 0) {
 		return nil, &usageError{err: fmt.Errorf("%s does not say how its adapters are scaled: give --alpha, a number above 0 (PEFT's lora_alpha; the published trainer has 16)", path)}
 	}
-	e := checkpoint.NewEdit(f)
+	e := checkpoint.NewEdit(f, models.Canonical)
 	for _, name := range order {
 		a, b := layers[name]["A"], layers[name]["B"]
 		layer := strings.TrimSuffix(name, ".weight")

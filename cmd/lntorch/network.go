@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/lntorch/lntorch/checkpoint"
-	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/models"
 )
@@ -17,7 +16,7 @@ type network struct {
 	Classes    int    // of the logits
 	Parameters int64  // trainable numbers, aliases counted once
 	// Architecture holds the arguments that shapes reveal, and no others; nil where the network is not recognised.
-	Architecture *plans.Architecture
+	Architecture models.Architecture
 	Adapters     int    // tensors of LoRA adapters
 	Adapter      string // one of their names
 }
@@ -33,7 +32,7 @@ func recogniseNetwork(weights []checkpoint.Weight) *network {
 		}
 	}
 	if s := models.Recognise(checkpoint.Shapes(weights)); s != nil {
-		n.Class, n.Architecture, n.Channels, n.Classes = s.Architecture.NetworkClass, s.Architecture, s.InputChannels, s.NumClasses
+		n.Class, n.Architecture, n.Channels, n.Classes = s.Architecture.Class(), s.Architecture, s.InputChannels, s.NumClasses
 	}
 	n.count(weights)
 	return n
@@ -46,7 +45,7 @@ func (n *network) count(weights []checkpoint.Weight) {
 	for _, w := range weights {
 		v := viewOf(w.Tensor)
 		buffer := strings.HasSuffix(w.Name, ".running_mean") || strings.HasSuffix(w.Name, ".running_var")
-		alias := n.Architecture != nil && (strings.Contains(w.Name, ".all_modules.") || strings.HasPrefix(w.Name, "decoder.encoder."))
+		alias := n.Architecture != nil && models.Canonical(w.Name) != w.Name
 		if seen[v] || alias || buffer || !floating(w.DType) {
 			continue
 		}
@@ -76,19 +75,10 @@ func viewOf(t *pth.Tensor) view {
 
 // String is the network in one line.
 func (n *network) String() string {
-	a := n.Architecture
-	if a == nil {
+	if n.Architecture == nil {
 		return n.Class
 	}
-	if a.NumStages == 0 {
-		return fmt.Sprintf("%s, %dd, feature size %d, blocks %v, heads %v", n.Class, a.Dim, a.FeatureSize, a.Depths, a.Heads)
-	}
-	inner := fmt.Sprintf("convolutions %v", a.ConvsPerStage)
-	if a.Block != "" {
-		inner = fmt.Sprintf("blocks %v (%s)", a.BlocksPerStage, a.Block)
-	}
-	return fmt.Sprintf("%s, %d stages, %dd, features %v, %s, decoder %v, kernels %v, strides %v",
-		n.Class, a.NumStages, a.Dim, a.FeaturesPerStage, inner, a.DecoderConvs, a.KernelSizes, a.Strides)
+	return n.Architecture.Describe()
 }
 
 // compare lists where the file's plans and dataset.json mean another network than its weights.
@@ -100,30 +90,16 @@ func (n *network) compare(f *checkpoint.File) []string {
 	if err != nil {
 		return []string{err.Error()}
 	}
-	want, err := conf.Architecture()
+	want, err := models.Parse(conf)
 	if err != nil {
 		return []string{err.Error()}
 	}
-	var out []string
-	check := func(what string, plans, weights any) {
-		if p, w := fmt.Sprint(plans), fmt.Sprint(weights); p != w {
-			out = append(out, fmt.Sprintf("%s: plans %s, weights %s", what, p, w))
+	out := models.Differences(want, n.Architecture)
+	check := func(what string, plans, weights int) {
+		if plans != weights {
+			out = append(out, fmt.Sprintf("%s: plans %d, weights %d", what, plans, weights))
 		}
 	}
-	a := n.Architecture
-	check("network", want.NetworkClass, a.NetworkClass)
-	check("features_per_stage", want.FeaturesPerStage, a.FeaturesPerStage)
-	check("kernel_sizes", want.KernelSizes, a.KernelSizes)
-	if len(want.Strides) == len(a.Strides) {
-		check("strides", want.Strides[1:], a.Strides[1:]) // the first shows in no shape
-	}
-	check("n_conv_per_stage", want.ConvsPerStage, a.ConvsPerStage)
-	check("n_blocks_per_stage", want.BlocksPerStage, a.BlocksPerStage)
-	check("n_conv_per_stage_decoder", want.DecoderConvs, a.DecoderConvs)
-	check("conv_bias", want.ConvBias, a.ConvBias)
-	check("block", want.Block, a.Block)
-	check("bottleneck_channels", want.BottleneckChannels, a.BottleneckChannels)
-	check("stem_channels", want.StemChannels, a.StemChannels)
 	if f.Dataset != nil {
 		check("input channels", f.Dataset.NumInputChannels(conf), n.Channels)
 		check("classes", f.Dataset.Labels.NumSegmentationHeads(), n.Classes)

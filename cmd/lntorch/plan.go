@@ -14,6 +14,7 @@ import (
 	"github.com/lntorch/lntorch/data/planner"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/report"
 )
 
@@ -309,9 +310,9 @@ func summarisePlans(o *plans.Object, path string) (plansSummary, error) {
 		c, err := p.Configuration(name)
 		if err == nil {
 			line.Spacing, line.Median, line.Patch, line.Batch = c.Spacing, c.MedianImageSize, c.PatchSize, c.BatchSize
-			var a *plans.Architecture
-			if a, err = c.Architecture(); err == nil {
-				line.Stages, line.Network = a.NumStages, a.NetworkClass
+			var a models.Architecture
+			if a, err = models.Parse(c); err == nil {
+				line.Stages, line.Network = a.Stages(), a.Class()
 			}
 		}
 		if err != nil {

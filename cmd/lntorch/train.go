@@ -33,7 +33,10 @@ Where plans or training data are missing and the raw dataset is there, they are 
 by nnU-Net's planner; the data as lntorch preprocess makes it, anew where a raw file has changed. A folder that nnU-Net preprocessed stays as it is.
 
 Methods:
-` + methodHelp(),
+` + methodHelp() + `
+
+Networks that a trainer (-tr) builds whatever the plans say:
+` + networkHelp(),
 		Example: `  lntorch train 102 3d_fullres 0 --method dgst -pretrained_weights model/checkpoint_final.pth
   lntorch train 102 3d_fullres 0 -tr nnUNetTrainer_DGST -pretrained_weights model/checkpoint_final.pth --head keep
   lntorch train 102 3d_phantom 0 -p nnUNetPlansAdopted -pretrained_weights model/checkpoint_final.pth    # from raw images
@@ -48,7 +51,7 @@ Methods:
 	f.String("method", "", "fine-tuning method: "+strings.Join(methodNames(), ", "))
 	f.String("plans", "nnUNetPlans", "name of the plans file, without .json (nnU-Net: -p)")
 	f.String("pretrained-weights", "", "checkpoint to start from")
-	f.String("head", string(train.HeadNNUNet), "segmentation heads of the pretrained weights: nnunet (seg_layers are reset, any other head goes along), reset, keep, "+
+	f.String("head", string(train.HeadNNUNet), "segmentation heads of the pretrained weights: nnunet ("+models.SegLayers+" are reset, any other head goes along), reset, keep, "+
 		"or extend (known classes go along, by name or number)")
 	f.String("channels", string(train.ChannelsKeep), "input channels of the pretrained weights: keep (they must fit), or extend (known ones go along, others start at 0)")
 	refineFlags(f)
@@ -145,6 +148,17 @@ func methodHelp() string {
 	var b strings.Builder
 	for _, e := range finetune.Entries() {
 		fmt.Fprintf(&b, "  %-6s  %s; %d epochs, lr %g (%s)\n", e.Name, e.Summary, e.Epochs, e.LR, e.Trainer)
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+// networkHelp has a line for each network that plans do not describe.
+func networkHelp() string {
+	var b strings.Builder
+	for _, e := range models.Entries() {
+		if e.Trainer != "" {
+			fmt.Fprintf(&b, "  %-25s  %s; %d epochs, lr %g\n", e.Trainer, e.Summary, e.Epochs, e.LR)
+		}
 	}
 	return strings.TrimRight(b.String(), "\n")
 }

@@ -15,8 +15,22 @@ type Model struct {
 	Plans         *plans.Plans
 	Configuration string
 	Dataset       *plans.Dataset // what it was trained on; nil where that is not known
-	// Divisor is what each axis of a patch must be divisible by, for networks that the plans do not describe; nil: the strides.
-	Divisor []int
+	// Network tells of the network that a configuration means, whether the plans or a trainer of its own describe it.
+	Network func(*plans.Configuration) (Network, error)
+}
+
+// Network is what a patch must fit.
+type Network struct {
+	Divisor []int // of the patch's sizes, per axis
+	UNet    *UNet // nil for a network whose memory nnU-Net does not measure: patch and batch stay as they are
+}
+
+// UNet is what nnU-Net's measure of a network's memory goes by.
+type UNet struct {
+	Strides          [][]int // per stage, one entry per axis
+	Features, Blocks []int   // per stage of the encoder; Blocks are convolutions, or with Residual blocks
+	DecoderConvs     []int   // per stage of the decoder
+	Residual         bool
 }
 
 // AdoptOptions choose what is adopted. The zero value takes everything from the model.
@@ -69,7 +83,7 @@ func Adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 }
 
 func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
-	c, arch, err := m.configuration()
+	c, network, err := m.configuration()
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +108,7 @@ func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 		}
 	}
 	image := medianShape(in, spacing, forward)
-	s, err := m.size(c, arch, image[3-dim:], in.Dataset.NumLabelEntries(), o)
+	s, err := m.size(c, network, image[3-dim:], in.Dataset.NumLabelEntries(), o)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +183,7 @@ func Recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, erro
 }
 
 func recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, error) {
-	c, arch, err := m.configuration()
+	c, network, err := m.configuration()
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +209,7 @@ func recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, erro
 		o.BatchSize = parent.BatchSize
 	}
 	image := medianShape(in, parent.Spacing, own.TransposeForward)
-	s, err := m.size(c, arch, image[3-len(c.PatchSize):], in.Dataset.NumLabelEntries(), o)
+	s, err := m.size(c, network, image[3-len(c.PatchSize):], in.Dataset.NumLabelEntries(), o)
 	if err != nil {
 		return nil, err
 	}
@@ -216,14 +230,14 @@ func recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, erro
 	return a, nil
 }
 
-// configuration resolves the model's configuration. The architecture is nil where the plans do not describe the network.
-func (m *Model) configuration() (*plans.Configuration, *plans.Architecture, error) {
+// configuration resolves the model's configuration.
+func (m *Model) configuration() (*plans.Configuration, Network, error) {
 	c, err := m.Plans.Configuration(m.Configuration)
-	if err != nil || m.Divisor != nil {
-		return c, nil, err
+	if err != nil {
+		return nil, Network{}, err
 	}
-	a, err := c.Architecture()
-	return c, a, err
+	n, err := m.Network(c)
+	return c, n, err
 }
 
 func permutation(order []int) error {
@@ -255,17 +269,9 @@ type size struct {
 }
 
 // size chooses patch and batch: what is given, else the model's, made smaller until nnU-Net's measure of memory is kept.
-func (m *Model) size(c *plans.Configuration, arch *plans.Architecture, median []float64, classes int, o AdoptOptions) (size, error) {
+func (m *Model) size(c *plans.Configuration, n Network, median []float64, classes int, o AdoptOptions) (size, error) {
 	s := size{patch: slices.Clone(c.PatchSize), batch: c.BatchSize}
-	divisor := m.Divisor
-	if arch != nil {
-		divisor = slices.Repeat([]int{1}, arch.Dim)
-		for _, stride := range arch.Strides {
-			for a := range divisor {
-				divisor[a] *= stride[a]
-			}
-		}
-	}
+	divisor := n.Divisor
 	if len(divisor) != len(s.patch) {
 		return s, fmt.Errorf("%s: strides of %d axes, a patch of %d", m.Source, len(divisor), len(s.patch))
 	}
@@ -292,21 +298,21 @@ func (m *Model) size(c *plans.Configuration, arch *plans.Architecture, median []
 	if bottleneck < 2 {
 		return s, fmt.Errorf("patch %v: after strides of %v one voxel is left, which cannot be normalised: take a larger one", s.patch, divisor)
 	}
-	if o.MemoryGB <= 0 || arch == nil {
+	if o.MemoryGB <= 0 || n.UNet == nil {
 		return s, nil
 	}
 	perGB, reference := 560e6/8, 2.0 // feature map elements, and the patches that they were measured with
-	if arch.NetworkClass == "ResidualEncoderUNet" {
+	if n.UNet.Residual {
 		perGB = 680e6 / 8
 	}
-	if arch.Dim == 2 {
+	if len(divisor) == 2 {
 		perGB, reference = 85e6/8, 12
-		if arch.NetworkClass == "ResidualEncoderUNet" {
+		if n.UNet.Residual {
 			perGB = 135e6 / 8
 		}
 	}
 	need := func(patch []int) float64 { // GB per patch of a batch
-		return float64(architectureSize(arch, patch, classes)) / perGB / reference
+		return float64(n.UNet.size(patch, classes)) / perGB / reference
 	}
 	before := s
 	for o.BatchSize == 0 && s.batch > minBatch && float64(s.batch)*need(s.patch) > o.MemoryGB {
@@ -335,14 +341,10 @@ func (m *Model) size(c *plans.Configuration, arch *plans.Architecture, median []
 	return s, nil
 }
 
-// architectureSize is nnU-Net's measure of a network's memory, see featureMapSize.
-func architectureSize(a *plans.Architecture, patch []int, classes int) int64 {
-	t := topology{strides: a.Strides, patch: patch}
-	blocks, residual := a.ConvsPerStage, false
-	if a.NetworkClass == "ResidualEncoderUNet" {
-		blocks, residual = a.BlocksPerStage, true
-	}
-	return t.featureMapSize(a.FeaturesPerStage, blocks, slices.Max(a.DecoderConvs), classes, residual)
+// size is nnU-Net's measure of a network's memory, see featureMapSize.
+func (u *UNet) size(patch []int, classes int) int64 {
+	t := topology{strides: u.Strides, patch: patch}
+	return t.featureMapSize(u.Features, u.Blocks, slices.Max(u.DecoderConvs), classes, u.Residual)
 }
 
 // The bounds of what is near the model's training data.

@@ -10,6 +10,7 @@ import (
 	"github.com/lntorch/lntorch/data/fingerprint"
 	"github.com/lntorch/lntorch/data/planner"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/models"
 )
 
 const mini = "../../testdata/phantom-mini/"
@@ -22,7 +23,17 @@ func source(t *testing.T) planner.Model {
 	require.NoError(t, err)
 	d, err := plans.LoadDataset(folder + "dataset.json")
 	require.NoError(t, err)
-	return planner.Model{Source: "model", Plans: p, Configuration: "3d_phantom", Dataset: d}
+	return planner.Model{Source: "model", Plans: p, Configuration: "3d_phantom", Dataset: d, Network: network}
+}
+
+// network is the one that the plans describe.
+func network(c *plans.Configuration) (planner.Network, error) {
+	a, err := models.Parse(c)
+	if err != nil {
+		return planner.Network{}, err
+	}
+	u := planner.UNet(a.(models.Measured).Topology())
+	return planner.Network{Divisor: a.Divisor(), UNet: &u}, nil
 }
 
 // target is the dataset that adopts.
@@ -176,7 +187,11 @@ func TestFlatModelsAreAdopted(t *testing.T) {
 // SwinUNETR's trainer ignores the architecture block: the patch must fit the network, not the strides.
 func TestNetworksOutsideOfPlansHaveTheirOwnDivisor(t *testing.T) {
 	m := source(t)
-	m.Divisor = []int{32, 32, 32}
+	m.Network = func(c *plans.Configuration) (planner.Network, error) {
+		a, err := models.ForTrainer("nnUNetTrainer_SwinUNETR", c)
+		require.NoError(t, err)
+		return planner.Network{Divisor: a.Divisor()}, nil
+	}
 	_, err := planner.Adopt(m, target(t), planner.AdoptOptions{})
 	require.ErrorContains(t, err, "patch [16 48 48]: the strides of model need sizes divisible by [32 32 32]; the nearest are 32,64,64")
 	a, err := planner.Adopt(m, target(t), planner.AdoptOptions{PatchSize: []int{32, 64, 96}, MemoryGB: 1e-6})
@@ -211,9 +226,9 @@ func TestOldPlansAreAdopted(t *testing.T) {
 	doc.Delete("label_manager")
 	p, err := plans.FromObject(doc, "old")
 	require.NoError(t, err)
-	want, err := planner.Adopt(planner.Model{Source: "new", Plans: m.Plans, Configuration: "3d_fullres"}, target(t), planner.AdoptOptions{})
+	want, err := planner.Adopt(planner.Model{Source: "new", Plans: m.Plans, Configuration: "3d_fullres", Network: network}, target(t), planner.AdoptOptions{})
 	require.NoError(t, err)
-	got, err := planner.Adopt(planner.Model{Source: "old", Plans: p, Configuration: "3d_fullres"}, target(t), planner.AdoptOptions{})
+	got, err := planner.Adopt(planner.Model{Source: "old", Plans: p, Configuration: "3d_fullres", Network: network}, target(t), planner.AdoptOptions{})
 	require.NoError(t, err)
 	sorted := func(o *plans.Object) string { // the block moves to the end of the configuration
 		b, err := plans.EncodeJSON(o, 1, true)

@@ -17,14 +17,12 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	a, err := c.Architecture()
+	n, err := c.Network()
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(c.DataIdentifier, c.PatchSize, a.NetworkClass, a.FeaturesPerStage)
-	fmt.Println(a.DeepSupervisionScales())
+	fmt.Println(c.DataIdentifier, c.PatchSize, n.Class)
 	// Output:
-	// nnUNetPlansSource_3d_fullres [16 48 48] PlainConvUNet [8 16 32 64]
-	// [[1 1 1] [1 0.5 0.5] [0.5 0.25 0.25]]
+	// nnUNetPlansSource_3d_fullres [16 48 48] dynamic_network_architectures.architectures.unet.PlainConvUNet
 }

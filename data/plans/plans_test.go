@@ -63,31 +63,20 @@ func TestLoadReadsAPlansFileOfNnUNet(t *testing.T) {
 	require.Equal(t, "resample_data_or_seg_to_shape", c.ResampleProbs.Function)
 	require.Equal(t, []string{"is_seg", "order", "order_z", "force_separate_z"}, c.ResampleSeg.Kwargs.Keys())
 
-	a, err := c.Architecture()
+	n, err := c.Network()
 	require.NoError(t, err)
-	require.Equal(t, &Architecture{
-		NetworkClass: "PlainConvUNet", Dim: 3, NumStages: 4, FeaturesPerStage: []int{8, 16, 32, 64},
-		KernelSizes:   [][]int{{1, 3, 3}, {3, 3, 3}, {3, 3, 3}, {3, 3, 3}},
-		Strides:       [][]int{{1, 1, 1}, {1, 2, 2}, {2, 2, 2}, {2, 2, 2}},
-		ConvsPerStage: []int{2, 2, 2, 2}, DecoderConvs: []int{2, 2, 2}, ConvBias: true,
-		Norm:   &Norm{Op: "InstanceNorm3d", Eps: 1e-5, Momentum: 0.1, Affine: true},
-		Nonlin: &Nonlin{Op: "LeakyReLU", NegativeSlope: 0.01},
-	}, a)
+	require.Equal(t, "dynamic_network_architectures.architectures.unet.PlainConvUNet", n.Class)
+	require.Equal(t, []int{8, 16, 32, 64}, n.Arguments.PerStage("features_per_stage", 4))
+	require.NoError(t, n.Arguments.Err())
 
 	c, err = p.Configuration("3d_phantom_resenc")
 	require.NoError(t, err)
-	a, err = c.Architecture()
+	n, err = c.Network()
 	require.NoError(t, err)
-	require.Equal(t, "ResidualEncoderUNet", a.NetworkClass)
-	require.Equal(t, []int{1, 2, 2, 2}, a.BlocksPerStage)
-	require.Equal(t, "BasicBlockD", a.Block)
-	require.Equal(t, 8, a.StemChannels)
+	require.Equal(t, "ResidualEncoderUNet", LastComponent(n.Class))
 
 	c, err = p.Configuration("2d")
 	require.NoError(t, err)
-	a, err = c.Architecture()
-	require.NoError(t, err)
-	require.Equal(t, 2, a.Dim)
 	require.True(t, c.BatchDice)
 }
 
@@ -141,72 +130,15 @@ func TestConfigurationErrorsNameFieldFoundAndExpected(t *testing.T) {
 	require.Equal(t, "p", c.PreviousStage)
 	require.Equal(t, []float64{1, 1, 1.5}, c.Spacing)
 	require.True(t, c.BatchDice)
-	_, err = c.Architecture()
-	require.ErrorContains(t, err, `p.json: configuration c: key "architecture" is missing`)
-}
-
-func architecture(t *testing.T, class, kwargs string) (*Architecture, error) {
-	t.Helper()
-	block := fmt.Sprintf(`, "architecture": {"network_class_name": "some.where.%s", "arch_kwargs": {%s}}`, class, kwargs)
-	c, err := parse(t, fmt.Sprintf(configuration, block)).Configuration("c")
-	require.NoError(t, err)
-	return c.Architecture()
-}
-
-const minimal = `"n_stages": 3, "features_per_stage": 16, "conv_op": "torch.nn.modules.conv.Conv3d", "kernel_sizes": 3, "strides": [1, [1, 2, 2], 2], "n_conv_per_stage_decoder": 1`
-
-func TestArchitectureBroadcastsScalars(t *testing.T) {
-	a, err := architecture(t, "PlainConvUNet", minimal+`, "n_conv_per_stage": 2, "deep_supervision": true, "nonlin_first": true,
-		"norm_op": "torch.nn.BatchNorm3d", "dropout_op": "torch.nn.Dropout3d", "dropout_op_kwargs": {"p": 0.25, "inplace": true}, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"negative_slope": 0.2}`)
-	require.NoError(t, err)
-	require.Equal(t, &Architecture{
-		NetworkClass: "PlainConvUNet", Dim: 3, NumStages: 3, FeaturesPerStage: []int{16, 16, 16},
-		KernelSizes: [][]int{{3, 3, 3}, {3, 3, 3}, {3, 3, 3}}, Strides: [][]int{{1, 1, 1}, {1, 2, 2}, {2, 2, 2}},
-		ConvsPerStage: []int{2, 2, 2}, DecoderConvs: []int{1, 1}, NonlinFirst: true,
-		Norm:    &Norm{Op: "BatchNorm3d", Eps: 1e-5, Momentum: 0.1, Affine: true, TrackRunningStats: true},
-		Dropout: &Dropout{Op: "Dropout3d", P: 0.25},
-		Nonlin:  &Nonlin{Op: "LeakyReLU", NegativeSlope: 0.2},
-	}, a)
-
-	a, err = architecture(t, "ResidualEncoderUNet", minimal+`, "n_blocks_per_stage": [1, 2, 3], "block": "x.BottleneckD", "bottleneck_channels": 4, "stem_channels": 6`)
-	require.NoError(t, err)
-	require.Equal(t, []int{4, 4, 4}, a.BottleneckChannels)
-	require.Equal(t, 6, a.StemChannels)
-	require.Nil(t, a.Norm)
-	require.Nil(t, a.Dropout)
-	require.Nil(t, a.Nonlin)
-}
-
-func TestArchitectureErrorsNameTheArgument(t *testing.T) {
-	for _, c := range []struct{ class, kwargs, want string }{
-		{"SegFormer", minimal, `network_class_name: expected PlainConvUNet or ResidualEncoderUNet, found "some.where.SegFormer"`},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "wurst": 1, "block": 2`, "PlainConvUNet has no argument wurst, block; it knows n_conv_per_stage"},
-		{"PlainConvUNet", minimal, `key "n_conv_per_stage" is missing`},
-		{"PlainConvUNet", `"n_stages": 3`, `key "features_per_stage" is missing`},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": [2, 2]`, "n_conv_per_stage: expected a positive integer or a list of 3 of them, found [2, 2]"},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "strides": [1, 2]`, "strides: expected a positive integer or, for each of 3 stages, an integer or a list of 3, found [1, 2]"},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "conv_op": "torch.nn.Conv2d"`, "conv_op: expected a convolution for the 3 axes of patch_size"},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "norm_op": "torch.nn.GroupNorm"`, "norm_op: expected InstanceNorm3d or BatchNorm3d, found \"GroupNorm\""},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "norm_op": "InstanceNorm3d", "norm_op_kwargs": {"epsilon": 1}`, "norm_op_kwargs: InstanceNorm3d has no argument epsilon"},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "dropout_op": "Dropout3d", "dropout_op_kwargs": {"p": 2}`, "dropout_op_kwargs: p: expected a probability, found 2.0"},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "n_stages": 1`, "n_stages: expected between 2 and 32 stages, found 1"},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "n_stages": 2`, "strides: expected a positive integer or, for each of 2 stages"},
-		{"ResidualEncoderUNet", minimal + `, "n_blocks_per_stage": 2, "block": "x.Foo"`, "block: expected BasicBlockD or BottleneckD, found \"Foo\""},
-		{"ResidualEncoderUNet", minimal + `, "n_blocks_per_stage": 2, "block": "x.BottleneckD"`, `key "bottleneck_channels" is missing`},
-		{"ResidualEncoderUNet", minimal + `, "n_blocks_per_stage": 2, "stem_channels": 0`, "stem_channels: expected a positive number, found 0"},
-	} {
-		_, err := architecture(t, c.class, c.kwargs)
-		require.ErrorContains(t, err, c.want)
-		require.ErrorContains(t, err, "plans: p.json: configuration c: architecture")
-	}
+	_, err = c.Network()
+	require.ErrorContains(t, err, `plans: p.json: configuration c: key "architecture" is missing`)
 }
 
 func TestDeepSupervisionScalesAndWeights(t *testing.T) {
 	cases := readGolden(t).Supervision
 	require.NotEmpty(t, cases)
 	for _, c := range cases {
-		a := &Architecture{Dim: len(c.Strides[0]), NumStages: len(c.Strides), Strides: c.Strides}
-		require.Equal(t, c.Scales, a.DeepSupervisionScales())
+		require.Equal(t, c.Scales, DeepSupervisionScales(c.Strides))
 		require.Equal(t, c.Weights, DeepSupervisionWeights(len(c.Scales)))
 	}
 	require.Equal(t, []float64{1}, DeepSupervisionWeights(1))

@@ -20,6 +20,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/models"
 )
 
 const module = "github.com/lntorch/lntorch"
@@ -247,6 +249,64 @@ func TestMethodsAreReachedThroughTheRegistry(t *testing.T) {
 		}
 	}
 	require.Equal(t, len(Methods), found)
+}
+
+// networkNames finds string constants and names of package models that are those of one network.
+func networkNames(f file, names []string) (found []ast.Node, which []string) {
+	has := func(n ast.Node, text string) {
+		if i := slices.IndexFunc(names, func(name string) bool { return strings.Contains(text, name) }); i >= 0 {
+			found, which = append(found, n), append(which, names[i])
+		}
+	}
+	imports := f.imports()
+	ast.Inspect(f.ast, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.BasicLit:
+			if n.Kind == token.STRING {
+				has(n, n.Value)
+			}
+		case *ast.SelectorExpr:
+			if x, ok := n.X.(*ast.Ident); ok && imports[x.Name] == module+"/models" {
+				has(n, n.Sel.Name)
+			}
+		}
+		return true
+	})
+	return found, which
+}
+
+// A network is one file: what else the program must know of it is in its registry entry.
+func TestNetworksAreReachedThroughTheRegistry(t *testing.T) {
+	packages, fset := load(t)
+	names := append(models.Classes(), NetworkNames...)
+	inModels := 0
+	for _, p := range packages {
+		for _, f := range p.files {
+			if f.isTest() {
+				continue
+			}
+			found, which := networkNames(f, names)
+			if p.path == "models" {
+				inModels += len(found)
+			}
+			for i, n := range found {
+				if !matchAny(NetworkNamesIn, p.path) && !slices.Contains(NetworkNamesIn, f.name) {
+					t.Errorf("%s: %s is a fact of one network: package models has it in the registry", fset.Position(n.Pos()), which[i])
+				}
+			}
+		}
+	}
+	require.Greater(t, inModels, len(names))
+}
+
+func TestNetworkNamesAreFound(t *testing.T) {
+	text := "package train\nimport nets \"github.com/lntorch/lntorch/models\"\n" +
+		"// PlainConvUNet may stand in a comment.\n" +
+		"var a, b = nets.PlainConvUNet{}, \"module.\" + \"decoder.seg_layers.0\"\nvar c = nets.Canonical(`out.conv`)"
+	parsed, err := parser.ParseFile(token.NewFileSet(), "train.go", text, 0)
+	require.NoError(t, err)
+	_, which := networkNames(file{ast: parsed}, append(models.Classes(), NetworkNames...))
+	require.Equal(t, []string{"PlainConvUNet", "seg_layers"}, which)
 }
 
 // exempt says whether a call is allowed in this file.
