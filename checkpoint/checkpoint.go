@@ -40,6 +40,7 @@ type File struct {
 
 	globals []pickle.Global
 	closer  io.Closer
+	digest  string // once computed
 	root    *pickle.Dict
 }
 

@@ -17,8 +17,18 @@ import (
 
 // Digest is the sha256, in hexadecimal, of a file's weights, whatever file they are in: for each canonical name, sorted, the
 // name, type and shape as a line of text and the elements, row-major and little-endian. Aliases count once: canonical gives
-// for each name the one that stands for it.
+// for each name the one that stands for it. It is computed once.
 func (f *File) Digest(canonical func(name string) string) (string, error) {
+	if f.digest == "" {
+		var err error
+		if f.digest, err = f.computeDigest(canonical); err != nil {
+			return "", err
+		}
+	}
+	return f.digest, nil
+}
+
+func (f *File) computeDigest(canonical func(name string) string) (string, error) {
 	tensors := map[string]*pth.Tensor{}
 	for _, w := range f.Weights {
 		if c := canonical(w.Name); tensors[c] == nil || c == w.Name {

@@ -15,11 +15,7 @@ import (
 // in t.decisions what becomes of heads and first layers.
 func (t *trainer) loadPretrained(gen *torch.Generator) error {
 	c := &t.cfg
-	f, err := checkpoint.Open(c.Pretrained)
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	defer f.Close()
+	f := t.source
 	o := checkpoint.LoadOptions{AllowUnexpected: true}
 	var remaps []func(name string, file, model []int64) *checkpoint.Remap
 	fresh := models.IsHead
@@ -52,9 +48,9 @@ func (t *trainer) loadPretrained(gen *torch.Generator) error {
 			return err
 		}
 	}
-	err = t.loadWeights(f, o)
+	err := t.loadWeights(f, o)
 	if err == nil {
-		t.base, err = openBase(c.Pretrained)
+		t.base, err = baseOf(f)
 		return err
 	}
 	if c.Head != HeadReset {

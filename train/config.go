@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/internal/machine"
@@ -78,11 +79,12 @@ type Config struct {
 	Method     finetune.Method
 	Options    map[string]string // the method's options, for run.json and to compare with when continuing
 
-	Pretrained       string // checkpoint to start from; empty: random weights
-	Continue         bool   // continue from the result folder's checkpoint
-	ValidateOnly     bool   // no training: final validation of checkpoint_final.pth
-	Checkpoint       string // with ValidateOnly: the weights to validate; empty: the fold's
-	ValidationFolder string // of the final validation; empty: the fold's
+	Pretrained       string           // checkpoint to start from; empty: random weights
+	Source           *checkpoint.File // it, where the caller has opened it; not closed here
+	Continue         bool             // continue from the result folder's checkpoint
+	ValidateOnly     bool             // no training: final validation of checkpoint_final.pth
+	Checkpoint       string           // with ValidateOnly: the weights to validate; empty: the fold's
+	ValidationFolder string           // of the final validation; empty: the fold's
 
 	Version  string    // of lntorch, for run.json
 	Echo     io.Writer // where log lines also go; nil: nowhere
@@ -118,7 +120,8 @@ func (e *Interrupted) Error() string {
 // DefaultValIterations keeps nnU-Net's proportion of 50 validation to 250 training iterations, 50 at most.
 func DefaultValIterations(iterations int) int { return max(1, min(50, (iterations+4)/5)) }
 
-func (c *Config) defaults() error {
+// Check fills in defaults and says what is wrong with the settings, before any work.
+func (c *Config) Check() error {
 	if c.Method == nil || c.MethodName == "" {
 		return errors.New("train: no fine-tuning method")
 	}
@@ -152,9 +155,6 @@ func (c *Config) defaults() error {
 	}
 	if c.Channels != ChannelsKeep && c.Channels != ChannelsExtend {
 		return fmt.Errorf("train: --channels %q: expected keep or extend", c.Channels)
-	}
-	if _, err := c.Machine.Resolve(); err != nil {
-		return fmt.Errorf("train: %w", err)
 	}
 	if c.Progress == nil {
 		c.Progress = quiet{}

@@ -25,20 +25,31 @@ const (
 	baseDigest = "base_sha256"
 )
 
-func openBase(path string) (base, error) {
-	f, err := checkpoint.Open(path)
-	if err != nil {
-		return base{}, fmt.Errorf("train: %w", err)
-	}
-	defer f.Close()
+func baseOf(f *checkpoint.File) (base, error) {
 	digest, err := f.Digest(models.Canonical)
+	path := f.Path
 	if err == nil {
-		path, err = filepath.Abs(path) // a training may go on elsewhere
+		path, err = filepath.Abs(path) // a training may be continued elsewhere
 	}
 	if err != nil {
 		return base{}, fmt.Errorf("train: %w", err)
 	}
 	return base{path, digest}, nil
+}
+
+// openBase opens the base again, unless it is open still and its file is as it was then.
+func (t *trainer) openBase() (*checkpoint.File, func() error, error) {
+	if t.source != nil {
+		now, err := os.Stat(t.base.path)
+		if err == nil && os.SameFile(now, t.sourceInfo) && now.Size() == t.sourceInfo.Size() && now.ModTime().Equal(t.sourceInfo.ModTime()) {
+			return t.source, func() error { return nil }, nil
+		}
+	}
+	f, err := checkpoint.Open(t.base.path)
+	if err != nil {
+		return nil, nil, err
+	}
+	return f, f.Close, nil
 }
 
 // leave writes, when training is over, the result in the smallest form in which it can be used: what the method itself
@@ -83,12 +94,12 @@ func (t *trainer) leaveDelta(about string) error {
 	if t.base.path == "" {
 		return nil
 	}
-	f, err := checkpoint.Open(t.base.path)
+	f, done, err := t.openBase()
 	if err != nil {
 		t.file.Print("WARNING: no delta is written:", err)
 		return nil
 	}
-	defer f.Close()
+	defer done()
 	var weights []delta.Weight
 	for _, p := range t.Net.Module().Parameters() {
 		weights = append(weights, delta.Weight{Name: p.Name, Shape: p.Shape, Read: p.T.CopyBytesOut})

@@ -136,12 +136,8 @@ func orNone(text string) string {
 }
 
 // resume goes on from a checkpoint, of lntorch at any iteration, of nnU-Net at the epoch it names.
-func (t *trainer) resume(path string) error {
-	f, err := checkpoint.Open(path)
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	defer f.Close()
+func (t *trainer) resume(f *checkpoint.File) error {
+	path := f.Path
 	if err := t.loadWeights(f, checkpoint.LoadOptions{}); err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ type TraceSettings struct {
 // TraceConfig says what Trace runs.
 type TraceConfig struct {
 	Checkpoint    string
+	Source        *checkpoint.File // it, where the caller has opened it; not closed here
 	Plans         *plans.Plans
 	Dataset       *plans.Dataset
 	Configuration string
@@ -75,11 +76,13 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	file, err := checkpoint.Open(cfg.Checkpoint)
-	if err != nil {
-		return fmt.Errorf("trace: %w", err)
+	file := cfg.Source
+	if file == nil {
+		if file, err = checkpoint.Open(cfg.Checkpoint); err != nil {
+			return fmt.Errorf("trace: %w", err)
+		}
+		defer file.Close()
 	}
-	defer file.Close()
 	arch, err := models.ForWeights(checkpoint.Shapes(file.Weights), conf)
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
@@ -104,7 +107,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	defer t.masks.close()
 	t.Hook = t.observe
 	if _, err := checkpoint.LoadWeights(t.Net.Module(), file.Weights, checkpoint.LoadOptions{}); err != nil {
-		return fmt.Errorf("trace: %s: %w", cfg.Checkpoint, err)
+		return fmt.Errorf("trace: %s: %w", file.Path, err)
 	}
 	if err := os.MkdirAll(cfg.Output, 0o755); err != nil {
 		return fmt.Errorf("trace: %w", err)

@@ -57,25 +57,31 @@ type trainer struct {
 	*Session
 	toDev *uploader
 
-	log       nnlog.Log
-	file      *nnlog.File
-	events    *report.Events
-	best      *float64
-	epoch     int
-	iteration int       // done in this epoch
-	losses    []float64 // of this epoch's iterations
-	loading   *checkpoint.Report
-	decisions []string // what became of heads and first layers of pretrained weights
-	timing    timing
-	started   time.Time
-	restored  bool // by a checkpoint of lntorch or nnU-Net
-	base      base // what the fine-tuning began with
+	log        nnlog.Log
+	file       *nnlog.File
+	events     *report.Events
+	best       *float64
+	epoch      int
+	iteration  int       // done in this epoch
+	losses     []float64 // of this epoch's iterations
+	loading    *checkpoint.Report
+	decisions  []string // what became of heads and first layers of pretrained weights
+	timing     timing
+	started    time.Time
+	restored   bool             // by a checkpoint of lntorch or nnU-Net
+	base       base             // what the fine-tuning began with
+	source     *checkpoint.File // of the weights to begin with; open as long as it may be asked
+	ownSource  bool             // it is to be closed here
+	sourceInfo os.FileInfo      // of its file when it was opened
 }
 
 // Run trains as cfg says, or only validates. Cancelling ctx ends it after the running iteration, saved, with *Interrupted.
 func Run(ctx context.Context, cfg Config) (*Result, error) {
-	if err := cfg.defaults(); err != nil {
+	if err := cfg.Check(); err != nil {
 		return nil, err
+	}
+	if _, err := cfg.Machine.Resolve(); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
 	}
 	var result *Result
 	err := cfg.Machine.Run(func() error {
@@ -144,6 +150,9 @@ func (t *trainer) open() error {
 	}
 	t.out = c.folder(t.plans)
 	t.fold = filepath.Join(t.out, "fold_"+c.Fold)
+	if err := t.openSource(); err != nil {
+		return err
+	}
 	if t.arch, err = t.architecture(); err != nil {
 		return err
 	}
@@ -178,26 +187,58 @@ func (t *trainer) open() error {
 	return nil
 }
 
+// openSource opens the checkpoint that the weights come from, if there is one: once, for everything that
+// wants to know about it.
+func (t *trainer) openSource() error {
+	c := &t.cfg
+	path := c.Pretrained
+	switch {
+	case c.ValidateOnly && c.Checkpoint != "":
+		path = c.Checkpoint
+	case c.ValidateOnly && c.ValidateBest:
+		path = filepath.Join(t.fold, fileBest)
+	case c.ValidateOnly:
+		path = filepath.Join(t.fold, fileFinal)
+	case c.Continue:
+		var err error
+		if path, err = t.newest(); err != nil {
+			return err
+		}
+		if path == "" {
+			fmt.Fprintf(c.Echo, "WARNING: --c, but %s holds no checkpoint: a new training begins\n", t.fold)
+		}
+	}
+	if path == "" {
+		return nil
+	}
+	var err error
+	if t.sourceInfo, err = os.Stat(path); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if c.Source != nil && c.Source.Path == path {
+		t.source = c.Source
+		return nil
+	}
+	if t.source, err = checkpoint.Open(path); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	t.ownSource = true
+	return nil
+}
+
+// closeSource closes what openSource opened.
+func (t *trainer) closeSource() {
+	if t.ownSource {
+		t.source.Close()
+	}
+	t.source, t.ownSource = nil, false
+}
+
 // architecture is the plans' network, or the one that the trainer builds whatever they say; a file of that network to
 // validate, to go on from or to start from says how large it is.
 func (t *trainer) architecture() (models.Architecture, error) {
 	c := &t.cfg
-	path := c.Checkpoint
-	if c.Pretrained != "" && path == "" {
-		path = c.Pretrained
-	}
-	if path == "" && (c.Continue || c.ValidateOnly) {
-		var err error
-		if path, err = t.newest(); err != nil {
-			return nil, err
-		}
-	}
-	if path != "" {
-		f, err := checkpoint.Open(path)
-		if err != nil {
-			return nil, fmt.Errorf("train: %w", err)
-		}
-		defer f.Close()
+	if f := t.source; f != nil {
 		if s := models.Recognise(checkpoint.Shapes(f.Weights)); s != nil && !models.Planned(s.Architecture.Class()) {
 			own, ok := models.ByTrainer(c.Trainer)
 			if c.Trainer == "" || own.Name() == s.Architecture.Class() {
@@ -205,7 +246,7 @@ func (t *trainer) architecture() (models.Architecture, error) {
 			}
 			if !ok {
 				return nil, fmt.Errorf("train: %s holds a %s, which plans do not describe and trainer %s does not build: name its trainer with -tr (%s)",
-					path, s.Architecture.Class(), c.Trainer, strings.Join(models.Trainers(), ", "))
+					f.Path, s.Architecture.Class(), c.Trainer, strings.Join(models.Trainers(), ", "))
 			}
 		}
 	}
@@ -244,32 +285,20 @@ func (t *trainer) openLoaders() error {
 // restore gives the network its weights: a checkpoint's to go on, pretrained ones, or random ones.
 func (t *trainer) restore() error {
 	c := &t.cfg
-	if c.ValidateOnly {
-		path := c.Checkpoint
-		if path == "" && c.ValidateBest {
-			path = filepath.Join(t.fold, fileBest)
-		}
-		if path == "" {
-			path = filepath.Join(t.fold, fileFinal)
-		}
-		return t.loadNetwork(path, checkpoint.LoadOptions{})
-	}
-	if c.Continue {
-		path, err := t.newest()
-		if err != nil {
-			return err
-		}
-		if path != "" {
-			return t.resume(path)
-		}
-		fmt.Fprintf(c.Echo, "WARNING: --c, but %s holds no checkpoint: a new training begins\n", t.fold)
+	switch {
+	case c.ValidateOnly:
+		defer t.closeSource()
+		return t.loadWeights(t.source, checkpoint.LoadOptions{})
+	case c.Continue && t.source != nil:
+		defer t.closeSource()
+		return t.resume(t.source)
 	}
 	gen, err := torch.NewGenerator(torch.CPU, c.Seed)
 	if err != nil {
 		return err
 	}
 	defer gen.Close()
-	if c.Pretrained == "" {
+	if t.source == nil {
 		return t.Net.Module().Reset(gen, nil)
 	}
 	return t.loadPretrained(gen)
@@ -396,6 +425,7 @@ func (t *trainer) close() {
 	}
 	t.toDev.close()
 	t.Session.Close()
+	t.closeSource()
 }
 
 func wide(v []int) []int64 {

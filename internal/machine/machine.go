@@ -34,10 +34,10 @@ const (
 
 // Machine is where and how a network runs. Resolve fills in what the user left to the program.
 type Machine struct {
-	Name     string   `flag:"device" nnunet:"device" default:"auto" help:"cpu, cuda or cuda:N; auto: CUDA where libtorch and a GPU are there, else the CPU"`
-	Threads  int      `flag:"threads" range:"1.." help:"threads of libtorch's operators (default: all cores)"`
-	Numerics Numerics `flag:"numerics" values:"fast,reference" default:"fast" keep:"numerics" before:"*" help:"fast, or reference: the reference's operators in its order"`
-	AMP      AMP      `flag:"amp" values:"auto,off,fp16,bf16" default:"auto" keep:"amp" help:"mixed precision; auto: fp16 on CUDA, off on the CPU"`
+	DeviceName string   `flag:"device" nnunet:"device" default:"auto" help:"cpu, cuda or cuda:N; auto: CUDA where libtorch and a GPU are there, else the CPU"`
+	Threads    int      `flag:"threads" range:"1.." help:"threads of libtorch's operators (default: all cores)"`
+	Numerics   Numerics `flag:"numerics" values:"fast,reference" default:"fast" keep:"numerics" before:"*" help:"fast, or reference: the reference's operators in its order"`
+	AMP        AMP      `flag:"amp" values:"auto,off,fp16,bf16" default:"auto" keep:"amp" help:"mixed precision; auto: fp16 on CUDA, off on the CPU"`
 
 	Device torch.Device // what Name stands for
 }
@@ -45,9 +45,9 @@ type Machine struct {
 // Resolve finds the device, opens libtorch, and replaces auto and unset values by what they stand for.
 // It says in one line what was chosen where the user left the choice.
 func (m *Machine) Resolve() (note string, err error) {
-	switch m.Name {
+	switch m.DeviceName {
 	case "":
-		m.Name = m.Device.String()
+		m.DeviceName = m.Device.String()
 	case "auto":
 		if err := torch.Load(); err != nil {
 			return "", err
@@ -59,15 +59,15 @@ func (m *Machine) Resolve() (note string, err error) {
 		} else if n > 0 {
 			m.Device = torch.Device{Type: torch.DeviceCUDA}
 		}
-		m.Name = m.Device.String()
-		note = "device " + m.Name
+		m.DeviceName = m.Device.String()
+		note = "device " + m.DeviceName
 		if m.Device.Type == torch.DeviceCPU {
 			note += " (" + why + ")"
 		} else if name, err := m.Device.Name(); err == nil {
 			note += " (" + name + ")"
 		}
 	default:
-		if m.Device, err = torch.ParseDevice(m.Name); err != nil {
+		if m.Device, err = torch.ParseDevice(m.DeviceName); err != nil {
 			return "", settings.Usage("-device: %w", err)
 		}
 	}

@@ -1,0 +1,70 @@
+// Package pipeline holds the program's roads as Go calls with a config struct each: from raw CTs to
+// training data, from a pretrained model to plans that fit it, through training, validation, export.
+// A config struct declares the settings of its road (internal/settings); the command line binds them
+// to flags, and other callers fill them in. The calls print nothing: they return results, and log and
+// show progress where an Output says.
+package pipeline
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/lntorch/lntorch/internal/machine"
+	"github.com/lntorch/lntorch/internal/settings"
+)
+
+// Progress shows how far long work is. Calls come from one goroutine.
+type Progress interface {
+	Begin(task string, total int)
+	Done(n int, note string)
+	End()
+}
+
+// Output is where a road logs and shows progress. The zero Output is silent.
+type Output struct {
+	Log      io.Writer // log lines; a line that begins with WARNING is one
+	Progress Progress
+	Version  string // of the program, for records
+}
+
+// Print logs a line.
+func (o Output) Print(args ...any) {
+	if o.Log != nil {
+		fmt.Fprintln(o.Log, args...)
+	}
+}
+
+// Printf logs a formatted line.
+func (o Output) Printf(format string, args ...any) { o.Print(fmt.Sprintf(format, args...)) }
+
+// resolve finds the machine's device and says what was chosen.
+func (o Output) resolve(m *machine.Machine) error {
+	note, err := m.Resolve()
+	if note != "" {
+		o.Print(note)
+	}
+	return err
+}
+
+// RawFolder is nnU-Net's folder of raw datasets.
+type RawFolder struct {
+	Raw string `flag:"raw" env:"nnUNet_raw" path:"true" help:"nnU-Net's folder of raw datasets (default: $nnUNet_raw)"`
+}
+
+// PreprocessedFolder is nnU-Net's folder of preprocessed datasets.
+type PreprocessedFolder struct {
+	Preprocessed string `flag:"preprocessed" env:"nnUNet_preprocessed" path:"true" help:"nnU-Net's folder of preprocessed datasets (default: $nnUNet_preprocessed)"`
+}
+
+// ResultsFolder is nnU-Net's folder of trained models.
+type ResultsFolder struct {
+	Results string `flag:"results" env:"nnUNet_results" path:"true" help:"nnU-Net's folder of trained models (default: $nnUNet_results)"`
+}
+
+// given complains of a folder that is neither given nor set in the environment.
+func given(name, path string) error {
+	if path == "" {
+		return settings.Usage("--%s is not given and nnUNet_%s is not set", name, name)
+	}
+	return nil
+}

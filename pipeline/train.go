@@ -1,0 +1,156 @@
+package pipeline
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/internal/machine"
+	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/train"
+)
+
+// TrainConfig is a training: from scratch, or of pretrained weights.
+type TrainConfig struct {
+	Dataset       string // number or name
+	Configuration string
+	Fold          string // number or "all"
+
+	RawFolder
+	PreprocessedFolder
+	ResultsFolder
+	Trainer string `flag:"trainer" nnunet:"tr" help:"trainer class, names the result folder and chooses the method (default: the method's)"`
+	Method
+	PlansName  string `flag:"plans" nnunet:"p" default:"nnUNetPlans" help:"name of the plans file, without .json"`
+	Pretrained string `flag:"pretrained-weights" nnunet:"pretrained_weights" path:"true" help:"checkpoint to start from"`
+	train.Settings
+	machine.Machine
+	NoPrepare    bool `flag:"no-prepare" help:"do not plan and preprocess the raw dataset where training data is missing"`
+	Continue     bool `flag:"c" help:"continue from the fold's checkpoint"`
+	ValidateOnly bool `flag:"val" help:"only the final validation, of checkpoint_final.pth"`
+
+	UseCompressed bool `flag:"use-compressed" hidden:"true" help:"accepted as in nnU-Net; lntorch reads .npz directly and never unpacks"`
+	Npz           bool `flag:"npz" hidden:"true" help:"accepted as in nnU-Net; validation always writes .npz"`
+	GPUs          int  `flag:"num-gpus" nnunet:"num_gpus" hidden:"true" default:"1" help:"number of GPUs: 1"`
+}
+
+// Train prepares what the training lacks, trains, and validates. Cancelling ctx ends it after the running
+// iteration, saved, with *train.Interrupted.
+func Train(ctx context.Context, c TrainConfig, o Output) (*train.Result, error) {
+	if c.GPUs != 1 {
+		return nil, settings.Usage("-num_gpus %d: lntorch trains on one GPU", c.GPUs)
+	}
+	if err := given("results", c.Results); err != nil {
+		return nil, err
+	}
+	entry, trainer, err := c.Method.entry(c.Trainer, c.Pretrained != "")
+	if err != nil {
+		return nil, err
+	}
+	method, options, err := c.Method.make(entry)
+	if err != nil {
+		return nil, err
+	}
+	t := train.Config{Settings: c.Settings, Machine: c.Machine, Results: c.Results, PlansName: c.PlansName,
+		Configuration: c.Configuration, Fold: c.Fold, Trainer: trainer, MethodName: entry.Name, Method: method, Options: options,
+		Pretrained: c.Pretrained, Continue: c.Continue, ValidateOnly: c.ValidateOnly,
+		Version: o.Version, Echo: o.Log, Progress: o.Progress}
+	if t.Epochs == 0 {
+		t.Epochs = entry.Epochs
+	}
+	if t.LR == 0 {
+		t.LR = entry.LR
+	}
+	if err := t.Check(); err != nil {
+		return nil, err
+	}
+	if t.Preprocessed, err = preprocessedDataset(c.Dataset, c.RawFolder, c.PreprocessedFolder, c.Results, !c.NoPrepare); err != nil {
+		return nil, err
+	}
+	if err := o.resolve(&t.Machine); err != nil {
+		return nil, err
+	}
+	if c.Pretrained != "" {
+		if t.Source, err = checkpoint.Open(c.Pretrained); err != nil {
+			return nil, err
+		}
+		defer t.Source.Close()
+	}
+	if !c.NoPrepare {
+		if err := prepareTraining(ctx, c.Raw, t, o); err != nil {
+			return nil, err
+		}
+	}
+	return train.Run(ctx, t)
+}
+
+// preprocessedDataset gives the folder of a preprocessed dataset. It may be missing where the raw dataset is
+// there to make it of.
+func preprocessedDataset(dataset string, r RawFolder, p PreprocessedFolder, results string, prepare bool) (string, error) {
+	if err := given("preprocessed", p.Preprocessed); err != nil {
+		return "", err
+	}
+	name, err := raw.FindName(dataset, p.Preprocessed, r.Raw, results)
+	if err != nil {
+		return "", err
+	}
+	folder := filepath.Join(p.Preprocessed, name)
+	if _, err = os.Stat(folder); err == nil {
+		return folder, nil
+	}
+	if prepare && r.Raw != "" {
+		if _, err := os.Stat(filepath.Join(r.Raw, name, "dataset.json")); err == nil {
+			return folder, nil
+		}
+	}
+	return "", fmt.Errorf("dataset %s is not preprocessed: %w", name, err)
+}
+
+// ValidateConfig is the validation of any checkpoint.
+type ValidateConfig struct {
+	Dataset       string // number or name
+	Configuration string
+	Fold          string // number or "all"
+
+	RawFolder
+	PreprocessedFolder
+	ResultsFolder
+	Checkpoint string `flag:"checkpoint" path:"true" help:"weights to score"`
+	Output     string `flag:"output" short:"o" path:"true" help:"folder for predictions and summary.json"`
+	PlansName  string `flag:"plans" nnunet:"p" default:"nnUNetPlans" help:"name of the plans file, without .json"`
+	PatchSize  []int  `flag:"patch-size" range:"1.." help:"patch size z,y,x (default: the plans')"`
+	NoMirror   bool   `flag:"disable-tta" help:"no mirroring"`
+	machine.Machine
+}
+
+// Validate predicts the validation cases of a fold with a checkpoint as it is, heads included, and scores
+// them on the preprocessed grid.
+func Validate(ctx context.Context, c ValidateConfig, o Output) (*train.Result, error) {
+	if c.Checkpoint == "" || c.Output == "" {
+		return nil, settings.Usage("--checkpoint and -o must be given")
+	}
+	// No step is made; the method only says which parameters would train.
+	entry, _, err := Method{}.entry("", true)
+	if err != nil {
+		return nil, err
+	}
+	method, _, err := Method{}.make(entry)
+	if err != nil {
+		return nil, err
+	}
+	t := train.Config{Settings: settings.New[train.Settings](), Machine: c.Machine, Results: c.Results, PlansName: c.PlansName,
+		Configuration: c.Configuration, Fold: c.Fold, MethodName: entry.Name, Method: method,
+		ValidateOnly: true, Checkpoint: c.Checkpoint, ValidationFolder: c.Output,
+		Version: o.Version, Echo: o.Log, Progress: o.Progress}
+	t.Epochs, t.LR, t.PatchSize, t.NoMirroring = entry.Epochs, entry.LR, c.PatchSize, c.NoMirror
+	if t.Preprocessed, err = preprocessedDataset(c.Dataset, c.RawFolder, c.PreprocessedFolder, c.Results, false); err != nil {
+		return nil, err
+	}
+	if err := o.resolve(&t.Machine); err != nil {
+		return nil, err
+	}
+	return train.Run(ctx, t)
+}
