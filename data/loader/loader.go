@@ -11,13 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"sync"
 
 	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/data/dataset"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -38,7 +38,7 @@ type Config struct {
 	Seed              uint64
 	Stream            string // purpose, such as "train" or "val": streams of one seed are independent
 	StartIndex        int    // index of the first batch; to resume, the number of batches already used
-	Workers           int    // 0: one per CPU, at most four
+	Workers           int    // 0: one per core that the process may use, at most four
 	Queue             int    // batches prepared ahead; 0: two more than workers
 }
 
@@ -101,7 +101,7 @@ func New(cfg Config) (*Loader, error) {
 		cfg.Pipeline = augment.Identity{}
 	}
 	if cfg.Workers == 0 {
-		cfg.Workers = min(runtime.NumCPU(), 4)
+		cfg.Workers = min(system.Cores(), 4)
 	}
 	if cfg.Queue == 0 {
 		cfg.Queue = cfg.Workers + 2

@@ -18,6 +18,7 @@ var Rules = []Rule{
 	{Path: "torch", Level: 0, Only: []string{"internal/bits"}},
 	{Path: "internal/bits", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/atomicfile", Level: 0, Only: []string{}, NoTorch: true},
+	{Path: "internal/system", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/mt19937", Level: 0, Only: []string{}, NoTorch: true},
 
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
@@ -81,7 +82,7 @@ var Modules = map[string][]string{
 	"github.com/spf13/...":              {"cmd/..."},
 	"github.com/stretchr/testify/...":   {"internal/golden", "internal/torchtest"},
 	"golang.org/x/image/...":            {"report/..."},
-	"golang.org/x/sys/...":              {"torch", "formats/...", "checkpoint", "train", "cmd/..."},
+	"golang.org/x/sys/...":              {"torch", "formats/...", "checkpoint", "train", "internal/system", "cmd/..."},
 	"golang.org/x/term":                 {"cmd/..."},
 	"gonum.org/v1/gonum/...":            {"data/...", "eval/...", "experiment", "report/..."},
 	"gonum.org/v1/plot/...":             {"report/..."},
