@@ -146,3 +146,13 @@ func NetworkHelp() string {
 	}
 	return strings.TrimRight(b.String(), "\n")
 }
+
+// Make builds the method; without a name nnU-Net's own training.
+func (m Method) Make() (finetune.Entry, finetune.Method, error) {
+	entry, _, err := m.entry("", true)
+	if err != nil {
+		return entry, nil, err
+	}
+	method, _, err := m.make(entry)
+	return entry, method, err
+}

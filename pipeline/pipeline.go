@@ -68,3 +68,17 @@ func given(name, path string) error {
 	}
 	return nil
 }
+
+// progress is never nil.
+func (o Output) progress() Progress {
+	if o.Progress == nil {
+		return silent{}
+	}
+	return o.Progress
+}
+
+type silent struct{}
+
+func (silent) Begin(string, int) {}
+func (silent) Done(int, string)  {}
+func (silent) End()              {}

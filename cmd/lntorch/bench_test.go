@@ -37,6 +37,18 @@ func phantomWeights(t *testing.T) (names int, numbers, entries int64) {
 	return names, numbers, entries
 }
 
+// benchResult is a line of `bench --json`.
+type benchResult struct {
+	Part, Variant string
+	Ready         bool
+	Seconds, Loss float64
+	PeakRSS       int64 `json:"peak_rss_bytes"`
+	Parameters    int64
+	Threads       int
+	Entries       int64
+	Loaded, Tiles int
+}
+
 func benchLines(t *testing.T, out string) (lines []benchResult) {
 	t.Helper()
 	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {

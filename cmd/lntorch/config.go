@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 
@@ -66,9 +65,7 @@ func printSettings(cmd, target *cobra.Command) error {
 		list = append(list, setting{f.Name, f.Value.String(), source(f)})
 	})
 	if asJSON, _ := cmd.Flags().GetBool("json"); asJSON {
-		e := json.NewEncoder(os.Stdout)
-		e.SetIndent("", "  ")
-		return e.Encode(list)
+		return printJSON(list)
 	}
 	t := report.Table{Columns: []report.Column{{Name: "setting"}, {Name: "value"}, {Name: "from"}}}
 	for _, s := range list {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +13,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
+
+	"github.com/lntorch/lntorch/pipeline"
 )
 
 // console is where people look: log lines and progress on stderr. On a terminal progress is a bar below the lines,
@@ -38,13 +42,19 @@ func newConsole(cmd *cobra.Command) *console {
 func (c *console) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.quiet {
+	if c.quiet && !urgent(b) {
 		return len(b), nil
 	}
 	if c.bar != nil {
 		c.bar.Clear()
 	}
 	return c.out.Write(b)
+}
+
+// urgent says that a log line is for --quiet, too: a warning, or a problem that was found. A training's log
+// has the time before it.
+func urgent(line []byte) bool {
+	return bytes.Contains(line, []byte("WARNING")) || bytes.Contains(line, []byte("PROBLEM"))
 }
 
 // Begin starts the progress of one task.
@@ -96,4 +106,23 @@ func (c *console) End() {
 		c.bar.Clear()
 		c.bar = nil
 	}
+}
+
+// output is where a road logs and shows progress: stderr.
+func output(cmd *cobra.Command) pipeline.Output {
+	c := newConsole(cmd)
+	return pipeline.Output{Log: c, Progress: c, Version: version}
+}
+
+// jsonFlag declares --json.
+func jsonFlag(cmd *cobra.Command, on *bool) {
+	cmd.Flags().BoolVar(on, "json", false, "print JSON")
+}
+
+// printJSON prints a result for programs.
+func printJSON(v any) error {
+	e := json.NewEncoder(os.Stdout)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
 }

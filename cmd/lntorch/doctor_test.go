@@ -9,17 +9,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/pipeline"
 )
 
-func doctor(t *testing.T, code int, env []string, args ...string) map[string]check {
+func doctor(t *testing.T, code int, env []string, args ...string) map[string]pipeline.Check {
 	t.Helper()
 	cmd := command(t, append([]string{"doctor", "--json"}, args...)...)
 	cmd.Env = append(cmd.Env, env...)
 	r := execute(t, cmd)
 	require.Equal(t, code, r.code, r.errOut)
-	var list []check
+	var list []pipeline.Check
 	require.NoError(t, json.Unmarshal([]byte(r.out), &list), "stdout is JSON alone, problems or not")
-	out := map[string]check{}
+	out := map[string]pipeline.Check{}
 	for _, c := range list {
 		out[c.Name] = c
 	}
@@ -52,7 +53,7 @@ func TestDoctorLooksAtNnUNetsFolders(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	c := doctor(t, 1, []string{"LNTORCH_LIB=/nowhere.so", "nnUNet_raw=" + repo(t, "testdata/phantom-mini/raw")}, "--preprocessed", filepath.Join(dir, "no place"), "--results", file)
 	require.Equal(t, "ok", c["nnUNet_raw"].State)
-	require.Contains(t, c["nnUNet_raw"].Text, "2 data sets")
+	require.Contains(t, c["nnUNet_raw"].Text, "2 datasets")
 	require.Equal(t, "warning", c["nnUNet_preprocessed"].State)
 	require.Contains(t, c["nnUNet_preprocessed"].Text, "mkdir -p '"+filepath.Join(dir, "no place")+"'")
 	require.Equal(t, "warning", c["nnUNet_results"].State)

@@ -207,3 +207,12 @@ func TestLiveExportWithOptimizerKeepsEverythingElse(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &verdict))
 	require.True(t, verdict.Equal)
 }
+
+// dictOf is a pickled dict of any kind.
+func dictOf(v any) *pickle.Dict {
+	if o, ok := v.(*pickle.OrderedDict); ok {
+		return &o.Dict
+	}
+	d, _ := v.(*pickle.Dict)
+	return d
+}

@@ -171,7 +171,7 @@ func TestSettingsPrecedence(t *testing.T) {
 	s := settings("LNTORCH_THREADS=2", "--config", yaml)
 	require.Equal(t, [2]string{"5", yaml}, s["epochs"])
 	require.Equal(t, "6", s["val-iterations"][0])
-	require.Equal(t, "[8,16,16]", s["patch-size"][0])
+	require.Equal(t, "8,16,16", s["patch-size"][0])
 	require.Equal(t, [2]string{"2", "LNTORCH_THREADS"}, s["threads"])
 	require.Equal(t, [2]string{"gradmask", "default"}, s["dgst-mode"])
 

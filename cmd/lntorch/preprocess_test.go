@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/pipeline"
+
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/torchtest"
 )
@@ -59,7 +61,7 @@ func TestPlanAndPreprocessMakesNnUNetsFiles(t *testing.T) {
 
 	r = lntorch(t, append([]string{"preprocess", "-d", "101", "-c", "3d_fullres", "--json", "-plans_name", "nnUNetPlans"}, where...)...)
 	require.Equal(t, 0, r.code, r.errOut)
-	var s []preprocessedSummary
+	var s []pipeline.Preprocessed
 	require.NoError(t, json.Unmarshal([]byte(r.out), &s))
 	require.Len(t, s, 1)
 	require.Equal(t, []int{0, 5}, []int{s[0].Made, s[0].Kept})

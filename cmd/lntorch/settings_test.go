@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,7 +13,7 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
-	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/internal/settings"
 )
 
 // parsed gives the flags of a command as a command line, the environment and the --config file set them.
@@ -66,14 +67,10 @@ func TestSettingsOfEachFileFormat(t *testing.T) {
 		cmd, err := parsed(t, "train", "1", "c", "0", "--config", write(t, name, text))
 		require.NoError(t, err, name)
 		f := cmd.Flags()
-		patch, _ := f.GetIntSlice("patch-size")
-		best, _ := f.GetBool("val-best")
-		epochs, _ := f.GetInt("epochs")
-		lr, _ := f.GetFloat64("lr")
-		require.Equal(t, []any{[]int{8, 16, 32}, true, 1000000, 1e-5}, []any{patch, best, epochs, lr}, name)
+		value := func(name string) any { return f.Lookup(name).Value.(*settings.Field).Value() }
+		require.Equal(t, []any{[]int{8, 16, 32}, true, 1000000, 1e-5}, []any{value("patch-size"), value("val-best"), value("epochs"), value("lr")}, name)
 		if name == "s.yaml" {
-			seed, _ := f.GetUint64("seed")
-			require.EqualValues(t, uint64(1<<64-1), seed)
+			require.EqualValues(t, uint64(1<<64-1), value("seed"))
 		}
 	}
 	t.Setenv("LNTORCH_PATCH_SIZE", "8,16,32")
@@ -109,16 +106,52 @@ func TestSettingErrorsNameThePlaceAndTheSetting(t *testing.T) {
 
 // A file or an environment for several methods is no mistake; --dgst-k 3 for method full is.
 func TestSettingsOfAnotherMethodMayStandInAFile(t *testing.T) {
-	full, err := finetune.Lookup("full")
+	method := func(args ...string) error {
+		cmd, err := parsed(t, append([]string{"train", "1", "c", "0", "--method", "full"}, args...)...)
+		require.NoError(t, err)
+		_, _, err = cmd.Flags().Lookup("dgst-k").Value.(*optionFlag).method.Make()
+		return err
+	}
+	require.NoError(t, method("--config", write(t, "s.yaml", "dgst-k: 3\n")))
+	require.ErrorContains(t, method("--dgst-k", "3"), "--dgst-k belongs to method dgst")
+	t.Setenv("LNTORCH_DGST_K", "3")
+	require.NoError(t, method())
+}
+
+// Numbers out of range, however they come, are a mistake that names the flag and what it may be.
+func TestNumbersOutOfRangeAreRefused(t *testing.T) {
+	for _, c := range [][]string{
+		{"threads", "-1", "a whole number of at least 1"}, {"batch-size", "0", "at least 1"}, {"lr", "nan", "a number above 0"}, {"lr", "0", "above 0"},
+		{"epochs", "0", "at least 1"}, {"iterations", "0", "at least 1"}, {"momentum", "1", "below 1"}, {"weight-decay", "-1", "at least 0"},
+		{"oversample", "1.5", "at most 1"}, {"patch-size", "16,0,16", "at least 1"}, {"workers", "-3", "at least 1"}, {"save-every", "0", "at least 1"},
+		{"val-iterations", "-1", "at least 1"}, {"seed", "-1", "whole number from 0 on"}, {"amp", "fp8", "auto, off, fp16 or bf16"},
+	} {
+		_, err := parsed(t, "train", "1", "c", "0", "--"+c[0]+"="+c[1])
+		require.ErrorContains(t, err, "--"+c[0], "%v", c)
+		require.ErrorContains(t, err, c[2], "%v", c)
+	}
+	require.Equal(t, 2, lntorch(t, "train", "1", "c", "0", "--lr", "nan").code)
+	// Each numeric setting of each command has a range, or any number will do.
+	anyNumber := []string{"seed"}
+	for _, c := range newRoot().Commands() {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			s, ok := f.Value.(*settings.Field)
+			if !ok || !slices.Contains([]string{"int", "ints", "float", "floats"}, s.Type()) || slices.Contains(anyNumber, f.Name) {
+				return
+			}
+			require.Error(t, s.Set("-1"), "%s --%s", c.Name(), f.Name)
+		})
+	}
+}
+
+// A path that the shell left with its ~ is a path in the home folder.
+func TestHomeFoldersAreExpanded(t *testing.T) {
+	t.Setenv("HOME", "/home/someone")
+	t.Setenv("nnUNet_raw", "~/raw")
+	cmd, err := parsed(t, "train", "1", "c", "0", "--preprocessed=~/pre")
 	require.NoError(t, err)
-	cmd, err := parsed(t, "train", "1", "c", "0", "--config", write(t, "s.yaml", "dgst-k: 3\n"))
-	require.NoError(t, err)
-	_, _, err = makeMethod(cmd, full)
-	require.NoError(t, err)
-	cmd, err = parsed(t, "train", "1", "c", "0", "--dgst-k", "3")
-	require.NoError(t, err)
-	_, _, err = makeMethod(cmd, full)
-	require.ErrorContains(t, err, "--dgst-k belongs to method dgst")
+	require.Equal(t, "/home/someone/pre", cmd.Flags().Lookup("preprocessed").Value.String())
+	require.Equal(t, "/home/someone/raw", cmd.Flags().Lookup("raw").Value.String())
 }
 
 // nnU-Net's own command line, with its names.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,48 +24,6 @@ import (
 func wholeArgs(t *testing.T, results string, more ...string) []string {
 	return append([]string{"train", "102", "3d_phantom", "0", "-p", "nnUNetPlansSource", "--preprocessed", repo(t, "testdata/phantom-mini/preprocessed"),
 		"--results", results, "--method", "full", "--epochs", "2", "--iterations", "1", "--val-iterations", "1", "--disable_tta"}, more...)
-}
-
-// Which method, result folder, epochs and rate a command line means. Epochs and rates are the released ones
-// (LN-Seg-FM's trainers; nnU-Net's 1000 without pretrained weights).
-func TestTrainersAndMethodsFindEachOther(t *testing.T) {
-	for _, c := range []struct {
-		method, trainer string
-		pretrained      bool
-		want            string // method, trainer, epochs, rate
-	}{
-		{"", "", false, "full nnUNetTrainer 1000 0.01"},
-		{"", "", true, "full nnUNetTrainer 200 0.01"},
-		{"full", "", true, "full nnUNetTrainer 200 0.01"},
-		{"full", "", false, "full nnUNetTrainer 1000 0.01"},
-		{"", "nnUNetTrainer", false, "full nnUNetTrainer 1000 0.01"},
-		{"", "nnUNetTrainer_DGST", true, "dgst nnUNetTrainer_DGST 50 0.001"},
-		{"dgst", "", false, "dgst nnUNetTrainer_DGST 50 0.001"},
-		{"dgst", "nnUNetTrainer_DGST", true, "dgst nnUNetTrainer_DGST 50 0.001"},
-		{"dgst", "MyTrainer", true, "dgst MyTrainer 50 0.001"},
-		{"", "nnUNetTrainer_bias", true, "bias nnUNetTrainer_bias 200 0.01"},
-		{"norm", "", true, "norm nnUNetTrainer_norm 200 0.001"},
-		{"head", "", true, "head nnUNetTrainer_head 200 0.01"},
-		{"", "nnUNetTrainer_SwinUNETR", true, "full nnUNetTrainer_SwinUNETR 2000 0.01"},
-		{"", "nnUNetTrainer_SwinUNETRv2", false, "full nnUNetTrainer_SwinUNETRv2 2000 0.01"},
-		{"full", "nnUNetTrainer_SwinUNETRv2", true, "full nnUNetTrainer_SwinUNETRv2 2000 0.01"},
-		{"dgst", "nnUNetTrainer_SwinUNETR", true, "dgst nnUNetTrainer_SwinUNETR 50 0.001"},
-		{"", "nnUNetTrainer_5epochs", true, "full nnUNetTrainer_5epochs 5 0.01"},
-		{"", "nnUNetTrainer_1epoch", false, "full nnUNetTrainer_1epoch 1 0.01"},
-	} {
-		e, trainer, err := chooseMethod(c.method, c.trainer, c.pretrained)
-		require.NoError(t, err, "%+v", c)
-		require.Equal(t, c.want, fmt.Sprintf("%s %s %d %g", e.Name, trainer, e.Epochs, e.LR), "%+v", c)
-	}
-	for want, c := range map[string][2]string{
-		"trainer of method dgst, but --method is full": {"full", "nnUNetTrainer_DGST"},
-		`method "dgts" is not known; known: `:          {"dgts", ""},
-		"nnUNetTrainer_Nepochs":                        {"", "nnUNetTrainerBig"},
-		"known: nnUNetTrainer_SwinUNETR, ":             {"", "nnUNetTrainer_SwinUNETRv3"},
-	} {
-		_, _, err := chooseMethod(c[0], c[1], true)
-		require.ErrorContains(t, err, want)
-	}
 }
 
 // nnU-Net validates 50 iterations for 250 of training.

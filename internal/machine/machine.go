@@ -4,9 +4,9 @@ package machine
 
 import (
 	"fmt"
-	"runtime"
 
 	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/torch"
 )
 
@@ -72,7 +72,7 @@ func (m *Machine) Resolve() (note string, err error) {
 		}
 	}
 	if m.Threads == 0 {
-		m.Threads = runtime.GOMAXPROCS(0)
+		m.Threads = system.Cores()
 	}
 	if m.Numerics == "" {
 		m.Numerics = Fast

@@ -11,7 +11,7 @@
 //	nnunet:"tr"          nnU-Net's single-dash flag for it
 //	help:"…"             for --help
 //	default:"250"        value in a new struct; without it the zero value, which then stands for
-//	                     "not given"
+//	                     "not given". Where zero is a value, too, the field is a pointer
 //	env:"nnUNet_raw"     variable that gives the default, besides LNTORCH_<FLAG>
 //	range:"1.."          smallest and largest number, either may be missing; ">0.." and "..<1"
 //	                     leave the end itself out. NaN and infinities are never taken
@@ -152,6 +152,9 @@ func collect(v reflect.Value, list *[]*Field) {
 // kind is the type as --help names it; "" for one that no setting may have.
 func (f *Field) kind() string {
 	t := f.value.Type()
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
 	switch t.Kind() {
 	case reflect.String, reflect.Bool:
 		return t.Kind().String()
@@ -249,6 +252,9 @@ func (f *Field) String() string {
 }
 
 func text(v reflect.Value) string {
+	if v.Kind() == reflect.Pointer {
+		v = v.Elem()
+	}
 	if v.Kind() == reflect.Float64 {
 		return strconv.FormatFloat(v.Float(), 'g', -1, 64)
 	}
@@ -275,6 +281,14 @@ func (f *Field) parse(s string) error {
 }
 
 func (f *Field) parseOne(v reflect.Value, s string) error {
+	if v.Kind() == reflect.Pointer {
+		n := reflect.New(v.Type().Elem())
+		if err := f.parseOne(n.Elem(), s); err != nil {
+			return err
+		}
+		v.Set(n)
+		return nil
+	}
 	fail := func() error { return fmt.Errorf("found %q, expected %s", s, f.expected()) }
 	switch v.Kind() {
 	case reflect.String:
@@ -329,12 +343,14 @@ func (f *Field) expected() string {
 	return what
 }
 
-// Accepts says what the setting may be, for --help: "" where its type says enough.
-func (f *Field) Accepts() string {
-	if f.values != nil {
-		return strings.Join(f.values, ", ")
+// Usage is the help text, with the values that it may have where the text does not name them all.
+func (f *Field) Usage() string {
+	for _, v := range f.values {
+		if !strings.Contains(f.Help, v) {
+			return f.Help + ": " + oneOf(f.values)
+		}
 	}
-	return f.limits.text
+	return f.Help
 }
 
 func oneOf(values []string) string {

@@ -1,9 +1,9 @@
-package main
+package pipeline
 
 import (
 	"fmt"
+	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -44,8 +44,11 @@ func summarise(v []float64) (s arraySummary) {
 	return s
 }
 
-func inspectArrays(path string, asJSON bool) error {
-	list := []arraySummary{}
+// arrayList is what an .npz or .npy file holds.
+type arrayList []arraySummary
+
+func inspectArrays(path string) (arrayList, error) {
+	list := arrayList{}
 	add := func(name string, a *npz.Array) error {
 		v, err := a.Float64s()
 		if err != nil {
@@ -59,30 +62,32 @@ func inspectArrays(path string, asJSON bool) error {
 	if strings.HasSuffix(path, ".npy") {
 		a, err := npz.OpenNpy(path)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := add(filepath.Base(path), a); err != nil {
-			return err
+			return nil, err
 		}
 	} else {
 		f, err := npz.OpenNpz(path)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		defer f.Close()
 		for _, name := range f.Names() {
 			a, err := f.Read(name)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if err := add(name, a); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	if asJSON {
-		return printJSON(list)
-	}
+	return list, nil
+}
+
+// Text prints the arrays for people.
+func (list arrayList) Text(w io.Writer) error {
 	t := report.Table{Columns: []report.Column{{Name: "array"}, {Name: "dtype"}, {Name: "shape"}, {Name: "min", Right: true}, {Name: "max", Right: true},
 		{Name: "NaN", Right: true}, {Name: "inf", Right: true}}}
 	number := func(v *float64) string {
@@ -94,7 +99,7 @@ func inspectArrays(path string, asJSON bool) error {
 	for _, a := range list {
 		t.Add(a.Name, a.DType, fmt.Sprint(a.Shape), number(a.Min), number(a.Max), fmt.Sprint(a.NaN), fmt.Sprint(a.Inf))
 	}
-	return t.Text(os.Stdout)
+	return t.Text(w)
 }
 
 // pickledValue is what --json prints of each value of a .pkl file.
@@ -103,13 +108,16 @@ type pickledValue struct {
 	Value string `json:"value"`
 }
 
+// pickledList is what a pickle holds.
+type pickledList []pickledValue
+
 // inspectPickle shows a pickle of plain data, such as nnU-Net's properties of a case.
-func inspectPickle(path string, asJSON bool) error {
+func inspectPickle(path string) (pickledList, error) {
 	v, err := pickle.ReadFile(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	list := []pickledValue{}
+	list := pickledList{}
 	var visit func(name string, v any)
 	visit = func(name string, v any) {
 		d := dictOf(v)
@@ -122,14 +130,16 @@ func inspectPickle(path string, asJSON bool) error {
 		}
 	}
 	visit("", v)
-	if asJSON {
-		return printJSON(list)
-	}
+	return list, nil
+}
+
+// Text prints the values for people.
+func (list pickledList) Text(w io.Writer) error {
 	t := report.Table{Columns: []report.Column{{Name: "name"}, {Name: "value"}}}
 	for _, x := range list {
 		t.Add(x.Name, x.Value)
 	}
-	return t.Text(os.Stdout)
+	return t.Text(w)
 }
 
 func dictOf(v any) *pickle.Dict {
