@@ -64,8 +64,8 @@ type Edit struct {
 	about     string
 }
 
-// NewEdit begins with the weights of f. Parameters of adapters among them are left out. canonical gives for each name of
-// a weight the one that stands for all its aliases.
+// NewEdit begins with the weights of f. Parameters of adapters among them are left out. canonical
+// gives for each name of a weight the one that stands for all its aliases.
 func NewEdit(f *File, canonical func(name string) string) *Edit {
 	e := &Edit{file: f, tensors: map[string]*pth.Tensor{}, canonical: canonical}
 	for _, w := range f.Weights {

@@ -169,11 +169,12 @@ const (
 	Frozen             // no entry is selected
 )
 
-// Classify decides by the parameter's full name, tests in this order:
-// frozen with pos_embed or cls_token; dense with norm, bias, head or gamma, and of a segmentation head; sparse otherwise. Vectors
-// have no rows and are dense.
+// Classify decides by the parameter's full name, tests in this order: frozen with pos_embed or
+// cls_token; dense with norm, bias, head or gamma, and of a segmentation head; sparse otherwise.
+// Vectors have no rows and are dense.
 // Source: LN-Seg-FM nnUNetTrainer_DGST.py, dynamic_gradient_sparsification.
-// Differs: the source knows heads by the name seg_layers; SwinUNETR's segmentation head (out.conv.conv.weight), which that would leave sparse, is dense like nnU-Net's.
+// Differs: the source knows heads by the name seg_layers; SwinUNETR's segmentation head
+// (out.conv.conv.weight), which that would leave sparse, is dense like nnU-Net's.
 func Classify(name string, shape []int64) Kind {
 	has := func(parts ...string) bool {
 		for _, p := range parts {

@@ -1,6 +1,6 @@
-// Package models builds lntorch's networks. Each network is one file: its architecture, which is the arguments of its
-// upstream class, and an entry in the registry with everything else that the program must know of it. Names, order and shapes of
-// parameters equal PyTorch's.
+// Package models builds lntorch's networks. Each network is one file: its architecture, which is
+// the arguments of its upstream class, and an entry in the registry with everything else that the
+// program must know of it. Names, order and shapes of parameters equal PyTorch's.
 package models
 
 import (
@@ -35,8 +35,8 @@ type Network interface {
 // memory and more time (MONAI's use_checkpoint). It is off in a new network.
 type Recomputer interface{ SetRecompute(on bool) }
 
-// Architecture is what a network is built from, besides the channels of its input and output: the arguments of its class.
-// Each network has a type of its own, in its own file.
+// Architecture is what a network is built from, besides the channels of its input and output: the
+// arguments of its class. Each network has a type of its own, in its own file.
 type Architecture interface {
 	// Class is the last component of the upstream class name.
 	Class() string
@@ -46,17 +46,18 @@ type Architecture interface {
 	Stages() int
 	// Divisor is what the sizes of an input must be divisible by, per axis.
 	Divisor() []int
-	// DeepSupervisionScales has a row for each output with deep supervision, highest resolution first: its size relative to
-	// the input's, per axis.
+	// DeepSupervisionScales has a row for each output with deep supervision, highest resolution
+	// first: its size relative to the input's, per axis.
 	DeepSupervisionScales() [][]float64
 	// Activations estimates how many numbers a training step keeps for its backward pass.
 	Activations(s Step) int64
 	// Describe is the architecture in one line.
 	Describe() string
-	// Arguments are the constructor's arguments that show in the shapes of a state dict, by their upstream names.
+	// Arguments are the constructor's arguments that show in the shapes of a state dict, by their
+	// upstream names.
 	Arguments() map[string]any
-	// Compare says which of the arguments that show in shapes differ, where plans mean this architecture and weights have
-	// the other one.
+	// Compare says which of the arguments that show in shapes differ, where plans mean this
+	// architecture and weights have the other one.
 	Compare(weights Architecture) []string
 	// New builds the network. Parameters have no values yet; Reset or loading gives them.
 	New(b nn.Builder, inputChannels, classes int) (Network, error)
@@ -93,25 +94,26 @@ type Entry struct {
 	Class   string // upstream class path
 	Summary string // what it is, in a line
 
-	// Parse reads the arguments of a plans file's architecture block, for patches of dim axes; errors are left in args. It
-	// is nil for a network that plans do not describe, because a trainer builds it whatever they say.
+	// Parse reads the arguments of a plans file's architecture block, for patches of dim axes;
+	// errors are left in args. It is nil for a network that plans do not describe, because a
+	// trainer builds it whatever they say.
 	Parse func(args plans.Arguments, dim int) Architecture
 	// Recognise reads from the shapes of a state dict's tensors, by name, what the network was built from; nil when they are
 	// not this class's.
 	Recognise func(shapes map[string][]int64) *Spec
 
-	// IsHead tells by its name whether a parameter belongs to a segmentation head: the layers whose outputs are the logits
-	// of one resolution.
+	// IsHead tells by its name whether a parameter belongs to a segmentation head: the layers whose
+	// outputs are the logits of one resolution.
 	IsHead func(name string) bool
-	// IsTransposed tells by its name whether a parameter belongs to a transposed convolution, whose weight is
-	// (in, out, kernel…).
+	// IsTransposed tells by its name whether a parameter belongs to a transposed convolution, whose
+	// weight is (in, out, kernel…).
 	IsTransposed func(name string) bool
-	// Canonical is the name under which PyTorch first lists a parameter that it lists several times; nil: it lists none
-	// again.
+	// Canonical is the name under which PyTorch first lists a parameter that it lists several
+	// times; nil: it lists none again.
 	Canonical func(name string) string
 
-	// Trainer is the class that trains the network by default where that is not nnU-Net's: LN-Seg-FM's, with what it
-	// builds for inputs of dim spatial axes, and its defaults.
+	// Trainer is the class that trains the network by default where that is not nnU-Net's:
+	// LN-Seg-FM's, with what it builds for inputs of dim spatial axes, and its defaults.
 	Trainer  string
 	Released func(dim int) Architecture
 	LR       float64
@@ -120,7 +122,8 @@ type Entry struct {
 	Sizes []Size
 }
 
-// Size is an architecture with a name, with one input channel and two classes in mind: the released ones, and smaller ones to time.
+// Size is an architecture with a name, with one input channel and two classes in mind: the released
+// ones, and smaller ones to time.
 type Size struct {
 	Name    string
 	Summary string
@@ -165,7 +168,8 @@ func ByTrainer(trainer string) (Entry, bool) {
 	return find(func(e Entry) bool { return e.Trainer != "" && e.Trainer == trainer })
 }
 
-// Planned tells whether plans describe networks of the class, given by its name: their architecture block names it.
+// Planned tells whether plans describe networks of the class, given by its name: their architecture
+// block names it.
 func Planned(class string) bool {
 	_, ok := find(func(e Entry) bool { return e.Name() == class && e.Parse != nil })
 	return ok
@@ -190,8 +194,8 @@ func Sized(name string) (Entry, Size, bool) {
 	return Entry{}, Size{}, false
 }
 
-// Parse reads the architecture that a configuration's plans describe. The class is found by the last component of its dotted
-// name. Arguments that it does not have are an error that names them.
+// Parse reads the architecture that a configuration's plans describe. The class is found by the
+// last component of its dotted name. Arguments that it does not have are an error that names them.
 func Parse(c *plans.Configuration) (Architecture, error) {
 	n, err := c.Network()
 	if err != nil {
@@ -213,7 +217,8 @@ func Parse(c *plans.Configuration) (Architecture, error) {
 	return a, nil
 }
 
-// ForTrainer is the architecture that a trainer class builds for a configuration: its own one, else the plans'.
+// ForTrainer is the architecture that a trainer class builds for a configuration: its own one, else
+// the plans'.
 func ForTrainer(trainer string, c *plans.Configuration) (Architecture, error) {
 	if e, ok := ByTrainer(trainer); ok {
 		return e.Released(len(c.PatchSize)), nil
@@ -221,8 +226,8 @@ func ForTrainer(trainer string, c *plans.Configuration) (Architecture, error) {
 	return Parse(c)
 }
 
-// ForWeights is the architecture of the network that a checkpoint holds: as its tensors' shapes say where plans do not
-// describe the class, else the plans'.
+// ForWeights is the architecture of the network that a checkpoint holds: as its tensors' shapes say
+// where plans do not describe the class, else the plans'.
 func ForWeights(shapes map[string][]int64, c *plans.Configuration) (Architecture, error) {
 	if s := Recognise(shapes); s != nil && !Planned(s.Architecture.Class()) {
 		return s.Architecture, nil
@@ -254,18 +259,20 @@ func difference(lines []string, what string, plans, weights any) []string {
 	return lines
 }
 
-// IsHead tells by its name whether a parameter belongs to a segmentation head of any of the networks.
+// IsHead tells by its name whether a parameter belongs to a segmentation head of any of the
+// networks.
 func IsHead(name string) bool {
 	return slices.ContainsFunc(entries, func(e Entry) bool { return e.IsHead(name) })
 }
 
-// IsTransposed tells by its name whether a parameter belongs to a transposed convolution of any of the networks.
+// IsTransposed tells by its name whether a parameter belongs to a transposed convolution of any of
+// the networks.
 func IsTransposed(name string) bool {
 	return slices.ContainsFunc(entries, func(e Entry) bool { return e.IsTransposed(name) })
 }
 
-// Canonical is the name under which PyTorch first lists a parameter of any of the networks. Names that are not listed again
-// are their own.
+// Canonical is the name under which PyTorch first lists a parameter of any of the networks. Names
+// that are not listed again are their own.
 func Canonical(name string) string {
 	for _, e := range entries {
 		if e.Canonical != nil {

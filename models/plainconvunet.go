@@ -8,8 +8,8 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// PlainConvUNet is nnU-Net's default network: each encoder stage is a stack of convolution blocks of which the first strides;
-// there is no pooling.
+// PlainConvUNet is nnU-Net's default network: each encoder stage is a stack of convolution blocks
+// of which the first strides; there is no pooling.
 // Source: dynamic_network_architectures 0.3.1, unet.PlainConvUNet and PlainConvEncoder.
 type PlainConvUNet struct {
 	UNet

@@ -8,9 +8,10 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// ResidualEncoderUNet is nnU-Net's ResEnc networks (M, L and XL are one architecture): a stem, then residual blocks in the
-// encoder; the decoder is PlainConvUNet's.
-// Source: dynamic_network_architectures 0.3.1, unet.ResidualEncoderUNet, ResidualEncoder, residual.py.
+// ResidualEncoderUNet is nnU-Net's ResEnc networks (M, L and XL are one architecture): a stem, then
+// residual blocks in the encoder; the decoder is PlainConvUNet's.
+// Source: dynamic_network_architectures 0.3.1, unet.ResidualEncoderUNet, ResidualEncoder,
+// residual.py.
 type ResidualEncoderUNet struct {
 	UNet
 	BlocksPerStage     []int  // residual blocks per encoder stage
@@ -105,7 +106,8 @@ func (a *ResidualEncoderUNet) Compare(weights Architecture) []string { return co
 // Topology is what nnU-Net's measure of memory goes by.
 func (a *ResidualEncoderUNet) Topology() Topology { return a.topology(a.BlocksPerStage, true) }
 
-// Activations estimates how many numbers a step keeps: of a residual block its two convolutions' and the shortcut's.
+// Activations estimates how many numbers a step keeps: of a residual block its two convolutions'
+// and the shortcut's.
 func (a *ResidualEncoderUNet) Activations(s Step) int64 { return a.activations(s, a.BlocksPerStage, 3) }
 
 // New builds the network.

@@ -67,7 +67,8 @@ const (
 	swinMasked = -100.0
 )
 
-// Class is the last component of the upstream class name; MONAI has one class, whose argument use_v2 makes the other network.
+// Class is the last component of the upstream class name; MONAI has one class, whose argument
+// use_v2 makes the other network.
 func (a *SwinUNETR) Class() string {
 	if a.V2 {
 		return "SwinUNETRv2"
@@ -102,8 +103,9 @@ func (a *SwinUNETR) Arguments() map[string]any {
 // Compare: plans do not describe the network, so they cannot differ from it.
 func (a *SwinUNETR) Compare(Architecture) []string { return nil }
 
-// Activations counts of a transformer block some 22 numbers for each token and channel, and the attention; of a convolution
-// block five for each voxel and channel, and the joined input where it has one.
+// Activations counts of a transformer block some 22 numbers for each token and channel, and the
+// attention; of a convolution block five for each voxel and channel, and the joined input where it
+// has one.
 func (a *SwinUNETR) Activations(st Step) int64 {
 	total, largest := int64(0), int64(0)
 	batch, spatial := int64(st.Batch), wide(st.Patch)

@@ -11,12 +11,13 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// This file holds what PlainConvUNet and ResidualEncoderUNet share: their arguments, the names of their parameters, the
-// convolution block and the decoder.
-// Source: dynamic_network_architectures 0.3.1 (simple_conv_blocks.py, unet_decoder.py); names and order are its.
+// This file holds what PlainConvUNet and ResidualEncoderUNet share: their arguments, the names of
+// their parameters, the convolution block and the decoder.
+// Source: dynamic_network_architectures 0.3.1 (simple_conv_blocks.py, unet_decoder.py); names and
+// order are its.
 
-// UNet holds the arguments that the two have in common, with scalars broadcast to one entry per stage. Stage 0 has full
-// resolution.
+// UNet holds the arguments that the two have in common, with scalars broadcast to one entry per
+// stage. Stage 0 has full resolution.
 type UNet struct {
 	Axes             int     // 2 or 3, from conv_op
 	FeaturesPerStage []int   // output channels of each encoder stage
@@ -51,8 +52,8 @@ type Nonlin struct {
 	NegativeSlope float64
 }
 
-// SegLayers is nnU-Net's name for the segmentation heads. The rules of nnU-Net and of LN-Seg-FM's trainers know heads by it,
-// and none of another name.
+// SegLayers is nnU-Net's name for the segmentation heads. The rules of nnU-Net and of LN-Seg-FM's
+// trainers know heads by it, and none of another name.
 const SegLayers = "seg_layers"
 
 // IsSegLayer tells whether a parameter belongs to a head that those rules know.
@@ -67,7 +68,8 @@ func registerUNet(e Entry) {
 	Register(e)
 }
 
-// canonicalUNet undoes that the decoder lists the encoder again, and each block its layers, in all_modules.
+// canonicalUNet undoes that the decoder lists the encoder again, and each block its layers, in
+// all_modules.
 // Source: dynamic_network_architectures 0.3.1, UNetDecoder and ConvDropoutNormReLU.
 func canonicalUNet(name string) string {
 	if strings.HasPrefix(name, "decoder.encoder.") {
@@ -95,8 +97,8 @@ const (
 	releasedStrides  = "[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[2,2,2]]"
 )
 
-// unetBlock is an architecture block as nnU-Net's planners write it for 3d; layers are the arguments that count convolutions
-// and blocks. All are JSON.
+// unetBlock is an architecture block as nnU-Net's planners write it for 3d; layers are the
+// arguments that count convolutions and blocks. All are JSON.
 func unetBlock(class, features, kernels, strides, layers string) string {
 	return fmt.Sprintf(`{"network_class_name": "%s", "arch_kwargs": {
     "n_stages": %d, "features_per_stage": %s, "kernel_sizes": %s, "strides": %s, %s,
@@ -105,8 +107,8 @@ func unetBlock(class, features, kernels, strides, layers string) string {
     "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": true}}}`, class, strings.Count(features, ",")+1, features, kernels, strides, layers)
 }
 
-// parse reads the common arguments. own are the others that the class has. A stray deep_supervision is accepted and
-// ignored, since training switches it at run time.
+// parse reads the common arguments. own are the others that the class has. A stray deep_supervision
+// is accepted and ignored, since training switches it at run time.
 // Source: dynamic_network_architectures 0.3.1, unet.py and the encoders it uses.
 func (a *UNet) parse(args plans.Arguments, class string, dim int, own ...string) {
 	args.Allow(class, append(own, "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage_decoder",
@@ -167,8 +169,8 @@ func parseDropout(args plans.Arguments) *Dropout {
 	return d
 }
 
-// recognise fills in the common arguments of whole, in which a is embedded and whose encoder is known. first is the first
-// convolution. nil where parts are missing.
+// recognise fills in the common arguments of whole, in which a is embedded and whose encoder is
+// known. first is the first convolution. nil where parts are missing.
 // Source: the module trees of dynamic_network_architectures 0.3.1.
 func (a *UNet) recognise(whole Architecture, shapes map[string][]int64, first string) *Spec {
 	stages := a.Stages()
@@ -253,9 +255,10 @@ func (a *UNet) topology(blocks []int, residual bool) Topology {
 	return Topology{Strides: a.Strides, Features: a.FeaturesPerStage, Blocks: blocks, DecoderConvs: a.DecoderConvs, Residual: residual}
 }
 
-// activations counts, for every convolution block, the output of the convolution and the activation, for every decoder stage
-// the transposed convolution and the joined tensor too. Fused blocks keep the activation alone, and fused steps up the joined
-// tensor. blocks of the encoder's stages count each times convolution blocks.
+// activations counts, for every convolution block, the output of the convolution and the
+// activation, for every decoder stage the transposed convolution and the joined tensor too. Fused
+// blocks keep the activation alone, and fused steps up the joined tensor. blocks of the encoder's
+// stages count each times convolution blocks.
 func (a *UNet) activations(st Step, blocks []int, times int) int64 {
 	block, up := 2, 3
 	if st.Fused {

@@ -47,7 +47,7 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		"trainer of method dgst, but --method is full": {"full", "nnUNetTrainer_DGST"},
 		`method "dgts" is not known; known: `:          {"dgts", ""},
 		"nnUNetTrainer_Nepochs":                        {"", "nnUNetTrainerBig"},
-		"known: nnUNetTrainer_SwinUNETR, ":             {"", "nnUNetTrainer_SwinUNETRv3"},
+		"nnUNetTrainer_SwinUNETR, ":                    {"", "nnUNetTrainer_SwinUNETRv3"},
 	} {
 		_, _, err := Method{MethodName: c[0]}.entry(c[1], true)
 		require.ErrorContains(t, err, want)

@@ -45,8 +45,8 @@ func (n needs) shortages(memory, disk int64, folder string) []string {
 	return lines
 }
 
-// stepBytes is the memory of float32 numbers that are kept for the backward pass, and half as much again for gradients on
-// their way back and the loss, as measured.
+// stepBytes is the memory of float32 numbers that are kept for the backward pass, and half as much
+// again for gradients on their way back and the loss, as measured.
 func stepBytes(numbers int64) int64 { return 4 * numbers * 3 / 2 }
 
 // freeMemory is what the system could still give, -1 where it does not say.

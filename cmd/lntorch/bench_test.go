@@ -143,6 +143,8 @@ func TestBenchFirstEndsAfterTheFirstIteration(t *testing.T) {
 }
 
 func TestBenchErrors(t *testing.T) {
+	sizes, _ := benchSizes()
+	require.Subset(t, sizes, []string{"full", "mid", "phantom", "resenc", "resencl", "swinunetr", "swinunetrv2"})
 	torchtest.Require(t)
 	for _, c := range []struct {
 		args []string
@@ -150,7 +152,7 @@ func TestBenchErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"stepp"}, 2, "expected step, update, masks, open, window or first"},
-		{[]string{"step", "--network", "big"}, 2, `--network "big": expected one of full, mid, phantom, resenc, resencl, swinunetr, swinunetrv2`},
+		{[]string{"step", "--network", "big"}, 2, `--network "big": expected one of ` + strings.Join(sizes, ", ")},
 		{[]string{"step", "--network", "phantom", "--patch-size", "8,17,16"}, 2, "not divisible"},
 		{[]string{"step", "--amp", "fp16"}, 2, "--amp fp16: bench knows it for step on a CUDA device"},
 		{[]string{"step", "--network", "phantom", "--steps", "0"}, 2, "expected one step or more"},

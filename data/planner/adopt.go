@@ -15,7 +15,8 @@ type Model struct {
 	Plans         *plans.Plans
 	Configuration string
 	Dataset       *plans.Dataset // what it was trained on; nil where that is not known
-	// Network tells of the network that a configuration means, whether the plans or a trainer of its own describe it.
+	// Network tells of the network that a configuration means, whether the plans or a trainer of
+	// its own describe it.
 	Network func(*plans.Configuration) (Network, error)
 }
 

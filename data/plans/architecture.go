@@ -6,16 +6,16 @@ import (
 	"strings"
 )
 
-// Network is the architecture block of a configuration as it stands: which class nnU-Net builds, and from what.
-// The class itself knows what its arguments mean.
+// Network is the architecture block of a configuration as it stands: which class nnU-Net builds,
+// and from what. The class itself knows what its arguments mean.
 type Network struct {
 	Class     string    // dotted path of the class, network_class_name
 	Arguments Arguments // arch_kwargs
 	where     string
 }
 
-// Network returns the architecture block. A configuration without one is an error; networks that ignore the block
-// (a trainer's own) need not ask for it.
+// Network returns the architecture block. A configuration without one is an error; networks that
+// ignore the block (a trainer's own) need not ask for it.
 func (c *Configuration) Network() (*Network, error) {
 	var err error
 	top := section{where: c.file + ": configuration " + c.Name, obj: c.raw, err: &err}
@@ -44,9 +44,9 @@ func LastComponent(dotted string) string {
 	return dotted[strings.LastIndexByte(dotted, '.')+1:]
 }
 
-// Arguments are the keyword arguments of a class in plans.json. They remember the first error, which names the file, the path
-// of the argument, what was expected and what was found; from then on what is read means nothing. An argument that is
-// absent or null has the default.
+// Arguments are the keyword arguments of a class in plans.json. They remember the first error,
+// which names the file, the path of the argument, what was expected and what was found; from then
+// on what is read means nothing. An argument that is absent or null has the default.
 type Arguments struct{ section }
 
 // Err is the first error.
@@ -98,8 +98,8 @@ func (a Arguments) PerStage(key string, n int) []int {
 	}, nil)
 }
 
-// PerStageAndAxis reads an integer for everything or a list with, for each stage, an integer for all axes or one integer
-// per axis.
+// PerStageAndAxis reads an integer for everything or a list with, for each stage, an integer for
+// all axes or one integer per axis.
 func (a Arguments) PerStageAndAxis(key string, stages, dim int) [][]int {
 	want := fmt.Sprintf("a positive integer or, for each of %d stages, an integer or a list of %d", stages, dim)
 	axes := func(v any) ([]int, bool) {
@@ -122,8 +122,8 @@ func (a Arguments) PerStageAndAxis(key string, stages, dim int) [][]int {
 	}, nil)
 }
 
-// Layer reads the class of a layer, which must be one of classes, and its keyword arguments (key_kwargs), which must be among
-// known. The name is empty where there is no layer.
+// Layer reads the class of a layer, which must be one of classes, and its keyword arguments
+// (key_kwargs), which must be among known. The name is empty where there is no layer.
 func (a Arguments) Layer(key string, classes, known []string) (string, Arguments) {
 	class := LastComponent(a.str(key))
 	if class == "" {
@@ -195,9 +195,9 @@ func convertOldArchitecture(raw *Object, where string) error {
 	return nil
 }
 
-// DeepSupervisionScales returns, for each output of a U-Net with deep supervision, highest resolution first, the size of its
-// target relative to the patch per axis: 1 / the cumulative product of the strides of the encoder's stages, without the last
-// (lowest) stage.
+// DeepSupervisionScales returns, for each output of a U-Net with deep supervision, highest
+// resolution first, the size of its target relative to the patch per axis: 1 / the cumulative
+// product of the strides of the encoder's stages, without the last (lowest) stage.
 // Source: nnU-Net 2.5.1, nnUNetTrainer.py, _get_deep_supervision_scales.
 func DeepSupervisionScales(strides [][]int) [][]float64 {
 	product := slices.Repeat([]int{1}, len(strides[0]))

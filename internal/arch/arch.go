@@ -64,12 +64,12 @@ var Rules = []Rule{
 // Methods are the packages of fine-tuning methods, which train and cmd may import for their registration alone.
 var Methods = []string{"dgst", "baselines"}
 
-// NetworkNames are parts of the names of networks' parameters. Like the class names, code outside of package models may not
-// hold them: it asks the registry.
+// NetworkNames are parts of the names of networks' parameters. Like the class names, code outside
+// of package models may not hold them: it asks the registry.
 var NetworkNames = []string{"seg_layers", "swinViT", "all_modules", "transpconvs", "transp_conv", "decoder.encoder", "out.conv.conv"}
 
-// NetworkNamesIn lists the packages and files that may: the old form of plans and nnU-Net's planners name the classes that
-// they mean, and tolerances say of which network they are.
+// NetworkNamesIn lists the packages and files that may: the old form of plans and nnU-Net's
+// planners name the classes that they mean, and tolerances say of which network they are.
 var NetworkNamesIn = []string{"models", "data/plans/architecture.go", "data/planner/planner.go", "internal/golden", "internal/arch"}
 
 // TestSupport is what only tests may import, of the module and of others.
