@@ -18,6 +18,8 @@ var Rules = []Rule{
 	{Path: "torch", Level: 0, Only: []string{"internal/bits"}},
 	{Path: "internal/bits", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/atomicfile", Level: 0, Only: []string{}, NoTorch: true},
+	{Path: "internal/filehash", Level: 0, Only: []string{"internal/atomicfile"}, NoTorch: true},
+	{Path: "internal/folderlock", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/mt19937", Level: 0, Only: []string{}, NoTorch: true},
 
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
