@@ -6,8 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -62,8 +60,9 @@ func prepareTraining(cmd *cobra.Command, c train.Config) error {
 	if err != nil {
 		return nil // the training says so
 	}
-	if foreign(filepath.Join(c.Preprocessed, configuration.DataIdentifier)) {
-		return nil
+	owner, err := preprocess.FindOwner(filepath.Join(c.Preprocessed, configuration.DataIdentifier))
+	if err != nil || owner.Refusal() != nil { // training takes it as it is, or says what it is
+		return err
 	}
 	fmt.Fprintf(con, "%s: training data of %s, from %s\n", name, c.Configuration, d.Folder)
 	s, err := prepare(cmd.Context(), d, p, c.Configuration, c.Preprocessed, preparation{console: con, threads: c.Threads})
@@ -72,19 +71,6 @@ func prepareTraining(cmd *cobra.Command, c train.Config) error {
 	}
 	fmt.Fprintf(con, "%s: %d cases made, %d kept\n", name, s.Made, s.Kept)
 	return nil
-}
-
-// foreign reports whether a folder holds a case that another program made, which training takes as it is. What lntorch made is
-// compared with the raw files, by their content.
-func foreign(folder string) bool {
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-		name, ok := strings.CutSuffix(e.Name(), ".npz")
-		return ok && preprocess.Mark(folder, name) == ""
-	})
 }
 
 // planTraining plans a raw dataset: for the weights to start from, or by the planner whose plans have the wanted name.

@@ -267,11 +267,6 @@ func prepare(ctx context.Context, d *raw.Dataset, p *plans.Plans, name, folder s
 	if c.DataIdentifier == "" || c.DataIdentifier != filepath.Base(c.DataIdentifier) || c.DataIdentifier == ".." {
 		return nil, fmt.Errorf("configuration %s: data_identifier %q is not the name of a folder", name, c.DataIdentifier)
 	}
-	if o.clean {
-		if err := os.RemoveAll(to); err != nil {
-			return nil, err
-		}
-	}
 	cores := runtime.GOMAXPROCS(0)
 	if o.threads == 0 {
 		o.threads = cores
@@ -286,7 +281,7 @@ func prepare(ctx context.Context, d *raw.Dataset, p *plans.Plans, name, folder s
 	if o.maxRAM > 0 {
 		defer debug.SetMemoryLimit(debug.SetMemoryLimit(o.maxRAM))
 	}
-	job := preprocess.Job{Dataset: d, Reader: reader, Settings: settings, Folder: to, Workers: o.workers, Threads: max(1, o.threads/o.workers), MaxRAM: o.maxRAM}
+	job := preprocess.Job{Dataset: d, Reader: reader, Settings: settings, Folder: to, Workers: o.workers, Threads: max(1, o.threads/o.workers), MaxRAM: o.maxRAM, Clean: o.clean}
 	if o.console != nil {
 		job.Progress, job.Log = o.console, o.console
 	}

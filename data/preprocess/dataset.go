@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,8 +30,9 @@ type Job struct {
 	Workers  int    // cases at a time
 	Threads  int    // of each case
 	MaxRAM   int64  // bytes for the cases at work, as estimated; a larger one is done alone. 0: no bound
+	Clean    bool   // make cases anew that are current
 	Progress raw.Progress
-	Log      io.Writer // what a reader warns of; nil: nowhere
+	Log      io.Writer // what a reader warns of, which cases go; nil: nowhere
 }
 
 // Summary is what a Job did.
@@ -44,23 +46,49 @@ type Summary struct {
 // revision changes when cases come out otherwise than before.
 const revision = "1"
 
-// Run preprocesses every case that is not there already, made of the same files with the same settings. A case that fails
-// does not keep the others from being made; the error names all that failed. When ctx ends, the cases at work are
+// Run preprocesses every case that is not there already, whole and made of the same files with the same settings. A case that
+// fails does not keep the others from being made; the error names all that failed. When ctx ends, the cases at work are
 // given up, and what was made stays.
+//
+// Nothing is written into a folder that lntorch did not make. Cases that
+// the dataset no longer has are removed, and told to Log, but never all that are there: then the raw data are probably missing.
 func (j *Job) Run(ctx context.Context) (Summary, error) {
 	var s Summary
-	gt := filepath.Join(filepath.Dir(j.Folder), "gt_segmentations")
+	fail := func(err error) (Summary, error) { return s, fmt.Errorf("preprocess: %s: %w", j.Dataset.Name, err) }
+	root := filepath.Dir(j.Folder)
+	if err := os.MkdirAll(root, 0o777); err != nil {
+		return fail(err)
+	}
+	owner, err := FindOwner(j.Folder)
+	if err == nil {
+		err = owner.Refusal()
+	}
+	if err == nil {
+		s.Removed, err = j.others(owner)
+	}
+	if err == nil && len(j.Dataset.Cases) == 0 {
+		_, err = j.Dataset.Example() // says what is missing where
+	}
+	if err != nil {
+		return fail(err)
+	}
+	gt := filepath.Join(root, "gt_segmentations")
 	for _, f := range []string{j.Folder, gt} {
 		if err := os.MkdirAll(f, 0o777); err != nil {
-			return s, fmt.Errorf("preprocess: %w", err)
+			return fail(err)
 		}
 		if err := atomicfile.Sweep(f); err != nil {
-			return s, fmt.Errorf("preprocess: %w", err)
+			return fail(err)
 		}
 	}
-	var err error
-	if s.Removed, err = j.removeOthers(); err != nil {
-		return s, fmt.Errorf("preprocess: %w", err)
+	if len(s.Removed) > 0 {
+		j.log("WARNING: removing %d preprocessed cases that the dataset no longer has: %s", len(s.Removed), strings.Join(s.Removed, ", "))
+	}
+	for i, name := range s.Removed {
+		if err := removeCase(j.Folder, name); err != nil {
+			s.Removed = s.Removed[:i]
+			return fail(err)
+		}
 	}
 	var mu sync.Mutex
 	budget := &budget{left: j.MaxRAM, whole: j.MaxRAM}
@@ -72,7 +100,10 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		if err == nil {
 			mark, err = j.mark(c)
 		}
-		kept := err == nil && Mark(j.Folder, c.ID) == mark
+		kept := err == nil && !j.Clean && owner.marks[c.ID] == mark && current(j.Folder, c.ID, mark, len(j.Settings.Schemes))
+		if err == nil && j.Clean {
+			err = removeCase(j.Folder, c.ID)
+		}
 		var times Times
 		if err == nil && !kept {
 			need := j.estimate(c)
@@ -118,8 +149,8 @@ func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
 			return nil, err
 		}
 	}
-	if j.Log != nil && len(properties.Warnings) > 0 {
-		fmt.Fprintf(j.Log, "case %s: %s\n", c.ID, strings.Join(properties.Warnings, "; "))
+	if len(properties.Warnings) > 0 {
+		j.log("case %s: %s", c.ID, strings.Join(properties.Warnings, "; "))
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -177,33 +208,44 @@ func (j *Job) mark(c raw.Case) (string, error) {
 		}
 		h.Write(file.Sum(nil))
 	}
-	return "lntorch " + hex.EncodeToString(h.Sum(nil)[:16]), nil
+	return markPrefix + hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
-// removeOthers deletes the files of cases that are not in the dataset: training would take them for its own.
-func (j *Job) removeOthers() ([]string, error) {
+// others lists the cases in the folder that are not in the dataset: training would take them for its own. That all of them are
+// such is an error, unless the user has asked for a new beginning and there is one.
+func (j *Job) others(o Owner) ([]string, error) {
 	known := map[string]bool{}
 	for _, c := range j.Dataset.Cases {
 		known[c.ID] = true
 	}
-	entries, err := os.ReadDir(j.Folder)
-	if err != nil {
-		return nil, err
+	others := slices.DeleteFunc(slices.Clone(o.Ours), func(name string) bool { return known[name] })
+	if len(others) == 0 || len(others) < len(o.Ours) || j.Clean && len(j.Dataset.Cases) > 0 {
+		return others, nil
 	}
-	var removed []string
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".npz")
-		if !ok || known[name] {
-			continue
-		}
-		for _, ending := range []string{".npz", ".pkl", ".npy", "_seg.npy"} {
-			if err := os.Remove(filepath.Join(j.Folder, name+ending)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return removed, err
-			}
-		}
-		removed = append(removed, name)
+	way := "use --clean to remove them and begin anew"
+	found := fmt.Sprintf("has %d other cases", len(j.Dataset.Cases))
+	if len(j.Dataset.Cases) == 0 {
+		way = "delete that folder yourself if they may go"
+		found = "has no training case"
 	}
-	return removed, nil
+	return nil, fmt.Errorf("%s %s, but %d cases are preprocessed in %s (%s), and none is removed: is the disk with the images mounted? "+
+		"To train on what is preprocessed, use --no-prepare; otherwise %s",
+		j.Dataset.Folder, found, len(others), j.Folder, abbreviate(others), way)
+}
+
+// abbreviate lists at most ten names.
+func abbreviate(names []string) string {
+	if len(names) > 10 {
+		return strings.Join(names[:10], ", ") + ", …"
+	}
+	return strings.Join(names, ", ")
+}
+
+// log prints a line to Log.
+func (j *Job) log(format string, args ...any) {
+	if j.Log != nil {
+		fmt.Fprintf(j.Log, format+"\n", args...)
+	}
 }
 
 // estimate is about how many bytes a case needs at its peak.

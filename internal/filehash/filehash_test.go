@@ -91,6 +91,7 @@ func TestAFileIsReadOnceUnlessItChanges(t *testing.T) {
 
 // Each part of a stamp counts, where others do not show the change.
 func TestAnyDifferenceIsAChange(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "a")
 	write(t, path, "1234")
 	settle()
@@ -117,6 +118,7 @@ func TestAnyDifferenceIsAChange(t *testing.T) {
 }
 
 func TestADamagedCacheIsAnEmptyOne(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	a, store := filepath.Join(folder, "a"), filepath.Join(folder, Name)
 	write(t, a, "1234")
@@ -143,6 +145,7 @@ func TestADamagedCacheIsAnEmptyOne(t *testing.T) {
 }
 
 func TestSaveKeepsWhatOthersLearntAndDropsWhatIsGone(t *testing.T) {
+	t.Parallel()
 	folder := t.TempDir()
 	store := filepath.Join(folder, Name)
 	for _, name := range []string{"a", "b", "c"} {
