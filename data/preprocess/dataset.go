@@ -7,17 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -50,7 +53,7 @@ const revision = "1"
 // fails does not keep the others from being made; the error names all that failed. When ctx ends, the cases at work are
 // given up, and what was made stays.
 //
-// Nothing is written into a folder that lntorch did not make. Cases that
+// Nothing is written into a folder that lntorch did not make, or that another Run works on (*folderlock.HeldError). Cases that
 // the dataset no longer has are removed, and told to Log, but never all that are there: then the raw data are probably missing.
 func (j *Job) Run(ctx context.Context) (Summary, error) {
 	var s Summary
@@ -58,6 +61,14 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 	root := filepath.Dir(j.Folder)
 	if err := os.MkdirAll(root, 0o777); err != nil {
 		return fail(err)
+	}
+	lock, err := folderlock.Beside(j.Folder)
+	if err != nil && !readOnly(err) { // nobody writes into a read-only folder, but its cases may all be current
+		return fail(err)
+	}
+	defer lock.Release()
+	if lock != nil && lock.Warning != "" {
+		j.log("WARNING: %s", lock.Warning)
 	}
 	owner, err := FindOwner(j.Folder)
 	if err == nil {
@@ -239,6 +250,11 @@ func abbreviate(names []string) string {
 		return strings.Join(names[:10], ", ") + ", …"
 	}
 	return strings.Join(names, ", ")
+}
+
+// readOnly tells errors of folders that may not be written.
+func readOnly(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
 }
 
 // log prints a line to Log.

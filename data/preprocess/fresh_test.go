@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/folderlock"
 )
 
 // What training could not read is made anew, whatever is there under the name.
@@ -138,4 +139,30 @@ func TestTheLongestCaseNames(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, s.Made)
 	require.Equal(t, []string{c.ID + ".npz", c.ID + ".pkl"}, files(t, j.Folder))
+}
+
+func TestOneFolderHasOneWriter(t *testing.T) {
+	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
+	second := *j
+	var held *folderlock.HeldError
+	calls := 0
+	j.Workers = 1
+	j.Progress = progress(func(int) {
+		s, err := second.Run(t.Context())
+		require.ErrorAs(t, err, &held)
+		require.Equal(t, Summary{}, s)
+		calls++
+	})
+	s, err := j.Run(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 5, s.Made)
+	require.Equal(t, 5, calls)
+	require.Equal(t, os.Getpid(), held.Holder.PID)
+	require.Equal(t, j.Folder, held.Folder)
+	s, err = second.Run(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 5, s.Kept)
+	for _, name := range files(t, filepath.Dir(j.Folder)) {
+		require.NotContains(t, name, "lock")
+	}
 }
