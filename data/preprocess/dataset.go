@@ -20,6 +20,7 @@ import (
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/filehash"
 	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -36,6 +37,8 @@ type Job struct {
 	Clean    bool   // make cases anew that are current
 	Progress raw.Progress
 	Log      io.Writer // what a reader warns of, which cases go; nil: nowhere
+
+	hashes *filehash.Cache // of the raw files
 }
 
 // Summary is what a Job did.
@@ -55,6 +58,7 @@ const revision = "1"
 //
 // Nothing is written into a folder that lntorch did not make, or that another Run works on (*folderlock.HeldError). Cases that
 // the dataset no longer has are removed, and told to Log, but never all that are there: then the raw data are probably missing.
+// Raw files are read anew if their size or times have changed; their sums are kept beside the folder (internal/filehash).
 func (j *Job) Run(ctx context.Context) (Summary, error) {
 	var s Summary
 	fail := func(err error) (Summary, error) { return s, fmt.Errorf("preprocess: %s: %w", j.Dataset.Name, err) }
@@ -101,6 +105,12 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 			return fail(err)
 		}
 	}
+	j.hashes = filehash.Open(filepath.Join(root, filehash.Name))
+	defer func() {
+		if err := j.hashes.Save(); err != nil && !readOnly(err) {
+			j.log("the next start will read all raw files again: %v", err)
+		}
+	}()
 	var mu sync.Mutex
 	budget := &budget{left: j.MaxRAM, whole: j.MaxRAM}
 	budget.cond.L = &budget.mu
@@ -207,17 +217,11 @@ func (j *Job) mark(c raw.Case) (string, error) {
 		if path == "" {
 			continue
 		}
-		file := sha256.New()
-		f, err := os.Open(path)
+		sum, err := j.hashes.SHA256(path)
 		if err != nil {
 			return "", err
 		}
-		_, err = io.Copy(file, f)
-		f.Close()
-		if err != nil {
-			return "", err
-		}
-		h.Write(file.Sum(nil))
+		h.Write(sum[:])
 	}
 	return markPrefix + hex.EncodeToString(h.Sum(nil)[:16]), nil
 }

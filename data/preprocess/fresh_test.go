@@ -1,15 +1,19 @@
 package preprocess
 
 import (
+	"bytes"
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/filehash"
 	"github.com/lntorch/lntorch/internal/folderlock"
 )
 
@@ -139,6 +143,86 @@ func TestTheLongestCaseNames(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, s.Made)
 	require.Equal(t, []string{c.ID + ".npz", c.ID + ".pkl"}, files(t, j.Folder))
+}
+
+// opened tells which files of some folders were opened since the last call.
+func opened(t *testing.T, folders ...string) func() []string {
+	fd, err := syscall.InotifyInit1(syscall.IN_NONBLOCK | syscall.IN_CLOEXEC)
+	require.NoError(t, err)
+	t.Cleanup(func() { syscall.Close(fd) })
+	for _, f := range folders {
+		_, err := syscall.InotifyAddWatch(fd, f, syscall.IN_OPEN|syscall.IN_ACCESS)
+		require.NoError(t, err)
+	}
+	return func() []string {
+		seen := map[string]bool{}
+		b := make([]byte, 1<<16)
+		for {
+			n, err := syscall.Read(fd, b)
+			if err != nil || n <= 0 {
+				break
+			}
+			for at := 0; at+syscall.SizeofInotifyEvent <= n; {
+				length := int(binary.NativeEndian.Uint32(b[at+12:]))
+				name := string(bytes.TrimRight(b[at+syscall.SizeofInotifyEvent:][:length], "\x00"))
+				if name != "" {
+					seen[name] = true
+				}
+				at += syscall.SizeofInotifyEvent + length
+			}
+		}
+		var names []string
+		for name := range seen {
+			names = append(names, name)
+		}
+		return names
+	}
+}
+
+func TestRawFilesAreReadOnce(t *testing.T) {
+	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
+	look := opened(t, filepath.Join(j.Dataset.Folder, "imagesTr"), filepath.Join(j.Dataset.Folder, "labelsTr"))
+	run := func() (made int, read []string) {
+		s, err := j.Run(t.Context())
+		require.NoError(t, err)
+		return s.Made, look()
+	}
+	made, read := run()
+	require.Equal(t, 5, made)
+	require.Len(t, read, 10)
+	_, read = run()
+	require.Len(t, read, 10, "files that were just written may be written again within the same tick")
+	time.Sleep(3100 * time.Millisecond)
+	_, read = run()
+	require.Len(t, read, 10)
+	made, read = run()
+	require.Zero(t, made)
+	require.Empty(t, read)
+	require.FileExists(t, filepath.Join(filepath.Dir(j.Folder), filehash.Name))
+
+	// As many bytes, other ones: gzip's header names a system, which nobody reads. The time may even be the old one.
+	for _, keep := range []bool{false, true} {
+		label := j.Dataset.Cases[1].Label
+		info, err := os.Stat(label)
+		require.NoError(t, err)
+		b, err := os.ReadFile(label)
+		require.NoError(t, err)
+		b[9]++
+		require.NoError(t, os.WriteFile(label, b, 0o666))
+		if keep {
+			require.NoError(t, os.Chtimes(label, time.Time{}, info.ModTime()))
+		}
+		look()
+		made, read = run()
+		require.Equal(t, 1, made)
+		require.ElementsMatch(t, []string{filepath.Base(label), "LN_001_0000.nii.gz"}, read)
+	}
+
+	// Without its memory all is read again, and nothing made.
+	require.NoError(t, os.Remove(filepath.Join(filepath.Dir(j.Folder), filehash.Name)))
+	made, read = run()
+	require.Zero(t, made)
+	require.Len(t, read, 10)
 }
 
 func TestOneFolderHasOneWriter(t *testing.T) {
