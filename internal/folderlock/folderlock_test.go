@@ -124,6 +124,30 @@ func TestALockHasOneHolder(t *testing.T) {
 	require.Positive(t, times.Load())
 }
 
+// The last holder may remove the file between its opening and its locking: then the lock of that file keeps nobody out.
+func TestALockOfARemovedFileIsNone(t *testing.T) {
+	folder := t.TempDir()
+	path := filepath.Join(folder, ".lntorch.lock")
+	tries := 0
+	l, err := acquireWith(folder, path, func(f *os.File) error {
+		if tries++; tries == 1 {
+			require.NoError(t, os.Remove(path))
+		}
+		return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	})
+	require.NoError(t, err)
+	require.Equal(t, 2, tries)
+	_, err = In(folder)
+	require.ErrorContains(t, err, "is in use")
+
+	l.Release()
+	other, err := In(folder)
+	require.NoError(t, err)
+	l.Release() // is not the other's
+	require.FileExists(t, path)
+	other.Release()
+}
+
 func TestWithoutLocksTheFileIsJudged(t *testing.T) {
 	folder := t.TempDir()
 	path := filepath.Join(folder, ".lntorch.lock")
