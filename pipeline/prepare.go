@@ -145,11 +145,6 @@ func (p preparation) run(ctx context.Context, d *raw.Dataset, own *plans.Plans, 
 	if c.DataIdentifier == "" || c.DataIdentifier != filepath.Base(c.DataIdentifier) || c.DataIdentifier == ".." {
 		return nil, fmt.Errorf("configuration %s: data_identifier %q is not the name of a folder", name, c.DataIdentifier)
 	}
-	if p.clean {
-		if err := os.RemoveAll(to); err != nil {
-			return nil, err
-		}
-	}
 	threads := orDefault(p.threads, system.Cores())
 	workers := max(1, min(orDefault(p.workers, casesAtATime()), threads, len(d.Cases)))
 	if p.maxRAM == 0 {
@@ -160,7 +155,7 @@ func (p preparation) run(ctx context.Context, d *raw.Dataset, own *plans.Plans, 
 	if p.maxRAM > 0 {
 		defer debug.SetMemoryLimit(debug.SetMemoryLimit(p.maxRAM))
 	}
-	job := preprocess.Job{Dataset: d, Reader: reader, Settings: settings, Folder: to, Workers: workers, Threads: max(1, threads/workers), MaxRAM: p.maxRAM,
+	job := preprocess.Job{Dataset: d, Reader: reader, Settings: settings, Folder: to, Workers: workers, Threads: max(1, threads/workers), MaxRAM: p.maxRAM, Clean: p.clean,
 		Progress: o.progress(), Log: o.Log}
 	s, err := job.Run(ctx)
 	return &Preprocessed{
@@ -206,8 +201,12 @@ func prepareTraining(ctx context.Context, root string, c train.Config, o Output)
 	if err != nil {
 		return nil // the training says so
 	}
-	if foreign(filepath.Join(c.Preprocessed, configuration.DataIdentifier)) {
-		return nil
+	owner, err := preprocess.FindOwner(filepath.Join(c.Preprocessed, configuration.DataIdentifier))
+	if err != nil {
+		return err
+	}
+	if owner.Refusal() != nil {
+		return nil // training reads the folder of another program as it is, or says what it is
 	}
 	o.Printf("%s: training data of %s, from %s", name, c.Configuration, d.Folder)
 	s, err := preparation{threads: c.Threads}.run(ctx, d, p, c.Configuration, c.Preprocessed, o)
@@ -216,17 +215,4 @@ func prepareTraining(ctx context.Context, root string, c train.Config, o Output)
 	}
 	o.Printf("%s: %d cases made, %d kept", name, s.Made, s.Kept)
 	return nil
-}
-
-// foreign reports whether a folder holds a case that another program made, which training takes as it is.
-// What lntorch made is compared with the raw files, by their content.
-func foreign(folder string) bool {
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-		name, ok := strings.CutSuffix(e.Name(), ".npz")
-		return ok && preprocess.Mark(folder, name) == ""
-	})
 }

@@ -2,9 +2,8 @@ package train
 
 import (
 	"fmt"
-	"os"
-	"syscall"
 
+	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 )
@@ -25,22 +24,28 @@ func (t *trainer) forecast() []string {
 		disk: 4 * 2 * parameters,
 	}
 	line := fmt.Sprintf("needs about %s of memory (activations %s, weights with gradients and momentum %s) and %s on disk; "+
-		"the progress line tells the time once it is known", size(need.memory), size(activations), size(weights), size(need.disk))
+		"the progress line tells the time once it is known", system.Size(need.memory), system.Size(activations), system.Size(weights), system.Size(need.disk))
 	free := int64(-1)
 	if c.Device.Type == torch.DeviceCPU {
-		free = freeMemory()
+		if m, err := system.ReadMemory(); err == nil {
+			free = m.Available
+		}
 	}
-	return append([]string{line}, need.shortages(free, freeDisk(t.fold), t.fold)...)
+	disk, err := system.FreeDisk(t.fold)
+	if err != nil {
+		disk = -1
+	}
+	return append([]string{line}, need.shortages(free, disk, t.fold)...)
 }
 
 // shortages warns where less is free than needed; below zero it is not known.
 func (n needs) shortages(memory, disk int64, folder string) []string {
 	var lines []string
 	if memory >= 0 && memory < n.memory {
-		lines = append(lines, fmt.Sprintf("WARNING: only %s of memory are free: a smaller --patch-size or --batch-size needs less", size(memory)))
+		lines = append(lines, fmt.Sprintf("WARNING: only %s of memory are free: a smaller --patch-size or --batch-size needs less", system.Size(memory)))
 	}
 	if disk >= 0 && disk < n.disk {
-		lines = append(lines, fmt.Sprintf("WARNING: only %s are free where the results go (%s)", size(disk), folder))
+		lines = append(lines, fmt.Sprintf("WARNING: only %s are free where the results go (%s)", system.Size(disk), folder))
 	}
 	return lines
 }
@@ -48,37 +53,3 @@ func (n needs) shortages(memory, disk int64, folder string) []string {
 // stepBytes is the memory of float32 numbers that are kept for the backward pass, and half as much
 // again for gradients on their way back and the loss, as measured.
 func stepBytes(numbers int64) int64 { return 4 * numbers * 3 / 2 }
-
-// freeMemory is what the system could still give, -1 where it does not say.
-func freeMemory() int64 {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return -1
-	}
-	if n, ok := procField(b, "MemAvailable:"); ok {
-		return n
-	}
-	return -1
-}
-
-// freeDisk is what is free in folder, -1 where the system does not say.
-func freeDisk(folder string) int64 {
-	var st syscall.Statfs_t
-	if syscall.Statfs(folder, &st) != nil {
-		return -1
-	}
-	return int64(st.Bavail) * st.Bsize
-}
-
-// size prints bytes for people.
-func size(bytes int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	v, i := float64(bytes), 0
-	for v >= 1024 && i < len(units)-1 {
-		v, i = v/1024, i+1
-	}
-	if v < 10 && i > 0 {
-		return fmt.Sprintf("%.1f %s", v, units[i])
-	}
-	return fmt.Sprintf("%.0f %s", v, units[i])
-}

@@ -14,9 +14,3 @@ func TestShortagesAreTold(t *testing.T) {
 		"WARNING: only 100 MiB are free where the results go (/data)"}, need.shortages(2<<30, 100<<20, "/data"))
 	require.Empty(t, need.shortages(-1, -1, "/data"), "not known")
 }
-
-func TestSizesAreForPeople(t *testing.T) {
-	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 10 << 20: "10 MiB", 3 << 29: "1.5 GiB", 5 << 50: "5120 TiB"} {
-		require.Equal(t, want, size(n))
-	}
-}

@@ -1,23 +1,18 @@
 package train
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 )
@@ -54,6 +49,13 @@ func (t *timing) median() time.Duration {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
+// Status of run.json: stopped by the user, trained, and validated too.
+const (
+	statusInterrupted = "interrupted"
+	statusTrained     = "trained"
+	statusValidated   = "validated"
+)
+
 // writeRun writes run.json: everything that one would need to repeat the run, and how it went.
 func (t *trainer) writeRun(status string) error {
 	c := &t.cfg
@@ -65,32 +67,16 @@ func (t *trainer) writeRun(status string) error {
 	if err != nil {
 		return err
 	}
+	// A training that was stopped does not wait for the sums of what it read.
 	sums := map[string]string{}
-	add := func(name, path string) error {
-		if sums[name] != "" || path == "" {
-			return nil
-		}
-		sum, err := fileSHA256(path)
-		if os.IsNotExist(err) {
-			return nil
-		}
-		sums[name] = sum
-		return err
-	}
-	if err := add("plans", filepath.Join(c.Preprocessed, c.PlansName+".json")); err != nil {
-		return fmt.Errorf("train: run.json: %w", err)
-	}
-	if err := add("pretrained_weights", c.Pretrained); err != nil {
-		return fmt.Errorf("train: run.json: %w", err)
-	}
+	maps.Copy(sums, t.hashes.known(status != statusInterrupted))
 	for _, name := range []string{fileFinal, fileBest, fileLatest} {
-		if err := add(name, filepath.Join(t.fold, name)); err != nil {
+		sum, err := t.hashes.checkpoint(filepath.Join(t.fold, name))
+		if err != nil {
 			return fmt.Errorf("train: run.json: %w", err)
 		}
-	}
-	for _, k := range slices.Concat(t.split.Train, t.split.Val) {
-		if err := add("case "+k, filepath.Join(t.data.Folder(), k+".npz")); err != nil {
-			return fmt.Errorf("train: run.json: %w", err)
+		if sum != "" {
+			sums[name] = sum
 		}
 	}
 	doc := map[string]any{
@@ -101,6 +87,7 @@ func (t *trainer) writeRun(status string) error {
 		"dataset":  t.plans.DatasetName, "plans": t.plans.PlansName, "configuration": c.Configuration, "fold": c.Fold, "trainer": c.Trainer,
 		"method": c.MethodName, "settings": t.settings(),
 		"cases":      map[string][]string{"train": t.split.Train, "val": t.split.Val},
+		"split":      map[string]any{"file": t.split.File, "random": t.split.Random},
 		"parameters": map[string]int64{"all": models.ParameterCount(t.Net), "trained": t.TrainedCount()},
 		"sha256":     sums,
 		"epochs":     t.epoch,
@@ -112,10 +99,8 @@ func (t *trainer) writeRun(status string) error {
 				"p90": milliseconds(quantile(t.timing.wait, 0.9))},
 		},
 	}
-	if b, err := os.ReadFile("/proc/self/status"); err == nil {
-		if peak, ok := procField(b, "VmHWM:"); ok {
-			doc["peak_memory_bytes"] = peak
-		}
+	if peak := system.PeakRSS(); peak > 0 {
+		doc["peak_memory_bytes"] = peak
 	}
 	if _, doc["peak_tensor_bytes"], _, err = torch.CPUMemory(); err != nil { // the allocator's high-water mark
 		return fmt.Errorf("train: run.json: %w", err)
@@ -167,29 +152,4 @@ func (t *trainer) settings() map[string]any {
 		all[name] = value
 	}
 	return all
-}
-
-func fileSHA256(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
-}
-
-// procField reads a "Name:   123 kB" line of a file in /proc, in bytes.
-func procField(b []byte, name string) (int64, bool) {
-	for line := range bytes.Lines(b) {
-		f := strings.Fields(string(line))
-		if len(f) == 3 && f[0] == name && f[2] == "kB" {
-			n, err := strconv.ParseInt(f[1], 10, 64)
-			return n << 10, err == nil
-		}
-	}
-	return 0, false
 }

@@ -219,7 +219,7 @@ func (t *trainer) interrupt() error {
 		stopped.Checkpoint = filepath.Join(t.fold, fileLatest)
 	}
 	t.file.Print(stopped.Error())
-	return errors.Join(stopped, t.writeRun("interrupted"))
+	return errors.Join(stopped, t.writeRun(statusInterrupted))
 }
 
 // finish writes the final checkpoint; the latest one goes once that is durable.
@@ -236,7 +236,7 @@ func (t *trainer) finish() error {
 		return err
 	}
 	t.file.Print("Training done.")
-	return t.writeRun("trained")
+	return t.writeRun(statusTrained)
 }
 
 // mirrorAxes are all axes of a patch, what nnU-Net's trainer trains with by default.

@@ -18,6 +18,8 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/filehash"
+	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/report"
 	"github.com/lntorch/lntorch/report/nnlog"
@@ -72,7 +74,9 @@ type trainer struct {
 	base       base             // what the fine-tuning began with
 	source     *checkpoint.File // of the weights to begin with; open as long as it may be asked
 	ownSource  bool             // it is to be closed here
-	sourceInfo os.FileInfo      // of its file when it was opened
+	hashes     *hashes
+	locks      []*folderlock.Lock
+	sourceInfo os.FileInfo // of its file when it was opened
 }
 
 // Run trains as cfg says, or only validates. Cancelling ctx ends it after the running iteration, saved, with *Interrupted.
@@ -346,6 +350,9 @@ func (t *trainer) prepareFolder() error {
 	if err := os.MkdirAll(t.fold, 0o755); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
+	if err := t.acquire(t.fold); err != nil {
+		return err
+	}
 	for _, folder := range []string{t.out, t.fold} {
 		if err := atomicfile.Sweep(folder); err != nil { // of a training that was killed
 			return fmt.Errorf("train: %w", err)
@@ -384,6 +391,19 @@ func (t *trainer) prepareFolder() error {
 	return nil
 }
 
+// acquire keeps other programs from writing into a folder as long as this training does.
+func (t *trainer) acquire(folder string) error {
+	lock, err := folderlock.In(folder)
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	if lock.Warning != "" {
+		fmt.Fprintln(t.cfg.Echo, "WARNING:", lock.Warning)
+	}
+	t.locks = append(t.locks, lock)
+	return nil
+}
+
 // announce says what was loaded, what trains, and what it will need.
 func (t *trainer) announce() {
 	c := &t.cfg
@@ -407,10 +427,14 @@ func (t *trainer) announce() {
 	for _, line := range t.forecast() {
 		t.file.Print(line)
 	}
+	if t.split.Warning != "" {
+		t.file.Print(t.split.Warning)
+	}
 	if over := t.split.Overlap(); len(over) > 0 && c.Fold != "all" {
 		t.file.Print("WARNING: cases in training and validation both:", strings.Join(over, ", "))
 	}
 	t.file.Print("results in", t.fold)
+	t.hashes = startHashes(filepath.Join(t.out, filehash.Name), t.hashFiles())
 }
 
 func (t *trainer) close() {
@@ -426,6 +450,10 @@ func (t *trainer) close() {
 	t.toDev.close()
 	t.Session.Close()
 	t.closeSource()
+	t.hashes.close()
+	for _, l := range t.locks {
+		l.Release()
+	}
 }
 
 func wide(v []int) []int64 {

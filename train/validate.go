@@ -43,6 +43,14 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
+	if c.ValidateOnly {
+		if err := t.acquire(out); err != nil {
+			return nil, err
+		}
+		if t.split.Warning != "" {
+			t.print(t.split.Warning)
+		}
+	}
 	if err := atomicfile.Sweep(out); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
@@ -86,7 +94,7 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	t.print("Validation complete")
 	t.print("Mean Validation Dice: ", result.Dice, "(on the preprocessed grid)")
 	if !c.ValidateOnly {
-		return result, t.writeRun("validated")
+		return result, t.writeRun(statusValidated)
 	}
 	return result, nil
 }

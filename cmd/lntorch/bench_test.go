@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/internal/bench"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/torchtest"
 )
@@ -143,7 +144,7 @@ func TestBenchFirstEndsAfterTheFirstIteration(t *testing.T) {
 }
 
 func TestBenchErrors(t *testing.T) {
-	sizes, _ := benchSizes()
+	sizes, _ := bench.Sizes()
 	require.Subset(t, sizes, []string{"full", "mid", "phantom", "resenc", "resencl", "swinunetr", "swinunetrv2"})
 	torchtest.Require(t)
 	for _, c := range []struct {

@@ -82,6 +82,10 @@ func Open(folder string) (*Dataset, error) {
 	}
 	slices.Sort(d.keys)
 	if len(d.keys) == 0 {
+		if slices.ContainsFunc(files, func(f os.DirEntry) bool { return strings.HasSuffix(f.Name(), ".b2nd") }) {
+			return nil, fmt.Errorf("dataset: %s: found cases that nnU-Net 2.6 or newer preprocessed (.b2nd), expected .npz as lntorch and nnU-Net up to 2.5 write; "+
+				"leave the folder to that nnU-Net, and plan and preprocess for lntorch under another name (plan -overwrite_plans_name)", folder)
+		}
 		return nil, fmt.Errorf("dataset: %s: found %d files but no *.npz, expected preprocessed cases; preprocess the data set first", folder, len(files))
 	}
 	return d, nil
@@ -201,7 +205,7 @@ func (d *Dataset) read(key string) (*Case, error) {
 			"check channel_names of dataset.json and preprocess again", c.Source, c.Data.Shape[0], d.Channels)
 	}
 	if want := [4]int{1, c.Data.Shape[1], c.Data.Shape[2], c.Data.Shape[3]}; c.Seg.Shape != want {
-		return nil, fmt.Errorf("dataset: %s: found a segmentation of shape %v, expected %v as the data of %s has shape %v; preprocess the case again",
+		return nil, fmt.Errorf("dataset: %s: found a segmentation of shape %v, expected %v as the data of %s has shape %v; delete it and preprocess the case again",
 			seg.source, c.Seg.Shape, want, c.Source, c.Data.Shape)
 	}
 	c.SegValues = distinct(c.Seg.Data)
@@ -213,7 +217,7 @@ func (d *Dataset) read(key string) (*Case, error) {
 		for _, v := range l.Voxels {
 			for axis, i := range v {
 				if i < 0 || int(i) >= c.Data.Shape[axis+1] {
-					return nil, fmt.Errorf("dataset: %s: class_locations of %v has voxel %v, expected one inside shape %v of %s; preprocess the case again",
+					return nil, fmt.Errorf("dataset: %s: class_locations of %v has voxel %v, expected one inside shape %v of %s; delete it and preprocess the case again",
 						properties, l.Labels, v, c.Data.Spatial(), c.Source)
 				}
 			}
@@ -244,11 +248,11 @@ func (d *Dataset) readArray(key, name, ending string) (array, error) {
 		return array{}, fmt.Errorf("dataset: %s: no such file, expected case %s; preprocess the case again", path, key)
 	}
 	if err != nil {
-		return array{}, fmt.Errorf("dataset: %w; preprocess case %s again", err, key)
+		return array{}, fmt.Errorf("dataset: %w; delete it and preprocess case %s again", err, key)
 	}
 	defer f.Close()
 	if a, err = f.Read(name); err != nil {
-		return array{}, fmt.Errorf("dataset: %w; preprocess case %s again", err, key)
+		return array{}, fmt.Errorf("dataset: %w; delete it and preprocess case %s again", err, key)
 	}
 	return array{a, path}, nil
 }
@@ -256,7 +260,7 @@ func (d *Dataset) readArray(key, name, ending string) (array, error) {
 // asVolume converts an array of four axes (c, z, y, x), none of them empty.
 func asVolume[T any](a array, values func() ([]T, error)) (*volume.Volume[T], error) {
 	if len(a.Shape) != 4 || slices.Min(a.Shape) < 1 {
-		return nil, fmt.Errorf("dataset: %s: found an array of shape %v, expected four axes (c, z, y, x); preprocess the case again", a.source, a.Shape)
+		return nil, fmt.Errorf("dataset: %s: found an array of shape %v, expected four axes (c, z, y, x); delete it and preprocess the case again", a.source, a.Shape)
 	}
 	data, err := values()
 	if err != nil {
@@ -287,7 +291,7 @@ func (d *Dataset) readLocations(key string) ([]Locations, string, error) {
 		return nil, path, fmt.Errorf("dataset: %s: no such file, expected the properties of case %s beside its npz; preprocess the case again", path, key)
 	}
 	if err != nil {
-		return nil, path, fmt.Errorf("dataset: %w", err)
+		return nil, path, fmt.Errorf("dataset: %w; delete it and preprocess case %s again", err, key)
 	}
 	properties, ok := v.(*pickle.Dict)
 	if !ok {
@@ -296,7 +300,7 @@ func (d *Dataset) readLocations(key string) ([]Locations, string, error) {
 	v, _ = properties.Get("class_locations")
 	classes, ok := v.(*pickle.Dict)
 	if !ok {
-		return nil, path, fmt.Errorf("dataset: %s: found no dict class_locations, expected one; was it written for training? preprocess the case again", path)
+		return nil, path, fmt.Errorf("dataset: %s: found no dict class_locations, expected one; was it written for training? delete it and preprocess the case again", path)
 	}
 	var out []Locations
 	for k, v := range classes.All() {

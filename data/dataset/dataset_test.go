@@ -58,6 +58,12 @@ func TestCasesAreFoundAndSorted(t *testing.T) {
 	empty := t.TempDir()
 	_, err = Open(empty)
 	require.EqualError(t, err, "dataset: "+empty+": found 0 files but no *.npz, expected preprocessed cases; preprocess the data set first")
+	for _, name := range []string{"a.b2nd", "a_seg.b2nd", "a.pkl"} {
+		require.NoError(t, os.WriteFile(filepath.Join(empty, name), nil, 0o600))
+	}
+	_, err = Open(empty)
+	require.EqualError(t, err, "dataset: "+empty+": found cases that nnU-Net 2.6 or newer preprocessed (.b2nd), expected .npz as lntorch and nnU-Net up to 2.5 write; "+
+		"leave the folder to that nnU-Net, and plan and preprocess for lntorch under another name (plan -overwrite_plans_name)")
 }
 
 func TestLoadReadsACaseOfNnUNet(t *testing.T) {
@@ -145,10 +151,10 @@ func TestLoadErrorsNameFileFoundAndExpected(t *testing.T) {
 			"DIR/case_0.npz: found 3 channels, expected 2 as the network has inputs; check channel_names of dataset.json and preprocess again"},
 		"seg shape": {func(t *testing.T, dir string, _ *Dataset) {
 			writeNpy(t, filepath.Join(dir, "case_0_seg.npy"), zeros[int8](t, 1, 7, 9, 10))
-		}, "DIR/case_0_seg.npy: found a segmentation of shape [1 7 9 10], expected [1 7 9 11] as the data of DIR/case_0.npz has shape [3 7 9 11]; preprocess the case again"},
+		}, "DIR/case_0_seg.npy: found a segmentation of shape [1 7 9 10], expected [1 7 9 11] as the data of DIR/case_0.npz has shape [3 7 9 11]; delete it and preprocess the case again"},
 		"axes": {func(t *testing.T, dir string, _ *Dataset) {
 			writeNpy(t, filepath.Join(dir, "case_0.npy"), zeros[float32](t, 7, 9, 11))
-		}, "DIR/case_0.npy: found an array of shape [7 9 11], expected four axes (c, z, y, x); preprocess the case again"},
+		}, "DIR/case_0.npy: found an array of shape [7 9 11], expected four axes (c, z, y, x); delete it and preprocess the case again"},
 		"empty axis": {func(t *testing.T, dir string, _ *Dataset) {
 			writeNpy(t, filepath.Join(dir, "case_0.npy"), zeros[float32](t, 1, 7, 0, 11))
 		}, "found an array of shape [1 7 0 11], expected four axes"},
@@ -158,7 +164,7 @@ func TestLoadErrorsNameFileFoundAndExpected(t *testing.T) {
 		"pkl of another case": {func(t *testing.T, dir string, _ *Dataset) {
 			writeNpy(t, filepath.Join(dir, "case_0.npy"), zeros[float32](t, 3, 2, 2, 2))
 			writeNpy(t, filepath.Join(dir, "case_0_seg.npy"), zeros[int16](t, 1, 2, 2, 2))
-		}, "expected one inside shape [2 2 2] of DIR/case_0.npy; preprocess the case again"},
+		}, "expected one inside shape [2 2 2] of DIR/case_0.npy; delete it and preprocess the case again"},
 		"pkl of no dict": {func(t *testing.T, dir string, _ *Dataset) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "case_0.pkl"), []byte("\x80\x04]."), 0o600))
 		}, "DIR/case_0.pkl: found a pickled *pickle.List, expected a dict of properties"},

@@ -16,6 +16,10 @@ import (
 // Split names the training and the validation cases of one fold.
 type Split struct {
 	Train, Val []string
+
+	File    string // the splits_final.json that was used, "" for fold all
+	Random  bool   // the file has no such fold: the cases were drawn
+	Warning string // what that means, for the log; "" if not Random
 }
 
 // Overlap returns the cases that are in both lists, as with fold "all".
@@ -173,8 +177,8 @@ func WriteSplits(path string, splits []Split) error {
 // Fold returns the cases to train and to validate with. keys are all cases, sorted. fold is "all"
 // (every case in both lists) or a number; path is the splits_final.json of the preprocessed data
 // set, which is used as it is if it exists and written otherwise. A number beyond the file's folds
-// stands for a random but seeded 80:20 split, as in nnU-Net. Cases that the file names and that
-// are not in keys are an error.
+// stands for a random but seeded 80:20 split, as in nnU-Net, and Warning says so. Cases that the
+// file names and that are not in keys are an error.
 //
 // Differs: a negative number is an error; in the reference -1 is the last fold.
 func Fold(path string, keys []string, fold string) (Split, error) {
@@ -203,7 +207,12 @@ func Fold(path string, keys []string, fold string) (Split, error) {
 		s = splits[number]
 	} else {
 		s = beyond(keys, number)
+		s.Random = true
+		s.Warning = fmt.Sprintf("WARNING: You requested fold %d for training but splits contain only %d folds. I am now creating a random (but seeded) 80:20 split! "+
+			"It has %d training and %d validation cases. The splits are those of %s; a model of one of them may have been trained with these validation cases.",
+			number, len(splits), len(s.Train), len(s.Val), path)
 	}
+	s.File = path
 	for _, k := range slices.Concat(s.Train, s.Val) {
 		if !slices.Contains(keys, k) {
 			return Split{}, fmt.Errorf("dataset: %s: fold %d names case %s, which is not among the %d preprocessed cases (%s); "+

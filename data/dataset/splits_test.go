@@ -2,6 +2,7 @@ package dataset
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -57,11 +58,19 @@ func TestSplitsAreThoseOfNnUNet(t *testing.T) {
 		require.Equal(t, c.File, string(written))
 		splits, err := ReadSplits(path)
 		require.NoError(t, err)
+		splits[0].File = path
 		require.Equal(t, splits[0], first)
 		for fold, want := range c.Beyond {
 			got, err := Fold(path, d.Keys(), fold)
 			require.NoError(t, err)
-			require.Equal(t, want, got, "n=%d fold %s", len(c.Keys), fold)
+			require.Equal(t, want.Train, got.Train, "n=%d fold %s", len(c.Keys), fold)
+			require.Equal(t, want.Val, got.Val, "n=%d fold %s", len(c.Keys), fold)
+			require.True(t, got.Random)
+			require.Equal(t, path, got.File)
+			require.Contains(t, got.Warning, "WARNING: You requested fold "+fold+" for training but splits contain only 5 folds. "+
+				"I am now creating a random (but seeded) 80:20 split!") // nnUNetTrainer.do_split, INFO there
+			require.Contains(t, got.Warning, fmt.Sprintf("%d training and %d validation cases", len(want.Train), len(want.Val)))
+			require.Contains(t, got.Warning, path)
 		}
 		names, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".splits*"))
 		require.NoError(t, err)
@@ -74,11 +83,12 @@ func TestAnExistingSplitFileIsUsedAsItIs(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte(`[{"val": ["b"], "train": ["c", "a"]}, {"train": ["a"], "val": []}]`), 0o600))
 	s, err := Fold(path, []string{"a", "b", "c"}, "0")
 	require.NoError(t, err)
-	require.Equal(t, Split{Train: []string{"c", "a"}, Val: []string{"b"}}, s)
+	require.Equal(t, Split{Train: []string{"c", "a"}, Val: []string{"b"}, File: path}, s)
 	require.Empty(t, s.Overlap())
 	s, err = Fold(path, []string{"a", "b", "c"}, "all")
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b", "c"}, s.Overlap())
+	require.Equal(t, Split{Train: s.Train, Val: s.Val}, s)
 	_, err = Fold(path, []string{"a", "b", "x"}, "0")
 	require.EqualError(t, err, "dataset: "+path+": fold 0 names case c, which is not among the 3 preprocessed cases (a, b, x); correct the file or preprocess the case")
 	for _, fold := range []string{"-1", "five", "", "1.0"} {
@@ -117,7 +127,7 @@ func TestFewCasesAreOfferedAWayOut(t *testing.T) {
 	require.NoError(t, WriteSplits(path, few.Proposal()))
 	s, err := Fold(path, []string{"a", "b"}, "1")
 	require.NoError(t, err)
-	require.Equal(t, Split{Train: []string{"a"}, Val: []string{"b"}}, s)
+	require.Equal(t, Split{Train: []string{"a"}, Val: []string{"b"}, File: path}, s)
 	require.Equal(t, []Split{{Train: []string{"a"}, Val: []string{"a"}}}, (&FewCasesError{Keys: []string{"a"}}).Proposal())
 	require.ErrorContains(t, &FewCasesError{}, "0 cases")
 }

@@ -26,15 +26,15 @@ type Options struct {
 }
 
 // ExtractFolder measures the dataset and writes dataset_fingerprint.json into folder, its folder of preprocessed data. A
-// fingerprint that is there already is read instead, unless clean is set; found tells which.
+// fingerprint that is there already is read instead, unless clean is set or the file is cut off; found tells which.
 func ExtractFolder(ctx context.Context, d *raw.Dataset, folder string, clean bool, o Options) (f *Fingerprint, found bool, err error) {
 	path := filepath.Join(folder, File)
 	if !clean {
 		if f, err = Load(path); err == nil {
 			return f, true, nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, false, fmt.Errorf("%w; --clean measures anew", err)
+		if !errors.Is(err, fs.ErrNotExist) && !cutOff(path) {
+			return nil, false, fmt.Errorf("%w; delete it to measure anew", err)
 		}
 	}
 	if f, err = Extract(ctx, d, o); err != nil {
@@ -47,6 +47,16 @@ func ExtractFolder(ctx context.Context, d *raw.Dataset, folder string, clean boo
 		return nil, false, fmt.Errorf("fingerprint: %w", err)
 	}
 	return f, false, nil
+}
+
+// cutOff reports whether a file can be read and is no JSON.
+func cutOff(path string) bool {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	_, err = plans.DecodeJSON(b)
+	return err != nil
 }
 
 // measured is what one case gives.

@@ -92,3 +92,27 @@ func TestResultIsIndependentOfWorkers(t *testing.T) {
 	require.Equal(t, 9.0, one.Channels[0].Min)
 	require.Equal(t, 531.0, one.Channels[0].Max)
 }
+
+// What is left of a fingerprint after a full disk is none.
+func TestACutOffFingerprintIsMadeAnew(t *testing.T) {
+	d := dataset(t, label(3, 4, 5))
+	folder := t.TempDir()
+	path := filepath.Join(folder, File)
+	whole, err := os.ReadFile("../../testdata/phantom-mini/preprocessed/Dataset101_PhantomSource/" + File)
+	require.NoError(t, err)
+	for _, n := range []int{0, 1, len(whole) - 1, len(whole) / 2} {
+		require.NoError(t, os.WriteFile(path, whole[:n], 0o666))
+		require.True(t, cutOff(path), "%d bytes", n)
+	}
+	for _, want := range []bool{false, true} {
+		f, found, err := ExtractFolder(t.Context(), d, folder, false, Options{Workers: 1})
+		require.NoError(t, err)
+		require.Equal(t, want, found)
+		require.Equal(t, [][]int{{2, 3, 4}}, f.Shapes)
+	}
+	require.NoError(t, os.WriteFile(path, []byte(`{"spacings": 3}`), 0o666)) // whole, and somebody's
+	_, _, err = ExtractFolder(t.Context(), d, folder, false, Options{Workers: 1})
+	require.ErrorContains(t, err, path)
+	require.ErrorContains(t, err, "delete it to measure anew")
+	require.False(t, cutOff(filepath.Join(folder, "none")))
+}

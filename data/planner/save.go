@@ -60,7 +60,7 @@ func (r *Result) Save(folder string) (string, error) {
 				r.Notes = append(r.Notes, fmt.Sprintf("configuration %s of the plans that were there is kept", name))
 			}
 		}
-	case !errors.Is(err, fs.ErrNotExist):
+	case !errors.Is(err, fs.ErrNotExist) && !empty(path):
 		return "", fmt.Errorf("planner: the plans to be replaced cannot be read, and may hold configurations of yours: %w; repair or remove them", err)
 	}
 	if err := os.MkdirAll(folder, 0o777); err != nil {
@@ -70,6 +70,12 @@ func (r *Result) Save(folder string) (string, error) {
 		return "", fmt.Errorf("planner: %w", err)
 	}
 	return path, nil
+}
+
+// empty reports whether a file holds nothing, as after a full disk.
+func empty(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Size() == 0
 }
 
 // CopyDatasetJSON copies dataset.json of a raw dataset into its folder of preprocessed data, byte for byte.

@@ -67,6 +67,12 @@ func TestUnreadablePlansAreNotReplaced(t *testing.T) {
 	after, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, `{"configurations": {"mine": `, string(after))
+	write(t, path, "") // holds nobody's
+	_, err = r.Save(folder)
+	require.NoError(t, err)
+	after, err = os.ReadFile(path)
+	require.NoError(t, err)
+	require.Contains(t, string(after), "configurations")
 }
 
 func TestPlanErrorsNameTheNextStep(t *testing.T) {

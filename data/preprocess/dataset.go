@@ -7,16 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/filehash"
+	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -29,8 +34,11 @@ type Job struct {
 	Workers  int    // cases at a time
 	Threads  int    // of each case
 	MaxRAM   int64  // bytes for the cases at work, as estimated; a larger one is done alone. 0: no bound
+	Clean    bool   // make cases anew that are current
 	Progress raw.Progress
-	Log      io.Writer // what a reader warns of; nil: nowhere
+	Log      io.Writer // what a reader warns of, which cases go; nil: nowhere
+
+	hashes *filehash.Cache // of the raw files
 }
 
 // Summary is what a Job did.
@@ -44,24 +52,65 @@ type Summary struct {
 // revision changes when cases come out otherwise than before.
 const revision = "1"
 
-// Run preprocesses every case that is not there already, made of the same files with the same settings. A case that fails
-// does not keep the others from being made; the error names all that failed. When ctx ends, the cases at work are
+// Run preprocesses every case that is not there already, whole and made of the same files with the same settings. A case that
+// fails does not keep the others from being made; the error names all that failed. When ctx ends, the cases at work are
 // given up, and what was made stays.
+//
+// Nothing is written into a folder that lntorch did not make, or that another Run works on (*folderlock.HeldError). Cases that
+// the dataset no longer has are removed, and told to Log, but never all that are there: then the raw data are probably missing.
+// Raw files are read anew if their size or times have changed; their sums are kept beside the folder (internal/filehash).
 func (j *Job) Run(ctx context.Context) (Summary, error) {
 	var s Summary
-	gt := filepath.Join(filepath.Dir(j.Folder), "gt_segmentations")
+	fail := func(err error) (Summary, error) { return s, fmt.Errorf("preprocess: %s: %w", j.Dataset.Name, err) }
+	root := filepath.Dir(j.Folder)
+	if err := os.MkdirAll(root, 0o777); err != nil {
+		return fail(err)
+	}
+	lock, err := folderlock.Beside(j.Folder)
+	if err != nil && !readOnly(err) { // nobody writes into a read-only folder, but its cases may all be current
+		return fail(err)
+	}
+	defer lock.Release()
+	if lock != nil && lock.Warning != "" {
+		j.log("WARNING: %s", lock.Warning)
+	}
+	owner, err := FindOwner(j.Folder)
+	if err == nil {
+		err = owner.Refusal()
+	}
+	if err == nil {
+		s.Removed, err = j.others(owner)
+	}
+	if err == nil && len(j.Dataset.Cases) == 0 {
+		_, err = j.Dataset.Example() // says what is missing where
+	}
+	if err != nil {
+		return fail(err)
+	}
+	gt := filepath.Join(root, "gt_segmentations")
 	for _, f := range []string{j.Folder, gt} {
 		if err := os.MkdirAll(f, 0o777); err != nil {
-			return s, fmt.Errorf("preprocess: %w", err)
+			return fail(err)
 		}
 		if err := atomicfile.Sweep(f); err != nil {
-			return s, fmt.Errorf("preprocess: %w", err)
+			return fail(err)
 		}
 	}
-	var err error
-	if s.Removed, err = j.removeOthers(); err != nil {
-		return s, fmt.Errorf("preprocess: %w", err)
+	if len(s.Removed) > 0 {
+		j.log("WARNING: removing %d preprocessed cases that the dataset no longer has: %s", len(s.Removed), strings.Join(s.Removed, ", "))
 	}
+	for i, name := range s.Removed {
+		if err := removeCase(j.Folder, name); err != nil {
+			s.Removed = s.Removed[:i]
+			return fail(err)
+		}
+	}
+	j.hashes = filehash.Open(filepath.Join(root, filehash.Name))
+	defer func() {
+		if err := j.hashes.Save(); err != nil && !readOnly(err) {
+			j.log("the next start will read all raw files again: %v", err)
+		}
+	}()
 	var mu sync.Mutex
 	budget := &budget{left: j.MaxRAM, whole: j.MaxRAM}
 	budget.cond.L = &budget.mu
@@ -72,7 +121,10 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		if err == nil {
 			mark, err = j.mark(c)
 		}
-		kept := err == nil && Mark(j.Folder, c.ID) == mark
+		kept := err == nil && !j.Clean && owner.marks[c.ID] == mark && current(j.Folder, c.ID, mark, len(j.Settings.Schemes))
+		if err == nil && j.Clean {
+			err = removeCase(j.Folder, c.ID)
+		}
 		var times Times
 		if err == nil && !kept {
 			need := j.estimate(c)
@@ -118,8 +170,8 @@ func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
 			return nil, err
 		}
 	}
-	if j.Log != nil && len(properties.Warnings) > 0 {
-		fmt.Fprintf(j.Log, "case %s: %s\n", c.ID, strings.Join(properties.Warnings, "; "))
+	if len(properties.Warnings) > 0 {
+		j.log("case %s: %s", c.ID, strings.Join(properties.Warnings, "; "))
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -165,45 +217,55 @@ func (j *Job) mark(c raw.Case) (string, error) {
 		if path == "" {
 			continue
 		}
-		file := sha256.New()
-		f, err := os.Open(path)
+		sum, err := j.hashes.SHA256(path)
 		if err != nil {
 			return "", err
 		}
-		_, err = io.Copy(file, f)
-		f.Close()
-		if err != nil {
-			return "", err
-		}
-		h.Write(file.Sum(nil))
+		h.Write(sum[:])
 	}
-	return "lntorch " + hex.EncodeToString(h.Sum(nil)[:16]), nil
+	return markPrefix + hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
-// removeOthers deletes the files of cases that are not in the dataset: training would take them for its own.
-func (j *Job) removeOthers() ([]string, error) {
+// others lists the cases in the folder that are not in the dataset: training would take them for its own. That all of them are
+// such is an error, unless the user has asked for a new beginning and there is one.
+func (j *Job) others(o Owner) ([]string, error) {
 	known := map[string]bool{}
 	for _, c := range j.Dataset.Cases {
 		known[c.ID] = true
 	}
-	entries, err := os.ReadDir(j.Folder)
-	if err != nil {
-		return nil, err
+	others := slices.DeleteFunc(slices.Clone(o.Ours), func(name string) bool { return known[name] })
+	if len(others) == 0 || len(others) < len(o.Ours) || j.Clean && len(j.Dataset.Cases) > 0 {
+		return others, nil
 	}
-	var removed []string
-	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".npz")
-		if !ok || known[name] {
-			continue
-		}
-		for _, ending := range []string{".npz", ".pkl", ".npy", "_seg.npy"} {
-			if err := os.Remove(filepath.Join(j.Folder, name+ending)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return removed, err
-			}
-		}
-		removed = append(removed, name)
+	way := "use --clean to remove them and begin anew"
+	found := fmt.Sprintf("has %d other cases", len(j.Dataset.Cases))
+	if len(j.Dataset.Cases) == 0 {
+		way = "delete that folder yourself if they may go"
+		found = "has no training case"
 	}
-	return removed, nil
+	return nil, fmt.Errorf("%s %s, but %d cases are preprocessed in %s (%s), and none is removed: is the disk with the images mounted? "+
+		"To train on what is preprocessed, use --no-prepare; otherwise %s",
+		j.Dataset.Folder, found, len(others), j.Folder, abbreviate(others), way)
+}
+
+// abbreviate lists at most ten names.
+func abbreviate(names []string) string {
+	if len(names) > 10 {
+		return strings.Join(names[:10], ", ") + ", …"
+	}
+	return strings.Join(names, ", ")
+}
+
+// readOnly tells errors of folders that may not be written.
+func readOnly(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
+}
+
+// log prints a line to Log.
+func (j *Job) log(format string, args ...any) {
+	if j.Log != nil {
+		fmt.Fprintf(j.Log, format+"\n", args...)
+	}
 }
 
 // estimate is about how many bytes a case needs at its peak.

@@ -1,12 +1,15 @@
 package preprocess
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/lntorch/lntorch/formats/npz"
@@ -16,8 +19,12 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
+// markPrefix begins the marks of cases that lntorch made.
+const markPrefix = "lntorch "
+
 // Save writes NAME.pkl and NAME.npz into folder, the latter when the former is there, both whole or not at all. What
-// training unpacked of an older case of that name goes. mark, if any, goes into the .npz, as Mark reads it.
+// training unpacked of an older case of that name goes. mark, if any, is a line behind the pickle, which readers of pickles do
+// not look at, and the comment of the .npz.
 func (c *Case) Save(folder, name, mark string, threads int) error {
 	for _, old := range []string{".npy", "_seg.npy"} {
 		if err := os.Remove(filepath.Join(folder, name+old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -27,6 +34,9 @@ func (c *Case) Save(folder, name, mark string, threads int) error {
 	b, err := pickle.Marshal(c.Properties, nil)
 	if err != nil {
 		return fmt.Errorf("properties: %w", err)
+	}
+	if mark != "" {
+		b = append(b, "\n"+mark+"\n"...)
 	}
 	if err := atomicfile.Write(filepath.Join(folder, name+".pkl"), b); err != nil {
 		return err
@@ -55,27 +65,110 @@ func little[T bits.Number](v []T, size int) []byte {
 	return b
 }
 
-// Mark is what Save was given for the case, "" where that was nothing, or where there is no such case or not all of it.
-func Mark(folder, name string) string {
-	if _, err := os.Stat(filepath.Join(folder, name+".pkl")); err != nil {
-		return ""
-	}
-	mark, err := npz.Comment(filepath.Join(folder, name+".npz"))
+// pklMark reads the mark behind the pickle of a .pkl, "" where there is none. two tells pickles of protocol 2: lntorch's, those
+// of earlier versions without a mark among them. nnU-Net writes protocol 4 or newer.
+func pklMark(path string) (mark string, two bool, err error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return ""
+		return "", false, err
 	}
-	return mark
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", false, err
+	}
+	var head [2]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil && err != io.EOF {
+		return "", false, err
+	}
+	tail := make([]byte, min(info.Size(), 100))
+	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil && err != io.EOF {
+		return "", false, err
+	}
+	if at := bytes.LastIndex(tail, []byte("\n"+markPrefix)); at >= 0 && tail[len(tail)-1] == '\n' {
+		mark = string(tail[at+1 : len(tail)-1])
+	}
+	return mark, head == [2]byte{0x80, 2}, nil
 }
 
-// CopyNewer copies a file where to is older or not there, with its time.
-// Source: nnU-Net 2.5.1, plan_and_preprocess_api.py, which copies labels to gt_segmentations so.
+// current reports whether the case NAME, whose .npz has that mark, is what training can read: both files, as whole as their
+// ends, headers and sizes tell, of one making.
+func current(folder, name, mark string, channels int) bool {
+	f, err := npz.OpenNpz(filepath.Join(folder, name+".npz"))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	data, dataType, err := f.Shape("data")
+	if err != nil || dataType != "<f4" || len(data) != 4 || data[0] != channels || slices.Min(data) < 1 {
+		return false
+	}
+	seg, segType, err := f.Shape("seg")
+	if err != nil || segType != "|i1" && segType != "<i2" || !slices.Equal(seg, append([]int{1}, data[1:]...)) {
+		return false
+	}
+	segSize := int64(1)
+	if segType == "<i2" {
+		segSize = 2
+	}
+	if !unpacked(filepath.Join(folder, name+".npy"), data, 4) || !unpacked(filepath.Join(folder, name+"_seg.npy"), seg, segSize) {
+		return false
+	}
+	path := filepath.Join(folder, name+".pkl")
+	behind, two, err := pklMark(path)
+	if err != nil || behind != mark && (behind != "" || !two) {
+		return false
+	}
+	v, err := pickle.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	properties, ok := v.(*pickle.Dict)
+	if !ok {
+		return false
+	}
+	locations, _ := properties.Get("class_locations")
+	_, ok = locations.(*pickle.Dict)
+	return ok
+}
+
+// unpacked reports whether a .npy, which training reads before the .npz, has the size of such an array, or is not there.
+func unpacked(path string, shape []int, size int64) bool {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	for _, n := range shape {
+		size *= int64(n)
+	}
+	const header = 10 << 10 // at most
+	return err == nil && info.Size() > size && info.Size() <= size+header
+}
+
+// removeCase deletes the files of a case.
+func removeCase(folder, name string) error {
+	for _, ending := range []string{".npz", ".pkl", ".npy", "_seg.npy"} {
+		if err := os.Remove(filepath.Join(folder, name+ending)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// CopyNewer copies a file where to is older, not there, or from cut off, with its time.
+// Source: nnU-Net 2.5.1, plan_and_preprocess_api.py, which copies labels to gt_segmentations so. Differs: it keeps cut-off ones.
 func CopyNewer(from, to string) error {
 	info, err := os.Stat(from)
 	if err != nil {
 		return err
 	}
 	if there, err := os.Stat(to); err == nil && !info.ModTime().After(there.ModTime()) {
-		return nil
+		if there.Size() >= info.Size() {
+			return nil
+		}
+		if cut, err := begins(from, to, there.Size()); err != nil || !cut {
+			return err
+		}
 	}
 	in, err := os.Open(from)
 	if err != nil {
@@ -95,4 +188,23 @@ func CopyNewer(from, to string) error {
 		return err
 	}
 	return out.Commit()
+}
+
+// begins reports whether the first n bytes of whole are those of part.
+func begins(whole, part string, n int64) (bool, error) {
+	var sums [2][sha256.Size]byte
+	for i, path := range []string{whole, part} {
+		f, err := os.Open(path)
+		if err != nil {
+			return false, err
+		}
+		h := sha256.New()
+		_, err = io.CopyN(h, f, n)
+		f.Close()
+		if err != nil {
+			return false, err
+		}
+		sums[i] = [sha256.Size]byte(h.Sum(nil))
+	}
+	return sums[0] == sums[1], nil
 }

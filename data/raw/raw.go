@@ -191,6 +191,9 @@ func listedCases(folder string, v any) ([]Case, error) {
 	}
 	var list []Case
 	for _, name := range o.Keys() {
+		if name == "" || name != filepath.Base(name) || name == "." || name == ".." {
+			return nil, fmt.Errorf("%s: %q: expected the name of a case, which is a part of file names", where, name)
+		}
 		c := Case{ID: name}
 		e, _ := o.Get(name)
 		entry, _ := e.(*plans.Object)

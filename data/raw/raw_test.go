@@ -71,10 +71,12 @@ func TestLiveGoldenIsWhatPythonWrites(t *testing.T) {
 
 func TestBrokenListsOfCasesAreErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"dataset": []}`:                                   `dataset.json: dataset: expected an object such as`,
-		`{"dataset": {"a": {"images": ["x"]}}}`:             `dataset.json: dataset: a: expected {"images": [files], "label": file}`,
-		`{"dataset": {"a": 3}}`:                             `dataset.json: dataset: a: expected {"images": [files], "label": file}`,
-		`{"dataset": {"a": {"images": [1], "label": "l"}}}`: `dataset: a: images: expected names of files, found 1`,
+		`{"dataset": []}`:                                     `dataset.json: dataset: expected an object such as`,
+		`{"dataset": {"a": {"images": ["x"]}}}`:               `dataset.json: dataset: a: expected {"images": [files], "label": file}`,
+		`{"dataset": {"../a": {"images": [], "label": "l"}}}`: `dataset.json: dataset: "../a": expected the name of a case, which is a part of file names`,
+		`{"dataset": {"..": {"images": [], "label": "l"}}}`:   `expected the name of a case`,
+		`{"dataset": {"a": 3}}`:                               `dataset.json: dataset: a: expected {"images": [files], "label": file}`,
+		`{"dataset": {"a": {"images": [1], "label": "l"}}}`:   `dataset: a: images: expected names of files, found 1`,
 		`{}`:                      `file_ending: expected the end of the images' names, such as ".nii.gz", found <nil>`,
 		`{"file_ending": ".nii"}`: `imagesTr: no such file or directory`,
 	} {

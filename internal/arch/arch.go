@@ -21,6 +21,8 @@ var Rules = []Rule{
 	{Path: "internal/system", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/settings", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/machine", Level: 1, Only: []string{"torch", "internal/settings", "internal/system"}},
+	{Path: "internal/filehash", Level: 0, Only: []string{"internal/atomicfile"}, NoTorch: true},
+	{Path: "internal/folderlock", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/mt19937", Level: 0, Only: []string{}, NoTorch: true},
 
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},

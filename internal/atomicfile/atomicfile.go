@@ -1,5 +1,5 @@
 // Package atomicfile writes files that appear whole or not at all: to a temporary name in the same folder, made durable,
-// then renamed.
+// then renamed. A folder that its file system cannot make durable is no error.
 package atomicfile
 
 import (
@@ -8,7 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strings"
+	"regexp"
 	"syscall"
 )
 
@@ -18,13 +18,16 @@ type File struct {
 	path string
 }
 
-// Temporary files are called .NAME.xxxxxxxx.tmp.
-const suffix = ".tmp"
+// Temporary files are called .lntorch.xxxxxxxx.tmp, whatever the final name: that may be as long as the file system allows.
+const temporaryName = ".lntorch.%08x.tmp"
+
+// temporary matches them, and those of earlier versions, .NAME.xxxxxxxx.tmp.
+var temporary = regexp.MustCompile(`^\..+\.[0-9a-f]{8}\.tmp$`)
 
 // Create starts a file that will replace path on Commit. Its permissions are those of any new file.
 func Create(path string) (*File, error) {
 	for try := 0; ; try++ {
-		name := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.%08x%s", filepath.Base(path), rand.Uint32(), suffix))
+		name := filepath.Join(filepath.Dir(path), fmt.Sprintf(temporaryName, rand.Uint32()))
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 		if err == nil {
 			// The lock tells Sweep that the writer lives. A file system without locks has no sweeping either.
@@ -64,12 +67,31 @@ func (f *File) Commit() error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	dir, err := os.Open(filepath.Dir(f.path))
+	return SyncFolder(filepath.Dir(f.path))
+}
+
+// SyncFolder makes the names in a folder durable. That is best effort: file systems that have no such operation for folders
+// (SMB, some FUSE) and folders that may be written but not read are no error, a failing disk is.
+func SyncFolder(folder string) error {
+	dir, err := os.Open(folder)
+	if errors.Is(err, os.ErrPermission) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	return dir.Sync()
+	return bestEffort(dir.Sync())
+}
+
+// bestEffort drops the errors that say that a folder cannot be synced.
+func bestEffort(err error) error {
+	for _, none := range []error{syscall.EINVAL, syscall.ENOTSUP, syscall.ENOSYS} {
+		if errors.Is(err, none) {
+			return nil
+		}
+	}
+	return err
 }
 
 // Abort removes the temporary file.
@@ -78,7 +100,8 @@ func (f *File) Abort() {
 	os.Remove(f.Name())
 }
 
-// Sweep removes the temporary files in folder whose writers were killed. Those of living programs stay.
+// Sweep removes the temporary files in folder whose writers were killed. Those of living programs stay, and files that this
+// package did not make.
 func Sweep(folder string) error {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -86,7 +109,7 @@ func Sweep(folder string) error {
 	}
 	for _, e := range entries {
 		name := e.Name()
-		if !strings.HasPrefix(name, ".") || !strings.HasSuffix(name, suffix) || !e.Type().IsRegular() {
+		if !temporary.MatchString(name) || !e.Type().IsRegular() {
 			continue
 		}
 		if err := sweep(filepath.Join(folder, name)); err != nil && !errors.Is(err, os.ErrNotExist) {

@@ -3,6 +3,8 @@ package atomicfile
 import (
 	"os"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -53,8 +55,39 @@ func TestSweepRemovesWhatTheDeadLeft(t *testing.T) {
 	alive, err := Create(filepath.Join(dir, "a.bin"))
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, ".b.pth.0123abcd.tmp"), []byte("half"), 0o666))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "c.tmp"), nil, 0o666))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".lntorch.0123abcd.tmp"), []byte("half"), 0o666))
+	others := []string{"c.tmp", ".d.tmp", ".d.0123ABCD.tmp", ".e.nfs0123abcd.tmp"}
+	for _, name := range others { // of other programs
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o666))
+	}
 	require.NoError(t, Sweep(dir))
-	require.ElementsMatch(t, []string{filepath.Base(alive.Name()), "c.tmp"}, names(t, dir))
+	require.ElementsMatch(t, append(others, filepath.Base(alive.Name())), names(t, dir))
 	require.NoError(t, alive.Commit())
+}
+
+// 255 letters are the longest name that file systems take.
+func TestNamesMayBeAsLongAsTheFileSystemAllows(t *testing.T) {
+	dir := t.TempDir()
+	name := strings.Repeat("n", 251) + ".npz"
+	require.NoError(t, Write(filepath.Join(dir, name), []byte("x")))
+	require.Equal(t, []string{name}, names(t, dir))
+}
+
+// The kernel itself has no fsync for the folders of /proc.
+func TestAFolderThatCannotBeSyncedIsNoError(t *testing.T) {
+	dir, err := os.Open("/proc/self")
+	if err != nil {
+		t.Skip("no /proc: ", err)
+	}
+	defer dir.Close()
+	require.ErrorIs(t, dir.Sync(), syscall.EINVAL)
+	require.NoError(t, SyncFolder("/proc/self"))
+
+	for _, e := range []syscall.Errno{syscall.EINVAL, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS} {
+		require.NoError(t, bestEffort(&os.PathError{Op: "sync", Path: "x", Err: e}), e)
+	}
+	for _, e := range []syscall.Errno{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {
+		require.ErrorIs(t, bestEffort(&os.PathError{Op: "sync", Path: "x", Err: e}), e)
+	}
+	require.ErrorIs(t, SyncFolder(filepath.Join(t.TempDir(), "none")), os.ErrNotExist)
 }

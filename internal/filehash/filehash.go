@@ -1,0 +1,212 @@
+// Package filehash works out sha256 sums of files, each once: a sum is known again by the file's path, size, times and number,
+// in memory and, if wanted, in a small file that the next program reads.
+package filehash
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/lntorch/lntorch/internal/atomicfile"
+)
+
+// Name is what the cache of a preprocessed dataset is called, in the dataset's folder.
+const Name = ".lntorch-hashes"
+
+// Sum is a sha256.
+type Sum [sha256.Size]byte
+
+func (s Sum) String() string { return hex.EncodeToString(s[:]) }
+
+// Cache holds the sums of files. It may be used by several goroutines. The zero value and a nil *Cache are ready for use; the
+// latter remembers nothing.
+type Cache struct {
+	path string
+
+	mu      sync.Mutex
+	entries map[string]entry
+	changed bool
+}
+
+// entry is a file as it was when it was read.
+type entry struct {
+	Stamp stamp  `json:"stamp"`
+	SHA   string `json:"sha256"`
+}
+
+// stamp tells a file from what is written in its place later. Times are in nanoseconds; those that the system does not have
+// are 0.
+type stamp struct {
+	Size  int64  `json:"size"`
+	Mtime int64  `json:"mtime"`
+	Ctime int64  `json:"ctime"`
+	Inode uint64 `json:"inode"`
+}
+
+// racy is how long a file must have been left alone before it is read, for its sum to be kept: one that is written again at
+// once may get the same times. FAT counts in steps of two seconds; the rest is for clocks of servers.
+const racy = 3 * time.Second
+
+// maxFile bounds the cache's file: a hundred thousand entries are a third of it.
+const maxFile = 64 << 20
+
+// Open reads the cache that Save wrote to path. A file that is missing or damaged is an empty cache, as it costs time only.
+func Open(path string) *Cache {
+	c := &Cache{path: path}
+	c.entries = load(path)
+	return c
+}
+
+// The file is a line of JSON and the sum of that line.
+func load(path string) map[string]entry {
+	entries := map[string]entry{}
+	f, err := os.Open(path)
+	if err != nil {
+		return entries
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile))
+	if err != nil {
+		return entries
+	}
+	text, sum, _ := bytes.Cut(b, []byte("\n"))
+	if string(sum) != check(text) {
+		return entries
+	}
+	var doc document
+	if json.Unmarshal(text, &doc) != nil || doc.Version != version {
+		return entries
+	}
+	for k, e := range doc.Files {
+		if b, err := hex.DecodeString(e.SHA); err == nil && len(b) == sha256.Size {
+			entries[k] = e
+		}
+	}
+	return entries
+}
+
+type document struct {
+	Version int              `json:"lntorch_hashes"`
+	Files   map[string]entry `json:"files"`
+}
+
+const version = 1
+
+func check(text []byte) string { return fmt.Sprintf("%x\n", sha256.Sum256(text)) }
+
+// SHA256 is the sum of a file's content. The file is read only if it is not the one whose sum is known.
+func (c *Cache) SHA256(path string) (Sum, error) {
+	key, err := filepath.Abs(path)
+	if err != nil {
+		return Sum{}, err
+	}
+	if c != nil {
+		info, err := os.Stat(path)
+		if err != nil {
+			return Sum{}, err
+		}
+		c.mu.Lock()
+		e, ok := c.entries[key]
+		c.mu.Unlock()
+		if ok && e.Stamp == stampOf(info) {
+			var s Sum
+			hex.Decode(s[:], []byte(e.SHA))
+			return s, nil
+		}
+	}
+	start := time.Now()
+	s, at, err := read(path)
+	if err != nil || c == nil {
+		return s, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at.settled(start) {
+		if c.entries == nil {
+			c.entries = map[string]entry{}
+		}
+		c.entries[key] = entry{at, s.String()}
+		c.changed = true
+	} else if _, ok := c.entries[key]; ok {
+		delete(c.entries, key)
+		c.changed = true
+	}
+	return s, nil
+}
+
+// read works out a sum. The stamp is zero if the file changed meanwhile, or is a pipe or device.
+func read(path string) (Sum, stamp, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Sum{}, stamp{}, err
+	}
+	defer f.Close()
+	before, err := f.Stat()
+	if err != nil {
+		return Sum{}, stamp{}, err
+	}
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return Sum{}, stamp{}, err
+	}
+	after, err := f.Stat()
+	if err != nil {
+		return Sum{}, stamp{}, err
+	}
+	at := stampOf(before)
+	if at != stampOf(after) || !before.Mode().IsRegular() {
+		at = stamp{}
+	}
+	return Sum(h.Sum(nil)), at, nil
+}
+
+func stampOf(info fs.FileInfo) stamp {
+	s := stamp{Size: info.Size(), Mtime: info.ModTime().UnixNano()}
+	s.system(info)
+	return s
+}
+
+// settled reports whether a file that was read from start on had been left alone for long enough, as git asks of its index.
+func (s stamp) settled(start time.Time) bool {
+	return s != stamp{} && max(s.Mtime, s.Ctime) < start.Add(-racy).UnixNano()
+}
+
+// Save writes what was learnt to the cache's file, whole or not at all, beside what other programs wrote there. Files that are
+// gone are left out. A cache without a file, and one that learnt nothing, are not written.
+func (c *Cache) Save() error {
+	if c == nil || c.path == "" {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.changed {
+		return nil
+	}
+	doc := document{version, load(c.path)}
+	for k, e := range c.entries {
+		doc.Files[k] = e
+	}
+	for k := range doc.Files {
+		if _, err := os.Lstat(k); errors.Is(err, fs.ErrNotExist) {
+			delete(doc.Files, k)
+		}
+	}
+	text, err := json.Marshal(doc)
+	if err == nil && len(text) < maxFile-100 {
+		err = atomicfile.Write(c.path, append(append(text, '\n'), check(text)...))
+	}
+	if err != nil {
+		return fmt.Errorf("cache of sums: %w", err)
+	}
+	c.changed = false
+	return nil
+}
