@@ -106,6 +106,27 @@ func TestSeedAndStreamChangeTheBatches(t *testing.T) {
 	}
 }
 
+// TestSeedsKeepTheirBatches pins the batches of a seed: a run repeated or resumed with a later
+// version sees the same ones. The random streams are this package's own, so the sums come from it;
+// TestBatchesAreThoseOfNnUNetForTheSameDraws compares what is made of the draws.
+func TestSeedsKeepTheirBatches(t *testing.T) {
+	cfg := config(t, "plain")
+	require.Equal(t, []fingerprint{
+		{0, [3]string{"case_1", "case_0", "case_0"}, 0xd37ee5f8, 0xbb3c6126, 0xf30d0172},
+		{1, [3]string{"case_2", "case_2", "case_3"}, 0xc26746e5, 0x655a1cc6, 0x95e8f4fc},
+	}, take(t, cfg, 2))
+	cfg.PatchSize, cfg.Scales, cfg.Pipeline = []int{16, 12}, nil, augment.MirrorAll(2)
+	require.Equal(t, []fingerprint{
+		{0, [3]string{"case_1", "case_0", "case_0"}, 0x6b9f72d1, 0xcb98464a, 0xcb98464a},
+		{1, [3]string{"case_2", "case_2", "case_3"}, 0xf16bfb3f, 0x9ae42e8d, 0x9ae42e8d},
+	}, take(t, cfg, 2))
+	cfg.Pipeline, cfg.Stream = nil, "val"
+	require.Equal(t, []fingerprint{
+		{0, [3]string{"case_2", "case_2", "case_4"}, 0x660a8c59, 0x2811522e, 0x2811522e},
+		{1, [3]string{"case_4", "case_1", "case_0"}, 0x02aa7505, 0x70b45e56, 0x70b45e56},
+	}, take(t, cfg, 2))
+}
+
 func TestTwoAxesTakeSlices(t *testing.T) {
 	cfg := config(t, "plain")
 	cfg.PatchSize, cfg.Scales, cfg.Pipeline = []int{16, 12}, nil, augment.MirrorAll(2)
