@@ -4,9 +4,7 @@
 package augment
 
 import (
-	"math"
 	"math/rand/v2"
-	"slices"
 
 	"github.com/lntorch/lntorch/volume"
 )
@@ -69,60 +67,4 @@ func (m Mirror) Apply(dst, src Patch, rng *rand.Rand) {
 	}
 	src.Image.Flip(dst.Image, flip)
 	src.Seg.Flip(dst.Seg, flip)
-}
-
-// DummyTwoD reports whether nnU-Net augments 3d patches of this size slice by slice, since they
-// are too anisotropic for rotations out of plane: the largest size is more than three times the first.
-func DummyTwoD(patch []int) bool {
-	return len(patch) == 3 && float64(slices.Max(patch))/float64(patch[0]) > 3
-}
-
-// RotationRange returns the largest angle in radians by which nnU-Net rotates patches of this size
-// about each axis: ±30° in 3d, ±180° in 2d and in dummy-2D, ±15° for 2d patches with sides of a ratio
-// above 1.5.
-func RotationRange(patch []int) float64 {
-	switch {
-	case len(patch) == 2 && float64(slices.Max(patch))/float64(slices.Min(patch)) > 1.5:
-		return radians(15)
-	case len(patch) == 3 && !DummyTwoD(patch):
-		return radians(30)
-	}
-	return radians(180)
-}
-
-// radians converts with the roundings of the reference.
-func radians(degrees float64) float64 { return degrees / 360 * 2 * math.Pi }
-
-// InitialPatchSize returns the size of the patches that nnU-Net samples where it rotates and scales
-// them: large enough for a patch of the final size turned by up to its RotationRange about one axis,
-// divided by 0.85 for scaling.
-// Source: nnU-Net 2.5.1, compute_initial_patch_size.py and
-// nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size (0.85 is from there).
-func InitialPatchSize(patch []int) []int {
-	angle := min(radians(90), RotationRange(patch))
-	sin, cos := math.Sincos(angle)
-	p := make([]float64, len(patch))
-	for i := range patch {
-		p[i] = float64(patch[i])
-	}
-	size := slices.Clone(p)
-	grow := func(i, j int, a, b float64) {
-		size[i] = max(size[i], math.Abs(a))
-		size[j] = max(size[j], math.Abs(b))
-	}
-	if len(patch) == 3 {
-		grow(1, 2, p[1]*cos+p[2]*sin, p[2]*cos-p[1]*sin)
-		grow(0, 2, p[0]*cos-p[2]*sin, p[0]*sin+p[2]*cos)
-		grow(0, 1, p[0]*cos+p[1]*sin, p[1]*cos-p[0]*sin)
-	} else {
-		grow(0, 1, p[0]*cos+p[1]*sin, p[1]*cos-p[0]*sin)
-	}
-	out := make([]int, len(patch))
-	for i := range out {
-		out[i] = int(size[i] / 0.85)
-	}
-	if DummyTwoD(patch) {
-		out[0] = patch[0]
-	}
-	return out
 }

@@ -1,4 +1,4 @@
-"""Writes testdata/golden/augment.json: deep-supervision sampling, regions and initial patch sizes as
+"""Writes testdata/golden/augment.json: deep-supervision sampling, regions and mirror axes as
 nnU-Net 2.5.1 and batchgeneratorsv2 compute them. Usage: python scripts/golden/augment.py OUTPUT"""
 import json
 import sys
@@ -31,17 +31,12 @@ class Trainer(nnUNetTrainer):
         self.print_to_log_file = lambda *_, **__: None
 
 
-def patches():
-    sizes = [[80, 112, 224], [64, 128, 192], [128, 128, 128], [96, 160, 160], [80, 192, 160], [112, 128, 160], [28, 256, 256], [40, 224, 192],
-             [20, 320, 256], [512, 512], [512, 256], [8, 16, 16], [16, 48, 48], [28, 64, 64], [64, 128, 128], [15, 45, 45], [15, 46, 45], [60, 90], [60, 91]]
-    rng = np.random.RandomState(3)
-    sizes += [rng.randint(4, 300, rng.randint(2, 4)).tolist() for _ in range(120)]
+def mirroring():
+    """Along which axes patches are mirrored."""
     out = []
-    for p in sizes:
-        rotation, dummy, initial, axes = Trainer(p).configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        if dummy:
-            assert initial[0] == p[0]
-        out.append({"patch": p, "initial": [int(i) for i in initial], "dummy": bool(dummy), "angle": float(max(rotation)), "axes": list(axes)})
+    for p in ([64, 128, 128], [28, 256, 256], [512, 512], [512, 256]):
+        axes = Trainer(p).configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3]
+        out.append({"patch": p, "axes": list(axes)})
     return out
 
 
@@ -60,4 +55,4 @@ def regions():
 
 if __name__ == "__main__":
     with open(sys.argv[1], "w") as f:
-        json.dump({"versions": {"torch": torch.__version__, "nnunetv2": "2.5.1"}, "sampling": sampling(), "patches": patches(), "regions": regions()}, f, separators=(",", ":"))
+        json.dump({"versions": {"torch": torch.__version__, "nnunetv2": "2.5.1"}, "sampling": sampling(), "mirroring": mirroring(), "regions": regions()}, f, separators=(",", ":"))
