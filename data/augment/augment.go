@@ -65,6 +65,7 @@ func (m Mirror) Apply(dst, src Patch, rng *rand.Rand) {
 	for _, axis := range m.Axes {
 		flip[axis+3-m.Dim] = rng.Float64() < 0.5
 	}
-	src.Image.Flip(dst.Image, flip)
-	src.Seg.Flip(dst.Seg, flip)
+	Identity{}.Apply(dst, src, nil)
+	dst.Image.Flip(flip)
+	dst.Seg.Flip(flip)
 }
