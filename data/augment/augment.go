@@ -1,71 +1,77 @@
 // Package augment changes training patches at random and turns their segmentations into the targets
-// of the loss. Pipeline is the place of the augmentations; those present mirror, or do nothing. It
-// neither samples patches nor batches them.
+// of the loss. It neither samples patches nor batches them.
+//
+// Drawing and applying are apart: each Transform of a List draws the Parameters of a sample, and
+// those, applied to a patch, make the same change wherever and however often they are applied.
+// Parameters.Apply runs on the CPU. A transform is a file that bears the name of its class in
+// batchgeneratorsv2, and a line in list.go.
 package augment
 
 import (
+	"fmt"
 	"math/rand/v2"
 
 	"github.com/lntorch/lntorch/volume"
 )
 
 // Patch is one sample: image (c, z, y, x) and segmentation (1, z, y, x) with the same spatial
-// shape. Two-dimensional patches have one slice.
+// shape.
 type Patch struct {
 	Image *volume.Volume[float32]
 	Seg   *volume.Volume[int16]
-}
-
-// Pipeline is a sequence of augmentations.
-type Pipeline interface {
-	// InputSize returns the size of the patches to sample so that Apply can make patches of size
-	// final (voxels, 2 or 3 axes). It is at least final.
-	InputSize(final []int) []int
-	// Apply fills dst, which has the final size, from src, which has the input size. src may be
-	// changed. All randomness comes from rng.
-	Apply(dst, src Patch, rng *rand.Rand)
-}
-
-// Identity is the pipeline of validation: patches are taken as they are.
-type Identity struct{}
-
-// InputSize returns final.
-func (Identity) InputSize(final []int) []int { return final }
-
-// Apply copies src into dst.
-func (Identity) Apply(dst, src Patch, _ *rand.Rand) {
-	copy(dst.Image.Data, src.Image.Data)
-	copy(dst.Seg.Data, src.Seg.Data)
-}
-
-// Mirror reverses each of its axes with probability 0.5, in image and segmentation alike.
-// Source: batchgeneratorsv2 0.2.1, MirrorTransform.
-type Mirror struct {
-	// Axes are axes of the patch: 0, 1, 2 for (z, y, x) in 3d, 0, 1 for (y, x) in 2d.
-	Axes []int
-	// Dim is the number of axes of the patch, 2 or 3.
+	// Dim is the number of spatial axes, 2 or 3. Two-dimensional patches have one slice.
 	Dim int
 }
 
-// MirrorAll mirrors along all dim axes, as nnU-Net does by default.
-func MirrorAll(dim int) Mirror {
-	axes := make([]int, dim)
-	for i := range axes {
-		axes[i] = i
-	}
-	return Mirror{Axes: axes, Dim: dim}
+// Transform is one augmentation with the ranges of its parameters.
+type Transform interface {
+	// Name is the name of its class in batchgeneratorsv2.
+	Name() string
+	// Draw returns the parameters of one sample. All randomness comes from rng.
+	Draw(rng *rand.Rand) Parameters
 }
 
-// InputSize returns final.
-func (m Mirror) InputSize(final []int) []int { return final }
+// Parameters are what a Transform drew for one sample. As JSON they have the keys of
+// batchgeneratorsv2's get_parameters.
+type Parameters interface {
+	// Apply changes p, in place or by giving it other arrays. It draws nothing.
+	Apply(p *Patch) error
+}
 
-// Apply draws one number per axis, in the order of Axes.
-func (m Mirror) Apply(dst, src Patch, rng *rand.Rand) {
-	var flip [3]bool
-	for _, axis := range m.Axes {
-		flip[axis+3-m.Dim] = rng.Float64() < 0.5
+// List is a sequence of transforms. The zero value is nnU-Net's for validation: patches stay as they
+// are.
+type List struct {
+	// InitialPatchSize is the size of the patches that the transforms take (voxels, 2 or 3 axes);
+	// nil: the size that they make.
+	InitialPatchSize []int
+	Transforms       []Transform
+}
+
+// Draw returns the parameters of one sample, drawn in the order of the transforms.
+func (l List) Draw(rng *rand.Rand) Drawn {
+	var d Drawn
+	for _, t := range l.Transforms {
+		d = append(d, Step{t.Name(), t.Draw(rng)})
 	}
-	Identity{}.Apply(dst, src, nil)
-	dst.Image.Flip(flip)
-	dst.Seg.Flip(flip)
+	return d
+}
+
+// Drawn is what a List drew for one sample: a step for each of its transforms.
+type Drawn []Step
+
+// Step is the parameters that one transform drew.
+type Step struct {
+	Transform  string // Transform.Name
+	Parameters Parameters
+}
+
+// Apply changes p by each step in turn. An error names the transform that failed; p is then half
+// changed.
+func (d Drawn) Apply(p *Patch) error {
+	for _, s := range d {
+		if err := s.Parameters.Apply(p); err != nil {
+			return fmt.Errorf("augment: %s: %w", s.Transform, err)
+		}
+	}
+	return nil
 }
