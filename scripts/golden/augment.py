@@ -1,10 +1,12 @@
-"""Writes testdata/golden/augment.json: deep-supervision sampling, regions and mirror axes as
+"""Writes testdata/golden/augment.json: deep-supervision sampling, regions and mirroring as
 nnU-Net 2.5.1 and batchgeneratorsv2 compute them. Usage: python scripts/golden/augment.py OUTPUT"""
+import itertools
 import json
 import sys
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -32,11 +34,18 @@ class Trainer(nnUNetTrainer):
 
 
 def mirroring():
-    """Along which axes patches are mirrored."""
+    """Along which axes patches are mirrored, and what that makes of an image whose voxels are numbered."""
     out = []
     for p in ([64, 128, 128], [28, 256, 256], [512, 512], [512, 256]):
-        axes = Trainer(p).configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3]
-        out.append({"patch": p, "axes": list(axes)})
+        allowed = Trainer(p).configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3]
+        t, shape = MirrorTransform(allowed), [2, 2, 3, 4][:1 + len(p)]
+        image, seg = torch.arange(np.prod(shape)).float().reshape(shape), torch.arange(np.prod(shape[1:])).short().reshape(1, *shape[1:])
+        applied = []
+        for n in range(len(allowed) + 1):
+            for axes in itertools.combinations(allowed, n):
+                data = t.apply({"image": image.clone(), "segmentation": seg.clone()}, axes=axes)
+                applied.append({"parameters": {"axes": list(axes)}, "image": data["image"].flatten().tolist(), "seg": data["segmentation"].flatten().tolist()})
+        out.append({"patch": p, "allowed_axes": list(allowed), "shape": shape, "applied": applied})
     return out
 
 
