@@ -108,9 +108,9 @@ func caseKey(c eval.Case) string {
 // meanDice is the mean over the targets of a case, of those that have one.
 func meanDice(c eval.Case) float64 {
 	sum, n := 0.0, 0
-	for _, m := range c.Metrics {
-		if !math.IsNaN(m.Dice) {
-			sum += m.Dice
+	for t := range c.Counts {
+		if v := c.Value(eval.Dice, t); !math.IsNaN(v) {
+			sum += v
 			n++
 		}
 	}
@@ -134,7 +134,7 @@ func printDice(columns []validation) error {
 	}
 	mean := []string{"mean"}
 	for _, v := range columns {
-		mean = append(mean, fmt.Sprintf("%.3f", v.summary.Foreground.Dice))
+		mean = append(mean, fmt.Sprintf("%.3f", v.summary.Foreground(eval.Dice)))
 	}
 	t.Add(mean...)
 	return t.Text(os.Stdout)
