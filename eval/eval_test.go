@@ -221,6 +221,42 @@ func TestMetricsAreFoundByNameAndSorted(t *testing.T) {
 	require.ErrorContains(t, err, `eval: metric "dice", expected one of Dice, FN, `)
 }
 
+func TestPrecisionAndRecallAreThoseOfMONAI(t *testing.T) {
+	var g struct {
+		Counts            [][4]int64 // TP, FP, TN, FN
+		Precision, Recall []*float64 // nil: undefined
+	}
+	golden.LoadJSON(t, "eval/ratios.json", &g)
+	require.Len(t, g.Counts, 25)
+	for i, n := range g.Counts {
+		c := eval.Counts{TP: n[0], FP: n[1], TN: n[2], FN: n[3]}
+		for m, want := range map[*eval.Metric]*float64{&eval.Precision: g.Precision[i], &eval.Recall: g.Recall[i]} {
+			if want == nil {
+				require.True(t, math.IsNaN(m.Of(c)), "%s of %+v", m.Name, c)
+				continue
+			}
+			require.Equal(t, *want, m.Of(c), "%s of %+v", m.Name, c)
+		}
+	}
+}
+
+func TestMetricsThatNnUNetLacksAreComputedFromTheSummaryAndNotWritten(t *testing.T) {
+	s, err := eval.ReadSummary(golden.Path(t, "eval/maps_labels.summary.json"))
+	require.NoError(t, err)
+	require.NotContains(t, string(s.Encode()), "Precision")
+	sum, n := 0.0, 0
+	for _, c := range s.Cases {
+		if v := c.Value(eval.Precision, 0); !math.IsNaN(v) {
+			require.Equal(t, float64(c.Counts[0].TP)/float64(c.Counts[0].TP+c.Counts[0].FP), v)
+			sum += v
+			n++
+		}
+	}
+	require.Less(t, n, len(s.Cases), "a case predicts nothing")
+	require.InDelta(t, sum/float64(n), s.Mean(eval.Precision, 0), 1e-15)
+	require.InDelta(t, (s.Mean(eval.Precision, 0)+s.Mean(eval.Precision, 1)+s.Mean(eval.Precision, 2))/3, s.Foreground(eval.Precision), 1e-15)
+}
+
 func TestTargetKeysRoundTrip(t *testing.T) {
 	for key, want := range map[string]eval.Target{"1": eval.Label(1), "(1,)": eval.Region(1), "(1, 2, 3)": eval.Region(1, 2, 3), "-1": eval.Label(-1)} {
 		require.Equal(t, key, want.Key())

@@ -13,6 +13,8 @@ var metrics = []Metric{
 	voxels("FN", func(c Counts) int64 { return c.FN }),
 	voxels("FP", func(c Counts) int64 { return c.FP }),
 	IoU,
+	Precision,
+	Recall,
 	voxels("TN", func(c Counts) int64 { return c.TN }),
 	voxels("TP", func(c Counts) int64 { return c.TP }),
 	voxels("n_pred", func(c Counts) int64 { return c.TP + c.FP }),

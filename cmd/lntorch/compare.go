@@ -21,9 +21,9 @@ import (
 func newCompare() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compare DATASET CONFIGURATION NAME=FOLDER...",
-		Short: "sets validations of the same cases side by side: a table of Dice and a picture",
-		Long: `compare reads validation folders (of train, or of validate) and prints the Dice of every case in each of them, with the
-means. With -o it also draws, for every case, the CT slice with most truth, the truth, and each prediction.`,
+		Short: "sets validations of the same cases side by side: a table of scores and a picture",
+		Long: `compare reads validation folders (of train, or of validate) and prints the Dice, or another --metric, of every case in each
+of them, with the means. With -o it also draws, for every case, the CT slice with most truth, the truth, and each prediction.`,
 		Example: `  lntorch compare 102 3d_fullres before=before after=results/…/fold_0/validation -o compare.png`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 3 {
@@ -35,9 +35,18 @@ means. With -o it also draws, for every case, the CT slice with most truth, the 
 	}
 	folders(cmd, "raw", "preprocessed")
 	cmd.Flags().String("plans", "nnUNetPlans", "name of the plans file, without .json")
+	cmd.Flags().String("metric", eval.Dice.Name, "score in the table: "+metricNames())
 	cmd.Flags().StringP("output", "o", "", "picture, .png")
 	cmd.Flags().Int("cases", 4, "cases in the picture")
 	return cmd
+}
+
+func metricNames() string {
+	var names []string
+	for _, m := range eval.Metrics() {
+		names = append(names, m.Name)
+	}
+	return strings.Join(names, ", ")
 }
 
 // validation is one column of the comparison.
@@ -48,6 +57,11 @@ type validation struct {
 }
 
 func runCompare(cmd *cobra.Command, args []string) error {
+	metricName, _ := cmd.Flags().GetString("metric")
+	metric, err := eval.MetricNamed(metricName)
+	if err != nil {
+		return usage(cmd, err)
+	}
 	preprocessed, err := folder(cmd, "preprocessed")
 	if err != nil {
 		return err
@@ -72,7 +86,7 @@ func runCompare(cmd *cobra.Command, args []string) error {
 		}
 		columns = append(columns, v)
 	}
-	if err := printDice(columns); err != nil {
+	if err := printScores(columns, metric); err != nil {
 		return err
 	}
 	path, _ := cmd.Flags().GetString("output")
@@ -105,11 +119,11 @@ func caseKey(c eval.Case) string {
 	return strings.TrimSuffix(filepath.Base(c.PredictionFile), ".npz")
 }
 
-// meanDice is the mean over the targets of a case, of those that have one.
-func meanDice(c eval.Case) float64 {
+// meanOf is the mean of a metric over the targets of a case, of those where it is defined.
+func meanOf(metric eval.Metric, c eval.Case) float64 {
 	sum, n := 0.0, 0
 	for t := range c.Counts {
-		if v := c.Value(eval.Dice, t); !math.IsNaN(v) {
+		if v := c.Value(metric, t); !math.IsNaN(v) {
 			sum += v
 			n++
 		}
@@ -117,7 +131,7 @@ func meanDice(c eval.Case) float64 {
 	return sum / float64(n)
 }
 
-func printDice(columns []validation) error {
+func printScores(columns []validation, metric eval.Metric) error {
 	t := report.Table{Columns: []report.Column{{Name: "case"}}}
 	for _, v := range columns {
 		t.Columns = append(t.Columns, report.Column{Name: v.name, Right: true})
@@ -128,13 +142,13 @@ func printDice(columns []validation) error {
 			if other := v.summary.Cases[i]; caseKey(other) != caseKey(c) {
 				return fmt.Errorf("%s has case %s where %s has %s: compare validations of the same cases", v.folder, caseKey(other), columns[0].folder, caseKey(c))
 			}
-			row = append(row, fmt.Sprintf("%.3f", meanDice(v.summary.Cases[i])))
+			row = append(row, fmt.Sprintf("%.3f", meanOf(metric, v.summary.Cases[i])))
 		}
 		t.Add(row...)
 	}
 	mean := []string{"mean"}
 	for _, v := range columns {
-		mean = append(mean, fmt.Sprintf("%.3f", v.summary.Foreground(eval.Dice)))
+		mean = append(mean, fmt.Sprintf("%.3f", v.summary.Foreground(metric)))
 	}
 	t.Add(mean...)
 	return t.Text(os.Stdout)
@@ -176,7 +190,7 @@ func drawComparison(path, cases string, conf *plans.Configuration, d *plans.Data
 				return err
 			}
 			o.Predictions = append(o.Predictions, labels)
-			o.Dice = append(o.Dice, meanDice(v.summary.Cases[i]))
+			o.Dice = append(o.Dice, meanOf(eval.Dice, v.summary.Cases[i]))
 		}
 		data.Cases = append(data.Cases, o)
 	}
