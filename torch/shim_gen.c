@@ -153,7 +153,6 @@ char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_
 char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
 char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
 char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
-char* (*p_lnt_adamw_step)(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);
 char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);
 char* (*p_lnt_amp_unscale)(void** params, int64_t n, void* inv_scale, void* found_inf);
 char* (*p_lnt_amp_update_scale)(void* scale, void* growth_tracker, void* found_inf, double growth, double backoff, int64_t interval);
@@ -312,7 +311,6 @@ static const struct {
     {"lnt_bce_with_logits", (void**)&p_lnt_bce_with_logits},
     {"lnt_dice_ce", (void**)&p_lnt_dice_ce},
     {"lnt_sgd_step", (void**)&p_lnt_sgd_step},
-    {"lnt_adamw_step", (void**)&p_lnt_adamw_step},
     {"lnt_clip_grad_norm", (void**)&p_lnt_clip_grad_norm},
     {"lnt_amp_unscale", (void**)&p_lnt_amp_unscale},
     {"lnt_amp_update_scale", (void**)&p_lnt_amp_update_scale},

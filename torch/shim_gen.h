@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define LNT_ABI 6
+#define LNT_ABI 7
 
 extern int64_t (*p_lnt_abi)(void);
 static inline int64_t lnt_abi(void) { return p_lnt_abi(); }
@@ -302,8 +302,6 @@ extern char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smoot
 static inline char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out) { return p_lnt_dice_ce(x, target, batch, smooth, wrong, out); }
 extern char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
 static inline char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf) { return p_lnt_sgd_step(params, buffers, masks, rules, n, lr, momentum, dampening, weight_decay, nesterov, impl, found_inf); }
-extern char* (*p_lnt_adamw_step)(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);
-static inline char* lnt_adamw_step(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl) { return p_lnt_adamw_step(params, exp_avgs, exp_avg_sqs, n, step, lr, beta1, beta2, eps, weight_decay, impl); }
 extern char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);
 static inline char* lnt_clip_grad_norm(void** params, int64_t n, double max_norm, void** total_norm) { return p_lnt_clip_grad_norm(params, n, max_norm, total_norm); }
 extern char* (*p_lnt_amp_unscale)(void** params, int64_t n, void* inv_scale, void* found_inf);

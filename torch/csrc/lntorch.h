@@ -15,7 +15,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 6
+#define LNT_ABI 7
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -201,7 +201,6 @@ LNT_API char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, i
 /* optim.cpp. impl: 0 torch's single-tensor sequence, 1 foreach, 2 fused. buffers are in-out; NULL entries are created.
    A row of masks is NULL or int64 flat indices; rules: 0 dense, 1 grad-masked, 2 update-masked, 3 plain */
 LNT_API char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
-LNT_API char* lnt_adamw_step(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);
 LNT_API char* lnt_clip_grad_norm(void** params, int64_t n, double max_norm, void** total_norm);
 LNT_API char* lnt_amp_unscale(void** params, int64_t n, void* inv_scale, void* found_inf);
 LNT_API char* lnt_amp_update_scale(void* scale, void* growth_tracker, void* found_inf, double growth, double backoff, int64_t interval);
