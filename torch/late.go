@@ -46,7 +46,7 @@ func (l *Late) Put(scalars ...*Tensor) error {
 		})
 	})
 	if err == nil && n.done != nil {
-		err = n.done.RecordCurrent()
+		err = n.done.Record()
 	}
 	if err != nil {
 		l.free = append(l.free, n)

@@ -41,14 +41,10 @@ char* (*p_lnt_empty_cache)(int64_t dev);
 char* (*p_lnt_device_peak)(int64_t dev, int64_t idx, int64_t reset, int64_t* out);
 char* (*p_lnt_has_kernels)(int64_t dev, int64_t* out);
 char* (*p_lnt_cpu_memory)(int64_t* out);
-char* (*p_lnt_stream_new)(int64_t dev, int64_t idx, int64_t* out);
-char* (*p_lnt_stream_exchange)(int64_t dev, const int64_t* stream, int64_t* previous);
 char* (*p_lnt_event_new)(int64_t dev, void** out);
-char* (*p_lnt_event_record)(void* e, const int64_t* stream);
-char* (*p_lnt_event_wait)(void* e, const int64_t* stream);
+char* (*p_lnt_event_record)(void* e);
 char* (*p_lnt_event_synchronize)(void* e);
 void (*p_lnt_event_free)(void* e);
-char* (*p_lnt_record_stream)(void* t, const int64_t* stream);
 char* (*p_lnt_empty)(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out);
 char* (*p_lnt_full)(const int64_t* size, int64_t n, double value, int64_t dtype, int64_t dev, int64_t idx, void** out);
 char* (*p_lnt_arange)(double start, double end, double step, int64_t dtype, int64_t dev, int64_t idx, void** out);
@@ -199,14 +195,10 @@ static const struct {
     {"lnt_device_peak", (void**)&p_lnt_device_peak},
     {"lnt_has_kernels", (void**)&p_lnt_has_kernels},
     {"lnt_cpu_memory", (void**)&p_lnt_cpu_memory},
-    {"lnt_stream_new", (void**)&p_lnt_stream_new},
-    {"lnt_stream_exchange", (void**)&p_lnt_stream_exchange},
     {"lnt_event_new", (void**)&p_lnt_event_new},
     {"lnt_event_record", (void**)&p_lnt_event_record},
-    {"lnt_event_wait", (void**)&p_lnt_event_wait},
     {"lnt_event_synchronize", (void**)&p_lnt_event_synchronize},
     {"lnt_event_free", (void**)&p_lnt_event_free},
-    {"lnt_record_stream", (void**)&p_lnt_record_stream},
     {"lnt_empty", (void**)&p_lnt_empty},
     {"lnt_full", (void**)&p_lnt_full},
     {"lnt_arange", (void**)&p_lnt_arange},

@@ -15,7 +15,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 7
+#define LNT_ABI 8
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -62,14 +62,10 @@ LNT_API char* lnt_empty_cache(int64_t dev);
 LNT_API char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* out);
 LNT_API char* lnt_has_kernels(int64_t dev, int64_t* out);
 LNT_API char* lnt_cpu_memory(int64_t* out);
-LNT_API char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out);
-LNT_API char* lnt_stream_exchange(int64_t dev, const int64_t* stream, int64_t* previous);
 LNT_API char* lnt_event_new(int64_t dev, void** out);
-LNT_API char* lnt_event_record(void* e, const int64_t* stream);
-LNT_API char* lnt_event_wait(void* e, const int64_t* stream);
+LNT_API char* lnt_event_record(void* e);
 LNT_API char* lnt_event_synchronize(void* e);
 LNT_API void lnt_event_free(void* e);
-LNT_API char* lnt_record_stream(void* t, const int64_t* stream);
 
 /* create.cpp */
 LNT_API char* lnt_empty(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out);
