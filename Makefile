@@ -217,7 +217,6 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run dgst.py --golden $$g/dgst --deterministic; \
 	  run methods.py --golden $$g/methods --deterministic; \
 	  run sliding_window.py --golden $$g/sliding_window; \
-	  run optim.py --golden $$g/optim; \
 	  run optim_steps.py; \
 	  run ops.py; \
 	  run plans.py $$g/plans.json; \

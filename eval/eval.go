@@ -33,13 +33,6 @@ type Map[T Integer] struct {
 // under the ignore label are in none of them.
 type Counts struct{ TP, FP, FN, TN int64 }
 
-// Dice is 2 TP / (2 TP + FP + FN); NaN when neither map has the target, 0 when
-// only one of them has it.
-func (c Counts) Dice() float64 { return float64(2*c.TP) / float64(2*c.TP+c.FP+c.FN) }
-
-// IoU is TP / (TP + FP + FN); NaN when neither map has the target.
-func (c Counts) IoU() float64 { return float64(c.TP) / float64(c.TP+c.FP+c.FN) }
-
 // maxClasses bounds the joint histogram of Compare (classes² int64 per worker).
 const maxClasses = 2048
 

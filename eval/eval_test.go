@@ -58,11 +58,7 @@ func scoreGolden[R, P eval.Integer](t *testing.T, g goldenMaps) *eval.Summary {
 	for _, c := range g.Cases {
 		counts, err := eval.Compare(eval.Map[R]{Data: voxels[R](t, c.Ref), Shape: g.Shape}, eval.Map[P]{Data: voxels[P](t, c.Pred), Shape: g.Shape}, targets, g.Ignore)
 		require.NoError(t, err)
-		scored := eval.Case{ReferenceFile: "ref/" + c.Name + ".nii.gz", PredictionFile: "pred/" + c.Name + ".nii.gz"}
-		for _, c := range counts {
-			scored.Metrics = append(scored.Metrics, c.Metrics())
-		}
-		cases = append(cases, scored)
+		cases = append(cases, eval.Case{ReferenceFile: "ref/" + c.Name + ".nii.gz", PredictionFile: "pred/" + c.Name + ".nii.gz", Counts: counts})
 	}
 	s, err := eval.Summarise(targets, cases)
 	require.NoError(t, err)
@@ -115,6 +111,12 @@ func TestSummariesOfPhantomMiniRoundTrip(t *testing.T) {
 		// The means are recomputed from the cases too.
 		again, err := eval.Summarise(s.Targets, s.Cases)
 		require.NoError(t, err)
+		require.Equal(t, string(want), string(again.Encode()))
+
+		// The cases are recomputed from their counts.
+		for i, c := range again.Cases {
+			again.Cases[i] = eval.Case{ReferenceFile: c.ReferenceFile, PredictionFile: c.PredictionFile, Counts: c.Counts}
+		}
 		require.Equal(t, string(want), string(again.Encode()))
 	}
 }
@@ -177,12 +179,12 @@ func TestDiceAndIoUAreSymmetricAndOneForEqualMaps(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, eval.Counts{TP: 2, FP: 1, FN: 1, TN: 2}, ab[0])
 	for i := range ab {
-		require.Equal(t, ab[i].Dice(), ba[i].Dice())
-		require.Equal(t, ab[i].IoU(), ba[i].IoU())
+		require.Equal(t, eval.Dice.Of(ab[i]), eval.Dice.Of(ba[i]))
+		require.Equal(t, eval.IoU.Of(ab[i]), eval.IoU.Of(ba[i]))
 	}
-	require.Equal(t, 1.0, ab[1].Dice())
-	require.True(t, math.IsNaN(eval.Counts{TN: 6}.Dice()))
-	require.Equal(t, 0.0, eval.Counts{FP: 1}.Dice())
+	require.Equal(t, 1.0, eval.Dice.Of(ab[1]))
+	require.True(t, math.IsNaN(eval.Dice.Of(eval.Counts{TN: 6})))
+	require.Equal(t, 0.0, eval.Dice.Of(eval.Counts{FP: 1}))
 }
 
 func TestCompareExplainsWhatIsWrong(t *testing.T) {
@@ -204,6 +206,55 @@ func TestCompareExplainsWhatIsWrong(t *testing.T) {
 		_, err := eval.Compare(c.ref, c.pred, c.targets, nil)
 		require.EqualError(t, err, c.want)
 	}
+}
+
+func TestMetricsAreFoundByNameAndSorted(t *testing.T) {
+	var names []string
+	for _, m := range eval.Metrics() {
+		names = append(names, m.Name)
+		found, err := eval.MetricNamed(m.Name)
+		require.NoError(t, err)
+		require.Equal(t, m.Name, found.Name)
+	}
+	require.IsIncreasing(t, names)
+	_, err := eval.MetricNamed("dice")
+	require.ErrorContains(t, err, `eval: metric "dice", expected one of Dice, FN, `)
+}
+
+func TestPrecisionAndRecallAreThoseOfMONAI(t *testing.T) {
+	var g struct {
+		Counts            [][4]int64 // TP, FP, TN, FN
+		Precision, Recall []*float64 // nil: undefined
+	}
+	golden.LoadJSON(t, "eval/ratios.json", &g)
+	require.Len(t, g.Counts, 25)
+	for i, n := range g.Counts {
+		c := eval.Counts{TP: n[0], FP: n[1], TN: n[2], FN: n[3]}
+		for m, want := range map[*eval.Metric]*float64{&eval.Precision: g.Precision[i], &eval.Recall: g.Recall[i]} {
+			if want == nil {
+				require.True(t, math.IsNaN(m.Of(c)), "%s of %+v", m.Name, c)
+				continue
+			}
+			require.Equal(t, *want, m.Of(c), "%s of %+v", m.Name, c)
+		}
+	}
+}
+
+func TestMetricsThatNnUNetLacksAreComputedFromTheSummaryAndNotWritten(t *testing.T) {
+	s, err := eval.ReadSummary(golden.Path(t, "eval/maps_labels.summary.json"))
+	require.NoError(t, err)
+	require.NotContains(t, string(s.Encode()), "Precision")
+	sum, n := 0.0, 0
+	for _, c := range s.Cases {
+		if v := c.Value(eval.Precision, 0); !math.IsNaN(v) {
+			require.Equal(t, float64(c.Counts[0].TP)/float64(c.Counts[0].TP+c.Counts[0].FP), v)
+			sum += v
+			n++
+		}
+	}
+	require.Less(t, n, len(s.Cases), "a case predicts nothing")
+	require.InDelta(t, sum/float64(n), s.Mean(eval.Precision, 0), 1e-15)
+	require.InDelta(t, (s.Mean(eval.Precision, 0)+s.Mean(eval.Precision, 1)+s.Mean(eval.Precision, 2))/3, s.Foreground(eval.Precision), 1e-15)
 }
 
 func TestTargetKeysRoundTrip(t *testing.T) {
@@ -231,13 +282,14 @@ func TestReadSummaryIsTolerantAndExplains(t *testing.T) {
 	s, err := eval.ReadSummary(write(`{"mean":{"1":` + values("-Infinity") + `},"foreground_mean":` + values("2.5") + `,"note":"NaN \" Infinity",
 		"metric_per_case":[{"metrics":{"1":` + values("2.0") + `},"prediction_file":"NaN.nii.gz","reference_file":"r"}]}`))
 	require.NoError(t, err)
-	require.True(t, math.IsNaN(s.Cases[0].Metrics[0].Dice))
-	require.True(t, math.IsNaN(s.Cases[0].Metrics[0].IoU))
-	require.EqualValues(t, 2, s.Cases[0].Metrics[0].FP)
-	require.EqualValues(t, 1000, s.Cases[0].Metrics[0].TN)
+	require.True(t, math.IsNaN(s.Cases[0].Value(eval.Dice, 0)))
+	require.True(t, math.IsNaN(s.Cases[0].Value(eval.IoU, 0)))
+	require.Equal(t, eval.Counts{FP: 2, FN: 1, TN: 1000}, s.Cases[0].Counts[0])
 	require.Equal(t, "NaN.nii.gz", s.Cases[0].PredictionFile)
-	require.True(t, math.IsInf(s.Mean[0].FP, -1))
-	require.Equal(t, 2.5, s.Foreground.FP)
+	fp, err := eval.MetricNamed("FP")
+	require.NoError(t, err)
+	require.True(t, math.IsInf(s.Mean(fp, 0), -1))
+	require.Equal(t, 2.5, s.Foreground(fp))
 
 	for text, want := range map[string]string{
 		`{}`:                                     "found no keys foreground_mean and mean: expected a summary.json of nnU-Net's evaluation",
@@ -261,7 +313,7 @@ func TestSummariseRefusesAnEmptyFolder(t *testing.T) {
 }
 
 func TestFileNamesAreEscapedAsPythonDoes(t *testing.T) {
-	c := eval.Case{PredictionFile: "a\"\\\n\x7f\xffé", ReferenceFile: "r", Metrics: []eval.Metrics{{}}}
+	c := eval.Case{PredictionFile: "a\"\\\n\x7f\xffé", ReferenceFile: "r", Counts: []eval.Counts{{}}}
 	s, err := eval.Summarise([]eval.Target{eval.Label(1)}, []eval.Case{c})
 	require.NoError(t, err)
 	// json.dumps(os.fsdecode(b'a"\\\n\x7f\xff\xc3\xa9'))
@@ -292,6 +344,6 @@ func ExampleCompare() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Printf("%.3f %.3f\n", counts[0].Dice(), counts[1].Dice())
+	fmt.Printf("%.3f %.3f\n", eval.Dice.Of(counts[0]), eval.Dice.Of(counts[1]))
 	// Output: 0.667 0.800
 }

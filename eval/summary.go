@@ -16,39 +16,39 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
-// Metrics are the eight values that summary.json holds per case and target.
-type Metrics struct {
-	Dice, IoU                   float64
-	TP, FP, FN, TN, NPred, NRef int64 // voxels
-}
-
-// Metrics derives the eight values from the counts.
-func (c Counts) Metrics() Metrics {
-	return Metrics{Dice: c.Dice(), IoU: c.IoU(), TP: c.TP, FP: c.FP, FN: c.FN, TN: c.TN, NPred: c.FP + c.TP, NRef: c.FN + c.TP}
-}
-
-// Means are the same eight values averaged; counts become fractions.
-type Means struct {
-	Dice, IoU, TP, FP, FN, TN, NPred, NRef float64
-}
-
-// Case is one scored case; Metrics are in the order of Summary.Targets.
+// Case is one scored case.
 type Case struct {
 	ReferenceFile, PredictionFile string
-	Metrics                       []Metrics
+	Counts                        []Counts // in the order of Summary.Targets
+
+	stated []stated // per target, nil for a case that was not read
+}
+
+// stated is what a summary.json says of one target, by Metric.Name.
+type stated map[string]float64
+
+// Value returns a metric of target number t: what the summary.json says that the case was read from,
+// else what the counts give.
+func (c *Case) Value(m Metric, t int) float64 {
+	if c.stated != nil {
+		if v, ok := c.stated[t][m.Name]; ok {
+			return v
+		}
+	}
+	return m.Of(c.Counts[t])
 }
 
 // Summary is the content of nnU-Net's summary.json.
 type Summary struct {
-	Targets    []Target
-	Cases      []Case
-	Mean       []Means // per target: mean over the cases where the value is not NaN
-	Foreground Means   // plain mean over the targets except label 0: NaN when any of them is NaN
+	Targets []Target
+	Cases   []Case
+
+	means      []stated // per target, nil for a summary that was not read
+	foreground stated
 }
 
-// Summarise averages the cases. Every case holds one Metrics per target. The
-// cases keep their order (nnU-Net: sorted by file name).
-// Source: evaluate_predictions.py, compute_metrics_on_folder.
+// Summarise puts cases together. Every case holds one Counts per target. The cases keep their order
+// (nnU-Net: sorted by file name).
 func Summarise(targets []Target, cases []Case) (*Summary, error) {
 	if err := checkTargets(targets); err != nil {
 		return nil, err
@@ -56,58 +56,44 @@ func Summarise(targets []Target, cases []Case) (*Summary, error) {
 	if len(cases) == 0 {
 		return nil, fmt.Errorf("eval: no case to summarise: the folder of predictions is empty")
 	}
-	s := &Summary{Targets: slices.Clone(targets), Cases: slices.Clone(cases), Mean: make([]Means, len(targets))}
 	for _, c := range cases {
-		if len(c.Metrics) != len(targets) {
-			return nil, fmt.Errorf("eval: case %s has metrics of %d targets, expected %d", c.PredictionFile, len(c.Metrics), len(targets))
+		if len(c.Counts) != len(targets) {
+			return nil, fmt.Errorf("eval: case %s has counts of %d targets, expected %d", c.PredictionFile, len(c.Counts), len(targets))
 		}
 	}
-	column := make([]float64, len(cases))
-	for t := range targets {
-		for _, f := range fields {
-			for i, c := range cases {
-				column[i] = f.value(&c.Metrics[t])
-			}
-			*f.mean(&s.Mean[t]) = pynum.NanMean(column)
+	return &Summary{Targets: slices.Clone(targets), Cases: slices.Clone(cases)}, nil
+}
+
+// Mean returns the mean of a metric of target number t over the cases where it is not NaN. As with
+// Case.Value, a summary.json that was read has the first word.
+// Source: evaluate_predictions.py, compute_metrics_on_folder.
+func (s *Summary) Mean(m Metric, t int) float64 {
+	if s.means != nil {
+		if v, ok := s.means[t][m.Name]; ok {
+			return v
 		}
 	}
-	for _, f := range fields {
-		var values []float64
-		for t, target := range targets {
-			if target.Key() != "0" {
-				values = append(values, *f.mean(&s.Mean[t]))
-			}
+	column := make([]float64, len(s.Cases))
+	for i := range s.Cases {
+		column[i] = s.Cases[i].Value(m, t)
+	}
+	return pynum.NanMean(column)
+}
+
+// Foreground returns the plain mean of Mean over the targets except label 0: NaN when any of them is
+// NaN. As with Case.Value, a summary.json that was read has the first word.
+// Source: evaluate_predictions.py, compute_metrics_on_folder.
+func (s *Summary) Foreground(m Metric) float64 {
+	if v, ok := s.foreground[m.Name]; ok {
+		return v
+	}
+	var values []float64
+	for t, target := range s.Targets {
+		if target.Key() != "0" {
+			values = append(values, s.Mean(m, t))
 		}
-		*f.mean(&s.Foreground) = pynum.Mean(values)
 	}
-	return s, nil
-}
-
-// field names one of the eight values; ratio tells the two that are no counts.
-type field struct {
-	key   string
-	ratio func(*Metrics) *float64
-	count func(*Metrics) *int64
-	mean  func(*Means) *float64
-}
-
-func (f *field) value(m *Metrics) float64 {
-	if f.ratio != nil {
-		return *f.ratio(m)
-	}
-	return float64(*f.count(m))
-}
-
-// fields in the order of the sorted keys.
-var fields = []field{
-	{"Dice", func(m *Metrics) *float64 { return &m.Dice }, nil, func(m *Means) *float64 { return &m.Dice }},
-	{"FN", nil, func(m *Metrics) *int64 { return &m.FN }, func(m *Means) *float64 { return &m.FN }},
-	{"FP", nil, func(m *Metrics) *int64 { return &m.FP }, func(m *Means) *float64 { return &m.FP }},
-	{"IoU", func(m *Metrics) *float64 { return &m.IoU }, nil, func(m *Means) *float64 { return &m.IoU }},
-	{"TN", nil, func(m *Metrics) *int64 { return &m.TN }, func(m *Means) *float64 { return &m.TN }},
-	{"TP", nil, func(m *Metrics) *int64 { return &m.TP }, func(m *Means) *float64 { return &m.TP }},
-	{"n_pred", nil, func(m *Metrics) *int64 { return &m.NPred }, func(m *Means) *float64 { return &m.NPred }},
-	{"n_ref", nil, func(m *Metrics) *int64 { return &m.NRef }, func(m *Means) *float64 { return &m.NRef }},
+	return pynum.Mean(values)
 }
 
 // Encode returns summary.json byte for byte as nnU-Net writes it: keys sorted
@@ -123,12 +109,12 @@ func (s *Summary) Encode() []byte {
 	e := &encoder{}
 	e.object(func() {
 		e.key("foreground_mean")
-		e.means(&s.Foreground)
+		e.values(func(m Metric) { e.number(s.Foreground(m)) })
 		e.key("mean")
 		e.object(func() {
 			for _, t := range order {
 				e.key(s.Targets[t].Key())
-				e.means(&s.Mean[t])
+				e.values(func(m Metric) { e.number(s.Mean(m, t)) })
 			}
 		})
 		e.key("metric_per_case")
@@ -139,7 +125,7 @@ func (s *Summary) Encode() []byte {
 				e.object(func() {
 					for _, t := range order {
 						e.key(s.Targets[t].Key())
-						e.metrics(&c.Metrics[t])
+						e.values(func(m Metric) { e.value(m, c.Value(m, t)) })
 					}
 				})
 				e.key("prediction_file")
@@ -212,26 +198,22 @@ func (e *encoder) key(k string) {
 	e.buf = append(e.buf, ": "...)
 }
 
-func (e *encoder) means(m *Means) {
+// values writes an object of the metrics of summary.json.
+func (e *encoder) values(write func(Metric)) {
 	e.object(func() {
-		for _, f := range fields {
-			e.key(f.key)
-			e.number(*f.mean(m))
+		for _, m := range summaryMetrics() {
+			e.key(m.Name)
+			write(m)
 		}
 	})
 }
 
-func (e *encoder) metrics(m *Metrics) {
-	e.object(func() {
-		for _, f := range fields {
-			e.key(f.key)
-			if f.ratio != nil {
-				e.number(*f.ratio(m))
-			} else {
-				e.buf = strconv.AppendInt(e.buf, *f.count(m), 10)
-			}
-		}
-	})
+func (e *encoder) value(m Metric, v float64) {
+	if m.Voxels {
+		e.buf = strconv.AppendInt(e.buf, int64(v), 10)
+		return
+	}
+	e.number(v)
 }
 
 func (e *encoder) number(v float64) {
@@ -330,59 +312,60 @@ func decodeSummary(raw []byte) (*Summary, error) {
 	}
 	slices.Sort(keys)
 
-	s := &Summary{Mean: make([]Means, len(keys))}
-	for t, k := range keys {
+	s := &Summary{}
+	for _, k := range keys {
 		target, err := ParseTarget(k)
 		if err != nil {
 			return nil, err
 		}
 		s.Targets = append(s.Targets, target)
-		if err := readMeans(doc.Mean[k], &s.Mean[t]); err != nil {
+		mean, err := readValues(doc.Mean[k])
+		if err != nil {
 			return nil, fmt.Errorf("mean of %s: %w", k, err)
 		}
+		s.means = append(s.means, mean)
 	}
 	if err := checkTargets(s.Targets); err != nil { // "1" and "01" are one
 		return nil, err
 	}
-	if err := readMeans(doc.Foreground, &s.Foreground); err != nil {
+	var err error
+	if s.foreground, err = readValues(doc.Foreground); err != nil {
 		return nil, fmt.Errorf("foreground_mean: %w", err)
 	}
 	for _, c := range doc.Cases {
-		out := Case{ReferenceFile: c.Reference, PredictionFile: c.Prediction, Metrics: make([]Metrics, len(keys))}
+		out := Case{ReferenceFile: c.Reference, PredictionFile: c.Prediction}
 		if len(c.Metrics) != len(keys) {
 			return nil, fmt.Errorf("case %s has %d targets, the mean has %d", c.Prediction, len(c.Metrics), len(keys))
 		}
-		for t, k := range keys {
-			for _, f := range fields {
-				v, ok := c.Metrics[k][f.key]
-				if !ok {
-					return nil, fmt.Errorf("case %s: no value %s of %s", c.Prediction, f.key, k)
-				}
-				if f.ratio != nil {
-					*f.ratio(&out.Metrics[t]) = float64(v)
-					continue
-				}
-				n := int64(v)
-				if float64(n) != float64(v) {
-					return nil, fmt.Errorf("case %s: %s of %s is %v, expected a number of voxels", c.Prediction, f.key, k, float64(v))
-				}
-				*f.count(&out.Metrics[t]) = n
+		for _, k := range keys {
+			values, err := readValues(c.Metrics[k])
+			if err != nil {
+				return nil, fmt.Errorf("case %s: target %s: %w", c.Prediction, k, err)
 			}
+			for _, m := range summaryMetrics() {
+				if v := values[m.Name]; m.Voxels && float64(int64(v)) != v {
+					return nil, fmt.Errorf("case %s: %s of %s is %v, expected a number of voxels", c.Prediction, m.Name, k, v)
+				}
+			}
+			out.stated = append(out.stated, values)
+			out.Counts = append(out.Counts, Counts{TP: int64(values["TP"]), FP: int64(values["FP"]), FN: int64(values["FN"]), TN: int64(values["TN"])})
 		}
 		s.Cases = append(s.Cases, out)
 	}
 	return s, nil
 }
 
-func readMeans(from map[string]number, to *Means) error {
-	for _, f := range fields {
-		v, ok := from[f.key]
+// readValues reads the metrics of summary.json. Further ones are left out.
+func readValues(from map[string]number) (stated, error) {
+	to := stated{}
+	for _, m := range summaryMetrics() {
+		v, ok := from[m.Name]
 		if !ok {
-			return fmt.Errorf("no value %s", f.key)
+			return nil, fmt.Errorf("no value %s", m.Name)
 		}
-		*f.mean(to) = float64(v)
+		to[m.Name] = float64(v)
 	}
-	return nil
+	return to, nil
 }
 
 // number is a JSON number or one of the quoted words.

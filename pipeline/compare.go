@@ -24,12 +24,17 @@ type CompareConfig struct {
 	RawFolder
 	PreprocessedFolder
 	PlansName string `flag:"plans" nnunet:"p" default:"nnUNetPlans" help:"name of the plans file, without .json"`
+	Metric    string `flag:"metric" default:"Dice" help:"score in the table"`
 	Picture   string `flag:"output" short:"o" path:"true" help:"picture, .png"`
 	Cases     int    `flag:"cases" default:"4" range:"1.." help:"cases in the picture"`
 }
 
 // Compare prints the table to w and draws the picture, if one is wanted.
 func Compare(c CompareConfig, w io.Writer) error {
+	metric, err := eval.MetricNamed(c.Metric)
+	if err != nil {
+		return &settings.UsageError{Err: err}
+	}
 	if err := given("preprocessed", c.Preprocessed); err != nil {
 		return err
 	}
@@ -52,7 +57,7 @@ func Compare(c CompareConfig, w io.Writer) error {
 		}
 		columns = append(columns, v)
 	}
-	if err := printDice(w, columns); err != nil {
+	if err := printScores(w, columns, metric); err != nil {
 		return err
 	}
 	if c.Picture == "" {
@@ -73,6 +78,15 @@ func Compare(c CompareConfig, w io.Writer) error {
 	return drawComparison(c.Picture, filepath.Join(c.Preprocessed, name, conf.DataIdentifier), conf, d, columns, c.Cases)
 }
 
+// MetricNames lists what Metric may be.
+func MetricNames() []string {
+	var names []string
+	for _, m := range eval.Metrics() {
+		names = append(names, m.Name)
+	}
+	return names
+}
+
 // validation is one column of the comparison.
 type validation struct {
 	name    string
@@ -85,19 +99,19 @@ func caseKey(c eval.Case) string {
 	return strings.TrimSuffix(filepath.Base(c.PredictionFile), ".npz")
 }
 
-// meanDice is the mean over the targets of a case, of those that have one.
-func meanDice(c eval.Case) float64 {
+// meanOf is the mean of a metric over the targets of a case, of those where it is defined.
+func meanOf(metric eval.Metric, c eval.Case) float64 {
 	sum, n := 0.0, 0
-	for _, m := range c.Metrics {
-		if !math.IsNaN(m.Dice) {
-			sum += m.Dice
+	for t := range c.Counts {
+		if v := c.Value(metric, t); !math.IsNaN(v) {
+			sum += v
 			n++
 		}
 	}
 	return sum / float64(n)
 }
 
-func printDice(w io.Writer, columns []validation) error {
+func printScores(w io.Writer, columns []validation, metric eval.Metric) error {
 	t := report.Table{Columns: []report.Column{{Name: "case"}}}
 	for _, v := range columns {
 		t.Columns = append(t.Columns, report.Column{Name: v.name, Right: true})
@@ -108,13 +122,13 @@ func printDice(w io.Writer, columns []validation) error {
 			if other := v.summary.Cases[i]; caseKey(other) != caseKey(c) {
 				return fmt.Errorf("%s has case %s where %s has %s: compare validations of the same cases", v.folder, caseKey(other), columns[0].folder, caseKey(c))
 			}
-			row = append(row, fmt.Sprintf("%.3f", meanDice(v.summary.Cases[i])))
+			row = append(row, fmt.Sprintf("%.3f", meanOf(metric, v.summary.Cases[i])))
 		}
 		t.Add(row...)
 	}
 	mean := []string{"mean"}
 	for _, v := range columns {
-		mean = append(mean, fmt.Sprintf("%.3f", v.summary.Foreground.Dice))
+		mean = append(mean, fmt.Sprintf("%.3f", v.summary.Foreground(metric)))
 	}
 	t.Add(mean...)
 	return t.Text(w)
@@ -156,7 +170,7 @@ func drawComparison(path, cases string, conf *plans.Configuration, d *plans.Data
 				return err
 			}
 			o.Predictions = append(o.Predictions, labels)
-			o.Dice = append(o.Dice, meanDice(v.summary.Cases[i]))
+			o.Dice = append(o.Dice, meanOf(eval.Dice, v.summary.Cases[i]))
 		}
 		data.Cases = append(data.Cases, o)
 	}

@@ -145,9 +145,6 @@ func (e *Events) Write(step int64, now time.Time, scalars ...Scalar) error {
 	return nil
 }
 
-// Flush makes what was written durable. TensorBoard sees it without.
-func (e *Events) Flush() error { return e.f.Sync() }
-
 // Close flushes and closes the file.
 func (e *Events) Close() error { return errors.Join(e.f.Sync(), e.f.Close()) }
 

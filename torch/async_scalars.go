@@ -47,7 +47,7 @@ func (a *AsyncScalars) Put(scalars ...*Tensor) error {
 		})
 	})
 	if err == nil && n.done != nil {
-		err = n.done.RecordCurrent()
+		err = n.done.Record()
 	}
 	if err != nil {
 		a.free = append(a.free, n)

@@ -5,7 +5,6 @@ import "C"
 
 import (
 	"fmt"
-	"runtime"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -158,40 +157,7 @@ func (d Device) EmptyCache() error {
 	return message(C.lnt_empty_cache(C.int64_t(d.Type)))
 }
 
-// Stream is a queue of work on an accelerator.
-type Stream struct{ raw [3]int64 }
-
-// NewStream takes a stream from the device's pool.
-func (d Device) NewStream() (Stream, error) {
-	var s Stream
-	if err := Load(); err != nil {
-		return s, err
-	}
-	err := message(C.lnt_stream_new(C.int64_t(d.Type), C.int64_t(d.Index), ints(s.raw[:])))
-	return s, err
-}
-
-// OnStream runs f, tied to its OS thread, with s as the thread's current stream.
-func OnStream(s Stream, f func() error) error {
-	if err := Load(); err != nil {
-		return err
-	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var previous [3]int64
-	if err := message(C.lnt_stream_exchange(C.int64_t(s.raw[2]), ints(s.raw[:]), ints(previous[:]))); err != nil {
-		return err
-	}
-	defer func() {
-		var unused [3]int64
-		if msg := C.lnt_stream_exchange(C.int64_t(s.raw[2]), ints(previous[:]), ints(unused[:])); msg != nil {
-			C.lnt_free_string(msg)
-		}
-	}()
-	return f()
-}
-
-// Event marks a point in a stream.
+// Event marks a point in the work that a device has been given.
 type Event struct{ c unsafe.Pointer }
 
 // NewEvent makes an event; Free gives it back.
@@ -203,14 +169,8 @@ func (d Device) NewEvent() (*Event, error) {
 	return e, message(C.lnt_event_new(C.int64_t(d.Type), &e.c))
 }
 
-// Record places e behind what s holds so far.
-func (e *Event) Record(s Stream) error { return message(C.lnt_event_record(e.c, ints(s.raw[:]))) }
-
-// RecordCurrent places e behind what the calling thread's current stream holds so far.
-func (e *Event) RecordCurrent() error { return message(C.lnt_event_record(e.c, nil)) }
-
-// Block makes later work of s wait for e.
-func (e *Event) Block(s Stream) error { return message(C.lnt_event_wait(e.c, ints(s.raw[:]))) }
+// Record places e behind what the calling thread's current stream holds so far.
+func (e *Event) Record() error { return message(C.lnt_event_record(e.c)) }
 
 // Synchronize waits for e.
 func (e *Event) Synchronize() error { return message(C.lnt_event_synchronize(e.c)) }
@@ -221,12 +181,4 @@ func (e *Event) Free() {
 		C.lnt_event_free(e.c)
 		e.c = nil
 	}
-}
-
-// RecordStream tells the allocator that s uses t too, so that its memory is not reused too early.
-func (t *Tensor) RecordStream(s Stream) error {
-	if t == nil || t.c == nil {
-		return errNil
-	}
-	return message(C.lnt_record_stream(t.c, ints(s.raw[:])))
 }

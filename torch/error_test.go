@@ -160,9 +160,6 @@ func TestFreedOptionalOperandsAreErrors(t *testing.T) {
 		"sgd": func(s *torch.Scope, b *torch.Tensor) {
 			s.SGDStep(torch.SGD{Momentum: 1}, []*torch.Tensor{param(s, 1, 2)}, []*torch.Tensor{b}, nil, nil, nil)
 		},
-		"adamw": func(s *torch.Scope, b *torch.Tensor) {
-			s.AdamWStep(torch.AdamW{}, 1, []*torch.Tensor{param(s, 1, 2)}, []*torch.Tensor{nil}, []*torch.Tensor{b})
-		},
 	} {
 		require.EqualError(t, fails(t, func(s *torch.Scope) error {
 			freed := torchtest.Tensor(s, 1, 2)
@@ -243,11 +240,7 @@ func TestErrorsInOptimizerStepsDoNotAbort(t *testing.T) {
 			o.Impl = impl
 			s.SGDStep(o, ts(p), ts(torchtest.Tensor(s, 1, 5)), nil, nil, nil)
 		})
-		with(func(s *torch.Scope, p *torch.Tensor) {
-			s.AdamWStep(torch.AdamW{LR: 1, Impl: impl}, 1, ts(p), ts(torchtest.Tensor(s, 1, 5)), ts(nil))
-		})
 	}
-	with(func(s *torch.Scope, p *torch.Tensor) { s.AdamWStep(torch.AdamW{}, 1, ts(p), nil, nil) })
 	with(func(s *torch.Scope, p *torch.Tensor) { s.AmpUnscale(ts(p), index(s, 1), index(s, 1)) })
 	with(func(s *torch.Scope, p *torch.Tensor) { s.AmpUpdateScale(p, p, p, 2, 0.5, 1) })
 }

@@ -74,33 +74,6 @@ func (s *Scope) SGDStep(o SGD, params, buffers, masks []*Tensor, rules []Rule, s
 	s.failed("sgd", msg)
 }
 
-// AdamW holds the settings of torch.optim.AdamW.
-type AdamW struct {
-	LR, Beta1, Beta2, Eps, WeightDecay float64
-	Impl                               Impl
-}
-
-// AdamWStep makes step number step (from 1) over params in place. expAvg and expAvgSq hold the two moments; nil entries
-// are created, owned by s.
-func (s *Scope) AdamWStep(o AdamW, step int64, params, expAvg, expAvgSq []*Tensor) {
-	if !s.ready("adamw", params...) || !s.intact("adamw", expAvg...) || !s.intact("adamw", expAvgSq...) {
-		return
-	}
-	if len(expAvg) != len(params) || len(expAvgSq) != len(params) {
-		s.Fail(fmt.Errorf("torch: adamw: %d parameters, %d and %d moments", len(params), len(expAvg), len(expAvgSq)))
-		return
-	}
-	if len(params) == 0 {
-		return
-	}
-	ps, ms, vs := handles(params), handles(expAvg), handles(expAvgSq)
-	msg := C.lnt_adamw_step(first(ps), first(ms), first(vs), C.int64_t(len(ps)), C.int64_t(step), C.double(o.LR), C.double(o.Beta1),
-		C.double(o.Beta2), C.double(o.Eps), C.double(o.WeightDecay), C.int64_t(o.Impl))
-	s.adoptNew(expAvg, ms)
-	s.adoptNew(expAvgSq, vs)
-	s.failed("adamw", msg)
-}
-
 // adoptNew takes handles that the shim created for empty entries of ts.
 func (s *Scope) adoptNew(ts []*Tensor, hs []unsafe.Pointer) {
 	for i, h := range hs {

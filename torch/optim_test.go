@@ -160,46 +160,6 @@ func TestMaskedUpdatesLeaveTheOthersAlone(t *testing.T) {
 	}
 }
 
-func TestAdamWImplementationsAgree(t *testing.T) {
-	torchtest.NoLeak(t)
-	o := torch.AdamW{LR: 1e-2, Beta1: 0.9, Beta2: 0.99, Eps: 1e-6, WeightDecay: 0.1}
-	// The formulae of Loshchilov and Hutter in float64.
-	w, m, v := doubles(torchtest.Fill(1, 30)), make([]float64, 30), make([]float64, 30)
-	const steps = 5
-	for step := 1; step <= steps; step++ {
-		for i, g := range torchtest.Fill(uint64(step+9), 30) {
-			g := float64(g)
-			m[i] = o.Beta1*m[i] + (1-o.Beta1)*g
-			v[i] = o.Beta2*v[i] + (1-o.Beta2)*g*g
-			w[i] -= o.LR * o.WeightDecay * w[i]
-			w[i] -= o.LR * m[i] / (1 - math.Pow(o.Beta1, float64(step))) / (math.Sqrt(v[i]/(1-math.Pow(o.Beta2, float64(step)))) + o.Eps)
-		}
-	}
-	for _, impl := range []torch.Impl{torch.SingleTensor, torch.Foreach, torch.Fused} {
-		o.Impl = impl
-		require.NoError(t, torch.With(func(s *torch.Scope) error {
-			params := []*torch.Tensor{param(s, 1, 5, 6), param(s, 2, 3)}
-			avg, sq := make([]*torch.Tensor, 2), make([]*torch.Tensor, 2)
-			for step := 1; step <= steps; step++ {
-				g := torchtest.Tensor(s, uint64(step+9), 5, 6)
-				if step%2 == 0 { // not contiguous
-					g = s.Transpose(s.Contiguous(s.Transpose(g, 0, 1), torch.Contiguous), 0, 1)
-				}
-				require.NoError(t, params[0].SetGrad(g))
-				s.AdamWStep(o, int64(step), params, avg, sq)
-			}
-			require.NoError(t, s.Err())
-			within(t, w, torchtest.Float32s(t, params[0]), "impl %d", impl)
-			within(t, m, torchtest.Float32s(t, avg[0]), "impl %d", impl)
-			within(t, v, torchtest.Float32s(t, sq[0]), "impl %d", impl)
-			require.Nil(t, avg[1])
-			require.Nil(t, sq[1])
-			require.Equal(t, torchtest.Fill(2, 3), torchtest.Float32s(t, params[1]))
-			return nil
-		}))
-	}
-}
-
 func TestClipGradNormScalesAllGradientsTogether(t *testing.T) {
 	torchtest.NoLeak(t)
 	for _, c := range []struct{ g, max float64 }{

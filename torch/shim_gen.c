@@ -41,14 +41,10 @@ char* (*p_lnt_empty_cache)(int64_t dev);
 char* (*p_lnt_device_peak)(int64_t dev, int64_t idx, int64_t reset, int64_t* out);
 char* (*p_lnt_has_kernels)(int64_t dev, int64_t* out);
 char* (*p_lnt_cpu_memory)(int64_t* out);
-char* (*p_lnt_stream_new)(int64_t dev, int64_t idx, int64_t* out);
-char* (*p_lnt_stream_exchange)(int64_t dev, const int64_t* stream, int64_t* previous);
 char* (*p_lnt_event_new)(int64_t dev, void** out);
-char* (*p_lnt_event_record)(void* e, const int64_t* stream);
-char* (*p_lnt_event_wait)(void* e, const int64_t* stream);
+char* (*p_lnt_event_record)(void* e);
 char* (*p_lnt_event_synchronize)(void* e);
 void (*p_lnt_event_free)(void* e);
-char* (*p_lnt_record_stream)(void* t, const int64_t* stream);
 char* (*p_lnt_empty)(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out);
 char* (*p_lnt_full)(const int64_t* size, int64_t n, double value, int64_t dtype, int64_t dev, int64_t idx, void** out);
 char* (*p_lnt_arange)(double start, double end, double step, int64_t dtype, int64_t dev, int64_t idx, void** out);
@@ -153,7 +149,6 @@ char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_
 char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
 char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
 char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
-char* (*p_lnt_adamw_step)(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);
 char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);
 char* (*p_lnt_amp_unscale)(void** params, int64_t n, void* inv_scale, void* found_inf);
 char* (*p_lnt_amp_update_scale)(void* scale, void* growth_tracker, void* found_inf, double growth, double backoff, int64_t interval);
@@ -200,14 +195,10 @@ static const struct {
     {"lnt_device_peak", (void**)&p_lnt_device_peak},
     {"lnt_has_kernels", (void**)&p_lnt_has_kernels},
     {"lnt_cpu_memory", (void**)&p_lnt_cpu_memory},
-    {"lnt_stream_new", (void**)&p_lnt_stream_new},
-    {"lnt_stream_exchange", (void**)&p_lnt_stream_exchange},
     {"lnt_event_new", (void**)&p_lnt_event_new},
     {"lnt_event_record", (void**)&p_lnt_event_record},
-    {"lnt_event_wait", (void**)&p_lnt_event_wait},
     {"lnt_event_synchronize", (void**)&p_lnt_event_synchronize},
     {"lnt_event_free", (void**)&p_lnt_event_free},
-    {"lnt_record_stream", (void**)&p_lnt_record_stream},
     {"lnt_empty", (void**)&p_lnt_empty},
     {"lnt_full", (void**)&p_lnt_full},
     {"lnt_arange", (void**)&p_lnt_arange},
@@ -312,7 +303,6 @@ static const struct {
     {"lnt_bce_with_logits", (void**)&p_lnt_bce_with_logits},
     {"lnt_dice_ce", (void**)&p_lnt_dice_ce},
     {"lnt_sgd_step", (void**)&p_lnt_sgd_step},
-    {"lnt_adamw_step", (void**)&p_lnt_adamw_step},
     {"lnt_clip_grad_norm", (void**)&p_lnt_clip_grad_norm},
     {"lnt_amp_unscale", (void**)&p_lnt_amp_unscale},
     {"lnt_amp_update_scale", (void**)&p_lnt_amp_update_scale},

@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define LNT_ABI 6
+#define LNT_ABI 8
 
 extern int64_t (*p_lnt_abi)(void);
 static inline int64_t lnt_abi(void) { return p_lnt_abi(); }
@@ -78,22 +78,14 @@ extern char* (*p_lnt_has_kernels)(int64_t dev, int64_t* out);
 static inline char* lnt_has_kernels(int64_t dev, int64_t* out) { return p_lnt_has_kernels(dev, out); }
 extern char* (*p_lnt_cpu_memory)(int64_t* out);
 static inline char* lnt_cpu_memory(int64_t* out) { return p_lnt_cpu_memory(out); }
-extern char* (*p_lnt_stream_new)(int64_t dev, int64_t idx, int64_t* out);
-static inline char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out) { return p_lnt_stream_new(dev, idx, out); }
-extern char* (*p_lnt_stream_exchange)(int64_t dev, const int64_t* stream, int64_t* previous);
-static inline char* lnt_stream_exchange(int64_t dev, const int64_t* stream, int64_t* previous) { return p_lnt_stream_exchange(dev, stream, previous); }
 extern char* (*p_lnt_event_new)(int64_t dev, void** out);
 static inline char* lnt_event_new(int64_t dev, void** out) { return p_lnt_event_new(dev, out); }
-extern char* (*p_lnt_event_record)(void* e, const int64_t* stream);
-static inline char* lnt_event_record(void* e, const int64_t* stream) { return p_lnt_event_record(e, stream); }
-extern char* (*p_lnt_event_wait)(void* e, const int64_t* stream);
-static inline char* lnt_event_wait(void* e, const int64_t* stream) { return p_lnt_event_wait(e, stream); }
+extern char* (*p_lnt_event_record)(void* e);
+static inline char* lnt_event_record(void* e) { return p_lnt_event_record(e); }
 extern char* (*p_lnt_event_synchronize)(void* e);
 static inline char* lnt_event_synchronize(void* e) { return p_lnt_event_synchronize(e); }
 extern void (*p_lnt_event_free)(void* e);
 static inline void lnt_event_free(void* e) { p_lnt_event_free(e); }
-extern char* (*p_lnt_record_stream)(void* t, const int64_t* stream);
-static inline char* lnt_record_stream(void* t, const int64_t* stream) { return p_lnt_record_stream(t, stream); }
 extern char* (*p_lnt_empty)(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out);
 static inline char* lnt_empty(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out) { return p_lnt_empty(size, n, dtype, dev, idx, pinned, out); }
 extern char* (*p_lnt_full)(const int64_t* size, int64_t n, double value, int64_t dtype, int64_t dev, int64_t idx, void** out);
@@ -302,8 +294,6 @@ extern char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smoot
 static inline char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out) { return p_lnt_dice_ce(x, target, batch, smooth, wrong, out); }
 extern char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
 static inline char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf) { return p_lnt_sgd_step(params, buffers, masks, rules, n, lr, momentum, dampening, weight_decay, nesterov, impl, found_inf); }
-extern char* (*p_lnt_adamw_step)(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);
-static inline char* lnt_adamw_step(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl) { return p_lnt_adamw_step(params, exp_avgs, exp_avg_sqs, n, step, lr, beta1, beta2, eps, weight_decay, impl); }
 extern char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);
 static inline char* lnt_clip_grad_norm(void** params, int64_t n, double max_norm, void** total_norm) { return p_lnt_clip_grad_norm(params, n, max_norm, total_norm); }
 extern char* (*p_lnt_amp_unscale)(void** params, int64_t n, void* inv_scale, void* found_inf);

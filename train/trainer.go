@@ -268,7 +268,7 @@ func (t *trainer) openLoaders() error {
 		Oversample: c.Oversample, Scales: t.Scales, Seed: c.Seed, Workers: c.Workers}
 	train := base
 	train.Keys, train.Stream, train.RequireForeground = t.split.Train, "train", true
-	train.Pipeline = augment.MirrorAll(len(c.PatchSize))
+	train.Augmentation = augment.Training(augment.Setting{PatchSize: c.PatchSize})
 	train.StartIndex = t.epoch*c.Iterations + t.iteration
 	var err error
 	if t.train, err = loader.New(train); err != nil {

@@ -63,7 +63,7 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	var cases []eval.Case
 	for i, key := range keys {
 		t.print("predicting", key)
-		metrics, err := t.validateCase(ctx, predictor, key, out, targets, fmt.Sprintf("%s (%d of %d)", key, i+1, len(keys)))
+		counts, err := t.validateCase(ctx, predictor, key, out, targets, fmt.Sprintf("%s (%d of %d)", key, i+1, len(keys)))
 		if errors.Is(err, context.Canceled) {
 			return nil, fmt.Errorf("train: validation stopped at case %s of %d; the checkpoint is complete: repeat it with --val: %w", key, len(keys), err)
 		}
@@ -71,7 +71,7 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 			return nil, fmt.Errorf("train: validation: case %s: %w", key, err)
 		}
 		cases = append(cases, eval.Case{PredictionFile: filepath.Join(out, key+".npz"),
-			ReferenceFile: filepath.Join(t.data.Folder(), key+".npz"), Metrics: metrics})
+			ReferenceFile: filepath.Join(t.data.Folder(), key+".npz"), Counts: counts})
 	}
 	summary, err := eval.Summarise(targets, cases)
 	if err != nil {
@@ -90,7 +90,7 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	if err := atomicfile.Write(result.Validation, b); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
-	result.Dice = summary.Foreground.Dice
+	result.Dice = summary.Foreground(eval.Dice)
 	t.print("Validation complete")
 	t.print("Mean Validation Dice: ", result.Dice, "(on the preprocessed grid)")
 	if !c.ValidateOnly {
@@ -125,7 +125,7 @@ func (t *trainer) predictor() (*infer.Predictor, error) {
 	return infer.New(t.Net, c.PatchSize, t.dataset.Labels.NumSegmentationHeads(), ic)
 }
 
-func (t *trainer) validateCase(ctx context.Context, p *infer.Predictor, key, out string, targets []eval.Target, task string) ([]eval.Metrics, error) {
+func (t *trainer) validateCase(ctx context.Context, p *infer.Predictor, key, out string, targets []eval.Target, task string) ([]eval.Counts, error) {
 	cs, err := t.data.Load(key)
 	if err != nil {
 		return nil, err
@@ -139,15 +139,7 @@ func (t *trainer) validateCase(ctx context.Context, p *infer.Predictor, key, out
 		return nil, err
 	}
 	ref := eval.Map[int16]{Data: cs.Seg.Data[:len(labels)], Shape: shape[:]}
-	counts, err := eval.Compare(ref, eval.Map[uint8]{Data: labels, Shape: shape[:]}, targets, t.dataset.Labels.IgnoreLabel)
-	if err != nil {
-		return nil, err
-	}
-	var metrics []eval.Metrics
-	for _, n := range counts {
-		metrics = append(metrics, n.Metrics())
-	}
-	return metrics, nil
+	return eval.Compare(ref, eval.Map[uint8]{Data: labels, Shape: shape[:]}, targets, t.dataset.Labels.IgnoreLabel)
 }
 
 func (t *trainer) segment(ctx context.Context, p *infer.Predictor, cs *dataset.Case, task string) (labels []uint8, err error) {

@@ -3,7 +3,10 @@
 // image is a volume with one slice. File formats, resampling and networks live elsewhere.
 package volume
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Volume is a dense array of voxels in row-major order, axes (c, z, y, x).
 type Volume[T any] struct {
@@ -65,30 +68,34 @@ func set[T any](s []T, value T) {
 	}
 }
 
-// Flip copies v into dst, which has the same shape and does not overlap it, with the marked axes
-// (z, y, x) reversed. It panics if the shapes differ.
-func (v *Volume[T]) Flip(dst *Volume[T], axes [3]bool) {
-	if dst.Shape != v.Shape {
-		panic(fmt.Sprintf("volume: flip of shape %v into %v", v.Shape, dst.Shape))
-	}
+// Flip reverses the marked axes (z, y, x) in place.
+func (v *Volume[T]) Flip(axes [3]bool) {
 	n := v.Spatial()
-	index := func(i, axis int) int {
+	at := func(i, axis int) int {
 		if axes[axis] {
 			return n[axis] - 1 - i
 		}
 		return i
 	}
 	for c := range v.Shape[0] {
+		row := func(z, y int) []T { return v.Data[((c*n[0]+z)*n[1]+y)*n[2]:][:n[2]] }
 		for z := range n[0] {
 			for y := range n[1] {
-				src := v.Data[((c*n[0]+z)*n[1]+y)*n[2]:][:n[2]]
-				out := dst.Data[((c*n[0]+index(z, 0))*n[1]+index(y, 1))*n[2]:][:n[2]]
-				if !axes[2] {
-					copy(out, src)
-					continue
-				}
-				for x, value := range src {
-					out[n[2]-1-x] = value
+				toZ, toY := at(z, 0), at(y, 1)
+				switch a, b := row(z, y), row(toZ, toY); {
+				case toZ < z || toZ == z && toY < y: // exchanged already
+				case toZ == z && toY == y:
+					if axes[2] {
+						slices.Reverse(a)
+					}
+				case axes[2]:
+					for x := range a {
+						a[x], b[n[2]-1-x] = b[n[2]-1-x], a[x]
+					}
+				default:
+					for x := range a {
+						a[x], b[x] = b[x], a[x]
+					}
 				}
 			}
 		}

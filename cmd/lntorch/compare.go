@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,9 +15,10 @@ func newCompare() *cobra.Command {
 	var c pipeline.CompareConfig
 	cmd := &cobra.Command{
 		Use:   "compare DATASET CONFIGURATION NAME=FOLDER...",
-		Short: "sets validations of the same cases side by side: a table of Dice and a picture",
-		Long: `compare reads validation folders (of train, or of validate) and prints the Dice of every case in each of them, with the
-means. With -o it also draws, for every case, the CT slice with most truth, the truth, and each prediction.`,
+		Short: "sets validations of the same cases side by side: a table of scores and a picture",
+		Long: `compare reads validation folders (of train, or of validate) and prints the Dice, or another --metric, of every
+case in each of them, with the means. With -o it also draws, for every case, the CT slice with most of the
+reference, the reference, and each prediction.`,
 		Example: `  lntorch compare 102 3d_fullres before=before after=results/…/fold_0/validation -o compare.png`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 3 {
@@ -34,5 +36,6 @@ means. With -o it also draws, for every case, the CT slice with most truth, the 
 		},
 	}
 	bind(cmd, &c)
+	cmd.Flags().Lookup("metric").Usage += ": " + strings.Join(pipeline.MetricNames(), ", ")
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/torchtest"
@@ -346,4 +348,15 @@ func TestValidateAndCompare(t *testing.T) {
 	require.Contains(t, r.out, "LN_002")
 	require.Contains(t, r.out, "mean")
 	require.FileExists(t, dir+"/c.png")
+
+	// The column of a metric that summary.json lacks comes from the counts in it.
+	summary, err := eval.ReadSummary(dir + "/before/summary.json")
+	require.NoError(t, err)
+	r = lntorch(t, "compare", "102", "3d_phantom", "a="+dir+"/before", "--preprocessed", pre, "--metric", "Recall")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.out, fmt.Sprintf("%.3f", summary.Foreground(eval.Recall)))
+	require.NotEqual(t, fmt.Sprintf("%.3f", summary.Foreground(eval.Recall)), fmt.Sprintf("%.3f", summary.Foreground(eval.Dice)))
+	r = lntorch(t, "compare", "102", "3d_phantom", "a="+dir+"/before", "--preprocessed", pre, "--metric", "recall")
+	require.Equal(t, 2, r.code)
+	require.Contains(t, r.errOut, `metric "recall", expected one of Dice, FN, `)
 }

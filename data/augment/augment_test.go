@@ -2,10 +2,11 @@ package augment
 
 import (
 	"encoding/json"
-	"math"
+	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,11 +23,15 @@ type oracle struct {
 		Scale float64
 		Kept  []int16
 	}
-	Patches []struct {
-		Patch, Initial []int
-		Dummy          bool
-		Angle          float64
-		Axes           []int
+	Mirroring []struct {
+		Patch       []int
+		AllowedAxes []int `json:"allowed_axes"`
+		Shape       []int
+		Applied     []struct {
+			Parameters json.RawMessage
+			Image      []float32
+			Seg        []int16
+		}
 	}
 	Regions []struct {
 		Labels            json.RawMessage
@@ -104,20 +109,8 @@ func TestRegionsBecomeChannels(t *testing.T) {
 	}
 }
 
-func TestInitialPatchSizesAreThoseOfTheReference(t *testing.T) {
-	cases := readGolden(t, golden.Path(t, "augment.json")).Patches
-	require.Greater(t, len(cases), 100)
-	for _, c := range cases {
-		require.Equal(t, c.Initial, InitialPatchSize(c.Patch), "%v", c.Patch)
-		require.Equal(t, c.Dummy, DummyTwoD(c.Patch), "%v", c.Patch)
-		require.Equal(t, c.Angle, RotationRange(c.Patch), "%v", c.Patch)
-		require.Equal(t, c.Axes, MirrorAll(len(c.Patch)).Axes)
-	}
-	require.Equal(t, []int{140, 205, 168}, InitialPatchSize([]int{64, 128, 128}))
-}
-
 func random(shape [4]int, rng *rand.Rand) Patch {
-	p := Patch{Image: volume.New[float32](shape), Seg: volume.New[int16]([4]int{1, shape[1], shape[2], shape[3]})}
+	p := Patch{Image: volume.New[float32](shape), Seg: volume.New[int16]([4]int{1, shape[1], shape[2], shape[3]}), Dim: 3}
 	for i := range p.Image.Data {
 		p.Image.Data[i] = rng.Float32()
 	}
@@ -127,52 +120,46 @@ func random(shape [4]int, rng *rand.Rand) Patch {
 	return p
 }
 
-func TestMirroringTwiceIsIdentityAndKeepsImageAndLabelsTogether(t *testing.T) {
-	seed := rand.Uint64()
-	rng := rand.New(rand.NewPCG(seed, 0))
-	for i := range 200 {
-		shape := [4]int{1, 1 + rng.IntN(4), 1 + rng.IntN(5), 1 + rng.IntN(6)}
-		m := MirrorAll(3)
-		if i%2 == 0 {
-			shape[1], m = 1, MirrorAll(2)
-		}
-		p := random(shape, rng)
-		for k := range p.Image.Data { // each voxel's intensity names its label
-			p.Image.Data[k] = float32(p.Seg.Data[k]) + p.Image.Data[k]/2
-		}
-		once, twice := random(shape, rng), random(shape, rng)
-		m.Apply(once, p, rand.New(rand.NewPCG(seed, uint64(i))))
-		m.Apply(twice, once, rand.New(rand.NewPCG(seed, uint64(i))))
-		require.Equal(t, p, twice, "seed %d", seed)
-		for k, v := range once.Image.Data {
-			require.Equal(t, once.Seg.Data[k], int16(math.Floor(float64(v))), "seed %d", seed)
-		}
-		require.ElementsMatch(t, p.Image.Data, once.Image.Data)
-	}
+func clone(p Patch) Patch {
+	return Patch{Image: &volume.Volume[float32]{Data: slices.Clone(p.Image.Data), Shape: p.Image.Shape},
+		Seg: &volume.Volume[int16]{Data: slices.Clone(p.Seg.Data), Shape: p.Seg.Shape}, Dim: p.Dim}
 }
 
-func TestEachAxisIsMirroredHalfOfTheTime(t *testing.T) {
+func TestTheEmptyListDrawsAndChangesNothing(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	for dim, shape := range map[int][4]int{2: {1, 1, 2, 2}, 3: {1, 2, 2, 2}} {
-		n := shape[1] * shape[2] * shape[3]
-		p, out := random(shape, rng), random(shape, rng)
-		for k := range p.Image.Data {
-			p.Image.Data[k] = float32(k)
-		}
-		count := make([]int, n)
-		const trials = 8000
-		for range trials {
-			MirrorAll(dim).Apply(out, p, rng)
-			count[int(out.Image.Data[0])]++ // which corner came to the origin
-		}
-		for corner, c := range count {
-			require.InDelta(t, trials/float64(n), float64(c), 150, "dim %d corner %d", dim, corner)
-		}
+	before := random([4]int{2, 3, 4, 5}, rng)
+	p := clone(before)
+	require.NoError(t, List{}.Draw(nil).Apply(&p))
+	require.Equal(t, before, p)
+}
+
+// scale multiplies by a number that it draws.
+type scale struct{}
+
+type factor float32
+
+func (scale) Name() string                   { return "scale" }
+func (scale) Draw(rng *rand.Rand) Parameters { return factor(rng.IntN(1000)) }
+func (f factor) Apply(p *Patch) error {
+	if f == 0 {
+		return errors.New("nothing is left")
 	}
-	p, out := random([4]int{2, 3, 4, 5}, rng), random([4]int{2, 3, 4, 5}, rng)
-	Mirror{Dim: 3}.Apply(out, p, rng)
-	require.Equal(t, p, out, "no axis, no change")
-	Identity{}.Apply(out, p, nil)
-	require.Equal(t, p, out)
-	require.Equal(t, []int{4, 5}, Identity{}.InputSize([]int{4, 5}))
+	p.Image.Data[0] *= float32(f)
+	return nil
+}
+
+func TestListsDrawInOrderAndApplyWhatWasDrawn(t *testing.T) {
+	list := List{Transforms: []Transform{scale{}, scale{}}}
+	rng, again := rand.New(rand.NewPCG(3, 4)), rand.New(rand.NewPCG(3, 4))
+	drawn := list.Draw(rng)
+	first, second := factor(again.IntN(1000)), factor(again.IntN(1000))
+	require.NotEqual(t, first, second)
+	require.Equal(t, Drawn{{"scale", first}, {"scale", second}}, drawn)
+	for range 2 { // applying draws nothing
+		p := random([4]int{1, 1, 1, 1}, again)
+		p.Image.Data[0] = 1
+		require.NoError(t, drawn.Apply(&p))
+		require.Equal(t, float32(first)*float32(second), p.Image.Data[0])
+	}
+	require.EqualError(t, Drawn{{"scale", factor(0)}}.Apply(&Patch{}), "augment: scale: nothing is left")
 }

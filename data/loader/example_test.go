@@ -30,8 +30,9 @@ func Example() {
 	l, err := loader.New(loader.Config{
 		Dataset: cases, Keys: fold.Train, Labels: description.Labels,
 		BatchSize: 2, PatchSize: []int{16, 48, 48}, Oversample: 0.33,
-		Pipeline: augment.MirrorAll(3), Scales: [][]float64{{1, 1, 1}, {1, 0.5, 0.5}},
-		Seed: 1, Stream: "train",
+		Augmentation: augment.Training(augment.Setting{PatchSize: []int{16, 48, 48}}),
+		Scales:       [][]float64{{1, 1, 1}, {1, 0.5, 0.5}},
+		Seed:         1, Stream: "train",
 	})
 	if err != nil {
 		fmt.Println(err)

@@ -87,18 +87,20 @@ func sumTarget(t Target) uint32 {
 	return sum(t.Labels)
 }
 
-// recorder samples patches of another size than it makes and keeps what it was given.
-type recorder struct {
-	size  []int
-	image []float32
-	seg   []int16
-}
+// change is an augmentation without parameters.
+type change func(p *augment.Patch)
 
-func (r *recorder) InputSize([]int) []int { return r.size }
+func (change) Name() string                         { return "change" }
+func (c change) Draw(*rand.Rand) augment.Parameters { return c }
+func (c change) Apply(p *augment.Patch) error       { c(p); return nil }
 
-func (r *recorder) Apply(_, src augment.Patch, _ *rand.Rand) {
-	r.image = append(r.image, src.Image.Data...)
-	r.seg = append(r.seg, src.Seg.Data...)
+// cut leaves the part of p at start that has a size.
+func cut(p *augment.Patch, start [3]int, size []int) {
+	image := volume.New[float32](spatial(p.Image.Shape[0], size))
+	seg := volume.New[int16](spatial(1, size))
+	p.Image.Crop(image, start, 0)
+	p.Seg.Crop(seg, start, -1)
+	p.Image, p.Seg = image, seg
 }
 
 // TestBatchesAreThoseOfNnUNetForTheSameDraws replays the reference's random numbers.
@@ -123,16 +125,21 @@ func replay(t *testing.T, dir string) {
 	require.Greater(t, len(g.Cases), 150)
 	for i, c := range g.Cases {
 		d, labels := openIn(t, dir, c.Set)
-		var pipeline augment.Pipeline = augment.Identity{}
-		enlarged := &recorder{size: c.Size}
-		if !slices.Equal(c.Size, c.Final) { // the reference's loader was run without transforms
-			pipeline = enlarged
+		var list augment.List
+		var image []float32
+		var seg []int16
+		enlarged := !slices.Equal(c.Size, c.Final) // the reference's loader was run without transforms
+		if enlarged {
+			list = augment.List{InitialPatchSize: c.Size, Transforms: []augment.Transform{change(func(p *augment.Patch) {
+				image, seg = append(image, p.Image.Data...), append(seg, p.Seg.Data...)
+				cut(p, [3]int{}, c.Final)
+			})}}
 		}
 		l, err := New(Config{Dataset: d, Keys: c.Keys, Labels: labels, BatchSize: c.Batch, PatchSize: c.Final,
-			Oversample: c.Oversample, Pipeline: pipeline, Scales: c.Scales, Workers: 1})
+			Oversample: c.Oversample, Augmentation: list, Scales: c.Scales, Workers: 1})
 		require.NoError(t, err)
 		l.Close()
-		enlarged.image, enlarged.seg = nil, nil
+		image, seg = nil, nil
 		rng := mt19937.New(c.Seed)
 		for _, want := range c.Batches {
 			picks, err := l.sampler.draw(rng)
@@ -143,10 +150,10 @@ func replay(t *testing.T, dir string) {
 			}
 			b := l.newBatch(picks[0].c.Data.Shape[0])
 			require.NoError(t, l.fill(b, picks, l.newScratch(b.DataShape[1]), nil))
-			if pipeline == enlarged {
-				require.Equal(t, want.Data, sum(enlarged.image), "case %d", i)
-				require.Equal(t, want.Targets, []uint32{sum(enlarged.seg)}, "case %d", i)
-				enlarged.image, enlarged.seg = nil, nil
+			if enlarged {
+				require.Equal(t, want.Data, sum(image), "case %d", i)
+				require.Equal(t, want.Targets, []uint32{sum(seg)}, "case %d", i)
+				image, seg = nil, nil
 				continue
 			}
 			require.Equal(t, want.DataShape, b.DataShape)
@@ -226,7 +233,7 @@ func TestTrajectoryBatchesAreFoundAgain(t *testing.T) {
 }
 
 func locate(l *Loader, c *dataset.Case, want []float32) ([3]int, bool) {
-	s := l.newScratch(c.Data.Shape[0])
+	patch := volume.New[float32](spatial(c.Data.Shape[0], l.cfg.PatchSize))
 	shape := c.Data.Spatial()
 	var lower [3]int
 	for axis := range lower {
@@ -241,8 +248,8 @@ func locate(l *Loader, c *dataset.Case, want []float32) ([3]int, bool) {
 				if !slices.Equal(middle.Data, want[at:at+4]) {
 					continue
 				}
-				c.Data.Crop(s.src.Image, [3]int{z, y, x}, 0)
-				if slices.Equal(s.src.Image.Data, want) {
+				c.Data.Crop(patch, [3]int{z, y, x}, 0)
+				if slices.Equal(patch.Data, want) {
 					return [3]int{z, y, x}, true
 				}
 			}

@@ -33,8 +33,8 @@ type Config struct {
 	Oversample float64
 	// RequireForeground makes New fail if no case has foreground.
 	RequireForeground bool
-	Pipeline          augment.Pipeline // nil: augment.Identity
-	Scales            [][]float64      // of the targets, see augment.NewTargets; nil: full resolution only
+	Augmentation      augment.List
+	Scales            [][]float64 // of the targets, see augment.NewTargets; nil: full resolution only
 	Seed              uint64
 	Stream            string // purpose, such as "train" or "val": streams of one seed are independent
 	StartIndex        int    // index of the first batch; to resume, the number of batches already used
@@ -77,7 +77,6 @@ type Loader struct {
 	cfg     Config
 	sampler *sampler
 	targets *augment.Targets
-	sample  []int       // size of the patches to cut, 3 axes
 	free    chan *Batch // released batches
 
 	mu      sync.Mutex // held by Next
@@ -97,9 +96,6 @@ type result struct {
 
 // New checks the configuration, reads the first case, and starts the workers.
 func New(cfg Config) (*Loader, error) {
-	if cfg.Pipeline == nil {
-		cfg.Pipeline = augment.Identity{}
-	}
 	if cfg.Workers == 0 {
 		cfg.Workers = min(system.Cores(), 4)
 	}
@@ -115,7 +111,10 @@ func New(cfg Config) (*Loader, error) {
 			return nil, err
 		}
 	}
-	size := cfg.Pipeline.InputSize(cfg.PatchSize)
+	size := cfg.Augmentation.InitialPatchSize
+	if size == nil {
+		size = cfg.PatchSize
+	}
 	l := &Loader{
 		cfg: cfg,
 		sampler: &sampler{
@@ -127,7 +126,6 @@ func New(cfg Config) (*Loader, error) {
 			load:       cfg.Dataset.Load,
 		},
 		targets: augment.NewTargets(cfg.PatchSize, cfg.Labels, cfg.Scales),
-		sample:  slices.Concat(slices.Repeat([]int{1}, 3-len(size)), size),
 		next:    cfg.StartIndex,
 		free:    make(chan *Batch, cfg.Queue+cfg.Workers),
 		jobs:    make(chan int, cfg.Queue),
@@ -160,6 +158,9 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("batch size %d, expected at least 1", cfg.BatchSize)
 	case len(cfg.PatchSize) != 2 && len(cfg.PatchSize) != 3 || slices.Min(cfg.PatchSize) < 1:
 		return fmt.Errorf("patch size %v, expected 2 or 3 positive sizes", cfg.PatchSize)
+	case cfg.Augmentation.InitialPatchSize != nil && !covers(cfg.Augmentation.InitialPatchSize, cfg.PatchSize):
+		return fmt.Errorf("initial patch size %v, expected %d sizes, none below those of the patch size %v",
+			cfg.Augmentation.InitialPatchSize, len(cfg.PatchSize), cfg.PatchSize)
 	case cfg.Oversample < 0 || cfg.Oversample > 1:
 		return fmt.Errorf("foreground oversampling %v, expected a fraction from 0 to 1", cfg.Oversample)
 	case cfg.StartIndex < 0 || cfg.Workers < 1 || cfg.Queue < 1:
@@ -171,6 +172,19 @@ func (cfg *Config) check() error {
 		}
 	}
 	return nil
+}
+
+// covers reports whether size has the axes of patch and is nowhere smaller.
+func covers(size, patch []int) bool {
+	if len(size) != len(patch) {
+		return false
+	}
+	for axis := range size {
+		if size[axis] < patch[axis] {
+			return false
+		}
+	}
+	return true
 }
 
 // Next returns the next batch. Concurrent calls wait for each other. Errors of the data are final: every later call returns the same one.
@@ -213,24 +227,23 @@ func (l *Loader) Close() {
 
 // scratch is the memory a worker makes samples in.
 type scratch struct {
-	src augment.Patch         // as cut out of the case
-	seg *volume.Volume[int16] // of the final size
+	seg     *volume.Volume[int16] // of the final size; the image of that size is the batch's
+	initial *augment.Patch        // as cut out of the case; nil where that is the final size
 }
 
 func (l *Loader) newScratch(channels int) *scratch {
-	shape := [4]int{channels, l.sample[0], l.sample[1], l.sample[2]}
-	s := &scratch{}
-	s.src.Image = volume.New[float32](shape)
-	shape[0] = 1
-	s.src.Seg = volume.New[int16](shape)
-	s.seg = volume.New[int16](l.patchShape(1))
+	s := &scratch{seg: volume.New[int16](spatial(1, l.cfg.PatchSize))}
+	if size := l.cfg.Augmentation.InitialPatchSize; size != nil {
+		s.initial = &augment.Patch{Dim: len(size),
+			Image: volume.New[float32](spatial(channels, size)), Seg: volume.New[int16](spatial(1, size))}
+	}
 	return s
 }
 
-// patchShape returns the shape (c, z, y, x) of a final patch.
-func (l *Loader) patchShape(channels int) [4]int {
+// spatial returns the shape (c, z, y, x) of a patch of 2 or 3 axes.
+func spatial(channels int, size []int) [4]int {
 	shape := [4]int{channels, 1, 1, 1}
-	copy(shape[4-len(l.cfg.PatchSize):], l.cfg.PatchSize)
+	copy(shape[4-len(size):], size)
 	return shape
 }
 
@@ -241,7 +254,7 @@ func (l *Loader) work(channels int) {
 		case <-l.done:
 			return
 		case index := <-l.jobs:
-			batch, err := l.make(index, s)
+			batch, err := l.make(index, channels, s)
 			l.results[index%len(l.results)] <- result{batch, err}
 		}
 	}
@@ -282,7 +295,7 @@ func product(shape []int) int {
 }
 
 // make makes batch index.
-func (l *Loader) make(index int, s *scratch) (*Batch, error) {
+func (l *Loader) make(index, channels int, s *scratch) (*Batch, error) {
 	rng := l.random(index)
 	picks, err := l.sampler.draw(rng)
 	if err != nil {
@@ -292,7 +305,7 @@ func (l *Loader) make(index int, s *scratch) (*Batch, error) {
 	select {
 	case b = <-l.free:
 	default:
-		b = l.newBatch(s.src.Image.Shape[0])
+		b = l.newBatch(channels)
 	}
 	b.Index = index
 	if err := l.fill(b, picks, s, rng); err != nil {
@@ -304,22 +317,36 @@ func (l *Loader) make(index int, s *scratch) (*Batch, error) {
 
 // fill cuts the picks out of their cases, augments them, and makes their targets.
 func (l *Loader) fill(b *Batch, picks []pick, s *scratch, rng *rand.Rand) error {
-	image := volume.Volume[float32]{Shape: l.patchShape(b.DataShape[1])}
+	image := volume.Volume[float32]{Shape: spatial(b.DataShape[1], l.cfg.PatchSize)}
 	n := volume.Numel(image.Shape)
 	for i, p := range picks {
 		if got, want := p.c.Data.Shape[0], b.DataShape[1]; got != want {
 			return fmt.Errorf("loader: %s: found %d channels, expected %d as in the other cases; preprocess all cases with the same channels", p.c.Source, got, want)
 		}
 		b.Keys[i] = p.c.Key
-		p.c.Data.Crop(s.src.Image, p.start, 0)
-		p.c.Seg.Crop(s.src.Seg, p.start, -1)
 		image.Data = b.Data[i*n:][:n]
-		l.cfg.Pipeline.Apply(augment.Patch{Image: &image, Seg: s.seg}, s.src, rng)
+		drawn := l.cfg.Augmentation.Draw(rng)
+		patch := augment.Patch{Image: &image, Seg: s.seg, Dim: len(l.cfg.PatchSize)}
+		if s.initial != nil {
+			patch = *s.initial
+		}
+		p.c.Data.Crop(patch.Image, p.start, 0)
+		p.c.Seg.Crop(patch.Seg, p.start, -1)
+		if err := drawn.Apply(&patch); err != nil {
+			return fmt.Errorf("loader: case %s: %w", p.c.Key, err)
+		}
+		if patch.Image.Shape != image.Shape || patch.Seg.Shape != s.seg.Shape {
+			return fmt.Errorf("loader: case %s: the augmentation made an image of %v and a segmentation of %v, expected %v and %v",
+				p.c.Key, patch.Image.Shape, patch.Seg.Shape, image.Shape, s.seg.Shape)
+		}
+		if patch.Image != &image {
+			copy(image.Data, patch.Image.Data)
+		}
 		for level, t := range b.Targets {
 			if size := product(t.Shape) / len(picks); t.Masks != nil {
-				l.targets.Masks(t.Masks[i*size:][:size], s.seg, level)
+				l.targets.Masks(t.Masks[i*size:][:size], patch.Seg, level)
 			} else {
-				l.targets.Labels(t.Labels[i*size:][:size], s.seg, level)
+				l.targets.Labels(t.Labels[i*size:][:size], patch.Seg, level)
 			}
 		}
 	}

@@ -2,6 +2,8 @@ package loader
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -20,7 +22,12 @@ func config(t testing.TB, set string) Config {
 	t.Helper()
 	d, labels := open(t, set)
 	return Config{Dataset: d, Keys: d.Keys(), Labels: labels, BatchSize: 3, PatchSize: []int{5, 8, 7}, Oversample: 0.33,
-		Pipeline: augment.MirrorAll(3), Scales: [][]float64{{1, 1, 1}, {1, 0.5, 0.5}}, Seed: 7, Stream: "train"}
+		Augmentation: training(3), Scales: [][]float64{{1, 1, 1}, {1, 0.5, 0.5}}, Seed: 7, Stream: "train"}
+}
+
+// training is what patches of so many axes are augmented with.
+func training(axes int) augment.List {
+	return augment.Training(augment.Setting{PatchSize: make([]int, axes)})
 }
 
 func start(t testing.TB, cfg Config) *Loader {
@@ -106,9 +113,30 @@ func TestSeedAndStreamChangeTheBatches(t *testing.T) {
 	}
 }
 
+// TestSeedsKeepTheirBatches pins the batches of a seed: a run repeated or resumed with a later
+// version sees the same ones. The random streams are this package's own, so the sums come from it;
+// TestBatchesAreThoseOfNnUNetForTheSameDraws compares what is made of the draws.
+func TestSeedsKeepTheirBatches(t *testing.T) {
+	cfg := config(t, "plain")
+	require.Equal(t, []fingerprint{
+		{0, [3]string{"case_1", "case_0", "case_0"}, 0xd37ee5f8, 0xbb3c6126, 0xf30d0172},
+		{1, [3]string{"case_2", "case_2", "case_3"}, 0xc26746e5, 0x655a1cc6, 0x95e8f4fc},
+	}, take(t, cfg, 2))
+	cfg.PatchSize, cfg.Scales, cfg.Augmentation = []int{16, 12}, nil, training(2)
+	require.Equal(t, []fingerprint{
+		{0, [3]string{"case_1", "case_0", "case_0"}, 0x6b9f72d1, 0xcb98464a, 0xcb98464a},
+		{1, [3]string{"case_2", "case_2", "case_3"}, 0xf16bfb3f, 0x9ae42e8d, 0x9ae42e8d},
+	}, take(t, cfg, 2))
+	cfg.Augmentation, cfg.Stream = augment.List{}, "val"
+	require.Equal(t, []fingerprint{
+		{0, [3]string{"case_2", "case_2", "case_4"}, 0x660a8c59, 0x2811522e, 0x2811522e},
+		{1, [3]string{"case_4", "case_1", "case_0"}, 0x02aa7505, 0x70b45e56, 0x70b45e56},
+	}, take(t, cfg, 2))
+}
+
 func TestTwoAxesTakeSlices(t *testing.T) {
 	cfg := config(t, "plain")
-	cfg.PatchSize, cfg.Scales, cfg.Pipeline = []int{16, 12}, nil, augment.MirrorAll(2)
+	cfg.PatchSize, cfg.Scales, cfg.Augmentation = []int{16, 12}, nil, training(2)
 	b, err := start(t, cfg).Next(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []int{3, 3, 16, 12}, b.DataShape)
@@ -118,19 +146,64 @@ func TestTwoAxesTakeSlices(t *testing.T) {
 	require.Len(t, b.Targets[0].Labels, 3*16*12)
 }
 
-func TestEnlargedPatchesReachThePipelineAtTheirSize(t *testing.T) {
+func TestEnlargedPatchesReachTheAugmentationAndWhatItMakesOfThemTheBatch(t *testing.T) {
 	cfg := config(t, "plain")
-	got := make(chan [2][4]int, 1000)
-	cfg.Pipeline = observer{got}
-	next(t, start(t, cfg))
-	require.Equal(t, [2][4]int{{3, 5, 8, 7}, {3, 8, 11, 10}}, <-got)
+	cfg.Scales = nil
+	var image []float32
+	var seg []int16
+	cfg.Workers, cfg.Queue = 1, 1
+	cfg.Augmentation = augment.List{InitialPatchSize: []int{8, 11, 10}, Transforms: []augment.Transform{change(func(p *augment.Patch) {
+		require.Equal(t, 3, p.Dim)
+		require.Equal(t, [4]int{3, 8, 11, 10}, p.Image.Shape)
+		require.Equal(t, [4]int{1, 8, 11, 10}, p.Seg.Shape)
+		cut(p, [3]int{1, 2, 3}, cfg.PatchSize)
+		if len(image) < 3*3*5*8*7 {
+			image, seg = append(image, p.Image.Data...), append(seg, p.Seg.Data...)
+		}
+	})}}
+	b, err := start(t, cfg).Next(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, image, b.Data)
+	for i, label := range seg {
+		require.Equal(t, max(label, 0), b.Targets[0].Labels[i])
+	}
 }
 
-type observer struct{ got chan [2][4]int }
+func TestTransformsSeeThePatchInTheOrderOfTheList(t *testing.T) {
+	cfg := config(t, "plain")
+	cfg.Augmentation.Transforms = []augment.Transform{
+		change(func(p *augment.Patch) { p.Image.Data[0], p.Seg.Data[0] = 2, 1 }),
+		change(func(p *augment.Patch) { p.Image.Data[0] *= 3; p.Seg.Data[0]++ }),
+	}
+	b, err := start(t, cfg).Next(t.Context())
+	require.NoError(t, err)
+	for i := range cfg.BatchSize {
+		require.EqualValues(t, 6, b.Data[i*3*5*8*7])
+		require.EqualValues(t, 2, b.Targets[0].Labels[i*5*8*7])
+	}
+}
 
-func (observer) InputSize(final []int) []int { return []int{final[0] + 3, final[1] + 3, final[2] + 3} }
-func (o observer) Apply(dst, src augment.Patch, _ *rand.Rand) {
-	o.got <- [2][4]int{dst.Image.Shape, src.Image.Shape}
+type failing struct{ change }
+
+func (failing) Name() string                         { return "FailingTransform" }
+func (f failing) Draw(*rand.Rand) augment.Parameters { return f }
+func (failing) Apply(*augment.Patch) error           { return errors.New("nothing to blur") }
+
+func TestFailingAugmentationNamesCaseAndTransform(t *testing.T) {
+	cfg := config(t, "plain")
+	cfg.Augmentation.Transforms = append(cfg.Augmentation.Transforms, failing{})
+	_, err := start(t, cfg).Next(t.Context())
+	require.EqualError(t, err, "loader: case case_1: augment: FailingTransform: nothing to blur")
+
+	cfg.Augmentation.Transforms = []augment.Transform{change(func(p *augment.Patch) { cut(p, [3]int{}, []int{2, 2, 2}) })}
+	_, err = start(t, cfg).Next(t.Context())
+	require.EqualError(t, err, "loader: case case_1: the augmentation made an image of [3 2 2 2] and a segmentation of [1 2 2 2], expected [3 5 8 7] and [1 5 8 7]")
+
+	for _, size := range [][]int{{8, 8}, {8, 7, 9}} {
+		cfg.Augmentation.InitialPatchSize = size
+		_, err = New(cfg)
+		require.EqualError(t, err, fmt.Sprintf("loader: initial patch size %v, expected 3 sizes, none below those of the patch size [5 8 7]", size))
+	}
 }
 
 func TestCancelledContextLosesNoBatch(t *testing.T) {
@@ -149,20 +222,14 @@ func TestCancelledContextLosesNoBatch(t *testing.T) {
 }
 
 // blocking lets the test decide when a batch is ready.
-type blocking struct {
-	augment.Identity
-	gate chan struct{}
-}
-
-func (b blocking) Apply(dst, src augment.Patch, rng *rand.Rand) {
-	<-b.gate
-	b.Identity.Apply(dst, src, rng)
+func blocking(gate chan struct{}) augment.List {
+	return augment.List{Transforms: []augment.Transform{change(func(*augment.Patch) { <-gate })}}
 }
 
 func TestCancelWhileWaitingReturns(t *testing.T) {
 	cfg := config(t, "plain")
 	gate := make(chan struct{})
-	cfg.Pipeline = blocking{gate: gate}
+	cfg.Augmentation = blocking(gate)
 	l := start(t, cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
@@ -175,8 +242,8 @@ func TestCancelWhileWaitingReturns(t *testing.T) {
 func TestWorkersDoNotRunFartherAheadThanTheQueue(t *testing.T) {
 	cfg := config(t, "plain")
 	cfg.Workers, cfg.Queue = 3, 4
-	started := make(chan [2][4]int, 10000)
-	cfg.Pipeline = observer{started}
+	started := make(chan struct{}, 10000)
+	cfg.Augmentation.Transforms = []augment.Transform{change(func(*augment.Patch) { started <- struct{}{} })}
 	l := start(t, cfg)
 	for range 3 {
 		next(t, l)
@@ -210,7 +277,7 @@ func TestCloseLeavesNoGoroutineAndIsRepeatable(t *testing.T) {
 func TestCloseWakesNext(t *testing.T) {
 	cfg := config(t, "plain")
 	gate := make(chan struct{})
-	cfg.Pipeline = blocking{gate: gate}
+	cfg.Augmentation = blocking(gate)
 	l := start(t, cfg)
 	result := make(chan error)
 	go func() {

@@ -1,10 +1,12 @@
-"""Writes testdata/golden/augment.json: deep-supervision sampling, regions and initial patch sizes as
+"""Writes testdata/golden/augment.json: deep-supervision sampling, regions and mirroring as
 nnU-Net 2.5.1 and batchgeneratorsv2 compute them. Usage: python scripts/golden/augment.py OUTPUT"""
+import itertools
 import json
 import sys
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -31,17 +33,19 @@ class Trainer(nnUNetTrainer):
         self.print_to_log_file = lambda *_, **__: None
 
 
-def patches():
-    sizes = [[80, 112, 224], [64, 128, 192], [128, 128, 128], [96, 160, 160], [80, 192, 160], [112, 128, 160], [28, 256, 256], [40, 224, 192],
-             [20, 320, 256], [512, 512], [512, 256], [8, 16, 16], [16, 48, 48], [28, 64, 64], [64, 128, 128], [15, 45, 45], [15, 46, 45], [60, 90], [60, 91]]
-    rng = np.random.RandomState(3)
-    sizes += [rng.randint(4, 300, rng.randint(2, 4)).tolist() for _ in range(120)]
+def mirroring():
+    """Along which axes patches are mirrored, and what that makes of an image whose voxels are numbered."""
     out = []
-    for p in sizes:
-        rotation, dummy, initial, axes = Trainer(p).configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        if dummy:
-            assert initial[0] == p[0]
-        out.append({"patch": p, "initial": [int(i) for i in initial], "dummy": bool(dummy), "angle": float(max(rotation)), "axes": list(axes)})
+    for p in ([64, 128, 128], [28, 256, 256], [512, 512], [512, 256]):
+        allowed = Trainer(p).configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3]
+        t, shape = MirrorTransform(allowed), [2, 2, 3, 4][:1 + len(p)]
+        image, seg = torch.arange(np.prod(shape)).float().reshape(shape), torch.arange(np.prod(shape[1:])).short().reshape(1, *shape[1:])
+        applied = []
+        for n in range(len(allowed) + 1):
+            for axes in itertools.combinations(allowed, n):
+                data = t.apply({"image": image.clone(), "segmentation": seg.clone()}, axes=axes)
+                applied.append({"parameters": {"axes": list(axes)}, "image": data["image"].flatten().tolist(), "seg": data["segmentation"].flatten().tolist()})
+        out.append({"patch": p, "allowed_axes": list(allowed), "shape": shape, "applied": applied})
     return out
 
 
@@ -60,4 +64,4 @@ def regions():
 
 if __name__ == "__main__":
     with open(sys.argv[1], "w") as f:
-        json.dump({"versions": {"torch": torch.__version__, "nnunetv2": "2.5.1"}, "sampling": sampling(), "patches": patches(), "regions": regions()}, f, separators=(",", ":"))
+        json.dump({"versions": {"torch": torch.__version__, "nnunetv2": "2.5.1"}, "sampling": sampling(), "mirroring": mirroring(), "regions": regions()}, f, separators=(",", ":"))

@@ -2,13 +2,18 @@
 
 Per scenario testdata/golden/eval/maps_<name>.json holds the maps (one character per voxel, base 36, row-major z, y, x) and the targets,
 maps_<name>.summary.json is what nnunetv2.evaluation.evaluate_predictions.compute_metrics_on_folder wrote for them.
+ratios.json holds voxel counts and what MONAI makes of them.
 """
+import json
+import math
 import os
 import tempfile
 import warnings
 
 import numpy as np
 import SimpleITK as sitk
+import torch
+from monai.metrics import compute_confusion_matrix_metric
 
 import stack  # first: it sets what nnU-Net reads when imported
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
@@ -60,6 +65,17 @@ def run(s, args):
         cases=[dict(name=n, ref=text(r), pred=text(p)) for n, r, p in sorted(s["maps"], key=lambda m: m[0] + ".nii.gz")]))
 
 
+def ratios():
+    """Precision and recall, null where they are undefined."""
+    counts = np.random.default_rng(8).integers(0, 1 << 30, (20, 4)).tolist()
+    counts += [[3, 1, 5, 2], [0, 0, 5, 2], [0, 2, 5, 0], [0, 0, 9, 0], [4, 0, 0, 0]]
+    matrix = torch.tensor(counts, dtype=torch.float64)  # tp, fp, tn, fn
+
+    def metric(name):
+        return [None if math.isnan(v) else v for v in compute_confusion_matrix_metric(name, matrix).tolist()]
+    return {"counts": counts, "Precision": metric("precision"), "Recall": metric("recall")}
+
+
 def main():
     args = stack.parser(__doc__).parse_args()
     stack.start(args)
@@ -75,6 +91,7 @@ def main():
         scenario("many", [1], [0, 0, 0, 1], 150, (2, 4, 5), seed=7),
     ):
         run(s, args)
+    (stack.GOLDEN / "eval" / "ratios.json").write_text(json.dumps(ratios()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Steps of torch.optim's SGD and AdamW, clipping, gradient scaler and nnU-Net's learning rates -> testdata/golden/optim_steps.json.
+"""Steps of torch.optim's SGD, clipping, gradient scaler and nnU-Net's learning rates -> testdata/golden/optim_steps.json.
 
 Run with the pinned torch: python scripts/golden/optim_steps.py
 Numbers are written so that reading them as float32 (learning rates: float64) gives the same bits.
@@ -61,18 +61,6 @@ def sgd():
     return cases
 
 
-def adamw():
-    cases = []
-    for name, o in {
-        "default": dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=1e-2),
-        "strong": dict(lr=1e-2, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.3),
-        "no decay": dict(lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0),
-    }.items():
-        c = steps(lambda p: torch.optim.AdamW(p, foreach=False, fused=False, **o), 2)
-        cases.append({"name": name, "options": o, **c})
-    return cases
-
-
 def clip():
     cases = []
     for max_norm in (12.0, 1.0, 1e-3):
@@ -116,6 +104,6 @@ def poly():
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    out = {"torch": torch.__version__, "shapes": SHAPES, "sgd": sgd(), "adamw": adamw(), "clip": clip(), "scaler": scaler(), "poly": poly()}
+    out = {"torch": torch.__version__, "shapes": SHAPES, "sgd": sgd(), "clip": clip(), "scaler": scaler(), "poly": poly()}
     OUT.write_text(json.dumps(out, separators=(",", ":")) + "\n")
     print(OUT, OUT.stat().st_size)

@@ -16,17 +16,6 @@ using namespace lnt;
 
 namespace {
 
-c10::Stream stream(const int64_t* s) {
-  return c10::Stream::unpack3(s[0], static_cast<c10::DeviceIndex>(s[1]), device_type(s[2]));
-}
-
-void put(c10::Stream s, int64_t* out) {
-  auto d = s.pack3();
-  out[0] = d.stream_id;
-  out[1] = d.device_index;
-  out[2] = static_cast<int64_t>(d.device_type);
-}
-
 bool has(c10::DeviceType d) { return d == c10::DeviceType::CPU || c10::impl::hasDeviceGuardImpl(d); }
 
 }  // namespace
@@ -125,39 +114,17 @@ char* lnt_has_kernels(int64_t dev, int64_t* out) {
 // out: bytes of large blocks in use, in use at the most since the last lnt_empty_cache, and kept for reuse.
 char* lnt_cpu_memory(int64_t* out) { LNT_BODY(cpu_memory(out)) }
 
-char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out) {
-  LNT_BODY({
-    c10::impl::VirtualGuardImpl g(device_type(dev));
-    put(g.getStreamFromGlobalPool(device(dev, idx), false), out);
-  })
-}
-
-char* lnt_stream_exchange(int64_t dev, const int64_t* s, int64_t* previous) {
-  LNT_BODY({
-    c10::impl::VirtualGuardImpl g(device_type(dev));
-    put(g.exchangeStream(stream(s)), previous);
-  })
-}
-
 char* lnt_event_new(int64_t dev, void** out) { LNT_BODY(*out = new c10::Event(device_type(dev))) }
 
-// A null stream is the calling thread's current one, on its current device.
-char* lnt_event_record(void* e, const int64_t* s) {
+// On the calling thread's current stream, on its current device.
+char* lnt_event_record(void* e) {
   LNT_BODY({
     auto* event = static_cast<c10::Event*>(e);
-    if (s != nullptr) {
-      event->record(stream(s));
-      return nullptr;
-    }
     c10::impl::VirtualGuardImpl g(event->device_type());
     event->record(g.getStream(g.getDevice()));
   })
 }
 
-char* lnt_event_wait(void* e, const int64_t* s) { LNT_BODY(static_cast<c10::Event*>(e)->block(stream(s))) }
-
 char* lnt_event_synchronize(void* e) { LNT_BODY(static_cast<c10::Event*>(e)->synchronize()) }
 
 void lnt_event_free(void* e) { delete static_cast<c10::Event*>(e); }
-
-char* lnt_record_stream(void* t, const int64_t* s) { LNT_BODY(T(t).record_stream(stream(s))) }

@@ -15,7 +15,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 6
+#define LNT_ABI 8
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -62,14 +62,10 @@ LNT_API char* lnt_empty_cache(int64_t dev);
 LNT_API char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* out);
 LNT_API char* lnt_has_kernels(int64_t dev, int64_t* out);
 LNT_API char* lnt_cpu_memory(int64_t* out);
-LNT_API char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out);
-LNT_API char* lnt_stream_exchange(int64_t dev, const int64_t* stream, int64_t* previous);
 LNT_API char* lnt_event_new(int64_t dev, void** out);
-LNT_API char* lnt_event_record(void* e, const int64_t* stream);
-LNT_API char* lnt_event_wait(void* e, const int64_t* stream);
+LNT_API char* lnt_event_record(void* e);
 LNT_API char* lnt_event_synchronize(void* e);
 LNT_API void lnt_event_free(void* e);
-LNT_API char* lnt_record_stream(void* t, const int64_t* stream);
 
 /* create.cpp */
 LNT_API char* lnt_empty(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out);
@@ -201,7 +197,6 @@ LNT_API char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, i
 /* optim.cpp. impl: 0 torch's single-tensor sequence, 1 foreach, 2 fused. buffers are in-out; NULL entries are created.
    A row of masks is NULL or int64 flat indices; rules: 0 dense, 1 grad-masked, 2 update-masked, 3 plain */
 LNT_API char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
-LNT_API char* lnt_adamw_step(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl);
 LNT_API char* lnt_clip_grad_norm(void** params, int64_t n, double max_norm, void** total_norm);
 LNT_API char* lnt_amp_unscale(void** params, int64_t n, void* inv_scale, void* found_inf);
 LNT_API char* lnt_amp_update_scale(void* scale, void* growth_tracker, void* found_inf, double growth, double backoff, int64_t interval);

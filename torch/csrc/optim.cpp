@@ -212,57 +212,6 @@ char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* r
   })
 }
 
-// The sequence of torch.optim.adamw._single_tensor_adamw (amsgrad and maximize off); `step` counts from 1.
-char* lnt_adamw_step(void** params, void** exp_avgs, void** exp_avg_sqs, int64_t n, int64_t step, double lr, double beta1, double beta2, double eps, double weight_decay, int64_t impl) {
-  LNT_BODY({
-    at::NoGradGuard guard;
-    std::vector<at::Tensor> ps;
-    std::vector<at::Tensor> gs;
-    std::vector<at::Tensor> ms;
-    std::vector<at::Tensor> vs;
-    for (int64_t i = 0; i < n; i++) {
-      at::Tensor& p = T(params[i]);
-      const at::Tensor& grad = p.grad();
-      if (!grad.defined()) continue;
-      fits(p, exp_avgs[i], i, "first moment", impl);
-      fits(p, exp_avg_sqs[i], i, "second moment", impl);
-      if (exp_avgs[i] == nullptr) give(&exp_avgs[i], at::zeros_like(p));
-      if (exp_avg_sqs[i] == nullptr) give(&exp_avg_sqs[i], at::zeros_like(p));
-      ps.push_back(p);
-      gs.push_back(impl == kFused ? aligned(p, grad) : grad);
-      ms.push_back(T(exp_avgs[i]));
-      vs.push_back(T(exp_avg_sqs[i]));
-    }
-    if (ps.empty()) return nullptr;
-    double c1 = 1 - std::pow(beta1, static_cast<double>(step));
-    double c2 = 1 - std::pow(beta2, static_cast<double>(step));
-    if (impl == kFused) {
-      std::vector<at::Tensor> steps;
-      for (auto& p : ps) steps.push_back(at::full({}, static_cast<double>(step), at::TensorOptions().dtype(at::kFloat).device(p.device())));
-      at::_fused_adamw_(ps, gs, ms, vs, {}, steps, lr, beta1, beta2, weight_decay, eps, /*amsgrad=*/false, /*maximize=*/false);
-      return nullptr;
-    }
-    if (impl == kForeach) {
-      if (weight_decay != 0) at::_foreach_mul_(ps, 1 - lr * weight_decay);
-      at::_foreach_lerp_(ms, gs, at::Scalar(1 - beta1));
-      at::_foreach_mul_(vs, beta2);
-      at::_foreach_addcmul_(vs, gs, gs, 1 - beta2);
-      auto denom = at::_foreach_sqrt(vs);
-      at::_foreach_div_(denom, std::pow(c2, 0.5));
-      at::_foreach_add_(denom, eps);
-      at::_foreach_addcdiv_(ps, ms, denom, -(lr / c1));
-      return nullptr;
-    }
-    for (size_t i = 0; i < ps.size(); i++) {
-      ps[i].mul_(1 - lr * weight_decay);
-      ms[i].lerp_(gs[i], 1 - beta1);
-      vs[i].mul_(beta2).addcmul_(gs[i], gs[i], 1 - beta2);
-      auto denom = (vs[i].sqrt() / std::pow(c2, 0.5)).add_(eps);
-      ps[i].addcdiv_(ms[i], denom, -(lr / c1));
-    }
-  })
-}
-
 // torch.nn.utils.clip_grad_norm_: L2 norm of the per-tensor L2 norms; gradients times min(1, max_norm/(total+1e-6)), always.
 char* lnt_clip_grad_norm(void** params, int64_t n, double max_norm, void** total_norm) {
   LNT_BODY({

@@ -1,6 +1,6 @@
 // Package optim holds the optimizers of lntorch's training loop with what stands beside them: nnU-Net's learning rate,
 // gradient clipping and the gradient scaler of mixed precision. The arithmetic is torch's, in torch.Scope's SGDStep,
-// AdamWStep, ClipGradNorm and Amp…; here is the state that lives from step to step, and how it comes into and out of a
+// ClipGradNorm and Amp…; here is the state that lives from step to step, and how it comes into and out of a
 // checkpoint. Parameter groups, closures and optimizers that nnU-Net does not use are left out.
 //
 //	sgd, err := optim.NewSGD(params, torch.SGD{LR: 1e-2, Momentum: 0.99, WeightDecay: 3e-5, Nesterov: true})

@@ -15,27 +15,22 @@ import (
 type stepCase struct {
 	Name    string
 	Options struct {
-		LR, Momentum, Dampening, Eps float64
-		WeightDecay                  float64 `json:"weight_decay"`
-		Nesterov                     bool
-		Betas                        [2]float64
+		LR, Momentum, Dampening float64
+		WeightDecay             float64 `json:"weight_decay"`
+		Nesterov                bool
 	}
 	Params [][]float32
 	Grads  [][][]float32
 	LRs    []float64
 	After  [][][]float32
 	State  map[int]struct {
-		Step          float64
-		Buffer        []float32 `json:"momentum_buffer"`
-		ExpAvg        []float32 `json:"exp_avg"`
-		ExpAvgSquared []float32 `json:"exp_avg_sq"`
+		Buffer []float32 `json:"momentum_buffer"`
 	}
 }
 
 type file struct {
 	Shapes [][]int64
 	SGD    []stepCase
-	AdamW  []stepCase
 	Clip   []struct {
 		Max, Total     float64
 		Grads, Clipped [][]float32
@@ -140,85 +135,6 @@ func TestSGDStepsAndResumesAsPyTorch(t *testing.T) {
 	}
 }
 
-func TestAdamWStepsAndResumesAsPyTorch(t *testing.T) {
-	torchtest.NoLeak(t)
-	f := load(t)
-	for _, c := range f.AdamW {
-		for _, impl := range impls {
-			require.NoError(t, torch.With(func(s *torch.Scope) error {
-				params := c.params(s, f.Shapes)
-				options := torch.AdamW{LR: c.Options.LR, Beta1: c.Options.Betas[0], Beta2: c.Options.Betas[1], Eps: c.Options.Eps,
-					WeightDecay: c.Options.WeightDecay, Impl: impl}
-				o, err := optim.NewAdamW(params, options)
-				require.NoError(t, err)
-				defer func() { o.Close() }()
-				for step, grads := range c.Grads {
-					if step == 3 {
-						next, err := optim.NewAdamW(params, options)
-						require.NoError(t, err)
-						require.NoError(t, next.Load(o.State()))
-						o.Close()
-						o = next
-					}
-					o.SetLR(c.LRs[step])
-					require.NoError(t, s.With(func(s *torch.Scope) error {
-						setGrads(t, s, params, grads)
-						o.Step(s, nil)
-						return nil
-					}))
-					for i, want := range c.After[step] {
-						within(t, c.Name, want, torchtest.Float32s(t, params[i]))
-					}
-				}
-				for i, st := range o.State() {
-					want := c.State[i]
-					require.EqualValues(t, want.Step, st.Step, "%s: steps of %d", c.Name, i)
-					if st.Step > 0 {
-						within(t, c.Name, want.ExpAvg, torchtest.Float32s(t, st.ExpAvg))
-						within(t, c.Name, want.ExpAvgSquared, torchtest.Float32s(t, st.ExpAvgSq))
-					}
-				}
-				return nil
-			}))
-		}
-	}
-}
-
-func TestAdamWMasksGradients(t *testing.T) {
-	torchtest.NoLeak(t)
-	require.NoError(t, torch.With(func(s *torch.Scope) error {
-		grad := torchtest.Fill(3, 6)
-		run := func(mask *torch.Tensor, grad []float32) []float32 {
-			c := stepCase{Params: [][]float32{torchtest.Fill(1, 6)}}
-			params := c.params(s, [][]int64{{2, 3}})
-			o, err := optim.NewAdamW(params, torch.AdamW{LR: 0.1, Beta1: 0.9, Beta2: 0.99, Eps: 1e-8, WeightDecay: 0.1})
-			require.NoError(t, err)
-			defer o.Close()
-			setGrads(t, s, params, [][]float32{grad})
-			o.Step(s, []optim.Mask{{Indices: mask, Rule: torch.GradMasked}})
-			require.NoError(t, s.Err())
-			return torchtest.Float32s(t, params[0])
-		}
-		masked := append([]float32{}, grad...)
-		for _, i := range []int{0, 2, 3, 5} {
-			masked[i] = 0
-		}
-		require.Equal(t, run(nil, masked), run(torch.FromSlice(s, []int64{4, 1}, 2), grad))
-		return nil
-	}))
-	require.EqualError(t, torch.With(func(s *torch.Scope) error {
-		c := stepCase{Params: [][]float32{{1, 2}}}
-		params := c.params(s, [][]int64{{2}})
-		o, err := optim.NewAdamW(params, torch.AdamW{LR: 1})
-		require.NoError(t, err)
-		defer o.Close()
-		setGrads(t, s, params, [][]float32{{1, 1}})
-		o.Step(s, []optim.Mask{{Indices: torch.FromSlice(s, []int64{0}, 1), Rule: torch.Plain}})
-		require.Zero(t, o.State()[0].Step)
-		return nil
-	}), "torch/optim: adamw: parameter 0: mask rule 3 is for SGD; AdamW knows dense and grad-masked steps")
-}
-
 func TestSGDObeysMasks(t *testing.T) {
 	torchtest.NoLeak(t)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
@@ -256,14 +172,6 @@ func TestLoadRefusesStateOfAnotherNetwork(t *testing.T) {
 			"torch/optim: momentum buffer of parameter 1 has shape [3], the parameter [2]")
 		require.Equal(t, live+2, torch.Live())
 		require.Equal(t, []float32{7, 8}, torchtest.Float32s(t, o.State()[1]), "unchanged by the failure")
-
-		a, err := optim.NewAdamW(params, torch.AdamW{LR: 1})
-		require.NoError(t, err)
-		defer a.Close()
-		require.EqualError(t, a.Load(nil), "torch/optim: adamw state of 0 parameters, the network has 2")
-		x := torchtest.Tensor(s, 1, 3)
-		require.EqualError(t, a.Load([]optim.AdamWState{{Step: 1, ExpAvg: x, ExpAvgSq: x}, {Step: 1, ExpAvg: x, ExpAvgSq: x}}),
-			"torch/optim: moment of parameter 1 has shape [3], the parameter [2]")
 		return nil
 	}))
 	require.EqualError(t, torch.With(func(s *torch.Scope) error {

@@ -13,17 +13,6 @@ type Mask struct {
 	Rule    torch.Rule
 }
 
-// Optimizer is what a training loop needs of SGD and AdamW.
-type Optimizer interface {
-	// Step makes one step over all parameters in place; parameters without gradient are left alone altogether. masks has
-	// one entry for each parameter, or is nil. A failure is s's.
-	Step(s *torch.Scope, masks []Mask)
-	LR() float64
-	SetLR(lr float64)
-	// Close frees the state.
-	Close()
-}
-
 // SGD is torch.optim.SGD over one group of parameters. It keeps the momentum buffers, by index of the parameter, in a
 // scope of its own; a buffer comes into being at the first gradient of its parameter.
 type SGD struct {
@@ -51,7 +40,8 @@ func (o *SGD) LR() float64 { return o.options.LR }
 // SetLR sets the learning rate of the next step.
 func (o *SGD) SetLR(lr float64) { o.options.LR = lr }
 
-// Step makes one step; see Optimizer. All rules of torch.Rule are obeyed.
+// Step makes one step over all parameters in place; parameters without gradient are left alone altogether. masks has one
+// entry for each parameter, or is nil; all rules of torch.Rule are obeyed. A failure is s's.
 func (o *SGD) Step(s *torch.Scope, masks []Mask) {
 	var indices []*torch.Tensor
 	var rules []torch.Rule

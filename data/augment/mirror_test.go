@@ -1,0 +1,103 @@
+package augment
+
+import (
+	"encoding/json"
+	"math"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/volume"
+)
+
+func mirroring(dim int) List {
+	return List{Transforms: []Transform{mirror(Setting{PatchSize: make([]int, dim)})}}
+}
+
+func TestMirrorTransformDoesWhatTheReferenceDoesWithTheSameParameters(t *testing.T) {
+	cases := readGolden(t, golden.Path(t, "augment.json")).Mirroring
+	require.Len(t, cases, 4)
+	for _, c := range cases {
+		require.Equal(t, MirrorTransform{AllowedAxes: c.AllowedAxes}, mirror(Setting{PatchSize: c.Patch}), "%v", c.Patch)
+		require.Len(t, c.Applied, 1<<len(c.Patch))
+		for _, a := range c.Applied {
+			var m MirrorParameters
+			require.NoError(t, json.Unmarshal(a.Parameters, &m))
+			text, err := json.Marshal(m)
+			require.NoError(t, err)
+			require.JSONEq(t, string(a.Parameters), string(text))
+
+			shape := [4]int{c.Shape[0], 1, 1, 1}
+			copy(shape[4-len(c.Patch):], c.Shape[1:])
+			p := Patch{Image: volume.New[float32](shape), Seg: volume.New[int16]([4]int{1, shape[1], shape[2], shape[3]}), Dim: len(c.Patch)}
+			for i := range p.Image.Data {
+				p.Image.Data[i] = float32(i)
+			}
+			for i := range p.Seg.Data {
+				p.Seg.Data[i] = int16(i)
+			}
+			require.NoError(t, m.Apply(&p))
+			require.Equal(t, a.Image, p.Image.Data, "%s", a.Parameters)
+			require.Equal(t, a.Seg, p.Seg.Data, "%s", a.Parameters)
+		}
+	}
+}
+
+func TestMirrorParametersRefuseAxesThatThePatchLacks(t *testing.T) {
+	p := random([4]int{1, 1, 2, 2}, rand.New(rand.NewPCG(1, 2)))
+	p.Dim = 2
+	for _, axis := range []int{-1, 2} {
+		require.ErrorContains(t, MirrorParameters{Axes: []int{axis}}.Apply(&p), "expected one of the 2 axes of the patch, counted from 0")
+	}
+	require.EqualError(t, MirrorParameters{Axes: []int{1, 1}}.Apply(&p), "axis 1 is listed twice, expected each axis once")
+}
+
+func TestMirroringTwiceIsIdentityAndKeepsImageAndLabelsTogether(t *testing.T) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	for i := range 200 {
+		shape, dim := [4]int{1, 1 + rng.IntN(4), 1 + rng.IntN(5), 1 + rng.IntN(6)}, 3
+		if i%2 == 0 {
+			shape[1], dim = 1, 2
+		}
+		before := random(shape, rng)
+		before.Dim = dim
+		for k := range before.Image.Data { // each voxel's intensity names its label
+			before.Image.Data[k] = float32(before.Seg.Data[k]) + before.Image.Data[k]/2
+		}
+		p := clone(before)
+		drawn := mirroring(dim).Draw(rng)
+		require.NoError(t, drawn.Apply(&p))
+		for k, v := range p.Image.Data {
+			require.Equal(t, p.Seg.Data[k], int16(math.Floor(float64(v))), "seed %d", seed)
+		}
+		require.ElementsMatch(t, before.Image.Data, p.Image.Data)
+		require.NoError(t, drawn.Apply(&p))
+		require.Equal(t, before, p, "seed %d", seed)
+	}
+}
+
+func TestEachAxisIsMirroredHalfOfTheTime(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for dim, shape := range map[int][4]int{2: {1, 1, 2, 2}, 3: {1, 2, 2, 2}} {
+		n := shape[1] * shape[2] * shape[3]
+		list := mirroring(dim)
+		before := random(shape, rng)
+		before.Dim = dim
+		for k := range before.Image.Data {
+			before.Image.Data[k] = float32(k)
+		}
+		count := make([]int, n)
+		const trials = 8000
+		for range trials {
+			p := clone(before)
+			require.NoError(t, list.Draw(rng).Apply(&p))
+			count[int(p.Image.Data[0])]++ // which corner came to the origin
+		}
+		for corner, c := range count {
+			require.InDelta(t, trials/float64(n), float64(c), 150, "dim %d corner %d", dim, corner)
+		}
+	}
+}

@@ -1,0 +1,57 @@
+package eval
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// metrics lists what a segmentation is scored by, sorted by name. A new metric is a file of its own,
+// or no more than a line, and a line here.
+var metrics = []Metric{
+	Dice,
+	voxels("FN", func(c Counts) int64 { return c.FN }),
+	voxels("FP", func(c Counts) int64 { return c.FP }),
+	IoU,
+	Precision,
+	Recall,
+	voxels("TN", func(c Counts) int64 { return c.TN }),
+	voxels("TP", func(c Counts) int64 { return c.TP }),
+	voxels("n_pred", func(c Counts) int64 { return c.TP + c.FP }),
+	voxels("n_ref", func(c Counts) int64 { return c.TP + c.FN }),
+}
+
+// Metric is a score of one case and one target.
+type Metric struct {
+	Name string // the key in summary.json where it is one of nnU-Net's
+	// Of computes it; NaN where it is undefined.
+	Of func(Counts) float64
+	// Voxels says that it is a number of voxels, which summary.json holds as an integer.
+	Voxels bool
+	// NNUNet says that it is one of those in nnU-Net's summary.json, which holds no others.
+	NNUNet bool
+}
+
+func voxels(name string, of func(Counts) int64) Metric {
+	return Metric{Name: name, Of: func(c Counts) float64 { return float64(of(c)) }, Voxels: true, NNUNet: true}
+}
+
+// Metrics returns all metrics, sorted by name.
+func Metrics() []Metric { return slices.Clone(metrics) }
+
+// MetricNamed returns the metric of a name. An error lists the names there are.
+func MetricNamed(name string) (Metric, error) {
+	var names []string
+	for _, m := range metrics {
+		if m.Name == name {
+			return m, nil
+		}
+		names = append(names, m.Name)
+	}
+	return Metric{}, fmt.Errorf("eval: metric %q, expected one of %s", name, strings.Join(names, ", "))
+}
+
+// summaryMetrics returns those of summary.json, in the order of its keys.
+func summaryMetrics() []Metric {
+	return slices.DeleteFunc(Metrics(), func(m Metric) bool { return !m.NNUNet })
+}
