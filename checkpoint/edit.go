@@ -37,6 +37,11 @@ func Canonical(name string) string {
 	return name[:i] + ".norm." + rest // of the layers with parameters only the norm comes after the convolution
 }
 
+// CanonicalLayer is Canonical for the name of a layer with a weight.
+func CanonicalLayer(layer string) string {
+	return strings.TrimSuffix(Canonical(layer+".weight"), ".weight")
+}
+
 // Digest is the sha256, in hexadecimal, of a file's weights, whatever file they are in: for each canonical name, sorted, the
 // name, type and shape as a line of text and the elements, row-major and little-endian. Aliases count once.
 func (f *File) Digest() (string, error) {
@@ -103,11 +108,34 @@ func (e *Edit) Replace(name string, t *pth.Tensor) error {
 	return nil
 }
 
-// LowRank is a change of a layer's weight by Scaling·B·A.
+// MergeAdapter puts an open adapter into the weights and gives the number of layers that it changes; the names of a layer that
+// the network lists twice are one. The adapter stays open until Save.
+func (e *Edit) MergeAdapter(a *peft.Adapter) (layers int, err error) {
+	done := map[string]bool{}
+	for _, l := range a.Layers {
+		name := CanonicalLayer(l.Name)
+		if done[name] {
+			continue
+		}
+		done[name] = true
+		if err := e.AddLowRank(LowRank{Layer: l.Name, A: l.A, B: l.B, Scaling: l.Scaling, Init: l.Init, Transposed: l.Transposed}); err != nil {
+			return 0, err
+		}
+	}
+	for _, v := range a.Values {
+		if err := e.Replace(v.Name, v.Tensor); err != nil {
+			return 0, err
+		}
+	}
+	return len(done), nil
+}
+
+// LowRank is a change of a layer's weight by Scaling·B·A, after what Init does to it.
 type LowRank struct {
 	Layer      string
 	A, B       *pth.Tensor // float32; shapes as in peft.Layer
 	Scaling    float64
+	Init       peft.Init
 	Transposed bool
 }
 
@@ -147,6 +175,9 @@ func (e *Edit) AddLowRank(l LowRank) error {
 		return fmt.Errorf("checkpoint: lora_B of %s: %w", l.Layer, err)
 	}
 	rank, out := int(l.B.Size[1]), int(l.B.Size[0])
+	if err := initialise(values, w.Size, rank, l); err != nil {
+		return fmt.Errorf("checkpoint: %s: %w", name, err)
+	}
 	kernel := 1
 	for _, k := range w.Size[2:] {
 		kernel *= int(k)
@@ -189,6 +220,9 @@ func (e *Edit) AddLowRank(l LowRank) error {
 func float32s(t *pth.Tensor) ([]float32, error) {
 	if t.DType != pth.Float32 {
 		return nil, fmt.Errorf("its elements are %s, expected float32", t.DType)
+	}
+	if t.Numel() > t.Storage.Numel {
+		return nil, fmt.Errorf("its shape %v needs %d elements, the file holds %d of them", t.Size, t.Numel(), t.Storage.Numel)
 	}
 	b := make([]byte, t.Bytes())
 	if err := t.ReadInto(b); err != nil {
