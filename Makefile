@@ -230,6 +230,11 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run safetensors_corpus.py $$g/safetensors; \
 	  run nifti_corpus.py $$g/nifti; \
 	  run lora.py --golden $$g/lora; \
+	  run peft_adapters.py --only-patterns --golden $$g/peft/0.14.0; \
+	  for v in 0.13.2 0.21.2; do \
+	    $$python -m pip install -q --no-deps --upgrade --target build/peft-$$v peft==$$v && \
+	      PYTHONPATH=build/peft-$$v run peft_adapters.py $$([ $$v = 0.21.2 ] || echo --only-patterns) --golden $$g/peft/$$v; \
+	  done; \
 	  run evaluation.py; \
 	  run training_log.py; \
 	  run tensorboard_events.py; \

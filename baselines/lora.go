@@ -12,6 +12,7 @@ import (
 
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/peft"
+	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/formats/safetensors"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -273,7 +274,7 @@ func bytesOf(p *nn.Param) ([]byte, error) {
 
 // load takes A and B from a PEFT folder, which must be of this rank and scaling and have exactly these layers.
 func (m *lora) load(folder string) error {
-	a, err := peft.Open(folder)
+	a, err := peft.Open(folder, models.CanonicalLayer)
 	if err != nil {
 		return fmt.Errorf("lora: --lora-init: %w", err)
 	}
@@ -290,16 +291,21 @@ func (m *lora) load(folder string) error {
 		if f.Scaling != l.scaling {
 			return fmt.Errorf("lora: --lora-init %s: %s is scaled by %g, --lora-alpha and --lora-rank mean %g", folder, l.name, f.Scaling, l.scaling)
 		}
-		for p, t := range map[*nn.Param]*safetensors.Tensor{l.a: f.A, l.b: f.B} {
-			if !slices.Equal(t.Shape, p.Shape) || t.DType != safetensors.Float32 {
-				return fmt.Errorf("lora: --lora-init %s: %s is %s of shape %v, expected F32 of %v", folder, t.Name, t.DType, t.Shape, p.Shape)
+		if f.Init != peft.Plain {
+			return fmt.Errorf("lora: --lora-init %s: its init_lora_weights of %s changed the weights that it was trained on; merge it (lntorch merge) and begin with the result, or give an adapter that PEFT made a plain one",
+				folder, peft.ConfigFile)
+		}
+		for part, t := range map[string]*pth.Tensor{"lora_A": f.A, "lora_B": f.B} {
+			p := map[string]*nn.Param{"lora_A": l.a, "lora_B": l.b}[part]
+			if !slices.Equal(t.Size, p.Shape) {
+				return fmt.Errorf("lora: --lora-init %s: %s of %s has shape %v, expected %v", folder, part, l.name, t.Size, p.Shape)
 			}
 			b := make([]byte, t.Bytes())
 			if err := t.ReadInto(b); err != nil {
 				return fmt.Errorf("lora: --lora-init: %w", err)
 			}
 			if err := p.T.CopyBytesIn(b); err != nil {
-				return fmt.Errorf("lora: --lora-init %s: %s: %w", folder, t.Name, err)
+				return fmt.Errorf("lora: --lora-init %s: %s of %s: %w", folder, part, l.name, err)
 			}
 		}
 	}

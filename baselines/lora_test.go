@@ -379,7 +379,7 @@ func TestLivePEFTLoadsOurFolder(t *testing.T) {
 				for k, v := range want {
 					golden.Equal(t, k, nil, v, trained[k])
 				}
-				a, err := peft.Open(folder)
+				a, err := peft.Open(folder, models.CanonicalLayer)
 				require.NoError(t, err)
 				defer a.Close()
 				require.Equal(t, "ours", a.Metadata["note"])
@@ -657,9 +657,14 @@ func TestInitFromAFolder(t *testing.T) {
 			require.ErrorContains(t, err, message)
 		}
 		fails("is scaled by 1.5, --lora-alpha and --lora-rank mean 0.5", "lora-rank", fmt.Sprint(c.Rank), "lora-alpha", "1")
-		fails("expected F32 of", "lora-rank", "4", "lora-alpha", "6")
+		fails("has shape", "lora-rank", "4", "lora-alpha", "6")
 		fails("has no adapter of decoder.transpconvs.0", "lora-rank", fmt.Sprint(c.Rank), "lora-alpha", fmt.Sprint(c.Alpha),
 			"lora-transposed", "true", "lora-targets", "conv,transpconvs.0")
+		path := filepath.Join(folder, peft.ConfigFile)
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(path, []byte(strings.Replace(string(text), `"init_lora_weights": true`, `"init_lora_weights": "olora"`, 1)), 0o644))
+		fails("init_lora_weights of adapter_config.json changed the weights", "lora-rank", fmt.Sprint(c.Rank), "lora-alpha", fmt.Sprint(c.Alpha))
 	})
 }
 

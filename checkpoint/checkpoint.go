@@ -83,6 +83,7 @@ func (f *File) interpret(root any) error {
 	} else if w, ok := f.root.Get("state_dict"); ok && dictOf(w) != nil {
 		weights = dictOf(w)
 	}
+	adapter := "" // the name of the adapter that a wrapped network has
 	for key, value := range weights.All() {
 		name, ok := key.(string)
 		t, isTensor := value.(*pth.Tensor)
@@ -94,6 +95,11 @@ func (f *File) interpret(root any) error {
 		}
 		if strings.Contains(name, ".original_module.") {
 			continue // PEFT's copy of a layer that was trained as a whole and stands under modules_to_save
+		}
+		if a := peft.AdapterName(name); a != "" && adapter != "" && a != adapter {
+			return fmt.Errorf("it holds several adapters, %s and %s, whose tensors would get the same names: save one of them with PEFT's save_pretrained and give its folder to `lntorch merge`", adapter, a)
+		} else if a != "" {
+			adapter = a
 		}
 		f.Weights = append(f.Weights, Weight{peft.PlainName(name), t})
 	}

@@ -94,11 +94,34 @@ func (e *Edit) Replace(name string, t *pth.Tensor) error {
 	return nil
 }
 
-// LowRank is a change of a layer's weight by Scaling·B·A.
+// MergeAdapter puts an open adapter into the weights and gives the number of layers that it changes; the names of a layer that
+// the network lists twice are one. The adapter stays open until Save.
+func (e *Edit) MergeAdapter(a *peft.Adapter) (layers int, err error) {
+	done := map[string]bool{}
+	for _, l := range a.Layers {
+		name := strings.TrimSuffix(e.canonical(l.Name+".weight"), ".weight")
+		if done[name] {
+			continue
+		}
+		done[name] = true
+		if err := e.AddLowRank(LowRank{Layer: l.Name, A: l.A, B: l.B, Scaling: l.Scaling, Init: l.Init, Transposed: l.Transposed}); err != nil {
+			return 0, err
+		}
+	}
+	for _, v := range a.Values {
+		if err := e.Replace(v.Name, v.Tensor); err != nil {
+			return 0, err
+		}
+	}
+	return len(done), nil
+}
+
+// LowRank is a change of a layer's weight by Scaling·B·A, after what Init does to it.
 type LowRank struct {
 	Layer      string
 	A, B       *pth.Tensor // float32; shapes as in peft.Layer
 	Scaling    float64
+	Init       peft.Init
 	Transposed bool
 }
 
@@ -138,6 +161,9 @@ func (e *Edit) AddLowRank(l LowRank) error {
 		return fmt.Errorf("checkpoint: lora_B of %s: %w", l.Layer, err)
 	}
 	rank, out := int(l.B.Size[1]), int(l.B.Size[0])
+	if err := initialise(values, w.Size, rank, l); err != nil {
+		return fmt.Errorf("checkpoint: %s: %w", name, err)
+	}
 	kernel := 1
 	for _, k := range w.Size[2:] {
 		kernel *= int(k)
@@ -180,6 +206,9 @@ func (e *Edit) AddLowRank(l LowRank) error {
 func float32s(t *pth.Tensor) ([]float32, error) {
 	if t.DType != pth.Float32 {
 		return nil, fmt.Errorf("its elements are %s, expected float32", t.DType)
+	}
+	if t.Numel() > t.Storage.Numel {
+		return nil, fmt.Errorf("its shape %v needs %d elements, the file holds %d of them", t.Size, t.Numel(), t.Storage.Numel)
 	}
 	b := make([]byte, t.Bytes())
 	if err := t.ReadInto(b); err != nil {

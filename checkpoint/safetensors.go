@@ -89,25 +89,6 @@ func aboutRoot(text string, weights *pickle.OrderedDict) (*pickle.Dict, error) {
 	return root, nil
 }
 
-var fromSafetensors = map[safetensors.DType]pth.DType{
-	safetensors.Bool: pth.Bool, safetensors.Uint8: pth.Uint8, safetensors.Int8: pth.Int8, safetensors.Int16: pth.Int16, safetensors.Uint16: pth.Uint16,
-	safetensors.Float16: pth.Float16, safetensors.BFloat16: pth.BFloat16, safetensors.Int32: pth.Int32, safetensors.Uint32: pth.Uint32,
-	safetensors.Float32: pth.Float32, safetensors.Float64: pth.Float64, safetensors.Int64: pth.Int64, safetensors.Uint64: pth.Uint64,
-}
-
-// FromSafetensors makes a tensor of a safetensors file one of a checkpoint, to be read while the file is open.
-func FromSafetensors(t *safetensors.Tensor) (*pth.Tensor, error) {
-	dtype, ok := fromSafetensors[t.DType]
-	if !ok {
-		return nil, fmt.Errorf("tensor %s: element type %s is not supported", t.Name, t.DType)
-	}
-	s, err := pth.NewStorageFrom(dtype, t.Bytes()/int64(dtype.Size()), t, t.Name)
-	if err != nil {
-		return nil, err
-	}
-	return pth.NewTensor(s, 0, t.Shape, nil)
-}
-
 // openSafetensors reads a file of weights. Names that its metadata maps to tensors are their aliases, as Python's
 // safetensors.torch.save_model writes them.
 func openSafetensors(path string) (*File, error) {
@@ -127,7 +108,7 @@ func (f *File) readSafetensors(s *safetensors.File) error {
 	tensors := map[string]*pth.Tensor{}
 	var order []string
 	for _, t := range s.Tensors {
-		p, err := FromSafetensors(t)
+		p, err := pth.FromSafetensors(t)
 		if err != nil {
 			return err
 		}
@@ -168,10 +149,6 @@ func (f *File) readSafetensors(s *safetensors.File) error {
 // SaveSafetensors writes weights as safetensors.torch.save_model does: of tensors that share their elements one under its
 // first name, the others in the metadata. about is File.About's text, which Open finds again; "" for none.
 func SaveSafetensors(path string, weights []Weight, about string) error {
-	names := map[pth.DType]safetensors.DType{}
-	for s, p := range fromSafetensors {
-		names[p] = s
-	}
 	metadata := map[string]string{"format": "pt"}
 	if about != "" {
 		metadata[AboutKey] = about
@@ -187,7 +164,7 @@ func SaveSafetensors(path string, weights []Weight, about string) error {
 			continue
 		}
 		first[v] = w.Name
-		dtype, ok := names[w.DType]
+		dtype, ok := pth.SafetensorsType(w.DType)
 		if !ok {
 			return fmt.Errorf("checkpoint: %s: element type %s of %s has no place in a safetensors file", path, w.DType, w.Name)
 		}

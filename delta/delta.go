@@ -251,7 +251,7 @@ func (f *File) Apply(base *checkpoint.File, e *checkpoint.Edit) error {
 		if sparse {
 			now, err = f.scatter(e, name, t)
 		} else {
-			now, err = checkpoint.FromSafetensors(t)
+			now, err = pth.FromSafetensors(t)
 		}
 		if err == nil {
 			err = e.Replace(name, now)

@@ -284,6 +284,11 @@ func Canonical(name string) string {
 	return name
 }
 
+// CanonicalLayer is Canonical for the name of a layer with a weight.
+func CanonicalLayer(layer string) string {
+	return strings.TrimSuffix(Canonical(layer+".weight"), ".weight")
+}
+
 // Build makes the network of spec, with parameters in b's scope and device and without values.
 func Build(b nn.Builder, spec Spec) (Network, error) {
 	if spec.Architecture == nil {

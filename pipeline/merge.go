@@ -107,7 +107,7 @@ func (m *merger) openBase() (*checkpoint.File, error) {
 }
 
 func (m *merger) adapter(folder string) (*checkpoint.Edit, error) {
-	a, err := peft.Open(folder)
+	a, err := peft.Open(folder, models.CanonicalLayer)
 	if err != nil {
 		return nil, err
 	}
@@ -120,36 +120,12 @@ func (m *merger) adapter(folder string) (*checkpoint.Edit, error) {
 		return nil, err
 	}
 	e := checkpoint.NewEdit(f, models.Canonical)
-	done := map[string]bool{} // aliases are one layer
-	for _, l := range a.Layers {
-		name := models.Canonical(l.Name + ".weight")
-		if done[name] {
-			continue
-		}
-		done[name] = true
-		A, err := checkpoint.FromSafetensors(l.A)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", folder, err)
-		}
-		B, err := checkpoint.FromSafetensors(l.B)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", folder, err)
-		}
-		if err := e.AddLowRank(checkpoint.LowRank{Layer: l.Name, A: A, B: B, Scaling: l.Scaling, Transposed: l.Transposed}); err != nil {
-			return nil, err
-		}
-	}
-	for _, v := range a.Values {
-		t, err := checkpoint.FromSafetensors(v.Tensor)
-		if err == nil {
-			err = e.Replace(v.Name, t)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", folder, err)
-		}
+	layers, err := e.MergeAdapter(a)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", folder, err)
 	}
 	e.SetAbout(a.Metadata[checkpoint.AboutKey])
-	m.did = fmt.Sprintf("%d layers merged, %d parameters replaced", len(done), len(a.Values))
+	m.did = fmt.Sprintf("%d layers merged, %d parameters replaced", layers, len(a.Values))
 	return e, nil
 }
 
@@ -182,6 +158,9 @@ func (m *merger) wrapped(path string) (*checkpoint.Edit, error) {
 	var order []string
 	for _, w := range f.Weights {
 		layer, part, ok := peft.SplitName(w.Name)
+		if !ok && strings.Contains(w.Name, ".lora_") {
+			return nil, fmt.Errorf("%s: %s is of an adapter that is more than lora_A and lora_B: merge it in Python, with PEFT's merge_and_unload", path, w.Name)
+		}
 		if !ok {
 			continue
 		}

@@ -132,28 +132,15 @@ func TestTrainingLeavesAnAdapter(t *testing.T) {
 	c.Pretrained = source // the heads start anew
 	r := run(t, c)
 	require.Contains(t, textLog(t, r.Folder), "layers adapted, rank 2")
-	a, err := peft.Open(filepath.Join(r.Folder, "adapter"))
+	a, err := peft.Open(filepath.Join(r.Folder, "adapter"), models.CanonicalLayer)
 	require.NoError(t, err)
 	defer a.Close()
 	base := open(t, source)
 	require.NoError(t, delta.CheckBase(base, a.Metadata[delta.BaseKey], "adapter"))
 	require.NotEmpty(t, a.Metadata[delta.BaseKey])
 	e := checkpoint.NewEdit(base, models.Canonical)
-	for _, l := range a.Layers {
-		if models.Canonical(l.Name) != l.Name {
-			continue
-		}
-		A, err := checkpoint.FromSafetensors(l.A)
-		require.NoError(t, err)
-		B, err := checkpoint.FromSafetensors(l.B)
-		require.NoError(t, err)
-		require.NoError(t, e.AddLowRank(checkpoint.LowRank{Layer: l.Name, A: A, B: B, Scaling: l.Scaling}))
-	}
-	for _, v := range a.Values {
-		x, err := checkpoint.FromSafetensors(v.Tensor)
-		require.NoError(t, err)
-		require.NoError(t, e.Replace(v.Name, x))
-	}
+	_, err = e.MergeAdapter(a)
+	require.NoError(t, err)
 	merged := filepath.Join(t.TempDir(), "merged.pth")
 	require.NoError(t, e.Save(merged, "nnUNetTrainer"))
 	require.Less(t, largestDifference(t, r.Checkpoint, merged), 1e-6)

@@ -14,7 +14,7 @@ func newMerge() *cobra.Command {
 		Use:   "merge CHANGE --base CHECKPOINT -o OUT",
 		Short: "puts an adapter or a sparse delta into plain weights",
 		Long: `merge makes a plain checkpoint of a fine-tuning's result and the checkpoint that it began with. CHANGE is an adapter (a folder that
-PEFT or lntorch wrote: adapter_config.json and adapter_model.safetensors), a sparse delta (delta.safetensors in a fold's folder), or a
+PEFT or lntorch wrote: adapter_config.json and adapter_model.safetensors or .bin), a sparse delta (delta.safetensors in a fold's folder), or a
 checkpoint that holds adapters beside its weights, as wrapped networks save them; that one is its own base, and as it does not say how
 adapters are scaled, --alpha must.
 

@@ -8,6 +8,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/torchtest"
 )
@@ -122,6 +125,21 @@ func TestLiveMergeOfAWrappedCheckpoint(t *testing.T) {
 	require.Equal(t, 0, r.code, r.errOut)
 	require.NotContains(t, r.out, "adapters")
 	require.Contains(t, r.out, "ResidualEncoderUNet")
+}
+
+// A wrapped network may hold more than lora_A and lora_B: then they alone are not the change.
+func TestMergeRefusesOtherTensorsOfAdapters(t *testing.T) {
+	x, err := checkpoint.NewFloat32([]float32{1, 2}, []int64{1, 2})
+	require.NoError(t, err)
+	root := &pickle.Dict{}
+	for _, name := range []string{"base_layer.weight", "lora_A.default.weight", "lora_B.default.weight", "lora_magnitude_vector.default.weight"} {
+		root.Set("base_model.model.a."+name, x)
+	}
+	path := filepath.Join(t.TempDir(), "dora.pth")
+	require.NoError(t, pth.Save(path, root))
+	r := lntorch(t, "merge", path, "-o", path+".out.pth", "--alpha", "3")
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, path+": a.lora_magnitude_vector.default.weight is of an adapter that is more than lora_A and lora_B")
 }
 
 func TestConvertToSafetensorsAndBack(t *testing.T) {

@@ -1,30 +1,38 @@
 // Package peft reads and writes the folders in which the Python library PEFT keeps LoRA adapters: adapter_config.json and
-// adapter_model.safetensors.
+// adapter_model.safetensors or, read alone, adapter_model.bin.
 //
-// It knows names and files; the arithmetic is package baselines' while training and package checkpoint's when merging.
-// Source: PEFT 0.14.0, LoraConfig, get_peft_model_state_dict and set_peft_model_state_dict.
+// It knows names, files and what the settings mean; the arithmetic is package baselines' while training and package
+// checkpoint's when merging.
+// Source: PEFT 0.14.0, LoraConfig, get_peft_model_state_dict, load_peft_weights and set_peft_model_state_dict; what older and
+// newer versions do otherwise is said where it is.
 package peft
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"iter"
 	"math"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/lntorch/lntorch/formats/internal/array"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/formats/safetensors"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
-// Names of the two files.
+// Names of the files.
 const (
 	ConfigFile  = "adapter_config.json"
 	TensorsFile = "adapter_model.safetensors"
+	PickleFile  = "adapter_model.bin" // what PEFT wrote before 0.7, and since with safe_serialization=False
 )
 
 // Prefix stands before every name of the adapted network.
@@ -49,133 +57,174 @@ type Adapter struct {
 	Layers   []Layer
 	Values   []Value           // parameters that were trained as a whole
 	Metadata map[string]string // of the tensors' file
-	file     *safetensors.File
+	file     io.Closer
 }
 
-// Layer is one adapted layer: its weight gets Scaling·B·A added.
+// Layer is one adapted layer: its weight gets Scaling·B·A added, after what Init does to it.
 type Layer struct {
-	Name    string              // of the layer in the plain network
-	A       *safetensors.Tensor // (r, in, kernel…), for a transposed convolution (in, r, kernel…)
-	B       *safetensors.Tensor // (out, r) or (out, r, 1, …)
+	Name    string      // of the layer in the plain network
+	A       *pth.Tensor // float32 (r, in, kernel…), for a transposed convolution (in, r, kernel…)
+	B       *pth.Tensor // float32 (out, r) or (out, r, 1, …)
 	Scaling float64
+	Init    Init
 	// Transposed layers are transposed convolutions, which PEFT itself does not adapt.
 	Transposed bool
 }
 
-// Value is a parameter that takes the place of the plain network's.
+// Value is a parameter, float32, that takes the place of the plain network's.
 type Value struct {
 	Name string // in the plain network
-	*safetensors.Tensor
+	*pth.Tensor
 }
 
 // Close closes the folder's file; tensors cannot be read afterwards.
 func (a *Adapter) Close() error { return a.file.Close() }
 
-// config is adapter_config.json as far as it decides what an adapter computes.
-type config struct {
-	PeftType         string             `json:"peft_type"`
-	Rank             int                `json:"r"`
-	Alpha            float64            `json:"lora_alpha"`
-	AlphaPattern     map[string]float64 `json:"alpha_pattern"`
-	UseDora          bool               `json:"use_dora"`
-	UseRSLora        bool               `json:"use_rslora"`
-	FanInFanOut      bool               `json:"fan_in_fan_out"`
-	LoraBias         bool               `json:"lora_bias"`
-	LayerReplication any                `json:"layer_replication"`
-}
-
-// Open reads a folder that PEFT or lntorch wrote.
-func Open(folder string) (*Adapter, error) {
+// Open reads a folder that PEFT or lntorch wrote. Settings of layers hang on the name under which the network lists a layer
+// first: first gives it for another of its names, and other names as they are. Tensors of 16 and 64 bits become float32, as
+// in PEFT.
+func Open(folder string, first func(layer string) string) (*Adapter, error) {
 	path := filepath.Join(folder, ConfigFile)
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("peft: %s has no %s: expected a folder that PEFT's save_pretrained or lntorch wrote", folder, ConfigFile)
-	}
+	text, err := readConfig(folder, path)
 	if err != nil {
 		return nil, fmt.Errorf("peft: %w", err)
 	}
-	var c config
-	if err := json.Unmarshal(text, &c); err != nil {
+	c, err := newConfig(text)
+	if err != nil {
 		return nil, fmt.Errorf("peft: %s: %w", path, err)
 	}
-	if err := c.check(); err != nil {
-		return nil, fmt.Errorf("peft: %s: %w", path, err)
-	}
-	f, err := safetensors.Open(filepath.Join(folder, TensorsFile))
+	a, tensors, path, err := openTensors(folder)
 	if err != nil {
 		return nil, fmt.Errorf("peft: %w", err)
 	}
-	a := &Adapter{Metadata: f.Metadata, file: f}
-	if err := a.sort(c); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("peft: %s: %w", filepath.Join(folder, TensorsFile), err)
+	if err := a.sort(c, tensors, first); err != nil {
+		a.Close()
+		return nil, fmt.Errorf("peft: %s: %w", path, err)
 	}
 	return a, nil
 }
 
-func (c *config) check() error {
-	switch {
-	case c.PeftType != "LORA":
-		return fmt.Errorf("peft_type is %q, expected LORA", c.PeftType)
-	case c.UseDora:
-		return errors.New("use_dora is true: weight-decomposed adapters are not supported; merge them in Python")
-	case c.LoraBias:
-		return errors.New("lora_bias is true: adapters with biases of their own are not supported; merge them in Python")
-	case c.LayerReplication != nil:
-		return errors.New("layer_replication is set, which is not supported; merge it in Python")
-	case c.FanInFanOut:
-		return errors.New("fan_in_fan_out is true: transposed linear weights are not supported; merge them in Python")
-	case c.Rank < 1 || math.IsNaN(c.Alpha):
-		return fmt.Errorf("r is %d and lora_alpha %v, expected positive numbers", c.Rank, c.Alpha)
+func readConfig(folder, path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		below, _ := filepath.Glob(filepath.Join(folder, "*", ConfigFile))
+		if len(below) > 0 { // an adapter with a name of its own
+			return nil, fmt.Errorf("%s has no %s, but %s has: give that folder", folder, ConfigFile, filepath.Dir(below[0]))
+		}
+		return nil, fmt.Errorf("%s has no %s: expected a folder that PEFT's save_pretrained or lntorch wrote", folder, ConfigFile)
 	}
-	return nil
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxConfig {
+		return nil, fmt.Errorf("%s is larger than %d bytes: it is no %s of PEFT", path, maxConfig, ConfigFile)
+	}
+	return text, nil
 }
 
-// scaling is alpha/r, or alpha/√r, with the alpha of the layer.
-func (c *config) scaling(layer string, rank int64) (float64, error) {
-	alpha, by := c.Alpha, ""
-	for pattern, a := range c.AlphaPattern {
-		re, err := regexp.Compile(`^(?:.*\.)?(?:` + pattern + `)$`)
-		if err != nil {
-			return 0, fmt.Errorf("alpha_pattern: %w", err)
+// named is a tensor under its name in the file.
+type named struct {
+	name string
+	*pth.Tensor
+}
+
+// openTensors opens the safetensors file of a folder or, if there is none, the pickle, as PEFT does.
+func openTensors(folder string) (a *Adapter, tensors []named, path string, err error) {
+	path = filepath.Join(folder, TensorsFile)
+	s, err := safetensors.Open(path)
+	switch {
+	case err == nil:
+		for _, t := range s.Tensors {
+			p, err := pth.FromSafetensors(t)
+			if err != nil {
+				s.Close()
+				return nil, nil, path, fmt.Errorf("%s: %w", path, err)
+			}
+			tensors = append(tensors, named{t.Name, p})
 		}
-		if !re.MatchString(layer) {
-			continue
-		}
-		if by != "" && a != alpha {
-			return 0, fmt.Errorf("alpha_pattern: %q and %q are both for layer %s", by, pattern, layer)
-		}
-		alpha, by = a, pattern
+		return &Adapter{Metadata: s.Metadata, file: s}, tensors, path, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, nil, path, err
 	}
-	if c.UseRSLora {
-		return alpha / math.Sqrt(float64(rank)), nil
+	path = filepath.Join(folder, PickleFile)
+	p, err := pth.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, path, fmt.Errorf("%s has neither %s nor %s: expected a folder that PEFT's save_pretrained or lntorch wrote", folder, TensorsFile, PickleFile)
 	}
-	return alpha / float64(rank), nil
+	if err != nil {
+		return nil, nil, path, err
+	}
+	if tensors, err = pickled(p.Root); err != nil {
+		p.Close()
+		return nil, nil, path, fmt.Errorf("%s: %w", path, err)
+	}
+	return &Adapter{file: p}, tensors, path, nil
+}
+
+// pickled lists the tensors of a pickled dictionary.
+func pickled(root any) ([]named, error) {
+	var all iter.Seq2[any, any]
+	switch d := root.(type) {
+	case *pickle.Dict:
+		all = d.All()
+	case *pickle.OrderedDict:
+		all = d.All()
+	default:
+		return nil, errors.New("it holds no dictionary, expected PEFT's dictionary of tensors")
+	}
+	var tensors []named
+	for key, value := range all {
+		name, ok := key.(string)
+		t, isTensor := value.(*pth.Tensor)
+		if !ok || !isTensor {
+			return nil, fmt.Errorf("entry %.60q is no tensor under a name, expected PEFT's dictionary of tensors",
+				fmt.Sprint(key))
+		}
+		tensors = append(tensors, named{name, t})
+	}
+	return tensors, nil
 }
 
 // sort tells the tensors of layers from those that stand for themselves.
-func (a *Adapter) sort(c config) error {
+func (a *Adapter) sort(c *config, tensors []named, first func(string) string) error {
 	index := map[string]int{}
-	for _, t := range a.file.Tensors {
-		name := PlainName(t.Name)
+	seen := map[string]bool{}
+	for _, t := range tensors {
+		name := PlainName(t.name)
+		if strings.Contains(name, ".modules_to_save.") || strings.Contains(name, ".original_module.") {
+			continue // with bias="all" PEFT saves the biases of modules_to_save twice more, and does not load those
+		}
+		if seen[name] {
+			return fmt.Errorf("two tensors are %s", name)
+		}
+		seen[name] = true
 		layer, part, ok := SplitName(name)
+		if !ok && strings.Contains(name, "lora_") {
+			return fmt.Errorf("tensor %s: its name is not understood", t.name)
+		}
+		value, err := asFloat32(t.Tensor)
+		if err != nil {
+			return fmt.Errorf("tensor %s: %w", t.name, err)
+		}
 		if !ok {
-			if strings.Contains(name, "lora_") {
-				return fmt.Errorf("tensor %s: its name is not understood", t.Name)
-			}
-			a.Values = append(a.Values, Value{name, t})
+			a.Values = append(a.Values, Value{name, value})
 			continue
 		}
 		i, ok := index[layer]
 		if !ok {
 			i = len(a.Layers)
 			index[layer] = i
-			a.Layers = append(a.Layers, Layer{Name: layer})
+			a.Layers = append(a.Layers, Layer{Name: layer, Init: c.init})
 		}
 		if l := &a.Layers[i]; part == "A" {
-			l.A = t
+			l.A = value
 		} else {
-			l.B = t
+			l.B = value
 		}
 	}
 	for i := range a.Layers {
@@ -183,19 +232,67 @@ func (a *Adapter) sort(c config) error {
 		if l.A == nil || l.B == nil {
 			return fmt.Errorf("layer %s has only one of lora_A and lora_B", l.Name)
 		}
-		if len(l.B.Shape) < 2 || len(l.A.Shape) != len(l.B.Shape) || l.B.Shape[1] < 1 {
-			return fmt.Errorf("layer %s: lora_A has shape %v, lora_B %v", l.Name, l.A.Shape, l.B.Shape)
-		}
-		var err error
-		if l.Scaling, err = c.scaling(l.Name, l.B.Shape[1]); err != nil {
-			return err
+		if len(l.B.Size) < 2 || len(l.A.Size) != len(l.B.Size) || l.B.Size[1] < 1 {
+			return fmt.Errorf("layer %s: lora_A has shape %v, lora_B %v", l.Name, l.A.Size, l.B.Size)
 		}
 		l.Transposed = slices.Contains(strings.Fields(a.Metadata[transposedKey]), l.Name)
+		if err := l.settle(c, first(l.Name)); err != nil {
+			return err
+		}
 	}
 	if len(a.Layers) == 0 {
 		return errors.New("it holds no lora_A and lora_B")
 	}
 	return nil
+}
+
+// settle gives a layer what the settings mean for it under its first name.
+func (l *Layer) settle(c *config, name string) error {
+	if strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return fmt.Errorf("layer %q: expected a name in ASCII", name)
+	}
+	targeted, err := c.targeted(name)
+	if err != nil {
+		return err
+	}
+	if !targeted {
+		return fmt.Errorf("it holds an adapter of layer %s, which target_modules, exclude_modules and layers_to_transform of %s leave out: PEFT would not load it", name, ConfigFile)
+	}
+	l.Scaling, err = c.scaling(name, l.B.Size[1])
+	return err
+}
+
+// asFloat32 is a tensor as PEFT has it once it is loaded: in float32. One of another type is read whole.
+func asFloat32(t *pth.Tensor) (*pth.Tensor, error) {
+	if t.Numel() > t.Storage.Numel {
+		return nil, fmt.Errorf("its shape %v needs %d elements, the file holds %d of them", t.Size, t.Numel(), t.Storage.Numel)
+	}
+	var widen func(b []byte) float32
+	switch t.DType {
+	case pth.Float32:
+		return t, nil
+	case pth.Float16:
+		widen = func(b []byte) float32 { return array.Float16(binary.LittleEndian.Uint16(b)) }
+	case pth.BFloat16:
+		widen = func(b []byte) float32 { return math.Float32frombits(uint32(binary.LittleEndian.Uint16(b)) << 16) }
+	case pth.Float64:
+		widen = func(b []byte) float32 { return float32(math.Float64frombits(binary.LittleEndian.Uint64(b))) }
+	default:
+		return nil, fmt.Errorf("its elements are %s, expected float32, float16, bfloat16 or float64", t.DType)
+	}
+	from := make([]byte, t.Bytes())
+	if err := t.ReadInto(from); err != nil {
+		return nil, err
+	}
+	to := make([]byte, 0, 4*t.Numel())
+	for size := t.DType.Size(); len(from) > 0; from = from[size:] {
+		to = binary.LittleEndian.AppendUint32(to, math.Float32bits(widen(from)))
+	}
+	s, err := pth.NewStorage(pth.Float32, to)
+	if err != nil {
+		return nil, err
+	}
+	return pth.NewTensor(s, 0, t.Size, nil)
 }
 
 // wrappers are what PEFT, torch.compile and data-parallel training put before names.
@@ -215,11 +312,30 @@ func PlainName(name string) string {
 		name = short
 	}
 	name = strings.Replace(name, ".base_layer.", ".", 1)
-	name = strings.Replace(name, ".modules_to_save.default.", ".", 1)
-	for _, part := range []string{".lora_A", ".lora_B"} {
-		name = strings.Replace(name, part+".default.", part+".", 1)
+	plain, _ := splitAdapter(name)
+	return plain
+}
+
+// AdapterName is the name of the adapter that a parameter of a wrapped network belongs to, "" for a parameter of the network
+// itself. PEFT's own choice is "default".
+func AdapterName(name string) string {
+	_, adapter := splitAdapter(name)
+	return adapter
+}
+
+func splitAdapter(name string) (plain, adapter string) {
+	if before, rest, ok := strings.Cut(name, ".modules_to_save."); ok {
+		if adapter, rest, ok := strings.Cut(rest, "."); ok {
+			return before + "." + rest, adapter
+		}
 	}
-	return name
+	for _, part := range []string{".lora_A.", ".lora_B."} {
+		before, rest, _ := strings.Cut(name, part)
+		if adapter, rest, ok := strings.Cut(rest, "."); ok {
+			return before + part + rest, adapter
+		}
+	}
+	return name, ""
 }
 
 // SplitName takes the plain name of a lora_A or lora_B apart into its layer and "A" or "B".
