@@ -198,7 +198,7 @@ func orientationOf(g *nifti.ITK) (letters string, oblique bool) {
 var quantiles = []float64{0.005, 0.05, 0.5, 0.95, 0.995}
 
 // intensities describes pixels.
-func intensities(pixels any) *intensityRow {
+func intensities(pixels volume.Pixels) *intensityRow {
 	row := &intensityRow{Percentiles: map[string]float64{}}
 	values, counts := distinct(pixels)
 	n, sum := 0, 0.0
@@ -249,43 +249,27 @@ func intensities(pixels any) *intensityRow {
 }
 
 // distinct gives the different values in ascending order, NaN first, and how often each occurs.
-func distinct(pixels any) (values []float64, counts []int) {
-	table := func(n int, value func(i int) float64, count func(table []int)) {
-		all := make([]int, n)
-		count(all)
-		for i, c := range all {
-			if c > 0 {
-				values, counts = append(values, value(i)), append(counts, c)
+func distinct(pixels volume.Pixels) (values []float64, counts []int) {
+	if pixels.Size() <= 2 && !pixels.Floating() {
+		const offset = 1 << 15
+		table := make([]int, offset+1<<16)
+		block := make([]int64, min(4096, pixels.Len()))
+		for at := 0; at < pixels.Len(); at += len(block) {
+			part := block[:min(len(block), pixels.Len()-at)]
+			pixels.Int64s(part, at)
+			for _, v := range part {
+				table[v+offset]++
 			}
 		}
-	}
-	switch p := pixels.(type) {
-	case []uint8:
-		table(1<<8, func(i int) float64 { return float64(i) }, func(t []int) {
-			for _, v := range p {
-				t[v]++
+		for i, c := range table {
+			if c > 0 {
+				values, counts = append(values, float64(i-offset)), append(counts, c)
 			}
-		})
-		return values, counts
-	case []uint16:
-		table(1<<16, func(i int) float64 { return float64(i) }, func(t []int) {
-			for _, v := range p {
-				t[v]++
-			}
-		})
-		return values, counts
-	case []int16:
-		table(1<<16, func(i int) float64 { return float64(i - 1<<15) }, func(t []int) {
-			for _, v := range p {
-				t[int(v)+1<<15]++
-			}
-		})
+		}
 		return values, counts
 	}
-	all := volume.Cast[float64](pixels)
-	if _, same := pixels.([]float64); same {
-		all = slices.Clone(all)
-	}
+	all := make([]float64, pixels.Len())
+	pixels.Float64s(all, 0)
 	slices.Sort(all)
 	for i, v := range all {
 		if i == 0 || v != all[i-1] && !(math.IsNaN(v) && math.IsNaN(all[i-1])) {
@@ -398,7 +382,7 @@ value that the type does not hold is an error; --round allows fractions to be ro
 				return usage(cmd, errors.New("--round is for --type"))
 			}
 			if name != "" && volume.MakePixels(name, 0) == nil {
-				return usage(cmd, fmt.Errorf("--type %s: expected uint8, int8, uint16, int16, uint32, int32, uint64, int64, float32 or float64", name))
+				return usage(cmd, fmt.Errorf("--type %s: expected %s", name, volume.TypeNames("or")))
 			}
 			lower := strings.ToLower(filepath.Base(out))
 			if !slices.ContainsFunc(nifti.Endings, func(e string) bool { return strings.HasSuffix(lower, e) }) {

@@ -109,8 +109,8 @@ func check(t *testing.T, folder string, expected map[string]map[string]reading) 
 				t.Errorf("%s: other pixels", what)
 			}
 			if want.Type != "" {
-				if im.TypeName() != want.Type || digest(t, im.Pixels) != want.Native {
-					t.Errorf("%s: pixels of type %s, want %s, or others", what, im.TypeName(), want.Type)
+				if im.Pixels.Type() != want.Type || digest(t, im.Pixels) != want.Native {
+					t.Errorf("%s: pixels of type %s, want %s, or others", what, im.Pixels.Type(), want.Type)
 				}
 			}
 			tolerance := 0.0

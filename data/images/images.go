@@ -4,7 +4,6 @@ package images
 
 import (
 	"fmt"
-	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -107,70 +106,42 @@ func stack(images []*volume.Image) *volume.Image {
 	}
 	out := *images[0]
 	out.Shape[0] = 0
-	name := images[0].TypeName()
+	name := images[0].Pixels.Type()
 	for _, im := range images {
 		out.Shape[0] += im.Shape[0]
-		if im.TypeName() != name {
+		if im.Pixels.Type() != name {
 			name = "float32"
 		}
 	}
-	switch name {
-	case "uint8":
-		out.Pixels = join[uint8](images)
-	case "int8":
-		out.Pixels = join[int8](images)
-	case "uint16":
-		out.Pixels = join[uint16](images)
-	case "int16":
-		out.Pixels = join[int16](images)
-	case "uint32":
-		out.Pixels = join[uint32](images)
-	case "int32":
-		out.Pixels = join[int32](images)
-	case "uint64":
-		out.Pixels = join[uint64](images)
-	case "int64":
-		out.Pixels = join[int64](images)
-	case "float32":
-		out.Pixels = join[float32](images)
-	case "float64":
-		out.Pixels = join[float64](images)
+	out.Pixels = volume.MakePixels(name, volume.Numel(out.Shape))
+	to := out.Pixels.Bytes()
+	for _, im := range images {
+		pixels := im.Pixels
+		if pixels.Type() != name {
+			pixels = volume.Slice[float32](volume.Cast[float32](pixels))
+		}
+		to = to[copy(to, pixels.Bytes()):]
 	}
 	return &out
 }
 
-func join[T volume.Pixel](images []*volume.Image) []T {
-	parts := make([][]T, len(images))
-	for i, im := range images {
-		parts[i] = volume.Cast[T](im.Pixels)
-	}
-	return slices.Concat(parts...)
-}
-
 // labels gives labels as they are stored.
-func labels(seg *volume.Image) (any, error) {
+func labels(seg *volume.Image) (volume.Pixels, error) {
 	if seg.Shape[0] != 1 {
 		return nil, fmt.Errorf("labels of shape %v, expected one channel", seg.Shape)
 	}
-	if p, ok := seg.Pixels.([]uint8); ok {
-		return p, nil
+	if seg.Pixels.Type() == "uint8" {
+		return seg.Pixels, nil
 	}
-	whole := true
-	switch p := seg.Pixels.(type) {
-	case []float32:
-		whole = !slices.ContainsFunc(p, func(v float32) bool { return v != float32(math.Trunc(float64(v))) })
-	case []float64:
-		whole = !slices.ContainsFunc(p, func(v float64) bool { return v != math.Trunc(v) })
-	}
-	if !whole {
-		return nil, fmt.Errorf("labels of type %s with fractions, expected whole numbers", seg.TypeName())
+	if i := volume.Fraction(seg.Pixels); i >= 0 {
+		return nil, fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to 65535", seg.Pixels.Value(i))
 	}
 	least, most := volume.Range(seg.Pixels)
 	if least < 0 || most > 65535 {
 		return nil, fmt.Errorf("labels from %v to %v, expected 0 to 65535", least, most)
 	}
 	if most > 255 {
-		return volume.Cast[uint16](seg.Pixels), nil
+		return volume.Slice[uint16](volume.Cast[uint16](seg.Pixels)), nil
 	}
-	return volume.Cast[uint8](seg.Pixels), nil
+	return volume.Slice[uint8](volume.Cast[uint8](seg.Pixels)), nil
 }

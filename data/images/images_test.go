@@ -13,6 +13,7 @@ import (
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/volume"
 )
 
 func TestReadersAreFoundByName(t *testing.T) {
@@ -84,15 +85,15 @@ func write(t *testing.T, name string, edit func(h *nifti.Header)) string {
 	for _, d := range h.Dim {
 		n *= d
 	}
-	var pixels any
+	var pixels volume.Pixels
 	if h.Type == "int16" {
-		p := make([]int16, n)
+		p := make(volume.Slice[int16], n)
 		for i := range p {
 			p[i] = int16(i)
 		}
 		pixels = p
 	} else {
-		p := make([]uint8, n)
+		p := make(volume.Slice[uint8], n)
 		for i := range p {
 			p[i] = uint8(i)
 		}
@@ -120,13 +121,13 @@ func TestChannelsAreStackedAndCompared(t *testing.T) {
 		im, p, err := r.Read([]string{first, first, first})
 		require.NoError(t, err)
 		require.Equal(t, [4]int{3, 2, 3, 4}, im.Shape)
-		require.Equal(t, "int16", im.TypeName())
+		require.Equal(t, "int16", im.Pixels.Type())
 		require.Empty(t, p.Warnings)
 		require.Equal(t, []float64{3, 1.5, 1}, p.Spacing)
 		require.Equal(t, [3]float64{3, 1.5, 1}, im.Spacing)
 		im, _, err = r.Read([]string{first, bytes})
 		require.NoError(t, err)
-		require.Equal(t, "float32", im.TypeName())
+		require.Equal(t, "float32", im.Pixels.Type())
 		data := im.Float32().Data
 		require.Equal(t, data[:24], data[24:])
 		_, _, err = r.Read([]string{first, little})

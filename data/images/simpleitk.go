@@ -128,7 +128,7 @@ func (simpleITK) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 	default:
 		return fmt.Errorf("%s: %w", path, errors.New("labels of an image with four axes cannot be written, as in nnU-Net: store one channel a file"))
 	}
-	name := (&volume.Image{Pixels: pixels}).TypeName()
+	name := pixels.Type()
 	h, err := nifti.NewITK(shape, name, &nifti.ITK{Spacing: p.SITK.Spacing, Origin: p.SITK.Origin, Direction: p.SITK.Direction})
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)

@@ -152,8 +152,8 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 			return nil, fmt.Errorf("the spacing is %v, expected positive numbers", spacing)
 		}
 	}
-	if f, ok := im.Pixels.([]float64); ok { // what float32 has not, nnU-Net does not see
-		im = &volume.Image{Geometry: im.Geometry, Shape: im.Shape, Pixels: volume.Cast[float32](f)}
+	if im.Pixels.Type() == "float64" { // what float32 has not, nnU-Net does not see
+		im = &volume.Image{Geometry: im.Geometry, Shape: im.Shape, Pixels: volume.Slice[float32](volume.Cast[float32](im.Pixels))}
 	}
 	start := time.Now()
 	lap := func(to *time.Duration) {
@@ -161,7 +161,7 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 		*to, start = now.Sub(start), now
 	}
 	stored := im
-	im = transposed(im, s.Transpose)
+	im = im.Transpose(s.Transpose)
 	old := [3]float64{spacing[s.Transpose[0]], spacing[s.Transpose[1]], spacing[s.Transpose[2]]}
 	target := [3]float64(append(old[:3-len(s.Spacing):3-len(s.Spacing)], s.Spacing...))
 
@@ -194,7 +194,7 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	lap(&c.Times.Crop)
 	var err error
 	if seg != nil {
-		seg = transposed(seg, s.Transpose)
+		seg = seg.Transpose(s.Transpose)
 		lo, hi := labelRange(seg)
 		if lo < -1 || hi > math.MaxInt16 {
 			return nil, fmt.Errorf("the labels go from %g to %g, expected 0 to %d", lo, hi, math.MaxInt16)
@@ -265,7 +265,7 @@ func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, 
 	}
 	// nnU-Net looks at the largest label that is left.
 	if wide, ok := any(v).(*volume.Volume[int16]); ok && slices.Max(wide.Data) <= math.MaxInt8 {
-		c.Seg = &volume.Volume[int8]{Data: volume.Cast[int8](wide.Data), Shape: wide.Shape}
+		c.Seg = &volume.Volume[int8]{Data: volume.Cast[int8](volume.Slice[int16](wide.Data)), Shape: wide.Shape}
 		return nil
 	}
 	c.Seg = v
@@ -276,27 +276,16 @@ func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, 
 func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Volume[L] {
 	v := volume.New[L]([4]int{1, box[0][1] - box[0][0], box[1][1] - box[1][0], box[2][1] - box[2][0]})
 	if seg != nil {
-		switch p := seg.Pixels.(type) {
-		case []uint8:
-			cut(v, p, seg.Shape, box)
-		case []int8:
-			cut(v, p, seg.Shape, box)
-		case []uint16:
-			cut(v, p, seg.Shape, box)
-		case []int16:
-			cut(v, p, seg.Shape, box)
-		case []uint32:
-			cut(v, p, seg.Shape, box)
-		case []int32:
-			cut(v, p, seg.Shape, box)
-		case []uint64:
-			cut(v, p, seg.Shape, box)
-		case []int64:
-			cut(v, p, seg.Shape, box)
-		case []float32:
-			cut(v, p, seg.Shape, box)
-		case []float64:
-			cut(v, p, seg.Shape, box)
+		n := v.Spatial()
+		row := make([]int64, n[2])
+		for z := range n[0] {
+			for y := range n[1] {
+				seg.Pixels.Int64s(row, ((box[0][0]+z)*seg.Shape[2]+box[1][0]+y)*seg.Shape[3]+box[2][0])
+				dst := v.Data[(z*n[1]+y)*n[2]:][:n[2]]
+				for x, l := range row {
+					dst[x] = L(l)
+				}
+			}
 		}
 	}
 	if out != nil {
@@ -307,19 +296,6 @@ func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Vo
 		}
 	}
 	return v
-}
-
-func cut[L Label, T volume.Pixel](v *volume.Volume[L], p []T, shape [4]int, box [3][2]int) {
-	n := v.Spatial()
-	for z := range n[0] {
-		for y := range n[1] {
-			row := p[((box[0][0]+z)*shape[2]+box[1][0]+y)*shape[3]+box[2][0]:][:n[2]]
-			dst := v.Data[(z*n[1]+y)*n[2]:][:n[2]]
-			for x, l := range row {
-				dst[x] = L(l)
-			}
-		}
-	}
 }
 
 // outsideLabels is the set of voxels whose label is negative, out among them where they are labelled 0.
@@ -343,15 +319,8 @@ func outsideLabels(out *Mask, seg *volume.Image, box [3][2]int) *Mask {
 
 // labelRange is the range of the labels; of fractional ones and NaN it is from -Inf on, since they are none.
 func labelRange(seg *volume.Image) (lo, hi float64) {
-	whole := true
-	switch p := seg.Pixels.(type) {
-	case []float32:
-		whole = !slices.ContainsFunc(p, func(v float32) bool { return float64(v) != math.Trunc(float64(v)) })
-	case []float64:
-		whole = !slices.ContainsFunc(p, func(v float64) bool { return v != math.Trunc(v) })
-	}
 	lo, hi = volume.Range(seg.Pixels)
-	if !whole {
+	if volume.Fraction(seg.Pixels) >= 0 {
 		lo = math.Inf(-1)
 	}
 	return lo, hi
@@ -363,39 +332,4 @@ func intTuple(v []int) pickle.Tuple {
 		t[i] = int64(n)
 	}
 	return t
-}
-
-// transposed permutes the axes of an image; its geometry is left behind.
-func transposed(im *volume.Image, perm [3]int) *volume.Image {
-	if perm == [3]int{0, 1, 2} {
-		return im
-	}
-	out := &volume.Image{Shape: [4]int{im.Shape[0], im.Shape[1+perm[0]], im.Shape[1+perm[1]], im.Shape[1+perm[2]]}}
-	switch p := im.Pixels.(type) {
-	case []uint8:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []int8:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []uint16:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []int16:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []uint32:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []int32:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []uint64:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []int64:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []float32:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []float64:
-		out.Pixels = turn(p, im.Shape, perm)
-	}
-	return out
-}
-
-func turn[T volume.Pixel](p []T, shape [4]int, perm [3]int) []T {
-	return Transpose(&volume.Volume[T]{Data: p, Shape: shape}, perm).Data
 }

@@ -107,7 +107,7 @@ func compareCases(t *testing.T, folder string) {
 			switch v := c.Seg.(type) {
 			case *volume.Volume[int8]:
 				require.Equal(t, "|i1", labels.DType, r.name)
-				require.Equal(t, wantSeg, volume.Cast[int16](v.Data), r.name)
+				require.Equal(t, wantSeg, volume.Cast[int16](volume.Slice[int8](v.Data)), r.name)
 			case *volume.Volume[int16]:
 				require.Equal(t, "<i2", labels.DType, r.name)
 				require.Equal(t, wantSeg, v.Data, r.name)
@@ -171,12 +171,12 @@ func TestRunRefusesWhatIsNoCase(t *testing.T) {
 	list := references(t, goldens)
 	s := list[0].settings
 	im := func(c, n int) *volume.Image {
-		return &volume.Image{Shape: [4]int{c, n, n, n}, Pixels: make([]int16, c*n*n*n)}
+		return &volume.Image{Shape: [4]int{c, n, n, n}, Pixels: make(volume.Slice[int16], c*n*n*n)}
 	}
 	half := im(1, 4)
-	half.Pixels = append(make([]float32, 63), 0.5)
+	half.Pixels = append(make(volume.Slice[float32], 63), 0.5)
 	large := im(1, 4)
-	large.Pixels = append(make([]int32, 63), 40000)
+	large.Pixels = append(make(volume.Slice[int32], 63), 40000)
 	for _, c := range []struct {
 		im, seg *volume.Image
 		spacing [3]float64

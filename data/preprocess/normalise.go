@@ -150,32 +150,7 @@ func pairwise(a []float32) float32 {
 
 // newChannel gives channel c of an image within box. run is as in channel.
 func newChannel(im *volume.Image, c int, box [3][2]int, run int) *channel {
-	switch p := im.Pixels.(type) {
-	case []uint8:
-		return channelOf(p, im.Shape, c, box, run)
-	case []int8:
-		return channelOf(p, im.Shape, c, box, run)
-	case []uint16:
-		return channelOf(p, im.Shape, c, box, run)
-	case []int16:
-		return channelOf(p, im.Shape, c, box, run)
-	case []uint32:
-		return channelOf(p, im.Shape, c, box, run)
-	case []int32:
-		return channelOf(p, im.Shape, c, box, run)
-	case []uint64:
-		return channelOf(p, im.Shape, c, box, run)
-	case []int64:
-		return channelOf(p, im.Shape, c, box, run)
-	case []float32:
-		return channelOf(p, im.Shape, c, box, run)
-	case []float64:
-		return channelOf(p, im.Shape, c, box, run)
-	}
-	panic("preprocess: pixels of type " + im.TypeName())
-}
-
-func channelOf[T volume.Pixel](p []T, shape [4]int, c int, box [3][2]int, run int) *channel {
+	shape := im.Shape
 	first := ((c*shape[1]+box[0][0])*shape[2]+box[1][0])*shape[3] + box[2][0]
 	ny, nx := shape[2], shape[3]
 	ch := &channel{run: run}
@@ -183,25 +158,27 @@ func channelOf[T volume.Pixel](p []T, shape [4]int, c int, box [3][2]int, run in
 		ch.shape[i] = b[1] - b[0]
 	}
 	ch.row = func(dst []float32, z, y, x int) {
-		row := p[first+(z*ny+y)*nx+x:][:len(dst)]
-		for i, v := range row {
-			dst[i] = float32(v)
-		}
+		im.Pixels.Float32s(dst, first+(z*ny+y)*nx+x)
 	}
-	lo, hi := p[first], p[first]
+	ch.min, ch.max = float32(math.NaN()), float32(math.NaN())
+	var v [2]float32
 	for z := range ch.shape[0] {
 		for y := range ch.shape[1] {
-			for _, v := range p[first+(z*ny+y)*nx:][:ch.shape[2]] {
-				if v < lo || lo != lo {
-					lo = v
-				}
-				if v > hi || hi != hi {
-					hi = v
-				}
+			at := first + (z*ny+y)*nx
+			lo, hi := im.Pixels.Extremes(at, at+ch.shape[2])
+			if lo < 0 {
+				continue
+			}
+			im.Pixels.Float32s(v[:1], lo)
+			im.Pixels.Float32s(v[1:], hi)
+			if !(v[0] >= ch.min) {
+				ch.min = v[0]
+			}
+			if !(v[1] <= ch.max) {
+				ch.max = v[1]
 			}
 		}
 	}
-	ch.min, ch.max = float32(lo), float32(hi)
 	return ch
 }
 

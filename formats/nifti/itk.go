@@ -315,7 +315,7 @@ func (h *Header) scale() (slope, inter float64, scaled bool) {
 }
 
 // numbers is p, or a copy with 0 for what is no number where there is such.
-func numbers[T float32 | float64](p []T) []T {
+func numbers[T float32 | float64](p volume.Slice[T]) volume.Slice[T] {
 	no := func(v T) bool { return !finite(float64(v)) }
 	first := slices.IndexFunc(p, no)
 	if first < 0 {
@@ -332,20 +332,20 @@ func numbers[T float32 | float64](p []T) []T {
 
 // Values are the pixels with the file's scaling applied, as ITK does: those of an integer type become float32, computed in
 // double precision. Without a scaling they are the stored ones.
-func (f *File) Values() any {
+func (f *File) Values() volume.Pixels {
 	slope, inter, scaled := f.scale()
 	if !scaled {
 		return f.Pixels
 	}
-	if p, ok := f.Pixels.([]float64); ok {
-		q := make([]float64, len(p))
+	if p, ok := f.Pixels.(volume.Slice[float64]); ok {
+		q := make(volume.Slice[float64], len(p))
 		for i, v := range p {
 			q[i] = float64(v*slope) + inter
 		}
 		return q
 	}
 	from := volume.Cast[float32](f.Pixels)
-	q := make([]float32, len(from))
+	q := make(volume.Slice[float32], len(from))
 	for i, v := range from {
 		q[i] = float32(float64(float64(v)*slope) + inter)
 	}
@@ -375,9 +375,9 @@ func (f *File) Image() (*volume.Image, *ITK, error) {
 	}
 	known := *f
 	switch p := f.Pixels.(type) {
-	case []float32:
+	case volume.Slice[float32]:
 		known.Pixels = numbers(p)
-	case []float64:
+	case volume.Slice[float64]:
 		known.Pixels = numbers(p)
 	}
 	im.Pixels = known.Values()

@@ -27,19 +27,19 @@ const corpus = "../../testdata/golden/nifti"
 var typesOfPixels = []string{"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"}
 
 // random gives pixels with random bits that are numbers.
-func random(name string, n int, rng *rand.Rand) any {
+func random(name string, n int, rng *rand.Rand) volume.Pixels {
 	pixels := volume.MakePixels(name, n)
 	switch p := pixels.(type) {
-	case []float32:
+	case volume.Slice[float32]:
 		for i := range p {
 			p[i] = float32(rng.NormFloat64() * 1000)
 		}
-	case []float64:
+	case volume.Slice[float64]:
 		for i := range p {
 			p[i] = rng.NormFloat64() * 1000
 		}
 	default:
-		raw := memory(pixels)
+		raw := pixels.Bytes()
 		for i := range raw {
 			raw[i] = byte(rng.Uint32())
 		}
@@ -152,7 +152,7 @@ func inflated(t testing.TB, path string) []byte {
 func TestCompressedFilesAreTheSameForAnyNumberOfWorkers(t *testing.T) {
 	folder := t.TempDir()
 	rng := rand.New(rand.NewPCG(5, 6))
-	pixels := make([]int16, 200*150*60) // more than three blocks
+	pixels := make(volume.Slice[int16], 200*150*60) // more than three blocks
 	for i := range pixels {
 		pixels[i] = int16(rng.NormFloat64() * 20)
 	}
@@ -167,7 +167,7 @@ func TestCompressedFilesAreTheSameForAnyNumberOfWorkers(t *testing.T) {
 			first = content
 		}
 		require.Equal(t, first, content)
-		require.Equal(t, memory(pixels), inflated(t, path)[offset1:])
+		require.Equal(t, pixels.Bytes(), inflated(t, path)[offset1:])
 	}
 	require.NoError(t, Write(filepath.Join(folder, "a.nii"), h, pixels, 1))
 	require.Less(t, len(first), len(pixels)*2*3/4)
@@ -212,7 +212,7 @@ func TestLiveOtherProgramsReadOurFiles(t *testing.T) {
 						path = filepath.Join(folder, fmt.Sprintf("z%s_%v_%d%s", name, big, axes, ending))
 					}
 					require.NoError(t, Write(path, h, pixels, 2))
-					require.NoError(t, os.WriteFile(path+".raw", memory(pixels), 0o666))
+					require.NoError(t, os.WriteFile(path+".raw", pixels.Bytes(), 0o666))
 					count++
 				}
 			}
@@ -225,7 +225,7 @@ func TestLiveOtherProgramsReadOurFiles(t *testing.T) {
 	pixels := random("int16", 256*256*40, rng)
 	path := filepath.Join(folder, "large.nii.gz")
 	require.NoError(t, Write(path, h, pixels, 3))
-	require.NoError(t, os.WriteFile(path+".raw", memory(pixels), 0o666))
+	require.NoError(t, os.WriteFile(path+".raw", pixels.Bytes(), 0o666))
 	out, err := exec.Command(python, "-c", `
 import glob, sys
 import nibabel as nib, numpy as np, SimpleITK as sitk
@@ -298,7 +298,7 @@ func TestHostileFilesAreRefused(t *testing.T) {
 	whole := raw(16, func([]byte) {})
 	broken := zipped(whole)
 	broken[len(broken)-6] ^= 1 // the checksum
-	middle := zipped(append(bytes.Clone(whole), random("uint8", 4096, rand.New(rand.NewPCG(1, 1))).([]uint8)...))
+	middle := zipped(append(bytes.Clone(whole), random("uint8", 4096, rand.New(rand.NewPCG(1, 1))).Bytes()...))
 	for name, test := range map[string]struct {
 		content []byte
 		want    string
@@ -349,7 +349,7 @@ func TestHostileFilesAreRefused(t *testing.T) {
 				// its pixels are whole: what breaks behind them is seen in the checksum
 				f, err := Read(path)
 				if err == nil {
-					require.Equal(t, 8, len(f.Pixels.([]int16)))
+					require.Equal(t, 8, len(f.Pixels.(volume.Slice[int16])))
 				}
 				return
 			}
@@ -389,10 +389,10 @@ func TestGeometryThatNobodyCanUseIsRefused(t *testing.T) {
 func TestWriteRefusesWhatAFileCannotHold(t *testing.T) {
 	folder := t.TempDir()
 	h := plainHeader("int16", 2, 2, 2)
-	pixels := make([]int16, 8)
+	pixels := make(volume.Slice[int16], 8)
 	require.ErrorContains(t, Write(filepath.Join(folder, "a.img"), h, pixels, 1), "expected a name that ends in .nii or .nii.gz")
 	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, pixels[:7], 1), "found 14 bytes of pixels, expected 16")
-	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, make([]uint8, 8), 1), "pixels of type uint8 for a header of type \"int16\"")
+	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, make(volume.Slice[uint8], 8), 1), "pixels of type uint8 for a header of type \"int16\"")
 	h.Dim[0] = 40000
 	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, pixels, 1), "axis 0 has 40000 voxels, NIfTI-1 holds 1 to 32767")
 	entries, err := os.ReadDir(folder)
@@ -421,8 +421,8 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if len(memory(file.Pixels)) > len(content)*maxRatio {
-			t.Fatalf("%d bytes of pixels from %d", len(memory(file.Pixels)), len(content))
+		if len(file.Pixels.Bytes()) > len(content)*maxRatio {
+			t.Fatalf("%d bytes of pixels from %d", len(file.Pixels.Bytes()), len(content))
 		}
 		if im, g, err := file.Image(); err == nil {
 			if volume.Numel(im.Shape) != volume.Numel(file.shape()) || len(g.Direction) != len(g.Spacing)*len(g.Spacing) {

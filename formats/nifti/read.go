@@ -16,7 +16,7 @@ import (
 // File is a NIfTI image as it is stored.
 type File struct {
 	Header
-	Pixels any // a slice of the type that Header.Type names, x fastest: row-major (…, t, z, y, x)
+	Pixels volume.Pixels // of the type that Header.Type names, x fastest: row-major (…, t, z, y, x)
 }
 
 // maxRatio is the most that deflate can compress: 258 bytes in two bits.
@@ -144,7 +144,7 @@ func (s *source) read() (*File, error) {
 	}
 	size := pixelSize(h.Type)
 	f := &File{Header: *h, Pixels: volume.MakePixels(h.Type, int(need/int64(size)))}
-	raw := memory(f.Pixels)
+	raw := f.Pixels.Bytes()
 	if n, err := io.ReadFull(s.r, raw); err != nil {
 		return nil, s.short(h.Offset+int64(n), h.Offset+need, err)
 	}
@@ -166,31 +166,4 @@ func (s *source) short(found, expected int64, err error) error {
 		return fmt.Errorf("the file is cut off: found %d bytes, expected %d", found, expected)
 	}
 	return fmt.Errorf("after %d of %d bytes: %w", found, expected, err)
-}
-
-// memory is the memory of pixels of any type.
-func memory(pixels any) []byte {
-	switch p := pixels.(type) {
-	case []uint8:
-		return p
-	case []int8:
-		return bits.Bytes(p)
-	case []uint16:
-		return bits.Bytes(p)
-	case []int16:
-		return bits.Bytes(p)
-	case []uint32:
-		return bits.Bytes(p)
-	case []int32:
-		return bits.Bytes(p)
-	case []uint64:
-		return bits.Bytes(p)
-	case []int64:
-		return bits.Bytes(p)
-	case []float32:
-		return bits.Bytes(p)
-	case []float64:
-		return bits.Bytes(p)
-	}
-	panic(fmt.Sprintf("nifti: pixels of type %T", pixels))
 }
