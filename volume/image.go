@@ -12,6 +12,9 @@ type Image struct {
 	Geometry
 	Shape  [4]int // (c, z, y, x)
 	Pixels Pixels // row-major
+	// Memory has the axes of (z, y, x) in the order, slowest first, in which they lie in the memory of the numpy array that
+	// nnU-Net makes of the file: numpy's sums depend on it. Zero stands for 0, 1, 2.
+	Memory [3]int
 }
 
 // Transpose returns an image whose axis i of (z, y, x) is axis perm[i] of im; its geometry is left behind. It is im itself

@@ -106,6 +106,7 @@ func stack(images []*volume.Image) *volume.Image {
 	}
 	out := *images[0]
 	out.Shape[0] = 0
+	out.Memory = memory(images)
 	name := images[0].Pixels.Type()
 	for _, im := range images {
 		out.Shape[0] += im.Shape[0]
@@ -123,6 +124,35 @@ func stack(images []*volume.Image) *volume.Image {
 		to = to[copy(to, pixels.Bytes()):]
 	}
 	return &out
+}
+
+// memory is the order of the axes in memory when numpy joins arrays: an axis comes before another where it does so in all of
+// them, else they stay as they are. Source: numpy 1.26, PyArray_CreateMultiSortedStridePerm.
+func memory(images []*volume.Image) [3]int {
+	slower := func(a, b int) bool { // in all images
+		return !slices.ContainsFunc(images, func(im *volume.Image) bool {
+			m := im.Memory[:]
+			if im.Memory == [3]int{} {
+				m = []int{0, 1, 2}
+			}
+			return slices.Index(m, a) > slices.Index(m, b)
+		})
+	}
+	order := []int{0, 1, 2}
+	for i := 1; i < 3; i++ {
+		axis, to := order[i], i
+		for k := i - 1; k >= 0; k-- {
+			if images[0].Shape[1+axis] == 1 || images[0].Shape[1+order[k]] == 1 {
+				continue // their order is no order
+			}
+			if !slower(axis, order[k]) {
+				break
+			}
+			to = k
+		}
+		order = slices.Insert(slices.Delete(order, i, i+1), to, axis)
+	}
+	return [3]int(order)
 }
 
 // labels gives labels as they are stored.

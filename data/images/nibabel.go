@@ -266,6 +266,9 @@ func (o orientation) apply(im *volume.Image) *volume.Image {
 		}
 	}
 	out.Shape[0] = 1
+	for i, k := range o.axis {
+		out.Memory[2-i] = 2 - k // numpy turns a view; x is the last of the axes in the file's memory
+	}
 	out.Pixels = im.Pixels.Gather([3]int(out.Shape[1:]), first, [3]int{step[2], step[1], step[0]})
 	return out
 }

@@ -153,14 +153,16 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 		}
 	}
 	if im.Pixels.Type() == "float64" { // what float32 has not, nnU-Net does not see
-		im = &volume.Image{Geometry: im.Geometry, Shape: im.Shape, Pixels: volume.Slice[float32](volume.Cast[float32](im.Pixels))}
+		cast := *im
+		cast.Pixels = volume.Slice[float32](volume.Cast[float32](im.Pixels))
+		im = &cast
 	}
 	start := time.Now()
 	lap := func(to *time.Duration) {
 		now := time.Now()
 		*to, start = now.Sub(start), now
 	}
-	stored := im
+	walked := memory{im: im}
 	im = im.Transpose(s.Transpose)
 	old := [3]float64{spacing[s.Transpose[0]], spacing[s.Transpose[1]], spacing[s.Transpose[2]]}
 	target := [3]float64(append(old[:3-len(s.Spacing):3-len(s.Spacing)], s.Spacing...))
@@ -217,19 +219,16 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	axis := SeparateAxis(s.Data.ForceSeparateZ, old, target)
 	labelled := func() *Mask { return outsideLabels(out, seg, box) }
 	for i, scheme := range s.Schemes {
-		ch := newChannel(im, i, box, 0)
+		ch := newChannel(im, i, box)
 		var skip *Mask
-		if scheme.Mask && scheme.Name == "ZScoreNormalization" {
-			skip = labelled()
-		}
 		sum := ch
-		if scheme.Name == "ZScoreNormalization" && skip == nil {
-			// numpy adds in the order of the file's memory, whatever the axes are called.
-			var b [3][2]int
-			for i, from := range s.Transpose {
-				b[from] = box[i]
+		if scheme.Name == "ZScoreNormalization" {
+			if scheme.Mask {
+				skip = labelled()
 			}
-			sum = newChannel(stored, i, b, contiguous([3]int(stored.Shape[1:]), b))
+			if skip == nil {
+				sum = walked.channel(ch, i, box, s.Transpose)
+			}
 		}
 		curve, err := scheme.curve(sum, skip)
 		if err != nil {
@@ -251,6 +250,32 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	}
 	lap(&c.Times.Image)
 	return c, nil
+}
+
+// memory gives the voxels of an image in the order in which numpy walks through its array, which is that of memory, whatever
+// has become of the axes.
+type memory struct {
+	im     *volume.Image // as read
+	turned *volume.Image // its axes in the order of memory, once asked for
+}
+
+// channel gives channel c in that order. ch is the channel within box, after the axes were transposed.
+func (m *memory) channel(ch *channel, c int, box [3][2]int, transpose [3]int) *channel {
+	order := m.im.Memory
+	if order == [3]int{} {
+		order = [3]int{0, 1, 2}
+	}
+	if order == transpose {
+		return ch
+	}
+	if m.turned == nil {
+		m.turned = m.im.Transpose(order)
+	}
+	var b [3][2]int
+	for i, axis := range order {
+		b[i] = box[inverse(transpose)[axis]]
+	}
+	return newChannel(m.turned, c, b)
 }
 
 // runLabels fills in the labels and what is drawn of them.

@@ -164,6 +164,7 @@ func TestLiveCasesAreNnUNets(t *testing.T) {
 		compareCrop(t, out)
 		compareCases(t, out)
 		compareRules(t, out)
+		compareSums(t, out)
 	}
 }
 
