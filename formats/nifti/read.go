@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/klauspost/compress/gzip"
-
 	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -87,8 +85,8 @@ func open(path string) (*source, error) {
 func newSource(r io.Reader, size int64) (*source, error) {
 	buffered := bufio.NewReaderSize(r, 1<<18)
 	s := &source{r: buffered, most: size}
-	if first, _ := buffered.Peek(2); len(first) == 2 && first[0] == 0x1f && first[1] == 0x8b {
-		z, err := gzip.NewReader(buffered)
+	if first, _ := buffered.Peek(2); compressed(first) {
+		z, err := newMembers(buffered)
 		if err != nil {
 			return nil, fmt.Errorf("not a readable gzip file: %w", err)
 		}
@@ -150,7 +148,8 @@ func (s *source) read() (*File, error) {
 	}
 	if s.gz {
 		// The checksum comes behind the last byte. Bytes that follow the pixels are left alone.
-		if _, err := s.r.Read(make([]byte, 1)); err != nil && err != io.EOF {
+		// Compat: a file that ends before or within the checksum is read, as SimpleITK does: no pixel is missing.
+		if _, err := s.r.Read(make([]byte, 1)); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 			return nil, s.short(h.Offset+need, h.Offset+need, err)
 		}
 	}
