@@ -301,7 +301,7 @@ func (k *Case) write(folder string, r Record) error {
 		}
 	}
 	shape := []int{k.Shape[2], k.Shape[1], k.Shape[0]}
-	geometry := &nifti.ITK{
+	geometry := &volume.ITK{
 		Spacing: []float64{k.Spacing[2], k.Spacing[1], k.Spacing[0]}, Origin: k.Origin[:], Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1},
 	}
 	for _, f := range []struct {

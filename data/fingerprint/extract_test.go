@@ -21,7 +21,7 @@ func dataset(t *testing.T, labels ...[]uint8) *raw.Dataset {
 	folder := filepath.Join(root, "Dataset001_X")
 	write := func(name string, shape []int, pixels volume.Pixels) {
 		require.NoError(t, os.MkdirAll(filepath.Join(folder, filepath.Dir(name)), 0o777))
-		h, err := nifti.NewITK(shape, pixels.Type(), &nifti.ITK{Spacing: []float64{1, 2, 3}, Origin: make([]float64, 3), Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}})
+		h, err := nifti.NewITK(shape, pixels.Type(), &volume.ITK{Spacing: []float64{1, 2, 3}, Origin: make([]float64, 3), Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}})
 		require.NoError(t, err)
 		require.NoError(t, nifti.Write(filepath.Join(folder, name), h, pixels, 1))
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -45,7 +46,7 @@ var readers = []struct {
 }
 
 // Supported are the endings of file names that can be read.
-var Supported = []string{".nii.gz", ".nii"}
+var Supported = image.Endings()
 
 // ForName gives the reader of a class of nnU-Net's.
 func ForName(class string) (Reader, error) {

@@ -23,7 +23,7 @@ func TestReadersAreFoundByName(t *testing.T) {
 		require.Equal(t, class, r.Name())
 	}
 	_, err := ForName("NaturalImage2DIO")
-	require.ErrorContains(t, err, "files of type .png, .bmp, .tif are not supported; .nii.gz and .nii are")
+	require.ErrorContains(t, err, "files of type .png, .bmp, .tif are not supported; .nii and .nii.gz are")
 	_, err = ForName("Tiff3DIO")
 	require.ErrorContains(t, err, ".tif, .tiff are not supported")
 	_, err = ForName("ITKIO")
@@ -77,7 +77,7 @@ print(*[d(e, f, verbose=False).__name__ for e, f in zip(sys.argv[1::2], sys.argv
 
 // write makes a file of the given header, with pixels from 0 on, and gives its path.
 func write(t *testing.T, name string, edit func(h *nifti.Header)) string {
-	g := &nifti.ITK{Spacing: []float64{1, 1.5, 3}, Origin: []float64{1, 2, 3}, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	g := &volume.ITK{Spacing: []float64{1, 1.5, 3}, Origin: []float64{1, 2, 3}, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
 	h, err := nifti.NewITK([]int{4, 3, 2}, "int16", g)
 	require.NoError(t, err)
 	edit(h)

@@ -1,10 +1,10 @@
 package images
 
 import (
-	"errors"
 	"fmt"
 	"math"
 
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -31,7 +31,7 @@ func (r nibabel) Read(channels []string) (*volume.Image, *Properties, error) {
 	for _, path := range channels {
 		im, p, err := r.read(path)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", path, err)
+			return nil, nil, err
 		}
 		if first == nil {
 			first = p
@@ -44,10 +44,24 @@ func (r nibabel) Read(channels []string) (*volume.Image, *Properties, error) {
 }
 
 func (r nibabel) read(path string) (*volume.Image, *Properties, error) {
-	f, err := nifti.Read(path)
+	file, err := image.Read(path)
 	if err != nil {
-		return nil, nil, errors.Unwrap(err)
+		return nil, nil, err
 	}
+	f, ok := file.(*nifti.File)
+	if !ok {
+		return nil, nil, fmt.Errorf("%s: found %s, expected NIfTI: %s reads no other format; set overwrite_image_reader_writer to SimpleITKIO in dataset.json, or convert the file",
+			path, file.Head().Format, r.Name())
+	}
+	im, p, err := r.oriented(f)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return im, p, nil
+}
+
+// oriented gives the image of a file with the geometry that nibabel gives it.
+func (r nibabel) oriented(f *nifti.File) (*volume.Image, *Properties, error) {
 	if len(f.Dim) != 3 {
 		return nil, nil, fmt.Errorf("found %d axes, %s reads images of 3: store one volume a file, or set overwrite_image_reader_writer to SimpleITKIO in dataset.json", len(f.Dim), r.Name())
 	}

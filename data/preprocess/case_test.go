@@ -76,10 +76,10 @@ func compareCases(t *testing.T, folder string) {
 	require.Greater(t, len(list), 25)
 	for _, r := range list {
 		for _, threads := range []int{1, 3} {
-			im := image(t, array(t, f, "image_"+r.name))
+			im := imageOf(t, array(t, f, "image_"+r.name))
 			var seg *volume.Image
 			if r.label {
-				seg = image(t, array(t, f, "label_"+r.name))
+				seg = imageOf(t, array(t, f, "label_"+r.name))
 			}
 			properties := &pickle.Dict{}
 			spacing := &pickle.List{}

@@ -22,7 +22,7 @@ func array(t testing.TB, f *npz.File, name string) *npz.Array {
 }
 
 // image makes an image of an array (c, z, y, x) of any type.
-func image(t testing.TB, a *npz.Array) *volume.Image {
+func imageOf(t testing.TB, a *npz.Array) *volume.Image {
 	kind := map[byte]string{'u': "uint", 'i': "int", 'f': "float"}[a.DType[1]]
 	im := &volume.Image{Shape: [4]int(a.Shape), Pixels: volume.MakePixels(fmt.Sprintf("%s%d", kind, 8*int(a.DType[2]-'0')), a.Numel())}
 	data, err := a.RowMajor()
@@ -44,7 +44,7 @@ func compareCrop(t *testing.T, folder string) {
 	require.Greater(t, n, 20)
 	masked := 0
 	for i := range n {
-		im := image(t, array(t, f, fmt.Sprintf("image_%d", i)))
+		im := imageOf(t, array(t, f, fmt.Sprintf("image_%d", i)))
 		want, err := array(t, f, fmt.Sprintf("box_%d", i)).Int64s()
 		require.NoError(t, err)
 		box := NonZeroBox(im)

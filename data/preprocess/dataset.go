@@ -15,7 +15,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/raw"
-	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -212,8 +212,8 @@ func (j *Job) estimate(c raw.Case) int64 {
 	total, voxels := int64(0), int64(0)
 	var made float64 // voxels after resampling, relative
 	for _, path := range c.Images {
-		h, err := nifti.ReadHeader(path)
-		if err != nil { // of another format, or damaged
+		h, err := image.Header(path)
+		if err != nil { // damaged
 			if info, err := os.Stat(path); err == nil {
 				total += 16 * info.Size()
 			}
@@ -221,23 +221,14 @@ func (j *Job) estimate(c raw.Case) int64 {
 		}
 		n := int64(1)
 		made = 1
-		for i, d := range h.Dim {
+		for i, d := range h.Size {
 			n *= int64(d)
-			if i < len(j.Settings.Spacing) { // of two, x and y
-				made *= h.PixDim[i+1]
+			if g := h.Geometry; g != nil && i < min(len(j.Settings.Spacing), len(g.Spacing)) { // of two, x and y
+				made *= g.Spacing[i]
 			}
 		}
-		size := int64(8)
-		switch h.Type {
-		case "uint8", "int8":
-			size = 1
-		case "int16", "uint16":
-			size = 2
-		case "int32", "uint32", "float32":
-			size = 4
-		}
 		voxels = n
-		total += size * n
+		total += int64(volume.MakePixels(h.Type, 0).Size()) * n
 	}
 	for _, v := range j.Settings.Spacing {
 		made /= v

@@ -26,7 +26,7 @@ type image struct {
 
 func (im image) write(t *testing.T, path string) {
 	t.Helper()
-	g := &nifti.ITK{Spacing: im.spacing, Origin: im.origin, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	g := &volume.ITK{Spacing: im.spacing, Origin: im.origin, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
 	typeName := im.pixels.Type()
 	h, err := nifti.NewITK(im.shape, typeName, g)
 	require.NoError(t, err)

@@ -48,7 +48,7 @@ func random(name string, n int, rng *rand.Rand) volume.Pixels {
 }
 
 func plainHeader(typeName string, dims ...int) *Header {
-	g := &ITK{Spacing: make([]float64, len(dims)), Origin: make([]float64, len(dims)), Direction: make([]float64, len(dims)*len(dims))}
+	g := &volume.ITK{Spacing: make([]float64, len(dims)), Origin: make([]float64, len(dims)), Direction: make([]float64, len(dims)*len(dims))}
 	for i := range dims {
 		g.Spacing[i] = 1
 		g.Direction[i*len(dims)+i] = 1
@@ -219,7 +219,7 @@ func TestLiveOtherProgramsReadOurFiles(t *testing.T) {
 		}
 	}
 	// an oblique volume of several blocks
-	g := &ITK{Spacing: []float64{0.7, 0.9, 3}, Origin: []float64{-10.5, 20.25, 30}, Direction: []float64{0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1}}
+	g := &volume.ITK{Spacing: []float64{0.7, 0.9, 3}, Origin: []float64{-10.5, 20.25, 30}, Direction: []float64{0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1}}
 	h, err := NewITK([]int{256, 256, 40}, "int16", g)
 	require.NoError(t, err)
 	pixels := random("int16", 256*256*40, rng)
@@ -378,7 +378,7 @@ func TestGeometryThatNobodyCanUseIsRefused(t *testing.T) {
 	h.SRow[0] = [4]float64{math.Inf(1), 0, 0, 0}
 	_, err = h.Affine()
 	require.ErrorContains(t, err, "not finite")
-	_, err = NewITK([]int{2, 2, 2}, "uint8", &ITK{Spacing: []float64{1, 1, math.NaN()}, Origin: make([]float64, 3), Direction: make([]float64, 9)})
+	_, err = NewITK([]int{2, 2, 2}, "uint8", &volume.ITK{Spacing: []float64{1, 1, math.NaN()}, Origin: make([]float64, 3), Direction: make([]float64, 9)})
 	require.ErrorContains(t, err, "not finite")
 	h.Dim = []int{2}
 	_, err = h.ITK()

@@ -92,7 +92,7 @@ func (plain) Close() error { return nil }
 // NewITK is the header that ITK 5.4 writes for an image with the given sizes of the axes x, y, … and type of pixels.
 // Directions that are not at right angles are replaced by the nearest that are, as ITK does.
 // Source: itkNiftiImageIO.cxx, WriteImageInformation and SetNIfTIOrientationFromImageIO.
-func NewITK(shape []int, typeName string, g *ITK) (*Header, error) {
+func NewITK(shape []int, typeName string, g *volume.ITK) (*Header, error) {
 	n := len(shape)
 	if n < 2 || n > 4 || len(g.Spacing) != n || len(g.Origin) != n || len(g.Direction) != n*n {
 		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: expected 2, 3 or 4 axes", n, len(g.Spacing), len(g.Origin), len(g.Direction))
