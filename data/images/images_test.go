@@ -39,7 +39,7 @@ func TestChooseTriesNnUNetsOrder(t *testing.T) {
 		{".nii.gz", "skew_01.nii.gz", "NibabelIO", ""}, // SimpleITK refuses it
 		{".nii.gz", "absent.nii.gz", "", "SimpleITKIO: "},
 		{".png", "", "", "NaturalImage2DIO: files of type .png"},
-		{".dcm", "", "", `no image reader for files that end in ".dcm": supported are .nii.gz and .nii`},
+		{".dcm", "", "", `no image reader for files that end in ".dcm": supported are .nii and .nii.gz`},
 	} {
 		path := test.file
 		if path != "" {
@@ -238,7 +238,7 @@ func TestPropertiesOfOtherReadersAreRefused(t *testing.T) {
 	require.ErrorContains(t, err, "spacing is missing")
 	d.Set("spacing", &pickle.List{Items: []any{1.0, 1.0, "x"}})
 	_, err = FromDict(d)
-	require.ErrorContains(t, err, "spacing: found string, expected numbers")
+	require.ErrorContains(t, err, "spacing: found a str among them, expected numbers")
 	d.Set("spacing", &pickle.List{Items: []any{1.0, 1.0}})
 	_, err = FromDict(d)
 	require.ErrorContains(t, err, "spacing: found 2 numbers, expected 3")

@@ -197,11 +197,10 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	var err error
 	if seg != nil {
 		seg = seg.Transpose(s.Transpose)
-		lo, hi := labelRange(seg)
-		if lo < -1 || hi > math.MaxInt16 {
-			return nil, fmt.Errorf("the labels go from %g to %g, expected 0 to %d", lo, hi, math.MaxInt16)
+		if err := checkLabels(seg); err != nil {
+			return nil, err
 		}
-		if hi > math.MaxInt8 {
+		if _, hi := volume.Range(seg.Pixels); hi > math.MaxInt8 {
 			err = runLabels[int16](c, s, seg, box, out, shape, old, target, threads)
 		} else {
 			err = runLabels[int8](c, s, seg, box, out, shape, old, target, threads)
@@ -327,7 +326,7 @@ func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Vo
 func outsideLabels(out *Mask, seg *volume.Image, box [3][2]int) *Mask {
 	lo := 0.0
 	if seg != nil {
-		lo, _ = labelRange(seg)
+		lo, _ = volume.Range(seg.Pixels)
 	}
 	if out == nil && lo >= 0 {
 		return nil
@@ -342,13 +341,19 @@ func outsideLabels(out *Mask, seg *volume.Image, box [3][2]int) *Mask {
 	return m
 }
 
-// labelRange is the range of the labels; of fractional ones and NaN it is from -Inf on, since they are none.
-func labelRange(seg *volume.Image) (lo, hi float64) {
-	lo, hi = volume.Range(seg.Pixels)
-	if volume.Fraction(seg.Pixels) >= 0 {
-		lo = math.Inf(-1)
+// labelError is what is wrong with the labels of a case; who knows their file adds its name.
+type labelError struct{ error }
+
+// checkLabels refuses pixels that are no labels.
+func checkLabels(seg *volume.Image) error {
+	if i := volume.Fraction(seg.Pixels); i >= 0 {
+		return labelError{fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to %d: export the segmentation with integer labels, "+
+			"or round it with lntorch image convert --type int16 --round, where that is meant", seg.Pixels.Value(i), math.MaxInt16)}
 	}
-	return lo, hi
+	if lo, hi := volume.Range(seg.Pixels); lo < -1 || hi > math.MaxInt16 {
+		return labelError{fmt.Errorf("found labels from %g to %g, expected whole numbers from 0 to %d: is it the segmentation, and not an image?", lo, hi, math.MaxInt16)}
+	}
+	return nil
 }
 
 func intTuple(v []int) pickle.Tuple {

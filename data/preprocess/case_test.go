@@ -190,8 +190,8 @@ func TestRunRefusesWhatIsNoCase(t *testing.T) {
 		{im(1, 4), im(1, 4), [3]float64{0.01, 1, 1}, "would have shape [0 "},
 		{im(1, 4), im(1, 4), [3]float64{1, 1e9, 1e9}, "is the image's spacing right?"},
 		{im(1, 4), im(1, 4), [3]float64{1, 1, 1e308}, "is the image's spacing right?"},
-		{im(1, 4), half, [3]float64{1, 1, 1}, "the labels go from"},
-		{im(1, 4), large, [3]float64{1, 1, 1}, "40000"},
+		{im(1, 4), half, [3]float64{1, 1, 1}, "found the value 0.5 in the labels, expected whole numbers from 0 to 32767: export"},
+		{im(1, 4), large, [3]float64{1, 1, 1}, "found labels from 0 to 40000, expected whole numbers from 0 to 32767: is it the segmentation"},
 	} {
 		_, err := s.Run(c.im, c.seg, c.spacing, &pickle.Dict{}, 1)
 		require.ErrorContains(t, err, c.message)

@@ -126,6 +126,9 @@ func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
 	}
 	read := time.Since(start)
 	out, err := j.Settings.Run(im, seg, [3]float64(properties.Spacing), properties.Dict(), j.Threads)
+	if labels := (labelError{}); errors.As(err, &labels) {
+		err = fmt.Errorf("%s: %w", c.Label, err)
+	}
 	if err != nil {
 		return nil, err
 	}
