@@ -29,11 +29,6 @@ func Cast[T Pixel](p Pixels) []T {
 	return to
 }
 
-// Float32 is the image as nnU-Net's readers cast it. It shares the memory when the pixels are float32.
-func (im *Image) Float32() *Volume[float32] {
-	return &Volume[float32]{Data: Cast[float32](im.Pixels), Shape: im.Shape}
-}
-
 // Convert gives pixels as the named type, as long as each of them is still what it was: integers have to fit and to be exact,
 // numbers with a fraction are refused for an integer type unless round is set, which takes the nearest, to even ones at a tie.
 // From float64 to float32 numbers are rounded; what becomes infinite by that is refused. Pixels that are of the type come

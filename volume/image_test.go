@@ -51,12 +51,12 @@ func TestConvertRefusesWhatTheTypeDoesNotHold(t *testing.T) {
 	require.Same(t, &same[0], &got.(Slice[int16])[0])
 }
 
-func TestFloat32SharesMemoryOnlyWithFloat32(t *testing.T) {
+func TestCastSharesMemoryOnlyWithItsType(t *testing.T) {
 	p := Slice[float32]{1, 2}
 	im := &Image{Shape: [4]int{1, 1, 1, 2}, Pixels: p}
-	require.Same(t, &p[0], &im.Float32().Data[0])
+	require.Same(t, &p[0], &Cast[float32](im.Pixels)[0])
 	im.Pixels = Slice[int64]{1<<24 + 1, -3} // rounded to even
-	require.Equal(t, []float32{1 << 24, -3}, im.Float32().Data)
+	require.Equal(t, []float32{1 << 24, -3}, Cast[float32](im.Pixels))
 }
 
 func TestEveryTypeHasItsName(t *testing.T) {

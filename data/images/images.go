@@ -19,7 +19,7 @@ type Reader interface {
 	// Endings are the endings of file names that the class is chosen for.
 	Endings() []string
 	// Read reads a case, one file a channel. Image.Shape[0] is the number of channels, the pixels have the type of the files
-	// or, where these differ, are float32; Float32 gives what nnU-Net reads. Spacing is as the class reports it, with the
+	// or, where these differ, are float32; volume.Cast[float32] gives what nnU-Net reads. Spacing is as the class reports it, with the
 	// 999-fold of the larger one along z for an image of two axes. Files whose shapes or spacings differ are an error;
 	// what nnU-Net only warns of is in Properties.Warnings.
 	Read(channels []string) (*volume.Image, *Properties, error)

@@ -128,7 +128,7 @@ func TestChannelsAreStackedAndCompared(t *testing.T) {
 		im, _, err = r.Read([]string{first, bytes})
 		require.NoError(t, err)
 		require.Equal(t, "float32", im.Pixels.Type())
-		data := im.Float32().Data
+		data := volume.Cast[float32](im.Pixels)
 		require.Equal(t, data[:24], data[24:])
 		_, _, err = r.Read([]string{first, little})
 		require.NoError(t, err)
@@ -248,7 +248,7 @@ func TestPropertiesOfOtherReadersAreRefused(t *testing.T) {
 	stuff := &pickle.Dict{}
 	d.Set("nibabel_stuff", stuff)
 	_, err = FromDict(d)
-	require.ErrorContains(t, err, "original_affine: found <nil>, expected a 4×4 array")
+	require.ErrorContains(t, err, "original_affine: found a NoneType, expected a 4×4 array")
 	stuff = &pickle.Dict{}
 	for _, name := range []string{"spacing", "origin", "direction"} {
 		stuff.Set(name, pickle.Tuple{1.0, 2.0, 3.0})

@@ -157,7 +157,7 @@ func TestLabelsComeBackFromEveryOrientation(t *testing.T) {
 				}
 				back, q, err := reader.ReadSeg(out)
 				require.NoError(t, err)
-				require.Equal(t, im.Float32(), back.Float32(), what)
+				require.Equal(t, volume.Cast[float32](im.Pixels), volume.Cast[float32](back.Pixels), what)
 				require.Equal(t, p.Spacing, q.Spacing, what)
 			}
 		}
