@@ -17,6 +17,7 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // protocol is how one scanner is used.
@@ -300,17 +301,17 @@ func (k *Case) write(folder string, r Record) error {
 		}
 	}
 	shape := []int{k.Shape[2], k.Shape[1], k.Shape[0]}
-	geometry := &nifti.ITK{
+	geometry := &volume.ITK{
 		Spacing: []float64{k.Spacing[2], k.Spacing[1], k.Spacing[0]}, Origin: k.Origin[:], Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1},
 	}
 	for _, f := range []struct {
-		path, kind string
-		pixels     any
+		path   string
+		pixels volume.Pixels
 	}{
-		{filepath.Join(images, r.Case+"_0000.nii.gz"), "int16", k.CT},
-		{filepath.Join(labels, r.Case+".nii.gz"), "uint8", k.Labels},
+		{filepath.Join(images, r.Case+"_0000.nii.gz"), volume.Slice[int16](k.CT)},
+		{filepath.Join(labels, r.Case+".nii.gz"), volume.Slice[uint8](k.Labels)},
 	} {
-		h, err := nifti.NewITK(shape, f.kind, geometry)
+		h, err := nifti.NewITK(shape, f.pixels.Type(), geometry)
 		if err != nil {
 			return err
 		}

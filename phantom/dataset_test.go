@@ -76,11 +76,11 @@ func TestDatasetHasNnUNetsLayout(t *testing.T) {
 	k := mustMake(t, configs[2], false)
 	f, err := nifti.Read(filepath.Join(s.Folder, "imagesTs", "LN_002_0000.nii.gz"))
 	require.NoError(t, err)
-	require.Equal(t, k.CT, f.Pixels)
+	require.EqualValues(t, k.CT, f.Pixels)
 	require.Equal(t, []int{56, 50, 30}, f.Dim)
 	f, err = nifti.Read(filepath.Join(s.Folder, "labelsTs", "LN_002.nii.gz"))
 	require.NoError(t, err)
-	require.Equal(t, k.Labels, f.Pixels)
+	require.EqualValues(t, k.Labels, f.Pixels)
 }
 
 func TestDatasetIsNeverHalfWrittenOrOverwritten(t *testing.T) {

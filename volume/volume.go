@@ -1,6 +1,7 @@
-// Package volume holds dense image and label arrays with axes (c, z, y, x), and the two movements of
-// voxels that need no arithmetic: cutting a box out with padding, and flipping. A two-dimensional
-// image is a volume with one slice. File formats, resampling and networks live elsewhere.
+// Package volume holds dense image and label arrays with axes (c, z, y, x), and the movements of
+// voxels that need no arithmetic: cutting out a box with padding, flipping, transposing. Pixels is
+// the one place that knows which types pixels may have. A two-dimensional image is a volume with
+// one slice. File formats, resampling and networks live elsewhere.
 package volume
 
 import (
@@ -100,4 +101,30 @@ func (v *Volume[T]) Flip(axes [3]bool) {
 			}
 		}
 	}
+}
+
+// Transpose returns a volume whose axis i of (z, y, x) is axis perm[i] of v. It is v itself where the
+// axes keep their order.
+func (v *Volume[T]) Transpose(perm [3]int) *Volume[T] {
+	if perm == [3]int{0, 1, 2} {
+		return v
+	}
+	shape, step := transposed(v.Shape, perm)
+	out := New[T](shape)
+	voxels := shape[1] * shape[2] * shape[3]
+	for c := range shape[0] {
+		gather(out.Data[c*voxels:][:voxels], v.Data[c*voxels:][:voxels], [3]int(shape[1:]), 0, step)
+	}
+	return out
+}
+
+// transposed gives the shape of a transposed array, and how far apart neighbours along its axes
+// lie in the array as it was.
+func transposed(shape [4]int, perm [3]int) (out [4]int, step [3]int) {
+	out[0] = shape[0]
+	stride := [3]int{shape[2] * shape[3], shape[3], 1}
+	for i, from := range perm {
+		out[1+i], step[i] = shape[1+from], stride[from]
+	}
+	return out, step
 }

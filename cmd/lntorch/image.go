@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -106,15 +106,20 @@ type imageInfo struct {
 	Direction   []float64     `json:"direction,omitempty"`
 	Orientation string        `json:"orientation,omitempty"`
 	Oblique     bool          `json:"oblique"`
-	Units       string        `json:"units"`
-	QFormCode   int           `json:"qform_code"`
-	SFormCode   int           `json:"sform_code"`
-	Slope       *float64      `json:"scl_slope"` // null where it is no number
-	Inter       *float64      `json:"scl_inter"`
+	*niftiInfo                // of NIfTI
 	Description string        `json:"description,omitempty"`
 	Problem     string        `json:"problem,omitempty"`
 	Affine      [][4]float64  `json:"affine,omitempty"`
 	Intensities *intensityRow `json:"intensities,omitempty"`
+}
+
+// niftiInfo is what only NIfTI has.
+type niftiInfo struct {
+	Units     string   `json:"units"`
+	QFormCode int      `json:"qform_code"`
+	SFormCode int      `json:"sform_code"`
+	Slope     *float64 `json:"scl_slope"` // null where it is no number
+	Inter     *float64 `json:"scl_inter"`
 }
 
 type intensityRow struct {
@@ -133,14 +138,14 @@ func inspectImage(path string, headerOnly bool) (*imageInfo, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &nifti.File{}
+	var head *volume.Header
+	var f volume.File
 	if headerOnly {
-		h, err := nifti.ReadHeader(path)
-		if err != nil {
-			return nil, err
-		}
-		f.Header = *h
-	} else if f, err = nifti.Read(path); err != nil {
+		head, err = image.Header(path)
+	} else if f, err = image.Read(path); err == nil {
+		head = f.Head()
+	}
+	if err != nil {
 		return nil, err
 	}
 	number := func(v float64) *float64 {
@@ -149,23 +154,24 @@ func inspectImage(path string, headerOnly bool) (*imageInfo, error) {
 		}
 		return &v
 	}
-	info := &imageInfo{File: path, Format: fmt.Sprintf("NIfTI-%d", f.Version), Bytes: stat.Size(), ByteOrder: "little", Type: f.Type, Size: f.Dim,
-		QFormCode: f.QFormCode, SFormCode: f.SFormCode, Slope: number(f.Slope), Inter: number(f.Inter), Description: f.Descrip}
-	if f.BigEndian {
+	info := &imageInfo{File: path, Format: head.Format, Bytes: stat.Size(), ByteOrder: "little", Type: head.Type, Size: head.Size, Description: head.Description}
+	if head.BigEndian {
 		info.ByteOrder = "big"
 	}
-	info.Units = map[uint8]string{1: "m", 2: "mm", 3: "micron"}[f.Units&7]
-	if info.Units == "" {
-		info.Units = "none (mm)"
-	}
-	if g, err := f.ITK(); err != nil {
-		info.Problem = err.Error()
+	if g := head.Geometry; g == nil {
+		info.Problem = head.Problem.Error()
 	} else {
 		info.Spacing, info.Origin, info.Direction = g.Spacing, g.Origin, g.Direction
 		info.Orientation, info.Oblique = orientationOf(g)
 	}
-	if affine, err := f.Affine(); err == nil {
-		info.Affine = affine[:]
+	if h, ok := head.Native.(*nifti.Header); ok {
+		info.niftiInfo = &niftiInfo{Units: "none (mm)", QFormCode: h.QFormCode, SFormCode: h.SFormCode, Slope: number(h.Slope), Inter: number(h.Inter)}
+		if unit := map[uint8]string{1: "m", 2: "mm", 3: "micron"}[h.Units&7]; unit != "" {
+			info.Units = unit
+		}
+		if affine, err := h.Affine(); err == nil {
+			info.Affine = affine[:]
+		}
 	}
 	if headerOnly {
 		return info, nil
@@ -175,7 +181,7 @@ func inspectImage(path string, headerOnly bool) (*imageInfo, error) {
 }
 
 // orientationOf names where the axes lead, and whether they do so at an angle.
-func orientationOf(g *nifti.ITK) (letters string, oblique bool) {
+func orientationOf(g *volume.ITK) (letters string, oblique bool) {
 	n := len(g.Spacing)
 	for j := range min(n, 3) {
 		main, most := 0, 0.0
@@ -198,7 +204,7 @@ func orientationOf(g *nifti.ITK) (letters string, oblique bool) {
 var quantiles = []float64{0.005, 0.05, 0.5, 0.95, 0.995}
 
 // intensities describes pixels.
-func intensities(pixels any) *intensityRow {
+func intensities(pixels volume.Pixels) *intensityRow {
 	row := &intensityRow{Percentiles: map[string]float64{}}
 	values, counts := distinct(pixels)
 	n, sum := 0, 0.0
@@ -249,43 +255,27 @@ func intensities(pixels any) *intensityRow {
 }
 
 // distinct gives the different values in ascending order, NaN first, and how often each occurs.
-func distinct(pixels any) (values []float64, counts []int) {
-	table := func(n int, value func(i int) float64, count func(table []int)) {
-		all := make([]int, n)
-		count(all)
-		for i, c := range all {
-			if c > 0 {
-				values, counts = append(values, value(i)), append(counts, c)
+func distinct(pixels volume.Pixels) (values []float64, counts []int) {
+	if pixels.Size() <= 2 && !pixels.Floating() {
+		const offset = 1 << 15
+		table := make([]int, offset+1<<16)
+		block := make([]int64, min(4096, pixels.Len()))
+		for at := 0; at < pixels.Len(); at += len(block) {
+			part := block[:min(len(block), pixels.Len()-at)]
+			pixels.Int64s(part, at)
+			for _, v := range part {
+				table[v+offset]++
 			}
 		}
-	}
-	switch p := pixels.(type) {
-	case []uint8:
-		table(1<<8, func(i int) float64 { return float64(i) }, func(t []int) {
-			for _, v := range p {
-				t[v]++
+		for i, c := range table {
+			if c > 0 {
+				values, counts = append(values, float64(i-offset)), append(counts, c)
 			}
-		})
-		return values, counts
-	case []uint16:
-		table(1<<16, func(i int) float64 { return float64(i) }, func(t []int) {
-			for _, v := range p {
-				t[v]++
-			}
-		})
-		return values, counts
-	case []int16:
-		table(1<<16, func(i int) float64 { return float64(i - 1<<15) }, func(t []int) {
-			for _, v := range p {
-				t[int(v)+1<<15]++
-			}
-		})
+		}
 		return values, counts
 	}
-	all := volume.Cast[float64](pixels)
-	if _, same := pixels.([]float64); same {
-		all = slices.Clone(all)
-	}
+	all := make([]float64, pixels.Len())
+	pixels.Float64s(all, 0)
 	slices.Sort(all)
 	for i, v := range all {
 		if i == 0 || v != all[i-1] && !(math.IsNaN(v) && math.IsNaN(all[i-1])) {
@@ -308,7 +298,11 @@ func (d *imageInfo) print(w io.Writer) {
 		return strings.Join(parts, ", ")
 	}
 	line("file", "%s, %s", d.File, bytesText(d.Bytes))
-	line("format", "%s, %s-endian, qform code %d, sform code %d, unit %s", d.Format, d.ByteOrder, d.QFormCode, d.SFormCode, d.Units)
+	codes := ""
+	if n := d.niftiInfo; n != nil {
+		codes = fmt.Sprintf(", qform code %d, sform code %d, unit %s", n.QFormCode, n.SFormCode, n.Units)
+	}
+	line("format", "%s, %s-endian%s", d.Format, d.ByteOrder, codes)
 	if d.Description != "" {
 		line("description", "%q", d.Description)
 	}
@@ -340,12 +334,12 @@ func (d *imageInfo) print(w io.Writer) {
 			line(name, "%s", list(d.Direction[i*n:(i+1)*n]))
 		}
 	}
-	if s, i := d.Slope, d.Inter; s != nil && *s != 0 && (*s != 1 || i == nil || *i != 0) {
+	if n := d.niftiInfo; n != nil && n.Slope != nil && *n.Slope != 0 && (*n.Slope != 1 || n.Inter == nil || *n.Inter != 0) {
 		text := "no number"
-		if i != nil {
-			text = strconv.FormatFloat(*i, 'g', -1, 64)
+		if n.Inter != nil {
+			text = strconv.FormatFloat(*n.Inter, 'g', -1, 64)
 		}
-		line("scaling", "stored · %v + %s", *s, text)
+		line("scaling", "stored · %v + %s", *n.Slope, text)
 	}
 	r := d.Intensities
 	if r == nil {
@@ -398,29 +392,28 @@ value that the type does not hold is an error; --round allows fractions to be ro
 				return usage(cmd, errors.New("--round is for --type"))
 			}
 			if name != "" && volume.MakePixels(name, 0) == nil {
-				return usage(cmd, fmt.Errorf("--type %s: expected uint8, int8, uint16, int16, uint32, int32, uint64, int64, float32 or float64", name))
+				return usage(cmd, fmt.Errorf("--type %s: expected %s", name, volume.TypeNames("or")))
 			}
-			lower := strings.ToLower(filepath.Base(out))
-			if !slices.ContainsFunc(nifti.Endings, func(e string) bool { return strings.HasSuffix(lower, e) }) {
-				return usage(cmd, fmt.Errorf("OUT %s: expected a name that ends in %s", out, strings.Join(nifti.Endings, " or ")))
+			if image.ForName(out) == nil {
+				return usage(cmd, fmt.Errorf("OUT %s: expected a name that ends in %s", out, strings.Join(image.Endings(), " or ")))
 			}
 			if _, err := os.Stat(out); err == nil && !force {
 				return fmt.Errorf("%s exists already: give --force to replace it", out)
 			}
-			f, err := nifti.Read(in)
+			f, err := image.Read(in)
 			if err != nil {
 				return err
 			}
+			var values volume.Pixels // nil: as they are stored
 			if name != "" {
-				if f.Pixels, err = volume.Convert(f.Values(), name, round); err != nil {
+				if values, err = volume.Convert(f.Values(), name, round); err != nil {
 					return fmt.Errorf("%s: --type %s: %w", in, name, err)
 				}
-				f.Type, f.Slope, f.Inter = name, 1, 0
 			}
-			if f.Offset > 544 || f.Version == 1 && f.Offset > 352 {
+			if f.Head().Extensions {
 				fmt.Fprintf(newConsole(cmd), "%s: the extensions of the header are left out\n", in)
 			}
-			if err := nifti.Write(out, &f.Header, f.Pixels, runtime.GOMAXPROCS(0)); err != nil {
+			if err := image.Convert(out, f, values, runtime.GOMAXPROCS(0)); err != nil {
 				return err
 			}
 			info, err := os.Stat(out)

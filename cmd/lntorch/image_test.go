@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // The corpus has a file that SimpleITK wrote with this geometry.
@@ -42,20 +43,20 @@ func TestImageInfoShowsGeometryAndIntensities(t *testing.T) {
 
 func TestIntensitiesAreNumpys(t *testing.T) {
 	// numpy.percentile of [3, 1, 2, 10] at 0.5, 5, 50, 95, 99.5; population standard deviation
-	for _, pixels := range []any{[]int16{3, 1, 2, 10}, []uint8{3, 1, 2, 10}, []uint16{3, 1, 2, 10}, []float32{3, 1, 2, 10}, []float64{3, float64Inf, 1, 2, 10, float64NaN}} {
+	for _, pixels := range []volume.Pixels{volume.Slice[int16]{3, 1, 2, 10}, volume.Slice[uint8]{3, 1, 2, 10}, volume.Slice[uint16]{3, 1, 2, 10}, volume.Slice[float32]{3, 1, 2, 10}, volume.Slice[float64]{3, float64Inf, 1, 2, 10, float64NaN}} {
 		r := intensities(pixels)
 		require.Equal(t, [4]float64{1, 10, 4, 3.5355339059327378}, [4]float64{*r.Min, *r.Max, *r.Mean, *r.Std})
 		for q, want := range map[string]float64{"0.5": 1.015, "5": 1.15, "50": 2.5, "95": 8.95, "99.5": 9.895} {
 			require.InDelta(t, want, r.Percentiles[q], 1e-12, q)
 		}
 	}
-	r := intensities([]float64{float64NaN, 1, float64Inf, float64NaN})
+	r := intensities(volume.Slice[float64]{float64NaN, 1, float64Inf, float64NaN})
 	require.Equal(t, [2]int{2, 1}, [2]int{r.NaN, r.Inf})
 	require.Nil(t, r.Labels)
-	r = intensities([]float32{float32(math.NaN())})
+	r = intensities(volume.Slice[float32]{float32(math.NaN())})
 	require.Nil(t, r.Min)
-	require.Equal(t, map[string]int{"0": 2, "7": 1}, intensities([]uint8{0, 7, 0}).Labels)
-	require.Nil(t, intensities([]float32{0.5}).Labels)
+	require.Equal(t, map[string]int{"0": 2, "7": 1}, intensities(volume.Slice[uint8]{0, 7, 0}).Labels)
+	require.Nil(t, intensities(volume.Slice[float32]{0.5}).Labels)
 }
 
 var float64NaN, float64Inf = math.NaN(), math.Inf(1)
@@ -87,8 +88,8 @@ func TestImageConvertKeepsPixelsAndGeometry(t *testing.T) {
 	b, err := nifti.Read(zip)
 	require.NoError(t, err)
 	require.Equal(t, "float32", b.Type)
-	for i, v := range a.Pixels.([]int16) {
-		require.Equal(t, float32(v), b.Pixels.([]float32)[i])
+	for i, v := range a.Pixels.(volume.Slice[int16]) {
+		require.Equal(t, float32(v), b.Pixels.(volume.Slice[float32])[i])
 	}
 
 	// a scaling becomes part of the values
@@ -102,8 +103,8 @@ func TestImageConvertKeepsPixelsAndGeometry(t *testing.T) {
 	b, err = nifti.Read(zip)
 	require.NoError(t, err)
 	require.Equal(t, [2]float64{1, 0}, [2]float64{b.Slope, b.Inter})
-	for i, v := range a.Pixels.([]int16) {
-		require.InDelta(t, float64(v)*a.Slope+a.Inter, float64(b.Pixels.([]int16)[i]), 0.501)
+	for i, v := range a.Pixels.(volume.Slice[int16]) {
+		require.InDelta(t, float64(v)*a.Slope+a.Inter, float64(b.Pixels.(volume.Slice[int16])[i]), 0.501)
 	}
 }
 

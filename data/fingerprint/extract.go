@@ -175,11 +175,11 @@ func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, e
 	}
 	source := mt19937.New(sampleSeed)
 	for ch := range channels {
-		if hasNaN(im.Pixels, ch*size, size) {
+		if volume.NaNs(im.Pixels, ch*size, (ch+1)*size) > 0 {
 			return m, fmt.Errorf("%s: channel %d holds NaN; replace it by a number", c.Images, ch)
 		}
 		values := make([]float32, len(voxels))
-		gatherAny(values, im.Pixels, ch*size, voxels)
+		gather(values, im.Pixels, ch*size, voxels)
 		m.samples = append(m.samples, draw(values, draws, source))
 	}
 	return m, nil
@@ -187,83 +187,35 @@ func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, e
 
 // foreground lists the voxels of the box with a label above 0, in row-major order.
 func foreground(seg *volume.Image, box [3][2]int) ([]uint32, error) {
-	if hasNaN(seg.Pixels, 0, seg.Shape[1]*seg.Shape[2]*seg.Shape[3]) {
+	if volume.NaNs(seg.Pixels, 0, seg.Pixels.Len()) > 0 {
 		return nil, errors.New("the segmentation holds NaN")
 	}
-	switch p := seg.Pixels.(type) {
-	case []uint8:
-		return above(p, seg.Shape, box), nil
-	case []int8:
-		return above(p, seg.Shape, box), nil
-	case []uint16:
-		return above(p, seg.Shape, box), nil
-	case []int16:
-		return above(p, seg.Shape, box), nil
-	case []uint32:
-		return above(p, seg.Shape, box), nil
-	case []int32:
-		return above(p, seg.Shape, box), nil
-	case []float32:
-		return above(p, seg.Shape, box), nil
-	}
-	return above(volume.Cast[float32](seg.Pixels), seg.Shape, box), nil
-}
-
-func above[T volume.Pixel](p []T, shape [4]int, box [3][2]int) []uint32 {
 	var list []uint32
+	row := make([]float32, box[2][1]-box[2][0])
 	for z := box[0][0]; z < box[0][1]; z++ {
 		for y := box[1][0]; y < box[1][1]; y++ {
-			at := (z*shape[2]+y)*shape[3] + box[2][0]
-			for x, v := range p[at : at+box[2][1]-box[2][0]] {
+			at := (z*seg.Shape[2]+y)*seg.Shape[3] + box[2][0]
+			seg.Pixels.Float32s(row, at)
+			for x, v := range row {
 				if v > 0 {
 					list = append(list, uint32(at+x))
 				}
 			}
 		}
 	}
-	return list
+	return list, nil
 }
 
-// gatherAny converts the pixels at offset+voxels to float32.
-func gatherAny(dst []float32, pixels any, offset int, voxels []uint32) {
-	switch p := pixels.(type) {
-	case []uint8:
-		gather(dst, p[offset:], voxels)
-	case []int8:
-		gather(dst, p[offset:], voxels)
-	case []uint16:
-		gather(dst, p[offset:], voxels)
-	case []int16:
-		gather(dst, p[offset:], voxels)
-	case []uint32:
-		gather(dst, p[offset:], voxels)
-	case []int32:
-		gather(dst, p[offset:], voxels)
-	case []uint64:
-		gather(dst, p[offset:], voxels)
-	case []int64:
-		gather(dst, p[offset:], voxels)
-	case []float32:
-		gather(dst, p[offset:], voxels)
-	case []float64:
-		gather(dst, p[offset:], voxels)
+// gather converts the pixels at offset+voxels, which ascend, to float32: runs of neighbours at once.
+func gather(dst []float32, p volume.Pixels, offset int, voxels []uint32) {
+	for i := 0; i < len(voxels); {
+		j := i + 1
+		for j < len(voxels) && voxels[j] == voxels[j-1]+1 {
+			j++
+		}
+		p.Float32s(dst[i:j], offset+int(voxels[i]))
+		i = j
 	}
-}
-
-func gather[T volume.Pixel](dst []float32, p []T, voxels []uint32) {
-	for i, at := range voxels {
-		dst[i] = float32(p[at])
-	}
-}
-
-func hasNaN(pixels any, offset, n int) bool {
-	switch p := pixels.(type) {
-	case []float32:
-		return slices.ContainsFunc(p[offset:offset+n], func(v float32) bool { return v != v })
-	case []float64:
-		return slices.ContainsFunc(p[offset:offset+n], math.IsNaN)
-	}
-	return false
 }
 
 func median(v []float64) float64 {

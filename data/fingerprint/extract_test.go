@@ -11,6 +11,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // dataset writes cases c0, c1, … of 4×3×2 voxels; labels has the segmentation of each.
@@ -18,9 +19,9 @@ func dataset(t *testing.T, labels ...[]uint8) *raw.Dataset {
 	t.Helper()
 	root := t.TempDir()
 	folder := filepath.Join(root, "Dataset001_X")
-	write := func(name string, shape []int, kind string, pixels any) {
+	write := func(name string, shape []int, pixels volume.Pixels) {
 		require.NoError(t, os.MkdirAll(filepath.Join(folder, filepath.Dir(name)), 0o777))
-		h, err := nifti.NewITK(shape, kind, &nifti.ITK{Spacing: []float64{1, 2, 3}, Origin: make([]float64, 3), Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}})
+		h, err := nifti.NewITK(shape, pixels.Type(), &volume.ITK{Spacing: []float64{1, 2, 3}, Origin: make([]float64, 3), Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}})
 		require.NoError(t, err)
 		require.NoError(t, nifti.Write(filepath.Join(folder, name), h, pixels, 1))
 	}
@@ -29,8 +30,8 @@ func dataset(t *testing.T, labels ...[]uint8) *raw.Dataset {
 		for v := range image {
 			image[v] = int16(v*v + i)
 		}
-		write(fmt.Sprintf("imagesTr/c%d_0000.nii.gz", i), []int{4, 3, 2}, "int16", image)
-		write(fmt.Sprintf("labelsTr/c%d.nii.gz", i), []int{4, len(l) / 8, 2}, "uint8", l)
+		write(fmt.Sprintf("imagesTr/c%d_0000.nii.gz", i), []int{4, 3, 2}, volume.Slice[int16](image))
+		write(fmt.Sprintf("labelsTr/c%d.nii.gz", i), []int{4, len(l) / 8, 2}, volume.Slice[uint8](l))
 	}
 	text := fmt.Sprintf(`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}, "numTraining": %d, "file_ending": ".nii.gz"}`, len(labels))
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "dataset.json"), []byte(text), 0o666))

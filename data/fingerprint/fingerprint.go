@@ -3,6 +3,7 @@
 package fingerprint
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -43,7 +44,7 @@ func Load(path string) (*Fingerprint, error) {
 func FromJSON(v any) (*Fingerprint, error) {
 	o, ok := v.(*plans.Object)
 	if !ok {
-		return nil, fmt.Errorf("expected an object, found %T", v)
+		return nil, errors.New("expected a JSON object with the keys that nnU-Net writes: spacings, shapes_after_crop, …")
 	}
 	f := &Fingerprint{}
 	spacings, err := rows(o, "spacings")

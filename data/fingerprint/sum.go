@@ -3,8 +3,7 @@ package fingerprint
 import "github.com/lntorch/lntorch/eval/pynum"
 
 // buffered is how many values numpy sums pairwise at a time; the sums of such blocks are added one after the other.
-// Source: numpy 1.26, the buffer size of its iterators; checked against np.add.reduce.
-const buffered = 8192
+const buffered = pynum.Buffer
 
 // sum is np.sum of the concatenation of all draws, in F and to the bit, after change was applied to them. The concatenation is
 // never made: each case sums the blocks that lie within it, and keeps the values of those that it shares with its neighbours.

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/volume"
 )
 
 const corpus = "../../testdata/golden/nifti"
@@ -105,12 +106,12 @@ func check(t *testing.T, folder string, expected map[string]map[string]reading) 
 			}
 			read++
 			require.Equal(t, want.Shape, im.Shape[:], what)
-			if got := digest(t, im.Float32().Data); got != want.SHA256 {
+			if got := digest(t, volume.Cast[float32](im.Pixels)); got != want.SHA256 {
 				t.Errorf("%s: other pixels", what)
 			}
 			if want.Type != "" {
-				if im.TypeName() != want.Type || digest(t, im.Pixels) != want.Native {
-					t.Errorf("%s: pixels of type %s, want %s, or others", what, im.TypeName(), want.Type)
+				if im.Pixels.Type() != want.Type || digest(t, im.Pixels) != want.Native {
+					t.Errorf("%s: pixels of type %s, want %s, or others", what, im.Pixels.Type(), want.Type)
 				}
 			}
 			tolerance := 0.0

@@ -4,11 +4,11 @@ package images
 
 import (
 	"fmt"
-	"math"
 	"runtime"
 	"slices"
 	"strings"
 
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -19,7 +19,7 @@ type Reader interface {
 	// Endings are the endings of file names that the class is chosen for.
 	Endings() []string
 	// Read reads a case, one file a channel. Image.Shape[0] is the number of channels, the pixels have the type of the files
-	// or, where these differ, are float32; Float32 gives what nnU-Net reads. Spacing is as the class reports it, with the
+	// or, where these differ, are float32; volume.Cast[float32] gives what nnU-Net reads. Spacing is as the class reports it, with the
 	// 999-fold of the larger one along z for an image of two axes. Files whose shapes or spacings differ are an error;
 	// what nnU-Net only warns of is in Properties.Warnings.
 	Read(channels []string) (*volume.Image, *Properties, error)
@@ -46,7 +46,7 @@ var readers = []struct {
 }
 
 // Supported are the endings of file names that can be read.
-var Supported = []string{".nii.gz", ".nii"}
+var Supported = image.Endings()
 
 // ForName gives the reader of a class of nnU-Net's.
 func ForName(class string) (Reader, error) {
@@ -107,70 +107,72 @@ func stack(images []*volume.Image) *volume.Image {
 	}
 	out := *images[0]
 	out.Shape[0] = 0
-	name := images[0].TypeName()
+	out.Memory = memory(images)
+	name := images[0].Pixels.Type()
 	for _, im := range images {
 		out.Shape[0] += im.Shape[0]
-		if im.TypeName() != name {
+		if im.Pixels.Type() != name {
 			name = "float32"
 		}
 	}
-	switch name {
-	case "uint8":
-		out.Pixels = join[uint8](images)
-	case "int8":
-		out.Pixels = join[int8](images)
-	case "uint16":
-		out.Pixels = join[uint16](images)
-	case "int16":
-		out.Pixels = join[int16](images)
-	case "uint32":
-		out.Pixels = join[uint32](images)
-	case "int32":
-		out.Pixels = join[int32](images)
-	case "uint64":
-		out.Pixels = join[uint64](images)
-	case "int64":
-		out.Pixels = join[int64](images)
-	case "float32":
-		out.Pixels = join[float32](images)
-	case "float64":
-		out.Pixels = join[float64](images)
+	out.Pixels = volume.MakePixels(name, volume.Numel(out.Shape))
+	to := out.Pixels.Bytes()
+	for _, im := range images {
+		pixels := im.Pixels
+		if pixels.Type() != name {
+			pixels = volume.Slice[float32](volume.Cast[float32](pixels))
+		}
+		to = to[copy(to, pixels.Bytes()):]
 	}
 	return &out
 }
 
-func join[T volume.Pixel](images []*volume.Image) []T {
-	parts := make([][]T, len(images))
-	for i, im := range images {
-		parts[i] = volume.Cast[T](im.Pixels)
+// memory is the order of the axes in memory when numpy joins arrays: an axis comes before another where it does so in all of
+// them, else they stay as they are. Source: numpy 1.26, PyArray_CreateMultiSortedStridePerm.
+func memory(images []*volume.Image) [3]int {
+	slower := func(a, b int) bool { // in all images
+		return !slices.ContainsFunc(images, func(im *volume.Image) bool {
+			m := im.Memory[:]
+			if im.Memory == [3]int{} {
+				m = []int{0, 1, 2}
+			}
+			return slices.Index(m, a) > slices.Index(m, b)
+		})
 	}
-	return slices.Concat(parts...)
+	order := []int{0, 1, 2}
+	for i := 1; i < 3; i++ {
+		axis, to := order[i], i
+		for k := i - 1; k >= 0; k-- {
+			if images[0].Shape[1+axis] == 1 || images[0].Shape[1+order[k]] == 1 {
+				continue // their order is no order
+			}
+			if !slower(axis, order[k]) {
+				break
+			}
+			to = k
+		}
+		order = slices.Insert(slices.Delete(order, i, i+1), to, axis)
+	}
+	return [3]int(order)
 }
 
 // labels gives labels as they are stored.
-func labels(seg *volume.Image) (any, error) {
+func labels(seg *volume.Image) (volume.Pixels, error) {
 	if seg.Shape[0] != 1 {
 		return nil, fmt.Errorf("labels of shape %v, expected one channel", seg.Shape)
 	}
-	if p, ok := seg.Pixels.([]uint8); ok {
-		return p, nil
+	if seg.Pixels.Type() == "uint8" {
+		return seg.Pixels, nil
 	}
-	whole := true
-	switch p := seg.Pixels.(type) {
-	case []float32:
-		whole = !slices.ContainsFunc(p, func(v float32) bool { return v != float32(math.Trunc(float64(v))) })
-	case []float64:
-		whole = !slices.ContainsFunc(p, func(v float64) bool { return v != math.Trunc(v) })
-	}
-	if !whole {
-		return nil, fmt.Errorf("labels of type %s with fractions, expected whole numbers", seg.TypeName())
+	if i := volume.Fraction(seg.Pixels); i >= 0 {
+		return nil, fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to 65535", seg.Pixels.Value(i))
 	}
 	least, most := volume.Range(seg.Pixels)
 	if least < 0 || most > 65535 {
 		return nil, fmt.Errorf("labels from %v to %v, expected 0 to 65535", least, most)
 	}
 	if most > 255 {
-		return volume.Cast[uint16](seg.Pixels), nil
+		return volume.Slice[uint16](volume.Cast[uint16](seg.Pixels)), nil
 	}
-	return volume.Cast[uint8](seg.Pixels), nil
+	return volume.Slice[uint8](volume.Cast[uint8](seg.Pixels)), nil
 }

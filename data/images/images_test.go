@@ -13,6 +13,7 @@ import (
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/volume"
 )
 
 func TestReadersAreFoundByName(t *testing.T) {
@@ -22,7 +23,7 @@ func TestReadersAreFoundByName(t *testing.T) {
 		require.Equal(t, class, r.Name())
 	}
 	_, err := ForName("NaturalImage2DIO")
-	require.ErrorContains(t, err, "files of type .png, .bmp, .tif are not supported; .nii.gz and .nii are")
+	require.ErrorContains(t, err, "files of type .png, .bmp, .tif are not supported; .nii and .nii.gz are")
 	_, err = ForName("Tiff3DIO")
 	require.ErrorContains(t, err, ".tif, .tiff are not supported")
 	_, err = ForName("ITKIO")
@@ -38,7 +39,7 @@ func TestChooseTriesNnUNetsOrder(t *testing.T) {
 		{".nii.gz", "skew_01.nii.gz", "NibabelIO", ""}, // SimpleITK refuses it
 		{".nii.gz", "absent.nii.gz", "", "SimpleITKIO: "},
 		{".png", "", "", "NaturalImage2DIO: files of type .png"},
-		{".dcm", "", "", `no image reader for files that end in ".dcm": supported are .nii.gz and .nii`},
+		{".dcm", "", "", `no image reader for files that end in ".dcm": supported are .nii and .nii.gz`},
 	} {
 		path := test.file
 		if path != "" {
@@ -76,7 +77,7 @@ print(*[d(e, f, verbose=False).__name__ for e, f in zip(sys.argv[1::2], sys.argv
 
 // write makes a file of the given header, with pixels from 0 on, and gives its path.
 func write(t *testing.T, name string, edit func(h *nifti.Header)) string {
-	g := &nifti.ITK{Spacing: []float64{1, 1.5, 3}, Origin: []float64{1, 2, 3}, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	g := &volume.ITK{Spacing: []float64{1, 1.5, 3}, Origin: []float64{1, 2, 3}, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
 	h, err := nifti.NewITK([]int{4, 3, 2}, "int16", g)
 	require.NoError(t, err)
 	edit(h)
@@ -84,15 +85,15 @@ func write(t *testing.T, name string, edit func(h *nifti.Header)) string {
 	for _, d := range h.Dim {
 		n *= d
 	}
-	var pixels any
+	var pixels volume.Pixels
 	if h.Type == "int16" {
-		p := make([]int16, n)
+		p := make(volume.Slice[int16], n)
 		for i := range p {
 			p[i] = int16(i)
 		}
 		pixels = p
 	} else {
-		p := make([]uint8, n)
+		p := make(volume.Slice[uint8], n)
 		for i := range p {
 			p[i] = uint8(i)
 		}
@@ -120,14 +121,14 @@ func TestChannelsAreStackedAndCompared(t *testing.T) {
 		im, p, err := r.Read([]string{first, first, first})
 		require.NoError(t, err)
 		require.Equal(t, [4]int{3, 2, 3, 4}, im.Shape)
-		require.Equal(t, "int16", im.TypeName())
+		require.Equal(t, "int16", im.Pixels.Type())
 		require.Empty(t, p.Warnings)
 		require.Equal(t, []float64{3, 1.5, 1}, p.Spacing)
 		require.Equal(t, [3]float64{3, 1.5, 1}, im.Spacing)
 		im, _, err = r.Read([]string{first, bytes})
 		require.NoError(t, err)
-		require.Equal(t, "float32", im.TypeName())
-		data := im.Float32().Data
+		require.Equal(t, "float32", im.Pixels.Type())
+		data := volume.Cast[float32](im.Pixels)
 		require.Equal(t, data[:24], data[24:])
 		_, _, err = r.Read([]string{first, little})
 		require.NoError(t, err)
@@ -237,7 +238,7 @@ func TestPropertiesOfOtherReadersAreRefused(t *testing.T) {
 	require.ErrorContains(t, err, "spacing is missing")
 	d.Set("spacing", &pickle.List{Items: []any{1.0, 1.0, "x"}})
 	_, err = FromDict(d)
-	require.ErrorContains(t, err, "spacing: found string, expected numbers")
+	require.ErrorContains(t, err, "spacing: found a str among them, expected numbers")
 	d.Set("spacing", &pickle.List{Items: []any{1.0, 1.0}})
 	_, err = FromDict(d)
 	require.ErrorContains(t, err, "spacing: found 2 numbers, expected 3")
@@ -247,7 +248,7 @@ func TestPropertiesOfOtherReadersAreRefused(t *testing.T) {
 	stuff := &pickle.Dict{}
 	d.Set("nibabel_stuff", stuff)
 	_, err = FromDict(d)
-	require.ErrorContains(t, err, "original_affine: found <nil>, expected a 4×4 array")
+	require.ErrorContains(t, err, "original_affine: found a NoneType, expected a 4×4 array")
 	stuff = &pickle.Dict{}
 	for _, name := range []string{"spacing", "origin", "direction"} {
 		stuff.Set(name, pickle.Tuple{1.0, 2.0, 3.0})

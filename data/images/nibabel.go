@@ -1,10 +1,10 @@
 package images
 
 import (
-	"errors"
 	"fmt"
 	"math"
 
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -31,7 +31,7 @@ func (r nibabel) Read(channels []string) (*volume.Image, *Properties, error) {
 	for _, path := range channels {
 		im, p, err := r.read(path)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", path, err)
+			return nil, nil, err
 		}
 		if first == nil {
 			first = p
@@ -44,10 +44,24 @@ func (r nibabel) Read(channels []string) (*volume.Image, *Properties, error) {
 }
 
 func (r nibabel) read(path string) (*volume.Image, *Properties, error) {
-	f, err := nifti.Read(path)
+	file, err := image.Read(path)
 	if err != nil {
-		return nil, nil, errors.Unwrap(err)
+		return nil, nil, err
 	}
+	f, ok := file.(*nifti.File)
+	if !ok {
+		return nil, nil, fmt.Errorf("%s: found %s, expected NIfTI: %s reads no other format; set overwrite_image_reader_writer to SimpleITKIO in dataset.json, or convert the file",
+			path, file.Head().Format, r.Name())
+	}
+	im, p, err := r.oriented(f)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return im, p, nil
+}
+
+// oriented gives the image of a file with the geometry that nibabel gives it.
+func (r nibabel) oriented(f *nifti.File) (*volume.Image, *Properties, error) {
 	if len(f.Dim) != 3 {
 		return nil, nil, fmt.Errorf("found %d axes, %s reads images of 3: store one volume a file, or set overwrite_image_reader_writer to SimpleITKIO in dataset.json", len(f.Dim), r.Name())
 	}
@@ -115,7 +129,7 @@ func length(m [4][4]float64, j int) float64 {
 
 // scaled gives the values that nnU-Net gets of nibabel's get_fdata: in double precision, then rounded to float32. Pixels whose
 // values that does not change stay as they are.
-func scaled(f *nifti.File) (any, error) {
+func scaled(f *nifti.File) (volume.Pixels, error) {
 	slope, inter := f.Slope, f.Inter
 	if slope == 0 || math.IsNaN(slope) || math.IsInf(slope, 0) {
 		slope, inter = 1, 0
@@ -123,15 +137,12 @@ func scaled(f *nifti.File) (any, error) {
 	if math.IsNaN(inter) || math.IsInf(inter, 0) {
 		return nil, fmt.Errorf("scl_inter: found %v beside scl_slope %v, expected a number", inter, slope)
 	}
-	switch f.Pixels.(type) {
-	case []int64, []uint64: // rounded twice
-	default:
-		if slope == 1 && inter == 0 {
-			return f.Pixels, nil
-		}
+	rounded := f.Pixels.Size() == 8 && !f.Pixels.Floating() // twice: to float64, then to float32
+	if slope == 1 && inter == 0 && !rounded {
+		return f.Pixels, nil
 	}
 	from := volume.Cast[float64](f.Pixels)
-	to := make([]float32, len(from))
+	to := make(volume.Slice[float32], len(from))
 	for i, v := range from {
 		v *= slope
 		if inter != 0 { // 0 would make -0 of a negative slope 0
@@ -163,7 +174,7 @@ func (r nibabel) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 		}
 		im = o.inverse().apply(im)
 	}
-	h, err := nifti.NewNibabel([]int{im.Shape[3], im.Shape[2], im.Shape[1]}, im.TypeName(), p.Nibabel.Original)
+	h, err := nifti.NewNibabel([]int{im.Shape[3], im.Shape[2], im.Shape[1]}, im.Pixels.Type(), p.Nibabel.Original)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -269,42 +280,9 @@ func (o orientation) apply(im *volume.Image) *volume.Image {
 		}
 	}
 	out.Shape[0] = 1
-	switch p := im.Pixels.(type) {
-	case []uint8:
-		out.Pixels = gather(p, out.Shape, first, step)
-	case []int8:
-		out.Pixels = gather(p, out.Shape, first, step)
-	case []uint16:
-		out.Pixels = gather(p, out.Shape, first, step)
-	case []int16:
-		out.Pixels = gather(p, out.Shape, first, step)
-	case []uint32:
-		out.Pixels = gather(p, out.Shape, first, step)
-	case []int32:
-		out.Pixels = gather(p, out.Shape, first, step)
-	case []uint64:
-		out.Pixels = gather(p, out.Shape, first, step)
-	case []int64:
-		out.Pixels = gather(p, out.Shape, first, step)
-	case []float32:
-		out.Pixels = gather(p, out.Shape, first, step)
-	case []float64:
-		out.Pixels = gather(p, out.Shape, first, step)
+	for i, k := range o.axis {
+		out.Memory[2-i] = 2 - k // numpy turns a view; x is the last of the axes in the file's memory
 	}
+	out.Pixels = im.Pixels.Gather([3]int(out.Shape[1:]), first, [3]int{step[2], step[1], step[0]})
 	return out
-}
-
-// gather copies pixels into an array of the shape (1, z, y, x) whose axes x, y, z advance by step in from.
-func gather[T volume.Pixel](from []T, shape [4]int, first int, step [3]int) []T {
-	to := make([]T, 0, len(from))
-	for z := range shape[1] {
-		for y := range shape[2] {
-			at := first + z*step[2] + y*step[1]
-			for range shape[3] {
-				to = append(to, from[at])
-				at += step[0]
-			}
-		}
-	}
-	return to
 }

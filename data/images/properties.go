@@ -96,7 +96,7 @@ func FromDict(d *pickle.Dict) (*Properties, error) {
 	if v, ok := d.Get("sitk_stuff"); ok {
 		stuff, ok := v.(*pickle.Dict)
 		if !ok {
-			return nil, fmt.Errorf("sitk_stuff: found %T, expected a dict", v)
+			return nil, fmt.Errorf("sitk_stuff: found a %s, expected a dict", pickle.TypeName(v))
 		}
 		s := &SITK{}
 		for name, to := range map[string]*[]float64{"spacing": &s.Spacing, "origin": &s.Origin, "direction": &s.Direction} {
@@ -145,12 +145,12 @@ func floats(d *pickle.Dict, name string) ([]float64, error) {
 	case *pickle.NumpyArray:
 		return x.Float64s()
 	default:
-		return nil, fmt.Errorf("%s: found %T, expected numbers", name, v)
+		return nil, fmt.Errorf("%s: found a %s, expected numbers", name, pickle.TypeName(v))
 	}
 	out := make([]float64, len(items))
 	for i, item := range items {
 		if out[i], ok = pickle.AsFloat(item); !ok {
-			return nil, fmt.Errorf("%s: found %T, expected numbers", name, item)
+			return nil, fmt.Errorf("%s: found a %s among them, expected numbers", name, pickle.TypeName(item))
 		}
 	}
 	return out, nil
@@ -160,7 +160,7 @@ func affine(d *pickle.Dict, name string) (m [4][4]float64, err error) {
 	v, _ := d.Get(name)
 	a, ok := v.(*pickle.NumpyArray)
 	if !ok || len(a.Shape) != 2 || a.Shape[0] != 4 || a.Shape[1] != 4 {
-		return m, fmt.Errorf("nibabel_stuff: %s: found %T, expected a 4×4 array", name, v)
+		return m, fmt.Errorf("nibabel_stuff: %s: found a %s, expected a 4×4 array", name, pickle.TypeName(v))
 	}
 	flat, err := a.Float64s()
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"math"
 	"slices"
 
-	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -24,7 +24,7 @@ func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
 	var all []*volume.Image
 	var first *Properties
 	for _, path := range channels {
-		f, err := nifti.Read(path)
+		f, err := image.Read(path)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -128,10 +128,5 @@ func (simpleITK) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 	default:
 		return fmt.Errorf("%s: %w", path, errors.New("labels of an image with four axes cannot be written, as in nnU-Net: store one channel a file"))
 	}
-	name := (&volume.Image{Pixels: pixels}).TypeName()
-	h, err := nifti.NewITK(shape, name, &nifti.ITK{Spacing: p.SITK.Spacing, Origin: p.SITK.Origin, Direction: p.SITK.Direction})
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return nifti.Write(path, h, pixels, workers)
+	return image.Write(path, shape, &volume.ITK{Spacing: p.SITK.Spacing, Origin: p.SITK.Origin, Direction: p.SITK.Direction}, pixels, workers)
 }

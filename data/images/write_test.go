@@ -21,7 +21,7 @@ func pattern(shape [4]int) *volume.Image {
 	for i := range p {
 		p[i] = uint8(i * 7 % 11 % 5)
 	}
-	return &volume.Image{Shape: shape, Pixels: p}
+	return &volume.Image{Shape: shape, Pixels: volume.Slice[uint8](p)}
 }
 
 // compareWritten has each class write the labels of pattern with the properties that it reads from a file, and compares
@@ -125,7 +125,7 @@ func TestLabelsComeBackFromEveryOrientation(t *testing.T) {
 				}
 				h, err := nifti.NewNibabel([]int{5, 4, 3}, "int16", affine)
 				require.NoError(t, err)
-				pixels := make([]int16, 60)
+				pixels := make(volume.Slice[int16], 60)
 				for i := range pixels {
 					pixels[i] = int16(i)
 				}
@@ -143,7 +143,7 @@ func TestLabelsComeBackFromEveryOrientation(t *testing.T) {
 				require.NoError(t, reader.WriteSeg(out, im, p))
 				f, err := nifti.Read(out)
 				require.NoError(t, err)
-				require.Equal(t, volume.Cast[uint8](pixels), f.Pixels, what)
+				require.Equal(t, volume.Slice[uint8](volume.Cast[uint8](pixels)), f.Pixels, what)
 				got, err := f.Affine()
 				require.NoError(t, err)
 				require.Equal(t, affine, got, what)
@@ -157,7 +157,7 @@ func TestLabelsComeBackFromEveryOrientation(t *testing.T) {
 				}
 				back, q, err := reader.ReadSeg(out)
 				require.NoError(t, err)
-				require.Equal(t, im.Float32(), back.Float32(), what)
+				require.Equal(t, volume.Cast[float32](im.Pixels), volume.Cast[float32](back.Pixels), what)
 				require.Equal(t, p.Spacing, q.Spacing, what)
 			}
 		}
@@ -171,15 +171,15 @@ func TestLabelsAbove255AreNotWrappedAround(t *testing.T) {
 		require.NoError(t, err)
 		im, p, err := reader.Read([]string{filepath.Join(corpus, "sitk.nii.gz")})
 		require.NoError(t, err)
-		seg := &volume.Image{Shape: im.Shape, Pixels: make([]int16, volume.Numel(im.Shape))}
-		seg.Pixels.([]int16)[7] = 300
+		seg := &volume.Image{Shape: im.Shape, Pixels: make(volume.Slice[int16], volume.Numel(im.Shape))}
+		seg.Pixels.(volume.Slice[int16])[7] = 300
 		path := filepath.Join(folder, class+".nii.gz")
 		require.NoError(t, reader.WriteSeg(path, seg, p))
 		back, _, err := reader.ReadSeg(path)
 		require.NoError(t, err)
-		require.Equal(t, "uint16", back.TypeName())
-		require.Equal(t, volume.Cast[uint16](seg.Pixels), back.Pixels)
-		seg.Pixels.([]int16)[7] = -1
+		require.Equal(t, "uint16", back.Pixels.Type())
+		require.Equal(t, volume.Slice[uint16](volume.Cast[uint16](seg.Pixels)), back.Pixels)
+		seg.Pixels.(volume.Slice[int16])[7] = -1
 		require.ErrorContains(t, reader.WriteSeg(path, seg, p), "labels from -1 to 0, expected 0 to 65535")
 	}
 }
@@ -200,7 +200,7 @@ func TestLabelsWithAFractionAreRefused(t *testing.T) {
 	require.NoError(t, err)
 	im, p, err := reader.Read([]string{filepath.Join(corpus, "sitk.nii.gz")})
 	require.NoError(t, err)
-	seg := &volume.Image{Shape: im.Shape, Pixels: slices.Repeat([]float32{1.5}, volume.Numel(im.Shape))}
+	seg := &volume.Image{Shape: im.Shape, Pixels: slices.Repeat(volume.Slice[float32]{1.5}, volume.Numel(im.Shape))}
 	err = reader.WriteSeg(filepath.Join(t.TempDir(), "a.nii.gz"), seg, p)
 	require.ErrorContains(t, err, "expected whole numbers")
 	require.True(t, strings.Contains(err.Error(), "a.nii.gz"))

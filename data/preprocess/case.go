@@ -152,16 +152,18 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 			return nil, fmt.Errorf("the spacing is %v, expected positive numbers", spacing)
 		}
 	}
-	if f, ok := im.Pixels.([]float64); ok { // what float32 has not, nnU-Net does not see
-		im = &volume.Image{Geometry: im.Geometry, Shape: im.Shape, Pixels: volume.Cast[float32](f)}
+	if im.Pixels.Type() == "float64" { // what float32 has not, nnU-Net does not see
+		cast := *im
+		cast.Pixels = volume.Slice[float32](volume.Cast[float32](im.Pixels))
+		im = &cast
 	}
 	start := time.Now()
 	lap := func(to *time.Duration) {
 		now := time.Now()
 		*to, start = now.Sub(start), now
 	}
-	stored := im
-	im = transposed(im, s.Transpose)
+	walked := memory{im: im}
+	im = im.Transpose(s.Transpose)
 	old := [3]float64{spacing[s.Transpose[0]], spacing[s.Transpose[1]], spacing[s.Transpose[2]]}
 	target := [3]float64(append(old[:3-len(s.Spacing):3-len(s.Spacing)], s.Spacing...))
 
@@ -194,12 +196,11 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	lap(&c.Times.Crop)
 	var err error
 	if seg != nil {
-		seg = transposed(seg, s.Transpose)
-		lo, hi := labelRange(seg)
-		if lo < -1 || hi > math.MaxInt16 {
-			return nil, fmt.Errorf("the labels go from %g to %g, expected 0 to %d", lo, hi, math.MaxInt16)
+		seg = seg.Transpose(s.Transpose)
+		if err := checkLabels(seg); err != nil {
+			return nil, err
 		}
-		if hi > math.MaxInt8 {
+		if _, hi := volume.Range(seg.Pixels); hi > math.MaxInt8 {
 			err = runLabels[int16](c, s, seg, box, out, shape, old, target, threads)
 		} else {
 			err = runLabels[int8](c, s, seg, box, out, shape, old, target, threads)
@@ -217,19 +218,16 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	axis := SeparateAxis(s.Data.ForceSeparateZ, old, target)
 	labelled := func() *Mask { return outsideLabels(out, seg, box) }
 	for i, scheme := range s.Schemes {
-		ch := newChannel(im, i, box, 0)
+		ch := newChannel(im, i, box)
 		var skip *Mask
-		if scheme.Mask && scheme.Name == "ZScoreNormalization" {
-			skip = labelled()
-		}
 		sum := ch
-		if scheme.Name == "ZScoreNormalization" && skip == nil {
-			// numpy adds in the order of the file's memory, whatever the axes are called.
-			var b [3][2]int
-			for i, from := range s.Transpose {
-				b[from] = box[i]
+		if scheme.Name == "ZScoreNormalization" {
+			if scheme.Mask {
+				skip = labelled()
 			}
-			sum = newChannel(stored, i, b, contiguous([3]int(stored.Shape[1:]), b))
+			if skip == nil {
+				sum = walked.channel(ch, i, box, s.Transpose)
+			}
 		}
 		curve, err := scheme.curve(sum, skip)
 		if err != nil {
@@ -253,6 +251,32 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	return c, nil
 }
 
+// memory gives the voxels of an image in the order in which numpy walks through its array, which is that of memory, whatever
+// has become of the axes.
+type memory struct {
+	im     *volume.Image // as read
+	turned *volume.Image // its axes in the order of memory, once asked for
+}
+
+// channel gives channel c in that order. ch is the channel within box, after the axes were transposed.
+func (m *memory) channel(ch *channel, c int, box [3][2]int, transpose [3]int) *channel {
+	order := m.im.Memory
+	if order == [3]int{} {
+		order = [3]int{0, 1, 2}
+	}
+	if order == transpose {
+		return ch
+	}
+	if m.turned == nil {
+		m.turned = m.im.Transpose(order)
+	}
+	var b [3][2]int
+	for i, axis := range order {
+		b[i] = box[inverse(transpose)[axis]]
+	}
+	return newChannel(m.turned, c, b)
+}
+
 // runLabels fills in the labels and what is drawn of them.
 func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, out *Mask, shape [3]int, old, target [3]float64, threads int) error {
 	v := cropLabels[L](seg, box, out)
@@ -265,7 +289,7 @@ func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, 
 	}
 	// nnU-Net looks at the largest label that is left.
 	if wide, ok := any(v).(*volume.Volume[int16]); ok && slices.Max(wide.Data) <= math.MaxInt8 {
-		c.Seg = &volume.Volume[int8]{Data: volume.Cast[int8](wide.Data), Shape: wide.Shape}
+		c.Seg = &volume.Volume[int8]{Data: volume.Cast[int8](volume.Slice[int16](wide.Data)), Shape: wide.Shape}
 		return nil
 	}
 	c.Seg = v
@@ -276,27 +300,16 @@ func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, 
 func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Volume[L] {
 	v := volume.New[L]([4]int{1, box[0][1] - box[0][0], box[1][1] - box[1][0], box[2][1] - box[2][0]})
 	if seg != nil {
-		switch p := seg.Pixels.(type) {
-		case []uint8:
-			cut(v, p, seg.Shape, box)
-		case []int8:
-			cut(v, p, seg.Shape, box)
-		case []uint16:
-			cut(v, p, seg.Shape, box)
-		case []int16:
-			cut(v, p, seg.Shape, box)
-		case []uint32:
-			cut(v, p, seg.Shape, box)
-		case []int32:
-			cut(v, p, seg.Shape, box)
-		case []uint64:
-			cut(v, p, seg.Shape, box)
-		case []int64:
-			cut(v, p, seg.Shape, box)
-		case []float32:
-			cut(v, p, seg.Shape, box)
-		case []float64:
-			cut(v, p, seg.Shape, box)
+		n := v.Spatial()
+		row := make([]int64, n[2])
+		for z := range n[0] {
+			for y := range n[1] {
+				seg.Pixels.Int64s(row, ((box[0][0]+z)*seg.Shape[2]+box[1][0]+y)*seg.Shape[3]+box[2][0])
+				dst := v.Data[(z*n[1]+y)*n[2]:][:n[2]]
+				for x, l := range row {
+					dst[x] = L(l)
+				}
+			}
 		}
 	}
 	if out != nil {
@@ -309,24 +322,11 @@ func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Vo
 	return v
 }
 
-func cut[L Label, T volume.Pixel](v *volume.Volume[L], p []T, shape [4]int, box [3][2]int) {
-	n := v.Spatial()
-	for z := range n[0] {
-		for y := range n[1] {
-			row := p[((box[0][0]+z)*shape[2]+box[1][0]+y)*shape[3]+box[2][0]:][:n[2]]
-			dst := v.Data[(z*n[1]+y)*n[2]:][:n[2]]
-			for x, l := range row {
-				dst[x] = L(l)
-			}
-		}
-	}
-}
-
 // outsideLabels is the set of voxels whose label is negative, out among them where they are labelled 0.
 func outsideLabels(out *Mask, seg *volume.Image, box [3][2]int) *Mask {
 	lo := 0.0
 	if seg != nil {
-		lo, _ = labelRange(seg)
+		lo, _ = volume.Range(seg.Pixels)
 	}
 	if out == nil && lo >= 0 {
 		return nil
@@ -341,20 +341,19 @@ func outsideLabels(out *Mask, seg *volume.Image, box [3][2]int) *Mask {
 	return m
 }
 
-// labelRange is the range of the labels; of fractional ones and NaN it is from -Inf on, since they are none.
-func labelRange(seg *volume.Image) (lo, hi float64) {
-	whole := true
-	switch p := seg.Pixels.(type) {
-	case []float32:
-		whole = !slices.ContainsFunc(p, func(v float32) bool { return float64(v) != math.Trunc(float64(v)) })
-	case []float64:
-		whole = !slices.ContainsFunc(p, func(v float64) bool { return v != math.Trunc(v) })
+// labelError is what is wrong with the labels of a case; who knows their file adds its name.
+type labelError struct{ error }
+
+// checkLabels refuses pixels that are no labels.
+func checkLabels(seg *volume.Image) error {
+	if i := volume.Fraction(seg.Pixels); i >= 0 {
+		return labelError{fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to %d: export the segmentation with integer labels, "+
+			"or round it with lntorch image convert --type int16 --round, where that is meant", seg.Pixels.Value(i), math.MaxInt16)}
 	}
-	lo, hi = volume.Range(seg.Pixels)
-	if !whole {
-		lo = math.Inf(-1)
+	if lo, hi := volume.Range(seg.Pixels); lo < -1 || hi > math.MaxInt16 {
+		return labelError{fmt.Errorf("found labels from %g to %g, expected whole numbers from 0 to %d: is it the segmentation, and not an image?", lo, hi, math.MaxInt16)}
 	}
-	return lo, hi
+	return nil
 }
 
 func intTuple(v []int) pickle.Tuple {
@@ -363,39 +362,4 @@ func intTuple(v []int) pickle.Tuple {
 		t[i] = int64(n)
 	}
 	return t
-}
-
-// transposed permutes the axes of an image; its geometry is left behind.
-func transposed(im *volume.Image, perm [3]int) *volume.Image {
-	if perm == [3]int{0, 1, 2} {
-		return im
-	}
-	out := &volume.Image{Shape: [4]int{im.Shape[0], im.Shape[1+perm[0]], im.Shape[1+perm[1]], im.Shape[1+perm[2]]}}
-	switch p := im.Pixels.(type) {
-	case []uint8:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []int8:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []uint16:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []int16:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []uint32:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []int32:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []uint64:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []int64:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []float32:
-		out.Pixels = turn(p, im.Shape, perm)
-	case []float64:
-		out.Pixels = turn(p, im.Shape, perm)
-	}
-	return out
-}
-
-func turn[T volume.Pixel](p []T, shape [4]int, perm [3]int) []T {
-	return Transpose(&volume.Volume[T]{Data: p, Shape: shape}, perm).Data
 }

@@ -76,10 +76,10 @@ func compareCases(t *testing.T, folder string) {
 	require.Greater(t, len(list), 25)
 	for _, r := range list {
 		for _, threads := range []int{1, 3} {
-			im := image(t, array(t, f, "image_"+r.name))
+			im := imageOf(t, array(t, f, "image_"+r.name))
 			var seg *volume.Image
 			if r.label {
-				seg = image(t, array(t, f, "label_"+r.name))
+				seg = imageOf(t, array(t, f, "label_"+r.name))
 			}
 			properties := &pickle.Dict{}
 			spacing := &pickle.List{}
@@ -107,7 +107,7 @@ func compareCases(t *testing.T, folder string) {
 			switch v := c.Seg.(type) {
 			case *volume.Volume[int8]:
 				require.Equal(t, "|i1", labels.DType, r.name)
-				require.Equal(t, wantSeg, volume.Cast[int16](v.Data), r.name)
+				require.Equal(t, wantSeg, volume.Cast[int16](volume.Slice[int8](v.Data)), r.name)
 			case *volume.Volume[int16]:
 				require.Equal(t, "<i2", labels.DType, r.name)
 				require.Equal(t, wantSeg, v.Data, r.name)
@@ -164,6 +164,7 @@ func TestLiveCasesAreNnUNets(t *testing.T) {
 		compareCrop(t, out)
 		compareCases(t, out)
 		compareRules(t, out)
+		compareSums(t, out)
 	}
 }
 
@@ -171,12 +172,12 @@ func TestRunRefusesWhatIsNoCase(t *testing.T) {
 	list := references(t, goldens)
 	s := list[0].settings
 	im := func(c, n int) *volume.Image {
-		return &volume.Image{Shape: [4]int{c, n, n, n}, Pixels: make([]int16, c*n*n*n)}
+		return &volume.Image{Shape: [4]int{c, n, n, n}, Pixels: make(volume.Slice[int16], c*n*n*n)}
 	}
 	half := im(1, 4)
-	half.Pixels = append(make([]float32, 63), 0.5)
+	half.Pixels = append(make(volume.Slice[float32], 63), 0.5)
 	large := im(1, 4)
-	large.Pixels = append(make([]int32, 63), 40000)
+	large.Pixels = append(make(volume.Slice[int32], 63), 40000)
 	for _, c := range []struct {
 		im, seg *volume.Image
 		spacing [3]float64
@@ -189,8 +190,8 @@ func TestRunRefusesWhatIsNoCase(t *testing.T) {
 		{im(1, 4), im(1, 4), [3]float64{0.01, 1, 1}, "would have shape [0 "},
 		{im(1, 4), im(1, 4), [3]float64{1, 1e9, 1e9}, "is the image's spacing right?"},
 		{im(1, 4), im(1, 4), [3]float64{1, 1, 1e308}, "is the image's spacing right?"},
-		{im(1, 4), half, [3]float64{1, 1, 1}, "the labels go from"},
-		{im(1, 4), large, [3]float64{1, 1, 1}, "40000"},
+		{im(1, 4), half, [3]float64{1, 1, 1}, "found the value 0.5 in the labels, expected whole numbers from 0 to 32767: export"},
+		{im(1, 4), large, [3]float64{1, 1, 1}, "found labels from 0 to 40000, expected whole numbers from 0 to 32767: is it the segmentation"},
 	} {
 		_, err := s.Run(c.im, c.seg, c.spacing, &pickle.Dict{}, 1)
 		require.ErrorContains(t, err, c.message)

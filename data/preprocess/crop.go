@@ -12,44 +12,16 @@ import (
 // sides.
 // Source: nnU-Net 2.5.1, cropping.py, crop_to_nonzero; acvl_utils, get_bbox_from_mask.
 func NonZeroBox(im *volume.Image) [3][2]int {
-	switch p := im.Pixels.(type) {
-	case []uint8:
-		return nonZeroBox(p, im.Shape)
-	case []int8:
-		return nonZeroBox(p, im.Shape)
-	case []uint16:
-		return nonZeroBox(p, im.Shape)
-	case []int16:
-		return nonZeroBox(p, im.Shape)
-	case []uint32:
-		return nonZeroBox(p, im.Shape)
-	case []int32:
-		return nonZeroBox(p, im.Shape)
-	case []uint64:
-		return nonZeroBox(p, im.Shape)
-	case []int64:
-		return nonZeroBox(p, im.Shape)
-	case []float32:
-		return nonZeroBox(p, im.Shape)
-	case []float64:
-		return nonZeroBox(p, im.Shape)
-	}
-	panic("preprocess: pixels of type " + im.TypeName())
-}
-
-func nonZeroBox[T volume.Pixel](p []T, shape [4]int) [3][2]int {
-	nz, ny, nx := shape[1], shape[2], shape[3]
+	nz, ny, nx := im.Shape[1], im.Shape[2], im.Shape[3]
 	full := [3][2]int{{0, nz}, {0, ny}, {0, nx}}
 	// anything looks for a voxel that is not 0 in a box, in any channel. Most images answer with the first rows.
 	anything := func(b [3][2]int) bool {
-		for c := range shape[0] {
+		for c := range im.Shape[0] {
 			for z := b[0][0]; z < b[0][1]; z++ {
 				for y := b[1][0]; y < b[1][1]; y++ {
-					row := p[((c*nz+z)*ny+y)*nx:][b[2][0]:b[2][1]]
-					for _, v := range row {
-						if v != 0 {
-							return true
-						}
+					row := ((c*nz+z)*ny + y) * nx
+					if n := b[2][1] - b[2][0]; im.Pixels.Zeros(row+b[2][0], row+b[2][1]) < n {
+						return true
 					}
 				}
 			}
@@ -107,40 +79,15 @@ func (m *Mask) Len() int {
 // one of six neighbours. nil means that there are none, as in most CTs.
 // Source: scipy.ndimage.binary_fill_holes with its default structure.
 func Outside(im *volume.Image, box [3][2]int) *Mask {
-	switch p := im.Pixels.(type) {
-	case []uint8:
-		return outside(p, im.Shape, box)
-	case []int8:
-		return outside(p, im.Shape, box)
-	case []uint16:
-		return outside(p, im.Shape, box)
-	case []int16:
-		return outside(p, im.Shape, box)
-	case []uint32:
-		return outside(p, im.Shape, box)
-	case []int32:
-		return outside(p, im.Shape, box)
-	case []uint64:
-		return outside(p, im.Shape, box)
-	case []int64:
-		return outside(p, im.Shape, box)
-	case []float32:
-		return outside(p, im.Shape, box)
-	case []float64:
-		return outside(p, im.Shape, box)
-	}
-	panic("preprocess: pixels of type " + im.TypeName())
-}
-
-// outside fills from the faces of the box: beyond them everything is 0 or the image ends.
-func outside[T volume.Pixel](p []T, shape [4]int, box [3][2]int) *Mask {
+	// The voxels are found from the faces of the box: beyond them everything is 0 or the image ends.
+	p, shape := im.Pixels, im.Shape
 	channel := shape[1] * shape[2] * shape[3]
 	n := [3]int{box[0][1] - box[0][0], box[1][1] - box[1][0], box[2][1] - box[2][0]}
 	// row is the index of the first voxel of a row of the box in channel 0
 	row := func(z, y int) int { return ((box[0][0]+z)*shape[2]+box[1][0]+y)*shape[3] + box[2][0] }
 	zero := func(i int) bool {
-		for ; i < len(p); i += channel {
-			if p[i] != 0 {
+		for ; i < p.Len(); i += channel {
+			if p.Zeros(i, i+1) == 0 {
 				return false
 			}
 		}
@@ -152,18 +99,18 @@ func outside[T volume.Pixel](p []T, shape [4]int, box [3][2]int) *Mask {
 	// take adds the run of zeros around x in a row, if x is one and new, and returns the voxel after it.
 	take := func(z, y, x int) int {
 		first, at := row(z, y), (z*n[1]+y)*n[2]
-		if !zero(first+x) || m != nil && m.Has(at+x) {
+		if m != nil && m.Has(at+x) || !zero(first+x) {
 			return x + 1
 		}
 		if m == nil {
 			m = newMask(n)
 		}
-		from, to := x, x+1
+		from, to := x, n[2]
+		for i := first; i < p.Len(); i += channel {
+			to = min(to, x+p.Zeros(i+x, i+to))
+		}
 		for from > 0 && zero(first+from-1) {
 			from--
-		}
-		for to < n[2] && zero(first+to) {
-			to++
 		}
 		for i := from; i < to; i++ {
 			m.set(at + i)

@@ -18,7 +18,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/raw"
-	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/filehash"
 	"github.com/lntorch/lntorch/internal/folderlock"
@@ -178,6 +178,9 @@ func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
 	}
 	read := time.Since(start)
 	out, err := j.Settings.Run(im, seg, [3]float64(properties.Spacing), properties.Dict(), j.Threads)
+	if labels := (labelError{}); errors.As(err, &labels) {
+		err = fmt.Errorf("%s: %w", c.Label, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -274,8 +277,8 @@ func (j *Job) estimate(c raw.Case) int64 {
 	total, voxels := int64(0), int64(0)
 	var made float64 // voxels after resampling, relative
 	for _, path := range c.Images {
-		h, err := nifti.ReadHeader(path)
-		if err != nil { // of another format, or damaged
+		h, err := image.Header(path)
+		if err != nil { // damaged
 			if info, err := os.Stat(path); err == nil {
 				total += 16 * info.Size()
 			}
@@ -283,23 +286,14 @@ func (j *Job) estimate(c raw.Case) int64 {
 		}
 		n := int64(1)
 		made = 1
-		for i, d := range h.Dim {
+		for i, d := range h.Size {
 			n *= int64(d)
-			if i < len(j.Settings.Spacing) { // of two, x and y
-				made *= h.PixDim[i+1]
+			if g := h.Geometry; g != nil && i < min(len(j.Settings.Spacing), len(g.Spacing)) { // of two, x and y
+				made *= g.Spacing[i]
 			}
 		}
-		size := int64(8)
-		switch h.Type {
-		case "uint8", "int8":
-			size = 1
-		case "int16", "uint16":
-			size = 2
-		case "int32", "uint32", "float32":
-			size = 4
-		}
 		voxels = n
-		total += size * n
+		total += int64(volume.MakePixels(h.Type, 0).Size()) * n
 	}
 	for _, v := range j.Settings.Spacing {
 		made /= v

@@ -13,7 +13,9 @@ import (
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/volume"
 	"github.com/stretchr/testify/require"
 )
 
@@ -168,6 +170,20 @@ func TestABadCaseDoesNotLoseTheOthers(t *testing.T) {
 	require.Equal(t, 3, s.Made)
 	require.ElementsMatch(t, []string{c[1].ID, c[3].ID}, s.Failed)
 	require.Len(t, files(t, j.Folder), 6)
+}
+
+func TestFractionsAsLabelsNameTheFile(t *testing.T) {
+	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
+	c := j.Dataset.Cases[0]
+	f, err := nifti.Read(c.Label)
+	require.NoError(t, err)
+	p := volume.Slice[float32](volume.Cast[float32](f.Pixels))
+	p[17] = 0.5
+	f.Type = "float32"
+	require.NoError(t, nifti.Write(c.Label, &f.Header, p, 1))
+	_, err = j.Case(t.Context(), c)
+	require.EqualError(t, err, c.Label+": found the value 0.5 in the labels, expected whole numbers from 0 to 32767: export the segmentation with integer labels, "+
+		"or round it with lntorch image convert --type int16 --round, where that is meant")
 }
 
 func TestAnInterruptedRunLeavesWholeFilesAndGoesOn(t *testing.T) {

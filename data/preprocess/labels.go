@@ -29,10 +29,10 @@ func ResampleLabels[L Label](v *volume.Volume[L], shape [3]int, current, new [3]
 	separate := SeparateAxis(o.ForceSeparateZ, current, new)
 	if separate > 0 {
 		perm := coarseFirst(separate)
-		t := Transpose(v, perm)
+		t := v.Transpose(perm)
 		out := &volume.Volume[L]{Data: make([]L, shape[0]*shape[1]*shape[2]), Shape: [4]int{1, shape[perm[0]], shape[perm[1]], shape[perm[2]]}}
 		resampleLabels(out, t, true, o.Order, threads)
-		return Transpose(out, inverse(perm)), nil
+		return out.Transpose(inverse(perm)), nil
 	}
 	out := &volume.Volume[L]{Data: make([]L, shape[0]*shape[1]*shape[2]), Shape: [4]int{1, shape[0], shape[1], shape[2]}}
 	resampleLabels(out, v, separate == 0, o.Order, threads)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/lntorch/lntorch/eval/pynum"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -42,7 +43,6 @@ type channel struct {
 	shape    [3]int
 	row      func(dst []float32, z, y, x int)
 	min, max float32
-	run      int // voxels that lie together in memory, as numpy sees the box: the whole box, some of its planes' or a row
 }
 
 // curve finds the numbers of a scheme on a channel. masked, if not nil, gives for row (z, y) the voxels to leave alone.
@@ -68,155 +68,94 @@ func (s Scheme) curve(ch *channel, skip *Mask) (curve, error) {
 	return curve{}, fmt.Errorf("normalisation scheme %q is not known; known are CTNormalization, ZScoreNormalization, RescaleTo01Normalization, RGBTo01Normalization and NoNormalization", s.Name)
 }
 
-// moments are the mean and the standard deviation of a channel as numpy finds them in float32, its way of summing
-// included: in runs that lie together in memory, each by halves down to 128 numbers.
+// moments are the mean and the standard deviation of a channel as numpy 1.26 finds them in float32.
+// Source: numpy 1.26, _methods.py, _mean and _var.
 func moments(ch *channel, skip *Mask) (mean, std float32) {
-	n := ch.shape[0] * ch.shape[1] * ch.shape[2]
-	values := make([]float32, 0, n)
+	sum, n := ch.sum(skip, func([]float32) {})
+	if n == 0 {
+		return float32(math.NaN()), float32(math.NaN())
+	}
+	shift := sum / float32(n) // _var divides in the array's type, _mean does not
+	squares, _ := ch.sum(skip, func(block []float32) {
+		for i, v := range block {
+			v -= shift
+			block[i] = v * v
+		}
+	})
+	variance := float32(float64(squares) / float64(n))
+	return float32(float64(sum) / float64(n)), float32(math.Sqrt(float64(variance)))
+}
+
+// sum adds the voxels that are not in skip, after change was applied to them, as numpy adds an array that holds them in that
+// order, and counts them.
+func (ch *channel) sum(skip *Mask, change func([]float32)) (sum float32, n int) {
+	block := make([]float32, 0, pynum.Buffer)
+	flush := func() {
+		change(block)
+		sum += pynum.Sum(block)
+		n += len(block)
+		block = block[:0]
+	}
 	row := make([]float32, ch.shape[2])
 	i := 0
 	for z := range ch.shape[0] {
 		for y := range ch.shape[1] {
 			ch.row(row, z, y, 0)
-			if skip == nil {
-				values = append(values, row...)
-				continue
-			}
-			for _, v := range row {
-				if !skip.Has(i) {
-					values = append(values, v)
+			kept := row
+			if skip != nil {
+				kept = kept[:0]
+				for _, v := range row {
+					if !skip.Has(i) {
+						kept = append(kept, v)
+					}
+					i++
 				}
-				i++
+			}
+			for len(kept) > 0 {
+				part := kept[:min(len(kept), cap(block)-len(block))]
+				block, kept = append(block, part...), kept[len(part):]
+				if len(block) == cap(block) {
+					flush()
+				}
 			}
 		}
 	}
-	run := ch.run
-	if skip != nil {
-		run = len(values)
-	}
-	if len(values) == 0 {
-		return float32(math.NaN()), float32(math.NaN())
-	}
-	var sum float32
-	for i := 0; i < len(values); i += run {
-		if s := pairwise(values[i:min(i+run, len(values))]); i == 0 {
-			sum = s
-		} else {
-			sum += s
-		}
-	}
-	mean = sum / float32(len(values))
-	for i, v := range values {
-		v -= mean
-		values[i] = v * v
-	}
-	return mean, float32(math.Sqrt(float64(pairwise(values) / float32(len(values)))))
+	flush()
+	return sum, n
 }
 
-// pairwise sums as numpy does.
-// Source: numpy 1.26, loops_utils.h.src, FLOAT_pairwise_sum.
-func pairwise(a []float32) float32 {
-	n := len(a)
-	switch {
-	case n < 8:
-		sum := float32(0)
-		if n > 0 {
-			sum = a[0]
-		}
-		for i := 1; i < n; i++ {
-			sum += a[i]
-		}
-		return sum
-	case n <= 128:
-		var r [8]float32
-		copy(r[:], a)
-		i := 8
-		for ; i+8 <= n; i += 8 {
-			b := a[i:][:8]
-			for j := range r {
-				r[j] += b[j]
-			}
-		}
-		sum := ((r[0] + r[1]) + (r[2] + r[3])) + ((r[4] + r[5]) + (r[6] + r[7]))
-		for ; i < n; i++ {
-			sum += a[i]
-		}
-		return sum
-	}
-	half := n / 2
-	half -= half % 8
-	return pairwise(a[:half]) + pairwise(a[half:])
-}
-
-// newChannel gives channel c of an image within box. run is as in channel.
-func newChannel(im *volume.Image, c int, box [3][2]int, run int) *channel {
-	switch p := im.Pixels.(type) {
-	case []uint8:
-		return channelOf(p, im.Shape, c, box, run)
-	case []int8:
-		return channelOf(p, im.Shape, c, box, run)
-	case []uint16:
-		return channelOf(p, im.Shape, c, box, run)
-	case []int16:
-		return channelOf(p, im.Shape, c, box, run)
-	case []uint32:
-		return channelOf(p, im.Shape, c, box, run)
-	case []int32:
-		return channelOf(p, im.Shape, c, box, run)
-	case []uint64:
-		return channelOf(p, im.Shape, c, box, run)
-	case []int64:
-		return channelOf(p, im.Shape, c, box, run)
-	case []float32:
-		return channelOf(p, im.Shape, c, box, run)
-	case []float64:
-		return channelOf(p, im.Shape, c, box, run)
-	}
-	panic("preprocess: pixels of type " + im.TypeName())
-}
-
-func channelOf[T volume.Pixel](p []T, shape [4]int, c int, box [3][2]int, run int) *channel {
+// newChannel gives channel c of an image within box.
+func newChannel(im *volume.Image, c int, box [3][2]int) *channel {
+	shape := im.Shape
 	first := ((c*shape[1]+box[0][0])*shape[2]+box[1][0])*shape[3] + box[2][0]
 	ny, nx := shape[2], shape[3]
-	ch := &channel{run: run}
+	ch := &channel{}
 	for i, b := range box {
 		ch.shape[i] = b[1] - b[0]
 	}
 	ch.row = func(dst []float32, z, y, x int) {
-		row := p[first+(z*ny+y)*nx+x:][:len(dst)]
-		for i, v := range row {
-			dst[i] = float32(v)
-		}
+		im.Pixels.Float32s(dst, first+(z*ny+y)*nx+x)
 	}
-	lo, hi := p[first], p[first]
+	ch.min, ch.max = float32(math.NaN()), float32(math.NaN())
+	var v [2]float32
 	for z := range ch.shape[0] {
 		for y := range ch.shape[1] {
-			for _, v := range p[first+(z*ny+y)*nx:][:ch.shape[2]] {
-				if v < lo || lo != lo {
-					lo = v
-				}
-				if v > hi || hi != hi {
-					hi = v
-				}
+			at := first + (z*ny+y)*nx
+			lo, hi := im.Pixels.Extremes(at, at+ch.shape[2])
+			if lo < 0 {
+				continue
+			}
+			im.Pixels.Float32s(v[:1], lo)
+			im.Pixels.Float32s(v[1:], hi)
+			if !(v[0] >= ch.min) {
+				ch.min = v[0]
+			}
+			if !(v[1] <= ch.max) {
+				ch.max = v[1]
 			}
 		}
 	}
-	ch.min, ch.max = float32(lo), float32(hi)
 	return ch
-}
-
-// contiguous is the number of voxels that lie together when numpy walks through the box of an array of the given shape
-// in the order of memory.
-func contiguous(shape [3]int, box [3][2]int) int {
-	run := 1
-	for i := 2; i >= 0; i-- {
-		n := box[i][1] - box[i][0]
-		run *= n
-		if n != shape[i] {
-			break
-		}
-	}
-	return run
 }
 
 // normalised is the source of a channel after its normalisation; voxels in skip stay as they are.

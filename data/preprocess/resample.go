@@ -126,13 +126,13 @@ func resample(out []float32, s source, shape [3]int, separate int, o Options, th
 			s.load(whole[(z*n[1]+y)*n[2]:][:n[2]], z, y, 0)
 		}
 	}
-	turned := Transpose(&volume.Volume[float32]{Data: whole, Shape: [4]int{1, n[0], n[1], n[2]}}, perm).Data
+	turned := (&volume.Volume[float32]{Data: whole, Shape: [4]int{1, n[0], n[1], n[2]}}).Transpose(perm).Data
 	to := [3]int{shape[perm[0]], shape[perm[1]], shape[perm[2]]}
 	from := [3]int{n[perm[0]], n[perm[1]], n[perm[2]]}
 	made := volume.New[float32]([4]int{1, to[0], to[1], to[2]})
 	t := source{from, func(dst []float32, z, y, x int) { copy(dst, turned[(z*from[1]+y)*from[2]+x:]) }, s.lo, s.hi}
 	resample(made.Data, t, to, 0, o, threads)
-	copy(out, Transpose(made, inverse(perm)).Data)
+	copy(out, made.Transpose(inverse(perm)).Data)
 }
 
 // coarseFirst is the order of the axes that begins with the given one.
@@ -150,37 +150,6 @@ func inverse(p [3]int) (q [3]int) {
 		q[v] = i
 	}
 	return q
-}
-
-// Transpose permutes the spatial axes: axis i of the result is axis perm[i] of v.
-func Transpose[T any](v *volume.Volume[T], perm [3]int) *volume.Volume[T] {
-	if perm == [3]int{0, 1, 2} {
-		return v
-	}
-	n := v.Spatial()
-	stride := [3]int{n[1] * n[2], n[2], 1}
-	out := &volume.Volume[T]{Data: make([]T, len(v.Data)), Shape: [4]int{v.Shape[0], n[perm[0]], n[perm[1]], n[perm[2]]}}
-	sz, sy, sx := stride[perm[0]], stride[perm[1]], stride[perm[2]]
-	m := out.Spatial()
-	voxels := n[0] * n[1] * n[2]
-	const block = 32 // rows of the result at a time, so that a cache line of v is used whole
-	for c := range v.Shape[0] {
-		src, dst := v.Data[c*voxels:][:voxels], out.Data[c*voxels:][:voxels]
-		for z := range m[0] {
-			for y0 := 0; y0 < m[1]; y0 += block {
-				for x0 := 0; x0 < m[2]; x0 += block {
-					for y := y0; y < min(y0+block, m[1]); y++ {
-						row := dst[(z*m[1]+y)*m[2]:][:m[2]]
-						at := z*sz + y*sy
-						for x := x0; x < min(x0+block, m[2]); x++ {
-							row[x] = src[at+x*sx]
-						}
-					}
-				}
-			}
-		}
-	}
-	return out
 }
 
 // zoom resamples one channel in passes along the axes. Interpolation is linear, so their order is free: the first axis

@@ -198,7 +198,7 @@ func (v *verifier) check(reader images.Reader, c Case, channels int, expected []
 	for _, w := range about.Warnings {
 		v.warning(c.Images[0], "channels that agree", "%s", w)
 	}
-	if n := countNaN(im.Pixels); n > 0 {
+	if n := volume.NaNs(im.Pixels, 0, im.Pixels.Len()); n > 0 {
 		v.problem(c.Images[0], "numbers", "%d voxels that are NaN", n)
 	}
 	if im.Shape[0] != channels {
@@ -227,28 +227,7 @@ func (v *verifier) check(reader images.Reader, c Case, channels int, expected []
 // checkLabels looks for values that dataset.json does not know.
 func (v *verifier) checkLabels(path string, seg *volume.Image, expected []int) {
 	found := map[float64]int{}
-	switch p := seg.Pixels.(type) {
-	case []uint8:
-		tally(p, found)
-	case []int8:
-		tally(p, found)
-	case []uint16:
-		tally(p, found)
-	case []int16:
-		tally(p, found)
-	case []uint32:
-		tally(p, found)
-	case []int32:
-		tally(p, found)
-	case []uint64:
-		tally(p, found)
-	case []int64:
-		tally(p, found)
-	case []float32:
-		tally(p, found)
-	case []float64:
-		tally(p, found)
-	}
+	tally(seg.Pixels, found)
 	if n := found[math.Inf(-1)]; n > 0 { // tally's place for NaN
 		v.problem(path, "labels", "%d voxels that are NaN", n)
 		delete(found, math.Inf(-1))
@@ -280,40 +259,27 @@ func (v *verifier) checkLabels(path string, seg *volume.Image, expected []int) {
 const maxValues = 10000
 
 // tally counts the values; runs of one value, which segmentations are made of, are counted at once. NaN counts as -Inf.
-func tally[T volume.Pixel](p []T, found map[float64]int) {
-	for i := 0; i < len(p); {
-		j := i + 1
-		for j < len(p) && p[j] == p[i] {
-			j++
-		}
-		x := float64(p[i])
-		if x != x {
-			x = math.Inf(-1)
-		}
-		found[x] += j - i
-		if len(found) > maxValues {
-			return // no segmentation
-		}
-		i = j
-	}
-}
-
-func countNaN(pixels any) (n int) {
-	switch p := pixels.(type) {
-	case []float32:
-		for _, x := range p {
-			if x != x {
-				n++
+func tally(p volume.Pixels, found map[float64]int) {
+	buffer := make([]float64, min(p.Len(), 4096))
+	for at := 0; at < p.Len(); at += len(buffer) {
+		block := buffer[:min(len(buffer), p.Len()-at)]
+		p.Float64s(block, at)
+		for i := 0; i < len(block); {
+			j := i + 1
+			for j < len(block) && block[j] == block[i] {
+				j++
 			}
-		}
-	case []float64:
-		for _, x := range p {
+			x := block[i]
 			if x != x {
-				n++
+				x = math.Inf(-1)
 			}
+			found[x] += j - i
+			if len(found) > maxValues {
+				return // no segmentation
+			}
+			i = j
 		}
 	}
-	return n
 }
 
 // expectedLabels are the values that segmentations may have, ascending.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // image is what a test writes as NIfTI.
@@ -20,20 +21,20 @@ type image struct {
 	shape   []int     // x, y, z
 	spacing []float64 // x, y, z
 	origin  []float64
-	pixels  any
+	pixels  volume.Pixels
 }
 
 func (im image) write(t *testing.T, path string) {
 	t.Helper()
-	g := &nifti.ITK{Spacing: im.spacing, Origin: im.origin, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
-	typeName := map[string]string{"[]uint8": "uint8", "[]int16": "int16", "[]float32": "float32"}[fmt.Sprintf("%T", im.pixels)]
+	g := &volume.ITK{Spacing: im.spacing, Origin: im.origin, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	typeName := im.pixels.Type()
 	h, err := nifti.NewITK(im.shape, typeName, g)
 	require.NoError(t, err)
 	require.NoError(t, nifti.Write(path, h, im.pixels, 1))
 }
 
 func scan() image {
-	p := make([]int16, 60)
+	p := make(volume.Slice[int16], 60)
 	for i := range p {
 		p[i] = int16(i * 7)
 	}
@@ -41,7 +42,7 @@ func scan() image {
 }
 
 func truth() image {
-	p := make([]uint8, 60)
+	p := make(volume.Slice[uint8], 60)
 	p[20], p[21] = 1, 2
 	im := scan()
 	im.pixels = p
@@ -95,7 +96,7 @@ var breakages = []struct {
 	{"everything at once", func(t *testing.T, f string) {
 		os.Remove(f + "/labelsTr/c2.nii.gz")
 		im := truth()
-		im.pixels.([]uint8)[3] = 9
+		im.pixels.(volume.Slice[uint8])[3] = 9
 		im.spacing = []float64{1, 1, 2.1}
 		im.write(t, f+"/labelsTr/c1.nii.gz")
 		describe(t, f, `{"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, "a": 1, "c": 4}, "numTraining": 7, "file_ending": ".nii.gz"}`)
@@ -109,12 +110,12 @@ var breakages = []struct {
 	}, nil},
 	{"unknown label", func(t *testing.T, f string) {
 		im := truth()
-		im.pixels.([]uint8)[3] = 3
+		im.pixels.(volume.Slice[uint8])[3] = 3
 		im.write(t, f+"/labelsTr/c2.nii.gz")
 	}, []string{"labelsTr/c2.nii.gz: found the values 3 (1 voxels), expected the labels of dataset.json, [0 1 2]"}, nil},
 	{"fractions", func(t *testing.T, f string) {
 		im := truth()
-		p := make([]float32, 60)
+		p := make(volume.Slice[float32], 60)
 		p[3], p[4], p[5] = 0.5, 1, 2
 		im.pixels = p
 		im.write(t, f+"/labelsTr/c2.nii.gz")
@@ -122,7 +123,7 @@ var breakages = []struct {
 	{"NaN in the image", func(t *testing.T, f string) { // ITK reads NaN of NIfTI as 0
 		describe(t, f, nibabel)
 		im := scan()
-		p := make([]float32, 60)
+		p := make(volume.Slice[float32], 60)
 		p[7] = float32(math.NaN())
 		im.pixels = p
 		im.write(t, f+"/imagesTr/c1_0000.nii.gz")
@@ -130,7 +131,7 @@ var breakages = []struct {
 	{"NaN in the labels", func(t *testing.T, f string) {
 		describe(t, f, nibabel)
 		im := truth()
-		p := make([]float32, 60)
+		p := make(volume.Slice[float32], 60)
 		p[7], p[8] = float32(math.NaN()), 1
 		im.pixels = p
 		im.write(t, f+"/labelsTr/c1.nii.gz")
@@ -168,7 +169,7 @@ var breakages = []struct {
 	}, nil, nil},
 	{"no foreground", func(t *testing.T, f string) {
 		im := truth()
-		clear(im.pixels.([]uint8))
+		clear(im.pixels.(volume.Slice[uint8]))
 		im.write(t, f+"/labelsTr/c1.nii.gz")
 	}, nil, []string{"labelsTr/c1.nii.gz: found label 0 alone, expected a foreground"}},
 	{"a label without image", func(t *testing.T, f string) { truth().write(t, f+"/labelsTr/c9.nii.gz") }, nil,

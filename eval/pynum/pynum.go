@@ -50,9 +50,25 @@ func Round[F Float](x F, decimals int) F {
 	return F(math.RoundToEven(float64(scaled))) / p
 }
 
-// Sum returns np.sum of a contiguous array: pairwise summation over blocks of
-// 128 values with eight running sums each, in the values' own type.
+// Sum returns np.sum of a contiguous array in the values' own type. numpy's
+// iterators hand over Buffer values at a time; each of these blocks is added
+// pairwise, and the blocks one after the other.
+// Source: numpy 1.26 (2.3 and later add the whole array pairwise).
 func Sum[F Float](a []F) F {
+	var s F
+	for len(a) > Buffer {
+		s += pairwise(a[:Buffer])
+		a = a[Buffer:]
+	}
+	return s + pairwise(a)
+}
+
+// Buffer is how many values numpy's iterators hold.
+const Buffer = 8192
+
+// pairwise adds blocks of 128 values with eight running sums each, by halves.
+// Source: numpy 1.26, loops_utils.h.src, FLOAT_pairwise_sum.
+func pairwise[F Float](a []F) F {
 	const block = 128 // numpy: PW_BLOCKSIZE
 	n := len(a)
 	switch {
@@ -78,7 +94,7 @@ func Sum[F Float](a []F) F {
 	}
 	half := n / 2
 	half -= half % 8
-	return Sum(a[:half]) + Sum(a[half:])
+	return pairwise(a[:half]) + pairwise(a[half:])
 }
 
 // Mean returns np.mean(a); NaN for an empty a.

@@ -12,12 +12,14 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/volume"
 )
 
 // scan is a CT of 512×512×100 voxels of int16: a body with noise in air of -1000.
-func scan() []int16 {
+func scan() volume.Slice[int16] {
 	rng := rand.New(rand.NewPCG(9, 9))
-	p := make([]int16, 512*512*100)
+	p := make(volume.Slice[int16], 512*512*100)
 	i := 0
 	for z := range 100 {
 		for y := range 512 {

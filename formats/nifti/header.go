@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/lntorch/lntorch/volume"
 )
 
 const (
@@ -45,20 +47,8 @@ var (
 	refused   = map[int16]string{1: "one bit a pixel", 32: "complex64", 128: "RGB colour", 1536: "float128", 1792: "complex128", 2048: "complex256", 2304: "RGBA colour"}
 )
 
-const readable = "uint8, int8, uint16, int16, uint32, int32, uint64, int64, float32 and float64"
-
 // pixelSize is the number of bytes of a pixel of the named type.
-func pixelSize(name string) int {
-	switch name {
-	case "uint8", "int8":
-		return 1
-	case "uint16", "int16":
-		return 2
-	case "uint32", "int32", "float32":
-		return 4
-	}
-	return 8
-}
+func pixelSize(name string) int { return volume.MakePixels(name, 0).Size() }
 
 // parseHeader reads the header at the beginning of a file; b holds its first 540 bytes, or all of a shorter file.
 func parseHeader(b []byte) (*Header, error) {
@@ -166,7 +156,7 @@ func (h *Header) check(dims [8]int64, datatype int16) error {
 		if name == "" {
 			name = "unknown"
 		}
-		return fmt.Errorf("datatype: found %d (%s), expected one of %s: convert the pixels first", datatype, name, readable)
+		return fmt.Errorf("datatype: found %d (%s), expected one of %s: convert the pixels first", datatype, name, volume.TypeNames("and"))
 	}
 	// Compat: ITK (nifti_clib) reads pixels right behind the header where the offset lies in it.
 	h.Offset = max(h.Offset, int64(h.size()))
@@ -205,7 +195,7 @@ func (h *Header) encode() ([]byte, error) {
 		}
 	}
 	if datatype == 0 {
-		return nil, fmt.Errorf("pixels of type %q: expected one of %s", h.Type, readable)
+		return nil, fmt.Errorf("pixels of type %q: expected one of %s", h.Type, volume.TypeNames("and"))
 	}
 	if len(h.Dim) < 1 || len(h.Dim) > 7 {
 		return nil, fmt.Errorf("found %d axes, expected 1 to 7", len(h.Dim))

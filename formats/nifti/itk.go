@@ -9,14 +9,6 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// ITK is the geometry of an image as ITK (and SimpleITK) has it, LPS. The slices are ordered x, y, z, t and have as many
-// entries as the image has axes, Direction the square of that.
-type ITK struct {
-	Spacing   []float64 // mm, s
-	Origin    []float64 // mm, s
-	Direction []float64 // row-major; column i is the direction of axis i
-}
-
 // unitScale is how many mm the header's unit of length and how many seconds its unit of time are, 1 where it names none.
 func (h *Header) unitScale() (space, time float64) {
 	space, time = 1, 1
@@ -57,14 +49,14 @@ func (h *Header) pixdims() [8]float64 {
 
 // ITK gives the geometry that ITK 5.4 finds in the file.
 // Source: itkNiftiImageIO.cxx, ReadImageInformation and SetImageIOOrientationFromNIfTI; itkImageFileReader.hxx.
-func (h *Header) ITK() (*ITK, error) {
+func (h *Header) ITK() (*volume.ITK, error) {
 	n := h.axes()
 	if n < 2 || n > 4 {
 		return nil, fmt.Errorf("found %d axes of %v voxels, expected 2, 3 or 4", n, h.Dim)
 	}
 	space, time := h.unitScale()
 	pixdim := h.pixdims()
-	g := &ITK{Spacing: make([]float64, n), Origin: make([]float64, n), Direction: make([]float64, n*n)}
+	g := &volume.ITK{Spacing: make([]float64, n), Origin: make([]float64, n), Direction: make([]float64, n*n)}
 	for i := range n {
 		g.Direction[i*n+i] = 1
 		g.Spacing[i] = pixdim[i+1] * space
@@ -114,7 +106,7 @@ func (h *Header) ITK() (*ITK, error) {
 	if n == 2 && g.Direction[0]*g.Direction[3] == g.Direction[1]*g.Direction[2] {
 		return nil, errors.New("the directions of the two axes of the image lie in one line, seen along z, as those of a sagittal or coronal slice may: store it as a volume of one slice")
 	}
-	g.positiveZeros()
+	positiveZeros(g)
 	for _, v := range append(append(g.Spacing[:n:n], g.Origin...), g.Direction...) {
 		if !finite(v) {
 			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction %v", g.Spacing, g.Origin, g.Direction)
@@ -125,7 +117,7 @@ func (h *Header) ITK() (*ITK, error) {
 
 // positiveZeros makes zeros +0 where ITK's image keeps the ones that it began with: off the diagonal of the directions, and
 // the origin if it is zero altogether. Source: itkImageBase.hxx, SetDirection, which sets what is unequal.
-func (g *ITK) positiveZeros() {
+func positiveZeros(g *volume.ITK) {
 	n := len(g.Spacing)
 	for k, v := range g.Direction {
 		if v == 0 && k%(n+1) != 0 {
@@ -315,7 +307,7 @@ func (h *Header) scale() (slope, inter float64, scaled bool) {
 }
 
 // numbers is p, or a copy with 0 for what is no number where there is such.
-func numbers[T float32 | float64](p []T) []T {
+func numbers[T float32 | float64](p volume.Slice[T]) volume.Slice[T] {
 	no := func(v T) bool { return !finite(float64(v)) }
 	first := slices.IndexFunc(p, no)
 	if first < 0 {
@@ -332,20 +324,20 @@ func numbers[T float32 | float64](p []T) []T {
 
 // Values are the pixels with the file's scaling applied, as ITK does: those of an integer type become float32, computed in
 // double precision. Without a scaling they are the stored ones.
-func (f *File) Values() any {
+func (f *File) Values() volume.Pixels {
 	slope, inter, scaled := f.scale()
 	if !scaled {
 		return f.Pixels
 	}
-	if p, ok := f.Pixels.([]float64); ok {
-		q := make([]float64, len(p))
+	if p, ok := f.Pixels.(volume.Slice[float64]); ok {
+		q := make(volume.Slice[float64], len(p))
 		for i, v := range p {
 			q[i] = float64(v*slope) + inter
 		}
 		return q
 	}
 	from := volume.Cast[float32](f.Pixels)
-	q := make([]float32, len(from))
+	q := make(volume.Slice[float32], len(from))
 	for i, v := range from {
 		q[i] = float32(float64(float64(v)*slope) + inter)
 	}
@@ -355,7 +347,7 @@ func (f *File) Values() any {
 // Image is the image as ITK reads it, with axes (t as c, z, y, x) and Values as pixels. An image of two axes is one slice of
 // spacing 1.
 // Compat: what is no number (NaN or infinite) is 0 before the scaling.
-func (f *File) Image() (*volume.Image, *ITK, error) {
+func (f *File) Image() (*volume.Image, *volume.ITK, error) {
 	g, err := f.ITK()
 	if err != nil {
 		return nil, nil, err
@@ -375,9 +367,9 @@ func (f *File) Image() (*volume.Image, *ITK, error) {
 	}
 	known := *f
 	switch p := f.Pixels.(type) {
-	case []float32:
+	case volume.Slice[float32]:
 		known.Pixels = numbers(p)
-	case []float64:
+	case volume.Slice[float64]:
 		known.Pixels = numbers(p)
 	}
 	im.Pixels = known.Values()

@@ -7,8 +7,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/klauspost/compress/gzip"
-
 	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -16,7 +14,7 @@ import (
 // File is a NIfTI image as it is stored.
 type File struct {
 	Header
-	Pixels any // a slice of the type that Header.Type names, x fastest: row-major (…, t, z, y, x)
+	Pixels volume.Pixels // of the type that Header.Type names, x fastest: row-major (…, t, z, y, x)
 }
 
 // maxRatio is the most that deflate can compress: 258 bytes in two bits.
@@ -87,8 +85,8 @@ func open(path string) (*source, error) {
 func newSource(r io.Reader, size int64) (*source, error) {
 	buffered := bufio.NewReaderSize(r, 1<<18)
 	s := &source{r: buffered, most: size}
-	if first, _ := buffered.Peek(2); len(first) == 2 && first[0] == 0x1f && first[1] == 0x8b {
-		z, err := gzip.NewReader(buffered)
+	if first, _ := buffered.Peek(2); compressed(first) {
+		z, err := newMembers(buffered)
 		if err != nil {
 			return nil, fmt.Errorf("not a readable gzip file: %w", err)
 		}
@@ -144,13 +142,14 @@ func (s *source) read() (*File, error) {
 	}
 	size := pixelSize(h.Type)
 	f := &File{Header: *h, Pixels: volume.MakePixels(h.Type, int(need/int64(size)))}
-	raw := memory(f.Pixels)
+	raw := f.Pixels.Bytes()
 	if n, err := io.ReadFull(s.r, raw); err != nil {
 		return nil, s.short(h.Offset+int64(n), h.Offset+need, err)
 	}
 	if s.gz {
 		// The checksum comes behind the last byte. Bytes that follow the pixels are left alone.
-		if _, err := s.r.Read(make([]byte, 1)); err != nil && err != io.EOF {
+		// Compat: a file that ends before or within the checksum is read, as SimpleITK does: no pixel is missing.
+		if _, err := s.r.Read(make([]byte, 1)); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
 			return nil, s.short(h.Offset+need, h.Offset+need, err)
 		}
 	}
@@ -166,31 +165,4 @@ func (s *source) short(found, expected int64, err error) error {
 		return fmt.Errorf("the file is cut off: found %d bytes, expected %d", found, expected)
 	}
 	return fmt.Errorf("after %d of %d bytes: %w", found, expected, err)
-}
-
-// memory is the memory of pixels of any type.
-func memory(pixels any) []byte {
-	switch p := pixels.(type) {
-	case []uint8:
-		return p
-	case []int8:
-		return bits.Bytes(p)
-	case []uint16:
-		return bits.Bytes(p)
-	case []int16:
-		return bits.Bytes(p)
-	case []uint32:
-		return bits.Bytes(p)
-	case []int32:
-		return bits.Bytes(p)
-	case []uint64:
-		return bits.Bytes(p)
-	case []int64:
-		return bits.Bytes(p)
-	case []float32:
-		return bits.Bytes(p)
-	case []float64:
-		return bits.Bytes(p)
-	}
-	panic(fmt.Sprintf("nifti: pixels of type %T", pixels))
 }

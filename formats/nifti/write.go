@@ -19,7 +19,7 @@ import (
 // Write writes an image of one file, compressed where the name ends in .gz, with workers goroutines (at least one). The
 // pixels are of the header's type, x fastest; offset and scaling are as the header says, but for Offset, which has no
 // extensions before it. The file appears under its name when it is complete.
-func Write(path string, h *Header, pixels any, workers int) error {
+func Write(path string, h *Header, pixels volume.Pixels, workers int) error {
 	if err := write(path, h, pixels, workers); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -29,19 +29,19 @@ func Write(path string, h *Header, pixels any, workers int) error {
 // Endings are the endings of names of files that Write writes.
 var Endings = []string{".nii", ".nii.gz"}
 
-func write(path string, h *Header, pixels any, workers int) error {
+func write(path string, h *Header, pixels volume.Pixels, workers int) error {
 	lower := strings.ToLower(filepath.Base(path))
 	if !slices.ContainsFunc(Endings, func(e string) bool { return strings.HasSuffix(lower, e) }) {
 		return fmt.Errorf("expected a name that ends in %s", strings.Join(Endings, " or "))
 	}
-	if found := (&volume.Image{Pixels: pixels}).TypeName(); found != h.Type {
+	if found := pixels.Type(); found != h.Type {
 		return fmt.Errorf("pixels of type %s for a header of type %q", found, h.Type)
 	}
 	head, err := h.encode()
 	if err != nil {
 		return err
 	}
-	raw := memory(pixels)
+	raw := pixels.Bytes()
 	need, err := h.bytes()
 	if err != nil {
 		return err
@@ -92,7 +92,7 @@ func (plain) Close() error { return nil }
 // NewITK is the header that ITK 5.4 writes for an image with the given sizes of the axes x, y, … and type of pixels.
 // Directions that are not at right angles are replaced by the nearest that are, as ITK does.
 // Source: itkNiftiImageIO.cxx, WriteImageInformation and SetNIfTIOrientationFromImageIO.
-func NewITK(shape []int, typeName string, g *ITK) (*Header, error) {
+func NewITK(shape []int, typeName string, g *volume.ITK) (*Header, error) {
 	n := len(shape)
 	if n < 2 || n > 4 || len(g.Spacing) != n || len(g.Origin) != n || len(g.Direction) != n*n {
 		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: expected 2, 3 or 4 axes", n, len(g.Spacing), len(g.Origin), len(g.Direction))

@@ -291,7 +291,7 @@ func (d *Decoder) setItem(target, key, value any) error {
 	case *DefaultDict:
 		dict = &t.Dict
 	default:
-		return fmt.Errorf("item assignment to a %s", typeName(target))
+		return fmt.Errorf("item assignment to a %s", TypeName(target))
 	}
 	return d.insert(dict, key, value)
 }
@@ -323,7 +323,7 @@ func (d *Decoder) insert(dict *Dict, key, value any) error {
 func (d *Decoder) appendTo(target any, items []any) error {
 	list, ok := target.(*List)
 	if !ok {
-		return fmt.Errorf("append to a %s", typeName(target))
+		return fmt.Errorf("append to a %s", TypeName(target))
 	}
 	list.Items = append(list.Items, items...)
 	return nil
@@ -632,7 +632,7 @@ func (d *Decoder) step(op byte) error {
 		}
 		set, ok := target.(*Set)
 		if !ok || set.Frozen {
-			return fmt.Errorf("add to a %s", typeName(target))
+			return fmt.Errorf("add to a %s", TypeName(target))
 		}
 		return d.addAll(set, items)
 	case 0x91: // FROZENSET
@@ -711,7 +711,7 @@ func (d *Decoder) step(op byte) error {
 		}
 		t, ok := args.(Tuple)
 		if !ok {
-			return fmt.Errorf("call with a %s instead of a tuple", typeName(args))
+			return fmt.Errorf("call with a %s instead of a tuple", TypeName(args))
 		}
 		if op == 0x81 && len(t) > 0 {
 			return errors.New("NEWOBJ with arguments is not supported")

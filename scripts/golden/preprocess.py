@@ -8,7 +8,9 @@ cases.json per case: name, plans, configuration, dataset.json, spacing and wheth
 cases.npz  per case NAME: image_NAME (c,z,y,x), label_NAME, and what DefaultPreprocessor.run_case_npy makes:
            data_NAME, seg_NAME.
 NAME.pkl   its properties.
-rules.json spacings and the axis that is resampled apart, shapes, nearest samples."""
+rules.json spacings and the axis that is resampled apart, shapes, nearest samples.
+sums.json  per case: what sums() made of images of more voxels than numpy adds at a time, and the sha256 of the result."""
+import hashlib
 import json
 import os
 import sys
@@ -198,7 +200,43 @@ def rules():
         json.dump({"separate": separate, "shapes": shapes, "nearest": nearest}, f)
 
 
+def sums():
+    """ZScoreNormalization of images whose voxels an integer hash gives, so that they need not be stored. Their arrays have the
+    axes of (z, y, x) in the order memory, slowest first, as NibabelIOWithReorient may make them; border voxels on each side
+    are 0, and so is a corner up to x + y + z < border + 9."""
+    rng = np.random.RandomState(SEED)
+    out = []
+    orders = [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1), (0, 2, 1), (1, 0, 2)]
+    for i in range(14):
+        shape = [int(n) for n in rng.randint(9, 70, 3)]
+        if i == 13:  # more voxels than float32 counts
+            shape = [257, 257, 259 + 2 * SEED]
+        memory = orders[rng.randint(6)] if i % 2 else (0, 1, 2)
+        transpose = orders[rng.randint(6)] if i % 3 else (0, 1, 2)
+        border, channels, mask, real = int(rng.randint(3)) * (i != 13), 1 + (i % 5 == 1), bool(i % 4 == 2), bool(i % 3 == 1)
+        n = channels * int(np.prod(shape))
+        h = (np.arange(n, dtype=np.uint64) * np.uint64(2654435761) + np.uint64(40503 * i)) & np.uint64(0xFFFFFFFF)
+        h ^= h >> np.uint64(15)
+        h = (h * np.uint64(2246822519)) & np.uint64(0xFFFFFFFF)
+        v = (h >> np.uint64(20)).astype(np.int16) + np.int16(1)
+        if real:
+            v = v.astype(np.float32)
+            v = v * v / np.float32(7)
+        a = v.reshape([channels] + [shape[k] for k in memory]).transpose([0] + [1 + int(k) for k in np.argsort(memory)])
+        where = np.indices(shape)
+        inside = np.logical_and.reduce([(w >= border) & (w < m - border) for w, m in zip(where, shape)]) & (where.sum(0) >= border + 9)
+        a *= inside
+        manager = PlansManager(make_plans([(1.0, 1.0, 1.0)[k] for k in transpose], (Z,) * channels, (mask,) * channels, transpose))
+        dataset = LABELS | {"channel_names": {str(c): "x" for c in range(channels)}, "file_ending": ".nii.gz", "numTraining": 1}
+        data, _ = DefaultPreprocessor(verbose=False).run_case_npy(a, None, {"spacing": [1.0, 1.0, 1.0]}, manager, manager.get_configuration("c"), dataset)
+        out.append({"shape": shape, "memory": memory, "transpose": transpose, "border": border, "channels": channels, "mask": mask, "real": real, "seed": i,
+                    "result": list(data.shape), "sha256": hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest()})
+    with open(os.path.join(OUT, "sums.json"), "w") as f:
+        json.dump(out, f, indent=1)
+
+
 os.makedirs(OUT, exist_ok=True)
+sums()
 crop()
 rules()
 cases()

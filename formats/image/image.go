@@ -1,0 +1,130 @@
+// Package image opens and writes image files of any format: it finds the format of a file by its content, then by the ending
+// of its name. What the formats are is in the packages of formats; a new one is a line in Formats.
+package image
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Formats are the formats that are read and written.
+var Formats = []*volume.Format{
+	&nifti.Format,
+}
+
+// Endings are the endings of names of files that can be written.
+func Endings() []string {
+	var all []string
+	for _, f := range Formats {
+		all = append(all, f.Endings...)
+	}
+	return all
+}
+
+// ForName gives the format of files with that name, nil if none has its ending.
+func ForName(path string) *volume.Format {
+	lower := strings.ToLower(filepath.Base(path))
+	for _, f := range Formats {
+		if slices.ContainsFunc(f.Endings, func(e string) bool { return strings.HasSuffix(lower, e) }) {
+			return f
+		}
+	}
+	return nil
+}
+
+// Header reads the head of a file: sizes, type and geometry, not the pixels.
+func Header(path string) (*volume.Header, error) {
+	f, err := of(path)
+	if err != nil {
+		return nil, err
+	}
+	return f.Header(path)
+}
+
+// Read reads a file.
+func Read(path string) (volume.File, error) {
+	f, err := of(path)
+	if err != nil {
+		return nil, err
+	}
+	return f.Read(path)
+}
+
+// Write writes pixels with the sizes of the axes x, y, … and the geometry g in the format that the name's ending asks for.
+func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
+	f, err := forWriting(path)
+	if err != nil {
+		return err
+	}
+	return f.Write(path, size, g, pixels, workers)
+}
+
+// Convert writes f under another name. values, if not nil, take the place of its pixels. In the same format pixels,
+// scaling and header stay as they are; another one gets the image's values and ITK's geometry.
+func Convert(path string, f volume.File, values volume.Pixels, workers int) error {
+	to, err := forWriting(path)
+	if err != nil {
+		return err
+	}
+	if done, err := to.Rewrite(path, f, values, workers); done || err != nil {
+		return err
+	}
+	head := f.Head()
+	if head.Geometry == nil {
+		return fmt.Errorf("%s: the image has no geometry that %s holds: %w", path, to.Name, head.Problem)
+	}
+	if values == nil {
+		values = f.Values()
+	}
+	return to.Write(path, head.Size[:len(head.Geometry.Spacing)], head.Geometry, values, workers)
+}
+
+func forWriting(path string) (*volume.Format, error) {
+	if f := ForName(path); f != nil {
+		return f, nil
+	}
+	return nil, fmt.Errorf("%s: expected a name that ends in %s", path, strings.Join(Endings(), " or "))
+}
+
+// of finds the format of a file. One that cannot be opened, or is empty, is left to a format to complain of.
+func of(path string) (*volume.Format, error) {
+	first := begin(path)
+	for _, f := range Formats {
+		if f.Match(first) {
+			return f, nil
+		}
+	}
+	if f := ForName(path); f != nil {
+		return f, nil
+	}
+	if len(first) == 0 {
+		return Formats[0], nil
+	}
+	var names []string
+	for _, f := range Formats {
+		names = append(names, f.Name+" ("+strings.Join(f.Endings, ", ")+")")
+	}
+	return nil, fmt.Errorf("%s: the file begins with % x, expected an image file: %s", path, first[:min(len(first), 4)], strings.Join(names, ", "))
+}
+
+// begin reads the first bytes of a regular file.
+func begin(path string) []byte {
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	first := make([]byte, 512)
+	n, _ := io.ReadFull(f, first)
+	return first[:n]
+}

@@ -1,0 +1,69 @@
+package nifti
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Format is NIfTI as formats/image knows it.
+var Format = volume.Format{
+	Name:    "NIfTI",
+	Endings: Endings,
+	Match: func(first []byte) bool {
+		if len(first) < 4 || compressed(first) {
+			return compressed(first)
+		}
+		for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
+			if n := order.Uint32(first); n == size1 || n == size2 {
+				return true
+			}
+		}
+		return false
+	},
+	Header: func(path string) (*volume.Header, error) {
+		h, err := ReadHeader(path)
+		if err != nil {
+			return nil, err
+		}
+		return h.Head(), nil
+	},
+	Read: func(path string) (volume.File, error) {
+		f, err := Read(path)
+		if err != nil {
+			return nil, err // no *File that is nil in an interface that is not
+		}
+		return f, nil
+	},
+	Write: func(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
+		h, err := NewITK(size, pixels.Type(), g)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		return Write(path, h, pixels, workers)
+	},
+	Rewrite: func(path string, f volume.File, values volume.Pixels, workers int) (bool, error) {
+		own, ok := f.(*File)
+		if !ok {
+			return false, nil
+		}
+		h, pixels := own.Header, own.Pixels
+		if values != nil {
+			pixels = values
+			h.Type, h.Slope, h.Inter = values.Type(), 1, 0
+		}
+		return true, Write(path, &h, pixels, workers)
+	},
+}
+
+// Head describes the file as every format does.
+func (h *Header) Head() *volume.Header {
+	head := &volume.Header{Format: fmt.Sprintf("NIfTI-%d", h.Version), Size: h.Dim, Type: h.Type, BigEndian: h.BigEndian, Description: h.Descrip, Native: h}
+	head.Geometry, head.Problem = h.ITK()
+	head.Extensions = h.Offset > offset2 || h.Version == 1 && h.Offset > offset1
+	return head
+}
+
+// Stored are the pixels as they are stored.
+func (f *File) Stored() volume.Pixels { return f.Pixels }
