@@ -114,7 +114,7 @@ func (d *Decoder) Decode() (any, error) {
 		if err != nil {
 			return nil, fmt.Errorf("pickle: at byte %d: %w", at, err)
 		}
-		if op == '.' {
+		if op == opStop {
 			if len(d.marks) > 0 || len(d.stack) != 1 {
 				return nil, fmt.Errorf("pickle: at byte %d: STOP with %d values and %d open marks", at, len(d.stack), len(d.marks))
 			}
@@ -411,7 +411,7 @@ func decimalInt(s string) (any, error) {
 // step executes one opcode. The names are those of Python's pickletools.
 func (d *Decoder) step(op byte) error {
 	switch op {
-	case 0x80: // PROTO
+	case opProto:
 		v, err := d.byte()
 		if err != nil {
 			return err
@@ -420,33 +420,33 @@ func (d *Decoder) step(op byte) error {
 			return fmt.Errorf("pickle protocol %d, at most 5 is known", v)
 		}
 		return nil
-	case 0x95: // FRAME
+	case opFrame:
 		n, err := d.uint(8)
 		if err == nil && n > uint64(d.size-d.pos) {
 			err = fmt.Errorf("frame of %d bytes, %d left: %w", n, d.size-d.pos, errTruncated)
 		}
 		return err
 
-	case 'N':
+	case opNone:
 		return d.push(nil)
-	case 0x88: // NEWTRUE
+	case opNewTrue:
 		return d.push(true)
-	case 0x89: // NEWFALSE
+	case opNewFalse:
 		return d.push(false)
-	case 'K', 'M': // BININT1, BININT2
-		v, err := d.uint(1 + int(op-'K')/2)
+	case opBinInt1, opBinInt2:
+		v, err := d.uint(1 + int(op-opBinInt1)/2)
 		if err != nil {
 			return err
 		}
 		return d.push(int64(v))
-	case 'J': // BININT
+	case opBinInt:
 		v, err := d.uint(4)
 		if err != nil {
 			return err
 		}
 		return d.push(int64(int32(v)))
-	case 0x8a, 0x8b: // LONG1, LONG4
-		b, err := d.sized(1 + 3*int(op-0x8a))
+	case opLong1, opLong4:
+		b, err := d.sized(1 + 3*int(op-opLong1))
 		if err != nil {
 			return err
 		}
@@ -455,12 +455,12 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.push(v)
-	case 'I', 'L': // INT, LONG
+	case opInt, opLong:
 		s, err := d.line(2 * maxInt)
 		if err != nil {
 			return err
 		}
-		if op == 'I' && (s == "00" || s == "01") {
+		if op == opInt && (s == "00" || s == "01") {
 			return d.push(s == "01")
 		}
 		v, err := decimalInt(s)
@@ -468,7 +468,7 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.push(v)
-	case 'F': // FLOAT
+	case opFloat:
 		s, err := d.line(128)
 		if err != nil {
 			return err
@@ -481,15 +481,15 @@ func (d *Decoder) step(op byte) error {
 			v = math.Float64frombits(0x7ff8 << 48) // Python's, not Go's
 		}
 		return d.push(v)
-	case 'G': // BINFLOAT
+	case opBinFloat:
 		b, err := d.take(8)
 		if err != nil {
 			return err
 		}
 		return d.push(math.Float64frombits(binary.BigEndian.Uint64(b)))
 
-	case 'X', 0x8c, 0x8d, 'T', 'U': // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8, BINSTRING, SHORT_BINSTRING
-		b, err := d.sized(map[byte]int{'X': 4, 0x8c: 1, 0x8d: 8, 'T': 4, 'U': 1}[op])
+	case opBinUnicode, opShortBinUnicode, opBinUnicode8, opBinString, opShortBinString:
+		b, err := d.sized(map[byte]int{opBinUnicode: 4, opShortBinUnicode: 1, opBinUnicode8: 8, opBinString: 4, opShortBinString: 1}[op])
 		if err != nil {
 			return err
 		}
@@ -498,7 +498,7 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.push(s)
-	case 'V': // UNICODE
+	case opUnicode:
 		s, err := d.line(1 << 20)
 		if err != nil {
 			return err
@@ -507,33 +507,33 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.push(s)
-	case 'B', 'C', 0x8e: // BINBYTES, SHORT_BINBYTES, BINBYTES8
-		b, err := d.sized(map[byte]int{'B': 4, 'C': 1, 0x8e: 8}[op])
+	case opBinBytes, opShortBinBytes, opBinBytes8:
+		b, err := d.sized(map[byte]int{opBinBytes: 4, opShortBinBytes: 1, opBinBytes8: 8}[op])
 		if err != nil {
 			return err
 		}
 		return d.push(b)
-	case 0x96: // BYTEARRAY8
+	case opByteArray8:
 		b, err := d.sized(8)
 		if err != nil {
 			return err
 		}
 		return d.push(ByteArray(b))
 
-	case '(': // MARK
+	case opMark:
 		d.marks = append(d.marks, len(d.stack))
 		return d.charge(1)
-	case '0': // POP
+	case opPop:
 		if len(d.marks) > 0 && len(d.stack) == d.base() {
 			_, err := d.popMark()
 			return err
 		}
 		_, err := d.pop()
 		return err
-	case '1': // POP_MARK
+	case opPopMark:
 		_, err := d.popMark()
 		return err
-	case '2': // DUP
+	case opDup:
 		v, err := d.top()
 		if err != nil {
 			return err
@@ -541,28 +541,28 @@ func (d *Decoder) step(op byte) error {
 		d.stack = append(d.stack, v)
 		return nil
 
-	case ')': // EMPTY_TUPLE
+	case opEmptyTuple:
 		return d.tuple(0)
-	case 0x85, 0x86, 0x87: // TUPLE1, TUPLE2, TUPLE3
-		return d.tuple(int(op - 0x84))
-	case 't': // TUPLE
+	case opTuple1, opTuple2, opTuple3:
+		return d.tuple(int(op-opTuple1) + 1)
+	case opTuple:
 		items, err := d.popMark()
 		if err != nil {
 			return err
 		}
 		t := append(make(Tuple, 0, len(items)), items...)
 		return d.push(t)
-	case ']': // EMPTY_LIST
+	case opEmptyList:
 		return d.push(&List{})
-	case 'l': // LIST
+	case opList:
 		items, err := d.popMark()
 		if err != nil {
 			return err
 		}
 		return d.push(&List{Items: slices.Clone(items)})
-	case '}': // EMPTY_DICT
+	case opEmptyDict:
 		return d.push(&Dict{})
-	case 'd', 'u': // DICT, SETITEMS
+	case opDict, opSetItems:
 		items, err := d.popMark()
 		if err != nil {
 			return err
@@ -571,7 +571,7 @@ func (d *Decoder) step(op byte) error {
 			return errors.New("a key without a value")
 		}
 		var target any = &Dict{}
-		if op == 'u' {
+		if op == opSetItems {
 			if target, err = d.top(); err != nil {
 				return err
 			}
@@ -581,11 +581,11 @@ func (d *Decoder) step(op byte) error {
 				return err
 			}
 		}
-		if op == 'd' {
+		if op == opDict {
 			return d.push(target)
 		}
 		return nil
-	case 's': // SETITEM
+	case opSetItem:
 		value, err := d.pop()
 		if err != nil {
 			return err
@@ -599,7 +599,7 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.setItem(target, key, value)
-	case 'a': // APPEND
+	case opAppend:
 		v, err := d.pop()
 		if err != nil {
 			return err
@@ -609,7 +609,7 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.appendTo(target, []any{v})
-	case 'e': // APPENDS
+	case opAppends:
 		items, err := d.popMark()
 		if err != nil {
 			return err
@@ -619,9 +619,9 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.appendTo(target, items)
-	case 0x8f: // EMPTY_SET
+	case opEmptySet:
 		return d.push(&Set{})
-	case 0x90: // ADDITEMS
+	case opAddItems:
 		items, err := d.popMark()
 		if err != nil {
 			return err
@@ -635,7 +635,7 @@ func (d *Decoder) step(op byte) error {
 			return fmt.Errorf("add to a %s", typeName(target))
 		}
 		return d.addAll(set, items)
-	case 0x91: // FROZENSET
+	case opFrozenSet:
 		items, err := d.popMark()
 		if err != nil {
 			return err
@@ -646,7 +646,7 @@ func (d *Decoder) step(op byte) error {
 		}
 		return d.push(set)
 
-	case 'p', 'g': // PUT, GET
+	case opPut, opGet:
 		s, err := d.line(20)
 		if err != nil {
 			return err
@@ -655,27 +655,27 @@ func (d *Decoder) step(op byte) error {
 		if err != nil || index < 0 {
 			return fmt.Errorf("memo index %.40q", s)
 		}
-		if op == 'p' {
+		if op == opPut {
 			return d.put(index)
 		}
 		return d.get(index)
-	case 'q', 'r', 'h', 'j': // BINPUT, LONG_BINPUT, BINGET, LONG_BINGET
+	case opBinPut, opLongBinPut, opBinGet, opLongBinGet:
 		width := 1
-		if op == 'r' || op == 'j' {
+		if op == opLongBinPut || op == opLongBinGet {
 			width = 4
 		}
 		index, err := d.uint(width)
 		if err != nil {
 			return err
 		}
-		if op == 'q' || op == 'r' {
+		if op == opBinPut || op == opLongBinPut {
 			return d.put(int64(index))
 		}
 		return d.get(int64(index))
-	case 0x94: // MEMOIZE
+	case opMemoize:
 		return d.put(int64(len(d.memo)))
 
-	case 'c': // GLOBAL
+	case opGlobal:
 		module, err := d.line(512)
 		if err != nil {
 			return err
@@ -685,7 +685,7 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.global(module, name)
-	case 0x93: // STACK_GLOBAL
+	case opStackGlobal:
 		name, err := d.pop()
 		if err != nil {
 			return err
@@ -700,7 +700,7 @@ func (d *Decoder) step(op byte) error {
 			return errors.New("a global named by something else than text")
 		}
 		return d.global(m, n)
-	case 'R', 0x81: // REDUCE, NEWOBJ
+	case opReduce, opNewObj:
 		args, err := d.pop()
 		if err != nil {
 			return err
@@ -713,11 +713,11 @@ func (d *Decoder) step(op byte) error {
 		if !ok {
 			return fmt.Errorf("call with a %s instead of a tuple", typeName(args))
 		}
-		if op == 0x81 && len(t) > 0 {
+		if op == opNewObj && len(t) > 0 {
 			return errors.New("NEWOBJ with arguments is not supported")
 		}
 		return d.call(f, t)
-	case 'b': // BUILD
+	case opBuild:
 		state, err := d.pop()
 		if err != nil {
 			return err
@@ -732,10 +732,10 @@ func (d *Decoder) step(op byte) error {
 		}
 		d.stack = append(d.stack, v)
 		return nil
-	case 'P', 'Q': // PERSID, BINPERSID
+	case opPersID, opBinPersID:
 		var id any
 		var err error
-		if op == 'P' {
+		if op == opPersID {
 			id, err = d.line(1024)
 		} else {
 			id, err = d.pop()
@@ -753,11 +753,11 @@ func (d *Decoder) step(op byte) error {
 		return d.push(v)
 	}
 	return fmt.Errorf("this opcode is not allowed (%s)", map[byte]string{
-		'i': "INST makes an object of any class", 'o': "OBJ makes an object of any class",
-		0x92: "NEWOBJ_EX makes an object of any class",
-		0x82: "EXT1 calls a registered extension", 0x83: "EXT2 calls a registered extension",
-		0x84: "EXT4 calls a registered extension", 'S': "STRING is Python 2 text",
-		0x97: "NEXT_BUFFER needs data outside the file", 0x98: "READONLY_BUFFER needs data outside the file",
+		opInst: "INST makes an object of any class", opObj: "OBJ makes an object of any class",
+		opNewObjEx: "NEWOBJ_EX makes an object of any class",
+		opExt1:     "EXT1 calls a registered extension", opExt2: "EXT2 calls a registered extension",
+		opExt4: "EXT4 calls a registered extension", opString: "STRING is Python 2 text",
+		opNextBuffer: "NEXT_BUFFER needs data outside the file", opReadOnlyBuffer: "READONLY_BUFFER needs data outside the file",
 	}[op])
 }
 
