@@ -1,7 +1,8 @@
 // Package pickle reads and writes Python pickles as data. Reading is an interpreter that knows a fixed list of harmless
 // classes and functions and builds plain Go values from them; every other name in a file is an error that says so, and
-// nothing is ever executed. Sizes are checked against the input before memory is taken, and a result is always a finite
-// tree of bounded size and depth, so that any walk over it ends.
+// nothing is ever executed. Memory is taken from a budget: text and bytes may take what the file holds of them, all that
+// is built around them has a fixed allowance. A result is always a finite tree of bounded size and depth, so that any
+// walk over it ends.
 //
 // It is not a general unpickler: objects of user classes, recursive structures and Python 2 text are refused.
 //
@@ -29,12 +30,26 @@ import (
 // Limits bound what one pickle may make. The zero value stands for DefaultLimits.
 type Limits struct {
 	Bytes  int64 // size of the pickle
-	Values int64 // objects made; a container counts as four
+	Memory int64 // bytes for values, stack and memo, beyond the text and bytes that the pickle holds
 	Depth  int   // nesting of the result
 }
 
-// DefaultLimits leave room for a checkpoint with millions of logged numbers.
-var DefaultLimits = Limits{Bytes: 2 << 30, Values: 8 << 20, Depth: 500}
+// DefaultLimits leave room for a checkpoint with two million logged numbers or thirty thousand tensors. With them no
+// pickle takes two seconds or 256 MB, text and bytes apart.
+var DefaultLimits = Limits{Bytes: 2 << 30, Memory: 96 << 20, Depth: 500}
+
+// What is taken from Limits.Memory, in bytes, rounded up to what Go's allocator and the growth of slices and maps cost.
+const (
+	costOp     = 4  // of every opcode; it bounds the time of those that make nothing
+	costSlot   = 32 // of a place on the stack, in a list, or in the memo
+	costItem   = 16 // of a place in a tuple
+	costNumber = 8
+	costText   = 48  // beyond its bytes
+	costObject = 64  // an empty list, dict, tuple or other object
+	costEntry  = 192 // of a dict or set, with its place in the index
+	costCall   = 256 // the result of a call or of a persistent id, which may hold its arguments again
+	costNode   = 128 // of a container in the check of the result
+)
 
 // Func builds the value of a call that a pickle asks for.
 type Func func(args Tuple) (any, error)
@@ -80,9 +95,13 @@ type Decoder struct {
 
 	stack   []any
 	marks   []int
-	memo    map[int64]any
-	values  int64 // budget left
-	work    int64 // budget left, in bytes copied or hashed beyond the reading itself
+	deepest int           // the largest size of stack and marks, which is paid for
+	memo    []any         // by index; absent where nothing was put
+	sparse  map[int64]any // entries of the memo far beyond its end
+	kept    int64         // entries of both
+	memory  int64         // budget left
+	pushed  int64         // values put on the stack
+	work    int64         // budget left, in bytes copied or hashed beyond the reading itself
 	globals map[Global]bool
 	names   []Global
 }
@@ -104,10 +123,8 @@ func (d *Decoder) Globals() []Global { return d.names }
 // Decode reads the next pickle.
 func (d *Decoder) Decode() (any, error) {
 	start := d.pos
-	left := d.size - start
-	d.stack, d.marks, d.memo = nil, nil, map[int64]any{}
-	d.values = d.opts.Limits.Values
-	d.work = 64*min(left, d.opts.Limits.Bytes) + 64<<20
+	d.stack, d.marks, d.deepest, d.memo, d.sparse, d.kept = nil, nil, 0, nil, nil, 0
+	d.memory, d.pushed, d.work = d.opts.Limits.Memory, 0, 64<<20
 	for {
 		at := d.pos
 		op, err := d.byte()
@@ -119,12 +136,15 @@ func (d *Decoder) Decode() (any, error) {
 				return nil, fmt.Errorf("pickle: at byte %d: STOP with %d values and %d open marks", at, len(d.stack), len(d.marks))
 			}
 			root := d.stack[0]
-			if err := checkTree(root, d.opts.Limits, d.pos-start); err != nil {
+			if err := d.checkTree(root, d.pos-start); err != nil {
 				return nil, fmt.Errorf("pickle: %w", err)
 			}
 			return root, nil
 		}
-		if err := d.step(op); err != nil {
+		if err = d.charge(costOp); err == nil {
+			err = d.step(op)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("pickle: at byte %d, opcode 0x%02x: %w", at, op, err)
 		}
 		if d.pos-start > d.opts.Limits.Bytes {
@@ -149,17 +169,27 @@ func (d *Decoder) byte() (byte, error) {
 	return b, err
 }
 
-// take reads n bytes into new memory.
-func (d *Decoder) take(n uint64) ([]byte, error) {
-	if n > uint64(d.size-d.pos) {
-		return nil, fmt.Errorf("%d bytes announced, %d left: %w", n, d.size-d.pos, errTruncated)
+// fill reads as many bytes as b has.
+func (d *Decoder) fill(b []byte) (int, error) {
+	if int64(len(b)) > d.size-d.pos {
+		return 0, errTruncated
 	}
-	b := make([]byte, n)
 	k, err := io.ReadFull(d.r, b)
 	d.pos += int64(k)
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		err = errTruncated
 	}
+	return k, err
+}
+
+// take reads n bytes into new memory.
+func (d *Decoder) take(n uint64) ([]byte, error) {
+	if n > uint64(d.size-d.pos) {
+		return nil, fmt.Errorf("%d bytes announced, %d left: %w", n, d.size-d.pos, errTruncated)
+	}
+	d.work += 2 * int64(n)
+	b := make([]byte, n)
+	_, err := d.fill(b)
 	return b, err
 }
 
@@ -203,11 +233,11 @@ func (d *Decoder) line(limit int) (string, error) {
 	}
 }
 
-// charge takes n objects from the budget.
+// charge takes n bytes from the budget.
 func (d *Decoder) charge(n int) error {
-	d.values -= int64(n)
-	if d.values < 0 {
-		return fmt.Errorf("more than %d values", d.opts.Limits.Values)
+	d.memory -= int64(n)
+	if d.memory < 0 {
+		return fmt.Errorf("its values need more than %d MB of memory, which no checkpoint of a network does", d.opts.Limits.Memory>>20)
 	}
 	return nil
 }
@@ -221,14 +251,29 @@ func (d *Decoder) chargeWork(n int) error {
 	return nil
 }
 
-// push adds a new object to the stack.
+// push puts a value on the stack, whose memory is paid for.
 func (d *Decoder) push(v any) error {
 	d.stack = append(d.stack, v)
-	switch v.(type) {
-	case *List, *Dict, *OrderedDict, *DefaultDict, *Set:
-		return d.charge(4)
+	d.pushed++
+	return d.grown()
+}
+
+// pushNew puts a new value on the stack and pays for it.
+func (d *Decoder) pushNew(v any, cost int) error {
+	if err := d.charge(cost); err != nil {
+		return err
 	}
-	return d.charge(1)
+	return d.push(v)
+}
+
+// grown pays for the stack where it has become larger than ever before.
+func (d *Decoder) grown() error {
+	n := len(d.stack) + len(d.marks) - d.deepest
+	if n <= 0 {
+		return nil
+	}
+	d.deepest += n
+	return d.charge(n * costSlot)
 }
 
 var errUnderflow = errors.New("the stack holds too few values")
@@ -273,12 +318,9 @@ func (d *Decoder) tuple(n int) error {
 	if len(d.stack)-d.base() < n {
 		return errUnderflow
 	}
-	t := Tuple(slices.Clone(d.stack[len(d.stack)-n:]))
+	t := append(make(Tuple, 0, n), d.stack[len(d.stack)-n:]...)
 	d.stack = d.stack[:len(d.stack)-n]
-	if t == nil {
-		t = Tuple{}
-	}
-	return d.push(t)
+	return d.pushNew(t, costObject+n*costItem)
 }
 
 func (d *Decoder) setItem(target, key, value any) error {
@@ -298,20 +340,23 @@ func (d *Decoder) setItem(target, key, value any) error {
 
 // insert adds to a dict and accounts for hashing the key.
 func (d *Decoder) insert(dict *Dict, key, value any) error {
-	if err := d.charge(1); err != nil {
-		return err
-	}
 	canon, err := canonical(key)
 	if err != nil {
 		return err
 	}
+	cost := costEntry
 	switch k := canon.(type) {
 	case string:
 		err = d.chargeWork(len(k))
 	case bytesKey:
+		cost += len(k)
 		err = d.chargeWork(len(k))
 	case tupleKey:
-		err = d.chargeWork(8 * len(k))
+		cost += len(k)
+		err = d.chargeWork(64 * len(k))
+	}
+	if err == nil {
+		err = d.charge(cost)
 	}
 	if err != nil {
 		return err
@@ -326,36 +371,76 @@ func (d *Decoder) appendTo(target any, items []any) error {
 		return fmt.Errorf("append to a %s", typeName(target))
 	}
 	list.Items = append(list.Items, items...)
-	return nil
+	return d.charge(len(items) * costSlot)
 }
 
+// absent stands in the memo where nothing was put.
+type absent struct{}
+
+// put keeps the top of the stack in the memo. Python numbers its entries from 0 or 1 on; others are allowed.
 func (d *Decoder) put(index int64) error {
 	v, err := d.top()
 	if err != nil {
 		return err
 	}
-	d.memo[index] = v
-	return d.charge(1)
-}
-
-func (d *Decoder) get(index int64) error {
-	v, ok := d.memo[index]
-	if !ok {
-		return fmt.Errorf("memo entry %d does not exist", index)
+	if n := int64(len(d.memo)); index > n+16 {
+		if d.sparse == nil {
+			d.sparse = map[int64]any{}
+		}
+		if _, ok := d.sparse[index]; !ok {
+			d.kept++
+		}
+		d.sparse[index] = v
+		return d.charge(4 * costSlot)
 	}
-	d.stack = append(d.stack, v)
+	for int64(len(d.memo)) <= index {
+		d.memo = append(d.memo, absent{})
+		if err := d.charge(costSlot); err != nil {
+			return err
+		}
+	}
+	if d.memo[index] == (absent{}) {
+		d.kept++
+	}
+	d.memo[index] = v
 	return nil
 }
 
-// text checks the UTF-8 that Python writes: surrogates are encoded like other code points.
-func text(b []byte) (string, error) {
-	s := string(b)
-	if !validText(s) {
-		return "", fmt.Errorf("text %.40q is not UTF-8", s)
+func (d *Decoder) get(index int64) error {
+	v, ok := d.sparse[index]
+	if index < int64(len(d.memo)) {
+		_, missing := d.memo[index].(absent)
+		v, ok = d.memo[index], !missing
 	}
-	return s, nil
+	if !ok {
+		return fmt.Errorf("memo entry %d does not exist", index)
+	}
+	return d.push(v)
 }
 
+// text pushes a string whose length has n bytes, in the UTF-8 that Python writes.
+func (d *Decoder) text(n int) error {
+	b, err := d.sized(n)
+	if err != nil {
+		return err
+	}
+	s := string(b)
+	if !validText(s) {
+		return fmt.Errorf("text %.40q is not UTF-8", s)
+	}
+	return d.pushNew(s, costText)
+}
+
+// bytes pushes bytes whose number has n bytes.
+func (d *Decoder) bytes(n int) error {
+	b, err := d.sized(n)
+	if err != nil {
+		return err
+	}
+	return d.pushNew(b, costText)
+}
+
+// validText checks Python's UTF-8: surrogates are encoded like other code points.
 func validText(s string) bool {
 	if utf8.ValidString(s) {
 		return true
@@ -438,13 +523,13 @@ func (d *Decoder) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		return d.push(int64(v))
+		return d.pushNew(int64(v), costNumber)
 	case opBinInt:
 		v, err := d.uint(4)
 		if err != nil {
 			return err
 		}
-		return d.push(int64(int32(v)))
+		return d.pushNew(int64(int32(v)), costNumber)
 	case opLong1, opLong4:
 		b, err := d.sized(1 + 3*int(op-opLong1))
 		if err != nil {
@@ -454,7 +539,7 @@ func (d *Decoder) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		return d.push(v)
+		return d.pushNew(v, costText+len(b))
 	case opInt, opLong:
 		s, err := d.line(2 * maxInt)
 		if err != nil {
@@ -467,7 +552,7 @@ func (d *Decoder) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		return d.push(v)
+		return d.pushNew(v, costText+len(s))
 	case opFloat:
 		s, err := d.line(128)
 		if err != nil {
@@ -480,24 +565,20 @@ func (d *Decoder) step(op byte) error {
 		if math.IsNaN(v) {
 			v = math.Float64frombits(0x7ff8 << 48) // Python's, not Go's
 		}
-		return d.push(v)
+		return d.pushNew(v, costNumber)
 	case opBinFloat:
-		b, err := d.take(8)
-		if err != nil {
+		var b [8]byte
+		if _, err := d.fill(b[:]); err != nil {
 			return err
 		}
-		return d.push(math.Float64frombits(binary.BigEndian.Uint64(b)))
+		return d.pushNew(math.Float64frombits(binary.BigEndian.Uint64(b[:])), costNumber)
 
-	case opBinUnicode, opShortBinUnicode, opBinUnicode8, opBinString, opShortBinString:
-		b, err := d.sized(map[byte]int{opBinUnicode: 4, opShortBinUnicode: 1, opBinUnicode8: 8, opBinString: 4, opShortBinString: 1}[op])
-		if err != nil {
-			return err
-		}
-		s, err := text(b)
-		if err != nil {
-			return err
-		}
-		return d.push(s)
+	case opShortBinUnicode, opShortBinString:
+		return d.text(1)
+	case opBinUnicode, opBinString:
+		return d.text(4)
+	case opBinUnicode8:
+		return d.text(8)
 	case opUnicode:
 		s, err := d.line(1 << 20)
 		if err != nil {
@@ -506,23 +587,23 @@ func (d *Decoder) step(op byte) error {
 		if s, err = rawUnicode(s); err != nil {
 			return err
 		}
-		return d.push(s)
-	case opBinBytes, opShortBinBytes, opBinBytes8:
-		b, err := d.sized(map[byte]int{opBinBytes: 4, opShortBinBytes: 1, opBinBytes8: 8}[op])
-		if err != nil {
-			return err
-		}
-		return d.push(b)
+		return d.pushNew(s, costText)
+	case opShortBinBytes:
+		return d.bytes(1)
+	case opBinBytes:
+		return d.bytes(4)
+	case opBinBytes8:
+		return d.bytes(8)
 	case opByteArray8:
 		b, err := d.sized(8)
 		if err != nil {
 			return err
 		}
-		return d.push(ByteArray(b))
+		return d.pushNew(ByteArray(b), costText)
 
 	case opMark:
 		d.marks = append(d.marks, len(d.stack))
-		return d.charge(1)
+		return d.grown()
 	case opPop:
 		if len(d.marks) > 0 && len(d.stack) == d.base() {
 			_, err := d.popMark()
@@ -538,8 +619,7 @@ func (d *Decoder) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		d.stack = append(d.stack, v)
-		return nil
+		return d.push(v)
 
 	case opEmptyTuple:
 		return d.tuple(0)
@@ -551,17 +631,17 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		t := append(make(Tuple, 0, len(items)), items...)
-		return d.push(t)
+		return d.pushNew(t, costObject+len(items)*costItem)
 	case opEmptyList:
-		return d.push(&List{})
+		return d.pushNew(&List{}, costObject)
 	case opList:
 		items, err := d.popMark()
 		if err != nil {
 			return err
 		}
-		return d.push(&List{Items: slices.Clone(items)})
+		return d.pushNew(&List{Items: slices.Clone(items)}, costObject+len(items)*costItem)
 	case opEmptyDict:
-		return d.push(&Dict{})
+		return d.pushNew(&Dict{}, costObject)
 	case opDict, opSetItems:
 		items, err := d.popMark()
 		if err != nil {
@@ -582,7 +662,7 @@ func (d *Decoder) step(op byte) error {
 			}
 		}
 		if op == opDict {
-			return d.push(target)
+			return d.pushNew(target, costObject)
 		}
 		return nil
 	case opSetItem:
@@ -620,7 +700,7 @@ func (d *Decoder) step(op byte) error {
 		}
 		return d.appendTo(target, items)
 	case opEmptySet:
-		return d.push(&Set{})
+		return d.pushNew(&Set{}, costObject)
 	case opAddItems:
 		items, err := d.popMark()
 		if err != nil {
@@ -644,7 +724,7 @@ func (d *Decoder) step(op byte) error {
 		if err := d.addAll(set, items); err != nil {
 			return err
 		}
-		return d.push(set)
+		return d.pushNew(set, costObject)
 
 	case opPut, opGet:
 		s, err := d.line(20)
@@ -673,7 +753,7 @@ func (d *Decoder) step(op byte) error {
 		}
 		return d.get(int64(index))
 	case opMemoize:
-		return d.put(int64(len(d.memo)))
+		return d.put(d.kept)
 
 	case opGlobal:
 		module, err := d.line(512)
@@ -730,8 +810,7 @@ func (d *Decoder) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		d.stack = append(d.stack, v)
-		return nil
+		return d.push(v)
 	case opPersID, opBinPersID:
 		var id any
 		var err error
@@ -750,7 +829,7 @@ func (d *Decoder) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		return d.push(v)
+		return d.pushNew(v, costCall)
 	}
 	return fmt.Errorf("this opcode is not allowed (%s)", map[byte]string{
 		opInst: "INST makes an object of any class", opObj: "OBJ makes an object of any class",
