@@ -548,6 +548,9 @@ func (d *Decoder) step(op byte) error {
 		if op == opInt && (s == "00" || s == "01") {
 			return d.push(s == "01")
 		}
+		if err := d.chargeWork(len(s) * len(s) / 16); err != nil { // the time that many digits take
+			return err
+		}
 		v, err := decimalInt(s)
 		if err != nil {
 			return err
