@@ -61,6 +61,7 @@ configuration that inherits from 3d_fullres, with a patch size and the model's a
 
 // pretrained reads the plans of a model: from its checkpoint, or from plans.json beside it. warning is what the weights contradict.
 func pretrained(path, configuration string) (m planner.Model, warnings []string, err error) {
+	var odd error // why the checkpoint's plans are not understood
 	file, err := checkpointFile(path)
 	folder := path
 	trainer := ""
@@ -71,6 +72,9 @@ func pretrained(path, configuration string) (m planner.Model, warnings []string,
 		}
 		defer f.Close()
 		m = planner.Model{Source: file, Plans: f.Plans, Configuration: f.Configuration, Dataset: f.Dataset}
+		if m.Plans == nil {
+			odd = f.Understood(checkpoint.KeyPlans, checkpoint.KeyConfiguration)
+		}
 		trainer = f.Trainer
 		warnings = recogniseNetwork(f.Weights).compare(f)
 		folder = filepath.Dir(file)
@@ -102,6 +106,9 @@ func pretrained(path, configuration string) (m planner.Model, warnings []string,
 		if d, err := plans.LoadDataset(filepath.Join(dir, "dataset.json")); err == nil {
 			m.Dataset = d
 		}
+	}
+	if m.Plans == nil && odd != nil {
+		return m, nil, odd
 	}
 	if m.Plans == nil {
 		return m, nil, fmt.Errorf("%s: neither the checkpoint holds plans, nor is there a plans.json beside it or in the folder above: copy the model's plans.json there", path)

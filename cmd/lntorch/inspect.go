@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,7 +37,8 @@ Of .npz, .npy and .pkl files it shows each array or value, with range and the nu
 --json prints one object for a checkpoint: file, kind, container {format, version, bytes}, and where the file has them
 trainer, current_epoch, dataset_name, plans_name, configuration, fold, mirror_axes, best_ema, optimizer {lr, momentum, weight_decay,
 parameters, buffers}, grad_scaler, lntorch_method, lntorch_iteration, lntorch (its own state by name); then network, architecture (as arch_kwargs), input_channels,
-classes, parameters, differences (between plans and weights), globals, keys, and tensors [{name, dtype, shape, alias_of, sha256}].
+classes, parameters, differences (between plans and weights), globals, keys, tensors [{name, dtype, shape, alias_of, sha256}], and
+notes (how the file was read). NaN and infinities are null.
 For other files it prints a list: {name, dtype, shape, min, max, nan, inf} of arrays, {name, value} of a pickle.`,
 		Example: `  lntorch inspect model/fold_0/checkpoint_final.pth
   lntorch inspect --json --digest model/fold_0/checkpoint_final.pth
@@ -79,6 +79,7 @@ type inspection struct {
 	Globals      []string          `json:"globals"`
 	Keys         []string          `json:"keys"`
 	Tensors      []tensorSummary   `json:"tensors"`
+	Notes        []string          `json:"notes,omitempty"` // how the file was read, and what of it was not understood
 
 	values []string // of Keys, for a file of unknown kind
 	note   string
@@ -152,6 +153,7 @@ func runInspect(cmd *cobra.Command, args []string) error {
 	if f, err := checkpoint.Open(path); err == nil {
 		defer f.Close()
 		doc.checkpoint(f)
+		doc.Notes = f.Notes()
 		tensors = f.Weights
 	} else {
 		all, doc.note = true, strings.TrimPrefix(err.Error(), "checkpoint: "+path+": ")
@@ -183,11 +185,13 @@ func runInspect(cmd *cobra.Command, args []string) error {
 	return doc.print(os.Stdout, all)
 }
 
+// printJSON prints v, and on stderr which of its numbers JSON does not have.
 func printJSON(v any) error {
-	e := json.NewEncoder(os.Stdout)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	odd, err := report.JSON(os.Stdout, v)
+	if len(odd) > 0 {
+		fmt.Fprintf(os.Stderr, "note: NaN or infinite, which JSON does not have, and so null: %s\n", strings.Join(odd, ", "))
+	}
+	return err
 }
 
 // checkpointFile takes a file, or the first fold's final checkpoint of a model folder.
@@ -352,6 +356,9 @@ func (d *inspection) print(w io.Writer, all bool) error {
 		} else {
 			line("parameters", "%d; %d input channels, %d classes", d.Parameters, d.Channels, d.Classes)
 		}
+	}
+	for i, x := range d.Notes {
+		line(map[bool]string{true: "notes"}[i == 0], "%s", x)
 	}
 	for i, x := range d.Differences {
 		line(map[bool]string{true: "differences"}[i == 0], "%s", x)

@@ -120,6 +120,9 @@ func readPlans(cmd *cobra.Command, path string) (*plans.Plans, *plans.Dataset, s
 		missing = append(missing, "--configuration")
 	}
 	if missing != nil {
+		if err := ck.Understood(checkpoint.KeyPlans, checkpoint.KeyDataset, checkpoint.KeyConfiguration); err != nil {
+			return nil, nil, "", fmt.Errorf("%w; or give %s", err, strings.Join(missing, ", "))
+		}
 		return nil, nil, "", fmt.Errorf("%s does not hold plans, dataset.json and configuration, as nnU-Net's checkpoints do: give %s", path, strings.Join(missing, ", "))
 	}
 	return p, d, conf, nil

@@ -77,7 +77,7 @@ func (d *Decoder) global(module, name string) error {
 func (d *Decoder) call(f any, args Tuple) error {
 	g, ok := f.(Global)
 	if !ok {
-		return fmt.Errorf("call of a %s", typeName(f))
+		return fmt.Errorf("call of a %s", TypeName(f))
 	}
 	cost := costCall
 	for _, a := range args { // which the result may hold a copy of
@@ -112,14 +112,14 @@ func (d *Decoder) build(target, state any) (any, error) {
 	case *OrderedDict:
 		attrs, ok := state.(*Dict)
 		if !ok {
-			return nil, fmt.Errorf("OrderedDict with the state %s", typeName(state))
+			return nil, fmt.Errorf("OrderedDict with the state %s", TypeName(state))
 		}
 		if t.Attrs == nil {
 			t.Attrs = &Dict{}
 		}
 		for k, v := range attrs.All() {
 			if _, ok := k.(string); !ok {
-				return nil, fmt.Errorf("attribute named by a %s", typeName(k))
+				return nil, fmt.Errorf("attribute named by a %s", TypeName(k))
 			}
 			if err := d.insert(t.Attrs, k, v); err != nil {
 				return nil, err
@@ -131,7 +131,7 @@ func (d *Decoder) build(target, state any) (any, error) {
 	case *NumpyArray:
 		return t, d.buildArray(t, state)
 	}
-	return nil, fmt.Errorf("a %s takes no state", typeName(target))
+	return nil, fmt.Errorf("a %s takes no state", TypeName(target))
 }
 
 var errArgs = errors.New("unexpected arguments")
@@ -375,7 +375,7 @@ func fromBuffer(_ *Decoder, args Tuple) (any, error) {
 func fillArray(a *NumpyArray, shape, dtype any, fortran bool, data any) error {
 	t, ok := dtype.(*NumpyDType)
 	if !ok {
-		return fmt.Errorf("numpy array with a %s as dtype", typeName(dtype))
+		return fmt.Errorf("numpy array with a %s as dtype", TypeName(dtype))
 	}
 	size, err := dims(shape)
 	if err != nil {
@@ -388,7 +388,7 @@ func fillArray(a *NumpyArray, shape, dtype any, fortran bool, data any) error {
 	case ByteArray:
 		b = v
 	default:
-		return fmt.Errorf("numpy array of %s with data of type %s", t, typeName(data))
+		return fmt.Errorf("numpy array of %s with data of type %s", t, TypeName(data))
 	}
 	n, err := array.Numel(size)
 	if err != nil {
@@ -411,7 +411,7 @@ func dims(v any) ([]int64, error) {
 		if s, ok := v.(Size); ok {
 			return s, nil
 		}
-		return nil, fmt.Errorf("a %s instead of a tuple of sizes", typeName(v))
+		return nil, fmt.Errorf("a %s instead of a tuple of sizes", TypeName(v))
 	}
 	if len(t) > array.MaxDims {
 		return nil, fmt.Errorf("%d axes, at most %d are supported", len(t), array.MaxDims)
@@ -420,7 +420,7 @@ func dims(v any) ([]int64, error) {
 	for i, x := range t {
 		n, ok := x.(int64)
 		if !ok {
-			return nil, fmt.Errorf("a %s among the sizes", typeName(x))
+			return nil, fmt.Errorf("a %s among the sizes", TypeName(x))
 		}
 		out[i] = n
 	}

@@ -333,7 +333,7 @@ func (d *Decoder) setItem(target, key, value any) error {
 	case *DefaultDict:
 		dict = &t.Dict
 	default:
-		return fmt.Errorf("item assignment to a %s", typeName(target))
+		return fmt.Errorf("item assignment to a %s", TypeName(target))
 	}
 	return d.insert(dict, key, value)
 }
@@ -368,7 +368,7 @@ func (d *Decoder) insert(dict *Dict, key, value any) error {
 func (d *Decoder) appendTo(target any, items []any) error {
 	list, ok := target.(*List)
 	if !ok {
-		return fmt.Errorf("append to a %s", typeName(target))
+		return fmt.Errorf("append to a %s", TypeName(target))
 	}
 	list.Items = append(list.Items, items...)
 	return d.charge(len(items) * costSlot)
@@ -715,7 +715,7 @@ func (d *Decoder) step(op byte) error {
 		}
 		set, ok := target.(*Set)
 		if !ok || set.Frozen {
-			return fmt.Errorf("add to a %s", typeName(target))
+			return fmt.Errorf("add to a %s", TypeName(target))
 		}
 		return d.addAll(set, items)
 	case opFrozenSet:
@@ -794,7 +794,7 @@ func (d *Decoder) step(op byte) error {
 		}
 		t, ok := args.(Tuple)
 		if !ok {
-			return fmt.Errorf("call with a %s instead of a tuple", typeName(args))
+			return fmt.Errorf("call with a %s instead of a tuple", TypeName(args))
 		}
 		if op == opNewObj && len(t) > 0 {
 			return errors.New("NEWOBJ with arguments is not supported")

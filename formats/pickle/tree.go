@@ -123,7 +123,7 @@ func (c *treeCheck) visit(v any, depth int) (extent, error) {
 	if shared {
 		if e, ok := c.seen[id]; ok {
 			if e.open {
-				return e, fmt.Errorf("a %s contains itself", typeName(v))
+				return e, fmt.Errorf("a %s contains itself", TypeName(v))
 			}
 			if depth+e.height > c.maxDepth {
 				return e, fmt.Errorf("nested deeper than %d levels", c.maxDepth)

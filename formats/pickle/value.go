@@ -391,7 +391,7 @@ func canonical(v any) (any, error) {
 		form, err := appendKey(nil, v, 0)
 		return tupleKey(form), err
 	}
-	return nil, fmt.Errorf("unhashable dict key of type %s", typeName(v))
+	return nil, fmt.Errorf("unhashable dict key of type %s", TypeName(v))
 }
 
 // appendKey writes an unambiguous form of v: a tag, a length and the parts.
@@ -456,9 +456,12 @@ func appendKey(b []byte, v any, depth int) ([]byte, error) {
 	return b, nil
 }
 
-// typeName is the Python name of v's type, for errors.
-func typeName(v any) string {
+// TypeName is the Python name of v's type, for messages to users. A value of another package says it by a method
+// PythonType.
+func TypeName(v any) string {
 	switch v := v.(type) {
+	case interface{ PythonType() string }:
+		return v.PythonType()
 	case nil:
 		return "NoneType"
 	case bool:

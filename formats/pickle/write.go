@@ -85,7 +85,7 @@ func (e *encoder) value(v any, depth int) error {
 	id, shared := identity(v)
 	if shared {
 		if e.open[id] {
-			return fmt.Errorf("a %s contains itself", typeName(v))
+			return fmt.Errorf("a %s contains itself", TypeName(v))
 		}
 		if e.known(id) {
 			return nil

@@ -39,7 +39,7 @@ func What(head []byte) (found, next string) {
 		return "a zip archive", "unpack it, or give it the ending of its format (.pth, .npz)"
 	case len(head) > 0 && allZero(head):
 		return "zero bytes", "the file was not written to its end; copy it again"
-	case isText(head):
+	case len(head) > 0 && isText(head):
 		return "a text", "choose another file"
 	}
 	return "", ""
