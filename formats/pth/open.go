@@ -13,13 +13,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/klauspost/compress/flate"
+	"github.com/lntorch/lntorch/formats/internal/archive"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/sniff"
 )
@@ -107,25 +106,6 @@ const (
 	maxDeflated = 64 << 20
 )
 
-// maxDirectory bounds the table of contents of a zip file, of which each byte becomes several in memory. It is enough for
-// 90,000 tensors.
-const maxDirectory = 8 << 20
-
-// metered lets only so many bytes be read.
-type metered struct {
-	io.ReaderAt
-	left int64
-}
-
-var errDirectory = fmt.Errorf("its table of contents has more than %d MB", maxDirectory>>20)
-
-func (m *metered) ReadAt(p []byte, off int64) (int, error) {
-	if m.left -= int64(len(p)); m.left < 0 {
-		return 0, errDirectory
-	}
-	return m.ReaderAt.ReadAt(p, off)
-}
-
 // container is the table of contents of a zip file, checked.
 type container struct {
 	entries map[string]*zip.File
@@ -135,13 +115,10 @@ type container struct {
 // readDirectory reads the table of contents and checks that the entries have sane, distinct names, lie inside the
 // file and do not overlap.
 func readDirectory(r io.ReaderAt, size int64) (*container, error) {
-	m := &metered{r, maxDirectory + 1<<20}
-	z, err := zip.NewReader(m, size)
+	z, err := archive.Open(r, size)
 	if err != nil {
 		return nil, fmt.Errorf("damaged or truncated zip container: %w; copy or download the file again", err)
 	}
-	m.left = math.MaxInt64
-	z.RegisterDecompressor(zip.Deflate, func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
 	c := &container{entries: map[string]*zip.File{}, starts: map[string]int64{}}
 	type extent struct {
 		from, to int64
