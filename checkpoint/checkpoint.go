@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/big"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,11 +39,64 @@ type File struct {
 	MirrorAxes []int
 	Plans      *plans.Plans   // from init_args
 	Dataset    *plans.Dataset // from init_args
+	// Under is the key of the dictionary under which the weights stand in another program's file: "model". "" otherwise.
+	Under string
 
+	odd     []fault // metadata that is there and not understood
+	skipped []string
 	globals []pickle.Global
 	closer  io.Closer
 	digest  string // once computed
 	root    *pickle.Dict
+}
+
+// Names of the fields that Understood takes: the keys of nnU-Net's dictionary and of its init_args.
+const (
+	KeyTrainer       = "trainer_name"
+	KeyEpoch         = "current_epoch"
+	KeyMirrorAxes    = "inference_allowed_mirroring_axes"
+	KeyInit          = "init_args"
+	KeyConfiguration = "configuration"
+	KeyFold          = "fold"
+	KeyPlans         = "plans"
+	KeyDataset       = "dataset_json"
+)
+
+// fault says why a field is zero that the file has.
+type fault struct {
+	key string
+	err error
+}
+
+// Understood says why the fields of these keys are zero, if it is because the file has them in a form that is not
+// understood. Open takes such a file, since its weights are none the worse: who needs a field asks first.
+func (f *File) Understood(keys ...string) error {
+	for _, o := range f.odd {
+		if slices.Contains(keys, o.key) || o.key == KeyInit && slices.ContainsFunc(keys, inInit) {
+			return fmt.Errorf("checkpoint: %s: %w", f.Path, o.err)
+		}
+	}
+	return nil
+}
+
+func inInit(key string) bool {
+	return slices.Contains([]string{KeyConfiguration, KeyFold, KeyPlans, KeyDataset}, key)
+}
+
+// Notes are what a user should know of how the file was read: under which key the weights stand, what was passed over, and
+// which metadata was not understood.
+func (f *File) Notes() []string {
+	var notes []string
+	if f.Under != "" {
+		notes = append(notes, fmt.Sprintf("the weights are those under the key %q", f.Under))
+	}
+	if len(f.skipped) > 0 {
+		notes = append(notes, fmt.Sprintf("passed over %d entries that are no weights, %s for example", len(f.skipped), f.skipped[0]))
+	}
+	for _, o := range f.odd {
+		notes = append(notes, "not understood, and of no matter to the weights: "+o.err.Error())
+	}
+	return notes
 }
 
 // Close closes the file. Weights cannot be read afterwards.
@@ -72,26 +127,18 @@ func Open(path string) (*File, error) {
 
 func (f *File) interpret(root any) error {
 	if f.root = dictOf(root); f.root == nil {
-		return fmt.Errorf("found a %T, expected nnU-Net's checkpoint dictionary or a state dict", root)
+		return fmt.Errorf("found a value of type %s, expected a dictionary: nnU-Net's checkpoint or a state dict (in Python: torch.save(network.state_dict(), path))", pickle.TypeName(root))
 	}
-	weights := f.root
-	if w, ok := f.root.Get("network_weights"); ok {
-		f.NNUNet = true
-		if weights = dictOf(w); weights == nil {
-			return fmt.Errorf("network_weights is a %T, expected a dict", w)
-		}
-	} else if w, ok := f.root.Get("state_dict"); ok && dictOf(w) != nil {
-		weights = dictOf(w)
+	weights, err := f.findWeights()
+	if err != nil {
+		return err
 	}
 	adapter := "" // the name of the adapter that a wrapped network has
 	for key, value := range weights.All() {
-		name, ok := key.(string)
-		t, isTensor := value.(*pth.Tensor)
-		if !ok || !isTensor {
-			if f.NNUNet || weights != f.root {
-				return fmt.Errorf("weight %v is a %T, expected a tensor", key, value)
-			}
-			return fmt.Errorf("entry %v is a %T: neither nnU-Net's checkpoint (no network_weights) nor a state dict of tensors", key, value)
+		name := key.(string)
+		if isExtraState(name, value) {
+			f.skipped = append(f.skipped, name)
+			continue
 		}
 		if strings.Contains(name, ".original_module.") {
 			continue // PEFT's copy of a layer that was trained as a whole and stands under modules_to_save
@@ -101,68 +148,151 @@ func (f *File) interpret(root any) error {
 		} else if a != "" {
 			adapter = a
 		}
-		f.Weights = append(f.Weights, Weight{peft.PlainName(name), t})
+		f.Weights = append(f.Weights, Weight{peft.PlainName(name), value.(*pth.Tensor)})
 	}
-	if !f.NNUNet {
-		return nil
+	if f.NNUNet {
+		f.readMetadata()
 	}
-	var err error
-	if f.Trainer, err = text(f.root, "trainer_name"); err != nil {
-		return err
-	}
-	epoch, err := integer(f.root, "current_epoch")
-	if err != nil {
-		return err
-	}
-	if f.Epoch = int(epoch); epoch < 0 || epoch > math.MaxInt32 {
-		return fmt.Errorf("current_epoch is %d", epoch)
-	}
-	if f.MirrorAxes, err = mirrorAxes(f.root); err != nil {
-		return err
-	}
-	init, ok := f.root.Get("init_args")
-	if !ok {
-		return nil
-	}
-	args := dictOf(init)
-	if args == nil {
-		return fmt.Errorf("init_args is a %T, expected a dict", init)
-	}
-	if f.Configuration, err = text(args, "configuration"); err != nil {
-		return fmt.Errorf("init_args: %w", err)
-	}
-	switch fold, _ := args.Get("fold"); x := fold.(type) {
-	case string:
-		f.Fold = x
-	case int64:
-		f.Fold = strconv.FormatInt(x, 10)
-	case nil:
-	default:
-		return fmt.Errorf("init_args: fold is a %T, expected a number or a name", fold)
-	}
-	if p, ok := args.Get("plans"); ok {
-		if f.Plans, err = plansOf(p, f.Path); err != nil {
-			return err
-		}
-	}
-	if d, ok := args.Get("dataset_json"); ok {
-		obj, err := toJSON(d)
-		if err != nil {
-			return fmt.Errorf("init_args.dataset_json: %w", err)
-		}
-		o, ok := obj.(*plans.Object)
+	return nil
+}
+
+// isExtraState reports whether an entry of a state dict is what a module's get_extra_state gave: no weight.
+// Source: torch.nn.Module.state_dict, _EXTRA_STATE_KEY_SUFFIX.
+func isExtraState(name string, value any) bool {
+	_, tensor := value.(*pth.Tensor)
+	return !tensor && (name == "_extra_state" || strings.HasSuffix(name, "._extra_state"))
+}
+
+// notWeights says why a dict is no state dict; nil if it is one.
+func notWeights(d *pickle.Dict) error {
+	for key, value := range d.All() {
+		name, ok := key.(string)
 		if !ok {
-			return fmt.Errorf("init_args.dataset_json is a %T, expected a dict", d)
+			return fmt.Errorf("the name %v of a weight is of type %s, expected text", key, pickle.TypeName(key))
 		}
-		if f.Dataset, err = plans.DatasetFromObject(o, f.Path+": init_args.dataset_json"); err != nil {
-			return err
+		if _, ok := value.(*pth.Tensor); !ok && !isExtraState(name, value) {
+			return fmt.Errorf("weight %s is of type %s, expected a tensor", name, pickle.TypeName(value))
 		}
 	}
 	return nil
 }
 
+// findWeights gives the state dict of the file: nnU-Net's network_weights, the dictionary itself, Lightning's state_dict, or the
+// only entry that is a state dict.
+func (f *File) findWeights() (*pickle.Dict, error) {
+	if w, ok := f.root.Get("network_weights"); ok {
+		f.NNUNet = true
+		d := dictOf(w)
+		if d == nil {
+			return nil, fmt.Errorf("network_weights is of type %s, expected a dict", pickle.TypeName(w))
+		}
+		return d, notWeights(d)
+	}
+	own := notWeights(f.root)
+	if own == nil {
+		return f.root, nil
+	}
+	var found []string
+	for key, value := range f.root.All() {
+		d, name := dictOf(value), fmt.Sprint(key)
+		if d == nil || d.Len() == 0 || notWeights(d) != nil {
+			continue
+		}
+		if found = append(found, name); name == "state_dict" {
+			found = []string{name}
+			break
+		}
+	}
+	if len(found) == 1 {
+		f.Under = found[0]
+		w, _ := f.root.Get(f.Under)
+		return dictOf(w), nil
+	}
+	if len(found) > 1 {
+		return nil, fmt.Errorf("found weights under %d keys (%s), expected one: save the right one alone, in Python: torch.save(torch.load(path, map_location=\"cpu\")[%q], new_path)",
+			len(found), shortList(found), found[0])
+	}
+	if w, ok := f.root.Get("state_dict"); ok && dictOf(w) != nil {
+		return nil, notWeights(dictOf(w))
+	}
+	var keys []string
+	for key := range f.root.All() {
+		keys = append(keys, fmt.Sprint(key))
+	}
+	return nil, fmt.Errorf("found a dictionary with the keys %s, expected nnU-Net's checkpoint (network_weights) or a state dict, as it is or under one key: %w; "+
+		"save the weights alone, in Python: torch.save(network.state_dict(), path)", shortList(keys), own)
+}
+
+// shortList joins the first few names.
+func shortList(names []string) string {
+	const most = 12
+	if more := len(names) - most; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+// readMetadata fills the fields of nnU-Net's dictionary. What is not understood stays zero and goes to f.odd.
+func (f *File) readMetadata() {
+	read := func(key string, err error) {
+		if err != nil {
+			f.odd = append(f.odd, fault{key, err})
+		}
+	}
+	var err error
+	f.Trainer, err = text(f.root, KeyTrainer)
+	read(KeyTrainer, err)
+	epoch, err := integer(f.root, KeyEpoch)
+	if err == nil && (epoch < 0 || epoch > math.MaxInt32) {
+		err = fmt.Errorf("%s is %d, expected a number of epochs", KeyEpoch, epoch)
+	}
+	if read(KeyEpoch, err); err == nil {
+		f.Epoch = int(epoch)
+	}
+	f.MirrorAxes, err = mirrorAxes(f.root)
+	read(KeyMirrorAxes, err)
+	init, ok := f.root.Get(KeyInit)
+	if !ok {
+		return
+	}
+	args := dictOf(init)
+	if args == nil {
+		read(KeyInit, fmt.Errorf("%s is of type %s, expected a dict", KeyInit, pickle.TypeName(init)))
+		return
+	}
+	inside := func(key string, err error) {
+		if err != nil {
+			read(key, fmt.Errorf("%s: %w", KeyInit, err))
+		}
+	}
+	f.Configuration, err = text(args, KeyConfiguration)
+	inside(KeyConfiguration, err)
+	f.Fold, err = fold(args)
+	inside(KeyFold, err)
+	if p, ok := args.Get(KeyPlans); ok {
+		f.Plans, err = plansOf(p)
+		inside(KeyPlans, err)
+	}
+	if d, ok := args.Get(KeyDataset); ok {
+		f.Dataset, err = datasetOf(d)
+		inside(KeyDataset, err)
+	}
+}
+
+// fold is a number or "all".
+func fold(args *pickle.Dict) (string, error) {
+	v, _ := args.Get(KeyFold)
+	if v == nil {
+		return "", nil
+	}
+	if n, ok := whole(v); ok {
+		return strconv.FormatInt(n, 10), nil
+	}
+	return text(args, KeyFold)
+}
+
 func mirrorAxes(root *pickle.Dict) ([]int, error) {
-	const key = "inference_allowed_mirroring_axes"
+	const key = KeyMirrorAxes
 	v, _ := root.Get(key)
 	if v == nil {
 		return nil, nil
@@ -173,25 +303,44 @@ func mirrorAxes(root *pickle.Dict) ([]int, error) {
 	}
 	axes := []int{}
 	for _, a := range list {
-		n, ok := pickle.AsInt(a)
-		if !ok || n < 0 || n > 2 {
-			return nil, fmt.Errorf("%s: %v is no axis", key, a)
+		n, ok := whole(a)
+		if !ok {
+			return nil, fmt.Errorf("%s holds a value of type %s, expected axes", key, pickle.TypeName(a))
+		}
+		if n < 0 || n > 2 {
+			return nil, fmt.Errorf("%s: %d is no axis, expected 0, 1 or 2", key, n)
 		}
 		axes = append(axes, int(n))
 	}
 	return axes, nil
 }
 
-func plansOf(v any, path string) (*plans.Plans, error) {
-	obj, err := toJSON(v)
+func plansOf(v any) (*plans.Plans, error) {
+	o, err := objectOf(v, KeyPlans)
 	if err != nil {
-		return nil, fmt.Errorf("init_args.plans: %w", err)
+		return nil, err
 	}
-	o, ok := obj.(*plans.Object)
-	if !ok {
-		return nil, fmt.Errorf("init_args.plans is a %T, expected a dict", v)
+	return plans.FromObject(o, KeyPlans)
+}
+
+func datasetOf(v any) (*plans.Dataset, error) {
+	o, err := objectOf(v, KeyDataset)
+	if err != nil {
+		return nil, err
 	}
-	return plans.FromObject(o, path+": init_args.plans")
+	return plans.DatasetFromObject(o, KeyDataset)
+}
+
+// objectOf turns a pickled dict into an object of package plans.
+func objectOf(v any, key string) (*plans.Object, error) {
+	if dictOf(v) == nil {
+		return nil, fmt.Errorf("%s is of type %s, expected a dict", key, pickle.TypeName(v))
+	}
+	j, err := toJSON(v)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return j.(*plans.Object), nil
 }
 
 func dictOf(v any) *pickle.Dict {
@@ -206,31 +355,75 @@ func dictOf(v any) *pickle.Dict {
 	return nil
 }
 
+// items lists what a Python loop over v would give.
 func items(v any) ([]any, error) {
 	switch l := v.(type) {
 	case pickle.Tuple:
 		return l, nil
 	case *pickle.List:
 		return l.Items, nil
+	case *pickle.Set:
+		return l.Items(), nil
+	case pickle.Size:
+		out := make([]any, len(l))
+		for i, n := range l {
+			out[i] = n
+		}
+		return out, nil
+	case *pickle.NumpyArray:
+		if len(l.Shape) != 1 {
+			break
+		}
+		if n, err := l.Int64s(); err == nil {
+			out := make([]any, len(n))
+			for i := range n {
+				out[i] = n[i]
+			}
+			return out, nil
+		}
+		if x, err := l.Float64s(); err == nil {
+			out := make([]any, len(x))
+			for i := range x {
+				out[i] = x[i]
+			}
+			return out, nil
+		}
 	}
-	return nil, fmt.Errorf("found a %T, expected a list", v)
+	return nil, fmt.Errorf("found a value of type %s, expected a list", pickle.TypeName(v))
+}
+
+// whole gives the value of an integer, or of a number without a fraction: 30.0 is 30.
+func whole(v any) (int64, bool) {
+	if n, ok := pickle.AsInt(v); ok {
+		return n, true
+	}
+	x, ok := pickle.AsFloat(v)
+	return int64(x), ok && x == math.Trunc(x) && math.Abs(x) < 1<<53
+}
+
+// plain takes the value out of a numpy scalar.
+func plain(v any) any {
+	if s, ok := v.(*pickle.NumpyScalar); ok {
+		return s.Value()
+	}
+	return v
 }
 
 // text, integer and float read an entry of a dict; one that is missing is "" or 0.
 func text(d *pickle.Dict, key string) (string, error) {
 	v, ok := d.Get(key)
-	s, isText := v.(string)
+	s, isText := plain(v).(string)
 	if ok && !isText {
-		return "", fmt.Errorf("%s is a %T, expected a string", key, v)
+		return "", fmt.Errorf("%s is of type %s, expected text", key, pickle.TypeName(v))
 	}
 	return s, nil
 }
 
 func integer(d *pickle.Dict, key string) (int64, error) {
 	v, ok := d.Get(key)
-	n, isInt := pickle.AsInt(v)
-	if ok && !isInt {
-		return 0, fmt.Errorf("%s is a %T, expected an integer", key, v)
+	n, isWhole := whole(v)
+	if ok && !isWhole {
+		return 0, fmt.Errorf("%s is of type %s, expected a whole number", key, pickle.TypeName(v))
 	}
 	return n, nil
 }
@@ -239,7 +432,7 @@ func float(d *pickle.Dict, key string) (float64, error) {
 	v, ok := d.Get(key)
 	x, isNumber := pickle.AsFloat(v)
 	if ok && !isNumber {
-		return 0, fmt.Errorf("%s is a %T, expected a number", key, v)
+		return 0, fmt.Errorf("%s is of type %s, expected a number", key, pickle.TypeName(v))
 	}
 	return x, nil
 }
@@ -247,13 +440,24 @@ func float(d *pickle.Dict, key string) (float64, error) {
 // toJSON turns pickled plain data into the ordered documents of package plans.
 func toJSON(v any) (any, error) {
 	switch x := v.(type) {
-	case nil, bool, int64, float64, string:
+	case nil, bool, int64, float64, string, *big.Int:
 		return x, nil
+	case uint64:
+		return new(big.Int).SetUint64(x), nil
 	case *pickle.NumpyScalar:
 		return toJSON(x.Value())
-	case pickle.Tuple, *pickle.List:
+	case pickle.Device:
+		return x.String(), nil
+	case pickle.DType:
+		return "torch." + string(x), nil
+	case pickle.Global: // a class, which plans name by its path
+		return x.String(), nil
+	case pickle.Tuple, *pickle.List, *pickle.Set, pickle.Size, *pickle.NumpyArray:
 		out := []any{}
-		list, _ := items(x)
+		list, err := items(x)
+		if err != nil {
+			return nil, err
+		}
 		for _, e := range list {
 			j, err := toJSON(e)
 			if err != nil {
@@ -265,7 +469,7 @@ func toJSON(v any) (any, error) {
 	}
 	d := dictOf(v)
 	if d == nil {
-		return nil, fmt.Errorf("a value of type %T has no place in JSON", v)
+		return nil, fmt.Errorf("a value of type %s has no place in JSON", pickle.TypeName(v))
 	}
 	o := &plans.Object{}
 	for k, e := range d.All() {
@@ -273,9 +477,23 @@ func toJSON(v any) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.Set(fmt.Sprint(k), j)
+		o.Set(jsonKey(k), j)
 	}
 	return o, nil
+}
+
+// jsonKey is a key of a dict as json.dumps writes it: 0 is "0", None "null".
+func jsonKey(k any) string {
+	switch k := plain(k).(type) {
+	case string:
+		return k
+	case nil:
+		return "null"
+	case float64:
+		return plans.PythonFloat(k)
+	default:
+		return fmt.Sprint(k)
+	}
 }
 
 // fromJSON is the inverse: what json.load would give, as pickled.

@@ -3,6 +3,7 @@ package checkpoint_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -402,22 +403,17 @@ func TestOpenSaysWhatItFoundAndExpected(t *testing.T) {
 		root any
 		want string
 	}{
-		"a list":             {list(int64(1)), "expected nnU-Net's checkpoint dictionary or a state dict"},
-		"odd weights":        {dict("network_weights", "x"), "network_weights is a string, expected a dict"},
-		"an odd weight":      {dict("network_weights", dict("a", 1.5)), "weight a is a float64, expected a tensor"},
-		"neither":            {dict("a", w, "b", int64(1)), "entry b is a int64: neither nnU-Net's checkpoint (no network_weights) nor a state dict"},
-		"odd trainer":        {dict("network_weights", dict("a", w), "trainer_name", int64(1)), "trainer_name is a int64, expected a string"},
-		"odd epoch":          {dict("network_weights", dict("a", w), "current_epoch", "3"), "current_epoch is a string, expected an integer"},
-		"negative epoch":     {dict("network_weights", dict("a", w), "current_epoch", int64(-1)), "current_epoch is -1"},
-		"odd axes":           {dict("network_weights", dict("a", w), "inference_allowed_mirroring_axes", int64(1)), "expected a list"},
-		"an odd axis":        {dict("network_weights", dict("a", w), "inference_allowed_mirroring_axes", pickle.Tuple{int64(3)}), "3 is no axis"},
-		"odd arguments":      {dict("network_weights", dict("a", w), "init_args", int64(1)), "init_args is a int64, expected a dict"},
-		"odd configuration":  {dict("network_weights", dict("a", w), "init_args", dict("configuration", nil)), "configuration is a <nil>, expected a string"},
-		"odd fold":           {dict("network_weights", dict("a", w), "init_args", dict("fold", 1.5)), "fold is a float64"},
-		"odd plans":          {dict("network_weights", dict("a", w), "init_args", dict("plans", list())), "init_args.plans is a *pickle.List, expected a dict"},
-		"unfit plans":        {dict("network_weights", dict("a", w), "init_args", dict("plans", dict("x", w))), "init_args.plans: a value of type *pth.Tensor has no place in JSON"},
-		"odd dataset":        {dict("network_weights", dict("a", w), "init_args", dict("dataset_json", "x")), "init_args.dataset_json is a string, expected a dict"},
-		"incomplete dataset": {dict("network_weights", dict("a", w), "init_args", dict("dataset_json", dict())), "init_args.dataset_json"},
+		"a list":        {list(int64(1)), "found a value of type list, expected a dictionary: nnU-Net's checkpoint or a state dict"},
+		"a tensor":      {w, "found a value of type torch.Tensor, expected a dictionary"},
+		"odd weights":   {dict("network_weights", "x"), "network_weights is of type str, expected a dict"},
+		"an odd weight": {dict("network_weights", dict("a", 1.5)), "weight a is of type float, expected a tensor"},
+		"a number":      {dict(int64(0), w), "the name 0 of a weight is of type int, expected text"},
+		"neither": {dict("a", w, "b", int64(1)), "found a dictionary with the keys a, b, expected nnU-Net's checkpoint (network_weights) or a state dict, as it is or " +
+			"under one key: weight b is of type int, expected a tensor; save the weights alone, in Python: torch.save(network.state_dict(), path)"},
+		"two networks": {dict("model", dict("a", w), "ema", dict("a", w)), `found weights under 2 keys (model, ema), expected one: save the right one alone, in Python: ` +
+			`torch.save(torch.load(path, map_location="cpu")["model"], new_path)`},
+		"two levels":    {dict("state", dict("model", dict("a", w))), "found a dictionary with the keys state, expected"},
+		"odd Lightning": {dict("state_dict", dict("a", w, "b", int64(1))), "weight b is of type int"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, "odd.pth")
@@ -432,15 +428,117 @@ func TestOpenSaysWhatItFoundAndExpected(t *testing.T) {
 	require.ErrorContains(t, err, "none.pth")
 }
 
-func TestStateDictInsideADictIsFound(t *testing.T) {
+// Metadata that is not understood costs what it says and nothing else: the weights are there, and who asks for it learns why.
+func TestOddMetadataLeavesTheWeights(t *testing.T) {
 	w := weight(t, "", pth.Float32, []float64{1}, 1).Tensor
-	path := filepath.Join(t.TempDir(), "s.pth")
-	require.NoError(t, pth.Save(path, dict("epoch", int64(3), "state_dict", dict("module.a", w))))
+	path := filepath.Join(t.TempDir(), "odd.pth")
+	init := func(pairs ...any) any { return dict(pairs...) }
+	for name, c := range map[string]struct {
+		key   string
+		value any
+		asked string
+		want  string
+	}{
+		"trainer":            {"trainer_name", int64(1), checkpoint.KeyTrainer, "trainer_name is of type int, expected text"},
+		"epoch":              {"current_epoch", "3", checkpoint.KeyEpoch, "current_epoch is of type str, expected a whole number"},
+		"half an epoch":      {"current_epoch", 30.5, checkpoint.KeyEpoch, "current_epoch is of type float, expected a whole number"},
+		"negative epoch":     {"current_epoch", int64(-1), checkpoint.KeyEpoch, "current_epoch is -1"},
+		"axes":               {"inference_allowed_mirroring_axes", int64(1), checkpoint.KeyMirrorAxes, "found a value of type int, expected a list"},
+		"an axis":            {"inference_allowed_mirroring_axes", pickle.Tuple{int64(3)}, checkpoint.KeyMirrorAxes, "3 is no axis, expected 0, 1 or 2"},
+		"text as axis":       {"inference_allowed_mirroring_axes", pickle.Tuple{"x"}, checkpoint.KeyMirrorAxes, "holds a value of type str, expected axes"},
+		"arguments":          {"init_args", int64(1), checkpoint.KeyPlans, "init_args is of type int, expected a dict"},
+		"configuration":      {"init_args", init("configuration", nil), checkpoint.KeyConfiguration, "init_args: configuration is of type NoneType, expected text"},
+		"fold":               {"init_args", init("fold", 1.5), checkpoint.KeyFold, "init_args: fold is of type float, expected text"},
+		"plans":              {"init_args", init("plans", list()), checkpoint.KeyPlans, "init_args: plans is of type list, expected a dict"},
+		"a tensor in plans":  {"init_args", init("plans", dict("x", w)), checkpoint.KeyPlans, "init_args: plans: a value of type torch.Tensor has no place in JSON"},
+		"dataset":            {"init_args", init("dataset_json", "x"), checkpoint.KeyDataset, "init_args: dataset_json is of type str, expected a dict"},
+		"incomplete dataset": {"init_args", init("dataset_json", dict()), checkpoint.KeyDataset, `dataset_json: key "channel_names" is missing`},
+		"label of a word": {"init_args", init("dataset_json", dict("channel_names", dict("0", "CT"), "labels", dict("background", int64(0), "a", "one"))), checkpoint.KeyDataset,
+			`dataset_json: labels: a: expected a whole number, as a number or as text, or a list of them, found "one"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.NoError(t, pth.Save(path, dict("network_weights", dict("a", w), c.key, c.value)))
+			f, err := checkpoint.Open(path)
+			require.NoError(t, err)
+			defer f.Close()
+			require.Len(t, f.Weights, 1)
+			err = f.Understood(c.asked)
+			require.ErrorContains(t, err, path)
+			require.ErrorContains(t, err, c.want)
+			require.Len(t, f.Notes(), 1)
+			require.ErrorContains(t, errors.New(f.Notes()[0]), c.want)
+			for _, key := range []string{checkpoint.KeyTrainer, checkpoint.KeyEpoch, checkpoint.KeyMirrorAxes} {
+				if key != c.key {
+					require.NoError(t, f.Understood(key))
+				}
+			}
+			out := path + ".safetensors"
+			about, err := f.About()
+			require.NoError(t, err)
+			require.NoError(t, checkpoint.SaveSafetensors(out, f.Weights, about))
+		})
+	}
+}
+
+// Values that Python takes for the numbers they are.
+func TestMetadataIsReadAsPythonReadsIt(t *testing.T) {
+	w := weight(t, "", pth.Float32, []float64{1}, 1).Tensor
+	path := filepath.Join(t.TempDir(), "lenient.pth")
+	numpy := func(kind byte, data ...byte) *pickle.NumpyScalar {
+		s := &pickle.NumpyScalar{Data: data}
+		s.DType.Order, s.DType.Kind, s.DType.Size = '<', kind, len(data)
+		return s
+	}
+	name := numpy('U', 'n', 0, 0, 0, 'n', 0, 0, 0)
+	axes := &pickle.NumpyArray{Shape: []int64{2}, Data: []byte{0, 2}}
+	axes.DType.Order, axes.DType.Kind, axes.DType.Size = '|', 'u', 1
+	dataset := dict("channel_names", dict(int64(0), "CT"), "labels", dict("background", "0", "a", 1.0, "b", numpy('i', 2, 0)), "numTraining", 5.0)
+	require.NoError(t, pth.Save(path, dict("network_weights", dict("a", w), "trainer_name", name, "current_epoch", 30.0, "inference_allowed_mirroring_axes", axes,
+		"init_args", dict("configuration", name, "fold", numpy('i', 3, 0, 0, 0), "dataset_json", dataset,
+			"plans", dict("configurations", dict(), "transpose_forward", pickle.Tuple{0.0, int64(1)}, "op", pickle.Global{Module: "builtins", Name: "list"})))))
 	f, err := checkpoint.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
-	require.False(t, f.NNUNet)
-	require.Equal(t, "a", f.Weights[0].Name)
+	require.Empty(t, f.Notes())
+	require.Equal(t, []any{"nn", 30, []int{0, 2}, "nn", "3"}, []any{f.Trainer, f.Epoch, f.MirrorAxes, f.Configuration, f.Fold})
+	require.Equal(t, []int{0, 1, 2}, f.Dataset.Labels.AllLabels)
+	require.Equal(t, []string{"CT"}, f.Dataset.ChannelNames)
+	n, err := f.Dataset.NumTraining()
+	require.NoError(t, err)
+	require.Equal(t, 5, n)
+	require.Equal(t, []int{0, 1}, f.Plans.TransposeForward)
+	for _, fold := range []any{int64(3), "3", 3.0} {
+		require.NoError(t, pth.Save(path, dict("network_weights", dict("a", w), "init_args", dict("fold", fold))))
+		f, err := checkpoint.Open(path)
+		require.NoError(t, err)
+		defer f.Close()
+		require.Equal(t, "3", f.Fold)
+	}
+}
+
+func TestStateDictInsideADictIsFound(t *testing.T) {
+	w := weight(t, "", pth.Float32, []float64{1}, 1).Tensor
+	path := filepath.Join(t.TempDir(), "s.pth")
+	open := func(root any) *checkpoint.File {
+		require.NoError(t, pth.Save(path, root))
+		f, err := checkpoint.Open(path)
+		require.NoError(t, err)
+		t.Cleanup(func() { f.Close() })
+		require.False(t, f.NNUNet)
+		require.Equal(t, "a", f.Weights[0].Name)
+		require.Len(t, f.Weights, 1)
+		return f
+	}
+	optimizer := dict("state", dict(int64(0), dict("momentum_buffer", w)), "param_groups", list())
+	for _, key := range []string{"model", "net", "state_dict", "network", "model_state_dict", "ema", "anything"} {
+		f := open(dict("epoch", int64(3), key, dict("_orig_mod.module.a", w), "optimizer", optimizer, "empty", dict()))
+		require.Equal(t, key, f.Under)
+		require.Equal(t, []string{`the weights are those under the key "` + key + `"`}, f.Notes())
+	}
+	require.Equal(t, "state_dict", open(dict("ema", dict("b", w), "state_dict", dict("module.a", w))).Under, "Lightning's place")
+	f := open(dict("a", w, "b._extra_state", nil))
+	require.Empty(t, f.Under)
+	require.Equal(t, []string{"passed over 1 entries that are no weights, b._extra_state for example"}, f.Notes())
 }
 
 func TestTrainingSaysWhatItFoundAndExpected(t *testing.T) {
@@ -465,31 +563,31 @@ func TestTrainingSaysWhatItFoundAndExpected(t *testing.T) {
 		value any
 		want  string
 	}{
-		"no optimizer":      {"optimizer_state", nil, "optimizer_state is a <nil>, expected a dict"},
-		"no groups":         {"optimizer_state", dict("state", dict()), "param_groups: found a <nil>, expected a list"},
+		"no optimizer":      {"optimizer_state", nil, "optimizer_state is of type NoneType, expected a dict"},
+		"no groups":         {"optimizer_state", dict("state", dict()), "param_groups: found a value of type NoneType, expected a list"},
 		"two groups":        {"optimizer_state", dict("state", dict(), "param_groups", list(dict(), dict())), "2 parameter groups"},
 		"odd group":         {"optimizer_state", dict("state", dict(), "param_groups", list(int64(1))), "expected one dict"},
-		"odd rate":          {"optimizer_state", dict("state", dict(), "param_groups", group("lr", "x")), "lr is a string, expected a number"},
-		"odd parameters":    {"optimizer_state", dict("state", dict(), "param_groups", group("params", int64(3))), "params: found a int64, expected a list"},
-		"odd state":         {"optimizer_state", sgd(list()), "optimizer_state.state is a *pickle.List, expected a dict"},
+		"odd rate":          {"optimizer_state", dict("state", dict(), "param_groups", group("lr", "x")), "lr is of type str, expected a number"},
+		"odd parameters":    {"optimizer_state", dict("state", dict(), "param_groups", group("params", int64(3))), "params: found a value of type int, expected a list"},
+		"odd state":         {"optimizer_state", sgd(list()), "optimizer_state.state is of type list, expected a dict"},
 		"state beyond":      {"optimizer_state", sgd(dict(int64(1), dict())), "entry 1, expected a dict for a parameter below 1"},
 		"negative state":    {"optimizer_state", sgd(dict(int64(-1), dict())), "entry -1"},
 		"state by name":     {"optimizer_state", sgd(dict("a", dict())), "entry a"},
 		"state of a number": {"optimizer_state", sgd(dict(int64(0), 1.5)), "entry 0"},
-		"odd momentum":      {"optimizer_state", sgd(dict(int64(0), dict("momentum_buffer", "x"))), "momentum of parameter 0 is a string, expected a tensor"},
+		"odd momentum":      {"optimizer_state", sgd(dict(int64(0), dict("momentum_buffer", "x"))), "momentum of parameter 0 is of type str, expected a tensor"},
 		"complex momentum": {"optimizer_state", sgd(dict(int64(0), dict("momentum_buffer", weight(t, "", pth.Complex64, []float64{0}, 1).Tensor))),
 			"momentum of parameter 0: element type complex64 is not supported"},
-		"odd scaler":       {"grad_scaler_state", "x", "grad_scaler_state is a string, expected a dict"},
-		"odd scale":        {"grad_scaler_state", dict("scale", list()), "grad_scaler_state: scale is a *pickle.List, expected a number"},
-		"odd best":         {"_best_ema", "x", "_best_ema is a string, expected a number"},
-		"no log":           {"logging", nil, "logging is a <nil>, expected a dict"},
-		"log of a number":  {"logging", logging("lrs", 1.5), "logging: lrs: found a float64, expected a list"},
-		"odd log entry":    {"logging", logging("train_losses", list(0.5, "x")), "logging: train_losses[1] is a string, expected a number"},
-		"odd dice":         {"logging", logging("dice_per_class_or_region", list(0.5)), "logging: dice_per_class_or_region[0]: found a float64, expected a list"},
-		"odd class":        {"logging", logging("dice_per_class_or_region", list(list("x"))), "logging: dice_per_class_or_region[0] holds a string, expected numbers"},
-		"odd lntorch":      {"lntorch", int64(1), "lntorch is a int64, expected a dict"},
-		"odd entry":        {"lntorch", dict("a", dict()), "lntorch: a: a *pickle.Dict is not understood"},
-		"odd list":         {"lntorch", dict("a", list("x")), "lntorch: a: a list holds a string, expected numbers"},
+		"odd scaler":       {"grad_scaler_state", "x", "grad_scaler_state is of type str, expected a dict"},
+		"odd scale":        {"grad_scaler_state", dict("scale", list()), "grad_scaler_state: scale is of type list, expected a number"},
+		"odd best":         {"_best_ema", "x", "_best_ema is of type str, expected a number"},
+		"no log":           {"logging", nil, "logging is of type NoneType, expected a dict"},
+		"log of a number":  {"logging", logging("lrs", 1.5), "logging: lrs: found a value of type float, expected a list"},
+		"odd log entry":    {"logging", logging("train_losses", list(0.5, "x")), "logging: train_losses[1] is of type str, expected a number"},
+		"odd dice":         {"logging", logging("dice_per_class_or_region", list(0.5)), "logging: dice_per_class_or_region[0]: found a value of type float, expected a list"},
+		"odd class":        {"logging", logging("dice_per_class_or_region", list(list("x"))), "logging: dice_per_class_or_region[0] holds a value of type str, expected numbers"},
+		"odd lntorch":      {"lntorch", int64(1), "lntorch is of type int, expected a dict"},
+		"odd entry":        {"lntorch", dict("a", dict()), "lntorch: a: a value of type dict is not understood"},
+		"odd list":         {"lntorch", dict("a", list("x")), "lntorch: a: a list holds a value of type str, expected numbers"},
 		"odd entry tensor": {"lntorch", dict("a", w), "lntorch: a: a tensor of float32 is not understood"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -126,8 +126,11 @@ func digest(t testing.TB, root any) error {
 		if _, err := LoadWeights(m, f.Weights, LoadOptions{AllowUnexpected: true}); err != nil {
 			return err
 		}
-		_, err := f.Training(s)
-		return err
+		if _, err := f.Training(s); err != nil {
+			return err
+		}
+		f.Notes()
+		return f.Understood(KeyTrainer, KeyEpoch, KeyMirrorAxes, KeyInit, KeyConfiguration, KeyFold, KeyPlans, KeyDataset)
 	})
 }
 

@@ -54,15 +54,15 @@ func about(root *pickle.Dict) (string, error) {
 				if device, ok := e.(pickle.Device); ok {
 					e = device.Type
 				}
-				plain.Set(k, e)
+				if _, err := toJSON(e); err == nil {
+					plain.Set(k, e)
+				}
 			}
 			v = plain
 		}
-		j, err := toJSON(v)
-		if err != nil {
-			return "", fmt.Errorf("checkpoint: %s: %w", key, err)
+		if j, err := toJSON(v); err == nil { // File.Notes says what was not understood
+			o.Set(key, j)
 		}
-		o.Set(key, j)
 	}
 	b, err := plans.EncodeJSON(o, -1, false)
 	return string(b), err
@@ -80,7 +80,10 @@ func aboutRoot(text string, weights *pickle.OrderedDict) (*pickle.Dict, error) {
 	}
 	root := dict("network_weights", weights, "optimizer_state", nil, "grad_scaler_state", nil, "logging", &pickle.Dict{}, "_best_ema", nil)
 	for _, key := range aboutKeys {
-		v, _ := said.Get(key)
+		v, ok := said.Get(key)
+		if !ok {
+			continue
+		}
 		if list, ok := v.(*pickle.List); ok {
 			v = pickle.Tuple(list.Items)
 		}

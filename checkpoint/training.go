@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/pickle"
@@ -265,6 +266,9 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 	if !f.NNUNet {
 		return nil, fmt.Errorf("holds weights alone; a training continues from a checkpoint of nnU-Net's form (optimizer_state, logging, …)")
 	}
+	if err := f.Understood(KeyEpoch, KeyTrainer, KeyMirrorAxes, KeyInit); err != nil {
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "checkpoint: "+f.Path+": "))
+	}
 	t := &Training{Epoch: f.Epoch, Trainer: f.Trainer, MirrorAxes: f.MirrorAxes,
 		InitArgs: InitArgs{Configuration: f.Configuration, Fold: f.Fold}}
 	if f.Plans != nil {
@@ -282,14 +286,14 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 	if v, _ := f.root.Get("_best_ema"); v != nil {
 		x, ok := pickle.AsFloat(v)
 		if !ok {
-			return nil, fmt.Errorf("_best_ema is a %T, expected a number", v)
+			return nil, fmt.Errorf("_best_ema is of type %s, expected a number", pickle.TypeName(v))
 		}
 		t.BestEMA = &x
 	}
 	v, _ := f.root.Get("logging")
 	d := dictOf(v)
 	if d == nil {
-		return nil, fmt.Errorf("logging is a %T, expected a dict", v)
+		return nil, fmt.Errorf("logging is of type %s, expected a dict", pickle.TypeName(v))
 	}
 	if err := t.Logging.read(d); err != nil {
 		return nil, err
@@ -299,7 +303,7 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 		return t, nil
 	}
 	if d = dictOf(v); d == nil {
-		return nil, fmt.Errorf("lntorch is a %T, expected a dict", v)
+		return nil, fmt.Errorf("lntorch is of type %s, expected a dict", pickle.TypeName(v))
 	}
 	for k, e := range d.All() {
 		value, err := readEntry(e)
@@ -318,7 +322,10 @@ func (f *File) readScaler(t *Training) error {
 	}
 	d := dictOf(v)
 	if d == nil {
-		return fmt.Errorf("grad_scaler_state is a %T, expected a dict", v)
+		return fmt.Errorf("grad_scaler_state is of type %s, expected a dict", pickle.TypeName(v))
+	}
+	if d.Len() == 0 { // of a scaler that was switched off
+		return nil
 	}
 	t.Scaler = &optim.GradScalerState{}
 	var errs [5]error
@@ -340,7 +347,7 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 	v, _ := f.root.Get("optimizer_state")
 	d := dictOf(v)
 	if d == nil {
-		return fmt.Errorf("optimizer_state is a %T, expected a dict", v)
+		return fmt.Errorf("optimizer_state is of type %s, expected a dict", pickle.TypeName(v))
 	}
 	groups, _ := d.Get("param_groups")
 	list, err := items(groups)
@@ -358,10 +365,10 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 	state, _ := d.Get("state")
 	sd := dictOf(state)
 	if sd == nil {
-		return fmt.Errorf("optimizer_state.state is a %T, expected a dict", state)
+		return fmt.Errorf("optimizer_state.state is of type %s, expected a dict", pickle.TypeName(state))
 	}
 	for k, e := range sd.All() {
-		i, ok := pickle.AsInt(k)
+		i, ok := whole(k)
 		entry := dictOf(e)
 		if !ok || i < 0 || i >= int64(n) || entry == nil {
 			return fmt.Errorf("optimizer_state.state has an entry %v, expected a dict for a parameter below %d", k, n)
@@ -372,7 +379,7 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 		}
 		tensor, ok := b.(*pth.Tensor)
 		if !ok {
-			return fmt.Errorf("momentum of parameter %d is a %T, expected a tensor", i, b)
+			return fmt.Errorf("momentum of parameter %d is of type %s, expected a tensor", i, pickle.TypeName(b))
 		}
 		m, err := readTensor(s, tensor)
 		if err != nil {
@@ -395,7 +402,8 @@ func (o *SGDState) readGroup(g *pickle.Dict) (int, error) {
 		return 0, err
 	}
 	nesterov, _ := g.Get("nesterov")
-	o.Options.Nesterov = nesterov == true
+	switched, _ := pickle.AsFloat(nesterov)
+	o.Options.Nesterov = switched != 0
 	v, _ := g.Get("params")
 	params, err := items(v)
 	if err != nil {
@@ -438,7 +446,7 @@ func (l *Logging) read(d *pickle.Dict) error {
 		for i, e := range get(key) {
 			x, ok := pickle.AsFloat(e)
 			if !ok && err == nil {
-				err = fmt.Errorf("logging: %s[%d] is a %T, expected a number", key, i, e)
+				err = fmt.Errorf("logging: %s[%d] is of type %s, expected a number", key, i, pickle.TypeName(e))
 			}
 			out = append(out, x)
 		}
@@ -462,7 +470,7 @@ func (l *Logging) read(d *pickle.Dict) error {
 		for _, c := range classes {
 			x, ok := pickle.AsFloat(c)
 			if !ok && err == nil {
-				err = fmt.Errorf("logging: dice_per_class_or_region[%d] holds a %T, expected numbers", i, c)
+				err = fmt.Errorf("logging: dice_per_class_or_region[%d] holds a value of type %s, expected numbers", i, pickle.TypeName(c))
 			}
 			row = append(row, x)
 		}
@@ -480,7 +488,7 @@ func readEntry(v any) (any, error) {
 		for _, e := range x.Items {
 			f, ok := pickle.AsFloat(e)
 			if !ok {
-				return nil, fmt.Errorf("a list holds a %T, expected numbers", e)
+				return nil, fmt.Errorf("a list holds a value of type %s, expected numbers", pickle.TypeName(e))
 			}
 			out = append(out, f)
 		}
@@ -504,5 +512,5 @@ func readEntry(v any) (any, error) {
 		}
 		return nil, fmt.Errorf("a tensor of %s is not understood", x.DType)
 	}
-	return nil, fmt.Errorf("a %T is not understood", v)
+	return nil, fmt.Errorf("a value of type %s is not understood", pickle.TypeName(v))
 }

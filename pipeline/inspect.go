@@ -59,6 +59,7 @@ func Inspect(ctx context.Context, c InspectConfig, o Output) (Inspected, error) 
 	if f, err := checkpoint.Open(path); err == nil {
 		defer f.Close()
 		doc.checkpoint(f)
+		doc.Notes = f.Notes()
 		tensors = f.Weights
 	} else {
 		doc.all, doc.note = true, strings.TrimPrefix(err.Error(), "checkpoint: "+path+": ")
@@ -137,6 +138,7 @@ type inspection struct {
 	Globals      []string          `json:"globals"`
 	Keys         []string          `json:"keys"`
 	Tensors      []tensorSummary   `json:"tensors"`
+	Notes        []string          `json:"notes,omitempty"` // how the file was read, and what of it was not understood
 
 	values []string // of Keys, for a file of unknown kind
 	all    bool     // every name of every tensor
@@ -305,6 +307,9 @@ func (d *inspection) Text(w io.Writer) error {
 	}
 	for i, x := range d.Differences {
 		line(map[bool]string{true: "differences"}[i == 0], "%s", x)
+	}
+	for i, x := range d.Notes {
+		line(map[bool]string{true: "notes"}[i == 0], "%s", x)
 	}
 	line("globals", "%s", strings.Join(d.Globals, " "))
 	if len(d.Tensors) == 0 {

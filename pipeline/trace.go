@@ -60,6 +60,9 @@ func (m ModelFiles) plans(f *checkpoint.File) (p *plans.Plans, d *plans.Dataset,
 		missing = append(missing, "--configuration")
 	}
 	if missing != nil {
+		if err := f.Understood(checkpoint.KeyPlans, checkpoint.KeyDataset, checkpoint.KeyConfiguration); err != nil {
+			return nil, nil, "", fmt.Errorf("%w; or give %s", err, strings.Join(missing, ", "))
+		}
 		return nil, nil, "", fmt.Errorf("%s does not hold plans, dataset.json and configuration, as nnU-Net's checkpoints do: give %s", m.Checkpoint, strings.Join(missing, ", "))
 	}
 	return p, d, name, nil

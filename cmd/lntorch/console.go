@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/lntorch/lntorch/pipeline"
+	"github.com/lntorch/lntorch/report"
 )
 
 // console is where people look: log lines and progress on stderr. On a terminal progress is a bar below the lines,
@@ -119,10 +119,11 @@ func jsonFlag(cmd *cobra.Command, on *bool) {
 	cmd.Flags().BoolVar(on, "json", false, "print JSON")
 }
 
-// printJSON prints a result for programs.
+// printJSON prints a result for programs, and on stderr which of its numbers JSON does not have.
 func printJSON(v any) error {
-	e := json.NewEncoder(os.Stdout)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(v)
+	odd, err := report.JSON(os.Stdout, v)
+	if len(odd) > 0 {
+		fmt.Fprintf(os.Stderr, "note: NaN or infinite, which JSON does not have, and so null: %s\n", strings.Join(odd, ", "))
+	}
+	return err
 }

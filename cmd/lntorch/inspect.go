@@ -23,7 +23,8 @@ Of .npz, .npy and .pkl files it shows each array or value, with range and the nu
 --json prints one object for a checkpoint: file, kind, container {format, version, bytes}, and where the file has them
 trainer, current_epoch, dataset_name, plans_name, configuration, fold, mirror_axes, best_ema, optimizer {lr, momentum, weight_decay,
 parameters, buffers}, grad_scaler, lntorch_method, lntorch_iteration, lntorch (its own state by name); then network, architecture (as arch_kwargs), input_channels,
-classes, parameters, differences (between plans and weights), globals, keys, and tensors [{name, dtype, shape, alias_of, sha256}].
+classes, parameters, differences (between plans and weights), globals, keys, tensors [{name, dtype, shape, alias_of, sha256}], and
+notes (how the file was read). NaN and infinities are null.
 For other files it prints a list: {name, dtype, shape, min, max, nan, inf} of arrays, {name, value} of a pickle.`,
 		Example: `  lntorch inspect model/fold_0/checkpoint_final.pth
   lntorch inspect --json --digest model/fold_0/checkpoint_final.pth

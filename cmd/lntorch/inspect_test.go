@@ -189,7 +189,7 @@ func TestInspectErrorsNameTheFileAndWhatItIs(t *testing.T) {
 	require.NoError(t, os.WriteFile(nifti, []byte("\x1f\x8b\x08\x00 compressed"), 0o600))
 	for path, want := range map[string]string{
 		empty:                            "empty.pth: the file is empty",
-		nifti:                            "x.pth: not a PyTorch checkpoint: starts with 1f8b0800",
+		nifti:                            "x.pth: found a gzip file, expected a PyTorch checkpoint: unpack it with gunzip",
 		dir:                              "without fold_*/checkpoint_final.pth",
 		filepath.Join(dir, "no.pth"):     "no.pth: no such file",
 		filepath.Join(dir, "no.npz"):     "no.npz: no such file",
@@ -200,4 +200,27 @@ func TestInspectErrorsNameTheFileAndWhatItIs(t *testing.T) {
 		require.Contains(t, r.errOut, want)
 		require.Empty(t, r.out)
 	}
+}
+
+// NaN is no number of JSON: it is null, with a note, and what is printed can be read.
+func TestInspectPrintsValidJSONWhateverTheFileHolds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.pth")
+	changed(t, path, func(root *pickle.Dict) {
+		root.Set("_best_ema", math.NaN())
+		root.Set("current_epoch", "thirty")
+		state, _ := root.Get("optimizer_state")
+		groups, _ := dictOf(state).Get("param_groups")
+		dictOf(groups.(*pickle.List).Items[0]).Set("lr", math.Inf(1))
+	})
+	r := lntorch(t, "inspect", "--json", path)
+	require.Equal(t, 0, r.code, r.errOut)
+	var doc map[string]any
+	require.NoError(t, json.Unmarshal([]byte(r.out), &doc), r.out)
+	best, there := doc["best_ema"]
+	require.True(t, there)
+	require.Nil(t, best)
+	require.Nil(t, doc["optimizer"].(map[string]any)["lr"])
+	require.Contains(t, r.errOut, "note: NaN or infinite, which JSON does not have, and so null: best_ema, optimizer.lr")
+	require.Equal(t, []any{"not understood, and of no matter to the weights: current_epoch is of type str, expected a whole number"}, doc["notes"])
+	require.Equal(t, "nnU-Net checkpoint", doc["kind"])
 }

@@ -155,7 +155,10 @@ func (p *Planner) plan(in Input, o Options) (*Result, error) {
 	if slices.Min(shape) < 1 {
 		return nil, fmt.Errorf("the median image has %v voxels after resampling to %v mm: the target spacing is too coarse", shape, spacing)
 	}
-	voxels := product(shape) * float64(in.Dataset.NumTraining)
+	if r.cases, err = in.Dataset.NumTraining(); err != nil {
+		return nil, err
+	}
+	voxels := product(shape) * float64(r.cases)
 
 	configurations := &plans.Object{}
 	var fullres, lowres *plans.Object
@@ -210,6 +213,7 @@ func (p *Planner) plan(in Input, o Options) (*Result, error) {
 type run struct {
 	*Planner
 	in                 Input
+	cases              int // of the dataset, for training
 	memory             float64
 	steps              int // how often a patch was made smaller
 	name, preprocessor string
@@ -295,7 +299,7 @@ func (r *run) plan3d(spacing, shape []float64, voxels float64) (fullres, lowres 
 			lowShape = append(lowShape, int(rounded[a]))
 		}
 		imageVoxels = product(scaled)
-		if low, err = r.configuration("3d_lowres", slices.Clone(lowSpacing), rounded, lowShape, imageVoxels*float64(r.in.Dataset.NumTraining)); err != nil {
+		if low, err = r.configuration("3d_lowres", slices.Clone(lowSpacing), rounded, lowShape, imageVoxels*float64(r.cases)); err != nil {
 			return nil, nil, err
 		}
 		patchVoxels = productOf(low.patch)

@@ -2,15 +2,17 @@ package plans
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"strings"
 
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/sniff"
 )
 
 // maxFile bounds the JSON files that are read into memory. Plans are tens of kilobytes, a
 // splits_final.json of a very large data set a few megabytes.
-const maxFile = 256 << 20
+const maxFile = 64 << 20
 
 // ReadJSON reads the JSON file at path; see DecodeJSON for the values. Errors name the file.
 func ReadJSON(path string) (any, error) {
@@ -19,7 +21,7 @@ func ReadJSON(path string) (any, error) {
 		return nil, err
 	}
 	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%s: %d bytes, expected a JSON file of at most %d", path, info.Size(), maxFile)
+		return nil, fmt.Errorf("%s: %d MB, expected a JSON file of at most %d MB", path, info.Size()>>20, maxFile>>20)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -27,6 +29,9 @@ func ReadJSON(path string) (any, error) {
 	}
 	v, err := DecodeJSON(data)
 	if err != nil {
+		if found, next := sniff.What(data[:min(sniff.HeadSize, len(data))]); found != "" && found != "a text" {
+			return nil, fmt.Errorf("%s: found %s, expected JSON: %s", path, found, next)
+		}
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return v, nil
@@ -62,9 +67,12 @@ func describe(v any) string {
 	case *Object:
 		return "an object with keys " + list(v.Keys())
 	}
+	if l, ok := v.([]any); ok && len(l) > 40 {
+		return fmt.Sprintf("a list of %d values", len(l))
+	}
 	b, err := EncodeJSON(v, -1, false)
 	if err != nil {
-		return fmt.Sprintf("%T", v)
+		return "a value that JSON does not have"
 	}
 	if len(b) > 80 {
 		b = append(b[:77], "..."...)
@@ -72,9 +80,15 @@ func describe(v any) string {
 	return string(b)
 }
 
+// maxNames is how many names a message lists.
+const maxNames = 30
+
 func list(names []string) string {
 	if len(names) == 0 {
 		return "(none)"
+	}
+	if more := len(names) - maxNames; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), more)
 	}
 	return strings.Join(names, ", ")
 }
@@ -127,7 +141,7 @@ func (s section) str(key string) string {
 	return field(s, key, "a string", as[string], "")
 }
 func (s section) boolean(key string, def bool) bool {
-	return field(s, key, "true or false", as[bool], def)
+	return field(s, key, "true or false", asBool, def)
 }
 func (s section) integer(key string, def int) int {
 	return field(s, key, "an integer", asInt, def)
@@ -148,7 +162,7 @@ func (s section) strings(key string) []string {
 	return field(s, key, "a list of strings", listOf(as[string]), nil)
 }
 func (s section) bools(key string) []bool {
-	return field(s, key, "a list of true and false", listOf(as[bool]), nil)
+	return field(s, key, "a list of true and false", listOf(asBool), nil)
 }
 
 func as[T any](v any) (T, bool) {
@@ -156,9 +170,28 @@ func as[T any](v any) (T, bool) {
 	return t, ok
 }
 
+// asInt takes whole numbers, with a point or without: 2.0 is 2.
 func asInt(v any) (int, bool) {
-	i, ok := v.(int64)
-	return int(i), ok
+	switch v := v.(type) {
+	case int64:
+		return int(v), true
+	case float64:
+		return int(v), v == math.Trunc(v) && math.Abs(v) < 1<<53
+	}
+	return 0, false
+}
+
+// asBool takes numbers too, as Python's if does.
+func asBool(v any) (bool, bool) {
+	switch v := v.(type) {
+	case bool:
+		return v, true
+	case int64:
+		return v != 0, true
+	case float64:
+		return v != 0, true
+	}
+	return false, false
 }
 
 func asFloat(v any) (float64, bool) {

@@ -2,6 +2,7 @@ package plans
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math"
 	"math/big"
@@ -107,9 +108,17 @@ const maxDepth = 1000
 // others, the tokens NaN, Infinity and -Infinity, string, []any and *Object. A repeated key keeps
 // its first place and its last value. Errors name line and column.
 //
-// Differs: a lone surrogate escape is an error, since a Go string cannot hold one.
+// As json.loads on bytes, it reads UTF-8, with or without a byte order mark, UTF-16 and UTF-32, which editors on Windows
+// write; the mark or the zero bytes tell them apart.
+//
+// Differs: a lone surrogate escape is an error, since a Go string cannot hold one. nnU-Net reads its files as text and takes
+// UTF-8 without a mark alone.
 func DecodeJSON(data []byte) (any, error) {
-	d := &jsonDecoder{data: data}
+	data, err := toUTF8(data)
+	if err != nil {
+		return nil, err
+	}
+	d := &jsonDecoder{data: data, memory: maxMemory}
 	d.space()
 	v, err := d.value(0)
 	if err != nil {
@@ -122,9 +131,28 @@ func DecodeJSON(data []byte) (any, error) {
 	return v, nil
 }
 
+// maxMemory bounds what the values of a document may take in memory, which can be many times its own size.
+const maxMemory = 96 << 20
+
+// What is taken from maxMemory, in bytes, rounded up to what Go's allocator and the growth of slices and maps cost.
+const (
+	costValue  = 16
+	costItem   = 32 // of a place in a list
+	costObject = 384
+	costKey    = 128
+)
+
 type jsonDecoder struct {
-	data []byte
-	pos  int
+	data   []byte
+	pos    int
+	memory int // budget left
+}
+
+func (d *jsonDecoder) charge(n int) error {
+	if d.memory -= n; d.memory < 0 {
+		return d.errorf("the values so far need more than %d MB of memory", maxMemory>>20)
+	}
+	return nil
 }
 
 func (d *jsonDecoder) errorf(format string, args ...any) error {
@@ -158,6 +186,9 @@ func (d *jsonDecoder) token(t string) bool {
 func (d *jsonDecoder) value(depth int) (any, error) {
 	if depth > maxDepth {
 		return nil, d.errorf("nested deeper than %d levels", maxDepth)
+	}
+	if err := d.charge(costValue); err != nil {
+		return nil, err
 	}
 	switch c := d.peek(); {
 	case d.pos >= len(d.data):
@@ -209,6 +240,14 @@ func (d *jsonDecoder) object(depth int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := d.charge(costKey); err != nil {
+			return nil, err
+		}
+		if o.Len() == 0 {
+			if err := d.charge(costObject); err != nil {
+				return nil, err
+			}
+		}
 		o.Set(key, v)
 		d.space()
 		if d.token("}") {
@@ -231,6 +270,9 @@ func (d *jsonDecoder) list(depth int) (any, error) {
 	for {
 		v, err := d.value(depth + 1)
 		if err != nil {
+			return nil, err
+		}
+		if err := d.charge(costItem); err != nil {
 			return nil, err
 		}
 		l = append(l, v)
@@ -292,12 +334,15 @@ func (d *jsonDecoder) number() (any, error) {
 		return nil, d.errorf("integer of %d digits", len(text))
 	}
 	b, _ := new(big.Int).SetString(text, 10)
-	return b, nil
+	return b, d.charge(64 * len(text)) // digits take time, too
 }
 
 func (d *jsonDecoder) str() (string, error) {
 	var b strings.Builder
 	d.pos++
+	if err := d.charge(costValue); err != nil {
+		return "", err
+	}
 	for {
 		if d.pos >= len(d.data) {
 			return "", d.errorf("the file ends inside a string (truncated?)")
@@ -518,4 +563,74 @@ func PythonFloat(f float64) string {
 		s += ".0"
 	}
 	return s
+}
+
+// toUTF8 gives the text of a JSON document in UTF-8.
+// Source: Python's json.detect_encoding, RFC 4627 section 3.
+func toUTF8(data []byte) ([]byte, error) {
+	has := func(mark string) bool { return bytes.HasPrefix(data, []byte(mark)) }
+	at := func(i int) byte { // 1 beyond the end
+		if i < len(data) {
+			return data[i]
+		}
+		return 1
+	}
+	switch {
+	case has("\xef\xbb\xbf"):
+		return data[3:], nil
+	case has("\xff\xfe\x00\x00"), has("\x00\x00\xfe\xff"):
+		return fromUTF32(data[4:], data[0] == 0)
+	case has("\xff\xfe"), has("\xfe\xff"):
+		return fromUTF16(data[2:], data[0] == 0xfe)
+	case len(data) < 2 || at(0) != 0 && at(1) != 0:
+		return data, nil
+	case at(0) == 0 && at(1) == 0, at(0) != 0 && at(2) == 0 && at(3) == 0:
+		return fromUTF32(data, at(0) == 0)
+	}
+	return fromUTF16(data, at(0) == 0)
+}
+
+func fromUTF16(data []byte, bigEndian bool) ([]byte, error) {
+	if len(data)%2 != 0 {
+		return nil, fmt.Errorf("JSON: UTF-16 with %d bytes, an odd number (truncated?)", len(data))
+	}
+	unit := func(i int) rune {
+		if bigEndian {
+			return rune(data[i])<<8 | rune(data[i+1])
+		}
+		return rune(data[i+1])<<8 | rune(data[i])
+	}
+	out := make([]byte, 0, len(data)/2+16)
+	for i := 0; i < len(data); i += 2 {
+		r := unit(i)
+		if utf16.IsSurrogate(r) {
+			low := rune(0)
+			if i += 2; i < len(data) {
+				low = unit(i)
+			}
+			if r = utf16.DecodeRune(r, low); r == utf8.RuneError {
+				return nil, fmt.Errorf("JSON: not valid UTF-16 at byte %d", i)
+			}
+		}
+		out = utf8.AppendRune(out, r)
+	}
+	return out, nil
+}
+
+func fromUTF32(data []byte, bigEndian bool) ([]byte, error) {
+	if len(data)%4 != 0 {
+		return nil, fmt.Errorf("JSON: UTF-32 with %d bytes, no multiple of 4 (truncated?)", len(data))
+	}
+	out := make([]byte, 0, len(data)/4+16)
+	for i := 0; i < len(data); i += 4 {
+		r := binary.LittleEndian.Uint32(data[i:])
+		if bigEndian {
+			r = binary.BigEndian.Uint32(data[i:])
+		}
+		if r > utf8.MaxRune || !utf8.ValidRune(rune(r)) {
+			return nil, fmt.Errorf("JSON: not valid UTF-32 at byte %d", i)
+		}
+		out = utf8.AppendRune(out, rune(r))
+	}
+	return out, nil
 }

@@ -2,10 +2,16 @@ package plans
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"testing"
+	"time"
+	"unicode/utf16"
 
 	"github.com/stretchr/testify/require"
 
@@ -187,4 +193,81 @@ func FuzzDecodeJSON(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, string(once), string(twice))
 	})
+}
+
+// The same document in every encoding that json.loads takes.
+func TestJSONIsReadInEveryUnicodeEncoding(t *testing.T) {
+	const text = `{"name": "Łymphknoten 😀", "n": 1}`
+	want, err := DecodeJSON([]byte(text))
+	require.NoError(t, err)
+	utf16Bytes := func(order binary.AppendByteOrder, mark bool) (b []byte) {
+		units := utf16.Encode([]rune(text))
+		if mark {
+			units = append([]uint16{0xfeff}, units...)
+		}
+		for _, u := range units {
+			b = order.AppendUint16(b, u)
+		}
+		return b
+	}
+	utf32Bytes := func(order binary.AppendByteOrder, mark bool) (b []byte) {
+		if mark {
+			b = order.AppendUint32(b, 0xfeff)
+		}
+		for _, r := range text {
+			b = order.AppendUint32(b, uint32(r))
+		}
+		return b
+	}
+	cases := map[string][]byte{"UTF-8 with a mark": []byte("\ufeff" + text)}
+	for _, mark := range []bool{false, true} {
+		for name, order := range map[string]binary.AppendByteOrder{"LE": binary.LittleEndian, "BE": binary.BigEndian} {
+			cases[fmt.Sprint("UTF-16 ", name, mark)] = utf16Bytes(order, mark)
+			cases[fmt.Sprint("UTF-32 ", name, mark)] = utf32Bytes(order, mark)
+		}
+	}
+	for name, data := range cases {
+		got, err := DecodeJSON(data)
+		require.NoError(t, err, name)
+		require.Equal(t, want, got, name)
+	}
+	for text, message := range map[string]string{
+		"\xff\xfe{": "odd number", "\xff\xfe{\x00\x00\xd8": "not valid UTF-16", "\xff\xfe\x00\x00{": "multiple of 4", "\xff\xfe\x00\x00\x00\xd8\x00\x00": "not valid UTF-32",
+	} {
+		_, err := DecodeJSON([]byte(text))
+		require.ErrorContains(t, err, message, "%q", text)
+	}
+}
+
+// Documents whose values would take far more memory than their text end in an error, soon.
+func TestJSONOfEndlessValuesIsAnError(t *testing.T) {
+	for _, part := range []string{"[],", "{},", `{"":0},`, "0,", "1.5,", `"",`, "null,", strings.Repeat("9", 4000) + ","} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		start := time.Now()
+		_, err := DecodeJSON([]byte("[" + strings.Repeat(part, maxFile/4/len(part))))
+		runtime.ReadMemStats(&after)
+		require.ErrorContains(t, err, "more than 96 MB of memory", part[:min(len(part), 8)])
+		require.Less(t, time.Since(start), 20*time.Second) // of a busy machine
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(maxFile+512<<20), part[:min(len(part), 8)])
+	}
+	keys := &strings.Builder{}
+	for i := range 1 << 20 {
+		fmt.Fprintf(keys, `"%d":0,`, i)
+	}
+	_, err := DecodeJSON([]byte("{" + keys.String()))
+	require.ErrorContains(t, err, "more than 96 MB of memory")
+}
+
+func TestReadJSONNamesWhatIsNoJSON(t *testing.T) {
+	for text, want := range map[string]string{
+		"<!DOCTYPE html><html>Not found</html>":                              "dataset.json: found a web page, expected JSON: the link led to a page about the file; download the file itself",
+		"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n": "found a Git LFS pointer, which stands for the file, expected JSON: run `git lfs pull` in its repository, or download the file itself",
+		"{\"a\": }": "JSON line 1 column 7: expected a value",
+	} {
+		path := filepath.Join(t.TempDir(), "dataset.json")
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+		_, err := ReadJSON(path)
+		require.ErrorContains(t, err, want)
+	}
 }

@@ -2,7 +2,10 @@ package plans
 
 import (
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // Dataset is an nnU-Net dataset.json.
@@ -10,9 +13,23 @@ type Dataset struct {
 	ChannelNames []string // in file order, which is the order of the channels
 	Labels       *Labels
 	FileEnding   string // with its dot, e.g. ".nii.gz"
-	NumTraining  int
 
-	raw *Object
+	source string
+	raw    *Object
+}
+
+// NumTraining is the number of training cases that the file announces. Only the planners and the check of a raw dataset
+// need it; a file that does not say it, or says it in a way that is no whole number, is an error here and not before.
+func (d *Dataset) NumTraining() (int, error) {
+	var err error
+	s := section{where: d.source, obj: d.raw, err: &err}
+	const key = "numTraining"
+	s.required(key, "the number of training cases")
+	n := s.integer(key, 0)
+	if err != nil {
+		return 0, fmt.Errorf("plans: %w", err)
+	}
+	return n, nil
 }
 
 // Label is one entry of dataset.json's labels. A region (a list in the file) unites several values.
@@ -73,7 +90,7 @@ func LoadDataset(path string) (*Dataset, error) {
 func DatasetFromObject(raw *Object, source string) (*Dataset, error) {
 	var err error
 	s := section{where: source, obj: raw, err: &err}
-	d := &Dataset{FileEnding: s.str("file_ending"), NumTraining: s.integer("numTraining", 0), raw: raw}
+	d := &Dataset{FileEnding: s.str("file_ending"), source: source, raw: raw}
 	key := "modality"
 	if !present(raw, key) {
 		key = "channel_names"
@@ -96,24 +113,34 @@ func DatasetFromObject(raw *Object, source string) (*Dataset, error) {
 	return d, nil
 }
 
+// labelValue is what a label's value should be.
+const labelValue = "a whole number, as a number or as text, or a list of them"
+
+// parseLabels reads values as the reference does, which calls int() on them: "1", 1.0, 1.9 and true are 1. The values of
+// regions are compared with voxels as they are, so there text and fractions, which no voxel equals, are an error; so they are
+// for the ignore label, which the reference wants to be an int.
 func parseLabels(s section) (*Labels, error) {
 	in := section{where: s.where + ": labels", obj: s.object("labels"), err: s.err}
 	l := &Labels{}
 	for _, name := range in.obj.Keys() {
 		e := Label{Name: name}
-		if v, _ := in.obj.Get(name); v == nil {
-			in.fail(name, "an integer or a list of integers", nil)
+		v, _ := in.obj.Get(name)
+		if v == nil && name == "ignore" {
+			continue
+		}
+		if v == nil {
+			in.fail(name, labelValue, nil)
 		} else if _, e.Region = v.([]any); e.Region {
-			e.Values = in.ints(name)
+			e.Values = field(in, name, labelValue, listOf(pythonInt), nil)
 		} else {
-			e.Values = []int{field(in, name, "an integer or a list of integers", asInt, 0)}
+			e.Values = []int{field(in, name, labelValue, pythonInt, 0)}
 		}
 		l.Entries = append(l.Entries, e)
 		if name != "ignore" {
 			l.AllLabels = append(l.AllLabels, e.Values...)
 			l.HasRegions = l.HasRegions || len(e.Values) > 1
-		} else if e.Region {
-			in.fail(name, "an integer, since the ignore label cannot be a region", in.obj.values[name])
+		} else if _, whole := v.(int64); !whole {
+			in.fail(name, "a whole number without a point or quotes, which nnU-Net wants here, and no region", v)
 		} else {
 			l.IgnoreLabel = &e.Values[0]
 		}
@@ -125,14 +152,19 @@ func parseLabels(s section) (*Labels, error) {
 	l.AllLabels = slices.Compact(l.AllLabels)
 	l.ForegroundLabels = slices.DeleteFunc(slices.Clone(l.AllLabels), func(v int) bool { return v == 0 })
 
-	if in.required("background", "the value 0") && in.integer("background", -1) != 0 {
-		in.fail("background", "the value 0", in.obj.values["background"])
+	if in.required("background", "the value 0") {
+		if n, ok := pythonInt(in.obj.values["background"]); !ok || n != 0 {
+			in.fail("background", "the value 0", in.obj.values["background"])
+		}
 	}
 	if *s.err == nil && l.IgnoreLabel != nil && *l.IgnoreLabel != slices.Max(l.AllLabels)+1 {
 		in.fail("ignore", fmt.Sprintf("%d, one above the largest other label", slices.Max(l.AllLabels)+1), *l.IgnoreLabel)
 	}
 	if *s.err == nil && l.HasRegions {
 		for _, e := range l.Entries {
+			if v := in.obj.values[e.Name]; !isWhole(v) {
+				in.fail(e.Name, "whole numbers without quotes, since labels holds regions", v)
+			}
 			background := !slices.ContainsFunc(e.Values, func(v int) bool { return v != 0 })
 			if e.Name != "ignore" && !background {
 				l.Regions = append(l.Regions, e)
@@ -144,4 +176,37 @@ func parseLabels(s section) (*Labels, error) {
 		}
 	}
 	return l, *s.err
+}
+
+// isWhole reports whether v is a whole number, or a list of such.
+func isWhole(v any) bool {
+	if _, ok := listOf(asInt)(v); ok {
+		return true
+	}
+	_, ok := asInt(v)
+	return ok
+}
+
+// pythonInt is Python's int(v): fractions are cut off, text is read, true is 1.
+func pythonInt(v any) (int, bool) {
+	switch v := v.(type) {
+	case int64:
+		return int(v), true
+	case bool:
+		if v {
+			return 1, true
+		}
+		return 0, true
+	case float64:
+		return asInt(math.Trunc(v))
+	case string:
+		text := strings.TrimSpace(v)
+		digits := strings.TrimLeft(text, "+-")
+		if len(text)-len(digits) > 1 || strings.HasPrefix(digits, "_") || strings.HasSuffix(digits, "_") || strings.Contains(digits, "__") {
+			return 0, false
+		}
+		n, err := strconv.Atoi(strings.ReplaceAll(text, "_", ""))
+		return n, err == nil
+	}
+	return 0, false
 }

@@ -224,6 +224,9 @@ func oneOrMany(v any) ([]string, bool) {
 	return listOf(as[string])(v)
 }
 
+// maxInheritance bounds the chain of inherits_from. Source: Python's own limit on recursion is not much higher.
+const maxInheritance = 500
+
 // resolve returns a new object; visited holds the names on the way from the requested one.
 func (p *Plans) resolve(name string, visited []string) (*Object, error) {
 	v, ok := p.configurations().Get(name)
@@ -237,6 +240,9 @@ func (p *Plans) resolve(name string, visited []string) (*Object, error) {
 	child, ok := v.(*Object)
 	if !ok {
 		return nil, fmt.Errorf("configuration %q: expected an object, found %s", name, describe(v))
+	}
+	if len(visited) > maxInheritance {
+		return nil, fmt.Errorf("configuration %q inherits over more than %d steps", visited[0], maxInheritance)
 	}
 	if slices.Contains(visited, name) {
 		return nil, fmt.Errorf("configurations inherit in a circle: %s; available: %s",

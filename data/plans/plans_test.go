@@ -188,9 +188,9 @@ func TestLabelErrorsSayWhatIsExpected(t *testing.T) {
 		`{"channel_names": {}, "labels": {"background": 0}}`:                                     `channel_names: expected at least one channel`,
 		`{"channel_names": {"0": "CT"}, "labels": {"node": 1}}`:                                  `labels: key "background" is missing, expected the value 0; keys present: node`,
 		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": 5}}`:       `labels: ignore: expected 2, one above the largest other label, found 5`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": []}}`:      `labels: ignore: expected an integer, since the ignore label cannot be a region, found []`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1.5}}`:                  `labels: a: expected an integer or a list of integers, found 1.5`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": null}}`:                 `labels: a: expected an integer or a list of integers, found null`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": []}}`:      `labels: ignore: expected a whole number without a point or quotes, which nnU-Net wants here, and no region, found []`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": "x"}}`:                  `labels: a: expected a whole number, as a number or as text, or a list of them, found "x"`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": null}}`:                 `labels: a: expected a whole number, as a number or as text, or a list of them, found null`,
 		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": [1, 2]}}`:               `key "regions_class_order" is missing, expected the value to paint for each region`,
 		`{"channel_names": {"0": 1}, "labels": {"background": 0}}`:                               `channel_names: 0: expected a string, found 1`,
 		`{"channel_names": {"0": "CT"}, "labels": {"background": 3, "a": 1}, "file_ending": ""}`: `labels: background: expected the value 0, found 3`,
@@ -205,7 +205,9 @@ func TestDatasetOfNnUNet(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"CT"}, d.ChannelNames)
 	require.Equal(t, ".nii.gz", d.FileEnding)
-	require.Equal(t, 4, d.NumTraining)
+	n, err := d.NumTraining()
+	require.NoError(t, err)
+	require.Equal(t, 4, n)
 	require.Equal(t, 2, d.Labels.NumSegmentationHeads())
 	require.Nil(t, d.Labels.IgnoreLabel)
 }
@@ -242,4 +244,49 @@ func TestLoadErrorsNameTheFile(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte(strings.Replace(string(data), `"mean": 96`, `"mean": "x", "m": 96`, 1)), 0o600))
 	_, err = Load(path)
 	require.ErrorContains(t, err, `foreground_intensity_properties_per_channel.0: mean: expected a number, found "x"`)
+}
+
+func TestWholeNumbersMayHaveAPoint(t *testing.T) {
+	p := parse(t, `{"configurations": {"c": {"data_identifier": "d", "batch_size": 2.0, "patch_size": [16.0, 32], "spacing": [1, 2.5],
+		"use_mask_for_norm": [1, false, 0.0], "batch_dice": 1}}, "transpose_forward": [0.0, 1, 2]}`)
+	c, err := p.Configuration("c")
+	require.NoError(t, err)
+	require.Equal(t, []any{2, []int{16, 32}, []float64{1, 2.5}, []bool{true, false, false}, true, []int{0, 1, 2}},
+		[]any{c.BatchSize, c.PatchSize, c.Spacing, c.UseMaskForNorm, c.BatchDice, p.TransposeForward})
+	for _, text := range []string{`2.5`, `"2"`, `1e300`, `NaN`, `true`} {
+		p := parse(t, `{"configurations": {"c": {"data_identifier": "d", "batch_size": `+text+`, "patch_size": [16, 32], "spacing": [1, 2]}}}`)
+		_, err := p.Configuration("c")
+		require.ErrorContains(t, err, "batch_size: expected an integer, found ", text)
+	}
+}
+
+func TestNumTrainingIsAnErrorOnlyWhereItIsNeeded(t *testing.T) {
+	for value, want := range map[string]string{
+		`5`: "", `5.0`: "", `"5"`: `d.json: numTraining: expected an integer, found "5"`, `5.5`: "numTraining: expected an integer, found 5.5",
+		`null`: "numTraining: expected the number of training cases, found null",
+	} {
+		d, err := DatasetFromObject(decodeObject(t, []byte(`{"channel_names": {"0": "CT"}, "labels": {"background": 0}, "numTraining": `+value+`}`)), "d.json")
+		require.NoError(t, err, value)
+		n, err := d.NumTraining()
+		if want != "" {
+			require.ErrorContains(t, err, want)
+			continue
+		}
+		require.NoError(t, err, value)
+		require.Equal(t, 5, n)
+	}
+}
+
+// A chain of a hundred thousand configurations ends in an error and not in hours.
+func TestEndlessInheritanceIsAnError(t *testing.T) {
+	configurations := &Object{}
+	for i := range 100000 {
+		configurations.Set(fmt.Sprint(i), NewObject("inherits_from", fmt.Sprint(i+1)))
+	}
+	p, err := FromObject(NewObject("configurations", configurations), "p.json")
+	require.NoError(t, err)
+	_, err = p.Configuration("0")
+	require.ErrorContains(t, err, `configuration "0" inherits over more than 500 steps`)
+	_, err = p.Configuration("none")
+	require.ErrorContains(t, err, "29 and 99970 more")
 }

@@ -105,8 +105,11 @@ func (v *verifier) describe() *Dataset {
 		return nil
 	}
 	v.Cases = len(d.Cases)
-	if n := len(d.Cases); n != d.JSON.NumTraining {
-		v.problem(path, fmt.Sprintf("numTraining %d, the number of cases that are there", n), "%d", d.JSON.NumTraining)
+	n := len(d.Cases)
+	if said, err := d.JSON.NumTraining(); err != nil {
+		v.problem(path, fmt.Sprintf("numTraining %d, the number of cases that are there", n), "%v", strings.TrimPrefix(err.Error(), "plans: dataset.json: "))
+	} else if n != said {
+		v.problem(path, fmt.Sprintf("numTraining %d, the number of cases that are there", n), "%d", said)
 	}
 	labels := expectedLabels(d.JSON.Labels)
 	for i := 1; i < len(labels); i++ {

@@ -10,7 +10,9 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/flate"
+	"github.com/lntorch/lntorch/formats/internal/archive"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/sniff"
 )
 
 // File is an open .npz archive. Its methods may be called from several goroutines.
@@ -40,11 +42,16 @@ func OpenNpz(path string) (*File, error) {
 }
 
 func read(r io.ReaderAt, size int64) (*File, error) {
-	z, err := zip.NewReader(r, size)
+	z, err := archive.Open(r, size)
 	if err != nil {
+		head := make([]byte, min(sniff.HeadSize, size))
+		if _, headErr := r.ReadAt(head, 0); headErr == nil || headErr == io.EOF {
+			if found, next := sniff.What(head); found != "" && found != "a zip archive" {
+				return nil, fmt.Errorf("found %s, expected a .npz file: %s", found, next)
+			}
+		}
 		return nil, fmt.Errorf("damaged or truncated .npz: %w", err)
 	}
-	z.RegisterDecompressor(zip.Deflate, func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
 	out := &File{entries: map[string]*zip.File{}}
 	for _, e := range z.File {
 		name, ok := strings.CutSuffix(e.Name, ".npy")

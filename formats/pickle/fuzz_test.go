@@ -31,7 +31,7 @@ func FuzzPickle(f *testing.F) {
 		for range 3 {
 			data, err := Marshal(v, nil)
 			require.NoError(t, err)
-			v, err = Unmarshal(data, Options{Limits: Limits{Bytes: 1 << 30, Values: 64 << 20, Depth: 500}})
+			v, err = Unmarshal(data, Options{Limits: Limits{Bytes: 1 << 30, Memory: 1 << 30, Depth: 500}})
 			require.NoError(t, err)
 			size = append(size, len(data))
 		}

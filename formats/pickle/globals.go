@@ -66,9 +66,9 @@ func (d *Decoder) global(module, name string) error {
 	_, extra := d.opts.Globals[g]
 	switch {
 	case builtin || extra:
-		return d.push(g)
+		return d.pushNew(g, costText)
 	case g.Module == "torch" && slices.Contains(torchDTypes, DType(name)):
-		return d.push(DType(name))
+		return d.pushNew(DType(name), costText)
 	}
 	return fmt.Errorf("global %q is not allowed: only plain data, numpy and torch tensors are read, and nothing in a file is executed; "+
 		"if the file is trusted, re-save it in Python with plain types", module+" "+name)
@@ -78,6 +78,18 @@ func (d *Decoder) call(f any, args Tuple) error {
 	g, ok := f.(Global)
 	if !ok {
 		return fmt.Errorf("call of a %s", TypeName(f))
+	}
+	cost := costCall
+	for _, a := range args { // which the result may hold a copy of
+		switch a := a.(type) {
+		case Tuple:
+			cost += costItem * len(a)
+		case Size:
+			cost += costItem * len(a)
+		}
+	}
+	if err := d.charge(cost); err != nil {
+		return err
 	}
 	var v any
 	var err error
@@ -143,7 +155,7 @@ func (d *Decoder) sequence(args Tuple) ([]any, error) {
 	default:
 		return nil, errArgs
 	}
-	return items, d.charge(len(items))
+	return items, d.charge(costItem * len(items))
 }
 
 func makeSet(frozen bool) func(*Decoder, Tuple) (any, error) {

@@ -76,7 +76,7 @@ var hostile = []struct{ name, data, want string }{
 		"(K\x01\x8a\x05\x00\x00\x00\x00\x01\x8a\x05\x00\x00\x00\x00\x01\x86cnumpy\ndtype\n\x8c\x02f8\x89\x88\x87R\x89C\x00tb.", "2^63"},
 	{"array of negative shape", "\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R" +
 		"(K\x01J\xff\xff\xff\xff\x85cnumpy\ndtype\n\x8c\x02f8\x89\x88\x87R\x89C\x00tb.", "negative size"},
-	{"too many values", strings.Repeat("}", 3<<20) + ".", "more than 8388608 values"},
+	{"too many values", strings.Repeat("}", 3<<20) + ".", "more than 96 MB of memory"},
 	{"hashing one long key", "\x80\x02}q\x01X\x00\x00\x10\x00" + strings.Repeat("k", 1<<20) + "q\x00N" + "s" + strings.Repeat("h\x00Ns", 1000) + ".", "copying limit"},
 	{"bytes made again and again", "\x80\x02c_codecs\nencode\nq\x01X\x00\x00\x10\x00" + strings.Repeat("k", 1<<20) + "q\x00X\x06\x00\x00\x00latin1\x86q\x02R" +
 		strings.Repeat("h\x01h\x02R", 1000) + ".", "copying limit"},

@@ -1,7 +1,8 @@
 // Package pickle reads and writes Python pickles as data. Reading is an interpreter that knows a fixed list of harmless
 // classes and functions and builds plain Go values from them; every other name in a file is an error that says so, and
-// nothing is ever executed. Sizes are checked against the input before memory is taken, and a result is always a finite
-// tree of bounded size and depth, so that any walk over it ends.
+// nothing is ever executed. Memory is taken from a budget: text and bytes may take what the file holds of them, all that
+// is built around them has a fixed allowance. A result is always a finite tree of bounded size and depth, so that any
+// walk over it ends.
 //
 // It is not a general unpickler: objects of user classes, recursive structures and Python 2 text are refused.
 //
@@ -29,12 +30,26 @@ import (
 // Limits bound what one pickle may make. The zero value stands for DefaultLimits.
 type Limits struct {
 	Bytes  int64 // size of the pickle
-	Values int64 // objects made; a container counts as four
+	Memory int64 // bytes for values, stack and memo, beyond the text and bytes that the pickle holds
 	Depth  int   // nesting of the result
 }
 
-// DefaultLimits leave room for a checkpoint with millions of logged numbers.
-var DefaultLimits = Limits{Bytes: 2 << 30, Values: 8 << 20, Depth: 500}
+// DefaultLimits leave room for a checkpoint with two million logged numbers or thirty thousand tensors. With them no
+// pickle takes two seconds or 256 MB, text and bytes apart.
+var DefaultLimits = Limits{Bytes: 2 << 30, Memory: 96 << 20, Depth: 500}
+
+// What is taken from Limits.Memory, in bytes, rounded up to what Go's allocator and the growth of slices and maps cost.
+const (
+	costOp     = 4  // of every opcode; it bounds the time of those that make nothing
+	costSlot   = 32 // of a place on the stack, in a list, or in the memo
+	costItem   = 16 // of a place in a tuple
+	costNumber = 8
+	costText   = 48  // beyond its bytes
+	costObject = 64  // an empty list, dict, tuple or other object
+	costEntry  = 192 // of a dict or set, with its place in the index
+	costCall   = 256 // the result of a call or of a persistent id, which may hold its arguments again
+	costNode   = 128 // of a container in the check of the result
+)
 
 // Func builds the value of a call that a pickle asks for.
 type Func func(args Tuple) (any, error)
@@ -80,9 +95,13 @@ type Decoder struct {
 
 	stack   []any
 	marks   []int
-	memo    map[int64]any
-	values  int64 // budget left
-	work    int64 // budget left, in bytes copied or hashed beyond the reading itself
+	deepest int           // the largest size of stack and marks, which is paid for
+	memo    []any         // by index; absent where nothing was put
+	sparse  map[int64]any // entries of the memo far beyond its end
+	kept    int64         // entries of both
+	memory  int64         // budget left
+	pushed  int64         // values put on the stack
+	work    int64         // budget left, in bytes copied or hashed beyond the reading itself
 	globals map[Global]bool
 	names   []Global
 }
@@ -104,27 +123,28 @@ func (d *Decoder) Globals() []Global { return d.names }
 // Decode reads the next pickle.
 func (d *Decoder) Decode() (any, error) {
 	start := d.pos
-	left := d.size - start
-	d.stack, d.marks, d.memo = nil, nil, map[int64]any{}
-	d.values = d.opts.Limits.Values
-	d.work = 64*min(left, d.opts.Limits.Bytes) + 64<<20
+	d.stack, d.marks, d.deepest, d.memo, d.sparse, d.kept = nil, nil, 0, nil, nil, 0
+	d.memory, d.pushed, d.work = d.opts.Limits.Memory, 0, 64<<20
 	for {
 		at := d.pos
 		op, err := d.byte()
 		if err != nil {
 			return nil, fmt.Errorf("pickle: at byte %d: %w", at, err)
 		}
-		if op == '.' {
+		if op == opStop {
 			if len(d.marks) > 0 || len(d.stack) != 1 {
 				return nil, fmt.Errorf("pickle: at byte %d: STOP with %d values and %d open marks", at, len(d.stack), len(d.marks))
 			}
 			root := d.stack[0]
-			if err := checkTree(root, d.opts.Limits, d.pos-start); err != nil {
+			if err := d.checkTree(root, d.pos-start); err != nil {
 				return nil, fmt.Errorf("pickle: %w", err)
 			}
 			return root, nil
 		}
-		if err := d.step(op); err != nil {
+		if err = d.charge(costOp); err == nil {
+			err = d.step(op)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("pickle: at byte %d, opcode 0x%02x: %w", at, op, err)
 		}
 		if d.pos-start > d.opts.Limits.Bytes {
@@ -149,17 +169,27 @@ func (d *Decoder) byte() (byte, error) {
 	return b, err
 }
 
-// take reads n bytes into new memory.
-func (d *Decoder) take(n uint64) ([]byte, error) {
-	if n > uint64(d.size-d.pos) {
-		return nil, fmt.Errorf("%d bytes announced, %d left: %w", n, d.size-d.pos, errTruncated)
+// fill reads as many bytes as b has.
+func (d *Decoder) fill(b []byte) (int, error) {
+	if int64(len(b)) > d.size-d.pos {
+		return 0, errTruncated
 	}
-	b := make([]byte, n)
 	k, err := io.ReadFull(d.r, b)
 	d.pos += int64(k)
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		err = errTruncated
 	}
+	return k, err
+}
+
+// take reads n bytes into new memory.
+func (d *Decoder) take(n uint64) ([]byte, error) {
+	if n > uint64(d.size-d.pos) {
+		return nil, fmt.Errorf("%d bytes announced, %d left: %w", n, d.size-d.pos, errTruncated)
+	}
+	d.work += 2 * int64(n)
+	b := make([]byte, n)
+	_, err := d.fill(b)
 	return b, err
 }
 
@@ -203,11 +233,11 @@ func (d *Decoder) line(limit int) (string, error) {
 	}
 }
 
-// charge takes n objects from the budget.
+// charge takes n bytes from the budget.
 func (d *Decoder) charge(n int) error {
-	d.values -= int64(n)
-	if d.values < 0 {
-		return fmt.Errorf("more than %d values", d.opts.Limits.Values)
+	d.memory -= int64(n)
+	if d.memory < 0 {
+		return fmt.Errorf("its values need more than %d MB of memory, which no checkpoint of a network does", d.opts.Limits.Memory>>20)
 	}
 	return nil
 }
@@ -221,14 +251,29 @@ func (d *Decoder) chargeWork(n int) error {
 	return nil
 }
 
-// push adds a new object to the stack.
+// push puts a value on the stack, whose memory is paid for.
 func (d *Decoder) push(v any) error {
 	d.stack = append(d.stack, v)
-	switch v.(type) {
-	case *List, *Dict, *OrderedDict, *DefaultDict, *Set:
-		return d.charge(4)
+	d.pushed++
+	return d.grown()
+}
+
+// pushNew puts a new value on the stack and pays for it.
+func (d *Decoder) pushNew(v any, cost int) error {
+	if err := d.charge(cost); err != nil {
+		return err
 	}
-	return d.charge(1)
+	return d.push(v)
+}
+
+// grown pays for the stack where it has become larger than ever before.
+func (d *Decoder) grown() error {
+	n := len(d.stack) + len(d.marks) - d.deepest
+	if n <= 0 {
+		return nil
+	}
+	d.deepest += n
+	return d.charge(n * costSlot)
 }
 
 var errUnderflow = errors.New("the stack holds too few values")
@@ -273,12 +318,9 @@ func (d *Decoder) tuple(n int) error {
 	if len(d.stack)-d.base() < n {
 		return errUnderflow
 	}
-	t := Tuple(slices.Clone(d.stack[len(d.stack)-n:]))
+	t := append(make(Tuple, 0, n), d.stack[len(d.stack)-n:]...)
 	d.stack = d.stack[:len(d.stack)-n]
-	if t == nil {
-		t = Tuple{}
-	}
-	return d.push(t)
+	return d.pushNew(t, costObject+n*costItem)
 }
 
 func (d *Decoder) setItem(target, key, value any) error {
@@ -298,20 +340,23 @@ func (d *Decoder) setItem(target, key, value any) error {
 
 // insert adds to a dict and accounts for hashing the key.
 func (d *Decoder) insert(dict *Dict, key, value any) error {
-	if err := d.charge(1); err != nil {
-		return err
-	}
 	canon, err := canonical(key)
 	if err != nil {
 		return err
 	}
+	cost := costEntry
 	switch k := canon.(type) {
 	case string:
 		err = d.chargeWork(len(k))
 	case bytesKey:
+		cost += len(k)
 		err = d.chargeWork(len(k))
 	case tupleKey:
-		err = d.chargeWork(8 * len(k))
+		cost += len(k)
+		err = d.chargeWork(64 * len(k))
+	}
+	if err == nil {
+		err = d.charge(cost)
 	}
 	if err != nil {
 		return err
@@ -326,36 +371,76 @@ func (d *Decoder) appendTo(target any, items []any) error {
 		return fmt.Errorf("append to a %s", TypeName(target))
 	}
 	list.Items = append(list.Items, items...)
-	return nil
+	return d.charge(len(items) * costSlot)
 }
 
+// absent stands in the memo where nothing was put.
+type absent struct{}
+
+// put keeps the top of the stack in the memo. Python numbers its entries from 0 or 1 on; others are allowed.
 func (d *Decoder) put(index int64) error {
 	v, err := d.top()
 	if err != nil {
 		return err
 	}
-	d.memo[index] = v
-	return d.charge(1)
-}
-
-func (d *Decoder) get(index int64) error {
-	v, ok := d.memo[index]
-	if !ok {
-		return fmt.Errorf("memo entry %d does not exist", index)
+	if n := int64(len(d.memo)); index > n+16 {
+		if d.sparse == nil {
+			d.sparse = map[int64]any{}
+		}
+		if _, ok := d.sparse[index]; !ok {
+			d.kept++
+		}
+		d.sparse[index] = v
+		return d.charge(4 * costSlot)
 	}
-	d.stack = append(d.stack, v)
+	for int64(len(d.memo)) <= index {
+		d.memo = append(d.memo, absent{})
+		if err := d.charge(costSlot); err != nil {
+			return err
+		}
+	}
+	if d.memo[index] == (absent{}) {
+		d.kept++
+	}
+	d.memo[index] = v
 	return nil
 }
 
-// text checks the UTF-8 that Python writes: surrogates are encoded like other code points.
-func text(b []byte) (string, error) {
-	s := string(b)
-	if !validText(s) {
-		return "", fmt.Errorf("text %.40q is not UTF-8", s)
+func (d *Decoder) get(index int64) error {
+	v, ok := d.sparse[index]
+	if index < int64(len(d.memo)) {
+		_, missing := d.memo[index].(absent)
+		v, ok = d.memo[index], !missing
 	}
-	return s, nil
+	if !ok {
+		return fmt.Errorf("memo entry %d does not exist", index)
+	}
+	return d.push(v)
 }
 
+// text pushes a string whose length has n bytes, in the UTF-8 that Python writes.
+func (d *Decoder) text(n int) error {
+	b, err := d.sized(n)
+	if err != nil {
+		return err
+	}
+	s := string(b)
+	if !validText(s) {
+		return fmt.Errorf("text %.40q is not UTF-8", s)
+	}
+	return d.pushNew(s, costText)
+}
+
+// bytes pushes bytes whose number has n bytes.
+func (d *Decoder) bytes(n int) error {
+	b, err := d.sized(n)
+	if err != nil {
+		return err
+	}
+	return d.pushNew(b, costText)
+}
+
+// validText checks Python's UTF-8: surrogates are encoded like other code points.
 func validText(s string) bool {
 	if utf8.ValidString(s) {
 		return true
@@ -411,7 +496,7 @@ func decimalInt(s string) (any, error) {
 // step executes one opcode. The names are those of Python's pickletools.
 func (d *Decoder) step(op byte) error {
 	switch op {
-	case 0x80: // PROTO
+	case opProto:
 		v, err := d.byte()
 		if err != nil {
 			return err
@@ -420,33 +505,33 @@ func (d *Decoder) step(op byte) error {
 			return fmt.Errorf("pickle protocol %d, at most 5 is known", v)
 		}
 		return nil
-	case 0x95: // FRAME
+	case opFrame:
 		n, err := d.uint(8)
 		if err == nil && n > uint64(d.size-d.pos) {
 			err = fmt.Errorf("frame of %d bytes, %d left: %w", n, d.size-d.pos, errTruncated)
 		}
 		return err
 
-	case 'N':
+	case opNone:
 		return d.push(nil)
-	case 0x88: // NEWTRUE
+	case opNewTrue:
 		return d.push(true)
-	case 0x89: // NEWFALSE
+	case opNewFalse:
 		return d.push(false)
-	case 'K', 'M': // BININT1, BININT2
-		v, err := d.uint(1 + int(op-'K')/2)
+	case opBinInt1, opBinInt2:
+		v, err := d.uint(1 + int(op-opBinInt1)/2)
 		if err != nil {
 			return err
 		}
-		return d.push(int64(v))
-	case 'J': // BININT
+		return d.pushNew(int64(v), costNumber)
+	case opBinInt:
 		v, err := d.uint(4)
 		if err != nil {
 			return err
 		}
-		return d.push(int64(int32(v)))
-	case 0x8a, 0x8b: // LONG1, LONG4
-		b, err := d.sized(1 + 3*int(op-0x8a))
+		return d.pushNew(int64(int32(v)), costNumber)
+	case opLong1, opLong4:
+		b, err := d.sized(1 + 3*int(op-opLong1))
 		if err != nil {
 			return err
 		}
@@ -454,21 +539,24 @@ func (d *Decoder) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		return d.push(v)
-	case 'I', 'L': // INT, LONG
+		return d.pushNew(v, costText+len(b))
+	case opInt, opLong:
 		s, err := d.line(2 * maxInt)
 		if err != nil {
 			return err
 		}
-		if op == 'I' && (s == "00" || s == "01") {
+		if op == opInt && (s == "00" || s == "01") {
 			return d.push(s == "01")
+		}
+		if err := d.chargeWork(len(s) * len(s) / 16); err != nil { // the time that many digits take
+			return err
 		}
 		v, err := decimalInt(s)
 		if err != nil {
 			return err
 		}
-		return d.push(v)
-	case 'F': // FLOAT
+		return d.pushNew(v, costText+len(s))
+	case opFloat:
 		s, err := d.line(128)
 		if err != nil {
 			return err
@@ -480,25 +568,21 @@ func (d *Decoder) step(op byte) error {
 		if math.IsNaN(v) {
 			v = math.Float64frombits(0x7ff8 << 48) // Python's, not Go's
 		}
-		return d.push(v)
-	case 'G': // BINFLOAT
-		b, err := d.take(8)
-		if err != nil {
+		return d.pushNew(v, costNumber)
+	case opBinFloat:
+		var b [8]byte
+		if _, err := d.fill(b[:]); err != nil {
 			return err
 		}
-		return d.push(math.Float64frombits(binary.BigEndian.Uint64(b)))
+		return d.pushNew(math.Float64frombits(binary.BigEndian.Uint64(b[:])), costNumber)
 
-	case 'X', 0x8c, 0x8d, 'T', 'U': // BINUNICODE, SHORT_BINUNICODE, BINUNICODE8, BINSTRING, SHORT_BINSTRING
-		b, err := d.sized(map[byte]int{'X': 4, 0x8c: 1, 0x8d: 8, 'T': 4, 'U': 1}[op])
-		if err != nil {
-			return err
-		}
-		s, err := text(b)
-		if err != nil {
-			return err
-		}
-		return d.push(s)
-	case 'V': // UNICODE
+	case opShortBinUnicode, opShortBinString:
+		return d.text(1)
+	case opBinUnicode, opBinString:
+		return d.text(4)
+	case opBinUnicode8:
+		return d.text(8)
+	case opUnicode:
 		s, err := d.line(1 << 20)
 		if err != nil {
 			return err
@@ -506,63 +590,62 @@ func (d *Decoder) step(op byte) error {
 		if s, err = rawUnicode(s); err != nil {
 			return err
 		}
-		return d.push(s)
-	case 'B', 'C', 0x8e: // BINBYTES, SHORT_BINBYTES, BINBYTES8
-		b, err := d.sized(map[byte]int{'B': 4, 'C': 1, 0x8e: 8}[op])
-		if err != nil {
-			return err
-		}
-		return d.push(b)
-	case 0x96: // BYTEARRAY8
+		return d.pushNew(s, costText)
+	case opShortBinBytes:
+		return d.bytes(1)
+	case opBinBytes:
+		return d.bytes(4)
+	case opBinBytes8:
+		return d.bytes(8)
+	case opByteArray8:
 		b, err := d.sized(8)
 		if err != nil {
 			return err
 		}
-		return d.push(ByteArray(b))
+		return d.pushNew(ByteArray(b), costText)
 
-	case '(': // MARK
+	case opMark:
 		d.marks = append(d.marks, len(d.stack))
-		return d.charge(1)
-	case '0': // POP
+		return d.grown()
+	case opPop:
 		if len(d.marks) > 0 && len(d.stack) == d.base() {
 			_, err := d.popMark()
 			return err
 		}
 		_, err := d.pop()
 		return err
-	case '1': // POP_MARK
+	case opPopMark:
 		_, err := d.popMark()
 		return err
-	case '2': // DUP
+	case opDup:
 		v, err := d.top()
 		if err != nil {
 			return err
 		}
-		d.stack = append(d.stack, v)
-		return nil
+		return d.push(v)
 
-	case ')': // EMPTY_TUPLE
+	case opEmptyTuple:
 		return d.tuple(0)
-	case 0x85, 0x86, 0x87: // TUPLE1, TUPLE2, TUPLE3
-		return d.tuple(int(op - 0x84))
-	case 't': // TUPLE
+	case opTuple1, opTuple2, opTuple3:
+		return d.tuple(int(op-opTuple1) + 1)
+	case opTuple:
 		items, err := d.popMark()
 		if err != nil {
 			return err
 		}
 		t := append(make(Tuple, 0, len(items)), items...)
-		return d.push(t)
-	case ']': // EMPTY_LIST
-		return d.push(&List{})
-	case 'l': // LIST
+		return d.pushNew(t, costObject+len(items)*costItem)
+	case opEmptyList:
+		return d.pushNew(&List{}, costObject)
+	case opList:
 		items, err := d.popMark()
 		if err != nil {
 			return err
 		}
-		return d.push(&List{Items: slices.Clone(items)})
-	case '}': // EMPTY_DICT
-		return d.push(&Dict{})
-	case 'd', 'u': // DICT, SETITEMS
+		return d.pushNew(&List{Items: slices.Clone(items)}, costObject+len(items)*costItem)
+	case opEmptyDict:
+		return d.pushNew(&Dict{}, costObject)
+	case opDict, opSetItems:
 		items, err := d.popMark()
 		if err != nil {
 			return err
@@ -571,7 +654,7 @@ func (d *Decoder) step(op byte) error {
 			return errors.New("a key without a value")
 		}
 		var target any = &Dict{}
-		if op == 'u' {
+		if op == opSetItems {
 			if target, err = d.top(); err != nil {
 				return err
 			}
@@ -581,11 +664,11 @@ func (d *Decoder) step(op byte) error {
 				return err
 			}
 		}
-		if op == 'd' {
-			return d.push(target)
+		if op == opDict {
+			return d.pushNew(target, costObject)
 		}
 		return nil
-	case 's': // SETITEM
+	case opSetItem:
 		value, err := d.pop()
 		if err != nil {
 			return err
@@ -599,7 +682,7 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.setItem(target, key, value)
-	case 'a': // APPEND
+	case opAppend:
 		v, err := d.pop()
 		if err != nil {
 			return err
@@ -609,7 +692,7 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.appendTo(target, []any{v})
-	case 'e': // APPENDS
+	case opAppends:
 		items, err := d.popMark()
 		if err != nil {
 			return err
@@ -619,9 +702,9 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.appendTo(target, items)
-	case 0x8f: // EMPTY_SET
-		return d.push(&Set{})
-	case 0x90: // ADDITEMS
+	case opEmptySet:
+		return d.pushNew(&Set{}, costObject)
+	case opAddItems:
 		items, err := d.popMark()
 		if err != nil {
 			return err
@@ -635,7 +718,7 @@ func (d *Decoder) step(op byte) error {
 			return fmt.Errorf("add to a %s", TypeName(target))
 		}
 		return d.addAll(set, items)
-	case 0x91: // FROZENSET
+	case opFrozenSet:
 		items, err := d.popMark()
 		if err != nil {
 			return err
@@ -644,9 +727,9 @@ func (d *Decoder) step(op byte) error {
 		if err := d.addAll(set, items); err != nil {
 			return err
 		}
-		return d.push(set)
+		return d.pushNew(set, costObject)
 
-	case 'p', 'g': // PUT, GET
+	case opPut, opGet:
 		s, err := d.line(20)
 		if err != nil {
 			return err
@@ -655,27 +738,27 @@ func (d *Decoder) step(op byte) error {
 		if err != nil || index < 0 {
 			return fmt.Errorf("memo index %.40q", s)
 		}
-		if op == 'p' {
+		if op == opPut {
 			return d.put(index)
 		}
 		return d.get(index)
-	case 'q', 'r', 'h', 'j': // BINPUT, LONG_BINPUT, BINGET, LONG_BINGET
+	case opBinPut, opLongBinPut, opBinGet, opLongBinGet:
 		width := 1
-		if op == 'r' || op == 'j' {
+		if op == opLongBinPut || op == opLongBinGet {
 			width = 4
 		}
 		index, err := d.uint(width)
 		if err != nil {
 			return err
 		}
-		if op == 'q' || op == 'r' {
+		if op == opBinPut || op == opLongBinPut {
 			return d.put(int64(index))
 		}
 		return d.get(int64(index))
-	case 0x94: // MEMOIZE
-		return d.put(int64(len(d.memo)))
+	case opMemoize:
+		return d.put(d.kept)
 
-	case 'c': // GLOBAL
+	case opGlobal:
 		module, err := d.line(512)
 		if err != nil {
 			return err
@@ -685,7 +768,7 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		return d.global(module, name)
-	case 0x93: // STACK_GLOBAL
+	case opStackGlobal:
 		name, err := d.pop()
 		if err != nil {
 			return err
@@ -700,7 +783,7 @@ func (d *Decoder) step(op byte) error {
 			return errors.New("a global named by something else than text")
 		}
 		return d.global(m, n)
-	case 'R', 0x81: // REDUCE, NEWOBJ
+	case opReduce, opNewObj:
 		args, err := d.pop()
 		if err != nil {
 			return err
@@ -713,11 +796,11 @@ func (d *Decoder) step(op byte) error {
 		if !ok {
 			return fmt.Errorf("call with a %s instead of a tuple", TypeName(args))
 		}
-		if op == 0x81 && len(t) > 0 {
+		if op == opNewObj && len(t) > 0 {
 			return errors.New("NEWOBJ with arguments is not supported")
 		}
 		return d.call(f, t)
-	case 'b': // BUILD
+	case opBuild:
 		state, err := d.pop()
 		if err != nil {
 			return err
@@ -730,12 +813,11 @@ func (d *Decoder) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		d.stack = append(d.stack, v)
-		return nil
-	case 'P', 'Q': // PERSID, BINPERSID
+		return d.push(v)
+	case opPersID, opBinPersID:
 		var id any
 		var err error
-		if op == 'P' {
+		if op == opPersID {
 			id, err = d.line(1024)
 		} else {
 			id, err = d.pop()
@@ -750,14 +832,14 @@ func (d *Decoder) step(op byte) error {
 		if err != nil {
 			return err
 		}
-		return d.push(v)
+		return d.pushNew(v, costCall)
 	}
 	return fmt.Errorf("this opcode is not allowed (%s)", map[byte]string{
-		'i': "INST makes an object of any class", 'o': "OBJ makes an object of any class",
-		0x92: "NEWOBJ_EX makes an object of any class",
-		0x82: "EXT1 calls a registered extension", 0x83: "EXT2 calls a registered extension",
-		0x84: "EXT4 calls a registered extension", 'S': "STRING is Python 2 text",
-		0x97: "NEXT_BUFFER needs data outside the file", 0x98: "READONLY_BUFFER needs data outside the file",
+		opInst: "INST makes an object of any class", opObj: "OBJ makes an object of any class",
+		opNewObjEx: "NEWOBJ_EX makes an object of any class",
+		opExt1:     "EXT1 calls a registered extension", opExt2: "EXT2 calls a registered extension",
+		opExt4: "EXT4 calls a registered extension", opString: "STRING is Python 2 text",
+		opNextBuffer: "NEXT_BUFFER needs data outside the file", opReadOnlyBuffer: "READONLY_BUFFER needs data outside the file",
 	}[op])
 }
 

@@ -80,8 +80,9 @@ func children(v any, visit func(any) error) error {
 
 // checkTree refuses results on which a later walk would not end or take too long: cycles, deep nesting, and shared
 // parts that would multiply when the value is seen as a tree ("billion laughs"). size is that of the pickle.
-func checkTree(root any, limits Limits, size int64) error {
-	c := treeCheck{maxDepth: limits.Depth, maxWeight: limits.Values + size, seen: map[any]extent{}}
+func (d *Decoder) checkTree(root any, size int64) error {
+	l := d.opts.Limits
+	c := treeCheck{maxDepth: l.Depth, maxWeight: l.Memory/64 + d.pushed + size/32, seen: map[any]extent{}, charge: d.charge}
 	_, err := c.visit(root, 0)
 	return err
 }
@@ -96,6 +97,7 @@ type treeCheck struct {
 	maxDepth  int
 	maxWeight int64
 	seen      map[any]extent
+	charge    func(bytes int) error
 }
 
 func (c *treeCheck) visit(v any, depth int) (extent, error) {
@@ -127,6 +129,9 @@ func (c *treeCheck) visit(v any, depth int) (extent, error) {
 				return e, fmt.Errorf("nested deeper than %d levels", c.maxDepth)
 			}
 			return e, nil
+		}
+		if err := c.charge(costNode); err != nil {
+			return extent{}, err
 		}
 		c.seen[id] = extent{open: true}
 	}

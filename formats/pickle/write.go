@@ -28,11 +28,11 @@ type Call struct {
 // A value that contains itself, and nesting deeper than DefaultLimits.Depth, are errors.
 func Marshal(v any, replace func(v any) (any, error)) ([]byte, error) {
 	e := encoder{memo: map[any]uint32{}, open: map[any]bool{}, replace: replace}
-	e.op(0x80, 2)
+	e.op(opProto, 2)
 	if err := e.value(v, 0); err != nil {
 		return nil, fmt.Errorf("pickle: %w", err)
 	}
-	e.op('.')
+	e.op(opStop)
 	return e.out, nil
 }
 
@@ -58,9 +58,9 @@ func (e *encoder) known(id any) bool {
 	case !ok:
 		return false
 	case i < 256:
-		e.op('h', byte(i)) // BINGET
+		e.op(opBinGet, byte(i))
 	default:
-		e.op('j') // LONG_BINGET
+		e.op(opLongBinGet)
 		e.out = binary.LittleEndian.AppendUint32(e.out, i)
 	}
 	return true
@@ -71,10 +71,10 @@ func (e *encoder) remember(id any) {
 	i := uint32(len(e.memo))
 	e.memo[id] = i
 	if i < 256 {
-		e.op('q', byte(i)) // BINPUT
+		e.op(opBinPut, byte(i))
 		return
 	}
-	e.op('r') // LONG_BINPUT
+	e.op(opLongBinPut)
 	e.out = binary.LittleEndian.AppendUint32(e.out, i)
 }
 
@@ -96,12 +96,12 @@ func (e *encoder) value(v any, depth int) error {
 	depth++
 	switch v := v.(type) {
 	case nil:
-		e.op('N')
+		e.op(opNone)
 	case bool:
 		if v {
-			e.op(0x88)
+			e.op(opNewTrue)
 		} else {
-			e.op(0x89)
+			e.op(opNewFalse)
 		}
 	case int:
 		e.integer(int64(v))
@@ -110,7 +110,7 @@ func (e *encoder) value(v any, depth int) error {
 	case *big.Int:
 		return e.bigInteger(v)
 	case float64:
-		e.op('G')
+		e.op(opBinFloat)
 		e.out = binary.BigEndian.AppendUint64(e.out, math.Float64bits(v))
 	case complex128:
 		return e.call(Global{"builtins", "complex"}, Tuple{real(v), imag(v)}, depth)
@@ -131,11 +131,11 @@ func (e *encoder) value(v any, depth int) error {
 	case Tuple:
 		return e.tuple(v, id, depth)
 	case *List:
-		e.op(']')
+		e.op(opEmptyList)
 		e.remember(id)
 		return e.items(v.Items, depth)
 	case *Dict:
-		e.op('}')
+		e.op(opEmptyDict)
 		e.remember(id)
 		return e.pairs(v, depth)
 	case *DefaultDict:
@@ -159,7 +159,7 @@ func (e *encoder) value(v any, depth int) error {
 		if err := e.value(v.Attrs, depth); err != nil {
 			return err
 		}
-		e.op('b')
+		e.op(opBuild)
 	case *Set:
 		name := "set"
 		if v.Frozen {
@@ -190,7 +190,7 @@ func (e *encoder) value(v any, depth int) error {
 		if err := e.value(Tuple{int64(1), shape, &v.DType, v.Fortran, v.Data}, depth); err != nil {
 			return err
 		}
-		e.op('b')
+		e.op(opBuild)
 	case Size:
 		dims := make(Tuple, len(v))
 		for i, n := range v {
@@ -212,7 +212,7 @@ func (e *encoder) value(v any, depth int) error {
 		if err := e.value(v.ID, depth); err != nil {
 			return err
 		}
-		e.op('Q')
+		e.op(opBinPersID)
 	case Call:
 		return e.call(v.Func, v.Args, depth)
 	default:
@@ -250,18 +250,18 @@ func (e *encoder) foreign(v any, depth int) error {
 func (e *encoder) integer(n int64) {
 	switch {
 	case n >= 0 && n < 1<<8:
-		e.op('K', byte(n))
+		e.op(opBinInt1, byte(n))
 	case n >= 0 && n < 1<<16:
-		e.op('M', byte(n), byte(n>>8))
+		e.op(opBinInt2, byte(n), byte(n>>8))
 	case n == int64(int32(n)):
-		e.op('J')
+		e.op(opBinInt)
 		e.out = binary.LittleEndian.AppendUint32(e.out, uint32(n))
 	default:
 		b := binary.LittleEndian.AppendUint64(nil, uint64(n))
 		for len(b) > 1 && (b[len(b)-1] == 0 && b[len(b)-2] < 0x80 || b[len(b)-1] == 0xff && b[len(b)-2] >= 0x80) {
 			b = b[:len(b)-1]
 		}
-		e.op(0x8a, byte(len(b)))
+		e.op(opLong1, byte(len(b)))
 		e.op(b...)
 	}
 }
@@ -282,9 +282,9 @@ func (e *encoder) bigInteger(n *big.Int) error {
 	b := m.FillBytes(make([]byte, size))
 	slices.Reverse(b)
 	if size < 256 {
-		e.op(0x8a, byte(size))
+		e.op(opLong1, byte(size))
 	} else {
-		e.op(0x8b)
+		e.op(opLong4)
 		e.out = binary.LittleEndian.AppendUint32(e.out, uint32(size))
 	}
 	e.op(b...)
@@ -301,7 +301,7 @@ func (e *encoder) text(s string) error {
 	if len(s) > math.MaxUint32 {
 		return errors.New("text of 4 GiB or more")
 	}
-	e.op('X')
+	e.op(opBinUnicode)
 	e.out = binary.LittleEndian.AppendUint32(e.out, uint32(len(s)))
 	e.out = append(e.out, s...)
 	e.remember(textID(s))
@@ -329,23 +329,23 @@ func (e *encoder) bytes(b []byte, depth int) error {
 	if len(s) > math.MaxUint32 {
 		return errors.New("bytes too long for protocol 2")
 	}
-	e.op('X')
+	e.op(opBinUnicode)
 	e.out = binary.LittleEndian.AppendUint32(e.out, uint32(len(s)))
 	e.out = append(e.out, s...)
 	if err := e.text("latin1"); err != nil {
 		return err
 	}
-	e.op(0x86, 'R')
+	e.op(opTuple2, opReduce)
 	return nil
 }
 
 func (e *encoder) tuple(t Tuple, id any, depth int) error {
 	if len(t) == 0 {
-		e.op(')')
+		e.op(opEmptyTuple)
 		return nil
 	}
 	if len(t) > 3 {
-		e.op('(')
+		e.op(opMark)
 	}
 	for _, v := range t {
 		if err := e.value(v, depth); err != nil {
@@ -353,9 +353,9 @@ func (e *encoder) tuple(t Tuple, id any, depth int) error {
 		}
 	}
 	if len(t) > 3 {
-		e.op('t')
+		e.op(opTuple)
 	} else {
-		e.op(0x84 + byte(len(t)))
+		e.op(opTuple1 + byte(len(t)-1))
 	}
 	e.remember(id)
 	return nil
@@ -367,7 +367,7 @@ const batch = 1000
 func (e *encoder) items(items []any, depth int) error {
 	for part := range slices.Chunk(items, batch) {
 		if len(part) > 1 {
-			e.op('(')
+			e.op(opMark)
 		}
 		for _, v := range part {
 			if err := e.value(v, depth); err != nil {
@@ -375,9 +375,9 @@ func (e *encoder) items(items []any, depth int) error {
 			}
 		}
 		if len(part) > 1 {
-			e.op('e')
+			e.op(opAppends)
 		} else {
-			e.op('a')
+			e.op(opAppend)
 		}
 	}
 	return nil
@@ -386,7 +386,7 @@ func (e *encoder) items(items []any, depth int) error {
 func (e *encoder) pairs(d *Dict, depth int) error {
 	for part := range slices.Chunk(d.entries, batch) {
 		if len(part) > 1 {
-			e.op('(')
+			e.op(opMark)
 		}
 		for _, p := range part {
 			if err := e.value(p.key, depth); err != nil {
@@ -397,9 +397,9 @@ func (e *encoder) pairs(d *Dict, depth int) error {
 			}
 		}
 		if len(part) > 1 {
-			e.op('u')
+			e.op(opSetItems)
 		} else {
-			e.op('s')
+			e.op(opSetItem)
 		}
 	}
 	return nil
@@ -432,7 +432,7 @@ func (e *encoder) call(g Global, args Tuple, depth int) error {
 	if err := e.value(args, depth); err != nil {
 		return err
 	}
-	e.op('R')
+	e.op(opReduce)
 	return nil
 }
 
@@ -455,6 +455,6 @@ func (e *encoder) dtype(t NumpyDType, depth int) error {
 	if err := e.value(Tuple{int64(3), string(t.Order), nil, nil, nil, int64(size), int64(align), int64(flags)}, depth); err != nil {
 		return err
 	}
-	e.op('b')
+	e.op(opBuild)
 	return nil
 }

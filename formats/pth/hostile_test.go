@@ -96,9 +96,9 @@ func TestHostileCheckpointsAreRefused(t *testing.T) {
 		want string
 	}{
 		{"empty", nil, "empty"},
-		{"text", []byte("hello, world"), "not a PyTorch checkpoint"},
+		{"text", []byte("hello, world"), "found a text, expected a PyTorch checkpoint"},
 		{"tar", tar, "PyTorch 0.1"},
-		{"plain pickle", []byte("\x80\x04N."), "a plain pickle"},
+		{"plain pickle", []byte("\x80\x04N."), "a file of Python's pickle module"},
 		{"safetensors", []byte("\x10\x00\x00\x00\x00\x00\x00\x00{\"a\":1}  "), "safetensors"},
 		{"zip without a pickle", zipped(t, member{"a/b", "x", 0}), "FOLDER/data.pkl"},
 		{"pickle without a folder", zipped(t, member{"data.pkl", good, 0}), "FOLDER/data.pkl"},
@@ -138,7 +138,7 @@ func TestHostileCheckpointsAreRefused(t *testing.T) {
 			pickle.Persistent{ID: pickle.Tuple{"storage", storageClass(Float32), "0", "cpu", int64(4)}},
 			pickle.Persistent{ID: pickle.Tuple{"storage", storageClass(Float64), "0", "cpu", int64(2)}}})), "named twice"},
 		{"key as path", one(strings.Replace(good, "\x01\x00\x00\x000", "\x07\x00\x00\x00../../0", 1)), "is missing"},
-		{"legacy, wrong magic", legacy("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", "\x85."), "magic"},
+		{"legacy, wrong magic", legacy("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19", "\x85."), "a file of Python's pickle module"},
 		{"legacy, wrong version", legacy(legacyMagic, 7), "version 7"},
 		{"legacy, big-endian", legacy(legacyMagic, 1001, bigEndian), "big-endian"},
 		{"legacy, no data", legacy(legacyMagic, 1001, system, good, &pickle.List{}), "has no data"},

@@ -10,13 +10,24 @@ import (
 	"github.com/lntorch/lntorch/formats/pickle"
 )
 
+// legacyMagic is the first pickle of a legacy file, an integer of 10 bytes.
+var legacyMagic, _ = new(big.Int).SetString("1950a86a20f9469cfc6c", 16)
+
+// isLegacy reports whether a file begins with a pickle of the magic number, of any protocol: torch.save writes 2 unless
+// it is told otherwise.
+func isLegacy(head []byte) bool {
+	v, err := pickle.Unmarshal(head, pickle.Options{Limits: pickle.Limits{Bytes: int64(len(head)), Memory: 1 << 16, Depth: 1}})
+	m, ok := v.(*big.Int)
+	return err == nil && ok && m.Cmp(legacyMagic) == 0
+}
+
 // legacyVersion is the only protocol version of the non-zip format.
 const legacyVersion = 1001
 
 // readLegacy reads the format of torch before 1.6: the pickles magic, version, system, object, storage keys, and then
 // for each key its number of elements (int64) and the elements.
 func readLegacy(r io.ReaderAt, size int64, path string) (*File, error) {
-	rb := &rebuilder{storages: map[string]*Storage{}, locate: func(s *Storage, key string) error {
+	rb := &rebuilder{file: size, storages: map[string]*Storage{}, locate: func(s *Storage, key string) error {
 		if s.Bytes() > size {
 			return fmt.Errorf("storage %.40q of %d bytes in a file of %d", key, s.Bytes(), size)
 		}
@@ -24,12 +35,8 @@ func readLegacy(r io.ReaderAt, size int64, path string) (*File, error) {
 		return nil
 	}}
 	d := pickle.NewDecoder(io.NewSectionReader(r, 0, size), size, rb.options())
-	magic, err := d.Decode()
-	if err != nil {
+	if _, err := d.Decode(); err != nil { // the magic number, see isLegacy
 		return nil, err
-	}
-	if m, ok := magic.(*big.Int); !ok || m.Cmp(legacyMagic) != 0 {
-		return nil, errors.New("the magic number of a legacy PyTorch file is wrong")
 	}
 	version, err := d.Decode()
 	if err != nil {

@@ -13,14 +13,14 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math/big"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/klauspost/compress/flate"
+	"github.com/lntorch/lntorch/formats/internal/archive"
 	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/internal/sniff"
 )
 
 // File is an open checkpoint. Its tensors can be read until Close, from several goroutines.
@@ -76,31 +76,35 @@ func (f *File) Close() error { return f.f.Close() }
 
 // read tells the formats apart by their first bytes.
 func read(r io.ReaderAt, size int64, path string) (*File, error) {
-	head := make([]byte, min(512, size))
+	head := make([]byte, min(sniff.HeadSize, size))
 	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
 		return nil, err
 	}
-	switch {
-	case len(head) == 0:
-		return nil, errors.New("the file is empty")
-	case bytes.HasPrefix(head, []byte("PK\x03\x04")):
-		return readZip(r, size, path)
-	case bytes.HasPrefix(head, legacyHead):
-		return readLegacy(r, size, path)
-	case len(head) > 262 && string(head[257:262]) == "ustar":
-		return nil, errors.New("a tar file as PyTorch 0.1 wrote; load and save it with a newer torch first")
-	case bytes.HasPrefix(head, []byte("\x89HDF")):
-		return nil, errors.New("an HDF5 file (Keras?), not a PyTorch checkpoint")
-	case len(head) > 9 && head[8] == '{' && head[7] == 0:
-		return nil, errors.New("a safetensors file, not a PyTorch checkpoint")
-	case head[0] == 0x80:
-		return nil, errors.New("a plain pickle, not a PyTorch checkpoint")
+	if len(head) == 0 {
+		return nil, errors.New("the file is empty; copy or download it again")
 	}
-	return nil, fmt.Errorf("not a PyTorch checkpoint: starts with %x, a zip (504b0304) or a pickle (8002) is expected", head[:min(4, len(head))])
+	if bytes.HasPrefix(head, []byte("PK\x03\x04")) {
+		return readZip(r, size, path)
+	}
+	if isLegacy(head) {
+		return readLegacy(r, size, path)
+	}
+	found, next := sniff.What(head)
+	switch {
+	case head[0] == 0x80:
+		found, next = "a file of Python's pickle module", "load it in Python and save it with torch.save"
+	case found == "":
+		found = fmt.Sprintf("a file that begins with the bytes % x", head[:min(4, len(head))])
+		next = "choose another file, or copy it again if it should be one"
+	}
+	return nil, fmt.Errorf("found %s, expected a PyTorch checkpoint: %s", found, next)
 }
 
-// maxPickle is the largest data.pkl read; real ones have a few megabytes.
-const maxPickle = 1 << 30
+// maxPickle is the largest data.pkl read; real ones have a few megabytes. One that is compressed could grow a thousandfold.
+const (
+	maxPickle   = 1 << 30
+	maxDeflated = 64 << 20
+)
 
 // container is the table of contents of a zip file, checked.
 type container struct {
@@ -111,11 +115,10 @@ type container struct {
 // readDirectory reads the table of contents and checks that the entries have sane, distinct names, lie inside the
 // file and do not overlap.
 func readDirectory(r io.ReaderAt, size int64) (*container, error) {
-	z, err := zip.NewReader(r, size)
+	z, err := archive.Open(r, size)
 	if err != nil {
-		return nil, fmt.Errorf("damaged or truncated zip container: %w", err)
+		return nil, fmt.Errorf("damaged or truncated zip container: %w; copy or download the file again", err)
 	}
-	z.RegisterDecompressor(zip.Deflate, func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
 	c := &container{entries: map[string]*zip.File{}, starts: map[string]int64{}}
 	type extent struct {
 		from, to int64
@@ -181,6 +184,30 @@ func (c *container) load(name string, limit uint64) ([]byte, error) {
 	return b, nil
 }
 
+// unpickle reads a pickle from an entry as it comes, and checks the entry's CRC.
+func (c *container) unpickle(name string, o pickle.Options, root *any) (*pickle.Decoder, error) {
+	e := c.entries[name]
+	if limit := uint64(maxDeflated); e.Method != zip.Store && e.UncompressedSize64 > limit {
+		return nil, fmt.Errorf("%d bytes in %d compressed ones, at most %d are read: torch.save does not compress; save the file with it again",
+			e.UncompressedSize64, e.CompressedSize64, limit)
+	}
+	if e.UncompressedSize64 > maxPickle {
+		return nil, fmt.Errorf("%d bytes, at most %d are read", e.UncompressedSize64, maxPickle)
+	}
+	r, err := e.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	d := pickle.NewDecoder(r, int64(e.UncompressedSize64), o)
+	*root, err = d.Decode()
+	// A wrong checksum says more than what the damage did to the pickle.
+	if _, rest := io.Copy(io.Discard, io.LimitReader(r, maxDeflated)); rest != nil {
+		return nil, fmt.Errorf("the record is damaged (%w); copy or download the file again", rest)
+	}
+	return d, err
+}
+
 // inflate reads an entry into memory that grows with the data.
 func inflate(e *zip.File) ([]byte, error) {
 	r, err := e.Open()
@@ -224,11 +251,7 @@ func readZip(r io.ReaderAt, size int64, path string) (*File, error) {
 			return nil, fmt.Errorf("the byte order is %q; only little-endian checkpoints are read, re-save it on such a machine", order)
 		}
 	}
-	data, err := c.load(folder+"/data.pkl", maxPickle)
-	if err != nil {
-		return nil, err
-	}
-	rb := &rebuilder{storages: map[string]*Storage{}, locate: func(s *Storage, key string) error {
+	rb := &rebuilder{file: size, storages: map[string]*Storage{}, locate: func(s *Storage, key string) error {
 		name := folder + "/data/" + key
 		e := c.entries[name]
 		if e == nil {
@@ -245,8 +268,7 @@ func readZip(r io.ReaderAt, size int64, path string) (*File, error) {
 		}
 		return nil
 	}}
-	d := pickle.NewDecoder(bytes.NewReader(data), int64(len(data)), rb.options())
-	out.Root, err = d.Decode()
+	d, err := c.unpickle(folder+"/data.pkl", rb.options(), &out.Root)
 	if err != nil {
 		return nil, fmt.Errorf("%s/data.pkl: %w", folder, err)
 	}
@@ -318,15 +340,19 @@ func Walk(root any, visit func(path string, t *Tensor) error) error {
 }
 
 func walk(v any, path string, visit func(string, *Tensor) error) error {
-	sub := func(key any) string {
-		if path == "" {
-			return fmt.Sprint(key)
+	sub := func(key, x any) error {
+		switch x.(type) {
+		case nil, bool, int64, float64, string:
+			return nil
 		}
-		return fmt.Sprint(path, "/", key)
+		if path == "" {
+			return walk(x, fmt.Sprint(key), visit)
+		}
+		return walk(x, fmt.Sprint(path, "/", key), visit)
 	}
 	dict := func(d *pickle.Dict) error {
 		for k, x := range d.All() {
-			if err := walk(x, sub(k), visit); err != nil {
+			if err := sub(k, x); err != nil {
 				return err
 			}
 		}
@@ -334,7 +360,7 @@ func walk(v any, path string, visit func(string, *Tensor) error) error {
 	}
 	list := func(items []any) error {
 		for i, x := range items {
-			if err := walk(x, sub(i), visit); err != nil {
+			if err := sub(i, x); err != nil {
 				return err
 			}
 		}
@@ -356,8 +382,3 @@ func walk(v any, path string, visit func(string, *Tensor) error) error {
 	}
 	return nil
 }
-
-// legacyMagic opens the first pickle of a legacy file: protocol 2, then a 10-byte integer.
-var legacyMagic, _ = new(big.Int).SetString("1950a86a20f9469cfc6c", 16)
-
-var legacyHead = []byte("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")

@@ -12,7 +12,8 @@ import (
 type rebuilder struct {
 	storages map[string]*Storage
 	locate   func(s *Storage, key string) error
-	stored   int64 // bytes of all storages
+	file     int64 // size of the file
+	stored   int64 // bytes of all storages, which may be compressed
 	viewed   int64 // bytes of all tensors, as if each were read
 }
 
@@ -95,9 +96,14 @@ func (r *rebuilder) persistent(id any) (any, error) {
 		return nil, err
 	}
 	r.storages[key] = s
-	r.stored = min(r.stored+s.Bytes(), 1<<60)
+	if r.stored = min(r.stored+s.Bytes(), 1<<60); r.stored/maxGain > r.file+1<<20 {
+		return nil, fmt.Errorf("the storages have more than %d times the size of the file; re-save it with torch.save, which does not compress", maxGain)
+	}
 	return s, nil
 }
+
+// maxGain is how many times larger than the file its storages, and its tensors, may be.
+const maxGain = 64
 
 var errTensorArgs = errors.New("unexpected arguments")
 
@@ -160,8 +166,8 @@ func (r *rebuilder) view(s *Storage, dtype DType, args pickle.Tuple) (any, error
 	}
 	// An expanded tensor repeats elements; many of them must not make a small file want endless memory. The factor
 	// is far above what state dicts with their aliases need.
-	if r.viewed += t.Bytes(); r.viewed/64 > r.stored+1<<20 {
-		return nil, fmt.Errorf("the tensors have more than 64 times the size of the stored data (at one of shape %v)", t.Size)
+	if r.viewed += t.Bytes(); r.viewed/maxGain > r.file+1<<20 {
+		return nil, fmt.Errorf("the tensors have more than %d times the size of the file (at one of shape %v)", maxGain, t.Size)
 	}
 	return t, nil
 }

@@ -206,6 +206,12 @@ func (t *Tensor) beyond() error {
 		t.Size, t.Stride, t.Offset, t.DType, t.Storage.Bytes())
 }
 
+// PythonType names the type in messages.
+func (t *Tensor) PythonType() string { return "torch.Tensor" }
+
+// PythonType names the type in messages.
+func (s *Storage) PythonType() string { return "torch.Storage" }
+
 // Numel is the number of elements.
 func (t *Tensor) Numel() int64 {
 	n, _ := array.Numel(t.Size)

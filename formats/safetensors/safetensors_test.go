@@ -1,15 +1,19 @@
 package safetensors
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -145,7 +149,7 @@ func TestHostileFilesAreRefused(t *testing.T) {
 		message string
 	}{
 		"empty":           {nil, "0 bytes are no safetensors file"},
-		"huge header":     {append([]byte{255, 255, 255, 255, 255, 255, 255, 255}, "{}"...), "at most 100000000 are allowed"},
+		"huge header":     {append([]byte{255, 255, 255, 255, 255, 255, 255, 255}, "{}"...), "at most 8388608 are allowed"},
 		"long header":     {append([]byte{200, 0, 0, 0, 0, 0, 0, 0}, "{}"...), "it is truncated"},
 		"no JSON":         {file("[1]", ""), "found [, expected {"},
 		"cut JSON":        {file(`{"w":{"dtype":"F32"`, ""), "ends in the middle"},
@@ -248,4 +252,42 @@ func FuzzSafetensors(f *testing.F) {
 			require.NoError(t, tensor.ReadInto(make([]byte, tensor.Bytes())))
 		}
 	})
+}
+
+// The largest header that is read, of nothing but empty tensors, takes little time and memory.
+func TestHeaderOfManyTensorsIsReadSoon(t *testing.T) {
+	var header bytes.Buffer
+	header.WriteByte('{')
+	for i := 0; header.Len() < maxHeader-100; i++ {
+		fmt.Fprintf(&header, `"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},`, i)
+	}
+	header.Truncate(header.Len() - 1)
+	header.WriteByte('}')
+	data := append(binary.LittleEndian.AppendUint64(nil, uint64(header.Len())), header.Bytes()...)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	start := time.Now()
+	f, err := read(bytes.NewReader(data), int64(len(data)), "x")
+	require.NoError(t, err)
+	took := time.Since(start)
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	t.Logf("%d tensors, %v, %d MB", len(f.Tensors), took, (after.HeapAlloc-before.HeapAlloc)>>20)
+	require.Less(t, took, 20*time.Second) // of a busy machine
+	require.Less(t, after.HeapAlloc-before.HeapAlloc, uint64(160<<20))
+	runtime.KeepAlive(f)
+}
+
+func TestFilesThatAreNoSafetensorsAreNamed(t *testing.T) {
+	for text, want := range map[string]string{
+		"<!DOCTYPE html><html>": "found a web page, expected a safetensors file: the link led to a page about the file; download the file itself",
+		"version https://git-lfs.github.com/spec/v1\noid sha256:0\n": "found a Git LFS pointer, which stands for the file, expected a safetensors file: run `git lfs pull`",
+		"PK\x03\x04ab":     "found a zip archive",
+		"hi":               "found a text",
+		"\x1f\x8b\x08\x00": "found a gzip file, expected a safetensors file: unpack it with gunzip",
+	} {
+		_, err := read(strings.NewReader(text), int64(len(text)), "x")
+		require.ErrorContains(t, err, want)
+	}
 }

@@ -15,7 +15,7 @@ type Rule struct {
 var Rules = []Rule{
 	{Path: "volume", Level: 0, Only: []string{"internal/bits"}, NoTorch: true},
 	{Path: "formats/image", Level: 1, NoTorch: true},
-	{Path: "formats/...", Level: 0, Only: []string{"volume", "formats/pickle", "formats/pth", "formats/safetensors", "formats/internal/...", "internal/atomicfile", "internal/bits"}, NoTorch: true},
+	{Path: "formats/...", Level: 0, Only: []string{"volume", "formats/pickle", "formats/pth", "formats/safetensors", "formats/internal/...", "internal/atomicfile", "internal/bits", "internal/sniff"}, NoTorch: true},
 	{Path: "torch", Level: 0, Only: []string{"internal/bits"}},
 	{Path: "eval/pynum", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/bits", Level: 0, Only: []string{}, NoTorch: true},
@@ -23,6 +23,7 @@ var Rules = []Rule{
 	{Path: "internal/system", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/settings", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/machine", Level: 1, Only: []string{"torch", "internal/settings", "internal/system"}},
+	{Path: "internal/sniff", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/filehash", Level: 0, Only: []string{"internal/atomicfile"}, NoTorch: true},
 	{Path: "internal/folderlock", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/mt19937", Level: 0, Only: []string{}, NoTorch: true},
@@ -31,7 +32,7 @@ var Rules = []Rule{
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
 	{Path: "data/images", Level: 2, NoTorch: true},
-	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile"}, NoTorch: true},
+	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile", "internal/sniff"}, NoTorch: true},
 
 	{Path: "models", Level: 2, Only: []string{"torch", "torch/nn", "data/plans"}},
 	{Path: "loss", Level: 2, Only: []string{"torch"}},

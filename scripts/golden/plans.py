@@ -42,7 +42,7 @@ def json_cases():
 
 def rejected():
     texts = ["", "{", "[1,]", '{"a":1,}', "01", "1.", ".5", "+1", "1e", "nul", "'a'", '"a', '"\\x"', '"\\u12"', '"\\u+123"', "[1 2]",
-             '{"a" 1}', "{1: 2}", "1 2", '"\n"', "\ufeff{}", "-", "[", '["a"', "NaNs", "--1", "\x00"]
+             '{"a" 1}', "{1: 2}", "1 2", '"\n"', "-", "[", '["a"', "NaNs", "--1", "\x00"]
     out = []
     for t in texts:
         try:
@@ -63,12 +63,23 @@ def label_cases():
         ({"background": 0, "whole": [2, 1], "core": 2, "ignore": 3}, [1, 2]),
         ({"background": 0, "zero": [0], "w": [1, 2], "k": [2]}, [1, 2]),
         ({"background": 0, "n12": 12, "n9": 9}, None),
+        ({"background": "0", "ln": "1"}, None),
+        ({"background": 0.0, "ln": 1.0}, None),
+        ({"background": 0.9, "ln": 1.9, "b": [2.5]}, None),
+        ({"background": False, "ln": True}, None),
+        ({"background": "-0", "a": ["1"], "b": " 2\n", "c": "+3", "d": "1_0", "e": "04"}, None),
+        ({"background": 0, "a": 1, "ignore": None}, None),
+        ({"background": 0.0, "whole": [1.0, 2.0], "core": 2.0}, [1, 2]),
     ]
     bad = [
         ({"a": 1}, None), ({"background": 1, "a": 0}, None), ({"background": [0], "a": 1}, None),
         ({"background": 0, "a": 1, "ignore": 3}, None), ({"background": 0, "a": 1, "ignore": 0}, None),
         ({"background": 0, "a": 1, "ignore": [2, 3]}, None), ({"background": 0, "a": [1, 2]}, None),
         ({"background": 0, "a": [1, 2], "b": 2}, [1]),
+        ({"background": 0, "a": "1.0"}, None), ({"background": 0, "a": "one"}, None), ({"background": 0, "a": ""}, None),
+        ({"background": 0, "a": "1__0"}, None), ({"background": 0, "a": "_1"}, None), ({"background": 0, "a": None}, None),
+        ({"background": 0, "a": 1, "ignore": "2"}, None), ({"background": 0, "a": 1, "ignore": 2.0}, None),
+        ({"background": "0", "a": [1, 2]}, [1]),  # text is never equal to 0, so the background is a region too
     ]
     out = []
     for labels, order in cases:
@@ -80,7 +91,7 @@ def label_cases():
     for labels, order in bad:
         try:
             LabelManager(labels, order)
-        except (RuntimeError, AssertionError):
+        except (RuntimeError, AssertionError, ValueError, TypeError, OverflowError):
             out.append({"labels": labels, "regions_class_order": order, "rejected": True})
         else:
             raise AssertionError(labels)

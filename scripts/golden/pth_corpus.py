@@ -184,6 +184,10 @@ def main(out):
         with open(f"{out}/{name}", "wb") as f:
             pickle.dump({"plain": plain_values(), "numpy": numpy_values(), "torch": torch_values()}, f, protocol=protocol)
         names.append(name)
+    for protocol in (1, 3, 4, 5):  # 2 is the default
+        for name, tree in (("views", view_tensors()), ("state_dict", state_dict()), ("values", trees["values"])):
+            torch.save(tree, f"{out}/{name}_legacy_{protocol}.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=False)
+            names.append(f"{name}_legacy_{protocol}.pth")
     described, index = {}, {}
     for name in names:  # files of one content share a description
         text = describe(f"{out}/{name}")
