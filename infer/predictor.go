@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -222,8 +223,8 @@ func (p *Predictor) Logits(ctx context.Context, s *torch.Scope, image []float32,
 // progress, which may be nil, hears of each finished tile, of every fold and the repeated ones too.
 //
 // Memory is that of Forecast. Between forward passes ctx is looked at; its error is returned when it is done. Logits
-// that are infinite or NaN are an error (Differs: nnU-Net refuses infinities alone). Where the device is out of
-// memory the run goes on from the last slab with one tile at a time, then with its sums on the CPU.
+// that are infinite or NaN are an error (Differs: nnU-Net refuses infinities alone). Where a device fails, most likely
+// for lack of memory, the run goes on from the last slab with one tile at a time, then with its sums on the CPU.
 // hand is called on the network's own OS thread: what takes long belongs on another goroutine.
 // During the call the network is in evaluation mode without deep supervision; afterwards in the mode Config.After.
 func (p *Predictor) Slabs(ctx context.Context, image []float32, shape [4]int, progress func(done, total int), hand func(slab volume.Slab) error) error {
@@ -385,7 +386,8 @@ func (r *pass) strips() error {
 func (r *pass) retreat(err error) error {
 	device := r.p.cfg.Device
 	var native *torch.Error
-	if device.Type == torch.DeviceCPU || !errors.As(err, &native) || errors.As(err, new(refused)) {
+	if errors.As(err, new(refused)) || !errors.As(err, &native) ||
+		device.Type == torch.DeviceCPU && !strings.Contains(native.Msg, "allocate memory") {
 		return err
 	}
 	step := ""
@@ -401,6 +403,9 @@ func (r *pass) retreat(err error) error {
 	}
 	if r.p.cfg.Notice != nil {
 		r.p.cfg.Notice(fmt.Sprintf("%s failed (%v): going on with %s", device, native, step))
+	}
+	if device.Type == torch.DeviceCPU {
+		return nil
 	}
 	return device.EmptyCache()
 }
