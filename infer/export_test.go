@@ -17,8 +17,8 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// From the raw CT to labels in its own grid: phantom-mini's model on the other scanner's test cases, beside what
-// nnUNetv2_predict wrote. One strip and several, one axis and another.
+// From the raw CT to labels in its own grid: phantom-mini's model on the other scanner's test
+// cases, beside what nnUNetv2_predict wrote. One strip and several, one axis and another.
 func TestPhantomsAreSegmentedAsByNnUNet(t *testing.T) {
 	needTorch(t)
 	net, patch, mirror := foundationNetwork(t, scope(t))
@@ -106,7 +106,8 @@ func TestPhantomsAreSegmentedAsByNnUNet(t *testing.T) {
 				_, err = inverse.Probabilities().WriteTo(&b)
 				require.NoError(t, err)
 				require.NoError(t, binary.Read(&b, binary.LittleEndian, got))
-				// A step of float16 of a logit is up to 2e-3; Fast is that far from nnU-Net's own rounding.
+				// A step of float16 of a logit is up to 2e-3; Fast is that far from nnU-Net's own
+				// rounding.
 				diff := golden.Compare(shape, reference, got, golden.Tolerance{Abs: 2e-3})
 				t.Logf("probabilities: %v", diff)
 				require.LessOrEqual(t, diff.Excess, 1.0, "%v", diff)

@@ -6,12 +6,12 @@ type Need struct {
 	Repeated int   // of Tiles, those beyond the first time, at the borders of strips
 	Strips   int   // 1, unless Config.MaxBytes is too little for a whole slab
 	Passes   int   // patches that go through a network: tiles times mirror images times folds
-	Bytes    int64 // sums of logits and weights, the weight map, one batch's input and logits, a slab in hand
+	Bytes    int64 // sums of logits and weights, weight map, a batch's input and logits, a slab in hand
 }
 
-// Forecast tells what Slabs will need for an image of shape (c,z,y,x) with the networks of several folds. Bytes leaves
-// out the caller's image, the networks' weights and the activations inside one forward pass. It is an error where
-// cfg.MaxBytes is too little for the narrowest strip.
+// Forecast tells what Slabs will need for an image of shape (c,z,y,x) with the networks of several
+// folds. Bytes leaves out the caller's image, the networks' weights and the activations inside one
+// forward pass. It is an error where cfg.MaxBytes is too little for the narrowest strip.
 func Forecast(patch []int, classes, folds int, shape [4]int, cfg Config) (Need, error) {
 	if err := cfg.check(patch, classes); err != nil {
 		return Need{}, err

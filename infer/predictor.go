@@ -1,10 +1,12 @@
-// Package infer runs a segmentation network, or the networks of several folds, over whole images: a window
-// slides over a preprocessed case, and overlapping logits are averaged with Gaussian weights, over mirrored
-// inputs and over folds. As soon as no further tile reaches a slice its logits leave, so that no more than a
-// patch's depth of them is held. Labels on the preprocessed grid are made here; the way back to the image is
-// preprocess.Inverse's. The package does not read or write files, resample, or know of checkpoints.
+// Package infer runs a segmentation network, or the networks of several folds, over whole images: a
+// window slides over a preprocessed case, and overlapping logits are averaged with Gaussian
+// weights, over mirrored inputs and over folds. As soon as no further tile reaches a slice its
+// logits leave, so that no more than a patch's depth of them is held. Labels on the preprocessed
+// grid are made here; the way back to the image is preprocess.Inverse's. The package does not read
+// or write files, resample, or know of checkpoints.
 //
-// Source of behaviour: nnU-Net 2.5.1, inference/predict_from_raw_data.py and inference/sliding_window_prediction.py.
+// Source of behaviour: nnU-Net 2.5.1, inference/predict_from_raw_data.py and
+// inference/sliding_window_prediction.py.
 package infer
 
 import (
@@ -110,8 +112,8 @@ func (c Config) sums(folds int) int {
 	return folds
 }
 
-// Predictor slides the window of a network, or of several folds', over images. It is used by one goroutine
-// at a time.
+// Predictor slides the window of a network, or of several folds', over images. It is used by one
+// goroutine at a time.
 type Predictor struct {
 	folds   int
 	network func(fold int) (models.Network, error)
@@ -133,11 +135,12 @@ func New(net models.Network, patch []int, classes int, cfg Config) (*Predictor, 
 	return p, p.use(0)
 }
 
-// NewEnsemble makes a predictor that averages the logits of several folds. network gives the network of a
-// fold, counted from 0: one of several that are held, or one and the same after loading the weights of the
-// fold. It is called when another fold's turn comes: (folds-1) times for each row of tiles, one more for the
-// first.
-func NewEnsemble(folds int, network func(fold int) (models.Network, error), patch []int, classes int, cfg Config) (*Predictor, error) {
+// NewEnsemble makes a predictor that averages the logits of several folds. network gives the
+// network of a fold, counted from 0: one of several that are held, or one and the same after
+// loading the weights of the fold. It is called when another fold's turn comes: (folds-1) times for
+// each row of tiles, one more for the first.
+func NewEnsemble(folds int, network func(fold int) (models.Network, error),
+	patch []int, classes int, cfg Config) (*Predictor, error) {
 	if err := cfg.check(patch, classes); err != nil {
 		return nil, err
 	}
@@ -183,8 +186,8 @@ func subsets(axes []int) [][]int {
 	return all
 }
 
-// Logits runs the window over image and returns the logits of all of it (classes,z,y,x) on the CPU, owned by
-// s: float16 for Reference, float32 for Fast. See Slabs, which holds less.
+// Logits runs the window over image and returns the logits of all of it (classes,z,y,x) on the CPU,
+// owned by s: float16 for Reference, float32 for Fast. See Slabs, which holds less.
 func (p *Predictor) Logits(ctx context.Context, s *torch.Scope, image []float32, shape [4]int, progress func(done, total int)) (*torch.Tensor, error) {
 	if err := checkImage(image, shape); err != nil {
 		return nil, err
@@ -214,20 +217,23 @@ func (p *Predictor) Logits(ctx context.Context, s *torch.Scope, image []float32,
 	return out, err
 }
 
-// Slabs runs the window over image, a preprocessed case of shape (c,z,y,x), row-major, and calls hand with
-// finished logits: mean over mirror images, weighted mean over tiles, mean over folds, on the grid of the
-// image. Slabs come in order along one axis: z with Reference numerics and for 2d networks, whichever holds
-// least otherwise. Where one does not fit Config.MaxBytes they come strip by strip, and a strip begins with
-// the last row of the one before. Data of a slab is valid during the call; an error of hand ends the run.
-// With Reference numerics the values are float16's. An image smaller than the patch is surrounded by zeros.
-// progress, which may be nil, hears of each finished tile, of every fold and the repeated ones too.
+// Slabs runs the window over image, a preprocessed case of shape (c,z,y,x), row-major, and calls
+// hand with finished logits: mean over mirror images, weighted mean over tiles, mean over folds, on
+// the grid of the image. Slabs come in order along one axis: z with Reference numerics and for 2d
+// networks, whichever holds least otherwise. Where one does not fit Config.MaxBytes they come strip
+// by strip, and a strip begins with the last row of the one before. Data of a slab is valid during
+// the call; an error of hand ends the run. With Reference numerics the values are float16's. An
+// image smaller than the patch is surrounded by zeros. progress, which may be nil, hears of each
+// finished tile, of every fold and the repeated ones too.
 //
-// Memory is that of Forecast. Between forward passes ctx is looked at; its error is returned when it is done. Logits
-// that are infinite or NaN are an error (Differs: nnU-Net refuses infinities alone). Where a device fails, most likely
-// for lack of memory, the run goes on from the last slab with one tile at a time, then with its sums on the CPU.
-// hand is called on the network's own OS thread: what takes long belongs on another goroutine.
-// During the call the network is in evaluation mode without deep supervision; afterwards in the mode Config.After.
-func (p *Predictor) Slabs(ctx context.Context, image []float32, shape [4]int, progress func(done, total int), hand func(slab volume.Slab) error) error {
+// Memory is that of Forecast. Between forward passes ctx is looked at; its error is returned when
+// it is done. Logits that are infinite or NaN are an error (Differs: nnU-Net refuses infinities
+// alone). Where a device fails, most likely for lack of memory, the run goes on from the last slab
+// with one tile at a time, then with its sums on the CPU. hand is called on the network's own OS
+// thread: what takes long belongs on another goroutine. During the call the network is in
+// evaluation mode without deep supervision; afterwards in the mode Config.After.
+func (p *Predictor) Slabs(ctx context.Context, image []float32, shape [4]int,
+	progress func(done, total int), hand func(slab volume.Slab) error) error {
 	if err := checkImage(image, shape); err != nil {
 		return err
 	}
@@ -254,7 +260,8 @@ func (p *Predictor) Slabs(ctx context.Context, image []float32, shape [4]int, pr
 				return err
 			}
 			count := int(logits.Shape()[1+pl.axes[0]])
-			if err := hand(volume.Slab{Axis: pl.axes[0], First: first, Count: count, Strip: [2]int{st.lo, st.hi}, Data: data}); err != nil {
+			slab := volume.Slab{Axis: pl.axes[0], First: first, Count: count, Strip: [2]int{st.lo, st.hi}, Data: data}
+			if err := hand(slab); err != nil {
 				return refused{err}
 			}
 			return nil
@@ -268,11 +275,13 @@ type refused struct{ error }
 // Unwrap gives the caller's error.
 func (r refused) Unwrap() error { return r.error }
 
-// handOn takes finished logits, a view in the order of the image's axes, from slice first of the slab's axis on.
+// handOn takes finished logits, a view in the order of the image's axes, from slice first of the
+// slab's axis on.
 type handOn = func(s *torch.Scope, logits *torch.Tensor, first int, st strip) error
 
 // run does all tiles of an image.
-func (p *Predictor) run(ctx context.Context, image []float32, shape [4]int, progress func(done, total int), hand func(*plan) handOn) error {
+func (p *Predictor) run(ctx context.Context, image []float32, shape [4]int,
+	progress func(done, total int), hand func(*plan) handOn) error {
 	pl, err := newPlan(p.patch, p.classes, p.folds, shape, p.cfg)
 	if err != nil {
 		return err
@@ -381,8 +390,9 @@ func (r *pass) strips() error {
 	return nil
 }
 
-// retreat takes the next step where the device has failed, most likely for lack of memory, and returns the
-// error where there is none. Sums on the CPU are nnU-Net's step; tiles still run on the device.
+// retreat takes the next step where the device has failed, most likely for lack of memory, and
+// returns the error where there is none. Sums on the CPU are nnU-Net's step; tiles still run on the
+// device.
 func (r *pass) retreat(err error) error {
 	device := r.p.cfg.Device
 	var native *torch.Error
@@ -423,7 +433,8 @@ func (r *pass) slide(s *torch.Scope, w *window) error {
 		w.region[axis] = [2]int{tiles[0].start[axis], tiles[0].start[axis] + d}
 	}
 	for len(tiles) > 0 {
-		// One network takes all tiles; several take turns at each row, the last one beginning the next.
+		// One network takes all tiles; several take turns at each row, the last one beginning the
+		// next.
 		n := len(tiles)
 		if r.p.folds > 1 {
 			n = 1
@@ -455,8 +466,9 @@ func (r *pass) slide(s *torch.Scope, w *window) error {
 	return w.finish(s, r.plan.patch[axis])
 }
 
-// passes runs a fold's network over tiles and their mirror images, batch by batch. Tiles follow each other, and
-// the mirror images of a tile too, so that a tile is finished before the next one begins.
+// passes runs a fold's network over tiles and their mirror images, batch by batch. Tiles follow
+// each other, and the mirror images of a tile too, so that a tile is finished before the next one
+// begins.
 func (r *pass) passes(s *torch.Scope, w *window, tiles []tile, fold int) error {
 	n := len(r.p.mirrors)
 	total := len(tiles) * n

@@ -41,13 +41,15 @@ func newPlan(patch []int, classes, folds int, shape [4]int, cfg Config) (*plan, 
 		}
 	}
 	p.axes = (&volume.Slab{Axis: axis}).Axes()
-	slices.SortStableFunc(p.tiles, func(a, b tile) int { return cmp.Compare(a.start[axis], b.start[axis]) })
+	slices.SortStableFunc(p.tiles, func(a, b tile) int {
+		return cmp.Compare(a.start[axis], b.start[axis])
+	})
 
 	n := p.inside[p.axes[1]]
 	for count := 1; ; count++ {
 		width := (n + count - 1) / count
 		if count > 1 {
-			width++ // strips share a slice, between which the last of one and the first of the next interpolate
+			width++ // strips share a row, so that whoever interpolates has both neighbours
 		}
 		p.bytes = p.need(classes, folds, width, cfg)
 		if cfg.MaxBytes <= 0 || p.bytes <= cfg.MaxBytes {
@@ -55,8 +57,9 @@ func newPlan(patch []int, classes, folds int, shape [4]int, cfg Config) (*plan, 
 			return p, nil
 		}
 		if count == n {
-			return nil, fmt.Errorf("infer: image (c,z,y,x) %v, patch %v, %d classes: a slab takes %d MB at the least, "+
-				"the limit is %d MB; raise the limit or close other programs", shape, patch, classes, p.bytes>>20+1, cfg.MaxBytes>>20)
+			return nil, fmt.Errorf("infer: image (c,z,y,x) %v, patch %v, %d classes: "+
+				"a slab takes %d MB at the least, the limit is %d MB; raise the limit or close other programs",
+				shape, patch, classes, p.bytes>>20+1, cfg.MaxBytes>>20)
 		}
 	}
 }
@@ -93,7 +96,8 @@ func (p *plan) need(classes, folds, width int, cfg Config) int64 {
 	sums := int64(cfg.sums(folds)*classes + 1)
 	hand := int64(p.handCount(classes, plane)*classes) * plane * 4
 	batch := int64(min(cfg.batch(), p.tileCount()<<len(cfg.Mirror)))
-	return sums*int64(p.patch[p.axes[0]])*plane*value + patch*value + hand + batch*patch*4*int64(p.channels+classes)
+	sums *= int64(p.patch[p.axes[0]]) * plane * value
+	return sums + patch*value + hand + batch*patch*4*int64(p.channels+classes)
 }
 
 // handCount is the number of slices that are handed on at a time.
@@ -101,8 +105,8 @@ func (p *plan) handCount(classes int, plane int64) int {
 	return int(min(max(handBytes/(int64(classes)*plane*4), 1), int64(p.patch[p.axes[0]])))
 }
 
-// window is the part of a strip for which sums are held: as many slices along the slab's axis as the patch
-// is deep. It moves along that axis, and what it leaves behind is finished.
+// window is the part of a strip for which sums are held: as many slices along the slab's axis as
+// the patch is deep. It moves along that axis, and what it leaves behind is finished.
 type window struct {
 	p       *Predictor
 	plan    *plan
@@ -112,18 +116,21 @@ type window struct {
 	logits  []*torch.Tensor // (classes, region): weighted sums, one for all folds or one for each
 	count   *torch.Tensor   // (region): sums of weights
 	counted int             // the fold with whose tiles the weights are summed
-	done    int             // slices of the padded image along the axis before this one are handed on already
+	done    int             // slices of the padded image before this one are handed on already
 	hand    handOn
 }
 
-// newWindow makes the sums of a strip in s, on the device results. Slices before done are not handed on.
-func (p *Predictor) newWindow(s *torch.Scope, pl *plan, st strip, done int, results torch.Device) (*window, error) {
+// newWindow makes the sums of a strip in s, on the device results. Slices before done are not
+// handed on.
+func (p *Predictor) newWindow(s *torch.Scope, pl *plan, st strip, done int,
+	results torch.Device) (*window, error) {
 	w := &window{p: p, plan: pl, strip: st, done: done}
 	a, b, c := pl.axes[0], pl.axes[1], pl.axes[2]
 	w.region[a] = [2]int{0, pl.patch[a]}
 	w.region[b] = [2]int{pl.offset[b] + st.lo, pl.offset[b] + st.hi}
 	w.region[c] = [2]int{pl.offset[c], pl.offset[c] + pl.inside[c]}
-	shape := []int64{int64(p.classes), int64(w.region.size(0)), int64(w.region.size(1)), int64(w.region.size(2))}
+	r := w.region
+	shape := wide([]int{p.classes, r.size(0), r.size(1), r.size(2)})
 	for range p.cfg.sums(p.folds) {
 		w.logits = append(w.logits, s.Zeros(shape, p.cfg.accumulator(), results))
 	}
@@ -133,8 +140,8 @@ func (p *Predictor) newWindow(s *torch.Scope, pl *plan, st strip, done int, resu
 	return w, err
 }
 
-// add puts one tile's logits (classes, patch), which it scales in place, into the sums of a fold. The window
-// has been moved to the tile's start.
+// add puts one tile's logits (classes, patch), which it scales in place, into the sums of a fold.
+// The window has been moved to the tile's start.
 func (w *window) add(s *torch.Scope, t tile, fold int, logits *torch.Tensor) {
 	logits = s.To(logits, logits.DType(), w.count.Device())
 	s.Mul_(logits, w.weights)
@@ -150,7 +157,8 @@ func (w *window) add(s *torch.Scope, t tile, fold int, logits *torch.Tensor) {
 	for i := range at {
 		at[i] = t.start[i] + from[i] - w.region[i][0]
 	}
-	s.Add_(narrow(s, w.logits[min(fold, len(w.logits)-1)], at, length), narrow(s, logits, from, length), 1)
+	sum := w.logits[min(fold, len(w.logits)-1)]
+	s.Add_(narrow(s, sum, at, length), narrow(s, logits, from, length), 1)
 	if fold == w.counted {
 		s.Add_(narrow(s, w.count, at, length), narrow(s, weights, from, length), 1)
 	}

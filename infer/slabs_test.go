@@ -16,8 +16,8 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// uneven gives two classes that depend on the voxel and on its place in the patch, in a way that depends on
-// the order of additions.
+// uneven gives two classes that depend on the voxel and on its place in the patch, in a way that
+// depends on the order of additions.
 func uneven(scale float64) *fake {
 	return &fake{forward: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		voxels := x.Shape()
@@ -35,8 +35,8 @@ func uneven(scale float64) *fake {
 	}}
 }
 
-// plain is the sliding window over sums of the whole padded image, tile after tile in the given order: what
-// nnU-Net does. It gives the logits (2, z, y, x) of the image.
+// plain is the sliding window over sums of the whole padded image, tile after tile in the given
+// order: what nnU-Net does. It gives the logits (2, z, y, x) of the image.
 func plain(t *testing.T, net models.Network, patch []int, cfg Config, image []float32, shape [4]int, tiles []tile) []float32 {
 	t.Helper()
 	var out []float32
@@ -93,8 +93,9 @@ func plain(t *testing.T, net models.Network, patch []int, cfg Config, image []fl
 	return out
 }
 
-// place puts a slab into the logits of the whole image (classes, z, y, x), and checks that it goes on where
-// the last one ended. next is the first slice that is missing, in the strip that begins at strip.
+// place puts a slab into the logits of the whole image (classes, z, y, x), and checks that it goes
+// on where the last one ended. next is the first slice that is missing, in the strip that begins at
+// strip.
 type place struct {
 	shape []int
 	data  []float32
@@ -280,7 +281,8 @@ func TestLargeSlabsComeInPieces(t *testing.T) {
 	golden.Equal(t, "logits", got.shape, want, got.data)
 }
 
-// A slab leaves before the first tile that it does not need, so that no more than the patch's depth is held.
+// A slab leaves before the first tile that it does not need, so that no more than the patch's depth
+// is held.
 func TestSlabsLeaveAsSoonAsNoTileReachesThem(t *testing.T) {
 	needTorch(t)
 	shape := [4]int{1, 20, 6, 6}

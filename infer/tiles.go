@@ -20,9 +20,11 @@ type grid struct {
 	tiles    []tile
 }
 
-// newGrid pads the image (c,z,y,x) to at least the patch, half of the missing voxels before and the rest
-// after it, and lays tiles over it: first axis outermost; in a 2d configuration slice after slice.
-// Source: nnU-Net 2.5.1, predict_from_raw_data.py, _internal_get_sliding_window_slicers; acvl_utils, pad_nd_image.
+// newGrid pads the image (c,z,y,x) to at least the patch, half of the missing voxels before and the
+// rest after it, and lays tiles over it: first axis outermost; in a 2d configuration slice after
+// slice.
+// Source: nnU-Net 2.5.1, predict_from_raw_data.py, _internal_get_sliding_window_slicers;
+// acvl_utils, pad_nd_image.
 func newGrid(patch []int, shape [4]int, step float64) grid {
 	g := grid{channels: shape[0], patch: [3]int{1, 1, 1}, inside: [3]int(shape[1:]), padded: [3]int(shape[1:])}
 	flat := 3 - len(patch) // axes that the patch lacks
@@ -71,8 +73,8 @@ type region [3][2]int
 // size is the region's extent along an axis.
 func (r region) size(axis int) int { return r[axis][1] - r[axis][0] }
 
-// part is where tile t meets the region: from and length along each axis, counted from the tile's start,
-// and ok whether it meets it at all.
+// part is where tile t meets the region: from and length along each axis, counted from the tile's
+// start, and ok whether it meets it at all.
 func (r region) part(g *grid, t tile) (from, length [3]int, ok bool) {
 	for i, start := range t.start {
 		lo, hi := max(start, r[i][0]), min(start+g.patch[i], r[i][1])
@@ -84,7 +86,8 @@ func (r region) part(g *grid, t tile) (from, length [3]int, ok bool) {
 	return from, length, true
 }
 
-// load fills dst (channels, patch) with the tile of image (channels, inside); what lies in the padding is 0.
+// load fills dst (channels, patch) with the tile of image (channels, inside); what lies in the
+// padding is 0.
 func (g *grid) load(dst, image []float32, t tile) {
 	lo, hi := g.overlap(t, 2)
 	for c := range g.channels {

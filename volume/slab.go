@@ -1,8 +1,8 @@
 package volume
 
-// Slab is a run of finished slices of an array (c, z, y, x) that arrives piece by piece. It holds slices
-// First to First+Count-1 of Axis; of the next axis, Axes()[1], it holds the range Strip (half-open), which
-// is the whole axis unless memory is short; of the last axis, all.
+// Slab is a run of finished slices of an array (c, z, y, x) that arrives piece by piece. It holds
+// slices First to First+Count-1 of Axis; of the next axis, Axes()[1], it holds the range Strip
+// (half-open), which is the whole axis unless memory is short; of the last axis, all.
 type Slab struct {
 	Axis         int       // 0, 1 or 2 for z, y or x: slabs follow each other along it
 	First, Count int       // slices along Axis

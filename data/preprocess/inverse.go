@@ -11,8 +11,8 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Grid says where a preprocessed case lies in its image. The axes are those after transposing, as in the
-// properties of a case.
+// Grid says where a preprocessed case lies in its image. The axes are those after transposing, as
+// in the properties of a case.
 type Grid struct {
 	Shape     [3]int     // of the preprocessed case
 	Box       [3][2]int  // that was cut out of the image, half-open ranges
@@ -24,26 +24,33 @@ type Grid struct {
 }
 
 // NewGrid takes the grid of a case of the given shape (z, y, x) from its properties and the plans.
-// Source: nnU-Net 2.5.1, export_prediction.py, convert_predicted_logits_to_segmentation_with_correct_shape.
-func NewGrid(p *plans.Plans, c *plans.Configuration, properties *pickle.Dict, shape [3]int) (Grid, error) {
+// Source: nnU-Net 2.5.1, export_prediction.py,
+// convert_predicted_logits_to_segmentation_with_correct_shape.
+func NewGrid(p *plans.Plans, c *plans.Configuration, properties *pickle.Dict,
+	shape [3]int) (Grid, error) {
 	g := Grid{Shape: shape}
 	fail := func(format string, args ...any) (Grid, error) {
 		return Grid{}, fmt.Errorf("preprocess: %w", fmt.Errorf(format, args...))
 	}
 	if len(p.TransposeForward) != 3 || len(p.TransposeBackward) != 3 {
-		return fail("transpose_forward %v and transpose_backward %v: expected 3 axes", p.TransposeForward, p.TransposeBackward)
+		return fail("transpose_forward %v and transpose_backward %v: expected 3 axes",
+			p.TransposeForward, p.TransposeBackward)
 	}
 	copy(g.Transpose[:], p.TransposeForward)
 	for i, axis := range g.Transpose {
 		if axis < 0 || axis > 2 || p.TransposeBackward[axis] != i {
-			return fail("transpose_backward %v does not undo transpose_forward %v", p.TransposeBackward, p.TransposeForward)
+			return fail("transpose_backward %v does not undo transpose_forward %v",
+				p.TransposeBackward, p.TransposeForward)
 		}
 	}
 	var spacing, whole, cropped [3]float64
 	for _, e := range []struct {
 		key string
 		to  *[3]float64
-	}{{"spacing", &spacing}, {"shape_before_cropping", &whole}, {"shape_after_cropping_and_before_resampling", &cropped}} {
+	}{
+		{"spacing", &spacing}, {"shape_before_cropping", &whole},
+		{"shape_after_cropping_and_before_resampling", &cropped},
+	} {
 		v, _ := properties.Get(e.key)
 		if err := numbers(e.to[:], v); err != nil {
 			return fail("properties: %s: %w", e.key, err)
@@ -62,7 +69,8 @@ func NewGrid(p *plans.Plans, c *plans.Configuration, properties *pickle.Dict, sh
 		g.Box[i] = [2]int{int(r[0]), int(r[1])}
 		g.Whole[i] = int(whole[i])
 		if g.Box[i][1]-g.Box[i][0] != int(cropped[i]) {
-			return fail("properties: bbox_used_for_cropping %v is not of shape_after_cropping_and_before_resampling %v", v, cropped)
+			return fail("properties: bbox_used_for_cropping %v is not of "+
+				"shape_after_cropping_and_before_resampling %v", g.Box[:i+1], cropped)
 		}
 		g.Original[i] = spacing[g.Transpose[i]]
 	}
@@ -115,23 +123,28 @@ func numbers(to []float64, v any) error {
 func (g *Grid) check() error {
 	voxels := 1.0
 	for i := range 3 {
-		if g.Shape[i] < 1 || g.Box[i][0] < 0 || g.Box[i][0] >= g.Box[i][1] || g.Box[i][1] > g.Whole[i] {
-			return fmt.Errorf("preprocess: a case of shape %v and its box %v do not fit an image of shape %v", g.Shape, g.Box, g.Whole)
+		lo, hi := g.Box[i][0], g.Box[i][1]
+		if g.Shape[i] < 1 || lo < 0 || lo >= hi || hi > g.Whole[i] {
+			return fmt.Errorf("preprocess: a case of shape %v and its box %v do not fit an image of shape %v",
+				g.Shape, g.Box, g.Whole)
 		}
 		if !(g.Current[i] > 0 && g.Original[i] > 0) || math.IsInf(g.Current[i]+g.Original[i], 0) {
-			return fmt.Errorf("preprocess: spacing %v and %v mm: expected positive numbers", g.Current, g.Original)
+			return fmt.Errorf("preprocess: spacing %v and %v mm: expected positive numbers",
+				g.Current, g.Original)
 		}
 		voxels *= float64(g.Whole[i])
 	}
 	if voxels > maxVoxels {
-		return fmt.Errorf("preprocess: an image of shape %v has %.2g voxels, at most %.2g are made", g.Whole, voxels, float64(maxVoxels))
+		return fmt.Errorf("preprocess: an image of shape %v has %.2g voxels, at most %.2g are made",
+			g.Whole, voxels, float64(maxVoxels))
 	}
 	if sorted := slices.Sorted(slices.Values(g.Transpose[:])); !slices.Equal(sorted, []int{0, 1, 2}) {
 		return fmt.Errorf("preprocess: transposed by %v, expected an order of 0, 1, 2", g.Transpose)
 	}
 	if o := g.Resample; o.Order != 0 && o.Order != 1 || o.OrderZ != 0 && o.OrderZ != 1 {
-		return fmt.Errorf("preprocess: logits resampled with order %d, order_z %d: 0 and 1 are supported; "+
-			"change order and order_z in the plans' resampling_fn_probabilities_kwargs", o.Order, o.OrderZ)
+		return fmt.Errorf("preprocess: logits resampled with order %d, order_z %d: 0 and 1 are "+
+			"supported; change order and order_z in the plans' resampling_fn_probabilities_kwargs",
+			o.Order, o.OrderZ)
 	}
 	return nil
 }
@@ -145,8 +158,8 @@ type taps struct {
 	f0, f1   []float32 // the weights in float32
 }
 
-// newTaps interpolates an axis of n samples at m places; nearest samples where order is 0, by nnU-Net's own
-// rule where the axis is apart.
+// newTaps interpolates an axis of n samples at m places; nearest samples where order is 0, by
+// nnU-Net's own rule where the axis is apart.
 func newTaps(n, m, order int, apart bool) *taps {
 	t := &taps{n: n, m: m, identity: n == m}
 	var list []side
@@ -173,30 +186,30 @@ func newTaps(n, m, order int, apart bool) *taps {
 
 // before is the number of outputs, from the first on, that need no sample from end on.
 func (t *taps) before(end int) int {
-	k, _ := slices.BinarySearchFunc(t.hi, int32(end), func(hi, end int32) int { return int(hi) - int(end) })
+	k, _ := slices.BinarySearch(t.hi, int32(end))
 	return k
 }
 
 // InverseConfig says what an Inverse makes.
 type InverseConfig struct {
 	Labels    *plans.Labels
-	Reference bool // nnU-Net's roundings: interpolated in float64, rounded to float16, labels from probabilities
+	Reference bool // nnU-Net's roundings: float64 interpolation, float16 logits, labels by probability
 	Threads   int  // goroutines
-	// Probabilities is the folder of a temporary file for the probabilities, which the Inverse then makes too;
-	// empty: none. The file takes 4 bytes for each class and voxel of the cropped image.
+	// Probabilities is the folder of a temporary file for the probabilities, which the Inverse then
+	// makes too; empty: none. The file takes 4 bytes for each class and voxel of the cropped image.
 	Probabilities string
 }
 
-// Inverse is the way back from logits on the grid of a preprocessed case to labels on the grid of its image: it
-// resamples, takes the largest logit or paints regions, and undoes cropping and transposing. Slabs come one
-// after the other; of the logits only the last slice of a slab is kept. Beside that it holds the labels of the
-// image, of one byte, or two where a label is above 255.
+// Inverse is the way back from logits on the grid of a preprocessed case to labels on the grid of
+// its image: it resamples, takes the largest logit or paints regions, and undoes cropping and
+// transposing. Slabs come one after the other; of the logits only the last slice of a slab is kept.
+// Beside that it holds the labels of the image, of one byte, or two where a label is above 255.
 //
-// Label c is the largest logit, the lowest of equals; with regions, 0 and then the value of each region in turn
-// whose logit is above 0. With Reference they come from the probabilities, as in nnU-Net; that may differ
-// where two are equal in float32. Probabilities are the softmax, or sigmoid, of the resampled logits in float32.
-// Outside of the box labels are 0, and so are probabilities but for the background's, which is 1 unless there
-// are regions.
+// Label c is the largest logit, the lowest of equals; with regions, 0 and then the value of each
+// region in turn whose logit is above 0. With Reference they come from the probabilities, as in
+// nnU-Net; that may differ where two are equal in float32. Probabilities are the softmax, or
+// sigmoid, of the resampled logits in float32. Outside of the box labels are 0, and so are
+// probabilities but for the background's, which is 1 unless there are regions.
 // Source: nnU-Net 2.5.1, export_prediction.py; label_handling.py; default_resampling.py.
 type Inverse struct {
 	grid    Grid
@@ -234,7 +247,7 @@ func NewInverse(g Grid, cfg InverseConfig) (*Inverse, error) {
 	most := v.heads - 1
 	if cfg.Labels.HasRegions {
 		if len(cfg.Labels.RegionsClassOrder) != v.heads {
-			return nil, fmt.Errorf("preprocess: regions_class_order %v: expected one value for each of %d regions",
+			return nil, fmt.Errorf("preprocess: regions_class_order %v: expected a value for each of %d regions",
 				cfg.Labels.RegionsClassOrder, v.heads)
 		}
 		most = slices.Max(cfg.Labels.RegionsClassOrder)
@@ -246,7 +259,8 @@ func NewInverse(g Grid, cfg InverseConfig) (*Inverse, error) {
 		}
 	}
 	if most > math.MaxUint16 {
-		return nil, fmt.Errorf("preprocess: labels from 0 to %d are supported; the dataset has others", math.MaxUint16)
+		return nil, fmt.Errorf("preprocess: labels from 0 to %d are supported; the dataset has others",
+			math.MaxUint16)
 	}
 	separate := SeparateAxis(g.Resample.ForceSeparateZ, g.Current, g.Original)
 	for i := range 3 {
@@ -285,9 +299,9 @@ func (v *Inverse) Close() error {
 	return v.probs.close()
 }
 
-// Add takes the next slab of logits, whose classes are the labels' heads. Slabs follow each other along one axis
-// of the preprocessed case (the transposed ones) without a gap. Where they come in strips, each strip shares
-// the last row of the one before. The slab's memory is not kept.
+// Add takes the next slab of logits, whose classes are the labels' heads. Slabs follow each other
+// along one axis of the preprocessed case (the transposed ones) without a gap. Where they come in
+// strips, each strip shares the last row of the one before. The slab's memory is not kept.
 func (v *Inverse) Add(s volume.Slab) error {
 	if v.failed == nil {
 		v.failed = v.add(&s)
@@ -297,8 +311,8 @@ func (v *Inverse) Add(s volume.Slab) error {
 
 func (v *Inverse) add(s *volume.Slab) error {
 	misfit := func(why string) error {
-		return fmt.Errorf("preprocess: logits of slices %d to %d along axis %d, rows %d to %d, of a case of shape %v: %s",
-			s.First, s.First+s.Count, s.Axis, s.Strip[0], s.Strip[1], v.grid.Shape, why)
+		return fmt.Errorf("preprocess: logits of slices %d to %d along axis %d, rows %d to %d, "+
+			"of a case of shape %v: %s", s.First, s.First+s.Count, s.Axis, s.Strip[0], s.Strip[1], v.grid.Shape, why)
 	}
 	if s.Axis < 0 || s.Axis > 2 || v.began && s.Axis != v.axes[0] {
 		return misfit("another axis than before, or none")
@@ -309,15 +323,17 @@ func (v *Inverse) add(s *volume.Slab) error {
 	axes := s.Axes()
 	a, b, c := v.tables[axes[0]], v.tables[axes[1]], v.tables[axes[2]]
 	width := s.Strip[1] - s.Strip[0]
-	if s.First < 0 || s.Count < 1 || s.First > a.n-s.Count || s.Strip[0] < 0 || width < 1 || s.Strip[1] > b.n ||
-		len(s.Data) != v.heads*s.Count*width*c.n {
-		return misfit(fmt.Sprintf("%d values of %d classes do not fill them, or they lie outside", len(s.Data), v.heads))
+	if s.First < 0 || s.Count < 1 || s.First > a.n-s.Count ||
+		s.Strip[0] < 0 || width < 1 || s.Strip[1] > b.n || len(s.Data) != v.heads*s.Count*width*c.n {
+		return misfit(fmt.Sprintf("%d values of %d classes do not fill them, or they lie outside",
+			len(s.Data), v.heads))
 	}
 	if !v.began || s.Strip != v.strip {
 		if v.began && v.have != a.n {
 			return misfit(fmt.Sprintf("the strip before ended with slice %d of %d", v.have, a.n))
 		}
-		if !v.began && s.Strip[0] != 0 || v.began && (s.Strip[0] >= v.strip[1] || s.Strip[1] <= v.strip[1]) {
+		if !v.began && s.Strip[0] != 0 ||
+			v.began && (s.Strip[0] >= v.strip[1] || s.Strip[1] <= v.strip[1]) {
 			return misfit(fmt.Sprintf("expected the strip that goes on from the last of rows %v", v.strip))
 		}
 		v.madeB = v.endB
@@ -355,14 +371,15 @@ func (v *Inverse) add(s *volume.Slab) error {
 	return nil
 }
 
-// Finish gives the labels of the whole image (1, z, y, x) in the order of axes in which it was read, uint8 or
-// uint16, without geometry. It is an error where slabs are missing.
+// Finish gives the labels of the whole image (1, z, y, x) in the order of axes in which it was
+// read, uint8 or uint16, without geometry. It is an error where slabs are missing.
 func (v *Inverse) Finish() (*volume.Image, error) {
 	if v.failed != nil {
 		return nil, v.failed
 	}
 	if !v.began || v.have != v.tables[v.axes[0]].n || v.strip[1] != v.tables[v.axes[1]].n {
-		return nil, fmt.Errorf("preprocess: the logits of a case of shape %v are not complete: they end with slice %d along axis %d, rows %v",
+		return nil, fmt.Errorf("preprocess: the logits of a case of shape %v are not complete: "+
+			"they end with slice %d along axis %d, rows %v",
 			v.grid.Shape, v.have, v.axes[0], v.strip)
 	}
 	im := &volume.Image{Shape: [4]int{1, v.shape[0], v.shape[1], v.shape[2]}}
@@ -374,6 +391,6 @@ func (v *Inverse) Finish() (*volume.Image, error) {
 	return im, nil
 }
 
-// Probabilities are those of the whole image once Finish has returned; nil unless they were asked for. They are
-// valid until Close.
+// Probabilities are those of the whole image once Finish has returned; nil unless they were asked
+// for. They are valid until Close.
 func (v *Inverse) Probabilities() *Probabilities { return v.probs }

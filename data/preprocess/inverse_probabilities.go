@@ -8,12 +8,13 @@ import (
 	"os"
 )
 
-// planeBytes bounds the planes that are put together at a time when probabilities are read back; one is the least.
+// planeBytes bounds the planes that are put together at a time when probabilities are read back;
+// one is the least.
 const planeBytes = 16 << 20
 
-// Probabilities are those of an image, (heads, z, y, x) in the order of axes in which it was read. They lie in a
-// temporary file that has no name any more, so that nothing is left of it whatever happens: as float32 of the
-// cropped image, in the order of the slabs' axes.
+// Probabilities are those of an image, (heads, z, y, x) in the order of axes in which it was read.
+// They lie in a temporary file that has no name any more, so that nothing is left of it whatever
+// happens: as float32 of the cropped image, in the order of the slabs' axes.
 type Probabilities struct {
 	v    *Inverse
 	file *os.File
@@ -45,7 +46,8 @@ func (p *Probabilities) offset(h, ka, kb, kc int) int64 {
 	return 4 * (((int64(h)*int64(a)+int64(ka))*int64(b)+int64(kb))*int64(c) + int64(kc))
 }
 
-// write puts whole rows from (ka, kb) on to their place, through the space in raw. Several goroutines may do so.
+// write puts whole rows from (ka, kb) on to their place, through the space in raw. Several
+// goroutines may do so.
 func (p *Probabilities) write(raw []byte, values []float32, h, ka, kb int) error {
 	raw = raw[:4*len(values)]
 	encode(raw, values)
@@ -61,7 +63,8 @@ func encode(raw []byte, values []float32) {
 	}
 }
 
-// WriteTo writes all values, row-major, as little-endian float32: the data of an .npy file of Shape.
+// WriteTo writes all values, row-major, as little-endian float32: the data of an .npy file of
+// Shape.
 func (p *Probabilities) WriteTo(w io.Writer) (int64, error) {
 	v := p.v
 	plane := v.shape[1] * v.shape[2]

@@ -17,7 +17,7 @@ type rowMaker struct {
 	width   int // rows of the slab across
 	blend   []float32
 	wide    []float64    // as blend, for Reference
-	corner  [4][]float32 // the rows around an output: before and after along the slab's axis, before and after across
+	corner  [4][]float32 // the rows around an output: two across of the slice before, two of the next
 	best    []float32
 	labels  []uint16
 	heads   [][]float32 // (heads, row): where all classes of a row are needed at a time
@@ -27,7 +27,8 @@ type rowMaker struct {
 }
 
 func newRowMaker(v *Inverse, s *volume.Slab) *rowMaker {
-	w := &rowMaker{v: v, s: s, a: v.tables[v.axes[0]], b: v.tables[v.axes[1]], c: v.tables[v.axes[2]], width: v.strip[1] - v.strip[0]}
+	w := &rowMaker{v: v, s: s, width: v.strip[1] - v.strip[0]}
+	w.a, w.b, w.c = v.tables[v.axes[0]], v.tables[v.axes[1]], v.tables[v.axes[2]]
 	w.best, w.labels = make([]float32, w.c.m), make([]uint16, w.c.m)
 	if v.cfg.Reference {
 		w.wide = make([]float64, w.c.m)
@@ -112,7 +113,8 @@ func takeLarger(best []float32, labels []uint16, logits []float32, value uint16)
 	}
 }
 
-// all makes all classes of a row, as row `at` of a block of so many, their probabilities and the labels.
+// all makes all classes of a row, as row `at` of a block of so many, their probabilities and the
+// labels.
 func (w *rowMaker) all(ka, kb, at, rows int) {
 	v := w.v
 	for h := range v.heads {
@@ -165,7 +167,8 @@ func (w *rowMaker) input(h, ka, kb int) []float32 {
 	return w.v.carry[(h*w.width+j)*n:][:n]
 }
 
-// row interpolates a row of a class, into dst where that is not nil, or returns one that may not be kept.
+// row interpolates a row of a class, into dst where that is not nil, or returns one that may not be
+// kept.
 func (w *rowMaker) row(dst []float32, h, ka, kb int) []float32 {
 	a0, a1, b0, b1 := int(w.a.lo[ka]), int(w.a.hi[ka]), int(w.b.lo[kb]), int(w.b.hi[kb])
 	if w.v.cfg.Reference {
@@ -183,7 +186,8 @@ func (w *rowMaker) row(dst []float32, h, ka, kb int) []float32 {
 		case b0 == b1:
 			blend2(w.blend, src, w.input(h, a1, b0), fa0, fa1)
 		default:
-			blend4(w.blend, src, w.input(h, a0, b1), w.input(h, a1, b0), w.input(h, a1, b1), fa0*fb0, fa0*fb1, fa1*fb0, fa1*fb1)
+			blend4(w.blend, src, w.input(h, a0, b1), w.input(h, a1, b0), w.input(h, a1, b1),
+				fa0*fb0, fa0*fb1, fa1*fb0, fa1*fb1)
 		}
 		src = w.blend
 	}
@@ -222,8 +226,8 @@ func stretch(dst, src []float32, t *taps) {
 	}
 }
 
-// exact interpolates a row from its four corners as scipy does, operation by operation in the order of the axes
-// z, y, x, and rounds it to float16 as nnU-Net does. Slabs come along z here.
+// exact interpolates a row from its four corners as scipy does, operation by operation in the order
+// of the axes z, y, x, and rounds it to float16 as nnU-Net does. Slabs come along z here.
 // Source: scipy, ni_interpolation.c, NI_ZoomShift.
 func (w *rowMaker) exact(dst []float32, ka, kb int) {
 	clear(w.wide)
@@ -254,7 +258,8 @@ func roundToHalf(v float64) float64 {
 	if exponent > 15 {
 		return math.Inf(int(math.Copysign(1, v)))
 	}
-	// Adding 1.5·2^52 steps leaves nothing below one step, which is 2^-10 of the power of two below v.
+	// Adding 1.5·2^52 steps leaves nothing below one step, which is 2^-10 of the power of two below
+	// v.
 	shift := math.Float64frombits(uint64(max(exponent, -14)-10+52+1023)<<52 | 1<<51)
 	r := (v + shift) - shift
 	if math.Abs(r) > 65504 {
@@ -288,8 +293,8 @@ func place[T uint8 | uint16](dst []T, labels []uint16, stride int) {
 	}
 }
 
-// softmax replaces the logits of a row, (classes, row), by their softmax over the classes. most and sums are
-// rows of work space. The operations are libtorch's, in float32.
+// softmax replaces the logits of a row, (classes, row), by their softmax over the classes. most and
+// sums are rows of work space. The operations are libtorch's, in float32.
 func softmax(rows [][]float32, most, sums []float32) {
 	copy(most, rows[0])
 	for _, row := range rows[1:] {
@@ -322,6 +327,7 @@ func sigmoid(row []float32) {
 }
 
 // exp32 is the exponential in float32 as SLEEF's xexpf, which libtorch uses, has it: within 1 ulp.
+// libtorch takes the C library's for the last few elements of an array; those may differ by 1 ulp.
 // Source: SLEEF, sleefsimdsp.c, xexpf.
 func exp32(x float32) float32 {
 	if x < -104 {

@@ -83,8 +83,8 @@ func pythonList(v any) any {
 	return out
 }
 
-// cutting is how logits are cut into slabs: along axis, of so many slices each in turn, and in strips of so many
-// rows of the next axis; 0: whole.
+// cutting is how logits are cut into slabs: along axis, of so many slices each in turn, and in
+// strips of so many rows of the next axis; 0: whole.
 type cutting struct {
 	axis, count, rows int
 }
@@ -164,8 +164,8 @@ func wideLabels(t testing.TB, im *volume.Image) []int32 {
 	return nil
 }
 
-// asNnUNets are the labels as nnU-Net has them: it takes two bytes where there are many labels, not where there are
-// large ones (Differs: here 300 stays 300).
+// asNnUNets are the labels as nnU-Net has them: it takes two bytes where there are many labels, not
+// where there are large ones (Differs: here 300 stays 300).
 func asNnUNets(name string, labels []int32) []int32 {
 	if name == "wide" {
 		for i, l := range labels {
@@ -175,8 +175,9 @@ func asNnUNets(name string, labels []int32) []int32 {
 	return labels
 }
 
-// compareExports compares with what nnU-Net made. Reference is bit-equal to it but for probabilities whose
-// exponential libtorch rounds otherwise; fast is close to nnU-Net's own code in float32.
+// compareExports compares with what nnU-Net made. Reference is bit-equal to it but for
+// probabilities whose exponential libtorch rounds otherwise; fast is close to nnU-Net's own code in
+// float32.
 func compareExports(t *testing.T, folder string) {
 	f := open(t, filepath.Join(folder, "cases.npz"))
 	list := exports(t, folder)
@@ -248,7 +249,8 @@ func TestLiveInverseIsNnUNets(t *testing.T) {
 	}
 }
 
-// Whatever slabs, strips and threads: the same labels and probabilities, and the same labels without probabilities.
+// Whatever slabs, strips and threads: the same labels and probabilities, and the same labels
+// without probabilities.
 func TestInverseDoesNotDependOnSlabs(t *testing.T) {
 	for _, e := range exports(t, exported) {
 		want, wantProbabilities := back(t, &e, InverseConfig{Threads: 1, Probabilities: t.TempDir()}, cutting{})
@@ -297,7 +299,7 @@ func TestInverseLeavesNoFile(t *testing.T) {
 
 func TestInverseRefusesWhatDoesNotFit(t *testing.T) {
 	e := exports(t, exported)[0]
-	heads, n := 3, e.shape[1]*e.shape[2]
+	heads := 3
 	g, err := NewGrid(e.plans, e.config, e.props, e.shape)
 	require.NoError(t, err)
 	slab := func(first, count, from, to int) volume.Slab {
@@ -344,7 +346,6 @@ func TestInverseRefusesWhatDoesNotFit(t *testing.T) {
 	require.NoError(t, err)
 	require.ErrorContains(t, v.Add(volume.Slab{Axis: 1, Count: 1, Strip: [2]int{0, e.shape[0]}, Data: make([]float32, heads*e.shape[0]*e.shape[2])}),
 		"reference numerics take slabs along axis 0")
-	_ = n
 
 	change := func(f func(*Grid)) error {
 		g := g
