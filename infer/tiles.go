@@ -86,33 +86,24 @@ func (r region) part(g *grid, t tile) (from, length [3]int, ok bool) {
 	return from, length, true
 }
 
-// load fills dst (channels, patch) with the tile of image (channels, inside); what lies in the
-// padding is 0.
+// load copies the tile of image (channels, inside) into dst (channels, patch), of which it leaves alone
+// what lies in the padding: along a padded axis there is one place for all tiles, so what was 0 stays 0.
 func (g *grid) load(dst, image []float32, t tile) {
-	lo, hi := g.overlap(t, 2)
+	var lo, hi, at [3]int // range of the tile over the image, and where it begins there
+	for i := range 3 {
+		lo[i] = max(g.offset[i]-t.start[i], 0)
+		hi[i] = min(g.offset[i]+g.inside[i]-t.start[i], g.patch[i])
+		at[i] = t.start[i] + lo[i] - g.offset[i]
+	}
 	for c := range g.channels {
-		for z := range g.patch[0] {
-			zi := t.start[0] + z - g.offset[0]
-			for y := range g.patch[1] {
-				yi := t.start[1] + y - g.offset[1]
-				row := dst[((c*g.patch[0]+z)*g.patch[1]+y)*g.patch[2]:][:g.patch[2]]
-				if lo >= hi || zi < 0 || zi >= g.inside[0] || yi < 0 || yi >= g.inside[1] {
-					clear(row)
-					continue
-				}
-				clear(row[:lo])
-				clear(row[hi:])
-				from := ((c*g.inside[0]+zi)*g.inside[1]+yi)*g.inside[2] + t.start[2] + lo - g.offset[2]
-				copy(row[lo:hi], image[from:])
+		for z := lo[0]; z < hi[0]; z++ {
+			for y := lo[1]; y < hi[1]; y++ {
+				row := dst[((c*g.patch[0]+z)*g.patch[1]+y)*g.patch[2]:][lo[2]:hi[2]]
+				line := (c*g.inside[0]+at[0]+z-lo[0])*g.inside[1] + at[1] + y - lo[1]
+				copy(row, image[line*g.inside[2]+at[2]:])
 			}
 		}
 	}
-}
-
-// overlap is the range of the tile, counted from its start, that lies over the image along an axis.
-func (g *grid) overlap(t tile, axis int) (lo, hi int) {
-	lo = max(g.offset[axis]-t.start[axis], 0)
-	return lo, min(g.offset[axis]+g.inside[axis]-t.start[axis], g.patch[axis])
 }
 
 // gaussian is the weight of each voxel of a patch, row-major: a Gaussian around voxel n/2 of each axis with σ = n/8,

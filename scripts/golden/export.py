@@ -61,6 +61,9 @@ CASES = {
     "ties_same": ((7, 8, 9), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0), LABELS, {"whole": True}),
     "close": ((9, 11, 12), (2.0, 1.1, 1.3), (2.4, 1.9, 1.7), LABELS, {"scale": 1e-6}),
     "far": ((9, 11, 12), (2.0, 1.1, 1.3), (2.4, 1.9, 1.7), LABELS, {"scale": 200.0}),
+    "nearest": ((49, 4, 5), (4.0, 1.0, 1.0), (98.0, 1.2, 0.9), LABELS, {}),  # slice 24 lies between two
+    "separate_both": ((12, 12, 4), (1.0, 1.0, 4.0), (4.0, 1.1, 1.0), LABELS, {}),  # the plans' coarse axis counts
+    "two_d_thin_slices": ((5, 13, 12), (0.3, 1.0, 0.9), (0.8, 1.2), LABELS, {}),  # the last axis is the coarse one
     "thin": ((1, 12, 3), (2.0, 1.0, 1.0), (0.4, 1.1, 0.9), LABELS, {}),
 }
 
