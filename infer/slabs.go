@@ -94,7 +94,7 @@ func (p *plan) need(classes, folds, width int, cfg Config) int64 {
 	patch := int64(p.patch[0] * p.patch[1] * p.patch[2])
 	value := int64(cfg.accumulator().Size())
 	sums := int64(cfg.sums(folds)*classes + 1)
-	hand := int64(p.handCount(classes, plane)*classes) * plane * 4
+	hand := int64(p.handCount(classes, plane)*classes) * plane * 4 * 2 // as a tensor, and as handed on
 	batch := int64(min(cfg.batch(), p.tileCount()<<len(cfg.Mirror)))
 	sums *= int64(p.patch[p.axes[0]]) * plane * value
 	return sums + patch*value + hand + batch*patch*4*int64(p.channels+classes)
