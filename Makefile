@@ -244,6 +244,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run tensorboard_events.py; \
 	  run logits_to_labels.py --golden $$g/logits_to_labels; \
 	  run preprocess.py $$g/preprocess; \
+	  run export.py $$g/export; \
 	  echo "golden: written to $$g; output in $(LOGS)/golden.log; git diff --stat $$g says what has changed"
 
 # ---- the source tree ----------------------------------------------------------------------------------------------

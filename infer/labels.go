@@ -5,6 +5,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // chunkVoxels bounds what Labels holds in float32 at a time.
@@ -69,4 +70,43 @@ func paint(s *torch.Scope, probabilities *torch.Tensor, order []int) *torch.Tens
 		labels = s.MaskedFill(labels, s.CompareScalar(s.Select(probabilities, 0, int64(i)), torch.Gt, 0.5), float64(value))
 	}
 	return labels
+}
+
+// SlabLabels makes labels of a slab's logits as Labels does and puts them in their place in out,
+// the labels of the whole image of the given shape (z,y,x), row-major.
+func SlabLabels(out []uint8, shape [3]int, slab volume.Slab, l *plans.Labels) error {
+	axes := slab.Axes()
+	size := [3]int{slab.Count, slab.Strip[1] - slab.Strip[0], shape[axes[2]]}
+	n := size[0] * size[1] * size[2]
+	if n <= 0 || len(slab.Data)%n != 0 || len(out) != shape[0]*shape[1]*shape[2] ||
+		slab.First < 0 || slab.First+slab.Count > shape[axes[0]] ||
+		slab.Strip[0] < 0 || slab.Strip[1] > shape[axes[1]] {
+		return fmt.Errorf("infer: a slab of slices %d to %d of axis %d with %d values "+
+			"does not fit an image of shape %v",
+			slab.First, slab.First+slab.Count, slab.Axis, len(slab.Data), shape)
+	}
+	var labels []uint8
+	err := torch.With(func(s *torch.Scope) error {
+		x := torch.FromSlice(s, slab.Data, wide([]int{len(slab.Data) / n, size[0], size[1], size[2]})...)
+		if s.Err() != nil {
+			return s.Err()
+		}
+		var err error
+		labels, err = Labels(x, l)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	stride := [3]int{shape[1] * shape[2], shape[2], 1}
+	for i := range size[0] {
+		for j := range size[1] {
+			at := (slab.First+i)*stride[axes[0]] + (slab.Strip[0]+j)*stride[axes[1]]
+			row := labels[(i*size[1]+j)*size[2]:][:size[2]]
+			for k, v := range row {
+				out[at+k*stride[axes[2]]] = v
+			}
+		}
+	}
+	return nil
 }

@@ -1,8 +1,12 @@
-// Package infer runs a segmentation network over whole images: a window slides over a preprocessed case, overlapping
-// logits are averaged with Gaussian weights and over mirrored inputs, and logits become labels on the preprocessed grid.
-// It does not read or write files, resample, or know of folds and checkpoints.
+// Package infer runs a segmentation network, or the networks of several folds, over whole images: a
+// window slides over a preprocessed case, and overlapping logits are averaged with Gaussian
+// weights, over mirrored inputs and over folds. As soon as no further tile reaches a slice its
+// logits leave, so that no more than a patch's depth of them is held. Labels on the preprocessed
+// grid are made here; the way back to the image is preprocess.Inverse's. The package does not read
+// or write files, resample, or know of checkpoints.
 //
-// Source of behaviour: nnU-Net 2.5.1, inference/predict_from_raw_data.py and inference/sliding_window_prediction.py.
+// Source of behaviour: nnU-Net 2.5.1, inference/predict_from_raw_data.py and
+// inference/sliding_window_prediction.py.
 package infer
 
 import (
@@ -10,9 +14,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // Numerics says how logits are added up.
@@ -36,7 +42,9 @@ type Config struct {
 	Device     torch.Device // where the network's weights lie
 	Threads    int          // of libtorch's operators; 0 leaves them as they are
 	Autocast   torch.DType  // Float16 or BFloat16: the network runs under autocast to it; Float32: it does not
-	After      Mode         // the network's mode once Logits returns: a network cannot be asked for the one it was in
+	After      Mode         // the network's mode afterwards: a network cannot be asked for the one it was in
+	MaxBytes   int64        // limit on Need.Bytes, above which the image is cut into strips; 0: none
+	Notice     func(string) // hears of each step that is taken where the device is out of memory; may be nil
 }
 
 // Mode is what a network can be switched to; the zero Mode is for prediction.
@@ -96,8 +104,20 @@ func (c Config) accumulator() torch.DType {
 	return torch.Float16
 }
 
-// Predictor slides one network's window over images. It is used by one goroutine at a time.
+// sums is the number of sums of logits that are held at a time.
+func (c Config) sums(folds int) int {
+	if c.Numerics == Fast {
+		return 1
+	}
+	return folds
+}
+
+// Predictor slides the window of a network, or of several folds', over images. It is used by one
+// goroutine at a time.
 type Predictor struct {
+	folds   int
+	network func(fold int) (models.Network, error)
+	current int // the fold whose network is net; -1 before the first
 	net     models.Network
 	patch   []int
 	classes int
@@ -108,13 +128,43 @@ type Predictor struct {
 // New makes a predictor of net, whose weights lie on cfg.Device and whose logits have the given number of classes
 // (segmentation heads). patch has 3 axes (z,y,x), or 2 (y,x) for a network that sees slice after slice of axis 0.
 func New(net models.Network, patch []int, classes int, cfg Config) (*Predictor, error) {
+	p, err := NewEnsemble(1, func(int) (models.Network, error) { return net, nil }, patch, classes, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.use(0)
+}
+
+// NewEnsemble makes a predictor that averages the logits of several folds. network gives the
+// network of a fold, counted from 0: one of several that are held, or one and the same after
+// loading the weights of the fold. It is called when another fold's turn comes: (folds-1) times for
+// each row of tiles, one more for the first.
+func NewEnsemble(folds int, network func(fold int) (models.Network, error),
+	patch []int, classes int, cfg Config) (*Predictor, error) {
 	if err := cfg.check(patch, classes); err != nil {
 		return nil, err
 	}
-	if err := net.CheckInput(wide(patch)); err != nil {
-		return nil, fmt.Errorf("infer: patch %v does not fit the network: %w", patch, err)
+	if folds < 1 {
+		return nil, fmt.Errorf("infer: %d folds: expected at least 1", folds)
 	}
-	return &Predictor{net, slices.Clone(patch), classes, cfg, subsets(cfg.Mirror)}, nil
+	return &Predictor{folds: folds, network: network, current: -1, patch: slices.Clone(patch), classes: classes,
+		cfg: cfg, mirrors: subsets(cfg.Mirror)}, nil
+}
+
+// use makes a fold's network the current one.
+func (p *Predictor) use(fold int) error {
+	if p.current == fold {
+		return nil
+	}
+	net, err := p.network(fold)
+	if err != nil {
+		return fmt.Errorf("infer: network of fold %d of %d: %w", fold+1, p.folds, err)
+	}
+	if err := net.CheckInput(wide(p.patch)); err != nil {
+		return fmt.Errorf("infer: patch %v does not fit the network: %w", p.patch, err)
+	}
+	p.net, p.current = net, fold
+	return nil
 }
 
 // subsets lists the subsets of axes: the empty one, then by size, equal sizes in lexicographic order of positions.
@@ -136,58 +186,124 @@ func subsets(axes []int) [][]int {
 	return all
 }
 
-// Logits runs the window over image, a preprocessed case of shape (c,z,y,x), row-major, and returns logits (classes,z,y,x)
-// on the CPU, owned by s: float16 for Reference, float32 for Fast. The result may be a view. An image smaller than the
-// patch is surrounded by zeros. progress, which may be nil, hears of each finished tile.
-//
-// Memory is that of Forecast. Between forward passes ctx is looked at; its error is returned when it is done. Logits
-// that are infinite or NaN are an error (Differs: nnU-Net refuses infinities alone).
-// During the call the network is in evaluation mode without deep supervision; afterwards in the mode Config.After.
+// Logits runs the window over image and returns the logits of all of it (classes,z,y,x) on the CPU,
+// owned by s: float16 for Reference, float32 for Fast. See Slabs, which holds less.
 func (p *Predictor) Logits(ctx context.Context, s *torch.Scope, image []float32, shape [4]int, progress func(done, total int)) (*torch.Tensor, error) {
 	if err := checkImage(image, shape); err != nil {
 		return nil, err
 	}
-	g := newGrid(p.patch, shape, p.cfg.TileStep)
-	p.net.SetTraining(false)
-	p.net.SetDeepSupervision(false)
-	defer func() {
-		p.net.SetTraining(p.cfg.After.Training)
-		p.net.SetDeepSupervision(p.cfg.After.DeepSupervision)
-	}()
 	var out *torch.Tensor
-	attempt := func(results torch.Device) error {
-		return torch.With(func(c *torch.Scope) error { // no child of s, which a failure on the device shall not reach
-			logits, err := p.slide(ctx, c, g, image, results, progress)
-			if err == nil {
-				out = logits.MoveTo(s)
+	err := torch.With(func(c *torch.Scope) error { // no child of s, which a failure on the device shall not reach
+		whole := c.Empty(append([]int64{int64(p.classes)}, wide(shape[1:])...), p.cfg.accumulator(), torch.CPU)
+		err := p.run(ctx, image, shape, progress, func(pl *plan) handOn {
+			return func(h *torch.Scope, logits *torch.Tensor, first int, st strip) error {
+				if h.Err() != nil {
+					return h.Err()
+				}
+				var at, length [3]int
+				for i, n := range logits.Shape()[1:] {
+					length[i] = int(n)
+				}
+				at[pl.axes[0]], at[pl.axes[1]] = first, st.lo
+				h.Copy_(narrow(h, whole, at, length), logits, false)
+				return h.Err()
 			}
-			return err
 		})
-	}
-	run := func() error {
-		err := attempt(p.cfg.Device)
-		var native *torch.Error
-		if p.cfg.Device.Type != torch.DeviceCPU && errors.As(err, &native) {
-			// As nnU-Net: most likely the image and its sums do not fit the device; tiles still run there.
-			if err := p.cfg.Device.EmptyCache(); err != nil {
-				return err
-			}
-			err = attempt(torch.CPU)
+		if err == nil {
+			out = whole.MoveTo(s)
 		}
 		return err
+	})
+	return out, err
+}
+
+// Slabs runs the window over image, a preprocessed case of shape (c,z,y,x), row-major, and calls
+// hand with finished logits: mean over mirror images, weighted mean over tiles, mean over folds, on
+// the grid of the image. Slabs come in order along one axis: z with Reference numerics and for 2d
+// networks, whichever holds least otherwise. Where one does not fit Config.MaxBytes they come strip
+// by strip, and a strip begins with the last row of the one before. Data of a slab is valid during
+// the call; an error of hand ends the run. With Reference numerics the values are float16's. An
+// image smaller than the patch is surrounded by zeros. progress, which may be nil, hears of each
+// finished tile, of every fold and the repeated ones too.
+//
+// Memory is that of Forecast. Between forward passes ctx is looked at; its error is returned when
+// it is done. Logits that are infinite or NaN are an error (Differs: nnU-Net refuses infinities
+// alone). Where a device fails, most likely for lack of memory, the run goes on from the last slab
+// with one tile at a time, then with its sums on the CPU. hand is called on the network's own OS
+// thread: what takes long belongs on another goroutine. During the call the network is in
+// evaluation mode without deep supervision; afterwards in the mode Config.After.
+func (p *Predictor) Slabs(ctx context.Context, image []float32, shape [4]int,
+	progress func(done, total int), hand func(slab volume.Slab) error) error {
+	if err := checkImage(image, shape); err != nil {
+		return err
 	}
-	err := torch.OnThread(p.cfg.Threads, func() error {
+	var data []float32 // used again for each slab
+	return p.run(ctx, image, shape, progress, func(pl *plan) handOn {
+		return func(s *torch.Scope, logits *torch.Tensor, first int, st strip) error {
+			if s.Err() != nil {
+				return s.Err()
+			}
+			n := int(logits.Numel())
+			if cap(data) < n {
+				data = make([]float32, n)
+			}
+			data = data[:n]
+			order := []int64{0}
+			for _, a := range pl.axes {
+				order = append(order, int64(a+1))
+			}
+			x := s.Contiguous(s.Permute(s.To(logits, torch.Float32, torch.CPU), order...), torch.Contiguous)
+			if s.Err() != nil {
+				return s.Err()
+			}
+			if err := torch.CopyOut(x, data); err != nil {
+				return err
+			}
+			count := int(logits.Shape()[1+pl.axes[0]])
+			slab := volume.Slab{Axis: pl.axes[0], First: first, Count: count, Strip: [2]int{st.lo, st.hi}, Data: data}
+			if err := hand(slab); err != nil {
+				return refused{err}
+			}
+			return nil
+		}
+	})
+}
+
+// refused is an error of the caller's own, after which nothing is tried again.
+type refused struct{ error }
+
+// Unwrap gives the caller's error.
+func (r refused) Unwrap() error { return r.error }
+
+// handOn takes finished logits, a view in the order of the image's axes, from slice first of the
+// slab's axis on.
+type handOn = func(s *torch.Scope, logits *torch.Tensor, first int, st strip) error
+
+// run does all tiles of an image.
+func (p *Predictor) run(ctx context.Context, image []float32, shape [4]int,
+	progress func(done, total int), hand func(*plan) handOn) error {
+	pl, err := newPlan(p.patch, p.classes, p.folds, shape, p.cfg)
+	if err != nil {
+		return err
+	}
+	r := &pass{p: p, ctx: ctx, plan: pl, image: image, hand: hand(pl), progress: progress,
+		batch: p.cfg.batch(), results: p.cfg.Device, total: pl.tileCount() * p.folds}
+	defer r.restore()
+	err = torch.OnThread(p.cfg.Threads, func() error {
 		return torch.NoGrad(func() error {
 			if p.cfg.Autocast == torch.Float32 {
-				return run()
+				return r.strips()
 			}
-			return torch.Autocast(p.cfg.Device.Type, p.cfg.Autocast, run)
+			return torch.Autocast(p.cfg.Device.Type, p.cfg.Autocast, r.strips)
 		})
 	})
-	if err != nil {
-		return nil, fmt.Errorf("infer: image (c,z,y,x) %v, patch %v: %w", shape, p.patch, err)
+	if own := (refused{}); errors.As(err, &own) {
+		return own.error
 	}
-	return out, nil
+	if err != nil {
+		return fmt.Errorf("infer: image (c,z,y,x) %v, patch %v: %w", shape, p.patch, err)
+	}
+	return nil
 }
 
 func checkShape(shape [4]int) error {
@@ -207,62 +323,175 @@ func checkImage(image []float32, shape [4]int) error {
 	return nil
 }
 
-// sums are the image, the patch's weights and what is added up over the image, all on one device.
-type sums struct {
-	image, weights, logits, count *torch.Tensor
+// pass is the run over one image.
+type pass struct {
+	p        *Predictor
+	ctx      context.Context
+	plan     *plan
+	image    []float32
+	hand     handOn
+	progress func(done, total int)
+	batch    int              // patches in one forward pass, now
+	results  torch.Device     // where the sums lie, now
+	used     []models.Network // that were switched to evaluation
+	input    []float32        // one tile of the image
+	finished int              // tiles, those of finished strips and of the current one
+	total    int
 }
 
-// slide does all tiles, with image and sums on the device results.
-func (p *Predictor) slide(ctx context.Context, s *torch.Scope, g grid, image []float32, results torch.Device, progress func(done, total int)) (*torch.Tensor, error) {
-	dtype := p.cfg.accumulator()
-	space := wide(g.padded[:])
-	a := sums{
-		image:  s.Zeros(append([]int64{int64(g.channels)}, space...), torch.Float32, results),
-		logits: s.Zeros(append([]int64{int64(p.classes)}, space...), dtype, results),
-		count:  s.Zeros(space, dtype, results),
+// restore switches the networks to the mode they are to be in afterwards.
+func (r *pass) restore() {
+	for _, net := range r.used {
+		net.SetTraining(r.p.cfg.After.Training)
+		net.SetDeepSupervision(r.p.cfg.After.DeepSupervision)
 	}
-	var err error
-	if a.weights, err = weightMap(s, p.patch, p.cfg.Gaussian, dtype, results); err != nil {
-		return nil, err
-	}
-	if err := torch.CopyIn(g.inner(s, a.image), image); err != nil {
-		return nil, err
-	}
-	if err := p.passes(ctx, s, g, a, progress); err != nil {
-		return nil, err
-	}
-	s.Div_(a.logits, a.count)
-	if err := checkFinite(s, a.logits); err != nil {
-		return nil, err
-	}
-	return s.To(g.inner(s, a.logits), dtype, torch.CPU), s.Err()
 }
 
-// passes runs the network over every tile and its mirror images, batch by batch. Tiles follow each other, and the mirror
-// images of a tile too, so that a tile is finished before the next one begins.
-func (p *Predictor) passes(ctx context.Context, s *torch.Scope, g grid, a sums, progress func(done, total int)) error {
-	n := len(p.mirrors)
-	total := len(g.tiles) * n
-	var sum *torch.Tensor // of the current tile's logits over its mirror images so far
-	for from := 0; from < total; from += p.cfg.batch() {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("stopped after %d of %d tiles: %w", from/n, len(g.tiles), err)
+// use makes a fold's network the current one, in evaluation mode.
+func (r *pass) use(fold int) error {
+	if err := r.p.use(fold); err != nil {
+		return err
+	}
+	if !slices.Contains(r.used, r.p.net) {
+		r.used = append(r.used, r.p.net)
+		r.p.net.SetTraining(false)
+		r.p.net.SetDeepSupervision(false)
+	}
+	return nil
+}
+
+// strips does one strip after the other.
+func (r *pass) strips() error {
+	r.input = make([]float32, r.plan.channels*r.plan.patch[0]*r.plan.patch[1]*r.plan.patch[2])
+	before := 0
+	for _, st := range r.plan.strips {
+		done := 0
+		for {
+			r.finished = before
+			err := torch.With(func(s *torch.Scope) error {
+				w, err := r.p.newWindow(s, r.plan, st, done, r.results)
+				if err != nil {
+					return err
+				}
+				w.hand = r.hand
+				err = r.slide(s, w)
+				done = w.done
+				return err
+			})
+			if err == nil {
+				break
+			}
+			if err := r.retreat(err); err != nil {
+				return err
+			}
 		}
-		to := min(from+p.cfg.batch(), total)
+		before += len(st.tiles) * r.p.folds
+	}
+	return nil
+}
+
+// retreat takes the next step where the device has failed, most likely for lack of memory, and
+// returns the error where there is none. Sums on the CPU are nnU-Net's step; tiles still run on the
+// device.
+func (r *pass) retreat(err error) error {
+	device := r.p.cfg.Device
+	var native *torch.Error
+	if errors.As(err, new(refused)) || !errors.As(err, &native) ||
+		device.Type == torch.DeviceCPU && !strings.Contains(native.Msg, "allocate memory") {
+		return err
+	}
+	step := ""
+	switch {
+	case r.batch > 1:
+		step = fmt.Sprintf("one tile at a time instead of %d", r.batch)
+		r.batch = 1
+	case r.results != torch.CPU:
+		step = "sums in the computer's memory"
+		r.results = torch.CPU
+	default:
+		return err
+	}
+	if r.p.cfg.Notice != nil {
+		r.p.cfg.Notice(fmt.Sprintf("%s failed (%v): going on with %s", device, native, step))
+	}
+	if device.Type == torch.DeviceCPU {
+		return nil
+	}
+	return device.EmptyCache()
+}
+
+// slide does the tiles of a strip, without those whose slices are handed on already.
+func (r *pass) slide(s *torch.Scope, w *window) error {
+	axis := r.plan.axes[0]
+	tiles := w.strip.tiles
+	for len(tiles) > 0 && tiles[0].start[axis]+r.plan.patch[axis] <= w.done {
+		tiles = tiles[1:]
+		r.finished += r.p.folds
+	}
+	if len(tiles) > 0 { // to the first of them; the slices before it are done
+		d := r.plan.patch[axis]
+		w.region[axis] = [2]int{tiles[0].start[axis], tiles[0].start[axis] + d}
+	}
+	for len(tiles) > 0 {
+		// One network takes all tiles; several take turns at each row, the last one beginning the
+		// next.
+		n := len(tiles)
+		if r.p.folds > 1 {
+			n = 1
+			for n < len(tiles) && tiles[n].start[axis] == tiles[0].start[axis] {
+				n++
+			}
+		}
+		if err := w.moveTo(s, tiles[0].start[axis]); err != nil {
+			return err
+		}
+		order := make([]int, r.p.folds)
+		for i := range order {
+			order[i] = i
+		}
+		if r.p.current == r.p.folds-1 {
+			slices.Reverse(order)
+		}
+		w.counted = order[0]
+		for _, fold := range order {
+			if err := r.use(fold); err != nil {
+				return err
+			}
+			if err := r.passes(s, w, tiles[:n], fold); err != nil {
+				return err
+			}
+		}
+		tiles = tiles[n:]
+	}
+	return w.finish(s, r.plan.patch[axis])
+}
+
+// passes runs a fold's network over tiles and their mirror images, batch by batch. Tiles follow
+// each other, and the mirror images of a tile too, so that a tile is finished before the next one
+// begins.
+func (r *pass) passes(s *torch.Scope, w *window, tiles []tile, fold int) error {
+	n := len(r.p.mirrors)
+	total := len(tiles) * n
+	var sum *torch.Tensor // of the current tile's logits over its mirror images so far
+	for from := 0; from < total; from += r.batch {
+		if err := r.ctx.Err(); err != nil {
+			return fmt.Errorf("stopped after %d of %d tiles: %w", r.finished, r.total, err)
+		}
+		to := min(from+r.batch, total)
 		err := s.With(func(b *torch.Scope) error {
-			y, err := p.forward(b, g, a.image, from, to)
+			y, err := r.forward(b, tiles, from, to)
 			if err != nil {
 				return err
 			}
 			for k := from; k < to; k++ {
 				logits := b.Select(y, 0, int64(k-from))
-				if p.cfg.Numerics == Fast {
-					logits = b.To(logits, torch.Float32, p.cfg.Device)
+				if r.p.cfg.Numerics == Fast {
+					logits = b.To(logits, torch.Float32, r.p.cfg.Device)
 				}
 				if k%n == 0 {
 					sum = logits
 				} else {
-					b.Add_(sum, b.Flip(logits, shifted(p.mirrors[k%n], 1)...), 1)
+					b.Add_(sum, b.Flip(logits, shifted(r.p.mirrors[k%n], 1)...), 1)
 				}
 				if k%n < n-1 {
 					continue
@@ -270,11 +499,18 @@ func (p *Predictor) passes(ctx context.Context, s *torch.Scope, g grid, a sums, 
 				if n > 1 {
 					b.DivScalar_(sum, float64(n))
 				}
-				p.add(b, g.tiles[k/n], a, sum)
+				t := tiles[k/n]
+				if err := w.moveTo(b, t.start[r.plan.axes[0]]); err != nil {
+					return err
+				}
+				w.add(b, t, fold, sum)
 				sum.Free()
 				sum = nil
-				if b.Err() == nil && progress != nil {
-					progress(k/n+1, len(g.tiles))
+				if b.Err() == nil {
+					r.finished++
+					if r.progress != nil {
+						r.progress(r.finished, r.total)
+					}
 				}
 			}
 			b.Keep(sum) // of the tile, if any, with which the next batch goes on
@@ -289,19 +525,25 @@ func (p *Predictor) passes(ctx context.Context, s *torch.Scope, g grid, a sums, 
 
 // forward runs the network over passes from to to-1 as one batch: pass k is mirror image k mod n of tile k/n.
 // The result is (to-from, classes, patch…).
-func (p *Predictor) forward(s *torch.Scope, g grid, image *torch.Tensor, from, to int) (*torch.Tensor, error) {
+func (r *pass) forward(s *torch.Scope, tiles []tile, from, to int) (*torch.Tensor, error) {
+	p := r.p
 	n := len(p.mirrors)
 	return s.Block(func(c *torch.Scope) *torch.Tensor {
 		parts := make([]*torch.Tensor, 0, to-from)
+		var x *torch.Tensor // the tile as it is
 		for k := from; k < to; k++ {
-			x := c.Unsqueeze(g.tiles[k/n].of(c, image, p.patch), 0)
-			x = c.To(x, torch.Float32, p.cfg.Device)
-			if axes := p.mirrors[k%n]; len(axes) > 0 {
-				x = c.Flip(x, shifted(axes, 2)...)
+			if k == from || k%n == 0 {
+				r.plan.load(r.input, r.image, tiles[k/n])
+				x = torch.FromSlice(c, r.input, append([]int64{1, int64(r.plan.channels)}, wide(p.patch)...)...)
+				x = c.To(x, torch.Float32, p.cfg.Device)
 			}
-			parts = append(parts, x)
+			if axes := p.mirrors[k%n]; len(axes) > 0 {
+				parts = append(parts, c.Flip(x, shifted(axes, 2)...))
+			} else {
+				parts = append(parts, x)
+			}
 		}
-		x := parts[0]
+		x = parts[0]
 		if len(parts) > 1 {
 			x = c.Cat(0, parts...)
 		}
@@ -316,14 +558,6 @@ func (p *Predictor) forward(s *torch.Scope, g grid, image *torch.Tensor, from, t
 		}
 		return heads[0]
 	}), s.Err()
-}
-
-// add puts one tile's logits (classes, patch…), which it scales in place, into the sums.
-func (p *Predictor) add(s *torch.Scope, t tile, a sums, logits *torch.Tensor) {
-	logits = s.To(logits, logits.DType(), a.logits.Device())
-	s.Mul_(logits, a.weights)
-	s.Add_(t.of(s, a.logits, p.patch), logits, 1)
-	s.Add_(t.of(s, a.count, p.patch), a.weights, 1)
 }
 
 // checkFinite looks at one class after the other, which bounds what it needs beside the logits.

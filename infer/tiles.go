@@ -7,53 +7,46 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// tile is one place of the window: its first voxel along each axis of the patch and, in a 2d configuration, the slice.
-type tile struct {
-	slice int // of axis 0; -1 in a 3d configuration
-	start []int
-}
+// tile is one place of the window: its first voxel in the padded image (z, y, x).
+type tile struct{ start [3]int }
 
 // grid is the padded image and the tiles that cover it.
 type grid struct {
 	channels int
+	patch    [3]int // z, y, x; one slice in a 2d configuration
 	padded   [3]int // z, y, x
 	offset   [3]int // where the image lies in the padded one
 	inside   [3]int // size of the image
 	tiles    []tile
 }
 
-// newGrid pads the image (c,z,y,x) to at least the patch, half of the missing voxels before and the rest after it, and
-// lays tiles over it: first axis outermost; in a 2d configuration slice after slice.
-// Source: nnU-Net 2.5.1, predict_from_raw_data.py, _internal_get_sliding_window_slicers; acvl_utils, pad_nd_image.
+// newGrid pads the image (c,z,y,x) to at least the patch, half of the missing voxels before and the
+// rest after it, and lays tiles over it: first axis outermost; in a 2d configuration slice after
+// slice.
+// Source: nnU-Net 2.5.1, predict_from_raw_data.py, _internal_get_sliding_window_slicers;
+// acvl_utils, pad_nd_image.
 func newGrid(patch []int, shape [4]int, step float64) grid {
-	g := grid{channels: shape[0], inside: [3]int(shape[1:]), padded: [3]int(shape[1:])}
+	g := grid{channels: shape[0], patch: [3]int{1, 1, 1}, inside: [3]int(shape[1:]), padded: [3]int(shape[1:])}
 	flat := 3 - len(patch) // axes that the patch lacks
-	for i, n := range patch {
-		axis := flat + i
+	copy(g.patch[flat:], patch)
+	var starts [3][]int
+	for axis, n := range g.patch {
+		if axis < flat {
+			for i := range g.padded[axis] {
+				starts[axis] = append(starts[axis], i)
+			}
+			continue
+		}
 		if missing := n - g.inside[axis]; missing > 0 {
 			g.padded[axis], g.offset[axis] = n, missing/2
 		}
+		starts[axis] = steps(g.padded[axis], n, step)
 	}
-	places := [][]int{{}}
-	for i, n := range patch {
-		var longer [][]int
-		starts := steps(g.padded[flat+i], n, step)
-		for _, p := range places {
-			for _, s := range starts {
-				longer = append(longer, append(p[:len(p):len(p)], s))
+	for _, z := range starts[0] {
+		for _, y := range starts[1] {
+			for _, x := range starts[2] {
+				g.tiles = append(g.tiles, tile{[3]int{z, y, x}})
 			}
-		}
-		places = longer
-	}
-	if flat == 0 {
-		for _, p := range places {
-			g.tiles = append(g.tiles, tile{-1, p})
-		}
-		return g
-	}
-	for z := range g.padded[0] {
-		for _, p := range places {
-			g.tiles = append(g.tiles, tile{z, p})
 		}
 	}
 	return g
@@ -74,31 +67,43 @@ func steps(image, patch int, step float64) []int {
 	return starts
 }
 
-// voxels is the size of the padded image.
-func (g grid) voxels() int { return g.padded[0] * g.padded[1] * g.padded[2] }
+// region is a box of the padded image that is summed up: ranges (half-open) of the axes z, y and x.
+type region [3][2]int
 
-// of is the part of x (…, z, y, x), a tensor over the padded image, that lies under t; a view without the axis of slices
-// in a 2d configuration.
-func (t tile) of(s *torch.Scope, x *torch.Tensor, patch []int) *torch.Tensor {
-	axis := int64(x.Dim() - 3)
-	if t.slice >= 0 {
-		x = s.Select(x, axis, int64(t.slice))
-	}
+// size is the region's extent along an axis.
+func (r region) size(axis int) int { return r[axis][1] - r[axis][0] }
+
+// part is where tile t meets the region: from and length along each axis, counted from the tile's
+// start, and ok whether it meets it at all.
+func (r region) part(g *grid, t tile) (from, length [3]int, ok bool) {
 	for i, start := range t.start {
-		x = s.Narrow(x, axis+int64(i), int64(start), int64(patch[i]))
+		lo, hi := max(start, r[i][0]), min(start+g.patch[i], r[i][1])
+		if lo >= hi {
+			return from, length, false
+		}
+		from[i], length[i] = lo-start, hi-lo
 	}
-	return x
+	return from, length, true
 }
 
-// inner is the part of x (…, z, y, x) that lies over the image itself; a view.
-func (g grid) inner(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	axis := int64(x.Dim() - 3)
+// load copies the tile of image (channels, inside) into dst (channels, patch), of which it leaves alone
+// what lies in the padding: along a padded axis there is one place for all tiles, so what was 0 stays 0.
+func (g *grid) load(dst, image []float32, t tile) {
+	var lo, hi, at [3]int // range of the tile over the image, and where it begins there
 	for i := range 3 {
-		if g.inside[i] != g.padded[i] {
-			x = s.Narrow(x, axis+int64(i), int64(g.offset[i]), int64(g.inside[i]))
+		lo[i] = max(g.offset[i]-t.start[i], 0)
+		hi[i] = min(g.offset[i]+g.inside[i]-t.start[i], g.patch[i])
+		at[i] = t.start[i] + lo[i] - g.offset[i]
+	}
+	for c := range g.channels {
+		for z := lo[0]; z < hi[0]; z++ {
+			for y := lo[1]; y < hi[1]; y++ {
+				row := dst[((c*g.patch[0]+z)*g.patch[1]+y)*g.patch[2]:][lo[2]:hi[2]]
+				line := (c*g.inside[0]+at[0]+z-lo[0])*g.inside[1] + at[1] + y - lo[1]
+				copy(row, image[line*g.inside[2]+at[2]:])
+			}
 		}
 	}
-	return x
 }
 
 // gaussian is the weight of each voxel of a patch, row-major: a Gaussian around voxel n/2 of each axis with σ = n/8,

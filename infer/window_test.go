@@ -68,7 +68,7 @@ func TestWeightsSumAboveZeroEverywhere(t *testing.T) {
 				w, err := weightMap(s, c.patch, true, torch.Float16, torch.CPU)
 				require.NoError(t, err)
 				for _, tile := range g.tiles {
-					s.Add_(tile.of(s, count, c.patch), w, 1)
+					s.Add_(narrow(s, count, tile.start, g.patch), w, 1)
 				}
 				sums, err := torch.Slice[float32](s.To(count, torch.Float32, torch.CPU))
 				require.NoError(t, err)
@@ -148,7 +148,7 @@ func TestBatchesHoldTheirTilesAndNoMore(t *testing.T) {
 	net := local()
 	p, err := New(net, []int{4, 6, 5}, 2, cfg)
 	require.NoError(t, err)
-	need, err := Forecast([]int{4, 6, 5}, 2, shape, cfg)
+	need, err := Forecast([]int{4, 6, 5}, 2, 1, shape, cfg)
 	require.NoError(t, err)
 	var reports [][2]int
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
@@ -291,17 +291,37 @@ func TestInfiniteSumsAreRefused(t *testing.T) {
 
 func TestForecastCountsTilesAndBytes(t *testing.T) {
 	cfg := config(Reference, []int{0, 1, 2})
-	need, err := Forecast([]int{16, 48, 48}, 2, [4]int{1, 40, 72, 82}, cfg)
+	shape := [4]int{1, 40, 72, 82}
+	need, err := Forecast([]int{16, 48, 48}, 2, 1, shape, cfg)
 	require.NoError(t, err)
-	voxels, patch := int64(40*72*82), int64(16*48*48)
-	require.Equal(t, Need{Tiles: 24, Passes: 192, Bytes: voxels*(4+2*2+2) + patch*(2+4*(1+2))}, need)
+	plane, patch := int64(72*82), int64(16*48*48)
+	// Sums of two classes and of weights in float16, 16 slices deep; as many slices in hand, twice; one tile in and out.
+	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 192, Bytes: 16*plane*(2*2+2) + 2*16*plane*2*4 + patch*(2+4*(1+2))}, need)
+	need, err = Forecast([]int{16, 48, 48}, 2, 5, shape, cfg)
+	require.NoError(t, err)
+	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Bytes: 16*plane*(5*2*2+2) + 2*16*plane*2*4 + patch*(2+4*(1+2))}, need)
 	cfg.Numerics = Fast
-	need, err = Forecast([]int{48, 48}, 3, [4]int{2, 10, 40, 60}, cfg2d(cfg))
+	need, err = Forecast([]int{16, 48, 48}, 2, 5, shape, cfg)
 	require.NoError(t, err)
-	voxels, patch = 10*48*60, 48*48
-	require.Equal(t, Need{Tiles: 20, Passes: 20, Bytes: voxels*(4*2+4*3+4) + patch*(4+2*4*(2+3))}, need)
-	_, err = Forecast([]int{48, 48}, 3, [4]int{2, 10, 0, 60}, cfg2d(cfg))
+	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Bytes: 16*plane*(2+1)*4 + 2*16*plane*2*4 + patch*(4+2*4*(1+2))}, need)
+
+	need, err = Forecast([]int{48, 48}, 3, 1, [4]int{2, 10, 40, 60}, cfg2d(cfg))
+	require.NoError(t, err)
+	plane, patch = 40*60, 48*48
+	require.Equal(t, Need{Tiles: 20, Strips: 1, Passes: 20, Bytes: plane*(3+1)*4 + 2*plane*3*4 + patch*(4+2*4*(2+3))}, need)
+	_, err = Forecast([]int{48, 48}, 3, 1, [4]int{2, 10, 0, 60}, cfg2d(cfg))
 	require.EqualError(t, err, "infer: image of shape (c,z,y,x) [2 10 0 60] is empty")
+}
+
+// What a slab takes does not grow with the length of the image.
+func TestForecastDoesNotGrowWithLength(t *testing.T) {
+	cfg := config(Fast, nil)
+	short, err := Forecast([]int{16, 48, 48}, 20, 1, [4]int{1, 100, 72, 82}, cfg)
+	require.NoError(t, err)
+	long, err := Forecast([]int{16, 48, 48}, 20, 1, [4]int{1, 900, 72, 82}, cfg)
+	require.NoError(t, err)
+	require.Equal(t, short.Bytes, long.Bytes)
+	require.Greater(t, long.Tiles, 8*short.Tiles)
 }
 
 func cfg2d(c Config) Config {

@@ -17,6 +17,7 @@ import (
 	"github.com/lntorch/lntorch/infer"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // GridNote stands under "grid" in summary.json: scores are those of the preprocessed images, not of the original ones.
@@ -150,20 +151,15 @@ func (t *trainer) segment(ctx context.Context, p *infer.Predictor, cs *dataset.C
 			bar.End()
 		}
 	}()
-	err = torch.With(func(s *torch.Scope) error {
-		logits, err := p.Logits(ctx, s, cs.Data.Data, cs.Data.Shape, func(done, total int) {
-			if !began {
-				bar.Begin(task, total)
-				began = true
-			}
-			bar.Done(done, "")
-		})
-		if err != nil {
-			return err
+	shape := cs.Data.Spatial()
+	labels = make([]uint8, shape[0]*shape[1]*shape[2])
+	err = p.Slabs(ctx, cs.Data.Data, cs.Data.Shape, func(done, total int) {
+		if !began {
+			bar.Begin(task, total)
+			began = true
 		}
-		labels, err = infer.Labels(logits, t.dataset.Labels)
-		return err
-	})
+		bar.Done(done, "")
+	}, func(slab volume.Slab) error { return infer.SlabLabels(labels, shape, slab, t.dataset.Labels) })
 	return labels, err
 }
 
