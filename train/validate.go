@@ -16,7 +16,6 @@ import (
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/infer"
 	"github.com/lntorch/lntorch/internal/atomicfile"
-	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/volume"
 )
 

@@ -384,9 +384,9 @@ func (v *Inverse) Finish() (*volume.Image, error) {
 	}
 	im := &volume.Image{Shape: [4]int{1, v.shape[0], v.shape[1], v.shape[2]}}
 	if v.labels8 != nil {
-		im.Pixels = v.labels8
+		im.Pixels = volume.Slice[uint8](v.labels8)
 	} else {
-		im.Pixels = v.labels
+		im.Pixels = volume.Slice[uint16](v.labels)
 	}
 	return im, nil
 }

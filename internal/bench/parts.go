@@ -18,6 +18,7 @@ import (
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/optim"
 	"github.com/lntorch/lntorch/train"
+	"github.com/lntorch/lntorch/volume"
 )
 
 const benchPlans = `{"dataset_name": "bench", "plans_name": "bench", "configurations": {"bench": {
@@ -281,10 +282,7 @@ func (b *bench) window() (func() error, error) {
 		return nil, err
 	}
 	return func() error {
-		return torch.With(func(s *torch.Scope) error {
-			_, err := p.Logits(b.ctx, s, image, shape, func(done, _ int) { b.out.Tiles = done })
-			return err
-		})
+		return p.Slabs(b.ctx, image, shape, func(done, _ int) { b.out.Tiles = done }, func(volume.Slab) error { return nil })
 	}, nil
 }
 
