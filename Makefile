@@ -29,8 +29,8 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-monai test-race test-stress fuzz golden bench bench-methods bench-go lint fmt clean
-.PHONY: need-go need-cxx need-python shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
+.PHONY: help all libtorch shim lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-race test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -117,10 +117,61 @@ $(SHIM_DIR)/flags: FORCE
 
 -include $(SHIM_OBJS:.o=.d)
 
+# What git calls this state; an unpacked archive of the source has no git.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
 lntorch: need-go ## bin/lntorch alone
 	@mkdir -p bin
-	@$(GO) build -trimpath -o bin/lntorch ./cmd/lntorch
+	@$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lntorch ./cmd/lntorch
 	@echo "lntorch: bin/lntorch"
+
+# ---- what runs elsewhere ----------------------------------------------------------------------
+# A folder with the program, the shim, libtorch's CPU libraries and all licences. Its libraries find
+# each other from where they lie, so it may be moved; see scripts/dist.py.
+
+PREFIX    ?= /usr/local
+DIST_NAME := lntorch-linux-x86_64
+DIST      := $(BUILD)/dist/$(DIST_NAME)
+
+dist: shim need-go ## build/dist/lntorch-VERSION-linux-x86_64.tar.gz: runs where there is no compiler, Python or Go
+	@$(SUB) dist-tree
+	@$(SUB) dist-archive
+
+install: shim need-go ## the same under PREFIX (/usr/local): PREFIX/lib/lntorch, and a link in PREFIX/bin
+	@$(SUB) dist-tree
+	@mkdir -p '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'
+	@rm -rf '$(DESTDIR)$(PREFIX)/lib/lntorch'
+	@cp -R $(DIST) '$(DESTDIR)$(PREFIX)/lib/lntorch'
+	@ln -sfn ../lib/lntorch/bin/lntorch '$(DESTDIR)$(PREFIX)/bin/lntorch'
+	@echo "install: $(DESTDIR)$(PREFIX)/bin/lntorch; to remove it: rm -r $(DESTDIR)$(PREFIX)/bin/lntorch $(DESTDIR)$(PREFIX)/lib/lntorch"
+
+# The shim once more, from the same objects, without this machine's paths.
+DIST_SHIM := $(SHIM_DIR)/dist/liblntorch.so
+
+$(DIST_SHIM): $(SHIM_OBJS)
+	@echo "link  $@"
+	@mkdir -p $(@D)
+	@$(CXX) -shared -L$(LIBTORCH_LIB) -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/torch/lib' -Wl,-z,now \
+	  -Wl,-rpath-link,$(LIBTORCH_LIB) -o $@ $^ -Wl,--no-as-needed -ltorch_cpu -lc10
+
+dist-tree: $(DIST_SHIM)
+	@mkdir -p $(BUILD)/dist
+	@$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BUILD)/dist/lntorch ./cmd/lntorch
+	@GO=$(GO) $(PYTHON) scripts/dist.py --binary $(BUILD)/dist/lntorch --shim $(DIST_SHIM) --loaded $(SHIM) \
+	  --libtorch $(LIBTORCH_DIR) --version '$(VERSION)' --out $(DIST)
+	@rm $(BUILD)/dist/lntorch
+
+# gzip, because tar on a Debian without anything installed unpacks nothing else.
+dist-archive:
+	@cd $(BUILD)/dist && rm -f *.tar.gz && archive=lntorch-$(VERSION)-linux-x86_64.tar.gz && \
+	  tar -c --sort=name --owner=0 --group=0 --numeric-owner --mtime='$(shell git log -1 --format=%cI 2>/dev/null || echo 2026-01-01)' \
+	    --transform 's,^$(DIST_NAME),lntorch-$(VERSION),' $(DIST_NAME) | gzip -n6 >$$archive && \
+	  echo "dist: $(BUILD)/dist/$$archive: $$(du -m $$archive | cut -f 1) MiB, unpacked $$(du -sm $(DIST_NAME) | cut -f 1) MiB"
+
+test-dist: shim need-go | $(LOGS) ## the archive in a root folder with Debian's smallest packages alone (needs apt-get and unshare)
+	@$(SUB) dist-tree
+	@$(SUB) dist-archive
+	@PYTHON=$(PYTHON) bash scripts/dist_test.sh $(BUILD)/dist/*.tar.gz $(LOGGED)
 
 .PHONY: demo
 demo: all ## fine-tunes the bundled foundation model on bundled cases, with DGST and in full, and shows before and after
