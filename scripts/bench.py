@@ -38,8 +38,9 @@ FROM_MONAI = ("swinunetr", "swinunetrv2")
 # ---- the Python side: workers ----------------------------------------------------------------------------------------
 
 def network(name):
-    import torch
     from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+
+    import torch
     from torch import nn
     if name in FROM_MONAI:
         from monai.networks.nets import SwinUNETR
@@ -72,11 +73,13 @@ def random_gradients(net):
 def step(net, strides, o):
     """nnUNetTrainer.train_step on the CPU; with amp, its network and loss under autocast to bfloat16."""
     import contextlib
+
     import numpy as np
-    import torch
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
     from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
     from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+    import torch
     net.train()
     x = torch.randn(2, 1, *o["patch"])
     if o.get("channels_last"):
@@ -131,7 +134,7 @@ def released(net, _, o):
 
     def run():
         entries = 0
-        for name, g in gradients:
+        for _name, g in gradients:
             rows = g.reshape(g.shape[0], -1).abs()
             mask = torch.ones_like(rows)
             for rank in range(min(2, rows.shape[1])):
@@ -155,8 +158,10 @@ def opening(net, _, o):
 def window(net, _, o):
     """nnUNetPredictor's sliding window."""
     from types import SimpleNamespace
-    import torch
+
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    import torch
     net.decoder.deep_supervision = False
     p = nnUNetPredictor(tile_step_size=0.5, use_gaussian=True, use_mirroring=False, perform_everything_on_device=False,
                         device=torch.device("cpu"), allow_tqdm=False)

@@ -54,7 +54,7 @@ def die(text):
 
 def output(*command, cwd=None):
     environment = {k: v for k, v in os.environ.items() if k != "LD_LIBRARY_PATH"}
-    run = subprocess.run(command, stdout=subprocess.PIPE, universal_newlines=True, env=environment, cwd=cwd)
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=cwd)
     if run.returncode:
         die("%s failed" % " ".join(map(str, command)))
     return run.stdout

@@ -160,7 +160,7 @@ def given(path):
 def of_this_python():
     spec = importlib.util.find_spec("torch")  # finds it without importing it
     where = spec and spec.submodule_search_locations
-    folder = torch_folder(list(where)[0]) if where else None
+    folder = torch_folder(next(iter(where))) if where else None
     if not folder:
         die(
             "TORCH=system: %s has no torch package with headers and libraries;\n"
@@ -312,7 +312,7 @@ def download(version, cuda, final):
 def check_loads(library):
     """Loads the library in a process of its own: nothing is missing and the C library is new enough."""
     code = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
-    run = subprocess.run([sys.executable, "-c", code, library], stderr=subprocess.PIPE, universal_newlines=True)
+    run = subprocess.run([sys.executable, "-c", code, library], stderr=subprocess.PIPE, text=True)
     if run.returncode:
         die("the fetched libtorch does not load on this machine:\n  " + (run.stderr.strip().splitlines() or ["?"])[-1])
 

@@ -37,7 +37,7 @@ def find_python():
         if not path:
             continue
         ask = "import sys; print('%d.%d' % sys.version_info[:2])"
-        version = subprocess.run([path, "-c", ask], stdout=subprocess.PIPE, universal_newlines=True).stdout.strip()
+        version = subprocess.run([path, "-c", ask], stdout=subprocess.PIPE, text=True).stdout.strip()
         if version in VERSIONS:
             return path, version
         tried.append("%s is %s" % (path, version or "broken"))

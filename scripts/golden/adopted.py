@@ -11,11 +11,11 @@ import tempfile
 for folder in ("raw", "preprocessed", "results"):
     os.environ.setdefault("nnUNet_" + folder, tempfile.gettempdir())  # or nnU-Net prints that they are missing
 
-import torch  # noqa: E402
-from batchgenerators.utilities.file_and_folder_operations import load_json  # noqa: E402
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans  # noqa: E402
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels  # noqa: E402
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # noqa: E402
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 
 def main(plans, dataset_json, configuration, checkpoint):

@@ -9,14 +9,14 @@ import tempfile
 for folder in ("raw", "preprocessed", "results"):
     os.environ.setdefault("nnUNet_" + folder, tempfile.gettempdir())  # or nnU-Net prints that they are missing
 
-import numpy as np  # noqa: E402
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor  # noqa: E402
+import numpy as np
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 
 
 def main(path):
     rng = np.random.RandomState(11)
     out = []
-    for k in range(40):
+    for _ in range(40):
         draws, channels = int(rng.choice([1, 7, 8, 100, 127, 128, 129, 1000, 8192, 10007])), rng.randint(1, 3)
         cases, samples = [], []
         for i in range(rng.randint(1, 6)):

@@ -151,7 +151,6 @@ def fixed():
     lps, ras = np.diag([-1.0, -1, 1]), np.eye(3)
     oblique = np.array(nib.quaternions.quat2mat([0.92, 0.21, -0.19, 0.2721]))
     z, t = [0.7, 0.8, 2.5], [11.5, -20.25, 30.125]
-    i = 0
     for order in "<>":
         for dtype in CODES:
             a = values(dtype, (4, 3, 2))

@@ -3,7 +3,6 @@ version, .npz archives, and expected.json with the values in row-major order.
 
     npz_corpus.py OUT
 """
-import io
 import json
 import os
 import sys

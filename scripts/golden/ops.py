@@ -74,7 +74,7 @@ def case(op, note, fn, *args, exact=False, grad=True, inplace=False):
         cot = rnd(*outs[0].shape)
         (outs[0] * cot).sum().backward()
         c["cotangent"] = array(cot)
-        c["grads"] = [array(l.grad) if l.grad is not None else None for l in leaves]
+        c["grads"] = [array(leaf.grad) if leaf.grad is not None else None for leaf in leaves]
     CASES.append(c)
 
 
@@ -116,7 +116,7 @@ def pointwise():
     case("FeatureDropout", "off", lambda x, p, t: torch.feature_dropout(x, p, t), In(rnd(2, 3, 2, 2)), 0.5, False, exact=True)
     case("ClampMin", "", lambda x, v: torch.clamp(x, min=v), In(a), -0.2, exact=True)
     case("ClampMax", "", lambda x, v: torch.clamp(x, max=v), In(a), 0.3, exact=True)
-    case("Clamp", "", lambda x, l, h: torch.clamp(x, l, h), In(a), -0.2, 0.3, exact=True)
+    case("Clamp", "", lambda x, low, high: torch.clamp(x, low, high), In(a), -0.2, 0.3, exact=True)
     odd = torch.tensor([1.0, float("inf"), -float("inf"), float("nan"), 0.0, 3e38])
     case("IsFinite", "", torch.isfinite, In(odd), exact=True)
     case("LogicalNot", "", torch.logical_not, In(ints(2, 7).bool()), exact=True)

@@ -21,11 +21,11 @@ for name in ("raw", "preprocessed", "results"):
     os.makedirs(os.environ["nnUNet_" + name])
 os.environ["nnUNet_n_proc_DA"] = "1"
 
-import torch  # noqa: E402
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner  # noqa: E402
-from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (  # noqa: E402
+import torch
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     ResEncUNetPlanner, nnUNetPlannerResEncL, nnUNetPlannerResEncM, nnUNetPlannerResEncXL)
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO  # noqa: E402
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 PLANNERS = [ExperimentPlanner, ResEncUNetPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL, nnUNetPlannerResEncXL]
 DATASET = "Dataset042_MadeUp"
@@ -135,7 +135,6 @@ def run(planner, c):
         os.makedirs(folder)
     json.dump(c["dataset"], open(os.path.join(raw, "dataset.json"), "w"))
     json.dump(c["fingerprint"], open(os.path.join(pre, "dataset_fingerprint.json"), "w"), sort_keys=True)
-    name = c["options"].get("plans_name")
     out = dict(c, dataset_name=DATASET, planner=planner.__name__, error=None, plans=None)
     out["dataset"] = json.load(open(os.path.join(raw, "dataset.json")))
     out["existing"] = None

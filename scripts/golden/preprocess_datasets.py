@@ -14,7 +14,7 @@ for name in ("raw", "preprocessed", "results"):
     os.environ["nnUNet_" + name] = str(OUT / name)
     (OUT / name).mkdir(parents=True, exist_ok=True)
 
-import numpy as np  # noqa: E402
+import numpy as np
 
 # name: file ending, shape (z, y, x), spacing (z, y, x), channels, labels, planner
 PLAIN = {"labels": {"background": 0, "a": 1, "b": 2}}

@@ -165,7 +165,7 @@ def torch_values():
 def main(out):
     os.makedirs(out, exist_ok=True)
     trees = {"dtypes": dtype_tensors(), "views": view_tensors(), "parameters": parameters(), "state_dict": state_dict(),
-             "values": {"plain": plain_values(), "numpy": numpy_values(), "torch": torch_values()}, 
+             "values": {"plain": plain_values(), "numpy": numpy_values(), "torch": torch_values()},
              "tensor": torch.arange(5), "storages": [torch.arange(4.0).storage(), torch.arange(4).untyped_storage()]}
     names = []
     for name, tree in trees.items():

@@ -17,8 +17,8 @@ warnings.simplefilter("ignore")
 for name in ("raw", "preprocessed", "results"):
     os.environ.setdefault("nnUNet_" + name, tempfile.gettempdir())
 
-from nnunetv2.experiment_planning import verify_dataset_integrity as verify  # noqa: E402
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets  # noqa: E402
+from nnunetv2.experiment_planning import verify_dataset_integrity as verify
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 
 def find(names, dataset_json):
