@@ -263,6 +263,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run() { echo "golden  $$*"; $$python scripts/golden/"$$@" >>$(LOGS)/golden.log; }; mkdir -p $(LOGS); : >$(LOGS)/golden.log; \
 	  run network.py --out $$g/network; \
 	  run loss.py --golden $$g/loss; \
+	  run online_counts.py --golden $$g/online_counts.json; \
 	  run train_steps.py --golden $$g/train; \
 	  run swinunetr.py --golden $$g/swinunetr --deterministic; \
 	  run dgst.py --golden $$g/dgst --deterministic; \
@@ -279,6 +280,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run splits.py $$g/splits.json; \
 	  run loader.py $$g/loader; \
 	  run pth_corpus.py $$g/pth; \
+	  run npz_corpus.py $$g/npz; \
 	  run safetensors_corpus.py $$g/safetensors; \
 	  run nifti_corpus.py $$g/nifti; \
 	  run lora.py --golden $$g/lora; \
