@@ -29,11 +29,11 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-race test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: help all libtorch shim lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 	@echo "  variables      LIBTORCH=dir  TORCH=system|2.4.1|2.15.0|...  CUDA=1  GO=  PYTHON=  CXX="
 
 all: lntorch shim ## bin/lntorch and its shim over libtorch (the default)
@@ -225,6 +225,18 @@ test: shim need-go | $(LOGS) ## every Go test, over libtorch
 test-race: shim need-go | $(LOGS) ## the same under the race detector
 	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -race -timeout 60m $(PKGS) $(LOGGED)
 
+# Packages that do not import torch, tests included: the loaders, readers and writers, where the goroutines are.
+PURE = $$($(GO) list -f '{{.ImportPath}} {{join .Deps " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' $(PKGS) | \
+	  grep -vE ' [^ ]*/lntorch/(torch|internal/torchtest)( |$$)|^[^ ]*/lntorch/(torch(/[^ ]*)?|internal/arch) ' | cut -d ' ' -f 1)
+
+test-race-pure: need-go | $(LOGS) ## the packages without libtorch under the race detector
+	@$(GO) test -count=1 -race -timeout 30m $(PURE) $(LOGGED)
+
+# Afterwards build/lib links to the usual shim again.
+test-torch215: need-go | $(LOGS) ## operators, layers, optimizers and networks over libtorch 2.15.0
+	@trap '$(SUB) shim >/dev/null 2>&1' EXIT; $(SUB) shim TORCH=2.15.0 LIBTORCH= CUDA=; \
+	  LNTORCH_REQUIRE=torch $(GO_TEST) -timeout 30m ./torch/... ./models $(LOGGED)
+
 test-stress: shim need-go | $(LOGS) ## the tests of the bridge and the loops with the garbage collector running all the time
 	@GOGC=1 LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -timeout 60m ./torch/... ./checkpoint/... ./train/... ./infer/... $(LOGGED)
 
@@ -293,13 +305,32 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 
 # ---- the source tree ----------------------------------------------------------------------------------------------
 
-lint: need-go ## gofmt, vet, import levels, forbidden calls, staticcheck
+# clang-format and ruff, of the versions in scripts/requirements-lint.txt, in the user's cache.
+LINT := $(BUILD)/lint/bin
+
+$(BUILD)/lint: scripts/requirements-lint.txt | need-python
+	@cache=$${XDG_CACHE_HOME:-$$HOME/.cache}/lntorch; venv=$$cache/venv-lint-$$(sha256sum $< | cut -c 1-10); \
+	  if [ ! -e $$venv/complete ]; then \
+	    mkdir -p $$cache; rm -rf $$venv; $(PYTHON) -m venv $$venv; \
+	    $$venv/bin/pip install -q --disable-pip-version-check --no-input -r $<; touch $$venv/complete; \
+	  fi; \
+	  mkdir -p $(BUILD); rm -f $@; ln -s $$venv $@
+
+CSRC = $(wildcard torch/csrc/*.cpp torch/csrc/*.h torch/csrc/cuda/*)
+
+lint: need-go $(BUILD)/lint ## formats, vet, staticcheck, import levels, forbidden calls, go.mod, ruff
 	@$(GO) test -count=1 ./internal/arch
 	@$(GO) tool -modfile=third_party/lint/go.mod staticcheck ./...
+	@$(GO) mod tidy -diff || { echo "lint: go.mod is not tidy; run go mod tidy" >&2; exit 1; }
+	@$(LINT)/clang-format --dry-run --Werror $(CSRC) || { echo "lint: run make fmt" >&2; exit 1; }
+	@$(LINT)/ruff check -q scripts
+	@$(LINT)/ruff format -q --check scripts || { echo "lint: run make fmt" >&2; exit 1; }
 	@echo "lint: passed"
 
-fmt: need-go ## gofmt -w
+fmt: need-go $(BUILD)/lint ## gofmt, clang-format and ruff format write the files anew
 	@$(GO) fmt ./...
+	@$(LINT)/clang-format -i $(CSRC)
+	@$(LINT)/ruff format -q scripts
 
 clean: ## removes build/ and bin/ (libtorch and the Python environment stay in the user's cache)
 	@rm -rf $(BUILD) bin

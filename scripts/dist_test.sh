@@ -20,6 +20,7 @@ command -v apt-get >/dev/null && command -v unshare >/dev/null ||
 
 if [ ! -e "$debs/complete" ]; then
   mkdir -p "$debs"
+  apt-cache policy libstdc++6 | grep 'Candidate: [0-9]' >/dev/null || apt-get -qq update
   mapfile -t packages < <(apt-cache depends --recurse --no-recommends --no-suggests --no-conflicts --no-breaks \
     --no-replaces --no-enhances bash coreutils tar gzip libstdc++6 | grep '^[a-z]' | grep -v -e : -e awk | sort -u)
   say "fetching ${packages[*]}"
