@@ -107,7 +107,9 @@ def copy_licences(binary_package, libtorch, out):
     torch = 0
     for package in sorted(Path(libtorch).parent.iterdir()):
         if TORCH_PACKAGES.match(package.name):
-            for text in sorted(p for p in package.rglob("*") if p.is_file() and LICENCE.match(p.name)):
+            for text in sorted(
+                p for p in package.rglob("*") if p.is_file() and LICENCE.match(p.name)
+            ):
                 take(text, "libtorch", package.name[: -len(".dist-info")], text.name)
                 torch += package.name.startswith("torch-")
     if not torch:
@@ -117,7 +119,13 @@ def copy_licences(binary_package, libtorch, out):
         )
 
     lines = output(
-        GO, "list", "-deps", "-f", "{{with .Module}}{{.Path}}\t{{.Dir}}{{end}}", binary_package, cwd=ROOT
+        GO,
+        "list",
+        "-deps",
+        "-f",
+        "{{with .Module}}{{.Path}}\t{{.Dir}}{{end}}",
+        binary_package,
+        cwd=ROOT,
     ).splitlines()
     own = output(GO, "list", "-m", cwd=ROOT).strip()
     for line in sorted(set(lines)):
@@ -137,7 +145,9 @@ def needs(files):
     """The newest glibc and libstdc++ that the files ask for."""
     newest = {}
     for path in files:
-        for kind, number in re.findall(r"\b(GLIBC|GLIBCXX)_([0-9.]+)", output("objdump", "-T", str(path))):
+        for kind, number in re.findall(
+            r"\b(GLIBC|GLIBCXX)_([0-9.]+)", output("objdump", "-T", str(path))
+        ):
             newest[kind] = max(newest.get(kind, (0,)), tuple(map(int, number.split("."))))
     return ", ".join(
         "%s %s or newer" % (name, ".".join(map(str, newest[kind])))
@@ -150,7 +160,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--binary", required=True, help="the built program")
     parser.add_argument("--shim", required=True, help="the shim, linked relative to itself")
-    parser.add_argument("--loaded", required=True, help="the same shim as linked for this machine, to list its libraries")
+    parser.add_argument(
+        "--loaded",
+        required=True,
+        help="the same shim as linked for this machine, to list its libraries",
+    )
     parser.add_argument("--libtorch", required=True, help="libtorch's folder, with include and lib")
     parser.add_argument("--version", required=True)
     parser.add_argument("--out", required=True, help="folder to make; an older one is replaced")
