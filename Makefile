@@ -29,11 +29,11 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim lntorch gotorch test test-gotorch test-nnunet test-monai test-public test-race test-stress fuzz golden bench bench-methods bench-go lint fmt clean
-.PHONY: need-go need-cxx need-python shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
+.PHONY: help all libtorch shim lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 	@echo "  variables      LIBTORCH=dir  TORCH=system|2.4.1|2.15.0|...  CUDA=1  GO=  PYTHON=  CXX="
 
 all: lntorch shim ## bin/lntorch and its shim over libtorch (the default)
@@ -117,10 +117,61 @@ $(SHIM_DIR)/flags: FORCE
 
 -include $(SHIM_OBJS:.o=.d)
 
+# What git calls this state; an unpacked archive of the source has no git.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
 lntorch: need-go ## bin/lntorch alone
 	@mkdir -p bin
-	@$(GO) build -trimpath -o bin/lntorch ./cmd/lntorch
+	@$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lntorch ./cmd/lntorch
 	@echo "lntorch: bin/lntorch"
+
+# ---- what runs elsewhere ----------------------------------------------------------------------
+# A folder with the program, the shim, libtorch's CPU libraries and all licences. Its libraries find
+# each other from where they lie, so it may be moved; see scripts/dist.py.
+
+PREFIX    ?= /usr/local
+DIST_NAME := lntorch-linux-x86_64
+DIST      := $(BUILD)/dist/$(DIST_NAME)
+
+dist: shim need-go ## build/dist/lntorch-VERSION-linux-x86_64.tar.gz: runs where there is no compiler, Python or Go
+	@$(SUB) dist-tree
+	@$(SUB) dist-archive
+
+install: shim need-go ## the same under PREFIX (/usr/local): PREFIX/lib/lntorch, and a link in PREFIX/bin
+	@$(SUB) dist-tree
+	@mkdir -p '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'
+	@rm -rf '$(DESTDIR)$(PREFIX)/lib/lntorch'
+	@cp -R $(DIST) '$(DESTDIR)$(PREFIX)/lib/lntorch'
+	@ln -sfn ../lib/lntorch/bin/lntorch '$(DESTDIR)$(PREFIX)/bin/lntorch'
+	@echo "install: $(DESTDIR)$(PREFIX)/bin/lntorch; to remove it: rm -r $(DESTDIR)$(PREFIX)/bin/lntorch $(DESTDIR)$(PREFIX)/lib/lntorch"
+
+# The shim once more, from the same objects, without this machine's paths.
+DIST_SHIM := $(SHIM_DIR)/dist/liblntorch.so
+
+$(DIST_SHIM): $(SHIM_OBJS)
+	@echo "link  $@"
+	@mkdir -p $(@D)
+	@$(CXX) -shared -L$(LIBTORCH_LIB) -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/torch/lib' -Wl,-z,now \
+	  -Wl,-rpath-link,$(LIBTORCH_LIB) -o $@ $^ -Wl,--no-as-needed -ltorch_cpu -lc10
+
+dist-tree: $(DIST_SHIM)
+	@mkdir -p $(BUILD)/dist
+	@$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BUILD)/dist/lntorch ./cmd/lntorch
+	@GO=$(GO) $(PYTHON) scripts/dist.py --binary $(BUILD)/dist/lntorch --shim $(DIST_SHIM) --loaded $(SHIM) \
+	  --libtorch $(LIBTORCH_DIR) --version '$(VERSION)' --out $(DIST)
+	@rm $(BUILD)/dist/lntorch
+
+# gzip, because tar on a Debian without anything installed unpacks nothing else.
+dist-archive:
+	@cd $(BUILD)/dist && rm -f *.tar.gz && archive=lntorch-$(VERSION)-linux-x86_64.tar.gz && \
+	  tar -c --sort=name --owner=0 --group=0 --numeric-owner --mtime='$(shell git log -1 --format=%cI 2>/dev/null || echo 2026-01-01)' \
+	    --transform 's,^$(DIST_NAME),lntorch-$(VERSION),' $(DIST_NAME) | gzip -n6 >$$archive && \
+	  echo "dist: $(BUILD)/dist/$$archive: $$(du -m $$archive | cut -f 1) MiB, unpacked $$(du -sm $(DIST_NAME) | cut -f 1) MiB"
+
+test-dist: shim need-go | $(LOGS) ## the archive in a root folder with Debian's smallest packages alone (needs apt-get and unshare)
+	@$(SUB) dist-tree
+	@$(SUB) dist-archive
+	@PYTHON=$(PYTHON) bash scripts/dist_test.sh $(BUILD)/dist/*.tar.gz $(LOGGED)
 
 .PHONY: demo
 demo: all ## fine-tunes the bundled foundation model on bundled cases, with DGST and in full, and shows before and after
@@ -174,6 +225,18 @@ test: shim need-go | $(LOGS) ## every Go test, over libtorch
 test-race: shim need-go | $(LOGS) ## the same under the race detector
 	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -race -timeout 60m $(PKGS) $(LOGGED)
 
+# Packages that do not import torch, tests included: the loaders, readers and writers, where the goroutines are.
+PURE = $$($(GO) list -f '{{.ImportPath}} {{join .Deps " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' $(PKGS) | \
+	  grep -vE ' [^ ]*/lntorch/(torch|internal/torchtest)( |$$)|^[^ ]*/lntorch/(torch(/[^ ]*)?|internal/arch) ' | cut -d ' ' -f 1)
+
+test-race-pure: need-go | $(LOGS) ## the packages without libtorch under the race detector
+	@$(GO) test -count=1 -race -timeout 30m $(PURE) $(LOGGED)
+
+# Afterwards build/lib links to the usual shim again.
+test-torch215: need-go | $(LOGS) ## operators, layers, optimizers and networks over libtorch 2.15.0
+	@trap '$(SUB) shim >/dev/null 2>&1' EXIT; $(SUB) shim TORCH=2.15.0 LIBTORCH= CUDA=; \
+	  LNTORCH_REQUIRE=torch $(GO_TEST) -timeout 30m ./torch/... ./models $(LOGGED)
+
 test-stress: shim need-go | $(LOGS) ## the tests of the bridge and the loops with the garbage collector running all the time
 	@GOGC=1 LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -timeout 60m ./torch/... ./checkpoint/... ./train/... ./infer/... $(LOGGED)
 
@@ -216,6 +279,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run() { echo "golden  $$*"; $$python scripts/golden/"$$@" >>$(LOGS)/golden.log; }; mkdir -p $(LOGS); : >$(LOGS)/golden.log; \
 	  run network.py --out $$g/network; \
 	  run loss.py --golden $$g/loss; \
+	  run online_counts.py --golden $$g/online_counts.json; \
 	  run train_steps.py --golden $$g/train; \
 	  run swinunetr.py --golden $$g/swinunetr --deterministic; \
 	  run dgst.py --golden $$g/dgst --deterministic; \
@@ -231,6 +295,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run splits.py $$g/splits.json; \
 	  run loader.py $$g/loader; \
 	  run pth_corpus.py $$g/pth; \
+	  run npz_corpus.py $$g/npz; \
 	  run safetensors_corpus.py $$g/safetensors; \
 	  run nifti_corpus.py $$g/nifti; \
 	  run lora.py --golden $$g/lora; \
@@ -249,13 +314,32 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 
 # ---- the source tree ----------------------------------------------------------------------------------------------
 
-lint: need-go ## gofmt, vet, import levels, forbidden calls, staticcheck
+# clang-format and ruff, of the versions in scripts/requirements-lint.txt, in the user's cache.
+LINT := $(BUILD)/lint/bin
+
+$(BUILD)/lint: scripts/requirements-lint.txt | need-python
+	@cache=$${XDG_CACHE_HOME:-$$HOME/.cache}/lntorch; venv=$$cache/venv-lint-$$(sha256sum $< | cut -c 1-10); \
+	  if [ ! -e $$venv/complete ]; then \
+	    mkdir -p $$cache; rm -rf $$venv; $(PYTHON) -m venv $$venv; \
+	    $$venv/bin/pip install -q --disable-pip-version-check --no-input -r $<; touch $$venv/complete; \
+	  fi; \
+	  mkdir -p $(BUILD); rm -f $@; ln -s $$venv $@
+
+CSRC = $(wildcard torch/csrc/*.cpp torch/csrc/*.h torch/csrc/cuda/*)
+
+lint: need-go $(BUILD)/lint ## formats, vet, staticcheck, import levels, forbidden calls, go.mod, ruff
 	@$(GO) test -count=1 ./internal/arch
 	@$(GO) tool -modfile=third_party/lint/go.mod staticcheck ./...
+	@$(GO) mod tidy -diff || { echo "lint: go.mod is not tidy; run go mod tidy" >&2; exit 1; }
+	@$(LINT)/clang-format --dry-run --Werror $(CSRC) || { echo "lint: run make fmt" >&2; exit 1; }
+	@$(LINT)/ruff check -q scripts
+	@$(LINT)/ruff format -q --check scripts || { echo "lint: run make fmt" >&2; exit 1; }
 	@echo "lint: passed"
 
-fmt: need-go ## gofmt -w
+fmt: need-go $(BUILD)/lint ## gofmt, clang-format and ruff format write the files anew
 	@$(GO) fmt ./...
+	@$(LINT)/clang-format -i $(CSRC)
+	@$(LINT)/ruff format -q scripts
 
 clean: ## removes build/ and bin/ (libtorch and the Python environment stay in the user's cache)
 	@rm -rf $(BUILD) bin

@@ -284,11 +284,20 @@ func spec(t *testing.T, name string) string { return golden.Path(t, "lora/"+name
 func TestLiveLoRA(t *testing.T) {
 	golden.Python(t)
 	t.Setenv("OMP_NUM_THREADS", fmt.Sprint(threads))
+	root := t.TempDir()
+	folder := func(name, dropout string) string { return filepath.Join(root, name+"-"+dropout) }
+	dropouts := []string{"0.1", "0"}
+	var runs [][]string
+	for name := range loraCases(t) {
+		for _, dropout := range dropouts {
+			runs = append(runs, []string{"--spec", spec(t, name), "--out", folder(name, dropout), "--threads", fmt.Sprint(threads), "--dropout", dropout})
+		}
+	}
+	golden.RunAll(t, "lora.py", runs...)
 	for name, c := range loraCases(t) {
-		for _, dropout := range []string{"0.1", "0"} {
+		for _, dropout := range dropouts {
 			t.Run(name+" dropout "+dropout, func(t *testing.T) {
-				dir := t.TempDir()
-				golden.Run(t, "lora.py", "--spec", spec(t, name), "--out", dir, "--threads", fmt.Sprint(threads), "--dropout", dropout)
+				dir := folder(name, dropout)
 				onTorch(t, func(s *torch.Scope) {
 					n := c.build(t, s)
 					inject(t, c.method(t, dropout), s, n.Module(), true)
@@ -398,10 +407,15 @@ func TestLivePEFTLoadsOurFolder(t *testing.T) {
 func TestLiveReleasedCheckpoints(t *testing.T) {
 	golden.Python(t)
 	t.Setenv("OMP_NUM_THREADS", fmt.Sprint(threads))
+	root := t.TempDir()
+	var runs [][]string
+	for name := range loraCases(t) {
+		runs = append(runs, []string{"--spec", spec(t, name), "--released", filepath.Join(root, name), "--threads", fmt.Sprint(threads)})
+	}
+	golden.RunAll(t, "lora.py", runs...)
 	for name, c := range loraCases(t) {
 		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			golden.Run(t, "lora.py", "--spec", spec(t, name), "--released", dir, "--threads", fmt.Sprint(threads))
+			dir := filepath.Join(root, name)
 			onTorch(t, func(s *torch.Scope) {
 				n := c.build(t, s)
 				fill(t, n.Module())

@@ -83,7 +83,7 @@ func TestPhantomsAreSegmentedAsByNnUNet(t *testing.T) {
 			require.Equal(t, im.Shape, labels.Shape)
 			require.Equal(t, truth.Shape, labels.Shape)
 			different, foreground := 0, 0
-			for i, l := range labels.Pixels.([]uint8) {
+			for i, l := range labels.Pixels.(volume.Slice[uint8]) {
 				if float32(l) != want[i] {
 					different++
 				}

@@ -184,7 +184,7 @@ func TestLiveLoss(t *testing.T) {
 	golden.Python(t)
 	t.Setenv("OMP_NUM_THREADS", fmt.Sprint(threads))
 	dir := t.TempDir()
-	golden.Run(t, "loss.py", "--golden", dir, "--threads", fmt.Sprint(threads))
+	runs := [][]string{{"--golden", dir, "--threads", fmt.Sprint(threads)}}
 	for name, spatial := range map[string][]string{
 		"ce-four-batchdice-b3":     {"17", "40", "33"},
 		"ce-ignore":                {"16", "64", "48"},
@@ -192,9 +192,10 @@ func TestLiveLoss(t *testing.T) {
 		"bce-regions-batchdice-2d": {"200", "136"},
 	} {
 		out := filepath.Join(dir, "large-"+name)
-		golden.Run(t, "loss.py", append([]string{"--spec", golden.Path(t, "loss/"+name+".json"), "--out", out + ".npz",
-			"--threads", fmt.Sprint(threads), "--spatial"}, spatial...)...)
+		runs = append(runs, append([]string{"--spec", golden.Path(t, "loss/"+name+".json"), "--out", out + ".npz",
+			"--threads", fmt.Sprint(threads), "--spatial"}, spatial...))
 	}
+	golden.RunAll(t, "loss.py", runs...)
 	for path, d := range cases(t, dir) {
 		d.device = torch.CPU
 		t.Run(filepath.Base(path), func(t *testing.T) {

@@ -7,6 +7,7 @@ threads and network, or the run stops. Where a process alone needs gigabytes, wo
 
 Writes docs/benchmarks.md and build/bench.json; with --parts methods (`make bench-methods`) docs/benchmarks-methods.md and build/bench-methods.json.
 """
+
 import argparse
 import json
 import os
@@ -37,22 +38,65 @@ FROM_MONAI = ("swinunetr", "swinunetrv2")
 
 # ---- the Python side: workers ----------------------------------------------------------------------------------------
 
+
 def network(name):
-    import torch
     from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+
+    import torch
     from torch import nn
+
     if name in FROM_MONAI:
         from monai.networks.nets import SwinUNETR
-        return SwinUNETR(img_size=(64, 64, 64), in_channels=1, out_channels=2, feature_size=48, use_v2=name.endswith("v2")), [[1] * 3, [2] * 3]
+
+        return SwinUNETR(
+            img_size=(64, 64, 64),
+            in_channels=1,
+            out_channels=2,
+            feature_size=48,
+            use_v2=name.endswith("v2"),
+        ), [[1] * 3, [2] * 3]
     features, first, strides = NETWORKS[name]
     cube = lambda k: [k] * 3 if isinstance(k, int) else list(k)
     strides = [cube(s) for s in strides]
     kernels = [cube(first)] + [[3] * 3] * (len(features) - 1)
-    more = (nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, None, None, nn.LeakyReLU, {"inplace": True})
+    more = (
+        nn.InstanceNorm3d,
+        {"eps": 1e-5, "affine": True},
+        None,
+        None,
+        nn.LeakyReLU,
+        {"inplace": True},
+    )
     if name == "resencl":
-        net = ResidualEncoderUNet(1, len(features), features, nn.Conv3d, kernels, strides, [1, 3, 4, 6, 6, 6], 2, [1] * 5, True, *more, deep_supervision=True)
+        net = ResidualEncoderUNet(
+            1,
+            len(features),
+            features,
+            nn.Conv3d,
+            kernels,
+            strides,
+            [1, 3, 4, 6, 6, 6],
+            2,
+            [1] * 5,
+            True,
+            *more,
+            deep_supervision=True,
+        )
     else:
-        net = PlainConvUNet(1, len(features), features, nn.Conv3d, kernels, strides, 2, 2, 2, True, *more, deep_supervision=True)
+        net = PlainConvUNet(
+            1,
+            len(features),
+            features,
+            nn.Conv3d,
+            kernels,
+            strides,
+            2,
+            2,
+            2,
+            True,
+            *more,
+            deep_supervision=True,
+        )
     torch.manual_seed(1)
     net.apply(net.initialize)
     return net, strides
@@ -60,11 +104,13 @@ def network(name):
 
 def optimizer_of(net):
     import torch
+
     return torch.optim.SGD(net.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
 
 
 def random_gradients(net):
     import torch
+
     for p in net.parameters():
         p.grad = 1e-3 * torch.randn_like(p)
 
@@ -72,24 +118,45 @@ def random_gradients(net):
 def step(net, strides, o):
     """nnUNetTrainer.train_step on the CPU; with amp, its network and loss under autocast to bfloat16."""
     import contextlib
+
     import numpy as np
-    import torch
     from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
     from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
     from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+
+    import torch
+
     net.train()
     x = torch.randn(2, 1, *o["patch"])
     if o.get("channels_last"):
-        net, x = net.to(memory_format=torch.channels_last_3d), x.contiguous(memory_format=torch.channels_last_3d)
+        net, x = (
+            net.to(memory_format=torch.channels_last_3d),
+            x.contiguous(memory_format=torch.channels_last_3d),
+        )
     scales = (1 / np.cumprod(np.vstack(strides), axis=0))[:-1]
     weights = 0.5 ** np.arange(len(scales))
     weights[-1] = 0 if len(scales) > 1 else 1
-    one = DC_and_CE_loss({"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False}, {}, weight_ce=1, weight_dice=1,
-                                                 ignore_label=None, dice_class=MemoryEfficientSoftDiceLoss)
+    one = DC_and_CE_loss(
+        {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False},
+        {},
+        weight_ce=1,
+        weight_dice=1,
+        ignore_label=None,
+        dice_class=MemoryEfficientSoftDiceLoss,
+    )
     several = DeepSupervisionWrapper(one, weights / weights.sum()) if len(scales) > 1 else None
-    targets = [(torch.randn(2, 1, *(round(n * f) for n, f in zip(o["patch"], scale))) > 1.28).to(torch.int16) for scale in scales]
+    targets = [
+        (torch.randn(2, 1, *(round(n * f) for n, f in zip(o["patch"], scale))) > 1.28).to(
+            torch.int16
+        )
+        for scale in scales
+    ]
     optimizer = optimizer_of(net)
-    mixed = (lambda: torch.autocast("cpu", dtype=torch.bfloat16)) if o.get("amp") else contextlib.nullcontext
+    mixed = (
+        (lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+        if o.get("amp")
+        else contextlib.nullcontext
+    )
 
     def run():
         optimizer.zero_grad(set_to_none=True)
@@ -99,6 +166,7 @@ def step(net, strides, o):
         torch.nn.utils.clip_grad_norm_(net.parameters(), 12)
         optimizer.step()
         return {"loss": float(value.detach().cpu().numpy())}
+
     return run
 
 
@@ -111,27 +179,38 @@ def update(net, _, o):
 def sparse_gradients(net):
     """By name: the weights whose rows DGST thins out."""
     random_gradients(net)
-    return [(n, p.grad) for n, p in net.named_parameters() if not any(w in n for w in ("norm", "bias", "head", "gamma", "seg_layers"))]
+    return [
+        (n, p.grad)
+        for n, p in net.named_parameters()
+        if not any(w in n for w in ("norm", "bias", "head", "gamma", "seg_layers"))
+    ]
 
 
 def topk(net, _, o):
     """torch.topk for each weight: indices alone."""
     import torch
+
     gradients = sparse_gradients(net)
 
     def run():
-        return {"entries": sum(torch.topk(g.flatten(1).abs(), 2, dim=1).indices.numel() for _, g in gradients)}
+        return {
+            "entries": sum(
+                torch.topk(g.flatten(1).abs(), 2, dim=1).indices.numel() for _, g in gradients
+            )
+        }
+
     return run
 
 
 def released(net, _, o):
     """What the released selection does: for each rank a sort of all rows, and one-hot rows out of an identity matrix as wide as a row."""
     import torch
+
     gradients = sparse_gradients(net)
 
     def run():
         entries = 0
-        for name, g in gradients:
+        for _name, g in gradients:
             rows = g.reshape(g.shape[0], -1).abs()
             mask = torch.ones_like(rows)
             for rank in range(min(2, rows.shape[1])):
@@ -139,6 +218,7 @@ def released(net, _, o):
                 mask = mask * (1 - torch.eye(rows.shape[1])[largest])
             entries += mask.numel() - int(mask.sum(dtype=torch.float64))
         return {"entries": entries}
+
     return run
 
 
@@ -147,19 +227,31 @@ def opening(net, _, o):
     import torch
 
     def run():
-        saved = torch.load(o["path"], map_location=torch.device("cpu"), mmap=o["mmap"], weights_only=False)
+        saved = torch.load(
+            o["path"], map_location=torch.device("cpu"), mmap=o["mmap"], weights_only=False
+        )
         net.load_state_dict(saved["network_weights"])
+
     return run
 
 
 def window(net, _, o):
     """nnUNetPredictor's sliding window."""
     from types import SimpleNamespace
-    import torch
+
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    import torch
+
     net.decoder.deep_supervision = False
-    p = nnUNetPredictor(tile_step_size=0.5, use_gaussian=True, use_mirroring=False, perform_everything_on_device=False,
-                        device=torch.device("cpu"), allow_tqdm=False)
+    p = nnUNetPredictor(
+        tile_step_size=0.5,
+        use_gaussian=True,
+        use_mirroring=False,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
     p.network, p.configuration_manager = net, SimpleNamespace(patch_size=o["patch"])
     p.label_manager, p.allowed_mirroring_axes = SimpleNamespace(num_segmentation_heads=2), None
     image = torch.randn(1, *o["image"])
@@ -168,23 +260,44 @@ def window(net, _, o):
     def run():
         p.predict_sliding_window_return_logits(image)
         return {"tiles": tiles}
+
     return run
 
 
 def save(o):
     """Writes a checkpoint with momentum, of the keys that nnU-Net's has."""
     import torch
+
     net, _ = network(o["network"])
     optimizer = optimizer_of(net)
     random_gradients(net)
     optimizer.step()
-    plans = json.loads((DEMO / "preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource.json").read_text())
+    plans = json.loads(
+        (DEMO / "preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource.json").read_text()
+    )
     dataset = json.loads((DEMO / "preprocessed/Dataset102_PhantomTarget/dataset.json").read_text())
     with open(o["path"], "wb") as f:
-        torch.save({"network_weights": net.state_dict(), "optimizer_state": optimizer.state_dict(), "grad_scaler_state": None, "logging": {},
-                    "_best_ema": None, "current_epoch": 1, "init_args": {"plans": plans, "configuration": "3d_phantom", "fold": 0, "dataset_json": dataset,
-                                                                          "unpack_dataset": True, "device": torch.device("cpu")},
-                    "trainer_name": "nnUNetTrainer", "inference_allowed_mirroring_axes": (0, 1, 2)}, f)
+        torch.save(
+            {
+                "network_weights": net.state_dict(),
+                "optimizer_state": optimizer.state_dict(),
+                "grad_scaler_state": None,
+                "logging": {},
+                "_best_ema": None,
+                "current_epoch": 1,
+                "init_args": {
+                    "plans": plans,
+                    "configuration": "3d_phantom",
+                    "fold": 0,
+                    "dataset_json": dataset,
+                    "unpack_dataset": True,
+                    "device": torch.device("cpu"),
+                },
+                "trainer_name": "nnUNetTrainer",
+                "inference_allowed_mirroring_axes": (0, 1, 2),
+            },
+            f,
+        )
         os.fsync(f.fileno())
 
 
@@ -192,15 +305,29 @@ def first(o, answer):
     """nnUNetv2_train, until its first iteration is over."""
     from nnunetv2.run.run_training import run_training_entry
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
     train_step = nnUNetTrainer.train_step
 
     def once(self, batch):
         loss = train_step(self, batch)["loss"]
         print(json.dumps({"part": "first", "note": f"loss {loss:.4f}"}), file=answer, flush=True)
         os._exit(0)
+
     nnUNetTrainer.train_step = once
-    sys.argv = ["nnUNetv2_train", "102", "3d_phantom", "0", "-p", "nnUNetPlansSource", "-device", "cpu", "-pretrained_weights", o["pretrained"],
-                "--use_compressed", "--disable_checkpointing"]
+    sys.argv = [
+        "nnUNetv2_train",
+        "102",
+        "3d_phantom",
+        "0",
+        "-p",
+        "nnUNetPlansSource",
+        "-device",
+        "cpu",
+        "-pretrained_weights",
+        o["pretrained"],
+        "--use_compressed",
+        "--disable_checkpointing",
+    ]
     run_training_entry()
 
 
@@ -209,23 +336,45 @@ def preprocess(o, answer):
     import numpy as np
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
     raw, folder = Path(o["raw"]), Path(o["folder"])
     manager = PlansManager(json.loads((folder / "nnUNetPlans.json").read_text()))
     dataset = json.loads((folder / "dataset.json").read_text())
     start = time.perf_counter()
-    DefaultPreprocessor(verbose=False).run_case_save(str(folder / "theirs"), [str(raw / "imagesTr/CT_0000.nii.gz")], str(raw / "labelsTr/CT.nii.gz"), manager,
-                                                     manager.get_configuration("3d_fullres"), dataset)
+    DefaultPreprocessor(verbose=False).run_case_save(
+        str(folder / "theirs"),
+        [str(raw / "imagesTr/CT_0000.nii.gz")],
+        str(raw / "labelsTr/CT.nii.gz"),
+        manager,
+        manager.get_configuration("3d_fullres"),
+        dataset,
+    )
     seconds, peak = time.perf_counter() - start, peak_rss()
-    ours, theirs = np.load(folder / "nnUNetPlans_3d_fullres" / "CT.npz"), np.load(folder / "theirs.npz")
+    ours, theirs = (
+        np.load(folder / "nnUNetPlans_3d_fullres" / "CT.npz"),
+        np.load(folder / "theirs.npz"),
+    )
     a, b = ours["data"], theirs["data"]
-    print(json.dumps({"seconds": seconds, "peak_rss_bytes": peak, "difference": max(float(np.abs(x - y).max()) for x, y in zip(a[0], b[0])),
-                      "labels": int((ours["seg"] != theirs["seg"]).sum()), "shape": list(b.shape)}), file=answer, flush=True)
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "peak_rss_bytes": peak,
+                "difference": max(float(np.abs(x - y).max()) for x, y in zip(a[0], b[0])),
+                "labels": int((ours["seg"] != theirs["seg"]).sum()),
+                "shape": list(b.shape),
+            }
+        ),
+        file=answer,
+        flush=True,
+    )
 
 
 def phantom(o):
     """A raw dataset of one CT: an ellipse with spine and airway, noise as of a reconstruction, balls for nodes."""
     import numpy as np
     import SimpleITK as sitk
+
     rng = np.random.RandomState(len(o["shape"]))
     nz, ny, nx = o["shape"]
     y, x = np.mgrid[:ny, :nx].astype(np.float32) - np.array([ny / 2, nx / 2]).reshape(2, 1, 1)
@@ -251,7 +400,16 @@ def phantom(o):
         im = sitk.GetImageFromArray(values)
         im.SetSpacing((0.98, 0.98, 1.5))
         sitk.WriteImage(im, str(root / (name + ".nii.gz")), True)
-    (root / "dataset.json").write_text(json.dumps({"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1}, "numTraining": 1, "file_ending": ".nii.gz"}))
+    (root / "dataset.json").write_text(
+        json.dumps(
+            {
+                "channel_names": {"0": "CT"},
+                "labels": {"background": 0, "lymph_node": 1},
+                "numTraining": 1,
+                "file_ending": ".nii.gz",
+            }
+        )
+    )
 
 
 def peak_rss():
@@ -275,32 +433,53 @@ def worker(o):
         {"save": save, "phantom": phantom}[o["part"]](o)
         return
     import torch
+
     torch.set_num_threads(o["threads"])
     net, strides = network(o["network"])
-    run = {"step": step, "update": update, "topk": topk, "released": released, "open": opening, "window": window}[o["part"]](net, strides, o)
-    about = {"parameters": sum(p.numel() for p in net.parameters()), "torch": torch.__version__.split("+")[0],
-             "cpu_capability": torch.backends.cpu.get_cpu_capability(), "threads": torch.get_num_threads()}
+    run = {
+        "step": step,
+        "update": update,
+        "topk": topk,
+        "released": released,
+        "open": opening,
+        "window": window,
+    }[o["part"]](net, strides, o)
+    about = {
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "torch": torch.__version__.split("+")[0],
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
     print(json.dumps({**about, "ready": True}), file=answer, flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         more = run() or {}
         seconds = time.perf_counter() - start
-        print(json.dumps({**about, **more, "seconds": seconds, "peak_rss_bytes": peak_rss()}), file=answer, flush=True)
+        print(
+            json.dumps({**about, **more, "seconds": seconds, "peak_rss_bytes": peak_rss()}),
+            file=answer,
+            flush=True,
+        )
 
 
 # ---- the driver ------------------------------------------------------------------------------------------------------
+
 
 class Worker:
     """A process that repeats its work: a line in, an answer out."""
 
     def __init__(self, command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment())
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
+        )
         self.read()
 
     def read(self):
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"bench: exit code {self.process.wait()}: {shlex.join(map(str, self.process.args))}")
+            raise SystemExit(
+                f"bench: exit code {self.process.wait()}: {shlex.join(map(str, self.process.args))}"
+            )
         return json.loads(line)
 
     def repeat(self):
@@ -323,18 +502,29 @@ class Start:
     def repeat(self):
         with tempfile.TemporaryFile("w+") as errors:
             start = time.perf_counter()
-            process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True,
-                                       env=environment(**self.env), start_new_session=True)
+            process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment(**self.env),
+                start_new_session=True,
+            )
             try:
                 answer = self.answer(process, start)
                 ended(process)
             finally:
-                os.killpg(process.pid, signal.SIGKILL)  # what it has started, as nnU-Net's own workers; itself only if interrupted
+                os.killpg(
+                    process.pid, signal.SIGKILL
+                )  # what it has started, as nnU-Net's own workers; itself only if interrupted
                 process.stdout.close()
                 process.wait()
             if process.returncode or answer is None:
                 errors.seek(0)
-                raise SystemExit(f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}\n{errors.read()}")
+                raise SystemExit(
+                    f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}\n{errors.read()}"
+                )
             return answer
 
     def answer(self, process, start):
@@ -356,16 +546,31 @@ class Once:
 
     def repeat(self):
         start = time.perf_counter()
-        process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment(**self.env))
+        process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(**self.env),
+        )
         out = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            raise SystemExit(f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}")
+            raise SystemExit(
+                f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}"
+            )
         answer = json.loads(out)
         answer = answer[0] if isinstance(answer, list) else answer
-        answer = {"seconds": seconds, "peak_rss_bytes": used.ru_maxrss << 10, **{("steps" if k == "seconds" and isinstance(v, dict) else k): v for k, v in answer.items()}}
+        answer = {
+            "seconds": seconds,
+            "peak_rss_bytes": used.ru_maxrss << 10,
+            **{
+                ("steps" if k == "seconds" and isinstance(v, dict) else k): v
+                for k, v in answer.items()
+            },
+        }
         return {**answer, **self.more(answer)}
 
     def close(self):
@@ -379,7 +584,9 @@ def ended(process):
 
 def environment(**more):
     """Of the processes: without settings of lntorch, and with folders for nnU-Net, which else prints advice."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith("LNTORCH_") or k == "LNTORCH_LIB"}
+    keep = {
+        k: v for k, v in os.environ.items() if not k.startswith("LNTORCH_") or k == "LNTORCH_LIB"
+    }
     nowhere = {f"nnUNet_{n}": "/nonexistent" for n in ("raw", "preprocessed", "results")}
     return {**keep, **nowhere, "PYTHONWARNINGS": "ignore", **{k: str(v) for k, v in more.items()}}
 
@@ -389,14 +596,37 @@ class Bench:
         self.args, self.rows, self.memory, self.preprocessed, self.libtorch = args, [], [], [], {}
 
     def ours(self, part, *flags):
-        return [self.args.lntorch, "bench", part, "--serve", "--threads", str(self.args.threads), *map(str, flags)]
+        return [
+            self.args.lntorch,
+            "bench",
+            part,
+            "--serve",
+            "--threads",
+            str(self.args.threads),
+            *map(str, flags),
+        ]
 
     def theirs(self, part, **options):
-        return [sys.executable, __file__, "--worker", json.dumps({"part": part, "threads": self.args.threads, **options}, default=str)]
+        return [
+            sys.executable,
+            __file__,
+            "--worker",
+            json.dumps({"part": part, "threads": self.args.threads, **options}, default=str),
+        ]
 
     ALIKE = ("torch", "cpu_capability", "threads", "parameters")
 
-    def group(self, title, sides, warmup=1, alone=False, most=None, each=1, keep=None, alike=(*ALIKE, "entries", "tiles")):
+    def group(
+        self,
+        title,
+        sides,
+        warmup=1,
+        alone=False,
+        most=None,
+        each=1,
+        keep=None,
+        alike=(*ALIKE, "entries", "tiles"),
+    ):
         """Rows of one title: sides maps who to the command of a worker, or to a Start. alone: a worker for each repeat, none beside it, timed `each` times.
 
         What alike names must be the same on all sides that tell it.
@@ -419,9 +649,17 @@ class Bench:
         ours = None
         for who, found in answers.items():
             seconds = [a["seconds"] for a in found]
-            row = {"what": title, "who": who, "seconds": seconds, "median": statistics.median(seconds), "min": min(seconds), "max": max(seconds),
-                   "ratio": None, "peak_rss_bytes": max(a.get("peak_rss_bytes", 0) for a in found),
-                   "tensors_peak_bytes": max(a.get("tensors_peak_bytes", 0) for a in found)}
+            row = {
+                "what": title,
+                "who": who,
+                "seconds": seconds,
+                "median": statistics.median(seconds),
+                "min": min(seconds),
+                "max": max(seconds),
+                "ratio": None,
+                "peak_rss_bytes": max(a.get("peak_rss_bytes", 0) for a in found),
+                "tensors_peak_bytes": max(a.get("tensors_peak_bytes", 0) for a in found),
+            }
             if ours is None:
                 ours = row["median"]
             else:
@@ -448,50 +686,113 @@ class Bench:
         for name in alike:
             found = {who: a[name] for who, all_ in answers.items() for a in all_ if name in a}
             if len(set(found.values())) > 1:
-                raise SystemExit(f"bench: {title}: {name} differs, so this is no comparison: {found}")
+                raise SystemExit(
+                    f"bench: {title}: {name} differs, so this is no comparison: {found}"
+                )
             if name in ("torch", "cpu_capability") and found:
                 self.libtorch[name] = next(iter(found.values()))
 
 
 def run_startup(b, size):
     train = Path(sys.executable).with_name("nnUNetv2_train")
-    b.group("start-up: help", {"lntorch --help": Start([b.args.lntorch, "--help"], line=False), "nnUNetv2_train -h": Start([str(train), "-h"], line=False)})
+    b.group(
+        "start-up: help",
+        {
+            "lntorch --help": Start([b.args.lntorch, "--help"], line=False),
+            "nnUNetv2_train -h": Start([str(train), "-h"], line=False),
+        },
+    )
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(DEMO / "preprocessed", Path(folder) / "preprocessed")  # nnU-Net may write there
-        weights = DEMO / "foundation/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"
+        shutil.copytree(
+            DEMO / "preprocessed", Path(folder) / "preprocessed"
+        )  # nnU-Net may write there
+        weights = (
+            DEMO / "foundation/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"
+        )
         data = Path(folder) / "preprocessed/Dataset102_PhantomTarget"
-        b.group("start-up: command to the end of the first iteration, test data's network, all cores", {
-            "lntorch": Start([b.args.lntorch, "bench", "first", "--preprocessed", str(data), "--plans", "nnUNetPlansSource", "--configuration", "3d_phantom",
-                              "--checkpoint", str(weights)]),
-            # nnU-Net's quickest way: as lntorch it reads the compressed cases, and it starts no processes of its own.
-            "nnU-Net, without processes of its own": Start(b.theirs("first", pretrained=weights), nnUNet_preprocessed=data.parent,
-                                                            nnUNet_results=f"{folder}/results", nnUNet_n_proc_DA=0, nnUNet_def_n_proc=1)})
+        b.group(
+            "start-up: command to the end of the first iteration, test data's network, all cores",
+            {
+                "lntorch": Start(
+                    [
+                        b.args.lntorch,
+                        "bench",
+                        "first",
+                        "--preprocessed",
+                        str(data),
+                        "--plans",
+                        "nnUNetPlansSource",
+                        "--configuration",
+                        "3d_phantom",
+                        "--checkpoint",
+                        str(weights),
+                    ]
+                ),
+                # nnU-Net's quickest way: as lntorch it reads the compressed cases, and it starts no processes of its own.
+                "nnU-Net, without processes of its own": Start(
+                    b.theirs("first", pretrained=weights),
+                    nnUNet_preprocessed=data.parent,
+                    nnUNet_results=f"{folder}/results",
+                    nnUNet_n_proc_DA=0,
+                    nnUNet_def_n_proc=1,
+                ),
+            },
+        )
 
 
 def run_masks(b, size):
-    b.group(f"DGST selection, {size['big']} network, top 2 of each row", {
-        "lntorch": b.ours("masks", "--network", size["big"]),
-        "torch.topk loop": b.theirs("topk", network=size["big"])})
-    b.group(f"DGST selection, {size['big']} network, against the released loop", {
-        "lntorch": b.ours("masks", "--network", size["big"]),
-        "released loop": b.theirs("released", network=size["big"])}, most=3)
+    b.group(
+        f"DGST selection, {size['big']} network, top 2 of each row",
+        {
+            "lntorch": b.ours("masks", "--network", size["big"]),
+            "torch.topk loop": b.theirs("topk", network=size["big"]),
+        },
+    )
+    b.group(
+        f"DGST selection, {size['big']} network, against the released loop",
+        {
+            "lntorch": b.ours("masks", "--network", size["big"]),
+            "released loop": b.theirs("released", network=size["big"]),
+        },
+        most=3,
+    )
 
 
 def run_update(b, size):
-    dgst = {f"lntorch, DGST {mode}": b.ours("update", "--network", size["big"], "--method", "dgst", "--dgst-mode", mode) for mode in ("gradmask", "strict", "paper")}
-    b.group(f"end of a step, {size['big']} network: choice and optimizer", {
-        **dgst, "lntorch, full fine-tuning": b.ours("update", "--network", size["big"]), "PyTorch SGD": b.theirs("update", network=size["big"])})
+    dgst = {
+        f"lntorch, DGST {mode}": b.ours(
+            "update", "--network", size["big"], "--method", "dgst", "--dgst-mode", mode
+        )
+        for mode in ("gradmask", "strict", "paper")
+    }
+    b.group(
+        f"end of a step, {size['big']} network: choice and optimizer",
+        {
+            **dgst,
+            "lntorch, full fine-tuning": b.ours("update", "--network", size["big"]),
+            "PyTorch SGD": b.theirs("update", network=size["big"]),
+        },
+    )
 
 
 def run_open(b, size):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.pth"
-        subprocess.run(b.theirs("save", network=size["big"], path=path), check=True, env=environment())
+        subprocess.run(
+            b.theirs("save", network=size["big"], path=path), check=True, env=environment()
+        )
         mib = path.stat().st_size / 2**20
         commands = {"lntorch": b.ours("open", "--network", size["big"], "--checkpoint", path)}
         for mmap in (False, True):
-            commands["torch.load" + ", mmap=True" * mmap] = b.theirs("open", network=size["big"], path=path, mmap=mmap)
-        b.group(f"checkpoint of {mib:.0f} MiB, weights into the network: first time in a process", commands, warmup=0, alone=True)
+            commands["torch.load" + ", mmap=True" * mmap] = b.theirs(
+                "open", network=size["big"], path=path, mmap=mmap
+            )
+        b.group(
+            f"checkpoint of {mib:.0f} MiB, weights into the network: first time in a process",
+            commands,
+            warmup=0,
+            alone=True,
+        )
         b.group(f"checkpoint of {mib:.0f} MiB, weights into the network: again", commands)
 
 
@@ -499,13 +800,27 @@ def run_step(b, size, amp=None):
     mixed = ["--amp", "bf16"] if amp else []
     flags = ["--network", size["mid"], "--patch-size", ",".join(map(str, size["patch"])), *mixed]
     them = {"network": size["mid"], "patch": size["patch"], "amp": amp}
-    where = f"{size['mid']} network, {'×'.join(map(str, size['patch']))}, {'bf16' if amp else 'fp32'}"
-    b.group(f"training step, {where}", {
-        "lntorch": b.ours("step", *flags), "PyTorch eager": b.theirs("step", **them),
-        "PyTorch eager, channels-last": b.theirs("step", channels_last=True, **them)}, warmup=2)
+    where = (
+        f"{size['mid']} network, {'×'.join(map(str, size['patch']))}, {'bf16' if amp else 'fp32'}"
+    )
+    b.group(
+        f"training step, {where}",
+        {
+            "lntorch": b.ours("step", *flags),
+            "PyTorch eager": b.theirs("step", **them),
+            "PyTorch eager, channels-last": b.theirs("step", channels_last=True, **them),
+        },
+        warmup=2,
+    )
     if not amp:
-        b.group(f"DGST training step, {where}", {
-            "lntorch, DGST": b.ours("step", *flags, "--method", "dgst"), "lntorch, full fine-tuning": b.ours("step", *flags)}, warmup=2)
+        b.group(
+            f"DGST training step, {where}",
+            {
+                "lntorch, DGST": b.ours("step", *flags, "--method", "dgst"),
+                "lntorch, full fine-tuning": b.ours("step", *flags),
+            },
+            warmup=2,
+        )
 
 
 def run_bf16(b, size):
@@ -518,25 +833,58 @@ def run_bf16(b, size):
 
 def run_window(b, size):
     image, patch = size["image"], size["tile"]
-    b.group(f"sliding window, {'×'.join(map(str, image))}, patch {'×'.join(map(str, patch))}, phantom network, no mirroring", {
-        "lntorch": b.ours("window", "--network", "phantom", "--patch-size", ",".join(map(str, patch)), "--image", ",".join(map(str, image))),
-        "nnUNetPredictor": b.theirs("window", network="phantom", patch=patch, image=image)}, most=5)
+    b.group(
+        f"sliding window, {'×'.join(map(str, image))}, patch {'×'.join(map(str, patch))}, phantom network, no mirroring",
+        {
+            "lntorch": b.ours(
+                "window",
+                "--network",
+                "phantom",
+                "--patch-size",
+                ",".join(map(str, patch)),
+                "--image",
+                ",".join(map(str, image)),
+            ),
+            "nnUNetPredictor": b.theirs("window", network="phantom", patch=patch, image=image),
+        },
+        most=5,
+    )
 
 
 def run_networks(b, size):
     for name in size["networks"]:
-        b.group(f"training step, {name} network, {'×'.join(map(str, size['cube']))}, fp32", {
-            "lntorch": b.ours("step", "--network", name, "--patch-size", ",".join(map(str, size["cube"]))),
-            "PyTorch eager": b.theirs("step", network=name, patch=size["cube"])}, alone=True, most=1)
+        b.group(
+            f"training step, {name} network, {'×'.join(map(str, size['cube']))}, fp32",
+            {
+                "lntorch": b.ours(
+                    "step", "--network", name, "--patch-size", ",".join(map(str, size["cube"]))
+                ),
+                "PyTorch eager": b.theirs("step", network=name, patch=size["cube"]),
+            },
+            alone=True,
+            most=1,
+        )
 
 
 def run_full(b, size):
     patch = size["full"]
     for amp in (None, "bf16"):
-        flags = ["--network", size["big"], "--patch-size", ",".join(map(str, patch)), *(["--amp", amp] if amp else [])]
-        b.group(f"training step, {size['big']} network, {'×'.join(map(str, patch))}, {amp or 'fp32'}", {
-            "lntorch": b.ours("step", *flags), "PyTorch eager": b.theirs("step", network=size["big"], patch=patch, amp=amp)},
-            alone=True, most=3)
+        flags = [
+            "--network",
+            size["big"],
+            "--patch-size",
+            ",".join(map(str, patch)),
+            *(["--amp", amp] if amp else []),
+        ]
+        b.group(
+            f"training step, {size['big']} network, {'×'.join(map(str, patch))}, {amp or 'fp32'}",
+            {
+                "lntorch": b.ours("step", *flags),
+                "PyTorch eager": b.theirs("step", network=size["big"], patch=patch, amp=amp),
+            },
+            alone=True,
+            most=3,
+        )
 
 
 def run_preprocess(b, size):
@@ -544,17 +892,69 @@ def run_preprocess(b, size):
     for nz in size["slices"]:
         shape = [nz, *size["slice"]]
         with tempfile.TemporaryDirectory() as folder:
-            raw, preprocessed = Path(folder) / "raw" / "Dataset001_Bench", Path(folder) / "preprocessed" / "Dataset001_Bench"
+            raw, preprocessed = (
+                Path(folder) / "raw" / "Dataset001_Bench",
+                Path(folder) / "preprocessed" / "Dataset001_Bench",
+            )
             subprocess.run(b.theirs("phantom", raw=raw, shape=shape), check=True, env=environment())
-            where = ["--raw", str(raw.parent), "--preprocessed", str(preprocessed.parent), "--quiet", "-d", "1"]
-            subprocess.run([b.args.lntorch, "plan-and-preprocess", *where, "--no_pp", "-overwrite_target_spacing", "1.25", "0.9", "0.9"], check=True, env=environment(),
-                           stdout=subprocess.DEVNULL)
-            written = lambda stem: {"file_bytes": sum(stem.with_suffix(e).stat().st_size for e in (".npz", ".pkl"))}
-            b.group(f"preprocessing, {'×'.join(map(str, shape))} at 1.5, 0.98, 0.98 mm to 1.25, 0.9, 0.9 mm, one process, one thread", {
-                "lntorch": Once([b.args.lntorch, "preprocess", *where, "-c", "3d_fullres", "-np", "1", "--threads", "1", "--json", "--clean"],
-                                lambda _: written(preprocessed / "nnUNetPlans_3d_fullres" / "CT"), GOMAXPROCS=1),
-                "nnU-Net": Once(b.theirs("preprocess", raw=raw, folder=preprocessed), lambda _: written(preprocessed / "theirs"), OMP_NUM_THREADS=1)},
-                warmup=0, most=1, keep=b.preprocessed, alike=())
+            where = [
+                "--raw",
+                str(raw.parent),
+                "--preprocessed",
+                str(preprocessed.parent),
+                "--quiet",
+                "-d",
+                "1",
+            ]
+            subprocess.run(
+                [
+                    b.args.lntorch,
+                    "plan-and-preprocess",
+                    *where,
+                    "--no_pp",
+                    "-overwrite_target_spacing",
+                    "1.25",
+                    "0.9",
+                    "0.9",
+                ],
+                check=True,
+                env=environment(),
+                stdout=subprocess.DEVNULL,
+            )
+            written = lambda stem: {
+                "file_bytes": sum(stem.with_suffix(e).stat().st_size for e in (".npz", ".pkl"))
+            }
+            b.group(
+                f"preprocessing, {'×'.join(map(str, shape))} at 1.5, 0.98, 0.98 mm to 1.25, 0.9, 0.9 mm, one process, one thread",
+                {
+                    "lntorch": Once(
+                        [
+                            b.args.lntorch,
+                            "preprocess",
+                            *where,
+                            "-c",
+                            "3d_fullres",
+                            "-np",
+                            "1",
+                            "--threads",
+                            "1",
+                            "--json",
+                            "--clean",
+                        ],
+                        lambda _: written(preprocessed / "nnUNetPlans_3d_fullres" / "CT"),
+                        GOMAXPROCS=1,
+                    ),
+                    "nnU-Net": Once(
+                        b.theirs("preprocess", raw=raw, folder=preprocessed),
+                        lambda _: written(preprocessed / "theirs"),
+                        OMP_NUM_THREADS=1,
+                    ),
+                },
+                warmup=0,
+                most=1,
+                keep=b.preprocessed,
+                alike=(),
+            )
 
 
 # What a step of each method may take of full fine-tuning's time and memory; None: not said. A flag follows the method's name.
@@ -577,38 +977,85 @@ METHODS = {
 
 def run_methods(b, size):
     flags = ["--network", size["mid"], "--patch-size", ",".join(map(str, size["patch"]))]
-    b.group(f"training step of each method, {size['mid']} network, {'×'.join(map(str, size['patch']))}",
-            {m: b.ours("step", *flags, "--method", *m.split()) for m in METHODS}, warmup=2, alone=True, each=3,
-            alike=("torch", "cpu_capability", "threads"))  # methods move different entries, and some add parameters
+    b.group(
+        f"training step of each method, {size['mid']} network, {'×'.join(map(str, size['patch']))}",
+        {m: b.ours("step", *flags, "--method", *m.split()) for m in METHODS},
+        warmup=2,
+        alone=True,
+        each=3,
+        alike=("torch", "cpu_capability", "threads"),
+    )  # methods move different entries, and some add parameters
 
 
 def methods_page(b, about):
     """Each method beside full fine-tuning."""
     full = b.rows[0]
     lines = [
-        "# Methods against full fine-tuning", "",
+        "# Methods against full fine-tuning",
+        "",
         f"`make bench-methods` writes this page: {b.rows[0]['what']}, batch 2. Each repeat is a process of its own, method by method in turn, that times three",
-        "steps; times are medians. Memory is the most that the tensors' large blocks held, weights and momentum included. What a method should keep to stands in brackets.", "",
+        "steps; times are medians. Memory is the most that the tensors' large blocks held, weights and momentum included. What a method should keep to stands in brackets.",
+        "",
         f"- {about['date']}, `{about['command']}`, {about['repeats']} repeats",
-        f"- {about['cpu']}, {about['cores']} cores, {about['threads']} threads; libtorch {about['torch']}, its {about['cpu_capability']} kernels; {about['lntorch']}", "",
-        "| method | time | least | most | of full | memory | of full | peak of the process |", "| --- | --: | --: | --: | --: | --: | --: | --: |"]
+        f"- {about['cpu']}, {about['cores']} cores, {about['threads']} threads; libtorch {about['torch']}, its {about['cpu_capability']} kernels; {about['lntorch']}",
+        "",
+        "| method | time | least | most | of full | memory | of full | peak of the process |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
     for row in b.rows:
-        ratio = [row["median"] / full["median"], row["tensors_peak_bytes"] / full["tensors_peak_bytes"]]
-        told = [f"{r:.2f}" + (f" (≤ {reach})" + (" missed" if r > reach else "") if reach else "") for r, reach in zip(ratio, METHODS[row["who"]])]
-        lines.append(f"| {row['who']} | {text(row['median'])} | {text(row['min'])} | {text(row['max'])} | {told[0]} | {row['tensors_peak_bytes'] / 2**20:.0f} MiB | "
-                     f"{told[1]} | {row['peak_rss_bytes'] / 2**20:.0f} MiB |")
+        ratio = [
+            row["median"] / full["median"],
+            row["tensors_peak_bytes"] / full["tensors_peak_bytes"],
+        ]
+        told = [
+            f"{r:.2f}" + (f" (≤ {reach})" + (" missed" if r > reach else "") if reach else "")
+            for r, reach in zip(ratio, METHODS[row["who"]])
+        ]
+        lines.append(
+            f"| {row['who']} | {text(row['median'])} | {text(row['min'])} | {text(row['max'])} | {told[0]} | {row['tensors_peak_bytes'] / 2**20:.0f} MiB | "
+            f"{told[1]} | {row['peak_rss_bytes'] / 2**20:.0f} MiB |"
+        )
     return "\n".join(lines) + "\n"
 
 
-PARTS = {"startup": run_startup, "masks": run_masks, "update": run_update, "open": run_open, "step": run_step, "bf16": run_bf16, "window": run_window,
-         "preprocess": run_preprocess, "full": run_full, "networks": run_networks, "methods": run_methods}
-REAL = {"mid": "mid", "patch": [32, 96, 96], "big": "full", "full": [64, 128, 128], "image": [60, 192, 192], "tile": [24, 64, 64],
-        "networks": ["full", "resencl", "swinunetr", "swinunetrv2"], "cube": [64, 64, 64],
-        "slices": [100, 400], "slice": [512, 512]}
+PARTS = {
+    "startup": run_startup,
+    "masks": run_masks,
+    "update": run_update,
+    "open": run_open,
+    "step": run_step,
+    "bf16": run_bf16,
+    "window": run_window,
+    "preprocess": run_preprocess,
+    "full": run_full,
+    "networks": run_networks,
+    "methods": run_methods,
+}
+REAL = {
+    "mid": "mid",
+    "patch": [32, 96, 96],
+    "big": "full",
+    "full": [64, 128, 128],
+    "image": [60, 192, 192],
+    "tile": [24, 64, 64],
+    "networks": ["full", "resencl", "swinunetr", "swinunetrv2"],
+    "cube": [64, 64, 64],
+    "slices": [100, 400],
+    "slice": [512, 512],
+}
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read memory that nothing was written to.
-QUICK = {"mid": "phantom", "patch": [16, 16, 16], "big": "phantom", "full": [16, 16, 16], "image": [24, 24, 24], "tile": [16, 16, 16],
-         "networks": ["phantom"], "cube": [16, 16, 16],
-         "slices": [12], "slice": [64, 64]}
+QUICK = {
+    "mid": "phantom",
+    "patch": [16, 16, 16],
+    "big": "phantom",
+    "full": [16, 16, 16],
+    "image": [24, 24, 24],
+    "tile": [16, 16, 16],
+    "networks": ["phantom"],
+    "cube": [16, 16, 16],
+    "slices": [12],
+    "slice": [64, 64],
+}
 
 
 def text(seconds):
@@ -616,8 +1063,15 @@ def text(seconds):
 
 
 def cells(row):
-    return [row["what"], row["who"], text(row["median"]), text(row["min"]), text(row["max"]), f"{row['ratio']:.2f}" if row["ratio"] else "",
-            f"{row['peak_rss_bytes'] / 2**20:.0f} MiB" if row["peak_rss_bytes"] else ""]
+    return [
+        row["what"],
+        row["who"],
+        text(row["median"]),
+        text(row["min"]),
+        text(row["max"]),
+        f"{row['ratio']:.2f}" if row["ratio"] else "",
+        f"{row['peak_rss_bytes'] / 2**20:.0f} MiB" if row["peak_rss_bytes"] else "",
+    ]
 
 
 def cpu():
@@ -629,22 +1083,52 @@ def cpu():
 
 def page(b, about):
     lines = [
-        "# Benchmarks", "",
+        "# Benchmarks",
+        "",
         "`make bench` writes this page: lntorch and the Python stack in one run, one repeat of each in turn, the first ones left out. The ratio is the",
-        "median of the first row of a group by this row's: below 1 the first row is faster.", "",
+        "median of the first row of a group by this row's: below 1 the first row is faster.",
+        "",
         f"- {about['date']}, `{about['command']}`, {about['repeats']} repeats (fewer where one takes long)",
         f"- {about['cpu']}, {about['cores']} cores, {about['threads']} threads on both sides",
         f"- libtorch {about['torch']} on both sides, its {about['cpu_capability']} kernels; {about['lntorch']}; {about['python']}",
-        "", "| what | who | median | least | most | ratio | peak memory |", "| --- | --- | --: | --: | --: | --: | --: |",
-        *("| " + " | ".join(cells(r)) + " |" for r in b.rows), "",
+        "",
+        "| what | who | median | least | most | ratio | peak memory |",
+        "| --- | --- | --: | --: | --: | --: | --: |",
+        *("| " + " | ".join(cells(r)) + " |" for r in b.rows),
+        "",
         "Networks have one channel and two classes; batch 2. mid: a PlainConvUNet with features 16 to 160 in five stages. full: nnU-Net's standard one, 31 million",
         "parameters. resencl: ResEncM and L, 102 million. swinunetr, swinunetrv2: MONAI's, 62 and 73 million. phantom: the one of the test data. Steps are",
-        "forward, loss with deep supervision, backward, clip, SGD. Peak memory is the process's, libraries included."]
+        "forward, loss with deep supervision, backward, clip, SGD. Peak memory is the process's, libraries included.",
+    ]
     if b.memory:
-        lines += ["", "## What a step of lntorch holds", "", "Tensors of 256 KiB and more, in MiB. Of a block of convolution, norm and rectifier the output alone is kept.", "",
-                  "| step | weights, momentum, batch | kept for the backward pass | gradients | most at a time |", "| --- | --: | --: | --: | --: |"]
-        lines += ["| " + " | ".join([title, *(f"{a[k] / 2**20:.0f}" for k in ("held_bytes", "kept_bytes", "gradients_bytes", "tensors_peak_bytes"))]) + " |"
-                  for title, a in b.memory]
+        lines += [
+            "",
+            "## What a step of lntorch holds",
+            "",
+            "Tensors of 256 KiB and more, in MiB. Of a block of convolution, norm and rectifier the output alone is kept.",
+            "",
+            "| step | weights, momentum, batch | kept for the backward pass | gradients | most at a time |",
+            "| --- | --: | --: | --: | --: |",
+        ]
+        lines += [
+            "| "
+            + " | ".join(
+                [
+                    title,
+                    *(
+                        f"{a[k] / 2**20:.0f}"
+                        for k in (
+                            "held_bytes",
+                            "kept_bytes",
+                            "gradients_bytes",
+                            "tensors_peak_bytes",
+                        )
+                    ),
+                ]
+            )
+            + " |"
+            for title, a in b.memory
+        ]
     lines += preprocessing(b)
     lines += ["", "## GPU", "", gpu()]
     return "\n".join(lines) + "\n"
@@ -654,14 +1138,25 @@ def preprocessing(b):
     """What the part preprocess found beside time and memory."""
     if not b.preprocessed:
         return []
-    lines = ["", "## Preprocessing", "", "From `.nii.gz` to `.npz` and `.pkl`, reading and writing included; the start of the program is lntorch's, not nnU-Net's.", "",
-             "| | time of nnU-Net's | peak memory | files | largest difference of the data | labels that differ | lntorch's seconds: reading, crop, labels, image, writing |",
-             "| --- | --: | --: | --: | --: | --: | --- |"]
+    lines = [
+        "",
+        "## Preprocessing",
+        "",
+        "From `.nii.gz` to `.npz` and `.pkl`, reading and writing included; the start of the program is lntorch's, not nnU-Net's.",
+        "",
+        "| | time of nnU-Net's | peak memory | files | largest difference of the data | labels that differ | lntorch's seconds: reading, crop, labels, image, writing |",
+        "| --- | --: | --: | --: | --: | --: | --- |",
+    ]
     for title, answers in b.preprocessed:
         ours, theirs = answers["lntorch"], answers["nnU-Net"]
         part = lambda key: ours[key] / theirs[key]
-        lines.append(f"| {title} | 1 / {1 / part('seconds'):.1f} | {part('peak_rss_bytes'):.2f} | {part('file_bytes'):.3f} | {theirs['difference']:.1e} | {theirs['labels']} | "
-                     + ", ".join(f"{ours['steps'][k]:.2f}" for k in ("read", "crop", "labels", "image", "write")) + " |")
+        lines.append(
+            f"| {title} | 1 / {1 / part('seconds'):.1f} | {part('peak_rss_bytes'):.2f} | {part('file_bytes'):.3f} | {theirs['difference']:.1e} | {theirs['labels']} | "
+            + ", ".join(
+                f"{ours['steps'][k]:.2f}" for k in ("read", "crop", "labels", "image", "write")
+            )
+            + " |"
+        )
     return lines
 
 
@@ -670,19 +1165,39 @@ def gpu():
     page = ROOT / "docs" / "benchmarks-gpu.md"
     if page.exists():
         return page.read_text().rstrip()
-    return ("The GPU part, `scripts/gpu-check.sh bench`, has not run: no figure for a GPU exists yet. Its page goes to docs/benchmarks-gpu.md, which is\n"
-            "taken in here.")
+    return (
+        "The GPU part, `scripts/gpu-check.sh bench`, has not run: no figure for a GPU exists yet. Its page goes to docs/benchmarks-gpu.md, which is\n"
+        "taken in here."
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, metavar="PART", default=[p for p in PARTS if p not in ("full", "networks", "methods")],
-                        help="of " + ", ".join(PARTS) + " (default: all but full and networks, which take long and 10 GB, and methods, which stands alone and has a page of its own)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        metavar="PART",
+        default=[p for p in PARTS if p not in ("full", "networks", "methods")],
+        help="of "
+        + ", ".join(PARTS)
+        + " (default: all but full and networks, which take long and 10 GB, and methods, which stands alone and has a page of its own)",
+    )
     parser.add_argument("--repeats", type=int, help="default: 7; quick: 2")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all of it runs; writes build/bench-quick.{md,json}")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="tiny sizes, to see that all of it runs; writes build/bench-quick.{md,json}",
+    )
     parser.add_argument("--lntorch", default=str(ROOT / "bin" / "lntorch"))
-    parser.add_argument("--out", type=Path, help="the page (default: docs/benchmarks.md); the figures go to a .json of its name in build/")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="the page (default: docs/benchmarks.md); the figures go to a .json of its name in build/",
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
@@ -700,21 +1215,43 @@ def main():
             done.append(part)
     finally:  # what was measured before a failure or Ctrl-C is kept
         if b.rows:
-            write(b, args, methods, "" if done == args.parts else f", which ended in {args.parts[len(done)]}")
+            write(
+                b,
+                args,
+                methods,
+                "" if done == args.parts else f", which ended in {args.parts[len(done)]}",
+            )
 
 
 def write(b, args, methods, ended):
     """Writes the page and the figures."""
     from importlib.metadata import version
-    ours = subprocess.run([args.lntorch, "--version"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    about = {"date": time.strftime("%Y-%m-%d"), "command": shlex.join(["scripts/bench.py", *sys.argv[1:]]) + ended, "cpu": cpu(), "cores": os.cpu_count(),
-             "threads": args.threads, "repeats": args.repeats, "torch": b.libtorch.get("torch", "unknown"), "cpu_capability": b.libtorch.get("cpu_capability", "unknown"),
-             "lntorch": ours}
+
+    ours = subprocess.run(
+        [args.lntorch, "--version"], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "command": shlex.join(["scripts/bench.py", *sys.argv[1:]]) + ended,
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "threads": args.threads,
+        "repeats": args.repeats,
+        "torch": b.libtorch.get("torch", "unknown"),
+        "cpu_capability": b.libtorch.get("cpu_capability", "unknown"),
+        "lntorch": ours,
+    }
     if not methods:  # where no Python takes part, any will do
-        about["python"] = f"Python {sys.version.split()[0]}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}"
+        about["python"] = (
+            f"Python {sys.version.split()[0]}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}"
+        )
     (ROOT / "build").mkdir(exist_ok=True)
     name = "bench-methods" if methods else "bench"
-    out = args.out or (ROOT / f"build/{name}-quick.md" if args.quick else ROOT / ("docs/benchmarks-methods.md" if methods else "docs/benchmarks.md"))
+    out = args.out or (
+        ROOT / f"build/{name}-quick.md"
+        if args.quick
+        else ROOT / ("docs/benchmarks-methods.md" if methods else "docs/benchmarks.md")
+    )
     figures = out.with_suffix(".json") if args.out or args.quick else ROOT / f"build/{name}.json"
     written = methods_page(b, about) if methods else page(b, about)
     out.write_text(written)

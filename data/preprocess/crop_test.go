@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/lntorch/lntorch/formats/npz"
-	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/volume"
 	"github.com/stretchr/testify/require"
 )
@@ -67,11 +66,3 @@ func compareCrop(t *testing.T, folder string) {
 }
 
 func TestCropIsNnUNets(t *testing.T) { compareCrop(t, goldens) }
-
-func TestLiveCropIsNnUNets(t *testing.T) {
-	for _, seed := range []string{"1", "2", "3"} {
-		out := t.TempDir()
-		golden.Run(t, "preprocess.py", out, seed)
-		compareCrop(t, out)
-	}
-}

@@ -122,5 +122,11 @@ var Calls = []Call{
 
 var environment = []string{"main", "_test.go", "cmd/...", "torch/shim.go", "internal/golden", "internal/torchtest"}
 
+// Of the scripts in scripts/golden, make golden runs all but these.
+var (
+	LiveScripts   = []string{"adopted.py", "full_size.py", "nnunet_stack.py", "phantom_dataset.py", "preprocess_datasets.py", "raw_datasets.py", "runs.py"} // tests run them live; they write no golden files
+	SharedScripts = []string{"stack.py"}                                                                                                                    // other scripts import them
+)
+
 // BadNames are package names that say nothing.
 var BadNames = []string{"util", "utils", "helper", "helpers", "common", "manager", "misc"}

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -437,6 +438,57 @@ func TestExportedThingsAreDocumented(t *testing.T) {
 		if sources > 0 && !described {
 			t.Errorf("%s: no package comment", p.path)
 		}
+	}
+}
+
+// Golden files that no script writes any more would be figures that nobody can check.
+func TestMakeGoldenRunsEveryScript(t *testing.T) {
+	root := "../.."
+	text, err := os.ReadFile(filepath.Join(root, "Makefile"))
+	require.NoError(t, err)
+	_, recipe, found := strings.Cut(string(text), "\ngolden:")
+	require.True(t, found, "the Makefile has no target golden")
+	recipe, _, _ = strings.Cut(recipe, "\n\n")
+	var run []string
+	for _, m := range regexp.MustCompile(`(?m)^\s*run (\S+\.py)`).FindAllStringSubmatch(recipe, -1) {
+		run = append(run, m[1])
+	}
+	require.NotEmpty(t, run)
+
+	scripts, err := filepath.Glob(filepath.Join(root, "scripts", "golden", "*.py"))
+	require.NoError(t, err)
+	var python strings.Builder
+	var names []string
+	for _, s := range scripts {
+		names = append(names, filepath.Base(s))
+		text, err := os.ReadFile(s)
+		require.NoError(t, err)
+		python.Write(text)
+	}
+	packages, _ := load(t)
+	var tests strings.Builder
+	for _, p := range packages {
+		for _, f := range p.files {
+			if f.isTest() || p.path == "internal/golden" {
+				tests.Write(f.text)
+			}
+		}
+	}
+
+	listed := slices.Concat(run, LiveScripts, SharedScripts)
+	for _, name := range names {
+		require.Contains(t, listed, name, "scripts/golden/%s: make golden does not run it; add it there, or to the lists in internal/arch", name)
+	}
+	for _, name := range listed {
+		require.Contains(t, names, name, "there is no scripts/golden/%s", name)
+	}
+	for _, name := range LiveScripts {
+		require.NotContains(t, run, name)
+		require.Contains(t, tests.String(), `"`+name+`"`, "no test runs %s", name)
+	}
+	for _, name := range SharedScripts {
+		require.NotContains(t, run, name)
+		require.Regexp(t, `(?m)^\s*(import|from) `+strings.TrimSuffix(name, ".py")+`\b`, python.String(), "no script imports %s", name)
 	}
 }
 

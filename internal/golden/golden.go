@@ -5,6 +5,7 @@
 package golden
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -52,6 +53,22 @@ func Run(t testing.TB, script string, args ...string) []byte {
 		t.Fatalf("%s: %v\n%s%s", strings.Join(cmd.Args, " "), err, stdout.String(), stderr.String())
 	}
 	return []byte(stdout.String())
+}
+
+// RunAll is Run for several lists of arguments in one process, as importing nnU-Net takes Python five seconds. Each
+// list is as good as a Run of its own: the script sets seed and threads when it begins.
+func RunAll(t testing.TB, script string, runs ...[]string) {
+	t.Helper()
+	lists, err := json.Marshal(runs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(Python(t), filepath.Join("scripts", "golden", "runs.py"), script)
+	cmd.Dir = Root(t)
+	cmd.Stdin = bytes.NewReader(lists)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", strings.Join(cmd.Args, " "), err, out)
+	}
 }
 
 // Root is the folder of the module, found from the test's working directory upwards.

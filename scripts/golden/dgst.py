@@ -19,6 +19,7 @@ Live output is train_steps.py's (losses.json, first_gradients.npz, final.pth) wi
 sparse_entries (selected now) and sparse_entries_ever; and mask.npz (bool, True = updated; sparse layers only; NAME for static,
 stepNN/NAME for dynamic; not written for released).
 """
+
 import json
 from pathlib import Path
 
@@ -115,9 +116,14 @@ class Update:
         self.mode, self.momentum, self.weight_decay = mode, momentum, weight_decay
         self.named = [(n, p, role(n)) for n, p in named]
         self.buffers = {}
-        own = mode in ("strict", "paper")  # these two move sparse layers by hand and leave frozen ones alone
+        own = mode in (
+            "strict",
+            "paper",
+        )  # these two move sparse layers by hand and leave frozen ones alone
         ordinary = [p for _, p, r in self.named if r == DENSE or not own]
-        self.sgd = torch.optim.SGD(ordinary, 1.0, momentum=momentum, weight_decay=weight_decay, nesterov=True)
+        self.sgd = torch.optim.SGD(
+            ordinary, 1.0, momentum=momentum, weight_decay=weight_decay, nesterov=True
+        )
 
     def step(self, lr, masks):
         """masks: name -> bool array of the sparse layers; ignored by released."""
@@ -148,7 +154,13 @@ class Update:
 def train(network, loss, batches, steps, args, mode, selection, k, lr0, rows="axis0", warmup=1):
     """Runs the steps; returns (report, masks by npz key, first gradients)."""
     update = Update(mode, network.named_parameters(), args.momentum, args.weight_decay)
-    report = {"losses": [], "grad_norms_before_clip": [], "lrs": [], "sparse_entries": [], "sparse_entries_ever": []}
+    report = {
+        "losses": [],
+        "grad_norms_before_clip": [],
+        "lrs": [],
+        "sparse_entries": [],
+        "sparse_entries_ever": [],
+    }
     stored, masks, ever, first, sums = {}, {}, {}, {}, {}
     for i, (data, targets) in enumerate(batches[:steps]):
         lr = train_steps.poly_lr(lr0, i, len(batches))
@@ -158,7 +170,11 @@ def train(network, loss, batches, steps, args, mode, selection, k, lr0, rows="ax
         if i == 0:
             first = {n: g.numpy() for n, g in train_steps.gradients(network).items()}
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip)
-        sparse = {n: p.grad.numpy() for n, p in network.named_parameters() if p.grad is not None and role(n) == SPARSE}
+        sparse = {
+            n: p.grad.numpy()
+            for n, p in network.named_parameters()
+            if p.grad is not None and role(n) == SPARSE
+        }
         if mode == "released":
             pass
         elif selection == "dynamic":
@@ -181,28 +197,48 @@ def train(network, loss, batches, steps, args, mode, selection, k, lr0, rows="ax
         report["lrs"].append(lr)
         report["sparse_entries"].append(int(sum(m.sum() for m in masks.values())))
         report["sparse_entries_ever"].append(int(sum(m.sum() for m in ever.values())))
-    report |= {"mode": mode, "select": selection, "k": k, "lr": lr0, "clip": args.clip, "rows": rows, "warmup": warmup}
+    report |= {
+        "mode": mode,
+        "select": selection,
+        "k": k,
+        "lr": lr0,
+        "clip": args.clip,
+        "rows": rows,
+        "warmup": warmup,
+    }
     return report, stored, first
 
 
 def golden_trajectory(folder, args):
     """Four steps of phantom-mini's trajectory from its foundation checkpoint, every mode, dynamic and static."""
-    spec = stack.plans_spec(stack.FOUNDATION / "plans.json", stack.FOUNDATION / "dataset.json", "3d_phantom")
+    spec = stack.plans_spec(
+        stack.FOUNDATION / "plans.json", stack.FOUNDATION / "dataset.json", "3d_phantom"
+    )
     batches = train_steps.read_batches(stack.PHANTOM / "trajectory")
     loss = stack.build_loss(spec, train_steps.strides_of(spec))
     for mode in MODES:
         for selection in ("dynamic", "static") if mode != "released" else ("dynamic",):
-            network = train_steps.network_for_training(spec, stack.FOUNDATION / "fold_0" / "checkpoint_final.pth")
+            network = train_steps.network_for_training(
+                spec, stack.FOUNDATION / "fold_0" / "checkpoint_final.pth"
+            )
             report, masks, _ = train(network, loss, batches, None, args, mode, selection, 2, 1e-3)
             name = mode if mode == "released" else f"{mode}-{selection}"
             if masks:
-                stack.write_npz(folder / f"{name}.npz", {n: np.flatnonzero(m).astype(np.int32) for n, m in masks.items()})
-            stack.write_json(folder / f"{name}.json", {
-                **report,
-                "final": train_steps.samples(network),
-                "final_sha256": {n: stack.sha256(p.detach().numpy()) for n, p in network.named_parameters()},
-                "meta": stack.meta(args),
-            })
+                stack.write_npz(
+                    folder / f"{name}.npz",
+                    {n: np.flatnonzero(m).astype(np.int32) for n, m in masks.items()},
+                )
+            stack.write_json(
+                folder / f"{name}.json",
+                {
+                    **report,
+                    "final": train_steps.samples(network),
+                    "final_sha256": {
+                        n: stack.sha256(p.detach().numpy()) for n, p in network.named_parameters()
+                    },
+                    "meta": stack.meta(args),
+                },
+            )
             print(name, report["losses"], report["sparse_entries"], report["sparse_entries_ever"])
 
 
@@ -210,7 +246,15 @@ def golden_selection(folder, args):
     """Small gradients with ties: NN/gradient and NN/mask; k is in the JSON."""
     rng = np.random.default_rng(args.seed)
     arrays, rows = {}, []
-    for shape in [(3, 7), (4, 2, 3, 3), (3, 2, 1, 3, 3), (2, 3, 2, 2, 2), (1, 1), (5, 1, 1, 1, 1), (2, 300)]:
+    for shape in [
+        (3, 7),
+        (4, 2, 3, 3),
+        (3, 2, 1, 3, 3),
+        (2, 3, 2, 2, 2),
+        (1, 1),
+        (5, 1, 1, 1, 1),
+        (2, 300),
+    ]:
         for k in (1, 2, 5):
             for kind in ("normal", "ties", "equal"):
                 if kind == "normal":
@@ -222,8 +266,15 @@ def golden_selection(folder, args):
                 g = g.astype(np.float32)
                 key = f"{len(rows):02d}"
                 arrays[key + "/gradient"], arrays[key + "/mask"] = g, select(g, k)
-                rows.append({"key": key, "shape": list(shape), "k": k, "kind": kind,
-                             "selected": int(arrays[key + "/mask"].sum())})
+                rows.append(
+                    {
+                        "key": key,
+                        "shape": list(shape),
+                        "k": k,
+                        "kind": kind,
+                        "selected": int(arrays[key + "/mask"].sum()),
+                    }
+                )
     stack.write_npz(folder / "selection.npz", arrays)
     stack.write_json(folder / "selection.json", {"cases": rows, "meta": stack.meta(args)})
 
@@ -235,22 +286,42 @@ def golden_rows(folder, args):
     """
     rng = np.random.default_rng(args.seed + 1)
     arrays, table = {}, []
-    for name, shape in [("a.conv.weight", (4, 3, 2, 3, 3)), ("a.conv.weight", (3, 4, 3, 3)), ("decoder.transpconvs.0.weight", (5, 3, 1, 2, 2)),
-                        ("decoder.transpconvs.1.weight", (4, 2, 2, 2)), ("decoder1.transp_conv.conv.weight", (3, 2, 2, 2, 2)),
-                        ("swinViT.patch_embed.proj.weight", (6, 1, 2, 2, 2)), ("swinViT.layers1.0.blocks.0.mlp.linear1.weight", (6, 5)),
-                        ("skip.1.conv.weight", (3, 4, 1, 1, 1))]:
+    for name, shape in [
+        ("a.conv.weight", (4, 3, 2, 3, 3)),
+        ("a.conv.weight", (3, 4, 3, 3)),
+        ("decoder.transpconvs.0.weight", (5, 3, 1, 2, 2)),
+        ("decoder.transpconvs.1.weight", (4, 2, 2, 2)),
+        ("decoder1.transp_conv.conv.weight", (3, 2, 2, 2, 2)),
+        ("swinViT.patch_embed.proj.weight", (6, 1, 2, 2, 2)),
+        ("swinViT.layers1.0.blocks.0.mlp.linear1.weight", (6, 5)),
+        ("skip.1.conv.weight", (3, 4, 1, 1, 1)),
+    ]:
         for rows in ROWS:
             for k in (1, 2, 5):
                 for selection in ("dynamic", "random"):
                     g = (rng.integers(-9, 10, shape) * 0.25).astype(np.float32)
                     seed, step = int(rng.integers(0, 1 << 63)) * 2 + 1, int(rng.integers(0, 100000))
-                    mask = select_rows(g, name, k, rows) if selection == "dynamic" else draw(g, name, k, rows, seed, step)
+                    mask = (
+                        select_rows(g, name, k, rows)
+                        if selection == "dynamic"
+                        else draw(g, name, k, rows, seed, step)
+                    )
                     m, _ = as_rows(mask, name, rows)
                     assert (m.sum(1) == min(k, m.shape[1])).all()
                     key = f"{len(table):03d}"
                     arrays[key + "/gradient"], arrays[key + "/mask"] = g, mask
-                    table.append({"key": key, "name": name, "rows": rows, "k": k, "select": selection, "seed": str(seed), "step": step,
-                                  "selected": int(mask.sum())})
+                    table.append(
+                        {
+                            "key": key,
+                            "name": name,
+                            "rows": rows,
+                            "k": k,
+                            "select": selection,
+                            "seed": str(seed),
+                            "step": step,
+                            "selected": int(mask.sum()),
+                        }
+                    )
     stack.write_npz(folder / "rows.npz", arrays)
     stack.write_json(folder / "rows.json", {"cases": table, "meta": stack.meta(args)})
 
@@ -263,7 +334,9 @@ def golden_update(folder, args):
     rng = np.random.default_rng(args.seed)
     shapes = {"a.conv.weight": (3, 2, 1, 2, 2), "a.norm.weight": (5,), "pos_embed": (1, 4)}
     start = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
-    grads = [{n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()} for _ in range(6)]
+    grads = [
+        {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()} for _ in range(6)
+    ]
     masks = [{"a.conv.weight": select(g["a.conv.weight"], 2)} for g in grads]
     arrays = {"start/" + n: v for n, v in start.items()}
     for i, (g, m) in enumerate(zip(grads, masks)):
@@ -277,12 +350,30 @@ def golden_update(folder, args):
             for n, p in named.items():
                 p.grad = torch.from_numpy(g[n].copy())
             update.step(lrs[i], m)
-            arrays |= {f"{mode}/step{i:02d}/param/{n}": p.detach().numpy().copy() for n, p in named.items()}
-        check_by_formula(mode, start["a.conv.weight"], [g["a.conv.weight"] for g in grads],
-                         [m["a.conv.weight"] for m in masks], lrs, named["a.conv.weight"].detach().numpy())
+            arrays |= {
+                f"{mode}/step{i:02d}/param/{n}": p.detach().numpy().copy() for n, p in named.items()
+            }
+        check_by_formula(
+            mode,
+            start["a.conv.weight"],
+            [g["a.conv.weight"] for g in grads],
+            [m["a.conv.weight"] for m in masks],
+            lrs,
+            named["a.conv.weight"].detach().numpy(),
+        )
     stack.write_npz(folder / "update.npz", arrays)
-    stack.write_json(folder / "update.json", {"lrs": lrs, "momentum": 0.99, "weight_decay": 0.01, "steps": 6, "modes": MODES,
-                                              "roles": {n: role(n) for n in shapes}, "meta": stack.meta(args)})
+    stack.write_json(
+        folder / "update.json",
+        {
+            "lrs": lrs,
+            "momentum": 0.99,
+            "weight_decay": 0.01,
+            "steps": 6,
+            "modes": MODES,
+            "roles": {n: role(n) for n in shapes},
+            "meta": stack.meta(args),
+        },
+    )
 
 
 def check_by_formula(mode, w, grads, masks, lrs, got):
@@ -310,9 +401,18 @@ def golden_names(folder, args):
     for path in sorted((stack.ROOT / "testdata" / "state-dicts").glob("*.json")):
         rows = json.loads(path.read_text())["named_parameters"]
         table[path.stem] = {n: role(n) for _, n, _, _ in rows}
-    invented = ["head.weight", "blocks.0.gamma", "pos_embed", "cls_token", "module.encoder.stages.0.0.convs.0.conv.weight",
-                "pos_embed.norm.weight", "stem.proj.weight", "downsample.proj.weight", "_orig_mod.out.conv.conv.weight",
-                "layout.conv.conv.weight"]
+    invented = [
+        "head.weight",
+        "blocks.0.gamma",
+        "pos_embed",
+        "cls_token",
+        "module.encoder.stages.0.0.convs.0.conv.weight",
+        "pos_embed.norm.weight",
+        "stem.proj.weight",
+        "downsample.proj.weight",
+        "_orig_mod.out.conv.conv.weight",
+        "layout.conv.conv.weight",
+    ]
     table["invented"] = {n: role(n) for n in invented}
     stack.write_json(folder / "roles.json", {"roles": table, "meta": stack.meta(args)})
 
@@ -342,7 +442,19 @@ def main():
     batches = train_steps.load_batches(args, spec)
     network = train_steps.network_for_training(spec, args.weights)
     loss = stack.build_loss(spec, train_steps.strides_of(spec))
-    report, masks, first = train(network, loss, batches, args.steps, args, args.mode, args.select, args.k, args.lr, args.rows, args.warmup)
+    report, masks, first = train(
+        network,
+        loss,
+        batches,
+        args.steps,
+        args,
+        args.mode,
+        args.select,
+        args.k,
+        args.lr,
+        args.rows,
+        args.warmup,
+    )
     out = Path(args.out)
     stack.write_npz(out / "first_gradients.npz", first)
     if args.mode != "released":

@@ -4,6 +4,7 @@ Per scenario testdata/golden/eval/maps_<name>.json holds the maps (one character
 maps_<name>.summary.json is what nnunetv2.evaluation.evaluate_predictions.compute_metrics_on_folder wrote for them.
 ratios.json holds voxel counts and what MONAI makes of them.
 """
+
 import json
 import math
 import os
@@ -31,7 +32,9 @@ def scenario(name, targets, labels, cases, shape, ignore=None, special=None, see
         pred = np.where(rng.random(shape) < 0.6, ref, rng.choice(labels, size=shape))
         if special:
             ref, pred = special(i, ref, pred)
-        maps.append((f"case_{i:03d}" if i else "cäse_𝒳_日", ref.astype(np.uint8), pred.astype(np.uint8)))
+        maps.append(
+            (f"case_{i:03d}" if i else "cäse_𝒳_日", ref.astype(np.uint8), pred.astype(np.uint8))
+        )
     return dict(name=name, targets=targets, ignore=ignore, shape=list(shape), maps=maps)
 
 
@@ -54,15 +57,34 @@ def run(s, args):
         for name, ref, pred in s["maps"]:
             for folder, a in (("ref", ref), ("pred", pred)):
                 sitk.WriteImage(sitk.GetImageFromArray(a), f"{folder}/{name}.nii.gz")
-        compute_metrics_on_folder("ref", "pred", "summary.json", SimpleITKIO(), ".nii.gz", s["targets"], s["ignore"], num_processes=1)
+        compute_metrics_on_folder(
+            "ref",
+            "pred",
+            "summary.json",
+            SimpleITKIO(),
+            ".nii.gz",
+            s["targets"],
+            s["ignore"],
+            num_processes=1,
+        )
         with open("summary.json") as f:
             summary = f.read()
     stem = "maps_" + s["name"]
     (stack.GOLDEN / "eval" / (stem + ".summary.json")).write_text(summary)
     text = lambda a: "".join(DIGITS[v] for v in a.ravel())
-    stack.write_json(stack.GOLDEN / "eval" / (stem + ".json"), dict(
-        meta=stack.meta(args), targets=s["targets"], ignore=s["ignore"], shape=s["shape"],
-        cases=[dict(name=n, ref=text(r), pred=text(p)) for n, r, p in sorted(s["maps"], key=lambda m: m[0] + ".nii.gz")]))
+    stack.write_json(
+        stack.GOLDEN / "eval" / (stem + ".json"),
+        dict(
+            meta=stack.meta(args),
+            targets=s["targets"],
+            ignore=s["ignore"],
+            shape=s["shape"],
+            cases=[
+                dict(name=n, ref=text(r), pred=text(p))
+                for n, r, p in sorted(s["maps"], key=lambda m: m[0] + ".nii.gz")
+            ],
+        ),
+    )
 
 
 def ratios():
@@ -72,7 +94,11 @@ def ratios():
     matrix = torch.tensor(counts, dtype=torch.float64)  # tp, fp, tn, fn
 
     def metric(name):
-        return [None if math.isnan(v) else v for v in compute_confusion_matrix_metric(name, matrix).tolist()]
+        return [
+            None if math.isnan(v) else v
+            for v in compute_confusion_matrix_metric(name, matrix).tolist()
+        ]
+
     return {"counts": counts, "Precision": metric("precision"), "Recall": metric("recall")}
 
 
@@ -83,9 +109,19 @@ def main():
     warnings.simplefilter("ignore")  # mean of an empty slice, which is the point
     for s in (
         scenario("labels", [1, 2, 10], [0, 0, 1, 2, 10], 7, (4, 5, 6), special=emptied, seed=1),
-        scenario("absent", [1, 2, 3], [0, 1, 2], 3, (3, 4, 5), seed=2),  # label 3 is nowhere: foreground_mean is NaN
+        scenario(
+            "absent", [1, 2, 3], [0, 1, 2], 3, (3, 4, 5), seed=2
+        ),  # label 3 is nowhere: foreground_mean is NaN
         scenario("background", [0, 1], [0, 0, 1], 2, (3, 4, 5), seed=3),
-        scenario("regions", [(1, 2, 3), (2, 3), 3, (1,)], [0, 1, 2, 3], 5, (4, 5, 6), special=emptied, seed=4),
+        scenario(
+            "regions",
+            [(1, 2, 3), (2, 3), 3, (1,)],
+            [0, 1, 2, 3],
+            5,
+            (4, 5, 6),
+            special=emptied,
+            seed=4,
+        ),
         scenario("ignore", [1, 2], [0, 1, 2, 3], 4, (4, 5, 6), ignore=3, special=emptied, seed=5),
         scenario("ignore_regions", [(1, 2), 2], [0, 1, 2, 3], 4, (4, 5, 6), ignore=3, seed=6),
         scenario("many", [1], [0, 0, 0, 1], 150, (2, 4, 5), seed=7),

@@ -2,6 +2,7 @@
 nnU-Net 2.5.1's own loaders draw from them and from phantom-mini after numpy.random.seed.
 Usage: python scripts/golden/loader.py OUTPUT_FOLDER [SEED] (from the repository root). The test suite
 runs it with other seeds and replays what it writes."""
+
 import json
 import os
 import pickle
@@ -23,8 +24,14 @@ MINI = "testdata/phantom-mini/preprocessed"
 LABELS = {
     "plain": {"labels": {"background": 0, "a": 1, "b": 2, "c": 3}},
     "ignore": {"labels": {"background": 0, "a": 1, "b": 2, "ignore": 3}},
-    "regions": {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]},
-    "regions_ignore": {"labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, "regions_class_order": [1, 2]},
+    "regions": {
+        "labels": {"background": 0, "whole": [1, 2], "core": 2},
+        "regions_class_order": [1, 2],
+    },
+    "regions_ignore": {
+        "labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3},
+        "regions_class_order": [1, 2],
+    },
     "source": {"labels": {"background": 0, "lymph_node": 1}},
     "target": {"labels": {"background": 0, "lymph_node": 1}},
 }
@@ -71,12 +78,26 @@ def write_set(name, channels):
         if i == 1:
             data = np.asfortranarray(data)
         seg = seg[None]
-        properties = {"spacing": [1.0, 1.0, 1.0], "class_locations": DefaultPreprocessor._sample_foreground_locations(seg, classes, verbose=False)}
+        properties = {
+            "spacing": [1.0, 1.0, 1.0],
+            "class_locations": DefaultPreprocessor._sample_foreground_locations(
+                seg, classes, verbose=False
+            ),
+        }
         np.savez_compressed(os.path.join(folder, f"case_{i}.npz"), data=data, seg=seg)
         with open(os.path.join(folder, f"case_{i}.pkl"), "wb") as f:
             pickle.dump(properties, f)
     with open(os.path.join(folder, "dataset.json"), "w") as f:
-        json.dump({"channel_names": {str(c): "x" for c in range(channels)}, **LABELS[name], "numTraining": 5, "file_ending": ".nii.gz"}, f, indent=4)
+        json.dump(
+            {
+                "channel_names": {str(c): "x" for c in range(channels)},
+                **LABELS[name],
+                "numTraining": 5,
+                "file_ending": ".nii.gz",
+            },
+            f,
+            indent=4,
+        )
 
 
 def crc(a):
@@ -89,8 +110,14 @@ def run(name, keys, size, final, batch, oversample, seed, scales):
     data = nnUNetDataset(FOLDERS[name], list(keys) if keys else None)
     transforms = None
     if size == final:
-        transforms = nnUNetTrainer.get_validation_transforms(scales, regions=m.foreground_regions if m.has_regions else None, ignore_label=m.ignore_label)
-    loader = (nnUNetDataLoader3D if dim == 3 else nnUNetDataLoader2D)(data, batch, size, final, m, oversample_foreground_percent=oversample, transforms=transforms)
+        transforms = nnUNetTrainer.get_validation_transforms(
+            scales,
+            regions=m.foreground_regions if m.has_regions else None,
+            ignore_label=m.ignore_label,
+        )
+    loader = (nnUNetDataLoader3D if dim == 3 else nnUNetDataLoader2D)(
+        data, batch, size, final, m, oversample_foreground_percent=oversample, transforms=transforms
+    )
     starts, original = [], loader.get_bbox
 
     def get_bbox(*args, **kwargs):
@@ -100,15 +127,33 @@ def run(name, keys, size, final, batch, oversample, seed, scales):
 
     loader.get_bbox = get_bbox
     np.random.seed(seed)
-    out = {"set": name, "keys": list(data.keys()), "size": size, "final": final, "batch": batch, "oversample": oversample, "seed": seed, "scales": scales, "batches": []}
+    out = {
+        "set": name,
+        "keys": list(data.keys()),
+        "size": size,
+        "final": final,
+        "batch": batch,
+        "oversample": oversample,
+        "seed": seed,
+        "scales": scales,
+        "batches": [],
+    }
     for _ in range(3):
         starts.clear()
         b = loader.generate_train_batch()
         target = b["target"] if isinstance(b["target"], list) else [b["target"]]
-        out["batches"].append({"keys": [str(k) for k in b["keys"]], "starts": list(starts), "data": crc(b["data"]), "data_shape": list(b["data"].shape),
-                               "targets": [crc(t) for t in target], "target_shapes": [list(t.shape) for t in target],
-                               "target_type": str(target[0].dtype).replace("torch.", "")})
-    out["after"] = int(np.random.randint(0, 2 ** 32, dtype=np.uint64))
+        out["batches"].append(
+            {
+                "keys": [str(k) for k in b["keys"]],
+                "starts": list(starts),
+                "data": crc(b["data"]),
+                "data_shape": list(b["data"].shape),
+                "targets": [crc(t) for t in target],
+                "target_shapes": [list(t.shape) for t in target],
+                "target_type": str(target[0].dtype).replace("torch.", ""),
+            }
+        )
+    out["after"] = int(np.random.randint(0, 2**32, dtype=np.uint64))
     return out
 
 
@@ -119,23 +164,72 @@ if __name__ == "__main__":
     scales2 = [[1.0, 1.0], [0.5, 0.5]]
     cases, seed = [], SEED
     for n in ("plain", "ignore", "regions", "regions_ignore"):
-        annotated = [f"case_{i}" for i in range(4)]  # the 2d loader of the reference fails on case_4 with an ignore label
-        for size, final in (([4, 4, 4], [4, 4, 4]), ([5, 7, 6], [5, 7, 6]), ([12, 14, 16], [12, 14, 16]), ([8, 10, 9], [5, 5, 4]), ([9, 16, 13], [8, 8, 8])):
+        annotated = [
+            f"case_{i}" for i in range(4)
+        ]  # the 2d loader of the reference fails on case_4 with an ignore label
+        for size, final in (
+            ([4, 4, 4], [4, 4, 4]),
+            ([5, 7, 6], [5, 7, 6]),
+            ([12, 14, 16], [12, 14, 16]),
+            ([8, 10, 9], [5, 5, 4]),
+            ([9, 16, 13], [8, 8, 8]),
+        ):
             for batch, oversample in ((1, 0.33), (2, 0.33), (5, 0.33), (4, 1.0), (3, 0.0)):
                 seed += 1
-                cases.append(run(n, None, size, final, batch, oversample, seed, scales3 if seed % 4 else None))
-        for size, final in (([4, 4], [4, 4]), ([5, 7], [5, 7]), ([16, 14], [16, 14]), ([10, 9], [5, 4])):
+                cases.append(
+                    run(
+                        n, None, size, final, batch, oversample, seed, scales3 if seed % 4 else None
+                    )
+                )
+        for size, final in (
+            ([4, 4], [4, 4]),
+            ([5, 7], [5, 7]),
+            ([16, 14], [16, 14]),
+            ([10, 9], [5, 4]),
+        ):
             for batch, oversample in ((2, 0.33), (5, 0.33), (4, 1.0)):
                 seed += 1
-                cases.append(run(n, annotated, size, final, batch, oversample, seed, scales2 if seed % 4 else None))
+                cases.append(
+                    run(
+                        n,
+                        annotated,
+                        size,
+                        final,
+                        batch,
+                        oversample,
+                        seed,
+                        scales2 if seed % 4 else None,
+                    )
+                )
         if n in ("ignore", "regions_ignore"):
             cases.append(run(n, ["case_4"], [4, 4, 4], [4, 4, 4], 3, 0.33, SEED + 9000, scales3))
         else:
             cases.append(run(n, ["case_2"], [4, 4], [4, 4], 3, 1.0, SEED + 9000, scales2))
     for n in ("source", "target"):
-        for i, (size, final) in enumerate((([16, 48, 48], [16, 48, 48]), ([40, 80, 56], [40, 80, 56]), ([22, 61, 61], [16, 48, 48]), ([32, 32], [32, 32]), ([96, 50], [64, 50]))):
+        for i, (size, final) in enumerate(
+            (
+                ([16, 48, 48], [16, 48, 48]),
+                ([40, 80, 56], [40, 80, 56]),
+                ([22, 61, 61], [16, 48, 48]),
+                ([32, 32], [32, 32]),
+                ([96, 50], [64, 50]),
+            )
+        ):
             scales = None if len(size) == 2 else scales3
             for batch in (2, 3):
-                cases.append(run(n, None, size, final, batch, 0.33, SEED + 500 + 10 * i + batch, scales))
+                cases.append(
+                    run(n, None, size, final, batch, 0.33, SEED + 500 + 10 * i + batch, scales)
+                )
     with open(os.path.join(OUT, "loader.json"), "w") as f:
-        json.dump({"versions": {"numpy": np.__version__, "torch": torch.__version__, "nnunetv2": "2.5.1"}, "cases": cases}, f, separators=(",", ":"))
+        json.dump(
+            {
+                "versions": {
+                    "numpy": np.__version__,
+                    "torch": torch.__version__,
+                    "nnunetv2": "2.5.1",
+                },
+                "cases": cases,
+            },
+            f,
+            separators=(",", ":"),
+        )

@@ -5,6 +5,7 @@ Golden files:  logits_to_labels.py --golden testdata/golden/logits_to_labels
 NAME.npz: logits (heads,z,y,x) float16 or float32, labels (z,y,x) uint8. cases.json: the labels of dataset.json for each NAME.
 The logits hold what decides: ties of all and of some classes, float16's subnormals around 0, large values, and noise.
 """
+
 import numpy as np
 
 import stack
@@ -12,11 +13,11 @@ import stack
 
 def make_logits(rng, heads, shape, dtype):
     x = rng.normal(0, 3, (heads, *shape)).astype(np.float32)
-    x[:, 0] = np.round(x[:, 0])            # many ties
-    x[:, 1] = x[:1, 1]                     # every class alike
-    tiny = rng.integers(-3, 4, x[:, 2].shape) * np.float32(2. ** -24)
-    x[:, 2] = tiny                         # subnormal in float16
-    x[:, 3] *= 1000                        # saturated
+    x[:, 0] = np.round(x[:, 0])  # many ties
+    x[:, 1] = x[:1, 1]  # every class alike
+    tiny = rng.integers(-3, 4, x[:, 2].shape) * np.float32(2.0**-24)
+    x[:, 2] = tiny  # subnormal in float16
+    x[:, 3] *= 1000  # saturated
     return x.astype(dtype)
 
 
@@ -38,7 +39,9 @@ def main():
         manager = stack.label_manager(spec)
         logits = make_logits(rng, manager.num_segmentation_heads, (5, 6, 7), dtype)
         seg = manager.convert_logits_to_segmentation(logits)
-        stack.write_npz(f"{args.golden}/{name}.npz", {"logits": logits, "labels": seg.astype(np.uint8)})
+        stack.write_npz(
+            f"{args.golden}/{name}.npz", {"logits": logits, "labels": seg.astype(np.uint8)}
+        )
         cases.append({"name": name, **spec})
         print(name, np.bincount(seg.ravel().astype(int)))
     stack.write_json(f"{args.golden}/cases.json", {"cases": cases, "meta": stack.meta(args)})

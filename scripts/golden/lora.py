@@ -14,6 +14,7 @@ loss = sum over heads k of mean((head_k - hash_tensor(-2-k))^2), clip 12, SGD Ne
 DIR/lora.npz: head_K of step 0, grad/NAME of step 0, losses, norms, final/NAME, eval_K after the last step; names are those of the plain
 network, lora_A.default.weight and lora_B.default.weight at their ends. DIR/base.pth: state dict before; DIR/adapter: save_pretrained.
 """
+
 import json
 from pathlib import Path
 
@@ -48,12 +49,23 @@ def executed(network):
 
 def wrap(network, args):
     heads = [f"decoder.seg_layers.{i}" for i in range(len(network.decoder.seg_layers))]
-    config = LoraConfig(r=args.rank, lora_alpha=args.alpha, lora_dropout=args.dropout, bias="all", target_modules=targets(network), modules_to_save=heads)
+    config = LoraConfig(
+        r=args.rank,
+        lora_alpha=args.alpha,
+        lora_dropout=args.dropout,
+        bias="all",
+        target_modules=targets(network),
+        modules_to_save=heads,
+    )
     return get_peft_model(network, config)
 
 
 def plain(name):
-    return name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+    return (
+        name.removeprefix(PREFIX)
+        .replace(".base_layer.", ".")
+        .replace(".modules_to_save.default.", ".")
+    )
 
 
 def fill_adapters(model):
@@ -86,11 +98,18 @@ def steps(model, shape, args):
             g["lr"] = 1e-2 * (1 - i / args.steps) ** 0.9
         sgd.zero_grad(set_to_none=True)
         heads = heads_of(model, stack.hash_tensor(-100 - i, shape))
-        loss = sum(((h - stack.hash_tensor(-2 - k, tuple(h.shape))) ** 2).mean() for k, h in enumerate(heads))
+        loss = sum(
+            ((h - stack.hash_tensor(-2 - k, tuple(h.shape))) ** 2).mean()
+            for k, h in enumerate(heads)
+        )
         loss.backward()
         if i == 0:
             arrays |= {f"head_{k}": h.detach().numpy().copy() for k, h in enumerate(heads)}
-            arrays |= {"grad/" + n: p.grad.numpy().copy() for n, p in trainable(model) if p.grad is not None}
+            arrays |= {
+                "grad/" + n: p.grad.numpy().copy()
+                for n, p in trainable(model)
+                if p.grad is not None
+            }
             assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
         norms.append(torch.nn.utils.clip_grad_norm_(parameters, 12.0).item())
         sgd.step()
@@ -99,7 +118,10 @@ def steps(model, shape, args):
     arrays |= {"final/" + n: p.detach().numpy() for n, p in trainable(model)}
     model.eval()
     with torch.no_grad():
-        arrays |= {f"eval_{k}": h.numpy() for k, h in enumerate(heads_of(model, stack.hash_tensor(-1, shape)))}
+        arrays |= {
+            f"eval_{k}": h.numpy()
+            for k, h in enumerate(heads_of(model, stack.hash_tensor(-1, shape)))
+        }
     return arrays
 
 
@@ -137,7 +159,16 @@ class Linears(torch.nn.Module):
 def linear(args, path, folder=None):
     network = Linears()
     stack.fill(network)
-    model = get_peft_model(network, LoraConfig(r=args.rank, lora_alpha=args.alpha, lora_dropout=args.dropout, bias="all", target_modules=["qkv", "proj"]))
+    model = get_peft_model(
+        network,
+        LoraConfig(
+            r=args.rank,
+            lora_alpha=args.alpha,
+            lora_dropout=args.dropout,
+            bias="all",
+            target_modules=["qkv", "proj"],
+        ),
+    )
     fill_adapters(model)
     stack.write_npz(path, steps(model, (2, 4, 5), args))
     if folder:
@@ -148,17 +179,31 @@ def load(spec, args, out):
     """Heads with an adapter folder that lntorch wrote; and whether PEFT found a place for every tensor in it."""
     from peft import PeftConfig
     from peft.utils import load_peft_weights, set_peft_model_state_dict
+
     network = stack.build(spec, deep_supervision=True)
     stack.load_weights(network, args.weights)
     model = PeftModel.from_pretrained(network, args.load)
     result = set_peft_model_state_dict(model, load_peft_weights(args.load, device="cpu"))
     executed(model).eval()
     with torch.no_grad():
-        arrays = {f"eval_{k}": h.numpy() for k, h in enumerate(heads_of(model, stack.hash_tensor(-1, tuple(spec["input_shape"]))))}
+        arrays = {
+            f"eval_{k}": h.numpy()
+            for k, h in enumerate(
+                heads_of(model, stack.hash_tensor(-1, tuple(spec["input_shape"])))
+            )
+        }
     stack.write_npz(out / "loaded.npz", arrays)
     config = PeftConfig.from_pretrained(args.load).to_dict()
-    print(json.dumps({"unexpected": result.unexpected_keys, "missing": [k for k in result.missing_keys if "lora_" in k],
-                      "adapted": sum(1 for n, _ in model.named_modules() if n.endswith(".lora_A")), "config": {k: (sorted(v) if isinstance(v, set) else v) for k, v in config.items()}}))
+    print(
+        json.dumps(
+            {
+                "unexpected": result.unexpected_keys,
+                "missing": [k for k in result.missing_keys if "lora_" in k],
+                "adapted": sum(1 for n, _ in model.named_modules() if n.endswith(".lora_A")),
+                "config": {k: (sorted(v) if isinstance(v, set) else v) for k, v in config.items()},
+            }
+        )
+    )
 
 
 def released(spec, args, folder):
@@ -166,11 +211,37 @@ def released(spec, args, folder):
     folder.mkdir(parents=True, exist_ok=True)
     network = stack.build(spec, deep_supervision=True)
     stack.fill(network)
-    model = get_peft_model(network, LoraConfig(r=args.rank, lora_alpha=args.alpha, lora_dropout=args.dropout, bias="none", target_modules=targets(network)))
-    rest = {"optimizer_state": None, "grad_scaler_state": None, "logging": {}, "_best_ema": None, "current_epoch": 3, "init_args": {}, "trainer_name": "nnUNetTrainer_lora",
-            "inference_allowed_mirroring_axes": (0, 1)}
+    model = get_peft_model(
+        network,
+        LoraConfig(
+            r=args.rank,
+            lora_alpha=args.alpha,
+            lora_dropout=args.dropout,
+            bias="none",
+            target_modules=targets(network),
+        ),
+    )
+    rest = {
+        "optimizer_state": None,
+        "grad_scaler_state": None,
+        "logging": {},
+        "_best_ema": None,
+        "current_epoch": 3,
+        "init_args": {},
+        "trainer_name": "nnUNetTrainer_lora",
+        "inference_allowed_mirroring_axes": (0, 1),
+    }
     torch.save({"network_weights": model.state_dict(), **rest}, folder / "zero.pth")
-    torch.save({"network_weights": {k.replace("base_model.model.", "base_model.model._orig_mod."): v for k, v in model.state_dict().items()}, **rest}, folder / "compiled.pth")
+    torch.save(
+        {
+            "network_weights": {
+                k.replace("base_model.model.", "base_model.model._orig_mod."): v
+                for k, v in model.state_dict().items()
+            },
+            **rest,
+        },
+        folder / "compiled.pth",
+    )
     fill_adapters(model)
     torch.save({"network_weights": model.state_dict(), **rest}, folder / "B.pth")
     executed(model).eval()
@@ -181,13 +252,23 @@ def released(spec, args, folder):
 
 def golden(args, folder):
     import network
+
     nets = {s["name"]: s for s in network.cases()}
     args.dropout = 0.0  # masks are a matter of the random generator: live
     for name in ("plain-aniso", "resenc-2d", "resenc-basic"):
         spec = {**nets[name], "mode": "train"}
         arrays = run(spec, args)
         stack.write_npz(folder / f"{name}.npz", arrays)
-        stack.write_json(folder / f"{name}.json", {"spec": spec, "rank": args.rank, "alpha": args.alpha, "steps": args.steps, "meta": stack.meta(args, **stack.versions("peft"))})
+        stack.write_json(
+            folder / f"{name}.json",
+            {
+                "spec": spec,
+                "rank": args.rank,
+                "alpha": args.alpha,
+                "steps": args.steps,
+                "meta": stack.meta(args, **stack.versions("peft")),
+            },
+        )
         print(name, arrays["losses"])
     linear(args, folder / "linear.npz")
 
@@ -216,7 +297,9 @@ def main():
     elif args.load:
         load(stack.read_spec(args.spec), args, Path(args.out))
     else:
-        stack.write_npz(Path(args.out) / "lora.npz", run(stack.read_spec(args.spec), args, Path(args.out)))
+        stack.write_npz(
+            Path(args.out) / "lora.npz", run(stack.read_spec(args.spec), args, Path(args.out))
+        )
 
 
 if __name__ == "__main__":

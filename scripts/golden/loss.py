@@ -11,6 +11,7 @@ OUT.npz: logits_K float32, target_K (labels int16 (n,1,...); regions bool (n,reg
 loss64 float64 0-d (the same in float64), grad_K float32 and, in golden files, grad64_K float64 (absent for a level of weight 0).
 OUT.json: spec, ds_weights, loss, loss64, meta.
 """
+
 import numpy as np
 import torch
 
@@ -20,8 +21,19 @@ import stack
 def spec(name, labels, spatial=(4, 8, 6), batch=2, **more):
     dims = len(spatial)
     strides = [[1] * dims, [1, 2, 2][-dims:], [2] * dims, [2] * dims]
-    value = {"name": name, "labels": labels, "regions_class_order": None, "batch_dice": False, "deep_supervision": True,
-             "strides": strides, "spatial": list(spatial), "batch": batch, "valid": True, "seed": len(name), **more}
+    value = {
+        "name": name,
+        "labels": labels,
+        "regions_class_order": None,
+        "batch_dice": False,
+        "deep_supervision": True,
+        "strides": strides,
+        "spatial": list(spatial),
+        "batch": batch,
+        "valid": True,
+        "seed": len(name),
+        **more,
+    }
     value["num_classes"] = stack.label_manager(value).num_segmentation_heads
     return value
 
@@ -56,11 +68,15 @@ def cases():
 def inputs(spec):
     """(logits, targets) per level; logits are eighths, they deflate well."""
     rng = np.random.default_rng(spec["seed"])
-    targets = stack.make_targets(spec, spec["strides"], (spec["batch"], *spec["spatial"]), rng, spec["valid"])
+    targets = stack.make_targets(
+        spec, spec["strides"], (spec["batch"], *spec["spatial"]), rng, spec["valid"]
+    )
     logits = []
     for t in targets:
         shape = (t.shape[0], spec["num_classes"], *t.shape[2:])
-        logits.append(torch.from_numpy((np.round(rng.standard_normal(shape) * 16) / 8).astype(np.float32)))
+        logits.append(
+            torch.from_numpy((np.round(rng.standard_normal(shape) * 16) / 8).astype(np.float32))
+        )
     return logits, targets
 
 
@@ -84,8 +100,13 @@ def run(spec, args, given=None, with_double=True):
             arrays[f"grad_{k}"] = g.numpy()
             if with_double:
                 arrays[f"grad64_{k}"] = g64.numpy()
-    return arrays, {"spec": spec, "ds_weights": None if weights is None else [float(w) for w in weights],
-                    "loss": float(value), "loss64": float(value64), "meta": stack.meta(args)}
+    return arrays, {
+        "spec": spec,
+        "ds_weights": None if weights is None else [float(w) for w in weights],
+        "loss": float(value),
+        "loss64": float(value64),
+        "meta": stack.meta(args),
+    }
 
 
 def main():
@@ -114,7 +135,10 @@ def main():
     if args.inputs:
         with np.load(args.inputs) as z:
             levels = len([n for n in z.files if n.startswith("logits_")])
-            given = tuple([torch.from_numpy(z[f"{kind}_{k}"]) for k in range(levels)] for kind in ("logits", "target"))
+            given = tuple(
+                [torch.from_numpy(z[f"{kind}_{k}"]) for k in range(levels)]
+                for kind in ("logits", "target")
+            )
     arrays, description = run(spec, args, given, with_double=False)
     stack.write_npz(args.out, arrays)
     stack.write_json(args.out.removesuffix(".npz") + ".json", description)

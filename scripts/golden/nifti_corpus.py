@@ -5,6 +5,7 @@ them: hash of the float32 array, spacing, properties, type of the pixels.
 
 Without --random the small fixed corpus of testdata/golden/nifti; with it N files of random headers and pixels.
 """
+
 import argparse
 import contextlib
 import gzip
@@ -32,11 +33,24 @@ rng = np.random.default_rng(args.seed)
 nib.imageglobals.logger.setLevel(100)
 sitk.ProcessObject_GlobalWarningDisplayOff()
 expected = {}
-CODES = {"u1": 2, "i2": 4, "i4": 8, "f4": 16, "f8": 64, "i1": 256, "u2": 512, "u4": 768, "i8": 1024, "u8": 1280}
+CODES = {
+    "u1": 2,
+    "i2": 4,
+    "i4": 8,
+    "f4": 16,
+    "f8": 64,
+    "i1": 256,
+    "u2": 512,
+    "u4": 768,
+    "i8": 1024,
+    "u8": 1280,
+}
 
 
 def digest(a):
-    return hashlib.sha256(np.ascontiguousarray(a.astype(a.dtype.newbyteorder("<"))).tobytes()).hexdigest()
+    return hashlib.sha256(
+        np.ascontiguousarray(a.astype(a.dtype.newbyteorder("<"))).tobytes()
+    ).hexdigest()
 
 
 def plain(v):
@@ -52,7 +66,11 @@ def read(path):
         try:
             with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="ignore"):
                 a, props = cls().read_images((path,))
-            result[cls.__name__] = {"shape": list(a.shape), "sha256": digest(a), "props": {k: plain(v) for k, v in props.items()}}
+            result[cls.__name__] = {
+                "shape": list(a.shape),
+                "sha256": digest(a),
+                "props": {k: plain(v) for k, v in props.items()},
+            }
             if cls is SimpleITKIO:
                 native = sitk.GetArrayFromImage(sitk.ReadImage(path))
                 result[cls.__name__] |= {"type": native.dtype.name, "native": digest(native)}
@@ -103,14 +121,20 @@ def write(name, h, a, extension=b"", note=None):
     body = b"\0\0\0\0"
     if extension:
         n = (len(extension) + 8 + 15) // 16 * 16
-        body = b"\1\0\0\0" + np.array([n, 6], h.endianness + "i4").tobytes() + extension.ljust(n - 8, b"\0")
+        body = (
+            b"\1\0\0\0"
+            + np.array([n, 6], h.endianness + "i4").tobytes()
+            + extension.ljust(n - 8, b"\0")
+        )
         s["vox_offset"] += n
     content = s.tobytes() + body + a.astype(a.dtype.newbyteorder(h.endianness)).tobytes(order="F")
     path = f"{out}/{name}"
-    with (gzip.GzipFile(path, "wb", mtime=0) if name.endswith(".gz") else open(path, "wb")) as f:
+    with gzip.GzipFile(path, "wb", mtime=0) if name.endswith(".gz") else open(path, "wb") as f:
         f.write(content)
     e = read(path)
-    if isinstance(h, nib.Nifti2Header):  # SimpleITK does not read NIfTI-2: what it reads from the same header as NIfTI-1
+    if isinstance(
+        h, nib.Nifti2Header
+    ):  # SimpleITK does not read NIfTI-2: what it reads from the same header as NIfTI-1
         twin = nib.Nifti1Header(endianness=h.endianness, check=False)
         for k in twin._structarr.dtype.names:
             if k not in ("sizeof_hdr", "magic", "vox_offset") and k in s.dtype.names:
@@ -118,7 +142,11 @@ def write(name, h, a, extension=b"", note=None):
         twin._structarr["magic"], twin._structarr["vox_offset"] = twin.single_magic, 352
         path = f"{out}/twin.nii"
         with open(path, "wb") as f:
-            f.write(twin._structarr.tobytes() + b"\0\0\0\0" + a.astype(a.dtype.newbyteorder(h.endianness)).tobytes(order="F"))
+            f.write(
+                twin._structarr.tobytes()
+                + b"\0\0\0\0"
+                + a.astype(a.dtype.newbyteorder(h.endianness)).tobytes(order="F")
+            )
         e["SimpleITKIO"] = read(path)["SimpleITKIO"] | {"twin": True}
         os.remove(path)
     expected[name] = e
@@ -142,7 +170,15 @@ def forms(r, zooms, offset, q=0, s=0, qr=None, qoffset=None, sr=None):
     """Fields of qform and sform; they agree unless qr, qoffset or sr is given."""
     quat, qfac = quaternion(r if qr is None else qr)
     qo = offset if qoffset is None else qoffset
-    f = dict(quat, qform_code=q, sform_code=s, qoffset_x=qo[0], qoffset_y=qo[1], qoffset_z=qo[2], **srow(np.asarray(r) * zooms if sr is None else sr, offset))
+    f = dict(
+        quat,
+        qform_code=q,
+        sform_code=s,
+        qoffset_x=qo[0],
+        qoffset_y=qo[1],
+        qoffset_z=qo[2],
+        **srow(np.asarray(r) * zooms if sr is None else sr, offset),
+    )
     f["pixdim"] = {0: qfac, 1: zooms[0], 2: zooms[1], 3: zooms[2]}
     return f
 
@@ -151,24 +187,51 @@ def fixed():
     lps, ras = np.diag([-1.0, -1, 1]), np.eye(3)
     oblique = np.array(nib.quaternions.quat2mat([0.92, 0.21, -0.19, 0.2721]))
     z, t = [0.7, 0.8, 2.5], [11.5, -20.25, 30.125]
-    i = 0
     for order in "<>":
         for dtype in CODES:
             a = values(dtype, (4, 3, 2))
-            write(f"type_{dtype}_{'le' if order == '<' else 'be'}.nii", header(1, order, dtype, a.shape, **forms(lps, z, t, 1, 1)), a)
+            write(
+                f"type_{dtype}_{'le' if order == '<' else 'be'}.nii",
+                header(1, order, dtype, a.shape, **forms(lps, z, t, 1, 1)),
+                a,
+            )
         a = values("i2", (4, 3, 2))
-        write(f"v2_{'le' if order == '<' else 'be'}.nii.gz", header(2, order, "i2", a.shape, **forms(oblique.astype("f4"), np.float32(z), t, 1, 1)), a)
+        write(
+            f"v2_{'le' if order == '<' else 'be'}.nii.gz",
+            header(2, order, "i2", a.shape, **forms(oblique.astype("f4"), np.float32(z), t, 1, 1)),
+            a,
+        )
     a = values("i2", (4, 3, 2))
 
     def case(name, version=1, order="<", dtype="i2", b=a, ext=b"", **f):
-        write(f"{name}.nii.gz" if not name.endswith(".nii") else name, header(version, order, dtype, b.shape, **f), b, ext)
+        write(
+            f"{name}.nii.gz" if not name.endswith(".nii") else name,
+            header(version, order, dtype, b.shape, **f),
+            b,
+            ext,
+        )
 
     # scalings
     base = forms(lps, z, t, 1, 1)
-    for k, (slope, inter) in {"slope": (2.5, 0), "inter": (1, -1024), "both": (0.1, 7.3), "zero": (0, 5), "nan": (np.nan, 5), "negative": (-1, 0), "inf": (np.inf, 0)}.items():
+    for k, (slope, inter) in {
+        "slope": (2.5, 0),
+        "inter": (1, -1024),
+        "both": (0.1, 7.3),
+        "zero": (0, 5),
+        "nan": (np.nan, 5),
+        "negative": (-1, 0),
+        "inf": (np.inf, 0),
+    }.items():
         case(f"scl_{k}", scl_slope=slope, scl_inter=inter, **base)
     for dtype in ("f4", "f8", "i4", "u8"):
-        case(f"scl_{dtype}", dtype=dtype, b=values(dtype, (4, 3, 2)), scl_slope=1.7, scl_inter=-3.1, **base)
+        case(
+            f"scl_{dtype}",
+            dtype=dtype,
+            b=values(dtype, (4, 3, 2)),
+            scl_slope=1.7,
+            scl_inter=-3.1,
+            **base,
+        )
     # units
     for units in (0, 1, 3, 10):
         case(f"units_{units}", xyzt_units=units, **base)
@@ -185,12 +248,18 @@ def fixed():
     case("turned_12", **forms(oblique, z, t, 1, 2, qr=turned))
     case("turned_24", **forms(lps, z, t, 2, 4, qr=oblique))
     tiny = [0.05, 0.05, 0.05]  # at an angle, but no element differs much
-    case("tiny_skew_12", **forms(lps, tiny, t, 1, 2, sr=lps * tiny + [[0, 9e-6, 0], [0, 0, 0], [0, 0, 0.0]]))
+    case(
+        "tiny_skew_12",
+        **forms(lps, tiny, t, 1, 2, sr=lps * tiny + [[0, 9e-6, 0], [0, 0, 0], [0, 0, 0.0]]),
+    )
     case("isotropic_12", **forms(oblique, [1.5, 1.5, 1.5], t, 1, 2))
     case("sform_scale", **forms(lps, z, t, 1, 2, sr=lps * [0.7, 0.8, 3.5]))
     case("sform_zero", **forms(lps, z, t, 1, 2, sr=np.zeros((3, 3))))
     case("sform_nan", **forms(lps, z, t, 1, 2, sr=lps * [np.nan, 1, 1]))
-    case("quaternion_180", **(forms(lps, z, t, 1, 0) | {"quatern_b": 0, "quatern_c": 1.0000001, "quatern_d": 0}))
+    case(
+        "quaternion_180",
+        **(forms(lps, z, t, 1, 0) | {"quatern_b": 0, "quatern_c": 1.0000001, "quatern_d": 0}),
+    )
     case("quaternion_nan", **(forms(lps, z, t, 1, 0) | {"quatern_b": np.nan}))
     # directions: every permutation with flips, oblique ones
     for k, p in enumerate(((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))):
@@ -206,8 +275,18 @@ def fixed():
     case("pixdim_negative_nocode", pixdim={0: 0, 1: -0.7, 2: 0.8, 3: -2.5})
     # axes
     case("2d", b=values("i2", (5, 4)), **forms(lps, z, t, 1, 1))
-    case("2d_sagittal", b=values("i2", (5, 4)), **forms(np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]), z, t, 1, 1))
-    case("4d", b=values("i2", (5, 4, 3, 2)), xyzt_units=18, toffset=3.5, **(base | {"pixdim": {0: 1, 1: 0.7, 2: 0.8, 3: 2.5, 4: 40}}))
+    case(
+        "2d_sagittal",
+        b=values("i2", (5, 4)),
+        **forms(np.array([[0, 0, 1.0], [1, 0, 0], [0, 1, 0]]), z, t, 1, 1),
+    )
+    case(
+        "4d",
+        b=values("i2", (5, 4, 3, 2)),
+        xyzt_units=18,
+        toffset=3.5,
+        **(base | {"pixdim": {0: 1, 1: 0.7, 2: 0.8, 3: 2.5, 4: 40}}),
+    )
     case("4d_one", b=values("i2", (5, 4, 3, 1)), **base)
     case("5d_ones", b=values("i2", (5, 4, 3, 1, 1)), **base)
     case("5d", b=values("i2", (5, 4, 3, 2, 2)), **base)
@@ -232,7 +311,11 @@ def fixed():
         expected[name] = read(f"{out}/{name}")
     affine = np.eye(4)
     affine[:3] = np.column_stack([oblique * z, t])
-    for name, cls in (("nibabel_plain.nii", nib.Nifti1Image), ("nibabel.nii.gz", nib.Nifti1Image), ("nibabel2.nii", nib.Nifti2Image)):
+    for name, cls in (
+        ("nibabel_plain.nii", nib.Nifti1Image),
+        ("nibabel.nii.gz", nib.Nifti1Image),
+        ("nibabel2.nii", nib.Nifti2Image),
+    ):
         nib.save(cls(values("f4", (5, 4, 3)), affine), f"{out}/{name}")
         if cls is nib.Nifti1Image:
             expected[name] = read(f"{out}/{name}")
@@ -254,7 +337,10 @@ def random_case(i):
         if kind < 0.6:  # a few degrees off the axes
             small = nib.quaternions.quat2mat(np.append(1, rng.normal(size=3) * 0.05))
             r = small @ np.eye(3)[:, rng.permutation(3)] * rng.choice([-1.0, 1.0], 3)
-    zooms = np.float32(rng.choice([0.5, 0.7, 0.9765625, 1, 1.5, 3, 5], 3) * (1 if rng.random() < 0.7 else rng.uniform(0.5, 2, 3)))
+    zooms = np.float32(
+        rng.choice([0.5, 0.7, 0.9765625, 1, 1.5, 3, 5], 3)
+        * (1 if rng.random() < 0.7 else rng.uniform(0.5, 2, 3))
+    )
     if rng.random() < 0.2:
         zooms[:] = zooms[0]
     offset = np.round(rng.normal(size=3) * 200, int(rng.integers(0, 5)))
@@ -280,14 +366,25 @@ def random_case(i):
     if rng.random() < 0.05:
         f["pixdim"][int(rng.integers(1, 4))] = 0
     if version == 2:  # the twin of NIfTI-1 must hold the same numbers
-        f = {k: (np.float32(v) if k != "pixdim" else {i: np.float32(x) for i, x in v.items()}) for k, v in f.items()}
+        f = {
+            k: (np.float32(v) if k != "pixdim" else {i: np.float32(x) for i, x in v.items()})
+            for k, v in f.items()
+        }
     if rng.random() < 0.3:
-        f |= {"scl_slope": rng.choice([0.0, 1.0, 0.5, -1.0, 0.1, 3.7, np.nan]), "scl_inter": rng.choice([0.0, -1024.0, 0.1])}
+        f |= {
+            "scl_slope": rng.choice([0.0, 1.0, 0.5, -1.0, 0.1, 3.7, np.nan]),
+            "scl_inter": rng.choice([0.0, -1024.0, 0.1]),
+        }
         f = {k: np.float32(v) if k.startswith("scl") else v for k, v in f.items()}
     f["xyzt_units"] = int(rng.choice([0, 1, 2, 3, 10, 18, 26]))
     f["toffset"] = float(rng.choice([0, 3.5]))
     ext = b"text" * int(rng.integers(0, 20)) if rng.random() < 0.1 else b""
-    write(f"random_{i:04d}.nii" + (".gz" if rng.random() < 0.5 else ""), header(version, order, dtype, shape, **f), values(dtype, shape), ext)
+    write(
+        f"random_{i:04d}.nii" + (".gz" if rng.random() < 0.5 else ""),
+        header(version, order, dtype, shape, **f),
+        values(dtype, shape),
+        ext,
+    )
 
 
 if args.random:
@@ -295,7 +392,12 @@ if args.random:
         random_case(i)
 else:
     fixed()
-    expected["versions"] = {"python": sys.version.split()[0], "numpy": np.__version__, "nibabel": nib.__version__, "SimpleITK": sitk.__version__}
+    expected["versions"] = {
+        "python": sys.version.split()[0],
+        "numpy": np.__version__,
+        "nibabel": nib.__version__,
+        "SimpleITK": sitk.__version__,
+    }
 with open(f"{out}/expected.json", "w") as f:
     json.dump(expected, f, indent=0)
     f.write("\n")

@@ -17,6 +17,7 @@
 
 Results go to stdout as one JSON line, after whatever nnU-Net prints. Exit code 0: as wished; 1: difference or error.
 """
+
 import json
 import os
 import random
@@ -37,18 +38,45 @@ def say(value):
 def predict(args):
     if args.entry:
         from nnunetv2.inference.predict_from_raw_data import predict_entry_point_modelfolder
-        sys.argv = ["nnUNetv2_predict_from_modelfolder", "-i", args.input_dir, "-o", args.output_dir, "-m", args.model_folder,
-                    "-f", *args.folds, "-chk", args.checkpoint_name, "-step_size", str(args.step_size), "-device", "cpu",
-                    "-npp", "1", "-nps", "1", "--disable_progress_bar"]
-        sys.argv += ["--disable_tta"] * args.disable_tta + ["--save_probabilities"] * args.save_probabilities
+
+        sys.argv = [
+            "nnUNetv2_predict_from_modelfolder",
+            "-i",
+            args.input_dir,
+            "-o",
+            args.output_dir,
+            "-m",
+            args.model_folder,
+            "-f",
+            *args.folds,
+            "-chk",
+            args.checkpoint_name,
+            "-step_size",
+            str(args.step_size),
+            "-device",
+            "cpu",
+            "-npp",
+            "1",
+            "-nps",
+            "1",
+            "--disable_progress_bar",
+        ]
+        sys.argv += ["--disable_tta"] * args.disable_tta + [
+            "--save_probabilities"
+        ] * args.save_probabilities
         predict_entry_point_modelfolder()
         say({"predicted": sorted(p.name for p in Path(args.output_dir).glob("*.nii.gz"))})
         return
     from nnunetv2.inference.export_prediction import export_prediction_from_logits
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
     from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
-    predictor = nnUNetPredictor(tile_step_size=args.step_size, use_mirroring=not args.disable_tta,
-                                device=torch.device("cpu"), allow_tqdm=False)
+
+    predictor = nnUNetPredictor(
+        tile_step_size=args.step_size,
+        use_mirroring=not args.disable_tta,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
     folds = [f if f == "all" else int(f) for f in args.folds]
     predictor.initialize_from_trained_model_folder(args.model_folder, folds, args.checkpoint_name)
     ending = predictor.dataset_json["file_ending"]
@@ -57,13 +85,25 @@ def predict(args):
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     done = []
     for files in create_lists_from_splitted_dataset_folder(args.input_dir, ending):
-        case = Path(files[0]).name[:-len(ending) - 5]
-        data, _, properties = preprocessor.run_case(files, None, predictor.plans_manager, predictor.configuration_manager,
-                                                    predictor.dataset_json)
+        case = Path(files[0]).name[: -len(ending) - 5]
+        data, _, properties = preprocessor.run_case(
+            files,
+            None,
+            predictor.plans_manager,
+            predictor.configuration_manager,
+            predictor.dataset_json,
+        )
         data = torch.from_numpy(data).to(dtype=torch.float32, memory_format=torch.contiguous_format)
         logits = predictor.predict_logits_from_preprocessed_data(data).cpu()
-        export_prediction_from_logits(logits, properties, predictor.configuration_manager, predictor.plans_manager,
-                                      predictor.dataset_json, str(out / case), args.save_probabilities)
+        export_prediction_from_logits(
+            logits,
+            properties,
+            predictor.configuration_manager,
+            predictor.plans_manager,
+            predictor.dataset_json,
+            str(out / case),
+            args.save_probabilities,
+        )
         done.append(case + ending)
     for name in ("dataset.json", "plans.json"):
         shutil.copy(Path(args.model_folder) / name, out / name)
@@ -75,14 +115,27 @@ class Stop(Exception):
 
 
 def train(args):
-    os.environ.update(nnUNet_preprocessed=args.preprocessed, nnUNet_results=args.results, nnUNet_n_proc_DA="0",
-                      nnUNet_def_n_proc="1", nnUNet_raw=args.preprocessed)
+    os.environ.update(
+        nnUNet_preprocessed=args.preprocessed,
+        nnUNet_results=args.results,
+        nnUNet_n_proc_DA="0",
+        nnUNet_def_n_proc="1",
+        nnUNet_raw=args.preprocessed,
+    )
     from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+
     random.seed(args.seed)
     np.random.seed(args.seed)
     fold = args.fold if args.fold == "all" else int(args.fold)
-    trainer = get_trainer_from_args(args.dataset, args.configuration, fold, args.trainer, args.plans,
-                                    use_compressed=not args.unpack, device=torch.device("cpu"))
+    trainer = get_trainer_from_args(
+        args.dataset,
+        args.configuration,
+        fold,
+        args.trainer,
+        args.plans,
+        use_compressed=not args.unpack,
+        device=torch.device("cpu"),
+    )
     trainer.num_epochs = args.epochs
     trainer.num_iterations_per_epoch = args.iterations
     trainer.num_val_iterations_per_epoch = args.val_iterations
@@ -109,9 +162,13 @@ def train(args):
     if args.validate:
         trainer.perform_actual_validation(False)
     log = trainer.logger.my_fantastic_logging
-    report = {"output_folder": str(folder), "start_epoch": start, "end_epoch": trainer.current_epoch,
-              "files": sorted(p.name for p in folder.iterdir()),
-              "logging": {k: json.loads(json.dumps(v, default=float)) for k, v in log.items()}}
+    report = {
+        "output_folder": str(folder),
+        "start_epoch": start,
+        "end_epoch": trainer.current_epoch,
+        "files": sorted(p.name for p in folder.iterdir()),
+        "logging": {k: json.loads(json.dumps(v, default=float)) for k, v in log.items()},
+    }
     if args.report:
         stack.write_json(args.report, {**report, "meta": stack.meta(args)})
     say(report)
@@ -129,7 +186,10 @@ class Comparison:
 
     def walk(self, path, a, b):
         if type(a) is not type(b):
-            self.note(path, f"type {type(a).__module__}.{type(a).__name__} and {type(b).__module__}.{type(b).__name__}")
+            self.note(
+                path,
+                f"type {type(a).__module__}.{type(a).__name__} and {type(b).__module__}.{type(b).__name__}",
+            )
         elif torch.is_tensor(a):
             self.tensor(path, a, b)
         elif isinstance(a, dict):
@@ -141,7 +201,11 @@ class Comparison:
                 if k in b:
                     self.walk(f"{path}/{k}", a[k], b[k])
             if hasattr(a, "_metadata") or hasattr(b, "_metadata"):
-                self.walk(f"{path}._metadata", getattr(a, "_metadata", None), getattr(b, "_metadata", None))
+                self.walk(
+                    f"{path}._metadata",
+                    getattr(a, "_metadata", None),
+                    getattr(b, "_metadata", None),
+                )
         elif isinstance(a, (list, tuple)):
             if len(a) != len(b):
                 self.note(path, f"{len(a)} and {len(b)} items")
@@ -168,13 +232,25 @@ class Comparison:
                 self.note(path, f"{what} {getattr(a, what)} and {getattr(b, what)}")
                 return
         if a.stride() != b.stride() or a.storage_offset() != b.storage_offset():
-            self.note(path, f"stride {a.stride()} offset {a.storage_offset()} and {b.stride()} {b.storage_offset()}")
-        ids = [seen.setdefault(t.untyped_storage()._cdata, len(seen)) for seen, t in zip(self.storages, (a, b))]
+            self.note(
+                path,
+                f"stride {a.stride()} offset {a.storage_offset()} and {b.stride()} {b.storage_offset()}",
+            )
+        ids = [
+            seen.setdefault(t.untyped_storage()._cdata, len(seen))
+            for seen, t in zip(self.storages, (a, b))
+        ]
         if ids[0] != ids[1]:
             self.note(path, f"storage {ids[0]} and {ids[1]} (numbered by first appearance)")
         if a.untyped_storage().nbytes() != b.untyped_storage().nbytes():
-            self.note(path, f"storage of {a.untyped_storage().nbytes()} and {b.untyped_storage().nbytes()} bytes")
-        raw = [t.detach().contiguous().view(-1).view(torch.uint8).numpy() for t in (a.reshape(-1), b.reshape(-1))]
+            self.note(
+                path,
+                f"storage of {a.untyped_storage().nbytes()} and {b.untyped_storage().nbytes()} bytes",
+            )
+        raw = [
+            t.detach().contiguous().view(-1).view(torch.uint8).numpy()
+            for t in (a.reshape(-1), b.reshape(-1))
+        ]
         if not np.array_equal(*raw):
             worst = (a.double() - b.double()).abs().max().item() if a.numel() else 0
             self.note(path, f"bytes differ, largest difference {worst}")
@@ -182,25 +258,40 @@ class Comparison:
 
 def compare_pth(args):
     # The two objects stay alive during the walk, so that storage addresses are not used twice.
-    a, b = (torch.load(f, map_location="cpu", weights_only=False) for f in (args.first, args.second))
+    a, b = (
+        torch.load(f, map_location="cpu", weights_only=False) for f in (args.first, args.second)
+    )
     if args.only:
         a, b = a[args.only], b[args.only]
     c = Comparison()
     c.walk("", a, b)
     for line in c.differences[:50]:
         print(line)
-    say({"equal": not c.differences, "differences": len(c.differences), "tensors": c.tensors, "storages": len(c.storages[0])})
+    say(
+        {
+            "equal": not c.differences,
+            "differences": len(c.differences),
+            "tensors": c.tensors,
+            "storages": len(c.storages[0]),
+        }
+    )
     sys.exit(1 if c.differences else 0)
 
 
 def weights_only(args):
     value = torch.load(args.file, map_location="cpu", weights_only=True)
-    say({"type": type(value).__name__, "keys": [str(k) for k in value][:20] if isinstance(value, dict) else None,
-         "torch": torch.__version__})
+    say(
+        {
+            "type": type(value).__name__,
+            "keys": [str(k) for k in value][:20] if isinstance(value, dict) else None,
+            "torch": torch.__version__,
+        }
+    )
 
 
 def pretrained(args):
     from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+
     spec = stack.plans_spec(args.plans, args.dataset_json, args.configuration)
     network = stack.build(spec)
     before = {k: v.clone() for k, v in network.state_dict().items()}

@@ -6,6 +6,7 @@ absent tensor. Outputs, and where PyTorch differentiates the operator the gradie
 "exact" cases have no rounding beyond IEEE's own, so that every implementation has the same bits.
 Numbers are text with enough digits to give the same bits when read as their type.
 """
+
 import json
 from pathlib import Path
 
@@ -59,13 +60,21 @@ def case(op, note, fn, *args, exact=False, grad=True, inplace=False):
         return a
 
     coded = [encode(a) for a in args]
-    leaves = [t.clone().requires_grad_(grad and not inplace and t.is_floating_point()) for t in tensors]
+    leaves = [
+        t.clone().requires_grad_(grad and not inplace and t.is_floating_point()) for t in tensors
+    ]
     it = iter(leaves)
     out = fn(*[next(it) if isinstance(a, In) else a for a in args])
     if inplace:
         out = leaves[0]
     outs = list(out) if isinstance(out, (tuple, list)) else [out]
-    c = {"op": op, "name": f"{op} {note}".strip(), "args": coded, "in": [array(t) for t in tensors], "out": [array(o) for o in outs]}
+    c = {
+        "op": op,
+        "name": f"{op} {note}".strip(),
+        "args": coded,
+        "in": [array(t) for t in tensors],
+        "out": [array(o) for o in outs],
+    }
     if exact:
         c["exact"] = True
     if inplace:
@@ -74,7 +83,7 @@ def case(op, note, fn, *args, exact=False, grad=True, inplace=False):
         cot = rnd(*outs[0].shape)
         (outs[0] * cot).sum().backward()
         c["cotangent"] = array(cot)
-        c["grads"] = [array(l.grad) if l.grad is not None else None for l in leaves]
+        c["grads"] = [array(leaf.grad) if leaf.grad is not None else None for leaf in leaves]
     CASES.append(c)
 
 
@@ -88,7 +97,16 @@ def pointwise():
     case("Mul", "", lambda x, y: x * y, In(a), In(b), exact=True)
     case("Mul", "broadcast", lambda x, y: x * y, In(a), In(row))
     case("Div", "", lambda x, y: x / y, In(a), In(away))
-    case("Add_", "", lambda x, y, k: x.add_(y, alpha=k), In(a), In(row), 1.0, inplace=True, exact=True)
+    case(
+        "Add_",
+        "",
+        lambda x, y, k: x.add_(y, alpha=k),
+        In(a),
+        In(row),
+        1.0,
+        inplace=True,
+        exact=True,
+    )
     case("Add_", "scaled", lambda x, y, k: x.add_(y, alpha=k), In(a), In(b), 0.3, inplace=True)
     case("Mul_", "", lambda x, y: x.mul_(y), In(a), In(b), inplace=True, exact=True)
     case("Div_", "", lambda x, y: x.div_(y), In(a), In(away), inplace=True)
@@ -98,8 +116,8 @@ def pointwise():
     case("AddScalar_", "", lambda x, v: x.add_(v), In(a), 0.7, inplace=True, exact=True)
     case("MulScalar_", "", lambda x, v: x.mul_(v), In(a), -1.3, inplace=True, exact=True)
     case("DivScalar_", "", lambda x, v: x.div_(v), In(a), 3.0, inplace=True)
-    case("Pow", "2.5", lambda x, e: x ** e, In(pos(3, 4)), 2.5)
-    case("Pow", "-1", lambda x, e: x ** e, In(away), -1.0)
+    case("Pow", "2.5", lambda x, e: x**e, In(pos(3, 4)), 2.5)
+    case("Pow", "-1", lambda x, e: x**e, In(away), -1.0)
     case("Neg", "", torch.neg, In(a), exact=True)
     case("Abs", "", torch.abs, In(a), exact=True)
     case("Exp", "", torch.exp, In(a))
@@ -113,10 +131,18 @@ def pointwise():
     case("LeakyRelu", "", lambda x, s: F.leaky_relu(x, s), In(a), 0.01)
     case("LeakyRelu_", "", lambda x, s: F.leaky_relu_(x, s), In(a), 0.01, inplace=True)
     case("Dropout", "off", lambda x, p, t: F.dropout(x, p, t), In(a), 0.5, False, exact=True)
-    case("FeatureDropout", "off", lambda x, p, t: torch.feature_dropout(x, p, t), In(rnd(2, 3, 2, 2)), 0.5, False, exact=True)
+    case(
+        "FeatureDropout",
+        "off",
+        lambda x, p, t: torch.feature_dropout(x, p, t),
+        In(rnd(2, 3, 2, 2)),
+        0.5,
+        False,
+        exact=True,
+    )
     case("ClampMin", "", lambda x, v: torch.clamp(x, min=v), In(a), -0.2, exact=True)
     case("ClampMax", "", lambda x, v: torch.clamp(x, max=v), In(a), 0.3, exact=True)
-    case("Clamp", "", lambda x, l, h: torch.clamp(x, l, h), In(a), -0.2, 0.3, exact=True)
+    case("Clamp", "", lambda x, low, high: torch.clamp(x, low, high), In(a), -0.2, 0.3, exact=True)
     odd = torch.tensor([1.0, float("inf"), -float("inf"), float("nan"), 0.0, 3e38])
     case("IsFinite", "", torch.isfinite, In(odd), exact=True)
     case("LogicalNot", "", torch.logical_not, In(ints(2, 7).bool()), exact=True)
@@ -144,14 +170,42 @@ def shape():
     case("Narrow", "", lambda x, d, s, n: x.narrow(d, s, n), In(a), 2, 1, 2, exact=True)
     case("Select", "", lambda x, d, i: x.select(d, i), In(a), 1, -1, exact=True)
     case("SliceDim", "", lambda x, d, s, e, st: x[:, :, s:e:st], In(a), 2, 0, 4, 3, exact=True)
-    case("Cat", "", lambda d, *ts: torch.cat(ts, d), 1, In(rnd(2, 1, 3)), In(rnd(2, 2, 3)), In(rnd(2, 3, 3)), exact=True)
-    case("Stack", "", lambda d, *ts: torch.stack(ts, d), 1, In(rnd(2, 3)), In(rnd(2, 3)), exact=True)
+    case(
+        "Cat",
+        "",
+        lambda d, *ts: torch.cat(ts, d),
+        1,
+        In(rnd(2, 1, 3)),
+        In(rnd(2, 2, 3)),
+        In(rnd(2, 3, 3)),
+        exact=True,
+    )
+    case(
+        "Stack", "", lambda d, *ts: torch.stack(ts, d), 1, In(rnd(2, 3)), In(rnd(2, 3)), exact=True
+    )
     case("Pad", "", lambda x, p, v: F.pad(x, p, value=v), In(a), [1, 2, 0, -1], 0.5, exact=True)
-    case("IndexSelect", "", lambda x, d, i: x.index_select(d, i), In(a), 1, In(torch.tensor([2, 0, 2, 1])))
+    case(
+        "IndexSelect",
+        "",
+        lambda x, d, i: x.index_select(d, i),
+        In(a),
+        1,
+        In(torch.tensor([2, 0, 2, 1])),
+    )
     case("Gather", "", lambda x, d, i: x.gather(d, i), In(a), 2, In(ints(4, 2, 3, 2)))
     once = torch.stack([torch.randperm(4, generator=GEN)[:2] for _ in range(6)]).reshape(2, 3, 2)
     case("Scatter", "", lambda x, d, i, v: x.scatter(d, i, v), In(a), 2, In(once), -1.0, exact=True)
-    case("Scatter_", "", lambda x, d, i, v: x.scatter_(d, i, v), In(a), 2, In(once), 1.0, inplace=True, exact=True)
+    case(
+        "Scatter_",
+        "",
+        lambda x, d, i, v: x.scatter_(d, i, v),
+        In(a),
+        2,
+        In(once),
+        1.0,
+        inplace=True,
+        exact=True,
+    )
 
 
 def reduce():
@@ -194,17 +248,65 @@ def conv():
     case("Conv", "2d without bias", c, In(x2), In(w2), None, [2, 1], [0, 1], [1, 2], 1)
     case("Conv", "2d groups", c, In(x2), In(rnd(4, 1, 3, 3)), In(rnd(4)), [1, 1], [1, 1], [1, 1], 4)
     case("Conv", "3d", c, In(x3), In(w3), In(rnd(3)), [1, 1, 1], [1, 1, 1], [1, 1, 1], 1)
-    case("Conv", "3d strided, anisotropic", c, In(x3), In(rnd(3, 2, 1, 3, 3)), In(rnd(3)), [1, 2, 2], [0, 1, 1], [1, 1, 1], 1)
-    case("Conv", "3d without bias, dilated", c, In(x3), In(rnd(2, 2, 2, 2, 2)), None, [1, 1, 1], [0, 1, 0], [2, 1, 1], 1)
+    case(
+        "Conv",
+        "3d strided, anisotropic",
+        c,
+        In(x3),
+        In(rnd(3, 2, 1, 3, 3)),
+        In(rnd(3)),
+        [1, 2, 2],
+        [0, 1, 1],
+        [1, 1, 1],
+        1,
+    )
+    case(
+        "Conv",
+        "3d without bias, dilated",
+        c,
+        In(x3),
+        In(rnd(2, 2, 2, 2, 2)),
+        None,
+        [1, 1, 1],
+        [0, 1, 0],
+        [2, 1, 1],
+        1,
+    )
     case("ConvTranspose", "2d", ct, In(x2), In(rnd(4, 3, 2, 2)), In(rnd(3)), [2, 2])
     case("ConvTranspose", "3d", ct, In(x3), In(rnd(2, 3, 2, 2, 2)), In(rnd(3)), [2, 2, 2])
-    case("ConvTranspose", "3d anisotropic without bias", ct, In(x3), In(rnd(2, 3, 1, 2, 2)), None, [1, 2, 2])
+    case(
+        "ConvTranspose",
+        "3d anisotropic without bias",
+        ct,
+        In(x3),
+        In(rnd(2, 3, 1, 2, 2)),
+        None,
+        [1, 2, 2],
+    )
 
     def join(x, w, b, skip, stride):
         return torch.cat([ct(x, w, b, stride), skip], 1)
 
-    case("ConvTransposeCat", "2d", join, In(rnd(2, 3, 2, 3)), In(rnd(3, 17, 2, 2)), In(rnd(17)), In(rnd(2, 4, 4, 6)), [2, 2])
-    case("ConvTransposeCat", "3d anisotropic without bias", join, In(rnd(2, 2, 2, 3, 2)), In(rnd(2, 3, 1, 2, 2)), None, In(rnd(2, 3, 2, 6, 4)), [1, 2, 2])
+    case(
+        "ConvTransposeCat",
+        "2d",
+        join,
+        In(rnd(2, 3, 2, 3)),
+        In(rnd(3, 17, 2, 2)),
+        In(rnd(17)),
+        In(rnd(2, 4, 4, 6)),
+        [2, 2],
+    )
+    case(
+        "ConvTransposeCat",
+        "3d anisotropic without bias",
+        join,
+        In(rnd(2, 2, 2, 3, 2)),
+        In(rnd(2, 3, 1, 2, 2)),
+        None,
+        In(rnd(2, 3, 2, 6, 4)),
+        [1, 2, 2],
+    )
     case("AvgPool", "2d", pool, In(x2), [2, 3], [2, 2])
     case("AvgPool", "3d", pool, In(x3), [2, 2, 2], [1, 2, 2])
     case("Linear", "", F.linear, In(rnd(2, 3, 5)), In(rnd(4, 5)), In(rnd(4)))
@@ -225,16 +327,58 @@ def norm():
         return F.instance_norm(x, weight=w, bias=b, eps=eps)
 
     case("InstanceNorm", "3d", inorm, In(rnd(2, 3, 3, 4, 2)), In(rnd(3)), In(rnd(3)), 1e-5)
-    case("InstanceNorm", "2d without affine, large eps", inorm, In(rnd(2, 3, 4, 5)), None, None, 0.5)
+    case(
+        "InstanceNorm", "2d without affine, large eps", inorm, In(rnd(2, 3, 4, 5)), None, None, 0.5
+    )
 
     def fused(x, w, b, residual, eps, slope):
         z = F.instance_norm(x, weight=w, bias=b, eps=eps)
         return F.leaky_relu(z if residual is None else z + residual, slope)
 
-    case("InstanceNormLeakyReLU", "3d", fused, In(rnd(2, 3, 3, 4, 2)), In(rnd(3)), In(rnd(3)), None, 1e-5, 0.01)
-    case("InstanceNormLeakyReLU", "3d, 18 channels, residual", fused, In(rnd(2, 18, 3, 2, 2)), In(rnd(18)), In(rnd(18)), In(rnd(2, 18, 3, 2, 2)), 1e-5, 0.01)
-    case("InstanceNormLeakyReLU", "2d without affine, relu", fused, In(rnd(2, 3, 4, 5)), None, None, None, 0.5, 0.0)
-    case("InstanceNormLeakyReLU", "without rectifier", fused, In(rnd(1, 17, 3, 2, 2)), In(rnd(17)), In(rnd(17)), None, 1e-5, 1.0)
+    case(
+        "InstanceNormLeakyReLU",
+        "3d",
+        fused,
+        In(rnd(2, 3, 3, 4, 2)),
+        In(rnd(3)),
+        In(rnd(3)),
+        None,
+        1e-5,
+        0.01,
+    )
+    case(
+        "InstanceNormLeakyReLU",
+        "3d, 18 channels, residual",
+        fused,
+        In(rnd(2, 18, 3, 2, 2)),
+        In(rnd(18)),
+        In(rnd(18)),
+        In(rnd(2, 18, 3, 2, 2)),
+        1e-5,
+        0.01,
+    )
+    case(
+        "InstanceNormLeakyReLU",
+        "2d without affine, relu",
+        fused,
+        In(rnd(2, 3, 4, 5)),
+        None,
+        None,
+        None,
+        0.5,
+        0.0,
+    )
+    case(
+        "InstanceNormLeakyReLU",
+        "without rectifier",
+        fused,
+        In(rnd(1, 17, 3, 2, 2)),
+        In(rnd(17)),
+        In(rnd(17)),
+        None,
+        1e-5,
+        1.0,
+    )
     case("LayerNorm", "", F.layer_norm, In(rnd(2, 3, 6)), [6], In(rnd(6)), In(rnd(6)), 1e-5)
     case("LayerNorm", "two axes", F.layer_norm, In(rnd(2, 3, 6)), [3, 6], None, None, 1e-5)
 
@@ -244,26 +388,58 @@ def loss():
     ignored = t.clone()
     ignored[0, :2] = 2
     for i, r in enumerate(("none", "mean", "sum")):
-        case("CrossEntropy", r, lambda x, t, ig, _, r=r: F.cross_entropy(x, t, ignore_index=ig, reduction=r), In(x), In(t), -100, i)
-        case("CrossEntropy", r + " ignoring", lambda x, t, ig, _, r=r: F.cross_entropy(x, t, ignore_index=ig, reduction=r), In(x), In(ignored), 2, i)
-        case("BCEWithLogits", r, lambda x, t, _, r=r: F.binary_cross_entropy_with_logits(x, t, reduction=r), In(x), In(ints(2, 2, 3, 3, 4).float()), i)
+        case(
+            "CrossEntropy",
+            r,
+            lambda x, t, ig, _, r=r: F.cross_entropy(x, t, ignore_index=ig, reduction=r),
+            In(x),
+            In(t),
+            -100,
+            i,
+        )
+        case(
+            "CrossEntropy",
+            r + " ignoring",
+            lambda x, t, ig, _, r=r: F.cross_entropy(x, t, ignore_index=ig, reduction=r),
+            In(x),
+            In(ignored),
+            2,
+            i,
+        )
+        case(
+            "BCEWithLogits",
+            r,
+            lambda x, t, _, r=r: F.binary_cross_entropy_with_logits(x, t, reduction=r),
+            In(x),
+            In(ints(2, 2, 3, 3, 4).float()),
+            i,
+        )
 
 
 def added():
     """Operators that came later: their numbers are drawn last, so that those of older cases stay."""
     case("Index", "", lambda x, i: x[i], In(rnd(4, 3)), In(torch.tensor([[2, 0, 2], [1, 3, 2]])))
     case("Erfinv", "", torch.erfinv, In(torch.rand(3, 4, generator=GEN) * 1.98 - 0.99))
-    case("Erfinv", "ends", torch.erfinv, In(torch.tensor([-1.0, 0.0, 1.0, 2.0])), exact=True, grad=False)
+    case(
+        "Erfinv",
+        "ends",
+        torch.erfinv,
+        In(torch.tensor([-1.0, 0.0, 1.0, 2.0])),
+        exact=True,
+        grad=False,
+    )
 
 
 def random():
     """Draws of a CPU generator, one after the other."""
     g = torch.Generator().manual_seed(1234)
-    return {"seed": 1234,
-            "normal": array(torch.empty(5, 7).normal_(0.5, 2.0, generator=g)),
-            "uniform": array(torch.empty(33).uniform_(-1.0, 3.0, generator=g)),
-            "randperm": array(torch.randperm(12, generator=g)),
-            "double": array(torch.empty(4, dtype=torch.float64).normal_(0.0, 1.0, generator=g))}
+    return {
+        "seed": 1234,
+        "normal": array(torch.empty(5, 7).normal_(0.5, 2.0, generator=g)),
+        "uniform": array(torch.empty(33).uniform_(-1.0, 3.0, generator=g)),
+        "randperm": array(torch.randperm(12, generator=g)),
+        "double": array(torch.empty(4, dtype=torch.float64).normal_(0.0, 1.0, generator=g)),
+    }
 
 
 if __name__ == "__main__":
@@ -273,5 +449,7 @@ if __name__ == "__main__":
     names = [c["name"] for c in CASES]
     assert len(set(names)) == len(names), "two cases of one name"
     text = ",\n".join(json.dumps(c, separators=(",", ":")) for c in CASES)
-    OUT.write_text(f'{{"torch":"{torch.__version__}","random":{json.dumps(random())},"cases":[\n{text}\n]}}\n')
+    OUT.write_text(
+        f'{{"torch":"{torch.__version__}","random":{json.dumps(random())},"cases":[\n{text}\n]}}\n'
+    )
     print(OUT, OUT.stat().st_size, len(CASES))

@@ -3,6 +3,7 @@
 Run with the pinned torch: python scripts/golden/optim_steps.py
 Numbers are written so that reading them as float32 (learning rates: float64) gives the same bits.
 """
+
 import json
 from pathlib import Path
 
@@ -23,15 +24,24 @@ def numbers(t):
 def start(seed):
     g = torch.Generator().manual_seed(seed)
     params = [torch.randn(s, generator=g).requires_grad_() for s in SHAPES]
-    grads = [[torch.randn(s, generator=g) * 3 if f is not None and step >= f else None
-              for s, f in zip(SHAPES, FIRST_GRADIENT)] for step in range(STEPS)]
+    grads = [
+        [
+            torch.randn(s, generator=g) * 3 if f is not None and step >= f else None
+            for s, f in zip(SHAPES, FIRST_GRADIENT)
+        ]
+        for step in range(STEPS)
+    ]
     return params, grads
 
 
 def steps(make, seed):
     params, grads = start(seed)
-    case = {"params": [numbers(p) for p in params],
-            "grads": [[None if g is None else numbers(g) for g in row] for row in grads], "after": [], "lrs": []}
+    case = {
+        "params": [numbers(p) for p in params],
+        "grads": [[None if g is None else numbers(g) for g in row] for row in grads],
+        "after": [],
+        "lrs": [],
+    }
     opt = make(params)
     for step, row in enumerate(grads):
         lr = opt.param_groups[0]["lr"] * (1 if step == 0 else 0.7)
@@ -42,8 +52,10 @@ def steps(make, seed):
         opt.step()
         case["after"].append([numbers(p) for p in params])
     state = opt.state_dict()["state"]
-    case["state"] = {str(i): {k: (numbers(v) if v.ndim else float(v)) for k, v in st.items() if v is not None}
-                     for i, st in state.items()}
+    case["state"] = {
+        str(i): {k: (numbers(v) if v.ndim else float(v)) for k, v in st.items() if v is not None}
+        for i, st in state.items()
+    }
     return case
 
 
@@ -68,18 +80,31 @@ def clip():
         for p, g in zip(params, grads[2]):
             p.grad = None if g is None else g.clone()
         total = torch.nn.utils.clip_grad_norm_(params, max_norm)
-        cases.append({"max": max_norm, "grads": [None if g is None else numbers(g) for g in grads[2]], "total": numbers(total)[0],
-                      "clipped": [None if p.grad is None else numbers(p.grad) for p in params]})
+        cases.append(
+            {
+                "max": max_norm,
+                "grads": [None if g is None else numbers(g) for g in grads[2]],
+                "total": numbers(total)[0],
+                "clipped": [None if p.grad is None else numbers(p.grad) for p in params],
+            }
+        )
     return cases
 
 
 def scaler():
     """Ten iterations of a scaler with a short growth interval; the gradient of steps 2, 6 and 7 overflows."""
-    s = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_factor=2.0, backoff_factor=0.25, growth_interval=3)
+    s = torch.amp.GradScaler(
+        "cpu", init_scale=1024.0, growth_factor=2.0, backoff_factor=0.25, growth_interval=3
+    )
     p = torch.tensor([1.0, -2.0, 0.5]).requires_grad_()
     opt = torch.optim.SGD([p], lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2)
     x = torch.tensor([0.3, 0.7, -1.1])
-    case = {"init": s.state_dict() or {"scale": 1024.0}, "param": numbers(p), "x": numbers(x), "rows": []}
+    case = {
+        "init": s.state_dict() or {"scale": 1024.0},
+        "param": numbers(p),
+        "x": numbers(x),
+        "rows": [],
+    }
     for step in range(10):
         opt.zero_grad(set_to_none=True)
         loss = (p * p * x).sum()
@@ -92,18 +117,33 @@ def scaler():
         s.step(opt)
         s.update()
         st = s.state_dict()
-        case["rows"].append({"stepped": not torch.equal(before, p), "param": numbers(p), "scale": st["scale"],
-                             "tracker": st["_growth_tracker"]})
+        case["rows"].append(
+            {
+                "stepped": not torch.equal(before, p),
+                "param": numbers(p),
+                "scale": st["scale"],
+                "tracker": st["_growth_tracker"],
+            }
+        )
     return case
 
 
 def poly():
-    return [{"initial": i, "max": m, "lrs": [i * (1 - e / m) ** 0.9 for e in range(m)]}
-            for i, m in ((1e-2, 1000), (1e-3, 50), (0.3, 7))]
+    return [
+        {"initial": i, "max": m, "lrs": [i * (1 - e / m) ** 0.9 for e in range(m)]}
+        for i, m in ((1e-2, 1000), (1e-3, 50), (0.3, 7))
+    ]
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    out = {"torch": torch.__version__, "shapes": SHAPES, "sgd": sgd(), "clip": clip(), "scaler": scaler(), "poly": poly()}
+    out = {
+        "torch": torch.__version__,
+        "shapes": SHAPES,
+        "sgd": sgd(),
+        "clip": clip(),
+        "scaler": scaler(),
+        "poly": poly(),
+    }
     OUT.write_text(json.dumps(out, separators=(",", ":")) + "\n")
     print(OUT, OUT.stat().st_size)

@@ -29,7 +29,10 @@ def main(folder):
             image = sitk.ReadImage(str(path))
             label = sitk.ReadImage(str(folder / f"labels{part}" / f"{name}.nii.gz"))
             assert label.GetSize() == image.GetSize() and label.GetSpacing() == image.GetSpacing()
-            assert label.GetOrigin() == image.GetOrigin() and label.GetDirection() == image.GetDirection()
+            assert (
+                label.GetOrigin() == image.GetOrigin()
+                and label.GetDirection() == image.GetDirection()
+            )
             pixels, seg = sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(label)
             numbered, count = ndimage.label(seg > 0, np.ones((3, 3, 3)))
             components = []
@@ -38,9 +41,15 @@ def main(folder):
                 assert (values == values[0]).all()
                 components.append({"Label": int(values[0]), "Voxels": int(values.size)})
             cases[name] = {
-                "Size": image.GetSize(), "Spacing": image.GetSpacing(), "Origin": image.GetOrigin(), "Direction": image.GetDirection(),
-                "Type": image.GetPixelIDTypeAsString(), "LabelType": label.GetPixelIDTypeAsString(),
-                "Least": int(pixels.min()), "Most": int(pixels.max()), "Components": components,
+                "Size": image.GetSize(),
+                "Spacing": image.GetSpacing(),
+                "Origin": image.GetOrigin(),
+                "Direction": image.GetDirection(),
+                "Type": image.GetPixelIDTypeAsString(),
+                "LabelType": label.GetPixelIDTypeAsString(),
+                "Least": int(pixels.min()),
+                "Most": int(pixels.max()),
+                "Components": components,
             }
     json.dump({"Verified": True, "Cases": cases}, sys.stdout)
 

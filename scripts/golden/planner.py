@@ -4,6 +4,7 @@ Usage: python scripts/golden/planner.py OUTPUT [--seed N] [--count N]
 
 OUTPUT is a JSON list of {dataset_name, dataset, fingerprint, existing, planner, options, plans, error}: what went in, the
 text of the plans file that came out (or that the planner failed). `existing` is the text of a plans file that was there before."""
+
 import argparse
 import contextlib
 import io
@@ -21,13 +22,25 @@ for name in ("raw", "preprocessed", "results"):
     os.makedirs(os.environ["nnUNet_" + name])
 os.environ["nnUNet_n_proc_DA"] = "1"
 
-import torch  # noqa: E402
-from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner  # noqa: E402
-from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (  # noqa: E402
-    ResEncUNetPlanner, nnUNetPlannerResEncL, nnUNetPlannerResEncM, nnUNetPlannerResEncXL)
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO  # noqa: E402
+import torch
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+    ExperimentPlanner,
+)
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    ResEncUNetPlanner,
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncM,
+    nnUNetPlannerResEncXL,
+)
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-PLANNERS = [ExperimentPlanner, ResEncUNetPlanner, nnUNetPlannerResEncM, nnUNetPlannerResEncL, nnUNetPlannerResEncXL]
+PLANNERS = [
+    ExperimentPlanner,
+    ResEncUNetPlanner,
+    nnUNetPlannerResEncM,
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncXL,
+]
 DATASET = "Dataset042_MadeUp"
 
 # Labels that are not consecutive are the integrity check's affair, not the planner's.
@@ -37,7 +50,12 @@ LABELS = [
     ({"background": 0, "whole": [1, 2, 3], "core": [2, 3], "en": 3}, [1, 2, 3]),
     ({"background": 0, "whole": [1, 2], "core": 2, "ignore": 3}, [1, 2]),
 ]
-CHANNELS = [["CT"], ["ct", "MR"], ["zscore", "noNorm", "RESCALE_to_0_1", "rgb_to_0_1"], ["PET", "CT"]]
+CHANNELS = [
+    ["CT"],
+    ["ct", "MR"],
+    ["zscore", "noNorm", "RESCALE_to_0_1", "rgb_to_0_1"],
+    ["PET", "CT"],
+]
 
 
 def statistics(rng, channels):
@@ -47,7 +65,9 @@ def statistics(rng, channels):
 
 def made_up(rng):
     """A fingerprint of one of the kinds that take different ways through the planner."""
-    kind = rng.choice(["isotropic", "anisotropic", "very", "mixed", "slices", "tiny", "square", "any", "huge"])
+    kind = rng.choice(
+        ["isotropic", "anisotropic", "very", "mixed", "slices", "tiny", "square", "any", "huge"]
+    )
     n = rng.randint(1, 12)
     coarse, spacing, shape = rng.randrange(3), [], []
     base = rng.uniform(0.3, 1.5)
@@ -69,14 +89,21 @@ def made_up(rng):
         elif kind == "square":
             sp, sh = [1.0, 1.0, 1.0], [128, 128, 128]
         elif kind == "any":
-            sp, sh = [rng.choice([0.5, 1.0, 2.0, 3.0, 4.0]) for _ in range(3)], [rng.choice([16, 33, 64, 96, 200, 512]) for _ in range(3)]
+            sp, sh = (
+                [rng.choice([0.5, 1.0, 2.0, 3.0, 4.0]) for _ in range(3)],
+                [rng.choice([16, 33, 64, 96, 200, 512]) for _ in range(3)],
+            )
         elif kind == "huge":
             sh = [s * rng.choice([2, 3]) for s in sh]
         if rng.random() < 0.5:  # as NIfTI stores it
             sp = [float(torch.tensor(s, dtype=torch.float32)) for s in sp]
         spacing.append(sp)
         shape.append(sh)
-    return {"spacings": spacing, "shapes_after_crop": shape, "median_relative_size_after_cropping": rng.choice([1.0, 0.76, 0.75, 0.7499, 0.3])}
+    return {
+        "spacings": spacing,
+        "shapes_after_crop": shape,
+        "median_relative_size_after_cropping": rng.choice([1.0, 0.76, 0.75, 0.7499, 0.3]),
+    }
 
 
 def case(rng):
@@ -85,37 +112,78 @@ def case(rng):
     fingerprint = made_up(rng)
     fingerprint["foreground_intensity_properties_per_channel"] = statistics(rng, len(channels))
     names = {str(i): c for i, c in enumerate(channels)}
-    dataset = {"channel_names" if rng.random() < 0.9 else "modality": names, "labels": labels,
-               "numTraining": rng.choice([len(fingerprint["spacings"]), 3, 40, 400]), "file_ending": ".nii.gz",
-               "dataset": {"c": {"images": ["c_0000.nii.gz"], "label": "c.nii.gz"}}}
+    dataset = {
+        "channel_names" if rng.random() < 0.9 else "modality": names,
+        "labels": labels,
+        "numTraining": rng.choice([len(fingerprint["spacings"]), 3, 40, 400]),
+        "file_ending": ".nii.gz",
+        "dataset": {"c": {"images": ["c_0000.nii.gz"], "label": "c.nii.gz"}},
+    }
     if order:
         dataset["regions_class_order"] = order
     options = {}
     if rng.random() < 0.15:
         options["gpu_memory_target_in_gb"] = rng.choice([2.0, 4.5, 11.0, 24.0, 80.0])
     if rng.random() < 0.15:
-        options["overwrite_target_spacing"] = [rng.choice([1.0, 0.9, 3.0, rng.uniform(0.5, 4)]) for _ in range(3)]
+        options["overwrite_target_spacing"] = [
+            rng.choice([1.0, 0.9, 3.0, rng.uniform(0.5, 4)]) for _ in range(3)
+        ]
     if rng.random() < 0.15:
         options["plans_name"] = "customPlans"
     if rng.random() < 0.1:
         options["preprocessor_name"] = "AnotherPreprocessor"
     existing = None
     if rng.random() < 0.2:
-        existing = {"plans_name": "whatever", "configurations": {
-            "3d_small": {"inherits_from": "3d_fullres", "patch_size": [32, 32, 32]}, "2d": {"batch_size": 1},
-            "3d_lowres": {"batch_size": 7}, "another": {"inherits_from": "3d_small", "batch_size": 3, "spacing": [1.0, 2, 1e-7]}}}
-    return {"dataset": dataset, "fingerprint": fingerprint, "options": options, "existing": existing}
+        existing = {
+            "plans_name": "whatever",
+            "configurations": {
+                "3d_small": {"inherits_from": "3d_fullres", "patch_size": [32, 32, 32]},
+                "2d": {"batch_size": 1},
+                "3d_lowres": {"batch_size": 7},
+                "another": {
+                    "inherits_from": "3d_small",
+                    "batch_size": 3,
+                    "spacing": [1.0, 2, 1e-7],
+                },
+            },
+        }
+    return {
+        "dataset": dataset,
+        "fingerprint": fingerprint,
+        "options": options,
+        "existing": existing,
+    }
 
 
 def curated():
     """The datasets of the reference's table, for every planner."""
-    head = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1}, "file_ending": ".nii.gz",
-            "dataset": {"c": {"images": ["c_0000.nii.gz"], "label": "c.nii.gz"}}}
+    head = {
+        "channel_names": {"0": "CT"},
+        "labels": {"background": 0, "lymph_node": 1},
+        "file_ending": ".nii.gz",
+        "dataset": {"c": {"images": ["c_0000.nii.gz"], "label": "c.nii.gz"}},
+    }
     # Factors of exactly two, and a finest axis that is too short to be pooled.
-    for spacing, shape in [([2.0, 1.0, 1.0], [64, 128, 160]), ([4.0, 2.0, 1.0], [40, 100, 120]), ([6.0, 2.5, 1.0], [60, 200, 7]), ([6.0, 1.0, 2.0], [60, 7, 200])]:
-        yield [ExperimentPlanner, ResEncUNetPlanner], {"dataset": dict(head, numTraining=9), "options": {}, "existing": None, "fingerprint": {
-            "spacings": [spacing] * 3, "shapes_after_crop": [shape] * 3, "median_relative_size_after_cropping": 0.7,
-            "foreground_intensity_properties_per_channel": statistics(random.Random(2), 1)}}
+    for spacing, shape in [
+        ([2.0, 1.0, 1.0], [64, 128, 160]),
+        ([4.0, 2.0, 1.0], [40, 100, 120]),
+        ([6.0, 2.5, 1.0], [60, 200, 7]),
+        ([6.0, 1.0, 2.0], [60, 7, 200]),
+    ]:
+        yield (
+            [ExperimentPlanner, ResEncUNetPlanner],
+            {
+                "dataset": dict(head, numTraining=9),
+                "options": {},
+                "existing": None,
+                "fingerprint": {
+                    "spacings": [spacing] * 3,
+                    "shapes_after_crop": [shape] * 3,
+                    "median_relative_size_after_cropping": 0.7,
+                    "foreground_intensity_properties_per_channel": statistics(random.Random(2), 1),
+                },
+            },
+        )
     z = [3, 3.5, 5, 5, 5, 5, 6, 6, 8, 10]
     for spacings, shapes in [
         ([[1.0, 1.0, 1.0]] * 20, [[36, 50, 35]] * 20),
@@ -123,9 +191,20 @@ def curated():
         ([[5, 0.7, 0.7]] * 50, [[30, 512, 512]] * 50),
         ([[0.8, 0.8, float(s)] for s in z], [[512, 512, int(200 / s)] for s in z]),
     ]:
-        yield PLANNERS, {"dataset": dict(head, numTraining=len(spacings)), "options": {}, "existing": None, "fingerprint": {
-            "spacings": spacings, "shapes_after_crop": shapes, "median_relative_size_after_cropping": 1.0,
-            "foreground_intensity_properties_per_channel": statistics(random.Random(1), 1)}}
+        yield (
+            PLANNERS,
+            {
+                "dataset": dict(head, numTraining=len(spacings)),
+                "options": {},
+                "existing": None,
+                "fingerprint": {
+                    "spacings": spacings,
+                    "shapes_after_crop": shapes,
+                    "median_relative_size_after_cropping": 1.0,
+                    "foreground_intensity_properties_per_channel": statistics(random.Random(1), 1),
+                },
+            },
+        )
 
 
 def run(planner, c):
@@ -134,8 +213,9 @@ def run(planner, c):
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
     json.dump(c["dataset"], open(os.path.join(raw, "dataset.json"), "w"))
-    json.dump(c["fingerprint"], open(os.path.join(pre, "dataset_fingerprint.json"), "w"), sort_keys=True)
-    name = c["options"].get("plans_name")
+    json.dump(
+        c["fingerprint"], open(os.path.join(pre, "dataset_fingerprint.json"), "w"), sort_keys=True
+    )
     out = dict(c, dataset_name=DATASET, planner=planner.__name__, error=None, plans=None)
     out["dataset"] = json.load(open(os.path.join(raw, "dataset.json")))
     out["existing"] = None

@@ -3,6 +3,7 @@
 Usage: python scripts/golden/raw_datasets.py FOLDER
 
 FOLDER/raw holds the datasets, FOLDER/preprocessed nnU-Net's fingerprints and plans of every planner."""
+
 import contextlib
 import io
 import json
@@ -22,15 +23,28 @@ def main(root):
     import numpy as np
     import SimpleITK as sitk
     import torch
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
-    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-    from nnunetv2.experiment_planning.experiment_planners.residual_unets import residual_encoder_unet_planners as res
-    from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import move_plans_between_datasets
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
+        DatasetFingerprintExtractor,
+    )
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+        ExperimentPlanner,
+    )
+    from nnunetv2.experiment_planning.experiment_planners.residual_unets import (
+        residual_encoder_unet_planners as res,
+    )
+    from nnunetv2.experiment_planning.plans_for_pretraining.move_plans_between_datasets import (
+        move_plans_between_datasets,
+    )
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+
     rng = np.random.RandomState(3)
 
     def direction(kind):
-        return {"identity": np.eye(3), "flipped": np.diag([-1.0, -1, 1]), "sagittal": np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]])}[kind]
+        return {
+            "identity": np.eye(3),
+            "flipped": np.diag([-1.0, -1, 1]),
+            "sagittal": np.array([[0.0, 0, 1], [1, 0, 0], [0, -1, 0]]),
+        }[kind]
 
     def write(path, array, spacing_zyx, kind="identity"):
         if path.endswith(".nii"):
@@ -51,14 +65,35 @@ def main(root):
         return seg
 
     def ct(seg):
-        return np.clip(rng.normal(-300, 400, seg.shape) * (seg == 0) + rng.normal(60, 45, seg.shape) * (seg > 0), -1024, 3071).astype(np.int16)
+        return np.clip(
+            rng.normal(-300, 400, seg.shape) * (seg == 0)
+            + rng.normal(60, 45, seg.shape) * (seg > 0),
+            -1024,
+            3071,
+        ).astype(np.int16)
 
-    def dataset(number, name, cases, labels=None, channels=("CT",), ending=".nii.gz", values=(1,), image=None, listed=False, **more):
+    def dataset(
+        number,
+        name,
+        cases,
+        labels=None,
+        channels=("CT",),
+        ending=".nii.gz",
+        values=(1,),
+        image=None,
+        listed=False,
+        **more,
+    ):
         folder = os.path.join(root, "raw", f"Dataset{number}_{name}")
         images, segs = ("imagesTr", "labelsTr") if not listed else ("scans", "truth")
         os.makedirs(os.path.join(folder, images)), os.makedirs(os.path.join(folder, segs))
-        doc = {"channel_names": {str(i): c for i, c in enumerate(channels)}, "labels": labels or {"background": 0, "lymph_node": 1},
-               "numTraining": len(cases), "file_ending": ending, **more}
+        doc = {
+            "channel_names": {str(i): c for i, c in enumerate(channels)},
+            "labels": labels or {"background": 0, "lymph_node": 1},
+            "numTraining": len(cases),
+            "file_ending": ending,
+            **more,
+        }
         entries = {}
         for i, (shape, spacing) in enumerate(cases):
             kind = ("identity", "flipped", "sagittal")[i % 3]
@@ -67,7 +102,12 @@ def main(root):
             files = []
             for c in range(len(channels)):
                 files.append(f"{images}/{case}_{c:04d}{ending}")
-                write(os.path.join(folder, files[-1]), (image or (lambda s, _: ct(s)))(seg, c), spacing, kind)
+                write(
+                    os.path.join(folder, files[-1]),
+                    (image or (lambda s, _: ct(s)))(seg, c),
+                    spacing,
+                    kind,
+                )
             write(os.path.join(folder, segs, case + ending), seg, spacing, kind)
             entries[case] = {"images": files, "label": f"{segs}/{case}{ending}"}
         if listed:
@@ -83,28 +123,66 @@ def main(root):
         return np.where(keep, im, np.float32(0))
 
     def big(seg, _):
-        return np.where(seg > 0, np.int16(50), np.int16(-1000)) + (np.indices(seg.shape).sum(0) % 7).astype(np.int16)
+        return np.where(seg > 0, np.int16(50), np.int16(-1000)) + (
+            np.indices(seg.shape).sum(0) % 7
+        ).astype(np.int16)
 
-    dataset(901, "Isotropic", [((36, 50, 35), (1.0, 1, 1)), ((40, 44, 38), (1.1, 0.9, 1)), ((33, 52, 40), (0.95, 1, 1.05))])
+    dataset(
+        901,
+        "Isotropic",
+        [
+            ((36, 50, 35), (1.0, 1, 1)),
+            ((40, 44, 38), (1.1, 0.9, 1)),
+            ((33, 52, 40), (0.95, 1, 1.05)),
+        ],
+    )
     dataset(902, "Below", [((30, 70, 64), (2.5, 1.0, 1.0)), ((28, 66, 60), (2.9, 0.98, 0.98))])
     dataset(903, "Above", [((14, 96, 90), (z, 0.7, 0.7)) for z in (5.0, 5, 3, 6, 4, 2.5, 5)])
     dataset(904, "Sagittal", [((90, 80, 16), (0.8, 0.8, z)) for z in (4.0, 5, 3.5)])
     dataset(905, "Coronal", [((60, 20, 72), (1.0, 3.5, 0.9)), ((64, 24, 70), (1, 3, 1.2))])
-    dataset(906, "Channels", [((24, 60, 40), (2.0, 1, 1)), ((26, 50, 44), (2, 1.0, 1)), ((25, 55, 42), (2.2, 1.0, 1))], channels=("CT", "zscore", "noNorm"),
-            image=bordered, overwrite_image_reader_writer="None")
-    folder = dataset(907, "Regions", [((30, 40, 36), (1.5, 0.9, 0.9))] * 6, ending=".nii", values=(1, 2, 3), listed=True,
-                     labels={"background": 0, "whole": [1, 2], "core": [2], "ignore": 3}, regions_class_order=[1, 2])
+    dataset(
+        906,
+        "Channels",
+        [((24, 60, 40), (2.0, 1, 1)), ((26, 50, 44), (2, 1.0, 1)), ((25, 55, 42), (2.2, 1.0, 1))],
+        channels=("CT", "zscore", "noNorm"),
+        image=bordered,
+        overwrite_image_reader_writer="None",
+    )
+    folder = dataset(
+        907,
+        "Regions",
+        [((30, 40, 36), (1.5, 0.9, 0.9))] * 6,
+        ending=".nii",
+        values=(1, 2, 3),
+        listed=True,
+        labels={"background": 0, "whole": [1, 2], "core": [2], "ignore": 3},
+        regions_class_order=[1, 2],
+    )
     names = sorted(f"{'zyx'[i % 3]}_case{i}" for i in range(6))
-    json.dump([{"train": names[1:], "val": names[:1]}, {"train": names[:-1], "val": names[-1:]}],
-              open(os.path.join(folder, "splits_final.json"), "w"))
-    dataset(908, "Large", [((150, 256, 256), (1.0, 0.8, 0.8))], image=big, overwrite_image_reader_writer="NibabelIO")
+    json.dump(
+        [{"train": names[1:], "val": names[:1]}, {"train": names[:-1], "val": names[-1:]}],
+        open(os.path.join(folder, "splits_final.json"), "w"),
+    )
+    dataset(
+        908,
+        "Large",
+        [((150, 256, 256), (1.0, 0.8, 0.8))],
+        image=big,
+        overwrite_image_reader_writer="NibabelIO",
+    )
 
     quiet = io.StringIO()
     for name in sorted(os.listdir(os.path.join(root, "raw"))):
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             verify_dataset_integrity(os.path.join(root, "raw", name), 2)
             DatasetFingerprintExtractor(name, 2).run(overwrite_existing=True)
-            for planner in (ExperimentPlanner, res.ResEncUNetPlanner, res.nnUNetPlannerResEncM, res.nnUNetPlannerResEncL, res.nnUNetPlannerResEncXL):
+            for planner in (
+                ExperimentPlanner,
+                res.ResEncUNetPlanner,
+                res.nnUNetPlannerResEncM,
+                res.nnUNetPlannerResEncL,
+                res.nnUNetPlannerResEncXL,
+            ):
                 with torch.device("meta"):
                     planner(name).plan_experiment()
     with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):

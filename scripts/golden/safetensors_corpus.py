@@ -24,7 +24,11 @@ def describe(path):
     for name, t in sorted(load_file(path).items()):
         flat = t.contiguous().reshape(-1)
         raw = flat.view(torch.uint8).numpy().tobytes() if t.numel() else b""
-        tensors[name] = {"dtype": str(t.dtype).removeprefix("torch."), "shape": list(t.shape), "hex": raw.hex()}
+        tensors[name] = {
+            "dtype": str(t.dtype).removeprefix("torch."),
+            "shape": list(t.shape),
+            "hex": raw.hex(),
+        }
     return {"metadata": metadata, "tensors": tensors}
 
 
@@ -35,7 +39,18 @@ def corpus(out):
         x = torch.from_numpy(rng.integers(0, 255, size=shape).astype("int32"))
         return (x % 2 == 0) if dtype == torch.bool else (x - 100).to(dtype)
 
-    every = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.float16, torch.bfloat16, torch.int32, torch.float32, torch.float64, torch.int64]
+    every = [
+        torch.bool,
+        torch.uint8,
+        torch.int8,
+        torch.int16,
+        torch.float16,
+        torch.bfloat16,
+        torch.int32,
+        torch.float32,
+        torch.float64,
+        torch.int64,
+    ]
     files = {
         "dtypes": ({str(d).removeprefix("torch."): some(d, 3, 2) for d in every}, {"format": "pt"}),
         "weights": (
@@ -46,8 +61,23 @@ def corpus(out):
             },
             {"format": "pt"},
         ),
-        "shapes": ({"scalar": torch.tensor(1.5), "empty": torch.zeros(0, 3), "one": torch.ones(1, 1, 1), "none": torch.zeros(0)}, None),
-        "text": ({'quote"back\\slash': some(torch.uint8, 3), "läsion/<a&b>": some(torch.uint8, 5), "tab\tnew\nline": some(torch.uint8, 1)}, {"κ": "ü\u2028<&>\u0001"}),
+        "shapes": (
+            {
+                "scalar": torch.tensor(1.5),
+                "empty": torch.zeros(0, 3),
+                "one": torch.ones(1, 1, 1),
+                "none": torch.zeros(0),
+            },
+            None,
+        ),
+        "text": (
+            {
+                'quote"back\\slash': some(torch.uint8, 3),
+                "läsion/<a&b>": some(torch.uint8, 5),
+                "tab\tnew\nline": some(torch.uint8, 1),
+            },
+            {"κ": "ü\u2028<&>\u0001"},
+        ),
         "nothing": ({}, None),
     }
     os.makedirs(out, exist_ok=True)
@@ -77,7 +107,9 @@ def main():
                 if kept in tensors and name not in tensors:
                     tensors[name] = tensors[kept]
         assert tensors.keys() == weights.keys()
-        assert all(t.dtype == weights[n].dtype and torch.equal(t, weights[n]) for n, t in tensors.items())
+        assert all(
+            t.dtype == weights[n].dtype and torch.equal(t, weights[n]) for n, t in tensors.items()
+        )
         print(len(tensors))
     else:
         corpus(sys.argv[1])

@@ -13,6 +13,7 @@ the same float16 weight map, widened; logits and weight sums accumulate in that 
 OUT.npz: logits (heads,z,y,x), count (z,y,x, sum of weights; float32 and float64 only).
 OUT.json: steps (tile starts per axis of the padded image), padded_shape, tiles, patch_size, mirror_axes, sha256, meta.
 """
+
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,8 +25,15 @@ import stack
 
 def new_predictor(step_size, gaussian, mirroring):
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    return nnUNetPredictor(tile_step_size=step_size, use_gaussian=gaussian, use_mirroring=mirroring,
-                           perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False)
+
+    return nnUNetPredictor(
+        tile_step_size=step_size,
+        use_gaussian=gaussian,
+        use_mirroring=mirroring,
+        perform_everything_on_device=False,
+        device=torch.device("cpu"),
+        allow_tqdm=False,
+    )
 
 
 def from_folder(predictor, folder, fold, checkpoint):
@@ -44,25 +52,40 @@ def from_spec(predictor, spec, weights, patch_size, mirror_axes):
 
 def padded(predictor, data):
     from acvl_utils.cropping_and_padding.padding import pad_nd_image
-    return pad_nd_image(data, predictor.configuration_manager.patch_size, "constant", {"value": 0}, True, None)
+
+    return pad_nd_image(
+        data, predictor.configuration_manager.patch_size, "constant", {"value": 0}, True, None
+    )
 
 
 def weight_map(predictor):
     from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-    return compute_gaussian(tuple(predictor.configuration_manager.patch_size), sigma_scale=1. / 8, value_scaling_factor=10,
-                            device=torch.device("cpu"))
+
+    return compute_gaussian(
+        tuple(predictor.configuration_manager.patch_size),
+        sigma_scale=1.0 / 8,
+        value_scaling_factor=10,
+        device=torch.device("cpu"),
+    )
 
 
 def wide(predictor, data, dtype):
     """predict_sliding_window_return_logits with accumulators of another type; also the weight sums."""
     data, inside = padded(predictor, data)
     predictor.network.eval()
-    weights = weight_map(predictor).to(dtype) if predictor.use_gaussian else torch.ones((), dtype=dtype)
-    logits = torch.zeros((predictor.label_manager.num_segmentation_heads, *data.shape[1:]), dtype=dtype)
+    weights = (
+        weight_map(predictor).to(dtype) if predictor.use_gaussian else torch.ones((), dtype=dtype)
+    )
+    logits = torch.zeros(
+        (predictor.label_manager.num_segmentation_heads, *data.shape[1:]), dtype=dtype
+    )
     count = torch.zeros(data.shape[1:], dtype=dtype)
     with torch.no_grad():
         for tile in predictor._internal_get_sliding_window_slicers(data.shape[1:]):
-            logits[tile] += predictor._internal_maybe_mirror_and_predict(data[tile][None])[0].to(dtype) * weights
+            logits[tile] += (
+                predictor._internal_maybe_mirror_and_predict(data[tile][None])[0].to(dtype)
+                * weights
+            )
             count[tile[1:]] += weights
     logits /= count
     return logits[(slice(None), *inside[1:])], count[tuple(inside[1:])]
@@ -71,6 +94,7 @@ def wide(predictor, data, dtype):
 def run(predictor, data, accumulate="float16"):
     """(arrays, description) of one case."""
     from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+
     if accumulate == "float16":
         arrays = {"logits": predictor.predict_sliding_window_return_logits(data).numpy()}
     else:
@@ -78,14 +102,22 @@ def run(predictor, data, accumulate="float16"):
         arrays = {"logits": logits.numpy(), "count": count.numpy()}
     big, _ = padded(predictor, data)
     patch = list(predictor.configuration_manager.patch_size)
-    steps = compute_steps_for_sliding_window(tuple(big.shape[1:])[-len(patch):], patch, predictor.tile_step_size)
+    steps = compute_steps_for_sliding_window(
+        tuple(big.shape[1:])[-len(patch) :], patch, predictor.tile_step_size
+    )
     return arrays, {
-        "input_shape": list(data.shape), "padded_shape": list(big.shape), "patch_size": patch,
+        "input_shape": list(data.shape),
+        "padded_shape": list(big.shape),
+        "patch_size": patch,
         "steps": [[int(s) for s in axis] for axis in steps],
         "tiles": len(predictor._internal_get_sliding_window_slicers(big.shape[1:])),
-        "step_size": predictor.tile_step_size, "gaussian": predictor.use_gaussian,
-        "mirror_axes": list(predictor.allowed_mirroring_axes or []) if predictor.use_mirroring else [],
-        "accumulate": accumulate, "sha256": stack.sha256(arrays["logits"]),
+        "step_size": predictor.tile_step_size,
+        "gaussian": predictor.use_gaussian,
+        "mirror_axes": list(predictor.allowed_mirroring_axes or [])
+        if predictor.use_mirroring
+        else [],
+        "accumulate": accumulate,
+        "sha256": stack.sha256(arrays["logits"]),
     }
 
 
@@ -100,11 +132,30 @@ def read_input(path, crop=None):
 
 def golden_maps(folder, args):
     """Weight maps (small tiles whole, large ones as samples) and tile positions."""
-    from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+    from nnunetv2.inference.sliding_window_prediction import (
+        compute_gaussian,
+        compute_steps_for_sliding_window,
+    )
+
     arrays, maps = {}, []
-    for tile in [(16, 48, 48), (8, 10, 7), (5, 6, 4), (24, 16), (1, 32, 32), (128, 128, 128), (28, 256, 256), (512, 512)]:
-        g = compute_gaussian(tile, sigma_scale=1. / 8, value_scaling_factor=10, device=torch.device("cpu")).numpy()
-        row = {"tile": list(tile), "sha256": stack.sha256(g), "at_minimum": int((g == g.min()).sum())}
+    for tile in [
+        (16, 48, 48),
+        (8, 10, 7),
+        (5, 6, 4),
+        (24, 16),
+        (1, 32, 32),
+        (128, 128, 128),
+        (28, 256, 256),
+        (512, 512),
+    ]:
+        g = compute_gaussian(
+            tile, sigma_scale=1.0 / 8, value_scaling_factor=10, device=torch.device("cpu")
+        ).numpy()
+        row = {
+            "tile": list(tile),
+            "sha256": stack.sha256(g),
+            "at_minimum": int((g == g.min()).sum()),
+        }
         name = "x".join(map(str, tile))
         if g.size <= 2048:
             arrays["map/" + name] = g
@@ -113,18 +164,40 @@ def golden_maps(folder, args):
             arrays["at/" + name], arrays["values/" + name] = at.astype(np.int32), g.ravel()[at]
         maps.append(row)
     steps = []
-    for image, tile, step in [((110,), (64,), .5), ((40, 96, 96), (16, 48, 48), .5), ((28, 64, 64), (16, 48, 48), .5),
-                              ((33, 51, 49), (16, 48, 48), .5), ((100, 100, 100), (32, 24, 17), .3), ((64, 64), (64, 64), .5),
-                              ((65, 300), (64, 96), .75), ((200, 201, 203), (64, 64, 64), 1.0), ((50, 80), (20, 32), .1)]:
-        steps.append({"image": list(image), "tile": list(tile), "step_size": step,
-                      "steps": [[int(s) for s in a] for a in compute_steps_for_sliding_window(image, tile, step)]})
+    for image, tile, step in [
+        ((110,), (64,), 0.5),
+        ((40, 96, 96), (16, 48, 48), 0.5),
+        ((28, 64, 64), (16, 48, 48), 0.5),
+        ((33, 51, 49), (16, 48, 48), 0.5),
+        ((100, 100, 100), (32, 24, 17), 0.3),
+        ((64, 64), (64, 64), 0.5),
+        ((65, 300), (64, 96), 0.75),
+        ((200, 201, 203), (64, 64, 64), 1.0),
+        ((50, 80), (20, 32), 0.1),
+    ]:
+        steps.append(
+            {
+                "image": list(image),
+                "tile": list(tile),
+                "step_size": step,
+                "steps": [
+                    [int(s) for s in a] for a in compute_steps_for_sliding_window(image, tile, step)
+                ],
+            }
+        )
     stack.write_npz(f"{folder}/maps.npz", arrays)
-    stack.write_json(f"{folder}/maps.json", {"maps": maps, "steps": steps, "meta": stack.meta(args)})
+    stack.write_json(
+        f"{folder}/maps.json", {"maps": maps, "steps": steps, "meta": stack.meta(args)}
+    )
 
 
 def golden_predictions(folder, args):
-    case = stack.PHANTOM / "preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource_3d_fullres/LN_000.npz"
+    case = (
+        stack.PHANTOM
+        / "preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource_3d_fullres/LN_000.npz"
+    )
     import network
+
     flat = next(s for s in network.cases() if s["name"] == "resenc-2d")
     hard = {"spec": flat, "weights": "hash", "patch_size": [24, 16], "mirror_axes": [0, 1]}
     out = []
@@ -146,14 +219,28 @@ def golden_predictions(folder, args):
         logits = arrays["logits"]
         middle = tuple(slice(n // 2 - min(n // 2, 4), n // 2 + 4) for n in logits.shape[1:])
         corner = tuple(slice(0, min(n, 8)) for n in logits.shape[1:])
-        stack.write_npz(f"{folder}/{name}.npz", {"middle": logits[(slice(None), *middle)], "corner": logits[(slice(None), *corner)]})
-        out.append({"name": name, "crop": crop, "source": source or "foundation", **description,
-                    "middle": [[s.start, s.stop] for s in middle], "corner": [[s.start, s.stop] for s in corner],
-                    "mean": float(logits.astype(np.float64).mean()), "std": float(logits.astype(np.float64).std()),
-                    "labels": np.bincount(logits.argmax(0).ravel(), minlength=len(logits)).tolist()})
+        stack.write_npz(
+            f"{folder}/{name}.npz",
+            {"middle": logits[(slice(None), *middle)], "corner": logits[(slice(None), *corner)]},
+        )
+        out.append(
+            {
+                "name": name,
+                "crop": crop,
+                "source": source or "foundation",
+                **description,
+                "middle": [[s.start, s.stop] for s in middle],
+                "corner": [[s.start, s.stop] for s in corner],
+                "mean": float(logits.astype(np.float64).mean()),
+                "std": float(logits.astype(np.float64).std()),
+                "labels": np.bincount(logits.argmax(0).ravel(), minlength=len(logits)).tolist(),
+            }
+        )
         print(name, description["padded_shape"], description["steps"], out[-1]["labels"])
-    stack.write_json(f"{folder}/predictions.json", {"input": str(case.relative_to(stack.ROOT)), "cases": out,
-                                                    "meta": stack.meta(args)})
+    stack.write_json(
+        f"{folder}/predictions.json",
+        {"input": str(case.relative_to(stack.ROOT)), "cases": out, "meta": stack.meta(args)},
+    )
 
 
 def main():
@@ -185,10 +272,14 @@ def main():
     if args.model_folder:
         from_folder(predictor, args.model_folder, args.fold, args.checkpoint_name)
     else:
-        from_spec(predictor, stack.read_spec(args.spec), args.weights, args.patch_size, args.mirror_axes)
+        from_spec(
+            predictor, stack.read_spec(args.spec), args.weights, args.patch_size, args.mirror_axes
+        )
     arrays, description = run(predictor, read_input(args.input, args.crop), args.accumulate)
     stack.write_npz(args.out, arrays)
-    stack.write_json(args.out.removesuffix(".npz") + ".json", {**description, "meta": stack.meta(args)})
+    stack.write_json(
+        args.out.removesuffix(".npz") + ".json", {**description, "meta": stack.meta(args)}
+    )
 
 
 if __name__ == "__main__":

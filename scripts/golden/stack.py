@@ -13,6 +13,7 @@ In place of "architecture" a spec may have the network of a trainer that ignores
 
      "swin": {"class": "SwinUNETR" or "SwinUNETRv2", "feature_size": 48, "use_checkpoint": false}
 """
+
 import argparse
 import hashlib
 import json
@@ -24,7 +25,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 for _name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
-    os.environ.setdefault(_name, "/nonexistent")  # nnU-Net prints a page of advice when they are missing
+    os.environ.setdefault(
+        _name, "/nonexistent"
+    )  # nnU-Net prints a page of advice when they are missing
 os.environ["nnUNet_compile"] = "f"
 
 import numpy as np
@@ -35,14 +38,20 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "testdata" / "golden"
 PHANTOM = ROOT / "testdata" / "phantom-mini"
-FOUNDATION = PHANTOM / "results" / "Dataset101_PhantomSource" / "nnUNetTrainer__nnUNetPlans__3d_phantom"
+FOUNDATION = (
+    PHANTOM / "results" / "Dataset101_PhantomSource" / "nnUNetTrainer__nnUNetPlans__3d_phantom"
+)
 
 
 def parser(description, threads=2):
     """An argument parser with the options that every script takes."""
-    p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     p.add_argument("--threads", type=int, default=threads, help="intra-op threads of torch")
-    p.add_argument("--deterministic", action="store_true", help="torch.use_deterministic_algorithms(True)")
+    p.add_argument(
+        "--deterministic", action="store_true", help="torch.use_deterministic_algorithms(True)"
+    )
     p.add_argument("--seed", type=int, default=0)
     return p
 
@@ -56,6 +65,7 @@ def start(args):
 
 def versions(*names):
     from importlib.metadata import version
+
     return {n: version(n) for n in names}
 
 
@@ -89,6 +99,7 @@ def write_npz(path, arrays):
     """np.savez_compressed with a fixed time stamp, so that equal content gives equal files."""
     import io
     import zipfile
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as z:
@@ -129,7 +140,9 @@ def hash_values(p, count):
 
 def hash_tensor(p, shape):
     """The hash fill of an input-like tensor: 2u, float32."""
-    return torch.from_numpy((2 * hash_values(p, int(np.prod(shape)))).astype(np.float32).reshape(shape))
+    return torch.from_numpy(
+        (2 * hash_values(p, int(np.prod(shape)))).astype(np.float32).reshape(shape)
+    )
 
 
 def hash_parameter(p, name, shape):
@@ -156,11 +169,18 @@ def fill(network):
 def build_swin(spec):
     """MONAI's network as LN-Seg-FM's nnUNetTrainer_SwinUNETR and v2 make it, in any size."""
     from monai.networks.nets import SwinUNETR
+
     s = spec["swin"]
     spatial = spec["input_shape"][2:]
-    return SwinUNETR(img_size=(64,) * len(spatial), in_channels=spec["input_channels"], out_channels=spec["num_classes"],
-                     feature_size=s["feature_size"], use_checkpoint=s.get("use_checkpoint", False),
-                     use_v2=s["class"] == "SwinUNETRv2", spatial_dims=len(spatial))
+    return SwinUNETR(
+        img_size=(64,) * len(spatial),
+        in_channels=spec["input_channels"],
+        out_channels=spec["num_classes"],
+        feature_size=s["feature_size"],
+        use_checkpoint=s.get("use_checkpoint", False),
+        use_v2=s["class"] == "SwinUNETRv2",
+        spatial_dims=len(spatial),
+    )
 
 
 def build(spec, deep_supervision=None):
@@ -168,9 +188,16 @@ def build(spec, deep_supervision=None):
     if "swin" in spec:
         return build_swin(spec)
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
     a = spec["architecture"]
-    network = get_network_from_plans(a["network_class_name"], dict(a["arch_kwargs"]), a["_kw_requires_import"],
-                                     spec["input_channels"], spec["num_classes"], allow_init=True)
+    network = get_network_from_plans(
+        a["network_class_name"],
+        dict(a["arch_kwargs"]),
+        a["_kw_requires_import"],
+        spec["input_channels"],
+        spec["num_classes"],
+        allow_init=True,
+    )
     ds = spec.get("deep_supervision", True) if deep_supervision is None else deep_supervision
     network.decoder.deep_supervision = ds
     return network
@@ -203,6 +230,7 @@ def plans_spec(plans_file, dataset_file, configuration):
     """The spec of a configuration of real plans; its patch_size is kept under "patch_size"."""
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
     plans = PlansManager(str(plans_file))
     dataset = json.loads(Path(dataset_file).read_text())
     c = plans.get_configuration(configuration)
@@ -210,9 +238,11 @@ def plans_spec(plans_file, dataset_file, configuration):
     channels = determine_num_input_channels(plans, c, dataset)
     return {
         "name": configuration,
-        "architecture": {"network_class_name": c.network_arch_class_name,
-                         "arch_kwargs": c.network_arch_init_kwargs,
-                         "_kw_requires_import": list(c.network_arch_init_kwargs_req_import)},
+        "architecture": {
+            "network_class_name": c.network_arch_class_name,
+            "arch_kwargs": c.network_arch_init_kwargs,
+            "_kw_requires_import": list(c.network_arch_init_kwargs_req_import),
+        },
         "input_channels": channels,
         "num_classes": labels.num_segmentation_heads,
         "input_shape": [c.batch_size, channels, *c.patch_size],
@@ -227,19 +257,25 @@ def plans_spec(plans_file, dataset_file, configuration):
 def label_manager(spec):
     """nnU-Net's own label manager of the spec's labels."""
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
     labels = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["labels"].items()}
     order = spec.get("regions_class_order")
     manager = LabelManager(labels, regions_class_order=None if order is None else tuple(order))
     if "num_classes" in spec and manager.num_segmentation_heads != spec["num_classes"]:
-        raise SystemExit(f"spec has num_classes {spec['num_classes']}, its labels give {manager.num_segmentation_heads}")
+        raise SystemExit(
+            f"spec has num_classes {spec['num_classes']}, its labels give {manager.num_segmentation_heads}"
+        )
     return manager
 
 
 def ds_scales(strides):
     """Deep-supervision scales, by nnU-Net's own method."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    owner = SimpleNamespace(enable_deep_supervision=True,
-                            configuration_manager=SimpleNamespace(pool_op_kernel_sizes=strides))
+
+    owner = SimpleNamespace(
+        enable_deep_supervision=True,
+        configuration_manager=SimpleNamespace(pool_op_kernel_sizes=strides),
+    )
     return nnUNetTrainer._get_deep_supervision_scales(owner)
 
 
@@ -249,11 +285,15 @@ def build_loss(spec, strides):
     Without deep supervision ("deep_supervision": false) it is the plain loss on one tensor.
     """
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    owner = SimpleNamespace(label_manager=label_manager(spec),
-                            configuration_manager=SimpleNamespace(batch_dice=spec.get("batch_dice", False)),
-                            is_ddp=False, _do_i_compile=lambda: False,
-                            enable_deep_supervision=spec.get("deep_supervision", True),
-                            _get_deep_supervision_scales=lambda: ds_scales(strides))
+
+    owner = SimpleNamespace(
+        label_manager=label_manager(spec),
+        configuration_manager=SimpleNamespace(batch_dice=spec.get("batch_dice", False)),
+        is_ddp=False,
+        _do_i_compile=lambda: False,
+        enable_deep_supervision=spec.get("deep_supervision", True),
+        _get_deep_supervision_scales=lambda: ds_scales(strides),
+    )
     return nnUNetTrainer._build_loss(owner)
 
 
@@ -263,8 +303,13 @@ def make_targets(spec, strides, shape, rng, valid=True):
     shape is (n, *spatial). Labels: int16 (n, 1, ...). Regions: bool (n, regions (+1 ignore), ...).
     valid=False puts the ignore label everywhere.
     """
-    from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import DownsampleSegForDSTransform
-    from batchgeneratorsv2.transforms.utils.seg_to_regions import ConvertSegmentationToRegionsTransform
+    from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import (
+        DownsampleSegForDSTransform,
+    )
+    from batchgeneratorsv2.transforms.utils.seg_to_regions import (
+        ConvertSegmentationToRegionsTransform,
+    )
+
     manager = label_manager(spec)
     values = list(manager.all_labels)
     if manager.has_ignore_label:
@@ -283,7 +328,11 @@ def make_targets(spec, strides, shape, rng, valid=True):
         if manager.has_ignore_label:
             regions.append(manager.ignore_label)
         to_regions = ConvertSegmentationToRegionsTransform(regions=regions, channel_in_seg=0)
-    down = DownsampleSegForDSTransform(ds_scales=ds_scales(strides)) if spec.get("deep_supervision", True) else None
+    down = (
+        DownsampleSegForDSTransform(ds_scales=ds_scales(strides))
+        if spec.get("deep_supervision", True)
+        else None
+    )
     cases = []
     for case in seg:
         data = {"segmentation": torch.from_numpy(case[None])}

@@ -10,6 +10,7 @@ p = -1000-i; label 1 where p = -2000-i is positive on a grid of 8 voxels).
 
 NAME.json: spec, head, loss, gradients, initial (seed 7), state_dict, named_parameters, metadata, and in some steps.
 """
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,9 +24,18 @@ SEED, STEPS, COARSE = 7, 10, 8
 
 def spec(name, network, feature_size, channels, classes, shape, steps=False):
     labels = {"background": 0, **{f"class {i}": i for i in range(1, classes)}}
-    return {"name": name, "swin": {"class": network, "feature_size": feature_size}, "input_channels": channels,
-            "num_classes": classes, "input_shape": [shape[0], channels, *shape[1:]], "deep_supervision": False, "mode": "train",
-            "labels": labels, "batch_dice": False, "steps": steps}
+    return {
+        "name": name,
+        "swin": {"class": network, "feature_size": feature_size},
+        "input_channels": channels,
+        "num_classes": classes,
+        "input_shape": [shape[0], channels, *shape[1:]],
+        "deep_supervision": False,
+        "mode": "train",
+        "labels": labels,
+        "batch_dice": False,
+        "steps": steps,
+    }
 
 
 def cases():
@@ -34,16 +44,24 @@ def cases():
         # of two they make plus and minus one, and rounding decides which.
         spec("3d", "SwinUNETR", 12, 1, 2, [1, 32, 96, 96], steps=True),
         spec("v2", "SwinUNETRv2", 12, 1, 2, [1, 96, 32, 96], steps=True),
-        spec("channels", "SwinUNETR", 12, 12, 3, [2, 64, 32, 64]),  # as many channels as features: no projection
-        spec("2d", "SwinUNETR", 12, 2, 3, [2, 224, 64], steps=True),  # 112, 56, 28, 14 tokens: whole windows
+        spec(
+            "channels", "SwinUNETR", 12, 12, 3, [2, 64, 32, 64]
+        ),  # as many channels as features: no projection
+        spec(
+            "2d", "SwinUNETR", 12, 2, 3, [2, 224, 64], steps=True
+        ),  # 112, 56, 28, 14 tokens: whole windows
     ]
 
 
 def sample(array, count=6):
     flat = np.asarray(array).ravel()
     at = sorted({int(i) for i in np.linspace(0, flat.size - 1, count)})
-    return {"l2": float(np.sqrt((flat.astype(np.float64) ** 2).sum())), "max": float(np.abs(flat).max()), "at": at,
-            "values": [float(flat[i]) for i in at]}
+    return {
+        "l2": float(np.sqrt((flat.astype(np.float64) ** 2).sum())),
+        "max": float(np.abs(flat).max()),
+        "at": at,
+        "values": [float(flat[i]) for i in at],
+    }
 
 
 def initial(spec, seed):
@@ -69,9 +87,21 @@ def hash_batches(spec):
 
 def steps(spec):
     network = train_steps.network_for_training(spec, "hash")
-    args = SimpleNamespace(lr=1e-2, momentum=0.99, weight_decay=3e-5, clip=12.0, steps=None, check=True, per_step=False, trained="full")
+    args = SimpleNamespace(
+        lr=1e-2,
+        momentum=0.99,
+        weight_decay=3e-5,
+        clip=12.0,
+        steps=None,
+        check=True,
+        per_step=False,
+        trained="full",
+    )
     report, _ = train_steps.train(network, stack.build_loss(spec, None), hash_batches(spec), args)
-    return {**report, "final": {n: sample(p.detach().numpy()) for n, p in network.named_parameters()}}
+    return {
+        **report,
+        "final": {n: sample(p.detach().numpy()) for n, p in network.named_parameters()},
+    }
 
 
 def golden(folder, args):
@@ -95,7 +125,12 @@ def golden(folder, args):
         if s["steps"]:
             value["steps"] = steps(s)
         stack.write_json(f"{folder}/{s['name']}.json", value)
-        print(s["name"], value["loss"], sum(r[3] for r in value["named_parameters"]), value.get("steps", {}).get("losses"))
+        print(
+            s["name"],
+            value["loss"],
+            sum(r[3] for r in value["named_parameters"]),
+            value.get("steps", {}).get("losses"),
+        )
 
 
 def main():

@@ -14,6 +14,7 @@ DIR gets losses.json (losses, grad_norms_before_clip, lrs, ds_weights, spec, met
 clipping), final.pth (state dict), and with --per-step step_NN.npz (param/NAME, grad/NAME after clipping, buf/NAME) after each step.
 --check repeats every step with nnUNetTrainer.train_step itself and fails on any bit that differs (clip 12 only).
 """
+
 import copy
 import json
 from pathlib import Path
@@ -42,12 +43,18 @@ def add_network_options(p):
     p.add_argument("--configuration", default="3d_phantom")
     p.add_argument("--weights", default="hash", help="'hash', a checkpoint or a state dict")
     p.add_argument("--batches", help="folder of batch_NN_*.npy")
-    p.add_argument("--make-batches", type=int, metavar="N", help="random batches in place of --batches")
+    p.add_argument(
+        "--make-batches", type=int, metavar="N", help="random batches in place of --batches"
+    )
     p.add_argument("--batches-out", help="where --make-batches writes them")
     p.add_argument("--momentum", type=float, default=0.99)
     p.add_argument("--weight-decay", type=float, default=3e-5)
     p.add_argument("--clip", type=float, default=12.0)
-    p.add_argument("--steps", type=int, help="stop after so many batches; the schedule still counts all of them")
+    p.add_argument(
+        "--steps",
+        type=int,
+        help="stop after so many batches; the schedule still counts all of them",
+    )
 
 
 def load_spec(args):
@@ -68,7 +75,9 @@ def random_batches(spec, count, seed):
     for _ in range(count):
         targets = stack.make_targets(spec, strides_of(spec), (shape[0], *shape[2:]), rng)
         signal = targets[0].float().amax(1, keepdim=True).numpy()
-        data = (np.round((rng.standard_normal(shape) + signal) * 8) / 8).astype(np.float32)  # eighths: they deflate well
+        data = (np.round((rng.standard_normal(shape) + signal) * 8) / 8).astype(
+            np.float32
+        )  # eighths: they deflate well
         batches.append((torch.from_numpy(data), targets))
     return batches
 
@@ -88,7 +97,9 @@ def read_batches(folder):
     while (folder / f"batch_{len(batches):02d}_data.npy").is_file():
         stem = f"batch_{len(batches):02d}"
         levels = len(list(folder.glob(f"{stem}_target_*.npy")))
-        targets = [torch.from_numpy(np.load(folder / f"{stem}_target_{k}.npy")) for k in range(levels)]
+        targets = [
+            torch.from_numpy(np.load(folder / f"{stem}_target_{k}.npy")) for k in range(levels)
+        ]
         batches.append((torch.from_numpy(np.load(folder / f"{stem}_data.npy")), targets))
     if not batches:
         raise SystemExit(f"{folder}: no batch_00_data.npy")
@@ -130,7 +141,14 @@ def gradients(network):
 def reference_step(network, optimizer, loss, data, targets):
     """The step by nnUNetTrainer.train_step; returns its loss."""
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    owner = SimpleNamespace(device=torch.device("cpu"), optimizer=optimizer, network=network, loss=loss, grad_scaler=None)
+
+    owner = SimpleNamespace(
+        device=torch.device("cpu"),
+        optimizer=optimizer,
+        network=network,
+        loss=loss,
+        grad_scaler=None,
+    )
     decoder = getattr(network, "decoder", None)  # SwinUNETR has none, and one output
     target = targets if decoder is not None and decoder.deep_supervision else targets[0]
     return float(nnUNetTrainer.train_step(owner, {"data": data, "target": target})["loss"])
@@ -142,12 +160,22 @@ def samples(network):
     for n, p in network.named_parameters():
         flat = p.detach().numpy().ravel()
         at = sorted({int(i) for i in np.linspace(0, flat.size - 1, 4)})
-        out[n] = {"l2": float(np.sqrt((flat.astype(np.float64) ** 2).sum())), "at": at, "values": [float(flat[i]) for i in at]}
+        out[n] = {
+            "l2": float(np.sqrt((flat.astype(np.float64) ** 2).sum())),
+            "at": at,
+            "values": [float(flat[i]) for i in at],
+        }
     return out
 
 
 def sgd(network, args):
-    return torch.optim.SGD(network.parameters(), args.lr, weight_decay=args.weight_decay, momentum=args.momentum, nesterov=True)
+    return torch.optim.SGD(
+        network.parameters(),
+        args.lr,
+        weight_decay=args.weight_decay,
+        momentum=args.momentum,
+        nesterov=True,
+    )
 
 
 def train(network, loss, batches, args, out=None):
@@ -157,7 +185,7 @@ def train(network, loss, batches, args, out=None):
         twin = copy.deepcopy(network)
         twin_optimizer = sgd(twin, args)
     losses, norms, lrs, first = [], [], [], {}
-    for i, (data, targets) in enumerate(batches[:args.steps]):
+    for i, (data, targets) in enumerate(batches[: args.steps]):
         lr = poly_lr(args.lr, i, len(batches))
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -174,27 +202,39 @@ def train(network, loss, batches, args, out=None):
         if args.per_step:
             arrays = {"param/" + n: q.detach().numpy() for n, q in network.named_parameters()}
             arrays |= {"grad/" + n: g.numpy() for n, g in gradients(network).items()}
-            arrays |= {"buf/" + n: optimizer.state[q]["momentum_buffer"].numpy()
-                       for n, q in network.named_parameters() if q in optimizer.state}
+            arrays |= {
+                "buf/" + n: optimizer.state[q]["momentum_buffer"].numpy()
+                for n, q in network.named_parameters()
+                if q in optimizer.state
+            }
             stack.write_npz(out / f"step_{i:02d}.npz", arrays)
         if args.check:
             for group in twin_optimizer.param_groups:
                 group["lr"] = lr
             other = reference_step(twin, twin_optimizer, loss, data, targets)
             if other != losses[-1]:
-                raise SystemExit(f"step {i}: loss {losses[-1]!r}, nnUNetTrainer.train_step {other!r}")
+                raise SystemExit(
+                    f"step {i}: loss {losses[-1]!r}, nnUNetTrainer.train_step {other!r}"
+                )
             for (n, a), b in zip(network.named_parameters(), twin.parameters()):
                 if not torch.equal(a, b):
                     raise SystemExit(f"step {i}: {n} differs from nnUNetTrainer.train_step")
     weights = getattr(loss, "weight_factors", None)
-    return {"losses": losses, "grad_norms_before_clip": norms, "lrs": lrs,
-            "ds_weights": None if weights is None else [float(w) for w in weights],
-            "trained": args.trained, "lr": args.lr, "clip": args.clip}, first
+    return {
+        "losses": losses,
+        "grad_norms_before_clip": norms,
+        "lrs": lrs,
+        "ds_weights": None if weights is None else [float(w) for w in weights],
+        "trained": args.trained,
+        "lr": args.lr,
+        "clip": args.clip,
+    }, first
 
 
 def golden_cases():
     """Specs that differ in labels, dimension and loss; the networks are network.py's."""
     import network
+
     nets = {s["name"]: s for s in network.cases()}
     binary = {"background": 0, "node": 1}
     multi = {"background": 0, "a": 1, "b": 2, "c": 3}
@@ -204,7 +244,12 @@ def golden_cases():
         ("multi-batchdice", "plain-channels", multi, {"batch_dice": True}),
         ("multi-ignore", "plain-channels", {**multi, "ignore": 4}, {}),
         ("regions", "plain-3d", regions, {"regions_class_order": [1, 2]}),
-        ("regions-ignore", "plain-3d", {**regions, "ignore": 3}, {"regions_class_order": [1, 2], "batch_dice": True}),
+        (
+            "regions-ignore",
+            "plain-3d",
+            {**regions, "ignore": 3},
+            {"regions_class_order": [1, 2], "batch_dice": True},
+        ),
         ("2d", "plain-2d", binary, {"batch_dice": True}),
         ("resenc-2d", "resenc-2d", {"background": 0, "a": 1, "b": 2}, {"batch_dice": True}),
         ("resenc-3d", "resenc-basic", binary, {}),
@@ -232,7 +277,9 @@ def golden(folder, args):
             first_l2 = {n: float(np.linalg.norm(g.astype(np.float64))) for n, g in first.items()}
             runs.append({**report, "first_gradient_l2": first_l2, "final": samples(net)})
         stack.write_npz(f"{folder}/{spec['name']}.npz", arrays)
-        stack.write_json(f"{folder}/{spec['name']}.json", {"spec": spec, "runs": runs, "meta": stack.meta(args)})
+        stack.write_json(
+            f"{folder}/{spec['name']}.json", {"spec": spec, "runs": runs, "meta": stack.meta(args)}
+        )
         print(spec["name"], runs[0]["losses"], runs[0]["grad_norms_before_clip"])
 
 

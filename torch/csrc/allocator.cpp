@@ -1,9 +1,10 @@
 // allocator.cpp: main memory for tensors.
 //
-// A training step frees and asks for the same large blocks again and again. libtorch gets each from malloc, which maps it
-// anew: the kernel clears every page at its first touch, and on this workload that is a third of a step. Here large blocks
-// that were freed are kept, joined with their neighbours, cut to size and handed out again. What is kept is bounded by what
-// was in use at the most; lnt_empty_cache gives it back.
+// A training step frees and asks for the same large blocks again and again. libtorch gets each from
+// malloc, which maps it anew: the kernel clears every page at its first touch, and on this workload
+// that is a third of a step. Here large blocks that were freed are kept, joined with their
+// neighbours, cut to size and handed out again. What is kept is bounded by what was in use at the
+// most; lnt_empty_cache gives it back.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
@@ -21,7 +22,8 @@ namespace {
 constexpr size_t kLarge = 1 << 18;     // smaller blocks are malloc's matter
 constexpr size_t kStep = 1 << 16;      // sizes are multiples of it
 constexpr size_t kHugePage = 2 << 20;  // from here on, ask for huge pages
-constexpr size_t kSlack = 64UL << 20;  // what may be held beyond the high-water mark of what is in use
+constexpr size_t kSlack =
+    64UL << 20;  // what may be held beyond the high-water mark of what is in use
 
 class Cache {
  public:
@@ -101,7 +103,8 @@ class Cache {
   static char* map(size_t size) {
     void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return nullptr;
-    if (size >= kHugePage) madvise(p, size, MADV_HUGEPAGE);  // a wish: no harm where it is not granted
+    if (size >= kHugePage)
+      madvise(p, size, MADV_HUGEPAGE);  // a wish: no harm where it is not granted
     return static_cast<char*>(p);
   }
 
@@ -117,7 +120,8 @@ class Cache {
     cached_ -= size;
   }
 
-  // Unmaps what is kept, largest blocks first, until at most `total` bytes are held, in use and kept.
+  // Unmaps what is kept, largest blocks first, until at most `total` bytes are held, in use and
+  // kept.
   void trim(size_t total) {
     while (cached_ > 0 && in_use_ + cached_ > total) {
       auto [size, p] = *sizes_.rbegin();
@@ -130,8 +134,8 @@ class Cache {
   }
 
   std::mutex mutex_;
-  std::map<char*, size_t> places_;             // what is kept, by address
-  std::set<std::pair<size_t, char*>> sizes_;   // and by size
+  std::map<char*, size_t> places_;            // what is kept, by address
+  std::set<std::pair<size_t, char*>> sizes_;  // and by size
   std::unordered_map<void*, size_t> used_;
   size_t in_use_ = 0;
   size_t peak_ = 0;
@@ -144,8 +148,8 @@ Cache& cache() {
   return *c;
 }
 
-// One function frees every block, small or large: oneDNN's scratchpads are freed by pointer alone. Large blocks begin on a
-// page; few small ones do.
+// One function frees every block, small or large: oneDNN's scratchpads are freed by pointer alone.
+// Large blocks begin on a page; few small ones do.
 void release(void* p) {
   if (p == nullptr) return;
   if (reinterpret_cast<uintptr_t>(p) % 4096 == 0 && cache().put(p)) return;
@@ -158,7 +162,9 @@ struct Allocator final : c10::Allocator {
     return {p, p, &release, at::Device(at::DeviceType::CPU)};
   }
   at::DeleterFnPtr raw_deleter() const override { return &release; }
-  void copy_data(void* dest, const void* src, std::size_t count) const override { default_copy_data(dest, src, count); }
+  void copy_data(void* dest, const void* src, std::size_t count) const override {
+    default_copy_data(dest, src, count);
+  }
 };
 
 }  // namespace

@@ -22,7 +22,8 @@ struct CutBackward : public torch::autograd::Node {
   std::string name() const override { return "CutBackward"; }
 };
 
-// A node as this libtorch holds nodes: counted by itself in newer versions, by a shared_ptr in older ones.
+// A node as this libtorch holds nodes: counted by itself in newer versions, by a shared_ptr in
+// older ones.
 template <class N>
 auto make_node() {
   if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
@@ -34,8 +35,9 @@ auto make_node() {
 
 }  // namespace
 
-// *out and *holder have the elements of t. A backward pass through *out ends there and leaves the gradient, as it comes, in
-// *holder: a leaf would copy it into its own order of axes in memory, which changes the bits of sums over it.
+// *out and *holder have the elements of t. A backward pass through *out ends there and leaves the
+// gradient, as it comes, in *holder: a leaf would copy it into its own order of axes in memory,
+// which changes the bits of sums over it.
 char* lnt_cut(void* t, void** out, void** holder) {
   LNT_BODY({
     auto node = make_node<CutBackward>();
@@ -66,7 +68,8 @@ char* lnt_grad(void* t, void** out) {
   })
 }
 
-// mutable_grad takes anything; an unfitting gradient would be found, or not, by whatever kernel reads it.
+// mutable_grad takes anything; an unfitting gradient would be found, or not, by whatever kernel
+// reads it.
 char* lnt_set_grad(void* t, void* grad) {
   LNT_BODY({
     at::Tensor& x = T(t);
@@ -75,10 +78,14 @@ char* lnt_set_grad(void* t, void* grad) {
       return nullptr;
     }
     at::Tensor& g = T(grad);
-    TORCH_CHECK(g.sizes() == x.sizes() && g.scalar_type() == x.scalar_type() && g.device() == x.device(), "gradient is ", g.sizes(), " ",
-                g.scalar_type(), " on ", g.device(), ", the tensor ", x.sizes(), " ", x.scalar_type(), " on ", x.device());
+    TORCH_CHECK(
+        g.sizes() == x.sizes() && g.scalar_type() == x.scalar_type() && g.device() == x.device(),
+        "gradient is ", g.sizes(), " ", g.scalar_type(), " on ", g.device(), ", the tensor ",
+        x.sizes(), " ", x.scalar_type(), " on ", x.device());
     x.mutable_grad() = g;
   })
 }
 
-char* lnt_clear_grads(void** ts, int64_t n) { LNT_BODY(for (int64_t i = 0; i < n; i++) T(ts[i]).mutable_grad().reset()) }
+char* lnt_clear_grads(void** ts, int64_t n) {
+  LNT_BODY(for (int64_t i = 0; i < n; i++) T(ts[i]).mutable_grad().reset())
+}

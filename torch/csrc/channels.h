@@ -1,5 +1,6 @@
-// channels.h: kernels over tensors whose channels lie together (channels-last): access to their elements one channel or
-// one vector of channels at a time, and blocks of voxels that threads share out.
+// channels.h: kernels over tensors whose channels lie together (channels-last): access to their
+// elements one channel or one vector of channels at a time, and blocks of voxels that threads share
+// out.
 #pragma once
 #include <ATen/Parallel.h>
 
@@ -26,7 +27,9 @@ struct Scalar {
   static inline __attribute__((always_inline)) void put(mem* p, num v) { *p = v; }
   static inline __attribute__((always_inline)) num load(const T* p) { return *p; }
   static inline __attribute__((always_inline)) num zero() { return 0; }
-  static inline __attribute__((always_inline)) num choose(num test, num a, num b) { return test > 0 ? a : b; }
+  static inline __attribute__((always_inline)) num choose(num test, num a, num b) {
+    return test > 0 ? a : b;
+  }
 };
 
 template <class T>
@@ -39,11 +42,14 @@ struct Vector {
     std::memcpy(&v, p, sizeof v);
     return v;
   }
-  static inline __attribute__((always_inline)) void put(mem* p, num v) { std::memcpy(p, &v, sizeof v); }
+  static inline __attribute__((always_inline)) void put(mem* p, num v) {
+    std::memcpy(p, &v, sizeof v);
+  }
   static inline __attribute__((always_inline)) num load(const T* p) { return get(p); }
   static inline __attribute__((always_inline)) num zero() { return num{}; }
-  // choose is a where test > 0 and b elsewhere, from the bits: a comparison of vectors is taken apart by some compilers. As
-  // whole numbers, those bits are positive whose sign is clear and whose negative's sign is set.
+  // choose is a where test > 0 and b elsewhere, from the bits: a comparison of vectors is taken
+  // apart by some compilers. As whole numbers, those bits are positive whose sign is clear and
+  // whose negative's sign is set.
   static inline __attribute__((always_inline)) num choose(num test, num a, num b) {
     typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> whole;
     typedef whole bits __attribute__((vector_size(kWidth * sizeof(T))));
@@ -51,7 +57,8 @@ struct Vector {
     typedef positive unsigned_bits __attribute__((vector_size(kWidth * sizeof(T))));
     auto u = reinterpret_cast<unsigned_bits>(test);
     bits mask = reinterpret_cast<bits>(-u & ~u) >> (8 * sizeof(T) - 1);
-    return reinterpret_cast<num>((mask & reinterpret_cast<bits>(a)) | (~mask & reinterpret_cast<bits>(b)));
+    return reinterpret_cast<num>((mask & reinterpret_cast<bits>(a)) |
+                                 (~mask & reinterpret_cast<bits>(b)));
   }
 };
 
@@ -83,7 +90,8 @@ struct VectorBF16 : Vector<float> {
   static inline __attribute__((always_inline)) void put(uint16_t* p, num f) {
     word u = reinterpret_cast<word>(f);
     word r = (u + 0x7fffU + ((u >> 16) & 1U)) >> 16;
-    half h = __builtin_convertvector(r, half);  // a NaN stays one, but for those whose bits round over
+    half h =
+        __builtin_convertvector(r, half);  // a NaN stays one, but for those whose bits round over
     std::memcpy(p, &h, sizeof h);
   }
 };
@@ -109,22 +117,25 @@ struct Rows {
   typename E::mem* at(int64_t n, int64_t v) const { return data + n * sample + v * voxel; }
 };
 
-// Runs STATEMENT over all c channels, vectors first; L is the way of reading and i the first channel.
-#define LNT_CHANNELS(E, STATEMENT)              \
-  int64_t i = 0;                                \
-  for (; i + kWidth <= c; i += kWidth) {        \
-    using L = E::vector;                        \
-    STATEMENT;                                  \
-  }                                             \
-  for (; i < c; i++) {                          \
-    using L = E::scalar;                        \
-    STATEMENT;                                  \
+// Runs STATEMENT over all c channels, vectors first; L is the way of reading and i the first
+// channel.
+#define LNT_CHANNELS(E, STATEMENT)       \
+  int64_t i = 0;                         \
+  for (; i + kWidth <= c; i += kWidth) { \
+    using L = E::vector;                 \
+    STATEMENT;                           \
+  }                                      \
+  for (; i < c; i++) {                   \
+    using L = E::scalar;                 \
+    STATEMENT;                           \
   }
 
-inline at::MemoryFormat channels_last(const at::Tensor& t) { return t.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast; }
+inline at::MemoryFormat channels_last(const at::Tensor& t) {
+  return t.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+}
 
-// Whether the channels of a voxel lie together and voxels follow each other at one distance: channels-last tensors, and
-// what is cut out of them along the channels.
+// Whether the channels of a voxel lie together and voxels follow each other at one distance:
+// channels-last tensors, and what is cut out of them along the channels.
 inline bool rowwise(const at::Tensor& t) {
   if (t.stride(1) != 1 && t.size(1) != 1) return false;
   int64_t step = t.stride(t.dim() - 1);
@@ -135,16 +146,21 @@ inline bool rowwise(const at::Tensor& t) {
   return true;
 }
 
-inline at::Tensor as_rows(const at::Tensor& t) { return rowwise(t) ? t : t.contiguous(channels_last(t)); }
+inline at::Tensor as_rows(const at::Tensor& t) {
+  return rowwise(t) ? t : t.contiguous(channels_last(t));
+}
 
 template <class E>
 Rows<E> rows(const at::Tensor& t) {
   return {static_cast<typename E::mem*>(t.data_ptr()), t.stride(0), t.stride(t.dim() - 1)};
 }
 
-// Voxels of a block: they are summed in the element type's arithmetic, blocks in double. A block is read twice for its
-// variance, so it is as large as stays in a core's cache. It depends on the channels alone, and the bits thereby not on threads.
-inline int64_t block_of(int64_t channels) { return std::clamp<int64_t>(32768 / channels, 64, 1024); }
+// Voxels of a block: they are summed in the element type's arithmetic, blocks in double. A block is
+// read twice for its variance, so it is as large as stays in a core's cache. It depends on the
+// channels alone, and the bits thereby not on threads.
+inline int64_t block_of(int64_t channels) {
+  return std::clamp<int64_t>(32768 / channels, 64, 1024);
+}
 
 // Runs f(sample, first voxel, voxels, block) over all blocks of all samples, in parallel.
 template <class F>

@@ -1,5 +1,6 @@
-// conv_lean.cpp: convolutions in the quickest way that is known here: by minimal filtering (winograd.h) where that serves, and
-// where the weight does not train without what only its gradient needs.
+// conv_lean.cpp: convolutions in the quickest way that is known here: by minimal filtering
+// (winograd.h) where that serves, and where the weight does not train without what only its
+// gradient needs.
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -19,13 +20,15 @@ at::Tensor sum_of_channels(const at::Tensor& g) {
   return g.sum(axes);
 }
 
-// libtorch's own convolution keeps its input for the gradient of the weight, wanted or not, and oneDNN, which serves it on
-// the CPU, works the weight's gradient out whenever the bias's is asked for. Here the input is not kept, and the bias's
-// gradient is the sum of the output's. What goes back to the input is libtorch's, bit for bit.
+// libtorch's own convolution keeps its input for the gradient of the weight, wanted or not, and
+// oneDNN, which serves it on the CPU, works the weight's gradient out whenever the bias's is asked
+// for. Here the input is not kept, and the bias's gradient is the sum of the output's. What goes
+// back to the input is libtorch's, bit for bit.
 struct LeanConv : torch::autograd::Function<LeanConv> {
   using Ints = std::vector<int64_t>;
 
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& w, const std::optional<at::Tensor>& b, Ints stride, Ints padding,
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& w,
+                            const std::optional<at::Tensor>& b, Ints stride, Ints padding,
                             Ints dilation, int64_t groups) {
     ctx->save_for_backward({w});
     auto& saved = ctx->saved_data;
@@ -36,7 +39,8 @@ struct LeanConv : torch::autograd::Function<LeanConv> {
     saved["dilation"] = dilation;
     saved["groups"] = groups;
     saved["bias"] = b.has_value();
-    return at::convolution(x, w, b, stride, padding, dilation, /*transposed=*/false, Ints(stride.size(), 0), groups);
+    return at::convolution(x, w, b, stride, padding, dilation, /*transposed=*/false,
+                           Ints(stride.size(), 0), groups);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -48,17 +52,24 @@ struct LeanConv : torch::autograd::Function<LeanConv> {
       at::Tensor w = ctx->get_saved_variables()[0];
       auto stride = saved["stride"].toIntVector();
       // Only its sizes and its layout are looked at.
-      auto x = at::empty(saved["sizes"].toIntVector(), g.options().memory_format(static_cast<at::MemoryFormat>(saved["format"].toInt())));
-      out[0] = std::get<0>(at::convolution_backward(g, x, w, c10::nullopt, stride, saved["padding"].toIntVector(), saved["dilation"].toIntVector(),
-                                                    /*transposed=*/false, Ints(stride.size(), 0), saved["groups"].toInt(), {true, false, false}));
+      auto x = at::empty(
+          saved["sizes"].toIntVector(),
+          g.options().memory_format(static_cast<at::MemoryFormat>(saved["format"].toInt())));
+      out[0] = std::get<0>(at::convolution_backward(g, x, w, c10::nullopt, stride,
+                                                    saved["padding"].toIntVector(),
+                                                    saved["dilation"].toIntVector(),
+                                                    /*transposed=*/false, Ints(stride.size(), 0),
+                                                    saved["groups"].toInt(), {true, false, false}));
     }
-    if (saved["bias"].toBool() && ctx->needs_input_grad(2)) out[2] = sum_of_channels(g);  // it counts the tensors that are there
+    if (saved["bias"].toBool() && ctx->needs_input_grad(2))
+      out[2] = sum_of_channels(g);  // it counts the tensors that are there
     return out;
   }
 };
 
 struct WinogradConv : torch::autograd::Function<WinogradConv> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& w, const std::optional<at::Tensor>& b) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& w,
+                            const std::optional<at::Tensor>& b) {
     ctx->save_for_backward({w.requires_grad() ? x : at::Tensor(), w});
     ctx->saved_data["bias"] = b.has_value();
     return winograd::forward(x, w, b.value_or(at::Tensor()));
@@ -69,7 +80,8 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
     const at::Tensor& g = grads[0];
     if (!g.defined()) return out;
     auto saved = ctx->get_saved_variables();
-    bool bias = ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2);  // it counts the tensors that are there
+    bool bias = ctx->saved_data["bias"].toBool() &&
+                ctx->needs_input_grad(2);  // it counts the tensors that are there
     if (ctx->needs_input_grad(1)) {
       auto [dw, db] = winograd::weight_gradient(g, saved[0], saved[1].sizes());
       out[1] = dw;
@@ -82,42 +94,57 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
   }
 };
 
-bool by_winograd(void* xp, void* wp, void* bp, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups) {
+bool by_winograd(void* xp, void* wp, void* bp, const int64_t* stride, const int64_t* padding,
+                 const int64_t* dilation, int64_t nd, int64_t groups) {
   if (xp == nullptr || wp == nullptr || (nd != 2 && nd != 3)) return false;
   const at::Tensor& x = T(xp);
   const at::Tensor& w = T(wp);
   if (x.dim() != nd + 2 || w.dim() != nd + 2) return false;
-  auto type = at::autocast::is_autocast_enabled(at::kCPU) ? at::autocast::get_autocast_dtype(at::kCPU) : x.scalar_type();
-  if (bp != nullptr && (T(bp).dim() != 1 || T(bp).size(0) != w.size(0) || T(bp).scalar_type() != at::kFloat || !T(bp).device().is_cpu())) return false;
-  return winograd::serves(x, type, w, dims(stride, nd), dims(padding, nd), dims(dilation, nd), groups);
+  auto type = at::autocast::is_autocast_enabled(at::kCPU)
+                  ? at::autocast::get_autocast_dtype(at::kCPU)
+                  : x.scalar_type();
+  if (bp != nullptr && (T(bp).dim() != 1 || T(bp).size(0) != w.size(0) ||
+                        T(bp).scalar_type() != at::kFloat || !T(bp).device().is_cpu()))
+    return false;
+  return winograd::serves(x, type, w, dims(stride, nd), dims(padding, nd), dims(dilation, nd),
+                          groups);
 }
 
-// Under autocast to bfloat16, libtorch 2.4.1's gradient of a weight takes in memory that nobody wrote where the input is less
-// deep than the kernel (a patch of 64 voxels after five halvings): such layers, small as they are, go in float32.
+// Under autocast to bfloat16, libtorch 2.4.1's gradient of a weight takes in memory that nobody
+// wrote where the input is less deep than the kernel (a patch of 64 voxels after five halvings):
+// such layers, small as they are, go in float32.
 bool too_shallow(void* xp, void* wp, int64_t nd) {
-  return xp != nullptr && wp != nullptr && nd == 3 && T(xp).dim() == 5 && T(wp).dim() == 5 && T(xp).device().is_cpu() && T(xp).size(2) < T(wp).size(2) &&
-         at::autocast::is_autocast_enabled(at::kCPU) && at::autocast::get_autocast_dtype(at::kCPU) == at::kBFloat16;
+  return xp != nullptr && wp != nullptr && nd == 3 && T(xp).dim() == 5 && T(wp).dim() == 5 &&
+         T(xp).device().is_cpu() && T(xp).size(2) < T(wp).size(2) &&
+         at::autocast::is_autocast_enabled(at::kCPU) &&
+         at::autocast::get_autocast_dtype(at::kCPU) == at::kBFloat16;
 }
 
 }  // namespace
 
 // Otherwise lnt_conv where the weight trains or nothing does.
-char* lnt_conv_lean(void* xp, void* wp, void* bp, const int64_t* stride, const int64_t* padding, const int64_t* dilation, int64_t nd, int64_t groups, void** out) {
+char* lnt_conv_lean(void* xp, void* wp, void* bp, const int64_t* stride, const int64_t* padding,
+                    const int64_t* dilation, int64_t nd, int64_t groups, void** out) {
   if (by_winograd(xp, wp, bp, stride, padding, dilation, nd, groups)) {
     LNT_BODY({
       at::Tensor x = T(xp);
-      if (at::autocast::is_autocast_enabled(at::kCPU)) x = x.to(at::autocast::get_autocast_dtype(at::kCPU));  // its sums are in float32, and the weight stays
+      if (at::autocast::is_autocast_enabled(at::kCPU))
+        x = x.to(at::autocast::get_autocast_dtype(
+            at::kCPU));  // its sums are in float32, and the weight stays
       give(out, WinogradConv::apply(x, T(wp), O(bp)));
     })
   }
-  const bool lean = xp != nullptr && wp != nullptr && at::GradMode::is_enabled() && !T(wp).requires_grad() &&
+  const bool lean = xp != nullptr && wp != nullptr && at::GradMode::is_enabled() &&
+                    !T(wp).requires_grad() &&
                     (T(xp).requires_grad() || (bp != nullptr && T(bp).requires_grad()));
   if (!lean && too_shallow(xp, wp, nd)) {
     LNT_BODY({
       c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::DispatchKey::AutocastCPU);
       auto ints = [nd](const int64_t* p) { return dims(p, nd).vec(); };
       at::Tensor x = T(xp).to(at::kBFloat16).to(at::kFloat);
-      give(out, at::convolution(x, T(wp), O(bp), ints(stride), ints(padding), ints(dilation), false, std::vector<int64_t>(nd, 0), groups).to(at::kBFloat16));
+      give(out, at::convolution(x, T(wp), O(bp), ints(stride), ints(padding), ints(dilation), false,
+                                std::vector<int64_t>(nd, 0), groups)
+                    .to(at::kBFloat16));
     })
   }
   if (!lean) return lnt_conv(xp, wp, bp, stride, padding, dilation, nd, groups, out);
@@ -125,10 +152,12 @@ char* lnt_conv_lean(void* xp, void* wp, void* bp, const int64_t* stride, const i
     at::Tensor x = T(xp);
     at::Tensor w = T(wp);
     std::optional<at::Tensor> b = O(bp);
-    TORCH_CHECK(x.dim() == nd + 2 && w.dim() == nd + 2, "convolution over ", nd, " axes: input has ", x.dim(), " dims, weight ", w.dim(), ", expected ", nd + 2);
+    TORCH_CHECK(x.dim() == nd + 2 && w.dim() == nd + 2, "convolution over ", nd,
+                " axes: input has ", x.dim(), " dims, weight ", w.dim(), ", expected ", nd + 2);
     const auto device = x.device().type();
     std::optional<c10::impl::ExcludeDispatchKeyGuard> no_autocast;
-    if (at::autocast::is_autocast_enabled(device)) {  // the casts are autograd's; inside, forward and backward see one type
+    if (at::autocast::is_autocast_enabled(
+            device)) {  // the casts are autograd's; inside, forward and backward see one type
       auto type = at::autocast::get_autocast_dtype(device);
       x = x.to(type);
       w = w.to(type);

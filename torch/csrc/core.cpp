@@ -62,14 +62,18 @@ using namespace lnt;
 
 int64_t lnt_abi(void) { return LNT_ABI; }
 
-// lnt_init opens libtorch_cuda where it lies beside libtorch_cpu: the shim links libtorch_cpu alone, and the CUDA
-// kernels register themselves only once their library is in the process. Then our own kernels, where they were built.
+// lnt_init opens libtorch_cuda where it lies beside libtorch_cpu: the shim links libtorch_cpu
+// alone, and the CUDA kernels register themselves only once their library is in the process. Then
+// our own kernels, where they were built.
 char* lnt_init(void) {
   LNT_BODY({
     use_caching_allocator();
-    void* torch_cuda = open_optional(folder_of(reinterpret_cast<void*>(&at::get_num_threads)) + "libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+    void* torch_cuda =
+        open_optional(folder_of(reinterpret_cast<void*>(&at::get_num_threads)) + "libtorch_cuda.so",
+                      RTLD_NOW | RTLD_GLOBAL);
     if (torch_cuda == nullptr) return nullptr;
-    void* ours = open_optional(folder_of(reinterpret_cast<void*>(&lnt_abi)) + "liblntorch_cuda.so", RTLD_NOW | RTLD_LOCAL);
+    void* ours = open_optional(folder_of(reinterpret_cast<void*>(&lnt_abi)) + "liblntorch_cuda.so",
+                               RTLD_NOW | RTLD_LOCAL);
     if (ours == nullptr) return nullptr;
     auto get = reinterpret_cast<decltype(&lnt_cuda_kernels)>(dlsym(ours, "lnt_cuda_kernels"));
     TORCH_CHECK(get != nullptr, "liblntorch_cuda.so is of another build: run make shim again");
@@ -97,8 +101,8 @@ void lnt_free(void** tensors, int64_t n) {
 
 int64_t lnt_live(void) { return live.load(std::memory_order_relaxed); }
 
-// out: ndim, dtype, device type, device index, requires_grad, contiguous, numel, itemsize, then sizes and strides (ndim each).
-// The caller gives room for 8 + 2*16 numbers.
+// out: ndim, dtype, device type, device index, requires_grad, contiguous, numel, itemsize, then
+// sizes and strides (ndim each). The caller gives room for 8 + 2*16 numbers.
 char* lnt_info(void* t, int64_t* out) {
   LNT_BODY({
     const at::Tensor& x = T(t);
@@ -120,12 +124,15 @@ char* lnt_info(void* t, int64_t* out) {
 
 char* lnt_data_ptr(void* t, void** out) {
   LNT_BODY({
-    TORCH_CHECK(T(t).device().is_cpu() && T(t).is_contiguous(), "data pointer: tensor must be contiguous and on the CPU");
+    TORCH_CHECK(T(t).device().is_cpu() && T(t).is_contiguous(),
+                "data pointer: tensor must be contiguous and on the CPU");
     *out = T(t).data_ptr();
   })
 }
 
-char* lnt_same_storage(void* a, void* b, int64_t* out) { LNT_BODY(*out = T(a).is_alias_of(T(b)) ? 1 : 0) }
+char* lnt_same_storage(void* a, void* b, int64_t* out) {
+  LNT_BODY(*out = T(a).is_alias_of(T(b)) ? 1 : 0)
+}
 
 char* lnt_retain(void* t, void** out) { LNT_BODY(give(out, T(t))) }
 
@@ -143,13 +150,15 @@ char* lnt_to_string(void* t, char** out) {
 char* lnt_copy_in(void* t, const void* data, int64_t nbytes) {
   LNT_BODY({
     at::Tensor& x = T(t);
-    TORCH_CHECK(static_cast<int64_t>(x.nbytes()) == nbytes, "copy in: tensor holds ", x.nbytes(), " bytes, given ", nbytes);
+    TORCH_CHECK(static_cast<int64_t>(x.nbytes()) == nbytes, "copy in: tensor holds ", x.nbytes(),
+                " bytes, given ", nbytes);
     if (nbytes == 0) return nullptr;
     if (x.device().is_cpu() && x.is_contiguous()) {
       std::memcpy(x.data_ptr(), data, static_cast<size_t>(nbytes));
     } else {
       at::NoGradGuard guard;
-      auto host = at::from_blob(const_cast<void*>(data), x.sizes(), at::TensorOptions().dtype(x.scalar_type()));
+      auto host = at::from_blob(const_cast<void*>(data), x.sizes(),
+                                at::TensorOptions().dtype(x.scalar_type()));
       x.copy_(host);
     }
   })
@@ -159,27 +168,29 @@ char* lnt_copy_out(void* t, void* data, int64_t nbytes) {
   LNT_BODY({
     at::NoGradGuard guard;
     at::Tensor x = T(t).detach().to(at::kCPU).contiguous();
-    TORCH_CHECK(static_cast<int64_t>(x.nbytes()) == nbytes, "copy out: tensor holds ", x.nbytes(), " bytes, asked for ", nbytes);
+    TORCH_CHECK(static_cast<int64_t>(x.nbytes()) == nbytes, "copy out: tensor holds ", x.nbytes(),
+                " bytes, asked for ", nbytes);
     if (nbytes > 0) std::memcpy(data, x.data_ptr(), static_cast<size_t>(nbytes));
   })
 }
 
-char* lnt_set_threads(int64_t n) { LNT_BODY(at::set_num_threads(static_cast<int>(n))) }
+char* lnt_set_threads(int64_t n){LNT_BODY(at::set_num_threads(static_cast<int>(n)))}
 
-int64_t lnt_get_threads(void) { return at::get_num_threads(); }
-
-// How many OS threads at::parallel_for really uses in code compiled here: 1 would mean that our kernels run serially.
-char* lnt_parallel_probe(int64_t n, int64_t* threads) {
-  LNT_BODY({
-    std::mutex m;
-    std::set<std::thread::id> ids;
-    at::parallel_for(0, n, 1, [&](int64_t, int64_t) {
-      std::lock_guard<std::mutex> lock(m);
-      ids.insert(std::this_thread::get_id());
-    });
-    *threads = static_cast<int64_t>(ids.size());
-  })
+int64_t lnt_get_threads(void) {
+  return at::get_num_threads();
 }
+
+// How many OS threads at::parallel_for really uses in code compiled here: 1 would mean that our
+// kernels run serially.
+char* lnt_parallel_probe(int64_t n, int64_t* threads){LNT_BODY({
+  std::mutex m;
+  std::set<std::thread::id> ids;
+  at::parallel_for(0, n, 1, [&](int64_t, int64_t) {
+    std::lock_guard<std::mutex> lock(m);
+    ids.insert(std::this_thread::get_id());
+  });
+  *threads = static_cast<int64_t>(ids.size());
+})}
 
 int64_t lnt_grad_mode(int64_t enabled) {
   int64_t was = at::GradMode::is_enabled() ? 1 : 0;
@@ -223,7 +234,9 @@ char* lnt_set_deterministic(int64_t on) {
   })
 }
 
-char* lnt_set_cudnn_benchmark(int64_t on) { LNT_BODY(at::globalContext().setBenchmarkCuDNN(on != 0)) }
+char* lnt_set_cudnn_benchmark(int64_t on) {
+  LNT_BODY(at::globalContext().setBenchmarkCuDNN(on != 0))
+}
 
 char* lnt_manual_seed(uint64_t seed) { LNT_BODY(at::manual_seed(seed)) }
 
@@ -242,6 +255,10 @@ char* lnt_generator_new(int64_t dev, int64_t idx, uint64_t seed, void** out) {
 
 void lnt_generator_free(void* g) { delete static_cast<at::Generator*>(g); }
 
-char* lnt_generator_state(void* g, void** out) { LNT_BODY(give(out, static_cast<at::Generator*>(g)->get_state())) }
+char* lnt_generator_state(void* g, void** out) {
+  LNT_BODY(give(out, static_cast<at::Generator*>(g)->get_state()))
+}
 
-char* lnt_generator_set_state(void* g, void* state) { LNT_BODY(static_cast<at::Generator*>(g)->set_state(T(state))) }
+char* lnt_generator_set_state(void* g, void* state) {
+  LNT_BODY(static_cast<at::Generator*>(g)->set_state(T(state)))
+}

@@ -16,15 +16,18 @@ at::TensorOptions options(int64_t type, int64_t dev, int64_t idx) {
 
 }  // namespace
 
-char* lnt_empty(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out) {
+char* lnt_empty(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx,
+                int64_t pinned, void** out) {
   LNT_BODY(give(out, at::empty(dims(size, n), options(dtype, dev, idx).pinned_memory(pinned != 0))))
 }
 
-char* lnt_full(const int64_t* size, int64_t n, double value, int64_t dtype, int64_t dev, int64_t idx, void** out) {
+char* lnt_full(const int64_t* size, int64_t n, double value, int64_t dtype, int64_t dev,
+               int64_t idx, void** out) {
   LNT_BODY(give(out, at::full(dims(size, n), value, options(dtype, dev, idx))))
 }
 
-char* lnt_arange(double start, double end, double step, int64_t dtype, int64_t dev, int64_t idx, void** out) {
+char* lnt_arange(double start, double end, double step, int64_t dtype, int64_t dev, int64_t idx,
+                 void** out) {
   LNT_BODY(give(out, at::arange(start, end, step, options(dtype, dev, idx))))
 }
 
@@ -62,7 +65,8 @@ char* lnt_copy_(void* dst, void* src, int64_t non_blocking) {
   })
 }
 
-char* lnt_to(void* x, int64_t dtype, int64_t dev, int64_t idx, int64_t non_blocking, int64_t copy, void** out) {
+char* lnt_to(void* x, int64_t dtype, int64_t dev, int64_t idx, int64_t non_blocking, int64_t copy,
+             void** out) {
   LNT_BODY(give(out, T(x).to(device(dev, idx), lnt::dtype(dtype), non_blocking != 0, copy != 0)))
 }
 
@@ -70,10 +74,13 @@ char* lnt_clone(void* x, void** out) { LNT_BODY(give(out, T(x).clone())) }
 
 char* lnt_contiguous(void* x, int64_t memory_format, void** out) {
   LNT_BODY({
-    TORCH_CHECK(memory_format >= 0 && memory_format < static_cast<int64_t>(at::MemoryFormat::NumOptions), "no memory format ", memory_format);
+    TORCH_CHECK(
+        memory_format >= 0 && memory_format < static_cast<int64_t>(at::MemoryFormat::NumOptions),
+        "no memory format ", memory_format);
     auto format = static_cast<at::MemoryFormat>(memory_format);
     at::Tensor t = T(x).contiguous(format);
-    // With one channel both orders are one, and contiguous() leaves strides from which operators would choose the other.
+    // With one channel both orders are one, and contiguous() leaves strides from which operators
+    // would choose the other.
     bool unclear = format != at::MemoryFormat::Contiguous && t.suggest_memory_format() != format;
     give(out, unclear ? t.clone(format) : t);
   })

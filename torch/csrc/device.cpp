@@ -1,5 +1,5 @@
-// device.cpp: accelerators. libtorch's device-generic interfaces only, and CUDA's runtime by dlsym, so that one shim
-// serves machines with and without CUDA and links neither.
+// device.cpp: accelerators. libtorch's device-generic interfaces only, and CUDA's runtime by dlsym,
+// so that one shim serves machines with and without CUDA and links neither.
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
@@ -16,27 +16,34 @@ using namespace lnt;
 
 namespace {
 
-bool has(c10::DeviceType d) { return d == c10::DeviceType::CPU || c10::impl::hasDeviceGuardImpl(d); }
+bool has(c10::DeviceType d) {
+  return d == c10::DeviceType::CPU || c10::impl::hasDeviceGuardImpl(d);
+}
 
 }  // namespace
 
 char* lnt_device_count(int64_t dev, int64_t* out) {
   LNT_BODY({
     auto d = device_type(dev);
-    *out = d == c10::DeviceType::CPU ? 1 : has(d) ? c10::impl::VirtualGuardImpl(d).deviceCount() : 0;
+    *out = d == c10::DeviceType::CPU ? 1
+           : has(d)                  ? c10::impl::VirtualGuardImpl(d).deviceCount()
+                                     : 0;
   })
 }
 
 char* lnt_device_name(int64_t dev, int64_t idx, char** out) {
   LNT_BODY({
     std::string name = device(dev, idx).str();
-    // cudaDeviceProp begins with `char name[256]` in every CUDA release; the rest of the struct is not read.
+    // cudaDeviceProp begins with `char name[256]` in every CUDA release; the rest of the struct is
+    // not read.
     using props_fn = int (*)(void*, int);
     auto props = reinterpret_cast<props_fn>(dlsym(RTLD_DEFAULT, "cudaGetDeviceProperties_v2"));
-    if (props == nullptr) props = reinterpret_cast<props_fn>(dlsym(RTLD_DEFAULT, "cudaGetDeviceProperties"));
+    if (props == nullptr)
+      props = reinterpret_cast<props_fn>(dlsym(RTLD_DEFAULT, "cudaGetDeviceProperties"));
     if (dev == static_cast<int64_t>(c10::DeviceType::CUDA) && props != nullptr) {
       std::vector<char> buf(16384, 0);
-      if (props(buf.data(), static_cast<int>(idx)) == 0) name = std::string(buf.data(), strnlen(buf.data(), 256));
+      if (props(buf.data(), static_cast<int>(idx)) == 0)
+        name = std::string(buf.data(), strnlen(buf.data(), 256));
     }
     *out = dup(name.c_str());
   })
@@ -79,13 +86,14 @@ char* lnt_empty_cache(int64_t dev) {
       return nullptr;
     }
     using fn = void (*)();
-    auto f = reinterpret_cast<fn>(dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator10emptyCacheEv"));
+    auto f = reinterpret_cast<fn>(
+        dlsym(RTLD_DEFAULT, "_ZN3c104cuda20CUDACachingAllocator10emptyCacheEv"));
     if (f != nullptr) f();
   })
 }
 
-// out: the most bytes that the device's tensors held since the last call with reset; 0 where libtorch (before 2.9) or the
-// device does not tell.
+// out: the most bytes that the device's tensors held since the last call with reset; 0 where
+// libtorch (before 2.9) or the device does not tell.
 char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* out) {
   LNT_BODY({
     *out = 0;
@@ -103,15 +111,19 @@ char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* out) {
   })
 }
 
-// out: 1 where the shim's own operators have kernels for the device: the CPU, and CUDA with liblntorch_cuda.so.
+// out: 1 where the shim's own operators have kernels for the device: the CPU, and CUDA with
+// liblntorch_cuda.so.
 char* lnt_has_kernels(int64_t dev, int64_t* out) {
   LNT_BODY({
     auto d = device_type(dev);
-    *out = d == c10::DeviceType::CPU || (d == c10::DeviceType::CUDA && cuda_kernels() != nullptr) ? 1 : 0;
+    *out = d == c10::DeviceType::CPU || (d == c10::DeviceType::CUDA && cuda_kernels() != nullptr)
+               ? 1
+               : 0;
   })
 }
 
-// out: bytes of large blocks in use, in use at the most since the last lnt_empty_cache, and kept for reuse.
+// out: bytes of large blocks in use, in use at the most since the last lnt_empty_cache, and kept
+// for reuse.
 char* lnt_cpu_memory(int64_t* out) { LNT_BODY(cpu_memory(out)) }
 
 char* lnt_event_new(int64_t dev, void** out) { LNT_BODY(*out = new c10::Event(device_type(dev))) }

@@ -1,5 +1,6 @@
-// dice_ce.cpp: nnU-Net's loss of label maps, cross-entropy plus soft Dice of the softmax, in one pass over the logits, and its
-// gradient in another. The softmax is computed anew for the gradient: nothing of the logits' size is kept.
+// dice_ce.cpp: nnU-Net's loss of label maps, cross-entropy plus soft Dice of the softmax, in one
+// pass over the logits, and its gradient in another. The softmax is computed anew for the gradient:
+// nothing of the logits' size is kept.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -10,7 +11,8 @@ using namespace lnt;
 
 namespace {
 
-constexpr int64_t kRun = 256;  // voxels whose channels lie in planes side by side, for the vector units
+constexpr int64_t kRun =
+    256;  // voxels whose channels lie in planes side by side, for the vector units
 
 // exp for x ≤ 0, to about one unit in the last place (Cephes' polynomial). A NaN stays one.
 inline __attribute__((always_inline)) float exponential(float x) {
@@ -33,12 +35,14 @@ inline __attribute__((always_inline)) float exponential(float x) {
 }
 inline __attribute__((always_inline)) double exponential(double x) { return std::exp(x); }
 
-// The planes p (c, kRun) become the softmax over c; most and sum (kRun) are what the exponents are relative to and add up to.
+// The planes p (c, kRun) become the softmax over c; most and sum (kRun) are what the exponents are
+// relative to and add up to.
 template <class num>
 inline __attribute__((always_inline)) void softmax(num* p, int64_t c, num* most, num* sum) {
   for (int64_t v = 0; v < kRun; v++) most[v] = p[v];
   for (int64_t k = 1; k < c; k++) {
-    for (int64_t v = 0; v < kRun; v++) most[v] = p[k * kRun + v] > most[v] ? p[k * kRun + v] : most[v];
+    for (int64_t v = 0; v < kRun; v++)
+      most[v] = p[k * kRun + v] > most[v] ? p[k * kRun + v] : most[v];
   }
   for (int64_t v = 0; v < kRun; v++) sum[v] = 0;
   for (int64_t k = 0; k < c; k++) {
@@ -55,11 +59,13 @@ inline __attribute__((always_inline)) void softmax(num* p, int64_t c, num* most,
 
 // dx (c, kRun) = p·(g - Σ g·p) + ce·(p - y), with g = a·y + b for the classes but the background.
 template <class num>
-inline __attribute__((always_inline)) void gradient(const num* p, const int32_t* label, int64_t c, const num* a, const num* b, num ce, num* dx) {
+inline __attribute__((always_inline)) void gradient(const num* p, const int32_t* label, int64_t c,
+                                                    const num* a, const num* b, num ce, num* dx) {
   num inner[kRun];
   for (int64_t v = 0; v < kRun; v++) inner[v] = 0;
   for (int64_t k = 1; k < c; k++) {
-    for (int64_t v = 0; v < kRun; v++) inner[v] += (b[k] + (label[v] == k ? a[k] : num(0))) * p[k * kRun + v];
+    for (int64_t v = 0; v < kRun; v++)
+      inner[v] += (b[k] + (label[v] == k ? a[k] : num(0))) * p[k * kRun + v];
   }
   for (int64_t k = 0; k < c; k++) {
     for (int64_t v = 0; v < kRun; v++) {
@@ -70,14 +76,27 @@ inline __attribute__((always_inline)) void gradient(const num* p, const int32_t*
   }
 }
 
-LNT_CLONES void softmax_f32(float* p, int64_t c, float* most, float* sum) { softmax(p, c, most, sum); }
-LNT_CLONES void gradient_f32(const float* p, const int32_t* label, int64_t c, const float* a, const float* b, float ce, float* dx) {
+LNT_CLONES void softmax_f32(float* p, int64_t c, float* most, float* sum) {
+  softmax(p, c, most, sum);
+}
+LNT_CLONES void gradient_f32(const float* p, const int32_t* label, int64_t c, const float* a,
+                             const float* b, float ce, float* dx) {
   gradient(p, label, c, a, b, ce, dx);
 }
-inline void softmax_of(float* p, int64_t c, float* most, float* sum) { softmax_f32(p, c, most, sum); }
-inline void softmax_of(double* p, int64_t c, double* most, double* sum) { softmax(p, c, most, sum); }
-inline void gradient_of(const float* p, const int32_t* l, int64_t c, const float* a, const float* b, float ce, float* dx) { gradient_f32(p, l, c, a, b, ce, dx); }
-inline void gradient_of(const double* p, const int32_t* l, int64_t c, const double* a, const double* b, double ce, double* dx) { gradient(p, l, c, a, b, ce, dx); }
+inline void softmax_of(float* p, int64_t c, float* most, float* sum) {
+  softmax_f32(p, c, most, sum);
+}
+inline void softmax_of(double* p, int64_t c, double* most, double* sum) {
+  softmax(p, c, most, sum);
+}
+inline void gradient_of(const float* p, const int32_t* l, int64_t c, const float* a, const float* b,
+                        float ce, float* dx) {
+  gradient_f32(p, l, c, a, b, ce, dx);
+}
+inline void gradient_of(const double* p, const int32_t* l, int64_t c, const double* a,
+                        const double* b, double ce, double* dx) {
+  gradient(p, l, c, a, b, ce, dx);
+}
 
 // A run's logits as planes, voxels past its end as zeros.
 template <class E>
@@ -103,22 +122,28 @@ void runs(int64_t samples, int64_t voxels, F f) {
 struct Shape {
   int64_t samples, c, voxels, runs;
   explicit Shape(const at::Tensor& x)
-      : samples(x.size(0)), c(x.size(1)), voxels(x.numel() / (x.size(0) * x.size(1))), runs(samples * ((voxels + kRun - 1) / kRun)) {}
+      : samples(x.size(0)),
+        c(x.size(1)),
+        voxels(x.numel() / (x.size(0) * x.size(1))),
+        runs(samples * ((voxels + kRun - 1) / kRun)) {}
 };
 
-// What the gradient needs of a sample (or of the batch): Dice's a and b of each class, before the gradient that comes in.
+// What the gradient needs of a sample (or of the batch): Dice's a and b of each class, before the
+// gradient that comes in.
 struct Dice {
   std::vector<double> a, b;
 };
 
 // The loss, and a and b for each sample (n, c).
 template <class E>
-double forward(const at::Tensor& x, const at::Tensor& labels, bool batch, double smooth, Dice& dice) {
+double forward(const at::Tensor& x, const at::Tensor& labels, bool batch, double smooth,
+               Dice& dice) {
   using num = typename E::num;
   Shape s(x);
   auto in = rows<E>(x);
   const int32_t* label = labels.data_ptr<int32_t>();
-  int64_t width = 3 * s.c + 1;  // per run: intersection, prediction, truth of each class, and the cross-entropy
+  int64_t width =
+      3 * s.c + 1;  // per run: intersection, prediction, truth of each class, and the cross-entropy
   std::vector<double> part(static_cast<size_t>(s.runs * width));
   runs(s.samples, s.voxels, [&](int64_t n, int64_t first, int64_t count, int64_t run) {
     std::vector<num> p(s.c * kRun);
@@ -158,7 +183,8 @@ double forward(const at::Tensor& x, const at::Tensor& labels, bool batch, double
   std::vector<double> total(static_cast<size_t>(s.samples * width));
   int64_t per = s.runs / s.samples;
   for (int64_t run = 0; run < s.runs; run++) {
-    for (int64_t i = 0; i < width; i++) total[(batch ? 0 : run / per) * width + i] += part[run * width + i];
+    for (int64_t i = 0; i < width; i++)
+      total[(batch ? 0 : run / per) * width + i] += part[run * width + i];
   }
   int64_t groups = batch ? 1 : s.samples;
   double value = 0;
@@ -183,7 +209,8 @@ double forward(const at::Tensor& x, const at::Tensor& labels, bool batch, double
 }
 
 template <class E>
-at::Tensor backward(const at::Tensor& x, const at::Tensor& labels, const at::Tensor& dice, double grad) {
+at::Tensor backward(const at::Tensor& x, const at::Tensor& labels, const at::Tensor& dice,
+                    double grad) {
   using num = typename E::num;
   Shape s(x);
   auto in = rows<E>(x);
@@ -216,15 +243,24 @@ at::Tensor backward(const at::Tensor& x, const at::Tensor& labels, const at::Ten
 }
 
 struct DiceCE : torch::autograd::Function<DiceCE> {
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& logits, const at::Tensor& labels, bool batch, double smooth) {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& logits,
+                            const at::Tensor& labels, bool batch, double smooth) {
     at::Tensor x = as_rows(logits);
     Dice dice;
     double value = 0;
     switch (x.scalar_type()) {
-      case at::kFloat: value = ::forward<F32>(x, labels, batch, smooth, dice); break;
-      case at::kDouble: value = ::forward<F64>(x, labels, batch, smooth, dice); break;
-      case at::kBFloat16: value = ::forward<BF16>(x, labels, batch, smooth, dice); break;
-      default: TORCH_CHECK(false, "dice_ce: ", x.scalar_type(), " is not supported: float32, float64 and bfloat16 are");
+      case at::kFloat:
+        value = ::forward<F32>(x, labels, batch, smooth, dice);
+        break;
+      case at::kDouble:
+        value = ::forward<F64>(x, labels, batch, smooth, dice);
+        break;
+      case at::kBFloat16:
+        value = ::forward<BF16>(x, labels, batch, smooth, dice);
+        break;
+      default:
+        TORCH_CHECK(false, "dice_ce: ", x.scalar_type(),
+                    " is not supported: float32, float64 and bfloat16 are");
     }
     auto ab = at::empty({2, x.size(0), x.size(1)}, at::kDouble);
     std::copy(dice.a.begin(), dice.a.end(), ab.data_ptr<double>());
@@ -233,14 +269,21 @@ struct DiceCE : torch::autograd::Function<DiceCE> {
     return at::scalar_tensor(value, x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
     auto saved = ctx->get_saved_variables();
     double g = grads[0].item<double>();
     at::Tensor dx;
     switch (saved[0].scalar_type()) {
-      case at::kFloat: dx = ::backward<F32>(saved[0], saved[1], saved[2], g); break;
-      case at::kDouble: dx = ::backward<F64>(saved[0], saved[1], saved[2], g); break;
-      default: dx = ::backward<BF16>(saved[0], saved[1], saved[2], g); break;
+      case at::kFloat:
+        dx = ::backward<F32>(saved[0], saved[1], saved[2], g);
+        break;
+      case at::kDouble:
+        dx = ::backward<F64>(saved[0], saved[1], saved[2], g);
+        break;
+      default:
+        dx = ::backward<BF16>(saved[0], saved[1], saved[2], g);
+        break;
     }
     return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -253,16 +296,23 @@ char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* 
   LNT_BODY({
     const at::Tensor& logits = T(x);
     const at::Tensor& t = T(target);
-    TORCH_CHECK(logits.device().is_cpu() && t.device().is_cpu(), "dice_ce: it runs on the CPU alone");
-    TORCH_CHECK((logits.dim() == 4 || logits.dim() == 5) && logits.size(1) >= 2 && logits.numel() > 0, "dice_ce: logits ", logits.sizes(),
-                ", expected (n, c, …) with at least 2 classes and 2 or 3 spatial axes");
-    TORCH_CHECK(t.dim() == logits.dim() && t.size(1) == 1 && t.size(0) == logits.size(0) && t.sizes().slice(2) == logits.sizes().slice(2),
+    TORCH_CHECK(logits.device().is_cpu() && t.device().is_cpu(),
+                "dice_ce: it runs on the CPU alone");
+    TORCH_CHECK(
+        (logits.dim() == 4 || logits.dim() == 5) && logits.size(1) >= 2 && logits.numel() > 0,
+        "dice_ce: logits ", logits.sizes(),
+        ", expected (n, c, …) with at least 2 classes and 2 or 3 spatial axes");
+    TORCH_CHECK(t.dim() == logits.dim() && t.size(1) == 1 && t.size(0) == logits.size(0) &&
+                    t.sizes().slice(2) == logits.sizes().slice(2),
                 "dice_ce: labels ", t.sizes(), " for logits ", logits.sizes());
-    TORCH_CHECK(at::isIntegralType(t.scalar_type(), false), "dice_ce: labels are ", t.scalar_type(), ", expected whole numbers");
+    TORCH_CHECK(at::isIntegralType(t.scalar_type(), false), "dice_ce: labels are ", t.scalar_type(),
+                ", expected whole numbers");
     auto labels = t.to(at::kInt).contiguous();
     const int32_t* l = labels.data_ptr<int32_t>();
-    int32_t all = 0;  // the largest as numbers without sign: negative labels are larger than every class
-    for (int64_t i = 0; i < labels.numel(); i++) all = static_cast<int32_t>(std::max(static_cast<uint32_t>(all), static_cast<uint32_t>(l[i])));
+    int32_t all =
+        0;  // the largest as numbers without sign: negative labels are larger than every class
+    for (int64_t i = 0; i < labels.numel(); i++)
+      all = static_cast<int32_t>(std::max(static_cast<uint32_t>(all), static_cast<uint32_t>(l[i])));
     *wrong = static_cast<uint32_t>(all) >= static_cast<uint64_t>(logits.size(1)) ? 1 : 0;
     if (*wrong == 0) give(out, DiceCE::apply(logits, labels, batch != 0, smooth));
   })

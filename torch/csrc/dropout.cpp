@@ -1,6 +1,7 @@
-// dropout.cpp: dropout whose mask is not kept. Whether an element falls depends on its place and a number that the generator
-// gave, so that the backward pass finds it out again: one pass over the tensor each way, on all threads, where torch draws,
-// scales, multiplies and keeps a mask as large as the input.
+// dropout.cpp: dropout whose mask is not kept. Whether an element falls depends on its place and a
+// number that the generator gave, so that the backward pass finds it out again: one pass over the
+// tensor each way, on all threads, where torch draws, scales, multiplies and keeps a mask as large
+// as the input.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -15,7 +16,8 @@ namespace {
 
 constexpr int64_t kBlock = 4096;
 
-// A permutation of 32 bits whose output looks random (lowbias32, https://github.com/skeeto/hash-prospector).
+// A permutation of 32 bits whose output looks random (lowbias32,
+// https://github.com/skeeto/hash-prospector).
 inline __attribute__((always_inline)) uint32_t mix(uint32_t x) {
   x ^= x >> 16;
   x *= 0x7feb352dU;
@@ -25,10 +27,11 @@ inline __attribute__((always_inline)) uint32_t mix(uint32_t x) {
   return x;
 }
 
-// y = x where the element stays, times scale, else 0. a and b come from the seed and the block. By bits, for compilers do not
-// put a choice between 0 and a product into vectors.
+// y = x where the element stays, times scale, else 0. a and b come from the seed and the block. By
+// bits, for compilers do not put a choice between 0 and a product into vectors.
 template <class T, class U>
-inline __attribute__((always_inline)) void drop(const T* x, T* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, T scale) {
+inline __attribute__((always_inline)) void drop(const T* x, T* y, int64_t n, uint32_t a, uint32_t b,
+                                                uint32_t below, T scale) {
   for (int64_t i = 0; i < n; i++) {
     U stays = static_cast<U>(mix(mix(static_cast<uint32_t>(i) + a) ^ b) >= below);
     T v = x[i] * scale;
@@ -39,10 +42,17 @@ inline __attribute__((always_inline)) void drop(const T* x, T* y, int64_t n, uin
   }
 }
 
-LNT_CLONES void drop_f32(const float* x, float* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, float scale) { drop<float, uint32_t>(x, y, n, a, b, below, scale); }
-LNT_CLONES void drop_f64(const double* x, double* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, double scale) { drop<double, uint64_t>(x, y, n, a, b, below, scale); }
+LNT_CLONES void drop_f32(const float* x, float* y, int64_t n, uint32_t a, uint32_t b,
+                         uint32_t below, float scale) {
+  drop<float, uint32_t>(x, y, n, a, b, below, scale);
+}
+LNT_CLONES void drop_f64(const double* x, double* y, int64_t n, uint32_t a, uint32_t b,
+                         uint32_t below, double scale) {
+  drop<double, uint64_t>(x, y, n, a, b, below, scale);
+}
 
-void drop_bf16(const at::BFloat16* x, at::BFloat16* y, int64_t n, uint32_t a, uint32_t b, uint32_t below, float scale) {
+void drop_bf16(const at::BFloat16* x, at::BFloat16* y, int64_t n, uint32_t a, uint32_t b,
+               uint32_t below, float scale) {
   float in[kBlock] = {};
   for (int64_t i = 0; i < n; i++) in[i] = static_cast<float>(x[i]);
   drop_f32(in, in, n, a, b, below, scale);
@@ -60,12 +70,21 @@ at::Tensor dropped(const at::Tensor& x, double p, int64_t seed) {
       int64_t at = k * kBlock;
       int64_t count = std::min(kBlock, n - at);
       // The blocks' own numbers: neighbouring ones share nothing.
-      auto a = mix(static_cast<uint32_t>(k) ^ mix(static_cast<uint32_t>(seed))) & ~static_cast<uint32_t>(kBlock - 1);
-      auto b = mix(static_cast<uint32_t>(k >> 20) + mix(static_cast<uint32_t>(k) + static_cast<uint32_t>(seed >> 32)));
+      auto a = mix(static_cast<uint32_t>(k) ^ mix(static_cast<uint32_t>(seed))) &
+               ~static_cast<uint32_t>(kBlock - 1);
+      auto b = mix(static_cast<uint32_t>(k >> 20) +
+                   mix(static_cast<uint32_t>(k) + static_cast<uint32_t>(seed >> 32)));
       switch (x.scalar_type()) {
-        case at::kFloat: drop_f32(x.data_ptr<float>() + at, y.data_ptr<float>() + at, count, a, b, below, static_cast<float>(scale)); break;
-        case at::kDouble: drop_f64(x.data_ptr<double>() + at, y.data_ptr<double>() + at, count, a, b, below, scale); break;
-        default: drop_bf16(x.data_ptr<at::BFloat16>() + at, y.data_ptr<at::BFloat16>() + at, count, a, b, below, static_cast<float>(scale));
+        case at::kFloat:
+          drop_f32(x.data_ptr<float>() + at, y.data_ptr<float>() + at, count, a, b, below,
+                   static_cast<float>(scale));
+          break;
+        case at::kDouble:
+          drop_f64(x.data_ptr<double>() + at, y.data_ptr<double>() + at, count, a, b, below, scale);
+          break;
+        default:
+          drop_bf16(x.data_ptr<at::BFloat16>() + at, y.data_ptr<at::BFloat16>() + at, count, a, b,
+                    below, static_cast<float>(scale));
       }
     }
   });
@@ -73,19 +92,24 @@ at::Tensor dropped(const at::Tensor& x, double p, int64_t seed) {
 }
 
 struct LeanDropout : torch::autograd::Function<LeanDropout> {
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, double p, int64_t seed) {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, double p,
+                            int64_t seed) {
     ctx->saved_data["p"] = p;
     ctx->saved_data["seed"] = seed;
     ctx->saved_data["strides"] = x.strides().vec();
     return dropped(x, p, seed);
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
     if (!grads[0].defined()) return {at::Tensor(), at::Tensor(), at::Tensor()};
     at::Tensor g = grads[0];
     auto strides = ctx->saved_data["strides"].toIntVector();
-    if (g.strides() != at::IntArrayRef(strides)) g = at::empty_strided(g.sizes(), strides, g.options()).copy_(g);  // elements count as the input's did
-    return {dropped(g, ctx->saved_data["p"].toDouble(), ctx->saved_data["seed"].toInt()), at::Tensor(), at::Tensor()};
+    if (g.strides() != at::IntArrayRef(strides))
+      g = at::empty_strided(g.sizes(), strides, g.options())
+              .copy_(g);  // elements count as the input's did
+    return {dropped(g, ctx->saved_data["p"].toDouble(), ctx->saved_data["seed"].toInt()),
+            at::Tensor(), at::Tensor()};
   }
 };
 
@@ -97,7 +121,8 @@ char* lnt_dropout_lean(void* xp, double p, int64_t train, void** out) {
     at::Tensor x = T(xp);
     TORCH_CHECK(p >= 0 && p <= 1, "dropout: probability ", p, ", expected one from 0 to 1");
     auto t = x.scalar_type();
-    bool ours = train != 0 && p > 0 && x.device().is_cpu() && (t == at::kFloat || t == at::kDouble || t == at::kBFloat16);
+    bool ours = train != 0 && p > 0 && x.device().is_cpu() &&
+                (t == at::kFloat || t == at::kDouble || t == at::kBFloat16);
     if (!ours) {
       give(out, at::dropout(x, p, train != 0));
       return nullptr;

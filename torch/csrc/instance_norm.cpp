@@ -1,12 +1,15 @@
-// instance_norm.cpp: instance norm with the leaky rectifier behind it, in channels-last order, with a backward pass of its own.
+// instance_norm.cpp: instance norm with the leaky rectifier behind it, in channels-last order, with
+// a backward pass of its own.
 //
-// torch runs batch_norm on a view, an activation, and for the backward pass four more kernels with copies between layouts.
-// Here the forward pass reads its input twice and writes once; the backward pass reads gradient and activation twice and
-// writes once. The statistics' sums run over fixed blocks of voxels, so the bits do not depend on the number of threads.
+// torch runs batch_norm on a view, an activation, and for the backward pass four more kernels with
+// copies between layouts. Here the forward pass reads its input twice and writes once; the backward
+// pass reads gradient and activation twice and writes once. The statistics' sums run over fixed
+// blocks of voxels, so the bits do not depend on the number of threads.
 //
-// For the backward pass the output alone is kept, which the next convolution keeps anyway: the normalised input is computed
-// from it, for the rectifier and an affine map are invertible. Where the bias is so large against the weight that too many
-// bits are gone, and where a residual comes in, the input is kept.
+// For the backward pass the output alone is kept, which the next convolution keeps anyway: the
+// normalised input is computed from it, for the rectifier and an affine map are invertible. Where
+// the bias is so large against the weight that too many bits are gone, and where a residual comes
+// in, the input is kept.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -18,15 +21,19 @@ using namespace lnt;
 
 namespace {
 
-// The largest |bias/weight| of which the output alone is kept: the rounding error of the normalised input grows with it.
+// The largest |bias/weight| of which the output alone is kept: the rounding error of the normalised
+// input grows with it.
 constexpr double kInvertible = 16;
 constexpr double kInvertibleBF16 = 2;
 
 // The kernels below work on the channels from i on, as many as L holds, of a run of voxels.
 
-// About the middle of the voxels' values: the sum of x and the sum of its squares. The middle is their mean but for rounding.
+// About the middle of the voxels' values: the sum of x and the sum of its squares. The middle is
+// their mean but for rounding.
 template <class L, class num>
-inline __attribute__((always_inline)) void moments(const typename L::mem* x, int64_t step, int64_t voxels, int64_t i, num* middle, num* s1, num* s2) {
+inline __attribute__((always_inline)) void moments(const typename L::mem* x, int64_t step,
+                                                   int64_t voxels, int64_t i, num* middle, num* s1,
+                                                   num* s2) {
   auto shift = L::get(x + i);
   auto a = L::zero();
   for (int64_t v = 0; v < voxels; v++) a += L::get(x + v * step + i) - shift;
@@ -45,8 +52,10 @@ inline __attribute__((always_inline)) void moments(const typename L::mem* x, int
 
 // y = leaky(a*x + b [+ r])
 template <class L, bool Residual, class num>
-inline __attribute__((always_inline)) void apply(const typename L::mem* x, int64_t xstep, const typename L::mem* r, int64_t rstep, typename L::mem* y, int64_t c,
-                                                 int64_t voxels, int64_t i, const num* a, const num* b, num slope) {
+inline __attribute__((always_inline)) void apply(const typename L::mem* x, int64_t xstep,
+                                                 const typename L::mem* r, int64_t rstep,
+                                                 typename L::mem* y, int64_t c, int64_t voxels,
+                                                 int64_t i, const num* a, const num* b, num slope) {
   auto scale = L::load(a + i);
   auto bias = L::load(b + i);
   for (int64_t v = 0; v < voxels; v++) {
@@ -56,11 +65,16 @@ inline __attribute__((always_inline)) void apply(const typename L::mem* x, int64
   }
 }
 
-// What the backward pass needs of one voxel: the gradient dz before the rectifier, and the normalised input p*u + q, with u
-// the input itself, or what the rectifier was given, computed from the output.
+// What the backward pass needs of one voxel: the gradient dz before the rectifier, and the
+// normalised input p*u + q, with u the input itself, or what the rectifier was given, computed from
+// the output.
 template <class L, bool FromOutput, class num>
-inline __attribute__((always_inline)) void before(const typename L::mem* dy, const typename L::mem* y, const typename L::mem* x, num slope, num inverse,
-                                                  const typename L::num& p, const typename L::num& q, typename L::num& dz, typename L::num& normalised) {
+inline __attribute__((always_inline)) void before(const typename L::mem* dy,
+                                                  const typename L::mem* y,
+                                                  const typename L::mem* x, num slope, num inverse,
+                                                  const typename L::num& p,
+                                                  const typename L::num& q, typename L::num& dz,
+                                                  typename L::num& normalised) {
   auto out = L::get(y);
   auto d = L::get(dy);
   dz = L::choose(out, d, d * slope);
@@ -70,9 +84,12 @@ inline __attribute__((always_inline)) void before(const typename L::mem* dy, con
 
 // Sums of dz and of dz times the normalised input.
 template <class L, bool FromOutput, class num>
-inline __attribute__((always_inline)) void gradient_sums(const typename L::mem* dy, int64_t dstep, const typename L::mem* y, int64_t c,
-                                                         const typename L::mem* x, int64_t xstep, int64_t voxels, int64_t i, const num* p, const num* q,
-                                                         num slope, num inverse, num* s1, num* s2) {
+inline __attribute__((always_inline)) void gradient_sums(const typename L::mem* dy, int64_t dstep,
+                                                         const typename L::mem* y, int64_t c,
+                                                         const typename L::mem* x, int64_t xstep,
+                                                         int64_t voxels, int64_t i, const num* p,
+                                                         const num* q, num slope, num inverse,
+                                                         num* s1, num* s2) {
   typename L::num pi = L::load(p + i);
   typename L::num qi = L::load(q + i);
   typename L::num a = L::zero();
@@ -80,7 +97,8 @@ inline __attribute__((always_inline)) void gradient_sums(const typename L::mem* 
   for (int64_t v = 0; v < voxels; v++) {
     typename L::num dz;
     typename L::num h;
-    before<L, FromOutput>(dy + v * dstep + i, y + v * c + i, x + v * xstep + i, slope, inverse, pi, qi, dz, h);
+    before<L, FromOutput>(dy + v * dstep + i, y + v * c + i, x + v * xstep + i, slope, inverse, pi,
+                          qi, dz, h);
     a += dz;
     b += dz * h;
   }
@@ -90,10 +108,13 @@ inline __attribute__((always_inline)) void gradient_sums(const typename L::mem* 
 
 // dx = a*dz + e + f*normalised, and dz itself for a residual.
 template <class L, bool FromOutput, bool Residual, class num>
-inline __attribute__((always_inline)) void gradient_apply(const typename L::mem* dy, int64_t dstep, const typename L::mem* y, int64_t c,
-                                                          const typename L::mem* x, int64_t xstep, typename L::mem* dx, typename L::mem* dr, int64_t voxels,
-                                                          int64_t i, const num* p, const num* q, const num* a, const num* e, const num* f, num slope,
-                                                          num inverse) {
+inline __attribute__((always_inline)) void gradient_apply(const typename L::mem* dy, int64_t dstep,
+                                                          const typename L::mem* y, int64_t c,
+                                                          const typename L::mem* x, int64_t xstep,
+                                                          typename L::mem* dx, typename L::mem* dr,
+                                                          int64_t voxels, int64_t i, const num* p,
+                                                          const num* q, const num* a, const num* e,
+                                                          const num* f, num slope, num inverse) {
   typename L::num pi = L::load(p + i);
   typename L::num qi = L::load(q + i);
   auto ai = L::load(a + i);
@@ -102,42 +123,53 @@ inline __attribute__((always_inline)) void gradient_apply(const typename L::mem*
   for (int64_t v = 0; v < voxels; v++) {
     typename L::num dz;
     typename L::num h;
-    before<L, FromOutput>(dy + v * dstep + i, y + v * c + i, x + v * xstep + i, slope, inverse, pi, qi, dz, h);
+    before<L, FromOutput>(dy + v * dstep + i, y + v * c + i, x + v * xstep + i, slope, inverse, pi,
+                          qi, dz, h);
     L::put(dx + v * c + i, ai * dz + ei + fi * h);
     if (Residual) L::put(dr + v * c + i, dz);
   }
 }
 
 // One function for each element type and variant, compiled for each instruction set.
-#define LNT_VARIANTS(E, T)                                                                                                                           \
-  LNT_CLONES void moments_##T(const E::mem* x, int64_t step, int64_t n, int64_t c, E::num* middle, E::num* s1, E::num* s2) {                         \
-    LNT_CHANNELS(E, moments<L>(x, step, n, i, middle, s1, s2))                                                                                          \
-  }                                                                                                                                                  \
-  LNT_CLONES void apply_##T(const E::mem* x, int64_t xs, const E::mem* r, int64_t rs, E::mem* y, int64_t n, int64_t c, const E::num* a,              \
-                            const E::num* b, E::num slope) {                                                                                         \
-    if (r != nullptr) {                                                                                                                              \
-      LNT_CHANNELS(E, (apply<L, true>(x, xs, r, rs, y, c, n, i, a, b, slope)))                                                                       \
-    } else {                                                                                                                                         \
-      LNT_CHANNELS(E, (apply<L, false>(x, xs, r, rs, y, c, n, i, a, b, slope)))                                                                      \
-    }                                                                                                                                                \
-  }                                                                                                                                                  \
-  LNT_CLONES void sums_##T(const E::mem* dy, int64_t ds, const E::mem* y, const E::mem* x, int64_t xs, int64_t n, int64_t c, const E::num* p,        \
-                           const E::num* q, E::num slope, E::num inverse, E::num* s1, E::num* s2) {                                                  \
-    if (x == nullptr) {                                                                                                                              \
-      LNT_CHANNELS(E, (gradient_sums<L, true>(dy, ds, y, c, x, xs, n, i, p, q, slope, inverse, s1, s2)))                                             \
-    } else {                                                                                                                                         \
-      LNT_CHANNELS(E, (gradient_sums<L, false>(dy, ds, y, c, x, xs, n, i, p, q, slope, inverse, s1, s2)))                                            \
-    }                                                                                                                                                \
-  }                                                                                                                                                  \
-  LNT_CLONES void grad_##T(const E::mem* dy, int64_t ds, const E::mem* y, const E::mem* x, int64_t xs, E::mem* dx, E::mem* dr, int64_t n, int64_t c, \
-                           const E::num* p, const E::num* q, const E::num* a, const E::num* e, const E::num* f, E::num slope, E::num inverse) {      \
-    if (x == nullptr) {                                                                                                                              \
-      LNT_CHANNELS(E, (gradient_apply<L, true, false>(dy, ds, y, c, x, xs, dx, dr, n, i, p, q, a, e, f, slope, inverse)))                            \
-    } else if (dr == nullptr) {                                                                                                                      \
-      LNT_CHANNELS(E, (gradient_apply<L, false, false>(dy, ds, y, c, x, xs, dx, dr, n, i, p, q, a, e, f, slope, inverse)))                           \
-    } else {                                                                                                                                         \
-      LNT_CHANNELS(E, (gradient_apply<L, false, true>(dy, ds, y, c, x, xs, dx, dr, n, i, p, q, a, e, f, slope, inverse)))                            \
-    }                                                                                                                                                \
+#define LNT_VARIANTS(E, T)                                                                         \
+  LNT_CLONES void moments_##T(const E::mem* x, int64_t step, int64_t n, int64_t c, E::num* middle, \
+                              E::num* s1, E::num* s2){LNT_CHANNELS(                                \
+      E, moments<L>(x, step, n, i, middle, s1,                                                     \
+                    s2))} LNT_CLONES void apply_##T(const E::mem* x, int64_t xs, const E::mem* r,  \
+                                                    int64_t rs, E::mem* y, int64_t n, int64_t c,   \
+                                                    const E::num* a, const E::num* b,              \
+                                                    E::num slope) {                                \
+    if (r != nullptr) {                                                                            \
+      LNT_CHANNELS(E, (apply<L, true>(x, xs, r, rs, y, c, n, i, a, b, slope)))                     \
+    } else {                                                                                       \
+      LNT_CHANNELS(E, (apply<L, false>(x, xs, r, rs, y, c, n, i, a, b, slope)))                    \
+    }                                                                                              \
+  }                                                                                                \
+  LNT_CLONES void sums_##T(const E::mem* dy, int64_t ds, const E::mem* y, const E::mem* x,         \
+                           int64_t xs, int64_t n, int64_t c, const E::num* p, const E::num* q,     \
+                           E::num slope, E::num inverse, E::num* s1, E::num* s2) {                 \
+    if (x == nullptr) {                                                                            \
+      LNT_CHANNELS(                                                                                \
+          E, (gradient_sums<L, true>(dy, ds, y, c, x, xs, n, i, p, q, slope, inverse, s1, s2)))    \
+    } else {                                                                                       \
+      LNT_CHANNELS(                                                                                \
+          E, (gradient_sums<L, false>(dy, ds, y, c, x, xs, n, i, p, q, slope, inverse, s1, s2)))   \
+    }                                                                                              \
+  }                                                                                                \
+  LNT_CLONES void grad_##T(const E::mem* dy, int64_t ds, const E::mem* y, const E::mem* x,         \
+                           int64_t xs, E::mem* dx, E::mem* dr, int64_t n, int64_t c,               \
+                           const E::num* p, const E::num* q, const E::num* a, const E::num* e,     \
+                           const E::num* f, E::num slope, E::num inverse) {                        \
+    if (x == nullptr) {                                                                            \
+      LNT_CHANNELS(E, (gradient_apply<L, true, false>(dy, ds, y, c, x, xs, dx, dr, n, i, p, q, a,  \
+                                                      e, f, slope, inverse)))                      \
+    } else if (dr == nullptr) {                                                                    \
+      LNT_CHANNELS(E, (gradient_apply<L, false, false>(dy, ds, y, c, x, xs, dx, dr, n, i, p, q, a, \
+                                                       e, f, slope, inverse)))                     \
+    } else {                                                                                       \
+      LNT_CHANNELS(E, (gradient_apply<L, false, true>(dy, ds, y, c, x, xs, dx, dr, n, i, p, q, a,  \
+                                                      e, f, slope, inverse)))                      \
+    }                                                                                              \
   }
 
 LNT_VARIANTS(F32, f32)
@@ -165,7 +197,11 @@ struct Sums {
   std::vector<num> part;
 
   Sums(int64_t samples, int64_t voxels, int64_t c, int64_t kinds)
-      : c(c), kinds(kinds), part(static_cast<size_t>(kinds * samples * ((voxels + block_of(c) - 1) / block_of(c)) * c)) {}
+      : c(c),
+        kinds(kinds),
+        part(
+            static_cast<size_t>(kinds * samples * ((voxels + block_of(c) - 1) / block_of(c)) * c)) {
+  }
   num* at(int64_t block, int64_t kind) { return part.data() + (kinds * block + kind) * c; }
 };
 
@@ -174,7 +210,8 @@ struct Statistics {
 };
 
 template <class E>
-at::Tensor forward(const at::Tensor& x, const double* w, const double* b, const at::Tensor& residual, double eps, double slope, Statistics& st) {
+at::Tensor forward(const at::Tensor& x, const double* w, const double* b,
+                   const at::Tensor& residual, double eps, double slope, Statistics& st) {
   using num = typename E::num;
   int64_t samples = x.size(0);
   int64_t c = x.size(1);
@@ -182,7 +219,8 @@ at::Tensor forward(const at::Tensor& x, const double* w, const double* b, const 
   auto in = rows<E>(x);
   Sums<num> sums(samples, voxels, c, 3);
   blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t block) {
-    Kernels<E>::moments(in.at(n, v), in.voxel, count, c, sums.at(block, 0), sums.at(block, 1), sums.at(block, 2));
+    Kernels<E>::moments(in.at(n, v), in.voxel, count, c, sums.at(block, 0), sums.at(block, 1),
+                        sums.at(block, 2));
   });
   st.mean = at::zeros({samples, c}, at::kDouble);
   st.rstd = at::zeros({samples, c}, at::kDouble);
@@ -190,7 +228,8 @@ at::Tensor forward(const at::Tensor& x, const double* w, const double* b, const 
   double* rstd = st.rstd.data_ptr<double>();
   int64_t size = block_of(c);
   int64_t block = 0;
-  for (int64_t n = 0; n < samples; n++) {  // blocks in their order: the mean, and the sum of squares about it, so far
+  for (int64_t n = 0; n < samples;
+       n++) {  // blocks in their order: the mean, and the sum of squares about it, so far
     for (int64_t v = 0; v < voxels; v += size, block++) {
       auto count = static_cast<double>(std::min(size, voxels - v));
       double part = count / (static_cast<double>(v) + count);
@@ -215,8 +254,9 @@ at::Tensor forward(const at::Tensor& x, const double* w, const double* b, const 
   Rows<E> res{nullptr, 0, 0};
   if (residual.defined()) res = rows<E>(residual);
   blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t) {
-    Kernels<E>::apply(in.at(n, v), in.voxel, res.data == nullptr ? nullptr : res.at(n, v), res.voxel, out.data + (n * voxels + v) * c, count, c, &a[n * c],
-                      &d[n * c], static_cast<num>(slope));
+    Kernels<E>::apply(in.at(n, v), in.voxel, res.data == nullptr ? nullptr : res.at(n, v),
+                      res.voxel, out.data + (n * voxels + v) * c, count, c, &a[n * c], &d[n * c],
+                      static_cast<num>(slope));
   });
   return y;
 }
@@ -231,8 +271,8 @@ struct Wanted {
 };
 
 template <class E>
-Gradients backward(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& x, const double* w, const double* b, const Statistics& st, double slope,
-                   Wanted wanted) {
+Gradients backward(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& x, const double* w,
+                   const double* b, const Statistics& st, double slope, Wanted wanted) {
   using num = typename E::num;
   int64_t samples = y.size(0);
   int64_t c = y.size(1);
@@ -258,8 +298,9 @@ Gradients backward(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& 
   num inverse = static_cast<num>(slope != 0 ? 1 / slope : 0);
   Sums<num> sums(samples, voxels, c, 2);
   blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t block) {
-    Kernels<E>::sums(g.at(n, v), g.voxel, o.data + (n * voxels + v) * c, in.data == nullptr ? nullptr : in.at(n, v), in.voxel, count, c, &p[n * c], &q[n * c],
-                     s, inverse, sums.at(block, 0), sums.at(block, 1));
+    Kernels<E>::sums(g.at(n, v), g.voxel, o.data + (n * voxels + v) * c,
+                     in.data == nullptr ? nullptr : in.at(n, v), in.voxel, count, c, &p[n * c],
+                     &q[n * c], s, inverse, sums.at(block, 0), sums.at(block, 1));
   });
   std::vector<double> s1(samples * c);
   std::vector<double> s2(samples * c);
@@ -288,11 +329,13 @@ Gradients backward(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& 
   out.dx = at::empty(y.sizes(), y.options().memory_format(channels_last(y)));
   if (wanted.residual) out.dr = at::empty(y.sizes(), y.options().memory_format(channels_last(y)));
   auto dx = rows<E>(out.dx);
-  typename E::mem* dr = wanted.residual ? static_cast<typename E::mem*>(out.dr.data_ptr()) : nullptr;
+  typename E::mem* dr =
+      wanted.residual ? static_cast<typename E::mem*>(out.dr.data_ptr()) : nullptr;
   blocks(samples, voxels, c, [&](int64_t n, int64_t v, int64_t count, int64_t) {
     int64_t at = (n * voxels + v) * c;
-    Kernels<E>::grad(g.at(n, v), g.voxel, o.data + at, in.data == nullptr ? nullptr : in.at(n, v), in.voxel, dx.data + at, dr == nullptr ? nullptr : dr + at,
-                     count, c, &p[n * c], &q[n * c], &a[n * c], &e[n * c], &f[n * c], s, inverse);
+    Kernels<E>::grad(g.at(n, v), g.voxel, o.data + at, in.data == nullptr ? nullptr : in.at(n, v),
+                     in.voxel, dx.data + at, dr == nullptr ? nullptr : dr + at, count, c, &p[n * c],
+                     &q[n * c], &a[n * c], &e[n * c], &f[n * c], s, inverse);
   });
   return out;
 }
@@ -305,8 +348,10 @@ std::vector<double> doubles(const at::Tensor& t, int64_t channels, double absent
 }
 
 struct InstanceNormLeakyReLU : torch::autograd::Function<InstanceNormLeakyReLU> {
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_in, const std::optional<at::Tensor>& weight,
-                            const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual, double eps, double slope) {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_in,
+                            const std::optional<at::Tensor>& weight,
+                            const std::optional<at::Tensor>& bias,
+                            const std::optional<at::Tensor>& residual, double eps, double slope) {
     at::Tensor x = as_rows(x_in);
     at::Tensor w = weight.value_or(at::Tensor());
     at::Tensor b = bias.value_or(at::Tensor());
@@ -317,21 +362,32 @@ struct InstanceNormLeakyReLU : torch::autograd::Function<InstanceNormLeakyReLU> 
     Statistics st;
     at::Tensor y;
     switch (x.scalar_type()) {
-      case at::kFloat: y = ::forward<F32>(x, wd.data(), bd.data(), r, eps, slope, st); break;
-      case at::kDouble: y = ::forward<F64>(x, wd.data(), bd.data(), r, eps, slope, st); break;
-      case at::kBFloat16: y = ::forward<BF16>(x, wd.data(), bd.data(), r, eps, slope, st); break;
-      default: TORCH_CHECK(false, "instance_norm_leaky_relu: ", x.scalar_type(), " is not supported: float32, float64 and bfloat16 are");
+      case at::kFloat:
+        y = ::forward<F32>(x, wd.data(), bd.data(), r, eps, slope, st);
+        break;
+      case at::kDouble:
+        y = ::forward<F64>(x, wd.data(), bd.data(), r, eps, slope, st);
+        break;
+      case at::kBFloat16:
+        y = ::forward<BF16>(x, wd.data(), bd.data(), r, eps, slope, st);
+        break;
+      default:
+        TORCH_CHECK(false, "instance_norm_leaky_relu: ", x.scalar_type(),
+                    " is not supported: float32, float64 and bfloat16 are");
     }
     double most = x.scalar_type() == at::kBFloat16 ? kInvertibleBF16 : kInvertible;
     bool invertible = !r.defined() && slope > 0;
-    for (size_t i = 0; i < wd.size(); i++) invertible = invertible && std::fabs(wd[i]) > 1e-12 && std::fabs(bd[i]) <= most * std::fabs(wd[i]);
+    for (size_t i = 0; i < wd.size(); i++)
+      invertible =
+          invertible && std::fabs(wd[i]) > 1e-12 && std::fabs(bd[i]) <= most * std::fabs(wd[i]);
     ctx->saved_data["slope"] = slope;
     ctx->saved_data["residual"] = r.defined();
     ctx->save_for_backward({y, invertible ? at::Tensor() : x, w, b, st.mean, st.rstd});
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
     auto saved = ctx->get_saved_variables();
     const at::Tensor& y = saved[0];
     auto wd = doubles(saved[2], y.size(1), 1);
@@ -342,65 +398,98 @@ struct InstanceNormLeakyReLU : torch::autograd::Function<InstanceNormLeakyReLU> 
     size_t next = 1;
     bool affine = false;
     for (int i : {2, 3}) affine = (saved[i].defined() && ctx->needs_input_grad(next++)) || affine;
-    Wanted wanted{ctx->needs_input_grad(0), affine, ctx->saved_data["residual"].toBool() && ctx->needs_input_grad(next)};
+    Wanted wanted{ctx->needs_input_grad(0), affine,
+                  ctx->saved_data["residual"].toBool() && ctx->needs_input_grad(next)};
     at::Tensor dy = as_rows(grads[0].to(y.scalar_type()));
     Gradients g;
     switch (y.scalar_type()) {
-      case at::kFloat: g = ::backward<F32>(dy, y, saved[1], wd.data(), bd.data(), st, slope, wanted); break;
-      case at::kDouble: g = ::backward<F64>(dy, y, saved[1], wd.data(), bd.data(), st, slope, wanted); break;
-      default: g = ::backward<BF16>(dy, y, saved[1], wd.data(), bd.data(), st, slope, wanted); break;
+      case at::kFloat:
+        g = ::backward<F32>(dy, y, saved[1], wd.data(), bd.data(), st, slope, wanted);
+        break;
+      case at::kDouble:
+        g = ::backward<F64>(dy, y, saved[1], wd.data(), bd.data(), st, slope, wanted);
+        break;
+      default:
+        g = ::backward<BF16>(dy, y, saved[1], wd.data(), bd.data(), st, slope, wanted);
+        break;
     }
-    auto like = [](const at::Tensor& gradient, const at::Tensor& of) { return of.defined() ? gradient.to(of.scalar_type()) : at::Tensor(); };
-    return {wanted.x ? g.dx : at::Tensor(), like(g.dw, saved[2]), like(g.db, saved[3]), g.dr, at::Tensor(), at::Tensor()};
+    auto like = [](const at::Tensor& gradient, const at::Tensor& of) {
+      return of.defined() ? gradient.to(of.scalar_type()) : at::Tensor();
+    };
+    return {wanted.x ? g.dx : at::Tensor(),
+            like(g.dw, saved[2]),
+            like(g.db, saved[3]),
+            g.dr,
+            at::Tensor(),
+            at::Tensor()};
   }
 };
 
-// The same with the kernels of cuda/instance_norm.cu. Nobody waits for the card: whether the output alone would do for the
-// backward pass depends on weights that lie there, so the input is always kept.
+// The same with the kernels of cuda/instance_norm.cu. Nobody waits for the card: whether the output
+// alone would do for the backward pass depends on weights that lie there, so the input is always
+// kept.
 struct InstanceNormLeakyReLUCUDA : torch::autograd::Function<InstanceNormLeakyReLUCUDA> {
-  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_in, const std::optional<at::Tensor>& weight,
-                            const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& residual, double eps, double slope) {
-    auto single = [](const std::optional<at::Tensor>& t) { return t ? t->to(at::kFloat).contiguous() : at::Tensor(); };
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_in,
+                            const std::optional<at::Tensor>& weight,
+                            const std::optional<at::Tensor>& bias,
+                            const std::optional<at::Tensor>& residual, double eps, double slope) {
+    auto single = [](const std::optional<at::Tensor>& t) {
+      return t ? t->to(at::kFloat).contiguous() : at::Tensor();
+    };
     at::Tensor x = as_rows(x_in);
     at::Tensor r = residual ? as_rows(*residual) : at::Tensor();
-    auto [y, mean, rstd] = cuda_kernels()->norm_forward(x, single(weight), single(bias), r, eps, slope);
+    auto [y, mean, rstd] =
+        cuda_kernels()->norm_forward(x, single(weight), single(bias), r, eps, slope);
     ctx->saved_data["slope"] = slope;
     ctx->saved_data["residual"] = r.defined();
-    ctx->save_for_backward({y, x, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), mean, rstd});
+    ctx->save_for_backward(
+        {y, x, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), mean, rstd});
     return y;
   }
 
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx, torch::autograd::variable_list grads) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
     auto saved = ctx->get_saved_variables();
     const at::Tensor& y = saved[0];
     at::Tensor w = saved[2].defined() ? saved[2].to(at::kFloat).contiguous() : saved[2];
     at::Tensor dy = as_rows(grads[0].to(y.scalar_type()));
     bool residual = ctx->saved_data["residual"].toBool();
-    auto [dx, dw, db, dr] = cuda_kernels()->norm_backward(dy, y, saved[1], w, saved[4], saved[5], ctx->saved_data["slope"].toDouble(), residual);
-    auto like = [](const at::Tensor& gradient, const at::Tensor& of) { return of.defined() ? gradient.to(of.scalar_type()) : at::Tensor(); };
+    auto [dx, dw, db, dr] = cuda_kernels()->norm_backward(
+        dy, y, saved[1], w, saved[4], saved[5], ctx->saved_data["slope"].toDouble(), residual);
+    auto like = [](const at::Tensor& gradient, const at::Tensor& of) {
+      return of.defined() ? gradient.to(of.scalar_type()) : at::Tensor();
+    };
     return {dx, like(dw, saved[2]), like(db, saved[3]), dr, at::Tensor(), at::Tensor()};
   }
 };
 
-// Whether that fits: the composition serves other element types, and tensors that do not lie channels last.
+// Whether that fits: the composition serves other element types, and tensors that do not lie
+// channels last.
 bool has_cuda_kernel(const at::Tensor& x) {
   auto t = x.scalar_type();
-  return x.is_cuda() && cuda_kernels() != nullptr && rowwise(x) && (t == at::kFloat || t == at::kHalf || t == at::kBFloat16);
+  return x.is_cuda() && cuda_kernels() != nullptr && rowwise(x) &&
+         (t == at::kFloat || t == at::kHalf || t == at::kBFloat16);
 }
 
 }  // namespace
 
-char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out) {
+char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps,
+                                   double slope, void** out) {
   LNT_BODY({
     const at::Tensor& t = T(x);
-    TORCH_CHECK(t.dim() == 4 || t.dim() == 5, "instance_norm_leaky_relu: ", t.dim(), " axes, expected (n, c, …) with 2 or 3 spatial ones");
-    TORCH_CHECK(t.numel() > t.size(0) * t.size(1), "instance_norm_leaky_relu: input ", t.sizes(), ": expected more than one value per channel");
+    TORCH_CHECK(t.dim() == 4 || t.dim() == 5, "instance_norm_leaky_relu: ", t.dim(),
+                " axes, expected (n, c, …) with 2 or 3 spatial ones");
+    TORCH_CHECK(t.numel() > t.size(0) * t.size(1), "instance_norm_leaky_relu: input ", t.sizes(),
+                ": expected more than one value per channel");
     for (void* p : {w, b}) {
-      TORCH_CHECK(p == nullptr || (T(p).dim() == 1 && T(p).size(0) == t.size(1)), "instance_norm_leaky_relu: weight or bias ", T(p).sizes(), " for ", t.size(1), " channels");
+      TORCH_CHECK(p == nullptr || (T(p).dim() == 1 && T(p).size(0) == t.size(1)),
+                  "instance_norm_leaky_relu: weight or bias ", T(p).sizes(), " for ", t.size(1),
+                  " channels");
     }
     std::optional<at::Tensor> r = O(residual);
     if (r) {
-      TORCH_CHECK(r->sizes() == t.sizes(), "instance_norm_leaky_relu: residual ", r->sizes(), " for an input ", t.sizes());
+      TORCH_CHECK(r->sizes() == t.sizes(), "instance_norm_leaky_relu: residual ", r->sizes(),
+                  " for an input ", t.sizes());
       r = r->to(t.scalar_type());
     }
     if (has_cuda_kernel(t)) {
@@ -408,7 +497,8 @@ char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, do
       return nullptr;
     }
     if (!t.device().is_cpu()) {
-      at::Tensor z = at::instance_norm(t, O(w), O(b), {}, {}, true, 0.1, eps, at::globalContext().userEnabledCuDNN());
+      at::Tensor z = at::instance_norm(t, O(w), O(b), {}, {}, true, 0.1, eps,
+                                       at::globalContext().userEnabledCuDNN());
       if (r) z = z + *r;
       give(out, slope == 1 ? z : at::leaky_relu(z, slope));
       return nullptr;

@@ -3,7 +3,8 @@
 
 using namespace lnt;
 
-char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out) {
+char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction,
+                        void** out) {
   LNT_BODY(give(out, at::cross_entropy_loss(T(x), T(target), {}, reduction, ignore_index)))
 }
 

@@ -1,4 +1,5 @@
-// optim.cpp: optimizer steps, gradient clipping, gradient scaling; whole parameter lists in one call.
+// optim.cpp: optimizer steps, gradient clipping, gradient scaling; whole parameter lists in one
+// call.
 #include "shim.h"
 
 using namespace lnt;
@@ -41,8 +42,10 @@ at::Tensor flat(at::Tensor& t, const char* what) {
   return t.view(-1);
 }
 
-// Grad-masked: the gradient is zeroed outside the mask; momentum and decay act on every entry as usual.
-void sgd_grad_masked(at::Tensor& p, at::Tensor& grad, const at::Tensor& index, void** slot, const SGD& o) {
+// Grad-masked: the gradient is zeroed outside the mask; momentum and decay act on every entry as
+// usual.
+void sgd_grad_masked(at::Tensor& p, at::Tensor& grad, const at::Tensor& index, void** slot,
+                     const SGD& o) {
   auto g = flat(grad, "gradient");
   auto kept = g.index_select(0, index);
   g.zero_();
@@ -51,7 +54,8 @@ void sgd_grad_masked(at::Tensor& p, at::Tensor& grad, const at::Tensor& index, v
 }
 
 // Update-masked ("strict"): d = (g + wd*w)*m; buf = momentum*buf + d; w -= lr*(d + momentum*buf)*m.
-void sgd_update_masked(at::Tensor& p, at::Tensor& grad, const at::Tensor& index, void** slot, const SGD& o) {
+void sgd_update_masked(at::Tensor& p, at::Tensor& grad, const at::Tensor& index, void** slot,
+                       const SGD& o) {
   auto w = flat(p, "value");
   auto wi = w.index_select(0, index);
   auto d = flat(grad, "gradient").index_select(0, index).add(wi, o.weight_decay);
@@ -77,7 +81,8 @@ void sgd_plain(at::Tensor& p, at::Tensor& grad, const at::Tensor& index, const S
   w.index_copy_(0, index, wi.add_(flat(grad, "gradient").index_select(0, index), -o.lr));
 }
 
-void sgd_foreach(std::vector<at::Tensor>& ps, std::vector<at::Tensor> gs, std::vector<void**>& slots, const SGD& o) {
+void sgd_foreach(std::vector<at::Tensor>& ps, std::vector<at::Tensor> gs,
+                 std::vector<void**>& slots, const SGD& o) {
   if (o.weight_decay != 0) gs = at::_foreach_add(gs, ps, o.weight_decay);
   if (o.momentum != 0) {
     std::vector<at::Tensor> old;
@@ -101,9 +106,11 @@ void sgd_foreach(std::vector<at::Tensor>& ps, std::vector<at::Tensor> gs, std::v
   at::_foreach_add_(ps, gs, -o.lr);
 }
 
-// Where found_inf holds a number other than 0, the kernel leaves everything as it is. It would leave a new buffer without
-// contents too, so that new buffers begin at 0 then: without dampening, momentum*0 + gradient is what a first step makes.
-void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::vector<void**>& slots, const SGD& o, const std::optional<at::Tensor>& found_inf) {
+// Where found_inf holds a number other than 0, the kernel leaves everything as it is. It would
+// leave a new buffer without contents too, so that new buffers begin at 0 then: without dampening,
+// momentum*0 + gradient is what a first step makes.
+void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::vector<void**>& slots,
+               const SGD& o, const std::optional<at::Tensor>& found_inf) {
   if (found_inf && o.momentum != 0) {
     TORCH_CHECK(o.dampening == 0, "a step that may be skipped on the device cannot have dampening");
     for (size_t i = 0; i < ps.size(); i++) {
@@ -124,9 +131,11 @@ void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::ve
     if (p.empty()) continue;
     std::vector<at::Tensor> b;
     if (o.momentum != 0) {
-      for (size_t i = 0; i < p.size(); i++) b.push_back(*s[i] == nullptr ? at::empty_like(p[i]) : T(*s[i]));
+      for (size_t i = 0; i < p.size(); i++)
+        b.push_back(*s[i] == nullptr ? at::empty_like(p[i]) : T(*s[i]));
     }
-    at::_fused_sgd_(p, g, b, o.weight_decay, o.momentum, o.lr, o.dampening, o.nesterov, /*maximize=*/false, first, {}, found_inf);
+    at::_fused_sgd_(p, g, b, o.weight_decay, o.momentum, o.lr, o.dampening, o.nesterov,
+                    /*maximize=*/false, first, {}, found_inf);
     if (o.momentum != 0 && first) {
       for (size_t i = 0; i < p.size(); i++) make_buffer(s[i], b[i]);
     }
@@ -150,14 +159,17 @@ void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::ve
   }
 }
 
-// The fused kernels look at neither sizes nor strides of what belongs to a parameter. fits refuses state of another
-// parameter, aligned lays a gradient out as its parameter lies.
+// The fused kernels look at neither sizes nor strides of what belongs to a parameter. fits refuses
+// state of another parameter, aligned lays a gradient out as its parameter lies.
 void fits(const at::Tensor& p, void* state, int64_t i, const char* what, int64_t impl) {
   if (state == nullptr) return;
   const at::Tensor& b = T(state);
-  TORCH_CHECK(b.sizes() == p.sizes() && b.scalar_type() == p.scalar_type() && b.device() == p.device(), "parameter ", i, ": ", what, " is ",
-              b.sizes(), " ", b.scalar_type(), " on ", b.device(), ", the parameter ", p.sizes(), " ", p.scalar_type(), " on ", p.device());
-  TORCH_CHECK(impl != kFused || b.strides() == p.strides(), "parameter ", i, ": ", what, " has strides ", b.strides(), ", the parameter ", p.strides());
+  TORCH_CHECK(
+      b.sizes() == p.sizes() && b.scalar_type() == p.scalar_type() && b.device() == p.device(),
+      "parameter ", i, ": ", what, " is ", b.sizes(), " ", b.scalar_type(), " on ", b.device(),
+      ", the parameter ", p.sizes(), " ", p.scalar_type(), " on ", p.device());
+  TORCH_CHECK(impl != kFused || b.strides() == p.strides(), "parameter ", i, ": ", what,
+              " has strides ", b.strides(), ", the parameter ", p.strides());
 }
 
 at::Tensor aligned(const at::Tensor& p, const at::Tensor& grad) {
@@ -166,10 +178,13 @@ at::Tensor aligned(const at::Tensor& p, const at::Tensor& grad) {
 
 }  // namespace
 
-char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf) {
+char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n,
+                   double lr, double momentum, double dampening, double weight_decay,
+                   int64_t nesterov, int64_t impl, void* found_inf) {
   LNT_BODY({
     at::NoGradGuard guard;
-    TORCH_CHECK(found_inf == nullptr || (impl == kFused && rules == nullptr), "only a fused step without masks can be skipped on the device");
+    TORCH_CHECK(found_inf == nullptr || (impl == kFused && rules == nullptr),
+                "only a fused step without masks can be skipped on the device");
     SGD o{lr, momentum, dampening, weight_decay, nesterov != 0};
     std::vector<at::Tensor> ps;
     std::vector<at::Tensor> gs;
@@ -190,17 +205,25 @@ char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* r
         }
         continue;
       }
-      TORCH_CHECK(masks != nullptr && masks[i] != nullptr, "parameter ", i, ": rule ", rule, " needs a mask");
+      TORCH_CHECK(masks != nullptr && masks[i] != nullptr, "parameter ", i, ": rule ", rule,
+                  " needs a mask");
       const at::Tensor& index = T(masks[i]);
       if (!grad.is_contiguous()) {
         grad = grad.contiguous();
         p.mutable_grad() = grad;
       }
       switch (rule) {
-        case kGradMasked: sgd_grad_masked(p, grad, index, &buffers[i], o); break;
-        case kUpdateMasked: sgd_update_masked(p, grad, index, &buffers[i], o); break;
-        case kPlain: sgd_plain(p, grad, index, o); break;
-        default: TORCH_CHECK(false, "parameter ", i, ": no rule ", rule);
+        case kGradMasked:
+          sgd_grad_masked(p, grad, index, &buffers[i], o);
+          break;
+        case kUpdateMasked:
+          sgd_update_masked(p, grad, index, &buffers[i], o);
+          break;
+        case kPlain:
+          sgd_plain(p, grad, index, o);
+          break;
+        default:
+          TORCH_CHECK(false, "parameter ", i, ": no rule ", rule);
       }
     }
     if (ps.empty()) return nullptr;
@@ -212,7 +235,8 @@ char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* r
   })
 }
 
-// torch.nn.utils.clip_grad_norm_: L2 norm of the per-tensor L2 norms; gradients times min(1, max_norm/(total+1e-6)), always.
+// torch.nn.utils.clip_grad_norm_: L2 norm of the per-tensor L2 norms; gradients times min(1,
+// max_norm/(total+1e-6)), always.
 char* lnt_clip_grad_norm(void** params, int64_t n, double max_norm, void** total_norm) {
   LNT_BODY({
     at::NoGradGuard guard;
@@ -240,11 +264,13 @@ char* lnt_amp_unscale(void** params, int64_t n, void* inv_scale, void* found_inf
       const at::Tensor& g = T(params[i]).grad();
       if (g.defined()) grads.push_back(g);
     }
-    if (!grads.empty()) at::_amp_foreach_non_finite_check_and_unscale_(grads, T(found_inf), T(inv_scale));
+    if (!grads.empty())
+      at::_amp_foreach_non_finite_check_and_unscale_(grads, T(found_inf), T(inv_scale));
   })
 }
 
-char* lnt_amp_update_scale(void* scale, void* growth_tracker, void* found_inf, double growth, double backoff, int64_t interval) {
+char* lnt_amp_update_scale(void* scale, void* growth_tracker, void* found_inf, double growth,
+                           double backoff, int64_t interval) {
   LNT_BODY({
     at::NoGradGuard guard;
     at::_amp_update_scale_(T(scale), T(growth_tracker), T(found_inf), growth, backoff, interval);

@@ -3,8 +3,12 @@
 
 using namespace lnt;
 
-char* lnt_add(void* a, void* b, double alpha, void** out) { LNT_BODY(give(out, at::add(T(a), T(b), alpha))) }
-char* lnt_sub(void* a, void* b, double alpha, void** out) { LNT_BODY(give(out, at::sub(T(a), T(b), alpha))) }
+char* lnt_add(void* a, void* b, double alpha, void** out) {
+  LNT_BODY(give(out, at::add(T(a), T(b), alpha)))
+}
+char* lnt_sub(void* a, void* b, double alpha, void** out) {
+  LNT_BODY(give(out, at::sub(T(a), T(b), alpha)))
+}
 char* lnt_mul(void* a, void* b, void** out) { LNT_BODY(give(out, at::mul(T(a), T(b)))) }
 char* lnt_div(void* a, void* b, void** out) { LNT_BODY(give(out, at::div(T(a), T(b)))) }
 char* lnt_add_(void* a, void* b, double alpha) { LNT_BODY(T(a).add_(T(b), alpha)) }
@@ -28,9 +32,15 @@ char* lnt_tanh(void* a, void** out) { LNT_BODY(give(out, at::tanh(T(a)))) }
 char* lnt_erfinv(void* a, void** out) { LNT_BODY(give(out, at::erfinv(T(a)))) }
 char* lnt_relu(void* a, void** out) { LNT_BODY(give(out, at::relu(T(a)))) }
 char* lnt_gelu(void* a, void** out) { LNT_BODY(give(out, at::gelu(T(a)))) }
-char* lnt_leaky_relu(void* a, double slope, void** out) { LNT_BODY(give(out, at::leaky_relu(T(a), slope))) }
-char* lnt_leaky_relu_(void* a, double slope, void** out) { LNT_BODY(give(out, at::leaky_relu_(T(a), slope))) }
-char* lnt_dropout(void* a, double p, int64_t train, void** out) { LNT_BODY(give(out, at::dropout(T(a), p, train != 0))) }
+char* lnt_leaky_relu(void* a, double slope, void** out) {
+  LNT_BODY(give(out, at::leaky_relu(T(a), slope)))
+}
+char* lnt_leaky_relu_(void* a, double slope, void** out) {
+  LNT_BODY(give(out, at::leaky_relu_(T(a), slope)))
+}
+char* lnt_dropout(void* a, double p, int64_t train, void** out) {
+  LNT_BODY(give(out, at::dropout(T(a), p, train != 0)))
+}
 
 char* lnt_feature_dropout(void* a, double p, int64_t train, void** out) {
   LNT_BODY(give(out, at::feature_dropout(T(a), p, train != 0)))
@@ -55,21 +65,37 @@ namespace {
 template <class B>
 at::Tensor compare(const at::Tensor& a, const B& b, int64_t op) {
   switch (op) {
-    case 0: return at::eq(a, b);
-    case 1: return at::ne(a, b);
-    case 2: return at::lt(a, b);
-    case 3: return at::le(a, b);
-    case 4: return at::gt(a, b);
-    case 5: return at::ge(a, b);
+    case 0:
+      return at::eq(a, b);
+    case 1:
+      return at::ne(a, b);
+    case 2:
+      return at::lt(a, b);
+    case 3:
+      return at::le(a, b);
+    case 4:
+      return at::gt(a, b);
+    case 5:
+      return at::ge(a, b);
   }
   TORCH_CHECK(false, "compare: no operator ", op);
 }
 
 }  // namespace
 
-char* lnt_compare(void* a, void* b, int64_t op, void** out) { LNT_BODY(give(out, compare(T(a), T(b), op))) }
-char* lnt_compare_scalar(void* a, double b, int64_t op, void** out) { LNT_BODY(give(out, compare(T(a), at::Scalar(b), op))) }
-char* lnt_where(void* cond, void* a, void* b, void** out) { LNT_BODY(give(out, at::where(T(cond), T(a), T(b)))) }
-char* lnt_where_scalar(void* cond, void* a, double b, void** out) { LNT_BODY(give(out, at::where(T(cond), T(a), at::Scalar(b)))) }
-char* lnt_masked_fill(void* a, void* mask, double v, void** out) { LNT_BODY(give(out, at::masked_fill(T(a), T(mask), v))) }
+char* lnt_compare(void* a, void* b, int64_t op, void** out) {
+  LNT_BODY(give(out, compare(T(a), T(b), op)))
+}
+char* lnt_compare_scalar(void* a, double b, int64_t op, void** out) {
+  LNT_BODY(give(out, compare(T(a), at::Scalar(b), op)))
+}
+char* lnt_where(void* cond, void* a, void* b, void** out) {
+  LNT_BODY(give(out, at::where(T(cond), T(a), T(b))))
+}
+char* lnt_where_scalar(void* cond, void* a, double b, void** out) {
+  LNT_BODY(give(out, at::where(T(cond), T(a), at::Scalar(b))))
+}
+char* lnt_masked_fill(void* a, void* mask, double v, void** out) {
+  LNT_BODY(give(out, at::masked_fill(T(a), T(mask), v)))
+}
 char* lnt_maximum(void* a, void* b, void** out) { LNT_BODY(give(out, at::maximum(T(a), T(b)))) }

@@ -12,7 +12,8 @@ at::OptionalIntArrayRef some(const int64_t* d, int64_t n) {
 
 }  // namespace
 
-// With no dims the whole-tensor overload runs, as it does in Python: its order of summation is its own.
+// With no dims the whole-tensor overload runs, as it does in Python: its order of summation is its
+// own.
 char* lnt_sum(void* a, const int64_t* d, int64_t n, int64_t keepdim, void** out) {
   LNT_BODY(give(out, n < 0 ? at::sum(T(a)) : at::sum(T(a), some(d, n), keepdim != 0)))
 }
@@ -25,12 +26,18 @@ char* lnt_amax(void* a, const int64_t* d, int64_t n, int64_t keepdim, void** out
   LNT_BODY(give(out, at::amax(T(a), dims(d, n), keepdim != 0)))
 }
 
-char* lnt_argmax(void* a, int64_t dim, int64_t keepdim, void** out) { LNT_BODY(give(out, at::argmax(T(a), dim, keepdim != 0))) }
+char* lnt_argmax(void* a, int64_t dim, int64_t keepdim, void** out) {
+  LNT_BODY(give(out, at::argmax(T(a), dim, keepdim != 0)))
+}
 char* lnt_all(void* a, void** out) { LNT_BODY(give(out, at::all(T(a)))) }
 char* lnt_any(void* a, void** out) { LNT_BODY(give(out, at::any(T(a)))) }
-char* lnt_vector_norm(void* a, double ord, void** out) { LNT_BODY(give(out, at::linalg_vector_norm(T(a), ord))) }
+char* lnt_vector_norm(void* a, double ord, void** out) {
+  LNT_BODY(give(out, at::linalg_vector_norm(T(a), ord)))
+}
 char* lnt_softmax(void* a, int64_t dim, void** out) { LNT_BODY(give(out, at::softmax(T(a), dim))) }
-char* lnt_log_softmax(void* a, int64_t dim, void** out) { LNT_BODY(give(out, at::log_softmax(T(a), dim))) }
+char* lnt_log_softmax(void* a, int64_t dim, void** out) {
+  LNT_BODY(give(out, at::log_softmax(T(a), dim)))
+}
 
 char* lnt_topk(void* a, int64_t k, int64_t dim, void** values, void** indices) {
   LNT_BODY({

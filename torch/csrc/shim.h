@@ -12,7 +12,8 @@
 
 #include "lntorch.h"
 
-// The compiler makes a version of a loop for each of these instruction sets; the loader takes the best one that runs.
+// The compiler makes a version of a loop for each of these instruction sets; the loader takes the
+// best one that runs.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define LNT_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
 #else
@@ -39,7 +40,9 @@ inline void give(void** out, at::Tensor t) {
   live.fetch_add(1, std::memory_order_relaxed);
 }
 
-inline at::IntArrayRef dims(const int64_t* p, int64_t n) { return at::IntArrayRef(p, static_cast<size_t>(n < 0 ? 0 : n)); }
+inline at::IntArrayRef dims(const int64_t* p, int64_t n) {
+  return at::IntArrayRef(p, static_cast<size_t>(n < 0 ? 0 : n));
+}
 
 inline std::vector<at::Tensor> list(void** ts, int64_t n) {
   std::vector<at::Tensor> v;
@@ -48,14 +51,16 @@ inline std::vector<at::Tensor> list(void** ts, int64_t n) {
   return v;
 }
 
-// Numbers for enums are checked here: some of ATen's noexcept functions end the process on one they do not know.
+// Numbers for enums are checked here: some of ATen's noexcept functions end the process on one they
+// do not know.
 inline at::ScalarType dtype(int64_t d) {
   TORCH_CHECK(d >= 0 && d < static_cast<int64_t>(at::ScalarType::Undefined), "no element type ", d);
   return static_cast<at::ScalarType>(d);
 }
 
 inline c10::DeviceType device_type(int64_t d) {
-  TORCH_CHECK(d >= 0 && d < static_cast<int64_t>(c10::COMPILE_TIME_MAX_DEVICE_TYPES), "no device type ", d);
+  TORCH_CHECK(d >= 0 && d < static_cast<int64_t>(c10::COMPILE_TIME_MAX_DEVICE_TYPES),
+              "no device type ", d);
   return static_cast<c10::DeviceType>(d);
 }
 
@@ -71,15 +76,16 @@ void cpu_memory(int64_t* out);
 
 }  // namespace lnt
 
-// LNT_BODY wraps the whole body of an exported function: whatever is thrown becomes the returned message.
-#define LNT_BODY(...)                                        \
-  try {                                                      \
-    __VA_ARGS__;                                             \
-    return nullptr;                                          \
-  } catch (const c10::Error& e) {                            \
-    return lnt::dup(e.what_without_backtrace());             \
-  } catch (const std::exception& e) {                        \
-    return lnt::dup(e.what());                               \
-  } catch (...) {                                            \
-    return lnt::dup("unknown C++ exception");                \
+// LNT_BODY wraps the whole body of an exported function: whatever is thrown becomes the returned
+// message.
+#define LNT_BODY(...)                            \
+  try {                                          \
+    __VA_ARGS__;                                 \
+    return nullptr;                              \
+  } catch (const c10::Error& e) {                \
+    return lnt::dup(e.what_without_backtrace()); \
+  } catch (const std::exception& e) {            \
+    return lnt::dup(e.what());                   \
+  } catch (...) {                                \
+    return lnt::dup("unknown C++ exception");    \
   }

@@ -1,14 +1,18 @@
-// winograd.cpp: convolutions of 3×3 or 3×3×3 kernels with stride 1 and as much padding as keeps the size, by Winograd's
-// minimal filtering F(2, 3) along each axis: forward pass, gradients of input and weight.
+// winograd.cpp: convolutions of 3×3 or 3×3×3 kernels with stride 1 and as much padding as keeps the
+// size, by Winograd's minimal filtering F(2, 3) along each axis: forward pass, gradients of input
+// and weight.
 //
-// A tile of 2×2×2 outputs needs 4×4×4 inputs. Both are transformed by sums and differences, after which 64 products of
-// (tiles × channels) by (channels × channels) matrices do the work of the 27·8 = 216 that the plain sum takes: 3.4 times less
-// arithmetic, 2.25 times for flat kernels. Rounding errors in float32 are about those of the plain sum (mostly smaller: it adds
-// fewer products one by one). Of bfloat16 tensors what is multiplied is rounded to bfloat16 where the CPU multiplies pairs of
-// them; it is summed in float32, and the weight need not be rounded before. Algorithm: Lavin and Gray, Fast Algorithms for
-// Convolutional Neural Networks (2015), §4; the gradients are its adjoints.
+// A tile of 2×2×2 outputs needs 4×4×4 inputs. Both are transformed by sums and differences, after
+// which 64 products of (tiles × channels) by (channels × channels) matrices do the work of the 27·8
+// = 216 that the plain sum takes: 3.4 times less arithmetic, 2.25 times for flat kernels. Rounding
+// errors in float32 are about those of the plain sum (mostly smaller: it adds fewer products one by
+// one). Of bfloat16 tensors what is multiplied is rounded to bfloat16 where the CPU multiplies
+// pairs of them; it is summed in float32, and the weight need not be rounded before. Algorithm:
+// Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015), §4; the gradients are
+// its adjoints.
 //
-// Everything lies channels last. A task is a block of tiles, transformed into a buffer that stays in a core's cache.
+// Everything lies channels last. A task is a block of tiles, transformed into a buffer that stays
+// in a core's cache.
 #include "winograd.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -24,7 +28,8 @@ namespace lnt::winograd {
 #ifdef LNT_WINOGRAD
 
 #define LNT_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512cd,fma,bmi2")))
-#define LNT_BF16 __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512bf16,fma,bmi2")))
+#define LNT_BF16 \
+  __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512bf16,fma,bmi2")))
 #define LNT_INLINE inline __attribute__((always_inline))
 
 namespace {
@@ -36,7 +41,8 @@ constexpr int64_t kRows = 8;    // of a product's register block
 constexpr int64_t kPair = 32;   // its columns at the most: two vectors
 constexpr int64_t kMost = 64;   // points of a tile
 
-// Numbers of a weight gradient's sums from which on they are no core's own, and of what is transformed at a time then.
+// Numbers of a weight gradient's sums from which on they are no core's own, and of what is
+// transformed at a time then.
 constexpr int64_t kCached = 1 << 20;
 constexpr int64_t kTransformed = 1 << 23;
 
@@ -77,7 +83,8 @@ LNT_INLINE Place place_of(const Grid& g, int64_t tile) {
   return {tile / g.td, g.deep ? 2 * z : z, 2 * y, 2 * x};
 }
 
-// ---- transforms of one tile, 16 channels; what they write to or read from has one vector a point, `step` numbers apart ------
+// ---- transforms of one tile, 16 channels; what they write to or read from has one vector a point,
+// `step` numbers apart ------
 
 LNT_INLINE void in4(Num d0, Num d1, Num d2, Num d3, Num* t) {
   t[0] = d0 - d2;
@@ -88,7 +95,8 @@ LNT_INLINE void in4(Num d0, Num d1, Num d2, Num d3, Num* t) {
 
 // Inputs 4×4×4 at x, strides of its axes in elements.
 template <class L, int NZ>
-LNT_INLINE void input_tile(const typename L::mem* x, int64_t sz, int64_t sy, int64_t sx, float* v, int64_t step) {
+LNT_INLINE void input_tile(const typename L::mem* x, int64_t sz, int64_t sy, int64_t sx, float* v,
+                           int64_t step) {
   Num t[NZ][4][4];
   for (int z = 0; z < NZ; z++) {
     Num a[4][4];
@@ -124,7 +132,8 @@ LNT_INLINE void output_tile(const float* m, int64_t step, Num out[][2][2]) {
     Num a[4][2];
     for (int y = 0; y < 4; y++) {
       const float* p = m + (z * 16 + y * 4) * step;
-      Num m0 = Vector<float>::get(p), m1 = Vector<float>::get(p + step), m2 = Vector<float>::get(p + 2 * step), m3 = Vector<float>::get(p + 3 * step);
+      Num m0 = Vector<float>::get(p), m1 = Vector<float>::get(p + step),
+          m2 = Vector<float>::get(p + 2 * step), m3 = Vector<float>::get(p + 3 * step);
       a[y][0] = m0 + m1 + m2;
       a[y][1] = m1 - m2 - m3;
     }
@@ -195,11 +204,14 @@ LNT_INLINE void filter3(Num u0, Num u1, Num u2, Num u3, Num* g) {
   g[2] = s + u3;
 }
 
-// ---- the products ----------------------------------------------------------------------------------------------------
+// ---- the products
+// ----------------------------------------------------------------------------------------------------
 
-// c = a·b, or c += a·b: kRows rows by N vectors. Row i, column k of a stands at a[i*ai + k*ak]. Numbers are float32.
+// c = a·b, or c += a·b: kRows rows by N vectors. Row i, column k of a stands at a[i*ai + k*ak].
+// Numbers are float32.
 template <int N, bool Add>
-LNT_AVX512 LNT_INLINE void product(const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t depth) {
+LNT_AVX512 LNT_INLINE void product(const float* a, int64_t ai, int64_t ak, const float* b,
+                                   int64_t ldb, float* c, int64_t ldc, int64_t depth) {
   __m512 s[kRows][N];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; i++)
@@ -227,7 +239,8 @@ LNT_AVX512 LNT_INLINE void product(const float* a, int64_t ai, int64_t ak, const
 
 // The same with a number of a and b being a pair of bfloat16, of which both products are added.
 template <int N, bool Add>
-LNT_BF16 LNT_INLINE void product_pairs(const float* a, int64_t ai, int64_t ak, const float* b, int64_t ldb, float* c, int64_t ldc, int64_t depth) {
+LNT_BF16 LNT_INLINE void product_pairs(const float* a, int64_t ai, int64_t ak, const float* b,
+                                       int64_t ldb, float* c, int64_t ldc, int64_t depth) {
   __m512 s[kRows][N];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; i++)
@@ -253,7 +266,8 @@ LNT_BF16 LNT_INLINE void product_pairs(const float* a, int64_t ai, int64_t ak, c
     }
 }
 
-// What transforms have written, `points` vectors at `from`, rounded to bfloat16: 16 of them take eight numbers' room.
+// What transforms have written, `points` vectors at `from`, rounded to bfloat16: 16 of them take
+// eight numbers' room.
 LNT_BF16 LNT_INLINE void round_points(const float* from, int64_t points, float* to, int64_t step) {
   for (int64_t p = 0; p < points; p++) {
     __m256bh h = _mm512_cvtneps_pbh(_mm512_load_ps(from + 16 * p));
@@ -262,15 +276,24 @@ LNT_BF16 LNT_INLINE void round_points(const float* from, int64_t points, float* 
 }
 
 // Two of them as pairs, 16 numbers; b may be null.
-LNT_BF16 LNT_INLINE void pair_points(const float* a, const float* b, int64_t points, float* to, int64_t step) {
+LNT_BF16 LNT_INLINE void pair_points(const float* a, const float* b, int64_t points, float* to,
+                                     int64_t step) {
   for (int64_t p = 0; p < points; p++) {
-    __m512i low = _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(a + 16 * p)));
-    if (b != nullptr) low = _mm512_or_si512(low, _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(b + 16 * p))), 16));
+    __m512i low = _mm512_maskz_cvtepu16_epi32(
+        0xffff, (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(a + 16 * p)));
+    if (b != nullptr)
+      low = _mm512_or_si512(
+          low, _mm512_maskz_slli_epi32(
+                   0xffff,
+                   _mm512_maskz_cvtepu16_epi32(
+                       0xffff, (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(b + 16 * p))),
+                   16));
     _mm512_storeu_si512(to + p * step, low);
   }
 }
 
-// ---- blocks of tiles -------------------------------------------------------------------------------------------------
+// ---- blocks of tiles
+// -------------------------------------------------------------------------------------------------
 
 // A tile's inputs: those inside the image as they lie, or in `edge` with zeros about them.
 template <class E>
@@ -280,7 +303,8 @@ struct Inputs {
 };
 
 template <class E>
-LNT_INLINE Inputs<E> inputs_of(const Grid& g, const Rows<E>& x, int64_t c, Place at, typename E::mem* edge) {
+LNT_INLINE Inputs<E> inputs_of(const Grid& g, const Rows<E>& x, int64_t c, Place at,
+                               typename E::mem* edge) {
   int64_t z0 = g.deep ? at.z - 1 : at.z, y0 = at.y - 1, x0 = at.x - 1;
   int64_t nz = g.deep ? 4 : 1;
   if (z0 >= 0 && z0 + nz <= g.d && y0 >= 0 && y0 + 4 <= g.h && x0 >= 0 && x0 + 4 <= g.w) {
@@ -290,7 +314,8 @@ LNT_INLINE Inputs<E> inputs_of(const Grid& g, const Rows<E>& x, int64_t c, Place
     for (int64_t y = 0; y < 4; y++) {
       for (int64_t i = 0; i < 4; i++) {
         auto* to = edge + ((z * 4 + y) * 4 + i) * c;
-        bool in = z0 + z >= 0 && z0 + z < g.d && y0 + y >= 0 && y0 + y < g.h && x0 + i >= 0 && x0 + i < g.w;
+        bool in = z0 + z >= 0 && z0 + z < g.d && y0 + y >= 0 && y0 + y < g.h && x0 + i >= 0 &&
+                  x0 + i < g.w;
         if (in) {
           std::memcpy(to, x.at(at.n, ((z0 + z) * g.h + y0 + y) * g.w + x0 + i), c * sizeof(*to));
         } else {
@@ -302,27 +327,36 @@ LNT_INLINE Inputs<E> inputs_of(const Grid& g, const Rows<E>& x, int64_t c, Place
   return {edge, 16 * c, 4 * c, c};
 }
 
-// How transformed numbers lie: for each point a row for each tile, of all channels, in float32. For CPUs that multiply
-// pairs of bfloat16, they are rounded to it: pairs of channels in a tile's row for the products over channels, or pairs of
-// tiles in one row for those over tiles. They take half the room.
+// How transformed numbers lie: for each point a row for each tile, of all channels, in float32. For
+// CPUs that multiply pairs of bfloat16, they are rounded to it: pairs of channels in a tile's row
+// for the products over channels, or pairs of tiles in one row for those over tiles. They take half
+// the room.
 enum Form { kFloat, kChannelPairs, kTilePairs };
 
-// Numbers between one point's rows and the next's: not a power of two, or they would share a few lines of the cache.
-LNT_INLINE int64_t step_of(Form form, int64_t channels, int64_t tiles = kTiles) { return tiles * channels / (form == kFloat ? 1 : 2) + 16; }
+// Numbers between one point's rows and the next's: not a power of two, or they would share a few
+// lines of the cache.
+LNT_INLINE int64_t step_of(Form form, int64_t channels, int64_t tiles = kTiles) {
+  return tiles * channels / (form == kFloat ? 1 : 2) + 16;
+}
 
 // Numbers of so many tiles' rows.
-LNT_INLINE int64_t rows_of(Form form, int64_t channels, int64_t tiles) { return form == kFloat ? tiles * channels : (tiles + 1) / 2 * channels; }
+LNT_INLINE int64_t rows_of(Form form, int64_t channels, int64_t tiles) {
+  return form == kFloat ? tiles * channels : (tiles + 1) / 2 * channels;
+}
 
 template <class E, int NZ>
-LNT_AVX512 void inputs_block(const Grid& g, const Rows<E>& x, int64_t c, int64_t first, int64_t count, typename E::mem* edge, float* v, int64_t step) {
+LNT_AVX512 void inputs_block(const Grid& g, const Rows<E>& x, int64_t c, int64_t first,
+                             int64_t count, typename E::mem* edge, float* v, int64_t step) {
   for (int64_t t = 0; t < count; t++) {
     auto in = inputs_of<E>(g, x, c, place_of(g, first + t), edge);
-    for (int64_t i = 0; i < c; i += kWidth) input_tile<typename E::vector, NZ>(in.p + i, in.sz, in.sy, in.sx, v + t * c + i, step);
+    for (int64_t i = 0; i < c; i += kWidth)
+      input_tile<typename E::vector, NZ>(in.p + i, in.sz, in.sy, in.sx, v + t * c + i, step);
   }
 }
 
 template <int NZ, Form F>
-LNT_BF16 void inputs_block_bf16(const Grid& g, const Rows<BF16>& x, int64_t c, int64_t first, int64_t count, uint16_t* edge, float* v, int64_t step) {
+LNT_BF16 void inputs_block_bf16(const Grid& g, const Rows<BF16>& x, int64_t c, int64_t first,
+                                int64_t count, uint16_t* edge, float* v, int64_t step) {
   alignas(64) float a[2][kMost * 16];
   for (int64_t t = 0; t < count; t += F == kTilePairs ? 2 : 1) {
     bool two = F == kTilePairs && t + 1 < count;
@@ -342,14 +376,17 @@ LNT_BF16 void inputs_block_bf16(const Grid& g, const Rows<BF16>& x, int64_t c, i
 }
 
 template <class E, int NZ>
-LNT_INLINE void gradients_tile(const Grid& g, const Rows<E>& dy, int64_t j, Place at, float* v, int64_t step, Num& sum) {
+LNT_INLINE void gradients_tile(const Grid& g, const Rows<E>& dy, int64_t j, Place at, float* v,
+                               int64_t step, Num& sum) {
   constexpr int OZ = NZ == 4 ? 2 : 1;
   Num d[OZ][2][2];
   for (int z = 0; z < OZ; z++) {
     for (int y = 0; y < 2; y++) {
       for (int i = 0; i < 2; i++) {
         bool in = at.z + z < g.d && at.y + y < g.h && at.x + i < g.w;
-        d[z][y][i] = in ? E::vector::get(dy.at(at.n, ((at.z + z) * g.h + at.y + y) * g.w + at.x + i) + j) : Num{};
+        d[z][y][i] =
+            in ? E::vector::get(dy.at(at.n, ((at.z + z) * g.h + at.y + y) * g.w + at.x + i) + j)
+               : Num{};
         sum += d[z][y][i];
       }
     }
@@ -359,16 +396,19 @@ LNT_INLINE void gradients_tile(const Grid& g, const Rows<E>& dy, int64_t j, Plac
 
 // sums: of dy over the block.
 template <class E, int NZ>
-LNT_AVX512 void gradients_block(const Grid& g, const Rows<E>& dy, int64_t k, int64_t first, int64_t count, float* v, int64_t step, float* sums) {
+LNT_AVX512 void gradients_block(const Grid& g, const Rows<E>& dy, int64_t k, int64_t first,
+                                int64_t count, float* v, int64_t step, float* sums) {
   for (int64_t j = 0; j < k; j += kWidth) {
     Num sum = Num{};
-    for (int64_t t = 0; t < count; t++) gradients_tile<E, NZ>(g, dy, j, place_of(g, first + t), v + t * k + j, step, sum);
+    for (int64_t t = 0; t < count; t++)
+      gradients_tile<E, NZ>(g, dy, j, place_of(g, first + t), v + t * k + j, step, sum);
     Vector<float>::put(sums + j, sum);
   }
 }
 
 template <int NZ>
-LNT_BF16 void gradients_block_bf16(const Grid& g, const Rows<BF16>& dy, int64_t k, int64_t first, int64_t count, float* v, int64_t step, float* sums) {
+LNT_BF16 void gradients_block_bf16(const Grid& g, const Rows<BF16>& dy, int64_t k, int64_t first,
+                                   int64_t count, float* v, int64_t step, float* sums) {
   alignas(64) float a[2][kMost * 16];
   for (int64_t j = 0; j < k; j += kWidth) {
     Num sum = Num{};
@@ -383,7 +423,8 @@ LNT_BF16 void gradients_block_bf16(const Grid& g, const Rows<BF16>& dy, int64_t 
 }
 
 template <class E, int NZ>
-LNT_AVX512 void outputs_block(const Grid& g, const Rows<E>& out, int64_t k0, int64_t width, int64_t first, int64_t count, const float* m, const float* bias) {
+LNT_AVX512 void outputs_block(const Grid& g, const Rows<E>& out, int64_t k0, int64_t width,
+                              int64_t first, int64_t count, const float* m, const float* bias) {
   constexpr int OZ = NZ == 4 ? 2 : 1;
   for (int64_t t = 0; t < count; t++) {
     Place at = place_of(g, first + t);
@@ -395,7 +436,8 @@ LNT_AVX512 void outputs_block(const Grid& g, const Rows<E>& out, int64_t k0, int
         for (int r = 0; r < 2; r++) {
           for (int i = 0; i < 2; i++) {
             if (at.z + z < g.d && at.y + r < g.h && at.x + i < g.w) {
-              E::vector::put(out.at(at.n, ((at.z + z) * g.h + at.y + r) * g.w + at.x + i) + k0 + j, y[z][r][i] + b);
+              E::vector::put(out.at(at.n, ((at.z + z) * g.h + at.y + r) * g.w + at.x + i) + k0 + j,
+                             y[z][r][i] + b);
             }
           }
         }
@@ -406,49 +448,61 @@ LNT_AVX512 void outputs_block(const Grid& g, const Rows<E>& out, int64_t k0, int
 
 // row: numbers of a row.
 template <int N>
-LNT_AVX512 void products_block(const float* v, int64_t row, int64_t step, const float* u, float* m, int64_t points, int64_t count) {
+LNT_AVX512 void products_block(const float* v, int64_t row, int64_t step, const float* u, float* m,
+                               int64_t points, int64_t count) {
   for (int64_t p = 0; p < points; p++) {
     for (int64_t t = 0; t < count; t += kRows) {
-      product<N, false>(v + p * step + t * row, row, 1, u + p * row * 16 * N, 16 * N, m + p * step_of(kFloat, 16 * N) + t * 16 * N, 16 * N, row);
+      product<N, false>(v + p * step + t * row, row, 1, u + p * row * 16 * N, 16 * N,
+                        m + p * step_of(kFloat, 16 * N) + t * 16 * N, 16 * N, row);
     }
   }
 }
 
 // sum += vᵀ·d of one point, count rows.
-LNT_AVX512 void weights_point(const float* v, int64_t c, const float* d, int64_t k, float* sum, int64_t count) {
+LNT_AVX512 void weights_point(const float* v, int64_t c, const float* d, int64_t k, float* sum,
+                              int64_t count) {
   int64_t j = 0;
   for (; j + kPair <= k; j += kPair) {
-    for (int64_t i = 0; i < c; i += kRows) product<2, true>(v + i, 1, c, d + j, k, sum + i * k + j, k, count);
+    for (int64_t i = 0; i < c; i += kRows)
+      product<2, true>(v + i, 1, c, d + j, k, sum + i * k + j, k, count);
   }
   for (; j < k; j += kWidth) {
-    for (int64_t i = 0; i < c; i += kRows) product<1, true>(v + i, 1, c, d + j, k, sum + i * k + j, k, count);
+    for (int64_t i = 0; i < c; i += kRows)
+      product<1, true>(v + i, 1, c, d + j, k, sum + i * k + j, k, count);
   }
 }
 
 template <int N>
-LNT_BF16 void products_block_bf16(const float* v, int64_t row, int64_t step, const float* u, float* m, int64_t points, int64_t count) {
+LNT_BF16 void products_block_bf16(const float* v, int64_t row, int64_t step, const float* u,
+                                  float* m, int64_t points, int64_t count) {
   for (int64_t p = 0; p < points; p++) {
     for (int64_t t = 0; t < count; t += kRows) {
-      product_pairs<N, false>(v + p * step + t * row, row, 1, u + p * row * 16 * N, 16 * N, m + p * step_of(kFloat, 16 * N) + t * 16 * N, 16 * N, row);
+      product_pairs<N, false>(v + p * step + t * row, row, 1, u + p * row * 16 * N, 16 * N,
+                              m + p * step_of(kFloat, 16 * N) + t * 16 * N, 16 * N, row);
     }
   }
 }
 
 // sum += vᵀ·d of one point, count rows.
-LNT_BF16 void weights_point_bf16(const float* v, int64_t c, const float* d, int64_t k, float* sum, int64_t count) {
+LNT_BF16 void weights_point_bf16(const float* v, int64_t c, const float* d, int64_t k, float* sum,
+                                 int64_t count) {
   int64_t j = 0;
   for (; j + kPair <= k; j += kPair) {
-    for (int64_t i = 0; i < c; i += kRows) product_pairs<2, true>(v + i, 1, c, d + j, k, sum + i * k + j, k, count);
+    for (int64_t i = 0; i < c; i += kRows)
+      product_pairs<2, true>(v + i, 1, c, d + j, k, sum + i * k + j, k, count);
   }
   for (; j < k; j += kWidth) {
-    for (int64_t i = 0; i < c; i += kRows) product_pairs<1, true>(v + i, 1, c, d + j, k, sum + i * k + j, k, count);
+    for (int64_t i = 0; i < c; i += kRows)
+      product_pairs<1, true>(v + i, 1, c, d + j, k, sum + i * k + j, k, count);
   }
 }
 
-// The transformed kernel of input i and outputs o to o+15: a vector for each point, `step` numbers apart. w: (outputs, inputs,
-// kernel) with strides so and si; backwards reads the kernels from their end.
+// The transformed kernel of input i and outputs o to o+15: a vector for each point, `step` numbers
+// apart. w: (outputs, inputs, kernel) with strides so and si; backwards reads the kernels from
+// their end.
 template <int NZ>
-LNT_INLINE void filter_tile(const float* w, int64_t so, int64_t si, bool backwards, int64_t o, int64_t i, float* to, int64_t step) {
+LNT_INLINE void filter_tile(const float* w, int64_t so, int64_t si, bool backwards, int64_t o,
+                            int64_t i, float* to, int64_t step) {
   constexpr int KZ = NZ == 4 ? 3 : 1;
   constexpr int taps = KZ * 9;
   alignas(64) float g[taps][16];
@@ -483,21 +537,25 @@ LNT_INLINE void filter_tile(const float* w, int64_t so, int64_t si, bool backwar
 }
 
 template <int NZ>
-LNT_AVX512 void filter_block(const float* w, int64_t so, int64_t si, bool backwards, int64_t o, int64_t i, float* to, int64_t step) {
+LNT_AVX512 void filter_block(const float* w, int64_t so, int64_t si, bool backwards, int64_t o,
+                             int64_t i, float* to, int64_t step) {
   filter_tile<NZ>(w, so, si, backwards, o, i, to, step);
 }
 
 // Of inputs i and i+1, as pairs.
 template <int NZ>
-LNT_BF16 void filter_block_bf16(const float* w, int64_t so, int64_t si, bool backwards, int64_t o, int64_t i, float* to, int64_t step) {
+LNT_BF16 void filter_block_bf16(const float* w, int64_t so, int64_t si, bool backwards, int64_t o,
+                                int64_t i, float* to, int64_t step) {
   alignas(64) float a[2][kMost * 16];
   for (int64_t l = 0; l < 2; l++) filter_tile<NZ>(w, so, si, backwards, o, i + l, a[l], 16);
   pair_points(a[0], a[1], NZ * 16, to, step);
 }
 
-// The kernels' gradient of input i and outputs o to o+15 from the sums of all parts, each (points, inputs, outputs).
+// The kernels' gradient of input i and outputs o to o+15 from the sums of all parts, each (points,
+// inputs, outputs).
 template <int NZ>
-LNT_AVX512 void unfilter_block(const float* sums, int64_t parts, int64_t part, int64_t inputs, int64_t outputs, int64_t o, int64_t i, float* dw) {
+LNT_AVX512 void unfilter_block(const float* sums, int64_t parts, int64_t part, int64_t inputs,
+                               int64_t outputs, int64_t o, int64_t i, float* dw) {
   constexpr int KZ = NZ == 4 ? 3 : 1;
   constexpr int taps = KZ * 9;
   Num a[NZ][3][3];
@@ -536,12 +594,16 @@ LNT_AVX512 void unfilter_block(const float* sums, int64_t parts, int64_t part, i
   }
 }
 
-// ---- whole tensors ---------------------------------------------------------------------------------------------------
+// ---- whole tensors
+// ---------------------------------------------------------------------------------------------------
 
-at::Tensor buffer(int64_t parts, int64_t numbers) { return at::empty({parts, (numbers + 15) / 16 * 16}, at::kFloat); }
+at::Tensor buffer(int64_t parts, int64_t numbers) {
+  return at::empty({parts, (numbers + 15) / 16 * 16}, at::kFloat);
+}
 
-// The transformed kernels: of each kPair outputs (the last ones may be half as many) a matrix (inputs, outputs) for each
-// point, or (pairs of inputs, outputs). transposed: of the convolution that leads back.
+// The transformed kernels: of each kPair outputs (the last ones may be half as many) a matrix
+// (inputs, outputs) for each point, or (pairs of inputs, outputs). transposed: of the convolution
+// that leads back.
 at::Tensor filters(const at::Tensor& w, bool transposed, bool deep, Form form) {
   int64_t outputs = w.size(0), inputs = w.size(1);
   int64_t taps = deep ? 27 : 9;
@@ -555,13 +617,15 @@ at::Tensor filters(const at::Tensor& w, bool transposed, bool deep, Form form) {
   auto u = at::empty({points * rows * outputs}, at::kFloat);
   const float* from = w.data_ptr<float>();
   float* to = u.data_ptr<float>();
-  auto* block = form == kFloat ? (deep ? filter_block<4> : filter_block<1>) : (deep ? filter_block_bf16<4> : filter_block_bf16<1>);
+  auto* block = form == kFloat ? (deep ? filter_block<4> : filter_block<1>)
+                               : (deep ? filter_block_bf16<4> : filter_block_bf16<1>);
   at::parallel_for(0, rows * outputs / 16, 16, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; at++) {
       int64_t r = at % rows, o = at / rows * 16;
       int64_t first = o / kPair * kPair;
       int64_t width = std::min(kPair, outputs - first);
-      block(from, so, si, transposed, o, r * at_once, to + first * rows * points + r * width + (o - first), rows * width);
+      block(from, so, si, transposed, o, r * at_once,
+            to + first * rows * points + r * width + (o - first), rows * width);
     }
   });
   return u;
@@ -586,7 +650,8 @@ auto transform_gradients(Form form) {
 }
 
 template <class E, int NZ>
-void convolve(const Grid& g, const at::Tensor& x, const at::Tensor& u, const float* bias, Form form, at::Tensor& y) {
+void convolve(const Grid& g, const at::Tensor& x, const at::Tensor& u, const float* bias, Form form,
+              at::Tensor& y) {
   int64_t c = x.size(1), k = y.size(1);
   auto in = rows<E>(x);
   auto out = rows<E>(y);
@@ -604,14 +669,16 @@ void convolve(const Grid& g, const at::Tensor& x, const at::Tensor& u, const flo
       float* v = scratch.data_ptr<float>() + thread * scratch.size(1);
       float* m = v + nv;
       auto* edge = reinterpret_cast<typename E::mem*>(m + nm);
-      std::memset(v, 0, nv * sizeof(float));  // rows of a last block that no tile fills are multiplied too
+      std::memset(
+          v, 0, nv * sizeof(float));  // rows of a last block that no tile fills are multiplied too
       for (int64_t b = next++; b < g.blocks(); b = next++) {
         int64_t first = b * kTiles;
         int64_t count = std::min(kTiles, g.tiles() - first);
         transform(g, in, c, first, count, edge, v, step);
         for (int64_t k0 = 0; k0 < k; k0 += kPair) {
           int64_t width = std::min(kPair, k - k0);
-          (width == kPair ? wide : narrow)(v, row, step, u.data_ptr<float>() + k0 * row * points, m, points, count);
+          (width == kPair ? wide : narrow)(v, row, step, u.data_ptr<float>() + k0 * row * points, m,
+                                           points, count);
           outputs_block<E, NZ>(g, out, k0, width, first, count, m, bias);
         }
       }
@@ -619,10 +686,11 @@ void convolve(const Grid& g, const at::Tensor& x, const at::Tensor& u, const flo
   });
 }
 
-// The sums of the weights' gradient, (parts, points, inputs, outputs), and of dy. Each part is a thread's own, of a fixed share
-// of the blocks: the bits do not depend on which thread does it.
+// The sums of the weights' gradient, (parts, points, inputs, outputs), and of dy. Each part is a
+// thread's own, of a fixed share of the blocks: the bits do not depend on which thread does it.
 template <class E, int NZ>
-at::Tensor sums_by_blocks(const Grid& g, const at::Tensor& x, const at::Tensor& dy, Form form, double* db) {
+at::Tensor sums_by_blocks(const Grid& g, const at::Tensor& x, const at::Tensor& dy, Form form,
+                          double* db) {
   int64_t c = x.size(1), k = dy.size(1);
   auto in = rows<E>(x);
   auto grad = rows<E>(dy);
@@ -650,7 +718,8 @@ at::Tensor sums_by_blocks(const Grid& g, const at::Tensor& x, const at::Tensor& 
         transform(g, in, c, first, count, edge, v, vstep);
         gradients(g, grad, k, first, count, d, dstep, s);
         for (int64_t i = 0; i < k; i++) bias[part * k + i] += static_cast<double>(s[i]);
-        for (int64_t p = 0; p < points; p++) add(v + p * vstep, c, d + p * dstep, k, sum + p * c * k, rows_of(form, 1, count));
+        for (int64_t p = 0; p < points; p++)
+          add(v + p * vstep, c, d + p * dstep, k, sum + p * c * k, rows_of(form, 1, count));
       }
     }
   });
@@ -658,48 +727,58 @@ at::Tensor sums_by_blocks(const Grid& g, const at::Tensor& x, const at::Tensor& 
   return sums;
 }
 
-// The same where the sums outgrow a core's cache: many blocks are transformed before each point's product adds to them.
+// The same where the sums outgrow a core's cache: many blocks are transformed before each point's
+// product adds to them.
 template <class E, int NZ>
-at::Tensor sums_by_points(const Grid& g, const at::Tensor& x, const at::Tensor& dy, Form form, double* db) {
+at::Tensor sums_by_points(const Grid& g, const at::Tensor& x, const at::Tensor& dy, Form form,
+                          double* db) {
   int64_t c = x.size(1), k = dy.size(1);
   auto in = rows<E>(x);
   auto grad = rows<E>(dy);
   int64_t points = g.points();
-  int64_t many = std::clamp<int64_t>(kTransformed / (points * (c + k) * kTiles), 1, g.blocks());  // blocks at a time
+  int64_t many = std::clamp<int64_t>(kTransformed / (points * (c + k) * kTiles), 1,
+                                     g.blocks());  // blocks at a time
   int64_t vstep = step_of(form, c, many * kTiles), dstep = step_of(form, k, many * kTiles);
   auto* transform = transform_inputs<E, NZ>(form);
   auto* gradients = transform_gradients<E, NZ>(form);
   auto* add = form == kFloat ? weights_point : weights_point_bf16;
-  auto v = buffer(1, points * vstep), d = buffer(1, points * dstep), edges = buffer(at::get_num_threads(), 2 * kMost * c);
+  auto v = buffer(1, points * vstep), d = buffer(1, points * dstep),
+       edges = buffer(at::get_num_threads(), 2 * kMost * c);
   auto sums = buffer(1, points * c * k), bias = buffer(g.blocks(), k);
   float *vp = v.data_ptr<float>(), *dp = d.data_ptr<float>(), *sum = sums.data_ptr<float>();
   sums.zero_();
   for (int64_t b0 = 0; b0 < g.blocks(); b0 += many) {
     int64_t blocks = std::min(many, g.blocks() - b0);
     at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-      auto* edge = reinterpret_cast<typename E::mem*>(edges.data_ptr<float>() + at::get_thread_num() * edges.size(1));
+      auto* edge = reinterpret_cast<typename E::mem*>(edges.data_ptr<float>() +
+                                                      at::get_thread_num() * edges.size(1));
       for (int64_t b = begin; b < end; b++) {
         int64_t first = (b0 + b) * kTiles;
         int64_t count = std::min(kTiles, g.tiles() - first);
         transform(g, in, c, first, count, edge, vp + rows_of(form, c, b * kTiles), vstep);
-        gradients(g, grad, k, first, count, dp + rows_of(form, k, b * kTiles), dstep, bias.data_ptr<float>() + (b0 + b) * bias.size(1));
+        gradients(g, grad, k, first, count, dp + rows_of(form, k, b * kTiles), dstep,
+                  bias.data_ptr<float>() + (b0 + b) * bias.size(1));
       }
     });
     int64_t count = std::min(blocks * kTiles, g.tiles() - b0 * kTiles);
     at::parallel_for(0, points, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; p++) add(vp + p * vstep, c, dp + p * dstep, k, sum + p * c * k, rows_of(form, 1, count));
+      for (int64_t p = begin; p < end; p++)
+        add(vp + p * vstep, c, dp + p * dstep, k, sum + p * c * k, rows_of(form, 1, count));
     });
   }
   for (int64_t b = 0; b < g.blocks(); b++) {
-    for (int64_t i = 0; i < k; i++) db[i] += static_cast<double>(bias.data_ptr<float>()[b * bias.size(1) + i]);
+    for (int64_t i = 0; i < k; i++)
+      db[i] += static_cast<double>(bias.data_ptr<float>()[b * bias.size(1) + i]);
   }
   return sums;
 }
 
 template <class E, int NZ>
-void weights(const Grid& g, const at::Tensor& x, const at::Tensor& dy, Form form, at::Tensor& dw, double* db) {
+void weights(const Grid& g, const at::Tensor& x, const at::Tensor& dy, Form form, at::Tensor& dw,
+             double* db) {
   int64_t c = x.size(1), k = dy.size(1);
-  auto sums = (g.points() * c * k > kCached ? sums_by_points<E, NZ> : sums_by_blocks<E, NZ>)(g, x, dy, form, db);
+  auto sums = (g.points() * c * k > kCached ? sums_by_points<E, NZ>
+                                            : sums_by_blocks<E, NZ>)(g, x, dy, form, db);
   const float* from = sums.template data_ptr<float>();
   at::parallel_for(0, c * k / 16, 16, [&](int64_t begin, int64_t end) {
     for (int64_t at = begin; at < end; at++) {
@@ -734,19 +813,29 @@ bool has_amx() {
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1) != 0;
 }
 
-bool serves(const at::Tensor& x, at::ScalarType type, const at::Tensor& w, at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
+bool serves(const at::Tensor& x, at::ScalarType type, const at::Tensor& w, at::IntArrayRef stride,
+            at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups) {
   static const bool matrices = has_amx();
-  static const bool runs = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+  static const bool runs = __builtin_cpu_supports("avx512f") &&
+                           __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512vl") &&
                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512cd");
-  if (!runs || groups != 1 || x.dim() != w.dim() || (x.dim() != 4 && x.dim() != 5) || !x.device().is_cpu() || !w.device().is_cpu()) return false;
-  if ((type != at::kFloat && (type != at::kBFloat16 || matrices)) || w.scalar_type() != at::kFloat) return false;
-  if (x.size(1) != w.size(1) || w.size(0) % kWidth != 0 || w.size(1) % kWidth != 0 || x.numel() == 0 || w.numel() == 0) return false;
+  if (!runs || groups != 1 || x.dim() != w.dim() || (x.dim() != 4 && x.dim() != 5) ||
+      !x.device().is_cpu() || !w.device().is_cpu())
+    return false;
+  if ((type != at::kFloat && (type != at::kBFloat16 || matrices)) || w.scalar_type() != at::kFloat)
+    return false;
+  if (x.size(1) != w.size(1) || w.size(0) % kWidth != 0 || w.size(1) % kWidth != 0 ||
+      x.numel() == 0 || w.numel() == 0)
+    return false;
   for (int64_t i = 0; i < w.dim() - 2; i++) {
     int64_t k = w.size(i + 2);
     bool flat = w.dim() == 5 && i == 0 && k == 1;
-    if (!(k == 3 || flat) || stride[i] != 1 || dilation[i] != 1 || padding[i] != k / 2) return false;
+    if (!(k == 3 || flat) || stride[i] != 1 || dilation[i] != 1 || padding[i] != k / 2)
+      return false;
   }
-  // A last tile may reach out of the image, and the kernels must be transformed: small images are the plain sum's.
+  // A last tile may reach out of the image, and the kernels must be transformed: small images are
+  // the plain sum's.
   Grid g = grid_of(x, deep(w));
   return g.h > 3 && g.w > 3 && g.tiles() >= kLeast;
 }
@@ -765,7 +854,9 @@ at::Tensor forward(const at::Tensor& x_in, const at::Tensor& w_in, const at::Ten
   bool three = deep(w);
   Form form = pairs(x) ? kChannelPairs : kFloat;
   auto u = filters(w, false, three, form);
-  typed(x, three, [&](auto e, auto nz) { convolve<decltype(e), nz.value>(grid_of(x, three), x, u, bias.data(), form, y); });
+  typed(x, three, [&](auto e, auto nz) {
+    convolve<decltype(e), nz.value>(grid_of(x, three), x, u, bias.data(), form, y);
+  });
   return y;
 }
 
@@ -779,25 +870,37 @@ at::Tensor input_gradient(const at::Tensor& dy_in, const at::Tensor& w_in) {
   bool three = deep(w);
   Form form = pairs(dy) ? kChannelPairs : kFloat;
   auto u = filters(w, true, three, form);
-  typed(dy, three, [&](auto e, auto nz) { convolve<decltype(e), nz.value>(grid_of(dy, three), dy, u, none.data(), form, dx); });
+  typed(dy, three, [&](auto e, auto nz) {
+    convolve<decltype(e), nz.value>(grid_of(dy, three), dy, u, none.data(), form, dx);
+  });
   return dx;
 }
 
-std::pair<at::Tensor, at::Tensor> weight_gradient(const at::Tensor& dy_in, const at::Tensor& x_in, at::IntArrayRef size) {
+std::pair<at::Tensor, at::Tensor> weight_gradient(const at::Tensor& dy_in, const at::Tensor& x_in,
+                                                  at::IntArrayRef size) {
   at::Tensor dy = as_rows(dy_in), x = as_rows(x_in);
   auto dw = at::empty(size, at::kFloat);
   auto db = at::zeros({dw.size(0)}, at::kDouble);
   bool three = deep(dw);
-  typed(x, three, [&](auto e, auto nz) { weights<decltype(e), nz.value>(grid_of(x, three), x, dy, pairs(x) ? kTilePairs : kFloat, dw, db.template data_ptr<double>()); });
+  typed(x, three, [&](auto e, auto nz) {
+    weights<decltype(e), nz.value>(grid_of(x, three), x, dy, pairs(x) ? kTilePairs : kFloat, dw,
+                                   db.template data_ptr<double>());
+  });
   return {dw, db};
 }
 
 #else
 
-bool serves(const at::Tensor&, at::ScalarType, const at::Tensor&, at::IntArrayRef, at::IntArrayRef, at::IntArrayRef, int64_t) { return false; }
+bool serves(const at::Tensor&, at::ScalarType, const at::Tensor&, at::IntArrayRef, at::IntArrayRef,
+            at::IntArrayRef, int64_t) {
+  return false;
+}
 at::Tensor forward(const at::Tensor&, const at::Tensor&, const at::Tensor&) { return {}; }
 at::Tensor input_gradient(const at::Tensor&, const at::Tensor&) { return {}; }
-std::pair<at::Tensor, at::Tensor> weight_gradient(const at::Tensor&, const at::Tensor&, at::IntArrayRef) { return {}; }
+std::pair<at::Tensor, at::Tensor> weight_gradient(const at::Tensor&, const at::Tensor&,
+                                                  at::IntArrayRef) {
+  return {};
+}
 
 #endif
 

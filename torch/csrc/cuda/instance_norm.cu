@@ -1,9 +1,11 @@
-// instance_norm.cu: instance_norm.cpp's operator on CUDA. As there, the forward pass reads its input twice and writes once, and
-// the backward pass reads gradient, input and output twice and writes once.
+// instance_norm.cu: instance_norm.cpp's operator on CUDA. As there, the forward pass reads its
+// input twice and writes once, and the backward pass reads gradient, input and output twice and
+// writes once.
 //
-// A block of threads takes a run of voxels of one sample: threads of a row hold neighbouring channels, rows take voxels in turn.
-// Its statistics are float32 (means and squares about them, merged by Chan's rule), those of the blocks are merged in float64 in
-// a fixed order. There are no atomics and nothing depends on the card, so that the bits are the same every time.
+// A block of threads takes a run of voxels of one sample: threads of a row hold neighbouring
+// channels, rows take voxels in turn. Its statistics are float32 (means and squares about them,
+// merged by Chan's rule), those of the blocks are merged in float64 in a fixed order. There are no
+// atomics and nothing depends on the card, so that the bits are the same every time.
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -28,7 +30,9 @@ template <class T>
 struct Rows {
   T* data;
   int64_t sample, voxel;
-  __device__ T* at(int64_t n, int64_t v, int64_t i) const { return data + n * sample + v * voxel + i; }
+  __device__ T* at(int64_t n, int64_t v, int64_t i) const {
+    return data + n * sample + v * voxel + i;
+  }
 };
 
 template <class T, int N>
@@ -46,18 +50,21 @@ __device__ __forceinline__ void store(T* p, const float* in) {
   *reinterpret_cast<Vec<T, N>*>(p) = x;
 }
 
-// How the work is cut: columns·rows threads of a block are busy, column k with the N channels from (tile·columns + k)·N on.
+// How the work is cut: columns·rows threads of a block are busy, column k with the N channels from
+// (tile·columns + k)·N on.
 struct Cut {
   int64_t samples, voxels, channels;
   int columns, rows, tiles, blocks;
   int64_t run;  // voxels of a block
 
-  Cut(int64_t samples, int64_t voxels, int64_t channels, int width) : samples(samples), voxels(voxels), channels(channels) {
+  Cut(int64_t samples, int64_t voxels, int64_t channels, int width)
+      : samples(samples), voxels(voxels), channels(channels) {
     int64_t vectors = channels / width;
     columns = static_cast<int>(std::min<int64_t>(vectors, kThreads));
     rows = kThreads / columns;
     tiles = static_cast<int>((vectors + columns - 1) / columns);
-    blocks = static_cast<int>(std::clamp<int64_t>((voxels + rows * 8 - 1) / (rows * 8), 1, kMostBlocks));
+    blocks =
+        static_cast<int>(std::clamp<int64_t>((voxels + rows * 8 - 1) / (rows * 8), 1, kMostBlocks));
     run = (voxels + blocks - 1) / blocks;
   }
   dim3 grid() const { return dim3(blocks, static_cast<unsigned>(samples), tiles); }
@@ -161,7 +168,8 @@ __global__ void finish_moments(Cut c, const float* part, double eps, float* mean
   double n = 0, m = 0, s = 0;
   for (int64_t b = lane; b < c.blocks; b += 32) {
     const float* p = part + (sample * c.blocks + b) * 2 * c.channels + channel;
-    double voxels = static_cast<double>(max(static_cast<int64_t>(0), min(c.run, c.voxels - b * c.run)));
+    double voxels =
+        static_cast<double>(max(static_cast<int64_t>(0), min(c.run, c.voxels - b * c.run)));
     merge(n, m, s, voxels, static_cast<double>(p[0]), static_cast<double>(p[c.channels]));
   }
   for (int by = 16; by > 0; by /= 2) {
@@ -170,14 +178,16 @@ __global__ void finish_moments(Cut c, const float* part, double eps, float* mean
   }
   if (lane == 0) {
     mean[sample * c.channels + channel] = static_cast<float>(m);
-    rstd[sample * c.channels + channel] = static_cast<float>(1 / sqrt(s / static_cast<double>(c.voxels) + eps));
+    rstd[sample * c.channels + channel] =
+        static_cast<float>(1 / sqrt(s / static_cast<double>(c.voxels) + eps));
   }
 }
 
 // y = leaky((x - mean)*rstd*w + b [+ r])
 template <class T, int N, bool Residual>
-__global__ void __launch_bounds__(kThreads) apply(Cut c, Rows<const T> x, Rows<const T> r, Rows<T> y, const float* mean, const float* rstd, const float* w,
-                                                  const float* b, float slope) {
+__global__ void __launch_bounds__(kThreads)
+    apply(Cut c, Rows<const T> x, Rows<const T> r, Rows<T> y, const float* mean, const float* rstd,
+          const float* w, const float* b, float slope) {
   Place at(c, N);
   if (!at.busy) return;
   float scale[N], shift[N], middle[N];
@@ -202,10 +212,12 @@ __global__ void __launch_bounds__(kThreads) apply(Cut c, Rows<const T> x, Rows<c
   }
 }
 
-// part: (samples, blocks, 2, channels), sums of the gradient before the rectifier, and of it times the normalised input.
+// part: (samples, blocks, 2, channels), sums of the gradient before the rectifier, and of it times
+// the normalised input.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads) gradient_sums(Cut c, Rows<const T> dy, Rows<const T> y, Rows<const T> x, const float* mean, const float* rstd,
-                                                          float slope, float* part) {
+__global__ void __launch_bounds__(kThreads)
+    gradient_sums(Cut c, Rows<const T> dy, Rows<const T> y, Rows<const T> x, const float* mean,
+                  const float* rstd, float slope, float* part) {
   __shared__ float first[kThreads][N], second[kThreads][N];
   Place at(c, N);
   float p[N] = {}, q[N] = {};
@@ -282,8 +294,10 @@ __global__ void finish_sums(Cut c, const float* part, float* sums) {
 
 // dx = rstd*w*(dz - mean of dz - normalised*mean of dz*normalised), and dz itself for a residual.
 template <class T, int N, bool Residual>
-__global__ void __launch_bounds__(kThreads) gradient_apply(Cut c, Rows<const T> dy, Rows<const T> y, Rows<const T> x, Rows<T> dx, Rows<T> dr, const float* mean,
-                                                           const float* rstd, const float* w, const float* sums, float slope) {
+__global__ void __launch_bounds__(kThreads)
+    gradient_apply(Cut c, Rows<const T> dy, Rows<const T> y, Rows<const T> x, Rows<T> dx,
+                   Rows<T> dr, const float* mean, const float* rstd, const float* w,
+                   const float* sums, float slope) {
   Place at(c, N);
   if (!at.busy) return;
   float middle[N], scale[N], a[N], e[N], f[N];
@@ -321,18 +335,21 @@ Rows<T> rows(const at::Tensor& t) {
 // Whether the rows of t begin at multiples of N elements.
 template <class T, int N>
 bool aligned(const at::Tensor& t) {
-  return !t.defined() || (reinterpret_cast<uintptr_t>(t.data_ptr()) % (sizeof(T) * N) == 0 && t.stride(0) % N == 0 && t.stride(t.dim() - 1) % N == 0);
+  return !t.defined() || (reinterpret_cast<uintptr_t>(t.data_ptr()) % (sizeof(T) * N) == 0 &&
+                          t.stride(0) % N == 0 && t.stride(t.dim() - 1) % N == 0);
 }
 
 const float* floats(const at::Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; }
 
 at::Tensor like(const at::Tensor& x) {
-  return at::empty(x.sizes(), x.options().memory_format(x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast));
+  return at::empty(x.sizes(),
+                   x.options().memory_format(x.dim() == 5 ? at::MemoryFormat::ChannelsLast3d
+                                                          : at::MemoryFormat::ChannelsLast));
 }
 
 template <class T, int N>
-void forward(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b, const at::Tensor& r, double eps, double slope, at::Tensor& y, at::Tensor& mean,
-             at::Tensor& rstd) {
+void forward(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b, const at::Tensor& r,
+             double eps, double slope, at::Tensor& y, at::Tensor& mean, at::Tensor& rstd) {
   Cut c(x.size(0), x.numel() / (x.size(0) * x.size(1)), x.size(1), N);
   auto stream = c10::cuda::getCurrentCUDAStream();
   auto part = at::empty({c.samples, c.blocks, 2, c.channels}, mean.options());
@@ -340,56 +357,69 @@ void forward(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b, cons
   moments<T, N><<<c.grid(), kThreads, 0, stream>>>(c, in, part.data_ptr<float>());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   int warps = static_cast<int>((c.samples * c.channels * 32 + kThreads - 1) / kThreads);
-  finish_moments<<<warps, kThreads, 0, stream>>>(c, part.data_ptr<float>(), eps, mean.data_ptr<float>(), rstd.data_ptr<float>());
+  finish_moments<<<warps, kThreads, 0, stream>>>(c, part.data_ptr<float>(), eps,
+                                                 mean.data_ptr<float>(), rstd.data_ptr<float>());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   auto kernel = r.defined() ? apply<T, N, true> : apply<T, N, false>;
-  kernel<<<c.grid(), kThreads, 0, stream>>>(c, in, rows<const T>(r), rows<T>(y), mean.data_ptr<float>(), rstd.data_ptr<float>(), floats(w), floats(b),
-                                            static_cast<float>(slope));
+  kernel<<<c.grid(), kThreads, 0, stream>>>(c, in, rows<const T>(r), rows<T>(y),
+                                            mean.data_ptr<float>(), rstd.data_ptr<float>(),
+                                            floats(w), floats(b), static_cast<float>(slope));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <class T, int N>
-void backward(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& x, const at::Tensor& w, const at::Tensor& mean, const at::Tensor& rstd, double slope,
-              at::Tensor& dx, at::Tensor& dr, at::Tensor& sums) {
+void backward(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& x, const at::Tensor& w,
+              const at::Tensor& mean, const at::Tensor& rstd, double slope, at::Tensor& dx,
+              at::Tensor& dr, at::Tensor& sums) {
   Cut c(x.size(0), x.numel() / (x.size(0) * x.size(1)), x.size(1), N);
   auto stream = c10::cuda::getCurrentCUDAStream();
   auto part = at::empty({c.samples, c.blocks, 2, c.channels}, mean.options());
   auto g = rows<const T>(dy), out = rows<const T>(y), in = rows<const T>(x);
-  gradient_sums<T, N><<<c.grid(), kThreads, 0, stream>>>(c, g, out, in, mean.data_ptr<float>(), rstd.data_ptr<float>(), static_cast<float>(slope),
-                                                         part.data_ptr<float>());
+  gradient_sums<T, N><<<c.grid(), kThreads, 0, stream>>>(
+      c, g, out, in, mean.data_ptr<float>(), rstd.data_ptr<float>(), static_cast<float>(slope),
+      part.data_ptr<float>());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   int warps = static_cast<int>((c.samples * c.channels * 32 + kThreads - 1) / kThreads);
   finish_sums<<<warps, kThreads, 0, stream>>>(c, part.data_ptr<float>(), sums.data_ptr<float>());
   C10_CUDA_KERNEL_LAUNCH_CHECK();
   auto kernel = dr.defined() ? gradient_apply<T, N, true> : gradient_apply<T, N, false>;
-  kernel<<<c.grid(), kThreads, 0, stream>>>(c, g, out, in, rows<T>(dx), rows<T>(dr), mean.data_ptr<float>(), rstd.data_ptr<float>(), floats(w),
-                                            sums.data_ptr<float>(), static_cast<float>(slope));
+  kernel<<<c.grid(), kThreads, 0, stream>>>(
+      c, g, out, in, rows<T>(dx), rows<T>(dr), mean.data_ptr<float>(), rstd.data_ptr<float>(),
+      floats(w), sums.data_ptr<float>(), static_cast<float>(slope));
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-// Runs STATEMENT with T the element type and N the channels that a thread reads at once, 16 bytes of them where all of TENSORS allow it.
-#define LNT_TYPES(X, STATEMENT, ...)                                                                                          \
-  switch (X.scalar_type()) {                                                                                                  \
-    case at::kFloat: LNT_WIDTHS(float, 4, X, STATEMENT, __VA_ARGS__) break;                                                   \
-    case at::kHalf: LNT_WIDTHS(c10::Half, 8, X, STATEMENT, __VA_ARGS__) break;                                                \
-    case at::kBFloat16: LNT_WIDTHS(c10::BFloat16, 8, X, STATEMENT, __VA_ARGS__) break;                                        \
-    default: TORCH_CHECK(false, "instance_norm_leaky_relu: ", X.scalar_type(), " has no kernel");                             \
+// Runs STATEMENT with T the element type and N the channels that a thread reads at once, 16 bytes
+// of them where all of TENSORS allow it.
+#define LNT_TYPES(X, STATEMENT, ...)                                                       \
+  switch (X.scalar_type()) {                                                               \
+    case at::kFloat:                                                                       \
+      LNT_WIDTHS(float, 4, X, STATEMENT, __VA_ARGS__) break;                               \
+    case at::kHalf:                                                                        \
+      LNT_WIDTHS(c10::Half, 8, X, STATEMENT, __VA_ARGS__) break;                           \
+    case at::kBFloat16:                                                                    \
+      LNT_WIDTHS(c10::BFloat16, 8, X, STATEMENT, __VA_ARGS__) break;                       \
+    default:                                                                               \
+      TORCH_CHECK(false, "instance_norm_leaky_relu: ", X.scalar_type(), " has no kernel"); \
   }
-#define LNT_WIDTHS(TYPE, WIDTH, X, STATEMENT, ...)                                                                            \
-  {                                                                                                                           \
-    using T = TYPE;                                                                                                           \
-    bool wide = X.size(1) % WIDTH == 0;                                                                                       \
-    for (const at::Tensor& t : {__VA_ARGS__}) wide = wide && aligned<T, WIDTH>(t);                                            \
-    if (wide) {                                                                                                               \
-      constexpr int N = WIDTH;                                                                                                \
-      STATEMENT;                                                                                                              \
-    } else {                                                                                                                  \
-      constexpr int N = 1;                                                                                                    \
-      STATEMENT;                                                                                                              \
-    }                                                                                                                         \
+#define LNT_WIDTHS(TYPE, WIDTH, X, STATEMENT, ...)                                 \
+  {                                                                                \
+    using T = TYPE;                                                                \
+    bool wide = X.size(1) % WIDTH == 0;                                            \
+    for (const at::Tensor& t : {__VA_ARGS__}) wide = wide && aligned<T, WIDTH>(t); \
+    if (wide) {                                                                    \
+      constexpr int N = WIDTH;                                                     \
+      STATEMENT;                                                                   \
+    } else {                                                                       \
+      constexpr int N = 1;                                                         \
+      STATEMENT;                                                                   \
+    }                                                                              \
   }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_forward(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b, const at::Tensor& r, double eps,
+std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_forward(const at::Tensor& x,
+                                                            const at::Tensor& w,
+                                                            const at::Tensor& b,
+                                                            const at::Tensor& r, double eps,
                                                             double slope) {
   c10::cuda::CUDAGuard guard(x.device());
   at::Tensor y = like(x);
@@ -399,8 +429,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> norm_forward(const at::Tensor& x,
   return {y, mean, rstd};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> norm_backward(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& x, const at::Tensor& w,
-                                                                         const at::Tensor& mean, const at::Tensor& rstd, double slope, bool residual) {
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> norm_backward(
+    const at::Tensor& dy, const at::Tensor& y, const at::Tensor& x, const at::Tensor& w,
+    const at::Tensor& mean, const at::Tensor& rstd, double slope, bool residual) {
   c10::cuda::CUDAGuard guard(x.device());
   at::Tensor dx = like(x);
   at::Tensor dr = residual ? like(x) : at::Tensor();

@@ -1,5 +1,5 @@
-// kernels.h: what liblntorch_cuda.so gives the shim. It is compiled by nvcc where there is one, and opened by lnt_init where it
-// lies beside the shim; the shim itself knows nothing of CUDA.
+// kernels.h: what liblntorch_cuda.so gives the shim. It is compiled by nvcc where there is one, and
+// opened by lnt_init where it lies beside the shim; the shim itself knows nothing of CUDA.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -7,16 +7,20 @@
 
 namespace lnt {
 
-// InstanceNorm + residual + LeakyReLU of tensors whose channels lie together (channels.h, rowwise). Weights, biases and
-// statistics are float32 and on x's device; weight, bias and residual may be undefined.
+// InstanceNorm + residual + LeakyReLU of tensors whose channels lie together (channels.h, rowwise).
+// Weights, biases and statistics are float32 and on x's device; weight, bias and residual may be
+// undefined.
 struct CudaKernels {
   // y and, each (n, c), mean and 1/sqrt(variance + eps)
-  std::tuple<at::Tensor, at::Tensor, at::Tensor> (*norm_forward)(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b, const at::Tensor& residual,
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> (*norm_forward)(const at::Tensor& x,
+                                                                 const at::Tensor& w,
+                                                                 const at::Tensor& b,
+                                                                 const at::Tensor& residual,
                                                                  double eps, double slope);
   // dx, dw, db and, if wanted, the residual's
-  std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> (*norm_backward)(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& x,
-                                                                              const at::Tensor& w, const at::Tensor& mean, const at::Tensor& rstd,
-                                                                              double slope, bool residual);
+  std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> (*norm_backward)(
+      const at::Tensor& dy, const at::Tensor& y, const at::Tensor& x, const at::Tensor& w,
+      const at::Tensor& mean, const at::Tensor& rstd, double slope, bool residual);
 };
 
 // Null without liblntorch_cuda.so. core.cpp.
