@@ -21,10 +21,11 @@ import zipfile
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+
 import torch
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden"))
-from pth_corpus import Describer  # noqa: E402
+from pth_corpus import Describer
 
 PACKAGES = [
     "nibabel==5.4.2",

@@ -20,7 +20,7 @@ import (
 // Head says what happens to the segmentation heads of pretrained weights.
 type Head string
 
-// Heads by nnU-Net's rule (seg_layers are reinitialised, others are kept and must fit), reinitialised, kept,
+// Heads by nnU-Net's rule (those of its own networks are reinitialised, others are kept and must fit), reinitialised, kept,
 // or kept as far as the classes are known.
 const (
 	HeadNNUNet Head = "nnunet"
@@ -40,7 +40,7 @@ const (
 
 // Settings are what a user may set of a training; each is declared here and nowhere else.
 type Settings struct {
-	Head     Head     `flag:"head" default:"nnunet" values:"nnunet,reset,keep,extend" help:"segmentation heads of the pretrained weights: nnunet (seg_layers are reset, any other head is kept), reset, keep, or extend (known classes are kept, by name or number)"`
+	Head     Head     `flag:"head" default:"nnunet" values:"nnunet,reset,keep,extend" help:"segmentation heads of the pretrained weights: nnunet (its rule: the heads of its own networks are reset, any other is kept), reset, keep, or extend (known classes are kept, by name or number)"`
 	Channels Channels `flag:"channels" default:"keep" values:"keep,extend" help:"input channels of the pretrained weights: keep (they must fit), or extend (known ones are kept, others start at 0)"`
 	finetune.Refine
 

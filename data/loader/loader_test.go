@@ -183,7 +183,7 @@ func TestTransformsSeeThePatchInTheOrderOfTheList(t *testing.T) {
 	}
 }
 
-type failing struct{ change }
+type failing struct{}
 
 func (failing) Name() string                         { return "FailingTransform" }
 func (f failing) Draw(*rand.Rand) augment.Parameters { return f }

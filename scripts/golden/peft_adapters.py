@@ -158,7 +158,7 @@ def moved(model):
     """Training's stand-in."""
     torch.manual_seed(1)
     with torch.no_grad():
-        for name, p in model.named_parameters():
+        for p in model.parameters():
             if p.requires_grad:
                 p += torch.randn_like(p) * 0.1
     return model
