@@ -227,10 +227,13 @@ test-race: shim need-go | $(LOGS) ## the same under the race detector
 
 # Packages that do not import torch, tests included: the loaders, readers and writers, where the goroutines are.
 PURE = $$($(GO) list -f '{{.ImportPath}} {{join .Deps " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' $(PKGS) | \
-	  grep -vE ' [^ ]*/lntorch/(torch|internal/torchtest)( |$$)|^[^ ]*/lntorch/(torch(/[^ ]*)?|internal/arch) ' | cut -d ' ' -f 1)
+	  grep -vE ' [^ ]*/lntorch/(torch|internal/torchtest)( |$$)|^[^ ]*/lntorch/(torch(/[^ ]*)?|internal/arch|phantom) ' | cut -d ' ' -f 1)
 
+# Without the tests that limit time and memory, which the detector multiplies, and the longest
+# (-short; of package phantom, which would take minutes, the test of its threads alone).
 test-race-pure: need-go | $(LOGS) ## the packages without libtorch under the race detector
-	@$(GO) test -count=1 -race -timeout 30m $(PURE) $(LOGGED)
+	@$(GO) test -count=1 -race -short -skip 'Hostile|NoFileTakes' -timeout 30m $(PURE) $(LOGGED)
+	@$(GO) test -count=1 -race -run 'WhateverTheThreads' ./phantom
 
 # Afterwards build/lib links to the usual shim again.
 test-torch215: need-go | $(LOGS) ## operators, layers, optimizers and networks over libtorch 2.15.0

@@ -210,12 +210,13 @@ func TestResidentMemoryFollowsAllocation(t *testing.T) {
 		b[i] = 1
 	}
 	with := RSS()
-	require.InDelta(t, size, with-before, size/4)
+	require.Greater(t, with-before, int64(size*3/4))
+	require.Less(t, with-before, int64(size*3)) // the race detector keeps as much again beside it
 	require.GreaterOrEqual(t, PeakRSS(), with-1<<20)
 	runtime.KeepAlive(b)
 	b = nil
 	debug.FreeOSMemory()
-	require.Less(t, RSS(), before+size/2)
+	require.Less(t, RSS(), with-size/2)
 	require.GreaterOrEqual(t, PeakRSS(), with-1<<20)
 }
 
