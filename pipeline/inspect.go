@@ -267,7 +267,7 @@ func (d *inspection) Text(w io.Writer) error {
 		fmt.Fprintf(w, "%-14s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	line("file", "%s", d.File)
-	line("kind", "%s, %s container, version %d, %s", d.Kind, d.Container.Format, d.Container.Version, bytesText(d.Container.Bytes))
+	line("kind", "%s, %s container, version %d, %s", d.Kind, d.Container.Format, d.Container.Version, BytesText(d.Container.Bytes))
 	if d.Epoch != nil {
 		line("trainer", "%s, next epoch %d", d.Trainer, *d.Epoch)
 		line("plans", "%s of %s, configuration %s, fold %s", d.Plans, d.Dataset, d.Config, d.Fold)
@@ -350,7 +350,8 @@ func (d *inspection) Text(w io.Writer) error {
 	return t.Text(w)
 }
 
-func bytesText(n int64) string {
+// BytesText prints the size of a file: exact where it is small.
+func BytesText(n int64) string {
 	if n < 1<<20 {
 		return fmt.Sprintf("%d bytes", n)
 	}

@@ -29,18 +29,11 @@ With --force OUT may be FILE itself; it is replaced when the new one is complete
 			c.File = args[0]
 			n, err := pipeline.Convert(c, output(cmd))
 			if err == nil {
-				fmt.Printf("%s  %s\n", c.Path, bytesText(n))
+				fmt.Printf("%s  %s\n", c.Path, pipeline.BytesText(n))
 			}
 			return err
 		},
 	}
 	bind(cmd, &c)
 	return cmd
-}
-
-func bytesText(n int64) string {
-	if n < 1<<20 {
-		return fmt.Sprintf("%d bytes", n)
-	}
-	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
 }
