@@ -29,7 +29,7 @@ type PhantomConfig struct {
 	Nodes     []int     `flag:"nodes" range:"0.." help:"least and most nodes in a case; there are fewer where there is no room"`
 	NodeSize  *float64  `flag:"node-size" range:">0.." help:"median short axis of the nodes, mm"`
 	Metals    *int      `flag:"metals" range:"0.." help:"teeth with metal"`
-	Classes   int       `flag:"classes" default:"1" help:"1: lymph_node; 5: the levels I to V, one label each"`
+	Classes   int       `flag:"classes" default:"1" range:"1..5" help:"1: lymph_node; 5: the levels I to V, one label each"`
 	Threads   int       `flag:"threads" range:"1.." help:"at most so many cores (default: all)"`
 	Force     bool      `flag:"force" help:"replace a dataset of that name"`
 	Preview   string    `flag:"preview" path:"true" help:"draw the first case there, .png; without --id nothing else is written"`

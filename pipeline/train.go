@@ -34,7 +34,7 @@ type TrainConfig struct {
 
 	UseCompressed bool `flag:"use-compressed" hidden:"true" help:"accepted as in nnU-Net; lntorch reads .npz directly and never unpacks"`
 	Npz           bool `flag:"npz" hidden:"true" help:"accepted as in nnU-Net; validation always writes .npz"`
-	GPUs          int  `flag:"num-gpus" nnunet:"num_gpus" hidden:"true" default:"1" help:"number of GPUs: 1"`
+	GPUs          int  `flag:"num-gpus" nnunet:"num_gpus" hidden:"true" default:"1" range:"1.." help:"number of GPUs: 1"`
 }
 
 // Train prepares what the training lacks, trains, and validates. Cancelling ctx ends it after the running

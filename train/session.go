@@ -1,6 +1,7 @@
 package train
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -14,6 +15,9 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 	"github.com/lntorch/lntorch/torch/optim"
 )
+
+// ErrPatchSize is wrapped by NewSession where the network cannot take inputs of the patch size.
+var ErrPatchSize = errors.New("patch_size")
 
 // Optimizer holds the settings of SGD.
 type Optimizer struct {
@@ -92,7 +96,7 @@ func (s *Session) build() error {
 	}
 	if c.Patch != nil {
 		if err := s.Net.CheckInput(wide(c.Patch)); err != nil {
-			return fmt.Errorf("patch_size: %w", err)
+			return fmt.Errorf("%w: %w", ErrPatchSize, err)
 		}
 	}
 	if m, ok := c.Method.(finetune.Injector); ok && !c.NoAdapters {

@@ -80,7 +80,7 @@ func TestConvertWarnsOfDamage(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, b, 0o600))
 	r := lntorch(t, "convert", path, "-o", filepath.Join(dir, "out.pth"))
 	require.Equal(t, 0, r.code, r.errOut)
-	require.Contains(t, r.errOut, "warning")
+	require.Contains(t, r.errOut, "WARNING")
 	require.Contains(t, r.errOut, "damaged.pth")
 	require.Contains(t, r.errOut, "is damaged")
 }

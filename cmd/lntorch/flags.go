@@ -183,8 +183,13 @@ func joinLists(lists map[string]bool, args []string) []string {
 	return out
 }
 
-// suggest adds to the error about an unknown flag the flag that was probably meant.
+// suggest names the flag in the error about its value, and adds to the error about an unknown flag the one
+// that was probably meant.
 func suggest(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
+		return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, invalid.Unwrap())
+	}
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) {
 		return err

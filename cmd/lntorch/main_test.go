@@ -124,7 +124,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{trainArgs(t, "r", "-tr", "nnUNetTrainerX"), 2, []string{"nnUNetTrainer_DGST"}},
 		{trainArgs(t, "r", "--method", "full", "--dgst-k", "3"), 2, []string{"belongs to method dgst"}},
 		{trainArgs(t, "r", "--method", "dgst", "--dgst-k", "0"), 2, []string{"1 or more"}},
-		{[]string{"inspect", repo(t, "README.md")}, 1, []string{"README.md", "not a PyTorch checkpoint"}},
+		{[]string{"inspect", repo(t, "README.md")}, 1, []string{"README.md", "expected a PyTorch checkpoint"}},
 		{[]string{"convert", "a.pth", "-o", "a.txt"}, 2, []string{".pth"}},
 		{[]string{"export", "somewhere", "-o", "x"}, 1, []string{"<trainer>__<plans>__<configuration>"}},
 	} {

@@ -96,18 +96,18 @@ func TestPhantomInterruptedLeavesNothing(t *testing.T) {
 
 func TestPhantomUsage(t *testing.T) {
 	for want, args := range map[string][]string{
-		"--id is not given":                                    {},
-		"--raw is not given and nnUNet_raw is not set":         {"--id", "3"},
-		"id 1000: expected 1 to 999":                           {"--id", "1000"},
-		"--id 0: expected 1 to 999":                            {"--id", "0", "--preview", "x.png"},
-		`domain "mars": expected source or target`:             {"--id", "3", "--domain", "mars"},
-		`phase "late": expected one of none, arterial, venous`: {"--id", "3", "--phase", "late"},
-		"--shape has 2 values, expected three: z,y,x":          {"--id", "3", "--shape", "3,4"},
-		"--spacing has 1 values, expected three: z,y,x":        {"--id", "3", "--spacing", "3"},
-		"--nodes has 3 values, expected two: least,most":       {"--id", "3", "--nodes", "3,4,5"},
-		"--classes 2: expected 1 or 5":                         {"--id", "3", "--classes", "2"},
-		"unknown flag: --case; did you mean --cases?":          {"--id", "3", "--case", "4"},
-		"found 1 arguments, expected 0":                        {"3"},
+		"--id is not given":                            {},
+		"--raw is not given and nnUNet_raw is not set": {"--id", "3"},
+		`--id: found "1000", expected a whole number of at least 1 and at most 999`: {"--id", "1000"},
+		`--id: found "0", expected a whole number of at least 1 and at most 999`:    {"--id", "0", "--preview", "x.png"},
+		`--domain: found "mars", expected source or target`:                         {"--id", "3", "--domain", "mars"},
+		`--phase: found "late", expected none, arterial or venous`:                  {"--id", "3", "--phase", "late"},
+		"--shape has 2 values, expected three: z,y,x":                               {"--id", "3", "--shape", "3,4"},
+		"--spacing has 1 values, expected three: z,y,x":                             {"--id", "3", "--spacing", "3"},
+		"--nodes has 3 values, expected two: least,most":                            {"--id", "3", "--nodes", "3,4,5"},
+		"--classes 2: expected 1 or 5":                                              {"--id", "3", "--classes", "2"},
+		"unknown flag: --case; did you mean --cases?":                               {"--id", "3", "--case", "4"},
+		"found 1 arguments, expected 0":                                             {"3"},
 	} {
 		r := execute(t, command(t, append([]string{"phantom"}, args...)...))
 		require.Equal(t, 2, r.code, want)

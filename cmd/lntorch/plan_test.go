@@ -92,7 +92,7 @@ func TestPlanningMistakesAreNamed(t *testing.T) {
 		{[]string{"plan"}, 2, "no dataset is given"},
 		{[]string{"plan", "-d", "102", "-overwrite_target_spacing", "1", "2"}, 2, "found 2 numbers, expected 3"},
 		{[]string{"fingerprint", "-d", "99"}, 1, "no folder Dataset099_…"},
-		{[]string{"fingerprint", "-d", "102", "-fpe", "Mine"}, 2, "lntorch has DatasetFingerprintExtractor alone"},
+		{[]string{"fingerprint", "-d", "102", "-fpe", "Mine"}, 2, `--fpe: found "Mine", expected DatasetFingerprintExtractor`},
 		{[]string{"move-plans", "-s", "101", "-t", "102"}, 2, "-s, -t and -sp must be given"},
 		{[]string{"move-plans", "-s", "101", "-t", "102", "-sp", "none"}, 1, "none.json: no such file"},
 		{[]string{"adopt", model}, 2, "no dataset is given"},

@@ -84,7 +84,7 @@ func TestPreprocessNamesWhatIsWrong(t *testing.T) {
 		{1, "lntorch plan -d " + sourceSet, []string{"preprocess", "-d", "101"}},
 		{2, "-np has 2 numbers", []string{"plan-and-preprocess", "-d", "101", "-np", "1", "2"}},
 		{1, "none of the configurations odd is in nnUNetPlans", []string{"preprocess", "-d", "101", "-c", "odd"}},
-		{2, "-np: expected numbers of 1 or more", []string{"preprocess", "-d", "101", "-np", "0"}},
+		{2, `--np: found "0", expected whole numbers of at least 1`, []string{"preprocess", "-d", "101", "-np", "0"}},
 	} {
 		r := run(c.args...)
 		require.Equal(t, c.code, r.code, "%v: %s", c.args, r.errOut)

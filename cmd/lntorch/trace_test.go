@@ -100,7 +100,7 @@ func TestTraceErrorsSayWhatIsExpected(t *testing.T) {
 		{traceArgs(t, out, "--method", "dgst", "--dgst-warmup", "3"), 2, []string{"--dgst-warmup 3", "only static selection"}},
 		{traceArgs(t, out, "--freeze", "encodr.*"), 1, []string{`--freeze "encodr.*" matches none of the`}},
 		{traceArgs(t, out, "--freeze", "*"), 1, []string{"trains no parameter"}},
-		{traceArgs(t, out, "--amp", "fp16"), 1, []string{"use off or bf16"}},
+		{traceArgs(t, out, "--amp", "fp16"), 2, []string{"use bf16 or off"}},
 		{traceArgs(t, out, "--amp", "half"), 2, []string{"half", "auto, off, fp16 or bf16"}},
 		{traceArgs(t, out, "--configuration", "3d_fullres"), 1, []string{"checkpoint_final.pth", "weights do not fit the network"}},
 		{traceArgs(t, out, "--plans", filepath.Join(empty, "plans.json")), 1, []string{"plans.json", "no such file"}},

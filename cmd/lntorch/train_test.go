@@ -116,7 +116,7 @@ func TestTheNextTrainingSweeps(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(fold, name), []byte("half"), 0o600))
 	}
 	require.Equal(t, 0, lntorch(t, wholeArgs(t, results)...).code)
-	for _, pattern := range []string{".*", "../.*", "validation/.*"} {
+	for _, pattern := range []string{".*.tmp", "../.*.tmp", "validation/.*.tmp"} {
 		litter, err := filepath.Glob(filepath.Join(fold, pattern))
 		require.NoError(t, err)
 		require.Empty(t, litter)

@@ -103,6 +103,9 @@ func (b *bench) build() error {
 		Labels: labels, Patch: b.patch, MethodName: b.entry.Name, Method: b.method, Refine: c.Refine,
 		Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99, WeightDecay: 3e-5}, Machine: c.Machine, Seed: 1,
 	})
+	if errors.Is(err, train.ErrPatchSize) && c.PatchSize != nil {
+		return settings.Usage("--%w", err)
+	}
 	if err != nil {
 		return err
 	}
