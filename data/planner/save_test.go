@@ -99,7 +99,7 @@ func TestPlanErrorsNameTheNextStep(t *testing.T) {
 func TestBrokenFingerprintsAreErrors(t *testing.T) {
 	const good = `"median_relative_size_after_cropping": 1, "foreground_intensity_properties_per_channel": {}`
 	for text, want := range map[string]string{
-		`[]`: "expected an object",
+		`[]`: "expected a JSON object",
 		`{"shapes_after_crop": [], "spacings": []}`: "expected one of each per case, and at least one case",
 		`{"spacings": 3}`: "spacings: expected a list with three numbers per case, found 3",
 		`{"spacings": [[1, 2]], "shapes_after_crop": [[1, 2, 3]]}`:                                              "spacings: case 0: expected three numbers",
