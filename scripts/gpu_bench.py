@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Compares a training step of lntorch on a GPU with plain PyTorch: eager, torch.compile, eager in
-channels-last order.
+"""Compares a training step of lntorch on a GPU with plain PyTorch.
+
+PyTorch runs eager, with torch.compile, and eager in channels-last order.
 
 Needs only Python with torch; the networks below are the two that nnU-Net plans, with its loss and
 its step. Each row of the table is a separate process, one after the other, so that each has the GPU

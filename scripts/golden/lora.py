@@ -1,5 +1,4 @@
-"""LoRA as PEFT computes it, on nnU-Net's networks: heads, gradients, ten training steps, the
-adapter folder.
+"""LoRA by PEFT on nnU-Net's networks: heads, gradients, ten training steps, adapter folder.
 
 Golden files:  lora.py --golden testdata/golden/lora
 Live:

@@ -1,5 +1,4 @@
-"""Adapters as PEFT saves, loads and merges them, for the settings that change the meaning of their
-tensors.
+"""Adapters saved, loaded and merged by PEFT, for the settings that affect their meaning.
 
     peft_adapters.py --golden DIR     the folders of FOLDERS, and patterns.json
     peft_adapters.py --out DIR        the same, for tests that compare with the installed PEFT

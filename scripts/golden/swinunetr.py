@@ -1,5 +1,4 @@
-"""SwinUNETR and SwinUNETRv2 as MONAI computes them: output, gradients, ten training steps, initial
-values, names.
+"""MONAI's SwinUNETR and SwinUNETRv2: output, gradients, ten steps, initial values, names.
 
 Golden files:  swinunetr.py --golden testdata/golden/swinunetr
 Live:          swinunetr.py --init SEED --spec SPEC.json --out OUT.npz
