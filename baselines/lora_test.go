@@ -431,11 +431,11 @@ func TestLiveReleasedCheckpoints(t *testing.T) {
 					report, err := load(file)
 					require.NoError(t, err)
 					require.Positive(t, report.Count(checkpoint.NoEffect))
-					require.Contains(t, report.Table(0), "tensors of adapters without effect")
+					require.Contains(t, report.Table(0), "adapter tensors without effect")
 					requireSameBits(t, plain, evaluate(t, s, n, c.Spec.InputShape))
 				}
 				_, err := load("B.pth")
-				require.ErrorContains(t, err, "`lntorch merge` puts them into the weights")
+				require.ErrorContains(t, err, "merge them into the weights with `lntorch merge`")
 
 				f, err := checkpoint.Open(filepath.Join(dir, "B.pth"))
 				require.NoError(t, err)

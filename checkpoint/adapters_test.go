@@ -17,8 +17,8 @@ import (
 	"github.com/lntorch/lntorch/models"
 )
 
-// adapters are the cases of scripts/golden/peft_adapters.py below a folder, and the folder of each
-// case's adapter.
+// adapters returns the cases of scripts/golden/peft_adapters.py in a folder, with the folder of
+// each case's adapter.
 func adapters(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	cases := map[string]string{}
@@ -27,15 +27,16 @@ func adapters(t *testing.T, dir string) map[string]string {
 	for _, m := range merged {
 		folder := filepath.Join(filepath.Dir(m), "adapter")
 		if _, err := os.Stat(filepath.Join(folder, peft.ConfigFile)); err != nil {
-			folder = filepath.Join(folder, filepath.Base(filepath.Dir(m))) // an adapter with a name of its own
+			// a named adapter
+			folder = filepath.Join(folder, filepath.Base(filepath.Dir(m)))
 		}
 		cases[filepath.Base(filepath.Dir(m))] = folder
 	}
 	return cases
 }
 
-// requireWeights compares a network's weights with PEFT's: those of the file, and the base's where
-// the file has none.
+// requireWeights compares a network's weights with PEFT's: those in the file, or the base's if the
+// file has none.
 func requireWeights(t *testing.T, path string, base *File, e *Edit) {
 	t.Helper()
 	want, err := Open(path)
@@ -63,7 +64,7 @@ func requireWeights(t *testing.T, path string, base *File, e *Edit) {
 	require.Empty(t, changed)
 }
 
-// requireMerged compares the cases below a folder with what PEFT made of them.
+// requireMerged compares the merged cases in a folder with PEFT's results.
 func requireMerged(t *testing.T, dir string) (cases []string) {
 	t.Helper()
 	for name, folder := range adapters(t, dir) {
@@ -86,15 +87,16 @@ func requireMerged(t *testing.T, dir string) (cases []string) {
 	return cases
 }
 
-// What PEFT 0.21.2 wrote, loaded and merged: names, versions of settings, initialisations that
-// change the base.
+// Adapters written by PEFT 0.21.2, loaded and merged: names, versions of settings, initialisations
+// that change the base.
 func TestAdaptersOfPEFT021AreMergedAsThere(t *testing.T) {
 	dir := golden.Path(t, "peft/0.21.2")
-	require.Equal(t, []string{"hospital", "olora", "patterns", "pissa-rslora", "plain"}, requireMerged(t, dir))
+	require.Equal(t, []string{"hospital", "olora", "patterns", "pissa-rslora", "plain"},
+		requireMerged(t, dir))
 }
 
 // TestLiveAdaptersOfPEFT: the same with PEFT 0.14.0 on this machine, for every kind of file and
-// initialisation; and a wrapped network whose adapter has a name of its own.
+// initialisation; and a wrapped network with a named adapter.
 func TestLiveAdaptersOfPEFT(t *testing.T) {
 	golden.Python(t)
 	dir := t.TempDir()
@@ -128,7 +130,7 @@ func TestLiveAdaptersOfPEFT(t *testing.T) {
 	requireWeights(t, filepath.Join(dir, "wrapped.safetensors"), base, e)
 }
 
-// Of several adapters in one file none is chosen.
+// A file with several adapters is refused.
 func TestCheckpointsOfSeveralAdaptersAreRefused(t *testing.T) {
 	x, err := NewFloat32([]float32{1, 2}, []int64{1, 2})
 	require.NoError(t, err)
@@ -141,7 +143,8 @@ func TestCheckpointsOfSeveralAdaptersAreRefused(t *testing.T) {
 	f, err := Open(path)
 	require.NoError(t, err)
 	defer f.Close()
-	require.Equal(t, "a.weight a.lora_A.weight h.weight", f.Weights[0].Name+" "+f.Weights[1].Name+" "+f.Weights[2].Name)
+	require.Equal(t, "a.weight a.lora_A.weight h.weight",
+		f.Weights[0].Name+" "+f.Weights[1].Name+" "+f.Weights[2].Name)
 	root.Set("base_model.model.a.lora_A.default.weight", x)
 	require.NoError(t, pth.Save(path, root))
 	_, err = Open(path)
@@ -149,7 +152,7 @@ func TestCheckpointsOfSeveralAdaptersAreRefused(t *testing.T) {
 	require.ErrorContains(t, err, "`lntorch merge`")
 }
 
-// rewritten copies an adapter's folder with other settings.
+// rewritten copies an adapter folder with other settings.
 func rewritten(t *testing.T, folder string, settings map[string]any) string {
 	t.Helper()
 	to := t.TempDir()
@@ -169,8 +172,8 @@ func rewritten(t *testing.T, folder string, settings map[string]any) string {
 	return to
 }
 
-// Where an initialisation cannot be done again to float32's precision the message says so, and what
-// to do.
+// If an initialisation cannot be reproduced to float32 precision, the message says so and what to
+// do.
 func TestInitialisationsThatRoundingDecidesAreRefused(t *testing.T) {
 	values := func(n int, f func(i int) float32) []float32 {
 		v := make([]float32, n)
@@ -192,30 +195,37 @@ func TestInitialisationsThatRoundingDecidesAreRefused(t *testing.T) {
 		values  []float32
 		scaling float64
 	}{
-		"singular values 2 and 3, 1 and 1, are so close":  {peft.PiSSA, []int64{6, 6}, identity, 1},
-		"its first 2 columns depend on each other":        {peft.OLoRA, []int64{8, 6}, values(48, func(i int) float32 { return float32(i / 6) }), 1},
-		"(singular values from 0 to 0)":                   {peft.OLoRA, []int64{8, 6}, make([]float32, 48), 1},
-		"it holds NaN or Inf":                             {peft.PiSSA, []int64{8, 6}, append([]float32{float32(math.NaN())}, hash[1:]...), 1},
-		"which PEFT has for linear layers alone":          {peft.OLoRA, []int64{8, 6, 1}, hash, 1},
-		"needs a scaling above 0, found -1":               {peft.PiSSA, []int64{8, 6}, hash, -1},
-		"is too large to do init_lora_weights again":      {peft.PiSSA, []int64{2049, 2049}, make([]float32, 2049*2049), 1},
+		"singular values 2 and 3, 1 and 1, are so close": {peft.PiSSA, []int64{6, 6}, identity, 1},
+		"its first 2 columns are linearly dependent": {peft.OLoRA, []int64{8, 6},
+			values(48, func(i int) float32 { return float32(i / 6) }), 1},
+		"(singular values from 0 to 0)": {peft.OLoRA, []int64{8, 6},
+			make([]float32, 48), 1},
+		"it holds NaN or Inf": {peft.PiSSA, []int64{8, 6},
+			append([]float32{float32(math.NaN())}, hash[1:]...), 1},
+		"which PEFT supports for linear layers only": {peft.OLoRA, []int64{8, 6, 1}, hash, 1},
+		"needs a scaling above 0, found -1":          {peft.PiSSA, []int64{8, 6}, hash, -1},
+		"is too large to reproduce init_lora_weights": {peft.PiSSA, []int64{2049, 2049},
+			make([]float32, 2049*2049), 1},
 		"save_pretrained with path_initial_model_for_wei": {peft.PiSSA, []int64{6, 6}, identity, 1},
 	} {
-		err := initialise(slices.Clone(c.values), c.shape, 2, LowRank{Init: c.init, Scaling: c.scaling})
+		err := applyInit(slices.Clone(c.values), c.shape, 2,
+			LowRank{Init: c.init, Scaling: c.scaling})
 		require.ErrorContains(t, err, message)
 	}
 	zero := make([]float32, 48)
-	require.NoError(t, initialise(zero, []int64{8, 6}, 2, LowRank{Init: peft.PiSSA, Scaling: 1}))
+	require.NoError(t, applyInit(zero, []int64{8, 6}, 2, LowRank{Init: peft.PiSSA, Scaling: 1}))
 	require.Equal(t, make([]float32, 48), zero)
-	require.NoError(t, initialise(slices.Clone(hash), []int64{8, 6}, 2, LowRank{Init: peft.PiSSA, Scaling: 1}))
+	require.NoError(t, applyInit(slices.Clone(hash), []int64{8, 6}, 2,
+		LowRank{Init: peft.PiSSA, Scaling: 1}))
 }
 
-// A folder whose PiSSA is called another name is refused before anything is read from the base.
+// A folder whose PiSSA has an unsupported name is refused before anything is read from the base.
 func TestSettingsOfRealFoldersAreRefusedByName(t *testing.T) {
 	folder := filepath.Join(golden.Path(t, "peft/0.21.2"), "plain", "adapter")
 	_, err := peft.Open(rewritten(t, folder, nil), models.CanonicalLayer)
 	require.NoError(t, err)
-	for key, v := range map[string]any{"init_lora_weights": "pissa_niter_4", "target_parameters": []string{"x"}, "kasa_config": map[string]any{}, "something_new": 1,
+	for key, v := range map[string]any{"init_lora_weights": "pissa_niter_4",
+		"target_parameters": []string{"x"}, "kasa_config": map[string]any{}, "something_new": 1,
 		"use_qalora": true, "layers_to_transform": 9} {
 		_, err := peft.Open(rewritten(t, folder, map[string]any{key: v}), models.CanonicalLayer)
 		require.ErrorContains(t, err, key)

@@ -1,7 +1,8 @@
-// Package checkpoint connects networks and files: it reads what PyTorch and nnU-Net saved into a network, and writes
-// the state of a training as the dictionary that nnU-Net's own trainer saves and loads.
+// Package checkpoint connects networks and files: it loads checkpoints of PyTorch and nnU-Net into
+// networks, and saves the state of a training run as the dictionary that nnU-Net's own trainer
+// saves and loads.
 //
-// The file format itself is package formats/pth.
+// The file formats themselves are packages formats/pth and formats/safetensors.
 package checkpoint
 
 import (
@@ -19,38 +20,41 @@ import (
 	"github.com/lntorch/lntorch/formats/pth"
 )
 
-// Weight is one named tensor of a file.
+// Weight is a named tensor of a file.
 type Weight struct {
 	Name string
 	*pth.Tensor
 }
 
-// File is an open checkpoint, of nnU-Net's dictionary or a bare state dict. Fields that the file does not have are zero.
+// File is an open checkpoint: nnU-Net's dictionary or a bare state dict. Fields that the file lacks
+// are zero.
 type File struct {
-	Path    string
-	Weights []Weight // in the file's order, under the names of an unwrapped network without adapters
-	// NNUNet is set for nnU-Net's dictionary; the fields below are filled for it alone.
+	Path string
+	// in file order, with the names of an unwrapped network without adapters
+	Weights []Weight
+	// NNUNet is set for nnU-Net's dictionary; the fields below are filled only then.
 	NNUNet        bool
 	Trainer       string
 	Configuration string
 	Fold          string // a number or "all"
-	Epoch         int    // the epoch that training would begin next
-	// MirrorAxes are the axes that inference mirrors; nil when the file says None or nothing.
+	Epoch         int    // the next epoch to train
+	// MirrorAxes lists the axes that inference mirrors; nil if the file holds None or nothing.
 	MirrorAxes []int
 	Plans      *plans.Plans   // from init_args
 	Dataset    *plans.Dataset // from init_args
-	// Under is the key of the dictionary under which the weights stand in another program's file: "model". "" otherwise.
+	// Under is the key that holds the weights in another program's file, such as "model"; ""
+	// otherwise.
 	Under string
 
-	odd     []fault // metadata that is there and not understood
+	invalid []fault // metadata that is present but could not be read
 	skipped []string
 	globals []pickle.Global
 	closer  io.Closer
-	digest  string // once computed
+	digest  string // cached
 	root    *pickle.Dict
 }
 
-// Names of the fields that Understood takes: the keys of nnU-Net's dictionary and of its init_args.
+// Keys of nnU-Net's dictionary and of its init_args, as arguments of Understood.
 const (
 	KeyTrainer       = "trainer_name"
 	KeyEpoch         = "current_epoch"
@@ -62,16 +66,17 @@ const (
 	KeyDataset       = "dataset_json"
 )
 
-// fault says why a field is zero that the file has.
+// fault is the reason why metadata in the file could not be read.
 type fault struct {
 	key string
 	err error
 }
 
-// Understood says why the fields of these keys are zero, if it is because the file has them in a form that is not
-// understood. Open takes such a file, since its weights are none the worse: who needs a field asks first.
+// Understood returns an error if the file has one of these keys in a form that could not be read,
+// which leaves its field zero. Open accepts such a file because its weights are intact; callers
+// that need a field check it first.
 func (f *File) Understood(keys ...string) error {
-	for _, o := range f.odd {
+	for _, o := range f.invalid {
 		if slices.Contains(keys, o.key) || o.key == KeyInit && slices.ContainsFunc(keys, inInit) {
 			return fmt.Errorf("checkpoint: %s: %w", f.Path, o.err)
 		}
@@ -83,29 +88,32 @@ func inInit(key string) bool {
 	return slices.Contains([]string{KeyConfiguration, KeyFold, KeyPlans, KeyDataset}, key)
 }
 
-// Notes are what a user should know of how the file was read: under which key the weights stand, what was passed over, and
-// which metadata was not understood.
+// Notes lists what a user should know about how the file was read: the key that holds the weights,
+// skipped entries, and metadata that could not be read.
 func (f *File) Notes() []string {
 	var notes []string
 	if f.Under != "" {
 		notes = append(notes, fmt.Sprintf("the weights are those under the key %q", f.Under))
 	}
 	if len(f.skipped) > 0 {
-		notes = append(notes, fmt.Sprintf("passed over %d entries that are no weights, %s for example", len(f.skipped), f.skipped[0]))
+		notes = append(notes,
+			fmt.Sprintf("skipped %d entries that are not weights, for example %s",
+				len(f.skipped), f.skipped[0]))
 	}
-	for _, o := range f.odd {
-		notes = append(notes, "not understood, and of no matter to the weights: "+o.err.Error())
+	for _, o := range f.invalid {
+		notes = append(notes, "metadata that could not be read, which does not affect the "+
+			"weights: "+o.err.Error())
 	}
 	return notes
 }
 
-// Close closes the file. Weights cannot be read afterwards.
+// Close closes the file. Its weights cannot be read afterwards.
 func (f *File) Close() error { return f.closer.Close() }
 
-// Root is the whole pickled dictionary.
+// Root returns the whole pickled dictionary.
 func (f *File) Root() *pickle.Dict { return f.root }
 
-// Globals are the Python names that the file mentions.
+// Globals returns the Python names in the file.
 func (f *File) Globals() []pickle.Global { return f.globals }
 
 // Open opens a checkpoint, .pth or .safetensors, and reads everything but the tensors' contents.
@@ -127,13 +135,15 @@ func Open(path string) (*File, error) {
 
 func (f *File) interpret(root any) error {
 	if f.root = dictOf(root); f.root == nil {
-		return fmt.Errorf("found a value of type %s, expected a dictionary: nnU-Net's checkpoint or a state dict (in Python: torch.save(network.state_dict(), path))", pickle.TypeName(root))
+		return fmt.Errorf("found a value of type %s, expected a dictionary: nnU-Net's checkpoint "+
+			"or a state dict (in Python: torch.save(network.state_dict(), path))",
+			pickle.TypeName(root))
 	}
 	weights, err := f.findWeights()
 	if err != nil {
 		return err
 	}
-	adapter := "" // the name of the adapter that a wrapped network has
+	adapter := "" // the adapter's name in a wrapped network
 	for key, value := range weights.All() {
 		name := key.(string)
 		if isExtraState(name, value) {
@@ -141,10 +151,14 @@ func (f *File) interpret(root any) error {
 			continue
 		}
 		if strings.Contains(name, ".original_module.") {
-			continue // PEFT's copy of a layer that was trained as a whole and stands under modules_to_save
+			// PEFT's original of a layer that was trained in full, whose result is under
+			// modules_to_save
+			continue
 		}
 		if a := peft.AdapterName(name); a != "" && adapter != "" && a != adapter {
-			return fmt.Errorf("it holds several adapters, %s and %s, whose tensors would get the same names: save one of them with PEFT's save_pretrained and give its folder to `lntorch merge`", adapter, a)
+			return fmt.Errorf("it holds several adapters, %s and %s, whose tensors would get the "+
+				"same names: save one of them with PEFT's save_pretrained and give its folder to "+
+				"`lntorch merge`", adapter, a)
 		} else if a != "" {
 			adapter = a
 		}
@@ -156,35 +170,39 @@ func (f *File) interpret(root any) error {
 	return nil
 }
 
-// isExtraState reports whether an entry of a state dict is what a module's get_extra_state gave: no weight.
+// isExtraState reports whether an entry of a state dict is the result of a module's get_extra_state
+// and so not a weight.
 // Source: torch.nn.Module.state_dict, _EXTRA_STATE_KEY_SUFFIX.
 func isExtraState(name string, value any) bool {
 	_, tensor := value.(*pth.Tensor)
 	return !tensor && (name == "_extra_state" || strings.HasSuffix(name, "._extra_state"))
 }
 
-// notWeights says why a dict is no state dict; nil if it is one.
+// notWeights returns an error saying why a dict is not a state dict, nil if it is one.
 func notWeights(d *pickle.Dict) error {
 	for key, value := range d.All() {
 		name, ok := key.(string)
 		if !ok {
-			return fmt.Errorf("the name %v of a weight is of type %s, expected text", key, pickle.TypeName(key))
+			return fmt.Errorf("the name %v of a weight is of type %s, expected text", key,
+				pickle.TypeName(key))
 		}
 		if _, ok := value.(*pth.Tensor); !ok && !isExtraState(name, value) {
-			return fmt.Errorf("weight %s is of type %s, expected a tensor", name, pickle.TypeName(value))
+			return fmt.Errorf("weight %s is of type %s, expected a tensor", name,
+				pickle.TypeName(value))
 		}
 	}
 	return nil
 }
 
-// findWeights gives the state dict of the file: nnU-Net's network_weights, the dictionary itself, Lightning's state_dict, or the
-// only entry that is a state dict.
+// findWeights returns the state dict of the file: nnU-Net's network_weights, the dictionary itself,
+// Lightning's state_dict, or the only entry that is a state dict.
 func (f *File) findWeights() (*pickle.Dict, error) {
 	if w, ok := f.root.Get("network_weights"); ok {
 		f.NNUNet = true
 		d := dictOf(w)
 		if d == nil {
-			return nil, fmt.Errorf("network_weights is of type %s, expected a dict", pickle.TypeName(w))
+			return nil, fmt.Errorf("network_weights is of type %s, expected a dict",
+				pickle.TypeName(w))
 		}
 		return d, notWeights(d)
 	}
@@ -209,7 +227,9 @@ func (f *File) findWeights() (*pickle.Dict, error) {
 		return dictOf(w), nil
 	}
 	if len(found) > 1 {
-		return nil, fmt.Errorf("found weights under %d keys (%s), expected one: save the right one alone, in Python: torch.save(torch.load(path, map_location=\"cpu\")[%q], new_path)",
+		return nil, fmt.Errorf("found weights under %d keys (%s), expected one: save the right "+
+			"one alone, in Python: torch.save(torch.load(path, map_location=\"cpu\")[%q], "+
+			"new_path)",
 			len(found), shortList(found), found[0])
 	}
 	if w, ok := f.root.Get("state_dict"); ok && dictOf(w) != nil {
@@ -219,11 +239,13 @@ func (f *File) findWeights() (*pickle.Dict, error) {
 	for key := range f.root.All() {
 		keys = append(keys, fmt.Sprint(key))
 	}
-	return nil, fmt.Errorf("found a dictionary with the keys %s, expected nnU-Net's checkpoint (network_weights) or a state dict, as it is or under one key: %w; "+
-		"save the weights alone, in Python: torch.save(network.state_dict(), path)", shortList(keys), own)
+	return nil, fmt.Errorf("found a dictionary with the keys %s, expected nnU-Net's checkpoint "+
+		"(network_weights) or a state dict, as it is or under one key: %w; save the weights "+
+		"alone, in Python: torch.save(network.state_dict(), path)",
+		shortList(keys), own)
 }
 
-// shortList joins the first few names.
+// shortList joins the first few names and counts the rest.
 func shortList(names []string) string {
 	const most = 12
 	if more := len(names) - most; more > 0 {
@@ -232,11 +254,12 @@ func shortList(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// readMetadata fills the fields of nnU-Net's dictionary. What is not understood stays zero and goes to f.odd.
+// readMetadata fills the fields of nnU-Net's dictionary. What cannot be read stays zero and is
+// added to f.invalid.
 func (f *File) readMetadata() {
 	read := func(key string, err error) {
 		if err != nil {
-			f.odd = append(f.odd, fault{key, err})
+			f.invalid = append(f.invalid, fault{key, err})
 		}
 	}
 	var err error
@@ -257,7 +280,8 @@ func (f *File) readMetadata() {
 	}
 	args := dictOf(init)
 	if args == nil {
-		read(KeyInit, fmt.Errorf("%s is of type %s, expected a dict", KeyInit, pickle.TypeName(init)))
+		read(KeyInit, fmt.Errorf("%s is of type %s, expected a dict", KeyInit,
+			pickle.TypeName(init)))
 		return
 	}
 	inside := func(key string, err error) {
@@ -279,13 +303,13 @@ func (f *File) readMetadata() {
 	}
 }
 
-// fold is a number or "all".
+// fold returns the fold: a number or "all".
 func fold(args *pickle.Dict) (string, error) {
 	v, _ := args.Get(KeyFold)
 	if v == nil {
 		return "", nil
 	}
-	if n, ok := whole(v); ok {
+	if n, ok := wholeNumber(v); ok {
 		return strconv.FormatInt(n, 10), nil
 	}
 	return text(args, KeyFold)
@@ -303,12 +327,13 @@ func mirrorAxes(root *pickle.Dict) ([]int, error) {
 	}
 	axes := []int{}
 	for _, a := range list {
-		n, ok := whole(a)
+		n, ok := wholeNumber(a)
 		if !ok {
-			return nil, fmt.Errorf("%s holds a value of type %s, expected axes", key, pickle.TypeName(a))
+			return nil, fmt.Errorf("%s holds a value of type %s, expected axes", key,
+				pickle.TypeName(a))
 		}
 		if n < 0 || n > 2 {
-			return nil, fmt.Errorf("%s: %d is no axis, expected 0, 1 or 2", key, n)
+			return nil, fmt.Errorf("%s: %d is not an axis, expected 0, 1 or 2", key, n)
 		}
 		axes = append(axes, int(n))
 	}
@@ -331,7 +356,7 @@ func datasetOf(v any) (*plans.Dataset, error) {
 	return plans.DatasetFromObject(o, KeyDataset)
 }
 
-// objectOf turns a pickled dict into an object of package plans.
+// objectOf converts a pickled dict to an object of package plans.
 func objectOf(v any, key string) (*plans.Object, error) {
 	if dictOf(v) == nil {
 		return nil, fmt.Errorf("%s is of type %s, expected a dict", key, pickle.TypeName(v))
@@ -355,7 +380,7 @@ func dictOf(v any) *pickle.Dict {
 	return nil
 }
 
-// items lists what a Python loop over v would give.
+// items lists the elements that Python's iteration over v yields.
 func items(v any) ([]any, error) {
 	switch l := v.(type) {
 	case pickle.Tuple:
@@ -392,8 +417,8 @@ func items(v any) ([]any, error) {
 	return nil, fmt.Errorf("found a value of type %s, expected a list", pickle.TypeName(v))
 }
 
-// whole gives the value of an integer, or of a number without a fraction: 30.0 is 30.
-func whole(v any) (int64, bool) {
+// wholeNumber returns the value of an integer, or of a float without a fraction: 30.0 is 30.
+func wholeNumber(v any) (int64, bool) {
 	if n, ok := pickle.AsInt(v); ok {
 		return n, true
 	}
@@ -401,18 +426,18 @@ func whole(v any) (int64, bool) {
 	return int64(x), ok && x == math.Trunc(x) && math.Abs(x) < 1<<53
 }
 
-// plain takes the value out of a numpy scalar.
-func plain(v any) any {
+// unwrapScalar returns the value of a numpy scalar, and other values unchanged.
+func unwrapScalar(v any) any {
 	if s, ok := v.(*pickle.NumpyScalar); ok {
 		return s.Value()
 	}
 	return v
 }
 
-// text, integer and float read an entry of a dict; one that is missing is "" or 0.
+// text, integer and float read an entry of a dict; a missing one is "" or 0.
 func text(d *pickle.Dict, key string) (string, error) {
 	v, ok := d.Get(key)
-	s, isText := plain(v).(string)
+	s, isText := unwrapScalar(v).(string)
 	if ok && !isText {
 		return "", fmt.Errorf("%s is of type %s, expected text", key, pickle.TypeName(v))
 	}
@@ -421,7 +446,7 @@ func text(d *pickle.Dict, key string) (string, error) {
 
 func integer(d *pickle.Dict, key string) (int64, error) {
 	v, ok := d.Get(key)
-	n, isWhole := whole(v)
+	n, isWhole := wholeNumber(v)
 	if ok && !isWhole {
 		return 0, fmt.Errorf("%s is of type %s, expected a whole number", key, pickle.TypeName(v))
 	}
@@ -437,7 +462,7 @@ func float(d *pickle.Dict, key string) (float64, error) {
 	return x, nil
 }
 
-// toJSON turns pickled plain data into the ordered documents of package plans.
+// toJSON converts pickled plain data to the ordered documents of package plans.
 func toJSON(v any) (any, error) {
 	switch x := v.(type) {
 	case nil, bool, int64, float64, string, *big.Int:
@@ -450,7 +475,7 @@ func toJSON(v any) (any, error) {
 		return x.String(), nil
 	case pickle.DType:
 		return "torch." + string(x), nil
-	case pickle.Global: // a class, which plans name by its path
+	case pickle.Global: // a class, which plans refer to by its path
 		return x.String(), nil
 	case pickle.Tuple, *pickle.List, *pickle.Set, pickle.Size, *pickle.NumpyArray:
 		out := []any{}
@@ -469,7 +494,7 @@ func toJSON(v any) (any, error) {
 	}
 	d := dictOf(v)
 	if d == nil {
-		return nil, fmt.Errorf("a value of type %s has no place in JSON", pickle.TypeName(v))
+		return nil, fmt.Errorf("a value of type %s cannot be stored in JSON", pickle.TypeName(v))
 	}
 	o := &plans.Object{}
 	for k, e := range d.All() {
@@ -482,9 +507,9 @@ func toJSON(v any) (any, error) {
 	return o, nil
 }
 
-// jsonKey is a key of a dict as json.dumps writes it: 0 is "0", None "null".
+// jsonKey returns a dict key as json.dumps writes it: 0 is "0", None "null".
 func jsonKey(k any) string {
-	switch k := plain(k).(type) {
+	switch k := unwrapScalar(k).(type) {
 	case string:
 		return k
 	case nil:
@@ -496,7 +521,7 @@ func jsonKey(k any) string {
 	}
 }
 
-// fromJSON is the inverse: what json.load would give, as pickled.
+// fromJSON is the inverse of toJSON: what json.load returns, in pickled form.
 func fromJSON(v any) any {
 	switch x := v.(type) {
 	case *plans.Object:
@@ -516,8 +541,8 @@ func fromJSON(v any) any {
 	return v
 }
 
-// Lntorch tells what lntorch added to the file: the method and the iterations done in the current epoch; "" and 0 when
-// another program wrote it.
+// Lntorch returns what lntorch added to the file: the method and the number of iterations done in
+// the current epoch; "" and 0 if another program wrote the file.
 func (f *File) Lntorch() (method string, iteration int64) {
 	v, _ := f.root.Get("lntorch")
 	d := dictOf(v)

@@ -23,7 +23,7 @@ import (
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
-// The model that nnU-Net trained.
+// The model trained by nnU-Net.
 const (
 	sourceModel      = "testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom"
 	sourceCheckpoint = sourceModel + "/fold_0/checkpoint_final.pth"
@@ -44,7 +44,8 @@ func sourceNetwork(t *testing.T, s *torch.Scope) models.Network {
 	require.NoError(t, err)
 	a, err := models.Parse(c)
 	require.NoError(t, err)
-	n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
+	n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU},
+		models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
 	require.NoError(t, err)
 	return n
 }
@@ -87,7 +88,7 @@ func TestOpenReadsWhatNnUNetSaved(t *testing.T) {
 	require.Empty(t, method)
 	require.Zero(t, iteration)
 
-	// The plans and dataset.json that nnU-Net wrote beside the checkpoint are those inside it.
+	// The plans and dataset.json that nnU-Net wrote next to the checkpoint equal those inside it.
 	for _, c := range []struct {
 		name   string
 		inside *plans.Object
@@ -112,10 +113,12 @@ func TestTrainingReadsWhatNnUNetSaved(t *testing.T) {
 		require.Equal(t, 0.703917549878526, *tr.BestEMA)
 		require.Nil(t, tr.Scaler)
 		require.Empty(t, tr.Extra)
-		require.Equal(t, torch.SGD{LR: 0.00046837194216121523, Momentum: 0.99, WeightDecay: 3e-5, Nesterov: true}, tr.SGD.Options)
+		require.Equal(t, torch.SGD{LR: 0.00046837194216121523, Momentum: 0.99, WeightDecay: 3e-5,
+			Nesterov: true}, tr.SGD.Options)
 		require.Equal(t, 0.01, tr.SGD.InitialLR)
 		require.Len(t, tr.SGD.Buffers, 68)
-		for i, b := range tr.SGD.Buffers { // the lowest head has weight 0 in the loss: no gradient, no momentum
+		// the lowest-resolution head has weight 0 in the loss: no gradient, no momentum
+		for i, b := range tr.SGD.Buffers {
 			require.Equal(t, i == 62 || i == 63, b == nil, "momentum %d", i)
 		}
 		root, _ := f.Root().Get("optimizer_state")
@@ -127,8 +130,10 @@ func TestTrainingReadsWhatNnUNetSaved(t *testing.T) {
 		require.Equal(t, read(t, want.(*pth.Tensor)), b)
 
 		l := tr.Logging
-		for name, n := range map[string]int{"mean": len(l.MeanFgDice), "ema": len(l.EMAFgDice), "dice": len(l.Dice), "train": len(l.TrainLosses),
-			"val": len(l.ValLosses), "lr": len(l.LRs), "start": len(l.EpochStart), "end": len(l.EpochEnd)} {
+		for name, n := range map[string]int{"mean": len(l.MeanFgDice), "ema": len(l.EMAFgDice),
+			"dice": len(l.Dice), "train": len(l.TrainLosses),
+			"val": len(l.ValLosses), "lr": len(l.LRs), "start": len(l.EpochStart),
+			"end": len(l.EpochEnd)} {
 			require.Equal(t, 30, n, name)
 		}
 		require.Equal(t, []float64{0}, l.Dice[0])
@@ -138,7 +143,8 @@ func TestTrainingReadsWhatNnUNetSaved(t *testing.T) {
 	}))
 }
 
-// sample is a training with everything in it: gaps in the momentum, a scaler, several classes, state of a method.
+// sample is a training state with everything in it: missing momentum buffers, a scaler, several
+// classes, a method's state.
 func sample(t *testing.T, s *torch.Scope) *checkpoint.Training {
 	t.Helper()
 	n := newSmall(t, s)
@@ -146,17 +152,28 @@ func sample(t *testing.T, s *torch.Scope) *checkpoint.Training {
 	f := openSource(t)
 	return &checkpoint.Training{
 		Network: n.module,
-		SGD: checkpoint.SGDState{Options: torch.SGD{LR: 1e-3, Momentum: 0.99, WeightDecay: 3e-5, Nesterov: true}, InitialLR: 1e-2,
-			Buffers: []*torch.Tensor{torchtest.Tensor(s, 1, 2, 3), nil, torchtest.Tensor(s, 2, 1, 2)}},
-		Scaler: &optim.GradScalerState{Scale: 1024, GrowthFactor: 2, BackoffFactor: 0.5, GrowthInterval: 2000, GrowthTracker: 17},
-		Logging: checkpoint.Logging{MeanFgDice: []float64{0.1, 1.0 / 3}, EMAFgDice: []float64{0.1, 0.25}, Dice: [][]float64{{0.1, 0.2}, {math.NaN(), 1}},
-			TrainLosses: []float32{0.1, -0.3}, ValLosses: []float32{1e-8, 2}, LRs: []float64{0.01, 0.005}, EpochStart: []float64{1e9 + 0.25, 1e9 + 1}, EpochEnd: []float64{1e9 + 2, 1e9 + 3}},
+		SGD: checkpoint.SGDState{Options: torch.SGD{LR: 1e-3, Momentum: 0.99, WeightDecay: 3e-5,
+			Nesterov: true}, InitialLR: 1e-2,
+			Buffers: []*torch.Tensor{torchtest.Tensor(s, 1, 2, 3), nil,
+				torchtest.Tensor(s, 2, 1, 2)}},
+		Scaler: &optim.GradScalerState{Scale: 1024, GrowthFactor: 2, BackoffFactor: 0.5,
+			GrowthInterval: 2000, GrowthTracker: 17},
+		Logging: checkpoint.Logging{MeanFgDice: []float64{0.1, 1.0 / 3},
+			EMAFgDice: []float64{0.1, 0.25}, Dice: [][]float64{{0.1, 0.2}, {math.NaN(), 1}},
+			TrainLosses: []float32{0.1, -0.3}, ValLosses: []float32{1e-8, 2},
+			LRs: []float64{0.01, 0.005}, EpochStart: []float64{1e9 + 0.25, 1e9 + 1},
+			EpochEnd: []float64{1e9 + 2, 1e9 + 3}},
 		BestEMA: &best, Epoch: 2,
-		InitArgs: checkpoint.InitArgs{Plans: f.Plans.Raw(), Configuration: "3d_phantom", Fold: "3", Dataset: f.Dataset.Raw(), UnpackDataset: true, Device: "cpu"},
-		Trainer:  "nnUNetTrainer_DGST", MirrorAxes: []int{0, 2},
-		Extra: []checkpoint.Entry{{Name: "iteration", Value: int64(math.MaxInt64)}, {Name: "losses", Value: []float64{0.1, math.Inf(1)}}, {Name: "none", Value: []float64{}},
-			{Name: "method", Value: "dgst"}, {Name: "on", Value: true}, {Name: "x", Value: -0.5}, {Name: "method/touched/a.weight", Value: []byte{0, 255, 1}},
-			{Name: "method/mask/a.weight", Value: []int64{-1, 1 << 40}}, {Name: "method/mask/empty", Value: []int64{}}},
+		InitArgs: checkpoint.InitArgs{Plans: f.Plans.Raw(), Configuration: "3d_phantom", Fold: "3",
+			Dataset: f.Dataset.Raw(), UnpackDataset: true, Device: "cpu"},
+		Trainer: "nnUNetTrainer_DGST", MirrorAxes: []int{0, 2},
+		Extra: []checkpoint.Entry{{Name: "iteration", Value: int64(math.MaxInt64)},
+			{Name: "losses", Value: []float64{0.1, math.Inf(1)}},
+			{Name: "none", Value: []float64{}},
+			{Name: "method", Value: "dgst"}, {Name: "on", Value: true}, {Name: "x", Value: -0.5},
+			{Name: "method/touched/a.weight", Value: []byte{0, 255, 1}},
+			{Name: "method/mask/a.weight", Value: []int64{-1, 1 << 40}},
+			{Name: "method/mask/empty", Value: []int64{}}},
 	}
 }
 
@@ -180,7 +197,8 @@ func TestSavedTrainingComesBack(t *testing.T) {
 		require.Nil(t, got.SGD.Buffers[1])
 		for _, i := range []int{0, 2} {
 			require.Equal(t, want.SGD.Buffers[i].Shape(), got.SGD.Buffers[i].Shape())
-			require.Equal(t, torchtest.Float32s(t, want.SGD.Buffers[i]), torchtest.Float32s(t, got.SGD.Buffers[i]))
+			require.Equal(t, torchtest.Float32s(t, want.SGD.Buffers[i]),
+				torchtest.Float32s(t, got.SGD.Buffers[i]))
 		}
 		require.Equal(t, want.SGD.Options, got.SGD.Options)
 		require.Equal(t, want.SGD.InitialLR, got.SGD.InitialLR)
@@ -194,7 +212,8 @@ func TestSavedTrainingComesBack(t *testing.T) {
 		require.Equal(t, want.MirrorAxes, got.MirrorAxes)
 		require.Equal(t, want.Extra, got.Extra)
 		require.Equal(t, want.InitArgs.Configuration, got.InitArgs.Configuration)
-		for _, pair := range [][2]*plans.Object{{want.InitArgs.Plans, got.InitArgs.Plans}, {want.InitArgs.Dataset, got.InitArgs.Dataset}} {
+		for _, pair := range [][2]*plans.Object{{want.InitArgs.Plans, got.InitArgs.Plans},
+			{want.InitArgs.Dataset, got.InitArgs.Dataset}} {
 			a, err := plans.EncodeJSON(pair[0], 1, false)
 			require.NoError(t, err)
 			b, err := plans.EncodeJSON(pair[1], 1, false)
@@ -216,7 +235,8 @@ func TestAbsentPartsAreNone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "c.pth")
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		want := sample(t, s)
-		want.Scaler, want.BestEMA, want.MirrorAxes, want.Extra, want.InitArgs.Fold = nil, nil, nil, nil, "all"
+		want.Scaler, want.BestEMA, want.MirrorAxes, want.Extra, want.InitArgs.Fold = nil, nil, nil,
+			nil, "all"
 		want.Logging = checkpoint.Logging{}
 		require.NoError(t, checkpoint.Save(path, want))
 		f, err := checkpoint.Open(path)
@@ -240,10 +260,12 @@ func TestWhatCannotBeSavedIsNamedAndLeavesNoFile(t *testing.T) {
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		tr := sample(t, s)
 		tr.Extra = append(tr.Extra, checkpoint.Entry{Name: "method/odd", Value: []string{"x"}})
-		require.ErrorContains(t, checkpoint.Save(path, tr), "c.pth: method/odd: a []string cannot be saved")
+		require.ErrorContains(t, checkpoint.Save(path, tr),
+			"c.pth: method/odd: a []string cannot be saved")
 		require.NoFileExists(t, path)
 		tr.Extra = nil
-		require.ErrorContains(t, checkpoint.Save(filepath.Join(t.TempDir(), "no", "c.pth"), tr), "no such file")
+		require.ErrorContains(t, checkpoint.Save(filepath.Join(t.TempDir(), "no", "c.pth"), tr),
+			"no such file")
 		return nil
 	}))
 }
@@ -261,14 +283,14 @@ func TestSaveWeightsIsABareStateDict(t *testing.T) {
 		require.Len(t, f.Weights, 7)
 		require.Same(t, f.Weights[0].Storage, f.Weights[3].Storage, "aliases share a storage")
 		_, err = f.Training(s)
-		require.ErrorContains(t, err, "w.pth: holds weights alone")
+		require.ErrorContains(t, err, "w.pth: holds only weights")
 		require.ErrorContains(t, err, "optimizer_state")
 		return nil
 	}))
 }
 
-// describe lists a pickled value, path by path: Python type, value, and for tensors everything but the bytes; storages are
-// numbered by first appearance.
+// describe lists a pickled value, path by path: Python type, value, and for tensors everything but
+// the bytes; storages are numbered by first appearance.
 func describe(path string, v any, storages map[*pth.Storage]int, out *[]line) {
 	add := func(kind string, value any) { *out = append(*out, line{path, kind, value}) }
 	each := func(kind string, d *pickle.Dict) {
@@ -302,7 +324,8 @@ func describe(path string, v any, storages map[*pth.Storage]int, out *[]line) {
 			id = len(storages)
 			storages[x.Storage] = id
 		}
-		add("tensor", []any{x.DType, x.Size, x.Stride, x.Offset, x.RequiresGrad, x.Parameter, id, x.Storage.Numel})
+		add("tensor", []any{x.DType, x.Size, x.Stride, x.Offset, x.RequiresGrad, x.Parameter, id,
+			x.Storage.Numel})
 	case *pickle.NumpyScalar:
 		add("numpy", x.Value())
 	default:
@@ -323,8 +346,9 @@ func toText(k any) string {
 	return string(b)
 }
 
-// The real checkpoint, read and saved by this package, has nnU-Net's structure: keys, order, types, _metadata, shared
-// storages. Numpy scalars become floats, the device its name, and a last key is lntorch's.
+// The real checkpoint, read and saved by this package, has nnU-Net's structure: keys, order, types,
+// _metadata, shared storages. Numpy scalars become floats, the device becomes its name, and lntorch
+// adds a last key.
 func TestSavedCheckpointHasTheStructureOfNnUNets(t *testing.T) {
 	torchtest.NoLeak(t)
 	path := resave(t)
@@ -359,7 +383,7 @@ func TestSavedCheckpointHasTheStructureOfNnUNets(t *testing.T) {
 	}
 }
 
-// resave reads the real checkpoint into a network and saves that.
+// resave loads the real checkpoint into a network and saves it.
 func resave(t *testing.T) string {
 	t.Helper()
 	f := openSource(t)
@@ -387,12 +411,14 @@ func TestLivePythonOpensWhatSaveWrote(t *testing.T) {
 			Equal             bool
 			Tensors, Storages int
 		}
-		lastJSON(t, golden.Run(t, "nnunet_stack.py", "compare-pth", sourceCheckpoint, path, "--only", key), &r)
+		lastJSON(t, golden.Run(t, "nnunet_stack.py", "compare-pth", sourceCheckpoint, path,
+			"--only", key), &r)
 		require.True(t, r.Equal, key)
 		require.Positive(t, r.Tensors)
 	}
 	full := filepath.Join(t.TempDir(), "full.pth")
-	require.NoError(t, torch.With(func(s *torch.Scope) error { return checkpoint.Save(full, sample(t, s)) }))
+	require.NoError(t,
+		torch.With(func(s *torch.Scope) error { return checkpoint.Save(full, sample(t, s)) }))
 	golden.Run(t, "nnunet_stack.py", "weights-only", full)
 }
 
@@ -403,17 +429,25 @@ func TestOpenSaysWhatItFoundAndExpected(t *testing.T) {
 		root any
 		want string
 	}{
-		"a list":        {list(int64(1)), "found a value of type list, expected a dictionary: nnU-Net's checkpoint or a state dict"},
-		"a tensor":      {w, "found a value of type torch.Tensor, expected a dictionary"},
-		"odd weights":   {dict("network_weights", "x"), "network_weights is of type str, expected a dict"},
-		"an odd weight": {dict("network_weights", dict("a", 1.5)), "weight a is of type float, expected a tensor"},
-		"a number":      {dict(int64(0), w), "the name 0 of a weight is of type int, expected text"},
-		"neither": {dict("a", w, "b", int64(1)), "found a dictionary with the keys a, b, expected nnU-Net's checkpoint (network_weights) or a state dict, as it is or " +
-			"under one key: weight b is of type int, expected a tensor; save the weights alone, in Python: torch.save(network.state_dict(), path)"},
-		"two networks": {dict("model", dict("a", w), "ema", dict("a", w)), `found weights under 2 keys (model, ema), expected one: save the right one alone, in Python: ` +
-			`torch.save(torch.load(path, map_location="cpu")["model"], new_path)`},
-		"two levels":    {dict("state", dict("model", dict("a", w))), "found a dictionary with the keys state, expected"},
-		"odd Lightning": {dict("state_dict", dict("a", w, "b", int64(1))), "weight b is of type int"},
+		"a list": {list(int64(1)),
+			"found a value of type list, expected a dictionary: nnU-Net's checkpoint or a state dict"},
+		"a tensor": {w, "found a value of type torch.Tensor, expected a dictionary"},
+		"odd weights": {dict("network_weights", "x"),
+			"network_weights is of type str, expected a dict"},
+		"an odd weight": {dict("network_weights", dict("a", 1.5)),
+			"weight a is of type float, expected a tensor"},
+		"a number": {dict(int64(0), w),
+			"the name 0 of a weight is of type int, expected text"},
+		"neither": {dict("a", w, "b", int64(1)),
+			"found a dictionary with the keys a, b, expected nnU-Net's checkpoint (network_weights) or a state dict, as it is or " +
+				"under one key: weight b is of type int, expected a tensor; save the weights alone, in Python: torch.save(network.state_dict(), path)"},
+		"two networks": {dict("model", dict("a", w), "ema", dict("a", w)),
+			`found weights under 2 keys (model, ema), expected one: save the right one alone, in Python: ` +
+				`torch.save(torch.load(path, map_location="cpu")["model"], new_path)`},
+		"two levels": {dict("state", dict("model", dict("a", w))),
+			"found a dictionary with the keys state, expected"},
+		"odd Lightning": {dict("state_dict", dict("a", w, "b", int64(1))),
+			"weight b is of type int"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, "odd.pth")
@@ -428,7 +462,8 @@ func TestOpenSaysWhatItFoundAndExpected(t *testing.T) {
 	require.ErrorContains(t, err, "none.pth")
 }
 
-// Metadata that is not understood costs what it says and nothing else: the weights are there, and who asks for it learns why.
+// Invalid metadata affects only its own fields: the weights are read, and Understood returns the
+// reason.
 func TestOddMetadataLeavesTheWeights(t *testing.T) {
 	w := weight(t, "", pth.Float32, []float64{1}, 1).Tensor
 	path := filepath.Join(t.TempDir(), "odd.pth")
@@ -439,25 +474,42 @@ func TestOddMetadataLeavesTheWeights(t *testing.T) {
 		asked string
 		want  string
 	}{
-		"trainer":            {"trainer_name", int64(1), checkpoint.KeyTrainer, "trainer_name is of type int, expected text"},
-		"epoch":              {"current_epoch", "3", checkpoint.KeyEpoch, "current_epoch is of type str, expected a whole number"},
-		"half an epoch":      {"current_epoch", 30.5, checkpoint.KeyEpoch, "current_epoch is of type float, expected a whole number"},
-		"negative epoch":     {"current_epoch", int64(-1), checkpoint.KeyEpoch, "current_epoch is -1"},
-		"axes":               {"inference_allowed_mirroring_axes", int64(1), checkpoint.KeyMirrorAxes, "found a value of type int, expected a list"},
-		"an axis":            {"inference_allowed_mirroring_axes", pickle.Tuple{int64(3)}, checkpoint.KeyMirrorAxes, "3 is no axis, expected 0, 1 or 2"},
-		"text as axis":       {"inference_allowed_mirroring_axes", pickle.Tuple{"x"}, checkpoint.KeyMirrorAxes, "holds a value of type str, expected axes"},
-		"arguments":          {"init_args", int64(1), checkpoint.KeyPlans, "init_args is of type int, expected a dict"},
-		"configuration":      {"init_args", init("configuration", nil), checkpoint.KeyConfiguration, "init_args: configuration is of type NoneType, expected text"},
-		"fold":               {"init_args", init("fold", 1.5), checkpoint.KeyFold, "init_args: fold is of type float, expected text"},
-		"plans":              {"init_args", init("plans", list()), checkpoint.KeyPlans, "init_args: plans is of type list, expected a dict"},
-		"a tensor in plans":  {"init_args", init("plans", dict("x", w)), checkpoint.KeyPlans, "init_args: plans: a value of type torch.Tensor has no place in JSON"},
-		"dataset":            {"init_args", init("dataset_json", "x"), checkpoint.KeyDataset, "init_args: dataset_json is of type str, expected a dict"},
-		"incomplete dataset": {"init_args", init("dataset_json", dict()), checkpoint.KeyDataset, `dataset_json: key "channel_names" is missing`},
-		"label of a word": {"init_args", init("dataset_json", dict("channel_names", dict("0", "CT"), "labels", dict("background", int64(0), "a", "one"))), checkpoint.KeyDataset,
+		"trainer": {"trainer_name", int64(1), checkpoint.KeyTrainer,
+			"trainer_name is of type int, expected text"},
+		"epoch": {"current_epoch", "3", checkpoint.KeyEpoch,
+			"current_epoch is of type str, expected a whole number"},
+		"half an epoch": {"current_epoch", 30.5, checkpoint.KeyEpoch,
+			"current_epoch is of type float, expected a whole number"},
+		"negative epoch": {"current_epoch", int64(-1), checkpoint.KeyEpoch,
+			"current_epoch is -1"},
+		"axes": {"inference_allowed_mirroring_axes", int64(1),
+			checkpoint.KeyMirrorAxes, "found a value of type int, expected a list"},
+		"an axis": {"inference_allowed_mirroring_axes", pickle.Tuple{int64(3)},
+			checkpoint.KeyMirrorAxes, "3 is not an axis, expected 0, 1 or 2"},
+		"text as axis": {"inference_allowed_mirroring_axes", pickle.Tuple{"x"},
+			checkpoint.KeyMirrorAxes, "holds a value of type str, expected axes"},
+		"arguments": {"init_args", int64(1), checkpoint.KeyPlans,
+			"init_args is of type int, expected a dict"},
+		"configuration": {"init_args", init("configuration", nil), checkpoint.KeyConfiguration,
+			"init_args: configuration is of type NoneType, expected text"},
+		"fold": {"init_args", init("fold", 1.5), checkpoint.KeyFold,
+			"init_args: fold is of type float, expected text"},
+		"plans": {"init_args", init("plans", list()), checkpoint.KeyPlans,
+			"init_args: plans is of type list, expected a dict"},
+		"a tensor in plans": {"init_args", init("plans", dict("x", w)), checkpoint.KeyPlans,
+			"init_args: plans: a value of type torch.Tensor cannot be stored in JSON"},
+		"dataset": {"init_args", init("dataset_json", "x"), checkpoint.KeyDataset,
+			"init_args: dataset_json is of type str, expected a dict"},
+		"incomplete dataset": {"init_args", init("dataset_json", dict()), checkpoint.KeyDataset,
+			`dataset_json: key "channel_names" is missing`},
+		"label of a word": {"init_args",
+			init("dataset_json", dict("channel_names", dict("0", "CT"), "labels",
+				dict("background", int64(0), "a", "one"))), checkpoint.KeyDataset,
 			`dataset_json: labels: a: expected a whole number, as a number or as text, or a list of them, found "one"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.NoError(t, pth.Save(path, dict("network_weights", dict("a", w), c.key, c.value)))
+			require.NoError(t, pth.Save(path,
+				dict("network_weights", dict("a", w), c.key, c.value)))
 			f, err := checkpoint.Open(path)
 			require.NoError(t, err)
 			defer f.Close()
@@ -467,7 +519,8 @@ func TestOddMetadataLeavesTheWeights(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 			require.Len(t, f.Notes(), 1)
 			require.ErrorContains(t, errors.New(f.Notes()[0]), c.want)
-			for _, key := range []string{checkpoint.KeyTrainer, checkpoint.KeyEpoch, checkpoint.KeyMirrorAxes} {
+			for _, key := range []string{checkpoint.KeyTrainer, checkpoint.KeyEpoch,
+				checkpoint.KeyMirrorAxes} {
 				if key != c.key {
 					require.NoError(t, f.Understood(key))
 				}
@@ -480,7 +533,7 @@ func TestOddMetadataLeavesTheWeights(t *testing.T) {
 	}
 }
 
-// Values that Python takes for the numbers they are.
+// Values that Python accepts as numbers.
 func TestMetadataIsReadAsPythonReadsIt(t *testing.T) {
 	w := weight(t, "", pth.Float32, []float64{1}, 1).Tensor
 	path := filepath.Join(t.TempDir(), "lenient.pth")
@@ -492,15 +545,22 @@ func TestMetadataIsReadAsPythonReadsIt(t *testing.T) {
 	name := numpy('U', 'n', 0, 0, 0, 'n', 0, 0, 0)
 	axes := &pickle.NumpyArray{Shape: []int64{2}, Data: []byte{0, 2}}
 	axes.DType.Order, axes.DType.Kind, axes.DType.Size = '|', 'u', 1
-	dataset := dict("channel_names", dict(int64(0), "CT"), "labels", dict("background", "0", "a", 1.0, "b", numpy('i', 2, 0)), "numTraining", 5.0)
-	require.NoError(t, pth.Save(path, dict("network_weights", dict("a", w), "trainer_name", name, "current_epoch", 30.0, "inference_allowed_mirroring_axes", axes,
-		"init_args", dict("configuration", name, "fold", numpy('i', 3, 0, 0, 0), "dataset_json", dataset,
-			"plans", dict("configurations", dict(), "transpose_forward", pickle.Tuple{0.0, int64(1)}, "op", pickle.Global{Module: "builtins", Name: "list"})))))
+	dataset := dict("channel_names", dict(int64(0), "CT"), "labels",
+		dict("background", "0", "a", 1.0, "b", numpy('i', 2, 0)), "numTraining", 5.0)
+	require.NoError(t,
+		pth.Save(path, dict("network_weights", dict("a", w), "trainer_name", name, "current_epoch",
+			30.0, "inference_allowed_mirroring_axes", axes,
+			"init_args", dict("configuration", name, "fold", numpy('i', 3, 0, 0, 0), "dataset_json",
+				dataset,
+				"plans", dict("configurations", dict(), "transpose_forward",
+					pickle.Tuple{0.0, int64(1)}, "op",
+					pickle.Global{Module: "builtins", Name: "list"})))))
 	f, err := checkpoint.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
 	require.Empty(t, f.Notes())
-	require.Equal(t, []any{"nn", 30, []int{0, 2}, "nn", "3"}, []any{f.Trainer, f.Epoch, f.MirrorAxes, f.Configuration, f.Fold})
+	require.Equal(t, []any{"nn", 30, []int{0, 2}, "nn", "3"},
+		[]any{f.Trainer, f.Epoch, f.MirrorAxes, f.Configuration, f.Fold})
 	require.Equal(t, []int{0, 1, 2}, f.Dataset.Labels.AllLabels)
 	require.Equal(t, []string{"CT"}, f.Dataset.ChannelNames)
 	n, err := f.Dataset.NumTraining()
@@ -508,7 +568,8 @@ func TestMetadataIsReadAsPythonReadsIt(t *testing.T) {
 	require.Equal(t, 5, n)
 	require.Equal(t, []int{0, 1}, f.Plans.TransposeForward)
 	for _, fold := range []any{int64(3), "3", 3.0} {
-		require.NoError(t, pth.Save(path, dict("network_weights", dict("a", w), "init_args", dict("fold", fold))))
+		require.NoError(t, pth.Save(path,
+			dict("network_weights", dict("a", w), "init_args", dict("fold", fold))))
 		f, err := checkpoint.Open(path)
 		require.NoError(t, err)
 		defer f.Close()
@@ -530,15 +591,21 @@ func TestStateDictInsideADictIsFound(t *testing.T) {
 		return f
 	}
 	optimizer := dict("state", dict(int64(0), dict("momentum_buffer", w)), "param_groups", list())
-	for _, key := range []string{"model", "net", "state_dict", "network", "model_state_dict", "ema", "anything"} {
-		f := open(dict("epoch", int64(3), key, dict("_orig_mod.module.a", w), "optimizer", optimizer, "empty", dict()))
+	for _, key := range []string{"model", "net", "state_dict", "network", "model_state_dict", "ema",
+		"anything"} {
+		f := open(dict("epoch", int64(3), key, dict("_orig_mod.module.a", w), "optimizer",
+			optimizer, "empty", dict()))
 		require.Equal(t, key, f.Under)
 		require.Equal(t, []string{`the weights are those under the key "` + key + `"`}, f.Notes())
 	}
-	require.Equal(t, "state_dict", open(dict("ema", dict("b", w), "state_dict", dict("module.a", w))).Under, "Lightning's place")
+	require.Equal(t, "state_dict",
+		open(dict("ema", dict("b", w), "state_dict", dict("module.a", w))).Under,
+		"Lightning's place")
 	f := open(dict("a", w, "b._extra_state", nil))
 	require.Empty(t, f.Under)
-	require.Equal(t, []string{"passed over 1 entries that are no weights, b._extra_state for example"}, f.Notes())
+	require.Equal(t,
+		[]string{"skipped 1 entries that are not weights, for example b._extra_state"},
+		f.Notes())
 }
 
 func TestTrainingSaysWhatItFoundAndExpected(t *testing.T) {
@@ -550,7 +617,8 @@ func TestTrainingSaysWhatItFoundAndExpected(t *testing.T) {
 	sgd := func(state any) *pickle.Dict { return dict("state", state, "param_groups", group()) }
 	logging := func(more ...any) *pickle.Dict {
 		d := dict()
-		for _, key := range []string{"mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region", "train_losses", "val_losses", "lrs", "epoch_start_timestamps", "epoch_end_timestamps"} {
+		for _, key := range []string{"mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region",
+			"train_losses", "val_losses", "lrs", "epoch_start_timestamps", "epoch_end_timestamps"} {
 			d.Set(key, list())
 		}
 		for i := 0; i < len(more); i += 2 {
@@ -563,35 +631,58 @@ func TestTrainingSaysWhatItFoundAndExpected(t *testing.T) {
 		value any
 		want  string
 	}{
-		"no optimizer":      {"optimizer_state", nil, "optimizer_state is of type NoneType, expected a dict"},
-		"no groups":         {"optimizer_state", dict("state", dict()), "param_groups: found a value of type NoneType, expected a list"},
-		"two groups":        {"optimizer_state", dict("state", dict(), "param_groups", list(dict(), dict())), "2 parameter groups"},
-		"odd group":         {"optimizer_state", dict("state", dict(), "param_groups", list(int64(1))), "expected one dict"},
-		"odd rate":          {"optimizer_state", dict("state", dict(), "param_groups", group("lr", "x")), "lr is of type str, expected a number"},
-		"odd parameters":    {"optimizer_state", dict("state", dict(), "param_groups", group("params", int64(3))), "params: found a value of type int, expected a list"},
-		"odd state":         {"optimizer_state", sgd(list()), "optimizer_state.state is of type list, expected a dict"},
-		"state beyond":      {"optimizer_state", sgd(dict(int64(1), dict())), "entry 1, expected a dict for a parameter below 1"},
+		"no optimizer": {"optimizer_state", nil,
+			"optimizer_state is of type NoneType, expected a dict"},
+		"no groups": {"optimizer_state", dict("state", dict()),
+			"param_groups: found a value of type NoneType, expected a list"},
+		"two groups": {"optimizer_state",
+			dict("state", dict(), "param_groups", list(dict(), dict())), "2 parameter groups"},
+		"odd group": {"optimizer_state",
+			dict("state", dict(), "param_groups", list(int64(1))), "expected one dict"},
+		"odd rate": {"optimizer_state",
+			dict("state", dict(), "param_groups", group("lr", "x")),
+			"lr is of type str, expected a number"},
+		"odd parameters": {"optimizer_state",
+			dict("state", dict(), "param_groups", group("params", int64(3))),
+			"params: found a value of type int, expected a list"},
+		"odd state": {"optimizer_state", sgd(list()),
+			"optimizer_state.state is of type list, expected a dict"},
+		"state beyond": {"optimizer_state", sgd(dict(int64(1), dict())),
+			"entry 1, expected a dict for a parameter below 1"},
 		"negative state":    {"optimizer_state", sgd(dict(int64(-1), dict())), "entry -1"},
 		"state by name":     {"optimizer_state", sgd(dict("a", dict())), "entry a"},
 		"state of a number": {"optimizer_state", sgd(dict(int64(0), 1.5)), "entry 0"},
-		"odd momentum":      {"optimizer_state", sgd(dict(int64(0), dict("momentum_buffer", "x"))), "momentum of parameter 0 is of type str, expected a tensor"},
-		"complex momentum": {"optimizer_state", sgd(dict(int64(0), dict("momentum_buffer", weight(t, "", pth.Complex64, []float64{0}, 1).Tensor))),
+		"odd momentum": {"optimizer_state", sgd(dict(int64(0), dict("momentum_buffer", "x"))),
+			"momentum of parameter 0 is of type str, expected a tensor"},
+		"complex momentum": {"optimizer_state",
+			sgd(dict(int64(0), dict("momentum_buffer",
+				weight(t, "", pth.Complex64, []float64{0}, 1).Tensor))),
 			"momentum of parameter 0: element type complex64 is not supported"},
-		"odd scaler":       {"grad_scaler_state", "x", "grad_scaler_state is of type str, expected a dict"},
-		"odd scale":        {"grad_scaler_state", dict("scale", list()), "grad_scaler_state: scale is of type list, expected a number"},
-		"odd best":         {"_best_ema", "x", "_best_ema is of type str, expected a number"},
-		"no log":           {"logging", nil, "logging is of type NoneType, expected a dict"},
-		"log of a number":  {"logging", logging("lrs", 1.5), "logging: lrs: found a value of type float, expected a list"},
-		"odd log entry":    {"logging", logging("train_losses", list(0.5, "x")), "logging: train_losses[1] is of type str, expected a number"},
-		"odd dice":         {"logging", logging("dice_per_class_or_region", list(0.5)), "logging: dice_per_class_or_region[0]: found a value of type float, expected a list"},
-		"odd class":        {"logging", logging("dice_per_class_or_region", list(list("x"))), "logging: dice_per_class_or_region[0] holds a value of type str, expected numbers"},
-		"odd lntorch":      {"lntorch", int64(1), "lntorch is of type int, expected a dict"},
-		"odd entry":        {"lntorch", dict("a", dict()), "lntorch: a: a value of type dict is not understood"},
-		"odd list":         {"lntorch", dict("a", list("x")), "lntorch: a: a list holds a value of type str, expected numbers"},
-		"odd entry tensor": {"lntorch", dict("a", w), "lntorch: a: a tensor of float32 is not understood"},
+		"odd scaler": {"grad_scaler_state", "x",
+			"grad_scaler_state is of type str, expected a dict"},
+		"odd scale": {"grad_scaler_state", dict("scale", list()),
+			"grad_scaler_state: scale is of type list, expected a number"},
+		"odd best": {"_best_ema", "x", "_best_ema is of type str, expected a number"},
+		"no log":   {"logging", nil, "logging is of type NoneType, expected a dict"},
+		"log of a number": {"logging", logging("lrs", 1.5),
+			"logging: lrs: found a value of type float, expected a list"},
+		"odd log entry": {"logging", logging("train_losses", list(0.5, "x")),
+			"logging: train_losses[1] is of type str, expected a number"},
+		"odd dice": {"logging", logging("dice_per_class_or_region", list(0.5)),
+			"logging: dice_per_class_or_region[0]: found a value of type float, expected a list"},
+		"odd class": {"logging", logging("dice_per_class_or_region", list(list("x"))),
+			"logging: dice_per_class_or_region[0] holds a value of type str, expected numbers"},
+		"odd lntorch": {"lntorch", int64(1), "lntorch is of type int, expected a dict"},
+		"odd entry": {"lntorch", dict("a", dict()),
+			"lntorch: a: a value of type dict is not supported"},
+		"odd list": {"lntorch", dict("a", list("x")),
+			"lntorch: a: a list holds a value of type str, expected numbers"},
+		"odd entry tensor": {"lntorch", dict("a", w),
+			"lntorch: a: a tensor of float32 is not supported"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			root := dict("network_weights", dict("a", w), "optimizer_state", sgd(dict()), "logging", logging())
+			root := dict("network_weights", dict("a", w), "optimizer_state", sgd(dict()), "logging",
+				logging())
 			path := filepath.Join(t.TempDir(), "odd.pth")
 			load := func() error {
 				require.NoError(t, pth.Save(path, root))

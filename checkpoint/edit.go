@@ -15,9 +15,10 @@ import (
 	"github.com/lntorch/lntorch/formats/pth"
 )
 
-// Digest is the sha256, in hexadecimal, of a file's weights, whatever file they are in: for each canonical name, sorted, the
-// name, type and shape as a line of text and the elements, row-major and little-endian. Aliases count once: canonical gives
-// for each name the one that stands for it. It is computed once.
+// Digest returns the sha256, in hexadecimal, of a file's weights, independent of the file format:
+// for each canonical name, sorted, the name, type and shape as a line of text and the elements,
+// row-major and little-endian. Aliases count once: canonical maps each name to the one that stands
+// for it. The result is cached.
 func (f *File) Digest(canonical func(name string) string) (string, error) {
 	if f.digest == "" {
 		var err error
@@ -56,7 +57,7 @@ func (f *File) computeDigest(canonical func(name string) string) (string, error)
 	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
-// Edit is a file's weights under change. It needs no libtorch. The file must stay open until Save.
+// Edit changes a file's weights without libtorch. The file must stay open until Save.
 type Edit struct {
 	file      *File
 	tensors   map[string]*pth.Tensor // by canonical name
@@ -64,8 +65,8 @@ type Edit struct {
 	about     string
 }
 
-// NewEdit begins with the weights of f. Parameters of adapters among them are left out. canonical
-// gives for each name of a weight the one that stands for all its aliases.
+// NewEdit starts from the weights of f, without parameters of adapters. canonical maps each
+// weight's name to the one that stands for all its aliases.
 func NewEdit(f *File, canonical func(name string) string) *Edit {
 	e := &Edit{file: f, tensors: map[string]*pth.Tensor{}, canonical: canonical}
 	for _, w := range f.Weights {
@@ -79,23 +80,24 @@ func NewEdit(f *File, canonical func(name string) string) *Edit {
 	return e
 }
 
-// SetAbout makes the result say of itself what File.About gave elsewhere.
+// SetAbout sets the metadata of the result to text, as returned by File.About for another file.
 func (e *Edit) SetAbout(text string) { e.about = text }
 
-// Tensor gives a weight as it stands, nil if there is none of that name.
+// Tensor returns the current tensor of a weight, nil if there is no such weight.
 func (e *Edit) Tensor(name string) *pth.Tensor { return e.tensors[e.canonical(name)] }
 
-// Replace puts t, of any shape, in the place of a weight.
+// Replace replaces a weight with t, which may have any shape.
 func (e *Edit) Replace(name string, t *pth.Tensor) error {
 	if e.Tensor(name) == nil {
-		return fmt.Errorf("checkpoint: %s has no weight %s: is it the right base?", e.file.Path, name)
+		return fmt.Errorf("checkpoint: %s has no weight %s: is it the right base?", e.file.Path,
+			name)
 	}
 	e.tensors[e.canonical(name)] = t
 	return nil
 }
 
-// MergeAdapter puts an open adapter into the weights and gives the number of layers that it changes; the names of a layer that
-// the network lists twice are one. The adapter stays open until Save.
+// MergeAdapter merges an open adapter into the weights and returns the number of layers changed,
+// counting a layer with several names once. The adapter stays open until Save.
 func (e *Edit) MergeAdapter(a *peft.Adapter) (layers int, err error) {
 	done := map[string]bool{}
 	for _, l := range a.Layers {
@@ -104,7 +106,8 @@ func (e *Edit) MergeAdapter(a *peft.Adapter) (layers int, err error) {
 			continue
 		}
 		done[name] = true
-		if err := e.AddLowRank(LowRank{Layer: l.Name, A: l.A, B: l.B, Scaling: l.Scaling, Init: l.Init, Transposed: l.Transposed}); err != nil {
+		if err := e.AddLowRank(LowRank{Layer: l.Name, A: l.A, B: l.B, Scaling: l.Scaling,
+			Init: l.Init, Transposed: l.Transposed}); err != nil {
 			return 0, err
 		}
 	}
@@ -116,7 +119,7 @@ func (e *Edit) MergeAdapter(a *peft.Adapter) (layers int, err error) {
 	return len(done), nil
 }
 
-// LowRank is a change of a layer's weight by Scaling·B·A, after what Init does to it.
+// LowRank is an update of a layer's weight: Init is applied, then Scaling·B·A is added.
 type LowRank struct {
 	Layer      string
 	A, B       *pth.Tensor // float32; shapes as in peft.Layer
@@ -125,25 +128,28 @@ type LowRank struct {
 	Transposed bool
 }
 
-// AddLowRank adds to a weight of type float32. Products are summed in float64 and rounded once.
+// AddLowRank applies l to a float32 weight. Products are summed in float64 and rounded once.
 // Source: PEFT 0.14.0, get_delta_weight, for every kernel size.
 func (e *Edit) AddLowRank(l LowRank) error {
 	name := l.Layer + ".weight"
 	w := e.Tensor(name)
 	if w == nil {
-		return fmt.Errorf("checkpoint: %s has no weight %s: is it the right base?", e.file.Path, name)
+		return fmt.Errorf("checkpoint: %s has no weight %s: is it the right base?", e.file.Path,
+			name)
 	}
-	in := 1 // A's axis that is the weight's own: (r, in, kernel…) or (in, r, kernel…)
+	in := 1 // A's axis of size in: (r, in, kernel…) or (in, r, kernel…)
 	if l.Transposed {
 		in = 0
 	}
 	fits := len(w.Size) >= 2 && len(l.A.Size) == len(w.Size) && len(l.B.Size) == len(w.Size) &&
-		slices.Equal(l.A.Size[2:], w.Size[2:]) && l.A.Size[in] == w.Size[in] && l.A.Size[1-in] == l.B.Size[1] && l.B.Size[0] == w.Size[1-in]
+		slices.Equal(l.A.Size[2:], w.Size[2:]) && l.A.Size[in] == w.Size[in] &&
+		l.A.Size[1-in] == l.B.Size[1] && l.B.Size[0] == w.Size[1-in]
 	for i := 2; fits && i < len(l.B.Size); i++ {
 		fits = l.B.Size[i] == 1
 	}
 	if !fits {
-		return fmt.Errorf("checkpoint: %s: weight %v does not take an adapter of A %v and B %v: is %s the right base?", name, w.Size, l.A.Size, l.B.Size, e.file.Path)
+		return fmt.Errorf("checkpoint: %s: weight %v does not fit an adapter with A %v and B %v: "+
+			"is %s the right base?", name, w.Size, l.A.Size, l.B.Size, e.file.Path)
 	}
 	if w.Numel() == 0 {
 		return nil
@@ -161,14 +167,15 @@ func (e *Edit) AddLowRank(l LowRank) error {
 		return fmt.Errorf("checkpoint: lora_B of %s: %w", l.Layer, err)
 	}
 	rank, out := int(l.B.Size[1]), int(l.B.Size[0])
-	if err := initialise(values, w.Size, rank, l); err != nil {
+	if err := applyInit(values, w.Size, rank, l); err != nil {
 		return fmt.Errorf("checkpoint: %s: %w", name, err)
 	}
 	kernel := 1
 	for _, k := range w.Size[2:] {
 		kernel *= int(k)
 	}
-	// add puts scaling·Σ_r b[o,r]·a[r-th row] on row: rows of a begin at offset and lie stride apart.
+	// add adds scaling·Σ_r b[o,r]·a[r-th row] to row: rows of a begin at offset and are stride
+	// apart.
 	sum := make([]float64, 0, len(values)/out)
 	add := func(row []float32, o, offset, stride int) {
 		sum = append(sum[:0], make([]float64, len(row))...)
@@ -208,7 +215,8 @@ func float32s(t *pth.Tensor) ([]float32, error) {
 		return nil, fmt.Errorf("its elements are %s, expected float32", t.DType)
 	}
 	if t.Numel() > t.Storage.Numel {
-		return nil, fmt.Errorf("its shape %v needs %d elements, the file holds %d of them", t.Size, t.Numel(), t.Storage.Numel)
+		return nil, fmt.Errorf("its shape %v needs %d elements, the file holds %d of them", t.Size,
+			t.Numel(), t.Storage.Numel)
 	}
 	b := make([]byte, t.Bytes())
 	if err := t.ReadInto(b); err != nil {
@@ -221,7 +229,7 @@ func float32s(t *pth.Tensor) ([]float32, error) {
 	return v, nil
 }
 
-// NewFloat32 makes a tensor of a checkpoint from values.
+// NewFloat32 returns a tensor for a checkpoint with the given values.
 func NewFloat32(values []float32, shape []int64) (*pth.Tensor, error) {
 	b := make([]byte, 0, 4*len(values))
 	for _, v := range values {
@@ -234,15 +242,16 @@ func NewFloat32(values []float32, shape []int64) (*pth.Tensor, error) {
 	return pth.NewTensor(s, 0, slices.Clone(shape), nil)
 }
 
-// Save writes the weights under all of the file's names, in its form: nnU-Net's dictionary, which then names trainer and
-// has no optimizer, or the bare state dict; or, where path ends in .safetensors, that format. The result has the names of
-// an unwrapped network without adapters.
+// Save writes the weights under all of the file's names, in the file's form: nnU-Net's dictionary,
+// with trainer as trainer_name and without optimizer state, or a bare state dict. If path ends in
+// .safetensors, it writes that format. The names are those of an unwrapped network without
+// adapters.
 func (e *Edit) Save(path, trainer string) error {
 	weights := &pickle.OrderedDict{}
 	var list []Weight
 	original, _ := e.file.root.Get("network_weights")
 	if state, ok := original.(*pickle.OrderedDict); ok && len(e.file.Weights) > 0 {
-		if _, same := state.Get(e.file.Weights[0].Name); same { // not those of a wrapped network
+		if _, same := state.Get(e.file.Weights[0].Name); same { // not a wrapped network's names
 			weights.Attrs = state.Attrs
 		}
 	}
@@ -259,7 +268,7 @@ func (e *Edit) Save(path, trainer string) error {
 	case e.about != "":
 		var err error
 		if root, err = aboutRoot(e.about, weights); err != nil {
-			return fmt.Errorf("checkpoint: what the change says of itself: %w", err)
+			return fmt.Errorf("checkpoint: metadata of the change: %w", err)
 		}
 	case e.file.NNUNet:
 		root = &pickle.Dict{}

@@ -17,7 +17,7 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// hostile are values that stand where others are expected.
+// hostile lists values to put where others are expected.
 func hostile(t testing.TB) []any {
 	tensor := func(dtype pth.DType, size ...int64) *pth.Tensor {
 		n := int64(dtype.Size())
@@ -30,14 +30,19 @@ func hostile(t testing.TB) []any {
 		require.NoError(t, err)
 		return x
 	}
-	return []any{nil, true, int64(-1), int64(math.MaxInt64), int64(math.MinInt64), big.NewInt(0).Lsh(big.NewInt(1), 200), math.NaN(), math.Inf(-1), "", "x", []byte{1},
-		&pickle.List{}, &pickle.List{Items: []any{nil}}, pickle.Tuple{}, pickle.Tuple{int64(7), "x"}, &pickle.Dict{}, dict("", nil, int64(-5), "x", nil, nil),
-		&pickle.OrderedDict{}, pickle.Global{Module: "torch", Name: "FloatStorage"}, pickle.Size{1, -1}, pickle.Device{Type: "cpu"}, pickle.DType("float32"),
-		pickle.NewSet(int64(1)), tensor(pth.Float32), tensor(pth.Float32, 0, 3), tensor(pth.Int64, 3), tensor(pth.Uint8, 2), tensor(pth.Complex128, 1), tensor(pth.Uint32, 1)}
+	return []any{nil, true, int64(-1), int64(math.MaxInt64), int64(math.MinInt64),
+		big.NewInt(0).Lsh(big.NewInt(1), 200), math.NaN(), math.Inf(-1), "", "x", []byte{1},
+		&pickle.List{}, &pickle.List{Items: []any{nil}}, pickle.Tuple{},
+		pickle.Tuple{int64(7), "x"}, &pickle.Dict{}, dict("", nil, int64(-5), "x", nil, nil),
+		&pickle.OrderedDict{}, pickle.Global{Module: "torch", Name: "FloatStorage"},
+		pickle.Size{1, -1}, pickle.Device{Type: "cpu"}, pickle.DType("float32"),
+		pickle.NewSet(int64(1)), tensor(pth.Float32), tensor(pth.Float32, 0, 3),
+		tensor(pth.Int64, 3), tensor(pth.Uint8, 2), tensor(pth.Complex128, 1),
+		tensor(pth.Uint32, 1)}
 }
 
-// replace copies a tree with its node number *n (counted in the order of a walk) put in place of another value. *n goes
-// down by the number of nodes seen.
+// replace copies a tree with node number *n, in walk order, replaced by another value. It decreases
+// *n by the number of nodes visited.
 func replace(v any, n *int, with any) any {
 	if *n--; *n == -1 {
 		return with
@@ -71,7 +76,7 @@ func replace(v any, n *int, with any) any {
 	return v
 }
 
-// thin cuts containers of many like things down to three.
+// thin cuts containers of many similar values down to three.
 func thin(v any) any {
 	few := func(d *pickle.Dict) {
 		keys := d.Keys()
@@ -99,21 +104,24 @@ func thin(v any) any {
 	return v
 }
 
-// realRoot is the dictionary that nnU-Net saved, thinned out, with a scaler and state of lntorch.
+// realRoot is the dictionary saved by nnU-Net, thinned out, with a scaler and lntorch's state.
 func realRoot(t testing.TB) *pickle.Dict {
 	t.Helper()
-	f, err := pth.Open(filepath.Join(golden.Root(t), "testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"))
+	f, err := pth.Open(filepath.Join(golden.Root(t),
+		"testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"))
 	require.NoError(t, err)
 	t.Cleanup(func() { f.Close() })
 	root := thin(f.Root).(*pickle.Dict)
-	root.Set("grad_scaler_state", dict("scale", 65536.0, "growth_factor", 2.0, "backoff_factor", 0.5, "growth_interval", int64(2000), "_growth_tracker", int64(0)))
+	root.Set("grad_scaler_state", dict("scale", 65536.0, "growth_factor", 2.0, "backoff_factor",
+		0.5, "growth_interval", int64(2000), "_growth_tracker", int64(0)))
 	masks, err := vector(pth.Int64, 16, func([]byte) {})
 	require.NoError(t, err)
-	root.Set("lntorch", dict("version", int64(1), "train_losses", &pickle.List{Items: []any{0.5}}, "method/mask/w", masks))
+	root.Set("lntorch", dict("version", int64(1), "train_losses", &pickle.List{Items: []any{0.5}},
+		"method/mask/w", masks))
 	return root
 }
 
-// digest reads everything of a checkpoint's dictionary. Errors are fine, panics are not.
+// digest reads everything in a checkpoint's dictionary. Errors are fine, panics are not.
 func digest(t testing.TB, root any) error {
 	f := &File{Path: "hostile.pth"}
 	if err := f.interpret(root); err != nil {
@@ -122,7 +130,8 @@ func digest(t testing.TB, root any) error {
 	f.Lntorch()
 	return torch.With(func(s *torch.Scope) error {
 		m := nn.NewModule()
-		m.Add("encoder.stages.0.0.convs.0.conv.weight", nn.Builder{Scope: s, Device: torch.CPU}.Param(8, 1, 1, 3, 3))
+		m.Add("encoder.stages.0.0.convs.0.conv.weight",
+			nn.Builder{Scope: s, Device: torch.CPU}.Param(8, 1, 1, 3, 3))
 		if _, err := LoadWeights(m, f.Weights, LoadOptions{AllowUnexpected: true}); err != nil {
 			return err
 		}
@@ -130,11 +139,12 @@ func digest(t testing.TB, root any) error {
 			return err
 		}
 		f.Notes()
-		return f.Understood(KeyTrainer, KeyEpoch, KeyMirrorAxes, KeyInit, KeyConfiguration, KeyFold, KeyPlans, KeyDataset)
+		return f.Understood(KeyTrainer, KeyEpoch, KeyMirrorAxes, KeyInit, KeyConfiguration, KeyFold,
+			KeyPlans, KeyDataset)
 	})
 }
 
-// Every place of a real checkpoint takes every hostile value in turn.
+// Every node of a real checkpoint is replaced by every hostile value in turn.
 func TestNoValueInAnyPlacePanics(t *testing.T) {
 	torchtest.NoLeak(t)
 	root := realRoot(t)
@@ -156,7 +166,7 @@ func TestNoValueInAnyPlacePanics(t *testing.T) {
 	require.Greater(t, failed, total*5, "most places have a type")
 }
 
-// FuzzTraining makes several such changes at once.
+// FuzzTraining makes several such replacements at once.
 func FuzzTraining(f *testing.F) {
 	torchtest.Require(f)
 	root := realRoot(f)

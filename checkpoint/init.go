@@ -11,36 +11,39 @@ import (
 )
 
 const (
-	// maxSide bounds the decomposition, whose time grows with the third power of the matrix's
-	// smaller side.
+	// maxSide bounds the decomposition, whose time grows with the cube of the matrix's smaller
+	// side.
 	maxSide = 2048
-	// maxLoss is how far float32's rounding may change the initialisation, seen against the
-	// weight's largest singular value. Where it can do more, PEFT on another machine has other
-	// weights too.
+	// maxLoss is the largest change that float32 rounding may cause in the initialisation, relative
+	// to the weight's largest singular value. Beyond it, PEFT's own result differs between machines
+	// too.
 	maxLoss = 1e-4
 )
 
-const wayOfInit = "merge the adapter in Python, with PEFT's merge_and_unload, or save it where it was trained as a plain one " +
-	"(save_pretrained with path_initial_model_for_weight_conversion)"
+const initAdvice = "merge the adapter in Python, with PEFT's merge_and_unload, or save it as a " +
+	"plain adapter where it was trained (save_pretrained with " +
+	"path_initial_model_for_weight_conversion)"
 
-// initialise does to a weight what the initialisation of its adapter did: it takes out the part
-// that the adapter had when it was made. That part is a projection of the weight. PiSSA takes the
-// projection on the space of the rank largest singular values, OLoRA scaling times the projection
-// on the space of the first rank columns.
+// applyInit repeats on a weight what the initialisation of its adapter did: it subtracts the
+// adapter's initial part, which is a projection of the weight. PiSSA subtracts the projection on
+// the space of the rank largest singular values, OLoRA scaling times the projection on the space of
+// the first rank columns.
 //
-// Differs: PEFT finds the part by a decomposition in float32, here it is found in float64; where the two may
-// differ by more than maxLoss the adapter is refused.
-// Source: PEFT 0.14.0, LoraLayer.pissa_init and olora_init, which it has for linear layers alone.
-func initialise(values []float32, shape []int64, rank int, l LowRank) error {
+// Differs: PEFT computes the decomposition in float32, this package in float64; the adapter is
+// refused if the two may differ by more than maxLoss.
+// Source: PEFT 0.14.0, LoraLayer.pissa_init and olora_init, which support linear layers only.
+func applyInit(values []float32, shape []int64, rank int, l LowRank) error {
 	if l.Init == peft.Plain {
 		return nil
 	}
 	if len(shape) != 2 {
-		return fmt.Errorf("a weight of shape %v has an adapter of PiSSA or OLoRA (init_lora_weights), which PEFT has for linear layers alone", shape)
+		return fmt.Errorf("a weight of shape %v has an adapter of PiSSA or OLoRA "+
+			"(init_lora_weights), which PEFT supports for linear layers only", shape)
 	}
 	rows, cols := int(shape[0]), int(shape[1])
 	if min(rows, cols) > maxSide {
-		return fmt.Errorf("its shape %v is too large to do init_lora_weights again, the smaller side may be %d; %s", shape, maxSide, wayOfInit)
+		return fmt.Errorf("its shape %v is too large to reproduce init_lora_weights, the smaller "+
+			"side may be at most %d; %s", shape, maxSide, initAdvice)
 	}
 	factor := 1.0
 	if l.Init == peft.OLoRA {
@@ -51,7 +54,8 @@ func initialise(values []float32, shape []int64, rank int, l LowRank) error {
 	w := mat.NewDense(rows, cols, nil)
 	for i, v := range values {
 		if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
-			return errors.New("it holds NaN or Inf, and init_lora_weights needs its decomposition")
+			return errors.New("it holds NaN or Inf, so its decomposition for init_lora_weights " +
+				"does not exist")
 		}
 		w.Set(i/cols, i%cols, float64(v))
 	}
@@ -59,7 +63,7 @@ func initialise(values []float32, shape []int64, rank int, l LowRank) error {
 	if rank < min(rows, cols) {
 		basis, err := basisOf(w, rank, l.Init)
 		if err != nil {
-			return fmt.Errorf("init_lora_weights cannot be done again: %w; %s", err, wayOfInit)
+			return fmt.Errorf("init_lora_weights cannot be reproduced: %w; %s", err, initAdvice)
 		}
 		var on mat.Dense
 		on.Mul(basis.T(), w)
@@ -72,8 +76,8 @@ func initialise(values []float32, shape []int64, rank int, l LowRank) error {
 	return nil
 }
 
-// basisOf gives an orthonormal basis of the space that initialise projects on, as columns. rank is
-// below both sides of w.
+// basisOf returns an orthonormal basis, as columns, of the space that applyInit projects on. rank
+// is below both sides of w.
 func basisOf(w *mat.Dense, rank int, init peft.Init) (mat.Matrix, error) {
 	rows, _ := w.Dims()
 	var of mat.Matrix = w
@@ -82,14 +86,16 @@ func basisOf(w *mat.Dense, rank int, init peft.Init) (mat.Matrix, error) {
 	}
 	var svd mat.SVD
 	if !svd.Factorize(of, mat.SVDThinU) {
-		return nil, errors.New("its singular values are not found")
+		return nil, errors.New("its singular value decomposition failed")
 	}
 	s := svd.Values(nil)
 	if init == peft.PiSSA && s[0] > 0 && !(0x1p-23*s[rank-1]/(s[rank-1]-s[rank]) <= maxLoss) {
-		return nil, fmt.Errorf("singular values %d and %d, %g and %g, are so close that rounding decides", rank, rank+1, s[rank-1], s[rank])
+		return nil, fmt.Errorf("singular values %d and %d, %g and %g, are so close that rounding "+
+			"decides", rank, rank+1, s[rank-1], s[rank])
 	}
 	if init == peft.OLoRA && !(0x1p-23*s[0]/s[rank-1] <= maxLoss) {
-		return nil, fmt.Errorf("its first %d columns depend on each other (singular values from %g to %g), so that rounding decides", rank, s[0], s[rank-1])
+		return nil, fmt.Errorf("its first %d columns are linearly dependent up to rounding "+
+			"(singular values from %g to %g)", rank, s[0], s[rank-1])
 	}
 	var u mat.Dense
 	svd.UTo(&u)

@@ -12,21 +12,22 @@ import (
 	"github.com/lntorch/lntorch/formats/safetensors"
 )
 
-// Extension is the end of the names of safetensors files, which Open takes too.
+// Extension is the file name ending of safetensors files, which Open also reads.
 const Extension = ".safetensors"
 
 // Metadata keys of the safetensors files that lntorch writes.
 const (
-	// AboutKey: what nnU-Net's dictionary says besides tensors, as JSON. See About.
+	// AboutKey holds the entries of nnU-Net's dictionary other than tensors, as JSON. See About.
 	AboutKey = "lntorch.checkpoint"
-	orderKey = "lntorch.order" // the names of the state dict, with newlines
+	orderKey = "lntorch.order" // the names of the state dict, separated by newlines
 )
 
-// aboutKeys are the entries of nnU-Net's dictionary that tell what its weights are.
-var aboutKeys = []string{"current_epoch", "init_args", "trainer_name", "inference_allowed_mirroring_axes"}
+// aboutKeys lists the entries of nnU-Net's dictionary that describe its weights.
+var aboutKeys = []string{"current_epoch", "init_args", "trainer_name",
+	"inference_allowed_mirroring_axes"}
 
-// About gives what the checkpoint says of its weights, as JSON: trainer, plans, dataset, configuration, fold, epoch and
-// mirror axes. It is "" where the file says nothing.
+// About returns the checkpoint's description of its weights, as JSON: trainer, plans, dataset,
+// configuration, fold, epoch and mirror axes. It is "" if the file has none.
 func (f *File) About() (string, error) {
 	if !f.NNUNet {
 		return "", nil
@@ -34,7 +35,8 @@ func (f *File) About() (string, error) {
 	return about(f.root)
 }
 
-// About is what a checkpoint of the training would say of its weights: see File.About.
+// About returns the description of the weights that a checkpoint of this training state would hold:
+// see File.About.
 func (t *Training) About() (string, error) {
 	root := &pickle.Dict{}
 	t.setAbout(root)
@@ -48,7 +50,8 @@ func about(root *pickle.Dict) (string, error) {
 		if !ok {
 			continue
 		}
-		if d := dictOf(v); d != nil { // init_args, whose device may be a torch.device, which nothing reads
+		// init_args, whose device may be a torch.device, is not read by anything
+		if d := dictOf(v); d != nil {
 			plain := &pickle.Dict{}
 			for k, e := range d.All() {
 				if device, ok := e.(pickle.Device); ok {
@@ -60,7 +63,7 @@ func about(root *pickle.Dict) (string, error) {
 			}
 			v = plain
 		}
-		if j, err := toJSON(v); err == nil { // File.Notes says what was not understood
+		if j, err := toJSON(v); err == nil { // File.Notes reports what could not be read
 			o.Set(key, j)
 		}
 	}
@@ -68,7 +71,7 @@ func about(root *pickle.Dict) (string, error) {
 	return string(b), err
 }
 
-// aboutRoot is nnU-Net's dictionary around weights, from what About gave.
+// aboutRoot returns nnU-Net's dictionary for weights, from the text returned by About.
 func aboutRoot(text string, weights *pickle.OrderedDict) (*pickle.Dict, error) {
 	v, err := plans.DecodeJSON([]byte(text))
 	if err != nil {
@@ -76,9 +79,10 @@ func aboutRoot(text string, weights *pickle.OrderedDict) (*pickle.Dict, error) {
 	}
 	said := dictOf(fromJSON(v))
 	if said == nil {
-		return nil, errors.New("it is no JSON object")
+		return nil, errors.New("it is not a JSON object")
 	}
-	root := dict("network_weights", weights, "optimizer_state", nil, "grad_scaler_state", nil, "logging", &pickle.Dict{}, "_best_ema", nil)
+	root := dict("network_weights", weights, "optimizer_state", nil, "grad_scaler_state", nil,
+		"logging", &pickle.Dict{}, "_best_ema", nil)
 	for _, key := range aboutKeys {
 		v, ok := said.Get(key)
 		if !ok {
@@ -92,8 +96,8 @@ func aboutRoot(text string, weights *pickle.OrderedDict) (*pickle.Dict, error) {
 	return root, nil
 }
 
-// openSafetensors reads a file of weights. Names that its metadata maps to tensors are their aliases, as Python's
-// safetensors.torch.save_model writes them.
+// openSafetensors opens a file of weights. Names that the metadata maps to tensors are aliases, as
+// written by Python's safetensors.torch.save_model.
 func openSafetensors(path string) (*File, error) {
 	s, err := safetensors.Open(path)
 	if err != nil {
@@ -128,8 +132,9 @@ func (f *File) readSafetensors(s *safetensors.File) error {
 	slices.Sort(aliases)
 	order = append(order, aliases...)
 	if text := s.Metadata[orderKey]; text != "" {
-		if told := strings.Split(text, "\n"); slices.Equal(slices.Sorted(slices.Values(told)), slices.Sorted(slices.Values(order))) {
-			order = told
+		if listed := strings.Split(text, "\n"); slices.Equal(slices.Sorted(slices.Values(listed)),
+			slices.Sorted(slices.Values(order))) {
+			order = listed
 		}
 	}
 	weights := &pickle.OrderedDict{}
@@ -144,13 +149,14 @@ func (f *File) readSafetensors(s *safetensors.File) error {
 		return f.interpret(root)
 	}
 	if len(order) == 0 {
-		return errors.New("it holds no tensor")
+		return errors.New("it holds no tensors")
 	}
 	return f.interpret(weights)
 }
 
-// SaveSafetensors writes weights as safetensors.torch.save_model does: of tensors that share their elements one under its
-// first name, the others in the metadata. about is File.About's text, which Open finds again; "" for none.
+// SaveSafetensors writes weights as safetensors.torch.save_model does: a tensor with several names
+// is stored under the first, the others are listed in the metadata. about is File.About's text,
+// which Open reads back; "" for none.
 func SaveSafetensors(path string, weights []Weight, about string) error {
 	metadata := map[string]string{"format": "pt"}
 	if about != "" {
@@ -169,9 +175,11 @@ func SaveSafetensors(path string, weights []Weight, about string) error {
 		first[v] = w.Name
 		dtype, ok := pth.SafetensorsType(w.DType)
 		if !ok {
-			return fmt.Errorf("checkpoint: %s: element type %s of %s has no place in a safetensors file", path, w.DType, w.Name)
+			return fmt.Errorf("checkpoint: %s: element type %s of %s cannot be stored in a "+
+				"safetensors file", path, w.DType, w.Name)
 		}
-		entries = append(entries, safetensors.Entry{Name: w.Name, DType: dtype, Shape: w.Size, Read: w.ReadInto})
+		entries = append(entries, safetensors.Entry{Name: w.Name, DType: dtype, Shape: w.Size,
+			Read: w.ReadInto})
 	}
 	metadata[orderKey] = strings.Join(order, "\n")
 	if err := safetensors.Save(path, entries, metadata); err != nil {
@@ -180,7 +188,7 @@ func SaveSafetensors(path string, weights []Weight, about string) error {
 	return nil
 }
 
-// view is the memory that a tensor shows: aliases have equal ones.
+// view identifies the memory of a tensor: aliases have equal views.
 type view struct {
 	storage *pth.Storage
 	offset  int64

@@ -16,7 +16,8 @@ import (
 
 func foundation(t *testing.T) *File {
 	t.Helper()
-	f, err := Open(filepath.Join(golden.Root(t), "testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"))
+	f, err := Open(filepath.Join(golden.Root(t),
+		"testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"))
 	require.NoError(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f
@@ -37,8 +38,8 @@ func requireSameWeights(t *testing.T, want, got []Weight) {
 	}
 }
 
-// A checkpoint of nnU-Net as a safetensors file: the same weights under the same names in the same order, aliases stored
-// once, and everything that prediction needs.
+// An nnU-Net checkpoint as a safetensors file: the same weights under the same names in the same
+// order, aliases stored once, and everything that prediction needs.
 func TestSafetensorsKeepWhatACheckpointSays(t *testing.T) {
 	f := foundation(t)
 	about, err := f.About()
@@ -63,7 +64,8 @@ func TestSafetensorsKeepWhatACheckpointSays(t *testing.T) {
 	defer g.Close()
 	requireSameWeights(t, f.Weights, g.Weights)
 	require.True(t, g.NNUNet)
-	require.Equal(t, []any{f.Trainer, f.Configuration, f.Fold, f.Epoch, f.MirrorAxes}, []any{g.Trainer, g.Configuration, g.Fold, g.Epoch, g.MirrorAxes})
+	require.Equal(t, []any{f.Trainer, f.Configuration, f.Fold, f.Epoch, f.MirrorAxes},
+		[]any{g.Trainer, g.Configuration, g.Fold, g.Epoch, g.MirrorAxes})
 	require.Equal(t, f.Plans.Raw(), g.Plans.Raw())
 	require.Equal(t, f.Dataset.Raw(), g.Dataset.Raw())
 	again, err := g.About()
@@ -86,15 +88,18 @@ func TestSafetensorsKeepWhatACheckpointSays(t *testing.T) {
 
 func TestForeignSafetensorsAreChecked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.safetensors")
-	one := []safetensors.Entry{{Name: "w", DType: safetensors.Float32, Shape: []int64{1}, Read: safetensors.Bytes([]byte{0, 0, 0, 0})}}
+	one := []safetensors.Entry{{Name: "w", DType: safetensors.Float32, Shape: []int64{1},
+		Read: safetensors.Bytes([]byte{0, 0, 0, 0})}}
 	for message, c := range map[string]struct {
 		entries []safetensors.Entry
 		about   string
 	}{
-		"it holds no tensor":          {nil, ""},
+		"it holds no tensors":         {nil, ""},
 		"metadata lntorch.checkpoint": {one, "{"},
-		"it is no JSON object":        {one, "[1]"},
-		"element type F8_E4M3 is not": {[]safetensors.Entry{{Name: "w", DType: "F8_E4M3", Shape: []int64{0}, Read: safetensors.Bytes(nil)}}, ""},
+		"it is not a JSON object":     {one, "[1]"},
+		"element type F8_E4M3 is not": {
+			[]safetensors.Entry{{Name: "w", DType: "F8_E4M3", Shape: []int64{0},
+				Read: safetensors.Bytes(nil)}}, ""},
 	} {
 		metadata := map[string]string{"lntorch.order": "w\nghost", "w2": "w"}
 		if c.about != "" {
@@ -135,7 +140,8 @@ func float32Tensor(t *testing.T, shape []int64, v ...float32) *pth.Tensor {
 	return x
 }
 
-// W[o,i,k] + scaling·Σ_r B[o,r]·A[r,i,k], by hand; for a transposed convolution W[i,o,k] and A[i,r,k].
+// W[o,i,k] + scaling·Σ_r B[o,r]·A[r,i,k], by hand; for a transposed convolution W[i,o,k] and
+// A[i,r,k].
 func TestLowRankIsAddedByTheFormula(t *testing.T) {
 	state := &pickle.OrderedDict{}
 	state.Set("c.weight", float32Tensor(t, []int64{2, 2, 1, 2}, 1, 2, 3, 4, 5, 6, 7, 8))
@@ -161,19 +167,30 @@ func TestLowRankIsAddedByTheFormula(t *testing.T) {
 	a := float32Tensor(t, []int64{2, 2, 1, 2}, 1, 0, 0, 1, 10, 20, 30, 40) // r = 2
 	b := float32Tensor(t, []int64{2, 2, 1, 1}, 1, 0, 2, 1)
 	require.NoError(t, e.AddLowRank(LowRank{Layer: "c", A: a, B: b, Scaling: 0.5}))
-	require.Equal(t, []float32{1.5, 2, 3, 4.5, 5 + 1 + 5, 6 + 10, 7 + 15, 8 + 1 + 20}, read("c.weight"))
-	require.NoError(t, e.AddLowRank(LowRank{Layer: "up", A: a, B: float32Tensor(t, []int64{1, 2, 1, 1}, 1, 100), Scaling: 1, Transposed: true}))
-	require.Equal(t, []float32{1 + 1 + 0, 2 + 0 + 100, 3 + 10 + 3000, 4 + 20 + 4000}, read("up.weight"))
-	require.NoError(t, e.AddLowRank(LowRank{Layer: "l", A: float32Tensor(t, []int64{1, 2}, 3, 4), B: float32Tensor(t, []int64{1, 1}, 2), Scaling: -1}))
+	require.Equal(t, []float32{1.5, 2, 3, 4.5, 5 + 1 + 5, 6 + 10, 7 + 15, 8 + 1 + 20},
+		read("c.weight"))
+	require.NoError(t,
+		e.AddLowRank(LowRank{Layer: "up", A: a, B: float32Tensor(t, []int64{1, 2, 1, 1}, 1, 100),
+			Scaling: 1, Transposed: true}))
+	require.Equal(t, []float32{1 + 1 + 0, 2 + 0 + 100, 3 + 10 + 3000, 4 + 20 + 4000},
+		read("up.weight"))
+	require.NoError(t,
+		e.AddLowRank(LowRank{Layer: "l", A: float32Tensor(t, []int64{1, 2}, 3, 4),
+			B: float32Tensor(t, []int64{1, 1}, 2), Scaling: -1}))
 	require.Equal(t, []float32{-5, -6}, read("l.weight"))
-	require.NoError(t, e.AddLowRank(LowRank{Layer: "none", A: float32Tensor(t, []int64{1, 2}, 3, 4), B: float32Tensor(t, []int64{0, 1}), Scaling: 1}))
+	require.NoError(t,
+		e.AddLowRank(LowRank{Layer: "none", A: float32Tensor(t, []int64{1, 2}, 3, 4),
+			B: float32Tensor(t, []int64{0, 1}), Scaling: 1}))
 
 	for message, l := range map[string]LowRank{
 		"has no weight x.weight: is it the right base": {Layer: "x", A: a, B: b},
 		"is " + path + " the right base":               {Layer: "up", A: a, B: b},
-		"its elements are float16":                     {Layer: "half", A: float32Tensor(t, []int64{1, 2}, 3, 4), B: float32Tensor(t, []int64{1, 1}, 2)},
-		"lora_A of l: its elements are float16":        {Layer: "l", A: h, B: float32Tensor(t, []int64{1, 1}, 2)},
-		"A [2 2 1 2] and B [2 2 2 1]":                  {Layer: "c", A: a, B: float32Tensor(t, []int64{2, 2, 2, 1}, make([]float32, 8)...)},
+		"its elements are float16": {Layer: "half",
+			A: float32Tensor(t, []int64{1, 2}, 3, 4), B: float32Tensor(t, []int64{1, 1}, 2)},
+		"lora_A of l: its elements are float16": {Layer: "l", A: h,
+			B: float32Tensor(t, []int64{1, 1}, 2)},
+		"A [2 2 1 2] and B [2 2 2 1]": {Layer: "c", A: a,
+			B: float32Tensor(t, []int64{2, 2, 2, 1}, make([]float32, 8)...)},
 	} {
 		require.ErrorContains(t, e.AddLowRank(l), message)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
-// Logging holds nnU-Net's log lists, one entry an epoch.
+// Logging holds nnU-Net's log lists, one entry per epoch.
 type Logging struct {
 	MeanFgDice  []float64
 	EMAFgDice   []float64
@@ -26,7 +26,7 @@ type Logging struct {
 	EpochEnd    []float64
 }
 
-// InitArgs are the arguments of nnU-Net's trainer, which every checkpoint carries.
+// InitArgs holds the arguments of nnU-Net's trainer, which every checkpoint contains.
 type InitArgs struct {
 	Plans         *plans.Object // plans.json
 	Configuration string
@@ -36,39 +36,43 @@ type InitArgs struct {
 	Device        string // "cpu", "cuda"; nnU-Net writes a torch.device here and never reads it
 }
 
-// SGDState is the optimizer: settings and momentum buffers by index of the parameter, nil where there is none.
+// SGDState is the optimizer's state: settings, and momentum buffers by parameter index, nil if
+// there is none.
 type SGDState struct {
 	Options   torch.SGD
 	InitialLR float64
 	Buffers   []*torch.Tensor
 }
 
-// Entry is one named value of lntorch's own state: int64, float64, string, bool, []int64, []float64 or []byte.
+// Entry is one named value of lntorch's own state: int64, float64, string, bool, []int64, []float64
+// or []byte.
 type Entry struct {
 	Name  string
 	Value any
 }
 
-// Training is everything that a training continues from.
+// Training is the complete state from which a training run resumes.
 type Training struct {
 	Network    *nn.Module
 	SGD        SGDState
 	Scaler     *optim.GradScalerState // nil without mixed precision
 	Logging    Logging
-	BestEMA    *float64 // nil before the first
-	Epoch      int      // the epoch to begin, or to go on with
+	BestEMA    *float64 // nil before the first epoch
+	Epoch      int      // the epoch to start or to resume
 	InitArgs   InitArgs
 	Trainer    string
 	MirrorAxes []int // nil for None
-	// Extra stands under the key "lntorch", which nnU-Net ignores.
+	// Extra is stored under the key "lntorch", which nnU-Net ignores.
 	Extra []Entry
 }
 
-// Save writes t as nnU-Net's trainer does, the weights with adapters merged in: its keys in its order, every alias of a weight, numpy scalars as Python floats
-// (Differs: torch's weights_only loader then opens the file, and nnU-Net only rounds and compares them). The file appears
-// complete or not at all.
+// Save writes t as nnU-Net's trainer does, with adapters merged into the weights: the same keys in
+// the same order, every alias of a weight, and numpy scalars as Python floats (Differs: torch's
+// weights_only loader can then open the file, and nnU-Net only rounds and compares them). The file
+// appears complete or not at all.
 func Save(path string, t *Training) error {
-	return withStateDict(t.Network, path, func(weights *pickle.OrderedDict) error { return save(path, t, weights) })
+	return withStateDict(t.Network, path,
+		func(weights *pickle.OrderedDict) error { return save(path, t, weights) })
 }
 
 func save(path string, t *Training, weights *pickle.OrderedDict) error {
@@ -82,8 +86,10 @@ func save(path string, t *Training, weights *pickle.OrderedDict) error {
 	if t.Scaler == nil {
 		root.Set("grad_scaler_state", nil)
 	} else {
-		root.Set("grad_scaler_state", dict("scale", t.Scaler.Scale, "growth_factor", t.Scaler.GrowthFactor,
-			"backoff_factor", t.Scaler.BackoffFactor, "growth_interval", t.Scaler.GrowthInterval, "_growth_tracker", t.Scaler.GrowthTracker))
+		root.Set("grad_scaler_state", dict("scale", t.Scaler.Scale, "growth_factor",
+			t.Scaler.GrowthFactor,
+			"backoff_factor", t.Scaler.BackoffFactor, "growth_interval", t.Scaler.GrowthInterval,
+			"_growth_tracker", t.Scaler.GrowthTracker))
 	}
 	root.Set("logging", t.Logging.dict())
 	if t.BestEMA == nil {
@@ -107,15 +113,17 @@ func save(path string, t *Training, weights *pickle.OrderedDict) error {
 	return nil
 }
 
-// setAbout sets the entries that tell what the weights are.
+// setAbout sets the entries that describe the weights.
 func (t *Training) setAbout(root *pickle.Dict) {
 	root.Set("current_epoch", int64(t.Epoch))
 	var fold any = t.InitArgs.Fold
 	if n, err := strconv.ParseInt(t.InitArgs.Fold, 10, 64); err == nil {
 		fold = n
 	}
-	root.Set("init_args", dict("plans", fromJSON(t.InitArgs.Plans), "configuration", t.InitArgs.Configuration, "fold", fold,
-		"dataset_json", fromJSON(t.InitArgs.Dataset), "unpack_dataset", t.InitArgs.UnpackDataset, "device", t.InitArgs.Device))
+	root.Set("init_args", dict("plans", fromJSON(t.InitArgs.Plans), "configuration",
+		t.InitArgs.Configuration, "fold", fold,
+		"dataset_json", fromJSON(t.InitArgs.Dataset), "unpack_dataset", t.InitArgs.UnpackDataset,
+		"device", t.InitArgs.Device))
 	root.Set("trainer_name", t.Trainer)
 	if t.MirrorAxes == nil {
 		root.Set("inference_allowed_mirroring_axes", nil)
@@ -128,7 +136,8 @@ func (t *Training) setAbout(root *pickle.Dict) {
 	}
 }
 
-// SaveWeights writes a network's bare state dict, as torch.save(network.state_dict()) does, with adapters merged in.
+// SaveWeights writes a network's bare state dict, as torch.save(network.state_dict()) does, with
+// adapters merged.
 func SaveWeights(path string, m *nn.Module) error {
 	return withStateDict(m, path, func(weights *pickle.OrderedDict) error {
 		if err := pth.Save(path, weights); err != nil {
@@ -138,7 +147,7 @@ func SaveWeights(path string, m *nn.Module) error {
 	})
 }
 
-// withStateDict runs f with the network's state dict, whose tensors live as long.
+// withStateDict calls f with the network's state dict, whose tensors are valid during the call.
 func withStateDict(m *nn.Module, path string, f func(*pickle.OrderedDict) error) error {
 	return torch.NoGrad(func() error {
 		return torch.With(func(s *torch.Scope) error {
@@ -159,7 +168,8 @@ func dict(pairs ...any) *pickle.Dict {
 	return d
 }
 
-// stateDict is the pickled form of state_dict(): every name, aliases sharing a tensor, and _metadata. Merged weights live in s.
+// stateDict returns the pickled form of state_dict(): every name, aliases sharing a tensor, and
+// _metadata. Merged weights live in s.
 func stateDict(s *torch.Scope, m *nn.Module) (*pickle.OrderedDict, error) {
 	d := &pickle.OrderedDict{}
 	files := map[*nn.Param]*pth.Tensor{}
@@ -196,8 +206,10 @@ func sgdDict(o SGDState) (*pickle.Dict, error) {
 		}
 		state.Set(int64(i), dict("momentum_buffer", t))
 	}
-	group := dict("lr", o.Options.LR, "momentum", o.Options.Momentum, "dampening", int64(0), "weight_decay", o.Options.WeightDecay,
-		"nesterov", o.Options.Nesterov, "maximize", false, "foreach", nil, "differentiable", false, "fused", nil,
+	group := dict("lr", o.Options.LR, "momentum", o.Options.Momentum, "dampening", int64(0),
+		"weight_decay", o.Options.WeightDecay,
+		"nesterov", o.Options.Nesterov, "maximize", false, "foreach", nil, "differentiable", false,
+		"fused", nil,
 		"initial_lr", o.InitialLR, "params", params)
 	return dict("state", state, "param_groups", &pickle.List{Items: []any{group}}), nil
 }
@@ -215,8 +227,10 @@ func (l *Logging) dict() *pickle.Dict {
 	for _, d := range l.Dice {
 		perClass.Items = append(perClass.Items, floats(d))
 	}
-	return dict("mean_fg_dice", floats(l.MeanFgDice), "ema_fg_dice", floats(l.EMAFgDice), "dice_per_class_or_region", perClass,
-		"train_losses", floats(l.TrainLosses), "val_losses", floats(l.ValLosses), "lrs", floats(l.LRs),
+	return dict("mean_fg_dice", floats(l.MeanFgDice), "ema_fg_dice", floats(l.EMAFgDice),
+		"dice_per_class_or_region", perClass,
+		"train_losses", floats(l.TrainLosses), "val_losses", floats(l.ValLosses), "lrs",
+		floats(l.LRs),
 		"epoch_start_timestamps", floats(l.EpochStart), "epoch_end_timestamps", floats(l.EpochEnd))
 }
 
@@ -252,8 +266,8 @@ func putInt64s(b []byte, v []int64) {
 	}
 }
 
-// Training reads what a training continues from, but for the network's weights (LoadWeights). Momentum buffers live in
-// s. The file may come from lntorch or from nnU-Net.
+// Training reads the state from which training resumes, except for the network's weights
+// (LoadWeights). Momentum buffers live in s. The file may come from lntorch or from nnU-Net.
 func (f *File) Training(s *torch.Scope) (*Training, error) {
 	t, err := f.training(s)
 	if err != nil {
@@ -264,7 +278,8 @@ func (f *File) Training(s *torch.Scope) (*Training, error) {
 
 func (f *File) training(s *torch.Scope) (*Training, error) {
 	if !f.NNUNet {
-		return nil, fmt.Errorf("holds weights alone; a training continues from a checkpoint of nnU-Net's form (optimizer_state, logging, …)")
+		return nil, fmt.Errorf("holds only weights; training resumes from a checkpoint in " +
+			"nnU-Net's form (optimizer_state, logging, …)")
 	}
 	if err := f.Understood(KeyEpoch, KeyTrainer, KeyMirrorAxes, KeyInit); err != nil {
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "checkpoint: "+f.Path+": "))
@@ -324,7 +339,7 @@ func (f *File) readScaler(t *Training) error {
 	if d == nil {
 		return fmt.Errorf("grad_scaler_state is of type %s, expected a dict", pickle.TypeName(v))
 	}
-	if d.Len() == 0 { // of a scaler that was switched off
+	if d.Len() == 0 { // from a disabled scaler
 		return nil
 	}
 	t.Scaler = &optim.GradScalerState{}
@@ -355,7 +370,8 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 		return fmt.Errorf("optimizer_state.param_groups: %w", err)
 	}
 	if len(list) != 1 || dictOf(list[0]) == nil {
-		return fmt.Errorf("optimizer_state has %d parameter groups, expected one dict as in nnU-Net's", len(list))
+		return fmt.Errorf("optimizer_state has %d parameter groups, expected one dict as in "+
+			"nnU-Net's", len(list))
 	}
 	n, err := t.SGD.readGroup(dictOf(list[0]))
 	if err != nil {
@@ -365,13 +381,15 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 	state, _ := d.Get("state")
 	sd := dictOf(state)
 	if sd == nil {
-		return fmt.Errorf("optimizer_state.state is of type %s, expected a dict", pickle.TypeName(state))
+		return fmt.Errorf("optimizer_state.state is of type %s, expected a dict",
+			pickle.TypeName(state))
 	}
 	for k, e := range sd.All() {
-		i, ok := whole(k)
+		i, ok := wholeNumber(k)
 		entry := dictOf(e)
 		if !ok || i < 0 || i >= int64(n) || entry == nil {
-			return fmt.Errorf("optimizer_state.state has an entry %v, expected a dict for a parameter below %d", k, n)
+			return fmt.Errorf("optimizer_state.state has an entry %v, expected a dict for a "+
+				"parameter below %d", k, n)
 		}
 		b, _ := entry.Get("momentum_buffer")
 		if b == nil {
@@ -379,7 +397,8 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 		}
 		tensor, ok := b.(*pth.Tensor)
 		if !ok {
-			return fmt.Errorf("momentum of parameter %d is of type %s, expected a tensor", i, pickle.TypeName(b))
+			return fmt.Errorf("momentum of parameter %d is of type %s, expected a tensor", i,
+				pickle.TypeName(b))
 		}
 		m, err := readTensor(s, tensor)
 		if err != nil {
@@ -390,7 +409,7 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 	return nil
 }
 
-// readGroup reads the settings and gives the number of parameters.
+// readGroup reads the settings and returns the number of parameters.
 func (o *SGDState) readGroup(g *pickle.Dict) (int, error) {
 	var errs [5]error
 	o.Options.LR, errs[0] = float(g, "lr")
@@ -446,7 +465,8 @@ func (l *Logging) read(d *pickle.Dict) error {
 		for i, e := range get(key) {
 			x, ok := pickle.AsFloat(e)
 			if !ok && err == nil {
-				err = fmt.Errorf("logging: %s[%d] is of type %s, expected a number", key, i, pickle.TypeName(e))
+				err = fmt.Errorf("logging: %s[%d] is of type %s, expected a number", key, i,
+					pickle.TypeName(e))
 			}
 			out = append(out, x)
 		}
@@ -459,8 +479,10 @@ func (l *Logging) read(d *pickle.Dict) error {
 		}
 		return out
 	}
-	*l = Logging{MeanFgDice: list("mean_fg_dice"), EMAFgDice: list("ema_fg_dice"), TrainLosses: narrow(list("train_losses")),
-		ValLosses: narrow(list("val_losses")), LRs: list("lrs"), EpochStart: list("epoch_start_timestamps"), EpochEnd: list("epoch_end_timestamps")}
+	*l = Logging{MeanFgDice: list("mean_fg_dice"), EMAFgDice: list("ema_fg_dice"),
+		TrainLosses: narrow(list("train_losses")),
+		ValLosses:   narrow(list("val_losses")), LRs: list("lrs"),
+		EpochStart: list("epoch_start_timestamps"), EpochEnd: list("epoch_end_timestamps")}
 	for i, e := range get("dice_per_class_or_region") {
 		row := []float64{}
 		classes, wrong := items(e)
@@ -470,7 +492,8 @@ func (l *Logging) read(d *pickle.Dict) error {
 		for _, c := range classes {
 			x, ok := pickle.AsFloat(c)
 			if !ok && err == nil {
-				err = fmt.Errorf("logging: dice_per_class_or_region[%d] holds a value of type %s, expected numbers", i, pickle.TypeName(c))
+				err = fmt.Errorf("logging: dice_per_class_or_region[%d] holds a value of type "+
+					"%s, expected numbers", i, pickle.TypeName(c))
 			}
 			row = append(row, x)
 		}
@@ -488,7 +511,8 @@ func readEntry(v any) (any, error) {
 		for _, e := range x.Items {
 			f, ok := pickle.AsFloat(e)
 			if !ok {
-				return nil, fmt.Errorf("a list holds a value of type %s, expected numbers", pickle.TypeName(e))
+				return nil, fmt.Errorf("a list holds a value of type %s, expected numbers",
+					pickle.TypeName(e))
 			}
 			out = append(out, f)
 		}
@@ -510,7 +534,7 @@ func readEntry(v any) (any, error) {
 			}
 			return out, nil
 		}
-		return nil, fmt.Errorf("a tensor of %s is not understood", x.DType)
+		return nil, fmt.Errorf("a tensor of %s is not supported", x.DType)
 	}
-	return nil, fmt.Errorf("a value of type %s is not understood", pickle.TypeName(v))
+	return nil, fmt.Errorf("a value of type %s is not supported", pickle.TypeName(v))
 }

@@ -11,31 +11,31 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// Status is what became of one name.
+// Status is the outcome of loading one parameter.
 type Status string
 
-// Statuses of a row.
+// The statuses of a Row.
 const (
 	Loaded     Status = "loaded"
-	Kept       Status = "kept"       // by rule: the network keeps its own values
-	Adapted    Status = "adapted"    // by rule: only some channels come from the file
-	Missing    Status = "missing"    // the network has it, the file not
-	Unexpected Status = "unexpected" // the file has it, the network not
+	Kept       Status = "kept"       // by LoadOptions.Keep: the network keeps its own values
+	Adapted    Status = "adapted"    // by LoadOptions.Remap: only some channels come from the file
+	Missing    Status = "missing"    // in the network, not in the file
+	Unexpected Status = "unexpected" // in the file, not in the network
 	Mismatched Status = "mismatched" // shapes differ
-	NoEffect   Status = "no effect"  // a LoRA adapter in the file whose B is zero
+	NoEffect   Status = "no effect"  // a LoRA adapter in the file with B = 0
 )
 
-// Row is what became of one tensor; aliases are one row under the first of their names.
+// Row is the outcome for one tensor; aliases share a row under their first name.
 type Row struct {
 	Name        string
 	Status      Status
-	File, Model []int64 // shapes; nil where there is none
+	File, Model []int64 // shapes; nil if absent
 }
 
-// Report lists the rows of a loading, network order first, then unexpected names in file order.
+// Report lists the outcome of loading: rows in network order, then unexpected names in file order.
 type Report struct{ Rows []Row }
 
-// Count is the number of rows with a status.
+// Count returns the number of rows with a status.
 func (r *Report) Count(s Status) int {
 	n := 0
 	for _, row := range r.Rows {
@@ -46,16 +46,18 @@ func (r *Report) Count(s Status) int {
 	return n
 }
 
-// Table prints a line with the counts and a line for each row that was not simply loaded, most limit of them (0: all).
+// Table returns a line with the counts and a line for each row with another status than Loaded or
+// NoEffect, at most limit of them (0: all).
 func (r *Report) Table(limit int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d loaded, %d kept, %d missing, %d unexpected, %d mismatched", r.Count(Loaded), r.Count(Kept),
+	fmt.Fprintf(&b, "%d loaded, %d kept, %d missing, %d unexpected, %d mismatched", r.Count(Loaded),
+		r.Count(Kept),
 		r.Count(Missing), r.Count(Unexpected), r.Count(Mismatched))
 	if n := r.Count(Adapted); n > 0 {
 		fmt.Fprintf(&b, ", %d adapted", n)
 	}
 	if idle := r.Count(NoEffect); idle > 0 {
-		fmt.Fprintf(&b, ", %d tensors of adapters without effect", idle)
+		fmt.Fprintf(&b, ", %d adapter tensors without effect", idle)
 	}
 	n := 0
 	for _, row := range r.Rows {
@@ -81,24 +83,26 @@ func (r *Report) Table(limit int) string {
 	return b.String()
 }
 
-// LoadOptions says how strict LoadWeights is.
+// LoadOptions controls how strict LoadWeights is.
 type LoadOptions struct {
 	// Keep names the parameters that keep the network's own values.
 	Keep func(name string) bool
-	// Remap says of a tensor that is to be taken along in part which of its channels go where; nil for all others.
+	// Remap returns the channel mapping of a tensor that is to be transferred in part; nil for all
+	// others.
 	Remap func(name string, file, model []int64) *Remap
-	// AllowUnexpected lets the file hold more than the network needs.
+	// AllowUnexpected allows tensors in the file that the network does not have.
 	AllowUnexpected bool
 }
 
-// Remap fills a parameter along one axis from chosen indices of the file's tensor; the other axes must agree.
+// Remap fills a parameter along one axis from selected indices of the file's tensor; the other axes
+// must agree.
 type Remap struct {
 	Axis int
-	From []int // for each index of the parameter's axis the file's; -1 for none
-	Zero bool  // what comes from nowhere becomes 0; else it keeps the network's own values
+	From []int // the file's index for each index of the parameter's axis; -1 for none
+	Zero bool  // unmapped indices become 0; otherwise they keep the network's values
 }
 
-// fits tells whether the remap leads from one shape to the other.
+// fits reports whether the remap is valid for these shapes.
 func (r *Remap) fits(file, model []int64) bool {
 	if len(file) != len(model) || r.Axis >= len(model) || int64(len(r.From)) != model[r.Axis] {
 		return false
@@ -108,12 +112,14 @@ func (r *Remap) fits(file, model []int64) bool {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(r.From, func(i int) bool { return i < -1 || int64(i) >= file[r.Axis] })
+	return !slices.ContainsFunc(r.From,
+		func(i int) bool { return i < -1 || int64(i) >= file[r.Axis] })
 }
 
-// LoadWeights fills the parameters and buffers of a network from a file, converting their element type. Nothing is
-// changed unless everything fits: the error lists what is missing, mismatched or unexpected. Of aliases at least one
-// must be in the file; where aliases differ the last one counts, as it does for PyTorch.
+// LoadWeights fills the parameters and buffers of a network from a file, converting their element
+// type. Nothing is changed unless everything fits: the error lists what is missing, mismatched or
+// unexpected. At least one alias of each parameter must be in the file; if aliases differ, the last
+// one counts, as in PyTorch.
 func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error) {
 	inFile := map[string]*pth.Tensor{}
 	for _, w := range weights {
@@ -168,20 +174,25 @@ func LoadWeights(m *nn.Module, weights []Weight, o LoadOptions) (*Report, error)
 		row := Row{Name: w.Name, Status: Unexpected, File: w.Size}
 		if layer, part, ok := peft.SplitName(w.Name); ok {
 			row.Status = NoEffect
-			if part == "B" && !zero(w.Tensor) {
-				return nil, fmt.Errorf("the file holds adapters, of %s for example, that change what its network computes: `lntorch merge` puts them into the weights", layer)
+			if part == "B" && !allZero(w.Tensor) {
+				return nil, fmt.Errorf("the file holds adapters (for example of %s) that change "+
+					"the network's output: merge them into the weights with `lntorch merge`", layer)
 			}
 		}
 		report.Rows = append(report.Rows, row)
 	}
-	if report.Count(Missing)+report.Count(Mismatched) > 0 || !o.AllowUnexpected && report.Count(Unexpected) > 0 {
-		return report, fmt.Errorf("weights do not fit the network: %s\n(is the architecture in the plans the one that the checkpoint was trained with? `lntorch inspect` shows the file's)", report.Table(20))
+	if report.Count(Missing)+report.Count(Mismatched) > 0 ||
+		!o.AllowUnexpected && report.Count(Unexpected) > 0 {
+		return report, fmt.Errorf("weights do not fit the network: %s\n(is the architecture in "+
+			"the plans the one that the checkpoint was trained with? `lntorch inspect` shows the "+
+			"file's)", report.Table(20))
 	}
 	return report, fill(order, source, remaps)
 }
 
-// zero tells whether every element of a floating tensor is 0; one that cannot be read is not.
-func zero(t *pth.Tensor) bool {
+// allZero reports whether every element of a floating-point tensor is 0; false if it cannot be
+// read.
+func allZero(t *pth.Tensor) bool {
 	b := make([]byte, t.Bytes())
 	if t.ReadInto(b) != nil {
 		return false
@@ -223,7 +234,8 @@ func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor, remaps map[*nn.P
 				if m := remaps[p]; m != nil {
 					dst = s.Empty(t.Size, dtype, torch.CPU)
 					later = append(later, func() { m.apply(s, p.T, dst) })
-				} else if p.T.DType() != dtype || p.T.Device().Type != torch.DeviceCPU || !p.T.IsContiguous() {
+				} else if p.T.DType() != dtype || p.T.Device().Type != torch.DeviceCPU ||
+					!p.T.IsContiguous() {
 					dst = s.Empty(p.Shape, dtype, torch.CPU)
 					later = append(later, func() { s.Copy_(p.T, dst, false) })
 				}
@@ -254,15 +266,18 @@ func (r *Remap) apply(s *torch.Scope, dst, file *torch.Tensor) {
 	}
 	for to, from := range r.From {
 		if from >= 0 {
-			s.Copy_(s.Narrow(dst, int64(r.Axis), int64(to), 1), s.Narrow(file, int64(r.Axis), int64(from), 1), false)
+			s.Copy_(s.Narrow(dst, int64(r.Axis), int64(to), 1),
+				s.Narrow(file, int64(r.Axis), int64(from), 1), false)
 		}
 	}
 }
 
 // dtypes pairs the element types of files and tensors.
 var dtypes = map[pth.DType]torch.DType{
-	pth.Uint8: torch.Uint8, pth.Int8: torch.Int8, pth.Int16: torch.Int16, pth.Int32: torch.Int32, pth.Int64: torch.Int64,
-	pth.Float16: torch.Float16, pth.BFloat16: torch.BFloat16, pth.Float32: torch.Float32, pth.Float64: torch.Float64, pth.Bool: torch.Bool,
+	pth.Uint8: torch.Uint8, pth.Int8: torch.Int8, pth.Int16: torch.Int16, pth.Int32: torch.Int32,
+	pth.Int64:   torch.Int64,
+	pth.Float16: torch.Float16, pth.BFloat16: torch.BFloat16, pth.Float32: torch.Float32,
+	pth.Float64: torch.Float64, pth.Bool: torch.Bool,
 }
 
 func dtypeOf(d pth.DType) (torch.DType, error) {
@@ -273,7 +288,8 @@ func dtypeOf(d pth.DType) (torch.DType, error) {
 	return t, nil
 }
 
-// toFile makes the file's tensor of t: a view of its memory on the CPU, a copy elsewhere. t must live until it is saved.
+// toFile makes the file's tensor of t: a view of its memory on the CPU, a copy elsewhere. t must
+// live until it is saved.
 func toFile(t *torch.Tensor) (*pth.Tensor, error) {
 	var dtype pth.DType
 	found := false

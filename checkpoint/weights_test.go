@@ -27,7 +27,8 @@ type small struct {
 func newSmall(t *testing.T, s *torch.Scope) *small {
 	t.Helper()
 	b := nn.Builder{Scope: s, Device: torch.CPU}
-	n := &small{module: nn.NewModule(), weight: b.Param(2, 3), bias: b.Param(2), head: b.Param(1, 2), statistics: b.Param(2)}
+	n := &small{module: nn.NewModule(), weight: b.Param(2, 3), bias: b.Param(2),
+		head: b.Param(1, 2), statistics: b.Param(2)}
 	n.statistics.Buffer = true
 	conv, seg, encoder, decoder := nn.NewModule(), nn.NewModule(), nn.NewModule(), nn.NewModule()
 	conv.Add("weight", n.weight)
@@ -61,7 +62,8 @@ func (n *small) values(t *testing.T) (all []float32) {
 }
 
 // weight is an entry of a state dict: v as the given type.
-func weight(t *testing.T, name string, dtype pth.DType, v []float64, shape ...int64) checkpoint.Weight {
+func weight(t *testing.T, name string, dtype pth.DType, v []float64,
+	shape ...int64) checkpoint.Weight {
 	t.Helper()
 	var b []byte
 	for _, x := range v {
@@ -93,10 +95,13 @@ func weight(t *testing.T, name string, dtype pth.DType, v []float64, shape ...in
 func complete(t *testing.T) []checkpoint.Weight {
 	six, two := []float64{1, 2, 4, 8, 16, 32}, []float64{64, 128}
 	return []checkpoint.Weight{
-		weight(t, "encoder.conv.weight", pth.Float32, six, 2, 3), weight(t, "encoder.conv.bias", pth.Float32, two, 2),
+		weight(t, "encoder.conv.weight", pth.Float32, six, 2, 3),
+		weight(t, "encoder.conv.bias", pth.Float32, two, 2),
 		weight(t, "encoder.conv.running", pth.Float32, two, 2),
-		weight(t, "decoder.encoder.conv.weight", pth.Float32, six, 2, 3), weight(t, "decoder.encoder.conv.bias", pth.Float32, two, 2),
-		weight(t, "decoder.encoder.conv.running", pth.Float32, two, 2), weight(t, "decoder.seg_layers.0.weight", pth.Float32, []float64{3, 5}, 1, 2),
+		weight(t, "decoder.encoder.conv.weight", pth.Float32, six, 2, 3),
+		weight(t, "decoder.encoder.conv.bias", pth.Float32, two, 2),
+		weight(t, "decoder.encoder.conv.running", pth.Float32, two, 2),
+		weight(t, "decoder.seg_layers.0.weight", pth.Float32, []float64{3, 5}, 1, 2),
 	}
 }
 
@@ -119,7 +124,8 @@ func TestOneAliasIsEnoughAndTheLastOneCounts(t *testing.T) {
 	for _, c := range []struct {
 		dropped string
 		changed string
-	}{{"encoder.conv.weight", ""}, {"decoder.encoder.conv.weight", ""}, {"", "decoder.encoder.conv.weight"}} {
+	}{{"encoder.conv.weight", ""}, {"decoder.encoder.conv.weight", ""},
+		{"", "decoder.encoder.conv.weight"}} {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
 			n := newSmall(t, s)
 			want := []float32{1, 2, 4, 8, 16, 32}
@@ -148,9 +154,11 @@ func TestLoadWeightsConvertsElementTypes(t *testing.T) {
 			n := newSmall(t, s)
 			weights := complete(t)
 			weights[0] = weight(t, weights[0].Name, dtype, []float64{1, 2, 4, 8, 16, 32}, 2, 3)
-			_, err := checkpoint.LoadWeights(n.module, append(weights[:3:3], weights[6]), checkpoint.LoadOptions{})
+			_, err := checkpoint.LoadWeights(n.module, append(weights[:3:3], weights[6]),
+				checkpoint.LoadOptions{})
 			require.NoError(t, err)
-			require.Equal(t, []float32{1, 2, 4, 8, 16, 32}, torchtest.Float32s(t, n.weight.T), dtype.String())
+			require.Equal(t, []float32{1, 2, 4, 8, 16, 32}, torchtest.Float32s(t, n.weight.T),
+				dtype.String())
 			require.Equal(t, torch.Float32, n.weight.T.DType())
 			return nil
 		}))
@@ -158,8 +166,10 @@ func TestLoadWeightsConvertsElementTypes(t *testing.T) {
 	require.NoError(t, torch.With(func(s *torch.Scope) error { // rounding, to even
 		n := newSmall(t, s)
 		weights := complete(t)
-		weights[1] = weight(t, weights[1].Name, pth.Float64, []float64{1 + 1.0/(1<<24), 1 + 3.0/(1<<24)}, 2)
-		_, err := checkpoint.LoadWeights(n.module, append(weights[:3:3], weights[6]), checkpoint.LoadOptions{})
+		weights[1] = weight(t, weights[1].Name, pth.Float64,
+			[]float64{1 + 1.0/(1<<24), 1 + 3.0/(1<<24)}, 2)
+		_, err := checkpoint.LoadWeights(n.module, append(weights[:3:3], weights[6]),
+			checkpoint.LoadOptions{})
 		require.NoError(t, err)
 		require.Equal(t, []float32{1, 1 + 4.0/(1<<24)}, torchtest.Float32s(t, n.bias.T))
 		return nil
@@ -177,20 +187,27 @@ func TestWeightsThatDoNotFitChangeNothing(t *testing.T) {
 		o     checkpoint.LoadOptions
 		want  []string
 	}{
-		"missing": {func(w []checkpoint.Weight) []checkpoint.Weight { return append(w[1:3:3], w[4:]...) }, checkpoint.LoadOptions{},
-			[]string{"3 loaded, 0 kept, 1 missing, 0 unexpected, 0 mismatched", "missing     encoder.conv.weight  network [2 3]", "lntorch inspect"}},
+		"missing": {
+			func(w []checkpoint.Weight) []checkpoint.Weight { return append(w[1:3:3], w[4:]...) },
+			checkpoint.LoadOptions{},
+			[]string{"3 loaded, 0 kept, 1 missing, 0 unexpected, 0 mismatched",
+				"missing     encoder.conv.weight  network [2 3]", "lntorch inspect"}},
 		"missing buffer": {func(w []checkpoint.Weight) []checkpoint.Weight {
 			return []checkpoint.Weight{w[0], w[1], w[6]}
 		}, checkpoint.LoadOptions{}, []string{"missing     encoder.conv.running"}},
 		"mismatched": {func(w []checkpoint.Weight) []checkpoint.Weight {
 			w[6] = weight(t, w[6].Name, pth.Float32, []float64{1, 2, 3, 4}, 2, 2)
 			return w
-		}, checkpoint.LoadOptions{AllowUnexpected: true}, []string{"1 mismatched", "mismatched  decoder.seg_layers.0.weight  file [2 2], network [1 2]"}},
+		}, checkpoint.LoadOptions{AllowUnexpected: true},
+			[]string{"1 mismatched",
+				"mismatched  decoder.seg_layers.0.weight  file [2 2], network [1 2]"}},
 		"first of two aliases mismatched": {func(w []checkpoint.Weight) []checkpoint.Weight {
 			w[0] = weight(t, w[0].Name, pth.Float32, []float64{1, 2, 3, 4, 5, 6}, 3, 2)
 			return w
-		}, checkpoint.LoadOptions{}, []string{"mismatched  encoder.conv.weight  file [3 2], network [2 3]"}},
-		"unexpected": {extra, checkpoint.LoadOptions{}, []string{"1 unexpected", "unexpected  other.weight  file [1]"}},
+		}, checkpoint.LoadOptions{},
+			[]string{"mismatched  encoder.conv.weight  file [3 2], network [2 3]"}},
+		"unexpected": {extra, checkpoint.LoadOptions{},
+			[]string{"1 unexpected", "unexpected  other.weight  file [1]"}},
 		"complex": {func(w []checkpoint.Weight) []checkpoint.Weight {
 			w[1] = weight(t, w[1].Name, pth.Complex64, []float64{0, 0}, 2)
 			return w
@@ -211,7 +228,8 @@ func TestWeightsThatDoNotFitChangeNothing(t *testing.T) {
 	}
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		n := newSmall(t, s)
-		r, err := checkpoint.LoadWeights(n.module, extra(complete(t)), checkpoint.LoadOptions{AllowUnexpected: true})
+		r, err := checkpoint.LoadWeights(n.module, extra(complete(t)),
+			checkpoint.LoadOptions{AllowUnexpected: true})
 		require.NoError(t, err)
 		require.Equal(t, 1, r.Count(checkpoint.Unexpected))
 		require.Contains(t, r.Table(0), "other.weight")
@@ -221,7 +239,8 @@ func TestWeightsThatDoNotFitChangeNothing(t *testing.T) {
 
 func TestKeptParametersKeepTheirValues(t *testing.T) {
 	torchtest.NoLeak(t)
-	for _, withHead := range []bool{true, false} { // a file without heads, or with heads of other classes, fits too
+	// a file without heads, or with heads of other classes, fits too
+	for _, withHead := range []bool{true, false} {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
 			n := newSmall(t, s)
 			weights := complete(t)
@@ -229,12 +248,14 @@ func TestKeptParametersKeepTheirValues(t *testing.T) {
 			if !withHead {
 				weights = weights[:6]
 			}
-			r, err := checkpoint.LoadWeights(n.module, weights, checkpoint.LoadOptions{Keep: models.IsSegLayer})
+			r, err := checkpoint.LoadWeights(n.module, weights,
+				checkpoint.LoadOptions{Keep: models.IsSegLayer})
 			require.NoError(t, err)
 			require.Equal(t, []float32{-1, -1}, torchtest.Float32s(t, n.head.T))
 			require.Equal(t, []float32{64, 128}, torchtest.Float32s(t, n.bias.T))
 			require.Contains(t, r.Table(0), "1 kept")
-			require.Contains(t, r.Table(0), "kept        decoder.seg_layers.0.weight  network [1 2]")
+			require.Contains(t, r.Table(0),
+				"kept        decoder.seg_layers.0.weight  network [1 2]")
 			return nil
 		}))
 	}
@@ -243,7 +264,8 @@ func TestKeptParametersKeepTheirValues(t *testing.T) {
 func TestTableEndsWithHowManyMore(t *testing.T) {
 	r := &checkpoint.Report{}
 	for _, name := range []string{"a", "b", "c", "d"} {
-		r.Rows = append(r.Rows, checkpoint.Row{Name: name, Status: checkpoint.Missing, Model: []int64{1}})
+		r.Rows = append(r.Rows, checkpoint.Row{Name: name, Status: checkpoint.Missing,
+			Model: []int64{1}})
 	}
 	table := r.Table(3)
 	require.Contains(t, table, "  missing     c")
@@ -254,7 +276,8 @@ func TestTableEndsWithHowManyMore(t *testing.T) {
 
 // The reference reads network_weights as they are; names of wrapped modules fit here too.
 func TestWrappersBeforeNamesAreTakenOff(t *testing.T) {
-	for _, prefix := range []string{"module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."} {
+	for _, prefix := range []string{"module.", "_orig_mod.", "module._orig_mod.",
+		"_orig_mod.module."} {
 		path := filepath.Join(t.TempDir(), "w.pth")
 		w := weight(t, "", pth.Float32, []float64{1}, 1)
 		require.NoError(t, pth.Save(path, dict(prefix+"encoder.module.weight", w.Tensor)))
@@ -269,8 +292,10 @@ func TestWrappersBeforeNamesAreTakenOff(t *testing.T) {
 // Against nnU-Net's function: what it took has the file's bits, what it kept is what lntorch keeps.
 func TestLiveKeptLayersAreThoseOfLoadPretrainedWeights(t *testing.T) {
 	golden.Python(t)
-	out := golden.Run(t, "nnunet_stack.py", "pretrained", "--plans", filepath.Join(sourceModel, "plans.json"),
-		"--dataset-json", filepath.Join(sourceModel, "dataset.json"), "--configuration", "3d_phantom", "--checkpoint", sourceCheckpoint)
+	out := golden.Run(t, "nnunet_stack.py", "pretrained", "--plans",
+		filepath.Join(sourceModel, "plans.json"),
+		"--dataset-json", filepath.Join(sourceModel, "dataset.json"), "--configuration",
+		"3d_phantom", "--checkpoint", sourceCheckpoint)
 	var theirs struct {
 		Taken int
 		Kept  []string
@@ -301,12 +326,14 @@ func TestPretrainedWeightsRenewExactlyTheHeads(t *testing.T) {
 		for _, p := range n.Module().Parameters() {
 			s.Fill_(p.T, -7)
 		}
-		require.NoError(t, n.Module().Reset(gen, func(path string) bool { return models.IsSegLayer(path + ".") }))
+		require.NoError(t, n.Module().Reset(gen,
+			func(path string) bool { return models.IsSegLayer(path + ".") }))
 		reset := map[string][]float32{}
 		for _, p := range n.Module().Parameters() {
 			reset[p.Name] = torchtest.Float32s(t, p.T)
 		}
-		r, err := checkpoint.LoadWeights(n.Module(), f.Weights, checkpoint.LoadOptions{Keep: models.IsSegLayer, AllowUnexpected: true})
+		r, err := checkpoint.LoadWeights(n.Module(), f.Weights,
+			checkpoint.LoadOptions{Keep: models.IsSegLayer, AllowUnexpected: true})
 		require.NoError(t, err)
 		require.Equal(t, 6, r.Count(checkpoint.Kept))
 		file := map[string][]byte{}

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""lntorch beside the Python stack. `make bench` runs it, with the Python of `make test-nnunet` (nnU-Net 2.5.1).
+"""Compares lntorch with the Python stack. `make bench` runs it, with the Python of `make
+test-nnunet` (nnU-Net 2.5.1).
 
-Each row of the table is a process of its own (a worker) that prepares its work, then repeats it when told to. One worker is told at a
-time, lntorch and Python in turn, and none is told before all are prepared. Both sides must have the same libtorch, kernels,
-threads and network, or the run stops. Where a process alone needs gigabytes, workers do not wait beside each other: each repeat starts one.
+Each row of the table is a separate process (a worker) that prepares its work, then repeats it on
+request. One worker runs at a time, lntorch and Python alternating, and only after all are prepared.
+Both sides must have the same libtorch, kernels, threads and network, or the run stops. If a single
+process needs gigabytes, workers are not kept waiting in memory: each repeat starts one.
 
-Writes docs/benchmarks.md and build/bench.json; with --parts methods (`make bench-methods`) docs/benchmarks-methods.md and build/bench-methods.json.
+Writes docs/benchmarks.md and build/bench.json; with --parts methods (`make bench-methods`)
+docs/benchmarks-methods.md and build/bench-methods.json.
 """
 
 import argparse
@@ -116,7 +119,8 @@ def random_gradients(net):
 
 
 def step(net, strides, o):
-    """nnUNetTrainer.train_step on the CPU; with amp, its network and loss under autocast to bfloat16."""
+    """nnUNetTrainer.train_step on the CPU; with amp, the network and loss run under bfloat16
+    autocast."""
     import contextlib
 
     import numpy as np
@@ -171,13 +175,13 @@ def step(net, strides, o):
 
 
 def update(net, _, o):
-    """The dense optimizer alone."""
+    """The dense optimizer only."""
     random_gradients(net)
     return optimizer_of(net).step
 
 
 def sparse_gradients(net):
-    """By name: the weights whose rows DGST thins out."""
+    """The weights whose rows DGST sparsifies, by name."""
     random_gradients(net)
     return [
         (n, p.grad)
@@ -187,7 +191,7 @@ def sparse_gradients(net):
 
 
 def topk(net, _, o):
-    """torch.topk for each weight: indices alone."""
+    """torch.topk for each weight: indices only."""
     import torch
 
     gradients = sparse_gradients(net)
@@ -203,7 +207,8 @@ def topk(net, _, o):
 
 
 def released(net, _, o):
-    """What the released selection does: for each rank a sort of all rows, and one-hot rows out of an identity matrix as wide as a row."""
+    """The released selection: for each rank a sort of all rows, and one-hot rows taken from an
+    identity matrix as wide as a row."""
     import torch
 
     gradients = sparse_gradients(net)
@@ -265,7 +270,7 @@ def window(net, _, o):
 
 
 def save(o):
-    """Writes a checkpoint with momentum, of the keys that nnU-Net's has."""
+    """Writes a checkpoint with momentum buffers and the keys of nnU-Net's."""
     import torch
 
     net, _ = network(o["network"])
@@ -302,7 +307,7 @@ def save(o):
 
 
 def first(o, answer):
-    """nnUNetv2_train, until its first iteration is over."""
+    """nnUNetv2_train up to the end of its first iteration."""
     from nnunetv2.run.run_training import run_training_entry
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -332,7 +337,7 @@ def first(o, answer):
 
 
 def preprocess(o, answer):
-    """DefaultPreprocessor on the one case of a dataset; what its imports take is left out."""
+    """DefaultPreprocessor on the only case of a dataset, without the time of imports."""
     import numpy as np
     from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -371,7 +376,8 @@ def preprocess(o, answer):
 
 
 def phantom(o):
-    """A raw dataset of one CT: an ellipse with spine and airway, noise as of a reconstruction, balls for nodes."""
+    """A raw dataset with one CT: an ellipse with spine and airway, reconstruction-like noise, balls
+    as nodes."""
     import numpy as np
     import SimpleITK as sitk
 
@@ -413,7 +419,7 @@ def phantom(o):
 
 
 def peak_rss():
-    """The most memory this process has held, in bytes."""
+    """The peak memory of this process in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) << 10
@@ -422,7 +428,7 @@ def peak_rss():
 
 def worker(o):
     answer = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what nnU-Net prints is no answer
+    os.dup2(2, 1)  # nnU-Net's output is not part of the answer
     if o["part"] == "first":
         first(o, answer)
         return
@@ -466,7 +472,7 @@ def worker(o):
 
 
 class Worker:
-    """A process that repeats its work: a line in, an answer out."""
+    """A process that repeats its work: one answer for each line of input."""
 
     def __init__(self, command):
         self.process = subprocess.Popen(
@@ -494,7 +500,8 @@ class Worker:
 
 
 class Start:
-    """A command that is started for each repeat. Timed until it prints a line of JSON, or without line until it ends."""
+    """A command that is started for each repeat, timed until it prints a line of JSON or, without
+    line, until it ends."""
 
     def __init__(self, command, line=True, **env):
         self.command, self.line, self.env = command, line, env
@@ -539,7 +546,8 @@ class Start:
 
 
 class Once:
-    """A command that is started for each repeat, and whose JSON is the answer. Time and memory are the process's where it does not tell its own."""
+    """A command that is started for each repeat and prints its answer as JSON. Time and memory are
+    those of the process unless the answer holds them."""
 
     def __init__(self, command, more=lambda answer: {}, **env):
         self.command, self.more, self.env = command, more, env
@@ -578,12 +586,13 @@ class Once:
 
 
 def ended(process):
-    """Waits for the end but leaves the process to be waited for, so that its number stays its own."""
+    """Waits for the end without reaping the process, so that its process ID is not reused."""
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
 def environment(**more):
-    """Of the processes: without settings of lntorch, and with folders for nnU-Net, which else prints advice."""
+    """The processes' environment: without lntorch settings, and with nnU-Net's folders, as it
+    prints advice without them."""
     keep = {
         k: v for k, v in os.environ.items() if not k.startswith("LNTORCH_") or k == "LNTORCH_LIB"
     }
@@ -627,9 +636,9 @@ class Bench:
         keep=None,
         alike=(*ALIKE, "entries", "tiles"),
     ):
-        """Rows of one title: sides maps who to the command of a worker, or to a Start. alone: a worker for each repeat, none beside it, timed `each` times.
-
-        What alike names must be the same on all sides that tell it.
+        """Rows of one title. sides maps who to the command of a worker, or to a Start. alone: one
+        worker per repeat and none in parallel, timed `each` times. The fields in alike must be
+        equal on all sides that report them.
         """
         print(title, flush=True)
         repeats = min(self.args.repeats, most or self.args.repeats)
@@ -682,7 +691,8 @@ class Bench:
                 w.close()
 
     def same(self, title, answers, alike):
-        """All sides must have done the same: same libtorch, kernels, threads, network, entries, patches."""
+        """All sides must have done the same work: same libtorch, kernels, threads, network,
+        entries, patches."""
         for name in alike:
             found = {who: a[name] for who, all_ in answers.items() for a in all_ if name in a}
             if len(set(found.values())) > 1:
@@ -728,7 +738,8 @@ def run_startup(b, size):
                         str(weights),
                     ]
                 ),
-                # nnU-Net's quickest way: as lntorch it reads the compressed cases, and it starts no processes of its own.
+                # nnU-Net's fastest mode: like lntorch it reads the compressed cases, and it starts
+                # no worker processes.
                 "nnU-Net, without processes of its own": Start(
                     b.theirs("first", pretrained=weights),
                     nnUNet_preprocessed=data.parent,
@@ -957,7 +968,8 @@ def run_preprocess(b, size):
             )
 
 
-# What a step of each method may take of full fine-tuning's time and memory; None: not said. A flag follows the method's name.
+# The limits for a step of each method, relative to full fine-tuning's time and memory; None: no
+# limit. A flag follows the method's name.
 METHODS = {
     "full": (None, None),
     "head": (0.5, 0.5),
@@ -988,7 +1000,7 @@ def run_methods(b, size):
 
 
 def methods_page(b, about):
-    """Each method beside full fine-tuning."""
+    """Each method compared with full fine-tuning."""
     full = b.rows[0]
     lines = [
         "# Methods against full fine-tuning",
@@ -1043,7 +1055,8 @@ REAL = {
     "slices": [100, 400],
     "slice": [512, 512],
 }
-# Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read memory that nothing was written to.
+# Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read
+# uninitialised memory.
 QUICK = {
     "mid": "phantom",
     "patch": [16, 16, 16],
@@ -1135,7 +1148,7 @@ def page(b, about):
 
 
 def preprocessing(b):
-    """What the part preprocess found beside time and memory."""
+    """The results of the part preprocess other than time and memory."""
     if not b.preprocessed:
         return []
     lines = [
@@ -1161,7 +1174,7 @@ def preprocessing(b):
 
 
 def gpu():
-    """The page of scripts/gpu_bench.py, once there is one."""
+    """The page of scripts/gpu_bench.py, if it exists."""
     page = ROOT / "docs" / "benchmarks-gpu.md"
     if page.exists():
         return page.read_text().rstrip()
@@ -1190,7 +1203,7 @@ def main():
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="tiny sizes, to see that all of it runs; writes build/bench-quick.{md,json}",
+        help="tiny sizes, to check that everything runs; writes build/bench-quick.{md,json}",
     )
     parser.add_argument("--lntorch", default=str(ROOT / "bin" / "lntorch"))
     parser.add_argument(
@@ -1241,7 +1254,7 @@ def write(b, args, methods, ended):
         "cpu_capability": b.libtorch.get("cpu_capability", "unknown"),
         "lntorch": ours,
     }
-    if not methods:  # where no Python takes part, any will do
+    if not methods:  # without a Python side, any Python will do
         about["python"] = (
             f"Python {sys.version.split()[0]}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}"
         )

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The demonstration behind `make demo`: a foundation model meets the CTs of another scanner. It is scored as it is, then
-# fine-tuned on four annotated cases, by DGST and by full fine-tuning, and scored again on four held-out cases.
-# Everything is synthetic and says nothing about patients, nor which method is better: it is one seed on four cases.
+# The demonstration behind `make demo`: a foundation model is applied to CTs of another scanner. It is
+# scored unchanged, fine-tuned on four annotated cases with DGST and with full fine-tuning, and
+# scored again on four held-out cases. Everything is synthetic and shows nothing about patients, nor
+# which method is better: it is one seed on four cases.
 #
-# Settings were fixed beforehand: seed 0, heads kept, each method's own learning rate, 4 epochs of 40 iterations.
+# Settings were fixed beforehand: seed 0, heads kept, each method's own learning rate, 4 epochs of
+# 40 iterations.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,7 +19,7 @@ mkdir -p "$out"
 common=(102 3d_phantom 0 --plans nnUNetPlansSource --preprocessed "$data/preprocessed" --results "$out" --disable-tta)
 short=(--head keep --epochs 4 --iterations 40 --val-iterations 4 --seed 0 --pretrained-weights "$foundation")
 
-echo "== the foundation model as it is"
+echo "== the foundation model, unchanged"
 $lntorch validate "${common[@]}" --checkpoint "$foundation" -o "$out/before"
 echo "== fine-tuning with DGST"
 $lntorch train "${common[@]}" "${short[@]}" --method dgst

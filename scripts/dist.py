@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Lays out what lntorch needs to run on a machine without compiler, Python and Go.
+"""Assembles what lntorch needs to run on a machine without compiler, Python and Go.
 
     scripts/dist.py --binary FILE --shim FILE --loaded FILE --libtorch DIR --version TEXT --out FOLDER
 
@@ -9,11 +9,11 @@ The folder can be moved; its libraries find each other by $ORIGIN:
     lib/liblntorch.so            linked with the RPATH $ORIGIN/torch/lib
     lib/torch/lib/…              libtorch's CPU libraries and what they load, in the wheels' layout
     lib/nvidia/…/lib/…           (libtorch_cpu.so of a CUDA wheel loads CUPTI and the CUDA runtime)
-    LICENSE, licenses/           of everything that is in it
+    LICENSE, licenses/           of everything in it
 
-The libraries are copied as their makers published them (Intel's and NVIDIA's licences ask for
-that), so they are not stripped. Needs ldd and objdump, which come with a C compiler, and Go for
-the licences of its modules.
+The libraries are copied as published (Intel's and NVIDIA's licences require that), so they are not
+stripped. Needs ldd and objdump, which come with a C compiler, and Go for the licences of its
+modules.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 GO = os.environ.get("GO", "go")
 
-# What a Debian without anything installed has: glibc, libstdc++, libgcc.
+# The libraries of a minimal Debian: glibc, libstdc++, libgcc.
 SYSTEM = re.compile(
     r"(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libutil|libstdc\+\+|libgcc_s|linux-vdso)\.so(\.\d+)*$"
 )
@@ -61,7 +61,7 @@ def output(*command, cwd=None):
 
 
 def libraries(shim):
-    """Name and path of every library that the loader finds for the shim, the system's apart."""
+    """Name and path of every library that the loader finds for the shim, except the system's."""
     found = {}
     for line in output("ldd", str(shim)).splitlines():
         name, arrow, path = line.strip().partition(" => ")
@@ -76,7 +76,8 @@ def libraries(shim):
 
 
 def copy_libraries(shim, libtorch, lib):
-    """Copies libtorch's libraries to lib, in their layout. libtorch is the folder with include and lib."""
+    """Copies libtorch's libraries to lib, in their layout. libtorch is the folder with include and
+    lib."""
     above = os.path.realpath(os.path.dirname(libtorch))
     for name, path in sorted(libraries(shim).items()):
         path = os.path.normpath(path)
@@ -88,7 +89,7 @@ def copy_libraries(shim, libtorch, lib):
             relative = os.path.join("torch", "lib", name)
         target = lib / relative
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)  # follows links: one file under the name that is asked for
+        shutil.copyfile(path, target)  # follows links: one file under the requested name
         target.chmod(0o755)
 
 
@@ -114,7 +115,7 @@ def copy_licences(binary_package, libtorch, out):
                 torch += package.name.startswith("torch-")
     if not torch:
         die(
-            "no licence of PyTorch beside %s (expected torch-*.dist-info); what is passed on needs it:\n"
+            "no licence of PyTorch beside %s (expected torch-*.dist-info); it must be distributed with the libraries:\n"
             "  build over a wheel, as with make dist TORCH=2.4.1" % libtorch
         )
 
@@ -142,7 +143,7 @@ def copy_licences(binary_package, libtorch, out):
 
 
 def needs(files):
-    """The newest glibc and libstdc++ that the files ask for."""
+    """The newest glibc and libstdc++ versions that the files require."""
     newest = {}
     for path in files:
         for kind, number in re.findall(

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Tries an archive of `make dist` where nothing is installed: scripts/dist_test.sh ARCHIVE
+# Tests an archive of `make dist` on a system with nothing installed: scripts/dist_test.sh ARCHIVE
 #
 # Makes a root folder of the Debian packages that the smallest installation has (bash, coreutils,
 # tar, gzip, libstdc++6 and what they depend on), unpacks the archive in it, and runs the program
-# there without network: doctor, inspect, trace against PyTorch's losses, a training. The packages
-# come from apt-get once and are kept in build/dist. Needs root, or user namespaces.
+# there without network: doctor, inspect, trace against PyTorch's losses, a training run. The
+# packages are fetched with apt-get once and kept in build/dist. Needs root, or user namespaces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -39,10 +39,10 @@ cp "$archive" "$root/opt/lntorch.tar.gz"
 cat >"$root/inside" <<'INSIDE'
 set -euo pipefail
 for tool in gcc g++ cc make python3 go git ld; do
-  if command -v $tool >/dev/null; then echo "$tool is here: this root proves nothing" >&2; exit 1; fi
+  if command -v $tool >/dev/null; then echo "$tool is present: this root is not minimal" >&2; exit 1; fi
 done
 mkdir /opt/first && tar -xzf /opt/lntorch.tar.gz -C /opt/first
-mv /opt/first/* "/opt/moved here" # another place, with a space in its name
+mv /opt/first/* "/opt/moved here" # another location, with a space in its name
 mkdir -p /usr/local/bin && ln -s "/opt/moved here/bin/lntorch" /usr/local/bin/lntorch
 cd /work
 export nnUNet_preprocessed=/work/preprocessed nnUNet_results=/work/results
@@ -54,7 +54,7 @@ echo "== train"; lntorch train 102 3d_phantom 0 -p nnUNetPlansSource -tr nnUNetT
   --epochs 1 --iterations 2 --val-iterations 1 --disable-tta
 INSIDE
 
-# A mount and a process namespace of their own: what is mounted goes with the last process.
+# Separate mount and process namespaces: the mounts end with the last process.
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(--map-root-user)
 unshare "${as_root[@]}" --mount --pid --fork --net bash -c '

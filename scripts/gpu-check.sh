@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Checks lntorch on a machine with an NVIDIA GPU that has Python with torch, nvcc, g++ and make, but no Go.
+# Checks lntorch on a machine with an NVIDIA GPU that has Python with torch, nvcc, g++ and make, but
+# no Go.
 #
-#   scripts/gpu-check.sh pack              on a machine with Go: puts what must be compiled with Go, and what make needs where it is
-#                                          missing, into build/gpu-check/packed.tar.xz, which goes along with the work tree
-#   scripts/gpu-check.sh [PART…]           on the GPU's machine; parts (default: shim tests trace):
-#     shim    the shim against that torch, with CUDA kernels where nvcc is found
-#     tests   the packed tests, those that know devices; one that finds no GPU fails
-#     trace   the recorded steps of testdata/phantom-mini, on the CPU and on the GPU, against PyTorch's losses
+#   scripts/gpu-check.sh pack      on a machine with Go: packs what must be compiled with Go, and
+#                                  what make needs in its place, into build/gpu-check/packed.tar.xz,
+#                                  to be copied together with the work tree
+#   scripts/gpu-check.sh [PART…]   on the GPU machine; parts (default: shim tests trace):
+#     shim    the shim, compiled against that torch, with CUDA kernels if nvcc is found
+#     tests   the packed tests that use devices; one that finds no GPU fails
+#     trace   the recorded steps of testdata/phantom-mini, on the CPU and on the GPU, against
+#             PyTorch's losses
 #     bench   scripts/gpu_bench.py, with the flags in BENCHFLAGS
 #
-# DEVICE=cpu runs the second half without a GPU, to check the check. PYTHON names the Python with torch (default python3).
-# What is worth keeping lies in $OUT, by default build/gpu-check: gpu-tests.log, gpu_bench.md and .json. Every part that is asked for runs; the exit status tells whether all passed.
+# DEVICE=cpu runs the parts without a GPU, to test this script. PYTHON names the Python with torch
+# (default python3). Results go to $OUT, by default build/gpu-check: gpu-tests.log, gpu_bench.md and
+# .json. Every requested part runs; the exit status is 0 if all passed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,7 +24,7 @@ python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 out=${OUT:-$work}
 
-# Packages with tests that know devices, and the names of those tests: "package TestA|TestB".
+# Packages with tests that use devices, and the names of those tests: "package TestA|TestB".
 device_tests() {
   grep -rl --include=*_test.go 'torchtest\.Device(' . | sort | while read -r file; do
     awk -v dir="$(dirname "$file")" '
@@ -53,7 +57,7 @@ PY
 binary() { echo "${1#./}.test" | tr / _; }
 
 unpack() {
-  [ -f "$packed" ] || { echo "gpu-check: no $packed; run scripts/gpu-check.sh pack where there is Go, and bring build/gpu-check along" >&2; exit 1; }
+  [ -f "$packed" ] || { echo "gpu-check: no $packed; run scripts/gpu-check.sh pack on a machine with Go and copy build/gpu-check here" >&2; exit 1; }
   "$python" - "$packed" "$work" <<'PY'
 import sys, tarfile
 with tarfile.open(sys.argv[1]) as t:
@@ -66,16 +70,16 @@ PY
 shim() {
   local make=make
   command -v make >/dev/null || make=$work/packed/make
-  # nvcc is often there without being on the PATH.
+  # nvcc is often installed but not on the PATH.
   command -v nvcc >/dev/null || PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
   "$make" shim TORCH=system PYTHON="$python"
   if [ "$device" = cuda ]; then
     [ -e build/lib/liblntorch_cuda.so ] || { echo "gpu-check: no CUDA kernels were built: $(command -v nvcc || echo 'no nvcc on the PATH')" >&2; return 1; }
   fi
-  bin/lntorch doctor || true # it also looks for what is not needed here
+  bin/lntorch doctor || true # it also checks things that are not needed here
 }
 
-# TF32 rounds what convolutions read to 10 bits; comparisons with float32 do without.
+# TF32 rounds the inputs of convolutions to 10 bits of mantissa; comparisons with float32 disable it.
 tests() {
   local failed=0 require=torch
   : >"$out/gpu-tests.log"
@@ -92,7 +96,7 @@ tests() {
 
 trace() {
   local t=testdata/phantom-mini failed=0 name flags limit
-  # Name, flags, and how far a loss may be from PyTorch's: rounding, then the 8 bits of bfloat16.
+  # Name, tolerance of the losses (rounding; for bfloat16 its 8 bits of mantissa), flags.
   while read -r name limit flags; do
     # shellcheck disable=SC2086
     NVIDIA_TF32_OVERRIDE=0 bin/lntorch trace --checkpoint $t/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth \

@@ -1,11 +1,16 @@
 #!/usr/bin/env python3
-"""A training step of lntorch on a GPU beside plain PyTorch: eager, torch.compile, eager in channels-last order.
+"""Compares a training step of lntorch on a GPU with plain PyTorch.
 
-Needs Python with torch alone; the networks below are the two that nnU-Net plans, with its loss and its step. Each row of the table is
-a process of its own, one after the other, so that each has the card for itself: it prepares its work, then repeats it when told to. Both sides must
-have as many parameters, or the run stops. A row for which --budget leaves no time is left out, and the page says so.
+PyTorch runs eager, with torch.compile, and eager in channels-last order.
 
-scripts/gpu-check.sh runs it. Writes a page that docs/benchmarks.md can take in, and its figures as JSON, anew after each row.
+Needs only Python with torch; the networks below are the two that nnU-Net plans, with its loss and
+its step. Each row of the table is a separate process, one after the other, so that each has the GPU
+to itself: it prepares its work, then repeats it on request. Both sides must have as many
+parameters, or the run stops. A row that does not fit into --budget is skipped and marked on the
+page.
+
+scripts/gpu-check.sh runs it. Writes a page for docs/benchmarks.md and the figures as JSON, and
+rewrites both after each row.
 """
 
 import argparse
@@ -20,8 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The networks of cmd/lntorch/bench.go: features, first kernel, strides, patch, residual blocks of each stage (None: plain), blocks of a
-# decoder stage.
+# The networks of cmd/lntorch/bench.go: features, first kernel, strides, patch, residual blocks of
+# each stage (None: plain), blocks of a decoder stage.
 NETWORKS = {
     "full": ([32, 64, 128, 256, 320, 320], (3, 3, 3), [1, 2, 2, 2, 2, 2], (64, 128, 128), None, 2),
     "resenc": (
@@ -50,7 +55,8 @@ def triple(n):
 
 
 def build(name):
-    """The network, in PyTorch's modules: a U-Net whose encoder strides instead of pooling, and a head for each decoder stage."""
+    """The network, in PyTorch's modules: a U-Net whose encoder strides instead of pooling, and a
+    head for each decoder stage."""
     import torch
     from torch import nn
 
@@ -155,7 +161,8 @@ def dice_ce(x, y):
 
 
 def worker(o):
-    """Prepares a training step and repeats it for each line of standard input. o: network, patch, amp, variant, device, steps, threads."""
+    """Prepares a training step and repeats it for each line of standard input. o: network, patch,
+    amp, variant, device, steps, threads."""
     import torch
 
     if o["threads"]:
@@ -176,7 +183,7 @@ def worker(o):
     for stride in strides[:-1]:
         size = [n // s for n, s in zip(size, stride)]
         targets.append((torch.randn(2, 1, *size, device=device) > 1.28).to(torch.int16))
-    weights = [0.5**i for i in range(len(targets) - 1)]  # the lowest resolution does not count
+    weights = [0.5**i for i in range(len(targets) - 1)]  # the lowest resolution has weight 0
     weights = [w / sum(weights) for w in weights]
     params = list(net.parameters())
     optimizer = torch.optim.SGD(params, 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True)
@@ -239,7 +246,8 @@ class Failed(Exception):
 
 
 def measure(command, o, env):
-    """Runs a worker through its warm-up and repeats; gives what it said of itself, and its repeats."""
+    """Runs a worker through its warm-up and repeats; returns its description of itself and its
+    repeats."""
     log = open(o.out.with_suffix(".log"), "a")
     print("$ " + " ".join(map(str, command)), file=log, flush=True)
     p = subprocess.Popen(
@@ -434,10 +442,13 @@ def main():
     p.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--warmup", type=int, default=2)
-    p.add_argument("--steps", type=int, default=10, help="steps of a repeat")
+    p.add_argument("--steps", type=int, default=10, help="steps per repeat")
     p.add_argument("--threads", type=int, default=0)
     p.add_argument(
-        "--budget", type=float, default=float("inf"), help="seconds after which no row is begun"
+        "--budget",
+        type=float,
+        default=float("inf"),
+        help="seconds after which no further row is started",
     )
     p.add_argument("--lntorch", default=str(ROOT / "bin/lntorch"))
     p.add_argument("--out", type=Path, default=ROOT / "build/gpu_bench.md")

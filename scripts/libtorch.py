@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Finds or fetches libtorch and says, as make variables, how to compile against it.
+"""Finds or fetches libtorch and prints, as make variables, how to compile against it.
 
     scripts/libtorch.py [--torch 2.4.1|system|VERSION] [--libtorch DIR] [--cuda] [--out FILE]
 
@@ -11,9 +11,9 @@ Where libtorch comes from, first match wins:
 
 A fetched libtorch is reduced to its headers and the libraries that are needed,
 in the layout of the wheels (torch/lib beside nvidia/*/lib: the libraries find
-each other by it), and kept in ${XDG_CACHE_HOME:-~/.cache}/lntorch. It appears
-there whole or not at all; two runs at once fetch it once. Needs Python 3.8, and
-pip for fetching; nothing is installed into that Python.
+each other by it), and kept in ${XDG_CACHE_HOME:-~/.cache}/lntorch. It appears there complete or not
+at all; concurrent runs fetch it once. Needs Python 3.8, and pip for fetching; nothing is installed
+into that Python.
 
 Standard output (or --out, rewritten only when it changes) holds
 LIBTORCH_ID, _VERSION, _DIR, _LIB, _INCLUDE, _ABI, _STD and _CUDA.
@@ -36,8 +36,8 @@ import tempfile
 import time
 import zipfile
 
-# The wheels of the versions that lntorch is tested with: all that libtorch_cpu.so
-# loads. One wheel tag, whatever Python runs, so that everyone has the same bits.
+# The wheels of the versions that lntorch is tested with: everything that libtorch_cpu.so loads. One
+# wheel tag for every Python version, so that everyone has the same bits.
 PINS = {
     "2.4.1": [
         ("torch", "2.4.1", "0b5f88afdfa05a335d80351e3cea57d38e578c8689f751d35e0ff36bce872113"),
@@ -69,10 +69,10 @@ PINS = {
 DEFAULT = "2.4.1"
 OLDEST = (2, 4)
 
-# Packages of which libtorch_cpu.so needs a library, and the libraries it needs.
+# Packages with libraries that libtorch_cpu.so needs, and those libraries.
 CPU_PACKAGES = re.compile(r"torch$|nvidia-cuda-(cupti|runtime)(-cu\d+)?$")
 CPU_LIBRARIES = re.compile(r"(libtorch_cpu|libc10|libgomp[^/]*|libcupti|libcudart)\.so(\.\d+)*$")
-# Libraries of the wheel that serve Python only.
+# Libraries of the wheel that only Python uses.
 PYTHON_LIBRARIES = re.compile(r"(libtorch_python|libshm)\.so")
 
 WHEEL_TAGS = [
@@ -136,18 +136,18 @@ def version_of(folder):
         ]
         if all(numbers):
             return ".".join(n.group(1) for n in numbers)
-    die("%s: no version found in include/torch/…/version.h; is this a whole libtorch?" % folder)
+    die("%s: no version found in include/torch/…/version.h; is this a complete libtorch?" % folder)
 
 
 def cxx_standard_of(folder):
-    """ATen.h refuses compilers below the C++ standard that it needs."""
+    """The C++ standard that ATen.h requires."""
     text = read(os.path.join(folder, "include", "ATen", "ATen.h"))
     found = re.search(r"__cplusplus < (\d{4})\d\dL", text)
     return {"2020": "20", "2023": "23"}.get(found.group(1), "17") if found else "17"
 
 
 def cxx_abi_of(folder):
-    """1 where std::string is the one of the C++11 ABI in libc10's own symbols, else 0."""
+    """1 if libc10's own symbols use the C++11 ABI's std::string, else 0."""
     path = os.path.join(folder, "lib", "libc10.so")
     with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data.find(b"torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_string") >= 0:
@@ -158,7 +158,7 @@ def cxx_abi_of(folder):
 
 
 def describe(folder, name=None):
-    """The make variables of a libtorch folder; name says which cache entry it is."""
+    """The make variables of a libtorch folder; name identifies the cache entry."""
     version = version_of(folder)
     if tuple(int(n) for n in version.split(".")[:2]) < OLDEST:
         die(
@@ -207,7 +207,7 @@ def of_this_python():
 
 
 def pip(arguments, scratch, failure):
-    """Runs pip with its temporary files in scratch; its output is the user's to see."""
+    """Runs pip with its temporary files in scratch and shows its output."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"] + arguments
     if subprocess.run(command, stdout=sys.stderr, env=dict(os.environ, TMPDIR=scratch)).returncode:
         die(failure)
@@ -222,12 +222,12 @@ def check_pip():
         die(
             "%s has no pip, which fetches libtorch;\n"
             "  install it (Debian, Ubuntu: apt-get install python3-pip),\n"
-            "  or name a libtorch that is there: make LIBTORCH=/path/to/libtorch" % sys.executable
+            "  or use an existing libtorch: make LIBTORCH=/path/to/libtorch" % sys.executable
         )
 
 
 def resolve(version, cuda, scratch):
-    """The wheels (name, version, sha256) of a version that PINS does not hold, or of its CUDA set."""
+    """The wheels (name, version, sha256) of a version that is not in PINS, or of its CUDA set."""
     report = os.path.join(scratch, "report.json")
     say("asking the package index what torch %s consists of" % version)
     pip(
@@ -271,7 +271,7 @@ def resolve(version, cuda, scratch):
 
 
 def unpack(wheel, target, cuda):
-    """Takes headers, libraries and licences out of a wheel."""
+    """Extracts headers, libraries and licences from a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.namelist():
             base = os.path.basename(member)
@@ -297,7 +297,7 @@ def fetch(version, cuda):
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         die(
             "libtorch is fetched for x86-64 Linux only, this is %s %s;\n"
-            "  name one that is there: make LIBTORCH=/path/to/libtorch, or make TORCH=system"
+            "  use an existing one: make LIBTORCH=/path/to/libtorch, or make TORCH=system"
             % (sys.platform, platform.machine())
         )
     check_pip()
@@ -318,9 +318,9 @@ def fetch(version, cuda):
 
 
 def download(version, cuda, final):
-    """Makes the folder final; the caller holds its lock."""
+    """Moves the folder to its final place; the caller holds its lock."""
     parent, prefix = os.path.dirname(final), ".%s." % os.path.basename(final)
-    for left in os.listdir(parent):  # of a run that was killed
+    for left in os.listdir(parent):  # left by a run that was killed
         if left.startswith(prefix):
             shutil.rmtree(os.path.join(parent, left), ignore_errors=True)
     need = 12 if cuda else 2.2
@@ -358,7 +358,7 @@ def download(version, cuda, final):
             + ["-r", requirements, "-d", wheels],
             scratch,
             "the download failed (pip's message is above). It needs the package index once;\n"
-            "  without a network name a libtorch that is there: make LIBTORCH=/path/to/libtorch, or make TORCH=system",
+            "  without a network, use an existing libtorch: make LIBTORCH=/path/to/libtorch, or make TORCH=system",
         )
         for wheel in sorted(os.listdir(wheels)):
             unpack(os.path.join(wheels, wheel), root, cuda)
@@ -370,7 +370,8 @@ def download(version, cuda, final):
 
 
 def check_loads(library):
-    """Loads the library in a process of its own: nothing is missing and the C library is new enough."""
+    """Loads the library in a separate process, to check that nothing is missing and the C library
+    is new enough."""
     code = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
     run = subprocess.run([sys.executable, "-c", code, library], stderr=subprocess.PIPE, text=True)
     if run.returncode:
@@ -393,7 +394,7 @@ def main():
     parser.add_argument("--libtorch", default="", metavar="DIR", help="use this libtorch")
     parser.add_argument("--cuda", action="store_true", help="fetch the CUDA libraries too")
     parser.add_argument(
-        "--out", metavar="FILE", help="write the variables here instead of to standard output"
+        "--out", metavar="FILE", help="write the variables to this file instead of standard output"
     )
     options = parser.parse_args()
 

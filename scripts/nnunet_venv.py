@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the Python environment with nnU-Net 2.5.1, MONAI 1.3.0 and PEFT 0.14.0 that tests compare with, and prints its interpreter.
+"""Creates the Python environment with nnU-Net 2.5.1, MONAI 1.3.0 and PEFT 0.14.0 that tests compare
+with, and prints its interpreter.
 
-What is in it: scripts/requirements-nnunet.txt. Where: ${XDG_CACHE_HOME:-~/.cache}/lntorch/venv-nnunet-KEY, KEY being
-a digest of that file and of the Python version, so an unchanged file finds its environment again. The environment counts only
-once its last file, complete, is written; runs at the same time make it once.
+Contents: scripts/requirements-nnunet.txt. Location:
+${XDG_CACHE_HOME:-~/.cache}/lntorch/venv-nnunet-KEY, where KEY is a digest of that file and of the
+Python version, so an unchanged file reuses its environment. The environment is valid once its last
+file, "complete", is written; concurrent runs create it once.
 """
 
 import fcntl
@@ -16,7 +18,7 @@ import time
 
 REQUIREMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "requirements-nnunet.txt")
 VERSIONS = ["3.11", "3.12"]  # for which every pinned package has a release
-NEEDS_GB = 10  # 6 when done
+NEEDS_GB = 10  # 6 in the end
 CHECK = "import torch, nnunetv2, SimpleITK, skimage, dynamic_network_architectures, monai, peft, safetensors; print('torch', torch.__version__)"
 
 
@@ -30,7 +32,8 @@ def die(text):
 
 
 def find_python():
-    """A Python that the pins can be installed for: the one that runs this script, else one of PATH."""
+    """A Python for which the pinned versions can be installed: the one that runs this script, else
+    one from PATH."""
     tried = []
     for candidate in [sys.executable] + ["python" + v for v in VERSIONS]:
         path = shutil.which(candidate)
@@ -61,7 +64,7 @@ def make(python, venv):
         die("needs %d GB of disk in %s, %.1f GB are free" % (NEEDS_GB, os.path.dirname(venv), free))
     say("making %s: about 3 GB are fetched, 6 GB on disk, some minutes; once" % venv)
     start = time.time()
-    shutil.rmtree(venv, ignore_errors=True)  # of a run that was stopped
+    shutil.rmtree(venv, ignore_errors=True)  # left by a run that was stopped
     run(
         [python, "-m", "venv", venv],
         "%s -m venv failed (Debian, Ubuntu: apt-get install python3-venv)" % python,
@@ -87,7 +90,7 @@ def make(python, venv):
     check = subprocess.run([inside, "-c", CHECK], stdout=sys.stderr, env=environment)
     if check.returncode:
         die(
-            "the environment was installed but does not import (message above); %s is left to look at"
+            "the environment was installed but does not import (message above); %s is kept for inspection"
             % venv
         )
     with open(os.path.join(venv, "complete"), "w") as f:
@@ -105,7 +108,7 @@ def main():
     venv = os.path.join(cache, "venv-nnunet-" + key)
     inside = os.path.join(venv, "bin", "python")
 
-    def complete():  # the link to an interpreter that has been removed does not exist
+    def complete():  # false for a link to an interpreter that has been removed
         return os.path.exists(os.path.join(venv, "complete")) and os.path.exists(inside)
 
     if not complete():

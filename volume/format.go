@@ -1,51 +1,54 @@
 package volume
 
-// ITK is the geometry of an image as ITK (and SimpleITK) has it, LPS. The slices are ordered x, y, z, t and have as many
-// entries as the image has axes, Direction the square of that.
+// ITK is the geometry of an image in ITK's (and SimpleITK's) convention, LPS. Spacing and Origin
+// hold one entry per axis in the order x, y, z, t; Direction holds the square of that.
 type ITK struct {
 	Spacing   []float64 // mm, s
 	Origin    []float64 // mm, s
 	Direction []float64 // row-major; column i is the direction of axis i
 }
 
-// Header is what the head of an image file says, of any format.
+// Header describes an image file of any format, as read from its header.
 type Header struct {
-	Format      string // with its version: "NIfTI-1"
+	Format      string // name and version: "NIfTI-1"
 	Size        []int  // x, y, z, t, …
 	Type        string // of the stored pixels: "int16"
 	BigEndian   bool   // byte order of the stored pixels
-	Geometry    *ITK   // nil where Problem says why
+	Geometry    *ITK   // nil if Problem is set
 	Problem     error  // why SimpleITK would not read the geometry
 	Description string
-	Native      any  // the header of the format's own package: *nifti.Header
-	Extensions  bool // there is more in the header than is read, which Rewrite leaves out
+	Native      any  // header type of the format's package, such as *nifti.Header
+	Extensions  bool // the header has extensions, which are not read and which Rewrite drops
 }
 
 // File is an image file with its pixels.
 type File interface {
-	// Head describes the file.
+	// Head returns the header.
 	Head() *Header
-	// Stored are the pixels as they are stored, x fastest.
+	// Stored returns the pixels as stored in the file, x fastest.
 	Stored() Pixels
-	// Values are the pixels with the file's scaling applied, as ITK does. They may share memory with Stored.
+	// Values returns the pixels with the file's scaling applied as ITK does. They may share memory
+	// with Stored.
 	Values() Pixels
-	// Image is the image as ITK reads it.
+	// Image returns the image as ITK reads it.
 	Image() (*Image, *ITK, error)
 }
 
-// Format is a format of image files: what formats/image knows of it. Errors of the functions name the file.
+// Format describes an image file format to package formats/image. Errors returned by its functions
+// name the file.
 type Format struct {
 	Name    string   // "NIfTI"
-	Endings []string // of the names of its files, in lower case, with the dot
-	// Match reports whether a file that begins with these bytes (512, or all of a shorter file) may be of the format.
+	Endings []string // file name endings, lower case, with the dot
+	// Match reports whether a file that begins with these bytes (512, or all of a shorter file) may
+	// have the format.
 	Match func(first []byte) bool
-	// Header reads the head alone.
+	// Header reads the header only, not the pixels.
 	Header func(path string) (*Header, error)
 	Read   func(path string) (File, error)
-	// Write writes a new file with the sizes of the axes x, y, …, with workers goroutines at least one. It appears when it
-	// is complete.
+	// Write writes a new file. size holds the axes x, y, …; workers is the number of goroutines, at
+	// least one. The file appears under its name once it is complete.
 	Write func(path string, size []int, g *ITK, pixels Pixels, workers int) error
-	// Rewrite writes f again with the header that it has and its stored pixels, or with other values for them. It reports
-	// false, and writes nothing, where f is of another format.
+	// Rewrite writes f with its own header and its stored pixels, or with values in their place if
+	// not nil. It returns false and writes nothing if f has another format.
 	Rewrite func(path string, f File, values Pixels, workers int) (bool, error)
 }

@@ -24,16 +24,19 @@ func TestConvertRefusesWhatTheTypeDoesNotHold(t *testing.T) {
 		{Slice[int64]{1<<24 + 2}, "float32", false, Slice[float32]{1<<24 + 2}, ""},
 		{Slice[uint8]{200}, "int8", false, nil, "which int8 does not hold"},
 		{Slice[float32]{1, 2}, "int8", false, Slice[int8]{1, 2}, ""},
-		{Slice[float32]{1, 2.5, 3.5, -0.5}, "int8", false, nil, "pixel 1 is 2.5, which int8 does not hold"},
+		{Slice[float32]{1, 2.5, 3.5, -0.5}, "int8", false, nil,
+			"pixel 1 is 2.5, which int8 does not hold"},
 		{Slice[float32]{1, 2.5, 3.5, -0.5}, "int8", true, Slice[int8]{1, 2, 4, 0}, ""},
 		{Slice[float32]{127.4}, "int8", true, Slice[int8]{127}, ""},
 		{Slice[float32]{127.6}, "int8", true, nil, "beyond the range of int8"},
-		{Slice[float64]{float64(math.NaN())}, "int16", true, nil, "pixel 0 is NaN, beyond the range of int16"},
+		{Slice[float64]{float64(math.NaN())}, "int16", true, nil,
+			"pixel 0 is NaN, beyond the range of int16"},
 		{Slice[float64]{math.Inf(-1)}, "int16", true, nil, "beyond the range"},
 		{Slice[float64]{1 << 63}, "int64", true, nil, "beyond the range of int64"},
 		{Slice[float64]{1 << 63}, "uint64", true, Slice[uint64]{1 << 63}, ""},
 		{Slice[float64]{1e39}, "float32", false, nil, "beyond the range of float32"},
-		{Slice[float64]{0.1, math.Inf(1)}, "float32", false, Slice[float32]{0.1, float32(math.Inf(1))}, ""},
+		{Slice[float64]{0.1, math.Inf(1)}, "float32", false,
+			Slice[float32]{0.1, float32(math.Inf(1))}, ""},
 		{Slice[int16]{1}, "int", false, nil, `pixels of type "int": expected uint8`},
 	} {
 		got, err := Convert(test.from, test.to, test.round)
@@ -55,12 +58,13 @@ func TestCastSharesMemoryOnlyWithItsType(t *testing.T) {
 	p := Slice[float32]{1, 2}
 	im := &Image{Shape: [4]int{1, 1, 1, 2}, Pixels: p}
 	require.Same(t, &p[0], &Cast[float32](im.Pixels)[0])
-	im.Pixels = Slice[int64]{1<<24 + 1, -3} // rounded to even
+	im.Pixels = Slice[int64]{1<<24 + 1, -3} // ties round to even
 	require.Equal(t, []float32{1 << 24, -3}, Cast[float32](im.Pixels))
 }
 
 func TestEveryTypeHasItsName(t *testing.T) {
-	for _, name := range []string{"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"} {
+	for _, name := range []string{"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64",
+		"int64", "float32", "float64"} {
 		im := Image{Pixels: MakePixels(name, 3)}
 		require.Equal(t, name, im.Pixels.Type())
 		converted, err := Convert(Slice[int16]{1, 2, 3}, name, false)

@@ -8,10 +8,10 @@ import (
 	"github.com/lntorch/lntorch/internal/bits"
 )
 
-// Pixel is a type that pixels may have: every numeric type of a fixed size.
+// Pixel is a type that pixels may have: any numeric type of fixed size.
 type Pixel interface{ bits.Number }
 
-// types has an empty slice of each type of pixels. A new type is one line here.
+// types has an empty slice of each pixel type. A new type is one line here.
 var types = []Pixels{
 	Slice[uint8]{},
 	Slice[int8]{},
@@ -25,43 +25,44 @@ var types = []Pixels{
 	Slice[float64]{},
 }
 
-// Pixels are the pixels of an image, row-major, of one of the types that MakePixels knows. Slice implements it; code that
-// works on pixels of any type goes through these methods, a row or a block at a time.
+// Pixels are the pixels of an image, row-major, of one of the types that MakePixels accepts. Slice
+// implements the interface. Code that works on pixels of any type calls these methods for a row or
+// a block at a time.
 type Pixels interface {
-	// Type is the name of the type as numpy has it: "int16".
+	// Type is numpy's name of the type: "int16".
 	Type() string
-	// Size is the number of bytes of a pixel.
+	// Size is the number of bytes per pixel.
 	Size() int
-	// Floating reports whether pixels are floating-point numbers.
+	// Floating reports whether the type is a floating-point type.
 	Floating() bool
 	// Len is the number of pixels.
 	Len() int
-	// Value is pixel i, for messages.
+	// Value returns pixel i, for messages.
 	Value(i int) any
-	// Bytes is the memory of the pixels, in the machine's byte order.
+	// Bytes returns the memory of the pixels, in native byte order.
 	Bytes() []byte
 	// Make returns n zeroed pixels of the same type.
 	Make(n int) Pixels
-	// Float32s converts len(dst) pixels from pixel at on, as C does.
+	// Float32s converts len(dst) pixels, from index at on, as a C cast does.
 	Float32s(dst []float32, at int)
 	// Float64s does the same to float64.
 	Float64s(dst []float64, at int)
-	// Int64s does the same to int64. Numbers beyond its range give what the processor gives.
+	// Int64s does the same to int64. The result for values outside its range is undefined.
 	Int64s(dst []int64, at int)
-	// Zeros is the number of pixels of [from, to) before the first that is not 0. NaN is not.
+	// Zeros returns the number of zeros at the start of pixels [from, to). NaN is not zero.
 	Zeros(from, to int) int
-	// Extremes gives the indices of the smallest and of the largest of the pixels [from, to), NaN left out; -1 where
-	// there is none.
+	// Extremes returns the indices of the smallest and the largest of the pixels [from, to),
+	// ignoring NaN; -1 if there is none.
 	Extremes(from, to int) (least, most int)
-	// Gather returns an array of the given shape (z, y, x), for each channel of as many pixels: element (z, y, x)
-	// is pixel first + z·step[0] + y·step[1] + x·step[2] of the channel.
+	// Gather returns an array of the given shape (z, y, x) for each channel of as many pixels.
+	// Element (z, y, x) is pixel first + z·step[0] + y·step[1] + x·step[2] of the channel.
 	Gather(shape [3]int, first int, step [3]int) Pixels
 }
 
-// Slice is pixels of type T.
+// Slice implements Pixels for the type T.
 type Slice[T Pixel] []T
 
-// Type is described at Pixels, and so are the other methods.
+// Type implements Pixels.
 func (p Slice[T]) Type() string { return fmt.Sprintf("%T", *new(T)) }
 
 // Size implements Pixels.
@@ -145,9 +146,9 @@ func (p Slice[T]) Gather(shape [3]int, first int, step [3]int) Pixels {
 	return out
 }
 
-// gather fills dst, a channel of the given shape, as Gather says.
+// gather fills dst, one channel of the given shape, as described at Gather.
 func gather[T any](dst, src []T, shape [3]int, first int, step [3]int) {
-	const block = 32 // rows of the result at a time, so that a cache line of src is used whole
+	const block = 32 // tile size, so that every element of a cache line of src is used
 	for z := range shape[0] {
 		for y0 := 0; y0 < shape[1]; y0 += block {
 			for x0 := 0; x0 < shape[2]; x0 += block {
@@ -163,7 +164,7 @@ func gather[T any](dst, src []T, shape [3]int, first int, step [3]int) {
 	}
 }
 
-// TypeNames lists the types that pixels may have; word stands before the last one: "and".
+// TypeNames lists the pixel types, with word ("and", "or") before the last one.
 func TypeNames(word string) string {
 	var names []string
 	for _, t := range types {
@@ -173,7 +174,7 @@ func TypeNames(word string) string {
 	return strings.Join(names[:last], ", ") + " " + word + " " + names[last]
 }
 
-// MakePixels returns n zeroed pixels of the named type, nil for a name that is none.
+// MakePixels returns n zeroed pixels of the named type, or nil if there is no such type.
 func MakePixels(typeName string, n int) Pixels {
 	for _, t := range types {
 		if t.Type() == typeName {
@@ -183,11 +184,11 @@ func MakePixels(typeName string, n int) Pixels {
 	return nil
 }
 
-// blockSize is how many pixels are converted at a time where a function needs them in another type.
+// blockSize is the number of pixels converted at a time to another type.
 const blockSize = 4096
 
-// blocks calls f for one block of pixels after the other, converted to float64; at is the index of the block's first pixel.
-// It ends when f returns false.
+// blocks calls f with each block of pixels in turn, converted to float64; at is the index of its
+// first pixel. It stops when f returns false.
 func blocks(p Pixels, f func(block []float64, at int) bool) {
 	buffer := make([]float64, min(blockSize, p.Len()))
 	for at := 0; at < p.Len(); at += len(buffer) {
@@ -199,7 +200,7 @@ func blocks(p Pixels, f func(block []float64, at int) bool) {
 	}
 }
 
-// Range gives the smallest and the largest pixel, NaN left out; 0 and -1 where there is none.
+// Range returns the smallest and the largest pixel, ignoring NaN; 0 and -1 if there is none.
 func Range(p Pixels) (least, most float64) {
 	lo, hi := p.Extremes(0, p.Len())
 	if lo < 0 {
@@ -230,7 +231,8 @@ func NaNs(p Pixels, from, to int) int {
 	return n
 }
 
-// Fraction is the index of the first pixel that is no whole number (NaN is none), -1 where all are whole or infinite.
+// Fraction returns the index of the first pixel that is not an integer (NaN is not), or -1 if all
+// are integers or infinite.
 func Fraction(p Pixels) int {
 	first := -1
 	if !p.Floating() {

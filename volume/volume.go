@@ -1,7 +1,7 @@
-// Package volume holds dense image and label arrays with axes (c, z, y, x), and the movements of
-// voxels that need no arithmetic: cutting out a box with padding, flipping, transposing. Pixels is
-// the one place that knows which types pixels may have. A two-dimensional image is a volume with
-// one slice. File formats, resampling and networks live elsewhere.
+// Package volume holds dense image and label arrays with axes (c, z, y, x), and operations that
+// only move voxels: cropping with padding, flipping, transposing. Pixels is the only place that
+// lists the pixel types. A two-dimensional image is a volume with one slice. File formats,
+// resampling and networks live elsewhere.
 package volume
 
 import (
@@ -31,8 +31,8 @@ func (v *Volume[T]) Spatial() [3]int {
 }
 
 // Crop fills dst with the box of v that begins at voxel start (z, y, x) and has the spatial shape
-// of dst, in all channels. Where the box reaches beyond v, dst is set to fill; start may be
-// negative and the box may lie outside altogether. It panics if the channel counts differ.
+// of dst, in all channels. Outside v, dst is set to fill; start may be negative, and the box may
+// lie entirely outside v. It panics if the channel counts differ.
 func (v *Volume[T]) Crop(dst *Volume[T], start [3]int, fill T) {
 	if dst.Shape[0] != v.Shape[0] {
 		panic(fmt.Sprintf("volume: crop of %d channels into %d", v.Shape[0], dst.Shape[0]))
@@ -69,7 +69,7 @@ func set[T any](s []T, value T) {
 	}
 }
 
-// Flip reverses the marked axes (z, y, x) in place.
+// Flip reverses the selected axes (z, y, x) in place.
 func (v *Volume[T]) Flip(axes [3]bool) {
 	n := v.Spatial()
 	at := func(i, axis int) int {
@@ -84,7 +84,7 @@ func (v *Volume[T]) Flip(axes [3]bool) {
 			for y := range n[1] {
 				toZ, toY := at(z, 0), at(y, 1)
 				switch a, b := row(z, y), row(toZ, toY); {
-				case toZ < z || toZ == z && toY < y: // exchanged already
+				case toZ < z || toZ == z && toY < y: // already swapped
 				case toZ == z && toY == y:
 					if axes[2] {
 						slices.Reverse(a)
@@ -103,8 +103,8 @@ func (v *Volume[T]) Flip(axes [3]bool) {
 	}
 }
 
-// Transpose returns a volume whose axis i of (z, y, x) is axis perm[i] of v. It is v itself where the
-// axes keep their order.
+// Transpose returns a volume whose axis i of (z, y, x) is axis perm[i] of v. If the order of the
+// axes does not change, it returns v itself.
 func (v *Volume[T]) Transpose(perm [3]int) *Volume[T] {
 	if perm == [3]int{0, 1, 2} {
 		return v
@@ -118,8 +118,8 @@ func (v *Volume[T]) Transpose(perm [3]int) *Volume[T] {
 	return out
 }
 
-// transposed gives the shape of a transposed array, and how far apart neighbours along its axes
-// lie in the array as it was.
+// transposed returns the shape of a transposed array and the strides of its axes in the original
+// array.
 func transposed(shape [4]int, perm [3]int) (out [4]int, step [3]int) {
 	out[0] = shape[0]
 	stride := [3]int{shape[2] * shape[3], shape[3], 1}

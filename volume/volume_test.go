@@ -36,7 +36,8 @@ func TestCropPadsWhereTheBoxLeavesTheVolume(t *testing.T) {
 						if p[0] >= 0 && p[0] < v.Shape[1] && p[1] >= 0 && p[1] < v.Shape[2] && p[2] >= 0 && p[2] < v.Shape[3] {
 							want = v.at(c, p[0], p[1], p[2])
 						}
-						require.Equal(t, want, dst.at(c, z, y, x), "shape %v start %v", v.Shape, start)
+						require.Equal(t, want, dst.at(c, z, y, x), "shape %v start %v", v.Shape,
+							start)
 					}
 				}
 			}
@@ -61,7 +62,8 @@ func TestFlipReversesTheMarkedAxesAndIsItsOwnInverse(t *testing.T) {
 				for z := range shape[1] {
 					for y := range shape[2] {
 						for x := range shape[3] {
-							require.Equal(t, v.at(c, from(z, 0), from(y, 1), from(x, 2)), flipped.at(c, z, y, x), "axes %v", axes)
+							require.Equal(t, v.at(c, from(z, 0), from(y, 1), from(x, 2)),
+								flipped.at(c, z, y, x), "axes %v", axes)
 						}
 					}
 				}
@@ -74,5 +76,6 @@ func TestFlipReversesTheMarkedAxesAndIsItsOwnInverse(t *testing.T) {
 
 func TestMismatchedShapesPanic(t *testing.T) {
 	v := numbered([4]int{1, 2, 2, 2})
-	require.PanicsWithValue(t, "volume: crop of 1 channels into 2", func() { v.Crop(New[int]([4]int{2, 1, 1, 1}), [3]int{}, 0) })
+	require.PanicsWithValue(t, "volume: crop of 1 channels into 2",
+		func() { v.Crop(New[int]([4]int{2, 1, 1, 1}), [3]int{}, 0) })
 }

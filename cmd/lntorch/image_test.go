@@ -31,7 +31,7 @@ func TestImageInfoShowsGeometryAndIntensities(t *testing.T) {
 	require.Equal(t, []any{float64(float32(0.9)), float64(float32(0.9)), 3.0}, list[0]["spacing"])
 	require.Equal(t, "LAS", list[0]["orientation"])
 	require.Nil(t, list[0]["problem"])
-	require.Contains(t, list[1]["problem"], "not at right angles")
+	require.Contains(t, list[1]["problem"], "not orthogonal")
 	require.Nil(t, list[1]["spacing"])
 	require.NotNil(t, list[1]["affine"])
 	r = lntorch(t, "image", "info", "--json", "--header", path)

@@ -221,6 +221,6 @@ func TestInspectPrintsValidJSONWhateverTheFileHolds(t *testing.T) {
 	require.Nil(t, best)
 	require.Nil(t, doc["optimizer"].(map[string]any)["lr"])
 	require.Contains(t, r.errOut, "note: NaN or infinite, which JSON does not have, and so null: best_ema, optimizer.lr")
-	require.Equal(t, []any{"not understood, and of no matter to the weights: current_epoch is of type str, expected a whole number"}, doc["notes"])
+	require.Equal(t, []any{"metadata that could not be read, which does not affect the weights: current_epoch is of type str, expected a whole number"}, doc["notes"])
 	require.Equal(t, "nnU-Net checkpoint", doc["kind"])
 }

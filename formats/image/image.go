@@ -1,5 +1,6 @@
-// Package image opens and writes image files of any format: it finds the format of a file by its content, then by the ending
-// of its name. What the formats are is in the packages of formats; a new one is a line in Formats.
+// Package image opens and writes image files of any registered format. It detects the format of a
+// file by its content, then by its name's ending. The formats themselves are packages of their own;
+// a new one is a line in Formats.
 package image
 
 import (
@@ -14,12 +15,12 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Formats are the formats that are read and written.
+// Formats lists the supported formats.
 var Formats = []*volume.Format{
 	&nifti.Format,
 }
 
-// Endings are the endings of names of files that can be written.
+// Endings returns the file name endings that can be written.
 func Endings() []string {
 	var all []string
 	for _, f := range Formats {
@@ -28,36 +29,38 @@ func Endings() []string {
 	return all
 }
 
-// ForName gives the format of files with that name, nil if none has its ending.
+// ForName returns the format for a file name, or nil if no format has its ending.
 func ForName(path string) *volume.Format {
 	lower := strings.ToLower(filepath.Base(path))
 	for _, f := range Formats {
-		if slices.ContainsFunc(f.Endings, func(e string) bool { return strings.HasSuffix(lower, e) }) {
+		if slices.ContainsFunc(f.Endings,
+			func(e string) bool { return strings.HasSuffix(lower, e) }) {
 			return f
 		}
 	}
 	return nil
 }
 
-// Header reads the head of a file: sizes, type and geometry, not the pixels.
+// Header reads the header of a file: sizes, type and geometry, but not the pixels.
 func Header(path string) (*volume.Header, error) {
-	f, err := of(path)
+	f, err := detect(path)
 	if err != nil {
 		return nil, err
 	}
 	return f.Header(path)
 }
 
-// Read reads a file.
+// Read reads a file of any supported format.
 func Read(path string) (volume.File, error) {
-	f, err := of(path)
+	f, err := detect(path)
 	if err != nil {
 		return nil, err
 	}
 	return f.Read(path)
 }
 
-// Write writes pixels with the sizes of the axes x, y, … and the geometry g in the format that the name's ending asks for.
+// Write writes pixels in the format given by the name's ending. size holds the axes x, y, …; g is
+// the geometry.
 func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
 	f, err := forWriting(path)
 	if err != nil {
@@ -66,8 +69,8 @@ func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 	return f.Write(path, size, g, pixels, workers)
 }
 
-// Convert writes f under another name. values, if not nil, take the place of its pixels. In the same format pixels,
-// scaling and header stay as they are; another one gets the image's values and ITK's geometry.
+// Convert writes f under another name. values, if not nil, replace its pixels. In the same format,
+// pixels, scaling and header are kept; another format gets the scaled values and ITK's geometry.
 func Convert(path string, f volume.File, values volume.Pixels, workers int) error {
 	to, err := forWriting(path)
 	if err != nil {
@@ -78,7 +81,8 @@ func Convert(path string, f volume.File, values volume.Pixels, workers int) erro
 	}
 	head := f.Head()
 	if head.Geometry == nil {
-		return fmt.Errorf("%s: the image has no geometry that %s holds: %w", path, to.Name, head.Problem)
+		return fmt.Errorf("%s: the image has no geometry that %s can store: %w", path, to.Name,
+			head.Problem)
 	}
 	if values == nil {
 		values = f.Values()
@@ -90,12 +94,14 @@ func forWriting(path string) (*volume.Format, error) {
 	if f := ForName(path); f != nil {
 		return f, nil
 	}
-	return nil, fmt.Errorf("%s: expected a name that ends in %s", path, strings.Join(Endings(), " or "))
+	return nil, fmt.Errorf("%s: expected a name that ends in %s", path,
+		strings.Join(Endings(), " or "))
 }
 
-// of finds the format of a file. One that cannot be opened, or is empty, is left to a format to complain of.
-func of(path string) (*volume.Format, error) {
-	first := begin(path)
+// detect returns the format of a file. For a file that cannot be opened or is empty it returns some
+// format, whose reader then reports the error.
+func detect(path string) (*volume.Format, error) {
+	first := firstBytes(path)
 	for _, f := range Formats {
 		if f.Match(first) {
 			return f, nil
@@ -111,11 +117,12 @@ func of(path string) (*volume.Format, error) {
 	for _, f := range Formats {
 		names = append(names, f.Name+" ("+strings.Join(f.Endings, ", ")+")")
 	}
-	return nil, fmt.Errorf("%s: the file begins with % x, expected an image file: %s", path, first[:min(len(first), 4)], strings.Join(names, ", "))
+	return nil, fmt.Errorf("%s: the file begins with % x, expected an image file: %s", path,
+		first[:min(len(first), 4)], strings.Join(names, ", "))
 }
 
-// begin reads the first bytes of a regular file.
-func begin(path string) []byte {
+// firstBytes reads the first 512 bytes of a regular file.
+func firstBytes(path string) []byte {
 	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
 		return nil
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// scan is a CT of 512×512×100 voxels of int16: a body with noise in air of -1000.
+// scan is a CT of 512×512×100 voxels of int16: a noisy body in air of -1000 HU.
 func scan() volume.Slice[int16] {
 	rng := rand.New(rand.NewPCG(9, 9))
 	p := make(volume.Slice[int16], 512*512*100)
@@ -27,7 +27,8 @@ func scan() volume.Slice[int16] {
 				dx, dy := float64(x-256)/200, float64(y-256)/150
 				v := -1000.0
 				if dx*dx+dy*dy < 1 {
-					v = 40 + 60*math.Sin(float64(x)/40)*math.Cos(float64(y+z)/30) + 12*rng.NormFloat64()
+					v = 40 + 60*math.Sin(float64(x)/40)*math.Cos(float64(y+z)/30) +
+						12*rng.NormFloat64()
 				}
 				p[i] = int16(v)
 				i++
@@ -37,7 +38,7 @@ func scan() volume.Slice[int16] {
 	return p
 }
 
-// BenchmarkRead reads a CT; inflate is what of that the decompression alone takes, big the same with swapped bytes.
+// BenchmarkRead reads a CT. "inflate" times only its decompression, "big" a big-endian file.
 // LNTORCH_SCAN keeps the file under that name, to read it with other programs.
 func BenchmarkRead(b *testing.B) {
 	pixels := scan()
@@ -67,7 +68,8 @@ func BenchmarkRead(b *testing.B) {
 					require.NoError(b, err)
 					z, err := gzip.NewReader(bufio.NewReaderSize(f, 1<<18))
 					require.NoError(b, err)
-					_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{z}, buffer)
+					_, err = io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{z},
+						buffer)
 					require.NoError(b, err)
 					f.Close()
 				}

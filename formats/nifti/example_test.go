@@ -17,7 +17,8 @@ func Example() {
 	}
 	defer os.RemoveAll(folder)
 	path := filepath.Join(folder, "scan.nii.gz")
-	geometry := &volume.ITK{Spacing: []float64{0.5, 0.5, 3}, Origin: []float64{-125, -120, 40}, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	geometry := &volume.ITK{Spacing: []float64{0.5, 0.5, 3}, Origin: []float64{-125, -120, 40},
+		Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
 	h, err := nifti.NewITK([]int{4, 4, 2}, "int16", geometry)
 	if err != nil {
 		panic(err)

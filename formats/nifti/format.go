@@ -7,7 +7,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Format is NIfTI as formats/image knows it.
+// Format describes NIfTI to package formats/image.
 var Format = volume.Format{
 	Name:    "NIfTI",
 	Endings: Endings,
@@ -32,7 +32,7 @@ var Format = volume.Format{
 	Read: func(path string) (volume.File, error) {
 		f, err := Read(path)
 		if err != nil {
-			return nil, err // no *File that is nil in an interface that is not
+			return nil, err // not a nil *File in a non-nil interface
 		}
 		return f, nil
 	},
@@ -57,13 +57,14 @@ var Format = volume.Format{
 	},
 }
 
-// Head describes the file as every format does.
+// Head returns the header in the form common to all formats.
 func (h *Header) Head() *volume.Header {
-	head := &volume.Header{Format: fmt.Sprintf("NIfTI-%d", h.Version), Size: h.Dim, Type: h.Type, BigEndian: h.BigEndian, Description: h.Descrip, Native: h}
+	head := &volume.Header{Format: fmt.Sprintf("NIfTI-%d", h.Version), Size: h.Dim, Type: h.Type,
+		BigEndian: h.BigEndian, Description: h.Descrip, Native: h}
 	head.Geometry, head.Problem = h.ITK()
 	head.Extensions = h.Offset > offset2 || h.Version == 1 && h.Offset > offset1
 	return head
 }
 
-// Stored are the pixels as they are stored.
+// Stored returns the pixels as stored in the file.
 func (f *File) Stored() volume.Pixels { return f.Pixels }

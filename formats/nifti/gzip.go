@@ -8,9 +8,10 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// members inflates the gzip members of a file, one after the other. Zeros between and behind them are padding, as Python's
-// gzip (nibabel) takes them; anything else behind a member that is not another one ends the data, as zlib's gzread
-// (SimpleITK) has it. A member that is cut off gives io.ErrUnexpectedEOF, a wrong checksum an error that says so.
+// members decompresses the gzip members of a file in sequence. Zeros between or after members are
+// padding, as in Python's gzip (nibabel). Anything else after a member that is not another member
+// ends the data, as in zlib's gzread (SimpleITK). A truncated member returns io.ErrUnexpectedEOF, a
+// wrong checksum an error that says so.
 type members struct {
 	r   *bufio.Reader
 	z   *gzip.Reader
@@ -32,7 +33,8 @@ func (m *members) Read(p []byte) (n int, err error) {
 		case io.EOF:
 			m.err = m.next()
 		case gzip.ErrChecksum:
-			m.err = errors.New("the checksum of the gzip data is wrong: the file is damaged, copy or export it again")
+			m.err = errors.New("the checksum of the gzip data is wrong: the file is damaged, " +
+				"copy or export it again")
 		}
 	}
 	if n > 0 {
@@ -41,7 +43,7 @@ func (m *members) Read(p []byte) (n int, err error) {
 	return 0, m.err
 }
 
-// next goes to the member that follows; io.EOF without one.
+// next moves on to the next member, or returns io.EOF if there is none.
 func (m *members) next() error {
 	for {
 		switch first, err := m.r.Peek(2); {
@@ -58,5 +60,7 @@ func (m *members) next() error {
 	}
 }
 
-// compressed reports whether a file that begins so is gzip's.
-func compressed(first []byte) bool { return len(first) >= 2 && first[0] == 0x1f && first[1] == 0x8b }
+// compressed reports whether a file with these first bytes is a gzip file.
+func compressed(first []byte) bool {
+	return len(first) >= 2 && first[0] == 0x1f && first[1] == 0x8b
+}

@@ -18,10 +18,10 @@ import (
 // ending is a compressed file that does not end with the last byte of its one gzip member.
 type ending struct {
 	content []byte
-	refused string // the message, "" where the pixels are read
+	refused string // the message, "" if the pixels are read
 }
 
-// pixelsOfEndings are what the files of gzipEndings hold.
+// pixelsOfEndings are the pixels in the files of gzipEndings.
 func pixelsOfEndings() volume.Slice[int16] {
 	p := make(volume.Slice[int16], 60)
 	for i := range p {
@@ -43,29 +43,34 @@ func gzipEndings(t testing.TB) map[string]ending {
 	whole, first, second := zipped(content), zipped(content[:400]), zipped(content[400:])
 	cut := func(n int) []byte { return whole[:len(whole)-n] }
 	return map[string]ending{
-		"two members":                 {join(first, second), ""},
-		"zeros":                       {join(whole, make([]byte, 100)), ""},
-		"two members, zeros":          {join(first, second, make([]byte, 7)), ""},
-		"zeros, a member":             {join(whole, make([]byte, 20), whole), ""},
-		"zeros between":               {join(first, make([]byte, 8), second), ""},
-		"other bytes":                 {join(whole, []byte("other bytes")), ""},
-		"one byte":                    {join(whole, []byte("x")), ""},
-		"zeros, other bytes":          {join(whole, make([]byte, 20), []byte("other")), ""},
-		"gzip's mark":                 {join(whole, []byte{0x1f, 0x8b}), ""},
-		"half of gzip's mark":         {join(whole, []byte{0x1f}), ""},
-		"a header of no method":       {join(whole, []byte{0x1f, 0x8b, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0}), ""},
-		"a member that is cut off":    {join(whole, second[:len(second)-3]), ""},
-		"no trailer":                  {cut(8), ""},
-		"no trailer, two members":     {join(first, second[:len(second)-8]), ""},
-		"half a trailer":              {cut(4), ""},
-		"a trailer but for its end":   {cut(1), ""},
-		"pixels cut off":              {cut(14), "the file is cut off: found 4"},
-		"the second member missing":   {first, "the file is cut off: found 400 bytes, expected 472"},
-		"other bytes between":         {join(first, []byte("other"), second), "the file is cut off: found 400 bytes, expected 472"},
-		"wrong checksum":              {flip(whole, 6), "the checksum of the gzip data is wrong"},
-		"wrong size":                  {flip(whole, 2), "the checksum of the gzip data is wrong"},
-		"wrong checksum, then zeros":  {join(flip(whole, 6), make([]byte, 9)), "the checksum of the gzip data is wrong"},
-		"wrong checksum in the first": {join(flip(first, 6), second), "the checksum of the gzip data is wrong"},
+		"two members":         {join(first, second), ""},
+		"zeros":               {join(whole, make([]byte, 100)), ""},
+		"two members, zeros":  {join(first, second, make([]byte, 7)), ""},
+		"zeros, a member":     {join(whole, make([]byte, 20), whole), ""},
+		"zeros between":       {join(first, make([]byte, 8), second), ""},
+		"other bytes":         {join(whole, []byte("other bytes")), ""},
+		"one byte":            {join(whole, []byte("x")), ""},
+		"zeros, other bytes":  {join(whole, make([]byte, 20), []byte("other")), ""},
+		"gzip's mark":         {join(whole, []byte{0x1f, 0x8b}), ""},
+		"half of gzip's mark": {join(whole, []byte{0x1f}), ""},
+		"a header of no method": {join(whole,
+			[]byte{0x1f, 0x8b, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0}), ""},
+		"a member that is cut off":  {join(whole, second[:len(second)-3]), ""},
+		"no trailer":                {cut(8), ""},
+		"no trailer, two members":   {join(first, second[:len(second)-8]), ""},
+		"half a trailer":            {cut(4), ""},
+		"a trailer but for its end": {cut(1), ""},
+		"pixels cut off":            {cut(14), "the file is cut off: found 4"},
+		"the second member missing": {first,
+			"the file is cut off: found 400 bytes, expected 472"},
+		"other bytes between": {join(first, []byte("other"), second),
+			"the file is cut off: found 400 bytes, expected 472"},
+		"wrong checksum": {flip(whole, 6), "the checksum of the gzip data is wrong"},
+		"wrong size":     {flip(whole, 2), "the checksum of the gzip data is wrong"},
+		"wrong checksum, then zeros": {join(flip(whole, 6), make([]byte, 9)),
+			"the checksum of the gzip data is wrong"},
+		"wrong checksum in the first": {join(flip(first, 6), second),
+			"the checksum of the gzip data is wrong"},
 	}
 }
 
@@ -84,7 +89,8 @@ func TestEndingsOfGzipFiles(t *testing.T) {
 	}
 }
 
-// SimpleITK reads the files that are read here, with the same pixels. It never reads more than those, but for half of a file.
+// SimpleITK reads the same files with the same pixels. It reads none of the others, except for the
+// file cut in half.
 func TestLiveEndingsOfGzipFilesAreSimpleITKs(t *testing.T) {
 	python := golden.Python(t)
 	folder := t.TempDir()
@@ -105,7 +111,9 @@ print(json.dumps(read))`)
 	var read map[string]bool
 	require.NoError(t, json.Unmarshal(out, &read))
 	for name, e := range gzipEndings(t) {
-		if name == "zeros between" { // Differs: nibabel reads on, as here; SimpleITK makes up the rest of the pixels
+		// Differs: nibabel reads the next member, as here; SimpleITK leaves the remaining pixels
+		// undefined
+		if name == "zeros between" {
 			require.False(t, read[name])
 			continue
 		}

@@ -1,6 +1,7 @@
-// Package nifti reads and writes NIfTI-1 and NIfTI-2 images in one file, .nii and .nii.gz, of either byte order, with
-// pixels of any integer type, float32 or float64. Pixels stay as they are stored; Image applies the file's scaling and
-// gives the geometry that ITK would. Complex and colour pixels, .hdr/.img pairs and Analyze files are refused.
+// Package nifti reads and writes single-file NIfTI-1 and NIfTI-2 images, .nii and .nii.gz, of
+// either byte order, with pixels of any integer type, float32 or float64. Pixels are kept as
+// stored; Image applies the file's scaling and returns the geometry that ITK would. Complex and
+// colour pixels, .hdr/.img pairs and Analyze files are refused.
 package nifti
 
 import (
@@ -14,22 +15,24 @@ import (
 )
 
 const (
-	size1, offset1 = 348, 352 // NIfTI-1: the header; where pixels begin without extensions
+	size1, offset1 = 348, 352 // NIfTI-1: header size; pixel offset without extensions
 	size2, offset2 = 540, 544 // NIfTI-2
 )
 
-// Header holds what a NIfTI header says of the pixels and of where they lie. Numbers that NIfTI-1 stores as float32 are
-// those float32, widened.
+// Header holds the fields of a NIfTI header that describe the pixels and their geometry. Fields
+// that NIfTI-1 stores as float32 are widened to float64 without change.
 type Header struct {
-	Version   int        // 1 or 2
-	BigEndian bool       // byte order of header and pixels
-	Dim       []int      // sizes of the axes x, y, z, t, …: as many as the file says, each at least 1
-	Type      string     // of the stored pixels, as numpy calls it: "int16"
-	PixDim    [8]float64 // [0] is the handedness of the qform, [1], … the distances along x, y, z, t
-	Offset    int64      // where the pixels begin in the file
-	Slope     float64    // a pixel's value is stored·Slope + Inter; Slope 0 stands for 1
+	Version   int  // 1 or 2
+	BigEndian bool // byte order of header and pixels
+	// sizes of the axes x, y, z, t, …, as many as in the file, each at least 1
+	Dim  []int
+	Type string // numpy's name of the stored type: "int16"
+	// [0] is the handedness of the qform (qfac); [1], … are the spacings along x, y, z, t
+	PixDim    [8]float64
+	Offset    int64   // byte offset of the pixels in the file
+	Slope     float64 // a pixel's value is stored·Slope + Inter; Slope 0 stands for 1
 	Inter     float64
-	Units     uint8 // of space in the bits 0–2, of time in the bits 3–5
+	Units     uint8 // bits 0–2: unit of space, bits 3–5: unit of time
 	TOffset   float64
 	QFormCode int
 	SFormCode int
@@ -38,22 +41,26 @@ type Header struct {
 	SRow      [3][4]float64 // the sform: voxel indices x, y, z, 1 to mm, RAS
 	Intent    int
 	Descrip   string
-	regular   byte // 'r', as ITK writes, or 0, as nibabel does
+	regular   byte // 'r' as written by ITK, or 0 as by nibabel
 }
 
-// Type codes of the format: those that are read, and those that are only named in the refusal.
+// Type codes of the format: the supported ones, and others that are only named in error messages.
 var (
-	typeNames = map[int16]string{2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 256: "int8", 512: "uint16", 768: "uint32", 1024: "int64", 1280: "uint64"}
-	refused   = map[int16]string{1: "one bit a pixel", 32: "complex64", 128: "RGB colour", 1536: "float128", 1792: "complex128", 2048: "complex256", 2304: "RGBA colour"}
+	typeNames = map[int16]string{2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64",
+		256: "int8", 512: "uint16", 768: "uint32", 1024: "int64", 1280: "uint64"}
+	refused = map[int16]string{1: "one bit a pixel", 32: "complex64", 128: "RGB colour",
+		1536: "float128", 1792: "complex128", 2048: "complex256", 2304: "RGBA colour"}
 )
 
-// pixelSize is the number of bytes of a pixel of the named type.
+// pixelSize returns the number of bytes per pixel of the named type.
 func pixelSize(name string) int { return volume.MakePixels(name, 0).Size() }
 
-// parseHeader reads the header at the beginning of a file; b holds its first 540 bytes, or all of a shorter file.
+// parseHeader reads the header at the beginning of a file; b holds its first 540 bytes, or all of a
+// shorter file.
 func parseHeader(b []byte) (*Header, error) {
 	if len(b) < size1 {
-		return nil, fmt.Errorf("found %d bytes, expected a header of %d or %d bytes: the file is cut off or not NIfTI", len(b), size1, size2)
+		return nil, fmt.Errorf("found %d bytes, expected a header of %d or %d bytes: the file is "+
+			"cut off or not NIfTI", len(b), size1, size2)
 	}
 	h := &Header{Version: 1}
 	var order binary.ByteOrder = binary.LittleEndian
@@ -66,21 +73,25 @@ func parseHeader(b []byte) (*Header, error) {
 	case binary.BigEndian.Uint32(b) == size2:
 		h.Version, h.BigEndian, order = 2, true, binary.BigEndian
 	default:
-		return nil, fmt.Errorf("the file begins with % x, expected the header size %d or %d: not NIfTI", b[:4], size1, size2)
+		return nil, fmt.Errorf("the file begins with % x, expected the header size %d or %d: not "+
+			"NIfTI", b[:4], size1, size2)
 	}
 	at, single, pair := size1-4, "n+1\x00", "ni1\x00"
 	if h.Version == 2 {
 		if len(b) < size2 {
-			return nil, fmt.Errorf("found %d bytes, expected a header of %d: the file is cut off", len(b), size2)
+			return nil, fmt.Errorf("found %d bytes, expected a header of %d: the file is cut off",
+				len(b), size2)
 		}
 		at, single, pair = 4, "n+2\x00", "ni2\x00"
 	}
 	switch magic := string(b[at : at+4]); magic {
 	case single:
 	case pair:
-		return nil, errors.New("found one half of a .hdr/.img pair, expected an image in one file: convert it to .nii.gz, with SimpleITK or nibabel for instance")
+		return nil, errors.New("found one half of a .hdr/.img pair, expected an image in one " +
+			"file: convert it to .nii.gz, for example with SimpleITK or nibabel")
 	default:
-		return nil, fmt.Errorf("found the mark %q at byte %d, expected %q: an Analyze file, or not NIfTI", magic, at, single)
+		return nil, fmt.Errorf("found the magic %q at byte %d, expected %q: an Analyze file, or "+
+			"not NIfTI", magic, at, single)
 	}
 	r := fields{b, order}
 	var datatype int16
@@ -95,7 +106,8 @@ func parseHeader(b []byte) (*Header, error) {
 		}
 		offset := r.f32(108)
 		if offset != offset || math.Abs(offset) > 1<<53 {
-			return nil, fmt.Errorf("vox_offset: found %v, expected where the pixels begin", offset)
+			return nil, fmt.Errorf("vox_offset: found %v, expected the byte offset of the pixels",
+				offset)
 		}
 		h.Offset = int64(offset)
 		h.Slope, h.Inter = r.f32(112), r.f32(116)
@@ -141,12 +153,13 @@ func (h *Header) check(dims [8]int64, datatype int16) error {
 		return fmt.Errorf("dim[0]: found %d axes, expected 1 to 7", dims[0])
 	}
 	for i, n := range dims[1 : dims[0]+1] {
-		// Differs: ITK reads an axis of no or a negative number of voxels as one of 1.
+		// Differs: ITK reads an axis with zero or a negative number of voxels as 1.
 		if n < 1 {
 			return fmt.Errorf("dim[%d]: found %d voxels, expected 1 or more", i+1, n)
 		}
 		if n > math.MaxInt32 {
-			return fmt.Errorf("dim[%d]: found %d voxels, expected at most %d", i+1, n, math.MaxInt32)
+			return fmt.Errorf("dim[%d]: found %d voxels, expected at most %d", i+1, n,
+				math.MaxInt32)
 		}
 		h.Dim = append(h.Dim, int(n))
 	}
@@ -156,9 +169,11 @@ func (h *Header) check(dims [8]int64, datatype int16) error {
 		if name == "" {
 			name = "unknown"
 		}
-		return fmt.Errorf("datatype: found %d (%s), expected one of %s: convert the pixels first", datatype, name, volume.TypeNames("and"))
+		return fmt.Errorf("datatype: found %d (%s), expected one of %s: convert the pixels first",
+			datatype, name, volume.TypeNames("and"))
 	}
-	// Compat: ITK (nifti_clib) reads pixels right behind the header where the offset lies in it.
+	// Compat: ITK (nifti_clib) reads pixels from the end of the header if the offset lies inside
+	// it.
 	h.Offset = max(h.Offset, int64(h.size()))
 	return nil
 }
@@ -170,19 +185,20 @@ func (h *Header) size() int {
 	return size1
 }
 
-// bytes is the number of bytes that the pixels take; an error means that no file can hold them.
+// bytes returns the size of the pixels in bytes, or an error if no file could hold them.
 func (h *Header) bytes() (int64, error) {
 	n := int64(pixelSize(h.Type))
 	for _, d := range h.Dim {
 		if n > math.MaxInt64/4/int64(d) {
-			return 0, fmt.Errorf("found axes of %v voxels, more than any file holds", h.Dim)
+			return 0, fmt.Errorf("found axes of %v voxels, more than any file can hold", h.Dim)
 		}
 		n *= int64(d)
 	}
 	return n, nil
 }
 
-// encode writes the header, with four bytes behind it that say that no extension follows.
+// encode returns the encoded header, followed by the four bytes that mark the absence of
+// extensions.
 func (h *Header) encode() ([]byte, error) {
 	var order binary.ByteOrder = binary.LittleEndian
 	if h.BigEndian {
@@ -195,7 +211,8 @@ func (h *Header) encode() ([]byte, error) {
 		}
 	}
 	if datatype == 0 {
-		return nil, fmt.Errorf("pixels of type %q: expected one of %s", h.Type, volume.TypeNames("and"))
+		return nil, fmt.Errorf("pixels of type %q: expected one of %s", h.Type,
+			volume.TypeNames("and"))
 	}
 	if len(h.Dim) < 1 || len(h.Dim) > 7 {
 		return nil, fmt.Errorf("found %d axes, expected 1 to 7", len(h.Dim))
@@ -203,7 +220,8 @@ func (h *Header) encode() ([]byte, error) {
 	dims := [8]int64{int64(len(h.Dim)), 1, 1, 1, 1, 1, 1, 1}
 	for i, d := range h.Dim {
 		if d < 1 || h.Version == 1 && d > math.MaxInt16 {
-			return nil, fmt.Errorf("axis %d has %d voxels, NIfTI-1 holds 1 to %d", i, d, math.MaxInt16)
+			return nil, fmt.Errorf("axis %d has %d voxels, NIfTI-1 holds 1 to %d", i, d,
+				math.MaxInt16)
 		}
 		dims[i+1] = int64(d)
 	}
@@ -269,7 +287,7 @@ func (h *Header) encode() ([]byte, error) {
 	return w.b, nil
 }
 
-// fields gives the numbers at offsets of a header.
+// fields decodes header fields at byte offsets.
 type fields struct {
 	b     []byte
 	order binary.ByteOrder

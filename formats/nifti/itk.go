@@ -9,7 +9,8 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// unitScale is how many mm the header's unit of length and how many seconds its unit of time are, 1 where it names none.
+// unitScale returns the header's unit of length in mm and its unit of time in seconds, 1 if none is
+// given.
 func (h *Header) unitScale() (space, time float64) {
 	space, time = 1, 1
 	switch h.Units & 7 {
@@ -27,7 +28,7 @@ func (h *Header) unitScale() (space, time float64) {
 	return space, time
 }
 
-// axes is the number of axes without those of one voxel behind the third.
+// axes returns the number of axes, not counting trailing axes of size 1 after the third.
 func (h *Header) axes() int {
 	n := len(h.Dim)
 	for n > 3 && h.Dim[n-1] == 1 {
@@ -36,7 +37,7 @@ func (h *Header) axes() int {
 	return n
 }
 
-// pixdims are the distances along the axes with what cannot be one replaced by 1, as nifti_clib does.
+// pixdims returns the spacings along the axes, with invalid ones replaced by 1 as nifti_clib does.
 func (h *Header) pixdims() [8]float64 {
 	p := h.PixDim
 	for i := 1; i <= len(h.Dim); i++ {
@@ -47,8 +48,9 @@ func (h *Header) pixdims() [8]float64 {
 	return p
 }
 
-// ITK gives the geometry that ITK 5.4 finds in the file.
-// Source: itkNiftiImageIO.cxx, ReadImageInformation and SetImageIOOrientationFromNIfTI; itkImageFileReader.hxx.
+// ITK returns the geometry that ITK 5.4 reads from the file.
+// Source: itkNiftiImageIO.cxx, ReadImageInformation and SetImageIOOrientationFromNIfTI;
+// itkImageFileReader.hxx.
 func (h *Header) ITK() (*volume.ITK, error) {
 	n := h.axes()
 	if n < 2 || n > 4 {
@@ -56,7 +58,8 @@ func (h *Header) ITK() (*volume.ITK, error) {
 	}
 	space, time := h.unitScale()
 	pixdim := h.pixdims()
-	g := &volume.ITK{Spacing: make([]float64, n), Origin: make([]float64, n), Direction: make([]float64, n*n)}
+	g := &volume.ITK{Spacing: make([]float64, n), Origin: make([]float64, n),
+		Direction: make([]float64, n*n)}
 	for i := range n {
 		g.Direction[i*n+i] = 1
 		g.Spacing[i] = pixdim[i+1] * space
@@ -80,7 +83,7 @@ func (h *Header) ITK() (*volume.ITK, error) {
 			}
 		}
 		if n == 4 {
-			g.Origin[3] = fixed(h.TOffset) * time
+			g.Origin[3] = finiteOrZero(h.TOffset) * time
 		}
 		for j := range min(n, 3) {
 			sum := 0.0
@@ -104,19 +107,23 @@ func (h *Header) ITK() (*volume.ITK, error) {
 		}
 	}
 	if n == 2 && g.Direction[0]*g.Direction[3] == g.Direction[1]*g.Direction[2] {
-		return nil, errors.New("the directions of the two axes of the image lie in one line, seen along z, as those of a sagittal or coronal slice may: store it as a volume of one slice")
+		return nil, errors.New("the directions of the two axes are parallel when projected along " +
+			"z, as can happen for a sagittal or coronal slice: store the image as a volume of " +
+			"one slice")
 	}
 	positiveZeros(g)
 	for _, v := range append(append(g.Spacing[:n:n], g.Origin...), g.Direction...) {
 		if !finite(v) {
-			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction %v", g.Spacing, g.Origin, g.Direction)
+			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction "+
+				"%v", g.Spacing, g.Origin, g.Direction)
 		}
 	}
 	return g, nil
 }
 
-// positiveZeros makes zeros +0 where ITK's image keeps the ones that it began with: off the diagonal of the directions, and
-// the origin if it is zero altogether. Source: itkImageBase.hxx, SetDirection, which sets what is unequal.
+// positiveZeros makes zeros +0 where ITK's image keeps its initial ones: off the diagonal of the
+// direction matrix, and in the origin if all of it is zero. Source: itkImageBase.hxx, SetDirection,
+// which assigns only elements that differ.
 func positiveZeros(g *volume.ITK) {
 	n := len(g.Spacing)
 	for k, v := range g.Direction {
@@ -129,10 +136,11 @@ func positiveZeros(g *volume.ITK) {
 	}
 }
 
-// choose gives the affine that ITK goes by, of qform and sform. At least one of them has a code.
+// choose returns the affine that ITK uses, the qform or the sform. At least one of them has a
+// nonzero code.
 func (h *Header) choose(pixdim [8]float64) (matrix, error) {
 	q := h.qform(pixdim)
-	var s matrix // zero without a code, its last row too
+	var s matrix // all zero without a code, including the last row
 	if h.SFormCode > 0 {
 		s = matrix{h.SRow[0], h.SRow[1], h.SRow[2], {0, 0, 0, 1}}
 	}
@@ -153,14 +161,15 @@ func (h *Header) choose(pixdim [8]float64) (matrix, error) {
 	case h.QFormCode > 0:
 		return q, nil
 	}
-	return s, errors.New("the axes of the sform are not at right angles, and there is no qform: ITK and nnU-Net cannot read this file either (\"ITK only supports orthonormal direction cosines\"). " +
-		"Resample it, or store directions at right angles")
+	return s, errors.New("the axes of the sform are not orthogonal, and there is no qform: ITK " +
+		"and nnU-Net cannot read this file either (\"ITK only supports orthonormal direction " +
+		"cosines\"). Resample it, or store orthogonal directions")
 }
 
 // matrix maps voxel indices (x, y, z, 1) to mm, RAS.
 type matrix [4][4]float64
 
-// qform is the affine of the quaternion, rounded to the precision of the file.
+// qform returns the affine of the quaternion, rounded to float32 as in the file.
 // Source: nifti1_io.c, nifti_convert_nhdr2nim and nifti_quatern_to_mat44.
 func (h *Header) qform(pixdim [8]float64) matrix {
 	round := func(v float64) float64 { return v }
@@ -170,7 +179,7 @@ func (h *Header) qform(pixdim [8]float64) matrix {
 	if h.QFormCode <= 0 {
 		return matrix{{pixdim[1]}, {0, pixdim[2]}, {0, 0, pixdim[3]}, {0, 0, 0, 1}}
 	}
-	b, c, d := fixed(h.Quatern[0]), fixed(h.Quatern[1]), fixed(h.Quatern[2])
+	b, c, d := finiteOrZero(h.Quatern[0]), finiteOrZero(h.Quatern[1]), finiteOrZero(h.Quatern[2])
 	a := 1 - (float64(b*b) + float64(c*c) + float64(d*d))
 	if a < 1e-7 {
 		a = 1 / math.Sqrt(float64(b*b)+float64(c*c)+float64(d*d))
@@ -188,9 +197,15 @@ func (h *Header) qform(pixdim [8]float64) matrix {
 		size[2] = -size[2]
 	}
 	r := matrix{
-		{(float64(a*a) + float64(b*b) - float64(c*c) - float64(d*d)), 2 * (float64(b*c) - float64(a*d)), 2 * (float64(b*d) + float64(a*c)), fixed(h.QOffset[0])},
-		{2 * (float64(b*c) + float64(a*d)), (float64(a*a) + float64(c*c) - float64(b*b) - float64(d*d)), 2 * (float64(c*d) - float64(a*b)), fixed(h.QOffset[1])},
-		{2 * (float64(b*d) - float64(a*c)), 2 * (float64(c*d) + float64(a*b)), (float64(a*a) + float64(d*d) - float64(c*c) - float64(b*b)), fixed(h.QOffset[2])},
+		{(float64(a*a) + float64(b*b) - float64(c*c) - float64(d*d)),
+			2 * (float64(b*c) - float64(a*d)), 2 * (float64(b*d) + float64(a*c)),
+			finiteOrZero(h.QOffset[0])},
+		{2 * (float64(b*c) + float64(a*d)),
+			(float64(a*a) + float64(c*c) - float64(b*b) - float64(d*d)),
+			2 * (float64(c*d) - float64(a*b)), finiteOrZero(h.QOffset[1])},
+		{2 * (float64(b*d) - float64(a*c)), 2 * (float64(c*d) + float64(a*b)),
+			(float64(a*a) + float64(d*d) - float64(c*c) - float64(b*b)),
+			finiteOrZero(h.QOffset[2])},
 		{0, 0, 0, 1},
 	}
 	for i := range 3 {
@@ -201,7 +216,7 @@ func (h *Header) qform(pixdim [8]float64) matrix {
 	return r
 }
 
-// similar tells whether two affines are the same up to rounding.
+// similar reports whether two affines are equal up to rounding.
 func similar(a, b matrix) bool {
 	moved, below := 0.0, 0.0
 	for i := range 3 {
@@ -219,16 +234,17 @@ func similar(a, b matrix) bool {
 	return !(moved > 1e-7 || below > 1e-7)
 }
 
-// affine tells whether the matrix can be inverted and its last row is 0 0 0 1.
+// affine reports whether the matrix is invertible and its last row is 0 0 0 1.
 func (m matrix) affine() bool {
 	return m[3] == [4]float64{0, 0, 0, 1} && math.Abs(m.determinant()) > 0
 }
 
 func (m matrix) determinant() float64 {
-	return m[0][0]*(m[1][1]*m[2][2]-m[1][2]*m[2][1]) - m[0][1]*(m[1][0]*m[2][2]-m[1][2]*m[2][0]) + m[0][2]*(m[1][0]*m[2][1]-m[1][1]*m[2][0])
+	return m[0][0]*(m[1][1]*m[2][2]-m[1][2]*m[2][1]) - m[0][1]*(m[1][0]*m[2][2]-m[1][2]*m[2][0]) +
+		m[0][2]*(m[1][0]*m[2][1]-m[1][1]*m[2][0])
 }
 
-// orthogonal tells whether the columns are at right angles, to 1e-4 for columns of length 1.
+// orthogonal reports whether the columns are orthogonal, to 1e-4 for columns of length 1.
 func (m matrix) orthogonal() bool {
 	var r [3][3]float32
 	for j := range 3 {
@@ -258,9 +274,9 @@ func (m matrix) orthogonal() bool {
 	return true
 }
 
-// verySimilar tells whether ITK finds two affines with columns at right angles to be the same.
-// Compat: it compares what a singular value decomposition puts to the left, so that an axis that is reversed in one of
-// the two, for instance, goes unnoticed.
+// verySimilar reports whether ITK considers two affines with orthogonal columns equal.
+// Compat: ITK compares the left singular vectors, so it does not notice an axis that is reversed in
+// one of the two, for example.
 func verySimilar(a, b matrix) bool {
 	for i := range 3 {
 		if math.Abs(float64(float32(a[i][3])-float32(b[i][3]))) > 1e-4 {
@@ -288,26 +304,27 @@ func verySimilar(a, b matrix) bool {
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
-// fixed is v, or 0 where it is no number.
-func fixed(v float64) float64 {
+// finiteOrZero returns v, or 0 if v is NaN or infinite.
+func finiteOrZero(v float64) float64 {
 	if !finite(v) {
 		return 0
 	}
 	return v
 }
 
-// scale gives the file's scaling of pixels as ITK takes it, and whether there is one.
+// scale returns the file's pixel scaling as ITK interprets it, and whether there is one.
 func (h *Header) scale() (slope, inter float64, scaled bool) {
 	const epsilon = 0x1p-52
-	slope, inter = fixed(h.Slope), fixed(h.Inter)
+	slope, inter = finiteOrZero(h.Slope), finiteOrZero(h.Inter)
 	if math.Abs(slope) < epsilon {
 		slope = 1
 	}
-	return slope, inter, math.Abs(slope) > epsilon && (math.Abs(slope-1) > epsilon || math.Abs(inter) > epsilon)
+	return slope, inter, math.Abs(slope) > epsilon && (math.Abs(slope-1) > epsilon ||
+		math.Abs(inter) > epsilon)
 }
 
-// numbers is p, or a copy with 0 for what is no number where there is such.
-func numbers[T float32 | float64](p volume.Slice[T]) volume.Slice[T] {
+// zeroNonFinite returns p, or a copy in which NaN and infinite values are 0 if p has any.
+func zeroNonFinite[T float32 | float64](p volume.Slice[T]) volume.Slice[T] {
 	no := func(v T) bool { return !finite(float64(v)) }
 	first := slices.IndexFunc(p, no)
 	if first < 0 {
@@ -322,8 +339,8 @@ func numbers[T float32 | float64](p volume.Slice[T]) volume.Slice[T] {
 	return p
 }
 
-// Values are the pixels with the file's scaling applied, as ITK does: those of an integer type become float32, computed in
-// double precision. Without a scaling they are the stored ones.
+// Values returns the pixels with the file's scaling applied as ITK does: integer pixels become
+// float32, computed in double precision. Without a scaling they are the stored pixels.
 func (f *File) Values() volume.Pixels {
 	slope, inter, scaled := f.scale()
 	if !scaled {
@@ -344,20 +361,22 @@ func (f *File) Values() volume.Pixels {
 	return q
 }
 
-// Image is the image as ITK reads it, with axes (t as c, z, y, x) and Values as pixels. An image of two axes is one slice of
-// spacing 1.
-// Compat: what is no number (NaN or infinite) is 0 before the scaling.
+// Image returns the image as ITK reads it, with axes (t as c, z, y, x) and Values as pixels. A
+// two-dimensional image becomes one slice of spacing 1.
+// Compat: NaN and infinite pixels are set to 0 before the scaling.
 func (f *File) Image() (*volume.Image, *volume.ITK, error) {
 	g, err := f.ITK()
 	if err != nil {
 		return nil, nil, err
 	}
 	if vectors[f.Intent] && len(f.Dim) > 4 && f.Dim[4] > 1 {
-		return nil, nil, fmt.Errorf("found vectors of %d numbers, expected one number a pixel", f.Dim[4])
+		return nil, nil, fmt.Errorf("found vector pixels of %d components, expected scalar pixels",
+			f.Dim[4])
 	}
 	im := &volume.Image{Shape: f.shape()}
 	n := len(g.Spacing)
-	im.Geometry = volume.Geometry{Spacing: [3]float64{1, 1, 1}, DirectionXYZ: [9]float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	im.Geometry = volume.Geometry{Spacing: [3]float64{1, 1, 1},
+		DirectionXYZ: [9]float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
 	for i := range min(n, 3) {
 		im.Spacing[2-i] = g.Spacing[i]
 		im.OriginXYZ[i] = g.Origin[i]
@@ -368,18 +387,18 @@ func (f *File) Image() (*volume.Image, *volume.ITK, error) {
 	known := *f
 	switch p := f.Pixels.(type) {
 	case volume.Slice[float32]:
-		known.Pixels = numbers(p)
+		known.Pixels = zeroNonFinite(p)
 	case volume.Slice[float64]:
-		known.Pixels = numbers(p)
+		known.Pixels = zeroNonFinite(p)
 	}
 	im.Pixels = known.Values()
 	return im, g, nil
 }
 
-// vectors are the intents whose fifth axis ITK takes for the numbers of one pixel.
+// vectors lists the intent codes for which ITK reads the fifth axis as the components of a pixel.
 var vectors = map[int]bool{1005: true, 1006: true, 1007: true}
 
-// shape is (c, z, y, x); further axes have one voxel.
+// shape returns (c, z, y, x); further axes have size 1.
 func (h *Header) shape() [4]int {
 	s := [4]int{1, 1, 1, 1}
 	for i, d := range h.Dim[:min(len(h.Dim), 4)] {

@@ -2,7 +2,7 @@ package nifti
 
 import "math"
 
-// mat33 is nifti_clib's 3×3 matrix of float32; its functions round where the library's do.
+// mat33 is nifti_clib's 3×3 matrix of float32; its methods round where the library does.
 type mat33 [3][3]float32
 
 func (m mat33) transposed() mat33 {
@@ -24,11 +24,12 @@ func (m mat33) wide() mat3 {
 	return r
 }
 
-// orthogonal is the matrix with orthonormal rows that is nearest to m with rows of length 1.
+// orthogonal returns the matrix with orthonormal rows nearest to m after normalising its rows.
 // Source: nifti1_io.c, nifti_make_orthog_mat44.
 func (m mat33) orthogonal() mat33 {
 	for i := range 3 {
-		val := float64(float32(float32(m[i][0]*m[i][0])+float32(m[i][1]*m[i][1])) + float32(m[i][2]*m[i][2]))
+		val := float64(float32(float32(m[i][0]*m[i][0])+float32(m[i][1]*m[i][1])) +
+			float32(m[i][2]*m[i][2]))
 		switch {
 		case val > 0:
 			f := float32(1 / math.Sqrt(val))
@@ -47,7 +48,7 @@ func (m mat33) orthogonal() mat33 {
 	return m.polar()
 }
 
-// polar is the orthogonal matrix nearest to m. Source: nifti1_io.c, nifti_mat33_polar.
+// polar returns the orthogonal matrix nearest to m. Source: nifti1_io.c, nifti_mat33_polar.
 func (m mat33) polar() mat33 {
 	x := m
 	for tries := 0; float32(x.wide().determinant()) == 0 && tries < 100; tries++ {
@@ -81,11 +82,12 @@ func (m mat33) polar() mat33 {
 	}
 }
 
-// rowNorm is the largest sum of absolute values of a row.
+// rowNorm returns the largest row sum of absolute values.
 func (m mat33) rowNorm() float32 {
 	largest := float32(0)
 	for _, r := range m {
-		largest = max(largest, float32(math.Abs(float64(r[0]))+math.Abs(float64(r[1]))+math.Abs(float64(r[2]))))
+		largest = max(largest,
+			float32(math.Abs(float64(r[0]))+math.Abs(float64(r[1]))+math.Abs(float64(r[2]))))
 	}
 	return largest
 }
@@ -99,14 +101,20 @@ func (m mat33) inverse() mat33 {
 	at := func(i, j int) float64 { return r[i][j] }
 	minor := func(a, b, c, e float64) float32 { return float32(d * (float64(a*b) - float64(c*e))) }
 	return mat33{
-		{minor(at(1, 1), at(2, 2), at(2, 1), at(1, 2)), minor(at(2, 1), at(0, 2), at(0, 1), at(2, 2)), minor(at(0, 1), at(1, 2), at(1, 1), at(0, 2))},
-		{minor(at(2, 0), at(1, 2), at(1, 0), at(2, 2)), minor(at(0, 0), at(2, 2), at(2, 0), at(0, 2)), minor(at(1, 0), at(0, 2), at(0, 0), at(1, 2))},
-		{minor(at(1, 0), at(2, 1), at(2, 0), at(1, 1)), minor(at(2, 0), at(0, 1), at(0, 0), at(2, 1)), minor(at(0, 0), at(1, 1), at(1, 0), at(0, 1))},
+		{minor(at(1, 1), at(2, 2), at(2, 1), at(1, 2)),
+			minor(at(2, 1), at(0, 2), at(0, 1), at(2, 2)),
+			minor(at(0, 1), at(1, 2), at(1, 1), at(0, 2))},
+		{minor(at(2, 0), at(1, 2), at(1, 0), at(2, 2)),
+			minor(at(0, 0), at(2, 2), at(2, 0), at(0, 2)),
+			minor(at(1, 0), at(0, 2), at(0, 0), at(1, 2))},
+		{minor(at(1, 0), at(2, 1), at(2, 0), at(1, 1)),
+			minor(at(2, 0), at(0, 1), at(0, 0), at(2, 1)),
+			minor(at(0, 0), at(1, 1), at(1, 0), at(0, 1))},
 	}
 }
 
-// quaternion gives b, c, d of the rotation that is nearest to m with columns of length 1, and the handedness that it
-// leaves out. Source: nifti1_io.c, nifti_mat44_to_quatern.
+// quaternion returns b, c, d of the rotation nearest to m after normalising its columns, and the
+// handedness (qfac), which a quaternion cannot hold. Source: nifti1_io.c, nifti_mat44_to_quatern.
 func (m mat33) quaternion() (bcd [3]float64, qfac float64) {
 	q := m
 	for j := range 3 {
@@ -165,10 +173,11 @@ func (m mat33) quaternion() (bcd [3]float64, qfac float64) {
 // mat3 is a 3×3 matrix in double precision.
 type mat3 [3][3]float64
 
-// determinant adds the products in nifti_clib's order.
+// determinant sums the products in nifti_clib's order.
 func (m mat3) determinant() float64 {
 	p := func(a, b, c float64) float64 { return float64(float64(a*b) * c) }
-	return p(m[0][0], m[1][1], m[2][2]) - p(m[0][0], m[2][1], m[1][2]) - p(m[1][0], m[0][1], m[2][2]) +
+	return p(m[0][0], m[1][1], m[2][2]) - p(m[0][0], m[2][1], m[1][2]) - p(m[1][0], m[0][1],
+		m[2][2]) +
 		p(m[1][0], m[2][1], m[0][2]) + p(m[2][0], m[0][1], m[1][2]) - p(m[2][0], m[1][1], m[0][2])
 }
 
@@ -191,7 +200,7 @@ func (m mat3) times(n mat3) mat3 {
 	return r
 }
 
-// svd gives u, s and v with m = u·diag(s)·vᵀ by rotating pairs of columns (one-sided Jacobi). Columns of u that belong to a
+// svd returns u, s and v with m = u·diag(s)·vᵀ by one-sided Jacobi rotations. Columns of u for a
 // singular value of 0 are 0.
 func (m mat3) svd() (u mat3, s [3]float64, v mat3) {
 	u, v = m, mat3{{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}
@@ -232,7 +241,7 @@ func (m mat3) svd() (u mat3, s [3]float64, v mat3) {
 	return u, s, v
 }
 
-// polar is the orthogonal matrix nearest to m; what m maps to 0 it maps to 0, too.
+// polar returns the orthogonal matrix nearest to m; the null space of m is mapped to 0.
 func (m mat3) polar() mat3 {
 	u, s, v := m.svd()
 	least := max(s[0], s[1], s[2]) * 3 * 0x1p-52
@@ -246,10 +255,11 @@ func (m mat3) polar() mat3 {
 	return u.times(v.transposed())
 }
 
-// quaternion gives b, c, d of a rotation.
+// quaternion returns b, c, d of a rotation.
 func (m mat3) quaternion() [3]float64 {
-	// the largest of the four squares is exact enough to divide by
-	t := [4]float64{m[0][0] + m[1][1] + m[2][2], m[0][0] - m[1][1] - m[2][2], m[1][1] - m[0][0] - m[2][2], m[2][2] - m[0][0] - m[1][1]}
+	// divide by the largest of the four squares, for accuracy
+	t := [4]float64{m[0][0] + m[1][1] + m[2][2], m[0][0] - m[1][1] - m[2][2],
+		m[1][1] - m[0][0] - m[2][2], m[2][2] - m[0][0] - m[1][1]}
 	k := 0
 	for i := range t {
 		if t[i] > t[k] {
@@ -261,13 +271,17 @@ func (m mat3) quaternion() [3]float64 {
 	var q [4]float64
 	switch k {
 	case 0:
-		q = [4]float64{r / 2, (m[2][1] - m[1][2]) * f, (m[0][2] - m[2][0]) * f, (m[1][0] - m[0][1]) * f}
+		q = [4]float64{r / 2, (m[2][1] - m[1][2]) * f, (m[0][2] - m[2][0]) * f,
+			(m[1][0] - m[0][1]) * f}
 	case 1:
-		q = [4]float64{(m[2][1] - m[1][2]) * f, r / 2, (m[0][1] + m[1][0]) * f, (m[0][2] + m[2][0]) * f}
+		q = [4]float64{(m[2][1] - m[1][2]) * f, r / 2, (m[0][1] + m[1][0]) * f,
+			(m[0][2] + m[2][0]) * f}
 	case 2:
-		q = [4]float64{(m[0][2] - m[2][0]) * f, (m[0][1] + m[1][0]) * f, r / 2, (m[1][2] + m[2][1]) * f}
+		q = [4]float64{(m[0][2] - m[2][0]) * f, (m[0][1] + m[1][0]) * f, r / 2,
+			(m[1][2] + m[2][1]) * f}
 	case 3:
-		q = [4]float64{(m[1][0] - m[0][1]) * f, (m[0][2] + m[2][0]) * f, (m[1][2] + m[2][1]) * f, r / 2}
+		q = [4]float64{(m[1][0] - m[0][1]) * f, (m[0][2] + m[2][0]) * f, (m[1][2] + m[2][1]) * f,
+			r / 2}
 	}
 	if q[0] < 0 {
 		return [3]float64{-q[1], -q[2], -q[3]}
@@ -275,6 +289,6 @@ func (m mat3) quaternion() [3]float64 {
 	return [3]float64(q[1:])
 }
 
-// NearestRotation is the orthogonal matrix nearest to m (the factor of its polar decomposition, which may mirror); what m
-// maps to 0 it maps to 0, too.
+// NearestRotation returns the orthogonal matrix nearest to m: the factor of its polar
+// decomposition, which may include a reflection. The null space of m is mapped to 0.
 func NearestRotation(m [3][3]float64) [3][3]float64 { return mat3(m).polar() }

@@ -2,9 +2,10 @@ package nifti
 
 import "math"
 
-// leftVectors gives the singular values of m in descending order and the left singular vectors as columns, in single
-// precision and with the signs and order of LINPACK's ssvdc: ITK compares the vectors of two matrices and so calls some
-// the same that are not. Arrays count from 1, as there; the right vectors are left out.
+// leftVectors returns the singular values of m in descending order and the left singular vectors as
+// columns, in single precision and with the signs and order of LINPACK's ssvdc. ITK compares these
+// vectors of two matrices and so accepts some as equal that are not. Arrays are indexed from 1, as
+// there; the right vectors are not computed.
 // Source: LINPACK, ssvdc (G. W. Stewart, 1979, with the correction of 1985), for 3×3.
 func leftVectors(m matrix) (values [3]float32, vectors mat33) {
 	const n = 3
@@ -15,7 +16,7 @@ func leftVectors(m matrix) (values [3]float32, vectors mat33) {
 			x[j+1][i+1] = float32(m[i][j])
 		}
 	}
-	// to bidiagonal form: the diagonal in s, what is above it in e
+	// reduce to bidiagonal form: diagonal in s, superdiagonal in e
 	for l := 1; l <= 2; l++ {
 		s[l] = norm(x[l][l:])
 		if s[l] != 0 {
@@ -28,7 +29,7 @@ func leftVectors(m matrix) (values [3]float32, vectors mat33) {
 		s[l] = -s[l]
 		for j := l + 1; j <= n; j++ {
 			if s[l] != 0 {
-				add(-dot(x[l][l:], x[j][l:])/x[l][l], x[l][l:], x[j][l:])
+				axpy(-dot(x[l][l:], x[j][l:])/x[l][l], x[l][l:], x[j][l:])
 			}
 			e[j] = x[j][l]
 		}
@@ -47,10 +48,10 @@ func leftVectors(m matrix) (values [3]float32, vectors mat33) {
 		e[l] = -e[l]
 		if e[l] != 0 {
 			for j := l + 1; j <= n; j++ {
-				add(e[j], x[j][l+1:], work[l+1:n+1])
+				axpy(e[j], x[j][l+1:], work[l+1:n+1])
 			}
 			for j := l + 1; j <= n; j++ {
-				add(-e[j]/e[l+1], work[l+1:n+1], x[j][l+1:])
+				axpy(-e[j]/e[l+1], work[l+1:n+1], x[j][l+1:])
 			}
 		}
 	}
@@ -65,7 +66,7 @@ func leftVectors(m matrix) (values [3]float32, vectors mat33) {
 			continue
 		}
 		for j := l + 1; j <= n; j++ {
-			add(-dot(u[l][l:], u[j][l:])/u[l][l], u[l][l:], u[j][l:])
+			axpy(-dot(u[l][l:], u[j][l:])/u[l][l], u[l][l:], u[j][l:])
 		}
 		scaleBy(-1, u[l][l:])
 		u[l][l]++
@@ -73,7 +74,7 @@ func leftVectors(m matrix) (values [3]float32, vectors mat33) {
 			u[l][i] = 0
 		}
 	}
-	// one singular value after the other, the smallest first
+	// one singular value at a time, the smallest first
 	last := n
 	for iter := 0; last > 0 && iter < 1000; {
 		l := last - 1
@@ -83,7 +84,7 @@ func leftVectors(m matrix) (values [3]float32, vectors mat33) {
 				break
 			}
 		}
-		if l == last-1 { // s[last] is one
+		if l == last-1 { // s[last] has converged
 			l++
 			if s[l] < 0 {
 				s[l] = -s[l]
@@ -218,14 +219,14 @@ func scaleBy(a float32, x []float32) {
 	}
 }
 
-// add adds a·x to y.
-func add(a float32, x, y []float32) {
+// axpy adds a·x to y.
+func axpy(a float32, x, y []float32) {
 	for i, v := range x {
 		y[i] += float32(a * v)
 	}
 }
 
-// givens gives the rotation that turns (a, b) to (r, 0).
+// givens returns the rotation that maps (a, b) to (r, 0).
 func givens(a, b float32) (r, c, s float32) {
 	roe := b
 	if abs(a) > abs(b) {

@@ -6,9 +6,11 @@ import (
 	"math/big"
 )
 
-// Affine is the affine that nibabel goes by: the sform where it has a code, else the qform, else the distances with the
-// origin at the image's centre. It maps voxel indices (x, y, z, 1) to mm, RAS.
-// Source: nibabel 5.4, nifti1.py, get_best_affine; the quaternion is computed with 64 bits of mantissa, as there.
+// Affine returns the affine that nibabel uses: the sform if it has a code, else the qform if it has
+// one, else the spacings with the origin at the image's centre. It maps voxel indices (x, y, z, 1)
+// to mm, RAS.
+// Source: nibabel 5.4, nifti1.py, get_best_affine; the quaternion is computed with a 64-bit
+// mantissa, as there.
 func (h *Header) Affine() ([4][4]float64, error) {
 	code := func(c int) bool { return c >= 1 && c <= 5 }
 	vox := h.Zooms()
@@ -42,7 +44,7 @@ func (h *Header) Affine() ([4][4]float64, error) {
 	return m, nil
 }
 
-// Zooms are the distances along the axes x, y and z as nibabel gives them.
+// Zooms returns the spacings along the axes x, y and z as nibabel does.
 func (h *Header) Zooms() [3]float64 {
 	z := [3]float64(h.PixDim[1:4])
 	for i, v := range z {
@@ -61,7 +63,8 @@ func (h *Header) quaternion(vox [3]float64) (matrix, error) {
 	}
 	for _, v := range append(h.Quatern[:], append(vox[:], h.QOffset[:]...)...) {
 		if !finite(v) {
-			return matrix{}, fmt.Errorf("the qform is not finite: quaternion %v, distances %v, offset %v", h.Quatern, vox, h.QOffset)
+			return matrix{}, fmt.Errorf("the qform is not finite: quaternion %v, spacings %v, "+
+				"offset %v", h.Quatern, vox, h.QOffset)
 		}
 	}
 	number := func(v float64) *big.Float { return new(big.Float).SetPrec(64).SetFloat64(v) }
@@ -73,7 +76,8 @@ func (h *Header) quaternion(vox [3]float64) (matrix, error) {
 	w := number(0)
 	if f, _ := w2.Float64(); math.Abs(f) >= threshold {
 		if f < 0 {
-			return matrix{}, fmt.Errorf("the quaternion %v of the qform is longer than 1", h.Quatern)
+			return matrix{}, fmt.Errorf("the quaternion %v of the qform is longer than 1",
+				h.Quatern)
 		}
 		w.Sqrt(w2)
 	}
@@ -101,7 +105,7 @@ func (h *Header) quaternion(vox [3]float64) (matrix, error) {
 	for i := range 3 {
 		for j := range 3 {
 			m[i][j], _ = mul(r[i][j], number(vox[j])).Float64()
-			m[i][j] += 0 // a sum with what is 0: never -0
+			m[i][j] += 0 // adding 0 turns -0 into +0
 		}
 		m[i][3] = h.QOffset[i]
 	}

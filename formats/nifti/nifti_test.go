@@ -24,9 +24,10 @@ import (
 
 const corpus = "../../testdata/golden/nifti"
 
-var typesOfPixels = []string{"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64"}
+var typesOfPixels = []string{"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64",
+	"int64", "float32", "float64"}
 
-// random gives pixels with random bits that are numbers.
+// random returns pixels with random bits, without NaN.
 func random(name string, n int, rng *rand.Rand) volume.Pixels {
 	pixels := volume.MakePixels(name, n)
 	switch p := pixels.(type) {
@@ -48,7 +49,8 @@ func random(name string, n int, rng *rand.Rand) volume.Pixels {
 }
 
 func plainHeader(typeName string, dims ...int) *Header {
-	g := &volume.ITK{Spacing: make([]float64, len(dims)), Origin: make([]float64, len(dims)), Direction: make([]float64, len(dims)*len(dims))}
+	g := &volume.ITK{Spacing: make([]float64, len(dims)), Origin: make([]float64, len(dims)),
+		Direction: make([]float64, len(dims)*len(dims))}
 	for i := range dims {
 		g.Spacing[i] = 1
 		g.Direction[i*len(dims)+i] = 1
@@ -60,7 +62,8 @@ func plainHeader(typeName string, dims ...int) *Header {
 	return h
 }
 
-// Header and pixels of any version, byte order, type and number of axes come back bit for bit, plain and compressed.
+// Header and pixels of any version, byte order, type and number of axes are read back bit for bit,
+// plain and compressed.
 func TestFilesComeBackAsTheyWere(t *testing.T) {
 	folder := t.TempDir()
 	rng := rand.New(rand.NewPCG(3, 4))
@@ -68,7 +71,8 @@ func TestFilesComeBackAsTheyWere(t *testing.T) {
 		for _, big := range []bool{false, true} {
 			for _, name := range typesOfPixels {
 				for _, ending := range Endings {
-					dims := []int{1 + rng.IntN(5), 1 + rng.IntN(5), 1 + rng.IntN(5), 1 + rng.IntN(3)}[:2+rng.IntN(3)]
+					dims := []int{1 + rng.IntN(5), 1 + rng.IntN(5), 1 + rng.IntN(5),
+						1 + rng.IntN(3)}[:2+rng.IntN(3)]
 					h := plainHeader(name, dims...)
 					h.Version, h.BigEndian = version, big
 					if version == 2 {
@@ -103,7 +107,8 @@ func TestFilesComeBackAsTheyWere(t *testing.T) {
 	}
 }
 
-// Every file of the corpus is written again with its own header: the numbers of the header are the same bits.
+// Every file of the corpus is written again with its own header: the header's fields keep their
+// bits.
 func TestHeadersOfOtherProgramsComeBack(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(corpus, "*.nii*"))
 	require.NoError(t, err)
@@ -121,18 +126,22 @@ func TestHeadersOfOtherProgramsComeBack(t *testing.T) {
 		require.Equal(t, was[f.Offset:][:len(is)-from], is[from:], file)
 		for _, at := range headerFields(f.Version) {
 			if !bytes.Equal(was[at[0]:at[1]], is[at[0]:at[1]]) {
-				t.Errorf("%s: bytes %v of the header: % x, now % x", file, at, was[at[0]:at[1]], is[at[0]:at[1]])
+				t.Errorf("%s: bytes %v of the header: % x, now % x", file, at, was[at[0]:at[1]],
+					is[at[0]:at[1]])
 			}
 		}
 	}
 }
 
-// headerFields are the bytes that a header must keep: axes, type, distances, scaling, units, forms.
+// headerFields are the bytes that a header must keep: axes, type, spacings, scaling, units, qform
+// and sform.
 func headerFields(version int) [][2]int {
 	if version == 1 {
-		return [][2]int{{0, 4}, {38, 39}, {40, 56}, {68, 74}, {76, 108}, {112, 120}, {123, 124}, {136, 140}, {148, 228}, {252, 328}, {344, 348}}
+		return [][2]int{{0, 4}, {38, 39}, {40, 56}, {68, 74}, {76, 108}, {112, 120}, {123, 124},
+			{136, 140}, {148, 228}, {252, 328}, {344, 348}}
 	}
-	return [][2]int{{0, 16}, {16, 80}, {104, 168}, {176, 192}, {216, 224}, {240, 320}, {344, 376}, {376, 508}}
+	return [][2]int{{0, 16}, {16, 80}, {104, 168}, {176, 192}, {216, 224}, {240, 320}, {344, 376},
+		{376, 508}}
 }
 
 func inflated(t testing.TB, path string) []byte {
@@ -148,7 +157,8 @@ func inflated(t testing.TB, path string) []byte {
 	return content
 }
 
-// The standard library's gzip reads our blocks, and their bytes do not depend on the number of goroutines.
+// The standard library's gzip reads our blocks, and the bytes do not depend on the number of
+// goroutines.
 func TestCompressedFilesAreTheSameForAnyNumberOfWorkers(t *testing.T) {
 	folder := t.TempDir()
 	rng := rand.New(rand.NewPCG(5, 6))
@@ -173,11 +183,12 @@ func TestCompressedFilesAreTheSameForAnyNumberOfWorkers(t *testing.T) {
 	require.Less(t, len(first), len(pixels)*2*3/4)
 }
 
-// A file of several gzip members is one file.
+// A file of several gzip members is read as one.
 func TestSeveralMembersAreRead(t *testing.T) {
 	content := inflated(t, filepath.Join(corpus, "sitk.nii.gz"))
 	var b bytes.Buffer
-	for _, part := range [][]byte{content[:100], content[100:352], content[352:360], content[360:]} {
+	for _, part := range [][]byte{content[:100], content[100:352], content[352:360],
+		content[360:]} {
 		z := gzip.NewWriter(&b)
 		_, err := z.Write(part)
 		require.NoError(t, err)
@@ -192,7 +203,7 @@ func TestSeveralMembersAreRead(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-// What SimpleITK and nibabel make of our files: the same pixels, and the geometry that was asked for.
+// SimpleITK and nibabel read our files with the same pixels and the geometry that was written.
 func TestLiveOtherProgramsReadOurFiles(t *testing.T) {
 	python := golden.Python(t)
 	folder := t.TempDir()
@@ -207,9 +218,12 @@ func TestLiveOtherProgramsReadOurFiles(t *testing.T) {
 				n := map[int]int{2: 12, 3: 60, 4: 120}[axes]
 				pixels := random(name, n, rng)
 				for _, ending := range Endings {
-					path := filepath.Join(folder, fmt.Sprintf("%s_%v_%d%s", name, big, axes, ending))
-					if ending == ".nii.gz" { // beside X.nii ITK takes the pixels of X.nii.gz from there
-						path = filepath.Join(folder, fmt.Sprintf("z%s_%v_%d%s", name, big, axes, ending))
+					path := filepath.Join(folder,
+						fmt.Sprintf("%s_%v_%d%s", name, big, axes, ending))
+					// next to an X.nii, ITK reads the pixels of X.nii.gz from X.nii
+					if ending == ".nii.gz" {
+						path = filepath.Join(folder,
+							fmt.Sprintf("z%s_%v_%d%s", name, big, axes, ending))
 					}
 					require.NoError(t, Write(path, h, pixels, 2))
 					require.NoError(t, os.WriteFile(path+".raw", pixels.Bytes(), 0o666))
@@ -219,7 +233,8 @@ func TestLiveOtherProgramsReadOurFiles(t *testing.T) {
 		}
 	}
 	// an oblique volume of several blocks
-	g := &volume.ITK{Spacing: []float64{0.7, 0.9, 3}, Origin: []float64{-10.5, 20.25, 30}, Direction: []float64{0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1}}
+	g := &volume.ITK{Spacing: []float64{0.7, 0.9, 3}, Origin: []float64{-10.5, 20.25, 30},
+		Direction: []float64{0.8, -0.6, 0, 0.6, 0.8, 0, 0, 0, -1}}
 	h, err := NewITK([]int{256, 256, 40}, "int16", g)
 	require.NoError(t, err)
 	pixels := random("int16", 256*256*40, rng)
@@ -255,7 +270,7 @@ print(n)
 	}
 }
 
-// raw is a NIfTI-1 header with n bytes behind it, changed by edit.
+// raw returns a NIfTI-1 header, changed by edit, followed by n bytes.
 func raw(n int, edit func(b []byte)) []byte {
 	h := plainHeader("int16", 2, 2, 2)
 	b, err := h.encode()
@@ -274,7 +289,8 @@ func zipped(b []byte) []byte {
 	return buf.Bytes()
 }
 
-// Files that are broken or made to do harm: each is refused with a message that says why, and takes little memory.
+// Damaged and malicious files: each is refused with a message that says why, and uses little
+// memory.
 func TestHostileFilesAreRefused(t *testing.T) {
 	le := binary.LittleEndian
 	dims := func(d ...int16) func(b []byte) {
@@ -298,54 +314,74 @@ func TestHostileFilesAreRefused(t *testing.T) {
 	whole := raw(16, func([]byte) {})
 	broken := zipped(whole)
 	broken[len(broken)-6] ^= 1 // the checksum
-	middle := zipped(append(bytes.Clone(whole), random("uint8", 4096, rand.New(rand.NewPCG(1, 1))).Bytes()...))
+	middle := zipped(append(bytes.Clone(whole),
+		random("uint8", 4096, rand.New(rand.NewPCG(1, 1))).Bytes()...))
 	for name, test := range map[string]struct {
 		content []byte
 		want    string
 	}{
-		"empty":               {nil, "found 0 bytes, expected a header of 348"},
-		"one byte":            {[]byte{0x1f}, "found 1 bytes"},
-		"gzip mark alone":     {[]byte{0x1f, 0x8b}, "not a readable gzip file"},
-		"gzip of nothing":     {zipped(nil), "found 0 bytes, expected a header"},
-		"other file":          {bytes.Repeat([]byte("PNG "), 200), "expected the header size 348 or 540: not NIfTI"},
-		"cut off header":      {whole[:300], "found 300 bytes, expected a header"},
-		"cut off pixels":      {whole[:len(whole)-1], "found 367 bytes, expected 368"},
-		"no pixels":           {whole[:352], "found 352 bytes, expected 368"},
-		"no pixels, zipped":   {zipped(whole[:352]), "the file is cut off: found 352 bytes, expected 368"},
-		"cut off gzip":        {zipped(whole)[:len(zipped(whole))-16], "cut off"},
-		"wrong checksum":      {broken, "checksum"},
-		"mark":                {raw(16, func(b []byte) { b[344] = 'x' }), `found the mark "x+1\x00" at byte 344`},
-		"analyze":             {raw(16, func(b []byte) { clear(b[344:348]) }), "an Analyze file, or not NIfTI"},
-		"pair":                {raw(16, func(b []byte) { copy(b[344:], "ni1\x00") }), "one half of a .hdr/.img pair"},
-		"mark of version 2":   {version2(func(b []byte) { b[6] = '1' }), `expected "n+2\x00"`},
-		"no axes":             {raw(16, dims(0)), "dim[0]: found 0 axes"},
-		"eight axes":          {raw(16, dims(8)), "dim[0]: found 8 axes"},
-		"negative axis":       {raw(16, dims(3, 2, -2, 2)), "dim[2]: found -2 voxels"},
-		"zero axis":           {raw(16, dims(3, 2, 0, 2)), "dim[2]: found 0 voxels"},
-		"huge axes":           {raw(16, dims(3, 32767, 32767, 32767)), "found 368 bytes, expected 70362301923678"},
-		"overflowing axes":    {raw(16, dims(7, 32767, 32767, 32767, 32767, 32767, 32767, 32767)), "more than any file holds"},
-		"huge axes, zipped":   {zipped(raw(16, dims(3, 32767, 32767, 32767))), "compressed bytes, which hold at most"},
-		"bomb":                {zipped(raw(1<<24, dims(3, 4096, 4096, 1024))), "which hold at most"},
-		"version 2 overflow":  {version2(func(b []byte) { le.PutUint64(b[24:], 1<<62) }), "expected at most 2147483647"},
-		"version 2 negative":  {version2(func(b []byte) { le.PutUint64(b[24:], 1<<63) }), "voxels, expected 1 or more"},
-		"version 2 offset":    {version2(func(b []byte) { le.PutUint64(b[168:], 1<<62) }), "from byte 4611686018427387904"},
-		"offset is NaN":       {raw(16, float(108, float32(math.NaN()))), "vox_offset: found NaN"},
-		"offset is infinite":  {raw(16, float(108, float32(math.Inf(1)))), "vox_offset: found +Inf"},
-		"offset far away":     {raw(16, float(108, 1e15)), "the file is cut off or its header wrong"},
-		"offset beyond":       {raw(16, float(108, 360)), "expected 376"},
-		"offset, zipped":      {zipped(raw(16, float(108, 1e5))), "expected 16 for [2 2 2] pixels"},
-		"offset, cut off":     {zipped(append(raw(16, float(108, 5000)), middle[:2000]...)), "the file is cut off"},
-		"complex":             {raw(16, func(b []byte) { le.PutUint16(b[70:], 32) }), "found 32 (complex64), expected one of uint8"},
-		"colour":              {raw(16, func(b []byte) { le.PutUint16(b[70:], 128) }), "(RGB colour)"},
-		"float128":            {raw(16, func(b []byte) { le.PutUint16(b[70:], 1536) }), "(float128)"},
-		"unknown type":        {raw(16, func(b []byte) { le.PutUint16(b[70:], 77) }), "found 77 (unknown)"},
+		"empty":           {nil, "found 0 bytes, expected a header of 348"},
+		"one byte":        {[]byte{0x1f}, "found 1 bytes"},
+		"gzip mark alone": {[]byte{0x1f, 0x8b}, "not a readable gzip file"},
+		"gzip of nothing": {zipped(nil), "found 0 bytes, expected a header"},
+		"other file": {bytes.Repeat([]byte("PNG "), 200),
+			"expected the header size 348 or 540: not NIfTI"},
+		"cut off header": {whole[:300], "found 300 bytes, expected a header"},
+		"cut off pixels": {whole[:len(whole)-1], "found 367 bytes, expected 368"},
+		"no pixels":      {whole[:352], "found 352 bytes, expected 368"},
+		"no pixels, zipped": {zipped(whole[:352]),
+			"the file is cut off: found 352 bytes, expected 368"},
+		"cut off gzip":   {zipped(whole)[:len(zipped(whole))-16], "cut off"},
+		"wrong checksum": {broken, "checksum"},
+		"mark": {raw(16, func(b []byte) { b[344] = 'x' }),
+			`found the magic "x+1\x00" at byte 344`},
+		"analyze": {raw(16, func(b []byte) { clear(b[344:348]) }),
+			"an Analyze file, or not NIfTI"},
+		"pair": {raw(16, func(b []byte) { copy(b[344:], "ni1\x00") }),
+			"one half of a .hdr/.img pair"},
+		"mark of version 2": {version2(func(b []byte) { b[6] = '1' }), `expected "n+2\x00"`},
+		"no axes":           {raw(16, dims(0)), "dim[0]: found 0 axes"},
+		"eight axes":        {raw(16, dims(8)), "dim[0]: found 8 axes"},
+		"negative axis":     {raw(16, dims(3, 2, -2, 2)), "dim[2]: found -2 voxels"},
+		"zero axis":         {raw(16, dims(3, 2, 0, 2)), "dim[2]: found 0 voxels"},
+		"huge axes": {raw(16, dims(3, 32767, 32767, 32767)),
+			"found 368 bytes, expected 70362301923678"},
+		"overflowing axes": {raw(16, dims(7, 32767, 32767, 32767, 32767, 32767, 32767, 32767)),
+			"more than any file can hold"},
+		"huge axes, zipped": {zipped(raw(16, dims(3, 32767, 32767, 32767))),
+			"compressed bytes, which hold at most"},
+		"bomb": {zipped(raw(1<<24, dims(3, 4096, 4096, 1024))),
+			"which hold at most"},
+		"version 2 overflow": {version2(func(b []byte) { le.PutUint64(b[24:], 1<<62) }),
+			"expected at most 2147483647"},
+		"version 2 negative": {version2(func(b []byte) { le.PutUint64(b[24:], 1<<63) }),
+			"voxels, expected 1 or more"},
+		"version 2 offset": {version2(func(b []byte) { le.PutUint64(b[168:], 1<<62) }),
+			"from byte 4611686018427387904"},
+		"offset is NaN": {raw(16, float(108, float32(math.NaN()))), "vox_offset: found NaN"},
+		"offset is infinite": {raw(16, float(108, float32(math.Inf(1)))),
+			"vox_offset: found +Inf"},
+		"offset far away": {raw(16, float(108, 1e15)),
+			"the file is cut off or its header is wrong"},
+		"offset beyond":  {raw(16, float(108, 360)), "expected 376"},
+		"offset, zipped": {zipped(raw(16, float(108, 1e5))), "expected 16 for [2 2 2] pixels"},
+		"offset, cut off": {zipped(append(raw(16, float(108, 5000)), middle[:2000]...)),
+			"the file is cut off"},
+		"complex": {raw(16, func(b []byte) { le.PutUint16(b[70:], 32) }),
+			"found 32 (complex64), expected one of uint8"},
+		"colour": {raw(16, func(b []byte) { le.PutUint16(b[70:], 128) }),
+			"(RGB colour)"},
+		"float128": {raw(16, func(b []byte) { le.PutUint16(b[70:], 1536) }),
+			"(float128)"},
+		"unknown type": {raw(16, func(b []byte) { le.PutUint16(b[70:], 77) }),
+			"found 77 (unknown)"},
 		"cut off in a member": {middle[:len(middle)/2], "cut off"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "scan.nii")
 			require.NoError(t, os.WriteFile(path, test.content, 0o666))
 			if name == "cut off in a member" {
-				// its pixels are whole: what breaks behind them is seen in the checksum
+				// the pixels are complete; the damage after them is found by the checksum
 				f, err := Read(path)
 				if err == nil {
 					require.Equal(t, 8, len(f.Pixels.(volume.Slice[int16])))
@@ -378,7 +414,9 @@ func TestGeometryThatNobodyCanUseIsRefused(t *testing.T) {
 	h.SRow[0] = [4]float64{math.Inf(1), 0, 0, 0}
 	_, err = h.Affine()
 	require.ErrorContains(t, err, "not finite")
-	_, err = NewITK([]int{2, 2, 2}, "uint8", &volume.ITK{Spacing: []float64{1, 1, math.NaN()}, Origin: make([]float64, 3), Direction: make([]float64, 9)})
+	_, err = NewITK([]int{2, 2, 2}, "uint8",
+		&volume.ITK{Spacing: []float64{1, 1, math.NaN()}, Origin: make([]float64, 3),
+			Direction: make([]float64, 9)})
 	require.ErrorContains(t, err, "not finite")
 	h.Dim = []int{2}
 	_, err = h.ITK()
@@ -389,19 +427,26 @@ func TestWriteRefusesWhatAFileCannotHold(t *testing.T) {
 	folder := t.TempDir()
 	h := plainHeader("int16", 2, 2, 2)
 	pixels := make(volume.Slice[int16], 8)
-	require.ErrorContains(t, Write(filepath.Join(folder, "a.img"), h, pixels, 1), "expected a name that ends in .nii or .nii.gz")
-	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, pixels[:7], 1), "found 14 bytes of pixels, expected 16")
-	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, make(volume.Slice[uint8], 8), 1), "pixels of type uint8 for a header of type \"int16\"")
+	require.ErrorContains(t, Write(filepath.Join(folder, "a.img"), h, pixels, 1),
+		"expected a name that ends in .nii or .nii.gz")
+	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, pixels[:7], 1),
+		"found 14 bytes of pixels, expected 16")
+	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, make(volume.Slice[uint8], 8),
+		1), "pixels of type uint8 for a header of type \"int16\"")
 	h.Dim[0] = 40000
-	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, pixels, 1), "axis 0 has 40000 voxels, NIfTI-1 holds 1 to 32767")
+	require.ErrorContains(t, Write(filepath.Join(folder, "a.nii"), h, pixels, 1),
+		"axis 0 has 40000 voxels, NIfTI-1 holds 1 to 32767")
 	entries, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	require.Empty(t, entries)
 }
 
-// Whatever the bytes, reading ends with an image or an error, within the memory that the bytes can stand for.
+// For any bytes, reading returns an image or an error and uses no more memory than those bytes can
+// stand for.
 func FuzzRead(f *testing.F) {
-	for _, name := range []string{"type_i2_le.nii", "type_f8_be.nii", "v2_le.nii.gz", "v2_be.nii.gz", "sitk.nii.gz", "nibabel.nii.gz", "4d.nii.gz", "extension.nii.gz", "2d.nii.gz"} {
+	for _, name := range []string{"type_i2_le.nii", "type_f8_be.nii", "v2_le.nii.gz",
+		"v2_be.nii.gz", "sitk.nii.gz", "nibabel.nii.gz", "4d.nii.gz", "extension.nii.gz",
+		"2d.nii.gz"} {
 		content, err := os.ReadFile(filepath.Join(corpus, name))
 		if err != nil {
 			f.Fatal(err)
@@ -427,12 +472,14 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("%d bytes of pixels from %d", len(file.Pixels.Bytes()), len(content))
 		}
 		if im, g, err := file.Image(); err == nil {
-			if volume.Numel(im.Shape) != volume.Numel(file.shape()) || len(g.Direction) != len(g.Spacing)*len(g.Spacing) {
+			if volume.Numel(im.Shape) != volume.Numel(file.shape()) ||
+				len(g.Direction) != len(g.Spacing)*len(g.Spacing) {
 				t.Fatalf("shape %v, geometry %v", im.Shape, g)
 			}
 			volume.Cast[float32](im.Pixels)
 			if h, err := NewITK(file.Dim[:len(g.Spacing)], file.Type, g); err == nil {
-				if _, err := h.encode(); err != nil && !strings.Contains(err.Error(), "NIfTI-1 holds") {
+				if _, err := h.encode(); err != nil && !strings.Contains(err.Error(),
+					"NIfTI-1 holds") {
 					t.Fatal(err)
 				}
 			}
@@ -442,7 +489,8 @@ func FuzzRead(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := file.Header.encode(); err != nil && !strings.Contains(err.Error(), "NIfTI-1 holds") {
+		if _, err := file.Header.encode(); err != nil && !strings.Contains(err.Error(),
+			"NIfTI-1 holds") {
 			t.Fatal(err)
 		}
 	})

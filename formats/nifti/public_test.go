@@ -14,7 +14,8 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Images of public packages: stored pixels and affine as nibabel reads them, values and geometry as SimpleITK does.
+// Images from public packages: stored pixels and affine as read by nibabel, values and geometry as
+// read by SimpleITK.
 func TestPublicFilesAreReadAsNibabelAndSimpleITKReadThem(t *testing.T) {
 	hexes := func(v []float64) []string {
 		out := []string{}
@@ -59,10 +60,12 @@ func TestPublicFilesAreReadAsNibabelAndSimpleITKReadThem(t *testing.T) {
 		require.Equal(t, want.SHA256, sum(f.Pixels), "stored pixels")
 		affine, err := f.Affine()
 		require.NoError(t, err)
-		require.Equal(t, parsed(want.Affine), hexes(slices.Concat(affine[0][:], affine[1][:], affine[2][:], affine[3][:])))
+		require.Equal(t, parsed(want.Affine),
+			hexes(slices.Concat(affine[0][:], affine[1][:], affine[2][:], affine[3][:])))
 		im, g, err := f.Image()
 		if want.ITK == nil {
-			t.Logf("SimpleITK alone refuses the geometry or the pixels: %s; lntorch: %v", want.Refused, err)
+			t.Logf("SimpleITK alone refuses the geometry or the pixels: %s; lntorch: %v",
+				want.Refused, err)
 			return
 		}
 		require.NoError(t, err, "SimpleITK reads this file")

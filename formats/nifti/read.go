@@ -11,13 +11,13 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// File is a NIfTI image as it is stored.
+// File is a NIfTI image as stored.
 type File struct {
 	Header
-	Pixels volume.Pixels // of the type that Header.Type names, x fastest: row-major (…, t, z, y, x)
+	Pixels volume.Pixels // of type Header.Type, x fastest: row-major (…, t, z, y, x)
 }
 
-// maxRatio is the most that deflate can compress: 258 bytes in two bits.
+// maxRatio is the largest compression ratio of deflate: 258 bytes in two bits.
 const maxRatio = 1032
 
 // ReadHeader reads the header of a file.
@@ -30,7 +30,8 @@ func ReadHeader(path string) (*Header, error) {
 	return s.header, nil
 }
 
-// Read reads a file. A file whose size does not fit what its header says is an error before memory is taken for it.
+// Read reads a file. A file size that does not match the header is an error, found before memory is
+// allocated.
 func Read(path string) (*File, error) {
 	s, err := open(path)
 	if err != nil {
@@ -47,9 +48,9 @@ func Read(path string) (*File, error) {
 // source is an open file whose header has been read.
 type source struct {
 	header *Header
-	r      io.Reader // what follows the bytes that were looked at
-	at     int64     // how many those were
-	most   int64     // the most bytes that the file can hold, inflated
+	r      io.Reader // the rest of the file, positioned at byte at
+	at     int64     // bytes consumed so far
+	most   int64     // the largest decompressed size that the file can have
 	gz     bool
 	close  func() error
 }
@@ -80,8 +81,8 @@ func open(path string) (*source, error) {
 	return s, nil
 }
 
-// newSource reads the header from r, which holds size bytes. Like ITK and nibabel it goes by the content, not the name,
-// to tell whether they are compressed.
+// newSource reads the header from r, which holds size bytes. Like ITK and nibabel it detects
+// compression by the content, not by the name.
 func newSource(r io.Reader, size int64) (*source, error) {
 	buffered := bufio.NewReaderSize(r, 1<<18)
 	s := &source{r: buffered, most: size}
@@ -98,19 +99,21 @@ func newSource(r io.Reader, size int64) (*source, error) {
 		return nil, fmt.Errorf("read the header: %w", err)
 	}
 	if err == io.ErrUnexpectedEOF && s.gz && n < size1 {
-		return nil, fmt.Errorf("found %d bytes, expected a header of %d: the compressed file is cut off or not NIfTI", n, size1)
+		return nil, fmt.Errorf("found %d bytes, expected a header of %d: the compressed file is "+
+			"cut off or not NIfTI", n, size1)
 	}
 	s.at = int64(n)
 	if s.header, err = parseHeader(b[:n]); err != nil {
 		return nil, err
 	}
-	// What was read beyond the header is read again from b.
+	// Bytes read beyond the header are read again from b.
 	end := s.header.size()
 	s.r, s.at = io.MultiReader(newBytes(b[end:n]), s.r), int64(end)
 	return s, nil
 }
 
-// newBytes is a reader that, unlike bytes.Reader, has no WriteTo: a MultiReader of it copies nothing twice.
+// newBytes returns a reader that, unlike bytes.Reader, has no WriteTo, so that io.MultiReader
+// copies nothing twice.
 func newBytes(b []byte) io.Reader { return &rest{b} }
 
 type rest struct{ b []byte }
@@ -132,25 +135,30 @@ func (s *source) read() (*File, error) {
 	}
 	if h.Offset > s.most || need > s.most-h.Offset {
 		if s.gz {
-			return nil, fmt.Errorf("found %d compressed bytes, which hold at most %d, expected %d for %v pixels of %s from byte %d: the header is wrong or the file is cut off",
+			return nil, fmt.Errorf("found %d compressed bytes, which hold at most %d, expected "+
+				"%d for %v pixels of %s from byte %d: the header is wrong or the file is cut off",
 				s.most/maxRatio, s.most, need, h.Dim, h.Type, h.Offset)
 		}
-		return nil, fmt.Errorf("found %d bytes, expected %d for %v pixels of %s from byte %d: the file is cut off or its header wrong", s.most, h.Offset+need, h.Dim, h.Type, h.Offset)
+		return nil, fmt.Errorf("found %d bytes, expected %d for %v pixels of %s from byte %d: "+
+			"the file is cut off or its header is wrong", s.most, h.Offset+need, h.Dim, h.Type,
+			h.Offset)
 	}
 	if n, err := io.CopyN(io.Discard, s.r, h.Offset-s.at); err != nil {
-		return nil, s.short(s.at+n, h.Offset+need, err)
+		return nil, s.shortError(s.at+n, h.Offset+need, err)
 	}
 	size := pixelSize(h.Type)
 	f := &File{Header: *h, Pixels: volume.MakePixels(h.Type, int(need/int64(size)))}
 	raw := f.Pixels.Bytes()
 	if n, err := io.ReadFull(s.r, raw); err != nil {
-		return nil, s.short(h.Offset+int64(n), h.Offset+need, err)
+		return nil, s.shortError(h.Offset+int64(n), h.Offset+need, err)
 	}
 	if s.gz {
-		// The checksum comes behind the last byte. Bytes that follow the pixels are left alone.
-		// Compat: a file that ends before or within the checksum is read, as SimpleITK does: no pixel is missing.
-		if _, err := s.r.Read(make([]byte, 1)); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-			return nil, s.short(h.Offset+need, h.Offset+need, err)
+		// The checksum follows the last byte. Bytes after the pixels are ignored.
+		// Compat: a file that ends before or within the checksum is accepted, as by SimpleITK: no
+		// pixel is missing.
+		if _, err := s.r.Read(make([]byte,
+			1)); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			return nil, s.shortError(h.Offset+need, h.Offset+need, err)
 		}
 	}
 	if h.BigEndian == bits.LittleEndian && size > 1 {
@@ -159,8 +167,8 @@ func (s *source) read() (*File, error) {
 	return f, nil
 }
 
-// short describes a file that ends or breaks before its last pixel.
-func (s *source) short(found, expected int64, err error) error {
+// shortError describes a file that ends or is damaged before its last pixel.
+func (s *source) shortError(found, expected int64, err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return fmt.Errorf("the file is cut off: found %d bytes, expected %d", found, expected)
 	}

@@ -16,9 +16,10 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Write writes an image of one file, compressed where the name ends in .gz, with workers goroutines (at least one). The
-// pixels are of the header's type, x fastest; offset and scaling are as the header says, but for Offset, which has no
-// extensions before it. The file appears under its name when it is complete.
+// Write writes a single-file image, compressed if the name ends in .gz, with workers goroutines (at
+// least one). The pixels have the header's type, x fastest. Header fields are written as given,
+// except for Offset, as no extensions are written. The file appears under its name once it is
+// complete.
 func Write(path string, h *Header, pixels volume.Pixels, workers int) error {
 	if err := write(path, h, pixels, workers); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -26,7 +27,7 @@ func Write(path string, h *Header, pixels volume.Pixels, workers int) error {
 	return nil
 }
 
-// Endings are the endings of names of files that Write writes.
+// Endings are the file name endings that Write accepts.
 var Endings = []string{".nii", ".nii.gz"}
 
 func write(path string, h *Header, pixels volume.Pixels, workers int) error {
@@ -47,7 +48,8 @@ func write(path string, h *Header, pixels volume.Pixels, workers int) error {
 		return err
 	}
 	if int64(len(raw)) != need {
-		return fmt.Errorf("found %d bytes of pixels, expected %d for %v pixels of %s", len(raw), need, h.Dim, h.Type)
+		return fmt.Errorf("found %d bytes of pixels, expected %d for %v pixels of %s", len(raw),
+			need, h.Dim, h.Type)
 	}
 	if size := pixelSize(h.Type); h.BigEndian == bits.LittleEndian && size > 1 {
 		raw = slices.Clone(raw)
@@ -81,7 +83,9 @@ func write(path string, h *Header, pixels volume.Pixels, workers int) error {
 }
 
 const (
-	gzipBlock = 1 << 20 // bytes that one goroutine deflates at a time: the file does not depend on the number of goroutines
+	// bytes that one goroutine compresses at a time; fixed, so that the file does not depend on the
+	// number of goroutines
+	gzipBlock = 1 << 20
 	gzipLevel = 5
 )
 
@@ -89,20 +93,24 @@ type plain struct{ io.Writer }
 
 func (plain) Close() error { return nil }
 
-// NewITK is the header that ITK 5.4 writes for an image with the given sizes of the axes x, y, … and type of pixels.
-// Directions that are not at right angles are replaced by the nearest that are, as ITK does.
+// NewITK returns the header that ITK 5.4 writes for an image with the given pixel type and sizes of
+// the axes x, y, …. Directions that are not orthogonal are replaced by the nearest that are, as ITK
+// does.
 // Source: itkNiftiImageIO.cxx, WriteImageInformation and SetNIfTIOrientationFromImageIO.
 func NewITK(shape []int, typeName string, g *volume.ITK) (*Header, error) {
 	n := len(shape)
 	if n < 2 || n > 4 || len(g.Spacing) != n || len(g.Origin) != n || len(g.Direction) != n*n {
-		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: expected 2, 3 or 4 axes", n, len(g.Spacing), len(g.Origin), len(g.Direction))
+		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: "+
+			"expected 2, 3 or 4 axes", n, len(g.Spacing), len(g.Origin), len(g.Direction))
 	}
 	for _, v := range slices.Concat(g.Spacing, g.Origin, g.Direction) {
 		if !finite(v) {
-			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction %v", g.Spacing, g.Origin, g.Direction)
+			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction "+
+				"%v", g.Spacing, g.Origin, g.Direction)
 		}
 	}
-	h := &Header{Version: 1, Dim: slices.Clone(shape), Type: typeName, Slope: 1, Units: 2 | 8, QFormCode: 1, SFormCode: 1, regular: 'r'}
+	h := &Header{Version: 1, Dim: slices.Clone(shape), Type: typeName, Slope: 1, Units: 2 | 8,
+		QFormCode: 1, SFormCode: 1, regular: 'r'}
 	// Row i of rows is the direction of axis i, RAS.
 	rows := mat33{2: {0, 0, 1}}
 	for i := range min(n, 3) {
@@ -148,7 +156,8 @@ func NewITK(shape []int, typeName string, g *volume.ITK) (*Header, error) {
 	return h, nil
 }
 
-// NewNibabel is the header that nibabel writes for a new image with that affine: the affine is the sform, with code 2.
+// NewNibabel returns the header that nibabel writes for a new image with that affine: the affine
+// becomes the sform, with code 2.
 func NewNibabel(shape []int, typeName string, affine [4][4]float64) (*Header, error) {
 	h := &Header{Version: 1, Dim: slices.Clone(shape), Type: typeName, Slope: 1, SFormCode: 2}
 	h.PixDim = [8]float64{1, 1, 1, 1, 1, 1, 1, 1}

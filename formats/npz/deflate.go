@@ -6,22 +6,22 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// deflateLevel compresses an image of float32 to within five hundredths of zlib's level 6, which numpy uses, three to five times
-// as fast.
+// deflateLevel compresses a float32 image to within 5 % of the size of zlib's level 6, which numpy
+// uses, three to five times as fast.
 const deflateLevel = 4
 
-// deflateBlock is the number of bytes that are compressed for themselves.
+// deflateBlock is the number of bytes that are compressed independently.
 const deflateBlock = 1 << 20
 
-// deflater compresses blocks on several goroutines. What it writes is one stream: every block but the last ends at a byte
-// boundary, as after a flush.
+// deflater compresses blocks on several goroutines. The output is a single stream: every block but
+// the last ends at a byte boundary, as after a flush.
 type deflater struct {
 	out    io.Writer
-	queue  chan chan []byte // blocks in order, each when it is compressed
+	queue  chan chan []byte // blocks in order, each sent once compressed
 	free   chan *block
 	cur    *block
 	done   chan struct{}
-	err    error // of out, valid after done
+	err    error // error of out, valid after done
 	closed bool
 }
 
@@ -39,7 +39,8 @@ func (s *sink) Write(p []byte) (int, error) {
 }
 
 func newDeflater(out io.Writer, threads int) *deflater {
-	d := &deflater{out: out, queue: make(chan chan []byte, threads), free: make(chan *block, threads+1), done: make(chan struct{})}
+	d := &deflater{out: out, queue: make(chan chan []byte, threads),
+		free: make(chan *block, threads+1), done: make(chan struct{})}
 	for range threads + 1 {
 		d.free <- &block{}
 	}
@@ -73,7 +74,7 @@ func (d *deflater) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// send hands the current block over.
+// send passes the current block to a compressor.
 func (d *deflater) send(last bool) {
 	b := d.cur
 	d.cur = nil
@@ -82,11 +83,11 @@ func (d *deflater) send(last bool) {
 	go func() {
 		b.buf.b = b.buf.b[:0]
 		if b.w == nil {
-			b.w, _ = flate.NewWriter(&b.buf, deflateLevel) // the level is one that there is
+			b.w, _ = flate.NewWriter(&b.buf, deflateLevel) // the level is valid
 		} else {
 			b.w.Reset(&b.buf)
 		}
-		b.w.Write(b.in) // a sink does not fail
+		b.w.Write(b.in) // a buffer does not fail
 		if last {
 			b.w.Close()
 		} else {

@@ -14,10 +14,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// The standard library reads what several goroutines compressed, whatever the length.
+// The standard library reads data of any length compressed by several goroutines.
 func TestDeflateByBlocksIsOneStream(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, n := range []int{0, 1, deflateBlock - 1, deflateBlock, deflateBlock + 1, 3 * deflateBlock, 5*deflateBlock + 12345} {
+	for _, n := range []int{0, 1, deflateBlock - 1, deflateBlock, deflateBlock + 1,
+		3 * deflateBlock, 5*deflateBlock + 12345} {
 		values := make([]uint8, n)
 		for i := range values {
 			values[i] = uint8(r.IntN(1 + i/deflateBlock*9))
@@ -26,7 +27,8 @@ func TestDeflateByBlocksIsOneStream(t *testing.T) {
 		require.NoError(t, err)
 		for _, threads := range []int{0, 1, 2, 5} {
 			path := filepath.Join(t.TempDir(), "a.npz")
-			w, err := CreateWith(path, Options{Deflate: true, Threads: threads, Comment: "made by a test"})
+			w, err := CreateWith(path, Options{Deflate: true, Threads: threads,
+				Comment: "made by a test"})
 			require.NoError(t, err)
 			require.NoError(t, w.Add("first", a))
 			require.NoError(t, w.Add("second", a))
@@ -41,7 +43,7 @@ func TestDeflateByBlocksIsOneStream(t *testing.T) {
 			for _, f := range z.File {
 				in, err := f.Open()
 				require.NoError(t, err)
-				got, err := io.ReadAll(in) // checks the CRC
+				got, err := io.ReadAll(in) // verifies the CRC
 				require.NoError(t, err)
 				require.Equal(t, values, got[len(got)-n:])
 				if n > deflateBlock {
@@ -76,7 +78,7 @@ func TestDeflateTellsOfAFullDiskAndEnds(t *testing.T) {
 	require.ErrorContains(t, d.Close(), "no space left")
 	waitFor(t, before)
 
-	// An array that is refused after others leaves nothing behind.
+	// An array that is refused after others were written leaves no file behind.
 	folder := t.TempDir()
 	w, err := CreateWith(filepath.Join(folder, "a.npz"), Options{Deflate: true, Threads: 3})
 	require.NoError(t, err)
@@ -89,10 +91,12 @@ func TestDeflateTellsOfAFullDiskAndEnds(t *testing.T) {
 	waitFor(t, before)
 }
 
-// waitFor waits until no more goroutines run than n.
+// waitFor waits until at most n goroutines run.
 func waitFor(t *testing.T, n int) {
 	t.Helper()
-	for end := time.Now().Add(time.Second); runtime.NumGoroutine() > n; time.Sleep(time.Millisecond) {
-		require.True(t, time.Now().Before(end), "%d goroutines run, %d did before", runtime.NumGoroutine(), n)
+	for end := time.Now().Add(time.Second); runtime.NumGoroutine() > n; time.Sleep(
+		time.Millisecond) {
+		require.True(t, time.Now().Before(end), "%d goroutines run, %d did before",
+			runtime.NumGoroutine(), n)
 	}
 }

@@ -14,10 +14,11 @@ import (
 
 const corpus = "../../testdata/golden/npz"
 
-// What the writer makes, numpy reads.
+// numpy reads what the writer writes.
 func TestLiveNumpyReadsOurArchives(t *testing.T) {
 	python := golden.Python(t)
-	for _, o := range []npz.Options{{}, {Deflate: true}, {Deflate: true, Threads: 1, Comment: "x"}, {Deflate: true, Threads: 3}} {
+	for _, o := range []npz.Options{{}, {Deflate: true}, {Deflate: true, Threads: 1, Comment: "x"},
+		{Deflate: true, Threads: 3}} {
 		path := filepath.Join(t.TempDir(), "a.npz")
 		w, err := npz.CreateWith(path, o)
 		require.NoError(t, err)

@@ -1,5 +1,6 @@
-// Package npz reads and writes numpy's .npy and .npz files of numbers, bools and fixed-length text. Structured and
-// object arrays (which would be pickles) are refused. Sizes are checked against the input before memory is taken.
+// Package npz reads and writes numpy's .npy and .npz files of numbers, bools and fixed-length text.
+// Structured arrays and object arrays (which are pickles) are refused. Sizes are checked against
+// the input before memory is allocated.
 package npz
 
 import (
@@ -16,8 +17,8 @@ import (
 	"github.com/lntorch/lntorch/formats/internal/array"
 )
 
-// Array is a numpy array. Data holds its elements in row-major order, or in column-major order if Fortran is set,
-// with the byte order that DType names.
+// Array is a numpy array. Data holds its elements in row-major order, or column-major if Fortran is
+// set, in the byte order of DType.
 type Array struct {
 	DType   string // "<f4", "|i1", "<i2", "|b1", …
 	Shape   []int
@@ -25,8 +26,8 @@ type Array struct {
 	Data    []byte
 }
 
-// New makes an array of the given shape from values in row-major order; without a shape it has one axis.
-// It is an error if the shape does not hold exactly these values.
+// New returns an array of the given shape from values in row-major order; without a shape it has
+// one axis. The shape must match the number of values.
 func New[T array.Number | bool](values []T, shape ...int) (*Array, error) {
 	if shape == nil {
 		shape = []int{len(values)}
@@ -98,13 +99,13 @@ func New[T array.Number | bool](values []T, shape ...int) (*Array, error) {
 	return a, nil
 }
 
-// Numel is the number of elements.
+// Numel returns the number of elements.
 func (a *Array) Numel() int {
 	n, _ := array.Numel(a.Shape)
 	return int(n)
 }
 
-// check verifies that Data is what DType and Shape say.
+// check verifies that the size of Data matches DType and Shape.
 func (a *Array) check() (array.DType, error) {
 	d, err := array.ParseDType(a.DType)
 	if err != nil {
@@ -114,13 +115,15 @@ func (a *Array) check() (array.DType, error) {
 	if err != nil {
 		return d, err
 	}
-	if d.Size == 0 && len(a.Data) > 0 || d.Size > 0 && (len(a.Data)%d.Size != 0 || int64(len(a.Data)/d.Size) != n) {
-		return d, fmt.Errorf("an array of shape %v and type %s with %d bytes", a.Shape, a.DType, len(a.Data))
+	if d.Size == 0 && len(a.Data) > 0 ||
+		d.Size > 0 && (len(a.Data)%d.Size != 0 || int64(len(a.Data)/d.Size) != n) {
+		return d, fmt.Errorf("an array of shape %v and type %s with %d bytes", a.Shape, a.DType,
+			len(a.Data))
 	}
 	return d, nil
 }
 
-// RowMajor returns the bytes of the elements in row-major (C) order: Data itself where it already is.
+// RowMajor returns the bytes of the elements in row-major (C) order: Data itself if it already is.
 func (a *Array) RowMajor() ([]byte, error) {
 	d, err := a.check()
 	if err != nil {
@@ -138,7 +141,8 @@ func (a *Array) RowMajor() ([]byte, error) {
 	return out, nil
 }
 
-// Float32s returns the elements in row-major order; other real types are rounded as numpy's astype does.
+// Float32s returns the elements in row-major order; other real types are rounded as numpy's astype
+// does.
 func (a *Array) Float32s() ([]float32, error) { return convert[float32](a) }
 
 // Float64s returns the elements in row-major order, converted from any real type.
@@ -193,10 +197,10 @@ func convert[T array.Number](a *Array) ([]T, error) {
 
 const magic = "\x93NUMPY"
 
-// maxHeader is the length of a header that numpy itself reads by default.
+// maxHeader is the longest header that numpy itself reads by default.
 const maxHeader = 10000
 
-// ReadNpy reads one .npy from r. Memory grows with the data that really arrives.
+// ReadNpy reads one .npy from r. Memory grows with the data actually read.
 func ReadNpy(r io.Reader) (*Array, error) {
 	a, err := readNpy(r, -1)
 	if err != nil {
@@ -223,14 +227,15 @@ func OpenNpy(path string) (*Array, error) {
 	return a, nil
 }
 
-// readNpy reads an array from r, which has size bytes, or an unknown number if size is negative.
+// readNpy reads an array from r, which has size bytes; a negative size means unknown.
 func readNpy(r io.Reader, size int64) (*Array, error) {
 	a, need, used, err := readHeader(r)
 	if err != nil {
 		return nil, err
 	}
 	if size >= 0 && need != size-used {
-		return nil, fmt.Errorf("an array of shape %v and type %s needs %d bytes, the file holds %d (truncated?)", a.Shape, a.DType, need, size-used)
+		return nil, fmt.Errorf("an array of shape %v and type %s needs %d bytes, the file holds "+
+			"%d (truncated?)", a.Shape, a.DType, need, size-used)
 	}
 	const step = 16 << 20
 	if size < 0 && need > step {
@@ -252,12 +257,14 @@ func readNpy(r io.Reader, size int64) (*Array, error) {
 
 func short(err error, a *Array, have, need int64) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return fmt.Errorf("an array of shape %v and type %s needs %d bytes, only %d are there (truncated?)", a.Shape, a.DType, need, have)
+		return fmt.Errorf("an array of shape %v and type %s needs %d bytes, the file holds only "+
+			"%d (truncated?)", a.Shape, a.DType, need, have)
 	}
 	return err
 }
 
-// readHeader reads up to the data and returns the array without it, the bytes of the data and those of the header.
+// readHeader reads up to the data and returns the array without it, the size of the data and the
+// size of the header.
 func readHeader(r io.Reader) (a *Array, need, used int64, err error) {
 	cut := func(err error) error {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
@@ -285,7 +292,8 @@ func readHeader(r io.Reader) (a *Array, need, used int64, err error) {
 	}
 	length := binary.LittleEndian.Uint32(head[8:])
 	if length > maxHeader {
-		return nil, 0, 0, fmt.Errorf(".npy header of %d bytes, at most %d are read", length, maxHeader)
+		return nil, 0, 0, fmt.Errorf(".npy header of %d bytes, at most %d are read", length,
+			maxHeader)
 	}
 	text := make([]byte, length)
 	if _, err := io.ReadFull(r, text); err != nil {
@@ -293,7 +301,8 @@ func readHeader(r io.Reader) (a *Array, need, used int64, err error) {
 	}
 	a, err = parseHeader(string(text))
 	if err != nil {
-		return nil, 0, 0, fmt.Errorf(".npy header %.120q: %w", strings.TrimRight(string(text), " \n"), err)
+		return nil, 0, 0, fmt.Errorf(".npy header %.120q: %w",
+			strings.TrimRight(string(text), " \n"), err)
 	}
 	d, err := array.ParseDType(a.DType)
 	if err != nil {
@@ -304,7 +313,8 @@ func readHeader(r io.Reader) (a *Array, need, used int64, err error) {
 		return nil, 0, 0, fmt.Errorf("an array of shape %v: %w", a.Shape, err)
 	}
 	if d.Size > 0 && n > math.MaxInt64/int64(d.Size) {
-		return nil, 0, 0, fmt.Errorf("an array of shape %v and type %s is larger than any memory", a.Shape, a.DType)
+		return nil, 0, 0, fmt.Errorf("an array of shape %v and type %s is larger than any memory",
+			a.Shape, a.DType)
 	}
 	a.DType = d.String()
 	return a, n * int64(d.Size), 8 + int64(width) + int64(length), nil
@@ -346,7 +356,7 @@ func parseHeader(s string) (*Array, error) {
 	return a, p.err
 }
 
-// literal is a cursor in a Python literal. After the first error it stands still.
+// literal is a cursor in a Python literal. After the first error it no longer moves.
 type literal struct {
 	s   string
 	err error
@@ -359,7 +369,7 @@ func (p *literal) fail(format string, args ...any) {
 	}
 }
 
-// peek is the next character after white space, 0 at the end.
+// peek skips white space and returns the next character, 0 at the end.
 func (p *literal) peek() byte {
 	p.s = strings.TrimLeft(p.s, " \t\r\n")
 	if p.s == "" {
@@ -449,8 +459,8 @@ func WriteNpy(w io.Writer, a *Array) error {
 	return err
 }
 
-// header is numpy's: version 1.0, padded so that the data starts at a multiple of 64 bytes. Room is left for a
-// growing first axis (the last one in Fortran order), as numpy does.
+// header returns numpy's header: version 1.0, padded so that the data starts at a multiple of 64
+// bytes. As in numpy, it leaves room for the first axis (the last one in Fortran order) to grow.
 func header(a *Array, d array.DType) []byte {
 	shape := make([]string, len(a.Shape))
 	for i, n := range a.Shape {

@@ -23,7 +23,7 @@ type File struct {
 	entries map[string]*zip.File
 }
 
-// OpenNpz reads the table of contents of a .npz file.
+// OpenNpz reads the directory of a .npz file.
 func OpenNpz(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -62,21 +62,24 @@ func read(r io.ReaderAt, size int64) (*File, error) {
 			return nil, fmt.Errorf("two members are named %.80q", e.Name)
 		}
 		if e.Flags&1 != 0 || (e.Method != zip.Store && e.Method != zip.Deflate) {
-			return nil, fmt.Errorf("member %.80q is encrypted or compressed by an unknown method", e.Name)
+			return nil, fmt.Errorf("member %.80q is encrypted or compressed by an unknown method",
+				e.Name)
 		}
 		start, err := e.DataOffset()
 		if err != nil {
 			return nil, fmt.Errorf("member %.80q: %w", e.Name, err)
 		}
 		if start < 0 || start > size || e.CompressedSize64 > uint64(size-start) {
-			return nil, fmt.Errorf("member %.80q of %d bytes reaches beyond the end of the file (truncated?)", e.Name, e.CompressedSize64)
+			return nil, fmt.Errorf("member %.80q of %d bytes reaches beyond the end of the file "+
+				"(truncated?)", e.Name, e.CompressedSize64)
 		}
 		if e.Method == zip.Store && e.UncompressedSize64 != e.CompressedSize64 {
-			return nil, fmt.Errorf("member %.80q contradicts itself about its size", e.Name)
+			return nil, fmt.Errorf("member %.80q states contradictory sizes", e.Name)
 		}
-		// Deflate gains at most a factor of 1032.
+		// Deflate compresses by a factor of 1032 at most.
 		if e.Method == zip.Deflate && e.UncompressedSize64/1040 > e.CompressedSize64+1 {
-			return nil, fmt.Errorf("member %.80q claims %d bytes out of %d", e.Name, e.UncompressedSize64, e.CompressedSize64)
+			return nil, fmt.Errorf("member %.80q claims %d bytes out of %d", e.Name,
+				e.UncompressedSize64, e.CompressedSize64)
 		}
 		out.entries[name] = e
 		out.names = append(out.names, name)
@@ -90,14 +93,15 @@ func (f *File) Close() error { return f.f.Close() }
 // Names lists the arrays in file order, without ".npy".
 func (f *File) Names() []string { return f.names }
 
-// Has reports whether the archive holds an array of that name.
+// Has reports whether the archive holds an array with that name.
 func (f *File) Has(name string) bool { return f.entries[name] != nil }
 
-// Read reads one array and checks its CRC. A missing name is an error that lists those that are there.
+// Read reads one array and checks its CRC. The error for a missing name lists the names in the
+// file.
 func (f *File) Read(name string) (*Array, error) {
 	e := f.entries[name]
 	if e == nil {
-		return nil, fmt.Errorf("npz: %s: no array %q; there are %q", f.path, name, f.names)
+		return nil, fmt.Errorf("npz: %s: no array %q; the file holds %q", f.path, name, f.names)
 	}
 	a, err := readMember(e)
 	if err != nil {
@@ -116,11 +120,11 @@ func readMember(e *zip.File) (*Array, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The checksum is compared when the end is met.
+	// The checksum is verified at the end of the entry.
 	var b [1]byte
 	switch n, err := r.Read(b[:]); {
 	case n > 0:
-		return nil, errors.New("more data than announced")
+		return nil, errors.New("more data than stated in the directory")
 	case err == io.EOF:
 		return a, nil
 	case err == nil:
@@ -130,11 +134,11 @@ func readMember(e *zip.File) (*Array, error) {
 	}
 }
 
-// Shape returns shape and type of an array without reading its data.
+// Shape returns the shape and type of an array without reading its data.
 func (f *File) Shape(name string) (shape []int, dtype string, err error) {
 	e := f.entries[name]
 	if e == nil {
-		return nil, "", fmt.Errorf("npz: %s: no array %q; there are %q", f.path, name, f.names)
+		return nil, "", fmt.Errorf("npz: %s: no array %q; the file holds %q", f.path, name, f.names)
 	}
 	r, err := e.Open()
 	if err != nil {
@@ -160,11 +164,13 @@ type Writer struct {
 	err    error
 }
 
-// Options say how an archive is written.
+// Options control how an archive is written.
 type Options struct {
-	Deflate bool   // compress its members as numpy.savez_compressed does
-	Threads int    // goroutines that compress; 0 is one, at numpy's level 6, others take a faster level
-	Comment string // of the archive; numpy ignores it
+	Deflate bool // compress the members, as numpy.savez_compressed does
+	// goroutines that compress; 0 is one goroutine at numpy's level 6, other values use a faster
+	// level
+	Threads int
+	Comment string // comment of the archive; ignored by numpy
 }
 
 // Create starts a .npz file; deflate compresses its members as numpy.savez_compressed does.
@@ -178,7 +184,8 @@ func CreateWith(path string, o Options) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("npz: %w", err)
 	}
-	w := &Writer{path: path, f: f, buf: bufio.NewWriterSize(f, 1<<20), method: zip.Store, names: map[string]bool{}}
+	w := &Writer{path: path, f: f, buf: bufio.NewWriterSize(f, 1<<20), method: zip.Store,
+		names: map[string]bool{}}
 	if o.Deflate {
 		w.method = zip.Deflate
 	}
@@ -201,7 +208,7 @@ func CreateWith(path string, o Options) (*Writer, error) {
 	return w, nil
 }
 
-// Comment reads the comment of an archive.
+// Comment returns the comment of an archive.
 func Comment(path string) (string, error) {
 	z, err := zip.OpenReader(path)
 	if err != nil {
@@ -235,7 +242,8 @@ func (w *Writer) add(name string, a *Array) error {
 	return WriteNpy(out, a)
 }
 
-// Close completes the archive, makes it durable and gives it its name. After an error in Add or here nothing is left.
+// Close completes the archive, makes it durable and gives it its name. After an error in Add or
+// Close no file is left.
 func (w *Writer) Close() error {
 	if w.err != nil {
 		for _, d := range w.open {

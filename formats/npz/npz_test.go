@@ -51,7 +51,8 @@ func requireValues(t *testing.T, w want, a *Array) {
 		for i, text := range w.Values {
 			f, err := strconv.ParseFloat(text, 64)
 			require.NoError(t, err)
-			require.Equal(t, math.Float64bits(f), math.Float64bits(got[i]), "%d: %v %v", i, f, got[i])
+			require.Equal(t, math.Float64bits(f), math.Float64bits(got[i]), "%d: %v %v", i, f,
+				got[i])
 		}
 		return
 	}
@@ -96,7 +97,8 @@ func TestNumpysFilesAreRead(t *testing.T) {
 			require.Equal(t, a.DType, dtype)
 		}
 		_, err = f.Read("data")
-		require.ErrorContains(t, err, `no array "data"; there are ["f4" "fortran_i2" "scalar" "empty"]`)
+		require.ErrorContains(t, err,
+			`no array "data"; the file holds ["f4" "fortran_i2" "scalar" "empty"]`)
 		require.NoError(t, f.Close())
 	}
 	_, err := OpenNpy(filepath.Join(corpus, "refused_object.npy"))
@@ -162,7 +164,8 @@ func TestWriterErrorLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	w, err := Create(filepath.Join(dir, "a.npz"), false)
 	require.NoError(t, err)
-	require.ErrorContains(t, w.Add("x", &Array{DType: "<f4", Shape: []int{3}, Data: make([]byte, 8)}), "with 8 bytes")
+	require.ErrorContains(t,
+		w.Add("x", &Array{DType: "<f4", Shape: []int{3}, Data: make([]byte, 8)}), "with 8 bytes")
 	require.Error(t, w.Close())
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)
@@ -187,7 +190,8 @@ func TestHostileArraysAreRefused(t *testing.T) {
 		{"empty", nil, "header (truncated?)"},
 		{"other", []byte("hello world, hello"), "not a .npy array"},
 		{"version", append([]byte(magic), 9, 0, 0, 0), "version 9.0"},
-		{"long header", append([]byte(magic), 2, 0, 0xff, 0xff, 0xff, 0xff), "header of 4294967295 bytes"},
+		{"long header", append([]byte(magic), 2, 0, 0xff, 0xff, 0xff, 0xff),
+			"header of 4294967295 bytes"},
 		{"absurd shape", npy(head("(1099511627776,)"), "x"), "needs 4398046511104 bytes"},
 		{"overflowing shape", npy(head("(4611686018427387904, 4611686018427387904)"), "x"), "2^63"},
 		{"overflowing bytes", npy(head("(4611686018427387904,)"), "x"), "larger than any memory"},
@@ -250,7 +254,8 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 	f, err := open(archive("a.npy", good[:len(good)-1], zip.Deflate))
 	require.NoError(t, err)
 	_, err = f.Read("a")
-	require.ErrorContains(t, err, `array "a": an array of shape [1] and type <f4 needs 4 bytes, the file holds 3 (truncated?)`)
+	require.ErrorContains(t, err,
+		`array "a": an array of shape [1] and type <f4 needs 4 bytes, the file holds 3 (truncated?)`)
 
 	damaged := archive("a.npy", good, 0)
 	damaged[bytes.Index(damaged, []byte("abcd"))] ^= 1
@@ -259,7 +264,7 @@ func TestHostileArchivesAreRefused(t *testing.T) {
 	_, err = f.Read("a")
 	require.ErrorIs(t, err, zip.ErrChecksum)
 
-	// A member that claims far more than deflate could have packed.
+	// A member that claims far more data than deflate could have compressed.
 	bomb := archive("a.npy", good, zip.Deflate)
 	entry := bytes.LastIndex(bomb, []byte("a.npy")) - 46
 	binary.LittleEndian.PutUint32(bomb[entry+24:], 1<<31)

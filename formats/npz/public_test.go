@@ -12,7 +12,7 @@ import (
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
-// Arrays of public packages, as numpy reads them without unpickling.
+// Arrays from public packages, as numpy reads them without unpickling.
 func TestPublicFilesAreReadAsNumpyReadsThem(t *testing.T) {
 	golden.Public(t, []string{"npz", "npy"}, func(t *testing.T, f golden.PublicFile) {
 		arrays := map[string]*npz.Array{}

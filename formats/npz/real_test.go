@@ -21,7 +21,8 @@ func realFiles(t testing.TB, patterns ...string) []string {
 }
 
 func TestNumpyFilesAreReadAndWrittenByteForByte(t *testing.T) {
-	for _, path := range realFiles(t, "phantom-mini/trajectory/*.npy", "phantom-mini/preprocessed/*/*/*.npy") {
+	for _, path := range realFiles(t, "phantom-mini/trajectory/*.npy",
+		"phantom-mini/preprocessed/*/*/*.npy") {
 		a, err := OpenNpy(path)
 		require.NoError(t, err)
 		want, err := os.ReadFile(path)

@@ -13,55 +13,60 @@ import (
 	"unicode/utf8"
 )
 
-// Init is an initialisation of adapters that changes the base's weights: when it is made, and again
-// whenever PEFT loads the folder. The adapters that it makes are then at work from the start, and
-// the file's must be seen against them.
+// Init is an initialisation of adapters that changes the base weights, when the adapter is created
+// and again whenever PEFT loads the folder. Such adapters are not zero initially: the adapters in
+// the file apply to the changed base.
 type Init int
 
-// The initialisations that can be done again from the base's weights.
+// The initialisations that can be reproduced from the base weights.
 const (
-	Plain Init = iota // the base stays as it is
-	PiSSA             // the base loses its rank largest singular values
-	OLoRA             // the base loses scaling times its part in the space of its first rank columns
+	Plain Init = iota // the base is unchanged
+	PiSSA             // the rank largest singular values are removed from the base
+	// scaling times the projection on the first rank columns is removed from the base
+	OLoRA
 )
 
-// way is what to do about an adapter that is refused.
-const way = "merge it in Python, with PEFT's merge_and_unload"
+// advice is the next step for a refused adapter.
+const advice = "merge it in Python, with PEFT's merge_and_unload"
 
-// harmless are the settings that do not change what the tensors of the file mean.
+// harmless lists the settings that do not affect the meaning of the tensors.
 var harmless = []string{
-	"auto_mapping", "base_model_name_or_path", "bias", "inference_mode", "lora_dropout", "megatron_core", "modules_to_save", "peft_type",
+	"auto_mapping", "base_model_name_or_path", "bias", "inference_mode", "lora_dropout",
+	"megatron_core", "modules_to_save", "peft_type",
 	"qalora_group_size", "revision", "runtime_config", "task_type",
-	"corda_config", "eva_config", "loftq_config", "lora_ga_config", // what they configure is chosen by init_lora_weights
+	// options of initialisations, which init_lora_weights selects
+	"corda_config", "eva_config", "loftq_config", "lora_ga_config",
 }
 
-// applied are the settings that newConfig reads.
+// applied lists the settings that newConfig reads.
 var applied = []string{
-	"alpha_pattern", "exclude_modules", "init_lora_weights", "layers_pattern", "layers_to_transform", "lora_alpha", "peft_version", "r",
+	"alpha_pattern", "exclude_modules", "init_lora_weights", "layers_pattern",
+	"layers_to_transform", "lora_alpha", "peft_version", "r",
 	"rank_pattern", "target_modules", "use_rslora",
 }
 
-// refused are the settings that change what the tensors mean in ways that are not supported, unless
+// refused lists the settings that change the meaning of the tensors in unsupported ways, unless
 // they are null or false.
 var refused = map[string]string{
 	"use_dora":                "weight-decomposed adapters are not supported",
-	"lora_bias":               "adapters with biases of their own are not supported",
+	"lora_bias":               "adapters with biases are not supported",
 	"layer_replication":       "replicated layers are not supported",
 	"fan_in_fan_out":          "transposed linear weights are not supported",
-	"megatron_config":         "layers of Megatron are not supported",
-	"trainable_token_indices": "trained tokens of embeddings are not supported",
+	"megatron_config":         "Megatron layers are not supported",
+	"trainable_token_indices": "trained embedding tokens are not supported",
 	"target_parameters":       "adapters of single parameters are not supported",
 	"use_qalora":              "adapters of quantised layers are not supported",
 	"alora_invocation_tokens": "activated adapters cannot be merged",
 	"arrow_config":            "routed adapters cannot be merged",
 	"use_bdlora":              "block-diagonal adapters are not supported",
-	"kasa_config":             "adapters with singular values between lora_A and lora_B are not supported",
-	"monteclora_config":       "adapters with sampling are not supported",
-	"velora_config":           "adapters with compressed activations are not supported",
-	"ensure_weight_tying":     "tied adapters are not supported",
+	"kasa_config": "adapters with singular values between lora_A and lora_B are not " +
+		"supported",
+	"monteclora_config":   "adapters with sampling are not supported",
+	"velora_config":       "adapters with compressed activations are not supported",
+	"ensure_weight_tying": "tied adapters are not supported",
 }
 
-// release is which PEFT wrote a file, as far as its meaning depends on it.
+// release is the range of PEFT versions that wrote a file, as far as its meaning depends on it.
 type release int
 
 const (
@@ -71,7 +76,7 @@ const (
 	from15
 )
 
-// config is adapter_config.json as far as it decides what an adapter computes.
+// config holds the settings of adapter_config.json that affect what an adapter computes.
 type config struct {
 	rank          int64
 	alpha         float64
@@ -87,13 +92,13 @@ type config struct {
 	matcher       matcher
 }
 
-// keyed is an entry of rank_pattern or alpha_pattern.
+// keyed is an entry of rank_pattern or alpha_pattern: a pattern and its value.
 type keyed struct {
 	*expression
 	value float64
 }
 
-// selection is target_modules or exclude_modules: a list of names and ends of names, or one
+// selection is target_modules or exclude_modules: a list of names and name endings, or one
 // expression, or neither.
 type selection struct {
 	names map[string]bool
@@ -103,16 +108,15 @@ type selection struct {
 // maxConfig is the largest adapter_config.json that is read, in bytes.
 const maxConfig = 1 << 20
 
-// newConfig reads adapter_config.json. Every setting is applied, or known to be without effect
-// here, or refused by name; one that is not known at all is refused too, unless it is null, false
-// or empty.
+// newConfig reads adapter_config.json. Every setting is either applied, known to have no effect
+// here, or refused by name. An unknown setting is refused too, unless it is null, false or empty.
 func newConfig(text []byte) (*config, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("it is not UTF-8 text")
 	}
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(text, &all); err != nil {
-		return nil, fmt.Errorf("expected an object of JSON: %s", problem(err))
+		return nil, fmt.Errorf("expected a JSON object: %s", problem(err))
 	}
 	if kind := string(all["peft_type"]); kind != `"LORA"` {
 		return nil, fmt.Errorf("peft_type is %s, expected \"LORA\"", shown(all["peft_type"]))
@@ -124,10 +128,11 @@ func newConfig(text []byte) (*config, error) {
 		switch {
 		case off || slices.Contains(harmless, key) || slices.Contains(applied, key):
 		case known:
-			return nil, fmt.Errorf("%s is %s: %s; %s", key, shown(all[key]), reason, way)
+			return nil, fmt.Errorf("%s is %s: %s; %s", key, shown(all[key]), reason, advice)
 		case empty(value):
 		default:
-			return nil, fmt.Errorf("%s is %s, a setting that is not known here and may change the result; %s", key, shown(all[key]), way)
+			return nil, fmt.Errorf("%s is %s, an unknown setting that may change the result; %s",
+				key, shown(all[key]), advice)
 		}
 	}
 	c := &config{alpha: 8, rank: 8}
@@ -138,16 +143,20 @@ func newConfig(text []byte) (*config, error) {
 	}{
 		{"r", func(v json.RawMessage) error { return whole(v, &c.rank) }},
 		{"lora_alpha", func(v json.RawMessage) error { return number(v, &c.alpha) }},
-		{"rank_pattern", func(v json.RawMessage) (err error) { c.ranks, err = pattern(v); return err }},
-		{"alpha_pattern", func(v json.RawMessage) (err error) { c.alphas, err = pattern(v); return err }},
+		{"rank_pattern",
+			func(v json.RawMessage) (err error) { c.ranks, err = pattern(v); return err }},
+		{"alpha_pattern",
+			func(v json.RawMessage) (err error) { c.alphas, err = pattern(v); return err }},
 		{"use_rslora", func(v json.RawMessage) error { return boolean(v, &c.rslora) }},
-		{"init_lora_weights", func(v json.RawMessage) (err error) { c.init, err = initOf(v); return err }},
+		{"init_lora_weights",
+			func(v json.RawMessage) (err error) { c.init, err = initOf(v); return err }},
 		{"target_modules", func(v json.RawMessage) error { return c.target.read(v) }},
 		{"exclude_modules", func(v json.RawMessage) error { return c.exclude.read(v) }},
 		{"layers_to_transform", func(v json.RawMessage) error { return c.readIndices(v) }},
 		{"layers_pattern", func(v json.RawMessage) error { return c.readIndexAfter(v) }},
 	} {
-		if v, ok := all[s.key]; ok && (string(v) != "null" || s.key == "r" || s.key == "lora_alpha") {
+		if v, ok := all[s.key]; ok && (string(v) != "null" || s.key == "r" ||
+			s.key == "lora_alpha") {
 			if err := s.read(v); err != nil {
 				return nil, fmt.Errorf("%s: %w", s.key, err)
 			}
@@ -158,16 +167,17 @@ func newConfig(text []byte) (*config, error) {
 	}
 	for _, k := range c.ranks {
 		if k.value != math.Trunc(k.value) || k.value < 1 || k.value > math.MaxInt32 {
-			return nil, fmt.Errorf("rank_pattern: %q is %v, expected a whole number of 1 or more", k.text, k.value)
+			return nil, fmt.Errorf("rank_pattern: %q is %v, expected a whole number of 1 or more",
+				k.text, k.value)
 		}
 	}
 	return c, nil
 }
 
-// releaseOf tells the writer by the version that it names since 0.18, or by the settings that it
-// writes, which are always all that it has: 0.14 brought lora_bias and eva_config, 0.15
-// corda_config and trainable_token_indices. A file with fewer than those of 0.10 may be of another
-// program.
+// releaseOf determines the writer's version from peft_version, present since 0.18, or else from the
+// keys: PEFT always writes all the settings that it has, and 0.14 added lora_bias and eva_config,
+// 0.15 corda_config and trainable_token_indices. A file with fewer settings than 0.10 may come from
+// another program.
 func releaseOf(all map[string]json.RawMessage) (r release, newest bool) {
 	var text string
 	if json.Unmarshal(all["peft_version"], &text) == nil && text != "" {
@@ -197,8 +207,8 @@ func releaseOf(all map[string]json.RawMessage) (r release, newest bool) {
 	return unknown, false
 }
 
-// initOf reads init_lora_weights. Those that only choose what training begins with do not matter
-// afterwards.
+// initOf reads init_lora_weights. Values that only choose the initial adapter do not matter after
+// training.
 func initOf(v json.RawMessage) (Init, error) {
 	var text string
 	if string(v) == "true" || string(v) == "false" {
@@ -215,19 +225,23 @@ func initOf(v json.RawMessage) (Init, error) {
 	case lower == "olora":
 		return OLoRA, nil
 	case strings.HasPrefix(text, "pissa_niter_"):
-		return 0, fmt.Errorf("%q changed the base's weights by a decomposition with random numbers, which cannot be done again; %s", text, wayOfInit)
+		return 0, fmt.Errorf("%q changed the base weights by a randomised decomposition, which "+
+			"cannot be reproduced; %s", text, initAdvice)
 	case slices.Contains([]string{"corda", "loftq", "lora_ga"}, lower):
-		return 0, fmt.Errorf("%q changed the base's weights in a way that cannot be done again from the base alone; %s", text, wayOfInit)
+		return 0, fmt.Errorf("%q changed the base weights in a way that cannot be reproduced "+
+			"from the base alone; %s", text, initAdvice)
 	}
-	return 0, fmt.Errorf("%.40q is not known here and may have changed the base's weights; %s", text, wayOfInit)
+	return 0, fmt.Errorf("%.40q is unknown and may have changed the base weights; %s",
+		text, initAdvice)
 }
 
-// wayOfInit is what to do about an adapter whose base is not the plain one.
-const wayOfInit = "where it was trained, save it as a plain adapter with PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…), or " + way
+// initAdvice is the next step for an adapter whose base weights were changed.
+const initAdvice = "where it was trained, save it as a plain adapter with PEFT's " +
+	"save_pretrained(…, path_initial_model_for_weight_conversion=…), or " + advice
 
-// scaling is what B·A of a layer is multiplied by: alpha/r, or alpha/√r. name is the layer's first
-// one in the network, rank that of its tensors. PEFT asks for the patterns in three ways, by its
-// version.
+// scaling returns the factor of a layer's B·A: alpha/r, or alpha/√r. name is the layer's first name
+// in the network, rank the rank of its tensors. The matching of patterns differs between three
+// ranges of PEFT versions.
 // Source: PEFT 0.13.2, 0.14.0 and 0.15.0, LoraModel._create_and_replace and get_pattern_key.
 func (c *config) scaling(name string, rank int64) (float64, error) {
 	type reading struct {
@@ -261,12 +275,15 @@ func (c *config) scaling(name string, rank int64) (float64, error) {
 	}
 	fit := slices.DeleteFunc(slices.Clone(readings), func(r reading) bool { return r.rank != rank })
 	if len(fit) == 0 {
-		return 0, fmt.Errorf("layer %s: its tensors have rank %d, r and rank_pattern of %s say %d", name, rank, ConfigFile, readings[0].rank)
+		return 0, fmt.Errorf("layer %s: its tensors have rank %d, r and rank_pattern of %s give %d",
+			name, rank, ConfigFile, readings[0].rank)
 	}
 	for _, r := range fit[1:] {
 		if r.alpha != fit[0].alpha {
-			return 0, fmt.Errorf("layer %s: alpha_pattern of %s means %g to %s and %g to %s, and the file does not say which of them wrote it: "+
-				"add \"peft_version\": \"…\" to it, with the version that trained the adapter", name, ConfigFile, fit[0].alpha, fit[0].who, r.alpha, r.who)
+			return 0, fmt.Errorf("layer %s: alpha_pattern of %s gives %g with %s and %g with %s, "+
+				"and the file does not name the version that wrote it: add \"peft_version\": "+
+				"\"…\" to it, with the version that trained the adapter",
+				name, ConfigFile, fit[0].alpha, fit[0].who, r.alpha, r.who)
 		}
 	}
 	s := fit[0].alpha / float64(rank)
@@ -276,14 +293,14 @@ func (c *config) scaling(name string, rank int64) (float64, error) {
 	return s, nil
 }
 
-// keys gives the entries of rank_pattern and of alpha_pattern for a layer, -1 for none.
+// keys returns the indices of a layer's entries in rank_pattern and alpha_pattern, -1 for none.
 func (c *config) keys(name string, r release) (rank, alpha int, err error) {
 	rankKey, err := c.key(c.ranks, name, r)
 	if err != nil {
 		return -1, -1, fmt.Errorf("rank_pattern: %w", err)
 	}
 	alphaKey := rankKey
-	if r != before14 || rankKey == "" { // up to 0.13 one key served for both
+	if r != before14 || rankKey == "" { // up to 0.13 one key was used for both
 		if alphaKey, err = c.key(c.alphas, name, r); err != nil {
 			return -1, -1, fmt.Errorf("alpha_pattern: %w", err)
 		}
@@ -294,7 +311,7 @@ func (c *config) keys(name string, r release) (rank, alpha int, err error) {
 	return place(c.ranks, rankKey, name), place(c.alphas, alphaKey, name), nil
 }
 
-// key is the first key that matches, "" for none.
+// key returns the first key that matches, "" for none.
 func (c *config) key(list []keyed, name string, r release) (string, error) {
 	for _, k := range list {
 		ok, err := c.matcher.ends(k.expression, name, r != from15)
@@ -308,7 +325,7 @@ func (c *config) key(list []keyed, name string, r release) (string, error) {
 	return "", nil
 }
 
-// place is that of a key in a list; without a key, of the name itself.
+// place returns the index of a key in a list, or of the name itself if the key is "".
 func place(list []keyed, key, name string) int {
 	if key == "" {
 		key = name
@@ -316,8 +333,7 @@ func place(list []keyed, key, name string) int {
 	return slices.IndexFunc(list, func(k keyed) bool { return k.text == key })
 }
 
-// targeted tells whether PEFT gives the layer of that name, its first one in the network, an
-// adapter.
+// targeted reports whether PEFT adapts the layer with that name, its first one in the network.
 // Source: PEFT 0.14.0 and 0.21.2, check_target_module_exists.
 func (c *config) targeted(name string) (bool, error) {
 	out, _, err := c.exclude.has(&c.matcher, name)
@@ -342,7 +358,10 @@ func (c *config) targeted(name string) (bool, error) {
 	case c.release == before14 || c.release == peft14:
 		return inLast, nil
 	}
-	return false, fmt.Errorf("layer %s: layers_to_transform means its index %d to some versions of PEFT and %d to others, and %s does not say which of them wrote it", name, last, first, ConfigFile)
+	return false, fmt.Errorf("layer %s: layers_to_transform refers to its index %d in some "+
+		"versions of PEFT and %d in others, and %s does not name the version that wrote it", name,
+		last, first,
+		ConfigFile)
 }
 
 func wrapped(key string, err error) error {
@@ -352,13 +371,14 @@ func wrapped(key string, err error) error {
 	return fmt.Errorf("%s: %w", key, err)
 }
 
-// index gives the index of a layer in its list, -1 for none: the last number in its name, as PEFT
-// took it, and the first, as newer ones do. With layers_pattern only numbers behind it count.
+// index returns the index of a layer in its list, -1 for none: the last number in its name, as in
+// older versions of PEFT, and the first, as in newer ones. With layers_pattern, only numbers that
+// follow it count.
 func (c *config) index(name string) (last, first int64, err error) {
 	last, first = -1, -1
 	if len(c.indexAfter) == 0 {
 		parts := strings.Split(name, ".")
-		for i := 2; i < len(parts)-1; i++ { // something, the list, the number, the rest
+		for i := 2; i < len(parts)-1; i++ { // prefix, list, number, rest
 			if n, err := strconv.ParseInt(parts[i], 10, 64); err == nil && digits(parts[i]) {
 				if last = n; first < 0 {
 					first = n
@@ -377,7 +397,7 @@ func (c *config) index(name string) (last, first int64, err error) {
 				continue
 			}
 			n, err := strconv.ParseInt(found[1], 10, 64)
-			if err != nil { // an alternative without the number, or one beyond all lists
+			if err != nil { // an alternative without a number, or one too large for any list
 				n = -1
 			}
 			if i == 0 {
@@ -397,7 +417,7 @@ func digits(s string) bool {
 
 func (s *selection) none() bool { return s.whole == nil && len(s.names) == 0 }
 
-// read takes a list or an expression.
+// read decodes a list or an expression.
 func (s *selection) read(v json.RawMessage) (err error) {
 	var text string
 	if json.Unmarshal(v, &text) == nil {
@@ -415,7 +435,7 @@ func (s *selection) read(v json.RawMessage) (err error) {
 	return err
 }
 
-// has tells whether a name is selected, and whether by its whole self in a list.
+// has reports whether a name is selected, and whether by an exact match in a list.
 func (s *selection) has(m *matcher, name string) (in, exact bool, err error) {
 	if s.whole != nil {
 		in, err = m.full(s.whole, name)
@@ -461,7 +481,8 @@ func (c *config) readIndexAfter(v json.RawMessage) error {
 		if err != nil {
 			return err
 		}
-		if strings.Contains(strings.ReplaceAll(text, "(?:", ""), "(") { // PEFT takes the first group for the number
+		// PEFT reads the first group as the number
+		if strings.Contains(strings.ReplaceAll(text, "(?:", ""), "(") {
 			return fmt.Errorf("%q: groups are not supported", text)
 		}
 		c.indexAfter = append(c.indexAfter, e)
@@ -469,8 +490,8 @@ func (c *config) readIndexAfter(v json.RawMessage) error {
 	return nil
 }
 
-// pattern reads an object of numbers in its order. Of equal keys the last value counts, at the
-// place of the first, as in Python.
+// pattern reads an object of numbers in file order. Of equal keys the last value counts, at the
+// position of the first, as in Python.
 func pattern(v json.RawMessage) ([]keyed, error) {
 	var values map[string]json.RawMessage
 	if json.Unmarshal(v, &values) != nil {
@@ -532,17 +553,17 @@ func boolean(v json.RawMessage, to *bool) error {
 func texts(v json.RawMessage) ([]string, error) {
 	var list []string
 	if json.Unmarshal(v, &list) != nil {
-		return nil, fmt.Errorf("it is %s, expected a text or a list of texts", shown(v))
+		return nil, fmt.Errorf("it is %s, expected a string or a list of strings", shown(v))
 	}
 	return list, nil
 }
 
-// empty tells whether JSON text is a text, a list or an object of nothing.
+// empty reports whether JSON text is an empty string, list or object.
 func empty(v string) bool {
 	return slices.Contains([]string{`""`, "[]", "{}"}, strings.Join(strings.Fields(v), ""))
 }
 
-// shown is a value for a message.
+// shown returns a JSON value for a message, shortened.
 func shown(v json.RawMessage) string {
 	if v == nil {
 		return "missing"
@@ -554,7 +575,7 @@ func shown(v json.RawMessage) string {
 	return text
 }
 
-// problem is what is wrong with JSON text.
+// problem describes a JSON error.
 func problem(err error) string {
 	var syntax *json.SyntaxError
 	if errors.As(err, &syntax) {

@@ -8,35 +8,37 @@ import (
 	"strings"
 )
 
-// expression is a regular expression of adapter_config.json. Python's re and Go's regexp differ;
-// what both read alike is taken, and the rest refused.
+// expression is a regular expression of adapter_config.json. Python's re and Go's regexp differ:
+// syntax that both interpret the same way is accepted, the rest is refused.
 type expression struct {
 	text    string
-	literal bool // letters, digits, "_", "-" and dots alone: compared without a compiled expression
-	cost    int  // about the steps that the compiled expression takes for each letter of a name
+	literal bool // only letters, digits, "_", "-" and dots: compared without compiling
+	cost    int  // approximate steps of the compiled expression per character of a name
 	forms   map[string]*regexp.Regexp
 }
 
-// Limits on expressions, far above what names of layers need.
+// Limits on expressions, far above what layer names need.
 const (
-	maxExpression = 1000  // letters of one
-	maxCost       = 10000 // of one, with its repeats written out
-	maxRepeat     = 99    // of one repeat
-	maxWork       = 1e8   // of all comparisons of a folder
+	maxExpression = 1000  // characters of one expression
+	maxCost       = 10000 // cost of one expression, with its repeats expanded
+	maxRepeat     = 99    // largest count of one repeat
+	maxWork       = 1e8   // total cost of all comparisons for a folder
 )
 
 func newExpression(text string) (*expression, error) {
 	e := &expression{text: text, literal: true, cost: 1, forms: map[string]*regexp.Regexp{}}
 	if len(text) > maxExpression {
-		return nil, fmt.Errorf("an expression of %d letters, expected at most %d: %.40q…", len(text), maxExpression, text)
+		return nil, fmt.Errorf("an expression of %d characters, expected at most %d: %.40q…",
+			len(text), maxExpression, text)
 	}
 	for i := 0; i < len(text); {
-		n, repeat, err := common(text[i:])
+		n, repeat, err := commonPart(text[i:])
 		if err != nil {
-			return nil, fmt.Errorf("%q: %w; name the layers without it, by whole names for example", text, err)
+			return nil, fmt.Errorf("%q: %w; name the layers without it, for example by whole names",
+				text, err)
 		}
 		if e.cost *= repeat; e.cost*len(text) > maxCost {
-			return nil, fmt.Errorf("%q: its repeats are too many", text)
+			return nil, fmt.Errorf("%q: it has too many repeats", text)
 		}
 		if n > 1 || text[i] != '.' && text[i] != '_' && text[i] != '-' && !letter(text[i]) {
 			e.literal = false
@@ -51,10 +53,10 @@ func letter(b byte) bool {
 	return '0' <= b && b <= '9' || 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z'
 }
 
-// common gives the length of the first part of an expression, and how often it repeats what is
-// before it at most. The part is one that Python and Go take for the same: that both accept the
-// whole is for the compiler to say.
-func common(s string) (n, repeat int, err error) {
+// commonPart returns the length of the first part of an expression, and the most often that it
+// repeats what precedes it. It checks that Python and Go interpret the part the same way; whether
+// the whole is valid is left to the compiler.
+func commonPart(s string) (n, repeat int, err error) {
 	switch s[0] {
 	case '\\':
 		n, err := escape(s)
@@ -66,9 +68,10 @@ func common(s string) (n, repeat int, err error) {
 		if !strings.HasPrefix(s, "(?") || strings.HasPrefix(s, "(?:") {
 			return 1, 1, nil
 		}
-		return 0, 0, fmt.Errorf("%q of Python's regular expressions is not supported", s[:min(3, len(s))])
+		return 0, 0, fmt.Errorf("%q of Python's regular expressions is not supported",
+			s[:min(3, len(s))])
 	case '?':
-		return 1, 1, nil // also the one of "(?:", and of lazy repeats, which match the same names
+		return 1, 1, nil // also for "(?:" and lazy repeats, which match the same names
 	case '{':
 		m := counts.FindStringSubmatch(s)
 		if m == nil {
@@ -84,22 +87,24 @@ func common(s string) (n, repeat int, err error) {
 		return len(m[0]), max(repeat, 1), nil
 	}
 	if s[0] < ' ' || s[0] > '~' {
-		return 0, 0, errors.New("it has a letter beyond ASCII")
+		return 0, 0, errors.New("it has a non-ASCII character")
 	}
 	return 1, 1, nil
 }
 
 var counts = regexp.MustCompile(`^\{(\d{1,9})(?:,(\d{0,9}))?\}`)
 
-// escape gives the length of a part that begins with a backslash.
+// escape returns the length of a part that begins with a backslash.
 func escape(s string) (int, error) {
-	if len(s) < 2 || s[1] < ' ' || s[1] > '~' || letter(s[1]) && !strings.ContainsRune("dDwWsSbBA", rune(s[1])) {
-		return 0, fmt.Errorf("%q of Python's regular expressions is not supported", s[:min(2, len(s))])
+	if len(s) < 2 || s[1] < ' ' || s[1] > '~' ||
+		letter(s[1]) && !strings.ContainsRune("dDwWsSbBA", rune(s[1])) {
+		return 0, fmt.Errorf("%q of Python's regular expressions is not supported",
+			s[:min(2, len(s))])
 	}
 	return 2, nil
 }
 
-// class gives the length of a set in brackets.
+// class returns the length of a bracket expression.
 func class(s string) (int, error) {
 	i := 1
 	if strings.HasPrefix(s[i:], "^") {
@@ -112,7 +117,7 @@ func class(s string) (int, error) {
 		case s[i] == '[':
 			return 0, errors.New(`"[" within brackets is not supported`)
 		case s[i] < ' ' || s[i] > '~':
-			return 0, errors.New("it has a letter beyond ASCII")
+			return 0, errors.New("it has a non-ASCII character")
 		case s[i] == '\\':
 			n, err := escape(s[i:])
 			if err != nil {
@@ -126,11 +131,11 @@ func class(s string) (int, error) {
 	return 0, errors.New(`"[" is not closed`)
 }
 
-// matcher compares names of layers with expressions and counts the work, so that a hostile folder
-// ends.
+// matcher matches layer names against expressions and limits the total work, against hostile
+// folders.
 type matcher struct{ work int }
 
-var errWork = errors.New("its patterns and layers are too many to compare")
+var errWork = errors.New("it has too many patterns and layers to compare")
 
 func (m *matcher) spend(n int) error {
 	if m.work += n; m.work > maxWork {
@@ -139,20 +144,21 @@ func (m *matcher) spend(n int) error {
 	return nil
 }
 
-// match gives the groups of before+e+after at the beginning of name, which is ASCII, as Python's
-// re.match does; nil for no match.
+// match returns the groups of before+e+after matched at the start of name, which is ASCII, as
+// Python's re.match does; nil for no match.
 func (m *matcher) match(e *expression, before, after, name string) ([]string, error) {
 	re := e.forms[before]
 	if re == nil {
 		if err := m.spend(100 * e.cost); err != nil {
 			return nil, err
 		}
-		_, err := regexp.Compile(e.text) // alone first: its brackets must close within it
+		_, err := regexp.Compile(e.text) // alone first: its brackets must be balanced
 		if err == nil {
 			re, err = regexp.Compile("^(?:" + before + e.text + after + ")")
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%q is no regular expression that is understood here; name the layers without it", e.text)
+			return nil, fmt.Errorf("%q is not a supported regular expression; name the layers "+
+				"without it", e.text)
 		}
 		e.forms[before] = re
 	}
@@ -162,15 +168,16 @@ func (m *matcher) match(e *expression, before, after, name string) ([]string, er
 	return re.FindStringSubmatch(name), nil
 }
 
-// full is Python's re.fullmatch.
+// full implements Python's re.fullmatch.
 func (m *matcher) full(e *expression, name string) (bool, error) {
 	found, err := m.match(e, "(?:", ")$", name)
 	return found != nil, err
 }
 
-// ends is the test of a key of rank_pattern and alpha_pattern. Until PEFT 0.14
+// ends matches a key of rank_pattern or alpha_pattern. Up to PEFT 0.14 this is
 // re.match(rf".*\.{key}$", name), whose ".*\." and "$" belong to the first and the last alternative
-// of the key, and which needs something before the key; then re.match(rf"(.*\.)?({key})$", name).
+// of the key and which needs something before the key; later it is re.match(rf"(.*\.)?({key})$",
+// name).
 func (m *matcher) ends(e *expression, name string, old bool) (bool, error) {
 	if e.literal {
 		return m.literalEnd(e.text, name, old)
@@ -183,7 +190,8 @@ func (m *matcher) ends(e *expression, name string, old bool) (bool, error) {
 	return found != nil, err
 }
 
-// literalEnd is ends for a key in which a dot, which stands for any letter, is all that is special.
+// literalEnd is ends for a key whose only special character is the dot, which matches any
+// character.
 func (m *matcher) literalEnd(key, name string, old bool) (bool, error) {
 	if err := m.spend(len(key) + 1); err != nil {
 		return false, err

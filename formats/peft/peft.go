@@ -1,10 +1,10 @@
-// Package peft reads and writes the folders in which the Python library PEFT keeps LoRA adapters: adapter_config.json and
-// adapter_model.safetensors or, read alone, adapter_model.bin.
+// Package peft reads and writes LoRA adapter folders of the Python library PEFT:
+// adapter_config.json and adapter_model.safetensors or, for reading only, adapter_model.bin.
 //
-// It knows names, files and what the settings mean; the arithmetic is package baselines' while training and package
-// checkpoint's when merging.
-// Source: PEFT 0.14.0, LoraConfig, get_peft_model_state_dict, load_peft_weights and set_peft_model_state_dict; what older and
-// newer versions do otherwise is said where it is.
+// It handles files, names and the meaning of the settings. The arithmetic is in package baselines
+// for training and in package checkpoint for merging.
+// Source: PEFT 0.14.0, LoraConfig, get_peft_model_state_dict, load_peft_weights and
+// set_peft_model_state_dict; differences in older and newer versions are noted where they matter.
 package peft
 
 import (
@@ -28,61 +28,62 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
-// Names of the files.
+// File names.
 const (
 	ConfigFile  = "adapter_config.json"
 	TensorsFile = "adapter_model.safetensors"
-	PickleFile  = "adapter_model.bin" // what PEFT wrote before 0.7, and since with safe_serialization=False
+	// written by PEFT before 0.7, and since then with safe_serialization=False
+	PickleFile = "adapter_model.bin"
 )
 
-// Prefix stands before every name of the adapted network.
+// Prefix precedes every parameter name of the adapted network.
 const Prefix = "base_model.model."
 
-// Config is what lntorch reads and writes of adapter_config.json.
+// Config holds the settings that lntorch writes to adapter_config.json.
 type Config struct {
 	Rank          int
 	Alpha         float64
 	Dropout       float64
-	Targets       []string // ends of layer names
-	Bias          string   // "none" or "all": which biases were trained and are among the tensors
-	ModulesToSave []string // layers that were trained as a whole and are among the tensors
-	Transposed    []string // names of the adapted transposed convolutions
+	Targets       []string // endings of layer names
+	Bias          string   // "none" or "all": the biases that were trained and are stored
+	ModulesToSave []string // layers that were trained in full and are stored
+	Transposed    []string // adapted transposed convolutions
 }
 
-// transposedKey is where the tensors' metadata names transposed convolutions, with spaces.
+// transposedKey is the metadata key that lists transposed convolutions, separated by spaces.
 const transposedKey = "lntorch.transposed"
 
-// Adapter is an open folder.
+// Adapter is an open adapter folder.
 type Adapter struct {
 	Layers   []Layer
-	Values   []Value           // parameters that were trained as a whole
-	Metadata map[string]string // of the tensors' file
+	Values   []Value           // parameters that were trained in full
+	Metadata map[string]string // metadata of the tensor file
 	file     io.Closer
 }
 
-// Layer is one adapted layer: its weight gets Scaling·B·A added, after what Init does to it.
+// Layer is an adapted layer: Init is applied to its weight, then Scaling·B·A is added.
 type Layer struct {
-	Name    string      // of the layer in the plain network
-	A       *pth.Tensor // float32 (r, in, kernel…), for a transposed convolution (in, r, kernel…)
+	Name    string      // layer name in the plain network
+	A       *pth.Tensor // float32 (r, in, kernel…); (in, r, kernel…) for a transposed convolution
 	B       *pth.Tensor // float32 (out, r) or (out, r, 1, …)
 	Scaling float64
 	Init    Init
-	// Transposed layers are transposed convolutions, which PEFT itself does not adapt.
+	// Transposed marks a transposed convolution, which PEFT itself does not adapt.
 	Transposed bool
 }
 
-// Value is a parameter, float32, that takes the place of the plain network's.
+// Value is a float32 parameter that replaces the plain network's.
 type Value struct {
-	Name string // in the plain network
+	Name string // parameter name in the plain network
 	*pth.Tensor
 }
 
-// Close closes the folder's file; tensors cannot be read afterwards.
+// Close closes the tensor file; tensors cannot be read afterwards.
 func (a *Adapter) Close() error { return a.file.Close() }
 
-// Open reads a folder that PEFT or lntorch wrote. Settings of layers hang on the name under which the network lists a layer
-// first: first gives it for another of its names, and other names as they are. Tensors of 16 and 64 bits become float32, as
-// in PEFT.
+// Open reads a folder written by PEFT or lntorch. A layer's settings are looked up by the first
+// name under which the network lists it: first maps aliases to that name and returns other names
+// unchanged. Tensors of 16 and 64 bits become float32, as in PEFT.
 func Open(folder string, first func(layer string) string) (*Adapter, error) {
 	path := filepath.Join(folder, ConfigFile)
 	text, err := readConfig(folder, path)
@@ -108,10 +109,12 @@ func readConfig(folder, path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		below, _ := filepath.Glob(filepath.Join(folder, "*", ConfigFile))
-		if len(below) > 0 { // an adapter with a name of its own
-			return nil, fmt.Errorf("%s has no %s, but %s has: give that folder", folder, ConfigFile, filepath.Dir(below[0]))
+		if len(below) > 0 { // a named adapter
+			return nil, fmt.Errorf("%s has no %s, but %s has: use that folder", folder, ConfigFile,
+				filepath.Dir(below[0]))
 		}
-		return nil, fmt.Errorf("%s has no %s: expected a folder that PEFT's save_pretrained or lntorch wrote", folder, ConfigFile)
+		return nil, fmt.Errorf("%s has no %s: expected a folder that PEFT's save_pretrained or "+
+			"lntorch wrote", folder, ConfigFile)
 	}
 	if err != nil {
 		return nil, err
@@ -122,18 +125,19 @@ func readConfig(folder, path string) ([]byte, error) {
 		return nil, err
 	}
 	if len(text) > maxConfig {
-		return nil, fmt.Errorf("%s is larger than %d bytes: it is no %s of PEFT", path, maxConfig, ConfigFile)
+		return nil, fmt.Errorf("%s is larger than %d bytes: expected PEFT's %s", path, maxConfig,
+			ConfigFile)
 	}
 	return text, nil
 }
 
-// named is a tensor under its name in the file.
+// named is a tensor with its name in the file.
 type named struct {
 	name string
 	*pth.Tensor
 }
 
-// openTensors opens the safetensors file of a folder or, if there is none, the pickle, as PEFT does.
+// openTensors opens the safetensors file of a folder or, if there is none, the pickle, as in PEFT.
 func openTensors(folder string) (a *Adapter, tensors []named, path string, err error) {
 	path = filepath.Join(folder, TensorsFile)
 	s, err := safetensors.Open(path)
@@ -154,7 +158,8 @@ func openTensors(folder string) (a *Adapter, tensors []named, path string, err e
 	path = filepath.Join(folder, PickleFile)
 	p, err := pth.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, path, fmt.Errorf("%s has neither %s nor %s: expected a folder that PEFT's save_pretrained or lntorch wrote", folder, TensorsFile, PickleFile)
+		return nil, nil, path, fmt.Errorf("%s has neither %s nor %s: expected a folder that "+
+			"PEFT's save_pretrained or lntorch wrote", folder, TensorsFile, PickleFile)
 	}
 	if err != nil {
 		return nil, nil, path, err
@@ -166,7 +171,7 @@ func openTensors(folder string) (a *Adapter, tensors []named, path string, err e
 	return &Adapter{file: p}, tensors, path, nil
 }
 
-// pickled lists the tensors of a pickled dictionary.
+// pickled returns the tensors of a pickled dictionary.
 func pickled(root any) ([]named, error) {
 	var all iter.Seq2[any, any]
 	switch d := root.(type) {
@@ -175,14 +180,15 @@ func pickled(root any) ([]named, error) {
 	case *pickle.OrderedDict:
 		all = d.All()
 	default:
-		return nil, errors.New("it holds no dictionary, expected PEFT's dictionary of tensors")
+		return nil, errors.New("it is not a dictionary, expected PEFT's dictionary of tensors")
 	}
 	var tensors []named
 	for key, value := range all {
 		name, ok := key.(string)
 		t, isTensor := value.(*pth.Tensor)
 		if !ok || !isTensor {
-			return nil, fmt.Errorf("entry %.60q is no tensor under a name, expected PEFT's dictionary of tensors",
+			return nil, fmt.Errorf("entry %.60q is not a named tensor, expected PEFT's "+
+				"dictionary of tensors",
 				fmt.Sprint(key))
 		}
 		tensors = append(tensors, named{name, t})
@@ -190,22 +196,25 @@ func pickled(root any) ([]named, error) {
 	return tensors, nil
 }
 
-// sort tells the tensors of layers from those that stand for themselves.
+// sort separates the tensors of adapted layers from parameters that were trained in full.
 func (a *Adapter) sort(c *config, tensors []named, first func(string) string) error {
 	index := map[string]int{}
 	seen := map[string]bool{}
 	for _, t := range tensors {
 		name := PlainName(t.name)
-		if strings.Contains(name, ".modules_to_save.") || strings.Contains(name, ".original_module.") {
-			continue // with bias="all" PEFT saves the biases of modules_to_save twice more, and does not load those
+		if strings.Contains(name, ".modules_to_save.") ||
+			strings.Contains(name, ".original_module.") {
+			// with bias="all" PEFT saves the biases of modules_to_save two more times and ignores
+			// these copies when loading
+			continue
 		}
 		if seen[name] {
-			return fmt.Errorf("two tensors are %s", name)
+			return fmt.Errorf("two tensors are named %s", name)
 		}
 		seen[name] = true
 		layer, part, ok := SplitName(name)
 		if !ok && strings.Contains(name, "lora_") {
-			return fmt.Errorf("tensor %s: its name is not understood", t.name)
+			return fmt.Errorf("tensor %s: unknown kind of name", t.name)
 		}
 		value, err := asFloat32(t.Tensor)
 		if err != nil {
@@ -233,21 +242,22 @@ func (a *Adapter) sort(c *config, tensors []named, first func(string) string) er
 			return fmt.Errorf("layer %s has only one of lora_A and lora_B", l.Name)
 		}
 		if len(l.B.Size) < 2 || len(l.A.Size) != len(l.B.Size) || l.B.Size[1] < 1 {
-			return fmt.Errorf("layer %s: lora_A has shape %v, lora_B %v", l.Name, l.A.Size, l.B.Size)
+			return fmt.Errorf("layer %s: lora_A has shape %v, lora_B %v", l.Name, l.A.Size,
+				l.B.Size)
 		}
 		l.Transposed = slices.Contains(strings.Fields(a.Metadata[transposedKey]), l.Name)
-		if err := l.settle(c, first(l.Name)); err != nil {
+		if err := l.configure(c, first(l.Name)); err != nil {
 			return err
 		}
 	}
 	if len(a.Layers) == 0 {
-		return errors.New("it holds no lora_A and lora_B")
+		return errors.New("it holds no lora_A or lora_B")
 	}
 	return nil
 }
 
-// settle gives a layer what the settings mean for it under its first name.
-func (l *Layer) settle(c *config, name string) error {
+// configure applies the settings to a layer, looked up by its first name.
+func (l *Layer) configure(c *config, name string) error {
 	if strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }) {
 		return fmt.Errorf("layer %q: expected a name in ASCII", name)
 	}
@@ -256,16 +266,20 @@ func (l *Layer) settle(c *config, name string) error {
 		return err
 	}
 	if !targeted {
-		return fmt.Errorf("it holds an adapter of layer %s, which target_modules, exclude_modules and layers_to_transform of %s leave out: PEFT would not load it", name, ConfigFile)
+		return fmt.Errorf("it holds an adapter of layer %s, which target_modules, "+
+			"exclude_modules and layers_to_transform of %s leave out: PEFT would not load it", name,
+			ConfigFile)
 	}
 	l.Scaling, err = c.scaling(name, l.B.Size[1])
 	return err
 }
 
-// asFloat32 is a tensor as PEFT has it once it is loaded: in float32. One of another type is read whole.
+// asFloat32 converts a tensor to float32, as PEFT does when loading. A tensor of another type is
+// read into memory.
 func asFloat32(t *pth.Tensor) (*pth.Tensor, error) {
 	if t.Numel() > t.Storage.Numel {
-		return nil, fmt.Errorf("its shape %v needs %d elements, the file holds %d of them", t.Size, t.Numel(), t.Storage.Numel)
+		return nil, fmt.Errorf("its shape %v needs %d elements, the file holds %d of them", t.Size,
+			t.Numel(), t.Storage.Numel)
 	}
 	var widen func(b []byte) float32
 	switch t.DType {
@@ -274,11 +288,16 @@ func asFloat32(t *pth.Tensor) (*pth.Tensor, error) {
 	case pth.Float16:
 		widen = func(b []byte) float32 { return array.Float16(binary.LittleEndian.Uint16(b)) }
 	case pth.BFloat16:
-		widen = func(b []byte) float32 { return math.Float32frombits(uint32(binary.LittleEndian.Uint16(b)) << 16) }
+		widen = func(b []byte) float32 {
+			return math.Float32frombits(uint32(binary.LittleEndian.Uint16(b)) << 16)
+		}
 	case pth.Float64:
-		widen = func(b []byte) float32 { return float32(math.Float64frombits(binary.LittleEndian.Uint64(b))) }
+		widen = func(b []byte) float32 {
+			return float32(math.Float64frombits(binary.LittleEndian.Uint64(b)))
+		}
 	default:
-		return nil, fmt.Errorf("its elements are %s, expected float32, float16, bfloat16 or float64", t.DType)
+		return nil, fmt.Errorf("its elements are %s, expected float32, float16, bfloat16 or "+
+			"float64", t.DType)
 	}
 	from := make([]byte, t.Bytes())
 	if err := t.ReadInto(from); err != nil {
@@ -295,11 +314,12 @@ func asFloat32(t *pth.Tensor) (*pth.Tensor, error) {
 	return pth.NewTensor(s, 0, t.Size, nil)
 }
 
-// wrappers are what PEFT, torch.compile and data-parallel training put before names.
+// wrappers lists the name prefixes added by PEFT, torch.compile and data-parallel training.
 var wrappers = []string{"module.", "_orig_mod.", Prefix}
 
-// PlainName gives the name in the plain network of a parameter under its name in a wrapped one: without the wrappers'
-// prefixes and without base_layer or modules_to_save. Names of lora_A and lora_B keep their ends, without the adapter's name.
+// PlainName maps a parameter's name in a wrapped network to its name in the plain network: it
+// removes the wrappers' prefixes, base_layer and modules_to_save. Names of lora_A and lora_B keep
+// their endings, without the adapter's name.
 func PlainName(name string) string {
 	for {
 		short := name
@@ -316,8 +336,8 @@ func PlainName(name string) string {
 	return plain
 }
 
-// AdapterName is the name of the adapter that a parameter of a wrapped network belongs to, "" for a parameter of the network
-// itself. PEFT's own choice is "default".
+// AdapterName returns the name of the adapter that a parameter of a wrapped network belongs to, ""
+// for a parameter of the network itself. PEFT's default name is "default".
 func AdapterName(name string) string {
 	_, adapter := splitAdapter(name)
 	return adapter
@@ -338,7 +358,7 @@ func splitAdapter(name string) (plain, adapter string) {
 	return name, ""
 }
 
-// SplitName takes the plain name of a lora_A or lora_B apart into its layer and "A" or "B".
+// SplitName splits the plain name of a lora_A or lora_B into its layer and "A" or "B".
 func SplitName(name string) (layer, part string, ok bool) {
 	for _, part := range []string{"A", "B"} {
 		if layer, ok := strings.CutSuffix(name, ".lora_"+part+".weight"); ok {
@@ -348,8 +368,9 @@ func SplitName(name string) (layer, part string, ok bool) {
 	return "", "", false
 }
 
-// Save writes a folder. While it is being replaced it has no adapter_config.json and Open refuses it. Entries are named
-// as in the wrapped network; metadata is added to the tensors' file.
+// Save writes a folder. While an existing folder is being replaced it has no adapter_config.json,
+// and Open refuses it. Entries are named as in the wrapped network; metadata is added to the tensor
+// file.
 func Save(folder string, c Config, entries []safetensors.Entry, metadata map[string]string) error {
 	text, err := c.encode()
 	if err != nil {
@@ -389,12 +410,17 @@ func (c Config) encode() ([]byte, error) {
 		save = c.ModulesToSave
 	}
 	b, err := json.MarshalIndent(map[string]any{
-		"alpha_pattern": map[string]any{}, "auto_mapping": nil, "base_model_name_or_path": nil, "bias": c.Bias, "eva_config": nil,
-		"exclude_modules": nil, "fan_in_fan_out": false, "inference_mode": true, "init_lora_weights": true, "layer_replication": nil,
-		"layers_pattern": nil, "layers_to_transform": nil, "loftq_config": map[string]any{}, "lora_alpha": c.Alpha, "lora_bias": false,
-		"lora_dropout": c.Dropout, "megatron_config": nil, "megatron_core": "megatron.core", "modules_to_save": save, "peft_type": "LORA",
-		"r": c.Rank, "rank_pattern": map[string]any{}, "revision": nil, "target_modules": targets, "task_type": nil,
-		"use_dora": false, "use_rslora": false,
+		"alpha_pattern": map[string]any{}, "auto_mapping": nil, "base_model_name_or_path": nil,
+		"bias": c.Bias, "eva_config": nil,
+		"exclude_modules": nil, "fan_in_fan_out": false, "inference_mode": true,
+		"init_lora_weights": true, "layer_replication": nil,
+		"layers_pattern": nil, "layers_to_transform": nil, "loftq_config": map[string]any{},
+		"lora_alpha": c.Alpha, "lora_bias": false,
+		"lora_dropout": c.Dropout, "megatron_config": nil, "megatron_core": "megatron.core",
+		"modules_to_save": save, "peft_type": "LORA",
+		"r": c.Rank, "rank_pattern": map[string]any{}, "revision": nil, "target_modules": targets,
+		"task_type": nil,
+		"use_dora":  false, "use_rslora": false,
 	}, "", "  ")
 	return b, err
 }

@@ -23,7 +23,8 @@ func entry(name string, shape ...int64) safetensors.Entry {
 	for i := range b {
 		b[i] = byte(i)
 	}
-	return safetensors.Entry{Name: name, DType: safetensors.Float32, Shape: shape, Read: safetensors.Bytes(b)}
+	return safetensors.Entry{Name: name, DType: safetensors.Float32, Shape: shape,
+		Read: safetensors.Bytes(b)}
 }
 
 func saved(t *testing.T, c Config, entries ...safetensors.Entry) string {
@@ -33,9 +34,10 @@ func saved(t *testing.T, c Config, entries ...safetensors.Entry) string {
 	return folder
 }
 
-var pair = []safetensors.Entry{entry(Prefix+"a.conv.lora_A.weight", 2, 3, 1, 3), entry(Prefix+"a.conv.lora_B.weight", 5, 2, 1, 1)}
+var pair = []safetensors.Entry{entry(Prefix+"a.conv.lora_A.weight", 2, 3, 1, 3),
+	entry(Prefix+"a.conv.lora_B.weight", 5, 2, 1, 1)}
 
-// same is for networks that list no layer twice.
+// same is the first-name function of networks without aliases.
 func same(layer string) string { return layer }
 
 // change edits adapter_config.json.
@@ -53,7 +55,8 @@ func change(t *testing.T, folder string, f func(map[string]any)) {
 }
 
 func TestWhatWasSavedIsRead(t *testing.T) {
-	folder := saved(t, Config{Rank: 2, Alpha: 3, Bias: "all", Targets: []string{"conv", "up"}, Transposed: []string{"up"}}, append([]safetensors.Entry{
+	folder := saved(t, Config{Rank: 2, Alpha: 3, Bias: "all", Targets: []string{"conv", "up"},
+		Transposed: []string{"up"}}, append([]safetensors.Entry{
 		entry(Prefix+"up.lora_A.weight", 3, 2, 2, 2), entry(Prefix+"up.lora_B.weight", 4, 2, 1, 1),
 		entry(Prefix+"a.conv.base_layer.bias", 5), entry(Prefix+"heads.0.weight", 1)}, pair...)...)
 	a, err := Open(folder, same)
@@ -81,47 +84,75 @@ func TestScalingFollowsTheConfig(t *testing.T) {
 		return a.Layers[0].Scaling
 	}
 	require.Equal(t, 1.5, scaling())
-	change(t, folder, func(m map[string]any) { m["alpha_pattern"] = map[string]any{"conv": 5.0, "other": 7.0} })
+	change(t, folder,
+		func(m map[string]any) { m["alpha_pattern"] = map[string]any{"conv": 5.0, "other": 7.0} })
 	require.Equal(t, 2.5, scaling())
 	change(t, folder, func(m map[string]any) { m["use_rslora"] = true })
 	require.InDelta(t, 5/math.Sqrt2, scaling(), 1e-15)
-	change(t, folder, func(m map[string]any) { m["lora_alpha"] = -1; m["alpha_pattern"] = nil; m["use_rslora"] = nil })
+	change(t, folder,
+		func(m map[string]any) {
+			m["lora_alpha"] = -1
+			m["alpha_pattern"] = nil
+			m["use_rslora"] = nil
+		})
 	require.Equal(t, -0.5, scaling())
 }
 
 func TestWhatIsNotUnderstoodIsRefused(t *testing.T) {
 	for message, f := range map[string]func(map[string]any){
-		`peft_type is "LOHA"`:        func(m map[string]any) { m["peft_type"] = "LOHA" },
-		"use_dora is true":           func(m map[string]any) { m["use_dora"] = true },
-		"lora_bias is true":          func(m map[string]any) { m["lora_bias"] = true },
-		"layer_replication is []":    func(m map[string]any) { m["layer_replication"] = []any{} },
-		"fan_in_fan_out is true":     func(m map[string]any) { m["fan_in_fan_out"] = true },
-		"r is 0, expected 1":         func(m map[string]any) { m["r"] = 0 },
-		"r: it is null, expected":    func(m map[string]any) { m["r"] = nil },
-		"r: it is 2.5, expected a":   func(m map[string]any) { m["r"] = 2.5 },
-		"r and rank_pattern of ada":  func(m map[string]any) { m["r"] = 1 << 30 },
-		`alpha_pattern: "(("`:        func(m map[string]any) { m["alpha_pattern"] = map[string]any{"((": 1} },
-		`"conv": it is "x", expec`:   func(m map[string]any) { m["alpha_pattern"] = map[string]any{"conv": "x"} },
-		"rank_pattern: it is [1]":    func(m map[string]any) { m["rank_pattern"] = []int{1} },
-		`rank_pattern: "conv" is 2`:  func(m map[string]any) { m["rank_pattern"] = map[string]any{"conv": 2.5} },
-		`r: it is "two", expected`:   func(m map[string]any) { m["r"] = "two" },
-		`use_rslora: it is "yes"`:    func(m map[string]any) { m["use_rslora"] = "yes" },
-		"megatron_config is {":       func(m map[string]any) { m["megatron_config"] = map[string]any{"a": 1} },
-		"target_parameters is [":     func(m map[string]any) { m["target_parameters"] = []string{"a.conv.weight"} },
-		"alora_invocation_tokens":    func(m map[string]any) { m["alora_invocation_tokens"] = []int{1} },
-		"use_qalora is true":         func(m map[string]any) { m["use_qalora"] = true },
-		"arrow_config is {":          func(m map[string]any) { m["arrow_config"] = map[string]any{} },
-		"trainable_token_indices":    func(m map[string]any) { m["trainable_token_indices"] = []int{} },
-		"use_magic is 3, a setting":  func(m map[string]any) { m["use_magic"] = 3 },
-		`"pissa_niter_4" changed`:    func(m map[string]any) { m["init_lora_weights"] = "pissa_niter_4" },
+		`peft_type is "LOHA"`:       func(m map[string]any) { m["peft_type"] = "LOHA" },
+		"use_dora is true":          func(m map[string]any) { m["use_dora"] = true },
+		"lora_bias is true":         func(m map[string]any) { m["lora_bias"] = true },
+		"layer_replication is []":   func(m map[string]any) { m["layer_replication"] = []any{} },
+		"fan_in_fan_out is true":    func(m map[string]any) { m["fan_in_fan_out"] = true },
+		"r is 0, expected 1":        func(m map[string]any) { m["r"] = 0 },
+		"r: it is null, expected":   func(m map[string]any) { m["r"] = nil },
+		"r: it is 2.5, expected a":  func(m map[string]any) { m["r"] = 2.5 },
+		"r and rank_pattern of ada": func(m map[string]any) { m["r"] = 1 << 30 },
+		`alpha_pattern: "(("`: func(m map[string]any) {
+			m["alpha_pattern"] = map[string]any{"((": 1}
+		},
+		`"conv": it is "x", expec`: func(m map[string]any) {
+			m["alpha_pattern"] = map[string]any{"conv": "x"}
+		},
+		"rank_pattern: it is [1]": func(m map[string]any) { m["rank_pattern"] = []int{1} },
+		`rank_pattern: "conv" is 2`: func(m map[string]any) {
+			m["rank_pattern"] = map[string]any{"conv": 2.5}
+		},
+		`r: it is "two", expected`: func(m map[string]any) { m["r"] = "two" },
+		`use_rslora: it is "yes"`:  func(m map[string]any) { m["use_rslora"] = "yes" },
+		"megatron_config is {": func(m map[string]any) {
+			m["megatron_config"] = map[string]any{"a": 1}
+		},
+		"target_parameters is [": func(m map[string]any) {
+			m["target_parameters"] = []string{"a.conv.weight"}
+		},
+		"alora_invocation_tokens": func(m map[string]any) {
+			m["alora_invocation_tokens"] = []int{1}
+		},
+		"use_qalora is true": func(m map[string]any) { m["use_qalora"] = true },
+		"arrow_config is {": func(m map[string]any) {
+			m["arrow_config"] = map[string]any{}
+		},
+		"trainable_token_indices": func(m map[string]any) {
+			m["trainable_token_indices"] = []int{}
+		},
+		"use_magic is 3, an unknown": func(m map[string]any) { m["use_magic"] = 3 },
+		`"pissa_niter_4" changed`: func(m map[string]any) {
+			m["init_lora_weights"] = "pissa_niter_4"
+		},
 		`"corda" changed the base`:   func(m map[string]any) { m["init_lora_weights"] = "corda" },
 		`"loftq" changed the base`:   func(m map[string]any) { m["init_lora_weights"] = "loftq" },
 		`"lora_ga" changed the ba`:   func(m map[string]any) { m["init_lora_weights"] = "lora_ga" },
-		`"new" is not known here`:    func(m map[string]any) { m["init_lora_weights"] = "new" },
+		`"new" is unknown and may`:   func(m map[string]any) { m["init_lora_weights"] = "new" },
 		"init_lora_weights: it is 1": func(m map[string]any) { m["init_lora_weights"] = 1 },
 		"target_modules: it is 5":    func(m map[string]any) { m["target_modules"] = 5 },
-		"target_modules, exclude_m":  func(m map[string]any) { m["target_modules"] = []string{"other"} },
-		`"(?=" of Python's regular`:  func(m map[string]any) { m["target_modules"] = "(?=a)a.conv" },
+		"target_modules, exclude_m": func(m map[string]any) {
+			m["target_modules"] = []string{"other"}
+		},
+		`"(?=" of Python's regular`: func(m map[string]any) {
+			m["target_modules"] = "(?=a)a.conv"
+		},
 	} {
 		folder := saved(t, Config{Rank: 2, Alpha: 3}, pair...)
 		change(t, folder, f)
@@ -131,10 +162,12 @@ func TestWhatIsNotUnderstoodIsRefused(t *testing.T) {
 	}
 	for message, entries := range map[string][]safetensors.Entry{
 		"has only one of lora_A and lora_B": pair[:1],
-		"its name is not understood":        {entry(Prefix+"a.lora_embedding_A", 2)},
+		"unknown kind of name":              {entry(Prefix+"a.lora_embedding_A", 2)},
 		"it holds no lora_A":                {entry(Prefix+"a.bias", 2)},
-		"lora_B [1 0]":                      {entry(Prefix+"a.lora_A.weight", 0, 3), entry(Prefix+"a.lora_B.weight", 1, 0)},
-		"lora_A has shape [2 3]":            {entry(Prefix+"a.lora_A.weight", 2, 3), entry(Prefix+"a.lora_B.weight", 3)},
+		"lora_B [1 0]": {entry(Prefix+"a.lora_A.weight", 0, 3),
+			entry(Prefix+"a.lora_B.weight", 1, 0)},
+		"lora_A has shape [2 3]": {entry(Prefix+"a.lora_A.weight", 2, 3),
+			entry(Prefix+"a.lora_B.weight", 3)},
 	} {
 		_, err := Open(saved(t, Config{Rank: 2, Alpha: 3}, entries...), same)
 		require.ErrorContains(t, err, message)
@@ -161,8 +194,8 @@ func TestPlainNames(t *testing.T) {
 	require.False(t, ok)
 }
 
-// TestLivePythonsFolder: PEFT's own folder for linear layers is read with its names and shapes; and the config that Save
-// writes has the keys of PEFT's.
+// TestLivePythonsFolder: PEFT's own folder for linear layers is read with its names and shapes, and
+// the config that Save writes has PEFT's keys.
 func TestLivePythonsFolder(t *testing.T) {
 	golden.Python(t)
 	dir := t.TempDir()
@@ -182,11 +215,12 @@ func TestLivePythonsFolder(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(dir, "adapter", ConfigFile))
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(text, &theirs))
-	text, err = Config{Rank: 2, Alpha: 3, Dropout: 0.1, Bias: "all", Targets: []string{"qkv", "proj"}}.encode()
+	text, err = Config{Rank: 2, Alpha: 3, Dropout: 0.1, Bias: "all",
+		Targets: []string{"qkv", "proj"}}.encode()
 	require.NoError(t, err)
 	require.True(t, strings.HasPrefix(string(text), "{\n  \"alpha_pattern\": {}"))
 	require.NoError(t, json.Unmarshal(text, &ours))
-	theirs["auto_mapping"] = nil // names a Python class, which only PEFT's AutoPeftModel asks for
+	theirs["auto_mapping"] = nil // names a Python class, which only PEFT's AutoPeftModel reads
 	require.ElementsMatch(t, theirs["target_modules"], ours["target_modules"])
 	theirs["target_modules"] = ours["target_modules"]
 	require.Equal(t, theirs, ours)

@@ -7,7 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzPickle: no input panics, hangs or takes memory out of proportion, and what was read can be written and read again.
+// FuzzPickle: no input panics, hangs or uses disproportionate memory, and what was read can be
+// written and read again.
 func FuzzPickle(f *testing.F) {
 	data, err := Marshal(sample(), nil)
 	require.NoError(f, err)
@@ -26,12 +27,13 @@ func FuzzPickle(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Written once, everything is in the writer's form, and stays so.
+		// Once written, a value is in the writer's form, which no longer changes.
 		var size []int
 		for range 3 {
 			data, err := Marshal(v, nil)
 			require.NoError(t, err)
-			v, err = Unmarshal(data, Options{Limits: Limits{Bytes: 1 << 30, Memory: 1 << 30, Depth: 500}})
+			v, err = Unmarshal(data,
+				Options{Limits: Limits{Bytes: 1 << 30, Memory: 1 << 30, Depth: 500}})
 			require.NoError(t, err)
 			size = append(size, len(data))
 		}

@@ -10,8 +10,8 @@ import (
 	"github.com/lntorch/lntorch/formats/internal/array"
 )
 
-// canonicalModule maps the two spellings of a module to one: Python 2's builtins, which protocol 2 uses, and numpy 2's
-// private core.
+// canonicalModule maps the two spellings of a module to one: Python 2's builtins, which protocol 2
+// uses, and numpy 2's private core.
 func canonicalModule(m string) string {
 	switch {
 	case m == "__builtin__":
@@ -22,7 +22,8 @@ func canonicalModule(m string) string {
 	return m
 }
 
-// builtinFuncs is the allow-list every pickle gets. A nil function is a name that may stand as a value only.
+// builtinFuncs is the allow-list of every pickle. A nil function is a name that is allowed as a
+// value only.
 var builtinFuncs = map[Global]func(*Decoder, Tuple) (any, error){
 	{"builtins", "set"}:                       makeSet(false),
 	{"builtins", "frozenset"}:                 makeSet(true),
@@ -48,9 +49,10 @@ var builtinFuncs = map[Global]func(*Decoder, Tuple) (any, error){
 	{"torch", "Size"}:                         makeSize,
 }
 
-// torchDTypes are the dtypes that may stand as values.
+// torchDTypes are the torch dtypes allowed as values.
 var torchDTypes = []DType{
-	"float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64",
+	"float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
+	"uint16", "uint32", "uint64",
 	"bool", "complex32", "complex64", "complex128",
 }
 
@@ -70,8 +72,9 @@ func (d *Decoder) global(module, name string) error {
 	case g.Module == "torch" && slices.Contains(torchDTypes, DType(name)):
 		return d.pushNew(DType(name), costText)
 	}
-	return fmt.Errorf("global %q is not allowed: only plain data, numpy and torch tensors are read, and nothing in a file is executed; "+
-		"if the file is trusted, re-save it in Python with plain types", module+" "+name)
+	return fmt.Errorf("global %q is not allowed: only plain data, numpy and torch tensors are "+
+		"read, and nothing in a file is executed; if the file is trusted, re-save it in Python "+
+		"with plain types", module+" "+name)
 }
 
 func (d *Decoder) call(f any, args Tuple) error {
@@ -80,7 +83,7 @@ func (d *Decoder) call(f any, args Tuple) error {
 		return fmt.Errorf("call of a %s", TypeName(f))
 	}
 	cost := costCall
-	for _, a := range args { // which the result may hold a copy of
+	for _, a := range args { // the result may hold copies of them
 		switch a := a.(type) {
 		case Tuple:
 			cost += costItem * len(a)
@@ -208,7 +211,7 @@ func makeDefaultDict(_ *Decoder, args Tuple) (any, error) {
 	return nil, errArgs
 }
 
-// latin1 turns text whose code points are bytes into these bytes; so bytes are stored below protocol 3.
+// latin1 decodes text whose code points are bytes: the form of bytes below protocol 3.
 func (d *Decoder) latin1(s string) ([]byte, error) {
 	if err := d.chargeWork(len(s)); err != nil {
 		return nil, err
@@ -288,14 +291,16 @@ func makeDType(_ *Decoder, args Tuple) (any, error) {
 	return &NumpyDType{t}, nil
 }
 
-// buildDType takes numpy's state (version, order, subdtype, names, fields, element size, alignment, flags).
+// buildDType applies numpy's state (version, order, subdtype, names, fields, element size,
+// alignment, flags).
 func buildDType(t *NumpyDType, state any) error {
 	s, ok := state.(Tuple)
 	if !ok || len(s) != 8 {
 		return fmt.Errorf("numpy dtype %s with an unknown state", t)
 	}
 	order, ok := s[1].(string)
-	if !ok || len(order) != 1 || !strings.Contains("<>|=", order) || s[2] != nil || s[3] != nil || s[4] != nil {
+	if !ok || len(order) != 1 || !strings.Contains("<>|=", order) || s[2] != nil || s[3] != nil ||
+		s[4] != nil {
 		return fmt.Errorf("numpy dtype %s is structured or has an unknown byte order", t)
 	}
 	if n, ok := s[5].(int64); !ok || (n != -1 && n != int64(t.Size)) {
@@ -322,16 +327,17 @@ func makeScalar(_ *Decoder, args Tuple) (any, error) {
 	return &NumpyScalar{DType: *t, Data: b}, nil
 }
 
-// reconstruct makes the empty array that BUILD then fills: (numpy.ndarray, (0,), b"b").
+// reconstruct returns the empty array that BUILD then fills: (numpy.ndarray, (0,), b"b").
 func reconstruct(_ *Decoder, args Tuple) (any, error) {
 	if len(args) != 3 || args[0] != (Global{"numpy", "ndarray"}) {
 		return nil, errArgs
 	}
-	return &NumpyArray{DType: NumpyDType{array.DType{Order: '|', Kind: 'i', Size: 1}}, Shape: []int64{0}}, nil
+	return &NumpyArray{DType: NumpyDType{array.DType{Order: '|', Kind: 'i', Size: 1}},
+		Shape: []int64{0}}, nil
 }
 
-// buildArray takes numpy's state (version, shape, dtype, fortran, data). As in numpy, a big-endian array comes out
-// little-endian.
+// buildArray applies numpy's state (version, shape, dtype, fortran, data). As in numpy, a
+// big-endian array becomes little-endian.
 func (d *Decoder) buildArray(a *NumpyArray, state any) error {
 	s, ok := state.(Tuple)
 	if !ok || len(s) != 5 {
@@ -347,7 +353,7 @@ func (d *Decoder) buildArray(a *NumpyArray, state any) error {
 	if a.DType.Order != '>' {
 		return nil
 	}
-	// Never in place: the bytes may belong to a second array.
+	// Not in place: another array may share the bytes.
 	if err := d.chargeWork(len(a.Data)); err != nil {
 		return err
 	}

@@ -10,24 +10,28 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// laughs doubles a list n times through the memo: 2^n elements when walked as a tree.
-func laughs(n int) string {
+// billionLaughs doubles a list n times through the memo: 2^n elements when walked as a tree.
+func billionLaughs(n int) string {
 	s := "\x80\x02]q\x00"
 	for i := range n {
 		s += "](h" + string(rune(i)) + "h" + string(rune(i)) + "eq" + string(rune(i+1))
 	}
-	// All the lists are on the stack; one tuple holds them.
+	// All the lists are on the stack; one tuple collects them.
 	return strings.Replace(s, "]q\x00", "(]q\x00", 1) + "t."
 }
 
-// hostile are inputs that a reader must refuse, with part of the message.
+// hostile lists inputs that the reader must refuse, with part of the message.
 var hostile = []struct{ name, data, want string }{
-	{"os.system", "\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.", `global "os system" is not allowed`},
-	{"posix by protocol 4", "\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.", `global "posix system" is not allowed`},
-	{"eval", "\x80\x02c__builtin__\neval\nX\x01\x00\x00\x001\x85R.", `global "__builtin__ eval" is not allowed`},
+	{"os.system", "\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
+		`global "os system" is not allowed`},
+	{"posix by protocol 4", "\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R.",
+		`global "posix system" is not allowed`},
+	{"eval", "\x80\x02c__builtin__\neval\nX\x01\x00\x00\x001\x85R.",
+		`global "__builtin__ eval" is not allowed`},
 	{"getattr", "\x80\x04\x8c\x08builtins\x8c\x07getattr\x93.", `"builtins getattr"`},
 	{"dotted name", "\x80\x04\x8c\x0bcollections\x8c\x13OrderedDict.__init__\x93.", "not allowed"},
-	{"class that is only a value", "\x80\x02c__builtin__\nlist\n)R.", "calling \"builtins list\" is not allowed"},
+	{"class that is only a value", "\x80\x02c__builtin__\nlist\n)R.",
+		"calling \"builtins list\" is not allowed"},
 	{"INST", "(S'true'\nios\nsystem\n.", "opcode"},
 	{"INST first", "(ios\nsystem\n.", "INST makes an object of any class"},
 	{"OBJ", "(cos\nsystem\no.", "not allowed"},
@@ -37,11 +41,13 @@ var hostile = []struct{ name, data, want string }{
 	{"call of a string", "\x80\x02X\x01\x00\x00\x00a)R.", "call of a str"},
 	{"persistent id", "\x80\x02K\x01Q.", "persistent id"},
 	{"BUILD on a dict", "\x80\x02}}b.", "a dict takes no state"},
-	{"long string, short file", "\x80\x02X\xff\xff\xff\xffab", "4294967295 bytes announced, 2 left"},
+	{"long string, short file", "\x80\x02X\xff\xff\xff\xffab",
+		"4294967295 bytes announced, 2 left"},
 	{"huge bytes", "\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\xff.", "truncated"},
 	{"huge bytearray", "\x80\x05\x96\xff\xff\xff\xff\xff\xff\xff\x7f.", "truncated"},
 	{"huge frame", "\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\xffN.", "frame"},
-	{"huge integer", "\x80\x02\x8b\x00\x10\x00\x00" + strings.Repeat("\xff", 4096) + ".", "integer of 4096 bytes"},
+	{"huge integer", "\x80\x02\x8b\x00\x10\x00\x00" + strings.Repeat("\xff", 4096) + ".",
+		"integer of 4096 bytes"},
 	{"negative length", "\x80\x02\x8b\xff\xff\xff\xffab.", "truncated"},
 	{"empty", "", "truncated"},
 	{"no STOP", "\x80\x02N", "truncated"},
@@ -59,29 +65,43 @@ var hostile = []struct{ name, data, want string }{
 	{"list in itself", "]q\x00h\x00a.", "a list contains itself"},
 	{"dict in itself", "}q\x00Nh\x00s.", "a dict contains itself"},
 	{"list in itself through a tuple", "]q\x00h\x00\x85a.", "contains itself"},
-	{"dict in itself as attribute", "ccollections\nOrderedDict\n)Rq\x00}X\x01\x00\x00\x00ah\x00sb.", "contains itself"},
-	{"deep", strings.Repeat("]", 100000) + strings.Repeat("a", 99999) + ".", "nested deeper than 500 levels"},
+	{"dict in itself as attribute", "ccollections\nOrderedDict\n)Rq\x00}X\x01\x00\x00\x00ah\x00sb.",
+		"contains itself"},
+	{"deep", strings.Repeat("]", 100000) + strings.Repeat("a", 99999) + ".",
+		"nested deeper than 500 levels"},
 	{"deep tuple", "N" + strings.Repeat("\x85", 100000) + ".", "nested deeper than 500 levels"},
 	{"deep key", "}N" + strings.Repeat("\x85", 200) + "Ns.", "dict key is too large"},
-	{"memo bomb", laughs(60), "memo bomb"},
+	{"memo bomb", billionLaughs(60), "memo bomb"},
 	{"memo bomb as key", "}N" + strings.Repeat("2\x86", 60) + "Ns.", "dict key is too large"},
 	{"no UTF-8", "\x80\x02X\x02\x00\x00\x00\xff\xfe.", "not UTF-8"},
 	{"protocol 9", "\x80\x09N.", "protocol 9"},
 	{"object array", "\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00O8\x89\x88\x87R.", "not supported"},
-	{"dtype of other size", "\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00f8\x89\x88\x87R(K\x03X\x01\x00\x00\x00<NNNK\x01K\x01K\x00tb.", "element size"},
-	{"short scalar", "\x80\x04cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n\x8c\x02f8\x89\x88\x87RC\x03abc\x86R.", "3 bytes for a scalar"},
-	{"array larger than its data", "\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R" +
-		"(K\x01K\xff\x85cnumpy\ndtype\n\x8c\x02f8\x89\x88\x87R\x89C\x08abcdefghtb.", "shape [255]"},
-	{"array of overflowing shape", "\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R" +
-		"(K\x01\x8a\x05\x00\x00\x00\x00\x01\x8a\x05\x00\x00\x00\x00\x01\x86cnumpy\ndtype\n\x8c\x02f8\x89\x88\x87R\x89C\x00tb.", "2^63"},
-	{"array of negative shape", "\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R" +
-		"(K\x01J\xff\xff\xff\xff\x85cnumpy\ndtype\n\x8c\x02f8\x89\x88\x87R\x89C\x00tb.", "negative size"},
+	{"dtype of other size",
+		"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00f8\x89\x88\x87R(K\x03X\x01\x00\x00\x00<NNNK\x01K\x01K\x00tb.", "element size"},
+	{"short scalar",
+		"\x80\x04cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\n\x8c\x02f8\x89\x88\x87RC\x03abc\x86R.", "3 bytes for a scalar"},
+	{"array larger than its data",
+		"\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R" +
+			"(K\x01K\xff\x85cnumpy\ndtype\n\x8c\x02f8\x89\x88\x87R\x89C\x08abcdefghtb.",
+		"shape [255]"},
+	{"array of overflowing shape",
+		"\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R" +
+			"(K\x01\x8a\x05\x00\x00\x00\x00\x01\x8a\x05\x00\x00\x00\x00\x01\x86cnumpy\ndtype\n\x8c\x02f8\x89\x88\x87R\x89C\x00tb.", "2^63"},
+	{"array of negative shape",
+		"\x80\x04cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85C\x01b\x87R" +
+			"(K\x01J\xff\xff\xff\xff\x85cnumpy\ndtype\n\x8c\x02f8\x89\x88\x87R\x89C\x00tb.",
+		"negative size"},
 	{"too many values", strings.Repeat("}", 3<<20) + ".", "more than 96 MB of memory"},
-	{"hashing one long key", "\x80\x02}q\x01X\x00\x00\x10\x00" + strings.Repeat("k", 1<<20) + "q\x00N" + "s" + strings.Repeat("h\x00Ns", 1000) + ".", "copying limit"},
-	{"bytes made again and again", "\x80\x02c_codecs\nencode\nq\x01X\x00\x00\x10\x00" + strings.Repeat("k", 1<<20) + "q\x00X\x06\x00\x00\x00latin1\x86q\x02R" +
+	{"hashing one long key", "\x80\x02}q\x01X\x00\x00\x10\x00" + strings.Repeat("k", 1<<20) +
+		"q\x00N" + "s" + strings.Repeat("h\x00Ns", 1000) + ".", "copying limit"},
+	{"bytes made again and again", "\x80\x02c_codecs\nencode\nq\x01X\x00\x00\x10\x00" +
+		strings.Repeat("k", 1<<20) + "q\x00X\x06\x00\x00\x00latin1\x86q\x02R" +
 		strings.Repeat("h\x01h\x02R", 1000) + ".", "copying limit"},
-	{"bytes beyond latin1", "\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00\xc4\x80X\x06\x00\x00\x00latin1\x86R.", "above 255"},
-	{"other codec", "\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.", "unexpected arguments"},
+	{"bytes beyond latin1",
+		"\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00\xc4\x80X\x06\x00\x00\x00latin1\x86R.",
+		"above 255"},
+	{"other codec", "\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.",
+		"unexpected arguments"},
 }
 
 func TestHostilePicklesAreRefused(t *testing.T) {
@@ -112,7 +132,8 @@ func sample() any {
 	d := &OrderedDict{Attrs: &Dict{}}
 	d.Attrs.Set("_metadata", Tuple{int64(1), "x", 2.5, []byte{0, 200}})
 	d.Set(int64(-5), &List{Items: []any{nil, true, int64(1) << 40, NewSet("a", int64(1))}})
-	d.Set("array", &NumpyArray{DType: NumpyDType{array.DType{Order: 0x3c, Kind: 0x69, Size: 2}}, Shape: []int64{2}, Data: []byte{1, 0, 2, 0}})
+	d.Set("array", &NumpyArray{DType: NumpyDType{array.DType{Order: 0x3c, Kind: 0x69, Size: 2}},
+		Shape: []int64{2}, Data: []byte{1, 0, 2, 0}})
 	return d
 }
 

@@ -1,14 +1,16 @@
-// Package pickle reads and writes Python pickles as data. Reading is an interpreter that knows a fixed list of harmless
-// classes and functions and builds plain Go values from them; every other name in a file is an error that says so, and
-// nothing is ever executed. Memory is taken from a budget: text and bytes may take what the file holds of them, all that
-// is built around them has a fixed allowance. A result is always a finite tree of bounded size and depth, so that any
-// walk over it ends.
+// Package pickle reads and writes Python pickles as data. The reader is an interpreter with an
+// allow-list of harmless classes and functions, from which it builds plain Go values. Any other
+// name in a file is an error, and nothing is ever executed. Memory comes from a budget: text and
+// bytes are limited by the file's size, everything built around them by a fixed allowance. A result
+// is always a finite tree of bounded size and depth, so that any walk over it ends.
 //
-// It is not a general unpickler: objects of user classes, recursive structures and Python 2 text are refused.
+// It is not a general unpickler: objects of user classes, recursive structures and Python 2 text
+// are refused.
 //
-// Python values become: None nil, bool, int64 (*big.Int beyond), float64, complex128, string, []byte, ByteArray, Tuple,
-// *List, *Dict, *OrderedDict, *DefaultDict, *Set, *NumpyScalar, *NumpyDType, *NumpyArray, Size, Device, DType, and
-// Global for a class used as a value. Marshal writes each of them as the same Python type again.
+// Python values become: None nil, bool, int64 (*big.Int beyond), float64, complex128, string,
+// []byte, ByteArray, Tuple, *List, *Dict, *OrderedDict, *DefaultDict, *Set, *NumpyScalar,
+// *NumpyDType, *NumpyArray, Size, Device, DType, and Global for a class used as a value. Marshal
+// writes each of them back as the same Python type.
 package pickle
 
 import (
@@ -27,39 +29,43 @@ import (
 	"unicode/utf8"
 )
 
-// Limits bound what one pickle may make. The zero value stands for DefaultLimits.
+// Limits bound what one pickle may build. The zero value stands for DefaultLimits.
 type Limits struct {
-	Bytes  int64 // size of the pickle
-	Memory int64 // bytes for values, stack and memo, beyond the text and bytes that the pickle holds
-	Depth  int   // nesting of the result
+	Bytes int64 // size of the pickle
+	// bytes for values, stack and memo, not counting the text and bytes in the pickle
+	Memory int64
+	Depth  int // nesting of the result
 }
 
-// DefaultLimits leave room for a checkpoint with two million logged numbers or thirty thousand tensors. With them no
-// pickle takes two seconds or 256 MB, text and bytes apart.
+// DefaultLimits leave room for a checkpoint with two million logged numbers or thirty thousand
+// tensors. With them no pickle takes two seconds or 256 MB, not counting text and bytes.
 var DefaultLimits = Limits{Bytes: 2 << 30, Memory: 96 << 20, Depth: 500}
 
-// What is taken from Limits.Memory, in bytes, rounded up to what Go's allocator and the growth of slices and maps cost.
+// Charges against Limits.Memory in bytes, rounded up to the cost of Go's allocator and of growing
+// slices and maps.
 const (
-	costOp     = 4  // of every opcode; it bounds the time of those that make nothing
-	costSlot   = 32 // of a place on the stack, in a list, or in the memo
-	costItem   = 16 // of a place in a tuple
+	costOp     = 4  // every opcode; bounds the time of those that allocate nothing
+	costSlot   = 32 // an element of the stack, a list or the memo
+	costItem   = 16 // an element of a tuple
 	costNumber = 8
-	costText   = 48  // beyond its bytes
+	costText   = 48  // in addition to its bytes
 	costObject = 64  // an empty list, dict, tuple or other object
-	costEntry  = 192 // of a dict or set, with its place in the index
-	costCall   = 256 // the result of a call or of a persistent id, which may hold its arguments again
-	costNode   = 128 // of a container in the check of the result
+	costEntry  = 192 // an entry of a dict or set, with its index entry
+	// the result of a call or of a persistent id, which may hold copies of its arguments
+	costCall = 256
+	costNode = 128 // a container in the check of the result
 )
 
-// Func builds the value of a call that a pickle asks for.
+// Func builds the result of a call in a pickle.
 type Func func(args Tuple) (any, error)
 
 // Options extend the interpreter for one file format.
 type Options struct {
 	Limits Limits
-	// Globals are names allowed beside the built-in list; a nil Func allows the name as a value only.
+	// Globals are names allowed in addition to the built-in list; a nil Func allows the name as a
+	// value only.
 	Globals map[Global]Func
-	// Persistent resolves a persistent id; without it persistent ids are an error.
+	// Persistent resolves a persistent id; if nil, persistent ids are an error.
 	Persistent func(id any) (any, error)
 }
 
@@ -86,22 +92,22 @@ func Unmarshal(data []byte, opts Options) (any, error) {
 	return NewDecoder(bytes.NewReader(data), int64(len(data)), opts).Decode()
 }
 
-// Decoder reads pickles that follow each other in one input.
+// Decoder reads consecutive pickles from one input.
 type Decoder struct {
 	r    *bufio.Reader
-	size int64 // of the whole input
+	size int64 // size of the whole input
 	pos  int64
 	opts Options
 
 	stack   []any
 	marks   []int
-	deepest int           // the largest size of stack and marks, which is paid for
-	memo    []any         // by index; absent where nothing was put
-	sparse  map[int64]any // entries of the memo far beyond its end
-	kept    int64         // entries of both
+	deepest int           // largest size of stack and marks so far, already charged
+	memo    []any         // by index; absent{} for unused indices
+	sparse  map[int64]any // memo entries far beyond the end of memo
+	kept    int64         // number of entries in both
 	memory  int64         // budget left
-	pushed  int64         // values put on the stack
-	work    int64         // budget left, in bytes copied or hashed beyond the reading itself
+	pushed  int64         // number of values pushed
+	work    int64         // budget left, in bytes copied or hashed in addition to reading
 	globals map[Global]bool
 	names   []Global
 }
@@ -111,13 +117,14 @@ func NewDecoder(r io.Reader, size int64, opts Options) *Decoder {
 	if opts.Limits == (Limits{}) {
 		opts.Limits = DefaultLimits
 	}
-	return &Decoder{r: bufio.NewReaderSize(r, 64<<10), size: size, opts: opts, globals: map[Global]bool{}}
+	return &Decoder{r: bufio.NewReaderSize(r, 64<<10), size: size, opts: opts,
+		globals: map[Global]bool{}}
 }
 
 // Offset is the number of bytes read so far: after Decode, where the pickle ended.
 func (d *Decoder) Offset() int64 { return d.pos }
 
-// Globals lists the names met so far, in order of appearance, as the file spells them.
+// Globals lists the names seen so far, in order of appearance, as spelled in the file.
 func (d *Decoder) Globals() []Global { return d.names }
 
 // Decode reads the next pickle.
@@ -133,7 +140,8 @@ func (d *Decoder) Decode() (any, error) {
 		}
 		if op == opStop {
 			if len(d.marks) > 0 || len(d.stack) != 1 {
-				return nil, fmt.Errorf("pickle: at byte %d: STOP with %d values and %d open marks", at, len(d.stack), len(d.marks))
+				return nil, fmt.Errorf("pickle: at byte %d: STOP with %d values and %d open marks",
+					at, len(d.stack), len(d.marks))
 			}
 			root := d.stack[0]
 			if err := d.checkTree(root, d.pos-start); err != nil {
@@ -169,7 +177,7 @@ func (d *Decoder) byte() (byte, error) {
 	return b, err
 }
 
-// fill reads as many bytes as b has.
+// fill reads exactly len(b) bytes.
 func (d *Decoder) fill(b []byte) (int, error) {
 	if int64(len(b)) > d.size-d.pos {
 		return 0, errTruncated
@@ -182,7 +190,7 @@ func (d *Decoder) fill(b []byte) (int, error) {
 	return k, err
 }
 
-// take reads n bytes into new memory.
+// take reads n bytes into newly allocated memory.
 func (d *Decoder) take(n uint64) ([]byte, error) {
 	if n > uint64(d.size-d.pos) {
 		return nil, fmt.Errorf("%d bytes announced, %d left: %w", n, d.size-d.pos, errTruncated)
@@ -193,7 +201,7 @@ func (d *Decoder) take(n uint64) ([]byte, error) {
 	return b, err
 }
 
-// uint reads a little-endian number of n bytes.
+// uint reads a little-endian integer of n bytes.
 func (d *Decoder) uint(n int) (uint64, error) {
 	var v uint64
 	for i := range n {
@@ -206,7 +214,7 @@ func (d *Decoder) uint(n int) (uint64, error) {
 	return v, nil
 }
 
-// sized reads a length of n bytes and then as many bytes.
+// sized reads an n-byte length and then that many bytes.
 func (d *Decoder) sized(n int) ([]byte, error) {
 	size, err := d.uint(n)
 	if err != nil {
@@ -215,7 +223,7 @@ func (d *Decoder) sized(n int) ([]byte, error) {
 	return d.take(size)
 }
 
-// line reads up to a newline, which is dropped.
+// line reads up to a newline, which it drops.
 func (d *Decoder) line(limit int) (string, error) {
 	var b []byte
 	for {
@@ -237,7 +245,8 @@ func (d *Decoder) line(limit int) (string, error) {
 func (d *Decoder) charge(n int) error {
 	d.memory -= int64(n)
 	if d.memory < 0 {
-		return fmt.Errorf("its values need more than %d MB of memory, which no checkpoint of a network does", d.opts.Limits.Memory>>20)
+		return fmt.Errorf("its values need more than %d MB of memory, more than any network "+
+			"checkpoint needs", d.opts.Limits.Memory>>20)
 	}
 	return nil
 }
@@ -246,19 +255,19 @@ func (d *Decoder) charge(n int) error {
 func (d *Decoder) chargeWork(n int) error {
 	d.work -= int64(n)
 	if d.work < 0 {
-		return errors.New("the pickle repeats itself beyond measure (copying limit)")
+		return errors.New("the pickle copies the same data too often (copying limit)")
 	}
 	return nil
 }
 
-// push puts a value on the stack, whose memory is paid for.
+// push pushes a value whose memory has been charged.
 func (d *Decoder) push(v any) error {
 	d.stack = append(d.stack, v)
 	d.pushed++
 	return d.grown()
 }
 
-// pushNew puts a new value on the stack and pays for it.
+// pushNew pushes a new value and charges its memory.
 func (d *Decoder) pushNew(v any, cost int) error {
 	if err := d.charge(cost); err != nil {
 		return err
@@ -266,7 +275,7 @@ func (d *Decoder) pushNew(v any, cost int) error {
 	return d.push(v)
 }
 
-// grown pays for the stack where it has become larger than ever before.
+// grown charges for the stack if it is larger than ever before.
 func (d *Decoder) grown() error {
 	n := len(d.stack) + len(d.marks) - d.deepest
 	if n <= 0 {
@@ -301,7 +310,8 @@ func (d *Decoder) top() (any, error) {
 	return d.stack[len(d.stack)-1], nil
 }
 
-// popMark removes and returns everything above the last mark. The slice is valid until the next push.
+// popMark removes and returns everything above the last mark. The slice is valid until the next
+// push.
 func (d *Decoder) popMark() ([]any, error) {
 	if len(d.marks) == 0 {
 		return nil, errors.New("no mark on the stack")
@@ -313,7 +323,7 @@ func (d *Decoder) popMark() ([]any, error) {
 	return items, nil
 }
 
-// tuple replaces the top n values by a Tuple.
+// tuple replaces the top n values with a Tuple.
 func (d *Decoder) tuple(n int) error {
 	if len(d.stack)-d.base() < n {
 		return errUnderflow
@@ -338,7 +348,7 @@ func (d *Decoder) setItem(target, key, value any) error {
 	return d.insert(dict, key, value)
 }
 
-// insert adds to a dict and accounts for hashing the key.
+// insert adds to a dict and charges for hashing the key.
 func (d *Decoder) insert(dict *Dict, key, value any) error {
 	canon, err := canonical(key)
 	if err != nil {
@@ -374,10 +384,11 @@ func (d *Decoder) appendTo(target any, items []any) error {
 	return d.charge(len(items) * costSlot)
 }
 
-// absent stands in the memo where nothing was put.
+// absent marks an unused index of the memo.
 type absent struct{}
 
-// put keeps the top of the stack in the memo. Python numbers its entries from 0 or 1 on; others are allowed.
+// put stores the top of the stack in the memo. Python numbers entries from 0 or 1; any index is
+// allowed.
 func (d *Decoder) put(index int64) error {
 	v, err := d.top()
 	if err != nil {
@@ -418,7 +429,7 @@ func (d *Decoder) get(index int64) error {
 	return d.push(v)
 }
 
-// text pushes a string whose length has n bytes, in the UTF-8 that Python writes.
+// text pushes a string with an n-byte length, in the UTF-8 that Python writes.
 func (d *Decoder) text(n int) error {
 	b, err := d.sized(n)
 	if err != nil {
@@ -431,7 +442,7 @@ func (d *Decoder) text(n int) error {
 	return d.pushNew(s, costText)
 }
 
-// bytes pushes bytes whose number has n bytes.
+// bytes pushes bytes with an n-byte length.
 func (d *Decoder) bytes(n int) error {
 	b, err := d.sized(n)
 	if err != nil {
@@ -440,7 +451,7 @@ func (d *Decoder) bytes(n int) error {
 	return d.pushNew(b, costText)
 }
 
-// validText checks Python's UTF-8: surrogates are encoded like other code points.
+// validText checks Python's UTF-8, which encodes surrogates like other code points.
 func validText(s string) bool {
 	if utf8.ValidString(s) {
 		return true
@@ -458,7 +469,7 @@ func validText(s string) bool {
 	return true
 }
 
-// maxInt is the length in bytes up to which integers are read; torch's own are at most 10.
+// maxInt is the largest size of an integer in bytes; torch writes at most 10.
 const maxInt = 1024
 
 // longInt decodes a little-endian two's complement integer.
@@ -548,7 +559,7 @@ func (d *Decoder) step(op byte) error {
 		if op == opInt && (s == "00" || s == "01") {
 			return d.push(s == "01")
 		}
-		if err := d.chargeWork(len(s) * len(s) / 16); err != nil { // the time that many digits take
+		if err := d.chargeWork(len(s) * len(s) / 16); err != nil { // parsing time is quadratic
 			return err
 		}
 		v, err := decimalInt(s)
@@ -566,7 +577,7 @@ func (d *Decoder) step(op byte) error {
 			return fmt.Errorf("%.40q is not a number", s)
 		}
 		if math.IsNaN(v) {
-			v = math.Float64frombits(0x7ff8 << 48) // Python's, not Go's
+			v = math.Float64frombits(0x7ff8 << 48) // Python's NaN, which differs from Go's
 		}
 		return d.pushNew(v, costNumber)
 	case opBinFloat:
@@ -780,7 +791,7 @@ func (d *Decoder) step(op byte) error {
 		m, ok1 := module.(string)
 		n, ok2 := name.(string)
 		if !ok1 || !ok2 {
-			return errors.New("a global named by something else than text")
+			return errors.New("a global whose name is not text")
 		}
 		return d.global(m, n)
 	case opReduce, opNewObj:
@@ -826,7 +837,8 @@ func (d *Decoder) step(op byte) error {
 			return err
 		}
 		if d.opts.Persistent == nil {
-			return errors.New("a persistent id in a file that must not have one (is it a PyTorch checkpoint?)")
+			return errors.New("a persistent id in a file that must not contain one (is it a " +
+				"PyTorch checkpoint?)")
 		}
 		v, err := d.opts.Persistent(id)
 		if err != nil {
@@ -837,9 +849,11 @@ func (d *Decoder) step(op byte) error {
 	return fmt.Errorf("this opcode is not allowed (%s)", map[byte]string{
 		opInst: "INST makes an object of any class", opObj: "OBJ makes an object of any class",
 		opNewObjEx: "NEWOBJ_EX makes an object of any class",
-		opExt1:     "EXT1 calls a registered extension", opExt2: "EXT2 calls a registered extension",
-		opExt4: "EXT4 calls a registered extension", opString: "STRING is Python 2 text",
-		opNextBuffer: "NEXT_BUFFER needs data outside the file", opReadOnlyBuffer: "READONLY_BUFFER needs data outside the file",
+		opExt1:     "EXT1 calls a registered extension",
+		opExt2:     "EXT2 calls a registered extension",
+		opExt4:     "EXT4 calls a registered extension", opString: "STRING is Python 2 text",
+		opNextBuffer:     "NEXT_BUFFER needs data outside the file",
+		opReadOnlyBuffer: "READONLY_BUFFER needs data outside the file",
 	}[op])
 }
 
@@ -852,7 +866,7 @@ func (d *Decoder) addAll(set *Set, items []any) error {
 	return nil
 }
 
-// rawUnicode decodes Python's raw-unicode-escape: Latin-1 bytes with \uXXXX and \UXXXXXXXX.
+// rawUnicode decodes Python's raw-unicode-escape: Latin-1 bytes with escapes \uXXXX and \UXXXXXXXX.
 func rawUnicode(s string) (string, error) {
 	var b []byte
 	for i := 0; i < len(s); {

@@ -8,10 +8,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// propertyFiles are the .pkl files that nnU-Net wrote.
+// propertyFiles are the .pkl files written by nnU-Net.
 func propertyFiles(t testing.TB) []string {
 	var out []string
-	for _, pattern := range []string{"phantom-*/preprocessed/*/*/*.pkl", "phantom-mini/predictions/*/*.pkl"} {
+	for _, pattern := range []string{"phantom-*/preprocessed/*/*/*.pkl",
+		"phantom-mini/predictions/*/*.pkl"} {
 		files, err := filepath.Glob(filepath.Join("..", "..", "testdata", pattern))
 		require.NoError(t, err)
 		out = append(out, files...)

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// identity names a shared object: two values with equal identity are one Python object. ok is false for values whose
-// identity means nothing.
+// identity identifies a shared object: values with equal identity are the same Python object. ok is
+// false for values without an identity.
 func identity(v any) (id any, ok bool) {
 	switch v := v.(type) {
 	case *List, *Dict, *OrderedDict, *DefaultDict, *Set, *NumpyArray, *NumpyScalar:
@@ -78,17 +78,19 @@ func children(v any, visit func(any) error) error {
 	return nil
 }
 
-// checkTree refuses results on which a later walk would not end or take too long: cycles, deep nesting, and shared
-// parts that would multiply when the value is seen as a tree ("billion laughs"). size is that of the pickle.
+// checkTree refuses results that a later walk would not finish or would spend too long on: cycles,
+// deep nesting, and shared parts that multiply when the value is expanded to a tree ("billion
+// laughs"). size is the size of the pickle.
 func (d *Decoder) checkTree(root any, size int64) error {
 	l := d.opts.Limits
-	c := treeCheck{maxDepth: l.Depth, maxWeight: l.Memory/64 + d.pushed + size/32, seen: map[any]extent{}, charge: d.charge}
+	c := treeCheck{maxDepth: l.Depth, maxWeight: l.Memory/64 + d.pushed + size/32,
+		seen: map[any]extent{}, charge: d.charge}
 	_, err := c.visit(root, 0)
 	return err
 }
 
 type extent struct {
-	weight int64 // nodes when expanded; long text and arrays count one more for each 64 bytes
+	weight int64 // nodes when expanded, plus one for every 64 bytes of text and arrays
 	height int
 	open   bool
 }
@@ -141,7 +143,7 @@ func (c *treeCheck) visit(v any, depth int) (extent, error) {
 		e.weight += sub.weight
 		e.height = max(e.height, sub.height+1)
 		if err == nil && e.weight > c.maxWeight {
-			err = errors.New("shared parts multiply beyond measure (memo bomb)")
+			err = errors.New("shared parts expand to too many values (memo bomb)")
 		}
 		return err
 	})

@@ -13,7 +13,8 @@ import (
 	"github.com/lntorch/lntorch/formats/internal/array"
 )
 
-// Tuple is a Python tuple. Two Tuples that share their first element's memory and their length are one object.
+// Tuple is a Python tuple. Two Tuples of equal length that share the memory of their first element
+// are the same object.
 type Tuple []any
 
 // List is a Python list.
@@ -22,16 +23,16 @@ type List struct{ Items []any }
 // ByteArray is a Python bytearray; bytes are []byte.
 type ByteArray []byte
 
-// Size is a torch.Size.
+// Size is a Python torch.Size.
 type Size []int64
 
-// Device is a torch.device; Index is -1 where none was given.
+// Device is a torch.device; Index is -1 if none was given.
 type Device struct {
 	Type  string
 	Index int
 }
 
-// String is the device as torch prints it: "cuda:0", "cpu".
+// String returns the device as torch prints it: "cuda:0", "cpu".
 func (d Device) String() string {
 	if d.Index < 0 {
 		return d.Type
@@ -42,22 +43,22 @@ func (d Device) String() string {
 // DType is a torch dtype by its name without "torch.": "float32".
 type DType string
 
-// Global is a class or function of the allow-list, as a value.
+// Global is a class or function of the allow-list used as a value.
 type Global struct{ Module, Name string }
 
-// String is "module.name".
+// String returns "module.name".
 func (g Global) String() string { return g.Module + "." + g.Name }
 
-// Dict is a Python dict: insertion order is kept, and keys are equal where Python's are (1, 1.0, True and
-// numpy.int64(1) are one key). The zero Dict is empty and ready to use.
+// Dict is a Python dict: insertion order is kept, and keys are equal where Python's are (1, 1.0,
+// True and numpy.int64(1) are one key). The zero Dict is empty and ready to use.
 type Dict struct {
 	entries []entry
-	index   map[any]int // canonical key → entry; made when the dict outgrows a linear search
+	index   map[any]int // canonical key → entry; built when the dict outgrows a linear search
 }
 
 type entry struct{ key, canon, value any }
 
-// linearDict is the size up to which a Dict is searched without an index.
+// linearDict is the largest size of a Dict that is searched without an index.
 const linearDict = 8
 
 // Len is the number of entries.
@@ -83,7 +84,7 @@ func (d *Dict) All() func(yield func(key, value any) bool) {
 	}
 }
 
-// Get returns the value of a key; Go ints are Python ints. A key that Python could not hash is in no dict.
+// Get returns the value of a key; Go ints are Python ints. An unhashable key is not found.
 func (d *Dict) Get(key any) (any, bool) {
 	canon, err := canonical(key)
 	if err != nil {
@@ -95,8 +96,8 @@ func (d *Dict) Get(key any) (any, bool) {
 	return nil, false
 }
 
-// Set adds an entry at the end or replaces the value of an equal key, which keeps its place and its first form, as in
-// Python. It panics on a key that Python could not hash.
+// Set adds an entry at the end or replaces the value of an equal key, which keeps its position and
+// its first form, as in Python. It panics on an unhashable key.
 func (d *Dict) Set(key, value any) {
 	if n, ok := key.(int); ok {
 		key = int64(n)
@@ -108,7 +109,7 @@ func (d *Dict) Set(key, value any) {
 	d.set(key, canon, value)
 }
 
-// Delete removes a key, if it is there.
+// Delete removes a key if present.
 func (d *Dict) Delete(key any) {
 	canon, err := canonical(key)
 	if err != nil {
@@ -160,7 +161,8 @@ func (d *Dict) reindex() {
 	}
 }
 
-// OrderedDict is a collections.OrderedDict. Attrs are its instance attributes (a state dict's _metadata), nil if none.
+// OrderedDict is a collections.OrderedDict. Attrs are its instance attributes (a state dict's
+// _metadata), nil if none.
 type OrderedDict struct {
 	Dict
 	Attrs *Dict
@@ -172,13 +174,13 @@ type DefaultDict struct {
 	Factory any
 }
 
-// Set is a Python set, or frozenset, in the order of the file.
+// Set is a Python set or frozenset, in file order.
 type Set struct {
 	Frozen bool
 	dict   Dict
 }
 
-// NewSet makes a set of the given items; it panics on one that Python could not hash.
+// NewSet returns a set of the given items; it panics on an unhashable one.
 func NewSet(items ...any) *Set {
 	s := &Set{}
 	for _, v := range items {
@@ -205,7 +207,8 @@ type NumpyScalar struct {
 	Data  []byte
 }
 
-// Value is the scalar as bool, int64, uint64 (only above the int64 range), float64, complex128, string or []byte.
+// Value returns the scalar as bool, int64, uint64 (only above int64's range), float64, complex128,
+// string or []byte.
 func (s *NumpyScalar) Value() any {
 	data := s.Data
 	if s.DType.Order == '>' && s.DType.Kind != 'U' {
@@ -245,9 +248,11 @@ func (s *NumpyScalar) Value() any {
 	case "f8":
 		return math.Float64frombits(le.Uint64(data))
 	case "c8":
-		return complex(float64(math.Float32frombits(le.Uint32(data))), float64(math.Float32frombits(le.Uint32(data[4:]))))
+		return complex(float64(math.Float32frombits(le.Uint32(data))),
+			float64(math.Float32frombits(le.Uint32(data[4:]))))
 	case "c16":
-		return complex(math.Float64frombits(le.Uint64(data)), math.Float64frombits(le.Uint64(data[8:])))
+		return complex(math.Float64frombits(le.Uint64(data)),
+			math.Float64frombits(le.Uint64(data[8:])))
 	}
 	if s.DType.Kind == 'U' {
 		var text strings.Builder
@@ -263,7 +268,8 @@ func (s *NumpyScalar) Value() any {
 	return data
 }
 
-// NumpyArray is a numpy.ndarray: Data holds the elements of DType in row-major order, or column-major if Fortran.
+// NumpyArray is a numpy.ndarray: Data holds the elements of DType in row-major order, or
+// column-major if Fortran.
 type NumpyArray struct {
 	DType   NumpyDType
 	Shape   []int64
@@ -299,7 +305,7 @@ func elements[T array.Number](a *NumpyArray) ([]T, error) {
 	return out, nil
 }
 
-// AsInt gives the value of a Python or numpy integer or bool.
+// AsInt returns the value of a Python or numpy integer or bool.
 func AsInt(v any) (int64, bool) {
 	switch v := v.(type) {
 	case int64:
@@ -318,7 +324,7 @@ func AsInt(v any) (int64, bool) {
 	return 0, false
 }
 
-// AsFloat gives the value of a Python or numpy real number.
+// AsFloat returns the value of a Python or numpy real number.
 func AsFloat(v any) (float64, bool) {
 	switch v := v.(type) {
 	case float64:
@@ -339,20 +345,21 @@ func AsFloat(v any) (float64, bool) {
 	return float64(n), ok
 }
 
-// Canonical keys: Python-equal keys have one comparable Go value. Strings and ints stand for themselves, since nearly
-// all keys are such; these types hold the rest.
+// Canonical keys: keys equal in Python have the same comparable Go value. Strings and ints, nearly
+// all keys, stand for themselves; these types represent the rest.
 type (
 	noneKey  struct{}
 	bytesKey string
 	tupleKey string
 )
 
-// maxKey bounds the canonical form of a tuple or frozenset key, which may share its parts many times over.
+// maxKey bounds the canonical form of a tuple or frozenset key, which may share its parts many
+// times over.
 const maxKey = 64 << 10
 
 var errKeySize = errors.New("dict key is too large")
 
-// canonical returns the comparable form of a key; the error says why v cannot be one.
+// canonical returns the comparable form of a key; the error says why v cannot be a key.
 func canonical(v any) (any, error) {
 	switch v := v.(type) {
 	case string, int64, Device, DType, Global:
@@ -394,7 +401,7 @@ func canonical(v any) (any, error) {
 	return nil, fmt.Errorf("unhashable dict key of type %s", TypeName(v))
 }
 
-// appendKey writes an unambiguous form of v: a tag, a length and the parts.
+// appendKey appends an unambiguous encoding of v: a tag, a length and the parts.
 func appendKey(b []byte, v any, depth int) ([]byte, error) {
 	if depth > 32 || len(b) > maxKey {
 		return nil, errKeySize
@@ -456,8 +463,8 @@ func appendKey(b []byte, v any, depth int) ([]byte, error) {
 	return b, nil
 }
 
-// TypeName is the Python name of v's type, for messages to users. A value of another package says it by a method
-// PythonType.
+// TypeName returns the Python name of v's type, for messages to users. Types of other packages
+// provide it by a method PythonType.
 func TypeName(v any) string {
 	switch v := v.(type) {
 	case interface{ PythonType() string }:

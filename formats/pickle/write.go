@@ -12,20 +12,21 @@ import (
 	"unicode/utf8"
 )
 
-// Persistent is written as a persistent id, which the reading program resolves (torch: a storage).
+// Persistent is written as a persistent id, which the reader resolves (torch: to a storage).
 type Persistent struct{ ID any }
 
-// Call is written as a call of a global, such as torch's function that rebuilds a tensor.
+// Call is written as a call of a global, such as torch's _rebuild_tensor_v2.
 type Call struct {
 	Func Global
 	Args Tuple
 }
 
-// Marshal writes v as a pickle of protocol 2, with only the opcodes that torch's weights_only unpickler knows (for
-// integers of up to 255 bytes). Shared lists, dicts, tuples, arrays and byte strings stay shared. replace, if not nil,
-// is asked for each value of a foreign type and returns what is written in its place, usually a Call or a Persistent;
-// a foreign pointer met again is written as a reference to the first.
-// A value that contains itself, and nesting deeper than DefaultLimits.Depth, are errors.
+// Marshal writes v as a pickle of protocol 2, with only the opcodes that torch's weights_only
+// unpickler supports (for integers of up to 255 bytes). Shared lists, dicts, tuples, arrays and
+// byte strings stay shared. replace, if not nil, is called for each value of a foreign type and
+// returns its replacement, usually a Call or a Persistent; further occurrences of a foreign pointer
+// are written as references to the first. A value that contains itself and nesting deeper than
+// DefaultLimits.Depth are errors.
 func Marshal(v any, replace func(v any) (any, error)) ([]byte, error) {
 	e := encoder{memo: map[any]uint32{}, open: map[any]bool{}, replace: replace}
 	e.op(opProto, 2)
@@ -51,7 +52,7 @@ type (
 
 func (e *encoder) op(b ...byte) { e.out = append(e.out, b...) }
 
-// known writes a reference if the object was written before.
+// known writes a memo reference if the object was written before.
 func (e *encoder) known(id any) bool {
 	i, ok := e.memo[id]
 	switch {
@@ -66,7 +67,7 @@ func (e *encoder) known(id any) bool {
 	return true
 }
 
-// remember puts the object on top of the reader's stack into the memo.
+// remember stores the object on top of the reader's stack in the memo.
 func (e *encoder) remember(id any) {
 	i := uint32(len(e.memo))
 	e.memo[id] = i
@@ -165,7 +166,8 @@ func (e *encoder) value(v any, depth int) error {
 		if v.Frozen {
 			name = "frozenset"
 		}
-		if err := e.call(Global{"builtins", name}, Tuple{&List{Items: v.Items()}}, depth); err != nil {
+		if err := e.call(Global{"builtins", name}, Tuple{&List{Items: v.Items()}},
+			depth); err != nil {
 			return err
 		}
 		e.remember(id)
@@ -174,7 +176,8 @@ func (e *encoder) value(v any, depth int) error {
 	case *NumpyDType:
 		return e.dtype(*v, depth)
 	case *NumpyScalar:
-		if err := e.reduce(Global{"numpy.core.multiarray", "scalar"}, depth, &v.DType, v.Data); err != nil {
+		if err := e.reduce(Global{"numpy.core.multiarray", "scalar"}, depth, &v.DType,
+			v.Data); err != nil {
 			return err
 		}
 		e.remember(id)
@@ -183,7 +186,8 @@ func (e *encoder) value(v any, depth int) error {
 		for i, n := range v.Shape {
 			shape[i] = n
 		}
-		if err := e.reduce(Global{"numpy.core.multiarray", "_reconstruct"}, depth, Global{"numpy", "ndarray"}, Tuple{int64(0)}, []byte("b")); err != nil {
+		if err := e.reduce(Global{"numpy.core.multiarray", "_reconstruct"}, depth,
+			Global{"numpy", "ndarray"}, Tuple{int64(0)}, []byte("b")); err != nil {
 			return err
 		}
 		e.remember(id)
@@ -241,7 +245,7 @@ func (e *encoder) foreign(v any, depth int) error {
 	if err := e.value(r, depth); err != nil {
 		return err
 	}
-	if _, ok := r.(Persistent); !ok { // torch writes the id of a storage anew each time
+	if _, ok := r.(Persistent); !ok { // torch writes a storage's id again each time
 		e.remember(id)
 	}
 	return nil
@@ -258,7 +262,8 @@ func (e *encoder) integer(n int64) {
 		e.out = binary.LittleEndian.AppendUint32(e.out, uint32(n))
 	default:
 		b := binary.LittleEndian.AppendUint64(nil, uint64(n))
-		for len(b) > 1 && (b[len(b)-1] == 0 && b[len(b)-2] < 0x80 || b[len(b)-1] == 0xff && b[len(b)-2] >= 0x80) {
+		for len(b) > 1 && (b[len(b)-1] == 0 && b[len(b)-2] < 0x80 ||
+			b[len(b)-1] == 0xff && b[len(b)-2] >= 0x80) {
 			b = b[:len(b)-1]
 		}
 		e.op(opLong1, byte(len(b)))
@@ -308,7 +313,7 @@ func (e *encoder) text(s string) error {
 	return nil
 }
 
-// latin1Text is the form in which protocol 2 holds bytes: one code point for each.
+// latin1Text returns bytes in protocol 2's form: one code point per byte.
 func latin1Text(b []byte) string {
 	var s strings.Builder
 	s.Grow(len(b) + len(b)/2)
@@ -361,7 +366,7 @@ func (e *encoder) tuple(t Tuple, id any, depth int) error {
 	return nil
 }
 
-// batch is the number of items Python adds with one opcode.
+// batch is the number of items that Python adds with one opcode.
 const batch = 1000
 
 func (e *encoder) items(items []any, depth int) error {
@@ -409,7 +414,8 @@ func (e *encoder) global(g Global) error {
 	if e.known(g) {
 		return nil
 	}
-	if g.Module == "" || g.Name == "" || strings.Contains(g.Module+g.Name, "\n") || !utf8.ValidString(g.Module+g.Name) {
+	if g.Module == "" || g.Name == "" || strings.Contains(g.Module+g.Name, "\n") ||
+		!utf8.ValidString(g.Module+g.Name) {
 		return fmt.Errorf("%q is not the name of a global", g)
 	}
 	module := g.Module
@@ -421,7 +427,7 @@ func (e *encoder) global(g Global) error {
 	return nil
 }
 
-// reduce is call with the arguments listed.
+// reduce is call with variadic arguments.
 func (e *encoder) reduce(g Global, depth int, args ...any) error { return e.call(g, args, depth) }
 
 // call writes the call of a global.
@@ -452,7 +458,8 @@ func (e *encoder) dtype(t NumpyDType, depth int) error {
 	case 'U':
 		size, align, flags = t.Size, 4, 8
 	}
-	if err := e.value(Tuple{int64(3), string(t.Order), nil, nil, nil, int64(size), int64(align), int64(flags)}, depth); err != nil {
+	if err := e.value(Tuple{int64(3), string(t.Order), nil, nil, nil, int64(size), int64(align),
+		int64(flags)}, depth); err != nil {
 		return err
 	}
 	e.op(opBuild)

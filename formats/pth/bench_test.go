@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// benchmarkTree is a state dict of 120 tensors, 238 MiB, as a full-size nnU-Net with its momentum buffers has.
+// benchmarkTree is a state dict of 120 tensors, 238 MiB, the size of a full-size nnU-Net with its
+// momentum buffers.
 func benchmarkTree(b *testing.B) (root *pickle.OrderedDict, size int64) {
 	root = &pickle.OrderedDict{}
 	for i := range 120 {
@@ -24,7 +25,7 @@ func benchmarkTree(b *testing.B) (root *pickle.OrderedDict, size int64) {
 	return root, size
 }
 
-// BenchmarkOpenAndRead opens a checkpoint and reads every tensor into memory that is there already.
+// BenchmarkOpenAndRead opens a checkpoint and reads every tensor into preallocated memory.
 func BenchmarkOpenAndRead(b *testing.B) {
 	root, size := benchmarkTree(b)
 	path := filepath.Join(b.TempDir(), "big.pth")
@@ -38,13 +39,15 @@ func BenchmarkOpenAndRead(b *testing.B) {
 		f, err := Open(path)
 		require.NoError(b, err)
 		var tensors []*Tensor
-		require.NoError(b, Walk(f.Root, func(_ string, x *Tensor) error { tensors = append(tensors, x); return nil }))
+		require.NoError(b,
+			Walk(f.Root,
+				func(_ string, x *Tensor) error { tensors = append(tensors, x); return nil }))
 		require.NoError(b, ReadAll(tensors, dsts, 0))
 		require.NoError(b, f.Close())
 	}
 }
 
-// BenchmarkOpen reads the structure alone.
+// BenchmarkOpen reads the structure only.
 func BenchmarkOpen(b *testing.B) {
 	path := realCheckpoints(b)[0]
 	for b.Loop() {

@@ -18,10 +18,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// bombSize is how long the repeated part of a bomb's pickle is.
+// bombSize is the length of the repeated part of a bomb's pickle.
 const bombSize = 25 << 20
 
-// bombEnv names the file that the test binary, started again, opens.
+// bombEnv names the file that the test binary opens when it is started as a subprocess.
 const bombEnv = "LNTORCH_TEST_BOMB"
 
 func TestMain(m *testing.M) {
@@ -38,7 +38,8 @@ func TestMain(m *testing.M) {
 	fmt.Println(strings.Fields(peak)[0], err)
 }
 
-// bombs are pickles that repeat a part; each opcode that makes, copies or keeps something is in one of them.
+// bombs are pickles that repeat a part; every opcode that creates, copies or stores something is in
+// one of them.
 func bombs() map[string]func(w *bytes.Buffer) {
 	repeat := func(head, part string) func(*bytes.Buffer) {
 		return func(w *bytes.Buffer) {
@@ -49,7 +50,9 @@ func bombs() map[string]func(w *bytes.Buffer) {
 			w.WriteString(".")
 		}
 	}
-	put := func(n int) string { return "r" + string(binary.LittleEndian.AppendUint32(nil, uint32(n))) }
+	put := func(n int) string {
+		return "r" + string(binary.LittleEndian.AppendUint32(nil, uint32(n)))
+	}
 	counted := func(head string, part func(i int) string) func(*bytes.Buffer) {
 		return func(w *bytes.Buffer) {
 			w.WriteString("\x80\x04" + head)
@@ -67,30 +70,35 @@ func bombs() map[string]func(w *bytes.Buffer) {
 		"K\x00(" + many + "t(" + many + "t\x89ccollections\nOrderedDict\n)Rtq\x010"
 	storage := "(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tq\x000"
 	array := "cnumpy.core.multiarray\n_reconstruct\nq\x00cnumpy\nndarray\nK\x00\x85C\x01b\x87q\x01R(K\x01J\x00\x00\x04\x00\x85cnumpy\ndtype\nX\x02\x00\x00\x00i4\x89\x88\x87R" +
-		"(K\x03X\x01\x00\x00\x00>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + bytesLong + "tq\x02b"
+		"(K\x03X\x01\x00\x00\x00>NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + bytesLong +
+		"tq\x02b"
 	return map[string]func(*bytes.Buffer){
-		"DUP":               repeat("N", "2"),
-		"MARK":              repeat("", "("),
-		"None":              repeat("", "N"),
-		"None and POP":      repeat("", "N0"),
-		"PROTO":             repeat("", "\x80\x02"),
-		"FRAME":             repeat("", "\x95\x00\x00\x00\x00\x00\x00\x00\x00"),
-		"floats":            repeat("", "G\x40\x01\x00\x00\x00\x00\x00\x01"),
-		"floats in a list":  repeat("](", "G\x40\x01\x00\x00\x00\x00\x00\x01"),
-		"APPEND":            repeat("]", "Na"),
-		"integers":          repeat("", "M\x00\x10"),
-		"LONG4":             repeat("", "\x8b\x00\x04\x00\x00"+strings.Repeat("\x7f", 1024)),
-		"LONG1":             repeat("", "\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f"),
-		"INT":               repeat("", "I"+strings.Repeat("9", 2048)+"\n"),
-		"short text":        repeat("", "\x8c\x01a"),
-		"UNICODE":           repeat("", "V"+strings.Repeat("\xff", 1000)+"\n"),
-		"bytes":             repeat("", "C\x01a"),
-		"lists":             repeat("", "]"),
-		"lists in a list":   repeat("](", "]"),
-		"deep lists":        repeat("", "]"),
-		"dicts":             repeat("", "}"),
-		"dicts of nine":     repeat("", "}(K\x01NK\x02NK\x03NK\x04NK\x05NK\x06NK\x07NK\x08NK\x09Nu"),
-		"dict":              counted("}", func(i int) string { return "J" + string(binary.LittleEndian.AppendUint32(nil, uint32(i))) + "Ns" }),
+		"DUP":              repeat("N", "2"),
+		"MARK":             repeat("", "("),
+		"None":             repeat("", "N"),
+		"None and POP":     repeat("", "N0"),
+		"PROTO":            repeat("", "\x80\x02"),
+		"FRAME":            repeat("", "\x95\x00\x00\x00\x00\x00\x00\x00\x00"),
+		"floats":           repeat("", "G\x40\x01\x00\x00\x00\x00\x00\x01"),
+		"floats in a list": repeat("](", "G\x40\x01\x00\x00\x00\x00\x00\x01"),
+		"APPEND":           repeat("]", "Na"),
+		"integers":         repeat("", "M\x00\x10"),
+		"LONG4":            repeat("", "\x8b\x00\x04\x00\x00"+strings.Repeat("\x7f", 1024)),
+		"LONG1":            repeat("", "\x8a\x09\xff\xff\xff\xff\xff\xff\xff\xff\x7f"),
+		"INT":              repeat("", "I"+strings.Repeat("9", 2048)+"\n"),
+		"short text":       repeat("", "\x8c\x01a"),
+		"UNICODE":          repeat("", "V"+strings.Repeat("\xff", 1000)+"\n"),
+		"bytes":            repeat("", "C\x01a"),
+		"lists":            repeat("", "]"),
+		"lists in a list":  repeat("](", "]"),
+		"deep lists":       repeat("", "]"),
+		"dicts":            repeat("", "}"),
+		"dicts of nine": repeat("",
+			"}(K\x01NK\x02NK\x03NK\x04NK\x05NK\x06NK\x07NK\x08NK\x09Nu"),
+		"dict": counted("}",
+			func(i int) string {
+				return "J" + string(binary.LittleEndian.AppendUint32(nil, uint32(i))) + "Ns"
+			}),
 		"sets":              repeat("", "\x8f(K\x01K\x02\x90"),
 		"OrderedDicts":      repeat("ccollections\nOrderedDict\nq\x00", "h\x00)R"),
 		"sets of a list":    repeat("c__builtin__\nset\nq\x00"+numbers+"\x85q\x01", "h\x00h\x01R"),
@@ -104,8 +112,10 @@ func bombs() map[string]func(w *bytes.Buffer) {
 		"long keys":         repeat(long+"q\x00", "}h\x00Ns"),
 		"bytes as keys":     repeat(bytesLong+"q\x00", "}h\x00Ns"),
 		"tuples as keys":    repeat("("+strings.Repeat("K\x01", 3000)+"tq\x00", "}h\x00Ns"),
-		"latin1":            repeat("c_codecs\nencode\nq\x00"+long+"X\x06\x00\x00\x00latin1\x86q\x01", "h\x00h\x01R"),
-		"bytearrays":        repeat("c__builtin__\nbytearray\nq\x00"+bytesLong+"\x85q\x01", "h\x00h\x01R"),
+		"latin1": repeat(
+			"c_codecs\nencode\nq\x00"+long+"X\x06\x00\x00\x00latin1\x86q\x01", "h\x00h\x01R"),
+		"bytearrays": repeat("c__builtin__\nbytearray\nq\x00"+bytesLong+"\x85q\x01",
+			"h\x00h\x01R"),
 		"big-endian arrays": repeat(array, "h\x00h\x01Rh\x02b"),
 		"globals":           repeat("", "ctorch\nFloatStorage\n"),
 		"tensors":           repeat(tensor, "h\x00h\x01R"),
@@ -114,7 +124,7 @@ func bombs() map[string]func(w *bytes.Buffer) {
 	}
 }
 
-// zipBombs are files whose container is the bomb.
+// zipBombs are files whose zip container is the bomb.
 func zipBombs(t *testing.T) map[string][]byte {
 	directory := func(name func(i int) string, n int) []byte {
 		members := []member{{"a/data.pkl", "N.", 0}, {"a/version", "3", 0}}
@@ -126,15 +136,20 @@ func zipBombs(t *testing.T) map[string][]byte {
 	zeros := strings.Repeat("\x00", 1<<30)
 	return map[string][]byte{
 		"300,000 entries": directory(func(i int) string { return fmt.Sprintf("a/%d", i) }, 300000),
-		"long names":      directory(func(i int) string { return fmt.Sprintf("a/%d%s", i, strings.Repeat("/a", 16000)) }, 1000),
-		"zeros as pickle": zipped(t, member{"a/data.pkl", zeros, zip.Deflate}, member{"a/version", "3", 0}),
-		"zeros as tensor": zipped(t, member{"a/data.pkl", tensorPickle(t, 1<<28, 0, []int64{1 << 28}, []int64{1}), 0}, member{"a/version", "3", 0},
+		"long names": directory(
+			func(i int) string { return fmt.Sprintf("a/%d%s", i, strings.Repeat("/a", 16000)) },
+			1000),
+		"zeros as pickle": zipped(t, member{"a/data.pkl", zeros, zip.Deflate},
+			member{"a/version", "3", 0}),
+		"zeros as tensor": zipped(t, member{"a/data.pkl",
+			tensorPickle(t, 1<<28, 0, []int64{1 << 28}, []int64{1}), 0},
+			member{"a/version", "3", 0},
 			member{"a/data/0", zeros, zip.Deflate}),
 	}
 }
 
-// No file, whatever is in it, takes 2 seconds or 256 MB to open. What is measured is the time of the CPU, on all cores, which
-// leaves room for a busy machine.
+// No file takes 2 seconds or 256 MB to open, whatever its content. CPU time over all cores is
+// measured, which tolerates a busy machine.
 func TestNoFileTakesLongOrMuchMemory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes files of 25 MB")
@@ -179,7 +194,7 @@ func TestNoFileTakesLongOrMuchMemory(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			reason := check(t, data)
 			if name == "300,000 entries" || name == "long names" {
-				require.Contains(t, reason, "its table of contents has more than 8 MB")
+				require.Contains(t, reason, "its central directory has more than 8 MB")
 			}
 		})
 	}

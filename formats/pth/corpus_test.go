@@ -13,10 +13,10 @@ import (
 
 const goldenFolder = "../../testdata/golden"
 
-// corpora are the folders that scripts/golden/pth_corpus.py wrote, one for each torch.
+// corpora are the folders written by scripts/golden/pth_corpus.py, one per torch version.
 var corpora = []string{"pth", "pth215"}
 
-// eachCorpusFile calls check with every file and Python's description of it.
+// eachCorpusFile calls check with each file and Python's description of it.
 func eachCorpusFile(t *testing.T, check func(t *testing.T, path, want string)) {
 	for _, folder := range corpora {
 		index := map[string]string{}
@@ -53,8 +53,10 @@ func TestCorpusIsReadAsPythonReadsIt(t *testing.T) {
 
 func TestWrittenCorpusIsReadBack(t *testing.T) {
 	eachCorpusFile(t, func(t *testing.T, path, want string) {
-		if strings.HasSuffix(path, "values_5.pkl") || strings.HasSuffix(path, "values_legacy_5.pth") {
-			// Only protocol 5 keeps a big-endian array; Python's own protocol 2 makes it little-endian, as ours does.
+		if strings.HasSuffix(path, "values_5.pkl") ||
+			strings.HasSuffix(path, "values_legacy_5.pth") {
+			// Only protocol 5 preserves a big-endian array; Python's protocol 2 makes it
+			// little-endian, as ours does.
 			b, err := os.ReadFile(filepath.Join(filepath.Dir(path), "values.json"))
 			require.NoError(t, err)
 			want = string(b)

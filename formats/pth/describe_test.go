@@ -16,7 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// describer gives the same description of a value as scripts/golden/pth_corpus.py does in Python.
+// describer produces the same description of a value as scripts/golden/pth_corpus.py does in
+// Python.
 type describer struct {
 	t        testing.TB
 	seen     map[any]int
@@ -34,7 +35,8 @@ func describe(t testing.TB, v any) string {
 
 func (d *describer) describe(v any) any {
 	switch id := v.(type) {
-	case *pickle.List, *pickle.Dict, *pickle.OrderedDict, *pickle.DefaultDict, *Tensor, *pickle.NumpyArray:
+	case *pickle.List, *pickle.Dict, *pickle.OrderedDict, *pickle.DefaultDict, *Tensor,
+		*pickle.NumpyArray:
 		if n, ok := d.seen[id]; ok {
 			return object{"ref": n}
 		}
@@ -99,13 +101,16 @@ func (d *describer) value(v any) any {
 		if v.Parameter {
 			name = "Parameter"
 		}
-		return object{"t": name, "dtype": v.DType.String(), "size": ints64(v.Size), "stride": ints64(v.Stride), "offset": v.Offset,
-			"requires_grad": v.RequiresGrad, "sha256": sum(data), "storage": d.storage(v.Storage), "bytes": v.Storage.Bytes()}
+		return object{"t": name, "dtype": v.DType.String(), "size": ints64(v.Size),
+			"stride": ints64(v.Stride), "offset": v.Offset,
+			"requires_grad": v.RequiresGrad, "sha256": sum(data), "storage": d.storage(v.Storage),
+			"bytes": v.Storage.Bytes()}
 	case *Storage:
 		data := make([]byte, v.Bytes())
 		_, err := v.ReadAt(data, 0)
 		require.NoError(d.t, err)
-		return object{"t": "Storage", "dtype": v.DType.String(), "storage": d.storage(v), "bytes": v.Bytes(), "sha256": sum(data)}
+		return object{"t": "Storage", "dtype": v.DType.String(), "storage": d.storage(v),
+			"bytes": v.Bytes(), "sha256": sum(data)}
 	case pickle.Size:
 		return object{"t": "Size", "v": ints64(v)}
 	case pickle.Device:
@@ -117,7 +122,8 @@ func (d *describer) value(v any) any {
 		if v.Fortran {
 			data = fortranToC(v)
 		}
-		return object{"t": "ndarray", "dtype": v.DType.String(), "shape": ints64(v.Shape), "fortran": v.Fortran, "v": hex.EncodeToString(data)}
+		return object{"t": "ndarray", "dtype": v.DType.String(), "shape": ints64(v.Shape),
+			"fortran": v.Fortran, "v": hex.EncodeToString(data)}
 	case *pickle.NumpyScalar:
 		return object{"t": "scalar", "dtype": v.DType.String(), "v": hex.EncodeToString(v.Data)}
 	case *pickle.NumpyDType:
@@ -151,7 +157,8 @@ func (d *describer) value(v any) any {
 			name = "frozenset"
 		}
 		items := d.list(v.Items())
-		slices.SortFunc(items, func(a, b any) int { return strings.Compare(pythonJSON(d.t, a), pythonJSON(d.t, b)) })
+		slices.SortFunc(items,
+			func(a, b any) int { return strings.Compare(pythonJSON(d.t, a), pythonJSON(d.t, b)) })
 		return object{"t": name, "v": items}
 	case *pickle.Dict:
 		return object{"t": "dict", "v": d.pairs(v)}
@@ -173,14 +180,14 @@ func (d *describer) value(v any) any {
 	return nil
 }
 
-// pythonJSON spaces the separators as Python does, so that sets sort alike.
+// pythonJSON spaces the separators as Python does, so that sets sort the same way.
 func pythonJSON(t testing.TB, v any) string {
 	b, err := json.Marshal(v)
 	require.NoError(t, err)
 	return strings.ReplaceAll(strings.ReplaceAll(string(b), `":`, `": `), `,"`, `, "`)
 }
 
-// fortranToC reorders by plain index arithmetic, apart from the package's own gathering.
+// fortranToC reorders by plain index arithmetic, independently of the package's own gathering.
 func fortranToC(a *pickle.NumpyArray) []byte {
 	n := len(a.Shape)
 	var out bytes.Buffer

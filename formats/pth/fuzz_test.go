@@ -20,7 +20,7 @@ func seeds(f *testing.F, pattern string) {
 	}
 }
 
-// checkFile reads everything a hostile file offers; errors are fine, panics and huge memory are not.
+// checkFile reads everything in a hostile file; errors are fine, panics and huge memory are not.
 func checkFile(t *testing.T, data []byte) {
 	f, err := read(bytes.NewReader(data), int64(len(data)), "fuzz")
 	if err != nil {
@@ -38,11 +38,13 @@ func FuzzPth(f *testing.F) {
 	f.Fuzz(checkFile)
 }
 
-// FuzzPthPickle changes data.pkl inside a sound container, which FuzzPth's checksums mostly prevent.
+// FuzzPthPickle mutates data.pkl inside a valid container, which the checksums mostly prevent in
+// FuzzPth.
 func FuzzPthPickle(f *testing.F) {
 	f.Add([]byte(tensorPickle(f, 4, 0, []int64{2, 2}, []int64{2, 1})))
 	f.Fuzz(func(t *testing.T, pkl []byte) {
-		checkFile(t, zipped(t, member{"a/data.pkl", string(pkl), 0}, member{"a/version", "3", 0}, member{"a/data/0", "0123456789abcdef", 0}))
+		checkFile(t, zipped(t, member{"a/data.pkl", string(pkl), 0}, member{"a/version", "3", 0},
+			member{"a/data/0", "0123456789abcdef", 0}))
 	})
 }
 

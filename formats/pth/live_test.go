@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// runPython returns the lines of its output.
+// runPython runs a script and returns the lines of its output.
 func runPython(t *testing.T, args ...string) []string {
 	cmd := exec.Command(golden.Python(t), append([]string{"-W", "ignore"}, args...)...)
 	cmd.Env = append(os.Environ(), "OMP_NUM_THREADS=2")
@@ -35,7 +35,8 @@ func pythonDescribes(t *testing.T, mode string, files ...string) []string {
 
 func realCheckpoints(t testing.TB) []string {
 	var out []string
-	for _, pattern := range []string{"phantom-mini/results/*/*/*/*.pth", "phantom-mini/trajectory/*.pth", "phantom-demo/foundation/*/*/*.pth"} {
+	for _, pattern := range []string{"phantom-mini/results/*/*/*/*.pth",
+		"phantom-mini/trajectory/*.pth", "phantom-demo/foundation/*/*/*.pth"} {
 		files, err := filepath.Glob(filepath.Join("..", "..", "testdata", pattern))
 		require.NoError(t, err)
 		require.NotEmpty(t, files)
@@ -44,12 +45,14 @@ func realCheckpoints(t testing.TB) []string {
 	return out
 }
 
-// nnU-Net's own checkpoints, torch's corpus and case properties: read and written by us, they are for Python what they
-// were: keys, order, types, values, dtypes, shapes, bytes and shared storages.
+// nnU-Net's own checkpoints, torch's corpus and case properties: after reading and writing by us,
+// Python finds them unchanged: keys, order, types, values, dtypes, shapes, bytes and shared
+// storages.
 func TestLiveRoundTripIsEqualForPython(t *testing.T) {
 	golden.Python(t)
 	originals := realCheckpoints(t)
-	for _, pattern := range []string{"golden/pth/*.pth", "golden/pth/*.pkl", "phantom-mini/preprocessed/*/*/*.pkl"} {
+	for _, pattern := range []string{"golden/pth/*.pth", "golden/pth/*.pkl",
+		"phantom-mini/preprocessed/*/*/*.pkl"} {
 		files, err := filepath.Glob(filepath.Join("..", "..", "testdata", pattern))
 		require.NoError(t, err)
 		originals = append(originals, files...)
@@ -61,17 +64,20 @@ func TestLiveRoundTripIsEqualForPython(t *testing.T) {
 		require.NoError(t, Save(out, openAny(t, path)))
 		copies = append(copies, out)
 	}
-	lines := pythonDescribes(t, "--describe", append(append([]string{}, originals...), copies...)...)
+	lines := pythonDescribes(t, "--describe",
+		append(append([]string{}, originals...), copies...)...)
 	for i, path := range originals {
 		want := lines[i]
-		if strings.HasSuffix(path, "values_5.pkl") || strings.HasSuffix(path, "values_legacy_5.pth") { // see TestWrittenCorpusIsReadBack
+		// see TestWrittenCorpusIsReadBack
+		if strings.HasSuffix(path, "values_5.pkl") ||
+			strings.HasSuffix(path, "values_legacy_5.pth") {
 			want = lines[len(originals)+i-1]
 		}
 		require.Equal(t, want, lines[len(originals)+i], path)
 	}
 }
 
-// built is a checkpoint made in memory, with nothing but what the restricted loader knows.
+// built is a checkpoint made in memory, with only what the restricted loader accepts.
 func built(t *testing.T) any {
 	var raw []byte
 	for i := range 24 {
@@ -106,7 +112,8 @@ func built(t *testing.T) any {
 	root := &pickle.Dict{}
 	root.Set("network_weights", state)
 	root.Set("current_epoch", int64(30))
-	root.Set("lrs", &pickle.List{Items: []any{0.01, math.Inf(1), math.Copysign(0, -1), int64(1) << 40}})
+	root.Set("lrs",
+		&pickle.List{Items: []any{0.01, math.Inf(1), math.Copysign(0, -1), int64(1) << 40}})
 	root.Set("axes", pickle.Tuple{int64(0), int64(1), int64(2)})
 	root.Set("device", pickle.Device{Type: "cuda", Index: 0})
 	root.Set("dtype", pickle.DType("float32"))
@@ -121,7 +128,8 @@ func TestLiveRestrictedLoaderOpensWhatSaveWrites(t *testing.T) {
 	root := built(t)
 	require.NoError(t, Save(files[0], root))
 	want := []string{describe(t, root)}
-	for i, path := range []string{"dtypes.pth", "views.pth", "parameters.pth", "state_dict.pth", "tensor.pth", "views_legacy.pth"} {
+	for i, path := range []string{"dtypes.pth", "views.pth", "parameters.pth", "state_dict.pth",
+		"tensor.pth", "views_legacy.pth"} {
 		v := openAny(t, filepath.Join(goldenFolder, "pth", path))
 		out := filepath.Join(dir, string(rune('a'+i))+".pth")
 		require.NoError(t, Save(out, v))
@@ -132,7 +140,8 @@ func TestLiveRestrictedLoaderOpensWhatSaveWrites(t *testing.T) {
 	}
 }
 
-// Python's zipfile checks the checksums and torch maps the storages, for which they must be stored and aligned.
+// Python's zipfile verifies the checksums, and torch maps the storages into memory, for which they
+// must be stored uncompressed and aligned.
 func TestLiveContainerIsSound(t *testing.T) {
 	golden.Python(t)
 	path := filepath.Join(t.TempDir(), "model.pth")
@@ -149,5 +158,6 @@ for i in z.infolist():
     print(i.filename)
 print(float(torch.load(sys.argv[1], mmap=True, map_location="cpu", weights_only=True)["network_weights"]["a.weight"].sum()))
 `, path)
-	require.Equal(t, []string{"model/data.pkl", "model/byteorder", "model/data/0", "model/data/1", "model/data/2", "model/version", "192.0"}, lines)
+	require.Equal(t, []string{"model/data.pkl", "model/byteorder", "model/data/0", "model/data/1",
+		"model/data/2", "model/version", "192.0"}, lines)
 }

@@ -1,8 +1,8 @@
-// Package pth reads and writes PyTorch checkpoints: the zip container of torch 1.6 and later and, for reading, the
-// older file of consecutive pickles. The pickle inside is read as data by package pickle, so opening a file runs none
-// of its code; tensors stay in the file until they are read.
+// Package pth reads and writes PyTorch checkpoints: the zip container of torch 1.6 and later and,
+// for reading only, the legacy format of consecutive pickles. Package pickle reads the pickle as
+// data, so opening a file runs no code from it. Tensors stay in the file until they are read.
 //
-// It does not read TorchScript archives, big-endian files or the tar files of PyTorch 0.1, and says so.
+// It refuses TorchScript archives, big-endian files and the tar files of PyTorch 0.1.
 package pth
 
 import (
@@ -25,11 +25,11 @@ import (
 
 // File is an open checkpoint. Its tensors can be read until Close, from several goroutines.
 type File struct {
-	// Root is the pickled value, with *Tensor and *Storage where torch has them.
+	// Root is the pickled value, with torch's tensors and storages as *Tensor and *Storage.
 	Root any
 	// Legacy is set for the non-zip format of torch before 1.6.
 	Legacy bool
-	// Version is the container's version number (3 from today's torch; 1001 for legacy files).
+	// Version is the container's version number (3 in current torch; 1001 for legacy files).
 	Version int
 	// Globals are the Python names in the pickle, in order of appearance.
 	Globals []pickle.Global
@@ -44,8 +44,8 @@ type record struct {
 	entry *zip.File
 }
 
-// Open reads the structure of a checkpoint. Storages are located and their sizes checked, but not read.
-// Errors name the file and what is wrong with it.
+// Open reads the structure of a checkpoint. Storages are located and their sizes checked, but not
+// read. Errors name the file and the problem.
 func Open(path string) (*File, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -71,10 +71,10 @@ func open(f *os.File, path string) (*File, error) {
 	return read(f, info.Size(), path)
 }
 
-// Close closes the file; tensors can then no longer be read.
+// Close closes the file. Its tensors cannot be read afterwards.
 func (f *File) Close() error { return f.f.Close() }
 
-// read tells the formats apart by their first bytes.
+// read detects the format by the first bytes.
 func read(r io.ReaderAt, size int64, path string) (*File, error) {
 	head := make([]byte, min(sniff.HeadSize, size))
 	if _, err := r.ReadAt(head, 0); err != nil && err != io.EOF {
@@ -92,32 +92,35 @@ func read(r io.ReaderAt, size int64, path string) (*File, error) {
 	found, next := sniff.What(head)
 	switch {
 	case head[0] == 0x80:
-		found, next = "a file of Python's pickle module", "load it in Python and save it with torch.save"
+		found, next = "a file of Python's pickle module",
+			"load it in Python and save it with torch.save"
 	case found == "":
 		found = fmt.Sprintf("a file that begins with the bytes % x", head[:min(4, len(head))])
-		next = "choose another file, or copy it again if it should be one"
+		next = "choose another file, or copy it again if it should be a checkpoint"
 	}
 	return nil, fmt.Errorf("found %s, expected a PyTorch checkpoint: %s", found, next)
 }
 
-// maxPickle is the largest data.pkl read; real ones have a few megabytes. One that is compressed could grow a thousandfold.
+// maxPickle is the largest data.pkl that is read; real ones have a few megabytes. A compressed one
+// could expand a thousandfold.
 const (
 	maxPickle   = 1 << 30
 	maxDeflated = 64 << 20
 )
 
-// container is the table of contents of a zip file, checked.
+// container is the checked central directory of a zip file.
 type container struct {
 	entries map[string]*zip.File
-	starts  map[string]int64 // where the data lies
+	starts  map[string]int64 // offset of the data
 }
 
-// readDirectory reads the table of contents and checks that the entries have sane, distinct names, lie inside the
-// file and do not overlap.
+// readDirectory reads the central directory and checks that the entries have safe, distinct names,
+// lie inside the file and do not overlap.
 func readDirectory(r io.ReaderAt, size int64) (*container, error) {
 	z, err := archive.Open(r, size)
 	if err != nil {
-		return nil, fmt.Errorf("damaged or truncated zip container: %w; copy or download the file again", err)
+		return nil, fmt.Errorf("damaged or truncated zip container: %w; copy or download the "+
+			"file again", err)
 	}
 	c := &container{entries: map[string]*zip.File{}, starts: map[string]int64{}}
 	type extent struct {
@@ -129,7 +132,7 @@ func readDirectory(r io.ReaderAt, size int64) (*container, error) {
 		name := e.Name
 		for part := range strings.SplitSeq(strings.TrimSuffix(name, "/"), "/") {
 			if part == "" || part == "." || part == ".." || strings.ContainsAny(part, "\\\x00") {
-				return nil, fmt.Errorf("zip entry with the path %.80q", name)
+				return nil, fmt.Errorf("zip entry with the unsafe path %.80q", name)
 			}
 		}
 		if c.entries[name] != nil {
@@ -139,28 +142,31 @@ func readDirectory(r io.ReaderAt, size int64) (*container, error) {
 			return nil, fmt.Errorf("zip entry %.80q is encrypted", name)
 		}
 		if e.Method != zip.Store && e.Method != zip.Deflate {
-			return nil, fmt.Errorf("zip entry %.80q is compressed by the unknown method %d", name, e.Method)
+			return nil, fmt.Errorf("zip entry %.80q is compressed by the unknown method %d", name,
+				e.Method)
 		}
 		start, err := e.DataOffset()
 		if err != nil {
 			return nil, fmt.Errorf("zip entry %.80q: %w", name, err)
 		}
 		if start < 0 || start > size || e.CompressedSize64 > uint64(size-start) {
-			return nil, fmt.Errorf("zip entry %.80q of %d bytes reaches beyond the end of the file (truncated?)", name, e.CompressedSize64)
+			return nil, fmt.Errorf("zip entry %.80q of %d bytes reaches beyond the end of the "+
+				"file (truncated?)", name, e.CompressedSize64)
 		}
 		if e.Method == zip.Store && e.UncompressedSize64 != e.CompressedSize64 {
-			return nil, fmt.Errorf("zip entry %.80q contradicts itself about its size", name)
+			return nil, fmt.Errorf("zip entry %.80q states contradictory sizes", name)
 		}
-		// Deflate gains at most a factor of 1032.
+		// Deflate compresses by a factor of 1032 at most.
 		if e.Method == zip.Deflate && e.UncompressedSize64/1040 > e.CompressedSize64+1 {
-			return nil, fmt.Errorf("zip entry %.80q claims %d bytes out of %d", name, e.UncompressedSize64, e.CompressedSize64)
+			return nil, fmt.Errorf("zip entry %.80q claims %d bytes out of %d", name,
+				e.UncompressedSize64, e.CompressedSize64)
 		}
 		c.entries[name], c.starts[name] = e, start
 		extents = append(extents, extent{start, start + int64(e.CompressedSize64), name})
 	}
 	slices.SortFunc(extents, func(a, b extent) int { return cmp.Compare(a.from, b.from) })
 	for i := 1; i < len(extents); i++ {
-		// The local header of an entry, at least 30 bytes and its name, stands before its data.
+		// An entry's local header, at least 30 bytes and its name, precedes its data.
 		if a, b := extents[i-1], extents[i]; a.to > b.from-30-int64(len(b.name)) {
 			return nil, fmt.Errorf("zip entries %.80q and %.80q overlap", a.name, b.name)
 		}
@@ -168,14 +174,15 @@ func readDirectory(r io.ReaderAt, size int64) (*container, error) {
 	return c, nil
 }
 
-// load reads a small entry as a whole and checks its CRC.
+// load reads a small entry and checks its CRC.
 func (c *container) load(name string, limit uint64) ([]byte, error) {
 	e := c.entries[name]
 	if e == nil {
 		return nil, fmt.Errorf("the record %q is missing", name)
 	}
 	if e.UncompressedSize64 > limit {
-		return nil, fmt.Errorf("the record %q has %d bytes, at most %d are read", name, e.UncompressedSize64, limit)
+		return nil, fmt.Errorf("the record %q has %d bytes, at most %d are read", name,
+			e.UncompressedSize64, limit)
 	}
 	b, err := inflate(e)
 	if err != nil {
@@ -184,11 +191,12 @@ func (c *container) load(name string, limit uint64) ([]byte, error) {
 	return b, nil
 }
 
-// unpickle reads a pickle from an entry as it comes, and checks the entry's CRC.
+// unpickle reads a pickle from an entry as a stream and checks the entry's CRC.
 func (c *container) unpickle(name string, o pickle.Options, root *any) (*pickle.Decoder, error) {
 	e := c.entries[name]
 	if limit := uint64(maxDeflated); e.Method != zip.Store && e.UncompressedSize64 > limit {
-		return nil, fmt.Errorf("%d bytes in %d compressed ones, at most %d are read: torch.save does not compress; save the file with it again",
+		return nil, fmt.Errorf("%d bytes in %d compressed ones, at most %d are read: torch.save "+
+			"does not compress; save the file again with torch.save",
 			e.UncompressedSize64, e.CompressedSize64, limit)
 	}
 	if e.UncompressedSize64 > maxPickle {
@@ -201,14 +209,14 @@ func (c *container) unpickle(name string, o pickle.Options, root *any) (*pickle.
 	defer r.Close()
 	d := pickle.NewDecoder(r, int64(e.UncompressedSize64), o)
 	*root, err = d.Decode()
-	// A wrong checksum says more than what the damage did to the pickle.
+	// A wrong checksum is a better message than the pickle error that the damage caused.
 	if _, rest := io.Copy(io.Discard, io.LimitReader(r, maxDeflated)); rest != nil {
 		return nil, fmt.Errorf("the record is damaged (%w); copy or download the file again", rest)
 	}
 	return d, err
 }
 
-// inflate reads an entry into memory that grows with the data.
+// inflate decompresses an entry into memory that grows with the data.
 func inflate(e *zip.File) ([]byte, error) {
 	r, err := e.Open()
 	if err != nil {
@@ -221,7 +229,7 @@ func inflate(e *zip.File) ([]byte, error) {
 		return nil, err
 	}
 	if uint64(buf.Len()) != e.UncompressedSize64 {
-		return nil, fmt.Errorf("%d bytes, %d announced", buf.Len(), e.UncompressedSize64)
+		return nil, fmt.Errorf("found %d bytes, expected %d", buf.Len(), e.UncompressedSize64)
 	}
 	return buf.Bytes(), nil
 }
@@ -236,7 +244,8 @@ func readZip(r io.ReaderAt, size int64, path string) (*File, error) {
 		return nil, err
 	}
 	if c.entries[folder+"/constants.pkl"] != nil {
-		return nil, errors.New("a TorchScript archive, which holds code; save the model's state_dict() with torch.save instead")
+		return nil, errors.New("a TorchScript archive, which holds code; save the model's " +
+			"state_dict() with torch.save instead")
 	}
 	out := &File{}
 	if out.Version, err = containerVersion(c, folder); err != nil {
@@ -248,26 +257,30 @@ func readZip(r io.ReaderAt, size int64, path string) (*File, error) {
 			return nil, err
 		}
 		if string(order) != "little" {
-			return nil, fmt.Errorf("the byte order is %q; only little-endian checkpoints are read, re-save it on such a machine", order)
+			return nil, fmt.Errorf("the byte order is %q; only little-endian checkpoints are "+
+				"read: save it again on a little-endian machine", order)
 		}
 	}
-	rb := &rebuilder{file: size, storages: map[string]*Storage{}, locate: func(s *Storage, key string) error {
-		name := folder + "/data/" + key
-		e := c.entries[name]
-		if e == nil {
-			return fmt.Errorf("the record %.80q of a storage is missing", name)
-		}
-		if e.UncompressedSize64 != uint64(s.Bytes()) {
-			return fmt.Errorf("the record %q has %d bytes, its storage of %d %s elements needs %d", name, e.UncompressedSize64, s.Numel, s.DType, s.Bytes())
-		}
-		s.name = path + ": " + name
-		if e.Method == zip.Store {
-			s.src, s.off = r, c.starts[name]
-		} else {
-			s.inflate = func() ([]byte, error) { return inflate(e) }
-		}
-		return nil
-	}}
+	rb := &rebuilder{file: size, storages: map[string]*Storage{},
+		locate: func(s *Storage, key string) error {
+			name := folder + "/data/" + key
+			e := c.entries[name]
+			if e == nil {
+				return fmt.Errorf("the record %.80q of a storage is missing", name)
+			}
+			if e.UncompressedSize64 != uint64(s.Bytes()) {
+				return fmt.Errorf("the record %q has %d bytes, its storage of %d %s elements "+
+					"needs %d",
+					name, e.UncompressedSize64, s.Numel, s.DType, s.Bytes())
+			}
+			s.name = path + ": " + name
+			if e.Method == zip.Store {
+				s.src, s.off = r, c.starts[name]
+			} else {
+				s.inflate = func() ([]byte, error) { return inflate(e) }
+			}
+			return nil
+		}}
 	d, err := c.unpickle(folder+"/data.pkl", rb.options(), &out.Root)
 	if err != nil {
 		return nil, fmt.Errorf("%s/data.pkl: %w", folder, err)
@@ -280,13 +293,14 @@ func readZip(r io.ReaderAt, size int64, path string) (*File, error) {
 	return out, nil
 }
 
-// archiveFolder finds the one folder that holds data.pkl.
+// archiveFolder returns the folder that holds data.pkl, of which there must be exactly one.
 func archiveFolder(c *container) (string, error) {
 	folder := ""
 	for name := range c.entries {
 		if f, ok := strings.CutSuffix(name, "/data.pkl"); ok && !strings.Contains(f, "/") {
 			if folder != "" {
-				return "", fmt.Errorf("two checkpoints in one file: the folders %q and %q", folder, f)
+				return "", fmt.Errorf("two checkpoints in one file: the folders %q and %q", folder,
+					f)
 			}
 			folder = f
 		}
@@ -297,7 +311,7 @@ func archiveFolder(c *container) (string, error) {
 	return folder, nil
 }
 
-// containerVersion reads the record "version", which torch insists on.
+// containerVersion reads the record "version", which torch requires.
 func containerVersion(c *container, folder string) (int, error) {
 	b, err := c.load(folder+"/version", 64)
 	if err != nil {
@@ -310,9 +324,9 @@ func containerVersion(c *container, folder string) (int, error) {
 	return v, nil
 }
 
-// Verify reads the whole file and compares every record with its CRC-32, on the given number of workers (0: one per
-// CPU). Legacy files have no checksums. torch itself never compares them, and can be told to write none
-// (torch.serialization.set_crc32_options), so a difference may also be that.
+// Verify reads the whole file and compares every record with its CRC-32, on the given number of
+// workers (0: one per CPU). Legacy files have no checksums. torch itself never compares them, and
+// torch.serialization.set_crc32_options can disable writing them, which also shows as a difference.
 func (f *File) Verify(workers int) error {
 	return parallel(len(f.records), workers, func(i int) error {
 		r, err := f.records[i].entry.Open()
@@ -327,14 +341,15 @@ func (f *File) Verify(workers int) error {
 			err = zip.ErrChecksum
 		}
 		if err != nil {
-			return fmt.Errorf("pth: %s: record %q is damaged: %w", f.f.Name(), f.records[i].name, err)
+			return fmt.Errorf("pth: %s: record %q is damaged: %w", f.f.Name(), f.records[i].name,
+				err)
 		}
 		return nil
 	})
 }
 
-// Walk calls visit for each tensor in root, in file order, with its path: dict keys and list indices joined by "/".
-// Aliases, under whatever name, are visited each time.
+// Walk calls visit for each tensor in root, in file order, with its path: dict keys and list
+// indices joined by "/". Aliases are visited under each of their names.
 func Walk(root any, visit func(path string, t *Tensor) error) error {
 	return walk(root, "", visit)
 }

@@ -10,7 +10,8 @@ import (
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
-// Checkpoints and pickles of public packages: types, order, values, dtypes, shapes, strides, bytes and shared storages.
+// Checkpoints and pickles from public packages: types, order, values, dtypes, shapes, strides,
+// bytes and shared storages.
 func TestPublicFilesAreReadAsTorchReadsThem(t *testing.T) {
 	golden.Public(t, []string{"torch", "pickle"}, func(t *testing.T, f golden.PublicFile) {
 		var root any

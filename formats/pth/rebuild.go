@@ -8,13 +8,13 @@ import (
 	"github.com/lntorch/lntorch/formats/pickle"
 )
 
-// rebuilder turns torch's calls and persistent ids into tensors and storages.
+// rebuilder builds tensors and storages from torch's calls and persistent ids.
 type rebuilder struct {
 	storages map[string]*Storage
 	locate   func(s *Storage, key string) error
 	file     int64 // size of the file
-	stored   int64 // bytes of all storages, which may be compressed
-	viewed   int64 // bytes of all tensors, as if each were read
+	stored   int64 // total bytes of all storages, which may be compressed
+	viewed   int64 // bytes of all tensors together, as if each were read
 }
 
 var (
@@ -22,16 +22,17 @@ var (
 	globalTensorV3      = pickle.Global{Module: "torch._utils", Name: "_rebuild_tensor_v3"}
 	globalTensorV1      = pickle.Global{Module: "torch._utils", Name: "_rebuild_tensor"}
 	globalParameter     = pickle.Global{Module: "torch._utils", Name: "_rebuild_parameter"}
-	globalParameterFull = pickle.Global{Module: "torch._utils", Name: "_rebuild_parameter_with_state"}
-	globalUntyped       = pickle.Global{Module: "torch.storage", Name: "UntypedStorage"}
+	globalParameterFull = pickle.Global{Module: "torch._utils",
+		Name: "_rebuild_parameter_with_state"}
+	globalUntyped = pickle.Global{Module: "torch.storage", Name: "UntypedStorage"}
 )
 
-// storageClass is the class torch names in a storage's persistent id.
+// storageClass returns the class in a storage's persistent id.
 func storageClass(d DType) pickle.Global {
 	return pickle.Global{Module: "torch", Name: dtypes[d].class}
 }
 
-// options are the interpreter's extensions for torch files.
+// options returns the interpreter's extensions for torch files.
 func (r *rebuilder) options() pickle.Options {
 	o := pickle.Options{Persistent: r.persistent, Globals: map[pickle.Global]pickle.Func{
 		globalTensorV1: r.tensor, globalTensorV2: r.tensor, globalTensorV3: r.tensorV3,
@@ -45,7 +46,7 @@ func (r *rebuilder) options() pickle.Options {
 	return o
 }
 
-// classDType gives the element type of a storage class.
+// classDType returns the element type of a storage class.
 func classDType(v any) (d DType, untyped bool, err error) {
 	g, ok := v.(pickle.Global)
 	if ok && g == globalUntyped {
@@ -66,14 +67,15 @@ func (r *rebuilder) persistent(id any) (any, error) {
 		return nil, errors.New("persistent id that is not a tuple")
 	}
 	if t[0] == "module" {
-		return nil, errors.New("the file holds a whole pickled module, which only its own Python code can rebuild; " +
-			"save its state_dict() instead")
+		return nil, errors.New("the file holds a whole pickled module, which only its own Python " +
+			"code can rebuild; save its state_dict() instead")
 	}
 	if t[0] != "storage" || len(t) < 5 || len(t) > 6 {
 		return nil, errors.New("persistent id that is not a storage")
 	}
 	if len(t) == 6 && t[5] != nil {
-		return nil, errors.New("storage views of PyTorch before 0.4 are not supported; re-save the file with a newer torch")
+		return nil, errors.New("storage views of PyTorch before 0.4 are not supported; save the " +
+			"file again with a newer torch")
 	}
 	dtype, untyped, err := classDType(t[1])
 	if err != nil {
@@ -97,17 +99,20 @@ func (r *rebuilder) persistent(id any) (any, error) {
 	}
 	r.storages[key] = s
 	if r.stored = min(r.stored+s.Bytes(), 1<<60); r.stored/maxGain > r.file+1<<20 {
-		return nil, fmt.Errorf("the storages have more than %d times the size of the file; re-save it with torch.save, which does not compress", maxGain)
+		return nil, fmt.Errorf("the storages have more than %d times the size of the file; save "+
+			"it again with torch.save, which does not compress", maxGain)
 	}
 	return s, nil
 }
 
-// maxGain is how many times larger than the file its storages, and its tensors, may be.
+// maxGain is the largest ratio of the size of all storages, or of all tensors, to the size of the
+// file.
 const maxGain = 64
 
 var errTensorArgs = errors.New("unexpected arguments")
 
-// tensor rebuilds from (storage, offset, size, stride[, requires_grad, backward_hooks[, metadata]]).
+// tensor rebuilds from (storage, offset, size, stride[, requires_grad, backward_hooks[,
+// metadata]]).
 func (r *rebuilder) tensor(args pickle.Tuple) (any, error) {
 	if len(args) != 4 && len(args) != 6 && len(args) != 7 {
 		return nil, errTensorArgs
@@ -119,7 +124,8 @@ func (r *rebuilder) tensor(args pickle.Tuple) (any, error) {
 	return r.view(s, s.DType, args)
 }
 
-// tensorV3 rebuilds from (storage, offset, size, stride, requires_grad, backward_hooks, dtype[, metadata]).
+// tensorV3 rebuilds from (storage, offset, size, stride, requires_grad, backward_hooks, dtype[,
+// metadata]).
 func (r *rebuilder) tensorV3(args pickle.Tuple) (any, error) {
 	if len(args) != 7 && len(args) != 8 {
 		return nil, errTensorArgs
@@ -159,15 +165,17 @@ func (r *rebuilder) view(s *Storage, dtype DType, args pickle.Tuple) (any, error
 		}
 	}
 	if len(args) == 7 && !empty(args[6]) {
-		return nil, errors.New("conjugated or negated view; save it with resolve_conj() and resolve_neg()")
+		return nil, errors.New("conjugated or negated view; save it with resolve_conj() and " +
+			"resolve_neg()")
 	}
 	if err := t.check(); err != nil {
 		return nil, err
 	}
-	// An expanded tensor repeats elements; many of them must not make a small file want endless memory. The factor
-	// is far above what state dicts with their aliases need.
+	// An expanded tensor repeats elements: a small file with many of them must not demand huge
+	// memory. The factor is far above what state dicts with aliases need.
 	if r.viewed += t.Bytes(); r.viewed/maxGain > r.file+1<<20 {
-		return nil, fmt.Errorf("the tensors have more than %d times the size of the file (at one of shape %v)", maxGain, t.Size)
+		return nil, fmt.Errorf("the tensors have more than %d times the size of the file (at one "+
+			"of shape %v)", maxGain, t.Size)
 	}
 	return t, nil
 }
@@ -223,7 +231,8 @@ func (r *rebuilder) parameter(args pickle.Tuple) (any, error) {
 	return &t, nil
 }
 
-// replacer gives the Python form of tensors and storages and numbers the storages by first appearance.
+// replacer returns the Python form of tensors and storages and numbers the storages by first
+// appearance.
 type replacer struct {
 	keys  map[*Storage]int
 	order []*Storage
@@ -245,7 +254,8 @@ func (r *replacer) replace(v any) (any, error) {
 		if v.untyped || class.Name == "" {
 			class, numel = globalUntyped, v.Bytes()
 		}
-		return pickle.Persistent{ID: pickle.Tuple{"storage", class, fmt.Sprint(key), "cpu", numel}}, nil
+		return pickle.Persistent{ID: pickle.Tuple{"storage", class, fmt.Sprint(key), "cpu",
+			numel}}, nil
 	case *Tensor:
 		if v.Storage == nil {
 			return nil, errors.New("tensor without a storage")
@@ -254,16 +264,19 @@ func (r *replacer) replace(v any) (any, error) {
 			return nil, err
 		}
 		grad := v.RequiresGrad && !v.Parameter
-		args := pickle.Tuple{v.Storage, v.Offset, tuple(v.Size), tuple(v.Stride), grad, &pickle.OrderedDict{}}
+		args := pickle.Tuple{v.Storage, v.Offset, tuple(v.Size), tuple(v.Stride), grad,
+			&pickle.OrderedDict{}}
 		call := pickle.Call{Func: globalTensorV2, Args: args}
 		switch {
 		case v.Storage.untyped || dtypes[v.DType].class == "":
-			call = pickle.Call{Func: globalTensorV3, Args: append(args, pickle.DType(v.DType.String()))}
+			call = pickle.Call{Func: globalTensorV3,
+				Args: append(args, pickle.DType(v.DType.String()))}
 		case v.DType != v.Storage.DType:
 			return nil, fmt.Errorf("tensor of %s on a storage of %s", v.DType, v.Storage.DType)
 		}
 		if v.Parameter {
-			call = pickle.Call{Func: globalParameter, Args: pickle.Tuple{call, v.RequiresGrad, &pickle.OrderedDict{}}}
+			call = pickle.Call{Func: globalParameter,
+				Args: pickle.Tuple{call, v.RequiresGrad, &pickle.OrderedDict{}}}
 		}
 		return call, nil
 	}

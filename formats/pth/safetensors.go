@@ -7,12 +7,16 @@ import (
 )
 
 var fromSafetensors = map[safetensors.DType]DType{
-	safetensors.Bool: Bool, safetensors.Uint8: Uint8, safetensors.Int8: Int8, safetensors.Int16: Int16, safetensors.Uint16: Uint16,
-	safetensors.Float16: Float16, safetensors.BFloat16: BFloat16, safetensors.Int32: Int32, safetensors.Uint32: Uint32,
-	safetensors.Float32: Float32, safetensors.Float64: Float64, safetensors.Int64: Int64, safetensors.Uint64: Uint64,
+	safetensors.Bool: Bool, safetensors.Uint8: Uint8, safetensors.Int8: Int8,
+	safetensors.Int16: Int16, safetensors.Uint16: Uint16,
+	safetensors.Float16: Float16, safetensors.BFloat16: BFloat16, safetensors.Int32: Int32,
+	safetensors.Uint32:  Uint32,
+	safetensors.Float32: Float32, safetensors.Float64: Float64, safetensors.Int64: Int64,
+	safetensors.Uint64: Uint64,
 }
 
-// FromSafetensors makes a tensor of a safetensors file a Tensor, to be read while the file is open.
+// FromSafetensors converts a tensor of a safetensors file to a Tensor, which can be read while the
+// file is open.
 func FromSafetensors(t *safetensors.Tensor) (*Tensor, error) {
 	dtype, ok := fromSafetensors[t.DType]
 	if !ok {
@@ -25,7 +29,8 @@ func FromSafetensors(t *safetensors.Tensor) (*Tensor, error) {
 	return NewTensor(s, 0, t.Shape, nil)
 }
 
-// SafetensorsType is a type's name in a safetensors file; ok is false for a type that such files do not have.
+// SafetensorsType returns a type's name in safetensors files; ok is false for a type that the
+// format lacks.
 func SafetensorsType(d DType) (name safetensors.DType, ok bool) {
 	for s, p := range fromSafetensors {
 		if p == d {

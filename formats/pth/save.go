@@ -13,13 +13,14 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
-// Save writes root as torch.save does: a zip container of stored records aligned to 64 bytes, with the pickle in
-// protocol 2. Tensors and storages that are shared stay shared; storages of an open File are copied through in pieces,
-// so a file may be read, changed and written without holding it in memory, also to its own path. torch's restricted
-// loader (weights_only) opens the file unless root holds numpy values, bytes, sets or defaultdicts.
+// Save writes root as torch.save does: a zip container of uncompressed records aligned to 64 bytes,
+// with the pickle in protocol 2. Shared tensors and storages stay shared. Storages of an open File
+// are copied in pieces, so a file can be read, changed and written without holding it in memory,
+// even to its own path. torch's restricted loader (weights_only) opens the file unless root holds
+// numpy values, bytes, sets or defaultdicts.
 //
-// The file appears under its name only when it is complete and durable; an error leaves nothing behind and an
-// existing file untouched.
+// The file appears under its name only once it is complete and durable; an error leaves no file
+// behind and an existing file untouched.
 func Save(path string, root any) error {
 	f, err := atomicfile.Create(path)
 	if err != nil {
@@ -35,17 +36,19 @@ func Save(path string, root any) error {
 	return nil
 }
 
-// archiveName is the folder inside the zip: the file's name without its extension, as torch chooses it.
+// archiveName returns the folder inside the zip: the file's name without its extension, as in
+// torch.
 func archiveName(path string) string {
 	name := filepath.Base(path)
 	name = strings.TrimSuffix(name, filepath.Ext(name))
-	if strings.Trim(name, ".") == "" || strings.ContainsAny(name, "\\\x00") || !utf8.ValidString(name) {
+	if strings.Trim(name, ".") == "" || strings.ContainsAny(name, "\\\x00") ||
+		!utf8.ValidString(name) {
 		return "archive"
 	}
 	return name
 }
 
-// part is a record to be written.
+// part is a record to write.
 type part struct {
 	name    string
 	data    []byte   // or
@@ -65,7 +68,8 @@ const (
 	big32       = 0xffffffff
 )
 
-// write lays the container out first, since all sizes are known, and then fills it on several goroutines.
+// write first lays out the container, as all sizes are known, and then fills it on several
+// goroutines.
 func write(f io.WriterAt, folder string, root any) error {
 	r := &replacer{keys: map[*Storage]int{}}
 	data, err := pickle.Marshal(root, r.replace)
@@ -88,7 +92,7 @@ func write(f io.WriterAt, folder string, root any) error {
 	return err
 }
 
-// layout gives each record its place and returns where the central directory starts.
+// layout assigns offsets to the records and returns the offset of the central directory.
 func layout(parts []*part) uint64 {
 	var at uint64
 	for _, p := range parts {
@@ -108,7 +112,7 @@ func layout(parts []*part) uint64 {
 	return at
 }
 
-// write copies the data and then, its checksum known, writes the local header before it.
+// write copies the data and then, with the checksum known, writes the local header before it.
 func (p *part) write(f io.WriterAt) error {
 	if p.storage == nil {
 		p.crc = crc32.ChecksumIEEE(p.data)
@@ -151,10 +155,10 @@ const (
 	version20 = 20
 	version45 = 45     // ZIP64
 	utf8Names = 0x0800 // general purpose flag
-	dosDate   = 0x21   // 1980-01-01, so that equal content gives equal files
+	dosDate   = 0x21   // 1980-01-01: equal content gives equal files
 )
 
-// local is the local file header with the padding field "FB" that torch uses, up to the data.
+// local returns the local file header up to the data, with torch's padding field "FB".
 func (p *part) local() []byte {
 	le := binary.LittleEndian
 	version, size := uint16(version20), uint32(p.size)
@@ -185,7 +189,8 @@ func (p *part) local() []byte {
 	return append(b, strings.Repeat("Z", p.extra)...)
 }
 
-// directory is the central directory at offset at, with its end records; ZIP64 ones always, as torch writes them.
+// directory returns the central directory, to be written at offset at, with its end records; always
+// including the ZIP64 ones, as in torch.
 func directory(parts []*part, at uint64) []byte {
 	le := binary.LittleEndian
 	var b []byte
@@ -225,7 +230,7 @@ func directory(parts []*part, at uint64) []byte {
 	}
 	size, count := uint64(len(b)), uint64(len(parts))
 	b = append(b, "PK\x06\x06"...)
-	b = le.AppendUint64(b, 44) // bytes that follow in this record
+	b = le.AppendUint64(b, 44) // remaining bytes of this record
 	b = le.AppendUint16(b, version45)
 	b = le.AppendUint16(b, version45)
 	b = le.AppendUint64(b, 0) // disks

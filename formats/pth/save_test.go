@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sparse is a file of zeros with some pieces written into it.
+// sparse is a file of zeros with some data written into it.
 type sparse map[int64][]byte
 
 func (s sparse) ReadAt(p []byte, off int64) (int, error) {
@@ -25,9 +25,11 @@ func (s sparse) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// Records and offsets beyond 4 GiB need ZIP64 fields; the standard library's reader is the judge.
+// Records and offsets beyond 4 GiB need ZIP64 fields; checked with the standard library's reader.
 func TestLargeFilesUseZip64(t *testing.T) {
-	parts := []*part{{name: "a/data.pkl", size: 100}, {name: "a/data/0", size: 5 << 30}, {name: "a/data/1", size: big32}, {name: "a/data/2", size: big32 - 1}, {name: "a/version", size: 2}}
+	parts := []*part{{name: "a/data.pkl", size: 100}, {name: "a/data/0", size: 5 << 30},
+		{name: "a/data/1", size: big32}, {name: "a/data/2", size: big32 - 1},
+		{name: "a/version", size: 2}}
 	end := layout(parts)
 	file := sparse{int64(end): directory(parts, end)}
 	for _, p := range parts {
@@ -44,7 +46,8 @@ func TestLargeFilesUseZip64(t *testing.T) {
 	}
 }
 
-// What torch's own writer promises: every record stored, its data at a multiple of 64 bytes behind a field named FB.
+// As in torch's own writer, every record is stored uncompressed, with its data at a multiple of 64
+// bytes after a padding field named FB.
 func TestSaveAlignsLikeTorch(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "model.best.pth")
 	require.NoError(t, Save(path, built(t)))
@@ -66,7 +69,8 @@ func TestSaveAlignsLikeTorch(t *testing.T) {
 		_, err = io.Copy(io.Discard, r) // compares the CRC
 		require.NoError(t, err)
 	}
-	for path, want := range map[string]string{"x/a.b.pth": "a.b", "m": "m", ".pth": "archive", "...pth": "archive", `a\b.pth`: "archive"} {
+	for path, want := range map[string]string{"x/a.b.pth": "a.b", "m": "m", ".pth": "archive",
+		"...pth": "archive", `a\b.pth`: "archive"} {
 		require.Equal(t, want, archiveName(path), path)
 	}
 }

@@ -17,7 +17,7 @@ import (
 // DType is the element type of a storage or tensor.
 type DType uint8
 
-// The element types that are read and written.
+// The supported element types.
 const (
 	Float64 DType = iota + 1
 	Float32
@@ -36,7 +36,8 @@ const (
 	Uint64
 )
 
-// dtypes: torch's name, bytes per element and storage class; without a class, torch writes an untyped storage.
+// dtypes holds torch's name, bytes per element and storage class; types without a class are written
+// as an untyped storage, as in torch.
 var dtypes = map[DType]struct {
 	name  string
 	size  int
@@ -44,13 +45,16 @@ var dtypes = map[DType]struct {
 }{
 	Float64: {"float64", 8, "DoubleStorage"}, Float32: {"float32", 4, "FloatStorage"},
 	Float16: {"float16", 2, "HalfStorage"}, BFloat16: {"bfloat16", 2, "BFloat16Storage"},
-	Int64: {"int64", 8, "LongStorage"}, Int32: {"int32", 4, "IntStorage"}, Int16: {"int16", 2, "ShortStorage"},
-	Int8: {"int8", 1, "CharStorage"}, Uint8: {"uint8", 1, "ByteStorage"}, Bool: {"bool", 1, "BoolStorage"},
-	Complex64: {"complex64", 8, "ComplexFloatStorage"}, Complex128: {"complex128", 16, "ComplexDoubleStorage"},
-	Uint16: {"uint16", 2, ""}, Uint32: {"uint32", 4, ""}, Uint64: {"uint64", 8, ""},
+	Int64: {"int64", 8, "LongStorage"}, Int32: {"int32", 4, "IntStorage"},
+	Int16: {"int16", 2, "ShortStorage"},
+	Int8:  {"int8", 1, "CharStorage"}, Uint8: {"uint8", 1, "ByteStorage"},
+	Bool:       {"bool", 1, "BoolStorage"},
+	Complex64:  {"complex64", 8, "ComplexFloatStorage"},
+	Complex128: {"complex128", 16, "ComplexDoubleStorage"},
+	Uint16:     {"uint16", 2, ""}, Uint32: {"uint32", 4, ""}, Uint64: {"uint64", 8, ""},
 }
 
-// String is torch's name without "torch.".
+// String returns torch's name without "torch.".
 func (d DType) String() string {
 	if t, ok := dtypes[d]; ok {
 		return t.name
@@ -58,10 +62,10 @@ func (d DType) String() string {
 	return fmt.Sprintf("dtype(%d)", uint8(d))
 }
 
-// Size is the number of bytes per element, 0 for an unknown type.
+// Size returns the number of bytes per element, 0 for an unknown type.
 func (d DType) Size() int { return dtypes[d].size }
 
-// dtypeNamed finds a type by torch's name.
+// dtypeNamed returns the type with that name in torch.
 func dtypeNamed(name pickle.DType) (DType, error) {
 	for d, t := range dtypes {
 		if t.name == string(name) {
@@ -71,12 +75,13 @@ func dtypeNamed(name pickle.DType) (DType, error) {
 	return 0, fmt.Errorf("dtype torch.%s is not supported", name)
 }
 
-// Storage is a run of elements in memory or in a file; tensors that share one are aliases or views of each other.
-// Its methods may be called from several goroutines.
+// Storage is a sequence of elements in memory or in a file. Tensors that share a storage are
+// aliases or views of each other. Its methods may be called from several goroutines.
 type Storage struct {
 	DType DType // Uint8 for an untyped storage
 	Numel int64
-	// Location is the device that the file names, "cpu" or "cuda:0"; Save always writes "cpu".
+	// Location is the device named in the file, such as "cpu" or "cuda:0"; Save always writes
+	// "cpu".
 	Location string
 
 	untyped bool   // stored as torch.storage.UntypedStorage
@@ -85,24 +90,26 @@ type Storage struct {
 	src     io.ReaderAt // nil for memory
 	off     int64
 
-	inflate func() ([]byte, error) // a compressed record: read as a whole on first use
+	inflate func() ([]byte, error) // for a compressed record, which is read whole on first use
 	once    sync.Once
 	err     error
 }
 
-// NewStorage makes a storage of little-endian elements in memory. data is kept, not copied.
+// NewStorage returns a storage of little-endian elements in memory. data is not copied.
 func NewStorage(dtype DType, data []byte) (*Storage, error) {
 	if dtype.Size() == 0 {
 		return nil, fmt.Errorf("pth: NewStorage: unknown %s", dtype)
 	}
 	if len(data)%dtype.Size() != 0 {
-		return nil, fmt.Errorf("pth: NewStorage: %d bytes are not a whole number of %s elements", len(data), dtype)
+		return nil, fmt.Errorf("pth: NewStorage: %d bytes are not a whole number of %s elements",
+			len(data), dtype)
 	}
-	return &Storage{DType: dtype, Numel: int64(len(data) / dtype.Size()), Location: "cpu", name: "memory", mem: data}, nil
+	return &Storage{DType: dtype, Numel: int64(len(data) / dtype.Size()), Location: "cpu",
+		name: "memory", mem: data}, nil
 }
 
-// NewStorageFrom makes a storage of numel little-endian elements that src holds from its byte 0 on, such as a part of another
-// file. They are read when they are asked for. name stands in errors.
+// NewStorageFrom returns a storage of numel little-endian elements at the start of src, which may
+// be a section of another file. They are read on demand. name appears in errors.
 func NewStorageFrom(dtype DType, numel int64, src io.ReaderAt, name string) (*Storage, error) {
 	if dtype.Size() == 0 || numel < 0 || numel > math.MaxInt64/16 {
 		return nil, fmt.Errorf("pth: NewStorageFrom: %d elements of %s", numel, dtype)
@@ -110,13 +117,14 @@ func NewStorageFrom(dtype DType, numel int64, src io.ReaderAt, name string) (*St
 	return &Storage{DType: dtype, Numel: numel, Location: "cpu", name: name, src: src}, nil
 }
 
-// Bytes is the size of the storage.
+// Bytes returns the size of the storage in bytes.
 func (s *Storage) Bytes() int64 { return s.Numel * int64(s.DType.Size()) }
 
 // ReadAt fills p from byte off of the storage; a range that reaches beyond its end is an error.
 func (s *Storage) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || int64(len(p)) > s.Bytes()-off {
-		return 0, fmt.Errorf("pth: %s: bytes %d to %d of a storage of %d", s.name, off, off+int64(len(p)), s.Bytes())
+		return 0, fmt.Errorf("pth: %s: bytes %d to %d of a storage of %d", s.name, off,
+			off+int64(len(p)), s.Bytes())
 	}
 	if len(p) == 0 {
 		return 0, nil
@@ -135,12 +143,14 @@ func (s *Storage) ReadAt(p []byte, off int64) (int, error) {
 		return n, nil
 	}
 	if err == io.EOF || err == nil {
-		return n, fmt.Errorf("pth: %s: the file ends inside the data; it was truncated while being read", s.name)
+		return n, fmt.Errorf("pth: %s: the file ends inside the data; it was truncated while "+
+			"being read", s.name)
 	}
 	return n, fmt.Errorf("pth: %s: %w", s.name, err)
 }
 
-// Tensor is a strided view of a storage. Offset and Stride count elements of DType; strides are never negative.
+// Tensor is a strided view of a storage. Offset and Stride count elements of DType; strides are
+// never negative.
 type Tensor struct {
 	Storage      *Storage
 	Offset       int64
@@ -150,8 +160,8 @@ type Tensor struct {
 	Parameter    bool // torch.nn.Parameter
 }
 
-// NewTensor makes a view of a storage, of the storage's dtype. A nil stride is the contiguous one. A view that
-// reaches beyond the storage is an error.
+// NewTensor returns a view of a storage with the storage's dtype. A nil stride means contiguous. A
+// view that reaches beyond the storage is an error.
 func NewTensor(s *Storage, offset int64, size, stride []int64) (*Tensor, error) {
 	if stride == nil {
 		stride = array.RowMajor(size)
@@ -163,7 +173,7 @@ func NewTensor(s *Storage, offset int64, size, stride []int64) (*Tensor, error) 
 	return t, nil
 }
 
-// check proves that each element lies in the storage; nothing later needs to.
+// check verifies that every element lies in the storage; later code relies on it.
 func (t *Tensor) check() error {
 	if len(t.Stride) != len(t.Size) {
 		return fmt.Errorf("%d sizes but %d strides", len(t.Size), len(t.Stride))
@@ -195,21 +205,23 @@ func (t *Tensor) check() error {
 		}
 		last = sum
 	}
-	if hi, end := bits.Mul64(last+1, uint64(t.DType.Size())); hi != 0 || end > uint64(t.Storage.Bytes()) {
+	if hi, end := bits.Mul64(last+1, uint64(t.DType.Size())); hi != 0 ||
+		end > uint64(t.Storage.Bytes()) {
 		return t.beyond()
 	}
 	return nil
 }
 
 func (t *Tensor) beyond() error {
-	return fmt.Errorf("tensor of shape %v, strides %v, offset %d and type %s reaches beyond its storage of %d bytes",
+	return fmt.Errorf("tensor of shape %v, strides %v, offset %d and type %s reaches beyond its "+
+		"storage of %d bytes",
 		t.Size, t.Stride, t.Offset, t.DType, t.Storage.Bytes())
 }
 
-// PythonType names the type in messages.
+// PythonType returns the type's name for messages.
 func (t *Tensor) PythonType() string { return "torch.Tensor" }
 
-// PythonType names the type in messages.
+// PythonType returns the type's name for messages.
 func (s *Storage) PythonType() string { return "torch.Storage" }
 
 // Numel is the number of elements.
@@ -236,11 +248,12 @@ func (t *Tensor) Contiguous() bool {
 	return true
 }
 
-// ReadInto fills dst, which must have exactly Bytes() bytes, with the elements in row-major order, little-endian.
-// It may be called from several goroutines.
+// ReadInto fills dst, which must have exactly Bytes() bytes, with the elements, row-major and
+// little-endian. It may be called from several goroutines.
 func (t *Tensor) ReadInto(dst []byte) error {
 	if int64(len(dst)) != t.Bytes() {
-		return fmt.Errorf("pth: %s: a tensor of %d bytes into a buffer of %d", t.Storage.name, t.Bytes(), len(dst))
+		return fmt.Errorf("pth: %s: a tensor of %d bytes into a buffer of %d", t.Storage.name,
+			t.Bytes(), len(dst))
 	}
 	if len(dst) == 0 {
 		return nil
@@ -262,23 +275,25 @@ func (t *Tensor) ReadInto(dst []byte) error {
 	return nil
 }
 
-// readChunk is how much one worker of ReadAll takes of a contiguous tensor at a time.
+// readChunk is the number of bytes of a contiguous tensor that a worker of ReadAll reads at a time.
 const readChunk = 4 << 20
 
-// ReadAll fills dsts[i] with tensors[i] as ReadInto does, with the given number of workers (0: one per CPU). Large
-// contiguous tensors are read by several workers. The first error ends it; the buffers then hold anything.
+// ReadAll fills dsts[i] with tensors[i] as ReadInto does, with the given number of workers (0: one
+// per CPU). Large contiguous tensors are read by several workers. After an error it stops, and the
+// contents of the buffers are undefined.
 func ReadAll(tensors []*Tensor, dsts [][]byte, workers int) error {
 	if len(tensors) != len(dsts) {
 		return fmt.Errorf("pth: ReadAll: %d tensors into %d buffers", len(tensors), len(dsts))
 	}
 	type job struct {
 		i        int
-		from, to int64 // bytes; to 0 for the whole tensor
+		from, to int64 // bytes; to is 0 for the whole tensor
 	}
 	var jobs []job
 	for i, t := range tensors {
 		if int64(len(dsts[i])) != t.Bytes() {
-			return fmt.Errorf("pth: ReadAll: tensor %d has %d bytes, its buffer %d", i, t.Bytes(), len(dsts[i]))
+			return fmt.Errorf("pth: ReadAll: tensor %d has %d bytes, its buffer %d", i, t.Bytes(),
+				len(dsts[i]))
 		}
 		if !t.Contiguous() {
 			jobs = append(jobs, job{i: i})
@@ -299,7 +314,8 @@ func ReadAll(tensors []*Tensor, dsts [][]byte, workers int) error {
 	})
 }
 
-// parallel runs do(0) … do(n-1) on several goroutines and joins their errors; after an error no new work starts.
+// parallel runs do(0) … do(n-1) on several goroutines and joins their errors; after an error it
+// starts no further calls.
 func parallel(n, workers int, do func(i int) error) error {
 	if workers <= 0 {
 		workers = runtime.GOMAXPROCS(0)

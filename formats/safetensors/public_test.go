@@ -11,9 +11,10 @@ import (
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
-// Weights of public packages, as the reference's own library reads them.
+// Weights from public packages, as the reference library reads them.
 func TestPublicFilesAreReadAsSafetensorsReadsThem(t *testing.T) {
-	names := map[DType]string{Float32: "float32", Float16: "float16", BFloat16: "bfloat16", Float64: "float64", Int64: "int64", Int32: "int32", Uint8: "uint8", Bool: "bool"}
+	names := map[DType]string{Float32: "float32", Float16: "float16", BFloat16: "bfloat16",
+		Float64: "float64", Int64: "int64", Int32: "int32", Uint8: "uint8", Bool: "bool"}
 	golden.Public(t, []string{"safetensors"}, func(t *testing.T, p golden.PublicFile) {
 		f, err := Open(p.Path)
 		if !p.Refusals(t, err) {

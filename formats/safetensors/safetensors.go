@@ -1,7 +1,8 @@
-// Package safetensors reads and writes the .safetensors format: a JSON header of names, element types, shapes and
-// positions, then the elements. A file holds tensors and text, and nothing that could be executed.
+// Package safetensors reads and writes the .safetensors format: a JSON header of names, element
+// types, shapes and positions, then the elements. A file holds tensors and text, nothing that could
+// be executed.
 //
-// It is not a model format: which tensors belong to which network is the business of package checkpoint.
+// It is not a model format: package checkpoint maps tensors to networks.
 // Source: https://github.com/huggingface/safetensors, README "Format".
 package safetensors
 
@@ -22,7 +23,7 @@ import (
 	"github.com/lntorch/lntorch/internal/sniff"
 )
 
-// DType is an element type by its name in the header.
+// DType is an element type, by its name in the header.
 type DType string
 
 // Element types of the format.
@@ -42,12 +43,13 @@ const (
 	Uint64   DType = "U64"
 )
 
-// dtypes in the order in which the reference sorts them, with bytes per element.
+// dtypes lists the element types in the reference's sort order, with bytes per element.
 var dtypes = []struct {
 	name DType
 	size int
 }{
-	{Bool, 1}, {Uint8, 1}, {Int8, 1}, {"F8_E5M2", 1}, {"F8_E4M3", 1}, {Int16, 2}, {Uint16, 2}, {Float16, 2}, {BFloat16, 2},
+	{Bool, 1}, {Uint8, 1}, {Int8, 1}, {"F8_E5M2", 1}, {"F8_E4M3", 1}, {Int16, 2}, {Uint16, 2},
+	{Float16, 2}, {BFloat16, 2},
 	{Int32, 4}, {Uint32, 4}, {Float32, 4}, {Float64, 8}, {Int64, 8}, {Uint64, 8},
 }
 
@@ -60,7 +62,7 @@ func (d DType) rank() int {
 	return -1
 }
 
-// Size is the number of bytes of an element, 0 for a type that the format does not have.
+// Size returns the number of bytes per element, 0 for a type that the format lacks.
 func (d DType) Size() int {
 	if i := d.rank(); i >= 0 {
 		return dtypes[i].size
@@ -69,7 +71,7 @@ func (d DType) Size() int {
 }
 
 // maxHeader bounds the header's length; it is enough for 60,000 tensors.
-// Differs: the reference allows 100 MB, which its tensors' entries would make many times as much in memory.
+// Differs: the reference allows 100 MB, whose entries would take many times as much memory.
 const maxHeader = 8 << 20
 
 const metadataKey = "__metadata__"
@@ -85,13 +87,14 @@ type Tensor struct {
 	off, size int64
 }
 
-// Bytes is the size of the elements.
+// Bytes returns the size of the elements in bytes.
 func (t *Tensor) Bytes() int64 { return t.size }
 
-// ReadAt fills p from byte off of the elements, which are little-endian and row-major.
+// ReadAt fills p from byte off of the elements, little-endian and row-major.
 func (t *Tensor) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || int64(len(p)) > t.size-off {
-		return 0, fmt.Errorf("safetensors: %s: %s: bytes %d to %d of %d", t.path, t.Name, off, off+int64(len(p)), t.size)
+		return 0, fmt.Errorf("safetensors: %s: %s: bytes %d to %d of %d", t.path, t.Name, off,
+			off+int64(len(p)), t.size)
 	}
 	n, err := t.src.ReadAt(p, t.off+off)
 	if n == len(p) {
@@ -106,13 +109,14 @@ func (t *Tensor) ReadAt(p []byte, off int64) (int, error) {
 // ReadInto fills dst, which must have exactly Bytes() bytes, with all elements.
 func (t *Tensor) ReadInto(dst []byte) error {
 	if int64(len(dst)) != t.size {
-		return fmt.Errorf("safetensors: %s: %s: %d bytes into a buffer of %d", t.path, t.Name, t.size, len(dst))
+		return fmt.Errorf("safetensors: %s: %s: %d bytes into a buffer of %d", t.path, t.Name,
+			t.size, len(dst))
 	}
 	_, err := t.ReadAt(dst, 0)
 	return err
 }
 
-// File is an open file. Elements are read when they are asked for.
+// File is an open file. Elements are read on demand.
 type File struct {
 	Tensors  []*Tensor // in the order of their elements in the file
 	Metadata map[string]string
@@ -121,14 +125,14 @@ type File struct {
 	file   *os.File
 }
 
-// Tensor finds a tensor by its name, nil if there is none.
+// Tensor returns the tensor with that name, nil if there is none.
 func (f *File) Tensor(name string) *Tensor { return f.byName[name] }
 
 // Close closes the file; its tensors cannot be read afterwards.
 func (f *File) Close() error { return f.file.Close() }
 
-// Open reads the header of a file and checks all of it: names are unique, shapes and sizes agree, and the tensors cover
-// the data without gap or overlap.
+// Open reads and checks the header of a file: names must be unique, shapes and sizes must agree,
+// and the tensors must cover the data without gap or overlap.
 func Open(path string) (*File, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -136,7 +140,7 @@ func Open(path string) (*File, error) {
 	}
 	info, err := file.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no regular file", path)
+		err = fmt.Errorf("%s is not a regular file", path)
 	}
 	var f *File
 	if err == nil {
@@ -161,14 +165,17 @@ func read(src io.ReaderAt, size int64, path string) (*File, error) {
 		}
 	}
 	if size < 8 {
-		return nil, fmt.Errorf("%d bytes are no safetensors file: it begins with the header's length in 8 bytes", size)
+		return nil, fmt.Errorf("found %d bytes, expected a safetensors file, which begins with "+
+			"the header's length in 8 bytes", size)
 	}
 	n := binary.LittleEndian.Uint64(head)
 	if n > maxHeader {
-		return nil, fmt.Errorf("the header is said to have %d bytes, at most %d are allowed: this is no safetensors file, or it is damaged", n, maxHeader)
+		return nil, fmt.Errorf("the header's length is %d bytes, at most %d are allowed: this is "+
+			"not a safetensors file, or it is damaged", n, maxHeader)
 	}
 	if int64(n) > size-8 {
-		return nil, fmt.Errorf("the header is said to have %d bytes, the file has %d: it is truncated", n, size)
+		return nil, fmt.Errorf("the header's length is %d bytes, the file has %d: it is truncated",
+			n, size)
 	}
 	header := make([]byte, n)
 	if _, err := src.ReadAt(header, 8); err != nil {
@@ -182,24 +189,26 @@ func read(src io.ReaderAt, size int64, path string) (*File, error) {
 		if a.off != b.off {
 			return int(min(1, max(-1, a.off-b.off)))
 		}
-		return int(min(1, max(-1, a.size-b.size))) // empty ones first
+		return int(min(1, max(-1, a.size-b.size))) // empty tensors first
 	})
 	end := int64(0)
 	for _, t := range f.Tensors {
 		if t.off != end {
-			return nil, fmt.Errorf("tensor %q begins at byte %d of the data, expected %d: tensors may neither overlap nor leave gaps", t.Name, t.off, end)
+			return nil, fmt.Errorf("tensor %q begins at byte %d of the data, expected %d: "+
+				"tensors may neither overlap nor leave gaps", t.Name, t.off, end)
 		}
 		end += t.size
 		t.off += 8 + int64(n)
 		t.src, t.path = src, path
 	}
 	if data := size - 8 - int64(n); end != data {
-		return nil, fmt.Errorf("the header describes %d bytes of data, the file has %d: it is truncated or damaged", end, data)
+		return nil, fmt.Errorf("the header describes %d bytes of data, the file has %d: it is "+
+			"truncated or damaged", end, data)
 	}
 	return f, nil
 }
 
-// parse reads the header's JSON token by token, so that a repeated key is seen.
+// parse reads the header's JSON token by token to detect repeated keys.
 func (f *File) parse(header []byte) error {
 	if !utf8.Valid(header) {
 		return errors.New("it is not UTF-8")
@@ -217,7 +226,7 @@ func (f *File) parse(header []byte) error {
 		}
 		if name == metadataKey {
 			if metadata {
-				return fmt.Errorf("%s stands twice", metadataKey)
+				return fmt.Errorf("%s appears twice", metadataKey)
 			}
 			metadata = true
 			if f.Metadata, err = parseMetadata(d); err != nil {
@@ -226,7 +235,7 @@ func (f *File) parse(header []byte) error {
 			continue
 		}
 		if f.byName[name] != nil {
-			return fmt.Errorf("tensor %.80q stands twice", name)
+			return fmt.Errorf("tensor %.80q appears twice", name)
 		}
 		t, err := parseTensor(d)
 		if err != nil {
@@ -247,7 +256,7 @@ func (f *File) parse(header []byte) error {
 
 func syntax(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("its JSON ends in the middle")
+		return errors.New("its JSON is incomplete")
 	}
 	return err
 }
@@ -268,7 +277,7 @@ func key(d *json.Decoder) (string, error) {
 	if err != nil {
 		return "", syntax(err)
 	}
-	return t.(string), nil // the decoder lets nothing else stand before a colon
+	return t.(string), nil // the decoder accepts only a string before a colon
 }
 
 func parseMetadata(d *json.Decoder) (map[string]string, error) {
@@ -282,7 +291,7 @@ func parseMetadata(d *json.Decoder) (map[string]string, error) {
 			return nil, err
 		}
 		if _, ok := m[k]; ok {
-			return nil, fmt.Errorf("%.80q stands twice", k)
+			return nil, fmt.Errorf("%.80q appears twice", k)
 		}
 		v, err := d.Token()
 		if err != nil {
@@ -311,7 +320,7 @@ func parseTensor(d *json.Decoder) (*Tensor, error) {
 			return nil, err
 		}
 		if seen[k] {
-			return nil, fmt.Errorf("%.40q stands twice", k)
+			return nil, fmt.Errorf("%.40q appears twice", k)
 		}
 		seen[k] = true
 		switch k {
@@ -325,11 +334,11 @@ func parseTensor(d *json.Decoder) (*Tensor, error) {
 				return nil, fmt.Errorf("element type %.40v is not known", v)
 			}
 		case "shape":
-			if t.Shape, err = numbers(d, array.MaxDims); err != nil {
+			if t.Shape, err = integers(d, array.MaxDims); err != nil {
 				return nil, fmt.Errorf("shape: %w", err)
 			}
 		case "data_offsets":
-			if offsets, err = numbers(d, 2); err != nil {
+			if offsets, err = integers(d, 2); err != nil {
 				return nil, fmt.Errorf("data_offsets: %w", err)
 			}
 		default:
@@ -347,12 +356,13 @@ func parseTensor(d *json.Decoder) (*Tensor, error) {
 		return nil, err
 	}
 	if t.off, t.size = offsets[0], offsets[1]-offsets[0]; t.size != want {
-		return nil, fmt.Errorf("data_offsets %v hold %d bytes, shape %v of %s needs %d", offsets, t.size, t.Shape, t.DType, want)
+		return nil, fmt.Errorf("data_offsets %v hold %d bytes, shape %v of %s needs %d", offsets,
+			t.size, t.Shape, t.DType, want)
 	}
 	return t, nil
 }
 
-// byteSize is the size of a tensor's elements.
+// byteSize returns the size of a tensor's elements in bytes.
 func byteSize(d DType, shape []int64) (int64, error) {
 	n, err := array.Numel(shape)
 	if err != nil {
@@ -365,8 +375,8 @@ func byteSize(d DType, shape []int64) (int64, error) {
 	return int64(b), nil
 }
 
-// numbers reads a list of whole numbers that are not negative.
-func numbers(d *json.Decoder, limit int) ([]int64, error) {
+// integers reads a list of non-negative integers.
+func integers(d *json.Decoder, limit int) ([]int64, error) {
 	if err := open(d, '['); err != nil {
 		return nil, err
 	}
@@ -379,10 +389,10 @@ func numbers(d *json.Decoder, limit int) ([]int64, error) {
 		n, ok := v.(json.Number)
 		x, err := n.Int64()
 		if !ok || err != nil || x < 0 || strings.HasPrefix(string(n), "-") {
-			return nil, fmt.Errorf("found %.40v, expected whole numbers", v)
+			return nil, fmt.Errorf("found %.40v, expected whole numbers of 0 or more", v)
 		}
 		if len(list) == limit {
-			return nil, fmt.Errorf("more than %d numbers", limit)
+			return nil, fmt.Errorf("more than %d integers", limit)
 		}
 		list = append(list, x)
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
-// described is what Python's library found in a file.
+// described is what Python's library reads from a file.
 type described struct {
 	Metadata map[string]string `json:"metadata"`
 	Tensors  map[string]struct {
@@ -30,7 +30,8 @@ type described struct {
 	} `json:"tensors"`
 }
 
-var torchNames = map[DType]string{Bool: "bool", Uint8: "uint8", Int8: "int8", Int16: "int16", Float16: "float16", BFloat16: "bfloat16",
+var torchNames = map[DType]string{Bool: "bool", Uint8: "uint8", Int8: "int8", Int16: "int16",
+	Float16: "float16", BFloat16: "bfloat16",
 	Int32: "int32", Float32: "float32", Float64: "float64", Int64: "int64"}
 
 func describe(t *testing.T, path string) described {
@@ -62,7 +63,7 @@ func corpus(t *testing.T) []string {
 	return files
 }
 
-// rewrite reads a file and writes it again, its tensors handed over in another order.
+// rewrite reads a file and writes it again, passing the tensors to Save in another order.
 func rewrite(t *testing.T, in, out string) {
 	t.Helper()
 	f, err := Open(in)
@@ -92,7 +93,8 @@ func TestFilesOfPythonAreReadAndWrittenToTheSameBytes(t *testing.T) {
 	}
 }
 
-// TestLiveBothDirections: Python reads what we write, metadata of several keys included, and its own writing gives our bytes.
+// TestLiveBothDirections: Python reads what we write, including metadata with several keys, and
+// writes the same bytes itself.
 func TestLiveBothDirections(t *testing.T) {
 	golden.Python(t)
 	dir := t.TempDir()
@@ -121,14 +123,16 @@ func TestLiveBothDirections(t *testing.T) {
 	require.Equal(t, y, x)
 
 	several := filepath.Join(dir, "several.safetensors")
-	require.NoError(t, Save(several, []Entry{{"w", Float32, []int64{1}, Bytes(b(4))}}, map[string]string{"format": "pt", "a": "1", "": "é\n"}))
+	require.NoError(t, Save(several, []Entry{{"w", Float32, []int64{1}, Bytes(b(4))}},
+		map[string]string{"format": "pt", "a": "1", "": "é\n"}))
 	fresh := filepath.Join(dir, "corpus")
 	golden.Run(t, "safetensors_corpus.py", fresh)
 	files, err := filepath.Glob(filepath.Join(fresh, "*.safetensors"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	files = append(files, ours, several)
-	lines := strings.Split(strings.TrimSpace(string(golden.Run(t, "safetensors_corpus.py", append([]string{"--describe"}, files...)...))), "\n")
+	lines := strings.Split(strings.TrimSpace(string(golden.Run(t, "safetensors_corpus.py",
+		append([]string{"--describe"}, files...)...))), "\n")
 	require.Len(t, lines, len(files))
 	for i, line := range lines {
 		var want described
@@ -137,7 +141,7 @@ func TestLiveBothDirections(t *testing.T) {
 	}
 }
 
-// file is a header with its length before it, and data.
+// file returns a header preceded by its length and followed by data.
 func file(header, data string) []byte {
 	return append(binary.LittleEndian.AppendUint64(nil, uint64(len(header))), header+data...)
 }
@@ -148,35 +152,58 @@ func TestHostileFilesAreRefused(t *testing.T) {
 		content []byte
 		message string
 	}{
-		"empty":           {nil, "0 bytes are no safetensors file"},
-		"huge header":     {append([]byte{255, 255, 255, 255, 255, 255, 255, 255}, "{}"...), "at most 8388608 are allowed"},
-		"long header":     {append([]byte{200, 0, 0, 0, 0, 0, 0, 0}, "{}"...), "it is truncated"},
-		"no JSON":         {file("[1]", ""), "found [, expected {"},
-		"cut JSON":        {file(`{"w":{"dtype":"F32"`, ""), "ends in the middle"},
-		"not UTF-8":       {file("{\"\xff\":{}}", ""), "not UTF-8"},
-		"more behind":     {file("{} {}", ""), "bytes follow its end"},
-		"twice":           {file("{"+w+","+w+"}", "12345678"), `tensor "w" stands twice`},
-		"shape twice":     {file(`{"w":{"shape":[1],"dtype":"U8","shape":[2],"data_offsets":[0,1]}}`, "1"), `"shape" stands twice`},
-		"metadata twice":  {file(`{"__metadata__":{},"__metadata__":{}}`, ""), "__metadata__ stands twice"},
+		"empty": {nil, "found 0 bytes, expected a safetensors file"},
+		"huge header": {append([]byte{255, 255, 255, 255, 255, 255, 255, 255}, "{}"...),
+			"at most 8388608 are allowed"},
+		"long header": {append([]byte{200, 0, 0, 0, 0, 0, 0, 0}, "{}"...), "it is truncated"},
+		"no JSON":     {file("[1]", ""), "found [, expected {"},
+		"cut JSON":    {file(`{"w":{"dtype":"F32"`, ""), "is incomplete"},
+		"not UTF-8":   {file("{\"\xff\":{}}", ""), "not UTF-8"},
+		"more behind": {file("{} {}", ""), "bytes follow its end"},
+		"twice":       {file("{"+w+","+w+"}", "12345678"), `tensor "w" appears twice`},
+		"shape twice": {
+			file(`{"w":{"shape":[1],"dtype":"U8","shape":[2],"data_offsets":[0,1]}}`, "1"),
+			`"shape" appears twice`},
+		"metadata twice": {file(`{"__metadata__":{},"__metadata__":{}}`, ""),
+			"__metadata__ appears twice"},
 		"metadata number": {file(`{"__metadata__":{"a":1}}`, ""), `"a" is not text`},
-		"metadata key":    {file(`{"__metadata__":{"a":"1","a":"2"}}`, ""), `"a" stands twice`},
-		"dtype":           {file(`{"w":{"dtype":"F31","shape":[],"data_offsets":[0,4]}}`, "1234"), "element type F31 is not known"},
-		"dtype number":    {file(`{"w":{"dtype":7,"shape":[],"data_offsets":[0,4]}}`, "1234"), "element type 7 is not known"},
-		"missing":         {file(`{"w":{"dtype":"F32","shape":[1]}}`, "1234"), "expected dtype, shape and two data_offsets"},
-		"one offset":      {file(`{"w":{"dtype":"F32","shape":[1],"data_offsets":[0]}}`, "1234"), "expected dtype, shape and two data_offsets"},
-		"unknown key":     {file(`{"w":{"dtype":"F32","shape":[1],"stride":[1],"data_offsets":[0,4]}}`, "1234"), `key "stride" is not known`},
-		"negative":        {file(`{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}`, "1234"), "found -1, expected whole numbers"},
-		"fraction":        {file(`{"w":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}`, "1234"), "expected whole numbers"},
-		"huge shape":      {file(`{"w":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}`, "1234"), "more than 2^63"},
-		"wraps":           {file(`{"w":{"dtype":"F32","shape":[4611686018427387905],"data_offsets":[0,4]}}`, "1234"), "larger than any file"},
-		"many axes":       {file(`{"w":{"dtype":"U8","shape":[`+strings.Repeat("1,", 64)+`1],"data_offsets":[0,1]}}`, "1"), "more than 64 numbers"},
-		"size":            {file(`{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}`, "1234"), "hold 4 bytes, shape [2] of F32 needs 8"},
-		"backwards":       {file(`{"w":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}}`, "1234"), "hold -4 bytes"},
-		"overlap":         {file(`{`+w+`,"v":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}`, "123456789012"), "neither overlap nor leave gaps"},
-		"gap":             {file(`{`+w+`,"v":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}`, "1234567890123456"), "neither overlap nor leave gaps"},
-		"beyond":          {file(`{`+w+`}`, "1234"), "describes 8 bytes of data, the file has 4"},
-		"rest":            {file(`{`+w+`}`, "1234567890"), "describes 8 bytes of data, the file has 10"},
-		"far":             {file(`{"w":{"dtype":"U8","shape":[0],"data_offsets":[9223372036854775807,9223372036854775807]}}`, ""), "neither overlap nor leave gaps"},
+		"metadata key":    {file(`{"__metadata__":{"a":"1","a":"2"}}`, ""), `"a" appears twice`},
+		"dtype": {file(`{"w":{"dtype":"F31","shape":[],"data_offsets":[0,4]}}`, "1234"),
+			"element type F31 is not known"},
+		"dtype number": {file(`{"w":{"dtype":7,"shape":[],"data_offsets":[0,4]}}`, "1234"),
+			"element type 7 is not known"},
+		"missing": {file(`{"w":{"dtype":"F32","shape":[1]}}`, "1234"),
+			"expected dtype, shape and two data_offsets"},
+		"one offset": {file(`{"w":{"dtype":"F32","shape":[1],"data_offsets":[0]}}`, "1234"),
+			"expected dtype, shape and two data_offsets"},
+		"unknown key": {
+			file(`{"w":{"dtype":"F32","shape":[1],"stride":[1],"data_offsets":[0,4]}}`, "1234"),
+			`key "stride" is not known`},
+		"negative": {file(`{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}`, "1234"),
+			"found -1, expected whole numbers of 0 or more"},
+		"fraction": {file(`{"w":{"dtype":"F32","shape":[1.0],"data_offsets":[0,4]}}`,
+			"1234"), "expected whole numbers of 0 or more"},
+		"huge shape": {
+			file(`{"w":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}`,
+				"1234"), "more than 2^63"},
+		"wraps": {
+			file(`{"w":{"dtype":"F32","shape":[4611686018427387905],"data_offsets":[0,4]}}`,
+				"1234"), "larger than any file"},
+		"many axes": {file(`{"w":{"dtype":"U8","shape":[`+strings.Repeat("1,",
+			64)+`1],"data_offsets":[0,1]}}`, "1"), "more than 64 integers"},
+		"size": {file(`{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}`, "1234"),
+			"hold 4 bytes, shape [2] of F32 needs 8"},
+		"backwards": {file(`{"w":{"dtype":"U8","shape":[4],"data_offsets":[4,0]}}`, "1234"),
+			"hold -4 bytes"},
+		"overlap": {file(`{`+w+`,"v":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}`,
+			"123456789012"), "neither overlap nor leave gaps"},
+		"gap": {file(`{`+w+`,"v":{"dtype":"F32","shape":[1],"data_offsets":[12,16]}}`,
+			"1234567890123456"), "neither overlap nor leave gaps"},
+		"beyond": {file(`{`+w+`}`, "1234"), "describes 8 bytes of data, the file has 4"},
+		"rest": {file(`{`+w+`}`, "1234567890"),
+			"describes 8 bytes of data, the file has 10"},
+		"far": {
+			file(`{"w":{"dtype":"U8","shape":[0],"data_offsets":[9223372036854775807,9223372036854775807]}}`, ""), "neither overlap nor leave gaps"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "f.safetensors")
@@ -187,12 +214,14 @@ func TestHostileFilesAreRefused(t *testing.T) {
 		})
 	}
 	_, err := Open(t.TempDir())
-	require.ErrorContains(t, err, "is no regular file")
+	require.ErrorContains(t, err, "is not a regular file")
 }
 
 func TestReadingStaysInsideTheTensor(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "f.safetensors")
-	require.NoError(t, Save(path, []Entry{{"a", Uint8, []int64{4}, Bytes([]byte{1, 2, 3, 4})}, {"b", Uint8, []int64{2}, Bytes([]byte{5, 6})}}, nil))
+	require.NoError(t,
+		Save(path, []Entry{{"a", Uint8, []int64{4}, Bytes([]byte{1, 2, 3, 4})},
+			{"b", Uint8, []int64{2}, Bytes([]byte{5, 6})}}, nil))
 	f, err := Open(path)
 	require.NoError(t, err)
 	defer f.Close()
@@ -216,13 +245,14 @@ func TestSaveRefusesAndLeavesNothing(t *testing.T) {
 	path := filepath.Join(dir, "f.safetensors")
 	one := Bytes([]byte{1})
 	for message, entries := range map[string][]Entry{
-		"stands twice":        {{"a", Uint8, []int64{1}, one}, {"a", Uint8, []int64{1}, one}},
-		"the format's own":    {{metadataKey, Uint8, []int64{1}, one}},
-		`element type "F31"`:  {{"a", "F31", []int64{1}, one}},
-		"negative size":       {{"a", Uint8, []int64{-1}, one}},
-		"its shape needs 2":   {{"a", Uint8, []int64{2}, one}},
-		"is not UTF-8":        {{"\xff", Uint8, []int64{1}, one}},
-		"the disk is on fire": {{"a", Uint8, []int64{1}, func([]byte) error { return errors.New("the disk is on fire") }}},
+		"appears twice":          {{"a", Uint8, []int64{1}, one}, {"a", Uint8, []int64{1}, one}},
+		"reserved by the format": {{metadataKey, Uint8, []int64{1}, one}},
+		`element type "F31"`:     {{"a", "F31", []int64{1}, one}},
+		"negative size":          {{"a", Uint8, []int64{-1}, one}},
+		"its shape needs 2":      {{"a", Uint8, []int64{2}, one}},
+		"is not UTF-8":           {{"\xff", Uint8, []int64{1}, one}},
+		"the disk is on fire": {{"a", Uint8, []int64{1},
+			func([]byte) error { return errors.New("the disk is on fire") }}},
 	} {
 		require.ErrorContains(t, Save(path, entries, nil), message)
 	}
@@ -254,7 +284,7 @@ func FuzzSafetensors(f *testing.F) {
 	})
 }
 
-// The largest header that is read, of nothing but empty tensors, takes little time and memory.
+// The largest accepted header, full of empty tensors, takes little time and memory.
 func TestHeaderOfManyTensorsIsReadSoon(t *testing.T) {
 	var header bytes.Buffer
 	header.WriteByte('{')
@@ -274,7 +304,7 @@ func TestHeaderOfManyTensorsIsReadSoon(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	t.Logf("%d tensors, %v, %d MB", len(f.Tensors), took, (after.HeapAlloc-before.HeapAlloc)>>20)
-	require.Less(t, took, 20*time.Second) // of a busy machine
+	require.Less(t, took, 20*time.Second) // on a busy machine
 	require.Less(t, after.HeapAlloc-before.HeapAlloc, uint64(160<<20))
 	runtime.KeepAlive(f)
 }

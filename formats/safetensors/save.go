@@ -14,16 +14,17 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
-// Entry is a tensor to be written.
+// Entry is a tensor to write.
 type Entry struct {
 	Name  string
 	DType DType
 	Shape []int64
-	// Read fills a buffer of the tensor's size with its elements, little-endian and row-major. It is called once.
+	// Read fills a buffer of the tensor's size with the elements, little-endian and row-major. It
+	// is called once.
 	Read func(dst []byte) error
 }
 
-// Bytes makes an Entry's Read from elements in memory.
+// Bytes returns an Entry's Read for elements in memory.
 func Bytes(b []byte) func([]byte) error {
 	return func(dst []byte) error {
 		if len(b) != len(dst) {
@@ -34,9 +35,9 @@ func Bytes(b []byte) func([]byte) error {
 	}
 }
 
-// Save writes a file as the reference does: tensors by element type, the widest first, then by name; the header padded
-// with spaces to a multiple of 8, so that every tensor is aligned. Metadata keys are sorted. The file appears complete or
-// not at all.
+// Save writes a file as the reference does: tensors by element type, the widest first, then by
+// name; the header padded with spaces to a multiple of 8, so that every tensor is aligned. Metadata
+// keys are sorted. The file appears complete or not at all.
 func Save(path string, tensors []Entry, metadata map[string]string) error {
 	header, sorted, err := layout(tensors, metadata)
 	if err != nil {
@@ -81,7 +82,7 @@ func write(out io.Writer, header []byte, sorted []Entry) error {
 	return w.Flush()
 }
 
-// layout gives the header with its length before it, and the order of the tensors.
+// layout returns the header, preceded by its length, and the order of the tensors.
 func layout(tensors []Entry, metadata map[string]string) ([]byte, []Entry, error) {
 	sorted := slices.Clone(tensors)
 	slices.SortStableFunc(sorted, func(a, b Entry) int {
@@ -113,11 +114,14 @@ func layout(tensors []Entry, metadata map[string]string) ([]byte, []Entry, error
 	at := int64(0)
 	for _, e := range sorted {
 		if e.Name == metadataKey || seen[e.Name] {
-			return nil, nil, fmt.Errorf("tensor name %q stands twice, or is the format's own", e.Name)
+			return nil, nil, fmt.Errorf("tensor name %q appears twice, or is reserved by the "+
+				"format",
+				e.Name)
 		}
 		seen[e.Name] = true
 		if e.DType.Size() == 0 {
-			return nil, nil, fmt.Errorf("%s: element type %q is not one of the format's", e.Name, e.DType)
+			return nil, nil, fmt.Errorf("%s: element type %q is not one of the format's", e.Name,
+				e.DType)
 		}
 		n, err := byteSize(e.DType, e.Shape)
 		if err != nil {
@@ -139,16 +143,17 @@ func layout(tensors []Entry, metadata map[string]string) ([]byte, []Entry, error
 	}
 	header := b.Bytes()
 	if len(header)-8 > maxHeader {
-		return nil, nil, fmt.Errorf("the header would have %d bytes, at most %d are allowed", len(header)-8, maxHeader)
+		return nil, nil, fmt.Errorf("the header would have %d bytes, at most %d are allowed",
+			len(header)-8, maxHeader)
 	}
 	binary.LittleEndian.PutUint64(header, uint64(len(header)-8))
 	return header, sorted, nil
 }
 
-// escapes are the characters that JSON has a short form for.
+// escapes lists the characters with a short escape in JSON.
 var escapes = strings.NewReplacer(`"`, `\"`, `\`, `\\`, "\n", `\n`, "\r", `\r`, "\t", `\t`, "\b", `\b`, "\f", `\f`)
 
-// text writes a JSON string as the reference does, which escapes nothing that need not be.
+// text writes a JSON string as the reference does, escaping only what must be escaped.
 func text(b *bytes.Buffer, s string) error {
 	if !utf8.ValidString(s) {
 		return fmt.Errorf("%.80q is not UTF-8", s)

@@ -1,28 +1,34 @@
-// Package arch holds the rules of the source tree as data; its test enforces them. It has no use at run time.
+// Package arch holds the rules of the source tree as data; its test enforces them. Not used at run
+// time.
 package arch
 
-// A Rule says where a package stands: it may import the module's packages of a lower level, and those named in Also.
-// Tests may import packages of their own level too, and the test support in internal.
+// A Rule gives a package's level: it may import packages of the module with a lower level, and
+// those in Also. Tests may also import packages of the same level and the test support in internal.
 type Rule struct {
-	Path    string   // under the module path; "/..." at the end covers what lies below too
-	Level   int      // the way of the data goes from level 0 to the program at level 5
-	Only    []string // when not nil, the only packages of the module that it may import; "/..." as in Path
-	Also    []string // packages of the same level that it may import
-	NoTorch bool     // must work without libtorch: package torch may not even be imported indirectly
+	Path  string // relative to the module path; a trailing "/..." also covers what is below
+	Level int    // data flows from level 0 up to the program at level 5
+	// if not nil, the only packages of the module that it may import; "/..." as in Path
+	Only []string
+	Also []string // packages of the same level that it may import
+	// must work without libtorch: package torch may not be imported, not even indirectly
+	NoTorch bool
 }
 
-// Rules has one entry for each package of the module; a package that is missing fails the test.
+// Rules has an entry for every package of the module; a missing one fails the test.
 var Rules = []Rule{
 	{Path: "volume", Level: 0, Only: []string{"internal/bits"}, NoTorch: true},
 	{Path: "formats/image", Level: 1, NoTorch: true},
-	{Path: "formats/...", Level: 0, Only: []string{"volume", "formats/pickle", "formats/pth", "formats/safetensors", "formats/internal/...", "internal/atomicfile", "internal/bits", "internal/sniff"}, NoTorch: true},
+	{Path: "formats/...", Level: 0, Only: []string{"volume", "formats/pickle", "formats/pth",
+		"formats/safetensors", "formats/internal/...", "internal/atomicfile", "internal/bits",
+		"internal/sniff"}, NoTorch: true},
 	{Path: "torch", Level: 0, Only: []string{"internal/bits"}},
 	{Path: "eval/pynum", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/bits", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/atomicfile", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/system", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/settings", Level: 0, Only: []string{}, NoTorch: true},
-	{Path: "internal/machine", Level: 1, Only: []string{"torch", "internal/settings", "internal/system"}},
+	{Path: "internal/machine", Level: 1,
+		Only: []string{"torch", "internal/settings", "internal/system"}},
 	{Path: "internal/sniff", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/filehash", Level: 0, Only: []string{"internal/atomicfile"}, NoTorch: true},
 	{Path: "internal/folderlock", Level: 0, Only: []string{}, NoTorch: true},
@@ -32,7 +38,8 @@ var Rules = []Rule{
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
 	{Path: "data/images", Level: 2, NoTorch: true},
-	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile", "internal/sniff"}, NoTorch: true},
+	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile", "internal/sniff"},
+		NoTorch: true},
 
 	{Path: "models", Level: 2, Only: []string{"torch", "torch/nn", "data/plans"}},
 	{Path: "loss", Level: 2, Only: []string{"torch"}},
@@ -55,7 +62,8 @@ var Rules = []Rule{
 	{Path: "report/...", Level: 4, Also: []string{"report/nnlog"}},
 	{Path: "train", Level: 4, Also: []string{"report", "report/nnlog"}},
 	{Path: "experiment", Level: 4, Also: []string{"train", "report", "report/nnlog", "phantom"}},
-	{Path: "phantom", Level: 4, Only: []string{"data/plans", "formats/nifti", "volume", "internal/atomicfile"}, NoTorch: true},
+	{Path: "phantom", Level: 4, Only: []string{"data/plans", "formats/nifti", "volume",
+		"internal/atomicfile"}, NoTorch: true},
 
 	{Path: "pipeline", Level: 5},
 	{Path: "cmd/...", Level: 6},
@@ -66,21 +74,25 @@ var Rules = []Rule{
 	{Path: "internal/torchtest", Level: 1, Only: []string{"torch", "internal/golden"}},
 }
 
-// Methods are the packages of fine-tuning methods, which train and cmd may import for their registration alone.
+// Methods lists the packages of fine-tuning methods, which train and cmd may import only for
+// registration.
 var Methods = []string{"dgst", "baselines"}
 
-// NetworkNames are parts of the names of networks' parameters. Like the class names, code outside
-// of package models may not hold them: it asks the registry.
-var NetworkNames = []string{"seg_layers", "swinViT", "all_modules", "transpconvs", "transp_conv", "decoder.encoder", "out.conv.conv"}
+// NetworkNames are parts of parameter names of networks. Like the class names, they may not appear
+// in code outside package models, which uses the registry instead.
+var NetworkNames = []string{"seg_layers", "swinViT", "all_modules", "transpconvs", "transp_conv",
+	"decoder.encoder", "out.conv.conv"}
 
-// NetworkNamesIn lists the packages and files that may: the old form of plans and nnU-Net's
-// planners name the classes that they mean, and tolerances say of which network they are.
-var NetworkNamesIn = []string{"models", "data/plans/architecture.go", "data/planner/planner.go", "internal/golden", "internal/arch"}
+// NetworkNamesIn lists the packages and files where they may appear: the old form of plans and
+// nnU-Net's planners name classes, and tolerances name the networks that they belong to.
+var NetworkNamesIn = []string{"models", "data/plans/architecture.go", "data/planner/planner.go",
+	"internal/golden", "internal/arch"}
 
-// TestSupport is what only tests may import, of the module and of others.
-var TestSupport = []string{"internal/golden", "internal/torchtest", "github.com/stretchr/testify/..."}
+// TestSupport lists the packages, of this and other modules, that only tests may import.
+var TestSupport = []string{"internal/golden", "internal/torchtest",
+	"github.com/stretchr/testify/..."}
 
-// Modules says which packages may import which third-party packages. Tests may use them too.
+// Modules maps third-party packages to the packages that may import them.
 var Modules = map[string][]string{
 	"codeberg.org/go-fonts/...":         {"report/..."},
 	"github.com/klauspost/compress/...": {"formats/..."},
@@ -91,10 +103,12 @@ var Modules = map[string][]string{
 	"github.com/spf13/...":              {"cmd/..."},
 	"github.com/stretchr/testify/...":   {"internal/golden", "internal/torchtest"},
 	"golang.org/x/image/...":            {"report/..."},
-	"golang.org/x/sys/...":              {"torch", "formats/...", "checkpoint", "train", "internal/system", "pipeline", "cmd/..."},
-	"golang.org/x/term":                 {"cmd/..."},
-	"gonum.org/v1/gonum/...":            {"checkpoint", "data/...", "eval/...", "experiment", "report/..."},
-	"gonum.org/v1/plot/...":             {"report/..."},
+	"golang.org/x/sys/...": {"torch", "formats/...", "checkpoint", "train",
+		"internal/system", "pipeline", "cmd/..."},
+	"golang.org/x/term": {"cmd/..."},
+	"gonum.org/v1/gonum/...": {"checkpoint", "data/...", "eval/...", "experiment",
+		"report/..."},
+	"gonum.org/v1/plot/...": {"report/..."},
 }
 
 // Unsafe lists the packages that may import "C" or "unsafe".
@@ -109,8 +123,10 @@ type Call struct {
 
 // Calls lists the forbidden calls.
 var Calls = []Call{
-	{"runtime", "SetFinalizer", "tensors are freed with their scope; finalizers run on any thread at any time", nil},
-	{"runtime", "AddCleanup", "tensors are freed with their scope; cleanups run on any thread at any time", nil},
+	{"runtime", "SetFinalizer", "tensors are freed with their scope; finalizers run on any " +
+		"thread at any time", nil},
+	{"runtime", "AddCleanup", "tensors are freed with their scope; cleanups run on any thread at " +
+		"any time", nil},
 	{"log", "Fatal", "return an error; only a program may end itself", []string{"main"}},
 	{"log", "Fatalf", "return an error; only a program may end itself", []string{"main"}},
 	{"log", "Fatalln", "return an error; only a program may end itself", []string{"main"}},
@@ -120,12 +136,16 @@ var Calls = []Call{
 	{"os", "Environ", "take a field of a config struct; cmd reads the environment", environment},
 }
 
-var environment = []string{"main", "_test.go", "cmd/...", "torch/shim.go", "internal/golden", "internal/torchtest"}
+var environment = []string{"main", "_test.go", "cmd/...", "torch/shim.go", "internal/golden",
+	"internal/torchtest"}
 
-// Of the scripts in scripts/golden, make golden runs all but these.
+// make golden runs all scripts in scripts/golden except these.
 var (
-	LiveScripts   = []string{"adopted.py", "full_size.py", "nnunet_stack.py", "phantom_dataset.py", "preprocess_datasets.py", "raw_datasets.py", "runs.py"} // tests run them live; they write no golden files
-	SharedScripts = []string{"stack.py"}                                                                                                                    // other scripts import them
+	// run live by tests; they write no golden files
+	LiveScripts = []string{"adopted.py", "full_size.py", "nnunet_stack.py", "phantom_dataset.py",
+		"preprocess_datasets.py", "raw_datasets.py", "runs.py"}
+	// imported by other scripts
+	SharedScripts = []string{"stack.py"}
 )
 
 // BadNames are package names that say nothing.

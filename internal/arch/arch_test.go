@@ -27,10 +27,11 @@ import (
 
 const module = "github.com/lntorch/lntorch"
 
-// A pkg is a package of the module as go list and its files show it. Paths of the module's own packages are relative.
+// A pkg is a package of the module, from go list and its files. Paths of the module's own packages
+// are relative.
 type pkg struct {
 	path  string
-	deps  []string // everything it imports, however indirectly, tests apart
+	deps  []string // direct and indirect imports, without those of tests
 	files []file
 }
 
@@ -42,7 +43,7 @@ type file struct {
 
 func (f file) isTest() bool { return strings.HasSuffix(f.name, "_test.go") }
 
-// imports maps the name each import has in the file to its path.
+// imports maps the local name of each import of the file to its path.
 func (f file) imports() map[string]string {
 	names := map[string]string{}
 	for _, spec := range f.ast.Imports {
@@ -56,7 +57,7 @@ func (f file) imports() map[string]string {
 	return names
 }
 
-// relative strips the module path; other paths stay as they are.
+// relative strips the module path; other paths are returned unchanged.
 func relative(importPath string) string { return strings.TrimPrefix(importPath, module+"/") }
 
 func own(importPath string) bool { return strings.HasPrefix(importPath, module+"/") }
@@ -65,7 +66,7 @@ func standard(importPath string) bool {
 	return !strings.Contains(strings.Split(importPath, "/")[0], ".")
 }
 
-// match says whether p is covered by pattern: itself, or with "/..." what lies below it too.
+// match reports whether pattern covers p: p itself, or with "/..." also what is below it.
 func match(pattern, p string) bool {
 	base, below := strings.CutSuffix(pattern, "/...")
 	return p == base || below && strings.HasPrefix(p, base+"/")
@@ -84,12 +85,13 @@ func find(p string) (Rule, bool) {
 	return Rule{}, false
 }
 
-// load lists the module's packages, with every Go file in their folders whatever its build tags.
+// load lists the module's packages, with every Go file in their folders regardless of build tags.
 func load(t *testing.T) (packages []pkg, fset *token.FileSet) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
-	cmd := exec.Command("go", "list", "-e", "-tags", "gotorch", "-json=ImportPath,Dir,Deps", "./...")
+	cmd := exec.Command("go", "list", "-e", "-tags", "gotorch", "-json=ImportPath,Dir,Deps",
+		"./...")
 	cmd.Dir = root
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -149,7 +151,8 @@ func importFault(from Rule, fromPath, importPath string, test bool) string {
 				if matchAny(users, fromPath) {
 					return ""
 				}
-				return fmt.Sprintf("only %s may; see Modules in internal/arch", strings.Join(users, ", "))
+				return fmt.Sprintf("only %s may; see Modules in internal/arch",
+					strings.Join(users, ", "))
 			}
 		}
 		return "this module is not in Modules in internal/arch"
@@ -166,7 +169,8 @@ func importFault(from Rule, fromPath, importPath string, test bool) string {
 	case from.Only != nil && !matchAny(from.Only, to):
 		return fmt.Sprintf("%s may import only %v of the module", from.Path, from.Only)
 	case from.Only == nil && rule.Level >= from.Level:
-		return fmt.Sprintf("%s is of level %d, %s of level %d: imports go to lower levels only", from.Path, from.Level, to, rule.Level)
+		return fmt.Sprintf("%s is of level %d, %s of level %d: imports go to lower levels only",
+			from.Path, from.Level, to, rule.Level)
 	}
 	return ""
 }
@@ -229,7 +233,8 @@ func TestLevelsAreRefusedWhenBroken(t *testing.T) {
 	}
 }
 
-// The loop and the program reach methods through the registry: they import their packages for registration alone.
+// The training loop and the program reach methods through the registry: they import their packages
+// only for registration.
 func TestMethodsAreReachedThroughTheRegistry(t *testing.T) {
 	packages, _ := load(t)
 	found := 0
@@ -245,17 +250,20 @@ func TestMethodsAreReachedThroughTheRegistry(t *testing.T) {
 					continue
 				}
 				found++
-				require.True(t, spec.Name != nil && spec.Name.Name == "_", "%s imports %s by name; package finetune has its hooks and registry", f.name, path)
+				require.True(t, spec.Name != nil && spec.Name.Name == "_",
+					"%s imports %s by name; package finetune has its hooks and registry", f.name,
+					path)
 			}
 		}
 	}
 	require.Equal(t, len(Methods), found)
 }
 
-// networkNames finds string constants and names of package models that are those of one network.
+// networkNames finds string constants and identifiers of package models that name one network.
 func networkNames(f file, names []string) (found []ast.Node, which []string) {
 	has := func(n ast.Node, text string) {
-		if i := slices.IndexFunc(names, func(name string) bool { return strings.Contains(text, name) }); i >= 0 {
+		if i := slices.IndexFunc(names,
+			func(name string) bool { return strings.Contains(text, name) }); i >= 0 {
 			found, which = append(found, n), append(which, names[i])
 		}
 	}
@@ -276,7 +284,8 @@ func networkNames(f file, names []string) (found []ast.Node, which []string) {
 	return found, which
 }
 
-// A network is one file: what else the program must know of it is in its registry entry.
+// A network is one file: everything else that the program needs to know about it is in its registry
+// entry.
 func TestNetworksAreReachedThroughTheRegistry(t *testing.T) {
 	packages, fset := load(t)
 	names := append(models.Classes(), NetworkNames...)
@@ -292,7 +301,9 @@ func TestNetworksAreReachedThroughTheRegistry(t *testing.T) {
 			}
 			for i, n := range found {
 				if !matchAny(NetworkNamesIn, p.path) && !slices.Contains(NetworkNamesIn, f.name) {
-					t.Errorf("%s: %s is a fact of one network: package models has it in the registry", fset.Position(n.Pos()), which[i])
+					t.Errorf(
+						"%s: %s is a fact of one network: package models has it in the registry",
+						fset.Position(n.Pos()), which[i])
 				}
 			}
 		}
@@ -310,7 +321,7 @@ func TestNetworkNamesAreFound(t *testing.T) {
 	require.Equal(t, []string{"PlainConvUNet", "seg_layers"}, which)
 }
 
-// exempt says whether a call is allowed in this file.
+// exempt reports whether a call is allowed in this file.
 func exempt(c Call, p pkg, f file) bool {
 	for _, e := range c.Except {
 		switch e {
@@ -358,7 +369,8 @@ func TestForbiddenCalls(t *testing.T) {
 		for _, f := range p.files {
 			found, calls := forbidden(p, f)
 			for i, n := range found {
-				t.Errorf("%s: %s.%s: %s", fset.Position(n.Pos()), calls[i].Package, calls[i].Name, calls[i].Why)
+				t.Errorf("%s: %s.%s: %s", fset.Position(n.Pos()), calls[i].Package, calls[i].Name,
+					calls[i].Why)
 			}
 		}
 	}
@@ -375,7 +387,7 @@ func TestForbiddenCallsAreFound(t *testing.T) {
 	require.Equal(t, "Getenv", calls[1].Name)
 }
 
-// exported says whether a function or method is part of the package's surface.
+// exported reports whether a function or method is part of the package's API.
 func exported(d *ast.FuncDecl) bool {
 	if !d.Name.IsExported() || d.Recv == nil {
 		return d.Name.IsExported()
@@ -397,8 +409,9 @@ func exported(d *ast.FuncDecl) bool {
 	}
 }
 
-// standardMethods are explained by the interface of the standard library that they make.
-var standardMethods = []string{"Error", "Unwrap", "String", "Close", "Len", "Less", "Swap", "Read", "Write", "MarshalJSON", "UnmarshalJSON"}
+// standardMethods need no comment: they implement interfaces of the standard library.
+var standardMethods = []string{"Error", "Unwrap", "String", "Close", "Len", "Less", "Swap", "Read",
+	"Write", "MarshalJSON", "UnmarshalJSON"}
 
 func TestExportedThingsAreDocumented(t *testing.T) {
 	packages, fset := load(t)
@@ -416,7 +429,8 @@ func TestExportedThingsAreDocumented(t *testing.T) {
 			for _, d := range f.ast.Decls {
 				switch d := d.(type) {
 				case *ast.FuncDecl:
-					if d.Doc == nil && exported(d) && (d.Recv == nil || !slices.Contains(standardMethods, d.Name.Name)) {
+					if d.Doc == nil && exported(d) && (d.Recv == nil ||
+						!slices.Contains(standardMethods, d.Name.Name)) {
 						t.Errorf("%s: %s has no doc comment", fset.Position(d.Pos()), d.Name.Name)
 					}
 				case *ast.GenDecl:
@@ -424,11 +438,13 @@ func TestExportedThingsAreDocumented(t *testing.T) {
 						switch s := s.(type) {
 						case *ast.TypeSpec:
 							if s.Name.IsExported() && d.Doc == nil && s.Doc == nil && s.Comment == nil {
-								t.Errorf("%s: %s has no doc comment", fset.Position(s.Pos()), s.Name.Name)
+								t.Errorf("%s: %s has no doc comment", fset.Position(s.Pos()),
+									s.Name.Name)
 							}
 						case *ast.ValueSpec:
 							if s.Names[0].IsExported() && d.Doc == nil && s.Doc == nil && s.Comment == nil {
-								t.Errorf("%s: %s has no doc comment", fset.Position(s.Pos()), s.Names[0].Name)
+								t.Errorf("%s: %s has no doc comment", fset.Position(s.Pos()),
+									s.Names[0].Name)
 							}
 						}
 					}
@@ -441,7 +457,7 @@ func TestExportedThingsAreDocumented(t *testing.T) {
 	}
 }
 
-// Golden files that no script writes any more would be figures that nobody can check.
+// Golden files that no script writes any more could not be checked by anybody.
 func TestMakeGoldenRunsEveryScript(t *testing.T) {
 	root := "../.."
 	text, err := os.ReadFile(filepath.Join(root, "Makefile"))
@@ -450,7 +466,8 @@ func TestMakeGoldenRunsEveryScript(t *testing.T) {
 	require.True(t, found, "the Makefile has no target golden")
 	recipe, _, _ = strings.Cut(recipe, "\n\n")
 	var run []string
-	for _, m := range regexp.MustCompile(`(?m)^\s*run (\S+\.py)`).FindAllStringSubmatch(recipe, -1) {
+	for _, m := range regexp.MustCompile(`(?m)^\s*run (\S+\.py)`).FindAllStringSubmatch(recipe,
+		-1) {
 		run = append(run, m[1])
 	}
 	require.NotEmpty(t, run)
@@ -477,7 +494,8 @@ func TestMakeGoldenRunsEveryScript(t *testing.T) {
 
 	listed := slices.Concat(run, LiveScripts, SharedScripts)
 	for _, name := range names {
-		require.Contains(t, listed, name, "scripts/golden/%s: make golden does not run it; add it there, or to the lists in internal/arch", name)
+		require.Contains(t, listed, name,
+			"scripts/golden/%s: make golden does not run it; add it there, or to the lists in internal/arch", name)
 	}
 	for _, name := range listed {
 		require.Contains(t, names, name, "there is no scripts/golden/%s", name)
@@ -488,7 +506,8 @@ func TestMakeGoldenRunsEveryScript(t *testing.T) {
 	}
 	for _, name := range SharedScripts {
 		require.NotContains(t, run, name)
-		require.Regexp(t, `(?m)^\s*(import|from) `+strings.TrimSuffix(name, ".py")+`\b`, python.String(), "no script imports %s", name)
+		require.Regexp(t, `(?m)^\s*(import|from) `+strings.TrimSuffix(name, ".py")+`\b`,
+			python.String(), "no script imports %s", name)
 	}
 }
 

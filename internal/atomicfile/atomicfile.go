@@ -1,5 +1,6 @@
-// Package atomicfile writes files that appear whole or not at all: to a temporary name in the same folder, made durable,
-// then renamed. A folder that its file system cannot make durable is no error.
+// Package atomicfile writes files that appear complete or not at all: it writes to a temporary name
+// in the same folder, syncs, then renames. A folder that its file system cannot sync is not an
+// error.
 package atomicfile
 
 import (
@@ -12,13 +13,14 @@ import (
 	"syscall"
 )
 
-// File is a file being written. End it with Commit or Abort.
+// File is a file being written. Finish it with Commit or Abort.
 type File struct {
 	*os.File
 	path string
 }
 
-// Temporary files are called .lntorch.xxxxxxxx.tmp, whatever the final name: that may be as long as the file system allows.
+// Temporary files are named .lntorch.xxxxxxxx.tmp, independent of the final name, which may be as
+// long as the file system allows.
 const temporaryName = ".lntorch.%08x.tmp"
 
 // temporary matches them, and those of earlier versions, .NAME.xxxxxxxx.tmp.
@@ -30,7 +32,8 @@ func Create(path string) (*File, error) {
 		name := filepath.Join(filepath.Dir(path), fmt.Sprintf(temporaryName, rand.Uint32()))
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 		if err == nil {
-			// The lock tells Sweep that the writer lives. A file system without locks has no sweeping either.
+			// The lock tells Sweep that the writer is alive. On a file system without locks Sweep
+			// removes nothing.
 			_ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 			return &File{f, path}, nil
 		}
@@ -40,7 +43,7 @@ func Create(path string) (*File, error) {
 	}
 }
 
-// Write writes a whole file.
+// Write writes a file with the given content.
 func Write(path string, content []byte) error {
 	f, err := Create(path)
 	if err != nil {
@@ -53,8 +56,9 @@ func Write(path string, content []byte) error {
 	return f.Commit()
 }
 
-// Commit makes the content durable and gives the file its name. On an error nothing is left and a file that had the
-// name before is untouched; only an error from making the folder durable comes after the renaming.
+// Commit makes the content durable and renames the file to its final name. On an error no file is
+// left behind and an existing file is untouched; only an error from syncing the folder can follow
+// the rename.
 func (f *File) Commit() error {
 	err := f.Sync()
 	if err == nil {
@@ -70,8 +74,9 @@ func (f *File) Commit() error {
 	return SyncFolder(filepath.Dir(f.path))
 }
 
-// SyncFolder makes the names in a folder durable. That is best effort: file systems that have no such operation for folders
-// (SMB, some FUSE) and folders that may be written but not read are no error, a failing disk is.
+// SyncFolder makes the names in a folder durable, as far as possible: file systems that cannot sync
+// folders (SMB, some FUSE) and folders that are writable but not readable are no error; a failing
+// disk is.
 func SyncFolder(folder string) error {
 	dir, err := os.Open(folder)
 	if errors.Is(err, os.ErrPermission) {
@@ -84,7 +89,7 @@ func SyncFolder(folder string) error {
 	return bestEffort(dir.Sync())
 }
 
-// bestEffort drops the errors that say that a folder cannot be synced.
+// bestEffort drops errors that mean that a folder cannot be synced.
 func bestEffort(err error) error {
 	for _, none := range []error{syscall.EINVAL, syscall.ENOTSUP, syscall.ENOSYS} {
 		if errors.Is(err, none) {
@@ -100,8 +105,8 @@ func (f *File) Abort() {
 	os.Remove(f.Name())
 }
 
-// Sweep removes the temporary files in folder whose writers were killed. Those of living programs stay, and files that this
-// package did not make.
+// Sweep removes temporary files in folder whose writers were killed. It keeps those of running
+// programs and any files not created by this package.
 func Sweep(folder string) error {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -112,7 +117,8 @@ func Sweep(folder string) error {
 		if !temporary.MatchString(name) || !e.Type().IsRegular() {
 			continue
 		}
-		if err := sweep(filepath.Join(folder, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := sweep(filepath.Join(folder, name)); err != nil && !errors.Is(err,
+			os.ErrNotExist) {
 			return err
 		}
 	}
@@ -126,7 +132,7 @@ func sweep(path string) error {
 	}
 	defer f.Close()
 	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) != nil {
-		return nil // someone writes it
+		return nil // still being written
 	}
 	return os.Remove(path)
 }

@@ -45,7 +45,8 @@ func TestAbortAndFailuresLeaveNothing(t *testing.T) {
 	f.Abort()
 	require.Empty(t, names(t, dir))
 
-	require.NoError(t, os.MkdirAll(filepath.Join(dir, "b.bin", "x"), 0o755)) // a folder cannot be replaced by a file
+	// a folder cannot be replaced by a file
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "b.bin", "x"), 0o755))
 	require.Error(t, Write(filepath.Join(dir, "b.bin"), []byte("x")))
 	require.Equal(t, []string{"b.bin"}, names(t, dir))
 }
@@ -54,10 +55,12 @@ func TestSweepRemovesWhatTheDeadLeft(t *testing.T) {
 	dir := t.TempDir()
 	alive, err := Create(filepath.Join(dir, "a.bin"))
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, ".b.pth.0123abcd.tmp"), []byte("half"), 0o666))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, ".lntorch.0123abcd.tmp"), []byte("half"), 0o666))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".b.pth.0123abcd.tmp"), []byte("half"),
+		0o666))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".lntorch.0123abcd.tmp"), []byte("half"),
+		0o666))
 	others := []string{"c.tmp", ".d.tmp", ".d.0123ABCD.tmp", ".e.nfs0123abcd.tmp"}
-	for _, name := range others { // of other programs
+	for _, name := range others { // files of other programs
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o666))
 	}
 	require.NoError(t, Sweep(dir))
@@ -65,7 +68,7 @@ func TestSweepRemovesWhatTheDeadLeft(t *testing.T) {
 	require.NoError(t, alive.Commit())
 }
 
-// 255 letters are the longest name that file systems take.
+// File systems accept names of up to 255 bytes.
 func TestNamesMayBeAsLongAsTheFileSystemAllows(t *testing.T) {
 	dir := t.TempDir()
 	name := strings.Repeat("n", 251) + ".npz"
@@ -73,7 +76,7 @@ func TestNamesMayBeAsLongAsTheFileSystemAllows(t *testing.T) {
 	require.Equal(t, []string{name}, names(t, dir))
 }
 
-// The kernel itself has no fsync for the folders of /proc.
+// The kernel does not support fsync on folders of /proc.
 func TestAFolderThatCannotBeSyncedIsNoError(t *testing.T) {
 	dir, err := os.Open("/proc/self")
 	if err != nil {
@@ -83,7 +86,8 @@ func TestAFolderThatCannotBeSyncedIsNoError(t *testing.T) {
 	require.ErrorIs(t, dir.Sync(), syscall.EINVAL)
 	require.NoError(t, SyncFolder("/proc/self"))
 
-	for _, e := range []syscall.Errno{syscall.EINVAL, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOSYS} {
+	for _, e := range []syscall.Errno{syscall.EINVAL, syscall.ENOTSUP, syscall.EOPNOTSUPP,
+		syscall.ENOSYS} {
 		require.NoError(t, bestEffort(&os.PathError{Op: "sync", Path: "x", Err: e}), e)
 	}
 	for _, e := range []syscall.Errno{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {

@@ -1,4 +1,5 @@
-// Package bits views slices of numbers as their bytes, so that files are read into and written from the numbers themselves.
+// Package bits views slices of numbers as bytes, so that files are read into and written from their
+// memory without a copy.
 package bits
 
 import (
@@ -6,22 +7,23 @@ import (
 	"unsafe"
 )
 
-// Number is what a slice may hold to be viewed as bytes: every bit pattern is a value.
+// Number lists the element types that can be viewed as bytes: every bit pattern is a valid value.
 type Number interface {
 	~uint8 | ~int8 | ~uint16 | ~int16 | ~uint32 | ~int32 | ~uint64 | ~int64 | ~float32 | ~float64
 }
 
-// Bytes is the memory of s, in the machine's byte order.
+// Bytes returns the memory of s, in native byte order.
 func Bytes[T Number](s []T) []byte {
 	var zero T
-	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))), len(s)*int(unsafe.Sizeof(zero)))
+	return unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(s))),
+		len(s)*int(unsafe.Sizeof(zero)))
 }
 
-// LittleEndian tells whether the machine's numbers begin with their lowest byte.
+// LittleEndian reports whether the native byte order is little-endian.
 var LittleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 
-// Swap reverses the bytes of every number of the given size (1, 2, 4 or 8 bytes) in place; it panics on another size and
-// where b does not hold whole numbers.
+// Swap reverses the bytes of every number of the given size (1, 2, 4 or 8 bytes) in place; it
+// panics on another size and if the length of b is not a multiple of it.
 func Swap(b []byte, size int) {
 	if size < 1 || size > 8 || size&(size-1) != 0 || len(b)%size != 0 {
 		panic("bits: not whole numbers of 1, 2, 4 or 8 bytes")

@@ -1,5 +1,5 @@
-// Package filehash works out sha256 sums of files, each once: a sum is known again by the file's path, size, times and number,
-// in memory and, if wanted, in a small file that the next program reads.
+// Package filehash computes sha256 sums of files and caches them by the file's path, size, times
+// and inode, in memory and optionally in a small file for the next program.
 package filehash
 
 import (
@@ -19,7 +19,7 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
-// Name is what the cache of a preprocessed dataset is called, in the dataset's folder.
+// Name is the name of the cache file in the folder of a preprocessed dataset.
 const Name = ".lntorch-hashes"
 
 // Sum is a sha256.
@@ -27,8 +27,8 @@ type Sum [sha256.Size]byte
 
 func (s Sum) String() string { return hex.EncodeToString(s[:]) }
 
-// Cache holds the sums of files. It may be used by several goroutines. The zero value and a nil *Cache are ready for use; the
-// latter remembers nothing.
+// Cache holds sums of files. It may be used by several goroutines. The zero value and a nil *Cache
+// are ready to use; the latter caches nothing.
 type Cache struct {
 	path string
 
@@ -37,14 +37,14 @@ type Cache struct {
 	changed bool
 }
 
-// entry is a file as it was when it was read.
+// entry is the sum of a file and its stamp when it was read.
 type entry struct {
 	Stamp stamp  `json:"stamp"`
 	SHA   string `json:"sha256"`
 }
 
-// stamp tells a file from what is written in its place later. Times are in nanoseconds; those that the system does not have
-// are 0.
+// stamp distinguishes a file from later versions of it. Times are in nanoseconds; those that the
+// system lacks are 0.
 type stamp struct {
 	Size  int64  `json:"size"`
 	Mtime int64  `json:"mtime"`
@@ -52,21 +52,23 @@ type stamp struct {
 	Inode uint64 `json:"inode"`
 }
 
-// racy is how long a file must have been left alone before it is read, for its sum to be kept: one that is written again at
-// once may get the same times. FAT counts in steps of two seconds; the rest is for clocks of servers.
+// racy is the minimum age of a file's last change for its sum to be cached: a file that is written
+// again soon after may get the same times. FAT has a resolution of two seconds; the rest allows for
+// server clocks.
 const racy = 3 * time.Second
 
-// maxFile bounds the cache's file: a hundred thousand entries are a third of it.
+// maxFile bounds the cache file: a hundred thousand entries take a third of it.
 const maxFile = 64 << 20
 
-// Open reads the cache that Save wrote to path. A file that is missing or damaged is an empty cache, as it costs time only.
+// Open reads the cache that Save wrote to path. A missing or damaged file gives an empty cache,
+// which only costs time.
 func Open(path string) *Cache {
 	c := &Cache{path: path}
 	c.entries = load(path)
 	return c
 }
 
-// The file is a line of JSON and the sum of that line.
+// load reads the cache file: a line of JSON followed by the sum of that line.
 func load(path string) map[string]entry {
 	entries := map[string]entry{}
 	f, err := os.Open(path)
@@ -103,7 +105,7 @@ const version = 1
 
 func check(text []byte) string { return fmt.Sprintf("%x\n", sha256.Sum256(text)) }
 
-// SHA256 is the sum of a file's content. The file is read only if it is not the one whose sum is known.
+// SHA256 returns the sum of a file's content. The file is read only if its sum is not cached.
 func (c *Cache) SHA256(path string) (Sum, error) {
 	key, err := filepath.Abs(path)
 	if err != nil {
@@ -143,7 +145,8 @@ func (c *Cache) SHA256(path string) (Sum, error) {
 	return s, nil
 }
 
-// read works out a sum. The stamp is zero if the file changed meanwhile, or is a pipe or device.
+// read computes a sum. The stamp is zero if the file changed during reading, or is a pipe or
+// device.
 func read(path string) (Sum, stamp, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -175,13 +178,15 @@ func stampOf(info fs.FileInfo) stamp {
 	return s
 }
 
-// settled reports whether a file that was read from start on had been left alone for long enough, as git asks of its index.
+// settled reports whether a file read at time start had been unchanged for long enough, like git's
+// check for racy index entries.
 func (s stamp) settled(start time.Time) bool {
 	return s != stamp{} && max(s.Mtime, s.Ctime) < start.Add(-racy).UnixNano()
 }
 
-// Save writes what was learnt to the cache's file, whole or not at all, beside what other programs wrote there. Files that are
-// gone are left out. A cache without a file, and one that learnt nothing, are not written.
+// Save writes new sums to the cache file atomically, merged with what other programs wrote there.
+// Files that no longer exist are dropped. A cache without a file or without new sums is not
+// written.
 func (c *Cache) Save() error {
 	if c == nil || c.path == "" {
 		return nil

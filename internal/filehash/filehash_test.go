@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sum asks the cache and compares with what the file really holds.
+// sum returns the cached sum and compares it with the file's actual content.
 func sum(t *testing.T, c *Cache, path string) Sum {
 	t.Helper()
 	got, err := c.SHA256(path)
@@ -24,7 +24,7 @@ func sum(t *testing.T, c *Cache, path string) Sum {
 	return got
 }
 
-// settle waits until files that were just written count as left alone.
+// settle waits until files that were just written count as settled.
 func settle() { time.Sleep(racy + 50*time.Millisecond) }
 
 func write(t *testing.T, path, text string) {
@@ -32,7 +32,7 @@ func write(t *testing.T, path, text string) {
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o666))
 }
 
-// A sum that the cache would not work out itself shows what is remembered.
+// forge puts wrong sums into the cache, which show when it is used.
 func forge(c *Cache) {
 	for k, e := range c.entries {
 		e.SHA = strings.Repeat("ab", sha256.Size)
@@ -44,17 +44,20 @@ var forged = Sum(bytes.Repeat([]byte{0xab}, sha256.Size))
 
 func TestAFileIsReadOnceUnlessItChanges(t *testing.T) {
 	folder := t.TempDir()
-	a, b, store := filepath.Join(folder, "a"), filepath.Join(folder, "b"), filepath.Join(folder, Name)
+	a, b, store := filepath.Join(folder, "a"), filepath.Join(folder, "b"),
+		filepath.Join(folder, Name)
 	write(t, a, "1234")
 	write(t, b, "")
 	c := Open(store)
 	sum(t, c, a)
-	require.Empty(t, c.entries, "a file that was just written may be written again within the same tick")
+	require.Empty(t, c.entries,
+		"a file that was just written may be written again within the same tick")
 	require.NoError(t, c.Save())
 	require.NoFileExists(t, store)
 
 	settle()
-	require.Equal(t, "03ac674216f3e15c761ee1a5e255f067953623c8b388b4459e13f978d7c846f4", sum(t, c, a).String())
+	require.Equal(t, "03ac674216f3e15c761ee1a5e255f067953623c8b388b4459e13f978d7c846f4",
+		sum(t, c, a).String())
 	sum(t, c, b)
 	require.Len(t, c.entries, 2)
 	require.NoError(t, c.Save())
@@ -70,7 +73,7 @@ func TestAFileIsReadOnceUnlessItChanges(t *testing.T) {
 	t.Chdir(folder)
 	require.True(t, remembered("a"), "the same file by a relative path")
 
-	// Equal size and the old time, content changed: what else the system knows of the file tells.
+	// Equal size and mtime but changed content: detected by the other fields of the stamp.
 	info, err := os.Stat(a)
 	require.NoError(t, err)
 	write(t, a, "4321")
@@ -89,14 +92,15 @@ func TestAFileIsReadOnceUnlessItChanges(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// Each part of a stamp counts, where others do not show the change.
+// Each field of a stamp detects a change that the others do not.
 func TestAnyDifferenceIsAChange(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "a")
 	write(t, path, "1234")
 	settle()
 	for _, change := range []func(*stamp){
-		func(s *stamp) { s.Size++ }, func(s *stamp) { s.Mtime-- }, func(s *stamp) { s.Ctime-- }, func(s *stamp) { s.Inode++ },
+		func(s *stamp) { s.Size++ }, func(s *stamp) { s.Mtime-- }, func(s *stamp) { s.Ctime-- },
+		func(s *stamp) { s.Inode++ },
 	} {
 		c := &Cache{}
 		sum(t, c, path)
@@ -114,7 +118,8 @@ func TestAnyDifferenceIsAChange(t *testing.T) {
 	require.False(t, s.settled(time.Unix(0, latest)))
 	require.False(t, s.settled(time.Unix(0, latest).Add(racy)))
 	require.True(t, s.settled(time.Unix(0, latest).Add(racy+1)))
-	require.False(t, stamp{}.settled(time.Now()), "the stamp of a file that changed while it was read")
+	require.False(t, stamp{}.settled(time.Now()),
+		"the stamp of a file that changed while it was read")
 }
 
 func TestADamagedCacheIsAnEmptyOne(t *testing.T) {
@@ -130,13 +135,15 @@ func TestADamagedCacheIsAnEmptyOne(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, Open(store).entries, 1)
 	for i := range whole {
-		for _, text := range [][]byte{whole[:i], append(append(bytes.Clone(whole[:i]), whole[i]^1), whole[i+1:]...)} {
+		for _, text := range [][]byte{whole[:i],
+			append(append(bytes.Clone(whole[:i]), whole[i]^1), whole[i+1:]...)} {
 			require.NoError(t, os.WriteFile(store, text, 0o666))
 			c := Open(store)
 			require.Empty(t, c.entries, "byte %d", i)
 		}
 	}
-	for _, text := range []string{`null`, `{"lntorch_hashes":2}`, `{"lntorch_hashes":1,"files":{"/x":{"sha256":"00"}}}`, `[]`} {
+	for _, text := range []string{`null`, `{"lntorch_hashes":2}`,
+		`{"lntorch_hashes":1,"files":{"/x":{"sha256":"00"}}}`, `[]`} {
 		write(t, store, text+"\n"+check([]byte(text)))
 		require.Empty(t, Open(store).entries, text)
 		sum(t, Open(store), a)

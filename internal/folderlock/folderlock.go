@@ -1,6 +1,7 @@
-// Package folderlock keeps two programs from writing one folder at the same time. The lock is the kernel's (flock) on a small
-// file, so that a program that is killed leaves none behind; the file tells who holds it. It guards against mistakes such as a
-// job array with a wrong index, not against programs that do not ask.
+// Package folderlock keeps two programs from writing one folder at the same time. The lock is a
+// kernel lock (flock) on a small file, so that a killed program leaves none behind; the file names
+// its holder. It guards against mistakes such as a job array with a wrong index, not against
+// programs that do not take the lock.
 package folderlock
 
 import (
@@ -16,16 +17,17 @@ import (
 	"unicode"
 )
 
-// Lock is held until Release, or until the program ends.
+// Lock is held until Release or the end of the program.
 type Lock struct {
-	// Warning is not empty where the file system has no locks and another program may be at work all the same.
+	// Warning is not empty if the file system has no locks, so that another program may be writing
+	// nevertheless.
 	Warning string
 
 	f    *os.File
 	path string
 }
 
-// Holder is who holds a lock.
+// Holder identifies the process that holds a lock.
 type Holder struct {
 	PID     int       `json:"pid"`
 	Host    string    `json:"host"`
@@ -33,12 +35,12 @@ type Holder struct {
 	Command string    `json:"command"`
 }
 
-// HeldError says that another program holds the lock.
+// HeldError reports that another program holds the lock.
 type HeldError struct {
 	Folder string
-	Holder *Holder // nil if it is not known
+	Holder *Holder // nil if unknown
 	file   string
-	sure   bool // the kernel says so
+	sure   bool // reported by the kernel, not judged from the file
 }
 
 func (e *HeldError) Error() string {
@@ -47,23 +49,28 @@ func (e *HeldError) Error() string {
 		who = fmt.Sprintf("process %d on %s has been writing there since %s (%s)",
 			e.Holder.PID, e.Holder.Host, e.Holder.Since.Format(time.DateTime), e.Holder.Command)
 	}
-	text := fmt.Sprintf("%s is in use: %s; wait for it or end it, or choose another folder", e.Folder, who)
+	text := fmt.Sprintf("%s is in use: %s; wait for it, stop it, or choose another folder",
+		e.Folder, who)
 	if !e.sure {
-		text += fmt.Sprintf(". If it is another program that has this number now, delete %s", e.file)
+		text += fmt.Sprintf(". If that process ID now belongs to another program, delete %s",
+			e.file)
 	}
 	return text
 }
 
-// In locks a folder, which must exist, by the file .lntorch.lock in it. A lock that another holds is a *HeldError.
+// In locks a folder, which must exist, with the file .lntorch.lock in it. It returns a *HeldError
+// if another program holds the lock.
 func In(folder string) (*Lock, error) {
 	return acquire(folder, filepath.Join(folder, ".lntorch.lock"))
 }
 
-// Beside locks a folder, which need not exist, by the file .NAME.lntorch.lock next to it: for folders in which other programs
-// judge by the endings of all files (nnU-Net 2.6 does in those of cases). The folder that both are in must exist.
+// Beside locks a folder, which need not exist, with the file .NAME.lntorch.lock next to it. It is
+// for folders in which other programs interpret all files by their endings, as nnU-Net 2.6 does in
+// folders of cases. The parent folder must exist.
 func Beside(folder string) (*Lock, error) {
 	name := filepath.Base(folder)
-	return acquire(folder, filepath.Join(filepath.Dir(folder), "."+name[:min(len(name), 200)]+".lntorch.lock"))
+	return acquire(folder, filepath.Join(filepath.Dir(folder),
+		"."+name[:min(len(name), 200)]+".lntorch.lock"))
 }
 
 func acquire(folder, path string) (*Lock, error) {
@@ -93,7 +100,7 @@ func acquireWith(folder, path string, flock func(*os.File) error) (*Lock, error)
 			f.Close()
 			return nil, fmt.Errorf("lock of %s: %s: %w", folder, path, err)
 		}
-		if !l.current() { // its last holder removed it before we had it
+		if !l.current() { // its last holder removed it before we got the lock
 			f.Close()
 			continue
 		}
@@ -105,7 +112,8 @@ func acquireWith(folder, path string, flock func(*os.File) error) (*Lock, error)
 	}
 }
 
-// unsupported tells the errors of file systems that have no flock: SMB, NFS without a lock daemon, some FUSE.
+// unsupported recognises the errors of file systems without flock: SMB, NFS without a lock daemon,
+// some FUSE.
 func unsupported(err error) bool {
 	for _, e := range []error{syscall.ENOTSUP, syscall.ENOLCK, syscall.EINVAL, syscall.ENOSYS} {
 		if errors.Is(err, e) {
@@ -115,21 +123,24 @@ func unsupported(err error) bool {
 	return false
 }
 
-// judge goes by what the file says, where there is no flock: a process that lives on this host holds the lock; one of another
-// host cannot be asked, and is warned of.
+// judge decides from the file's content if there is no flock: a live process on this host holds the
+// lock; one on another host cannot be checked and causes a warning.
 func (l *Lock) judge(folder string) error {
 	h := holder(l.f)
 	host, _ := os.Hostname()
 	switch {
 	case h == nil:
-		l.Warning = fmt.Sprintf("the file system of %s has no locks: see to it that no other program writes there", folder)
+		l.Warning = fmt.Sprintf("the file system of %s has no locks: make sure that no other "+
+			"program writes there", folder)
 	case h.Host != host:
-		l.Warning = fmt.Sprintf("the file system of %s has no locks, and process %d on %s (since %s, %s) wrote there and may still do so",
+		l.Warning = fmt.Sprintf("the file system of %s has no locks, and process %d on %s (since "+
+			"%s, %s) wrote there and may still do so",
 			folder, h.PID, h.Host, h.Since.Format(time.DateTime), h.Command)
 	case lives(h.PID):
 		return &HeldError{Folder: folder, Holder: h, file: l.path}
 	default:
-		l.Warning = fmt.Sprintf("the file system of %s has no locks: process %d, which wrote there, is gone; programs of other hosts are not seen", folder, h.PID)
+		l.Warning = fmt.Sprintf("the file system of %s has no locks: process %d, which wrote "+
+			"there, has ended; programs on other hosts cannot be checked", folder, h.PID)
 	}
 	return nil
 }
@@ -142,7 +153,7 @@ func lives(pid int) bool {
 	return err == nil || errors.Is(err, syscall.EPERM)
 }
 
-// current reports whether the file is still the one of its name.
+// current reports whether the path still refers to this file.
 func (l *Lock) current() bool {
 	mine, err := l.f.Stat()
 	if err != nil {
@@ -158,7 +169,8 @@ func (l *Lock) sign() error {
 		host = "an unnamed host"
 	}
 	command := append([]string{filepath.Base(os.Args[0])}, os.Args[1:]...)
-	b, err := json.Marshal(Holder{os.Getpid(), host, time.Now().Truncate(time.Second), strings.Join(command, " ")})
+	b, err := json.Marshal(Holder{os.Getpid(), host, time.Now().Truncate(time.Second),
+		strings.Join(command, " ")})
 	if err == nil {
 		err = l.f.Truncate(0)
 	}
@@ -168,7 +180,7 @@ func (l *Lock) sign() error {
 	return err
 }
 
-// holder reads who wrote the file, nil where that is nobody, or nobody yet.
+// holder reads the holder from the file, nil if there is none yet.
 func holder(f *os.File) *Holder {
 	b, err := io.ReadAll(io.NewSectionReader(f, 0, 64<<10))
 	var h Holder
@@ -179,7 +191,7 @@ func holder(f *os.File) *Holder {
 	return &h
 }
 
-// printable makes text of a file fit for a line of a message.
+// printable makes text from the file safe for a one-line message.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
@@ -189,13 +201,14 @@ func printable(s string) string {
 	}, s[:min(len(s), 300)])
 }
 
-// Release ends the lock and removes its file. Releasing again, and a nil Lock, do nothing.
+// Release releases the lock and removes its file. It does nothing on a second call or on a nil
+// Lock.
 func (l *Lock) Release() {
 	if l == nil || l.f == nil {
 		return
 	}
 	if l.current() {
-		os.Remove(l.path) // while it is locked, so that it is no other's
+		os.Remove(l.path) // while still locked, so that it cannot be another holder's
 	}
 	l.f.Close()
 	l.f = nil

@@ -17,7 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestMain is, when a test asks for it, the other program: it locks a folder and waits for its end.
+// TestMain acts as the other program when a test requests it: it locks a folder and waits to be
+// stopped.
 func TestMain(m *testing.M) {
 	if folder := os.Getenv("LNTORCH_TEST_LOCK"); folder != "" {
 		if _, err := In(folder); err != nil {
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// other starts a process that holds the lock of a folder.
+// other starts a process that locks a folder.
 func other(t *testing.T, folder string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "LNTORCH_TEST_LOCK="+folder)
@@ -58,7 +59,7 @@ func TestTheSecondRefusesAndNamesTheFirst(t *testing.T) {
 	require.ErrorContains(t, held, folder+" is in use: process ")
 	require.NotContains(t, held.Error(), "delete")
 
-	// A killed one's lock does not block, whatever its file says.
+	// The lock of a killed process does not block, whatever its file holds.
 	require.NoError(t, first.Process.Kill())
 	first.Wait()
 	require.FileExists(t, filepath.Join(folder, ".lntorch.lock"))
@@ -95,7 +96,7 @@ func TestBesideLeavesTheFolderAlone(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-// One at a time, however they come and go.
+// At most one holder at a time.
 func TestALockHasOneHolder(t *testing.T) {
 	folder := t.TempDir()
 	var inside, times atomic.Int32
@@ -124,7 +125,8 @@ func TestALockHasOneHolder(t *testing.T) {
 	require.Positive(t, times.Load())
 }
 
-// The last holder may remove the file between its opening and its locking: then the lock of that file keeps nobody out.
+// The last holder may remove the file between our open and flock: a lock on the removed file
+// excludes nobody.
 func TestALockOfARemovedFileIsNone(t *testing.T) {
 	folder := t.TempDir()
 	path := filepath.Join(folder, ".lntorch.lock")
@@ -143,7 +145,7 @@ func TestALockOfARemovedFileIsNone(t *testing.T) {
 	l.Release()
 	other, err := In(folder)
 	require.NoError(t, err)
-	l.Release() // is not the other's
+	l.Release() // does not remove the other's
 	require.FileExists(t, path)
 	other.Release()
 }
@@ -151,12 +153,13 @@ func TestALockOfARemovedFileIsNone(t *testing.T) {
 func TestWithoutLocksTheFileIsJudged(t *testing.T) {
 	folder := t.TempDir()
 	path := filepath.Join(folder, ".lntorch.lock")
-	for _, errno := range []syscall.Errno{syscall.ENOTSUP, syscall.ENOLCK, syscall.EINVAL, syscall.ENOSYS} {
+	for _, errno := range []syscall.Errno{syscall.ENOTSUP, syscall.ENOLCK, syscall.EINVAL,
+		syscall.ENOSYS} {
 		none := func(*os.File) error { return errno }
 		l, err := acquireWith(folder, path, none)
 		require.NoError(t, err)
 		require.Contains(t, l.Warning, "has no locks")
-		_, err = acquireWith(folder, path, none) // this process lives
+		_, err = acquireWith(folder, path, none) // this process is alive
 		require.ErrorContains(t, err, "is in use: process ")
 		require.ErrorContains(t, err, "delete "+path)
 		l.Release()
@@ -170,8 +173,9 @@ func TestWithoutLocksTheFileIsJudged(t *testing.T) {
 		holder  Holder
 		warning string
 	}{
-		{Holder{PID: gone.Process.Pid, Host: host}, "is gone"},
-		{Holder{PID: os.Getpid(), Host: "elsewhere", Command: "lntorch\x1b train 1"}, "on elsewhere (since 0001-01-01 00:00:00, lntorch? train 1) wrote there and may still do so"},
+		{Holder{PID: gone.Process.Pid, Host: host}, "has ended"},
+		{Holder{PID: os.Getpid(), Host: "elsewhere", Command: "lntorch\x1b train 1"},
+			"on elsewhere (since 0001-01-01 00:00:00, lntorch? train 1) wrote there and may still do so"},
 	} {
 		b, err := json.Marshal(c.holder)
 		require.NoError(t, err)

@@ -6,16 +6,18 @@ import (
 	"testing"
 )
 
-// A Difference says how two arrays of one shape differ.
+// A Difference describes how two arrays of the same shape differ.
 type Difference struct {
-	Count     int     // elements that are not the same bits; NaN equals NaN, +0 differs from -0
-	Abs       float64 // the largest |got-want|; +Inf where only one of the two is a number, or they are different infinities
-	Index     []int   // where that is; nil when Count is 0
-	Want, Got float64 // the elements there
-	ULPs      uint64  // how many representable numbers lie between them; MaxUint64 where one is NaN
-	Excess    float64 // the largest |got-want| divided by what the tolerance allows: within the tolerance up to 1
-	At        []int   // where that is
-	Largest   float64 // the largest finite |want|
+	Count int // elements with different bits; NaN equals NaN, +0 differs from -0
+	// the largest |got-want|; +Inf if exactly one is NaN or they are different infinities
+	Abs       float64
+	Index     []int   // its index; nil if Count is 0
+	Want, Got float64 // the elements at Index
+	ULPs      uint64  // distance in representable values; MaxUint64 if one is NaN
+	// the largest |got-want| divided by the allowed difference: at most 1 within the tolerance
+	Excess  float64
+	At      []int   // its index
+	Largest float64 // the largest finite |want|
 }
 
 // String describes the difference in one line.
@@ -23,12 +25,13 @@ func (d Difference) String() string {
 	if d.Count == 0 {
 		return "same bits"
 	}
-	return fmt.Sprintf("%d elements differ; largest difference %.3g at %v (%d ulp): want %v, got %v; largest |want| %.3g",
+	return fmt.Sprintf("%d elements differ; largest difference %.3g at %v (%d ulp): want %v, got "+
+		"%v; largest |want| %.3g",
 		d.Count, d.Abs, d.Index, d.ULPs, d.Want, d.Got, d.Largest)
 }
 
-// Compare compares got with want, both row-major of the given shape (nil: one axis).
-// It panics when the lengths are not the shape's: callers check shapes first.
+// Compare compares got with want, both row-major of the given shape (nil: one axis). It panics if
+// the lengths do not match the shape: callers check shapes first.
 func Compare[T float32 | float64](shape []int, want, got []T, tol Tolerance) Difference {
 	if shape == nil {
 		shape = []int{len(want)}
@@ -38,7 +41,8 @@ func Compare[T float32 | float64](shape []int, want, got []T, tol Tolerance) Dif
 		n *= s
 	}
 	if len(want) != n || len(got) != n {
-		panic(fmt.Sprintf("golden: shape %v holds %d elements, want has %d, got %d", shape, n, len(want), len(got)))
+		panic(fmt.Sprintf("golden: shape %v holds %d elements, want has %d, got %d", shape, n,
+			len(want), len(got)))
 	}
 	var d Difference
 	for _, w := range want {
@@ -61,7 +65,8 @@ func Compare[T float32 | float64](shape []int, want, got []T, tol Tolerance) Dif
 			at, d.Abs = i, abs
 		}
 		excess := math.Inf(1)
-		if limit := tol.Abs + tol.Rel*math.Abs(w) + tol.Scale*d.Largest; !math.IsInf(limit, 1) && (limit > 0 || abs == 0) {
+		if limit := tol.Abs + tol.Rel*math.Abs(w) +
+			tol.Scale*d.Largest; !math.IsInf(limit, 1) && (limit > 0 || abs == 0) {
 			excess = abs / math.Max(limit, math.SmallestNonzeroFloat64)
 		}
 		if worst < 0 || excess > d.Excess {
@@ -76,9 +81,11 @@ func Compare[T float32 | float64](shape []int, want, got []T, tol Tolerance) Dif
 	return d
 }
 
-// Close fails the test unless got is want within the tolerance of that name in Tolerances. It returns the difference and
-// logs its largest element, so that go test -v shows how much of the tolerance was used.
-func Close[T float32 | float64](t testing.TB, what, tolerance string, shape []int, want, got []T) Difference {
+// Close fails the test unless got equals want within the named tolerance of Tolerances. It returns
+// the difference and logs the largest one, so that go test -v shows how much of the tolerance was
+// used.
+func Close[T float32 | float64](t testing.TB, what, tolerance string, shape []int, want,
+	got []T) Difference {
 	t.Helper()
 	tol, ok := Tolerances[tolerance]
 	if !ok {
@@ -87,14 +94,15 @@ func Close[T float32 | float64](t testing.TB, what, tolerance string, shape []in
 	checkLength(t, what, shape, want, got)
 	d := Compare(shape, want, got, tol)
 	if d.Count > 0 && !(d.Excess <= 1) {
-		t.Errorf("%s: %v\n\ttolerance %s (%v) is exceeded %.3g times at %v", what, d, tolerance, tol, d.Excess, d.At)
+		t.Errorf("%s: %v\n\ttolerance %s (%v) is exceeded %.3g times at %v", what, d, tolerance,
+			tol, d.Excess, d.At)
 	} else {
 		t.Logf("%s: %v; %.2g of tolerance %s", what, d, d.Excess, tolerance)
 	}
 	return d
 }
 
-// Equal fails the test unless got has the bits of want; any NaN equals any NaN.
+// Equal fails the test unless got and want are bit-identical; any NaN equals any NaN.
 func Equal[T float32 | float64](t testing.TB, what string, shape []int, want, got []T) {
 	t.Helper()
 	checkLength(t, what, shape, want, got)
@@ -103,8 +111,10 @@ func Equal[T float32 | float64](t testing.TB, what string, shape []int, want, go
 	}
 }
 
-// WithinULPs fails the test unless every element of got is at most n representable numbers away from want's.
-func WithinULPs[T float32 | float64](t testing.TB, what string, n uint64, shape []int, want, got []T) {
+// WithinULPs fails the test unless every element of got is at most n representable values away from
+// want's.
+func WithinULPs[T float32 | float64](t testing.TB, what string, n uint64, shape []int, want,
+	got []T) {
 	t.Helper()
 	checkLength(t, what, shape, want, got)
 	worst, at := uint64(0), -1
@@ -117,7 +127,8 @@ func WithinULPs[T float32 | float64](t testing.TB, what string, n uint64, shape 
 		if shape == nil {
 			shape = []int{len(want)}
 		}
-		t.Errorf("%s: %d ulp at %v, allowed %d: want %v, got %v", what, worst, unravel(at, shape), n, want[at], got[at])
+		t.Errorf("%s: %d ulp at %v, allowed %d: want %v, got %v", what, worst, unravel(at, shape),
+			n, want[at], got[at])
 	}
 }
 
@@ -131,11 +142,12 @@ func checkLength[T any](t testing.TB, what string, shape []int, want, got []T) {
 		}
 	}
 	if len(want) != n || len(got) != n {
-		t.Fatalf("%s: shape %v holds %d elements, want has %d, got %d", what, shape, n, len(want), len(got))
+		t.Fatalf("%s: shape %v holds %d elements, want has %d, got %d", what, shape, n, len(want),
+			len(got))
 	}
 }
 
-// unravel turns the position in row-major order into an index.
+// unravel converts a row-major position to an index, like numpy.unravel_index.
 func unravel(i int, shape []int) []int {
 	index := make([]int, len(shape))
 	for axis := len(shape) - 1; axis >= 0; axis-- {
@@ -145,7 +157,8 @@ func unravel(i int, shape []int) []int {
 	return index
 }
 
-// ulps counts the steps between two numbers of type T; +0 and -0 are the same number.
+// ulps returns the distance between two values of type T in representable values; +0 and -0 are
+// equal.
 func ulps[T float32 | float64](a, b T) uint64 {
 	if a != a && b != b {
 		return 0
@@ -160,7 +173,7 @@ func ulps[T float32 | float64](a, b T) uint64 {
 	return uint64(x) - uint64(y)
 }
 
-// order maps the numbers of T to integers that are in the same order and without gaps.
+// order maps the values of T to consecutive integers in the same order.
 func order[T float32 | float64](v T) int64 {
 	switch v := any(v).(type) {
 	case float32:

@@ -1,5 +1,6 @@
-// Package golden is what tests share that compare lntorch with the reference stack: the files that Python wrote, the
-// Python to ask live, the one table of tolerances, and comparisons that say where the largest difference is.
+// Package golden holds what tests that compare lntorch with the reference stack share: golden files
+// written by Python, the Python interpreter for live comparisons, the table of tolerances, and
+// comparisons that locate the largest difference.
 //
 // Only tests import it.
 package golden
@@ -17,8 +18,9 @@ import (
 	"github.com/lntorch/lntorch/formats/npz"
 )
 
-// Missing ends a test that needs something the machine lacks: it skips, or fails where LNTORCH_REQUIRE, a list separated
-// by commas, names it ("torch", "python", "cuda"). The reason says what is missing and how to get it.
+// Missing ends a test that needs something the machine lacks: the test is skipped, or fails if
+// LNTORCH_REQUIRE, a comma-separated list, names it ("torch", "python", "cuda"). reason says what
+// is missing and how to get it.
 func Missing(t testing.TB, what, reason string) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("LNTORCH_REQUIRE"), ","), what) {
@@ -27,13 +29,14 @@ func Missing(t testing.TB, what, reason string) {
 	t.Skip(reason)
 }
 
-// Python returns the interpreter with nnU-Net 2.5.1 that LNTORCH_PYTHON names; without one the test ends as Missing says.
-// Tests that ask for it are called TestLive…: make test-nnunet runs those.
+// Python returns the interpreter with nnU-Net 2.5.1 named by LNTORCH_PYTHON; without one it calls
+// Missing. Tests that use it are named TestLive…: make test-nnunet runs them.
 func Python(t testing.TB) string {
 	t.Helper()
 	python := os.Getenv("LNTORCH_PYTHON")
 	if python == "" {
-		Missing(t, "python", "needs a Python with nnU-Net 2.5.1; run make test-nnunet, or name one in LNTORCH_PYTHON")
+		Missing(t, "python", "needs a Python with nnU-Net 2.5.1; run make test-nnunet, or name "+
+			"one in LNTORCH_PYTHON")
 	}
 	if _, err := exec.LookPath(python); err != nil {
 		t.Fatalf("LNTORCH_PYTHON: %v", err)
@@ -41,11 +44,12 @@ func Python(t testing.TB) string {
 	return python
 }
 
-// Run runs a script of scripts/golden with Python(t), its working directory being the root of the module, and returns
-// what it wrote to standard output. A script that fails ends the test with both of its outputs.
+// Run runs a script of scripts/golden with Python(t) in the module's root folder and returns its
+// standard output. If the script fails, the test fails with both of its outputs.
 func Run(t testing.TB, script string, args ...string) []byte {
 	t.Helper()
-	cmd := exec.Command(Python(t), append([]string{filepath.Join("scripts", "golden", script)}, args...)...)
+	cmd := exec.Command(Python(t), append([]string{filepath.Join("scripts", "golden", script)},
+		args...)...)
 	cmd.Dir = Root(t)
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -55,8 +59,8 @@ func Run(t testing.TB, script string, args ...string) []byte {
 	return []byte(stdout.String())
 }
 
-// RunAll is Run for several lists of arguments in one process, as importing nnU-Net takes Python five seconds. Each
-// list is as good as a Run of its own: the script sets seed and threads when it begins.
+// RunAll is Run for several argument lists in one process, as importing nnU-Net takes five seconds.
+// Each list gives the same result as a separate Run: the script sets seed and threads at its start.
 func RunAll(t testing.TB, script string, runs ...[]string) {
 	t.Helper()
 	lists, err := json.Marshal(runs)
@@ -71,7 +75,7 @@ func RunAll(t testing.TB, script string, runs ...[]string) {
 	}
 }
 
-// Root is the folder of the module, found from the test's working directory upwards.
+// Root returns the module's root folder, searched upwards from the test's working directory.
 func Root(t testing.TB) string {
 	t.Helper()
 	start, err := os.Getwd()
@@ -88,7 +92,7 @@ func Root(t testing.TB) string {
 	}
 }
 
-// Path is the path of a file under testdata/golden.
+// Path returns the path of a file under testdata/golden.
 func Path(t testing.TB, name string) string {
 	t.Helper()
 	return filepath.Join(Root(t), "testdata", "golden", filepath.FromSlash(name))
@@ -105,7 +109,7 @@ func Load(t testing.TB, name string) *npz.File {
 	return f
 }
 
-// Float32s returns shape and elements (row-major) of an array of the file.
+// Float32s returns the shape and the row-major elements of an array of the file.
 func Float32s(t testing.TB, f *npz.File, name string) (shape []int, values []float32) {
 	t.Helper()
 	a, err := f.Read(name)

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// recorder is a testing.TB that notes what a check under test reports.
+// recorder is a testing.TB that records what a check under test reports.
 type recorder struct {
 	testing.TB
 	failed, skipped bool
@@ -131,7 +131,8 @@ func TestCompareTreatsNonFiniteValuesStrictly(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	loose := Tolerance{Abs: 1e30, Rel: 1, Scale: 1}
 	require.Zero(t, Compare(nil, []float32{nan, inf, -inf}, []float32{nan, inf, -inf}, loose).Count)
-	for _, pair := range [][2]float32{{1, nan}, {nan, 1}, {1, inf}, {inf, 1}, {inf, -inf}, {inf, nan}} {
+	for _, pair := range [][2]float32{{1, nan}, {nan, 1}, {1, inf}, {inf, 1}, {inf, -inf},
+		{inf, nan}} {
 		d := Compare(nil, []float32{0, pair[0]}, []float32{0, pair[1]}, loose)
 		require.Equal(t, 1, d.Count, "%v", pair)
 		require.True(t, math.IsInf(d.Excess, 1), "%v", pair)
@@ -140,26 +141,41 @@ func TestCompareTreatsNonFiniteValuesStrictly(t *testing.T) {
 }
 
 func TestCloseFailsBeyondTheTolerance(t *testing.T) {
-	within := func(tb testing.TB) { Close(tb, "x", "forward", nil, []float32{1, 2}, []float32{1, 2.00001}) }
-	beyond := func(tb testing.TB) { Close(tb, "x", "forward", nil, []float32{1, 2}, []float32{1, 2.125}) }
+	within := func(tb testing.TB) {
+		Close(tb, "x", "forward", nil, []float32{1, 2}, []float32{1, 2.00001})
+	}
+	beyond := func(tb testing.TB) {
+		Close(tb, "x", "forward", nil, []float32{1, 2}, []float32{1, 2.125})
+	}
 	require.False(t, record(t, within).failed)
 	r := record(t, beyond)
 	require.True(t, r.failed)
 	require.Contains(t, r.message, "largest difference 0.125 at [1]")
 
-	require.True(t, record(t, func(tb testing.TB) { Close(tb, "x", "no such", nil, []float32{1}, []float32{1}) }).failed)
-	require.True(t, record(t, func(tb testing.TB) { Close(tb, "x", "forward", nil, []float32{1}, []float32{}) }).failed)
-	require.True(t, record(t, func(tb testing.TB) { Close(tb, "x", "forward", []int{2}, []float32{1}, []float32{1}) }).failed)
+	require.True(t,
+		record(t,
+			func(tb testing.TB) { Close(tb, "x", "no such", nil, []float32{1}, []float32{1}) }).failed)
+	require.True(t,
+		record(t,
+			func(tb testing.TB) { Close(tb, "x", "forward", nil, []float32{1}, []float32{}) }).failed)
+	require.True(t,
+		record(t,
+			func(tb testing.TB) { Close(tb, "x", "forward", []int{2}, []float32{1}, []float32{1}) }).failed)
 	nan := []float64{math.NaN()}
-	require.True(t, record(t, func(tb testing.TB) { Close(tb, "x", "forward", nil, []float64{1}, nan) }).failed)
+	require.True(t,
+		record(t, func(tb testing.TB) { Close(tb, "x", "forward", nil, []float64{1}, nan) }).failed)
 }
 
 func TestEqualComparesBits(t *testing.T) {
 	next := math.Nextafter32(1, 2)
-	require.False(t, record(t, func(tb testing.TB) { Equal(tb, "x", nil, []float32{1}, []float32{1}) }).failed)
-	require.True(t, record(t, func(tb testing.TB) { Equal(tb, "x", nil, []float32{1}, []float32{next}) }).failed)
+	require.False(t,
+		record(t, func(tb testing.TB) { Equal(tb, "x", nil, []float32{1}, []float32{1}) }).failed)
+	require.True(t,
+		record(t,
+			func(tb testing.TB) { Equal(tb, "x", nil, []float32{1}, []float32{next}) }).failed)
 	minus := []float64{math.Copysign(0, -1)}
-	require.True(t, record(t, func(tb testing.TB) { Equal(tb, "x", nil, []float64{0}, minus) }).failed)
+	require.True(t,
+		record(t, func(tb testing.TB) { Equal(tb, "x", nil, []float64{0}, minus) }).failed)
 }
 
 func TestWithinULPs(t *testing.T) {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Hash is the integer hash with which Python's oracles (scripts/golden/stack.py) and the tests make the same numbers
-// without a file: u in [-0.5, 0.5) for element j of tensor p.
+// Hash is the integer hash with which the Python oracles (scripts/golden/stack.py) and the tests
+// generate the same values without a file: u in [-0.5, 0.5) for element j of tensor p.
 func Hash(p, j int) float64 {
 	h := uint32(j)*2654435761 + uint32(p+1)*2246822519
 	h ^= h >> 15
@@ -17,7 +17,8 @@ func Hash(p, j int) float64 {
 	return float64(h)/4294967296 - 0.5
 }
 
-// HashInput is tensor p of a shape as the oracles fill inputs: -1 is the network's, -2-i the weight of head i in their loss.
+// HashInput returns tensor p of a shape as the oracles fill inputs: p = -1 is the network's input,
+// -2-i the weight of head i in their loss.
 func HashInput(p int, shape []int64) []float32 {
 	v := make([]float32, numel(shape))
 	for j := range v {
@@ -26,7 +27,7 @@ func HashInput(p int, shape []int64) []float32 {
 	return v
 }
 
-// HashParameter is parameter p of a network, by its name and shape, as the oracles fill weights.
+// HashParameter returns parameter p of a network, by name and shape, as the oracles fill weights.
 func HashParameter(p int, name string, shape []int64) []float32 {
 	v := make([]float32, numel(shape))
 	for j := range v {

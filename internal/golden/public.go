@@ -10,22 +10,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// PublicFile is a file of a public package, with what Python reads in it: an entry of the index that scripts/public_files.py
-// writes.
+// PublicFile is a file of a public package with its content as read by Python: an entry of the
+// index written by scripts/public_files.py.
 type PublicFile struct {
-	Path    string // on this machine
-	Name    string // package and path in it
+	Path    string // local path
+	Name    string // package and path within it
 	Kind    string
-	Read    json.RawMessage // nil where Python refuses the file
+	Read    json.RawMessage // nil if Python refuses the file
 	Refused string
 }
 
-// Public calls check with each public file of the given kinds. It skips where the files were not fetched: LNTORCH_PUBLIC
-// names their folder.
+// Public calls check with each public file of the given kinds. It skips the test if the files were
+// not fetched: LNTORCH_PUBLIC names their folder.
 func Public(t *testing.T, kinds []string, check func(t *testing.T, f PublicFile)) {
 	folder := os.Getenv("LNTORCH_PUBLIC")
 	if folder == "" {
-		Missing(t, "public", "LNTORCH_PUBLIC names no folder of public files; make test-public fetches them")
+		Missing(t, "public", "LNTORCH_PUBLIC names no folder of public files; make test-public "+
+			"fetches them")
 		return
 	}
 	b, err := os.ReadFile(filepath.Join(folder, "index.json"))
@@ -42,21 +43,22 @@ func Public(t *testing.T, kinds []string, check func(t *testing.T, f PublicFile)
 		}
 		n++
 		t.Run(e.Path, func(t *testing.T) {
-			check(t, PublicFile{Path: filepath.Join(folder, e.Path), Name: e.Path, Kind: e.Kind, Read: e.Read, Refused: e.Refused})
+			check(t, PublicFile{Path: filepath.Join(folder, e.Path), Name: e.Path, Kind: e.Kind,
+				Read: e.Read, Refused: e.Refused})
 		})
 	}
 	require.Positive(t, n, "no file of %v", kinds)
 	t.Logf("%d files of %v", n, kinds)
 }
 
-// Refusals compares whether a file was read: what Python reads must be read; where Python alone refuses a file, that is logged.
-// It tells whether there is something to compare.
+// Refusals checks that a file that Python reads was read; a file that only Python refuses is
+// logged. It reports whether there is content to compare.
 func (f PublicFile) Refusals(t *testing.T, err error) bool {
 	switch {
 	case f.Read == nil && err != nil:
 		t.Logf("both refuse: Python: %s; lntorch: %v", f.Refused, err)
 	case f.Read == nil:
-		t.Logf("Python alone refuses: %s", f.Refused)
+		t.Logf("only Python refuses: %s", f.Refused)
 	default:
 		require.NoError(t, err, "Python reads this file")
 		return true

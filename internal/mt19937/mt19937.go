@@ -1,5 +1,5 @@
-// Package mt19937 draws the numbers of numpy's legacy RandomState: nnU-Net's splits and class
-// locations are defined by them. It is not for new randomness; use math/rand/v2 there.
+// Package mt19937 reproduces the random numbers of numpy's legacy RandomState, which define
+// nnU-Net's splits and class locations. Use math/rand/v2 for anything else.
 package mt19937
 
 import (
@@ -12,7 +12,7 @@ const (
 	shift = 397
 )
 
-// Source is a Mersenne Twister in the state of numpy.random.RandomState(seed).
+// Source is a Mersenne Twister that is seeded and sampled like numpy.random.RandomState.
 type Source struct {
 	state [size]uint32
 	next  int
@@ -104,8 +104,8 @@ func (s *Source) Choice(n, k int) []int {
 	return c
 }
 
-// Sample returns k different numbers of 0…n-1 as choice(n, k, replace=False) does: the first of a permutation of all. It
-// holds 4 bytes for each of the n.
+// Sample returns k distinct values of 0…n-1, as choice(n, k, replace=False) does: the first k of a
+// permutation. It uses 4·n bytes of memory.
 func (s *Source) Sample(n, k int) []uint32 {
 	p := make([]uint32, n)
 	for i := range p {
@@ -118,7 +118,7 @@ func (s *Source) Sample(n, k int) []uint32 {
 	return slices.Clone(p[:k])
 }
 
-// IntsN fills dst with draws from 0…n-1, as choice(n, len(dst)) does; it is IntN in bulk.
+// IntsN fills dst with draws from 0…n-1, as choice(n, len(dst)) does: IntN in bulk.
 func (s *Source) IntsN(dst []uint32, n int) {
 	if n < 1 || n > 1<<32 {
 		panic("mt19937: IntsN of an empty or too large range")
@@ -133,12 +133,12 @@ func (s *Source) IntsN(dst []uint32, n int) {
 		if s.next == size {
 			s.twist()
 		}
-		// What is left to draw takes at least as many numbers, so none is drawn too many.
+		// The remaining draws need at least that many words, so none is drawn in excess.
 		block := s.state[s.next:min(size, s.next+len(dst)-k)]
 		s.next += len(block)
 		for _, y := range block {
 			v := temper(y) & mask
-			dst[k] = v // stays only if it is not too large
+			dst[k] = v // overwritten by the next draw if too large
 			if v <= limit {
 				k++
 			}

@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestDrawsAgreeWithNumpy compares with testdata/golden/splits.json, written by scripts/golden/splits.py.
+// TestDrawsAgreeWithNumpy compares with testdata/golden/splits.json, written by
+// scripts/golden/splits.py.
 func TestDrawsAgreeWithNumpy(t *testing.T) {
 	data, err := os.ReadFile("../../testdata/golden/splits.json")
 	require.NoError(t, err)
@@ -19,7 +20,7 @@ func TestDrawsAgreeWithNumpy(t *testing.T) {
 			Shuffle            []int
 			N, K               int
 			With, Without, Int []int
-			After              uint32 // the word after all draws: nothing was drawn too often
+			After              uint32 // the next word after all draws: no word was drawn in excess
 		}
 	}
 	require.NoError(t, json.Unmarshal(data, &g))
@@ -48,7 +49,8 @@ func TestDrawsInBulkAreTheSame(t *testing.T) {
 			for i := range dst {
 				require.Equal(t, single.IntN(n), int(dst[i]))
 			}
-			require.Equal(t, single.Uint32(), bulk.Uint32(), "n %d: %d draws took another number of words", n, k)
+			require.Equal(t, single.Uint32(), bulk.Uint32(),
+				"n %d: %d draws took another number of words", n, k)
 		}
 	}
 }

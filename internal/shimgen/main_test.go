@@ -12,7 +12,8 @@ func TestSymbolTableIsCurrent(t *testing.T) {
 	require.NoError(t, err)
 	h, c, err := Generate(string(header))
 	require.NoError(t, err)
-	for name, want := range map[string][]byte{"../../torch/shim_gen.h": h, "../../torch/shim_gen.c": c} {
+	for name, want := range map[string][]byte{"../../torch/shim_gen.h": h,
+		"../../torch/shim_gen.c": c} {
 		got, err := os.ReadFile(name)
 		require.NoError(t, err)
 		require.Equal(t, string(want), string(got), "%s is stale: run go generate ./torch", name)

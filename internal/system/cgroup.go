@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// A group is the folder of a cgroup that the process is in.
+// A group is the folder of a cgroup that contains the process.
 type group struct {
 	dir     string
 	unified bool // cgroup v2
 }
 
-// groups lists the process's own cgroup and those above it, as far as they can be seen from here,
-// for a controller of v1 and for v2. On machines that have both, both limit.
+// groups lists the process's own cgroup and its visible ancestors, for a controller of v1 and for
+// v2. On machines that have both, both impose limits.
 func (m machine) groups(controller string) []group {
 	own := map[bool]string{} // the process's cgroup in each version, from the hierarchy's root
 	for line := range strings.Lines(m.read("/proc/self/cgroup")) {
@@ -45,14 +45,15 @@ func (m machine) groups(controller string) []group {
 	return all
 }
 
-// walk lists the folders from a cgroup up to the one that is mounted at point, whose path is root.
+// walk lists the folders from a cgroup up to the one mounted at point, whose path is root.
 func walk(own, root, point string, unified bool) []group {
-	if strings.Trim(root, "./") == "" && root != "/" { // "/../..": above the namespace, so above the process
+	// "/../..": above the namespace, so above the process
+	if strings.Trim(root, "./") == "" && root != "/" {
 		return []group{{path.Clean(point), unified}}
 	}
 	below, ok := strings.CutPrefix(own, strings.TrimSuffix(root, "/"))
 	if !ok || below != "" && below[0] != '/' || strings.Contains(own, "/..") {
-		return nil // another container's, or one that cannot be seen
+		return nil // another container's, or not visible
 	}
 	var all []group
 	for below = path.Clean("/" + below); ; below = path.Dir(below) {
@@ -72,7 +73,7 @@ func listed(list, name string) bool {
 	return false
 }
 
-// unescape undoes mountinfo's \040 for a space and the like.
+// unescape decodes mountinfo's octal escapes, such as \040 for a space.
 func unescape(s string) string {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
@@ -88,10 +89,11 @@ func unescape(s string) string {
 	return b.String()
 }
 
-// limitMemory lowers mem to what the group leaves. File cache that the kernel drops first
+// limitMemory lowers mem to what the group's limits allow. File cache that the kernel drops first
 // (inactive_file) does not count as used, as in Kubernetes' working set.
 func (g group) limitMemory(m machine, mem *Memory) {
-	names := []string{"memory.max", "memory.high"} // above high the kernel slows the group down
+	// above memory.high the kernel throttles the group
+	names := []string{"memory.max", "memory.high"}
 	usage, cache := "memory.current", "inactive_file"
 	if !g.unified {
 		names = []string{"memory.limit_in_bytes"}
@@ -114,13 +116,13 @@ func (g group) limitMemory(m machine, mem *Memory) {
 		n, ok := number(m.read(file))
 		limit(file, n, ok)
 	}
-	if !g.unified { // the limits of groups that the container does not see
+	if !g.unified { // includes limits of groups not visible in the container
 		n, ok := field(stat, "hierarchical_memory_limit")
 		limit(path.Join(g.dir, "memory.stat"), n, ok)
 	}
 }
 
-// quota is the number of cores that the group's time slices add up to, rounded up.
+// quota returns the number of cores that the group's CPU quota amounts to, rounded up.
 func (g group) quota(m machine) (int, bool) {
 	var quota, period string
 	if g.unified {

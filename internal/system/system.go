@@ -1,6 +1,6 @@
-// Package system says what the process may use of the machine: memory, cores and disk, with the
-// limits of containers (cgroup v1 and v2) and CPU affinity, and what it uses itself. It decides
-// nothing: budgets and worker counts are their callers'.
+// Package system reports the resources available to the process: memory, cores and disk, within the
+// limits of containers (cgroup v1 and v2) and CPU affinity, and its own usage. It makes no
+// decisions: budgets and worker counts are up to the callers.
 package system
 
 import (
@@ -17,30 +17,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Memory is main memory as the process may use it, in bytes.
+// Memory is the main memory available to the process, in bytes.
 type Memory struct {
-	Available int64  // what can still be taken without swapping; file cache that can be dropped counts
-	Total     int64  // all there is, or the smallest limit
-	LimitedBy string // the file that holds the smallest limit; empty where the machine is the limit
+	// what can still be allocated without swapping; file cache that can be dropped counts as
+	// available
+	Available int64
+	Total     int64  // the machine's memory or the smallest limit
+	LimitedBy string // the file with the smallest limit; empty if the machine is the limit
 }
 
-// ReadMemory reads the system's figures and the limits of the process's cgroup and those above it.
-// It returns an error where the system has no /proc/meminfo.
+// ReadMemory reads the system's values and the limits of the process's cgroup and its ancestors. It
+// returns an error if there is no /proc/meminfo.
 func ReadMemory() (Memory, error) { return here().memory() }
 
-// Cores is the number of cores that the process may keep busy, at least 1: those of its affinity
-// when it started, or fewer where a cgroup has a CPU quota. A quota of 1.5 cores counts as 2.
+// Cores returns the number of cores that the process may use, at least 1: those of its CPU affinity
+// at start, or fewer if a cgroup has a CPU quota. A quota of 1.5 cores counts as 2.
 func Cores() int { return here().cores() }
 
-// RSS is the process's resident memory in bytes, 0 where the system does not say.
+// RSS returns the process's resident memory in bytes, 0 if unknown.
 func RSS() int64 { return here().process("VmRSS:") }
 
-// PeakRSS is the largest resident memory the process has had, in bytes, 0 where the system does
-// not say. Unlike getrusage's, it does not count the parent before exec.
+// PeakRSS returns the process's peak resident memory in bytes, 0 if unknown. Unlike getrusage's
+// value, it does not include the parent before exec.
 func PeakRSS() int64 { return here().process("VmHWM:") }
 
-// FreeDisk is the number of bytes that the user may still write to the file system of path. Where
-// path does not exist yet, its nearest parent that does is asked.
+// FreeDisk returns the number of bytes that the user may still write to the file system of path. If
+// path does not exist yet, the nearest existing parent is used.
 func FreeDisk(path string) (int64, error) {
 	asked, err := filepath.Abs(path)
 	if err != nil {
@@ -60,7 +62,7 @@ func FreeDisk(path string) (int64, error) {
 	}
 }
 
-// freeBytes counts in fragments, as df does: on FUSE the block size is only a hint for reading.
+// freeBytes counts in fragments, as df does: on FUSE the block size is only a read hint.
 func freeBytes(st *unix.Statfs_t) int64 {
 	unit := uint64(st.Frsize)
 	if unit == 0 {
@@ -72,7 +74,7 @@ func freeBytes(st *unix.Statfs_t) int64 {
 	return int64(st.Bavail * unit)
 }
 
-// Size prints a number of bytes: "512 B", "1.2 GiB", "104 MiB".
+// Size formats a number of bytes: "512 B", "1.2 GiB", "104 MiB".
 func Size(bytes int64) string {
 	if bytes > -1024 && bytes < 1024 {
 		return fmt.Sprintf("%d B", bytes)
@@ -88,17 +90,17 @@ func Size(bytes int64) string {
 	return fmt.Sprintf("%.0f %s", v, units[unit])
 }
 
-// A machine is where the figures are read.
+// A machine is the source of the values; tests use a fake one.
 type machine struct {
-	root fs.FS // the root folder, for /proc and the cgroup file systems
-	cpus int   // the cores of the process's affinity
+	root fs.FS // the root folder, with /proc and the cgroup file systems
+	cpus int   // cores in the process's CPU affinity
 }
 
-// here takes the affinity from the runtime, which asks when the process starts: later OpenMP may
-// have bound the calling thread to one core.
+// here takes the affinity from Go's runtime, which reads it when the process starts: later, OpenMP
+// may have bound the calling thread to one core.
 func here() machine { return machine{os.DirFS("/"), runtime.NumCPU()} }
 
-// read returns a file's text, "" where it cannot be read.
+// read returns a file's text, "" if it cannot be read.
 func (m machine) read(path string) string {
 	b, err := fs.ReadFile(m.root, strings.TrimPrefix(path, "/"))
 	if err != nil {
@@ -136,7 +138,7 @@ func (m machine) process(name string) int64 {
 	return kb << 10
 }
 
-// field is the number behind a name that begins a line.
+// field returns the number after a name at the start of a line.
 func field(text, name string) (int64, bool) {
 	for line := range strings.Lines(text) {
 		if f := strings.Fields(line); len(f) >= 2 && f[0] == name {
@@ -146,7 +148,7 @@ func field(text, name string) (int64, bool) {
 	return 0, false
 }
 
-// number reads a whole number that is not negative; "max" and -1, which stand for no limit, are none.
+// number parses a non-negative integer; "max" and -1, which stand for no limit, are rejected.
 func number(text string) (int64, bool) {
 	n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
 	return n, err == nil && n >= 0

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A fixture is the files of a machine, as the kernel and the container's manager write them.
+// A fixture holds the files of a machine, as written by the kernel and the container manager.
 type fixture map[string]string
 
 func (f fixture) machine(cpus int) machine {

@@ -14,12 +14,12 @@ import (
 
 // Array is a tensor as plain data. Bools are 0 and 1.
 type Array struct {
-	DType string // as PyTorch names it: "float32", "float64", "int64", "bool"
+	DType string // PyTorch's name: "float32", "float64", "int64", "bool"
 	Shape []int64
 	Data  []float64 // row-major; float64 holds every element of these cases exactly
 }
 
-// UnmarshalJSON reads the elements from text, which also has "nan" and "inf".
+// UnmarshalJSON reads the elements from text, which may also be "nan" and "inf".
 func (a *Array) UnmarshalJSON(text []byte) error {
 	var raw struct {
 		DType string
@@ -44,24 +44,24 @@ func (a *Array) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// Case is one operator with its operands and what PyTorch made of them. Op is the method of torch.Scope; the methods T,
-// Ints, Int, Float and Flag read its arguments by position.
+// Case is an operator with its operands and PyTorch's results. Op is the method of torch.Scope; the
+// methods T, Ints, Int, Float and Flag read its arguments by position.
 type Case struct {
 	Name    string
 	Op      string
 	Args    []any
 	In      []*Array
 	Out     []*Array
-	Exact   bool // no rounding but IEEE's own: every implementation has the same bits
-	InPlace bool // the result is what has become of the first operand
+	Exact   bool // only IEEE rounding: every implementation gives the same bits
+	InPlace bool // the result is the modified first operand
 
-	// Gradients of sum(Out[0]·Cotangent) by the operands, nil for operands without. Cotangent is nil for operators that
-	// have no gradient.
+	// Gradients of sum(Out[0]·Cotangent) with respect to the operands, nil for operands without
+	// one. Cotangent is nil for operators without a gradient.
 	Cotangent *Array
 	Grads     []*Array
 }
 
-// T is the operand that argument i stands for; nil for an absent one.
+// T returns the operand for argument i, nil if absent.
 func (c *Case) T(i int) *Array {
 	if m, ok := c.Args[i].(map[string]any); ok {
 		return c.In[int(m["t"].(float64))]
@@ -69,16 +69,16 @@ func (c *Case) T(i int) *Array {
 	return nil
 }
 
-// Float is argument i as a number.
+// Float returns argument i as a float.
 func (c *Case) Float(i int) float64 { return c.Args[i].(float64) }
 
-// Int is argument i as a whole number.
+// Int returns argument i as an integer.
 func (c *Case) Int(i int) int64 { return int64(c.Float(i)) }
 
-// Flag is argument i as a truth value.
+// Flag returns argument i as a bool.
 func (c *Case) Flag(i int) bool { return c.Args[i].(bool) }
 
-// Ints is argument i as a list.
+// Ints returns argument i as a list.
 func (c *Case) Ints(i int) []int64 {
 	var v []int64
 	for _, x := range c.Args[i].([]any) {
@@ -87,7 +87,7 @@ func (c *Case) Ints(i int) []int64 {
 	return v
 }
 
-// Cases reads the suite's cases, which scripts/golden/ops.py writes with PyTorch.
+// Cases reads the suite's cases, written by scripts/golden/ops.py with PyTorch.
 func Cases(t testing.TB) []*Case {
 	t.Helper()
 	var file struct{ Cases []*Case }
@@ -95,16 +95,18 @@ func Cases(t testing.TB) []*Case {
 	return file.Cases
 }
 
-// Run computes a case with some implementation of the operators: the outputs and, where the case has a cotangent, the
-// gradients by operand (nil entries for operands without). An implementation that lacks the operator says so with ok
-// false.
+// Run computes a case with an implementation of the operators: the outputs and, if the case has a
+// cotangent, the gradient for each operand (nil for operands without one). ok is false if the
+// implementation lacks the operator.
 type Run func(t testing.TB, c *Case) (out, grads []*Array, ok bool)
 
-// opTolerance allows other orders of summation and other libraries' exp. Measured against goldens of libtorch 2.4.1 on an
-// AVX-512 machine: at most 2.5e-7 of the largest element, over AVX2 and default kernels, two threads and libtorch 2.15.0.
+// opTolerance allows for other summation orders and other implementations of exp. Measured against
+// goldens of libtorch 2.4.1 on an AVX-512 machine: at most 2.5e-7 of the largest element, over AVX2
+// and default kernels, two threads and libtorch 2.15.0.
 var opTolerance = golden.Tolerance{Scale: 1e-6}
 
-// OpSuite runs every case through an implementation, each in a subtest, and returns how many it computed.
+// OpSuite runs every case with an implementation, each in a subtest, and returns the number
+// computed.
 func OpSuite(t *testing.T, run Run) int {
 	n := 0
 	for _, c := range Cases(t) {
@@ -160,10 +162,11 @@ func (c *Case) compare(t testing.TB, what string, want, got []*Array) {
 	}
 }
 
-// Torch computes cases with package torch on a device. It finds the operator by name, so every method of torch.Scope that
-// takes tensors, numbers and lists can have a case.
+// Torch computes cases with package torch on a device. It finds the operator by name, so any method
+// of torch.Scope that takes tensors, numbers and lists can have a case.
 func Torch(device torch.Device) Run {
-	return Through(device, func(t testing.TB, s *torch.Scope, c *Case, in []*torch.Tensor) ([]*torch.Tensor, bool) {
+	return Through(device, func(t testing.TB, s *torch.Scope, c *Case,
+		in []*torch.Tensor) ([]*torch.Tensor, bool) {
 		t.Helper()
 		method := reflect.ValueOf(s).MethodByName(c.Op)
 		if !method.IsValid() {
@@ -181,9 +184,11 @@ func Torch(device torch.Device) Run {
 	})
 }
 
-// Through computes cases with operators that take and give tensors of package torch, whoever computes them. call gives
-// the results, of an operator in place the first operand, or false when there is no such operator.
-func Through(device torch.Device, call func(t testing.TB, s *torch.Scope, c *Case, in []*torch.Tensor) ([]*torch.Tensor, bool)) Run {
+// Through computes cases with any implementation that takes and returns tensors of package torch.
+// call returns the results, for an in-place operator the first operand, or false if there is no
+// such operator.
+func Through(device torch.Device, call func(t testing.TB, s *torch.Scope, c *Case,
+	in []*torch.Tensor) ([]*torch.Tensor, bool)) Run {
 	return func(t testing.TB, c *Case) (out, grads []*Array, ok bool) {
 		t.Helper()
 		err := torch.With(func(s *torch.Scope) error {
@@ -260,7 +265,8 @@ func (c *Case) values(t testing.TB, f reflect.Type, in []*torch.Tensor) []reflec
 
 func mustDType(t testing.TB, name string) torch.DType {
 	t.Helper()
-	for _, d := range []torch.DType{torch.Float32, torch.Float64, torch.Int64, torch.Bool, torch.Uint8} {
+	for _, d := range []torch.DType{torch.Float32, torch.Float64, torch.Int64, torch.Bool,
+		torch.Uint8} {
 		if d.String() == name {
 			return d
 		}
@@ -269,7 +275,7 @@ func mustDType(t testing.TB, name string) torch.DType {
 	return 0
 }
 
-// tensor makes a's elements a tensor on the CPU; the caller converts it.
+// tensor returns a's elements as a CPU tensor; the caller converts its dtype.
 func (a *Array) tensor(s *torch.Scope) *torch.Tensor {
 	return torch.FromSlice(s, a.Data, a.Shape...)
 }
@@ -285,7 +291,7 @@ func array(t testing.TB, s *torch.Scope, x *torch.Tensor) *Array {
 	return a
 }
 
-// Elements32 are a's elements as float32, for implementations that take those.
+// Elements32 returns a's elements as float32.
 func (a *Array) Elements32() []float32 {
 	v := make([]float32, len(a.Data))
 	for i, x := range a.Data {

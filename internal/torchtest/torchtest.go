@@ -1,5 +1,6 @@
-// Package torchtest is what the tests of torch and of everything above it share: skipping where libtorch or a GPU is
-// missing, leak counts, deterministic numbers, and the op suite. Only tests import it.
+// Package torchtest holds what the tests of torch and of the packages above it share: skipping if
+// libtorch or a GPU is missing, leak counts, deterministic random values, and the op suite. Only
+// tests import it.
 package torchtest
 
 import (
@@ -11,7 +12,8 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// Require skips the test where the shim cannot be loaded, or fails it where LNTORCH_REQUIRE names "torch".
+// Require skips the test if the shim cannot be loaded, or fails it if LNTORCH_REQUIRE names
+// "torch".
 func Require(t testing.TB) {
 	t.Helper()
 	if err := torch.Load(); err != nil {
@@ -19,7 +21,8 @@ func Require(t testing.TB) {
 	}
 }
 
-// Device reads "cpu" or "cuda" and skips the test where the device cannot be used, or fails it where LNTORCH_REQUIRE names it.
+// Device parses "cpu" or "cuda" and skips the test if the device cannot be used, or fails it if
+// LNTORCH_REQUIRE names it.
 func Device(t testing.TB, name string) torch.Device {
 	t.Helper()
 	Require(t)
@@ -33,8 +36,9 @@ func Device(t testing.TB, name string) torch.Device {
 	return d
 }
 
-// NoLeak requires libtorch, as Require does, and fails the test when at its end more or fewer tensor handles live than
-// now. Tests that use it do not run in parallel with others that make tensors.
+// NoLeak requires libtorch, as Require does, and fails the test if the number of live tensor
+// handles at its end differs from now. Tests that use it must not run in parallel with others that
+// create tensors.
 func NoLeak(t testing.TB) {
 	t.Helper()
 	Require(t)
@@ -46,10 +50,10 @@ func NoLeak(t testing.TB) {
 	})
 }
 
-// Rand is a source of numbers that depends on seed alone.
+// Rand returns a random source that depends only on seed.
 func Rand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x6c6e746f726368)) }
 
-// Fill gives n standard normal numbers that depend on seed alone.
+// Fill returns n standard normal values that depend only on seed.
 func Fill(seed uint64, n int64) []float32 {
 	r := Rand(seed)
 	v := make([]float32, n)
@@ -59,7 +63,7 @@ func Fill(seed uint64, n int64) []float32 {
 	return v
 }
 
-// Tensor makes a float32 tensor of Fill's numbers on the CPU.
+// Tensor returns a float32 CPU tensor of Fill's values.
 func Tensor(s *torch.Scope, seed uint64, shape ...int64) *torch.Tensor {
 	n := int64(1)
 	for _, d := range shape {
@@ -78,7 +82,7 @@ func Float32s(t testing.TB, x *torch.Tensor) []float32 {
 	return v
 }
 
-// Bits are the bit patterns of v, for comparisons that tell NaNs and zeros apart.
+// Bits returns the bit patterns of v, for comparisons that distinguish NaNs and signed zeros.
 func Bits(v []float32) []uint32 {
 	b := make([]uint32, len(v))
 	for i := range v {

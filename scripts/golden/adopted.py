@@ -1,8 +1,9 @@
-"""Opens plans with nnU-Net 2.5.1's own PlansManager, builds the network of a configuration and loads the weights of a checkpoint into it.
+"""Opens plans with nnU-Net 2.5.1's own PlansManager, builds the network of a configuration and
+loads the weights of a checkpoint into it.
 
 Usage: python scripts/golden/adopted.py PLANS DATASET_JSON CONFIGURATION CHECKPOINT
 
-Prints JSON: what the configuration says, and where the image's normalisation takes its numbers from."""
+Prints JSON: the configuration, and the source of the intensity statistics for normalisation."""
 
 import json
 import os
@@ -12,7 +13,7 @@ import tempfile
 for folder in ("raw", "preprocessed", "results"):
     os.environ.setdefault(
         "nnUNet_" + folder, tempfile.gettempdir()
-    )  # or nnU-Net prints that they are missing
+    )  # otherwise nnU-Net prints warnings
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json

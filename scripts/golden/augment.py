@@ -16,7 +16,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 
 def sampling():
-    """Which voxels of a line are kept for a scale."""
+    """The voxels of a line that a scale keeps."""
     out = []
     for n in (1, 2, 3, 5, 7, 8, 12, 16, 24, 30, 48, 80, 112, 127, 224, 320):
         for scale in (1.0, 1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 1 / 8, 1 / 16, 1 / 32):
@@ -38,7 +38,8 @@ class Trainer(nnUNetTrainer):
 
 
 def mirroring():
-    """Along which axes patches are mirrored, and what that makes of an image whose voxels are numbered."""
+    """The axes along which patches are mirrored, and the result for an image of consecutive
+    values."""
     out = []
     for p in ([64, 128, 128], [28, 256, 256], [512, 512], [512, 256]):
         allowed = Trainer(p).configure_rotation_dummyDA_mirroring_and_inital_patch_size()[3]

@@ -1,23 +1,30 @@
 """DGST, dynamic gradient sparsification: the oracle for its masks and its four updates.
 
 Golden files:  dgst.py --golden testdata/golden/dgst
-Live:          dgst.py --out DIR --mode gradmask|strict|paper|released --select dynamic|static|random [--k 2] [--lr 1e-3]
-                       [--rows axis0|output|kernel] [--warmup 1] and train_steps.py's options for network, weights, batches, clip
+Live:          dgst.py --out DIR --mode gradmask|strict|paper|released
+                       --select dynamic|static|random [--k 2] [--lr 1e-3]
+                       [--rows axis0|output|kernel] [--warmup 1]
+                       and train_steps.py's options for network, weights, batches, clip
 
-Each step: dense forward and backward, clip by the norm of the dense gradient, selection on the clipped gradient, update.
-A row is an index of axis 0; with --rows output an output channel (axis 1 of a transposed convolution), with --rows kernel the kernel
-between an input and an output channel (linear layers keep rows of axis 0). In each row the k entries of largest |gradient| are
-selected, ties go to the lowest index. Static: the first step's selection is kept; with --warmup n the selection by the sum of the
-first n steps' clipped gradients, and no weight moves before the n-th. Random: see draw(). With g the clipped gradient, m the selection, w the weight:
+Each step: dense forward and backward, clip by the norm of the dense gradient, selection on the
+clipped gradient, update.
+A row is an index of axis 0; with --rows output an output channel (axis 1 of a transposed
+convolution), with --rows kernel the kernel between an input and an output channel (linear layers
+keep rows of axis 0). In each row the k entries of largest |gradient| are selected, ties go to the
+lowest index. Static: the first step's selection is kept; with --warmup n the selection by the sum
+of the first n steps' clipped gradients, and no weight moves before the n-th. Random: see draw().
+With g the clipped gradient, m the selection, w the weight:
 
-    gradmask  g*m, then ordinary SGD (momentum and weight decay see every entry)
+    gradmask  g*m, then ordinary SGD (momentum and weight decay apply to every entry)
     strict    d = (g + wd*w)*m; buf = 0.99*buf + d (first step buf = d); w -= lr*(d + 0.99*buf)*m
-    paper     w -= lr*g on selected entries of sparse layers, nothing else; dense layers take the ordinary SGD step
+    paper     w -= lr*g on selected entries of sparse layers, nothing else; dense layers take the
+              ordinary SGD step
     released  no mask: ordinary SGD everywhere
 
-Live output is train_steps.py's (losses.json, first_gradients.npz, final.pth) with mode, select, k and per step the counts
-sparse_entries (selected now) and sparse_entries_ever; and mask.npz (bool, True = updated; sparse layers only; NAME for static,
-stepNN/NAME for dynamic; not written for released).
+Live output is train_steps.py's (losses.json, first_gradients.npz, final.pth) with mode, select, k
+and per step the counts sparse_entries (selected now) and sparse_entries_ever; and mask.npz (bool,
+True = updated; sparse layers only; NAME for static, stepNN/NAME for dynamic; not written for
+released).
 """
 
 import json
@@ -36,7 +43,7 @@ ROWS = ("axis0", "output", "kernel")
 
 
 def role(name):
-    """What the method does with a parameter, by its name; the first matching rule decides."""
+    """The method's rule for a parameter, by its name; the first match decides."""
     for prefix in ("module.", "_orig_mod."):
         name = name.removeprefix(prefix)
     if any(s in name for s in ("pos_embed", "cls_token")):
@@ -60,7 +67,7 @@ def select(gradient, k):
 
 
 def as_rows(a, name, rows):
-    """a numpy array as (rows, width), and the function that leads an array of that shape back."""
+    """A numpy array as (rows, width), and the function that maps an array of that shape back."""
     if rows == "kernel" and a.ndim > 2:
         return a.reshape(a.shape[0] * a.shape[1], -1), lambda m: m.reshape(a.shape)
     if rows == "output" and ("transpconvs." in name or "transp_conv." in name):
@@ -93,7 +100,8 @@ def fnv1a(text):
 
 
 def draw(array, name, k, rows, seed, step):
-    """Bool mask of k different entries of each row, drawn by Robert Floyd's algorithm from a sequence of the row's own."""
+    """Bool mask of k distinct entries of each row, drawn by Robert Floyd's algorithm from one
+    sequence per row."""
     m, back = as_rows(array, name, rows)
     mask = np.zeros(m.shape, bool)
     width = m.shape[1]
@@ -119,7 +127,7 @@ class Update:
         own = mode in (
             "strict",
             "paper",
-        )  # these two move sparse layers by hand and leave frozen ones alone
+        )  # these two update sparse layers by hand and do not touch frozen ones
         ordinary = [p for _, p, r in self.named if r == DENSE or not own]
         self.sgd = torch.optim.SGD(
             ordinary, 1.0, momentum=momentum, weight_decay=weight_decay, nesterov=True
@@ -210,7 +218,8 @@ def train(network, loss, batches, steps, args, mode, selection, k, lr0, rows="ax
 
 
 def golden_trajectory(folder, args):
-    """Four steps of phantom-mini's trajectory from its foundation checkpoint, every mode, dynamic and static."""
+    """Four steps of phantom-mini's trajectory from its foundation checkpoint, every mode, dynamic
+    and static."""
     spec = stack.plans_spec(
         stack.FOUNDATION / "plans.json", stack.FOUNDATION / "dataset.json", "3d_phantom"
     )
@@ -280,9 +289,10 @@ def golden_selection(folder, args):
 
 
 def golden_rows(folder, args):
-    """Selections by every kind of row and by chance: NN/gradient and NN/mask; name, rows, k, select, seed and step are in the JSON.
+    """Selections for every kind of row and at random: NN/gradient and NN/mask; name, rows, k,
+    select, seed and step are in the JSON.
 
-    The seed is text, for it has 64 bits.
+    The seed is a string, as it has 64 bits.
     """
     rng = np.random.default_rng(args.seed + 1)
     arrays, table = {}, []
@@ -377,7 +387,7 @@ def golden_update(folder, args):
 
 
 def check_by_formula(mode, w, grads, masks, lrs, got):
-    """The same in numpy and float64, from the formulas at the head of this file."""
+    """The same in numpy and float64, from the formulas at the top of this file."""
     w = w.astype(np.float64)
     buf = None
     for g, m, lr in zip(grads, masks, lrs):

@@ -1,8 +1,9 @@
-"""Writes the golden files of package eval: label maps and what nnU-Net's own evaluation makes of them.
+"""Writes the golden files of package eval: label maps and the results of nnU-Net's own evaluation.
 
-Per scenario testdata/golden/eval/maps_<name>.json holds the maps (one character per voxel, base 36, row-major z, y, x) and the targets,
-maps_<name>.summary.json is what nnunetv2.evaluation.evaluate_predictions.compute_metrics_on_folder wrote for them.
-ratios.json holds voxel counts and what MONAI makes of them.
+Per scenario testdata/golden/eval/maps_<name>.json holds the maps (one character per voxel, base 36,
+row-major z, y, x) and the targets, maps_<name>.summary.json is the output of
+nnunetv2.evaluation.evaluate_predictions.compute_metrics_on_folder.
+ratios.json holds voxel counts and MONAI's metrics for them.
 """
 
 import json
@@ -16,7 +17,7 @@ import SimpleITK as sitk
 import torch
 from monai.metrics import compute_confusion_matrix_metric
 
-import stack  # first: it sets what nnU-Net reads when imported
+import stack  # first: it sets the variables that nnU-Net reads on import
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
@@ -106,12 +107,12 @@ def main():
     args = stack.parser(__doc__).parse_args()
     stack.start(args)
     (stack.GOLDEN / "eval").mkdir(parents=True, exist_ok=True)
-    warnings.simplefilter("ignore")  # mean of an empty slice, which is the point
+    warnings.simplefilter("ignore")  # mean of an empty slice, intended here
     for s in (
         scenario("labels", [1, 2, 10], [0, 0, 1, 2, 10], 7, (4, 5, 6), special=emptied, seed=1),
         scenario(
             "absent", [1, 2, 3], [0, 1, 2], 3, (3, 4, 5), seed=2
-        ),  # label 3 is nowhere: foreground_mean is NaN
+        ),  # label 3 is absent everywhere: foreground_mean is NaN
         scenario("background", [0, 1], [0, 0, 1], 2, (3, 4, 5), seed=3),
         scenario(
             "regions",

@@ -1,12 +1,14 @@
-"""What nnU-Net 2.5.1 makes of logits on the way back to the image: convert_predicted_logits_to_segmentation_with_correct_shape.
-Usage: python scripts/golden/export.py OUTPUT_FOLDER [SEED] (from the repository root). The test suite runs it with other seeds,
-which change shapes and spacings, and compares what it writes.
+"""The export of logits to the image's grid by nnU-Net 2.5.1:
+convert_predicted_logits_to_segmentation_with_correct_shape.
+Usage: python scripts/golden/export.py OUTPUT_FOLDER [SEED] (from the repository root). The test
+suite runs it with other seeds, which change shapes and spacings, and compares the results.
 
-cases.json per case: name, plans, configuration "c", dataset.json, properties, shape (z, y, x) of the preprocessed case, and scale:
-           the logits are scale · hash_tensor(number of the case, (heads, z, y, x)), rounded to whole numbers where "whole" says so,
-           and rounded to float16.
-cases.npz  per case NAME: labels_NAME and probabilities_NAME of the float16 logits, as nnU-Net has them; truth_labels_NAME and
-           truth_NAME of the same logits as float32, which nnU-Net then keeps in float32.
+cases.json per case: name, plans, configuration "c", dataset.json, properties, shape (z, y, x) of
+           the preprocessed case, and scale: the logits are scale · hash_tensor(number of the case,
+           (heads, z, y, x)), rounded to integers if "whole" is set, and rounded to float16.
+cases.npz  per case NAME: labels_NAME and probabilities_NAME of the float16 logits, as in nnU-Net;
+           truth_labels_NAME and truth_NAME of the same logits as float32, which nnU-Net keeps in
+           float32.
 """
 
 import os
@@ -30,7 +32,7 @@ WIDE = {
     "regions_class_order": [1, 300],
 }
 
-# name: size and spacing of the image as it is read, spacing of the plans, dataset, options
+# name: size and spacing of the image as read, spacing of the plans, dataset, options
 CASES = {
     "up": ((9, 11, 12), (2.0, 1.1, 1.3), (2.4, 1.9, 1.7), LABELS, {}),
     "down": ((9, 11, 12), (2.0, 1.1, 1.3), (1.4, 0.8, 1.0), LABELS, {}),
@@ -111,14 +113,14 @@ CASES = {
         (4.0, 1.1, 1.0),
         LABELS,
         {},
-    ),  # the plans' coarse axis counts
+    ),  # the plans' anisotropic axis decides
     "two_d_thin_slices": (
         (5, 13, 12),
         (0.3, 1.0, 0.9),
         (0.8, 1.2),
         LABELS,
         {},
-    ),  # the last axis is the coarse one
+    ),  # the last axis is the anisotropic one
     "thin": ((1, 12, 3), (2.0, 1.0, 1.0), (0.4, 1.1, 0.9), LABELS, {}),
 }
 

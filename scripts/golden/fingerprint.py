@@ -1,4 +1,5 @@
-"""Statistics of foreground intensities by nnU-Net 2.5.1's own sampling and numpy, of small made-up cases.
+"""Statistics of foreground intensities by nnU-Net 2.5.1's own sampling and numpy, of small
+synthetic cases.
 
 Usage: python scripts/golden/fingerprint.py OUTPUT"""
 
@@ -10,7 +11,7 @@ import tempfile
 for folder in ("raw", "preprocessed", "results"):
     os.environ.setdefault(
         "nnUNet_" + folder, tempfile.gettempdir()
-    )  # or nnU-Net prints that they are missing
+    )  # otherwise nnU-Net prints warnings
 
 import numpy as np
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (

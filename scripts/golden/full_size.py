@@ -1,9 +1,10 @@
-"""A network of any size: its checkpoint, and what it computes, as digests.
+"""A network of any size: its checkpoint and digests of its outputs.
 
 Live: full_size.py --spec SPEC.json --out DIR [--seed N]
 
-DIR gets checkpoint.pth (nnU-Net's dictionary, with the weights that the network begins with after torch.manual_seed) and
-full_size.json: parameters, and the sha256 of the bytes of every array that network.py would write.
+DIR gets checkpoint.pth (nnU-Net's dictionary, with the network's initial weights after
+torch.manual_seed) and full_size.json: parameters, and the sha256 of the bytes of every array that
+network.py would write.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""Writes testdata/golden/loader/: small preprocessed data sets, and loader.json with the batches that
-nnU-Net 2.5.1's own loaders draw from them and from phantom-mini after numpy.random.seed.
-Usage: python scripts/golden/loader.py OUTPUT_FOLDER [SEED] (from the repository root). The test suite
-runs it with other seeds and replays what it writes."""
+"""Writes testdata/golden/loader/: small preprocessed data sets, and loader.json with the batches
+that nnU-Net 2.5.1's own loaders draw from them and from phantom-mini after numpy.random.seed.
+Usage: python scripts/golden/loader.py OUTPUT_FOLDER [SEED] (from the repository root). The test
+suite runs it with other seeds and replays the results."""
 
 import json
 import os

@@ -2,8 +2,10 @@
 
 Golden files:  logits_to_labels.py --golden testdata/golden/logits_to_labels
 
-NAME.npz: logits (heads,z,y,x) float16 or float32, labels (z,y,x) uint8. cases.json: the labels of dataset.json for each NAME.
-The logits hold what decides: ties of all and of some classes, float16's subnormals around 0, large values, and noise.
+NAME.npz: logits (heads,z,y,x) float16 or float32, labels (z,y,x) uint8. cases.json: the labels of
+dataset.json for each NAME.
+The logits cover the decisive cases: ties of all and of some classes, float16 subnormals around 0,
+large values, and noise.
 """
 
 import numpy as np
@@ -14,7 +16,7 @@ import stack
 def make_logits(rng, heads, shape, dtype):
     x = rng.normal(0, 3, (heads, *shape)).astype(np.float32)
     x[:, 0] = np.round(x[:, 0])  # many ties
-    x[:, 1] = x[:1, 1]  # every class alike
+    x[:, 1] = x[:1, 1]  # all classes equal
     tiny = rng.integers(-3, 4, x[:, 2].shape) * np.float32(2.0**-24)
     x[:, 2] = tiny  # subnormal in float16
     x[:, 3] *= 1000  # saturated

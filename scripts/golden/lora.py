@@ -1,18 +1,23 @@
-"""LoRA as PEFT computes it, on nnU-Net's networks: heads, gradients, ten training steps, the adapter folder.
+"""LoRA by PEFT on nnU-Net's networks: heads, gradients, ten training steps, adapter folder.
 
 Golden files:  lora.py --golden testdata/golden/lora
 Live:
     lora.py --spec SPEC.json --out DIR [--rank 4] [--alpha 2] [--dropout 0.1] [--steps 10]
-    lora.py --spec SPEC.json --out DIR --weights FILE --load FOLDER     heads of a network with an adapter folder, in evaluation
-    lora.py --linear --out DIR                                          the same for linear layers
-    lora.py --spec SPEC.json --released DIR                             a checkpoint as the released trainer writes it
+    lora.py --spec SPEC.json --out DIR --weights FILE --load FOLDER
+        heads of a network with an adapter folder, in evaluation mode
+    lora.py --linear --out DIR
+        the same for linear layers
+    lora.py --spec SPEC.json --released DIR
+        a checkpoint as the released trainer writes it
 
-PEFT replaces the attribute "conv" of each block, whose forward runs "all_modules": as published the adapters never run. Here
-all_modules is made anew, so that they do. A and B are hash-filled, B not zero. Step i: torch.manual_seed(i), input hash_tensor(-100-i),
-loss = sum over heads k of mean((head_k - hash_tensor(-2-k))^2), clip 12, SGD Nesterov, lr 1e-2*(1-i/N)^0.9.
+PEFT replaces the attribute "conv" of each block, whose forward runs "all_modules": as published the
+adapters never run. Here all_modules is rebuilt, so that they do. A and B are hash-filled, B not
+zero. Step i: torch.manual_seed(i), input hash_tensor(-100-i), loss = sum over heads k of
+mean((head_k - hash_tensor(-2-k))^2), clip 12, SGD Nesterov, lr 1e-2*(1-i/N)^0.9.
 
-DIR/lora.npz: head_K of step 0, grad/NAME of step 0, losses, norms, final/NAME, eval_K after the last step; names are those of the plain
-network, lora_A.default.weight and lora_B.default.weight at their ends. DIR/base.pth: state dict before; DIR/adapter: save_pretrained.
+DIR/lora.npz: head_K of step 0, grad/NAME of step 0, losses, norms, final/NAME, eval_K after the
+last step; names are those of the plain network, lora_A.default.weight and lora_B.default.weight at
+their ends. DIR/base.pth: state dict before; DIR/adapter: save_pretrained.
 """
 
 import json
@@ -40,7 +45,7 @@ def targets(network):
 
 
 def executed(network):
-    """Lets blocks run what now stands under "conv"."""
+    """Makes blocks run the module that is now under "conv"."""
     for module in network.modules():
         if hasattr(module, "all_modules") and hasattr(module, "conv"):
             module.all_modules[0] = module.conv
@@ -134,7 +139,7 @@ def run(spec, args, out=None):
     model = wrap(network, args)
     executed(model)
     fill_adapters(model)
-    # The oracle must not be vacuous: with B = 0 the heads are others.
+    # The oracle must not be vacuous: with B = 0 the heads differ.
     with torch.no_grad():
         x = stack.hash_tensor(-1, tuple(spec["input_shape"]))
         model.eval()
@@ -176,7 +181,7 @@ def linear(args, path, folder=None):
 
 
 def load(spec, args, out):
-    """Heads with an adapter folder that lntorch wrote; and whether PEFT found a place for every tensor in it."""
+    """Heads with an adapter folder written by lntorch, and whether PEFT used every tensor in it."""
     from peft import PeftConfig
     from peft.utils import load_peft_weights, set_peft_model_state_dict
 
@@ -207,7 +212,8 @@ def load(spec, args, out):
 
 
 def released(spec, args, folder):
-    """A checkpoint with PeftModel.state_dict() as network_weights; B.pth has B not zero, merged.npz what it means if its adapters run."""
+    """A checkpoint with PeftModel.state_dict() as network_weights; B.pth has nonzero B, merged.npz
+    the merged weights if its adapters run."""
     folder.mkdir(parents=True, exist_ok=True)
     network = stack.build(spec, deep_supervision=True)
     stack.fill(network)
@@ -254,7 +260,7 @@ def golden(args, folder):
     import network
 
     nets = {s["name"]: s for s in network.cases()}
-    args.dropout = 0.0  # masks are a matter of the random generator: live
+    args.dropout = 0.0  # dropout masks depend on the random generator: live tests only
     for name in ("plain-aniso", "resenc-2d", "resenc-basic"):
         spec = {**nets[name], "mode": "train"}
         arrays = run(spec, args)

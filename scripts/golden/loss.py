@@ -2,13 +2,16 @@
 
 Golden files:  loss.py --golden testdata/golden/loss
 Live:          loss.py --spec NAME.json --out OUT.npz [--spatial D H W] [--batch N] [--threads T]
-               loss.py --spec NAME.json --inputs IN.npz --out OUT.npz      logits_K, target_K from a file
+               loss.py --spec NAME.json --inputs IN.npz --out OUT.npz
+                   logits_K, target_K from a file
 
-The loss is what nnUNetTrainer._build_loss builds (DC_and_CE_loss or DC_and_BCE_loss on MemoryEfficientSoftDiceLoss, in
-DeepSupervisionWrapper). The spec has labels, regions_class_order, batch_dice, deep_supervision, num_classes, strides, spatial,
-batch, valid (false: the ignore label everywhere), seed.
-OUT.npz: logits_K float32, target_K (labels int16 (n,1,...); regions bool (n,regions[+ignore],...)), loss float32 0-d,
-loss64 float64 0-d (the same in float64), grad_K float32 and, in golden files, grad64_K float64 (absent for a level of weight 0).
+The loss is what nnUNetTrainer._build_loss builds (DC_and_CE_loss or DC_and_BCE_loss on
+MemoryEfficientSoftDiceLoss, in DeepSupervisionWrapper). The spec has labels, regions_class_order,
+batch_dice, deep_supervision, num_classes, strides, spatial, batch, valid (false: the ignore label
+everywhere), seed.
+OUT.npz: logits_K float32, target_K (labels int16 (n,1,...); regions bool (n,regions[+ignore],...)),
+loss float32 0-d, loss64 float64 0-d (the same in float64), grad_K float32 and, in golden files,
+grad64_K float64 (absent for a level of weight 0).
 OUT.json: spec, ds_weights, loss, loss64, meta.
 """
 
@@ -66,7 +69,7 @@ def cases():
 
 
 def inputs(spec):
-    """(logits, targets) per level; logits are eighths, they deflate well."""
+    """(logits, targets) per level; logits are multiples of 1/8, which compress well."""
     rng = np.random.default_rng(spec["seed"])
     targets = stack.make_targets(
         spec, spec["strides"], (spec["batch"], *spec["spatial"]), rng, spec["valid"]

@@ -1,13 +1,15 @@
-"""Ten training steps of every fine-tuning method, and the parameters that each trains.
+"""Ten training steps of every fine-tuning method, and the parameters that each method trains.
 
     methods.py --golden testdata/golden/methods
 
-trainable.json: for each network of testdata/state-dicts and each method that trains some parameters alone, how many tensors and
-numbers, by the name rules of LN-Seg-FM's trainers (bias: "bias" or "seg_layers" in the name; norm: "norm" or "seg_layers"), and
-for head the layers that make the logits.
-NETWORK.npz: ten batches (batch_NN/data, batch_NN/target_K). NETWORK-METHOD.json: losses, gradient norms, learning rates, final
-weights (samples and sha256) and, for DGST, how many entries were selected. The released bias and norm trainers set requires_grad
-by these rules before every step, with an optimizer over all parameters; setting it once before the first is the same.
+trainable.json: for each network of testdata/state-dicts and each method that trains a subset of
+parameters, the number of tensors and elements, by the name rules of LN-Seg-FM's trainers (bias:
+"bias" or "seg_layers" in the name; norm: "norm" or "seg_layers"), and for head the layers that
+compute the logits.
+NETWORK.npz: ten batches (batch_NN/data, batch_NN/target_K). NETWORK-METHOD.json: losses, gradient
+norms, learning rates, final weights (samples and sha256) and, for DGST, how many entries were
+selected. The released bias and norm trainers set requires_grad by these rules before every step,
+with an optimizer over all parameters; setting it once before the first is the same.
 """
 
 import json
@@ -28,7 +30,7 @@ ORDINARY = {
     "head": 1e-2,
     "bias": 1e-2,
     "norm": 1e-3,
-}  # learning rates; head's is full's
+}  # learning rates; head uses full's
 SPARSE = {  # mode, selection, k, rows, warm-up
     "dgst-gradmask-dynamic": ("gradmask", "dynamic", 2, "axis0", 1),
     "dgst-strict-dynamic-output": ("strict", "dynamic", 2, "output", 1),

@@ -1,12 +1,14 @@
 """PlainConvUNet and ResidualEncoderUNet: every head's output, every gradient, every state-dict key.
 
 Golden files:   network.py --out testdata/golden/network
-Live:           network.py --spec SPEC.json --out OUT.npz [--weights-fill hash | --weights FILE.pth] [--input X.npy]
-                           [--input-shape N C ...] [--threads N]
+Live:           network.py --spec SPEC.json --out OUT.npz [--weights-fill hash | --weights FILE.pth]
+                           [--input X.npy] [--input-shape N C ...] [--threads N]
 
-Input: the hash fill with p = -1. Loss: sum over heads, in order, of mean(head_i * w_i), w_i the hash fill with p = -2-i.
-OUT.npz: head_0 (full resolution) ..., loss (0-d), grad/NAME for each named parameter that got a gradient.
-Beside it OUT.json: meta, spec, loss, heads (shapes), state_dict rows, named_parameters rows.
+Input: the hash fill with p = -1. Loss: sum over heads, in order, of mean(head_i * w_i), w_i the
+hash fill with p = -2-i.
+OUT.npz: head_0 (full resolution) ..., loss (0-d), grad/NAME for each named parameter with a
+gradient. Next to it OUT.json: meta, spec, loss, heads (shapes), state_dict rows, named_parameters
+rows.
 """
 
 import numpy as np
@@ -137,8 +139,8 @@ def cases():
             [1, 8, 8, 8],
             deep_supervision=False,
         ),
-        # stage 1: skip with pooling and projection, stage 2: pooling alone (channels equal), stage 3: projection alone,
-        # second blocks: identity.
+        # stage 1: skip with pooling and projection; stage 2: only pooling (equal channels); stage
+        # 3: only projection; second blocks: identity.
         spec(
             "resenc-basic",
             arch(
@@ -248,10 +250,10 @@ def main():
     )
     p.add_argument("--spec", help="live: one spec")
     p.add_argument("--weights-fill", choices=["hash"], default="hash")
-    p.add_argument("--weights", help="live: checkpoint or state dict in place of the fill")
-    p.add_argument("--input", help="live: .npy input in place of the hash fill")
+    p.add_argument("--weights", help="live: checkpoint or state dict instead of the fill")
+    p.add_argument("--input", help="live: .npy input instead of the hash fill")
     p.add_argument(
-        "--input-shape", type=int, nargs="+", help="live: other input shape than the spec's"
+        "--input-shape", type=int, nargs="+", help="live: input shape instead of the spec's"
     )
     args = p.parse_args()
     stack.start(args)

@@ -1,9 +1,10 @@
-"""Writes NIfTI files and, in expected.json, what nnU-Net's reader classes (over the real SimpleITK and nibabel) read from
-them: hash of the float32 array, spacing, properties, type of the pixels.
+"""Writes NIfTI files and, in expected.json, what nnU-Net's reader classes (over the real SimpleITK
+and nibabel) read from them: hash of the float32 array, spacing, properties, type of the pixels.
 
     nifti_corpus.py OUT [--random N] [--seed S]
 
-Without --random the small fixed corpus of testdata/golden/nifti; with it N files of random headers and pixels.
+Without --random it writes the small fixed corpus of testdata/golden/nifti; with it, N files of
+random headers and pixels.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def plain(v):
 
 
 def read(path):
-    """What each class reads from a file, or its error."""
+    """The result of each reader class for a file, or its error."""
     result = {}
     for cls in (SimpleITKIO, NibabelIO, NibabelIOWithReorient):
         try:
@@ -116,7 +117,7 @@ def header(version, order, dtype, shape, **set):
 
 
 def write(name, h, a, extension=b"", note=None):
-    """Writes header and pixels; a has axes (x, y, z, …)."""
+    """Writes header and pixels; a has the axes (x, y, z, …)."""
     s = h._structarr.copy()
     body = b"\0\0\0\0"
     if extension:
@@ -134,7 +135,7 @@ def write(name, h, a, extension=b"", note=None):
     e = read(path)
     if isinstance(
         h, nib.Nifti2Header
-    ):  # SimpleITK does not read NIfTI-2: what it reads from the same header as NIfTI-1
+    ):  # SimpleITK does not read NIfTI-2: expect its result for the same header as NIfTI-1
         twin = nib.Nifti1Header(endianness=h.endianness, check=False)
         for k in twin._structarr.dtype.names:
             if k not in ("sizeof_hdr", "magic", "vox_offset") and k in s.dtype.names:
@@ -247,7 +248,7 @@ def fixed():
             case(f"flip_{q}{s}", **forms(flipped, z, t, q, s, qr=ras))
     case("turned_12", **forms(oblique, z, t, 1, 2, qr=turned))
     case("turned_24", **forms(lps, z, t, 2, 4, qr=oblique))
-    tiny = [0.05, 0.05, 0.05]  # at an angle, but no element differs much
+    tiny = [0.05, 0.05, 0.05]  # rotated, but no element differs much
     case(
         "tiny_skew_12",
         **forms(lps, tiny, t, 1, 2, sr=lps * tiny + [[0, 9e-6, 0], [0, 0, 0], [0, 0, 0.0]]),
@@ -269,7 +270,7 @@ def fixed():
             m[p[j], j] = signs[j]
         case(f"axes_{''.join(map(str, p))}", **forms(m, z, t, 1, 1))
         case(f"oblique_{''.join(map(str, p))}", **forms(oblique @ m, z, t, 1, 1))
-    # distances that are none
+    # invalid spacings
     case("pixdim_negative", **(base | {"pixdim": {0: 1, 1: -0.7, 2: 0.8, 3: 2.5}}))
     case("pixdim_zero", **(base | {"pixdim": {0: 1, 1: 0.7, 2: 0, 3: 2.5}}))
     case("pixdim_negative_nocode", pixdim={0: 0, 1: -0.7, 2: 0.8, 3: -2.5})
@@ -294,18 +295,18 @@ def fixed():
     # layout
     case("extension", ext=b"<xml>an extension</xml>", **base)
     case("vox_offset_early.nii", **(base | {"vox_offset": 0}))
-    # pixels that are no numbers
+    # NaN and infinite pixels
     for dtype in ("f4", "f8"):
         b = np.arange(24, dtype=dtype).reshape(4, 3, 2)
         b.flat[[0, 7, 23]] = np.nan, np.inf, -np.inf
         case(f"no_numbers_{dtype}", dtype=dtype, b=b, **base)
         case(f"no_numbers_scaled_{dtype}", dtype=dtype, b=b, scl_slope=2, scl_inter=5, **base)
-    # as the libraries themselves write
+    # files written by the libraries themselves
     im = sitk.GetImageFromArray(values("i2", (3, 4, 5)))
     im.SetSpacing((0.9, 0.9, 3.0)), im.SetOrigin((-10.1, 20.2, -30.3))
     d = oblique @ np.diag([1, -1, 1.0])
     im.SetDirection(d.ravel())
-    # names without the ending differ: beside X.nii, ITK takes the pixels of X.nii.gz from that file
+    # base names differ: next to X.nii, ITK reads the pixels of X.nii.gz from that file
     for name in ("sitk_plain.nii", "sitk.nii.gz"):
         sitk.WriteImage(im, f"{out}/{name}", True)
         expected[name] = read(f"{out}/{name}")
@@ -365,7 +366,7 @@ def random_case(i):
         f["pixdim"][int(rng.integers(0, 4))] *= -1
     if rng.random() < 0.05:
         f["pixdim"][int(rng.integers(1, 4))] = 0
-    if version == 2:  # the twin of NIfTI-1 must hold the same numbers
+    if version == 2:  # its NIfTI-1 counterpart must hold the same values
         f = {
             k: (np.float32(v) if k != "pixdim" else {i: np.float32(x) for i, x in v.items()})
             for k, v in f.items()

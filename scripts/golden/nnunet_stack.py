@@ -1,21 +1,28 @@
-"""Stock nnU-Net on files that lntorch wrote, and the other way round. CPU only.
+"""Stock nnU-Net on files written by lntorch, and vice versa. CPU only.
 
-    predict      --model-folder F --input-dir I --output-dir O [--folds 0 ...] [--checkpoint-name checkpoint_final.pth]
-                 [--disable-tta] [--save-probabilities] [--step-size 0.5] [--entry]
-                 nnUNetPredictor.initialize_from_trained_model_folder, then per case nnU-Net's preprocessing, prediction and export
-                 in this process; --entry runs the command nnUNetv2_predict_from_modelfolder with its own worker processes.
-    train        --preprocessed P --results R --dataset D --configuration C --fold F --epochs N --iterations n
-                 [--val-iterations m] [--trainer nnUNetTrainer] [--plans nnUNetPlans] [--resume] [--stop-after E]
+    predict      --model-folder F --input-dir I --output-dir O [--folds 0 ...]
+                 [--checkpoint-name checkpoint_final.pth] [--disable-tta] [--save-probabilities]
+                 [--step-size 0.5] [--entry]
+                 nnUNetPredictor.initialize_from_trained_model_folder, then per case nnU-Net's
+                 preprocessing, prediction and export in this process; --entry runs the command
+                 nnUNetv2_predict_from_modelfolder with its own worker processes.
+    train        --preprocessed P --results R --dataset D --configuration C --fold F --epochs N
+                 --iterations n [--val-iterations m] [--trainer nnUNetTrainer]
+                 [--plans nnUNetPlans] [--resume] [--stop-after E]
                  [--pretrained FILE] [--validate] [--unpack] [--report FILE.json]
-                 get_trainer_from_args, maybe_load_checkpoint and run_training of nnU-Net. --resume is its --c and fails when there
-                 is no checkpoint. --stop-after E leaves after epoch E (counted from 0) with checkpoint_latest.pth on disk.
+                 get_trainer_from_args, maybe_load_checkpoint and run_training of nnU-Net. --resume
+                 is its --c and fails when there is no checkpoint. --stop-after E leaves after epoch
+                 E (counted from 0) with checkpoint_latest.pth on disk.
     resume       train --resume
-    compare-pth  A B [--only KEY]   key by key: order, Python type, tensor dtype, shape, stride, bytes, storage sharing
+    compare-pth  A B [--only KEY]   key by key: order, Python type, tensor dtype, shape, stride,
+                                    bytes, storage sharing
     weights-only FILE               torch.load(weights_only=True)
     pretrained   --plans P --dataset-json D --configuration C --checkpoint FILE
-                 nnU-Net's load_pretrained_weights into a fresh network: which keys were taken, which kept
+                 nnU-Net's load_pretrained_weights into a fresh network: which keys were loaded,
+                 which kept
 
-Results go to stdout as one JSON line, after whatever nnU-Net prints. Exit code 0: as wished; 1: difference or error.
+Results go to stdout as one JSON line, after nnU-Net's own output. Exit code 0: success; 1:
+difference or error.
 """
 
 import json
@@ -257,7 +264,7 @@ class Comparison:
 
 
 def compare_pth(args):
-    # The two objects stay alive during the walk, so that storage addresses are not used twice.
+    # The two objects stay alive during the walk, so that storage addresses are not reused.
     a, b = (
         torch.load(f, map_location="cpu", weights_only=False) for f in (args.first, args.second)
     )

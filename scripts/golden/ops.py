@@ -1,10 +1,11 @@
 """Every operator of package torch, computed by PyTorch -> testdata/golden/ops.json.
 
 Run with the pinned torch: python scripts/golden/ops.py
-A case names a method of Go's torch.Scope and lists its arguments in Go's order; {"t": i} stands for input i, null for an
-absent tensor. Outputs, and where PyTorch differentiates the operator the gradients of sum(output*cotangent), are PyTorch's.
-"exact" cases have no rounding beyond IEEE's own, so that every implementation has the same bits.
-Numbers are text with enough digits to give the same bits when read as their type.
+A case names a method of Go's torch.Scope and lists its arguments in Go's order; {"t": i} stands for
+input i, null for an absent tensor. Outputs, and where PyTorch differentiates the operator the
+gradients of sum(output*cotangent), are PyTorch's.
+"exact" cases have no rounding beyond IEEE's own, so that every implementation gives the same bits.
+Numbers are strings with enough digits to restore the same bits when parsed as their type.
 """
 
 import json
@@ -50,7 +51,8 @@ class In:
 
 
 def case(op, note, fn, *args, exact=False, grad=True, inplace=False):
-    """fn is called with the arguments in Go's order; inplace operators give their first operand back."""
+    """fn is called with the arguments in Go's order; in-place operators return their first
+    operand."""
     tensors = []
 
     def encode(a):
@@ -417,7 +419,8 @@ def loss():
 
 
 def added():
-    """Operators that came later: their numbers are drawn last, so that those of older cases stay."""
+    """Operators added later: their values are drawn last, so that those of older cases do not
+    change."""
     case("Index", "", lambda x, i: x[i], In(rnd(4, 3)), In(torch.tensor([[2, 0, 2], [1, 3, 2]])))
     case("Erfinv", "", torch.erfinv, In(torch.rand(3, 4, generator=GEN) * 1.98 - 0.99))
     case(
@@ -431,7 +434,7 @@ def added():
 
 
 def random():
-    """Draws of a CPU generator, one after the other."""
+    """Consecutive draws of a CPU generator."""
     g = torch.Generator().manual_seed(1234)
     return {
         "seed": 1234,
@@ -447,7 +450,7 @@ if __name__ == "__main__":
     for f in (pointwise, shape, reduce, conv, norm, loss, added):
         f()
     names = [c["name"] for c in CASES]
-    assert len(set(names)) == len(names), "two cases of one name"
+    assert len(set(names)) == len(names), "two cases with the same name"
     text = ",\n".join(json.dumps(c, separators=(",", ":")) for c in CASES)
     OUT.write_text(
         f'{{"torch":"{torch.__version__}","random":{json.dumps(random())},"cases":[\n{text}\n]}}\n'

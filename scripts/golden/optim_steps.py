@@ -1,7 +1,9 @@
-"""Steps of torch.optim's SGD, clipping, gradient scaler and nnU-Net's learning rates -> testdata/golden/optim_steps.json.
+"""Steps of torch.optim's SGD, clipping, gradient scaler and nnU-Net's learning rates ->
+testdata/golden/optim_steps.json.
 
 Run with the pinned torch: python scripts/golden/optim_steps.py
-Numbers are written so that reading them as float32 (learning rates: float64) gives the same bits.
+Numbers are written so that parsing them as float32 (learning rates: float64) restores the same
+bits.
 """
 
 import json
@@ -92,7 +94,8 @@ def clip():
 
 
 def scaler():
-    """Ten iterations of a scaler with a short growth interval; the gradient of steps 2, 6 and 7 overflows."""
+    """Ten iterations of a scaler with a short growth interval; the gradient of steps 2, 6 and 7
+    overflows."""
     s = torch.amp.GradScaler(
         "cpu", init_scale=1024.0, growth_factor=2.0, backoff_factor=0.25, growth_interval=3
     )

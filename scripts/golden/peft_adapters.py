@@ -1,14 +1,17 @@
-"""Adapters as PEFT saves, loads and merges them, over the settings that change what their tensors mean.
+"""Adapters saved, loaded and merged by PEFT, for the settings that affect their meaning.
 
     peft_adapters.py --golden DIR     the folders of FOLDERS, and patterns.json
-    peft_adapters.py --out DIR        the same, for tests that compare with the PEFT that is installed
+    peft_adapters.py --out DIR        the same, for tests that compare with the installed PEFT
     peft_adapters.py --only-patterns --golden DIR
 
-DIR/base.pth is the network before. Each case CASE has adapter/ (CASE/NAME/ for an adapter with a name of its own), written by save_pretrained
-after the adapters were moved, and merged.safetensors: the weights that loading the folder into the base and merge_and_unload change.
-wrapped.pth is the state dict of a wrapped network whose adapter is called "hospital", of alpha 4; wrapped.safetensors what it means.
-patterns.json: for pairs of rank_pattern and alpha_pattern, rank and scaling of each layer; for target_modules, exclude_modules,
-layers_to_transform and layers_pattern the layers that get an adapter. "meta" has the versions.
+DIR/base.pth is the network before. Each case CASE has adapter/ (CASE/NAME/ for a named adapter),
+written by save_pretrained after the adapters were moved, and merged.safetensors: the weights that
+loading the folder into the base and merge_and_unload change.
+wrapped.pth is the state dict of a wrapped network whose adapter is called "hospital", of alpha 4;
+wrapped.safetensors the merged weights.
+patterns.json: for pairs of rank_pattern and alpha_pattern, rank and scaling of each layer; for
+target_modules, exclude_modules, layers_to_transform and layers_pattern the layers that get an
+adapter. "meta" has the versions.
 
 Runs with any PEFT since 0.13. For another than 0.14.0:
     python -m pip install --no-deps --target X peft==V; PYTHONPATH=X python scripts/golden/peft_adapters.py …
@@ -59,7 +62,7 @@ FOLDERS = {
     "float16": dict(target_modules=["conv"]),
     "hospital": dict(target_modules=["conv"], modules_to_save=["decoder.seg_layers.0"]),
 }
-# What the golden files keep of them, for their size; the rest is for the PEFT that is installed.
+# The subset kept in the golden files, for their size; the rest is compared with the installed PEFT.
 KEPT = ["plain", "olora", "pissa-rslora", "patterns", "hospital"]
 
 KEYS = [
@@ -137,7 +140,8 @@ class Box(nn.Module):
 
 
 def net(conv=lambda i, o: nn.Conv3d(i, o, 3, padding=1)):
-    """Names as nnU-Net's: the encoder is listed again in the decoder. Layers alone: nothing runs it."""
+    """Names as in nnU-Net: the encoder is listed again in the decoder. Only layers: it is never
+    run."""
     torch.manual_seed(0)
     encoder = Box(stages=nn.ModuleList([Box(conv=conv(2, 6)), Box(conv=conv(6, 5))]))
     return Box(
@@ -207,7 +211,7 @@ def wrapped(out):
 
 
 def layers_of(settings, **more):
-    """Rank and scaling of each layer that gets an adapter; a text where PEFT raises."""
+    """Rank and scaling of each adapted layer; a string if PEFT raises."""
     try:
         config = LoraConfig(r=3, lora_alpha=4, **settings, **more)
         model = get_peft_model(net(nn.Linear), config)  # PEFT before 0.14 adapts no Conv3d

@@ -1,4 +1,4 @@
-"""What nnU-Net, SimpleITK and scipy find in a raw dataset folder: JSON on stdout.
+"""Describes a raw dataset folder with nnU-Net, SimpleITK and scipy: JSON on stdout.
 
 phantom_dataset.py FOLDER: nnU-Net's verify_dataset_integrity, then of every image size, spacing, origin, direction, type and range, and of its
 label map the 26-connected components with their label and number of voxels.
@@ -21,7 +21,7 @@ def main(folder):
     from scipy import ndimage
 
     with contextlib.redirect_stdout(sys.stderr):
-        verify_dataset_integrity(str(folder), 1)  # raises where something is wrong
+        verify_dataset_integrity(str(folder), 1)  # raises if something is wrong
     cases = {}
     for part in "Tr", "Ts":
         for path in sorted((folder / f"images{part}").glob("*_0000.nii.gz")):

@@ -1,9 +1,11 @@
-"""Plans made-up datasets with nnU-Net 2.5.1's own planner classes: fingerprints written by hand, no images.
+"""Plans synthetic datasets with nnU-Net 2.5.1's own planner classes: hand-written fingerprints, no
+images.
 
 Usage: python scripts/golden/planner.py OUTPUT [--seed N] [--count N]
 
-OUTPUT is a JSON list of {dataset_name, dataset, fingerprint, existing, planner, options, plans, error}: what went in, the
-text of the plans file that came out (or that the planner failed). `existing` is the text of a plans file that was there before."""
+OUTPUT is a JSON list of {dataset_name, dataset, fingerprint, existing, planner, options, plans,
+error}: the input, and the text of the resulting plans file or the planner's failure. `existing` is
+the text of a plans file that existed before."""
 
 import argparse
 import contextlib
@@ -43,7 +45,7 @@ PLANNERS = [
 ]
 DATASET = "Dataset042_MadeUp"
 
-# Labels that are not consecutive are the integrity check's affair, not the planner's.
+# Labels that are not consecutive are rejected by the integrity check, not by the planner.
 LABELS = [
     ({"background": 0, "lymph_node": 1}, None),
     ({"background": 0, "a": 1, "b": 2, "ignore": 3}, None),
@@ -64,7 +66,7 @@ def statistics(rng, channels):
 
 
 def made_up(rng):
-    """A fingerprint of one of the kinds that take different ways through the planner."""
+    """A fingerprint of one of the kinds that take different paths through the planner."""
     kind = rng.choice(
         ["isotropic", "anisotropic", "very", "mixed", "slices", "tiny", "square", "any", "huge"]
     )
@@ -95,7 +97,7 @@ def made_up(rng):
             )
         elif kind == "huge":
             sh = [s * rng.choice([2, 3]) for s in sh]
-        if rng.random() < 0.5:  # as NIfTI stores it
+        if rng.random() < 0.5:  # rounded as NIfTI stores it
             sp = [float(torch.tensor(s, dtype=torch.float32)) for s in sp]
         spacing.append(sp)
         shape.append(sh)
@@ -163,7 +165,7 @@ def curated():
         "file_ending": ".nii.gz",
         "dataset": {"c": {"images": ["c_0000.nii.gz"], "label": "c.nii.gz"}},
     }
-    # Factors of exactly two, and a finest axis that is too short to be pooled.
+    # Factors of exactly two, and a finest axis too short for pooling.
     for spacing, shape in [
         ([2.0, 1.0, 1.0], [64, 128, 160]),
         ([4.0, 2.0, 1.0], [40, 100, 120]),

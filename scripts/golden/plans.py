@@ -1,5 +1,5 @@
-"""Writes testdata/golden/plans.json: what Python's json and nnU-Net 2.5.1's plans and label
-classes make of small documents. Usage: python scripts/golden/plans.py OUTPUT"""
+"""Writes testdata/golden/plans.json: the results of Python's json and of nnU-Net 2.5.1's plans and
+label classes for small documents. Usage: python scripts/golden/plans.py OUTPUT"""
 
 import json
 import sys
@@ -20,7 +20,7 @@ MINI = "testdata/phantom-mini/preprocessed/Dataset102_PhantomTarget/nnUNetPlansS
 
 
 def json_cases():
-    """Documents as text; Python reads each and writes it in four formats."""
+    """Documents as text; each is parsed by Python and written in four formats."""
     floats = [
         0.0,
         -0.0,
@@ -154,7 +154,7 @@ def label_cases():
         (
             {"background": "0", "a": [1, 2]},
             [1],
-        ),  # text is never equal to 0, so the background is a region too
+        ),  # a string never equals 0, so the background is a region too
     ]
     out = []
     for labels, order in cases:
@@ -235,7 +235,7 @@ def resolved_cases():
 
 
 class Trainer(nnUNetTrainer):
-    """Only enough of a trainer to ask it for deep-supervision scales and weights."""
+    """Just enough of a trainer for its deep-supervision scales and weights."""
 
     def __init__(self, strides):
         self.enable_deep_supervision = True

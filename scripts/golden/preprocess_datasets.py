@@ -1,8 +1,8 @@
-"""Has nnU-Net 2.5.1 plan and preprocess small raw datasets, from files to files. Live only.
+"""Plans and preprocesses small raw datasets with nnU-Net 2.5.1, from files to files. Live only.
 Usage: python scripts/golden/preprocess_datasets.py OUTPUT_FOLDER [SEED] (from the repository root)
 
-OUTPUT_FOLDER/raw, OUTPUT_FOLDER/preprocessed: nnU-Net's folders. Standard output: JSON, a list of dataset,
-plans and configuration that was preprocessed."""
+OUTPUT_FOLDER/raw, OUTPUT_FOLDER/preprocessed: nnU-Net's folders. Standard output: JSON, a list of
+the preprocessed datasets, plans and configurations."""
 
 import json
 import os

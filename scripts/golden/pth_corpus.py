@@ -1,11 +1,12 @@
-"""Writes the small corpus of testdata/golden/pth with the real torch and numpy, and describes any checkpoint as JSON.
+"""Writes the small corpus of testdata/golden/pth with the real torch and numpy, and describes any
+checkpoint as JSON.
 
     pth_corpus.py OUT                 write the corpus and, an index.json of their descriptions
-    pth_corpus.py --describe FILE…    print the description of each .pth or .pkl, one a line
+    pth_corpus.py --describe FILE…    print the description of each .pth or .pkl, one per line
     pth_corpus.py --weights-only FILE…   the same through torch's restricted loader
 
-The description is what the Go tests compare with: types, order, exact values (floats as hex), and for tensors dtype,
-shape, stride, offset, sha256 of the elements and which storage they share.
+The Go tests compare with the description: types, order, exact values (floats as hex), and for
+tensors dtype, shape, stride, offset, sha256 of the elements and which storage they share.
 """
 
 import collections
@@ -314,7 +315,7 @@ def main(out):
     for name, tree in trees.items():
         torch.save(tree, f"{out}/{name}.pth")
         if name == "storages":
-            tree = tree[:1]  # torch cannot load a legacy file with an untyped storage
+            tree = tree[:1]  # torch cannot load legacy files with an untyped storage
         torch.save(tree, f"{out}/{name}_legacy.pth", _use_new_zipfile_serialization=False)
         names += [f"{name}.pth", f"{name}_legacy.pth"]
     torch.save(view_tensors(), f"{out}/protocol4.pth", pickle_protocol=4)
@@ -351,7 +352,7 @@ def main(out):
             )
             names.append(f"{name}_legacy_{protocol}.pth")
     described, index = {}, {}
-    for name in names:  # files of one content share a description
+    for name in names:  # files with the same content share a description
         text = describe(f"{out}/{name}")
         if text not in described:
             described[text] = os.path.splitext(name)[0] + ".json"

@@ -1,7 +1,9 @@
-"""What nnU-Net 2.5.1 makes of folders of raw datasets.
+"""How nnU-Net 2.5.1 reads folders of raw datasets.
 
-Usage: python scripts/golden/raw_cases.py OUTPUT             finds the cases among made-up file names
-       python scripts/golden/raw_cases.py --verify FOLDER    checks the integrity of every dataset in FOLDER; prints JSON: name to error or null"""
+Usage: python scripts/golden/raw_cases.py OUTPUT
+           finds the cases among synthetic file names
+       python scripts/golden/raw_cases.py --verify FOLDER
+           checks the integrity of every dataset in FOLDER; prints JSON: name to error or null"""
 
 import contextlib
 import io

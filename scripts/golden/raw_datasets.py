@@ -1,8 +1,10 @@
-"""Writes raw datasets of noise and blobs, and has nnU-Net 2.5.1 measure and plan them and move plans between them.
+"""Writes raw datasets of noise and blobs, and fingerprints and plans them and moves plans between
+them with nnU-Net 2.5.1.
 
 Usage: python scripts/golden/raw_datasets.py FOLDER
 
-FOLDER/raw holds the datasets, FOLDER/preprocessed nnU-Net's fingerprints and plans of every planner."""
+FOLDER/raw holds the datasets, FOLDER/preprocessed nnU-Net's fingerprints and plans of every
+planner."""
 
 import contextlib
 import io
@@ -116,7 +118,7 @@ def main(root):
         return folder
 
     def bordered(seg, channel):
-        """Non-zero in the middle half of each axis alone."""
+        """Non-zero only in the middle half of each axis."""
         im = rng.gamma(2, 30, seg.shape).astype(np.float32) - (40 if channel == 0 else 0)
         keep = np.zeros(seg.shape, bool)
         keep[tuple(slice(s // 6, s - s // 6) for s in seg.shape)] = True

@@ -1,8 +1,9 @@
-"""Runs another script of this folder several times in one process: importing nnU-Net takes five seconds.
+"""Runs another script of this folder several times in one process: importing nnU-Net takes five
+seconds.
 
 Live: runs.py SCRIPT.py, with a JSON list of lists of arguments on standard input
 
-Each run begins as in a process of its own: the script's main sets seed, threads and determinism
+Each run starts as in a separate process: the script's main sets seed, threads and determinism
 (stack.start).
 """
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Files that Python's safetensors wrote, and what is in files that it reads.
+"""Files written by Python's safetensors, and the content of files read by it.
 
-safetensors_corpus.py OUT                writes the corpus: OUT/*.safetensors and what they hold, OUT/corpus.json
+safetensors_corpus.py OUT                writes the corpus: OUT/*.safetensors, and their content in OUT/corpus.json
 safetensors_corpus.py --describe FILE…   prints a line of JSON for each file: metadata and tensors with their bytes
 safetensors_corpus.py --rewrite IN OUT   reads a file and writes it again
 safetensors_corpus.py --same PTH FILE    fails unless FILE, with the aliases in its metadata, is the state dict of a checkpoint

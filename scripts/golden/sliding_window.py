@@ -3,15 +3,19 @@
 Golden files:  sliding_window.py --golden testdata/golden/sliding_window
 Live:          sliding_window.py --out OUT.npz --input CASE.npz|X.npy
                    (--model-folder F [--fold 0] [--checkpoint-name checkpoint_final.pth]
-                    | --spec SPEC.json [--weights hash|FILE.pth] --patch-size D H W [--mirror-axes 0 1 2])
-                   [--no-mirroring] [--no-gaussian] [--step-size 0.5] [--accumulate float16|float32|float64] [--crop D H W]
+                    | --spec SPEC.json [--weights hash|FILE.pth] --patch-size D H W
+                      [--mirror-axes 0 1 2])
+                   [--no-mirroring] [--no-gaussian] [--step-size 0.5]
+                   [--accumulate float16|float32|float64] [--crop D H W]
 
-The input is a preprocessed array (c,z,y,x) float32: an .npy, or an .npz with the array "data" as nnU-Net writes it; --crop takes
-its first voxels along each axis. A 2d network runs over every slice of axis 0.
-float16 (default) is predict_sliding_window_return_logits itself. float32 and float64 are the same tiles in the same order with
-the same float16 weight map, widened; logits and weight sums accumulate in that type, the network stays float32.
+The input is a preprocessed array (c,z,y,x) float32: an .npy, or an .npz with the array "data" as
+nnU-Net writes it; --crop takes its first voxels along each axis. A 2d network runs over every slice
+of axis 0. float16 (default) is predict_sliding_window_return_logits itself. float32 and float64 are
+the same tiles in the same order with the same float16 weight map, widened; logits and weight sums
+accumulate in that type; the network stays float32.
 OUT.npz: logits (heads,z,y,x), count (z,y,x, sum of weights; float32 and float64 only).
-OUT.json: steps (tile starts per axis of the padded image), padded_shape, tiles, patch_size, mirror_axes, sha256, meta.
+OUT.json: steps (tile starts per axis of the padded image), padded_shape, tiles, patch_size,
+mirror_axes, sha256, meta.
 """
 
 from pathlib import Path
@@ -70,7 +74,8 @@ def weight_map(predictor):
 
 
 def wide(predictor, data, dtype):
-    """predict_sliding_window_return_logits with accumulators of another type; also the weight sums."""
+    """predict_sliding_window_return_logits with accumulators of another type; also returns the
+    weight sums."""
     data, inside = padded(predictor, data)
     predictor.network.eval()
     weights = (
@@ -131,7 +136,7 @@ def read_input(path, crop=None):
 
 
 def golden_maps(folder, args):
-    """Weight maps (small tiles whole, large ones as samples) and tile positions."""
+    """Weight maps (small tiles in full, large ones sampled) and tile positions."""
     from nnunetv2.inference.sliding_window_prediction import (
         compute_gaussian,
         compute_steps_for_sliding_window,

@@ -1,5 +1,5 @@
-"""Writes testdata/golden/splits.json: numpy's legacy generator and the splits that nnU-Net 2.5.1's
-trainer makes from case names. Usage: python scripts/golden/splits.py OUTPUT"""
+"""Writes testdata/golden/splits.json: draws of numpy's legacy generator, and the splits that
+nnU-Net 2.5.1's trainer makes of case names. Usage: python scripts/golden/splits.py OUTPUT"""
 
 import json
 import os
@@ -25,7 +25,7 @@ def random_case(seed, n, k):
 
 
 class Trainer(nnUNetTrainer):
-    """Only enough of a trainer to split."""
+    """Just enough of a trainer to make splits."""
 
     def __init__(self, folder, fold):
         self.fold = fold

@@ -1,15 +1,18 @@
-"""What the golden scripts share: the network of a spec, the integer-hash fill, and the record of how a file was made.
+"""Shared by the golden scripts: the network of a spec, the integer-hash fill, and the record of how
+a file was made.
 
 A network spec is a JSON object:
 
     {"name": "plain-3d",
-     "architecture": {"network_class_name": ..., "arch_kwargs": {...}, "_kw_requires_import": [...]},   as in plans.json
+     "architecture": {...},       with network_class_name, arch_kwargs and _kw_requires_import,
+                                  as in plans.json
      "input_channels": 1, "num_classes": 2, "input_shape": [2, 1, 16, 16, 16],
      "deep_supervision": true, "mode": "train",
-     "labels": {...}, "regions_class_order": [...], "batch_dice": false}                                 for training only
+     "labels": {...}, "regions_class_order": [...], "batch_dice": false}     for training only
 
-The last three have the meaning they have in dataset.json and plans.json; num_classes must agree with them.
-In place of "architecture" a spec may have the network of a trainer that ignores the plans:
+The last three have the same meaning as in dataset.json and plans.json; num_classes must agree with
+them.
+Instead of "architecture" a spec may hold the network of a trainer that ignores the plans:
 
      "swin": {"class": "SwinUNETR" or "SwinUNETRv2", "feature_size": 48, "use_checkpoint": false}
 """
@@ -27,7 +30,7 @@ from types import SimpleNamespace
 for _name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
     os.environ.setdefault(
         _name, "/nonexistent"
-    )  # nnU-Net prints a page of advice when they are missing
+    )  # nnU-Net prints a page of advice if they are missing
 os.environ["nnUNet_compile"] = "f"
 
 import numpy as np
@@ -44,7 +47,7 @@ FOUNDATION = (
 
 
 def parser(description, threads=2):
-    """An argument parser with the options that every script takes."""
+    """An argument parser with the options common to all scripts."""
     p = argparse.ArgumentParser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -70,7 +73,7 @@ def versions(*names):
 
 
 def meta(args, **more):
-    """How a golden file was made."""
+    """Metadata on how a golden file was made."""
     return {
         "script": Path(sys.argv[0]).name,
         "python": platform.python_version(),
@@ -88,7 +91,7 @@ def meta(args, **more):
 def write_json(path, value):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(value, dict):  # one line a key: small, and still readable in a diff
+    if isinstance(value, dict):  # one line per key: small, and still readable in a diff
         lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()]
         path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     else:
@@ -122,9 +125,11 @@ def sha256(array):
 
 
 def hash_values(p, count):
-    """u in [-0.5, 0.5) for elements 0..count-1 of tensor p (float64); testdata/state-dicts has the same rule.
+    """u in [-0.5, 0.5) for elements 0..count-1 of tensor p (float64); testdata/state-dicts has the
+    same rule.
 
-    p is the index in named_parameters; -1 is the input, -2-i the weight of head i in network.py's loss.
+    p is the index in named_parameters; -1 is the input, -2-i the weight of head i in network.py's
+    loss.
     """
     m = np.uint64(0xFFFFFFFF)
     j = np.arange(count, dtype=np.uint64)
@@ -160,14 +165,14 @@ def hash_parameter(p, name, shape):
 
 
 def fill(network):
-    """Overwrites every parameter by its hash fill."""
+    """Overwrites every parameter with its hash fill."""
     with torch.no_grad():
         for p, (name, parameter) in enumerate(network.named_parameters()):
             parameter.copy_(hash_parameter(p, name, tuple(parameter.shape)))
 
 
 def build_swin(spec):
-    """MONAI's network as LN-Seg-FM's nnUNetTrainer_SwinUNETR and v2 make it, in any size."""
+    """MONAI's network as built by LN-Seg-FM's nnUNetTrainer_SwinUNETR and v2, in any size."""
     from monai.networks.nets import SwinUNETR
 
     s = spec["swin"]
@@ -255,7 +260,7 @@ def plans_spec(plans_file, dataset_file, configuration):
 
 
 def label_manager(spec):
-    """nnU-Net's own label manager of the spec's labels."""
+    """nnU-Net's own label manager for the spec's labels."""
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
     labels = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["labels"].items()}
@@ -280,7 +285,8 @@ def ds_scales(strides):
 
 
 def build_loss(spec, strides):
-    """The loss that nnUNetTrainer builds for the spec's labels and these strides (no compile, no DDP).
+    """The loss that nnUNetTrainer builds for the spec's labels and these strides (no compile, no
+    DDP).
 
     Without deep supervision ("deep_supervision": false) it is the plain loss on one tensor.
     """
@@ -298,7 +304,7 @@ def build_loss(spec, strides):
 
 
 def make_targets(spec, strides, shape, rng, valid=True):
-    """Random blocky targets as nnU-Net's validation transforms hand them over, one tensor per level.
+    """Random blocky targets in the form of nnU-Net's validation transforms, one tensor per level.
 
     shape is (n, *spatial). Labels: int16 (n, 1, ...). Regions: bool (n, regions (+1 ignore), ...).
     valid=False puts the ignore label everywhere.
@@ -316,7 +322,7 @@ def make_targets(spec, strides, shape, rng, valid=True):
         values.append(manager.ignore_label)
     spatial = shape[1:]
     seg = rng.choice(values, size=shape, p=_weights(values, manager))
-    for axis in range(1, len(shape)):  # blocks of 2, so that lower levels are not noise alone
+    for axis in range(1, len(shape)):  # blocks of 2, so that lower levels are not only noise
         seg = np.repeat(np.take(seg, range(0, (spatial[axis - 1] + 1) // 2), axis), 2, axis)
         seg = np.take(seg, range(spatial[axis - 1]), axis)
     if not valid:

@@ -1,14 +1,16 @@
-"""SwinUNETR and SwinUNETRv2 as MONAI computes them: output, gradients, ten training steps, initial values, names.
+"""MONAI's SwinUNETR and SwinUNETRv2: output, gradients, ten steps, initial values, names.
 
 Golden files:  swinunetr.py --golden testdata/golden/swinunetr
-Live:          swinunetr.py --init SEED --spec SPEC.json --out OUT.npz     the values that MONAI draws after manual_seed(SEED)
-               network.py and train_steps.py take its specs too.
+Live:          swinunetr.py --init SEED --spec SPEC.json --out OUT.npz
+               the values that MONAI draws after manual_seed(SEED)
+               network.py and train_steps.py also take its specs.
 
-The smallest of these networks has millions of parameters, so that a golden file holds samples: of every array its L2 norm,
-its largest magnitude and its values at a few places. Weights, inputs and batches are the hash fill (batch i: data
-p = -1000-i; label 1 where p = -2000-i is positive on a grid of 8 voxels).
+The smallest of these networks has millions of parameters, so a golden file holds samples: the L2
+norm, largest magnitude and a few elements of every array. Weights, inputs and batches are the hash
+fill (batch i: data p = -1000-i; label 1 where p = -2000-i is positive on a grid of 8 voxels).
 
-NAME.json: spec, head, loss, gradients, initial (seed 7), state_dict, named_parameters, metadata, and in some steps.
+NAME.json: spec, head, loss, gradients, initial (seed 7), state_dict, named_parameters, metadata,
+and in some steps.
 """
 
 from types import SimpleNamespace
@@ -40,13 +42,14 @@ def spec(name, network, feature_size, channels, classes, shape, steps=False):
 
 def cases():
     return [
-        # Windows that need filling and that shrink, axes with and without shift. The deepest norms see four voxels and more:
-        # of two they make plus and minus one, and rounding decides which.
+        # Windows that need padding and that shrink, axes with and without shift. The deepest norms
+        # see at least four voxels: with two they give plus and minus one, and rounding decides
+        # which.
         spec("3d", "SwinUNETR", 12, 1, 2, [1, 32, 96, 96], steps=True),
         spec("v2", "SwinUNETRv2", 12, 1, 2, [1, 96, 32, 96], steps=True),
         spec(
             "channels", "SwinUNETR", 12, 12, 3, [2, 64, 32, 64]
-        ),  # as many channels as features: no projection
+        ),  # equal numbers of channels and features: no projection
         spec(
             "2d", "SwinUNETR", 12, 2, 3, [2, 224, 64], steps=True
         ),  # 112, 56, 28, 14 tokens: whole windows

@@ -1,9 +1,10 @@
-"""Writes testdata/golden/report/events.tfevents with TensorBoard's own record writer and protocol buffers.
+"""Writes testdata/golden/report/events.tfevents with TensorBoard's own record writer and protocol
+buffers.
 
 Needs the package tensorboard (2.21.0 wrote the stored file), not nnU-Net.
 
-With a folder as argument it instead prints, as JSON, the scalars that TensorBoard itself finds in that folder:
-tag -> list of [step, wall time, value].
+With a folder as argument it instead prints, as JSON, the scalars that TensorBoard itself reads from
+that folder: tag -> list of [step, wall time, value].
 """
 
 import json

@@ -1,18 +1,23 @@
-"""Whole training steps as nnUNetTrainer.train_step makes them on the CPU, in fp32.
+"""Complete training steps as in nnUNetTrainer.train_step, on the CPU in fp32.
 
 Golden files:  train_steps.py --golden testdata/golden/train
 Live:
     train_steps.py --out DIR (--spec SPEC.json | --plans P --dataset-json D --configuration C)
                    [--weights hash|FILE.pth] [--batches DIR | --make-batches N [--batches-out DIR]]
-                   [--lr 0.01] [--clip 12] [--trained full|bias|norm|head] [--double] [--per-step] [--check]
+                   [--lr 0.01] [--clip 12] [--trained full|bias|norm|head] [--double] [--per-step]
+                   [--check]
 
-Step i of N: lr * (1 - i/N)^0.9, zero_grad, forward (train mode, deep supervision), nnUNetTrainer's own loss, backward,
-torch.nn.utils.clip_grad_norm_(all parameters, clip), torch.optim.SGD(momentum 0.99, nesterov, weight decay 3e-5).
-Batches: batch_NN_data.npy float32 and batch_NN_target_K.npy (labels int16 (n,1,...), regions bool (n,regions[+ignore],...)).
+Step i of N: lr * (1 - i/N)^0.9, zero_grad, forward (train mode, deep supervision), nnUNetTrainer's
+own loss, backward, torch.nn.utils.clip_grad_norm_(all parameters, clip), torch.optim.SGD(momentum
+0.99, nesterov, weight decay 3e-5).
+Batches: batch_NN_data.npy float32 and batch_NN_target_K.npy (labels int16 (n,1,...), regions bool
+(n,regions[+ignore],...)).
 
-DIR gets losses.json (losses, grad_norms_before_clip, lrs, ds_weights, spec, meta), first_gradients.npz (NAME, step 0, before
-clipping), final.pth (state dict), and with --per-step step_NN.npz (param/NAME, grad/NAME after clipping, buf/NAME) after each step.
---check repeats every step with nnUNetTrainer.train_step itself and fails on any bit that differs (clip 12 only).
+DIR gets losses.json (losses, grad_norms_before_clip, lrs, ds_weights, spec, meta),
+first_gradients.npz (NAME, step 0, before clipping), final.pth (state dict), and with --per-step
+step_NN.npz (param/NAME, grad/NAME after clipping, buf/NAME) after each step.
+--check repeats every step with nnUNetTrainer.train_step itself and fails on any bit that differs
+(clip 12 only).
 """
 
 import copy
@@ -25,7 +30,7 @@ import torch
 
 import stack
 
-TRAINED = {  # names that are trained; every other parameter has requires_grad False
+TRAINED = {  # trained parameters; all others have requires_grad False
     "full": lambda name: True,
     "bias": lambda name: "bias" in name or "seg_layers" in name,
     "norm": lambda name: "norm" in name or "seg_layers" in name,
@@ -34,26 +39,26 @@ TRAINED = {  # names that are trained; every other parameter has requires_grad F
 
 
 def add_network_options(p):
-    """The options that name a network and its batches; dgst.py takes the same."""
+    """The options that specify a network and its batches; also used by dgst.py."""
     p.add_argument("--out", help="folder to write")
-    p.add_argument("--golden", metavar="DIR", help="write the golden files into DIR instead")
+    p.add_argument("--golden", metavar="DIR", help="write the golden files to DIR instead")
     p.add_argument("--spec", help="network spec, see stack.py")
-    p.add_argument("--plans", help="plans.json in place of --spec")
+    p.add_argument("--plans", help="plans.json instead of --spec")
     p.add_argument("--dataset-json")
     p.add_argument("--configuration", default="3d_phantom")
     p.add_argument("--weights", default="hash", help="'hash', a checkpoint or a state dict")
     p.add_argument("--batches", help="folder of batch_NN_*.npy")
     p.add_argument(
-        "--make-batches", type=int, metavar="N", help="random batches in place of --batches"
+        "--make-batches", type=int, metavar="N", help="random batches instead of --batches"
     )
-    p.add_argument("--batches-out", help="where --make-batches writes them")
+    p.add_argument("--batches-out", help="folder to which --make-batches writes them")
     p.add_argument("--momentum", type=float, default=0.99)
     p.add_argument("--weight-decay", type=float, default=3e-5)
     p.add_argument("--clip", type=float, default=12.0)
     p.add_argument(
         "--steps",
         type=int,
-        help="stop after so many batches; the schedule still counts all of them",
+        help="stop after this many batches; the schedule still counts all of them",
     )
 
 
@@ -77,7 +82,7 @@ def random_batches(spec, count, seed):
         signal = targets[0].float().amax(1, keepdim=True).numpy()
         data = (np.round((rng.standard_normal(shape) + signal) * 8) / 8).astype(
             np.float32
-        )  # eighths: they deflate well
+        )  # multiples of 1/8, which compress well
         batches.append((torch.from_numpy(data), targets))
     return batches
 
@@ -155,7 +160,7 @@ def reference_step(network, optimizer, loss, data, targets):
 
 
 def samples(network):
-    """A few numbers of every parameter: L2 norm and the values at 4 places."""
+    """A few values of every parameter: the L2 norm and 4 elements."""
     out = {}
     for n, p in network.named_parameters():
         flat = p.detach().numpy().ravel()
@@ -179,7 +184,8 @@ def sgd(network, args):
 
 
 def train(network, loss, batches, args, out=None):
-    """Makes the steps on the network; returns (report, first gradients). Files of --per-step go to out."""
+    """Runs the steps on the network; returns (report, first gradients). Files of --per-step go to
+    out."""
     optimizer = sgd(network, args)
     if args.check:
         twin = copy.deepcopy(network)
@@ -259,9 +265,10 @@ def golden_cases():
 
 
 def golden(folder, args):
-    """Four steps of every case, clip 12 and a clip that acts; hash-filled weights, batches stored.
+    """Four steps of every case, with clip 12 and with a clip that takes effect; hash-filled
+    weights, batches stored.
 
-    NAME.npz: batch_NN/data, batch_NN/target_K. NAME.json: spec, runs (one a clip), meta.
+    NAME.npz: batch_NN/data, batch_NN/target_K. NAME.json: spec, runs (one per clip), meta.
     """
     for spec in golden_cases():
         batches = random_batches(spec, 4, args.seed)

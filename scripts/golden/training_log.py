@@ -2,8 +2,10 @@
 
 Into testdata/golden:
 
-eval/numbers.json   str(), np.round, np.sum, np.mean and np.nanmean of many values, floats as hexadecimal text
-eval/online.json    nnUNetTrainer.on_validation_epoch_end on made-up counts: pseudo-Dice, mean and moving average of several epochs
+eval/numbers.json   str(), np.round, np.sum, np.mean and np.nanmean of many values, floats as
+                    hexadecimal strings
+eval/online.json    nnUNetTrainer.on_validation_epoch_end on synthetic counts: pseudo-Dice, mean and
+                    moving average of several epochs
 nnlog/phantom_mini.json   the logging dictionary of phantom-mini's checkpoint_final.pth
 """
 
@@ -13,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-import stack  # first: it sets what nnU-Net reads when imported
+import stack  # first: it sets the variables that nnU-Net reads on import
 from nnunetv2.training.logging.nnunet_logger import nnUNetLogger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -162,7 +164,7 @@ def phantom_mini():
 def main():
     args = stack.parser(__doc__).parse_args()
     stack.start(args)
-    warnings.simplefilter("ignore")  # means of nothing, which are the point
+    warnings.simplefilter("ignore")  # means of empty slices, intended here
     np.seterr(all="ignore")
     stack.write_json(
         stack.GOLDEN / "eval" / "numbers.json", dict(meta=stack.meta(args), **numbers())

@@ -1,5 +1,5 @@
-// Package archive opens zip files that may be hostile, for the formats that are zip files. What an entry holds, and whether
-// its sizes can be true, is the business of the format.
+// Package archive opens zip files that may be hostile, for the formats built on zip. It limits the
+// size of the central directory; entries and their sizes are checked by the format's package.
 package archive
 
 import (
@@ -11,32 +11,35 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// maxDirectory bounds the table of contents, of which each byte becomes several in memory. It is enough for 90,000 entries.
+// maxDirectory bounds the central directory, whose memory is several times its size in the file. It
+// is enough for 90,000 entries.
 const maxDirectory = 8 << 20
 
-// metered lets only so many bytes be read.
-type metered struct {
+// limitedReaderAt fails after a total of left bytes.
+type limitedReaderAt struct {
 	io.ReaderAt
 	left int64
 }
 
-var errDirectory = fmt.Errorf("its table of contents has more than %d MB", maxDirectory>>20)
+var errDirectory = fmt.Errorf("its central directory has more than %d MB", maxDirectory>>20)
 
-func (m *metered) ReadAt(p []byte, off int64) (int, error) {
+func (m *limitedReaderAt) ReadAt(p []byte, off int64) (int, error) {
 	if m.left -= int64(len(p)); m.left < 0 {
 		return 0, errDirectory
 	}
 	return m.ReaderAt.ReadAt(p, off)
 }
 
-// Open reads the table of contents of a zip file of size bytes. A table of more than 8 MB is an error.
+// Open reads the central directory of a zip file of size bytes. A directory of more than 8 MB is an
+// error.
 func Open(r io.ReaderAt, size int64) (*zip.Reader, error) {
-	m := &metered{r, maxDirectory + 1<<20}
+	m := &limitedReaderAt{r, maxDirectory + 1<<20}
 	z, err := zip.NewReader(m, size)
 	if err != nil {
 		return nil, err
 	}
 	m.left = math.MaxInt64 / 2
-	z.RegisterDecompressor(zip.Deflate, func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
+	z.RegisterDecompressor(zip.Deflate,
+		func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
 	return z, nil
 }

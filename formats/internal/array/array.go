@@ -1,5 +1,6 @@
-// Package array holds what the array formats share: numpy's short type names, checked sizes, gathering of strided
-// elements and conversion of raw little- or big-endian bytes to Go numbers. It reads and writes no file.
+// Package array holds what the array formats share: numpy's type names, checked sizes, gathering of
+// strided elements, and conversion of little- or big-endian bytes to Go numbers. It reads and
+// writes no files.
 package array
 
 import (
@@ -21,8 +22,8 @@ type DType struct {
 	Size  int // bytes per element
 }
 
-// ParseDType reads a numpy type name such as "<f4", "|b1" or "f8" (native order is taken as little-endian).
-// Structured, object, date and extended-precision types are refused.
+// ParseDType reads a numpy type name such as "<f4", "|b1" or "f8" (native order is taken as
+// little-endian). Structured, object, date and extended-precision types are refused.
 func ParseDType(name string) (DType, error) {
 	d := DType{Order: '<'}
 	rest := name
@@ -74,7 +75,7 @@ func ParseDType(name string) (DType, error) {
 	return d, nil
 }
 
-// Short is the name without byte order, as numpy pickles it: "f4", "U3".
+// Short returns the name without byte order, as numpy pickles it: "f4", "U3".
 func (d DType) Short() string {
 	n := d.Size
 	if d.Kind == 'U' {
@@ -83,10 +84,11 @@ func (d DType) Short() string {
 	return string(d.Kind) + strconv.Itoa(n)
 }
 
-// String is the full name, "<f4".
+// String returns the full name, "<f4".
 func (d DType) String() string { return string(d.Order) + d.Short() }
 
-// Numel multiplies the sizes of all axes; a negative size, more than MaxDims axes or a product beyond int64 is an error.
+// Numel returns the product of the axis sizes. A negative size, more than MaxDims axes or an
+// overflow of int64 is an error.
 func Numel[T int | int64](size []T) (int64, error) {
 	if len(size) > MaxDims {
 		return 0, fmt.Errorf("%d axes, at most %d are supported", len(size), MaxDims)
@@ -112,7 +114,7 @@ func Numel[T int | int64](size []T) (int64, error) {
 	return int64(n), nil
 }
 
-// RowMajor gives the strides (in elements) of a contiguous array.
+// RowMajor returns the strides, in elements, of a C-contiguous array.
 func RowMajor(size []int64) []int64 {
 	stride := make([]int64, len(size))
 	n := int64(1)
@@ -123,7 +125,7 @@ func RowMajor(size []int64) []int64 {
 	return stride
 }
 
-// ColumnMajor gives the strides (in elements) of a Fortran-ordered array.
+// ColumnMajor returns the strides, in elements, of a Fortran-contiguous array.
 func ColumnMajor(size []int64) []int64 {
 	stride := make([]int64, len(size))
 	n := int64(1)
@@ -134,11 +136,11 @@ func ColumnMajor(size []int64) []int64 {
 	return stride
 }
 
-// Gather copies the elements of a strided array in row-major order to dst. Element (i, j, …) starts at byte
-// item*(i*stride[0] + j*stride[1] + …) of src. The caller has checked that dst holds exactly all elements and that
-// src reaches the last one; strides are not negative.
+// Gather copies the elements of a strided array in row-major order to dst. Element (i, j, …) starts
+// at byte item*(i*stride[0] + j*stride[1] + …) of src. The caller has checked that dst has exactly
+// the size of all elements and that src covers the last one. Strides are not negative.
 func Gather(dst, src []byte, item int, size, stride []int64) {
-	// Axes of one element say nothing; neighbours that lie in one run are one axis.
+	// Drop axes of size 1 and merge neighbouring axes that are contiguous.
 	var ns, nt []int64
 	for i, n := range size {
 		switch {
@@ -197,13 +199,14 @@ func gather(dst, src []byte, item int, size, stride []int64) []byte {
 	return dst[n*item:]
 }
 
-// Number is what Convert can produce.
+// Number lists the element types that Convert can produce.
 type Number interface {
 	~int8 | ~int16 | ~int32 | ~int64 | ~uint8 | ~uint16 | ~uint32 | ~uint64 | ~float32 | ~float64
 }
 
-// Convert reads len(dst) elements of type d from src. To a float type every real type converts, rounding as numpy's
-// astype does; to an integer type only bools and integers that fit do. Complex and text types are refused.
+// Convert reads len(dst) elements of type d from src. Any real type converts to a float type,
+// rounding as numpy's astype does. Only bools and integers that fit convert to an integer type.
+// Complex and text types are refused.
 func Convert[T Number](dst []T, d DType, src []byte) error {
 	if len(src)/max(d.Size, 1) < len(dst) {
 		return fmt.Errorf("%d bytes are fewer than %d elements of %s", len(src), len(dst), d)
@@ -307,7 +310,8 @@ func Convert[T Number](dst []T, d DType, src []byte) error {
 	return nil
 }
 
-// sameInt reports whether the integer x has the value v; a uint64 above the int64 range has not.
+// sameInt reports whether the integer x has the value v, which is false for a uint64 above int64's
+// range.
 func sameInt[T Number](x T, v int64) bool {
 	return int64(x) == v && (x < 0) == (v < 0)
 }
@@ -317,7 +321,8 @@ func unfit[T Number](v any, i int) error {
 	return fmt.Errorf("value %v at index %d does not fit into %T", v, i, t)
 }
 
-// Swapped is a copy of src with the bytes of each element of the given size reversed.
+// Swapped returns a copy of src with the bytes of each element reversed; size is the element size
+// in bytes.
 func Swapped(src []byte, size int) []byte {
 	out := make([]byte, len(src))
 	for i := 0; i+size <= len(src); i += size {
@@ -328,7 +333,7 @@ func Swapped(src []byte, size int) []byte {
 	return out
 }
 
-// Float16 widens an IEEE half, NaN payloads and subnormals included.
+// Float16 converts an IEEE half to float32, including NaN payloads and subnormals.
 func Float16(h uint16) float32 {
 	sign := uint32(h>>15) << 31
 	exp := uint32(h>>10) & 31
