@@ -49,8 +49,16 @@ type Summary struct {
 	Times      Times // of the cases made, added up
 }
 
-// revision changes when cases come out otherwise than before.
-const revision = "1"
+// revision is part of a case's cache key. It is raised when the result of preprocessing changes, only
+// for the configurations that are affected: their cases are then rebuilt, all others stay current.
+func (s *Settings) revision() string {
+	for _, scheme := range s.Schemes {
+		if scheme.Name == "ZScoreNormalization" {
+			return "2" // since 2: mean and standard deviation are summed in numpy's blocks
+		}
+	}
+	return "1"
+}
 
 // Run preprocesses every case that is not there already, whole and made of the same files with the same settings. A case that
 // fails does not keep the others from being made; the error names all that failed. When ctx ends, the cases at work are
@@ -117,11 +125,11 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 	defer context.AfterFunc(ctx, budget.wake)()
 	err = j.Dataset.Each(ctx, j.Workers, "preprocessing", j.Progress, func(_ int, c raw.Case) error {
 		err := CopyNewer(c.Label, filepath.Join(gt, c.ID+j.Dataset.JSON.FileEnding))
-		mark := ""
+		key := ""
 		if err == nil {
-			mark, err = j.mark(c)
+			key, err = j.cacheKey(c)
 		}
-		kept := err == nil && !j.Clean && owner.marks[c.ID] == mark && current(j.Folder, c.ID, mark, len(j.Settings.Schemes))
+		kept := err == nil && !j.Clean && owner.keys[c.ID] == key && current(j.Folder, c.ID, key, len(j.Settings.Schemes))
 		if err == nil && j.Clean {
 			err = removeCase(j.Folder, c.ID)
 		}
@@ -131,7 +139,7 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 			if err := budget.take(ctx, need); err != nil {
 				return err
 			}
-			times, err = j.one(ctx, c, mark)
+			times, err = j.one(ctx, c, key)
 			budget.give(need)
 		}
 		mu.Lock()
@@ -188,7 +196,7 @@ func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
 	return out, nil
 }
 
-func (j *Job) one(ctx context.Context, c raw.Case, mark string) (Times, error) {
+func (j *Job) one(ctx context.Context, c raw.Case, key string) (Times, error) {
 	out, err := j.Case(ctx, c)
 	if err != nil {
 		return Times{}, err
@@ -197,16 +205,16 @@ func (j *Job) one(ctx context.Context, c raw.Case, mark string) (Times, error) {
 		return Times{}, err
 	}
 	start := time.Now()
-	err = out.Save(j.Folder, c.ID, mark, j.Threads)
+	err = out.Save(j.Folder, c.ID, key, j.Threads)
 	out.Times.Write = time.Since(start)
 	return out.Times, err
 }
 
 // mark identifies what a case is made of: the content of its files, the class that reads them, and the settings.
-func (j *Job) mark(c raw.Case) (string, error) {
+func (j *Job) cacheKey(c raw.Case) (string, error) {
 	h := sha256.New()
 	s := j.Settings
-	fmt.Fprintf(h, "%s %s %v %v %v", revision, j.Reader.Name(), s.Transpose, s.Spacing, s.Schemes)
+	fmt.Fprintf(h, "%s %s %v %v %v", s.revision(), j.Reader.Name(), s.Transpose, s.Spacing, s.Schemes)
 	for _, o := range []Options{s.Data, s.Seg} {
 		fmt.Fprintf(h, " %d %d", o.Order, o.OrderZ)
 		if o.ForceSeparateZ != nil {
@@ -226,7 +234,7 @@ func (j *Job) mark(c raw.Case) (string, error) {
 		}
 		h.Write(sum[:])
 	}
-	return markPrefix + hex.EncodeToString(h.Sum(nil)[:16]), nil
+	return keyPrefix + hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
 // others lists the cases in the folder that are not in the dataset: training would take them for its own. That all of them are

@@ -19,13 +19,13 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// markPrefix begins the marks of cases that lntorch made.
-const markPrefix = "lntorch "
+// keyPrefix begins the keys of cases that lntorch made.
+const keyPrefix = "lntorch "
 
 // Save writes NAME.pkl and NAME.npz into folder, the latter when the former is there, both whole or not at all. What
 // training unpacked of an older case of that name goes. mark, if any, is a line behind the pickle, which readers of pickles do
 // not look at, and the comment of the .npz.
-func (c *Case) Save(folder, name, mark string, threads int) error {
+func (c *Case) Save(folder, name, key string, threads int) error {
 	for _, old := range []string{".npy", "_seg.npy"} {
 		if err := os.Remove(filepath.Join(folder, name+old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -35,13 +35,13 @@ func (c *Case) Save(folder, name, mark string, threads int) error {
 	if err != nil {
 		return fmt.Errorf("properties: %w", err)
 	}
-	if mark != "" {
-		b = append(b, "\n"+mark+"\n"...)
+	if key != "" {
+		b = append(b, "\n"+key+"\n"...)
 	}
 	if err := atomicfile.Write(filepath.Join(folder, name+".pkl"), b); err != nil {
 		return err
 	}
-	w, err := npz.CreateWith(filepath.Join(folder, name+".npz"), npz.Options{Deflate: true, Threads: max(threads, 1), Comment: mark})
+	w, err := npz.CreateWith(filepath.Join(folder, name+".npz"), npz.Options{Deflate: true, Threads: max(threads, 1), Comment: key})
 	if err != nil {
 		return err
 	}
@@ -65,9 +65,9 @@ func little[T bits.Number](v []T, size int) []byte {
 	return b
 }
 
-// pklMark reads the mark behind the pickle of a .pkl, "" where there is none. two tells pickles of protocol 2: lntorch's, those
+// pklKey reads the mark behind the pickle of a .pkl, "" where there is none. two tells pickles of protocol 2: lntorch's, those
 // of earlier versions without a mark among them. nnU-Net writes protocol 4 or newer.
-func pklMark(path string) (mark string, two bool, err error) {
+func pklKey(path string) (key string, two bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", false, err
@@ -85,15 +85,15 @@ func pklMark(path string) (mark string, two bool, err error) {
 	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil && err != io.EOF {
 		return "", false, err
 	}
-	if at := bytes.LastIndex(tail, []byte("\n"+markPrefix)); at >= 0 && tail[len(tail)-1] == '\n' {
-		mark = string(tail[at+1 : len(tail)-1])
+	if at := bytes.LastIndex(tail, []byte("\n"+keyPrefix)); at >= 0 && tail[len(tail)-1] == '\n' {
+		key = string(tail[at+1 : len(tail)-1])
 	}
-	return mark, head == [2]byte{0x80, 2}, nil
+	return key, head == [2]byte{0x80, 2}, nil
 }
 
 // current reports whether the case NAME, whose .npz has that mark, is what training can read: both files, as whole as their
 // ends, headers and sizes tell, of one making.
-func current(folder, name, mark string, channels int) bool {
+func current(folder, name, key string, channels int) bool {
 	f, err := npz.OpenNpz(filepath.Join(folder, name+".npz"))
 	if err != nil {
 		return false
@@ -115,8 +115,8 @@ func current(folder, name, mark string, channels int) bool {
 		return false
 	}
 	path := filepath.Join(folder, name+".pkl")
-	behind, two, err := pklMark(path)
-	if err != nil || behind != mark && (behind != "" || !two) {
+	behind, two, err := pklKey(path)
+	if err != nil || behind != key && (behind != "" || !two) {
 		return false
 	}
 	v, err := pickle.ReadFile(path)

@@ -24,7 +24,7 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 	require.NoError(t, err)
 	sound := content(t, j.Folder)
 	archive, pkl := filepath.Join(j.Folder, "LN_000.npz"), filepath.Join(j.Folder, "LN_000.pkl")
-	mark, _, err := pklMark(pkl)
+	key, _, err := pklKey(pkl)
 	require.NoError(t, err)
 	cut := func(path string, n int64) func() {
 		return func() {
@@ -38,7 +38,7 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 	data, seg := array(t, f, "data"), array(t, f, "seg")
 	again := func(members map[string]*npz.Array) func() {
 		return func() {
-			w, err := npz.CreateWith(archive, npz.Options{Comment: mark})
+			w, err := npz.CreateWith(archive, npz.Options{Comment: key})
 			require.NoError(t, err)
 			for _, name := range []string{"data", "seg"} {
 				if members[name] != nil {
@@ -63,11 +63,11 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 		"no .pkl":                      func() { require.NoError(t, os.Remove(pkl)) },
 		"empty .pkl":                   cut(pkl, 0),
 		".pkl of 100 bytes":            cut(pkl, 100),
-		".pkl without its STOP":        cut(pkl, -int64(len(mark))-3),
+		".pkl without its STOP":        cut(pkl, -int64(len(key))-3),
 		"nnU-Net's .pkl":               put(pkl, theirs(t, ".pkl")),
 		".pkl of another case":         put(pkl, sound[filepath.Join(j.Folder, "LN_001.pkl")]),
-		".pkl that is no dict":         put(pkl, "\x80\x02N.\n"+mark+"\n"),
-		".pkl of a prediction":         put(pkl, "\x80\x02}.\n"+mark+"\n"),
+		".pkl that is no dict":         put(pkl, "\x80\x02N.\n"+key+"\n"),
+		".pkl of a prediction":         put(pkl, "\x80\x02}.\n"+key+"\n"),
 		"a cut-off .npy":               put(filepath.Join(j.Folder, "LN_000.npy"), strings.Repeat("x", 4*data.Numel())),
 		"a _seg.npy of another case":   put(filepath.Join(j.Folder, "LN_000_seg.npy"), strings.Repeat("x", seg.Numel()+20000)),
 		"no .npz":                      func() { require.NoError(t, os.Remove(archive)) },
@@ -83,7 +83,7 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 		"data of five axes":            again(map[string]*npz.Array{"data": &flat, "seg": seg}),
 		"labels of another shape":      again(map[string]*npz.Array{"data": data, "seg": &turned}),
 		"labels that are numbers":      again(map[string]*npz.Array{"data": data, "seg": data}),
-		"a .npz of an earlier setting": put(archive, strings.ReplaceAll(sound[archive], mark, mark[:len(mark)-1]+"x")),
+		"a .npz of an earlier setting": put(archive, strings.ReplaceAll(sound[archive], key, key[:len(key)-1]+"x")),
 	} {
 		for path, text := range sound {
 			require.NoError(t, os.WriteFile(path, []byte(text), 0o666))
@@ -106,8 +106,8 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 5, s.Kept)
 	j.Settings.Schemes = append(j.Settings.Schemes, j.Settings.Schemes[0])
-	require.False(t, current(j.Folder, "LN_000", mark, 2), "of another number of channels")
-	require.True(t, current(j.Folder, "LN_000", mark, 1))
+	require.False(t, current(j.Folder, "LN_000", key, 2), "of another number of channels")
+	require.True(t, current(j.Folder, "LN_000", key, 1))
 }
 
 func TestLabelsThatWereCutOffAreCopiedAgain(t *testing.T) {

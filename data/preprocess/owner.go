@@ -32,14 +32,14 @@ type Owner struct {
 	Example string   // a file that shows it, if it is neither Nobody's nor Lntorch's
 	Ours    []string // names of the cases that lntorch made, sorted; there may be some beside another program's
 
-	marks map[string]string // of those whose .npz is whole
+	keys map[string]string // of those whose .npz is whole
 }
 
 // FindOwner looks at every file of a folder. Of lntorch's own .npz the comment tells, of a .pkl the mark behind the pickle. One
 // file that another program made makes the folder that program's; hidden files do not count. Files that are empty or cut off
 // belong to the others, unless there are none.
 func FindOwner(folder string) (Owner, error) {
-	o := Owner{Folder: folder, marks: map[string]string{}}
+	o := Owner{Folder: folder, keys: map[string]string{}}
 	entries, err := os.ReadDir(folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return o, nil
@@ -64,9 +64,9 @@ func FindOwner(folder string) (Owner, error) {
 		maker := Unknown
 		switch ending {
 		case ".npz":
-			var mark string
-			if mark, maker = npzMaker(folder, name); mark != "" {
-				o.marks[name] = mark
+			var key string
+			if key, maker = npzMaker(folder, name); key != "" {
+				o.keys[name] = key
 			}
 		case ".pkl":
 			if there[name+".npz"] || there[name+".b2nd"] {
@@ -126,10 +126,10 @@ func npzMaker(folder, name string) (string, Maker) {
 		return "", Unknown
 	}
 	f.Close()
-	mark, err := npz.Comment(path)
+	key, err := npz.Comment(path)
 	switch {
-	case err == nil && strings.HasPrefix(mark, markPrefix):
-		return mark, Lntorch
+	case err == nil && strings.HasPrefix(key, keyPrefix):
+		return key, Lntorch
 	case err == nil:
 		return "", NNUNet
 	}
@@ -143,11 +143,11 @@ func npzMaker(folder, name string) (string, Maker) {
 
 // pklMaker is who made the properties of a case.
 func pklMaker(path string) Maker {
-	mark, two, err := pklMark(path)
+	key, two, err := pklKey(path)
 	switch {
 	case err != nil:
 		return Unknown
-	case mark != "" || two:
+	case key != "" || two:
 		return Lntorch
 	}
 	if _, err := pickle.ReadFile(path); err != nil {

@@ -105,14 +105,14 @@ func TestLntorchKnowsItsOwn(t *testing.T) {
 	// A run that was killed before it wrote its first .npz; one of an earlier version.
 	mine, err := os.ReadFile(filepath.Join(j.Folder, "LN_001.pkl"))
 	require.NoError(t, err)
-	at := bytes.LastIndex(mine, []byte("\n"+markPrefix))
+	at := bytes.LastIndex(mine, []byte("\n"+keyPrefix))
 	require.Positive(t, at)
 	for _, text := range []string{string(mine), string(mine[:at]), string(mine[:100])} {
 		folder := t.TempDir()
 		write(t, folder, "LN_001.pkl", text)
 		o, err = FindOwner(folder)
 		require.NoError(t, err)
-		require.Equal(t, Owner{Maker: Lntorch, Folder: folder, Ours: []string{"LN_001"}, marks: map[string]string{}}, o)
+		require.Equal(t, Owner{Maker: Lntorch, Folder: folder, Ours: []string{"LN_001"}, keys: map[string]string{}}, o)
 	}
 
 	// Cases of an earlier version are no reason to make all anew.
@@ -120,7 +120,7 @@ func TestLntorchKnowsItsOwn(t *testing.T) {
 		path := filepath.Join(j.Folder, c.ID+".pkl")
 		b, err := os.ReadFile(path)
 		require.NoError(t, err)
-		write(t, j.Folder, c.ID+".pkl", string(b[:bytes.LastIndex(b, []byte("\n"+markPrefix))]))
+		write(t, j.Folder, c.ID+".pkl", string(b[:bytes.LastIndex(b, []byte("\n"+keyPrefix))]))
 	}
 	s, err = j.Run(t.Context())
 	require.NoError(t, err)
