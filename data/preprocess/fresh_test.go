@@ -17,8 +17,8 @@ import (
 	"github.com/lntorch/lntorch/internal/folderlock"
 )
 
-// What training could not read is made anew, whatever is there under the name.
-func TestDamagedCasesAreMadeAnew(t *testing.T) {
+// Cases that training could not read are preprocessed again, whatever files have their name.
+func TestDamagedCasesArePreprocessedAgain(t *testing.T) {
 	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
 	_, err := j.Run(t.Context())
 	require.NoError(t, err)
@@ -66,23 +66,23 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 		".pkl without its STOP":        cut(pkl, -int64(len(key))-3),
 		"nnU-Net's .pkl":               put(pkl, theirs(t, ".pkl")),
 		".pkl of another case":         put(pkl, sound[filepath.Join(j.Folder, "LN_001.pkl")]),
-		".pkl that is no dict":         put(pkl, "\x80\x02N.\n"+key+"\n"),
+		".pkl without a dict":          put(pkl, "\x80\x02N.\n"+key+"\n"),
 		".pkl of a prediction":         put(pkl, "\x80\x02}.\n"+key+"\n"),
-		"a cut-off .npy":               put(filepath.Join(j.Folder, "LN_000.npy"), strings.Repeat("x", 4*data.Numel())),
+		"a truncated .npy":             put(filepath.Join(j.Folder, "LN_000.npy"), strings.Repeat("x", 4*data.Numel())),
 		"a _seg.npy of another case":   put(filepath.Join(j.Folder, "LN_000_seg.npy"), strings.Repeat("x", seg.Numel()+20000)),
 		"no .npz":                      func() { require.NoError(t, os.Remove(archive)) },
 		"empty .npz":                   cut(archive, 0),
 		"half an .npz":                 cut(archive, int64(len(sound[archive])/2)),
 		".npz without its last byte":   cut(archive, -1),
 		"both empty":                   func() { cut(archive, 0)(); cut(pkl, 0)() },
-		"both cut off":                 func() { cut(archive, 100)(); cut(pkl, 100)() },
+		"both truncated":               func() { cut(archive, 100)(); cut(pkl, 100)() },
 		"a hole in the .npz":           put(archive, sound[archive][:1000]+sound[archive][2000:]),
 		".npz without seg":             again(map[string]*npz.Array{"data": data}),
 		".npz without data":            again(map[string]*npz.Array{"seg": seg}),
-		"doubles":                      again(map[string]*npz.Array{"data": double, "seg": seg}),
+		"float64":                      again(map[string]*npz.Array{"data": double, "seg": seg}),
 		"data of five axes":            again(map[string]*npz.Array{"data": &flat, "seg": seg}),
 		"labels of another shape":      again(map[string]*npz.Array{"data": data, "seg": &turned}),
-		"labels that are numbers":      again(map[string]*npz.Array{"data": data, "seg": data}),
+		"labels in float32":            again(map[string]*npz.Array{"data": data, "seg": data}),
 		"a .npz of an earlier setting": put(archive, strings.ReplaceAll(sound[archive], key, key[:len(key)-1]+"x")),
 	} {
 		for path, text := range sound {
@@ -110,7 +110,7 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 	require.True(t, current(j.Folder, "LN_000", key, 1))
 }
 
-func TestLabelsThatWereCutOffAreCopiedAgain(t *testing.T) {
+func TestTruncatedLabelsAreCopiedAgain(t *testing.T) {
 	folder := t.TempDir()
 	from, to := filepath.Join(folder, "from"), filepath.Join(folder, "to")
 	for text, want := range map[string]string{"": "label", "lab": "label", "label": "label", "labels": "labels", "corr": "corr"} {
@@ -124,7 +124,7 @@ func TestLabelsThatWereCutOffAreCopiedAgain(t *testing.T) {
 	}
 }
 
-// 243 letters are as long as nnU-Net takes: CASE_0000.nii.gz has 255.
+// 243 letters is the maximum of nnU-Net: CASE_0000.nii.gz has 255.
 func TestTheLongestCaseNames(t *testing.T) {
 	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
 	c := j.Dataset.Cases[0]
@@ -145,7 +145,7 @@ func TestTheLongestCaseNames(t *testing.T) {
 	require.Equal(t, []string{c.ID + ".npz", c.ID + ".pkl"}, files(t, j.Folder))
 }
 
-// opened tells which files of some folders were opened since the last call.
+// opened returns which files of some folders were opened since the last call.
 func opened(t *testing.T, folders ...string) func() []string {
 	fd, err := syscall.InotifyInit1(syscall.IN_NONBLOCK | syscall.IN_CLOEXEC)
 	require.NoError(t, err)
@@ -200,7 +200,8 @@ func TestRawFilesAreReadOnce(t *testing.T) {
 	require.Empty(t, read)
 	require.FileExists(t, filepath.Join(filepath.Dir(j.Folder), filehash.Name))
 
-	// As many bytes, other ones: gzip's header names a system, which nobody reads. The time may even be the old one.
+	// Same size, other content: gzip's header has the operating system, which is not used. Even the
+	// time may be the old one.
 	for _, keep := range []bool{false, true} {
 		label := j.Dataset.Cases[1].Label
 		info, err := os.Stat(label)
@@ -218,7 +219,7 @@ func TestRawFilesAreReadOnce(t *testing.T) {
 		require.ElementsMatch(t, []string{filepath.Base(label), "LN_001_0000.nii.gz"}, read)
 	}
 
-	// Without its memory all is read again, and nothing made.
+	// Without the stored hashes all files are read again, and nothing is preprocessed.
 	require.NoError(t, os.Remove(filepath.Join(filepath.Dir(j.Folder), filehash.Name)))
 	made, read = run()
 	require.Zero(t, made)
