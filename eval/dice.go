@@ -1,7 +1,6 @@
 package eval
 
-// Dice is 2 TP / (2 TP + FP + FN); NaN when neither map has the target, 0 when only one of them has
-// it.
+// Dice is 2 TP / (2 TP + FP + FN); NaN if the target is in neither map, 0 if it is in one of them.
 var Dice = Metric{Name: "Dice", NNUNet: true, Of: func(c Counts) float64 {
 	return float64(2*c.TP) / float64(2*c.TP+c.FP+c.FN)
 }}

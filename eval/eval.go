@@ -1,10 +1,8 @@
-// Package eval scores segmentations: voxel counts, Dice and IoU per case and
-// per label or region, their means in nnU-Net's summary.json, and the
-// pseudo-Dice that nnU-Net follows during training.
+// Package eval scores segmentations: voxel counts, Dice and IoU per case and per label or region, their
+// means in nnU-Net's summary.json, and the pseudo-Dice that nnU-Net computes during training.
 //
-// It works on label arrays in memory, is pure Go and reads no images: whoever
-// calls it has loaded them and knows that both lie on the same grid (like the
-// reference it looks at shapes, not at spacing or origin).
+// It is pure Go and works on label arrays in memory. Callers read the images and ensure that both are on
+// the same grid: like the reference, eval compares shapes, but not spacing or origin.
 //
 // Source: nnunetv2/evaluation/evaluate_predictions.py and
 // nnUNetTrainer.on_validation_epoch_end of nnU-Net 2.5.1.
@@ -29,37 +27,38 @@ type Map[T Integer] struct {
 	Shape []int
 }
 
-// Counts are the four numbers of voxels that every score comes from; voxels
-// under the ignore label are in none of them.
+// Counts are the four voxel counts that every score is computed from. Voxels with the ignore label are
+// not counted.
 type Counts struct{ TP, FP, FN, TN int64 }
 
 // maxClasses bounds the joint histogram of Compare (classes² int64 per worker).
 const maxClasses = 2048
 
-// chunk is the number of voxels from which a further goroutine pays.
+// chunk is the number of voxels per goroutine that makes another one worthwhile.
 const chunk = 1 << 20
 
-// Compare counts for each target the voxels of ref and pred, in the order of
-// targets. Where ref carries the ignore label (nil: there is none) a voxel is
-// left out of all counts. Labels that no target names count as background.
+// Compare counts the voxels of ref and pred for each target, in the order of targets. Voxels with the
+// ignore label in ref (nil: none) are not counted. Labels of no target count as background.
 //
-// All targets are counted in one pass: the pass fills a joint histogram of
-// (ref, pred) over the labels that matter, each target's counts are sums over
-// it. Large maps are split among the processors; the result does not depend on how.
+// All targets are counted in one pass, which fills a joint histogram of (ref, pred) over the relevant
+// labels; each target's counts are sums over it. Large maps are processed in parallel; the result does
+// not depend on the number of processors.
 //
-// It returns an error when the shapes differ or do not match the data, or when
-// targets are empty or repeated.
+// It is an error if the shapes differ or do not match the data, or if targets are empty or repeated.
 // Source: evaluate_predictions.py, compute_tp_fp_fn_tn.
-func Compare[R, P Integer](ref Map[R], pred Map[P], targets []Target, ignore *int) ([]Counts, error) {
+func Compare[R, P Integer](ref Map[R], pred Map[P], targets []Target,
+	ignore *int) ([]Counts, error) {
 	if !slices.Equal(ref.Shape, pred.Shape) {
-		return nil, fmt.Errorf("eval: the reference has shape %v, the prediction %v: they must lie on the same grid", ref.Shape, pred.Shape)
+		return nil, fmt.Errorf("eval: the reference has shape %v, the prediction %v: expected the same grid",
+			ref.Shape, pred.Shape)
 	}
 	n := 1
 	for _, d := range ref.Shape {
 		n *= d
 	}
 	if len(ref.Data) != n || len(pred.Data) != n {
-		return nil, fmt.Errorf("eval: shape %v means %d voxels, but the reference holds %d and the prediction %d", ref.Shape, n, len(ref.Data), len(pred.Data))
+		return nil, fmt.Errorf("eval: found %d voxels of the reference and %d of the prediction, "+
+			"expected %d for shape %v", len(ref.Data), len(pred.Data), n, ref.Shape)
 	}
 	if err := checkTargets(targets); err != nil {
 		return nil, err
@@ -117,7 +116,7 @@ func Compare[R, P Integer](ref Map[R], pred Map[P], targets []Target, ignore *in
 
 func checkTargets(targets []Target) error {
 	if len(targets) == 0 {
-		return fmt.Errorf("eval: no label or region to score: dataset.json names no foreground")
+		return fmt.Errorf("eval: no label or region to score: dataset.json has no foreground")
 	}
 	seen := map[string]bool{}
 	for _, t := range targets {
@@ -132,10 +131,10 @@ func checkTargets(targets []Target) error {
 	return nil
 }
 
-// classes numbers the labels that matter: 0 is every other label.
+// classes maps labels to histogram classes: targets' labels count from 1, 0 is every other label.
 type classes struct {
 	n      int
-	ignore int // class of the ignore label, -1 without one
+	ignore int // class of the ignore label, or -1
 	first  int64
 	table  []int32 // class of label first+i
 }
@@ -152,10 +151,12 @@ func newClasses(targets []Target, ignore *int) (classes, error) {
 	labels = slices.Compact(labels)
 	lo, hi := labels[0], labels[len(labels)-1]
 	if lo < math.MinInt16 || hi > math.MaxUint16 {
-		return classes{}, fmt.Errorf("eval: labels from %d to %d: expected labels between %d and %d", lo, hi, math.MinInt16, math.MaxUint16)
+		return classes{}, fmt.Errorf("eval: found labels from %d to %d, expected %d to %d",
+			lo, hi, math.MinInt16, math.MaxUint16)
 	}
 	if len(labels) >= maxClasses {
-		return classes{}, fmt.Errorf("eval: %d labels to score at once: at most %d", len(labels), maxClasses-1)
+		return classes{}, fmt.Errorf("eval: found %d labels to score, expected at most %d",
+			len(labels), maxClasses-1)
 	}
 	c := classes{n: len(labels) + 1, ignore: -1, first: int64(lo), table: make([]int32, hi-lo+1)}
 	for i, l := range labels {
@@ -174,8 +175,8 @@ func (c *classes) of(label int64) int {
 	return 0
 }
 
-// jointHistogram adds to hist[class(ref)*n + class(pred)]. Label maps are
-// mostly long runs of one pair, so a run costs two comparisons per voxel.
+// jointHistogram increments hist[class(ref)*n + class(pred)]. Label maps consist of long runs of one
+// pair, so a run costs two comparisons per voxel.
 func jointHistogram[R, P Integer](hist []int64, ref []R, pred []P, c classes) {
 	pred = pred[:len(ref)]
 	for i := 0; i < len(ref); {

@@ -17,7 +17,7 @@ import (
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
-// target reads 3 as a label and [1, 2] as a region.
+// target decodes 3 as a label and [1, 2] as a region.
 type target struct{ eval.Target }
 
 func (t *target) UnmarshalJSON(b []byte) error {
@@ -81,7 +81,7 @@ func TestSummaryEqualsTheReferencesByteForByte(t *testing.T) {
 			require.Equal(t, string(want), string(scoreGolden[int16, uint8](t, g).Encode()))
 			require.Equal(t, string(want), string(scoreGolden[int32, int8](t, g).Encode()))
 
-			// Reading it back and writing it again changes nothing.
+			// Decoding and encoding again changes nothing.
 			s, err := eval.ReadSummary(file)
 			require.NoError(t, err)
 			out := filepath.Join(t.TempDir(), "summary.json")
@@ -187,7 +187,7 @@ func TestDiceAndIoUAreSymmetricAndOneForEqualMaps(t *testing.T) {
 	require.Equal(t, 0.0, eval.Dice.Of(eval.Counts{FP: 1}))
 }
 
-func TestCompareExplainsWhatIsWrong(t *testing.T) {
+func TestCompareErrorsAreExplicit(t *testing.T) {
 	m := func(n int, shape ...int) eval.Map[uint8] {
 		return eval.Map[uint8]{Data: make([]uint8, n), Shape: shape}
 	}
@@ -197,11 +197,11 @@ func TestCompareExplainsWhatIsWrong(t *testing.T) {
 		targets   []eval.Target
 		want      string
 	}{
-		{m(6, 1, 2, 3), m(6, 2, 3), one, "eval: the reference has shape [1 2 3], the prediction [2 3]: they must lie on the same grid"},
-		{m(5, 2, 3), m(6, 2, 3), one, "eval: shape [2 3] means 6 voxels, but the reference holds 5 and the prediction 6"},
-		{m(6, 2, 3), m(6, 2, 3), nil, "eval: no label or region to score: dataset.json names no foreground"},
+		{m(6, 1, 2, 3), m(6, 2, 3), one, "eval: the reference has shape [1 2 3], the prediction [2 3]: expected the same grid"},
+		{m(5, 2, 3), m(6, 2, 3), one, "eval: found 5 voxels of the reference and 6 of the prediction, expected 6 for shape [2 3]"},
+		{m(6, 2, 3), m(6, 2, 3), nil, "eval: no label or region to score: dataset.json has no foreground"},
 		{m(6, 2, 3), m(6, 2, 3), []eval.Target{eval.Region(1, 2), eval.Region(1, 2)}, "eval: (1, 2) is listed twice"},
-		{m(6, 2, 3), m(6, 2, 3), []eval.Target{eval.Label(70000)}, "eval: labels from 70000 to 70000: expected labels between -32768 and 65535"},
+		{m(6, 2, 3), m(6, 2, 3), []eval.Target{eval.Label(70000)}, "eval: found labels from 70000 to 70000, expected -32768 to 65535"},
 	} {
 		_, err := eval.Compare(c.ref, c.pred, c.targets, nil)
 		require.EqualError(t, err, c.want)
@@ -252,7 +252,7 @@ func TestMetricsThatNnUNetLacksAreComputedFromTheSummaryAndNotWritten(t *testing
 			n++
 		}
 	}
-	require.Less(t, n, len(s.Cases), "a case predicts nothing")
+	require.Less(t, n, len(s.Cases), "one case has no prediction")
 	require.InDelta(t, sum/float64(n), s.Mean(eval.Precision, 0), 1e-15)
 	require.InDelta(t, (s.Mean(eval.Precision, 0)+s.Mean(eval.Precision, 1)+s.Mean(eval.Precision, 2))/3, s.Foreground(eval.Precision), 1e-15)
 }
@@ -294,10 +294,10 @@ func TestReadSummaryIsTolerantAndExplains(t *testing.T) {
 	for text, want := range map[string]string{
 		`{}`:                                     "found no keys foreground_mean and mean: expected a summary.json of nnU-Net's evaluation",
 		`{"mean": {`:                             "unexpected end of JSON input",
-		`{"mean":{"1":{}},"foreground_mean":{}}`: "mean of 1: no value Dice",
+		`{"mean":{"1":{}},"foreground_mean":{}}`: "mean of 1: Dice is missing",
 		`{"mean":{"x":` + values("1") + `},"foreground_mean":` + values("1") + `}`:                                                                                   `key "x"`,
 		`{"mean":{"1":` + values("1") + `,"01":` + values("1") + `},"foreground_mean":` + values("1") + `}`:                                                          "1 is listed twice",
-		`{"mean":{"1":` + values("1") + `},"foreground_mean":` + values("1") + `,"metric_per_case":[{"metrics":{}}]}`:                                                "has 0 targets, the mean has 1",
+		`{"mean":{"1":` + values("1") + `},"foreground_mean":` + values("1") + `,"metric_per_case":[{"metrics":{}}]}`:                                                "has 0 targets, expected 1 as in mean",
 		`{"mean":{"1":` + values("1") + `},"foreground_mean":` + values("1") + `,"metric_per_case":[{"metrics":{"1":` + values("1.5") + `},"prediction_file":"p"}]}`: "case p: FP of 1 is 1.5, expected a number of voxels",
 	} {
 		path := write(text)
@@ -309,7 +309,7 @@ func TestReadSummaryIsTolerantAndExplains(t *testing.T) {
 
 func TestSummariseRefusesAnEmptyFolder(t *testing.T) {
 	_, err := eval.Summarise([]eval.Target{eval.Label(1)}, nil)
-	require.EqualError(t, err, "eval: no case to summarise: the folder of predictions is empty")
+	require.EqualError(t, err, "eval: no case to summarise: the prediction folder is empty")
 }
 
 func TestFileNamesAreEscapedAsPythonDoes(t *testing.T) {

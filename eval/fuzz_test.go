@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzDecodeSummary: any bytes are refused or survive being written and read again.
+// FuzzDecodeSummary: arbitrary bytes are rejected, or the same after encoding and decoding again.
 func FuzzDecodeSummary(f *testing.F) {
 	const values = `{"Dice":NaN,"FN":0,"FP":1.0,"IoU":-Infinity,"TN":2,"TP":0,"n_pred":1,"n_ref":0}`
 	f.Add(`{"foreground_mean":` + values + `,"mean":{"1":` + values + `,"(1, 2)":` + values + `},"metric_per_case":[]}`)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// metrics lists what a segmentation is scored by, sorted by name. A new metric is a file of its own,
-// or no more than a line, and a line here.
+// metrics lists the metrics of a segmentation, sorted by name. A new metric is a file of its own, or
+// just a line, and a line here.
 var metrics = []Metric{
 	Dice,
 	voxels("FN", func(c Counts) int64 { return c.FN }),
@@ -21,14 +21,14 @@ var metrics = []Metric{
 	voxels("n_ref", func(c Counts) int64 { return c.TP + c.FN }),
 }
 
-// Metric is a score of one case and one target.
+// Metric is a score for one case and one target.
 type Metric struct {
-	Name string // the key in summary.json where it is one of nnU-Net's
-	// Of computes it; NaN where it is undefined.
+	Name string // the key in summary.json, for nnU-Net's metrics
+	// Of computes the metric; NaN if undefined.
 	Of func(Counts) float64
-	// Voxels says that it is a number of voxels, which summary.json holds as an integer.
+	// Voxels marks a number of voxels, an integer in summary.json.
 	Voxels bool
-	// NNUNet says that it is one of those in nnU-Net's summary.json, which holds no others.
+	// NNUNet marks the metrics of nnU-Net's summary.json, which has no others.
 	NNUNet bool
 }
 
@@ -39,7 +39,7 @@ func voxels(name string, of func(Counts) int64) Metric {
 // Metrics returns all metrics, sorted by name.
 func Metrics() []Metric { return slices.Clone(metrics) }
 
-// MetricNamed returns the metric of a name. An error lists the names there are.
+// MetricNamed returns the metric with the given name. The error lists the names that exist.
 func MetricNamed(name string) (Metric, error) {
 	var names []string
 	for _, m := range metrics {
@@ -51,7 +51,7 @@ func MetricNamed(name string) (Metric, error) {
 	return Metric{}, fmt.Errorf("eval: metric %q, expected one of %s", name, strings.Join(names, ", "))
 }
 
-// summaryMetrics returns those of summary.json, in the order of its keys.
+// summaryMetrics returns the metrics of summary.json, in key order.
 func summaryMetrics() []Metric {
 	return slices.DeleteFunc(Metrics(), func(m Metric) bool { return !m.NNUNet })
 }

@@ -67,10 +67,10 @@ func TestOnlineEqualsTheTrainersPseudoDice(t *testing.T) {
 }
 
 func TestOnlineRefusesOtherClassCounts(t *testing.T) {
-	require.EqualError(t, eval.NewOnline(2, false).Add(make([]eval.Counts, 3)), "eval: counts of 3 classes for a pool of 2")
+	require.EqualError(t, eval.NewOnline(2, false).Add(make([]eval.Counts, 3)), "eval: found counts of 3 classes, expected 2")
 }
 
-func TestNaNNeverStaysBest(t *testing.T) {
+func TestNaNDoesNotStayBest(t *testing.T) {
 	nan := math.NaN()
 	require.True(t, eval.Better(nan, nil), "the first epoch is always the best so far")
 	require.False(t, eval.Better(nan, &nan))

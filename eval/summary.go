@@ -21,14 +21,14 @@ type Case struct {
 	ReferenceFile, PredictionFile string
 	Counts                        []Counts // in the order of Summary.Targets
 
-	stated []stated // per target, nil for a case that was not read
+	stated []stated // per target, nil unless read from a file
 }
 
-// stated is what a summary.json says of one target, by Metric.Name.
+// stated holds the values of one target in a summary.json, by Metric.Name.
 type stated map[string]float64
 
-// Value returns a metric of target number t: what the summary.json says that the case was read from,
-// else what the counts give.
+// Value returns a metric of target number t: the value in the summary.json that the case was read from,
+// or else computed from the counts.
 func (c *Case) Value(m Metric, t int) float64 {
 	if c.stated != nil {
 		if v, ok := c.stated[t][m.Name]; ok {
@@ -43,29 +43,30 @@ type Summary struct {
 	Targets []Target
 	Cases   []Case
 
-	means      []stated // per target, nil for a summary that was not read
+	means      []stated // per target, nil unless read from a file
 	foreground stated
 }
 
-// Summarise puts cases together. Every case holds one Counts per target. The cases keep their order
-// (nnU-Net: sorted by file name).
+// Summarise combines cases. Every case has one Counts per target. The order of cases is kept (nnU-Net:
+// sorted by file name).
 func Summarise(targets []Target, cases []Case) (*Summary, error) {
 	if err := checkTargets(targets); err != nil {
 		return nil, err
 	}
 	if len(cases) == 0 {
-		return nil, fmt.Errorf("eval: no case to summarise: the folder of predictions is empty")
+		return nil, fmt.Errorf("eval: no case to summarise: the prediction folder is empty")
 	}
 	for _, c := range cases {
 		if len(c.Counts) != len(targets) {
-			return nil, fmt.Errorf("eval: case %s has counts of %d targets, expected %d", c.PredictionFile, len(c.Counts), len(targets))
+			return nil, fmt.Errorf("eval: case %s has counts of %d targets, expected %d",
+				c.PredictionFile, len(c.Counts), len(targets))
 		}
 	}
 	return &Summary{Targets: slices.Clone(targets), Cases: slices.Clone(cases)}, nil
 }
 
 // Mean returns the mean of a metric of target number t over the cases where it is not NaN. As with
-// Case.Value, a summary.json that was read has the first word.
+// Case.Value, the value of a summary.json that was read takes precedence.
 // Source: evaluate_predictions.py, compute_metrics_on_folder.
 func (s *Summary) Mean(m Metric, t int) float64 {
 	if s.means != nil {
@@ -80,8 +81,8 @@ func (s *Summary) Mean(m Metric, t int) float64 {
 	return pynum.NanMean(column)
 }
 
-// Foreground returns the plain mean of Mean over the targets except label 0: NaN when any of them is
-// NaN. As with Case.Value, a summary.json that was read has the first word.
+// Foreground returns the mean of Mean over the targets except label 0, NaN if any of them is NaN. As
+// with Case.Value, the value of a summary.json that was read takes precedence.
 // Source: evaluate_predictions.py, compute_metrics_on_folder.
 func (s *Summary) Foreground(m Metric) float64 {
 	if v, ok := s.foreground[m.Name]; ok {
@@ -96,15 +97,17 @@ func (s *Summary) Foreground(m Metric) float64 {
 	return pynum.Mean(values)
 }
 
-// Encode returns summary.json byte for byte as nnU-Net writes it: keys sorted
-// as text, four blanks of indent, ASCII only, NaN as the bare word NaN (which
-// is not valid JSON; see ReadSummary), no newline at the end.
+// Encode returns summary.json byte for byte as nnU-Net writes it: keys sorted as strings, an indent of
+// 4, ASCII only, NaN as the bare word NaN (which is not valid JSON; see ReadSummary), no newline at the
+// end.
 func (s *Summary) Encode() []byte {
 	order := make([]int, len(s.Targets))
 	for i := range order {
 		order[i] = i
 	}
-	slices.SortFunc(order, func(a, b int) int { return strings.Compare(s.Targets[a].Key(), s.Targets[b].Key()) })
+	slices.SortFunc(order, func(a, b int) int {
+		return strings.Compare(s.Targets[a].Key(), s.Targets[b].Key())
+	})
 
 	e := &encoder{}
 	e.object(func() {
@@ -138,7 +141,7 @@ func (s *Summary) Encode() []byte {
 	return e.buf
 }
 
-// Save writes summary.json through a temporary file beside it.
+// Save writes summary.json atomically.
 func (s *Summary) Save(path string) error {
 	if err := atomicfile.Write(path, s.Encode()); err != nil {
 		return fmt.Errorf("eval: write %s: %w", path, err)
@@ -150,7 +153,7 @@ func (s *Summary) Save(path string) error {
 type encoder struct {
 	buf   []byte
 	depth int
-	first bool // nothing written yet in the open object or list
+	first bool // the open object or list is still empty
 }
 
 func (e *encoder) line() {
@@ -198,7 +201,7 @@ func (e *encoder) key(k string) {
 	e.buf = append(e.buf, ": "...)
 }
 
-// values writes an object of the metrics of summary.json.
+// values writes an object with the metrics of summary.json.
 func (e *encoder) values(write func(Metric)) {
 	e.object(func() {
 		for _, m := range summaryMetrics() {
@@ -227,9 +230,9 @@ func (e *encoder) number(v float64) {
 	}
 }
 
-// text writes a string as Python's json does with ensure_ascii: everything
-// outside printable ASCII as \uXXXX, beyond the BMP as a surrogate pair, a byte
-// of a file name that is not UTF-8 as the lone surrogate Python reads it as.
+// text writes a string as Python's json does with ensure_ascii: everything outside printable ASCII as
+// \uXXXX, beyond the BMP as a surrogate pair, and bytes of a file name that are not UTF-8 as Python's
+// lone surrogates.
 func (e *encoder) text(s string) {
 	e.buf = append(e.buf, '"')
 	for len(s) > 0 {
@@ -262,21 +265,21 @@ func (e *encoder) text(s string) {
 	e.buf = append(e.buf, '"')
 }
 
-// maxSummary is the largest summary.json that ReadSummary opens: about 100,000
-// cases of one label.
+// maxSummary is the size of the largest summary.json that ReadSummary reads: about 100,000 cases of one
+// label.
 const maxSummary = 64 << 20
 
-// ReadSummary reads a summary.json that nnU-Net or Save wrote. It accepts the
-// bare words NaN, Infinity and -Infinity, counts written as floats and further
-// keys, which it ignores. Targets come in the order of their keys as text, the
-// order in the file; cases may not differ in their targets.
+// ReadSummary reads a summary.json written by nnU-Net or Save. It accepts the bare words NaN, Infinity
+// and -Infinity, counts written as floats, and additional keys, which are ignored. Targets are in the
+// file's order: by key as a string. All cases must have the same targets.
 func ReadSummary(path string) (*Summary, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("eval: read summary: %w", err)
 	}
 	if info.Size() > maxSummary {
-		return nil, fmt.Errorf("eval: read %s: %d bytes, expected a summary.json of at most %d", path, info.Size(), maxSummary)
+		return nil, fmt.Errorf("eval: read %s: found %d bytes, expected a summary.json of at most %d",
+			path, info.Size(), maxSummary)
 	}
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -304,7 +307,8 @@ func decodeSummary(raw []byte) (*Summary, error) {
 		return nil, err
 	}
 	if doc.Mean == nil || doc.Foreground == nil {
-		return nil, fmt.Errorf("found no keys foreground_mean and mean: expected a summary.json of nnU-Net's evaluation")
+		return nil, fmt.Errorf("found no keys foreground_mean and mean: expected a summary.json of " +
+			"nnU-Net's evaluation")
 	}
 	keys := make([]string, 0, len(doc.Mean))
 	for k := range doc.Mean {
@@ -325,7 +329,7 @@ func decodeSummary(raw []byte) (*Summary, error) {
 		}
 		s.means = append(s.means, mean)
 	}
-	if err := checkTargets(s.Targets); err != nil { // "1" and "01" are one
+	if err := checkTargets(s.Targets); err != nil { // "1" and "01" are the same
 		return nil, err
 	}
 	var err error
@@ -335,7 +339,8 @@ func decodeSummary(raw []byte) (*Summary, error) {
 	for _, c := range doc.Cases {
 		out := Case{ReferenceFile: c.Reference, PredictionFile: c.Prediction}
 		if len(c.Metrics) != len(keys) {
-			return nil, fmt.Errorf("case %s has %d targets, the mean has %d", c.Prediction, len(c.Metrics), len(keys))
+			return nil, fmt.Errorf("case %s has %d targets, expected %d as in mean",
+				c.Prediction, len(c.Metrics), len(keys))
 		}
 		for _, k := range keys {
 			values, err := readValues(c.Metrics[k])
@@ -344,24 +349,28 @@ func decodeSummary(raw []byte) (*Summary, error) {
 			}
 			for _, m := range summaryMetrics() {
 				if v := values[m.Name]; m.Voxels && float64(int64(v)) != v {
-					return nil, fmt.Errorf("case %s: %s of %s is %v, expected a number of voxels", c.Prediction, m.Name, k, v)
+					return nil, fmt.Errorf("case %s: %s of %s is %v, expected a number of voxels",
+						c.Prediction, m.Name, k, v)
 				}
 			}
 			out.stated = append(out.stated, values)
-			out.Counts = append(out.Counts, Counts{TP: int64(values["TP"]), FP: int64(values["FP"]), FN: int64(values["FN"]), TN: int64(values["TN"])})
+			out.Counts = append(out.Counts, Counts{
+				TP: int64(values["TP"]), FP: int64(values["FP"]),
+				FN: int64(values["FN"]), TN: int64(values["TN"]),
+			})
 		}
 		s.Cases = append(s.Cases, out)
 	}
 	return s, nil
 }
 
-// readValues reads the metrics of summary.json. Further ones are left out.
+// readValues reads the metrics of summary.json; others are ignored.
 func readValues(from map[string]number) (stated, error) {
 	to := stated{}
 	for _, m := range summaryMetrics() {
 		v, ok := from[m.Name]
 		if !ok {
-			return nil, fmt.Errorf("no value %s", m.Name)
+			return nil, fmt.Errorf("%s is missing", m.Name)
 		}
 		to[m.Name] = float64(v)
 	}

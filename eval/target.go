@@ -7,21 +7,21 @@ import (
 	"strings"
 )
 
-// Target is what a segmentation is scored for: one label, or a region, which
-// is the union of several labels. The zero value is label 0.
+// Target is what is scored: one label, or a region, the union of several labels. The zero value is label
+// 0.
 type Target struct {
 	labels []int // never modified
 	region bool
 }
 
-// Label is the target of the voxels that carry exactly this label.
+// Label is the target of the voxels with this label.
 func Label(label int) Target { return Target{labels: []int{label}} }
 
-// Region is the target of the voxels that carry any of the labels, in the
-// order in which dataset.json names them (the order shows in Key alone).
+// Region is the target of the voxels with any of the labels, in the order of dataset.json (which only
+// affects Key).
 func Region(labels ...int) Target { return Target{labels: slices.Clone(labels), region: true} }
 
-// Labels returns the labels whose union the target is.
+// Labels returns the labels of the target.
 func (t Target) Labels() []int {
 	if t.labels == nil && !t.region {
 		return []int{0}
@@ -29,8 +29,8 @@ func (t Target) Labels() []int {
 	return slices.Clone(t.labels)
 }
 
-// Key is the target's name in summary.json: the label, or the region as Python
-// writes a tuple, "(1, 2)" and "(1,)".
+// Key is the target's name in summary.json: the label, or the region formatted as a Python tuple,
+// "(1, 2)" and "(1,)".
 func (t Target) Key() string {
 	if !t.region {
 		return strconv.Itoa(t.Labels()[0])
@@ -45,7 +45,7 @@ func (t Target) Key() string {
 	return "(" + strings.Join(parts, ", ") + ")"
 }
 
-// ParseTarget reads a key of summary.json, the inverse of Key.
+// ParseTarget parses a key of summary.json; it is the inverse of Key.
 func ParseTarget(key string) (Target, error) {
 	if l, err := strconv.Atoi(key); err == nil {
 		return Label(l), nil

@@ -81,7 +81,7 @@ func TestArchitectureBroadcastsScalars(t *testing.T) {
 func TestArchitectureErrorsNameTheArgument(t *testing.T) {
 	for _, c := range []struct{ class, kwargs, want string }{
 		{"SegFormer", minimal, `network_class_name: expected PlainConvUNet or ResidualEncoderUNet, found "some.where.SegFormer"`},
-		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "wurst": 1, "block": 2`, "PlainConvUNet has no argument wurst, block; it knows n_conv_per_stage"},
+		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "wurst": 1, "block": 2`, "PlainConvUNet has no argument wurst, block; expected n_conv_per_stage"},
 		{"PlainConvUNet", minimal, `key "n_conv_per_stage" is missing`},
 		{"PlainConvUNet", `"n_stages": 3`, `key "features_per_stage" is missing`},
 		{"PlainConvUNet", minimal + `, "n_conv_per_stage": [2, 2]`, "n_conv_per_stage: expected a positive integer or a list of 3 of them, found [2, 2]"},

@@ -14,16 +14,15 @@ import (
 	"time"
 )
 
-// Scalar is one value under a name such as "loss/train".
+// Scalar is a value with a tag such as "loss/train".
 type Scalar struct {
 	Tag   string
 	Value float32
 }
 
-// Events writes scalars for TensorBoard: a file of TFRecords, each an Event
-// protocol buffer. A record goes to the file in one write, so at most the last
-// one is torn when the program is killed, and OpenEvents removes it. It is not
-// safe for concurrent use.
+// Events writes scalars for TensorBoard: a file of TFRecords, each an Event protocol buffer. Each record
+// is written in one call, so only the last one can be truncated if the process is killed; OpenEvents
+// removes it. Events is not safe for concurrent use.
 //
 // Source: tensorboard/compat/proto/{event,summary}.proto and
 // tensorboard/summary/writer/record_writer.py.
@@ -31,13 +30,12 @@ type Events struct {
 	f *os.File
 }
 
-// maxRecord bounds what OpenEvents allocates for a record of an old file; ours are below 1 KiB.
+// maxRecord bounds the allocation for a record of an existing file; records are below 1 KiB.
 const maxRecord = 1 << 20
 
-// OpenEvents goes on with the newest event file of this program in folder, or
-// begins one (…/events.out.tfevents.<seconds>.<host>.lntorch). In a file that goes
-// on, the training restarts at step: TensorBoard forgets what was written for
-// that step and later ones.
+// OpenEvents appends to the newest event file of this program in folder, or creates one
+// (…/events.out.tfevents.<seconds>.<host>.lntorch). In an existing file the run restarts at step:
+// TensorBoard discards that step and later ones.
 func OpenEvents(folder string, step int64, now time.Time) (*Events, error) {
 	old, err := filepath.Glob(filepath.Join(globEscape(folder), "events.out.tfevents.*.lntorch"))
 	if err != nil {
@@ -45,12 +43,12 @@ func OpenEvents(folder string, step int64, now time.Time) (*Events, error) {
 	}
 	if len(old) > 0 {
 		path := slices.Max(old) // seconds have ten digits until 2286
-		e, err := goOn(path, now)
+		e, err := appendTo(path, now)
 		if err == nil {
 			err = e.write(sessionStart(now, step))
 		}
 		if err != nil {
-			return nil, fmt.Errorf("report: events: go on with %s: %w", path, err)
+			return nil, fmt.Errorf("report: events: continue %s: %w", path, err)
 		}
 		return e, nil
 	}
@@ -58,7 +56,8 @@ func OpenEvents(folder string, step int64, now time.Time) (*Events, error) {
 	if err != nil {
 		host = "localhost"
 	}
-	path := filepath.Join(folder, fmt.Sprintf("events.out.tfevents.%010d.%s.lntorch", now.Unix(), host))
+	name := fmt.Sprintf("events.out.tfevents.%010d.%s.lntorch", now.Unix(), host)
+	path := filepath.Join(folder, name)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("report: events: %w", err)
@@ -71,7 +70,7 @@ func OpenEvents(folder string, step int64, now time.Time) (*Events, error) {
 	return e, nil
 }
 
-// globEscape makes a folder name literal in a pattern.
+// globEscape escapes a folder name for a glob pattern.
 func globEscape(folder string) string {
 	var out []byte
 	for i := range len(folder) {
@@ -83,8 +82,8 @@ func globEscape(folder string) string {
 	return string(out)
 }
 
-// goOn opens an event file for appending, cut off after its last whole record.
-func goOn(path string, now time.Time) (*Events, error) {
+// appendTo opens an event file for appending, truncated after its last complete record.
+func appendTo(path string, now time.Time) (*Events, error) {
 	f, err := os.OpenFile(path, os.O_APPEND|os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -103,7 +102,7 @@ func goOn(path string, now time.Time) (*Events, error) {
 	return &Events{f: f}, nil
 }
 
-// wholeRecords returns the length of the leading part of r that is intact.
+// wholeRecords returns the length of the leading part of r with complete records.
 func wholeRecords(r io.Reader) (int64, error) {
 	in := bufio.NewReader(r)
 	var size int64
@@ -134,7 +133,7 @@ func unlessEnd(err error) error {
 	return err
 }
 
-// Path is where the file lies.
+// Path returns the path of the file.
 func (e *Events) Path() string { return e.f.Name() }
 
 // Write records the values of one step.
@@ -160,18 +159,19 @@ func (e *Events) write(event []byte) error {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// maskedCRC is CRC-32C, rotated and shifted as TFRecord files want it.
+// maskedCRC is CRC-32C, rotated and shifted as required by TFRecord files.
 func maskedCRC(b []byte) uint32 {
 	c := crc32.Checksum(b, castagnoli)
 	return (c>>15 | c<<17) + 0xa282ead8
 }
 
-// The three events we write, as protocol buffers; a field is its number and
-// wire type in one byte, then the value.
+// The three kinds of events, as protocol buffers; a field is its number and wire type in one byte, then
+// the value.
 
 func event(now time.Time, step int64) []byte {
 	b := append([]byte(nil), 1<<3|1) // double wall_time = 1
-	b = binary.LittleEndian.AppendUint64(b, math.Float64bits(float64(now.Unix())+float64(now.Nanosecond())/1e9))
+	seconds := float64(now.Unix()) + float64(now.Nanosecond())/1e9
+	b = binary.LittleEndian.AppendUint64(b, math.Float64bits(seconds))
 	if step != 0 {
 		b = append(b, 2<<3) // int64 step = 2
 		b = binary.AppendUvarint(b, uint64(step))

@@ -23,7 +23,7 @@ func at(seconds float64) time.Time {
 func TestEventsEqualTensorBoardsOwnWriter(t *testing.T) {
 	want, err := os.ReadFile(golden.Path(t, "report/events.tfevents"))
 	require.NoError(t, err)
-	folder := filepath.Join(t.TempDir(), "odd [*] name")
+	folder := filepath.Join(t.TempDir(), "folder [*] name")
 	require.NoError(t, os.Mkdir(folder, 0o755))
 	e, err := OpenEvents(folder, 0, at(1700000000.5))
 	require.NoError(t, err)
@@ -39,7 +39,7 @@ func TestEventsEqualTensorBoardsOwnWriter(t *testing.T) {
 	require.Equal(t, want, got)
 }
 
-func TestEventsGoOnAfterATornRecord(t *testing.T) {
+func TestEventsContinueAfterATruncatedRecord(t *testing.T) {
 	whole, err := os.ReadFile(golden.Path(t, "report/events.tfevents"))
 	require.NoError(t, err)
 	ends := []int{0, 40, 103, 144, 176} // of the four records
@@ -95,7 +95,7 @@ func TestLiveTensorBoardReadsOurEvents(t *testing.T) {
 	for step := range int64(5) {
 		require.NoError(t, e.Write(step, at(1700000001+float64(step)), Scalar{"loss/train", float32(step) / 4}, Scalar{"lr", 0.01}))
 	}
-	// Killed while step 5 is written, resumed from the checkpoint of step 3.
+	// Killed while step 5 was being written, resumed from the checkpoint of step 3.
 	require.NoError(t, e.Close())
 	f, err := os.OpenFile(e.Path(), os.O_APPEND|os.O_WRONLY, 0)
 	require.NoError(t, err)

@@ -12,9 +12,9 @@ import (
 	"strings"
 )
 
-// JSON writes v, indented, as encoding/json does, but for numbers that JSON does not have: NaN and infinities are null.
-// nonFinite says where they stood, as "best_ema" or "cases[3].dice". Every --json output goes through it, so that it is
-// valid JSON whatever a file holds.
+// JSON writes v, indented, like encoding/json, but NaN and infinities become null. nonFinite lists their
+// positions, such as "best_ema" or "cases[3].dice". All --json output is written by it, so it is valid
+// JSON whatever the files contain.
 func JSON(w io.Writer, v any) (nonFinite []string, err error) {
 	e := &encoder{}
 	if err := e.value(reflect.ValueOf(v), ""); err != nil {
@@ -81,7 +81,7 @@ func (e *encoder) value(v reflect.Value, path string) error {
 	return e.leaf(v)
 }
 
-// leaf writes what holds no further value that this encoder must look at.
+// leaf writes a value that contains nothing to convert.
 func (e *encoder) leaf(v reflect.Value) error {
 	j := json.NewEncoder(&e.out)
 	j.SetEscapeHTML(false)
@@ -106,7 +106,7 @@ func (e *encoder) list(v reflect.Value, path string) error {
 	return nil
 }
 
-// object writes a map with its keys sorted.
+// object writes a map with sorted keys.
 func (e *encoder) object(v reflect.Value, path string) error {
 	entries := map[string]reflect.Value{}
 	for _, k := range v.MapKeys() {
@@ -133,7 +133,8 @@ func (e *encoder) entry(name string, v reflect.Value, path string) error {
 	return e.value(v, path+"."+name)
 }
 
-// fields writes the exported fields of a struct under the names of their json tags; those of an embedded struct as its own.
+// fields writes the exported fields of a struct, named by their json tags; an embedded struct's fields
+// are written as its own.
 func (e *encoder) fields(v reflect.Value, path string, first *bool) error {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
@@ -151,7 +152,8 @@ func (e *encoder) fields(v reflect.Value, path string, first *bool) error {
 				continue
 			}
 		}
-		if !f.IsExported() || tagged && tag == "-" || strings.Contains(options, "omitempty") && isEmpty(v.Field(i)) {
+		if !f.IsExported() || tagged && tag == "-" ||
+			strings.Contains(options, "omitempty") && isEmpty(v.Field(i)) {
 			continue
 		}
 		if name == "" {
@@ -173,8 +175,9 @@ func isEmpty(v reflect.Value) bool {
 	switch v.Kind() {
 	case reflect.Array, reflect.Map, reflect.Slice, reflect.String:
 		return v.Len() == 0
-	case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64, reflect.Uint, reflect.Uint8, reflect.Uint16,
-		reflect.Uint32, reflect.Uint64, reflect.Uintptr, reflect.Float32, reflect.Float64, reflect.Interface, reflect.Pointer:
+	case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr,
+		reflect.Float32, reflect.Float64, reflect.Interface, reflect.Pointer:
 		return v.IsZero()
 	}
 	return false

@@ -18,7 +18,7 @@ type embedded struct {
 	Depth int `json:"depth"`
 }
 
-// Where every number is finite, the output is encoding/json's.
+// If all numbers are finite, the output is encoding/json's.
 func TestJSONIsThatOfTheStandardLibrary(t *testing.T) {
 	x := 0.1
 	for _, v := range []any{
@@ -42,23 +42,23 @@ func TestJSONIsThatOfTheStandardLibrary(t *testing.T) {
 		e.SetEscapeHTML(false)
 		e.SetIndent("", "  ")
 		require.NoError(t, e.Encode(v))
-		odd, err := JSON(&got, v)
+		nonFinite, err := JSON(&got, v)
 		require.NoError(t, err)
-		require.Empty(t, odd)
+		require.Empty(t, nonFinite)
 		require.Equal(t, want.String(), got.String())
 	}
 }
 
-func TestJSONHasNullForNumbersThatItDoesNotHave(t *testing.T) {
+func TestJSONReplacesNonFiniteNumbersByNull(t *testing.T) {
 	nan := math.NaN()
 	var out bytes.Buffer
-	odd, err := JSON(&out, struct {
+	nonFinite, err := JSON(&out, struct {
 		Best  *float64       `json:"best_ema,omitempty"`
 		Cases []any          `json:"cases"`
 		More  map[string]any `json:"more"`
 	}{&nan, []any{1.5, map[string]float64{"dice": math.Inf(1)}}, map[string]any{"x": float32(math.Inf(-1)), "y": 2}})
 	require.NoError(t, err)
-	require.Equal(t, []string{"best_ema", "cases[1].dice", "more.x"}, odd)
+	require.Equal(t, []string{"best_ema", "cases[1].dice", "more.x"}, nonFinite)
 	require.JSONEq(t, `{"best_ema": null, "cases": [1.5, {"dice": null}], "more": {"x": null, "y": 2}}`, out.String())
 	_, err = JSON(&out, func() {})
 	require.Error(t, err)

@@ -15,28 +15,28 @@ import (
 	"golang.org/x/image/math/fixed"
 )
 
-// OverlayData is what Overlay draws: one row per case, and in it the CT slice,
-// the truth, and one panel per prediction.
+// OverlayData is the input of Overlay: one row per case with the CT slice, the truth, and one panel per
+// prediction.
 type OverlayData struct {
 	Title       string
 	Predictions []string // titles of the prediction columns, e.g. "before", "after"
-	Labels      []string // names of labels 1, 2, …, for the legend; unnamed labels are drawn too
+	Labels      []string // legend of labels 1, 2, …; labels without a name are drawn, too
 	Cases       []OverlayCase
 }
 
 // OverlayCase is one case on one grid (z,y,x), row-major.
 type OverlayCase struct {
 	Name        string
-	Image       []float32 // any intensities: the slice's own range is stretched over the grey levels
+	Image       []float32 // any intensities; the slice's range is mapped to the grey levels
 	Shape       [3]int
 	Spacing     [3]float64 // mm, (z,y,x)
 	Truth       []uint8
 	Predictions [][]uint8 // in the order of OverlayData.Predictions
-	Dice        []float64 // of each prediction; NaN is shown as a dash
+	Dice        []float64 // of each prediction; NaN is drawn as a dash
 }
 
 const (
-	panelWidth = 288 // pixels, whatever the size of the slice
+	panelWidth = 288 // pixels, for any slice size
 	gap        = 10
 	border     = 20
 	captionH   = 26 // line of text above a panel
@@ -45,7 +45,7 @@ const (
 	legendH    = 34
 )
 
-// Colours of the panels, distinguishable for the colour-blind and on grey.
+// Colours of the panels, distinguishable with colour blindness and on grey.
 var (
 	truthColor  = color.RGBA{R: 255, G: 214, B: 0, A: 255}
 	labelColors = []color.RGBA{
@@ -59,12 +59,11 @@ var (
 
 func labelColor(label uint8) color.RGBA { return labelColors[(int(label)-1)%len(labelColors)] }
 
-// Overlay draws the cases as panels into a PNG at path: of each case the axial
-// slice with the largest truth (without truth, the largest prediction). A
-// prediction is filled, the truth is outlined over it, so what was missed is an
-// empty outline and what was invented is colour outside one. The empty margin
-// around the body is cut off, physical proportions are kept. Arrays that do not
-// fit the shape are errors.
+// Overlay writes the cases as panels to a PNG at path: for each case the axial slice with the largest
+// truth (without truth, the largest prediction). Predictions are filled, with the outline of the truth
+// on top, so false negatives are empty outlines and false positives are colour outside of one. The
+// empty margin around the body is cropped, and physical proportions are kept. Arrays that do not match
+// the shape are an error.
 func Overlay(path string, data OverlayData) error {
 	if len(data.Cases) == 0 {
 		return fmt.Errorf("report: draw %s: no case", path)
@@ -139,18 +138,21 @@ func (c *OverlayCase) check(predictions int) error {
 	n := c.Shape[0] * c.Shape[1] * c.Shape[2]
 	for _, d := range c.Shape {
 		if d <= 0 {
-			return fmt.Errorf("shape %v", c.Shape)
+			return fmt.Errorf("found shape %v, expected positive sizes", c.Shape)
 		}
 	}
 	if len(c.Image) != n || len(c.Truth) != n {
-		return fmt.Errorf("shape %v means %d voxels, but the image holds %d and the truth %d", c.Shape, n, len(c.Image), len(c.Truth))
+		return fmt.Errorf("found %d voxels of the image and %d of the truth, expected %d for shape %v",
+			len(c.Image), len(c.Truth), n, c.Shape)
 	}
 	if len(c.Predictions) != predictions || len(c.Dice) != predictions {
-		return fmt.Errorf("%d predictions and %d Dice values, expected %d of each", len(c.Predictions), len(c.Dice), predictions)
+		return fmt.Errorf("%d predictions and %d Dice values, expected %d of each",
+			len(c.Predictions), len(c.Dice), predictions)
 	}
 	for i, p := range c.Predictions {
 		if len(p) != n {
-			return fmt.Errorf("shape %v means %d voxels, but prediction %d holds %d", c.Shape, n, i+1, len(p))
+			return fmt.Errorf("found %d voxels of prediction %d, expected %d for shape %v",
+				len(p), i+1, n, c.Shape)
 		}
 	}
 	if !(c.Spacing[1] > 0 && c.Spacing[2] > 0) {
@@ -159,7 +161,7 @@ func (c *OverlayCase) check(predictions int) error {
 	return nil
 }
 
-// slice is the index of the axial slice that shows most.
+// slice returns the index of the axial slice with the largest truth or prediction.
 func (c *OverlayCase) slice() int {
 	n := c.Shape[1] * c.Shape[2]
 	for _, m := range append([][]uint8{c.Truth}, c.Predictions...) {
@@ -182,14 +184,13 @@ func (c *OverlayCase) slice() int {
 	return c.Shape[0] / 2
 }
 
-// view is the part of one slice that is drawn: the plain margin around the
-// body is cut off.
+// view is the part of one slice that is drawn, without the margin around the body.
 type view struct {
 	z           int
 	ny, nx      int
 	height      int       // of a panel in pixels
-	image       []float32 // (ny,nx), as the maps
-	lo, hi      float64   // intensities drawn black and white
+	image       []float32 // (ny, nx), like the maps
+	lo, hi      float64   // intensities of black and white
 	truth       []uint8
 	predictions [][]uint8
 }
@@ -200,8 +201,8 @@ func (c *OverlayCase) view() view {
 	plane := c.Image[v.z*n : (v.z+1)*n]
 	v.lo, v.hi = window(plane)
 
-	// The box of everything that is not the background: intensities above the
-	// lowest tenth of the grey levels, and all labels.
+	// The bounding box of everything but background: intensities above the lowest tenth of the grey
+	// levels, and all labels.
 	box := image.Rectangle{}
 	maps := append([][]uint8{c.Truth}, c.Predictions...)
 	for i, value := range plane {
@@ -238,9 +239,11 @@ func crop[T any](plane []T, nx int, box image.Rectangle) []T {
 	return out
 }
 
-// window cuts off the darkest percent of the values and the brightest half percent.
+// window excludes the darkest 1 % and the brightest 0.5 % of the values.
 func window(plane []float32) (lo, hi float64) {
-	sorted := slices.DeleteFunc(slices.Clone(plane), func(v float32) bool { return math.IsNaN(float64(v)) })
+	sorted := slices.DeleteFunc(slices.Clone(plane), func(v float32) bool {
+		return math.IsNaN(float64(v))
+	})
 	slices.Sort(sorted)
 	if n := len(sorted); n > 0 {
 		lo, hi = float64(sorted[n/100]), float64(sorted[n-1-n/200])
@@ -251,7 +254,7 @@ func window(plane []float32) (lo, hi float64) {
 	return lo, hi
 }
 
-// grey is the slice in the panel's size, interpolated linearly.
+// grey is the slice at panel size, linearly interpolated.
 func (v *view) grey() *image.Gray {
 	out := image.NewGray(image.Rect(0, 0, panelWidth, v.height))
 	for py := range v.height {
@@ -270,8 +273,7 @@ func (v *view) grey() *image.Gray {
 	return out
 }
 
-// between maps the centre of pixel p of n onto m samples: the two neighbours
-// and the weight of the second.
+// between maps the centre of pixel p of n to m samples: the two neighbours and the weight of the second.
 func between(p, n, m int) (a, b int, f float64) {
 	x := (float64(p)+0.5)*float64(m)/float64(n) - 0.5
 	x = min(max(x, 0), float64(m-1))
@@ -305,21 +307,21 @@ func (v *view) fill(panel *image.RGBA, m []uint8) {
 	}
 }
 
-// outline draws the borders between differing labels, two pixels wide along
-// the voxels' edges.
+// outline draws the borders between different labels, two pixels wide along the edges of the voxels.
 func (v *view) outline(panel *image.RGBA, m []uint8) {
 	corner := panel.Bounds().Min
 	for py := range v.height {
 		for px := range panelWidth {
-			here := v.label(m, px, py)
-			if here != v.label(m, px-1, py) || here != v.label(m, px+1, py) || here != v.label(m, px, py-1) || here != v.label(m, px, py+1) {
+			label := v.label(m, px, py)
+			if label != v.label(m, px-1, py) || label != v.label(m, px+1, py) ||
+				label != v.label(m, px, py-1) || label != v.label(m, px, py+1) {
 				panel.SetRGBA(corner.X+px, corner.Y+py, truthColor)
 			}
 		}
 	}
 }
 
-// writer sets text into an image.
+// writer draws text.
 type writer struct {
 	page                 *image.RGBA
 	title, bold, regular font.Face
@@ -347,7 +349,7 @@ func newWriter(page *image.RGBA) (*writer, error) {
 	return w, nil
 }
 
-// text writes with the baseline at y and returns where it ends.
+// text draws text with the baseline at y and returns the x at its end.
 func (w *writer) text(face font.Face, ink color.Color, x, y int, text string) int {
 	d := font.Drawer{Dst: w.page, Src: image.NewUniform(ink), Face: face, Dot: fixed.P(x, y)}
 	d.DrawString(text)

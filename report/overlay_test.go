@@ -24,7 +24,7 @@ func readPNG(t *testing.T, path string) image.Image {
 	return img
 }
 
-// square is a case of 3 slices, 40 by 40, grey, with a truth of 10 by 10 voxels in slice 1.
+// square is a case of 3 slices of 40 by 40, grey, with a truth of 10 by 10 voxels in slice 1.
 func square() OverlayCase {
 	const n = 40
 	c := OverlayCase{Name: "square", Shape: [3]int{3, n, n}, Spacing: [3]float64{3, 1, 1}, Image: make([]float32, 3*n*n), Truth: make([]uint8, 3*n*n)}
@@ -51,8 +51,8 @@ func TestOverlayShowsTruthAsOutlineAndPredictionsAsColour(t *testing.T) {
 	v := c.view()
 	require.Equal(t, 1, v.z)
 	top := titleH + headH + captionH
-	at := func(column, y, x int) color.RGBA { // the middle of a voxel of slice 1
-		left := 40 - v.nx // the dark left margin is cut off
+	at := func(column, y, x int) color.RGBA { // the centre of a voxel of slice 1
+		left := 40 - v.nx // the dark left margin is cropped
 		px := ((x-left)*2 + 1) * panelWidth / (2 * v.nx)
 		py := (y*2 + 1) * v.height / (2 * v.ny)
 		return color.RGBAModel.Convert(img.At(border+column*(panelWidth+gap)+px, top+py)).(color.RGBA)
@@ -62,8 +62,8 @@ func TestOverlayShowsTruthAsOutlineAndPredictionsAsColour(t *testing.T) {
 	inTruth, beside := [2]int{15, 15}, [2]int{15, 25}
 	require.True(t, grey(at(0, inTruth[0], inTruth[1])), "the CT panel has no colour")
 	require.True(t, cyan(at(1, inTruth[0], inTruth[1])))
-	require.True(t, grey(at(2, inTruth[0], inTruth[1])), "missed: outlined, not filled")
-	require.True(t, cyan(at(2, beside[0], beside[1])), "invented: filled")
+	require.True(t, grey(at(2, inTruth[0], inTruth[1])), "false negative: outlined, not filled")
+	require.True(t, cyan(at(2, beside[0], beside[1])), "false positive: filled")
 	require.True(t, cyan(at(3, inTruth[0], inTruth[1])))
 	require.True(t, grey(at(3, beside[0], beside[1])))
 	require.Less(t, at(0, 30, 12).R, at(0, 30, 30).R, "the ramp is kept")
@@ -91,17 +91,17 @@ func TestOverlayKeepsProportionsAndSurvivesPlainCases(t *testing.T) {
 	empty.Image[5] = float32(math.NaN())
 	require.NoError(t, Overlay(filepath.Join(t.TempDir(), "o.png"), OverlayData{Predictions: []string{"before"}, Labels: []string{"a", "b"}, Cases: []OverlayCase{empty}}))
 	empty.Predictions[0][7] = 9
-	require.Equal(t, 3, empty.slice(), "without truth the largest prediction decides")
+	require.Equal(t, 3, empty.slice(), "without truth, the slice of the largest prediction")
 }
 
-func TestOverlayExplainsWhatIsWrong(t *testing.T) {
+func TestOverlayErrorsAreExplicit(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "o.png")
 	for want, spoil := range map[string]func(*OverlayCase){
-		"case square: shape [3 40 40] means 4800 voxels, but the image holds 4799 and the truth 4800": func(c *OverlayCase) { c.Image = c.Image[1:] },
-		"case square: shape [3 40 40] means 4800 voxels, but prediction 2 holds 4798":                 func(c *OverlayCase) { c.Predictions[1] = c.Predictions[1][2:] },
-		"case square: 2 predictions and 1 Dice values, expected 2 of each":                            func(c *OverlayCase) { c.Dice = c.Dice[1:] },
-		"case square: spacing [3 1 NaN] mm: expected positive numbers":                                func(c *OverlayCase) { c.Spacing[2] = math.NaN() },
-		"case square: shape [0 40 40]":                                                                func(c *OverlayCase) { c.Shape[0] = 0 },
+		"case square: found 4799 voxels of the image and 4800 of the truth, expected 4800 for shape [3 40 40]": func(c *OverlayCase) { c.Image = c.Image[1:] },
+		"case square: found 4798 voxels of prediction 2, expected 4800 for shape [3 40 40]":                    func(c *OverlayCase) { c.Predictions[1] = c.Predictions[1][2:] },
+		"case square: 2 predictions and 1 Dice values, expected 2 of each":                                     func(c *OverlayCase) { c.Dice = c.Dice[1:] },
+		"case square: spacing [3 1 NaN] mm: expected positive numbers":                                         func(c *OverlayCase) { c.Spacing[2] = math.NaN() },
+		"case square: found shape [0 40 40], expected positive sizes":                                          func(c *OverlayCase) { c.Shape[0] = 0 },
 	} {
 		c := square()
 		spoil(&c)

@@ -1,9 +1,8 @@
-// Package report draws and writes what people look at: progress.png of a
-// training, panels of CT slices with truth and predictions, tables for the
-// terminal and Markdown, and scalars for TensorBoard.
+// Package report writes output for people: progress.png of a training run, panels of CT slices with
+// truth and predictions, tables for the terminal and Markdown, and scalars for TensorBoard.
 //
-// It computes no scores (see eval) and keeps no state of a training (see
-// report/nnlog). Everything is pure Go and needs no display.
+// Scores are computed by eval, the records of a run are kept by report/nnlog. Everything is pure Go and
+// needs no display.
 package report
 
 import (
@@ -21,20 +20,19 @@ import (
 	"github.com/lntorch/lntorch/report/nnlog"
 )
 
-// Colours of progress.png: those of the reference.
+// Colours of progress.png, as in the reference.
 var (
 	blue  = color.RGBA{R: 31, G: 60, B: 220, A: 255}
 	red   = color.RGBA{R: 215, G: 38, B: 38, A: 255}
 	green = color.RGBA{R: 20, G: 130, B: 40, A: 255}
-	light = color.RGBA{R: 90, G: 185, B: 100, A: 255} // the single epochs' Dice, behind the average
+	light = color.RGBA{R: 90, G: 185, B: 100, A: 255} // Dice of single epochs, behind the average
 	grey  = color.RGBA{R: 222, G: 222, B: 228, A: 255}
 )
 
-// Progress draws nnU-Net's progress.png, 1200 by 1800 pixels, in three plots
-// over the epochs: training and validation loss with the pseudo-Dice (dotted)
-// and its moving average on the right axis; the duration of an epoch; the
-// learning rate. The shortest list of the log says how many epochs are drawn;
-// values that are not finite are left out. A log without a complete epoch is an error.
+// Progress draws nnU-Net's progress.png, 1200 by 1800 pixels, with three plots over the epochs: training
+// and validation loss, with the pseudo-Dice (dotted) and its moving average on the right axis; epoch
+// duration; learning rate. The number of epochs is that of the log's shortest list; values that are not
+// finite are omitted. A log without a complete epoch is an error.
 // Source: nnunet_logger.py, plot_progress_png (there 3000 by 5400 pixels).
 func Progress(path string, log *nnlog.Log) error {
 	n := log.Epochs()
@@ -106,7 +104,7 @@ func (s *series) style() draw.LineStyle {
 	return style
 }
 
-// chart is one value axis with its series; it is a gonum plotter of them.
+// chart is one value axis with its series, a gonum plotter.
 type chart struct {
 	title  string
 	epochs int
@@ -123,7 +121,7 @@ func newChart(title string, epochs int, lines ...series) *chart {
 			}
 		}
 	}
-	if c.lo > c.hi { // nothing but NaN
+	if c.lo > c.hi { // only NaN
 		c.lo, c.hi = 0, 1
 	}
 	margin := 0.05 * (c.hi - c.lo)
@@ -162,14 +160,14 @@ func (c *chart) Plot(area draw.Canvas, p *plot.Plot) {
 	c.drawOn(area, p, func(v float64) float64 { return v })
 }
 
-// drawOn draws the series with their values mapped onto the plot's y axis.
+// drawOn draws the series with their values mapped to the plot's y axis.
 func (c *chart) drawOn(area draw.Canvas, p *plot.Plot, onto func(float64) float64) {
 	x, y := p.Transforms(&area)
 	for i := range c.series {
 		s := &c.series[i]
 		var run []vg.Point
 		flush := func() {
-			if len(run) == 1 { // a line through one point shows nothing
+			if len(run) == 1 { // a line with one point is invisible
 				area.DrawGlyph(draw.GlyphStyle{Color: s.color, Radius: vg.Points(2.5), Shape: draw.CircleGlyph{}}, run[0])
 			} else if len(run) > 1 {
 				area.StrokeLines(s.style(), run)
@@ -187,7 +185,7 @@ func (c *chart) drawOn(area draw.Canvas, p *plot.Plot, onto func(float64) float6
 	}
 }
 
-// twin draws a chart whose values are read on the right axis.
+// twin draws a chart with values on the right axis.
 type twin struct{ right, left *chart }
 
 func (t twin) Plot(area draw.Canvas, p *plot.Plot) {
@@ -195,7 +193,7 @@ func (t twin) Plot(area draw.Canvas, p *plot.Plot) {
 	t.right.drawOn(area, p, func(v float64) float64 { return t.left.lo + (v-t.right.lo)*scale })
 }
 
-// drawRightAxis draws axis line, ticks and title at the right of the data area.
+// drawRightAxis draws the axis line, ticks and title to the right of the data area.
 func (c *chart) drawRightAxis(data draw.Canvas, p *plot.Plot) {
 	style := p.Y.Tick.Label
 	style.XAlign, style.YAlign = draw.XLeft, draw.YCenter
@@ -217,7 +215,7 @@ func (c *chart) drawRightAxis(data draw.Canvas, p *plot.Plot) {
 	data.FillText(title, vg.Point{X: x + p.Y.Tick.Length + widest + vg.Points(10), Y: data.Center().Y}, c.title)
 }
 
-// drawLegend writes the names of the series in a row above the data area.
+// drawLegend draws the names of the series in a row above the data area.
 func drawLegend(data draw.Canvas, p *plot.Plot, entries []series) {
 	style := p.Y.Tick.Label
 	style.XAlign, style.YAlign = draw.XLeft, draw.YCenter
@@ -248,15 +246,15 @@ func (grid) Plot(area draw.Canvas, p *plot.Plot) {
 	}
 }
 
-// epochTicks are at most about ten round whole numbers.
+// epochTicks returns up to about ten round whole numbers.
 func epochTicks(lo, hi float64) []plot.Tick {
 	return ticks(lo, hi, max(1, roundStep((hi-lo)/9)))
 }
 
-// valueTicks are at most about eight round numbers.
+// valueTicks returns up to about eight round numbers.
 func valueTicks(lo, hi float64) []plot.Tick { return ticks(lo, hi, roundStep((hi-lo)/7)) }
 
-// roundStep is the smallest of 1, 2, 5 times a power of ten that is at least x.
+// roundStep returns the smallest of 1, 2, 5 times a power of ten that is at least x.
 func roundStep(x float64) float64 {
 	power := math.Pow(10, math.Floor(math.Log10(x)))
 	for _, m := range []float64{1, 2, 5} {

@@ -15,7 +15,7 @@ import (
 	"github.com/lntorch/lntorch/report/nnlog"
 )
 
-// exampleLog is a log of n epochs that looks like a training.
+// exampleLog is a plausible log of n epochs.
 func exampleLog(t testing.TB, n int) *nnlog.Log {
 	rng := rand.New(rand.NewPCG(1, 2))
 	l := &nnlog.Log{}
@@ -50,7 +50,7 @@ func TestProgressDrawsAnyLog(t *testing.T) {
 		require.Equal(t, image.Rect(0, 0, 1200, 1800), readPNG(t, path).Bounds())
 		left, err := os.ReadDir(filepath.Dir(path))
 		require.NoError(t, err)
-		require.Len(t, left, 1, "no temporary file stays")
+		require.Len(t, left, 1, "no temporary file remains")
 	}
 }
 

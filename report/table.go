@@ -7,20 +7,20 @@ import (
 	"unicode/utf8"
 )
 
-// Column is the head of a table's column; numbers usually go to the right.
+// Column is the head of a column; numbers are usually right-aligned.
 type Column struct {
 	Name  string
 	Right bool
 }
 
-// Table is a small table of text for the terminal or for Markdown.
+// Table is a small text table for the terminal or Markdown.
 type Table struct {
 	Columns []Column
 	Rows    [][]string
 }
 
-// Add appends a row: one cell per column, missing ones stay empty. It panics
-// when there are more cells than columns.
+// Add appends a row: one cell per column; missing cells are empty. It panics if there are more cells
+// than columns.
 func (t *Table) Add(cells ...string) {
 	if len(cells) > len(t.Columns) {
 		panic(fmt.Sprintf("report: %d cells in a table of %d columns", len(cells), len(t.Columns)))
@@ -32,8 +32,8 @@ func (t *Table) Add(cells ...string) {
 	t.Rows = append(t.Rows, row)
 }
 
-// Text writes the table with aligned columns two blanks apart, a line under
-// the head, and no blanks at the ends of lines.
+// Text writes the table with aligned columns, two spaces apart, a line below the head, and no trailing
+// spaces.
 func (t *Table) Text(w io.Writer) error {
 	widths := t.widths(func(s string) string { return s })
 	rules := make([]string, len(widths))
@@ -55,7 +55,7 @@ func (t *Table) Text(w io.Writer) error {
 	return err
 }
 
-// Markdown writes the table as a Markdown table whose source is aligned too.
+// Markdown writes the table as Markdown with an aligned source.
 func (t *Table) Markdown(w io.Writer) error {
 	escape := func(s string) string { return strings.ReplaceAll(s, "|", `\|`) }
 	widths := t.widths(escape)

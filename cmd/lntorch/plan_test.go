@@ -49,7 +49,7 @@ func TestFingerprintAndPlanWriteTheFilesOfNnUNet(t *testing.T) {
 	require.Contains(t, r.out, "96.314")
 	r = lntorch(t, append([]string{"plan", "-d", "101", "102", "-pl", "ExperimentPlanner"}, where...)...)
 	require.Equal(t, 0, r.code, r.errOut)
-	require.Contains(t, r.out, "note: configuration 3d_phantom of the plans that were there is kept")
+	require.Contains(t, r.out, "note: configuration 3d_phantom of the existing plans is kept")
 	r = lntorch(t, append([]string{"move-plans", "-s", "101", "-t", "102", "-sp", "nnUNetPlans", "-tp", "nnUNetPlansSource"}, where...)...)
 	require.Equal(t, 0, r.code, r.errOut)
 	for _, path := range []string{source + "/dataset_fingerprint.json", source + "/nnUNetPlans.json", source + "/dataset.json",

@@ -1,10 +1,9 @@
-// Package augment changes training patches at random and turns their segmentations into the targets
-// of the loss. It neither samples patches nor batches them.
+// Package augment transforms training patches at random and converts their segmentations to the targets
+// of the loss. Sampling and batching patches are data/loader's.
 //
-// Drawing and applying are apart: each Transform of a List draws the Parameters of a sample, and
-// those, applied to a patch, make the same change wherever and however often they are applied.
-// Parameters.Apply runs on the CPU. A transform is a file that bears the name of its class in
-// batchgeneratorsv2, and a line in list.go.
+// Drawing and applying are separate: each Transform of a List draws the Parameters of a sample, which
+// have the same effect on a patch wherever and however often they are applied. Parameters.Apply runs on
+// the CPU. A transform is a file with the name of its class in batchgeneratorsv2, and a line in list.go.
 package augment
 
 import (
@@ -14,8 +13,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Patch is one sample: image (c, z, y, x) and segmentation (1, z, y, x) with the same spatial
-// shape.
+// Patch is one sample: image (c, z, y, x) and segmentation (1, z, y, x) of the same spatial shape.
 type Patch struct {
 	Image *volume.Volume[float32]
 	Seg   *volume.Volume[int16]
@@ -31,18 +29,17 @@ type Transform interface {
 	Draw(rng *rand.Rand) Parameters
 }
 
-// Parameters are what a Transform drew for one sample. As JSON they have the keys of
-// batchgeneratorsv2's get_parameters.
+// Parameters are drawn by a Transform for one sample. Their JSON has the keys of batchgeneratorsv2's
+// get_parameters.
 type Parameters interface {
-	// Apply changes p, in place or by giving it other arrays. It draws nothing.
+	// Apply changes p, in place or by replacing its arrays. It uses no randomness.
 	Apply(p *Patch) error
 }
 
-// List is a sequence of transforms. The zero value is nnU-Net's for validation: patches stay as they
-// are.
+// List is a sequence of transforms. The zero value is nnU-Net's for validation: patches are not changed.
 type List struct {
-	// InitialPatchSize is the size of the patches that the transforms take (voxels, 2 or 3 axes);
-	// nil: the size that they make.
+	// InitialPatchSize is the patch size that the transforms need as input (voxels, 2 or 3 axes); nil:
+	// the size that they produce.
 	InitialPatchSize []int
 	Transforms       []Transform
 }
@@ -56,17 +53,17 @@ func (l List) Draw(rng *rand.Rand) Drawn {
 	return d
 }
 
-// Drawn is what a List drew for one sample: a step for each of its transforms.
+// Drawn holds the parameters drawn by a List for one sample: a step per transform.
 type Drawn []Step
 
-// Step is the parameters that one transform drew.
+// Step holds the parameters drawn by one transform.
 type Step struct {
 	Transform  string // Transform.Name
 	Parameters Parameters
 }
 
-// Apply changes p by each step in turn. An error names the transform that failed; p is then half
-// changed.
+// Apply applies each step in turn. An error names the transform that failed; p is then in an undefined
+// state.
 func (d Drawn) Apply(p *Patch) error {
 	for _, s := range d {
 		if err := s.Parameters.Apply(p); err != nil {

@@ -133,7 +133,7 @@ func TestTheEmptyListDrawsAndChangesNothing(t *testing.T) {
 	require.Equal(t, before, p)
 }
 
-// scale multiplies by a number that it draws.
+// scale multiplies by a random factor.
 type scale struct{}
 
 type factor float32

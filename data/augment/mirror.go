@@ -5,14 +5,14 @@ import (
 	"math/rand/v2"
 )
 
-// MirrorTransform reverses each of its axes with probability 0.5, in image and segmentation alike.
+// MirrorTransform reverses each of its axes with probability 0.5, in image and segmentation.
 // Source: batchgeneratorsv2 0.2.1, MirrorTransform.
 type MirrorTransform struct {
 	// AllowedAxes are axes of the patch: 0, 1, 2 for (z, y, x) in 3d, 0, 1 for (y, x) in 2d.
 	AllowedAxes []int
 }
 
-// mirror is along all axes of the patch, as in nnU-Net.
+// mirror mirrors along all axes of the patch, as in nnU-Net.
 func mirror(s Setting) Transform {
 	var m MirrorTransform
 	for axis := range s.PatchSize {
@@ -24,7 +24,7 @@ func mirror(s Setting) Transform {
 // Name returns MirrorTransform.
 func (MirrorTransform) Name() string { return "MirrorTransform" }
 
-// Draw draws one number per axis, in the order of AllowedAxes.
+// Draw draws one random number per axis, in the order of AllowedAxes.
 func (m MirrorTransform) Draw(rng *rand.Rand) Parameters {
 	p := MirrorParameters{Axes: []int{}}
 	for _, axis := range m.AllowedAxes {
@@ -40,13 +40,14 @@ type MirrorParameters struct {
 	Axes []int `json:"axes"`
 }
 
-// Apply reverses the axes in place. An axis that the patch does not have, or twice the same one, is
-// an error.
+// Apply reverses the axes in place. Axes that the patch does not have, or that occur twice, are an
+// error.
 func (m MirrorParameters) Apply(p *Patch) error {
 	var flip [3]bool
 	for _, axis := range m.Axes {
 		if axis < 0 || axis >= p.Dim {
-			return fmt.Errorf("axis %d, expected one of the %d axes of the patch, counted from 0", axis, p.Dim)
+			return fmt.Errorf("axis %d, expected one of the %d axes of the patch, counted from 0",
+				axis, p.Dim)
 		}
 		if flip[axis+3-p.Dim] {
 			return fmt.Errorf("axis %d is listed twice, expected each axis once", axis)

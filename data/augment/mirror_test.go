@@ -94,7 +94,7 @@ func TestEachAxisIsMirroredHalfOfTheTime(t *testing.T) {
 		for range trials {
 			p := clone(before)
 			require.NoError(t, list.Draw(rng).Apply(&p))
-			count[int(p.Image.Data[0])]++ // which corner came to the origin
+			count[int(p.Image.Data[0])]++ // the corner that is now at the origin
 		}
 		for corner, c := range count {
 			require.InDelta(t, trials/float64(n), float64(c), 150, "dim %d corner %d", dim, corner)

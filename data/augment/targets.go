@@ -8,9 +8,9 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Targets turns a segmentation patch into the targets of the loss: -1 becomes background, regions
-// become one channel each, and each output of a network with deep supervision gets its own size.
-// These steps end both the training and the validation pipeline of the reference.
+// Targets converts a segmentation patch to the targets of the loss: -1 becomes background, regions
+// become one channel each, and each output of a network with deep supervision gets its own size. In the
+// reference these are the last transforms for both training and validation.
 type Targets struct {
 	regions [][]int // nil: labels
 	sizes   [][3]int
@@ -18,9 +18,9 @@ type Targets struct {
 	nearest [][3][]int // per level and axis: index of the source voxel
 }
 
-// NewTargets prepares targets for patches of the given final size (2 or 3 axes). scales has one row
-// per output of the network, highest resolution first, relative to the patch; nil stands for one
-// output of full resolution.
+// NewTargets prepares targets for patches of the given final size (2 or 3 axes). scales has one row per
+// output of the network, highest resolution first, relative to the patch; nil is one output of full
+// resolution.
 // Source: nnU-Net 2.5.1, nnUNetTrainer.get_validation_transforms; batchgeneratorsv2 0.2.1.
 func NewTargets(patch []int, labels *plans.Labels, scales [][]float64) *Targets {
 	t := &Targets{dim: len(patch)}
@@ -50,8 +50,8 @@ func NewTargets(patch []int, labels *plans.Labels, scales [][]float64) *Targets 
 	return t
 }
 
-// nearestExact returns, for each of out voxels, the one of in voxels whose centre is nearest, as
-// torch's interpolate(mode="nearest-exact") does: floor((i+0.5)·in/out), in float32.
+// nearestExact returns, for each of out voxels, the one of in voxels with the nearest centre, like
+// torch's interpolate(mode="nearest-exact"): floor((i+0.5)·in/out), in float32.
 func nearestExact(in, out int) []int {
 	index := make([]int, out)
 	scale := float32(in) / float32(out)
@@ -64,8 +64,8 @@ func nearestExact(in, out int) []int {
 // Levels returns the number of targets.
 func (t *Targets) Levels() int { return len(t.sizes) }
 
-// Channels returns the number of channels of each target: 1 for labels; for regions, their number
-// and one more for an ignore label.
+// Channels returns the number of channels of each target: 1 for labels; for regions their number, plus
+// one with an ignore label.
 func (t *Targets) Channels() int {
 	if t.regions == nil {
 		return 1
@@ -73,7 +73,7 @@ func (t *Targets) Channels() int {
 	return len(t.regions)
 }
 
-// Regions reports whether targets are regions, to be had from Masks, or labels, from Labels.
+// Regions reports whether targets are regions, returned by Masks, or labels, returned by Labels.
 func (t *Targets) Regions() bool { return t.regions != nil }
 
 // Shape returns the shape (c, spatial axes) of the target at a level.
@@ -81,15 +81,15 @@ func (t *Targets) Shape(level int) []int {
 	return append([]int{t.Channels()}, t.sizes[level][3-t.dim:]...)
 }
 
-// Labels writes the target at a level, of Shape(level), into dst.
+// Labels writes the target at a level, of Shape(level), to dst.
 func (t *Targets) Labels(dst []int16, seg *volume.Volume[int16], level int) {
 	t.sample(seg, level, func(i int, label int16) {
 		dst[i] = max(label, 0) // -1, outside the image, is background
 	})
 }
 
-// Masks writes the target at a level, of Shape(level), into dst: 1 where the voxel belongs to the
-// region of the channel, else 0. The last channel marks ignored voxels if there is an ignore label.
+// Masks writes the target at a level, of Shape(level), to dst: 1 where a voxel is in the channel's
+// region, else 0. With an ignore label, the last channel masks ignored voxels.
 func (t *Targets) Masks(dst []uint8, seg *volume.Volume[int16], level int) {
 	n := t.sizes[level][0] * t.sizes[level][1] * t.sizes[level][2]
 	for c, region := range t.regions {
@@ -103,7 +103,7 @@ func (t *Targets) Masks(dst []uint8, seg *volume.Volume[int16], level int) {
 	}
 }
 
-// sample visits the voxels of the first channel of seg that the level keeps, in order.
+// sample calls visit for the voxels of seg's first channel that the level keeps, in order.
 func (t *Targets) sample(seg *volume.Volume[int16], level int, visit func(i int, label int16)) {
 	in, index, i := seg.Spatial(), &t.nearest[level], 0
 	for _, z := range index[0] {

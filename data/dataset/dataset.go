@@ -1,5 +1,6 @@
-// Package dataset reads the folders of cases that nnU-Net's preprocessing writes, and says which
-// cases a fold trains and validates with. It neither preprocesses images nor cuts patches.
+// Package dataset reads the folders of cases that nnU-Net's preprocessing writes, and determines the
+// training and validation cases of a fold. Preprocessing is data/preprocess's, cutting patches
+// data/loader's.
 package dataset
 
 import (
@@ -17,30 +18,30 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Case is one preprocessed case. It is shared by all who load it and must not be modified.
+// Case is one preprocessed case. It is shared between callers of Load and must not be modified.
 type Case struct {
 	Key       string
 	Data      *volume.Volume[float32] // normalised intensities (c, z, y, x)
-	Seg       *volume.Volume[int16]   // labels (1, z, y, x); -1: outside the nonzero region
+	Seg       *volume.Volume[int16]   // labels (1, z, y, x); -1: outside the non-zero region
 	SegValues []int16                 // the distinct values of Seg, ascending
-	Locations []Locations             // of each class, in the order of the properties file
-	Source    string                  // the file that Data came from, for error messages
+	Locations []Locations             // per class, in the order of the properties file
+	Source    string                  // file of Data, for error messages
 }
 
-// Locations holds voxels of one class: a foreground label, a region, or all labels together (only
-// with an ignore label). Preprocessing stores a sample of at most a few ten thousand.
+// Locations holds voxels of one class: a foreground label, a region, or all labels together (only with
+// an ignore label). Preprocessing samples at most a few ten thousand.
 type Locations struct {
 	Labels []int // one value for a label, several for a region
 	Voxels [][3]int32
 }
 
-// Dataset is a folder of preprocessed cases, <preprocessed>/<dataset>/<data_identifier>. It is safe
-// for use by several goroutines; its fields may be set before the first Load.
+// Dataset is a folder of preprocessed cases, <preprocessed>/<dataset>/<data_identifier>. It is safe for
+// concurrent use; set its fields before the first Load.
 type Dataset struct {
-	// Channels is the number of image channels every case must have; 0 accepts any.
+	// Channels is the required number of image channels; 0 accepts any.
 	Channels int
-	// CacheBytes bounds the voxels that are kept in memory after loading. The least recently used
-	// case is dropped first; a case that is larger than the bound is not kept.
+	// CacheBytes bounds the memory of the cached cases. The least recently used case is evicted first; a
+	// case that exceeds the bound is not cached.
 	CacheBytes int64
 
 	folder string
@@ -57,36 +58,41 @@ type entry struct {
 	c     *Case
 	err   error
 	bytes int64
-	used  int64 // clock of the last use
+	used  int64 // logical time of the last use
 }
 
-// DefaultCacheBytes is enough for eighty CTs of 128×256×256 voxels.
+// DefaultCacheBytes suffices for eighty CTs of 128×256×256 voxels.
 const DefaultCacheBytes = 4 << 30
 
-// Open finds the cases of a folder: the names of its *.npz files without those of a cascade's
-// previous stage, sorted by code points. Nothing is read yet.
+// Open finds the cases of a folder: the names of its *.npz files except those of a cascade's previous
+// stage, sorted by code points. No file is read.
 // Source: nnU-Net 2.5.1, nnunet_dataset.py and utils.py.
 func Open(folder string) (*Dataset, error) {
 	files, err := os.ReadDir(folder)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("dataset: %s: no such folder, expected preprocessed cases; preprocess the data set first", folder)
+		return nil, fmt.Errorf("dataset: %s: no such folder, expected preprocessed cases; "+
+			"preprocess the dataset first", folder)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 	d := &Dataset{CacheBytes: DefaultCacheBytes, folder: folder, cache: make(map[string]*entry)}
 	for _, f := range files {
-		if key, ok := strings.CutSuffix(f.Name(), ".npz"); ok && !strings.Contains(key, "segFromPrevStage") {
+		key, ok := strings.CutSuffix(f.Name(), ".npz")
+		if ok && !strings.Contains(key, "segFromPrevStage") {
 			d.keys = append(d.keys, key)
 		}
 	}
 	slices.Sort(d.keys)
 	if len(d.keys) == 0 {
-		if slices.ContainsFunc(files, func(f os.DirEntry) bool { return strings.HasSuffix(f.Name(), ".b2nd") }) {
-			return nil, fmt.Errorf("dataset: %s: found cases that nnU-Net 2.6 or newer preprocessed (.b2nd), expected .npz as lntorch and nnU-Net up to 2.5 write; "+
-				"leave the folder to that nnU-Net, and plan and preprocess for lntorch under another name (plan -overwrite_plans_name)", folder)
+		blosc2 := func(f os.DirEntry) bool { return strings.HasSuffix(f.Name(), ".b2nd") }
+		if slices.ContainsFunc(files, blosc2) {
+			return nil, fmt.Errorf("dataset: %s: found cases preprocessed by nnU-Net 2.6 or newer (.b2nd), "+
+				"expected .npz as written by lntorch and nnU-Net up to 2.5; keep the folder for that nnU-Net, "+
+				"and plan and preprocess for lntorch under another name (plan -overwrite_plans_name)", folder)
 		}
-		return nil, fmt.Errorf("dataset: %s: found %d files but no *.npz, expected preprocessed cases; preprocess the data set first", folder, len(files))
+		return nil, fmt.Errorf("dataset: %s: found %d files but no *.npz, expected preprocessed cases; "+
+			"preprocess the dataset first", folder, len(files))
 	}
 	return d, nil
 }
@@ -94,12 +100,12 @@ func Open(folder string) (*Dataset, error) {
 // Keys returns the names of the cases, sorted. The slice is a copy.
 func (d *Dataset) Keys() []string { return slices.Clone(d.keys) }
 
-// Folder returns the folder the cases are in.
+// Folder returns the folder of the cases.
 func (d *Dataset) Folder() string { return d.folder }
 
-// Load returns a case from memory or from its files: <key>.npy and <key>_seg.npy where they
-// exist, <key>.npz otherwise, and <key>.pkl. The shapes of data and segmentation must agree and
-// the number of channels must be Channels. Errors name the file, what was found and expected.
+// Load returns a case from the cache or from its files: <key>.npy and <key>_seg.npy if they exist,
+// <key>.npz otherwise, and <key>.pkl. The shapes of data and segmentation must agree and the number of
+// channels must be Channels. Errors name the file, what was found and expected.
 func (d *Dataset) Load(key string) (*Case, error) {
 	d.mu.Lock()
 	e := d.cache[key]
@@ -116,7 +122,7 @@ func (d *Dataset) Load(key string) (*Case, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if e.err != nil {
-			delete(d.cache, key) // so that a file put right is read again
+			delete(d.cache, key) // so that a repaired file is read again
 			return
 		}
 		if size := e.c.size(); size <= d.CacheBytes {
@@ -130,7 +136,7 @@ func (d *Dataset) Load(key string) (*Case, error) {
 	return e.c, e.err
 }
 
-// evict drops the least recently used cases until the cache is within its bound. d.mu is held.
+// evict removes the least recently used cases until the cache is within its bound. d.mu is held.
 func (d *Dataset) evict() {
 	for d.held > d.CacheBytes {
 		oldest := ""
@@ -152,8 +158,8 @@ func (c *Case) size() int64 {
 	return n
 }
 
-// CheckForeground returns an error unless at least one of the cases has a foreground voxel. It
-// reads properties files until it finds one.
+// CheckForeground returns an error unless one of the cases has a foreground voxel. It reads properties
+// files until it finds one.
 func (d *Dataset) CheckForeground(keys []string) error {
 	var classes []int
 	for _, key := range keys {
@@ -172,8 +178,9 @@ func (d *Dataset) CheckForeground(keys []string) error {
 		}
 	}
 	slices.Sort(classes)
-	return fmt.Errorf("dataset: %s: no foreground in any of %d cases (%s), expected voxels of label %v in at least one; "+
-		"check the labels of the raw data set and preprocess again", d.folder, len(keys), abbreviate(keys), slices.Compact(classes))
+	return fmt.Errorf("dataset: %s: no foreground in any of %d cases (%s), expected voxels of label %v in at "+
+		"least one; check the labels of the raw dataset and preprocess again",
+		d.folder, len(keys), abbreviate(keys), slices.Compact(classes))
 }
 
 func (d *Dataset) path(key, ending string) string {
@@ -182,7 +189,8 @@ func (d *Dataset) path(key, ending string) string {
 
 func (d *Dataset) read(key string) (*Case, error) {
 	if !slices.Contains(d.keys, key) {
-		return nil, fmt.Errorf("dataset: %s: expected a case of %s, which has %s", d.path(key, ".npz"), d.folder, abbreviate(d.keys))
+		return nil, fmt.Errorf("dataset: %s: expected a case of %s, which has %s",
+			d.path(key, ".npz"), d.folder, abbreviate(d.keys))
 	}
 	c := &Case{Key: key}
 	data, err := d.readArray(key, "data", ".npy")
@@ -201,11 +209,12 @@ func (d *Dataset) read(key string) (*Case, error) {
 		return nil, err
 	}
 	if d.Channels != 0 && c.Data.Shape[0] != d.Channels {
-		return nil, fmt.Errorf("dataset: %s: found %d channels, expected %d as the network has inputs; "+
+		return nil, fmt.Errorf("dataset: %s: found %d channels, expected %d, the network's input channels; "+
 			"check channel_names of dataset.json and preprocess again", c.Source, c.Data.Shape[0], d.Channels)
 	}
 	if want := [4]int{1, c.Data.Shape[1], c.Data.Shape[2], c.Data.Shape[3]}; c.Seg.Shape != want {
-		return nil, fmt.Errorf("dataset: %s: found a segmentation of shape %v, expected %v as the data of %s has shape %v; delete it and preprocess the case again",
+		return nil, fmt.Errorf("dataset: %s: found a segmentation of shape %v, expected %v, since the data of %s "+
+			"have shape %v; delete it and preprocess the case again",
 			seg.source, c.Seg.Shape, want, c.Source, c.Data.Shape)
 	}
 	c.SegValues = distinct(c.Seg.Data)
@@ -217,7 +226,8 @@ func (d *Dataset) read(key string) (*Case, error) {
 		for _, v := range l.Voxels {
 			for axis, i := range v {
 				if i < 0 || int(i) >= c.Data.Shape[axis+1] {
-					return nil, fmt.Errorf("dataset: %s: class_locations of %v has voxel %v, expected one inside shape %v of %s; delete it and preprocess the case again",
+					return nil, fmt.Errorf("dataset: %s: class_locations of %v has voxel %v, expected one inside "+
+						"shape %v of %s; delete it and preprocess the case again",
 						properties, l.Labels, v, c.Data.Spatial(), c.Source)
 				}
 			}
@@ -226,13 +236,13 @@ func (d *Dataset) read(key string) (*Case, error) {
 	return c, nil
 }
 
-// array is an array and the file it came from.
+// array is an array and the file that it was read from.
 type array struct {
 	*npz.Array
 	source string
 }
 
-// readArray reads an array from its unpacked copy, the file <key><ending>, if it exists, or from <key>.npz.
+// readArray reads an array from its unpacked copy <key><ending>, if that exists, or from <key>.npz.
 func (d *Dataset) readArray(key, name, ending string) (array, error) {
 	path := d.path(key, ending)
 	a, err := npz.OpenNpy(path)
@@ -240,12 +250,13 @@ func (d *Dataset) readArray(key, name, ending string) (array, error) {
 		return array{a, path}, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		return array{}, fmt.Errorf("dataset: %w; delete the file if %s.npz is sound", err, key)
+		return array{}, fmt.Errorf("dataset: %w; delete the file if %s.npz is intact", err, key)
 	}
 	path = d.path(key, ".npz")
 	f, err := npz.OpenNpz(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return array{}, fmt.Errorf("dataset: %s: no such file, expected case %s; preprocess the case again", path, key)
+		return array{}, fmt.Errorf("dataset: %s: no such file, expected case %s; preprocess the case again",
+			path, key)
 	}
 	if err != nil {
 		return array{}, fmt.Errorf("dataset: %w; delete it and preprocess case %s again", err, key)
@@ -257,10 +268,11 @@ func (d *Dataset) readArray(key, name, ending string) (array, error) {
 	return array{a, path}, nil
 }
 
-// asVolume converts an array of four axes (c, z, y, x), none of them empty.
+// asVolume converts an array with four axes (c, z, y, x), none of them empty.
 func asVolume[T any](a array, values func() ([]T, error)) (*volume.Volume[T], error) {
 	if len(a.Shape) != 4 || slices.Min(a.Shape) < 1 {
-		return nil, fmt.Errorf("dataset: %s: found an array of shape %v, expected four axes (c, z, y, x); delete it and preprocess the case again", a.source, a.Shape)
+		return nil, fmt.Errorf("dataset: %s: found an array of shape %v, expected four axes (c, z, y, x); "+
+			"delete it and preprocess the case again", a.source, a.Shape)
 	}
 	data, err := values()
 	if err != nil {
@@ -283,24 +295,27 @@ func distinct(seg []int16) []int16 {
 	return values
 }
 
-// readLocations reads class_locations of <key>.pkl and returns the file's name too.
+// readLocations reads class_locations from <key>.pkl and returns the file's name, too.
 func (d *Dataset) readLocations(key string) ([]Locations, string, error) {
 	path := d.path(key, ".pkl")
 	v, err := pickle.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, path, fmt.Errorf("dataset: %s: no such file, expected the properties of case %s beside its npz; preprocess the case again", path, key)
+		return nil, path, fmt.Errorf("dataset: %s: no such file, expected the properties of case %s beside its "+
+			"npz; preprocess the case again", path, key)
 	}
 	if err != nil {
 		return nil, path, fmt.Errorf("dataset: %w; delete it and preprocess case %s again", err, key)
 	}
 	properties, ok := v.(*pickle.Dict)
 	if !ok {
-		return nil, path, fmt.Errorf("dataset: %s: found a pickled %T, expected a dict of properties", path, v)
+		return nil, path, fmt.Errorf("dataset: %s: found a pickled %s, expected a dict of properties; "+
+			"preprocess the case again", path, pickle.TypeName(v))
 	}
 	v, _ = properties.Get("class_locations")
 	classes, ok := v.(*pickle.Dict)
 	if !ok {
-		return nil, path, fmt.Errorf("dataset: %s: found no dict class_locations, expected one; was it written for training? delete it and preprocess the case again", path)
+		return nil, path, fmt.Errorf("dataset: %s: found no dict class_locations, expected one; "+
+			"was it written for training? delete it and preprocess the case again", path)
 	}
 	var out []Locations
 	for k, v := range classes.All() {
@@ -328,7 +343,7 @@ func parseLocations(key, value any) (Locations, error) {
 	}
 	switch v := value.(type) {
 	case *pickle.List:
-		if len(v.Items) == 0 { // what preprocessing writes for a class that does not occur
+		if len(v.Items) == 0 { // written by preprocessing for a class that does not occur
 			return l, nil
 		}
 	case *pickle.NumpyArray:
@@ -351,5 +366,6 @@ func parseLocations(key, value any) (Locations, error) {
 		}
 		return l, nil
 	}
-	return l, fmt.Errorf("%v: found %T, expected an array of voxels or an empty list", l.Labels, value)
+	return l, fmt.Errorf("%v: found %s, expected an array of voxels or an empty list",
+		l.Labels, pickle.TypeName(value))
 }

@@ -17,7 +17,7 @@ const (
 	miniDir   = "../../testdata/phantom-mini/preprocessed/Dataset101_PhantomSource/nnUNetPlans_3d_fullres"
 )
 
-// folder copies the cases of a data set written by nnU-Net's classes into a folder of its own.
+// folder copies the cases of a dataset written by nnU-Net's classes to a new folder.
 func folder(t *testing.T, set string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -54,16 +54,17 @@ func TestCasesAreFoundAndSorted(t *testing.T) {
 	require.Equal(t, dir, d.Folder())
 
 	_, err = Open(filepath.Join(dir, "absent"))
-	require.EqualError(t, err, "dataset: "+filepath.Join(dir, "absent")+": no such folder, expected preprocessed cases; preprocess the data set first")
+	require.EqualError(t, err, "dataset: "+filepath.Join(dir, "absent")+": no such folder, expected preprocessed cases; preprocess the dataset first")
 	empty := t.TempDir()
 	_, err = Open(empty)
-	require.EqualError(t, err, "dataset: "+empty+": found 0 files but no *.npz, expected preprocessed cases; preprocess the data set first")
+	require.EqualError(t, err, "dataset: "+empty+": found 0 files but no *.npz, expected preprocessed cases; preprocess the dataset first")
 	for _, name := range []string{"a.b2nd", "a_seg.b2nd", "a.pkl"} {
 		require.NoError(t, os.WriteFile(filepath.Join(empty, name), nil, 0o600))
 	}
 	_, err = Open(empty)
-	require.EqualError(t, err, "dataset: "+empty+": found cases that nnU-Net 2.6 or newer preprocessed (.b2nd), expected .npz as lntorch and nnU-Net up to 2.5 write; "+
-		"leave the folder to that nnU-Net, and plan and preprocess for lntorch under another name (plan -overwrite_plans_name)")
+	require.EqualError(t, err, "dataset: "+empty+": found cases preprocessed by nnU-Net 2.6 or newer (.b2nd), "+
+		"expected .npz as written by lntorch and nnU-Net up to 2.5; keep the folder for that nnU-Net, "+
+		"and plan and preprocess for lntorch under another name (plan -overwrite_plans_name)")
 }
 
 func TestLoadReadsACaseOfNnUNet(t *testing.T) {
@@ -146,12 +147,12 @@ func TestLoadErrorsNameFileFoundAndExpected(t *testing.T) {
 		"truncated npy": {func(t *testing.T, dir string, _ *Dataset) {
 			writeNpy(t, filepath.Join(dir, "case_0.npy"), zeros[float32](t, 3, 7, 9, 11))
 			require.NoError(t, os.Truncate(filepath.Join(dir, "case_0.npy"), 500))
-		}, "delete the file if case_0.npz is sound"},
+		}, "delete the file if case_0.npz is intact"},
 		"channels": {func(_ *testing.T, _ string, d *Dataset) { d.Channels = 2 },
-			"DIR/case_0.npz: found 3 channels, expected 2 as the network has inputs; check channel_names of dataset.json and preprocess again"},
+			"DIR/case_0.npz: found 3 channels, expected 2, the network's input channels; check channel_names of dataset.json and preprocess again"},
 		"seg shape": {func(t *testing.T, dir string, _ *Dataset) {
 			writeNpy(t, filepath.Join(dir, "case_0_seg.npy"), zeros[int8](t, 1, 7, 9, 10))
-		}, "DIR/case_0_seg.npy: found a segmentation of shape [1 7 9 10], expected [1 7 9 11] as the data of DIR/case_0.npz has shape [3 7 9 11]; delete it and preprocess the case again"},
+		}, "DIR/case_0_seg.npy: found a segmentation of shape [1 7 9 10], expected [1 7 9 11], since the data of DIR/case_0.npz have shape [3 7 9 11]; delete it and preprocess the case again"},
 		"axes": {func(t *testing.T, dir string, _ *Dataset) {
 			writeNpy(t, filepath.Join(dir, "case_0.npy"), zeros[float32](t, 7, 9, 11))
 		}, "DIR/case_0.npy: found an array of shape [7 9 11], expected four axes (c, z, y, x); delete it and preprocess the case again"},
@@ -167,13 +168,13 @@ func TestLoadErrorsNameFileFoundAndExpected(t *testing.T) {
 		}, "expected one inside shape [2 2 2] of DIR/case_0.npy; delete it and preprocess the case again"},
 		"pkl of no dict": {func(t *testing.T, dir string, _ *Dataset) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "case_0.pkl"), []byte("\x80\x04]."), 0o600))
-		}, "DIR/case_0.pkl: found a pickled *pickle.List, expected a dict of properties"},
+		}, "DIR/case_0.pkl: found a pickled list, expected a dict of properties"},
 		"pkl without locations": {func(t *testing.T, dir string, _ *Dataset) {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, "case_0.pkl"), []byte("\x80\x04}."), 0o600))
 		}, "DIR/case_0.pkl: found no dict class_locations, expected one"},
 		"key text":     {locations("Vnode\n]"), "class_locations: found key node, expected a label or a tuple of labels"},
-		"no array":     {locations("I1\nI5\n"), "class_locations: [1]: found int64, expected an array of voxels or an empty list"},
-		"list of rows": {locations("I1\n(lI1\na"), "class_locations: [1]: found *pickle.List, expected an array of voxels or an empty list"},
+		"no array":     {locations("I1\nI5\n"), "class_locations: [1]: found int, expected an array of voxels or an empty list"},
+		"list of rows": {locations("I1\n(lI1\na"), "class_locations: [1]: found list, expected an array of voxels or an empty list"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := folder(t, "plain")
@@ -204,7 +205,7 @@ func TestUnknownCasesAreNamed(t *testing.T) {
 	require.ErrorContains(t, err, "expected a case of "+d.Folder()+", which has case_0, case_1, case_2, case_3, case_4")
 }
 
-func TestACaseThatWasMendedLoads(t *testing.T) {
+func TestARepairedCaseLoads(t *testing.T) {
 	dir := folder(t, "plain")
 	d, err := Open(dir)
 	require.NoError(t, err)
@@ -244,7 +245,7 @@ func TestCacheStaysWithinItsBound(t *testing.T) {
 		require.NoError(t, err)
 		_, err = d.Load("case_1")
 		require.NoError(t, err)
-		b, err := d.Load("case_0") // used again, so case_1 is the older one
+		b, err := d.Load("case_0") // used again, so case_1 is older
 		require.NoError(t, err)
 		require.Same(t, a, b)
 		_, err = d.Load("case_2")
@@ -285,6 +286,6 @@ func TestForegroundIsLookedFor(t *testing.T) {
 	require.NoError(t, d.CheckForeground(d.Keys()))
 	err = d.CheckForeground([]string{"case_2", "case_4"}) // background only, nothing annotated
 	require.EqualError(t, err, "dataset: "+d.Folder()+": no foreground in any of 2 cases (case_2, case_4), expected voxels of label [1 2] in at least one; "+
-		"check the labels of the raw data set and preprocess again")
+		"check the labels of the raw dataset and preprocess again")
 	require.ErrorContains(t, d.CheckForeground([]string{"none"}), "none.pkl: no such file")
 }

@@ -13,18 +13,20 @@ import (
 	"github.com/lntorch/lntorch/internal/mt19937"
 )
 
-// Split names the training and the validation cases of one fold.
+// Split holds the training and validation cases of one fold.
 type Split struct {
 	Train, Val []string
 
-	File    string // the splits_final.json that was used, "" for fold all
-	Random  bool   // the file has no such fold: the cases were drawn
-	Warning string // what that means, for the log; "" if not Random
+	File    string // the splits_final.json used, "" for fold all
+	Random  bool   // drawn at random, because the file has no such fold
+	Warning string // explains Random, for the log; "" if not Random
 }
 
-// Overlap returns the cases that are in both lists, as with fold "all".
+// Overlap returns the cases in both lists, as for fold "all".
 func (s Split) Overlap() []string {
-	return slices.DeleteFunc(slices.Clone(s.Train), func(k string) bool { return !slices.Contains(s.Val, k) })
+	return slices.DeleteFunc(slices.Clone(s.Train), func(k string) bool {
+		return !slices.Contains(s.Val, k)
+	})
 }
 
 const (
@@ -33,9 +35,9 @@ const (
 	numSplits = 5
 )
 
-// CrossValidation returns the five splits that nnU-Net makes of the cases keys, which must be
-// sorted: scikit-learn's KFold, shuffled with seed 12345, both lists in the order of keys. Fewer
-// than five cases are a *FewCasesError.
+// CrossValidation returns nnU-Net's five splits of the cases keys, which must be sorted:
+// scikit-learn's KFold, shuffled with seed 12345, both lists in the order of keys. Fewer than five
+// cases are a *FewCasesError.
 func CrossValidation(keys []string) ([]Split, error) {
 	n := len(keys)
 	if n < numSplits {
@@ -54,7 +56,7 @@ func CrossValidation(keys []string) ([]Split, error) {
 	return splits, nil
 }
 
-// pick puts the cases with the given indices into Val and the others into Train, in the order of keys.
+// pick puts the cases with the given indices into Val and the others into Train, in key order.
 func pick(keys []string, val []int) Split {
 	var s Split
 	for i, k := range keys {
@@ -67,8 +69,8 @@ func pick(keys []string, val []int) Split {
 	return s
 }
 
-// beyond returns the random but seeded 80:20 split that nnU-Net uses for a fold that the split
-// file does not have. Train is in the order of the draw.
+// beyond returns the random, seeded 80:20 split that nnU-Net uses for a fold missing in the split file.
+// Train is in the order of the draw.
 func beyond(keys []string, fold int) Split {
 	order := mt19937.New(uint32(splitSeed + fold)).Permutation(len(keys))
 	train := order[:int(float64(len(keys))*0.8)]
@@ -79,14 +81,14 @@ func beyond(keys []string, fold int) Split {
 	return s
 }
 
-// FewCasesError says that five folds cannot be made of the cases, and what to do about it.
+// FewCasesError reports that there are too few cases for five folds, and the ways out.
 type FewCasesError struct {
 	Keys []string
-	Path string // of the splits_final.json that is missing; may be empty
+	Path string // of the missing splits_final.json; may be empty
 }
 
-// Proposal returns one split per case, which validates that case and trains on the others; a single
-// case is both. WriteSplits makes a splits_final.json of it.
+// Proposal returns one split per case, which validates on that case and trains on the others; a single
+// case is in both lists. WriteSplits makes a splits_final.json of it.
 func (e *FewCasesError) Proposal() []Split {
 	if len(e.Keys) == 1 {
 		return []Split{{Train: e.Keys, Val: e.Keys}}
@@ -98,13 +100,14 @@ func (e *FewCasesError) Proposal() []Split {
 	return splits
 }
 
-// Error names the cases, the two ways out and the text of a splits_final.json that fits them.
+// Error names the cases, the two ways out and the text of a suitable splits_final.json.
 func (e *FewCasesError) Error() string {
 	path := e.Path
 	if path == "" {
 		path = "splits_final.json"
 	}
-	text := fmt.Sprintf("dataset: %d cases (%s), expected at least %d to make %d folds; use fold all (train and validate on every case)",
+	text := fmt.Sprintf("dataset: %d cases (%s), expected at least %d to make %d folds; "+
+		"use fold all (train and validate on every case)",
 		len(e.Keys), strings.Join(e.Keys, ", "), numSplits, numSplits)
 	if len(e.Keys) == 0 {
 		return text
@@ -123,7 +126,8 @@ func ReadSplits(path string) ([]Split, error) {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 	bad := func(where string) error {
-		return fmt.Errorf(`dataset: %s%s: expected a list of folds {"train": [names], "val": [names]}`, path, where)
+		return fmt.Errorf(`dataset: %s%s: expected a list of folds {"train": [names], "val": [names]}`,
+			path, where)
 	}
 	l, ok := v.([]any)
 	if !ok || len(l) == 0 {
@@ -132,7 +136,8 @@ func ReadSplits(path string) ([]Split, error) {
 	splits := make([]Split, len(l))
 	for i := range l {
 		o, _ := l[i].(*plans.Object)
-		for key, dst := range map[string]*[]string{"train": &splits[i].Train, "val": &splits[i].Val} {
+		fields := map[string]*[]string{"train": &splits[i].Train, "val": &splits[i].Val}
+		for key, dst := range fields {
 			v, _ := o.Get(key)
 			names, ok := v.([]any)
 			if !ok {
@@ -161,8 +166,8 @@ func encodeSplits(splits []Split) ([]byte, error) {
 	return plans.EncodeJSON(l, 4, true)
 }
 
-// WriteSplits writes a splits_final.json byte for byte as nnU-Net does. The file appears whole or
-// not at all.
+// WriteSplits writes a splits_final.json byte for byte as nnU-Net does. The file is replaced
+// atomically.
 func WriteSplits(path string, splits []Split) error {
 	text, err := encodeSplits(splits)
 	if err == nil {
@@ -174,11 +179,11 @@ func WriteSplits(path string, splits []Split) error {
 	return nil
 }
 
-// Fold returns the cases to train and to validate with. keys are all cases, sorted. fold is "all"
-// (every case in both lists) or a number; path is the splits_final.json of the preprocessed data
-// set, which is used as it is if it exists and written otherwise. A number beyond the file's folds
-// stands for a random but seeded 80:20 split, as in nnU-Net, and Warning says so. Cases that the
-// file names and that are not in keys are an error.
+// Fold returns the training and validation cases of a fold. keys are all cases, sorted. fold is "all"
+// (every case in both lists) or a number. path is the splits_final.json of the preprocessed dataset; it
+// is used if it exists and written otherwise. For a number beyond the file's folds the split is random
+// but seeded, 80:20, as in nnU-Net, and Warning is set. Cases in the file that are not in keys are an
+// error.
 //
 // Differs: a negative number is an error; in the reference -1 is the last fold.
 func Fold(path string, keys []string, fold string) (Split, error) {
@@ -208,8 +213,9 @@ func Fold(path string, keys []string, fold string) (Split, error) {
 	} else {
 		s = beyond(keys, number)
 		s.Random = true
-		s.Warning = fmt.Sprintf("WARNING: You requested fold %d for training but splits contain only %d folds. I am now creating a random (but seeded) 80:20 split! "+
-			"It has %d training and %d validation cases. The splits are those of %s; a model of one of them may have been trained with these validation cases.",
+		s.Warning = fmt.Sprintf("WARNING: You requested fold %d for training but splits contain only %d folds. "+
+			"I am now creating a random (but seeded) 80:20 split! "+
+			"It has %d training and %d validation cases. The splits are those of %s; a model of one of its folds may have been trained on these validation cases.",
 			number, len(splits), len(s.Train), len(s.Val), path)
 	}
 	s.File = path
@@ -220,7 +226,8 @@ func Fold(path string, keys []string, fold string) (Split, error) {
 		}
 	}
 	if len(s.Train) == 0 {
-		return Split{}, fmt.Errorf("dataset: %s: fold %d has no training case, expected at least one; use fold all or correct the file", path, number)
+		return Split{}, fmt.Errorf("dataset: %s: fold %d has no training case, expected at least one; "+
+			"use fold all or correct the file", path, number)
 	}
 	return s, nil
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/lntorch/lntorch/internal/mt19937"
 )
 
-// BenchmarkSampling is one channel of a dataset of four cases: all 100 million draws, on one core.
+// BenchmarkSampling samples one channel of a dataset of four cases: 100 million draws, on one core.
 func BenchmarkSampling(b *testing.B) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	var cases [][]float32

@@ -19,22 +19,24 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Options say how the cases are read.
+// Options configure how the cases are read.
 type Options struct {
 	Workers  int          // cases at a time, at least 1
 	Progress raw.Progress // nil: none
 }
 
-// ExtractFolder measures the dataset and writes dataset_fingerprint.json into folder, its folder of preprocessed data. A
-// fingerprint that is there already is read instead, unless clean is set or the file is cut off; found tells which.
-func ExtractFolder(ctx context.Context, d *raw.Dataset, folder string, clean bool, o Options) (f *Fingerprint, found bool, err error) {
+// ExtractFolder extracts the fingerprint of a dataset and writes dataset_fingerprint.json into folder,
+// the dataset's folder of preprocessed data. An existing fingerprint is loaded instead, reported by
+// found, unless clean is set or the file is truncated.
+func ExtractFolder(ctx context.Context, d *raw.Dataset, folder string, clean bool,
+	o Options) (f *Fingerprint, found bool, err error) {
 	path := filepath.Join(folder, File)
 	if !clean {
 		if f, err = Load(path); err == nil {
 			return f, true, nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) && !cutOff(path) {
-			return nil, false, fmt.Errorf("%w; delete it to measure anew", err)
+			return nil, false, fmt.Errorf("%w; delete it to extract the fingerprint again", err)
 		}
 	}
 	if f, err = Extract(ctx, d, o); err != nil {
@@ -49,7 +51,7 @@ func ExtractFolder(ctx context.Context, d *raw.Dataset, folder string, clean boo
 	return f, false, nil
 }
 
-// cutOff reports whether a file can be read and is no JSON.
+// cutOff reports whether a file is readable but not JSON.
 func cutOff(path string) bool {
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -59,7 +61,7 @@ func cutOff(path string) bool {
 	return err != nil
 }
 
-// measured is what one case gives.
+// measured is the result of one case.
 type measured struct {
 	spacing []float64
 	shape   []int
@@ -67,10 +69,11 @@ type measured struct {
 	samples []*sample
 }
 
-// Extract measures the dataset. Every case is read once; of it stay the foreground's values, or as many draws of them where these
-// are fewer. Each case gives as many values, 100 million in all, whatever the size of its foreground; the ignore label is
-// foreground, too. Cases that cannot be read do not keep the others from being checked: the error names all of them.
-// Differs: nnU-Net ends with an IndexError where the number of channels is not dataset.json's.
+// Extract extracts the fingerprint of a dataset. Every case is read once; only its foreground values
+// are kept, or the sampled ones if these are fewer. All cases contribute the same number of samples,
+// 100 million in total, whatever the size of their foreground; the ignore label counts as foreground.
+// A case that cannot be read does not stop the others from being checked: the error names all of them.
+// Differs: nnU-Net raises IndexError if the number of channels is not dataset.json's.
 // Source: nnU-Net 2.5.1, fingerprint_extractor.py.
 func Extract(ctx context.Context, d *raw.Dataset, o Options) (*Fingerprint, error) {
 	reader, err := d.Reader()
@@ -124,7 +127,8 @@ func Extract(ctx context.Context, d *raw.Dataset, o Options) (*Fingerprint, erro
 			samples[i] = cases[i].samples[c]
 		}
 		if !slices.ContainsFunc(samples, func(s *sample) bool { return s.n > 0 }) {
-			return nil, fmt.Errorf("fingerprint: %s: no label file has a foreground voxel within its image; lntorch fingerprint --verify_dataset_integrity looks for the reason", d.Name)
+			return nil, fmt.Errorf("fingerprint: %s: no label file has a foreground voxel within its image; "+
+				"run lntorch fingerprint --verify_dataset_integrity to find the reason", d.Name)
 		}
 		f.Channels = append(f.Channels, statistics(samples, parallel))
 	}
@@ -136,7 +140,7 @@ func Extract(ctx context.Context, d *raw.Dataset, o Options) (*Fingerprint, erro
 	if err != nil {
 		return nil, err
 	}
-	return FromJSON(doc) // as one who loads the file gets it
+	return FromJSON(doc) // the same as loading the file
 }
 
 func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, error) {
@@ -150,14 +154,16 @@ func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, e
 		return m, err
 	}
 	if im.Shape[0] != channels {
-		return m, fmt.Errorf("%s: found %d channels, dataset.json names %d", c.Images, im.Shape[0], channels)
+		return m, fmt.Errorf("%s: found %d channels, dataset.json has %d", c.Images, im.Shape[0], channels)
 	}
 	if seg.Shape[0] != 1 || [3]int(seg.Shape[1:]) != [3]int(im.Shape[1:]) {
-		return m, fmt.Errorf("%s: found a segmentation of %v voxels (channels, z, y, x), the image has %v", c.Label, seg.Shape, im.Shape)
+		return m, fmt.Errorf("%s: found a segmentation of %v voxels (channels, z, y, x), the image has %v",
+			c.Label, seg.Shape, im.Shape)
 	}
 	size := im.Shape[1] * im.Shape[2] * im.Shape[3]
 	if size > math.MaxUint32 {
-		return m, fmt.Errorf("%s: %v voxels (channels, z, y, x) are more than 2³²", c.Images, im.Shape)
+		return m, fmt.Errorf("%s: found %v voxels (channels, z, y, x), at most 2³² are supported",
+			c.Images, im.Shape)
 	}
 	box := preprocess.NonZeroBox(im)
 	before, after := 1, 1
@@ -176,7 +182,7 @@ func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, e
 	source := mt19937.New(sampleSeed)
 	for ch := range channels {
 		if volume.NaNs(im.Pixels, ch*size, (ch+1)*size) > 0 {
-			return m, fmt.Errorf("%s: channel %d holds NaN; replace it by a number", c.Images, ch)
+			return m, fmt.Errorf("%s: channel %d contains NaN; replace it with a finite value", c.Images, ch)
 		}
 		values := make([]float32, len(voxels))
 		gather(values, im.Pixels, ch*size, voxels)
@@ -185,10 +191,10 @@ func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, e
 	return m, nil
 }
 
-// foreground lists the voxels of the box with a label above 0, in row-major order.
+// foreground returns the indices of the voxels of the box with a label above 0, in row-major order.
 func foreground(seg *volume.Image, box [3][2]int) ([]uint32, error) {
 	if volume.NaNs(seg.Pixels, 0, seg.Pixels.Len()) > 0 {
-		return nil, errors.New("the segmentation holds NaN")
+		return nil, errors.New("the segmentation contains NaN")
 	}
 	var list []uint32
 	row := make([]float32, box[2][1]-box[2][0])
@@ -206,7 +212,7 @@ func foreground(seg *volume.Image, box [3][2]int) ([]uint32, error) {
 	return list, nil
 }
 
-// gather converts the pixels at offset+voxels, which ascend, to float32: runs of neighbours at once.
+// gather converts the pixels at offset+voxels to float32. voxels ascend; runs are converted at once.
 func gather(dst []float32, p volume.Pixels, offset int, voxels []uint32) {
 	for i := 0; i < len(voxels); {
 		j := i + 1

@@ -14,7 +14,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// dataset writes cases c0, c1, … of 4×3×2 voxels; labels has the segmentation of each.
+// dataset writes cases c0, c1, … of 4×3×2 voxels; labels holds their segmentations.
 func dataset(t *testing.T, labels ...[]uint8) *raw.Dataset {
 	t.Helper()
 	root := t.TempDir()
@@ -68,17 +68,17 @@ func TestDatasetsWithoutForegroundOrCasesAreErrors(t *testing.T) {
 	d = dataset(t, label(1))
 	d.JSON.ChannelNames = []string{"CT", "PET"}
 	_, err = Extract(t.Context(), d, Options{})
-	require.ErrorContains(t, err, "found 1 channels, dataset.json names 2")
+	require.ErrorContains(t, err, "found 1 channels, dataset.json has 2")
 }
 
-func TestInterruptionEndsTheMeasuring(t *testing.T) {
+func TestExtractStopsWhenCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := Extract(ctx, dataset(t, label(1)), Options{})
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// The number of workers does not change a bit: blocks of the sums lie across the cases.
+// The number of workers does not change a bit, although blocks of the sums span cases.
 func TestResultIsIndependentOfWorkers(t *testing.T) {
 	if testing.Short() {
 		t.Skip("draws 200 million values")
@@ -94,8 +94,8 @@ func TestResultIsIndependentOfWorkers(t *testing.T) {
 	require.Equal(t, 531.0, one.Channels[0].Max)
 }
 
-// What is left of a fingerprint after a full disk is none.
-func TestACutOffFingerprintIsMadeAnew(t *testing.T) {
+// The remainder of a fingerprint after a full disk is not used.
+func TestATruncatedFingerprintIsExtractedAgain(t *testing.T) {
 	d := dataset(t, label(3, 4, 5))
 	folder := t.TempDir()
 	path := filepath.Join(folder, File)
@@ -111,9 +111,9 @@ func TestACutOffFingerprintIsMadeAnew(t *testing.T) {
 		require.Equal(t, want, found)
 		require.Equal(t, [][]int{{2, 3, 4}}, f.Shapes)
 	}
-	require.NoError(t, os.WriteFile(path, []byte(`{"spacings": 3}`), 0o666)) // whole, and somebody's
+	require.NoError(t, os.WriteFile(path, []byte(`{"spacings": 3}`), 0o666)) // complete, but another program's
 	_, _, err = ExtractFolder(t.Context(), d, folder, false, Options{Workers: 1})
 	require.ErrorContains(t, err, path)
-	require.ErrorContains(t, err, "delete it to measure anew")
+	require.ErrorContains(t, err, "delete it to extract the fingerprint again")
 	require.False(t, cutOff(filepath.Join(folder, "none")))
 }

@@ -1,5 +1,6 @@
-// Package fingerprint measures a raw dataset as nnU-Net does before it plans: spacing and cropped shape of every case, and
-// the intensities of the foreground. It reads and writes dataset_fingerprint.json; it plans nothing.
+// Package fingerprint extracts the fingerprint of a raw dataset as nnU-Net does before planning:
+// spacing and cropped shape of every case, and the intensities of the foreground. It reads and writes
+// dataset_fingerprint.json. Planning is data/planner's.
 package fingerprint
 
 import (
@@ -14,17 +15,18 @@ import (
 // File is the name of the fingerprint in the preprocessed dataset's folder.
 const File = "dataset_fingerprint.json"
 
-// Fingerprint is what nnU-Net's planners know about the images of a dataset.
+// Fingerprint is what nnU-Net's planners use of a dataset's images.
 type Fingerprint struct {
-	Spacings     [][]float64       // of each case, mm, in the axis order of the arrays as read
-	Shapes       [][]int           // of each case, voxels after the crop to non-zero
-	RelativeSize float64           // median over the cases of the share of voxels that the crop leaves
+	Spacings     [][]float64       // per case, mm, in the axis order of the arrays as read
+	Shapes       [][]int           // per case, voxels after the crop to non-zero
+	RelativeSize float64           // median over the cases of voxels after the crop / before
 	Channels     []plans.Intensity // of the sampled foreground, one per channel
 
 	intensities *plans.Object
 }
 
-// Intensities is the object foreground_intensity_properties_per_channel, which plans copy. It must not be modified.
+// Intensities returns foreground_intensity_properties_per_channel, which plans copy. It must not be
+// modified.
 func (f *Fingerprint) Intensities() *plans.Object { return f.intensities }
 
 // Load reads a dataset_fingerprint.json.
@@ -44,7 +46,7 @@ func Load(path string) (*Fingerprint, error) {
 func FromJSON(v any) (*Fingerprint, error) {
 	o, ok := v.(*plans.Object)
 	if !ok {
-		return nil, errors.New("expected a JSON object with the keys that nnU-Net writes: spacings, shapes_after_crop, …")
+		return nil, errors.New("expected a JSON object with nnU-Net's keys: spacings, shapes_after_crop, …")
 	}
 	f := &Fingerprint{}
 	spacings, err := rows(o, "spacings")
@@ -56,14 +58,15 @@ func FromJSON(v any) (*Fingerprint, error) {
 		return nil, err
 	}
 	if len(spacings) == 0 || len(spacings) != len(shapes) {
-		return nil, fmt.Errorf("found %d spacings and %d shapes_after_crop, expected one of each per case, and at least one case", len(spacings), len(shapes))
+		return nil, fmt.Errorf("found %d spacings and %d shapes_after_crop, expected one of each per case, "+
+			"and at least one case", len(spacings), len(shapes))
 	}
 	f.Spacings = spacings
 	for i, row := range shapes {
 		shape := make([]int, len(row))
 		for a, x := range row {
 			if x < 1 || x > math.MaxInt32 || x != math.Trunc(x) {
-				return nil, fmt.Errorf("shapes_after_crop: case %d: expected positive whole numbers, found %v", i, row)
+				return nil, fmt.Errorf("shapes_after_crop: case %d: expected positive integers, found %v", i, row)
 			}
 			shape[a] = int(x)
 		}
@@ -80,7 +83,8 @@ func FromJSON(v any) (*Fingerprint, error) {
 	}
 	channels, _ := o.Get("foreground_intensity_properties_per_channel")
 	if f.intensities, ok = channels.(*plans.Object); !ok {
-		return nil, fmt.Errorf("foreground_intensity_properties_per_channel: expected an object with one entry per channel, found %v", channels)
+		return nil, fmt.Errorf("foreground_intensity_properties_per_channel: expected an object with one "+
+			"entry per channel, found %v", channels)
 	}
 	f.Channels, err = plans.Intensities(f.intensities)
 	return f, err
@@ -119,11 +123,12 @@ func number(v any) (float64, bool) {
 	return 0, false
 }
 
-// object is the document as nnU-Net writes it, before the keys are sorted.
+// object returns the document as nnU-Net writes it, before the keys are sorted.
 func (f *Fingerprint) object() *plans.Object {
 	channels := &plans.Object{}
 	for i, c := range f.Channels {
-		channels.Set(strconv.Itoa(i), plans.NewObject("max", c.Max, "mean", c.Mean, "median", c.Median, "min", c.Min,
+		channels.Set(strconv.Itoa(i), plans.NewObject(
+			"max", c.Max, "mean", c.Mean, "median", c.Median, "min", c.Min,
 			"percentile_00_5", c.Percentile005, "percentile_99_5", c.Percentile995, "std", c.Std))
 	}
 	return plans.NewObject(

@@ -9,26 +9,30 @@ import (
 )
 
 const (
-	samplesOfDataset = 100_000_000 // foreground values drawn in all. Source: num_foreground_voxels_for_intensitystats, 10e7
-	sampleSeed       = 1234        // of every case's generator. Source: collect_foreground_intensities
+	// Foreground values drawn in total. Source: num_foreground_voxels_for_intensitystats, 10e7.
+	samplesOfDataset = 100_000_000
+	// Seed of the generator, the same for each case. Source: collect_foreground_intensities.
+	sampleSeed = 1234
 )
 
-// sample is what one case gives to the statistics of one channel: n values, drawn with replacement from its foreground.
+// sample is one case's contribution to the statistics of one channel: n values, drawn with
+// replacement from its foreground.
 type sample struct {
 	n      int
-	values []float32      // of the foreground voxels, or what was drawn of them, whichever is less
+	values []float32      // of all foreground voxels, or the draws, whichever are fewer
 	drawn  bool           // values are the draws, in order
 	source mt19937.Source // before the draws
-	counts []counted      // the values that were drawn, ascending
+	counts []counted      // the distinct values drawn, ascending
 }
 
-// counted is a value and how often it was drawn.
+// counted is a value and the number of times it was drawn.
 type counted struct {
 	value float32
 	n     uint32
 }
 
-// draw makes n draws from the foreground values of a channel and counts them. The generator goes on for the next channel.
+// draw draws n times from the foreground values of a channel and counts them. The state of the
+// generator carries over to the next channel.
 func draw(foreground []float32, n int, source *mt19937.Source) *sample {
 	s := &sample{n: n, values: foreground, source: *source}
 	if len(foreground) == 0 {
@@ -56,7 +60,7 @@ func draw(foreground []float32, n int, source *mt19937.Source) *sample {
 	return s
 }
 
-// count sorts the values that were hit and unites equal ones.
+// count sorts the values that were drawn and merges equal ones.
 func count(values []float32, hits []uint32) []counted {
 	keys := make([]uint64, 0, len(values))
 	for i, v := range values {
@@ -81,7 +85,7 @@ func count(values []float32, hits []uint32) []counted {
 	return out
 }
 
-// orderOf maps numbers to integers in the same order, valueOf back. -0 becomes 0, which is equal.
+// orderOf maps floats to integers in the same order, valueOf back. -0 becomes 0, which is equal.
 func orderOf(v float32) uint32 {
 	b := math.Float32bits(v + 0)
 	if v == 0 {
@@ -103,19 +107,22 @@ func valueOf(o uint32) float32 {
 // float is the type that the statistics are computed in.
 type float interface{ float32 | float64 }
 
-// reader gives the drawn values again, in order.
+// reader yields the drawn values again, in order.
 type reader[F float] struct {
 	s      *sample
 	source mt19937.Source
 	left   int       // not yet drawn
-	change func([]F) // applied to the values as they are drawn
+	change func([]F) // applied to the values when they are drawn
 	index  []uint32
 	buffer []F
-	ready  []F // the part of buffer that was not given out
+	ready  []F // the part of buffer that was not yet returned
 }
 
 func newReader[F float](s *sample, change func([]F)) *reader[F] {
-	return &reader[F]{s: s, source: s.source, left: s.n, change: change, index: make([]uint32, buffered), buffer: make([]F, 2*buffered)}
+	return &reader[F]{
+		s: s, source: s.source, left: s.n, change: change,
+		index: make([]uint32, buffered), buffer: make([]F, 2*buffered),
+	}
 }
 
 // next returns the next n values, at most buffered of them. They are valid until the next call.
@@ -144,10 +151,11 @@ func (r *reader[F]) next(n int) []F {
 	return v
 }
 
-// statistics computes what nnU-Net tells of a channel: numpy's mean, std and percentiles of the concatenation of all draws, to the
-// bit. run calls its argument for 0…n-1, at the same time if it likes.
+// statistics computes nnU-Net's statistics of a channel, bit for bit: numpy's mean, std and
+// percentiles of the concatenation of all draws. run calls its argument for 0…n-1, possibly in
+// parallel.
 func statistics(samples []*sample, run func(n int, f func(int))) plans.Intensity {
-	// Compat: a case without foreground gives an empty list, whose float64 makes numpy compute in float64, not in float32.
+	// Compat: a case without foreground is an empty list, whose float64 makes numpy compute in float64.
 	some := slices.DeleteFunc(slices.Clone(samples), func(s *sample) bool { return s.n == 0 })
 	if len(some) < len(samples) {
 		return statisticsIn[float64](some, run)
@@ -161,7 +169,10 @@ func statisticsIn[F float](samples []*sample, run func(n int, f func(int))) plan
 		total += s.n
 	}
 	p := percentiles[F](samples, total, 0.5, 50, 99.5)
-	out := plans.Intensity{Percentile005: p[0], Median: p[1], Percentile995: p[2], Min: math.Inf(1), Max: math.Inf(-1)}
+	out := plans.Intensity{
+		Percentile005: p[0], Median: p[1], Percentile995: p[2],
+		Min: math.Inf(1), Max: math.Inf(-1),
+	}
 	for _, s := range samples {
 		out.Min = min(out.Min, float64(s.counts[0].value))
 		out.Max = max(out.Max, float64(s.counts[len(s.counts)-1].value))
@@ -179,7 +190,8 @@ func statisticsIn[F float](samples []*sample, run func(n int, f func(int))) plan
 	return out
 }
 
-// percentiles are numpy's of all draws, with linear interpolation: the difference of neighbours in F, the rest in float64.
+// percentiles are numpy's of all draws, with linear interpolation: the difference of neighbours is
+// in F, the rest in float64.
 func percentiles[F float](samples []*sample, total int, q ...float64) []float64 {
 	table := unite(samples)
 	out := make([]float64, len(q))
@@ -198,7 +210,7 @@ func percentiles[F float](samples []*sample, total int, q ...float64) []float64 
 	return out
 }
 
-// unite merges the sorted tables of the cases.
+// unite merges the sorted counts of the cases.
 func unite(samples []*sample) []counted {
 	tables := make([][]counted, len(samples))
 	for i, s := range samples {
@@ -233,7 +245,7 @@ func merge(a, b []counted) []counted {
 	return append(append(out, a...), b...)
 }
 
-// valueAt is element i of the sorted draws.
+// valueAt returns element i of the sorted draws.
 func valueAt(table []counted, i int) float32 {
 	for _, c := range table {
 		if i -= int(c.n); i < 0 {

@@ -24,12 +24,12 @@ const corpus = "../../testdata/golden/nifti"
 
 var classes = []string{"SimpleITKIO", "NibabelIO", "NibabelIOWithReorient"}
 
-// reading is what one of nnU-Net's classes read from a file.
+// reading is the result of one of nnU-Net's classes for a file.
 type reading struct {
 	Error  string
 	Shape  []int
 	SHA256 string // of the array as float32
-	Type   string // of the pixels as SimpleITK has them
+	Type   string // of the pixels in SimpleITK
 	Native string // hash of these
 	Twin   bool   // read from the file's header as NIfTI-1: ITK does not read NIfTI-2
 	Props  struct {
@@ -63,7 +63,7 @@ func digest(t testing.TB, pixels any) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// numbers compares numbers, bit by bit unless there is a tolerance; Python's text of a float is exact.
+// numbers compares numbers, bit by bit without a tolerance; Python's text of a float is exact.
 func numbers(t testing.TB, want []string, got []float64, tolerance float64, what string) {
 	t.Helper()
 	require.Len(t, got, len(want), what)
@@ -77,9 +77,9 @@ func numbers(t testing.TB, want []string, got []float64, tolerance float64, what
 	}
 }
 
-// differs lists what is read differently on purpose.
+// differs lists the deliberate differences.
 func differs(file, class string, want reading) bool {
-	// nibabel takes the header for pixels where the offset is 0; an affine that is not finite is refused
+	// nibabel reads the header as pixels if the offset is 0; an affine that is not finite is refused
 	return file == "vox_offset_early.nii" && class != "SimpleITKIO" || strings.HasPrefix(class, "Nibabel") && slices.Contains(want.Props.Nibabel["original_affine"], "nan")
 }
 
@@ -160,10 +160,10 @@ func TestReadsAsNnUNetsClasses(t *testing.T) {
 	expected := expectations(t, corpus)
 	require.Greater(t, len(expected), 100)
 	read, refused := check(t, corpus, expected)
-	t.Logf("%d readings alike, %d refusals", read, refused)
+	t.Logf("%d equal readings, %d refusals", read, refused)
 }
 
-// A thousand files of random headers, read by the real classes.
+// A thousand files with random headers, read by the real classes.
 func TestLiveReadsAsNnUNetsClasses(t *testing.T) {
 	python := golden.Python(t)
 	folder := t.TempDir()
@@ -176,7 +176,7 @@ func TestLiveReadsAsNnUNetsClasses(t *testing.T) {
 	expected := expectations(t, folder)
 	require.Len(t, expected, 1000)
 	read, refused := check(t, folder, expected)
-	t.Logf("%d readings alike, %d refusals", read, refused)
+	t.Logf("%d equal readings, %d refusals", read, refused)
 	require.Greater(t, read, 2000)
 	require.Less(t, refused, 800)
 }

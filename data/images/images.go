@@ -1,5 +1,6 @@
-// Package images reads and writes images as the reader classes of nnU-Net do: the same arrays, the same spacing, and the same
-// properties for the .pkl of a case. The files themselves are read by the packages in formats.
+// Package images reads and writes images as nnU-Net's reader classes do: the same arrays, the same
+// spacing, and the same properties for the .pkl of a case. Parsing the files is left to the packages
+// in formats.
 package images
 
 import (
@@ -14,24 +15,25 @@ import (
 
 // Reader is one of nnU-Net's reader classes.
 type Reader interface {
-	// Name is the class: image_reader_writer of plans.
+	// Name is the name of the class: image_reader_writer in plans.
 	Name() string
-	// Endings are the endings of file names that the class is chosen for.
+	// Endings are the file endings that the class is chosen for.
 	Endings() []string
-	// Read reads a case, one file a channel. Image.Shape[0] is the number of channels, the pixels have the type of the files
-	// or, where these differ, are float32; volume.Cast[float32] gives what nnU-Net reads. Spacing is as the class reports it, with the
-	// 999-fold of the larger one along z for an image of two axes. Files whose shapes or spacings differ are an error;
-	// what nnU-Net only warns of is in Properties.Warnings.
+	// Read reads a case, one file per channel. Image.Shape[0] is the number of channels. Pixels have the
+	// type of the files, float32 if these differ; volume.Cast[float32] gives what nnU-Net reads. Spacing
+	// is the class's; an image with two axes gets 999 times the larger one along z. Files of different
+	// shapes or spacings are an error; what nnU-Net only warns about is in Properties.Warnings.
 	Read(channels []string) (*volume.Image, *Properties, error)
-	// ReadSeg reads labels.
+	// ReadSeg reads a segmentation.
 	ReadSeg(path string) (*volume.Image, *Properties, error)
-	// WriteSeg writes labels, seg of shape (1, z, y, x) with whole numbers of any type, with the geometry of p: what Read gave for the
-	// case. Labels are stored as uint8.
-	// Differs: nnU-Net stores labels above 255 modulo 256; they are stored as uint16 here.
+	// WriteSeg writes a segmentation, seg of shape (1, z, y, x) with whole numbers of any type, with the
+	// geometry in p, which Read returned for the case. Labels are stored as uint8.
+	// Differs: nnU-Net stores labels above 255 modulo 256; here they are stored as uint16.
 	WriteSeg(path string, seg *volume.Image, p *Properties) error
 }
 
-// readers has nnU-Net's classes in the order in which they are tried; those without a reader need formats that are not read yet.
+// readers lists nnU-Net's classes in the order in which they are tried. A nil reader stands for a
+// class whose formats are not supported.
 // Source: nnunetv2/imageio/reader_writer_registry.py, LIST_OF_IO_CLASSES.
 var readers = []struct {
 	name    string
@@ -45,16 +47,17 @@ var readers = []struct {
 	{"NibabelIOWithReorient", nibabel{true}.Endings(), nibabel{true}},
 }
 
-// Supported are the endings of file names that can be read.
+// Supported are the file endings that can be read.
 var Supported = image.Endings()
 
-// ForName gives the reader of a class of nnU-Net's.
+// ForName returns the reader of the given nnU-Net class.
 func ForName(class string) (Reader, error) {
 	var known []string
 	for _, r := range readers {
 		if r.name == class && r.reader == nil {
-			return nil, fmt.Errorf("image reader %s: files of type %s are not supported; %s are: convert the dataset, and set its file_ending and overwrite_image_reader_writer",
-				class, strings.Join(r.endings, ", "), strings.Join(Supported, " and "))
+			return nil, fmt.Errorf("image reader %s: files of type %s are not supported, expected %s: "+
+				"convert the dataset, and set its file_ending and overwrite_image_reader_writer",
+				class, strings.Join(r.endings, ", "), strings.Join(Supported, " or "))
 		}
 		if r.name == class {
 			return r.reader, nil
@@ -66,8 +69,8 @@ func ForName(class string) (Reader, error) {
 	return nil, fmt.Errorf("image reader %q is unknown: expected %s", class, strings.Join(known, ", "))
 }
 
-// Choose gives the first of nnU-Net's classes that is for the file ending and can read the example; without an example the
-// first that is for the ending.
+// Choose returns the first of nnU-Net's classes that supports the file ending and can read the
+// example; without an example, the first that supports the ending.
 func Choose(fileEnding, example string) (Reader, error) {
 	var failed []string
 	for _, r := range readers {
@@ -84,23 +87,24 @@ func Choose(fileEnding, example string) (Reader, error) {
 		failed = append(failed, r.name+": "+err.Error())
 	}
 	if failed != nil {
-		return nil, fmt.Errorf("no image reader for %s files can be used: %s", fileEnding, strings.Join(failed, "; "))
+		return nil, fmt.Errorf("no image reader can read %s files: %s", fileEnding, strings.Join(failed, "; "))
 	}
-	return nil, fmt.Errorf("no image reader for files that end in %q: supported are %s", fileEnding, strings.Join(Supported, " and "))
+	return nil, fmt.Errorf("no image reader for file ending %q: expected %s", fileEnding,
+		strings.Join(Supported, " or "))
 }
 
-// workers is how many goroutines compress a file.
+// workers is the number of goroutines that compress a file.
 var workers = runtime.GOMAXPROCS(0)
 
-// one checks the arguments of a reader that were lists in Python.
+// one checks that there are files: in Python these arguments are lists.
 func one(channels []string) error {
 	if len(channels) == 0 {
-		return fmt.Errorf("no image files were given")
+		return fmt.Errorf("found no image files, expected one per channel")
 	}
 	return nil
 }
 
-// stack joins the channels of a case along the first axis. All images have the same (z, y, x).
+// stack concatenates the channels of a case along the first axis. All images have the same (z, y, x).
 func stack(images []*volume.Image) *volume.Image {
 	if len(images) == 1 {
 		return images[0]
@@ -127,8 +131,9 @@ func stack(images []*volume.Image) *volume.Image {
 	return &out
 }
 
-// memory is the order of the axes in memory when numpy joins arrays: an axis comes before another where it does so in all of
-// them, else they stay as they are. Source: numpy 1.26, PyArray_CreateMultiSortedStridePerm.
+// memory is the memory order of the axes after numpy concatenates arrays: an axis precedes another if
+// it does so in all arrays; otherwise they keep their order.
+// Source: numpy 1.26, PyArray_CreateMultiSortedStridePerm.
 func memory(images []*volume.Image) [3]int {
 	slower := func(a, b int) bool { // in all images
 		return !slices.ContainsFunc(images, func(im *volume.Image) bool {
@@ -144,7 +149,7 @@ func memory(images []*volume.Image) [3]int {
 		axis, to := order[i], i
 		for k := i - 1; k >= 0; k-- {
 			if images[0].Shape[1+axis] == 1 || images[0].Shape[1+order[k]] == 1 {
-				continue // their order is no order
+				continue // order undefined
 			}
 			if !slower(axis, order[k]) {
 				break
@@ -156,7 +161,7 @@ func memory(images []*volume.Image) [3]int {
 	return [3]int(order)
 }
 
-// labels gives labels as they are stored.
+// labels converts labels to their storage type.
 func labels(seg *volume.Image) (volume.Pixels, error) {
 	if seg.Shape[0] != 1 {
 		return nil, fmt.Errorf("labels of shape %v, expected one channel", seg.Shape)
@@ -165,7 +170,8 @@ func labels(seg *volume.Image) (volume.Pixels, error) {
 		return seg.Pixels, nil
 	}
 	if i := volume.Fraction(seg.Pixels); i >= 0 {
-		return nil, fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to 65535", seg.Pixels.Value(i))
+		return nil, fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to 65535",
+			seg.Pixels.Value(i))
 	}
 	least, most := volume.Range(seg.Pixels)
 	if least < 0 || most > 65535 {

@@ -23,7 +23,7 @@ func TestReadersAreFoundByName(t *testing.T) {
 		require.Equal(t, class, r.Name())
 	}
 	_, err := ForName("NaturalImage2DIO")
-	require.ErrorContains(t, err, "files of type .png, .bmp, .tif are not supported; .nii and .nii.gz are")
+	require.ErrorContains(t, err, "files of type .png, .bmp, .tif are not supported, expected .nii or .nii.gz")
 	_, err = ForName("Tiff3DIO")
 	require.ErrorContains(t, err, ".tif, .tiff are not supported")
 	_, err = ForName("ITKIO")
@@ -39,7 +39,7 @@ func TestChooseTriesNnUNetsOrder(t *testing.T) {
 		{".nii.gz", "skew_01.nii.gz", "NibabelIO", ""}, // SimpleITK refuses it
 		{".nii.gz", "absent.nii.gz", "", "SimpleITKIO: "},
 		{".png", "", "", "NaturalImage2DIO: files of type .png"},
-		{".dcm", "", "", `no image reader for files that end in ".dcm": supported are .nii and .nii.gz`},
+		{".dcm", "", "", `no image reader for file ending ".dcm": expected .nii or .nii.gz`},
 	} {
 		path := test.file
 		if path != "" {
@@ -75,7 +75,7 @@ print(*[d(e, f, verbose=False).__name__ for e, f in zip(sys.argv[1::2], sys.argv
 	require.Equal(t, strings.Join(want, " "), strings.TrimSpace(string(out)))
 }
 
-// write makes a file of the given header, with pixels from 0 on, and gives its path.
+// write writes a file with the given header and pixels counting from 0, and returns its path.
 func write(t *testing.T, name string, edit func(h *nifti.Header)) string {
 	g := &volume.ITK{Spacing: []float64{1, 1.5, 3}, Origin: []float64{1, 2, 3}, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
 	h, err := nifti.NewITK([]int{4, 3, 2}, "int16", g)
@@ -154,11 +154,11 @@ func TestChannelsAreStackedAndCompared(t *testing.T) {
 		require.ErrorIs(t, err, os.ErrNotExist)
 		require.Equal(t, 1, strings.Count(err.Error(), "absent.nii.gz"))
 		_, _, err = r.Read(nil)
-		require.ErrorContains(t, err, "no image files")
+		require.ErrorContains(t, err, "found no image files")
 	}
 }
 
-// The entries for the .pkl have the values and the types of Python that the class gives.
+// The entries for the .pkl have the class's values and Python types.
 func TestLivePropertiesAreNnUNets(t *testing.T) {
 	python := golden.Python(t)
 	folder := t.TempDir()
@@ -213,7 +213,7 @@ print(n)
 	require.Equal(t, "20", strings.TrimSpace(string(out)))
 }
 
-// The properties that nnU-Net stored for its cases are read, and written again as they were.
+// The properties that nnU-Net stored for its cases are read, and are the same when written again.
 func TestStoredPropertiesAreRead(t *testing.T) {
 	files, err := filepath.Glob("../../testdata/phantom-mini/preprocessed/*/*/*.pkl")
 	require.NoError(t, err)

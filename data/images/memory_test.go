@@ -15,7 +15,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// The order of the axes in memory is that of the arrays that NibabelIOWithReorient makes, of one file and of two.
+// The memory order of the axes is that of NibabelIOWithReorient's arrays, for one file and for two.
 func TestLiveMemoryIsTheArraysOfNibabelIOWithReorient(t *testing.T) {
 	python := golden.Python(t)
 	folder := t.TempDir()
@@ -25,7 +25,7 @@ func TestLiveMemoryIsTheArraysOfNibabelIOWithReorient(t *testing.T) {
 		dims := make([]int, 3)
 		for axis, world := range p {
 			affine[world][axis] = float64(world+1) * float64(1-2*(i%2))
-			dims[axis] = 3 + world // equal shapes once they are turned
+			dims[axis] = 3 + world // equal shapes after reorientation
 		}
 		h, err := nifti.NewNibabel(dims, "int16", affine)
 		require.NoError(t, err)

@@ -9,7 +9,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// nibabel is nnU-Net's NibabelIO, or NibabelIOWithReorient, which turns images to RAS.
+// nibabel is nnU-Net's NibabelIO, or NibabelIOWithReorient, which reorients images to RAS.
 // Source: nnunetv2/imageio/nibabel_reader_writer.py.
 type nibabel struct{ reorient bool }
 
@@ -50,7 +50,8 @@ func (r nibabel) read(path string) (*volume.Image, *Properties, error) {
 	}
 	f, ok := file.(*nifti.File)
 	if !ok {
-		return nil, nil, fmt.Errorf("%s: found %s, expected NIfTI: %s reads no other format; set overwrite_image_reader_writer to SimpleITKIO in dataset.json, or convert the file",
+		return nil, nil, fmt.Errorf("%s: found %s, expected NIfTI, the only format of %s: set "+
+			"overwrite_image_reader_writer to SimpleITKIO in dataset.json, or convert the file",
 			path, file.Head().Format, r.Name())
 	}
 	im, p, err := r.oriented(f)
@@ -60,10 +61,11 @@ func (r nibabel) read(path string) (*volume.Image, *Properties, error) {
 	return im, p, nil
 }
 
-// oriented gives the image of a file with the geometry that nibabel gives it.
+// oriented returns the image of a file with nibabel's geometry.
 func (r nibabel) oriented(f *nifti.File) (*volume.Image, *Properties, error) {
 	if len(f.Dim) != 3 {
-		return nil, nil, fmt.Errorf("found %d axes, %s reads images of 3: store one volume a file, or set overwrite_image_reader_writer to SimpleITKIO in dataset.json", len(f.Dim), r.Name())
+		return nil, nil, fmt.Errorf("found %d axes, %s reads images of 3: store one volume per file, or set "+
+			"overwrite_image_reader_writer to SimpleITKIO in dataset.json", len(f.Dim), r.Name())
 	}
 	affine, err := f.Affine()
 	if err != nil {
@@ -85,7 +87,7 @@ func (r nibabel) oriented(f *nifti.File) (*volume.Image, *Properties, error) {
 		if o != straight {
 			turned = o.affine(affine, f.Dim)
 			im = o.apply(im)
-			for j := range 3 { // the distances of a turned image are those of its affine
+			for j := range 3 { // the spacing of a reoriented image is its affine's
 				zooms[j] = length(turned, j)
 				if f.Version == 1 {
 					zooms[j] = float64(float32(zooms[j]))
@@ -95,7 +97,7 @@ func (r nibabel) oriented(f *nifti.File) (*volume.Image, *Properties, error) {
 	}
 	for _, z := range zooms {
 		if math.IsNaN(z) || math.IsInf(z, 0) {
-			return nil, nil, fmt.Errorf("the distances of the voxels are not finite: %v", zooms)
+			return nil, nil, fmt.Errorf("the voxel spacing is not finite: %v", zooms)
 		}
 	}
 	p.Spacing = []float64{zooms[2], zooms[1], zooms[0]}
@@ -104,7 +106,7 @@ func (r nibabel) oriented(f *nifti.File) (*volume.Image, *Properties, error) {
 	return im, p, nil
 }
 
-// geometry is where an affine puts the voxels, LPS.
+// geometry converts an affine to a geometry in LPS.
 func geometry(affine [4][4]float64) volume.Geometry {
 	var g volume.Geometry
 	for i := range 3 {
@@ -127,15 +129,15 @@ func length(m [4][4]float64, j int) float64 {
 	return math.Sqrt(float64(m[0][j]*m[0][j]) + float64(m[1][j]*m[1][j]) + float64(m[2][j]*m[2][j]))
 }
 
-// scaled gives the values that nnU-Net gets of nibabel's get_fdata: in double precision, then rounded to float32. Pixels whose
-// values that does not change stay as they are.
+// scaled returns the values that nnU-Net gets from nibabel's get_fdata: scaled in double precision,
+// then rounded to float32. Pixels that this does not change are returned as they are.
 func scaled(f *nifti.File) (volume.Pixels, error) {
 	slope, inter := f.Slope, f.Inter
 	if slope == 0 || math.IsNaN(slope) || math.IsInf(slope, 0) {
 		slope, inter = 1, 0
 	}
 	if math.IsNaN(inter) || math.IsInf(inter, 0) {
-		return nil, fmt.Errorf("scl_inter: found %v beside scl_slope %v, expected a number", inter, slope)
+		return nil, fmt.Errorf("scl_inter: found %v with scl_slope %v, expected a finite number", inter, slope)
 	}
 	rounded := f.Pixels.Size() == 8 && !f.Pixels.Floating() // twice: to float64, then to float32
 	if slope == 1 && inter == 0 && !rounded {
@@ -145,7 +147,7 @@ func scaled(f *nifti.File) (volume.Pixels, error) {
 	to := make(volume.Slice[float32], len(from))
 	for i, v := range from {
 		v *= slope
-		if inter != 0 { // 0 would make -0 of a negative slope 0
+		if inter != 0 { // adding 0 would turn -0 of a negative slope into 0
 			v += inter
 		}
 		to[i] = float32(v)
@@ -159,7 +161,7 @@ func (r nibabel) ReadSeg(path string) (*volume.Image, *Properties, error) {
 
 func (r nibabel) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 	if p.Nibabel == nil || r.reorient && p.Nibabel.Reoriented == nil {
-		return fmt.Errorf("%s: the properties are not of %s", path, r.Name())
+		return fmt.Errorf("%s: the properties were read by another class than %s", path, r.Name())
 	}
 	pixels, err := labels(seg)
 	if err != nil {
@@ -167,21 +169,22 @@ func (r nibabel) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 	}
 	im := &volume.Image{Shape: seg.Shape, Pixels: pixels}
 	if r.reorient {
-		// Differs: for some permutations of three axes nnU-Net 2.5.1 turns the labels the wrong way (2.5.2 does not).
+		// Differs: for some permutations of the axes nnU-Net 2.5.1 reorients wrongly (2.5.2 does not).
 		o, err := orient(p.Nibabel.Original)
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 		im = o.inverse().apply(im)
 	}
-	h, err := nifti.NewNibabel([]int{im.Shape[3], im.Shape[2], im.Shape[1]}, im.Pixels.Type(), p.Nibabel.Original)
+	dims := []int{im.Shape[3], im.Shape[2], im.Shape[1]}
+	h, err := nifti.NewNibabel(dims, im.Pixels.Type(), p.Nibabel.Original)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nifti.Write(path, h, im.Pixels, workers)
 }
 
-// orientation says, for each axis x, y, z of an array, which axis of the turned array it becomes, and whether reversed.
+// orientation maps each axis x, y, z of an array to an axis of the reoriented array, maybe reversed.
 type orientation struct {
 	axis [3]int
 	flip [3]bool
@@ -189,7 +192,7 @@ type orientation struct {
 
 var straight = orientation{axis: [3]int{0, 1, 2}}
 
-// orient gives the turn that brings an image to RAS, or as near as a turn by quarters can.
+// orient returns the orientation that brings an image to RAS, or as near as axis-aligned turns can.
 // Source: nibabel 5.4, orientations.py, io_orientation.
 func orient(affine [4][4]float64) (orientation, error) {
 	var m [3][3]float64
@@ -208,7 +211,7 @@ func orient(affine [4][4]float64) (orientation, error) {
 		strength[j] = max(r[0][j]*r[0][j], r[1][j]*r[1][j], r[2][j]*r[2][j])
 	}
 	order := [3]int{0, 1, 2}
-	for i := 1; i < 3; i++ { // strongest first, equal ones in their order
+	for i := 1; i < 3; i++ { // strongest first, stable
 		for k := i; k > 0 && strength[order[k]] > strength[order[k-1]]; k-- {
 			order[k], order[k-1] = order[k-1], order[k]
 		}
@@ -222,7 +225,7 @@ func orient(affine [4][4]float64) (orientation, error) {
 			}
 		}
 		if math.Abs(r[out][j]) <= 1e-8 {
-			return o, fmt.Errorf("the axes of the affine %v do not span space: the image cannot be turned to RAS", affine)
+			return o, fmt.Errorf("the affine %v is singular: the image cannot be reoriented to RAS", affine)
 		}
 		o.axis[j], o.flip[j] = out, r[out][j] < 0
 		r[out] = [3]float64{}
@@ -230,7 +233,7 @@ func orient(affine [4][4]float64) (orientation, error) {
 	return o, nil
 }
 
-// inverse turns back.
+// inverse returns the inverse orientation.
 func (o orientation) inverse() orientation {
 	var back orientation
 	for i, k := range o.axis {
@@ -239,10 +242,10 @@ func (o orientation) inverse() orientation {
 	return back
 }
 
-// affine is the affine of the turned image; shape is (x, y, z) before the turn. It is the product that numpy computes, with
-// one rounding for a product and sum as on every processor of the last years.
+// affine returns the affine of the reoriented image; shape is (x, y, z) before. It is the product
+// that numpy computes, with one rounding per multiply-add, as with FMA.
 func (o orientation) affine(a [4][4]float64, shape []int) [4][4]float64 {
-	var back [4][4]float64 // from indices of the turned array to indices of the first
+	var back [4][4]float64 // from indices of the reoriented array to indices of the original
 	back[3][3] = 1
 	for j, k := range o.axis {
 		back[j][k] = 1
@@ -262,14 +265,14 @@ func (o orientation) affine(a [4][4]float64, shape []int) [4][4]float64 {
 	return turned
 }
 
-// apply turns the pixels of an image of one channel.
+// apply reorients the pixels of an image of one channel.
 func (o orientation) apply(im *volume.Image) *volume.Image {
 	if o == straight {
 		return im
 	}
 	out := &volume.Image{Shape: im.Shape}
 	strides := [3]int{1, im.Shape[3], im.Shape[3] * im.Shape[2]} // of x, y, z in im
-	var step [3]int                                              // the same of the turned axes
+	var step [3]int                                              // the same, of the reoriented axes
 	first := 0
 	for j, k := range o.axis {
 		n := im.Shape[3-j]
@@ -281,7 +284,7 @@ func (o orientation) apply(im *volume.Image) *volume.Image {
 	}
 	out.Shape[0] = 1
 	for i, k := range o.axis {
-		out.Memory[2-i] = 2 - k // numpy turns a view; x is the last of the axes in the file's memory
+		out.Memory[2-i] = 2 - k // numpy returns a view; x is the last axis in the file's memory
 	}
 	out.Pixels = im.Pixels.Gather([3]int(out.Shape[1:]), first, [3]int{step[2], step[1], step[0]})
 	return out

@@ -9,15 +9,15 @@ import (
 	"github.com/lntorch/lntorch/formats/pickle"
 )
 
-// Properties are what a reader says of a case beside the pixels.
+// Properties is what a reader returns about a case in addition to the pixels.
 type Properties struct {
 	SITK     *SITK     // of SimpleITKIO
-	Nibabel  *Nibabel  // of the other two
+	Nibabel  *Nibabel  // of NibabelIO and NibabelIOWithReorient
 	Spacing  []float64 // mm, order (z, y, x)
-	Warnings []string  // how the channels of the case disagree; not in the .pkl
+	Warnings []string  // differences between the channels of the case; not in the .pkl
 }
 
-// SITK is the geometry as SimpleITK gives it: x first, LPS.
+// SITK is the geometry in SimpleITK's convention: x first, LPS.
 type SITK struct {
 	Spacing, Origin, Direction []float64
 }
@@ -28,9 +28,9 @@ type Nibabel struct {
 	Reoriented *[4][4]float64 // of NibabelIOWithReorient
 }
 
-// Dict has the entries for the .pkl of the case, in nnU-Net's order and with its Python types: for SimpleITKIO sitk_stuff
-// with tuples of float and the spacing a list of numpy.float64; for the others nibabel_stuff with numpy arrays and the
-// spacing a list of float.
+// Dict returns the entries for the .pkl of the case, in nnU-Net's order and with its Python types: for
+// SimpleITKIO sitk_stuff with tuples of float, and the spacing as a list of numpy.float64; for the
+// others nibabel_stuff with numpy arrays, and the spacing as a list of float.
 func (p *Properties) Dict() *pickle.Dict {
 	d := &pickle.Dict{}
 	spacing := &pickle.List{}
@@ -41,7 +41,9 @@ func (p *Properties) Dict() *pickle.Dict {
 		stuff.Set("direction", tuple(s.Direction))
 		d.Set("sitk_stuff", stuff)
 		for _, v := range p.Spacing {
-			spacing.Items = append(spacing.Items, &pickle.NumpyScalar{DType: float64Type(), Data: binary.LittleEndian.AppendUint64(nil, math.Float64bits(v))})
+			data := binary.LittleEndian.AppendUint64(nil, math.Float64bits(v))
+			scalar := &pickle.NumpyScalar{DType: float64Type(), Data: data}
+			spacing.Items = append(spacing.Items, scalar)
 		}
 	}
 	if n := p.Nibabel; n != nil {
@@ -83,7 +85,7 @@ func array(m [4][4]float64) *pickle.NumpyArray {
 	return a
 }
 
-// FromDict reads the entries that Dict writes from the .pkl of a case.
+// FromDict reads the entries that Dict writes, from the .pkl of a case.
 func FromDict(d *pickle.Dict) (*Properties, error) {
 	p := &Properties{}
 	var err error
@@ -99,14 +101,17 @@ func FromDict(d *pickle.Dict) (*Properties, error) {
 			return nil, fmt.Errorf("sitk_stuff: found a %s, expected a dict", pickle.TypeName(v))
 		}
 		s := &SITK{}
-		for name, to := range map[string]*[]float64{"spacing": &s.Spacing, "origin": &s.Origin, "direction": &s.Direction} {
+		for name, to := range map[string]*[]float64{
+			"spacing": &s.Spacing, "origin": &s.Origin, "direction": &s.Direction,
+		} {
 			if *to, err = floats(stuff, name); err != nil {
 				return nil, fmt.Errorf("sitk_stuff: %w", err)
 			}
 		}
 		n := len(s.Spacing)
 		if n < 2 || n > 4 || len(s.Origin) != n || len(s.Direction) != n*n {
-			return nil, fmt.Errorf("sitk_stuff: found %d spacings, %d origins and %d directions", n, len(s.Origin), len(s.Direction))
+			return nil, fmt.Errorf("sitk_stuff: found %d spacings, %d origins and %d directions",
+				n, len(s.Origin), len(s.Direction))
 		}
 		p.SITK = s
 		return p, nil
@@ -114,7 +119,7 @@ func FromDict(d *pickle.Dict) (*Properties, error) {
 	v, _ := d.Get("nibabel_stuff")
 	stuff, ok := v.(*pickle.Dict)
 	if !ok {
-		return nil, errors.New("found neither sitk_stuff nor nibabel_stuff: properties of another image reader")
+		return nil, errors.New("found neither sitk_stuff nor nibabel_stuff: properties of another reader class")
 	}
 	n := &Nibabel{}
 	if n.Original, err = affine(stuff, "original_affine"); err != nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// simpleITK is nnU-Net's SimpleITKIO: what SimpleITK reads.
+// simpleITK is nnU-Net's SimpleITKIO, which reads with SimpleITK.
 // Source: nnunetv2/imageio/simpleitk_reader_writer.py.
 type simpleITK struct{}
 
@@ -37,7 +37,7 @@ func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
 		case 2:
 			p.Spacing = []float64{999 * max(g.Spacing[0], g.Spacing[1]), g.Spacing[1], g.Spacing[0]}
 		case 4:
-			// Compat: the axis t is the channels, and the spacing is reversed[1:]: z, y, x.
+			// Compat: the axis t becomes the channels, and the spacing is reversed[1:]: z, y, x.
 			fallthrough
 		default:
 			p.Spacing = []float64{g.Spacing[2], g.Spacing[1], g.Spacing[0]}
@@ -56,20 +56,23 @@ func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
 	return stack(all), first, nil
 }
 
-// compare checks a further channel of a case against the first.
+// compare compares another channel of a case with the first.
 func (p *Properties) compare(q *Properties, shape, other [4]int, path, second string) error {
 	if shape != other {
-		return fmt.Errorf("the channels of a case have different shapes: %s %v, %s %v (channels, z, y, x)", path, shape, second, other)
+		return fmt.Errorf("the channels of a case have different shapes: %s %v, %s %v (channels, z, y, x)",
+			path, shape, second, other)
 	}
 	spacing, spacing2 := p.Spacing, q.Spacing
 	if p.SITK != nil {
 		spacing, spacing2 = p.SITK.Spacing, q.SITK.Spacing
 	}
 	if !close(spacing, spacing2) {
-		return fmt.Errorf("the channels of a case have different spacings: %s %v, %s %v", path, spacing, second, spacing2)
+		return fmt.Errorf("the channels of a case have different spacings: %s %v, %s %v",
+			path, spacing, second, spacing2)
 	}
 	warn := func(what string, a, b []float64) {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("the channels of a case have different %ss: %s %v, %s %v", what, path, a, second, b))
+		p.Warnings = append(p.Warnings, fmt.Sprintf("the channels of a case have different %ss: %s %v, %s %v",
+			what, path, a, second, b))
 	}
 	if p.SITK != nil {
 		if !close(p.SITK.Origin, q.SITK.Origin) {
@@ -84,7 +87,7 @@ func (p *Properties) compare(q *Properties, shape, other [4]int, path, second st
 	if p.Nibabel.Reoriented != nil {
 		a, b = *p.Nibabel.Reoriented, *q.Nibabel.Reoriented
 	}
-	if !close(flat(b), flat(a)) { // nnU-Net compares the other way round here
+	if !close(flat(b), flat(a)) { // nnU-Net compares in this order
 		warn("affine", flat(a), flat(b))
 	}
 	return nil
@@ -92,7 +95,7 @@ func (p *Properties) compare(q *Properties, shape, other [4]int, path, second st
 
 func flat(m [4][4]float64) []float64 { return slices.Concat(m[0][:], m[1][:], m[2][:], m[3][:]) }
 
-// close is numpy.allclose with its defaults.
+// close is numpy.allclose with default tolerances.
 func close(a, b []float64) bool {
 	if len(a) != len(b) {
 		return false
@@ -111,7 +114,7 @@ func (r simpleITK) ReadSeg(path string) (*volume.Image, *Properties, error) {
 
 func (simpleITK) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 	if p.SITK == nil {
-		return fmt.Errorf("%s: the properties are not of SimpleITKIO", path)
+		return fmt.Errorf("%s: the properties were read by another class than SimpleITKIO", path)
 	}
 	pixels, err := labels(seg)
 	if err != nil {
@@ -121,12 +124,15 @@ func (simpleITK) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 	switch len(p.SITK.Spacing) {
 	case 2:
 		if seg.Shape[1] != 1 {
-			return fmt.Errorf("%s: %d slices of labels for an image of two axes", path, seg.Shape[1])
+			return fmt.Errorf("%s: found %d slices of labels for an image with two axes, expected one",
+				path, seg.Shape[1])
 		}
 		shape = shape[:2]
 	case 3:
 	default:
-		return fmt.Errorf("%s: %w", path, errors.New("labels of an image with four axes cannot be written, as in nnU-Net: store one channel a file"))
+		return fmt.Errorf("%s: %w", path, errors.New("labels of an image with four axes cannot be written, "+
+			"as in nnU-Net: store one channel per file"))
 	}
-	return image.Write(path, shape, &volume.ITK{Spacing: p.SITK.Spacing, Origin: p.SITK.Origin, Direction: p.SITK.Direction}, pixels, workers)
+	itk := &volume.ITK{Spacing: p.SITK.Spacing, Origin: p.SITK.Origin, Direction: p.SITK.Direction}
+	return image.Write(path, shape, itk, pixels, workers)
 }

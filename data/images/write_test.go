@@ -15,7 +15,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// pattern is labels 0 to 4 that no turn or flip leaves as they are.
+// pattern has labels 0 to 4 that change under every rotation and flip.
 func pattern(shape [4]int) *volume.Image {
 	p := make([]uint8, volume.Numel(shape))
 	for i := range p {
@@ -24,8 +24,8 @@ func pattern(shape [4]int) *volume.Image {
 	return &volume.Image{Shape: shape, Pixels: volume.Slice[uint8](p)}
 }
 
-// compareWritten has each class write the labels of pattern with the properties that it reads from a file, and compares
-// header and pixels with ours, byte by byte.
+// compareWritten lets each class write the labels of pattern with the properties that it reads from a
+// file, and compares header and pixels with ours, byte by byte.
 const compareWritten = `
 import contextlib, glob, gzip, io, os, sys
 import nibabel as nib, numpy as np, SimpleITK as sitk
@@ -108,7 +108,7 @@ func TestLiveLabelsAreWrittenAsNnUNetsClassesWrite(t *testing.T) {
 	require.NotContains(t, string(out), "SimpleITKIO: last digits")
 }
 
-// Labels come back from every permutation and reversal of the axes, through every class.
+// Labels are restored for every permutation and reversal of the axes, by every class.
 func TestLabelsComeBackFromEveryOrientation(t *testing.T) {
 	folder := t.TempDir()
 	for _, class := range classes {
@@ -139,7 +139,7 @@ func TestLabelsComeBackFromEveryOrientation(t *testing.T) {
 					}
 				}
 				out := filepath.Join(folder, "out.nii.gz")
-				// every voxel is a label of its own: what is written is the file
+				// every voxel has its own label: the result is the file
 				require.NoError(t, reader.WriteSeg(out, im, p))
 				f, err := nifti.Read(out)
 				require.NoError(t, err)
@@ -147,7 +147,7 @@ func TestLabelsComeBackFromEveryOrientation(t *testing.T) {
 				got, err := f.Affine()
 				require.NoError(t, err)
 				require.Equal(t, affine, got, what)
-				if class == "SimpleITKIO" { // the qform says the same as the sform
+				if class == "SimpleITKIO" { // the qform equals the sform
 					require.Equal(t, [2]int{1, 1}, [2]int{f.QFormCode, f.SFormCode})
 					f.SFormCode = 0
 					g, err := f.ITK()
@@ -190,7 +190,7 @@ func TestWrongPropertiesAreRefused(t *testing.T) {
 	for _, class := range classes {
 		reader, err := ForName(class)
 		require.NoError(t, err)
-		require.ErrorContains(t, reader.WriteSeg(path, seg, &Properties{}), "the properties are not of "+class)
+		require.ErrorContains(t, reader.WriteSeg(path, seg, &Properties{}), "the properties were read by another class than "+class)
 		require.NoFileExists(t, path)
 	}
 }

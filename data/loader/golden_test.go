@@ -55,7 +55,7 @@ func open(t testing.TB, set string) (*dataset.Dataset, *plans.Labels) {
 	return openIn(t, goldenDir, set)
 }
 
-// openIn opens a data set of dir, as the script wrote it, or of phantom-mini.
+// openIn opens a dataset of dir, as the script wrote it, or of phantom-mini.
 func openIn(t testing.TB, dir, set string) (*dataset.Dataset, *plans.Labels) {
 	t.Helper()
 	folder, description := filepath.Join(dir, set), filepath.Join(dir, set, "dataset.json")
@@ -94,7 +94,7 @@ func (change) Name() string                         { return "change" }
 func (c change) Draw(*rand.Rand) augment.Parameters { return c }
 func (c change) Apply(p *augment.Patch) error       { c(p); return nil }
 
-// cut leaves the part of p at start that has a size.
+// cut crops p to the given size, from start on.
 func cut(p *augment.Patch, start [3]int, size []int) {
 	image := volume.New[float32](spatial(p.Image.Shape[0], size))
 	seg := volume.New[int16](spatial(1, size))
@@ -128,7 +128,7 @@ func replay(t *testing.T, dir string) {
 		var list augment.List
 		var image []float32
 		var seg []int16
-		enlarged := !slices.Equal(c.Size, c.Final) // the reference's loader was run without transforms
+		enlarged := !slices.Equal(c.Size, c.Final) // the reference's loader ran without transforms
 		if enlarged {
 			list = augment.List{InitialPatchSize: c.Size, Transforms: []augment.Transform{change(func(p *augment.Patch) {
 				image, seg = append(image, p.Image.Data...), append(seg, p.Seg.Data...)
@@ -165,12 +165,12 @@ func replay(t *testing.T, dir string) {
 				require.Equal(t, want.TargetType == "bool", got.Masks != nil)
 			}
 		}
-		require.Equal(t, c.After, rng.Uint32(), "case %d drew another number of times", i)
+		require.Equal(t, c.After, rng.Uint32(), "case %d drew a different number of times", i)
 	}
 }
 
-// TestTrajectoryBatchesAreFoundAgain finds the positions whose patches are the batches that nnU-Net's
-// loader drew for testdata/phantom-mini/trajectory, and compares every array.
+// TestTrajectoryBatchesAreFoundAgain searches the positions of the patches in the batches that
+// nnU-Net's loader drew for testdata/phantom-mini/trajectory, and compares every array.
 func TestTrajectoryBatchesAreFoundAgain(t *testing.T) {
 	dir := "../../testdata/phantom-mini/trajectory"
 	text, err := os.ReadFile(filepath.Join(dir, "batches.json"))
@@ -242,7 +242,7 @@ func locate(l *Loader, c *dataset.Case, want []float32) ([3]int, bool) {
 	for z := lower[0]; z < shape[0]; z++ {
 		for y := lower[1]; y < shape[1]; y++ {
 			for x := lower[2]; x < shape[2]; x++ {
-				middle := volume.New[float32]([4]int{c.Data.Shape[0], 1, 1, 4}) // cheap look at four voxels first
+				middle := volume.New[float32]([4]int{c.Data.Shape[0], 1, 1, 4}) // compare four voxels first, which is cheap
 				c.Data.Crop(middle, [3]int{z + 8, y + 24, x + 24}, 0)
 				at := (8*48+24)*48 + 24
 				if !slices.Equal(middle.Data, want[at:at+4]) {
@@ -259,7 +259,7 @@ func locate(l *Loader, c *dataset.Case, want []float32) ([3]int, bool) {
 }
 
 func TestForcedSamplesFollowTheReference(t *testing.T) {
-	// shared table of nnU-Net: forced samples for batch sizes 1 to 12 at 0.33
+	// nnU-Net's table: forced samples for batch sizes 1 to 12 at 0.33
 	for i, want := range []int{0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4} {
 		s := &sampler{batchSize: i + 1, oversample: 0.33}
 		forced := 0

@@ -1,7 +1,7 @@
-// Package loader makes batches of patches for training and validation: it chooses cases and
-// positions as nnU-Net does, cuts, augments, and makes targets, in worker goroutines that run ahead
-// of training. A batch depends on seed, stream and its index alone, not on the number of workers.
-// It never calls torch.
+// Package loader provides batches of patches for training and validation. It chooses cases and
+// positions as nnU-Net does, crops, augments, and computes targets, in worker goroutines that prefetch.
+// A batch depends only on seed, stream and its index, not on the number of workers. It never calls
+// torch.
 package loader
 
 import (
@@ -21,31 +21,31 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Config says what batches to make.
+// Config configures a Loader.
 type Config struct {
 	Dataset   *dataset.Dataset
-	Keys      []string // cases to draw from; order and repetition of names do not matter
+	Keys      []string // cases to draw from; order and duplicates have no effect
 	Labels    *plans.Labels
 	BatchSize int
-	PatchSize []int // voxels (z, y, x) or (y, x); 2 axes take slices of the cases
-	// Oversample is the part of a batch, at its end, that must show foreground: sample i does if
-	// i >= round(BatchSize·(1-Oversample)). nnU-Net: 0.33, in validation too.
+	PatchSize []int // voxels (z, y, x) or (y, x); with 2 axes patches are slices of the cases
+	// Oversample is the fraction of samples forced to contain foreground, the last ones of a batch:
+	// sample i is if i >= round(BatchSize·(1-Oversample)). nnU-Net: 0.33, also in validation.
 	Oversample float64
 	// RequireForeground makes New fail if no case has foreground.
 	RequireForeground bool
 	Augmentation      augment.List
-	Scales            [][]float64 // of the targets, see augment.NewTargets; nil: full resolution only
+	Scales            [][]float64 // of the targets, see augment.NewTargets; nil: only full resolution
 	Seed              uint64
-	Stream            string // purpose, such as "train" or "val": streams of one seed are independent
-	StartIndex        int    // index of the first batch; to resume, the number of batches already used
-	Workers           int    // 0: one per core that the process may use, at most four
-	Queue             int    // batches prepared ahead; 0: two more than workers
+	Stream            string // purpose, such as "train" or "val"; streams of one seed are independent
+	StartIndex        int    // index of the first batch; to resume, the number of batches used before
+	Workers           int    // 0: one per available core, at most four
+	Queue             int    // batches to prefetch; 0: two more than workers
 }
 
 // Batch is a batch of patches. All arrays are row-major.
 type Batch struct {
 	Index     int
-	Keys      []string  // the case of each sample
+	Keys      []string  // case of each sample
 	Data      []float32 // (b, c, z, y, x) or (b, c, y, x)
 	DataShape []int
 	Targets   []Target // one per output of the network, highest resolution first
@@ -55,24 +55,24 @@ type Batch struct {
 
 // Target is the target of one output of the network: either Labels or Masks is set.
 type Target struct {
-	Labels []int16 // (b, 1, …) class of each voxel; the ignore label stays in place
-	Masks  []uint8 // (b, regions, …) 0 or 1; with an ignore label the last channel marks ignored voxels
+	Labels []int16 // (b, 1, …) class of each voxel; the ignore label is kept
+	Masks  []uint8 // (b, regions, …) 0 or 1; with an ignore label the last channel masks ignored voxels
 	Shape  []int
 }
 
-// Release gives the memory of the batch back for later batches. It must not be used afterwards.
-// A batch that is not released is collected as garbage.
+// Release returns the memory of the batch for reuse by later batches. The batch must not be used
+// afterwards. A batch that is not released is garbage collected.
 func (b *Batch) Release() {
 	select {
 	case b.free <- b:
-	default: // as many are waiting as can be in the making
+	default: // enough batches are waiting
 	}
 }
 
 // ErrClosed is the error of Next after Close.
 var ErrClosed = errors.New("loader: closed")
 
-// Loader makes the batches of a Config in order. Next and Close may be called from any goroutine.
+// Loader yields the batches of a Config in order. Next and Close may be called concurrently.
 type Loader struct {
 	cfg     Config
 	sampler *sampler
@@ -82,8 +82,8 @@ type Loader struct {
 	mu      sync.Mutex // held by Next
 	next    int
 	err     error
-	jobs    chan int      // indices of batches to make
-	results []chan result // results[i % len] takes batch i
+	jobs    chan int      // indices of batches to prepare
+	results []chan result // batch i goes to results[i % len]
 	done    chan struct{}
 	closing sync.Once
 	workers sync.WaitGroup
@@ -158,23 +158,26 @@ func (cfg *Config) check() error {
 		return fmt.Errorf("batch size %d, expected at least 1", cfg.BatchSize)
 	case len(cfg.PatchSize) != 2 && len(cfg.PatchSize) != 3 || slices.Min(cfg.PatchSize) < 1:
 		return fmt.Errorf("patch size %v, expected 2 or 3 positive sizes", cfg.PatchSize)
-	case cfg.Augmentation.InitialPatchSize != nil && !covers(cfg.Augmentation.InitialPatchSize, cfg.PatchSize):
-		return fmt.Errorf("initial patch size %v, expected %d sizes, none below those of the patch size %v",
+	case cfg.Augmentation.InitialPatchSize != nil &&
+		!covers(cfg.Augmentation.InitialPatchSize, cfg.PatchSize):
+		return fmt.Errorf("initial patch size %v, expected %d sizes, none smaller than in the patch size %v",
 			cfg.Augmentation.InitialPatchSize, len(cfg.PatchSize), cfg.PatchSize)
 	case cfg.Oversample < 0 || cfg.Oversample > 1:
 		return fmt.Errorf("foreground oversampling %v, expected a fraction from 0 to 1", cfg.Oversample)
 	case cfg.StartIndex < 0 || cfg.Workers < 1 || cfg.Queue < 1:
-		return fmt.Errorf("start index %d, %d workers, queue of %d: expected no negative number", cfg.StartIndex, cfg.Workers, cfg.Queue)
+		return fmt.Errorf("start index %d, %d workers, queue of %d: expected no negative values",
+			cfg.StartIndex, cfg.Workers, cfg.Queue)
 	}
 	for _, scale := range cfg.Scales {
 		if len(scale) != len(cfg.PatchSize) {
-			return fmt.Errorf("target scale %v, expected %d axes as the patch size %v", scale, len(cfg.PatchSize), cfg.PatchSize)
+			return fmt.Errorf("target scale %v, expected %d axes as in the patch size %v",
+				scale, len(cfg.PatchSize), cfg.PatchSize)
 		}
 	}
 	return nil
 }
 
-// covers reports whether size has the axes of patch and is nowhere smaller.
+// covers reports whether size has as many axes as patch and is not smaller along any.
 func covers(size, patch []int) bool {
 	if len(size) != len(patch) {
 		return false
@@ -187,8 +190,9 @@ func covers(size, patch []int) bool {
 	return true
 }
 
-// Next returns the next batch. Concurrent calls wait for each other. Errors of the data are final: every later call returns the same one.
-// When ctx ends first its error is returned, and the next call returns the batch that was due.
+// Next returns the next batch. Concurrent calls are serialised. Data errors are final: every later call
+// returns the same one. If ctx is cancelled first, its error is returned and the batch is returned by
+// the next call.
 func (l *Loader) Next(ctx context.Context) (*Batch, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -199,7 +203,7 @@ func (l *Loader) Next(ctx context.Context) (*Batch, error) {
 		return nil, err
 	}
 	select {
-	case <-l.done: // select below chooses at random where several are ready
+	case <-l.done: // the select below chooses at random if several are ready
 		return nil, ErrClosed
 	default:
 	}
@@ -225,10 +229,10 @@ func (l *Loader) Close() {
 	l.workers.Wait()
 }
 
-// scratch is the memory a worker makes samples in.
+// scratch is a worker's buffer for one sample.
 type scratch struct {
-	seg     *volume.Volume[int16] // of the final size; the image of that size is the batch's
-	initial *augment.Patch        // as cut out of the case; nil where that is the final size
+	seg     *volume.Volume[int16] // in the final size; the image is written to the batch
+	initial *augment.Patch        // as cropped from the case; nil if that is the final size
 }
 
 func (l *Loader) newScratch(channels int) *scratch {
@@ -264,9 +268,11 @@ func (l *Loader) work(channels int) {
 func (l *Loader) random(index int) *rand.Rand {
 	h := sha256.New()
 	h.Write([]byte(l.cfg.Stream))
-	h.Write(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, l.cfg.Seed), uint64(index)))
+	seed := binary.LittleEndian.AppendUint64(nil, l.cfg.Seed)
+	h.Write(binary.LittleEndian.AppendUint64(seed, uint64(index)))
 	sum := h.Sum(nil)
-	return rand.New(rand.NewPCG(binary.LittleEndian.Uint64(sum), binary.LittleEndian.Uint64(sum[8:])))
+	return rand.New(rand.NewPCG(binary.LittleEndian.Uint64(sum),
+		binary.LittleEndian.Uint64(sum[8:])))
 }
 
 func (l *Loader) newBatch(channels int) *Batch {
@@ -294,7 +300,7 @@ func product(shape []int) int {
 	return n
 }
 
-// make makes batch index.
+// make prepares batch index.
 func (l *Loader) make(index, channels int, s *scratch) (*Batch, error) {
 	rng := l.random(index)
 	picks, err := l.sampler.draw(rng)
@@ -315,13 +321,14 @@ func (l *Loader) make(index, channels int, s *scratch) (*Batch, error) {
 	return b, nil
 }
 
-// fill cuts the picks out of their cases, augments them, and makes their targets.
+// fill crops the picks from their cases, augments them, and computes their targets.
 func (l *Loader) fill(b *Batch, picks []pick, s *scratch, rng *rand.Rand) error {
 	image := volume.Volume[float32]{Shape: spatial(b.DataShape[1], l.cfg.PatchSize)}
 	n := volume.Numel(image.Shape)
 	for i, p := range picks {
 		if got, want := p.c.Data.Shape[0], b.DataShape[1]; got != want {
-			return fmt.Errorf("loader: %s: found %d channels, expected %d as in the other cases; preprocess all cases with the same channels", p.c.Source, got, want)
+			return fmt.Errorf("loader: %s: found %d channels, expected %d as in the other cases; "+
+				"preprocess all cases with the same channels", p.c.Source, got, want)
 		}
 		b.Keys[i] = p.c.Key
 		image.Data = b.Data[i*n:][:n]
@@ -336,7 +343,8 @@ func (l *Loader) fill(b *Batch, picks []pick, s *scratch, rng *rand.Rand) error 
 			return fmt.Errorf("loader: case %s: %w", p.c.Key, err)
 		}
 		if patch.Image.Shape != image.Shape || patch.Seg.Shape != s.seg.Shape {
-			return fmt.Errorf("loader: case %s: the augmentation made an image of %v and a segmentation of %v, expected %v and %v",
+			return fmt.Errorf("loader: case %s: the augmentation produced an image of %v and a segmentation of "+
+				"%v, expected %v and %v",
 				p.c.Key, patch.Image.Shape, patch.Seg.Shape, image.Shape, s.seg.Shape)
 		}
 		if patch.Image != &image {

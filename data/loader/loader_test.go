@@ -25,7 +25,7 @@ func config(t testing.TB, set string) Config {
 		Augmentation: training(3), Scales: [][]float64{{1, 1, 1}, {1, 0.5, 0.5}}, Seed: 7, Stream: "train"}
 }
 
-// training is what patches of so many axes are augmented with.
+// training is the augmentation of patches with the given number of axes.
 func training(axes int) augment.List {
 	return augment.Training(augment.Setting{PatchSize: make([]int, axes)})
 }
@@ -38,7 +38,7 @@ func start(t testing.TB, cfg Config) *Loader {
 	return l
 }
 
-// fingerprint is everything a batch says, in a comparable form.
+// fingerprint is the whole content of a batch, in a comparable form.
 type fingerprint struct {
 	index         int
 	keys          [3]string
@@ -113,9 +113,9 @@ func TestSeedAndStreamChangeTheBatches(t *testing.T) {
 	}
 }
 
-// TestSeedsKeepTheirBatches pins the batches of a seed: a run repeated or resumed with a later
-// version sees the same ones. The random streams are this package's own, so the sums come from it;
-// TestBatchesAreThoseOfNnUNetForTheSameDraws compares what is made of the draws.
+// TestSeedsKeepTheirBatches pins the batches of a seed: a run repeated or resumed with a later version
+// gets the same ones. The random streams are this package's own, so the sums come from it;
+// TestBatchesAreThoseOfNnUNetForTheSameDraws checks what is computed from the draws.
 func TestSeedsKeepTheirBatches(t *testing.T) {
 	cfg := config(t, "plain")
 	require.Equal(t, []fingerprint{
@@ -146,7 +146,7 @@ func TestTwoAxesTakeSlices(t *testing.T) {
 	require.Len(t, b.Targets[0].Labels, 3*16*12)
 }
 
-func TestEnlargedPatchesReachTheAugmentationAndWhatItMakesOfThemTheBatch(t *testing.T) {
+func TestAugmentationGetsEnlargedPatchesAndFillsTheBatch(t *testing.T) {
 	cfg := config(t, "plain")
 	cfg.Scales = nil
 	var image []float32
@@ -197,12 +197,12 @@ func TestFailingAugmentationNamesCaseAndTransform(t *testing.T) {
 
 	cfg.Augmentation.Transforms = []augment.Transform{change(func(p *augment.Patch) { cut(p, [3]int{}, []int{2, 2, 2}) })}
 	_, err = start(t, cfg).Next(t.Context())
-	require.EqualError(t, err, "loader: case case_1: the augmentation made an image of [3 2 2 2] and a segmentation of [1 2 2 2], expected [3 5 8 7] and [1 5 8 7]")
+	require.EqualError(t, err, "loader: case case_1: the augmentation produced an image of [3 2 2 2] and a segmentation of [1 2 2 2], expected [3 5 8 7] and [1 5 8 7]")
 
 	for _, size := range [][]int{{8, 8}, {8, 7, 9}} {
 		cfg.Augmentation.InitialPatchSize = size
 		_, err = New(cfg)
-		require.EqualError(t, err, fmt.Sprintf("loader: initial patch size %v, expected 3 sizes, none below those of the patch size [5 8 7]", size))
+		require.EqualError(t, err, fmt.Sprintf("loader: initial patch size %v, expected 3 sizes, none smaller than in the patch size [5 8 7]", size))
 	}
 }
 
@@ -221,7 +221,7 @@ func TestCancelledContextLosesNoBatch(t *testing.T) {
 	require.Equal(t, want[2], next(t, l))
 }
 
-// blocking lets the test decide when a batch is ready.
+// blocking lets the test decide when a batch becomes ready.
 func blocking(gate chan struct{}) augment.List {
 	return augment.List{Transforms: []augment.Transform{change(func(*augment.Patch) { <-gate })}}
 }
@@ -267,7 +267,7 @@ func TestCloseLeavesNoGoroutineAndIsRepeatable(t *testing.T) {
 		_, err = l.Next(t.Context())
 		require.ErrorIs(t, err, ErrClosed)
 	}
-	// A goroutine that has told of its end is counted until it has left.
+	// A goroutine that has signalled its end is counted until it has exited.
 	for end := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
@@ -340,7 +340,7 @@ func TestUnknownLabelsAreNamed(t *testing.T) {
 	cfg := config(t, "plain")
 	_, cfg.Labels = open(t, "source")
 	_, err := start(t, cfg).Next(t.Context())
-	require.ErrorContains(t, err, ".npz: the segmentation holds value 2, expected labels of dataset.json [0 1] (or -1 outside the image); correct labels in dataset.json or preprocess again")
+	require.ErrorContains(t, err, ".npz: the segmentation has value 2, expected labels of dataset.json [0 1] (or -1 outside the image); correct labels in dataset.json or preprocess again")
 }
 
 func TestCasesPreprocessedWithoutTheIgnoreLabelAreNamed(t *testing.T) {
@@ -382,15 +382,15 @@ func TestNoForegroundAnywhereIsAnError(t *testing.T) {
 
 func TestImpossibleConfigurationsAreRefused(t *testing.T) {
 	for want, change := range map[string]func(*Config){
-		"no cases to draw from":                           func(c *Config) { c.Keys = nil },
-		"batch size 0, expected at least 1":               func(c *Config) { c.BatchSize = 0 },
-		"patch size [4], expected 2 or 3":                 func(c *Config) { c.PatchSize = []int{4} },
-		"patch size [4 0 4], expected":                    func(c *Config) { c.PatchSize = []int{4, 0, 4} },
-		"foreground oversampling 33, expected a fract":    func(c *Config) { c.Oversample = 33 },
-		"start index -1":                                  func(c *Config) { c.StartIndex = -1 },
-		"target scale [1 1], expected 3 axes":             func(c *Config) { c.Scales = [][]float64{{1, 1}} },
-		"nobody.npz: expected a case of ":                 func(c *Config) { c.Keys = []string{"nobody"} },
-		"found 3 channels, expected 1 as the network has": func(c *Config) { c.Dataset.Channels = 1 },
+		"no cases to draw from":                        func(c *Config) { c.Keys = nil },
+		"batch size 0, expected at least 1":            func(c *Config) { c.BatchSize = 0 },
+		"patch size [4], expected 2 or 3":              func(c *Config) { c.PatchSize = []int{4} },
+		"patch size [4 0 4], expected":                 func(c *Config) { c.PatchSize = []int{4, 0, 4} },
+		"foreground oversampling 33, expected a fract": func(c *Config) { c.Oversample = 33 },
+		"start index -1":                               func(c *Config) { c.StartIndex = -1 },
+		"target scale [1 1], expected 3 axes as in":    func(c *Config) { c.Scales = [][]float64{{1, 1}} },
+		"nobody.npz: expected a case of ":              func(c *Config) { c.Keys = []string{"nobody"} },
+		"found 3 channels, expected 1, the network's":  func(c *Config) { c.Dataset.Channels = 1 },
 	} {
 		cfg := config(t, "plain")
 		change(&cfg)

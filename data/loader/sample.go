@@ -17,15 +17,15 @@ type source interface{ IntN(n int) int }
 type sampler struct {
 	keys       []string
 	batchSize  int
-	size       []int // patch to sample
-	needToPad  []int // how far positions may reach over the border, both sides together
+	size       []int // of the patches to sample
+	needToPad  []int // how far positions may extend beyond the border, both sides together
 	oversample float64
 	labels     *plans.Labels
 	load       func(key string) (*dataset.Case, error)
 }
 
-// pick is a chosen patch: its first voxel in the case, which may lie outside. In 2d the patch is
-// in slice start[0].
+// pick is a chosen patch: its first voxel in the case, which may lie outside. A 2d patch is in slice
+// start[0].
 type pick struct {
 	c     *dataset.Case
 	start [3]int
@@ -59,33 +59,35 @@ func (s *sampler) draw(rng source) ([]pick, error) {
 	return picks, nil
 }
 
-// forced reports whether sample i of a batch must show foreground: the last of them do.
+// forced reports whether sample i of a batch must contain foreground: the last ones must.
 //
-// Compat: at nnU-Net's 0.33 the one sample of a batch of one never does.
+// Compat: with nnU-Net's 0.33 the only sample of a batch of one never must.
 func (s *sampler) forced(i int) bool {
 	return i >= int(math.RoundToEven(float64(s.batchSize)*(1-s.oversample)))
 }
 
-// check reports labels that the network has no class for.
+// check returns an error for labels that the network has no class for.
 func (s *sampler) check(c *dataset.Case) error {
 	for _, v := range c.SegValues {
 		ignored := s.labels.IgnoreLabel != nil && int(v) == *s.labels.IgnoreLabel
 		if v != -1 && !ignored && !slices.Contains(s.labels.AllLabels, int(v)) {
-			return fmt.Errorf("loader: %s: the segmentation holds value %d, expected labels of dataset.json %v (or -1 outside the image); "+
-				"correct labels in dataset.json or preprocess again", c.Source, v, s.labels.AllLabels)
+			return fmt.Errorf("loader: %s: the segmentation has value %d, expected labels of dataset.json %v "+
+				"(or -1 outside the image); correct labels in dataset.json or preprocess again",
+				c.Source, v, s.labels.AllLabels)
 		}
 	}
 	return nil
 }
 
-// annotated returns the locations of all labels together, which cases have only with an ignore label.
+// annotated returns the locations of all labels together, which exist only with an ignore label.
 func (s *sampler) annotated(c *dataset.Case) (*dataset.Locations, error) {
 	for i := range c.Locations {
 		if s.isAnnotated(&c.Locations[i]) {
 			return &c.Locations[i], nil
 		}
 	}
-	return nil, fmt.Errorf("loader: case %s (%s): class_locations has no entry for all labels %v together, expected one since dataset.json has an ignore label; preprocess again",
+	return nil, fmt.Errorf("loader: case %s (%s): class_locations has no entry for all labels %v together, "+
+		"expected one since dataset.json has an ignore label; preprocess again",
 		c.Key, c.Source, s.labels.AllLabels)
 }
 
@@ -93,8 +95,7 @@ func (s *sampler) isAnnotated(l *dataset.Locations) bool {
 	return slices.Equal(l.Labels, s.labels.AllLabels)
 }
 
-// eligible returns the classes that occur in the case; all labels together count only if there is
-// nothing else.
+// eligible returns the classes that occur in the case; all labels together only if there is no other.
 func (s *sampler) eligible(c *dataset.Case) []*dataset.Locations {
 	var out []*dataset.Locations
 	for i := range c.Locations {
@@ -110,7 +111,7 @@ func (s *sampler) eligible(c *dataset.Case) []*dataset.Locations {
 	return out
 }
 
-// class chooses the class whose voxels the patch is to be placed at; nil: any position will do.
+// class chooses the class to place the patch at a voxel of; nil: any position.
 func (s *sampler) class(rng source, c *dataset.Case, forced bool) (*dataset.Locations, error) {
 	if !forced && s.labels.IgnoreLabel == nil {
 		return nil, nil
@@ -142,11 +143,10 @@ func (s *sampler) place3D(rng source, c *dataset.Case, forced bool) ([3]int, err
 	return [3]int(s.around(voxel[:], shape[:])), nil
 }
 
-// place2D chooses a class, then a slice with the frequency of its voxels, then one of its voxels in
-// that slice.
+// place2D chooses a class, a slice in proportion to its voxels of that class, and one of those voxels.
 //
-// Differs: the reference stops with an exception where a data set with an ignore label has a case
-// without annotated voxels, or without foreground when it is forced; here any position is taken.
+// Differs: the reference raises an exception if, in a dataset with an ignore label, a case has no
+// annotated voxels, or no foreground when forced; here any position is taken.
 func (s *sampler) place2D(rng source, c *dataset.Case, forced bool) ([3]int, error) {
 	class, err := s.class(rng, c, forced)
 	if err != nil {
@@ -179,7 +179,7 @@ func (s *sampler) place2D(rng source, c *dataset.Case, forced bool) ([3]int, err
 	panic("unreachable: nth < inSlice")
 }
 
-// bounds returns the first and the last position along an axis of n voxels.
+// bounds returns the first and last position along an axis of n voxels.
 func (s *sampler) bounds(axis, n int) (lower, upper int) {
 	pad := max(s.needToPad[axis], s.size[axis]-n)
 	half := (pad + 1) / 2
@@ -195,10 +195,10 @@ func (s *sampler) anywhere(rng source, shape []int) []int {
 	return start
 }
 
-// around puts the voxel into the middle of the patch, but not further over the near border than
-// anywhere does.
+// around centres the patch on the voxel, but extends it before the first voxel no further than anywhere
+// does.
 //
-// Compat: there is no such bound at the far border; patches may reach over it by half their size.
+// Compat: there is no such bound after the last voxel; patches may extend beyond it by half their size.
 func (s *sampler) around(voxel []int32, shape []int) []int {
 	start := make([]int, len(shape))
 	for axis, n := range shape {

@@ -11,47 +11,47 @@ import (
 
 // Model is a pretrained model whose configuration a dataset adopts.
 type Model struct {
-	Source        string // names it in messages
+	Source        string // name for messages
 	Plans         *plans.Plans
 	Configuration string
-	Dataset       *plans.Dataset // what it was trained on; nil where that is not known
-	// Network tells of the network that a configuration means, whether the plans or a trainer of
-	// its own describe it.
+	Dataset       *plans.Dataset // of the training; nil if unknown
+	// Network returns the network of a configuration, whether the plans or a trainer of its own
+	// describe it.
 	Network func(*plans.Configuration) (Network, error)
 }
 
-// Network is what a patch must fit.
+// Network holds what a patch must fit.
 type Network struct {
-	Divisor []int // of the patch's sizes, per axis
-	UNet    *UNet // nil for a network whose memory nnU-Net does not measure: patch and batch stay as they are
+	Divisor []int // of the patch size, per axis
+	UNet    *UNet // nil if nnU-Net has no memory estimate for it: patch and batch stay as they are
 }
 
-// UNet is what nnU-Net's measure of a network's memory goes by.
+// UNet holds the parameters of nnU-Net's memory estimate.
 type UNet struct {
 	Strides          [][]int // per stage, one entry per axis
-	Features, Blocks []int   // per stage of the encoder; Blocks are convolutions, or with Residual blocks
-	DecoderConvs     []int   // per stage of the decoder
+	Features, Blocks []int   // per encoder stage; Blocks are convolutions, or residual blocks if Residual
+	DecoderConvs     []int   // per decoder stage
 	Residual         bool
 }
 
-// AdoptOptions choose what is adopted. The zero value takes everything from the model.
+// AdoptOptions choose what is adopted. The zero value adopts everything from the model.
 type AdoptOptions struct {
-	PlansName         string  // of the plans that Adopt makes
-	Name              string  // of the configuration, "": the model's (Adopt), the model's with _adopted (Recipe)
-	Parent            string  // Recipe: the configuration to inherit from, "": 3d_fullres
-	PatchSize         []int   // voxels, nil: the model's, smaller if MemoryGB asks for it
-	BatchSize         int     // 0: the model's, smaller if MemoryGB asks for it
-	MemoryGB          float64 // of a graphics card, by nnU-Net's measure; 0: no limit
-	KeepSpacing       bool    // the dataset's own target spacing and order of axes
+	PlansName         string  // of the new plans
+	Name              string  // of the configuration; "": the model's (Recipe: with _adopted)
+	Parent            string  // Recipe: the configuration to inherit from; "": 3d_fullres
+	PatchSize         []int   // voxels; nil: the model's, smaller if MemoryGB requires it
+	BatchSize         int     // 0: the model's, smaller if MemoryGB requires it
+	MemoryGB          float64 // GPU memory, by nnU-Net's estimate; 0: no limit
+	KeepSpacing       bool    // the dataset's own target spacing and axis order
 	KeepNormalisation bool    // the dataset's own intensities and schemes
 }
 
-// Finding is something that is not alike in the model's training data and in the dataset.
+// Finding is a difference between the model's training data and the dataset.
 type Finding struct {
 	What    string `json:"what"`
 	Model   string `json:"model"`
 	Dataset string `json:"dataset"`
-	Warning bool   `json:"warning"` // far outside of what the model was trained on, or unusable without further steps
+	Warning bool   `json:"warning"` // far from the model's training data, or unusable without more steps
 	Note    string `json:"note,omitempty"`
 }
 
@@ -63,7 +63,7 @@ func (f Finding) String() string {
 	return s
 }
 
-// Adopted is what Adopt and Recipe make.
+// Adopted is the result of Adopt and Recipe.
 type Adopted struct {
 	Result
 	Configuration string
@@ -72,9 +72,10 @@ type Adopted struct {
 	Findings      []Finding
 }
 
-// Adopt makes plans for the dataset with one configuration, in which images look to the network as those that the model was
-// trained on: its spacing, order of axes, intensity statistics, normalisation and resampling, its architecture, and a patch and a
-// batch that fit. They are a plans file of their own, since statistics and the order of axes hold for a whole file.
+// Adopt creates plans for the dataset with one configuration that presents images to the network as in
+// the model's training: with the model's spacing, axis order, intensity statistics, normalisation,
+// resampling and architecture, and a suitable patch and batch size. It is a new plans file, since
+// statistics and axis order apply to a whole file.
 func Adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 	a, err := adopt(m, in, o)
 	if err != nil {
@@ -90,7 +91,8 @@ func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 	}
 	dim := len(c.PatchSize)
 	if c.PreviousStage != "" {
-		return nil, fmt.Errorf("%s: configuration %s is the second stage of a cascade, whose input is the output of %s: adopt that one, or a configuration without previous_stage",
+		return nil, fmt.Errorf("%s: configuration %s is the second stage of a cascade, whose input is the "+
+			"output of %s: adopt that one, or a configuration without previous_stage",
 			m.Source, c.Name, c.PreviousStage)
 	}
 	forward, backward, spacing := m.Plans.TransposeForward, m.Plans.TransposeBackward, c.Spacing
@@ -134,7 +136,7 @@ func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 	raw.Set("spacing", spacing)
 	v, _ := m.Plans.Raw().Get("foreground_intensity_properties_per_channel")
 	if v == nil {
-		v, _ = m.Plans.Raw().Get("foreground_intensity_properties_by_modality") // of older plans
+		v, _ = m.Plans.Raw().Get("foreground_intensity_properties_by_modality") // older plans
 	}
 	intensities, _ := v.(*plans.Object)
 	if o.KeepNormalisation {
@@ -143,9 +145,12 @@ func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 		raw.Set("normalization_schemes", schemes)
 		raw.Set("use_mask_for_norm", masks)
 		intensities = in.Fingerprint.Intensities()
-	} else if len(m.Plans.ChannelIntensities) < len(c.NormalizationSchemes) || len(c.NormalizationSchemes) != len(in.Dataset.ChannelNames) {
-		return nil, fmt.Errorf("%s normalises %d channels with statistics of %d, the dataset has %d (%s): --keep-normalisation takes the dataset's own",
-			m.Source, len(c.NormalizationSchemes), len(m.Plans.ChannelIntensities), len(in.Dataset.ChannelNames), strings.Join(in.Dataset.ChannelNames, ", "))
+	} else if len(m.Plans.ChannelIntensities) < len(c.NormalizationSchemes) ||
+		len(c.NormalizationSchemes) != len(in.Dataset.ChannelNames) {
+		return nil, fmt.Errorf("%s normalises %d channels with statistics for %d, the dataset has %d (%s): "+
+			"use --keep-normalisation to normalise as the dataset's own plans do",
+			m.Source, len(c.NormalizationSchemes), len(m.Plans.ChannelIntensities),
+			len(in.Dataset.ChannelNames), strings.Join(in.Dataset.ChannelNames, ", "))
 	}
 	planner, manager := m.Plans.ExperimentPlanner, m.Plans.LabelManager
 	if planner == "" {
@@ -172,9 +177,10 @@ func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 	return a, nil
 }
 
-// Recipe adds a configuration to the dataset's own plans, as LN-Seg-FM's readme says to do by hand: it inherits from 3d_fullres and
-// has a patch size and the model's architecture; spacing, statistics and batch size are those of 3d_fullres, unless a batch size
-// is given. The plans are not modified; Result.Plans is a copy with the configuration at the end.
+// Recipe adds a configuration to the dataset's own plans, the manual step in LN-Seg-FM's readme: it
+// inherits from 3d_fullres and has a patch size and the model's architecture. Spacing, statistics and,
+// unless given, batch size are those of 3d_fullres. The plans are not modified; Adopted.Plans is a copy
+// with the configuration appended.
 func Recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, error) {
 	a, err := recipe(m, own, in, o)
 	if err != nil {
@@ -196,14 +202,15 @@ func recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, erro
 		return nil, err
 	}
 	if len(parent.PatchSize) != len(c.PatchSize) {
-		return nil, fmt.Errorf("%s is a model of %d axes, %s of the dataset's plans has %d", m.Source, len(c.PatchSize), o.Parent, len(parent.PatchSize))
+		return nil, fmt.Errorf("%s is a model with %d axes, %s of the dataset's plans has %d",
+			m.Source, len(c.PatchSize), o.Parent, len(parent.PatchSize))
 	}
 	a := &Adopted{Configuration: o.Name, BatchSize: o.BatchSize}
 	if a.Configuration == "" {
 		a.Configuration = c.Name + "_adopted"
 	}
 	if a.Configuration == o.Parent {
-		return nil, fmt.Errorf("the configuration cannot be called %s, which it inherits from", o.Parent)
+		return nil, fmt.Errorf("the configuration cannot have the name %s of its parent", o.Parent)
 	}
 	given := o.BatchSize
 	if o.BatchSize == 0 {
@@ -220,7 +227,7 @@ func recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, erro
 	if given != 0 {
 		raw.Set("batch_size", given)
 	}
-	if block, ok := c.Raw().Get("architecture"); ok { // always, where the plans describe the network
+	if block, ok := c.Raw().Get("architecture"); ok { // always, if the plans describe the network
 		raw.Set("architecture", block.(*plans.Object).Clone())
 	}
 	a.Plans = own.Raw().Clone()
@@ -243,38 +250,42 @@ func (m *Model) configuration() (*plans.Configuration, Network, error) {
 
 func permutation(order []int) error {
 	if !slices.Equal(slices.Sorted(slices.Values(order)), []int{0, 1, 2}) {
-		return fmt.Errorf("expected an order of the axes 0, 1, 2, found %v", order)
+		return fmt.Errorf("expected a permutation of the axes 0, 1, 2, found %v", order)
 	}
 	return nil
 }
 
-// medianShape is the median image after resampling to the spacing, transposed. A spacing of two axes leaves the first out.
+// medianShape is the shape of the median image after resampling and transposing. A spacing with two
+// values omits the first axis.
 func medianShape(in Input, spacing []float64, forward []int) []float64 {
 	rows := make([][]float64, len(in.Fingerprint.Shapes))
 	for i, shape := range in.Fingerprint.Shapes {
 		rows[i] = make([]float64, 3)
 		for a, f := range forward {
 			if k := a - (3 - len(spacing)); k >= 0 {
-				rows[i][a] = math.RoundToEven(in.Fingerprint.Spacings[i][f] / spacing[k] * float64(shape[f]))
+				resampled := in.Fingerprint.Spacings[i][f] / spacing[k] * float64(shape[f])
+				rows[i][a] = math.RoundToEven(resampled)
 			}
 		}
 	}
 	return columns(rows, median)
 }
 
-// size is a patch and a batch.
+// size is a patch and batch size.
 type size struct {
 	patch []int
 	batch int
 	notes []string
 }
 
-// size chooses patch and batch: what is given, else the model's, made smaller until nnU-Net's measure of memory is kept.
-func (m *Model) size(c *plans.Configuration, n Network, median []float64, classes int, o AdoptOptions) (size, error) {
+// size chooses patch and batch size: those given, else the model's, reduced until nnU-Net's memory
+// estimate is within the limit.
+func (m *Model) size(c *plans.Configuration, n Network, median []float64, classes int,
+	o AdoptOptions) (size, error) {
 	s := size{patch: slices.Clone(c.PatchSize), batch: c.BatchSize}
 	divisor := n.Divisor
 	if len(divisor) != len(s.patch) {
-		return s, fmt.Errorf("%s: strides of %d axes, a patch of %d", m.Source, len(divisor), len(s.patch))
+		return s, fmt.Errorf("%s: strides have %d axes, the patch has %d", m.Source, len(divisor), len(s.patch))
 	}
 	if o.PatchSize != nil {
 		s.patch = slices.Clone(o.PatchSize)
@@ -283,26 +294,29 @@ func (m *Model) size(c *plans.Configuration, n Network, median []float64, classe
 		s.batch = o.BatchSize
 	}
 	if s.batch < 1 || len(s.patch) != len(divisor) || slices.Min(s.patch) < 1 {
-		return s, fmt.Errorf("patch %v, batch %d: expected %d positive sizes and at least one patch", s.patch, s.batch, len(divisor))
+		return s, fmt.Errorf("patch %v, batch %d: expected %d positive sizes and a batch of at least 1", s.patch, s.batch, len(divisor))
 	}
 	bottleneck := 1
 	var nearest []string
 	for a, p := range s.patch {
 		bottleneck *= p / divisor[a]
-		nearest = append(nearest, fmt.Sprint(max(1, int(math.Round(float64(p)/float64(divisor[a]))))*divisor[a]))
+		multiple := max(1, int(math.Round(float64(p)/float64(divisor[a]))))
+		nearest = append(nearest, fmt.Sprint(multiple*divisor[a]))
 	}
 	for a, p := range s.patch {
 		if p%divisor[a] != 0 {
-			return s, fmt.Errorf("patch %v: the strides of %s need sizes divisible by %v; the nearest are %s", s.patch, m.Source, divisor, strings.Join(nearest, ","))
+			return s, fmt.Errorf("patch %v: the strides of %s need sizes divisible by %v; the nearest are %s",
+				s.patch, m.Source, divisor, strings.Join(nearest, ","))
 		}
 	}
 	if bottleneck < 2 {
-		return s, fmt.Errorf("patch %v: after strides of %v one voxel is left, which cannot be normalised: take a larger one", s.patch, divisor)
+		return s, fmt.Errorf("patch %v: strides of %v reduce it to one voxel, which cannot be normalised: "+
+			"choose a larger one", s.patch, divisor)
 	}
 	if o.MemoryGB <= 0 || n.UNet == nil {
 		return s, nil
 	}
-	perGB, reference := 560e6/8, 2.0 // feature map elements, and the patches that they were measured with
+	perGB, reference := 560e6/8, 2.0 // feature map elements, and the batch size they were measured with
 	if n.UNet.Residual {
 		perGB = 680e6 / 8
 	}
@@ -312,7 +326,7 @@ func (m *Model) size(c *plans.Configuration, n Network, median []float64, classe
 			perGB = 135e6 / 8
 		}
 	}
-	need := func(patch []int) float64 { // GB per patch of a batch
+	need := func(patch []int) float64 { // GB per patch in the batch
 		return float64(n.UNet.size(patch, classes)) / perGB / reference
 	}
 	before := s
@@ -320,9 +334,10 @@ func (m *Model) size(c *plans.Configuration, n Network, median []float64, classe
 		s.batch--
 	}
 	for o.PatchSize == nil && float64(s.batch)*need(s.patch) > o.MemoryGB {
-		axis := -1 // the one that is largest relative to the image, and can shrink
+		axis := -1 // the largest relative to the image that can shrink
 		for a, p := range s.patch {
-			if p-divisor[a] >= minEdge*divisor[a] && (axis < 0 || float64(p)/median[a] >= float64(s.patch[axis])/median[axis]) {
+			if p-divisor[a] >= minEdge*divisor[a] &&
+				(axis < 0 || float64(p)/median[a] >= float64(s.patch[axis])/median[axis]) {
 				axis = a
 			}
 		}
@@ -334,28 +349,30 @@ func (m *Model) size(c *plans.Configuration, n Network, median []float64, classe
 	}
 	gb := float64(s.batch) * need(s.patch)
 	if !slices.Equal(s.patch, before.patch) || s.batch != before.batch {
-		s.notes = append(s.notes, fmt.Sprintf("for %.3g GB of memory the patch is %v and the batch %d; the model's are %v and %d", o.MemoryGB, s.patch, s.batch, c.PatchSize, c.BatchSize))
+		s.notes = append(s.notes, fmt.Sprintf("for %.3g GB of memory the patch is %v and the batch %d; "+
+			"the model's are %v and %d", o.MemoryGB, s.patch, s.batch, c.PatchSize, c.BatchSize))
 	}
 	if gb > o.MemoryGB {
-		s.notes = append(s.notes, fmt.Sprintf("patches of %v in batches of %d need about %.3g GB of a graphics card, more than %.3g GB", s.patch, s.batch, gb, o.MemoryGB))
+		s.notes = append(s.notes, fmt.Sprintf("patches of %v in batches of %d need about %.3g GB of GPU memory, "+
+			"more than %.3g GB", s.patch, s.batch, gb, o.MemoryGB))
 	}
 	return s, nil
 }
 
-// size is nnU-Net's measure of a network's memory, see featureMapSize.
+// size is nnU-Net's memory estimate of a network, see featureMapSize.
 func (u *UNet) size(patch []int, classes int) int64 {
 	t := topology{strides: u.Strides, patch: patch}
 	return t.featureMapSize(u.Features, u.Blocks, slices.Max(u.DecoderConvs), classes, u.Residual)
 }
 
-// The bounds of what is near the model's training data.
+// Beyond these bounds a dataset is far from the model's training data.
 const (
 	farSpacing = 2 // ratio of voxel sizes
 	farMean    = 2 // standard deviations between the means
 	farStd     = 2 // ratio of standard deviations
 )
 
-// compare tells what differs between the model's training data and the dataset.
+// compare lists the differences between the model's training data and the dataset.
 func (m *Model) compare(c *plans.Configuration, in Input) []Finding {
 	var list []Finding
 	add := func(warning bool, what string, model, dataset any, note string) {
@@ -372,12 +389,14 @@ func (m *Model) compare(c *plans.Configuration, in Input) []Finding {
 	if differs {
 		note := ""
 		if far {
-			note = fmt.Sprintf("more than a factor of %d apart: structures are resampled far from what was scanned", farSpacing)
+			note = fmt.Sprintf("they differ by more than a factor of %d: structures are resampled "+
+				"far from their scanned resolution", farSpacing)
 		}
 		add(far, "spacing in mm", short(c.Spacing), short(ownTransposed), note)
 	}
 	if t, err := targetSpacing(in.Fingerprint, nil); err == nil && !slices.Equal(transpose(t), forward) {
-		add(true, "order of axes", forward, transpose(t), "the coarsest axis is another one: check that the images are oriented as the model's")
+		add(true, "order of axes", forward, transpose(t), "another axis is the coarsest: "+
+			"check that the images are oriented like the model's")
 	}
 	schemes := c.NormalizationSchemes
 	for i, name := range in.Dataset.ChannelNames {
@@ -385,7 +404,8 @@ func (m *Model) compare(c *plans.Configuration, in Input) []Finding {
 			break
 		}
 		if scheme := normalisationOf(name); scheme != schemes[i] {
-			add(true, "normalisation of channel "+name, schemes[i], scheme, "by the channel's name in dataset.json the intensities are of another kind")
+			add(true, "normalisation of channel "+name, schemes[i], scheme,
+				"the channel's name in dataset.json stands for another kind of intensities")
 		}
 	}
 	if m.Dataset != nil {
@@ -393,10 +413,12 @@ func (m *Model) compare(c *plans.Configuration, in Input) []Finding {
 			add(len(a) != len(b), "channels", strings.Join(a, ", "), strings.Join(b, ", "), "")
 		}
 		if a, b := labelNames(m.Dataset), labelNames(in.Dataset); a != b {
-			heads, ownHeads := m.Dataset.Labels.NumSegmentationHeads(), in.Dataset.Labels.NumSegmentationHeads()
+			heads := m.Dataset.Labels.NumSegmentationHeads()
+			ownHeads := in.Dataset.Labels.NumSegmentationHeads()
 			note := ""
 			if heads != ownHeads {
-				note = fmt.Sprintf("the last layers have %d outputs, the dataset needs %d: they begin anew", heads, ownHeads)
+				note = fmt.Sprintf("the output layers have %d channels, the dataset needs %d: "+
+					"they are reinitialised", heads, ownHeads)
 			}
 			add(false, "labels", a, b, note)
 		}
@@ -415,18 +437,21 @@ func (m *Model) compare(c *plans.Configuration, in Input) []Finding {
 		}
 		var why []string
 		if shift > farMean*t.Std {
-			why = append(why, fmt.Sprintf("the means are %.1f of the model's standard deviations apart", shift/t.Std))
+			why = append(why, fmt.Sprintf("the means differ by %.1f of the model's standard deviations", shift/t.Std))
 		}
 		if ratio > farStd {
-			why = append(why, fmt.Sprintf("the spreads differ by a factor of %.1f", ratio))
+			why = append(why, fmt.Sprintf("the standard deviations differ by a factor of %.1f", ratio))
 		}
 		if d.Median < t.Percentile005 || d.Median > t.Percentile995 {
-			why = append(why, fmt.Sprintf("half of the dataset's foreground lies outside of [%.4g, %.4g], to which CTs are clipped", t.Percentile005, t.Percentile995))
+			why = append(why, fmt.Sprintf("half of the dataset's foreground is outside [%.4g, %.4g], "+
+				"the range that CTs are clipped to", t.Percentile005, t.Percentile995))
 		}
 		describe := func(c plans.Intensity) string {
-			return fmt.Sprintf("%.1f ± %.1f (0.5 to 99.5 %%: %.4g to %.4g)", c.Mean, c.Std, c.Percentile005, c.Percentile995)
+			return fmt.Sprintf("%.1f ± %.1f (0.5 to 99.5 %%: %.4g to %.4g)",
+				c.Mean, c.Std, c.Percentile005, c.Percentile995)
 		}
-		add(len(why) > 0, "foreground intensities of channel "+in.Dataset.ChannelNames[i], describe(t), describe(d), strings.Join(why, "; "))
+		add(len(why) > 0, "foreground intensities of channel "+in.Dataset.ChannelNames[i],
+			describe(t), describe(d), strings.Join(why, "; "))
 	}
 	return list
 }

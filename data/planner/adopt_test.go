@@ -15,7 +15,7 @@ import (
 
 const mini = "../../testdata/phantom-mini/"
 
-// source is the model of phantom-mini, with the plans that nnU-Net kept beside it.
+// source is phantom-mini's model, with the plans that nnU-Net stored beside it.
 func source(t *testing.T) planner.Model {
 	t.Helper()
 	folder := mini + "results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/"
@@ -26,7 +26,7 @@ func source(t *testing.T) planner.Model {
 	return planner.Model{Source: "model", Plans: p, Configuration: "3d_phantom", Dataset: d, Network: network}
 }
 
-// network is the one that the plans describe.
+// network returns the network that the plans describe.
 func network(c *plans.Configuration) (planner.Network, error) {
 	a, err := models.Parse(c)
 	if err != nil {
@@ -36,7 +36,7 @@ func network(c *plans.Configuration) (planner.Network, error) {
 	return planner.Network{Divisor: a.Divisor(), UNet: &u}, nil
 }
 
-// target is the dataset that adopts.
+// target is the dataset that adopts the model's configuration.
 func target(t *testing.T) planner.Input {
 	t.Helper()
 	d, err := plans.LoadDataset(mini + "preprocessed/Dataset102_PhantomTarget/dataset.json")
@@ -59,8 +59,8 @@ func configuration(t *testing.T, doc *plans.Object, name string) *plans.Configur
 	return c
 }
 
-// The plans that nnU-Net moved from the source to the target, and to which the readme's configuration was added by hand, say how
-// images must look to the network: adopted ones must say the same.
+// nnU-Net moved the source's plans to the target, and the readme's configuration was added by hand:
+// adopted plans must present images to the network in the same way.
 func TestAdoptedPlansPreprocessAsMovedOnesDo(t *testing.T) {
 	a, err := planner.Adopt(source(t), target(t), planner.AdoptOptions{PlansName: "nnUNetPlansSource"})
 	require.NoError(t, err)
@@ -103,7 +103,7 @@ func line(t *testing.T, v any) string {
 	return string(b)
 }
 
-// Somebody added the configuration 3d_phantom to these plans by hand, following the readme of LN-Seg-FM.
+// The configuration 3d_phantom was added to these plans by hand, following LN-Seg-FM's readme.
 func TestRecipeEqualsTheChangeByHand(t *testing.T) {
 	for _, path := range []string{"preprocessed/Dataset101_PhantomSource/nnUNetPlans.json"} {
 		byHand, err := os.ReadFile(mini + path)
@@ -199,7 +199,7 @@ func TestNetworksOutsideOfPlansHaveTheirOwnDivisor(t *testing.T) {
 	require.Equal(t, []int{32, 64, 96}, a.PatchSize)
 }
 
-// Plans of nnU-Net before 2.4 have no architecture block: the adopted ones get the block that they stand for.
+// Plans from before nnU-Net 2.4 have no architecture block: adopted ones get the equivalent block.
 func TestOldPlansAreAdopted(t *testing.T) {
 	m := source(t)
 	doc := m.Plans.Raw().Clone()
@@ -256,16 +256,16 @@ func TestWarningsOfDataFarFromTheModels(t *testing.T) {
 	in.Fingerprint.Channels[0].Median += 1024
 	f := find(what)
 	require.True(t, f.Warning)
-	require.Contains(t, f.Note, "standard deviations apart")
-	require.Contains(t, f.Note, "lies outside of [2, 151]")
+	require.Contains(t, f.Note, "of the model's standard deviations")
+	require.Contains(t, f.Note, "is outside [2, 151]")
 	in = target(t)
 	in.Fingerprint.Channels[0].Std *= 3
-	require.Contains(t, find(what).Note, "spreads differ by a factor of 3.5")
+	require.Contains(t, find(what).Note, "standard deviations differ by a factor of 3.5")
 	in = target(t)
 	require.Nil(t, find("labels"))
 	in.Dataset.Labels.Entries = append(in.Dataset.Labels.Entries, plans.Label{Name: "more", Values: []int{2}})
 	in.Dataset.Labels.AllLabels = append(in.Dataset.Labels.AllLabels, 2)
-	require.Contains(t, find("labels").Note, "the last layers have 2 outputs, the dataset needs 3")
+	require.Contains(t, find("labels").Note, "the output layers have 2 channels, the dataset needs 3")
 	in = target(t)
 	in.Dataset.ChannelNames = []string{"MR"}
 	require.True(t, find("normalisation of channel MR").Warning)
@@ -283,13 +283,14 @@ func TestPatchesFitStridesAndMemory(t *testing.T) {
 	}{
 		{planner.AdoptOptions{PatchSize: []int{18, 50, 48}}, "patch [18 50 48]: the strides of model need sizes divisible by [4 8 8]; the nearest are 20,48,48"},
 		{planner.AdoptOptions{PatchSize: []int{16, 48}}, "expected 3 positive sizes"},
-		{planner.AdoptOptions{PatchSize: []int{4, 8, 8}}, "one voxel is left"},
-		{planner.AdoptOptions{BatchSize: -1}, "at least one patch"},
+		{planner.AdoptOptions{PatchSize: []int{4, 8, 8}}, "reduce it to one voxel"},
+		{planner.AdoptOptions{BatchSize: -1}, "a batch of at least 1"},
 	} {
 		_, err := planner.Adopt(source(t), in, c.o)
 		require.ErrorContains(t, err, c.want)
 	}
-	// The median image is 33.5×80×76: of a patch the axis that is largest beside it shrinks first, by its stride.
+	// The median image is 33.5×80×76: the patch axis that is largest relative to it shrinks first, by
+	// its stride.
 	for _, c := range []struct {
 		gb    float64
 		patch []int
@@ -309,7 +310,7 @@ func TestPatchesFitStridesAndMemory(t *testing.T) {
 	require.Contains(t, a.Notes[0], "more than 0.01 GB")
 }
 
-func TestAdoptErrorsSayWhatIsThere(t *testing.T) {
+func TestAdoptErrorsListWhatIsAvailable(t *testing.T) {
 	m := source(t)
 	m.Configuration = "3d_fulres"
 	_, err := planner.Adopt(m, target(t), planner.AdoptOptions{})
@@ -317,13 +318,13 @@ func TestAdoptErrorsSayWhatIsThere(t *testing.T) {
 	in := target(t)
 	in.Dataset.ChannelNames = []string{"CT", "PET"}
 	_, err = planner.Adopt(source(t), in, planner.AdoptOptions{})
-	require.ErrorContains(t, err, "normalises 1 channels with statistics of 1, the dataset has 2 (CT, PET)")
+	require.ErrorContains(t, err, "normalises 1 channels with statistics for 1, the dataset has 2 (CT, PET)")
 	own, err := plans.Load(filepath.Join(mini, "preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource.json"))
 	require.NoError(t, err)
 	_, err = planner.Recipe(source(t), own, target(t), planner.AdoptOptions{Parent: "2d"})
-	require.ErrorContains(t, err, "a model of 3 axes, 2d of the dataset's plans has 2")
+	require.ErrorContains(t, err, "a model with 3 axes, 2d of the dataset's plans has 2")
 	_, err = planner.Recipe(source(t), own, target(t), planner.AdoptOptions{Parent: "4d"})
 	require.ErrorContains(t, err, "available: 2d, 3d_fullres, 3d_phantom, 3d_phantom_resenc")
 	_, err = planner.Recipe(source(t), own, target(t), planner.AdoptOptions{Name: "3d_fullres"})
-	require.ErrorContains(t, err, "cannot be called 3d_fullres")
+	require.ErrorContains(t, err, "cannot have the name 3d_fullres")
 }

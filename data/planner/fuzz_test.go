@@ -8,7 +8,7 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 )
 
-// FuzzPlan plans for whatever fingerprint comes: an error or plans, in reasonable time.
+// FuzzPlan plans for arbitrary fingerprints: the result is an error or plans, in reasonable time.
 func FuzzPlan(f *testing.F) {
 	for _, s := range []string{
 		`{"spacings": [[1, 1.0, 1]], "shapes_after_crop": [[64, 64, 64]], "median_relative_size_after_cropping": 1.0, "foreground_intensity_properties_per_channel": {"0": {"mean": 1}}}`,

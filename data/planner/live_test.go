@@ -14,7 +14,7 @@ import (
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
-// TestLiveDatasetsAreMeasuredAndPlannedAsByNnUNet compares every file byte for byte.
+// TestLiveDatasetsAreMeasuredAndPlannedAsByNnUNet compares all files byte for byte.
 func TestLiveDatasetsAreMeasuredAndPlannedAsByNnUNet(t *testing.T) {
 	golden.Python(t)
 	root := os.Getenv("LNTORCH_RAW_DATASETS")

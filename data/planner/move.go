@@ -9,9 +9,10 @@ import (
 	"github.com/lntorch/lntorch/data/raw"
 )
 
-// Move copies the plans called name of the preprocessed dataset in folder to the preprocessed dataset in target, under the name
-// newName if that is not empty: with the new dataset's name and the reader that opens its images. A new name goes into the data
-// identifiers, too, so that the data of different plans stay apart. It returns the path of the file it wrote.
+// Move copies the plans called name from the preprocessed dataset in folder to the one in target,
+// renamed to newName unless that is empty. The copy has the new dataset's name and the reader that
+// opens its images. A new name is also used in the data identifiers, so that the data of different
+// plans have different folders. Move returns the path of the new file.
 // Source: nnU-Net 2.5.1, move_plans_between_datasets.py.
 func Move(folder, name string, to *raw.Dataset, target, newName string) (string, error) {
 	path, err := move(folder, name, to, target, newName)
@@ -43,7 +44,8 @@ func move(folder, name string, to *raw.Dataset, target, newName string) (string,
 			}
 			identifier, ok := v.(string)
 			if !ok {
-				return "", fmt.Errorf("%s: configuration %s: data_identifier: expected a string, found %v", filepath.Join(folder, name+".json"), c, v)
+				return "", fmt.Errorf("%s: configuration %s: data_identifier: expected a string, found %v",
+					filepath.Join(folder, name+".json"), c, v)
 			}
 			if rest, ok := strings.CutPrefix(identifier, name); ok {
 				configuration.Set("data_identifier", newName+rest)

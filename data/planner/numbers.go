@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// median is numpy's: the mean of the two middle values of an even number.
+// median is numpy's: for an even number of values the mean of the two middle ones.
 func median(v []float64) float64 {
 	v = slices.Sorted(slices.Values(v))
 	n := len(v)
@@ -15,7 +15,7 @@ func median(v []float64) float64 {
 	return (v[n/2-1] + v[n/2]) / 2
 }
 
-// percentile is numpy's, with linear interpolation between the neighbours; q in percent.
+// percentile is numpy's, with linear interpolation between neighbours; q is in percent.
 func percentile(v []float64, q float64) float64 {
 	v = slices.Sorted(slices.Values(v))
 	at := float64(len(v)-1) * (q / 100)
@@ -79,7 +79,7 @@ func toFloats(rows [][]int) [][]float64 {
 	return out
 }
 
-// floats makes a list for JSON.
+// floats converts values to a JSON list.
 func floats(v []float64) []any { return anyList(v) }
 
 func anyList[T any](v []T) []any {
@@ -90,5 +90,5 @@ func anyList[T any](v []T) []any {
 	return out
 }
 
-// finite tells whether x is a number, and no infinity.
+// finite reports whether x is neither NaN nor infinite.
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }

@@ -1,6 +1,6 @@
-// Package planner turns the fingerprint of a dataset into nnU-Net's plans: target spacing, patch and batch size, network
-// topology of every configuration. It also moves plans between datasets, and adopts those of a pretrained model. It reads
-// no images: see data/fingerprint.
+// Package planner creates nnU-Net's plans from the fingerprint of a dataset: target spacing, patch and
+// batch size, and network topology of every configuration. It also moves plans between datasets and
+// adopts those of a pretrained model. Images are read by data/fingerprint, not here.
 package planner
 
 import (
@@ -15,36 +15,37 @@ import (
 
 // Constants of all planners. Source: nnU-Net 2.5.1, default_experiment_planner.py.
 const (
-	anisotropy      = 3      // an axis is coarse from this multiple of the others' spacing on
+	anisotropy      = 3      // an axis is coarse if its spacing is this multiple of the others'
 	baseFeatures    = 32     // channels of the first stage
 	minBatch        = 2      //
-	referenceBatch3 = 2      // the reference values were found with these batch sizes
+	referenceBatch3 = 2      // batch sizes of the reference values
 	referenceBatch2 = 12     //
-	lowresThreshold = 0.25   // a fullres patch with less of the median image than this calls for 3d_lowres
-	lowresStep      = 1.03   // by which its spacing grows in the search
-	maxSteps        = 100000 // of making patches smaller; real datasets take some hundreds
-	croppedEnough   = 0.75   // images smaller than that after the crop are normalised inside the mask alone
+	lowresThreshold = 0.25   // 3d_lowres is planned if a fullres patch covers less of the median image
+	lowresStep      = 1.03   // growth of its spacing per step of the search
+	maxSteps        = 100000 // of patch reduction; real datasets take some hundreds
+	croppedEnough   = 0.75   // if the crop leaves less than this, only the mask is normalised
 )
 
 // Planner is one of nnU-Net's planner classes.
 type Planner struct {
-	Name      string  // class, as -pl names it
-	PlansName string  // the plans file, unless another name is given
+	Name      string  // class name, the value of -pl
+	PlansName string  // default name of the plans
 	Network   string  // PlainConvUNet or ResidualEncoderUNet
 	MemoryGB  float64 // the default target
 
 	referenceGB   float64 // memory that the reference values correspond to
 	reference3    float64 // feature map elements of a 3d network that fits
-	reference2    float64 // and of a 2d one
-	fraction      float64 // share of the dataset's voxels that one batch may cover
-	encoder       []int   // convolutions or residual blocks of the first stages; the last entry goes on
+	reference2    float64 // the same for 2d
+	fraction      float64 // fraction of the dataset's voxels that one batch may cover
+	encoder       []int   // convolutions or residual blocks per stage; the last entry repeats
 	maxStages     int
 	decoder       int    // convolutions of every decoder stage
-	halvedByBatch bool   // the patch shrinks by est/refBatch*2 > reference instead of est > reference
-	identifier    string // prefix of the data folders of 2d and 3d_fullres; the plans' name if empty
+	halvedByBatch bool   // the patch shrinks if est/refBatch*2 > reference, not if est > reference
+	identifier    string // prefix of the data folders of 2d and 3d_fullres; "": the plans' name
 }
 
-// planners holds the classes. Source: default_experiment_planner.py, residual_encoder_unet_planners.py.
+// planners lists the classes.
+// Source: default_experiment_planner.py, residual_encoder_unet_planners.py.
 var planners = []*Planner{
 	{
 		Name: "ExperimentPlanner", PlansName: "nnUNetPlans", Network: "PlainConvUNet", MemoryGB: 8,
@@ -62,7 +63,7 @@ func resEnc(name, plansName string, gb, reference3, reference2, fraction float64
 		Name: name, PlansName: plansName, Network: "ResidualEncoderUNet", MemoryGB: gb,
 		referenceGB: gb, reference3: reference3, reference2: reference2, fraction: fraction,
 		encoder: []int{1, 3, 4, 6}, maxStages: 13, decoder: 1,
-		// Compat: the folders are ExperimentPlanner's, whatever the plans are called, so that their data can be shared.
+		// Compat: data folders are named as ExperimentPlanner's, so that the data can be shared.
 		identifier: "nnUNetPlans",
 	}
 }
@@ -76,22 +77,22 @@ func Names() []string {
 	return names
 }
 
-// ForName returns the planner of that class name.
+// ForName returns the planner with that class name.
 func ForName(name string) (*Planner, error) {
 	for _, p := range planners {
 		if p.Name == name {
 			return p, nil
 		}
 	}
-	return nil, fmt.Errorf("planner: %q is not known; known: %s", name, strings.Join(Names(), ", "))
+	return nil, fmt.Errorf("planner: %q is unknown, expected %s", name, strings.Join(Names(), ", "))
 }
 
-// Options change what a planner would do by itself. The zero value changes nothing.
+// Options override what a planner chooses. The zero value overrides nothing.
 type Options struct {
-	MemoryGB         float64   // target of the graphics card, 0: the planner's own
+	MemoryGB         float64   // GPU memory target; 0: the planner's own
 	PlansName        string    // "": the planner's own
 	PreprocessorName string    // "": DefaultPreprocessor
-	TargetSpacing    []float64 // mm, of 3d_fullres, in the axis order of the arrays as read, before transposing; nil: from the fingerprint
+	TargetSpacing    []float64 // mm, of 3d_fullres, axes as read; nil: from the fingerprint
 }
 
 // Input is the dataset to plan for.
@@ -104,12 +105,12 @@ type Input struct {
 
 // Result is a planned experiment.
 type Result struct {
-	Plans *plans.Object // in the order of keys that nnU-Net writes
+	Plans *plans.Object // in nnU-Net's key order
 	Name  string        // of the plans
-	Notes []string      // decisions that are worth telling
+	Notes []string      // decisions to report
 }
 
-// Plan makes the plans. The numbers are computed in nnU-Net's order, so the file equals its own.
+// Plan creates the plans. Values are computed in nnU-Net's order, so the file equals its own.
 // Source: nnU-Net 2.5.1, ExperimentPlanner.plan_experiment.
 func (p *Planner) Plan(in Input, o Options) (*Result, error) {
 	r, err := p.plan(in, o)
@@ -120,7 +121,8 @@ func (p *Planner) Plan(in Input, o Options) (*Result, error) {
 }
 
 func (p *Planner) plan(in Input, o Options) (*Result, error) {
-	r := &run{Planner: p, in: in, memory: p.MemoryGB, name: p.PlansName, preprocessor: "DefaultPreprocessor"}
+	r := &run{Planner: p, in: in, memory: p.MemoryGB, name: p.PlansName,
+		preprocessor: "DefaultPreprocessor"}
 	if o.MemoryGB != 0 {
 		r.memory = o.MemoryGB
 	}
@@ -139,7 +141,7 @@ func (p *Planner) plan(in Input, o Options) (*Result, error) {
 		return nil, err
 	}
 	if r.memory != p.MemoryGB && p.fraction == 1 {
-		r.note("the memory target is %g GB; %s is made for %g GB", r.memory, p.Name, p.MemoryGB)
+		r.note("the memory target is %g GB; the default of %s is %g GB", r.memory, p.Name, p.MemoryGB)
 	}
 	forward := transpose(spacing)
 	spacing = permute(spacing, forward)
@@ -153,7 +155,8 @@ func (p *Planner) plan(in Input, o Options) (*Result, error) {
 	}
 	shape := columns(shapes, median)
 	if slices.Min(shape) < 1 {
-		return nil, fmt.Errorf("the median image has %v voxels after resampling to %v mm: the target spacing is too coarse", shape, spacing)
+		return nil, fmt.Errorf("the median image has %v voxels after resampling to %v mm: "+
+			"the target spacing is too coarse", shape, spacing)
 	}
 	if r.cases, err = in.Dataset.NumTraining(); err != nil {
 		return nil, err
@@ -163,7 +166,7 @@ func (p *Planner) plan(in Input, o Options) (*Result, error) {
 	configurations := &plans.Object{}
 	var fullres, lowres *plans.Object
 	if shape[0] == 1 {
-		r.note("the images have one slice: there is a 2d configuration only")
+		r.note("the images have one slice: only a 2d configuration is planned")
 	} else {
 		if fullres, lowres, err = r.plan3d(spacing, shape, voxels); err != nil {
 			return nil, err
@@ -183,7 +186,8 @@ func (p *Planner) plan(in Input, o Options) (*Result, error) {
 		configurations.Set("3d_fullres", fullres)
 	}
 	if lowres != nil {
-		configurations.Set("3d_cascade_fullres", plans.NewObject("inherits_from", "3d_fullres", "previous_stage", "3d_lowres"))
+		configurations.Set("3d_cascade_fullres",
+			plans.NewObject("inherits_from", "3d_fullres", "previous_stage", "3d_lowres"))
 	}
 
 	backward := make([]int, 3)
@@ -209,13 +213,13 @@ func (p *Planner) plan(in Input, o Options) (*Result, error) {
 	)}, nil
 }
 
-// run is one planning.
+// run is the state of one planning run.
 type run struct {
 	*Planner
 	in                 Input
-	cases              int // of the dataset, for training
+	cases              int // of the training set
 	memory             float64
-	steps              int // how often a patch was made smaller
+	steps              int // of patch reduction so far
 	name, preprocessor string
 	notes              []string
 }
@@ -224,11 +228,12 @@ func (r *run) note(format string, args ...any) {
 	r.notes = append(r.notes, fmt.Sprintf(format, args...))
 }
 
-// targetSpacing is the spacing of 3d_fullres: the median of each axis, but finer along an axis that is much coarser than
-// the others and has few voxels. Source: determine_fullres_target_spacing.
+// targetSpacing is the spacing of 3d_fullres: the median per axis, but finer along an axis that is
+// much coarser than the others and has few voxels. Source: determine_fullres_target_spacing.
 func targetSpacing(fp *fingerprint.Fingerprint, overwrite []float64) ([]float64, error) {
 	if overwrite != nil {
-		if len(overwrite) != 3 || !(slices.Min(overwrite) > 0) || math.IsInf(slices.Max(overwrite), 0) {
+		if len(overwrite) != 3 || !(slices.Min(overwrite) > 0) ||
+			math.IsInf(slices.Max(overwrite), 0) {
 			return nil, fmt.Errorf("target spacing %v: expected three positive numbers", overwrite)
 		}
 		return slices.Clone(overwrite), nil
@@ -256,7 +261,7 @@ func targetSpacing(fp *fingerprint.Fingerprint, overwrite []float64) ([]float64,
 	return target, nil
 }
 
-// transpose puts the axis of the largest spacing first.
+// transpose moves the axis with the largest spacing to the front.
 func transpose(spacing []float64) []int {
 	forward := []int{argmax(spacing)}
 	for a := range spacing {
@@ -267,14 +272,16 @@ func transpose(spacing []float64) []int {
 	return forward
 }
 
-// planned is a configuration with what decides about the next one.
+// planned is a configuration with the values that the next one depends on.
 type planned struct {
 	object *plans.Object
 	patch  []int
 }
 
-// plan3d plans 3d_fullres, and 3d_lowres if a patch shows too little of the image at full resolution.
-func (r *run) plan3d(spacing, shape []float64, voxels float64) (fullres, lowres *plans.Object, err error) {
+// plan3d plans 3d_fullres, and 3d_lowres if a patch covers too little of the image at full
+// resolution.
+func (r *run) plan3d(spacing, shape []float64, voxels float64) (fullres, lowres *plans.Object,
+	err error) {
 	full, err := r.configuration("3d_fullres", spacing, shape, floats(shape), voxels)
 	if err != nil {
 		return nil, nil, err
@@ -284,7 +291,7 @@ func (r *run) plan3d(spacing, shape []float64, voxels float64) (fullres, lowres 
 	var lowShape []any
 	for patchVoxels/imageVoxels < lowresThreshold {
 		coarsest := slices.Max(lowSpacing)
-		// Axes much finer than the coarsest one come first; then all grow together.
+		// Axes much finer than the coarsest one are coarsened first, then all together.
 		some := slices.ContainsFunc(lowSpacing, func(s float64) bool { return coarsest/s > 2 })
 		for a, s := range lowSpacing {
 			if !some || coarsest/s > 2 {
@@ -299,14 +306,17 @@ func (r *run) plan3d(spacing, shape []float64, voxels float64) (fullres, lowres 
 			lowShape = append(lowShape, int(rounded[a]))
 		}
 		imageVoxels = product(scaled)
-		if low, err = r.configuration("3d_lowres", slices.Clone(lowSpacing), rounded, lowShape, imageVoxels*float64(r.cases)); err != nil {
+		low, err = r.configuration("3d_lowres", slices.Clone(lowSpacing), rounded, lowShape,
+			imageVoxels*float64(r.cases))
+		if err != nil {
 			return nil, nil, err
 		}
 		patchVoxels = productOf(low.patch)
 	}
 	if product(shape)/imageVoxels < 2 {
 		if low.object != nil {
-			r.note("no 3d_lowres: at the spacing it needs, its images (%v) would be nearly as large as those of 3d_fullres (%v)", lowShape, shape)
+			r.note("no 3d_lowres: at its spacing images (%v) would be nearly as large as in 3d_fullres (%v)",
+				lowShape, shape)
 		}
 		low.object = nil
 	}
@@ -317,9 +327,10 @@ func (r *run) plan3d(spacing, shape []float64, voxels float64) (fullres, lowres 
 	return full.object, low.object, nil
 }
 
-// configuration plans one configuration for a median image of the given shape; shownShape is how the plans write it.
-// voxels is the size of the dataset. Source: get_plans_for_configuration.
-func (r *run) configuration(name string, spacing, shape []float64, shownShape []any, voxels float64) (planned, error) {
+// configuration plans one configuration for a median image of the given shape; shownShape is its form
+// in the plans. voxels is the size of the dataset. Source: get_plans_for_configuration.
+func (r *run) configuration(name string, spacing, shape []float64, shownShape []any,
+	voxels float64) (planned, error) {
 	dim := len(spacing)
 	edge, reference, referenceBatch, maxFeatures := 256.0, r.reference3, float64(referenceBatch3), 320
 	if dim == 2 {
@@ -327,7 +338,7 @@ func (r *run) configuration(name string, spacing, shape []float64, shownShape []
 	}
 	reference *= r.memory / r.referenceGB
 
-	// A patch of the volume edge**dim that is as long in mm along every axis, but no larger than the image.
+	// A patch of volume edge**dim, cubic in mm, but no larger than the image.
 	inverse := make([]float64, dim)
 	for a, s := range spacing {
 		inverse[a] = 1 / s
@@ -346,12 +357,14 @@ func (r *run) configuration(name string, spacing, shape []float64, shownShape []
 	)
 	measure := func() {
 		if n := len(t.strides); n > r.maxStages || slices.Min(t.patch) < 1 {
-			err = fmt.Errorf("%s: a patch of %v at %v mm calls for %d stages, the planner has %d; give another -overwrite_target_spacing or -gpu_memory_target",
+			err = fmt.Errorf("%s: a patch of %v at %v mm needs %d stages, the planner has %d; "+
+				"give another -overwrite_target_spacing or -gpu_memory_target",
 				name, t.patch, spacing, n, r.maxStages)
 			return
 		}
 		features = t.features(maxFeatures)
-		estimate = float64(t.featureMapSize(features, r.blocks(len(t.strides)), r.decoder, r.in.Dataset.NumLabelEntries(), r.Network == "ResidualEncoderUNet"))
+		estimate = float64(t.featureMapSize(features, r.blocks(len(t.strides)), r.decoder,
+			r.in.Dataset.NumLabelEntries(), r.Network == "ResidualEncoderUNet"))
 	}
 	tooLarge := func() bool {
 		if r.halvedByBatch {
@@ -361,17 +374,20 @@ func (r *run) configuration(name string, spacing, shape []float64, shownShape []
 	}
 	t = newTopology(spacing, patch)
 	for measure(); err == nil && tooLarge(); measure() {
-		// Of an image with one fine, short axis and two coarse, long ones no axis can be pooled, and each step takes one voxel.
+		// In an image with one fine, short axis and two coarse, long ones no axis can be pooled, and
+		// each step removes one voxel.
 		if r.steps++; r.steps > maxSteps {
-			return planned{}, fmt.Errorf("%s: no patch of images of %v voxels at %v mm fits into %g GB after %d steps: are the spacings right?", name, shape, spacing, r.memory, maxSteps)
+			return planned{}, fmt.Errorf("%s: no patch of images of %v voxels at %v mm fits into %g GB "+
+				"after %d steps: are the spacings right?", name, shape, spacing, r.memory, maxSteps)
 		}
-		axis := 0 // the one that is largest relative to the image; the last of several
+		axis := 0 // the largest relative to the image; the last of equal ones
 		for a := range t.patch {
 			if float64(t.patch[a])/shape[a] >= float64(t.patch[axis])/shape[axis] {
 				axis = a
 			}
 		}
-		// Subtracting the divisor itself could skip sizes: with 64, 256 would become 192, though 224 = 32·7 has one pooling less.
+		// Subtracting the divisor itself could skip sizes: with 64, 256 would become 192, though
+		// 224 = 32·7 has one pooling less.
 		smaller := floatsOf(t.patch)
 		smaller[axis] -= float64(t.divisor[axis])
 		step := newTopology(spacing, smaller).divisor[axis]
@@ -457,10 +473,12 @@ func (r *run) architecture(dim int, t *topology, features []int) *plans.Object {
 }
 
 func resampling(seg bool, order int) (string, *plans.Object) {
-	return "resample_data_or_seg_to_shape", plans.NewObject("is_seg", seg, "order", order, "order_z", 0, "force_separate_z", nil)
+	return "resample_data_or_seg_to_shape",
+		plans.NewObject("is_seg", seg, "order", order, "order_z", 0, "force_separate_z", nil)
 }
 
-// normalisation chooses a scheme for each channel by its name, and whether it keeps to the mask of what is not zero.
+// normalisation chooses a scheme for each channel by its name, and whether it is restricted to the
+// non-zero mask.
 func (r *run) normalisation() (schemes []string, masks []any) {
 	for _, name := range r.in.Dataset.ChannelNames {
 		scheme := normalisationOf(name)
@@ -472,9 +490,11 @@ func (r *run) normalisation() (schemes []string, masks []any) {
 
 const zScore = "ZScoreNormalization"
 
-// normalisationOf looks a channel's name up. Source: map_channel_name_to_normalization.py.
+// normalisationOf returns the scheme for a channel name. Source: map_channel_name_to_normalization.py.
 func normalisationOf(channel string) string {
-	for _, m := range [][2]string{{"ct", "CTNormalization"}, {"nonorm", "NoNormalization"}, {"rescale_to_0_1", "RescaleTo01Normalization"},
+	for _, m := range [][2]string{
+		{"ct", "CTNormalization"}, {"nonorm", "NoNormalization"},
+		{"rescale_to_0_1", "RescaleTo01Normalization"},
 		{"rgb_to_0_1", "RGBTo01Normalization"}} {
 		if strings.EqualFold(channel, m[0]) {
 			return m[1]

@@ -16,7 +16,7 @@ import (
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
-// made is one planning by nnU-Net, see scripts/golden/planner.py.
+// made is one planning run of nnU-Net, see scripts/golden/planner.py.
 type made struct {
 	DatasetName          string `json:"dataset_name"`
 	Dataset, Fingerprint json.RawMessage
@@ -31,7 +31,7 @@ type made struct {
 	}
 }
 
-// plan repeats it.
+// plan repeats the run.
 func (m *made) plan(t *testing.T) (*planner.Result, error) {
 	p, err := planner.ForName(m.Planner)
 	require.NoError(t, err)
@@ -77,7 +77,7 @@ func check(t *testing.T, list []made) {
 	require.Positive(t, kept)
 }
 
-// text writes v as files have it, in the order of its keys, with ints and floats apart.
+// text returns v as in files, in key order, with ints and floats distinguished.
 func text(t *testing.T, v any) string {
 	b, err := plans.EncodeJSON(v, 4, false)
 	require.NoError(t, err)

@@ -15,12 +15,14 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
-// PlanFolder plans a raw dataset whose fingerprint is in folder, its folder of preprocessed data, and writes what nnU-Net
-// writes there: the plans, a copy of dataset.json, and splits_final.json if the raw dataset has one. path is the plans file.
+// PlanFolder plans a raw dataset whose fingerprint is in folder, its folder of preprocessed data, and
+// writes what nnU-Net writes there: the plans, a copy of dataset.json, and splits_final.json if the
+// raw dataset has one. path is the plans file.
 func (p *Planner) PlanFolder(d *raw.Dataset, folder string, o Options) (r *Result, path string, err error) {
 	fp, err := fingerprint.Load(filepath.Join(folder, fingerprint.File))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, "", fmt.Errorf("planner: %s is missing: run `lntorch fingerprint -d %s` first", filepath.Join(folder, fingerprint.File), d.Name)
+		return nil, "", fmt.Errorf("planner: %s is missing: run `lntorch fingerprint -d %s` first",
+			filepath.Join(folder, fingerprint.File), d.Name)
 	}
 	if err != nil {
 		return nil, "", err
@@ -32,7 +34,8 @@ func (p *Planner) PlanFolder(d *raw.Dataset, folder string, o Options) (r *Resul
 	if err := CopySplits(d.Folder, folder); err != nil {
 		return nil, "", err
 	}
-	if r, err = p.Plan(Input{DatasetName: d.Name, Dataset: d.JSON, Fingerprint: fp, Reader: reader.Name()}, o); err != nil {
+	in := Input{DatasetName: d.Name, Dataset: d.JSON, Fingerprint: fp, Reader: reader.Name()}
+	if r, err = p.Plan(in, o); err != nil {
 		return nil, "", err
 	}
 	if err := CopyDatasetJSON(d.Folder, folder); err != nil {
@@ -42,9 +45,10 @@ func (p *Planner) PlanFolder(d *raw.Dataset, folder string, o Options) (r *Resul
 	return r, path, err
 }
 
-// Save writes the plans into the folder of the preprocessed dataset and returns the file's path. Configurations of a plans file
-// that is there already stay, behind the new ones, unless a new one has their name: they may be somebody's own.
-// Compat: so does a 3d_lowres of an earlier plan that the new one does without.
+// Save writes the plans to the folder of the preprocessed dataset and returns the file's path.
+// Configurations of an existing plans file are kept, after the new ones, unless a new one has their
+// name: they may be the user's own.
+// Compat: so is a 3d_lowres of earlier plans that the new ones do not have.
 func (r *Result) Save(folder string) (string, error) {
 	path := filepath.Join(folder, r.Name+".json")
 	old, err := plans.Load(path)
@@ -57,11 +61,12 @@ func (r *Result) Save(folder string) (string, error) {
 			if _, ok := configurations.Get(name); !ok {
 				c, _ := kept.(*plans.Object).Get(name)
 				configurations.Set(name, c)
-				r.Notes = append(r.Notes, fmt.Sprintf("configuration %s of the plans that were there is kept", name))
+				r.Notes = append(r.Notes, fmt.Sprintf("configuration %s of the existing plans is kept", name))
 			}
 		}
 	case !errors.Is(err, fs.ErrNotExist) && !empty(path):
-		return "", fmt.Errorf("planner: the plans to be replaced cannot be read, and may hold configurations of yours: %w; repair or remove them", err)
+		return "", fmt.Errorf("planner: the existing plans cannot be read and may hold your own configurations: "+
+			"%w; repair or remove them", err)
 	}
 	if err := os.MkdirAll(folder, 0o777); err != nil {
 		return "", fmt.Errorf("planner: %w", err)
@@ -72,13 +77,14 @@ func (r *Result) Save(folder string) (string, error) {
 	return path, nil
 }
 
-// empty reports whether a file holds nothing, as after a full disk.
+// empty reports whether a file is empty, as after a full disk.
 func empty(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Size() == 0
 }
 
-// CopyDatasetJSON copies dataset.json of a raw dataset into its folder of preprocessed data, byte for byte.
+// CopyDatasetJSON copies dataset.json of a raw dataset to its folder of preprocessed data, byte for
+// byte.
 func CopyDatasetJSON(rawFolder, folder string) error {
 	return copyFile(rawFolder, folder, "dataset.json")
 }
@@ -97,11 +103,12 @@ func copyFile(from, to, name string) error {
 	return nil
 }
 
-// splitsFile is the name of the splits in raw and preprocessed folders.
+// splitsFile is the name of the splits file in raw and preprocessed folders.
 const splitsFile = "splits_final.json"
 
-// CopySplits copies splits_final.json of a raw dataset, if it has one, into its folder of preprocessed data. Where there is one
-// already, each fold of the raw file must be the same sets of cases there; more folds are allowed.
+// CopySplits copies splits_final.json of a raw dataset, if it has one, to its folder of preprocessed
+// data. If a file exists there, each fold of the raw file must have the same cases in it; additional
+// folds are allowed.
 // Source: nnU-Net 2.5.1, _maybe_copy_splits_file.
 func CopySplits(rawFolder, folder string) error {
 	source, err := readSplits(filepath.Join(rawFolder, splitsFile))
@@ -121,11 +128,13 @@ func CopySplits(rawFolder, folder string) error {
 	}
 	for i, fold := range source {
 		if i >= len(target) {
-			return fmt.Errorf("planner: %s has %d folds, that of the raw dataset %d: remove the one that is wrong", path, len(target), len(source))
+			return fmt.Errorf("planner: %s has %d folds, the raw dataset's has %d: remove the wrong file",
+				path, len(target), len(source))
 		}
 		for j, part := range []string{"train", "val"} {
 			if !slices.Equal(fold[j], target[i][j]) {
-				return fmt.Errorf("planner: %s: fold %d, %s: found %s, expected %s as in the raw dataset: remove the file that is wrong",
+				return fmt.Errorf("planner: %s: fold %d, %s: found %s, expected %s as in the raw dataset: "+
+					"remove the wrong file",
 					path, i, part, strings.Join(target[i][j], " "), strings.Join(fold[j], " "))
 			}
 		}
@@ -133,7 +142,7 @@ func CopySplits(rawFolder, folder string) error {
 	return nil
 }
 
-// readSplits reads, for every fold, the training and the validation cases, sorted and each once.
+// readSplits returns the training and validation cases of each fold, sorted and without duplicates.
 func readSplits(path string) ([][2][]string, error) {
 	v, err := plans.ReadJSON(path)
 	if err != nil {
@@ -150,12 +159,12 @@ func readSplits(path string) ([][2][]string, error) {
 			list, _ := o.Get(part)
 			cases, ok := list.([]any)
 			if !ok {
-				return nil, fmt.Errorf("%s: fold %d: expected a list of cases under %q", path, i, part)
+				return nil, fmt.Errorf("%s: fold %d: expected a list of cases in %q", path, i, part)
 			}
 			for _, c := range cases {
 				name, ok := c.(string)
 				if !ok {
-					return nil, fmt.Errorf("%s: fold %d: %s: expected names of cases, found %v", path, i, part, c)
+					return nil, fmt.Errorf("%s: fold %d: %s: expected case names, found %v", path, i, part, c)
 				}
 				out[i][j] = append(out[i][j], name)
 			}

@@ -20,24 +20,24 @@ func write(t *testing.T, path, text string) {
 
 func TestSplitsMustAgreeWithThoseOfTheRawDataset(t *testing.T) {
 	const both = `[{"train": ["a", "b"], "val": ["c"]}, {"val": ["b"], "train": ["c", "a"]}]`
-	for _, c := range []struct{ raw, there, want string }{
+	for _, c := range []struct{ raw, existing, want string }{
 		{"", "", ""},
 		{both, "", ""},
 		{both, both, ""},
 		{both, `[{"train": ["b", "a", "b"], "val": ["c"]}, {"train": ["a", "c"], "val": ["b"]}, {"train": [], "val": []}]`, ""}, // sets, and more folds
-		{both, `[{"train": ["a", "b"], "val": ["c"]}]`, "has 1 folds, that of the raw dataset 2"},
+		{both, `[{"train": ["a", "b"], "val": ["c"]}]`, "has 1 folds, the raw dataset's has 2"},
 		{both, `[{"train": ["a", "b"], "val": ["c"]}, {"train": ["c"], "val": ["b"]}]`, "fold 1, train: found c, expected a c as in the raw dataset"},
 		{both, `[{"train": ["a", "b"], "val": ["d"]}, {"train": ["c", "a"], "val": ["b"]}]`, "fold 0, val: found d, expected c"},
 		{`{}`, "", "expected a list of folds"},
-		{`[{"train": []}]`, both, `fold 0: expected a list of cases under "val"`},
-		{`[{"train": [1], "val": []}]`, both, "expected names of cases, found 1"},
+		{`[{"train": []}]`, both, `fold 0: expected a list of cases in "val"`},
+		{`[{"train": [1], "val": []}]`, both, "expected case names, found 1"},
 	} {
 		rawFolder, folder := t.TempDir(), t.TempDir()
 		if c.raw != "" {
 			write(t, rawFolder+"/splits_final.json", c.raw)
 		}
-		if c.there != "" {
-			write(t, folder+"/splits_final.json", c.there)
+		if c.existing != "" {
+			write(t, folder+"/splits_final.json", c.existing)
 		}
 		err := planner.CopySplits(rawFolder, folder)
 		if c.want != "" {
@@ -47,8 +47,8 @@ func TestSplitsMustAgreeWithThoseOfTheRawDataset(t *testing.T) {
 		require.NoError(t, err)
 		after, err := os.ReadFile(folder + "/splits_final.json")
 		switch {
-		case c.there != "":
-			require.Equal(t, c.there, string(after))
+		case c.existing != "":
+			require.Equal(t, c.existing, string(after))
 		case c.raw != "":
 			require.Equal(t, c.raw, string(after))
 		default:
@@ -63,11 +63,11 @@ func TestUnreadablePlansAreNotReplaced(t *testing.T) {
 	write(t, path, `{"configurations": {"mine": `)
 	r := &planner.Result{Name: "nnUNetPlans", Plans: plans.NewObject("configurations", plans.NewObject("2d", nil))}
 	_, err := r.Save(folder)
-	require.ErrorContains(t, err, "may hold configurations of yours")
+	require.ErrorContains(t, err, "may hold your own configurations")
 	after, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, `{"configurations": {"mine": `, string(after))
-	write(t, path, "") // holds nobody's
+	write(t, path, "") // nothing to lose
 	_, err = r.Save(folder)
 	require.NoError(t, err)
 	after, err = os.ReadFile(path)
@@ -105,8 +105,8 @@ func TestBrokenFingerprintsAreErrors(t *testing.T) {
 		`{"spacings": [[1, 2]], "shapes_after_crop": [[1, 2, 3]]}`:                                              "spacings: case 0: expected three numbers",
 		`{"spacings": [[1, 2, "3"]], "shapes_after_crop": [[1, 2, 3]]}`:                                         "spacings: case 0: expected three numbers",
 		`{"spacings": [[1, 2, -3]], "shapes_after_crop": [[1, 2, 3]]}`:                                          "spacings: case 0: expected positive numbers, found [1 2 -3]",
-		`{"spacings": [[1, 2, 3]], "shapes_after_crop": [[1, 2.5, 3]]}`:                                         "shapes_after_crop: case 0: expected positive whole numbers",
-		`{"spacings": [[1, 2, 3]], "shapes_after_crop": [[1, 1e300, 3]]}`:                                       "shapes_after_crop: case 0: expected positive whole numbers",
+		`{"spacings": [[1, 2, 3]], "shapes_after_crop": [[1, 2.5, 3]]}`:                                         "shapes_after_crop: case 0: expected positive integers",
+		`{"spacings": [[1, 2, 3]], "shapes_after_crop": [[1, 1e300, 3]]}`:                                       "shapes_after_crop: case 0: expected positive integers",
 		`{"spacings": [[1, 2, 3]], "shapes_after_crop": [[1, 2, 3]]}`:                                           "median_relative_size_after_cropping: expected a number, found <nil>",
 		`{"spacings": [[1, 2, 3]], "shapes_after_crop": [[1, 2, 3]], "median_relative_size_after_cropping": 1}`: "foreground_intensity_properties_per_channel: expected an object",
 		`{"spacings": [[1, 2, 3]], "shapes_after_crop": [[1, 2, 3], [1, 2, 3]], ` + good + `}`:                  "found 1 spacings and 2 shapes_after_crop",

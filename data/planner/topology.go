@@ -11,20 +11,25 @@ const minEdge = 4
 // topology is the shape of a U-Net for a patch.
 type topology struct {
 	strides, kernels [][]int // per stage, one entry per axis
-	patch            []int   // the patch, rounded up to what the strides divide
-	divisor          []int   // the product of the strides, per axis
+	patch            []int   // the patch, rounded up to multiples of divisor
+	divisor          []int   // product of the strides, per axis
 }
 
-// newTopology pools the axes whose spacing is within a factor of two of the finest one, until the patch is small; kernels
-// span an axis once it has become as coarse as the others. The patch may have fractions (a median of two sizes).
+// newTopology pools the axes whose spacing is within a factor of two of the finest one, until the
+// patch is small. Kernels have size 3 along an axis once its spacing is no longer much finer than the
+// others'. The patch may have fractions (a median of two sizes).
 // Source: nnU-Net 2.5.1, network_topology.py, get_pool_and_conv_props.
 func newTopology(spacing, patch []float64) topology {
 	dim := len(spacing)
 	cur, size := slices.Clone(spacing), slices.Clone(patch)
-	t := topology{strides: [][]int{slices.Repeat([]int{1}, dim)}, divisor: slices.Repeat([]int{1}, dim), patch: make([]int, dim)}
+	t := topology{
+		strides: [][]int{slices.Repeat([]int{1}, dim)},
+		divisor: slices.Repeat([]int{1}, dim),
+		patch:   make([]int, dim),
+	}
 	kernel := slices.Repeat([]int{1}, dim)
 	for {
-		finest := math.Inf(1) // of the axes that may still be pooled
+		finest := math.Inf(1) // of the axes that can still be pooled
 		for a := range dim {
 			if size[a] >= 2*minEdge {
 				finest = min(finest, cur[a])
@@ -77,11 +82,13 @@ func (t *topology) features(limit int) []int {
 	return f
 }
 
-// featureMapSize is nnU-Net's measure of a network's memory: the elements of the feature maps that convolutions write for
-// one patch. blocks holds the convolutions of each encoder stage, or the residual blocks if residual; decoder the
-// convolutions of each decoder stage.
-// Source: dynamic_network_architectures 0.3.1, compute_conv_feature_map_size of the encoders and the decoder.
-func (t *topology) featureMapSize(features, blocks []int, decoder int, classes int, residual bool) int64 {
+// featureMapSize is nnU-Net's memory estimate of a network: the feature map elements that its
+// convolutions write for one patch. blocks holds the convolutions of each encoder stage, or the
+// residual blocks if residual is set; decoder is the number of convolutions per decoder stage.
+// Source: dynamic_network_architectures 0.3.1, compute_conv_feature_map_size of the encoders and the
+// decoder.
+func (t *topology) featureMapSize(features, blocks []int, decoder int, classes int,
+	residual bool) int64 {
 	size := slices.Clone(t.patch)
 	voxels := func() int64 {
 		n := int64(1)
@@ -94,7 +101,7 @@ func (t *topology) featureMapSize(features, blocks []int, decoder int, classes i
 	if residual {
 		total = int64(features[0]) * voxels() // the stem
 	}
-	maps := make([]int64, len(t.strides)) // elements of one feature map of each stage, all channels
+	maps := make([]int64, len(t.strides)) // elements of one feature map per stage, all channels
 	var full int64                        // voxels of the first stage
 	for s, stride := range t.strides {
 		strided := false

@@ -6,20 +6,20 @@ import (
 	"strings"
 )
 
-// Network is the architecture block of a configuration as it stands: which class nnU-Net builds,
-// and from what. The class itself knows what its arguments mean.
+// Network is the architecture block of a configuration, uninterpreted: the class that nnU-Net
+// builds and its arguments. Their meaning is up to the class.
 type Network struct {
 	Class     string    // dotted path of the class, network_class_name
 	Arguments Arguments // arch_kwargs
 	where     string
 }
 
-// Network returns the architecture block. A configuration without one is an error; networks that
-// ignore the block (a trainer's own) need not ask for it.
+// Network returns the architecture block, or an error if the configuration has none. Networks that
+// do not use the block (a trainer's own) need not call it.
 func (c *Configuration) Network() (*Network, error) {
 	var err error
 	top := section{where: c.file + ": configuration " + c.Name, obj: c.raw, err: &err}
-	if !top.required("architecture", "an architecture block (paste the one of the model to be fine-tuned)") {
+	if !top.required("architecture", "an architecture block (copy it from the plans of the model to fine-tune)") {
 		return nil, fmt.Errorf("plans: %w", err)
 	}
 	block := section{where: top.where + ": architecture", obj: top.object("architecture"), err: &err}
@@ -34,7 +34,7 @@ func (c *Configuration) Network() (*Network, error) {
 	return n, nil
 }
 
-// UnknownClass is the error for a class that is none of the known ones.
+// UnknownClass is the error for a class that is not among the known ones.
 func (n *Network) UnknownClass(known []string) error {
 	return fmt.Errorf("plans: %s: network_class_name: expected %s, found %q", n.where, strings.Join(known, " or "), n.Class)
 }
@@ -44,9 +44,9 @@ func LastComponent(dotted string) string {
 	return dotted[strings.LastIndexByte(dotted, '.')+1:]
 }
 
-// Arguments are the keyword arguments of a class in plans.json. They remember the first error,
-// which names the file, the path of the argument, what was expected and what was found; from then
-// on what is read means nothing. An argument that is absent or null has the default.
+// Arguments are the keyword arguments of a class in plans.json. The first error is kept; it names
+// the file, the path of the argument, what was expected and what was found. Values read after it are
+// meaningless. An argument that is absent or null has its default.
 type Arguments struct{ section }
 
 // Err is the first error.
@@ -60,33 +60,33 @@ func (a Arguments) Err() error {
 // OK reports whether there was no error so far.
 func (a Arguments) OK() bool { return *a.err == nil }
 
-// Fail is the error that the argument is not what was wanted.
+// Fail records the error that an argument is not as wanted.
 func (a Arguments) Fail(key, want string, found any) { a.fail(key, want, found) }
 
-// Allow makes arguments other than the known ones of the class an error that names them.
+// Allow records an error that names the arguments which are not among the class's known ones.
 func (a Arguments) Allow(class string, known []string) {
 	unknown := slices.DeleteFunc(a.obj.Keys(), func(k string) bool { return slices.Contains(known, k) })
 	if len(unknown) > 0 && a.OK() {
-		*a.err = fmt.Errorf("%s: %s has no argument %s; it knows %s", a.where, class, list(unknown), list(known))
+		*a.err = fmt.Errorf("%s: %s has no argument %s; expected %s", a.where, class, list(unknown), list(known))
 	}
 }
 
-// Require makes it an error that an argument, described by want, is absent or null.
+// Require records an error if an argument, described by want, is absent or null.
 func (a Arguments) Require(key, want string) { a.required(key, want) }
 
 // Int reads an integer.
 func (a Arguments) Int(key string, def int) int { return a.integer(key, def) }
 
-// Float reads a number.
+// Float reads a float.
 func (a Arguments) Float(key string, def float64) float64 { return a.float(key, def) }
 
 // Bool reads true or false.
 func (a Arguments) Bool(key string, def bool) bool { return a.boolean(key, def) }
 
-// String reads a string, "" by default.
+// String reads a string; the default is "".
 func (a Arguments) String(key string) string { return a.str(key) }
 
-// PerStage reads an integer for all stages or a list with one for each of n.
+// PerStage reads an integer for all stages or a list of n integers.
 func (a Arguments) PerStage(key string, n int) []int {
 	want := fmt.Sprintf("a positive integer or a list of %d of them", n)
 	return field(a.section, key, want, func(v any) ([]int, bool) {
@@ -98,8 +98,8 @@ func (a Arguments) PerStage(key string, n int) []int {
 	}, nil)
 }
 
-// PerStageAndAxis reads an integer for everything or a list with, for each stage, an integer for
-// all axes or one integer per axis.
+// PerStageAndAxis reads one integer for everything, or a list with an integer or a list of one
+// integer per axis for each stage.
 func (a Arguments) PerStageAndAxis(key string, stages, dim int) [][]int {
 	want := fmt.Sprintf("a positive integer or, for each of %d stages, an integer or a list of %d", stages, dim)
 	axes := func(v any) ([]int, bool) {
@@ -123,7 +123,7 @@ func (a Arguments) PerStageAndAxis(key string, stages, dim int) [][]int {
 }
 
 // Layer reads the class of a layer, which must be one of classes, and its keyword arguments
-// (key_kwargs), which must be among known. The name is empty where there is no layer.
+// (key_kwargs), which must be among known. The name is empty if there is no such layer.
 func (a Arguments) Layer(key string, classes, known []string) (string, Arguments) {
 	class := LastComponent(a.str(key))
 	if class == "" {
@@ -138,8 +138,8 @@ func (a Arguments) Layer(key string, classes, known []string) (string, Arguments
 	return class, kwargs
 }
 
-// convertOldArchitecture gives a configuration of plans from before nnU-Net 2.4 the architecture
-// block that those plans stand for and removes the keys it replaces. raw is modified.
+// convertOldArchitecture converts a configuration of plans from before nnU-Net 2.4: it adds the
+// equivalent architecture block and removes the keys that it replaces. raw is modified.
 // Source: nnU-Net 2.5.1, plans_handler.py, ConfigurationManager.
 func convertOldArchitecture(raw *Object, where string) error {
 	var err error
@@ -147,7 +147,7 @@ func convertOldArchitecture(raw *Object, where string) error {
 	old := []string{"UNet_class_name", "UNet_base_num_features", "n_conv_per_stage_encoder", "n_conv_per_stage_decoder",
 		"num_pool_per_axis", "pool_op_kernel_sizes", "conv_kernel_sizes", "unet_max_num_features"}
 	for _, key := range old {
-		s.required(key, "a value, as plans without an architecture block have it")
+		s.required(key, "a value, since the plans have no architecture block")
 	}
 	convs := s.ints("n_conv_per_stage_encoder")
 	base, limit := s.integer("UNet_base_num_features", 0), s.integer("unet_max_num_features", 0)
@@ -213,9 +213,9 @@ func DeepSupervisionScales(strides [][]int) [][]float64 {
 	return scales
 }
 
-// DeepSupervisionWeights returns the weights of the losses of n outputs, highest resolution first:
-// halved at each step, 0 for the last, divided by their sum. A term of weight 0 is left out of
-// the loss, so the lowest head never gets a gradient.
+// DeepSupervisionWeights returns the loss weights of n outputs, highest resolution first: halved at
+// each step, 0 for the last, normalised to a sum of 1. Terms of weight 0 are not computed, so the
+// lowest head never gets a gradient.
 //
 // Differs: a single output has weight 1; the reference divides 0 by 0.
 func DeepSupervisionWeights(n int) []float64 {

@@ -10,8 +10,8 @@ import (
 	"github.com/lntorch/lntorch/internal/sniff"
 )
 
-// maxFile bounds the JSON files that are read into memory. Plans are tens of kilobytes, a
-// splits_final.json of a very large data set a few megabytes.
+// maxFile bounds JSON files. Plans are tens of kilobytes, the splits_final.json of a very large
+// dataset a few megabytes.
 const maxFile = 64 << 20
 
 // ReadJSON reads the JSON file at path; see DecodeJSON for the values. Errors name the file.
@@ -37,8 +37,8 @@ func ReadJSON(path string) (any, error) {
 	return v, nil
 }
 
-// WriteJSON writes v as nnU-Net writes its files: see EncodeJSON, with an indent of 4 and no newline at the end. The file
-// appears whole or not at all.
+// WriteJSON writes v to path as nnU-Net writes its files: as EncodeJSON with an indent of 4, no
+// newline at the end. The file is replaced atomically.
 func WriteJSON(path string, v any, sortKeys bool) error {
 	b, err := EncodeJSON(v, 4, sortKeys)
 	if err != nil {
@@ -59,7 +59,7 @@ func readObject(path string) (*Object, error) {
 	return o, nil
 }
 
-// describe says what a JSON value is, for error messages.
+// describe describes a JSON value for error messages.
 func describe(v any) string {
 	switch v := v.(type) {
 	case nil:
@@ -72,7 +72,7 @@ func describe(v any) string {
 	}
 	b, err := EncodeJSON(v, -1, false)
 	if err != nil {
-		return "a value that JSON does not have"
+		return "a value that is not JSON"
 	}
 	if len(b) > 80 {
 		b = append(b[:77], "..."...)
@@ -80,7 +80,7 @@ func describe(v any) string {
 	return string(b)
 }
 
-// maxNames is how many names a message lists.
+// maxNames is the number of names that a message lists at most.
 const maxNames = 30
 
 func list(names []string) string {
@@ -93,8 +93,8 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// section reads typed fields of one object and remembers the first error, which names the file,
-// the path of the key, what was expected and what was found.
+// section reads typed fields of one object and keeps the first error, which names the file, the path
+// of the key, what was expected and what was found.
 type section struct {
 	where string // file and path of the object
 	obj   *Object
@@ -109,7 +109,8 @@ func (s section) fail(key, want string, got any) {
 
 func (s section) missing(key, want string) {
 	if *s.err == nil {
-		*s.err = fmt.Errorf("%s: key %q is missing, expected %s; keys present: %s", s.where, key, want, list(s.obj.Keys()))
+		*s.err = fmt.Errorf("%s: key %q is missing, expected %s; keys present: %s",
+			s.where, key, want, list(s.obj.Keys()))
 	}
 }
 
@@ -123,7 +124,7 @@ func (s section) required(key, want string) bool {
 	return *s.err == nil
 }
 
-// field reads an optional field. An absent or null one leaves def.
+// field reads an optional field; def if it is absent or null.
 func field[T any](s section, key, want string, convert func(any) (T, bool), def T) T {
 	v, ok := s.obj.Get(key)
 	if !ok || v == nil {
@@ -170,7 +171,7 @@ func as[T any](v any) (T, bool) {
 	return t, ok
 }
 
-// asInt takes whole numbers, with a point or without: 2.0 is 2.
+// asInt accepts whole numbers with or without a decimal point: 2.0 is 2.
 func asInt(v any) (int, bool) {
 	switch v := v.(type) {
 	case int64:
@@ -181,7 +182,7 @@ func asInt(v any) (int, bool) {
 	return 0, false
 }
 
-// asBool takes numbers too, as Python's if does.
+// asBool accepts numbers, too, as Python's if does.
 func asBool(v any) (bool, bool) {
 	switch v := v.(type) {
 	case bool:

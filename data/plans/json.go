@@ -13,15 +13,15 @@ import (
 	"unicode/utf8"
 )
 
-// Object is a JSON object that keeps its keys in the order of the file, as a Python dict does.
-// The zero value is an empty object. Checkpoints and result folders store plans.json and
-// dataset.json, and channel order is key order, so a Go map would lose information.
+// Object is a JSON object that keeps its keys in file order, as a Python dict does. The zero value
+// is an empty object. A Go map would not do: checkpoints and result folders store plans.json and
+// dataset.json, and the order of channels is the order of keys.
 type Object struct {
 	keys   []string
 	values map[string]any
 }
 
-// NewObject builds an Object from alternating keys and values. It panics when a key is no string.
+// NewObject builds an Object from alternating keys and values. It panics if a key is not a string.
 func NewObject(pairs ...any) *Object {
 	o := &Object{}
 	for i := 0; i < len(pairs); i += 2 {
@@ -103,16 +103,16 @@ func cloneValue(v any) any {
 // maxDepth bounds the nesting of a document, so that a hostile file cannot exhaust the stack.
 const maxDepth = 1000
 
-// DecodeJSON reads one JSON document the way Python's json.loads does: null is nil, then bool,
-// int64 (or *big.Int beyond its range) for numbers without fraction and exponent, float64 for the
-// others, the tokens NaN, Infinity and -Infinity, string, []any and *Object. A repeated key keeps
-// its first place and its last value. Errors name line and column.
+// DecodeJSON decodes one JSON document as Python's json.loads does: null to nil, true and false to
+// bool, numbers without fraction and exponent to int64 (or *big.Int beyond its range), other numbers
+// and the tokens NaN, Infinity and -Infinity to float64, then string, []any and *Object. A repeated
+// key keeps its first position and its last value. Errors name line and column.
 //
-// As json.loads on bytes, it reads UTF-8, with or without a byte order mark, UTF-16 and UTF-32, which editors on Windows
-// write; the mark or the zero bytes tell them apart.
+// Like json.loads of bytes it accepts UTF-8, with or without a byte order mark, and UTF-16 and
+// UTF-32, which editors on Windows write; it detects them by the mark or the zero bytes.
 //
-// Differs: a lone surrogate escape is an error, since a Go string cannot hold one. nnU-Net reads its files as text and takes
-// UTF-8 without a mark alone.
+// Differs: a lone surrogate escape is an error, since it is not valid in a Go string. nnU-Net itself
+// only reads UTF-8 without a mark.
 func DecodeJSON(data []byte) (any, error) {
 	data, err := toUTF8(data)
 	if err != nil {
@@ -131,13 +131,13 @@ func DecodeJSON(data []byte) (any, error) {
 	return v, nil
 }
 
-// maxMemory bounds what the values of a document may take in memory, which can be many times its own size.
+// maxMemory bounds the memory of decoded values, which can be many times the size of the document.
 const maxMemory = 96 << 20
 
-// What is taken from maxMemory, in bytes, rounded up to what Go's allocator and the growth of slices and maps cost.
+// Memory charged per value, in bytes, rounded up to the cost of Go's allocator, slices and maps.
 const (
 	costValue  = 16
-	costItem   = 32 // of a place in a list
+	costItem   = 32 // per list element
 	costObject = 384
 	costKey    = 128
 )
@@ -145,7 +145,7 @@ const (
 type jsonDecoder struct {
 	data   []byte
 	pos    int
-	memory int // budget left
+	memory int // remaining budget
 }
 
 func (d *jsonDecoder) charge(n int) error {
@@ -330,11 +330,11 @@ func (d *jsonDecoder) number() (any, error) {
 	if i, err := strconv.ParseInt(text, 10, 64); err == nil {
 		return i, nil
 	}
-	if len(text) > 4300 { // Python's own limit on the digits of an int
+	if len(text) > 4300 { // Python's limit on the digits of an int
 		return nil, d.errorf("integer of %d digits", len(text))
 	}
 	b, _ := new(big.Int).SetString(text, 10)
-	return b, d.charge(64 * len(text)) // digits take time, too
+	return b, d.charge(64 * len(text)) // charged for the time, too
 }
 
 func (d *jsonDecoder) str() (string, error) {
@@ -413,12 +413,12 @@ func (d *jsonDecoder) hex4() (rune, error) {
 	return r, nil
 }
 
-// EncodeJSON writes v byte for byte as Python's json.dumps(v, indent=indent, sort_keys=sortKeys)
+// EncodeJSON encodes v byte for byte as Python's json.dumps(v, indent=indent, sort_keys=sortKeys)
 // does: ASCII only, floats as Python's repr, NaN and Infinity as tokens, no newline at the end.
 // indent < 0 stands for Python's indent=None (everything on one line). nnU-Net writes plans.json
 // and dataset.json of a result folder with indent 4 unsorted, most other files with indent 4 sorted.
-// v may hold nil, bool, int, int64, *big.Int, float64, string, *Object, []any, []string, []int and
-// []float64; anything else is an error that names the Go type.
+// v may contain nil, bool, int, int64, *big.Int, float64, string, *Object, []any, []string, []int
+// and []float64; anything else is an error that names the Go type.
 func EncodeJSON(v any, indent int, sortKeys bool) ([]byte, error) {
 	e := &jsonEncoder{indent: indent, sortKeys: sortKeys}
 	if err := e.value(v, 0); err != nil {
@@ -541,9 +541,9 @@ func (e *jsonEncoder) str(s string) {
 	e.out = append(e.out, '"')
 }
 
-// PythonFloat formats f as Python's json does: the shortest digits that read back as f, in
-// positional notation for 1e-4 <= |f| < 1e16 and with an exponent otherwise, always with a point
-// or an exponent; NaN, Infinity and -Infinity as tokens.
+// PythonFloat formats f as Python's json does: the shortest digits that parse to f, in positional
+// notation for 1e-4 <= |f| < 1e16 and with an exponent otherwise, always with a point or an
+// exponent; NaN, Infinity and -Infinity as tokens.
 func PythonFloat(f float64) string {
 	switch {
 	case math.IsNaN(f):
@@ -565,7 +565,7 @@ func PythonFloat(f float64) string {
 	return s
 }
 
-// toUTF8 gives the text of a JSON document in UTF-8.
+// toUTF8 converts the text of a JSON document to UTF-8.
 // Source: Python's json.detect_encoding, RFC 4627 section 3.
 func toUTF8(data []byte) ([]byte, error) {
 	has := func(mark string) bool { return bytes.HasPrefix(data, []byte(mark)) }

@@ -219,7 +219,7 @@ func TestJSONIsReadInEveryUnicodeEncoding(t *testing.T) {
 		}
 		return b
 	}
-	cases := map[string][]byte{"UTF-8 with a mark": []byte("\ufeff" + text)}
+	cases := map[string][]byte{"UTF-8 with a byte order mark": []byte("\ufeff" + text)}
 	for _, mark := range []bool{false, true} {
 		for name, order := range map[string]binary.AppendByteOrder{"LE": binary.LittleEndian, "BE": binary.BigEndian} {
 			cases[fmt.Sprint("UTF-16 ", name, mark)] = utf16Bytes(order, mark)
@@ -239,7 +239,7 @@ func TestJSONIsReadInEveryUnicodeEncoding(t *testing.T) {
 	}
 }
 
-// Documents whose values would take far more memory than their text end in an error, soon.
+// Documents whose values would take far more memory than their text are rejected quickly.
 func TestJSONOfEndlessValuesIsAnError(t *testing.T) {
 	for _, part := range []string{"[],", "{},", `{"":0},`, "0,", "1.5,", `"",`, "null,", strings.Repeat("9", 4000) + ","} {
 		var before, after runtime.MemStats
@@ -248,7 +248,7 @@ func TestJSONOfEndlessValuesIsAnError(t *testing.T) {
 		_, err := DecodeJSON([]byte("[" + strings.Repeat(part, maxFile/4/len(part))))
 		runtime.ReadMemStats(&after)
 		require.ErrorContains(t, err, "more than 96 MB of memory", part[:min(len(part), 8)])
-		require.Less(t, time.Since(start), 20*time.Second) // of a busy machine
+		require.Less(t, time.Since(start), 20*time.Second) // on a busy machine
 		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(maxFile+512<<20), part[:min(len(part), 8)])
 	}
 	keys := &strings.Builder{}
@@ -259,7 +259,7 @@ func TestJSONOfEndlessValuesIsAnError(t *testing.T) {
 	require.ErrorContains(t, err, "more than 96 MB of memory")
 }
 
-func TestReadJSONNamesWhatIsNoJSON(t *testing.T) {
+func TestReadJSONNamesOtherFileTypes(t *testing.T) {
 	for text, want := range map[string]string{
 		"<!DOCTYPE html><html>Not found</html>":                              "dataset.json: found a web page, expected JSON: the link led to a page about the file; download the file itself",
 		"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n": "found a Git LFS pointer, which stands for the file, expected JSON: run `git lfs pull` in its repository, or download the file itself",

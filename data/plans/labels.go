@@ -10,16 +10,16 @@ import (
 
 // Dataset is an nnU-Net dataset.json.
 type Dataset struct {
-	ChannelNames []string // in file order, which is the order of the channels
+	ChannelNames []string // in file order, which is channel order
 	Labels       *Labels
-	FileEnding   string // with its dot, e.g. ".nii.gz"
+	FileEnding   string // with the dot, e.g. ".nii.gz"
 
 	source string
 	raw    *Object
 }
 
-// NumTraining is the number of training cases that the file announces. Only the planners and the check of a raw dataset
-// need it; a file that does not say it, or says it in a way that is no whole number, is an error here and not before.
+// NumTraining returns numTraining, the number of training cases. Only the planners and the integrity
+// check of a raw dataset need it, so that a missing or invalid value is an error only here.
 func (d *Dataset) NumTraining() (int, error) {
 	var err error
 	s := section{where: d.source, obj: d.raw, err: &err}
@@ -32,22 +32,22 @@ func (d *Dataset) NumTraining() (int, error) {
 	return n, nil
 }
 
-// Label is one entry of dataset.json's labels. A region (a list in the file) unites several values.
+// Label is one entry of dataset.json's labels. A region (a list in the file) combines several values.
 type Label struct {
 	Name   string
 	Values []int
-	Region bool // the file has a list, even if of one value
+	Region bool // a list in the file, even if of one value
 }
 
-// Labels says what the values of a segmentation mean.
+// Labels describes the values of a segmentation.
 type Labels struct {
 	Entries           []Label // all entries in file order, background and ignore included
-	AllLabels         []int   // every value but ignore, ascending, background included
+	AllLabels         []int   // all values except ignore, ascending, with background
 	ForegroundLabels  []int   // AllLabels without 0
 	Regions           []Label // foreground regions in file order; nil unless HasRegions
-	HasRegions        bool    // some label is a list of more than one value: one sigmoid channel per region
-	RegionsClassOrder []int   // value painted for each region, in the order of Regions
-	IgnoreLabel       *int    // nil: none. Voxels with this value do not count in loss and scores
+	HasRegions        bool    // a label is a list of several values: one sigmoid channel per region
+	RegionsClassOrder []int   // value assigned to each region, in the order of Regions
+	IgnoreLabel       *int    // or nil. Voxels with this value are excluded from loss and metrics
 }
 
 // NumSegmentationHeads returns the number of output channels of the network: labels including
@@ -68,8 +68,8 @@ func (d *Dataset) NumInputChannels(c *Configuration) int {
 	return len(d.ChannelNames)
 }
 
-// NumLabelEntries returns the number of entries of labels, background, ignore and every region among them. nnU-Net's planners
-// take it for the number of classes.
+// NumLabelEntries returns the number of entries of labels, including background, ignore and all
+// regions. nnU-Net's planners use it as the number of classes.
 func (d *Dataset) NumLabelEntries() int { return len(d.Labels.Entries) }
 
 // Raw returns the whole document in file order. It must not be modified.
@@ -85,7 +85,7 @@ func LoadDataset(path string) (*Dataset, error) {
 }
 
 // DatasetFromObject interprets raw, a decoded dataset.json. source names it in errors. raw is kept,
-// not copied. Channels come from channel_names or its old name modality.
+// not copied. Channels are read from channel_names or, in old files, modality.
 // Source: nnU-Net 2.5.1, label_handling.py.
 func DatasetFromObject(raw *Object, source string) (*Dataset, error) {
 	var err error
@@ -113,12 +113,13 @@ func DatasetFromObject(raw *Object, source string) (*Dataset, error) {
 	return d, nil
 }
 
-// labelValue is what a label's value should be.
-const labelValue = "a whole number, as a number or as text, or a list of them"
+// labelValue describes a valid label value.
+const labelValue = "an integer, a string of one, or a list of them"
 
-// parseLabels reads values as the reference does, which calls int() on them: "1", 1.0, 1.9 and true are 1. The values of
-// regions are compared with voxels as they are, so there text and fractions, which no voxel equals, are an error; so they are
-// for the ignore label, which the reference wants to be an int.
+// parseLabels parses values like the reference, which calls int() on them: "1", 1.0, 1.9 and true are
+// 1. Values of regions, however, are compared with voxels as they are, so strings and fractions, which
+// never equal a voxel, are an error. So they are for the ignore label, which must be an int in the
+// reference.
 func parseLabels(s section) (*Labels, error) {
 	in := section{where: s.where + ": labels", obj: s.object("labels"), err: s.err}
 	l := &Labels{}
@@ -140,7 +141,7 @@ func parseLabels(s section) (*Labels, error) {
 			l.AllLabels = append(l.AllLabels, e.Values...)
 			l.HasRegions = l.HasRegions || len(e.Values) > 1
 		} else if _, whole := v.(int64); !whole {
-			in.fail(name, "a whole number without a point or quotes, which nnU-Net wants here, and no region", v)
+			in.fail(name, "a single integer, not a fraction, string or list", v)
 		} else {
 			l.IgnoreLabel = &e.Values[0]
 		}
@@ -158,27 +159,30 @@ func parseLabels(s section) (*Labels, error) {
 		}
 	}
 	if *s.err == nil && l.IgnoreLabel != nil && *l.IgnoreLabel != slices.Max(l.AllLabels)+1 {
-		in.fail("ignore", fmt.Sprintf("%d, one above the largest other label", slices.Max(l.AllLabels)+1), *l.IgnoreLabel)
+		want := fmt.Sprintf("%d, one above the largest other label", slices.Max(l.AllLabels)+1)
+		in.fail("ignore", want, *l.IgnoreLabel)
 	}
 	if *s.err == nil && l.HasRegions {
 		for _, e := range l.Entries {
 			if v := in.obj.values[e.Name]; !isWhole(v) {
-				in.fail(e.Name, "whole numbers without quotes, since labels holds regions", v)
+				in.fail(e.Name, "integers without quotes, since labels has regions", v)
 			}
 			background := !slices.ContainsFunc(e.Values, func(v int) bool { return v != 0 })
 			if e.Name != "ignore" && !background {
 				l.Regions = append(l.Regions, e)
 			}
 		}
-		s.required("regions_class_order", "the value to paint for each region, since labels holds regions")
-		if l.RegionsClassOrder = s.ints("regions_class_order"); *s.err == nil && len(l.RegionsClassOrder) != len(l.Regions) {
-			s.fail("regions_class_order", fmt.Sprintf("%d entries, one per region", len(l.Regions)), s.obj.values["regions_class_order"])
+		s.required("regions_class_order", "one value per region, since labels has regions")
+		l.RegionsClassOrder = s.ints("regions_class_order")
+		if *s.err == nil && len(l.RegionsClassOrder) != len(l.Regions) {
+			want := fmt.Sprintf("%d entries, one per region", len(l.Regions))
+			s.fail("regions_class_order", want, s.obj.values["regions_class_order"])
 		}
 	}
 	return l, *s.err
 }
 
-// isWhole reports whether v is a whole number, or a list of such.
+// isWhole reports whether v is an integer, or a list of integers.
 func isWhole(v any) bool {
 	if _, ok := listOf(asInt)(v); ok {
 		return true
@@ -187,7 +191,7 @@ func isWhole(v any) bool {
 	return ok
 }
 
-// pythonInt is Python's int(v): fractions are cut off, text is read, true is 1.
+// pythonInt is Python's int(v): fractions are truncated, strings parsed, and true is 1.
 func pythonInt(v any) (int, bool) {
 	switch v := v.(type) {
 	case int64:

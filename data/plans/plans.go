@@ -1,7 +1,7 @@
 // Package plans reads nnU-Net's plans.json and dataset.json: configurations with their inheritance,
-// the network's architecture block, label handling, and the deep-supervision scales that follow
-// from the strides. It keeps both documents in file order, since checkpoints and result folders
-// carry them. It neither plans experiments nor touches voxels.
+// the architecture block, label handling, and the deep-supervision scales that follow from the
+// strides. Both documents are kept in file order, since checkpoints and result folders store them.
+// Planning is data/planner's; nothing here depends on voxels.
 package plans
 
 import (
@@ -17,8 +17,8 @@ type Plans struct {
 	PlansName          string
 	ImageReaderWriter  string
 	ExperimentPlanner  string
-	LabelManager       string    // "LabelManager" when the file names none
-	TransposeForward   []int     // axes of the array as read that become axes 0, 1, 2
+	LabelManager       string    // "LabelManager" if the file has none
+	TransposeForward   []int     // axes of the array, as read, that become axes 0, 1, 2
 	TransposeBackward  []int     // inverse of TransposeForward
 	MedianSpacing      []float64 // mm, after transposing
 	MedianShape        []float64 // voxels, after transposing
@@ -28,16 +28,16 @@ type Plans struct {
 	raw  *Object
 }
 
-// Intensity holds the statistics of the foreground voxels of one channel over the training cases
-// (HU for CT), as CTNormalization uses them.
+// Intensity holds the statistics of one channel's foreground voxels over the training cases (HU for
+// CT), as used by CTNormalization.
 type Intensity struct {
 	Mean, Median, Std, Min, Max float64
 	Percentile005               float64 // 0.5th percentile
 	Percentile995               float64 // 99.5th percentile
 }
 
-// Load reads a plans file. Configurations are resolved and checked only when asked for, so that
-// one odd configuration does not make the others unusable.
+// Load reads a plans file. Configurations are resolved and checked on request, so that one invalid
+// configuration does not affect the others.
 func Load(path string) (*Plans, error) {
 	raw, err := readObject(path)
 	if err != nil {
@@ -80,7 +80,7 @@ func FromObject(raw *Object, source string) (*Plans, error) {
 	return p, nil
 }
 
-// intensities reads an object with the statistics of the channels "0", "1", ….
+// intensities reads an object with the statistics of channels "0", "1", ….
 func (s section) intensities(key string) (list []Intensity) {
 	channels := section{where: s.where + ": " + key, obj: s.object(key), err: s.err}
 	for i := range channels.obj.Len() {
@@ -98,7 +98,7 @@ func (s section) intensities(key string) (list []Intensity) {
 	return list
 }
 
-// Intensities reads foreground_intensity_properties_per_channel, an object of plans and of fingerprints.
+// Intensities reads foreground_intensity_properties_per_channel, which plans and fingerprints have.
 func Intensities(o *Object) ([]Intensity, error) {
 	const key = "foreground_intensity_properties_per_channel"
 	var err error
@@ -120,8 +120,8 @@ func (p *Plans) configurations() *Object {
 	return o
 }
 
-// Configuration is one configuration of the plans ("2d", "3d_fullres", …) with inheritance
-// resolved. Sizes and spacing are in the axis order of the preprocessed arrays, (z, y, x) or (y, x).
+// Configuration is one configuration of the plans ("2d", "3d_fullres", …) with inheritance resolved.
+// Sizes and spacing are in the axis order of the preprocessed arrays, (z, y, x) or (y, x).
 type Configuration struct {
 	Name                 string
 	DataIdentifier       string // folder of the preprocessed cases
@@ -143,16 +143,16 @@ type Configuration struct {
 	raw  *Object
 }
 
-// Resampling names a resampling function of the reference and its keyword arguments.
+// Resampling is the name of a resampling function of the reference and its keyword arguments.
 type Resampling struct {
 	Function string
 	Kwargs   *Object
 }
 
-// Configuration resolves the named configuration: the parent's keys are replaced by the child's at
-// the top level only, so a child's architecture block replaces the whole block; parents are
-// resolved recursively. Plans from before the architecture block get one from their older keys. An
-// unknown name or parent and circular inheritance are errors that list the configurations present.
+// Configuration resolves the named configuration. A child's keys replace the parent's at the top
+// level only, so a child's architecture block replaces the whole block; parents are resolved
+// recursively. Plans from before the architecture block get one from their older keys. Unknown names
+// or parents and circular inheritance are errors that list the configurations present.
 // Source: nnU-Net 2.5.1, plans_handler.py.
 func (p *Plans) Configuration(name string) (*Configuration, error) {
 	raw, err := p.resolve(name, nil)
@@ -224,10 +224,10 @@ func oneOrMany(v any) ([]string, bool) {
 	return listOf(as[string])(v)
 }
 
-// maxInheritance bounds the chain of inherits_from. Source: Python's own limit on recursion is not much higher.
+// maxInheritance bounds the chain of inherits_from. Python's recursion limit is not much higher.
 const maxInheritance = 500
 
-// resolve returns a new object; visited holds the names on the way from the requested one.
+// resolve returns a new object; visited holds the names from the requested one to here.
 func (p *Plans) resolve(name string, visited []string) (*Object, error) {
 	v, ok := p.configurations().Get(name)
 	if !ok {
@@ -235,14 +235,16 @@ func (p *Plans) resolve(name string, visited []string) (*Object, error) {
 		if len(visited) > 0 {
 			by = fmt.Sprintf(" (inherited by %q)", visited[len(visited)-1])
 		}
-		return nil, fmt.Errorf("configuration %q%s does not exist; available: %s", name, by, list(p.ConfigurationNames()))
+		return nil, fmt.Errorf("configuration %q%s does not exist; available: %s",
+			name, by, list(p.ConfigurationNames()))
 	}
 	child, ok := v.(*Object)
 	if !ok {
 		return nil, fmt.Errorf("configuration %q: expected an object, found %s", name, describe(v))
 	}
 	if len(visited) > maxInheritance {
-		return nil, fmt.Errorf("configuration %q inherits over more than %d steps", visited[0], maxInheritance)
+		return nil, fmt.Errorf("configuration %q inherits over more than %d steps",
+			visited[0], maxInheritance)
 	}
 	if slices.Contains(visited, name) {
 		return nil, fmt.Errorf("configurations inherit in a circle: %s; available: %s",

@@ -80,7 +80,7 @@ func TestLoadReadsAPlansFileOfNnUNet(t *testing.T) {
 	require.True(t, c.BatchDice)
 }
 
-func TestInheritanceErrorsListWhatIsThere(t *testing.T) {
+func TestInheritanceErrorsListTheConfigurations(t *testing.T) {
 	p := parse(t, `{"configurations": {"a": {"inherits_from": "b"}, "b": {"inherits_from": "c"}, "c": {"inherits_from": "a"},
 		"d": {"inherits_from": "3d_fulres"}, "e": {"inherits_from": 3}, "f": {"inherits_from": "f"}}}`)
 	for name, want := range map[string]string{
@@ -95,7 +95,7 @@ func TestInheritanceErrorsListWhatIsThere(t *testing.T) {
 	}
 }
 
-func TestResolvingLeavesTheDocumentAlone(t *testing.T) {
+func TestResolvingDoesNotModifyTheDocument(t *testing.T) {
 	for _, c := range readGolden(t).Resolved {
 		p, err := FromObject(decodeObject(t, c.Plans), "golden")
 		require.NoError(t, err)
@@ -188,10 +188,10 @@ func TestLabelErrorsSayWhatIsExpected(t *testing.T) {
 		`{"channel_names": {}, "labels": {"background": 0}}`:                                     `channel_names: expected at least one channel`,
 		`{"channel_names": {"0": "CT"}, "labels": {"node": 1}}`:                                  `labels: key "background" is missing, expected the value 0; keys present: node`,
 		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": 5}}`:       `labels: ignore: expected 2, one above the largest other label, found 5`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": []}}`:      `labels: ignore: expected a whole number without a point or quotes, which nnU-Net wants here, and no region, found []`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": "x"}}`:                  `labels: a: expected a whole number, as a number or as text, or a list of them, found "x"`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": null}}`:                 `labels: a: expected a whole number, as a number or as text, or a list of them, found null`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": [1, 2]}}`:               `key "regions_class_order" is missing, expected the value to paint for each region`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": []}}`:      `labels: ignore: expected a single integer, not a fraction, string or list, found []`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": "x"}}`:                  `labels: a: expected an integer, a string of one, or a list of them, found "x"`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": null}}`:                 `labels: a: expected an integer, a string of one, or a list of them, found null`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": [1, 2]}}`:               `key "regions_class_order" is missing, expected one value per region`,
 		`{"channel_names": {"0": 1}, "labels": {"background": 0}}`:                               `channel_names: 0: expected a string, found 1`,
 		`{"channel_names": {"0": "CT"}, "labels": {"background": 3, "a": 1}, "file_ending": ""}`: `labels: background: expected the value 0, found 3`,
 	} {
@@ -277,7 +277,7 @@ func TestNumTrainingIsAnErrorOnlyWhereItIsNeeded(t *testing.T) {
 	}
 }
 
-// A chain of a hundred thousand configurations ends in an error and not in hours.
+// A chain of a hundred thousand configurations is an error, found quickly.
 func TestEndlessInheritanceIsAnError(t *testing.T) {
 	configurations := &Object{}
 	for i := range 100000 {

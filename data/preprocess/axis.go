@@ -2,9 +2,9 @@ package preprocess
 
 import "math"
 
-// axis is the interpolation of one axis from n samples to m, without its prefilter. Output k is the sum of up to four
-// neighbouring samples, from base[k] on, times w[k]; samples before the first and after the last continue the axis as the
-// interpolation of that order has it.
+// axis interpolates one axis from n samples to m, without the spline prefilter. Output k is the sum
+// of up to four neighbouring samples, from base[k] on, weighted by w[k]; beyond both ends the axis is
+// extended as the interpolation order requires.
 type axis struct {
 	n, m  int
 	order int
@@ -12,14 +12,15 @@ type axis struct {
 	w     [][4]float64
 }
 
-// pole is that of the prefilter of a cubic spline; gain makes its answer to a constant that constant.
+// pole is the pole of the cubic spline prefilter; gain normalises its response to a constant.
 var (
 	pole = math.Sqrt(3) - 2
 	gain = -6 * pole
 )
 
-// newAxis follows scipy.ndimage.zoom in mode nearest with grid_mode, which skimage.transform.resize calls: voxel centres
-// at (k+0.5)·n/m-0.5. Order is 0, 1 or 3. The operations are scipy's one by one, since labels turn on ties.
+// newAxis follows scipy.ndimage.zoom in mode nearest with grid_mode, which
+// skimage.transform.resize calls: voxel centres are at (k+0.5)·n/m-0.5. order is 0, 1 or 3. The
+// order of operations is scipy's, because labels depend on ties.
 // Source: scipy, ni_interpolation.c, NI_ZoomShift; ni_splines.c, get_spline_interpolation_weights.
 func newAxis(n, m, order int) *axis {
 	a := &axis{n: n, m: m, order: order, base: make([]int, m), w: make([][4]float64, m)}
@@ -31,7 +32,7 @@ func newAxis(n, m, order int) *axis {
 			a.base[k] = min(max(int(math.Floor(x+0.5)), 0), n-1)
 			a.w[k] = [4]float64{1}
 		case 1:
-			f := math.Floor(x) // -1 before the middle of the first sample
+			f := math.Floor(x) // -1 before the centre of the first sample
 			a.base[k] = int(f)
 			w := 1 - (x - f)
 			a.w[k] = [4]float64{w, 1 - w}
@@ -49,11 +50,11 @@ func newAxis(n, m, order int) *axis {
 	return a
 }
 
-// identity reports whether the axis keeps its samples.
+// identity reports whether input and output samples are the same.
 func (a *axis) identity() bool { return a.n == a.m }
 
-// nearest gives the sample that each output of an axis in separate resampling takes. The expression is nnU-Net's, in its
-// order: others differ where an output lies between two samples.
+// nearest returns the sample that each output of a separately resampled axis takes. The expression
+// is evaluated in nnU-Net's order: other orders differ halfway between two samples.
 // Source: nnU-Net 2.5.1, default_resampling.py, resample_data_or_seg; map_coordinates of order 0.
 func nearest(n, m int) []int {
 	scale := float64(n) / float64(m)

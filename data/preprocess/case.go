@@ -11,22 +11,22 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Settings are what the plans say about the preprocessing of a configuration.
+// Settings are the preprocessing settings of a configuration, as in the plans.
 type Settings struct {
 	Transpose [3]int    // axis i of the result is axis Transpose[i] of the image
-	Spacing   []float64 // mm, after transposing; two axes leave the first as it is
+	Spacing   []float64 // mm, after transposing; with two values the first axis keeps its spacing
 	Schemes   []Scheme  // one per channel
 	Data, Seg Options
-	Classes   []Class // whose locations are drawn
+	Classes   []Class // for class_locations
 }
 
-// NewSettings takes the settings of configuration c from the plans and the labels of the dataset.
+// NewSettings returns the settings of configuration c of the plans, with the dataset's labels.
 func NewSettings(p *plans.Plans, c *plans.Configuration, d *plans.Dataset) (*Settings, error) {
 	fail := func(format string, args ...any) (*Settings, error) {
 		return nil, fmt.Errorf("preprocess: configuration %s: %w", c.Name, fmt.Errorf(format, args...))
 	}
 	if c.PreprocessorName != "" && c.PreprocessorName != "DefaultPreprocessor" {
-		return fail("preprocessor %s is not known, DefaultPreprocessor is; plan with that one", c.PreprocessorName)
+		return fail("preprocessor %s is not supported; plan with DefaultPreprocessor", c.PreprocessorName)
 	}
 	s := &Settings{Spacing: c.Spacing, Classes: Classes(d.Labels)}
 	if len(p.TransposeForward) != 3 {
@@ -34,7 +34,7 @@ func NewSettings(p *plans.Plans, c *plans.Configuration, d *plans.Dataset) (*Set
 	}
 	copy(s.Transpose[:], p.TransposeForward)
 	if sorted := slices.Sorted(slices.Values(p.TransposeForward)); !slices.Equal(sorted, []int{0, 1, 2}) {
-		return fail("transpose_forward is %v, expected an order of 0, 1, 2", p.TransposeForward)
+		return fail("transpose_forward is %v, expected a permutation of 0, 1, 2", p.TransposeForward)
 	}
 	for _, v := range c.Spacing {
 		if !(v > 0) || math.IsInf(v, 0) {
@@ -42,7 +42,8 @@ func NewSettings(p *plans.Plans, c *plans.Configuration, d *plans.Dataset) (*Set
 		}
 	}
 	if len(c.NormalizationSchemes) == 0 || len(c.NormalizationSchemes) != len(c.UseMaskForNorm) {
-		return fail("found %d normalization_schemes and %d use_mask_for_norm, expected one of both for each channel", len(c.NormalizationSchemes), len(c.UseMaskForNorm))
+		return fail("found %d normalization_schemes and %d use_mask_for_norm, expected one of each per channel",
+			len(c.NormalizationSchemes), len(c.UseMaskForNorm))
 	}
 	for i, name := range c.NormalizationSchemes {
 		scheme := Scheme{Name: name, Mask: c.UseMaskForNorm[i]}
@@ -52,7 +53,8 @@ func NewSettings(p *plans.Plans, c *plans.Configuration, d *plans.Dataset) (*Set
 		in := p.ChannelIntensities[i]
 		scheme.Intensity = Intensity{in.Mean, in.Std, in.Percentile005, in.Percentile995}
 		if name == "CTNormalization" && math.IsNaN(in.Mean+in.Std+in.Percentile005+in.Percentile995) {
-			return fail("channel %d: CTNormalization needs mean, std, percentile_00_5 and percentile_99_5 in foreground_intensity_properties_per_channel", i)
+			return fail("channel %d: CTNormalization needs mean, std, percentile_00_5 and percentile_99_5 "+
+				"in foreground_intensity_properties_per_channel", i)
 		}
 		s.Schemes = append(s.Schemes, scheme)
 	}
@@ -69,7 +71,8 @@ func NewSettings(p *plans.Plans, c *plans.Configuration, d *plans.Dataset) (*Set
 // options reads the keyword arguments of a resampling function.
 func options(r plans.Resampling, labels bool) (Options, error) {
 	if r.Function != "resample_data_or_seg_to_shape" {
-		return Options{}, fmt.Errorf("resampling function %q is not known, resample_data_or_seg_to_shape is", r.Function)
+		return Options{}, fmt.Errorf("resampling function %q is not supported, expected "+
+			"resample_data_or_seg_to_shape", r.Function)
 	}
 	o := Options{Order: 3}
 	seg := false
@@ -94,33 +97,35 @@ func options(r plans.Resampling, labels bool) (Options, error) {
 				o.ForceSeparateZ = &force
 			}
 		default:
-			return o, fmt.Errorf("keyword argument %q of %s is not known", key, r.Function)
+			return o, fmt.Errorf("keyword argument %q of %s is not supported", key, r.Function)
 		}
 		if !ok {
 			return o, fmt.Errorf("keyword argument %s of %s: found %v", key, r.Function, v)
 		}
 	}
 	if _, ok := r.Kwargs.Get("force_separate_z"); !ok {
-		o.ForceSeparateZ = new(bool) // the function's own default
+		o.ForceSeparateZ = new(bool) // the function's default is False
 	}
 	if seg != labels {
-		return o, fmt.Errorf("is_seg is %v in the keyword arguments of the resampling function of %s", seg, map[bool]string{true: "labels", false: "images"}[labels])
+		of := map[bool]string{true: "labels", false: "images"}[labels]
+		return o, fmt.Errorf("is_seg is %v in the keyword arguments of the resampling function for %s", seg, of)
 	}
 	return o, o.check(labels)
 }
 
-// maxVoxels of a channel are eighty CTs of 512×512×400. A wrong spacing in a header asks for more.
+// maxVoxels is the limit of voxels per channel: eighty CTs of 512×512×400. Larger sizes come from a
+// wrong spacing in a header.
 const maxVoxels = 1 << 33
 
 // Case is a preprocessed case.
 type Case struct {
 	Data       *volume.Volume[float32] // normalised (c, z, y, x)
-	Seg        any                     // *volume.Volume[int8], or of int16 where there is a label above 127; (1, z, y, x)
+	Seg        any                     // (1, z, y, x): *volume.Volume[int8], [int16] for labels above 127
 	Properties *pickle.Dict            // for the .pkl
 	Times      Times
 }
 
-// Times says how long the steps of a case took, or of several.
+// Times are the durations of the steps of one case, or sums over several.
 type Times struct {
 	Read, Crop, Labels, Image, Write time.Duration
 }
@@ -133,11 +138,13 @@ func (t *Times) add(o Times) {
 	t.Write += o.Write
 }
 
-// Run preprocesses an image with its labels, or without: seg nil, which draws no locations and makes labels of 0 inside of
-// the non-zero region and -1 outside. spacing is in the order of the image's axes (z, y, x). The entries of properties are
-// completed. im and seg are not modified, but a Case may share their memory.
+// Run preprocesses an image with its labels. With seg nil the labels are 0 inside the non-zero
+// region and -1 outside, and no locations are sampled. spacing is in the order of the image's axes
+// (z, y, x). Run adds the shapes and the box to properties. im and seg are not modified, but the
+// Case may share their memory.
 // Source: nnU-Net 2.5.1, default_preprocessor.py, run_case_npy.
-func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pickle.Dict, threads int) (*Case, error) {
+func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pickle.Dict,
+	threads int) (*Case, error) {
 	if im.Shape[0] != len(s.Schemes) {
 		return nil, fmt.Errorf("found %d channels, the plans have %d", im.Shape[0], len(s.Schemes))
 	}
@@ -145,14 +152,15 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 		return nil, fmt.Errorf("the image has no voxels: shape %v", im.Shape)
 	}
 	if seg != nil && (seg.Shape[0] != 1 || [3]int(seg.Shape[1:]) != [3]int(im.Shape[1:])) {
-		return nil, fmt.Errorf("the image has shape %v, its labels %v; a case's files must have one shape (check the dataset with --verify_dataset_integrity)", im.Shape[1:], seg.Shape)
+		return nil, fmt.Errorf("the image has shape %v (c, z, y, x), its labels %v; expected one channel of the "+
+			"same size (check the dataset with --verify_dataset_integrity)", im.Shape, seg.Shape)
 	}
 	for _, v := range spacing {
 		if !(v > 0) || math.IsInf(v, 0) {
 			return nil, fmt.Errorf("the spacing is %v, expected positive numbers", spacing)
 		}
 	}
-	if im.Pixels.Type() == "float64" { // what float32 has not, nnU-Net does not see
+	if im.Pixels.Type() == "float64" { // nnU-Net reads images as float32
 		cast := *im
 		cast.Pixels = volume.Slice[float32](volume.Cast[float32](im.Pixels))
 		im = &cast
@@ -185,11 +193,13 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 		size *= max(old[i]/target[i]*float64(n), 1)
 	}
 	if !(size <= maxVoxels) {
-		return nil, fmt.Errorf("%v voxels of %v mm would be %.2g of %v mm, at most %.2g are made; is the image's spacing right?", cropped, old, size, target, float64(maxVoxels))
+		return nil, fmt.Errorf("resampling %v voxels of %v mm to %v mm would give %.2g voxels, at most %.2g "+
+			"are supported; is the image's spacing right?", cropped, old, target, size, float64(maxVoxels))
 	}
 	shape := NewShape(cropped, old, target)
 	if slices.Min(shape[:]) < 1 {
-		return nil, fmt.Errorf("%v voxels of %v mm are none of %v mm: the resampled image would have shape %v", cropped, old, target, shape)
+		return nil, fmt.Errorf("resampling %v voxels of %v mm to %v mm would give an empty image of shape %v; "+
+			"is the image's spacing right?", cropped, old, target, shape)
 	}
 
 	c := &Case{Properties: properties}
@@ -251,14 +261,14 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	return c, nil
 }
 
-// memory gives the voxels of an image in the order in which numpy walks through its array, which is that of memory, whatever
-// has become of the axes.
+// memory provides the voxels of an image in the order in which numpy iterates over its array: memory
+// order, whatever the order of the axes.
 type memory struct {
 	im     *volume.Image // as read
-	turned *volume.Image // its axes in the order of memory, once asked for
+	turned *volume.Image // with the axes in memory order; nil until needed
 }
 
-// channel gives channel c in that order. ch is the channel within box, after the axes were transposed.
+// channel returns channel c in memory order. ch is the channel within box, with transposed axes.
 func (m *memory) channel(ch *channel, c int, box [3][2]int, transpose [3]int) *channel {
 	order := m.im.Memory
 	if order == [3]int{} {
@@ -277,8 +287,9 @@ func (m *memory) channel(ch *channel, c int, box [3][2]int, transpose [3]int) *c
 	return newChannel(m.turned, c, b)
 }
 
-// runLabels fills in the labels and what is drawn of them.
-func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, out *Mask, shape [3]int, old, target [3]float64, threads int) error {
+// runLabels crops and resamples the labels and samples the class locations.
+func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, out *Mask, shape [3]int,
+	old, target [3]float64, threads int) error {
 	v := cropLabels[L](seg, box, out)
 	v, err := ResampleLabels(v, shape, old, target, s.Seg, threads)
 	if err != nil {
@@ -287,7 +298,7 @@ func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, 
 	if seg != nil {
 		c.Properties.Set("class_locations", locationsDict(locations(v, s.Classes)))
 	}
-	// nnU-Net looks at the largest label that is left.
+	// nnU-Net chooses the type by the largest label after resampling.
 	if wide, ok := any(v).(*volume.Volume[int16]); ok && slices.Max(wide.Data) <= math.MaxInt8 {
 		c.Seg = &volume.Volume[int8]{Data: volume.Cast[int8](volume.Slice[int16](wide.Data)), Shape: wide.Shape}
 		return nil
@@ -296,7 +307,8 @@ func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, 
 	return nil
 }
 
-// cropLabels cuts the box out of the labels, 0 where there are none, and sets what is 0 and outside to -1.
+// cropLabels crops the labels to the box, 0 without labels, and sets voxels that are 0 and in out
+// to -1.
 func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Volume[L] {
 	v := volume.New[L]([4]int{1, box[0][1] - box[0][0], box[1][1] - box[1][0], box[2][1] - box[2][0]})
 	if seg != nil {
@@ -322,7 +334,7 @@ func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Vo
 	return v
 }
 
-// outsideLabels is the set of voxels whose label is negative, out among them where they are labelled 0.
+// outsideLabels is the set of voxels with a negative label, those in out that are labelled 0 included.
 func outsideLabels(out *Mask, seg *volume.Image, box [3][2]int) *Mask {
 	lo := 0.0
 	if seg != nil {
@@ -341,17 +353,19 @@ func outsideLabels(out *Mask, seg *volume.Image, box [3][2]int) *Mask {
 	return m
 }
 
-// labelError is what is wrong with the labels of a case; who knows their file adds its name.
+// labelError is a problem with the labels of a case; the caller adds the name of the file.
 type labelError struct{ error }
 
-// checkLabels refuses pixels that are no labels.
+// checkLabels returns an error for pixels that are not labels.
 func checkLabels(seg *volume.Image) error {
 	if i := volume.Fraction(seg.Pixels); i >= 0 {
-		return labelError{fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to %d: export the segmentation with integer labels, "+
-			"or round it with lntorch image convert --type int16 --round, where that is meant", seg.Pixels.Value(i), math.MaxInt16)}
+		return labelError{fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to %d: "+
+			"export the segmentation with integer labels; if rounding is intended, use "+
+			"lntorch image convert --type int16 --round", seg.Pixels.Value(i), math.MaxInt16)}
 	}
 	if lo, hi := volume.Range(seg.Pixels); lo < -1 || hi > math.MaxInt16 {
-		return labelError{fmt.Errorf("found labels from %g to %g, expected whole numbers from 0 to %d: is it the segmentation, and not an image?", lo, hi, math.MaxInt16)}
+		return labelError{fmt.Errorf("found labels from %g to %g, expected whole numbers from 0 to %d: "+
+			"is it the image instead of the segmentation?", lo, hi, math.MaxInt16)}
 	}
 	return nil
 }

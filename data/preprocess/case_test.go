@@ -59,7 +59,7 @@ func readPickle(t testing.TB, path string) *pickle.Dict {
 	return v.(*pickle.Dict)
 }
 
-// difference is the largest between two slices and where it lies.
+// difference returns the largest absolute difference of two slices and its index.
 func difference(a, b []float32) (most float64, at int) {
 	for i := range a {
 		if d := math.Abs(float64(a[i]) - float64(b[i])); !(d <= most) {
@@ -168,7 +168,7 @@ func TestLiveCasesAreNnUNets(t *testing.T) {
 	}
 }
 
-func TestRunRefusesWhatIsNoCase(t *testing.T) {
+func TestRunRefusesInvalidCases(t *testing.T) {
 	list := references(t, goldens)
 	s := list[0].settings
 	im := func(c, n int) *volume.Image {
@@ -184,14 +184,14 @@ func TestRunRefusesWhatIsNoCase(t *testing.T) {
 		message string
 	}{
 		{im(2, 4), im(1, 4), [3]float64{1, 1, 1}, "found 2 channels, the plans have 1"},
-		{im(1, 4), im(1, 5), [3]float64{1, 1, 1}, "must have one shape"},
+		{im(1, 4), im(1, 5), [3]float64{1, 1, 1}, "expected one channel of the same size"},
 		{im(1, 0), im(1, 0), [3]float64{1, 1, 1}, "no voxels"},
 		{im(1, 4), im(1, 4), [3]float64{1, 0, 1}, "spacing"},
-		{im(1, 4), im(1, 4), [3]float64{0.01, 1, 1}, "would have shape [0 "},
+		{im(1, 4), im(1, 4), [3]float64{0.01, 1, 1}, "empty image of shape [0 "},
 		{im(1, 4), im(1, 4), [3]float64{1, 1e9, 1e9}, "is the image's spacing right?"},
 		{im(1, 4), im(1, 4), [3]float64{1, 1, 1e308}, "is the image's spacing right?"},
 		{im(1, 4), half, [3]float64{1, 1, 1}, "found the value 0.5 in the labels, expected whole numbers from 0 to 32767: export"},
-		{im(1, 4), large, [3]float64{1, 1, 1}, "found labels from 0 to 40000, expected whole numbers from 0 to 32767: is it the segmentation"},
+		{im(1, 4), large, [3]float64{1, 1, 1}, "found labels from 0 to 40000, expected whole numbers from 0 to 32767: is it the image"},
 	} {
 		_, err := s.Run(c.im, c.seg, c.spacing, &pickle.Dict{}, 1)
 		require.ErrorContains(t, err, c.message)

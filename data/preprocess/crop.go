@@ -6,15 +6,16 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// NonZeroBox returns the smallest box, half-open ranges of the axes (z, y, x), that holds every voxel which is not 0 in
-// some channel of im; NaN is not 0. It is the whole image when all voxels are 0. nnU-Net fills the holes of the
-// non-zero region before it takes the box, which cannot change it: around a hole the region reaches further on all
-// sides.
+// NonZeroBox returns the bounding box, half-open ranges of the axes (z, y, x), of the voxels that
+// are not 0 in at least one channel of im; NaN counts as non-zero. If all voxels are 0 it is the
+// whole image. nnU-Net fills holes before it computes the box, which does not change it: a hole is
+// enclosed by the region on all sides.
 // Source: nnU-Net 2.5.1, cropping.py, crop_to_nonzero; acvl_utils, get_bbox_from_mask.
 func NonZeroBox(im *volume.Image) [3][2]int {
 	nz, ny, nx := im.Shape[1], im.Shape[2], im.Shape[3]
 	full := [3][2]int{{0, nz}, {0, ny}, {0, nx}}
-	// anything looks for a voxel that is not 0 in a box, in any channel. Most images answer with the first rows.
+	// anything reports whether any channel has a non-zero voxel in a box. In most images one of the
+	// first rows has.
 	anything := func(b [3][2]int) bool {
 		for c := range im.Shape[0] {
 			for z := b[0][0]; z < b[0][1]; z++ {
@@ -60,7 +61,7 @@ func newMask(shape [3]int) *Mask {
 	return &Mask{shape, make([]uint64, (shape[0]*shape[1]*shape[2]+63)/64)}
 }
 
-// Has reports whether voxel i, counted in row-major order within the box, is in the set.
+// Has reports whether voxel i, a row-major index into the box, is in the set.
 func (m *Mask) Has(i int) bool { return m.words[i>>6]>>(i&63)&1 != 0 }
 
 func (m *Mask) set(i int) { m.words[i>>6] |= 1 << (i & 63) }
@@ -74,12 +75,12 @@ func (m *Mask) Len() int {
 	return n
 }
 
-// Outside returns the voxels of box, which NonZeroBox made of im, that lie outside of the non-zero region with its
-// holes filled: those that are 0 in every channel and reach the border of the image through such voxels, each step to
-// one of six neighbours. nil means that there are none, as in most CTs.
+// Outside returns the voxels of box that lie outside the non-zero region after its holes are filled:
+// voxels that are 0 in every channel and 6-connected to the image border through such voxels. box is
+// NonZeroBox's of im. nil means that there are none, as in most CTs.
 // Source: scipy.ndimage.binary_fill_holes with its default structure.
 func Outside(im *volume.Image, box [3][2]int) *Mask {
-	// The voxels are found from the faces of the box: beyond them everything is 0 or the image ends.
+	// The flood fill starts at the faces of the box: beyond them everything is 0 or the image ends.
 	p, shape := im.Pixels, im.Shape
 	channel := shape[1] * shape[2] * shape[3]
 	n := [3]int{box[0][1] - box[0][0], box[1][1] - box[1][0], box[2][1] - box[2][0]}
@@ -96,7 +97,7 @@ func Outside(im *volume.Image, box [3][2]int) *Mask {
 	var m *Mask
 	type run struct{ z, y, from, to int32 }
 	var todo []run
-	// take adds the run of zeros around x in a row, if x is one and new, and returns the voxel after it.
+	// take adds the run of zeros around x in a row, if x is an unvisited zero, and returns the next x.
 	take := func(z, y, x int) int {
 		first, at := row(z, y), (z*n[1]+y)*n[2]
 		if m != nil && m.Has(at+x) || !zero(first+x) {

@@ -20,7 +20,7 @@ func array(t testing.TB, f *npz.File, name string) *npz.Array {
 	return a
 }
 
-// image makes an image of an array (c, z, y, x) of any type.
+// imageOf converts an array (c, z, y, x) of any type to an image.
 func imageOf(t testing.TB, a *npz.Array) *volume.Image {
 	kind := map[byte]string{'u': "uint", 'i': "int", 'f': "float"}[a.DType[1]]
 	im := &volume.Image{Shape: [4]int(a.Shape), Pixels: volume.MakePixels(fmt.Sprintf("%s%d", kind, 8*int(a.DType[2]-'0')), a.Numel())}

@@ -30,44 +30,55 @@ type Job struct {
 	Dataset  *raw.Dataset
 	Reader   images.Reader
 	Settings *Settings
-	Folder   string // <preprocessed>/<dataset>/<data_identifier>; labels go to gt_segmentations beside it
+	Folder   string // <preprocessed>/<dataset>/<data_identifier>; gt_segmentations is its sibling
 	Workers  int    // cases at a time
-	Threads  int    // of each case
-	MaxRAM   int64  // bytes for the cases at work, as estimated; a larger one is done alone. 0: no bound
-	Clean    bool   // make cases anew that are current
+	Threads  int    // per case
+	MaxRAM   int64  // bound on the estimated bytes in use; a larger case runs alone. 0: no bound
+	Clean    bool   // preprocess again what is current, too
 	Progress raw.Progress
-	Log      io.Writer // what a reader warns of, which cases go; nil: nowhere
+	Log      io.Writer // warnings of readers, removed cases; may be nil
 
 	hashes *filehash.Cache // of the raw files
 }
 
-// Summary is what a Job did.
+// Summary is the result of a Job.
 type Summary struct {
 	Made, Kept int
 	Removed    []string // cases that the dataset no longer has
 	Failed     []string
-	Times      Times // of the cases made, added up
+	Times      Times // sum over the cases preprocessed
 }
 
-// revision changes when cases come out otherwise than before.
-const revision = "1"
+// revision is part of a case's cache key. It is raised when the result of preprocessing changes, but
+// only for the configurations affected: their cases are preprocessed again, others stay current.
+func (s *Settings) revision() string {
+	for _, scheme := range s.Schemes {
+		if scheme.Name == "ZScoreNormalization" {
+			return "2" // since 2, mean and standard deviation are summed in numpy's blocks
+		}
+	}
+	return "1"
+}
 
-// Run preprocesses every case that is not there already, whole and made of the same files with the same settings. A case that
-// fails does not keep the others from being made; the error names all that failed. When ctx ends, the cases at work are
-// given up, and what was made stays.
+// Run preprocesses every case whose files are missing, incomplete or made of other inputs or settings.
+// A case that fails does not stop the others; the error names all that failed. When ctx is cancelled,
+// the cases in progress are dropped and those completed are kept.
 //
-// Nothing is written into a folder that lntorch did not make, or that another Run works on (*folderlock.HeldError). Cases that
-// the dataset no longer has are removed, and told to Log, but never all that are there: then the raw data are probably missing.
-// Raw files are read anew if their size or times have changed; their sums are kept beside the folder (internal/filehash).
+// Run writes nothing to a folder that lntorch did not create or that another Run holds
+// (*folderlock.HeldError). Cases that the dataset no longer has are removed and logged, unless that
+// would remove all of them: then the raw data are probably missing. Raw files are hashed again only if
+// their size or times have changed; the hashes are stored beside the folder (internal/filehash).
 func (j *Job) Run(ctx context.Context) (Summary, error) {
 	var s Summary
-	fail := func(err error) (Summary, error) { return s, fmt.Errorf("preprocess: %s: %w", j.Dataset.Name, err) }
+	fail := func(err error) (Summary, error) {
+		return s, fmt.Errorf("preprocess: %s: %w", j.Dataset.Name, err)
+	}
 	root := filepath.Dir(j.Folder)
 	if err := os.MkdirAll(root, 0o777); err != nil {
 		return fail(err)
 	}
 	lock, err := folderlock.Beside(j.Folder)
-	if err != nil && !readOnly(err) { // nobody writes into a read-only folder, but its cases may all be current
+	if err != nil && !readOnly(err) { // a read-only folder needs no lock, and its cases may be current
 		return fail(err)
 	}
 	defer lock.Release()
@@ -82,7 +93,7 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		s.Removed, err = j.others(owner)
 	}
 	if err == nil && len(j.Dataset.Cases) == 0 {
-		_, err = j.Dataset.Example() // says what is missing where
+		_, err = j.Dataset.Example() // an error that names the folder
 	}
 	if err != nil {
 		return fail(err)
@@ -97,7 +108,8 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		}
 	}
 	if len(s.Removed) > 0 {
-		j.log("WARNING: removing %d preprocessed cases that the dataset no longer has: %s", len(s.Removed), strings.Join(s.Removed, ", "))
+		j.log("WARNING: removing %d preprocessed cases that the dataset no longer has: %s",
+			len(s.Removed), strings.Join(s.Removed, ", "))
 	}
 	for i, name := range s.Removed {
 		if err := removeCase(j.Folder, name); err != nil {
@@ -108,7 +120,7 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 	j.hashes = filehash.Open(filepath.Join(root, filehash.Name))
 	defer func() {
 		if err := j.hashes.Save(); err != nil && !readOnly(err) {
-			j.log("the next start will read all raw files again: %v", err)
+			j.log("cannot store the hashes of the raw files, the next run will read all of them again: %v", err)
 		}
 	}()
 	var mu sync.Mutex
@@ -117,11 +129,12 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 	defer context.AfterFunc(ctx, budget.wake)()
 	err = j.Dataset.Each(ctx, j.Workers, "preprocessing", j.Progress, func(_ int, c raw.Case) error {
 		err := CopyNewer(c.Label, filepath.Join(gt, c.ID+j.Dataset.JSON.FileEnding))
-		mark := ""
+		key := ""
 		if err == nil {
-			mark, err = j.mark(c)
+			key, err = j.cacheKey(c)
 		}
-		kept := err == nil && !j.Clean && owner.marks[c.ID] == mark && current(j.Folder, c.ID, mark, len(j.Settings.Schemes))
+		kept := err == nil && !j.Clean && owner.keys[c.ID] == key &&
+			current(j.Folder, c.ID, key, len(j.Settings.Schemes))
 		if err == nil && j.Clean {
 			err = removeCase(j.Folder, c.ID)
 		}
@@ -131,13 +144,13 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 			if err := budget.take(ctx, need); err != nil {
 				return err
 			}
-			times, err = j.one(ctx, c, mark)
+			times, err = j.one(ctx, c, key)
 			budget.give(need)
 		}
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
-		case err != nil && ctx.Err() != nil: // given up, not failed
+		case err != nil && ctx.Err() != nil: // cancelled, not failed
 		case err != nil:
 			s.Failed = append(s.Failed, c.ID)
 		case kept:
@@ -149,7 +162,8 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		return err
 	})
 	if err != nil && !errors.Is(err, context.Canceled) {
-		err = fmt.Errorf("preprocess: %s: %d of %d cases failed: %w", j.Dataset.Name, len(s.Failed), len(j.Dataset.Cases), err)
+		err = fmt.Errorf("preprocess: %s: %d of %d cases failed: %w",
+			j.Dataset.Name, len(s.Failed), len(j.Dataset.Cases), err)
 	}
 	return s, err
 }
@@ -162,7 +176,7 @@ func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
 		return nil, err
 	}
 	if len(properties.Spacing) != 3 {
-		return nil, fmt.Errorf("%s: found %d spacings, expected 3", c.Images[0], len(properties.Spacing))
+		return nil, fmt.Errorf("%s: found a spacing of %d axes, expected 3", c.Images[0], len(properties.Spacing))
 	}
 	var seg *volume.Image
 	if c.Label != "" {
@@ -188,7 +202,7 @@ func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
 	return out, nil
 }
 
-func (j *Job) one(ctx context.Context, c raw.Case, mark string) (Times, error) {
+func (j *Job) one(ctx context.Context, c raw.Case, key string) (Times, error) {
 	out, err := j.Case(ctx, c)
 	if err != nil {
 		return Times{}, err
@@ -197,16 +211,16 @@ func (j *Job) one(ctx context.Context, c raw.Case, mark string) (Times, error) {
 		return Times{}, err
 	}
 	start := time.Now()
-	err = out.Save(j.Folder, c.ID, mark, j.Threads)
+	err = out.Save(j.Folder, c.ID, key, j.Threads)
 	out.Times.Write = time.Since(start)
 	return out.Times, err
 }
 
-// mark identifies what a case is made of: the content of its files, the class that reads them, and the settings.
-func (j *Job) mark(c raw.Case) (string, error) {
+// cacheKey identifies the inputs of a case: the content of its files, the reader class, the settings.
+func (j *Job) cacheKey(c raw.Case) (string, error) {
 	h := sha256.New()
 	s := j.Settings
-	fmt.Fprintf(h, "%s %s %v %v %v", revision, j.Reader.Name(), s.Transpose, s.Spacing, s.Schemes)
+	fmt.Fprintf(h, "%s %s %v %v %v", s.revision(), j.Reader.Name(), s.Transpose, s.Spacing, s.Schemes)
 	for _, o := range []Options{s.Data, s.Seg} {
 		fmt.Fprintf(h, " %d %d", o.Order, o.OrderZ)
 		if o.ForceSeparateZ != nil {
@@ -226,11 +240,11 @@ func (j *Job) mark(c raw.Case) (string, error) {
 		}
 		h.Write(sum[:])
 	}
-	return markPrefix + hex.EncodeToString(h.Sum(nil)[:16]), nil
+	return keyPrefix + hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
-// others lists the cases in the folder that are not in the dataset: training would take them for its own. That all of them are
-// such is an error, unless the user has asked for a new beginning and there is one.
+// others lists the cases in the folder that the dataset does not have: training would use them. It is
+// an error if these are all, unless the user asked for a clean start and the dataset has cases.
 func (j *Job) others(o Owner) ([]string, error) {
 	known := map[string]bool{}
 	for _, c := range j.Dataset.Cases {
@@ -240,13 +254,14 @@ func (j *Job) others(o Owner) ([]string, error) {
 	if len(others) == 0 || len(others) < len(o.Ours) || j.Clean && len(j.Dataset.Cases) > 0 {
 		return others, nil
 	}
-	way := "use --clean to remove them and begin anew"
+	way := "use --clean to remove them and start again"
 	found := fmt.Sprintf("has %d other cases", len(j.Dataset.Cases))
 	if len(j.Dataset.Cases) == 0 {
-		way = "delete that folder yourself if they may go"
+		way = "delete that folder yourself if they are no longer needed"
 		found = "has no training case"
 	}
-	return nil, fmt.Errorf("%s %s, but %d cases are preprocessed in %s (%s), and none is removed: is the disk with the images mounted? "+
+	return nil, fmt.Errorf("%s %s, but %d cases are preprocessed in %s (%s). "+
+		"None was removed: is the disk with the images mounted? "+
 		"To train on what is preprocessed, use --no-prepare; otherwise %s",
 		j.Dataset.Folder, found, len(others), j.Folder, abbreviate(others), way)
 }
@@ -259,7 +274,7 @@ func abbreviate(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// readOnly tells errors of folders that may not be written.
+// readOnly reports whether err is due to a folder without write permission.
 func readOnly(err error) bool {
 	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
 }
@@ -271,11 +286,11 @@ func (j *Job) log(format string, args ...any) {
 	}
 }
 
-// estimate is about how many bytes a case needs at its peak.
+// estimate is the approximate peak memory of a case, in bytes.
 func (j *Job) estimate(c raw.Case) int64 {
 	const slack = 64 << 20
 	total, voxels := int64(0), int64(0)
-	var made float64 // voxels after resampling, relative
+	var relative float64 // voxels after resampling, relative
 	for _, path := range c.Images {
 		h, err := image.Header(path)
 		if err != nil { // damaged
@@ -285,28 +300,29 @@ func (j *Job) estimate(c raw.Case) int64 {
 			continue
 		}
 		n := int64(1)
-		made = 1
+		relative = 1
 		for i, d := range h.Size {
 			n *= int64(d)
-			if g := h.Geometry; g != nil && i < min(len(j.Settings.Spacing), len(g.Spacing)) { // of two, x and y
-				made *= g.Spacing[i]
+			// of two axes, x and y
+			if g := h.Geometry; g != nil && i < min(len(j.Settings.Spacing), len(g.Spacing)) {
+				relative *= g.Spacing[i]
 			}
 		}
 		voxels = n
 		total += int64(volume.MakePixels(h.Type, 0).Size()) * n
 	}
 	for _, v := range j.Settings.Spacing {
-		made /= v
+		relative /= v
 	}
-	out := int64(float64(voxels) * max(made, 0))
+	out := int64(float64(voxels) * max(relative, 0))
 	if j.Settings.Transpose != [3]int{0, 1, 2} {
 		total *= 2
 	}
-	// Labels before and after, the image in float32, and one channel of float64 between the passes.
+	// Labels before and after, the float32 image, and one float64 channel between the passes.
 	return total + 3*voxels + out + 4*out*int64(len(c.Images)) + 8*max(voxels, out) + slack
 }
 
-// budget is memory that cases wait for.
+// budget is the memory that cases share.
 type budget struct {
 	mu          sync.Mutex
 	cond        sync.Cond

@@ -21,7 +21,7 @@ import (
 
 const mini = "../../testdata/phantom-mini"
 
-// job preprocesses a dataset of phantom-mini as the plans of that name say.
+// job preprocesses a dataset of phantom-mini with the plans of that name.
 func job(t testing.TB, dataset, plansName, configuration string) *Job {
 	root := filepath.Join(t.TempDir(), "raw")
 	require.NoError(t, os.CopyFS(filepath.Join(root, dataset), os.DirFS(filepath.Join(mini, "raw", dataset))))
@@ -38,7 +38,7 @@ func job(t testing.TB, dataset, plansName, configuration string) *Job {
 	return &Job{Dataset: d, Reader: r, Settings: s, Folder: filepath.Join(t.TempDir(), dataset, c.DataIdentifier), Workers: 2, Threads: 1}
 }
 
-// files lists what is in a folder.
+// files lists the files in a folder.
 func files(t testing.TB, folder string) []string {
 	entries, err := os.ReadDir(folder)
 	require.NoError(t, err)
@@ -49,7 +49,7 @@ func files(t testing.TB, folder string) []string {
 	return names
 }
 
-// The files are those that nnUNetv2_preprocess wrote, of every case of phantom-mini.
+// Every case of phantom-mini, compared with the files that nnUNetv2_preprocess wrote.
 func TestDatasetsAreNnUNets(t *testing.T) {
 	for _, d := range []struct{ dataset, plans, configuration string }{
 		{"Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres"}, {"Dataset102_PhantomTarget", "nnUNetPlansSource", "3d_phantom"},
@@ -71,11 +71,11 @@ func TestDatasetsAreNnUNets(t *testing.T) {
 			require.Equal(t, x, y, c.ID)
 			require.Equal(t, array(t, a, "seg"), array(t, b, "seg"), c.ID)
 			samePickle(t, c.ID, readPickle(t, filepath.Join(want, c.ID+".pkl")), readPickle(t, filepath.Join(j.Folder, c.ID+".pkl")))
-			theirs, err := os.Stat(filepath.Join(want, c.ID+".npz"))
+			reference, err := os.Stat(filepath.Join(want, c.ID+".npz"))
 			require.NoError(t, err)
 			ours, err := os.Stat(filepath.Join(j.Folder, c.ID+".npz"))
 			require.NoError(t, err)
-			require.Less(t, float64(ours.Size()), 1.15*float64(theirs.Size()), c.ID)
+			require.Less(t, float64(ours.Size()), 1.15*float64(reference.Size()), c.ID)
 			copied, err := os.ReadFile(filepath.Join(filepath.Dir(j.Folder), "gt_segmentations", c.ID+".nii.gz"))
 			require.NoError(t, err)
 			label, err := os.ReadFile(c.Label)
@@ -99,7 +99,7 @@ func TestRunAgainMakesOnlyWhatChanged(t *testing.T) {
 	made, kept, _ := again()
 	require.Equal(t, []int{0, n}, []int{made, kept})
 
-	// Time alone is no change; content is.
+	// A new time is no change; new content is.
 	c := j.Dataset.Cases
 	require.NoError(t, os.Chtimes(c[0].Images[0], time.Now(), time.Now()))
 	made, _, _ = again()
@@ -120,15 +120,15 @@ func TestRunAgainMakesOnlyWhatChanged(t *testing.T) {
 	require.NotContains(t, files(t, j.Folder), c[1].ID+"_seg.npy")
 	require.Equal(t, array(t, open(t, filepath.Join(j.Folder, c[2].ID+".npz")), "data"), array(t, open(t, filepath.Join(j.Folder, c[1].ID+".npz")), "data"))
 
-	// A label is a part of a case, too.
+	// The label belongs to the case, too.
 	label, err := os.ReadFile(c[4].Label)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(c[0].Label, label, 0o666))
 	s, err = j.Run(t.Context())
 	if err == nil {
 		require.Equal(t, 1, s.Made)
-	} else { // of another shape
-		require.ErrorContains(t, err, "must have one shape")
+	} else { // another shape
+		require.ErrorContains(t, err, "expected one channel of the same size")
 		require.Equal(t, []string{c[0].ID}, s.Failed)
 	}
 	require.NoError(t, os.WriteFile(c[0].Label, first, 0o666))
@@ -136,13 +136,13 @@ func TestRunAgainMakesOnlyWhatChanged(t *testing.T) {
 	made, _, _ = again()
 	require.Equal(t, 1, made)
 
-	// Half of a case, or one that another program wrote, is none.
+	// Incomplete cases, and those of another program, are preprocessed again.
 	require.NoError(t, os.Remove(filepath.Join(j.Folder, c[0].ID+".pkl")))
 	require.NoError(t, os.WriteFile(filepath.Join(j.Folder, c[3].ID+".npz"), []byte("x"), 0o666))
 	made, _, _ = again()
 	require.Equal(t, 2, made)
 
-	// So are settings.
+	// New settings change all cases.
 	j.Settings.Schemes[0].Mean++
 	made, _, _ = again()
 	require.Equal(t, n, made)
@@ -182,11 +182,11 @@ func TestFractionsAsLabelsNameTheFile(t *testing.T) {
 	f.Type = "float32"
 	require.NoError(t, nifti.Write(c.Label, &f.Header, p, 1))
 	_, err = j.Case(t.Context(), c)
-	require.EqualError(t, err, c.Label+": found the value 0.5 in the labels, expected whole numbers from 0 to 32767: export the segmentation with integer labels, "+
-		"or round it with lntorch image convert --type int16 --round, where that is meant")
+	require.EqualError(t, err, c.Label+": found the value 0.5 in the labels, expected whole numbers from 0 to 32767: export the segmentation with integer labels; "+
+		"if rounding is intended, use lntorch image convert --type int16 --round")
 }
 
-func TestAnInterruptedRunLeavesWholeFilesAndGoesOn(t *testing.T) {
+func TestAnInterruptedRunKeepsCompleteFilesAndResumes(t *testing.T) {
 	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
 	j.Workers = 1
 	ctx, cancel := context.WithCancel(t.Context())
@@ -201,7 +201,7 @@ func TestAnInterruptedRunLeavesWholeFilesAndGoesOn(t *testing.T) {
 	for _, name := range files(t, j.Folder) {
 		require.False(t, strings.HasPrefix(name, "."), name)
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(j.Folder, ".LN_004.npz.00000000.tmp"), nil, 0o666)) // of a program that was killed
+	require.NoError(t, os.WriteFile(filepath.Join(j.Folder, ".LN_004.npz.00000000.tmp"), nil, 0o666)) // left by a killed process
 	j.Progress = nil
 	s, err = j.Run(t.Context())
 	require.NoError(t, err)
@@ -239,7 +239,7 @@ func TestCopyNewerCopiesWhatIsNewer(t *testing.T) {
 	require.ErrorIs(t, CopyNewer(filepath.Join(folder, "none"), to), os.ErrNotExist)
 }
 
-// Cases wait for memory; one that needs more than there is goes alone.
+// Cases wait for memory; one that exceeds the bound runs alone.
 func TestMaxRAMBoundsTheCasesAtWork(t *testing.T) {
 	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
 	need := j.estimate(j.Dataset.Cases[0])
@@ -264,7 +264,7 @@ func TestMaxRAMBoundsTheCasesAtWork(t *testing.T) {
 	require.EqualValues(t, 10, b.left)
 }
 
-func TestSettingsRefuseWhatIsNotKnown(t *testing.T) {
+func TestSettingsRefuseWhatIsNotSupported(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(goldens, "cases.json"))
 	require.NoError(t, err)
 	v, err := plans.DecodeJSON(text)
@@ -276,8 +276,8 @@ func TestSettingsRefuseWhatIsNotKnown(t *testing.T) {
 	plain, err := plans.EncodeJSON(doc, -1, false)
 	require.NoError(t, err)
 	for _, c := range []struct{ old, new, message string }{
-		{`"DefaultPreprocessor"`, `"MyPreprocessor"`, "preprocessor MyPreprocessor is not known"},
-		{`"transpose_forward": [0, 1, 2]`, `"transpose_forward": [0, 1, 1]`, "expected an order of 0, 1, 2"},
+		{`"DefaultPreprocessor"`, `"MyPreprocessor"`, "preprocessor MyPreprocessor is not supported"},
+		{`"transpose_forward": [0, 1, 2]`, `"transpose_forward": [0, 1, 1]`, "expected a permutation of 0, 1, 2"},
 		{`"order": 3`, `"order": 2`, "orders 0, 1 and (images) 3"},
 		{`"order_z": 0`, `"order_z": 2`, "order_z 2"},
 		{`"is_seg": false`, `"is_seg": true`, "is_seg is true"},
@@ -300,17 +300,17 @@ func TestSettingsRefuseWhatIsNotKnown(t *testing.T) {
 	}
 }
 
-// From files to files, whatever class reads them: as nnU-Net plans and preprocesses the same raw datasets.
+// From files to files, with every reader class: compared with nnU-Net on the same raw datasets.
 func TestLiveDatasetsAreNnUNets(t *testing.T) {
 	out := t.TempDir()
 	var list []struct{ Dataset, Plans, Configuration string }
 	require.NoError(t, json.Unmarshal(golden.Run(t, "preprocess_datasets.py", out), &list))
 	require.Greater(t, len(list), 5)
 	for _, l := range list {
-		theirs := filepath.Join(out, "preprocessed", l.Dataset)
+		reference := filepath.Join(out, "preprocessed", l.Dataset)
 		d, err := raw.Open(filepath.Join(out, "raw"), l.Dataset)
 		require.NoError(t, err)
-		p, err := plans.Load(filepath.Join(theirs, l.Plans+".json"))
+		p, err := plans.Load(filepath.Join(reference, l.Plans+".json"))
 		require.NoError(t, err)
 		c, err := p.Configuration(l.Configuration)
 		require.NoError(t, err)
@@ -321,8 +321,8 @@ func TestLiveDatasetsAreNnUNets(t *testing.T) {
 		j := Job{Dataset: d, Reader: r, Settings: s, Folder: filepath.Join(t.TempDir(), l.Dataset, c.DataIdentifier), Workers: 2, Threads: 2}
 		_, err = j.Run(t.Context())
 		require.NoError(t, err)
-		compareFolders(t, filepath.Join(theirs, c.DataIdentifier), j.Folder, d)
-		require.Equal(t, files(t, filepath.Join(theirs, "gt_segmentations")), files(t, filepath.Join(filepath.Dir(j.Folder), "gt_segmentations")))
+		compareFolders(t, filepath.Join(reference, c.DataIdentifier), j.Folder, d)
+		require.Equal(t, files(t, filepath.Join(reference, "gt_segmentations")), files(t, filepath.Join(filepath.Dir(j.Folder), "gt_segmentations")))
 	}
 }
 

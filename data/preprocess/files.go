@@ -19,15 +19,16 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// markPrefix begins the marks of cases that lntorch made.
-const markPrefix = "lntorch "
+// keyPrefix is the prefix of all cache keys.
+const keyPrefix = "lntorch "
 
-// Save writes NAME.pkl and NAME.npz into folder, the latter when the former is there, both whole or not at all. What
-// training unpacked of an older case of that name goes. mark, if any, is a line behind the pickle, which readers of pickles do
-// not look at, and the comment of the .npz.
-func (c *Case) Save(folder, name, mark string, threads int) error {
+// Save writes NAME.pkl and then NAME.npz into folder, each complete or not at all. Files that training
+// unpacked from an older case of that name are removed. key, if not empty, is stored as a line behind
+// the pickle, which unpicklers do not read, and as the comment of the .npz.
+func (c *Case) Save(folder, name, key string, threads int) error {
 	for _, old := range []string{".npy", "_seg.npy"} {
-		if err := os.Remove(filepath.Join(folder, name+old)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := os.Remove(filepath.Join(folder, name+old))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
@@ -35,13 +36,14 @@ func (c *Case) Save(folder, name, mark string, threads int) error {
 	if err != nil {
 		return fmt.Errorf("properties: %w", err)
 	}
-	if mark != "" {
-		b = append(b, "\n"+mark+"\n"...)
+	if key != "" {
+		b = append(b, "\n"+key+"\n"...)
 	}
 	if err := atomicfile.Write(filepath.Join(folder, name+".pkl"), b); err != nil {
 		return err
 	}
-	w, err := npz.CreateWith(filepath.Join(folder, name+".npz"), npz.Options{Deflate: true, Threads: max(threads, 1), Comment: mark})
+	w, err := npz.CreateWith(filepath.Join(folder, name+".npz"),
+		npz.Options{Deflate: true, Threads: max(threads, 1), Comment: key})
 	if err != nil {
 		return err
 	}
@@ -52,10 +54,10 @@ func (c *Case) Save(folder, name, mark string, threads int) error {
 	case *volume.Volume[int16]:
 		w.Add("seg", &npz.Array{DType: "<i2", Shape: v.Shape[:], Data: little(v.Data, 2)})
 	}
-	return w.Close() // says, too, what failed before
+	return w.Close() // also returns earlier errors
 }
 
-// little views numbers as little-endian bytes.
+// little returns values as little-endian bytes.
 func little[T bits.Number](v []T, size int) []byte {
 	b := bits.Bytes(v)
 	if !bits.LittleEndian {
@@ -65,9 +67,10 @@ func little[T bits.Number](v []T, size int) []byte {
 	return b
 }
 
-// pklMark reads the mark behind the pickle of a .pkl, "" where there is none. two tells pickles of protocol 2: lntorch's, those
-// of earlier versions without a mark among them. nnU-Net writes protocol 4 or newer.
-func pklMark(path string) (mark string, two bool, err error) {
+// pklKey reads the cache key behind the pickle of a .pkl, "" if there is none. two reports a pickle of
+// protocol 2: lntorch's, including those of versions without cache keys. nnU-Net writes protocol 4 or
+// newer.
+func pklKey(path string) (key string, two bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", false, err
@@ -85,38 +88,41 @@ func pklMark(path string) (mark string, two bool, err error) {
 	if _, err := f.ReadAt(tail, info.Size()-int64(len(tail))); err != nil && err != io.EOF {
 		return "", false, err
 	}
-	if at := bytes.LastIndex(tail, []byte("\n"+markPrefix)); at >= 0 && tail[len(tail)-1] == '\n' {
-		mark = string(tail[at+1 : len(tail)-1])
+	if at := bytes.LastIndex(tail, []byte("\n"+keyPrefix)); at >= 0 && tail[len(tail)-1] == '\n' {
+		key = string(tail[at+1 : len(tail)-1])
 	}
-	return mark, head == [2]byte{0x80, 2}, nil
+	return key, head == [2]byte{0x80, 2}, nil
 }
 
-// current reports whether the case NAME, whose .npz has that mark, is what training can read: both files, as whole as their
-// ends, headers and sizes tell, of one making.
-func current(folder, name, mark string, channels int) bool {
+// current reports whether training can read case NAME, whose .npz has that key: both files are from
+// the same run and complete, judging by their ends, headers and sizes.
+func current(folder, name, key string, channels int) bool {
 	f, err := npz.OpenNpz(filepath.Join(folder, name+".npz"))
 	if err != nil {
 		return false
 	}
 	defer f.Close()
 	data, dataType, err := f.Shape("data")
-	if err != nil || dataType != "<f4" || len(data) != 4 || data[0] != channels || slices.Min(data) < 1 {
+	if err != nil || dataType != "<f4" || len(data) != 4 || data[0] != channels ||
+		slices.Min(data) < 1 {
 		return false
 	}
 	seg, segType, err := f.Shape("seg")
-	if err != nil || segType != "|i1" && segType != "<i2" || !slices.Equal(seg, append([]int{1}, data[1:]...)) {
+	if err != nil || segType != "|i1" && segType != "<i2" ||
+		!slices.Equal(seg, append([]int{1}, data[1:]...)) {
 		return false
 	}
 	segSize := int64(1)
 	if segType == "<i2" {
 		segSize = 2
 	}
-	if !unpacked(filepath.Join(folder, name+".npy"), data, 4) || !unpacked(filepath.Join(folder, name+"_seg.npy"), seg, segSize) {
+	if !unpacked(filepath.Join(folder, name+".npy"), data, 4) ||
+		!unpacked(filepath.Join(folder, name+"_seg.npy"), seg, segSize) {
 		return false
 	}
 	path := filepath.Join(folder, name+".pkl")
-	behind, two, err := pklMark(path)
-	if err != nil || behind != mark && (behind != "" || !two) {
+	behind, two, err := pklKey(path)
+	if err != nil || behind != key && (behind != "" || !two) {
 		return false
 	}
 	v, err := pickle.ReadFile(path)
@@ -132,7 +138,8 @@ func current(folder, name, mark string, channels int) bool {
 	return ok
 }
 
-// unpacked reports whether a .npy, which training reads before the .npz, has the size of such an array, or is not there.
+// unpacked reports whether a .npy, which training prefers to the .npz, is missing or of the expected
+// size.
 func unpacked(path string, shape []int, size int64) bool {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -148,25 +155,27 @@ func unpacked(path string, shape []int, size int64) bool {
 // removeCase deletes the files of a case.
 func removeCase(folder, name string) error {
 	for _, ending := range []string{".npz", ".pkl", ".npy", "_seg.npy"} {
-		if err := os.Remove(filepath.Join(folder, name+ending)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		err := os.Remove(filepath.Join(folder, name+ending))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
 }
 
-// CopyNewer copies a file where to is older, not there, or from cut off, with its time.
-// Source: nnU-Net 2.5.1, plan_and_preprocess_api.py, which copies labels to gt_segmentations so. Differs: it keeps cut-off ones.
+// CopyNewer copies a file, with its time, if to is missing, older, or a truncated copy.
+// Source: nnU-Net 2.5.1, plan_and_preprocess_api.py, which copies labels to gt_segmentations.
+// Differs: nnU-Net keeps truncated copies.
 func CopyNewer(from, to string) error {
 	info, err := os.Stat(from)
 	if err != nil {
 		return err
 	}
-	if there, err := os.Stat(to); err == nil && !info.ModTime().After(there.ModTime()) {
-		if there.Size() >= info.Size() {
+	if old, err := os.Stat(to); err == nil && !info.ModTime().After(old.ModTime()) {
+		if old.Size() >= info.Size() {
 			return nil
 		}
-		if cut, err := begins(from, to, there.Size()); err != nil || !cut {
+		if cut, err := begins(from, to, old.Size()); err != nil || !cut {
 			return err
 		}
 	}
@@ -190,7 +199,7 @@ func CopyNewer(from, to string) error {
 	return out.Commit()
 }
 
-// begins reports whether the first n bytes of whole are those of part.
+// begins reports whether the first n bytes of whole equal those of part.
 func begins(whole, part string, n int64) (bool, error) {
 	var sums [2][sha256.Size]byte
 	for i, path := range []string{whole, part} {

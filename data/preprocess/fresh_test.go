@@ -17,14 +17,14 @@ import (
 	"github.com/lntorch/lntorch/internal/folderlock"
 )
 
-// What training could not read is made anew, whatever is there under the name.
-func TestDamagedCasesAreMadeAnew(t *testing.T) {
+// Cases that training could not read are preprocessed again, whatever files have their name.
+func TestDamagedCasesArePreprocessedAgain(t *testing.T) {
 	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
 	_, err := j.Run(t.Context())
 	require.NoError(t, err)
 	sound := content(t, j.Folder)
 	archive, pkl := filepath.Join(j.Folder, "LN_000.npz"), filepath.Join(j.Folder, "LN_000.pkl")
-	mark, _, err := pklMark(pkl)
+	key, _, err := pklKey(pkl)
 	require.NoError(t, err)
 	cut := func(path string, n int64) func() {
 		return func() {
@@ -38,7 +38,7 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 	data, seg := array(t, f, "data"), array(t, f, "seg")
 	again := func(members map[string]*npz.Array) func() {
 		return func() {
-			w, err := npz.CreateWith(archive, npz.Options{Comment: mark})
+			w, err := npz.CreateWith(archive, npz.Options{Comment: key})
 			require.NoError(t, err)
 			for _, name := range []string{"data", "seg"} {
 				if members[name] != nil {
@@ -63,27 +63,27 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 		"no .pkl":                      func() { require.NoError(t, os.Remove(pkl)) },
 		"empty .pkl":                   cut(pkl, 0),
 		".pkl of 100 bytes":            cut(pkl, 100),
-		".pkl without its STOP":        cut(pkl, -int64(len(mark))-3),
+		".pkl without its STOP":        cut(pkl, -int64(len(key))-3),
 		"nnU-Net's .pkl":               put(pkl, theirs(t, ".pkl")),
 		".pkl of another case":         put(pkl, sound[filepath.Join(j.Folder, "LN_001.pkl")]),
-		".pkl that is no dict":         put(pkl, "\x80\x02N.\n"+mark+"\n"),
-		".pkl of a prediction":         put(pkl, "\x80\x02}.\n"+mark+"\n"),
-		"a cut-off .npy":               put(filepath.Join(j.Folder, "LN_000.npy"), strings.Repeat("x", 4*data.Numel())),
+		".pkl without a dict":          put(pkl, "\x80\x02N.\n"+key+"\n"),
+		".pkl of a prediction":         put(pkl, "\x80\x02}.\n"+key+"\n"),
+		"a truncated .npy":             put(filepath.Join(j.Folder, "LN_000.npy"), strings.Repeat("x", 4*data.Numel())),
 		"a _seg.npy of another case":   put(filepath.Join(j.Folder, "LN_000_seg.npy"), strings.Repeat("x", seg.Numel()+20000)),
 		"no .npz":                      func() { require.NoError(t, os.Remove(archive)) },
 		"empty .npz":                   cut(archive, 0),
 		"half an .npz":                 cut(archive, int64(len(sound[archive])/2)),
 		".npz without its last byte":   cut(archive, -1),
 		"both empty":                   func() { cut(archive, 0)(); cut(pkl, 0)() },
-		"both cut off":                 func() { cut(archive, 100)(); cut(pkl, 100)() },
+		"both truncated":               func() { cut(archive, 100)(); cut(pkl, 100)() },
 		"a hole in the .npz":           put(archive, sound[archive][:1000]+sound[archive][2000:]),
 		".npz without seg":             again(map[string]*npz.Array{"data": data}),
 		".npz without data":            again(map[string]*npz.Array{"seg": seg}),
-		"doubles":                      again(map[string]*npz.Array{"data": double, "seg": seg}),
+		"float64":                      again(map[string]*npz.Array{"data": double, "seg": seg}),
 		"data of five axes":            again(map[string]*npz.Array{"data": &flat, "seg": seg}),
 		"labels of another shape":      again(map[string]*npz.Array{"data": data, "seg": &turned}),
-		"labels that are numbers":      again(map[string]*npz.Array{"data": data, "seg": data}),
-		"a .npz of an earlier setting": put(archive, strings.ReplaceAll(sound[archive], mark, mark[:len(mark)-1]+"x")),
+		"labels in float32":            again(map[string]*npz.Array{"data": data, "seg": data}),
+		"a .npz of an earlier setting": put(archive, strings.ReplaceAll(sound[archive], key, key[:len(key)-1]+"x")),
 	} {
 		for path, text := range sound {
 			require.NoError(t, os.WriteFile(path, []byte(text), 0o666))
@@ -106,11 +106,11 @@ func TestDamagedCasesAreMadeAnew(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 5, s.Kept)
 	j.Settings.Schemes = append(j.Settings.Schemes, j.Settings.Schemes[0])
-	require.False(t, current(j.Folder, "LN_000", mark, 2), "of another number of channels")
-	require.True(t, current(j.Folder, "LN_000", mark, 1))
+	require.False(t, current(j.Folder, "LN_000", key, 2), "of another number of channels")
+	require.True(t, current(j.Folder, "LN_000", key, 1))
 }
 
-func TestLabelsThatWereCutOffAreCopiedAgain(t *testing.T) {
+func TestTruncatedLabelsAreCopiedAgain(t *testing.T) {
 	folder := t.TempDir()
 	from, to := filepath.Join(folder, "from"), filepath.Join(folder, "to")
 	for text, want := range map[string]string{"": "label", "lab": "label", "label": "label", "labels": "labels", "corr": "corr"} {
@@ -124,7 +124,7 @@ func TestLabelsThatWereCutOffAreCopiedAgain(t *testing.T) {
 	}
 }
 
-// 243 letters are as long as nnU-Net takes: CASE_0000.nii.gz has 255.
+// 243 letters is the maximum of nnU-Net: CASE_0000.nii.gz has 255.
 func TestTheLongestCaseNames(t *testing.T) {
 	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
 	c := j.Dataset.Cases[0]
@@ -145,7 +145,7 @@ func TestTheLongestCaseNames(t *testing.T) {
 	require.Equal(t, []string{c.ID + ".npz", c.ID + ".pkl"}, files(t, j.Folder))
 }
 
-// opened tells which files of some folders were opened since the last call.
+// opened returns which files of some folders were opened since the last call.
 func opened(t *testing.T, folders ...string) func() []string {
 	fd, err := syscall.InotifyInit1(syscall.IN_NONBLOCK | syscall.IN_CLOEXEC)
 	require.NoError(t, err)
@@ -200,7 +200,8 @@ func TestRawFilesAreReadOnce(t *testing.T) {
 	require.Empty(t, read)
 	require.FileExists(t, filepath.Join(filepath.Dir(j.Folder), filehash.Name))
 
-	// As many bytes, other ones: gzip's header names a system, which nobody reads. The time may even be the old one.
+	// Same size, other content: gzip's header has the operating system, which is not used. Even the
+	// time may be the old one.
 	for _, keep := range []bool{false, true} {
 		label := j.Dataset.Cases[1].Label
 		info, err := os.Stat(label)
@@ -218,7 +219,7 @@ func TestRawFilesAreReadOnce(t *testing.T) {
 		require.ElementsMatch(t, []string{filepath.Base(label), "LN_001_0000.nii.gz"}, read)
 	}
 
-	// Without its memory all is read again, and nothing made.
+	// Without the stored hashes all files are read again, and nothing is preprocessed.
 	require.NoError(t, os.Remove(filepath.Join(filepath.Dir(j.Folder), filehash.Name)))
 	made, read = run()
 	require.Zero(t, made)

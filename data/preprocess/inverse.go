@@ -11,19 +11,19 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Grid says where a preprocessed case lies in its image. The axes are those after transposing, as
-// in the properties of a case.
+// Grid is the position of a preprocessed case in its image. The axes are the transposed ones, as in
+// the properties of a case.
 type Grid struct {
 	Shape     [3]int     // of the preprocessed case
-	Box       [3][2]int  // that was cut out of the image, half-open ranges
+	Box       [3][2]int  // crop box in the image, half-open ranges
 	Whole     [3]int     // size of the image
 	Current   [3]float64 // spacing of the preprocessed case, mm
 	Original  [3]float64 // spacing of the image, mm
-	Transpose [3]int     // axis i is axis Transpose[i] of the image as it was read
+	Transpose [3]int     // axis i is axis Transpose[i] of the image as read
 	Resample  Options    // of the logits
 }
 
-// NewGrid takes the grid of a case of the given shape (z, y, x) from its properties and the plans.
+// NewGrid returns the grid of a case of the given shape (z, y, x) from its properties and the plans.
 // Source: nnU-Net 2.5.1, export_prediction.py,
 // convert_predicted_logits_to_segmentation_with_correct_shape.
 func NewGrid(p *plans.Plans, c *plans.Configuration, properties *pickle.Dict,
@@ -39,7 +39,7 @@ func NewGrid(p *plans.Plans, c *plans.Configuration, properties *pickle.Dict,
 	copy(g.Transpose[:], p.TransposeForward)
 	for i, axis := range g.Transpose {
 		if axis < 0 || axis > 2 || p.TransposeBackward[axis] != i {
-			return fail("transpose_backward %v does not undo transpose_forward %v",
+			return fail("transpose_backward %v is not the inverse of transpose_forward %v",
 				p.TransposeBackward, p.TransposeForward)
 		}
 	}
@@ -69,7 +69,7 @@ func NewGrid(p *plans.Plans, c *plans.Configuration, properties *pickle.Dict,
 		g.Box[i] = [2]int{int(r[0]), int(r[1])}
 		g.Whole[i] = int(whole[i])
 		if g.Box[i][1]-g.Box[i][0] != int(cropped[i]) {
-			return fail("properties: bbox_used_for_cropping %v is not of "+
+			return fail("properties: bbox_used_for_cropping %v does not match "+
 				"shape_after_cropping_and_before_resampling %v", g.Box[:i+1], cropped)
 		}
 		g.Original[i] = spacing[g.Transpose[i]]
@@ -119,13 +119,13 @@ func numbers(to []float64, v any) error {
 	return nil
 }
 
-// check says what of the grid cannot be.
+// check returns an error for a grid that is not valid.
 func (g *Grid) check() error {
 	voxels := 1.0
 	for i := range 3 {
 		lo, hi := g.Box[i][0], g.Box[i][1]
 		if g.Shape[i] < 1 || lo < 0 || lo >= hi || hi > g.Whole[i] {
-			return fmt.Errorf("preprocess: a case of shape %v and its box %v do not fit an image of shape %v",
+			return fmt.Errorf("preprocess: a case of shape %v with box %v does not fit an image of shape %v",
 				g.Shape, g.Box, g.Whole)
 		}
 		if !(g.Current[i] > 0 && g.Original[i] > 0) || math.IsInf(g.Current[i]+g.Original[i], 0) {
@@ -135,11 +135,11 @@ func (g *Grid) check() error {
 		voxels *= float64(g.Whole[i])
 	}
 	if voxels > maxVoxels {
-		return fmt.Errorf("preprocess: an image of shape %v has %.2g voxels, at most %.2g are made",
+		return fmt.Errorf("preprocess: an image of shape %v has %.2g voxels, at most %.2g are supported",
 			g.Whole, voxels, float64(maxVoxels))
 	}
 	if sorted := slices.Sorted(slices.Values(g.Transpose[:])); !slices.Equal(sorted, []int{0, 1, 2}) {
-		return fmt.Errorf("preprocess: transposed by %v, expected an order of 0, 1, 2", g.Transpose)
+		return fmt.Errorf("preprocess: transposed by %v, expected a permutation of 0, 1, 2", g.Transpose)
 	}
 	if o := g.Resample; o.Order != 0 && o.Order != 1 || o.OrderZ != 0 && o.OrderZ != 1 {
 		return fmt.Errorf("preprocess: logits resampled with order %d, order_z %d: 0 and 1 are "+
@@ -149,7 +149,7 @@ func (g *Grid) check() error {
 	return nil
 }
 
-// taps are the two samples that each output of an axis lies between, and their weights.
+// taps holds the two samples around each output of an axis, and their weights.
 type taps struct {
 	n, m     int
 	identity bool
@@ -158,8 +158,8 @@ type taps struct {
 	f0, f1   []float32 // the weights in float32
 }
 
-// newTaps interpolates an axis of n samples at m places; nearest samples where order is 0, by
-// nnU-Net's own rule where the axis is apart.
+// newTaps interpolates an axis from n samples to m. Order 0 takes the nearest sample, on a separate
+// axis (apart) by nnU-Net's own rule.
 func newTaps(n, m, order int, apart bool) *taps {
 	t := &taps{n: n, m: m, identity: n == m}
 	var list []side
@@ -174,7 +174,7 @@ func newTaps(n, m, order int, apart bool) *taps {
 		if t.identity {
 			s = side{[2]int{k, k}, [2]float64{1, 0}}
 		}
-		if s.w[1] == 0 { // exactly on a sample: the next one is not waited for
+		if s.w[1] == 0 { // exactly on a sample: the next one is not needed
 			s.at[1] = s.at[0]
 		}
 		t.lo, t.hi = append(t.lo, int32(s.at[0])), append(t.hi, int32(s.at[1]))
@@ -184,32 +184,33 @@ func newTaps(n, m, order int, apart bool) *taps {
 	return t
 }
 
-// before is the number of outputs, from the first on, that need no sample from end on.
+// before is the number of outputs, from the first on, that need no sample at or after end.
 func (t *taps) before(end int) int {
 	k, _ := slices.BinarySearch(t.hi, int32(end))
 	return k
 }
 
-// InverseConfig says what an Inverse makes.
+// InverseConfig configures an Inverse.
 type InverseConfig struct {
 	Labels    *plans.Labels
-	Reference bool // nnU-Net's roundings: float64 interpolation, float16 logits, labels by probability
+	Reference bool // nnU-Net's rounding: float64 interpolation, float16 logits, labels by probability
 	Threads   int  // goroutines
-	// Probabilities is the folder of a temporary file for the probabilities, which the Inverse then
-	// makes too; empty: none. The file takes 4 bytes for each class and voxel of the cropped image.
+	// Probabilities is the folder for a temporary file; if set, the Inverse computes probabilities too.
+	// The file takes 4 bytes per class and voxel of the cropped image.
 	Probabilities string
 }
 
-// Inverse is the way back from logits on the grid of a preprocessed case to labels on the grid of
-// its image: it resamples, takes the largest logit or paints regions, and undoes cropping and
-// transposing. Slabs come one after the other; of the logits only the last slice of a slab is kept.
-// Beside that it holds the labels of the image, of one byte, or two where a label is above 255.
+// Inverse converts logits on the grid of a preprocessed case to labels on the grid of its image: it
+// resamples, takes the argmax or assigns regions, and reverts cropping and transposing. Logits arrive
+// slab by slab; only the last slice of a slab is kept. The labels of the whole image are held in
+// memory, one byte per voxel, two if a label is above 255.
 //
-// Label c is the largest logit, the lowest of equals; with regions, 0 and then the value of each
-// region in turn whose logit is above 0. With Reference they come from the probabilities, as in
-// nnU-Net; that may differ where two are equal in float32. Probabilities are the softmax, or
-// sigmoid, of the resampled logits in float32. Outside of the box labels are 0, and so are
-// probabilities but for the background's, which is 1 unless there are regions.
+// The label is the index of the largest logit, the lowest index at ties. With regions it is 0,
+// overwritten in order by the value of each region whose logit is above 0. With Reference, labels are
+// computed from the probabilities, as in nnU-Net; that may differ where two probabilities are equal
+// in float32. Probabilities are the softmax, or sigmoid for regions, of the resampled logits in
+// float32. Outside the box labels are 0 and so are probabilities, except the background's, which is 1
+// unless there are regions.
 // Source: nnU-Net 2.5.1, export_prediction.py; label_handling.py; default_resampling.py.
 type Inverse struct {
 	grid    Grid
@@ -218,8 +219,8 @@ type Inverse struct {
 	values  []uint16 // of each region
 	tables  [3]*taps // of the transposed axes
 	labels8 []uint8
-	labels  []uint16 // where a label does not fit 8 bits
-	shape   [3]int   // of the image as it was read
+	labels  []uint16 // if a label does not fit 8 bits
+	shape   [3]int   // of the image as read
 	stride  [3]int   // in labels, of the transposed axes
 	first   int      // in labels, of the first voxel of the box
 	probs   *Probabilities
@@ -227,15 +228,15 @@ type Inverse struct {
 	axes   [3]int // of the slabs
 	began  bool
 	strip  [2]int
-	have   int       // slices of the strip that have come
-	madeA  int       // outputs along the slabs' axis that are made, of this strip
-	madeB  int       // outputs across that earlier strips have made
-	endB   int       // outputs across that this strip makes
+	have   int       // slices of the strip received so far
+	madeA  int       // outputs computed along the slabs' axis, in this strip
+	madeB  int       // outputs across, computed by earlier strips
+	endB   int       // outputs across, up to the end of this strip
 	carry  []float32 // (heads, strip, rest): slice have-1
 	failed error
 }
 
-// NewInverse begins the way back. The caller closes what it makes.
+// NewInverse starts a conversion. The caller closes the Inverse.
 func NewInverse(g Grid, cfg InverseConfig) (*Inverse, error) {
 	if err := g.check(); err != nil {
 		return nil, err
@@ -259,7 +260,7 @@ func NewInverse(g Grid, cfg InverseConfig) (*Inverse, error) {
 		}
 	}
 	if most > math.MaxUint16 {
-		return nil, fmt.Errorf("preprocess: labels from 0 to %d are supported; the dataset has others",
+		return nil, fmt.Errorf("preprocess: labels from 0 to %d are supported; dataset.json has others",
 			math.MaxUint16)
 	}
 	separate := SeparateAxis(g.Resample.ForceSeparateZ, g.Current, g.Original)
@@ -299,9 +300,9 @@ func (v *Inverse) Close() error {
 	return v.probs.close()
 }
 
-// Add takes the next slab of logits, whose classes are the labels' heads. Slabs follow each other
-// along one axis of the preprocessed case (the transposed ones) without a gap. Where they come in
-// strips, each strip shares the last row of the one before. The slab's memory is not kept.
+// Add processes the next slab of logits, one channel per segmentation head. Slabs follow each other
+// without a gap along one axis of the preprocessed case (of the transposed axes). Strips must each
+// include the last row of the strip before. The slab's memory is not kept.
 func (v *Inverse) Add(s volume.Slab) error {
 	if v.failed == nil {
 		v.failed = v.add(&s)
@@ -315,10 +316,10 @@ func (v *Inverse) add(s *volume.Slab) error {
 			"of a case of shape %v: %s", s.First, s.First+s.Count, s.Axis, s.Strip[0], s.Strip[1], v.grid.Shape, why)
 	}
 	if s.Axis < 0 || s.Axis > 2 || v.began && s.Axis != v.axes[0] {
-		return misfit("another axis than before, or none")
+		return misfit("the axis differs from the slabs before, or does not exist")
 	}
 	if v.cfg.Reference && s.Axis != 0 {
-		return misfit("reference numerics take slabs along axis 0")
+		return misfit("reference numerics need slabs along axis 0")
 	}
 	axes := s.Axes()
 	a, b, c := v.tables[axes[0]], v.tables[axes[1]], v.tables[axes[2]]
@@ -334,7 +335,7 @@ func (v *Inverse) add(s *volume.Slab) error {
 		}
 		if !v.began && s.Strip[0] != 0 ||
 			v.began && (s.Strip[0] >= v.strip[1] || s.Strip[1] <= v.strip[1]) {
-			return misfit(fmt.Sprintf("expected the strip that goes on from the last of rows %v", v.strip))
+			return misfit(fmt.Sprintf("expected a strip that continues the last one, rows %v", v.strip))
 		}
 		v.madeB = v.endB
 		v.began, v.axes, v.strip, v.have, v.madeA = true, axes, s.Strip, 0, 0
@@ -371,15 +372,15 @@ func (v *Inverse) add(s *volume.Slab) error {
 	return nil
 }
 
-// Finish gives the labels of the whole image (1, z, y, x) in the order of axes in which it was
-// read, uint8 or uint16, without geometry. It is an error where slabs are missing.
+// Finish returns the labels of the whole image (1, z, y, x) in the image's own axis order, uint8 or
+// uint16, without geometry. Missing slabs are an error.
 func (v *Inverse) Finish() (*volume.Image, error) {
 	if v.failed != nil {
 		return nil, v.failed
 	}
 	if !v.began || v.have != v.tables[v.axes[0]].n || v.strip[1] != v.tables[v.axes[1]].n {
-		return nil, fmt.Errorf("preprocess: the logits of a case of shape %v are not complete: "+
-			"they end with slice %d along axis %d, rows %v",
+		return nil, fmt.Errorf("preprocess: the logits of a case of shape %v are incomplete: "+
+			"they end at slice %d along axis %d, rows %v",
 			v.grid.Shape, v.have, v.axes[0], v.strip)
 	}
 	im := &volume.Image{Shape: [4]int{1, v.shape[0], v.shape[1], v.shape[2]}}
@@ -391,6 +392,6 @@ func (v *Inverse) Finish() (*volume.Image, error) {
 	return im, nil
 }
 
-// Probabilities are those of the whole image once Finish has returned; nil unless they were asked
-// for. They are valid until Close.
+// Probabilities returns the probabilities of the whole image after Finish, nil unless configured.
+// They are valid until Close.
 func (v *Inverse) Probabilities() *Probabilities { return v.probs }

@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// benchmarkInverse makes an image of the given size from logits in slabs of eight slices; the time
-// to make the logits does not count.
+// benchmarkInverse exports an image of the given size from logits in slabs of eight slices; computing
+// the logits is not timed.
 func benchmarkInverse(b *testing.B, from, to [3]int, classes int, cfg InverseConfig) {
 	cfg.Labels = &plans.Labels{AllLabels: make([]int, classes)}
 	g := Grid{Shape: from, Whole: to, Current: [3]float64{1.5, 1, 1}, Original: [3]float64{1.25, 0.9, 0.9}, Transpose: [3]int{0, 1, 2},

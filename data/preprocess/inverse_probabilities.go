@@ -8,13 +8,13 @@ import (
 	"os"
 )
 
-// planeBytes bounds the planes that are put together at a time when probabilities are read back;
-// one is the least.
+// planeBytes bounds the planes assembled at a time when probabilities are read back; at least one
+// plane is.
 const planeBytes = 16 << 20
 
-// Probabilities are those of an image, (heads, z, y, x) in the order of axes in which it was read.
-// They lie in a temporary file that has no name any more, so that nothing is left of it whatever
-// happens: as float32 of the cropped image, in the order of the slabs' axes.
+// Probabilities holds the probabilities of an image, (heads, z, y, x) in the image's own axis order.
+// They are stored in an unlinked temporary file, which disappears with the process: the cropped image
+// as float32, in the order of the slabs' axes.
 type Probabilities struct {
 	v    *Inverse
 	file *os.File
@@ -23,7 +23,7 @@ type Probabilities struct {
 func newProbabilities(folder string, v *Inverse) (*Probabilities, error) {
 	f, err := os.CreateTemp(folder, ".probabilities-")
 	if err != nil {
-		return nil, fmt.Errorf("preprocess: no temporary file for probabilities: %w", err)
+		return nil, fmt.Errorf("preprocess: cannot create a temporary file for probabilities: %w", err)
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		f.Close()
@@ -39,15 +39,14 @@ func (p *Probabilities) Shape() [4]int {
 	return [4]int{p.v.heads, p.v.shape[0], p.v.shape[1], p.v.shape[2]}
 }
 
-// offset is where output (ka, kb, kc) of a class lies in the file.
+// offset is the position of output (ka, kb, kc) of a class in the file.
 func (p *Probabilities) offset(h, ka, kb, kc int) int64 {
 	v := p.v
 	a, b, c := v.tables[v.axes[0]].m, v.tables[v.axes[1]].m, v.tables[v.axes[2]].m
 	return 4 * (((int64(h)*int64(a)+int64(ka))*int64(b)+int64(kb))*int64(c) + int64(kc))
 }
 
-// write puts whole rows from (ka, kb) on to their place, through the space in raw. Several
-// goroutines may do so.
+// write stores whole rows from (ka, kb) on, encoded in raw. It may be called concurrently.
 func (p *Probabilities) write(raw []byte, values []float32, h, ka, kb int) error {
 	raw = raw[:4*len(values)]
 	encode(raw, values)
@@ -63,7 +62,7 @@ func encode(raw []byte, values []float32) {
 	}
 }
 
-// WriteTo writes all values, row-major, as little-endian float32: the data of an .npy file of
+// WriteTo writes all values as little-endian float32 in row-major order: the data of an .npy file of
 // Shape.
 func (p *Probabilities) WriteTo(w io.Writer) (int64, error) {
 	v := p.v
@@ -99,10 +98,10 @@ func (p *Probabilities) WriteTo(w io.Writer) (int64, error) {
 	return written, nil
 }
 
-// read fills in what lies in the box of n planes of a class from plane z of the image on.
+// read fills n planes of a class, from plane z of the image on, with what lies in the box.
 func (p *Probabilities) read(planes []float32, h, z, n int, buf []byte) ([]byte, error) {
 	v := p.v
-	var from, to, stride [3]int // along the slabs' axes: the range in the box, and the stride in planes
+	var from, to, stride [3]int // along the slabs' axes: range in the box and stride in planes
 	first := -z * v.shape[1] * v.shape[2]
 	for i, axis := range v.axes {
 		to[i] = v.tables[axis].m
@@ -117,7 +116,7 @@ func (p *Probabilities) read(planes []float32, h, z, n int, buf []byte) ([]byte,
 		}
 	}
 	first += v.first
-	rows := 1 // that lie one behind the other in the file
+	rows := 1 // consecutive in the file
 	if to[2]-from[2] == v.tables[v.axes[2]].m {
 		rows = to[1] - from[1]
 	}

@@ -6,21 +6,21 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// blockRows is the number of rows that a goroutine makes at a time.
+// blockRows is the number of rows that a goroutine computes at a time.
 const blockRows = 16
 
-// rowMaker is the work space of one goroutine, for the outputs of one slab.
+// rowMaker is the workspace of one goroutine, for the outputs of one slab.
 type rowMaker struct {
 	v       *Inverse
 	s       *volume.Slab
 	a, b, c *taps
 	width   int // rows of the slab across
 	blend   []float32
-	wide    []float64    // as blend, for Reference
-	corner  [4][]float32 // the rows around an output: two across of the slice before, two of the next
+	wide    []float64    // like blend, for Reference
+	corner  [4][]float32 // the rows around an output: two of the slice before, two of the next
 	best    []float32
 	labels  []uint16
-	heads   [][]float32 // (heads, row): where all classes of a row are needed at a time
+	heads   [][]float32 // (heads, row): where a row needs all classes at once
 	sums    []float32
 	made    []float32 // (heads, rows, row): probabilities of a block, or of one row
 	raw     []byte    // of a block
@@ -49,7 +49,7 @@ func newRowMaker(v *Inverse, s *volume.Slab) *rowMaker {
 	return w
 }
 
-// block makes rows [from, to) of slice ka.
+// block computes rows [from, to) of slice ka.
 func (w *rowMaker) block(ka, from, to int) error {
 	v := w.v
 	for kb := from; kb < to; kb++ {
@@ -75,7 +75,7 @@ func (w *rowMaker) block(ka, from, to int) error {
 	return nil
 }
 
-// running finds the labels of a row in one pass over the classes.
+// running computes the labels of a row in one pass over the classes.
 func (w *rowMaker) running(ka, kb int) {
 	v := w.v
 	if v.values != nil {
@@ -113,7 +113,7 @@ func takeLarger(best []float32, labels []uint16, logits []float32, value uint16)
 	}
 }
 
-// all makes all classes of a row, as row `at` of a block of so many, their probabilities and the
+// all computes all classes of a row, row `at` of a block of `rows`, with their probabilities and
 // labels.
 func (w *rowMaker) all(ka, kb, at, rows int) {
 	v := w.v
@@ -139,12 +139,12 @@ func (w *rowMaker) all(ka, kb, at, rows int) {
 	}
 }
 
-// label finds the labels from all classes of a row; a region needs more than least.
-func (w *rowMaker) label(least float32) {
+// label computes the labels from all classes of a row; a region's value must exceed threshold.
+func (w *rowMaker) label(threshold float32) {
 	if w.v.values != nil {
 		for h, row := range w.heads {
 			for x, p := range row {
-				if p > least {
+				if p > threshold {
 					w.labels[x] = w.v.values[h]
 				}
 			}
@@ -157,7 +157,7 @@ func (w *rowMaker) label(least float32) {
 	}
 }
 
-// input is row kb of slice ka of a class, as it came.
+// input returns row kb of slice ka of a class, as received.
 func (w *rowMaker) input(h, ka, kb int) []float32 {
 	n := w.c.n
 	j := kb - w.s.Strip[0]
@@ -167,8 +167,8 @@ func (w *rowMaker) input(h, ka, kb int) []float32 {
 	return w.v.carry[(h*w.width+j)*n:][:n]
 }
 
-// row interpolates a row of a class, into dst where that is not nil, or returns one that may not be
-// kept.
+// row interpolates a row of a class, into dst unless that is nil; the returned row is valid until the
+// next call.
 func (w *rowMaker) row(dst []float32, h, ka, kb int) []float32 {
 	a0, a1, b0, b1 := int(w.a.lo[ka]), int(w.a.hi[ka]), int(w.b.lo[kb]), int(w.b.hi[kb])
 	if w.v.cfg.Reference {
@@ -217,7 +217,7 @@ func blend4(dst, r0, r1, r2, r3 []float32, w0, w1, w2, w3 float32) {
 	}
 }
 
-// stretch interpolates along a row.
+// stretch interpolates within a row.
 func stretch(dst, src []float32, t *taps) {
 	n := len(dst)
 	lo, hi, f0, f1 := t.lo[:n], t.hi[:n], t.f0[:n], t.f1[:n]
@@ -226,8 +226,8 @@ func stretch(dst, src []float32, t *taps) {
 	}
 }
 
-// exact interpolates a row from its four corners as scipy does, operation by operation in the order
-// of the axes z, y, x, and rounds it to float16 as nnU-Net does. Slabs come along z here.
+// exact interpolates a row from its four corner rows as scipy does, operation by operation in axis
+// order z, y, x, and rounds it to float16 as nnU-Net does. Slabs are along z here.
 // Source: scipy, ni_interpolation.c, NI_ZoomShift.
 func (w *rowMaker) exact(dst []float32, ka, kb int) {
 	clear(w.wide)
@@ -252,14 +252,14 @@ func (w *rowMaker) exact(dst []float32, ka, kb int) {
 	}
 }
 
-// roundToHalf gives the float16 that is nearest to v, to even ones at a tie, as a float64.
+// roundToHalf rounds v to float16, ties to even, and returns it as float64.
 func roundToHalf(v float64) float64 {
 	exponent := int(math.Float64bits(v)>>52&0x7ff) - 1023
 	if exponent > 15 {
 		return math.Inf(int(math.Copysign(1, v)))
 	}
-	// Adding 1.5·2^52 steps leaves nothing below one step, which is 2^-10 of the power of two below
-	// v.
+	// Adding 1.5·2^52 steps removes everything below one step, which is 2^-10 of the power of two
+	// below v.
 	shift := math.Float64frombits(uint64(max(exponent, -14)-10+52+1023)<<52 | 1<<51)
 	r := (v + shift) - shift
 	if math.Abs(r) > 65504 {
@@ -268,7 +268,7 @@ func roundToHalf(v float64) float64 {
 	return r
 }
 
-// put writes the labels of a row to their place in the image.
+// put writes the labels of a row to the image.
 func (w *rowMaker) put(ka, kb int) {
 	v := w.v
 	at := v.first + ka*v.stride[v.axes[0]] + kb*v.stride[v.axes[1]]
@@ -294,7 +294,7 @@ func place[T uint8 | uint16](dst []T, labels []uint16, stride int) {
 }
 
 // softmax replaces the logits of a row, (classes, row), by their softmax over the classes. most and
-// sums are rows of work space. The operations are libtorch's, in float32.
+// sums are workspace of one row each. The operations are libtorch's, in float32.
 func softmax(rows [][]float32, most, sums []float32) {
 	copy(most, rows[0])
 	for _, row := range rows[1:] {
@@ -326,8 +326,8 @@ func sigmoid(row []float32) {
 	}
 }
 
-// exp32 is the exponential in float32 as SLEEF's xexpf, which libtorch uses, has it: within 1 ulp.
-// libtorch takes the C library's for the last few elements of an array; those may differ by 1 ulp.
+// exp32 is the float32 exponential of SLEEF's xexpf, which libtorch uses: within 1 ulp. For the last
+// few elements of an array libtorch calls the C library's; those may differ by 1 ulp.
 // Source: SLEEF, sleefsimdsp.c, xexpf.
 func exp32(x float32) float32 {
 	if x < -104 {
@@ -338,7 +338,7 @@ func exp32(x float32) float32 {
 	}
 	const (
 		log2e = 1.442695040888963407359924681001892137426645954152985934135449406931
-		high  = 0.693145751953125 // of ln 2, and what is left of it
+		high  = 0.693145751953125 // of ln 2, and the remainder
 		low   = 1.428606765330187045e-06
 	)
 	q := math.RoundToEven(float64(x * float32(log2e)))
@@ -351,9 +351,9 @@ func exp32(x float32) float32 {
 	u = fma32(u, s, float64(float32(0.166666671633720397949219)))
 	u = fma32(u, s, 0.5)
 	u = float64(float32(1 + fma32(float64(float32(s*s)), u, s)))
-	// Two to the power of q is out of float32's range below -126, but not out of float64's.
+	// Two to the power of q is below float32's range for q < -126, but not below float64's.
 	return float32(u * math.Float64frombits(uint64(int64(q)+1023)<<52))
 }
 
-// fma32 is a·b+c of float32 numbers, rounded once: the product is exact in float64.
+// fma32 is a·b+c of float32 values, rounded once: the product is exact in float64.
 func fma32(a, b, c float64) float64 { return float64(float32(a*b + c)) }

@@ -70,7 +70,7 @@ func exports(t testing.TB, folder string) []export {
 	return list
 }
 
-// pythonList makes lists of a decoded JSON value those of a pickle.
+// pythonList converts the lists of a decoded JSON value to those of a pickle.
 func pythonList(v any) any {
 	list, ok := v.([]any)
 	if !ok {
@@ -83,14 +83,14 @@ func pythonList(v any) any {
 	return out
 }
 
-// cutting is how logits are cut into slabs: along axis, of so many slices each in turn, and in
-// strips of so many rows of the next axis; 0: whole.
+// cutting is how logits are cut into slabs: along axis, count slices each, in strips of rows along
+// the next axis; 0: all.
 type cutting struct {
 	axis, count, rows int
 }
 
 // slabs cuts the logits (heads, z, y, x).
-func slabs(logits []float32, heads int, shape [3]int, c cutting, hand func(volume.Slab) error) error {
+func slabs(logits []float32, heads int, shape [3]int, c cutting, yield func(volume.Slab) error) error {
 	s := volume.Slab{Axis: c.axis}
 	a := s.Axes()
 	stride := [3]int{shape[1] * shape[2], shape[2], 1}
@@ -116,10 +116,10 @@ func slabs(logits []float32, heads int, shape [3]int, c cutting, hand func(volum
 					}
 				}
 			}
-			if err := hand(s); err != nil {
+			if err := yield(s); err != nil {
 				return err
 			}
-			for i := range s.Data { // the memory is used again
+			for i := range s.Data { // the memory is reused
 				s.Data[i] = float32(math.NaN())
 			}
 		}
@@ -127,7 +127,7 @@ func slabs(logits []float32, heads int, shape [3]int, c cutting, hand func(volum
 	return nil
 }
 
-// back runs an Inverse over a case and returns labels and, where they are wanted, probabilities.
+// back runs an Inverse over a case and returns labels and, if configured, probabilities.
 func back(t testing.TB, e *export, cfg InverseConfig, c cutting) (im *volume.Image, probabilities []float32) {
 	t.Helper()
 	g, err := NewGrid(e.plans, e.config, e.props, e.shape)
@@ -158,8 +158,8 @@ func wideLabels(t testing.TB, im *volume.Image) []int32 {
 	return volume.Cast[int32](im.Pixels)
 }
 
-// asNnUNets are the labels as nnU-Net has them: it takes two bytes where there are many labels, not
-// where there are large ones (Differs: here 300 stays 300).
+// asNnUNets converts labels to nnU-Net's: it uses two bytes if there are many labels, not if they are
+// large (Differs: here 300 stays 300).
 func asNnUNets(name string, labels []int32) []int32 {
 	if name == "wide" {
 		for i, l := range labels {
@@ -169,8 +169,8 @@ func asNnUNets(name string, labels []int32) []int32 {
 	return labels
 }
 
-// compareExports compares with what nnU-Net made. Reference is bit-equal to it but for
-// probabilities whose exponential libtorch rounds otherwise; fast is close to nnU-Net's own code in
+// compareExports compares with nnU-Net's results. Reference is bit-equal, except for probabilities
+// whose exponential libtorch rounds differently; the fast path is close to nnU-Net's own code in
 // float32.
 func compareExports(t *testing.T, folder string) {
 	f := open(t, filepath.Join(folder, "cases.npz"))
@@ -228,7 +228,7 @@ func compareExports(t *testing.T, folder string) {
 			require.LessOrEqual(t, margin, 1e-5, "%s: voxel %d has label %d, expected %d", e.name, x, l, labels[x])
 		}
 	}
-	t.Logf("%d of %d probabilities have nnU-Net's bits", same, values)
+	t.Logf("%d of %d probabilities are bit-equal to nnU-Net's", same, values)
 	require.GreaterOrEqual(t, float64(same), 0.999*float64(values))
 }
 
@@ -242,7 +242,7 @@ func TestLiveInverseIsNnUNets(t *testing.T) {
 	}
 }
 
-// Whatever slabs, strips and threads: the same labels and probabilities, and the same labels
+// Labels and probabilities are the same for all slabs, strips and numbers of threads; labels also
 // without probabilities.
 func TestInverseDoesNotDependOnSlabs(t *testing.T) {
 	for _, e := range exports(t, exported) {
@@ -287,7 +287,7 @@ func TestInverseLeavesNoFile(t *testing.T) {
 	require.Empty(t, files, "the temporary file has no name")
 	require.NoError(t, v.Close())
 	_, err = NewInverse(g, InverseConfig{Labels: e.labels, Probabilities: folder + "/none"})
-	require.ErrorContains(t, err, "no temporary file for probabilities")
+	require.ErrorContains(t, err, "cannot create a temporary file for probabilities")
 }
 
 func TestInverseRefusesWhatDoesNotFit(t *testing.T) {
@@ -307,21 +307,21 @@ func TestInverseRefusesWhatDoesNotFit(t *testing.T) {
 		slabs   []volume.Slab
 		message string
 	}{
-		{nil, "are not complete"},
-		{[]volume.Slab{slab(0, 1, 0, e.shape[1])}, "are not complete: they end with slice 1 along axis 0"},
-		{[]volume.Slab{slab(0, e.shape[0], 0, 2)}, "are not complete"},
+		{nil, "are incomplete"},
+		{[]volume.Slab{slab(0, 1, 0, e.shape[1])}, "are incomplete: they end at slice 1 along axis 0"},
+		{[]volume.Slab{slab(0, e.shape[0], 0, 2)}, "are incomplete"},
 		{[]volume.Slab{slab(1, 1, 0, e.shape[1])}, "expected slice 0 next"},
 		{[]volume.Slab{slab(0, 1, 0, e.shape[1]), slab(2, 1, 0, e.shape[1])}, "expected slice 1 next"},
 		{[]volume.Slab{whole, whole}, "expected slice"},
-		{[]volume.Slab{slab(0, 1, 1, e.shape[1])}, "expected the strip"},
+		{[]volume.Slab{slab(0, 1, 1, e.shape[1])}, "expected a strip that continues"},
 		{[]volume.Slab{slab(0, 1, 0, 2), slab(0, 1, 1, 4)}, "the strip before ended with slice 1"},
-		{[]volume.Slab{slab(0, e.shape[0], 0, 2), slab(0, 1, 2, 4)}, "expected the strip"},
+		{[]volume.Slab{slab(0, e.shape[0], 0, 2), slab(0, 1, 2, 4)}, "expected a strip that continues"},
 		{[]volume.Slab{half}, "do not fill them"},
 		{[]volume.Slab{slab(0, e.shape[0]+1, 0, e.shape[1])}, "lie outside"},
 		{[]volume.Slab{slab(-1, 1, 0, e.shape[1])}, "lie outside"},
 		{[]volume.Slab{slab(0, 1, -1, e.shape[1])}, "lie outside"},
 		{[]volume.Slab{{First: math.MaxInt, Count: 1, Strip: whole.Strip}}, "lie outside"},
-		{[]volume.Slab{other}, "another axis"},
+		{[]volume.Slab{other}, "the axis differs"},
 	} {
 		v, err := NewInverse(g, InverseConfig{Labels: e.labels})
 		require.NoError(t, err)
@@ -338,7 +338,7 @@ func TestInverseRefusesWhatDoesNotFit(t *testing.T) {
 	v, err := NewInverse(g, InverseConfig{Labels: e.labels, Reference: true})
 	require.NoError(t, err)
 	require.ErrorContains(t, v.Add(volume.Slab{Axis: 1, Count: 1, Strip: [2]int{0, e.shape[0]}, Data: make([]float32, heads*e.shape[0]*e.shape[2])}),
-		"reference numerics take slabs along axis 0")
+		"reference numerics need slabs along axis 0")
 
 	change := func(f func(*Grid)) error {
 		g := g
@@ -346,12 +346,12 @@ func TestInverseRefusesWhatDoesNotFit(t *testing.T) {
 		_, err := NewInverse(g, InverseConfig{Labels: e.labels})
 		return err
 	}
-	require.ErrorContains(t, change(func(g *Grid) { g.Box[1][1]++ }), "do not fit an image")
-	require.ErrorContains(t, change(func(g *Grid) { g.Box[0][0] = -1 }), "do not fit an image")
-	require.ErrorContains(t, change(func(g *Grid) { g.Shape[2] = 0 }), "do not fit an image")
-	require.ErrorContains(t, change(func(g *Grid) { g.Whole = [3]int{1 << 20, 1 << 20, 1 << 20} }), "at most 8.6e+09 are made")
+	require.ErrorContains(t, change(func(g *Grid) { g.Box[1][1]++ }), "does not fit an image")
+	require.ErrorContains(t, change(func(g *Grid) { g.Box[0][0] = -1 }), "does not fit an image")
+	require.ErrorContains(t, change(func(g *Grid) { g.Shape[2] = 0 }), "does not fit an image")
+	require.ErrorContains(t, change(func(g *Grid) { g.Whole = [3]int{1 << 20, 1 << 20, 1 << 20} }), "at most 8.6e+09 are supported")
 	require.ErrorContains(t, change(func(g *Grid) { g.Current[0] = math.NaN() }), "expected positive numbers")
-	require.ErrorContains(t, change(func(g *Grid) { g.Transpose = [3]int{0, 0, 1} }), "expected an order of 0, 1, 2")
+	require.ErrorContains(t, change(func(g *Grid) { g.Transpose = [3]int{0, 0, 1} }), "expected a permutation of 0, 1, 2")
 	require.ErrorContains(t, change(func(g *Grid) { g.Resample.Order = 3 }), "change order and order_z in the plans' resampling_fn_probabilities_kwargs")
 	_, err = NewInverse(g, InverseConfig{Labels: &plans.Labels{HasRegions: true, Regions: make([]plans.Label, 1), RegionsClassOrder: []int{70000}}})
 	require.ErrorContains(t, err, "labels from 0 to 65535 are supported")
@@ -365,7 +365,7 @@ func TestInverseRefusesWhatDoesNotFit(t *testing.T) {
 		{"spacing", &pickle.List{Items: []any{1.0, "a", 2.0}}, "properties: spacing: expected 3 numbers"},
 		{"shape_before_cropping", pickle.Tuple{int64(1), int64(2)}, "properties: shape_before_cropping"},
 		{"bbox_used_for_cropping", pickle.Tuple{int64(1)}, "expected three ranges"},
-		{"shape_after_cropping_and_before_resampling", pickle.Tuple{int64(1), int64(2), int64(3)}, "is not of shape_after_cropping"},
+		{"shape_after_cropping_and_before_resampling", pickle.Tuple{int64(1), int64(2), int64(3)}, "does not match shape_after_cropping"},
 	} {
 		e := exports(t, exported)[0]
 		e.props.Set(c.key, c.value)

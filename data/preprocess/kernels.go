@@ -30,7 +30,7 @@ func taps4(dst, r0, r1, r2, r3 []float64, w *[4]float64) {
 	}
 }
 
-// clip sets dst to src within [lo, hi].
+// clip sets dst to src, limited to [lo, hi].
 func clip(dst []float32, src []float64, lo, hi float64) {
 	src = src[:len(dst)]
 	for i, v := range src {

@@ -7,18 +7,22 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Label is a type that voxels of a label map may have here; -1 is outside of the non-zero region.
+// Label is the voxel type of a label map; -1 is outside the non-zero region.
 type Label interface{ int8 | int16 }
 
-// ResampleLabels resamples a label map of one channel as nnU-Net does: each label, from the smallest on, is
-// interpolated as a map of 0 and 1 and takes the voxels where it has 0.5 or more, also from labels before it; where none
-// has, the result is 0. current and new are the spacings, which decide about a separate axis. The map itself comes back
-// when the shape is the same.
+// ResampleLabels resamples a label map of one channel as nnU-Net does: each label, in ascending
+// order, is interpolated as a binary map and assigned to the voxels with a value of at least 0.5,
+// overwriting labels before it; voxels that no label claims are 0. current and new are the spacings,
+// which decide whether an axis is resampled separately. If the shape is unchanged, v itself is
+// returned.
 //
-// Wherever the neighbouring voxels that count have one label, that label comes out, so that only the surroundings of
-// borders are calculated: as scipy does, operation by operation, because a border often lies exactly on 0.5.
-// Source: nnU-Net 2.5.1, default_resampling.py, resample_data_or_seg; batchgenerators, resize_segmentation.
-func ResampleLabels[L Label](v *volume.Volume[L], shape [3]int, current, new [3]float64, o Options, threads int) (*volume.Volume[L], error) {
+// Where all neighbours with a weight have the same label, that label is the result, so only the
+// surroundings of borders are computed: operation by operation as scipy does, because borders often
+// lie exactly on 0.5.
+// Source: nnU-Net 2.5.1, default_resampling.py, resample_data_or_seg; batchgenerators,
+// resize_segmentation.
+func ResampleLabels[L Label](v *volume.Volume[L], shape [3]int, current, new [3]float64, o Options,
+	threads int) (*volume.Volume[L], error) {
 	n := v.Spatial()
 	if n == shape {
 		return v, nil
@@ -30,16 +34,16 @@ func ResampleLabels[L Label](v *volume.Volume[L], shape [3]int, current, new [3]
 	if separate > 0 {
 		perm := coarseFirst(separate)
 		t := v.Transpose(perm)
-		out := &volume.Volume[L]{Data: make([]L, shape[0]*shape[1]*shape[2]), Shape: [4]int{1, shape[perm[0]], shape[perm[1]], shape[perm[2]]}}
+		out := volume.New[L]([4]int{1, shape[perm[0]], shape[perm[1]], shape[perm[2]]})
 		resampleLabels(out, t, true, o.Order, threads)
 		return out.Transpose(inverse(perm)), nil
 	}
-	out := &volume.Volume[L]{Data: make([]L, shape[0]*shape[1]*shape[2]), Shape: [4]int{1, shape[0], shape[1], shape[2]}}
+	out := volume.New[L]([4]int{1, shape[0], shape[1], shape[2]})
 	resampleLabels(out, v, separate == 0, o.Order, threads)
 	return out, nil
 }
 
-// side is the two samples that an output lies between, and their weights.
+// side holds the two samples around an output and their weights.
 type side struct {
 	at [2]int
 	w  [2]float64
@@ -49,7 +53,10 @@ func sides(n, m, order int) []side {
 	a := newAxis(n, m, order)
 	s := make([]side, m)
 	for k := range s {
-		s[k] = side{[2]int{max(a.base[k], 0), min(a.base[k]+1, n-1)}, [2]float64{a.w[k][0], a.w[k][1]}}
+		s[k] = side{
+			[2]int{max(a.base[k], 0), min(a.base[k]+1, n-1)},
+			[2]float64{a.w[k][0], a.w[k][1]},
+		}
 		if order == 0 {
 			s[k].at[1] = s[k].at[0]
 		}
@@ -57,14 +64,14 @@ func sides(n, m, order int) []side {
 	return s
 }
 
-// resampleLabels fills out. Along the first axis the nearest slice counts where it is resampled apart.
+// resampleLabels computes out. With apart, the nearest slice is taken along the first axis.
 func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, threads int) {
 	n, m := v.Spatial(), out.Spatial()
 	sy, sx := sides(n[1], m[1], order), sides(n[2], m[2], order)
 	var sz []side
 	taps := 8
 	if apart {
-		// One slice, so that the product of the weights begins with y as in two dimensions.
+		// A separate axis has one slice, so that the product of the weights begins with y, as in 2D.
 		taps = 4
 		for _, i := range nearest(n[0], m[0]) {
 			sz = append(sz, side{[2]int{i, i}, [2]float64{1, 0}})
@@ -72,7 +79,8 @@ func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, thread
 	} else {
 		sz = sides(n[0], m[0], order)
 	}
-	// Of each row of v: where the first voxel lies that is not as the row's first, and the end of the last such.
+	// For each row of v: the first voxel that differs from the row's first, and the end of the last one
+	// that does.
 	spans := make([][2]int32, n[0]*n[1])
 	each(n[0], threads, func() func(int) {
 		return func(z int) {
@@ -94,7 +102,7 @@ func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, thread
 		return func(k int) {
 			z := sz[k]
 			if apart && k > 0 && sz[k-1].at[0] == z.at[0] {
-				return // copied below
+				return // constant: copied below
 			}
 			for j := range m[1] {
 				y := sy[j]
@@ -116,7 +124,7 @@ func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, thread
 				first := r[0][0]
 				from := sort.Search(m[2], func(x int) bool { return sx[x].at[1] >= int(lo) })
 				to := max(from, sort.Search(m[2], func(x int) bool { return sx[x].at[0] >= int(hi) }))
-				if first != 0 { // out begins with zeros
+				if first != 0 { // out is zero-initialised
 					for x := range dst[:from] {
 						dst[x] = first
 					}
@@ -152,8 +160,8 @@ func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, thread
 	})
 }
 
-// decide is the label of one voxel: r are the rows (z0,y0), (z0,y1), (z1,y0), (z1,y1), of which the first two count when
-// there are four taps.
+// decide returns the label of one voxel. r holds the rows (z0,y0), (z0,y1), (z1,y0), (z1,y1); with
+// four taps only the first two are used.
 func decide[L Label](r *[4][]L, z, y, x *side, taps int) L {
 	var label [8]L
 	var w [8]float64

@@ -12,11 +12,11 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Class is what voxels are drawn of for nnU-Net's oversampling of foreground: a label, a region of several, or (with an
-// ignore label) all that is annotated.
+// Class is one entry of class_locations, used for foreground oversampling: a label, a region of
+// several labels, or (with an ignore label) everything annotated.
 type Class struct {
 	Labels []int
-	key    any // in class_locations, with the type that Python has there
+	key    any // key in class_locations, with its Python type
 }
 
 // Classes lists the classes of a dataset in nnU-Net's order.
@@ -60,21 +60,22 @@ func int64Type() pickle.NumpyDType {
 }
 
 func numpyInt(v int) *pickle.NumpyScalar {
-	return &pickle.NumpyScalar{DType: int64Type(), Data: binary.LittleEndian.AppendUint64(nil, uint64(v))}
+	data := binary.LittleEndian.AppendUint64(nil, uint64(v))
+	return &pickle.NumpyScalar{DType: int64Type(), Data: data}
 }
 
-// drawn holds voxels of one class: rows (0, z, y, x).
+// drawn holds the sampled voxels of one class: rows (0, z, y, x).
 type drawn struct {
 	Class
 	rows []int64
 }
 
-// locations draws the voxels of every class: all up to 10000, a hundredth of more than a million.
+// locations samples 10000 voxels or 1 % of each class, whichever is more, or all if there are fewer.
 // Source: nnU-Net 2.5.1, default_preprocessor.py, _sample_foreground_locations.
 func locations[L Label](seg *volume.Volume[L], classes []Class) []drawn {
 	const least, part = 10000, 0.01
 	n := seg.Spatial()
-	// Of each row the range of voxels that are not 0: most rows have none.
+	// spans holds the range of non-zero voxels of each row; most rows have none.
 	spans := make([][2]int32, n[0]*n[1])
 	for i := range spans {
 		row := seg.Data[i*n[2]:][:n[2]]
@@ -88,7 +89,7 @@ func locations[L Label](seg *volume.Volume[L], classes []Class) []drawn {
 		spans[i] = [2]int32{int32(lo), int32(hi)}
 	}
 	random := mt19937.New(1234)
-	upto := make([]int, len(spans)) // voxels of the class in this row and all before
+	upto := make([]int, len(spans)) // cumulative number of the class's voxels, this row included
 	list := make([]drawn, len(classes))
 	for i, c := range classes {
 		list[i].Class = c
@@ -97,7 +98,7 @@ func locations[L Label](seg *volume.Volume[L], classes []Class) []drawn {
 		if len(c.Labels) == 1 {
 			only := L(c.Labels[0])
 			if int(only) != c.Labels[0] {
-				continue // seg cannot hold it
+				continue // not representable in seg
 			}
 			in = func(v L) bool { return v == only }
 		}
@@ -143,7 +144,7 @@ func locations[L Label](seg *volume.Volume[L], classes []Class) []drawn {
 	return list
 }
 
-// locationsDict is class_locations of a case's properties.
+// locationsDict returns the class_locations of a case's properties.
 func locationsDict(list []drawn) *pickle.Dict {
 	d := &pickle.Dict{}
 	for _, c := range list {
@@ -151,7 +152,11 @@ func locationsDict(list []drawn) *pickle.Dict {
 			d.Set(c.key, &pickle.List{})
 			continue
 		}
-		a := &pickle.NumpyArray{DType: int64Type(), Shape: []int64{int64(len(c.rows) / 4), 4}, Data: make([]byte, 0, 8*len(c.rows))}
+		a := &pickle.NumpyArray{
+			DType: int64Type(),
+			Shape: []int64{int64(len(c.rows) / 4), 4},
+			Data:  make([]byte, 0, 8*len(c.rows)),
+		}
 		for _, v := range c.rows {
 			a.Data = binary.LittleEndian.AppendUint64(a.Data, uint64(v))
 		}

@@ -8,19 +8,20 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Intensity holds the foreground statistics of a channel in the plans that CTNormalization uses.
-type Intensity struct{ Mean, Std, Low, High float64 } // Low and High are percentile_00_5 and percentile_99_5
+// Intensity holds the foreground statistics of a channel that CTNormalization uses. Low and High are
+// percentile_00_5 and percentile_99_5 of the plans.
+type Intensity struct{ Mean, Std, Low, High float64 }
 
-// Scheme is a normalisation of one channel: the name of nnU-Net's class, whether it looks at the non-zero region alone
-// (ZScoreNormalization does), and the statistics (CTNormalization).
+// Scheme is the normalisation of one channel: the name of nnU-Net's class, whether
+// ZScoreNormalization is restricted to the non-zero region (Mask), and CTNormalization's statistics.
 type Scheme struct {
 	Name string
 	Mask bool
 	Intensity
 }
 
-// A curve is a normalisation with its numbers: clip to [lo, hi], take sub away, divide by div, all in float32 as numpy
-// does. Voxels outside of a mask stay as they are.
+// A curve is a normalisation with its parameters: clip to [lo, hi], subtract sub, divide by div, in
+// float32 as numpy does. Masked voxels are not changed.
 type curve struct {
 	clip     bool
 	lo, hi   float32
@@ -38,20 +39,23 @@ func (c *curve) at(v float32) float32 {
 	return v / c.div
 }
 
-// a channel is the pixels of one channel within the crop box, as float32 rows in the order of the axes.
+// A channel holds the pixels of one channel within the crop box, as float32 rows in axis order.
 type channel struct {
 	shape    [3]int
 	row      func(dst []float32, z, y, x int)
 	min, max float32
 }
 
-// curve finds the numbers of a scheme on a channel. masked, if not nil, gives for row (z, y) the voxels to leave alone.
+// curve computes the parameters of a scheme for a channel. Voxels in skip, if not nil, are ignored.
 // Source: nnU-Net 2.5.1, default_normalization_schemes.py.
 func (s Scheme) curve(ch *channel, skip *Mask) (curve, error) {
 	const eps = 1e-8
 	switch s.Name {
 	case "CTNormalization":
-		return curve{clip: true, lo: float32(s.Low), hi: float32(s.High), shift: true, sub: float32(s.Mean), div: float32(max(s.Std, eps))}, nil
+		return curve{
+			clip: true, lo: float32(s.Low), hi: float32(s.High),
+			shift: true, sub: float32(s.Mean), div: float32(max(s.Std, eps)),
+		}, nil
 	case "ZScoreNormalization":
 		mean, std := moments(ch, skip)
 		return curve{shift: true, sub: mean, div: max(std, eps)}, nil
@@ -59,23 +63,25 @@ func (s Scheme) curve(ch *channel, skip *Mask) (curve, error) {
 		return curve{shift: true, sub: ch.min, div: max(ch.max-ch.min, eps)}, nil
 	case "RGBTo01Normalization":
 		if ch.min < 0 || ch.max > 255 {
-			return curve{}, fmt.Errorf("RGBTo01Normalization takes values from 0 to 255, here they go from %g to %g; is the channel an RGB image, as dataset.json says?", ch.min, ch.max)
+			return curve{}, fmt.Errorf("RGBTo01Normalization expects values from 0 to 255, found %g to %g; "+
+				"is the channel an RGB image, as dataset.json states?", ch.min, ch.max)
 		}
 		return curve{div: 255}, nil
 	case "NoNormalization":
 		return curve{div: 1}, nil
 	}
-	return curve{}, fmt.Errorf("normalisation scheme %q is not known; known are CTNormalization, ZScoreNormalization, RescaleTo01Normalization, RGBTo01Normalization and NoNormalization", s.Name)
+	return curve{}, fmt.Errorf("normalisation scheme %q is not supported, expected CTNormalization, "+
+		"ZScoreNormalization, RescaleTo01Normalization, RGBTo01Normalization or NoNormalization", s.Name)
 }
 
-// moments are the mean and the standard deviation of a channel as numpy 1.26 finds them in float32.
+// moments computes the mean and standard deviation of a channel as numpy 1.26 does in float32.
 // Source: numpy 1.26, _methods.py, _mean and _var.
 func moments(ch *channel, skip *Mask) (mean, std float32) {
 	sum, n := ch.sum(skip, func([]float32) {})
 	if n == 0 {
 		return float32(math.NaN()), float32(math.NaN())
 	}
-	shift := sum / float32(n) // _var divides in the array's type, _mean does not
+	shift := sum / float32(n) // _var divides in the array's type, _mean in float64
 	squares, _ := ch.sum(skip, func(block []float32) {
 		for i, v := range block {
 			v -= shift
@@ -86,8 +92,8 @@ func moments(ch *channel, skip *Mask) (mean, std float32) {
 	return float32(float64(sum) / float64(n)), float32(math.Sqrt(float64(variance)))
 }
 
-// sum adds the voxels that are not in skip, after change was applied to them, as numpy adds an array that holds them in that
-// order, and counts them.
+// sum adds the voxels that are not in skip, after change is applied to them, as numpy sums an array
+// that holds them in that order. n is their number.
 func (ch *channel) sum(skip *Mask, change func([]float32)) (sum float32, n int) {
 	block := make([]float32, 0, pynum.Buffer)
 	flush := func() {
@@ -124,7 +130,7 @@ func (ch *channel) sum(skip *Mask, change func([]float32)) (sum float32, n int) 
 	return sum, n
 }
 
-// newChannel gives channel c of an image within box.
+// newChannel returns channel c of an image within box.
 func newChannel(im *volume.Image, c int, box [3][2]int) *channel {
 	shape := im.Shape
 	first := ((c*shape[1]+box[0][0])*shape[2]+box[1][0])*shape[3] + box[2][0]
@@ -158,7 +164,7 @@ func newChannel(im *volume.Image, c int, box [3][2]int) *channel {
 	return ch
 }
 
-// normalised is the source of a channel after its normalisation; voxels in skip stay as they are.
+// source yields the normalised channel; voxels in skip are not changed.
 func (c *curve) source(ch *channel, skip *Mask) source {
 	s := source{shape: ch.shape, lo: c.at(ch.min), hi: c.at(ch.max)}
 	ny, nx := ch.shape[1], ch.shape[2]
@@ -176,7 +182,7 @@ func (c *curve) source(ch *channel, skip *Mask) source {
 		}
 	}
 	if skip != nil {
-		// What is left alone widens the range.
+		// Voxels in skip extend the range.
 		s.lo, s.hi = float32(math.Inf(1)), float32(math.Inf(-1))
 		row := make([]float32, nx)
 		for z := range ch.shape[0] {

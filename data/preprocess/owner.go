@@ -13,33 +13,34 @@ import (
 	"github.com/lntorch/lntorch/formats/pickle"
 )
 
-// Maker is a program that fills folders of preprocessed cases.
+// Maker is the program that wrote a folder of preprocessed cases.
 type Maker int
 
-// Nobody has made a folder that is missing or empty. Unknown has made one of which it cannot be shown who did.
+// Nobody is the maker of a folder that is missing or empty, Unknown of one that shows no known maker.
 const (
 	Nobody Maker = iota
 	Lntorch
-	NNUNet       // .npz, as nnU-Net up to 2.5 writes
-	NNUNetBlosc2 // .b2nd, as nnU-Net from 2.6 on writes
+	NNUNet       // .npz, as written by nnU-Net up to 2.5
+	NNUNetBlosc2 // .b2nd, as written by nnU-Net 2.6 and newer
 	Unknown
 )
 
-// Owner says who made what is in a folder of preprocessed cases. lntorch writes where Maker is Nobody or Lntorch.
+// Owner describes a folder of preprocessed cases. lntorch writes to it if Maker is Nobody or Lntorch.
 type Owner struct {
 	Maker   Maker
 	Folder  string
-	Example string   // a file that shows it, if it is neither Nobody's nor Lntorch's
-	Ours    []string // names of the cases that lntorch made, sorted; there may be some beside another program's
+	Example string   // a file of the other program; "" for Nobody and Lntorch
+	Ours    []string // sorted names of lntorch's cases; may also be set beside another program's files
 
-	marks map[string]string // of those whose .npz is whole
+	keys map[string]string // cache keys of cases whose .npz is complete
 }
 
-// FindOwner looks at every file of a folder. Of lntorch's own .npz the comment tells, of a .pkl the mark behind the pickle. One
-// file that another program made makes the folder that program's; hidden files do not count. Files that are empty or cut off
-// belong to the others, unless there are none.
+// FindOwner inspects every file of a folder. lntorch's .npz files are recognised by their comment, its
+// .pkl files by the cache key behind the pickle. A single file of another program makes it the maker;
+// hidden files are ignored. Files that are empty or truncated count as the other files do, as Unknown
+// if there are no others.
 func FindOwner(folder string) (Owner, error) {
-	o := Owner{Folder: folder, marks: map[string]string{}}
+	o := Owner{Folder: folder, keys: map[string]string{}}
 	entries, err := os.ReadDir(folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return o, nil
@@ -47,12 +48,12 @@ func FindOwner(folder string) (Owner, error) {
 	if err != nil {
 		return o, err
 	}
-	there := map[string]bool{}
+	present := map[string]bool{}
 	for _, e := range entries {
-		there[e.Name()] = true
+		present[e.Name()] = true
 	}
 	ours := map[string]bool{}
-	theirs := map[Maker]string{} // an example of each
+	theirs := map[Maker]string{} // an example file of each
 	unclear := ""
 	for _, e := range entries {
 		file := e.Name()
@@ -64,18 +65,19 @@ func FindOwner(folder string) (Owner, error) {
 		maker := Unknown
 		switch ending {
 		case ".npz":
-			var mark string
-			if mark, maker = npzMaker(folder, name); mark != "" {
-				o.marks[name] = mark
+			var key string
+			if key, maker = npzMaker(folder, name); key != "" {
+				o.keys[name] = key
 			}
 		case ".pkl":
-			if there[name+".npz"] || there[name+".b2nd"] {
-				continue // these tell
+			if present[name+".npz"] || present[name+".b2nd"] {
+				continue // these decide
 			}
 			maker = pklMaker(filepath.Join(folder, file))
 		case ".npy":
-			if base := strings.TrimSuffix(name, "_seg"); there[name+".npz"] || there[base+".npz"] || there[name+".pkl"] || there[base+".pkl"] {
-				continue // training unpacked it
+			base := strings.TrimSuffix(name, "_seg")
+			if present[name+".npz"] || present[base+".npz"] || present[name+".pkl"] || present[base+".pkl"] {
+				continue // unpacked by training
 			}
 			maker = damaged
 		case ".b2nd":
@@ -115,10 +117,10 @@ func FindOwner(folder string) (Owner, error) {
 	return o, nil
 }
 
-// damaged is for files that do not show who made them and that nobody can use as a case: empty ones, cut-off ones, others.
+// damaged is the maker of files that show none and are not usable as a case: empty, truncated, other.
 const damaged Maker = -1
 
-// npzMaker is who made NAME.npz, and lntorch's mark in it.
+// npzMaker returns the maker of NAME.npz, and the cache key if that is lntorch.
 func npzMaker(folder, name string) (string, Maker) {
 	path := filepath.Join(folder, name+".npz")
 	f, err := os.Open(path)
@@ -126,14 +128,14 @@ func npzMaker(folder, name string) (string, Maker) {
 		return "", Unknown
 	}
 	f.Close()
-	mark, err := npz.Comment(path)
+	key, err := npz.Comment(path)
 	switch {
-	case err == nil && strings.HasPrefix(mark, markPrefix):
-		return mark, Lntorch
+	case err == nil && strings.HasPrefix(key, keyPrefix):
+		return key, Lntorch
 	case err == nil:
 		return "", NNUNet
 	}
-	// A zip that is cut off has lost its comment.
+	// A truncated zip has lost its comment.
 	pkl := filepath.Join(folder, name+".pkl")
 	if _, err := os.Stat(pkl); errors.Is(err, fs.ErrNotExist) {
 		return "", damaged
@@ -141,13 +143,13 @@ func npzMaker(folder, name string) (string, Maker) {
 	return "", pklMaker(pkl)
 }
 
-// pklMaker is who made the properties of a case.
+// pklMaker returns the maker of a case's properties.
 func pklMaker(path string) Maker {
-	mark, two, err := pklMark(path)
+	key, two, err := pklKey(path)
 	switch {
 	case err != nil:
 		return Unknown
-	case mark != "" || two:
+	case key != "" || two:
 		return Lntorch
 	}
 	if _, err := pickle.ReadFile(path); err != nil {
@@ -156,26 +158,27 @@ func pklMaker(path string) Maker {
 	return Unknown
 }
 
-// Refusal is why lntorch writes nothing into the folder, and what to do; nil where it does.
+// Refusal is the error that explains why lntorch does not write to the folder and what to do, or nil.
 func (o Owner) Refusal() error {
 	var what string
 	switch o.Maker {
 	case Nobody, Lntorch:
 		return nil
 	case NNUNetBlosc2:
-		what = "holds cases that nnU-Net 2.6 or newer preprocessed"
+		what = "holds cases preprocessed by nnU-Net 2.6 or newer"
 	case NNUNet:
-		what = "holds cases that nnU-Net preprocessed, not lntorch"
+		what = "holds cases preprocessed by nnU-Net, not by lntorch"
 	default:
-		what = "holds files that lntorch did not make"
+		what = "holds files that were not written by lntorch"
 	}
 	beside := ""
 	if n := len(o.Ours); n > 0 {
-		beside = fmt.Sprintf(", beside %d of lntorch's", n)
+		beside = fmt.Sprintf(", beside %d cases of lntorch", n)
 	}
-	way := "if they may go, delete or rename the folder yourself; otherwise plan under another name, for a folder of its own"
+	way := "if they are no longer needed, delete or rename the folder yourself; otherwise plan under another " +
+		"name, which gets its own folder"
 	if o.Maker == NNUNet {
-		way = "train takes them as they are; " + way
+		way = "train can use them as they are; " + way
 	}
-	return fmt.Errorf("%s %s (such as %s%s), and is left alone: %s", o.Folder, what, o.Example, beside, way)
+	return fmt.Errorf("%s %s (such as %s%s); nothing was changed: %s", o.Folder, what, o.Example, beside, way)
 }

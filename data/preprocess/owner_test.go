@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// content is every file below a folder.
+// content returns every file below a folder.
 func content(t testing.TB, folder string) map[string]string {
 	m := map[string]string{}
 	require.NoError(t, filepath.WalkDir(folder, func(path string, e fs.DirEntry, err error) error {
@@ -30,14 +30,14 @@ func write(t testing.TB, folder, name, text string) {
 	require.NoError(t, os.WriteFile(filepath.Join(folder, name), []byte(text), 0o666))
 }
 
-// theirs is what nnU-Net 2.5.1 wrote for LN_000.
+// theirs is a file that nnU-Net 2.5.1 wrote for LN_000.
 func theirs(t testing.TB, ending string) string {
 	b, err := os.ReadFile(filepath.Join(mini, "preprocessed/Dataset101_PhantomSource/nnUNetPlans_3d_fullres/LN_000"+ending))
 	require.NoError(t, err)
 	return string(b)
 }
 
-func TestWhatAnotherProgramMadeIsLeftAlone(t *testing.T) {
+func TestFoldersOfOtherProgramsAreNotTouched(t *testing.T) {
 	npz, pkl := theirs(t, ".npz"), theirs(t, ".pkl")
 	for name, c := range map[string]struct {
 		files   map[string]string
@@ -45,18 +45,18 @@ func TestWhatAnotherProgramMadeIsLeftAlone(t *testing.T) {
 		maker   Maker
 		message string
 	}{
-		"nnU-Net 2.6":                   {map[string]string{"LN_000.b2nd": "", "LN_000_seg.b2nd": "", "LN_000.pkl": pkl}, false, NNUNetBlosc2, "holds cases that nnU-Net 2.6 or newer preprocessed (such as LN_000.b2nd)"},
-		"nnU-Net 2.5":                   {map[string]string{"LN_000.npz": npz, "LN_000.pkl": pkl}, false, NNUNet, "holds cases that nnU-Net preprocessed, not lntorch (such as LN_000.npz), and is left alone: train takes them as they are"},
+		"nnU-Net 2.6":                   {map[string]string{"LN_000.b2nd": "", "LN_000_seg.b2nd": "", "LN_000.pkl": pkl}, false, NNUNetBlosc2, "holds cases preprocessed by nnU-Net 2.6 or newer (such as LN_000.b2nd)"},
+		"nnU-Net 2.5":                   {map[string]string{"LN_000.npz": npz, "LN_000.pkl": pkl}, false, NNUNet, "holds cases preprocessed by nnU-Net, not by lntorch (such as LN_000.npz); nothing was changed: train can use them as they are"},
 		"nnU-Net 2.5 without .pkl":      {map[string]string{"LN_000.npz": npz}, false, NNUNet, "LN_000.npz"},
 		"nnU-Net 2.5, other cases":      {map[string]string{"old.npz": npz, "old.pkl": pkl}, false, NNUNet, "old.npz"},
 		"nnU-Net 2.5, unpacked":         {map[string]string{"LN_000.npz": npz, "LN_000.pkl": pkl, "LN_000.npy": "", "LN_000_seg.npy": ""}, false, NNUNet, "LN_000.npz"},
-		"nnU-Net 2.5, cut off":          {map[string]string{"LN_000.npz": npz[:1000], "LN_000.pkl": pkl}, false, Unknown, "LN_000.npz"},
-		"a program to come":             {map[string]string{"LN_000.b3nd": "", "LN_000.pkl": pkl}, false, Unknown, "holds files that lntorch did not make (such as LN_000.pkl)"},
+		"nnU-Net 2.5, truncated":        {map[string]string{"LN_000.npz": npz[:1000], "LN_000.pkl": pkl}, false, Unknown, "LN_000.npz"},
+		"a future program":              {map[string]string{"LN_000.b3nd": "", "LN_000.pkl": pkl}, false, Unknown, "holds files that were not written by lntorch (such as LN_000.pkl)"},
 		"another program":               {map[string]string{"LN_000.zarr": ""}, false, Unknown, "LN_000.zarr"},
 		"empty files":                   {map[string]string{"LN_000.npz": "", "LN_000.pkl": ""}, false, Unknown, "LN_000.npz"},
 		"a lone .npy":                   {map[string]string{"LN_000.npy": ""}, false, Unknown, "LN_000.npy"},
-		"a mixture":                     {map[string]string{"LN_000.npz": npz, "LN_000.pkl": pkl}, true, NNUNet, "(such as LN_000.npz, beside 4 of lntorch's)"},
-		"what older versions left over": {map[string]string{"LN_000.b2nd": "", "LN_000_seg.b2nd": ""}, true, NNUNetBlosc2, "beside 5 of lntorch's"},
+		"a mixture":                     {map[string]string{"LN_000.npz": npz, "LN_000.pkl": pkl}, true, NNUNet, "(such as LN_000.npz, beside 4 cases of lntorch)"},
+		"what older versions left over": {map[string]string{"LN_000.b2nd": "", "LN_000_seg.b2nd": ""}, true, NNUNetBlosc2, "beside 5 cases of lntorch"},
 		"a lone .pkl":                   {map[string]string{"new.pkl": pkl}, true, Unknown, "new.pkl"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -102,25 +102,25 @@ func TestLntorchKnowsItsOwn(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 5, s.Kept)
 
-	// A run that was killed before it wrote its first .npz; one of an earlier version.
-	mine, err := os.ReadFile(filepath.Join(j.Folder, "LN_001.pkl"))
+	// A run that was killed before it wrote its first .npz, and one of an earlier version.
+	own, err := os.ReadFile(filepath.Join(j.Folder, "LN_001.pkl"))
 	require.NoError(t, err)
-	at := bytes.LastIndex(mine, []byte("\n"+markPrefix))
+	at := bytes.LastIndex(own, []byte("\n"+keyPrefix))
 	require.Positive(t, at)
-	for _, text := range []string{string(mine), string(mine[:at]), string(mine[:100])} {
+	for _, text := range []string{string(own), string(own[:at]), string(own[:100])} {
 		folder := t.TempDir()
 		write(t, folder, "LN_001.pkl", text)
 		o, err = FindOwner(folder)
 		require.NoError(t, err)
-		require.Equal(t, Owner{Maker: Lntorch, Folder: folder, Ours: []string{"LN_001"}, marks: map[string]string{}}, o)
+		require.Equal(t, Owner{Maker: Lntorch, Folder: folder, Ours: []string{"LN_001"}, keys: map[string]string{}}, o)
 	}
 
-	// Cases of an earlier version are no reason to make all anew.
+	// Cases of an earlier version are kept.
 	for _, c := range j.Dataset.Cases {
 		path := filepath.Join(j.Folder, c.ID+".pkl")
 		b, err := os.ReadFile(path)
 		require.NoError(t, err)
-		write(t, j.Folder, c.ID+".pkl", string(b[:bytes.LastIndex(b, []byte("\n"+markPrefix))]))
+		write(t, j.Folder, c.ID+".pkl", string(b[:bytes.LastIndex(b, []byte("\n"+keyPrefix))]))
 	}
 	s, err = j.Run(t.Context())
 	require.NoError(t, err)
@@ -138,7 +138,7 @@ func TestLntorchKnowsItsOwn(t *testing.T) {
 	require.NoFileExists(t, filepath.Join(j.Folder, "LN_000.npy"))
 }
 
-// An emptied or unmounted imagesTr costs nothing.
+// An empty or unmounted imagesTr does not remove cases.
 func TestCasesAreNotRemovedForMissingImages(t *testing.T) {
 	j := job(t, "Dataset101_PhantomSource", "nnUNetPlans", "3d_fullres")
 	_, err := j.Run(t.Context())
@@ -174,7 +174,7 @@ func TestCasesAreNotRemovedForMissingImages(t *testing.T) {
 	require.Equal(t, "WARNING: removing 2 preprocessed cases that the dataset no longer has: LN_000, LN_001\n", log.String())
 	require.Len(t, files(t, j.Folder), 6)
 
-	j.Dataset.Cases, j.Clean = append(all[:0:0], other), true // a new beginning, asked for
+	j.Dataset.Cases, j.Clean = append(all[:0:0], other), true // an explicit clean start
 	s, err = j.Run(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []string{"LN_002", "LN_003", "LN_004"}, s.Removed)

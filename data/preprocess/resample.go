@@ -9,17 +9,17 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Options are the keyword arguments of nnU-Net's resample_data_or_seg_to_shape that the plans hold.
+// Options are the keyword arguments of nnU-Net's resample_data_or_seg_to_shape, as in the plans.
 type Options struct {
 	Order          int   // 0, 1 or 3
-	OrderZ         int   // along the coarse axis, where that is resampled separately
-	ForceSeparateZ *bool // nil lets the spacing decide
+	OrderZ         int   // along a separately resampled axis
+	ForceSeparateZ *bool // nil: depends on the spacing
 }
 
 // anisotropy is nnU-Net's ANISO_THRESHOLD.
 const anisotropy = 3
 
-// NewShape returns the shape that an image of the given shape has after resampling from spacing old to spacing new.
+// NewShape returns the shape of an image after resampling from spacing old to spacing new.
 // Source: nnU-Net 2.5.1, default_resampling.py, compute_new_shape.
 func NewShape(shape [3]int, old, new [3]float64) [3]int {
 	for i := range shape {
@@ -28,11 +28,11 @@ func NewShape(shape [3]int, old, new [3]float64) [3]int {
 	return shape
 }
 
-// SeparateAxis returns the axis that is resampled apart from the two others, -1 if there is none.
+// SeparateAxis returns the axis that is resampled separately from the two others, or -1.
 // Source: nnU-Net 2.5.1, default_resampling.py, determine_do_sep_z_and_axis.
 func SeparateAxis(force *bool, current, new [3]float64) int {
 	coarse := func(s [3]float64) int {
-		// Two or three coarsest axes are none.
+		// Two or three axes with the coarsest spacing: none is separate.
 		top, axis := max(s[0], s[1], s[2]), -1
 		for i, v := range s {
 			if top/v == 1 {
@@ -44,7 +44,9 @@ func SeparateAxis(force *bool, current, new [3]float64) int {
 		}
 		return axis
 	}
-	separate := func(s [3]float64) bool { return max(s[0], s[1], s[2])/min(s[0], s[1], s[2]) > anisotropy }
+	separate := func(s [3]float64) bool {
+		return max(s[0], s[1], s[2])/min(s[0], s[1], s[2]) > anisotropy
+	}
 	switch {
 	case force != nil && !*force:
 		return -1
@@ -56,29 +58,33 @@ func SeparateAxis(force *bool, current, new [3]float64) int {
 	return -1
 }
 
-// check says what of the options is not supported.
+// check returns an error for options that are not supported.
 func (o Options) check(labels bool) error {
 	if o.Order != 0 && o.Order != 1 && (o.Order != 3 || labels) {
-		return fmt.Errorf("preprocess: resampling of order %d: orders 0, 1 and (images) 3 are supported; change order in the plans' resampling_fn kwargs", o.Order)
+		return fmt.Errorf("preprocess: resampling of order %d: orders 0, 1 and (images) 3 are supported; "+
+			"change order in the plans' resampling_fn kwargs", o.Order)
 	}
 	if o.OrderZ != 0 && o.OrderZ != 1 && o.OrderZ != 3 || labels && o.OrderZ != 0 {
-		return fmt.Errorf("preprocess: resampling with order_z %d: 0 and (images) 1 and 3 are supported; change order_z in the plans' resampling_fn kwargs", o.OrderZ)
+		return fmt.Errorf("preprocess: resampling with order_z %d: 0 and (images) 1 and 3 are supported; "+
+			"change order_z in the plans' resampling_fn kwargs", o.OrderZ)
 	}
 	return nil
 }
 
-// A source gives voxels of one channel: load fills dst with those of row (z, y) from x on.
+// A source provides the voxels of one channel: load fills dst with those of row (z, y) from x on.
 type source struct {
 	shape  [3]int
 	load   func(dst []float32, z, y, x int)
-	lo, hi float32 // least and largest value of the channel
+	lo, hi float32 // range of the channel
 }
 
-// Resample resamples every channel of an image to the given shape as nnU-Net does images and logits: cubic or linear
-// interpolation clipped to the range of the channel (of the slice, along a separate axis). current and new are the
-// spacings, which decide about a separate axis. The image itself comes back when the shape is the same.
+// Resample resamples every channel of an image to the given shape as nnU-Net does images and logits:
+// cubic or linear interpolation, clipped to the range of the channel (of the slice, if an axis is
+// separate). current and new are the spacings, which decide whether an axis is separate. If the shape
+// is unchanged, v itself is returned.
 // Source: nnU-Net 2.5.1, default_resampling.py, resample_data_or_seg_to_shape.
-func Resample(v *volume.Volume[float32], shape [3]int, current, new [3]float64, o Options, threads int) (*volume.Volume[float32], error) {
+func Resample(v *volume.Volume[float32], shape [3]int, current, new [3]float64, o Options,
+	threads int) (*volume.Volume[float32], error) {
 	if v.Spatial() == shape {
 		return v, nil
 	}
@@ -91,13 +97,14 @@ func Resample(v *volume.Volume[float32], shape [3]int, current, new [3]float64, 
 	for c := range v.Shape[0] {
 		data := v.Data[c*voxels:][:voxels]
 		lo, hi := extremes(data)
-		s := source{n, func(dst []float32, z, y, x int) { copy(dst, data[(z*n[1]+y)*n[2]+x:]) }, lo, hi}
-		resample(out.Data[c*made:][:made], s, shape, SeparateAxis(o.ForceSeparateZ, current, new), o, threads)
+		load := func(dst []float32, z, y, x int) { copy(dst, data[(z*n[1]+y)*n[2]+x:]) }
+		separate := SeparateAxis(o.ForceSeparateZ, current, new)
+		resample(out.Data[c*made:][:made], source{n, load, lo, hi}, shape, separate, o, threads)
 	}
 	return out, nil
 }
 
-// extremes are the least and the largest value, without NaN.
+// extremes returns the range of the values, NaN ignored.
 func extremes(v []float32) (lo, hi float32) {
 	lo, hi = float32(math.Inf(1)), float32(math.Inf(-1))
 	for _, x := range v {
@@ -111,13 +118,13 @@ func extremes(v []float32) (lo, hi float32) {
 	return lo, hi
 }
 
-// resample fills out, of the given shape, from s. separate is the axis that is resampled apart, or -1.
+// resample computes out, of the given shape, from s. separate is the separate axis, or -1.
 func resample(out []float32, s source, shape [3]int, separate int, o Options, threads int) {
 	if separate <= 0 {
 		newZoom(s, shape, separate == 0, o).run(out, threads)
 		return
 	}
-	// The coarse axis comes first, and goes back.
+	// Move the coarse axis first, and back at the end.
 	perm := coarseFirst(separate)
 	n := s.shape
 	whole := make([]float32, n[0]*n[1]*n[2])
@@ -135,7 +142,7 @@ func resample(out []float32, s source, shape [3]int, separate int, o Options, th
 	copy(out, made.Transpose(inverse(perm)).Data)
 }
 
-// coarseFirst is the order of the axes that begins with the given one.
+// coarseFirst is the permutation that moves the given axis to the front.
 func coarseFirst(axis int) [3]int {
 	p := [3]int{axis, 0, 1}
 	if axis == 1 {
@@ -144,7 +151,7 @@ func coarseFirst(axis int) [3]int {
 	return p
 }
 
-// inverse is the permutation that undoes p.
+// inverse returns the inverse of permutation p.
 func inverse(p [3]int) (q [3]int) {
 	for i, v := range p {
 		q[v] = i
@@ -152,18 +159,18 @@ func inverse(p [3]int) (q [3]int) {
 	return q
 }
 
-// zoom resamples one channel in passes along the axes. Interpolation is linear, so their order is free: the first axis
-// goes first where it shrinks and last where it grows. In each pass the axis in work lies across rows that are contiguous
-// and short enough for the cache.
+// zoom resamples one channel in one pass per axis. Interpolation is linear, so the order of passes is
+// free: the first axis comes first if it shrinks and last if it grows. Each pass works on rows that
+// are contiguous and short enough for the cache.
 type zoom struct {
 	s       source
 	shape   [3]int
-	apart   bool // the first axis is resampled apart from the others, slice by slice
+	apart   bool // the first axis is separate: the others are resampled slice by slice
 	orderZ  int
 	z, y, x *spline
 }
 
-// spline is an axis whose weights hold the gain of the prefilter.
+// spline is an axis with the gain of the prefilter multiplied into its weights.
 type spline struct {
 	*axis
 	w [][4]float64
@@ -196,15 +203,16 @@ func newZoom(s source, shape [3]int, apart bool, o Options) *zoom {
 	return z
 }
 
-// margin is the number of samples kept before the first and after the last of an axis.
+// margin is the number of samples kept beyond either end of an axis.
 const margin = 2
 
-// stripe is the length of the rows that a pass works on at a time, for an axis of n samples: about 256 KiB in all.
+// stripe is the row length that a pass works on at a time, for an axis of n samples: about 256 KiB in
+// total.
 func stripe(n int) int {
 	return min(max(32<<10/(n+2*margin)/32*32, 32), 1024)
 }
 
-// each runs work(0…n-1) on several goroutines; each of them makes its own work.
+// each runs work(0…n-1) on several goroutines; each goroutine creates its own with worker.
 func each(n, threads int, worker func() func(i int)) {
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -232,7 +240,7 @@ func (z *zoom) run(out []float32, threads int) {
 	plane := m[1] * m[2]
 	switch {
 	case z.apart && z.orderZ == 0:
-		// Slices that no output is nearest to are not made.
+		// Only slices that are nearest to an output are computed.
 		index := nearest(n[0], m[0])
 		var first []int
 		for k, i := range index {
@@ -245,7 +253,8 @@ func (z *zoom) run(out []float32, threads int) {
 			return func(i int) {
 				k := first[i]
 				dst := out[k*plane:][:plane]
-				l, h := w.run(func(dst []float64, y, x int) { load(dst, index[k], y, x, w.buf) }, nil)
+				get := func(dst []float64, y, x int) { load(dst, index[k], y, x, w.buf) }
+				l, h := w.run(get, nil)
 				clip(dst, w.out, l, h)
 				for k++; k < m[0] && index[k] == index[k-1]; k++ {
 					copy(out[k*plane:][:plane], dst)
@@ -270,7 +279,10 @@ func (z *zoom) run(out []float32, threads int) {
 			return func(y int) {
 				for x := 0; x < n[2]; x += w.width {
 					width := min(w.width, n[2]-x)
-					w.run(width, func(row []float64, zi int) []float64 { load(row, zi, y, x, w.buf); return row }, func(k int) []float64 {
+					w.run(width, func(row []float64, zi int) []float64 {
+						load(row, zi, y, x, w.buf)
+						return row
+					}, func(k int) []float64 {
 						return mid[(k*n[1]+y)*n[2]+x:][:width]
 					}, nil)
 				}
@@ -307,7 +319,9 @@ func (z *zoom) run(out []float32, threads int) {
 			return func(i int) {
 				x := i * width
 				width := min(width, plane-x)
-				w.run(width, func(_ []float64, zi int) []float64 { return mid[zi*plane+x:][:width] }, nil, func(row []float64, k int) {
+				w.run(width, func(_ []float64, zi int) []float64 {
+					return mid[zi*plane+x:][:width]
+				}, nil, func(row []float64, k int) {
 					clip(out[k*plane+x:][:width], row, l, h)
 				})
 			}
@@ -315,7 +329,7 @@ func (z *zoom) run(out []float32, threads int) {
 	}
 }
 
-// columns is the work space of a pass along the first axis.
+// columns is the workspace of a pass along the first axis.
 type columns struct {
 	z     *zoom
 	width int
@@ -326,12 +340,15 @@ type columns struct {
 
 func (z *zoom) newColumns() *columns {
 	width := stripe(z.s.shape[0])
-	return &columns{z, width, newRows(z.s.shape[0], width), make([]float64, width), make([]float32, width)}
+	return &columns{
+		z, width, newRows(z.s.shape[0], width), make([]float64, width), make([]float32, width),
+	}
 }
 
-// run interpolates width columns. get gives a row of samples, possibly in the space offered; each output goes to the row
-// that to gives, or to done.
-func (w *columns) run(width int, get func(row []float64, z int) []float64, to func(k int) []float64, done func(row []float64, k int)) {
+// run interpolates width columns. get returns a row of samples, in the buffer it is given or in its
+// own; each output row is written to the row that to returns, or passed to done.
+func (w *columns) run(width int, get func(row []float64, z int) []float64,
+	to func(k int) []float64, done func(row []float64, k int)) {
 	a := w.z.z
 	w.rows.width = width
 	w.rows.filter(a.axis, get)
@@ -362,9 +379,10 @@ func (r *rows) at(i int) []float64 {
 	return r.data[(i+margin)*r.width:][:r.width:r.width]
 }
 
-// filter takes the samples and makes them the coefficients of the spline (without its gain) or, for linear
-// interpolation, leaves them. Beyond both ends the axis goes on with its last sample for ever. scipy pads with twelve
-// such samples and then reflects, which is the same: the filter has forgotten 1e-14 of what lies beyond.
+// filter loads the samples and converts them to spline coefficients (without gain); for linear
+// interpolation it only loads them. Beyond both ends the axis is extended infinitely by its outermost
+// sample. scipy pads with twelve such samples and then reflects, which is equivalent: the filter's
+// memory of what lies beyond is 1e-14.
 func (r *rows) filter(a *axis, get func(row []float64, i int) []float64) {
 	if a.order != 3 {
 		for i := range a.n {
@@ -396,8 +414,8 @@ func (r *rows) filter(a *axis, get func(row []float64, i int) []float64) {
 		}
 		recur(row, v, r.at(i-1), z)
 	}
-	// With S the filter's answer to the last sample for ever and d what it still remembers, the sum over all that
-	// follows is S/(1-z) + d/(1-z²).
+	// With S the filter's response to the last sample repeated infinitely and d the remaining
+	// transient, the sum over all that follows is S/(1-z) + d/(1-z²).
 	end, more, most := r.at(n-1), r.at(n), r.at(n+1)
 	far := 1 / (1 - pole*pole)
 	for j, v := range r.last[:r.width] {
@@ -411,7 +429,7 @@ func (r *rows) filter(a *axis, get func(row []float64, i int) []float64) {
 	}
 }
 
-// tap sets dst to output k.
+// tap computes output k into dst.
 func (r *rows) tap(dst []float64, a *spline, k int) {
 	base := a.base[k]
 	switch a.order {
@@ -424,12 +442,12 @@ func (r *rows) tap(dst []float64, a *spline, k int) {
 	}
 }
 
-// plane is the work space for one slice.
+// plane is the workspace for one slice.
 type plane struct {
 	z     *zoom
-	lines int       // rows y that the pass along x does at a time
+	lines int       // rows y per step of the pass along x
 	xrows rows      // [x][y]
-	group []float64 // eight rows: of the image on the way in, of the result of the pass along x on the way out
+	group []float64 // eight rows: of the image as input, of the pass along x as output
 	yrows rows      // [y][x']
 	out   []float64 // [y'][x']
 	buf   []float32
@@ -444,7 +462,7 @@ func (z *zoom) newPlane() *plane {
 	}
 }
 
-// run resamples a slice into out, or w.out if that is nil, and returns the range of its values.
+// run resamples a slice into out, or w.out if that is nil, and returns its range.
 func (w *plane) run(load func(dst []float64, y, x int), out []float64) (lo, hi float64) {
 	if out == nil {
 		out = w.out
@@ -479,7 +497,7 @@ func (w *plane) run(load func(dst []float64, y, x int), out []float64) (lo, hi f
 			for g := 0; g < lines; g += 8 {
 				for i := range 8 {
 					row := w.group[i*x.n:][:x.n]
-					load(row, min(y0+g+i, y.n-1), 0) // beyond the last row, that once more
+					load(row, min(y0+g+i, y.n-1), 0) // the last row is repeated beyond the end
 					scan(row)
 				}
 				flip(w.xrows.data[margin*wide+g:], w.group, wide, x.n, x.n)

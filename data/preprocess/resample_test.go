@@ -44,7 +44,7 @@ func compareRules(t *testing.T, folder string) {
 
 func TestRulesAreNnUNets(t *testing.T) { compareRules(t, goldens) }
 
-// There and back along axes is the same volume, and the result of resampling does not depend on the number of threads.
+// Transposing back restores the volume, and resampling does not depend on the number of threads.
 func TestTransposeAndThreads(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	v := volume.New[float32]([4]int{2, 37, 41, 35})
@@ -52,14 +52,14 @@ func TestTransposeAndThreads(t *testing.T) {
 		v.Data[i] = r.Float32()
 	}
 	for _, p := range [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
-		there := v.Transpose(p)
-		require.Equal(t, [4]int{2, v.Shape[1+p[0]], v.Shape[1+p[1]], v.Shape[1+p[2]]}, there.Shape)
+		turned := v.Transpose(p)
+		require.Equal(t, [4]int{2, v.Shape[1+p[0]], v.Shape[1+p[1]], v.Shape[1+p[2]]}, turned.Shape)
 		z, y, x := 3, 5, 7
 		at := [3]int{}
 		at[p[0]], at[p[1]], at[p[2]] = z, y, x
-		n := there.Spatial()
-		require.Equal(t, v.Data[((v.Shape[1]+at[0])*v.Shape[2]+at[1])*v.Shape[3]+at[2]], there.Data[((n[0]+z)*n[1]+y)*n[2]+x])
-		require.Equal(t, v, there.Transpose(inverse(p)))
+		n := turned.Spatial()
+		require.Equal(t, v.Data[((v.Shape[1]+at[0])*v.Shape[2]+at[1])*v.Shape[3]+at[2]], turned.Data[((n[0]+z)*n[1]+y)*n[2]+x])
+		require.Equal(t, v, turned.Transpose(inverse(p)))
 	}
 	for _, to := range [][3]int{{50, 31, 44}, {20, 60, 35}, {37, 41, 36}, {1, 1, 1}, {37, 41, 35}} {
 		want, err := Resample(v, to, [3]float64{1, 1, 1}, [3]float64{1, 1, 1}, Options{Order: 3}, 1)
@@ -74,7 +74,7 @@ func TestTransposeAndThreads(t *testing.T) {
 	require.ErrorContains(t, err, "order 5")
 }
 
-// A constant stays that constant, at every size.
+// A constant volume stays constant at every size.
 func TestConstantsStay(t *testing.T) {
 	for n := 1; n < 40; n += 3 {
 		v := volume.New[float32]([4]int{1, n, 5, 6})

@@ -15,7 +15,8 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// compareSums normalises the images that sums of scripts/golden/preprocess.py describes and compares the bits.
+// compareSums normalises the images described by sums in scripts/golden/preprocess.py and compares
+// bits.
 func compareSums(t *testing.T, folder string) {
 	text, err := os.ReadFile(filepath.Join(folder, "sums.json"))
 	require.NoError(t, err)

@@ -8,16 +8,17 @@ import (
 	"sync/atomic"
 )
 
-// Progress is told how far the work on the cases is. Its methods are called from several goroutines.
+// Progress reports progress over the cases. Its methods are called from several goroutines.
 type Progress interface {
 	Begin(task string, total int)
 	Done(n int, note string)
 	End()
 }
 
-// Each runs f for every case, workers of them at a time (at least one), and waits for all that it started. A case that fails does
-// not end the others: the error names every one. progress may be nil.
-func (d *Dataset) Each(ctx context.Context, workers int, task string, progress Progress, f func(i int, c Case) error) error {
+// Each calls f for every case, workers at a time (at least one), and waits for all calls. A case that
+// fails does not stop the others: the error names all that failed. progress may be nil.
+func (d *Dataset) Each(ctx context.Context, workers int, task string, progress Progress,
+	f func(i int, c Case) error) error {
 	if progress != nil {
 		progress.Begin(task, len(d.Cases))
 		defer progress.End()

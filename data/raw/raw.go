@@ -1,5 +1,5 @@
-// Package raw knows nnU-Net's folders of raw datasets: dataset.json, which images and labels make a case, and what is wrong
-// with them. It decodes no images but to check them.
+// Package raw finds and checks nnU-Net's raw datasets: dataset.json, and the images and labels of each
+// case. Images are only decoded to check them.
 package raw
 
 import (
@@ -21,17 +21,17 @@ type Dataset struct {
 	Name   string // Dataset005_Prostate
 	Folder string
 	JSON   *plans.Dataset
-	Cases  []Case // in nnU-Net's order: by name, or as dataset.json lists them
+	Cases  []Case // in nnU-Net's order: by name, or as listed in dataset.json
 }
 
 // Case is one training case.
 type Case struct {
 	ID     string
 	Images []string // one file per channel
-	Label  string   // the segmentation's file
+	Label  string   // segmentation file
 }
 
-// Open reads dataset.json of the dataset of that name under root (nnUNet_raw) and finds its cases, which may be none.
+// Open reads dataset.json of the named dataset in root (nnUNet_raw) and finds its cases, maybe none.
 func Open(root, name string) (*Dataset, error) {
 	d := &Dataset{Name: name, Folder: filepath.Join(root, name)}
 	var err error
@@ -44,8 +44,9 @@ func Open(root, name string) (*Dataset, error) {
 	return d, nil
 }
 
-// Reader returns the class that reads the images: the one that dataset.json names under overwrite_image_reader_writer, or the
-// first of nnU-Net's list that is for the file ending and opens the first image.
+// Reader returns the reader class for the images: the one in dataset.json's
+// overwrite_image_reader_writer, or the first of nnU-Net's list that supports the file ending and opens
+// the first image.
 func (d *Dataset) Reader() (images.Reader, error) {
 	if r := d.namedReader(); r != nil {
 		return r, nil
@@ -61,8 +62,9 @@ func (d *Dataset) Reader() (images.Reader, error) {
 	return r, nil
 }
 
-// AnyReader is like Reader, but the class need not be for the file ending: the first that opens the image is taken.
-// Compat: so SimpleITKIO reads .nii files for plans that were moved, and NibabelIO for those that were made.
+// AnyReader is like Reader, but the class need not support the file ending: the first that opens the
+// image is taken.
+// Compat: so SimpleITKIO reads .nii files for plans that were moved, NibabelIO for those created here.
 func (d *Dataset) AnyReader() (images.Reader, error) {
 	if r := d.namedReader(); r != nil {
 		return r, nil
@@ -72,7 +74,9 @@ func (d *Dataset) AnyReader() (images.Reader, error) {
 		return nil, err
 	}
 	var failed []string
-	for _, class := range []string{"NaturalImage2DIO", "SimpleITKIO", "Tiff3DIO", "NibabelIO", "NibabelIOWithReorient"} {
+	for _, class := range []string{
+		"NaturalImage2DIO", "SimpleITKIO", "Tiff3DIO", "NibabelIO", "NibabelIOWithReorient",
+	} {
 		r, err := images.ForName(class)
 		if err == nil {
 			if _, _, err = r.Read([]string{example}); err == nil {
@@ -81,10 +85,11 @@ func (d *Dataset) AnyReader() (images.Reader, error) {
 			failed = append(failed, class+": "+err.Error())
 		}
 	}
-	return nil, fmt.Errorf("raw: %s: no image reader opens %s: %s", d.Name, example, strings.Join(failed, "; "))
+	return nil, fmt.Errorf("raw: %s: no image reader opens %s: %s",
+		d.Name, example, strings.Join(failed, "; "))
 }
 
-// namedReader is the class that dataset.json names, nil if it names none that is known.
+// namedReader returns the reader class in dataset.json, nil if there is none or it is unknown.
 func (d *Dataset) namedReader() images.Reader {
 	v, _ := d.JSON.Raw().Get("overwrite_image_reader_writer")
 	class, ok := v.(string)
@@ -93,23 +98,25 @@ func (d *Dataset) namedReader() images.Reader {
 	}
 	r, err := images.ForName(class)
 	if err != nil {
-		return nil // Compat: an unknown class is as if it were not there
+		return nil // Compat: an unknown class is ignored
 	}
 	return r
 }
 
-// Example is the first image of the first case.
+// Example returns the first image of the first case.
 func (d *Dataset) Example() (string, error) {
 	if len(d.Cases) == 0 {
-		return "", fmt.Errorf("raw: %s: no training case: expected files named CASE_0000%s in %s", d.Name, d.JSON.FileEnding, filepath.Join(d.Folder, "imagesTr"))
+		return "", fmt.Errorf("raw: %s: no training case: expected files named CASE_0000%s in %s",
+			d.Name, d.JSON.FileEnding, filepath.Join(d.Folder, "imagesTr"))
 	}
 	if len(d.Cases[0].Images) == 0 {
-		return "", fmt.Errorf("raw: %s: case %s has no image: expected %s_0000%s", d.Name, d.Cases[0].ID, d.Cases[0].ID, d.JSON.FileEnding)
+		return "", fmt.Errorf("raw: %s: case %s has no image: expected %s_0000%s",
+			d.Name, d.Cases[0].ID, d.Cases[0].ID, d.JSON.FileEnding)
 	}
 	return d.Cases[0].Images[0], nil
 }
 
-// cases finds the training cases of the dataset in folder, described by doc, its dataset.json.
+// cases finds the training cases of the dataset in folder; doc is its dataset.json.
 // Source: nnU-Net 2.5.1, get_filenames_of_train_images_and_targets.
 func cases(folder string, doc *plans.Object) ([]Case, error) {
 	if listed, ok := doc.Get("dataset"); ok {
@@ -118,7 +125,8 @@ func cases(folder string, doc *plans.Object) ([]Case, error) {
 	v, _ := doc.Get("file_ending")
 	ending, ok := v.(string)
 	if !ok || ending == "" {
-		return nil, fmt.Errorf("%s: file_ending: expected the end of the images' names, such as \".nii.gz\", found %v", filepath.Join(folder, "dataset.json"), v)
+		return nil, fmt.Errorf("%s: file_ending: expected the ending of the image files, such as \".nii.gz\", "+
+			"found %v", filepath.Join(folder, "dataset.json"), v)
 	}
 	files, err := filesIn(filepath.Join(folder, "imagesTr"), ending)
 	if err != nil {
@@ -127,7 +135,7 @@ func cases(folder string, doc *plans.Object) ([]Case, error) {
 	return caseFiles(folder, files, ending), nil
 }
 
-// filesIn lists the names of the files in a folder that end with ending, sorted.
+// filesIn lists the files in a folder with the given ending, sorted.
 func filesIn(folder, ending string) ([]string, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -150,9 +158,10 @@ func filesIn(folder, ending string) ([]string, error) {
 	return files, nil
 }
 
-// caseFiles groups the sorted names of image files. Compat: the name of a case is that of a file without its ending and the five
-// letters before, whatever they are; its images are those with an underscore and four digits there. So a file that is named
-// otherwise makes a case without images, which the integrity check and the readers report.
+// caseFiles groups the sorted names of image files by case.
+// Compat: the name of a case is a file name without its ending and five more characters, whatever they
+// are; its images are the files with an underscore and four digits there. So a file with another name
+// results in a case without images, which the integrity check and the readers report.
 func caseFiles(folder string, files []string, ending string) []Case {
 	channels := map[string][]string{}
 	var names []string
@@ -164,7 +173,8 @@ func caseFiles(folder string, files []string, ending string) []Case {
 			name = name[:len(name)-n]
 		}
 		names = append(names, name)
-		if s := stem[len(name):]; len(s) == 5 && s[0] == '_' && !strings.ContainsFunc(s[1:], func(r rune) bool { return r < '0' || r > '9' }) {
+		other := func(r rune) bool { return r < '0' || r > '9' }
+		if s := stem[len(name):]; len(s) == 5 && s[0] == '_' && !strings.ContainsFunc(s[1:], other) {
 			channels[name] = append(channels[name], filepath.Join(folder, "imagesTr", f))
 		}
 	}
@@ -176,12 +186,13 @@ func caseFiles(folder string, files []string, ending string) []Case {
 	return list
 }
 
-// listedCases reads the key dataset. Relative paths are relative to the dataset's folder.
+// listedCases reads the key dataset of dataset.json. Relative paths are relative to folder.
 func listedCases(folder string, v any) ([]Case, error) {
 	where := filepath.Join(folder, "dataset.json") + ": dataset"
 	o, ok := v.(*plans.Object)
 	if !ok {
-		return nil, fmt.Errorf(`%s: expected an object such as {"CASE": {"images": ["imagesTr/CASE_0000.nii.gz"], "label": "labelsTr/CASE.nii.gz"}}`, where)
+		return nil, fmt.Errorf(`%s: expected an object such as `+
+			`{"CASE": {"images": ["imagesTr/CASE_0000.nii.gz"], "label": "labelsTr/CASE.nii.gz"}}`, where)
 	}
 	absolute := func(path string) (string, error) {
 		if filepath.IsAbs(path) {
@@ -192,7 +203,7 @@ func listedCases(folder string, v any) ([]Case, error) {
 	var list []Case
 	for _, name := range o.Keys() {
 		if name == "" || name != filepath.Base(name) || name == "." || name == ".." {
-			return nil, fmt.Errorf("%s: %q: expected the name of a case, which is a part of file names", where, name)
+			return nil, fmt.Errorf("%s: %q: expected a case name that is valid in a file name", where, name)
 		}
 		c := Case{ID: name}
 		e, _ := o.Get(name)
@@ -211,7 +222,7 @@ func listedCases(folder string, v any) ([]Case, error) {
 		for _, p := range paths {
 			path, ok := p.(string)
 			if !ok {
-				return nil, fmt.Errorf("%s: %s: images: expected names of files, found %v", where, name, p)
+				return nil, fmt.Errorf("%s: %s: images: expected file names, found %v", where, name, p)
 			}
 			if path, err = absolute(path); err != nil {
 				return nil, err
@@ -223,15 +234,15 @@ func listedCases(folder string, v any) ([]Case, error) {
 	return list, nil
 }
 
-// FindName gives the folder name of a dataset that is named in full or by its number, which is looked up in the folders roots;
-// empty roots are left out.
+// FindName returns the folder name of a dataset given by its full name or its number, which is looked
+// up in the folders roots; empty roots are skipped.
 func FindName(arg string, roots ...string) (string, error) {
 	if strings.HasPrefix(arg, "Dataset") {
 		return arg, nil
 	}
 	id, err := strconv.Atoi(arg)
 	if err != nil || id < 0 {
-		return "", fmt.Errorf("dataset %q: expected a number or a name that begins with Dataset", arg)
+		return "", fmt.Errorf("dataset %q: expected a number or a name starting with Dataset", arg)
 	}
 	roots = slices.DeleteFunc(slices.Clone(roots), func(r string) bool { return r == "" })
 	prefix := fmt.Sprintf("Dataset%03d", id)
@@ -239,12 +250,13 @@ func FindName(arg string, roots ...string) (string, error) {
 	for _, root := range roots {
 		entries, err := os.ReadDir(root)
 		if err != nil {
-			continue // nnU-Net, too, takes a root that is not there for an empty one
+			continue // like nnU-Net, which treats a missing root as empty
 		}
 		for _, e := range entries {
 			rest, ok := strings.CutPrefix(e.Name(), prefix)
-			// Differs: nnU-Net takes Dataset1001_X for number 100, too.
-			if !ok || rest != "" && rest[0] >= '0' && rest[0] <= '9' || slices.Contains(found, e.Name()) {
+			// Differs: for nnU-Net number 100 also matches Dataset1001_X.
+			if !ok || rest != "" && rest[0] >= '0' && rest[0] <= '9' ||
+				slices.Contains(found, e.Name()) {
 				continue
 			}
 			if info, err := os.Stat(filepath.Join(root, e.Name())); err == nil && info.IsDir() {
@@ -256,7 +268,9 @@ func FindName(arg string, roots ...string) (string, error) {
 	case 1:
 		return found[0], nil
 	case 0:
-		return "", fmt.Errorf("dataset %s: no folder %s_… in %s", arg, prefix, strings.Join(roots, ", "))
+		return "", fmt.Errorf("dataset %s: no folder %s_… in %s",
+			arg, prefix, strings.Join(roots, ", "))
 	}
-	return "", fmt.Errorf("dataset %s: found %s; give the full name", arg, strings.Join(found, ", "))
+	return "", fmt.Errorf("dataset %s: found %s; give the full name",
+		arg, strings.Join(found, ", "))
 }

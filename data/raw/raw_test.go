@@ -73,11 +73,11 @@ func TestBrokenListsOfCasesAreErrors(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"dataset": []}`:                                     `dataset.json: dataset: expected an object such as`,
 		`{"dataset": {"a": {"images": ["x"]}}}`:               `dataset.json: dataset: a: expected {"images": [files], "label": file}`,
-		`{"dataset": {"../a": {"images": [], "label": "l"}}}`: `dataset.json: dataset: "../a": expected the name of a case, which is a part of file names`,
-		`{"dataset": {"..": {"images": [], "label": "l"}}}`:   `expected the name of a case`,
+		`{"dataset": {"../a": {"images": [], "label": "l"}}}`: `dataset.json: dataset: "../a": expected a case name that is valid in a file name`,
+		`{"dataset": {"..": {"images": [], "label": "l"}}}`:   `expected a case name`,
 		`{"dataset": {"a": 3}}`:                               `dataset.json: dataset: a: expected {"images": [files], "label": file}`,
-		`{"dataset": {"a": {"images": [1], "label": "l"}}}`:   `dataset: a: images: expected names of files, found 1`,
-		`{}`:                      `file_ending: expected the end of the images' names, such as ".nii.gz", found <nil>`,
+		`{"dataset": {"a": {"images": [1], "label": "l"}}}`:   `dataset: a: images: expected file names, found 1`,
+		`{}`:                      `file_ending: expected the ending of the image files, such as ".nii.gz", found <nil>`,
 		`{"file_ending": ".nii"}`: `imagesTr: no such file or directory`,
 	} {
 		doc, err := plans.DecodeJSON([]byte(text))
@@ -101,7 +101,7 @@ func TestDatasetsAreFoundByNumber(t *testing.T) {
 	for arg, want := range map[string]string{
 		"7": "dataset 7: found Dataset007_A, Dataset007_B; give the full name",
 		"8": "dataset 8: no folder Dataset008_… in " + a + ", " + b, "9": "no folder Dataset009_…",
-		"x": `dataset "x": expected a number or a name that begins with Dataset`, "-5": `dataset "-5"`, "5x": `dataset "5x"`,
+		"x": `dataset "x": expected a number or a name starting with Dataset`, "-5": `dataset "-5"`, "5x": `dataset "5x"`,
 	} {
 		_, err := FindName(arg, a, b)
 		require.ErrorContains(t, err, want)

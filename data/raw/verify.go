@@ -16,7 +16,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Problem is something that is wrong with a dataset.
+// Problem is something wrong with a dataset.
 type Problem struct {
 	File     string `json:"file"` // or folder
 	Found    string `json:"found"`
@@ -25,15 +25,15 @@ type Problem struct {
 
 func (p Problem) String() string { return p.File + ": found " + p.Found + ", expected " + p.Expected }
 
-// Report is what Verify found.
+// Report is the result of Verify.
 type Report struct {
 	Cases    int       `json:"cases"`
-	Problems []Problem `json:"problems"` // nnU-Net refuses the dataset
-	Warnings []Problem `json:"warnings"` // it takes it, but something may be meant otherwise
+	Problems []Problem `json:"problems"` // nnU-Net rejects the dataset
+	Warnings []Problem `json:"warnings"` // accepted by nnU-Net, but possibly a mistake
 }
 
-// Verify checks the raw dataset in folder as nnU-Net's verify_dataset_integrity does, but goes on after a problem, so that all
-// are reported at once. The error is for what is no fault of the dataset's: the end of ctx.
+// Verify checks the raw dataset in folder like nnU-Net's verify_dataset_integrity, but continues after
+// a problem, so that all are reported at once. The error is not about the dataset: ctx was cancelled.
 // Source: nnU-Net 2.5.1, verify_dataset_integrity.py.
 func Verify(ctx context.Context, folder string, workers int, progress Progress) (*Report, error) {
 	v := &verifier{folder: folder}
@@ -65,12 +65,12 @@ func (v *verifier) warning(file, expected, found string, args ...any) {
 	v.Warnings = append(v.Warnings, Problem{file, fmt.Sprintf(found, args...), expected})
 }
 
-// describe checks dataset.json and finds the cases. It returns nil when these cannot be told.
+// describe checks dataset.json and finds the cases. It returns nil if they cannot be determined.
 func (v *verifier) describe() *Dataset {
 	path := filepath.Join(v.folder, "dataset.json")
 	value, err := plans.ReadJSON(path)
 	if errors.Is(err, os.ErrNotExist) {
-		v.problem(path, "the description of the dataset", "no such file")
+		v.problem(path, "a dataset.json", "no such file")
 		return nil
 	}
 	doc, ok := value.(*plans.Object)
@@ -87,7 +87,7 @@ func (v *verifier) describe() *Dataset {
 		}
 	}
 	for _, key := range []string{"labels", "channel_names", "numTraining", "file_ending"} {
-		if _, there := doc.Get(key); !there {
+		if _, present := doc.Get(key); !present {
 			v.problem(path, "the key "+key, "only %s", strings.Join(doc.Keys(), ", "))
 			ok = false
 		}
@@ -97,7 +97,7 @@ func (v *verifier) describe() *Dataset {
 	}
 	d := &Dataset{Name: filepath.Base(v.folder), Folder: v.folder}
 	if d.JSON, err = plans.DatasetFromObject(doc, "dataset.json"); err != nil {
-		v.problem(path, "a description that nnU-Net understands", "%v", strings.TrimPrefix(err.Error(), "plans: dataset.json: "))
+		v.problem(path, "a valid dataset.json", "%v", strings.TrimPrefix(err.Error(), "plans: dataset.json: "))
 		return nil
 	}
 	if d.Cases, err = cases(v.folder, doc); err != nil {
@@ -106,10 +106,11 @@ func (v *verifier) describe() *Dataset {
 	}
 	v.Cases = len(d.Cases)
 	n := len(d.Cases)
-	if said, err := d.JSON.NumTraining(); err != nil {
-		v.problem(path, fmt.Sprintf("numTraining %d, the number of cases that are there", n), "%v", strings.TrimPrefix(err.Error(), "plans: dataset.json: "))
-	} else if n != said {
-		v.problem(path, fmt.Sprintf("numTraining %d, the number of cases that are there", n), "%d", said)
+	expected := fmt.Sprintf("numTraining %d, the number of cases found", n)
+	if count, err := d.JSON.NumTraining(); err != nil {
+		v.problem(path, expected, "%v", strings.TrimPrefix(err.Error(), "plans: dataset.json: "))
+	} else if n != count {
+		v.problem(path, expected, "%d", count)
 	}
 	labels := expectedLabels(d.JSON.Labels)
 	for i := 1; i < len(labels); i++ {
@@ -120,7 +121,7 @@ func (v *verifier) describe() *Dataset {
 	return d
 }
 
-// files checks that the files of the cases exist, and takes the cases whose files do not out of d.
+// files checks that the files of the cases exist, and removes cases with missing files from d.
 func (v *verifier) files(d *Dataset) {
 	exists := func(path, what string) bool {
 		info, err := os.Stat(path)
@@ -137,7 +138,9 @@ func (v *verifier) files(d *Dataset) {
 		known[filepath.Base(c.Label)] = true
 		ok := true
 		if len(c.Images) == 0 {
-			v.problem(filepath.Join(v.folder, "imagesTr"), fmt.Sprintf("names that end in _0000%s", d.JSON.FileEnding), "files of case %q with other names", c.ID)
+			v.problem(filepath.Join(v.folder, "imagesTr"),
+				fmt.Sprintf("names that end in _0000%s", d.JSON.FileEnding),
+				"files of case %q with other names", c.ID)
 			ok = false
 		}
 		for _, path := range c.Images {
@@ -149,20 +152,20 @@ func (v *verifier) files(d *Dataset) {
 		labels, _ := filesIn(filepath.Join(v.folder, "labelsTr"), d.JSON.FileEnding)
 		for _, l := range labels {
 			if !known[l] {
-				v.warning(filepath.Join(v.folder, "labelsTr", l), "the images of that case in imagesTr", "no image")
+				v.warning(filepath.Join(v.folder, "labelsTr", l), "images of that case in imagesTr", "no image")
 			}
 		}
 	}
 }
 
-// pixels reads what is there.
+// pixels checks the images and segmentations.
 func (v *verifier) pixels(ctx context.Context, d *Dataset, workers int, progress Progress) error {
 	if len(d.Cases) == 0 {
 		return ctx.Err()
 	}
 	reader, err := d.Reader()
 	if err != nil {
-		v.problem(d.Cases[0].Images[0], "an image that some reader opens", "%v", err)
+		v.problem(d.Cases[0].Images[0], "an image that a reader can open", "%v", err)
 		return nil
 	}
 	labels := expectedLabels(d.JSON.Labels)
@@ -170,7 +173,7 @@ func (v *verifier) pixels(ctx context.Context, d *Dataset, workers int, progress
 		v.check(reader, c, len(d.JSON.ChannelNames), labels)
 		return nil
 	})
-	// The order of the cases, not of the goroutines.
+	// Sort by case, since goroutines finish in any order.
 	order := map[string]int{}
 	for _, c := range d.Cases {
 		for _, path := range slices.Concat(c.Images, []string{c.Label}) {
@@ -186,11 +189,11 @@ func (v *verifier) pixels(ctx context.Context, d *Dataset, workers int, progress
 func (v *verifier) check(reader images.Reader, c Case, channels int, expected []int) {
 	im, about, err := reader.Read(c.Images)
 	if err != nil {
-		v.problem(c.Images[0], "an image that "+reader.Name()+" reads", "%v", err)
+		v.problem(c.Images[0], "an image that "+reader.Name()+" can read", "%v", err)
 	}
 	seg, aboutSeg, err2 := reader.ReadSeg(c.Label)
 	if err2 != nil {
-		v.problem(c.Label, "a segmentation that "+reader.Name()+" reads", "%v", err2)
+		v.problem(c.Label, "a segmentation that "+reader.Name()+" can read", "%v", err2)
 	}
 	if err2 == nil {
 		v.checkLabels(c.Label, seg, expected)
@@ -199,19 +202,22 @@ func (v *verifier) check(reader images.Reader, c Case, channels int, expected []
 		return
 	}
 	for _, w := range about.Warnings {
-		v.warning(c.Images[0], "channels that agree", "%s", w)
+		v.warning(c.Images[0], "equal geometry of all channels", "%s", w)
 	}
 	if n := volume.NaNs(im.Pixels, 0, im.Pixels.Len()); n > 0 {
-		v.problem(c.Images[0], "numbers", "%d voxels that are NaN", n)
+		v.problem(c.Images[0], "finite values", "%d voxels that are NaN", n)
 	}
 	if im.Shape[0] != channels {
-		v.problem(c.Images[0], fmt.Sprintf("%d, as dataset.json names them", channels), "%d channels", im.Shape[0])
+		v.problem(c.Images[0], fmt.Sprintf("%d, as in dataset.json", channels),
+			"%d channels", im.Shape[0])
 	}
 	if [3]int(im.Shape[1:]) != [3]int(seg.Shape[1:]) {
-		v.problem(c.Label, fmt.Sprintf("%v, the image's", im.Shape[1:]), "%v voxels (z, y, x)", seg.Shape[1:])
+		v.problem(c.Label, fmt.Sprintf("%v, the image's", im.Shape[1:]),
+			"%v voxels (z, y, x)", seg.Shape[1:])
 	}
 	if !close(aboutSeg.Spacing, about.Spacing) {
-		v.problem(c.Label, fmt.Sprintf("%v, the image's", about.Spacing), "a spacing of %v mm (z, y, x)", aboutSeg.Spacing)
+		v.problem(c.Label, fmt.Sprintf("%v, the image's", about.Spacing),
+			"a spacing of %v mm (z, y, x)", aboutSeg.Spacing)
 	}
 	compare := func(what string, image, label []float64) {
 		if !close(image, label) {
@@ -223,15 +229,16 @@ func (v *verifier) check(reader images.Reader, c Case, channels int, expected []
 		compare("direction", a.Direction, b.Direction)
 	}
 	if a, b := about.Nibabel, aboutSeg.Nibabel; a != nil && b != nil {
-		compare("affine", slices.Concat(a.Original[0][:], a.Original[1][:], a.Original[2][:]), slices.Concat(b.Original[0][:], b.Original[1][:], b.Original[2][:]))
+		compare("affine", slices.Concat(a.Original[0][:], a.Original[1][:], a.Original[2][:]),
+			slices.Concat(b.Original[0][:], b.Original[1][:], b.Original[2][:]))
 	}
 }
 
-// checkLabels looks for values that dataset.json does not know.
+// checkLabels looks for values that are not in dataset.json.
 func (v *verifier) checkLabels(path string, seg *volume.Image, expected []int) {
 	found := map[float64]int{}
 	tally(seg.Pixels, found)
-	if n := found[math.Inf(-1)]; n > 0 { // tally's place for NaN
+	if n := found[math.Inf(-1)]; n > 0 { // NaN, see tally
 		v.problem(path, "labels", "%d voxels that are NaN", n)
 		delete(found, math.Inf(-1))
 	}
@@ -252,16 +259,17 @@ func (v *verifier) checkLabels(path string, seg *volume.Image, expected []int) {
 		if len(values) > 5 {
 			list = append(list, fmt.Sprintf("and %d more", len(values)-5))
 		}
-		v.problem(path, fmt.Sprintf("the labels of dataset.json, %v", expected), "the values %s", strings.Join(list, ", "))
+		v.problem(path, fmt.Sprintf("the labels of dataset.json, %v", expected),
+			"the values %s", strings.Join(list, ", "))
 	} else if !foreground {
-		v.warning(path, "a foreground", "label 0 alone")
+		v.warning(path, "foreground", "only label 0")
 	}
 }
 
-// maxValues is where tally gives up: an image was taken for a segmentation.
+// maxValues is the number of values at which tally stops: the file is an image, not a segmentation.
 const maxValues = 10000
 
-// tally counts the values; runs of one value, which segmentations are made of, are counted at once. NaN counts as -Inf.
+// tally counts the values, run by run, since segmentations consist of long runs. NaN counts as -Inf.
 func tally(p volume.Pixels, found map[float64]int) {
 	buffer := make([]float64, min(p.Len(), 4096))
 	for at := 0; at < p.Len(); at += len(buffer) {
@@ -278,14 +286,14 @@ func tally(p volume.Pixels, found map[float64]int) {
 			}
 			found[x] += j - i
 			if len(found) > maxValues {
-				return // no segmentation
+				return // not a segmentation
 			}
 			i = j
 		}
 	}
 }
 
-// expectedLabels are the values that segmentations may have, ascending.
+// expectedLabels returns the values that segmentations may have, ascending.
 func expectedLabels(l *plans.Labels) []int {
 	labels := slices.Clone(l.AllLabels)
 	if l.IgnoreLabel != nil {
@@ -296,5 +304,7 @@ func expectedLabels(l *plans.Labels) []int {
 
 // close is numpy.allclose with its default tolerances; b is the reference.
 func close(a, b []float64) bool {
-	return slices.EqualFunc(a, b, func(a, b float64) bool { return a == b || math.Abs(a-b) <= 1e-8+1e-5*math.Abs(b) })
+	return slices.EqualFunc(a, b, func(a, b float64) bool {
+		return a == b || math.Abs(a-b) <= 1e-8+1e-5*math.Abs(b)
+	})
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// image is what a test writes as NIfTI.
+// image is an image that a test writes as NIfTI.
 type image struct {
 	shape   []int     // x, y, z
 	spacing []float64 // x, y, z
@@ -68,14 +68,14 @@ func describe(t *testing.T, folder, text string) {
 const nibabel = `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 2, "file_ending": ".nii.gz",
 	"overwrite_image_reader_writer": "NibabelIO"}`
 
-// breakages are ways to make a sound dataset unsound; problems what is reported then, in order, warnings likewise.
+// breakages damage a sound dataset; problems and warnings are what is reported then, in order.
 var breakages = []struct {
 	name               string
 	harm               func(t *testing.T, folder string)
 	problems, warnings []string
 }{
 	{name: "sound"},
-	{"no description", func(t *testing.T, f string) { os.Remove(f + "/dataset.json") }, []string{"dataset.json: found no such file, expected the description of the dataset"}, nil},
+	{"no description", func(t *testing.T, f string) { os.Remove(f + "/dataset.json") }, []string{"dataset.json: found no such file, expected a dataset.json"}, nil},
 	{"no folders and no keys", func(t *testing.T, f string) {
 		os.RemoveAll(f + "/imagesTr")
 		os.RemoveAll(f + "/labelsTr")
@@ -84,7 +84,7 @@ var breakages = []struct {
 		"dataset.json: found only labels, file_ending, expected the key channel_names", "dataset.json: found only labels, file_ending, expected the key numTraining"}, nil},
 	{"count", func(t *testing.T, f string) {
 		describe(t, f, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 3, "file_ending": ".nii.gz"}`)
-	}, []string{"dataset.json: found 3, expected numTraining 2, the number of cases that are there"}, nil},
+	}, []string{"dataset.json: found 3, expected numTraining 2, the number of cases found"}, nil},
 	{"labels with a hole", func(t *testing.T, f string) {
 		describe(t, f, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "c": 3, "b": 2, "d": 5}, "numTraining": 2, "file_ending": ".nii.gz"}`)
 	}, []string{"dataset.json: found 5 after 3, expected consecutive labels 0, 1, 2, …"}, nil},
@@ -101,10 +101,10 @@ var breakages = []struct {
 		im.write(t, f+"/labelsTr/c1.nii.gz")
 		describe(t, f, `{"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, "a": 1, "c": 4}, "numTraining": 7, "file_ending": ".nii.gz"}`)
 	}, []string{
-		"dataset.json: found 7, expected numTraining 2, the number of cases that are there",
+		"dataset.json: found 7, expected numTraining 2, the number of cases found",
 		"dataset.json: found 4 after 1, expected consecutive labels 0, 1, 2, …",
 		"labelsTr/c2.nii.gz: found no such file or directory, expected the segmentation of case c2",
-		"imagesTr/c1_0000.nii.gz: found 1 channels, expected 2, as dataset.json names them",
+		"imagesTr/c1_0000.nii.gz: found 1 channels, expected 2, as in dataset.json",
 		"labelsTr/c1.nii.gz: found the values 2 (1 voxels), 9 (1 voxels), expected the labels of dataset.json, [0 1 4]",
 		"labelsTr/c1.nii.gz: found a spacing of [2.0999999046325684 1 1] mm (z, y, x), expected [2 1 1], the image's",
 	}, nil},
@@ -127,7 +127,7 @@ var breakages = []struct {
 		p[7] = float32(math.NaN())
 		im.pixels = p
 		im.write(t, f+"/imagesTr/c1_0000.nii.gz")
-	}, []string{"imagesTr/c1_0000.nii.gz: found 1 voxels that are NaN, expected numbers"}, nil},
+	}, []string{"imagesTr/c1_0000.nii.gz: found 1 voxels that are NaN, expected finite values"}, nil},
 	{"NaN in the labels", func(t *testing.T, f string) {
 		describe(t, f, nibabel)
 		im := truth()
@@ -142,7 +142,7 @@ var breakages = []struct {
 		im.write(t, f+"/labelsTr/c1.nii.gz")
 	}, []string{"labelsTr/c1.nii.gz: found [3 5 4] voxels (z, y, x), expected [3 4 5], the image's"}, nil},
 	{"channels", func(t *testing.T, f string) { scan().write(t, f+"/imagesTr/c1_0001.nii.gz") },
-		[]string{"imagesTr/c1_0000.nii.gz: found 2 channels, expected 1, as dataset.json names them"}, nil},
+		[]string{"imagesTr/c1_0000.nii.gz: found 2 channels, expected 1, as in dataset.json"}, nil},
 	{"channels of different shapes", func(t *testing.T, f string) {
 		im := scan()
 		im.shape = []int{3, 4, 5}
@@ -151,7 +151,7 @@ var breakages = []struct {
 	{"name", func(t *testing.T, f string) { os.Rename(f+"/imagesTr/c1_0000.nii.gz", f+"/imagesTr/c1_000.nii.gz") },
 		[]string{`imagesTr: found files of case "c" with other names, expected names that end in _0000.nii.gz`,
 			"labelsTr/c.nii.gz: found no such file or directory, expected the segmentation of case c"},
-		[]string{"labelsTr/c1.nii.gz: found no image, expected the images of that case in imagesTr"}},
+		[]string{"labelsTr/c1.nii.gz: found no image, expected images of that case in imagesTr"}},
 	{"truncated", func(t *testing.T, f string) {
 		b, err := os.ReadFile(f + "/imagesTr/c2_0000.nii.gz")
 		require.NoError(t, err)
@@ -171,9 +171,9 @@ var breakages = []struct {
 		im := truth()
 		clear(im.pixels.(volume.Slice[uint8]))
 		im.write(t, f+"/labelsTr/c1.nii.gz")
-	}, nil, []string{"labelsTr/c1.nii.gz: found label 0 alone, expected a foreground"}},
+	}, nil, []string{"labelsTr/c1.nii.gz: found only label 0, expected foreground"}},
 	{"a label without image", func(t *testing.T, f string) { truth().write(t, f+"/labelsTr/c9.nii.gz") }, nil,
-		[]string{"labelsTr/c9.nii.gz: found no image, expected the images of that case in imagesTr"}},
+		[]string{"labelsTr/c9.nii.gz: found no image, expected images of that case in imagesTr"}},
 	{"listed, with a file missing", func(t *testing.T, f string) {
 		os.Rename(f+"/imagesTr", f+"/scans")
 		describe(t, f, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2}, "numTraining": 2, "file_ending": ".nii.gz", "dataset": {
@@ -201,7 +201,7 @@ func TestIntegrityCheckReportsEverythingAtOnce(t *testing.T) {
 	}
 }
 
-// TestLiveIntegrityCheckRefusesWhatNnUNetRefuses has nnU-Net's own check decide about the same datasets.
+// TestLiveIntegrityCheckRefusesWhatNnUNetRefuses runs nnU-Net's own check on the same datasets.
 func TestLiveIntegrityCheckRefusesWhatNnUNetRefuses(t *testing.T) {
 	golden.Python(t)
 	root := t.TempDir()
@@ -218,7 +218,7 @@ func TestLiveIntegrityCheckRefusesWhatNnUNetRefuses(t *testing.T) {
 	for i, b := range breakages {
 		reason := refused[fmt.Sprintf("Dataset%03d_X", i)]
 		if b.name == "truncated" {
-			require.Nil(t, reason) // Differs: ITK reads what is there of a truncated file, and nnU-Net accepts it
+			require.Nil(t, reason) // Differs: ITK reads the remainder of a truncated file, so nnU-Net accepts it
 			continue
 		}
 		if reason == nil {

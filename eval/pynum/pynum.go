@@ -1,10 +1,10 @@
-// Package pynum prints, rounds and sums floating-point numbers as Python and
-// numpy do, digit for digit: summary.json, the training log and the pseudo-Dice
-// of nnU-Net can then be compared with the reference byte by byte.
+// Package pynum formats, rounds and sums floating-point numbers as Python and numpy do, digit for
+// digit, so that nnU-Net's summary.json, training log and pseudo-Dice can be compared with the
+// reference byte by byte.
 //
-// It is not a number parser and knows no arrays; values are float32 or float64.
-// Source of the behaviour: CPython 3 float.__repr__, numpy 1.26 scalar str,
-// np.round, np.sum and np.mean; checked against them in the tests.
+// It does not parse numbers and has no multi-dimensional arrays; values are float32 or float64.
+// Source: CPython 3 float.__repr__, numpy 1.26 scalar str, np.round, np.sum and np.mean; the tests
+// compare with them.
 package pynum
 
 import (
@@ -15,9 +15,9 @@ import (
 // Float is one of the two numpy types that nnU-Net logs.
 type Float interface{ float32 | float64 }
 
-// Repr returns x as Python's repr(float) or numpy's str(scalar) writes it: the
-// shortest digits that read back as x in its own precision, always with a
-// point or an exponent, exponents below 1e-4 and from 1e16 on; "nan", "inf", "-inf".
+// Repr formats x as Python's repr(float) and numpy's str(scalar) do: the shortest digits that parse to
+// x in its own precision, always with a point or an exponent, exponents below 1e-4 and from 1e16 on;
+// "nan", "inf", "-inf".
 func Repr[F Float](x F) string {
 	v := float64(x)
 	switch {
@@ -28,7 +28,7 @@ func Repr[F Float](x F) string {
 	case math.IsInf(v, -1):
 		return "-inf"
 	}
-	// numpy compares as double, so float32(1e-4), a little below, is "1e-04".
+	// numpy compares as double, so float32(1e-4), slightly below, is "1e-04".
 	if a := math.Abs(v); a != 0 && (a < 1e-4 || a >= 1e16) {
 		return strconv.FormatFloat(v, 'e', -1, bits[F]())
 	}
@@ -41,19 +41,18 @@ func Repr[F Float](x F) string {
 	return s + ".0"
 }
 
-// Round returns np.round(x, decimals) for decimals from 0 to 22: x times a
-// power of ten, rounded half to even, divided again, each step in x's type.
-// So it is not correctly rounded decimal arithmetic, and neither is numpy's.
+// Round returns np.round(x, decimals) for decimals from 0 to 22: x times a power of ten, rounded half
+// to even, divided again, each step in x's type. As in numpy, this is not correctly rounded decimal
+// arithmetic.
 func Round[F Float](x F, decimals int) F {
 	p := F(math.Pow10(decimals))
 	scaled := F(x * p)
 	return F(math.RoundToEven(float64(scaled))) / p
 }
 
-// Sum returns np.sum of a contiguous array in the values' own type. numpy's
-// iterators hand over Buffer values at a time; each of these blocks is added
-// pairwise, and the blocks one after the other.
-// Source: numpy 1.26 (2.3 and later add the whole array pairwise).
+// Sum returns np.sum of a contiguous array in the values' own type. numpy's iterators pass Buffer
+// values at a time; each of these blocks is summed pairwise, and the sums are added one by one.
+// Source: numpy 1.26 (2.3 and later sum the whole array pairwise).
 func Sum[F Float](a []F) F {
 	var s F
 	for len(a) > Buffer {
@@ -63,10 +62,10 @@ func Sum[F Float](a []F) F {
 	return s + pairwise(a)
 }
 
-// Buffer is how many values numpy's iterators hold.
+// Buffer is the number of values in the buffer of numpy's iterators.
 const Buffer = 8192
 
-// pairwise adds blocks of 128 values with eight running sums each, by halves.
+// pairwise sums blocks of up to 128 values with eight accumulators, and longer arrays by halves.
 // Source: numpy 1.26, loops_utils.h.src, FLOAT_pairwise_sum.
 func pairwise[F Float](a []F) F {
 	const block = 128 // numpy: PW_BLOCKSIZE
@@ -100,9 +99,9 @@ func pairwise[F Float](a []F) F {
 // Mean returns np.mean(a); NaN for an empty a.
 func Mean[F Float](a []F) F { return F(float64(Sum(a)) / float64(len(a))) }
 
-// NanMean returns np.nanmean(a): the mean over the values that are not NaN,
-// NaN when there is none. Source: numpy, which sums the array with NaN
-// replaced by zero, so the zeros take part in the order of summation.
+// NanMean returns np.nanmean(a): the mean over the values that are not NaN, NaN if there are none.
+// Source: numpy, which sums the array with NaN replaced by zero, so the zeros affect the order of
+// summation.
 func NanMean(a []float64) float64 {
 	filled := make([]float64, len(a))
 	n := 0

@@ -12,9 +12,8 @@ import (
 	"github.com/lntorch/lntorch/eval/pynum"
 )
 
-// File is a training log in nnU-Net's line format: each argument as Python's
-// str() writes it and a blank after each, the last one too, in front a
-// timestamp in local time. It is safe for concurrent use.
+// File is a training log in nnU-Net's line format: a timestamp in local time, then each argument as
+// formatted by Python's str(), followed by a space, the last one, too. It is safe for concurrent use.
 // Source: nnUNetTrainer.print_to_log_file.
 type File struct {
 	path  string
@@ -24,17 +23,20 @@ type File struct {
 	mu    sync.Mutex
 }
 
-// FileName is the name nnU-Net gives the log of a training started at that
-// time (local): training_log_2026_11_23_07_05_00.txt; month and day are not padded.
+// FileName is nnU-Net's name for the log of a run started at that (local) time:
+// training_log_2026_11_23_07_05_00.txt; month and day are not padded.
 func FileName(start time.Time) string {
-	return fmt.Sprintf("training_log_%d_%d_%d_%02d_%02d_%02d.txt", start.Year(), int(start.Month()), start.Day(), start.Hour(), start.Minute(), start.Second())
+	return fmt.Sprintf("training_log_%d_%d_%d_%02d_%02d_%02d.txt", start.Year(), int(start.Month()),
+		start.Day(), start.Hour(), start.Minute(), start.Second())
 }
 
-// Create begins the log of a training in folder, which must exist; a log of
-// the same second is continued. Every line also goes to echo, without the
-// trailing blank; nil for none.
+// Create starts the log of a run in folder, which must exist; an existing log of the same second is
+// continued. Every line is also written to echo, unless nil, without the trailing space.
 func Create(folder string, start time.Time, echo io.Writer) (*File, error) {
-	f := &File{path: filepath.Join(folder, FileName(start)), echo: echo, clock: time.Now, pause: 500 * time.Millisecond}
+	f := &File{
+		path: filepath.Join(folder, FileName(start)), echo: echo,
+		clock: time.Now, pause: 500 * time.Millisecond,
+	}
 	if f.echo == nil {
 		f.echo = io.Discard
 	}
@@ -44,34 +46,33 @@ func Create(folder string, start time.Time, echo io.Writer) (*File, error) {
 	return f, nil
 }
 
-// Path is where the log lies.
+// Path returns the path of the log.
 func (f *File) Path() string { return f.path }
 
-// Print writes one line with a timestamp. Arguments: string, bool, integers,
-// float32 and float64 (as numpy and Python print them), []float64, []int, nil,
-// error and fmt.Stringer.
+// Print writes one line with a timestamp. Arguments: string, bool, integers, float32 and float64 (as
+// printed by numpy and Python), []float64, []int, nil, error and fmt.Stringer.
 //
-// A log that cannot be written must not end a training: after five attempts
-// half a second apart the failure is told on echo and the line is dropped.
+// A log that cannot be written must not stop training: after five attempts half a second apart the
+// failure is reported on echo and the line is dropped.
 func (f *File) Print(args ...any) {
 	f.print(append([]any{timestamp(f.clock()) + ":"}, args...))
 }
 
-// PrintPlain writes a line without a timestamp, for the dumps of settings at
-// the start.
+// PrintPlain writes a line without a timestamp, for the settings at the start.
 func (f *File) PrintPlain(args ...any) { f.print(args) }
 
-// EpochStart writes the two lines and the empty one that begin an epoch.
+// EpochStart writes the empty line and the two lines at the start of an epoch.
 func (f *File) EpochStart(epoch int, lr float64) {
 	f.Print("")
 	f.Print(fmt.Sprintf("Epoch %d", epoch))
 	f.Print("Current learning rate: " + Str(pynum.Round(lr, 5)))
 }
 
-// EpochEnd writes the four lines that end an epoch, from its entries in the log.
+// EpochEnd writes the four lines at the end of an epoch, from its entries in the log.
 func (f *File) EpochEnd(l *Log, epoch int) error {
 	if epoch < 0 || epoch >= l.Epochs() {
-		return fmt.Errorf("nnlog: epoch %d is not in the log, which has %d complete epochs", epoch, l.Epochs())
+		return fmt.Errorf("nnlog: epoch %d is not in the log, which has %d complete epochs",
+			epoch, l.Epochs())
 	}
 	dice := make([]float64, len(l.Dice[epoch]))
 	for i, d := range l.Dice[epoch] {
@@ -84,7 +85,7 @@ func (f *File) EpochEnd(l *Log, epoch int) error {
 	return nil
 }
 
-// NewBest writes the line that announces a new best moving average.
+// NewBest writes the line for a new best moving average.
 func (f *File) NewBest(ema float64) {
 	f.Print("Yayy! New best EMA pseudo Dice: " + Str(pynum.Round(ema, 4)))
 }
@@ -110,9 +111,8 @@ func (f *File) print(args []any) {
 	fmt.Fprintf(f.echo, "%s: failed to log: %v\n", timestamp(f.clock()), err)
 }
 
-// write appends in one call, so that a line is on disk whole or not at all
-// when the program is killed. The file is opened anew each time: a log on a
-// network folder that was away for a moment goes on.
+// write appends in one call, so that a line is complete or missing if the process is killed. The file is
+// opened for each line, so that logging resumes after a network folder was unavailable.
 func (f *File) write(text string) error {
 	w, err := os.OpenFile(f.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -125,7 +125,7 @@ func (f *File) write(text string) error {
 	return err
 }
 
-// timestamp is str(datetime): microseconds, left out when they are zero.
+// timestamp is str(datetime), which omits microseconds if they are zero.
 func timestamp(t time.Time) string {
 	if t.Nanosecond()/1000 == 0 {
 		return t.Format("2006-01-02 15:04:05")
@@ -133,7 +133,7 @@ func timestamp(t time.Time) string {
 	return t.Format("2006-01-02 15:04:05.000000")
 }
 
-// Str writes a value as Python's str() does; see File.Print for the types.
+// Str formats a value as Python's str() does; see File.Print for the types.
 func Str(v any) string {
 	switch v := v.(type) {
 	case nil:

@@ -82,7 +82,7 @@ func TestEpochLinesEqualARealLogByteForByte(t *testing.T) {
 		if strings.Contains(line, "Training done.") {
 			break
 		}
-		if len(want) > 0 || strings.HasSuffix(line, ":  \n") { // from the first epoch's empty message on
+		if len(want) > 0 || strings.HasSuffix(line, ":  \n") { // from the first epoch's empty line on
 			want, times = append(want, line), append(times, at)
 		}
 	}
@@ -133,14 +133,14 @@ func TestReplayedLogEqualsTheOneInTheCheckpoint(t *testing.T) {
 	require.NoError(t, got.Check(30))
 	got.Truncate(7)
 	require.Equal(t, 7, got.Epochs())
-	require.EqualError(t, got.Check(8), "nnlog: mean_fg_dice has 7 entries, but the checkpoint says that 8 epochs are done")
+	require.EqualError(t, got.Check(8), "nnlog: mean_fg_dice has 7 entries, but the checkpoint has 8 complete epochs")
 	got.Truncate(20)
 	require.Equal(t, 7, got.Epochs())
 }
 
 func TestGapsAreErrors(t *testing.T) {
 	l := &Log{}
-	require.EqualError(t, l.TrainLoss(1, 0.5), "nnlog: train_losses of epoch 1: the list has 0 entries, expected 1 or 2 (one per epoch)")
+	require.EqualError(t, l.TrainLoss(1, 0.5), "nnlog: train_losses of epoch 1: found 0 entries, expected 1 or 2 (one per epoch)")
 	require.Error(t, l.Validation(2, nil, 0, 0))
 	require.Empty(t, l.EMAFgDice)
 }
