@@ -18,9 +18,11 @@ func init() {
 	})
 }
 
-// bias trains what has "bias" or "seg_layers" in its name. On nnU-Net's networks these are the biases of convolutions, norms and transposed convolutions, and
-// the heads whole.
-// Compat: the rule goes by the name alone, so that SwinUNETR's head (out.conv.conv) trains its bias alone; --train 'out.*' adds it.
+// bias trains parameters with "bias" or "seg_layers" in the name. In nnU-Net's networks these are
+// the biases of convolutions, norms and transposed convolutions, and the weights and biases of the
+// heads.
+// Compat: the rule depends only on the name, so only the bias of SwinUNETR's head (out.conv.conv)
+// trains; --train 'out.*' adds its weight.
 // Source: LN-Seg-FM nnUNetTrainer_bias.py, train_step.
 type bias struct{}
 

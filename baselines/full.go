@@ -1,4 +1,7 @@
-// Package baselines holds the methods that DGST is compared with, one file each.
+// Package baselines holds the fine-tuning methods that DGST is compared with, one file each: full,
+// bias, norm and head tuning, and LoRA. A method selects parameters and attaches adapters; the
+// training loop is package train, the optimizer torch/optim. Rules and defaults follow the trainers
+// of LN-Seg-FM; LoRA follows PEFT 0.14.0.
 package baselines
 
 import "github.com/lntorch/lntorch/finetune"
@@ -15,7 +18,7 @@ func init() {
 	})
 }
 
-// full trains everything: ordinary fine-tuning, and training from the start.
+// full trains every parameter: ordinary fine-tuning, and training from scratch.
 // Source: LN-Seg-FM nnUNetTrainer.py (nnU-Net's own trainer with 200 epochs).
 type full struct{}
 

@@ -32,7 +32,7 @@ func TestFullTrainsEveryParameterOfEveryNetwork(t *testing.T) {
 		}
 	}
 	_, updates := m.(finetune.Updater)
-	require.False(t, updates, "its step is the ordinary one")
+	require.False(t, updates, "it takes ordinary optimizer steps")
 	_, remembers := m.(finetune.Stateful)
 	require.False(t, remembers)
 }

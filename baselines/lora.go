@@ -23,29 +23,38 @@ func init() {
 	finetune.Register(finetune.Entry{
 		Name:    "lora",
 		Trainer: "nnUNetTrainer_lora",
-		Summary: "low-rank adapters of convolutions and linear layers, with all biases and the segmentation heads",
-		LR:      1e-3,
-		Epochs:  200,
+		Summary: "trains low-rank adapters of convolutions and linear layers, all biases and the " +
+			"segmentation heads",
+		LR:     1e-3,
+		Epochs: 200,
 		Options: []finetune.Option{
 			{Name: "lora-rank", Default: "32", Help: "rank of the adapters"},
 			{Name: "lora-alpha", Default: "16", Help: "adapters are scaled by alpha/rank"},
-			{Name: "lora-dropout", Default: "0.1", Help: "dropout before the adapters; at 0 they are folded into the weights, which is faster"},
-			{Name: "lora-targets", Default: "conv", Help: "layers to adapt: ends of their names, with commas, as PEFT's target_modules; or a regular expression of the whole name"},
-			{Name: "lora-transposed", Default: "false", Values: []string{"false", "true"}, Help: "adapt transposed convolutions too, which PEFT cannot"},
-			{Name: "lora-init", Help: "PEFT folder whose lora_A and lora_B to begin with (default: A random, B zero)"},
+			{Name: "lora-dropout", Default: "0.1",
+				Help: "dropout before the adapters; at 0 they are folded into the weights, which " +
+					"is faster"},
+			{Name: "lora-targets", Default: "conv",
+				Help: "layers to adapt, as PEFT's target_modules: name suffixes separated by " +
+					"commas, or a regular expression that matches the full name"},
+			{Name: "lora-transposed", Default: "false", Values: []string{"false", "true"},
+				Help: "adapt transposed convolutions too, which PEFT does not support"},
+			{Name: "lora-init", Help: "PEFT folder with the initial lora_A and lora_B (default: " +
+				"A random, B zero)"},
 			{Name: "lora-as-released", Default: "false", Values: []string{"false", "true"},
-				Help: "as the published trainer behaves: adapters never run, biases and segmentation heads train"},
+				Help: "behave as the published trainer: adapters never run, biases and " +
+					"segmentation heads train"},
 		},
 		New: newLora,
 	})
 }
 
-// lora is LoRA as PEFT 0.14.0 computes it: y = base(x) + alpha/rank·B(A(dropout(x))), where A has the base layer's geometry
-// and B is a 1×1 convolution. The base weights are frozen; as in the released trainer all biases and the segmentation
-// heads train too.
+// lora is LoRA as PEFT 0.14.0 computes it: y = base(x) + alpha/rank·B(A(dropout(x))), where A has
+// the kernel, stride and padding of the base layer and B is a 1×1 convolution. The base weights are
+// frozen. As in the released trainer, all biases and the segmentation heads train too.
 //
-// Differs: in the released trainer PEFT replaces an attribute of each block that the block's forward does not use, so that
-// the adapters never run; here they do. asReleased is what it does in effect.
+// Differs: in the released trainer PEFT replaces an attribute of each block that the block's
+// forward does not use, so the adapters never run; here they do. asReleased reproduces that
+// behaviour.
 // Source: LN-Seg-FM nnUNetTrainer_lora.py; PEFT 0.14.0 tuners/lora/layer.py.
 type lora struct {
 	rank                   int64
@@ -54,22 +63,27 @@ type lora struct {
 	transposed, asReleased bool
 	init                   string
 
-	module *nn.Module
-	layers []*loraLayer
-	left   int // transposed convolutions that the targets name
+	module  *nn.Module
+	layers  []*loraLayer
+	skipped int // transposed convolutions among the targets
 }
 
 func newLora(v finetune.Values) (finetune.Method, error) {
-	m := &lora{transposed: v["lora-transposed"] == "true", asReleased: v["lora-as-released"] == "true", init: v["lora-init"]}
+	m := &lora{transposed: v["lora-transposed"] == "true",
+		asReleased: v["lora-as-released"] == "true", init: v["lora-init"]}
 	var err error
 	if m.rank, err = strconv.ParseInt(v["lora-rank"], 10, 64); err != nil || m.rank < 1 {
-		return nil, fmt.Errorf("lora: --lora-rank %q: expected a whole number of 1 or more", v["lora-rank"])
+		return nil, fmt.Errorf("lora: --lora-rank %q: expected a whole number of 1 or more",
+			v["lora-rank"])
 	}
-	if m.alpha, err = strconv.ParseFloat(v["lora-alpha"], 64); err != nil || !(m.alpha > 0) || math.IsInf(m.alpha, 0) {
+	if m.alpha, err = strconv.ParseFloat(v["lora-alpha"], 64); err != nil || !(m.alpha > 0) ||
+		math.IsInf(m.alpha, 0) {
 		return nil, fmt.Errorf("lora: --lora-alpha %q: expected a number above 0", v["lora-alpha"])
 	}
-	if m.dropout, err = strconv.ParseFloat(v["lora-dropout"], 64); err != nil || !(m.dropout >= 0 && m.dropout < 1) {
-		return nil, fmt.Errorf("lora: --lora-dropout %q: expected a number from 0 to below 1", v["lora-dropout"])
+	if m.dropout, err = strconv.ParseFloat(v["lora-dropout"], 64); err != nil ||
+		!(m.dropout >= 0 && m.dropout < 1) {
+		return nil, fmt.Errorf("lora: --lora-dropout %q: expected a number from 0 to below 1",
+			v["lora-dropout"])
 	}
 	if m.targets, err = parseTargets(v["lora-targets"]); err != nil {
 		return nil, fmt.Errorf("lora: --lora-targets %q: %w", v["lora-targets"], err)
@@ -77,7 +91,7 @@ func newLora(v finetune.Values) (finetune.Method, error) {
 	return m, nil
 }
 
-// parseTargets makes the test of a layer's name.
+// parseTargets returns the predicate on layer names that text describes.
 func parseTargets(text string) (func(string) bool, error) {
 	if strings.ContainsAny(text, `*+?()[]{}|^$\`) {
 		re, err := regexp.Compile(`^(?:` + text + `)$`)
@@ -86,39 +100,42 @@ func parseTargets(text string) (func(string) bool, error) {
 		}
 		return re.MatchString, nil
 	}
-	ends := strings.Split(text, ",")
-	for i, e := range ends {
-		if ends[i] = strings.TrimSpace(e); ends[i] == "" {
-			return nil, errors.New("an end of a name is empty")
+	suffixes := strings.Split(text, ",")
+	for i, e := range suffixes {
+		if suffixes[i] = strings.TrimSpace(e); suffixes[i] == "" {
+			return nil, errors.New("a suffix is empty")
 		}
 	}
 	return func(layer string) bool {
-		return slices.ContainsFunc(ends, func(e string) bool { return endsWith(layer, e) })
+		return slices.ContainsFunc(suffixes, func(e string) bool { return endsWith(layer, e) })
 	}, nil
 }
 
-// endsWith is PEFT's test of a layer against an entry of target_modules.
+// endsWith is PEFT's match of a layer name against an entry of target_modules.
 func endsWith(layer, end string) bool { return layer == end || strings.HasSuffix(layer, "."+end) }
 
-// Trains is the released trainer's rule of names.
+// Trains is the released trainer's rule, which depends only on the name.
 func (m *lora) Trains(name string, _ []int64) bool {
 	return strings.Contains(name, ".lora_") || models.IsHead(name) || strings.Contains(name, "bias")
 }
 
-// Notes says what an ordinary LoRA would not do.
+// Notes describes the adapters, and where they differ from ordinary LoRA.
 func (m *lora) Notes() []string {
 	if m.asReleased {
-		return []string{"lora as released: the adapters never run, for PEFT replaces an attribute that the blocks' forward does not use; " +
-			"biases and segmentation heads train, and nothing else"}
+		return []string{"lora as released: the adapters never run, because PEFT replaces an " +
+			"attribute that the blocks' forward does not use; " +
+			"only biases and segmentation heads train"}
 	}
-	notes := []string{fmt.Sprintf("lora: %d layers adapted, rank %d, alpha %g, dropout %g", len(m.layers), m.rank, m.alpha, m.dropout)}
-	if m.left > 0 {
-		notes = append(notes, fmt.Sprintf("lora: %d transposed convolutions are among the targets and stay as they are; --lora-transposed adapts them", m.left))
+	notes := []string{fmt.Sprintf("lora: %d layers adapted, rank %d, alpha %g, dropout %g",
+		len(m.layers), m.rank, m.alpha, m.dropout)}
+	if m.skipped > 0 {
+		notes = append(notes, fmt.Sprintf("lora: %d transposed convolutions are among the "+
+			"targets and are not adapted; --lora-transposed adapts them", m.skipped))
 	}
 	return notes
 }
 
-// Inject gives every targeted layer its A and B.
+// Inject attaches an A and a B to every target layer.
 func (m *lora) Inject(in finetune.Injection) error {
 	if m.asReleased {
 		return nil
@@ -129,7 +146,7 @@ func (m *lora) Inject(in finetune.Injection) error {
 		return err
 	}
 	defer gen.Close()
-	m.layers, m.left = nil, 0
+	m.layers, m.skipped = nil, 0
 	var names []string
 	for _, p := range in.Module.Parameters() {
 		layer, ok := strings.CutSuffix(p.Name, ".weight")
@@ -141,7 +158,7 @@ func (m *lora) Inject(in finetune.Injection) error {
 			continue
 		}
 		if p.Use == nn.ConvTransposeWeight && !m.transposed {
-			m.left++
+			m.skipped++
 			continue
 		}
 		l := m.newLayer(in, layer, p.Param)
@@ -152,7 +169,8 @@ func (m *lora) Inject(in finetune.Injection) error {
 		m.layers = append(m.layers, l)
 	}
 	if len(m.layers) == 0 {
-		return fmt.Errorf("lora: --lora-targets names none of this network's %d layers, which are %s", len(names), strings.Join(ends(names), ", "))
+		return fmt.Errorf("lora: --lora-targets matches none of the %d layers of this network; "+
+			"their names end in %s", len(names), strings.Join(lastComponents(names), ", "))
 	}
 	if m.init != "" {
 		return m.load(m.init)
@@ -160,8 +178,8 @@ func (m *lora) Inject(in finetune.Injection) error {
 	return in.Builder.Scope.Err()
 }
 
-// ends lists the different last components of names.
-func ends(names []string) []string {
+// lastComponents lists the distinct last components of names.
+func lastComponents(names []string) []string {
 	seen := map[string]bool{}
 	var list []string
 	for _, n := range names {
@@ -174,17 +192,19 @@ func ends(names []string) []string {
 	return list
 }
 
-// newLayer makes the parameters of one layer's adapter.
+// newLayer creates the parameters of one layer's adapter.
 func (m *lora) newLayer(in finetune.Injection, name string, weight *nn.Param) *loraLayer {
 	w := weight.Shape
-	l := &loraLayer{name: name, weight: weight, scaling: m.alpha / float64(m.rank), dropout: m.dropout, training: true, fast: !in.Reference, lean: !in.Reference}
+	l := &loraLayer{name: name, weight: weight, scaling: m.alpha / float64(m.rank),
+		dropout: m.dropout, training: true, fast: !in.Reference, lean: !in.Reference}
 	a, out := append([]int64{m.rank, w[1]}, w[2:]...), w[0]
 	l.fanIn = w[1]
 	for _, k := range w[2:] {
 		l.fanIn *= k
 	}
 	if weight.Use == nn.ConvTransposeWeight {
-		// An output voxel of a transposed convolution whose stride is its kernel adds up one product for each input channel.
+		// Where the stride equals the kernel size, an output voxel of a transposed convolution sums
+		// one product per input channel.
 		a, out, l.fanIn = append([]int64{w[0], m.rank}, w[2:]...), w[1], w[0]
 	}
 	b := []int64{out, m.rank}
@@ -213,15 +233,16 @@ func (m *lora) Merge() error {
 	})
 }
 
-// The kinds of tensors in the state. A checkpoint's own weights have the adapters merged in, so that every program can
-// use them; going on needs the frozen weight, to the bit.
+// Name prefixes of the tensors in the state. The network weights of a checkpoint have the adapters
+// merged in, so that any program can use them; resuming needs the frozen weights, bit for bit.
 const (
 	stateA      = "A/"
 	stateB      = "B/"
 	stateFrozen = "frozen/"
 )
 
-// State carries the adapters and the frozen weights below them. Dropout needs none: each iteration seeds it.
+// State holds the adapters and the frozen weights of the adapted layers. Dropout has no state: it
+// is seeded in each iteration.
 func (m *lora) State() ([]finetune.StateEntry, error) {
 	var state []finetune.StateEntry
 	for _, l := range m.layers {
@@ -233,22 +254,27 @@ func (m *lora) State() ([]finetune.StateEntry, error) {
 			state = append(state, finetune.StateEntry{Name: kind + l.name, Value: b})
 		}
 	}
-	slices.SortFunc(state, func(a, b finetune.StateEntry) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(state, func(a, b finetune.StateEntry) int {
+		return strings.Compare(a.Name,
+			b.Name)
+	})
 	return state, nil
 }
 
-// Restore takes what State gave, into the network that Inject has seen.
+// Restore loads the result of State into the network passed to Inject.
 func (m *lora) Restore(state []finetune.StateEntry) error {
 	values := map[string][]byte{}
 	for _, e := range state {
 		b, ok := e.Value.([]byte)
 		if !ok {
-			return fmt.Errorf("lora: state %q of type %T is not understood", e.Name, e.Value)
+			return fmt.Errorf("lora: state %q of the checkpoint has an unexpected type; is it a "+
+				"checkpoint of another version of lntorch?", e.Name)
 		}
 		values[e.Name] = b
 	}
 	if len(values) != 3*len(m.layers) {
-		return fmt.Errorf("lora: the checkpoint holds %d tensors of adapters, the network with these --lora-… settings has %d", len(values), 3*len(m.layers))
+		return fmt.Errorf("lora: the checkpoint holds %d adapter tensors, expected %d for this "+
+			"network and these --lora-… settings", len(values), 3*len(m.layers))
 	}
 	for _, l := range m.layers {
 		for kind, p := range l.tensors() {
@@ -257,7 +283,8 @@ func (m *lora) Restore(state []finetune.StateEntry) error {
 				return fmt.Errorf("lora: the checkpoint has no adapter of %s", l.name)
 			}
 			if want := p.T.Numel() * p.T.DType().Size(); int64(len(b)) != want {
-				return fmt.Errorf("lora: %s%s has %d bytes in the checkpoint, expected %d", kind, l.name, len(b), want)
+				return fmt.Errorf("lora: %s%s has %d bytes in the checkpoint, expected %d", kind,
+					l.name, len(b), want)
 			}
 			if err := p.T.CopyBytesIn(b); err != nil {
 				return fmt.Errorf("lora: %s%s: %w", kind, l.name, err)
@@ -272,7 +299,7 @@ func bytesOf(p *nn.Param) ([]byte, error) {
 	return b, p.T.CopyBytesOut(b)
 }
 
-// load takes A and B from a PEFT folder, which must be of this rank and scaling and have exactly these layers.
+// load reads A and B from a PEFT folder, which must have the same rank, scaling and layers.
 func (m *lora) load(folder string) error {
 	a, err := peft.Open(folder, models.CanonicalLayer)
 	if err != nil {
@@ -286,19 +313,24 @@ func (m *lora) load(folder string) error {
 	for _, l := range m.layers {
 		f, ok := from[l.name]
 		if !ok {
-			return fmt.Errorf("lora: --lora-init %s: it has no adapter of %s; are --lora-targets the same?", folder, l.name)
+			return fmt.Errorf("lora: --lora-init %s: it has no adapter of %s; check that "+
+				"--lora-targets are the same", folder, l.name)
 		}
 		if f.Scaling != l.scaling {
-			return fmt.Errorf("lora: --lora-init %s: %s is scaled by %g, --lora-alpha and --lora-rank mean %g", folder, l.name, f.Scaling, l.scaling)
+			return fmt.Errorf("lora: --lora-init %s: the scaling of %s is %g, expected %g from "+
+				"--lora-alpha and --lora-rank", folder, l.name, f.Scaling, l.scaling)
 		}
 		if f.Init != peft.Plain {
-			return fmt.Errorf("lora: --lora-init %s: its init_lora_weights of %s changed the weights that it was trained on; merge it (lntorch merge) and begin with the result, or give an adapter that PEFT made a plain one",
+			return fmt.Errorf("lora: --lora-init %s: init_lora_weights in its %s modified the "+
+				"base weights; merge it (lntorch merge) and start from the result, or convert it "+
+				"to a plain LoRA adapter with PEFT",
 				folder, peft.ConfigFile)
 		}
 		for part, t := range map[string]*pth.Tensor{"lora_A": f.A, "lora_B": f.B} {
 			p := map[string]*nn.Param{"lora_A": l.a, "lora_B": l.b}[part]
 			if !slices.Equal(t.Size, p.Shape) {
-				return fmt.Errorf("lora: --lora-init %s: %s of %s has shape %v, expected %v", folder, part, l.name, t.Size, p.Shape)
+				return fmt.Errorf("lora: --lora-init %s: %s of %s has shape %v, expected %v",
+					folder, part, l.name, t.Size, p.Shape)
 			}
 			b := make([]byte, t.Bytes())
 			if err := t.ReadInto(b); err != nil {
@@ -312,13 +344,15 @@ func (m *lora) load(folder string) error {
 	return nil
 }
 
-// Export writes a PEFT folder, "adapter": lora_A and lora_B, and whatever else trained: biases (bias: all) and the
-// segmentation heads (modules_to_save). Aliases stand under each of their names, as PEFT writes them.
+// Export writes a PEFT folder named adapter with lora_A, lora_B and the other trained parameters:
+// biases (bias: all) and the segmentation heads (modules_to_save). Aliases are written under each
+// of their names, as PEFT does.
 func (m *lora) Export(folder string, about map[string]string) (string, error) {
 	if m.asReleased {
 		return "", nil
 	}
-	c := peft.Config{Rank: int(m.rank), Alpha: m.alpha, Dropout: m.dropout, Bias: "none", Targets: m.targetNames()}
+	c := peft.Config{Rank: int(m.rank), Alpha: m.alpha, Dropout: m.dropout, Bias: "none",
+		Targets: m.targetNames()}
 	first := map[*nn.Param]string{}
 	layers := map[string]*loraLayer{} // by the layer's name and its aliases
 	var entries []safetensors.Entry
@@ -327,7 +361,8 @@ func (m *lora) Export(folder string, about map[string]string) (string, error) {
 		if err != nil {
 			return fmt.Errorf("lora: %s: %w", name, err)
 		}
-		entries = append(entries, safetensors.Entry{Name: peft.Prefix + name, DType: safetensors.Float32, Shape: p.Shape, Read: safetensors.Bytes(b)})
+		entries = append(entries, safetensors.Entry{Name: peft.Prefix + name,
+			DType: safetensors.Float32, Shape: p.Shape, Read: safetensors.Bytes(b)})
 		return nil
 	}
 	for _, p := range m.module.StateDict() {
@@ -336,7 +371,7 @@ func (m *lora) Export(folder string, about map[string]string) (string, error) {
 		}
 		l, ok := p.Adapter.(*loraLayer)
 		layer := strings.TrimSuffix(p.Name, ".weight")
-		// PEFT replaces the layer where it stands under its own name; where it is listed again, under a number, it stays plain.
+		// PEFT replaces the layer only under its own name; its alias with a number stays plain.
 		if !ok || !endsWith(layer, l.name[strings.LastIndex(l.name, ".")+1:]) {
 			continue
 		}
@@ -344,7 +379,8 @@ func (m *lora) Export(folder string, about map[string]string) (string, error) {
 		if l.weight.Use == nn.ConvTransposeWeight {
 			c.Transposed = append(c.Transposed, layer)
 		}
-		if err := errors.Join(add(layer+".lora_A.weight", l.a), add(layer+".lora_B.weight", l.b)); err != nil {
+		if err := errors.Join(add(layer+".lora_A.weight", l.a), add(layer+".lora_B.weight",
+			l.b)); err != nil {
 			return "", err
 		}
 	}
@@ -372,7 +408,8 @@ func (m *lora) Export(folder string, about map[string]string) (string, error) {
 	return path, peft.Save(path, c, entries, about)
 }
 
-// targetNames are the ends of names that mean the adapted layers and no others; failing that, their whole names.
+// targetNames returns name suffixes that match the adapted layers and no others; if there are none,
+// the full names.
 func (m *lora) targetNames() []string {
 	adapted := map[string]bool{}
 	var short, long []string
@@ -393,7 +430,7 @@ func (m *lora) targetNames() []string {
 	return short
 }
 
-// alias tells whether a layer's weight is an adapted one under another name.
+// alias reports whether a layer's weight is an adapted one under another name.
 func (m *lora) alias(layer string) bool {
 	for _, p := range m.module.StateDict() {
 		if p.Name == layer+".weight" {
@@ -411,15 +448,15 @@ type loraLayer struct {
 	scaling, dropout float64
 	fanIn            int64
 	training, fast   bool
-	lean             bool // dropout by DropoutLean: fast, with a mask of its own
+	lean             bool // use DropoutLean, which is faster and draws other masks
 }
 
 func (l *loraLayer) tensors() map[string]*nn.Param {
 	return map[string]*nn.Param{stateA: l.a, stateB: l.b, stateFrozen: l.weight}
 }
 
-// reset draws A as PEFT does, by torch's kaiming_uniform_ with a = √5, which is U(±1/√fan_in), and sets B to 0. The numbers
-// are drawn on the CPU, so that a seed gives the same adapters on every device.
+// reset draws A as PEFT does, by torch's kaiming_uniform_ with a = √5, which is U(±1/√fan_in), and
+// sets B to 0. The values are drawn on the CPU, so a seed gives the same adapters on every device.
 func (l *loraLayer) reset(g *torch.Generator) error {
 	return torch.NoGrad(func() error {
 		return torch.With(func(s *torch.Scope) error {
@@ -435,21 +472,25 @@ func (l *loraLayer) reset(g *torch.Generator) error {
 
 // Params: see nn.Adapter; the names are PEFT's.
 func (l *loraLayer) Params() []nn.Named {
-	return []nn.Named{{Name: "lora_A.default.weight", Param: l.a}, {Name: "lora_B.default.weight", Param: l.b}}
+	return []nn.Named{{Name: "lora_A.default.weight", Param: l.a}, {Name: "lora_B.default.weight",
+		Param: l.b}}
 }
 
-// SetTraining switches dropout.
+// SetTraining turns dropout on or off.
 func (l *loraLayer) SetTraining(on bool) { l.training = on }
 
-// Folds: without dropout one convolution with W + ΔW does what PEFT does with three.
+// Folds reports whether one convolution with W + ΔW replaces PEFT's three: without dropout it does.
 func (l *loraLayer) Folds() bool { return l.fast && (l.dropout == 0 || !l.training) }
 
-// Merged is W + scaling·B·A. For a 1×1×1 kernel too, where PEFT 0.14.0 fails.
+// Merged is W + scaling·B·A, also for 1×1×1 kernels, on which PEFT 0.14.0 fails.
 func (l *loraLayer) Merged(s *torch.Scope, weight *torch.Tensor) *torch.Tensor {
-	return s.Block(func(s *torch.Scope) *torch.Tensor { return s.AddScaled(weight, l.product(s), l.scaling) })
+	return s.Block(func(s *torch.Scope) *torch.Tensor {
+		return s.AddScaled(weight, l.product(s),
+			l.scaling)
+	})
 }
 
-// product is B·A, of the weight's shape.
+// product is B·A in the weight's shape.
 func (l *loraLayer) product(s *torch.Scope) *torch.Tensor {
 	w, r := l.weight.Shape, l.b.Shape[1]
 	a := s.Reshape(l.a.T, r, -1)
@@ -459,12 +500,14 @@ func (l *loraLayer) product(s *torch.Scope) *torch.Tensor {
 	return s.Reshape(s.MatMul(s.Reshape(l.b.T, l.b.Shape[0], r), a), w...)
 }
 
-// Forward is PEFT's: the layer's own output plus scaling·B(A(dropout(x))).
+// Forward is PEFT's: the output of the base layer plus scaling·B(A(dropout(x))).
 //
-// Dropout keeps the two from being one convolution. Counted in convolutions of the layer's size, full fine-tuning takes three
-// (forward, gradients of input and weight). Here the base takes two, for its weight is frozen, and A takes 3·rank/out, or,
-// together with B, three: 5/3 of full fine-tuning's work where out is at most the rank, as in the layers that cost most.
-func (l *loraLayer) Forward(s *torch.Scope, x, weight, bias *torch.Tensor, run func(x, weight, bias *torch.Tensor) *torch.Tensor) *torch.Tensor {
+// With dropout the two cannot be one convolution. In convolutions of the layer's size, full
+// fine-tuning costs three (forward, gradients of input and weight). Here the base costs two,
+// because its weight is frozen, and A costs 3·rank/out, or three when combined with B: 5/3 of full
+// fine-tuning where out is at most the rank, as in the most expensive layers.
+func (l *loraLayer) Forward(s *torch.Scope, x, weight, bias *torch.Tensor,
+	run func(x, weight, bias *torch.Tensor) *torch.Tensor) *torch.Tensor {
 	out := run(x, weight, bias)
 	switch {
 	case l.dropout > 0 && l.lean:
@@ -476,14 +519,16 @@ func (l *loraLayer) Forward(s *torch.Scope, x, weight, bias *torch.Tensor, run f
 		return s.Add(out, s.MulScalar(l.up(s, run(x, l.a.T, nil), l.b.T), l.scaling))
 	}
 	err := s.With(func(s *torch.Scope) error {
-		if l.b.Shape[0] <= l.b.Shape[1] { // no fewer channels between A and B than behind them: both in one, as wide as the layer
+		// With at least as many channels between A and B as after B, B·A is one convolution as wide
+		// as the layer.
+		if l.b.Shape[0] <= l.b.Shape[1] {
 			s.Add_(out, run(x, s.MulScalar(l.product(s), l.scaling), nil), 1)
 		} else {
 			s.Add_(out, l.up(s, run(x, l.a.T, nil), s.MulScalar(l.b.T, l.scaling)), 1)
 		}
 		return nil
 	})
-	if err != nil { // s has it already
+	if err != nil { // already recorded in s
 		return nil
 	}
 	return out

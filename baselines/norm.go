@@ -18,9 +18,10 @@ func init() {
 	})
 }
 
-// norm trains what has "norm" or "seg_layers" in its name. On nnU-Net's networks these are weights and biases of instance norms (Affine-IN), and the heads
-// whole.
-// Compat: the rule goes by the name alone, so that SwinUNETR's head (out.conv.conv) trains not at all; --train 'out.*' adds it.
+// norm trains parameters with "norm" or "seg_layers" in the name. In nnU-Net's networks these are
+// the weights and biases of the instance norms (Affine-IN) and of the heads.
+// Compat: the rule depends only on the name, so SwinUNETR's head (out.conv.conv) does not train;
+// --train 'out.*' adds it.
 // Source: LN-Seg-FM nnUNetTrainer_norm.py, train_step.
 type norm struct{}
 

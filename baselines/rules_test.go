@@ -47,7 +47,7 @@ func networks(t *testing.T) map[string][]parameter {
 	return all
 }
 
-func ruled(t *testing.T, name string) finetune.Method {
+func makeMethod(t *testing.T, name string) finetune.Method {
 	t.Helper()
 	e, err := finetune.Lookup(name)
 	require.NoError(t, err)
@@ -71,7 +71,7 @@ func trained(m finetune.Method, ps []parameter) (c count) {
 	return c
 }
 
-// By Python's rules over the names, for every network; and the counts that are known of the released trainers.
+// Python's rules on the names of every network, and the known counts of the released trainers.
 func TestMethodsTrainWhatTheReleasedTrainersDo(t *testing.T) {
 	var want struct {
 		Trainable map[string]map[string]count
@@ -81,7 +81,7 @@ func TestMethodsTrainWhatTheReleasedTrainersDo(t *testing.T) {
 	require.Len(t, want.Trainable, len(all))
 	for network, methods := range want.Trainable {
 		for name, c := range methods {
-			require.Equal(t, c, trained(ruled(t, name), all[network]), "%s, %s", network, name)
+			require.Equal(t, c, trained(makeMethod(t, name), all[network]), "%s, %s", network, name)
 		}
 	}
 	// Six stages, one channel, two classes: PlainConvUNet and ResidualEncoderUNet.
@@ -89,8 +89,8 @@ func TestMethodsTrainWhatTheReleasedTrainersDo(t *testing.T) {
 		"plainconvunet": {{59, 10090}, {54, 9290}},
 		"resencl":       {{135, 29290}, {134, 29258}},
 	} {
-		require.Equal(t, c[0], trained(ruled(t, "bias"), all[network]), network)
-		require.Equal(t, c[1], trained(ruled(t, "norm"), all[network]), network)
+		require.Equal(t, c[0], trained(makeMethod(t, "bias"), all[network]), network)
+		require.Equal(t, c[1], trained(makeMethod(t, "norm"), all[network]), network)
 	}
 }
 
@@ -109,20 +109,20 @@ func TestReleasedSettings(t *testing.T) {
 		m, err := e.Make(nil)
 		require.NoError(t, err)
 		_, updates := m.(finetune.Updater)
-		require.False(t, updates, "its step is the ordinary one")
+		require.False(t, updates, "it takes ordinary optimizer steps")
 	}
 	stock, err := finetune.Stock()
 	require.NoError(t, err)
 	require.Equal(t, "full", stock.Name)
 }
 
-// The heads are the last layers: as many numbers as there are in them, whatever the rest.
+// Only the last layers train, whatever the rest of the network is.
 func TestHeadIsTheHeadAlone(t *testing.T) {
 	for network, want := range map[string][]string{
 		"tiny-swinunetr": {"out.conv.conv.weight", "out.conv.conv.bias"},
 		"plainconvunet":  {"decoder.seg_layers.0.weight", "decoder.seg_layers.4.bias"},
 	} {
-		m := ruled(t, "head")
+		m := makeMethod(t, "head")
 		var got []string
 		for _, p := range networks(t)[network] {
 			if m.Trains(p.name, p.shape) {

@@ -1,11 +1,13 @@
-// Package delta keeps what a fine-tuning changed: the entries of each parameter that differ from the base it began with,
-// and the base's digest, so that it is applied to no other.
+// Package delta stores the result of fine-tuning as a difference: the elements of each parameter
+// that differ from the base, and the digest of the base, so that a delta is never applied to
+// another one.
 //
-// A delta is a safetensors file. Its metadata holds "format" ("lntorch.delta"), "version" ("1"), "base_sha256"
-// (checkpoint.File.Digest of the base) and what the result says of itself (checkpoint.AboutKey). A parameter NAME of which few
-// entries changed has two vectors: "NAME:index", the flat row-major positions, increasing (I32, or I64 for more than 2^31 entries),
-// and "NAME:value", the new float32 elements. One that changed in a third of its entries or more, or in its shape, stands as a
-// whole under NAME. Parameters that did not change are absent.
+// A delta is a safetensors file. Its metadata holds "format" ("lntorch.delta"), "version" ("1"),
+// "base_sha256" (checkpoint.File.Digest of the base) and the description of the result
+// (checkpoint.AboutKey). A parameter NAME with few changed elements has two vectors: "NAME:index",
+// the flat row-major indices in increasing order (I32, or I64 above 2^31 elements), and
+// "NAME:value", the new float32 values. A parameter with at least a third of its elements changed,
+// or with another shape, is stored whole under NAME. Unchanged parameters are absent.
 package delta
 
 import (
@@ -22,20 +24,20 @@ import (
 	"github.com/lntorch/lntorch/models"
 )
 
-// Metadata of the file.
+// Metadata keys and values of the file.
 const (
 	formatKey  = "format"
 	formatName = "lntorch.delta"
 	versionKey = "version"
 	version    = "1"
-	// BaseKey is where files of adapters, too, name the digest of their base.
+	// BaseKey holds the digest of the base, also in adapter files.
 	BaseKey = "base_sha256"
 )
 
-// Ends of the names of a sparse parameter's two tensors.
+// Suffixes of the two tensors of a sparse parameter.
 const (
-	indexEnd = ":index"
-	valueEnd = ":value"
+	indexSuffix = ":index"
+	valueSuffix = ":value"
 )
 
 // Weight is a parameter of the fine-tuned network: float32, little-endian, row-major.
@@ -51,17 +53,18 @@ type change struct {
 	shape   []int64
 	index   []int64 // nil for the whole parameter
 	values  []byte
-	changed int // entries
+	changed int // elements
 }
 
 // Delta is the difference of two networks.
 type Delta struct {
-	Total, Changed int64 // entries of all parameters, and of them those that differ
+	Total, Changed int64 // elements of all parameters, and how many of them differ
 	Base           string
 	changes        []change
 }
 
-// Compare finds what differs from base, bit for bit. Every weight of base must be among the weights; aliases need not.
+// Compare returns the bitwise differences of weights from base. Every weight must exist in base;
+// aliases are optional.
 func Compare(base *checkpoint.File, weights []Weight) (*Delta, error) {
 	d := &Delta{}
 	was := map[string]*pth.Tensor{}
@@ -73,7 +76,8 @@ func Compare(base *checkpoint.File, weights []Weight) (*Delta, error) {
 	for _, w := range weights {
 		old := was[models.Canonical(w.Name)]
 		if old == nil {
-			return nil, fmt.Errorf("delta: %s has no weight %s: it is not what this network began with", base.Path, w.Name)
+			return nil, fmt.Errorf("delta: %s has no weight %s: it is not the base of this "+
+				"network; give the checkpoint that it was trained from", base.Path, w.Name)
 		}
 		c, err := compare(old, w)
 		if err != nil {
@@ -100,6 +104,7 @@ func numel(shape []int64) int64 {
 	return n
 }
 
+// compare returns the difference of w from old, nil if there is none.
 func compare(old *pth.Tensor, w Weight) (*change, error) {
 	now := make([]byte, 4*numel(w.Shape))
 	if err := w.Read(now); err != nil {
@@ -131,7 +136,7 @@ func compare(old *pth.Tensor, w Weight) (*change, error) {
 	return &change{w.Name, w.Shape, index, values, len(index)}, nil
 }
 
-// Bytes is what Save will write, but for the header.
+// Bytes is the size of the file that Save writes, without the header.
 func (d *Delta) Bytes() int64 {
 	n := int64(0)
 	for _, c := range d.changes {
@@ -140,7 +145,7 @@ func (d *Delta) Bytes() int64 {
 	return n
 }
 
-// Plain is what the network's weights take.
+// Plain is the size of all the network's weights in bytes.
 func (d *Delta) Plain() int64 { return 4 * d.Total }
 
 func indexType(shape []int64) safetensors.DType {
@@ -150,7 +155,8 @@ func indexType(shape []int64) safetensors.DType {
 	return safetensors.Int32
 }
 
-// Save writes the delta. about is what the fine-tuned network says of itself (checkpoint.Training.About); "" for nothing.
+// Save writes the delta. about describes the fine-tuned network (checkpoint.Training.About); "" for
+// none.
 func (d *Delta) Save(path, about string) error {
 	metadata := map[string]string{formatKey: formatName, versionKey: version, BaseKey: d.Base}
 	if about != "" {
@@ -159,7 +165,8 @@ func (d *Delta) Save(path, about string) error {
 	var entries []safetensors.Entry
 	for _, c := range d.changes {
 		if c.index == nil {
-			entries = append(entries, safetensors.Entry{Name: c.name, DType: safetensors.Float32, Shape: c.shape, Read: safetensors.Bytes(c.values)})
+			entries = append(entries, safetensors.Entry{Name: c.name, DType: safetensors.Float32,
+				Shape: c.shape, Read: safetensors.Bytes(c.values)})
 			continue
 		}
 		dtype := indexType(c.shape)
@@ -173,8 +180,10 @@ func (d *Delta) Save(path, about string) error {
 		}
 		n := []int64{int64(len(c.index))}
 		entries = append(entries,
-			safetensors.Entry{Name: c.name + indexEnd, DType: dtype, Shape: n, Read: safetensors.Bytes(index)},
-			safetensors.Entry{Name: c.name + valueEnd, DType: safetensors.Float32, Shape: n, Read: safetensors.Bytes(c.values)})
+			safetensors.Entry{Name: c.name + indexSuffix, DType: dtype, Shape: n,
+				Read: safetensors.Bytes(index)},
+			safetensors.Entry{Name: c.name + valueSuffix, DType: safetensors.Float32, Shape: n,
+				Read: safetensors.Bytes(c.values)})
 	}
 	if err := safetensors.Save(path, entries, metadata); err != nil {
 		return fmt.Errorf("delta: %w", err)
@@ -190,16 +199,17 @@ type File struct {
 	file  *safetensors.File
 }
 
-// ErrNoDelta is in the error of Open for a safetensors file that is something else.
-var ErrNoDelta = errors.New("it is no delta of lntorch")
+// ErrNoDelta is wrapped by the error of Open for a safetensors file that is not a delta.
+var ErrNoDelta = errors.New("it is not an lntorch delta")
 
-// Open opens a delta and checks that its vectors belong together.
+// Open opens a delta and checks that its index and value vectors match.
 func Open(path string) (*File, error) {
 	s, err := safetensors.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("delta: %w", err)
 	}
-	f := &File{Path: path, Base: s.Metadata[BaseKey], About: s.Metadata[checkpoint.AboutKey], file: s}
+	f := &File{Path: path, Base: s.Metadata[BaseKey], About: s.Metadata[checkpoint.AboutKey],
+		file: s}
 	if err := f.check(); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("delta: %s: %w", path, err)
@@ -212,21 +222,24 @@ func (f *File) check() error {
 		return ErrNoDelta
 	}
 	if v := f.file.Metadata[versionKey]; v != version {
-		return fmt.Errorf("its version is %q, this program reads %s: use the lntorch that wrote it", v, version)
+		return fmt.Errorf("its version is %q, expected %s: use the version of lntorch that wrote it", v, version)
 	}
 	for _, t := range f.file.Tensors {
-		if name, ok := strings.CutSuffix(t.Name, indexEnd); ok {
-			v := f.file.Tensor(name + valueEnd)
-			if v == nil || len(t.Shape) != 1 || !slices.Equal(t.Shape, v.Shape) || t.DType != safetensors.Int32 && t.DType != safetensors.Int64 {
-				return fmt.Errorf("%s: its indices (%s of shape %v) have no values of that shape", name, t.DType, t.Shape)
+		if name, ok := strings.CutSuffix(t.Name, indexSuffix); ok {
+			v := f.file.Tensor(name + valueSuffix)
+			if v == nil || len(t.Shape) != 1 || !slices.Equal(t.Shape, v.Shape) ||
+				t.DType != safetensors.Int32 && t.DType != safetensors.Int64 {
+				return fmt.Errorf("%s: its indices (%s of shape %v) have no values of the same "+
+					"shape; the file is damaged", name, t.DType, t.Shape)
 			}
 			continue
 		}
 		if t.DType != safetensors.Float32 {
 			return fmt.Errorf("%s is %s, expected F32", t.Name, t.DType)
 		}
-		if name, ok := strings.CutSuffix(t.Name, valueEnd); ok && f.file.Tensor(name+indexEnd) == nil {
-			return fmt.Errorf("%s: its values have no indices", name)
+		if name, ok := strings.CutSuffix(t.Name, valueSuffix); ok &&
+			f.file.Tensor(name+indexSuffix) == nil {
+			return fmt.Errorf("%s: its values have no indices; the file is damaged", name)
 		}
 	}
 	return nil
@@ -235,17 +248,17 @@ func (f *File) check() error {
 // Close closes the file.
 func (f *File) Close() error { return f.file.Close() }
 
-// Apply changes a base under edit, whose digest must be the one that the delta names. The delta stays open until the edit is
-// saved.
+// Apply applies the delta to the base under edit, whose digest must be the delta's. The delta must
+// stay open until the edit is saved.
 func (f *File) Apply(base *checkpoint.File, e *checkpoint.Edit) error {
 	if err := CheckBase(base, f.Base, f.Path); err != nil {
 		return err
 	}
 	for _, t := range f.file.Tensors {
-		if strings.HasSuffix(t.Name, valueEnd) {
-			continue // with its indices
+		if strings.HasSuffix(t.Name, valueSuffix) {
+			continue // handled with its indices
 		}
-		name, sparse := strings.CutSuffix(t.Name, indexEnd)
+		name, sparse := strings.CutSuffix(t.Name, indexSuffix)
 		var now *pth.Tensor
 		var err error
 		if sparse {
@@ -264,7 +277,8 @@ func (f *File) Apply(base *checkpoint.File, e *checkpoint.Edit) error {
 	return nil
 }
 
-// CheckBase refuses a base whose digest is not the one that what was trained from it names; "" allows any.
+// CheckBase returns an error unless base has the given digest, which the file from records; ""
+// accepts any base.
 func CheckBase(base *checkpoint.File, digest, from string) error {
 	if digest == "" {
 		return nil
@@ -274,18 +288,21 @@ func CheckBase(base *checkpoint.File, digest, from string) error {
 		return err
 	}
 	if is != digest {
-		return fmt.Errorf("%s was not trained from %s: it belongs to weights of sha256 %.16s…, these have %.16s…; give the checkpoint that the training began with as --base", from, base.Path, digest, is)
+		return fmt.Errorf("%s was not trained from %s: its base has sha256 %.16s…, this "+
+			"checkpoint %.16s…; pass the checkpoint that the training run started from as --base",
+			from, base.Path, digest, is)
 	}
 	return nil
 }
 
-// scatter is a weight with the values at their indices.
-func (f *File) scatter(e *checkpoint.Edit, name string, index *safetensors.Tensor) (*pth.Tensor, error) {
+// scatter returns the weight name of the base with the delta's values written at their indices.
+func (f *File) scatter(e *checkpoint.Edit, name string, index *safetensors.Tensor) (*pth.Tensor,
+	error) {
 	old := e.Tensor(name)
 	if old == nil || old.DType != pth.Float32 {
 		return nil, fmt.Errorf("%s: the base has no float32 weight of that name", name)
 	}
-	values := f.file.Tensor(name + valueEnd)
+	values := f.file.Tensor(name + valueSuffix)
 	b, at, v := make([]byte, old.Bytes()), make([]byte, index.Bytes()), make([]byte, values.Bytes())
 	if err := errors.Join(old.ReadInto(b), index.ReadInto(at), values.ReadInto(v)); err != nil {
 		return nil, err
@@ -299,7 +316,8 @@ func (f *File) scatter(e *checkpoint.Edit, name string, index *safetensors.Tenso
 			i = int64(binary.LittleEndian.Uint64(at[8*k:]))
 		}
 		if i <= last || i >= old.Numel() {
-			return nil, fmt.Errorf("%s: index %d after %d, expected increasing ones below %d", name, i, last, old.Numel())
+			return nil, fmt.Errorf("%s: index %d after %d, expected increasing ones below %d", name,
+				i, last, old.Numel())
 		}
 		last = i
 		copy(b[4*i:], v[4*k:4*k+4])

@@ -25,7 +25,7 @@ func floats(v ...float32) []byte {
 	return b
 }
 
-// base writes a state dict: a weight under three names, a bias and a head, and opens it.
+// base writes a state dict (a weight under three names, a bias and a head) and opens it.
 func base(t *testing.T, head ...float32) *checkpoint.File {
 	t.Helper()
 	state := &pickle.OrderedDict{}
@@ -105,7 +105,8 @@ func TestOnlyChangedEntriesAreKeptAndAppliedToEveryName(t *testing.T) {
 	require.NoError(t, f.Apply(b, e))
 	out := filepath.Join(t.TempDir(), "out.pth")
 	require.NoError(t, e.Save(out, ""))
-	for _, name := range []string{"encoder.a.conv.weight", "encoder.a.all_modules.0.weight", "decoder.encoder.a.all_modules.0.weight"} {
+	for _, name := range []string{"encoder.a.conv.weight", "encoder.a.all_modules.0.weight",
+		"decoder.encoder.a.all_modules.0.weight"} {
 		shape, v := values(t, out, name)
 		require.Equal(t, []int64{2, 4}, shape)
 		require.Equal(t, []float32{1, 2, 3, -4, 5, 6, 7, 80}, v, name)
@@ -115,11 +116,12 @@ func TestOnlyChangedEntriesAreKeptAndAppliedToEveryName(t *testing.T) {
 	require.Equal(t, []float32{1, 2, 3}, v)
 }
 
-// Bits count, not values: -0 is a change from 0, and a NaN that stays is none.
+// Bits are compared, not values: -0 differs from 0, and an unchanged NaN does not differ.
 func TestBitsAreCompared(t *testing.T) {
 	nan := float32(math.NaN())
 	b := base(t, nan, 10, 11, 12)
-	d, err := delta.Compare(b, []delta.Weight{weight("encoder.a.norm.bias", []int64{2}, 0, negativeZero), weight("head", []int64{4}, nan, 10, 11, 12)})
+	d, err := delta.Compare(b, []delta.Weight{weight("encoder.a.norm.bias", []int64{2}, 0,
+		negativeZero), weight("head", []int64{4}, nan, 10, 11, 12)})
 	require.NoError(t, err)
 	require.Equal(t, int64(1), d.Changed)
 }
@@ -136,8 +138,8 @@ func TestAnotherBaseIsRefused(t *testing.T) {
 	other := base(t, 9, 12)
 	err = f.Apply(other, checkpoint.NewEdit(other, models.Canonical))
 	require.ErrorContains(t, err, "was not trained from "+other.Path)
-	require.ErrorContains(t, err, "give the checkpoint that the training began with as --base")
-	require.NoError(t, delta.CheckBase(other, "", path), "a file that names no base goes with any")
+	require.ErrorContains(t, err, "pass the checkpoint that the training run started from as --base")
+	require.NoError(t, delta.CheckBase(other, "", path), "a file without a digest accepts any base")
 	same := base(t, 9, 10)
 	require.NoError(t, f.Apply(same, checkpoint.NewEdit(same, models.Canonical)))
 
@@ -145,14 +147,16 @@ func TestAnotherBaseIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "has no weight elsewhere")
 }
 
-// The digest is of the weights: it does not depend on the file's format, the order of names, or which aliases it lists.
+// The digest depends only on the weights, not on the file format, the order of names or the aliases
+// listed.
 func TestDigestIsOfTheWeights(t *testing.T) {
 	b := base(t, 9, 10)
 	want, err := b.Digest(models.Canonical)
 	require.NoError(t, err)
 	require.Len(t, want, 64)
 	path := filepath.Join(t.TempDir(), "w.safetensors")
-	require.NoError(t, checkpoint.SaveSafetensors(path, []checkpoint.Weight{b.Weights[4], b.Weights[3], b.Weights[1]}, ""))
+	require.NoError(t, checkpoint.SaveSafetensors(path,
+		[]checkpoint.Weight{b.Weights[4], b.Weights[3], b.Weights[1]}, ""))
 	f, err := checkpoint.Open(path)
 	require.NoError(t, err)
 	defer f.Close()
@@ -177,20 +181,24 @@ func TestDamagedDeltasAreRefused(t *testing.T) {
 		return safetensors.Bytes(b)
 	}
 	index := func(name string, v ...int32) safetensors.Entry {
-		return safetensors.Entry{Name: name + ":index", DType: safetensors.Int32, Shape: []int64{int64(len(v))}, Read: ints(v...)}
+		return safetensors.Entry{Name: name + ":index", DType: safetensors.Int32,
+			Shape: []int64{int64(len(v))}, Read: ints(v...)}
 	}
 	value := func(name string, v ...float32) safetensors.Entry {
-		return safetensors.Entry{Name: name + ":value", DType: safetensors.Float32, Shape: []int64{int64(len(v))}, Read: safetensors.Bytes(floats(v...))}
+		return safetensors.Entry{Name: name + ":value", DType: safetensors.Float32,
+			Shape: []int64{int64(len(v))}, Read: safetensors.Bytes(floats(v...))}
 	}
 	for message, entries := range map[string][]safetensors.Entry{
-		"have no values of that shape":      {index("head", 0, 1), value("head", 1)},
-		"its values have no indices":        {value("head", 1)},
-		"is U8, expected F32":               {{Name: "head", DType: safetensors.Uint8, Shape: []int64{0}, Read: safetensors.Bytes(nil)}},
-		"index 2 after -1":                  {index("head", 2), value("head", 1)},
-		"index -1 after -1":                 {index("head", -1), value("head", 1)},
-		"index 1 after 1":                   {index("head", 1, 1), value("head", 1, 2)},
-		"the base has no float32 weight":    {index("no", 0), value("no", 1)},
-		"has no weight no: is it the right": {{Name: "no", DType: safetensors.Float32, Shape: []int64{0}, Read: safetensors.Bytes(nil)}},
+		"have no values of the same shape": {index("head", 0, 1), value("head", 1)},
+		"its values have no indices":   {value("head", 1)},
+		"is U8, expected F32": {{Name: "head", DType: safetensors.Uint8,
+			Shape: []int64{0}, Read: safetensors.Bytes(nil)}},
+		"index 2 after -1":               {index("head", 2), value("head", 1)},
+		"index -1 after -1":              {index("head", -1), value("head", 1)},
+		"index 1 after 1":                {index("head", 1, 1), value("head", 1, 2)},
+		"the base has no float32 weight": {index("no", 0), value("no", 1)},
+		"has no weight no: is it the right": {{Name: "no", DType: safetensors.Float32,
+			Shape: []int64{0}, Read: safetensors.Bytes(nil)}},
 	} {
 		path := filepath.Join(t.TempDir(), "d.safetensors")
 		require.NoError(t, safetensors.Save(path, entries, meta))
@@ -209,7 +217,7 @@ func TestDamagedDeltasAreRefused(t *testing.T) {
 	meta["version"] = "2"
 	require.NoError(t, safetensors.Save(path, nil, meta))
 	_, err = delta.Open(path)
-	require.ErrorContains(t, err, `its version is "2", this program reads 1`)
+	require.ErrorContains(t, err, `its version is "2", expected 1`)
 	require.NoError(t, os.Remove(path))
 	_, err = delta.Open(path)
 	require.ErrorContains(t, err, "no such file")

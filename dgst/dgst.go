@@ -1,7 +1,9 @@
-// Package dgst is Dynamic Gradient Sparsification Training (Luo et al., 2025): in every iteration only the few entries
-// of each weight row with the largest gradients are updated, while norms, biases and segmentation heads train densely.
+// Package dgst implements Dynamic Gradient Sparsification Training (Luo et al., 2025): each
+// iteration updates only the k entries with the largest gradients in each row of a weight; norms,
+// biases and segmentation heads train densely.
 //
-// It chooses entries and update rules; gradients, momentum and the optimizer's arithmetic are elsewhere.
+// It selects entries and update rules. Gradients come from the training loop (package train),
+// momentum and the update itself from torch/optim. Rules follow LN-Seg-FM's nnUNetTrainer_DGST.py.
 package dgst
 
 import (
@@ -23,28 +25,38 @@ func init() {
 	finetune.Register(finetune.Entry{
 		Name:    "dgst",
 		Trainer: "nnUNetTrainer_DGST",
-		Summary: "dynamic gradient sparsification: the k largest gradients of each weight row",
-		LR:      1e-3,
-		Epochs:  50,
+		Summary: "updates the k entries with the largest gradients in each weight row (dynamic " +
+			"gradient sparsification)",
+		LR:     1e-3,
+		Epochs: 50,
 		Options: []finetune.Option{
-			{Name: "dgst-k", Default: "2", Help: "entries that move in each row"},
-			{Name: "dgst-select", Default: string(Dynamic), Values: []string{string(Dynamic), string(Static), string(Random)},
-				Help: "by the gradients of every iteration, by those of the first alone, or by chance"},
-			{Name: "dgst-warmup", Default: "1", Help: "static selection: iterations whose gradients, added up, choose; weights rest before the last of them"},
-			{Name: "dgst-rows", Default: string(Axis0), Values: []string{string(Axis0), string(Output), string(Kernel)},
-				Help: "a row is an index of axis 0, as released (transposed convolutions: an input channel); an output channel everywhere; one (out,in) kernel"},
-			{Name: "dgst-mode", Default: string(GradMask), Values: []string{string(GradMask), string(Strict), string(Paper), string(Released)},
-				Help: "what a mask governs: the gradient; the whole update; plain gradient descent; nothing, as the released file"},
+			{Name: "dgst-k", Default: "2", Help: "entries updated per row"},
+			{Name: "dgst-select", Default: string(Dynamic),
+				Values: []string{string(Dynamic), string(Static), string(Random)},
+				Help: "selection by the gradients of every iteration, by those of the first " +
+					"iterations only, or at random"},
+			{Name: "dgst-warmup", Default: "1",
+				Help: "static selection: number of iterations whose summed gradients select the " +
+					"entries; no weight is updated before the last of them"},
+			{Name: "dgst-rows", Default: string(Axis0),
+				Values: []string{string(Axis0), string(Output), string(Kernel)},
+				Help: "a row is an index of axis 0, as released (an input channel of transposed " +
+					"convolutions), an output channel of every layer, or one (out,in) kernel"},
+			{Name: "dgst-mode", Default: string(GradMask),
+				Values: []string{string(GradMask), string(Strict), string(Paper), string(Released)},
+				Help: "what the mask applies to: the gradient, the whole update, plain gradient " +
+					"descent, or nothing, as in the released file"},
 		},
 		New: newFromValues,
 	})
 }
 
-// Mode is what a mask governs.
+// Mode is what a mask applies to.
 type Mode string
 
-// Modes. GradMask is what the released code means to do, Strict the same without drift of entries outside the mask,
-// Paper the paper's formula, Released what the released file does: its masks stay empty, so it is full fine-tuning.
+// Modes. GradMask is what the released code intends. Strict is the same without drift of entries
+// outside the mask. Paper is the paper's formula. Released is what the released file does: its
+// masks stay empty, so it is full fine-tuning.
 const (
 	GradMask Mode = "gradmask"
 	Strict   Mode = "strict"
@@ -52,13 +64,15 @@ const (
 	Released Mode = "released"
 )
 
-var rules = map[Mode]torch.Rule{GradMask: torch.GradMasked, Strict: torch.UpdateMasked, Paper: torch.Plain}
+var rules = map[Mode]torch.Rule{GradMask: torch.GradMasked, Strict: torch.UpdateMasked,
+	Paper: torch.Plain}
 
-// Select is what chooses the entries of a row.
+// Select is how the entries of a row are selected.
 type Select string
 
-// Selections: the largest gradients of each iteration, those of the first Warmup iterations for ever, or chance, anew in
-// each iteration.
+// Selections. Dynamic: the largest gradients of each iteration. Static: the largest summed
+// gradients of the first Warmup iterations, then constant. Random: drawn at random in each
+// iteration.
 const (
 	Dynamic Select = "dynamic"
 	Static  Select = "static"
@@ -67,12 +81,12 @@ const (
 
 // Config holds DGST's settings.
 type Config struct {
-	K      int64 // entries of each row; LN-Seg-FM calls it γ and time_para, and uses 2
+	K      int64 // entries per row; LN-Seg-FM calls it γ and time_para, and uses 2
 	Mode   Mode
 	Select Select // "": Dynamic
 	Rows   Rows   // "": Axis0
-	// Warmup is the number of iterations whose gradients, added up, choose the entries of static selection; 0 means 1. No
-	// weight moves before the last of them.
+	// Warmup is the number of iterations whose summed gradients determine a static selection; 0
+	// means 1. No weight is updated before the last of them.
 	Warmup int64
 }
 
@@ -81,25 +95,27 @@ type Method struct {
 	cfg     Config
 	seed    uint64
 	fixed   fixed
-	touched map[string][]uint64 // one bit for each entry that ever moved, by parameter name
+	touched map[string][]uint64 // one bit per entry, set once it was updated; by parameter name
 	step    int64
 	ever    int64
 }
 
 func newFromValues(v finetune.Values) (finetune.Method, error) {
-	number := map[string]int64{"dgst-k": 0, "dgst-warmup": 0}
-	for name := range number {
+	counts := map[string]int64{"dgst-k": 0, "dgst-warmup": 0}
+	for name := range counts {
 		n, err := strconv.ParseInt(v[name], 10, 64)
 		if err != nil || n < 1 {
-			return nil, fmt.Errorf("dgst: --%s %q: expected a whole number of 1 or more", name, v[name])
+			return nil, fmt.Errorf("dgst: --%s %q: expected a whole number of 1 or more", name,
+				v[name])
 		}
-		number[name] = n
+		counts[name] = n
 	}
-	return New(Config{K: number["dgst-k"], Warmup: number["dgst-warmup"], Mode: Mode(v["dgst-mode"]), Select: Select(v["dgst-select"]),
+	return New(Config{K: counts["dgst-k"], Warmup: counts["dgst-warmup"],
+		Mode: Mode(v["dgst-mode"]), Select: Select(v["dgst-select"]),
 		Rows: Rows(v["dgst-rows"])})
 }
 
-// New makes the method.
+// New validates cfg, fills in its defaults and returns the method.
 func New(cfg Config) (*Method, error) {
 	if cfg.Select == "" {
 		cfg.Select = Dynamic
@@ -111,7 +127,8 @@ func New(cfg Config) (*Method, error) {
 		cfg.Warmup = 1
 	}
 	if _, ok := rules[cfg.Mode]; !ok && cfg.Mode != Released {
-		return nil, fmt.Errorf("dgst: mode %q: expected gradmask, strict, paper or released", cfg.Mode)
+		return nil, fmt.Errorf("dgst: mode %q: expected gradmask, strict, paper or released",
+			cfg.Mode)
 	}
 	if cfg.Select != Dynamic && cfg.Select != Static && cfg.Select != Random {
 		return nil, fmt.Errorf("dgst: selection %q: expected dynamic, static or random", cfg.Select)
@@ -123,27 +140,28 @@ func New(cfg Config) (*Method, error) {
 		return nil, fmt.Errorf("dgst: k is %d and warmup %d, expected 1 or more", cfg.K, cfg.Warmup)
 	}
 	if cfg.Warmup > 1 && cfg.Select != Static {
-		return nil, fmt.Errorf("dgst: --dgst-warmup %d: only static selection gathers gradients, not %s", cfg.Warmup, cfg.Select)
+		return nil, fmt.Errorf("dgst: --dgst-warmup %d: only static selection accumulates "+
+			"gradients, not %s; use --dgst-select static", cfg.Warmup, cfg.Select)
 	}
 	return &Method{cfg: cfg, touched: map[string][]uint64{}}, nil
 }
 
-// Seed sets where random selection begins (finetune.Seeded).
+// Seed sets the seed of random selection (finetune.Seeded).
 func (m *Method) Seed(seed uint64) { m.seed = seed }
 
-// Close gives the static masks back (io.Closer, which the training loop looks for).
+// Close frees the static masks (io.Closer, called by the training loop).
 func (m *Method) Close() error {
 	m.fixed.close()
 	return nil
 }
 
-// Trains: every parameter is in DGST's optimizer; which entries move is Update's matter.
+// Trains reports true: every parameter is in DGST's optimizer; Update selects the entries.
 func (m *Method) Trains(string, []int64) bool { return true }
 
-// FixedFrom tells from which iteration on static masks hold (finetune.Fixed).
+// FixedFrom returns the iteration from which static masks are constant (finetune.Fixed).
 func (m *Method) FixedFrom() (int64, bool) { return m.cfg.Warmup - 1, m.cfg.Select == Static }
 
-// Entries tells how many entries of a parameter move in a step (finetune.Sparse).
+// Entries returns the number of entries of a parameter that are updated per step (finetune.Sparse).
 func (m *Method) Entries(name string, shape []int64) int64 {
 	switch kind := Classify(name, shape); {
 	case kind == Frozen && m.cfg.Mode != Released:
@@ -159,22 +177,22 @@ func (m *Method) Entries(name string, shape []int64) int64 {
 	return n
 }
 
-// Kind is how DGST treats a parameter.
+// Kind is DGST's treatment of a parameter.
 type Kind int
 
 // Kinds of parameters.
 const (
-	Dense  Kind = iota // updated as a whole
-	Sparse             // the selected entries of each row
+	Dense  Kind = iota // all entries are updated
+	Sparse             // the selected entries of each row are updated
 	Frozen             // no entry is selected
 )
 
-// Classify decides by the parameter's full name, tests in this order: frozen with pos_embed or
-// cls_token; dense with norm, bias, head or gamma, and of a segmentation head; sparse otherwise.
-// Vectors have no rows and are dense.
+// Classify returns the kind of a parameter from its full name, in this order: frozen if it contains
+// pos_embed or cls_token; dense if it contains norm, bias, head or gamma, or belongs to a
+// segmentation head; otherwise sparse. Vectors have no rows and are dense.
 // Source: LN-Seg-FM nnUNetTrainer_DGST.py, dynamic_gradient_sparsification.
-// Differs: the source knows heads by the name seg_layers; SwinUNETR's segmentation head
-// (out.conv.conv.weight), which that would leave sparse, is dense like nnU-Net's.
+// Differs: the source recognises heads by the name seg_layers, which leaves SwinUNETR's head
+// (out.conv.conv.weight) sparse; here it is dense like nnU-Net's.
 func Classify(name string, shape []int64) Kind {
 	has := func(parts ...string) bool {
 		for _, p := range parts {
@@ -194,8 +212,9 @@ func Classify(name string, shape []int64) Kind {
 	return Sparse
 }
 
-// Update selects entries by the gradients, which are clipped already: clipping scales them all alike and keeps their order.
-// A parameter without gradient gets no mask. The gradients are not modified.
+// Update selects entries by the clipped gradients. Clipping scales all gradients by one factor, so
+// it does not change their order. A parameter without gradient gets no mask. The gradients are not
+// modified.
 func (m *Method) Update(s *torch.Scope, step int64, params []finetune.Param) ([]optim.Mask, error) {
 	m.step = 0
 	if m.cfg.Mode == Released {
@@ -204,7 +223,7 @@ func (m *Method) Update(s *torch.Scope, step int64, params []finetune.Param) ([]
 	if m.cfg.Select == Static {
 		ready, err := m.fixed.prepare(s, params, m.cfg)
 		if err != nil || !ready {
-			return rest(s, params), err
+			return freezeAll(s, params), err
 		}
 	}
 	masks := make([]optim.Mask, len(params))
@@ -223,7 +242,8 @@ func (m *Method) Update(s *torch.Scope, step int64, params []finetune.Param) ([]
 			return nil, fmt.Errorf("dgst: %s: %w", p.Name, s.Err())
 		}
 		if index == nil {
-			return nil, fmt.Errorf("dgst: %s: the static masks of the checkpoint do not name it", p.Name)
+			return nil, fmt.Errorf("dgst: %s: the checkpoint has no static mask for it; is it a "+
+				"checkpoint of another network?", p.Name)
 		}
 		masks[i] = optim.Mask{Indices: index, Rule: rules[m.cfg.Mode]}
 		if err := m.count(s, p, index); err != nil {
@@ -233,7 +253,7 @@ func (m *Method) Update(s *torch.Scope, step int64, params []finetune.Param) ([]
 	return masks, s.Err()
 }
 
-// Choose makes the choice of an iteration and forgets it (finetune.Chooser).
+// Choose runs the selection of an iteration and discards it (finetune.Chooser).
 func (m *Method) Choose(s *torch.Scope, step int64, params []finetune.Param) (int64, error) {
 	n := int64(0)
 	for _, p := range params {
@@ -249,7 +269,7 @@ func (m *Method) Choose(s *torch.Scope, step int64, params []finetune.Param) (in
 	return n, nil
 }
 
-// choose gives the flat indices of the entries of p that move, by its gradient or by chance.
+// choose returns the flat indices of the entries of p to update, selected by gradient or at random.
 func (m *Method) choose(s *torch.Scope, step int64, p finetune.Param, kind Kind) *torch.Tensor {
 	if kind == Frozen {
 		return s.Empty([]int64{0}, torch.Int64, p.T.Device())
@@ -261,16 +281,17 @@ func (m *Method) choose(s *torch.Scope, step int64, p finetune.Param, kind Kind)
 	return l.largest(s, s.Grad(p.T), m.cfg.K)
 }
 
-// rest is a step in which no entry of any parameter moves, and no momentum gathers.
-func rest(s *torch.Scope, params []finetune.Param) []optim.Mask {
+// freezeAll returns masks under which no entry changes and no momentum accumulates.
+func freezeAll(s *torch.Scope, params []finetune.Param) []optim.Mask {
 	masks := make([]optim.Mask, len(params))
 	for i, p := range params {
-		masks[i] = optim.Mask{Indices: s.Empty([]int64{0}, torch.Int64, p.T.Device()), Rule: torch.Plain}
+		masks[i] = optim.Mask{Indices: s.Empty([]int64{0}, torch.Int64, p.T.Device()),
+			Rule: torch.Plain}
 	}
 	return masks
 }
 
-// count notes which entries have moved so far.
+// count records the entries updated so far.
 func (m *Method) count(s *torch.Scope, p finetune.Param, index *torch.Tensor) error {
 	flat, err := torch.Slice[int64](s.To(index, torch.Int64, torch.CPU))
 	if err != nil {
@@ -283,7 +304,9 @@ func (m *Method) count(s *torch.Scope, p finetune.Param, index *torch.Tensor) er
 		m.touched[p.Name] = set
 	}
 	if last := p.T.Numel() % 64; len(set) != words || last != 0 && set[words-1]>>last != 0 {
-		return fmt.Errorf("dgst: %s: the checkpoint's record of moved entries is for another size", p.Name)
+		return fmt.Errorf("dgst: %s: the checkpoint's record of updated entries does not match "+
+			"its %d "+
+			"entries; is it a checkpoint of another network?", p.Name, p.T.Numel())
 	}
 	for _, i := range flat {
 		if set[i/64]&(1<<(i%64)) == 0 {
@@ -295,11 +318,13 @@ func (m *Method) count(s *torch.Scope, p finetune.Param, index *torch.Tensor) er
 	return nil
 }
 
-// Counts gives the sparse entries of the last step, and of all steps so far.
+// Counts returns the number of sparse entries updated in the last step, and in any step so far
+// (finetune.Counter).
 func (m *Method) Counts() (step, ever int64) { return m.step, m.ever }
 
-// State carries which entries moved and, with static selection, the masks or what is gathered for them. Dynamic
-// selection has no memory, and random selection follows from seed and iteration.
+// State holds the set of updated entries and, for static selection, the masks or the gradients
+// summed so far. Dynamic selection has no state; random selection depends only on seed and
+// iteration.
 func (m *Method) State() ([]finetune.StateEntry, error) {
 	var state []finetune.StateEntry
 	for _, name := range slices.Sorted(maps.Keys(m.touched)) {
@@ -314,7 +339,7 @@ func (m *Method) State() ([]finetune.StateEntry, error) {
 	return append(state, fixed...), err
 }
 
-// Restore takes what State gave, in place of what the method remembers.
+// Restore replaces the method's state by the result of State.
 func (m *Method) Restore(state []finetune.StateEntry) error {
 	m.fixed.close()
 	m.touched, m.step, m.ever = map[string][]uint64{}, 0, 0
@@ -331,7 +356,8 @@ func (m *Method) Restore(state []finetune.StateEntry) error {
 			continue
 		}
 		if !m.fixed.restore(kind, name, e.Value) {
-			return fmt.Errorf("dgst: state %q of type %T is not understood", e.Name, e.Value)
+			return fmt.Errorf("dgst: state %q of the checkpoint is unknown or has an unexpected "+
+				"type; is it a checkpoint of another version of lntorch?", e.Name)
 		}
 	}
 	return nil

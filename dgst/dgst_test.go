@@ -26,8 +26,9 @@ func TestClassifyNamesAsTheReferenceDoes(t *testing.T) {
 	n := 0
 	for network, names := range file.Roles {
 		for name, want := range names {
-			// Five axes: the rule goes by the name alone.
-			require.Equal(t, want, words[dgst.Classify(name, []int64{2, 2, 1, 1, 1})], "%s: %s", network, name)
+			// Five axes: the rule depends only on the name.
+			require.Equal(t, want, words[dgst.Classify(name, []int64{2, 2, 1, 1, 1})], "%s: %s",
+				network, name)
 			n++
 		}
 	}
@@ -35,8 +36,9 @@ func TestClassifyNamesAsTheReferenceDoes(t *testing.T) {
 	require.Equal(t, dgst.Dense, dgst.Classify("x.weight", []int64{7}), "a vector has no rows")
 }
 
-// makeParam makes a trainable parameter with a gradient.
-func makeParam(t *testing.T, s *torch.Scope, name string, value, grad []float32, shape ...int64) finetune.Param {
+// makeParam returns a trainable parameter with a gradient.
+func makeParam(t *testing.T, s *torch.Scope, name string, value, grad []float32,
+	shape ...int64) finetune.Param {
 	t.Helper()
 	p := torch.FromSlice(s, value, shape...)
 	require.NoError(t, p.SetRequiresGrad(true))
@@ -86,7 +88,8 @@ func TestSelectionIsNumpysEntryByEntry(t *testing.T) {
 			m, err := dgst.New(dgst.Config{K: c.K, Mode: dgst.GradMask})
 			require.NoError(t, err)
 			require.NoError(t, torch.With(func(s *torch.Scope) error {
-				p := makeParam(t, s, "a.conv.weight", make([]float32, len(grad)), grad, wide(shape)...)
+				p := makeParam(t, s, "a.conv.weight", make([]float32, len(grad)), grad,
+					wide(shape)...)
 				masks, err := m.Update(s, 0, []finetune.Param{p})
 				require.NoError(t, err)
 				require.Equal(t, want, denseMask(t, masks[0], len(grad)))
@@ -128,7 +131,7 @@ func TestUpdatesFollowTheFormulas(t *testing.T) {
 	require.NoError(t, err)
 	version, err := torch.Version()
 	require.NoError(t, err)
-	// The instruction set decides whether a product and a sum are rounded once or twice.
+	// With FMA instructions a product and a sum are rounded once, otherwise twice.
 	exact := capability == file.Meta.Capability && strings.HasPrefix(file.Meta.Torch, version)
 	for _, mode := range file.Modes {
 		t.Run(mode, func(t *testing.T) {
@@ -142,14 +145,16 @@ func TestUpdatesFollowTheFormulas(t *testing.T) {
 					p := makeParam(t, s, name, v, make([]float32, len(v)), wide(shape)...)
 					params, tensors = append(params, p), append(tensors, p.T)
 				}
-				sgd, err := optim.NewSGD(tensors, torch.SGD{LR: 1, Momentum: file.Momentum, WeightDecay: file.WeightDecay, Nesterov: true})
+				sgd, err := optim.NewSGD(tensors, torch.SGD{LR: 1, Momentum: file.Momentum,
+					WeightDecay: file.WeightDecay, Nesterov: true})
 				require.NoError(t, err)
 				defer sgd.Close()
 				for step, lr := range file.LRs {
 					before := make([][]float32, len(params))
 					for i, p := range params {
 						before[i] = torchtest.Float32s(t, p.T)
-						shape, g := golden.Float32s(t, arrays, fmt.Sprintf("step%02d/grad/%s", step, p.Name))
+						shape, g := golden.Float32s(t, arrays, fmt.Sprintf("step%02d/grad/%s", step,
+							p.Name))
 						require.NoError(t, p.T.SetGrad(torch.FromSlice(s, g, wide(shape)...)))
 					}
 					sgd.SetLR(lr)
@@ -158,7 +163,8 @@ func TestUpdatesFollowTheFormulas(t *testing.T) {
 					sgd.Step(s, masks)
 					require.NoError(t, s.Err())
 					for i, p := range params {
-						shape, want := golden.Float32s(t, arrays, fmt.Sprintf("%s/step%02d/param/%s", mode, step, p.Name))
+						shape, want := golden.Float32s(t, arrays,
+							fmt.Sprintf("%s/step%02d/param/%s", mode, step, p.Name))
 						got := torchtest.Float32s(t, p.T)
 						what := fmt.Sprintf("%s after step %d", p.Name, step)
 						if exact {
@@ -177,7 +183,7 @@ func TestUpdatesFollowTheFormulas(t *testing.T) {
 	}
 }
 
-// unmoved: what is outside the mask keeps its bits.
+// unmoved checks that entries outside the mask keep their bits.
 func unmoved(t *testing.T, kind string, m optim.Mask, before, after []float32) {
 	t.Helper()
 	if kind == "dense" {
@@ -201,7 +207,8 @@ func TestGradMaskedEntriesDrift(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		p := makeParam(t, s, "w", []float32{1, 1}, []float32{3, 1}, 1, 2)
-		sgd, err := optim.NewSGD([]*torch.Tensor{p.T}, torch.SGD{LR: 0.1, Momentum: 0.9, WeightDecay: 0.5, Nesterov: true})
+		sgd, err := optim.NewSGD([]*torch.Tensor{p.T}, torch.SGD{LR: 0.1, Momentum: 0.9,
+			WeightDecay: 0.5, Nesterov: true})
 		require.NoError(t, err)
 		defer sgd.Close()
 		masks, err := m.Update(s, 0, []finetune.Param{p})
@@ -233,7 +240,8 @@ func TestStaticMasksStayAndTravelThroughState(t *testing.T) {
 		require.NoError(t, p.T.SetGrad(torch.FromSlice(s, []float32{9, 1, 1, 1, 1, 9}, 2, 3)))
 		again, err := m.Update(s, 1, params)
 		require.NoError(t, err)
-		require.Equal(t, denseMask(t, first[0], 6), denseMask(t, again[0], 6), "static means once")
+		require.Equal(t, denseMask(t, first[0], 6), denseMask(t, again[0], 6),
+			"static masks are selected once")
 
 		other, err := dgst.New(dgst.Config{K: 1, Select: dgst.Static, Mode: dgst.Strict})
 		require.NoError(t, err)
@@ -241,7 +249,7 @@ func TestStaticMasksStayAndTravelThroughState(t *testing.T) {
 		require.NoError(t, other.Restore(state))
 		same, err := other.State()
 		require.NoError(t, err)
-		require.Equal(t, state, same, "state restored and not used yet")
+		require.Equal(t, state, same, "state restored, not yet used")
 		restored, err := other.Update(s, 5, params)
 		require.NoError(t, err)
 		require.Equal(t, denseMask(t, first[0], 6), denseMask(t, restored[0], 6))
@@ -252,14 +260,16 @@ func TestStaticMasksStayAndTravelThroughState(t *testing.T) {
 		foreign, err := dgst.New(dgst.Config{K: 1, Select: dgst.Static, Mode: dgst.Strict})
 		require.NoError(t, err)
 		defer foreign.Close()
-		require.NoError(t, foreign.Restore([]finetune.StateEntry{{Name: "mask/w", Value: []int64{99}}}))
+		require.NoError(t, foreign.Restore([]finetune.StateEntry{{Name: "mask/w",
+			Value: []int64{99}}}))
 		_, err = foreign.Update(s, 0, params)
-		require.ErrorContains(t, err, "w: mask entry 99 of a checkpoint lies outside its 6 entries")
+		require.ErrorContains(t, err,
+			"w: mask index 99 in the checkpoint, expected 0 or more and below its 6 entries")
 		return s.Err()
 	}))
 }
 
-func TestCountsWhatEverMoved(t *testing.T) {
+func TestCountsUpdatedEntries(t *testing.T) {
 	torchtest.Require(t)
 	m, err := dgst.New(dgst.Config{K: 1, Mode: dgst.Paper})
 	require.NoError(t, err)
@@ -298,7 +308,8 @@ func TestCountsWhatEverMoved(t *testing.T) {
 func TestWrongSettingsAndStatesSayWhatIsExpected(t *testing.T) {
 	entry, err := finetune.Lookup("dgst")
 	require.NoError(t, err)
-	for value, want := range map[string]string{"0": "whole number of 1 or more", "two": "whole number"} {
+	for value, want := range map[string]string{"0": "whole number of 1 or more",
+		"two": "whole number"} {
 		_, err := entry.Make(finetune.Values{"dgst-k": value})
 		require.ErrorContains(t, err, want)
 	}
@@ -307,12 +318,13 @@ func TestWrongSettingsAndStatesSayWhatIsExpected(t *testing.T) {
 	_, err = entry.Make(finetune.Values{"lora-rank": "1"})
 	require.ErrorContains(t, err, "has no option --lora-rank")
 	_, err = finetune.Lookup("adam")
-	require.ErrorContains(t, err, "known: dgst")
+	require.ErrorContains(t, err, "expected one of dgst")
 
 	m, err := dgst.New(dgst.Config{K: 2, Mode: dgst.Strict})
 	require.NoError(t, err)
-	for _, e := range []finetune.StateEntry{{Name: "touched/w", Value: []byte{1, 2}}, {Name: "other/w", Value: []int64{1}}, {Name: "mask/w", Value: 1.5}} {
-		require.ErrorContains(t, m.Restore([]finetune.StateEntry{e}), "not understood")
+	for _, e := range []finetune.StateEntry{{Name: "touched/w", Value: []byte{1, 2}},
+		{Name: "other/w", Value: []int64{1}}, {Name: "mask/w", Value: 1.5}} {
+		require.ErrorContains(t, m.Restore([]finetune.StateEntry{e}), "unexpected type")
 	}
 }
 
@@ -331,7 +343,7 @@ func TestANonFiniteGradientIsAnError(t *testing.T) {
 	}))
 }
 
-func TestReleasedMasksNothing(t *testing.T) {
+func TestReleasedModeMasksNothing(t *testing.T) {
 	torchtest.Require(t)
 	m, err := dgst.New(dgst.Config{K: 2, Mode: dgst.Released})
 	require.NoError(t, err)

@@ -16,7 +16,7 @@ import (
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
-// largest lists, by sorting whole rows, the flat indices of the k largest magnitudes of each row.
+// largest returns the flat indices of the k largest magnitudes of each row, by sorting whole rows.
 func largest(v []float32, rows, k int) []int64 {
 	var out []int64
 	width := len(v) / rows
@@ -35,13 +35,14 @@ func largest(v []float32, rows, k int) []int64 {
 	return out
 }
 
-// The gradients that PyTorch computed for whole networks: 2d with three classes, several channels and four classes,
-// bottlenecks, and k beyond the shortest rows.
+// Selection on PyTorch's gradients of whole networks: 2d with three classes, several channels and
+// four classes, bottlenecks, and k above the length of the shortest rows.
 func TestSelectionOnWholeNetworks(t *testing.T) {
 	for _, c := range []struct {
 		network string
 		k       int
-	}{{"resenc-2d", 2}, {"plain-2d", 1}, {"plain-channels", 3}, {"resenc-bottleneck", 40}, {"plain-aniso", 2}} {
+	}{{"resenc-2d", 2}, {"plain-2d", 1}, {"plain-channels", 3}, {"resenc-bottleneck", 40},
+		{"plain-aniso", 2}} {
 		t.Run(c.network, func(t *testing.T) {
 			torchtest.NoLeak(t)
 			arrays := golden.Load(t, "network/"+c.network+".npz")
@@ -57,7 +58,8 @@ func TestSelectionOnWholeNetworks(t *testing.T) {
 						continue
 					}
 					shape, g := golden.Float32s(t, arrays, name)
-					params = append(params, makeParam(t, s, parameter, make([]float32, len(g)), g, wide(shape)...))
+					params = append(params, makeParam(t, s, parameter, make([]float32, len(g)), g,
+						wide(shape)...))
 					var w []int64
 					if strings.Contains(parameter, "seg_layers") {
 						heads++
@@ -107,8 +109,8 @@ func TestAParameterWithoutGradientGetsNoMask(t *testing.T) {
 	}
 }
 
-// A method that takes up a training chooses as the first one would have: with static masks, while it still gathers
-// gradients for them, and by chance.
+// A resumed method selects as the uninterrupted one: with static masks, during their warm-up, and
+// at random.
 func TestTakingUpATrainingChangesNothing(t *testing.T) {
 	for _, cfg := range []dgst.Config{
 		{K: 2, Mode: dgst.Strict},
@@ -117,7 +119,8 @@ func TestTakingUpATrainingChangesNothing(t *testing.T) {
 		{K: 2, Mode: dgst.Paper, Select: dgst.Random, Rows: dgst.Kernel},
 	} {
 		torchtest.NoLeak(t)
-		grads := [][]float32{torchtest.Fill(1, 24), torchtest.Fill(2, 24), torchtest.Fill(3, 24), torchtest.Fill(4, 24)}
+		grads := [][]float32{torchtest.Fill(1, 24), torchtest.Fill(2, 24), torchtest.Fill(3, 24),
+			torchtest.Fill(4, 24)}
 		run := func(stop int) (masks [][]bool, counts [][2]int64, last []finetune.StateEntry) {
 			m, err := dgst.New(cfg)
 			require.NoError(t, err)
@@ -172,11 +175,20 @@ func TestStateOfAnotherNetworkIsAnError(t *testing.T) {
 		state  []finetune.StateEntry
 		want   string
 	}{
-		"record of another size": {false, []finetune.StateEntry{{Name: "touched/w", Value: make([]byte, 16)}}, "w: the checkpoint's record of moved entries is for another size"},
-		"record beyond the end":  {false, []finetune.StateEntry{{Name: "touched/w", Value: []byte{0, 1, 0, 0, 0, 0, 0, 0}}}, "w: the checkpoint's record of moved entries is for another size"},
-		"mask of another name":   {true, []finetune.StateEntry{{Name: "mask/v", Value: []int64{1}}}, "w: the static masks of the checkpoint do not name it"},
-		"negative entry":         {true, []finetune.StateEntry{{Name: "mask/w", Value: []int64{-1}}}, "w: mask entry -1 of a checkpoint lies outside its 4 entries"},
-		"entry twice":            {true, []finetune.StateEntry{{Name: "mask/w", Value: []int64{1, 1}}}, "w: mask entry 1 of a checkpoint stands twice"},
+		"record of another size": {false,
+			[]finetune.StateEntry{{Name: "touched/w", Value: make([]byte, 16)}},
+			"w: the checkpoint's record of updated entries does not match its"},
+		"record beyond the end": {false,
+			[]finetune.StateEntry{{Name: "touched/w", Value: []byte{0, 1, 0, 0, 0, 0, 0, 0}}},
+			"w: the checkpoint's record of updated entries does not match its"},
+		"mask of another name": {true, []finetune.StateEntry{{Name: "mask/v", Value: []int64{1}}},
+			"w: the checkpoint has no static mask for it"},
+		"negative entry": {true,
+			[]finetune.StateEntry{{Name: "mask/w", Value: []int64{-1}}},
+			"w: mask index -1 in the checkpoint, expected 0 or more and below its 4 entries"},
+		"entry twice": {true,
+			[]finetune.StateEntry{{Name: "mask/w", Value: []int64{1, 1}}},
+			"w: mask index 1 is in the checkpoint twice"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := dgst.Config{K: 1, Mode: dgst.Strict}
@@ -196,8 +208,8 @@ func TestStateOfAnotherNetworkIsAnError(t *testing.T) {
 	}
 }
 
-// A checkpoint that was read replaces what the method remembered.
-func TestRestoreForgetsWhatWasThere(t *testing.T) {
+// Restoring a checkpoint replaces the previous state.
+func TestRestoreReplacesState(t *testing.T) {
 	torchtest.NoLeak(t)
 	m, err := dgst.New(dgst.Config{K: 1, Select: dgst.Static, Mode: dgst.Strict})
 	require.NoError(t, err)
@@ -206,7 +218,8 @@ func TestRestoreForgetsWhatWasThere(t *testing.T) {
 		p := makeParam(t, s, "w", make([]float32, 4), []float32{1, 2, 3, 4}, 2, 2)
 		_, err := m.Update(s, 0, []finetune.Param{p})
 		require.NoError(t, err)
-		want := []finetune.StateEntry{{Name: "touched/w", Value: []byte{1, 0, 0, 0, 0, 0, 0, 0}}, {Name: "mask/w", Value: []int64{0, 2}}}
+		want := []finetune.StateEntry{{Name: "touched/w", Value: []byte{1, 0, 0, 0, 0, 0, 0, 0}},
+			{Name: "mask/w", Value: []int64{0, 2}}}
 		for range 2 {
 			require.NoError(t, m.Restore(want))
 			got, err := m.State()

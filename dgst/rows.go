@@ -8,23 +8,25 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// Rows says what a row of a weight is, in which K entries are chosen.
+// Rows defines a row of a weight, in which K entries are selected.
 type Rows string
 
-// Rows. Axis0: an index of axis 0, as released, which is an output channel of a convolution or linear layer and an input
-// channel of a transposed convolution. Output: an output channel of all three. Kernel: the kernel between one input and
-// one output channel; linear layers, which have no kernels, keep their rows of axis 0.
+// Rows. Axis0: an index of axis 0, as released, which is an output channel of a convolution or
+// linear layer and an input channel of a transposed convolution. Output: an output channel of all
+// three. Kernel: the kernel between one input and one output channel; linear layers, which have no
+// kernels, keep their rows of axis 0.
 const (
 	Axis0  Rows = "axis0"
 	Output Rows = "output"
 	Kernel Rows = "kernel"
 )
 
-// layout sees a weight as rows of equal width. In a transposed convolution's weight (in, out, kernel…) an output channel
-// is an index of axis 1; swapped says that its rows are those.
+// layout is a view of a weight as rows of equal width. In the weight of a transposed convolution
+// (in, out, kernel…) an output channel is an index of axis 1; swapped means that the rows are
+// those.
 type layout struct {
 	rows, width int64
-	kernel      int64 // entries behind axis 1
+	kernel      int64 // entries per index of axes 0 and 1
 	swapped     bool
 }
 
@@ -43,7 +45,8 @@ func rowsOf(r Rows, name string, shape []int64) layout {
 	return l
 }
 
-// largest gives the flat indices into g of the k entries of largest |g| in each row, ties to the lowest index.
+// largest returns the flat indices into g of the k entries of largest |g| in each row; ties go to
+// the lowest index.
 func (l layout) largest(s *torch.Scope, g *torch.Tensor, k int64) *torch.Tensor {
 	if !l.swapped {
 		return s.Reshape(s.TopKRows(s.Reshape(g, l.rows, l.width), k), -1)
@@ -63,7 +66,7 @@ func (l layout) largest(s *torch.Scope, g *torch.Tensor, k int64) *torch.Tensor 
 	return indices(s, flat, g.Device())
 }
 
-// flat is the place in the weight of the entry at a place in a row.
+// flat converts an index within a row to the flat index in the weight.
 func (l layout) flat(row, at int64) int64 {
 	if l.swapped {
 		return (at/l.kernel*l.rows+row)*l.kernel + at%l.kernel
@@ -71,9 +74,10 @@ func (l layout) flat(row, at int64) int64 {
 	return row*l.width + at
 }
 
-// draw gives the flat indices of k different entries of each row, every choice of k as likely as any other. It follows
-// from its arguments alone: row r draws from a SplitMix64 sequence that begins at mix(mix(mix(seed, step), FNV-1a of name), r),
-// by Floyd's algorithm: for j = width-k … width-1 an entry t of 0 … j is drawn, and j is taken in its place where t was taken before.
+// draw returns the flat indices of k distinct entries of each row, drawn uniformly. The result
+// depends only on the arguments: row r uses the SplitMix64 sequence seeded with mix(mix(mix(seed,
+// step), FNV-1a of name), r) and Floyd's algorithm: for j = width-k … width-1 it draws t from 0 … j
+// and selects t, or j if t is already selected.
 func (l layout) draw(seed uint64, step int64, name string, k int64) []int64 {
 	h := fnv.New64a()
 	h.Write([]byte(name))
@@ -99,7 +103,7 @@ func (l layout) draw(seed uint64, step int64, name string, k int64) []int64 {
 	return out
 }
 
-// mix is the number at index of the SplitMix64 sequence that begins at seed.
+// mix returns element index of the SplitMix64 sequence with the given seed.
 func mix(seed, index uint64) uint64 {
 	z := seed + (index+1)*0x9e3779b97f4a7c15
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
@@ -107,7 +111,7 @@ func mix(seed, index uint64) uint64 {
 	return z ^ z>>31
 }
 
-// indices makes the tensor that masks and optimizer take.
+// indices copies flat to d as an int64 tensor, as masks and optimizer need it.
 func indices(s *torch.Scope, flat []int64, d torch.Device) *torch.Tensor {
 	return s.To(torch.FromSlice(s, flat, int64(len(flat))), torch.Int64, d)
 }

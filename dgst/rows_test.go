@@ -16,7 +16,7 @@ import (
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
-// rowOf numbers the row that entry i of a weight belongs to, by the definition of each kind of row.
+// rowOf returns the row of entry i of a weight, by the definition of each kind of row.
 func rowOf(rows dgst.Rows, transposed bool, shape []int, i int) int {
 	kernel := 1
 	for _, d := range shape[2:] {
@@ -32,8 +32,8 @@ func rowOf(rows dgst.Rows, transposed bool, shape []int, i int) int {
 	return axis0
 }
 
-// Selections by gradient and by chance, for convolutions, transposed ones, linear layers and 1×1×1 kernels in 2d and 3d, are
-// numpy's entry by entry, with exactly k entries in each row.
+// Selection by gradient and at random equals numpy's entry by entry, with exactly k entries in each
+// row: convolutions, transposed convolutions, linear layers and 1×1×1 kernels in 2d and 3d.
 func TestRowsAreNumpysEntryByEntry(t *testing.T) {
 	torchtest.NoLeak(t)
 	var file struct {
@@ -88,7 +88,7 @@ func TestRowsAreNumpysEntryByEntry(t *testing.T) {
 	}
 }
 
-// Every subset of a row is as likely as any other, and iterations, seeds and names differ.
+// Every subset of a row is equally likely; iterations, seeds and names give different draws.
 func TestRandomSelectionIsFair(t *testing.T) {
 	torchtest.NoLeak(t)
 	const steps = 3000
@@ -119,7 +119,8 @@ func TestRandomSelectionIsFair(t *testing.T) {
 				return nil
 			}))
 		}
-		require.Greater(t, differ, 2*steps*95/100, "by another name or seed the draw is another one, 99 times of 100")
+		require.Greater(t, differ, 2*steps*95/100,
+			"another name or seed changes the draw, 99 times of 100")
 		return nil
 	}))
 	require.Len(t, count, 10, "5 choose 2")
@@ -127,10 +128,10 @@ func TestRandomSelectionIsFair(t *testing.T) {
 	for _, n := range count {
 		chi += math.Pow(float64(n)-steps/10, 2) / (steps / 10)
 	}
-	require.Less(t, chi, 27.9, "chi-squared with 9 degrees of freedom, one in a thousand")
+	require.Less(t, chi, 27.9, "chi-squared with 9 degrees of freedom, p = 0.001")
 }
 
-// While gradients are gathered nothing moves, dense parameters neither; then the sum chooses.
+// During warm-up nothing is updated, not even dense parameters; then the sum selects.
 func TestWarmUpChoosesByTheSum(t *testing.T) {
 	torchtest.NoLeak(t)
 	m, err := dgst.New(dgst.Config{K: 1, Mode: dgst.GradMask, Select: dgst.Static, Warmup: 3})
@@ -142,7 +143,8 @@ func TestWarmUpChoosesByTheSum(t *testing.T) {
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		p := makeParam(t, s, "a.conv.weight", []float32{1, 1, 1, 1}, []float32{5, 0, 1, -3}, 2, 2)
 		b := makeParam(t, s, "a.bias", []float32{1, 1}, []float32{1, 1}, 2)
-		sgd, err := optim.NewSGD([]*torch.Tensor{p.T, b.T}, torch.SGD{LR: 0.1, Momentum: 0.9, WeightDecay: 0.5, Nesterov: true})
+		sgd, err := optim.NewSGD([]*torch.Tensor{p.T, b.T}, torch.SGD{LR: 0.1, Momentum: 0.9,
+			WeightDecay: 0.5, Nesterov: true})
 		require.NoError(t, err)
 		defer sgd.Close()
 		for step, g := range [][]float32{{5, 0, 1, -3}, {-5, 3, 1, 2}, {1, 0, 1, 2}} {
@@ -155,13 +157,14 @@ func TestWarmUpChoosesByTheSum(t *testing.T) {
 			if step < 2 {
 				require.Equal(t, []float32{1, 1, 1, 1}, torchtest.Float32s(t, p.T))
 				require.Equal(t, []float32{1, 1}, torchtest.Float32s(t, b.T))
-				require.Equal(t, g, torchtest.Float32s(t, s.Grad(p.T)), "gradients are not modified")
-				require.Nil(t, sgd.State()[0], "no momentum gathers")
+				require.Equal(t, g, torchtest.Float32s(t, s.Grad(p.T)),
+					"gradients are not modified")
+				require.Nil(t, sgd.State()[0], "no momentum accumulates")
 				now, _ := m.Counts()
 				require.Zero(t, now)
 				continue
 			}
-			// Sums 1 3 | 3 1: by the last gradient alone it would be the first and the fourth.
+			// Sums 1 3 | 3 1: the last gradient only would select the first and the fourth.
 			require.Equal(t, []bool{false, true, true, false}, denseMask(t, masks[0], 4))
 			require.Nil(t, masks[1].Indices)
 			require.NotEqual(t, []float32{1, 1}, torchtest.Float32s(t, b.T))
@@ -172,10 +175,14 @@ func TestWarmUpChoosesByTheSum(t *testing.T) {
 
 func TestSettingsThatContradictAreRefused(t *testing.T) {
 	for want, c := range map[string]dgst.Config{
-		`selection "all": expected dynamic, static or random`:                  {K: 1, Mode: dgst.Strict, Select: "all"},
-		`rows "axis1": expected axis0, output or kernel`:                       {K: 1, Mode: dgst.Strict, Rows: "axis1"},
-		"--dgst-warmup 2: only static selection gathers gradients, not random": {K: 1, Mode: dgst.Strict, Select: dgst.Random, Warmup: 2},
-		"k is 1 and warmup -1, expected 1 or more":                             {K: 1, Mode: dgst.Strict, Warmup: -1},
+		`selection "all": expected dynamic, static or random`: {K: 1,
+			Mode: dgst.Strict, Select: "all"},
+		`rows "axis1": expected axis0, output or kernel`: {K: 1,
+			Mode: dgst.Strict, Rows: "axis1"},
+		"--dgst-warmup 2: only static selection accumulates gradients, not random; use " +
+			"--dgst-select static": {K: 1, Mode: dgst.Strict, Select: dgst.Random, Warmup: 2},
+		"k is 1 and warmup -1, expected 1 or more": {K: 1,
+			Mode: dgst.Strict, Warmup: -1},
 	} {
 		_, err := dgst.New(c)
 		require.EqualError(t, err, "dgst: "+want)

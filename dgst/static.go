@@ -11,14 +11,14 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// fixed is what static selection remembers: gradients while it gathers them, then the masks for ever.
+// fixed is the state of static selection: the summed gradients during warm-up, then the masks.
 type fixed struct {
 	scope  *torch.Scope             // owns the tensors; nil until the first Update
-	masks  map[string]*torch.Tensor // by parameter name; nil before the choice
-	sums   map[string]*torch.Tensor // gradients so far
-	warmed int64                    // how many iterations are in sums
+	masks  map[string]*torch.Tensor // by parameter name; nil before selection
+	sums   map[string]*torch.Tensor // summed gradients
+	warmed int64                    // iterations summed so far
 
-	// From a checkpoint, not on a device yet.
+	// Restored from a checkpoint, not yet on a device.
 	savedMasks map[string][]int64
 	savedSums  map[string][]float32
 }
@@ -30,8 +30,10 @@ func (f *fixed) close() {
 	*f = fixed{}
 }
 
-// prepare takes up the gradients of an iteration, and chooses when there are enough; before that it is not ready.
-func (f *fixed) prepare(s *torch.Scope, params []finetune.Param, cfg Config) (ready bool, err error) {
+// prepare adds the gradients of an iteration, and selects the masks after the last warm-up
+// iteration. ready reports whether there are masks.
+func (f *fixed) prepare(s *torch.Scope, params []finetune.Param, cfg Config) (ready bool,
+	err error) {
 	if f.scope == nil {
 		if err := f.open(params); err != nil {
 			return false, err
@@ -79,7 +81,7 @@ func (f *fixed) prepare(s *torch.Scope, params []finetune.Param, cfg Config) (re
 	return true, nil
 }
 
-// open brings what a checkpoint held to where the parameters are.
+// open moves the restored state to the devices of the parameters.
 func (f *fixed) open(params []finetune.Param) error {
 	scope, err := torch.NewScope()
 	if err != nil {
@@ -94,10 +96,13 @@ func (f *fixed) open(params []finetune.Param) error {
 			seen := map[int64]bool{}
 			for _, i := range index {
 				if i < 0 || i >= p.T.Numel() {
-					return fmt.Errorf("dgst: %s: mask entry %d of a checkpoint lies outside its %d entries", p.Name, i, p.T.Numel())
+					return fmt.Errorf("dgst: %s: mask index %d in the checkpoint, expected 0 or "+
+						"more and below its %d entries; is it a checkpoint of another network?",
+						p.Name, i, p.T.Numel())
 				}
 				if seen[i] {
-					return fmt.Errorf("dgst: %s: mask entry %d of a checkpoint stands twice", p.Name, i)
+					return fmt.Errorf("dgst: %s: mask index %d is in the checkpoint twice; the "+
+						"checkpoint is damaged", p.Name, i)
 				}
 				seen[i] = true
 			}
@@ -105,26 +110,29 @@ func (f *fixed) open(params []finetune.Param) error {
 		}
 		if sum, ok := f.savedSums[p.Name]; ok {
 			if int64(len(sum)) != p.T.Numel() {
-				return fmt.Errorf("dgst: %s: a checkpoint gathered %d gradients, it has %d entries", p.Name, len(sum), p.T.Numel())
+				return fmt.Errorf("dgst: %s: the checkpoint holds %d summed gradients, expected "+
+					"%d; is it a checkpoint of another network?", p.Name, len(sum), p.T.Numel())
 			}
-			f.sums[p.Name] = scope.To(torch.FromSlice(scope, sum, p.T.Shape()...), torch.Float32, p.T.Device())
+			f.sums[p.Name] = scope.To(torch.FromSlice(scope, sum, p.T.Shape()...), torch.Float32,
+				p.T.Device())
 		}
 	}
 	f.savedMasks, f.savedSums = nil, nil
 	return scope.Err()
 }
 
-// state lists the masks, or the gradients gathered for them and how many iterations they are from.
+// state lists the masks or, during warm-up, the summed gradients and the number of iterations.
 func (f *fixed) state() ([]finetune.StateEntry, error) {
 	var list []finetune.StateEntry
 	if f.warmed > 0 && f.masks == nil {
 		list = append(list, finetune.StateEntry{Name: "warmed", Value: f.warmed})
 	}
-	for _, name := range slices.Sorted(maps.Keys(f.savedMasks)) { // restored and not used yet
+	for _, name := range slices.Sorted(maps.Keys(f.savedMasks)) { // restored, not yet used
 		list = append(list, finetune.StateEntry{Name: "mask/" + name, Value: f.savedMasks[name]})
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.savedSums)) {
-		list = append(list, finetune.StateEntry{Name: "sum/" + name, Value: bytesOf(f.savedSums[name])})
+		list = append(list, finetune.StateEntry{Name: "sum/" + name,
+			Value: bytesOf(f.savedSums[name])})
 	}
 	if f.scope == nil {
 		return list, nil
@@ -149,7 +157,7 @@ func (f *fixed) state() ([]finetune.StateEntry, error) {
 	return list, err
 }
 
-// restore takes an entry of state; false means that it is none.
+// restore loads one entry of state; false means that the entry is not valid.
 func (f *fixed) restore(kind, name string, value any) bool {
 	switch v := value.(type) {
 	case []int64:

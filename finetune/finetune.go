@@ -1,5 +1,6 @@
-// Package finetune says what a fine-tuning method is: which parameters it trains and where it may step into a training
-// iteration. The methods themselves are in packages dgst and baselines; the loop in train knows this package alone.
+// Package finetune defines a fine-tuning method: the parameters it trains, and optional hooks into
+// the training iteration. It holds no method and no loop: methods are in packages dgst and
+// baselines, and the loop in train depends only on this package.
 package finetune
 
 import (
@@ -13,11 +14,11 @@ import (
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
-// Method decides what is trained. It may implement further interfaces of this package: Updater, Fixed, Sparse,
-// Chooser, Seeded, Stateful, Counter, Injector, Exporter, Noter.
+// Method selects the parameters to train. It may also implement the optional interfaces of this
+// package: Updater, Fixed, Sparse, Chooser, Seeded, Stateful, Counter, Injector, Exporter, Noter.
 type Method interface {
-	// Trains is asked once for each parameter, before the optimizer is built. A parameter that does not train gets no
-	// gradient, no momentum and no decay: its bits stay.
+	// Trains is asked once for each parameter, before the optimizer is built. A frozen parameter
+	// gets no gradient, momentum or weight decay: its bits do not change.
 	Trains(name string, shape []int64) bool
 }
 
@@ -27,102 +28,106 @@ type Param struct {
 	T    *torch.Tensor
 }
 
-// Updater chooses, in every iteration, which entries move and by which rule.
+// Updater selects, in every iteration, the elements to update and the update rule.
 type Updater interface {
-	// Update is called after unscaling and clipping, before the optimizer's step. step counts the iterations of the whole
-	// training from 0. The result has an entry for each of params, or is nil for an ordinary step. Tensors in it
-	// live in s or longer.
+	// Update is called after unscaling and clipping, before the optimizer's step. step is the
+	// iteration, counted from 0 over the whole training run. The result has one mask per element of
+	// params, or is nil for an ordinary step. Its tensors live in s or longer.
 	Update(s *torch.Scope, step int64, params []Param) ([]optim.Mask, error)
 }
 
-// Fixed tells of an Updater from which call of Update on, counted from 0, its masks never change; ok is false when they
-// always may.
+// Fixed is an Updater whose masks may become constant: call is the first call of Update, counted
+// from 0, from which they no longer change; ok is false if they may always change.
 type Fixed interface {
 	FixedFrom() (call int64, ok bool)
 }
 
-// Sparse tells how many entries of a parameter that trains move in a step: all of them where it is dense.
+// Sparse reports how many elements of a trained parameter are updated per step: all of them if it
+// is dense.
 type Sparse interface {
 	Entries(name string, shape []int64) int64
 }
 
-// Chooser is an Updater whose choice can be had by itself, so that it can be timed. It gives the number of entries.
+// Chooser is an Updater whose selection can run separately, so that it can be timed. Choose returns
+// the number of elements selected.
 type Chooser interface {
 	Choose(s *torch.Scope, step int64, params []Param) (int64, error)
 }
 
-// Seeded methods draw random numbers; they are given the training's seed before its first iteration.
+// Seeded methods draw random numbers. They get the seed of the training run before its first
+// iteration.
 type Seeded interface{ Seed(seed uint64) }
 
-// Stateful methods have memory that a checkpoint must carry.
+// Stateful methods have state that must be saved in checkpoints.
 type Stateful interface {
 	State() ([]StateEntry, error)
 	Restore(state []StateEntry) error
 }
 
-// StateEntry is one named value of a method's memory: an int64, float64, string, []int64 or []byte.
+// StateEntry is one named value of a method's state: an int64, float64, string, []int64 or []byte.
 type StateEntry struct {
 	Name  string
 	Value any
 }
 
-// Injection is what an Injector gets.
+// Injection is the argument of Injector.Inject.
 type Injection struct {
 	Module    *nn.Module
 	Builder   nn.Builder // for new parameters
 	Seed      uint64
-	Reference bool // compute as the reference does, operator for operator
+	Reference bool // run the reference's operators in its order
 }
 
 // Injector methods attach adapters to layers of the network.
 type Injector interface {
-	// Inject is called once, when the network is built: before Trains is asked, and before weights are loaded.
+	// Inject is called once, when the network is built: before Trains is asked, and before weights
+	// are loaded.
 	Inject(in Injection) error
-	// Merge puts what the adapters do into the weights and detaches them: training is over.
+	// Merge folds the adapters into the weights and detaches them. Called when training has ended.
 	Merge() error
 }
 
-// Exporter methods leave a result of their own beside the checkpoints.
+// Exporter methods write a result of their own next to the checkpoints.
 type Exporter interface {
-	// Export writes it into folder when training is over, before Merge, and tells its path; "" when there is nothing to
-	// leave. about is text that belongs to it: what it was trained from and for.
+	// Export writes it into folder after training, before Merge, and returns its path; "" if there
+	// is nothing to export. about is its metadata: what it was trained from and for.
 	Export(folder string, about map[string]string) (path string, err error)
 }
 
-// Noter methods have something to say in the log when training begins.
+// Noter methods add lines to the log when training starts.
 type Noter interface{ Notes() []string }
 
-// Counter tells how many sparse entries moved: in the last step, and in any step so far.
+// Counter reports how many sparse elements were updated: in the last step, and in any step so far.
 type Counter interface {
 	Counts() (step, ever int64)
 }
 
-// Option is a setting of one method; the command line offers it as a flag of the same name.
+// Option is a setting of one method. The command line has a flag of the same name.
 type Option struct {
 	Name    string   // such as "dgst-mode"
-	Default string   // as text
-	Values  []string // what it may be; nil for any
+	Default string   // in text form
+	Values  []string // allowed values; nil for any
 	Help    string
 }
 
-// Values holds the settings of a method by Option name. Get gives the default for what is not set.
+// Values holds the settings of a method by Option name. Entry.Make fills in the defaults.
 type Values map[string]string
 
 // Entry describes a method to the registry.
 type Entry struct {
 	Name    string // as in --method
-	Trainer string // LN-Seg-FM's trainer class, which names the result folder
+	Trainer string // LN-Seg-FM's trainer class; part of the result folder's name
 	Summary string // one line for --help
 	LR      float64
 	Epochs  int
-	Stock   bool // nnU-Net's own training, which is meant where no method is named
+	Stock   bool // nnU-Net's own training; the default method
 	Options []Option
-	New     func(v Values) (Method, error) // v holds every option, checked against Values
+	New     func(v Values) (Method, error) // v holds every option, validated against Values
 }
 
 var entries []Entry
 
-// Register makes a method known. Each method file calls it from init.
+// Register adds a method to the registry. Each method file calls it from init.
 func Register(e Entry) {
 	entries = append(entries, e)
 	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
@@ -140,20 +145,21 @@ func Lookup(name string) (Entry, error) {
 		}
 		known = append(known, e.Name)
 	}
-	return Entry{}, fmt.Errorf("finetune: method %q is not known; known: %s", name, strings.Join(known, ", "))
+	return Entry{}, fmt.Errorf("finetune: unknown method %q; expected one of %s", name,
+		strings.Join(known, ", "))
 }
 
-// Stock is the entry that stands for nnU-Net's own training.
+// Stock returns the entry of nnU-Net's own training.
 func Stock() (Entry, error) {
 	for _, e := range entries {
 		if e.Stock {
 			return e, nil
 		}
 	}
-	return Entry{}, errors.New("finetune: no registered method stands for nnU-Net's own training")
+	return Entry{}, errors.New("finetune: no registered method is nnU-Net's own training")
 }
 
-// Make builds the method with the given settings; options that are missing take their defaults.
+// Make builds the method with the given settings. Missing options get their defaults.
 func (e Entry) Make(v Values) (Method, error) {
 	full := Values{}
 	for _, o := range e.Options {
@@ -162,7 +168,8 @@ func (e Entry) Make(v Values) (Method, error) {
 			value = o.Default
 		}
 		if o.Values != nil && !slices.Contains(o.Values, value) {
-			return nil, fmt.Errorf("finetune: --%s %q: expected one of %s", o.Name, value, strings.Join(o.Values, ", "))
+			return nil, fmt.Errorf("finetune: --%s %q: expected one of %s", o.Name, value,
+				strings.Join(o.Values, ", "))
 		}
 		full[o.Name] = value
 	}

@@ -25,7 +25,8 @@ func TestMakeGivesTheMethodEveryOption(t *testing.T) {
 	for _, c := range []struct{ given, want finetune.Values }{
 		{nil, finetune.Values{"m-rank": "32", "m-kind": "a"}},
 		{finetune.Values{"m-kind": "b"}, finetune.Values{"m-rank": "32", "m-kind": "b"}},
-		{finetune.Values{"m-rank": "", "m-kind": "a"}, finetune.Values{"m-rank": "", "m-kind": "a"}},
+		{finetune.Values{"m-rank": "", "m-kind": "a"}, finetune.Values{"m-rank": "",
+			"m-kind": "a"}},
 	} {
 		m, err := entry("m").Make(c.given)
 		require.NoError(t, err)
@@ -41,14 +42,16 @@ func TestMakeRefusesWhatIsNotAnOption(t *testing.T) {
 }
 
 func TestRegisteredMethodsAreFoundAndSorted(t *testing.T) {
-	require.Empty(t, finetune.Entries(), "methods register themselves; this package has none")
+	require.Empty(t, finetune.Entries(),
+		"methods are registered by their packages; this one has none")
 	for _, name := range []string{"zeta", "alpha", "middle"} {
 		finetune.Register(entry(name))
 	}
 	e, err := finetune.Lookup("middle")
 	require.NoError(t, err)
 	require.Equal(t, "middle", e.Name)
-	require.True(t, slices.IsSortedFunc(finetune.Entries(), func(a, b finetune.Entry) int { return strings.Compare(a.Name, b.Name) }))
+	require.True(t, slices.IsSortedFunc(finetune.Entries(),
+		func(a, b finetune.Entry) int { return strings.Compare(a.Name, b.Name) }))
 	_, err = finetune.Lookup("adam")
-	require.EqualError(t, err, `finetune: method "adam" is not known; known: alpha, middle, zeta`)
+	require.EqualError(t, err, `finetune: unknown method "adam"; expected one of alpha, middle, zeta`)
 }

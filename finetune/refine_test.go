@@ -8,7 +8,7 @@ import (
 	"github.com/lntorch/lntorch/finetune"
 )
 
-func TestRefineAddsAndTakesAway(t *testing.T) {
+func TestRefineAddsAndRemoves(t *testing.T) {
 	for _, c := range []struct {
 		r      finetune.Refine
 		name   string
@@ -20,7 +20,8 @@ func TestRefineAddsAndTakesAway(t *testing.T) {
 		{finetune.Refine{Train: []string{"a.*"}}, "a.b.c.weight", false, true},
 		{finetune.Refine{Train: []string{"a.*"}}, "b.a.weight", false, false},
 		{finetune.Refine{Freeze: []string{"*norm*"}}, "a.norm.weight", true, false},
-		{finetune.Refine{Train: []string{"a.*"}, Freeze: []string{"*.bias"}}, "a.bias", false, false},
+		{finetune.Refine{Train: []string{"a.*"}, Freeze: []string{"*.bias"}}, "a.bias", false,
+			false},
 		{finetune.Refine{Train: []string{"x", "stages.[01].*"}}, "stages.1.weight", false, true},
 		{finetune.Refine{Train: []string{"stages.?.weight"}}, "stages.12.weight", false, false},
 	} {
@@ -30,10 +31,12 @@ func TestRefineAddsAndTakesAway(t *testing.T) {
 
 func TestRefinePatternsMustMatch(t *testing.T) {
 	names := []string{"encoder.a.weight", "decoder.b.bias", "c"}
-	require.NoError(t, finetune.Refine{Train: []string{"enc*", "?"}, Freeze: []string{"*"}}.Check(names))
+	require.NoError(t, finetune.Refine{Train: []string{"enc*", "?"},
+		Freeze: []string{"*"}}.Check(names))
 	require.EqualError(t, finetune.Refine{Freeze: []string{"*", "encodr.*"}}.Check(names),
-		`finetune: --freeze "encodr.*" matches none of the 3 parameters, whose names are such as encoder.a.weight, decoder.b.bias (`+"`lntorch inspect` lists a checkpoint's)")
-	require.ErrorContains(t, finetune.Refine{Train: []string{"a[b"}}.Check(names), `--train "a[b" is no pattern`)
+		`finetune: --freeze "encodr.*" matches none of the 3 parameters, which have names such as encoder.a.weight, decoder.b.bias (`+"`lntorch inspect` lists those of a checkpoint)")
+	require.ErrorContains(t, finetune.Refine{Train: []string{"a[b"}}.Check(names),
+		`--train "a[b" is not a valid pattern`)
 }
 
 func TestGroupsOfLayers(t *testing.T) {

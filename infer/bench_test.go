@@ -10,7 +10,8 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// BenchmarkSlidingWindow is one image of 60×192×192 voxels under 100 patches of 24×64×64, unmirrored, float32 network.
+// BenchmarkSlidingWindow runs one image of 60×192×192 voxels with 100 patches of 24×64×64, no
+// mirroring, float32.
 func BenchmarkSlidingWindow(b *testing.B) {
 	if err := torch.Load(); err != nil {
 		golden.Missing(b, "torch", err.Error())

@@ -17,8 +17,9 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// From the raw CT to labels in its own grid: phantom-mini's model on the other scanner's test
-// cases, beside what nnUNetv2_predict wrote. One strip and several, one axis and another.
+// From the raw CT to labels on its grid: phantom-mini's model on the test cases of the other
+// scanner, compared with the output of nnUNetv2_predict; one and several strips, along different
+// axes.
 func TestPhantomsAreSegmentedAsByNnUNet(t *testing.T) {
 	needTorch(t)
 	net, patch, mirror := foundationNetwork(t, scope(t))
@@ -45,7 +46,8 @@ func TestPhantomsAreSegmentedAsByNnUNet(t *testing.T) {
 		if testing.Short() && c.mirror != nil {
 			continue
 		}
-		raw := filepath.Join(root, "testdata/phantom-mini/raw/Dataset102_PhantomTarget/imagesTs", filepath.Base(c.file)+"_0000.nii.gz")
+		raw := filepath.Join(root, "testdata/phantom-mini/raw/Dataset102_PhantomTarget/imagesTs",
+			filepath.Base(c.file)+"_0000.nii.gz")
 		im, read, err := reader.Read([]string{raw})
 		require.NoError(t, err)
 		properties := read.Dict()
@@ -53,7 +55,8 @@ func TestPhantomsAreSegmentedAsByNnUNet(t *testing.T) {
 		require.NoError(t, err)
 		grid, err := preprocess.NewGrid(p, configuration, properties, preprocessed.Data.Spatial())
 		require.NoError(t, err)
-		truth, _, err := reader.ReadSeg(filepath.Join(root, "testdata/phantom-mini/predictions", c.file+".nii.gz"))
+		truth, _, err := reader.ReadSeg(filepath.Join(root, "testdata/phantom-mini/predictions",
+			c.file+".nii.gz"))
 		require.NoError(t, err)
 		want := volume.Cast[float32](truth.Pixels)
 
@@ -66,17 +69,19 @@ func TestPhantomsAreSegmentedAsByNnUNet(t *testing.T) {
 			}
 			predictor, err := New(net, patch, 2, cfg)
 			require.NoError(t, err)
-			back := preprocess.InverseConfig{Labels: d.Labels, Reference: numerics == Reference, Threads: 2}
+			back := preprocess.InverseConfig{Labels: d.Labels, Reference: numerics == Reference,
+				Threads: 2}
 			if c.probabilities != "" {
 				back.Probabilities = t.TempDir()
 			}
 			inverse, err := preprocess.NewInverse(grid, back)
 			require.NoError(t, err)
 			slabs := 0
-			require.NoError(t, predictor.Slabs(context.Background(), preprocessed.Data.Data, preprocessed.Data.Shape, nil, func(s volume.Slab) error {
-				slabs++
-				return inverse.Add(s)
-			}))
+			require.NoError(t, predictor.Slabs(context.Background(), preprocessed.Data.Data,
+				preprocessed.Data.Shape, nil, func(s volume.Slab) error {
+					slabs++
+					return inverse.Add(s)
+				}))
 			require.Greater(t, slabs, 1)
 			labels, err := inverse.Finish()
 			require.NoError(t, err)
@@ -92,12 +97,14 @@ func TestPhantomsAreSegmentedAsByNnUNet(t *testing.T) {
 				}
 			}
 			require.Greater(t, foreground, 200)
-			// Kernels differ between processors; where they are the same no voxel differs.
-			t.Logf("%s, numerics %d: %d of %d voxels differ, %d foreground", c.file, numerics, different, len(want), foreground)
+			// Kernels differ between processors; with the same kernels no voxel differs.
+			t.Logf("%s, numerics %d: %d of %d voxels differ, %d foreground", c.file, numerics,
+				different, len(want), foreground)
 			require.LessOrEqual(t, different, len(want)/10000)
 
 			if c.probabilities != "" {
-				f, err := npz.OpenNpz(filepath.Join(root, "testdata/phantom-mini/predictions", c.probabilities))
+				f, err := npz.OpenNpz(filepath.Join(root, "testdata/phantom-mini/predictions",
+					c.probabilities))
 				require.NoError(t, err)
 				shape, reference := golden.Float32s(t, f, "probabilities")
 				require.NoError(t, f.Close())

@@ -1,17 +1,19 @@
 package infer
 
-// Need is what sliding over one image takes.
+// Need is the work and memory of inference on one image.
 type Need struct {
-	Tiles    int   // places of the window that are computed, repeated ones each time, for one fold
-	Repeated int   // of Tiles, those beyond the first time, at the borders of strips
-	Strips   int   // 1, unless Config.MaxBytes is too little for a whole slab
-	Passes   int   // patches that go through a network: tiles times mirror images times folds
-	Bytes    int64 // sums of logits and weights, weight map, a batch's input and logits, a slab in hand
+	Tiles    int // tiles computed per fold, including repeated ones
+	Repeated int // of Tiles, those computed again at the borders of strips
+	Strips   int // 1, unless Config.MaxBytes is too little for a whole slab
+	Passes   int // patches run through a network: tiles × mirror images × folds
+	// Bytes is the memory of the sums of logits and weights, the weight map, one batch's input and
+	// logits, and an emitted slab.
+	Bytes int64
 }
 
-// Forecast tells what Slabs will need for an image of shape (c,z,y,x) with the networks of several
-// folds. Bytes leaves out the caller's image, the networks' weights and the activations inside one
-// forward pass. It is an error where cfg.MaxBytes is too little for the narrowest strip.
+// Forecast returns the work and memory of Slabs for an image of shape (c,z,y,x) and the given
+// number of folds. Bytes excludes the image itself, the networks' weights and the activations of a
+// forward pass. It fails if cfg.MaxBytes is below the need of the narrowest strip.
 func Forecast(patch []int, classes, folds int, shape [4]int, cfg Config) (Need, error) {
 	if err := cfg.check(patch, classes); err != nil {
 		return Need{}, err

@@ -26,7 +26,8 @@ func TestStepsAreTheReferences(t *testing.T) {
 	require.NotEmpty(t, file.Steps)
 	for _, c := range file.Steps {
 		for i := range c.Image {
-			require.Equal(t, c.Steps[i], steps(c.Image[i], c.Tile[i], c.StepSize), "image %v tile %v step %v axis %d", c.Image, c.Tile, c.StepSize, i)
+			require.Equal(t, c.Steps[i], steps(c.Image[i], c.Tile[i], c.StepSize),
+				"image %v tile %v step %v axis %d", c.Image, c.Tile, c.StepSize, i)
 		}
 	}
 	require.Equal(t, []int{0, 23, 46}, steps(110, 64, 0.5))
@@ -35,7 +36,7 @@ func TestStepsAreTheReferences(t *testing.T) {
 	require.Equal(t, []int{0, 32, 65}, steps(145, 80, 0.5))
 }
 
-// The weight map is rounded to float16, so every machine gives the reference's bits.
+// The weight map is rounded to float16, so it is bit-equal to the reference's on every machine.
 func TestWeightMapsAreTheReferences(t *testing.T) {
 	needTorch(t)
 	var file struct {
@@ -67,8 +68,8 @@ func hash(raw []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// On the CPU that wrote the golden files the bits agree; elsewhere kernels round differently, and the float16 sums
-// round logits at corners of the image to whole numbers.
+// The bits agree on the CPU that wrote the golden files. Elsewhere kernels round differently, and
+// the float16 sums round logits at the corners of the image to whole numbers.
 func TestLogitsAreTheReferences(t *testing.T) {
 	needTorch(t)
 	var file struct {
@@ -117,7 +118,8 @@ func TestLogitsAreTheReferences(t *testing.T) {
 			require.Equal(t, c.Padded[1:], g.padded[:])
 
 			raw, values, size := run(t, net, c.Patch, classes, cfg, image, shape)
-			require.Equal(t, []int64{int64(classes), int64(shape[1]), int64(shape[2]), int64(shape[3])}, size)
+			require.Equal(t, []int64{int64(classes), int64(shape[1]), int64(shape[2]),
+				int64(shape[3])}, size)
 			t.Logf("same bits as the golden file: %v", hash(raw) == c.SHA256)
 			f := golden.Load(t, "sliding_window/"+c.Name+".npz")
 			for name, part := range map[string]struct {
@@ -125,7 +127,7 @@ func TestLogitsAreTheReferences(t *testing.T) {
 				tol golden.Tolerance
 			}{
 				"middle": {c.Middle, golden.Tolerance{Abs: 1e-4, Rel: 1. / 512}}, // two steps of float16
-				"corner": {c.Corner, golden.Tolerance{Abs: 1}},                   // the rounding of Reference's corners
+				"corner": {c.Corner, golden.Tolerance{Abs: 1}},                   // rounding at the corners
 			} {
 				if numerics == Fast {
 					part.tol = golden.Tolerance{Abs: 1e-4}
@@ -143,7 +145,8 @@ func TestLogitsAreTheReferences(t *testing.T) {
 			for class, n := range argmaxCounts(values, classes) {
 				different += max(n-c.Labels[class], c.Labels[class]-n)
 			}
-			require.LessOrEqual(t, different, len(image)/1000, "labels: want %v, got %v", c.Labels, argmaxCounts(values, classes))
+			require.LessOrEqual(t, different, len(image)/1000, "labels: want %v, got %v", c.Labels,
+				argmaxCounts(values, classes))
 		})
 	}
 }
@@ -171,7 +174,7 @@ func TestLiveLogitsAreBitEqualToNNUNet(t *testing.T) {
 	type live struct {
 		name       string
 		spec       string // of testdata/golden/network; empty: the foundation network
-		shape      [4]int // of a made-up image; zero: the case above
+		shape      [4]int // of a generated image; zero: the case above
 		patch      []int
 		crop       []int
 		mirror     []int // nil: none
@@ -182,22 +185,30 @@ func TestLiveLogitsAreBitEqualToNNUNet(t *testing.T) {
 	for _, c := range []live{
 		{name: "whole case", step: 0.5},
 		{name: "mirrored", crop: []int{24, 60, 64}, mirror: []int{0, 1, 2}, step: 0.5},
-		{name: "smaller than the patch", crop: []int{11, 60, 47}, mirror: []int{0, 1, 2}, step: 0.5},
+		{name: "smaller than the patch", crop: []int{11, 60, 47}, mirror: []int{0, 1, 2},
+			step: 0.5},
 		{name: "smaller on every axis", crop: []int{15, 31, 47}, step: 0.5},
 		{name: "no weights, other step", crop: []int{20, 60, 60}, noGaussian: true, step: 0.37},
-		{name: "2d", spec: "resenc-2d", patch: []int{24, 16}, crop: []int{3, 40, 30}, mirror: []int{0, 1}, step: 0.5},
-		{name: "2d padded, one axis mirrored", spec: "plain-2d", patch: []int{32, 32}, crop: []int{2, 20, 50}, mirror: []int{1}, step: 0.5},
-		{name: "several channels", spec: "plain-channels", shape: [4]int{0, 20, 24, 28}, patch: []int{16, 16, 16}, mirror: []int{0, 2}, step: 0.5},
-		{name: "float32 sums", crop: []int{24, 60, 64}, mirror: []int{0, 1, 2}, step: 0.5, float32: true},
-		{name: "float32 sums, odd number of passes", crop: []int{32, 48, 82}, step: 0.5, float32: true},
+		{name: "2d", spec: "resenc-2d", patch: []int{24, 16}, crop: []int{3, 40, 30},
+			mirror: []int{0, 1}, step: 0.5},
+		{name: "2d padded, one axis mirrored", spec: "plain-2d", patch: []int{32, 32},
+			crop: []int{2, 20, 50}, mirror: []int{1}, step: 0.5},
+		{name: "several channels", spec: "plain-channels", shape: [4]int{0, 20, 24, 28},
+			patch: []int{16, 16, 16}, mirror: []int{0, 2}, step: 0.5},
+		{name: "float32 sums", crop: []int{24, 60, 64}, mirror: []int{0, 1, 2}, step: 0.5,
+			float32: true},
+		{name: "float32 sums, odd number of passes", crop: []int{32, 48, 82}, step: 0.5,
+			float32: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			liveCase(t, input, c.spec, c.shape, c.patch, c.crop, c.mirror, c.noGaussian, c.step, c.float32)
+			liveCase(t, input, c.spec, c.shape, c.patch, c.crop, c.mirror, c.noGaussian, c.step,
+				c.float32)
 		})
 	}
 }
 
-func liveCase(t *testing.T, input, spec string, shape [4]int, patch, crop, mirror []int, noGaussian bool, step float64, wide32 bool) {
+func liveCase(t *testing.T, input, spec string, shape [4]int, patch, crop, mirror []int,
+	noGaussian bool, step float64, wide32 bool) {
 	s := scope(t)
 	out := t.TempDir() + "/out.npz"
 	args := []string{"--out", out, "--step-size", number(step)}

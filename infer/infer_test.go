@@ -23,7 +23,7 @@ import (
 
 const foundation = "testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom"
 
-// needTorch ends the test where libtorch is missing, and checks at its end that no tensor is left.
+// needTorch skips the test if libtorch is missing, and checks at its end that no tensor leaks.
 func needTorch(t *testing.T) {
 	t.Helper()
 	if err := torch.Load(); err != nil {
@@ -49,22 +49,26 @@ func scope(t *testing.T) *torch.Scope {
 // foundationNetwork is phantom-mini's pre-trained network, with its patch and mirror axes.
 func foundationNetwork(t testing.TB, s *torch.Scope) (net models.Network, patch, mirror []int) {
 	t.Helper()
-	file, err := checkpoint.Open(filepath.Join(golden.Root(t), foundation, "fold_0", "checkpoint_final.pth"))
+	file, err := checkpoint.Open(filepath.Join(golden.Root(t), foundation, "fold_0",
+		"checkpoint_final.pth"))
 	require.NoError(t, err)
 	defer file.Close()
 	configuration, err := file.Plans.Configuration(file.Configuration)
 	require.NoError(t, err)
 	architecture, err := models.Parse(configuration)
 	require.NoError(t, err)
-	net, err = models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: architecture, InputChannels: 1, NumClasses: 2})
+	net, err = models.Build(nn.Builder{Scope: s, Device: torch.CPU},
+		models.Spec{Architecture: architecture, InputChannels: 1, NumClasses: 2})
 	require.NoError(t, err)
 	_, err = checkpoint.LoadWeights(net.Module(), file.Weights, checkpoint.LoadOptions{})
 	require.NoError(t, err)
 	return net, configuration.PatchSize, []int{0, 1, 2}
 }
 
-// specNetwork builds the network of a spec of scripts/golden (JSON) and fills it by the integer-hash rule.
-func specNetwork(t *testing.T, s *torch.Scope, spec []byte) (net models.Network, channels, classes int) {
+// specNetwork builds the network of a spec of scripts/golden (JSON) and fills it by the
+// integer-hash rule.
+func specNetwork(t *testing.T, s *torch.Scope, spec []byte) (net models.Network, channels,
+	classes int) {
 	t.Helper()
 	var sizes struct {
 		InputShape    []int `json:"input_shape"`
@@ -91,15 +95,19 @@ func specNetwork(t *testing.T, s *torch.Scope, spec []byte) (net models.Network,
 	require.NoError(t, err)
 	a, err := models.Parse(c)
 	require.NoError(t, err)
-	net, err = models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: sizes.InputChannels, NumClasses: sizes.NumClasses})
+	net, err = models.Build(nn.Builder{Scope: s, Device: torch.CPU},
+		models.Spec{Architecture: a, InputChannels: sizes.InputChannels,
+			NumClasses: sizes.NumClasses})
 	require.NoError(t, err)
 	for i, parameter := range net.Module().Parameters() {
-		require.NoError(t, torch.CopyIn(parameter.T, hashParameter(i, parameter.Shape, filepath.Ext(parameter.Name) == ".weight")))
+		require.NoError(t, torch.CopyIn(parameter.T,
+			hashParameter(i, parameter.Shape, filepath.Ext(parameter.Name) == ".weight")))
 	}
 	return net, sizes.InputChannels, sizes.NumClasses
 }
 
-// hashValues is the integer-hash rule of testdata/state-dicts: count numbers in [-0.5, 0.5) for tensor p.
+// hashValues is the integer-hash rule of testdata/state-dicts: count values in [-0.5, 0.5) for
+// tensor p.
 func hashValues(p, count int) []float64 {
 	out := make([]float64, count)
 	for j := range out {
@@ -134,7 +142,7 @@ func hashParameter(p int, shape []int64, weight bool) []float32 {
 	return out
 }
 
-// hashImage is an image of made-up values in [-1, 1).
+// hashImage is an image of generated values in [-1, 1).
 func hashImage(shape [4]int) []float32 {
 	out := make([]float32, shape[0]*shape[1]*shape[2]*shape[3])
 	for i, u := range hashValues(-1, len(out)) {
@@ -143,7 +151,8 @@ func hashImage(shape [4]int) []float32 {
 	return out
 }
 
-// phantomCase reads the image of a preprocessed case and crops it to its first voxels; no crop: the whole.
+// phantomCase reads the image of a preprocessed case and crops it to its first voxels; nil: no
+// crop.
 func phantomCase(t *testing.T, path string, crop []int) (image []float32, shape [4]int) {
 	t.Helper()
 	f, err := npz.OpenNpz(filepath.Join(golden.Root(t), path))
@@ -202,8 +211,9 @@ func flip(x []float32, shape [4]int, axes ...int) []float32 {
 	return out
 }
 
-// run makes a predictor and gives its logits' bytes, values and shape.
-func run(t *testing.T, net models.Network, patch []int, classes int, cfg Config, image []float32, shape [4]int) (raw []byte, values []float32, size []int64) {
+// run makes a predictor and returns the bytes, values and shape of its logits.
+func run(t *testing.T, net models.Network, patch []int, classes int, cfg Config, image []float32,
+	shape [4]int) (raw []byte, values []float32, size []int64) {
 	t.Helper()
 	p, err := New(net, patch, classes, cfg)
 	require.NoError(t, err)

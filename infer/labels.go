@@ -8,25 +8,29 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// chunkVoxels bounds what Labels holds in float32 at a time.
+// chunkVoxels limits the float32 values that Labels holds at a time.
 const chunkVoxels = 1 << 21
 
-// Labels turns logits (heads,z,y,x) into labels (z,y,x), row-major. Without regions a voxel gets the class of the largest
-// softmax probability, the lowest of equals. With regions it starts as background, and each region in turn whose sigmoid
-// is above one half paints its value of regions_class_order; later regions paint over earlier ones.
+// Labels converts logits (heads,z,y,x) to labels (z,y,x), row-major. Without regions a voxel gets
+// the class of the largest softmax probability; ties go to the lowest class. With regions it starts
+// as background and gets the regions_class_order value of each region with a sigmoid above 0.5, in
+// order, so later regions overwrite earlier ones.
 // Source: nnU-Net 2.5.1, label_handling.py, convert_logits_to_segmentation.
 func Labels(logits *torch.Tensor, l *plans.Labels) ([]uint8, error) {
 	shape := logits.Shape()
 	heads := l.NumSegmentationHeads()
 	if len(shape) != 4 || shape[0] != int64(heads) {
-		return nil, fmt.Errorf("infer: logits have shape %v, expected (%d heads, z, y, x) for these labels", shape, heads)
+		return nil, fmt.Errorf("infer: logits have shape %v, expected (%d heads, z, y, x) for "+
+			"these labels", shape, heads)
 	}
 	if l.HasRegions && len(l.RegionsClassOrder) != heads {
-		return nil, fmt.Errorf("infer: regions_class_order %v: expected one value for each of %d regions", l.RegionsClassOrder, heads)
+		return nil, fmt.Errorf("infer: regions_class_order %v: expected one value for each of %d "+
+			"regions", l.RegionsClassOrder, heads)
 	}
 	for _, v := range append([]int{heads - 1}, l.RegionsClassOrder...) {
 		if v < 0 || v > 255 {
-			return nil, fmt.Errorf("infer: label %d does not fit 8 bits: labels 0 to 255 are supported", v)
+			return nil, fmt.Errorf("infer: label %d does not fit 8 bits: supported are 0 to 255; "+
+				"renumber the labels in dataset.json", v)
 		}
 	}
 	out := make([]uint8, shape[1]*shape[2]*shape[3])
@@ -67,12 +71,13 @@ func paint(s *torch.Scope, probabilities *torch.Tensor, order []int) *torch.Tens
 	}
 	labels := s.Zeros(probabilities.Shape()[1:], torch.Uint8, probabilities.Device())
 	for i, value := range order {
-		labels = s.MaskedFill(labels, s.CompareScalar(s.Select(probabilities, 0, int64(i)), torch.Gt, 0.5), float64(value))
+		labels = s.MaskedFill(labels, s.CompareScalar(s.Select(probabilities, 0, int64(i)),
+			torch.Gt, 0.5), float64(value))
 	}
 	return labels
 }
 
-// SlabLabels makes labels of a slab's logits as Labels does and puts them in their place in out,
+// SlabLabels converts a slab's logits as Labels does and writes the result to its position in out,
 // the labels of the whole image of the given shape (z,y,x), row-major.
 func SlabLabels(out []uint8, shape [3]int, slab volume.Slab, l *plans.Labels) error {
 	axes := slab.Axes()
@@ -87,7 +92,8 @@ func SlabLabels(out []uint8, shape [3]int, slab volume.Slab, l *plans.Labels) er
 	}
 	var labels []uint8
 	err := torch.With(func(s *torch.Scope) error {
-		x := torch.FromSlice(s, slab.Data, wide([]int{len(slab.Data) / n, size[0], size[1], size[2]})...)
+		x := torch.FromSlice(s, slab.Data,
+			wide([]int{len(slab.Data) / n, size[0], size[1], size[2]})...)
 		if s.Err() != nil {
 			return s.Err()
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// labelsOf interprets labels and regions_class_order as dataset.json has them.
+// labelsOf parses labels and regions_class_order as in dataset.json.
 func labelsOf(t *testing.T, labels, order any) *plans.Labels {
 	t.Helper()
 	raw := &plans.Object{}
@@ -60,7 +60,7 @@ func TestLabelsAreTheReferences(t *testing.T) {
 	}
 }
 
-// A volume beyond one chunk gives the labels of its slices.
+// A volume larger than one chunk gets the labels of its slices.
 func TestLabelsOfLargeVolumes(t *testing.T) {
 	needTorch(t)
 	labels := &plans.Object{}
@@ -90,12 +90,15 @@ func TestLabelsReportsWhatDoesNotFit(t *testing.T) {
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		x := s.Zeros([]int64{3, 2, 2, 2}, torch.Float32, torch.CPU)
 		_, err := Labels(x, two)
-		require.EqualError(t, err, "infer: logits have shape [3 2 2 2], expected (2 heads, z, y, x) for these labels")
+		require.EqualError(t, err, "infer: logits have shape [3 2 2 2], expected (2 heads, z, y, "+
+			"x) for these labels")
 		_, err = Labels(s.Zeros([]int64{2, 2, 2}, torch.Float32, torch.CPU), two)
 		require.ErrorContains(t, err, "expected (2 heads, z, y, x)")
-		regions := &plans.Labels{HasRegions: true, Regions: make([]plans.Label, 3), RegionsClassOrder: []int{1, 2}}
+		regions := &plans.Labels{HasRegions: true, Regions: make([]plans.Label, 3),
+			RegionsClassOrder: []int{1, 2}}
 		_, err = Labels(x, regions)
-		require.ErrorContains(t, err, "regions_class_order [1 2]: expected one value for each of 3 regions")
+		require.ErrorContains(t, err,
+			"regions_class_order [1 2]: expected one value for each of 3 regions")
 		regions.RegionsClassOrder = []int{1, 2, 300}
 		_, err = Labels(x, regions)
 		require.ErrorContains(t, err, "label 300 does not fit 8 bits")

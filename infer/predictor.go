@@ -1,9 +1,9 @@
-// Package infer runs a segmentation network, or the networks of several folds, over whole images: a
-// window slides over a preprocessed case, and overlapping logits are averaged with Gaussian
-// weights, over mirrored inputs and over folds. As soon as no further tile reaches a slice its
-// logits leave, so that no more than a patch's depth of them is held. Labels on the preprocessed
-// grid are made here; the way back to the image is preprocess.Inverse's. The package does not read
-// or write files, resample, or know of checkpoints.
+// Package infer runs sliding-window inference of one network, or of the networks of several folds,
+// on preprocessed cases. Overlapping logits are averaged with Gaussian weights, over mirrored
+// inputs and over folds. Slices are emitted as soon as no further tile overlaps them, so the sums
+// cover only the depth of one patch. Labels are on the preprocessed grid; preprocess.Inverse
+// restores the grid of the image. The package does not read or write files, resample, or load
+// checkpoints.
 //
 // Source of behaviour: nnU-Net 2.5.1, inference/predict_from_raw_data.py and
 // inference/sliding_window_prediction.py.
@@ -21,39 +21,42 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Numerics says how logits are added up.
+// Numerics selects the arithmetic of summing logits.
 type Numerics int
 
 const (
-	// Reference does nnU-Net's operations in its order: logits and weights accumulate in float16 and each patch runs alone.
-	// Compat: where only the corner of a patch reaches, the logits are thereby rounded to whole numbers.
+	// Reference runs nnU-Net's operations in its order: logits and weights accumulate in float16,
+	// with batch size 1.
+	// Compat: this rounds logits to whole numbers where only the corner of a patch contributes.
 	Reference Numerics = iota
-	// Fast accumulates in float32 and runs several patches at a time.
+	// Fast accumulates in float32 and runs several patches per batch.
 	Fast
 )
 
-// Config is how a window slides. DefaultConfig gives nnU-Net's settings.
+// Config holds the settings of sliding-window inference. DefaultConfig returns nnU-Net's.
 type Config struct {
-	TileStep   float64      // largest distance of tiles in patch sizes, above 0 and at most 1
-	Mirror     []int        // axes of the patch over whose mirror images logits are averaged; nnU-Net keeps them in the checkpoint
-	Gaussian   bool         // weigh the middle of a patch more than its rim
+	TileStep   float64      // largest distance of tiles in patch sizes: above 0, at most 1
+	Mirror     []int        // patch axes for mirroring; stored in nnU-Net's checkpoints
+	Gaussian   bool         // Gaussian weights, highest at the centre of a patch
 	Numerics   Numerics     //
-	BatchTiles int          // patches in one forward pass, mirrored ones counted; 0 chooses: 1 for Reference, 2 for Fast
-	Device     torch.Device // where the network's weights lie
-	Threads    int          // of libtorch's operators; 0 leaves them as they are
-	Autocast   torch.DType  // Float16 or BFloat16: the network runs under autocast to it; Float32: it does not
-	After      Mode         // the network's mode afterwards: a network cannot be asked for the one it was in
-	MaxBytes   int64        // limit on Need.Bytes, above which the image is cut into strips; 0: none
-	Notice     func(string) // hears of each step that is taken where the device is out of memory; may be nil
+	BatchTiles int          // batch size, mirrored patches included; 0: 1 for Reference, 2 for Fast
+	Device     torch.Device // device of the network's weights
+	Threads    int          // of libtorch's operators; 0 leaves the number unchanged
+	Autocast   torch.DType  // Float16 or BFloat16 for autocast; Float32 for none
+	After      Mode         // mode to set on the network afterwards; its previous mode is unknown
+	MaxBytes   int64        // limit on Need.Bytes; larger images are cut into strips; 0: none
+	Notice     func(string) // called for each fallback when the device is out of memory; may be nil
 }
 
-// Mode is what a network can be switched to; the zero Mode is for prediction.
+// Mode is a mode of a network; the zero Mode is for prediction.
 type Mode struct{ Training, DeepSupervision bool }
 
-// DefaultConfig is nnU-Net's: tiles half a patch apart, Gaussian weights, float16 autocast on CUDA and none on the CPU.
-// Mirror axes belong to the network and are added by the caller. Numerics is Fast, as everywhere in lntorch.
+// DefaultConfig returns nnU-Net's settings: tiles half a patch apart, Gaussian weights, float16
+// autocast on CUDA and none on the CPU. Mirror axes depend on the network and are set by the
+// caller. Numerics is Fast, as everywhere in lntorch.
 func DefaultConfig(device torch.Device) Config {
-	c := Config{TileStep: 0.5, Gaussian: true, Numerics: Fast, Device: device, Autocast: torch.Float32}
+	c := Config{TileStep: 0.5, Gaussian: true, Numerics: Fast, Device: device,
+		Autocast: torch.Float32}
 	if device.Type == torch.DeviceCUDA {
 		c.Autocast = torch.Float16
 	}
@@ -73,19 +76,22 @@ func (c Config) check(patch []int, classes int) error {
 	case c.BatchTiles < 0:
 		return fmt.Errorf("infer: batch of %d tiles: expected 0 (choose) or more", c.BatchTiles)
 	case c.Numerics == Reference && c.BatchTiles > 1:
-		return fmt.Errorf("infer: batch of %d tiles: numerics reference runs each tile alone; leave the batch out or choose numerics fast", c.BatchTiles)
+		return fmt.Errorf("infer: batch of %d tiles: numerics reference has batch size 1; omit "+
+			"the batch size or use numerics fast", c.BatchTiles)
 	case c.Autocast != torch.Float32 && c.Autocast != torch.Float16 && c.Autocast != torch.BFloat16:
-		return fmt.Errorf("infer: autocast to %s: expected float16, bfloat16 or float32 (off)", c.Autocast)
+		return fmt.Errorf("infer: autocast to %s: expected float16, bfloat16 or float32 (off)",
+			c.Autocast)
 	}
 	for i, a := range c.Mirror {
 		if a < 0 || a >= len(patch) || slices.Contains(c.Mirror[:i], a) {
-			return fmt.Errorf("infer: mirror axes %v: expected different axes of the patch %v, counted from 0", c.Mirror, patch)
+			return fmt.Errorf("infer: mirror axes %v: expected distinct axes of the patch %v, "+
+				"counted from 0", c.Mirror, patch)
 		}
 	}
 	return nil
 }
 
-// batch is the number of patches in one forward pass.
+// batch is the number of patches per forward pass.
 func (c Config) batch() int {
 	switch {
 	case c.BatchTiles > 0:
@@ -96,7 +102,7 @@ func (c Config) batch() int {
 	return 1
 }
 
-// accumulator is the type of the sums of logits and weights.
+// accumulator is the dtype of the sums of logits and weights.
 func (c Config) accumulator() torch.DType {
 	if c.Numerics == Fast {
 		return torch.Float32
@@ -104,7 +110,7 @@ func (c Config) accumulator() torch.DType {
 	return torch.Float16
 }
 
-// sums is the number of sums of logits that are held at a time.
+// sums is the number of logit sums held at a time.
 func (c Config) sums(folds int) int {
 	if c.Numerics == Fast {
 		return 1
@@ -112,12 +118,12 @@ func (c Config) sums(folds int) int {
 	return folds
 }
 
-// Predictor slides the window of a network, or of several folds', over images. It is used by one
-// goroutine at a time.
+// Predictor runs sliding-window inference with one network, or one per fold. It is not safe for
+// concurrent use.
 type Predictor struct {
 	folds   int
 	network func(fold int) (models.Network, error)
-	current int // the fold whose network is net; -1 before the first
+	current int // the fold of net; -1 before the first
 	net     models.Network
 	patch   []int
 	classes int
@@ -125,20 +131,22 @@ type Predictor struct {
 	mirrors [][]int // subsets of cfg.Mirror: the empty one, then by size
 }
 
-// New makes a predictor of net, whose weights lie on cfg.Device and whose logits have the given number of classes
-// (segmentation heads). patch has 3 axes (z,y,x), or 2 (y,x) for a network that sees slice after slice of axis 0.
+// New returns a predictor for net, whose weights are on cfg.Device and whose logits have the given
+// number of classes (segmentation heads). patch has 3 axes (z,y,x), or 2 (y,x) for a network that
+// runs on the slices of axis 0.
 func New(net models.Network, patch []int, classes int, cfg Config) (*Predictor, error) {
-	p, err := NewEnsemble(1, func(int) (models.Network, error) { return net, nil }, patch, classes, cfg)
+	p, err := NewEnsemble(1, func(int) (models.Network, error) { return net, nil }, patch, classes,
+		cfg)
 	if err != nil {
 		return nil, err
 	}
 	return p, p.use(0)
 }
 
-// NewEnsemble makes a predictor that averages the logits of several folds. network gives the
-// network of a fold, counted from 0: one of several that are held, or one and the same after
-// loading the weights of the fold. It is called when another fold's turn comes: (folds-1) times for
-// each row of tiles, one more for the first.
+// NewEnsemble returns a predictor that averages the logits of several folds. network returns the
+// network of a fold, counted from 0: one of several in memory, or always the same one with the
+// weights of the fold loaded. It is called when the fold changes: folds-1 times per row of tiles,
+// and once more for the first row.
 func NewEnsemble(folds int, network func(fold int) (models.Network, error),
 	patch []int, classes int, cfg Config) (*Predictor, error) {
 	if err := cfg.check(patch, classes); err != nil {
@@ -147,11 +155,12 @@ func NewEnsemble(folds int, network func(fold int) (models.Network, error),
 	if folds < 1 {
 		return nil, fmt.Errorf("infer: %d folds: expected at least 1", folds)
 	}
-	return &Predictor{folds: folds, network: network, current: -1, patch: slices.Clone(patch), classes: classes,
-		cfg: cfg, mirrors: subsets(cfg.Mirror)}, nil
+	return &Predictor{folds: folds, network: network, current: -1, patch: slices.Clone(patch),
+		classes: classes,
+		cfg:     cfg, mirrors: subsets(cfg.Mirror)}, nil
 }
 
-// use makes a fold's network the current one.
+// use makes the network of a fold current.
 func (p *Predictor) use(fold int) error {
 	if p.current == fold {
 		return nil
@@ -167,7 +176,8 @@ func (p *Predictor) use(fold int) error {
 	return nil
 }
 
-// subsets lists the subsets of axes: the empty one, then by size, equal sizes in lexicographic order of positions.
+// subsets lists the subsets of axes by size, starting with the empty one, each size in
+// lexicographic order of positions.
 func subsets(axes []int) [][]int {
 	all := [][]int{{}}
 	for from, size := 0, 1; size <= len(axes); size++ {
@@ -186,16 +196,19 @@ func subsets(axes []int) [][]int {
 	return all
 }
 
-// Logits runs the window over image and returns the logits of all of it (classes,z,y,x) on the CPU,
-// owned by s: float16 for Reference, float32 for Fast. See Slabs, which holds less.
-func (p *Predictor) Logits(ctx context.Context, s *torch.Scope, image []float32, shape [4]int, progress func(done, total int)) (*torch.Tensor, error) {
+// Logits returns the logits of the whole image (classes,z,y,x) on the CPU, owned by s: float16 for
+// Reference, float32 for Fast. Slabs needs less memory.
+func (p *Predictor) Logits(ctx context.Context, s *torch.Scope, image []float32, shape [4]int,
+	progress func(done, total int)) (*torch.Tensor, error) {
 	if err := checkImage(image, shape); err != nil {
 		return nil, err
 	}
 	var out *torch.Tensor
-	err := torch.With(func(c *torch.Scope) error { // no child of s, which a failure on the device shall not reach
-		whole := c.Empty(append([]int64{int64(p.classes)}, wide(shape[1:])...), p.cfg.accumulator(), torch.CPU)
-		err := p.run(ctx, image, shape, progress, func(pl *plan) handOn {
+	// Not a child scope of s: a failure on the device must not fail s.
+	err := torch.With(func(c *torch.Scope) error {
+		whole := c.Empty(append([]int64{int64(p.classes)}, wide(shape[1:])...), p.cfg.accumulator(),
+			torch.CPU)
+		err := p.run(ctx, image, shape, progress, func(pl *plan) emitter {
 			return func(h *torch.Scope, logits *torch.Tensor, first int, st strip) error {
 				if h.Err() != nil {
 					return h.Err()
@@ -217,28 +230,28 @@ func (p *Predictor) Logits(ctx context.Context, s *torch.Scope, image []float32,
 	return out, err
 }
 
-// Slabs runs the window over image, a preprocessed case of shape (c,z,y,x), row-major, and calls
-// hand with finished logits: mean over mirror images, weighted mean over tiles, mean over folds, on
-// the grid of the image. Slabs come in order along one axis: z with Reference numerics and for 2d
-// networks, whichever holds least otherwise. Where one does not fit Config.MaxBytes they come strip
-// by strip, and a strip begins with the last row of the one before. Data of a slab is valid during
-// the call; an error of hand ends the run. With Reference numerics the values are float16's. An
-// image smaller than the patch is surrounded by zeros. progress, which may be nil, hears of each
-// finished tile, of every fold and the repeated ones too.
+// Slabs runs inference on image, a preprocessed case of shape (c,z,y,x), row-major, and calls emit
+// with finished logits: mean over mirror images, weighted mean over tiles, mean over folds, on the
+// grid of the image. Slabs are emitted in order along one axis: z with Reference numerics and for
+// 2d networks, otherwise the axis that needs the least memory. If a slab exceeds Config.MaxBytes
+// they are emitted strip by strip, and each strip starts with the last row of the previous one. A
+// slab's Data is valid only during the call; an error of emit ends the run. With Reference numerics
+// the values are rounded to float16. An image smaller than the patch is zero-padded. progress,
+// which may be nil, is called after each tile of every fold, repeated tiles included.
 //
-// Memory is that of Forecast. Between forward passes ctx is looked at; its error is returned when
-// it is done. Logits that are infinite or NaN are an error (Differs: nnU-Net refuses infinities
-// alone). Where a device fails, most likely for lack of memory, the run goes on from the last slab
-// with one tile at a time, then with its sums on the CPU. hand is called on the network's own OS
-// thread: what takes long belongs on another goroutine. During the call the network is in
-// evaluation mode without deep supervision; afterwards in the mode Config.After.
+// Forecast states the memory needed. ctx is checked between forward passes; when it is done its
+// error is returned. Infinite or NaN logits are an error (Differs: nnU-Net refuses only
+// infinities). If a device fails, most likely because it is out of memory, the run resumes after
+// the last slab with one tile at a time, then with the sums on the CPU. emit is called on the
+// network's OS thread, so slow work belongs on another goroutine. During the call the network is in
+// evaluation mode without deep supervision; afterwards in mode Config.After.
 func (p *Predictor) Slabs(ctx context.Context, image []float32, shape [4]int,
-	progress func(done, total int), hand func(slab volume.Slab) error) error {
+	progress func(done, total int), emit func(slab volume.Slab) error) error {
 	if err := checkImage(image, shape); err != nil {
 		return err
 	}
-	var data []float32 // used again for each slab
-	return p.run(ctx, image, shape, progress, func(pl *plan) handOn {
+	var data []float32 // reused for each slab
+	return p.run(ctx, image, shape, progress, func(pl *plan) emitter {
 		return func(s *torch.Scope, logits *torch.Tensor, first int, st strip) error {
 			if s.Err() != nil {
 				return s.Err()
@@ -252,7 +265,8 @@ func (p *Predictor) Slabs(ctx context.Context, image []float32, shape [4]int,
 			for _, a := range pl.axes {
 				order = append(order, int64(a+1))
 			}
-			x := s.Contiguous(s.Permute(s.To(logits, torch.Float32, torch.CPU), order...), torch.Contiguous)
+			x := s.Contiguous(s.Permute(s.To(logits, torch.Float32, torch.CPU), order...),
+				torch.Contiguous)
 			if s.Err() != nil {
 				return s.Err()
 			}
@@ -260,33 +274,34 @@ func (p *Predictor) Slabs(ctx context.Context, image []float32, shape [4]int,
 				return err
 			}
 			count := int(logits.Shape()[1+pl.axes[0]])
-			slab := volume.Slab{Axis: pl.axes[0], First: first, Count: count, Strip: [2]int{st.lo, st.hi}, Data: data}
-			if err := hand(slab); err != nil {
-				return refused{err}
+			slab := volume.Slab{Axis: pl.axes[0], First: first, Count: count,
+				Strip: [2]int{st.lo, st.hi}, Data: data}
+			if err := emit(slab); err != nil {
+				return receiverError{err}
 			}
 			return nil
 		}
 	})
 }
 
-// refused is an error of the caller's own, after which nothing is tried again.
-type refused struct{ error }
+// receiverError is an error of the caller's emit function, after which there is no retry.
+type receiverError struct{ error }
 
-// Unwrap gives the caller's error.
-func (r refused) Unwrap() error { return r.error }
+// Unwrap returns the caller's error.
+func (r receiverError) Unwrap() error { return r.error }
 
-// handOn takes finished logits, a view in the order of the image's axes, from slice first of the
-// slab's axis on.
-type handOn = func(s *torch.Scope, logits *torch.Tensor, first int, st strip) error
+// emitter receives finished logits, a view in the axis order of the image that starts at slice
+// first of the slab axis.
+type emitter = func(s *torch.Scope, logits *torch.Tensor, first int, st strip) error
 
-// run does all tiles of an image.
+// run runs all tiles of an image.
 func (p *Predictor) run(ctx context.Context, image []float32, shape [4]int,
-	progress func(done, total int), hand func(*plan) handOn) error {
+	progress func(done, total int), emit func(*plan) emitter) error {
 	pl, err := newPlan(p.patch, p.classes, p.folds, shape, p.cfg)
 	if err != nil {
 		return err
 	}
-	r := &pass{p: p, ctx: ctx, plan: pl, image: image, hand: hand(pl), progress: progress,
+	r := &pass{p: p, ctx: ctx, plan: pl, image: image, emit: emit(pl), progress: progress,
 		batch: p.cfg.batch(), results: p.cfg.Device, total: pl.tileCount() * p.folds}
 	defer r.restore()
 	err = torch.OnThread(p.cfg.Threads, func() error {
@@ -297,7 +312,7 @@ func (p *Predictor) run(ctx context.Context, image []float32, shape [4]int,
 			return torch.Autocast(p.cfg.Device.Type, p.cfg.Autocast, r.strips)
 		})
 	})
-	if own := (refused{}); errors.As(err, &own) {
+	if own := (receiverError{}); errors.As(err, &own) {
 		return own.error
 	}
 	if err != nil {
@@ -318,28 +333,29 @@ func checkImage(image []float32, shape [4]int) error {
 		return err
 	}
 	if n := shape[0] * shape[1] * shape[2] * shape[3]; n != len(image) {
-		return fmt.Errorf("infer: image of shape (c,z,y,x) %v has %d values, given %d", shape, n, len(image))
+		return fmt.Errorf("infer: image of shape (c,z,y,x) %v has %d values, given %d", shape, n,
+			len(image))
 	}
 	return nil
 }
 
-// pass is the run over one image.
+// pass is the state of a run over one image.
 type pass struct {
 	p        *Predictor
 	ctx      context.Context
 	plan     *plan
 	image    []float32
-	hand     handOn
+	emit     emitter
 	progress func(done, total int)
-	batch    int              // patches in one forward pass, now
-	results  torch.Device     // where the sums lie, now
-	used     []models.Network // that were switched to evaluation
+	batch    int              // current batch size
+	results  torch.Device     // current device of the sums
+	used     []models.Network // networks switched to evaluation mode
 	input    []float32        // one tile of the image
-	finished int              // tiles, those of finished strips and of the current one
+	finished int              // tiles done, in finished strips and the current one
 	total    int
 }
 
-// restore switches the networks to the mode they are to be in afterwards.
+// restore sets the networks to the mode Config.After.
 func (r *pass) restore() {
 	for _, net := range r.used {
 		net.SetTraining(r.p.cfg.After.Training)
@@ -347,7 +363,7 @@ func (r *pass) restore() {
 	}
 }
 
-// use makes a fold's network the current one, in evaluation mode.
+// use makes the network of a fold current and sets it to evaluation mode.
 func (r *pass) use(fold int) error {
 	if err := r.p.use(fold); err != nil {
 		return err
@@ -360,7 +376,7 @@ func (r *pass) use(fold int) error {
 	return nil
 }
 
-// strips does one strip after the other.
+// strips runs the strips one after another.
 func (r *pass) strips() error {
 	r.input = make([]float32, r.plan.channels*r.plan.patch[0]*r.plan.patch[1]*r.plan.patch[2])
 	before := 0
@@ -373,7 +389,7 @@ func (r *pass) strips() error {
 				if err != nil {
 					return err
 				}
-				w.hand = r.hand
+				w.emit = r.emit
 				err = r.slide(s, w)
 				done = w.done
 				return err
@@ -381,7 +397,7 @@ func (r *pass) strips() error {
 			if err == nil {
 				break
 			}
-			if err := r.retreat(err); err != nil {
+			if err := r.fallBack(err); err != nil {
 				return err
 			}
 		}
@@ -390,13 +406,12 @@ func (r *pass) strips() error {
 	return nil
 }
 
-// retreat takes the next step where the device has failed, most likely for lack of memory, and
-// returns the error where there is none. Sums on the CPU are nnU-Net's step; tiles still run on the
-// device.
-func (r *pass) retreat(err error) error {
+// fallBack reduces memory use after a device failure, most likely out of memory, and returns err if
+// nothing is left to reduce. Sums on the CPU are nnU-Net's fallback; tiles still run on the device.
+func (r *pass) fallBack(err error) error {
 	device := r.p.cfg.Device
 	var native *torch.Error
-	if errors.As(err, new(refused)) || !errors.As(err, &native) ||
+	if errors.As(err, new(receiverError)) || !errors.As(err, &native) ||
 		device.Type == torch.DeviceCPU && !strings.Contains(native.Msg, "allocate memory") {
 		return err
 	}
@@ -412,7 +427,7 @@ func (r *pass) retreat(err error) error {
 		return err
 	}
 	if r.p.cfg.Notice != nil {
-		r.p.cfg.Notice(fmt.Sprintf("%s failed (%v): going on with %s", device, native, step))
+		r.p.cfg.Notice(fmt.Sprintf("%s failed (%v): continuing with %s", device, native, step))
 	}
 	if device.Type == torch.DeviceCPU {
 		return nil
@@ -420,7 +435,7 @@ func (r *pass) retreat(err error) error {
 	return device.EmptyCache()
 }
 
-// slide does the tiles of a strip, without those whose slices are handed on already.
+// slide runs the tiles of a strip, except those whose slices are already emitted.
 func (r *pass) slide(s *torch.Scope, w *window) error {
 	axis := r.plan.axes[0]
 	tiles := w.strip.tiles
@@ -428,13 +443,13 @@ func (r *pass) slide(s *torch.Scope, w *window) error {
 		tiles = tiles[1:]
 		r.finished += r.p.folds
 	}
-	if len(tiles) > 0 { // to the first of them; the slices before it are done
+	if len(tiles) > 0 { // start at the first of them; earlier slices are done
 		d := r.plan.patch[axis]
 		w.region[axis] = [2]int{tiles[0].start[axis], tiles[0].start[axis] + d}
 	}
 	for len(tiles) > 0 {
-		// One network takes all tiles; several take turns at each row, the last one beginning the
-		// next.
+		// A single network runs all tiles. Several alternate row by row; the last one of a row is
+		// the first one of the next, which saves a switch.
 		n := len(tiles)
 		if r.p.folds > 1 {
 			n = 1
@@ -466,13 +481,13 @@ func (r *pass) slide(s *torch.Scope, w *window) error {
 	return w.finish(s, r.plan.patch[axis])
 }
 
-// passes runs a fold's network over tiles and their mirror images, batch by batch. Tiles follow
-// each other, and the mirror images of a tile too, so that a tile is finished before the next one
-// begins.
+// passes runs a fold's network on tiles and their mirror images, batch by batch. Tiles are in order
+// and the mirror images of a tile are consecutive, so each tile is finished before the next one
+// starts.
 func (r *pass) passes(s *torch.Scope, w *window, tiles []tile, fold int) error {
 	n := len(r.p.mirrors)
 	total := len(tiles) * n
-	var sum *torch.Tensor // of the current tile's logits over its mirror images so far
+	var sum *torch.Tensor // of the current tile's logits over the mirror images so far
 	for from := 0; from < total; from += r.batch {
 		if err := r.ctx.Err(); err != nil {
 			return fmt.Errorf("stopped after %d of %d tiles: %w", r.finished, r.total, err)
@@ -513,7 +528,7 @@ func (r *pass) passes(s *torch.Scope, w *window, tiles []tile, fold int) error {
 					}
 				}
 			}
-			b.Keep(sum) // of the tile, if any, with which the next batch goes on
+			b.Keep(sum) // of the tile, if any, that continues in the next batch
 			return nil
 		})
 		if err != nil {
@@ -523,18 +538,19 @@ func (r *pass) passes(s *torch.Scope, w *window, tiles []tile, fold int) error {
 	return nil
 }
 
-// forward runs the network over passes from to to-1 as one batch: pass k is mirror image k mod n of tile k/n.
-// The result is (to-from, classes, patch…).
+// forward runs the network on passes from … to-1 as one batch: pass k is mirror image k mod n of
+// tile k/n. The result is (to-from, classes, patch…).
 func (r *pass) forward(s *torch.Scope, tiles []tile, from, to int) (*torch.Tensor, error) {
 	p := r.p
 	n := len(p.mirrors)
 	return s.Block(func(c *torch.Scope) *torch.Tensor {
 		parts := make([]*torch.Tensor, 0, to-from)
-		var x *torch.Tensor // the tile as it is
+		var x *torch.Tensor // the tile, not mirrored
 		for k := from; k < to; k++ {
 			if k == from || k%n == 0 {
 				r.plan.load(r.input, r.image, tiles[k/n])
-				x = torch.FromSlice(c, r.input, append([]int64{1, int64(r.plan.channels)}, wide(p.patch)...)...)
+				x = torch.FromSlice(c, r.input, append([]int64{1, int64(r.plan.channels)},
+					wide(p.patch)...)...)
 				x = c.To(x, torch.Float32, p.cfg.Device)
 			}
 			if axes := p.mirrors[k%n]; len(axes) > 0 {
@@ -553,14 +569,15 @@ func (r *pass) forward(s *torch.Scope, tiles []tile, from, to int) (*torch.Tenso
 		}
 		want := append([]int64{int64(to - from), int64(p.classes)}, wide(p.patch)...)
 		if got := heads[0].Shape(); !slices.Equal(got, want) {
-			c.Fail(fmt.Errorf("the network's logits have shape %v, expected %v: %d classes over a patch %v", got, want, p.classes, p.patch))
+			c.Fail(fmt.Errorf("the network's logits have shape %v, expected %v: %d classes over "+
+				"a patch %v", got, want, p.classes, p.patch))
 			return nil
 		}
 		return heads[0]
 	}), s.Err()
 }
 
-// checkFinite looks at one class after the other, which bounds what it needs beside the logits.
+// checkFinite checks one class at a time, which limits its extra memory.
 func checkFinite(s *torch.Scope, logits *torch.Tensor) error {
 	if s.Err() != nil {
 		return s.Err()
@@ -569,8 +586,10 @@ func checkFinite(s *torch.Scope, logits *torch.Tensor) error {
 		err := s.With(func(c *torch.Scope) error {
 			finite, err := c.All(c.IsFinite(c.Select(logits, 0, class))).Item()
 			if err == nil && finite == 0 {
-				return fmt.Errorf("class %d has logits that are infinite or NaN: look for such values in the image and the weights; "+
-					"if both are finite, logits beyond float16's 65504 need numerics fast without autocast", class)
+				return fmt.Errorf("class %d has logits that are infinite or NaN: check the image "+
+					"and the weights for such values; "+
+					"if both are finite, logits above float16's 65504 need numerics fast without "+
+					"autocast", class)
 			}
 			return err
 		})
@@ -581,7 +600,7 @@ func checkFinite(s *torch.Scope, logits *torch.Tensor) error {
 	return nil
 }
 
-// shifted counts spatial axes from axis by of a tensor.
+// shifted converts spatial axes to axes of a tensor whose first spatial axis is by.
 func shifted(axes []int, by int) []int64 {
 	out := make([]int64, len(axes))
 	for i, a := range axes {

@@ -9,25 +9,25 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// handBytes bounds the logits that are handed on at a time, as float32; one slice is the least.
-const handBytes = 16 << 20
+// slabBytes limits the size of an emitted slab, as float32; the minimum is one slice.
+const slabBytes = 16 << 20
 
-// plan is how the tiles of an image are gone through: strip by strip, and in each along one axis.
+// plan is the order of an image's tiles: strip by strip, and within a strip along one axis.
 type plan struct {
 	grid
-	axes     [3]int  // of a slab: the one it moves along, the one that strips cut, the remaining one
-	strips   []strip // one, unless memory is short
-	repeated int     // tiles that are computed more than once, each time beyond the first
-	bytes    int64   // of the sums, the weights, one batch and the logits in hand
+	axes     [3]int  // of a slab: the axis it moves along, the axis cut into strips, the third one
+	strips   []strip // one, unless memory is limited
+	repeated int     // tiles computed again, counted each time
+	bytes    int64   // of the sums, the weights, one batch and the slab being emitted
 }
 
-// strip is a part of the image that is finished before the next one begins.
+// strip is a part of the image that is finished before the next one starts.
 type strip struct {
 	lo, hi int    // range of axis axes[1] of the image
-	tiles  []tile // that reach it, in order
+	tiles  []tile // that overlap it, in order
 }
 
-// newPlan chooses the axis and cuts strips where the sums are larger than cfg.MaxBytes.
+// newPlan chooses the axis, and cuts the image into strips if the sums exceed cfg.MaxBytes.
 func newPlan(patch []int, classes, folds int, shape [4]int, cfg Config) (*plan, error) {
 	p := &plan{grid: newGrid(patch, shape, cfg.TileStep)}
 	axis := 0
@@ -49,7 +49,7 @@ func newPlan(patch []int, classes, folds int, shape [4]int, cfg Config) (*plan, 
 	for count := 1; ; count++ {
 		width := (n + count - 1) / count
 		if count > 1 {
-			width++ // strips share a row, so that whoever interpolates has both neighbours
+			width++ // strips share a row, so that interpolation has both neighbours
 		}
 		p.bytes = p.need(classes, folds, width, cfg)
 		if cfg.MaxBytes <= 0 || p.bytes <= cfg.MaxBytes {
@@ -58,13 +58,14 @@ func newPlan(patch []int, classes, folds int, shape [4]int, cfg Config) (*plan, 
 		}
 		if count == n {
 			return nil, fmt.Errorf("infer: image (c,z,y,x) %v, patch %v, %d classes: "+
-				"a slab takes %d MB at the least, the limit is %d MB; raise the limit or close other programs",
+				"a slab takes at least %d MB, the limit is %d MB; raise the limit or close other "+
+				"programs",
 				shape, patch, classes, p.bytes>>20+1, cfg.MaxBytes>>20)
 		}
 	}
 }
 
-// cut makes strips of equal width.
+// cut divides the image into count strips of equal width.
 func (p *plan) cut(count int) {
 	n, b := p.inside[p.axes[1]], p.axes[1]
 	computed := 0
@@ -85,43 +86,44 @@ func (p *plan) cut(count int) {
 	p.repeated = computed - len(p.tiles)
 }
 
-// tileCount is the number of tiles that are computed, the repeated ones each time.
+// tileCount is the number of tiles computed, including repeated ones.
 func (p *plan) tileCount() int { return len(p.tiles) + p.repeated }
 
-// need is the memory of a strip of the given width.
+// need is the memory of a strip of the given width in bytes.
 func (p *plan) need(classes, folds, width int, cfg Config) int64 {
 	plane := int64(width) * int64(p.inside[p.axes[2]])
 	patch := int64(p.patch[0] * p.patch[1] * p.patch[2])
 	value := int64(cfg.accumulator().Size())
 	sums := int64(cfg.sums(folds)*classes + 1)
-	hand := int64(p.handCount(classes, plane)*classes) * plane * 4 * 2 // as a tensor, and as handed on
+	// As a tensor and as emitted.
+	emitted := int64(p.slabDepth(classes, plane)*classes) * plane * 4 * 2
 	batch := int64(min(cfg.batch(), p.tileCount()<<len(cfg.Mirror)))
 	sums *= int64(p.patch[p.axes[0]]) * plane * value
-	return sums + patch*value + hand + batch*patch*4*int64(p.channels+classes)
+	return sums + patch*value + emitted + batch*patch*4*int64(p.channels+classes)
 }
 
-// handCount is the number of slices that are handed on at a time.
-func (p *plan) handCount(classes int, plane int64) int {
-	return int(min(max(handBytes/(int64(classes)*plane*4), 1), int64(p.patch[p.axes[0]])))
+// slabDepth is the number of slices emitted at a time.
+func (p *plan) slabDepth(classes int, plane int64) int {
+	return int(min(max(slabBytes/(int64(classes)*plane*4), 1), int64(p.patch[p.axes[0]])))
 }
 
-// window is the part of a strip for which sums are held: as many slices along the slab's axis as
-// the patch is deep. It moves along that axis, and what it leaves behind is finished.
+// window is the part of a strip whose sums are in memory: as many slices along the slab axis as the
+// patch is deep. It moves along that axis; slices behind it are finished.
 type window struct {
 	p       *Predictor
 	plan    *plan
 	strip   strip
-	region  region          // of the padded image that the sums cover now
+	region  region          // of the padded image currently covered by the sums
 	weights *torch.Tensor   // of the patch
-	logits  []*torch.Tensor // (classes, region): weighted sums, one for all folds or one for each
+	logits  []*torch.Tensor // (classes, region): weighted sums, one in total or one per fold
 	count   *torch.Tensor   // (region): sums of weights
-	counted int             // the fold with whose tiles the weights are summed
-	done    int             // slices of the padded image before this one are handed on already
-	hand    handOn
+	counted int             // the fold whose tiles add to count
+	done    int             // slices of the padded image before this one are emitted
+	emit    emitter
 }
 
-// newWindow makes the sums of a strip in s, on the device results. Slices before done are not
-// handed on.
+// newWindow allocates the sums of a strip in s on the device results. Slices before done are not
+// emitted.
 func (p *Predictor) newWindow(s *torch.Scope, pl *plan, st strip, done int,
 	results torch.Device) (*window, error) {
 	w := &window{p: p, plan: pl, strip: st, done: done}
@@ -140,8 +142,8 @@ func (p *Predictor) newWindow(s *torch.Scope, pl *plan, st strip, done int,
 	return w, err
 }
 
-// add puts one tile's logits (classes, patch), which it scales in place, into the sums of a fold.
-// The window has been moved to the tile's start.
+// add adds one tile's logits (classes, patch), which it scales in place, to the sums of a fold. The
+// window must be at the tile's start.
 func (w *window) add(s *torch.Scope, t tile, fold int, logits *torch.Tensor) {
 	logits = s.To(logits, logits.DType(), w.count.Device())
 	s.Mul_(logits, w.weights)
@@ -164,7 +166,7 @@ func (w *window) add(s *torch.Scope, t tile, fold int, logits *torch.Tensor) {
 	}
 }
 
-// narrow is a box of the last three axes of x; a view.
+// narrow returns a box of the last three axes of x, as a view.
 func narrow(s *torch.Scope, x *torch.Tensor, from, length [3]int) *torch.Tensor {
 	if s.Err() != nil {
 		return nil
@@ -178,7 +180,7 @@ func narrow(s *torch.Scope, x *torch.Tensor, from, length [3]int) *torch.Tensor 
 	return x
 }
 
-// along is slices [from, from+count) of x along the slab's axis; a view.
+// along returns slices [from, from+count) of x along the slab axis, as a view.
 func (w *window) along(s *torch.Scope, x *torch.Tensor, from, count int) *torch.Tensor {
 	if s.Err() != nil {
 		return nil
@@ -186,7 +188,8 @@ func (w *window) along(s *torch.Scope, x *torch.Tensor, from, count int) *torch.
 	return s.Narrow(x, int64(x.Dim()-3+w.plan.axes[0]), int64(from), int64(count))
 }
 
-// moveTo hands on the slices before start, which no further tile reaches, and moves the sums there.
+// moveTo emits the slices before start, which no further tile overlaps, and moves the sums to
+// start.
 func (w *window) moveTo(s *torch.Scope, start int) error {
 	r := &w.region[w.plan.axes[0]]
 	step := start - r[0]
@@ -198,7 +201,7 @@ func (w *window) moveTo(s *torch.Scope, start int) error {
 	}
 	err := s.With(func(c *torch.Scope) error {
 		for _, x := range append(slices.Clone(w.logits), w.count) {
-			// In pieces of the step, which do not overlap where they go.
+			// Copied in pieces of step slices, so that source and destination do not overlap.
 			left := r[1] - r[0] - step
 			for from := 0; from < left; from += step {
 				n := min(step, left-from)
@@ -212,14 +215,14 @@ func (w *window) moveTo(s *torch.Scope, start int) error {
 	return err
 }
 
-// finish hands on the first n slices that the sums cover, as far as they lie over the image.
+// finish emits the first n slices covered by the sums, except those in the padding.
 func (w *window) finish(s *torch.Scope, n int) error {
 	g, axis := &w.plan.grid, w.plan.axes[0]
 	start := w.region[axis][0]
 	lo := max(start, g.offset[axis], w.done)
 	hi := min(start+n, g.offset[axis]+g.inside[axis])
 	plane := int64(w.region.size(w.plan.axes[1])) * int64(w.region.size(w.plan.axes[2]))
-	step := w.plan.handCount(w.p.classes, plane)
+	step := w.plan.slabDepth(w.p.classes, plane)
 	for ; lo < hi; lo += step {
 		err := s.With(func(c *torch.Scope) error {
 			n := min(step, hi-lo)
@@ -240,7 +243,7 @@ func (w *window) finish(s *torch.Scope, n int) error {
 			if err := checkFinite(c, mean); err != nil {
 				return err
 			}
-			if err := w.hand(c, mean, lo-g.offset[axis], w.strip); err != nil {
+			if err := w.emit(c, mean, lo-g.offset[axis], w.strip); err != nil {
 				return err
 			}
 			w.done = lo + n

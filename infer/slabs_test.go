@@ -16,8 +16,8 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// uneven gives two classes that depend on the voxel and on its place in the patch, in a way that
-// depends on the order of additions.
+// uneven returns two classes that depend on the voxel and its position in the patch; their sums
+// depend on the order of additions.
 func uneven(scale float64) *fake {
 	return &fake{forward: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		voxels := x.Shape()
@@ -35,9 +35,10 @@ func uneven(scale float64) *fake {
 	}}
 }
 
-// plain is the sliding window over sums of the whole padded image, tile after tile in the given
-// order: what nnU-Net does. It gives the logits (2, z, y, x) of the image.
-func plain(t *testing.T, net models.Network, patch []int, cfg Config, image []float32, shape [4]int, tiles []tile) []float32 {
+// plain is sliding-window inference as in nnU-Net: sums of the whole padded image, tile by tile in
+// the given order. It returns the logits (2, z, y, x) of the image.
+func plain(t *testing.T, net models.Network, patch []int, cfg Config, image []float32, shape [4]int,
+	tiles []tile) []float32 {
 	t.Helper()
 	var out []float32
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
@@ -86,16 +87,16 @@ func plain(t *testing.T, net models.Network, patch []int, cfg Config, image []fl
 				s.Add_(narrow(s, count, tile.start, g.patch), w, 1)
 			}
 			s.Div_(logits, count)
-			out, err = torch.Slice[float32](s.To(s.Contiguous(narrow(s, logits, g.offset, g.inside), torch.Contiguous), torch.Float32, torch.CPU))
+			out, err = torch.Slice[float32](s.To(s.Contiguous(narrow(s, logits, g.offset, g.inside),
+				torch.Contiguous), torch.Float32, torch.CPU))
 			return err
 		})
 	}))
 	return out
 }
 
-// place puts a slab into the logits of the whole image (classes, z, y, x), and checks that it goes
-// on where the last one ended. next is the first slice that is missing, in the strip that begins at
-// strip.
+// place copies slabs into the logits of the whole image (classes, z, y, x), and checks that each
+// one continues where the previous one ended. next is the first missing slice of the current strip.
 type place struct {
 	shape []int
 	data  []float32
@@ -105,7 +106,8 @@ type place struct {
 }
 
 func newPlace(classes int, shape [4]int) *place {
-	p := &place{shape: []int{classes, shape[1], shape[2], shape[3]}, data: make([]float32, classes*shape[1]*shape[2]*shape[3])}
+	p := &place{shape: []int{classes, shape[1], shape[2], shape[3]},
+		data: make([]float32, classes*shape[1]*shape[2]*shape[3])}
 	for i := range p.data {
 		p.data[i] = float32(math.NaN())
 	}
@@ -119,7 +121,7 @@ func (p *place) add(t *testing.T, s volume.Slab) {
 	case p.count == 0:
 		require.Equal(t, 0, s.Strip[0])
 	case s.Strip != p.strip:
-		require.Equal(t, n[0], p.next, "a strip is finished before the next one begins")
+		require.Equal(t, n[0], p.next, "a strip is finished before the next one starts")
 		require.Equal(t, p.strip[1]-1, s.Strip[0], "strips share one row")
 		p.next = 0
 	}
@@ -153,7 +155,7 @@ func TestSlabsAreTheWholeImagesLogits(t *testing.T) {
 		{[]int{4, 6, 8}, [4]int{1, 13, 15, 18}, nil, 0},
 		{[]int{8, 4, 8}, [4]int{1, 13, 15, 18}, []int{0, 2}, 1},
 		{[]int{8, 8, 4}, [4]int{1, 9, 15, 18}, []int{2}, 2},
-		{[]int{8, 8, 4}, [4]int{2, 5, 6, 18}, nil, 2},    // padded across
+		{[]int{8, 8, 4}, [4]int{2, 5, 6, 18}, nil, 2},    // padded along x
 		{[]int{8, 8, 8}, [4]int{1, 5, 21, 3}, nil, 1},    // and along z with reference numerics
 		{[]int{8, 8, 8}, [4]int{1, 3, 4, 5}, nil, 0},     // padded everywhere
 		{[]int{6, 8}, [4]int{1, 7, 15, 11}, []int{1}, 0}, // slice by slice
@@ -162,12 +164,16 @@ func TestSlabsAreTheWholeImagesLogits(t *testing.T) {
 		for _, numerics := range []Numerics{Reference, Fast} {
 			for _, step := range []float64{0.3, 0.5, 1} {
 				for _, narrowest := range []bool{false, true} {
-					name := fmt.Sprintf("patch %v image %v %v step %v narrowest %v", c.patch, c.shape, numerics, step, narrowest)
+					name := fmt.Sprintf("patch %v image %v %v step %v narrowest %v", c.patch,
+						c.shape, numerics, step, narrowest)
 					cfg := config(numerics, c.mirror)
 					cfg.TileStep = step
 					net := uneven(1)
 					if c.shape[0] == 2 {
-						net = &fake{forward: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.MulScalar(x, 1.7) }}
+						net = &fake{forward: func(s *torch.Scope,
+							x *torch.Tensor) *torch.Tensor {
+							return s.MulScalar(x, 1.7)
+						}}
 					}
 					whole, err := Forecast(c.patch, 2, 1, c.shape, cfg)
 					require.NoError(t, err)
@@ -196,13 +202,14 @@ func TestSlabsAreTheWholeImagesLogits(t *testing.T) {
 					require.NoError(t, err)
 					got := newPlace(2, c.shape)
 					reports := 0
-					require.NoError(t, p.Slabs(context.Background(), image, c.shape, func(done, total int) {
-						reports++
-						require.Equal(t, [2]int{reports, need.Tiles}, [2]int{done, total}, name)
-					}, func(s volume.Slab) error {
-						got.add(t, s)
-						return nil
-					}))
+					require.NoError(t, p.Slabs(context.Background(), image, c.shape,
+						func(done, total int) {
+							reports++
+							require.Equal(t, [2]int{reports, need.Tiles}, [2]int{done, total}, name)
+						}, func(s volume.Slab) error {
+							got.add(t, s)
+							return nil
+						}))
 					golden.Equal(t, name, got.shape, want, got.data)
 					passes := 0
 					for _, n := range net.batches {
@@ -223,11 +230,12 @@ func TestSlabsAreTheWholeImagesLogits(t *testing.T) {
 	}
 }
 
-// Labels made slab by slab are those of the whole image's logits.
+// Labels computed slab by slab equal those of the whole image.
 func TestSlabLabelsAreTheWholeImages(t *testing.T) {
 	needTorch(t)
 	labels := &plans.Labels{AllLabels: []int{0, 1}, ForegroundLabels: []int{1}}
-	regions := &plans.Labels{HasRegions: true, Regions: make([]plans.Label, 2), RegionsClassOrder: []int{2, 7}}
+	regions := &plans.Labels{HasRegions: true, Regions: make([]plans.Label, 2),
+		RegionsClassOrder: []int{2, 7}}
 	for _, patch := range [][]int{{4, 8, 8}, {8, 4, 8}, {8, 8, 4}, {8, 8}} {
 		for _, l := range []*plans.Labels{labels, regions} {
 			shape := [4]int{1, 11, 15, 18}
@@ -246,9 +254,10 @@ func TestSlabLabelsAreTheWholeImages(t *testing.T) {
 				return err
 			}))
 			got := make([]uint8, len(want))
-			require.NoError(t, p.Slabs(context.Background(), image, shape, nil, func(s volume.Slab) error {
-				return SlabLabels(got, [3]int(shape[1:]), s, l)
-			}))
+			require.NoError(t, p.Slabs(context.Background(), image, shape, nil,
+				func(s volume.Slab) error {
+					return SlabLabels(got, [3]int(shape[1:]), s, l)
+				}))
 			require.Equal(t, want, got)
 			if l.HasRegions {
 				require.Contains(t, want, uint8(7))
@@ -256,11 +265,13 @@ func TestSlabLabelsAreTheWholeImages(t *testing.T) {
 			require.Contains(t, want, uint8(0))
 		}
 	}
-	err := SlabLabels(make([]uint8, 8), [3]int{2, 2, 2}, volume.Slab{First: 1, Count: 2, Strip: [2]int{0, 2}, Data: make([]float32, 16)}, labels)
-	require.EqualError(t, err, "infer: a slab of slices 1 to 3 of axis 0 with 16 values does not fit an image of shape [2 2 2]")
+	err := SlabLabels(make([]uint8, 8), [3]int{2, 2, 2},
+		volume.Slab{First: 1, Count: 2, Strip: [2]int{0, 2}, Data: make([]float32, 16)}, labels)
+	require.EqualError(t, err, "infer: a slab of slices 1 to 3 of axis 0 with 16 values does not "+
+		"fit an image of shape [2 2 2]")
 }
 
-// Large slabs are handed on in pieces.
+// Large slabs are emitted in pieces.
 func TestLargeSlabsComeInPieces(t *testing.T) {
 	needTorch(t)
 	shape := [4]int{1, 21, 300, 512}
@@ -273,7 +284,7 @@ func TestLargeSlabsComeInPieces(t *testing.T) {
 	require.NoError(t, err)
 	got := newPlace(2, shape)
 	require.NoError(t, p.Slabs(context.Background(), image, shape, nil, func(s volume.Slab) error {
-		require.LessOrEqual(t, 4*len(s.Data), handBytes)
+		require.LessOrEqual(t, 4*len(s.Data), slabBytes)
 		got.add(t, s)
 		return nil
 	}))
@@ -281,9 +292,9 @@ func TestLargeSlabsComeInPieces(t *testing.T) {
 	golden.Equal(t, "logits", got.shape, want, got.data)
 }
 
-// A slab leaves before the first tile that it does not need, so that no more than the patch's depth
-// is held.
-func TestSlabsLeaveAsSoonAsNoTileReachesThem(t *testing.T) {
+// A slab is emitted before the first tile that does not overlap it, so that at most the patch's
+// depth is in memory.
+func TestSlabsAreEmittedAsSoonAsNoTileOverlapsThem(t *testing.T) {
 	needTorch(t)
 	shape := [4]int{1, 20, 6, 6}
 	cfg := config(Reference, nil)
@@ -291,10 +302,11 @@ func TestSlabsLeaveAsSoonAsNoTileReachesThem(t *testing.T) {
 	require.NoError(t, err)
 	done := 0
 	var seen [][3]int
-	require.NoError(t, p.Slabs(context.Background(), hashImage(shape), shape, func(d, _ int) { done = d }, func(s volume.Slab) error {
-		seen = append(seen, [3]int{done, s.First, s.Count})
-		return nil
-	}))
+	require.NoError(t, p.Slabs(context.Background(), hashImage(shape), shape,
+		func(d, _ int) { done = d }, func(s volume.Slab) error {
+			seen = append(seen, [3]int{done, s.First, s.Count})
+			return nil
+		}))
 	// Tiles begin at slices 0, 4, 8 and 12, four of them each.
 	require.Equal(t, [][3]int{{4, 0, 4}, {8, 4, 4}, {12, 8, 4}, {16, 12, 8}}, seen)
 }
@@ -333,11 +345,16 @@ func TestFoldsAreAveraged(t *testing.T) {
 			net.batches = nil
 		}
 		var asked []int
-		p, err := NewEnsemble(3, func(i int) (models.Network, error) { asked = append(asked, i); return nets[i], nil }, patch, 2, cfg)
+		p, err := NewEnsemble(3, func(i int) (models.Network,
+			error) {
+			asked = append(asked, i)
+			return nets[i], nil
+		}, patch, 2, cfg)
 		require.NoError(t, err)
 		got := newPlace(2, shape)
 		last := 0
-		require.NoError(t, p.Slabs(context.Background(), image, shape, func(done, total int) { last = done; require.LessOrEqual(t, done, total) },
+		require.NoError(t, p.Slabs(context.Background(), image, shape,
+			func(done, total int) { last = done; require.LessOrEqual(t, done, total) },
 			func(s volume.Slab) error { got.add(t, s); return nil }))
 		if numerics == Reference {
 			golden.Equal(t, "mean of folds", got.shape, want, got.data)
@@ -349,7 +366,8 @@ func TestFoldsAreAveraged(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 3*need.Tiles, last)
 		rows := len(steps(13, 4, 0.5))
-		require.Len(t, asked, 2*rows+1, "each row of tiles begins with the network that ended the last one")
+		require.Len(t, asked, 2*rows+1,
+			"each row of tiles starts with the last network of the previous row")
 		for i := range asked[1:] {
 			require.NotEqual(t, asked[i], asked[i+1])
 		}
@@ -377,8 +395,8 @@ func TestFoldsAreAveraged(t *testing.T) {
 	require.EqualError(t, err, "infer: 0 folds: expected at least 1")
 }
 
-// Where memory runs out in the middle, what was handed on stays and the rest follows.
-func TestRunGoesOnWhereMemoryRanOut(t *testing.T) {
+// When memory runs out during a run, emitted slabs remain valid and the rest follows.
+func TestRunResumesAfterOutOfMemory(t *testing.T) {
 	needTorch(t)
 	shape := [4]int{1, 21, 9, 10}
 	patch := []int{6, 6, 8}
@@ -400,7 +418,8 @@ func TestRunGoesOnWhereMemoryRanOut(t *testing.T) {
 			forward := net.forward
 			net.forward = func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 				if len(net.batches) >= failing && x.Shape()[0] > 1 {
-					s.Fail(&torch.Error{Op: "conv", Msg: "DefaultCPUAllocator: can't allocate memory"})
+					s.Fail(&torch.Error{Op: "conv",
+						Msg: "DefaultCPUAllocator: can't allocate memory"})
 					return x
 				}
 				return forward(s, x)
@@ -408,15 +427,16 @@ func TestRunGoesOnWhereMemoryRanOut(t *testing.T) {
 			p, err := New(net, patch, 2, cfg)
 			require.NoError(t, err)
 			got := newPlace(2, shape)
-			require.NoError(t, p.Slabs(context.Background(), image, shape, nil, func(s volume.Slab) error { got.add(t, s); return nil }))
+			require.NoError(t, p.Slabs(context.Background(), image, shape, nil,
+				func(s volume.Slab) error { got.add(t, s); return nil }))
 			d := golden.Compare(got.shape, want, got.data, golden.Tolerance{Abs: 1e-5})
 			require.LessOrEqual(t, d.Excess, 1.0, "%v", d)
 			require.Len(t, notices, 1)
-			require.Contains(t, notices[0], "going on with one tile at a time instead of 3")
+			require.Contains(t, notices[0], "continuing with one tile at a time instead of 3")
 			require.Equal(t, int64(1), net.batches[len(net.batches)-1])
 		}
 	}
-	// Whatever is not for lack of memory is not tried again on the CPU.
+	// Other errors on the CPU are not retried.
 	net := uneven(1)
 	net.forward = func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		s.Fail(&torch.Error{Op: "conv", Msg: "expected 4 channels"})
@@ -424,7 +444,8 @@ func TestRunGoesOnWhereMemoryRanOut(t *testing.T) {
 	}
 	p, err := New(net, patch, 2, config(Fast, nil))
 	require.NoError(t, err)
-	require.ErrorContains(t, p.Slabs(context.Background(), image, shape, nil, func(volume.Slab) error { return nil }), "expected 4 channels")
+	require.ErrorContains(t, p.Slabs(context.Background(), image, shape, nil,
+		func(volume.Slab) error { return nil }), "expected 4 channels")
 	require.Len(t, net.batches, 1)
 }
 
@@ -451,6 +472,7 @@ func TestTooLittleMemoryIsRefused(t *testing.T) {
 	cfg := config(Fast, nil)
 	cfg.MaxBytes = 4 << 20
 	_, err := Forecast([]int{64, 64, 64}, 60, 1, [4]int{1, 400, 100, 100}, cfg)
-	require.ErrorContains(t, err, "infer: image (c,z,y,x) [1 400 100 100], patch [64 64 64], 60 classes: a slab takes ")
+	require.ErrorContains(t, err, "infer: image (c,z,y,x) [1 400 100 100], patch [64 64 64], 60 "+
+		"classes: a slab takes at least ")
 	require.ErrorContains(t, err, "the limit is 4 MB")
 }

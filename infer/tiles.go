@@ -7,26 +7,27 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// tile is one place of the window: its first voxel in the padded image (z, y, x).
+// tile is one position of the window: its first voxel in the padded image (z, y, x).
 type tile struct{ start [3]int }
 
 // grid is the padded image and the tiles that cover it.
 type grid struct {
 	channels int
-	patch    [3]int // z, y, x; one slice in a 2d configuration
+	patch    [3]int // z, y, x; z is 1 in a 2d configuration
 	padded   [3]int // z, y, x
-	offset   [3]int // where the image lies in the padded one
+	offset   [3]int // first voxel of the image in the padded one
 	inside   [3]int // size of the image
 	tiles    []tile
 }
 
-// newGrid pads the image (c,z,y,x) to at least the patch, half of the missing voxels before and the
-// rest after it, and lays tiles over it: first axis outermost; in a 2d configuration slice after
-// slice.
+// newGrid pads the image (c,z,y,x) to at least the patch size, half of the missing voxels before
+// and the rest after it, and covers it with tiles: first axis outermost; in a 2d configuration
+// slice by slice.
 // Source: nnU-Net 2.5.1, predict_from_raw_data.py, _internal_get_sliding_window_slicers;
 // acvl_utils, pad_nd_image.
 func newGrid(patch []int, shape [4]int, step float64) grid {
-	g := grid{channels: shape[0], patch: [3]int{1, 1, 1}, inside: [3]int(shape[1:]), padded: [3]int(shape[1:])}
+	g := grid{channels: shape[0], patch: [3]int{1, 1, 1}, inside: [3]int(shape[1:]),
+		padded: [3]int(shape[1:])}
 	flat := 3 - len(patch) // axes that the patch lacks
 	copy(g.patch[flat:], patch)
 	var starts [3][]int
@@ -52,8 +53,8 @@ func newGrid(patch []int, shape [4]int, step float64) grid {
 	return g
 }
 
-// steps gives the tiles' starts along one axis of image ≥ patch voxels: as few as keep the distance at step·patch or
-// below, evenly spread, rounded half to even.
+// steps returns the starts of the tiles along one axis of image ≥ patch voxels: the fewest with
+// distances of at most step·patch, evenly spaced, rounded half to even.
 // Source: nnU-Net 2.5.1, sliding_window_prediction.py, compute_steps_for_sliding_window.
 func steps(image, patch int, step float64) []int {
 	n := int(math.Ceil(float64(image-patch)/(float64(patch)*step))) + 1
@@ -67,14 +68,15 @@ func steps(image, patch int, step float64) []int {
 	return starts
 }
 
-// region is a box of the padded image that is summed up: ranges (half-open) of the axes z, y and x.
+// region is the box of the padded image covered by the sums: half-open ranges of the axes z, y and
+// x.
 type region [3][2]int
 
-// size is the region's extent along an axis.
+// size is the extent of the region along an axis.
 func (r region) size(axis int) int { return r[axis][1] - r[axis][0] }
 
-// part is where tile t meets the region: from and length along each axis, counted from the tile's
-// start, and ok whether it meets it at all.
+// part returns the intersection of tile t with the region: from, relative to the tile's start, and
+// length along each axis. ok is false if it is empty.
 func (r region) part(g *grid, t tile) (from, length [3]int, ok bool) {
 	for i, start := range t.start {
 		lo, hi := max(start, r[i][0]), min(start+g.patch[i], r[i][1])
@@ -86,10 +88,10 @@ func (r region) part(g *grid, t tile) (from, length [3]int, ok bool) {
 	return from, length, true
 }
 
-// load copies the tile of image (channels, inside) into dst (channels, patch), of which it leaves alone
-// what lies in the padding: along a padded axis there is one place for all tiles, so what was 0 stays 0.
+// load copies a tile of image (channels, inside) to dst (channels, patch) without writing the
+// padding. All tiles have the same position along a padded axis, so padding that was 0 stays 0.
 func (g *grid) load(dst, image []float32, t tile) {
-	var lo, hi, at [3]int // range of the tile over the image, and where it begins there
+	var lo, hi, at [3]int // range of the tile inside the image, and its first voxel there
 	for i := range 3 {
 		lo[i] = max(g.offset[i]-t.start[i], 0)
 		hi[i] = min(g.offset[i]+g.inside[i]-t.start[i], g.patch[i])
@@ -106,9 +108,11 @@ func (g *grid) load(dst, image []float32, t tile) {
 	}
 }
 
-// gaussian is the weight of each voxel of a patch, row-major: a Gaussian around voxel n/2 of each axis with σ = n/8,
-// its maximum 10, zero beyond int(4σ+½) voxels. The values are still to be rounded to float16.
-// Source: nnU-Net 2.5.1, sliding_window_prediction.py, compute_gaussian (scipy's gaussian_filter of one voxel, truncate 4).
+// gaussian returns the weights of a patch, row-major: a Gaussian centred at voxel n/2 of each axis
+// with σ = n/8 and maximum 10, zero beyond int(4σ+½) voxels. The values are not yet rounded to
+// float16.
+// Source: nnU-Net 2.5.1, sliding_window_prediction.py, compute_gaussian (scipy's gaussian_filter of
+// one voxel, truncate 4).
 func gaussian(patch []int) []float64 {
 	weights := []float64{1}
 	for _, n := range patch {
@@ -140,9 +144,10 @@ func gaussian(patch []int) []float64 {
 	return weights
 }
 
-// weightMap is the patch's weights as dtype on device: the Gaussian rounded to float16, whose zeros become the smallest
-// weight above zero so that no voxel's weights sum to nothing; or ones.
-func weightMap(s *torch.Scope, patch []int, useGaussian bool, dtype torch.DType, device torch.Device) (*torch.Tensor, error) {
+// weightMap returns the patch weights as dtype on device: ones, or the Gaussian rounded to float16,
+// with zeros replaced by the smallest positive weight so that no voxel has a weight sum of 0.
+func weightMap(s *torch.Scope, patch []int, useGaussian bool, dtype torch.DType,
+	device torch.Device) (*torch.Tensor, error) {
 	shape := wide(patch)
 	if !useGaussian {
 		return s.Full(shape, 1, dtype, device), s.Err()

@@ -13,7 +13,7 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// fake is a network that gives what a test wants and records how it was used.
+// fake is a network with the outputs that a test sets; it records how it is used.
 type fake struct {
 	forward  func(s *torch.Scope, x *torch.Tensor) *torch.Tensor
 	modes    []Mode // at each forward pass
@@ -32,7 +32,7 @@ func (f *fake) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	return []*torch.Tensor{f.forward(s, x)}
 }
 
-// constant gives value for class 0 and its negative for class 1, over the input's spatial axes.
+// constant returns value for class 0 and its negative for class 1, in the input's spatial shape.
 func constant(value float64) *fake {
 	return &fake{forward: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		shape := x.Shape()
@@ -42,10 +42,11 @@ func constant(value float64) *fake {
 	}}
 }
 
-// local gives x and a function of x and its place in the patch.
+// local returns x and a function of x and its position in the patch.
 func local() *fake {
 	return &fake{forward: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-		ramp := s.Reshape(s.Arange(0, float64(x.Numel()/x.Shape()[0]), 1, torch.Float32, torch.CPU), append([]int64{1}, x.Shape()[1:]...)...)
+		ramp := s.Reshape(s.Arange(0, float64(x.Numel()/x.Shape()[0]), 1, torch.Float32, torch.CPU),
+			append([]int64{1}, x.Shape()[1:]...)...)
 		return s.Cat(1, s.MulScalar(x, 3), s.AddScaled(x, ramp, 1e-3))
 	}}
 }
@@ -73,7 +74,8 @@ func TestWeightsSumAboveZeroEverywhere(t *testing.T) {
 				sums, err := torch.Slice[float32](s.To(count, torch.Float32, torch.CPU))
 				require.NoError(t, err)
 				for i, v := range sums {
-					require.Greater(t, v, float32(0), "patch %v image %v step %v voxel %d", c.patch, c.shape, step, i)
+					require.Greater(t, v, float32(0), "patch %v image %v step %v voxel %d", c.patch,
+						c.shape, step, i)
 				}
 				return nil
 			}))
@@ -86,17 +88,21 @@ func TestConstantLogitsStayConstant(t *testing.T) {
 	shape := [4]int{1, 11, 20, 17}
 	for _, numerics := range []Numerics{Reference, Fast} {
 		for _, patch := range [][]int{{8, 8, 8}, {16, 24, 8}, {8, 12}} {
-			_, values, size := run(t, constant(3), patch, 2, config(numerics, []int{1, 0}), hashImage(shape), shape)
+			_, values, size := run(t, constant(3), patch, 2, config(numerics, []int{1, 0}),
+				hashImage(shape), shape)
 			require.Equal(t, []int64{2, 11, 20, 17}, size)
 			for i, v := range values {
 				want := float64(3 - 6*(i/(11*20*17)))
-				require.InDelta(t, want, v, map[Numerics]float64{Reference: 0.02, Fast: 1e-5}[numerics], "patch %v voxel %d", patch, i)
+				require.InDelta(t, want, v,
+					map[Numerics]float64{Reference: 0.02, Fast: 1e-5}[numerics],
+					"patch %v voxel %d", patch, i)
 			}
 		}
 	}
 }
 
-// With every axis mirrored the network is symmetric; tiles without weights lie symmetrically here.
+// Mirroring over every axis makes the network symmetric; without Gaussian weights the tiles here
+// are symmetric too.
 func TestMirroredImageGivesMirroredLogits(t *testing.T) {
 	needTorch(t)
 	net, channels, classes := specNetwork(t, scope(t), readSpec(t, "plain-3d"))
@@ -108,7 +114,8 @@ func TestMirroredImageGivesMirroredLogits(t *testing.T) {
 	_, values, size := run(t, net, patch, classes, cfg, image, shape)
 	whole := [4]int{classes, 12, 16, 20}
 	_, mirrored, _ := run(t, net, patch, classes, cfg, flip(image, shape, 0, 2), shape)
-	d := golden.Compare(ints(size), flip(values, whole, 0, 2), mirrored, golden.Tolerance{Abs: 1e-4})
+	d := golden.Compare(ints(size), flip(values, whole, 0, 2), mirrored,
+		golden.Tolerance{Abs: 1e-4})
 	require.LessOrEqual(t, d.Excess, 1.0, "%v", d)
 
 	cfg.Mirror = nil
@@ -139,7 +146,8 @@ func TestLogitsDoNotDependOnTheBatch(t *testing.T) {
 	}
 }
 
-// An elementwise network whose logits depend on the place in the patch has one right answer for each order of work.
+// For an elementwise network whose logits depend on the position in the patch, every order of
+// computation has one correct result.
 func TestBatchesHoldTheirTilesAndNoMore(t *testing.T) {
 	needTorch(t)
 	shape := [4]int{1, 6, 9, 10}
@@ -152,7 +160,8 @@ func TestBatchesHoldTheirTilesAndNoMore(t *testing.T) {
 	require.NoError(t, err)
 	var reports [][2]int
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
-		_, err := p.Logits(context.Background(), s, hashImage(shape), shape, func(done, total int) { reports = append(reports, [2]int{done, total}) })
+		_, err := p.Logits(context.Background(), s, hashImage(shape), shape,
+			func(done, total int) { reports = append(reports, [2]int{done, total}) })
 		return err
 	}))
 	require.Len(t, reports, need.Tiles)
@@ -171,7 +180,8 @@ func TestBatchesHoldTheirTilesAndNoMore(t *testing.T) {
 }
 
 func TestSubsetsComeBySizeThenOrder(t *testing.T) {
-	require.Equal(t, [][]int{{}, {0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}}, subsets([]int{0, 1, 2}))
+	require.Equal(t, [][]int{{}, {0}, {1}, {2}, {0, 1}, {0, 2}, {1, 2}, {0, 1, 2}},
+		subsets([]int{0, 1, 2}))
 	require.Equal(t, [][]int{{}, {2}, {0}, {2, 0}}, subsets([]int{2, 0}))
 	require.Equal(t, [][]int{{}}, subsets(nil))
 }
@@ -238,17 +248,25 @@ func TestErrorsSayWhatAndWhere(t *testing.T) {
 		cfg     Config
 		want    string
 	}{
-		{[]int{8, 9, 8}, 2, good, "infer: patch [8 9 8] does not fit the network: models: input size [8 9 8] is not divisible by [4 4 4]"},
+		{[]int{8, 9, 8}, 2, good, "infer: patch [8 9 8] does not fit the network: models: input " +
+			"size [8 9 8] is not divisible by [4 4 4]"},
 		{[]int{8}, 2, good, "infer: patch [8]: expected 2 or 3 axes"},
 		{[]int{8, 0, 8}, 2, good, "infer: patch [8 0 8]: sizes must be above 0"},
 		{[]int{8, 8, 8}, 0, good, "infer: 0 classes: expected at least 1"},
-		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.TileStep = 0 }), "infer: tile step 0: expected above 0 and at most 1"},
-		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.TileStep = math.NaN() }), "infer: tile step NaN"},
-		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.Mirror = []int{0, 3} }), "infer: mirror axes [0 3]: expected different axes of the patch [8 8 8]"},
-		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.Mirror = []int{1, 1} }), "infer: mirror axes [1 1]"},
-		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.BatchTiles = 4 }), "infer: batch of 4 tiles: numerics reference runs each tile alone"},
-		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.BatchTiles = -1 }), "infer: batch of -1 tiles"},
-		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.Autocast = torch.Uint8 }), "infer: autocast to uint8: expected float16, bfloat16 or float32 (off)"},
+		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.TileStep = 0 }),
+			"infer: tile step 0: expected above 0 and at most 1"},
+		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.TileStep = math.NaN() }),
+			"infer: tile step NaN"},
+		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.Mirror = []int{0, 3} }),
+			"infer: mirror axes [0 3]: expected distinct axes of the patch [8 8 8]"},
+		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.Mirror = []int{1, 1} }),
+			"infer: mirror axes [1 1]"},
+		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.BatchTiles = 4 }),
+			"infer: batch of 4 tiles: numerics reference runs each tile alone"},
+		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.BatchTiles = -1 }),
+			"infer: batch of -1 tiles"},
+		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.Autocast = torch.Uint8 }),
+			"infer: autocast to uint8: expected float16, bfloat16 or float32 (off)"},
 	} {
 		_, err := New(net, c.patch, c.classes, c.cfg)
 		require.ErrorContains(t, err, c.want)
@@ -261,20 +279,25 @@ func TestErrorsSayWhatAndWhere(t *testing.T) {
 			return err
 		})
 	}
-	require.EqualError(t, logits(classes, nil, [4]int{1, 8, 0, 8}), "infer: image of shape (c,z,y,x) [1 8 0 8] is empty")
-	require.EqualError(t, logits(classes, make([]float32, 9), [4]int{1, 8, 8, 8}), "infer: image of shape (c,z,y,x) [1 8 8 8] has 512 values, given 9")
+	require.EqualError(t, logits(classes, nil, [4]int{1, 8, 0, 8}),
+		"infer: image of shape (c,z,y,x) [1 8 0 8] is empty")
+	require.EqualError(t, logits(classes, make([]float32, 9), [4]int{1, 8, 8, 8}),
+		"infer: image of shape (c,z,y,x) [1 8 8 8] has 512 values, given 9")
 	more := [4]int{channels + 1, 8, 8, 8}
 	err := logits(classes, hashImage(more), more)
 	require.ErrorContains(t, err, "infer: image (c,z,y,x) [2 8 8 8]")
 	require.ErrorContains(t, err, "to have 1 channels, but got 2 channels instead")
 	right := [4]int{channels, 8, 8, 8}
-	require.ErrorContains(t, logits(classes+1, hashImage(right), right), "the network's logits have shape [1 2 8 8 8], expected [1 3 8 8 8]: 3 classes over a patch [8 8 8]")
+	require.ErrorContains(t, logits(classes+1, hashImage(right), right),
+		"the network's logits have shape [1 2 8 8 8], expected [1 3 8 8 8]: 3 classes over a "+
+			"patch [8 8 8]")
 	image := hashImage(right)
 	image[100] = float32(math.NaN())
-	require.ErrorContains(t, logits(classes, image, right), "class 0 has logits that are infinite or NaN")
+	require.ErrorContains(t, logits(classes, image, right),
+		"class 0 has logits that are infinite or NaN")
 }
 
-// 8000·10 is beyond float16, as nnU-Net finds too; float32 holds it.
+// 8000·10 overflows float16, in nnU-Net too, but not float32.
 func TestInfiniteSumsAreRefused(t *testing.T) {
 	needTorch(t)
 	shape := [4]int{1, 8, 8, 8}
@@ -285,7 +308,8 @@ func TestInfiniteSumsAreRefused(t *testing.T) {
 		return err
 	})
 	require.ErrorContains(t, err, "class 0 has logits that are infinite or NaN")
-	_, values, _ := run(t, constant(8000), []int{8, 8, 8}, 2, config(Fast, nil), hashImage(shape), shape)
+	_, values, _ := run(t, constant(8000), []int{8, 8, 8}, 2, config(Fast, nil), hashImage(shape),
+		shape)
 	require.InDelta(t, 8000, values[0], 0.01)
 }
 
@@ -295,25 +319,30 @@ func TestForecastCountsTilesAndBytes(t *testing.T) {
 	need, err := Forecast([]int{16, 48, 48}, 2, 1, shape, cfg)
 	require.NoError(t, err)
 	plane, patch := int64(72*82), int64(16*48*48)
-	// Sums of two classes and of weights in float16, 16 slices deep; as many slices in hand, twice; one tile in and out.
-	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 192, Bytes: 16*plane*(2*2+2) + 2*16*plane*2*4 + patch*(2+4*(1+2))}, need)
+	// Sums of two classes and of weights in float16, 16 slices deep; an emitted slab of 16 slices,
+	// twice; one tile in and out.
+	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 192, Bytes: 16*plane*(2*2+2) +
+		2*16*plane*2*4 + patch*(2+4*(1+2))}, need)
 	need, err = Forecast([]int{16, 48, 48}, 2, 5, shape, cfg)
 	require.NoError(t, err)
-	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Bytes: 16*plane*(5*2*2+2) + 2*16*plane*2*4 + patch*(2+4*(1+2))}, need)
+	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Bytes: 16*plane*(5*2*2+2) +
+		2*16*plane*2*4 + patch*(2+4*(1+2))}, need)
 	cfg.Numerics = Fast
 	need, err = Forecast([]int{16, 48, 48}, 2, 5, shape, cfg)
 	require.NoError(t, err)
-	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Bytes: 16*plane*(2+1)*4 + 2*16*plane*2*4 + patch*(4+2*4*(1+2))}, need)
+	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Bytes: 16*plane*(2+1)*4 +
+		2*16*plane*2*4 + patch*(4+2*4*(1+2))}, need)
 
 	need, err = Forecast([]int{48, 48}, 3, 1, [4]int{2, 10, 40, 60}, cfg2d(cfg))
 	require.NoError(t, err)
 	plane, patch = 40*60, 48*48
-	require.Equal(t, Need{Tiles: 20, Strips: 1, Passes: 20, Bytes: plane*(3+1)*4 + 2*plane*3*4 + patch*(4+2*4*(2+3))}, need)
+	require.Equal(t, Need{Tiles: 20, Strips: 1, Passes: 20, Bytes: plane*(3+1)*4 + 2*plane*3*4 +
+		patch*(4+2*4*(2+3))}, need)
 	_, err = Forecast([]int{48, 48}, 3, 1, [4]int{2, 10, 0, 60}, cfg2d(cfg))
 	require.EqualError(t, err, "infer: image of shape (c,z,y,x) [2 10 0 60] is empty")
 }
 
-// What a slab takes does not grow with the length of the image.
+// The memory of a slab does not depend on the length of the image.
 func TestForecastDoesNotGrowWithLength(t *testing.T) {
 	cfg := config(Fast, nil)
 	short, err := Forecast([]int{16, 48, 48}, 20, 1, [4]int{1, 100, 72, 82}, cfg)

@@ -1,12 +1,15 @@
-// Package loss holds nnU-Net's training losses: soft Dice with cross-entropy for label maps, soft Dice with binary
-// cross-entropy for regions, both with an optional ignore label, over the heads of deep supervision; and the counts of
-// the pseudo-Dice that validation logs. It is not a collection of losses: these are what nnU-Net 2.5.1 trains with.
+// Package loss holds nnU-Net's training losses: soft Dice with cross-entropy for label maps, soft
+// Dice with binary cross-entropy for regions, both with an optional ignore label, summed over the
+// heads of deep supervision; and the counts for the pseudo-Dice logged in validation. It is not a
+// collection of losses: it has those that nnU-Net 2.5.1 trains with.
 //
-// Without Config.Fast the operators and their order are the reference's, so value and gradients equal Python's bit for bit on the same
-// machine with the same libtorch and thread count.
+// Without Config.Fast the operators and their order are the reference's, so the value and gradients
+// are bit-equal to Python's on the same machine with the same libtorch and thread count.
 //
-// Axes in this package: n samples, c classes or regions, then two or three spatial axes, written "…".
-// Source: nnU-Net 2.5.1, training/loss/compound_losses.py, dice.py, robust_ce_loss.py, deep_supervision.py.
+// Axes in this package: n samples, c classes or regions, then two or three spatial axes, written
+// "…".
+// Source: nnU-Net 2.5.1, training/loss/compound_losses.py, dice.py, robust_ce_loss.py,
+// deep_supervision.py.
 package loss
 
 import (
@@ -16,49 +19,51 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// smooth stands once in the numerator and once in the denominator of the soft Dice. Source: nnUNetTrainer._build_loss.
+// smooth is added to the numerator and the denominator of the soft Dice. Source:
+// nnUNetTrainer._build_loss.
 const smooth = 1e-5
 
 // Config chooses a loss.
 type Config struct {
-	// Regions: targets are one channel for each region (they may overlap) and the network's outputs are sigmoids; else
-	// targets are label maps and the outputs a softmax.
+	// Regions: targets have one channel per region (regions may overlap) and the logits go through
+	// a sigmoid; otherwise targets are label maps and the logits go through a softmax.
 	Regions bool
-	// IgnoreLabel marks voxels that count for nothing, nil for none. In label maps it is their value; with Regions its
-	// value does not matter, the last channel of the targets marks them.
+	// IgnoreLabel marks voxels excluded from the loss; nil for none. In label maps it is their
+	// value; with Regions the last channel of the targets marks them and the value is not used.
 	IgnoreLabel *int
-	// BatchDice takes the Dice over the whole batch instead of each sample's own.
+	// BatchDice computes the Dice over the whole batch instead of per sample.
 	BatchDice bool
-	// Weights of the network's heads, highest resolution first (plans.DeepSupervisionWeights); a head of weight 0 is left
-	// out altogether and gets no gradient. nil: no deep supervision, one head.
+	// Weights of the network's heads, highest resolution first (plans.DeepSupervisionWeights); a
+	// head with weight 0 is skipped and gets no gradient. nil: one head, no deep supervision.
 	Weights []float64
-	// Fast computes cross-entropy and Dice of label maps in one operator where there is one: on the CPU, without ignore
-	// label. It differs by rounding. On a GPU it never waits for it: a label that is no class of the network makes the loss
-	// NaN instead of failing the scope.
+	// Fast computes cross-entropy and Dice of label maps in one operator where one exists: on the
+	// CPU, without ignore label. Results differ by rounding. On a GPU it never synchronises: an
+	// invalid label makes the loss NaN instead of failing the scope.
 	Fast bool
 }
 
-// Loss computes one loss. It has no state and may be used by several goroutines, each with its own scope.
+// Loss computes one loss. It is stateless and may be used by several goroutines, each with its own
+// scope.
 type Loss struct{ cfg Config }
 
-// New makes the loss of cfg. It refuses weights that are all 0.
+// New returns the loss of cfg, or an error if all weights are 0.
 func New(cfg Config) (*Loss, error) {
 	used := cfg.Weights == nil
 	for _, w := range cfg.Weights {
 		used = used || w != 0
 	}
 	if !used {
-		return nil, fmt.Errorf("loss: weights %v: at least one head must count", cfg.Weights)
+		return nil, fmt.Errorf("loss: weights %v: expected at least one that is not 0", cfg.Weights)
 	}
 	return &Loss{cfg}, nil
 }
 
 // Forward is the loss of a batch: a float32 scalar in s, ready for Backward.
 //
-// heads: logits (n, c, …), highest resolution first, one for each weight. targets: for each head (n, 1, …) integer labels
-// 0 to c-1 or the ignore label; with Regions (n, c, …) bool or uint8 0/1, and with an ignore label one channel more, which
-// marks the ignored voxels. Nothing is modified. What does not fit fails s, with the number of the head, what was found
-// and what was expected.
+// heads: logits (n, c, …), highest resolution first, one per weight. targets: per head (n, 1, …)
+// integer labels 0 to c-1 or the ignore label; with Regions (n, c, …) bool or uint8 0/1, plus a
+// channel that marks ignored voxels if there is an ignore label. Nothing is modified. Mismatched
+// shapes and invalid labels fail s; the error names the head, what was found and what was expected.
 func (l *Loss) Forward(s *torch.Scope, heads, targets []*torch.Tensor) *torch.Tensor {
 	if s.Err() != nil {
 		return nil
@@ -68,7 +73,8 @@ func (l *Loss) Forward(s *torch.Scope, heads, targets []*torch.Tensor) *torch.Te
 		weights = []float64{1}
 	}
 	if len(heads) != len(targets) || len(heads) != len(weights) {
-		s.Fail(fmt.Errorf("loss: %d heads and %d targets for %d weights: the network's deep supervision, the loader's and the loss's must agree",
+		s.Fail(fmt.Errorf("loss: %d heads and %d targets for %d weights: the network's deep "+
+			"supervision, the loader's and the loss's must agree",
 			len(heads), len(targets), len(weights)))
 		return nil
 	}
@@ -108,11 +114,13 @@ func (l *Loss) check(i int, x, y *torch.Tensor) error {
 	}
 	xs, ys := x.Shape(), y.Shape()
 	if len(xs) < 3 || len(xs) != len(ys) {
-		return fmt.Errorf("loss: head %d has shape %v, its target %v: expected (n, c, …) and the same number of axes", i, xs, ys)
+		return fmt.Errorf("loss: head %d has shape %v, its target %v: expected (n, c, …) and the "+
+			"same number of axes", i, xs, ys)
 	}
 	for a := range xs {
 		if a != 1 && xs[a] != ys[a] {
-			return fmt.Errorf("loss: head %d has shape %v, its target %v: batch and spatial sizes must agree", i, xs, ys)
+			return fmt.Errorf("loss: head %d has shape %v, its target %v: batch and spatial "+
+				"sizes must agree", i, xs, ys)
 		}
 	}
 	switch want := l.targetChannels(xs[1]); {
@@ -120,9 +128,11 @@ func (l *Loss) check(i int, x, y *torch.Tensor) error {
 	case !l.cfg.Regions:
 		return fmt.Errorf("loss: target %d has %d channels, expected 1 (a label map)", i, ys[1])
 	case l.cfg.IgnoreLabel != nil:
-		return fmt.Errorf("loss: target %d has %d channels, expected %d: the network's %d regions and the ignore mask", i, ys[1], want, xs[1])
+		return fmt.Errorf("loss: target %d has %d channels, expected %d: the network's %d "+
+			"regions and the ignore mask", i, ys[1], want, xs[1])
 	default:
-		return fmt.Errorf("loss: target %d has %d channels, expected %d: the network's regions", i, ys[1], want)
+		return fmt.Errorf("loss: target %d has %d channels, expected %d: the network's regions", i,
+			ys[1], want)
 	}
 	return nil
 }
@@ -137,12 +147,14 @@ func (l *Loss) targetChannels(classes int64) int64 {
 	return classes
 }
 
-// diceCE is DC_and_CE_loss: cross-entropy plus the soft Dice of the softmax without its background channel.
+// diceCE is DC_and_CE_loss: cross-entropy plus the soft Dice of the softmax without its background
+// channel.
 func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Tensor {
-	if l.cfg.Fast && l.cfg.IgnoreLabel == nil && x.Device().Type == torch.DeviceCPU && x.Dim() > 3 && x.Shape()[1] > 1 {
+	if l.cfg.Fast && l.cfg.IgnoreLabel == nil && x.Device().Type == torch.DeviceCPU &&
+		x.Dim() > 3 && x.Shape()[1] > 1 {
 		value, known := s.DiceCE(x, target, l.cfg.BatchDice, smooth)
 		if !known {
-			l.labels(s, i, x, target, true) // fails s and says why
+			l.labels(s, i, x, target, true) // fails s with the label
 		}
 		return value
 	}
@@ -162,7 +174,7 @@ func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Ten
 			return nil
 		}
 		if some == 0 {
-			return dice // the mean over no voxel would be NaN
+			return dice // the mean over zero voxels would be NaN
 		}
 		labels = s.To(target, torch.Int64, x.Device())
 	}
@@ -173,18 +185,20 @@ func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Ten
 	return total
 }
 
-// labels gives target as int64 (n, 1, …), ignored voxels as background, and the mask of the voxels that count, nil for
-// all. It fails s when a label is no class of x: the operators that follow would read or write outside their memory on a
-// GPU. Where it must not wait, such labels become background, and wrong is a bool scalar that tells of them; else
-// it is nil.
-func (l *Loss) labels(s *torch.Scope, i int, x, target *torch.Tensor, wait bool) (labels, mask, wrong *torch.Tensor) {
+// labels converts target to int64 (n, 1, …) with ignored voxels as background, and returns the mask
+// of the voxels that count, nil for all. It fails s if a label is not a class of x, because the
+// following operators would access memory out of bounds on a GPU. Without wait such labels become
+// background and wrong, a bool scalar, reports them; otherwise wrong is nil.
+func (l *Loss) labels(s *torch.Scope, i int, x, target *torch.Tensor, wait bool) (labels, mask,
+	wrong *torch.Tensor) {
 	labels = s.To(target, torch.Int64, x.Device())
 	if l.cfg.IgnoreLabel != nil {
 		mask = s.CompareScalar(labels, torch.Ne, float64(*l.cfg.IgnoreLabel))
 		labels = s.MaskedFill(labels, s.LogicalNot(mask), 0)
 	}
 	classes := x.Shape()[1]
-	outside := s.Maximum(s.CompareScalar(labels, torch.Lt, 0), s.CompareScalar(labels, torch.Ge, float64(classes)))
+	outside := s.Maximum(s.CompareScalar(labels, torch.Lt, 0),
+		s.CompareScalar(labels, torch.Ge, float64(classes)))
 	wrong = s.Any(outside)
 	if s.Err() != nil {
 		return nil, nil, nil
@@ -203,7 +217,8 @@ func (l *Loss) labels(s *torch.Scope, i int, x, target *torch.Tensor, wait bool)
 	return labels, mask, nil
 }
 
-// waitless: no number is read back within the loss of x. With an ignore label the reference itself asks whether a voxel is left.
+// waitless reports whether the loss of x is computed without reading values back from the device.
+// With an ignore label the reference itself checks whether any voxel is left.
 func (l *Loss) waitless(x *torch.Tensor) bool {
 	return l.cfg.Fast && l.cfg.IgnoreLabel == nil && x.Device().Type != torch.DeviceCPU
 }
@@ -215,14 +230,16 @@ func wrongLabel(labels *torch.Tensor, i int, classes int64) error {
 	}
 	for _, v := range values {
 		if v < 0 || v >= classes {
-			return fmt.Errorf("loss: target %d holds label %d, but the network has %d classes (0 to %d): check the labels in dataset.json against the segmentations",
+			return fmt.Errorf("loss: target %d holds label %d, but the network has %d classes (0 "+
+				"to %d): check the labels in dataset.json against the segmentations",
 				i, v, classes, classes-1)
 		}
 	}
 	return nil
 }
 
-// diceBCE is DC_and_BCE_loss: binary cross-entropy plus the soft Dice of the sigmoids of all regions.
+// diceBCE is DC_and_BCE_loss: binary cross-entropy plus the soft Dice of the sigmoids of all
+// regions.
 func (l *Loss) diceBCE(s *torch.Scope, x, target *torch.Tensor) *torch.Tensor {
 	regions, mask := l.regions(s, target)
 	dice := l.dice(s, s.Sigmoid(x), regions, mask)
@@ -231,7 +248,7 @@ func (l *Loss) diceBCE(s *torch.Scope, x, target *torch.Tensor) *torch.Tensor {
 	if mask == nil {
 		bce = s.BCEWithLogits(x, wanted, torch.ReduceMean)
 	} else {
-		// Compat: the divisor counts voxels once, not once for each region.
+		// Compat: the divisor counts each voxel once, not once per region.
 		each := s.Mul(s.BCEWithLogits(x, wanted, torch.ReduceNone), mask)
 		bce = s.Div(s.Sum(each), s.ClampMin(s.Sum(mask), 1e-8))
 	}
@@ -248,12 +265,13 @@ func (l *Loss) regions(s *torch.Scope, target *torch.Tensor) (regions, mask *tor
 	return channels(s, regions, 0, 1), s.LogicalNot(s.Narrow(regions, 1, last, 1))
 }
 
-// dice is minus the mean soft Dice (MemoryEfficientSoftDiceLoss): p probabilities and y one-hot, both (n, c, …), mask
-// (n, 1, …) or nil.
+// dice is minus the mean soft Dice (MemoryEfficientSoftDiceLoss): p probabilities and y one-hot,
+// both (n, c, …), mask (n, 1, …) or nil.
 //
 //	I = Σ p·y·m   P = Σ p·m   G = Σ y·m   dice = -mean((2I + smooth) / max(G + P + smooth, 1e-8))
 //
-// The sums run over space, and over the batch too with BatchDice. A class that is absent counts, with a Dice near 0.
+// Sums are over space, and with BatchDice also over the batch. An absent class counts, with a Dice
+// near 0.
 func (l *Loss) dice(s *torch.Scope, p, y, mask *torch.Tensor) *torch.Tensor {
 	if s.Err() != nil {
 		return nil
@@ -272,7 +290,8 @@ func (l *Loss) dice(s *torch.Scope, p, y, mask *torch.Tensor) *torch.Tensor {
 	intersect := s.SumDims(masked(s.Mul(p, y)), false, space...)
 	predicted := s.SumDims(masked(p), false, space...)
 	if l.cfg.BatchDice {
-		intersect, predicted, truth = s.SumDims(intersect, false, 0), s.SumDims(predicted, false, 0), s.SumDims(truth, false, 0)
+		intersect, predicted, truth = s.SumDims(intersect, false, 0),
+			s.SumDims(predicted, false, 0), s.SumDims(truth, false, 0)
 	}
 	numerator := s.AddScalar(s.MulScalar(intersect, 2), smooth)
 	denominator := s.ClampMin(s.AddScalar(s.Add(truth, predicted), smooth), 1e-8)

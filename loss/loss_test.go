@@ -17,10 +17,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// threads is what the oracle runs with.
+// threads is the thread count of the oracle.
 const threads = 2
 
-// description is the JSON file beside a golden npz.
+// description is the JSON file of a golden npz.
 type description struct {
 	Spec struct {
 		Name              string         `json:"name"`
@@ -34,7 +34,8 @@ type description struct {
 }
 
 func (d description) config() loss.Config {
-	c := loss.Config{Regions: d.Spec.RegionsClassOrder != nil, BatchDice: d.Spec.BatchDice, Weights: d.Weights, Fast: d.fast}
+	c := loss.Config{Regions: d.Spec.RegionsClassOrder != nil, BatchDice: d.Spec.BatchDice,
+		Weights: d.Weights, Fast: d.fast}
 	if v, ok := d.Spec.Labels["ignore"]; ok {
 		ignore := int(v.(float64))
 		c.IgnoreLabel = &ignore
@@ -42,7 +43,8 @@ func (d description) config() loss.Config {
 	return c
 }
 
-// onTorch runs f in a scope on one thread with the oracle's number of threads, and demands that it leaves no tensor behind.
+// onTorch runs f in a scope on a locked thread with the oracle's thread count, and requires that no
+// tensor leaks.
 func onTorch(t *testing.T, f func(s *torch.Scope)) {
 	t.Helper()
 	torchtest.NoLeak(t)
@@ -54,7 +56,7 @@ func onTorch(t *testing.T, f func(s *torch.Scope)) {
 	}))
 }
 
-// tensor makes an array of an npz a tensor of its own type.
+// tensor converts an npz array to a tensor of the same type.
 func tensor(t *testing.T, s *torch.Scope, a *npz.Array) *torch.Tensor {
 	t.Helper()
 	var shape []int64
@@ -71,14 +73,15 @@ func tensor(t *testing.T, s *torch.Scope, a *npz.Array) *torch.Tensor {
 	return x
 }
 
-// result is what a golden file holds of one case, and what Forward and Backward make of its inputs.
+// result is the loss and gradients of one case, from a golden file or from Forward and Backward.
 type result struct {
 	loss  []float32
-	grads [][]float32 // nil for a head that gets none
+	grads [][]float32 // nil for a head without gradient
 }
 
-// inputs reads logits and targets of a case from an npz.
-func inputs(t *testing.T, s *torch.Scope, path string, device torch.Device) (heads, targets []*torch.Tensor) {
+// inputs reads the logits and targets of a case from an npz.
+func inputs(t *testing.T, s *torch.Scope, path string, device torch.Device) (heads,
+	targets []*torch.Tensor) {
 	t.Helper()
 	z, err := npz.OpenNpz(path)
 	require.NoError(t, err)
@@ -153,7 +156,8 @@ func cases(t *testing.T, dir string) map[string]description {
 	return all
 }
 
-// TestGolden: value and gradients of every case lie within rounding of the reference's, on any machine and libtorch.
+// TestGolden: value and gradients of every case lie within rounding of the reference's, on any
+// machine and libtorch.
 func TestGolden(t *testing.T) {
 	for _, device := range []string{"cpu", "cuda"} {
 		t.Run(device, func(t *testing.T) { isGolden(t, torchtest.Device(t, device)) })
@@ -171,7 +175,8 @@ func isGolden(t *testing.T, device torch.Device) {
 					golden.Close(t, "loss", "loss", nil, want.loss, got.loss)
 					for k, w := range want.grads {
 						require.Equal(t, w == nil, got.grads[k] == nil, "head %d has a gradient", k)
-						golden.Close(t, fmt.Sprintf("gradient of head %d", k), "loss-gradient", nil, w, got.grads[k])
+						golden.Close(t, fmt.Sprintf("gradient of head %d", k), "loss-gradient", nil,
+							w, got.grads[k])
 					}
 				})
 			})
@@ -192,7 +197,8 @@ func TestLiveLoss(t *testing.T) {
 		"bce-regions-batchdice-2d": {"200", "136"},
 	} {
 		out := filepath.Join(dir, "large-"+name)
-		runs = append(runs, append([]string{"--spec", golden.Path(t, "loss/"+name+".json"), "--out", out + ".npz",
+		runs = append(runs, append([]string{"--spec", golden.Path(t, "loss/"+name+".json"), "--out",
+			out + ".npz",
 			"--threads", fmt.Sprint(threads), "--spatial"}, spatial...))
 	}
 	golden.RunAll(t, "loss.py", runs...)
@@ -261,8 +267,8 @@ func TestUint8Regions(t *testing.T) {
 	}
 }
 
-// TestIgnoredVoxels: what the regions of a target say under the ignore mask changes neither value, gradients nor counts.
-// nnU-Net's own targets have no region there, so the stored cases cannot tell.
+// TestIgnoredVoxels: the regions of a target under the ignore mask change neither value, gradients
+// nor counts. nnU-Net's own targets have no region there, so the stored cases do not cover this.
 func TestIgnoredVoxels(t *testing.T) {
 	for _, name := range []string{"bce-ignore", "bce-ignore-batchdice", "bce-ignore-2d"} {
 		t.Run(name, func(t *testing.T) {
@@ -279,7 +285,8 @@ func TestIgnoredVoxels(t *testing.T) {
 					require.NoError(t, v.Backward())
 					tp, fp, fn, err := l.OnlineCounts(s, heads[0], targets[0])
 					require.NoError(t, err)
-					return torchtest.Float32s(t, v), torchtest.Float32s(t, s.Grad(heads[0])), [][]int64{tp, fp, fn}
+					return torchtest.Float32s(t, v), torchtest.Float32s(t, s.Grad(heads[0])),
+						[][]int64{tp, fp, fn}
 				}
 				_, targets := inputs(t, s, path, torch.CPU)
 				var filled []*torch.Tensor
@@ -300,10 +307,11 @@ func TestIgnoredVoxels(t *testing.T) {
 	}
 }
 
-// TestErrors: whatever does not fit is refused with the number of the head, what was found and what was expected.
+// TestErrors: mismatches are refused with the index of the head, what was found and what was
+// expected.
 func TestErrors(t *testing.T) {
 	_, err := loss.New(loss.Config{Weights: []float64{0, 0}})
-	require.EqualError(t, err, "loss: weights [0 0]: at least one head must count")
+	require.EqualError(t, err, "loss: weights [0 0]: expected at least one that is not 0")
 
 	ignore := 2
 	deep := []float64{0.75, 0.25, 0}
@@ -313,27 +321,38 @@ func TestErrors(t *testing.T) {
 		heads, targets shapes
 		fill           float64 // of the targets
 	}{
-		"loss: 1 heads and 3 targets for 3 weights: the network's deep supervision, the loader's and the loss's must agree": {
-			cfg: loss.Config{Weights: deep}, heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 1, 4, 4}, {1, 1, 2, 2}, {1, 1, 1, 1}}},
-		"loss: 2 heads and 2 targets for 1 weights: the network's deep supervision, the loader's and the loss's must agree": {
+		"loss: 1 heads and 3 targets for 3 weights: the network's deep supervision, the loader's " +
+			"and the loss's must agree": {
+			cfg: loss.Config{Weights: deep}, heads: shapes{{1, 2, 4, 4}},
+			targets: shapes{{1, 1, 4, 4}, {1, 1, 2, 2}, {1, 1, 1, 1}}},
+		"loss: 2 heads and 2 targets for 1 weights: the network's deep supervision, the loader's " +
+			"and the loss's must agree": {
 			heads: shapes{{1, 2, 4, 4}, {1, 2, 2, 2}}, targets: shapes{{1, 1, 4, 4}, {1, 1, 2, 2}}},
 		"loss: head 1 has shape [1 2 2 2], its target [1 1 2 3]: batch and spatial sizes must agree": {
-			cfg: loss.Config{Weights: deep}, heads: shapes{{1, 2, 4, 4}, {1, 2, 2, 2}, {1, 2, 1, 1}}, targets: shapes{{1, 1, 4, 4}, {1, 1, 2, 3}, {1, 1, 1, 1}}},
+			cfg: loss.Config{Weights: deep}, heads: shapes{{1, 2, 4, 4}, {1, 2, 2, 2},
+				{1, 2, 1, 1}}, targets: shapes{{1, 1, 4, 4}, {1, 1, 2, 3}, {1, 1, 1, 1}}},
 		"loss: head 0 has shape [2 2 4 4], its target [1 1 4 4]: batch and spatial sizes must agree": {
 			heads: shapes{{2, 2, 4, 4}}, targets: shapes{{1, 1, 4, 4}}},
-		"loss: head 0 has shape [1 2 4 4], its target [1 4 4]: expected (n, c, …) and the same number of axes": {
+		"loss: head 0 has shape [1 2 4 4], its target [1 4 4]: expected (n, c, …) and the same " +
+			"number of axes": {
 			heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 4, 4}}},
 		"loss: target 0 has 2 channels, expected 1 (a label map)": {
 			heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 2, 4, 4}}},
 		"loss: target 0 has 2 channels, expected 3: the network's regions": {
-			cfg: loss.Config{Regions: true}, heads: shapes{{1, 3, 4, 4}}, targets: shapes{{1, 2, 4, 4}}},
+			cfg: loss.Config{Regions: true}, heads: shapes{{1, 3, 4, 4}},
+			targets: shapes{{1, 2, 4, 4}}},
 		"loss: target 0 has 3 channels, expected 4: the network's 3 regions and the ignore mask": {
-			cfg: loss.Config{Regions: true, IgnoreLabel: &ignore}, heads: shapes{{1, 3, 4, 4}}, targets: shapes{{1, 3, 4, 4}}},
-		"loss: target 0 holds label 2, but the network has 2 classes (0 to 1): check the labels in dataset.json against the segmentations": {
+			cfg: loss.Config{Regions: true, IgnoreLabel: &ignore}, heads: shapes{{1, 3, 4, 4}},
+			targets: shapes{{1, 3, 4, 4}}},
+		"loss: target 0 holds label 2, but the network has 2 classes (0 to 1): check the labels " +
+			"in dataset.json against the segmentations": {
 			heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 1, 4, 4}}, fill: 2},
-		"loss: target 0 holds label 7, but the network has 2 classes (0 to 1): check the labels in dataset.json against the segmentations": {
-			cfg: loss.Config{IgnoreLabel: &ignore}, heads: shapes{{1, 2, 4, 4}}, targets: shapes{{1, 1, 4, 4}}, fill: 7},
-		"loss: target 0 holds label -1, but the network has 2 classes (0 to 1): check the labels in dataset.json against the segmentations": {
+		"loss: target 0 holds label 7, but the network has 2 classes (0 to 1): check the labels " +
+			"in dataset.json against the segmentations": {
+			cfg: loss.Config{IgnoreLabel: &ignore}, heads: shapes{{1, 2, 4, 4}},
+			targets: shapes{{1, 1, 4, 4}}, fill: 7},
+		"loss: target 0 holds label -1, but the network has 2 classes (0 to 1): check the labels " +
+			"in dataset.json against the segmentations": {
 			heads: shapes{{1, 2, 4, 4, 4}}, targets: shapes{{1, 1, 4, 4, 4}}, fill: -1},
 	} {
 		check := func(t *testing.T) {
@@ -378,8 +397,8 @@ func TestErrors(t *testing.T) {
 	})
 }
 
-// A label that is no class: on the CPU the scope fails and says which; a GPU, for which fast losses do not wait, gives NaN. What
-// counts the voxels waits everywhere.
+// An invalid label: on the CPU the scope fails and names it; on a GPU fast losses do not
+// synchronise and give NaN. OnlineCounts synchronises everywhere.
 func TestAWrongLabelIsFoundOnEachDevice(t *testing.T) {
 	for _, name := range []string{"cpu", "cuda"} {
 		t.Run(name, func(t *testing.T) {
@@ -391,7 +410,8 @@ func TestAWrongLabelIsFoundOnEachDevice(t *testing.T) {
 				batch := func(f func(s *torch.Scope, x, y *torch.Tensor) error) error {
 					return torch.With(func(s *torch.Scope) error {
 						x := s.To(torchtest.Tensor(s, 1, 1, 2, 2, 2, 2), torch.Float32, device)
-						y := s.To(torch.FromSlice(s, []int16{0, 1, label, 0, 1, 1, 0, 0}, 1, 1, 2, 2, 2), torch.Int16, device)
+						y := s.To(torch.FromSlice(s, []int16{0, 1, label, 0, 1, 1, 0, 0}, 1, 1, 2,
+							2, 2), torch.Int16, device)
 						return f(s, x, y)
 					})
 				}

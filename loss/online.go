@@ -2,14 +2,16 @@ package loss
 
 import "github.com/lntorch/lntorch/torch"
 
-// OnlineCounts counts, for every foreground class (every region in a loss of regions), the voxels of a batch that
-// prediction and target have both (tp), that the prediction has alone (fp) and the target alone (fn). The prediction is
-// the largest of the logits (n, c, …), or with regions where their sigmoid is above 0.5; target is Forward's for the
-// highest resolution; ignored voxels count nowhere. nnU-Net's pseudo-Dice pools these numbers over an epoch.
+// OnlineCounts returns, per foreground class or region, the true positive, false positive and false
+// negative voxels of a batch. The prediction is the argmax of the logits (n, c, …), or with regions
+// a sigmoid above 0.5; target is that of Forward for the highest resolution; ignored voxels are
+// excluded. nnU-Net's pseudo-Dice sums these counts over an epoch.
 //
-// Compat: as in the reference labels are summed in float32, which rounds beyond 2^24 voxels, and regions in int64.
+// Compat: as in the reference, counts of labels are summed in float32, which rounds above 2^24
+// voxels, and those of regions in int64.
 // Source: nnUNetTrainer.validation_step, dice.get_tp_fp_fn_tn.
-func (l *Loss) OnlineCounts(s *torch.Scope, logits, target *torch.Tensor) (tp, fp, fn []int64, err error) {
+func (l *Loss) OnlineCounts(s *torch.Scope, logits, target *torch.Tensor) (tp, fp, fn []int64,
+	err error) {
 	err = torch.NoGrad(func() error {
 		return s.With(func(s *torch.Scope) error {
 			tp, fp, fn, err = l.count(s, logits, target)
@@ -28,7 +30,8 @@ func (l *Loss) count(s *torch.Scope, x, target *torch.Tensor) (tp, fp, fn []int6
 		predicted = s.To(s.CompareScalar(s.Sigmoid(x), torch.Gt, 0.5), torch.Int64, x.Device())
 		truth, mask = l.regions(s, target)
 	} else {
-		predicted = s.Scatter(s.Zeros(x.Shape(), torch.Float32, x.Device()), 1, s.Argmax(x, 1, true), 1)
+		predicted = s.Scatter(s.Zeros(x.Shape(), torch.Float32, x.Device()), 1,
+			s.Argmax(x, 1, true), 1)
 		var labels *torch.Tensor
 		labels, mask, _ = l.labels(s, 0, x, target, true)
 		truth = s.Scatter(s.Zeros(x.Shape(), torch.Bool, x.Device()), 1, labels, 1)

@@ -1,15 +1,16 @@
-// Package interop exchanges tensors with gotorch (github.com/wangkuiyi/gotorch), an independent Go binding of libtorch, and
-// is the only package that imports it. Both bindings then work on one libtorch in one process: code written for
-// gotorch can hand its tensors to lntorch and take results back, and lntorch's operators are checked against
-// gotorch's (`make test-gotorch`). It is for code and tests of that kind; no part of lntorch's program uses it.
+// Package interop exchanges tensors with gotorch (github.com/wangkuiyi/gotorch), an independent Go
+// binding of libtorch. It is the only package that imports gotorch. Both bindings use one libtorch
+// in one process: code written for gotorch can pass tensors to lntorch and back, and lntorch's
+// operators are checked against gotorch's (`make test-gotorch`). The lntorch program does not use
+// it.
 //
-// It is built with the tag gotorch; `make gotorch` compiles the C++ that gotorch needs.
+// It needs the build tag gotorch; `make gotorch` compiles gotorch's C++ library.
 //
-// What crosses is shared, not copied: libtorch counts the references, and each side gives back its own. Two rules
-// come with gotorch:
+// Tensors are shared, not copied: libtorch counts references, and each side releases its own.
+// gotorch imposes two rules:
 //
-//   - It frees tensors by finalizer, and does not keep operands alive while its own functions compute. Whoever calls
-//     them calls runtime.KeepAlive on the operands afterwards.
-//   - Importing it sets libtorch's threads to half of the cores, unless OMP_NUM_THREADS or MKL_NUM_THREADS is set, and locks
-//     the main goroutine to its OS thread.
+//   - It frees tensors by finalizer, and does not keep operands alive during its own functions. Callers
+//     must call runtime.KeepAlive on the operands afterwards.
+//   - Importing it sets libtorch's threads to half of the cores, unless OMP_NUM_THREADS or
+//     MKL_NUM_THREADS is set, and locks the main goroutine to its OS thread.
 package interop

@@ -19,7 +19,7 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// An operator computes a case of the op suite with gotorch; nil where gotorch lacks this variant of it.
+// An operator computes a case of the op suite with gotorch; nil where gotorch lacks this variant.
 type operator func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor
 
 // operators are those of the op suite that gotorch has, by torch.Scope's method.
@@ -42,11 +42,26 @@ var operators = map[string]operator{
 		}
 		return one(gotorch.Eq(x[0], x[1]))
 	},
-	"Sum":     func(_ *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor { return one(gotorch.Sum(x[0])) },
-	"Mean":    func(_ *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor { return one(gotorch.Mean(x[0])) },
-	"Relu":    func(_ *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor { return one(gotorch.Relu(x[0])) },
-	"Sigmoid": func(_ *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor { return one(gotorch.Sigmoid(x[0])) },
-	"Tanh":    func(_ *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor { return one(gotorch.Tanh(x[0])) },
+	"Sum": func(_ *torchtest.Case,
+		x []gotorch.Tensor) []gotorch.Tensor {
+		return one(gotorch.Sum(x[0]))
+	},
+	"Mean": func(_ *torchtest.Case,
+		x []gotorch.Tensor) []gotorch.Tensor {
+		return one(gotorch.Mean(x[0]))
+	},
+	"Relu": func(_ *torchtest.Case,
+		x []gotorch.Tensor) []gotorch.Tensor {
+		return one(gotorch.Relu(x[0]))
+	},
+	"Sigmoid": func(_ *torchtest.Case,
+		x []gotorch.Tensor) []gotorch.Tensor {
+		return one(gotorch.Sigmoid(x[0]))
+	},
+	"Tanh": func(_ *torchtest.Case,
+		x []gotorch.Tensor) []gotorch.Tensor {
+		return one(gotorch.Tanh(x[0]))
+	},
 	"SumDims": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor {
 		if len(c.Args) != 3 {
 			return nil // gotorch sums over one axis
@@ -66,20 +81,24 @@ var operators = map[string]operator{
 		return one(gotorch.LogSoftmax(x[0], c.Int(1)))
 	},
 	"CrossEntropy": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor {
-		reduction := map[torch.Reduction]string{torch.ReduceNone: "none", torch.ReduceMean: "mean", torch.ReduceSum: "sum"}
-		return one(functional.CrossEntropy(x[0], x[1], gotorch.Tensor{}, c.Int(2), reduction[torch.Reduction(c.Int(3))]))
+		reduction := map[torch.Reduction]string{torch.ReduceNone: "none", torch.ReduceMean: "mean",
+			torch.ReduceSum: "sum"}
+		return one(functional.CrossEntropy(x[0], x[1], gotorch.Tensor{}, c.Int(2),
+			reduction[torch.Reduction(c.Int(3))]))
 	},
 	"Conv": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor {
 		if len(c.In[0].Shape) != 4 {
 			return nil // gotorch has no 3d
 		}
-		return one(functional.Conv2d(x[0], x[1], optional(c, x, 2), c.Ints(3), c.Ints(4), c.Ints(5), c.Int(6)))
+		return one(functional.Conv2d(x[0], x[1], optional(c, x, 2), c.Ints(3), c.Ints(4), c.Ints(5),
+			c.Int(6)))
 	},
 	"ConvTranspose": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor {
 		if len(c.In[0].Shape) != 4 {
 			return nil
 		}
-		return one(functional.ConvTranspose2d(x[0], x[1], optional(c, x, 2), c.Ints(3), []int64{0, 0}, []int64{0, 0}, 1, []int64{1, 1}))
+		return one(functional.ConvTranspose2d(x[0], x[1], optional(c, x, 2), c.Ints(3),
+			[]int64{0, 0}, []int64{0, 0}, 1, []int64{1, 1}))
 	},
 	"Linear": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor {
 		return one(functional.Linear(x[0], x[1], optional(c, x, 2)))
@@ -90,7 +109,10 @@ var operators = map[string]operator{
 		}
 		return one(gotorch.MM(x[0], x[1]))
 	},
-	"Permute": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor { return one(x[0].Permute(variadic(c))) },
+	"Permute": func(c *torchtest.Case,
+		x []gotorch.Tensor) []gotorch.Tensor {
+		return one(x[0].Permute(variadic(c)))
+	},
 	"Reshape": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor {
 		return one(gotorch.View(x[0], variadic(c)...))
 	},
@@ -103,7 +125,10 @@ var operators = map[string]operator{
 	"IndexSelect": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor {
 		return one(gotorch.IndexSelect(x[0], c.Int(1), x[1]))
 	},
-	"Stack": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor { return one(gotorch.Stack(x, c.Int(0))) },
+	"Stack": func(c *torchtest.Case,
+		x []gotorch.Tensor) []gotorch.Tensor {
+		return one(gotorch.Stack(x, c.Int(0)))
+	},
 	"TopK": func(c *torchtest.Case, x []gotorch.Tensor) []gotorch.Tensor {
 		v, i := gotorch.TopK(x[0], c.Int(1), c.Int(2), true, true)
 		return []gotorch.Tensor{v, i}
@@ -112,7 +137,7 @@ var operators = map[string]operator{
 
 func one(t gotorch.Tensor) []gotorch.Tensor { return []gotorch.Tensor{t} }
 
-// optional is the operand that argument i, the last tensor of the case, stands for; empty where it is absent.
+// optional is the operand of argument i, the last tensor of the case; empty if it is absent.
 func optional(c *torchtest.Case, x []gotorch.Tensor, i int) gotorch.Tensor {
 	if c.T(i) == nil {
 		return gotorch.Tensor{}
@@ -129,8 +154,10 @@ func variadic(c *torchtest.Case) []int64 {
 	return v
 }
 
-// through computes with gotorch on tensors that both bindings share, so that autograd crosses from one to the other.
-func through(t testing.TB, s *torch.Scope, c *torchtest.Case, in []*torch.Tensor) ([]*torch.Tensor, bool) {
+// through computes with gotorch on tensors shared by both bindings, so that autograd crosses
+// between them.
+func through(t testing.TB, s *torch.Scope, c *torchtest.Case, in []*torch.Tensor) ([]*torch.Tensor,
+	bool) {
 	t.Helper()
 	f, ok := operators[c.Op]
 	if !ok {
@@ -167,13 +194,14 @@ func take(t testing.TB, s *torch.Scope, g gotorch.Tensor) *torch.Tensor {
 	return x
 }
 
-// gotorch's results are held against PyTorch's, within the suite's tolerance, and against ours bit for bit: both bindings
-// call the same functions of the same library.
+// gotorch's results are compared with PyTorch's, within the suite's tolerance, and against ours bit
+// for bit: both bindings call the same functions of the same library.
 func TestOpSuiteThroughGotorch(t *testing.T) {
 	torchtest.NoLeak(t)
 	theirs, ours := torchtest.Through(torch.CPU, through), torchtest.Torch(torch.CPU)
 	ran := map[string]bool{}
-	torchtest.OpSuite(t, func(t testing.TB, c *torchtest.Case) (out, grads []*torchtest.Array, ok bool) {
+	torchtest.OpSuite(t, func(t testing.TB, c *torchtest.Case) (out, grads []*torchtest.Array,
+		ok bool) {
 		// The number of OpenMP threads belongs to the OS thread.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
@@ -213,7 +241,8 @@ func bits64(v []float64) []uint64 {
 	return b
 }
 
-var dtypes = []torch.DType{torch.Uint8, torch.Int8, torch.Int16, torch.Int32, torch.Int64, torch.Float16, torch.Float32,
+var dtypes = []torch.DType{torch.Uint8, torch.Int8, torch.Int16, torch.Int32, torch.Int64,
+	torch.Float16, torch.Float32,
 	torch.Float64, torch.Bool, torch.BFloat16}
 
 func TestEveryDTypeAndShapeCrossesBothWays(t *testing.T) {
@@ -324,7 +353,8 @@ func TestGradientsOfBothBindingsAgree(t *testing.T) {
 		sum := gotorch.Sum(tanh)
 		sum.Backward()
 		runtime.KeepAlive([]gotorch.Tensor{g, product, tanh, sum})
-		require.Equal(t, torchtest.Bits(torchtest.Float32s(t, s.Grad(mine))), torchtest.Bits(torchtest.Float32s(t, s.Grad(other))))
+		require.Equal(t, torchtest.Bits(torchtest.Float32s(t, s.Grad(mine))),
+			torchtest.Bits(torchtest.Float32s(t, s.Grad(other))))
 		return nil
 	})
 	require.NoError(t, err)
@@ -339,12 +369,13 @@ func TestATensorOutlivesItsScopeInGotorch(t *testing.T) {
 	}))
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		torchtest.Tensor(s, 6, 100) // would take the memory, had it been freed
-		require.Equal(t, torchtest.Bits(torchtest.Fill(5, 100)), torchtest.Bits(torchtest.Float32s(t, take(t, s, g))))
+		require.Equal(t, torchtest.Bits(torchtest.Fill(5, 100)),
+			torchtest.Bits(torchtest.Float32s(t, take(t, s, g))))
 		return nil
 	}))
 }
 
-// 1.6 GB cross in each direction; a handle that neither side gives back would show in the resident memory.
+// 1.6 GB cross in each direction; a leaked handle would show in the resident memory.
 func TestWhatCrossesIsFreed(t *testing.T) {
 	torchtest.NoLeak(t)
 	cross := func(n int) {
@@ -410,10 +441,12 @@ func TestTwoLibtorchesAreSeen(t *testing.T) {
 7f03-7f04 r--p 00000000 08:01 12  /usr/lib/libtorch_cpu.so (deleted)
 7f04-7f05 r--p 00000000 08:01 13  /opt/libtorch_cpu.so.d/other.so
 `
-	require.Equal(t, []string{"/opt/a b/libtorch_cpu.so", "/usr/lib/libtorch_cpu.so (deleted)"}, mapped(maps, "libtorch_cpu.so"))
+	require.Equal(t, []string{"/opt/a b/libtorch_cpu.so", "/usr/lib/libtorch_cpu.so (deleted)"},
+		mapped(maps, "libtorch_cpu.so"))
 }
 
-// Tensors cross for three seconds beside a goroutine that keeps the garbage collector, and so gotorch's finalizers, busy.
+// Tensors cross for three seconds beside a goroutine that keeps the garbage collector, and so
+// gotorch's finalizers, busy.
 func TestCrossingBesideAnAllocatingGoroutine(t *testing.T) {
 	torchtest.NoLeak(t)
 	stop := make(chan struct{})
@@ -463,7 +496,7 @@ func TestTensorsThatCannotCrossAreErrors(t *testing.T) {
 		_, err := FromGotorch(s, gotorch.Tensor{})
 		require.EqualError(t, err, "interop: gotorch's tensor is nil")
 		_, err = ToGotorch(nil)
-		require.ErrorContains(t, err, "interop: give a tensor to gotorch: torch: ")
+		require.ErrorContains(t, err, "interop: tensor to gotorch: torch: ")
 	}))
 	x := gotorch.Ones([]int64{2, 3}, false)
 	for _, c := range []struct {
@@ -471,13 +504,16 @@ func TestTensorsThatCannotCrossAreErrors(t *testing.T) {
 		g     gotorch.Tensor
 		error string
 	}{
-		{"complex", x.CastTo(gotorch.ComplexFloat), "torch: from_handle([2 3]): elements of dtype(9) are not supported"},
-		{"no gradient", x.Grad(), "torch: from_handle(): the tensor is undefined or has more than 16 axes"},
-		{"17 axes", gotorch.Ones(slices.Repeat([]int64{1}, 17), false), "torch: from_handle(): the tensor is undefined or has more than 16 axes"},
+		{"complex", x.CastTo(gotorch.ComplexFloat),
+			"torch: from_handle([2 3]): elements of dtype(9) are not supported"},
+		{"no gradient", x.Grad(), "torch: from_handle(): the tensor is undefined or has more " +
+			"than 16 axes"},
+		{"17 axes", gotorch.Ones(slices.Repeat([]int64{1}, 17), false),
+			"torch: from_handle(): the tensor is undefined or has more than 16 axes"},
 	} {
 		err := with(func(s *torch.Scope) {
 			_, err := FromGotorch(s, c.g)
-			require.EqualError(t, err, "interop: take gotorch's tensor: "+c.error, c.name)
+			require.EqualError(t, err, "interop: tensor from gotorch: "+c.error, c.name)
 		})
 		require.EqualError(t, err, c.error, c.name)
 	}

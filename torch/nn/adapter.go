@@ -2,7 +2,7 @@ package nn
 
 import "github.com/lntorch/lntorch/torch"
 
-// Use says of a parameter which layer it is the weight of.
+// Use is the kind of layer that a parameter is the weight of.
 type Use int
 
 // Uses. The shapes of weights are (out, in, kernel…), (in, out, kernel…) and (out, in).
@@ -13,23 +13,28 @@ const (
 	LinearWeight
 )
 
-// Adapter adds something trainable to a layer whose own weight stays as it is. It is attached to the weight's Param.
+// Adapter adds trainable parameters to a layer whose own weight is frozen. It is attached to the
+// Param of the weight.
 type Adapter interface {
-	// Params are its parameters, named relative to the layer.
+	// Params returns its parameters, named relative to the layer.
 	Params() []Named
-	// SetTraining tells whether the network trains or evaluates.
+	// SetTraining switches between training and evaluation mode.
 	SetTraining(on bool)
-	// Folds tells whether the layer may compute, now, with the weight that Merged gives, in place of Forward.
+	// Folds reports whether the layer may currently run with the weight of Merged instead of
+	// Forward.
 	Folds() bool
-	// Merged is the weight with which the layer alone computes what it computes with the adapter in evaluation. Autograd
-	// follows the adapter's parameters through it.
+	// Merged returns the weight with which the plain layer equals the adapted one in evaluation
+	// mode. It is differentiable in the adapter's parameters.
 	Merged(s *torch.Scope, weight *torch.Tensor) *torch.Tensor
-	// Forward gives the layer's output for x. run is the layer's arithmetic with an input, a weight and a bias (nil for none).
-	Forward(s *torch.Scope, x, weight, bias *torch.Tensor, run func(x, weight, bias *torch.Tensor) *torch.Tensor) *torch.Tensor
+	// Forward returns the output of the adapted layer for x. run is the plain layer as a function
+	// of input, weight and bias (nil for none).
+	Forward(s *torch.Scope, x, weight, bias *torch.Tensor,
+		run func(x, weight, bias *torch.Tensor) *torch.Tensor) *torch.Tensor
 }
 
-// apply computes a layer with weight p, its adapter included.
-func (p *Param) apply(s *torch.Scope, x *torch.Tensor, bias *Param, run func(x, weight, bias *torch.Tensor) *torch.Tensor) *torch.Tensor {
+// apply runs a layer with weight p and its adapter, if any.
+func (p *Param) apply(s *torch.Scope, x *torch.Tensor, bias *Param,
+	run func(x, weight, bias *torch.Tensor) *torch.Tensor) *torch.Tensor {
 	switch {
 	case p.Adapter == nil:
 		return run(x, p.T, value(bias))
@@ -39,7 +44,8 @@ func (p *Param) apply(s *torch.Scope, x *torch.Tensor, bias *Param, run func(x, 
 	return p.Adapter.Forward(s, x, p.T, value(bias), run)
 }
 
-// Plain is the parameter as a network without adapters has it: T itself, or T with its adapter merged in.
+// Plain returns the parameter of the equivalent network without adapters: T, or T with its adapter
+// merged.
 func (p *Param) Plain(s *torch.Scope) *torch.Tensor {
 	if p.Adapter == nil {
 		return p.T
@@ -47,7 +53,7 @@ func (p *Param) Plain(s *torch.Scope) *torch.Tensor {
 	return p.Adapter.Merged(s, p.T)
 }
 
-// SetTraining tells every adapter whether the network trains or evaluates.
+// SetTraining switches every adapter between training and evaluation mode.
 func (m *Module) SetTraining(on bool) {
 	for _, p := range m.StateDict() {
 		if p.Adapter != nil {

@@ -6,14 +6,15 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// Conv is torch.nn.Conv2d or Conv3d, by the length of its kernel, with "same"-like padding (k-1)/2 and dilation 1.
+// Conv is torch.nn.Conv2d or Conv3d, depending on the length of its kernel, with "same"-like
+// padding (k-1)/2 and dilation 1.
 type Conv struct {
 	*Module
 	Weight, Bias             *Param // Bias is nil without bias
 	kernel, stride, pad, dil []int64
 }
 
-// NewConv makes a convolution in → out.
+// NewConv returns a convolution in → out.
 func (b Builder) NewConv(in, out int64, kernel, stride []int64, bias bool) *Conv {
 	c := &Conv{Module: NewModule(), kernel: kernel, stride: stride}
 	for _, k := range kernel {
@@ -38,21 +39,23 @@ func (c *Conv) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	})
 }
 
-// ForwardLean is Forward that is cheaper to go back through where the weight does not train (torch.Scope.ConvLean).
+// ForwardLean is Forward with a cheaper backward pass where the weight is frozen
+// (torch.Scope.ConvLean).
 func (c *Conv) ForwardLean(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor {
 		return s.ConvLean(x, w, b, c.stride, c.pad, c.dil, 1)
 	})
 }
 
-// ConvTranspose is torch.nn.ConvTranspose2d or 3d whose stride equals its kernel. Its weight is (in, out, kernel…).
+// ConvTranspose is torch.nn.ConvTranspose2d or 3d whose stride equals its kernel. Its weight is
+// (in, out, kernel…).
 type ConvTranspose struct {
 	*Module
 	Weight, Bias *Param
 	stride       []int64
 }
 
-// NewConvTranspose makes a transposed convolution in → out that enlarges by stride.
+// NewConvTranspose returns a transposed convolution in → out that upsamples by stride.
 func (b Builder) NewConvTranspose(in, out int64, stride []int64, bias bool) *ConvTranspose {
 	c := &ConvTranspose{Module: NewModule(), stride: stride}
 	c.Weight = b.Param(append([]int64{in, out}, stride...)...)
@@ -68,20 +71,26 @@ func (b Builder) NewConvTranspose(in, out int64, stride []int64, bias bool) *Con
 
 // Forward: x (n, in, d…) → (n, out, d·stride…).
 func (c *ConvTranspose) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor { return s.ConvTranspose(x, w, b, c.stride) })
+	return c.Weight.apply(s, x, c.Bias,
+		func(x, w, b *torch.Tensor) *torch.Tensor { return s.ConvTranspose(x, w, b, c.stride) })
 }
 
-// ForwardCat is Forward with skip (n, c, d·stride…) behind it along the channels, as one operator.
+// ForwardCat concatenates the result of Forward and skip (n, c, d·stride…) along the channels, as
+// one operator.
 func (c *ConvTranspose) ForwardCat(s *torch.Scope, x, skip *torch.Tensor) *torch.Tensor {
 	if a := c.Weight.Adapter; a != nil && !a.Folds() {
 		return s.Cat(1, c.Forward(s, x), skip)
 	}
-	return c.Weight.apply(s, x, c.Bias, func(x, w, b *torch.Tensor) *torch.Tensor { return s.ConvTransposeCat(x, w, b, skip, c.stride) })
+	return c.Weight.apply(s, x, c.Bias,
+		func(x, w, b *torch.Tensor) *torch.Tensor {
+			return s.ConvTransposeCat(x, w, b, skip,
+				c.stride)
+		})
 }
 
-// heNormal is nnU-Net's InitWeights_He(1e-2): Kaiming normal with fan_in, and biases 0. fan_in is axis 1 times the kernel's
-// volume; for a transposed convolution axis 1 is its outputs. The numbers are drawn on the CPU, so that a seed gives the
-// same network on every device.
+// heNormal is nnU-Net's InitWeights_He(1e-2): Kaiming normal with fan_in, and biases 0. fan_in is
+// axis 1 times the kernel's volume; for a transposed convolution axis 1 is its outputs. The values
+// are drawn on the CPU, so a seed gives the same network on every device.
 func heNormal(s *torch.Scope, g *torch.Generator, weight, bias *Param) {
 	const slope = 1e-2
 	fanIn := int64(1)
@@ -98,20 +107,22 @@ func heNormal(s *torch.Scope, g *torch.Generator, weight, bias *Param) {
 	}
 }
 
-// DefaultInit makes Reset draw PyTorch's own values, as networks have them that nnU-Net does not initialise.
+// DefaultInit makes Reset use PyTorch's default initialisation, for networks that nnU-Net does not
+// initialise.
 func (c *Conv) DefaultInit() *Conv {
 	c.OnReset(func(s *torch.Scope, g *torch.Generator) { kaimingUniform(s, g, c.Weight, c.Bias) })
 	return c
 }
 
-// DefaultInit makes Reset draw PyTorch's own values.
+// DefaultInit makes Reset use PyTorch's default initialisation.
 func (c *ConvTranspose) DefaultInit() *ConvTranspose {
 	c.OnReset(func(s *torch.Scope, g *torch.Generator) { kaimingUniform(s, g, c.Weight, c.Bias) })
 	return c
 }
 
-// kaimingUniform is reset_parameters of PyTorch's convolutions and Linear, number for number: kaiming_uniform_ with
-// a = sqrt(5) for the weight, U(±1/sqrt(fan_in)) for the bias. The order of operations gives the bounds PyTorch's bits.
+// kaimingUniform is reset_parameters of PyTorch's convolutions and Linear, with the same values:
+// kaiming_uniform_ with a = sqrt(5) for the weight, U(±1/sqrt(fan_in)) for the bias. The order of
+// operations makes the bounds bit-equal to PyTorch's.
 func kaimingUniform(s *torch.Scope, g *torch.Generator, weight, bias *Param) {
 	fanIn := int64(1)
 	for _, n := range weight.Shape[1:] {
@@ -126,7 +137,7 @@ func kaimingUniform(s *torch.Scope, g *torch.Generator, weight, bias *Param) {
 	}
 }
 
-// drawUniform fills p from U[-bound, bound), drawn on the CPU like every initial value.
+// drawUniform fills p from U[-bound, bound), drawn on the CPU like all initial values.
 func drawUniform(s *torch.Scope, g *torch.Generator, p *Param, bound float64) {
 	t := s.Empty(p.Shape, torch.Float32, torch.CPU)
 	s.Uniform_(t, -bound, bound, g)
@@ -134,7 +145,8 @@ func drawUniform(s *torch.Scope, g *torch.Generator, p *Param, bound float64) {
 	t.Free()
 }
 
-// TruncatedNormal fills p from N(0, std²) cut off at ±2, as MONAI's trunc_normal_ does, number for number.
+// TruncatedNormal fills p from N(0, std²) truncated at ±2, with the values of MONAI's
+// trunc_normal_.
 // Source: MONAI 1.3.0, networks/layers/weight_init.py.
 func TruncatedNormal(s *torch.Scope, g *torch.Generator, p *Param, std float64) {
 	const limit = 2
@@ -150,7 +162,7 @@ type Linear struct {
 	Weight, Bias *Param // Bias is nil without bias
 }
 
-// NewLinear makes a linear map in → out.
+// NewLinear returns a linear layer in → out.
 func (b Builder) NewLinear(in, out int64, bias bool) *Linear {
 	l := &Linear{Module: NewModule(), Weight: b.Param(out, in)}
 	l.Weight.Use = LinearWeight
@@ -174,7 +186,7 @@ type LayerNorm struct {
 	Weight, Bias *Param
 }
 
-// NewLayerNorm makes a norm over a last axis of the given size.
+// NewLayerNorm returns a norm over a last axis of the given size.
 func (b Builder) NewLayerNorm(size int64) *LayerNorm {
 	n := &LayerNorm{Module: NewModule(), Weight: b.Param(size), Bias: b.Param(size)}
 	n.Add("weight", n.Weight)
@@ -186,7 +198,7 @@ func (b Builder) NewLayerNorm(size int64) *LayerNorm {
 	return n
 }
 
-// Forward keeps x's shape (…, size).
+// Forward: x (…, size) → the same shape.
 func (n *LayerNorm) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.LayerNorm(x, n.Weight.Shape, n.Weight.T, n.Bias.T, 1e-5)
 }
@@ -199,7 +211,7 @@ type InstanceNorm struct {
 	zero         bool
 }
 
-// NewInstanceNorm makes a norm over channels; affine gives it a weight and a bias.
+// NewInstanceNorm returns a norm of channels; with affine it has a weight and a bias.
 func (b Builder) NewInstanceNorm(channels int64, eps float64, affine bool) *InstanceNorm {
 	n := &InstanceNorm{Module: NewModule(), eps: eps}
 	n.Version = 2
@@ -219,17 +231,19 @@ func (b Builder) NewInstanceNorm(channels int64, eps float64, affine bool) *Inst
 	return n
 }
 
-// ZeroInit makes Reset start the norm's weight at 0, so that a residual block begins as its shortcut.
+// ZeroInit makes Reset set the norm's weight to 0, so a residual block initially equals its
+// shortcut.
 func (n *InstanceNorm) ZeroInit() { n.zero = true }
 
-// Forward keeps x's shape (n, channels, …).
+// Forward: x (n, channels, …) → the same shape.
 func (n *InstanceNorm) Forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.InstanceNorm(x, value(n.Weight), value(n.Bias), n.eps)
 }
 
-// ForwardLeakyReLU is Forward, then the sum with residual (nil: none), then the leaky rectifier (slope 1: none), as one
+// ForwardLeakyReLU is Forward, plus residual (nil: none), then LeakyReLU (slope 1: none), as one
 // operator (torch.Scope.InstanceNormLeakyReLU).
-func (n *InstanceNorm) ForwardLeakyReLU(s *torch.Scope, x, residual *torch.Tensor, slope float64) *torch.Tensor {
+func (n *InstanceNorm) ForwardLeakyReLU(s *torch.Scope, x, residual *torch.Tensor,
+	slope float64) *torch.Tensor {
 	return s.InstanceNormLeakyReLU(x, value(n.Weight), value(n.Bias), residual, n.eps, slope)
 }
 

@@ -1,5 +1,6 @@
-// Package nn holds the layers of lntorch's networks and the tree of names under which PyTorch stores their parameters.
-// It is not a general neural-network library: a layer is here because one of the networks in package models uses it.
+// Package nn holds the layers of lntorch's networks and the module tree that gives parameters their
+// PyTorch names. It is not a general neural-network library: it has only the layers used by package
+// models. Behaviour follows torch.nn and, for initial values, nnU-Net and MONAI.
 package nn
 
 import (
@@ -9,25 +10,27 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// Param is one tensor of a network. It may stand under several names (aliases); each name leads to the same *Param.
+// Param is one tensor of a network. It may have several names (aliases), which share one *Param.
 type Param struct {
 	T       *torch.Tensor
 	Shape   []int64
 	Buffer  bool    // saved with the network, not trained
-	Use     Use     // as the weight of which layer
-	Adapter Adapter // takes part in that layer; nil for none
+	Use     Use     // the kind of layer it is the weight of
+	Adapter Adapter // adapts that layer; nil for none
 }
 
-// Named is a parameter or buffer under its full name, such as "encoder.stages.0.0.convs.0.conv.weight".
+// Named is a parameter or buffer under its full name, such as
+// "encoder.stages.0.0.convs.0.conv.weight".
 type Named struct {
 	Name string
 	*Param
 }
 
-// Module is a node of the tree of names. Children and parameters keep the order of their registration, as PyTorch's do:
-// it is the order of a state dict, and the index of a parameter in an optimizer.
+// Module is a node of the module tree. Children and parameters keep their order of registration, as
+// in PyTorch: it is the order of a state dict and of an optimizer's parameter indices.
 type Module struct {
-	// Version is what PyTorch writes for the module in a state dict's _metadata: 2 for instance norms, 1 otherwise.
+	// Version is the module's version in the _metadata of a state dict: 2 for instance norms, 1
+	// otherwise.
 	Version  int
 	params   []Named
 	children []child
@@ -40,13 +43,14 @@ type child struct {
 	*Module
 }
 
-// NewModule makes an empty node.
+// NewModule returns an empty node.
 func NewModule() *Module { return &Module{Version: 1} }
 
 // Add registers p under name.
 func (m *Module) Add(name string, p *Param) { m.params = append(m.params, Named{name, p}) }
 
-// Child registers c under name. The same child may be registered in several places; its parameters then have aliases.
+// Child registers c under name. A child may be registered in several places; its parameters then
+// have aliases.
 func (m *Module) Child(name string, c *Module) { m.children = append(m.children, child{name, c}) }
 
 // Sequence registers modules under the names 0, 1, … of a new node.
@@ -58,10 +62,10 @@ func Sequence(ms ...*Module) *Module {
 	return seq
 }
 
-// OnReset sets what Reset does to the module's own parameters.
+// OnReset sets the function that Reset calls for the module's own parameters.
 func (m *Module) OnReset(f func(s *torch.Scope, g *torch.Generator)) { m.reset = f }
 
-// walk visits every place of the tree, aliases included, in PyTorch's order.
+// walk visits every path of the tree, aliases included, in PyTorch's order.
 func (m *Module) walk(path string, visit func(path string, m *Module)) {
 	visit(path, m)
 	for _, c := range m.children {
@@ -73,7 +77,8 @@ func (m *Module) walk(path string, visit func(path string, m *Module)) {
 	}
 }
 
-// StateDict lists every parameter and buffer under every name it has, in the order of PyTorch's state_dict().
+// StateDict lists every parameter and buffer under each of its names, in the order of PyTorch's
+// state_dict().
 func (m *Module) StateDict() []Named {
 	var all []Named
 	m.walk("", func(path string, m *Module) {
@@ -84,8 +89,8 @@ func (m *Module) StateDict() []Named {
 	return all
 }
 
-// Parameters lists each trainable parameter once, under its first name, in the order of PyTorch's named_parameters().
-// Parameters of adapters follow those of the layer that they adapt.
+// Parameters lists each trainable parameter once, under its first name, in the order of PyTorch's
+// named_parameters(). Adapter parameters follow those of the adapted layer.
 func (m *Module) Parameters() []Named {
 	var list []Named
 	seen := map[*Param]bool{}
@@ -123,11 +128,13 @@ func (m *Module) Metadata() []Metadata {
 	return all
 }
 
-// ResetOrder makes Reset begin with the given modules, in their order, where the reference makes its modules in another
-// order than it registers them: a seed then gives the reference's numbers.
+// ResetOrder makes Reset start with the given modules, in this order, for networks whose reference
+// constructs modules in another order than it registers them: a seed then gives the reference's
+// values.
 func (m *Module) ResetOrder(ms ...*Module) { m.drawn = ms }
 
-// Reset draws new values for the parameters of every module whose path (its first one) match accepts; nil accepts all.
+// Reset reinitialises the parameters of every module whose first path match accepts; nil accepts
+// all.
 func (m *Module) Reset(g *torch.Generator, match func(path string) bool) error {
 	return torch.NoGrad(func() error {
 		return torch.With(func(s *torch.Scope) error {
@@ -158,18 +165,19 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// Builder makes the parameters of a network: where they lie and who owns them.
+// Builder creates the parameters of a network on Device, owned by Scope.
 type Builder struct {
 	Scope  *torch.Scope
 	Device torch.Device
 }
 
-// Buffer makes a tensor of int64 that is saved with the network and never trained.
+// Buffer returns an int64 tensor that is saved with the network but not trained.
 func (b Builder) Buffer(values []int64, shape ...int64) *Param {
-	return &Param{T: b.Scope.To(torch.FromSlice(b.Scope, values, shape...), torch.Int64, b.Device), Shape: shape, Buffer: true}
+	return &Param{T: b.Scope.To(torch.FromSlice(b.Scope, values, shape...), torch.Int64, b.Device),
+		Shape: shape, Buffer: true}
 }
 
-// Param makes a float32 parameter whose values are not set yet.
+// Param returns a float32 parameter with uninitialised values.
 func (b Builder) Param(shape ...int64) *Param {
 	t := b.Scope.Empty(shape, torch.Float32, b.Device)
 	if err := t.SetRequiresGrad(true); err != nil {

@@ -20,7 +20,8 @@ func names(list []nn.Named) (out []string) {
 
 // block is shaped like nnU-Net's: a convolution known under two names.
 func block(b nn.Builder) (*nn.Module, *nn.Conv, *nn.InstanceNorm) {
-	conv, norm := b.NewConv(2, 4, []int64{3, 3}, []int64{1, 1}, true), b.NewInstanceNorm(4, 1e-5, true)
+	conv, norm := b.NewConv(2, 4, []int64{3, 3}, []int64{1, 1}, true),
+		b.NewInstanceNorm(4, 1e-5, true)
 	m := nn.NewModule()
 	m.Child("conv", conv.Module)
 	m.Child("norm", norm.Module)
@@ -32,15 +33,20 @@ func TestNamesComeInPyTorchsOrderWithAliases(t *testing.T) {
 	torchtest.NoLeak(t)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		m, conv, _ := block(nn.Builder{Scope: s, Device: torch.CPU})
-		conv.Add("running", &nn.Param{T: s.Zeros([]int64{1}, torch.Float32, torch.CPU), Shape: []int64{1}, Buffer: true})
+		conv.Add("running", &nn.Param{T: s.Zeros([]int64{1}, torch.Float32, torch.CPU),
+			Shape: []int64{1}, Buffer: true})
 		root := nn.Sequence(m)
-		require.Equal(t, []string{"0.conv.weight", "0.conv.bias", "0.conv.running", "0.norm.weight", "0.norm.bias",
-			"0.all_modules.0.weight", "0.all_modules.0.bias", "0.all_modules.0.running", "0.all_modules.1.weight", "0.all_modules.1.bias"},
+		require.Equal(t, []string{"0.conv.weight", "0.conv.bias", "0.conv.running", "0.norm.weight",
+			"0.norm.bias",
+			"0.all_modules.0.weight", "0.all_modules.0.bias", "0.all_modules.0.running",
+			"0.all_modules.1.weight", "0.all_modules.1.bias"},
 			names(root.StateDict()))
-		require.Equal(t, []string{"0.conv.weight", "0.conv.bias", "0.norm.weight", "0.norm.bias"}, names(root.Parameters()))
+		require.Equal(t, []string{"0.conv.weight", "0.conv.bias", "0.norm.weight", "0.norm.bias"},
+			names(root.Parameters()))
 		dict := root.StateDict()
 		require.Same(t, dict[0].Param, dict[5].Param)
-		require.Equal(t, []nn.Metadata{{"", 1}, {"0", 1}, {"0.conv", 1}, {"0.norm", 2}, {"0.all_modules", 1}, {"0.all_modules.0", 1},
+		require.Equal(t, []nn.Metadata{{"", 1}, {"0", 1}, {"0.conv", 1}, {"0.norm", 2},
+			{"0.all_modules", 1}, {"0.all_modules.0", 1},
 			{"0.all_modules.1", 2}}, root.Metadata())
 		return nil
 	}))
@@ -76,10 +82,12 @@ func TestLinearAndLayerNormUseWeightAndBias(t *testing.T) {
 		l, n := b.NewLinear(2, 3, true), b.NewLayerNorm(2)
 		require.NoError(t, torch.CopyIn(l.Weight.T, []float32{1, 0, 0, 1, 1, 1}))
 		require.NoError(t, torch.CopyIn(l.Bias.T, []float32{10, 20, 30}))
-		require.Equal(t, []float32{11, 22, 33}, torchtest.Float32s(t, l.Forward(s, torch.FromSlice(s, []float32{1, 2}, 1, 2))))
+		require.Equal(t, []float32{11, 22, 33},
+			torchtest.Float32s(t, l.Forward(s, torch.FromSlice(s, []float32{1, 2}, 1, 2))))
 		require.NoError(t, torch.CopyIn(n.Weight.T, []float32{2, 3}))
 		require.NoError(t, torch.CopyIn(n.Bias.T, []float32{1, -1}))
-		require.InDeltaSlice(t, []float32{-1, 2}, torchtest.Float32s(t, n.Forward(s, torch.FromSlice(s, []float32{4, 8}, 1, 2))), 1e-5)
+		require.InDeltaSlice(t, []float32{-1, 2},
+			torchtest.Float32s(t, n.Forward(s, torch.FromSlice(s, []float32{4, 8}, 1, 2))), 1e-5)
 		require.Nil(t, b.NewLinear(2, 3, false).Bias)
 		buffer := b.Buffer([]int64{1, 2, 3, 4}, 2, 2)
 		require.True(t, buffer.Buffer)
@@ -124,16 +132,20 @@ func TestForwardUsesWeightAndBias(t *testing.T) {
 		s.Fill_(conv.Bias.T, 10)
 		// A sum over the neighbourhood, zero beyond the border.
 		x := torch.FromSlice(s, []float32{1, 2, 3, 4, 5, 6}, 1, 1, 2, 3)
-		require.Equal(t, []float32{22, 31, 26, 22, 31, 26}, torchtest.Float32s(t, conv.Forward(s, x)))
+		require.Equal(t, []float32{22, 31, 26, 22, 31, 26},
+			torchtest.Float32s(t, conv.Forward(s, x)))
 		up := b.NewConvTranspose(1, 1, []int64{1, 2}, true)
 		require.NoError(t, torch.CopyIn(up.Weight.T, []float32{2, 3}))
 		s.Fill_(up.Bias.T, -1)
-		require.Equal(t, []float32{1, 2, 3, 5, 5, 8}, torchtest.Float32s(t, up.Forward(s, torch.FromSlice(s, []float32{1, 2, 3}, 1, 1, 1, 3))))
+		require.Equal(t, []float32{1, 2, 3, 5, 5, 8},
+			torchtest.Float32s(t, up.Forward(s, torch.FromSlice(s, []float32{1, 2, 3}, 1, 1, 1,
+				3))))
 		norm := b.NewInstanceNorm(1, 0.25, true)
 		s.Fill_(norm.Weight.T, 3)
 		s.Fill_(norm.Bias.T, 1)
 		// Mean 2, variance 1: ±1/sqrt(1.25)·3 + 1.
-		got := torchtest.Float32s(t, norm.Forward(s, torch.FromSlice(s, []float32{1, 3, 1, 3}, 1, 1, 2, 2)))
+		got := torchtest.Float32s(t,
+			norm.Forward(s, torch.FromSlice(s, []float32{1, 3, 1, 3}, 1, 1, 2, 2)))
 		require.InDelta(t, 1-3/math.Sqrt(1.25), got[0], 1e-6)
 		require.InDelta(t, 1+3/math.Sqrt(1.25), got[1], 1e-6)
 		return nil
@@ -144,7 +156,8 @@ func TestResetDrawsTheReferencesDistributions(t *testing.T) {
 	torchtest.NoLeak(t)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		b := nn.Builder{Scope: s, Device: torch.CPU}
-		conv, up := b.NewConv(16, 32, []int64{3, 3, 3}, []int64{1, 1, 1}, true), b.NewConvTranspose(16, 32, []int64{2, 2, 2}, true)
+		conv, up := b.NewConv(16, 32, []int64{3, 3, 3}, []int64{1, 1, 1}, true),
+			b.NewConvTranspose(16, 32, []int64{2, 2, 2}, true)
 		norm, zero := b.NewInstanceNorm(3, 1e-5, true), b.NewInstanceNorm(3, 1e-5, true)
 		zero.ZeroInit()
 		root := nn.Sequence(conv.Module, up.Module, norm.Module, zero.Module)
@@ -155,7 +168,8 @@ func TestResetDrawsTheReferencesDistributions(t *testing.T) {
 			require.NoError(t, root.Reset(g, match))
 		}
 		reset(1, nil)
-		// Kaiming normal, negative slope 0.01; fan_in is axis 1 times the kernel, for transposed convolutions too.
+		// Kaiming normal, negative slope 0.01; fan_in is axis 1 times the kernel size, also for
+		// transposed convolutions.
 		for _, c := range []struct {
 			p   *nn.Param
 			fan float64
@@ -180,9 +194,11 @@ func TestResetDrawsTheReferencesDistributions(t *testing.T) {
 		upFirst := torchtest.Float32s(t, up.Weight.T)
 		reset(2, func(path string) bool { return path == "0" })
 		require.NotEqual(t, first, torchtest.Float32s(t, conv.Weight.T))
-		require.Equal(t, upFirst, torchtest.Float32s(t, up.Weight.T), "a module that does not match keeps its values")
+		require.Equal(t, upFirst, torchtest.Float32s(t, up.Weight.T),
+			"a module that does not match keeps its values")
 		reset(1, nil)
-		require.Equal(t, first, torchtest.Float32s(t, conv.Weight.T), "a seed gives the same network")
+		require.Equal(t, first, torchtest.Float32s(t, conv.Weight.T),
+			"a seed gives the same network")
 		return nil
 	}))
 }

@@ -18,12 +18,15 @@ func TestStepUnlessIsStepOrNothing(t *testing.T) {
 			device := torchtest.Device(t, name)
 			torchtest.NoLeak(t)
 			inf := float32(math.Inf(1))
-			gradients := [][]float32{{inf, 1, 1}, {1, -2, 3}, {float32(math.NaN()), 0, 0}, {0.5, 0.25, -1}}
+			gradients := [][]float32{{inf, 1, 1}, {1, -2, 3}, {float32(math.NaN()), 0, 0},
+				{0.5, 0.25, -1}}
 			run := func(decide bool) (all []float32) {
 				require.NoError(t, torch.With(func(s *torch.Scope) error {
 					p := s.To(torch.FromSlice(s, []float32{1, 2, 3}, 3), torch.Float32, device)
 					require.NoError(t, p.SetRequiresGrad(true))
-					sgd, err := optim.NewSGD([]*torch.Tensor{p}, torch.SGD{LR: 0.1, Momentum: 0.9, WeightDecay: 0.01, Nesterov: true, Impl: torch.Fused})
+					sgd, err := optim.NewSGD([]*torch.Tensor{p},
+						torch.SGD{LR: 0.1, Momentum: 0.9, WeightDecay: 0.01, Nesterov: true,
+							Impl: torch.Fused})
 					require.NoError(t, err)
 					defer sgd.Close()
 					for _, g := range gradients {
@@ -33,14 +36,17 @@ func TestStepUnlessIsStepOrNothing(t *testing.T) {
 						finite := !math.IsInf(float64(g[0]), 0) && !math.IsNaN(float64(g[0]))
 						switch {
 						case decide:
-							sgd.StepUnless(s, optim.NotFinite(s, s.Full(nil, 1, torch.Float32, device), sum))
+							sgd.StepUnless(s,
+								optim.NotFinite(s, s.Full(nil, 1, torch.Float32, device), sum))
 						case finite:
 							sgd.Step(s, nil)
 						}
 						require.NoError(t, s.Err())
-						all = append(all, torchtest.Float32s(t, s.To(s.Detach(p), torch.Float32, torch.CPU))...)
+						all = append(all,
+							torchtest.Float32s(t, s.To(s.Detach(p), torch.Float32, torch.CPU))...)
 					}
-					all = append(all, torchtest.Float32s(t, s.To(sgd.State()[0], torch.Float32, torch.CPU))...)
+					all = append(all,
+						torchtest.Float32s(t, s.To(sgd.State()[0], torch.Float32, torch.CPU))...)
 					return s.Err()
 				}))
 				return all
@@ -61,7 +67,8 @@ func TestScalerStepUnlessIsStep(t *testing.T) {
 					p := s.To(torch.FromSlice(s, []float32{1, 2, 3}, 3), torch.Float32, device)
 					require.NoError(t, p.SetRequiresGrad(true))
 					params := []*torch.Tensor{p}
-					sgd, err := optim.NewSGD(params, torch.SGD{LR: 0.1, Momentum: 0.9, Impl: torch.Fused})
+					sgd, err := optim.NewSGD(params,
+						torch.SGD{LR: 0.1, Momentum: 0.9, Impl: torch.Fused})
 					require.NoError(t, err)
 					defer sgd.Close()
 					scaler, err := optim.NewGradScaler(device, optim.DefaultGradScaler())
@@ -69,10 +76,12 @@ func TestScalerStepUnlessIsStep(t *testing.T) {
 					defer scaler.Close()
 					for _, factor := range []float64{math.Inf(1), 1, 3, math.Inf(1), 2} {
 						require.NoError(t, torch.ClearGrads(params))
-						require.NoError(t, scaler.Scale(s, s.MulScalar(s.Sum(p), factor)).Backward())
+						require.NoError(t,
+							scaler.Scale(s, s.MulScalar(s.Sum(p), factor)).Backward())
 						scaler.Unscale(s, params)
 						if decide {
-							scaler.StepUnless(s, func(skip *torch.Tensor) { sgd.StepUnless(s, skip) })
+							scaler.StepUnless(s,
+								func(skip *torch.Tensor) { sgd.StepUnless(s, skip) })
 						} else {
 							scaler.Step(s, func() { sgd.Step(s, nil) })
 						}

@@ -11,7 +11,8 @@ import (
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
-// stepCase is one optimizer of scripts/golden/optim_steps.py, step by step. Gradients are nil for parameters without.
+// stepCase is one optimizer of scripts/golden/optim_steps.py, step by step. Missing gradients are
+// nil.
 type stepCase struct {
 	Name    string
 	Options struct {
@@ -97,7 +98,8 @@ func TestSGDStepsAndResumesAsPyTorch(t *testing.T) {
 		for _, impl := range impls {
 			require.NoError(t, torch.With(func(s *torch.Scope) error {
 				params := c.params(s, f.Shapes)
-				options := torch.SGD{LR: c.Options.LR, Momentum: c.Options.Momentum, Dampening: c.Options.Dampening,
+				options := torch.SGD{LR: c.Options.LR, Momentum: c.Options.Momentum,
+					Dampening:   c.Options.Dampening,
 					WeightDecay: c.Options.WeightDecay, Nesterov: c.Options.Nesterov, Impl: impl}
 				o, err := optim.NewSGD(params, options)
 				require.NoError(t, err)
@@ -144,10 +146,12 @@ func TestSGDObeysMasks(t *testing.T) {
 		require.NoError(t, err)
 		defer o.Close()
 		setGrads(t, s, params, [][]float32{{1, 1, 1}, {1, 1}})
-		o.Step(s, []optim.Mask{{Indices: torch.FromSlice(s, []int64{2}, 1), Rule: torch.Plain}, {Rule: torch.UpdateMasked}})
+		o.Step(s, []optim.Mask{{Indices: torch.FromSlice(s, []int64{2}, 1), Rule: torch.Plain},
+			{Rule: torch.UpdateMasked}})
 		require.NoError(t, s.Err())
 		require.Equal(t, []float32{1, 2, 2.5}, torchtest.Float32s(t, params[0]))
-		require.Equal(t, []float32{3.5, 4.5}, torchtest.Float32s(t, params[1]), "no indices: a dense step")
+		require.Equal(t, []float32{3.5, 4.5}, torchtest.Float32s(t, params[1]),
+			"no indices: a dense step")
 		require.Nil(t, o.State()[0], "plain steps have no momentum")
 		require.NotNil(t, o.State()[1])
 		return nil
@@ -165,13 +169,17 @@ func TestLoadRefusesStateOfAnotherNetwork(t *testing.T) {
 		good := []*torch.Tensor{nil, torch.FromSlice(s, []float64{7, 8}, 2)}
 		require.NoError(t, o.Load(good))
 		require.Nil(t, o.State()[0])
-		require.Equal(t, []float32{7, 8}, torchtest.Float32s(t, o.State()[1]), "in the parameter's type")
+		require.Equal(t, []float32{7, 8}, torchtest.Float32s(t, o.State()[1]),
+			"in the parameter's type")
 		live := torch.Live()
-		require.EqualError(t, o.Load(good[:1]), "torch/optim: sgd state of 1 parameters, the network has 2")
-		require.EqualError(t, o.Load([]*torch.Tensor{torchtest.Tensor(s, 1, 3), torchtest.Tensor(s, 1, 3)}),
-			"torch/optim: momentum buffer of parameter 1 has shape [3], the parameter [2]")
+		require.EqualError(t, o.Load(good[:1]),
+			"torch/optim: the sgd state has 1 parameters, expected the network's 2")
+		require.EqualError(t, o.Load([]*torch.Tensor{torchtest.Tensor(s, 1, 3),
+			torchtest.Tensor(s, 1, 3)}),
+			"torch/optim: momentum buffer of parameter 1 has shape [3], expected [2]")
 		require.Equal(t, live+2, torch.Live())
-		require.Equal(t, []float32{7, 8}, torchtest.Float32s(t, o.State()[1]), "unchanged by the failure")
+		require.Equal(t, []float32{7, 8}, torchtest.Float32s(t, o.State()[1]),
+			"unchanged by the failure")
 		return nil
 	}))
 	require.EqualError(t, torch.With(func(s *torch.Scope) error {
@@ -209,7 +217,8 @@ func TestClipGradNormEqualsPyTorch(t *testing.T) {
 func TestPolyLRHasPythonsBits(t *testing.T) {
 	for _, c := range load(t).Poly {
 		for epoch, want := range c.LRs {
-			require.Equal(t, want, optim.PolyLR(c.Initial, epoch, c.Max, 0.9), "epoch %d of %d", epoch, c.Max)
+			require.Equal(t, want, optim.PolyLR(c.Initial, epoch, c.Max, 0.9), "epoch %d of %d",
+				epoch, c.Max)
 		}
 	}
 }
@@ -225,10 +234,12 @@ func TestGradScalerGoesAsPyTorchs(t *testing.T) {
 		p := torch.FromSlice(model, c.Param, 3)
 		require.NoError(t, p.SetRequiresGrad(true))
 		params := []*torch.Tensor{p}
-		o, err := optim.NewSGD(params, torch.SGD{LR: 0.1, Momentum: 0.9, Nesterov: true, WeightDecay: 1e-2})
+		o, err := optim.NewSGD(params, torch.SGD{LR: 0.1, Momentum: 0.9, Nesterov: true,
+			WeightDecay: 1e-2})
 		require.NoError(t, err)
 		defer o.Close()
-		g, err := optim.NewGradScaler(torch.CPU, optim.GradScalerState{Scale: 1024, GrowthFactor: 2, BackoffFactor: 0.25, GrowthInterval: 3})
+		g, err := optim.NewGradScaler(torch.CPU, optim.GradScalerState{Scale: 1024, GrowthFactor: 2,
+			BackoffFactor: 0.25, GrowthInterval: 3})
 		require.NoError(t, err)
 		defer func() { g.Close() }()
 		for step, want := range c.Rows {
@@ -249,14 +260,16 @@ func TestGradScalerGoesAsPyTorchs(t *testing.T) {
 				require.NoError(t, g.Scale(s, loss).Backward())
 				g.Unscale(s, params)
 				optim.ClipGradNorm(s, params, 12)
-				require.Equal(t, want.Stepped, g.Step(s, func() { o.Step(s, nil) }), "step %d", step)
+				require.Equal(t, want.Stepped, g.Step(s, func() { o.Step(s, nil) }), "step %d",
+					step)
 				g.Update(s)
 				return nil
 			}))
 			within(t, "parameter", want.Param, torchtest.Float32s(t, p))
 			st, err := g.State()
 			require.NoError(t, err)
-			require.Equal(t, optim.GradScalerState{Scale: want.Scale, GrowthFactor: 2, BackoffFactor: 0.25, GrowthInterval: 3,
+			require.Equal(t, optim.GradScalerState{Scale: want.Scale, GrowthFactor: 2,
+				BackoffFactor: 0.25, GrowthInterval: 3,
 				GrowthTracker: want.Tracker}, st, "step %d", step)
 		}
 		return nil
@@ -269,13 +282,15 @@ func TestGradScalerRefusesWrongOrderAndSettings(t *testing.T) {
 	require.NoError(t, err)
 	defer g.Close()
 	ran := func() { t.Error("the step ran") }
-	require.ErrorContains(t, torch.With(func(s *torch.Scope) error { g.Step(s, ran); return nil }), "step comes once, after unscale")
-	require.ErrorContains(t, torch.With(func(s *torch.Scope) error { g.Update(s); return nil }), "update comes after unscale")
+	require.ErrorContains(t, torch.With(func(s *torch.Scope) error { g.Step(s, ran); return nil }),
+		"Step must be called once, after Unscale")
+	require.ErrorContains(t, torch.With(func(s *torch.Scope) error { g.Update(s); return nil }),
+		"Update must be called after Unscale")
 	require.ErrorContains(t, torch.With(func(s *torch.Scope) error {
 		g.Unscale(s, nil)
 		g.Unscale(s, nil)
 		return nil
-	}), "unscaled already")
+	}), "Unscale was already called")
 	for _, bad := range []func(*optim.GradScalerState){
 		func(s *optim.GradScalerState) { s.Scale = 0 },
 		func(s *optim.GradScalerState) { s.GrowthFactor = 1 },

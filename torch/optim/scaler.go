@@ -7,23 +7,24 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// GradScalerState is what a checkpoint stores of a GradScaler, and what one begins with. In PyTorch's state_dict the names
-// are scale, growth_factor, backoff_factor, growth_interval and _growth_tracker.
+// GradScalerState is the state of a GradScaler, as stored in checkpoints. Its names in PyTorch's
+// state_dict are scale, growth_factor, backoff_factor, growth_interval and _growth_tracker.
 type GradScalerState struct {
 	Scale          float64
 	GrowthFactor   float64
 	BackoffFactor  float64
 	GrowthInterval int64
-	GrowthTracker  int64 // steps since the scale changed last
+	GrowthTracker  int64 // steps since the last change of the scale
 }
 
-// DefaultGradScaler is how torch.amp.GradScaler begins.
+// DefaultGradScaler returns the initial state of torch.amp.GradScaler.
 func DefaultGradScaler() GradScalerState {
 	return GradScalerState{Scale: 65536, GrowthFactor: 2, BackoffFactor: 0.5, GrowthInterval: 2000}
 }
 
-// GradScaler multiplies the loss so that half-precision gradients do not underflow, and skips steps whose gradients
-// overflowed (torch.amp.GradScaler, for one optimizer). The order within an iteration:
+// GradScaler multiplies the loss so that half-precision gradients do not underflow, and skips steps
+// whose gradients overflowed (torch.amp.GradScaler, for one optimizer). The order within an
+// iteration:
 //
 //	g.Scale(s, loss).Backward()
 //	g.Unscale(s, params)
@@ -31,10 +32,10 @@ func DefaultGradScaler() GradScalerState {
 //	stepped := g.Step(s, func() { sgd.Step(s, masks) })
 //	g.Update(s)
 //
-// Scale, counter and the overflow flag are scalars on the device; only Step reads one back, and waits for it; StepUnless
-// does not.
+// Scale, counter and the overflow flag are scalars on the device; only Step reads one back, which
+// synchronises with the device; StepUnless does not.
 type GradScaler struct {
-	state    GradScalerState // but for Scale and GrowthTracker, which are on the device
+	state    GradScalerState // Scale and GrowthTracker are stale: they are on the device
 	scope    *torch.Scope
 	scale    *torch.Tensor // float32
 	tracker  *torch.Tensor // int32
@@ -43,7 +44,7 @@ type GradScaler struct {
 	stepped  bool
 }
 
-// NewGradScaler makes a scaler for gradients on device. Close frees it.
+// NewGradScaler returns a scaler for gradients on device. Close frees it.
 func NewGradScaler(device torch.Device, state GradScalerState) (*GradScaler, error) {
 	if err := checkScaler(state); err != nil {
 		return nil, err
@@ -66,32 +67,38 @@ func NewGradScaler(device torch.Device, state GradScalerState) (*GradScaler, err
 func checkScaler(st GradScalerState) error {
 	switch {
 	case st.GrowthFactor <= 1:
-		return fmt.Errorf("torch/optim: grad scaler: growth factor is %v, it must be above 1", st.GrowthFactor)
+		return fmt.Errorf("torch/optim: grad scaler: growth factor is %v, expected above 1",
+			st.GrowthFactor)
 	case st.BackoffFactor <= 0 || st.BackoffFactor >= 1:
-		return fmt.Errorf("torch/optim: grad scaler: backoff factor is %v, it must lie between 0 and 1", st.BackoffFactor)
+		return fmt.Errorf("torch/optim: grad scaler: backoff factor is %v, expected between 0 and 1",
+			st.BackoffFactor)
 	case st.GrowthInterval < 1:
-		return fmt.Errorf("torch/optim: grad scaler: growth interval is %v, it must be at least 1", st.GrowthInterval)
+		return fmt.Errorf("torch/optim: grad scaler: growth interval is %v, expected at least 1",
+			st.GrowthInterval)
 	case !(st.Scale > 0):
-		return fmt.Errorf("torch/optim: grad scaler: scale is %v, it must be above 0", st.Scale)
+		return fmt.Errorf("torch/optim: grad scaler: scale is %v, expected above 0", st.Scale)
 	}
 	return nil
 }
 
-// Scale is loss times the scale, to be differentiated.
+// Scale returns loss times the scale, for the backward pass.
 func (g *GradScaler) Scale(s *torch.Scope, loss *torch.Tensor) *torch.Tensor {
 	return s.Mul(loss, g.scale)
 }
 
-// Unscale divides the gradients of params by the scale and notes whether one of them is not finite. Once per Update.
+// Unscale divides the gradients of params by the scale and records whether any is not finite. It
+// must be called once per Update.
 func (g *GradScaler) Unscale(s *torch.Scope, params []*torch.Tensor) {
 	if g.unscaled || g.stepped {
-		s.Fail(errors.New("torch/optim: grad scaler: gradients were unscaled already since the last update"))
+		s.Fail(errors.New("torch/optim: grad scaler: Unscale was already called since the last " +
+			"Update"))
 		return
 	}
 	s.With(func(c *torch.Scope) error {
 		return torch.NoGrad(func() error {
-			// In double and back, as torch does.
-			inverse := c.To(c.Reciprocal(c.To(g.scale, torch.Float64, g.scale.Device())), torch.Float32, g.scale.Device())
+			// In float64 and back, as in torch.
+			inverse := c.To(c.Reciprocal(c.To(g.scale, torch.Float64, g.scale.Device())),
+				torch.Float32, g.scale.Device())
 			c.AmpUnscale(params, inverse, g.found)
 			return nil
 		})
@@ -99,13 +106,15 @@ func (g *GradScaler) Unscale(s *torch.Scope, params []*torch.Tensor) {
 	g.unscaled = true
 }
 
-// Step runs step unless Unscale found a gradient that is not finite, and tells whether it ran and succeeded. It waits for the device.
+// Step runs step unless Unscale found a non-finite gradient, and reports whether step ran and
+// succeeded. It synchronises with the device.
 func (g *GradScaler) Step(s *torch.Scope, step func()) bool {
 	if s.Err() != nil {
 		return false
 	}
 	if !g.unscaled || g.stepped {
-		s.Fail(errors.New("torch/optim: grad scaler: step comes once, after unscale and before update"))
+		s.Fail(errors.New("torch/optim: grad scaler: Step must be called once, after Unscale and " +
+			"before Update"))
 		return false
 	}
 	g.stepped = true
@@ -121,28 +130,30 @@ func (g *GradScaler) Step(s *torch.Scope, step func()) bool {
 	return s.Err() == nil
 }
 
-// StepUnless is Step that leaves the decision to the device: it gives step the scalar that is not 0 where a gradient was
-// not finite (SGD.StepUnless).
+// StepUnless is Step with the decision on the device: it passes step a scalar that is not 0 if a
+// gradient is not finite (SGD.StepUnless).
 func (g *GradScaler) StepUnless(s *torch.Scope, step func(skip *torch.Tensor)) {
 	if s.Err() != nil {
 		return
 	}
 	if !g.unscaled || g.stepped {
-		s.Fail(errors.New("torch/optim: grad scaler: step comes once, after unscale and before update"))
+		s.Fail(errors.New("torch/optim: grad scaler: Step must be called once, after Unscale and " +
+			"before Update"))
 		return
 	}
 	g.stepped = true
 	step(g.found)
 }
 
-// Update shrinks the scale after an overflow, or grows it after GrowthInterval steps without one, and opens the next
-// iteration.
+// Update decreases the scale after an overflow, or increases it after GrowthInterval steps without
+// one, and ends the iteration.
 func (g *GradScaler) Update(s *torch.Scope) {
 	if s.Err() == nil && !g.unscaled {
-		s.Fail(errors.New("torch/optim: grad scaler: update comes after unscale"))
+		s.Fail(errors.New("torch/optim: grad scaler: Update must be called after Unscale"))
 		return
 	}
-	s.AmpUpdateScale(g.scale, g.tracker, g.found, g.state.GrowthFactor, g.state.BackoffFactor, g.state.GrowthInterval)
+	s.AmpUpdateScale(g.scale, g.tracker, g.found, g.state.GrowthFactor, g.state.BackoffFactor,
+		g.state.GrowthInterval)
 	s.Fill_(g.found, 0)
 	g.unscaled, g.stepped = false, false
 }
@@ -162,7 +173,7 @@ func (g *GradScaler) State() (GradScalerState, error) {
 	return st, nil
 }
 
-// Load continues from state.
+// Load replaces the state.
 func (g *GradScaler) Load(state GradScalerState) error {
 	if err := checkScaler(state); err != nil {
 		return err
@@ -179,14 +190,15 @@ func (g *GradScaler) Load(state GradScalerState) error {
 // Close frees the scalars.
 func (g *GradScaler) Close() { g.scope.Close() }
 
-// NotFinite is what SGD.StepUnless wants where there is no scaler: a float32 scalar, 1 where one of the scalars is NaN or
-// infinite, else 0.
+// NotFinite returns the skip argument of SGD.StepUnless without a scaler: a float32 scalar, 1 if
+// one of the scalars is NaN or infinite, else 0.
 func NotFinite(s *torch.Scope, scalars ...*torch.Tensor) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		var all []*torch.Tensor
 		for _, x := range scalars {
 			all = append(all, s.Reshape(s.To(s.Detach(x), torch.Float32, x.Device()), 1))
 		}
-		return s.To(s.Any(s.LogicalNot(s.IsFinite(s.Cat(0, all...)))), torch.Float32, scalars[0].Device())
+		return s.To(s.Any(s.LogicalNot(s.IsFinite(s.Cat(0, all...)))), torch.Float32,
+			scalars[0].Device())
 	})
 }

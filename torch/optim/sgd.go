@@ -13,8 +13,8 @@ type Mask struct {
 	Rule    torch.Rule
 }
 
-// SGD is torch.optim.SGD over one group of parameters. It keeps the momentum buffers, by index of the parameter, in a
-// scope of its own; a buffer comes into being at the first gradient of its parameter.
+// SGD is torch.optim.SGD with one parameter group. It keeps the momentum buffers, by parameter
+// index, in a scope of its own; a buffer is created at the first gradient of its parameter.
 type SGD struct {
 	options torch.SGD
 	params  []*torch.Tensor
@@ -22,26 +22,27 @@ type SGD struct {
 	scope   *torch.Scope
 }
 
-// NewSGD makes an optimizer of params, which it does not own. Close frees its buffers.
+// NewSGD returns an optimizer of params, which it does not own. Close frees its buffers.
 func NewSGD(params []*torch.Tensor, options torch.SGD) (*SGD, error) {
 	scope, err := torch.NewScope()
 	if err != nil {
 		return nil, err
 	}
-	return &SGD{options: options, params: params, buffers: make([]*torch.Tensor, len(params)), scope: scope}, nil
+	return &SGD{options: options, params: params, buffers: make([]*torch.Tensor, len(params)),
+		scope: scope}, nil
 }
 
-// Options are the settings of the next step.
+// Options returns the settings of the next step.
 func (o *SGD) Options() torch.SGD { return o.options }
 
-// LR is the learning rate of the next step.
+// LR returns the learning rate of the next step.
 func (o *SGD) LR() float64 { return o.options.LR }
 
 // SetLR sets the learning rate of the next step.
 func (o *SGD) SetLR(lr float64) { o.options.LR = lr }
 
-// Step makes one step over all parameters in place; parameters without gradient are left alone altogether. masks has one
-// entry for each parameter, or is nil; all rules of torch.Rule are obeyed. A failure is s's.
+// Step updates all parameters in place, except those without gradient. masks has one entry per
+// parameter, or is nil; all rules of torch.Rule are supported. Errors are recorded in s.
 func (o *SGD) Step(s *torch.Scope, masks []Mask) {
 	var indices []*torch.Tensor
 	var rules []torch.Rule
@@ -60,25 +61,29 @@ func (o *SGD) Step(s *torch.Scope, masks []Mask) {
 	o.step(s, indices, rules, nil)
 }
 
-// StepUnless makes one step of all parameters, unless skip, a float32 scalar on their device, is not 0 when the device
-// comes to it: then parameters and momentum stay as they are. Nobody waits for the device. Options.Impl must be Fused.
+// StepUnless updates all parameters, unless skip, a float32 scalar on their device, is not 0 when
+// the device evaluates it: then parameters and momentum do not change. It does not synchronise with
+// the device. Options.Impl must be Fused.
 func (o *SGD) StepUnless(s *torch.Scope, skip *torch.Tensor) { o.step(s, nil, nil, skip) }
 
-func (o *SGD) step(s *torch.Scope, indices []*torch.Tensor, rules []torch.Rule, skip *torch.Tensor) {
+func (o *SGD) step(s *torch.Scope, indices []*torch.Tensor, rules []torch.Rule,
+	skip *torch.Tensor) {
 	s.SGDStep(o.options, o.params, o.buffers, indices, rules, skip)
 	for _, b := range o.buffers {
 		b.MoveTo(o.scope)
 	}
 }
 
-// State lists the momentum buffers by index of the parameter, nil where there is none yet. They stay the optimizer's.
+// State lists the momentum buffers by parameter index, nil where there is none yet. The optimizer
+// still owns them.
 func (o *SGD) State() []*torch.Tensor { return append([]*torch.Tensor(nil), o.buffers...) }
 
-// Load replaces the momentum buffers by copies of state, which has an entry, or nil, for each parameter. After an error
-// the buffers are as they were.
+// Load replaces the momentum buffers by copies of state, which has an entry, or nil, for each
+// parameter. After an error the buffers are unchanged.
 func (o *SGD) Load(state []*torch.Tensor) error {
 	if len(state) != len(o.params) {
-		return fmt.Errorf("torch/optim: sgd state of %d parameters, the network has %d", len(state), len(o.params))
+		return fmt.Errorf("torch/optim: the sgd state has %d parameters, expected the network's %d",
+			len(state), len(o.params))
 	}
 	buffers := make([]*torch.Tensor, len(state))
 	err := torch.With(func(s *torch.Scope) error {
@@ -112,6 +117,7 @@ func (o *SGD) Load(state []*torch.Tensor) error {
 // Close frees the momentum buffers.
 func (o *SGD) Close() { o.scope.Close() }
 
+// sized checks the number of masks.
 func sized(s *torch.Scope, name string, masks, params int) bool {
 	if masks != params {
 		s.Fail(fmt.Errorf("torch/optim: %s: %d masks for %d parameters", name, masks, params))
@@ -119,15 +125,16 @@ func sized(s *torch.Scope, name string, masks, params int) bool {
 	return masks == params
 }
 
-// like checks that a piece of state has the shape of its parameter.
+// like checks that a state tensor has the shape of its parameter.
 func like(what string, i int, t, param *torch.Tensor) error {
 	if !slices.Equal(t.Shape(), param.Shape()) {
-		return fmt.Errorf("torch/optim: %s of parameter %d has shape %v, the parameter %v", what, i, t.Shape(), param.Shape())
+		return fmt.Errorf("torch/optim: %s of parameter %d has shape %v, expected %v", what, i,
+			t.Shape(), param.Shape())
 	}
 	return nil
 }
 
-// copyFor copies t, with the element type and device of param.
+// copyFor copies t to the dtype and device of param.
 func copyFor(s *torch.Scope, t, param *torch.Tensor) *torch.Tensor {
 	return s.Detach(s.Clone(s.To(t, param.DType(), param.Device())))
 }
