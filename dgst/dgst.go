@@ -27,7 +27,7 @@ func init() {
 		LR:      1e-3,
 		Epochs:  50,
 		Options: []finetune.Option{
-			{Name: "dgst-k", Default: "2", Help: "entries that move in each row"},
+			{Name: "dgst-k", Default: "2", Help: "entries that are selected in each row"},
 			{Name: "dgst-select", Default: string(Dynamic), Values: []string{string(Dynamic), string(Static), string(Random)},
 				Help: "by the gradients of every iteration, by those of the first alone, or by chance"},
 			{Name: "dgst-warmup", Default: "1", Help: "static selection: iterations whose gradients, added up, choose; weights rest before the last of them"},
@@ -143,7 +143,7 @@ func (m *Method) Trains(string, []int64) bool { return true }
 // FixedFrom tells from which iteration on static masks hold (finetune.Fixed).
 func (m *Method) FixedFrom() (int64, bool) { return m.cfg.Warmup - 1, m.cfg.Select == Static }
 
-// Entries tells how many entries of a parameter move in a step (finetune.Sparse).
+// Entries is the number of entries of a parameter that are selected in a step (finetune.Sparse).
 func (m *Method) Entries(name string, shape []int64) int64 {
 	switch kind := Classify(name, shape); {
 	case kind == Frozen && m.cfg.Mode != Released:
@@ -157,6 +157,19 @@ func (m *Method) Entries(name string, shape []int64) int64 {
 		n *= d
 	}
 	return n
+}
+
+// Notes states what a step does to entries outside the mask (finetune.Noter).
+func (m *Method) Notes() []string {
+	const rest = "dgst: entries that are not selected "
+	switch m.cfg.Mode {
+	case GradMask:
+		return []string{rest + "have no gradient, but momentum and weight decay (where set) still move them " +
+			"(--dgst-mode strict keeps them as they are)"}
+	case Released:
+		return []string{"dgst as released: the masks are empty, so that every entry is updated"}
+	}
+	return []string{rest + "keep their values"}
 }
 
 // Kind is how DGST treats a parameter.

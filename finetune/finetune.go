@@ -41,7 +41,8 @@ type Fixed interface {
 	FixedFrom() (call int64, ok bool)
 }
 
-// Sparse tells how many entries of a parameter that trains move in a step: all of them where it is dense.
+// Sparse methods select entries in each step, whose gradients reach the optimizer: all of them where a
+// parameter is dense.
 type Sparse interface {
 	Entries(name string, shape []int64) int64
 }
@@ -92,7 +93,7 @@ type Exporter interface {
 // Noter methods have something to say in the log when training begins.
 type Noter interface{ Notes() []string }
 
-// Counter tells how many sparse entries moved: in the last step, and in any step so far.
+// Counter counts the selected entries of sparse parameters: in the last step, and in any step so far.
 type Counter interface {
 	Counts() (step, ever int64)
 }
