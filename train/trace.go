@@ -2,7 +2,6 @@ package train
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
-	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -128,11 +126,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err := t.masks.close(); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	text, err := json.MarshalIndent(t.record, "", " ")
-	if err != nil {
-		return fmt.Errorf("trace: %w", err)
-	}
-	if err := atomicfile.Write(filepath.Join(cfg.Output, "losses.json"), append(text, '\n')); err != nil {
+	if err := writeJSON(filepath.Join(cfg.Output, "losses.json"), t.record); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
 	return checkpoint.SaveWeights(filepath.Join(cfg.Output, "final.pth"), t.Net.Module())
