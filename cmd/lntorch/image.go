@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -413,7 +413,7 @@ value that the type does not hold is an error; --round allows fractions to be ro
 			if f.Head().Extensions {
 				fmt.Fprintf(newConsole(cmd), "%s: the extensions of the header are left out\n", in)
 			}
-			if err := image.Convert(out, f, values, runtime.GOMAXPROCS(0)); err != nil {
+			if err := image.Convert(out, f, values, system.Cores()); err != nil {
 				return err
 			}
 			info, err := os.Stat(out)
