@@ -105,8 +105,9 @@ func (t *trainer) exportDelta(about string) error {
 		weights = append(weights, delta.Weight{Name: p.Name, Shape: p.Shape, Read: p.T.CopyBytesOut})
 	}
 	d, err := delta.Compare(f, weights)
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
+	if err != nil { // such as a base without heads; the checkpoint is complete all the same
+		t.file.Print("WARNING: no delta is written:", err)
+		return nil
 	}
 	if d.Base != t.base.digest {
 		t.file.Print("WARNING: no delta is written:", t.base.path, "has changed since the training began with it")

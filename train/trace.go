@@ -296,19 +296,19 @@ type array struct {
 	shape  []int64
 }
 
-// wholeNumbers reads integers, from an array of floating-point numbers too where all of them are whole
-// and fit.
+// wholeNumbers reads integers. Floating-point numbers are taken where all of them are whole and fit the
+// type.
 func wholeNumbers[T uint8 | int16](a *npz.Array, integers func() ([]T, error)) ([]T, error) {
 	if v, err := integers(); err == nil {
 		return v, nil
 	}
-	x, err := a.Float32s()
+	x, err := a.Float64s()
 	if err != nil {
 		return integers()
 	}
 	v := make([]T, len(x))
 	for i, f := range x {
-		if v[i] = T(f); float32(v[i]) != f {
+		if v[i] = T(f); float64(v[i]) != f {
 			return nil, fmt.Errorf("value %v at index %d, expected a whole number that fits the labels' type", f, i)
 		}
 	}
