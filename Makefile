@@ -307,6 +307,8 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	    $$python -m pip install -q --no-deps --upgrade --target build/peft-$$v peft==$$v && \
 	      PYTHONPATH=build/peft-$$v run peft_adapters.py $$([ $$v = 0.21.2 ] || echo --only-patterns) --golden $$g/peft/$$v; \
 	  done; \
+	  v=2.6.2; $$python -m pip install -q --no-deps --upgrade --target build/nnunet-$$v -r scripts/requirements-nnunet-$$v.txt && \
+	    PYTHONPATH=build/nnunet-$$v run newer_nnunet.py --golden $$g/nnunet/$$v; \
 	  run evaluation.py; \
 	  run training_log.py; \
 	  run tensorboard_events.py; \

@@ -190,7 +190,7 @@ func TestDamagedDeltasAreRefused(t *testing.T) {
 	}
 	for message, entries := range map[string][]safetensors.Entry{
 		"have no values of the same shape": {index("head", 0, 1), value("head", 1)},
-		"its values have no indices":   {value("head", 1)},
+		"its values have no indices":       {value("head", 1)},
 		"is U8, expected F32": {{Name: "head", DType: safetensors.Uint8,
 			Shape: []int64{0}, Read: safetensors.Bytes(nil)}},
 		"index 2 after -1":               {index("head", 2), value("head", 1)},

@@ -30,7 +30,7 @@ func init() {
 		LR:     1e-3,
 		Epochs: 50,
 		Options: []finetune.Option{
-			{Name: "dgst-k", Default: "2", Help: "entries updated per row"},
+			{Name: "dgst-k", Default: "2", Help: "entries selected per row"},
 			{Name: "dgst-select", Default: string(Dynamic),
 				Values: []string{string(Dynamic), string(Static), string(Random)},
 				Help: "selection by the gradients of every iteration, by those of the first " +
@@ -161,7 +161,7 @@ func (m *Method) Trains(string, []int64) bool { return true }
 // FixedFrom returns the iteration from which static masks are constant (finetune.Fixed).
 func (m *Method) FixedFrom() (int64, bool) { return m.cfg.Warmup - 1, m.cfg.Select == Static }
 
-// Entries returns the number of entries of a parameter that are updated per step (finetune.Sparse).
+// Entries returns the number of entries of a parameter that are selected per step (finetune.Sparse).
 func (m *Method) Entries(name string, shape []int64) int64 {
 	switch kind := Classify(name, shape); {
 	case kind == Frozen && m.cfg.Mode != Released:
@@ -175,6 +175,19 @@ func (m *Method) Entries(name string, shape []int64) int64 {
 		n *= d
 	}
 	return n
+}
+
+// Notes states what a step does to entries outside the mask (finetune.Noter).
+func (m *Method) Notes() []string {
+	const rest = "dgst: entries that are not selected "
+	switch m.cfg.Mode {
+	case GradMask:
+		return []string{rest + "have no gradient, but momentum and weight decay (where set) still move them " +
+			"(--dgst-mode strict keeps them as they are)"}
+	case Released:
+		return []string{"dgst as released: the masks are empty, so that every entry is updated"}
+	}
+	return []string{rest + "keep their values"}
 }
 
 // Kind is DGST's treatment of a parameter.

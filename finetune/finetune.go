@@ -42,8 +42,8 @@ type Fixed interface {
 	FixedFrom() (call int64, ok bool)
 }
 
-// Sparse reports how many elements of a trained parameter are updated per step: all of them if it
-// is dense.
+// Sparse methods select entries in each step, whose gradients reach the optimizer: all of them where a
+// parameter is dense.
 type Sparse interface {
 	Entries(name string, shape []int64) int64
 }
@@ -97,7 +97,7 @@ type Exporter interface {
 // Noter methods add lines to the log when training starts.
 type Noter interface{ Notes() []string }
 
-// Counter reports how many sparse elements were updated: in the last step, and in any step so far.
+// Counter counts the selected entries of sparse parameters: in the last step, and in any step so far.
 type Counter interface {
 	Counts() (step, ever int64)
 }

@@ -59,7 +59,14 @@ func convert(path, out string, strip, weights bool, o Output) error {
 				return pth.Save(out, state)
 			}
 		}
-		return fmt.Errorf("%s has neither network_weights nor state_dict: it holds weights alone already, or none (`lntorch inspect` shows it)", path)
+		if f, err := checkpoint.Open(path); err == nil && f.Under != "" {
+			defer f.Close()
+			o.notes(f)
+			state, _ := f.Root().Get(f.Under)
+			return pth.Save(out, state)
+		}
+		return fmt.Errorf("%s has neither network_weights nor state_dict, nor weights under another key: "+
+			"it holds only weights already, or none (`lntorch inspect` shows it)", path)
 	}
 	if _, ok := root.Get("optimizer_state"); !ok {
 		return fmt.Errorf("%s has no optimizer_state: there is nothing to leave out", path)
@@ -78,6 +85,7 @@ func convertSafetensors(path, out string, strip, weights bool, o Output) error {
 		return err
 	}
 	defer f.Close()
+	o.notes(f)
 	if strip && strings.HasSuffix(path, checkpoint.Extension) {
 		return fmt.Errorf("%s has no optimizer: there is nothing to leave out", path)
 	}

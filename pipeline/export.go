@@ -32,12 +32,12 @@ type Exported struct {
 }
 
 // Export writes the model folder, which appears when all of it is written.
-func Export(ctx context.Context, c ExportConfig) (*Exported, error) {
+func Export(ctx context.Context, c ExportConfig, o Output) (*Exported, error) {
 	if c.Output == "" {
 		return nil, settings.Usage("-o is not given")
 	}
 	c.Model = filepath.Clean(c.Model)
-	folder, folds, err := c.run(ctx, c.Output)
+	folder, folds, err := c.run(ctx, c.Output, o)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,7 @@ func Export(ctx context.Context, c ExportConfig) (*Exported, error) {
 }
 
 // run gives the folder it wrote and the folds in it, as -f names them.
-func (e *ExportConfig) run(ctx context.Context, out string) (string, []string, error) {
+func (e *ExportConfig) run(ctx context.Context, out string, o Output) (string, []string, error) {
 	name := strings.Split(filepath.Base(e.Model), "__")
 	if len(name) != 3 {
 		return "", nil, fmt.Errorf("%s: expected a folder named <trainer>__<plans>__<configuration>", e.Model)
@@ -74,7 +74,7 @@ func (e *ExportConfig) run(ctx context.Context, out string) (string, []string, e
 		return "", nil, err
 	}
 	defer os.RemoveAll(tmp) // does nothing after the rename
-	folds, err := e.write(ctx, tmp, checkpoints)
+	folds, err := e.write(ctx, tmp, checkpoints, o)
 	if err != nil {
 		return "", nil, err
 	}
@@ -87,7 +87,7 @@ func (e *ExportConfig) run(ctx context.Context, out string) (string, []string, e
 	return folder, folds, os.Rename(tmp, folder)
 }
 
-func (e *ExportConfig) write(ctx context.Context, folder string, checkpoints []string) ([]string, error) {
+func (e *ExportConfig) write(ctx context.Context, folder string, checkpoints []string, o Output) ([]string, error) {
 	for _, doc := range []string{"plans.json", "dataset.json", "dataset_fingerprint.json"} {
 		b, err := os.ReadFile(filepath.Join(e.Model, doc))
 		if errors.Is(err, os.ErrNotExist) && doc == "dataset_fingerprint.json" {
@@ -106,7 +106,7 @@ func (e *ExportConfig) write(ctx context.Context, folder string, checkpoints []s
 			return nil, err
 		}
 		fold := filepath.Base(filepath.Dir(path))
-		if err := e.fold(path, filepath.Join(folder, fold)); err != nil {
+		if err := e.fold(path, filepath.Join(folder, fold), o); err != nil {
 			return nil, err
 		}
 		folds = append(folds, strings.TrimPrefix(fold, "fold_"))
@@ -114,12 +114,13 @@ func (e *ExportConfig) write(ctx context.Context, folder string, checkpoints []s
 	return folds, nil
 }
 
-func (e *ExportConfig) fold(path, folder string) error {
+func (e *ExportConfig) fold(path, folder string, o Output) error {
 	f, err := checkpoint.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	o.notes(f)
 	if !f.NNUNet {
 		return fmt.Errorf("%s holds weights alone; nnU-Net needs the plans and the configuration that a trainer saves with them", path)
 	}
@@ -143,6 +144,9 @@ func (e *ExportConfig) fold(path, folder string) error {
 func (e *ExportConfig) predictable(f *checkpoint.File) error {
 	net := recogniseNetwork(f.Weights)
 	if f.Configuration == "" {
+		if err := f.Understood(checkpoint.KeyConfiguration); err != nil {
+			return err
+		}
 		return errors.New("init_args names no configuration")
 	}
 	if net.Adapters > 0 {

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/formats/pth"
+	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/report"
 )
 
@@ -371,7 +371,7 @@ func digests(ctx context.Context, tensors []checkpoint.Weight, out []tensorSumma
 	}
 	c.Begin("sha256", len(jobs))
 	defer c.End()
-	errs := make([]error, runtime.GOMAXPROCS(0))
+	errs := make([]error, system.Cores())
 	var next atomic.Int64
 	var done int
 	var mu sync.Mutex // Progress hears from one goroutine at a time

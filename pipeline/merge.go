@@ -26,11 +26,11 @@ type MergeConfig struct {
 }
 
 // Merge writes the merged checkpoint and says in a few words what it did.
-func Merge(c MergeConfig) (did string, err error) {
+func Merge(c MergeConfig, o Output) (did string, err error) {
 	if err := c.WeightsOutput.check(); err != nil {
 		return "", err
 	}
-	m := merger{base: c.Base, alpha: c.Alpha, alphaGiven: c.Alpha > 0}
+	m := merger{output: o, base: c.Base, alpha: c.Alpha, alphaGiven: c.Alpha > 0}
 	defer m.close()
 	edit, err := m.open(c.Change)
 	if err != nil {
@@ -65,6 +65,7 @@ type merger struct {
 	alpha      float64
 	alphaGiven bool
 	did        string
+	output     Output
 	files      []io.Closer
 }
 
@@ -101,6 +102,7 @@ func (m *merger) openBase() (*checkpoint.File, error) {
 	}
 	f, err := checkpoint.Open(m.base)
 	if err == nil {
+		m.output.notes(f)
 		m.files = append(m.files, f)
 	}
 	return f, err
@@ -153,6 +155,7 @@ func (m *merger) wrapped(path string) (*checkpoint.Edit, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.output.notes(f)
 	m.files = append(m.files, f)
 	layers := map[string]map[string]*pth.Tensor{} // by the canonical name of the weight, then "A" and "B"
 	var order []string

@@ -45,7 +45,7 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 	}
 	for want, c := range map[string][2]string{
 		"trainer of method dgst, but --method is full": {"full", "nnUNetTrainer_DGST"},
-		`unknown method "dgts"; expected one of `:          {"dgts", ""},
+		`unknown method "dgts"; expected one of `:      {"dgts", ""},
 		"nnUNetTrainer_Nepochs":                        {"", "nnUNetTrainerBig"},
 		"nnUNetTrainer_SwinUNETR, ":                    {"", "nnUNetTrainer_SwinUNETRv3"},
 	} {

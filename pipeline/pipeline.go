@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/settings"
 )
@@ -36,6 +37,13 @@ func (o Output) Print(args ...any) {
 
 // Printf logs a formatted line.
 func (o Output) Printf(format string, args ...any) { o.Print(fmt.Sprintf(format, args...)) }
+
+// notes logs what a user should know of how a checkpoint was read.
+func (o Output) notes(f *checkpoint.File) {
+	for _, n := range f.Notes() {
+		o.Printf("%s: %s", f.Path, n)
+	}
+}
 
 // resolve finds the machine's device and says what was chosen.
 func (o Output) resolve(m *machine.Machine) error {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/lntorch/lntorch/data/fingerprint"
 	"github.com/lntorch/lntorch/data/planner"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/data/preprocess"
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
@@ -323,6 +325,11 @@ func PlanAndPreprocess(ctx context.Context, c PlanAndPreprocessConfig, o Output,
 	names := map[string]string{}
 	for _, d := range list {
 		to := filepath.Join(c.Preprocessed, d.Name)
+		if !c.NoPreprocess {
+			if err := refuseForeignData(to, otherwise(options.PlansName, p.PlansName), c.Configurations); err != nil {
+				return fmt.Errorf("%s: nothing was planned: %w", d.Name, err)
+			}
+		}
 		if _, _, err := fingerprint.ExtractFolder(ctx, d, to, c.Clean, fingerprint.Options{Workers: workers, Progress: o.progress()}); err != nil {
 			return err
 		}
@@ -340,6 +347,31 @@ func PlanAndPreprocess(ctx context.Context, c PlanAndPreprocessConfig, o Output,
 		return nil
 	}
 	return c.Preprocessing.run(ctx, list, c.Preprocessed, c.Clean, func(d *raw.Dataset) string { return names[d.Name] }, o, done)
+}
+
+// refuseForeignData is an error where the data of one of the configurations was preprocessed by another
+// program: new plans would no longer describe it.
+func refuseForeignData(folder, plansName string, configurations []string) error {
+	own, err := plans.Load(filepath.Join(folder, plansName+".json"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil // the planner reports it
+	}
+	for _, name := range configurations {
+		data := plansName + "_" + name // as the planner names it
+		if own != nil {
+			if c, err := own.Configuration(name); err == nil {
+				data = c.DataIdentifier
+			}
+		}
+		owner, err := preprocess.FindOwner(filepath.Join(folder, data))
+		if err != nil {
+			return err
+		}
+		if err := owner.Refusal(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // planTraining plans a raw dataset for a training that lacks its plans: for the weights to start from, or

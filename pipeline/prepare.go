@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/images"
@@ -17,6 +18,7 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/data/preprocess"
 	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/train"
@@ -210,6 +212,19 @@ func prepareTraining(ctx context.Context, root string, c train.Config, o Output)
 	}
 	o.Printf("%s: training data of %s, from %s", name, c.Configuration, d.Folder)
 	s, err := preparation{threads: c.Threads}.run(ctx, d, p, c.Configuration, c.Preprocessed, o)
+	var held *folderlock.HeldError
+	for waiting := false; errors.As(err, &held); waiting = true {
+		// Another fold began just before and prepares the same data.
+		if !waiting {
+			o.Print("waiting:", held)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+		s, err = preparation{threads: c.Threads}.run(ctx, d, p, c.Configuration, c.Preprocessed, o)
+	}
 	if err != nil {
 		return err
 	}

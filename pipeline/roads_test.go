@@ -65,7 +65,7 @@ func TestRoadsNeedNoCommandLine(t *testing.T) {
 
 	e := settings.New[ExportConfig]()
 	e.Model, e.Output = filepath.Dir(trained.Folder), filepath.Join(root, "exported")
-	exported, err := Export(ctx, e)
+	exported, err := Export(ctx, e, o)
 	require.NoError(t, err)
 	require.Equal(t, []string{"0"}, exported.Folds)
 	require.FileExists(t, filepath.Join(exported.Folder, "fold_0", "checkpoint_final.pth"))
@@ -81,7 +81,7 @@ func TestMistakesOfTheCallerAreUsageErrors(t *testing.T) {
 	c.Results, c.MethodName = "r", "dgts"
 	_, err = Train(context.Background(), c, Output{})
 	require.ErrorAs(t, err, &usage)
-	_, err = Export(context.Background(), settings.New[ExportConfig]())
+	_, err = Export(context.Background(), settings.New[ExportConfig](), Output{})
 	require.ErrorAs(t, err, &usage)
 	m := machine.Machine{DeviceName: "tpu"}
 	_, err = m.Resolve()

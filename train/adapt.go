@@ -22,15 +22,15 @@ func (t *trainer) loadPretrained(gen *torch.Generator) error {
 	switch c.Head {
 	case HeadKeep:
 		fresh = nil
-		t.decide("segmentation heads go along as they are (--head keep)")
+		t.decide("segmentation heads are kept (--head keep)")
 	case HeadReset:
 		o.Keep = fresh
-		t.decide("segmentation heads start anew (--head reset)")
+		t.decide("segmentation heads are reinitialised (--head reset)")
 	case HeadExtend:
 		remaps = append(remaps, t.extendHeads(f))
 	default:
 		fresh, o.Keep = models.IsSegLayer, models.IsSegLayer
-		t.decide("segmentation heads by nnU-Net's rule: " + models.SegLayers + " start anew, any other goes along (--head keep, reset or extend decide otherwise)")
+		t.decide("segmentation heads by nnU-Net's rule: " + models.SegLayers + " are reinitialised, any other is kept (--head keep, reset or extend override it)")
 	}
 	if c.Channels == ChannelsExtend {
 		remaps = append(remaps, t.extendChannels(f))
@@ -53,8 +53,9 @@ func (t *trainer) loadPretrained(gen *torch.Generator) error {
 		t.base, err = baseOf(f)
 		return err
 	}
-	if c.Head != HeadReset {
-		err = fmt.Errorf("%w\n--head reset starts the segmentation heads anew, --head extend takes the known classes along, where the classes are others", err)
+	if c.Head != HeadReset && t.onlyHeadsMisfit() {
+		err = fmt.Errorf("%w\nonly segmentation heads do not fit: --head reset reinitialises them, "+
+			"--head extend keeps the classes that both have", err)
 	}
 	if was := channelNames(f.Dataset); was != nil && len(was) != len(t.dataset.ChannelNames) && c.Channels == ChannelsKeep {
 		err = fmt.Errorf("%w\nthe checkpoint's images have the channels %s, these %s: --channels extend takes the known ones along", err,
@@ -63,19 +64,38 @@ func (t *trainer) loadPretrained(gen *torch.Generator) error {
 	return err
 }
 
+// onlyHeadsMisfit reports whether every weight that is missing or has another shape belongs to a
+// segmentation head.
+func (t *trainer) onlyHeadsMisfit() bool {
+	if t.loading == nil {
+		return false
+	}
+	misfits := 0
+	for _, row := range t.loading.Rows {
+		if row.Status != checkpoint.Missing && row.Status != checkpoint.Mismatched {
+			continue
+		}
+		if !models.IsHead(row.Name) {
+			return false
+		}
+		misfits++
+	}
+	return misfits > 0
+}
+
 func (t *trainer) decide(format string, a ...any) {
 	t.decisions = append(t.decisions, fmt.Sprintf(format, a...))
 }
 
 // extendHeads takes along the classes that the checkpoint knows: by name where a foreground name is in both dataset.json, else
-// by number. Other classes start anew.
+// by number. Other classes are reinitialised.
 func (t *trainer) extendHeads(f *checkpoint.File) func(string, []int64, []int64) *checkpoint.Remap {
 	here := rowNames(t.dataset.Labels)
 	var there []string
 	if f.Dataset != nil {
 		there = rowNames(f.Dataset.Labels)
 		if f.Dataset.Labels.HasRegions != t.dataset.Labels.HasRegions {
-			t.decide("segmentation heads start anew: one of the checkpoint's classes and these are regions, the others are labels")
+			t.decide("segmentation heads are reinitialised: the classes of one side are regions, of the other labels")
 			return func(name string, _, model []int64) *checkpoint.Remap {
 				if !models.IsHead(name) {
 					return nil
@@ -95,14 +115,14 @@ func (t *trainer) extendHeads(f *checkpoint.File) func(string, []int64, []int64)
 			told[n] = true
 			for to, i := range from {
 				if i < 0 {
-					t.decide("segmentation heads, class %d (%s): starts anew", to, here[to])
+					t.decide("segmentation heads, class %d (%s): reinitialised", to, here[to])
 					continue
 				}
 				t.decide("segmentation heads, class %d (%s): the checkpoint's %d, by %s", to, here[to], i, how)
 			}
 			for i := range n {
 				if !slices.Contains(from, i) {
-					t.decide("segmentation heads: the checkpoint's class %d%s does not go along", i, parenthesis(there, i))
+					t.decide("segmentation heads: the checkpoint's class %d%s is dropped", i, parenthesis(there, i))
 				}
 			}
 		}

@@ -49,11 +49,11 @@ func TestExtendedHeadsKeepTheKnownClasses(t *testing.T) {
 		says   []string
 	}{
 		"one more, by name": {`"a": 1, "b": 2, "c": 3, "d": 4`, []int{0, 1, 2, 3, -1},
-			[]string{"class 1 (a): the checkpoint's 1, by name", "class 4 (d): starts anew"}},
+			[]string{"class 1 (a): the checkpoint's 1, by name", "class 4 (d): reinitialised"}},
 		"another order and one less": {`"c": 1, "new": 2, "a": 3`, []int{0, 3, -1, 1},
-			[]string{"class 1 (c): the checkpoint's 3, by name", "class 2 (new): starts anew", "class 3 (a): the checkpoint's 1, by name", "the checkpoint's class 2 (b) does not go along"}},
+			[]string{"class 1 (c): the checkpoint's 3, by name", "class 2 (new): reinitialised", "class 3 (a): the checkpoint's 1, by name", "the checkpoint's class 2 (b) is dropped"}},
 		"other names, by number": {`"x": 1, "y": 2, "z": 3, "w": 4, "v": 5`, []int{0, 1, 2, 3, -1, -1},
-			[]string{"class 3 (z): the checkpoint's 3, by number", "class 5 (v): starts anew"}},
+			[]string{"class 3 (z): the checkpoint's 3, by number", "class 5 (v): reinitialised"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			torchtest.NoLeak(t)
@@ -96,14 +96,14 @@ func TestExtendedHeadsKeepTheKnownClasses(t *testing.T) {
 	}
 }
 
-// Labels and regions do not mean the same logits: nothing of the head goes along.
+// Labels and regions do not mean the same logits: nothing of the head is kept.
 func TestHeadsOfRegionsDoNotExtendHeadsOfLabels(t *testing.T) {
 	torchtest.NoLeak(t)
 	source := run(t, tiny{}.config(t, "plain", "full", nil))
 	c := tiny{}.config(t, "regions", "dgst", finetune.Values{"dgst-mode": "paper"})
 	c.Pretrained, c.Head, c.Channels = source.Checkpoint, train.HeadExtend, train.ChannelsExtend
 	got, log := still(t, c)
-	require.Contains(t, log, "segmentation heads start anew")
+	require.Contains(t, log, "segmentation heads are reinitialised")
 	want := readWeights(t, source.Checkpoint)
 	require.NotEqual(t, want["decoder.seg_layers.1.weight"][:8], got["decoder.seg_layers.1.weight"][:8])
 	golden.Equal(t, "stage", nil, want["decoder.stages.0.convs.0.conv.weight"], got["decoder.stages.0.convs.0.conv.weight"])
@@ -148,9 +148,9 @@ func TestDecisionsAreTold(t *testing.T) {
 	torchtest.NoLeak(t)
 	source := run(t, tiny{}.config(t, "plain", "full", nil))
 	for head, want := range map[train.Head]string{
-		"":               "segmentation heads by nnU-Net's rule: seg_layers start anew",
-		train.HeadReset:  "segmentation heads start anew (--head reset)",
-		train.HeadKeep:   "segmentation heads go along as they are (--head keep)",
+		"":               "segmentation heads by nnU-Net's rule: seg_layers are reinitialised",
+		train.HeadReset:  "segmentation heads are reinitialised (--head reset)",
+		train.HeadKeep:   "segmentation heads are kept (--head keep)",
 		train.HeadExtend: "segmentation heads, class 3 (c): the checkpoint's 3, by name",
 	} {
 		c := paper(t)
@@ -158,11 +158,11 @@ func TestDecisionsAreTold(t *testing.T) {
 		_, log := still(t, c)
 		require.Contains(t, log, want)
 	}
-	// A head that starts anew and does not train is worth a warning.
+	// A head that is reinitialised and does not train is worth a warning.
 	c := paper(t)
 	c.Pretrained, c.Refine = source.Checkpoint, finetune.Refine{Freeze: []string{"*seg_layers*"}}
 	_, log := still(t, c)
-	require.Contains(t, log, "WARNING: decoder.seg_layers.1.weight starts anew and method dgst does not train it")
+	require.Contains(t, log, "WARNING: decoder.seg_layers.1.weight is reinitialised and method dgst does not train it")
 	c = paper(t)
 	c.Head = "half"
 	_, err := train.Run(context.Background(), c)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"slices"
 
@@ -114,7 +115,7 @@ func (e *Interrupted) Error() string {
 	if e.Checkpoint == "" {
 		return fmt.Sprintf("train: stopped in epoch %d after %d iterations; nothing was saved, for checkpointing is disabled", e.Epoch, e.Iteration)
 	}
-	return fmt.Sprintf("train: stopped in epoch %d after %d iterations, saved in %s; go on with --c", e.Epoch, e.Iteration, e.Checkpoint)
+	return fmt.Sprintf("train: stopped in epoch %d after %d iterations, saved in %s; continue with --c", e.Epoch, e.Iteration, e.Checkpoint)
 }
 
 // DefaultValIterations keeps nnU-Net's proportion of 50 validation to 250 training iterations, 50 at most.
@@ -125,8 +126,8 @@ func (c *Config) Check() error {
 	if c.Method == nil || c.MethodName == "" {
 		return errors.New("train: no fine-tuning method")
 	}
-	if c.Epochs <= 0 || c.LR <= 0 {
-		return fmt.Errorf("train: %d epochs at learning rate %v: both must be above 0", c.Epochs, c.LR)
+	if c.Epochs <= 0 || !(c.LR > 0) || math.IsInf(c.LR, 0) {
+		return fmt.Errorf("train: %d epochs at learning rate %v: expected numbers above 0", c.Epochs, c.LR)
 	}
 	if c.Iterations == 0 {
 		c.Iterations = 250
@@ -137,7 +138,8 @@ func (c *Config) Check() error {
 	if c.Iterations < 1 || c.ValIterations < 1 {
 		return fmt.Errorf("train: %d iterations and %d validation iterations: both must be positive", c.Iterations, c.ValIterations)
 	}
-	if c.WeightDecay < 0 || c.Momentum < 0 || c.Momentum >= 1 || c.Oversample < 0 || c.Oversample > 1 {
+	within := func(x, low, high float64) bool { return x >= low && x <= high } // false for NaN
+	if !within(c.WeightDecay, 0, math.MaxFloat64) || !within(c.Momentum, 0, 1) || c.Momentum == 1 || !within(c.Oversample, 0, 1) {
 		return fmt.Errorf("train: weight decay %v, momentum %v, oversampling %v: expected no negative decay, a momentum below 1, a fraction",
 			c.WeightDecay, c.Momentum, c.Oversample)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -41,7 +40,8 @@ func (t *trainer) runEpoch(ctx context.Context) error {
 	}
 	if m, ok := c.Method.(finetune.Counter); ok {
 		if step, ever := m.Counts(); step > 0 {
-			t.file.Print(fmt.Sprintf("sparse entries: %s in the last step, %s so far", thousands(step), thousands(ever)))
+			t.file.Print(fmt.Sprintf("selected entries of sparse layers: %s in the last step, %s so far",
+				thousands(step), thousands(ever)))
 		}
 	}
 	if err := t.writeEvents(); err != nil {
@@ -119,7 +119,7 @@ func (t *trainer) progress(loss float64) string {
 	note := fmt.Sprintf("loss %.4f", loss)
 	if m, ok := c.Method.(finetune.Counter); ok {
 		if step, ever := m.Counts(); step > 0 {
-			note += fmt.Sprintf(", %s entries (%s ever)", thousands(step), thousands(ever))
+			note += fmt.Sprintf(", %s selected (%s ever)", thousands(step), thousands(ever))
 		}
 	}
 	if d := t.timing.median(); d > 0 {
@@ -153,9 +153,9 @@ func (t *trainer) note(outcomes []Outcome, err error) error {
 	if !errors.As(err, &bad) {
 		return err
 	}
-	saved, latest := "no checkpoint was written yet", filepath.Join(t.fold, fileLatest)
-	if _, err := os.Stat(latest); err == nil {
-		saved = "the last saved state is in " + latest
+	saved := "no checkpoint was written yet"
+	if t.saved != "" {
+		saved = "the last saved state is in " + t.saved
 	}
 	return fmt.Errorf("%w and %s. Check these cases' intensities for NaN (`lntorch inspect`), or start again with a lower --lr", bad, saved)
 }

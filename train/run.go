@@ -1,6 +1,7 @@
 package train
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/models"
+	"github.com/lntorch/lntorch/report"
 	"github.com/lntorch/lntorch/torch"
 )
 
@@ -105,14 +107,19 @@ func (t *trainer) writeRun(status string) error {
 	if _, doc["peak_tensor_bytes"], _, err = torch.CPUMemory(); err != nil { // the allocator's high-water mark
 		return fmt.Errorf("train: run.json: %w", err)
 	}
-	b, err := json.MarshalIndent(doc, "", "    ")
-	if err != nil {
-		return fmt.Errorf("train: run.json: %w", err)
-	}
-	if err := atomicfile.Write(filepath.Join(t.fold, "run.json"), append(b, '\n')); err != nil {
+	if err := writeJSON(filepath.Join(t.fold, "run.json"), doc); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	return nil
+}
+
+// writeJSON writes a record; NaN and infinite numbers are null.
+func writeJSON(path string, doc any) error {
+	var b bytes.Buffer
+	if _, err := report.JSON(&b, doc); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return atomicfile.Write(path, b.Bytes())
 }
 
 // writeDebug writes debug.json when a training begins or goes on: as in nnU-Net, everything as text.

@@ -67,9 +67,11 @@ func (t *trainer) save(name string) error {
 			state.Extra = append(state.Extra, checkpoint.Entry{Name: methodPrefix + e.Name, Value: e.Value})
 		}
 	}
-	if err := checkpoint.Save(filepath.Join(t.fold, name), state); err != nil {
+	path := filepath.Join(t.fold, name)
+	if err := checkpoint.Save(path, state); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
+	t.saved = path
 	return nil
 }
 
@@ -158,7 +160,7 @@ func (t *trainer) resume(f *checkpoint.File) error {
 			}
 		}
 		t.log, t.best, t.epoch = nnlog.Log(state.Logging), state.BestEMA, state.Epoch
-		t.restored = true
+		t.restored, t.saved = true, path
 		if err := t.log.Check(t.epoch); err != nil {
 			return fmt.Errorf("train: %s: %w", path, err)
 		}
@@ -232,7 +234,7 @@ func (t *trainer) finish() error {
 			return fmt.Errorf("train: %w", err)
 		}
 	}
-	if err := t.leave(); err != nil {
+	if err := t.exportResult(); err != nil {
 		return err
 	}
 	t.file.Print("Training done.")

@@ -10,9 +10,11 @@ import (
 	"github.com/lntorch/lntorch/report"
 )
 
-// summary says for each layer group how many numbers it has, how many train, and how many move in a step.
+// summary lists, for each group of layers, how many parameters there are, how many train, and of how many
+// the gradient reaches the optimizer in a step. Other entries may move in a step, too: momentum and
+// weight decay are the method's matter (its Notes).
 func (t *trainer) summary() string {
-	type sums struct{ all, trained, moved int64 }
+	type sums struct{ all, trained, selected int64 }
 	groups := map[string]*sums{}
 	var order []string
 	trains := map[string]bool{}
@@ -37,15 +39,15 @@ func (t *trainer) summary() string {
 			if ok {
 				n = sparse.Entries(p.Name, p.Shape)
 			}
-			g.moved += n
+			g.selected += n
 		}
 	}
 	table := report.Table{Columns: []report.Column{{Name: "layers"}, {Name: "parameters", Right: true}, {Name: "train", Right: true}}}
-	if total.moved < total.trained {
-		table.Columns = append(table.Columns, report.Column{Name: "each step", Right: true})
+	if total.selected < total.trained {
+		table.Columns = append(table.Columns, report.Column{Name: "gradient", Right: true})
 	}
 	row := func(name string, g sums) {
-		table.Add([]string{name, thousands(g.all), thousands(g.trained), thousands(g.moved)}[:len(table.Columns)]...)
+		table.Add([]string{name, thousands(g.all), thousands(g.trained), thousands(g.selected)}[:len(table.Columns)]...)
 	}
 	for _, name := range order {
 		row(name, *groups[name])
@@ -54,13 +56,13 @@ func (t *trainer) summary() string {
 	var b strings.Builder
 	table.Text(&b)
 	head := fmt.Sprintf("method %s trains %s of %s parameters", t.cfg.MethodName, thousands(total.trained), thousands(models.ParameterCount(t.Net)))
-	if total.moved < total.trained {
-		head += fmt.Sprintf("; a step moves %s", thousands(total.moved))
+	if total.selected < total.trained {
+		head += fmt.Sprintf("; a step uses the gradient of %s", thousands(total.selected))
 	}
 	return head + "\n" + strings.TrimRight(b.String(), "\n")
 }
 
-// untrained warns of parameters that do not come from the checkpoint and do not train either.
+// untrained warns of parameters that are neither loaded from the checkpoint nor trained.
 func (t *trainer) untrained() []string {
 	if t.loading == nil {
 		return nil
@@ -72,7 +74,8 @@ func (t *trainer) untrained() []string {
 	var lines []string
 	for _, row := range t.loading.Rows {
 		if (row.Status == checkpoint.Kept || row.Status == checkpoint.Adapted) && !trains[row.Name] {
-			lines = append(lines, fmt.Sprintf("WARNING: %s starts anew and method %s does not train it: add --train '%s'", row.Name, t.cfg.MethodName, row.Name))
+			lines = append(lines, fmt.Sprintf("WARNING: %s is reinitialised and method %s does not train it: add --train '%s'",
+				row.Name, t.cfg.MethodName, row.Name))
 		}
 	}
 	return lines

@@ -2,7 +2,6 @@ package train
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,7 +14,6 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
-	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -128,11 +126,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err := t.masks.close(); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	text, err := json.MarshalIndent(t.record, "", " ")
-	if err != nil {
-		return fmt.Errorf("trace: %w", err)
-	}
-	if err := atomicfile.Write(filepath.Join(cfg.Output, "losses.json"), append(text, '\n')); err != nil {
+	if err := writeJSON(filepath.Join(cfg.Output, "losses.json"), t.record); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
 	return checkpoint.SaveWeights(filepath.Join(cfg.Output, "final.pth"), t.Net.Module())
@@ -302,19 +296,19 @@ type array struct {
 	shape  []int64
 }
 
-// wholeNumbers reads integers, from an array of floating-point numbers too where all of them are whole
-// and fit.
+// wholeNumbers reads integers. Floating-point numbers are taken where all of them are whole and fit the
+// type.
 func wholeNumbers[T uint8 | int16](a *npz.Array, integers func() ([]T, error)) ([]T, error) {
 	if v, err := integers(); err == nil {
 		return v, nil
 	}
-	x, err := a.Float32s()
+	x, err := a.Float64s()
 	if err != nil {
 		return integers()
 	}
 	v := make([]T, len(x))
 	for i, f := range x {
-		if v[i] = T(f); float32(v[i]) != f {
+		if v[i] = T(f); float64(v[i]) != f {
 			return nil, fmt.Errorf("value %v at index %d, expected a whole number that fits the labels' type", f, i)
 		}
 	}

@@ -3,9 +3,11 @@ package train_test
 import (
 	"context"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -263,4 +265,103 @@ func TestTraceErrorsNameWhatIsMissing(t *testing.T) {
 	require.ErrorContains(t, train.Trace(context.Background(), c), "expected batch_NN_data.npy")
 	c.Configuration = "3d_other"
 	require.ErrorContains(t, train.Trace(context.Background(), c), "3d_phantom")
+}
+
+// batches writes a batch for a trace of tiny, with targets of the given type for two levels.
+func batches(t *testing.T, targets func(shape []int) *npz.Array) string {
+	t.Helper()
+	dir := t.TempDir()
+	image := make([]float32, 2*3*8*8*8)
+	for i := range image {
+		image[i] = float32(i*7919%1000)/500 - 1
+	}
+	a, err := npz.New(image, 2, 3, 8, 8, 8)
+	require.NoError(t, err)
+	saveNpy(t, filepath.Join(dir, "batch_00_data.npy"), a)
+	for i, shape := range [][]int{{2, 1, 8, 8, 8}, {2, 1, 8, 4, 4}} {
+		saveNpy(t, filepath.Join(dir, "batch_00_target_"+strconv.Itoa(i)+".npy"), targets(shape))
+	}
+	return dir
+}
+
+func saveNpy(t *testing.T, path string, a *npz.Array) {
+	t.Helper()
+	file, err := os.Create(path)
+	require.NoError(t, err)
+	require.NoError(t, npz.WriteNpy(file, a))
+	require.NoError(t, file.Close())
+}
+
+// labels are whole numbers from 0 to 3 in an element type.
+func labels[T int16 | float32 | float64](t *testing.T, odd T) func([]int) *npz.Array {
+	return func(shape []int) *npz.Array {
+		v := make([]T, shape[0]*shape[2]*shape[3]*shape[4])
+		for i := range v {
+			v[i] = T(i / 5 % 4)
+		}
+		if odd != 0 {
+			v[17] = odd
+		}
+		a, err := npz.New(v, shape...)
+		require.NoError(t, err)
+		return a
+	}
+}
+
+// traceTiny traces a network of tiny from random weights and gives the losses.
+func traceTiny(t *testing.T, checkpointPath, folder string, seed uint64) ([]float64, error) {
+	t.Helper()
+	f, err := checkpoint.Open(checkpointPath)
+	require.NoError(t, err)
+	defer f.Close()
+	m, _ := makeMethod(t, "full", nil)
+	out := t.TempDir()
+	err = train.Trace(context.Background(), train.TraceConfig{
+		Checkpoint: checkpointPath, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: folder, Output: out,
+		MethodName: "full", Method: m, TraceSettings: train.TraceSettings{Seed: seed, Optimizer: train.Optimizer{LR: 0.01, Momentum: 0.99}},
+		Machine: machine.Machine{Device: torch.CPU, Threads: 1, Numerics: machine.Reference},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return readLosses(t, filepath.Join(out, "losses.json")).Losses, nil
+}
+
+// Dropout draws from --seed.
+func TestTraceObeysTheSeed(t *testing.T) {
+	torchtest.NoLeak(t)
+	for _, dropout := range []string{"", "0.5"} {
+		path := run(t, tiny{dropout: dropout}.config(t, "plain", "full", nil)).Checkpoint
+		folder := batches(t, labels[int16](t, 0))
+		loss := func(seed uint64) []float64 {
+			l, err := traceTiny(t, path, folder, seed)
+			require.NoError(t, err)
+			return l
+		}
+		require.Equal(t, loss(3), loss(3))
+		if dropout == "" {
+			require.Equal(t, loss(3), loss(4))
+			continue
+		}
+		require.NotEqual(t, loss(3), loss(4))
+	}
+}
+
+// Targets may be floating-point numbers where all of them are whole: torch.save of a batch often has them so.
+func TestTraceTakesWholeTargetsOfAnyType(t *testing.T) {
+	torchtest.NoLeak(t)
+	path := run(t, tiny{}.config(t, "plain", "full", nil)).Checkpoint
+	want, err := traceTiny(t, path, batches(t, labels[int16](t, 0)), 0)
+	require.NoError(t, err)
+	got, err := traceTiny(t, path, batches(t, labels[float32](t, 0)), 0)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	got, err = traceTiny(t, path, batches(t, labels[float64](t, 0)), 0)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	for _, odd := range []float64{0.5, 1 + 1e-12, 40000, math.NaN()} {
+		_, err := traceTiny(t, path, batches(t, labels(t, odd)), 0)
+		require.ErrorContains(t, err, "batch_00_target_0.npy")
+		require.ErrorContains(t, err, "at index 17, expected a whole number")
+	}
 }

@@ -311,7 +311,7 @@ func TestPretrainedWeightsAndHeads(t *testing.T) {
 		for name, w := range want {
 			if head == train.HeadReset && strings.Contains(name, ".seg_layers.") {
 				if strings.HasSuffix(name, "weight") {
-					require.NotEqual(t, w, got[name], "%s starts anew", name)
+					require.NotEqual(t, w, got[name], "%s is reinitialised", name)
 				}
 				continue
 			}

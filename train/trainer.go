@@ -67,6 +67,8 @@ type trainer struct {
 	iteration  int       // done in this epoch
 	losses     []float64 // of this epoch's iterations
 	loading    *checkpoint.Report
+	notes      []string // on the checkpoint, for the log
+	saved      string   // the last checkpoint that this training wrote or resumed from
 	decisions  []string // what became of heads and first layers of pretrained weights
 	timing     timing
 	started    time.Time
@@ -342,6 +344,11 @@ func (t *trainer) loadWeights(f *checkpoint.File, o checkpoint.LoadOptions) erro
 	if t.loading, err = checkpoint.LoadWeights(t.Net.Module(), f.Weights, o); err != nil {
 		return fmt.Errorf("train: %s: %w", f.Path, err)
 	}
+	t.notes = nil
+	for _, note := range f.Notes() {
+		t.notes = append(t.notes, f.Path+": "+note)
+	}
+	t.notes = append(t.notes, t.dataWarnings(f)...)
 	return nil
 }
 
@@ -413,6 +420,9 @@ func (t *trainer) announce() {
 			source = "the checkpoint"
 		}
 		t.file.Print("weights from", source+":", t.loading.Table(20))
+	}
+	for _, line := range t.notes {
+		t.file.Print(line)
 	}
 	for _, line := range slices.Concat(t.decisions, []string{t.summary()}, t.untrained()) {
 		t.file.Print(line)

@@ -47,6 +47,9 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 		if err := t.acquire(out); err != nil {
 			return nil, err
 		}
+		for _, line := range t.notes {
+			t.print(line)
+		}
 		if t.split.Warning != "" {
 			t.print(t.split.Warning)
 		}
@@ -65,7 +68,11 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 		t.print("predicting", key)
 		counts, err := t.validateCase(ctx, predictor, key, out, targets, fmt.Sprintf("%s (%d of %d)", key, i+1, len(keys)))
 		if errors.Is(err, context.Canceled) {
-			return nil, fmt.Errorf("train: validation stopped at case %s of %d; the checkpoint is complete: repeat it with --val: %w", key, len(keys), err)
+			again := "run it again"
+			if result.Checkpoint != "" {
+				again = "training is complete, in " + result.Checkpoint + ": validate it with --val"
+			}
+			return nil, fmt.Errorf("train: validation stopped at case %s (%d of %d); %s: %w", key, i+1, len(keys), again, err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("train: validation: case %s: %w", key, err)

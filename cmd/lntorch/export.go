@@ -21,7 +21,7 @@ knows: nnUNetTrainer_DGST is not part of it, and the trainer's class only builds
 		Args:    exactly("MODEL_FOLDER"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Model = args[0]
-			r, err := pipeline.Export(cmd.Context(), c)
+			r, err := pipeline.Export(cmd.Context(), c, output(cmd))
 			if err == nil {
 				fmt.Printf("%s\nnnUNetv2_predict_from_modelfolder -i IMAGES -o PREDICTIONS -m %s -f %s -chk %s\n", r.Folder, pipeline.Quoted(r.Folder), strings.Join(r.Folds, " "), pipeline.Quoted(c.Checkpoint))
 			}

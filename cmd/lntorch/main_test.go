@@ -260,7 +260,7 @@ func TestInterruptSavesAndExits130(t *testing.T) {
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	cmd.Wait()
 	require.Equal(t, 130, cmd.ProcessState.ExitCode(), log.String())
-	require.Contains(t, log.String(), "go on with --c")
+	require.Contains(t, log.String(), "continue with --c")
 	f, err := checkpoint.Open(filepath.Join(fold, "checkpoint_latest.pth"))
 	require.NoError(t, err)
 	epochs := f.Epoch + 1

@@ -24,9 +24,9 @@ another base is refused. OUT ends in .pth, .pt or .safetensors. It needs no libt
   lntorch merge fold_0/delta.safetensors --base foundation/checkpoint_final.pth -o merged.pth
   lntorch merge wrapped/checkpoint_final.pth --alpha 16 -o merged.pth`,
 		Args: exactly("CHANGE"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Change = args[0]
-			did, err := pipeline.Merge(c)
+			did, err := pipeline.Merge(c, output(cmd))
 			if err == nil {
 				fmt.Printf("%s  %s\n", c.Path, did)
 			}

@@ -32,15 +32,31 @@ func Create(path string) (*File, error) {
 		name := filepath.Join(filepath.Dir(path), fmt.Sprintf(temporaryName, rand.Uint32()))
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 		if err == nil {
-			// The lock tells Sweep that the writer is alive. On a file system without locks Sweep
-			// removes nothing.
-			_ = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-			return &File{f, path}, nil
+			if locked(f) {
+				return &File{f, path}, nil
+			}
+			f.Close()
+			continue
 		}
 		if !errors.Is(err, os.ErrExist) || try == 100 {
 			return nil, err
 		}
 	}
+}
+
+// locked marks a temporary file as that of a living writer, for Sweep. It reports false where a sweep
+// of another process came between creating and locking the file, and removed it. A file system without
+// locks has no sweeping either.
+func locked(f *os.File) bool {
+	if syscall.Flock(int(f.Fd()), syscall.LOCK_EX) != nil {
+		return true
+	}
+	own, err := f.Stat()
+	if err != nil {
+		return true
+	}
+	now, err := os.Stat(f.Name())
+	return err == nil && os.SameFile(own, now)
 }
 
 // Write writes a file with the given content.

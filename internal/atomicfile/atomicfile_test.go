@@ -1,9 +1,11 @@
 package atomicfile
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -66,6 +68,39 @@ func TestSweepRemovesWhatTheDeadLeft(t *testing.T) {
 	require.NoError(t, Sweep(dir))
 	require.ElementsMatch(t, append(others, filepath.Base(alive.Name())), names(t, dir))
 	require.NoError(t, alive.Commit())
+}
+
+// Two training runs share the folder of a model: one sweeps it at its start while the other writes.
+func TestSweepSparesFilesThatAreJustCreated(t *testing.T) {
+	dir := t.TempDir()
+	stop := make(chan struct{})
+	var sweepers sync.WaitGroup
+	for range 4 {
+		sweepers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					_ = Sweep(dir)
+				}
+			}
+		})
+	}
+	var writers sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		writers.Go(func() {
+			for range 100 {
+				errs[i] = errors.Join(errs[i], Write(filepath.Join(dir, "plans.json"), []byte("whole")))
+			}
+		})
+	}
+	writers.Wait()
+	close(stop)
+	sweepers.Wait()
+	require.NoError(t, errors.Join(errs...))
+	require.Equal(t, []string{"plans.json"}, names(t, dir))
 }
 
 // File systems accept names of up to 255 bytes.

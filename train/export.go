@@ -52,9 +52,9 @@ func (t *trainer) openBase() (*checkpoint.File, func() error, error) {
 	return f, f.Close, nil
 }
 
-// leave writes, when training is over, the result in the smallest form in which it can be used: what the method itself
+// exportResult writes, when training is over, the result in the smallest form in which it can be used: what the method itself
 // exports, else a sparse delta to the checkpoint that the training began with, where that is much smaller than the weights.
-func (t *trainer) leave() error {
+func (t *trainer) exportResult() error {
 	if t.cfg.DisableCheckpointing {
 		return nil
 	}
@@ -76,7 +76,7 @@ func (t *trainer) leave() error {
 			return nil
 		}
 	}
-	return t.leaveDelta(about)
+	return t.exportDelta(about)
 }
 
 func (t *trainer) baseName() string {
@@ -86,7 +86,7 @@ func (t *trainer) baseName() string {
 	return t.base.path
 }
 
-func (t *trainer) leaveDelta(about string) error {
+func (t *trainer) exportDelta(about string) error {
 	path := filepath.Join(t.fold, fileDelta)
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) { // an earlier training's
 		return fmt.Errorf("train: %w", err)
@@ -105,8 +105,9 @@ func (t *trainer) leaveDelta(about string) error {
 		weights = append(weights, delta.Weight{Name: p.Name, Shape: p.Shape, Read: p.T.CopyBytesOut})
 	}
 	d, err := delta.Compare(f, weights)
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
+	if err != nil { // such as a base without heads; the checkpoint is complete all the same
+		t.file.Print("WARNING: no delta is written:", err)
+		return nil
 	}
 	if d.Base != t.base.digest {
 		t.file.Print("WARNING: no delta is written:", t.base.path, "has changed since the training began with it")

@@ -129,7 +129,7 @@ func TestTrainingLeavesAnAdapter(t *testing.T) {
 	torchtest.NoLeak(t)
 	source := run(t, tiny{}.config(t, "plain", "full", nil)).Checkpoint
 	c := tiny{}.config(t, "plain", "lora", finetune.Values{"lora-rank": "2", "lora-dropout": "0"})
-	c.Pretrained = source // the heads start anew
+	c.Pretrained = source // the heads are reinitialised
 	r := run(t, c)
 	require.Contains(t, textLog(t, r.Folder), "layers adapted, rank 2")
 	a, err := peft.Open(filepath.Join(r.Folder, "adapter"), models.CanonicalLayer)
