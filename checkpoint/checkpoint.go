@@ -227,8 +227,8 @@ func (f *File) findWeights() (*pickle.Dict, error) {
 		return dictOf(w), nil
 	}
 	if len(found) > 1 {
-		return nil, fmt.Errorf("found weights under %d keys (%s), expected one: save the right "+
-			"one alone, in Python: torch.save(torch.load(path, map_location=\"cpu\")[%q], "+
+		return nil, fmt.Errorf("found weights under %d keys (%s), expected one: save only the "+
+			"right one, in Python: torch.save(torch.load(path, map_location=\"cpu\")[%q], "+
 			"new_path)",
 			len(found), shortList(found), found[0])
 	}
@@ -240,8 +240,8 @@ func (f *File) findWeights() (*pickle.Dict, error) {
 		keys = append(keys, fmt.Sprint(key))
 	}
 	return nil, fmt.Errorf("found a dictionary with the keys %s, expected nnU-Net's checkpoint "+
-		"(network_weights) or a state dict, as it is or under one key: %w; save the weights "+
-		"alone, in Python: torch.save(network.state_dict(), path)",
+		"(network_weights) or a state dict, as it is or under one key: %w; save only the "+
+		"weights, in Python: torch.save(network.state_dict(), path)",
 		shortList(keys), own)
 }
 

@@ -440,9 +440,9 @@ func TestOpenSaysWhatItFoundAndExpected(t *testing.T) {
 			"the name 0 of a weight is of type int, expected text"},
 		"neither": {dict("a", w, "b", int64(1)),
 			"found a dictionary with the keys a, b, expected nnU-Net's checkpoint (network_weights) or a state dict, as it is or " +
-				"under one key: weight b is of type int, expected a tensor; save the weights alone, in Python: torch.save(network.state_dict(), path)"},
+				"under one key: weight b is of type int, expected a tensor; save only the weights, in Python: torch.save(network.state_dict(), path)"},
 		"two networks": {dict("model", dict("a", w), "ema", dict("a", w)),
-			`found weights under 2 keys (model, ema), expected one: save the right one alone, in Python: ` +
+			`found weights under 2 keys (model, ema), expected one: save only the right one, in Python: ` +
 				`torch.save(torch.load(path, map_location="cpu")["model"], new_path)`},
 		"two levels": {dict("state", dict("model", dict("a", w))),
 			"found a dictionary with the keys state, expected"},

@@ -205,7 +205,7 @@ func allZero(t *pth.Tensor) bool {
 	return true
 }
 
-// Shapes are the sizes of tensors by name, from which a network is recognised.
+// Shapes returns the shapes of tensors by name, by which a network is recognised.
 func Shapes(weights []Weight) map[string][]int64 {
 	shapes := map[string][]int64{}
 	for _, w := range weights {
@@ -214,7 +214,7 @@ func Shapes(weights []Weight) map[string][]int64 {
 	return shapes
 }
 
-// fill reads all tensors in parallel, straight into parameters where type and place allow it.
+// fill reads all tensors in parallel, directly into parameters if dtype and device allow it.
 func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor, remaps map[*nn.Param]*Remap) error {
 	return torch.NoGrad(func() error {
 		return torch.With(func(s *torch.Scope) error {
@@ -259,7 +259,7 @@ func fill(params []*nn.Param, source map[*nn.Param]*pth.Tensor, remaps map[*nn.P
 	})
 }
 
-// apply copies the chosen channels of the file's tensor.
+// apply copies the mapped channels of the file's tensor.
 func (r *Remap) apply(s *torch.Scope, dst, file *torch.Tensor) {
 	if r.Zero {
 		s.Fill_(dst, 0)
@@ -272,7 +272,7 @@ func (r *Remap) apply(s *torch.Scope, dst, file *torch.Tensor) {
 	}
 }
 
-// dtypes pairs the element types of files and tensors.
+// dtypes maps the element types of files to those of tensors.
 var dtypes = map[pth.DType]torch.DType{
 	pth.Uint8: torch.Uint8, pth.Int8: torch.Int8, pth.Int16: torch.Int16, pth.Int32: torch.Int32,
 	pth.Int64:   torch.Int64,
@@ -288,8 +288,8 @@ func dtypeOf(d pth.DType) (torch.DType, error) {
 	return t, nil
 }
 
-// toFile makes the file's tensor of t: a view of its memory on the CPU, a copy elsewhere. t must
-// live until it is saved.
+// toFile converts t to a tensor for a file: a view of its memory on the CPU, a copy on other
+// devices. t must live until the file is saved.
 func toFile(t *torch.Tensor) (*pth.Tensor, error) {
 	var dtype pth.DType
 	found := false

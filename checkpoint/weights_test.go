@@ -18,7 +18,7 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// small is a network by names: a convolution that a decoder has again as an alias, and a head.
+// small is a network with a convolution, its alias in a decoder, and a head.
 type small struct {
 	module                         *nn.Module
 	weight, bias, head, statistics *nn.Param
@@ -52,7 +52,7 @@ func newSmall(t *testing.T, s *torch.Scope) *small {
 
 func (n *small) params() []*nn.Param { return []*nn.Param{n.weight, n.bias, n.head, n.statistics} }
 
-// values are the elements of all tensors, to see whether anything changed.
+// values returns the elements of all tensors, to detect changes.
 func (n *small) values(t *testing.T) (all []float32) {
 	t.Helper()
 	for _, p := range n.params() {
@@ -61,7 +61,7 @@ func (n *small) values(t *testing.T) (all []float32) {
 	return all
 }
 
-// weight is an entry of a state dict: v as the given type.
+// weight returns an entry of a state dict: v as the given type.
 func weight(t *testing.T, name string, dtype pth.DType, v []float64,
 	shape ...int64) checkpoint.Weight {
 	t.Helper()
@@ -72,9 +72,9 @@ func weight(t *testing.T, name string, dtype pth.DType, v []float64,
 			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(x))
 		case pth.Float32:
 			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(float32(x)))
-		case pth.BFloat16: // of numbers that it holds exactly
+		case pth.BFloat16: // for values that it holds exactly
 			b = binary.LittleEndian.AppendUint16(b, uint16(math.Float32bits(float32(x))>>16))
-		case pth.Float16: // of 1, 2, 4, …
+		case pth.Float16: // for 1, 2, 4, …
 			b = binary.LittleEndian.AppendUint16(b, uint16((math.Ilogb(x)+15)<<10))
 		case pth.Int64:
 			b = binary.LittleEndian.AppendUint64(b, uint64(int64(x)))
@@ -91,7 +91,7 @@ func weight(t *testing.T, name string, dtype pth.DType, v []float64,
 	return checkpoint.Weight{Name: name, Tensor: x}
 }
 
-// complete are weights of every name of small.
+// complete returns weights for every name of small.
 func complete(t *testing.T) []checkpoint.Weight {
 	six, two := []float64{1, 2, 4, 8, 16, 32}, []float64{64, 128}
 	return []checkpoint.Weight{
@@ -163,7 +163,7 @@ func TestLoadWeightsConvertsElementTypes(t *testing.T) {
 			return nil
 		}))
 	}
-	require.NoError(t, torch.With(func(s *torch.Scope) error { // rounding, to even
+	require.NoError(t, torch.With(func(s *torch.Scope) error { // ties round to even
 		n := newSmall(t, s)
 		weights := complete(t)
 		weights[1] = weight(t, weights[1].Name, pth.Float64,
@@ -176,7 +176,7 @@ func TestLoadWeightsConvertsElementTypes(t *testing.T) {
 	}))
 }
 
-// Whatever does not fit, the network keeps its values, and the error has a line for each tensor.
+// If anything does not fit, the network keeps its values, and the error has a line for each tensor.
 func TestWeightsThatDoNotFitChangeNothing(t *testing.T) {
 	torchtest.NoLeak(t)
 	extra := func(w []checkpoint.Weight) []checkpoint.Weight {
@@ -239,7 +239,7 @@ func TestWeightsThatDoNotFitChangeNothing(t *testing.T) {
 
 func TestKeptParametersKeepTheirValues(t *testing.T) {
 	torchtest.NoLeak(t)
-	// a file without heads, or with heads of other classes, fits too
+	// a file without heads, or with heads for other classes, also fits
 	for _, withHead := range []bool{true, false} {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
 			n := newSmall(t, s)
@@ -274,7 +274,7 @@ func TestTableEndsWithHowManyMore(t *testing.T) {
 	require.NotContains(t, r.Table(4), "more")
 }
 
-// The reference reads network_weights as they are; names of wrapped modules fit here too.
+// The reference uses network_weights unchanged; here names of wrapped modules fit too.
 func TestWrappersBeforeNamesAreTakenOff(t *testing.T) {
 	for _, prefix := range []string{"module.", "_orig_mod.", "module._orig_mod.",
 		"_orig_mod.module."} {
@@ -289,7 +289,8 @@ func TestWrappersBeforeNamesAreTakenOff(t *testing.T) {
 	}
 }
 
-// Against nnU-Net's function: what it took has the file's bits, what it kept is what lntorch keeps.
+// Compared with nnU-Net's function: the weights that it loaded have the file's bits, and lntorch
+// keeps the same ones.
 func TestLiveKeptLayersAreThoseOfLoadPretrainedWeights(t *testing.T) {
 	golden.Python(t)
 	out := golden.Run(t, "nnunet_stack.py", "pretrained", "--plans",
@@ -314,7 +315,7 @@ func TestLiveKeptLayersAreThoseOfLoadPretrainedWeights(t *testing.T) {
 	require.Len(t, f.Weights, theirs.Taken+len(kept))
 }
 
-// -pretrained_weights: heads drawn anew, everything else with the file's bits.
+// -pretrained_weights: reinitialised heads, everything else with the file's bits.
 func TestPretrainedWeightsRenewExactlyTheHeads(t *testing.T) {
 	torchtest.NoLeak(t)
 	f := openSource(t)
@@ -346,17 +347,17 @@ func TestPretrainedWeightsRenewExactlyTheHeads(t *testing.T) {
 			require.NoError(t, err)
 			if !strings.Contains(p.Name, ".seg_layers.") {
 				require.Equal(t, file[p.Name], b, p.Name)
-				require.Equal(t, float32(-7), reset[p.Name][0], "%s was drawn anew", p.Name)
+				require.Equal(t, float32(-7), reset[p.Name][0], "%s was reinitialised", p.Name)
 				continue
 			}
 			heads++
-			if strings.HasSuffix(p.Name, "bias") { // nnU-Net's initialisation makes them 0
+			if strings.HasSuffix(p.Name, "bias") { // nnU-Net initialises them with 0
 				require.Equal(t, make([]byte, len(b)), b, p.Name)
 			} else {
 				require.NotEqual(t, file[p.Name], b, p.Name)
 			}
 			require.Equal(t, reset[p.Name], torchtest.Float32s(t, p.T), p.Name)
-			require.NotContains(t, reset[p.Name], float32(-7), "%s was not drawn anew", p.Name)
+			require.NotContains(t, reset[p.Name], float32(-7), "%s was not reinitialised", p.Name)
 		}
 		require.Equal(t, 6, heads)
 		return s.Err()

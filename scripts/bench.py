@@ -1196,7 +1196,7 @@ def main():
         default=[p for p in PARTS if p not in ("full", "networks", "methods")],
         help="of "
         + ", ".join(PARTS)
-        + " (default: all but full and networks, which take long and 10 GB, and methods, which stands alone and has a page of its own)",
+        + " (default: all but full and networks, which take long and 10 GB, and methods, which runs separately and has its own page)",
     )
     parser.add_argument("--repeats", type=int, help="default: 7; quick: 2")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -1219,7 +1219,7 @@ def main():
     args.repeats = args.repeats or (2 if args.quick else 7)
     methods = args.parts == ["methods"]
     if "methods" in args.parts and not methods:
-        parser.error("methods stands alone")
+        parser.error("methods cannot be combined with other parts")
     b = Bench(args)
     done = []
     try:

@@ -322,7 +322,7 @@ func TestHostileFilesAreRefused(t *testing.T) {
 	}{
 		"empty":           {nil, "found 0 bytes, expected a header of 348"},
 		"one byte":        {[]byte{0x1f}, "found 1 bytes"},
-		"gzip mark alone": {[]byte{0x1f, 0x8b}, "not a readable gzip file"},
+		"gzip magic only": {[]byte{0x1f, 0x8b}, "not a readable gzip file"},
 		"gzip of nothing": {zipped(nil), "found 0 bytes, expected a header"},
 		"other file": {bytes.Repeat([]byte("PNG "), 200),
 			"expected the header size 348 or 540: not NIfTI"},

@@ -64,7 +64,7 @@ func TestPublicFilesAreReadAsNibabelAndSimpleITKReadThem(t *testing.T) {
 			hexes(slices.Concat(affine[0][:], affine[1][:], affine[2][:], affine[3][:])))
 		im, g, err := f.Image()
 		if want.ITK == nil {
-			t.Logf("SimpleITK alone refuses the geometry or the pixels: %s; lntorch: %v",
+			t.Logf("only SimpleITK refuses the geometry or the pixels: %s; lntorch: %v",
 				want.Refused, err)
 			return
 		}

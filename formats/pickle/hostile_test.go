@@ -51,7 +51,7 @@ var hostile = []struct{ name, data, want string }{
 	{"negative length", "\x80\x02\x8b\xff\xff\xff\xffab.", "truncated"},
 	{"empty", "", "truncated"},
 	{"no STOP", "\x80\x02N", "truncated"},
-	{"STOP alone", ".", "STOP with 0 values"},
+	{"only STOP", ".", "STOP with 0 values"},
 	{"two values", "NN.", "STOP with 2 values"},
 	{"open mark", "(N.", "STOP with"},
 	{"pop through a mark", "N(s.", "too few values"},

@@ -86,7 +86,7 @@ func TestAFileIsReadOnceUnlessItChanges(t *testing.T) {
 	sum(t, next, b)
 	require.NoError(t, os.Chtimes(b, time.Time{}, time.Now().Add(time.Hour)))
 	sum(t, next, b)
-	require.Empty(t, next.entries, "a time to come is no time")
+	require.Empty(t, next.entries, "a modification time in the future is not trusted")
 	require.NoError(t, os.Remove(b))
 	_, err = next.SHA256(b)
 	require.ErrorIs(t, err, os.ErrNotExist)
