@@ -140,7 +140,7 @@ func TestLeanConvolutionWorksOutNoGradientOfTheWeight(t *testing.T) {
 				lean))
 			require.NoError(t, s.Err())
 			if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
-				t.Skipf("needs a system that tells the peak of memory anew: %v", err)
+				t.Skipf("needs a system that can reset the peak memory: %v", err)
 			}
 			before := memory(t, "VmRSS:")
 			require.NoError(t, out.Backward())

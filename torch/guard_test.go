@@ -107,7 +107,7 @@ func TestAutocastRunsConvolutionsInBFloat16(t *testing.T) {
 			require.Equal(t, torch.BFloat16, y.DType())
 			require.Equal(t, torch.BFloat16,
 				s.MatMul(torchtest.Tensor(s, 1, 2, 2), torchtest.Tensor(s, 1, 2, 2)).DType())
-			require.Equal(t, torch.Float32, s.Add(x, x).DType(), "autocast leaves sums alone")
+			require.Equal(t, torch.Float32, s.Add(x, x).DType(), "autocast does not affect sums")
 			if err := s.Sum(s.To(y, torch.Float32, torch.CPU)).Backward(); err != nil {
 				return err
 			}

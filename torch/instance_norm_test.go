@@ -16,7 +16,7 @@ type normed struct {
 	dtype    torch.DType
 	affine   bool
 	residual bool
-	last     bool    // x lies channels last
+	last     bool    // x is channels-last
 	slope    float64 //
 	bias     float64 // added to the bias; a large one prevents recovering the input from the output
 	far      float64 // distance of the first voxel of each channel from the others

@@ -145,7 +145,7 @@ func optional(c *torchtest.Case, x []gotorch.Tensor, i int) gotorch.Tensor {
 	return x[len(x)-1]
 }
 
-// variadic are the numbers behind the first operand.
+// variadic are the arguments after the first operand.
 func variadic(c *torchtest.Case) []int64 {
 	var v []int64
 	for i := range c.Args[1:] {
