@@ -262,7 +262,7 @@ func TestErrorsSayWhatAndWhere(t *testing.T) {
 		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.Mirror = []int{1, 1} }),
 			"infer: mirror axes [1 1]"},
 		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.BatchTiles = 4 }),
-			"infer: batch of 4 tiles: numerics reference runs each tile alone"},
+			"infer: batch of 4 tiles: numerics reference has batch size 1"},
 		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.BatchTiles = -1 }),
 			"infer: batch of -1 tiles"},
 		{[]int{8, 8, 8}, 2, with(func(c *Config) { c.Autocast = torch.Uint8 }),

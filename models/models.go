@@ -1,6 +1,7 @@
-// Package models builds lntorch's networks. Each network is one file: its architecture, which is
-// the arguments of its upstream class, and an entry in the registry with everything else that the
-// program must know of it. Names, order and shapes of parameters equal PyTorch's.
+// Package models builds lntorch's segmentation networks. Each network is one file with its
+// architecture (the arguments of its upstream class) and its registry entry, which holds everything
+// else that the program needs to know about it. Names, order and shapes of parameters equal
+// PyTorch's. The package does not read files, hold pre-trained weights or train.
 package models
 
 import (
@@ -13,57 +14,58 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// Network is a segmentation network. It is used by one goroutine at a time.
+// Network is a segmentation network. It is not safe for concurrent use.
 type Network interface {
 	// Module is the root of the tree of parameter names.
 	Module() *nn.Module
-	// Forward: x (n, channels, spatial…) float32 → logits (n, classes, spatial…). With deep supervision one tensor for
-	// each decoder stage, highest resolution first; else the first alone.
+	// Forward: x (n, channels, spatial…) float32 → logits (n, classes, spatial…). With deep
+	// supervision one tensor per decoder stage, highest resolution first; otherwise only the first.
 	Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor
-	// SetDeepSupervision switches the lower heads; it is off in a new network, as in nnU-Net's.
+	// SetDeepSupervision enables the lower-resolution heads; initially off, as in nnU-Net.
 	SetDeepSupervision(on bool)
-	// SetTraining switches dropout; it is on in a new network, as in PyTorch's.
+	// SetTraining enables dropout; initially on, as in PyTorch.
 	SetTraining(on bool)
-	// SetFast lets the network fuse operators and choose the order of axes in memory. It is off in a new network: then each
-	// of the reference's operators runs in its turn, with its bits.
+	// SetFast allows fused operators and other memory formats. Initially off: the network then runs
+	// the reference's operators in order and is bit-equal to it.
 	SetFast(on bool)
-	// CheckInput says whether the network can take an input of these spatial sizes, and if not why.
+	// CheckInput returns an error if the network cannot process an input of these spatial sizes.
 	CheckInput(spatial []int64) error
 }
 
-// Recomputer is a network that can do without its activations: the backward pass computes them again, which takes less
-// memory and more time (MONAI's use_checkpoint). It is off in a new network.
+// Recomputer is a network that can recompute activations in the backward pass, which takes less
+// memory and more time (MONAI's use_checkpoint). Initially off.
 type Recomputer interface{ SetRecompute(on bool) }
 
-// Architecture is what a network is built from, besides the channels of its input and output: the
-// arguments of its class. Each network has a type of its own, in its own file.
+// Architecture holds the constructor arguments of a network class, except the channels of input and
+// output. Each network has its own type, in its own file.
 type Architecture interface {
 	// Class is the last component of the upstream class name.
 	Class() string
 	// Dim is the number of spatial axes, 2 or 3.
 	Dim() int
-	// Stages is the number of resolutions, the input's included.
+	// Stages is the number of resolutions, including that of the input.
 	Stages() int
-	// Divisor is what the sizes of an input must be divisible by, per axis.
+	// Divisor is the required divisor of the input size, per axis.
 	Divisor() []int
-	// DeepSupervisionScales has a row for each output with deep supervision, highest resolution
-	// first: its size relative to the input's, per axis.
+	// DeepSupervisionScales has a row per output with deep supervision, highest resolution first:
+	// its size relative to the input, per axis.
 	DeepSupervisionScales() [][]float64
-	// Activations estimates how many numbers a training step keeps for its backward pass.
+	// Activations estimates the number of values that a training step keeps for the backward pass.
 	Activations(s Step) int64
-	// Describe is the architecture in one line.
+	// Describe returns a one-line description.
 	Describe() string
-	// Arguments are the constructor's arguments that show in the shapes of a state dict, by their
-	// upstream names.
+	// Arguments returns the constructor arguments that can be inferred from the shapes of a state
+	// dict, by upstream name.
 	Arguments() map[string]any
-	// Compare says which of the arguments that show in shapes differ, where plans mean this
-	// architecture and weights have the other one.
+	// Compare lists the differences between this architecture, from the plans, and that of the
+	// weights, in the arguments that can be inferred from shapes.
 	Compare(weights Architecture) []string
-	// New builds the network. Parameters have no values yet; Reset or loading gives them.
+	// New builds the network with uninitialised parameters. Reset or loading a checkpoint sets
+	// them.
 	New(b nn.Builder, inputChannels, classes int) (Network, error)
 }
 
-// Step is what Activations depends on.
+// Step describes a training step to Activations.
 type Step struct {
 	Batch     int
 	Patch     []int
@@ -71,49 +73,49 @@ type Step struct {
 	Recompute bool // with SetRecompute
 }
 
-// Topology is what nnU-Net's measure of a U-Net's memory goes by.
+// Topology is the input of nnU-Net's memory estimate of a U-Net.
 type Topology struct {
 	Strides          [][]int // per stage, one entry per axis
-	Features, Blocks []int   // per stage of the encoder; Blocks are convolutions, or with Residual blocks
+	Features, Blocks []int   // per encoder stage; Blocks: convolutions, or residual blocks
 	DecoderConvs     []int   // per stage of the decoder
 	Residual         bool
 }
 
-// Measured is an architecture whose memory nnU-Net measures when it plans.
+// Measured is an architecture whose memory nnU-Net estimates during planning.
 type Measured interface{ Topology() Topology }
 
-// Spec is what a network is built from.
+// Spec holds everything that a network is built from.
 type Spec struct {
 	Architecture  Architecture
 	InputChannels int
 	NumClasses    int // segmentation heads: channels of the logits
 }
 
-// Entry is what the program knows of a network without having one.
+// Entry describes a network class to the registry.
 type Entry struct {
 	Class   string // upstream class path
-	Summary string // what it is, in a line
+	Summary string // one-line description
 
 	// Parse reads the arguments of a plans file's architecture block, for patches of dim axes;
-	// errors are left in args. It is nil for a network that plans do not describe, because a
-	// trainer builds it whatever they say.
+	// errors are recorded in args. It is nil for a network not described by the plans, because its
+	// trainer builds it independently of them.
 	Parse func(args plans.Arguments, dim int) Architecture
-	// Recognise reads from the shapes of a state dict's tensors, by name, what the network was built from; nil when they are
-	// not this class's.
+	// Recognise infers the Spec of a network from the shapes of its state dict's tensors, by name;
+	// nil if they are of another class.
 	Recognise func(shapes map[string][]int64) *Spec
 
-	// IsHead tells by its name whether a parameter belongs to a segmentation head: the layers whose
-	// outputs are the logits of one resolution.
+	// IsHead reports by name whether a parameter belongs to a segmentation head: the layers that
+	// output the logits of one resolution.
 	IsHead func(name string) bool
-	// IsTransposed tells by its name whether a parameter belongs to a transposed convolution, whose
+	// IsTransposed reports by name whether a parameter belongs to a transposed convolution, whose
 	// weight is (in, out, kernel…).
 	IsTransposed func(name string) bool
-	// Canonical is the name under which PyTorch first lists a parameter that it lists several
-	// times; nil: it lists none again.
+	// Canonical returns the first of the names under which PyTorch lists a parameter; nil if no
+	// parameter has aliases.
 	Canonical func(name string) string
 
-	// Trainer is the class that trains the network by default where that is not nnU-Net's:
-	// LN-Seg-FM's, with what it builds for inputs of dim spatial axes, and its defaults.
+	// Trainer is the default trainer class of the network if it is not nnU-Net's but LN-Seg-FM's,
+	// with the architecture it builds for inputs of dim spatial axes and its defaults.
 	Trainer  string
 	Released func(dim int) Architecture
 	LR       float64
@@ -122,21 +124,21 @@ type Entry struct {
 	Sizes []Size
 }
 
-// Size is an architecture with a name, with one input channel and two classes in mind: the released
-// ones, and smaller ones to time.
+// Size is a named architecture for one input channel and two classes: the released ones, and
+// smaller ones for benchmarks.
 type Size struct {
 	Name    string
 	Summary string
 	Patch   []int  // z, y, x
-	Block   string // architecture block of plans.json; "": what Released builds
+	Block   string // architecture block of plans.json; "": the one that Released builds
 }
 
-// Name is the last component of the class name.
+// Name returns the last component of the class name.
 func (e Entry) Name() string { return plans.LastComponent(e.Class) }
 
 var entries []Entry // by Name
 
-// Register makes a network known. Each network file calls it from init.
+// Register adds a network to the registry. Each network file calls it from init.
 func Register(e Entry) {
 	entries = append(entries, e)
 	slices.SortFunc(entries, func(a, b Entry) int { return strings.Compare(a.Name(), b.Name()) })
@@ -148,10 +150,10 @@ func Entries() []Entry { return slices.Clone(entries) }
 // Classes lists the names of the registered networks, sorted.
 func Classes() []string { return names(func(e Entry) string { return e.Name() }) }
 
-// Trainers lists the trainers that ByTrainer knows, sorted.
+// Trainers lists the trainers known to ByTrainer, sorted.
 func Trainers() []string { return names(func(e Entry) string { return e.Trainer }) }
 
-// names lists what is not "", sorted.
+// names lists the non-empty results of of, sorted.
 func names(of func(Entry) string) []string {
 	var list []string
 	for _, e := range entries {
@@ -163,13 +165,13 @@ func names(of func(Entry) string) []string {
 	return list
 }
 
-// ByTrainer finds the network that a trainer class builds whatever the plans say.
+// ByTrainer finds the network that a trainer class builds independently of the plans.
 func ByTrainer(trainer string) (Entry, bool) {
 	return find(func(e Entry) bool { return e.Trainer != "" && e.Trainer == trainer })
 }
 
-// Planned tells whether plans describe networks of the class, given by its name: their architecture
-// block names it.
+// Planned reports whether the class, given by name, can be described by plans, in their
+// architecture block.
 func Planned(class string) bool {
 	_, ok := find(func(e Entry) bool { return e.Name() == class && e.Parse != nil })
 	return ok
@@ -182,7 +184,7 @@ func find(is func(Entry) bool) (Entry, bool) {
 	return Entry{}, false
 }
 
-// Sized finds a size by its name, and whose it is.
+// Sized finds a size by name, and its entry.
 func Sized(name string) (Entry, Size, bool) {
 	for _, e := range entries {
 		for _, s := range e.Sizes {
@@ -194,14 +196,17 @@ func Sized(name string) (Entry, Size, bool) {
 	return Entry{}, Size{}, false
 }
 
-// Parse reads the architecture that a configuration's plans describe. The class is found by the
-// last component of its dotted name. Arguments that it does not have are an error that names them.
+// Parse reads the architecture of a configuration in the plans. The class is looked up by the last
+// component of its dotted name. Unknown arguments are an error that lists them.
 func Parse(c *plans.Configuration) (Architecture, error) {
 	n, err := c.Network()
 	if err != nil {
 		return nil, err
 	}
-	e, ok := find(func(e Entry) bool { return e.Parse != nil && e.Name() == plans.LastComponent(n.Class) })
+	e, ok := find(func(e Entry) bool {
+		return e.Parse != nil &&
+			e.Name() == plans.LastComponent(n.Class)
+	})
 	if !ok {
 		return nil, n.UnknownClass(names(func(e Entry) string {
 			if e.Parse == nil {
@@ -217,8 +222,8 @@ func Parse(c *plans.Configuration) (Architecture, error) {
 	return a, nil
 }
 
-// ForTrainer is the architecture that a trainer class builds for a configuration: its own one, else
-// the plans'.
+// ForTrainer returns the architecture that a trainer class builds for a configuration: its own if
+// it has one, otherwise that of the plans.
 func ForTrainer(trainer string, c *plans.Configuration) (Architecture, error) {
 	if e, ok := ByTrainer(trainer); ok {
 		return e.Released(len(c.PatchSize)), nil
@@ -226,8 +231,8 @@ func ForTrainer(trainer string, c *plans.Configuration) (Architecture, error) {
 	return Parse(c)
 }
 
-// ForWeights is the architecture of the network that a checkpoint holds: as its tensors' shapes say
-// where plans do not describe the class, else the plans'.
+// ForWeights returns the architecture of a checkpoint's network: inferred from the tensor shapes if
+// the class is not described by the plans, otherwise that of the plans.
 func ForWeights(shapes map[string][]int64, c *plans.Configuration) (Architecture, error) {
 	if s := Recognise(shapes); s != nil && !Planned(s.Architecture.Class()) {
 		return s.Architecture, nil
@@ -235,8 +240,8 @@ func ForWeights(shapes map[string][]int64, c *plans.Configuration) (Architecture
 	return Parse(c)
 }
 
-// Recognise reads from the shapes of a state dict's tensors, by name, which network they belong to and what it was built
-// from: all that shapes reveal, and no more. It gives nil for a network that is not known.
+// Recognise infers the Spec of a network from the shapes of its state dict's tensors, by name.
+// Arguments that do not affect shapes are not set. It returns nil for an unknown network.
 func Recognise(shapes map[string][]int64) *Spec {
 	for _, e := range entries {
 		if s := e.Recognise(shapes); s != nil {
@@ -246,12 +251,13 @@ func Recognise(shapes map[string][]int64) *Spec {
 	return nil
 }
 
-// Differences lists where plans mean another network than weights have.
+// Differences lists the differences between the architectures of plans and weights.
 func Differences(want, weights Architecture) []string {
-	return append(difference(nil, "network", want.Class(), weights.Class()), want.Compare(weights)...)
+	return append(difference(nil, "network", want.Class(), weights.Class()),
+		want.Compare(weights)...)
 }
 
-// difference adds a line where the two are not the same as text.
+// difference appends a line if the text forms of the two differ.
 func difference(lines []string, what string, plans, weights any) []string {
 	if p, w := fmt.Sprint(plans), fmt.Sprint(weights); p != w {
 		lines = append(lines, fmt.Sprintf("%s: plans %s, weights %s", what, p, w))
@@ -259,20 +265,19 @@ func difference(lines []string, what string, plans, weights any) []string {
 	return lines
 }
 
-// IsHead tells by its name whether a parameter belongs to a segmentation head of any of the
-// networks.
+// IsHead reports by name whether a parameter belongs to a segmentation head of any of the networks.
 func IsHead(name string) bool {
 	return slices.ContainsFunc(entries, func(e Entry) bool { return e.IsHead(name) })
 }
 
-// IsTransposed tells by its name whether a parameter belongs to a transposed convolution of any of
+// IsTransposed reports by name whether a parameter belongs to a transposed convolution of any of
 // the networks.
 func IsTransposed(name string) bool {
 	return slices.ContainsFunc(entries, func(e Entry) bool { return e.IsTransposed(name) })
 }
 
-// Canonical is the name under which PyTorch first lists a parameter of any of the networks. Names
-// that are not listed again are their own.
+// Canonical returns the first of the names under which PyTorch lists a parameter of any of the
+// networks; a name without aliases is returned unchanged.
 func Canonical(name string) string {
 	for _, e := range entries {
 		if e.Canonical != nil {
@@ -289,13 +294,14 @@ func CanonicalLayer(layer string) string {
 	return strings.TrimSuffix(Canonical(layer+".weight"), ".weight")
 }
 
-// Build makes the network of spec, with parameters in b's scope and device and without values.
+// Build builds the network of spec with uninitialised parameters in b's scope and on b's device.
 func Build(b nn.Builder, spec Spec) (Network, error) {
 	if spec.Architecture == nil {
 		return nil, fmt.Errorf("models: no architecture")
 	}
 	if spec.InputChannels < 1 || spec.NumClasses < 1 {
-		return nil, fmt.Errorf("models: %d input channels and %d classes: both must be at least 1", spec.InputChannels, spec.NumClasses)
+		return nil, fmt.Errorf("models: %d input channels and %d classes: expected at least 1 of "+
+			"each", spec.InputChannels, spec.NumClasses)
 	}
 	n, err := spec.Architecture.New(b, spec.InputChannels, spec.NumClasses)
 	if err != nil {
@@ -304,7 +310,7 @@ func Build(b nn.Builder, spec Spec) (Network, error) {
 	return n, b.Scope.Err()
 }
 
-// ParameterCount is the number of trainable numbers, aliases counted once.
+// ParameterCount returns the number of trainable values; aliases count once.
 func ParameterCount(n Network) int64 {
 	total := int64(0)
 	for _, p := range n.Module().Parameters() {

@@ -34,7 +34,8 @@ func networkCases(t *testing.T, dir string) map[string]spec {
 	return all
 }
 
-// forwardBackward is what scripts/golden/network.py computes: every head, a loss over them, every gradient.
+// forwardBackward is what scripts/golden/network.py computes: every head, a loss over them, every
+// gradient.
 func forwardBackward(t *testing.T, s *torch.Scope, sp spec) arrays {
 	t.Helper()
 	n := build(t, s, sp)
@@ -59,7 +60,8 @@ func propagate(t *testing.T, s *torch.Scope, n models.Network, sp spec) arrays {
 	got := gradients(t, s, n, "grad/")
 	got["loss"] = torchtest.Float32s(t, loss)
 	for i, h := range heads {
-		got[fmt.Sprintf("head_%d", i)] = torchtest.Float32s(t, s.To(s.Detach(h), torch.Float32, torch.CPU))
+		got[fmt.Sprintf("head_%d", i)] = torchtest.Float32s(t,
+			s.To(s.Detach(h), torch.Float32, torch.CPU))
 	}
 	return got
 }
@@ -83,8 +85,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// Under autocast the heads are those of float32 but for the bits that half precision lacks; the fused operators and their
-// layouts change nothing about that. float16 is for GPUs.
+// Under autocast the heads equal those of float32 within half precision, also with the fused
+// operators and their layouts. float16 is for GPUs.
 func TestAutocastKeepsTheHeads(t *testing.T) {
 	for device, limits := range map[string]map[torch.DType]float64{
 		"cpu":  {torch.BFloat16: 0.05},
@@ -113,7 +115,8 @@ func TestAutocastKeepsTheHeads(t *testing.T) {
 								}
 								far, most := 0.0, 0.0
 								for j, v := range w {
-									far, most = math.Max(far, math.Abs(float64(g[j]-v))), math.Max(most, math.Abs(float64(v)))
+									far, most = math.Max(far, math.Abs(float64(g[j]-v))),
+										math.Max(most, math.Abs(float64(v)))
 								}
 								t.Logf("%s: at most %.4f of its largest", key, far/most)
 								require.LessOrEqual(t, far, limit*most, key)
@@ -151,7 +154,7 @@ type stateDict struct {
 	} `json:"golden_forward"`
 }
 
-// argument is the constructor's argument by nnU-Net's name of it, or by MONAI's.
+// argument returns the constructor argument by its nnU-Net or MONAI name.
 func (d stateDict) argument(name, monai string) json.RawMessage {
 	if v, ok := d.Constructor[name]; ok {
 		return v
@@ -159,7 +162,7 @@ func (d stateDict) argument(name, monai string) json.RawMessage {
 	return d.Constructor[monai]
 }
 
-// largePatch is the number of voxels from which a forward pass is left to make test-monai.
+// largePatch is the number of voxels from which forward passes run only in make test-monai.
 const largePatch = 64 * 128 * 192
 
 func readStateDict(t *testing.T, name string) (stateDict, spec) {
@@ -167,7 +170,8 @@ func readStateDict(t *testing.T, name string) (stateDict, spec) {
 	var d stateDict
 	readJSON(t, filepath.Join(golden.Root(t), "testdata", "state-dicts", name+".json"), &d)
 	sp := spec{Name: name, Mode: "eval"}
-	require.NoError(t, json.Unmarshal(d.argument("input_channels", "in_channels"), &sp.InputChannels))
+	require.NoError(t, json.Unmarshal(d.argument("input_channels", "in_channels"),
+		&sp.InputChannels))
 	require.NoError(t, json.Unmarshal(d.argument("num_classes", "out_channels"), &sp.NumClasses))
 	if v, ok := d.Constructor["feature_size"]; ok {
 		sp.Swin = &swinSpec{Class: "SwinUNETR"}
@@ -178,13 +182,17 @@ func readStateDict(t *testing.T, name string) (stateDict, spec) {
 		sp.InputShape = d.GoldenForward.Cases[0].InputShape
 		return d, sp
 	}
-	// The files name classes in short; plans.json and so our reader have them in full.
+	// The files have short class names; plans.json, and so our reader, has full ones.
 	kwargs := map[string]json.RawMessage{
-		"conv_op": json.RawMessage(`"torch.nn.modules.conv.Conv3d"`), "norm_op": json.RawMessage(`"torch.nn.modules.instancenorm.InstanceNorm3d"`),
-		"dropout_op": json.RawMessage("null"), "nonlin": json.RawMessage(`"torch.nn.LeakyReLU"`), "nonlin_kwargs": json.RawMessage(`{"inplace": true}`),
+		"conv_op":    json.RawMessage(`"torch.nn.modules.conv.Conv3d"`),
+		"norm_op":    json.RawMessage(`"torch.nn.modules.instancenorm.InstanceNorm3d"`),
+		"dropout_op": json.RawMessage("null"), "nonlin": json.RawMessage(`"torch.nn.LeakyReLU"`),
+		"nonlin_kwargs": json.RawMessage(`{"inplace": true}`),
 	}
-	for _, k := range []string{"n_stages", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage",
-		"n_conv_per_stage_decoder", "conv_bias", "norm_op_kwargs", "bottleneck_channels", "stem_channels"} {
+	for _, k := range []string{"n_stages", "features_per_stage", "kernel_sizes", "strides",
+		"n_conv_per_stage", "n_blocks_per_stage",
+		"n_conv_per_stage_decoder", "conv_bias", "norm_op_kwargs", "bottleneck_channels",
+		"stem_channels"} {
 		if v, ok := d.Constructor[k]; ok {
 			kwargs[k] = v
 		}
@@ -210,11 +218,13 @@ func requireSameJSON(t *testing.T, want, got any) {
 	require.Equal(t, string(w), string(g))
 }
 
-// TestStateDicts: names, order, shapes, aliases and optimizer indices of nnU-Net's standard networks and of small ones, and
-// their outputs for hash-filled weights.
+// TestStateDicts: names, order, shapes, aliases and optimizer indices of nnU-Net's standard
+// networks and of small ones, and their outputs for hash-filled weights.
 func TestStateDicts(t *testing.T) {
-	parameters := map[string]int64{"plainconvunet": 31195594, "resencm": 102349770, "resencl": 102349770, "swinunetr": 62186708, "swinunetrv2": 72762068}
-	for _, name := range []string{"plainconvunet", "resencm", "resencl", "tiny-plainconvunet-aniso", "tiny-resenc-basic", "tiny-resenc-bottleneck",
+	parameters := map[string]int64{"plainconvunet": 31195594, "resencm": 102349770,
+		"resencl": 102349770, "swinunetr": 62186708, "swinunetrv2": 72762068}
+	for _, name := range []string{"plainconvunet", "resencm", "resencl", "tiny-plainconvunet-aniso",
+		"tiny-resenc-basic", "tiny-resenc-bottleneck",
 		"swinunetr", "swinunetrv2", "tiny-swinunetr", "tiny-swinunetrv2"} {
 		t.Run(name, func(t *testing.T) {
 			d, sp := readStateDict(t, name)
@@ -257,7 +267,8 @@ func TestStateDicts(t *testing.T) {
 }
 
 // requireForward runs the golden forward cases of least to less than limit voxels.
-func (d stateDict) requireForward(t *testing.T, s *torch.Scope, n models.Network, least, limit int64) {
+func (d stateDict) requireForward(t *testing.T, s *torch.Scope, n models.Network, least,
+	limit int64) {
 	t.Helper()
 	ran := 0
 	require.NoError(t, torch.NoGrad(func() error {
@@ -281,7 +292,8 @@ func (d stateDict) requireForward(t *testing.T, s *torch.Scope, n models.Network
 					for _, x := range v {
 						l2 += float64(x) * float64(x)
 					}
-					golden.Close(t, fmt.Sprintf("head %d", i), "forward-wide", nil, want.Values, sample)
+					golden.Close(t, fmt.Sprintf("head %d", i), "forward-wide", nil, want.Values,
+						sample)
 					require.InEpsilon(t, want.L2, math.Sqrt(l2), 1e-5, "head %d", i)
 				}
 				return nil
@@ -292,7 +304,8 @@ func (d stateDict) requireForward(t *testing.T, s *torch.Scope, n models.Network
 	require.Positive(t, ran)
 }
 
-// TestMetadata: module paths and versions, and the names' order, equal those in a checkpoint that nnU-Net wrote.
+// TestMetadata: module paths and versions, and the names' order, equal those in a checkpoint that
+// nnU-Net wrote.
 func TestMetadata(t *testing.T) {
 	onTorch(t, func(s *torch.Scope) {
 		n := foundation(t, s)
@@ -318,15 +331,18 @@ func TestMetadata(t *testing.T) {
 	})
 }
 
-// TestInitialisation: Reset draws nnU-Net's distributions, the same for the same seed.
-// Source: dynamic_network_architectures 0.3.1, InitWeights_He(1e-2) and init_last_bn_before_add_to_0.
+// TestInitialisation: Reset draws from nnU-Net's distributions, reproducibly for a seed.
+// Source: dynamic_network_architectures 0.3.1, InitWeights_He(1e-2) and
+// init_last_bn_before_add_to_0.
 func TestInitialisation(t *testing.T) {
 	for _, name := range []string{"plain-channels", "resenc-basic", "resenc-bottleneck"} {
 		t.Run(name, func(t *testing.T) {
 			sp := networkCases(t, golden.Path(t, "network"))[golden.Path(t, "network/"+name+".npz")]
-			// Enough numbers in every tensor for narrow limits.
-			block := strings.NewReplacer("[5, 7, 9]", "[30, 40, 50]", "[4, 6, 6, 8]", "[30, 40, 40, 50]", "[4, 8, 8]", "[30, 40, 40]",
-				"[2, 4, 4]", "[30, 30, 30]", `"stem_channels": 6`, `"stem_channels": 30`).Replace(string(sp.Architecture))
+			// Enough elements per tensor for narrow limits.
+			block := strings.NewReplacer("[5, 7, 9]", "[30, 40, 50]", "[4, 6, 6, 8]",
+				"[30, 40, 40, 50]", "[4, 8, 8]", "[30, 40, 40]",
+				"[2, 4, 4]", "[30, 30, 30]", `"stem_channels": 6`,
+				`"stem_channels": 30`).Replace(string(sp.Architecture))
 			require.NotEqual(t, string(sp.Architecture), block)
 			sp.Architecture = json.RawMessage(block)
 			onTorch(t, func(s *torch.Scope) {
@@ -358,7 +374,8 @@ func TestInitialisation(t *testing.T) {
 					case len(p.Shape) > 1: // fan_in is axis 1 times the kernel, transposed or not
 						std := math.Sqrt(2/(1+1e-4)) / math.Sqrt(float64(numel(p.Shape[1:])))
 						requireNormal(t, p.Name, v, std)
-					case strings.HasPrefix(name, "resenc") && strings.Contains(p.Name, ".blocks.") && strings.Contains(p.Name, last):
+					case strings.HasPrefix(name, "resenc") &&
+						strings.Contains(p.Name, ".blocks.") && strings.Contains(p.Name, last):
 						zeroed++
 						requireAll(t, p.Name, v, 0)
 					case strings.HasSuffix(p.Name, "norm.weight"):
@@ -371,13 +388,15 @@ func TestInitialisation(t *testing.T) {
 					require.Positive(t, zeroed)
 				}
 
-				// A predicate draws some modules alone: the heads of a transferred network.
+				// A predicate reinitialises some modules only: the heads of a transferred network.
 				g, err := torch.NewGenerator(torch.CPU, 3)
 				require.NoError(t, err)
 				defer g.Close()
-				require.NoError(t, n.Module().Reset(g, func(path string) bool { return strings.Contains(path, "seg_layers.") }))
+				require.NoError(t, n.Module().Reset(g,
+					func(path string) bool { return strings.Contains(path, "seg_layers.") }))
 				for _, p := range n.Module().Parameters() {
-					if strings.Contains(p.Name, "seg_layers.") && strings.HasSuffix(p.Name, "weight") {
+					if strings.Contains(p.Name, "seg_layers.") &&
+						strings.HasSuffix(p.Name, "weight") {
 						require.NotEqual(t, first[p.Name], torchtest.Float32s(t, p.T), p.Name)
 					} else {
 						require.Equal(t, first[p.Name], torchtest.Float32s(t, p.T), p.Name)
@@ -388,7 +407,8 @@ func TestInitialisation(t *testing.T) {
 	}
 }
 
-// requireNormal demands that v looks drawn from N(0, std²): mean, variance and kurtosis within five standard errors.
+// requireNormal checks that v is a plausible sample of N(0, std²): mean, variance and kurtosis
+// within five standard errors.
 func requireNormal(t *testing.T, name string, v []float32, std float64) {
 	t.Helper()
 	n, mean, second, fourth := float64(len(v)), 0.0, 0.0, 0.0
@@ -410,10 +430,11 @@ func requireAll(t *testing.T, name string, v []float32, want float32) {
 	}
 }
 
-// TestDropout: in training Dropout3d zeroes whole channels with its probability and scales the rest; in evaluation
-// nothing.
+// TestDropout: in training Dropout3d zeroes whole channels with its probability and scales the
+// rest; in evaluation nothing.
 func TestDropout(t *testing.T) {
-	// The decoder's only block gives 3 everywhere before its dropout, and the head copies its channels.
+	// The decoder's only block gives 3 everywhere before its dropout, and the head copies its
+	// channels.
 	block := `{"network_class_name": "x.PlainConvUNet", "arch_kwargs": {"n_stages": 2, "features_per_stage": [64, 4],
 		"conv_op": "torch.nn.modules.conv.Conv3d", "kernel_sizes": [[1, 1, 1], [1, 1, 1]], "strides": [[1, 1, 1], [2, 2, 2]],
 		"n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1], "conv_bias": true, "norm_op": null,
@@ -421,7 +442,8 @@ func TestDropout(t *testing.T) {
 	for _, op := range []string{"Dropout3d", "Dropout"} {
 		t.Run(op, func(t *testing.T) {
 			onTorch(t, func(s *torch.Scope) {
-				n := build(t, s, spec{Architecture: json.RawMessage(fmt.Sprintf(block, op)), InputChannels: 1, NumClasses: 64, Mode: "train"})
+				n := build(t, s, spec{Architecture: json.RawMessage(fmt.Sprintf(block, op)),
+					InputChannels: 1, NumClasses: 64, Mode: "train"})
 				g, err := torch.NewGenerator(torch.CPU, 1)
 				require.NoError(t, err)
 				defer g.Close()
@@ -443,7 +465,8 @@ func TestDropout(t *testing.T) {
 					}
 					require.NoError(t, torch.ManualSeed(1))
 					shape := []int64{8, 1, 4, 4, 4}
-					// count gives the number of zeros and of channels that hold both zeros and others, which must be other.
+					// count returns the number of zeros and of channels with both zeros and other
+					// values, which must be other.
 					count := func(other float64) (zeros, mixed int) {
 						v := torchtest.Float32s(t, n.Forward(s, hashTensor(s, -1, shape))[0])
 						for channel := range 8 * 64 {
@@ -481,7 +504,7 @@ func TestDropout(t *testing.T) {
 	}
 }
 
-// TestErrors: what a user can get wrong, with the message that says what to do.
+// TestErrors: user errors, with messages that state the next step.
 func TestErrors(t *testing.T) {
 	sp := networkCases(t, golden.Path(t, "network"))[golden.Path(t, "network/plain-aniso.npz")]
 	onTorch(t, func(s *torch.Scope) {
@@ -490,25 +513,41 @@ func TestErrors(t *testing.T) {
 		_, err := models.Build(b, models.Spec{InputChannels: 1, NumClasses: 2})
 		require.EqualError(t, err, "models: no architecture")
 		_, err = models.Build(b, models.Spec{Architecture: a, NumClasses: 2})
-		require.EqualError(t, err, "models: 0 input channels and 2 classes: both must be at least 1")
+		require.EqualError(t, err, "models: 0 input channels and 2 classes: expected at least 1 "+
+			"of each")
 
-		batch := strings.Replace(string(sp.Architecture), "instancenorm.InstanceNorm3d", "batchnorm.BatchNorm3d", 1)
-		_, err = models.Build(b, models.Spec{Architecture: architecture(t, batch), InputChannels: 1, NumClasses: 2})
-		require.EqualError(t, err, "models: PlainConvUNet: norm_op BatchNorm3d is not supported, InstanceNorm2d and InstanceNorm3d are")
+		batch := strings.Replace(string(sp.Architecture), "instancenorm.InstanceNorm3d",
+			"batchnorm.BatchNorm3d", 1)
+		_, err = models.Build(b, models.Spec{Architecture: architecture(t, batch), InputChannels: 1,
+			NumClasses: 2})
+		require.EqualError(t, err, "models: PlainConvUNet: norm_op BatchNorm3d is not supported, "+
+			"expected InstanceNorm2d or InstanceNorm3d")
 
-		running := strings.Replace(string(sp.Architecture), `"affine": true`, `"affine": true, "track_running_stats": true`, 1)
-		_, err = models.Build(b, models.Spec{Architecture: architecture(t, running), InputChannels: 1, NumClasses: 2})
-		require.EqualError(t, err, "models: PlainConvUNet: norm_op_kwargs: track_running_stats is not supported")
+		running := strings.Replace(string(sp.Architecture), `"affine": true`,
+			`"affine": true, "track_running_stats": true`, 1)
+		_, err = models.Build(b, models.Spec{Architecture: architecture(t, running),
+			InputChannels: 1, NumClasses: 2})
+		require.EqualError(t, err, "models: PlainConvUNet: norm_op_kwargs: track_running_stats "+
+			"is not supported")
 
 		n := build(t, s, sp)
 		require.NoError(t, n.CheckInput([]int64{4, 16, 12}))
-		require.EqualError(t, n.CheckInput([]int64{16, 12}), "models: input size [16 12] has 2 axes, the network 3")
-		require.EqualError(t, n.CheckInput([]int64{3, 16, 12}), "models: input size [3 16 12] is not divisible by [2 4 4], the product of the strides; the nearest that is: [4 16 12]")
-		require.EqualError(t, n.CheckInput([]int64{4, 0, 12}), "models: input size [4 0 12] is not divisible by [2 4 4], the product of the strides; the nearest that is: [4 4 12]")
-		require.EqualError(t, n.CheckInput([]int64{2, 4, 4}), "models: input size [2 4 4] leaves one voxel at the lowest resolution (strides [2 4 4]); at least two are needed")
+		require.EqualError(t, n.CheckInput([]int64{16, 12}),
+			"models: input size [16 12] has 2 axes, expected 3")
+		require.EqualError(t, n.CheckInput([]int64{3, 16, 12}),
+			"models: input size [3 16 12] is not divisible by [2 4 4], the product of the "+
+				"strides; the nearest valid size is [4 16 12]")
+		require.EqualError(t, n.CheckInput([]int64{4, 0, 12}),
+			"models: input size [4 0 12] is not divisible by [2 4 4], the product of the "+
+				"strides; the nearest valid size is [4 4 12]")
+		require.EqualError(t, n.CheckInput([]int64{2, 4, 4}),
+			"models: input size [2 4 4] leaves one voxel at the lowest resolution (strides [2 4 "+
+				"4]), expected at least two; use a larger patch")
 		for shape, want := range map[[5]int64]string{
-			{1, 1, 4, 16, 10}: "models: input size [4 16 10] is not divisible by [2 4 4], the product of the strides; the nearest that is: [4 16 12]",
-			{1, 3, 4, 16, 12}: "expected input[1, 3, 4, 16, 12] to have 1 channels, but got 3 channels instead",
+			{1, 1, 4, 16, 10}: "models: input size [4 16 10] is not divisible by [2 4 4], the " +
+				"product of the strides; the nearest valid size is [4 16 12]",
+			{1, 3, 4, 16, 12}: "expected input[1, 3, 4, 16, 12] to have 1 channels, but got 3 " +
+				"channels instead",
 		} {
 			err := torch.With(func(s *torch.Scope) error {
 				n.Forward(s, s.Zeros(shape[:], torch.Float32, torch.CPU))
@@ -520,11 +559,13 @@ func TestErrors(t *testing.T) {
 			n.Forward(s, s.Zeros([]int64{1, 1, 16, 12}, torch.Float32, torch.CPU))
 			return nil
 		})
-		require.EqualError(t, err, "models: input has shape [1 1 16 12], expected (n, c, 3 spatial axes)")
+		require.EqualError(t, err, "models: input has shape [1 1 16 12], expected (n, c, 3 "+
+			"spatial axes)")
 	})
 }
 
-// TestFailedForward: after a failure inside a network, Forward gives nothing and the scope says what happened.
+// TestFailedForward: after a failure inside a network, Forward gives nothing and the scope says
+// what happened.
 func TestFailedForward(t *testing.T) {
 	for _, name := range []string{"plain-3d", "resenc-basic"} {
 		sp := networkCases(t, golden.Path(t, "network"))[golden.Path(t, "network/"+name+".npz")]

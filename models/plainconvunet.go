@@ -8,8 +8,8 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// PlainConvUNet is nnU-Net's default network: each encoder stage is a stack of convolution blocks
-// of which the first strides; there is no pooling.
+// PlainConvUNet is nnU-Net's default network: each encoder stage is a stack of convolution blocks,
+// the first of them strided; there is no pooling.
 // Source: dynamic_network_architectures 0.3.1, unet.PlainConvUNet and PlainConvEncoder.
 type PlainConvUNet struct {
 	UNet
@@ -19,14 +19,18 @@ type PlainConvUNet struct {
 func init() {
 	const class = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 	const convs = `"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2`
-	registerUNet(Entry{Class: class, Summary: "nnU-Net's default, stacked convolutions", Parse: parsePlainConvUNet, Recognise: recognisePlainConvUNet, Sizes: []Size{
-		{Name: "mid", Summary: "a smaller PlainConvUNet", Patch: []int{32, 96, 96}, Block: unetBlock(class, "[16,32,64,128,160]",
-			"[[1,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]", "[[1,1,1],[1,2,2],[2,2,2],[2,2,2],[2,2,2]]", convs)},
-		{Name: "phantom", Summary: "the one of the test data", Patch: []int{16, 48, 48}, Block: unetBlock(class, "[8,16,32,64]",
-			"[[1,3,3],[3,3,3],[3,3,3],[3,3,3]]", "[[1,1,1],[1,2,2],[2,2,2],[2,2,2]]", convs)},
-		{Name: "full", Summary: "nnU-Net's standard one", Patch: []int{64, 64, 64},
-			Block: unetBlock(class, releasedFeatures, releasedKernels, releasedStrides, convs)},
-	}})
+	registerUNet(Entry{Class: class, Summary: "nnU-Net's default, stacked convolutions",
+		Parse: parsePlainConvUNet, Recognise: recognisePlainConvUNet, Sizes: []Size{
+			{Name: "mid", Summary: "a smaller PlainConvUNet", Patch: []int{32, 96, 96},
+				Block: unetBlock(class, "[16,32,64,128,160]",
+					"[[1,3,3],[3,3,3],[3,3,3],[3,3,3],[3,3,3]]",
+					"[[1,1,1],[1,2,2],[2,2,2],[2,2,2],[2,2,2]]", convs)},
+			{Name: "phantom", Summary: "the one of the test data", Patch: []int{16, 48, 48},
+				Block: unetBlock(class, "[8,16,32,64]",
+					"[[1,3,3],[3,3,3],[3,3,3],[3,3,3]]", "[[1,1,1],[1,2,2],[2,2,2],[2,2,2]]", convs)},
+			{Name: "full", Summary: "nnU-Net's standard one", Patch: []int{64, 64, 64},
+				Block: unetBlock(class, releasedFeatures, releasedKernels, releasedStrides, convs)},
+		}})
 }
 
 func parsePlainConvUNet(args plans.Arguments, dim int) Architecture {
@@ -55,28 +59,28 @@ func recognisePlainConvUNet(shapes map[string][]int64) *Spec {
 	return a.recognise(a, shapes, first)
 }
 
-// Class is the last component of the upstream class name.
+// Class returns the last component of the upstream class name.
 func (a *PlainConvUNet) Class() string { return "PlainConvUNet" }
 
-// Describe is the architecture in one line.
+// Describe returns a one-line description.
 func (a *PlainConvUNet) Describe() string {
 	return a.describe(a.Class(), fmt.Sprintf("convolutions %v", a.ConvsPerStage))
 }
 
-// Arguments are those that show in shapes.
+// Arguments returns the arguments that can be inferred from shapes.
 func (a *PlainConvUNet) Arguments() map[string]any {
 	m := a.arguments()
 	m["n_conv_per_stage"] = a.ConvsPerStage
 	return m
 }
 
-// Compare says where the weights' arguments differ.
+// Compare lists the arguments of the weights that differ.
 func (a *PlainConvUNet) Compare(weights Architecture) []string { return compareUNets(a, weights) }
 
-// Topology is what nnU-Net's measure of memory goes by.
+// Topology is the input of nnU-Net's memory estimate.
 func (a *PlainConvUNet) Topology() Topology { return a.topology(a.ConvsPerStage, false) }
 
-// Activations estimates how many numbers a step keeps.
+// Activations estimates the number of values that a step keeps.
 func (a *PlainConvUNet) Activations(s Step) int64 { return a.activations(s, a.ConvsPerStage, 1) }
 
 // New builds the network.
@@ -89,19 +93,22 @@ func (a *PlainConvUNet) New(b nn.Builder, inputChannels, classes int) (Network, 
 	var modules []*nn.Module
 	in := inputChannels
 	for i, f := range a.FeaturesPerStage {
-		st := newStackedConvs(b, &a.UNet, m, a.ConvsPerStage[i], in, f, a.KernelSizes[i], a.Strides[i])
+		st := newStackedConvs(b, &a.UNet, m, a.ConvsPerStage[i], in, f, a.KernelSizes[i],
+			a.Strides[i])
 		stages = append(stages, st)
-		modules = append(modules, nn.Sequence(st.module)) // one-element Sequential: names read stages.S.0.convs
+		// A one-element Sequential: names are stages.S.0.convs.
+		modules = append(modules, nn.Sequence(st.module))
 		in = f
 	}
 	encoder := nn.NewModule()
 	encoder.Child("stages", nn.Sequence(modules...))
-	return newUNet(b, &a.UNet, classes, m, encoder, func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
-		var skips []*torch.Tensor
-		for _, st := range stages {
-			x = st.forward(s, x, false)
-			skips = append(skips, x)
-		}
-		return skips
-	}), nil
+	return newUNet(b, &a.UNet, classes, m, encoder,
+		func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
+			var skips []*torch.Tensor
+			for _, st := range stages {
+				x = st.forward(s, x, false)
+				skips = append(skips, x)
+			}
+			return skips
+		}), nil
 }

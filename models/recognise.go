@@ -2,9 +2,9 @@ package models
 
 import "fmt"
 
-// This file holds what networks need to be recognised by the names and shapes of their tensors.
+// This file holds helpers that infer a network from the names and shapes of its tensors.
 
-// axisOf is the size of axis i of a tensor, 0 without it.
+// axisOf returns the size of axis i of a tensor, 0 if it is missing.
 func axisOf(shapes map[string][]int64, name string, i int) int {
 	if s := shapes[name]; len(s) > i {
 		return int(s[i])
@@ -12,7 +12,7 @@ func axisOf(shapes map[string][]int64, name string, i int) int {
 	return 0
 }
 
-// countOf is the number of prefix0suffix, prefix1suffix, … that are there.
+// countOf returns the number of consecutive tensors prefix0suffix, prefix1suffix, ….
 func countOf(shapes map[string][]int64, prefix, suffix string) int {
 	i := 0
 	for shapes[fmt.Sprint(prefix, i, suffix)] != nil {
@@ -21,7 +21,7 @@ func countOf(shapes map[string][]int64, prefix, suffix string) int {
 	return i
 }
 
-// kernelOf is a convolution weight's kernel.
+// kernelOf returns the kernel size of a convolution weight.
 func kernelOf(shapes map[string][]int64, name string) []int {
 	var k []int
 	for i := 2; i < len(shapes[name]); i++ {

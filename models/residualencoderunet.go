@@ -8,33 +8,36 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// ResidualEncoderUNet is nnU-Net's ResEnc networks (M, L and XL are one architecture): a stem, then
-// residual blocks in the encoder; the decoder is PlainConvUNet's.
+// ResidualEncoderUNet is the class of nnU-Net's ResEnc networks (M, L and XL are one architecture):
+// a stem and residual blocks in the encoder; the decoder is that of PlainConvUNet.
 // Source: dynamic_network_architectures 0.3.1, unet.ResidualEncoderUNet, ResidualEncoder,
 // residual.py.
 type ResidualEncoderUNet struct {
 	UNet
 	BlocksPerStage     []int  // residual blocks per encoder stage
 	Block              string // BasicBlockD or BottleneckD
-	BottleneckChannels []int  // per stage; BottleneckD's alone
+	BottleneckChannels []int  // per stage; BottleneckD only
 	StemChannels       int    // output channels of the stem; FeaturesPerStage[0] if not given
 }
 
 func init() {
 	const class = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 	const blocks = `"n_blocks_per_stage": [1,3,4,6,6,6], "n_conv_per_stage_decoder": 1`
-	registerUNet(Entry{Class: class, Summary: "nnU-Net's ResEnc M, L and XL", Parse: parseResidualEncoderUNet, Recognise: recogniseResidualEncoderUNet, Sizes: []Size{
-		{Name: "resencl", Summary: "ResEnc M and L", Patch: []int{64, 64, 64},
-			Block: unetBlock(class, releasedFeatures, releasedKernels, releasedStrides, blocks)},
-		// The topology of its patch is the published example's for lymph nodes.
-		{Name: "resenc", Summary: "ResEnc L of the published patch", Patch: []int{80, 112, 224},
-			Block: unetBlock(class, releasedFeatures, releasedKernels, "[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[1,1,2]]", blocks)},
-	}})
+	registerUNet(Entry{Class: class, Summary: "nnU-Net's ResEnc M, L and XL",
+		Parse: parseResidualEncoderUNet, Recognise: recogniseResidualEncoderUNet, Sizes: []Size{
+			{Name: "resencl", Summary: "ResEnc M and L", Patch: []int{64, 64, 64},
+				Block: unetBlock(class, releasedFeatures, releasedKernels, releasedStrides, blocks)},
+			// Patch and topology are those of the published example for lymph nodes.
+			{Name: "resenc", Summary: "ResEnc L of the published patch", Patch: []int{80, 112, 224},
+				Block: unetBlock(class, releasedFeatures, releasedKernels,
+					"[[1,1,1],[2,2,2],[2,2,2],[2,2,2],[2,2,2],[1,1,2]]", blocks)},
+		}})
 }
 
 func parseResidualEncoderUNet(args plans.Arguments, dim int) Architecture {
 	a := &ResidualEncoderUNet{}
-	a.parse(args, a.Class(), dim, "n_blocks_per_stage", "block", "bottleneck_channels", "stem_channels")
+	a.parse(args, a.Class(), dim, "n_blocks_per_stage", "block", "bottleneck_channels",
+		"stem_channels")
 	if !args.OK() {
 		return a
 	}
@@ -64,7 +67,8 @@ func recogniseResidualEncoderUNet(shapes map[string][]int64) *Spec {
 	if shapes[first+".weight"] == nil {
 		return nil
 	}
-	a := &ResidualEncoderUNet{Block: "BasicBlockD", StemChannels: axisOf(shapes, first+".weight", 0)}
+	a := &ResidualEncoderUNet{Block: "BasicBlockD", StemChannels: axisOf(shapes, first+".weight",
+		0)}
 	last := ".conv2.conv.weight"
 	if shapes["encoder.stages.0.blocks.0.conv3.conv.weight"] != nil {
 		a.Block, last = "BottleneckD", ".conv3.conv.weight"
@@ -82,33 +86,40 @@ func recogniseResidualEncoderUNet(shapes map[string][]int64) *Spec {
 	return a.recognise(a, shapes, first)
 }
 
-// Class is the last component of the upstream class name.
+// Class returns the last component of the upstream class name.
 func (a *ResidualEncoderUNet) Class() string { return "ResidualEncoderUNet" }
 
-// Describe is the architecture in one line.
+// Describe returns a one-line description.
 func (a *ResidualEncoderUNet) Describe() string {
 	return a.describe(a.Class(), fmt.Sprintf("blocks %v (%s)", a.BlocksPerStage, a.Block))
 }
 
-// Arguments are those that show in shapes.
+// Arguments returns the arguments that can be inferred from shapes.
 func (a *ResidualEncoderUNet) Arguments() map[string]any {
 	m := a.arguments()
-	m["n_blocks_per_stage"], m["block"], m["stem_channels"] = a.BlocksPerStage, a.Block, a.StemChannels
+	m["n_blocks_per_stage"], m["block"], m["stem_channels"] = a.BlocksPerStage, a.Block,
+		a.StemChannels
 	if a.BottleneckChannels != nil {
 		m["bottleneck_channels"] = a.BottleneckChannels
 	}
 	return m
 }
 
-// Compare says where the weights' arguments differ.
-func (a *ResidualEncoderUNet) Compare(weights Architecture) []string { return compareUNets(a, weights) }
+// Compare lists the arguments of the weights that differ.
+func (a *ResidualEncoderUNet) Compare(weights Architecture) []string {
+	return compareUNets(a,
+		weights)
+}
 
-// Topology is what nnU-Net's measure of memory goes by.
+// Topology is the input of nnU-Net's memory estimate.
 func (a *ResidualEncoderUNet) Topology() Topology { return a.topology(a.BlocksPerStage, true) }
 
-// Activations estimates how many numbers a step keeps: of a residual block its two convolutions'
-// and the shortcut's.
-func (a *ResidualEncoderUNet) Activations(s Step) int64 { return a.activations(s, a.BlocksPerStage, 3) }
+// Activations estimates the number of values that a step keeps: for a residual block those of its
+// two convolutions and the shortcut.
+func (a *ResidualEncoderUNet) Activations(s Step) int64 {
+	return a.activations(s, a.BlocksPerStage,
+		3)
+}
 
 // New builds the network.
 func (a *ResidualEncoderUNet) New(b nn.Builder, inputChannels, classes int) (Network, error) {
@@ -116,7 +127,8 @@ func (a *ResidualEncoderUNet) New(b nn.Builder, inputChannels, classes int) (Net
 		return nil, err
 	}
 	m := &mode{training: true}
-	stem := newStackedConvs(b, &a.UNet, m, 1, inputChannels, a.StemChannels, a.KernelSizes[0], ones(a.Axes))
+	stem := newStackedConvs(b, &a.UNet, m, 1, inputChannels, a.StemChannels, a.KernelSizes[0],
+		ones(a.Axes))
 	in := a.StemChannels
 	var stages [][]*residualBlock
 	var modules []*nn.Module
@@ -141,44 +153,47 @@ func (a *ResidualEncoderUNet) New(b nn.Builder, inputChannels, classes int) (Net
 	encoder := nn.NewModule()
 	encoder.Child("stem", stem.module)
 	encoder.Child("stages", nn.Sequence(modules...))
-	return newUNet(b, &a.UNet, classes, m, encoder, func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
-		x = stem.forward(s, x, false)
-		var skips []*torch.Tensor
-		for i, blocks := range stages {
-			y := s.Block(func(s *torch.Scope) *torch.Tensor {
-				y := x
-				for j, r := range blocks {
-					z := r.forward(s, y)
-					if j > 0 {
-						y.Free()
+	return newUNet(b, &a.UNet, classes, m, encoder,
+		func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
+			x = stem.forward(s, x, false)
+			var skips []*torch.Tensor
+			for i, blocks := range stages {
+				y := s.Block(func(s *torch.Scope) *torch.Tensor {
+					y := x
+					for j, r := range blocks {
+						z := r.forward(s, y)
+						if j > 0 {
+							y.Free()
+						}
+						y = z
 					}
-					y = z
+					return y
+				})
+				if i == 0 {
+					x.Free() // the stem's output is no skip connection
 				}
-				return y
-			})
-			if i == 0 {
-				x.Free() // the stem's output is no skip connection
+				x = y
+				skips = append(skips, x)
 			}
-			x = y
-			skips = append(skips, x)
-		}
-		return skips
-	}), nil
+			return skips
+		}), nil
 }
 
-// residualBlock is BasicBlockD (two convolutions) or BottleneckD (1×1, k×k with the stride, 1×1), with the shortcut of
-// ResNet-D: average pooling where the block strides, then a 1×1 convolution without bias where the channels change.
+// residualBlock is BasicBlockD (two convolutions) or BottleneckD (1×1, k×k with the stride, 1×1),
+// with the shortcut of ResNet-D: average pooling if the block is strided, then a 1×1 convolution
+// without bias if the channels change.
 type residualBlock struct {
 	module  *nn.Module
 	convs   []*convBlock
 	pool    []int64    // kernel and stride of the pooling; nil for none
-	project *convBlock // nil where the channels stay
+	project *convBlock // nil if the channels do not change
 	nonlin  func(*torch.Scope, *torch.Tensor) *torch.Tensor
 	slope   float64 // of nonlin, 1 for none
 }
 
-// newResidualBlock makes a BottleneckD when inner, the channels between, is not 0.
-func newResidualBlock(b nn.Builder, a *UNet, m *mode, in, inner, out int, kernel, stride []int) *residualBlock {
+// newResidualBlock returns a BottleneckD with inner channels, or a BasicBlockD if inner is 0.
+func newResidualBlock(b nn.Builder, a *UNet, m *mode, in, inner, out int, kernel,
+	stride []int) *residualBlock {
 	r := &residualBlock{module: nn.NewModule(), slope: slope(a.Nonlin)}
 	one := ones(a.Axes)
 	plain := blockOptions{noDropout: true}
@@ -213,7 +228,8 @@ func newResidualBlock(b nn.Builder, a *UNet, m *mode, in, inner, out int, kernel
 		}
 	}
 	if in != out {
-		r.project = newConvBlock(b, a, m, in, out, one, one, blockOptions{noNonlin: true, noDropout: true, noBias: true})
+		r.project = newConvBlock(b, a, m, in, out, one, one,
+			blockOptions{noNonlin: true, noDropout: true, noBias: true})
 		skip = append(skip, r.project.module)
 	}
 	if skip != nil {
@@ -224,8 +240,8 @@ func newResidualBlock(b nn.Builder, a *UNet, m *mode, in, inner, out int, kernel
 
 func (r *residualBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
-		// The shortcut comes first, as in the reference: autograd adds up the gradients of x in the reverse of the order in
-		// which x was used, and the sum of three depends on it.
+		// The shortcut is first, as in the reference: autograd sums the gradients of x in reverse
+		// order of use, and the sum of three depends on the order.
 		skip := x
 		if r.pool != nil {
 			skip = s.AvgPool(skip, r.pool, r.pool)

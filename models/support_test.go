@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// threads is what the Python oracles run with; kernels cut their work, and so their sums, by it.
+// threads is the thread count of the Python oracles; kernels split their sums by it.
 const threads = 2
 
 // spec is a network spec of scripts/golden/stack.py.
@@ -42,10 +42,10 @@ type spec struct {
 	BatchDice         bool            `json:"batch_dice"`
 }
 
-// numerics are the two ways in which a network computes, by the value of SetFast.
+// numerics are the two numerics settings, by the value of SetFast.
 var numerics = map[bool]string{false: "reference", true: "fast"}
 
-// swinSpec stands in place of an architecture block for networks that plans do not describe.
+// swinSpec replaces the architecture block for networks not described by plans.
 type swinSpec struct {
 	Class       string `json:"class"`
 	FeatureSize int    `json:"feature_size"`
@@ -65,7 +65,8 @@ func (sp spec) architecture(t *testing.T) models.Architecture {
 	return a
 }
 
-// onTorch runs f in a scope on one thread with the oracle's number of threads, and demands that it leaves no tensor behind.
+// onTorch runs f in a scope on a locked thread with the oracle's thread count, and requires that no
+// tensor leaks.
 func onTorch(t *testing.T, f func(s *torch.Scope)) {
 	t.Helper()
 	torchtest.NoLeak(t)
@@ -96,7 +97,7 @@ func architecture(t *testing.T, block string) models.Architecture {
 	return a
 }
 
-// build makes the network of sp in its mode, without values.
+// build builds the network of sp in its mode, uninitialised.
 func build(t *testing.T, s *torch.Scope, sp spec) models.Network {
 	t.Helper()
 	n, err := models.Build(nn.Builder{Scope: s, Device: sp.Device}, models.Spec{
@@ -121,12 +122,13 @@ func numel(shape []int64) int64 {
 	return n
 }
 
-// hashTensor fills an input-like tensor: -1 is the network's input, -2-i the weight of head i in the oracle's loss.
+// hashTensor fills an input-like tensor: -1 is the network's input, -2-i the weight of head i in
+// the oracle's loss.
 func hashTensor(s *torch.Scope, p int, shape []int64) *torch.Tensor {
 	return torch.FromSlice(s, golden.HashInput(p, shape), shape...)
 }
 
-// fill gives every parameter its hash values.
+// fill sets every parameter to its hash values.
 func fill(t *testing.T, n models.Network) {
 	t.Helper()
 	for i, p := range n.Module().Parameters() {
@@ -148,7 +150,7 @@ func load(t *testing.T, n models.Network, weights *pickle.OrderedDict) {
 	}
 }
 
-// openPth gives the root of a .pth file, open until the test ends.
+// openPth returns the root of a .pth file, which stays open until the test ends.
 func openPth(t *testing.T, path string) any {
 	t.Helper()
 	f, err := pth.Open(path)
@@ -157,7 +159,7 @@ func openPth(t *testing.T, path string) any {
 	return f.Root
 }
 
-// arrays are the named results of a run, as the oracles name them.
+// arrays are the results of a run under the oracles' names.
 type arrays map[string][]float32
 
 func (a arrays) names() []string {
@@ -201,10 +203,12 @@ func readJSON(t *testing.T, path string, v any) {
 	require.NoError(t, json.Unmarshal(data, v), path)
 }
 
-// toleranceOf names the entry of golden's table for an array of a run.
+// toleranceOf returns the key of golden's tolerance table for an array of a run.
 func toleranceOf(name string) string {
-	for prefix, tolerance := range map[string]string{"initial/": "op", "rectified/": "gradient-rectified", "head_": "forward", "loss": "loss", "grad/": "gradient",
-		"losses": "trajectory-loss", "norms": "trajectory-norm", "first/": "trajectory-gradient", "final/": "trajectory-weight"} {
+	for prefix, tolerance := range map[string]string{"initial/": "op",
+		"rectified/": "gradient-rectified", "head_": "forward", "loss": "loss", "grad/": "gradient",
+		"losses": "trajectory-loss", "norms": "trajectory-norm", "first/": "trajectory-gradient",
+		"final/": "trajectory-weight"} {
 		if strings.HasPrefix(name, prefix) && (prefix != "loss" || name == prefix) {
 			return tolerance
 		}
@@ -212,8 +216,8 @@ func toleranceOf(name string) string {
 	return ""
 }
 
-// requireClose demands the same names and sizes, and differences within the tolerances of golden's table. It logs, for each
-// entry of the table, the array that uses most of it.
+// requireClose requires the same names and sizes, and differences within golden's tolerances. It
+// logs, for each tolerance, the array closest to the limit.
 func requireClose(t *testing.T, want, got arrays) {
 	t.Helper()
 	require.Equal(t, want.names(), got.names())
@@ -223,7 +227,8 @@ func requireClose(t *testing.T, want, got arrays) {
 		entry := toleranceOf(name)
 		tol, ok := golden.Tolerances[entry]
 		require.True(t, ok, "no tolerance for %s", name)
-		if d := golden.Compare(nil, want[name], got[name], tol); where[entry] == "" || !(d.Excess <= worst[entry].Excess) {
+		if d := golden.Compare(nil, want[name], got[name], tol); where[entry] == "" ||
+			!(d.Excess <= worst[entry].Excess) {
 			worst[entry], where[entry] = d, name
 		}
 	}
@@ -233,7 +238,7 @@ func requireClose(t *testing.T, want, got arrays) {
 	}
 }
 
-// requireSameBits demands the same names, sizes and bits.
+// requireSameBits requires the same names, sizes and bits.
 func requireSameBits(t *testing.T, want, got arrays) {
 	t.Helper()
 	require.Equal(t, want.names(), got.names())

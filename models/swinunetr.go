@@ -10,14 +10,15 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// SwinUNETR and SwinUNETRv2: a Swin transformer whose five resolutions feed convolutional encoders and a U-Net decoder.
-// Names, order and arithmetic are MONAI's; v2 puts a residual convolution block before each of the transformer's stages.
+// SwinUNETR and SwinUNETRv2: a Swin transformer whose five resolutions feed convolutional encoders
+// and a U-Net decoder. Names, order and arithmetic are MONAI's; v2 has a residual convolution block
+// before each transformer stage.
 // Source: MONAI 1.3.0, networks/nets/swin_unetr.py, blocks/dynunet_block.py, blocks/unetr_block.py.
 //
-// Shapes in this file: n batch, c channels, d spatial axes (2 or 3) as "…", w windows of a batch together, t tokens of a
-// window, h heads.
+// Shapes in this file: n batch, c channels, d spatial axes (2 or 3) as "…", w windows of the whole
+// batch, t tokens per window, h heads.
 
-// SwinUNETR is the architecture of both.
+// SwinUNETR is the architecture of SwinUNETR and SwinUNETRv2.
 type SwinUNETR struct {
 	V2            bool
 	Axes          int   // 2 or 3
@@ -28,23 +29,33 @@ type SwinUNETR struct {
 func init() {
 	for _, v2 := range []bool{false, true} {
 		released := func(dim int) Architecture {
-			return &SwinUNETR{V2: v2, Axes: dim, FeatureSize: 48, Depths: []int{2, 2, 2, 2}, Heads: []int{3, 6, 12, 24}}
+			return &SwinUNETR{V2: v2, Axes: dim, FeatureSize: 48, Depths: []int{2, 2, 2, 2},
+				Heads: []int{3, 6, 12, 24}}
 		}
 		class := released(3).Class()
-		Register(Entry{Class: "monai.networks.nets.swin_unetr." + class, Summary: "MONAI's " + class + ", a Swin transformer with a convolutional decoder",
-			Recognise:    func(shapes map[string][]int64) *Spec { return recogniseSwin(shapes, v2) },
-			IsHead:       func(name string) bool { return strings.HasPrefix(name, "out.conv.conv.") },
+		Register(Entry{Class: "monai.networks.nets.swin_unetr." + class, Summary: "MONAI's " +
+			class + ", a Swin transformer with a convolutional decoder",
+			Recognise: func(shapes map[string][]int64) *Spec {
+				return recogniseSwin(shapes,
+					v2)
+			},
+			IsHead: func(name string) bool {
+				return strings.HasPrefix(name,
+					"out.conv.conv.")
+			},
 			IsTransposed: func(name string) bool { return strings.Contains(name, "transp_conv.") },
 			// LN-Seg-FM's trainers.
 			Trainer: "nnUNetTrainer_" + class, LR: 1e-2, Epochs: 2000, Released: released,
-			Sizes: []Size{{Name: strings.ToLower(class), Summary: "MONAI's " + class, Patch: []int{64, 64, 64}}}})
+			Sizes: []Size{{Name: strings.ToLower(class), Summary: "MONAI's " + class,
+				Patch: []int{64, 64, 64}}}})
 	}
 }
 
-// recogniseSwin: heads show in the bias tables, depths in the number of blocks.
+// recogniseSwin infers heads from the bias tables and depths from the number of blocks.
 func recogniseSwin(shapes map[string][]int64, v2 bool) *Spec {
 	const embed, out = "swinViT.patch_embed.proj.weight", "out.conv.conv.weight"
-	if len(shapes[embed]) < 4 || shapes[out] == nil || v2 != (shapes["swinViT.layers1c.0.layer.conv1.conv.weight"] != nil) {
+	if len(shapes[embed]) < 4 || shapes[out] == nil ||
+		v2 != (shapes["swinViT.layers1c.0.layer.conv1.conv.weight"] != nil) {
 		return nil
 	}
 	a := &SwinUNETR{V2: v2, Axes: len(shapes[embed]) - 2, FeatureSize: axisOf(shapes, embed, 0)}
@@ -54,7 +65,8 @@ func recogniseSwin(shapes map[string][]int64, v2 bool) *Spec {
 		a.Depths = append(a.Depths, countOf(shapes, blocks, table))
 		a.Heads = append(a.Heads, axisOf(shapes, blocks+"0"+table, 1))
 	}
-	return &Spec{Architecture: a, InputChannels: axisOf(shapes, embed, 1), NumClasses: axisOf(shapes, out, 0)}
+	return &Spec{Architecture: a, InputChannels: axisOf(shapes, embed, 1),
+		NumClasses: axisOf(shapes, out, 0)}
 }
 
 const (
@@ -63,12 +75,13 @@ const (
 	swinFactor = 32
 	swinEps    = 1e-5
 	swinSlope  = 1e-2
-	// swinMasked is added to the attention between tokens that only the shift has made neighbours.
+	// swinMasked is added to the attention between tokens that are neighbours only because of the
+	// shift.
 	swinMasked = -100.0
 )
 
-// Class is the last component of the upstream class name; MONAI has one class, whose argument
-// use_v2 makes the other network.
+// Class returns the last component of the upstream class name; MONAI has one class for both, with
+// the argument use_v2.
 func (a *SwinUNETR) Class() string {
 	if a.V2 {
 		return "SwinUNETRv2"
@@ -79,33 +92,35 @@ func (a *SwinUNETR) Class() string {
 // Dim is the number of spatial axes.
 func (a *SwinUNETR) Dim() int { return a.Axes }
 
-// Stages is the number of resolutions: the image is halved five times.
+// Stages is the number of resolutions: five halvings.
 func (a *SwinUNETR) Stages() int { return swinStages + 2 }
 
-// Divisor is what halving five times asks for.
+// Divisor is that of five halvings.
 func (a *SwinUNETR) Divisor() []int { return slices.Repeat([]int{swinFactor}, a.Axes) }
 
-// DeepSupervisionScales: there is one output, of the input's size.
+// DeepSupervisionScales: there is one output, at input resolution.
 func (a *SwinUNETR) DeepSupervisionScales() [][]float64 {
 	return [][]float64{slices.Repeat([]float64{1}, a.Axes)}
 }
 
-// Describe is the architecture in one line.
+// Describe returns a one-line description.
 func (a *SwinUNETR) Describe() string {
-	return fmt.Sprintf("%s, %dd, feature size %d, blocks %v, heads %v", a.Class(), a.Axes, a.FeatureSize, a.Depths, a.Heads)
+	return fmt.Sprintf("%s, %dd, feature size %d, blocks %v, heads %v", a.Class(), a.Axes,
+		a.FeatureSize, a.Depths, a.Heads)
 }
 
-// Arguments are those that show in shapes.
+// Arguments returns the arguments that can be inferred from shapes.
 func (a *SwinUNETR) Arguments() map[string]any {
-	return map[string]any{"feature_size": a.FeatureSize, "depths": a.Depths, "num_heads": a.Heads, "spatial_dims": a.Axes}
+	return map[string]any{"feature_size": a.FeatureSize, "depths": a.Depths, "num_heads": a.Heads,
+		"spatial_dims": a.Axes}
 }
 
-// Compare: plans do not describe the network, so they cannot differ from it.
+// Compare returns nil: the network is not described by the plans.
 func (a *SwinUNETR) Compare(Architecture) []string { return nil }
 
-// Activations counts of a transformer block some 22 numbers for each token and channel, and the
-// attention; of a convolution block five for each voxel and channel, and the joined input where it
-// has one.
+// Activations counts about 22 values per token and channel and the attention for a transformer
+// block; five values per voxel and channel, and the concatenated input if any, for a convolution
+// block.
 func (a *SwinUNETR) Activations(st Step) int64 {
 	total, largest := int64(0), int64(0)
 	batch, spatial := int64(st.Batch), wide(st.Patch)
@@ -153,20 +168,23 @@ func (a *SwinUNETR) New(b nn.Builder, inputChannels, classes int) (Network, erro
 	case a.Axes != 2 && a.Axes != 3:
 		return nil, fmt.Errorf("%d spatial axes, expected 2 or 3", a.Axes)
 	case a.V2 && a.Axes == 2:
-		return nil, fmt.Errorf("the network is for 3 spatial axes: its residual blocks are, whatever the others are")
+		return nil, fmt.Errorf("2 spatial axes, expected 3: its residual blocks are 3d")
 	case a.FeatureSize < 1 || a.FeatureSize%12 != 0:
 		return nil, fmt.Errorf("feature size %d, expected a multiple of 12", a.FeatureSize)
-	case len(a.Depths) != swinStages || len(a.Heads) != swinStages || slices.Min(a.Depths) < 1 || slices.Min(a.Heads) < 1:
-		return nil, fmt.Errorf("depths %v and heads %v, expected %d positive numbers each", a.Depths, a.Heads, swinStages)
+	case len(a.Depths) != swinStages || len(a.Heads) != swinStages || slices.Min(a.Depths) < 1 ||
+		slices.Min(a.Heads) < 1:
+		return nil, fmt.Errorf("depths %v and heads %v, expected %d positive numbers each",
+			a.Depths, a.Heads, swinStages)
 	}
 	for i, h := range a.Heads {
 		if c := a.FeatureSize << i; c%h != 0 {
-			return nil, fmt.Errorf("%d heads for the %d channels of stage %d, expected a divisor", h, c, i+1)
+			return nil, fmt.Errorf("%d heads for the %d channels of stage %d, expected a divisor",
+				h, c, i+1)
 		}
 	}
 	n := &swin{root: nn.NewModule(), name: a.Class(), dim: a.Axes, mode: &mode{}}
 	f := int64(a.FeatureSize)
-	var drawn []*nn.Module // in the order in which MONAI makes them
+	var drawn []*nn.Module // in MONAI's order of construction
 
 	vit, embed := nn.NewModule(), nn.NewModule()
 	two := slices.Repeat([]int64{2}, a.Axes)
@@ -191,7 +209,8 @@ func (a *SwinUNETR) New(b nn.Builder, inputChannels, classes int) (Network, erro
 	for i, e := range []struct {
 		name    string
 		in, out int64
-	}{{"encoder1", int64(inputChannels), f}, {"encoder2", f, f}, {"encoder3", 2 * f, 2 * f}, {"encoder4", 4 * f, 4 * f}, {"encoder10", 16 * f, 16 * f}} {
+	}{{"encoder1", int64(inputChannels), f}, {"encoder2", f, f}, {"encoder3", 2 * f, 2 * f},
+		{"encoder4", 4 * f, 4 * f}, {"encoder10", 16 * f, 16 * f}} {
 		n.encoders[i] = newUnetrBlock(b, n.mode, a.Axes, e.in, e.out, &drawn)
 		n.root.Child(e.name, n.encoders[i].wrapped)
 	}
@@ -215,10 +234,10 @@ func (a *SwinUNETR) New(b nn.Builder, inputChannels, classes int) (Network, erro
 
 func (n *swin) Module() *nn.Module { return n.root }
 
-// SetDeepSupervision changes nothing: there is one head.
+// SetDeepSupervision has no effect: there is one head.
 func (n *swin) SetDeepSupervision(bool) {}
 
-// SetTraining is the adapters' matter alone: every dropout rate of the released networks is 0.
+// SetTraining affects only adapters: all dropout rates of the released networks are 0.
 func (n *swin) SetTraining(on bool) { n.root.SetTraining(on) }
 
 // SetFast: see Network.
@@ -227,19 +246,21 @@ func (n *swin) SetFast(on bool) { n.mode.fast = on }
 // SetRecompute: see Recomputer.
 func (n *swin) SetRecompute(on bool) { n.recompute = on }
 
-// CheckInput: the image is halved five times, and at the end more than one voxel must be left.
+// CheckInput: the image is halved five times and must then have more than one voxel.
 func (n *swin) CheckInput(spatial []int64) error {
-	return checkInput(spatial, slices.Repeat([]int64{swinFactor}, n.dim), "as "+n.name+" halves the image five times")
+	return checkInput(spatial, slices.Repeat([]int64{swinFactor}, n.dim),
+		"as "+n.name+" halves the image five times")
 }
 
-// Forward gives the logits alone.
+// Forward returns only the logits.
 func (n *swin) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	if s.Err() != nil {
 		return nil
 	}
 	shape := x.Shape()
 	if len(shape) != 2+n.dim {
-		s.Fail(fmt.Errorf("models: input has shape %v, expected (n, c, %d spatial axes)", shape, n.dim))
+		s.Fail(fmt.Errorf("models: input has shape %v, expected (n, c, %d spatial axes)", shape,
+			n.dim))
 		return nil
 	}
 	if err := n.CheckInput(shape[2:]); err != nil {
@@ -251,7 +272,7 @@ func (n *swin) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 		if s.Err() != nil {
 			return nil
 		}
-		// The encoders run in the reference's order; hidden[3] goes into the decoder as it is.
+		// The encoders run in the reference's order; hidden[3] has no encoder.
 		skips := []*torch.Tensor{n.encoders[0].forward(s, x)}
 		for i := range 3 {
 			skips = append(skips, n.encoders[i+1].forward(s, hidden[i]))
@@ -273,15 +294,17 @@ func (n *swin) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	return []*torch.Tensor{logits}
 }
 
-// transform: x (n, c, …) → the five hidden states, each normalised over its channels: (n, f, …/2), (n, 2f, …/4), ….
+// transform: x (n, c, …) → the five hidden states, each layer-normalised over its channels: (n, f,
+// …/2), (n, 2f, …/4), ….
 func (n *swin) transform(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	h := n.part(s, n.embed.Module, x, n.embed.Forward)
 	hidden := []*torch.Tensor{n.normalised(s, h)}
 	for i, stage := range n.stages {
 		if c := n.before[i]; c != nil {
-			h = n.next(h, n.part(s, c.wrapped, h, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-				return c.forward(s, n.rowMajor(s, x))
-			}))
+			h = n.next(h, n.part(s, c.wrapped, h,
+				func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+					return c.forward(s, n.rowMajor(s, x))
+				}))
 		}
 		h = stage.forward(s, n, h)
 		hidden = append(hidden, n.normalised(s, h))
@@ -290,14 +313,15 @@ func (n *swin) transform(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	return hidden
 }
 
-// next frees the handle of a tensor that is used up and gives the one made from it.
+// next frees a tensor that is no longer needed and returns its successor.
 func (n *swin) next(old, made *torch.Tensor) *torch.Tensor {
 	old.Free()
 	return made
 }
 
-// part runs a part of the transformer, whose activations it keeps or, with recomputation, does not.
-func (n *swin) part(s *torch.Scope, m *nn.Module, x *torch.Tensor, f func(*torch.Scope, *torch.Tensor) *torch.Tensor) *torch.Tensor {
+// part runs a part of the transformer, with recomputation if enabled.
+func (n *swin) part(s *torch.Scope, m *nn.Module, x *torch.Tensor,
+	f func(*torch.Scope, *torch.Tensor) *torch.Tensor) *torch.Tensor {
 	if !n.recompute {
 		return s.Block(func(s *torch.Scope) *torch.Tensor { return f(s, x) })
 	}
@@ -308,7 +332,8 @@ func (n *swin) part(s *torch.Scope, m *nn.Module, x *torch.Tensor, f func(*torch
 	return s.Recompute(x, params, f)
 }
 
-// rowMajor is x in row-major order, in which the reference hands it on; channels last, as it mostly lies, is quicker.
+// rowMajor returns x in row-major order, as in the reference; fast mode keeps the mostly
+// channels-last layout, which is faster.
 func (n *swin) rowMajor(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	if n.mode.fast {
 		return x
@@ -316,7 +341,7 @@ func (n *swin) rowMajor(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.Contiguous(x, torch.Contiguous)
 }
 
-// normalised is a layer norm over the channels, without weight and bias (proj_out).
+// normalised applies a layer norm over the channels, without weight and bias (proj_out).
 func (n *swin) normalised(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		if s.Err() != nil {
@@ -335,7 +360,7 @@ func tokensLast(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.Permute(x, 0, 2, 3, 4, 1)
 }
 
-// tokensBack undoes tokensLast.
+// tokensBack is the inverse of tokensLast.
 func tokensBack(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	if x.Dim() == 4 {
 		return s.Permute(x, 0, 3, 1, 2)
@@ -343,8 +368,8 @@ func tokensBack(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.Permute(x, 0, 4, 1, 2, 3)
 }
 
-// swinStage is BasicLayer: blocks that attend within windows, every second one within shifted ones, and the merging of
-// neighbours that halves the resolution and doubles the channels.
+// swinStage is BasicLayer: blocks with windowed attention, shifted in every second block, then
+// patch merging, which halves the resolution and doubles the channels.
 type swinStage struct {
 	module *nn.Module
 	blocks []*swinBlock
@@ -365,7 +390,7 @@ func newSwinStage(b nn.Builder, a *SwinUNETR, i int, drawn *[]*nn.Module) *swinS
 	return st
 }
 
-// forward: (n, c, …) → (n, 2c, …/2). x stays the caller's unless a later part has used it up.
+// forward: (n, c, …) → (n, 2c, …/2). The caller still owns x unless a later part has freed it.
 func (st *swinStage) forward(s *torch.Scope, n *swin, x *torch.Tensor) *torch.Tensor {
 	g := newWindowGrid(x.Shape())
 	for i, k := range st.blocks {
@@ -376,19 +401,21 @@ func (st *swinStage) forward(s *torch.Scope, n *swin, x *torch.Tensor) *torch.Te
 			return k.forward(s, g, n.mode.fast, x)
 		}))
 	}
-	return n.next(x, n.part(s, st.merge.module, x, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-		return tokensBack(s, st.merge.forward(s, x))
-	}))
+	return n.next(x, n.part(s, st.merge.module, x,
+		func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+			return tokensBack(s, st.merge.forward(s, x))
+		}))
 }
 
-// windowGrid says how the tokens of an image (n, c, sizes) fall into windows.
+// windowGrid is the partition of the tokens of an image (n, c, sizes) into windows.
 type windowGrid struct {
 	n, c                  int64
-	sizes, padded, window []int64 // padded: the sizes filled up with zeros to whole windows
-	shift                 []int64 // of every second block; 0 along axes that one window covers
+	sizes, padded, window []int64 // padded: sizes after zero-padding to whole windows
+	shift                 []int64 // of every second block; 0 along axes with one window
 }
 
-// newWindowGrid is the grid of an image (n, c, …) of that shape: an axis of 7 tokens or fewer is one window and is not shifted.
+// newWindowGrid returns the grid of an image of shape (n, c, …): an axis of at most 7 tokens has
+// one window and no shift.
 func newWindowGrid(shape []int64) windowGrid {
 	if len(shape) < 4 {
 		return windowGrid{} // the scope has failed already
@@ -407,10 +434,10 @@ func newWindowGrid(shape []int64) windowGrid {
 
 func (g windowGrid) shifts() bool { return len(g.shift) > 0 && slices.Max(g.shift) > 0 }
 
-// tokens of a window.
+// tokens is the number of tokens per window.
 func (g windowGrid) tokens() int64 { return product(g.window) }
 
-// windows of one image.
+// windows is the number of windows per image.
 func (g windowGrid) windows() int64 { return product(g.padded) / product(g.window) }
 
 func product(v []int64) int64 {
@@ -421,7 +448,7 @@ func product(v []int64) int64 {
 	return p
 }
 
-// split lists, for each axis, the number of windows and the window's size.
+// split lists the number of windows and the window size per axis.
 func (g windowGrid) split() []int64 {
 	var v []int64
 	for i, w := range g.window {
@@ -440,7 +467,7 @@ func (g windowGrid) partition(s *torch.Scope, x *torch.Tensor, n, c int64) *torc
 	return s.Reshape(s.Permute(s.Reshape(x, shape...), order...), -1, g.tokens(), c)
 }
 
-// reverse undoes partition.
+// reverse is the inverse of partition.
 func (g windowGrid) reverse(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	shape := []int64{g.n}
 	for i, w := range g.window {
@@ -451,10 +478,11 @@ func (g windowGrid) reverse(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	if len(g.sizes) == 3 {
 		order = []int64{0, 1, 4, 2, 5, 3, 6, 7}
 	}
-	return s.Reshape(s.Permute(s.Reshape(x, shape...), order...), append(append([]int64{g.n}, g.padded...), g.c)...)
+	return s.Reshape(s.Permute(s.Reshape(x, shape...), order...),
+		append(append([]int64{g.n}, g.padded...), g.c)...)
 }
 
-// roll moves the tokens by sign·shift along every axis; x is (n, …, c).
+// roll shifts the tokens cyclically by sign·shift along every axis; x is (n, …, c).
 func (g windowGrid) roll(s *torch.Scope, x *torch.Tensor, sign int64) *torch.Tensor {
 	var shifts, axes []int64
 	for i, v := range g.shift {
@@ -463,9 +491,10 @@ func (g windowGrid) roll(s *torch.Scope, x *torch.Tensor, sign int64) *torch.Ten
 	return s.Roll(x, shifts, axes)
 }
 
-// regions numbers the parts that the shift has put together: a token's number says, for each shifted axis, whether it lies
-// before the last window, in that window's part that belongs there, or in the part that came from the other end. Axes that
-// are not shifted have one part. Row-major over padded; on device.
+// regions labels the parts that the shift brings together: the label of a token encodes, per
+// shifted axis, whether it is before the last window, in the contiguous part of that window, or in
+// the part wrapped round from the other end. Axes without shift have one part. Row-major over
+// padded; on device.
 func (g windowGrid) regions(s *torch.Scope, device torch.Device) *torch.Tensor {
 	v := make([]float32, product(g.padded))
 	for i := range v {
@@ -485,10 +514,12 @@ func (g windowGrid) regions(s *torch.Scope, device torch.Device) *torch.Tensor {
 		}
 		v[i] = float32(number)
 	}
-	return s.To(torch.FromSlice(s, v, append(append([]int64{1}, g.padded...), 1)...), torch.Float32, device)
+	return s.To(torch.FromSlice(s, v, append(append([]int64{1}, g.padded...), 1)...), torch.Float32,
+		device)
 }
 
-// mask is what is added to the attention of shifted windows: (windows, t, t), 0 between tokens of one region, -100 else.
+// mask is added to the attention of shifted windows: (windows, t, t), 0 between tokens of the same
+// region, otherwise -100.
 func (g windowGrid) mask(s *torch.Scope, device torch.Device) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		region := s.Squeeze(g.partition(s, g.regions(s, device), 1, 1), -1)
@@ -497,13 +528,14 @@ func (g windowGrid) mask(s *torch.Scope, device torch.Device) *torch.Tensor {
 	})
 }
 
-// windowGroup is the windows of an image that have one mask.
+// windowGroup holds the windows of an image that share a mask.
 type windowGroup struct {
 	windows []int64
-	mask    []float32 // (t, t), as in mask; nil where it is 0 everywhere
+	mask    []float32 // (t, t), as in mask; nil if it is 0 everywhere
 }
 
-// groups: a window is masked only where it is the last one along a shifted axis; its other tokens all belong together.
+// groups returns the windows by mask: a window is masked only if it is the last one along a shifted
+// axis.
 func (g windowGrid) groups() []windowGroup {
 	counts := make([]int64, len(g.window))
 	for i, w := range g.window {
@@ -526,7 +558,7 @@ func (g windowGrid) groups() []windowGroup {
 			continue
 		}
 		if last != 0 {
-			side := make([]int, g.tokens()) // the set of those axes along which a token came from the other end
+			side := make([]int, g.tokens()) // the axes along which a token wrapped round
 			for i := range side {
 				for axis, rest := len(g.window)-1, int64(i); axis >= 0; axis-- {
 					if last&(1<<axis) != 0 && rest%g.window[axis] >= g.window[axis]-g.shift[axis] {
@@ -547,8 +579,8 @@ func (g windowGrid) groups() []windowGroup {
 	return used
 }
 
-// swinBlock is SwinTransformerBlock: attention within windows and a perceptron, each behind a layer norm and added to its
-// input.
+// swinBlock is SwinTransformerBlock: windowed attention and an MLP, each after a layer norm and
+// with a residual connection.
 type swinBlock struct {
 	module           *nn.Module
 	norm1, norm2     *nn.LayerNorm
@@ -557,10 +589,13 @@ type swinBlock struct {
 	shifted          bool
 }
 
-func newSwinBlock(b nn.Builder, dim int, channels, heads int64, shifted bool, drawn *[]*nn.Module) *swinBlock {
-	k := &swinBlock{module: nn.NewModule(), norm1: b.NewLayerNorm(channels), norm2: b.NewLayerNorm(channels), shifted: shifted}
+func newSwinBlock(b nn.Builder, dim int, channels, heads int64, shifted bool,
+	drawn *[]*nn.Module) *swinBlock {
+	k := &swinBlock{module: nn.NewModule(), norm1: b.NewLayerNorm(channels),
+		norm2: b.NewLayerNorm(channels), shifted: shifted}
 	k.attention = newWindowAttention(b, dim, channels, heads, drawn)
-	k.expand, k.contract = b.NewLinear(channels, 4*channels, true), b.NewLinear(4*channels, channels, true)
+	k.expand, k.contract = b.NewLinear(channels, 4*channels, true),
+		b.NewLinear(4*channels, channels, true)
 	mlp := nn.NewModule()
 	mlp.Child("linear1", k.expand.Module)
 	mlp.Child("linear2", k.contract.Module)
@@ -577,15 +612,15 @@ func newSwinBlock(b nn.Builder, dim int, channels, heads int64, shifted bool, dr
 }
 
 // forward: x (n, …, c), not modified.
-func (k *swinBlock) forward(s *torch.Scope, g windowGrid, fast bool, x *torch.Tensor) *torch.Tensor {
+func (k *swinBlock) forward(s *torch.Scope, g windowGrid, fast bool,
+	x *torch.Tensor) *torch.Tensor {
 	x = s.Add(x, s.Block(func(s *torch.Scope) *torch.Tensor { return k.attend(s, g, fast, x) }))
 	return s.Add(x, s.Block(func(s *torch.Scope) *torch.Tensor {
 		return k.contract.Forward(s, s.Gelu(k.expand.Forward(s, k.norm2.Forward(s, x))))
 	}))
 }
 
-// attend is forward_part1. The zeros that fill up the windows come after the norm: they are tokens like others, seen and
-// seeing.
+// attend is forward_part1. Zero padding follows the norm: padded tokens take part in attention.
 func (k *swinBlock) attend(s *torch.Scope, g windowGrid, fast bool, x *torch.Tensor) *torch.Tensor {
 	x = k.norm1.Forward(s, x)
 	pad := []int64{0, 0}
@@ -630,7 +665,8 @@ func (k *swinBlock) attend(s *torch.Scope, g windowGrid, fast bool, x *torch.Ten
 	return x
 }
 
-// windowAttention is multi-head self-attention within windows, with a learnt bias for each relative position and head.
+// windowAttention is multi-head self-attention within windows, with a learnt bias per relative
+// position and head.
 type windowAttention struct {
 	module       *nn.Module
 	table, index *nn.Param
@@ -639,7 +675,8 @@ type windowAttention struct {
 	scale        float64
 }
 
-func newWindowAttention(b nn.Builder, dim int, channels, heads int64, drawn *[]*nn.Module) *windowAttention {
+func newWindowAttention(b nn.Builder, dim int, channels, heads int64,
+	drawn *[]*nn.Module) *windowAttention {
 	a := &windowAttention{module: nn.NewModule(), heads: heads}
 	offsets := int64(1)
 	for range dim {
@@ -655,14 +692,17 @@ func newWindowAttention(b nn.Builder, dim int, channels, heads int64, drawn *[]*
 	a.module.Child("proj", a.proj.Module)
 	a.module.Child("proj_drop", nn.NewModule())
 	a.module.Child("softmax", nn.NewModule())
-	a.module.OnReset(func(s *torch.Scope, g *torch.Generator) { nn.TruncatedNormal(s, g, a.table, 0.02) })
+	a.module.OnReset(func(s *torch.Scope, g *torch.Generator) {
+		nn.TruncatedNormal(s, g, a.table,
+			0.02)
+	})
 	a.scale = math.Pow(float64(channels/heads), -0.5)
 	*drawn = append(*drawn, a.qkv.Module, a.proj.Module, a.module)
 	return a
 }
 
-// relativePositions gives, for tokens p and q of a full window in row-major order, the row of the bias table: the offset
-// p - q, whose coordinates are moved up to 0 … 12 and read as a number of base 13.
+// relativePositions returns, for tokens p and q of a full window in row-major order, the row of the
+// bias table: the offset p - q with coordinates shifted to 0 … 12, as a base-13 number.
 func relativePositions(dim int) (index []int64, tokens int64) {
 	const base = 2*swinWindow - 1
 	tokens = 1
@@ -683,8 +723,8 @@ func relativePositions(dim int) (index []int64, tokens int64) {
 }
 
 // bias: (heads, t, t).
-// Compat: a window that is smaller than 7 along an axis takes the first rows and columns of the full window's matrix, as
-// if its tokens lay there.
+// Compat: a window with fewer than 7 tokens along an axis uses the first rows and columns of the
+// full window's matrix, whatever the positions of its tokens.
 func (a *windowAttention) bias(s *torch.Scope, t int64) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		index := s.Narrow(s.Narrow(a.index.T, 0, 0, t), 1, 0, t)
@@ -693,9 +733,9 @@ func (a *windowAttention) bias(s *torch.Scope, t int64) *torch.Tensor {
 	})
 }
 
-// lookup picks rows of the table.
-// Differs: on several threads the gradient of the reference's lookup adds up in an order that changes from run to run; on
-// the CPU this is the one with the order, and the bits, of one thread.
+// lookup selects rows of the table.
+// Differs: with several threads the gradient of the reference's lookup is summed in an order that
+// varies between runs; here, on the CPU, it is bit-equal to the reference on one thread.
 func (a *windowAttention) lookup(s *torch.Scope, index *torch.Tensor) *torch.Tensor {
 	if a.table.T.Device().Type == torch.DeviceCPU {
 		return s.IndexSelect(a.table.T, 0, index)
@@ -709,7 +749,8 @@ func (a *windowAttention) project(s *torch.Scope, x *torch.Tensor) *torch.Tensor
 		return nil
 	}
 	shape := x.Shape()
-	return s.Permute(s.Reshape(a.qkv.Forward(s, x), shape[0], shape[1], 3, a.heads, shape[2]/a.heads), 2, 0, 3, 1, 4)
+	return s.Permute(s.Reshape(a.qkv.Forward(s, x), shape[0], shape[1], 3, a.heads,
+		shape[2]/a.heads), 2, 0, 3, 1, 4)
 }
 
 // forward: qkv as project gives it → (w, t, c); mask (windows, t, t) or nil.
@@ -727,29 +768,32 @@ func (a *windowAttention) forward(s *torch.Scope, qkv, mask *torch.Tensor) *torc
 	if mask != nil {
 		windows := mask.Shape()[0]
 		attention = s.Reshape(attention, w/windows, windows, a.heads, t, t)
-		attention = s.Reshape(s.Add(attention, s.Unsqueeze(s.Unsqueeze(mask, 1), 0)), -1, a.heads, t, t)
+		attention = s.Reshape(s.Add(attention, s.Unsqueeze(s.Unsqueeze(mask, 1), 0)), -1, a.heads,
+			t, t)
 	}
 	attention = s.Softmax(attention, -1)
 	attention = s.To(attention, v.DType(), v.Device())
 	return a.proj.Forward(s, s.Reshape(s.Transpose(s.MatMul(attention, v), 1, 2), w, t, -1))
 }
 
-// fused is forward by scaled_dot_product_attention, which does not hold the attention between all tokens of all windows at
-// once. It is for inference: a bias that learns makes libtorch hold it again, and more. groups may be nil for one without
-// mask.
-func (a *windowAttention) fused(s *torch.Scope, qkv *torch.Tensor, groups []windowGroup) *torch.Tensor {
+// fused is forward with scaled_dot_product_attention, which does not materialise the whole
+// attention matrix. It is for inference: with a trainable bias libtorch materialises it, and more.
+// groups may be nil for one group without mask.
+func (a *windowAttention) fused(s *torch.Scope, qkv *torch.Tensor,
+	groups []windowGroup) *torch.Tensor {
 	shape := qkv.Shape()
 	w, t, device := shape[1], shape[3], qkv.Device()
 	bias := s.Unsqueeze(a.bias(s, t), 0)
 	attend := func(s *torch.Scope, qkv, bias *torch.Tensor) *torch.Tensor {
 		bias = s.To(bias, qkv.DType(), device)
-		return s.ScaledDotProductAttention(s.Select(qkv, 0, 0), s.Select(qkv, 0, 1), s.Select(qkv, 0, 2), bias, 0, a.scale)
+		return s.ScaledDotProductAttention(s.Select(qkv, 0, 0), s.Select(qkv, 0, 1),
+			s.Select(qkv, 0, 2), bias, 0, a.scale)
 	}
 	if groups == nil {
 		return a.proj.Forward(s, s.Reshape(s.Transpose(attend(s, qkv, bias), 1, 2), w, t, -1))
 	}
 	var parts []*torch.Tensor
-	place := make([]int64, w) // where a window's result stands among the parts
+	place := make([]int64, w) // position of a window's result among the parts
 	next, perImage := int64(0), int64(0)
 	for _, g := range groups {
 		perImage += int64(len(g.windows))
@@ -773,21 +817,25 @@ func (a *windowAttention) fused(s *torch.Scope, qkv *torch.Tensor, groups []wind
 		}))
 	}
 	order := s.To(torch.FromSlice(s, place, w), torch.Int64, device)
-	return a.proj.Forward(s, s.Reshape(s.Transpose(s.IndexSelect(s.Cat(0, parts...), 0, order), 1, 2), w, t, -1))
+	return a.proj.Forward(s, s.Reshape(s.Transpose(s.IndexSelect(s.Cat(0, parts...), 0, order), 1,
+		2), w, t, -1))
 }
 
-// patchMerging joins the tokens of each 2×2(×2) neighbourhood and maps them to twice the channels.
+// patchMerging concatenates the tokens of each 2×2(×2) neighbourhood and projects them to twice the
+// channels.
 type patchMerging struct {
 	module  *nn.Module
 	reduce  *nn.Linear
 	norm    *nn.LayerNorm
-	offsets [][]int64 // of the tokens that are joined, in order
+	offsets [][]int64 // of the concatenated tokens, in order
 }
 
 func newPatchMerging(b nn.Builder, dim int, channels int64, drawn *[]*nn.Module) *patchMerging {
 	m := &patchMerging{module: nn.NewModule()}
-	// Compat: in 3d two of the eight neighbours are taken twice and two are left out, MONAI's default ("merging").
-	m.offsets = [][]int64{{0, 0, 0}, {1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {1, 0, 1}, {0, 1, 0}, {0, 0, 1}, {1, 1, 1}}
+	// Compat: in 3d two of the eight neighbours are used twice and two are omitted, MONAI's default
+	// ("merging").
+	m.offsets = [][]int64{{0, 0, 0}, {1, 0, 0}, {0, 1, 0}, {0, 0, 1}, {1, 0, 1}, {0, 1, 0},
+		{0, 0, 1}, {1, 1, 1}}
 	if dim == 2 {
 		m.offsets = [][]int64{{0, 0}, {1, 0}, {0, 1}, {1, 1}}
 	}
@@ -799,7 +847,7 @@ func newPatchMerging(b nn.Builder, dim int, channels int64, drawn *[]*nn.Module)
 	return m
 }
 
-// forward: (n, …, c) → (n, …/2, 2c). Sizes are even: CheckInput sees to it.
+// forward: (n, …, c) → (n, …/2, 2c). CheckInput ensures that sizes are even.
 func (m *patchMerging) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	if s.Err() != nil {
 		return nil
@@ -816,19 +864,20 @@ func (m *patchMerging) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return m.reduce.Forward(s, m.norm.Forward(s, s.Cat(-1, parts...)))
 }
 
-// unetrBlock is UnetResBlock: two convolutions with instance norms, and the input added, through a convolution where the
-// channels change. Norms have no weights, convolutions no biases.
+// unetrBlock is UnetResBlock: two convolutions with instance norms and a residual connection, with
+// a convolution if the channels change. Norms are not affine, convolutions have no bias.
 type unetrBlock struct {
 	module  *nn.Module
 	wrapped *nn.Module // module under the name "layer", as UnetrBasicBlock has it
 	convs   [2]*nn.Conv
-	project *nn.Conv // nil where the channels stay
+	project *nn.Conv // nil if the channels do not change
 	norm    *nn.InstanceNorm
 	mode    *mode
 }
 
 func newUnetrBlock(b nn.Builder, m *mode, dim int, in, out int64, drawn *[]*nn.Module) *unetrBlock {
-	r := &unetrBlock{module: nn.NewModule(), wrapped: nn.NewModule(), norm: b.NewInstanceNorm(out, swinEps, false), mode: m}
+	r := &unetrBlock{module: nn.NewModule(), wrapped: nn.NewModule(),
+		norm: b.NewInstanceNorm(out, swinEps, false), mode: m}
 	r.wrapped.Child("layer", r.module)
 	one := slices.Repeat([]int64{1}, dim)
 	conv := func(name string, in, kernel int64) *nn.Conv {
@@ -857,7 +906,10 @@ func (r *unetrBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	}
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		y := s.Block(func(s *torch.Scope) *torch.Tensor {
-			y := s.LeakyRelu_(s.Block(func(s *torch.Scope) *torch.Tensor { return r.norm.Forward(s, r.convs[0].Forward(s, x)) }), swinSlope)
+			y := s.LeakyRelu_(s.Block(func(s *torch.Scope) *torch.Tensor {
+				return r.norm.Forward(s,
+					r.convs[0].Forward(s, x))
+			}), swinSlope)
 			return r.norm.Forward(s, r.convs[1].Forward(s, y))
 		})
 		skip := x
@@ -869,7 +921,7 @@ func (r *unetrBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	})
 }
 
-// forwardFused is forward with each norm, sum and rectifier as one operator, channels last.
+// forwardFused is forward with norm, sum and LeakyReLU as one operator, channels last.
 func (r *unetrBlock) forwardFused(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		x = s.Contiguous(x, channelsLast(x.Dim()-2))
@@ -889,7 +941,7 @@ func (r *unetrBlock) forwardFused(s *torch.Scope, x *torch.Tensor) *torch.Tensor
 	})
 }
 
-// unetrUp is UnetrUpBlock: it doubles the resolution, joins a skip connection and convolves.
+// unetrUp is UnetrUpBlock: it doubles the resolution, concatenates a skip connection and convolves.
 type unetrUp struct {
 	module *nn.Module
 	up     *nn.ConvTranspose
@@ -897,7 +949,8 @@ type unetrUp struct {
 }
 
 func newUnetrUp(b nn.Builder, m *mode, dim int, in, out int64, drawn *[]*nn.Module) *unetrUp {
-	u := &unetrUp{module: nn.NewModule(), up: b.NewConvTranspose(in, out, slices.Repeat([]int64{2}, dim), false).DefaultInit()}
+	u := &unetrUp{module: nn.NewModule(),
+		up: b.NewConvTranspose(in, out, slices.Repeat([]int64{2}, dim), false).DefaultInit()}
 	*drawn = append(*drawn, u.up.Module)
 	u.block = newUnetrBlock(b, m, dim, 2*out, out, drawn)
 	holder := nn.NewModule()
@@ -909,7 +962,10 @@ func newUnetrUp(b nn.Builder, m *mode, dim int, in, out int64, drawn *[]*nn.Modu
 
 func (u *unetrUp) forward(s *torch.Scope, x, skip *torch.Tensor) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
-		joined := s.Block(func(s *torch.Scope) *torch.Tensor { return s.Cat(1, u.up.Forward(s, x), skip) })
+		joined := s.Block(func(s *torch.Scope) *torch.Tensor {
+			return s.Cat(1, u.up.Forward(s, x),
+				skip)
+		})
 		return u.block.forward(s, joined)
 	})
 }

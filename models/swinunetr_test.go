@@ -19,7 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// sampled is an array of which a golden file holds a few numbers alone.
+// sampled is an array of which a golden file holds only a few values.
 type sampled struct {
 	L2     float32   `json:"l2"`
 	Max    float32   `json:"max"`
@@ -27,8 +27,8 @@ type sampled struct {
 	Values []float32 `json:"values"`
 }
 
-// put adds what the file holds and the same of got to both sides. The largest magnitude stands beside the values, which
-// are judged in relation to it.
+// put adds the values in the file and the corresponding ones of got to both sides, with the largest
+// magnitude, to which tolerances are relative.
 func (f sampled) put(want, have arrays, name string, got []float32) {
 	want[name], want[name+"/l2"] = append(f.Values, f.Max), []float32{f.L2}
 	largest := float32(0)
@@ -75,7 +75,7 @@ func swinCases(t *testing.T) []swinCase {
 	return all
 }
 
-// TestSwinUNETRGolden: names, output, every gradient and the numbers that a seed draws are MONAI's.
+// TestSwinUNETRGolden: names, output, every gradient and the initial values of a seed are MONAI's.
 func TestSwinUNETRGolden(t *testing.T) {
 	for _, c := range swinCases(t) {
 		t.Run(c.Spec.Name, func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestSwinUNETRGolden(t *testing.T) {
 	}
 }
 
-// gradientName stands before a gradient's name and chooses its tolerance.
+// gradientName is the prefix of a gradient's name; it selects the tolerance.
 func (swinCase) gradientName(sp spec) string {
 	if sp.Fast || sp.Swin.Class == "SwinUNETRv2" {
 		return "rectified/"
@@ -122,8 +122,9 @@ func (swinCase) gradientName(sp spec) string {
 	return "grad/"
 }
 
-// TestSwinUNETRFast: with numerics fast, output and gradients are MONAI's but for rounding, in training, where blocks of
-// convolutions run fused, and in inference, where attention does too: windows masked and not, several images, 2d.
+// TestSwinUNETRFast: with numerics fast, output and gradients are MONAI's but for rounding, in
+// training, where blocks of convolutions run fused, and in inference, where attention does too:
+// windows masked and not, several images, 2d.
 func TestSwinUNETRFast(t *testing.T) {
 	for _, c := range swinCases(t) {
 		t.Run(c.Spec.Name, func(t *testing.T) {
@@ -142,7 +143,8 @@ func TestSwinUNETRFast(t *testing.T) {
 				n := build(t, s, sp)
 				fill(t, n)
 				require.NoError(t, torch.NoGrad(func() error {
-					c.Head.put(want, got, "head_0", torchtest.Float32s(t, n.Forward(s, hashTensor(s, -1, sp.InputShape))[0]))
+					c.Head.put(want, got, "head_0",
+						torchtest.Float32s(t, n.Forward(s, hashTensor(s, -1, sp.InputShape))[0]))
 					return nil
 				}))
 				requireClose(t, want, got)
@@ -151,7 +153,7 @@ func TestSwinUNETRFast(t *testing.T) {
 	}
 }
 
-// drawn resets n with a seed and gives the parameters' values.
+// drawn resets n with a seed and returns the values of the parameters.
 func drawn(t *testing.T, n models.Network, seed uint64) arrays {
 	t.Helper()
 	g, err := torch.NewGenerator(torch.CPU, seed)
@@ -217,9 +219,11 @@ func TestSwinUNETRGoldenSteps(t *testing.T) {
 				n := build(t, s, c.Spec)
 				fill(t, n)
 				batches := hashBatches(t, s, c.Spec, len(c.Steps.Losses))
-				got["losses"], got["norms"] = train(t, n, lossOf(t, c.Spec, nil), batches, c.Steps.schedule, func(int, arrays, *optim.SGD) {})
+				got["losses"], got["norms"] = train(t, n, lossOf(t, c.Spec, nil), batches,
+					c.Steps.schedule, func(int, arrays, *optim.SGD) {})
 				for _, p := range n.Module().Parameters() {
-					c.Steps.Final[p.Name].put(want, got, "final/"+p.Name, torchtest.Float32s(t, p.T))
+					c.Steps.Final[p.Name].put(want, got, "final/"+p.Name,
+						torchtest.Float32s(t, p.T))
 				}
 			})
 			requireClose(t, want, got)
@@ -227,7 +231,8 @@ func TestSwinUNETRGoldenSteps(t *testing.T) {
 	}
 }
 
-// TestSwinUNETRRecompute: recomputed activations change no bit of the loss and no gradient's, and frozen parts have none.
+// TestSwinUNETRRecompute: recomputed activations change no bit of the loss and no gradient's, and
+// frozen parts have none.
 func TestSwinUNETRRecompute(t *testing.T) {
 	for _, c := range swinCases(t) {
 		t.Run(c.Spec.Name, func(t *testing.T) {
@@ -238,7 +243,8 @@ func TestSwinUNETRRecompute(t *testing.T) {
 					return nil
 				}))
 				again := c.Spec
-				again.Swin = &swinSpec{Class: c.Spec.Swin.Class, FeatureSize: c.Spec.Swin.FeatureSize, Recompute: true}
+				again.Swin = &swinSpec{Class: c.Spec.Swin.Class,
+					FeatureSize: c.Spec.Swin.FeatureSize, Recompute: true}
 				requireSameBits(t, want, forwardBackward(t, s, again))
 			})
 		})
@@ -269,25 +275,34 @@ func TestSwinUNETRErrors(t *testing.T) {
 			a := e.Released(3).(*models.SwinUNETR)
 			a.FeatureSize = 12
 			change(a)
-			_, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
+			_, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU},
+				models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
 			return err
 		}
 		require.NoError(t, make(func(*models.SwinUNETR) {}))
 		require.EqualError(t, make(func(a *models.SwinUNETR) { a.Axes = 2 }),
-			"models: SwinUNETRv2: the network is for 3 spatial axes: its residual blocks are, whatever the others are")
-		require.EqualError(t, make(func(a *models.SwinUNETR) { a.Axes = 1 }), "models: SwinUNETRv2: 1 spatial axes, expected 2 or 3")
-		require.EqualError(t, make(func(a *models.SwinUNETR) { a.FeatureSize = 20 }), "models: SwinUNETRv2: feature size 20, expected a multiple of 12")
+			"models: SwinUNETRv2: 2 spatial axes, expected 3: its residual blocks are 3d")
+		require.EqualError(t, make(func(a *models.SwinUNETR) { a.Axes = 1 }),
+			"models: SwinUNETRv2: 1 spatial axes, expected 2 or 3")
+		require.EqualError(t, make(func(a *models.SwinUNETR) { a.FeatureSize = 20 }),
+			"models: SwinUNETRv2: feature size 20, expected a multiple of 12")
 		require.EqualError(t, make(func(a *models.SwinUNETR) { a.Heads = []int{3, 5, 12, 24} }),
 			"models: SwinUNETRv2: 5 heads for the 24 channels of stage 2, expected a divisor")
 		require.EqualError(t, make(func(a *models.SwinUNETR) { a.Depths = []int{2, 2, 2} }),
-			"models: SwinUNETRv2: depths [2 2 2] and heads [3 6 12 24], expected 4 positive numbers each")
+			"models: SwinUNETRv2: depths [2 2 2] and heads [3 6 12 24], expected 4 positive "+
+				"numbers each")
 
-		n := build(t, s, spec{Swin: &swinSpec{Class: "SwinUNETR", FeatureSize: 12}, InputChannels: 1, NumClasses: 2, InputShape: []int64{1, 1, 32, 32, 64}})
+		n := build(t, s, spec{Swin: &swinSpec{Class: "SwinUNETR", FeatureSize: 12},
+			InputChannels: 1, NumClasses: 2, InputShape: []int64{1, 1, 32, 32, 64}})
 		require.NoError(t, n.CheckInput([]int64{96, 96, 96}))
-		require.EqualError(t, n.CheckInput([]int64{80, 112, 224}), "models: input size [80 112 224] is not divisible by [32 32 32], "+
-			"as SwinUNETR halves the image five times; the nearest that is: [96 128 224]")
-		require.EqualError(t, n.CheckInput([]int64{32, 32, 32}), "models: input size [32 32 32] leaves one voxel at the lowest resolution (strides [32 32 32]); at least two are needed")
-		require.EqualError(t, n.CheckInput([]int64{32, 64}), "models: input size [32 64] has 2 axes, the network 3")
+		require.EqualError(t, n.CheckInput([]int64{80, 112, 224}),
+			"models: input size [80 112 224] is not divisible by [32 32 32], "+
+				"as SwinUNETR halves the image five times; the nearest valid size is [96 128 224]")
+		require.EqualError(t, n.CheckInput([]int64{32, 32, 32}),
+			"models: input size [32 32 32] leaves one voxel at the lowest resolution (strides "+
+				"[32 32 32]), expected at least two; use a larger patch")
+		require.EqualError(t, n.CheckInput([]int64{32, 64}),
+			"models: input size [32 64] has 2 axes, expected 3")
 		for shape, want := range map[[5]int64]string{
 			{1, 1, 32, 32, 48}: "models: input size [32 32 48] is not divisible by [32 32 32]",
 			{1, 3, 32, 32, 64}: "to have 1 channels, but got 3 channels instead",
@@ -307,20 +322,23 @@ func TestSwinUNETRErrors(t *testing.T) {
 			}
 		}
 		err := torch.With(func(s *torch.Scope) error {
-			require.Empty(t, n.Forward(s, s.Zeros([]int64{1, 1, 32, 32, 64}, torch.Float32, torch.CPU)))
+			require.Empty(t, n.Forward(s, s.Zeros([]int64{1, 1, 32, 32, 64}, torch.Float32,
+				torch.CPU)))
 			return nil
 		})
 		require.ErrorContains(t, err, "freed")
 	})
 }
 
-// TestSwinUNETRActivations: the estimate grows with the batch and shrinks with recomputation. At 64³ a step of the released
-// network was measured to take 2.6 GiB beyond weights and gradients, a third of it on the way back.
+// TestSwinUNETRActivations: the estimate grows with the batch and shrinks with recomputation. At
+// 64³ a step of the released network was measured to take 2.6 GiB beyond weights and gradients, a
+// third of it in the backward pass.
 func TestSwinUNETRActivations(t *testing.T) {
 	e, ok := models.ByTrainer("nnUNetTrainer_SwinUNETR")
 	require.True(t, ok)
 	size := func(batch int, recompute bool) float64 {
-		return float64(e.Released(3).Activations(models.Step{Batch: batch, Patch: []int{64, 64, 64}, Recompute: recompute}))
+		return float64(e.Released(3).Activations(models.Step{Batch: batch, Patch: []int{64, 64, 64},
+			Recompute: recompute}))
 	}
 	one := size(1, false)
 	require.InEpsilon(t, 2.6*(1<<30)/4/1.5, one, 0.25)
@@ -328,9 +346,10 @@ func TestSwinUNETRActivations(t *testing.T) {
 	require.Less(t, size(1, true), 0.8*one)
 }
 
-// TestRecognise: names and shapes give back what the network was built from.
+// TestRecognise: the arguments of a network are inferred from names and shapes.
 func TestRecognise(t *testing.T) {
-	for _, name := range []string{"plainconvunet", "resencl", "tiny-plainconvunet-aniso", "tiny-resenc-bottleneck", "swinunetr", "tiny-swinunetr", "tiny-swinunetrv2"} {
+	for _, name := range []string{"plainconvunet", "resencl", "tiny-plainconvunet-aniso",
+		"tiny-resenc-bottleneck", "swinunetr", "tiny-swinunetr", "tiny-swinunetrv2"} {
 		d, sp := readStateDict(t, name)
 		shapes := map[string][]int64{}
 		for _, row := range d.StateDict {
@@ -341,7 +360,8 @@ func TestRecognise(t *testing.T) {
 		}
 		got := models.Recognise(shapes)
 		require.NotNil(t, got, name)
-		require.Equal(t, [2]int{sp.InputChannels, sp.NumClasses}, [2]int{got.InputChannels, got.NumClasses}, name)
+		require.Equal(t, [2]int{sp.InputChannels, sp.NumClasses},
+			[2]int{got.InputChannels, got.NumClasses}, name)
 		want := sp.architecture(t)
 		require.Equal(t, want.Class(), got.Architecture.Class(), name)
 		require.Equal(t, sp.Swin == nil, models.Planned(want.Class()))
@@ -352,7 +372,8 @@ func TestRecognise(t *testing.T) {
 	require.Nil(t, models.Recognise(map[string][]int64{"encoder.weight": {1}}))
 }
 
-// swinLive gives golden specs by name, as text; "name, recomputed" is the spec with recomputation on both sides.
+// swinLive returns golden specs by name, as text; "name, recomputed" is the spec with recomputation
+// on both sides.
 func swinLive(t *testing.T, names ...string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -362,7 +383,8 @@ func swinLive(t *testing.T, names ...string) map[string]string {
 			if strings.TrimSuffix(name, ", recomputed") != sp.Name {
 				continue
 			}
-			sp.Swin = &swinSpec{Class: sp.Swin.Class, FeatureSize: sp.Swin.FeatureSize, Recompute: recompute}
+			sp.Swin = &swinSpec{Class: sp.Swin.Class, FeatureSize: sp.Swin.FeatureSize,
+				Recompute: recompute}
 			text, err := json.Marshal(sp)
 			require.NoError(t, err)
 			all[name] = string(text)
@@ -372,22 +394,28 @@ func swinLive(t *testing.T, names ...string) map[string]string {
 	return all
 }
 
-// TestLiveMonaiNetworks: logits, loss and every gradient have MONAI's bits, with and without recomputation on both sides.
+// TestLiveMonaiNetworks: logits, loss and every gradient have MONAI's bits, with and without
+// recomputation on both sides.
 func TestLiveMonaiNetworks(t *testing.T) {
 	python(t)
-	for name, text := range swinLive(t, "3d", "3d, recomputed", "v2", "v2, recomputed", "channels", "2d") {
+	for name, text := range swinLive(t, "3d", "3d, recomputed", "v2", "v2, recomputed", "channels",
+		"2d") {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "out.npz")
-			golden.Run(t, "network.py", "--spec", writeSpec(t, text), "--out", path, "--threads", fmt.Sprint(threads), "--deterministic")
+			golden.Run(t, "network.py", "--spec", writeSpec(t, text), "--out", path, "--threads",
+				fmt.Sprint(threads), "--deterministic")
 			var sp spec
 			require.NoError(t, json.Unmarshal([]byte(text), &sp))
-			onTorch(t, func(s *torch.Scope) { requireSameBits(t, readNpz(t, path), forwardBackward(t, s, sp)) })
+			onTorch(t, func(s *torch.Scope) {
+				requireSameBits(t, readNpz(t, path),
+					forwardBackward(t, s, sp))
+			})
 		})
 	}
 }
 
-// TestLiveMonaiFullSize: checkpoints of the released networks that Python wrote; output, loss and every gradient on a small
-// patch have MONAI's bits. The released patch gives MONAI's output.
+// TestLiveMonaiFullSize: checkpoints of the released networks that Python wrote; output, loss and
+// every gradient on a small patch have MONAI's bits. The released patch gives MONAI's output.
 func TestLiveMonaiFullSize(t *testing.T) {
 	python(t)
 	for _, name := range []string{"swinunetr", "swinunetrv2"} {
@@ -404,16 +432,20 @@ func TestLiveMonaiFullSize(t *testing.T) {
 	}
 }
 
-// TestLiveMonaiInitialisation: a seed gives the numbers that MONAI draws after torch.manual_seed.
+// TestLiveMonaiInitialisation: a seed gives the values that MONAI draws after torch.manual_seed.
 func TestLiveMonaiInitialisation(t *testing.T) {
 	python(t)
 	for name, text := range swinLive(t, "v2", "channels") {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "out.npz")
-			golden.Run(t, "swinunetr.py", "--init", "12345", "--spec", writeSpec(t, text), "--out", path)
+			golden.Run(t, "swinunetr.py", "--init", "12345", "--spec", writeSpec(t, text), "--out",
+				path)
 			var sp spec
 			require.NoError(t, json.Unmarshal([]byte(text), &sp))
-			onTorch(t, func(s *torch.Scope) { requireSameBits(t, readNpz(t, path), drawn(t, build(t, s, sp), 12345)) })
+			onTorch(t, func(s *torch.Scope) {
+				requireSameBits(t, readNpz(t, path),
+					drawn(t, build(t, s, sp), 12345))
+			})
 		})
 	}
 }
@@ -424,8 +456,10 @@ func TestLiveMonaiSteps(t *testing.T) {
 	for name, text := range swinLive(t, "2d", "v2, recomputed") {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			golden.Run(t, "train_steps.py", "--spec", writeSpec(t, text), "--out", dir, "--make-batches", "10", "--batches-out", dir,
-				"--clip", "0.25", "--threads", fmt.Sprint(threads), "--seed", "3", "--deterministic")
+			golden.Run(t, "train_steps.py", "--spec", writeSpec(t, text), "--out", dir,
+				"--make-batches", "10", "--batches-out", dir,
+				"--clip", "0.25", "--threads", fmt.Sprint(threads), "--seed", "3",
+				"--deterministic")
 			var sp spec
 			require.NoError(t, json.Unmarshal([]byte(text), &sp))
 			var run schedule
@@ -433,12 +467,15 @@ func TestLiveMonaiSteps(t *testing.T) {
 			onTorch(t, func(s *torch.Scope) {
 				n := build(t, s, sp)
 				fill(t, n)
-				losses, norms := train(t, n, lossOf(t, sp, nil), batchFiles(t, dir, 10), run, func(step int, raw arrays, _ *optim.SGD) {
-					if step == 0 {
-						requireSameBits(t, readNpz(t, filepath.Join(dir, "first_gradients.npz")), raw)
-					}
-				})
-				want, got := arrays{"losses": run.Losses, "norms": run.Norms}, arrays{"losses": losses, "norms": norms}
+				losses, norms := train(t, n, lossOf(t, sp, nil), batchFiles(t, dir, 10), run,
+					func(step int, raw arrays, _ *optim.SGD) {
+						if step == 0 {
+							requireSameBits(t, readNpz(t, filepath.Join(dir, "first_gradients.npz")),
+								raw)
+						}
+					})
+				want, got := arrays{"losses": run.Losses, "norms": run.Norms},
+					arrays{"losses": losses, "norms": norms}
 				for _, p := range n.Module().Parameters() {
 					got["final/"+p.Name] = torchtest.Float32s(t, p.T)
 				}

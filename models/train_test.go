@@ -36,10 +36,11 @@ type schedule struct {
 	Clip    float64   `json:"clip"`
 }
 
-// tensor makes an array a tensor of its own type.
+// tensor converts an array to a tensor of the same type.
 func tensor(t *testing.T, s *torch.Scope, a *npz.Array) *torch.Tensor {
 	t.Helper()
-	dtype, ok := map[string]torch.DType{"<f4": torch.Float32, "<i2": torch.Int16, "|b1": torch.Bool}[a.DType]
+	dtype, ok := map[string]torch.DType{"<f4": torch.Float32, "<i2": torch.Int16,
+		"|b1": torch.Bool}[a.DType]
 	require.True(t, ok, "type %s", a.DType)
 	var shape []int64
 	for _, n := range a.Shape {
@@ -52,12 +53,13 @@ func tensor(t *testing.T, s *torch.Scope, a *npz.Array) *torch.Tensor {
 	return x
 }
 
-// lossOf is the loss that nnU-Net takes for the labels of sp.
+// lossOf returns nnU-Net's loss for the labels of sp.
 func lossOf(t *testing.T, sp spec, weights []float64) *loss.Loss {
 	t.Helper()
 	var labels map[string]any
 	require.NoError(t, json.Unmarshal(sp.Labels, &labels))
-	c := loss.Config{Regions: len(sp.RegionsClassOrder) > 0, BatchDice: sp.BatchDice, Weights: weights, Fast: sp.Fast}
+	c := loss.Config{Regions: len(sp.RegionsClassOrder) > 0, BatchDice: sp.BatchDice,
+		Weights: weights, Fast: sp.Fast}
 	if v, ok := labels["ignore"]; ok {
 		ignore := int(v.(float64))
 		c.IgnoreLabel = &ignore
@@ -67,15 +69,17 @@ func lossOf(t *testing.T, sp spec, weights []float64) *loss.Loss {
 	return l
 }
 
-// train makes nnU-Net's training steps on n, as train does with numerics reference, and calls each after every step with
-// the gradients before clipping and the optimizer.
-func train(t *testing.T, n models.Network, l *loss.Loss, batches []batch, run schedule, each func(step int, raw arrays, sgd *optim.SGD)) (losses, norms []float32) {
+// train runs nnU-Net's training steps on n, as package train does with numerics reference, and
+// calls each after every step with the unclipped gradients and the optimizer.
+func train(t *testing.T, n models.Network, l *loss.Loss, batches []batch, run schedule,
+	each func(step int, raw arrays, sgd *optim.SGD)) (losses, norms []float32) {
 	t.Helper()
 	var params []*torch.Tensor
 	for _, p := range n.Module().Parameters() {
 		params = append(params, p.T)
 	}
-	sgd, err := optim.NewSGD(params, torch.SGD{LR: 1e-2, Momentum: 0.99, WeightDecay: 3e-5, Nesterov: true, Impl: torch.SingleTensor})
+	sgd, err := optim.NewSGD(params, torch.SGD{LR: 1e-2, Momentum: 0.99, WeightDecay: 3e-5,
+		Nesterov: true, Impl: torch.SingleTensor})
 	require.NoError(t, err)
 	defer sgd.Close()
 	for i, b := range batches {
@@ -95,7 +99,8 @@ func train(t *testing.T, n models.Network, l *loss.Loss, batches []batch, run sc
 			norm := optim.ClipGradNorm(s, params, run.Clip)
 			sgd.Step(s, nil)
 			require.NoError(t, s.Err())
-			losses, norms = append(losses, torchtest.Float32s(t, value)...), append(norms, torchtest.Float32s(t, norm)...)
+			losses, norms = append(losses, torchtest.Float32s(t, value)...),
+				append(norms, torchtest.Float32s(t, norm)...)
 			each(i, raw, sgd)
 			return nil
 		}))
@@ -111,8 +116,8 @@ func l2(v []float32) float32 {
 	return float32(math.Sqrt(sum))
 }
 
-// TestGoldenSteps: four steps of every kind of loss and network with a clip that does not act and one that does: losses,
-// norms, sizes of the first gradients, samples of the final weights.
+// TestGoldenSteps: four steps of every kind of loss and network with a clip that does not act and
+// one that does: losses, norms, sizes of the first gradients, samples of the final weights.
 func TestGoldenSteps(t *testing.T) {
 	files, err := filepath.Glob(golden.Path(t, "train/*.json"))
 	require.NoError(t, err)
@@ -151,14 +156,17 @@ func TestGoldenSteps(t *testing.T) {
 				onTorch(t, func(s *torch.Scope) {
 					n := build(t, s, c.Spec)
 					fill(t, n)
-					got["losses"], got["norms"] = train(t, n, lossOf(t, c.Spec, run.Weights), batches, run.schedule, func(step int, raw arrays, _ *optim.SGD) {
-						if step == 0 {
-							require.Len(t, run.FirstL2, len(raw))
-							for name, g := range raw { // the file has their sizes alone
-								want["first/"+name], got["first/"+name] = []float32{run.FirstL2[name]}, []float32{l2(g)}
+					got["losses"], got["norms"] = train(t, n, lossOf(t, c.Spec, run.Weights),
+						batches, run.schedule, func(step int, raw arrays, _ *optim.SGD) {
+							if step == 0 {
+								require.Len(t, run.FirstL2, len(raw))
+								for name, g := range raw { // the file has only their norms
+									want["first/"+name],
+										got["first/"+name] = []float32{run.FirstL2[name]},
+										[]float32{l2(g)}
+								}
 							}
-						}
-					})
+						})
 					for _, p := range n.Module().Parameters() {
 						v, f := torchtest.Float32s(t, p.T), run.Final[p.Name]
 						want["final/"+p.Name] = append(f.Values, f.L2)
@@ -178,7 +186,8 @@ func TestGoldenSteps(t *testing.T) {
 	}
 }
 
-// readBatches reads count batches whose arrays are found by names such as batch_00_data and batch_00_target_1.
+// readBatches reads count batches whose arrays are found by names such as batch_00_data and
+// batch_00_target_1.
 func readBatches(t *testing.T, count int, read func(name string) (*npz.Array, bool)) []batch {
 	t.Helper()
 	var all []batch
@@ -214,16 +223,19 @@ func batchFiles(t *testing.T, dir string, count int) []batch {
 
 const phantom = "testdata/phantom-mini"
 
-// foundation builds the network of the phantom foundation model from its plans, with deep supervision and without values.
+// foundation builds the network of the phantom foundation model from its plans, with deep
+// supervision, uninitialised.
 func foundation(t *testing.T, s *torch.Scope) models.Network {
 	t.Helper()
-	p, err := plans.Load(filepath.Join(golden.Root(t), phantom, "results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/plans.json"))
+	p, err := plans.Load(filepath.Join(golden.Root(t), phantom,
+		"results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/plans.json"))
 	require.NoError(t, err)
 	c, err := p.Configuration("3d_phantom")
 	require.NoError(t, err)
 	a, err := models.Parse(c)
 	require.NoError(t, err)
-	n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
+	n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU},
+		models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
 	require.NoError(t, err)
 	n.SetDeepSupervision(true)
 	return n
@@ -232,14 +244,15 @@ func foundation(t *testing.T, s *torch.Scope) models.Network {
 // foundationWeights are the network weights in the checkpoint that nnU-Net wrote.
 func foundationWeights(t *testing.T) *pickle.OrderedDict {
 	t.Helper()
-	root := openPth(t, filepath.Join(golden.Root(t), phantom, "results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"))
+	root := openPth(t, filepath.Join(golden.Root(t), phantom,
+		"results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"))
 	w, ok := root.(*pickle.Dict).Get("network_weights")
 	require.True(t, ok)
 	return w.(*pickle.OrderedDict)
 }
 
-// TestTrajectory: four steps from the foundation checkpoint on recorded batches of the target: losses, norms, every first
-// gradient and every final weight.
+// TestTrajectory: four steps from the foundation checkpoint on recorded batches of the target:
+// losses, norms, every first gradient and every final weight.
 func TestTrajectory(t *testing.T) {
 	for fast, name := range numerics {
 		t.Run(name, func(t *testing.T) { trajectory(t, fast) })
@@ -269,13 +282,14 @@ func trajectory(t *testing.T, fast bool) {
 		load(t, n, foundationWeights(t))
 		l, err := loss.New(loss.Config{Weights: run.Weights, Fast: fast})
 		require.NoError(t, err)
-		got["losses"], got["norms"] = train(t, n, l, batchFiles(t, dir, len(run.Losses)), run, func(step int, raw arrays, _ *optim.SGD) {
-			for name, g := range raw {
-				if step == 0 {
-					got["first/"+name] = g
+		got["losses"], got["norms"] = train(t, n, l, batchFiles(t, dir, len(run.Losses)), run,
+			func(step int, raw arrays, _ *optim.SGD) {
+				for name, g := range raw {
+					if step == 0 {
+						got["first/"+name] = g
+					}
 				}
-			}
-		})
+			})
 		for _, p := range n.Module().Parameters() {
 			got["final/"+p.Name] = torchtest.Float32s(t, p.T)
 		}

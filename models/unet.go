@@ -11,27 +11,27 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// This file holds what PlainConvUNet and ResidualEncoderUNet share: their arguments, the names of
-// their parameters, the convolution block and the decoder.
+// This file holds the parts shared by PlainConvUNet and ResidualEncoderUNet: arguments, parameter
+// names, the convolution block and the decoder.
 // Source: dynamic_network_architectures 0.3.1 (simple_conv_blocks.py, unet_decoder.py); names and
 // order are its.
 
-// UNet holds the arguments that the two have in common, with scalars broadcast to one entry per
-// stage. Stage 0 has full resolution.
+// UNet holds the common arguments, with scalars broadcast to one entry per stage. Stage 0 has full
+// resolution.
 type UNet struct {
 	Axes             int     // 2 or 3, from conv_op
 	FeaturesPerStage []int   // output channels of each encoder stage
 	KernelSizes      [][]int // per stage, one entry per axis
 	Strides          [][]int // per stage, one entry per axis; applied on entry to the stage
-	DecoderConvs     []int   // convolutions per decoder stage, lowest resolution first; one fewer than stages
+	DecoderConvs     []int   // convolutions per decoder stage, lowest resolution first
 	ConvBias         bool
 	Norm             *Norm    // nil: none
 	Dropout          *Dropout // nil: none
 	Nonlin           *Nonlin  // nil: none
-	NonlinFirst      bool     // nonlinearity before the norm; an argument of PlainConvUNet alone
+	NonlinFirst      bool     // nonlinearity before the norm; PlainConvUNet only
 }
 
-// Norm is a normalisation layer with the defaults of torch for arguments not given.
+// Norm is a normalisation layer; missing arguments have torch's defaults.
 type Norm struct {
 	Op                string // InstanceNorm2d, InstanceNorm3d, BatchNorm2d or BatchNorm3d
 	Eps               float64
@@ -40,7 +40,7 @@ type Norm struct {
 	TrackRunningStats bool
 }
 
-// Dropout is a dropout layer; P is the probability of zeroing.
+// Dropout is a dropout layer; P is the dropout probability.
 type Dropout struct {
 	Op string // Dropout, Dropout2d or Dropout3d
 	P  float64
@@ -52,15 +52,15 @@ type Nonlin struct {
 	NegativeSlope float64
 }
 
-// SegLayers is nnU-Net's name for the segmentation heads. The rules of nnU-Net and of LN-Seg-FM's
-// trainers know heads by it, and none of another name.
+// SegLayers is nnU-Net's name for the segmentation heads. nnU-Net and LN-Seg-FM's trainers
+// recognise heads only by this name.
 const SegLayers = "seg_layers"
 
-// IsSegLayer tells whether a parameter belongs to a head that those rules know.
+// IsSegLayer reports whether a parameter belongs to a head with that name.
 // Source: nnU-Net 2.5.1, load_pretrained_weights.
 func IsSegLayer(name string) bool { return strings.Contains(name, "."+SegLayers+".") }
 
-// registerUNet completes the entry with the names that the two have in common.
+// registerUNet adds the common naming rules to the entry.
 func registerUNet(e Entry) {
 	e.IsHead = IsSegLayer
 	e.IsTransposed = func(name string) bool { return strings.Contains(name, "transpconvs.") }
@@ -68,8 +68,8 @@ func registerUNet(e Entry) {
 	Register(e)
 }
 
-// canonicalUNet undoes that the decoder lists the encoder again, and each block its layers, in
-// all_modules.
+// canonicalUNet removes aliases: the decoder lists the encoder again, and each block lists its
+// layers again in all_modules.
 // Source: dynamic_network_architectures 0.3.1, UNetDecoder and ConvDropoutNormReLU.
 func canonicalUNet(name string) string {
 	if strings.HasPrefix(name, "decoder.encoder.") {
@@ -87,7 +87,8 @@ func canonicalUNet(name string) string {
 	case number == "0":
 		return name[:i] + ".conv." + rest
 	}
-	return name[:i] + ".norm." + rest // of the layers with parameters only the norm comes after the convolution
+	// Of the layers after the convolution only the norm has parameters.
+	return name[:i] + ".norm." + rest
 }
 
 // The released networks of six stages.
@@ -107,13 +108,16 @@ func unetBlock(class, features, kernels, strides, layers string) string {
     "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": true}}}`, class, strings.Count(features, ",")+1, features, kernels, strides, layers)
 }
 
-// parse reads the common arguments. own are the others that the class has. A stray deep_supervision
-// is accepted and ignored, since training switches it at run time.
+// parse reads the common arguments. own are the class's other arguments. deep_supervision is
+// accepted and ignored, because training sets it at run time.
 // Source: dynamic_network_architectures 0.3.1, unet.py and the encoders it uses.
 func (a *UNet) parse(args plans.Arguments, class string, dim int, own ...string) {
-	args.Allow(class, append(own, "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage_decoder",
-		"conv_bias", "norm_op", "norm_op_kwargs", "dropout_op", "dropout_op_kwargs", "nonlin", "nonlin_kwargs", "deep_supervision"))
-	for _, key := range []string{"n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage_decoder"} {
+	args.Allow(class, append(own, "n_stages", "features_per_stage", "conv_op", "kernel_sizes",
+		"strides", "n_conv_per_stage_decoder",
+		"conv_bias", "norm_op", "norm_op_kwargs", "dropout_op", "dropout_op_kwargs", "nonlin",
+		"nonlin_kwargs", "deep_supervision"))
+	for _, key := range []string{"n_stages", "features_per_stage", "conv_op", "kernel_sizes",
+		"strides", "n_conv_per_stage_decoder"} {
 		args.Require(key, "a value for "+class)
 	}
 	stages := args.Int("n_stages", 0)
@@ -142,23 +146,27 @@ func (a *UNet) parse(args plans.Arguments, class string, dim int, own ...string)
 	a.ConvBias = args.Bool("conv_bias", false)
 	a.Norm = parseNorm(args, dim)
 	a.Dropout = parseDropout(args)
-	if op, k := args.Layer("nonlin", []string{"LeakyReLU", "ReLU"}, []string{"negative_slope", "inplace"}); op != "" {
+	if op, k := args.Layer("nonlin", []string{"LeakyReLU", "ReLU"},
+		[]string{"negative_slope", "inplace"}); op != "" {
 		a.Nonlin = &Nonlin{Op: op, NegativeSlope: k.Float("negative_slope", 0.01)}
 	}
 }
 
 func parseNorm(args plans.Arguments, dim int) *Norm {
 	instance, batch := fmt.Sprintf("InstanceNorm%dd", dim), fmt.Sprintf("BatchNorm%dd", dim)
-	op, k := args.Layer("norm_op", []string{instance, batch}, []string{"eps", "momentum", "affine", "track_running_stats"})
+	op, k := args.Layer("norm_op", []string{instance, batch},
+		[]string{"eps", "momentum", "affine", "track_running_stats"})
 	if op == "" {
 		return nil
 	}
 	return &Norm{Op: op, Eps: k.Float("eps", 1e-5), Momentum: k.Float("momentum", 0.1),
-		Affine: k.Bool("affine", op == batch), TrackRunningStats: k.Bool("track_running_stats", op == batch)}
+		Affine: k.Bool("affine", op == batch), TrackRunningStats: k.Bool("track_running_stats",
+			op == batch)}
 }
 
 func parseDropout(args plans.Arguments) *Dropout {
-	op, k := args.Layer("dropout_op", []string{"Dropout", "Dropout2d", "Dropout3d"}, []string{"p", "inplace"})
+	op, k := args.Layer("dropout_op", []string{"Dropout", "Dropout2d", "Dropout3d"},
+		[]string{"p", "inplace"})
 	if op == "" {
 		return nil
 	}
@@ -169,8 +177,8 @@ func parseDropout(args plans.Arguments) *Dropout {
 	return d
 }
 
-// recognise fills in the common arguments of whole, in which a is embedded and whose encoder is
-// known. first is the first convolution. nil where parts are missing.
+// recognise sets the common arguments of whole, in which a is embedded and whose encoder arguments
+// are set. first is the first convolution. It returns nil if tensors are missing.
 // Source: the module trees of dynamic_network_architectures 0.3.1.
 func (a *UNet) recognise(whole Architecture, shapes map[string][]int64, first string) *Spec {
 	stages := a.Stages()
@@ -178,11 +186,13 @@ func (a *UNet) recognise(whole Architecture, shapes map[string][]int64, first st
 		return nil
 	}
 	a.Axes = len(a.KernelSizes[0])
-	a.Strides = [][]int{ones(a.Axes)} // stage 0 keeps the resolution in every plan of nnU-Net
+	a.Strides = [][]int{ones(a.Axes)} // stage 0 has stride 1 in all nnU-Net plans
 	for i := range stages - 1 {
-		// The transposed convolution into a resolution undoes the stride that left it.
-		a.Strides = append(a.Strides, kernelOf(shapes, fmt.Sprintf("decoder.transpconvs.%d.weight", stages-2-i)))
-		a.DecoderConvs = append(a.DecoderConvs, countOf(shapes, fmt.Sprintf("decoder.stages.%d.convs.", i), ".conv.weight"))
+		// The transposed convolution has the stride of the encoder stage that it inverts.
+		a.Strides = append(a.Strides,
+			kernelOf(shapes, fmt.Sprintf("decoder.transpconvs.%d.weight", stages-2-i)))
+		a.DecoderConvs = append(a.DecoderConvs,
+			countOf(shapes, fmt.Sprintf("decoder.stages.%d.convs.", i), ".conv.weight"))
 	}
 	for i := range stages {
 		if len(a.KernelSizes[i]) != a.Axes || len(a.Strides[i]) != a.Axes {
@@ -211,24 +221,27 @@ func (a *UNet) Divisor() []int {
 	return divisor
 }
 
-// DeepSupervisionScales has a row for each stage but the lowest.
+// DeepSupervisionScales has a row for each stage except the lowest.
 func (a *UNet) DeepSupervisionScales() [][]float64 { return plans.DeepSupervisionScales(a.Strides) }
 
 func (a *UNet) describe(class, encoder string) string {
 	return fmt.Sprintf("%s, %d stages, %dd, features %v, %s, decoder %v, kernels %v, strides %v",
-		class, a.Stages(), a.Axes, a.FeaturesPerStage, encoder, a.DecoderConvs, a.KernelSizes, a.Strides)
+		class, a.Stages(), a.Axes, a.FeaturesPerStage, encoder, a.DecoderConvs, a.KernelSizes,
+		a.Strides)
 }
 
 func (a *UNet) arguments() map[string]any {
-	return map[string]any{"n_stages": a.Stages(), "features_per_stage": a.FeaturesPerStage, "kernel_sizes": a.KernelSizes,
-		"strides": a.Strides, "n_conv_per_stage_decoder": a.DecoderConvs, "conv_bias": a.ConvBias}
+	return map[string]any{"n_stages": a.Stages(), "features_per_stage": a.FeaturesPerStage,
+		"kernel_sizes": a.KernelSizes,
+		"strides":      a.Strides, "n_conv_per_stage_decoder": a.DecoderConvs, "conv_bias": a.ConvBias}
 }
 
-// compareUNets compares argument by argument; one that a class does not have counts as empty.
+// compareUNets compares argument by argument; arguments that a class lacks count as empty.
 func compareUNets(want, weights Architecture) []string {
 	p, w := want.Arguments(), weights.Arguments()
 	var lines []string
-	for _, name := range []string{"features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage",
+	for _, name := range []string{"features_per_stage", "kernel_sizes", "strides",
+		"n_conv_per_stage", "n_blocks_per_stage",
 		"n_conv_per_stage_decoder", "conv_bias", "block", "bottleneck_channels", "stem_channels"} {
 		a, b := p[name], w[name]
 		switch {
@@ -244,7 +257,7 @@ func compareUNets(want, weights Architecture) []string {
 			if len(x) != len(y) {
 				continue
 			}
-			a, b = x[1:], y[1:] // the first shows in no shape
+			a, b = x[1:], y[1:] // the first cannot be inferred from shapes
 		}
 		lines = difference(lines, name, a, b)
 	}
@@ -252,13 +265,14 @@ func compareUNets(want, weights Architecture) []string {
 }
 
 func (a *UNet) topology(blocks []int, residual bool) Topology {
-	return Topology{Strides: a.Strides, Features: a.FeaturesPerStage, Blocks: blocks, DecoderConvs: a.DecoderConvs, Residual: residual}
+	return Topology{Strides: a.Strides, Features: a.FeaturesPerStage, Blocks: blocks,
+		DecoderConvs: a.DecoderConvs, Residual: residual}
 }
 
-// activations counts, for every convolution block, the output of the convolution and the
-// activation, for every decoder stage the transposed convolution and the joined tensor too. Fused
-// blocks keep the activation alone, and fused steps up the joined tensor. blocks of the encoder's
-// stages count each times convolution blocks.
+// activations counts the outputs of the convolution and the activation for every convolution block,
+// and those of the transposed convolution and the concatenation for every decoder stage. Fused
+// blocks keep only the activation, fused upsampling only the concatenation. Each of an encoder
+// stage's blocks counts as each convolution blocks.
 func (a *UNet) activations(st Step, blocks []int, times int) int64 {
 	block, up := 2, 3
 	if st.Fused {
@@ -282,10 +296,11 @@ func (a *UNet) activations(st Step, blocks []int, times int) int64 {
 	return numbers
 }
 
-// check refuses layers that lntorch's blocks do not have.
+// check returns an error for layers that lntorch does not support.
 func (a *UNet) check() error {
 	if a.Norm != nil && !strings.HasPrefix(a.Norm.Op, "InstanceNorm") {
-		return fmt.Errorf("norm_op %s is not supported, InstanceNorm2d and InstanceNorm3d are", a.Norm.Op)
+		return fmt.Errorf("norm_op %s is not supported, expected InstanceNorm2d or InstanceNorm3d",
+			a.Norm.Op)
 	}
 	if a.Norm != nil && a.Norm.TrackRunningStats {
 		return fmt.Errorf("norm_op_kwargs: track_running_stats is not supported")
@@ -293,7 +308,7 @@ func (a *UNet) check() error {
 	return nil
 }
 
-// unet is a U-Net around some encoder.
+// unet is a U-Net with either encoder.
 type unet struct {
 	root     *nn.Module
 	encode   func(s *torch.Scope, x *torch.Tensor) []*torch.Tensor
@@ -302,7 +317,7 @@ type unet struct {
 	divisors []int64 // product of the strides per axis
 }
 
-// mode is what may change after construction; every block of a network points to the same one.
+// mode holds the settings that may change after construction, shared by all blocks of a network.
 type mode struct {
 	training        bool
 	deepSupervision bool
@@ -310,14 +325,15 @@ type mode struct {
 	fused           bool // in this pass
 }
 
-// fuses says whether blocks run their fused operators, which want channels last: on the CPU always, on CUDA where the shim
-// has kernels and the convolutions compute in half precision, whose matrix units are quickest in that order.
+// fuses reports whether blocks run fused operators, which need channels last: always on the CPU; on
+// CUDA if the shim has kernels and convolutions run in half precision, which is fastest in that
+// layout.
 func (m *mode) fuses(x *torch.Tensor) bool {
 	d := x.Device().Type
 	return m.fast && (d == torch.DeviceCPU || d.HasKernels() && torch.InAutocast(d))
 }
 
-// run is the convolution's forward in the mode of the moment.
+// run is the convolution's forward in the current mode.
 func (m *mode) run(c *nn.Conv) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
 	return func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		if m.fast {
@@ -347,7 +363,8 @@ func (u *unet) SetTraining(on bool) {
 func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 	shape := x.Shape()
 	if len(shape) != 2+len(u.divisors) {
-		s.Fail(fmt.Errorf("models: input has shape %v, expected (n, c, %d spatial axes)", shape, len(u.divisors)))
+		s.Fail(fmt.Errorf("models: input has shape %v, expected (n, c, %d spatial axes)", shape,
+			len(u.divisors)))
 		return nil
 	}
 	if err := u.CheckInput(shape[2:]); err != nil {
@@ -365,19 +382,20 @@ func (u *unet) Forward(s *torch.Scope, x *torch.Tensor) []*torch.Tensor {
 		}
 		return nil
 	})
-	if err != nil { // s has it already
+	if err != nil { // already recorded in s
 		return nil
 	}
 	return heads
 }
 
-// CheckInput: every size must be divisible by the strides' product.
+// CheckInput: every size must be divisible by the product of the strides.
 func (u *unet) CheckInput(spatial []int64) error {
 	return checkInput(spatial, u.divisors, "the product of the strides")
 }
 
-// newUNet puts an encoder (its module and forward) and a decoder together.
-func newUNet(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module, encode func(*torch.Scope, *torch.Tensor) []*torch.Tensor) *unet {
+// newUNet combines an encoder (its module and forward) and a decoder.
+func newUNet(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module,
+	encode func(*torch.Scope, *torch.Tensor) []*torch.Tensor) *unet {
 	u := &unet{root: nn.NewModule(), encode: encode, mode: m, divisors: wide(a.Divisor())}
 	u.decoder = newDecoder(b, a, classes, m, encoder)
 	u.root.Child("encoder", encoder)
@@ -385,21 +403,22 @@ func newUNet(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module, en
 	return u
 }
 
-// convBlock is ConvDropoutNormReLU. The layers stand under their own names and again, the same objects, under
-// all_modules in the order in which they run.
+// convBlock is ConvDropoutNormReLU. The layers are registered under their own names and again, in
+// the order in which they run, under all_modules.
 type convBlock struct {
 	module *nn.Module
 	run    []func(*torch.Scope, *torch.Tensor) *torch.Tensor
 	norm   *nn.InstanceNorm
 	mode   *mode
-	fused  int     // operators of run before the norm, if the norm and the rest of run can be one; else 0
+	fused  int     // operators of run before the norm, if norm and rest can be fused; else 0
 	slope  float64 // of the nonlinearity, 1 for none
 }
 
-// blockOptions leaves out parts of a convBlock.
+// blockOptions disables parts of a convBlock.
 type blockOptions struct{ noNonlin, noDropout, noBias bool }
 
-func newConvBlock(b nn.Builder, a *UNet, m *mode, in, out int, kernel, stride []int, o blockOptions) *convBlock {
+func newConvBlock(b nn.Builder, a *UNet, m *mode, in, out int, kernel, stride []int,
+	o blockOptions) *convBlock {
 	c := &convBlock{module: nn.NewModule(), mode: m, slope: 1}
 	conv := b.NewConv(int64(in), int64(out), wide(kernel), wide(stride), a.ConvBias && !o.noBias)
 	c.module.Child("conv", conv.Module)
@@ -449,8 +468,9 @@ func (c *convBlock) forward(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 
 func (c *convBlock) fuses() bool { return c.fused > 0 && c.mode.fused }
 
-// forwardFused does the norm, the sum with residual (nil for none) and the rectifier in one operator.
-func (c *convBlock) forwardFused(s *torch.Scope, x, residual *torch.Tensor, slope float64) *torch.Tensor {
+// forwardFused runs the norm, the sum with residual (nil for none) and LeakyReLU as one operator.
+func (c *convBlock) forwardFused(s *torch.Scope, x, residual *torch.Tensor,
+	slope float64) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		for _, f := range c.run[:c.fused] {
 			x = f(s, x)
@@ -468,7 +488,7 @@ func dropout(d *Dropout, m *mode) func(*torch.Scope, *torch.Tensor) *torch.Tenso
 	}
 }
 
-// nonlin runs in place: the tensor before it is needed by nobody, and one activation less is kept.
+// nonlin runs in place: its input is not needed again, and one activation less is kept.
 func nonlin(n *Nonlin) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
 	slope := n.NegativeSlope
 	if n.Op == "ReLU" {
@@ -477,7 +497,7 @@ func nonlin(n *Nonlin) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
 	return func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.LeakyRelu_(x, slope) }
 }
 
-// slope is the nonlinearity's factor below 0.
+// slope is the nonlinearity's slope below 0.
 func slope(n *Nonlin) float64 {
 	switch {
 	case n == nil:
@@ -488,13 +508,15 @@ func slope(n *Nonlin) float64 {
 	return n.NegativeSlope
 }
 
-// stackedConvs is StackedConvBlocks: n blocks, of which the first may stride and change the channels.
+// stackedConvs is StackedConvBlocks: n blocks, of which the first may be strided and change the
+// channels.
 type stackedConvs struct {
 	module *nn.Module
 	blocks []*convBlock
 }
 
-func newStackedConvs(b nn.Builder, a *UNet, m *mode, n, in, out int, kernel, stride []int) *stackedConvs {
+func newStackedConvs(b nn.Builder, a *UNet, m *mode, n, in, out int, kernel,
+	stride []int) *stackedConvs {
 	s := &stackedConvs{module: nn.NewModule()}
 	var ms []*nn.Module
 	for range n {
@@ -507,13 +529,13 @@ func newStackedConvs(b nn.Builder, a *UNet, m *mode, n, in, out int, kernel, str
 	return s
 }
 
-// forward frees x as soon as it is used up, if this is its last use.
+// forward frees x as early as possible, if this is its last use.
 func (c *stackedConvs) forward(s *torch.Scope, x *torch.Tensor, last bool) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		for i, b := range c.blocks {
 			y := b.forward(s, x)
 			if i > 0 || last {
-				x.Free() // autograd holds on to what it needs
+				x.Free() // autograd keeps what it needs
 			}
 			x = y
 		}
@@ -521,8 +543,8 @@ func (c *stackedConvs) forward(s *torch.Scope, x *torch.Tensor, last bool) *torc
 	})
 }
 
-// decoder is UNetDecoder: from low to high resolution it enlarges, joins the skip connection and convolves; every stage
-// has a segmentation head.
+// decoder is UNetDecoder: from low to high resolution it upsamples, concatenates the skip
+// connection and convolves; every stage has a segmentation head.
 type decoder struct {
 	module *nn.Module
 	up     []*nn.ConvTranspose
@@ -536,13 +558,15 @@ func newDecoder(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module)
 	var stages, ups, heads []*nn.Module
 	one := ones(a.Axes)
 	for i := range a.Stages() - 1 {
-		t := a.Stages() - 2 - i // encoder stage whose skip comes in
+		t := a.Stages() - 2 - i // encoder stage of the skip connection
 		f := a.FeaturesPerStage[t]
-		up := b.NewConvTranspose(int64(a.FeaturesPerStage[t+1]), int64(f), wide(a.Strides[t+1]), a.ConvBias)
+		up := b.NewConvTranspose(int64(a.FeaturesPerStage[t+1]), int64(f), wide(a.Strides[t+1]),
+			a.ConvBias)
 		st := newStackedConvs(b, a, m, a.DecoderConvs[i], 2*f, f, a.KernelSizes[t], one)
 		head := b.NewConv(int64(f), int64(classes), wide(one), wide(one), true)
 		d.up, d.stages, d.heads = append(d.up, up), append(d.stages, st), append(d.heads, head)
-		ups, stages, heads = append(ups, up.Module), append(stages, st.module), append(heads, head.Module)
+		ups, stages, heads = append(ups, up.Module), append(stages, st.module),
+			append(heads, head.Module)
 	}
 	d.module.Child("encoder", encoder)
 	d.module.Child("stages", nn.Sequence(stages...))
@@ -551,8 +575,8 @@ func newDecoder(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module)
 	return d
 }
 
-// forward: skips from high to low resolution → heads from high to low resolution. It frees the handles of skips as they
-// are used up.
+// forward: skips from high to low resolution → heads from high to low resolution. It frees skips
+// after their last use.
 func (d *decoder) forward(s *torch.Scope, skips []*torch.Tensor) []*torch.Tensor {
 	if s.Err() != nil {
 		return nil

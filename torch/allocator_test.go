@@ -9,7 +9,7 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// Freed large blocks are kept for the next tensors, counted, and given back on demand.
+// Freed large blocks are cached for new tensors, counted, and released on demand.
 func TestLargeBlocksAreUsedAgain(t *testing.T) {
 	torchtest.Require(t)
 	torchtest.NoLeak(t)
@@ -43,7 +43,7 @@ func TestLargeBlocksAreUsedAgain(t *testing.T) {
 	require.Zero(t, kept)
 }
 
-// What is kept never exceeds the most that was in use by much, however sizes vary.
+// Cached memory never exceeds the peak in use by much, whatever the sizes.
 func TestKeptMemoryIsBounded(t *testing.T) {
 	torchtest.Require(t)
 	require.NoError(t, torch.CPU.EmptyCache())
@@ -60,7 +60,7 @@ func TestKeptMemoryIsBounded(t *testing.T) {
 	require.NoError(t, torch.CPU.EmptyCache())
 }
 
-// Blocks just below and above the size from which they are kept, freed in another order than they were made.
+// Blocks just below and above the minimum size for caching, freed in another order than allocated.
 func TestBlocksOfAllSizesSurviveEachOther(t *testing.T) {
 	torchtest.Require(t)
 	torchtest.NoLeak(t)

@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// AsyncScalars copies numbers from a device to the host without waiting for the work queued behind
-// them: Put queues their copy, and Take, called when more work is queued, waits for that copy alone. It
-// belongs to one goroutine.
+// AsyncScalars copies scalars from a device to the host without waiting for work queued after them:
+// Put queues the copy, and Take, called when more work is queued, waits only for that copy. It is
+// not safe for concurrent use.
 type AsyncScalars struct {
 	device Device
 	scope  *Scope
@@ -15,13 +15,13 @@ type AsyncScalars struct {
 	queued []*scalarSet // oldest first
 }
 
-// scalarSet is a set of numbers that is being copied.
+// scalarSet is a set of scalars being copied.
 type scalarSet struct {
 	host *Tensor // float32, pinned unless the device is the CPU
 	done *Event  // nil on the CPU
 }
 
-// NewAsyncScalars makes AsyncScalars for numbers on d. Close frees it.
+// NewAsyncScalars returns AsyncScalars for scalars on d. Close frees it.
 func NewAsyncScalars(d Device) (*AsyncScalars, error) {
 	scope, err := NewScope()
 	if err != nil {
@@ -30,7 +30,7 @@ func NewAsyncScalars(d Device) (*AsyncScalars, error) {
 	return &AsyncScalars{device: d, scope: scope}, nil
 }
 
-// Put queues the copy of scalars, the same number of them each time; they may be freed afterwards.
+// Put queues the copy of scalars, the same number in each call; they may be freed afterwards.
 func (a *AsyncScalars) Put(scalars ...*Tensor) error {
 	n, err := a.room(int64(len(scalars)))
 	if err != nil {
@@ -79,13 +79,13 @@ func (a *AsyncScalars) room(size int64) (*scalarSet, error) {
 	return n, err
 }
 
-// Queued is the number of sets that were put and not taken.
+// Queued is the number of sets put and not yet taken.
 func (a *AsyncScalars) Queued() int { return len(a.queued) }
 
-// Take gives the oldest set, and waits for it.
+// Take waits for the oldest set and returns it.
 func (a *AsyncScalars) Take() ([]float64, error) {
 	if len(a.queued) == 0 {
-		return nil, errors.New("torch: AsyncScalars.Take: nothing was put")
+		return nil, errors.New("torch: AsyncScalars.Take: the queue is empty")
 	}
 	n := a.queued[0]
 	a.queued = slices.Delete(a.queued, 0, 1)
@@ -103,7 +103,7 @@ func (a *AsyncScalars) Take() ([]float64, error) {
 	return values, err
 }
 
-// Close frees what a holds; queued numbers are lost.
+// Close frees a; queued scalars are lost.
 func (a *AsyncScalars) Close() {
 	for _, n := range slices.Concat(a.free, a.queued) {
 		if n.done != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// Numbers come in the order in which they were put, as they were then, whatever happens to their tensors later.
+// Scalars are returned in the order of Put, with their values at that time.
 func TestAsyncScalarsGiveNumbersInTheirOrder(t *testing.T) {
 	for _, name := range []string{"cpu", "cuda"} {
 		t.Run(name, func(t *testing.T) {
@@ -19,10 +19,11 @@ func TestAsyncScalarsGiveNumbersInTheirOrder(t *testing.T) {
 			require.NoError(t, err)
 			defer scalars.Close()
 			_, err = scalars.Take()
-			require.EqualError(t, err, "torch: AsyncScalars.Take: nothing was put")
+			require.EqualError(t, err, "torch: AsyncScalars.Take: the queue is empty")
 			put := func(v float64) {
 				require.NoError(t, torch.With(func(s *torch.Scope) error {
-					x, y := s.Full(nil, v, torch.Float32, device), s.Full([]int64{1, 1}, -v, torch.Float64, device)
+					x, y := s.Full(nil, v, torch.Float32, device),
+						s.Full([]int64{1, 1}, -v, torch.Float64, device)
 					require.NoError(t, x.SetRequiresGrad(true))
 					z := s.MulScalar(x, 2)
 					require.NoError(t, scalars.Put(z, y))

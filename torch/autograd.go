@@ -5,7 +5,7 @@ import "C"
 
 import "unsafe"
 
-// SetRequiresGrad makes autograd follow the leaf t, or stop following it.
+// SetRequiresGrad sets requires_grad of the leaf t.
 func (t *Tensor) SetRequiresGrad(on bool) error {
 	if t == nil || t.c == nil {
 		return errNil
@@ -16,7 +16,7 @@ func (t *Tensor) SetRequiresGrad(on bool) error {
 	return nil
 }
 
-// Detach gives a tensor with x's elements that autograd does not follow.
+// Detach returns a tensor that shares x's elements and does not require grad.
 func (s *Scope) Detach(x *Tensor) *Tensor {
 	if !s.ready("detach", x) {
 		return nil
@@ -25,10 +25,11 @@ func (s *Scope) Detach(x *Tensor) *Tensor {
 	return s.result("detach", C.lnt_detach(x.c, &out), &out, x)
 }
 
-// Backward adds the gradients of the scalar t to every leaf it was computed from.
+// Backward accumulates the gradients of the scalar t in the leaves of its graph.
 func (t *Tensor) Backward() error { return t.BackwardFrom(nil, false) }
 
-// BackwardFrom is Backward with the gradient of t given (nil: one, for a scalar); retain keeps the graph for another pass.
+// BackwardFrom is Backward with the given gradient of t (nil: one, for a scalar); retain keeps the
+// graph for another pass.
 func (t *Tensor) BackwardFrom(grad *Tensor, retain bool) error {
 	if t == nil || t.c == nil || grad != nil && grad.c == nil {
 		return errNil
@@ -42,7 +43,7 @@ func (t *Tensor) BackwardFrom(grad *Tensor, retain bool) error {
 	return root.replay()
 }
 
-// Grad is the gradient gathered in t, nil while it has none; it is the tensor itself, not a copy.
+// Grad returns the accumulated gradient of t, nil if it has none; not a copy.
 func (s *Scope) Grad(t *Tensor) *Tensor {
 	if !s.ready("grad", t) {
 		return nil
@@ -54,7 +55,7 @@ func (s *Scope) Grad(t *Tensor) *Tensor {
 	return s.own(out)
 }
 
-// HasGrad tells whether a gradient tensor exists for t.
+// HasGrad reports whether t has a gradient.
 func (t *Tensor) HasGrad() bool {
 	if t == nil || t.c == nil {
 		return false
@@ -71,7 +72,7 @@ func (t *Tensor) HasGrad() bool {
 	return true
 }
 
-// SetGrad replaces t's gradient by grad, of t's shape, type and device; nil removes it.
+// SetGrad replaces t's gradient by grad, which has t's shape, dtype and device; nil removes it.
 func (t *Tensor) SetGrad(grad *Tensor) error {
 	if t == nil || t.c == nil || grad != nil && grad.c == nil {
 		return errNil

@@ -8,11 +8,11 @@ import (
 	"unsafe"
 )
 
-// spatial checks that every list has one entry per spatial axis, 2 or 3.
+// spatial checks that every list has one entry per spatial axis, of which there are 2 or 3.
 func (s *Scope) spatial(op string, lists ...[]int64) (C.int64_t, bool) {
 	n := len(lists[0])
 	if n != 2 && n != 3 {
-		s.Fail(fmt.Errorf("torch: %s: %d spatial axes, 2 or 3 are supported", op, n))
+		s.Fail(fmt.Errorf("torch: %s: %d spatial axes, expected 2 or 3", op, n))
 		return 0, false
 	}
 	for _, l := range lists {
@@ -24,8 +24,8 @@ func (s *Scope) spatial(op string, lists ...[]int64) (C.int64_t, bool) {
 	return C.int64_t(n), true
 }
 
-// Conv is a convolution over 2 or 3 spatial axes, as many as stride, padding and dilation have entries.
-// x (n, c, …), w (out, c/groups, …), b (out) or nil.
+// Conv is a convolution over 2 or 3 spatial axes, as many as stride, padding and dilation have
+// entries. x (n, c, …), w (out, c/groups, …), b (out) or nil.
 func (s *Scope) Conv(x, w, b *Tensor, stride, padding, dilation []int64, groups int64) *Tensor {
 	op := fmt.Sprintf("conv%dd", len(stride))
 	if !s.ready(op, x, w) || !s.intact(op, b) {
@@ -36,7 +36,8 @@ func (s *Scope) Conv(x, w, b *Tensor, stride, padding, dilation []int64, groups 
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result(op, C.lnt_conv(x.c, w.c, optional(b), ints(stride), ints(padding), ints(dilation), nd, C.int64_t(groups), &out), &out, x, w, b)
+	return s.result(op, C.lnt_conv(x.c, w.c, optional(b), ints(stride), ints(padding),
+		ints(dilation), nd, C.int64_t(groups), &out), &out, x, w, b)
 }
 
 // ConvTranspose is a transposed convolution over 2 or 3 spatial axes without padding or dilation.
@@ -55,29 +56,32 @@ func (s *Scope) ConvTranspose(x, w, b *Tensor, stride []int64) *Tensor {
 		one[i] = 1
 	}
 	var out unsafe.Pointer
-	return s.result(op, C.lnt_conv_transpose(x.c, w.c, optional(b), ints(stride), ints(zero), ints(zero), ints(one), nd, 1, &out), &out, x, w, b)
+	return s.result(op, C.lnt_conv_transpose(x.c, w.c, optional(b), ints(stride), ints(zero),
+		ints(zero), ints(one), nd, 1, &out), &out, x, w, b)
 }
 
-// ConvTransposeCat is the transposed convolution of x by w (in, out, stride…), its bias b (out) or nil, and behind it along
-// the channels skip (n, c, d·stride…): one operator for Cat(1, ConvTranspose(x, w, b, stride), skip). On the CPU the
-// result lies channels last, and skip's gradient is a view into the result's.
+// ConvTransposeCat is Cat(1, ConvTranspose(x, w, b, stride), skip) as one operator: w (in, out,
+// stride…), b (out) or nil, skip (n, c, d·stride…). On the CPU the result is channels-last, and
+// skip's gradient is a view of the result's.
 func (s *Scope) ConvTransposeCat(x, w, b, skip *Tensor, stride []int64) *Tensor {
 	if !s.ready("conv_transpose_cat", x, w, skip) || !s.intact("conv_transpose_cat", b) {
 		return nil
 	}
 	var out unsafe.Pointer
 	return s.result("conv_transpose_cat",
-		C.lnt_conv_transpose_cat(x.c, w.c, optional(b), skip.c, ints(stride), C.int64_t(len(stride)), &out), &out, x, w, b, skip)
+		C.lnt_conv_transpose_cat(x.c, w.c, optional(b), skip.c, ints(stride),
+			C.int64_t(len(stride)), &out), &out, x, w, b, skip)
 }
 
-// ConvLean is Conv that is cheaper to go back through where w does not train: the input is not kept, and no gradient of w is
-// worked out on the way to b's, which is the sum of the output's over all but the channels. PyTorch's own adds it up in
-// another order.
+// ConvLean is Conv with a cheaper backward pass for frozen w: it does not save the input or compute
+// the gradient of w for that of b, which is the sum of the output's gradient over all axes but the
+// channels. PyTorch sums it in another order.
 //
-// On CPUs with AVX-512, 3×3 and 3×3×3 kernels of stride 1 between multiples of 16 channels go by Winograd's minimal filtering
-// (torch/csrc/winograd.cpp) where the image is large enough. Float32 results are as near the exact ones as Conv's, with other
-// roundings. Under autocast to bfloat16 the weight is not rounded beforehand, but what is multiplied is: about twice Conv's error
-// in the output and three times in the weight's gradient.
+// On CPUs with AVX-512, 3×3 and 3×3×3 kernels of stride 1 with multiples of 16 channels use
+// Winograd's minimal filtering (torch/csrc/winograd.cpp) if the image is large enough. Float32
+// results are as accurate as Conv's but rounded differently. Under autocast to bfloat16 the
+// transformed operands are rounded, not the weight: the error is about twice Conv's in the output
+// and three times in the weight's gradient.
 func (s *Scope) ConvLean(x, w, b *Tensor, stride, padding, dilation []int64, groups int64) *Tensor {
 	op := fmt.Sprintf("conv%dd", len(stride))
 	if !s.ready(op, x, w) || !s.intact(op, b) {
@@ -88,10 +92,12 @@ func (s *Scope) ConvLean(x, w, b *Tensor, stride, padding, dilation []int64, gro
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result(op, C.lnt_conv_lean(x.c, w.c, optional(b), ints(stride), ints(padding), ints(dilation), nd, C.int64_t(groups), &out), &out, x, w, b)
+	return s.result(op, C.lnt_conv_lean(x.c, w.c, optional(b), ints(stride), ints(padding),
+		ints(dilation), nd, C.int64_t(groups), &out), &out, x, w, b)
 }
 
-// AvgPool averages over windows of the given kernel and stride, 2 or 3 spatial axes, without padding.
+// AvgPool is average pooling with the given kernel and stride over 2 or 3 spatial axes, without
+// padding.
 func (s *Scope) AvgPool(x *Tensor, kernel, stride []int64) *Tensor {
 	op := fmt.Sprintf("avg_pool%dd", len(stride))
 	if !s.ready(op, x) {
@@ -123,11 +129,14 @@ func (s *Scope) MatMul(a, b *Tensor) *Tensor {
 	return s.result("matmul", C.lnt_matmul(a.c, b.c, &out), &out, a, b)
 }
 
-// ScaledDotProductAttention is softmax(scale·q·kᵀ + mask)·v over the last two axes; mask may be nil.
+// ScaledDotProductAttention is softmax(scale·q·kᵀ + mask)·v over the last two axes; mask may be
+// nil.
 func (s *Scope) ScaledDotProductAttention(q, k, v, mask *Tensor, dropout, scale float64) *Tensor {
-	if !s.ready("scaled_dot_product_attention", q, k, v) || !s.intact("scaled_dot_product_attention", mask) {
+	if !s.ready("scaled_dot_product_attention", q, k, v) ||
+		!s.intact("scaled_dot_product_attention", mask) {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("scaled_dot_product_attention", C.lnt_sdpa(q.c, k.c, v.c, optional(mask), C.double(dropout), C.double(scale), &out), &out, q, k, v, mask)
+	return s.result("scaled_dot_product_attention", C.lnt_sdpa(q.c, k.c, v.c, optional(mask),
+		C.double(dropout), C.double(scale), &out), &out, q, k, v, mask)
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// convCase is a convolution; lean says which of the two ways it goes.
+// convCase is a convolution; lean selects ConvLean.
 type convCase struct {
 	x, w, stride []int64
 	groups       int64
@@ -38,8 +38,8 @@ var convCases = []convCase{
 	{x: []int64{2, 16, 4, 8, 6}, w: []int64{16, 16, 3, 3, 3}, stride: []int64{1, 1, 1}, groups: 1},
 }
 
-// Output and the gradient of the input have the bits of libtorch's own convolution, in float32 and under autocast; the
-// bias's gradient is the sum in another order, and the weight has none.
+// Output and input gradient are bit-equal to libtorch's convolution, in float32 and under autocast;
+// the bias gradient is summed in another order, and the weight has none.
 func TestLeanConvolutionIsTheConvolution(t *testing.T) {
 	for i, c := range convCases {
 		for _, mixed := range []bool{false, true} {
@@ -49,21 +49,28 @@ func TestLeanConvolutionIsTheConvolution(t *testing.T) {
 					var y, gx, gb [2][]float32
 					for way := range 2 {
 						require.NoError(t, torch.With(func(s *torch.Scope) error {
-							x, w, b := torchtest.Tensor(s, 1, c.x...), torchtest.Tensor(s, 2, c.w...), torchtest.Tensor(s, 3, c.w[0])
+							x, w, b := torchtest.Tensor(s, 1, c.x...),
+								torchtest.Tensor(s, 2, c.w...), torchtest.Tensor(s, 3, c.w[0])
 							require.NoError(t, x.SetRequiresGrad(trains != "b"))
 							require.NoError(t, b.SetRequiresGrad(trains == "b" || trains == "xb"))
 							if trains == "x without b" {
 								b = nil
 							}
 							var out *torch.Tensor
-							f := func() error { out = s.To(c.run(s, x, w, b, way == 1), torch.Float32, torch.CPU); return s.Err() }
+							f := func() error {
+								out = s.To(c.run(s, x, w, b, way == 1),
+									torch.Float32, torch.CPU)
+								return s.Err()
+							}
 							if mixed {
-								require.NoError(t, torch.Autocast(torch.DeviceCPU, torch.BFloat16, f))
+								require.NoError(t, torch.Autocast(torch.DeviceCPU, torch.BFloat16,
+									f))
 							} else {
 								require.NoError(t, f())
 							}
 							y[way] = torchtest.Float32s(t, s.Detach(out))
-							require.NoError(t, out.BackwardFrom(torchtest.Tensor(s, 4, out.Shape()...), false))
+							require.NoError(t,
+								out.BackwardFrom(torchtest.Tensor(s, 4, out.Shape()...), false))
 							require.False(t, w.HasGrad())
 							require.Equal(t, trains != "b", x.HasGrad())
 							require.Equal(t, trains == "b" || trains == "xb", b.HasGrad())
@@ -79,7 +86,7 @@ func TestLeanConvolutionIsTheConvolution(t *testing.T) {
 					golden.Equal(t, "output", nil, y[0], y[1])
 					golden.Equal(t, "gradient of the input", nil, gx[0], gx[1])
 					if mixed {
-						for i := range gb[0] { // both round to bfloat16, ours after a sum, oneDNN's as it likes
+						for i := range gb[0] { // both round to bfloat16, but at different points
 							require.InDelta(t, gb[0][i], gb[1][i], 0.02*max(1, abs32(gb[0][i])))
 						}
 					} else {
@@ -93,14 +100,15 @@ func TestLeanConvolutionIsTheConvolution(t *testing.T) {
 
 func abs32(x float32) float64 { return max(float64(x), -float64(x)) }
 
-// A weight that trains goes libtorch's way, and so does a convolution that nothing is recorded of.
+// With a trainable weight, or without recording, libtorch's convolution runs.
 func TestLeanConvolutionOfATrainingWeight(t *testing.T) {
 	torchtest.NoLeak(t)
 	c := convCases[3]
 	var g [2][]float32
 	for way := range 2 {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
-			x, w, b := torchtest.Tensor(s, 1, c.x...), torchtest.Tensor(s, 2, c.w...), torchtest.Tensor(s, 3, c.w[0])
+			x, w, b := torchtest.Tensor(s, 1, c.x...), torchtest.Tensor(s, 2, c.w...),
+				torchtest.Tensor(s, 3, c.w[0])
 			require.False(t, c.run(s, x, w, b, way == 1).RequiresGrad())
 			require.NoError(t, w.SetRequiresGrad(true))
 			require.NoError(t, b.SetRequiresGrad(true))
@@ -117,19 +125,22 @@ func TestLeanConvolutionOfATrainingWeight(t *testing.T) {
 	golden.Equal(t, "gradients", nil, g[0], g[1])
 }
 
-// The weight is larger than all else: were its gradient worked out, though nobody gets it, the most memory that the process
-// holds would show it. oneDNN takes that memory past libtorch's allocator.
+// The weight is the largest tensor: computing its gradient, even if unused, would show in the
+// process's peak memory. oneDNN allocates that memory outside libtorch's allocator.
 func TestLeanConvolutionWorksOutNoGradientOfTheWeight(t *testing.T) {
 	torchtest.NoLeak(t)
 	const channels, weight = 512, 512 * 512 * 27 * 4
 	growth := func(lean bool) (bytes int64) {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
-			x, w, b := torchtest.Tensor(s, 1, 2, channels, 4, 4, 4), s.Full([]int64{channels, channels, 3, 3, 3}, 1, torch.Float32, torch.CPU), s.Zeros([]int64{channels}, torch.Float32, torch.CPU)
-			require.NoError(t, b.SetRequiresGrad(true)) // the bias alone: nothing else needs room
-			out := s.Sum(convCase{w: w.Shape(), stride: []int64{1, 1, 1}, groups: 1}.run(s, x, w, b, lean))
+			x, w, b := torchtest.Tensor(s, 1, 2, channels, 4, 4, 4),
+				s.Full([]int64{channels, channels, 3, 3, 3}, 1, torch.Float32, torch.CPU),
+				s.Zeros([]int64{channels}, torch.Float32, torch.CPU)
+			require.NoError(t, b.SetRequiresGrad(true)) // only the bias: nothing else needs memory
+			out := s.Sum(convCase{w: w.Shape(), stride: []int64{1, 1, 1}, groups: 1}.run(s, x, w, b,
+				lean))
 			require.NoError(t, s.Err())
 			if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
-				t.Skipf("needs a system that tells the peak of memory anew: %v", err)
+				t.Skipf("needs a system that can reset the peak memory: %v", err)
 			}
 			before := memory(t, "VmRSS:")
 			require.NoError(t, out.Backward())
@@ -140,9 +151,11 @@ func TestLeanConvolutionWorksOutNoGradientOfTheWeight(t *testing.T) {
 		}))
 		return bytes
 	}
-	require.NoError(t, torch.OnThread(2, func() error { // oneDNN serves this from two threads and a batch of two on
+	// oneDNN handles this from two threads and batch size two.
+	require.NoError(t, torch.OnThread(2, func() error {
 		lean, plain := growth(true), growth(false)
-		require.GreaterOrEqual(t, plain, int64(weight/2), "libtorch works the gradient out: if it no longer does, ConvLean has no purpose")
+		require.GreaterOrEqual(t, plain, int64(weight/2),
+			"libtorch works the gradient out: if it no longer does, ConvLean has no purpose")
 		require.Less(t, lean, int64(weight/2))
 		return nil
 	}))
@@ -158,17 +171,19 @@ func memory(t *testing.T, name string) (bytes int64) {
 	return bytes << 10
 }
 
-// An input that somebody else lets go is not kept for the way back.
+// An input that its owner frees is not kept for the backward pass.
 func TestLeanConvolutionKeepsNoInput(t *testing.T) {
 	torchtest.NoLeak(t)
 	kept := func(lean bool) (bytes int64) {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
-			x, w := s.Zeros([]int64{1, 1, 64, 128, 128}, torch.Float32, torch.CPU), s.Zeros([]int64{1, 1, 1, 1, 1}, torch.Float32, torch.CPU)
+			x, w := s.Zeros([]int64{1, 1, 64, 128, 128}, torch.Float32, torch.CPU),
+				s.Zeros([]int64{1, 1, 1, 1, 1}, torch.Float32, torch.CPU)
 			require.NoError(t, x.SetRequiresGrad(true))
 			before, _, _, err := torch.CPUMemory()
 			require.NoError(t, err)
 			input := s.MulScalar(x, 2)
-			out := convCase{w: w.Shape(), stride: []int64{1, 1, 1}, groups: 1}.run(s, input, w, nil, lean)
+			out := convCase{w: w.Shape(), stride: []int64{1, 1, 1}, groups: 1}.run(s, input, w, nil,
+				lean)
 			input.Free()
 			require.NoError(t, s.Err())
 			after, _, _, err := torch.CPUMemory()

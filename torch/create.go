@@ -5,12 +5,13 @@ import "C"
 
 import "unsafe"
 
-// Empty makes a tensor whose elements are not set.
+// Empty returns an uninitialised tensor.
 func (s *Scope) Empty(shape []int64, dtype DType, device Device) *Tensor {
 	return s.empty(shape, dtype, device, false)
 }
 
-// EmptyPinned makes an unset CPU tensor in page-locked memory, from which copies to a CUDA device run asynchronously.
+// EmptyPinned returns an uninitialised CPU tensor in pinned memory, from which copies to a CUDA
+// device are asynchronous.
 func (s *Scope) EmptyPinned(shape []int64, dtype DType) *Tensor {
 	return s.empty(shape, dtype, CPU, true)
 }
@@ -20,36 +21,39 @@ func (s *Scope) empty(shape []int64, dtype DType, device Device, pinned bool) *T
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("empty", C.lnt_empty(ints(shape), C.int64_t(len(shape)), C.int64_t(dtype), C.int64_t(device.Type),
+	return s.result("empty", C.lnt_empty(ints(shape), C.int64_t(len(shape)), C.int64_t(dtype),
+		C.int64_t(device.Type),
 		C.int64_t(device.Index), flag(pinned), &out), &out)
 }
 
-// Full makes a tensor filled with v.
+// Full returns a tensor filled with v.
 func (s *Scope) Full(shape []int64, v float64, dtype DType, device Device) *Tensor {
 	if !s.ready("full") {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("full", C.lnt_full(ints(shape), C.int64_t(len(shape)), C.double(v), C.int64_t(dtype), C.int64_t(device.Type),
+	return s.result("full", C.lnt_full(ints(shape), C.int64_t(len(shape)), C.double(v),
+		C.int64_t(dtype), C.int64_t(device.Type),
 		C.int64_t(device.Index), &out), &out)
 }
 
-// Zeros makes a tensor of zeros.
+// Zeros returns a tensor of zeros.
 func (s *Scope) Zeros(shape []int64, dtype DType, device Device) *Tensor {
 	return s.Full(shape, 0, dtype, device)
 }
 
-// Arange makes the vector start, start+step, … below end.
+// Arange returns the vector start, start+step, … below end.
 func (s *Scope) Arange(start, end, step float64, dtype DType, device Device) *Tensor {
 	if !s.ready("arange") {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("arange", C.lnt_arange(C.double(start), C.double(end), C.double(step), C.int64_t(dtype), C.int64_t(device.Type),
+	return s.result("arange", C.lnt_arange(C.double(start), C.double(end), C.double(step),
+		C.int64_t(dtype), C.int64_t(device.Type),
 		C.int64_t(device.Index), &out), &out)
 }
 
-// ZerosLike makes zeros of x's shape, type, device and layout.
+// ZerosLike returns zeros of x's shape, dtype, device and layout.
 func (s *Scope) ZerosLike(x *Tensor) *Tensor {
 	if !s.ready("zeros_like", x) {
 		return nil
@@ -58,21 +62,21 @@ func (s *Scope) ZerosLike(x *Tensor) *Tensor {
 	return s.result("zeros_like", C.lnt_zeros_like(x.c, &out), &out, x)
 }
 
-// Fill_ sets every element of x to v; autograd does not see it.
+// Fill_ sets every element of x to v; autograd does not record it.
 func (s *Scope) Fill_(x *Tensor, v float64) {
 	if s.ready("fill_", x) {
 		s.failed("fill_", C.lnt_fill_(x.c, C.double(v)), x)
 	}
 }
 
-// Copy_ overwrites dst with src, broadcast and converted as needed; autograd does not see it.
+// Copy_ overwrites dst with src, broadcast and converted as needed; autograd does not record it.
 func (s *Scope) Copy_(dst, src *Tensor, nonBlocking bool) {
 	if s.ready("copy_", dst, src) {
 		s.failed("copy_", C.lnt_copy_(dst.c, src.c, flag(nonBlocking)), dst, src)
 	}
 }
 
-// To gives x as dtype on device: x itself when it is so already.
+// To returns x as dtype on device; x itself if nothing changes.
 func (s *Scope) To(x *Tensor, dtype DType, device Device) *Tensor {
 	return s.to(x, dtype, device, false)
 }
@@ -87,7 +91,8 @@ func (s *Scope) to(x *Tensor, dtype DType, device Device, nonBlocking bool) *Ten
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("to", C.lnt_to(x.c, C.int64_t(dtype), C.int64_t(device.Type), C.int64_t(device.Index), flag(nonBlocking), 0, &out), &out, x)
+	return s.result("to", C.lnt_to(x.c, C.int64_t(dtype), C.int64_t(device.Type),
+		C.int64_t(device.Index), flag(nonBlocking), 0, &out), &out, x)
 }
 
 // Clone copies x.
@@ -99,7 +104,7 @@ func (s *Scope) Clone(x *Tensor) *Tensor {
 	return s.result("clone", C.lnt_clone(x.c, &out), &out, x)
 }
 
-// MemoryFormat is the order in which a tensor's axes lie in memory; the numbers are c10::MemoryFormat's.
+// MemoryFormat is the memory order of a tensor's axes; values are c10::MemoryFormat's.
 type MemoryFormat int
 
 // Memory formats: row-major, and channels innermost for 4 and 5 axes.
@@ -109,7 +114,8 @@ const (
 	ChannelsLast3d MemoryFormat = 3
 )
 
-// Contiguous gives x in the memory format f: x itself when it lies so already, and operators can see it from its strides.
+// Contiguous returns x in the memory format f; x itself if its strides already have that format
+// unambiguously.
 func (s *Scope) Contiguous(x *Tensor, f MemoryFormat) *Tensor {
 	if !s.ready("contiguous", x) {
 		return nil

@@ -24,9 +24,11 @@ func TestCreateFillsShapeTypeAndDevice(t *testing.T) {
 				require.Equal(t, d.Type, e.Device().Type)
 				f := s.Full([]int64{2, 2}, 1.5, torch.Float32, d)
 				require.Equal(t, []float32{1.5, 1.5, 1.5, 1.5}, torchtest.Float32s(t, f))
-				require.Equal(t, []float32{0, 0, 0}, torchtest.Float32s(t, s.Zeros([]int64{3}, torch.Float32, d)))
+				require.Equal(t, []float32{0, 0, 0},
+					torchtest.Float32s(t, s.Zeros([]int64{3}, torch.Float32, d)))
 				require.Equal(t, []float32{0, 0, 0, 0}, torchtest.Float32s(t, s.ZerosLike(f)))
-				require.Equal(t, []float32{1, 3, 5}, torchtest.Float32s(t, s.Arange(1, 6, 2, torch.Float32, d)))
+				require.Equal(t, []float32{1, 3, 5},
+					torchtest.Float32s(t, s.Arange(1, 6, 2, torch.Float32, d)))
 				n, err := torch.Slice[int64](s.Arange(0, 3, 1, torch.Int64, d))
 				require.NoError(t, err)
 				require.Equal(t, []int64{0, 1, 2}, n)
@@ -58,8 +60,12 @@ func TestToConverts(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, []bool{true, false, true, true}, b)
 		// bfloat16 keeps 8 bits: 300 becomes 300 (1.171875·2^8), 2.5 stays; 257 rounds to even.
-		require.Equal(t, []float32{256}, torchtest.Float32s(t, s.To(s.To(torch.FromSlice(s, []float32{257}, 1), torch.BFloat16, torch.CPU), torch.Float32, torch.CPU)))
-		inf := torchtest.Float32s(t, s.To(s.To(torch.FromSlice(s, []float32{7e4}, 1), torch.Float16, torch.CPU), torch.Float32, torch.CPU))
+		require.Equal(t, []float32{256},
+			torchtest.Float32s(t, s.To(s.To(torch.FromSlice(s, []float32{257}, 1), torch.BFloat16,
+				torch.CPU), torch.Float32, torch.CPU)))
+		inf := torchtest.Float32s(t,
+			s.To(s.To(torch.FromSlice(s, []float32{7e4}, 1), torch.Float16, torch.CPU),
+				torch.Float32, torch.CPU))
 		require.True(t, math.IsInf(float64(inf[0]), 1))
 		return nil
 	}))
@@ -73,7 +79,8 @@ func TestContiguousLaysElementsOut(t *testing.T) {
 		last := s.Contiguous(x, torch.ChannelsLast)
 		require.Equal(t, []int64{60, 1, 15, 3}, last.Strides())
 		require.False(t, last.IsContiguous())
-		require.Equal(t, torchtest.Fill(1, 120), torchtest.Float32s(t, last), "the logical order stays")
+		require.Equal(t, torchtest.Fill(1, 120), torchtest.Float32s(t, last),
+			"the logical order stays")
 		require.Equal(t, []int64{60, 20, 5, 1}, s.Contiguous(last, torch.Contiguous).Strides())
 		x3 := torchtest.Tensor(s, 1, 1, 2, 2, 2, 2)
 		require.Equal(t, []int64{16, 1, 8, 4, 2}, s.Contiguous(x3, torch.ChannelsLast3d).Strides())
@@ -98,11 +105,15 @@ func TestElementsGoInAndOut(t *testing.T) {
 		roundTrip(t, s, []float32{})
 
 		x := torchtest.Tensor(s, 1, 3, 4)
-		require.NoError(t, torch.CopyIn(s.Transpose(x, 0, 1), torchtest.Fill(2, 12)), "into a view that is not contiguous")
+		require.NoError(t, torch.CopyIn(s.Transpose(x, 0, 1), torchtest.Fill(2, 12)),
+			"into a view that is not contiguous")
 		require.Equal(t, torchtest.Fill(2, 12), torchtest.Float32s(t, s.Transpose(x, 0, 1)))
-		require.EqualError(t, torch.CopyIn(x, []float64{1}), "torch: copy 1 float64 into tensor [3 4] of float32")
-		require.EqualError(t, torch.CopyIn(x, []float32{1}), "torch: copy 1 float32 into tensor [3 4] of float32")
-		require.EqualError(t, torch.CopyOut(x, make([]int64, 12)), "torch: copy tensor [3 4] of float32 into 12 int64")
+		require.EqualError(t, torch.CopyIn(x, []float64{1}),
+			"torch: copy 1 float64 into tensor [3 4] of float32")
+		require.EqualError(t, torch.CopyIn(x, []float32{1}),
+			"torch: copy 1 float32 into tensor [3 4] of float32")
+		require.EqualError(t, torch.CopyOut(x, make([]int64, 12)),
+			"torch: copy tensor [3 4] of float32 into 12 int64")
 		_, err := torch.Slice[int32](x)
 		require.Error(t, err)
 
@@ -114,10 +125,11 @@ func TestElementsGoInAndOut(t *testing.T) {
 		require.Equal(t, raw, out)
 		y := s.Empty([]int64{3, 4}, torch.Float32, torch.CPU)
 		require.NoError(t, y.CopyBytesIn(out))
-		require.Equal(t, torchtest.Bits(torchtest.Float32s(t, x)), torchtest.Bits(torchtest.Float32s(t, y)))
+		require.Equal(t, torchtest.Bits(torchtest.Float32s(t, x)),
+			torchtest.Bits(torchtest.Float32s(t, y)))
 		return nil
 	}))
-	// Wrong lengths fail the scope of a new tensor too, and leave nothing behind.
+	// Wrong lengths fail the scope of a new tensor too, without a leak.
 	require.EqualError(t, torch.With(func(s *torch.Scope) error {
 		require.Nil(t, torch.FromSlice(s, []int64{1, 2}, 3))
 		return nil
@@ -141,7 +153,8 @@ func TestEqualComparesShapeAndElements(t *testing.T) {
 		for _, c := range []struct {
 			a, b *torch.Tensor
 			want bool
-		}{{a, s.Clone(a), true}, {a, torch.FromSlice(s, []float32{1, 3}, 2), false}, {a, s.Reshape(a, 1, 2), false}, {nan, nan, false}} {
+		}{{a, s.Clone(a), true}, {a, torch.FromSlice(s, []float32{1, 3}, 2), false},
+			{a, s.Reshape(a, 1, 2), false}, {nan, nan, false}} {
 			got, err := torch.Equal(c.a, c.b)
 			require.NoError(t, err)
 			require.Equal(t, c.want, got)
@@ -154,8 +167,10 @@ func TestEqualComparesShapeAndElements(t *testing.T) {
 func TestDTypesKnowNameAndSize(t *testing.T) {
 	torchtest.NoLeak(t)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
-		for d, name := range map[torch.DType]string{torch.Uint8: "uint8", torch.Int8: "int8", torch.Int16: "int16", torch.Int32: "int32",
-			torch.Int64: "int64", torch.Float16: "float16", torch.Float32: "float32", torch.Float64: "float64", torch.Bool: "bool",
+		for d, name := range map[torch.DType]string{torch.Uint8: "uint8", torch.Int8: "int8",
+			torch.Int16: "int16", torch.Int32: "int32",
+			torch.Int64: "int64", torch.Float16: "float16", torch.Float32: "float32",
+			torch.Float64: "float64", torch.Bool: "bool",
 			torch.BFloat16: "bfloat16"} {
 			require.Equal(t, name, d.String())
 			raw, err := s.Empty([]int64{3}, d, torch.CPU).Bytes()
@@ -187,7 +202,8 @@ func TestCheckDeviceSaysWhatToDo(t *testing.T) {
 	require.NoError(t, err)
 	err = torch.CheckDevice(torch.Device{Type: torch.DeviceCUDA, Index: n})
 	if n == 0 {
-		require.ErrorContains(t, err, "has no CUDA device; use -device cpu, or build with `make libtorch CUDA=1`")
+		require.ErrorContains(t, err,
+			"has no CUDA device; use --device cpu, or build with `make libtorch CUDA=1`")
 		require.Error(t, torch.With(func(s *torch.Scope) error {
 			s.Zeros([]int64{1}, torch.Float32, torch.Device{Type: torch.DeviceCUDA})
 			return nil

@@ -10,7 +10,7 @@ import (
 	"unsafe"
 )
 
-// DeviceType is a kind of device; the numbers are c10::DeviceType's.
+// DeviceType is a kind of device; values are c10::DeviceType's.
 type DeviceType int
 
 // Kinds of devices.
@@ -19,7 +19,7 @@ const (
 	DeviceCUDA DeviceType = 1
 )
 
-// Device is a place for tensors. Index -1 means the current one of its kind.
+// Device is a device of tensors. Index -1 is the current device of its type.
 type Device struct {
 	Type  DeviceType
 	Index int
@@ -28,7 +28,7 @@ type Device struct {
 // CPU is main memory.
 var CPU = Device{DeviceCPU, -1}
 
-// ParseDevice reads "cpu", "cuda" or "cuda:1".
+// ParseDevice parses "cpu", "cuda" or "cuda:1".
 func ParseDevice(s string) (Device, error) {
 	name, index, found := strings.Cut(s, ":")
 	d := Device{Index: -1}
@@ -71,7 +71,7 @@ func DeviceCount(t DeviceType) (int, error) {
 	return int(out), err
 }
 
-// CheckDevice says whether d can be used, and if not why and what to do.
+// CheckDevice returns an error, with the remedy, if d cannot be used.
 func CheckDevice(d Device) error {
 	if d.Type == DeviceCPU {
 		return Load()
@@ -82,15 +82,17 @@ func CheckDevice(d Device) error {
 	}
 	if n == 0 {
 		v, _ := Version()
-		return fmt.Errorf("torch: device %s: libtorch %s has no CUDA device; use -device cpu, or build with `make libtorch CUDA=1` on a machine with an NVIDIA GPU", d, v)
+		return fmt.Errorf("torch: device %s: libtorch %s has no CUDA device; use --device cpu, "+
+			"or build with `make libtorch CUDA=1` on a machine with an NVIDIA GPU", d, v)
 	}
 	if d.Index >= n {
-		return fmt.Errorf("torch: device %s: this machine has %d CUDA device(s), cuda:0 to cuda:%d", d, n, n-1)
+		return fmt.Errorf("torch: device %s: this machine has %d CUDA device(s), cuda:0 to cuda:%d",
+			d, n, n-1)
 	}
 	return nil
 }
 
-// Name is what the driver calls the device.
+// Name is the driver's name of the device.
 func (d Device) Name() (string, error) {
 	if err := Load(); err != nil {
 		return "", err
@@ -102,7 +104,7 @@ func (d Device) Name() (string, error) {
 	return text(out), nil
 }
 
-// Synchronize waits until everything queued on the device's current stream has run.
+// Synchronize waits for all work queued on the device's current stream.
 func (d Device) Synchronize() error {
 	if err := Load(); err != nil {
 		return err
@@ -110,18 +112,19 @@ func (d Device) Synchronize() error {
 	return message(C.lnt_synchronize(C.int64_t(d.Type), C.int64_t(d.Index)))
 }
 
-// Memory gives the device's free and total bytes as its driver counts them; zeros for the CPU.
+// Memory returns the device's free and total bytes as reported by its driver; zeros for the CPU.
 func (d Device) Memory() (free, total int64, err error) {
 	if err := Load(); err != nil {
 		return 0, 0, err
 	}
 	var out [2]int64
-	err = message(C.lnt_memory(C.int64_t(d.Type), C.int64_t(d.Index), (*C.int64_t)(unsafe.Pointer(&out[0]))))
+	err = message(C.lnt_memory(C.int64_t(d.Type), C.int64_t(d.Index),
+		(*C.int64_t)(unsafe.Pointer(&out[0]))))
 	return out[0], out[1], err
 }
 
-// CPUMemory tells of the tensors' large blocks in main memory, in bytes: in use, in use at the most since the last
-// EmptyCache, and kept for reuse.
+// CPUMemory returns the bytes of large tensor blocks in main memory: in use, peak use since the
+// last EmptyCache, and cached for reuse.
 func CPUMemory() (inUse, peak, kept int64, err error) {
 	if err := Load(); err != nil {
 		return 0, 0, 0, err
@@ -131,8 +134,8 @@ func CPUMemory() (inUse, peak, kept int64, err error) {
 	return out[0], out[1], out[2], err
 }
 
-// Peak is the most bytes that the device's tensors held since it was last called with reset; 0 for the CPU (CPUMemory)
-// and where libtorch, before 2.9, does not tell.
+// Peak is the peak of the device's tensor memory in bytes since the last call with reset; 0 for the
+// CPU (see CPUMemory) and where libtorch, before 2.9, does not report it.
 func (d Device) Peak(reset bool) (int64, error) {
 	if err := Load(); err != nil {
 		return 0, err
@@ -142,14 +145,14 @@ func (d Device) Peak(reset bool) (int64, error) {
 	return int64(out), err
 }
 
-// HasKernels says whether InstanceNormLeakyReLU has a kernel of its own on such devices, which wants its input channels
-// last: on the CPU, and on CUDA where `make shim` found nvcc.
+// HasKernels reports whether InstanceNormLeakyReLU has its own kernel on such devices, which needs
+// channels-last input: on the CPU, and on CUDA if `make shim` found nvcc.
 func (t DeviceType) HasKernels() bool {
 	var out C.int64_t
 	return Load() == nil && message(C.lnt_has_kernels(C.int64_t(t), &out)) == nil && out != 0
 }
 
-// EmptyCache gives cached blocks of the device's allocator back to the driver.
+// EmptyCache releases cached blocks of the device's allocator.
 func (d Device) EmptyCache() error {
 	if err := Load(); err != nil {
 		return err
@@ -157,10 +160,10 @@ func (d Device) EmptyCache() error {
 	return message(C.lnt_empty_cache(C.int64_t(d.Type)))
 }
 
-// Event marks a point in the work that a device has been given.
+// Event marks a point in the work queued on a device.
 type Event struct{ c unsafe.Pointer }
 
-// NewEvent makes an event; Free gives it back.
+// NewEvent returns an event; Free frees it.
 func (d Device) NewEvent() (*Event, error) {
 	if err := Load(); err != nil {
 		return nil, err
@@ -169,13 +172,13 @@ func (d Device) NewEvent() (*Event, error) {
 	return e, message(C.lnt_event_new(C.int64_t(d.Type), &e.c))
 }
 
-// Record places e behind what the calling thread's current stream holds so far.
+// Record places e after the work queued so far on the calling thread's current stream.
 func (e *Event) Record() error { return message(C.lnt_event_record(e.c)) }
 
 // Synchronize waits for e.
 func (e *Event) Synchronize() error { return message(C.lnt_event_synchronize(e.c)) }
 
-// Free gives e back.
+// Free frees e.
 func (e *Event) Free() {
 	if e.c != nil {
 		C.lnt_event_free(e.c)

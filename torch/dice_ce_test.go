@@ -12,12 +12,13 @@ import (
 
 const smooth = 1e-5
 
-// diceCE is what DiceCE stands for, operator by operator, in double precision.
+// diceCE is the reference for DiceCE: separate operators in float64.
 func diceCE(s *torch.Scope, x, target *torch.Tensor, batch bool) *torch.Tensor {
 	x = s.To(x, torch.Float64, torch.CPU)
 	shape := x.Shape()
 	labels := s.To(target, torch.Int64, torch.CPU)
-	y := s.To(s.Scatter(s.Zeros(shape, torch.Bool, torch.CPU), 1, labels, 1), torch.Float64, torch.CPU)
+	y := s.To(s.Scatter(s.Zeros(shape, torch.Bool, torch.CPU), 1, labels, 1), torch.Float64,
+		torch.CPU)
 	foreground := func(t *torch.Tensor) *torch.Tensor { return s.SliceDim(t, 1, 1, shape[1], 1) }
 	p, y := foreground(s.Softmax(x, 1)), foreground(y)
 	over := []int64{2, 3, 4}[:len(shape)-2]
@@ -27,7 +28,8 @@ func diceCE(s *torch.Scope, x, target *torch.Tensor, batch bool) *torch.Tensor {
 	sum := func(t *torch.Tensor) *torch.Tensor { return s.SumDims(t, false, over...) }
 	numerator := s.AddScalar(s.MulScalar(sum(s.Mul(p, y)), 2), smooth)
 	dice := s.Mean(s.Div(numerator, s.AddScalar(s.Add(sum(p), sum(y)), smooth)))
-	return s.Sub(s.CrossEntropy(x, s.Select(labels, 1, 0), torch.IgnoreNothing, torch.ReduceMean), dice)
+	return s.Sub(s.CrossEntropy(x, s.Select(labels, 1, 0), torch.IgnoreNothing, torch.ReduceMean),
+		dice)
 }
 
 func TestDiceCEIsItsParts(t *testing.T) {
@@ -46,9 +48,11 @@ func TestDiceCEIsItsParts(t *testing.T) {
 	} {
 		for _, batch := range []bool{false, true} {
 			for _, last := range []bool{false, true} {
-				run := func(f func(s *torch.Scope, x, target *torch.Tensor) *torch.Tensor) (value, gradient []float64) {
+				run := func(f func(s *torch.Scope, x, target *torch.Tensor) *torch.Tensor) (value,
+					gradient []float64) {
 					require.NoError(t, torch.With(func(s *torch.Scope) error {
-						x := s.To(s.MulScalar(torchtest.Tensor(s, 3, c.shape...), 8), c.dtype, torch.CPU)
+						x := s.To(s.MulScalar(torchtest.Tensor(s, 3, c.shape...), 8), c.dtype,
+							torch.CPU)
 						if format := torch.ChannelsLast3d; last {
 							if len(c.shape) == 4 {
 								format = torch.ChannelsLast
@@ -74,8 +78,12 @@ func TestDiceCEIsItsParts(t *testing.T) {
 					}))
 					return value, gradient
 				}
-				want, wantGradient := run(func(s *torch.Scope, x, target *torch.Tensor) *torch.Tensor { return diceCE(s, x, target, batch) })
-				got, gotGradient := run(func(s *torch.Scope, x, target *torch.Tensor) *torch.Tensor {
+				want, wantGradient := run(func(s *torch.Scope, x,
+					target *torch.Tensor) *torch.Tensor {
+					return diceCE(s, x, target, batch)
+				})
+				got, gotGradient := run(func(s *torch.Scope, x,
+					target *torch.Tensor) *torch.Tensor {
 					l, known := s.DiceCE(x, target, batch, smooth)
 					require.True(t, known)
 					return l
@@ -91,7 +99,7 @@ func TestDiceCEIsItsParts(t *testing.T) {
 	}
 }
 
-// What is no number in the logits is none in the loss, whatever its class and label.
+// NaN in the logits makes the loss NaN, whatever the class and label.
 func TestDiceCEKeepsNaN(t *testing.T) {
 	torchtest.NoLeak(t)
 	for _, bad := range []float32{float32(math.NaN()), float32(math.Inf(1))} {
@@ -102,11 +110,13 @@ func TestDiceCEKeepsNaN(t *testing.T) {
 					x[class*16+5] = bad
 					labels := make([]int16, 16)
 					labels[5] = int16(label)
-					l, known := s.DiceCE(torch.FromSlice(s, x, 1, 3, 4, 4), torch.FromSlice(s, labels, 1, 1, 4, 4), false, smooth)
+					l, known := s.DiceCE(torch.FromSlice(s, x, 1, 3, 4, 4),
+						torch.FromSlice(s, labels, 1, 1, 4, 4), false, smooth)
 					require.True(t, known)
 					v, err := l.Item()
 					require.NoError(t, err)
-					require.True(t, math.IsNaN(v), "%v in class %d, label %d: %v", bad, class, label, v)
+					require.True(t, math.IsNaN(v), "%v in class %d, label %d: %v", bad, class,
+						label, v)
 					return nil
 				}))
 			}
@@ -116,11 +126,13 @@ func TestDiceCEKeepsNaN(t *testing.T) {
 
 func TestDiceCEKnowsItsLabels(t *testing.T) {
 	torchtest.NoLeak(t)
-	for label, want := range map[int16]bool{-1: false, 0: true, 2: true, 3: false, 255: false, -32768: false} {
+	for label, want := range map[int16]bool{-1: false, 0: true, 2: true, 3: false, 255: false,
+		-32768: false} {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
 			labels := make([]int16, 16)
 			labels[7] = label
-			l, known := s.DiceCE(torchtest.Tensor(s, 1, 1, 3, 4, 4), torch.FromSlice(s, labels, 1, 1, 4, 4), false, smooth)
+			l, known := s.DiceCE(torchtest.Tensor(s, 1, 1, 3, 4, 4),
+				torch.FromSlice(s, labels, 1, 1, 4, 4), false, smooth)
 			require.Equal(t, want, known, "label %d", label)
 			require.Equal(t, want, l != nil)
 			return s.Err()

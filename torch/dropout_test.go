@@ -11,8 +11,9 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// As many elements fall as should, everywhere alike; the others are scaled, and the gradient takes the same way, whatever
-// order it lies in. A seed gives the same elements on any number of threads, another seed others.
+// The expected number of elements is dropped, evenly distributed; the others are scaled, and the
+// gradient has the same mask, in any memory format. A seed gives the same mask for any thread
+// count, another seed another mask.
 func TestLeanDropout(t *testing.T) {
 	for _, dtype := range []torch.DType{torch.Float32, torch.Float64, torch.BFloat16} {
 		t.Run(fmt.Sprint(dtype), func(t *testing.T) {
@@ -22,11 +23,13 @@ func TestLeanDropout(t *testing.T) {
 				require.NoError(t, torch.OnThread(threads, func() error {
 					return torch.With(func(s *torch.Scope) error {
 						require.NoError(t, torch.ManualSeed(seed))
-						x := s.Contiguous(s.Full([]int64{2, 24, 10, 31, 37}, 2, dtype, torch.CPU), torch.ChannelsLast3d)
+						x := s.Contiguous(s.Full([]int64{2, 24, 10, 31, 37}, 2, dtype, torch.CPU),
+							torch.ChannelsLast3d)
 						require.NoError(t, x.SetRequiresGrad(true))
 						out := s.DropoutLean(x, p, true)
 						y = asFloat64(t, s, s.Detach(out))
-						require.NoError(t, out.BackwardFrom(s.Full(out.Shape(), 4, dtype, torch.CPU), false))
+						require.NoError(t,
+							out.BackwardFrom(s.Full(out.Shape(), 4, dtype, torch.CPU), false))
 						g = asFloat64(t, s, s.Grad(x))
 						return s.Err()
 					})
@@ -47,7 +50,8 @@ func TestLeanDropout(t *testing.T) {
 			}
 			n := float64(len(y))
 			require.InDelta(t, 1-p, float64(kept)/n, 5*math.Sqrt(p*(1-p)/n))
-			require.InDelta(t, p*(1-p), float64(runs)/n, 5*math.Sqrt(p/n), "neighbours fall independently")
+			require.InDelta(t, p*(1-p), float64(runs)/n, 5*math.Sqrt(p/n),
+				"neighbours fall independently")
 			for seed, want := range map[uint64]bool{1: true, 2: false} {
 				again, _ := run(seed, 2)
 				require.Equal(t, want, fmt.Sprint(y[:20000]) == fmt.Sprint(again[:20000]), seed)
@@ -56,7 +60,7 @@ func TestLeanDropout(t *testing.T) {
 	}
 }
 
-// Without training, and with nothing to drop, it is the identity.
+// In evaluation mode, and with p = 0, it is the identity.
 func TestLeanDropoutAtRest(t *testing.T) {
 	torchtest.NoLeak(t)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// Error is what libtorch said about one call.
+// Error is a libtorch error of one call.
 type Error struct {
 	Op     string    // operator, as PyTorch names it
 	Shapes [][]int64 // shapes of the tensors given; nil entries are absent optional ones
 	Msg    string    // libtorch's message without its C++ backtrace
 }
 
-// Error prints e in one line: torch: conv3d([1 4 8 8 8], [2 3 3 3 3]): message.
+// Error formats e in one line: torch: conv3d([1 4 8 8 8], [2 3 3 3 3]): message.
 func (e *Error) Error() string {
 	parts := make([]string, len(e.Shapes))
 	for i, s := range e.Shapes {

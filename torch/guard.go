@@ -8,14 +8,15 @@ import (
 	"runtime"
 )
 
-// libtorch keeps gradient mode, autocast and the OpenMP thread count per OS thread, while a goroutine may move between
-// threads at any call. Every guard therefore takes a function, ties the goroutine to its thread for as long as the
-// function runs, and restores what it found, also when the function panics.
+// libtorch keeps gradient mode, autocast and the OpenMP thread count per OS thread, while a
+// goroutine may move between threads at any call. Every guard therefore takes a function, locks the
+// goroutine to its thread while it runs, and restores the previous state, even if the function
+// panics.
 
 // NoGrad runs f without recording operations for autograd.
 func NoGrad(f func() error) error { return gradMode(false, f) }
 
-// EnableGrad runs f with recording on, inside a NoGrad for example.
+// EnableGrad runs f with recording on, for example inside NoGrad.
 func EnableGrad(f func() error) error { return gradMode(true, f) }
 
 func gradMode(on bool, f func() error) error {
@@ -29,8 +30,8 @@ func gradMode(on bool, f func() error) error {
 	return f()
 }
 
-// Autocast runs f with automatic mixed precision to dtype (Float16 or BFloat16) on a device type. The cache of casted
-// weights is cleared when the outermost Autocast ends.
+// Autocast runs f with automatic mixed precision to dtype (Float16 or BFloat16) on a device type.
+// The cache of cast weights is cleared when the outermost Autocast ends.
 func Autocast(device DeviceType, dtype DType, f func() error) (err error) {
 	if err := Load(); err != nil {
 		return err
@@ -38,7 +39,8 @@ func Autocast(device DeviceType, dtype DType, f func() error) (err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var enabled, oldType, cache, depth C.int64_t
-	if err := message(C.lnt_autocast_get(C.int64_t(device), &enabled, &oldType, &cache)); err != nil {
+	if err := message(C.lnt_autocast_get(C.int64_t(device), &enabled, &oldType,
+		&cache)); err != nil {
 		return err
 	}
 	if err := message(C.lnt_autocast_nest(1, &depth)); err != nil {
@@ -55,15 +57,16 @@ func Autocast(device DeviceType, dtype DType, f func() error) (err error) {
 	return f()
 }
 
-// InAutocast tells whether the calling thread is inside Autocast for a device type.
+// InAutocast reports whether the calling thread is inside Autocast for a device type.
 func InAutocast(device DeviceType) bool {
 	var enabled, dtype, cache C.int64_t
-	return Load() == nil && message(C.lnt_autocast_get(C.int64_t(device), &enabled, &dtype, &cache)) == nil && enabled != 0
+	return Load() == nil && message(C.lnt_autocast_get(C.int64_t(device), &enabled, &dtype,
+		&cache)) == nil && enabled != 0
 }
 
-// OnThread runs f tied to one OS thread, on which libtorch uses n threads for its operators (n <= 0: as it is). Loops
-// over many operators, training and inference, run inside it for their whole life: OpenMP keeps one pool of threads
-// for each calling thread.
+// OnThread runs f locked to one OS thread, from which libtorch's operators use n threads (n <= 0:
+// unchanged). Training and inference loops run entirely inside it, because OpenMP keeps one thread
+// pool per calling thread.
 func OnThread(n int, f func() error) error {
 	if err := Load(); err != nil {
 		return err
@@ -84,7 +87,8 @@ func OnThread(n int, f func() error) error {
 	return f()
 }
 
-// Threads is the number of threads libtorch's operators use when called from this goroutine's current OS thread.
+// Threads is the number of threads libtorch's operators use when called from this goroutine's
+// current OS thread.
 func Threads() int {
 	if Load() != nil {
 		return 0
@@ -92,8 +96,9 @@ func Threads() int {
 	return int(C.lnt_get_threads())
 }
 
-// ParallelThreads runs an empty parallel loop of n parts through at::parallel_for, compiled into the shim, and counts
-// the OS threads that took part: below 2 on a machine with several cores, the shim's own kernels run serially.
+// ParallelThreads runs an empty parallel loop of n parts through at::parallel_for, compiled into
+// the shim, and returns the number of OS threads used: below 2 on a machine with several cores, the
+// shim's own kernels run serially.
 func ParallelThreads(n int) (int, error) {
 	if err := Load(); err != nil {
 		return 0, err
@@ -103,7 +108,7 @@ func ParallelThreads(n int) (int, error) {
 	return int(out), err
 }
 
-// Deterministic asks libtorch for algorithms that give the same bits every time; it changes nothing on the CPU.
+// Deterministic makes libtorch use deterministic algorithms; it has no effect on the CPU.
 func Deterministic(on bool) error {
 	if err := Load(); err != nil {
 		return err
@@ -111,7 +116,8 @@ func Deterministic(on bool) error {
 	return message(C.lnt_set_deterministic(flag(on)))
 }
 
-// BenchmarkCuDNN lets cuDNN time its algorithms for each new shape and take the quickest (torch.backends.cudnn.benchmark).
+// BenchmarkCuDNN makes cuDNN time its algorithms for each new shape and use the fastest
+// (torch.backends.cudnn.benchmark).
 func BenchmarkCuDNN(on bool) error {
 	if err := Load(); err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// recording tells whether autograd records on the calling goroutine's thread.
+// recording reports whether autograd records on the calling goroutine's thread.
 func recording(t testing.TB) bool {
 	t.Helper()
 	var on bool
@@ -28,7 +28,7 @@ func recording(t testing.TB) bool {
 func TestNoGradIsRestored(t *testing.T) {
 	torchtest.NoLeak(t)
 	stop := errors.New("stop")
-	runtime.LockOSThread() // so that the state looked at afterwards is the thread's that the guard was on
+	runtime.LockOSThread() // so that the state is read on the guard's thread
 	defer runtime.UnlockOSThread()
 	require.True(t, recording(t))
 	require.NoError(t, torch.NoGrad(func() error {
@@ -46,13 +46,17 @@ func TestNoGradIsRestored(t *testing.T) {
 	require.Panics(t, func() { torch.NoGrad(func() error { panic("boom") }) })
 	require.True(t, recording(t))
 	require.Error(t, torch.NoGrad(func() error {
-		return torch.With(func(s *torch.Scope) error { s.Add(torchtest.Tensor(s, 1, 2), torchtest.Tensor(s, 1, 3)); return nil })
+		return torch.With(func(s *torch.Scope) error {
+			s.Add(torchtest.Tensor(s, 1, 2),
+				torchtest.Tensor(s, 1, 3))
+			return nil
+		})
 	}))
 	require.True(t, recording(t))
 }
 
-// 16 goroutines, 100 sections each, every one of which sleeps or yields in the middle, beside others that record: gradient
-// mode is the thread's, and a goroutine that slept unlocked would wake on another one.
+// 16 goroutines, 100 sections each, each of which sleeps or yields, next to others that record:
+// gradient mode is per thread, and an unlocked goroutine may wake on another thread.
 func TestGuardsKeepTheirStateWhileGoroutinesMove(t *testing.T) {
 	torchtest.NoLeak(t)
 	var wg sync.WaitGroup
@@ -93,19 +97,28 @@ func TestAutocastRunsConvolutionsInBFloat16(t *testing.T) {
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		x, w := torchtest.Tensor(s, 1, 1, 2, 4, 4, 4), param(s, 2, 3, 2, 3, 3, 3)
 		dtype := func() torch.DType { return s.Conv(x, w, nil, one, one, one, 1).DType() }
-		half := func(f func() error) error { return torch.Autocast(torch.DeviceCPU, torch.BFloat16, f) }
+		half := func(f func() error) error {
+			return torch.Autocast(torch.DeviceCPU, torch.BFloat16,
+				f)
+		}
 		require.Equal(t, torch.Float32, dtype())
 		require.NoError(t, half(func() error {
 			y := s.Conv(x, w, nil, one, one, one, 1)
 			require.Equal(t, torch.BFloat16, y.DType())
-			require.Equal(t, torch.BFloat16, s.MatMul(torchtest.Tensor(s, 1, 2, 2), torchtest.Tensor(s, 1, 2, 2)).DType())
-			require.Equal(t, torch.Float32, s.Add(x, x).DType(), "autocast leaves sums alone")
+			require.Equal(t, torch.BFloat16,
+				s.MatMul(torchtest.Tensor(s, 1, 2, 2), torchtest.Tensor(s, 1, 2, 2)).DType())
+			require.Equal(t, torch.Float32, s.Add(x, x).DType(), "autocast does not affect sums")
 			if err := s.Sum(s.To(y, torch.Float32, torch.CPU)).Backward(); err != nil {
 				return err
 			}
-			require.Equal(t, torch.Float32, s.Grad(w).DType(), "gradients have their parameter's type")
-			// Nested: the inner end neither switches it off nor drops the cache.
-			require.NoError(t, half(func() error { require.Equal(t, torch.BFloat16, dtype()); return nil }))
+			require.Equal(t, torch.Float32, s.Grad(w).DType(),
+				"gradients have their parameter's type")
+			// Nested: the inner end neither disables it nor clears the cache.
+			require.NoError(t, half(func() error {
+				require.Equal(t, torch.BFloat16,
+					dtype())
+				return nil
+			}))
 			require.Equal(t, torch.BFloat16, dtype())
 			return nil
 		}))
@@ -115,31 +128,40 @@ func TestAutocastRunsConvolutionsInBFloat16(t *testing.T) {
 		stop := errors.New("stop")
 		require.ErrorIs(t, half(func() error { return stop }), stop)
 		require.Equal(t, torch.Float32, dtype())
-		require.Error(t, torch.Autocast(torch.DeviceType(77), torch.BFloat16, func() error { t.Error("ran"); return nil }))
+		require.Error(t, torch.Autocast(torch.DeviceType(77), torch.BFloat16,
+			func() error { t.Error("ran"); return nil }))
 		require.Equal(t, torch.Float32, dtype())
 		return nil
 	}))
 }
 
-// Autocast keeps the half-precision copy of a weight until its outermost end. A copy that outlived it would go on being
-// used after an optimizer step.
+// Autocast caches the half-precision copy of a weight until its outermost end. A copy that outlived
+// it would still be used after an optimizer step.
 func TestAutocastCacheEndsWithTheOutermostGuard(t *testing.T) {
 	torchtest.NoLeak(t)
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
-		x, w := s.Full([]int64{1, 1}, 1, torch.Float32, torch.CPU), s.Full([]int64{1, 1}, 1, torch.Float32, torch.CPU)
+		x, w := s.Full([]int64{1, 1}, 1, torch.Float32, torch.CPU),
+			s.Full([]int64{1, 1}, 1, torch.Float32, torch.CPU)
 		require.NoError(t, w.SetRequiresGrad(true))
 		product := func() float64 {
 			v, err := s.Linear(x, w, nil).Item()
 			require.NoError(t, err)
 			return v
 		}
-		half := func(f func() error) error { return torch.Autocast(torch.DeviceCPU, torch.BFloat16, f) }
+		half := func(f func() error) error {
+			return torch.Autocast(torch.DeviceCPU, torch.BFloat16,
+				f)
+		}
 		require.NoError(t, half(func() error {
 			require.Equal(t, 1.0, product())
 			s.Fill_(w, 2)
-			require.NoError(t, half(func() error { require.Equal(t, 1.0, product(), "an inner guard uses the cache"); return nil }))
+			require.NoError(t, half(func() error {
+				require.Equal(t, 1.0, product(),
+					"an inner guard uses the cache")
+				return nil
+			}))
 			require.Equal(t, 1.0, product(), "the cache outlives an inner guard")
 			return nil
 		}))
@@ -201,7 +223,8 @@ func TestRandomSwitchesTakeEffect(t *testing.T) {
 		}
 		require.InDelta(t, 250, zeros, 60)
 
-		channels := torchtest.Float32s(t, s.FeatureDropout(s.Full([]int64{4, 50, 3, 3}, 1, torch.Float32, torch.CPU), 0.5, true))
+		channels := torchtest.Float32s(t,
+			s.FeatureDropout(s.Full([]int64{4, 50, 3, 3}, 1, torch.Float32, torch.CPU), 0.5, true))
 		dropped := 0
 		for c := range 200 {
 			for i := range 9 {

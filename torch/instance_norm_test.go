@@ -16,16 +16,17 @@ type normed struct {
 	dtype    torch.DType
 	affine   bool
 	residual bool
-	last     bool    // x lies channels last
+	last     bool    // x is channels-last
 	slope    float64 //
-	bias     float64 // added to the bias; a large one forbids computing the input from the output
-	far      float64 // how far the first voxel of each channel lies from the others
-	narrow   bool    // the gradient that comes in is cut out of a wider tensor
+	bias     float64 // added to the bias; a large one prevents recovering the input from the output
+	far      float64 // distance of the first voxel of each channel from the others
+	narrow   bool    // the output gradient is a slice of a wider tensor
 	device   torch.Device
 }
 
-// run gives the output and the gradients of x, w, b and the residual as float64, computed by f.
-func (n normed) run(t *testing.T, seed uint64, f func(s *torch.Scope, x, w, b, r *torch.Tensor) *torch.Tensor) [][]float64 {
+// run returns the output and the gradients of x, w, b and the residual as float64, computed by f.
+func (n normed) run(t *testing.T, seed uint64,
+	f func(s *torch.Scope, x, w, b, r *torch.Tensor) *torch.Tensor) [][]float64 {
 	t.Helper()
 	var all [][]float64
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
@@ -55,7 +56,8 @@ func (n normed) run(t *testing.T, seed uint64, f func(s *torch.Scope, x, w, b, r
 		}
 		leaves := []*torch.Tensor{leaf(seed, n.dtype, 3, n.shape...), nil, nil, nil}
 		if n.affine {
-			leaves[1], leaves[2] = leaf(seed+1, param, 1.5, n.shape[1]), leaf(seed+2, param, n.bias, n.shape[1])
+			leaves[1], leaves[2] = leaf(seed+1, param, 1.5, n.shape[1]),
+				leaf(seed+2, param, n.bias, n.shape[1])
 		}
 		if n.residual {
 			leaves[3] = leaf(seed+3, n.dtype, 0, n.shape...)
@@ -70,7 +72,8 @@ func (n normed) run(t *testing.T, seed uint64, f func(s *torch.Scope, x, w, b, r
 		} else {
 			dy = s.Clone(s.Narrow(dy, 1, 1, n.shape[1]))
 		}
-		if n.device.Type != torch.DeviceCPU { // a copy to a device would lay a narrow gradient close together
+		// A copy to a device would make a narrow gradient contiguous.
+		if n.device.Type != torch.DeviceCPU {
 			wide := s.To(torchtest.Tensor(s, seed+4, wide...), n.dtype, n.device)
 			dy = s.Narrow(s.Contiguous(wide, format), 1, 1, n.shape[1])
 			if !n.narrow {
@@ -99,7 +102,7 @@ func (n normed) fused(s *torch.Scope, x, w, b, r *torch.Tensor) *torch.Tensor {
 	return s.InstanceNormLeakyReLU(x, w, b, r, 1e-5, n.slope)
 }
 
-// plain is what fused stands for, in double precision whatever x is.
+// plain is the reference for fused, in float64 for any dtype of x.
 func (n normed) plain(s *torch.Scope, x, w, b, r *torch.Tensor) *torch.Tensor {
 	double := func(x *torch.Tensor) *torch.Tensor {
 		if x == nil {
@@ -117,11 +120,13 @@ func (n normed) plain(s *torch.Scope, x, w, b, r *torch.Tensor) *torch.Tensor {
 	return s.To(z, x.DType(), torch.CPU)
 }
 
-// On CUDA: with the shim's kernels where it has them, which serve tensors that lie channels last, else with torch's operators.
+// On CUDA: with the shim's kernels, for channels-last tensors, if it has them, otherwise with
+// torch's operators.
 func TestInstanceNormLeakyReLUIsItsParts(t *testing.T) {
 	for name, limits := range map[string]map[torch.DType]float64{
-		"cpu":  {torch.Float64: 1e-12, torch.Float32: 2e-5, torch.BFloat16: 4e-2},
-		"cuda": {torch.Float64: 1e-12, torch.Float32: 2e-5, torch.BFloat16: 4e-2, torch.Float16: 5e-3},
+		"cpu": {torch.Float64: 1e-12, torch.Float32: 2e-5, torch.BFloat16: 4e-2},
+		"cuda": {torch.Float64: 1e-12, torch.Float32: 2e-5, torch.BFloat16: 4e-2,
+			torch.Float16: 5e-3},
 	} {
 		t.Run(name, func(t *testing.T) { isItsParts(t, torchtest.Device(t, name), limits) })
 	}
@@ -136,7 +141,8 @@ func isItsParts(t *testing.T, device torch.Device, limits map[torch.DType]float6
 			{shape: []int64{1, 16, 7, 19, 33}, affine: true, last: true, slope: 0.01}, // more than one block of voxels
 			{shape: []int64{3, 37, 4, 3, 5}, affine: true, last: true, slope: 0.2, narrow: true},
 			{shape: []int64{2, 32, 4, 3, 5}, affine: true, last: true, residual: true, slope: 0.01},
-			{shape: []int64{2, 19, 9, 17}, affine: true, last: true, residual: true, slope: 0.01, narrow: true},
+			{shape: []int64{2, 19, 9, 17}, affine: true, last: true, residual: true, slope: 0.01,
+				narrow: true},
 			{shape: []int64{2, 19, 9, 17}, residual: true, slope: 0.01},
 			{shape: []int64{2, 16, 9, 17}, last: true, slope: 1},
 			{shape: []int64{2, 18, 9, 17}, affine: true, last: true, slope: 0}, // not invertible: a ReLU
@@ -155,9 +161,12 @@ func isItsParts(t *testing.T, device torch.Device, limits map[torch.DType]float6
 					most = math.Max(most, math.Abs(v))
 				}
 				for j, v := range want[k] {
-					// Within rounding of 0 the rectifier may take the other side: its gradient is then another one.
+					// Within rounding of 0 the rectifier may be on the other side and have another
+					// gradient.
 					if d := math.Abs(got[k][j] - v); !(d <= limit*most) {
-						t.Errorf("%+v: %s, element %d: %g, expected %g; the largest is %g", n, []string{"output", "gradient 0", "gradient 1", "gradient 2", "gradient 3"}[k], j, got[k][j], v, most)
+						t.Errorf("%+v: %s, element %d: %g, expected %g; the largest is %g", n,
+							[]string{"output", "gradient 0", "gradient 1", "gradient 2",
+								"gradient 3"}[k], j, got[k][j], v, most)
 						break
 					}
 				}
@@ -166,15 +175,17 @@ func isItsParts(t *testing.T, device torch.Device, limits map[torch.DType]float6
 	}
 }
 
-// The gradients are the derivatives: finite differences of the operator itself, in double precision.
+// Gradients equal finite differences of the operator in float64.
 func TestInstanceNormLeakyReLUGradcheck(t *testing.T) {
 	torchtest.NoLeak(t)
 	for _, residual := range []bool{false, true} {
-		n := normed{shape: []int64{2, 3, 2, 3, 2}, dtype: torch.Float64, affine: true, residual: residual, last: true, slope: 0.3, device: torch.CPU}
+		n := normed{shape: []int64{2, 3, 2, 3, 2}, dtype: torch.Float64, affine: true,
+			residual: residual, last: true, slope: 0.3, device: torch.CPU}
 		got := n.run(t, 7, n.fused)[1:]
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
 			double := func(seed uint64, plus float64, shape ...int64) *torch.Tensor {
-				return s.To(s.AddScalar(torchtest.Tensor(s, seed, shape...), plus), torch.Float64, torch.CPU)
+				return s.To(s.AddScalar(torchtest.Tensor(s, seed, shape...), plus), torch.Float64,
+					torch.CPU)
 			}
 			in := []*torch.Tensor{double(7, 3, n.shape...), double(8, 1.5, 3), double(9, 0, 3), nil}
 			if residual {
@@ -199,7 +210,8 @@ func TestInstanceNormLeakyReLUGradcheck(t *testing.T) {
 					down := value()
 					x[j] = at
 					require.NoError(t, torch.CopyIn(in[k], x))
-					require.InDelta(t, (up-down)/(2*h), gradient[j], 1e-7, "operand %d, element %d", k, j)
+					require.InDelta(t, (up-down)/(2*h), gradient[j], 1e-7, "operand %d, element %d",
+						k, j)
 				}
 			}
 			return s.Err()
@@ -207,7 +219,7 @@ func TestInstanceNormLeakyReLUGradcheck(t *testing.T) {
 	}
 }
 
-// There are no atomics: the kernels give the same bits every time.
+// There are no atomics: the kernels are deterministic.
 func TestInstanceNormLeakyReLUHasItsBitsOnADeviceEveryTime(t *testing.T) {
 	for _, name := range []string{"cpu", "cuda"} {
 		t.Run(name, func(t *testing.T) {
@@ -216,7 +228,8 @@ func TestInstanceNormLeakyReLUHasItsBitsOnADeviceEveryTime(t *testing.T) {
 			if !device.Type.HasKernels() {
 				t.Skip("this shim has no kernels for " + name)
 			}
-			n := normed{shape: []int64{2, 32, 16, 24, 31}, dtype: torch.Float32, affine: true, residual: true, last: true, slope: 0.01, device: device}
+			n := normed{shape: []int64{2, 32, 16, 24, 31}, dtype: torch.Float32, affine: true,
+				residual: true, last: true, slope: 0.01, device: device}
 			first := n.run(t, 3, n.fused)
 			for range 5 {
 				require.Equal(t, first, n.run(t, 3, n.fused))
@@ -227,7 +240,8 @@ func TestInstanceNormLeakyReLUHasItsBitsOnADeviceEveryTime(t *testing.T) {
 
 func TestInstanceNormLeakyReLUHasItsBitsOnAnyNumberOfThreads(t *testing.T) {
 	torchtest.NoLeak(t)
-	n := normed{shape: []int64{2, 19, 6, 24, 31}, dtype: torch.Float32, affine: true, last: true, slope: 0.01, device: torch.CPU}
+	n := normed{shape: []int64{2, 19, 6, 24, 31}, dtype: torch.Float32, affine: true, last: true,
+		slope: 0.01, device: torch.CPU}
 	var runs [][][]float64
 	for _, threads := range []int{1, 2, 3} {
 		require.NoError(t, torch.OnThread(threads, func() error {
@@ -239,12 +253,13 @@ func TestInstanceNormLeakyReLUHasItsBitsOnAnyNumberOfThreads(t *testing.T) {
 	require.Equal(t, runs[0], runs[2])
 }
 
-// What is frozen gets no gradient, and what is trained still does.
+// Frozen tensors get no gradient, trainable ones do.
 func TestInstanceNormLeakyReLUSkipsFrozenOperands(t *testing.T) {
 	torchtest.NoLeak(t)
 	for _, trained := range [][]int{{0}, {1}, {2}, {3}, {0, 3}, {1, 2}} {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
-			in := []*torch.Tensor{torchtest.Tensor(s, 1, 2, 3, 4, 4), torchtest.Tensor(s, 2, 3), torchtest.Tensor(s, 3, 3), torchtest.Tensor(s, 4, 2, 3, 4, 4)}
+			in := []*torch.Tensor{torchtest.Tensor(s, 1, 2, 3, 4, 4), torchtest.Tensor(s, 2, 3),
+				torchtest.Tensor(s, 3, 3), torchtest.Tensor(s, 4, 2, 3, 4, 4)}
 			for _, k := range trained {
 				require.NoError(t, in[k].SetRequiresGrad(true))
 			}

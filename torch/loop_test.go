@@ -13,8 +13,8 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// train runs steps of a small convolutional network with SGD on so many threads, calls after, if given, after each step, and
-// returns the losses and the final weights.
+// train runs steps of a small convolutional network with SGD on the given number of threads, calls
+// after, if not nil, after each step, and returns the losses and final weights.
 func train(t testing.TB, threads, steps int, after func(step int)) (losses, weights []float32) {
 	t.Helper()
 	one, two := []int64{1, 1, 1}, []int64{2, 2, 2}
@@ -28,7 +28,8 @@ func train(t testing.TB, threads, steps int, after func(step int)) (losses, weig
 				}
 				return p
 			}
-			params := []*torch.Tensor{scaled(1, 4, 1, 3, 3, 3), scaled(2, 4), scaled(3, 4), scaled(4, 8, 4, 3, 3, 3), scaled(5, 8, 4, 2, 2, 2), scaled(6, 3, 4, 1, 1, 1)}
+			params := []*torch.Tensor{scaled(1, 4, 1, 3, 3, 3), scaled(2, 4), scaled(3, 4),
+				scaled(4, 8, 4, 3, 3, 3), scaled(5, 8, 4, 2, 2, 2), scaled(6, 3, 4, 1, 1, 1)}
 			buffers := make([]*torch.Tensor, len(params))
 			for step := range steps {
 				err := model.With(func(s *torch.Scope) error {
@@ -36,15 +37,18 @@ func train(t testing.TB, threads, steps int, after func(step int)) (losses, weig
 						return err
 					}
 					x := torchtest.Tensor(s, uint64(1000+step), 2, 1, 8, 8, 8)
-					target := s.To(s.CompareScalar(s.Select(x, 1, 0), torch.Gt, 0), torch.Int64, torch.CPU)
+					target := s.To(s.CompareScalar(s.Select(x, 1, 0), torch.Gt, 0), torch.Int64,
+						torch.CPU)
 					y := s.Block(func(c *torch.Scope) *torch.Tensor {
-						return c.LeakyRelu_(c.InstanceNorm(c.Conv(x, params[0], params[1], one, one, one, 1), params[2], nil, 1e-5), 0.01)
+						return c.LeakyRelu_(c.InstanceNorm(c.Conv(x, params[0], params[1], one, one,
+							one, 1), params[2], nil, 1e-5), 0.01)
 					})
 					z := s.Block(func(c *torch.Scope) *torch.Tensor {
 						down := c.LeakyRelu(c.Conv(y, params[3], nil, two, one, one, 1), 0.01)
 						return c.Add(c.ConvTranspose(down, params[4], nil, two), y)
 					})
-					loss := s.CrossEntropy(s.Conv(z, params[5], nil, one, []int64{0, 0, 0}, one, 1), target, torch.IgnoreNothing, torch.ReduceMean)
+					loss := s.CrossEntropy(s.Conv(z, params[5], nil, one, []int64{0, 0, 0}, one, 1),
+						target, torch.IgnoreNothing, torch.ReduceMean)
 					if s.Err() != nil {
 						return nil
 					}
@@ -52,7 +56,8 @@ func train(t testing.TB, threads, steps int, after func(step int)) (losses, weig
 						return err
 					}
 					s.ClipGradNorm(params, 12)
-					s.SGDStep(torch.SGD{LR: 0.01, Momentum: 0.9, WeightDecay: 1e-3, Nesterov: true}, params, buffers, nil, nil, nil)
+					s.SGDStep(torch.SGD{LR: 0.01, Momentum: 0.9, WeightDecay: 1e-3, Nesterov: true},
+						params, buffers, nil, nil, nil)
 					for _, b := range buffers {
 						b.MoveTo(model)
 					}
@@ -102,7 +107,8 @@ func TestTrainingKeepsMemoryFlat(t *testing.T) {
 	})
 	require.Less(t, losses[249], losses[0])
 	grown := resident(t) - memory
-	t.Logf("resident memory grew by %d KiB in 200 steps, loss %v to %v", grown>>10, losses[0], losses[249])
+	t.Logf("resident memory grew by %d KiB in 200 steps, loss %v to %v", grown>>10, losses[0],
+		losses[249])
 	require.Less(t, grown, int64(16<<20))
 }
 

@@ -22,7 +22,7 @@ func TestOpsEqualPyTorch(t *testing.T) {
 	}
 }
 
-// Every operator has a golden case, or is named here with the test that covers it instead.
+// Every operator has a golden case, or is listed here with the test that covers it.
 func TestEveryOperatorHasAGoldenCase(t *testing.T) {
 	elsewhere := []string{
 		"Empty", "EmptyPinned", "Full", "Zeros", "Arange", "ZerosLike", "Fill_", "Copy_", "To", "ToAsync", "Clone", "Contiguous", // TestCreate…
@@ -44,7 +44,8 @@ func TestEveryOperatorHasAGoldenCase(t *testing.T) {
 	for i := range scope.NumMethod() {
 		name := scope.Method(i).Name
 		if !covered[name] && !slices.Contains(elsewhere, name) {
-			t.Errorf("Scope.%s has neither a case in scripts/golden/ops.py nor a test of its own in this list", name)
+			t.Errorf("Scope.%s has neither a case in scripts/golden/ops.py nor a test of its own "+
+				"in this list", name)
 		}
 	}
 }

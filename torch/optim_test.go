@@ -10,14 +10,14 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// sgdParam is one parameter of the plain Go oracle, in float64.
+// sgdParam is one parameter of the Go oracle, in float64.
 type sgdParam struct {
 	w, g, buf []float64 // buf nil before the first gradient
 	mask      []bool
 	rule      torch.Rule
 }
 
-// step writes the rules' formulae out, entry by entry.
+// step implements the rules' formulae, entry by entry.
 func (p *sgdParam) step(o torch.SGD) {
 	if p.g == nil {
 		return
@@ -73,7 +73,8 @@ func TestSGDRulesFollowTheirFormulae(t *testing.T) {
 		{LR: 0.05, WeightDecay: 0.1},
 		{LR: 0.05},
 	} {
-		for _, rule := range []torch.Rule{torch.Dense, torch.GradMasked, torch.UpdateMasked, torch.Plain} {
+		for _, rule := range []torch.Rule{torch.Dense, torch.GradMasked, torch.UpdateMasked,
+			torch.Plain} {
 			for _, impl := range []torch.Impl{torch.SingleTensor, torch.Foreach, torch.Fused} {
 				o := o
 				o.Impl = impl
@@ -85,10 +86,12 @@ func TestSGDRulesFollowTheirFormulae(t *testing.T) {
 					for i, shape := range sizes {
 						p := param(s, uint64(i), shape...)
 						params = append(params, p)
-						oracle = append(oracle, &sgdParam{w: doubles(torchtest.Float32s(t, p)), rule: rule})
+						oracle = append(oracle, &sgdParam{w: doubles(torchtest.Float32s(t, p)),
+							rule: rule})
 					}
 					for step := range steps {
-						masks, rules := make([]*torch.Tensor, len(sizes)), make([]torch.Rule, len(sizes))
+						masks, rules := make([]*torch.Tensor, len(sizes)),
+							make([]torch.Rule, len(sizes))
 						for i, p := range params {
 							q := oracle[i]
 							q.g, q.rule, q.mask = nil, rule, make([]bool, len(q.w))
@@ -102,15 +105,19 @@ func TestSGDRulesFollowTheirFormulae(t *testing.T) {
 									kept = append(kept, int64(j))
 								}
 							}
-							r.Shuffle(len(kept), func(a, b int) { kept[a], kept[b] = kept[b], kept[a] })
+							r.Shuffle(len(kept), func(a, b int) {
+								kept[a], kept[b] = kept[b],
+									kept[a]
+							})
 							masks[i] = torch.FromSlice(s, kept, int64(len(kept)))
-							if i == 4 || i == 2 && step < 2 { // one never has a gradient, one only later
+							if i == 4 || i == 2 && step < 2 { // never a gradient, or only from step 2
 								require.NoError(t, p.SetGrad(nil))
 								continue
 							}
 							g := torchtest.Tensor(s, uint64(100*step+i+50), p.Shape()...)
 							if i == 3 { // a gradient that is not contiguous
-								g = s.Transpose(s.Contiguous(s.Transpose(g, 0, 1), torch.Contiguous), 0, 1)
+								g = s.Transpose(s.Contiguous(s.Transpose(g, 0, 1),
+									torch.Contiguous), 0, 1)
 							}
 							q.g = doubles(torchtest.Float32s(t, g))
 							require.NoError(t, p.SetGrad(g))
@@ -139,7 +146,7 @@ func TestSGDRulesFollowTheirFormulae(t *testing.T) {
 	}
 }
 
-// Entries outside a mask keep their very bits under the rules that promise it.
+// Entries outside a mask keep their bits under the rules that guarantee it.
 func TestMaskedUpdatesLeaveTheOthersAlone(t *testing.T) {
 	torchtest.NoLeak(t)
 	for _, rule := range []torch.Rule{torch.UpdateMasked, torch.Plain} {
@@ -150,10 +157,12 @@ func TestMaskedUpdatesLeaveTheOthersAlone(t *testing.T) {
 			buffers := make([]*torch.Tensor, 1)
 			for step := range 5 {
 				require.NoError(t, p.SetGrad(torchtest.Tensor(s, uint64(step), 40)))
-				s.SGDStep(torch.SGD{LR: 0.1, Momentum: 0.9, WeightDecay: 0.1, Nesterov: true}, []*torch.Tensor{p}, buffers, []*torch.Tensor{mask}, []torch.Rule{rule}, nil)
+				s.SGDStep(torch.SGD{LR: 0.1, Momentum: 0.9, WeightDecay: 0.1, Nesterov: true},
+					[]*torch.Tensor{p}, buffers, []*torch.Tensor{mask}, []torch.Rule{rule}, nil)
 			}
 			for i, b := range torchtest.Bits(torchtest.Float32s(t, p)) {
-				require.Equal(t, i != 3 && i != 17 && i != 39, b == before[i], "rule %d entry %d", rule, i)
+				require.Equal(t, i != 3 && i != 17 && i != 39, b == before[i], "rule %d entry %d",
+					rule, i)
 			}
 			return nil
 		}))
@@ -164,12 +173,13 @@ func TestClipGradNormScalesAllGradientsTogether(t *testing.T) {
 	torchtest.NoLeak(t)
 	for _, c := range []struct{ g, max float64 }{
 		{3, 1}, {3, 1e4}, {3, 5},
-		{1e-6, 5e-6}, // the 1e-6 under the fraction bar decides
+		{1e-6, 5e-6}, // the 1e-6 in the divisor matters
 	} {
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
 			params := []*torch.Tensor{param(s, 1, 2), param(s, 2, 2, 2), param(s, 3, 3)}
 			require.NoError(t, params[0].SetGrad(s.Full([]int64{2}, c.g, torch.Float32, torch.CPU)))
-			require.NoError(t, params[1].SetGrad(s.Full([]int64{2, 2}, -2*c.g, torch.Float32, torch.CPU)))
+			require.NoError(t, params[1].SetGrad(s.Full([]int64{2, 2}, -2*c.g, torch.Float32,
+				torch.CPU)))
 			total, err := s.ClipGradNorm(params, c.max).Item()
 			require.NoError(t, err)
 			norm := c.g * math.Sqrt(2+4*4)

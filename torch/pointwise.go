@@ -236,7 +236,7 @@ func (s *Scope) LeakyRelu(x *Tensor, slope float64) *Tensor {
 	return s.result("leaky_relu", C.lnt_leaky_relu(x.c, C.double(slope), &out), &out, x)
 }
 
-// LeakyRelu_ is LeakyRelu in place; the result is a handle to x as autograd sees it afterwards.
+// LeakyRelu_ is LeakyRelu in place; the result is x with its new autograd history.
 func (s *Scope) LeakyRelu_(x *Tensor, slope float64) *Tensor {
 	if !s.ready("leaky_relu_", x) {
 		return nil
@@ -245,7 +245,8 @@ func (s *Scope) LeakyRelu_(x *Tensor, slope float64) *Tensor {
 	return s.result("leaky_relu_", C.lnt_leaky_relu_(x.c, C.double(slope), &out), &out, x)
 }
 
-// Dropout zeroes elements with probability p and scales the rest by 1/(1-p) while training; else it is x.
+// Dropout zeroes elements with probability p and scales the rest by 1/(1-p) in training mode;
+// otherwise it is x.
 func (s *Scope) Dropout(x *Tensor, p float64, train bool) *Tensor {
 	if !s.ready("dropout", x) {
 		return nil
@@ -254,8 +255,8 @@ func (s *Scope) Dropout(x *Tensor, p float64, train bool) *Tensor {
 	return s.result("dropout", C.lnt_dropout(x.c, C.double(p), flag(train), &out), &out, x)
 }
 
-// DropoutLean is Dropout in one pass each way, whose mask is not kept; from the same seed other elements fall than with
-// Dropout. On a device other than the CPU it is Dropout.
+// DropoutLean is Dropout in a single pass forward and backward, without a saved mask; the same seed
+// drops other elements than Dropout. On devices other than the CPU it is Dropout.
 func (s *Scope) DropoutLean(x *Tensor, p float64, train bool) *Tensor {
 	if !s.ready("dropout", x) {
 		return nil
@@ -270,7 +271,8 @@ func (s *Scope) FeatureDropout(x *Tensor, p float64, train bool) *Tensor {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("feature_dropout", C.lnt_feature_dropout(x.c, C.double(p), flag(train), &out), &out, x)
+	return s.result("feature_dropout", C.lnt_feature_dropout(x.c, C.double(p), flag(train), &out),
+		&out, x)
 }
 
 // ClampMin is max(x, lo).
@@ -300,7 +302,7 @@ func (s *Scope) Clamp(x *Tensor, lo, hi float64) *Tensor {
 	return s.result("clamp", C.lnt_clamp(x.c, C.double(lo), C.double(hi), 1, 1, &out), &out, x)
 }
 
-// IsFinite tells (bool) where x is neither infinite nor NaN.
+// IsFinite is true (bool) where x is neither infinite nor NaN.
 func (s *Scope) IsFinite(x *Tensor) *Tensor {
 	if !s.ready("isfinite", x) {
 		return nil
@@ -331,7 +333,7 @@ const (
 	Ge
 )
 
-// Compare tells (bool) where a op b holds, broadcast.
+// Compare is a op b (bool), broadcast.
 func (s *Scope) Compare(a *Tensor, op CompareOp, b *Tensor) *Tensor {
 	if !s.ready("compare", a, b) {
 		return nil
@@ -340,7 +342,7 @@ func (s *Scope) Compare(a *Tensor, op CompareOp, b *Tensor) *Tensor {
 	return s.result("compare", C.lnt_compare(a.c, b.c, C.int64_t(op), &out), &out, a, b)
 }
 
-// CompareScalar tells (bool) where a op v holds.
+// CompareScalar is a op v (bool).
 func (s *Scope) CompareScalar(a *Tensor, op CompareOp, v float64) *Tensor {
 	if !s.ready("compare", a) {
 		return nil
@@ -349,7 +351,7 @@ func (s *Scope) CompareScalar(a *Tensor, op CompareOp, v float64) *Tensor {
 	return s.result("compare", C.lnt_compare_scalar(a.c, C.double(v), C.int64_t(op), &out), &out, a)
 }
 
-// Where takes a where cond holds, b elsewhere.
+// Where is a where cond is true, b elsewhere.
 func (s *Scope) Where(cond, a, b *Tensor) *Tensor {
 	if !s.ready("where", cond, a, b) {
 		return nil
@@ -358,7 +360,7 @@ func (s *Scope) Where(cond, a, b *Tensor) *Tensor {
 	return s.result("where", C.lnt_where(cond.c, a.c, b.c, &out), &out, cond, a, b)
 }
 
-// WhereScalar takes a where cond holds, v elsewhere.
+// WhereScalar is a where cond is true, v elsewhere.
 func (s *Scope) WhereScalar(cond, a *Tensor, v float64) *Tensor {
 	if !s.ready("where", cond, a) {
 		return nil
@@ -367,7 +369,7 @@ func (s *Scope) WhereScalar(cond, a *Tensor, v float64) *Tensor {
 	return s.result("where", C.lnt_where_scalar(cond.c, a.c, C.double(v), &out), &out, cond, a)
 }
 
-// MaskedFill is x with v where mask holds.
+// MaskedFill is x with v where mask is true.
 func (s *Scope) MaskedFill(x, mask *Tensor, v float64) *Tensor {
 	if !s.ready("masked_fill", x, mask) {
 		return nil

@@ -5,22 +5,23 @@ import "C"
 
 import "unsafe"
 
-// Generator is a source of random numbers of its own (torch.Generator). Close gives it back.
+// Generator is a random number generator (torch.Generator). Close frees it.
 type Generator struct{ c unsafe.Pointer }
 
-// NewGenerator makes a generator for tensors on device, seeded.
+// NewGenerator returns a seeded generator for tensors on device.
 func NewGenerator(device Device, seed uint64) (*Generator, error) {
 	if err := Load(); err != nil {
 		return nil, err
 	}
 	g := &Generator{}
-	if err := message(C.lnt_generator_new(C.int64_t(device.Type), C.int64_t(device.Index), C.uint64_t(seed), &g.c)); err != nil {
+	if err := message(C.lnt_generator_new(C.int64_t(device.Type), C.int64_t(device.Index),
+		C.uint64_t(seed), &g.c)); err != nil {
 		return nil, err
 	}
 	return g, nil
 }
 
-// Close gives the generator back.
+// Close frees the generator.
 func (g *Generator) Close() {
 	if g.c != nil {
 		C.lnt_generator_free(g.c)
@@ -37,7 +38,7 @@ func (s *Scope) State(g *Generator) *Tensor {
 	return s.result("get_state", C.lnt_generator_state(g.c, &out), &out)
 }
 
-// SetState restores what State gave.
+// SetState restores the result of State.
 func (g *Generator) SetState(state *Tensor) error {
 	if state == nil || state.c == nil {
 		return errNil
@@ -45,7 +46,7 @@ func (g *Generator) SetState(state *Tensor) error {
 	return message(C.lnt_generator_set_state(g.c, state.c))
 }
 
-// ManualSeed seeds libtorch's default generators, which dropout draws from (torch.manual_seed).
+// ManualSeed seeds libtorch's default generators, used by dropout (torch.manual_seed).
 func ManualSeed(seed uint64) error {
 	if err := Load(); err != nil {
 		return err

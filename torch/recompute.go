@@ -9,30 +9,34 @@ import (
 	"unsafe"
 )
 
-// tape lists the parts of a forward pass that Backward computes again, in the order in which they ran.
+// tape lists the segments of a forward pass that Backward recomputes, in forward order.
 type tape struct {
 	scope    *Scope // owns the segments' tensors
 	segments []*segment
 }
 
-// segment is out = f(in). Autograd's graph ends at out; holder is where the gradient that arrives there is left.
+// segment is out = f(in). Autograd's graph ends at out, and the gradient of out is stored in
+// holder.
 type segment struct {
 	f      func(s *Scope, x *Tensor) *Tensor
 	in     *Tensor
-	from   *segment // whose result in is; nil for an input
-	out    *Tensor  // the caller's, known by its address alone
+	from   *segment // whose result is in; nil for an input
+	out    *Tensor  // the caller's; only its address is used
 	holder *Tensor
 	mixed  bool  // ran under autocast
 	dtype  DType // of the autocast
 }
 
-// Recompute is f(s, x) whose activations are not kept: Backward of whatever is computed from the result, within the same
-// outermost scope, runs f again (torch.utils.checkpoint). params are the parameters that f uses. x must be an input that
-// autograd does not follow, or the result of another Recompute, so that the graph falls apart into segments that are
-// walked one after the other. f must give the same numbers each time: it may not draw random ones.
+// Recompute is f(s, x) without saved activations: Backward of anything computed from the result,
+// within the same outermost scope, runs f again (torch.utils.checkpoint). params are the parameters
+// that f uses. x must be an input that does not require grad, or the result of another Recompute,
+// so that the graph consists of segments processed one after another. f must be deterministic: it
+// must not draw random numbers.
 //
-// Where nothing of this is followed by autograd, it is f alone. One Backward uses a segment up, whatever it retains.
-func (s *Scope) Recompute(x *Tensor, params []*Tensor, f func(s *Scope, x *Tensor) *Tensor) *Tensor {
+// If nothing requires grad it just calls f. One Backward consumes a segment, even if it retains the
+// graph.
+func (s *Scope) Recompute(x *Tensor, params []*Tensor,
+	f func(s *Scope, x *Tensor) *Tensor) *Tensor {
 	const op = "recompute"
 	if !s.ready(op, x) || !s.intact(op, params...) {
 		return nil
@@ -59,7 +63,8 @@ func (s *Scope) Recompute(x *Tensor, params []*Tensor, f func(s *Scope, x *Tenso
 			}
 		}
 		if g.from == nil {
-			s.Fail(&Error{Op: op, Shapes: [][]int64{x.Shape()}, Msg: "the operand has a gradient and is not the result of another recompute"})
+			s.Fail(&Error{Op: op, Shapes: [][]int64{x.Shape()},
+				Msg: "the operand has a gradient and is not the result of another recompute"})
 			return nil
 		}
 	}
@@ -86,7 +91,8 @@ func (s *Scope) Recompute(x *Tensor, params []*Tensor, f func(s *Scope, x *Tenso
 	return g.out
 }
 
-// cut gives x as the end of autograd's graph, and the tensor in which a backward pass leaves the gradient of that end.
+// cut returns x as the end of autograd's graph, and the tensor that receives its gradient in a
+// backward pass.
 func (s *Scope) cut(x *Tensor) (end, holder *Tensor) {
 	const op = "cut"
 	if !s.ready(op, x) {
@@ -99,7 +105,7 @@ func (s *Scope) cut(x *Tensor) (end, holder *Tensor) {
 	return s.own(out), s.own(held)
 }
 
-// root is the outermost scope around s.
+// root is the outermost scope that contains s.
 func (s *Scope) root() *Scope {
 	for s.parent != nil {
 		s = s.parent
@@ -107,8 +113,8 @@ func (s *Scope) root() *Scope {
 	return s
 }
 
-// replay walks the segments that gradients have reached, from last to first: each runs again with autograd, and hands the
-// gradient of its result on. Segments of another loss stay for its Backward.
+// replay processes the segments with gradients, from last to first: each runs again with autograd
+// and propagates the gradient of its result. Segments of another loss remain for its Backward.
 func (s *Scope) replay() error {
 	t := s.tape
 	if t == nil {
@@ -151,7 +157,7 @@ func (g *segment) replay() error {
 			}
 			return run()
 		})
-		g.in.Free() // what again needs of it, its graph holds
+		g.in.Free() // the graph keeps what it needs of it
 		if err != nil {
 			return err
 		}
@@ -159,7 +165,7 @@ func (g *segment) replay() error {
 			return err
 		}
 		return NoGrad(func() error {
-			// Autograd, which takes the later part of a graph first, would add up in this order.
+			// Autograd, which processes later nodes first, sums in this order.
 			total := s.Grad(holder)
 			if other := s.Grad(g.from.holder); total != nil && other != nil {
 				total = s.Add(total, other)
@@ -178,7 +184,7 @@ func (t *tape) close() {
 	}
 }
 
-// drop gives up what no Backward has walked.
+// drop frees segments that no Backward has processed.
 func (t *tape) drop() {
 	if t == nil {
 		return
@@ -186,7 +192,8 @@ func (t *tape) drop() {
 	defer t.close()
 	for _, g := range t.segments {
 		if g.holder.HasGrad() {
-			panic(errors.New("torch: Recompute and the Backward that reached it belong to different outermost scopes: gradients are missing"))
+			panic(errors.New("torch: Recompute and the Backward that reached it belong to " +
+				"different outermost scopes: gradients are missing"))
 		}
 	}
 }

@@ -9,8 +9,9 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// chain is two layers of which each, with recomputation, is a segment; the first one's result is used twice.
-func chain(t *testing.T, s *torch.Scope, recompute bool, calls *int) (loss *torch.Tensor, params []*torch.Tensor) {
+// chain is two layers, each a segment with recomputation; the first one's result is used twice.
+func chain(t *testing.T, s *torch.Scope, recompute bool, calls *int) (loss *torch.Tensor,
+	params []*torch.Tensor) {
 	t.Helper()
 	x := torchtest.Tensor(s, 1, 4, 3)
 	for i := range 2 {
@@ -69,7 +70,8 @@ func TestRecomputeChangesNoGradient(t *testing.T) {
 	require.NotEqual(t, plain, mixed, "autocast has an effect to lose")
 }
 
-// Two losses of one scope keep their segments apart; without autograd, or with nothing to train, nothing runs twice.
+// Two losses of one scope keep their segments apart; without autograd, or with nothing to train,
+// nothing runs twice.
 func TestRecomputeRunsWhatABackwardReaches(t *testing.T) {
 	torchtest.NoLeak(t)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
@@ -88,7 +90,8 @@ func TestRecomputeRunsWhatABackwardReaches(t *testing.T) {
 			chain(t, s, true, &calls)
 			return nil
 		}))
-		y := s.Recompute(torchtest.Tensor(s, 1, 2), nil, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.Neg(x) })
+		y := s.Recompute(torchtest.Tensor(s, 1, 2), nil,
+			func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.Neg(x) })
 		require.False(t, y.RequiresGrad())
 		require.Equal(t, 2, calls)
 		return nil
@@ -100,27 +103,33 @@ func TestRecomputeRefuses(t *testing.T) {
 	err := fails(t, func(s *torch.Scope) error {
 		p := torchtest.Tensor(s, 1, 2)
 		require.NoError(t, p.SetRequiresGrad(true))
-		s.Recompute(s.Neg(p), nil, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.Neg(x) })
+		s.Recompute(s.Neg(p), nil, func(s *torch.Scope,
+			x *torch.Tensor) *torch.Tensor {
+			return s.Neg(x)
+		})
 		return nil
 	})
-	require.ErrorContains(t, err, "the operand has a gradient and is not the result of another recompute")
+	require.ErrorContains(t, err, "the operand has a gradient and is not the result of another "+
+		"recompute")
 
-	// A failure in the second run comes out of Backward.
+	// An error in the second run is returned by Backward.
 	err = fails(t, func(s *torch.Scope) error {
 		p, runs := torchtest.Tensor(s, 1, 2), 0
 		require.NoError(t, p.SetRequiresGrad(true))
-		y := s.Recompute(torchtest.Tensor(s, 2, 2), []*torch.Tensor{p}, func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-			if runs++; runs == 2 {
-				return s.MatMul(x, torchtest.Tensor(s, 3, 3, 3))
-			}
-			return s.Mul(x, p)
-		})
+		y := s.Recompute(torchtest.Tensor(s, 2, 2), []*torch.Tensor{p},
+			func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+				if runs++; runs == 2 {
+					return s.MatMul(x, torchtest.Tensor(s, 3, 3, 3))
+				}
+				return s.Mul(x, p)
+			})
 		return s.Sum(y).Backward()
 	})
 	require.ErrorContains(t, err, "matmul")
 
-	// A loss of another scope would leave gradients out: that is a mistake in the program.
-	require.PanicsWithError(t, "torch: Recompute and the Backward that reached it belong to different outermost scopes: gradients are missing", func() {
+	// A loss in another scope would miss gradients, which is a programming error.
+	require.PanicsWithError(t, "torch: Recompute and the Backward that reached it belong to "+
+		"different outermost scopes: gradients are missing", func() {
 		torch.With(func(s *torch.Scope) error {
 			var calls int
 			loss, _ := chain(t, s, true, &calls)

@@ -5,10 +5,11 @@ import "C"
 
 import "unsafe"
 
-// allDims marks a reduction over every axis: libtorch has an overload of its own for it, with its own order of summation.
+// allDims selects a reduction over every axis: libtorch has a separate overload for it, with
+// another order of summation.
 const allDims = C.int64_t(-1)
 
-// Sum adds all elements; a scalar.
+// Sum is the sum of all elements, a scalar.
 func (s *Scope) Sum(x *Tensor) *Tensor {
 	if !s.ready("sum", x) {
 		return nil
@@ -17,16 +18,17 @@ func (s *Scope) Sum(x *Tensor) *Tensor {
 	return s.result("sum", C.lnt_sum(x.c, nil, allDims, 0, &out), &out, x)
 }
 
-// SumDims adds over dims; keep leaves them as axes of size 1. No dims: all of them.
+// SumDims sums over dims; keep keeps them as axes of size 1. Without dims it sums over all.
 func (s *Scope) SumDims(x *Tensor, keep bool, dims ...int64) *Tensor {
 	if !s.ready("sum", x) {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("sum", C.lnt_sum(x.c, ints(dims), C.int64_t(len(dims)), flag(keep), &out), &out, x)
+	return s.result("sum", C.lnt_sum(x.c, ints(dims), C.int64_t(len(dims)), flag(keep), &out), &out,
+		x)
 }
 
-// Mean averages all elements; a scalar.
+// Mean is the mean of all elements, a scalar.
 func (s *Scope) Mean(x *Tensor) *Tensor {
 	if !s.ready("mean", x) {
 		return nil
@@ -35,13 +37,14 @@ func (s *Scope) Mean(x *Tensor) *Tensor {
 	return s.result("mean", C.lnt_mean(x.c, nil, allDims, 0, &out), &out, x)
 }
 
-// MeanDims averages over dims; keep leaves them as axes of size 1. No dims: all of them.
+// MeanDims is the mean over dims; keep keeps them as axes of size 1. Without dims it is over all.
 func (s *Scope) MeanDims(x *Tensor, keep bool, dims ...int64) *Tensor {
 	if !s.ready("mean", x) {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("mean", C.lnt_mean(x.c, ints(dims), C.int64_t(len(dims)), flag(keep), &out), &out, x)
+	return s.result("mean", C.lnt_mean(x.c, ints(dims), C.int64_t(len(dims)), flag(keep), &out),
+		&out, x)
 }
 
 // Amax is the largest element over dims.
@@ -50,10 +53,11 @@ func (s *Scope) Amax(x *Tensor, keep bool, dims ...int64) *Tensor {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("amax", C.lnt_amax(x.c, ints(dims), C.int64_t(len(dims)), flag(keep), &out), &out, x)
+	return s.result("amax", C.lnt_amax(x.c, ints(dims), C.int64_t(len(dims)), flag(keep), &out),
+		&out, x)
 }
 
-// Argmax is the position (int64) of the largest element along dim, the first of equals.
+// Argmax is the index (int64) of the largest element along dim; ties go to the first.
 func (s *Scope) Argmax(x *Tensor, dim int64, keep bool) *Tensor {
 	if !s.ready("argmax", x) {
 		return nil
@@ -62,7 +66,7 @@ func (s *Scope) Argmax(x *Tensor, dim int64, keep bool) *Tensor {
 	return s.result("argmax", C.lnt_argmax(x.c, C.int64_t(dim), flag(keep), &out), &out, x)
 }
 
-// All tells (bool scalar) whether every element is true.
+// All is true (bool scalar) if every element is true.
 func (s *Scope) All(x *Tensor) *Tensor {
 	if !s.ready("all", x) {
 		return nil
@@ -71,7 +75,7 @@ func (s *Scope) All(x *Tensor) *Tensor {
 	return s.result("all", C.lnt_all(x.c, &out), &out, x)
 }
 
-// Any tells (bool scalar) whether some element is true.
+// Any is true (bool scalar) if any element is true.
 func (s *Scope) Any(x *Tensor) *Tensor {
 	if !s.ready("any", x) {
 		return nil
@@ -107,7 +111,7 @@ func (s *Scope) LogSoftmax(x *Tensor, dim int64) *Tensor {
 	return s.result("log_softmax", C.lnt_log_softmax(x.c, C.int64_t(dim), &out), &out, x)
 }
 
-// TopK gives the k largest elements along dim, largest first, and their positions (int64).
+// TopK returns the k largest elements along dim, largest first, and their indices (int64).
 func (s *Scope) TopK(x *Tensor, k, dim int64) (values, indices *Tensor) {
 	if !s.ready("topk", x) {
 		return nil, nil

@@ -8,24 +8,25 @@ import (
 	"unsafe"
 )
 
-// Scope owns tensors and frees them when it closes. Operators are methods of the scope that shall own their result.
+// Scope owns tensors and frees them when it closes. Operators are methods of the scope that owns
+// their result.
 //
-// Errors stick: after the first failure every further operator of the scope does nothing and returns nil, and With
-// returns that failure; so a forward pass reads as one expression. A nil *Tensor is accepted by every operator for that
-// reason, and fails the scope when nothing failed before.
+// Errors are sticky: after the first failure every operator of the scope does nothing and returns
+// nil, and With returns that error, so a forward pass can be one expression. Operators therefore
+// accept a nil *Tensor, which fails the scope if nothing failed before.
 //
-// A Scope is used by one goroutine at a time.
+// A Scope is not safe for concurrent use.
 type Scope struct {
 	parent *Scope
 	owned  []*Tensor
 	err    error
 	closed bool
-	tape   *tape // of a scope without parent: what Recompute left for Backward
+	tape   *tape // in a scope without parent: segments for Backward to recompute
 }
 
 var errNil = errors.New("torch: operand is nil")
 
-// NewScope opens a scope that lives until Close; With is the usual form.
+// NewScope opens a scope that is open until Close; With is the usual form.
 func NewScope() (*Scope, error) {
 	if err := Load(); err != nil {
 		return nil, err
@@ -33,7 +34,8 @@ func NewScope() (*Scope, error) {
 	return &Scope{}, nil
 }
 
-// With runs f with a new scope and closes it. It returns f's error, or the first failure of an operator.
+// With runs f with a new scope and closes it. It returns f's error, or the first error of an
+// operator.
 func With(f func(s *Scope) error) error {
 	s, err := NewScope()
 	if err != nil {
@@ -47,7 +49,8 @@ func With(f func(s *Scope) error) error {
 	return err
 }
 
-// With runs f in a child scope; what f does not Keep is freed when it returns. Failures pass on to s.
+// With runs f in a child scope; tensors that f does not Keep are freed when it returns. Errors
+// propagate to s.
 func (s *Scope) With(f func(c *Scope) error) error {
 	if s.err != nil {
 		return s.err
@@ -62,8 +65,8 @@ func (s *Scope) With(f func(c *Scope) error) error {
 	return err
 }
 
-// Block runs f in a child scope and keeps its result in s; everything else f made is freed. Networks open one for each
-// block, so that inference holds a block's activations at most.
+// Block runs f in a child scope and keeps its result in s; everything else created in f is freed.
+// Networks open one per block, so that inference holds the activations of at most one block.
 func (s *Scope) Block(f func(c *Scope) *Tensor) *Tensor {
 	if s.err != nil {
 		return nil
@@ -81,7 +84,8 @@ func (s *Scope) Block(f func(c *Scope) *Tensor) *Tensor {
 	return out
 }
 
-// Keep hands t to the parent scope, so that it outlives s. In a scope without parent it stays.
+// Keep moves t to the parent scope, so that it outlives s. In a scope without parent it has no
+// effect.
 func (s *Scope) Keep(t *Tensor) *Tensor {
 	if t != nil && s.parent != nil {
 		t.MoveTo(s.parent)
@@ -89,10 +93,10 @@ func (s *Scope) Keep(t *Tensor) *Tensor {
 	return t
 }
 
-// Err is the first failure of an operator of s, nil while there is none.
+// Err returns the first error of s, nil if there is none.
 func (s *Scope) Err() error { return s.err }
 
-// Fail makes err the scope's failure unless it has one already. For code that builds on scopes.
+// Fail sets the scope's error unless it already has one. For code built on scopes.
 func (s *Scope) Fail(err error) {
 	if s.err == nil {
 		s.err = err
@@ -133,7 +137,7 @@ func (s *Scope) disown(t *Tensor) {
 	t.scope = nil
 }
 
-// ready tells whether an operator of s may run on the operands.
+// ready reports whether an operator of s may run on the operands.
 func (s *Scope) ready(op string, in ...*Tensor) bool {
 	if s.err != nil {
 		return false
@@ -154,7 +158,8 @@ func (s *Scope) ready(op string, in ...*Tensor) bool {
 	return true
 }
 
-// intact tells whether operands that may be absent are absent or alive: a freed one must not pass for an absent one.
+// intact reports whether optional operands are absent or alive: a freed one must not be treated as
+// absent.
 func (s *Scope) intact(op string, in ...*Tensor) bool {
 	for _, t := range in {
 		if t != nil && t.c == nil {
@@ -165,7 +170,7 @@ func (s *Scope) intact(op string, in ...*Tensor) bool {
 	return true
 }
 
-// result takes what an operator returned: its message, or its output tensor.
+// result converts the return values of an operator: its message, or its output tensor.
 func (s *Scope) result(op string, msg *C.char, out *unsafe.Pointer, in ...*Tensor) *Tensor {
 	if s.failed(op, msg, in...) {
 		return nil
@@ -193,7 +198,7 @@ func newError(op string, msg *C.char, in ...*Tensor) error {
 	return e
 }
 
-// optional gives the handle of an operand that may be absent.
+// optional returns the handle of an operand that may be absent.
 func optional(t *Tensor) unsafe.Pointer {
 	if t == nil {
 		return nil
@@ -201,7 +206,7 @@ func optional(t *Tensor) unsafe.Pointer {
 	return t.c
 }
 
-// ints passes a Go slice to C for the length of one call.
+// ints passes a Go slice to C for the duration of one call.
 func ints(v []int64) *C.int64_t {
 	if len(v) == 0 {
 		return nil

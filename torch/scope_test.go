@@ -37,8 +37,13 @@ func TestScopeFreesOnEveryWayOut(t *testing.T) {
 		})
 	})
 	require.Equal(t, start, torch.Live())
-	// Failures free what was made before them.
-	require.Error(t, torch.With(func(s *torch.Scope) error { make3(s); s.Add(nil, nil); return nil }))
+	// After an error earlier tensors are freed.
+	require.Error(t, torch.With(func(s *torch.Scope) error {
+		make3(s)
+		s.Add(nil,
+			nil)
+		return nil
+	}))
 	require.Equal(t, start, torch.Live())
 }
 
@@ -55,7 +60,7 @@ func TestBlockKeepsItsResultAlone(t *testing.T) {
 		require.Equal(t, before+1, torch.Live())
 		require.Nil(t, inner.Shape())
 		require.Equal(t, []int64{4}, y.Shape())
-		// A block may hand an operand through, or give nothing.
+		// A block may return an operand, or nil.
 		require.Same(t, x, s.Block(func(*torch.Scope) *torch.Tensor { return x }))
 		require.Nil(t, s.Block(func(c *torch.Scope) *torch.Tensor { c.Relu(x); return nil }))
 		require.Equal(t, before+1, torch.Live())
@@ -90,7 +95,7 @@ func TestKeepMoveToFreeAndRetain(t *testing.T) {
 		live(2)
 		require.Equal(t, torchtest.Fill(0, 2), torchtest.Float32s(t, kept))
 		require.Same(t, kept, s.Keep(kept), "a scope without parent keeps its tensor")
-		// Two handles, one tensor: it lives until the second goes.
+		// Two handles, one tensor: it lives until the second is freed.
 		again := other.Retain(kept)
 		live(3)
 		require.True(t, again.SharesStorage(kept))
@@ -117,7 +122,10 @@ func TestGradientsLiveWithTheirTensorNotWithTheHandle(t *testing.T) {
 		before := torch.Live()
 		require.False(t, x.HasGrad())
 		require.Nil(t, s.Grad(x))
-		require.NoError(t, s.With(func(c *torch.Scope) error { return c.Sum(c.Mul(x, x)).Backward() }))
+		require.NoError(t, s.With(func(c *torch.Scope) error {
+			return c.Sum(c.Mul(x,
+				x)).Backward()
+		}))
 		require.Equal(t, before, torch.Live())
 		require.True(t, x.HasGrad())
 		require.Equal(t, before, torch.Live())
@@ -143,7 +151,7 @@ func TestAutogradAddsUpAndDetaches(t *testing.T) {
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		x := torch.FromSlice(s, []float32{1, -2, 3}, 3)
 		require.NoError(t, x.SetRequiresGrad(true))
-		y := s.Mul(x, s.Detach(x)) // the second factor counts as constant
+		y := s.Mul(x, s.Detach(x)) // the second factor is a constant
 		require.False(t, s.Detach(y).RequiresGrad())
 		require.True(t, s.Detach(y).SharesStorage(y))
 		require.NoError(t, s.Sum(y).BackwardFrom(nil, true))

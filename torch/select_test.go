@@ -47,17 +47,19 @@ func equalsSorting(t *testing.T, device torch.Device) {
 				require.Equal(t, []int64{int64(rows), int64(min(k, width))}, x.Shape())
 				got, err := torch.Slice[int64](x)
 				require.NoError(t, err)
-				require.Equal(t, topKRows(values, rows, width, k), got, "rows %d, width %d, k %d", rows, width, k)
+				require.Equal(t, topKRows(values, rows, width, k), got, "rows %d, width %d, k %d",
+					rows, width, k)
 			}
 			require.Equal(t, values, torchtest.Float32s(t, g), "the gradient was modified")
 			return nil
 		}))
 	}
 	r := torchtest.Rand(5)
-	for _, width := range []int{1, 2, 31, 32, 33, 62, 63, 64, 65, 66, 127, 128, 129, 191, 192, 193, 300} {
+	for _, width := range []int{1, 2, 31, 32, 33, 62, 63, 64, 65, 66, 127, 128, 129, 191, 192, 193,
+		300} {
 		values := torchtest.Fill(uint64(width), int64(5*width))
 		check(values, 5, width, 1, 2, 3, 7, 31, 32, 33, 64, 65, 400)
-		ties := make([]float32, 4*width) // few different values, of both signs
+		ties := make([]float32, 4*width) // few distinct values, of both signs
 		for i := range ties {
 			ties[i] = float32(r.IntN(5) - 2)
 		}
@@ -70,18 +72,22 @@ func equalsSorting(t *testing.T, device torch.Device) {
 	}
 	check(rising, 2, 300, 1, 5, 32)
 	check(falling, 2, 300, 1, 5, 32)
-	// Enough for several threads; and values at the ends of float32.
+	// Enough for several threads, with extreme float32 values.
 	check(torchtest.Fill(9, 200*2000), 200, 2000, 1, 10)
-	check([]float32{math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32, 0, float32(math.Copysign(0, -1)), 1}, 1, 6, 1, 3, 6)
+	check([]float32{math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32, 0,
+		float32(math.Copysign(0, -1)), 1}, 1, 6, 1, 3, 6)
 }
 
 func TestTopKRowsSeesTheLogicalOrder(t *testing.T) {
 	torchtest.NoLeak(t)
-	for _, shape := range [][]int64{{3, 5}, {3, 2, 4}, {4, 3, 3, 3}, {4, 2, 3, 3, 3}, {2, 7, 1, 5, 5}} {
+	for _, shape := range [][]int64{{3, 5}, {3, 2, 4}, {4, 3, 3, 3}, {4, 2, 3, 3, 3},
+		{2, 7, 1, 5, 5}} {
 		for _, k := range []int64{1, 4, 40} {
 			require.NoError(t, torch.With(func(s *torch.Scope) error {
 				g := torchtest.Tensor(s, 3, shape...)
-				views := []*torch.Tensor{g, s.Transpose(s.Contiguous(s.Transpose(g, 0, 1), torch.Contiguous), 0, 1), s.To(g, torch.Float64, torch.CPU)}
+				views := []*torch.Tensor{g,
+					s.Transpose(s.Contiguous(s.Transpose(g, 0, 1), torch.Contiguous), 0, 1),
+					s.To(g, torch.Float64, torch.CPU)}
 				switch len(shape) {
 				case 4:
 					views = append(views, s.Contiguous(g, torch.ChannelsLast))
@@ -115,8 +121,10 @@ func TestTopKRowsRefuses(t *testing.T) {
 			}
 		}
 	}
-	require.ErrorContains(t, fails(t, func(s *torch.Scope) error { s.TopKRows(torchtest.Tensor(s, 1, 4), 1); return nil }),
+	require.ErrorContains(t, fails(t,
+		func(s *torch.Scope) error { s.TopKRows(torchtest.Tensor(s, 1, 4), 1); return nil }),
 		"topk_rows: gradient has 1 dims, at least 2 are needed")
-	require.ErrorContains(t, fails(t, func(s *torch.Scope) error { s.TopKRows(torchtest.Tensor(s, 1, 4, 4), 0); return nil }),
+	require.ErrorContains(t, fails(t,
+		func(s *torch.Scope) error { s.TopKRows(torchtest.Tensor(s, 1, 4, 4), 0); return nil }),
 		"topk_rows: k is 0, at least 1 is needed")
 }

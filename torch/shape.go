@@ -5,13 +5,15 @@ import "C"
 
 import "unsafe"
 
-// Reshape gives x with another shape of as many elements; one entry may be -1. A view where the layout allows it.
+// Reshape returns x in another shape with the same number of elements; one entry may be -1. A view
+// if the layout allows it.
 func (s *Scope) Reshape(x *Tensor, shape ...int64) *Tensor {
 	if !s.ready("reshape", x) {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("reshape", C.lnt_reshape(x.c, ints(shape), C.int64_t(len(shape)), &out), &out, x)
+	return s.result("reshape", C.lnt_reshape(x.c, ints(shape), C.int64_t(len(shape)), &out), &out,
+		x)
 }
 
 // Expand repeats axes of size 1 without copying.
@@ -41,7 +43,7 @@ func (s *Scope) Transpose(x *Tensor, d0, d1 int64) *Tensor {
 	return s.result("transpose", C.lnt_transpose(x.c, C.int64_t(d0), C.int64_t(d1), &out), &out, x)
 }
 
-// Squeeze drops axis dim if its size is 1; a view.
+// Squeeze removes axis dim if its size is 1; a view.
 func (s *Scope) Squeeze(x *Tensor, dim int64) *Tensor {
 	if !s.ready("squeeze", x) {
 		return nil
@@ -68,13 +70,14 @@ func (s *Scope) Flip(x *Tensor, dims ...int64) *Tensor {
 	return s.result("flip", C.lnt_flip(x.c, ints(dims), C.int64_t(len(dims)), &out), &out, x)
 }
 
-// Roll shifts x along dims, wrapping round; one shift per dim.
+// Roll shifts x cyclically along dims; one shift per dim.
 func (s *Scope) Roll(x *Tensor, shifts, dims []int64) *Tensor {
 	if !s.ready("roll", x) {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("roll", C.lnt_roll(x.c, ints(shifts), ints(dims), C.int64_t(len(dims)), &out), &out, x)
+	return s.result("roll", C.lnt_roll(x.c, ints(shifts), ints(dims), C.int64_t(len(dims)), &out),
+		&out, x)
 }
 
 // Narrow is the part [start, start+length) of axis dim; a view.
@@ -83,10 +86,11 @@ func (s *Scope) Narrow(x *Tensor, dim, start, length int64) *Tensor {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("narrow", C.lnt_narrow(x.c, C.int64_t(dim), C.int64_t(start), C.int64_t(length), &out), &out, x)
+	return s.result("narrow", C.lnt_narrow(x.c, C.int64_t(dim), C.int64_t(start), C.int64_t(length),
+		&out), &out, x)
 }
 
-// Select is position index of axis dim, which disappears; a view.
+// Select is index along axis dim, which is removed; a view.
 func (s *Scope) Select(x *Tensor, dim, index int64) *Tensor {
 	if !s.ready("select", x) {
 		return nil
@@ -101,49 +105,56 @@ func (s *Scope) SliceDim(x *Tensor, dim, start, end, step int64) *Tensor {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("slice", C.lnt_slice(x.c, C.int64_t(dim), C.int64_t(start), C.int64_t(end), C.int64_t(step), &out), &out, x)
+	return s.result("slice", C.lnt_slice(x.c, C.int64_t(dim), C.int64_t(start), C.int64_t(end),
+		C.int64_t(step), &out), &out, x)
 }
 
-// Cat joins tensors along the existing axis dim.
+// Cat concatenates tensors along axis dim.
 func (s *Scope) Cat(dim int64, ts ...*Tensor) *Tensor {
 	if !s.ready("cat", ts...) {
 		return nil
 	}
 	var out unsafe.Pointer
 	hs := handles(ts)
-	return s.result("cat", C.lnt_cat(first(hs), C.int64_t(len(hs)), C.int64_t(dim), &out), &out, ts...)
+	return s.result("cat", C.lnt_cat(first(hs), C.int64_t(len(hs)), C.int64_t(dim), &out), &out,
+		ts...)
 }
 
-// Stack joins tensors of one shape along a new axis dim.
+// Stack concatenates tensors of one shape along a new axis dim.
 func (s *Scope) Stack(dim int64, ts ...*Tensor) *Tensor {
 	if !s.ready("stack", ts...) {
 		return nil
 	}
 	var out unsafe.Pointer
 	hs := handles(ts)
-	return s.result("stack", C.lnt_stack(first(hs), C.int64_t(len(hs)), C.int64_t(dim), &out), &out, ts...)
+	return s.result("stack", C.lnt_stack(first(hs), C.int64_t(len(hs)), C.int64_t(dim), &out), &out,
+		ts...)
 }
 
-// Pad surrounds x with v; pad lists (before, after) pairs from the last axis backwards, as torch.nn.functional.pad. Negative entries crop.
+// Pad pads x with v; pad lists (before, after) pairs from the last axis backwards, as
+// torch.nn.functional.pad. Negative entries crop.
 func (s *Scope) Pad(x *Tensor, pad []int64, v float64) *Tensor {
 	if !s.ready("pad", x) {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("pad", C.lnt_pad(x.c, ints(pad), C.int64_t(len(pad)), C.double(v), &out), &out, x)
+	return s.result("pad", C.lnt_pad(x.c, ints(pad), C.int64_t(len(pad)), C.double(v), &out), &out,
+		x)
 }
 
-// IndexSelect picks positions (int64 vector) of axis dim.
+// IndexSelect selects indices (int64 vector) of axis dim.
 func (s *Scope) IndexSelect(x *Tensor, dim int64, index *Tensor) *Tensor {
 	if !s.ready("index_select", x, index) {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("index_select", C.lnt_index_select(x.c, C.int64_t(dim), index.c, &out), &out, x, index)
+	return s.result("index_select", C.lnt_index_select(x.c, C.int64_t(dim), index.c, &out), &out, x,
+		index)
 }
 
-// Index picks positions of axis 0: x[index], index (int64) of any shape, which takes the axis's place. It is IndexSelect
-// with another kernel, whose gradient adds up, with several threads, in an order that changes from run to run.
+// Index is x[index], index (int64) of any shape, which replaces axis 0. Its kernel differs from
+// that of IndexSelect: with several threads its gradient is summed in an order that varies between
+// runs.
 func (s *Scope) Index(x, index *Tensor) *Tensor {
 	if !s.ready("index", x, index) {
 		return nil
@@ -152,7 +163,7 @@ func (s *Scope) Index(x, index *Tensor) *Tensor {
 	return s.result("index", C.lnt_index(x.c, index.c, &out), &out, x, index)
 }
 
-// Gather picks along axis dim the element that index (int64, same rank) names.
+// Gather selects elements along axis dim by index (int64, same rank).
 func (s *Scope) Gather(x *Tensor, dim int64, index *Tensor) *Tensor {
 	if !s.ready("gather", x, index) {
 		return nil
@@ -161,18 +172,20 @@ func (s *Scope) Gather(x *Tensor, dim int64, index *Tensor) *Tensor {
 	return s.result("gather", C.lnt_gather(x.c, C.int64_t(dim), index.c, &out), &out, x, index)
 }
 
-// Scatter is x with v at the positions that index (int64) names along axis dim.
+// Scatter is x with v at the positions of index (int64) along axis dim.
 func (s *Scope) Scatter(x *Tensor, dim int64, index *Tensor, v float64) *Tensor {
 	if !s.ready("scatter", x, index) {
 		return nil
 	}
 	var out unsafe.Pointer
-	return s.result("scatter", C.lnt_scatter_scalar(x.c, C.int64_t(dim), index.c, C.double(v), &out), &out, x, index)
+	return s.result("scatter", C.lnt_scatter_scalar(x.c, C.int64_t(dim), index.c, C.double(v),
+		&out), &out, x, index)
 }
 
-// Scatter_ writes v into x at the positions that index (int64) names along axis dim.
+// Scatter_ writes v to x at the positions of index (int64) along axis dim.
 func (s *Scope) Scatter_(x *Tensor, dim int64, index *Tensor, v float64) {
 	if s.ready("scatter_", x, index) {
-		s.failed("scatter_", C.lnt_scatter_scalar_(x.c, C.int64_t(dim), index.c, C.double(v)), x, index)
+		s.failed("scatter_", C.lnt_scatter_scalar_(x.c, C.int64_t(dim), index.c, C.double(v)), x,
+			index)
 	}
 }

@@ -8,10 +8,10 @@ import (
 	"unsafe"
 )
 
-// FromHandle makes a tensor of s from an at::Tensor* that another binding over the same libtorch holds, and keeps: the
-// caller sees to it that it lives until the call returns. Both handles then mean one tensor, elements, gradient and all;
-// each is freed on its own. A null handle, an undefined tensor, an element type that is no DType and more than 16 axes are
-// errors of the scope.
+// FromHandle returns a tensor of s from an at::Tensor* owned by another binding of the same
+// libtorch; the caller must keep it alive during the call. Both handles then refer to one tensor,
+// including its gradient, and are freed separately. A null handle, an undefined tensor, an
+// unsupported dtype and more than 16 axes fail the scope.
 func (s *Scope) FromHandle(atTensor unsafe.Pointer) *Tensor {
 	const op = "from_handle"
 	if !s.ready(op) {
@@ -24,9 +24,11 @@ func (s *Scope) FromHandle(atTensor unsafe.Pointer) *Tensor {
 	}
 	switch i, ok := t.info(); {
 	case !ok:
-		s.Fail(&Error{Op: op, Msg: fmt.Sprintf("the tensor is undefined or has more than %d axes", maxDims)})
+		s.Fail(&Error{Op: op, Msg: fmt.Sprintf("the tensor is undefined or has more than %d axes",
+			maxDims)})
 	case i.dtype.Size() == 0:
-		s.Fail(&Error{Op: op, Shapes: [][]int64{i.shape}, Msg: fmt.Sprintf("elements of %v are not supported", i.dtype)})
+		s.Fail(&Error{Op: op, Shapes: [][]int64{i.shape},
+			Msg: fmt.Sprintf("%v elements are not supported", i.dtype)})
 	default:
 		return t
 	}
@@ -34,7 +36,8 @@ func (s *Scope) FromHandle(atTensor unsafe.Pointer) *Tensor {
 	return nil
 }
 
-// Handle makes an at::Tensor* to t for another binding over the same libtorch, which must delete it; Live does not count it.
+// Handle returns a new at::Tensor* to t for another binding of the same libtorch, which must delete
+// it; Live does not count it.
 func (t *Tensor) Handle() (unsafe.Pointer, error) {
 	if t == nil || t.c == nil {
 		return nil, errNil

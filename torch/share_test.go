@@ -10,7 +10,7 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// A tensor comes back from a handle that another binding would hold; both mean one tensor.
+// A handle, as held by another binding, converts back to the same tensor.
 func TestHandlesShareATensor(t *testing.T) {
 	torchtest.Require(t)
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
@@ -35,7 +35,11 @@ func TestHandlesShareATensor(t *testing.T) {
 func TestAFreedTensorHasNoHandle(t *testing.T) {
 	torchtest.NoLeak(t)
 	var freed *torch.Tensor
-	require.NoError(t, torch.With(func(s *torch.Scope) error { freed = torchtest.Tensor(s, 1, 2); return nil }))
+	require.NoError(t, torch.With(func(s *torch.Scope) error {
+		freed = torchtest.Tensor(s, 1,
+			2)
+		return nil
+	}))
 	_, err := freed.Handle()
 	require.Error(t, err)
 }

@@ -1,8 +1,10 @@
-// Package torch is a small, explicit binding of libtorch: tensors, autograd and the operators that lntorch's networks,
-// losses and optimizers use. It is not a general binding; an operator is here because a network or a method needs it.
+// Package torch is a small, explicit binding of libtorch: tensors, autograd and the operators that
+// lntorch's networks, losses and optimizers use. It is not a general binding: it has only the
+// operators that a network or a method needs. Operators are named and behave as in PyTorch.
 //
-// The package links nothing of libtorch. It opens liblntorch.so (built by `make shim` from torch/csrc) at run time and
-// calls libtorch through it, so a program that imports torch also runs, without tensors, where libtorch is missing.
+// The package does not link libtorch. It opens liblntorch.so (built by `make shim` from torch/csrc)
+// at run time and calls libtorch through it, so a program that imports torch also runs, without
+// tensors, if libtorch is missing.
 //
 // Lifetimes are explicit: a tensor belongs to a Scope and is freed with it.
 //
@@ -44,9 +46,10 @@ var library struct {
 	err  error
 }
 
-// Load opens the shim, and libtorch with it, once for the process; every later call gives the same answer. With does it
-// by itself. The search: the file named by LNTORCH_LIB; beside the program; build/lib of the program's, the working
-// and its parent directories. The error lists each place with what was found there, and the command that builds it.
+// Load opens the shim, and libtorch with it, once per process; later calls return the same result.
+// With calls it. Search order: the file named by LNTORCH_LIB; the program's directory; build/lib in
+// the program's directory, the working directory and its parents. The error lists each path with
+// what was found there, and the command that builds the shim.
 func Load() error {
 	library.once.Do(func() {
 		var tried []string
@@ -65,13 +68,14 @@ func Load() error {
 			library.path = path
 			return
 		}
-		library.err = fmt.Errorf("torch: no usable %s; tried:\n  %s\nbuild it with `make shim` (it fetches libtorch), or name it in LNTORCH_LIB",
+		library.err = fmt.Errorf("torch: no usable %s; tried:\n  %s\nbuild it with `make shim` "+
+			"(it fetches libtorch), or set LNTORCH_LIB to its path",
 			libraryName, strings.Join(tried, "\n  "))
 	})
 	return library.err
 }
 
-// LibraryPath is the shim that Load opened; empty before.
+// LibraryPath is the path of the shim opened by Load; empty before.
 func LibraryPath() string { return library.path }
 
 func candidates() []string {
@@ -133,7 +137,7 @@ func message(c *C.char) error {
 	return errors.New(text)
 }
 
-// text takes a C string that the shim made.
+// text converts and frees a C string allocated by the shim.
 func text(c *C.char) string {
 	s := C.GoString(c)
 	C.lnt_free_string(c)
@@ -152,7 +156,8 @@ func Version() (string, error) {
 	return text(out), nil
 }
 
-// CPUCapability is the instruction set libtorch's own kernels run with: "AVX512", "AVX2" or "DEFAULT".
+// CPUCapability is the instruction set used by libtorch's own kernels: "AVX512", "AVX2" or
+// "DEFAULT".
 func CPUCapability() (string, error) {
 	if err := Load(); err != nil {
 		return "", err
@@ -164,7 +169,7 @@ func CPUCapability() (string, error) {
 	return text(out), nil
 }
 
-// Live counts the tensor handles that exist. Tests compare it before and after.
+// Live returns the number of open tensor handles. Tests compare it before and after.
 func Live() int64 {
 	if library.path == "" {
 		return 0

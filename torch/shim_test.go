@@ -16,7 +16,8 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// loadWith loads the library named path in a process of its own and returns what Load said there, "" for success.
+// loadWith loads the library path in a separate process and returns Load's error there, "" for
+// success.
 func loadWith(t *testing.T, path string) string {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestLoadChild$", "-test.v")
@@ -29,7 +30,8 @@ func loadWith(t *testing.T, path string) string {
 	return said
 }
 
-// TestLoadChild is the body of loadWith's process. Everything here must work, or fail with an error, without libtorch.
+// TestLoadChild is the body of loadWith's process. Everything here must work without libtorch or
+// return an error.
 func TestLoadChild(t *testing.T) {
 	if os.Getenv("LNTORCH_LOAD_CHILD") == "" {
 		t.Skip("runs as a process of its own")

@@ -8,10 +8,10 @@ import (
 	"unsafe"
 )
 
-// DType is an element type; the numbers are c10::ScalarType's.
+// DType is an element type; values are c10::ScalarType's.
 type DType int
 
-// Element types that lntorch uses.
+// Element types used by lntorch.
 const (
 	Uint8    DType = 0
 	Int8     DType = 1
@@ -25,7 +25,8 @@ const (
 	BFloat16 DType = 15
 )
 
-var dtypeNames = map[DType]string{Uint8: "uint8", Int8: "int8", Int16: "int16", Int32: "int32", Int64: "int64",
+var dtypeNames = map[DType]string{Uint8: "uint8", Int8: "int8", Int16: "int16", Int32: "int32",
+	Int64:   "int64",
 	Float16: "float16", Float32: "float32", Float64: "float64", Bool: "bool", BFloat16: "bfloat16"}
 
 // String is PyTorch's name of d, such as "float32".
@@ -36,7 +37,7 @@ func (d DType) String() string {
 	return fmt.Sprintf("dtype(%d)", int(d))
 }
 
-// Size is the number of bytes of one element; 0 for a type that is not listed.
+// Size is the number of bytes of one element; 0 for an unknown type.
 func (d DType) Size() int64 {
 	switch d {
 	case Uint8, Int8, Bool:
@@ -51,15 +52,15 @@ func (d DType) Size() int64 {
 	return 0
 }
 
-// Tensor is a handle to a libtorch tensor, owned by a Scope. Once the scope is closed the handle is empty and every
-// operator refuses it.
+// Tensor is a handle to a libtorch tensor, owned by a Scope. Once the scope is closed the handle is
+// empty and every operator returns an error for it.
 type Tensor struct {
 	c     unsafe.Pointer
 	scope *Scope
 	slot  int
 }
 
-// info is what the shim tells of a tensor in one call.
+// info is the shim's description of a tensor, read in one call.
 type info struct {
 	dtype      DType
 	device     Device
@@ -83,8 +84,10 @@ func (t *Tensor) info() (info, bool) {
 		return info{}, false
 	}
 	n := raw[0]
-	return info{DType(raw[1]), Device{DeviceType(raw[2]), int(raw[3])}, raw[4] != 0, raw[5] != 0, raw[6], raw[7],
-		append(make([]int64, 0, n), raw[8:8+n]...), append(make([]int64, 0, n), raw[24:24+n]...)}, true
+	return info{DType(raw[1]), Device{DeviceType(raw[2]), int(raw[3])}, raw[4] != 0, raw[5] != 0,
+			raw[6], raw[7],
+			append(make([]int64, 0, n), raw[8:8+n]...), append(make([]int64, 0, n), raw[24:24+n]...)},
+		true
 }
 
 // Shape is the size of each axis; nil for an empty handle.
@@ -114,25 +117,25 @@ func (t *Tensor) DType() DType {
 	return i.dtype
 }
 
-// Device is where the elements lie.
+// Device is the device of the elements.
 func (t *Tensor) Device() Device {
 	i, _ := t.info()
 	return i.device
 }
 
-// RequiresGrad tells whether autograd follows t.
+// RequiresGrad reports whether t requires grad.
 func (t *Tensor) RequiresGrad() bool {
 	i, _ := t.info()
 	return i.grad
 }
 
-// IsContiguous tells whether the elements lie in row-major order without gaps.
+// IsContiguous reports whether the elements are in row-major order without gaps.
 func (t *Tensor) IsContiguous() bool {
 	i, _ := t.info()
 	return i.contiguous
 }
 
-// SharesStorage tells whether t and u are views of one storage.
+// SharesStorage reports whether t and u are views of one storage.
 func (t *Tensor) SharesStorage(u *Tensor) bool {
 	if t == nil || u == nil || t.c == nil || u.c == nil {
 		return false
@@ -156,7 +159,7 @@ func (t *Tensor) MoveTo(dst *Scope) *Tensor {
 	return t
 }
 
-// Free gives t back before its scope closes.
+// Free frees t before its scope closes.
 func (t *Tensor) Free() {
 	if t == nil || t.c == nil {
 		return
@@ -167,7 +170,7 @@ func (t *Tensor) Free() {
 	C.lnt_free(&h, 1)
 }
 
-// Retain makes another handle to the same tensor, owned by s.
+// Retain returns another handle to the same tensor, owned by s.
 func (s *Scope) Retain(t *Tensor) *Tensor {
 	if !s.ready("retain", t) {
 		return nil
@@ -176,7 +179,7 @@ func (s *Scope) Retain(t *Tensor) *Tensor {
 	return s.result("retain", C.lnt_retain(t.c, &out), &out, t)
 }
 
-// String prints t as libtorch does, elements included.
+// String formats t as libtorch does, with its elements.
 func (t *Tensor) String() string {
 	if t == nil || t.c == nil {
 		return "torch.Tensor(freed)"
@@ -216,7 +219,7 @@ func DTypeOf[T Element]() DType {
 	}
 }
 
-// FromSlice makes a CPU tensor of the given shape and copies data into it.
+// FromSlice returns a CPU tensor of the given shape with a copy of data.
 func FromSlice[T Element](s *Scope, data []T, shape ...int64) *Tensor {
 	t := s.Empty(shape, DTypeOf[T](), CPU)
 	if t == nil {
@@ -229,14 +232,16 @@ func FromSlice[T Element](s *Scope, data []T, shape ...int64) *Tensor {
 	return t
 }
 
-// CopyIn overwrites t, whose element type and count must be data's, with data (row-major). t may be on any device.
+// CopyIn overwrites t with data (row-major), which must have t's dtype and number of elements. t
+// may be on any device.
 func CopyIn[T Element](t *Tensor, data []T) error {
 	i, ok := t.info()
 	if !ok {
 		return errNil
 	}
 	if i.dtype != DTypeOf[T]() || i.numel != int64(len(data)) {
-		return fmt.Errorf("torch: copy %d %s into tensor %v of %s", len(data), DTypeOf[T](), i.shape, i.dtype)
+		return fmt.Errorf("torch: copy %d %s into tensor %v of %s", len(data), DTypeOf[T](),
+			i.shape, i.dtype)
 	}
 	if len(data) == 0 {
 		return nil
@@ -244,7 +249,7 @@ func CopyIn[T Element](t *Tensor, data []T) error {
 	return message(C.lnt_copy_in(t.c, unsafe.Pointer(&data[0]), C.int64_t(i.numel*i.itemsize)))
 }
 
-// Slice copies the elements of t, row-major, whose type must be T's.
+// Slice returns a copy of t's elements, row-major; the dtype must be T's.
 func Slice[T Element](t *Tensor) ([]T, error) {
 	i, ok := t.info()
 	if !ok {
@@ -254,14 +259,16 @@ func Slice[T Element](t *Tensor) ([]T, error) {
 	return out, CopyOut(t, out)
 }
 
-// CopyOut copies the elements of t, row-major, into dst, whose type and length must fit.
+// CopyOut copies the elements of t, row-major, to dst, which must have t's dtype and number of
+// elements.
 func CopyOut[T Element](t *Tensor, dst []T) error {
 	i, ok := t.info()
 	if !ok {
 		return errNil
 	}
 	if i.dtype != DTypeOf[T]() || i.numel != int64(len(dst)) {
-		return fmt.Errorf("torch: copy tensor %v of %s into %d %s", i.shape, i.dtype, len(dst), DTypeOf[T]())
+		return fmt.Errorf("torch: copy tensor %v of %s into %d %s", i.shape, i.dtype, len(dst),
+			DTypeOf[T]())
 	}
 	if len(dst) == 0 {
 		return nil
@@ -269,8 +276,8 @@ func CopyOut[T Element](t *Tensor, dst []T) error {
 	return message(C.lnt_copy_out(t.c, unsafe.Pointer(&dst[0]), C.int64_t(i.numel*i.itemsize)))
 }
 
-// Bytes is the memory of a contiguous CPU tensor, valid while t lives: files are read straight into it and written
-// straight from it.
+// Bytes is the memory of a contiguous CPU tensor, valid while t is alive, so that files can be read
+// and written without a copy.
 func (t *Tensor) Bytes() ([]byte, error) {
 	i, ok := t.info()
 	if !ok {
@@ -283,7 +290,8 @@ func (t *Tensor) Bytes() ([]byte, error) {
 	return unsafe.Slice((*byte)(p), i.numel*i.itemsize), nil
 }
 
-// CopyBytesOut copies t, wherever it lies, row-major, into dst of exactly its size in bytes.
+// CopyBytesOut copies t, on any device, row-major, to dst, which must have exactly its size in
+// bytes.
 func (t *Tensor) CopyBytesOut(dst []byte) error {
 	if t == nil || t.c == nil {
 		return errNil
@@ -294,7 +302,8 @@ func (t *Tensor) CopyBytesOut(dst []byte) error {
 	return message(C.lnt_copy_out(t.c, unsafe.Pointer(&dst[0]), C.int64_t(len(dst))))
 }
 
-// CopyBytesIn overwrites t, wherever it lies, with src (row-major) of exactly its size in bytes.
+// CopyBytesIn overwrites t, on any device, with src (row-major), which must have exactly its size
+// in bytes.
 func (t *Tensor) CopyBytesIn(src []byte) error {
 	if t == nil || t.c == nil {
 		return errNil
@@ -305,7 +314,7 @@ func (t *Tensor) CopyBytesIn(src []byte) error {
 	return message(C.lnt_copy_in(t.c, unsafe.Pointer(&src[0]), C.int64_t(len(src))))
 }
 
-// Item is the value of a tensor of one element. On an accelerator it waits for the computation.
+// Item is the value of a one-element tensor. On an accelerator it synchronises.
 func (t *Tensor) Item() (float64, error) {
 	if t == nil || t.c == nil {
 		return 0, errNil
@@ -317,7 +326,7 @@ func (t *Tensor) Item() (float64, error) {
 	return float64(out), nil
 }
 
-// Equal tells whether a and b have the same shape and elements (NaN equals nothing).
+// Equal reports whether a and b have the same shape and elements (NaN is not equal to NaN).
 func Equal(a, b *Tensor) (bool, error) {
 	if a == nil || b == nil || a.c == nil || b.c == nil {
 		return false, errNil

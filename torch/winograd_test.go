@@ -11,8 +11,9 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// Convolutions that minimal filtering serves: odd and even sizes, flat kernels, two axes, numbers of channels that are no
-// multiple of 32 (whose last outputs go by halves), and of them other than of outputs.
+// Convolutions that use minimal filtering: odd and even sizes, flat kernels, two axes, channel
+// counts that are not multiples of 32 (whose last outputs are half a block), different input and
+// output channels.
 var winogradCases = []convCase{
 	{x: []int64{2, 32, 8, 16, 16}, w: []int64{32, 32, 3, 3, 3}},
 	{x: []int64{1, 16, 11, 13, 19}, w: []int64{48, 16, 3, 3, 3}},
@@ -20,14 +21,14 @@ var winogradCases = []convCase{
 	{x: []int64{1, 48, 1, 34, 33}, w: []int64{32, 48, 3, 3, 3}},
 	{x: []int64{2, 16, 5, 15, 17}, w: []int64{32, 16, 1, 3, 3}},
 	{x: []int64{2, 32, 30, 27}, w: []int64{16, 32, 3, 3}},
-	// Wide enough that the weight's gradient goes by points, large enough that it does so several times.
+	// Wide enough for the point-by-point weight gradient, large enough for several rounds of it.
 	{x: []int64{1, 528, 13, 16, 18}, w: []int64{32, 528, 3, 3, 3}},
 }
 
 // convResults are the output and the gradients of x, w and b, as float64.
 type convResults map[string][]float64
 
-// results runs a convolution forward and back in the given way.
+// results runs the forward and backward pass of a convolution.
 func (c convCase) results(t *testing.T, dtype torch.DType, mixed, lean bool) convResults {
 	r := convResults{}
 	c.stride, c.groups = make([]int64, len(c.w)-2), 1
@@ -38,15 +39,17 @@ func (c convCase) results(t *testing.T, dtype torch.DType, mixed, lean bool) con
 		leaf := map[string]*torch.Tensor{}
 		for i, shape := range [][]int64{c.x, c.w, c.w[:1]} {
 			l := s.To(torchtest.Tensor(s, uint64(i+1), shape...), dtype, torch.CPU)
-			if mixed && i == 0 { // activations are bfloat16 already, weights are not
+			if mixed && i == 0 { // activations are already bfloat16, weights are not
 				l = s.To(s.To(l, torch.BFloat16, torch.CPU), dtype, torch.CPU)
 			}
 			require.NoError(t, l.SetRequiresGrad(true))
 			leaf["xwb"[i:i+1]] = l
 		}
-		// What flows in either direction is cut out of a wider tensor, as a skip connection's gradient is.
+		// Input and output gradient are slices of wider tensors, like the gradient of a skip
+		// connection.
 		cut := func(x *torch.Tensor) *torch.Tensor {
-			wide := s.Contiguous(s.Cat(1, x, x), map[int]torch.MemoryFormat{4: torch.ChannelsLast, 5: torch.ChannelsLast3d}[len(c.x)])
+			wide := s.Contiguous(s.Cat(1, x, x), map[int]torch.MemoryFormat{4: torch.ChannelsLast,
+				5: torch.ChannelsLast3d}[len(c.x)])
 			return s.Narrow(wide, 1, 0, x.Shape()[1])
 		}
 		x := cut(leaf["x"])
@@ -58,7 +61,8 @@ func (c convCase) results(t *testing.T, dtype torch.DType, mixed, lean bool) con
 		} else {
 			require.NoError(t, f())
 		}
-		up := s.To(s.To(torchtest.Tensor(s, 4, out.Shape()...), torch.BFloat16, torch.CPU), out.DType(), torch.CPU)
+		up := s.To(s.To(torchtest.Tensor(s, 4, out.Shape()...), torch.BFloat16, torch.CPU),
+			out.DType(), torch.CPU)
 		require.NoError(t, out.BackwardFrom(cut(up), false))
 		r["output"] = asFloat64(t, s, s.Detach(out))
 		for name, l := range leaf {
@@ -71,12 +75,14 @@ func (c convCase) results(t *testing.T, dtype torch.DType, mixed, lean bool) con
 }
 
 func asFloat64(t *testing.T, s *torch.Scope, x *torch.Tensor) []float64 {
-	v, err := torch.Slice[float64](s.Contiguous(s.To(x, torch.Float64, torch.CPU), torch.Contiguous))
+	v, err := torch.Slice[float64](s.Contiguous(s.To(x, torch.Float64, torch.CPU),
+		torch.Contiguous))
 	require.NoError(t, err)
 	return v
 }
 
-// far is the root mean square of the differences, of that of the numbers, and the largest difference, of the largest number.
+// far returns the RMS of the differences relative to the RMS of the values, and the largest
+// difference relative to the largest value.
 func far(want, got []float64) (mean, most float64) {
 	var d, n, largest float64
 	for i := range want {
@@ -87,18 +93,22 @@ func far(want, got []float64) (mean, most float64) {
 	return math.Sqrt(d / n), most / largest
 }
 
-// Against the plain sum in float64, output and gradients are as near as libtorch's own convolution in float32 but for a few
-// roundings, and under autocast no farther than four times as far as libtorch's own.
+// Compared with the plain sum in float64, output and gradients are as accurate as libtorch's
+// convolution in float32 except for a few roundings; under autocast the error is at most four times
+// libtorch's.
 func TestWinogradIsTheConvolution(t *testing.T) {
 	for i, c := range winogradCases {
 		for _, mixed := range []bool{false, true} {
 			t.Run(fmt.Sprint(i, " ", mixed), func(t *testing.T) {
 				torchtest.NoLeak(t)
-				want, plain, got := c.results(t, torch.Float64, mixed, false), c.results(t, torch.Float32, mixed, false), c.results(t, torch.Float32, mixed, true)
+				want, plain, got := c.results(t, torch.Float64, mixed, false),
+					c.results(t, torch.Float32, mixed, false),
+					c.results(t, torch.Float32, mixed, true)
 				for name := range want {
 					pm, pl := far(want[name], plain[name])
 					gm, gl := far(want[name], got[name])
-					t.Logf("%s: %.2g, at the most %.2g; libtorch's %.2g, %.2g", name, gm, gl, pm, pl)
+					t.Logf("%s: %.2g, at the most %.2g; libtorch's %.2g, %.2g", name, gm, gl, pm,
+						pl)
 					if !mixed {
 						require.Less(t, gm, 1e-6, name)
 						require.Less(t, gl, 2e-6, name)
@@ -112,8 +122,8 @@ func TestWinogradIsTheConvolution(t *testing.T) {
 	}
 }
 
-// Under autocast, inputs less deep than the kernel have the plain sum's gradients, whatever lies in freed memory: libtorch
-// 2.4.1's own gradient of the weight takes it in.
+// Under autocast, inputs with fewer slices than the kernel have the gradients of the plain sum,
+// whatever is in freed memory, which libtorch 2.4.1's own weight gradient reads.
 func TestShallowConvolutionsUnderAutocast(t *testing.T) {
 	for _, c := range []convCase{
 		{x: []int64{2, 32, 2, 4, 4}, w: []int64{32, 32, 3, 3, 3}},

@@ -156,8 +156,8 @@ func TestSwinUNETRWithDGST(t *testing.T) {
 func TestSwinUNETRRefuses(t *testing.T) {
 	c := swinConfig(t, "nnUNetTrainer_SwinUNETR", "full", nil)
 	for want, change := range map[string]func(c *train.Config){
-		"train: patch_size: models: input size [80 112 224] is not divisible by [32 32 32], as SwinUNETR halves the image five times; the nearest that is: [96 128 224]":     func(c *train.Config) { c.PatchSize = []int{80, 112, 224} },
-		"holds a SwinUNETR, which plans do not describe and trainer nnUNetTrainer does not build: name its trainer with -tr (" + strings.Join(models.Trainers(), ", ") + ")": func(c *train.Config) { c.Trainer = "nnUNetTrainer" },
+		"train: patch_size: models: input size [80 112 224] is not divisible by [32 32 32], as SwinUNETR halves the image five times; the nearest valid size is [96 128 224]": func(c *train.Config) { c.PatchSize = []int{80, 112, 224} },
+		"holds a SwinUNETR, which plans do not describe and trainer nnUNetTrainer does not build: name its trainer with -tr (" + strings.Join(models.Trainers(), ", ") + ")":  func(c *train.Config) { c.Trainer = "nnUNetTrainer" },
 		"train: --recompute: PlainConvUNet keeps its activations": func(c *train.Config) {
 			c.Trainer, c.Pretrained, c.Recompute, c.PatchSize = "nnUNetTrainer", "", true, nil
 		},

@@ -1,10 +1,9 @@
 // allocator.cpp: main memory for tensors.
 //
-// A training step frees and asks for the same large blocks again and again. libtorch gets each from
-// malloc, which maps it anew: the kernel clears every page at its first touch, and on this workload
-// that is a third of a step. Here large blocks that were freed are kept, joined with their
-// neighbours, cut to size and handed out again. What is kept is bounded by what was in use at the
-// most; lnt_empty_cache gives it back.
+// A training step frees and allocates the same large blocks repeatedly. libtorch gets each from
+// malloc, which maps new memory: the kernel clears every page on first access, which takes a third
+// of a step on this workload. Here freed large blocks are cached, merged with their neighbours,
+// split to size and reused. The cache is limited by the peak in use; lnt_empty_cache releases it.
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/impl/alloc_cpu.h>
@@ -19,11 +18,10 @@
 
 namespace {
 
-constexpr size_t kLarge = 1 << 18;     // smaller blocks are malloc's matter
+constexpr size_t kLarge = 1 << 18;     // smaller blocks come from malloc
 constexpr size_t kStep = 1 << 16;      // sizes are multiples of it
 constexpr size_t kHugePage = 2 << 20;  // from here on, ask for huge pages
-constexpr size_t kSlack =
-    64UL << 20;  // what may be held beyond the high-water mark of what is in use
+constexpr size_t kSlack = 64UL << 20;  // memory held above the peak in use
 
 class Cache {
  public:
@@ -44,7 +42,7 @@ class Cache {
     } else {
       trim(std::max(peak_, in_use_ + size) + kSlack - size);
       p = map(size);
-      if (p == nullptr) {  // perhaps what is kept is in the way
+      if (p == nullptr) {  // cached blocks may be in the way
         trim(0);
         p = map(size);
       }
@@ -91,7 +89,7 @@ class Cache {
     peak_ = in_use_;
   }
 
-  // Bytes in large blocks: in use, in use at the most, kept.
+  // Bytes in large blocks: in use, peak in use, cached.
   void statistics(int64_t* out) {
     std::lock_guard<std::mutex> lock(mutex_);
     out[0] = static_cast<int64_t>(in_use_);
@@ -103,8 +101,7 @@ class Cache {
   static char* map(size_t size) {
     void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return nullptr;
-    if (size >= kHugePage)
-      madvise(p, size, MADV_HUGEPAGE);  // a wish: no harm where it is not granted
+    if (size >= kHugePage) madvise(p, size, MADV_HUGEPAGE);  // a hint; failure does no harm
     return static_cast<char*>(p);
   }
 
@@ -120,8 +117,7 @@ class Cache {
     cached_ -= size;
   }
 
-  // Unmaps what is kept, largest blocks first, until at most `total` bytes are held, in use and
-  // kept.
+  // Unmaps cached blocks, largest first, until at most `total` bytes are held, in use and cached.
   void trim(size_t total) {
     while (cached_ > 0 && in_use_ + cached_ > total) {
       auto [size, p] = *sizes_.rbegin();
@@ -134,7 +130,7 @@ class Cache {
   }
 
   std::mutex mutex_;
-  std::map<char*, size_t> places_;            // what is kept, by address
+  std::map<char*, size_t> places_;            // cached blocks by address
   std::set<std::pair<size_t, char*>> sizes_;  // and by size
   std::unordered_map<void*, size_t> used_;
   size_t in_use_ = 0;
@@ -148,8 +144,8 @@ Cache& cache() {
   return *c;
 }
 
-// One function frees every block, small or large: oneDNN's scratchpads are freed by pointer alone.
-// Large blocks begin on a page; few small ones do.
+// One function frees every block, small or large: oneDNN frees its scratchpads with only the
+// pointer. Large blocks are page-aligned; few small ones are.
 void release(void* p) {
   if (p == nullptr) return;
   if (reinterpret_cast<uintptr_t>(p) % 4096 == 0 && cache().put(p)) return;

@@ -11,7 +11,7 @@ char* lnt_requires_grad_(void* t, int64_t on) { LNT_BODY(T(t).requires_grad_(on 
 
 namespace {
 
-// Where a graph was cut: what would flow on backwards becomes the gradient of holder.
+// The end of a cut graph: the gradient that arrives there becomes that of holder.
 struct CutBackward : public torch::autograd::Node {
   at::Tensor holder;
   torch::autograd::variable_list apply(torch::autograd::variable_list&& grads) override {
@@ -22,8 +22,7 @@ struct CutBackward : public torch::autograd::Node {
   std::string name() const override { return "CutBackward"; }
 };
 
-// A node as this libtorch holds nodes: counted by itself in newer versions, by a shared_ptr in
-// older ones.
+// libtorch's pointer to a node: intrusively counted in newer versions, a shared_ptr in older ones.
 template <class N>
 auto make_node() {
   if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
@@ -35,9 +34,9 @@ auto make_node() {
 
 }  // namespace
 
-// *out and *holder have the elements of t. A backward pass through *out ends there and leaves the
-// gradient, as it comes, in *holder: a leaf would copy it into its own order of axes in memory,
-// which changes the bits of sums over it.
+// *out and *holder have the elements of t. A backward pass through *out ends there and stores the
+// gradient unchanged in *holder: a leaf would copy it to its own memory format, which changes the
+// bits of sums over it.
 char* lnt_cut(void* t, void** out, void** holder) {
   LNT_BODY({
     auto node = make_node<CutBackward>();
@@ -59,7 +58,7 @@ char* lnt_backward(void* t, void* grad, int64_t retain_graph) {
   })
 }
 
-// *out is NULL for a tensor that has no gradient.
+// *out is NULL for a tensor without gradient.
 char* lnt_grad(void* t, void** out) {
   LNT_BODY({
     *out = nullptr;
@@ -68,8 +67,8 @@ char* lnt_grad(void* t, void** out) {
   })
 }
 
-// mutable_grad takes anything; an unfitting gradient would be found, or not, by whatever kernel
-// reads it.
+// mutable_grad does not check its value; a mismatched gradient might be detected only by the kernel
+// that reads it, if at all.
 char* lnt_set_grad(void* t, void* grad) {
   LNT_BODY({
     at::Tensor& x = T(t);

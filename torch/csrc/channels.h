@@ -1,6 +1,5 @@
-// channels.h: kernels over tensors whose channels lie together (channels-last): access to their
-// elements one channel or one vector of channels at a time, and blocks of voxels that threads share
-// out.
+// channels.h: helpers for kernels on channels-last tensors: access to one channel or one vector of
+// channels at a time, and blocks of voxels for parallel loops.
 #pragma once
 #include <ATen/Parallel.h>
 
@@ -14,10 +13,10 @@
 
 namespace lnt {
 
-// Channels that one vector holds.
+// Channels per vector.
 constexpr int64_t kWidth = 16;
 
-// Elements as they lie in memory, and their arithmetic: one channel at a time, or kWidth of them.
+// Element types in memory and in arithmetic: one channel at a time, or kWidth.
 template <class T>
 struct Scalar {
   using mem = T;
@@ -47,9 +46,9 @@ struct Vector {
   }
   static inline __attribute__((always_inline)) num load(const T* p) { return get(p); }
   static inline __attribute__((always_inline)) num zero() { return num{}; }
-  // choose is a where test > 0 and b elsewhere, from the bits: a comparison of vectors is taken
-  // apart by some compilers. As whole numbers, those bits are positive whose sign is clear and
-  // whose negative's sign is set.
+  // choose is a where test > 0 and b elsewhere, on bits: some compilers scalarise vector
+  // comparisons. Taken as an integer, a positive test has its sign bit clear and that of its
+  // negative set.
   static inline __attribute__((always_inline)) num choose(num test, num a, num b) {
     typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> whole;
     typedef whole bits __attribute__((vector_size(kWidth * sizeof(T))));
@@ -90,8 +89,8 @@ struct VectorBF16 : Vector<float> {
   static inline __attribute__((always_inline)) void put(uint16_t* p, num f) {
     word u = reinterpret_cast<word>(f);
     word r = (u + 0x7fffU + ((u >> 16) & 1U)) >> 16;
-    half h =
-        __builtin_convertvector(r, half);  // a NaN stays one, but for those whose bits round over
+    half h = __builtin_convertvector(
+        r, half);  // NaN stays NaN, except where rounding overflows its bits
     std::memcpy(p, &h, sizeof h);
   }
 };
@@ -108,7 +107,7 @@ using F32 = Element<float, float, Scalar<float>, Vector<float>>;
 using F64 = Element<double, double, Scalar<double>, Vector<double>>;
 using BF16 = Element<uint16_t, float, ScalarBF16, VectorBF16>;
 
-// A tensor (n, c, …) whose channels lie together: where sample n and voxel v begin.
+// A channels-last tensor (n, c, …): the address of sample n and voxel v.
 template <class E>
 struct Rows {
   typename E::mem* data;
@@ -117,8 +116,7 @@ struct Rows {
   typename E::mem* at(int64_t n, int64_t v) const { return data + n * sample + v * voxel; }
 };
 
-// Runs STATEMENT over all c channels, vectors first; L is the way of reading and i the first
-// channel.
+// Runs STATEMENT over all c channels, vectors first; L is the access type and i the first channel.
 #define LNT_CHANNELS(E, STATEMENT)       \
   int64_t i = 0;                         \
   for (; i + kWidth <= c; i += kWidth) { \
@@ -134,8 +132,8 @@ inline at::MemoryFormat channels_last(const at::Tensor& t) {
   return t.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
 }
 
-// Whether the channels of a voxel lie together and voxels follow each other at one distance:
-// channels-last tensors, and what is cut out of them along the channels.
+// Whether the channels of a voxel are contiguous and voxels have a constant stride: channels-last
+// tensors, and slices of them along the channels.
 inline bool rowwise(const at::Tensor& t) {
   if (t.stride(1) != 1 && t.size(1) != 1) return false;
   int64_t step = t.stride(t.dim() - 1);
@@ -156,8 +154,8 @@ Rows<E> rows(const at::Tensor& t) {
 }
 
 // Voxels of a block: they are summed in the element type's arithmetic, blocks in double. A block is
-// read twice for its variance, so it is as large as stays in a core's cache. It depends on the
-// channels alone, and the bits thereby not on threads.
+// read twice for its variance, so it must fit in a core's cache. Its size depends only on the
+// channels, so the bits do not depend on threads.
 inline int64_t block_of(int64_t channels) {
   return std::clamp<int64_t>(32768 / channels, 64, 1024);
 }

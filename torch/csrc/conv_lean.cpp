@@ -1,6 +1,5 @@
-// conv_lean.cpp: convolutions in the quickest way that is known here: by minimal filtering
-// (winograd.h) where that serves, and where the weight does not train without what only its
-// gradient needs.
+// conv_lean.cpp: the fastest convolutions available: minimal filtering (winograd.h) where
+// applicable, and for frozen weights nothing that only their gradient needs.
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -13,17 +12,17 @@ using torch::autograd::variable_list;
 
 namespace {
 
-// The bias's gradient.
+// The gradient of the bias.
 at::Tensor sum_of_channels(const at::Tensor& g) {
   std::vector<int64_t> axes = {0};
   for (int64_t i = 2; i < g.dim(); i++) axes.push_back(i);
   return g.sum(axes);
 }
 
-// libtorch's own convolution keeps its input for the gradient of the weight, wanted or not, and
-// oneDNN, which serves it on the CPU, works the weight's gradient out whenever the bias's is asked
-// for. Here the input is not kept, and the bias's gradient is the sum of the output's. What goes
-// back to the input is libtorch's, bit for bit.
+// libtorch's convolution saves its input for the weight gradient even if that is not needed, and
+// oneDNN, its CPU backend, computes the weight gradient whenever the bias gradient is requested.
+// Here the input is not saved, and the bias gradient is the sum of the output gradient. The input
+// gradient is libtorch's, bit for bit.
 struct LeanConv : torch::autograd::Function<LeanConv> {
   using Ints = std::vector<int64_t>;
 
@@ -51,7 +50,7 @@ struct LeanConv : torch::autograd::Function<LeanConv> {
     if (ctx->needs_input_grad(0)) {
       at::Tensor w = ctx->get_saved_variables()[0];
       auto stride = saved["stride"].toIntVector();
-      // Only its sizes and its layout are looked at.
+      // Only its sizes and layout are used.
       auto x = at::empty(
           saved["sizes"].toIntVector(),
           g.options().memory_format(static_cast<at::MemoryFormat>(saved["format"].toInt())));
@@ -62,7 +61,7 @@ struct LeanConv : torch::autograd::Function<LeanConv> {
                                                     saved["groups"].toInt(), {true, false, false}));
     }
     if (saved["bias"].toBool() && ctx->needs_input_grad(2))
-      out[2] = sum_of_channels(g);  // it counts the tensors that are there
+      out[2] = sum_of_channels(g);  // it counts only defined tensors
     return out;
   }
 };
@@ -81,7 +80,7 @@ struct WinogradConv : torch::autograd::Function<WinogradConv> {
     if (!g.defined()) return out;
     auto saved = ctx->get_saved_variables();
     bool bias = ctx->saved_data["bias"].toBool() &&
-                ctx->needs_input_grad(2);  // it counts the tensors that are there
+                ctx->needs_input_grad(2);  // it counts only defined tensors
     if (ctx->needs_input_grad(1)) {
       auto [dw, db] = winograd::weight_gradient(g, saved[0], saved[1].sizes());
       out[1] = dw;
@@ -110,9 +109,9 @@ bool by_winograd(void* xp, void* wp, void* bp, const int64_t* stride, const int6
                           groups);
 }
 
-// Under autocast to bfloat16, libtorch 2.4.1's gradient of a weight takes in memory that nobody
-// wrote where the input is less deep than the kernel (a patch of 64 voxels after five halvings):
-// such layers, small as they are, go in float32.
+// Under autocast to bfloat16, libtorch 2.4.1's weight gradient reads uninitialised memory if the
+// input has fewer slices than the kernel (a patch of 64 voxels after five halvings). Such layers
+// are small and run in float32.
 bool too_shallow(void* xp, void* wp, int64_t nd) {
   return xp != nullptr && wp != nullptr && nd == 3 && T(xp).dim() == 5 && T(wp).dim() == 5 &&
          T(xp).device().is_cpu() && T(xp).size(2) < T(wp).size(2) &&
@@ -122,7 +121,7 @@ bool too_shallow(void* xp, void* wp, int64_t nd) {
 
 }  // namespace
 
-// Otherwise lnt_conv where the weight trains or nothing does.
+// Otherwise lnt_conv if the weight trains or nothing does.
 char* lnt_conv_lean(void* xp, void* wp, void* bp, const int64_t* stride, const int64_t* padding,
                     const int64_t* dilation, int64_t nd, int64_t groups, void** out) {
   if (by_winograd(xp, wp, bp, stride, padding, dilation, nd, groups)) {
@@ -130,7 +129,7 @@ char* lnt_conv_lean(void* xp, void* wp, void* bp, const int64_t* stride, const i
       at::Tensor x = T(xp);
       if (at::autocast::is_autocast_enabled(at::kCPU))
         x = x.to(at::autocast::get_autocast_dtype(
-            at::kCPU));  // its sums are in float32, and the weight stays
+            at::kCPU));  // it sums in float32 and does not convert the weight
       give(out, WinogradConv::apply(x, T(wp), O(bp)));
     })
   }
@@ -157,7 +156,7 @@ char* lnt_conv_lean(void* xp, void* wp, void* bp, const int64_t* stride, const i
     const auto device = x.device().type();
     std::optional<c10::impl::ExcludeDispatchKeyGuard> no_autocast;
     if (at::autocast::is_autocast_enabled(
-            device)) {  // the casts are autograd's; inside, forward and backward see one type
+            device)) {  // autograd records the casts; forward and backward use one dtype
       auto type = at::autocast::get_autocast_dtype(device);
       x = x.to(type);
       w = w.to(type);

@@ -1,4 +1,4 @@
-// core.cpp: life of tensors, data in and out, threads, modes, random numbers.
+// core.cpp: lifetime of tensors, data in and out, threads, modes, random numbers.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
@@ -23,7 +23,8 @@ namespace {
 
 const CudaKernels* kernels = nullptr;  // set by lnt_init
 
-// The folder of the library that holds a function, with a slash at its end; links are not followed.
+// The folder of the library that contains a function, with a trailing slash; links are not
+// followed.
 std::string folder_of(void* function) {
   Dl_info info;
   if (dladdr(function, &info) == 0 || info.dli_fname == nullptr) return "";
@@ -62,9 +63,9 @@ using namespace lnt;
 
 int64_t lnt_abi(void) { return LNT_ABI; }
 
-// lnt_init opens libtorch_cuda where it lies beside libtorch_cpu: the shim links libtorch_cpu
-// alone, and the CUDA kernels register themselves only once their library is in the process. Then
-// our own kernels, where they were built.
+// lnt_init opens libtorch_cuda if it is in the folder of libtorch_cpu: the shim links only
+// libtorch_cpu, and the CUDA kernels are registered when their library is loaded. Then it opens our
+// own kernels, if built.
 char* lnt_init(void) {
   LNT_BODY({
     use_caching_allocator();
@@ -93,7 +94,7 @@ void lnt_free(void** tensors, int64_t n) {
     try {
       delete static_cast<at::Tensor*>(tensors[i]);
     } catch (...) {
-      // A destructor that throws leaves nothing to give back; the handle is gone either way.
+      // There is nothing to return from a throwing destructor; the handle is gone either way.
     }
     live.fetch_sub(1, std::memory_order_relaxed);
   }
@@ -102,7 +103,7 @@ void lnt_free(void** tensors, int64_t n) {
 int64_t lnt_live(void) { return live.load(std::memory_order_relaxed); }
 
 // out: ndim, dtype, device type, device index, requires_grad, contiguous, numel, itemsize, then
-// sizes and strides (ndim each). The caller gives room for 8 + 2*16 numbers.
+// sizes and strides (ndim each). The caller provides space for 8 + 2*16 values.
 char* lnt_info(void* t, int64_t* out) {
   LNT_BODY({
     const at::Tensor& x = T(t);
@@ -136,7 +137,7 @@ char* lnt_same_storage(void* a, void* b, int64_t* out) {
 
 char* lnt_retain(void* t, void** out) { LNT_BODY(give(out, T(t))) }
 
-// A handle that another binding will delete: it does not count as ours.
+// A handle that another binding deletes: lnt_live does not count it.
 char* lnt_export(void* t, void** out) { LNT_BODY(*out = new at::Tensor(T(t))) }
 
 char* lnt_to_string(void* t, char** out) {
@@ -180,7 +181,7 @@ int64_t lnt_get_threads(void) {
   return at::get_num_threads();
 }
 
-// How many OS threads at::parallel_for really uses in code compiled here: 1 would mean that our
+// The number of OS threads that at::parallel_for uses in code compiled here: 1 means that our
 // kernels run serially.
 char* lnt_parallel_probe(int64_t n, int64_t* threads){LNT_BODY({
   std::mutex m;

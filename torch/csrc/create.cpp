@@ -79,8 +79,8 @@ char* lnt_contiguous(void* x, int64_t memory_format, void** out) {
         "no memory format ", memory_format);
     auto format = static_cast<at::MemoryFormat>(memory_format);
     at::Tensor t = T(x).contiguous(format);
-    // With one channel both orders are one, and contiguous() leaves strides from which operators
-    // would choose the other.
+    // With one channel both formats are the same, and contiguous() keeps strides from which
+    // operators would infer the other.
     bool unclear = format != at::MemoryFormat::Contiguous && t.suggest_memory_format() != format;
     give(out, unclear ? t.clone(format) : t);
   })

@@ -1,5 +1,5 @@
-// device.cpp: accelerators. libtorch's device-generic interfaces only, and CUDA's runtime by dlsym,
-// so that one shim serves machines with and without CUDA and links neither.
+// device.cpp: accelerators, through libtorch's device-generic interfaces and the CUDA runtime via
+// dlsym, so that one shim works with and without CUDA and does not link it.
 #include <c10/core/Event.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
@@ -34,7 +34,7 @@ char* lnt_device_count(int64_t dev, int64_t* out) {
 char* lnt_device_name(int64_t dev, int64_t idx, char** out) {
   LNT_BODY({
     std::string name = device(dev, idx).str();
-    // cudaDeviceProp begins with `char name[256]` in every CUDA release; the rest of the struct is
+    // cudaDeviceProp starts with `char name[256]` in every CUDA release; the rest of the struct is
     // not read.
     using props_fn = int (*)(void*, int);
     auto props = reinterpret_cast<props_fn>(dlsym(RTLD_DEFAULT, "cudaGetDeviceProperties_v2"));
@@ -58,7 +58,7 @@ char* lnt_synchronize(int64_t dev, int64_t idx) {
   })
 }
 
-// out: free and total bytes of the device; zeros where they cannot be asked.
+// out: free and total bytes of the device; zeros if not available.
 char* lnt_memory(int64_t dev, int64_t idx, int64_t* out) {
   LNT_BODY({
     out[0] = 0;
@@ -92,8 +92,8 @@ char* lnt_empty_cache(int64_t dev) {
   })
 }
 
-// out: the most bytes that the device's tensors held since the last call with reset; 0 where
-// libtorch (before 2.9) or the device does not tell.
+// out: peak bytes of the device's tensors since the last call with reset; 0 if libtorch (before
+// 2.9) or the device does not report it.
 char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* out) {
   LNT_BODY({
     *out = 0;
@@ -111,7 +111,7 @@ char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* out) {
   })
 }
 
-// out: 1 where the shim's own operators have kernels for the device: the CPU, and CUDA with
+// out: 1 if the shim's own operators have kernels for the device: the CPU, and CUDA with
 // liblntorch_cuda.so.
 char* lnt_has_kernels(int64_t dev, int64_t* out) {
   LNT_BODY({
@@ -122,8 +122,8 @@ char* lnt_has_kernels(int64_t dev, int64_t* out) {
   })
 }
 
-// out: bytes of large blocks in use, in use at the most since the last lnt_empty_cache, and kept
-// for reuse.
+// out: bytes of large blocks in use, peak in use since the last lnt_empty_cache, and cached for
+// reuse.
 char* lnt_cpu_memory(int64_t* out) { LNT_BODY(cpu_memory(out)) }
 
 char* lnt_event_new(int64_t dev, void** out) { LNT_BODY(*out = new c10::Event(device_type(dev))) }

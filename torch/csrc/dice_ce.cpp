@@ -1,6 +1,6 @@
 // dice_ce.cpp: nnU-Net's loss of label maps, cross-entropy plus soft Dice of the softmax, in one
-// pass over the logits, and its gradient in another. The softmax is computed anew for the gradient:
-// nothing of the logits' size is kept.
+// pass over the logits, and its gradient in another. The softmax is recomputed for the gradient:
+// nothing of the logits' size is saved.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -11,10 +11,9 @@ using namespace lnt;
 
 namespace {
 
-constexpr int64_t kRun =
-    256;  // voxels whose channels lie in planes side by side, for the vector units
+constexpr int64_t kRun = 256;  // voxels per run, stored as one plane per channel for vectorisation
 
-// exp for x ≤ 0, to about one unit in the last place (Cephes' polynomial). A NaN stays one.
+// exp for x ≤ 0, to about one unit in the last place (Cephes' polynomial). NaN stays NaN.
 inline __attribute__((always_inline)) float exponential(float x) {
   x = x < -87.0F ? -87.0F : x;
   float shifted = x * 1.44269504F + 12582912.0F;  // rounds to a whole number in the lowest bits
@@ -35,8 +34,8 @@ inline __attribute__((always_inline)) float exponential(float x) {
 }
 inline __attribute__((always_inline)) double exponential(double x) { return std::exp(x); }
 
-// The planes p (c, kRun) become the softmax over c; most and sum (kRun) are what the exponents are
-// relative to and add up to.
+// The planes p (c, kRun) become the softmax over c; most and sum (kRun) are the maximum of the
+// logits and the sum of the exponentials.
 template <class num>
 inline __attribute__((always_inline)) void softmax(num* p, int64_t c, num* most, num* sum) {
   for (int64_t v = 0; v < kRun; v++) most[v] = p[v];
@@ -57,7 +56,7 @@ inline __attribute__((always_inline)) void softmax(num* p, int64_t c, num* most,
   }
 }
 
-// dx (c, kRun) = p·(g - Σ g·p) + ce·(p - y), with g = a·y + b for the classes but the background.
+// dx (c, kRun) = p·(g - Σ g·p) + ce·(p - y), with g = a·y + b for all classes except background.
 template <class num>
 inline __attribute__((always_inline)) void gradient(const num* p, const int32_t* label, int64_t c,
                                                     const num* a, const num* b, num ce, num* dx) {
@@ -98,7 +97,7 @@ inline void gradient_of(const double* p, const int32_t* l, int64_t c, const doub
   gradient(p, l, c, a, b, ce, dx);
 }
 
-// A run's logits as planes, voxels past its end as zeros.
+// A run's logits as planes, with zeros for voxels past its end.
 template <class E>
 void planes(const typename E::mem* x, int64_t step, int64_t count, int64_t c, typename E::num* p) {
   for (int64_t k = 0; k < c; k++) {
@@ -128,8 +127,8 @@ struct Shape {
         runs(samples * ((voxels + kRun - 1) / kRun)) {}
 };
 
-// What the gradient needs of a sample (or of the batch): Dice's a and b of each class, before the
-// gradient that comes in.
+// The gradient's terms of a sample (or of the batch): Dice's a and b of each class, not yet times
+// the output gradient.
 struct Dice {
   std::vector<double> a, b;
 };
@@ -291,7 +290,7 @@ struct DiceCE : torch::autograd::Function<DiceCE> {
 
 }  // namespace
 
-// *wrong is set, and there is no result, when a label is no class.
+// If a label is not a class, *wrong is set and there is no result.
 char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out) {
   LNT_BODY({
     const at::Tensor& logits = T(x);
@@ -309,8 +308,7 @@ char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* 
                 ", expected whole numbers");
     auto labels = t.to(at::kInt).contiguous();
     const int32_t* l = labels.data_ptr<int32_t>();
-    int32_t all =
-        0;  // the largest as numbers without sign: negative labels are larger than every class
+    int32_t all = 0;  // the largest as unsigned: negative labels are larger than every class
     for (int64_t i = 0; i < labels.numel(); i++)
       all = static_cast<int32_t>(std::max(static_cast<uint32_t>(all), static_cast<uint32_t>(l[i])));
     *wrong = static_cast<uint32_t>(all) >= static_cast<uint64_t>(logits.size(1)) ? 1 : 0;

@@ -1,7 +1,7 @@
-// dropout.cpp: dropout whose mask is not kept. Whether an element falls depends on its place and a
-// number that the generator gave, so that the backward pass finds it out again: one pass over the
-// tensor each way, on all threads, where torch draws, scales, multiplies and keeps a mask as large
-// as the input.
+// dropout.cpp: dropout without a saved mask. Whether an element is dropped depends on its position
+// and one number from the generator, so the backward pass can recompute it: one pass over the
+// tensor in each direction, on all threads, where torch draws, scales, multiplies and saves a mask
+// as large as the input.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -27,8 +27,8 @@ inline __attribute__((always_inline)) uint32_t mix(uint32_t x) {
   return x;
 }
 
-// y = x where the element stays, times scale, else 0. a and b come from the seed and the block. By
-// bits, for compilers do not put a choice between 0 and a product into vectors.
+// y = x·scale where the element is kept, else 0. a and b come from the seed and the block. Uses bit
+// masks, because compilers do not vectorise a choice between 0 and a product.
 template <class T, class U>
 inline __attribute__((always_inline)) void drop(const T* x, T* y, int64_t n, uint32_t a, uint32_t b,
                                                 uint32_t below, T scale) {
@@ -59,7 +59,7 @@ void drop_bf16(const at::BFloat16* x, at::BFloat16* y, int64_t n, uint32_t a, ui
   for (int64_t i = 0; i < n; i++) y[i] = static_cast<at::BFloat16>(in[i]);
 }
 
-// x must be dense; the result lies as it does. Elements count in the order in which they lie.
+// x must be dense; the result has its layout. Elements are numbered in memory order.
 at::Tensor dropped(const at::Tensor& x, double p, int64_t seed) {
   auto y = at::empty_like(x);
   auto below = static_cast<uint32_t>(std::min(p * 4294967296.0, 4294967295.0));
@@ -69,7 +69,7 @@ at::Tensor dropped(const at::Tensor& x, double p, int64_t seed) {
     for (int64_t k = begin; k < end; k++) {
       int64_t at = k * kBlock;
       int64_t count = std::min(kBlock, n - at);
-      // The blocks' own numbers: neighbouring ones share nothing.
+      // Keys of the block: neighbouring blocks have unrelated ones.
       auto a = mix(static_cast<uint32_t>(k) ^ mix(static_cast<uint32_t>(seed))) &
                ~static_cast<uint32_t>(kBlock - 1);
       auto b = mix(static_cast<uint32_t>(k >> 20) +
@@ -107,7 +107,7 @@ struct LeanDropout : torch::autograd::Function<LeanDropout> {
     auto strides = ctx->saved_data["strides"].toIntVector();
     if (g.strides() != at::IntArrayRef(strides))
       g = at::empty_strided(g.sizes(), strides, g.options())
-              .copy_(g);  // elements count as the input's did
+              .copy_(g);  // elements are numbered as in the input
     return {dropped(g, ctx->saved_data["p"].toDouble(), ctx->saved_data["seed"].toInt()),
             at::Tensor(), at::Tensor()};
   }
@@ -115,7 +115,7 @@ struct LeanDropout : torch::autograd::Function<LeanDropout> {
 
 }  // namespace
 
-// Other numbers than lnt_dropout's from the same generator.
+// The same generator gives another mask than lnt_dropout.
 char* lnt_dropout_lean(void* xp, double p, int64_t train, void** out) {
   LNT_BODY({
     at::Tensor x = T(xp);

@@ -1,15 +1,15 @@
-// instance_norm.cpp: instance norm with the leaky rectifier behind it, in channels-last order, with
-// a backward pass of its own.
+// instance_norm.cpp: instance norm followed by LeakyReLU, channels-last, with its own backward
+// pass.
 //
 // torch runs batch_norm on a view, an activation, and for the backward pass four more kernels with
 // copies between layouts. Here the forward pass reads its input twice and writes once; the backward
-// pass reads gradient and activation twice and writes once. The statistics' sums run over fixed
-// blocks of voxels, so the bits do not depend on the number of threads.
+// pass reads gradient and activation twice and writes once. Statistics are summed over fixed blocks
+// of voxels, so the bits do not depend on the thread count.
 //
-// For the backward pass the output alone is kept, which the next convolution keeps anyway: the
-// normalised input is computed from it, for the rectifier and an affine map are invertible. Where
-// the bias is so large against the weight that too many bits are gone, and where a residual comes
-// in, the input is kept.
+// For the backward pass only the output is saved, which the next convolution saves anyway: the
+// normalised input is computed from it, because LeakyReLU and the affine map are invertible. If the
+// bias is so large relative to the weight that too many bits are lost, or if there is a residual,
+// the input is saved.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -21,15 +21,14 @@ using namespace lnt;
 
 namespace {
 
-// The largest |bias/weight| of which the output alone is kept: the rounding error of the normalised
-// input grows with it.
+// The largest |bias/weight| for which only the output is saved: the rounding error of the
+// normalised input grows with it.
 constexpr double kInvertible = 16;
 constexpr double kInvertibleBF16 = 2;
 
-// The kernels below work on the channels from i on, as many as L holds, of a run of voxels.
+// The kernels below process a run of voxels, as many channels as L holds, starting at channel i.
 
-// About the middle of the voxels' values: the sum of x and the sum of its squares. The middle is
-// their mean but for rounding.
+// Sums of x and of its squares about middle, which is the mean up to rounding.
 template <class L, class num>
 inline __attribute__((always_inline)) void moments(const typename L::mem* x, int64_t step,
                                                    int64_t voxels, int64_t i, num* middle, num* s1,
@@ -65,9 +64,8 @@ inline __attribute__((always_inline)) void apply(const typename L::mem* x, int64
   }
 }
 
-// What the backward pass needs of one voxel: the gradient dz before the rectifier, and the
-// normalised input p*u + q, with u the input itself, or what the rectifier was given, computed from
-// the output.
+// The backward pass's terms of one voxel: the gradient dz before the rectifier, and the normalised
+// input p*u + q, where u is the input, or the rectifier's input computed from the output.
 template <class L, bool FromOutput, class num>
 inline __attribute__((always_inline)) void before(const typename L::mem* dy,
                                                   const typename L::mem* y,
@@ -190,7 +188,7 @@ LNT_KERNELS(F32, f32)
 LNT_KERNELS(F64, f64)
 LNT_KERNELS(BF16, bf16)
 
-// So many numbers per block and channel.
+// Values per block and channel.
 template <class num>
 struct Sums {
   int64_t c, kinds;
@@ -229,7 +227,7 @@ at::Tensor forward(const at::Tensor& x, const double* w, const double* b,
   int64_t size = block_of(c);
   int64_t block = 0;
   for (int64_t n = 0; n < samples;
-       n++) {  // blocks in their order: the mean, and the sum of squares about it, so far
+       n++) {  // blocks in order: running mean and sum of squares about it
     for (int64_t v = 0; v < voxels; v += size, block++) {
       auto count = static_cast<double>(std::min(size, voxels - v));
       double part = count / (static_cast<double>(v) + count);
@@ -265,7 +263,7 @@ struct Gradients {
   at::Tensor dx, dw, db, dr;
 };
 
-// Which of the gradients are asked for; dw and db come together.
+// The requested gradients; dw and db are computed together.
 struct Wanted {
   bool x, affine, residual;
 };
@@ -394,7 +392,7 @@ struct InstanceNormLeakyReLU : torch::autograd::Function<InstanceNormLeakyReLU> 
     auto bd = doubles(saved[3], y.size(1), 0);
     Statistics st{saved[4], saved[5]};
     double slope = ctx->saved_data["slope"].toDouble();
-    // needs_input_grad counts the tensors that are there.
+    // needs_input_grad counts only defined tensors.
     size_t next = 1;
     bool affine = false;
     for (int i : {2, 3}) affine = (saved[i].defined() && ctx->needs_input_grad(next++)) || affine;
@@ -425,9 +423,8 @@ struct InstanceNormLeakyReLU : torch::autograd::Function<InstanceNormLeakyReLU> 
   }
 };
 
-// The same with the kernels of cuda/instance_norm.cu. Nobody waits for the card: whether the output
-// alone would do for the backward pass depends on weights that lie there, so the input is always
-// kept.
+// The same with the kernels of cuda/instance_norm.cu. Whether the output suffices for the backward
+// pass depends on weights on the GPU; to avoid synchronising, the input is always saved.
 struct InstanceNormLeakyReLUCUDA : torch::autograd::Function<InstanceNormLeakyReLUCUDA> {
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x_in,
                             const std::optional<at::Tensor>& weight,
@@ -463,8 +460,8 @@ struct InstanceNormLeakyReLUCUDA : torch::autograd::Function<InstanceNormLeakyRe
   }
 };
 
-// Whether that fits: the composition serves other element types, and tensors that do not lie
-// channels last.
+// Whether the kernels apply: separate operators handle other dtypes and tensors that are not
+// channels-last.
 bool has_cuda_kernel(const at::Tensor& x) {
   auto t = x.scalar_type();
   return x.is_cuda() && cuda_kernels() != nullptr && rowwise(x) &&

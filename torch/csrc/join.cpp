@@ -1,9 +1,9 @@
-// join.cpp: a decoder's step up in one operator: the transposed convolution of what comes from
-// below, its bias, and the skip connection behind it along the channels.
+// join.cpp: a decoder's upsampling in one operator: transposed convolution, bias, and concatenation
+// with the skip connection along the channels.
 //
-// The bias is added while the two are laid side by side. Its gradient is summed while the gradient
-// of the convolution's output is cut out of that of the whole: oneDNN sums it voxel by voxel
-// through a function pointer, in bfloat16 slower than all the rest of the transposed convolution.
+// The bias is added during concatenation. Its gradient is summed while the gradient of the
+// convolution's output is sliced from that of the result: oneDNN sums it voxel by voxel through a
+// function pointer, which in bfloat16 is slower than the rest of the transposed convolution.
 #include <ATen/autocast_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -150,7 +150,7 @@ struct ConvTransposeCat : torch::autograd::Function<ConvTransposeCat> {
     auto stride = ctx->saved_data["stride"].toIntVector();
     int64_t cu = ctx->saved_data["channels"].toInt();
     at::Tensor dout = as_rows(grads[0]);
-    // needs_input_grad counts the tensors that are there.
+    // needs_input_grad counts only defined tensors.
     size_t skip = saved[2].defined() ? 3 : 2;
     bool up = false;
     for (size_t i = 0; i < skip; i++) up = up || ctx->needs_input_grad(i);

@@ -1,15 +1,16 @@
-/* lntorch.h: the whole C surface of liblntorch.so, and the one place it is declared.
+/* lntorch.h: the complete C interface of liblntorch.so.
  *
  * Conventions
- *  - C types only: pointers, int64_t, double. A tensor is an opaque `void*` that the caller owns and gives back with
- *    lnt_free. Output tensors are written through the last parameters.
- *  - Every function that can fail returns NULL for success or a malloc'd message, given back with lnt_free_string.
- *    No function throws, none keeps a pointer it was given.
- *  - dtypes are c10::ScalarType's numbers, devices (type, index) with c10::DeviceType's numbers (0 CPU, 1 CUDA).
- *  - Lists are (pointer, count). A negative count of dims means "all dims".
+ *  - C types only: pointers, int64_t, double. A tensor is an opaque `void*` that the caller owns
+ *    and frees with lnt_free. Output tensors are written through the last parameters.
+ *  - Every function that can fail returns NULL on success or a malloc'd message, freed with
+ *    lnt_free_string. No function throws or keeps a pointer that it was given.
+ *  - dtypes are values of c10::ScalarType, devices (type, index) with values of c10::DeviceType
+ *    (0 CPU, 1 CUDA).
+ *  - Lists are (pointer, count). A negative count of dims means all dims.
  *
- * One declaration a line: `go generate ./torch` makes the symbol table (shim_gen.h, shim_gen.c) from these lines.
- * Changing a signature raises LNT_ABI.
+ * One declaration per line: `go generate ./torch` generates the symbol table (shim_gen.h,
+ * shim_gen.c) from these lines. A change of a signature raises LNT_ABI.
  */
 #ifndef LNTORCH_H
 #define LNTORCH_H
@@ -22,7 +23,7 @@
 extern "C" {
 #endif
 
-/* core.cpp: life of tensors, data in and out, threads, modes, random numbers */
+/* core.cpp: lifetime of tensors, data in and out, threads, modes, random numbers */
 LNT_API int64_t lnt_abi(void);
 LNT_API char* lnt_init(void);
 LNT_API char* lnt_version(char** out);
@@ -194,8 +195,9 @@ LNT_API char* lnt_bce_with_logits(void* x, void* target, int64_t reduction, void
 /* dice_ce.cpp */
 LNT_API char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
 
-/* optim.cpp. impl: 0 torch's single-tensor sequence, 1 foreach, 2 fused. buffers are in-out; NULL entries are created.
-   A row of masks is NULL or int64 flat indices; rules: 0 dense, 1 grad-masked, 2 update-masked, 3 plain */
+/* optim.cpp. impl: 0 torch's single-tensor sequence, 1 foreach, 2 fused. buffers are in-out; NULL
+   entries are created. An entry of masks is NULL or int64 flat indices; rules: 0 dense,
+   1 grad-masked, 2 update-masked, 3 plain */
 LNT_API char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
 LNT_API char* lnt_clip_grad_norm(void** params, int64_t n, double max_norm, void** total_norm);
 LNT_API char* lnt_amp_unscale(void** params, int64_t n, void* inv_scale, void* found_inf);

@@ -3,8 +3,8 @@
 
 using namespace lnt;
 
-// Statistics of the input itself, no running ones; the other arguments are what
-// torch.nn.InstanceNorm passes.
+// Statistics of the input, no running statistics; the other arguments are those of
+// torch.nn.InstanceNorm.
 char* lnt_instance_norm(void* x, void* w, void* b, double eps, void** out) {
   LNT_BODY(give(out, at::instance_norm(T(x), O(w), O(b), {}, {}, true, 0.1, eps,
                                        at::globalContext().userEnabledCuDNN())))

@@ -17,7 +17,7 @@ struct SGD {
   bool nesterov;
 };
 
-// make_buffer stores a new momentum buffer in the caller's slot and gives a reference to it.
+// make_buffer stores a new momentum buffer in the caller's slot and returns a reference to it.
 at::Tensor& make_buffer(void** slot, at::Tensor t) {
   give(slot, std::move(t));
   return T(*slot);
@@ -42,8 +42,7 @@ at::Tensor flat(at::Tensor& t, const char* what) {
   return t.view(-1);
 }
 
-// Grad-masked: the gradient is zeroed outside the mask; momentum and decay act on every entry as
-// usual.
+// Grad-masked: the gradient is zeroed outside the mask; momentum and decay apply to every entry.
 void sgd_grad_masked(at::Tensor& p, at::Tensor& grad, const at::Tensor& index, void** slot,
                      const SGD& o) {
   auto g = flat(grad, "gradient");
@@ -106,9 +105,9 @@ void sgd_foreach(std::vector<at::Tensor>& ps, std::vector<at::Tensor> gs,
   at::_foreach_add_(ps, gs, -o.lr);
 }
 
-// Where found_inf holds a number other than 0, the kernel leaves everything as it is. It would
-// leave a new buffer without contents too, so that new buffers begin at 0 then: without dampening,
-// momentum*0 + gradient is what a first step makes.
+// If found_inf is not 0, the kernel changes nothing. It would also leave a new buffer
+// uninitialised, so new buffers start at 0: without dampening, momentum*0 + gradient is the result
+// of a first step.
 void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::vector<void**>& slots,
                const SGD& o, const std::optional<at::Tensor>& found_inf) {
   if (found_inf && o.momentum != 0) {
@@ -117,7 +116,7 @@ void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::ve
       if (*slots[i] == nullptr) make_buffer(slots[i], at::zeros_like(ps[i]));
     }
   }
-  // _fused_sgd_ takes "first step" for a whole list, so new and known buffers go in two calls.
+  // _fused_sgd_ has one "first step" flag per list, so new and existing buffers need two calls.
   for (bool first : {true, false}) {
     std::vector<at::Tensor> p;
     std::vector<at::Tensor> g;
@@ -139,7 +138,7 @@ void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::ve
     if (o.momentum != 0 && first) {
       for (size_t i = 0; i < p.size(); i++) make_buffer(s[i], b[i]);
     }
-    // What was just made must not be taken for known in the second round.
+    // Buffers just created must not count as existing in the second round.
     if (first) {
       std::vector<at::Tensor> rp;
       std::vector<at::Tensor> rg;
@@ -159,8 +158,8 @@ void sgd_fused(std::vector<at::Tensor>& ps, std::vector<at::Tensor>& gs, std::ve
   }
 }
 
-// The fused kernels look at neither sizes nor strides of what belongs to a parameter. fits refuses
-// state of another parameter, aligned lays a gradient out as its parameter lies.
+// The fused kernels check neither sizes nor strides of gradients and state. fits refuses mismatched
+// state, aligned gives a gradient the layout of its parameter.
 void fits(const at::Tensor& p, void* state, int64_t i, const char* what, int64_t impl) {
   if (state == nullptr) return;
   const at::Tensor& b = T(state);

@@ -12,8 +12,7 @@ at::OptionalIntArrayRef some(const int64_t* d, int64_t n) {
 
 }  // namespace
 
-// With no dims the whole-tensor overload runs, as it does in Python: its order of summation is its
-// own.
+// Without dims the whole-tensor overload runs, as in Python; its order of summation differs.
 char* lnt_sum(void* a, const int64_t* d, int64_t n, int64_t keepdim, void** out) {
   LNT_BODY(give(out, n < 0 ? at::sum(T(a)) : at::sum(T(a), some(d, n), keepdim != 0)))
 }

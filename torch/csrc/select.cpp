@@ -9,12 +9,12 @@ using namespace lnt;
 
 namespace {
 
-// The largest number of entries a row is scanned for by insertion; beyond it a sort is quicker.
+// The largest k for insertion; above it sorting is faster.
 constexpr int64_t kInsertion = 32;
 constexpr int64_t kBlock = 128;
 
-// The bits of |g|: as whole numbers they are in the order of the floats, and from those of infinity
-// on they are not finite.
+// The bits of |g|: as integers they have the order of the floats; from those of infinity on they
+// are not finite.
 constexpr int32_t kMagnitude = 0x7fffffff;
 constexpr int32_t kInfinity = 0x7f800000;
 
@@ -35,8 +35,8 @@ LNT_CLONES int32_t most_of(const float* g) {
 
 // Rows of a contiguous float tensor. For each, the flat indices of the k entries of largest |g|,
 // largest first, ties to the lowest index. Blocks whose maximum does not exceed the smallest entry
-// kept so far are passed over, so that a row costs about one vectorised read. False when a value is
-// not finite.
+// kept so far are skipped, so a row costs about one vectorised read. False if a value is not
+// finite.
 bool rows_cpu(const float* g, int64_t rows, int64_t width, int64_t k, int64_t* out) {
   std::atomic<bool> finite{true};
   at::parallel_for(0, rows, std::max<int64_t>(1, 32768 / std::max<int64_t>(1, width)),

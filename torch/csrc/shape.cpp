@@ -1,4 +1,4 @@
-// shape.cpp: views, joins and lookups.
+// shape.cpp: views, concatenation and indexing.
 #include "shim.h"
 
 using namespace lnt;

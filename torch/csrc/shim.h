@@ -1,4 +1,5 @@
-// shim.h: what every file of the shim shares: the guard, and handles to tensors and back.
+// shim.h: shared by all files of the shim: the guard and the conversion between handles and
+// tensors.
 #pragma once
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -12,8 +13,8 @@
 
 #include "lntorch.h"
 
-// The compiler makes a version of a loop for each of these instruction sets; the loader takes the
-// best one that runs.
+// The compiler generates a version of a loop for each of these instruction sets; the loader selects
+// the best supported one.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define LNT_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
 #else
@@ -51,8 +52,7 @@ inline std::vector<at::Tensor> list(void** ts, int64_t n) {
   return v;
 }
 
-// Numbers for enums are checked here: some of ATen's noexcept functions end the process on one they
-// do not know.
+// Enum values are checked here: some of ATen's noexcept functions abort on unknown ones.
 inline at::ScalarType dtype(int64_t d) {
   TORCH_CHECK(d >= 0 && d < static_cast<int64_t>(at::ScalarType::Undefined), "no element type ", d);
   return static_cast<at::ScalarType>(d);
@@ -76,7 +76,7 @@ void cpu_memory(int64_t* out);
 
 }  // namespace lnt
 
-// LNT_BODY wraps the whole body of an exported function: whatever is thrown becomes the returned
+// LNT_BODY wraps the whole body of an exported function: any exception becomes the returned
 // message.
 #define LNT_BODY(...)                            \
   try {                                          \

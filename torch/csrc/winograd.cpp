@@ -1,18 +1,17 @@
-// winograd.cpp: convolutions of 3×3 or 3×3×3 kernels with stride 1 and as much padding as keeps the
-// size, by Winograd's minimal filtering F(2, 3) along each axis: forward pass, gradients of input
-// and weight.
+// winograd.cpp: convolutions of 3×3 or 3×3×3 kernels with stride 1 and same padding, by Winograd's
+// minimal filtering F(2, 3) along each axis: forward pass, gradients of input and weight.
 //
 // A tile of 2×2×2 outputs needs 4×4×4 inputs. Both are transformed by sums and differences, after
-// which 64 products of (tiles × channels) by (channels × channels) matrices do the work of the 27·8
-// = 216 that the plain sum takes: 3.4 times less arithmetic, 2.25 times for flat kernels. Rounding
-// errors in float32 are about those of the plain sum (mostly smaller: it adds fewer products one by
-// one). Of bfloat16 tensors what is multiplied is rounded to bfloat16 where the CPU multiplies
-// pairs of them; it is summed in float32, and the weight need not be rounded before. Algorithm:
+// which 64 products of (tiles × channels) by (channels × channels) matrices replace the 27·8 = 216
+// of the plain sum: 3.4 times less arithmetic, 2.25 times for flat kernels. Rounding errors in
+// float32 are similar to those of the plain sum (mostly smaller: fewer products are added in
+// sequence). For bfloat16 tensors the transformed operands are rounded to bfloat16 if the CPU
+// multiplies pairs of them; sums are float32, and the weight is not rounded before. Algorithm:
 // Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015), §4; the gradients are
 // its adjoints.
 //
-// Everything lies channels last. A task is a block of tiles, transformed into a buffer that stays
-// in a core's cache.
+// All tensors are channels-last. A task is a block of tiles, transformed into a buffer that fits in
+// a core's cache.
 #include "winograd.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -36,13 +35,13 @@ namespace {
 
 using Num = Vector<float>::num;
 
-constexpr int64_t kTiles = 32;  // of a block
-constexpr int64_t kRows = 8;    // of a product's register block
-constexpr int64_t kPair = 32;   // its columns at the most: two vectors
-constexpr int64_t kMost = 64;   // points of a tile
+constexpr int64_t kTiles = 32;  // per block
+constexpr int64_t kRows = 8;    // per register block of a product
+constexpr int64_t kPair = 32;   // its maximum number of columns: two vectors
+constexpr int64_t kMost = 64;   // maximum number of points per tile
 
-// Numbers of a weight gradient's sums from which on they are no core's own, and of what is
-// transformed at a time then.
+// Size of a weight gradient's sums from which they are not kept per core, and of the data then
+// transformed at a time.
 constexpr int64_t kCached = 1 << 20;
 constexpr int64_t kTransformed = 1 << 23;
 
@@ -69,7 +68,7 @@ Grid grid_of(const at::Tensor& x, bool deep) {
   return g;
 }
 
-// Where a tile's outputs begin.
+// The first output of a tile.
 struct Place {
   int64_t n, z, y, x;
 };
@@ -83,8 +82,8 @@ LNT_INLINE Place place_of(const Grid& g, int64_t tile) {
   return {tile / g.td, g.deep ? 2 * z : z, 2 * y, 2 * x};
 }
 
-// ---- transforms of one tile, 16 channels; what they write to or read from has one vector a point,
-// `step` numbers apart ------
+// Transforms of one tile, 16 channels. What they write or read has one vector per point, `step`
+// values apart.
 
 LNT_INLINE void in4(Num d0, Num d1, Num d2, Num d3, Num* t) {
   t[0] = d0 - d2;
@@ -204,11 +203,10 @@ LNT_INLINE void filter3(Num u0, Num u1, Num u2, Num u3, Num* g) {
   g[2] = s + u3;
 }
 
-// ---- the products
-// ----------------------------------------------------------------------------------------------------
+// Products.
 
-// c = a·b, or c += a·b: kRows rows by N vectors. Row i, column k of a stands at a[i*ai + k*ak].
-// Numbers are float32.
+// c = a·b, or c += a·b: kRows rows by N vectors. Row i, column k of a is a[i*ai + k*ak]. All are
+// float32.
 template <int N, bool Add>
 LNT_AVX512 LNT_INLINE void product(const float* a, int64_t ai, int64_t ak, const float* b,
                                    int64_t ldb, float* c, int64_t ldc, int64_t depth) {
@@ -237,7 +235,7 @@ LNT_AVX512 LNT_INLINE void product(const float* a, int64_t ai, int64_t ak, const
     }
 }
 
-// The same with a number of a and b being a pair of bfloat16, of which both products are added.
+// The same with pairs of bfloat16 as elements of a and b; both products are added.
 template <int N, bool Add>
 LNT_BF16 LNT_INLINE void product_pairs(const float* a, int64_t ai, int64_t ak, const float* b,
                                        int64_t ldb, float* c, int64_t ldc, int64_t depth) {
@@ -292,10 +290,9 @@ LNT_BF16 LNT_INLINE void pair_points(const float* a, const float* b, int64_t poi
   }
 }
 
-// ---- blocks of tiles
-// -------------------------------------------------------------------------------------------------
+// Blocks of tiles.
 
-// A tile's inputs: those inside the image as they lie, or in `edge` with zeros about them.
+// A tile's inputs: in place if inside the image, otherwise copied to `edge` with zero padding.
 template <class E>
 struct Inputs {
   const typename E::mem* p;
@@ -327,19 +324,19 @@ LNT_INLINE Inputs<E> inputs_of(const Grid& g, const Rows<E>& x, int64_t c, Place
   return {edge, 16 * c, 4 * c, c};
 }
 
-// How transformed numbers lie: for each point a row for each tile, of all channels, in float32. For
-// CPUs that multiply pairs of bfloat16, they are rounded to it: pairs of channels in a tile's row
-// for the products over channels, or pairs of tiles in one row for those over tiles. They take half
-// the room.
+// Layout of transformed values: for each point one row per tile with all channels, in float32. For
+// CPUs that multiply pairs of bfloat16 they are rounded to bfloat16: pairs of channels in a tile's
+// row for products over channels, or pairs of tiles in one row for products over tiles, in half the
+// space.
 enum Form { kFloat, kChannelPairs, kTilePairs };
 
-// Numbers between one point's rows and the next's: not a power of two, or they would share a few
-// lines of the cache.
+// Distance between the rows of consecutive points: not a power of two, which would cause cache
+// conflicts.
 LNT_INLINE int64_t step_of(Form form, int64_t channels, int64_t tiles = kTiles) {
   return tiles * channels / (form == kFloat ? 1 : 2) + 16;
 }
 
-// Numbers of so many tiles' rows.
+// Number of values in the rows of the given number of tiles.
 LNT_INLINE int64_t rows_of(Form form, int64_t channels, int64_t tiles) {
   return form == kFloat ? tiles * channels : (tiles + 1) / 2 * channels;
 }
@@ -446,7 +443,7 @@ LNT_AVX512 void outputs_block(const Grid& g, const Rows<E>& out, int64_t k0, int
   }
 }
 
-// row: numbers of a row.
+// row: values per row.
 template <int N>
 LNT_AVX512 void products_block(const float* v, int64_t row, int64_t step, const float* u, float* m,
                                int64_t points, int64_t count) {
@@ -498,8 +495,7 @@ LNT_BF16 void weights_point_bf16(const float* v, int64_t c, const float* d, int6
 }
 
 // The transformed kernel of input i and outputs o to o+15: a vector for each point, `step` numbers
-// apart. w: (outputs, inputs, kernel) with strides so and si; backwards reads the kernels from
-// their end.
+// apart. w: (outputs, inputs, kernel) with strides so and si; backwards reverses the kernels.
 template <int NZ>
 LNT_INLINE void filter_tile(const float* w, int64_t so, int64_t si, bool backwards, int64_t o,
                             int64_t i, float* to, int64_t step) {
@@ -542,7 +538,7 @@ LNT_AVX512 void filter_block(const float* w, int64_t so, int64_t si, bool backwa
   filter_tile<NZ>(w, so, si, backwards, o, i, to, step);
 }
 
-// Of inputs i and i+1, as pairs.
+// The same for inputs i and i+1, as pairs.
 template <int NZ>
 LNT_BF16 void filter_block_bf16(const float* w, int64_t so, int64_t si, bool backwards, int64_t o,
                                 int64_t i, float* to, int64_t step) {
@@ -594,16 +590,14 @@ LNT_AVX512 void unfilter_block(const float* sums, int64_t parts, int64_t part, i
   }
 }
 
-// ---- whole tensors
-// ---------------------------------------------------------------------------------------------------
+// Whole tensors.
 
 at::Tensor buffer(int64_t parts, int64_t numbers) {
   return at::empty({parts, (numbers + 15) / 16 * 16}, at::kFloat);
 }
 
-// The transformed kernels: of each kPair outputs (the last ones may be half as many) a matrix
-// (inputs, outputs) for each point, or (pairs of inputs, outputs). transposed: of the convolution
-// that leads back.
+// The transformed kernels: for each kPair outputs (the last block may have half) one matrix
+// (inputs, outputs) per point, or (pairs of inputs, outputs). transposed: for the input gradient.
 at::Tensor filters(const at::Tensor& w, bool transposed, bool deep, Form form) {
   int64_t outputs = w.size(0), inputs = w.size(1);
   int64_t taps = deep ? 27 : 9;
@@ -663,7 +657,7 @@ void convolve(const Grid& g, const at::Tensor& x, const at::Tensor& u, const flo
   auto* narrow = form == kFloat ? products_block<1> : products_block_bf16<1>;
   int64_t threads = std::min<int64_t>(at::get_num_threads(), g.blocks());
   auto scratch = buffer(threads, nv + nm + ne);
-  std::atomic<int64_t> next{0};  // a thread that is held up takes fewer blocks
+  std::atomic<int64_t> next{0};  // slower threads take fewer blocks
   at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t thread = begin; thread < end; thread++) {
       float* v = scratch.data_ptr<float>() + thread * scratch.size(1);
@@ -686,8 +680,8 @@ void convolve(const Grid& g, const at::Tensor& x, const at::Tensor& u, const flo
   });
 }
 
-// The sums of the weights' gradient, (parts, points, inputs, outputs), and of dy. Each part is a
-// thread's own, of a fixed share of the blocks: the bits do not depend on which thread does it.
+// The sums of the weights' gradient, (parts, points, inputs, outputs), and of dy. Each part sums a
+// fixed share of the blocks, so the bits do not depend on scheduling.
 template <class E, int NZ>
 at::Tensor sums_by_blocks(const Grid& g, const at::Tensor& x, const at::Tensor& dy, Form form,
                           double* db) {
@@ -727,8 +721,8 @@ at::Tensor sums_by_blocks(const Grid& g, const at::Tensor& x, const at::Tensor& 
   return sums;
 }
 
-// The same where the sums outgrow a core's cache: many blocks are transformed before each point's
-// product adds to them.
+// The same if the sums exceed a core's cache: many blocks are transformed before the product of
+// each point is added to the sums.
 template <class E, int NZ>
 at::Tensor sums_by_points(const Grid& g, const at::Tensor& x, const at::Tensor& dy, Form form,
                           double* db) {
@@ -790,7 +784,7 @@ void weights(const Grid& g, const at::Tensor& x, const at::Tensor& dy, Form form
 
 bool deep(const at::Tensor& w) { return w.dim() == 5 && w.size(2) == 3; }
 
-// Whether products are of pairs of bfloat16.
+// Whether products use pairs of bfloat16.
 bool pairs(const at::Tensor& x) {
   static const bool runs = __builtin_cpu_supports("avx512bf16");
   return runs && x.scalar_type() == at::kBFloat16;
@@ -807,7 +801,7 @@ void typed(const at::Tensor& x, bool deep, F f) {
 
 }  // namespace
 
-// Whether the CPU has units for products of bfloat16 matrices: there the plain sum is quicker.
+// Whether the CPU has bfloat16 matrix units: with them the plain sum is faster.
 bool has_amx() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1) != 0;
@@ -834,8 +828,8 @@ bool serves(const at::Tensor& x, at::ScalarType type, const at::Tensor& w, at::I
     if (!(k == 3 || flat) || stride[i] != 1 || dilation[i] != 1 || padding[i] != k / 2)
       return false;
   }
-  // A last tile may reach out of the image, and the kernels must be transformed: small images are
-  // the plain sum's.
+  // Last tiles may exceed the image, and the kernels must be transformed: small images use the
+  // plain sum.
   Grid g = grid_of(x, deep(w));
   return g.h > 3 && g.w > 3 && g.tiles() >= kLeast;
 }

@@ -6,15 +6,15 @@
 
 namespace lnt::winograd {
 
-// Tiles (of 2 voxels along each axis of the kernel) from which on it is quicker than the plain sum.
+// Tiles (of 2 voxels along each axis of the kernel) from which it is faster than the plain sum.
 constexpr int64_t kLeast = 64;
 
-// Whether it can and should do this convolution of x converted to a type, float32 or bfloat16; w is
-// float32.
+// Whether it can and should compute this convolution of x converted to dtype, float32 or bfloat16;
+// w is float32.
 bool serves(const at::Tensor& x, at::ScalarType type, const at::Tensor& w, at::IntArrayRef stride,
             at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups);
 
-// Results have the type of x or dy and lie channels last; b may be undefined.
+// Results have the dtype of x or dy and are channels-last; b may be undefined.
 at::Tensor forward(const at::Tensor& x, const at::Tensor& w, const at::Tensor& b);
 at::Tensor input_gradient(const at::Tensor& dy, const at::Tensor& w);
 

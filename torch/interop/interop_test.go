@@ -145,7 +145,7 @@ func optional(c *torchtest.Case, x []gotorch.Tensor, i int) gotorch.Tensor {
 	return x[len(x)-1]
 }
 
-// variadic are the numbers behind the first operand.
+// variadic are the arguments after the first operand.
 func variadic(c *torchtest.Case) []int64 {
 	var v []int64
 	for i := range c.Args[1:] {
@@ -505,7 +505,7 @@ func TestTensorsThatCannotCrossAreErrors(t *testing.T) {
 		error string
 	}{
 		{"complex", x.CastTo(gotorch.ComplexFloat),
-			"torch: from_handle([2 3]): elements of dtype(9) are not supported"},
+			"torch: from_handle([2 3]): dtype(9) elements are not supported"},
 		{"no gradient", x.Grad(), "torch: from_handle(): the tensor is undefined or has more " +
 			"than 16 axes"},
 		{"17 axes", gotorch.Ones(slices.Repeat([]int64{1}, 17), false),

@@ -2,10 +2,10 @@
 // input twice and writes once, and the backward pass reads gradient, input and output twice and
 // writes once.
 //
-// A block of threads takes a run of voxels of one sample: threads of a row hold neighbouring
+// A thread block processes a run of voxels of one sample: threads of a row have neighbouring
 // channels, rows take voxels in turn. Its statistics are float32 (means and squares about them,
 // merged by Chan's rule), those of the blocks are merged in float64 in a fixed order. There are no
-// atomics and nothing depends on the card, so that the bits are the same every time.
+// atomics and nothing depends on the GPU model, so results are deterministic.
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -18,14 +18,14 @@
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kMostBlocks = 512;  // of one sample
+constexpr int kMostBlocks = 512;  // per sample
 
 template <class T, int N>
 struct alignas(sizeof(T) * N) Vec {
   T v[N];
 };
 
-// Where sample n and voxel v begin, in elements; channels lie together.
+// Offset of sample n and voxel v in elements; channels are contiguous.
 template <class T>
 struct Rows {
   T* data;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void store(T* p, const float* in) {
 struct Cut {
   int64_t samples, voxels, channels;
   int columns, rows, tiles, blocks;
-  int64_t run;  // voxels of a block
+  int64_t run;  // voxels per block
 
   Cut(int64_t samples, int64_t voxels, int64_t channels, int width)
       : samples(samples), voxels(voxels), channels(channels) {
@@ -70,7 +70,7 @@ struct Cut {
   dim3 grid() const { return dim3(blocks, static_cast<unsigned>(samples), tiles); }
 };
 
-// What a thread of a cut does.
+// The work of one thread of a cut.
 struct Place {
   int row;
   int64_t channel, sample, first, end;
@@ -332,7 +332,7 @@ Rows<T> rows(const at::Tensor& t) {
   return {static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(t.dim() - 1)};
 }
 
-// Whether the rows of t begin at multiples of N elements.
+// Whether the rows of t start at multiples of N elements.
 template <class T, int N>
 bool aligned(const at::Tensor& t) {
   return !t.defined() || (reinterpret_cast<uintptr_t>(t.data_ptr()) % (sizeof(T) * N) == 0 &&

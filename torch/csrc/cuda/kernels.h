@@ -1,5 +1,5 @@
-// kernels.h: what liblntorch_cuda.so gives the shim. It is compiled by nvcc where there is one, and
-// opened by lnt_init where it lies beside the shim; the shim itself knows nothing of CUDA.
+// kernels.h: the interface of liblntorch_cuda.so. It is compiled by nvcc, if available, and opened
+// by lnt_init if it is in the shim's folder; the shim itself does not depend on CUDA.
 #pragma once
 #include <ATen/ATen.h>
 
@@ -7,9 +7,8 @@
 
 namespace lnt {
 
-// InstanceNorm + residual + LeakyReLU of tensors whose channels lie together (channels.h, rowwise).
-// Weights, biases and statistics are float32 and on x's device; weight, bias and residual may be
-// undefined.
+// InstanceNorm + residual + LeakyReLU of channels-last tensors (channels.h, rowwise). Weights,
+// biases and statistics are float32 and on x's device; weight, bias and residual may be undefined.
 struct CudaKernels {
   // y and, each (n, c), mean and 1/sqrt(variance + eps)
   std::tuple<at::Tensor, at::Tensor, at::Tensor> (*norm_forward)(const at::Tensor& x,
