@@ -505,7 +505,7 @@ func TestOddMetadataLeavesTheWeights(t *testing.T) {
 		"label of a word": {"init_args",
 			init("dataset_json", dict("channel_names", dict("0", "CT"), "labels",
 				dict("background", int64(0), "a", "one"))), checkpoint.KeyDataset,
-			`dataset_json: labels: a: expected a whole number, as a number or as text, or a list of them, found "one"`},
+			`dataset_json: labels: a: expected an integer, a string of one, or a list of them, found "one"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.NoError(t, pth.Save(path,
