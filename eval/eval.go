@@ -1,8 +1,8 @@
-// Package eval scores segmentations: voxel counts, Dice and IoU per case and per label or region, their
-// means in nnU-Net's summary.json, and the pseudo-Dice that nnU-Net computes during training.
+// Package eval scores segmentations: voxel counts, Dice and IoU per case and per label or region,
+// their means in nnU-Net's summary.json, and the pseudo-Dice that nnU-Net computes during training.
 //
-// It is pure Go and works on label arrays in memory. Callers read the images and ensure that both are on
-// the same grid: like the reference, eval compares shapes, but not spacing or origin.
+// It is pure Go and works on label arrays in memory. Callers read the images and ensure that both
+// are on the same grid: like the reference, eval compares shapes, but not spacing or origin.
 //
 // Source: nnunetv2/evaluation/evaluate_predictions.py and
 // nnUNetTrainer.on_validation_epoch_end of nnU-Net 2.5.1.
@@ -27,8 +27,8 @@ type Map[T Integer] struct {
 	Shape []int
 }
 
-// Counts are the four voxel counts that every score is computed from. Voxels with the ignore label are
-// not counted.
+// Counts are the four voxel counts that every score is computed from. Voxels with the ignore label
+// are not counted.
 type Counts struct{ TP, FP, FN, TN int64 }
 
 // maxClasses bounds the joint histogram of Compare (classes² int64 per worker).
@@ -37,19 +37,21 @@ const maxClasses = 2048
 // chunk is the number of voxels per goroutine that makes another one worthwhile.
 const chunk = 1 << 20
 
-// Compare counts the voxels of ref and pred for each target, in the order of targets. Voxels with the
-// ignore label in ref (nil: none) are not counted. Labels of no target count as background.
+// Compare counts the voxels of ref and pred for each target, in the order of targets. Voxels with
+// the ignore label in ref (nil: none) are not counted. Labels of no target count as background.
 //
-// All targets are counted in one pass, which fills a joint histogram of (ref, pred) over the relevant
-// labels; each target's counts are sums over it. Large maps are processed in parallel; the result does
-// not depend on the number of processors.
+// All targets are counted in one pass, which fills a joint histogram of (ref, pred) over the
+// relevant labels; each target's counts are sums over it. Large maps are processed in parallel; the
+// result does not depend on the number of processors.
 //
-// It is an error if the shapes differ or do not match the data, or if targets are empty or repeated.
+// It is an error if the shapes differ or do not match the data, or if targets are empty or
+// repeated.
 // Source: evaluate_predictions.py, compute_tp_fp_fn_tn.
 func Compare[R, P Integer](ref Map[R], pred Map[P], targets []Target,
 	ignore *int) ([]Counts, error) {
 	if !slices.Equal(ref.Shape, pred.Shape) {
-		return nil, fmt.Errorf("eval: the reference has shape %v, the prediction %v: expected the same grid",
+		return nil, fmt.Errorf("eval: the reference has shape %v, the prediction %v: expected the "+
+			"same grid",
 			ref.Shape, pred.Shape)
 	}
 	n := 1
@@ -175,8 +177,8 @@ func (c *classes) of(label int64) int {
 	return 0
 }
 
-// jointHistogram increments hist[class(ref)*n + class(pred)]. Label maps consist of long runs of one
-// pair, so a run costs two comparisons per voxel.
+// jointHistogram increments hist[class(ref)*n + class(pred)]. Label maps consist of long runs of
+// one pair, so a run costs two comparisons per voxel.
 func jointHistogram[R, P Integer](hist []int64, ref []R, pred []P, c classes) {
 	pred = pred[:len(ref)]
 	for i := 0; i < len(ref); {

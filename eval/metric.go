@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// metrics lists the metrics of a segmentation, sorted by name. A new metric is a file of its own, or
-// just a line, and a line here.
+// metrics lists the metrics of a segmentation, sorted by name. A new metric is a file of its own,
+// or just a line, and a line here.
 var metrics = []Metric{
 	Dice,
 	voxels("FN", func(c Counts) int64 { return c.FN }),
@@ -33,7 +33,8 @@ type Metric struct {
 }
 
 func voxels(name string, of func(Counts) int64) Metric {
-	return Metric{Name: name, Of: func(c Counts) float64 { return float64(of(c)) }, Voxels: true, NNUNet: true}
+	return Metric{Name: name, Of: func(c Counts) float64 { return float64(of(c)) }, Voxels: true,
+		NNUNet: true}
 }
 
 // Metrics returns all metrics, sorted by name.
@@ -48,7 +49,8 @@ func MetricNamed(name string) (Metric, error) {
 		}
 		names = append(names, m.Name)
 	}
-	return Metric{}, fmt.Errorf("eval: metric %q, expected one of %s", name, strings.Join(names, ", "))
+	return Metric{}, fmt.Errorf("eval: metric %q, expected one of %s",
+		name, strings.Join(names, ", "))
 }
 
 // summaryMetrics returns the metrics of summary.json, in key order.

@@ -7,9 +7,9 @@ import (
 	"github.com/lntorch/lntorch/eval/pynum"
 )
 
-// Online pools the counts of one epoch's validation batches into nnU-Net's pseudo-Dice: one Dice per
-// foreground class over all voxels of all patches, not a mean over cases. Create it with NewOnline. It
-// is not safe for concurrent use.
+// Online pools the counts of one epoch's validation batches into nnU-Net's pseudo-Dice: one Dice
+// per foreground class over all voxels of all patches, not a mean over cases. Create it with
+// NewOnline. It is not safe for concurrent use.
 // Source: nnUNetTrainer.validation_step and on_validation_epoch_end.
 type Online struct {
 	classes int
@@ -19,14 +19,14 @@ type Online struct {
 }
 
 // NewOnline returns an empty pool for the given number of foreground classes or regions.
-// Compat: the reference pools labels in float32, which rounds above 2^24 voxels, and regions in int64,
-// which does not.
+// Compat: the reference pools labels in float32, which rounds above 2^24 voxels, and regions in
+// int64, which does not.
 func NewOnline(classes int, regions bool) *Online {
 	return &Online{classes: classes, regions: regions}
 }
 
-// Add adds the counts of one batch, one Counts per foreground class (TN is not used), summed over the
-// batch and all voxels that are not ignored.
+// Add adds the counts of one batch, one Counts per foreground class (TN is not used), summed over
+// the batch and all voxels that are not ignored.
 func (o *Online) Add(batch []Counts) error {
 	if len(batch) != o.classes {
 		return fmt.Errorf("eval: found counts of %d classes, expected %d", len(batch), o.classes)
@@ -39,8 +39,8 @@ func (o *Online) Add(batch []Counts) error {
 	return nil
 }
 
-// Dice returns the pseudo-Dice of each class, NaN if a class is in no target and no prediction, and the
-// mean over the classes that are not NaN (NaN if all are).
+// Dice returns the pseudo-Dice of each class, NaN if a class is in no target and no prediction, and
+// the mean over the classes that are not NaN (NaN if all are).
 func (o *Online) Dice() (perClass []float64, mean float64) {
 	perClass = make([]float64, o.classes)
 	for c := range perClass {
@@ -72,8 +72,8 @@ func (o *Online) pool(batches [][]int64, class int) float64 {
 	return float64(s)
 }
 
-// EMA returns the moving average of the pseudo-Dice after an epoch with mean value: 0.9 previous + 0.1
-// value, or value itself in the first epoch.
+// EMA returns the moving average of the pseudo-Dice after an epoch with mean value: 0.9 previous +
+// 0.1 value, or value itself in the first epoch.
 //
 // Differs: in the reference one NaN (an epoch without foreground in patches and predictions) makes
 // every later average NaN. Here such an epoch does not change the average, and a NaN average is
@@ -90,8 +90,8 @@ func EMA(previous, value float64, first bool) float64 {
 	return a + b
 }
 
-// Better reports whether an epoch with this moving average is the best so far; best is nil before the
-// first.
+// Better reports whether an epoch with this moving average is the best so far; best is nil before
+// the first.
 // Differs: in the reference a NaN in the first epoch stays the best, here any value replaces it.
 // Source: nnUNetTrainer.on_epoch_end.
 func Better(ema float64, best *float64) bool {

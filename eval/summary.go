@@ -27,8 +27,8 @@ type Case struct {
 // stated holds the values of one target in a summary.json, by Metric.Name.
 type stated map[string]float64
 
-// Value returns a metric of target number t: the value in the summary.json that the case was read from,
-// or else computed from the counts.
+// Value returns a metric of target number t: the value in the summary.json that the case was read
+// from, or else computed from the counts.
 func (c *Case) Value(m Metric, t int) float64 {
 	if c.stated != nil {
 		if v, ok := c.stated[t][m.Name]; ok {
@@ -47,8 +47,8 @@ type Summary struct {
 	foreground stated
 }
 
-// Summarise combines cases. Every case has one Counts per target. The order of cases is kept (nnU-Net:
-// sorted by file name).
+// Summarise combines cases. Every case has one Counts per target. The order of cases is kept
+// (nnU-Net: sorted by file name).
 func Summarise(targets []Target, cases []Case) (*Summary, error) {
 	if err := checkTargets(targets); err != nil {
 		return nil, err
@@ -81,8 +81,8 @@ func (s *Summary) Mean(m Metric, t int) float64 {
 	return pynum.NanMean(column)
 }
 
-// Foreground returns the mean of Mean over the targets except label 0, NaN if any of them is NaN. As
-// with Case.Value, the value of a summary.json that was read takes precedence.
+// Foreground returns the mean of Mean over the targets except label 0, NaN if any of them is NaN.
+// As with Case.Value, the value of a summary.json that was read takes precedence.
 // Source: evaluate_predictions.py, compute_metrics_on_folder.
 func (s *Summary) Foreground(m Metric) float64 {
 	if v, ok := s.foreground[m.Name]; ok {
@@ -97,9 +97,9 @@ func (s *Summary) Foreground(m Metric) float64 {
 	return pynum.Mean(values)
 }
 
-// Encode returns summary.json byte for byte as nnU-Net writes it: keys sorted as strings, an indent of
-// 4, ASCII only, NaN as the bare word NaN (which is not valid JSON; see ReadSummary), no newline at the
-// end.
+// Encode returns summary.json byte for byte as nnU-Net writes it: keys sorted as strings, an indent
+// of 4, ASCII only, NaN as the bare word NaN (which is not valid JSON; see ReadSummary), no newline
+// at the end.
 func (s *Summary) Encode() []byte {
 	order := make([]int, len(s.Targets))
 	for i := range order {
@@ -230,9 +230,9 @@ func (e *encoder) number(v float64) {
 	}
 }
 
-// text writes a string as Python's json does with ensure_ascii: everything outside printable ASCII as
-// \uXXXX, beyond the BMP as a surrogate pair, and bytes of a file name that are not UTF-8 as Python's
-// lone surrogates.
+// text writes a string as Python's json does with ensure_ascii: everything outside printable ASCII
+// as \uXXXX, beyond the BMP as a surrogate pair, and bytes of a file name that are not UTF-8 as
+// Python's lone surrogates.
 func (e *encoder) text(s string) {
 	e.buf = append(e.buf, '"')
 	for len(s) > 0 {
@@ -265,20 +265,21 @@ func (e *encoder) text(s string) {
 	e.buf = append(e.buf, '"')
 }
 
-// maxSummary is the size of the largest summary.json that ReadSummary reads: about 100,000 cases of one
-// label.
+// maxSummary is the size of the largest summary.json that ReadSummary reads: about 100,000 cases of
+// one label.
 const maxSummary = 64 << 20
 
-// ReadSummary reads a summary.json written by nnU-Net or Save. It accepts the bare words NaN, Infinity
-// and -Infinity, counts written as floats, and additional keys, which are ignored. Targets are in the
-// file's order: by key as a string. All cases must have the same targets.
+// ReadSummary reads a summary.json written by nnU-Net or Save. It accepts the bare words NaN,
+// Infinity and -Infinity, counts written as floats, and additional keys, which are ignored. Targets
+// are in the file's order: by key as a string. All cases must have the same targets.
 func ReadSummary(path string) (*Summary, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("eval: read summary: %w", err)
 	}
 	if info.Size() > maxSummary {
-		return nil, fmt.Errorf("eval: read %s: found %d bytes, expected a summary.json of at most %d",
+		return nil, fmt.Errorf("eval: read %s: found %d bytes, expected a summary.json of at most "+
+			"%d",
 			path, info.Size(), maxSummary)
 	}
 	raw, err := os.ReadFile(path)
@@ -307,7 +308,8 @@ func decodeSummary(raw []byte) (*Summary, error) {
 		return nil, err
 	}
 	if doc.Mean == nil || doc.Foreground == nil {
-		return nil, fmt.Errorf("found no keys foreground_mean and mean: expected a summary.json of " +
+		return nil, fmt.Errorf("found no keys foreground_mean and mean: expected a summary.json " +
+			"of " +
 			"nnU-Net's evaluation")
 	}
 	keys := make([]string, 0, len(doc.Mean))

@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// Target is what is scored: one label, or a region, the union of several labels. The zero value is label
-// 0.
+// Target is what is scored: one label, or a region, the union of several labels. The zero value is
+// label 0.
 type Target struct {
 	labels []int // never modified
 	region bool
@@ -17,8 +17,8 @@ type Target struct {
 // Label is the target of the voxels with this label.
 func Label(label int) Target { return Target{labels: []int{label}} }
 
-// Region is the target of the voxels with any of the labels, in the order of dataset.json (which only
-// affects Key).
+// Region is the target of the voxels with any of the labels, in the order of dataset.json (which
+// only affects Key).
 func Region(labels ...int) Target { return Target{labels: slices.Clone(labels), region: true} }
 
 // Labels returns the labels of the target.

@@ -20,30 +20,34 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// protocol is how one scanner is used.
+// protocol is a scan protocol.
 type protocol struct {
 	spacing [3]float64 // mm, (z, y, x)
 	shape   [3]int
 }
 
-// domain is a hospital: its scanners, its way of scanning, and whom it scans.
+// domain is a hospital: its scanners, protocols and patients.
 type domain struct {
 	full, small []protocol
-	phases      []Phase // equally often
+	phases      []Phase // with equal probability
 	kernel      Kernel
 	noise       float64
 	nodes       [2]int
 	shortAxis   float64
 	spread      float64
-	metals      int // up to so many
+	metals      int // maximum number
 }
 
-// The two domains differ in spacing, field of view, phase, kernel, noise, number and size of nodes, and dental metal.
+// The two domains differ in spacing, field of view, phase, kernel, noise, number and size of nodes,
+// and dental metal.
 var domains = map[string]domain{
 	"source": {
-		full:   []protocol{{[3]float64{1.5, 0.977, 0.977}, [3]int{130, 512, 512}}, {[3]float64{3, 0.488, 0.488}, [3]int{66, 512, 512}}},
-		small:  []protocol{{[3]float64{2.5, 2, 2}, [3]int{64, 104, 104}}, {[3]float64{3, 1.8, 1.8}, [3]int{54, 112, 112}}},
-		phases: []Phase{PhaseVenous, PhaseVenous, PhaseVenous, PhaseNone}, kernel: KernelSoft, noise: 10,
+		full: []protocol{{[3]float64{1.5, 0.977, 0.977}, [3]int{130, 512, 512}},
+			{[3]float64{3, 0.488, 0.488}, [3]int{66, 512, 512}}},
+		small: []protocol{{[3]float64{2.5, 2, 2}, [3]int{64, 104, 104}},
+			{[3]float64{3, 1.8, 1.8}, [3]int{54, 112, 112}}},
+		phases: []Phase{PhaseVenous, PhaseVenous, PhaseVenous, PhaseNone}, kernel: KernelSoft,
+		noise: 10,
 		nodes: [2]int{10, 20}, shortAxis: 8, spread: 0.45, metals: 2,
 	},
 	"target": {
@@ -54,16 +58,16 @@ var domains = map[string]domain{
 	},
 }
 
-// Domains are the names that Dataset.Domain may have.
+// Domains are the valid values of Dataset.Domain.
 var Domains = []string{"source", "target"}
 
-// Sizes are the names that Dataset.Size may have.
+// Sizes are the valid values of Dataset.Size.
 var Sizes = []string{"small", "full"}
 
-// Dataset is a dataset to write. The fields behind Seed replace what the domain would choose, where they are set.
+// Dataset is a dataset to write. Fields after Seed, if set, override the domain.
 type Dataset struct {
 	ID        int
-	Name      string // without Dataset and number
+	Name      string // without Dataset and the number
 	Cases     int    // for training
 	TestCases int
 	Domain    string
@@ -83,7 +87,7 @@ type Dataset struct {
 	Threads int
 }
 
-// Record is what is known about a case that was written.
+// Record describes a case that was written.
 type Record struct {
 	Case    string     `json:"case"`
 	Test    bool       `json:"test"`
@@ -98,7 +102,7 @@ type Record struct {
 	Nodes   []Node     `json:"nodes"`
 }
 
-// Summary is what was written: the dataset's folder, and its cases in order.
+// Summary is the result of Write: the dataset's folder, and its cases in order.
 type Summary struct {
 	Folder string   `json:"folder"`
 	Domain string   `json:"domain"`
@@ -108,15 +112,17 @@ type Summary struct {
 	Cases  []Record `json:"cases"`
 }
 
-// Note is what every dataset says about itself.
-const Note = "Synthetic CTs of head and neck with lymph nodes, made by lntorch phantom: a demonstration, not evidence about patients."
+// Note is the description of every dataset.
+const Note = "Synthetic CTs of head and neck with lymph nodes, made by lntorch phantom: " +
+	"a demonstration, not evidence about patients."
 
-// Folder is the dataset's folder, as nnU-Net names it.
+// Folder is the name of the dataset's folder in nnU-Net's convention.
 func (d *Dataset) Folder() string { return fmt.Sprintf("Dataset%03d_%s", d.ID, d.Name) }
 
 var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$`)
 
-// Configs gives the cases' configurations, training cases first. They depend on the domain, the seed and their index.
+// Configs returns the configurations of the cases, training cases first. They depend on the domain,
+// the seed and their index.
 func (d *Dataset) Configs() ([]Config, error) {
 	var errs []error
 	if d.ID < 1 || d.ID > 999 {
@@ -126,11 +132,14 @@ func (d *Dataset) Configs() ([]Config, error) {
 		errs = append(errs, fmt.Errorf("name %q: expected letters, digits, - and _", d.Name))
 	}
 	if d.Cases < 1 || d.TestCases < 0 || d.Cases > 10000 || d.TestCases > 10000 {
-		errs = append(errs, fmt.Errorf("%d cases and %d test cases: expected 1 to 10000 and 0 to 10000", d.Cases, d.TestCases))
+		errs = append(errs, fmt.Errorf("%d cases and %d test cases: expected 1 to 10000 and 0 to "+
+			"10000",
+			d.Cases, d.TestCases))
 	}
 	dom, ok := domains[d.Domain]
 	if !ok {
-		errs = append(errs, fmt.Errorf("domain %q: expected %s", d.Domain, strings.Join(Domains, " or ")))
+		errs = append(errs, fmt.Errorf("domain %q: expected %s",
+			d.Domain, strings.Join(Domains, " or ")))
 	}
 	if !slices.Contains(Sizes, d.Size) {
 		errs = append(errs, fmt.Errorf("size %q: expected %s", d.Size, strings.Join(Sizes, " or ")))
@@ -149,13 +158,15 @@ func (d *Dataset) Configs() ([]Config, error) {
 		rng := rand.New(rand.NewPCG(d.Seed, h.Sum64()+uint64(i)))
 		p := protocols[rng.IntN(len(protocols))]
 		c := Config{
-			Seed: rng.Uint64(), Shape: p.shape, Spacing: p.spacing, Phase: dom.phases[rng.IntN(len(dom.phases))], Kernel: dom.kernel,
-			Noise: round(dom.noise*(0.85+0.3*rng.Float64()), 10), Nodes: dom.nodes, ShortAxis: dom.shortAxis, Spread: dom.spread,
+			Seed: rng.Uint64(), Shape: p.shape, Spacing: p.spacing,
+			Phase: dom.phases[rng.IntN(len(dom.phases))], Kernel: dom.kernel,
+			Noise: round(dom.noise*(0.85+0.3*rng.Float64()), 10), Nodes: dom.nodes,
+			ShortAxis: dom.shortAxis, Spread: dom.spread,
 			Metals: rng.IntN(dom.metals + 1), Levels: d.Levels, Threads: d.Threads,
 		}
-		c.Shape[0] += rng.IntN(max(c.Shape[0]/8, 1)) - c.Shape[0]/16 // nobody scans the same length twice
+		c.Shape[0] += rng.IntN(max(c.Shape[0]/8, 1)) - c.Shape[0]/16 // scan lengths vary
 		if d.Spacing != nil {
-			// The same extent on another grid.
+			// The same extent on a different grid.
 			for k := range 3 {
 				c.Shape[k] = max(1, int(math.Round(float64(c.Shape[k])*c.Spacing[k]/d.Spacing[k])))
 			}
@@ -188,13 +199,14 @@ func set[T any](field, value *T) {
 	}
 }
 
-// CaseName is the identifier of case i.
+// CaseName is the name of case i.
 func CaseName(i int) string { return fmt.Sprintf("LN_%03d", i) }
 
-// Write makes the cases and writes the dataset into the folder raw (nnUNet_raw). The dataset's folder appears when all
-// of it is written; one that is there already is an error, or replaced where replace says so. After each case made
-// is called with it.
-func (d *Dataset) Write(ctx context.Context, raw string, replace bool, made func(done int, c *Case, r *Record) error) (*Summary, error) {
+// Write creates the cases and writes the dataset to the folder raw (nnUNet_raw). The dataset's
+// folder appears when it is complete. An existing one is an error (*Exists), unless replace is set.
+// made, if not nil, is called after each case.
+func (d *Dataset) Write(ctx context.Context, raw string, replace bool,
+	made func(done int, c *Case, r *Record) error) (*Summary, error) {
 	configs, err := d.Configs()
 	if err != nil {
 		return nil, err
@@ -218,7 +230,8 @@ func (d *Dataset) Write(ctx context.Context, raw string, replace bool, made func
 			return nil, err
 		}
 		r := Record{
-			Case: CaseName(i), Test: i >= d.Cases, Shape: c.Shape, Spacing: c.Spacing, Origin: k.Origin, Phase: c.Phase, Kernel: c.Kernel,
+			Case: CaseName(i), Test: i >= d.Cases, Shape: c.Shape, Spacing: c.Spacing,
+			Origin: k.Origin, Phase: c.Phase, Kernel: c.Kernel,
 			Noise: c.Noise, Metals: c.Metals, Nodes: append([]Node{}, k.Found...),
 		}
 		for _, n := range k.Found {
@@ -247,7 +260,7 @@ func (d *Dataset) Write(ctx context.Context, raw string, replace bool, made func
 	return s, nil
 }
 
-// swap gives the folder tmp its name; one that had it is removed afterwards.
+// swap renames the folder tmp to folder; an existing folder is removed afterwards.
 func swap(tmp, folder string) error {
 	old := tmp + ".old"
 	err := os.Rename(folder, old)
@@ -260,18 +273,18 @@ func swap(tmp, folder string) error {
 	return os.RemoveAll(old)
 }
 
-// JSON is the summary as phantom.json has it.
+// JSON returns the content of phantom.json.
 func (s *Summary) JSON() ([]byte, error) {
 	b, err := json.MarshalIndent(s, "", "  ")
 	return append(b, '\n'), err
 }
 
-// Exists is the error about a dataset that is there already.
+// Exists is the error for a dataset that exists already.
 type Exists struct{ Folder string }
 
 func (e *Exists) Error() string { return fmt.Sprintf("phantom: %s exists already", e.Folder) }
 
-// vacant checks that the dataset's name and number are free.
+// vacant checks that the dataset's name and number are not in use.
 func (d *Dataset) vacant(raw, folder string, replace bool) error {
 	if _, err := os.Lstat(folder); err == nil && !replace {
 		return &Exists{folder}
@@ -281,8 +294,11 @@ func (d *Dataset) vacant(raw, folder string, replace bool) error {
 		return fmt.Errorf("phantom: %w", err)
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), fmt.Sprintf("Dataset%03d_", d.ID)) && e.Name() != d.Folder() {
-			return fmt.Errorf("phantom: %s has the number %d already: nnU-Net wants every number once", filepath.Join(raw, e.Name()), d.ID)
+		used := strings.HasPrefix(e.Name(), fmt.Sprintf("Dataset%03d_", d.ID))
+		if used && e.Name() != d.Folder() {
+			return fmt.Errorf("phantom: %s already has the number %d: nnU-Net needs unique "+
+				"numbers, choose another id",
+				filepath.Join(raw, e.Name()), d.ID)
 		}
 	}
 	return nil
@@ -302,7 +318,8 @@ func (k *Case) write(folder string, r Record) error {
 	}
 	shape := []int{k.Shape[2], k.Shape[1], k.Shape[0]}
 	geometry := &volume.ITK{
-		Spacing: []float64{k.Spacing[2], k.Spacing[1], k.Spacing[0]}, Origin: k.Origin[:], Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1},
+		Spacing: []float64{k.Spacing[2], k.Spacing[1], k.Spacing[0]}, Origin: k.Origin[:],
+		Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1},
 	}
 	for _, f := range []struct {
 		path   string
@@ -340,7 +357,8 @@ func (d *Dataset) describe(folder string, s *Summary) error {
 		labels.Set("lymph_node", int64(1))
 	}
 	dataset, err := plans.EncodeJSON(object(
-		"channel_names", object("0", "CT"), "labels", labels, "numTraining", int64(d.Cases), "file_ending", ".nii.gz",
+		"channel_names", object("0", "CT"), "labels", labels, "numTraining", int64(d.Cases),
+		"file_ending", ".nii.gz",
 		"name", d.Folder(), "description", Note), 4, false)
 	if err != nil {
 		return err
@@ -358,9 +376,11 @@ func (d *Dataset) describe(folder string, s *Summary) error {
 	return atomicfile.Write(filepath.Join(folder, "README.md"), fmt.Appendf(nil, `# %s
 
 %s
-Nothing in it was measured on a person. What a network scores here says how software works, not how well anyone is diagnosed.
+Nothing in it was measured on a person. Scores on it test the software; they say nothing about
+diagnosis.
 
-Domain %s, size %s, seed %d: %d cases for training, %d for testing. phantom.json lists every case and every node (level, side,
-centre, diameters, volume). The same command with the same version of lntorch writes the same voxels again.
+Domain %s, size %s, seed %d: %d cases for training, %d for testing. phantom.json lists every case and
+every node (level, side, centre, diameters, volume). The same command and version of lntorch
+reproduce the voxels.
 `, d.Folder(), Note, d.Domain, d.Size, d.Seed, d.Cases, d.TestCases))
 }

@@ -72,7 +72,7 @@ func TestDatasetHasNnUNetsLayout(t *testing.T) {
 	require.NoError(t, json.Unmarshal(text, &stored))
 	require.Equal(t, *s, stored)
 
-	// The files hold what Make makes.
+	// The files contain what Make returns.
 	configs, err := d.Configs()
 	require.NoError(t, err)
 	k := mustMake(t, configs[2], false)
@@ -117,7 +117,7 @@ func TestDatasetIsNeverHalfWrittenOrOverwritten(t *testing.T) {
 
 	d.Name = "Other"
 	_, err = d.Write(context.Background(), raw, true, nil)
-	require.ErrorContains(t, err, "Dataset007_Tiny has the number 7 already: nnU-Net wants every number once")
+	require.ErrorContains(t, err, "Dataset007_Tiny already has the number 7: nnU-Net needs unique numbers")
 }
 
 func TestDomainsDiffer(t *testing.T) {
@@ -166,7 +166,7 @@ func TestDomainsDiffer(t *testing.T) {
 		}
 		require.Equal(t, KernelSharp, byDomain["target"][0].Kernel)
 	}
-	// And so do the images: nodes of the target are smaller, its noise is stronger and finer.
+	// And so do the images: the target's nodes are smaller, its noise is stronger and finer.
 	size := map[string]float64{}
 	for _, name := range Domains {
 		d := Dataset{ID: 1, Name: "X", Cases: 4, Domain: name, Size: "small", Seed: 3, Threads: 2}
@@ -184,7 +184,7 @@ func TestDomainsDiffer(t *testing.T) {
 	require.Greater(t, size["source"], size["target"]+1)
 }
 
-func TestFlagsReplaceOnlyWhatTheyName(t *testing.T) {
+func TestOptionsOverrideOnlyTheirField(t *testing.T) {
 	plain := Dataset{ID: 1, Name: "X", Cases: 5, Domain: "target", Size: "full", Seed: 9}
 	want, err := plain.Configs()
 	require.NoError(t, err)
@@ -199,14 +199,14 @@ func TestFlagsReplaceOnlyWhatTheyName(t *testing.T) {
 		require.Equal(t, w, got[i])
 	}
 	d = plain
-	d.Spacing = &[3]float64{5, 2.344, 2.344} // twice as wide: half as many voxels
+	d.Spacing = &[3]float64{5, 2.344, 2.344} // twice the spacing: half the voxels
 	got, err = d.Configs()
 	require.NoError(t, err)
 	for i := range want {
 		require.InDelta(t, float64(want[i].Shape[0])/2, got[i].Shape[0], 0.51)
 		require.Equal(t, 256, got[i].Shape[1])
 	}
-	// A case does not depend on how many others there are.
+	// A case does not depend on the number of cases.
 	d = plain
 	d.Cases, d.TestCases = 2, 7
 	got, err = d.Configs()
@@ -214,7 +214,7 @@ func TestFlagsReplaceOnlyWhatTheyName(t *testing.T) {
 	require.Equal(t, want, got[:5])
 }
 
-func TestConfigsSayWhatIsWrong(t *testing.T) {
+func TestConfigErrorsAreExplicit(t *testing.T) {
 	for want, change := range map[string]func(*Dataset){
 		"id 1000: expected 1 to 999":                                   func(d *Dataset) { d.ID = 1000 },
 		`name "a/b": expected letters, digits, - and _`:                func(d *Dataset) { d.Name = "a/b" },
@@ -231,7 +231,7 @@ func TestConfigsSayWhatIsWrong(t *testing.T) {
 	}
 }
 
-// TestLiveNnUNetAcceptsTheDataset asks nnU-Net's own check, SimpleITK and scipy what they find.
+// TestLiveNnUNetAcceptsTheDataset runs nnU-Net's own check, SimpleITK and scipy.
 func TestLiveNnUNetAcceptsTheDataset(t *testing.T) {
 	golden.Python(t)
 	for i, levels := range []bool{false, true} {

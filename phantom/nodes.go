@@ -11,11 +11,11 @@ type region struct {
 	level  string
 	chain  string // in anatomy.chains
 	lo, hi float32
-	weight float64 // share of the nodes
-	around float32 // mm: farthest from the chain's own wall
+	weight float64 // relative frequency of nodes
+	around float32 // mm: maximum distance from the chain's wall
 }
 
-// After the levels of the neck (Robbins et al. 2002) and where nodes are usually seen in them.
+// After the levels of the neck (Robbins et al. 2002) and where nodes are usually visible in them.
 var regions = []region{
 	{"I", "submental", 12, 24, 0.05, 5},
 	{"I", "facial", 4, 26, 0.13, 9},
@@ -25,12 +25,12 @@ var regions = []region{
 	{"V", "accessory", -80, 50, 0.18, 6},
 }
 
-// levelLabel is a level's label where levels are told apart.
+// levelLabel is the label of a level, if levels have labels of their own.
 func levelLabel(level string) int {
 	return slices.Index([]string{"I", "II", "III", "IV", "V"}, level) + 1
 }
 
-// lymphNode is a node being placed; surface is in the patient's mm.
+// lymphNode is a node being placed; surface is in the patient's coordinates, mm.
 type lymphNode struct {
 	Node
 	surface *nodeSurface
@@ -54,20 +54,23 @@ func (n *nodeSurface) dist(p vec) float32 {
 
 func (n *nodeSurface) bounds() box { return n.ellipsoid.bounds().pad(2.5 * n.bump) }
 
-// placeNodes draws the nodes, finds room for them and adds them to the patient. A node may push muscles and glands
-// aside, but it touches no vessel, bone, cartilage or airway, and no other node: two nodes are at least a voxel apart.
+// placeNodes draws the nodes, finds space for them and adds them to the patient. A node may
+// displace muscles and glands, but touches no vessel, bone, cartilage or airway, and no other node:
+// nodes are at least a voxel apart.
 func (a *anatomy) placeNodes(s *scanner, c *Config) []*lymphNode {
 	var placed []*lymphNode
 	n := c.Nodes[0] + a.rng.IntN(c.Nodes[1]-c.Nodes[0]+1)
 	coarse := max(c.Spacing[0], c.Spacing[1], c.Spacing[2])
-	least := max(MinShortAxis, 1.25*coarse) // what the grid can show
+	least := max(MinShortAxis, 1.25*coarse) // visible on the grid
 	var sizes []float64
 	for range n {
 		d := c.ShortAxis * math.Exp(c.Spread*a.rng.NormFloat64())
 		sizes = append(sizes, min(max(d, least), max(MaxShortAxis, least)))
 	}
-	slices.SortFunc(sizes, func(x, y float64) int { return int(math.Copysign(1, y-x)) }) // large ones first: they need the room
-	gap := float32(1.2 + math.Sqrt(c.Spacing[0]*c.Spacing[0]+c.Spacing[1]*c.Spacing[1]+c.Spacing[2]*c.Spacing[2]))
+	// Largest first: they need the most space.
+	slices.SortFunc(sizes, func(x, y float64) int { return int(math.Copysign(1, y-x)) })
+	dz, dy, dx := c.Spacing[0], c.Spacing[1], c.Spacing[2]
+	gap := float32(1.2 + math.Sqrt(dz*dz+dy*dy+dx*dx))
 	for _, size := range sizes {
 		for ; size >= least; size *= 0.85 {
 			if m := a.placeNode(s, size, gap, placed); m != nil {
@@ -82,7 +85,8 @@ func (a *anatomy) placeNodes(s *scanner, c *Config) []*lymphNode {
 		if c.Levels {
 			m.Label = levelLabel(m.Level)
 		}
-		planes = append(planes, &structure{name: "fat plane", kind: fat, hu: a.flat(-75, 10, 2), parts: []part{&shell{m.surface, 0.9}}})
+		planes = append(planes, &structure{name: "fat plane", kind: fat, hu: a.flat(-75, 10, 2),
+			parts: []part{&shell{m.surface, 0.9}}})
 		st := a.add(fmt.Sprintf("node %d", i+1), lymph, a.nodal(m), m.surface)
 		st.node = i + 1
 	}
@@ -90,7 +94,7 @@ func (a *anatomy) placeNodes(s *scanner, c *Config) []*lymphNode {
 	return placed
 }
 
-// shell is a part made larger by some mm.
+// shell is a part enlarged by some mm.
 type shell struct {
 	part
 	by float32
@@ -99,7 +103,7 @@ type shell struct {
 func (s *shell) dist(p vec) float32 { return s.part.dist(p) - s.by }
 func (s *shell) bounds() box        { return s.part.bounds().pad(s.by) }
 
-// nodal is what a node looks like inside.
+// nodal is the interior of a node.
 func (a *anatomy) nodal(m *lymphNode) func(float32, vec) float32 {
 	e := m.surface
 	hu := a.hu.node + a.hu.nodeSpread*float32(a.rng.NormFloat64())*0.6
@@ -124,16 +128,17 @@ func (a *anatomy) nodal(m *lymphNode) func(float32, vec) float32 {
 	}
 }
 
-// placeNode tries places for a node of that short axis (a diameter in mm in the scanner); nil where none has room.
+// placeNode tries positions for a node with that short axis (a diameter in mm in the scanner); nil
+// if there is no space.
 func (a *anatomy) placeNode(s *scanner, size float64, gap float32, others []*lymphNode) *lymphNode {
 	const tries = 80
 	var best *lymphNode
-	bestCost := float32(0.45) // share of the node that may lie in muscle or gland
-	// Small nodes are beans, large ones round.
+	bestCost := float32(0.45) // maximum fraction of the node in muscle or gland
+	// Small nodes are elongated, large ones round.
 	round := float32(clamp(float32(size-8)/12, 0, 1))
 	var g *region
 	for try := range tries {
-		if try%20 == 0 { // no room there: another level
+		if try%20 == 0 { // no space there: try another level
 			if g = a.pick(s); g == nil {
 				return nil
 			}
@@ -154,11 +159,13 @@ func (a *anatomy) placeNode(s *scanner, size float64, gap float32, others []*lym
 		away := wall + g.around*float32(a.rng.Float64())
 		sin, cos := math.Sincos(angle)
 		centre := vec{at.x + away*float32(cos), at.y + away*float32(sin), z}
-		// The long axis goes along the chain, tilted a little.
-		axis := vec{float32(a.rng.NormFloat64()) * 0.35, float32(a.rng.NormFloat64()) * 0.35, 1}.unit()
+		// The long axis follows the chain, with a small random tilt.
+		axis := vec{float32(a.rng.NormFloat64()) * 0.35, float32(a.rng.NormFloat64()) * 0.35,
+			1}.unit()
 		second := axis.cross(vec{float32(cos), float32(sin), 0.1}).unit()
 		m := &lymphNode{surface: &nodeSurface{noise: a.noise}}
-		m.surface.ellipsoid = ellipsoid{centre, vec{r * long, r * mid, r}, [3]vec{axis, second, axis.cross(second)}}
+		m.surface.ellipsoid = ellipsoid{centre, vec{r * long, r * mid, r},
+			[3]vec{axis, second, axis.cross(second)}}
 		m.surface.bump = r * (0.06 + 0.07*float32(a.rng.Float64()))
 		m.surface.cell = max(2.5, r*0.8)
 		kind := a.rng.Float64()
@@ -183,7 +190,7 @@ func (a *anatomy) placeNode(s *scanner, size float64, gap float32, others []*lym
 	return best
 }
 
-// pick draws a region that the field of view reaches.
+// pick draws a region within the field of view.
 func (a *anatomy) pick(s *scanner) *region {
 	var seen []region
 	sum := 0.0
@@ -206,7 +213,7 @@ func (a *anatomy) pick(s *scanner) *region {
 	return nil
 }
 
-// cost is the share of the node that lies in muscles and glands, more than 1 where it cannot be.
+// cost is the fraction of the node in muscles and glands, above 1 if the position is not possible.
 func (a *anatomy) cost(s *scanner, m *lymphNode, gap float32, others []*lymphNode) float32 {
 	const never, step = 2, 1.4 // mm: finer than any vessel with the space around it
 	const clearance = 1.2
@@ -214,14 +221,15 @@ func (a *anatomy) cost(s *scanner, m *lymphNode, gap float32, others []*lymphNod
 	if !s.sees(b) {
 		return never
 	}
-	// What could be near.
+	// Structures that could be near.
 	near := b.pad(gap + 2)
 	var hards, softs []*structure
 	for _, st := range a.structures {
 		touches := false
 		for _, p := range st.parts {
 			q := p.bounds()
-			if q.lo.x <= near.hi.x && q.hi.x >= near.lo.x && q.lo.y <= near.hi.y && q.hi.y >= near.lo.y && q.lo.z <= near.hi.z && q.hi.z >= near.lo.z {
+			if q.lo.x <= near.hi.x && q.hi.x >= near.lo.x && q.lo.y <= near.hi.y &&
+				q.hi.y >= near.lo.y && q.lo.z <= near.hi.z && q.hi.z >= near.lo.z {
 				touches = true
 				break
 			}
@@ -286,5 +294,5 @@ func (a *anatomy) skin(p vec) float32 {
 	return d - a.padding
 }
 
-// skinBlend is how far parts of the body flow into each other, mm.
+// skinBlend is the distance over which parts of the body blend into each other, mm.
 const skinBlend = 16

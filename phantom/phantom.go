@@ -1,11 +1,12 @@
-// Package phantom makes synthetic CTs of head and neck with lymph nodes, and the datasets that nnU-Net reads.
+// Package phantom creates synthetic CTs of head and neck with lymph nodes, as nnU-Net datasets.
 //
-// A patient is a set of implicit surfaces in mm (tubes through stations, ellipsoids, chains of rods): airway and larynx,
-// spine, skull base, jaw with teeth and dental metal, muscles in fat, glands, carotids and jugular veins, and lymph nodes
-// along them. A scanner samples it: spacing, field of view, contrast phase, reconstruction kernel, noise, artefacts.
+// A patient is a set of implicit surfaces in mm (tubes through stations, ellipsoids, chains of
+// rods): airway and larynx, spine, skull base, jaw with teeth and dental metal, muscles in fat,
+// glands, carotids and jugular veins, with lymph nodes along them. A scanner samples it: spacing,
+// field of view, contrast phase, reconstruction kernel, noise, artefacts.
 //
-// It is a demonstration and a test object. It is not evidence about patients: no shape, size or frequency in it was
-// measured on anyone, and what a network scores on it says nothing about what it scores in a hospital.
+// It is a demonstration and a test object, not evidence about patients: no shape, size or frequency
+// was measured on anyone, and scores on it say nothing about scores in a hospital.
 package phantom
 
 import (
@@ -28,10 +29,10 @@ const (
 	PhaseVenous   Phase = "venous"
 )
 
-// Phases lists them.
+// Phases lists the contrast phases.
 var Phases = []Phase{PhaseNone, PhaseArterial, PhaseVenous}
 
-// Kernel is the reconstruction kernel: how much detail and noise an image keeps.
+// Kernel is the reconstruction kernel: the detail and noise that an image keeps.
 type Kernel string
 
 // The kernels.
@@ -41,10 +42,11 @@ const (
 	KernelSharp  Kernel = "sharp"
 )
 
-// Kernels lists them.
+// Kernels lists the kernels.
 var Kernels = []Kernel{KernelSoft, KernelMedium, KernelSharp}
 
-// Config is one CT. Axes are (z, y, x), z from foot to head, y from front to back, x from right to left.
+// Config is the configuration of one CT. Axes are (z, y, x): z from foot to head, y from front to
+// back, x from right to left.
 type Config struct {
 	Shape   [3]int
 	Spacing [3]float64 // mm
@@ -52,14 +54,14 @@ type Config struct {
 	Kernel  Kernel
 	Noise   float64 // standard deviation in soft tissue, HU
 
-	Nodes     [2]int  // least and most; where there is no room for one it is left out
+	Nodes     [2]int  // minimum and maximum number; nodes without space are omitted
 	ShortAxis float64 // median of the nodes' short axes (diameters), mm
 	Spread    float64 // standard deviation of their logarithm
-	Levels    bool    // labels 1 to 5 for the levels I to V, instead of 1 for any node
+	Levels    bool    // labels 1 to 5 for levels I to V, not 1 for all nodes
 	Metals    int     // teeth with metal
 
 	Seed    uint64
-	Threads int // at most so many slices at a time; the voxels do not depend on it
+	Threads int // slices computed in parallel; the voxels do not depend on it
 }
 
 // Range of the nodes' short axes in mm.
@@ -68,7 +70,7 @@ const (
 	MaxShortAxis = 25
 )
 
-// Limits of what Make takes: far beyond any scanner, below what would overflow.
+// Limits of Make: far beyond any scanner, without overflow.
 const (
 	maxSide   = 4096
 	maxVoxels = 1 << 30
@@ -95,9 +97,9 @@ type Case struct {
 	Origin [3]float64 // centre of the first voxel (x, y, z) in mm, LPS; the axes are the patient's
 	Found  []Node     // with at least one voxel
 
-	Back []int // for each slice, the row behind the patient's last one: the couch lies there
+	Back []int // for each slice, the row behind the patient's last one, where the couch is
 
-	tissues []tissue // of each voxel, where a test asks for it
+	tissues []tissue // of each voxel, for tests
 }
 
 func (c *Config) check() error {
@@ -105,17 +107,20 @@ func (c *Config) check() error {
 	n := 1
 	for i, axis := range []string{"z", "y", "x"} {
 		if c.Shape[i] < 1 || c.Shape[i] > maxSide {
-			errs = append(errs, fmt.Errorf("shape %v: expected 1 to %d voxels along %s", c.Shape, maxSide, axis))
+			errs = append(errs,
+				fmt.Errorf("shape %v: expected 1 to %d voxels along %s", c.Shape, maxSide, axis))
 			n = maxVoxels + 1
 		} else if n <= maxVoxels {
 			n *= c.Shape[i]
 		}
 		if !(c.Spacing[i] >= 0.05 && c.Spacing[i] <= 20) {
-			errs = append(errs, fmt.Errorf("spacing %v mm: expected 0.05 to 20 along %s", c.Spacing, axis))
+			errs = append(errs,
+				fmt.Errorf("spacing %v mm: expected 0.05 to 20 along %s", c.Spacing, axis))
 		}
 	}
 	if len(errs) == 0 && n > maxVoxels {
-		errs = append(errs, fmt.Errorf("shape %v: %d voxels, expected at most %d", c.Shape, n, maxVoxels))
+		errs = append(errs, fmt.Errorf("shape %v: %d voxels, expected at most %d",
+			c.Shape, n, maxVoxels))
 	}
 	if !slices.Contains(Phases, c.Phase) {
 		errs = append(errs, fmt.Errorf("phase %q: expected one of %s", c.Phase, names(Phases)))
@@ -127,10 +132,12 @@ func (c *Config) check() error {
 		errs = append(errs, fmt.Errorf("noise %v HU: expected 0 to 500", c.Noise))
 	}
 	if c.Nodes[0] < 0 || c.Nodes[1] < c.Nodes[0] || c.Nodes[1] > 100 {
-		errs = append(errs, fmt.Errorf("nodes %d to %d: expected a range within 0 to 100", c.Nodes[0], c.Nodes[1]))
+		errs = append(errs, fmt.Errorf("nodes %d to %d: expected a range within 0 to 100",
+			c.Nodes[0], c.Nodes[1]))
 	}
 	if !(c.ShortAxis >= MinShortAxis && c.ShortAxis <= MaxShortAxis) {
-		errs = append(errs, fmt.Errorf("median short axis %v mm: expected %d to %d", c.ShortAxis, MinShortAxis, MaxShortAxis))
+		errs = append(errs, fmt.Errorf("median short axis %v mm: expected %d to %d",
+			c.ShortAxis, MinShortAxis, MaxShortAxis))
 	}
 	if !(c.Spread >= 0 && c.Spread <= 2) {
 		errs = append(errs, fmt.Errorf("spread of the short axes %v: expected 0 to 2", c.Spread))
@@ -149,7 +156,8 @@ func names[T ~string](list []T) string {
 	return strings.Join(s, ", ")
 }
 
-// Make makes a CT. The same configuration gives the same voxels, whatever Threads is. It ends early when ctx does.
+// Make computes a CT. The same configuration gives the same voxels for any Threads. It stops when
+// ctx is cancelled.
 func Make(ctx context.Context, c Config) (*Case, error) { return build(ctx, c, false) }
 
 func build(ctx context.Context, c Config, tissues bool) (*Case, error) {

@@ -78,7 +78,7 @@ func TestTissuesHaveTheirDensities(t *testing.T) {
 		ranges[vessel], ranges[lymph] = vessels[phase], nodes[phase]
 		for kind, want := range ranges {
 			v := values[kind]
-			require.Greater(t, len(v), 20, "%s: tissue %d is hardly there", phase, kind)
+			require.Greater(t, len(v), 20, "%s: tissue %d is almost missing", phase, kind)
 			slices.Sort(v)
 			median := v[len(v)/2]
 			require.True(t, median >= want[0] && median <= want[1], "%s: tissue %d has a median of %v HU, expected %v", phase, kind, median, want)
@@ -86,7 +86,7 @@ func TestTissuesHaveTheirDensities(t *testing.T) {
 	}
 }
 
-// component is what is connected in a label map, by faces, edges or corners.
+// component is a connected component of a label map, by faces, edges or corners.
 type component struct {
 	label  uint8
 	voxels []int
@@ -134,7 +134,7 @@ func TestNodesAreWhatTheListSays(t *testing.T) {
 		require.Len(t, found, len(k.Found), "seed %d", seed)
 		voxel := c.Spacing[0] * c.Spacing[1] * c.Spacing[2]
 		for _, m := range k.Found {
-			// The component whose middle is nearest.
+			// The component with the nearest centre.
 			best, at := math.Inf(1), component{}
 			for _, f := range found {
 				var mean [3]float64
@@ -202,7 +202,7 @@ func TestNodesTouchNoBoneVesselOrAirway(t *testing.T) {
 	}
 }
 
-// The noise is the difference to the same CT without it.
+// The noise is the difference from the same CT without noise.
 func TestNoiseHasTheStrengthAndTheGrainOfTheKernel(t *testing.T) {
 	grain := map[Kernel]float64{}
 	for _, kernel := range Kernels {
@@ -233,10 +233,10 @@ func TestNoiseHasTheStrengthAndTheGrainOfTheKernel(t *testing.T) {
 	require.Greater(t, grain[KernelSoft], 0.5) // correlation of neighbours
 	require.Greater(t, grain[KernelSoft], grain[KernelMedium]+0.1)
 	require.Greater(t, grain[KernelMedium], grain[KernelSharp]+0.1)
-	require.Less(t, grain[KernelSharp], 0.03) // edges brought out: neighbours do not go together
+	require.Less(t, grain[KernelSharp], 0.03) // edge enhancement: neighbours are not correlated
 }
 
-// deepIn reports whether the row holds no air around voxel i.
+// deepIn reports whether the row has no air around voxel i.
 func deepIn(k *Case, i, by int) bool {
 	x := i % k.Shape[2]
 	if x < by || x+by >= k.Shape[2] {
@@ -301,7 +301,7 @@ func TestBackIsBehindThePatient(t *testing.T) {
 	require.Greater(t, couches, 1000)
 }
 
-func TestMakeSaysWhatIsWrong(t *testing.T) {
+func TestMakeErrorsAreExplicit(t *testing.T) {
 	for want, change := range map[string]func(*Config){
 		"shape [0 104 104]: expected 1 to 4096 voxels along z":                    func(c *Config) { c.Shape[0] = 0 },
 		"shape [4096 4096 4096]: 68719476736 voxels, expected at most 1073741824": func(c *Config) { c.Shape = [3]int{4096, 4096, 4096} },
@@ -329,7 +329,7 @@ func TestMakeStopsWithItsContext(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 }
 
-// What lies inside a part must lie in its bounds: the rest would never be drawn.
+// Everything inside a part must be within its bounds, or it would not be drawn.
 func TestBoundsHoldWhatIsInside(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	a := newAnatomy(rng, PhaseVenous, 3)

@@ -10,11 +10,11 @@ import (
 	"sync/atomic"
 )
 
-// scanner is a patient's pose on the couch and the grid that samples it. World coordinates are in mm, LPS, with z
-// counted from the table position shift.
+// scanner is a patient's pose on the couch and the grid that samples it. World coordinates are in
+// mm, LPS, with z relative to the table position shift.
 type scanner struct {
 	origin  [3]float64 // of the image, (x, y, z)
-	shift   [3]float64 // world minus local: floats of 32 bits stay near zero
+	shift   [3]float64 // world minus local, so that float32 coordinates stay small
 	first   vec        // centre of the first voxel, local
 	spacing vec
 	shape   [3]int // (z, y, x)
@@ -24,7 +24,7 @@ type scanner struct {
 	seed    uint64
 }
 
-// warpSize bounds how far the patient's shape is bent, mm.
+// warpSize bounds the deformation of the patient, mm.
 const (
 	warpSize = 2.4
 	warpCell = 48
@@ -47,7 +47,8 @@ func newScanner(rng *rand.Rand, c *Config) *scanner {
 	s.scale = float32(1 + 0.06*max(min(rng.NormFloat64(), 2), -2))
 	extent := func(axis int) float64 { return float64(c.Shape[axis]-1) * c.Spacing[axis] }
 	s.move = vec{float32(u(6)), float32(u(6)), float32(u(8))}
-	// The middle of the head and neck, which the field of view is centred on, lies a little before and below C4/C5.
+	// The field of view is centred on the middle of head and neck, slightly in front of and below
+	// C4/C5.
 	s.first = vec{float32(-extent(2) / 2), float32(-4 - extent(1)/2), float32(-4 - extent(0)/2)}
 	table := math.Round((-900+800*rng.Float64())*2) / 2
 	s.shift = [3]float64{0, -math.Round(150 + 40*rng.Float64()), table}
@@ -57,19 +58,19 @@ func newScanner(rng *rand.Rand, c *Config) *scanner {
 	return s
 }
 
-// toPatient takes local coordinates to the patient's, without the warp.
+// toPatient transforms local coordinates to the patient's, without the warp.
 func (s *scanner) toPatient(p vec) vec {
 	q := p.sub(s.move).mul(1 / s.scale)
 	return vec{q.dot(s.pose[0]), q.dot(s.pose[1]), q.dot(s.pose[2])}
 }
 
-// toWorld is its inverse, still without shift.
+// toWorld is the inverse of toPatient, without shift.
 func (s *scanner) toWorld(p vec) vec {
 	q := s.pose[0].mul(p.x).add(s.pose[1].mul(p.y)).add(s.pose[2].mul(p.z))
 	return q.mul(s.scale).add(s.move)
 }
 
-// local is the box of the local coordinates of a patient's box, with room for the warp.
+// local is the bounding box in local coordinates of a patient's box, with a margin for the warp.
 func (s *scanner) local(b box) box {
 	b = b.pad(warpSize)
 	out := box{vec{1e9, 1e9, 1e9}, vec{-1e9, -1e9, -1e9}}
@@ -91,7 +92,8 @@ func (s *scanner) local(b box) box {
 }
 
 func (s *scanner) last() vec {
-	return s.first.add(vec{s.spacing.x * float32(s.shape[2]-1), s.spacing.y * float32(s.shape[1]-1), s.spacing.z * float32(s.shape[0]-1)})
+	return s.first.add(vec{s.spacing.x * float32(s.shape[2]-1), s.spacing.y * float32(s.shape[1]-1),
+		s.spacing.z * float32(s.shape[0]-1)})
 }
 
 // sees reports whether a patient's box lies inside the field of view.
@@ -100,19 +102,20 @@ func (s *scanner) sees(b box) bool {
 	return box{s.first, s.last()}.contains(l.lo) && box{s.first, s.last()}.contains(l.hi)
 }
 
-// heights are the patient's heights that the grid reaches, about.
+// heights is the approximate range of the patient's heights on the grid.
 func (s *scanner) heights() (lo, hi float32) {
 	return (s.first.z - s.move.z) / s.scale, (s.last().z - s.move.z) / s.scale
 }
 
-// warp bends the patient: nobody is symmetrical.
+// warp deforms the patient, since nobody is symmetric.
 func warp(n *noise, p vec) vec {
 	const shift = 1000 // another part of the noise for each axis
 	w := func(q vec) float32 { return clamp(1.6*n.at(q, warpCell), -warpSize, warpSize) }
-	return p.add(vec{w(vec{p.x + shift, p.y, p.z}), w(vec{p.x, p.y + shift, p.z}), w(vec{p.x, p.y, p.z + shift})})
+	return p.add(vec{w(vec{p.x + shift, p.y, p.z}), w(vec{p.x, p.y + shift, p.z}),
+		w(vec{p.x, p.y, p.z + shift})})
 }
 
-// plan is a part with the voxels that it may touch: slices in mm, columns [x0, x1), rows [y0, y1).
+// plan is a part with the voxels that it can affect: slices in mm, columns [x0, x1), rows [y0, y1).
 type plan struct {
 	part
 	lo, hi         float32 // local z
@@ -126,12 +129,14 @@ func (s *scanner) plan(p part, margin float32) plan {
 	}
 	return plan{
 		part: p, lo: b.lo.z, hi: b.hi.z,
-		x0: index(b.lo.x, s.first.x, s.spacing.x, s.shape[2]), x1: index(b.hi.x, s.first.x-2*s.spacing.x, s.spacing.x, s.shape[2]),
-		y0: index(b.lo.y, s.first.y, s.spacing.y, s.shape[1]), y1: index(b.hi.y, s.first.y-2*s.spacing.y, s.spacing.y, s.shape[1]),
+		x0: index(b.lo.x, s.first.x, s.spacing.x, s.shape[2]),
+		x1: index(b.hi.x, s.first.x-2*s.spacing.x, s.spacing.x, s.shape[2]),
+		y0: index(b.lo.y, s.first.y, s.spacing.y, s.shape[1]),
+		y1: index(b.hi.y, s.first.y-2*s.spacing.y, s.spacing.y, s.shape[1]),
 	}
 }
 
-// job is what all slices share; it is only read.
+// job is the read-only state shared by all slices.
 type job struct {
 	*scanner
 	a      *anatomy
@@ -139,14 +144,15 @@ type job struct {
 	body   []plan
 	organs [][]plan // of each structure
 	nodes  []*lymphNode
-	thick  []float32 // heights in a slice, relative to its middle, that are averaged
+	thick  []float32 // heights in a slice that are averaged, relative to its centre
 	filter filter
-	gain   float32 // white noise before the filter per HU behind it
+	gain   float32 // white noise before the filter per HU after it
 	metals []streak
 }
 
 // scan fills the case slice by slice and returns the number of voxels of each node.
-func (s *scanner) scan(ctx context.Context, a *anatomy, out *Case, nodes []*lymphNode) ([]int, error) {
+func (s *scanner) scan(ctx context.Context, a *anatomy, out *Case, nodes []*lymphNode) ([]int,
+	error) {
 	j := &job{scanner: s, a: a, out: out, nodes: nodes}
 	soft := s.softness()
 	for _, p := range a.body {
@@ -200,7 +206,7 @@ func (s *scanner) scan(ctx context.Context, a *anatomy, out *Case, nodes []*lymp
 	return sum, nil
 }
 
-// softness is how far in mm a surface is smeared by the size of the voxels.
+// softness is the width in mm over which a surface is blurred by the voxel size.
 func (s *scanner) softness() float32 { return max(s.spacing.x, s.spacing.y, 0.5) }
 
 // worker holds one slice's buffers, row-major (y, x).
@@ -210,7 +216,7 @@ type worker struct {
 	p      []vec // the patient's coordinates
 	coarse []vec
 	d      []float32 // distance to the structure being drawn
-	inside []float32 // how much of the voxel lies in the body
+	inside []float32 // fraction of the voxel in the body
 	hu     []float32 // of one height
 	sum    []float32 // over the heights of a slice
 	bodies []float32 // inside, over the heights
@@ -229,7 +235,7 @@ func newWorker(j *job) *worker {
 	return w
 }
 
-// slice makes slice z of the image and its labels.
+// slice computes slice z of the image and its labels.
 func (w *worker) slice(z int) {
 	clear(w.sum)
 	clear(w.bodies)
@@ -274,7 +280,8 @@ func (w *worker) slice(z int) {
 	}
 }
 
-// place computes the patient's coordinates of the pixels at local height z: exactly at every eighth, linear between.
+// place computes the patient's coordinates of the pixels at local height z: exactly at every eighth
+// pixel, linearly interpolated between.
 func (w *worker) place(z float32) {
 	const step = 8
 	cx, cy := w.nx/step+2, w.ny/step+2
@@ -283,7 +290,8 @@ func (w *worker) place(z float32) {
 	}
 	for y := range cy {
 		for x := range cx {
-			p := vec{w.first.x + float32(x*step)*w.spacing.x, w.first.y + float32(y*step)*w.spacing.y, z}
+			p := vec{w.first.x + float32(x*step)*w.spacing.x,
+				w.first.y + float32(y*step)*w.spacing.y, z}
 			w.coarse[y*cx+x] = warp(w.a.noise, w.toPatient(p))
 		}
 	}
@@ -304,8 +312,8 @@ func (w *worker) place(z float32) {
 	}
 }
 
-// surface computes into w.d the distance to the union of parts at local height z, and returns the rectangle outside of
-// which nothing is known; far inside it where no part is near.
+// surface computes into w.d the distance to the union of parts at local height z, and returns the
+// rectangle that was computed; inside it the distance is far where no part is near.
 func (w *worker) surface(plans []plan, blend, z float32) (x0, x1, y0, y1 int) {
 	x0, y0 = w.nx, w.ny
 	for i := range plans {
@@ -338,7 +346,7 @@ func (w *worker) surface(plans []plan, blend, z float32) (x0, x1, y0, y1 int) {
 	return x0, x1, y0, y1
 }
 
-// draw paints one height: air, couch, body, then the structures over one another.
+// draw draws one height: air, couch, body, then the structures in order.
 func (w *worker) draw(z float32) {
 	for i := range w.hu {
 		w.hu[i] = -1000
@@ -379,7 +387,8 @@ func (w *worker) draw(z float32) {
 				if st.rough > 0 && abs(d) < 4 {
 					d += st.rough * n.at(w.p[i], 8)
 				}
-				if st.kind == muscle && d > 0 && d < 1.3 && w.kind[i] == muscle { // a plane of fat between muscles
+				// a plane of fat between muscles
+				if st.kind == muscle && d > 0 && d < 1.3 && w.kind[i] == muscle {
 					w.hu[i] += 0.5 * (-80 - w.hu[i])
 				}
 				if d > soft/2 {
@@ -390,7 +399,8 @@ func (w *worker) draw(z float32) {
 					continue
 				}
 				w.hu[i] += f * (st.hu(d, w.p[i]) - w.hu[i])
-				if f >= 0.5 && !(st.kind == lymph && w.kind[i].hard()) { // a node on a vessel would show in the map of tissues
+				// a node on a vessel would be visible in the map of tissues
+				if f >= 0.5 && !(st.kind == lymph && w.kind[i].hard()) {
 					w.kind[i] = st.kind
 				}
 			}
@@ -398,7 +408,7 @@ func (w *worker) draw(z float32) {
 	}
 }
 
-// label writes the labels of slice z at its middle.
+// label writes the labels of slice z at its centre.
 func (w *worker) label(z int, middle float32) {
 	out := w.out.Labels[z*w.nx*w.ny : (z+1)*w.nx*w.ny]
 	for k, st := range w.a.structures {
@@ -417,7 +427,7 @@ func (w *worker) label(z int, middle float32) {
 	}
 }
 
-// couch draws the table and, beside the head, the head rest: foam in a thin shell.
+// couch draws the table and, at the head, the head rest: foam in a thin shell.
 func (w *worker) couch(z float32) {
 	head := clamp((z-35)/10, 0, 1)
 	for y := range w.ny {
@@ -452,8 +462,8 @@ func (w *worker) couch(z float32) {
 	}
 }
 
-// addNoise adds what photons make: white noise, which the filter colours, more of it along rows that cross much of the
-// body (the shoulders), and streaks along those.
+// addNoise adds quantum noise: white noise, to be coloured by the filter, stronger along rows that
+// cross much of the body (the shoulders), with streaks along those.
 func (w *worker) addNoise(rng *rand.Rand) {
 	if w.out.Noise == 0 {
 		return
@@ -474,20 +484,21 @@ func (w *worker) addNoise(rng *rand.Rand) {
 		fresh := sqrt(1 - keep*keep)
 		for x := range row {
 			n := float32(rng.NormFloat64())
-			line = keep*line + fresh*n // the same numbers: cheap, and hardly seen
+			line = keep*line + fresh*n // reuses n, which is cheap and hardly visible
 			row[x] += sigma*long*(0.45+0.55*in[x])*n + streak*in[x]*line
 		}
 	}
 }
 
-// A filter is what the reconstruction kernel does in a slice: blur, and for the sharp one edges brought out.
+// A filter is the effect of the reconstruction kernel in a slice: blur and, if sharp, edge
+// enhancement.
 type filter struct {
 	x, y         []float32 // taps of the blur, odd
 	edgeX, edgeY []float32 // taps of the wider blur whose difference is added
 	edge         float32
 }
 
-// newFilter gives the filter, and the standard deviation that white noise must have for 1 behind it.
+// newFilter returns the filter, and the standard deviation of white noise that becomes 1 after it.
 func newFilter(k Kernel, spacing vec) (filter, float32) {
 	var f filter
 	blur := map[Kernel]float32{KernelSoft: 0.62, KernelMedium: 0.45, KernelSharp: 0.32}[k] // mm
@@ -496,7 +507,7 @@ func newFilter(k Kernel, spacing vec) (filter, float32) {
 		f.edge = 0.7
 		f.edgeX, f.edgeY = gaussian(0.9/spacing.x), gaussian(0.9/spacing.y)
 	}
-	// The energy of the answer to one point.
+	// The energy of the impulse response.
 	const n = 65
 	point, tmp, edges := make([]float32, n*n), make([]float32, n*n), make([]float32, n*n)
 	point[n/2*n+n/2] = 1
@@ -508,7 +519,7 @@ func newFilter(k Kernel, spacing vec) (filter, float32) {
 	return f, 1 / sqrt(energy)
 }
 
-// gaussian gives normalised taps; 1 where the blur is below a fifth of a voxel.
+// gaussian returns normalised taps; just 1 if the blur is below a fifth of a voxel.
 func gaussian(sigma float32) []float32 {
 	if sigma < 0.2 {
 		return []float32{1}
@@ -527,7 +538,7 @@ func gaussian(sigma float32) []float32 {
 	return taps
 }
 
-// apply filters the image in place; tmp and edges are scratch.
+// apply filters the image in place; tmp and edges are workspace.
 func (f *filter) apply(image, tmp, edges []float32, nx, ny int) {
 	blur(image, image, tmp, f.x, f.y, nx, ny)
 	if f.edge == 0 {
@@ -539,7 +550,7 @@ func (f *filter) apply(image, tmp, edges []float32, nx, ny int) {
 	}
 }
 
-// blur convolves src with the taps along x and y into dst, which may be src. Edges are extended.
+// blur convolves src with the taps along x and y into dst, which may be src. Edges are replicated.
 func blur(dst, src, tmp, tapsX, tapsY []float32, nx, ny int) {
 	r := len(tapsX) / 2
 	for y := range ny {
@@ -571,7 +582,7 @@ func blur(dst, src, tmp, tapsX, tapsY []float32, nx, ny int) {
 	}
 }
 
-// streak is the artefact around one piece of dental metal: rays of too much and too little.
+// streak is the artefact around one piece of dental metal: bright and dark rays.
 type streak struct {
 	at      vec // local
 	reach   float32
@@ -581,7 +592,8 @@ type streak struct {
 func newStreaks(a *anatomy, s *scanner) []streak {
 	var out []streak
 	for i, m := range a.metals {
-		k := streak{at: s.toWorld(m), reach: 2.5 + float32(a.rng.Float64())*1.5, profile: make([]float32, 720)}
+		k := streak{at: s.toWorld(m), reach: 2.5 + float32(a.rng.Float64())*1.5,
+			profile: make([]float32, 720)}
 		add := func(angle, width, hu float64) { // a ray and the one opposite
 			for b := range k.profile {
 				d := math.Remainder(float64(b)/720*2*math.Pi-angle, math.Pi)
@@ -602,7 +614,7 @@ func newStreaks(a *anatomy, s *scanner) []streak {
 	return out
 }
 
-// add lays the streaks over a slice.
+// add adds the streaks to a slice.
 func (k *streak) add(w *worker, z float32) {
 	height := (z - k.at.z) / k.reach
 	weight := float32(math.Exp(float64(-height * height)))
@@ -610,7 +622,7 @@ func (k *streak) add(w *worker, z float32) {
 		return
 	}
 	n := float32(len(k.profile))
-	turn := height * 0.06 // rays wander from slice to slice
+	turn := height * 0.06 // rays rotate from slice to slice
 	for y := range w.ny {
 		dy := w.first.y + float32(y)*w.spacing.y - k.at.y
 		for x := range w.nx {

@@ -2,7 +2,8 @@ package phantom
 
 import "math"
 
-// vec is a point or a displacement in mm: x to the patient's left, y to the back, z to the head (LPS).
+// vec is a point or a displacement in mm, LPS: x to the patient's left, y to the back, z to the
+// head.
 type vec struct{ x, y, z float32 }
 
 func (a vec) add(b vec) vec           { return vec{a.x + b.x, a.y + b.y, a.z + b.z} }
@@ -28,17 +29,18 @@ func (b box) pad(mm float32) box {
 func (b box) union(c box) box { return box{b.lo.min(c.lo), b.hi.max(c.hi)} }
 
 func (b box) contains(p vec) bool {
-	return p.x >= b.lo.x && p.x <= b.hi.x && p.y >= b.lo.y && p.y <= b.hi.y && p.z >= b.lo.z && p.z <= b.hi.z
+	return p.x >= b.lo.x && p.x <= b.hi.x && p.y >= b.lo.y && p.y <= b.hi.y && p.z >= b.lo.z &&
+		p.z <= b.hi.z
 }
 
-// A part is an implicit surface. Its distance in mm is negative inside; away from the surface it is an estimate.
-// Everything inside lies in bounds.
+// A part is an implicit surface. Its distance in mm is negative inside; away from the surface it is
+// an estimate. Everything inside is within bounds.
 type part interface {
 	dist(p vec) float32
 	bounds() box
 }
 
-// ellipse is the estimate k(k−1)/|∇k| of the distance to an ellipse with half-axes a and b.
+// ellipse estimates the distance to an ellipse with half-axes a and b as k(k−1)/|∇k|.
 func ellipse(u, v, a, b float32) float32 {
 	ua, vb := u/a, v/b
 	k := hypot(ua, vb)
@@ -49,7 +51,7 @@ func ellipse(u, v, a, b float32) float32 {
 	return k * (k - 1) / g
 }
 
-// ellipsoid has the half-axes r along the rows of rot.
+// ellipsoid has half-axes r along the rows of rot.
 type ellipsoid struct {
 	centre, r vec
 	rot       [3]vec // orthonormal
@@ -79,13 +81,13 @@ func (e *ellipsoid) bounds() box {
 	return box{e.centre.sub(h), e.centre.add(h)}
 }
 
-// turned gives rows of a rotation about the z axis by degrees.
+// turned returns the rows of a rotation about the z axis by degrees.
 func turned(degrees float32) [3]vec {
 	s, c := math.Sincos(float64(degrees) * math.Pi / 180)
 	return [3]vec{{float32(c), float32(s), 0}, {-float32(s), float32(c), 0}, {0, 0, 1}}
 }
 
-// slab is a box with rounded edges, turned about the z axis.
+// slab is a box with rounded edges, rotated about the z axis.
 type slab struct {
 	centre, half vec
 	round        float32 // radius of the edges, at most the smallest of half
@@ -108,10 +110,12 @@ func (b *slab) bounds() box {
 
 func abs(x float32) float32 { return max(x, -x) }
 
-// A section is a station of a tube: the ellipse in the axial plane at height z, its half-axis a turned by degrees from x.
+// A section is a station of a tube: an ellipse in the axial plane at height z, with half-axis a
+// rotated by degrees from x.
 type section struct{ z, x, y, a, b, degrees float32 }
 
-// tube runs from foot to head: at each height its cut is an ellipse, between stations a smooth curve. It ends flat.
+// tube runs from foot to head. Its cross-section at each height is an ellipse, smoothly
+// interpolated between stations. Its ends are flat.
 type tube struct {
 	z0   float32
 	cuts []cut // every mm upwards from z0
@@ -120,7 +124,7 @@ type tube struct {
 
 type cut struct{ x, y, a, b, cos, sin, slope float32 } // slope: cosine of the axis' tilt from z
 
-// newTube takes stations in descending or ascending z.
+// newTube accepts stations in descending or ascending z.
 func newTube(stations []section) *tube {
 	if stations[0].z > stations[len(stations)-1].z {
 		reversed := make([]section, len(stations))
@@ -151,7 +155,8 @@ func newTube(stations []section) *tube {
 			v[k] = (1+2*f)*(1-f)*(1-f)*p + f*(1-f)*(1-f)*h*tangent(i, k) + f*f*(3-2*f)*q + f*f*(f-1)*h*tangent(i+1, k)
 		}
 		sin, cos := math.Sincos(float64(v[4]) * math.Pi / 180)
-		t.cuts = append(t.cuts, cut{x: v[0], y: v[1], a: max(v[2], 0.3), b: max(v[3], 0.3), cos: float32(cos), sin: float32(sin)})
+		t.cuts = append(t.cuts, cut{x: v[0], y: v[1], a: max(v[2], 0.3), b: max(v[3], 0.3),
+			cos: float32(cos), sin: float32(sin)})
 	}
 	for k := range t.cuts {
 		a, b := t.cuts[max(k-1, 0)], t.cuts[min(k+1, len(t.cuts)-1)]
@@ -164,7 +169,7 @@ func newTube(stations []section) *tube {
 
 func (t *tube) top() float32 { return t.z0 + float32(len(t.cuts)-1) }
 
-// at gives the cut at height z, clamped to the tube's ends.
+// at returns the cross-section at height z, clamped to the tube's ends.
 func (t *tube) at(z float32) cut {
 	f := clamp(z-t.z0, 0, float32(len(t.cuts)-1))
 	i := min(int(f), len(t.cuts)-2)
@@ -172,7 +177,8 @@ func (t *tube) at(z float32) cut {
 	a, b := &t.cuts[i], &t.cuts[i+1]
 	return cut{
 		x: a.x + f*(b.x-a.x), y: a.y + f*(b.y-a.y), a: a.a + f*(b.a-a.a), b: a.b + f*(b.b-a.b),
-		cos: a.cos + f*(b.cos-a.cos), sin: a.sin + f*(b.sin-a.sin), slope: a.slope + f*(b.slope-a.slope),
+		cos: a.cos + f*(b.cos-a.cos), sin: a.sin + f*(b.sin-a.sin),
+		slope: a.slope + f*(b.slope-a.slope),
 	}
 }
 
@@ -201,7 +207,7 @@ func (t *tube) span(from, to int) box {
 	return b
 }
 
-// stretch is the part of a tube between two heights; a small box to look for it in.
+// stretch is the part of a tube between two heights, with a small bounding box.
 type stretch struct {
 	*tube
 	b      box
@@ -210,7 +216,7 @@ type stretch struct {
 
 func (s *stretch) bounds() box { return s.b }
 
-// dist is the tube's distance, and far beyond the stretch: its neighbours are there.
+// dist is the tube's distance, or far beyond the stretch, where its neighbours are.
 func (s *stretch) dist(p vec) float32 {
 	if p.z < s.lo || p.z >= s.hi {
 		return far
@@ -236,7 +242,8 @@ func (t *tube) pieces() []part {
 	return out
 }
 
-// rod is a straight piece with round ends and radii ra, rb; tall > 1 makes it as many times higher than wide.
+// rod is a straight piece with round ends and radii ra, rb; tall > 1 makes it that many times
+// higher than wide.
 type rod struct {
 	a, b   vec
 	ra, rb float32
@@ -257,7 +264,7 @@ func (r *rod) bounds() box {
 	return box{r.a.sub(a), r.a.add(a)}.union(box{r.b.sub(b), r.b.add(b)})
 }
 
-// chain lays rods along a smooth curve through points; radii go with the points.
+// chain places rods along a smooth curve through points, with interpolated radii.
 func chain(points []vec, radii []float32, tall float32) []part {
 	const per = 4
 	n := len(points)
@@ -279,16 +286,17 @@ func chain(points []vec, radii []float32, tall float32) []part {
 	return out
 }
 
-// far is a distance in mm at which nothing is.
+// far is a distance in mm beyond which nothing matters.
 const far = 1e3
 
-// join is the smooth minimum of two distances: surfaces closer than k mm flow into each other.
+// join is the smooth minimum of two distances: surfaces closer than k mm blend into each other.
 func join(a, b, k float32) float32 {
 	h := max(k-abs(a-b), 0)
 	return min(a, b) - h*h/(4*k)
 }
 
-// noise is a smooth random function of space, periodic with side cells; mean 0, standard deviation about 0.6.
+// noise is a smooth random function of space, periodic with side cells; mean 0, standard deviation
+// about 0.6.
 type noise struct{ v []float32 }
 
 const side = 32

@@ -20,9 +20,9 @@ type Scalar struct {
 	Value float32
 }
 
-// Events writes scalars for TensorBoard: a file of TFRecords, each an Event protocol buffer. Each record
-// is written in one call, so only the last one can be truncated if the process is killed; OpenEvents
-// removes it. Events is not safe for concurrent use.
+// Events writes scalars for TensorBoard: a file of TFRecords, each an Event protocol buffer. Each
+// record is written in one call, so only the last one can be truncated if the process is killed;
+// OpenEvents removes it. Events is not safe for concurrent use.
 //
 // Source: tensorboard/compat/proto/{event,summary}.proto and
 // tensorboard/summary/writer/record_writer.py.
@@ -165,8 +165,8 @@ func maskedCRC(b []byte) uint32 {
 	return (c>>15 | c<<17) + 0xa282ead8
 }
 
-// The three kinds of events, as protocol buffers; a field is its number and wire type in one byte, then
-// the value.
+// The three kinds of events, as protocol buffers; a field is its number and wire type in one byte,
+// then the value.
 
 func event(now time.Time, step int64) []byte {
 	b := append([]byte(nil), 1<<3|1) // double wall_time = 1
@@ -184,7 +184,8 @@ func fileVersion(now time.Time) []byte {
 }
 
 func sessionStart(now time.Time, step int64) []byte {
-	return message(event(now, step), 7, []byte{1 << 3, 1}) // SessionLog session_log = 7 {status = START}
+	// SessionLog session_log = 7 {status = START}
+	return message(event(now, step), 7, []byte{1 << 3, 1})
 }
 
 func scalarEvent(now time.Time, step int64, scalars []Scalar) []byte {

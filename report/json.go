@@ -12,9 +12,9 @@ import (
 	"strings"
 )
 
-// JSON writes v, indented, like encoding/json, but NaN and infinities become null. nonFinite lists their
-// positions, such as "best_ema" or "cases[3].dice". All --json output is written by it, so it is valid
-// JSON whatever the files contain.
+// JSON writes v, indented, like encoding/json, but NaN and infinities become null. nonFinite lists
+// their positions, such as "best_ema" or "cases[3].dice". All --json output is written by it, so it
+// is valid JSON whatever the files contain.
 func JSON(w io.Writer, v any) (nonFinite []string, err error) {
 	e := &encoder{}
 	if err := e.value(reflect.ValueOf(v), ""); err != nil {
@@ -133,8 +133,8 @@ func (e *encoder) entry(name string, v reflect.Value, path string) error {
 	return e.value(v, path+"."+name)
 }
 
-// fields writes the exported fields of a struct, named by their json tags; an embedded struct's fields
-// are written as its own.
+// fields writes the exported fields of a struct, named by their json tags; an embedded struct's
+// fields are written as its own.
 func (e *encoder) fields(v reflect.Value, path string, first *bool) error {
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
@@ -176,7 +176,8 @@ func isEmpty(v reflect.Value) bool {
 	case reflect.Array, reflect.Map, reflect.Slice, reflect.String:
 		return v.Len() == 0
 	case reflect.Bool, reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64,
-		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr,
+		reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64,
+		reflect.Uintptr,
 		reflect.Float32, reflect.Float64, reflect.Interface, reflect.Pointer:
 		return v.IsZero()
 	}

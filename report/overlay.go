@@ -15,8 +15,8 @@ import (
 	"golang.org/x/image/math/fixed"
 )
 
-// OverlayData is the input of Overlay: one row per case with the CT slice, the truth, and one panel per
-// prediction.
+// OverlayData is the input of Overlay: one row per case with the CT slice, the truth, and one panel
+// per prediction.
 type OverlayData struct {
 	Title       string
 	Predictions []string // titles of the prediction columns, e.g. "before", "after"
@@ -49,8 +49,10 @@ const (
 var (
 	truthColor  = color.RGBA{R: 255, G: 214, B: 0, A: 255}
 	labelColors = []color.RGBA{
-		{R: 0, G: 190, B: 255, A: 255}, {R: 255, G: 110, B: 30, A: 255}, {R: 190, G: 120, B: 255, A: 255},
-		{R: 0, G: 200, B: 130, A: 255}, {R: 240, G: 80, B: 160, A: 255}, {R: 150, G: 160, B: 60, A: 255},
+		{R: 0, G: 190, B: 255, A: 255}, {R: 255, G: 110, B: 30, A: 255},
+		{R: 190, G: 120, B: 255, A: 255},
+		{R: 0, G: 200, B: 130, A: 255}, {R: 240, G: 80, B: 160, A: 255},
+		{R: 150, G: 160, B: 60, A: 255},
 	}
 	pageColor = color.RGBA{R: 255, G: 255, B: 255, A: 255}
 	inkColor  = color.RGBA{R: 25, G: 25, B: 35, A: 255}
@@ -59,11 +61,11 @@ var (
 
 func labelColor(label uint8) color.RGBA { return labelColors[(int(label)-1)%len(labelColors)] }
 
-// Overlay writes the cases as panels to a PNG at path: for each case the axial slice with the largest
-// truth (without truth, the largest prediction). Predictions are filled, with the outline of the truth
-// on top, so false negatives are empty outlines and false positives are colour outside of one. The
-// empty margin around the body is cropped, and physical proportions are kept. Arrays that do not match
-// the shape are an error.
+// Overlay writes the cases as panels to a PNG at path: for each case the axial slice with the
+// largest truth (without truth, the largest prediction). Predictions are filled, with the outline
+// of the truth on top, so false negatives are empty outlines and false positives are colour outside
+// of one. The empty margin around the body is cropped, and physical proportions are kept. Arrays
+// that do not match the shape are an error.
 func Overlay(path string, data OverlayData) error {
 	if len(data.Cases) == 0 {
 		return fmt.Errorf("report: draw %s: no case", path)
@@ -96,7 +98,8 @@ func Overlay(path string, data OverlayData) error {
 	for i := range data.Cases {
 		c := &data.Cases[i]
 		v := &views[i]
-		write.text(write.regular, inkColor, columnX(0), y+captionH-8, fmt.Sprintf("%s, slice %d of %d", c.Name, v.z+1, c.Shape[0]))
+		write.text(write.regular, inkColor, columnX(0), y+captionH-8,
+			fmt.Sprintf("%s, slice %d of %d", c.Name, v.z+1, c.Shape[0]))
 		for p, d := range c.Dice {
 			caption := "Dice –"
 			if !math.IsNaN(d) {
@@ -107,7 +110,8 @@ func Overlay(path string, data OverlayData) error {
 		y += captionH
 		ct := v.grey()
 		for col := range columns {
-			panel := page.SubImage(image.Rect(columnX(col), y, columnX(col)+panelWidth, y+v.height)).(*image.RGBA)
+			panel := page.SubImage(image.Rect(columnX(col), y, columnX(col)+panelWidth,
+				y+v.height)).(*image.RGBA)
 			draw.Draw(panel, panel.Bounds(), ct, image.Point{}, draw.Src)
 			switch {
 			case col == 1:
@@ -124,11 +128,14 @@ func Overlay(path string, data OverlayData) error {
 
 	y += legendH / 2
 	x := border
-	draw.Draw(page, image.Rect(x, y-6, x+18, y+6), image.NewUniform(truthColor), image.Point{}, draw.Src)
-	draw.Draw(page, image.Rect(x+2, y-4, x+16, y+4), image.NewUniform(color.RGBA{R: 90, G: 90, B: 90, A: 255}), image.Point{}, draw.Src)
+	draw.Draw(page, image.Rect(x, y-6, x+18, y+6), image.NewUniform(truthColor), image.Point{},
+		draw.Src)
+	draw.Draw(page, image.Rect(x+2, y-4, x+16, y+4),
+		image.NewUniform(color.RGBA{R: 90, G: 90, B: 90, A: 255}), image.Point{}, draw.Src)
 	x = write.text(write.regular, dimColor, x+24, y+5, "outline: truth") + 24
 	for i, name := range data.Labels {
-		draw.Draw(page, image.Rect(x, y-6, x+18, y+6), image.NewUniform(labelColor(uint8(i+1))), image.Point{}, draw.Src)
+		draw.Draw(page, image.Rect(x, y-6, x+18, y+6), image.NewUniform(labelColor(uint8(i+1))),
+			image.Point{}, draw.Src)
 		x = write.text(write.regular, dimColor, x+24, y+5, "filled: "+name) + 24
 	}
 	return writePNG(path, page)
@@ -142,7 +149,8 @@ func (c *OverlayCase) check(predictions int) error {
 		}
 	}
 	if len(c.Image) != n || len(c.Truth) != n {
-		return fmt.Errorf("found %d voxels of the image and %d of the truth, expected %d for shape %v",
+		return fmt.Errorf("found %d voxels of the image and %d of the truth, expected %d for "+
+			"shape %v",
 			len(c.Image), len(c.Truth), n, c.Shape)
 	}
 	if len(c.Predictions) != predictions || len(c.Dice) != predictions {
@@ -273,7 +281,8 @@ func (v *view) grey() *image.Gray {
 	return out
 }
 
-// between maps the centre of pixel p of n to m samples: the two neighbours and the weight of the second.
+// between maps the centre of pixel p of n to m samples: the two neighbours and the weight of the
+// second.
 func between(p, n, m int) (a, b int, f float64) {
 	x := (float64(p)+0.5)*float64(m)/float64(n) - 0.5
 	x = min(max(x, 0), float64(m-1))
@@ -307,7 +316,8 @@ func (v *view) fill(panel *image.RGBA, m []uint8) {
 	}
 }
 
-// outline draws the borders between different labels, two pixels wide along the edges of the voxels.
+// outline draws the borders between different labels, two pixels wide along the edges of the
+// voxels.
 func (v *view) outline(panel *image.RGBA, m []uint8) {
 	corner := panel.Bounds().Min
 	for py := range v.height {
@@ -342,7 +352,8 @@ func newWriter(page *image.RGBA) (*writer, error) {
 		font *opentype.Font
 		size float64
 	}{{&w.title, bold, 18}, {&w.bold, bold, 15}, {&w.regular, regular, 14}} {
-		if *f.face, err = opentype.NewFace(f.font, &opentype.FaceOptions{Size: f.size, DPI: 72, Hinting: font.HintingFull}); err != nil {
+		if *f.face, err = opentype.NewFace(f.font,
+			&opentype.FaceOptions{Size: f.size, DPI: 72, Hinting: font.HintingFull}); err != nil {
 			return nil, err
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
-// writePNG replaces path atomically, so that a viewer never sees half an image while training rewrites
-// it.
+// writePNG replaces path atomically, so that a viewer never sees half an image while training
+// rewrites it.
 func writePNG(path string, img image.Image) error {
 	f, err := atomicfile.Create(path)
 	if err != nil {

@@ -1,8 +1,8 @@
 // Package report writes output for people: progress.png of a training run, panels of CT slices with
 // truth and predictions, tables for the terminal and Markdown, and scalars for TensorBoard.
 //
-// Scores are computed by eval, the records of a run are kept by report/nnlog. Everything is pure Go and
-// needs no display.
+// Scores are computed by eval, the records of a run are kept by report/nnlog. Everything is pure Go
+// and needs no display.
 package report
 
 import (
@@ -29,10 +29,10 @@ var (
 	grey  = color.RGBA{R: 222, G: 222, B: 228, A: 255}
 )
 
-// Progress draws nnU-Net's progress.png, 1200 by 1800 pixels, with three plots over the epochs: training
-// and validation loss, with the pseudo-Dice (dotted) and its moving average on the right axis; epoch
-// duration; learning rate. The number of epochs is that of the log's shortest list; values that are not
-// finite are omitted. A log without a complete epoch is an error.
+// Progress draws nnU-Net's progress.png, 1200 by 1800 pixels, with three plots over the epochs:
+// training and validation loss, with the pseudo-Dice (dotted) and its moving average on the right
+// axis; epoch duration; learning rate. The number of epochs is that of the log's shortest list;
+// values that are not finite are omitted. A log without a complete epoch is an error.
 // Source: nnunet_logger.py, plot_progress_png (there 3000 by 5400 pixels).
 func Progress(path string, log *nnlog.Log) error {
 	n := log.Epochs()
@@ -51,13 +51,15 @@ func Progress(path string, log *nnlog.Log) error {
 		series{label: "pseudo dice (mov. avg.)", values: log.EMAFgDice[:n], color: green})
 	times := newChart("time [s]", n, series{label: "epoch duration", values: duration, color: blue})
 	times.lo, times.hi = 0, max(1.02*times.hi, 1e-3)
-	rate := newChart("learning rate", n, series{label: "learning rate", values: log.LRs[:n], color: blue})
+	rate := newChart("learning rate", n, series{label: "learning rate", values: log.LRs[:n],
+		color: blue})
 
 	const width, height = 1200, 1800
 	canvas := vgimg.NewWith(vgimg.UseWH(width*vg.Inch/96, height*vg.Inch/96), vgimg.UseDPI(96))
 	page := draw.New(canvas)
 	plots := [][]*plot.Plot{{loss.plot()}, {times.plot()}, {rate.plot()}}
-	tiles := draw.Tiles{Rows: 3, Cols: 1, PadLeft: 16, PadRight: 80, PadTop: 40, PadBottom: 16, PadY: 56}
+	tiles := draw.Tiles{Rows: 3, Cols: 1, PadLeft: 16, PadRight: 80, PadTop: 40, PadBottom: 16,
+		PadY: 56}
 	areas := plot.Align(plots, tiles, page)
 	for row, c := range []*chart{loss, times, rate} {
 		p, area := plots[row][0], areas[row][0]
@@ -168,7 +170,8 @@ func (c *chart) drawOn(area draw.Canvas, p *plot.Plot, onto func(float64) float6
 		var run []vg.Point
 		flush := func() {
 			if len(run) == 1 { // a line with one point is invisible
-				area.DrawGlyph(draw.GlyphStyle{Color: s.color, Radius: vg.Points(2.5), Shape: draw.CircleGlyph{}}, run[0])
+				area.DrawGlyph(draw.GlyphStyle{Color: s.color, Radius: vg.Points(2.5),
+					Shape: draw.CircleGlyph{}}, run[0])
 			} else if len(run) > 1 {
 				area.StrokeLines(s.style(), run)
 			}
@@ -212,7 +215,8 @@ func (c *chart) drawRightAxis(data draw.Canvas, p *plot.Plot) {
 	title := p.Y.Label.TextStyle
 	title.Rotation = math.Pi / 2
 	title.XAlign, title.YAlign = draw.XCenter, draw.YTop
-	data.FillText(title, vg.Point{X: x + p.Y.Tick.Length + widest + vg.Points(10), Y: data.Center().Y}, c.title)
+	data.FillText(title, vg.Point{X: x + p.Y.Tick.Length + widest + vg.Points(10),
+		Y: data.Center().Y}, c.title)
 }
 
 // drawLegend draws the names of the series in a row above the data area.

@@ -19,8 +19,8 @@ type Table struct {
 	Rows    [][]string
 }
 
-// Add appends a row: one cell per column; missing cells are empty. It panics if there are more cells
-// than columns.
+// Add appends a row: one cell per column; missing cells are empty. It panics if there are more
+// cells than columns.
 func (t *Table) Add(cells ...string) {
 	if len(cells) > len(t.Columns) {
 		panic(fmt.Sprintf("report: %d cells in a table of %d columns", len(cells), len(t.Columns)))
@@ -32,8 +32,8 @@ func (t *Table) Add(cells ...string) {
 	t.Rows = append(t.Rows, row)
 }
 
-// Text writes the table with aligned columns, two spaces apart, a line below the head, and no trailing
-// spaces.
+// Text writes the table with aligned columns, two spaces apart, a line below the head, and no
+// trailing spaces.
 func (t *Table) Text(w io.Writer) error {
 	widths := t.widths(func(s string) string { return s })
 	rules := make([]string, len(widths))

@@ -1,9 +1,10 @@
-// Package augment transforms training patches at random and converts their segmentations to the targets
-// of the loss. Sampling and batching patches are data/loader's.
+// Package augment transforms training patches at random and converts their segmentations to the
+// targets of the loss. Sampling and batching patches are data/loader's.
 //
-// Drawing and applying are separate: each Transform of a List draws the Parameters of a sample, which
-// have the same effect on a patch wherever and however often they are applied. Parameters.Apply runs on
-// the CPU. A transform is a file with the name of its class in batchgeneratorsv2, and a line in list.go.
+// Drawing and applying are separate: each Transform of a List draws the Parameters of a sample,
+// which have the same effect on a patch wherever and however often they are applied.
+// Parameters.Apply runs on the CPU. A transform is a file with the name of its class in
+// batchgeneratorsv2, and a line in list.go.
 package augment
 
 import (
@@ -29,17 +30,18 @@ type Transform interface {
 	Draw(rng *rand.Rand) Parameters
 }
 
-// Parameters are drawn by a Transform for one sample. Their JSON has the keys of batchgeneratorsv2's
-// get_parameters.
+// Parameters are drawn by a Transform for one sample. Their JSON has the keys of
+// batchgeneratorsv2's get_parameters.
 type Parameters interface {
 	// Apply changes p, in place or by replacing its arrays. It uses no randomness.
 	Apply(p *Patch) error
 }
 
-// List is a sequence of transforms. The zero value is nnU-Net's for validation: patches are not changed.
+// List is a sequence of transforms. The zero value is nnU-Net's for validation: patches are not
+// changed.
 type List struct {
-	// InitialPatchSize is the patch size that the transforms need as input (voxels, 2 or 3 axes); nil:
-	// the size that they produce.
+	// InitialPatchSize is the patch size that the transforms need as input (voxels, 2 or 3 axes);
+	// nil: the size that they produce.
 	InitialPatchSize []int
 	Transforms       []Transform
 }
@@ -62,8 +64,8 @@ type Step struct {
 	Parameters Parameters
 }
 
-// Apply applies each step in turn. An error names the transform that failed; p is then in an undefined
-// state.
+// Apply applies each step in turn. An error names the transform that failed; p is then in an
+// undefined state.
 func (d Drawn) Apply(p *Patch) error {
 	for _, s := range d {
 		if err := s.Parameters.Apply(p); err != nil {

@@ -1,7 +1,7 @@
 package augment
 
-// transforms lists constructors of the training transforms, in nnU-Net's order. A new transform is a
-// file of its own and a line here.
+// transforms lists constructors of the training transforms, in nnU-Net's order. A new transform is
+// a file of its own and a line here.
 // Source: nnU-Net 2.5.1, nnUNetTrainer.get_training_transforms.
 var transforms = []func(Setting) Transform{
 	mirror,

@@ -9,8 +9,8 @@ import (
 )
 
 // Targets converts a segmentation patch to the targets of the loss: -1 becomes background, regions
-// become one channel each, and each output of a network with deep supervision gets its own size. In the
-// reference these are the last transforms for both training and validation.
+// become one channel each, and each output of a network with deep supervision gets its own size. In
+// the reference these are the last transforms for both training and validation.
 type Targets struct {
 	regions [][]int // nil: labels
 	sizes   [][3]int
@@ -18,9 +18,9 @@ type Targets struct {
 	nearest [][3][]int // per level and axis: index of the source voxel
 }
 
-// NewTargets prepares targets for patches of the given final size (2 or 3 axes). scales has one row per
-// output of the network, highest resolution first, relative to the patch; nil is one output of full
-// resolution.
+// NewTargets prepares targets for patches of the given final size (2 or 3 axes). scales has one row
+// per output of the network, highest resolution first, relative to the patch; nil is one output of
+// full resolution.
 // Source: nnU-Net 2.5.1, nnUNetTrainer.get_validation_transforms; batchgeneratorsv2 0.2.1.
 func NewTargets(patch []int, labels *plans.Labels, scales [][]float64) *Targets {
 	t := &Targets{dim: len(patch)}
@@ -64,8 +64,8 @@ func nearestExact(in, out int) []int {
 // Levels returns the number of targets.
 func (t *Targets) Levels() int { return len(t.sizes) }
 
-// Channels returns the number of channels of each target: 1 for labels; for regions their number, plus
-// one with an ignore label.
+// Channels returns the number of channels of each target: 1 for labels; for regions their number,
+// plus one with an ignore label.
 func (t *Targets) Channels() int {
 	if t.regions == nil {
 		return 1

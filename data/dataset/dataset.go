@@ -1,5 +1,5 @@
-// Package dataset reads the folders of cases that nnU-Net's preprocessing writes, and determines the
-// training and validation cases of a fold. Preprocessing is data/preprocess's, cutting patches
+// Package dataset reads the folders of cases that nnU-Net's preprocessing writes, and determines
+// the training and validation cases of a fold. Preprocessing is data/preprocess's, cutting patches
 // data/loader's.
 package dataset
 
@@ -28,20 +28,20 @@ type Case struct {
 	Source    string                  // file of Data, for error messages
 }
 
-// Locations holds voxels of one class: a foreground label, a region, or all labels together (only with
-// an ignore label). Preprocessing samples at most a few ten thousand.
+// Locations holds voxels of one class: a foreground label, a region, or all labels together (only
+// with an ignore label). Preprocessing samples at most a few ten thousand.
 type Locations struct {
 	Labels []int // one value for a label, several for a region
 	Voxels [][3]int32
 }
 
-// Dataset is a folder of preprocessed cases, <preprocessed>/<dataset>/<data_identifier>. It is safe for
-// concurrent use; set its fields before the first Load.
+// Dataset is a folder of preprocessed cases, <preprocessed>/<dataset>/<data_identifier>. It is safe
+// for concurrent use; set its fields before the first Load.
 type Dataset struct {
 	// Channels is the required number of image channels; 0 accepts any.
 	Channels int
-	// CacheBytes bounds the memory of the cached cases. The least recently used case is evicted first; a
-	// case that exceeds the bound is not cached.
+	// CacheBytes bounds the memory of the cached cases. The least recently used case is evicted
+	// first; a case that exceeds the bound is not cached.
 	CacheBytes int64
 
 	folder string
@@ -64,8 +64,8 @@ type entry struct {
 // DefaultCacheBytes suffices for eighty CTs of 128×256×256 voxels.
 const DefaultCacheBytes = 4 << 30
 
-// Open finds the cases of a folder: the names of its *.npz files except those of a cascade's previous
-// stage, sorted by code points. No file is read.
+// Open finds the cases of a folder: the names of its *.npz files except those of a cascade's
+// previous stage, sorted by code points. No file is read.
 // Source: nnU-Net 2.5.1, nnunet_dataset.py and utils.py.
 func Open(folder string) (*Dataset, error) {
 	files, err := os.ReadDir(folder)
@@ -87,12 +87,13 @@ func Open(folder string) (*Dataset, error) {
 	if len(d.keys) == 0 {
 		blosc2 := func(f os.DirEntry) bool { return strings.HasSuffix(f.Name(), ".b2nd") }
 		if slices.ContainsFunc(files, blosc2) {
-			return nil, fmt.Errorf("dataset: %s: found cases preprocessed by nnU-Net 2.6 or newer (.b2nd), "+
-				"expected .npz as written by lntorch and nnU-Net up to 2.5; keep the folder for that nnU-Net, "+
-				"and plan and preprocess for lntorch under another name (plan -overwrite_plans_name)", folder)
+			return nil, fmt.Errorf("dataset: %s: found cases preprocessed by nnU-Net 2.6 or newer "+
+				"(.b2nd), expected .npz as written by lntorch and nnU-Net up to 2.5; keep the "+
+				"folder for that nnU-Net, and plan and preprocess for lntorch under another name "+
+				"(plan -overwrite_plans_name)", folder)
 		}
-		return nil, fmt.Errorf("dataset: %s: found %d files but no *.npz, expected preprocessed cases; "+
-			"preprocess the dataset first", folder, len(files))
+		return nil, fmt.Errorf("dataset: %s: found %d files but no *.npz, expected preprocessed "+
+			"cases; preprocess the dataset first", folder, len(files))
 	}
 	return d, nil
 }
@@ -104,8 +105,8 @@ func (d *Dataset) Keys() []string { return slices.Clone(d.keys) }
 func (d *Dataset) Folder() string { return d.folder }
 
 // Load returns a case from the cache or from its files: <key>.npy and <key>_seg.npy if they exist,
-// <key>.npz otherwise, and <key>.pkl. The shapes of data and segmentation must agree and the number of
-// channels must be Channels. Errors name the file, what was found and expected.
+// <key>.npz otherwise, and <key>.pkl. The shapes of data and segmentation must agree and the number
+// of channels must be Channels. Errors name the file, what was found and expected.
 func (d *Dataset) Load(key string) (*Case, error) {
 	d.mu.Lock()
 	e := d.cache[key]
@@ -158,8 +159,8 @@ func (c *Case) size() int64 {
 	return n
 }
 
-// CheckForeground returns an error unless one of the cases has a foreground voxel. It reads properties
-// files until it finds one.
+// CheckForeground returns an error unless one of the cases has a foreground voxel. It reads
+// properties files until it finds one.
 func (d *Dataset) CheckForeground(keys []string) error {
 	var classes []int
 	for _, key := range keys {
@@ -178,8 +179,8 @@ func (d *Dataset) CheckForeground(keys []string) error {
 		}
 	}
 	slices.Sort(classes)
-	return fmt.Errorf("dataset: %s: no foreground in any of %d cases (%s), expected voxels of label %v in at "+
-		"least one; check the labels of the raw dataset and preprocess again",
+	return fmt.Errorf("dataset: %s: no foreground in any of %d cases (%s), expected voxels of "+
+		"label %v in at least one; check the labels of the raw dataset and preprocess again",
 		d.folder, len(keys), abbreviate(keys), slices.Compact(classes))
 }
 
@@ -209,12 +210,13 @@ func (d *Dataset) read(key string) (*Case, error) {
 		return nil, err
 	}
 	if d.Channels != 0 && c.Data.Shape[0] != d.Channels {
-		return nil, fmt.Errorf("dataset: %s: found %d channels, expected %d, the network's input channels; "+
-			"check channel_names of dataset.json and preprocess again", c.Source, c.Data.Shape[0], d.Channels)
+		return nil, fmt.Errorf("dataset: %s: found %d channels, expected %d, the network's input "+
+			"channels; check channel_names of dataset.json and preprocess again",
+			c.Source, c.Data.Shape[0], d.Channels)
 	}
 	if want := [4]int{1, c.Data.Shape[1], c.Data.Shape[2], c.Data.Shape[3]}; c.Seg.Shape != want {
-		return nil, fmt.Errorf("dataset: %s: found a segmentation of shape %v, expected %v, since the data of %s "+
-			"have shape %v; delete it and preprocess the case again",
+		return nil, fmt.Errorf("dataset: %s: found a segmentation of shape %v, expected %v, since "+
+			"the data of %s have shape %v; delete it and preprocess the case again",
 			seg.source, c.Seg.Shape, want, c.Source, c.Data.Shape)
 	}
 	c.SegValues = distinct(c.Seg.Data)
@@ -226,8 +228,9 @@ func (d *Dataset) read(key string) (*Case, error) {
 		for _, v := range l.Voxels {
 			for axis, i := range v {
 				if i < 0 || int(i) >= c.Data.Shape[axis+1] {
-					return nil, fmt.Errorf("dataset: %s: class_locations of %v has voxel %v, expected one inside "+
-						"shape %v of %s; delete it and preprocess the case again",
+					return nil, fmt.Errorf("dataset: %s: class_locations of %v has voxel %v, "+
+						"expected one inside shape %v of %s; delete it and preprocess the case "+
+						"again",
 						properties, l.Labels, v, c.Data.Spatial(), c.Source)
 				}
 			}
@@ -255,7 +258,8 @@ func (d *Dataset) readArray(key, name, ending string) (array, error) {
 	path = d.path(key, ".npz")
 	f, err := npz.OpenNpz(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return array{}, fmt.Errorf("dataset: %s: no such file, expected case %s; preprocess the case again",
+		return array{}, fmt.Errorf("dataset: %s: no such file, expected case %s; preprocess the "+
+			"case again",
 			path, key)
 	}
 	if err != nil {
@@ -271,8 +275,8 @@ func (d *Dataset) readArray(key, name, ending string) (array, error) {
 // asVolume converts an array with four axes (c, z, y, x), none of them empty.
 func asVolume[T any](a array, values func() ([]T, error)) (*volume.Volume[T], error) {
 	if len(a.Shape) != 4 || slices.Min(a.Shape) < 1 {
-		return nil, fmt.Errorf("dataset: %s: found an array of shape %v, expected four axes (c, z, y, x); "+
-			"delete it and preprocess the case again", a.source, a.Shape)
+		return nil, fmt.Errorf("dataset: %s: found an array of shape %v, expected four axes (c, "+
+			"z, y, x); delete it and preprocess the case again", a.source, a.Shape)
 	}
 	data, err := values()
 	if err != nil {
@@ -300,16 +304,17 @@ func (d *Dataset) readLocations(key string) ([]Locations, string, error) {
 	path := d.path(key, ".pkl")
 	v, err := pickle.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, path, fmt.Errorf("dataset: %s: no such file, expected the properties of case %s beside its "+
-			"npz; preprocess the case again", path, key)
+		return nil, path, fmt.Errorf("dataset: %s: no such file, expected the properties of case "+
+			"%s beside its npz; preprocess the case again", path, key)
 	}
 	if err != nil {
-		return nil, path, fmt.Errorf("dataset: %w; delete it and preprocess case %s again", err, key)
+		return nil, path,
+			fmt.Errorf("dataset: %w; delete it and preprocess case %s again", err, key)
 	}
 	properties, ok := v.(*pickle.Dict)
 	if !ok {
-		return nil, path, fmt.Errorf("dataset: %s: found a pickled %s, expected a dict of properties; "+
-			"preprocess the case again", path, pickle.TypeName(v))
+		return nil, path, fmt.Errorf("dataset: %s: found a pickled %s, expected a dict of "+
+			"properties; preprocess the case again", path, pickle.TypeName(v))
 	}
 	v, _ = properties.Get("class_locations")
 	classes, ok := v.(*pickle.Dict)

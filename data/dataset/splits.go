@@ -69,8 +69,8 @@ func pick(keys []string, val []int) Split {
 	return s
 }
 
-// beyond returns the random, seeded 80:20 split that nnU-Net uses for a fold missing in the split file.
-// Train is in the order of the draw.
+// beyond returns the random, seeded 80:20 split that nnU-Net uses for a fold missing in the split
+// file. Train is in the order of the draw.
 func beyond(keys []string, fold int) Split {
 	order := mt19937.New(uint32(splitSeed + fold)).Permutation(len(keys))
 	train := order[:int(float64(len(keys))*0.8)]
@@ -87,8 +87,8 @@ type FewCasesError struct {
 	Path string // of the missing splits_final.json; may be empty
 }
 
-// Proposal returns one split per case, which validates on that case and trains on the others; a single
-// case is in both lists. WriteSplits makes a splits_final.json of it.
+// Proposal returns one split per case, which validates on that case and trains on the others; a
+// single case is in both lists. WriteSplits makes a splits_final.json of it.
 func (e *FewCasesError) Proposal() []Split {
 	if len(e.Keys) == 1 {
 		return []Split{{Train: e.Keys, Val: e.Keys}}
@@ -116,7 +116,8 @@ func (e *FewCasesError) Error() string {
 	if err != nil {
 		return text
 	}
-	return fmt.Sprintf("%s, or write your own %s, for example with one fold per case:\n%s", text, path, ready)
+	return fmt.Sprintf("%s, or write your own %s, for example with one fold per case:\n%s",
+		text, path, ready)
 }
 
 // ReadSplits reads a splits_final.json.
@@ -179,11 +180,11 @@ func WriteSplits(path string, splits []Split) error {
 	return nil
 }
 
-// Fold returns the training and validation cases of a fold. keys are all cases, sorted. fold is "all"
-// (every case in both lists) or a number. path is the splits_final.json of the preprocessed dataset; it
-// is used if it exists and written otherwise. For a number beyond the file's folds the split is random
-// but seeded, 80:20, as in nnU-Net, and Warning is set. Cases in the file that are not in keys are an
-// error.
+// Fold returns the training and validation cases of a fold. keys are all cases, sorted. fold is
+// "all" (every case in both lists) or a number. path is the splits_final.json of the preprocessed
+// dataset; it is used if it exists and written otherwise. For a number beyond the file's folds the
+// split is random but seeded, 80:20, as in nnU-Net, and Warning is set. Cases in the file that are
+// not in keys are an error.
 //
 // Differs: a negative number is an error; in the reference -1 is the last fold.
 func Fold(path string, keys []string, fold string) (Split, error) {
@@ -213,21 +214,23 @@ func Fold(path string, keys []string, fold string) (Split, error) {
 	} else {
 		s = beyond(keys, number)
 		s.Random = true
-		s.Warning = fmt.Sprintf("WARNING: You requested fold %d for training but splits contain only %d folds. "+
-			"I am now creating a random (but seeded) 80:20 split! "+
-			"It has %d training and %d validation cases. The splits are those of %s; a model of one of its folds may have been trained on these validation cases.",
+		s.Warning = fmt.Sprintf("WARNING: You requested fold %d for training but splits contain "+
+			"only %d folds. I am now creating a random (but seeded) 80:20 split! It has %d "+
+			"training and %d validation cases. The splits are those of %s; a model of one of its "+
+			"folds may have been trained on these validation cases.",
 			number, len(splits), len(s.Train), len(s.Val), path)
 	}
 	s.File = path
 	for _, k := range slices.Concat(s.Train, s.Val) {
 		if !slices.Contains(keys, k) {
-			return Split{}, fmt.Errorf("dataset: %s: fold %d names case %s, which is not among the %d preprocessed cases (%s); "+
-				"correct the file or preprocess the case", path, number, k, len(keys), abbreviate(keys))
+			return Split{}, fmt.Errorf("dataset: %s: fold %d names case %s, which is not among "+
+				"the %d preprocessed cases (%s); correct the file or preprocess the case",
+				path, number, k, len(keys), abbreviate(keys))
 		}
 	}
 	if len(s.Train) == 0 {
-		return Split{}, fmt.Errorf("dataset: %s: fold %d has no training case, expected at least one; "+
-			"use fold all or correct the file", path, number)
+		return Split{}, fmt.Errorf("dataset: %s: fold %d has no training case, expected at least "+
+			"one; use fold all or correct the file", path, number)
 	}
 	return s, nil
 }

@@ -25,9 +25,9 @@ type Options struct {
 	Progress raw.Progress // nil: none
 }
 
-// ExtractFolder extracts the fingerprint of a dataset and writes dataset_fingerprint.json into folder,
-// the dataset's folder of preprocessed data. An existing fingerprint is loaded instead, reported by
-// found, unless clean is set or the file is truncated.
+// ExtractFolder extracts the fingerprint of a dataset and writes dataset_fingerprint.json into
+// folder, the dataset's folder of preprocessed data. An existing fingerprint is loaded instead,
+// reported by found, unless clean is set or the file is truncated.
 func ExtractFolder(ctx context.Context, d *raw.Dataset, folder string, clean bool,
 	o Options) (f *Fingerprint, found bool, err error) {
 	path := filepath.Join(folder, File)
@@ -69,10 +69,11 @@ type measured struct {
 	samples []*sample
 }
 
-// Extract extracts the fingerprint of a dataset. Every case is read once; only its foreground values
-// are kept, or the sampled ones if these are fewer. All cases contribute the same number of samples,
-// 100 million in total, whatever the size of their foreground; the ignore label counts as foreground.
-// A case that cannot be read does not stop the others from being checked: the error names all of them.
+// Extract extracts the fingerprint of a dataset. Every case is read once; only its foreground
+// values are kept, or the sampled ones if these are fewer. All cases contribute the same number of
+// samples, 100 million in total, whatever the size of their foreground; the ignore label counts as
+// foreground. A case that cannot be read does not stop the others from being checked: the error
+// names all of them.
 // Differs: nnU-Net raises IndexError if the number of channels is not dataset.json's.
 // Source: nnU-Net 2.5.1, fingerprint_extractor.py.
 func Extract(ctx context.Context, d *raw.Dataset, o Options) (*Fingerprint, error) {
@@ -127,8 +128,9 @@ func Extract(ctx context.Context, d *raw.Dataset, o Options) (*Fingerprint, erro
 			samples[i] = cases[i].samples[c]
 		}
 		if !slices.ContainsFunc(samples, func(s *sample) bool { return s.n > 0 }) {
-			return nil, fmt.Errorf("fingerprint: %s: no label file has a foreground voxel within its image; "+
-				"run lntorch fingerprint --verify_dataset_integrity to find the reason", d.Name)
+			return nil, fmt.Errorf("fingerprint: %s: no label file has a foreground voxel within "+
+				"its image; run lntorch fingerprint --verify_dataset_integrity to find the reason",
+				d.Name)
 		}
 		f.Channels = append(f.Channels, statistics(samples, parallel))
 	}
@@ -154,10 +156,12 @@ func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, e
 		return m, err
 	}
 	if im.Shape[0] != channels {
-		return m, fmt.Errorf("%s: found %d channels, dataset.json has %d", c.Images, im.Shape[0], channels)
+		return m, fmt.Errorf("%s: found %d channels, dataset.json has %d", c.Images, im.Shape[0],
+			channels)
 	}
 	if seg.Shape[0] != 1 || [3]int(seg.Shape[1:]) != [3]int(im.Shape[1:]) {
-		return m, fmt.Errorf("%s: found a segmentation of %v voxels (channels, z, y, x), the image has %v",
+		return m, fmt.Errorf("%s: found a segmentation of %v voxels (channels, z, y, x), the "+
+			"image has %v",
 			c.Label, seg.Shape, im.Shape)
 	}
 	size := im.Shape[1] * im.Shape[2] * im.Shape[3]
@@ -182,7 +186,8 @@ func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, e
 	source := mt19937.New(sampleSeed)
 	for ch := range channels {
 		if volume.NaNs(im.Pixels, ch*size, (ch+1)*size) > 0 {
-			return m, fmt.Errorf("%s: channel %d contains NaN; replace it with a finite value", c.Images, ch)
+			return m, fmt.Errorf("%s: channel %d contains NaN; replace it with a finite value",
+				c.Images, ch)
 		}
 		values := make([]float32, len(voxels))
 		gather(values, im.Pixels, ch*size, voxels)
@@ -212,7 +217,8 @@ func foreground(seg *volume.Image, box [3][2]int) ([]uint32, error) {
 	return list, nil
 }
 
-// gather converts the pixels at offset+voxels to float32. voxels ascend; runs are converted at once.
+// gather converts the pixels at offset+voxels to float32. voxels ascend; runs are converted at
+// once.
 func gather(dst []float32, p volume.Pixels, offset int, voxels []uint32) {
 	for i := 0; i < len(voxels); {
 		j := i + 1

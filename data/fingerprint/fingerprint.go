@@ -1,6 +1,6 @@
 // Package fingerprint extracts the fingerprint of a raw dataset as nnU-Net does before planning:
-// spacing and cropped shape of every case, and the intensities of the foreground. It reads and writes
-// dataset_fingerprint.json. Planning is data/planner's.
+// spacing and cropped shape of every case, and the intensities of the foreground. It reads and
+// writes dataset_fingerprint.json. Planning is data/planner's.
 package fingerprint
 
 import (
@@ -46,7 +46,8 @@ func Load(path string) (*Fingerprint, error) {
 func FromJSON(v any) (*Fingerprint, error) {
 	o, ok := v.(*plans.Object)
 	if !ok {
-		return nil, errors.New("expected a JSON object with nnU-Net's keys: spacings, shapes_after_crop, …")
+		return nil, errors.New("expected a JSON object with nnU-Net's keys: spacings, " +
+			"shapes_after_crop, …")
 	}
 	f := &Fingerprint{}
 	spacings, err := rows(o, "spacings")
@@ -58,33 +59,36 @@ func FromJSON(v any) (*Fingerprint, error) {
 		return nil, err
 	}
 	if len(spacings) == 0 || len(spacings) != len(shapes) {
-		return nil, fmt.Errorf("found %d spacings and %d shapes_after_crop, expected one of each per case, "+
-			"and at least one case", len(spacings), len(shapes))
+		return nil, fmt.Errorf("found %d spacings and %d shapes_after_crop, expected one of each "+
+			"per case, and at least one case", len(spacings), len(shapes))
 	}
 	f.Spacings = spacings
 	for i, row := range shapes {
 		shape := make([]int, len(row))
 		for a, x := range row {
 			if x < 1 || x > math.MaxInt32 || x != math.Trunc(x) {
-				return nil, fmt.Errorf("shapes_after_crop: case %d: expected positive integers, found %v", i, row)
+				return nil, fmt.Errorf("shapes_after_crop: case %d: expected positive integers, "+
+					"found %v", i, row)
 			}
 			shape[a] = int(x)
 		}
 		f.Shapes = append(f.Shapes, shape)
 		for _, s := range spacings[i] {
 			if !(s > 0) || math.IsInf(s, 0) {
-				return nil, fmt.Errorf("spacings: case %d: expected positive numbers, found %v", i, spacings[i])
+				return nil, fmt.Errorf("spacings: case %d: expected positive numbers, found %v",
+					i, spacings[i])
 			}
 		}
 	}
 	relative, _ := o.Get("median_relative_size_after_cropping")
 	if f.RelativeSize, ok = number(relative); !ok {
-		return nil, fmt.Errorf("median_relative_size_after_cropping: expected a number, found %v", relative)
+		return nil, fmt.Errorf("median_relative_size_after_cropping: expected a number, found %v",
+			relative)
 	}
 	channels, _ := o.Get("foreground_intensity_properties_per_channel")
 	if f.intensities, ok = channels.(*plans.Object); !ok {
-		return nil, fmt.Errorf("foreground_intensity_properties_per_channel: expected an object with one "+
-			"entry per channel, found %v", channels)
+		return nil, fmt.Errorf("foreground_intensity_properties_per_channel: expected an object "+
+			"with one entry per channel, found %v", channels)
 	}
 	f.Channels, err = plans.Intensities(f.intensities)
 	return f, err

@@ -155,7 +155,8 @@ func (r *reader[F]) next(n int) []F {
 // percentiles of the concatenation of all draws. run calls its argument for 0…n-1, possibly in
 // parallel.
 func statistics(samples []*sample, run func(n int, f func(int))) plans.Intensity {
-	// Compat: a case without foreground is an empty list, whose float64 makes numpy compute in float64.
+	// Compat: a case without foreground is an empty list, whose float64 makes numpy compute in
+	// float64.
 	some := slices.DeleteFunc(slices.Clone(samples), func(s *sample) bool { return s.n == 0 })
 	if len(some) < len(samples) {
 		return statisticsIn[float64](some, run)

@@ -2,12 +2,13 @@ package fingerprint
 
 import "github.com/lntorch/lntorch/eval/pynum"
 
-// buffered is the number of values that numpy sums pairwise at a time; such blocks are then added up.
+// buffered is the number of values that numpy sums pairwise at a time; such blocks are then added
+// up.
 const buffered = pynum.Buffer
 
-// sum is np.sum of the concatenation of all draws, in F and bit for bit, after change is applied. The
-// concatenation is never materialised: each case sums the blocks that lie within it and keeps the
-// values of those that it shares with its neighbours.
+// sum is np.sum of the concatenation of all draws, in F and bit for bit, after change is applied.
+// The concatenation is never materialised: each case sums the blocks that lie within it and keeps
+// the values of those that it shares with its neighbours.
 func sum[F float](samples []*sample, total int, run func(int, func(int)), change func([]F)) F {
 	sums := make([]F, (total+buffered-1)/buffered)
 	heads, tails := make([][]F, len(samples)), make([][]F, len(samples)) // values of shared blocks

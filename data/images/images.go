@@ -1,6 +1,6 @@
 // Package images reads and writes images as nnU-Net's reader classes do: the same arrays, the same
-// spacing, and the same properties for the .pkl of a case. Parsing the files is left to the packages
-// in formats.
+// spacing, and the same properties for the .pkl of a case. Parsing the files is left to the
+// packages in formats.
 package images
 
 import (
@@ -19,15 +19,16 @@ type Reader interface {
 	Name() string
 	// Endings are the file endings that the class is chosen for.
 	Endings() []string
-	// Read reads a case, one file per channel. Image.Shape[0] is the number of channels. Pixels have the
-	// type of the files, float32 if these differ; volume.Cast[float32] gives what nnU-Net reads. Spacing
-	// is the class's; an image with two axes gets 999 times the larger one along z. Files of different
-	// shapes or spacings are an error; what nnU-Net only warns about is in Properties.Warnings.
+	// Read reads a case, one file per channel. Image.Shape[0] is the number of channels. Pixels
+	// have the type of the files, float32 if these differ; volume.Cast[float32] gives what nnU-Net
+	// reads. Spacing is the class's; an image with two axes gets 999 times the larger one along z.
+	// Files of different shapes or spacings are an error; what nnU-Net only warns about is in
+	// Properties.Warnings.
 	Read(channels []string) (*volume.Image, *Properties, error)
 	// ReadSeg reads a segmentation.
 	ReadSeg(path string) (*volume.Image, *Properties, error)
-	// WriteSeg writes a segmentation, seg of shape (1, z, y, x) with whole numbers of any type, with the
-	// geometry in p, which Read returned for the case. Labels are stored as uint8.
+	// WriteSeg writes a segmentation, seg of shape (1, z, y, x) with whole numbers of any type,
+	// with the geometry in p, which Read returned for the case. Labels are stored as uint8.
 	// Differs: nnU-Net stores labels above 255 modulo 256; here they are stored as uint16.
 	WriteSeg(path string, seg *volume.Image, p *Properties) error
 }
@@ -55,8 +56,9 @@ func ForName(class string) (Reader, error) {
 	var known []string
 	for _, r := range readers {
 		if r.name == class && r.reader == nil {
-			return nil, fmt.Errorf("image reader %s: files of type %s are not supported, expected %s: "+
-				"convert the dataset, and set its file_ending and overwrite_image_reader_writer",
+			return nil, fmt.Errorf("image reader %s: files of type %s are not supported, expected "+
+				"%s: convert the dataset, and set its file_ending and "+
+				"overwrite_image_reader_writer",
 				class, strings.Join(r.endings, ", "), strings.Join(Supported, " or "))
 		}
 		if r.name == class {
@@ -66,7 +68,8 @@ func ForName(class string) (Reader, error) {
 			known = append(known, r.name)
 		}
 	}
-	return nil, fmt.Errorf("image reader %q is unknown: expected %s", class, strings.Join(known, ", "))
+	return nil, fmt.Errorf("image reader %q is unknown: expected %s",
+		class, strings.Join(known, ", "))
 }
 
 // Choose returns the first of nnU-Net's classes that supports the file ending and can read the
@@ -87,7 +90,8 @@ func Choose(fileEnding, example string) (Reader, error) {
 		failed = append(failed, r.name+": "+err.Error())
 	}
 	if failed != nil {
-		return nil, fmt.Errorf("no image reader can read %s files: %s", fileEnding, strings.Join(failed, "; "))
+		return nil, fmt.Errorf("no image reader can read %s files: %s",
+			fileEnding, strings.Join(failed, "; "))
 	}
 	return nil, fmt.Errorf("no image reader for file ending %q: expected %s", fileEnding,
 		strings.Join(Supported, " or "))
@@ -104,7 +108,8 @@ func one(channels []string) error {
 	return nil
 }
 
-// stack concatenates the channels of a case along the first axis. All images have the same (z, y, x).
+// stack concatenates the channels of a case along the first axis. All images have the same (z, y,
+// x).
 func stack(images []*volume.Image) *volume.Image {
 	if len(images) == 1 {
 		return images[0]
@@ -131,8 +136,8 @@ func stack(images []*volume.Image) *volume.Image {
 	return &out
 }
 
-// memory is the memory order of the axes after numpy concatenates arrays: an axis precedes another if
-// it does so in all arrays; otherwise they keep their order.
+// memory is the memory order of the axes after numpy concatenates arrays: an axis precedes another
+// if it does so in all arrays; otherwise they keep their order.
 // Source: numpy 1.26, PyArray_CreateMultiSortedStridePerm.
 func memory(images []*volume.Image) [3]int {
 	slower := func(a, b int) bool { // in all images
@@ -170,7 +175,8 @@ func labels(seg *volume.Image) (volume.Pixels, error) {
 		return seg.Pixels, nil
 	}
 	if i := volume.Fraction(seg.Pixels); i >= 0 {
-		return nil, fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to 65535",
+		return nil, fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 "+
+			"to 65535",
 			seg.Pixels.Value(i))
 	}
 	least, most := volume.Range(seg.Pixels)

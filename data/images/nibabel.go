@@ -64,8 +64,9 @@ func (r nibabel) read(path string) (*volume.Image, *Properties, error) {
 // oriented returns the image of a file with nibabel's geometry.
 func (r nibabel) oriented(f *nifti.File) (*volume.Image, *Properties, error) {
 	if len(f.Dim) != 3 {
-		return nil, nil, fmt.Errorf("found %d axes, %s reads images of 3: store one volume per file, or set "+
-			"overwrite_image_reader_writer to SimpleITKIO in dataset.json", len(f.Dim), r.Name())
+		return nil, nil, fmt.Errorf("found %d axes, %s reads images of 3: store one volume per "+
+			"file, or set overwrite_image_reader_writer to SimpleITKIO in dataset.json",
+			len(f.Dim), r.Name())
 	}
 	affine, err := f.Affine()
 	if err != nil {
@@ -137,7 +138,8 @@ func scaled(f *nifti.File) (volume.Pixels, error) {
 		slope, inter = 1, 0
 	}
 	if math.IsNaN(inter) || math.IsInf(inter, 0) {
-		return nil, fmt.Errorf("scl_inter: found %v with scl_slope %v, expected a finite number", inter, slope)
+		return nil, fmt.Errorf("scl_inter: found %v with scl_slope %v, expected a finite number",
+			inter, slope)
 	}
 	rounded := f.Pixels.Size() == 8 && !f.Pixels.Floating() // twice: to float64, then to float32
 	if slope == 1 && inter == 0 && !rounded {
@@ -169,7 +171,8 @@ func (r nibabel) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 	}
 	im := &volume.Image{Shape: seg.Shape, Pixels: pixels}
 	if r.reorient {
-		// Differs: for some permutations of the axes nnU-Net 2.5.1 reorients wrongly (2.5.2 does not).
+		// Differs: for some permutations of the axes nnU-Net 2.5.1 reorients wrongly (2.5.2 does
+		// not).
 		o, err := orient(p.Nibabel.Original)
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
@@ -184,7 +187,8 @@ func (r nibabel) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 	return nifti.Write(path, h, im.Pixels, workers)
 }
 
-// orientation maps each axis x, y, z of an array to an axis of the reoriented array, maybe reversed.
+// orientation maps each axis x, y, z of an array to an axis of the reoriented array, maybe
+// reversed.
 type orientation struct {
 	axis [3]int
 	flip [3]bool
@@ -225,7 +229,8 @@ func orient(affine [4][4]float64) (orientation, error) {
 			}
 		}
 		if math.Abs(r[out][j]) <= 1e-8 {
-			return o, fmt.Errorf("the affine %v is singular: the image cannot be reoriented to RAS", affine)
+			return o, fmt.Errorf("the affine %v is singular: the image cannot be reoriented to RAS",
+				affine)
 		}
 		o.axis[j], o.flip[j] = out, r[out][j] < 0
 		r[out] = [3]float64{}

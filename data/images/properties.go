@@ -28,9 +28,9 @@ type Nibabel struct {
 	Reoriented *[4][4]float64 // of NibabelIOWithReorient
 }
 
-// Dict returns the entries for the .pkl of the case, in nnU-Net's order and with its Python types: for
-// SimpleITKIO sitk_stuff with tuples of float, and the spacing as a list of numpy.float64; for the
-// others nibabel_stuff with numpy arrays, and the spacing as a list of float.
+// Dict returns the entries for the .pkl of the case, in nnU-Net's order and with its Python types:
+// for SimpleITKIO sitk_stuff with tuples of float, and the spacing as a list of numpy.float64; for
+// the others nibabel_stuff with numpy arrays, and the spacing as a list of float.
 func (p *Properties) Dict() *pickle.Dict {
 	d := &pickle.Dict{}
 	spacing := &pickle.List{}
@@ -119,7 +119,8 @@ func FromDict(d *pickle.Dict) (*Properties, error) {
 	v, _ := d.Get("nibabel_stuff")
 	stuff, ok := v.(*pickle.Dict)
 	if !ok {
-		return nil, errors.New("found neither sitk_stuff nor nibabel_stuff: properties of another reader class")
+		return nil, errors.New("found neither sitk_stuff nor nibabel_stuff: properties of another " +
+			"reader class")
 	}
 	n := &Nibabel{}
 	if n.Original, err = affine(stuff, "original_affine"); err != nil {
@@ -155,7 +156,8 @@ func floats(d *pickle.Dict, name string) ([]float64, error) {
 	out := make([]float64, len(items))
 	for i, item := range items {
 		if out[i], ok = pickle.AsFloat(item); !ok {
-			return nil, fmt.Errorf("%s: found a %s among them, expected numbers", name, pickle.TypeName(item))
+			return nil, fmt.Errorf("%s: found a %s among them, expected numbers",
+				name, pickle.TypeName(item))
 		}
 	}
 	return out, nil
@@ -165,7 +167,8 @@ func affine(d *pickle.Dict, name string) (m [4][4]float64, err error) {
 	v, _ := d.Get(name)
 	a, ok := v.(*pickle.NumpyArray)
 	if !ok || len(a.Shape) != 2 || a.Shape[0] != 4 || a.Shape[1] != 4 {
-		return m, fmt.Errorf("nibabel_stuff: %s: found a %s, expected a 4×4 array", name, pickle.TypeName(v))
+		return m, fmt.Errorf("nibabel_stuff: %s: found a %s, expected a 4×4 array",
+			name, pickle.TypeName(v))
 	}
 	flat, err := a.Float64s()
 	if err != nil {

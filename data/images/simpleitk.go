@@ -59,7 +59,8 @@ func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
 // compare compares another channel of a case with the first.
 func (p *Properties) compare(q *Properties, shape, other [4]int, path, second string) error {
 	if shape != other {
-		return fmt.Errorf("the channels of a case have different shapes: %s %v, %s %v (channels, z, y, x)",
+		return fmt.Errorf("the channels of a case have different shapes: %s %v, %s %v (channels, "+
+			"z, y, x)",
 			path, shape, second, other)
 	}
 	spacing, spacing2 := p.Spacing, q.Spacing
@@ -71,7 +72,8 @@ func (p *Properties) compare(q *Properties, shape, other [4]int, path, second st
 			path, spacing, second, spacing2)
 	}
 	warn := func(what string, a, b []float64) {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("the channels of a case have different %ss: %s %v, %s %v",
+		p.Warnings = append(p.Warnings, fmt.Sprintf("the channels of a case have different %ss: "+
+			"%s %v, %s %v",
 			what, path, a, second, b))
 	}
 	if p.SITK != nil {
@@ -124,14 +126,15 @@ func (simpleITK) WriteSeg(path string, seg *volume.Image, p *Properties) error {
 	switch len(p.SITK.Spacing) {
 	case 2:
 		if seg.Shape[1] != 1 {
-			return fmt.Errorf("%s: found %d slices of labels for an image with two axes, expected one",
+			return fmt.Errorf("%s: found %d slices of labels for an image with two axes, expected "+
+				"one",
 				path, seg.Shape[1])
 		}
 		shape = shape[:2]
 	case 3:
 	default:
-		return fmt.Errorf("%s: %w", path, errors.New("labels of an image with four axes cannot be written, "+
-			"as in nnU-Net: store one channel per file"))
+		return fmt.Errorf("%s: %w", path, errors.New("labels of an image with four axes cannot be "+
+			"written, as in nnU-Net: store one channel per file"))
 	}
 	itk := &volume.ITK{Spacing: p.SITK.Spacing, Origin: p.SITK.Origin, Direction: p.SITK.Direction}
 	return image.Write(path, shape, itk, pixels, workers)

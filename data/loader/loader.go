@@ -1,7 +1,7 @@
 // Package loader provides batches of patches for training and validation. It chooses cases and
-// positions as nnU-Net does, crops, augments, and computes targets, in worker goroutines that prefetch.
-// A batch depends only on seed, stream and its index, not on the number of workers. It never calls
-// torch.
+// positions as nnU-Net does, crops, augments, and computes targets, in worker goroutines that
+// prefetch. A batch depends only on seed, stream and its index, not on the number of workers. It
+// never calls torch.
 package loader
 
 import (
@@ -34,10 +34,10 @@ type Config struct {
 	// RequireForeground makes New fail if no case has foreground.
 	RequireForeground bool
 	Augmentation      augment.List
-	Scales            [][]float64 // of the targets, see augment.NewTargets; nil: only full resolution
+	Scales            [][]float64 // of the targets, see augment.NewTargets; nil: full resolution
 	Seed              uint64
-	Stream            string // purpose, such as "train" or "val"; streams of one seed are independent
-	StartIndex        int    // index of the first batch; to resume, the number of batches used before
+	Stream            string // such as "train" or "val"; streams of one seed are independent
+	StartIndex        int    // index of the first batch; to resume, the number of batches used
 	Workers           int    // 0: one per available core, at most four
 	Queue             int    // batches to prefetch; 0: two more than workers
 }
@@ -56,7 +56,7 @@ type Batch struct {
 // Target is the target of one output of the network: either Labels or Masks is set.
 type Target struct {
 	Labels []int16 // (b, 1, …) class of each voxel; the ignore label is kept
-	Masks  []uint8 // (b, regions, …) 0 or 1; with an ignore label the last channel masks ignored voxels
+	Masks  []uint8 // (b, regions, …) 0 or 1; with an ignore label the last channel is its mask
 	Shape  []int
 }
 
@@ -153,17 +153,20 @@ func New(cfg Config) (*Loader, error) {
 func (cfg *Config) check() error {
 	switch {
 	case len(cfg.Keys) == 0:
-		return fmt.Errorf("no cases to draw from in %s, expected at least one", cfg.Dataset.Folder())
+		return fmt.Errorf("no cases to draw from in %s, expected at least one",
+			cfg.Dataset.Folder())
 	case cfg.BatchSize < 1:
 		return fmt.Errorf("batch size %d, expected at least 1", cfg.BatchSize)
 	case len(cfg.PatchSize) != 2 && len(cfg.PatchSize) != 3 || slices.Min(cfg.PatchSize) < 1:
 		return fmt.Errorf("patch size %v, expected 2 or 3 positive sizes", cfg.PatchSize)
 	case cfg.Augmentation.InitialPatchSize != nil &&
 		!covers(cfg.Augmentation.InitialPatchSize, cfg.PatchSize):
-		return fmt.Errorf("initial patch size %v, expected %d sizes, none smaller than in the patch size %v",
+		return fmt.Errorf("initial patch size %v, expected %d sizes, none smaller than in the "+
+			"patch size %v",
 			cfg.Augmentation.InitialPatchSize, len(cfg.PatchSize), cfg.PatchSize)
 	case cfg.Oversample < 0 || cfg.Oversample > 1:
-		return fmt.Errorf("foreground oversampling %v, expected a fraction from 0 to 1", cfg.Oversample)
+		return fmt.Errorf("foreground oversampling %v, expected a fraction from 0 to 1",
+			cfg.Oversample)
 	case cfg.StartIndex < 0 || cfg.Workers < 1 || cfg.Queue < 1:
 		return fmt.Errorf("start index %d, %d workers, queue of %d: expected no negative values",
 			cfg.StartIndex, cfg.Workers, cfg.Queue)
@@ -190,9 +193,9 @@ func covers(size, patch []int) bool {
 	return true
 }
 
-// Next returns the next batch. Concurrent calls are serialised. Data errors are final: every later call
-// returns the same one. If ctx is cancelled first, its error is returned and the batch is returned by
-// the next call.
+// Next returns the next batch. Concurrent calls are serialised. Data errors are final: every later
+// call returns the same one. If ctx is cancelled first, its error is returned and the batch is
+// returned by the next call.
 func (l *Loader) Next(ctx context.Context) (*Batch, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -239,7 +242,8 @@ func (l *Loader) newScratch(channels int) *scratch {
 	s := &scratch{seg: volume.New[int16](spatial(1, l.cfg.PatchSize))}
 	if size := l.cfg.Augmentation.InitialPatchSize; size != nil {
 		s.initial = &augment.Patch{Dim: len(size),
-			Image: volume.New[float32](spatial(channels, size)), Seg: volume.New[int16](spatial(1, size))}
+			Image: volume.New[float32](spatial(channels, size)),
+			Seg:   volume.New[int16](spatial(1, size))}
 	}
 	return s
 }
@@ -343,8 +347,8 @@ func (l *Loader) fill(b *Batch, picks []pick, s *scratch, rng *rand.Rand) error 
 			return fmt.Errorf("loader: case %s: %w", p.c.Key, err)
 		}
 		if patch.Image.Shape != image.Shape || patch.Seg.Shape != s.seg.Shape {
-			return fmt.Errorf("loader: case %s: the augmentation produced an image of %v and a segmentation of "+
-				"%v, expected %v and %v",
+			return fmt.Errorf("loader: case %s: the augmentation produced an image of %v and a "+
+				"segmentation of %v, expected %v and %v",
 				p.c.Key, patch.Image.Shape, patch.Seg.Shape, image.Shape, s.seg.Shape)
 		}
 		if patch.Image != &image {

@@ -24,8 +24,8 @@ type sampler struct {
 	load       func(key string) (*dataset.Case, error)
 }
 
-// pick is a chosen patch: its first voxel in the case, which may lie outside. A 2d patch is in slice
-// start[0].
+// pick is a chosen patch: its first voxel in the case, which may lie outside. A 2d patch is in
+// slice start[0].
 type pick struct {
 	c     *dataset.Case
 	start [3]int
@@ -71,8 +71,9 @@ func (s *sampler) check(c *dataset.Case) error {
 	for _, v := range c.SegValues {
 		ignored := s.labels.IgnoreLabel != nil && int(v) == *s.labels.IgnoreLabel
 		if v != -1 && !ignored && !slices.Contains(s.labels.AllLabels, int(v)) {
-			return fmt.Errorf("loader: %s: the segmentation has value %d, expected labels of dataset.json %v "+
-				"(or -1 outside the image); correct labels in dataset.json or preprocess again",
+			return fmt.Errorf("loader: %s: the segmentation has value %d, expected labels of "+
+				"dataset.json %v (or -1 outside the image); correct labels in dataset.json or "+
+				"preprocess again",
 				c.Source, v, s.labels.AllLabels)
 		}
 	}
@@ -86,8 +87,8 @@ func (s *sampler) annotated(c *dataset.Case) (*dataset.Locations, error) {
 			return &c.Locations[i], nil
 		}
 	}
-	return nil, fmt.Errorf("loader: case %s (%s): class_locations has no entry for all labels %v together, "+
-		"expected one since dataset.json has an ignore label; preprocess again",
+	return nil, fmt.Errorf("loader: case %s (%s): class_locations has no entry for all labels %v "+
+		"together, expected one since dataset.json has an ignore label; preprocess again",
 		c.Key, c.Source, s.labels.AllLabels)
 }
 
@@ -95,7 +96,8 @@ func (s *sampler) isAnnotated(l *dataset.Locations) bool {
 	return slices.Equal(l.Labels, s.labels.AllLabels)
 }
 
-// eligible returns the classes that occur in the case; all labels together only if there is no other.
+// eligible returns the classes that occur in the case; all labels together only if there is no
+// other.
 func (s *sampler) eligible(c *dataset.Case) []*dataset.Locations {
 	var out []*dataset.Locations
 	for i := range c.Locations {
@@ -143,7 +145,8 @@ func (s *sampler) place3D(rng source, c *dataset.Case, forced bool) ([3]int, err
 	return [3]int(s.around(voxel[:], shape[:])), nil
 }
 
-// place2D chooses a class, a slice in proportion to its voxels of that class, and one of those voxels.
+// place2D chooses a class, a slice in proportion to its voxels of that class, and one of those
+// voxels.
 //
 // Differs: the reference raises an exception if, in a dataset with an ignore label, a case has no
 // annotated voxels, or no foreground when forced; here any position is taken.
@@ -195,10 +198,11 @@ func (s *sampler) anywhere(rng source, shape []int) []int {
 	return start
 }
 
-// around centres the patch on the voxel, but extends it before the first voxel no further than anywhere
-// does.
+// around centres the patch on the voxel, but extends it before the first voxel no further than
+// anywhere does.
 //
-// Compat: there is no such bound after the last voxel; patches may extend beyond it by half their size.
+// Compat: there is no such bound after the last voxel; patches may extend beyond it by half their
+// size.
 func (s *sampler) around(voxel []int32, shape []int) []int {
 	start := make([]int, len(shape))
 	for axis, n := range shape {

@@ -29,7 +29,7 @@ type Network struct {
 // UNet holds the parameters of nnU-Net's memory estimate.
 type UNet struct {
 	Strides          [][]int // per stage, one entry per axis
-	Features, Blocks []int   // per encoder stage; Blocks are convolutions, or residual blocks if Residual
+	Features, Blocks []int   // per encoder stage; Blocks are residual blocks or convolutions
 	DecoderConvs     []int   // per decoder stage
 	Residual         bool
 }
@@ -51,7 +51,7 @@ type Finding struct {
 	What    string `json:"what"`
 	Model   string `json:"model"`
 	Dataset string `json:"dataset"`
-	Warning bool   `json:"warning"` // far from the model's training data, or unusable without more steps
+	Warning bool   `json:"warning"` // far from the training data, or further steps needed
 	Note    string `json:"note,omitempty"`
 }
 
@@ -72,10 +72,10 @@ type Adopted struct {
 	Findings      []Finding
 }
 
-// Adopt creates plans for the dataset with one configuration that presents images to the network as in
-// the model's training: with the model's spacing, axis order, intensity statistics, normalisation,
-// resampling and architecture, and a suitable patch and batch size. It is a new plans file, since
-// statistics and axis order apply to a whole file.
+// Adopt creates plans for the dataset with one configuration that presents images to the network as
+// in the model's training: with the model's spacing, axis order, intensity statistics,
+// normalisation, resampling and architecture, and a suitable patch and batch size. It is a new
+// plans file, since statistics and axis order apply to a whole file.
 func Adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 	a, err := adopt(m, in, o)
 	if err != nil {
@@ -91,8 +91,8 @@ func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 	}
 	dim := len(c.PatchSize)
 	if c.PreviousStage != "" {
-		return nil, fmt.Errorf("%s: configuration %s is the second stage of a cascade, whose input is the "+
-			"output of %s: adopt that one, or a configuration without previous_stage",
+		return nil, fmt.Errorf("%s: configuration %s is the second stage of a cascade, whose "+
+			"input is the output of %s: adopt that one, or a configuration without previous_stage",
 			m.Source, c.Name, c.PreviousStage)
 	}
 	forward, backward, spacing := m.Plans.TransposeForward, m.Plans.TransposeBackward, c.Spacing
@@ -147,8 +147,8 @@ func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 		intensities = in.Fingerprint.Intensities()
 	} else if len(m.Plans.ChannelIntensities) < len(c.NormalizationSchemes) ||
 		len(c.NormalizationSchemes) != len(in.Dataset.ChannelNames) {
-		return nil, fmt.Errorf("%s normalises %d channels with statistics for %d, the dataset has %d (%s): "+
-			"use --keep-normalisation to normalise as the dataset's own plans do",
+		return nil, fmt.Errorf("%s normalises %d channels with statistics for %d, the dataset has "+
+			"%d (%s): use --keep-normalisation to normalise as the dataset's own plans do",
 			m.Source, len(c.NormalizationSchemes), len(m.Plans.ChannelIntensities),
 			len(in.Dataset.ChannelNames), strings.Join(in.Dataset.ChannelNames, ", "))
 	}
@@ -164,7 +164,8 @@ func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 	a.Plans = plans.NewObject(
 		"dataset_name", in.DatasetName,
 		"plans_name", a.Name,
-		"original_median_spacing_after_transp", permute(columns(in.Fingerprint.Spacings, median), forward),
+		"original_median_spacing_after_transp", permute(columns(in.Fingerprint.Spacings, median),
+			forward),
 		"original_median_shape_after_transp", originalShape,
 		"image_reader_writer", in.Reader,
 		"transpose_forward", slices.Clone(forward),
@@ -178,9 +179,9 @@ func adopt(m Model, in Input, o AdoptOptions) (*Adopted, error) {
 }
 
 // Recipe adds a configuration to the dataset's own plans, the manual step in LN-Seg-FM's readme: it
-// inherits from 3d_fullres and has a patch size and the model's architecture. Spacing, statistics and,
-// unless given, batch size are those of 3d_fullres. The plans are not modified; Adopted.Plans is a copy
-// with the configuration appended.
+// inherits from 3d_fullres and has a patch size and the model's architecture. Spacing, statistics
+// and, unless given, batch size are those of 3d_fullres. The plans are not modified; Adopted.Plans
+// is a copy with the configuration appended.
 func Recipe(m Model, own *plans.Plans, in Input, o AdoptOptions) (*Adopted, error) {
 	a, err := recipe(m, own, in, o)
 	if err != nil {
@@ -285,7 +286,8 @@ func (m *Model) size(c *plans.Configuration, n Network, median []float64, classe
 	s := size{patch: slices.Clone(c.PatchSize), batch: c.BatchSize}
 	divisor := n.Divisor
 	if len(divisor) != len(s.patch) {
-		return s, fmt.Errorf("%s: strides have %d axes, the patch has %d", m.Source, len(divisor), len(s.patch))
+		return s, fmt.Errorf("%s: strides have %d axes, the patch has %d", m.Source, len(divisor),
+			len(s.patch))
 	}
 	if o.PatchSize != nil {
 		s.patch = slices.Clone(o.PatchSize)
@@ -294,7 +296,8 @@ func (m *Model) size(c *plans.Configuration, n Network, median []float64, classe
 		s.batch = o.BatchSize
 	}
 	if s.batch < 1 || len(s.patch) != len(divisor) || slices.Min(s.patch) < 1 {
-		return s, fmt.Errorf("patch %v, batch %d: expected %d positive sizes and a batch of at least 1", s.patch, s.batch, len(divisor))
+		return s, fmt.Errorf("patch %v, batch %d: expected %d positive sizes and a batch of at "+
+			"least 1", s.patch, s.batch, len(divisor))
 	}
 	bottleneck := 1
 	var nearest []string
@@ -305,18 +308,19 @@ func (m *Model) size(c *plans.Configuration, n Network, median []float64, classe
 	}
 	for a, p := range s.patch {
 		if p%divisor[a] != 0 {
-			return s, fmt.Errorf("patch %v: the strides of %s need sizes divisible by %v; the nearest are %s",
+			return s, fmt.Errorf("patch %v: the strides of %s need sizes divisible by %v; the "+
+				"nearest are %s",
 				s.patch, m.Source, divisor, strings.Join(nearest, ","))
 		}
 	}
 	if bottleneck < 2 {
-		return s, fmt.Errorf("patch %v: strides of %v reduce it to one voxel, which cannot be normalised: "+
-			"choose a larger one", s.patch, divisor)
+		return s, fmt.Errorf("patch %v: strides of %v reduce it to one voxel, which cannot be "+
+			"normalised: choose a larger one", s.patch, divisor)
 	}
 	if o.MemoryGB <= 0 || n.UNet == nil {
 		return s, nil
 	}
-	perGB, reference := 560e6/8, 2.0 // feature map elements, and the batch size they were measured with
+	perGB, reference := 560e6/8, 2.0 // feature map elements, at this batch size
 	if n.UNet.Residual {
 		perGB = 680e6 / 8
 	}
@@ -349,12 +353,13 @@ func (m *Model) size(c *plans.Configuration, n Network, median []float64, classe
 	}
 	gb := float64(s.batch) * need(s.patch)
 	if !slices.Equal(s.patch, before.patch) || s.batch != before.batch {
-		s.notes = append(s.notes, fmt.Sprintf("for %.3g GB of memory the patch is %v and the batch %d; "+
-			"the model's are %v and %d", o.MemoryGB, s.patch, s.batch, c.PatchSize, c.BatchSize))
+		s.notes = append(s.notes, fmt.Sprintf("for %.3g GB of memory the patch is %v and the "+
+			"batch %d; the model's are %v and %d",
+			o.MemoryGB, s.patch, s.batch, c.PatchSize, c.BatchSize))
 	}
 	if gb > o.MemoryGB {
-		s.notes = append(s.notes, fmt.Sprintf("patches of %v in batches of %d need about %.3g GB of GPU memory, "+
-			"more than %.3g GB", s.patch, s.batch, gb, o.MemoryGB))
+		s.notes = append(s.notes, fmt.Sprintf("patches of %v in batches of %d need about %.3g GB "+
+			"of GPU memory, more than %.3g GB", s.patch, s.batch, gb, o.MemoryGB))
 	}
 	return s, nil
 }
@@ -394,7 +399,8 @@ func (m *Model) compare(c *plans.Configuration, in Input) []Finding {
 		}
 		add(far, "spacing in mm", short(c.Spacing), short(ownTransposed), note)
 	}
-	if t, err := targetSpacing(in.Fingerprint, nil); err == nil && !slices.Equal(transpose(t), forward) {
+	if t, err := targetSpacing(in.Fingerprint, nil); err == nil &&
+		!slices.Equal(transpose(t), forward) {
 		add(true, "order of axes", forward, transpose(t), "another axis is the coarsest: "+
 			"check that the images are oriented like the model's")
 	}
@@ -409,7 +415,8 @@ func (m *Model) compare(c *plans.Configuration, in Input) []Finding {
 		}
 	}
 	if m.Dataset != nil {
-		if a, b := m.Dataset.ChannelNames, in.Dataset.ChannelNames; !slices.EqualFunc(a, b, strings.EqualFold) {
+		a, b := m.Dataset.ChannelNames, in.Dataset.ChannelNames
+		if !slices.EqualFunc(a, b, strings.EqualFold) {
 			add(len(a) != len(b), "channels", strings.Join(a, ", "), strings.Join(b, ", "), "")
 		}
 		if a, b := labelNames(m.Dataset), labelNames(in.Dataset); a != b {
@@ -437,14 +444,16 @@ func (m *Model) compare(c *plans.Configuration, in Input) []Finding {
 		}
 		var why []string
 		if shift > farMean*t.Std {
-			why = append(why, fmt.Sprintf("the means differ by %.1f of the model's standard deviations", shift/t.Std))
+			why = append(why, fmt.Sprintf("the means differ by %.1f of the model's standard "+
+				"deviations", shift/t.Std))
 		}
 		if ratio > farStd {
-			why = append(why, fmt.Sprintf("the standard deviations differ by a factor of %.1f", ratio))
+			why = append(why,
+				fmt.Sprintf("the standard deviations differ by a factor of %.1f", ratio))
 		}
 		if d.Median < t.Percentile005 || d.Median > t.Percentile995 {
-			why = append(why, fmt.Sprintf("half of the dataset's foreground is outside [%.4g, %.4g], "+
-				"the range that CTs are clipped to", t.Percentile005, t.Percentile995))
+			why = append(why, fmt.Sprintf("half of the dataset's foreground is outside [%.4g, "+
+				"%.4g], the range that CTs are clipped to", t.Percentile005, t.Percentile995))
 		}
 		describe := func(c plans.Intensity) string {
 			return fmt.Sprintf("%.1f ± %.1f (0.5 to 99.5 %%: %.4g to %.4g)",

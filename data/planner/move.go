@@ -44,7 +44,8 @@ func move(folder, name string, to *raw.Dataset, target, newName string) (string,
 			}
 			identifier, ok := v.(string)
 			if !ok {
-				return "", fmt.Errorf("%s: configuration %s: data_identifier: expected a string, found %v",
+				return "", fmt.Errorf("%s: configuration %s: data_identifier: expected a string, "+
+					"found %v",
 					filepath.Join(folder, name+".json"), c, v)
 			}
 			if rest, ok := strings.CutPrefix(identifier, name); ok {

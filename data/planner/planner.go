@@ -1,6 +1,6 @@
-// Package planner creates nnU-Net's plans from the fingerprint of a dataset: target spacing, patch and
-// batch size, and network topology of every configuration. It also moves plans between datasets and
-// adopts those of a pretrained model. Images are read by data/fingerprint, not here.
+// Package planner creates nnU-Net's plans from the fingerprint of a dataset: target spacing, patch
+// and batch size, and network topology of every configuration. It also moves plans between datasets
+// and adopts those of a pretrained model. Images are read by data/fingerprint, not here.
 package planner
 
 import (
@@ -20,7 +20,7 @@ const (
 	minBatch        = 2      //
 	referenceBatch3 = 2      // batch sizes of the reference values
 	referenceBatch2 = 12     //
-	lowresThreshold = 0.25   // 3d_lowres is planned if a fullres patch covers less of the median image
+	lowresThreshold = 0.25   // 3d_lowres is planned if a fullres patch covers less of the image
 	lowresStep      = 1.03   // growth of its spacing per step of the search
 	maxSteps        = 100000 // of patch reduction; real datasets take some hundreds
 	croppedEnough   = 0.75   // if the crop leaves less than this, only the mask is normalised
@@ -141,7 +141,8 @@ func (p *Planner) plan(in Input, o Options) (*Result, error) {
 		return nil, err
 	}
 	if r.memory != p.MemoryGB && p.fraction == 1 {
-		r.note("the memory target is %g GB; the default of %s is %g GB", r.memory, p.Name, p.MemoryGB)
+		r.note("the memory target is %g GB; the default of %s is %g GB", r.memory, p.Name,
+			p.MemoryGB)
 	}
 	forward := transpose(spacing)
 	spacing = permute(spacing, forward)
@@ -315,7 +316,8 @@ func (r *run) plan3d(spacing, shape []float64, voxels float64) (fullres, lowres 
 	}
 	if product(shape)/imageVoxels < 2 {
 		if low.object != nil {
-			r.note("no 3d_lowres: at its spacing images (%v) would be nearly as large as in 3d_fullres (%v)",
+			r.note("no 3d_lowres: at its spacing images (%v) would be nearly as large as in "+
+				"3d_fullres (%v)",
 				lowShape, shape)
 		}
 		low.object = nil
@@ -327,12 +329,13 @@ func (r *run) plan3d(spacing, shape []float64, voxels float64) (fullres, lowres 
 	return full.object, low.object, nil
 }
 
-// configuration plans one configuration for a median image of the given shape; shownShape is its form
-// in the plans. voxels is the size of the dataset. Source: get_plans_for_configuration.
+// configuration plans one configuration for a median image of the given shape; shownShape is its
+// form in the plans. voxels is the size of the dataset. Source: get_plans_for_configuration.
 func (r *run) configuration(name string, spacing, shape []float64, shownShape []any,
 	voxels float64) (planned, error) {
 	dim := len(spacing)
-	edge, reference, referenceBatch, maxFeatures := 256.0, r.reference3, float64(referenceBatch3), 320
+	edge, reference, referenceBatch, maxFeatures := 256.0, r.reference3, float64(referenceBatch3),
+		320
 	if dim == 2 {
 		edge, reference, referenceBatch, maxFeatures = 2048, r.reference2, referenceBatch2, 512
 	}
@@ -374,11 +377,12 @@ func (r *run) configuration(name string, spacing, shape []float64, shownShape []
 	}
 	t = newTopology(spacing, patch)
 	for measure(); err == nil && tooLarge(); measure() {
-		// In an image with one fine, short axis and two coarse, long ones no axis can be pooled, and
-		// each step removes one voxel.
+		// In an image with one fine, short axis and two coarse, long ones no axis can be pooled,
+		// and each step removes one voxel.
 		if r.steps++; r.steps > maxSteps {
-			return planned{}, fmt.Errorf("%s: no patch of images of %v voxels at %v mm fits into %g GB "+
-				"after %d steps: are the spacings right?", name, shape, spacing, r.memory, maxSteps)
+			return planned{}, fmt.Errorf("%s: no patch of images of %v voxels at %v mm fits into "+
+				"%g GB after %d steps: are the spacings right?",
+				name, shape, spacing, r.memory, maxSteps)
 		}
 		axis := 0 // the largest relative to the image; the last of equal ones
 		for a := range t.patch {
@@ -402,7 +406,8 @@ func (r *run) configuration(name string, spacing, shape []float64, shownShape []
 	limit := math.RoundToEven(voxels * r.fraction / productOf(t.patch))
 	batch = max(min(batch, limit), minBatch)
 	if batch > math.MaxInt32 {
-		return planned{}, fmt.Errorf("%s: a batch of %g patches; lower -gpu_memory_target", name, batch)
+		return planned{},
+			fmt.Errorf("%s: a batch of %g patches; lower -gpu_memory_target", name, batch)
 	}
 
 	schemes, masks := r.normalisation()
@@ -490,7 +495,8 @@ func (r *run) normalisation() (schemes []string, masks []any) {
 
 const zScore = "ZScoreNormalization"
 
-// normalisationOf returns the scheme for a channel name. Source: map_channel_name_to_normalization.py.
+// normalisationOf returns the scheme for a channel name. Source:
+// map_channel_name_to_normalization.py.
 func normalisationOf(channel string) string {
 	for _, m := range [][2]string{
 		{"ct", "CTNormalization"}, {"nonorm", "NoNormalization"},

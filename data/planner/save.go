@@ -15,10 +15,11 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 )
 
-// PlanFolder plans a raw dataset whose fingerprint is in folder, its folder of preprocessed data, and
-// writes what nnU-Net writes there: the plans, a copy of dataset.json, and splits_final.json if the
-// raw dataset has one. path is the plans file.
-func (p *Planner) PlanFolder(d *raw.Dataset, folder string, o Options) (r *Result, path string, err error) {
+// PlanFolder plans a raw dataset whose fingerprint is in folder, its folder of preprocessed data,
+// and writes what nnU-Net writes there: the plans, a copy of dataset.json, and splits_final.json if
+// the raw dataset has one. path is the plans file.
+func (p *Planner) PlanFolder(d *raw.Dataset, folder string,
+	o Options) (r *Result, path string, err error) {
 	fp, err := fingerprint.Load(filepath.Join(folder, fingerprint.File))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, "", fmt.Errorf("planner: %s is missing: run `lntorch fingerprint -d %s` first",
@@ -61,12 +62,13 @@ func (r *Result) Save(folder string) (string, error) {
 			if _, ok := configurations.Get(name); !ok {
 				c, _ := kept.(*plans.Object).Get(name)
 				configurations.Set(name, c)
-				r.Notes = append(r.Notes, fmt.Sprintf("configuration %s of the existing plans is kept", name))
+				r.Notes = append(r.Notes, fmt.Sprintf("configuration %s of the existing plans is "+
+					"kept", name))
 			}
 		}
 	case !errors.Is(err, fs.ErrNotExist) && !empty(path):
-		return "", fmt.Errorf("planner: the existing plans cannot be read and may hold your own configurations: "+
-			"%w; repair or remove them", err)
+		return "", fmt.Errorf("planner: the existing plans cannot be read and may hold your own "+
+			"configurations: %w; repair or remove them", err)
 	}
 	if err := os.MkdirAll(folder, 0o777); err != nil {
 		return "", fmt.Errorf("planner: %w", err)
@@ -106,9 +108,9 @@ func copyFile(from, to, name string) error {
 // splitsFile is the name of the splits file in raw and preprocessed folders.
 const splitsFile = "splits_final.json"
 
-// CopySplits copies splits_final.json of a raw dataset, if it has one, to its folder of preprocessed
-// data. If a file exists there, each fold of the raw file must have the same cases in it; additional
-// folds are allowed.
+// CopySplits copies splits_final.json of a raw dataset, if it has one, to its folder of
+// preprocessed data. If a file exists there, each fold of the raw file must have the same cases in
+// it; additional folds are allowed.
 // Source: nnU-Net 2.5.1, _maybe_copy_splits_file.
 func CopySplits(rawFolder, folder string) error {
 	source, err := readSplits(filepath.Join(rawFolder, splitsFile))
@@ -128,13 +130,14 @@ func CopySplits(rawFolder, folder string) error {
 	}
 	for i, fold := range source {
 		if i >= len(target) {
-			return fmt.Errorf("planner: %s has %d folds, the raw dataset's has %d: remove the wrong file",
+			return fmt.Errorf("planner: %s has %d folds, the raw dataset's has %d: remove the "+
+				"wrong file",
 				path, len(target), len(source))
 		}
 		for j, part := range []string{"train", "val"} {
 			if !slices.Equal(fold[j], target[i][j]) {
-				return fmt.Errorf("planner: %s: fold %d, %s: found %s, expected %s as in the raw dataset: "+
-					"remove the wrong file",
+				return fmt.Errorf("planner: %s: fold %d, %s: found %s, expected %s as in the raw "+
+					"dataset: remove the wrong file",
 					path, i, part, strings.Join(target[i][j], " "), strings.Join(fold[j], " "))
 			}
 		}

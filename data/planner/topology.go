@@ -5,7 +5,8 @@ import (
 	"slices"
 )
 
-// minEdge is the smallest edge of a feature map, in voxels. Source: UNet_featuremap_min_edge_length.
+// minEdge is the smallest edge of a feature map, in voxels. Source:
+// UNet_featuremap_min_edge_length.
 const minEdge = 4
 
 // topology is the shape of a U-Net for a patch.
@@ -16,8 +17,8 @@ type topology struct {
 }
 
 // newTopology pools the axes whose spacing is within a factor of two of the finest one, until the
-// patch is small. Kernels have size 3 along an axis once its spacing is no longer much finer than the
-// others'. The patch may have fractions (a median of two sizes).
+// patch is small. Kernels have size 3 along an axis once its spacing is no longer much finer than
+// the others'. The patch may have fractions (a median of two sizes).
 // Source: nnU-Net 2.5.1, network_topology.py, get_pool_and_conv_props.
 func newTopology(spacing, patch []float64) topology {
 	dim := len(spacing)
@@ -85,8 +86,8 @@ func (t *topology) features(limit int) []int {
 // featureMapSize is nnU-Net's memory estimate of a network: the feature map elements that its
 // convolutions write for one patch. blocks holds the convolutions of each encoder stage, or the
 // residual blocks if residual is set; decoder is the number of convolutions per decoder stage.
-// Source: dynamic_network_architectures 0.3.1, compute_conv_feature_map_size of the encoders and the
-// decoder.
+// Source: dynamic_network_architectures 0.3.1, compute_conv_feature_map_size of the encoders and
+// the decoder.
 func (t *topology) featureMapSize(features, blocks []int, decoder int, classes int,
 	residual bool) int64 {
 	size := slices.Clone(t.patch)

@@ -19,15 +19,19 @@ type Network struct {
 func (c *Configuration) Network() (*Network, error) {
 	var err error
 	top := section{where: c.file + ": configuration " + c.Name, obj: c.raw, err: &err}
-	if !top.required("architecture", "an architecture block (copy it from the plans of the model to fine-tune)") {
+	if !top.required("architecture", "an architecture block (copy it from the plans of the model "+
+		"to fine-tune)") {
 		return nil, fmt.Errorf("plans: %w", err)
 	}
-	block := section{where: top.where + ": architecture", obj: top.object("architecture"), err: &err}
-	if err != nil || !block.required("network_class_name", "a class name") || !block.required("arch_kwargs", "an object") {
+	block := section{where: top.where + ": architecture", obj: top.object("architecture"),
+		err: &err}
+	if err != nil || !block.required("network_class_name", "a class name") ||
+		!block.required("arch_kwargs", "an object") {
 		return nil, fmt.Errorf("plans: %w", err)
 	}
 	n := &Network{Class: block.str("network_class_name"), where: block.where}
-	n.Arguments = Arguments{section{where: block.where + ".arch_kwargs", obj: block.object("arch_kwargs"), err: &err}}
+	n.Arguments = Arguments{section{where: block.where + ".arch_kwargs",
+		obj: block.object("arch_kwargs"), err: &err}}
 	if err != nil {
 		return nil, fmt.Errorf("plans: %w", err)
 	}
@@ -36,7 +40,8 @@ func (c *Configuration) Network() (*Network, error) {
 
 // UnknownClass is the error for a class that is not among the known ones.
 func (n *Network) UnknownClass(known []string) error {
-	return fmt.Errorf("plans: %s: network_class_name: expected %s, found %q", n.where, strings.Join(known, " or "), n.Class)
+	return fmt.Errorf("plans: %s: network_class_name: expected %s, found %q",
+		n.where, strings.Join(known, " or "), n.Class)
 }
 
 // LastComponent is the class or function that a dotted path names.
@@ -45,8 +50,8 @@ func LastComponent(dotted string) string {
 }
 
 // Arguments are the keyword arguments of a class in plans.json. The first error is kept; it names
-// the file, the path of the argument, what was expected and what was found. Values read after it are
-// meaningless. An argument that is absent or null has its default.
+// the file, the path of the argument, what was expected and what was found. Values read after it
+// are meaningless. An argument that is absent or null has its default.
 type Arguments struct{ section }
 
 // Err is the first error.
@@ -65,9 +70,11 @@ func (a Arguments) Fail(key, want string, found any) { a.fail(key, want, found) 
 
 // Allow records an error that names the arguments which are not among the class's known ones.
 func (a Arguments) Allow(class string, known []string) {
-	unknown := slices.DeleteFunc(a.obj.Keys(), func(k string) bool { return slices.Contains(known, k) })
+	unknown := slices.DeleteFunc(a.obj.Keys(),
+		func(k string) bool { return slices.Contains(known, k) })
 	if len(unknown) > 0 && a.OK() {
-		*a.err = fmt.Errorf("%s: %s has no argument %s; expected %s", a.where, class, list(unknown), list(known))
+		*a.err = fmt.Errorf("%s: %s has no argument %s; expected %s", a.where, class, list(unknown),
+			list(known))
 	}
 }
 
@@ -101,7 +108,8 @@ func (a Arguments) PerStage(key string, n int) []int {
 // PerStageAndAxis reads one integer for everything, or a list with an integer or a list of one
 // integer per axis for each stage.
 func (a Arguments) PerStageAndAxis(key string, stages, dim int) [][]int {
-	want := fmt.Sprintf("a positive integer or, for each of %d stages, an integer or a list of %d", stages, dim)
+	want := fmt.Sprintf("a positive integer or, for each of %d stages, an integer or a list of %d",
+		stages, dim)
 	axes := func(v any) ([]int, bool) {
 		if i, ok := asInt(v); ok {
 			return slices.Repeat([]int{i}, dim), i > 0
@@ -133,7 +141,8 @@ func (a Arguments) Layer(key string, classes, known []string) (string, Arguments
 		a.fail(key, strings.Join(classes, " or "), class)
 		return "", a
 	}
-	kwargs := Arguments{section{where: a.where + "." + key + "_kwargs", obj: a.object(key + "_kwargs"), err: a.err}}
+	kwargs := Arguments{section{where: a.where + "." + key + "_kwargs",
+		obj: a.object(key + "_kwargs"), err: a.err}}
 	kwargs.Allow(class, known)
 	return class, kwargs
 }
@@ -144,7 +153,8 @@ func (a Arguments) Layer(key string, classes, known []string) (string, Arguments
 func convertOldArchitecture(raw *Object, where string) error {
 	var err error
 	s := section{where: where, obj: raw, err: &err}
-	old := []string{"UNet_class_name", "UNet_base_num_features", "n_conv_per_stage_encoder", "n_conv_per_stage_decoder",
+	old := []string{"UNet_class_name", "UNet_base_num_features", "n_conv_per_stage_encoder",
+		"n_conv_per_stage_decoder",
 		"num_pool_per_axis", "pool_op_kernel_sizes", "conv_kernel_sizes", "unet_max_num_features"}
 	for _, key := range old {
 		s.required(key, "a value, since the plans have no architecture block")
@@ -155,13 +165,15 @@ func convertOldArchitecture(raw *Object, where string) error {
 		return err
 	}
 	class := s.str("UNet_class_name")
-	path, perStage := "dynamic_network_architectures.architectures.unet.PlainConvUNet", "n_conv_per_stage"
+	path, perStage := "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+		"n_conv_per_stage"
 	switch class {
 	case "PlainConvUNet":
 	case "ResidualEncoderUNet":
 		path, perStage = "dynamic_network_architectures.architectures.residual_unet.ResidualEncoderUNet", "n_blocks_per_stage"
 	default:
-		return fmt.Errorf("%s: UNet_class_name: expected PlainConvUNet or ResidualEncoderUNet, found %q", where, class)
+		return fmt.Errorf("%s: UNet_class_name: expected PlainConvUNet or ResidualEncoderUNet, "+
+			"found %q", where, class)
 	}
 	features := make([]any, len(convs))
 	for i, f := 0, base; i < len(convs); i, f = i+1, min(2*f, limit) {

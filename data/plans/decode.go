@@ -21,7 +21,8 @@ func ReadJSON(path string) (any, error) {
 		return nil, err
 	}
 	if info.Size() > maxFile {
-		return nil, fmt.Errorf("%s: %d MB, expected a JSON file of at most %d MB", path, info.Size()>>20, maxFile>>20)
+		return nil, fmt.Errorf("%s: %d MB, expected a JSON file of at most %d MB",
+			path, info.Size()>>20, maxFile>>20)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -29,7 +30,8 @@ func ReadJSON(path string) (any, error) {
 	}
 	v, err := DecodeJSON(data)
 	if err != nil {
-		if found, next := sniff.What(data[:min(sniff.HeadSize, len(data))]); found != "" && found != "a text" {
+		if found, next := sniff.What(data[:min(sniff.HeadSize, len(data))]); found != "" &&
+			found != "a text" {
 			return nil, fmt.Errorf("%s: found %s, expected JSON: %s", path, found, next)
 		}
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -93,8 +95,8 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// section reads typed fields of one object and keeps the first error, which names the file, the path
-// of the key, what was expected and what was found.
+// section reads typed fields of one object and keeps the first error, which names the file, the
+// path of the key, what was expected and what was found.
 type section struct {
 	where string // file and path of the object
 	obj   *Object

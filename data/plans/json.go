@@ -104,15 +104,15 @@ func cloneValue(v any) any {
 const maxDepth = 1000
 
 // DecodeJSON decodes one JSON document as Python's json.loads does: null to nil, true and false to
-// bool, numbers without fraction and exponent to int64 (or *big.Int beyond its range), other numbers
-// and the tokens NaN, Infinity and -Infinity to float64, then string, []any and *Object. A repeated
-// key keeps its first position and its last value. Errors name line and column.
+// bool, numbers without fraction and exponent to int64 (or *big.Int beyond its range), other
+// numbers and the tokens NaN, Infinity and -Infinity to float64, then string, []any and *Object. A
+// repeated key keeps its first position and its last value. Errors name line and column.
 //
 // Like json.loads of bytes it accepts UTF-8, with or without a byte order mark, and UTF-16 and
 // UTF-32, which editors on Windows write; it detects them by the mark or the zero bytes.
 //
-// Differs: a lone surrogate escape is an error, since it is not valid in a Go string. nnU-Net itself
-// only reads UTF-8 without a mark.
+// Differs: a lone surrogate escape is an error, since it is not valid in a Go string. nnU-Net
+// itself only reads UTF-8 without a mark.
 func DecodeJSON(data []byte) (any, error) {
 	data, err := toUTF8(data)
 	if err != nil {
@@ -416,9 +416,9 @@ func (d *jsonDecoder) hex4() (rune, error) {
 // EncodeJSON encodes v byte for byte as Python's json.dumps(v, indent=indent, sort_keys=sortKeys)
 // does: ASCII only, floats as Python's repr, NaN and Infinity as tokens, no newline at the end.
 // indent < 0 stands for Python's indent=None (everything on one line). nnU-Net writes plans.json
-// and dataset.json of a result folder with indent 4 unsorted, most other files with indent 4 sorted.
-// v may contain nil, bool, int, int64, *big.Int, float64, string, *Object, []any, []string, []int
-// and []float64; anything else is an error that names the Go type.
+// and dataset.json of a result folder with indent 4 unsorted, most other files with indent 4
+// sorted. v may contain nil, bool, int, int64, *big.Int, float64, string, *Object, []any, []string,
+// []int and []float64; anything else is an error that names the Go type.
 func EncodeJSON(v any, indent int, sortKeys bool) ([]byte, error) {
 	e := &jsonEncoder{indent: indent, sortKeys: sortKeys}
 	if err := e.value(v, 0); err != nil {
@@ -619,7 +619,8 @@ func fromUTF16(data []byte, bigEndian bool) ([]byte, error) {
 
 func fromUTF32(data []byte, bigEndian bool) ([]byte, error) {
 	if len(data)%4 != 0 {
-		return nil, fmt.Errorf("JSON: UTF-32 with %d bytes, no multiple of 4 (truncated?)", len(data))
+		return nil, fmt.Errorf("JSON: UTF-32 with %d bytes, no multiple of 4 (truncated?)",
+			len(data))
 	}
 	out := make([]byte, 0, len(data)/4+16)
 	for i := 0; i < len(data); i += 4 {

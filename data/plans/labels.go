@@ -18,8 +18,9 @@ type Dataset struct {
 	raw    *Object
 }
 
-// NumTraining returns numTraining, the number of training cases. Only the planners and the integrity
-// check of a raw dataset need it, so that a missing or invalid value is an error only here.
+// NumTraining returns numTraining, the number of training cases. Only the planners and the
+// integrity check of a raw dataset need it, so that a missing or invalid value is an error only
+// here.
 func (d *Dataset) NumTraining() (int, error) {
 	var err error
 	s := section{where: d.source, obj: d.raw, err: &err}
@@ -32,7 +33,8 @@ func (d *Dataset) NumTraining() (int, error) {
 	return n, nil
 }
 
-// Label is one entry of dataset.json's labels. A region (a list in the file) combines several values.
+// Label is one entry of dataset.json's labels. A region (a list in the file) combines several
+// values.
 type Label struct {
 	Name   string
 	Values []int
@@ -116,10 +118,10 @@ func DatasetFromObject(raw *Object, source string) (*Dataset, error) {
 // labelValue describes a valid label value.
 const labelValue = "an integer, a string of one, or a list of them"
 
-// parseLabels parses values like the reference, which calls int() on them: "1", 1.0, 1.9 and true are
-// 1. Values of regions, however, are compared with voxels as they are, so strings and fractions, which
-// never equal a voxel, are an error. So they are for the ignore label, which must be an int in the
-// reference.
+// parseLabels parses values like the reference, which calls int() on them: "1", 1.0, 1.9 and true
+// are 1. Values of regions, however, are compared with voxels as they are, so strings and
+// fractions, which never equal a voxel, are an error. So they are for the ignore label, which must
+// be an int in the reference.
 func parseLabels(s section) (*Labels, error) {
 	in := section{where: s.where + ": labels", obj: s.object("labels"), err: s.err}
 	l := &Labels{}
@@ -151,7 +153,8 @@ func parseLabels(s section) (*Labels, error) {
 	}
 	slices.Sort(l.AllLabels)
 	l.AllLabels = slices.Compact(l.AllLabels)
-	l.ForegroundLabels = slices.DeleteFunc(slices.Clone(l.AllLabels), func(v int) bool { return v == 0 })
+	l.ForegroundLabels = slices.DeleteFunc(slices.Clone(l.AllLabels),
+		func(v int) bool { return v == 0 })
 
 	if in.required("background", "the value 0") {
 		if n, ok := pythonInt(in.obj.values["background"]); !ok || n != 0 {
@@ -206,7 +209,8 @@ func pythonInt(v any) (int, bool) {
 	case string:
 		text := strings.TrimSpace(v)
 		digits := strings.TrimLeft(text, "+-")
-		if len(text)-len(digits) > 1 || strings.HasPrefix(digits, "_") || strings.HasSuffix(digits, "_") || strings.Contains(digits, "__") {
+		if len(text)-len(digits) > 1 || strings.HasPrefix(digits, "_") ||
+			strings.HasSuffix(digits, "_") || strings.Contains(digits, "__") {
 			return 0, false
 		}
 		n, err := strconv.Atoi(strings.ReplaceAll(text, "_", ""))

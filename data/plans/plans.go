@@ -90,9 +90,11 @@ func (s section) intensities(key string) (list []Intensity) {
 		}
 		v := section{where: channels.where + "." + k, obj: channels.object(k), err: s.err}
 		list = append(list, Intensity{
-			Mean: v.float("mean", math.NaN()), Median: v.float("median", math.NaN()), Std: v.float("std", math.NaN()),
+			Mean: v.float("mean", math.NaN()), Median: v.float("median", math.NaN()),
+			Std: v.float("std", math.NaN()),
 			Min: v.float("min", math.NaN()), Max: v.float("max", math.NaN()),
-			Percentile005: v.float("percentile_00_5", math.NaN()), Percentile995: v.float("percentile_99_5", math.NaN()),
+			Percentile005: v.float("percentile_00_5", math.NaN()),
+			Percentile995: v.float("percentile_99_5", math.NaN()),
 		})
 	}
 	return list
@@ -120,8 +122,9 @@ func (p *Plans) configurations() *Object {
 	return o
 }
 
-// Configuration is one configuration of the plans ("2d", "3d_fullres", …) with inheritance resolved.
-// Sizes and spacing are in the axis order of the preprocessed arrays, (z, y, x) or (y, x).
+// Configuration is one configuration of the plans ("2d", "3d_fullres", …) with inheritance
+// resolved. Sizes and spacing are in the axis order of the preprocessed arrays, (z, y, x) or (y,
+// x).
 type Configuration struct {
 	Name                 string
 	DataIdentifier       string // folder of the preprocessed cases
@@ -151,8 +154,8 @@ type Resampling struct {
 
 // Configuration resolves the named configuration. A child's keys replace the parent's at the top
 // level only, so a child's architecture block replaces the whole block; parents are resolved
-// recursively. Plans from before the architecture block get one from their older keys. Unknown names
-// or parents and circular inheritance are errors that list the configurations present.
+// recursively. Plans from before the architecture block get one from their older keys. Unknown
+// names or parents and circular inheritance are errors that list the configurations present.
 // Source: nnU-Net 2.5.1, plans_handler.py.
 func (p *Plans) Configuration(name string) (*Configuration, error) {
 	raw, err := p.resolve(name, nil)
@@ -191,7 +194,8 @@ func (p *Plans) Configuration(name string) (*Configuration, error) {
 		case slices.Min(c.PatchSize) < 1:
 			s.fail("patch_size", "positive sizes", raw.values["patch_size"])
 		case len(c.Spacing) != len(c.PatchSize):
-			s.fail("spacing", fmt.Sprintf("%d axes as in patch_size", len(c.PatchSize)), raw.values["spacing"])
+			s.fail("spacing", fmt.Sprintf("%d axes as in patch_size", len(c.PatchSize)),
+				raw.values["spacing"])
 		case c.BatchSize < 1:
 			s.fail("batch_size", "at least 1", raw.values["batch_size"])
 		}
@@ -256,7 +260,8 @@ func (p *Plans) resolve(name string, visited []string) (*Object, error) {
 	}
 	parent, ok := parentName.(string)
 	if !ok {
-		return nil, fmt.Errorf("configuration %q: inherits_from: expected a name, found %s; available: %s",
+		return nil, fmt.Errorf("configuration %q: inherits_from: expected a name, found %s; "+
+			"available: %s",
 			name, describe(parentName), list(p.ConfigurationNames()))
 	}
 	merged, err := p.resolve(parent, append(visited, name))

@@ -3,8 +3,8 @@ package preprocess
 import "math"
 
 // axis interpolates one axis from n samples to m, without the spline prefilter. Output k is the sum
-// of up to four neighbouring samples, from base[k] on, weighted by w[k]; beyond both ends the axis is
-// extended as the interpolation order requires.
+// of up to four neighbouring samples, from base[k] on, weighted by w[k]; beyond both ends the axis
+// is extended as the interpolation order requires.
 type axis struct {
 	n, m  int
 	order int

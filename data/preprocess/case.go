@@ -23,18 +23,22 @@ type Settings struct {
 // NewSettings returns the settings of configuration c of the plans, with the dataset's labels.
 func NewSettings(p *plans.Plans, c *plans.Configuration, d *plans.Dataset) (*Settings, error) {
 	fail := func(format string, args ...any) (*Settings, error) {
-		return nil, fmt.Errorf("preprocess: configuration %s: %w", c.Name, fmt.Errorf(format, args...))
+		return nil, fmt.Errorf("preprocess: configuration %s: %w",
+			c.Name, fmt.Errorf(format, args...))
 	}
 	if c.PreprocessorName != "" && c.PreprocessorName != "DefaultPreprocessor" {
-		return fail("preprocessor %s is not supported; plan with DefaultPreprocessor", c.PreprocessorName)
+		return fail("preprocessor %s is not supported; plan with DefaultPreprocessor",
+			c.PreprocessorName)
 	}
 	s := &Settings{Spacing: c.Spacing, Classes: Classes(d.Labels)}
 	if len(p.TransposeForward) != 3 {
 		return fail("transpose_forward has %d axes, expected 3", len(p.TransposeForward))
 	}
 	copy(s.Transpose[:], p.TransposeForward)
-	if sorted := slices.Sorted(slices.Values(p.TransposeForward)); !slices.Equal(sorted, []int{0, 1, 2}) {
-		return fail("transpose_forward is %v, expected a permutation of 0, 1, 2", p.TransposeForward)
+	if sorted := slices.Sorted(slices.Values(p.TransposeForward)); !slices.Equal(sorted,
+		[]int{0, 1, 2}) {
+		return fail("transpose_forward is %v, expected a permutation of 0, 1, 2",
+			p.TransposeForward)
 	}
 	for _, v := range c.Spacing {
 		if !(v > 0) || math.IsInf(v, 0) {
@@ -42,7 +46,8 @@ func NewSettings(p *plans.Plans, c *plans.Configuration, d *plans.Dataset) (*Set
 		}
 	}
 	if len(c.NormalizationSchemes) == 0 || len(c.NormalizationSchemes) != len(c.UseMaskForNorm) {
-		return fail("found %d normalization_schemes and %d use_mask_for_norm, expected one of each per channel",
+		return fail("found %d normalization_schemes and %d use_mask_for_norm, expected one of "+
+			"each per channel",
 			len(c.NormalizationSchemes), len(c.UseMaskForNorm))
 	}
 	for i, name := range c.NormalizationSchemes {
@@ -52,9 +57,10 @@ func NewSettings(p *plans.Plans, c *plans.Configuration, d *plans.Dataset) (*Set
 		}
 		in := p.ChannelIntensities[i]
 		scheme.Intensity = Intensity{in.Mean, in.Std, in.Percentile005, in.Percentile995}
-		if name == "CTNormalization" && math.IsNaN(in.Mean+in.Std+in.Percentile005+in.Percentile995) {
-			return fail("channel %d: CTNormalization needs mean, std, percentile_00_5 and percentile_99_5 "+
-				"in foreground_intensity_properties_per_channel", i)
+		if name == "CTNormalization" &&
+			math.IsNaN(in.Mean+in.Std+in.Percentile005+in.Percentile995) {
+			return fail("channel %d: CTNormalization needs mean, std, percentile_00_5 and "+
+				"percentile_99_5 in foreground_intensity_properties_per_channel", i)
 		}
 		s.Schemes = append(s.Schemes, scheme)
 	}
@@ -108,7 +114,8 @@ func options(r plans.Resampling, labels bool) (Options, error) {
 	}
 	if seg != labels {
 		of := map[bool]string{true: "labels", false: "images"}[labels]
-		return o, fmt.Errorf("is_seg is %v in the keyword arguments of the resampling function for %s", seg, of)
+		return o, fmt.Errorf("is_seg is %v in the keyword arguments of the resampling function "+
+			"for %s", seg, of)
 	}
 	return o, o.check(labels)
 }
@@ -120,7 +127,7 @@ const maxVoxels = 1 << 33
 // Case is a preprocessed case.
 type Case struct {
 	Data       *volume.Volume[float32] // normalised (c, z, y, x)
-	Seg        any                     // (1, z, y, x): *volume.Volume[int8], [int16] for labels above 127
+	Seg        any                     // (1, z, y, x): *volume.Volume[int8], int16 for labels > 127
 	Properties *pickle.Dict            // for the .pkl
 	Times      Times
 }
@@ -152,8 +159,9 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 		return nil, fmt.Errorf("the image has no voxels: shape %v", im.Shape)
 	}
 	if seg != nil && (seg.Shape[0] != 1 || [3]int(seg.Shape[1:]) != [3]int(im.Shape[1:])) {
-		return nil, fmt.Errorf("the image has shape %v (c, z, y, x), its labels %v; expected one channel of the "+
-			"same size (check the dataset with --verify_dataset_integrity)", im.Shape, seg.Shape)
+		return nil, fmt.Errorf("the image has shape %v (c, z, y, x), its labels %v; expected one "+
+			"channel of the same size (check the dataset with --verify_dataset_integrity)",
+			im.Shape, seg.Shape)
 	}
 	for _, v := range spacing {
 		if !(v > 0) || math.IsInf(v, 0) {
@@ -193,13 +201,14 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 		size *= max(old[i]/target[i]*float64(n), 1)
 	}
 	if !(size <= maxVoxels) {
-		return nil, fmt.Errorf("resampling %v voxels of %v mm to %v mm would give %.2g voxels, at most %.2g "+
-			"are supported; is the image's spacing right?", cropped, old, target, size, float64(maxVoxels))
+		return nil, fmt.Errorf("resampling %v voxels of %v mm to %v mm would give %.2g voxels, at "+
+			"most %.2g are supported; is the image's spacing right?",
+			cropped, old, target, size, float64(maxVoxels))
 	}
 	shape := NewShape(cropped, old, target)
 	if slices.Min(shape[:]) < 1 {
-		return nil, fmt.Errorf("resampling %v voxels of %v mm to %v mm would give an empty image of shape %v; "+
-			"is the image's spacing right?", cropped, old, target, shape)
+		return nil, fmt.Errorf("resampling %v voxels of %v mm to %v mm would give an empty image "+
+			"of shape %v; is the image's spacing right?", cropped, old, target, shape)
 	}
 
 	c := &Case{Properties: properties}
@@ -261,8 +270,8 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	return c, nil
 }
 
-// memory provides the voxels of an image in the order in which numpy iterates over its array: memory
-// order, whatever the order of the axes.
+// memory provides the voxels of an image in the order in which numpy iterates over its array:
+// memory order, whatever the order of the axes.
 type memory struct {
 	im     *volume.Image // as read
 	turned *volume.Image // with the axes in memory order; nil until needed
@@ -288,7 +297,8 @@ func (m *memory) channel(ch *channel, c int, box [3][2]int, transpose [3]int) *c
 }
 
 // runLabels crops and resamples the labels and samples the class locations.
-func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, out *Mask, shape [3]int,
+func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, out *Mask,
+	shape [3]int,
 	old, target [3]float64, threads int) error {
 	v := cropLabels[L](seg, box, out)
 	v, err := ResampleLabels(v, shape, old, target, s.Seg, threads)
@@ -300,7 +310,8 @@ func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, 
 	}
 	// nnU-Net chooses the type by the largest label after resampling.
 	if wide, ok := any(v).(*volume.Volume[int16]); ok && slices.Max(wide.Data) <= math.MaxInt8 {
-		c.Seg = &volume.Volume[int8]{Data: volume.Cast[int8](volume.Slice[int16](wide.Data)), Shape: wide.Shape}
+		c.Seg = &volume.Volume[int8]{Data: volume.Cast[int8](volume.Slice[int16](wide.Data)),
+			Shape: wide.Shape}
 		return nil
 	}
 	c.Seg = v
@@ -310,13 +321,15 @@ func runLabels[L Label](c *Case, s *Settings, seg *volume.Image, box [3][2]int, 
 // cropLabels crops the labels to the box, 0 without labels, and sets voxels that are 0 and in out
 // to -1.
 func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Volume[L] {
-	v := volume.New[L]([4]int{1, box[0][1] - box[0][0], box[1][1] - box[1][0], box[2][1] - box[2][0]})
+	v := volume.New[L]([4]int{1, box[0][1] - box[0][0], box[1][1] - box[1][0],
+		box[2][1] - box[2][0]})
 	if seg != nil {
 		n := v.Spatial()
 		row := make([]int64, n[2])
 		for z := range n[0] {
 			for y := range n[1] {
-				seg.Pixels.Int64s(row, ((box[0][0]+z)*seg.Shape[2]+box[1][0]+y)*seg.Shape[3]+box[2][0])
+				seg.Pixels.Int64s(row,
+					((box[0][0]+z)*seg.Shape[2]+box[1][0]+y)*seg.Shape[3]+box[2][0])
 				dst := v.Data[(z*n[1]+y)*n[2]:][:n[2]]
 				for x, l := range row {
 					dst[x] = L(l)
@@ -334,7 +347,8 @@ func cropLabels[L Label](seg *volume.Image, box [3][2]int, out *Mask) *volume.Vo
 	return v
 }
 
-// outsideLabels is the set of voxels with a negative label, those in out that are labelled 0 included.
+// outsideLabels is the set of voxels with a negative label, those in out that are labelled 0
+// included.
 func outsideLabels(out *Mask, seg *volume.Image, box [3][2]int) *Mask {
 	lo := 0.0
 	if seg != nil {
@@ -359,13 +373,13 @@ type labelError struct{ error }
 // checkLabels returns an error for pixels that are not labels.
 func checkLabels(seg *volume.Image) error {
 	if i := volume.Fraction(seg.Pixels); i >= 0 {
-		return labelError{fmt.Errorf("found the value %v in the labels, expected whole numbers from 0 to %d: "+
-			"export the segmentation with integer labels; if rounding is intended, use "+
-			"lntorch image convert --type int16 --round", seg.Pixels.Value(i), math.MaxInt16)}
+		return labelError{fmt.Errorf("found the value %v in the labels, expected whole numbers "+
+			"from 0 to %d: export the segmentation with integer labels; if rounding is intended, "+
+			"use lntorch image convert --type int16 --round", seg.Pixels.Value(i), math.MaxInt16)}
 	}
 	if lo, hi := volume.Range(seg.Pixels); lo < -1 || hi > math.MaxInt16 {
-		return labelError{fmt.Errorf("found labels from %g to %g, expected whole numbers from 0 to %d: "+
-			"is it the image instead of the segmentation?", lo, hi, math.MaxInt16)}
+		return labelError{fmt.Errorf("found labels from %g to %g, expected whole numbers from 0 "+
+			"to %d: is it the image instead of the segmentation?", lo, hi, math.MaxInt16)}
 	}
 	return nil
 }

@@ -75,9 +75,9 @@ func (m *Mask) Len() int {
 	return n
 }
 
-// Outside returns the voxels of box that lie outside the non-zero region after its holes are filled:
-// voxels that are 0 in every channel and 6-connected to the image border through such voxels. box is
-// NonZeroBox's of im. nil means that there are none, as in most CTs.
+// Outside returns the voxels of box that lie outside the non-zero region after its holes are
+// filled: voxels that are 0 in every channel and 6-connected to the image border through such
+// voxels. box is NonZeroBox's of im. nil means that there are none, as in most CTs.
 // Source: scipy.ndimage.binary_fill_holes with its default structure.
 func Outside(im *volume.Image, box [3][2]int) *Mask {
 	// The flood fill starts at the faces of the box: beyond them everything is 0 or the image ends.
@@ -97,7 +97,8 @@ func Outside(im *volume.Image, box [3][2]int) *Mask {
 	var m *Mask
 	type run struct{ z, y, from, to int32 }
 	var todo []run
-	// take adds the run of zeros around x in a row, if x is an unvisited zero, and returns the next x.
+	// take adds the run of zeros around x in a row, if x is an unvisited zero, and returns the next
+	// x.
 	take := func(z, y, x int) int {
 		first, at := row(z, y), (z*n[1]+y)*n[2]
 		if m != nil && m.Has(at+x) || !zero(first+x) {

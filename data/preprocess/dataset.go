@@ -49,8 +49,9 @@ type Summary struct {
 	Times      Times // sum over the cases preprocessed
 }
 
-// revision is part of a case's cache key. It is raised when the result of preprocessing changes, but
-// only for the configurations affected: their cases are preprocessed again, others stay current.
+// revision is part of a case's cache key. It is raised when the result of preprocessing changes,
+// but only for the configurations affected: their cases are preprocessed again, others stay
+// current.
 func (s *Settings) revision() string {
 	for _, scheme := range s.Schemes {
 		if scheme.Name == "ZScoreNormalization" {
@@ -60,14 +61,14 @@ func (s *Settings) revision() string {
 	return "1"
 }
 
-// Run preprocesses every case whose files are missing, incomplete or made of other inputs or settings.
-// A case that fails does not stop the others; the error names all that failed. When ctx is cancelled,
-// the cases in progress are dropped and those completed are kept.
+// Run preprocesses every case whose files are missing, incomplete or made of other inputs or
+// settings. A case that fails does not stop the others; the error names all that failed. When ctx
+// is cancelled, the cases in progress are dropped and those completed are kept.
 //
 // Run writes nothing to a folder that lntorch did not create or that another Run holds
 // (*folderlock.HeldError). Cases that the dataset no longer has are removed and logged, unless that
-// would remove all of them: then the raw data are probably missing. Raw files are hashed again only if
-// their size or times have changed; the hashes are stored beside the folder (internal/filehash).
+// would remove all of them: then the raw data are probably missing. Raw files are hashed again only
+// if their size or times have changed; the hashes are stored beside the folder (internal/filehash).
 func (j *Job) Run(ctx context.Context) (Summary, error) {
 	var s Summary
 	fail := func(err error) (Summary, error) {
@@ -78,7 +79,8 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		return fail(err)
 	}
 	lock, err := folderlock.Beside(j.Folder)
-	if err != nil && !readOnly(err) { // a read-only folder needs no lock, and its cases may be current
+	// A read-only folder needs no lock, and its cases may be current.
+	if err != nil && !readOnly(err) {
 		return fail(err)
 	}
 	defer lock.Release()
@@ -120,47 +122,49 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 	j.hashes = filehash.Open(filepath.Join(root, filehash.Name))
 	defer func() {
 		if err := j.hashes.Save(); err != nil && !readOnly(err) {
-			j.log("cannot store the hashes of the raw files, the next run will read all of them again: %v", err)
+			j.log("cannot store the hashes of the raw files, the next run will read all of them "+
+				"again: %v", err)
 		}
 	}()
 	var mu sync.Mutex
 	budget := &budget{left: j.MaxRAM, whole: j.MaxRAM}
 	budget.cond.L = &budget.mu
 	defer context.AfterFunc(ctx, budget.wake)()
-	err = j.Dataset.Each(ctx, j.Workers, "preprocessing", j.Progress, func(_ int, c raw.Case) error {
-		err := CopyNewer(c.Label, filepath.Join(gt, c.ID+j.Dataset.JSON.FileEnding))
-		key := ""
-		if err == nil {
-			key, err = j.cacheKey(c)
-		}
-		kept := err == nil && !j.Clean && owner.keys[c.ID] == key &&
-			current(j.Folder, c.ID, key, len(j.Settings.Schemes))
-		if err == nil && j.Clean {
-			err = removeCase(j.Folder, c.ID)
-		}
-		var times Times
-		if err == nil && !kept {
-			need := j.estimate(c)
-			if err := budget.take(ctx, need); err != nil {
-				return err
+	err = j.Dataset.Each(ctx, j.Workers, "preprocessing",
+		j.Progress, func(_ int, c raw.Case) error {
+			err := CopyNewer(c.Label, filepath.Join(gt, c.ID+j.Dataset.JSON.FileEnding))
+			key := ""
+			if err == nil {
+				key, err = j.cacheKey(c)
 			}
-			times, err = j.one(ctx, c, key)
-			budget.give(need)
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		switch {
-		case err != nil && ctx.Err() != nil: // cancelled, not failed
-		case err != nil:
-			s.Failed = append(s.Failed, c.ID)
-		case kept:
-			s.Kept++
-		default:
-			s.Made++
-			s.Times.add(times)
-		}
-		return err
-	})
+			kept := err == nil && !j.Clean && owner.keys[c.ID] == key &&
+				current(j.Folder, c.ID, key, len(j.Settings.Schemes))
+			if err == nil && j.Clean {
+				err = removeCase(j.Folder, c.ID)
+			}
+			var times Times
+			if err == nil && !kept {
+				need := j.estimate(c)
+				if err := budget.take(ctx, need); err != nil {
+					return err
+				}
+				times, err = j.one(ctx, c, key)
+				budget.give(need)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil && ctx.Err() != nil: // cancelled, not failed
+			case err != nil:
+				s.Failed = append(s.Failed, c.ID)
+			case kept:
+				s.Kept++
+			default:
+				s.Made++
+				s.Times.add(times)
+			}
+			return err
+		})
 	if err != nil && !errors.Is(err, context.Canceled) {
 		err = fmt.Errorf("preprocess: %s: %d of %d cases failed: %w",
 			j.Dataset.Name, len(s.Failed), len(j.Dataset.Cases), err)
@@ -176,7 +180,8 @@ func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
 		return nil, err
 	}
 	if len(properties.Spacing) != 3 {
-		return nil, fmt.Errorf("%s: found a spacing of %d axes, expected 3", c.Images[0], len(properties.Spacing))
+		return nil, fmt.Errorf("%s: found a spacing of %d axes, expected 3",
+			c.Images[0], len(properties.Spacing))
 	}
 	var seg *volume.Image
 	if c.Label != "" {
@@ -191,7 +196,8 @@ func (j *Job) Case(ctx context.Context, c raw.Case) (*Case, error) {
 		return nil, err
 	}
 	read := time.Since(start)
-	out, err := j.Settings.Run(im, seg, [3]float64(properties.Spacing), properties.Dict(), j.Threads)
+	out, err := j.Settings.Run(im, seg, [3]float64(properties.Spacing), properties.Dict(),
+		j.Threads)
 	if labels := (labelError{}); errors.As(err, &labels) {
 		err = fmt.Errorf("%s: %w", c.Label, err)
 	}
@@ -216,11 +222,13 @@ func (j *Job) one(ctx context.Context, c raw.Case, key string) (Times, error) {
 	return out.Times, err
 }
 
-// cacheKey identifies the inputs of a case: the content of its files, the reader class, the settings.
+// cacheKey identifies the inputs of a case: the content of its files, the reader class, the
+// settings.
 func (j *Job) cacheKey(c raw.Case) (string, error) {
 	h := sha256.New()
 	s := j.Settings
-	fmt.Fprintf(h, "%s %s %v %v %v", s.revision(), j.Reader.Name(), s.Transpose, s.Spacing, s.Schemes)
+	fmt.Fprintf(h, "%s %s %v %v %v", s.revision(), j.Reader.Name(), s.Transpose, s.Spacing,
+		s.Schemes)
 	for _, o := range []Options{s.Data, s.Seg} {
 		fmt.Fprintf(h, " %d %d", o.Order, o.OrderZ)
 		if o.ForceSeparateZ != nil {
@@ -243,8 +251,8 @@ func (j *Job) cacheKey(c raw.Case) (string, error) {
 	return keyPrefix + hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
-// others lists the cases in the folder that the dataset does not have: training would use them. It is
-// an error if these are all, unless the user asked for a clean start and the dataset has cases.
+// others lists the cases in the folder that the dataset does not have: training would use them. It
+// is an error if these are all, unless the user asked for a clean start and the dataset has cases.
 func (j *Job) others(o Owner) ([]string, error) {
 	known := map[string]bool{}
 	for _, c := range j.Dataset.Cases {

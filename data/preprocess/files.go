@@ -22,9 +22,9 @@ import (
 // keyPrefix is the prefix of all cache keys.
 const keyPrefix = "lntorch "
 
-// Save writes NAME.pkl and then NAME.npz into folder, each complete or not at all. Files that training
-// unpacked from an older case of that name are removed. key, if not empty, is stored as a line behind
-// the pickle, which unpicklers do not read, and as the comment of the .npz.
+// Save writes NAME.pkl and then NAME.npz into folder, each complete or not at all. Files that
+// training unpacked from an older case of that name are removed. key, if not empty, is stored as a
+// line behind the pickle, which unpicklers do not read, and as the comment of the .npz.
 func (c *Case) Save(folder, name, key string, threads int) error {
 	for _, old := range []string{".npy", "_seg.npy"} {
 		err := os.Remove(filepath.Join(folder, name+old))
@@ -67,9 +67,9 @@ func little[T bits.Number](v []T, size int) []byte {
 	return b
 }
 
-// pklKey reads the cache key behind the pickle of a .pkl, "" if there is none. two reports a pickle of
-// protocol 2: lntorch's, including those of versions without cache keys. nnU-Net writes protocol 4 or
-// newer.
+// pklKey reads the cache key behind the pickle of a .pkl, "" if there is none. two reports a pickle
+// of protocol 2: lntorch's, including those of versions without cache keys. nnU-Net writes protocol
+// 4 or newer.
 func pklKey(path string) (key string, two bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -138,8 +138,8 @@ func current(folder, name, key string, channels int) bool {
 	return ok
 }
 
-// unpacked reports whether a .npy, which training prefers to the .npz, is missing or of the expected
-// size.
+// unpacked reports whether a .npy, which training prefers to the .npz, is missing or of the
+// expected size.
 func unpacked(path string, shape []int, size int64) bool {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {

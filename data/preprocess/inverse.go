@@ -23,7 +23,8 @@ type Grid struct {
 	Resample  Options    // of the logits
 }
 
-// NewGrid returns the grid of a case of the given shape (z, y, x) from its properties and the plans.
+// NewGrid returns the grid of a case of the given shape (z, y, x) from its properties and the
+// plans.
 // Source: nnU-Net 2.5.1, export_prediction.py,
 // convert_predicted_logits_to_segmentation_with_correct_shape.
 func NewGrid(p *plans.Plans, c *plans.Configuration, properties *pickle.Dict,
@@ -125,7 +126,8 @@ func (g *Grid) check() error {
 	for i := range 3 {
 		lo, hi := g.Box[i][0], g.Box[i][1]
 		if g.Shape[i] < 1 || lo < 0 || lo >= hi || hi > g.Whole[i] {
-			return fmt.Errorf("preprocess: a case of shape %v with box %v does not fit an image of shape %v",
+			return fmt.Errorf("preprocess: a case of shape %v with box %v does not fit an image "+
+				"of shape %v",
 				g.Shape, g.Box, g.Whole)
 		}
 		if !(g.Current[i] > 0 && g.Original[i] > 0) || math.IsInf(g.Current[i]+g.Original[i], 0) {
@@ -135,11 +137,14 @@ func (g *Grid) check() error {
 		voxels *= float64(g.Whole[i])
 	}
 	if voxels > maxVoxels {
-		return fmt.Errorf("preprocess: an image of shape %v has %.2g voxels, at most %.2g are supported",
+		return fmt.Errorf("preprocess: an image of shape %v has %.2g voxels, at most %.2g are "+
+			"supported",
 			g.Whole, voxels, float64(maxVoxels))
 	}
-	if sorted := slices.Sorted(slices.Values(g.Transpose[:])); !slices.Equal(sorted, []int{0, 1, 2}) {
-		return fmt.Errorf("preprocess: transposed by %v, expected a permutation of 0, 1, 2", g.Transpose)
+	if sorted := slices.Sorted(slices.Values(g.Transpose[:])); !slices.Equal(sorted,
+		[]int{0, 1, 2}) {
+		return fmt.Errorf("preprocess: transposed by %v, expected a permutation of 0, 1, 2",
+			g.Transpose)
 	}
 	if o := g.Resample; o.Order != 0 && o.Order != 1 || o.OrderZ != 0 && o.OrderZ != 1 {
 		return fmt.Errorf("preprocess: logits resampled with order %d, order_z %d: 0 and 1 are "+
@@ -192,25 +197,26 @@ func (t *taps) before(end int) int {
 
 // InverseConfig configures an Inverse.
 type InverseConfig struct {
-	Labels    *plans.Labels
-	Reference bool // nnU-Net's rounding: float64 interpolation, float16 logits, labels by probability
-	Threads   int  // goroutines
-	// Probabilities is the folder for a temporary file; if set, the Inverse computes probabilities too.
-	// The file takes 4 bytes per class and voxel of the cropped image.
+	Labels *plans.Labels
+	// Reference is nnU-Net's rounding: float64 interpolation, float16 logits, labels by probability.
+	Reference bool
+	Threads   int // goroutines
+	// Probabilities is the folder for a temporary file; if set, the Inverse computes probabilities
+	// too. The file takes 4 bytes per class and voxel of the cropped image.
 	Probabilities string
 }
 
 // Inverse converts logits on the grid of a preprocessed case to labels on the grid of its image: it
-// resamples, takes the argmax or assigns regions, and reverts cropping and transposing. Logits arrive
-// slab by slab; only the last slice of a slab is kept. The labels of the whole image are held in
-// memory, one byte per voxel, two if a label is above 255.
+// resamples, takes the argmax or assigns regions, and reverts cropping and transposing. Logits
+// arrive slab by slab; only the last slice of a slab is kept. The labels of the whole image are
+// held in memory, one byte per voxel, two if a label is above 255.
 //
 // The label is the index of the largest logit, the lowest index at ties. With regions it is 0,
-// overwritten in order by the value of each region whose logit is above 0. With Reference, labels are
-// computed from the probabilities, as in nnU-Net; that may differ where two probabilities are equal
-// in float32. Probabilities are the softmax, or sigmoid for regions, of the resampled logits in
-// float32. Outside the box labels are 0 and so are probabilities, except the background's, which is 1
-// unless there are regions.
+// overwritten in order by the value of each region whose logit is above 0. With Reference, labels
+// are computed from the probabilities, as in nnU-Net; that may differ where two probabilities are
+// equal in float32. Probabilities are the softmax, or sigmoid for regions, of the resampled logits
+// in float32. Outside the box labels are 0 and so are probabilities, except the background's, which
+// is 1 unless there are regions.
 // Source: nnU-Net 2.5.1, export_prediction.py; label_handling.py; default_resampling.py.
 type Inverse struct {
 	grid    Grid
@@ -248,7 +254,8 @@ func NewInverse(g Grid, cfg InverseConfig) (*Inverse, error) {
 	most := v.heads - 1
 	if cfg.Labels.HasRegions {
 		if len(cfg.Labels.RegionsClassOrder) != v.heads {
-			return nil, fmt.Errorf("preprocess: regions_class_order %v: expected a value for each of %d regions",
+			return nil, fmt.Errorf("preprocess: regions_class_order %v: expected a value for each "+
+				"of %d regions",
 				cfg.Labels.RegionsClassOrder, v.heads)
 		}
 		most = slices.Max(cfg.Labels.RegionsClassOrder)
@@ -260,7 +267,8 @@ func NewInverse(g Grid, cfg InverseConfig) (*Inverse, error) {
 		}
 	}
 	if most > math.MaxUint16 {
-		return nil, fmt.Errorf("preprocess: labels from 0 to %d are supported; dataset.json has others",
+		return nil, fmt.Errorf("preprocess: labels from 0 to %d are supported; dataset.json has "+
+			"others",
 			math.MaxUint16)
 	}
 	separate := SeparateAxis(g.Resample.ForceSeparateZ, g.Current, g.Original)
@@ -312,8 +320,9 @@ func (v *Inverse) Add(s volume.Slab) error {
 
 func (v *Inverse) add(s *volume.Slab) error {
 	misfit := func(why string) error {
-		return fmt.Errorf("preprocess: logits of slices %d to %d along axis %d, rows %d to %d, "+
-			"of a case of shape %v: %s", s.First, s.First+s.Count, s.Axis, s.Strip[0], s.Strip[1], v.grid.Shape, why)
+		return fmt.Errorf("preprocess: logits of slices %d to %d along axis %d, rows %d to %d, of "+
+			"a case of shape %v: %s",
+			s.First, s.First+s.Count, s.Axis, s.Strip[0], s.Strip[1], v.grid.Shape, why)
 	}
 	if s.Axis < 0 || s.Axis > 2 || v.began && s.Axis != v.axes[0] {
 		return misfit("the axis differs from the slabs before, or does not exist")
@@ -325,7 +334,8 @@ func (v *Inverse) add(s *volume.Slab) error {
 	a, b, c := v.tables[axes[0]], v.tables[axes[1]], v.tables[axes[2]]
 	width := s.Strip[1] - s.Strip[0]
 	if s.First < 0 || s.Count < 1 || s.First > a.n-s.Count ||
-		s.Strip[0] < 0 || width < 1 || s.Strip[1] > b.n || len(s.Data) != v.heads*s.Count*width*c.n {
+		s.Strip[0] < 0 || width < 1 || s.Strip[1] > b.n ||
+		len(s.Data) != v.heads*s.Count*width*c.n {
 		return misfit(fmt.Sprintf("%d values of %d classes do not fill them, or they lie outside",
 			len(s.Data), v.heads))
 	}

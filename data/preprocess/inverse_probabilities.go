@@ -12,9 +12,9 @@ import (
 // plane is.
 const planeBytes = 16 << 20
 
-// Probabilities holds the probabilities of an image, (heads, z, y, x) in the image's own axis order.
-// They are stored in an unlinked temporary file, which disappears with the process: the cropped image
-// as float32, in the order of the slabs' axes.
+// Probabilities holds the probabilities of an image, (heads, z, y, x) in the image's own axis
+// order. They are stored in an unlinked temporary file, which disappears with the process: the
+// cropped image as float32, in the order of the slabs' axes.
 type Probabilities struct {
 	v    *Inverse
 	file *os.File
@@ -23,7 +23,8 @@ type Probabilities struct {
 func newProbabilities(folder string, v *Inverse) (*Probabilities, error) {
 	f, err := os.CreateTemp(folder, ".probabilities-")
 	if err != nil {
-		return nil, fmt.Errorf("preprocess: cannot create a temporary file for probabilities: %w", err)
+		return nil, fmt.Errorf("preprocess: cannot create a temporary file for probabilities: %w",
+			err)
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		f.Close()
@@ -62,8 +63,8 @@ func encode(raw []byte, values []float32) {
 	}
 }
 
-// WriteTo writes all values as little-endian float32 in row-major order: the data of an .npy file of
-// Shape.
+// WriteTo writes all values as little-endian float32 in row-major order: the data of an .npy file
+// of Shape.
 func (p *Probabilities) WriteTo(w io.Writer) (int64, error) {
 	v := p.v
 	plane := v.shape[1] * v.shape[2]

@@ -167,8 +167,8 @@ func (w *rowMaker) input(h, ka, kb int) []float32 {
 	return w.v.carry[(h*w.width+j)*n:][:n]
 }
 
-// row interpolates a row of a class, into dst unless that is nil; the returned row is valid until the
-// next call.
+// row interpolates a row of a class, into dst unless that is nil; the returned row is valid until
+// the next call.
 func (w *rowMaker) row(dst []float32, h, ka, kb int) []float32 {
 	a0, a1, b0, b1 := int(w.a.lo[ka]), int(w.a.hi[ka]), int(w.b.lo[kb]), int(w.b.hi[kb])
 	if w.v.cfg.Reference {
@@ -326,8 +326,8 @@ func sigmoid(row []float32) {
 	}
 }
 
-// exp32 is the float32 exponential of SLEEF's xexpf, which libtorch uses: within 1 ulp. For the last
-// few elements of an array libtorch calls the C library's; those may differ by 1 ulp.
+// exp32 is the float32 exponential of SLEEF's xexpf, which libtorch uses: within 1 ulp. For the
+// last few elements of an array libtorch calls the C library's; those may differ by 1 ulp.
 // Source: SLEEF, sleefsimdsp.c, xexpf.
 func exp32(x float32) float32 {
 	if x < -104 {

@@ -12,9 +12,9 @@ type Label interface{ int8 | int16 }
 
 // ResampleLabels resamples a label map of one channel as nnU-Net does: each label, in ascending
 // order, is interpolated as a binary map and assigned to the voxels with a value of at least 0.5,
-// overwriting labels before it; voxels that no label claims are 0. current and new are the spacings,
-// which decide whether an axis is resampled separately. If the shape is unchanged, v itself is
-// returned.
+// overwriting labels before it; voxels that no label claims are 0. current and new are the
+// spacings, which decide whether an axis is resampled separately. If the shape is unchanged, v
+// itself is returned.
 //
 // Where all neighbours with a weight have the same label, that label is the result, so only the
 // surroundings of borders are computed: operation by operation as scipy does, because borders often
@@ -71,7 +71,8 @@ func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, thread
 	var sz []side
 	taps := 8
 	if apart {
-		// A separate axis has one slice, so that the product of the weights begins with y, as in 2D.
+		// A separate axis has one slice, so that the product of the weights begins with y, as in
+		// 2D.
 		taps = 4
 		for _, i := range nearest(n[0], m[0]) {
 			sz = append(sz, side{[2]int{i, i}, [2]float64{1, 0}})
@@ -79,8 +80,8 @@ func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, thread
 	} else {
 		sz = sides(n[0], m[0], order)
 	}
-	// For each row of v: the first voxel that differs from the row's first, and the end of the last one
-	// that does.
+	// For each row of v: the first voxel that differs from the row's first, and the end of the last
+	// one that does.
 	spans := make([][2]int32, n[0]*n[1])
 	each(n[0], threads, func() func(int) {
 		return func(z int) {
@@ -123,7 +124,8 @@ func resampleLabels[L Label](out, v *volume.Volume[L], apart bool, order, thread
 				}
 				first := r[0][0]
 				from := sort.Search(m[2], func(x int) bool { return sx[x].at[1] >= int(lo) })
-				to := max(from, sort.Search(m[2], func(x int) bool { return sx[x].at[0] >= int(hi) }))
+				to := max(from,
+					sort.Search(m[2], func(x int) bool { return sx[x].at[0] >= int(hi) }))
 				if first != 0 { // out is zero-initialised
 					for x := range dst[:from] {
 						dst[x] = first

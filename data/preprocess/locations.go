@@ -70,7 +70,8 @@ type drawn struct {
 	rows []int64
 }
 
-// locations samples 10000 voxels or 1 % of each class, whichever is more, or all if there are fewer.
+// locations samples 10000 voxels or 1 % of each class, whichever is more, or all if there are
+// fewer.
 // Source: nnU-Net 2.5.1, default_preprocessor.py, _sample_foreground_locations.
 func locations[L Label](seg *volume.Volume[L], classes []Class) []drawn {
 	const least, part = 10000, 0.01
@@ -133,7 +134,8 @@ func locations[L Label](seg *volume.Volume[L], classes []Class) []drawn {
 			for j, v := range cells {
 				if in(v) {
 					if left == 0 {
-						list[i].rows = append(list[i].rows, 0, int64(r/n[1]), int64(r%n[1]), int64(x+j))
+						list[i].rows = append(list[i].rows, 0, int64(r/n[1]), int64(r%n[1]),
+							int64(x+j))
 						break
 					}
 					left--

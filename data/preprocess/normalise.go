@@ -8,12 +8,13 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Intensity holds the foreground statistics of a channel that CTNormalization uses. Low and High are
-// percentile_00_5 and percentile_99_5 of the plans.
+// Intensity holds the foreground statistics of a channel that CTNormalization uses. Low and High
+// are percentile_00_5 and percentile_99_5 of the plans.
 type Intensity struct{ Mean, Std, Low, High float64 }
 
 // Scheme is the normalisation of one channel: the name of nnU-Net's class, whether
-// ZScoreNormalization is restricted to the non-zero region (Mask), and CTNormalization's statistics.
+// ZScoreNormalization is restricted to the non-zero region (Mask), and CTNormalization's
+// statistics.
 type Scheme struct {
 	Name string
 	Mask bool
@@ -63,15 +64,16 @@ func (s Scheme) curve(ch *channel, skip *Mask) (curve, error) {
 		return curve{shift: true, sub: ch.min, div: max(ch.max-ch.min, eps)}, nil
 	case "RGBTo01Normalization":
 		if ch.min < 0 || ch.max > 255 {
-			return curve{}, fmt.Errorf("RGBTo01Normalization expects values from 0 to 255, found %g to %g; "+
-				"is the channel an RGB image, as dataset.json states?", ch.min, ch.max)
+			return curve{}, fmt.Errorf("RGBTo01Normalization expects values from 0 to 255, found "+
+				"%g to %g; is the channel an RGB image, as dataset.json states?", ch.min, ch.max)
 		}
 		return curve{div: 255}, nil
 	case "NoNormalization":
 		return curve{div: 1}, nil
 	}
-	return curve{}, fmt.Errorf("normalisation scheme %q is not supported, expected CTNormalization, "+
-		"ZScoreNormalization, RescaleTo01Normalization, RGBTo01Normalization or NoNormalization", s.Name)
+	return curve{}, fmt.Errorf("normalisation scheme %q is not supported, expected "+
+		"CTNormalization, ZScoreNormalization, RescaleTo01Normalization, RGBTo01Normalization or "+
+		"NoNormalization", s.Name)
 }
 
 // moments computes the mean and standard deviation of a channel as numpy 1.26 does in float32.

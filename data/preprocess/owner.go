@@ -16,7 +16,8 @@ import (
 // Maker is the program that wrote a folder of preprocessed cases.
 type Maker int
 
-// Nobody is the maker of a folder that is missing or empty, Unknown of one that shows no known maker.
+// Nobody is the maker of a folder that is missing or empty, Unknown of one that shows no known
+// maker.
 const (
 	Nobody Maker = iota
 	Lntorch
@@ -25,20 +26,21 @@ const (
 	Unknown
 )
 
-// Owner describes a folder of preprocessed cases. lntorch writes to it if Maker is Nobody or Lntorch.
+// Owner describes a folder of preprocessed cases. lntorch writes to it if Maker is Nobody or
+// Lntorch.
 type Owner struct {
 	Maker   Maker
 	Folder  string
 	Example string   // a file of the other program; "" for Nobody and Lntorch
-	Ours    []string // sorted names of lntorch's cases; may also be set beside another program's files
+	Ours    []string // sorted names of lntorch's cases, also if another program is the Maker
 
 	keys map[string]string // cache keys of cases whose .npz is complete
 }
 
-// FindOwner inspects every file of a folder. lntorch's .npz files are recognised by their comment, its
-// .pkl files by the cache key behind the pickle. A single file of another program makes it the maker;
-// hidden files are ignored. Files that are empty or truncated count as the other files do, as Unknown
-// if there are no others.
+// FindOwner inspects every file of a folder. lntorch's .npz files are recognised by their comment,
+// its .pkl files by the cache key behind the pickle. A single file of another program makes it the
+// maker; hidden files are ignored. Files that are empty or truncated count as the other files do,
+// as Unknown if there are no others.
 func FindOwner(folder string) (Owner, error) {
 	o := Owner{Folder: folder, keys: map[string]string{}}
 	entries, err := os.ReadDir(folder)
@@ -76,7 +78,8 @@ func FindOwner(folder string) (Owner, error) {
 			maker = pklMaker(filepath.Join(folder, file))
 		case ".npy":
 			base := strings.TrimSuffix(name, "_seg")
-			if present[name+".npz"] || present[base+".npz"] || present[name+".pkl"] || present[base+".pkl"] {
+			if present[name+".npz"] || present[base+".npz"] || present[name+".pkl"] ||
+				present[base+".pkl"] {
 				continue // unpacked by training
 			}
 			maker = damaged
@@ -117,7 +120,8 @@ func FindOwner(folder string) (Owner, error) {
 	return o, nil
 }
 
-// damaged is the maker of files that show none and are not usable as a case: empty, truncated, other.
+// damaged is the maker of files that show none and are not usable as a case: empty, truncated,
+// other.
 const damaged Maker = -1
 
 // npzMaker returns the maker of NAME.npz, and the cache key if that is lntorch.
@@ -158,7 +162,8 @@ func pklMaker(path string) Maker {
 	return Unknown
 }
 
-// Refusal is the error that explains why lntorch does not write to the folder and what to do, or nil.
+// Refusal is the error that explains why lntorch does not write to the folder and what to do, or
+// nil.
 func (o Owner) Refusal() error {
 	var what string
 	switch o.Maker {
@@ -175,10 +180,12 @@ func (o Owner) Refusal() error {
 	if n := len(o.Ours); n > 0 {
 		beside = fmt.Sprintf(", beside %d cases of lntorch", n)
 	}
-	way := "if they are no longer needed, delete or rename the folder yourself; otherwise plan under another " +
+	way := "if they are no longer needed, delete or rename the folder yourself; otherwise plan " +
+		"under another " +
 		"name, which gets its own folder"
 	if o.Maker == NNUNet {
 		way = "train can use them as they are; " + way
 	}
-	return fmt.Errorf("%s %s (such as %s%s); nothing was changed: %s", o.Folder, what, o.Example, beside, way)
+	return fmt.Errorf("%s %s (such as %s%s); nothing was changed: %s", o.Folder, what, o.Example,
+		beside, way)
 }

@@ -61,12 +61,12 @@ func SeparateAxis(force *bool, current, new [3]float64) int {
 // check returns an error for options that are not supported.
 func (o Options) check(labels bool) error {
 	if o.Order != 0 && o.Order != 1 && (o.Order != 3 || labels) {
-		return fmt.Errorf("preprocess: resampling of order %d: orders 0, 1 and (images) 3 are supported; "+
-			"change order in the plans' resampling_fn kwargs", o.Order)
+		return fmt.Errorf("preprocess: resampling of order %d: orders 0, 1 and (images) 3 are "+
+			"supported; change order in the plans' resampling_fn kwargs", o.Order)
 	}
 	if o.OrderZ != 0 && o.OrderZ != 1 && o.OrderZ != 3 || labels && o.OrderZ != 0 {
-		return fmt.Errorf("preprocess: resampling with order_z %d: 0 and (images) 1 and 3 are supported; "+
-			"change order_z in the plans' resampling_fn kwargs", o.OrderZ)
+		return fmt.Errorf("preprocess: resampling with order_z %d: 0 and (images) 1 and 3 are "+
+			"supported; change order_z in the plans' resampling_fn kwargs", o.OrderZ)
 	}
 	return nil
 }
@@ -78,10 +78,10 @@ type source struct {
 	lo, hi float32 // range of the channel
 }
 
-// Resample resamples every channel of an image to the given shape as nnU-Net does images and logits:
-// cubic or linear interpolation, clipped to the range of the channel (of the slice, if an axis is
-// separate). current and new are the spacings, which decide whether an axis is separate. If the shape
-// is unchanged, v itself is returned.
+// Resample resamples every channel of an image to the given shape as nnU-Net does images and
+// logits: cubic or linear interpolation, clipped to the range of the channel (of the slice, if an
+// axis is separate). current and new are the spacings, which decide whether an axis is separate. If
+// the shape is unchanged, v itself is returned.
 // Source: nnU-Net 2.5.1, default_resampling.py, resample_data_or_seg_to_shape.
 func Resample(v *volume.Volume[float32], shape [3]int, current, new [3]float64, o Options,
 	threads int) (*volume.Volume[float32], error) {
@@ -133,11 +133,14 @@ func resample(out []float32, s source, shape [3]int, separate int, o Options, th
 			s.load(whole[(z*n[1]+y)*n[2]:][:n[2]], z, y, 0)
 		}
 	}
-	turned := (&volume.Volume[float32]{Data: whole, Shape: [4]int{1, n[0], n[1], n[2]}}).Transpose(perm).Data
+	turned := (&volume.Volume[float32]{Data: whole, Shape: [4]int{1, n[0], n[1],
+		n[2]}}).Transpose(perm).Data
 	to := [3]int{shape[perm[0]], shape[perm[1]], shape[perm[2]]}
 	from := [3]int{n[perm[0]], n[perm[1]], n[perm[2]]}
 	made := volume.New[float32]([4]int{1, to[0], to[1], to[2]})
-	t := source{from, func(dst []float32, z, y, x int) { copy(dst, turned[(z*from[1]+y)*from[2]+x:]) }, s.lo, s.hi}
+	t := source{from,
+		func(dst []float32, z, y, x int) { copy(dst, turned[(z*from[1]+y)*from[2]+x:]) }, s.lo,
+		s.hi}
 	resample(made.Data, t, to, 0, o, threads)
 	copy(out, made.Transpose(inverse(perm)).Data)
 }
@@ -159,9 +162,9 @@ func inverse(p [3]int) (q [3]int) {
 	return q
 }
 
-// zoom resamples one channel in one pass per axis. Interpolation is linear, so the order of passes is
-// free: the first axis comes first if it shrinks and last if it grows. Each pass works on rows that
-// are contiguous and short enough for the cache.
+// zoom resamples one channel in one pass per axis. Interpolation is linear, so the order of passes
+// is free: the first axis comes first if it shrinks and last if it grows. Each pass works on rows
+// that are contiguous and short enough for the cache.
 type zoom struct {
 	s       source
 	shape   [3]int
@@ -206,8 +209,8 @@ func newZoom(s source, shape [3]int, apart bool, o Options) *zoom {
 // margin is the number of samples kept beyond either end of an axis.
 const margin = 2
 
-// stripe is the row length that a pass works on at a time, for an axis of n samples: about 256 KiB in
-// total.
+// stripe is the row length that a pass works on at a time, for an axis of n samples: about 256 KiB
+// in total.
 func stripe(n int) int {
 	return min(max(32<<10/(n+2*margin)/32*32, 32), 1024)
 }
@@ -380,9 +383,9 @@ func (r *rows) at(i int) []float64 {
 }
 
 // filter loads the samples and converts them to spline coefficients (without gain); for linear
-// interpolation it only loads them. Beyond both ends the axis is extended infinitely by its outermost
-// sample. scipy pads with twelve such samples and then reflects, which is equivalent: the filter's
-// memory of what lies beyond is 1e-14.
+// interpolation it only loads them. Beyond both ends the axis is extended infinitely by its
+// outermost sample. scipy pads with twelve such samples and then reflects, which is equivalent: the
+// filter's memory of what lies beyond is 1e-14.
 func (r *rows) filter(a *axis, get func(row []float64, i int) []float64) {
 	if a.order != 3 {
 		for i := range a.n {

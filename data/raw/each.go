@@ -15,8 +15,8 @@ type Progress interface {
 	End()
 }
 
-// Each calls f for every case, workers at a time (at least one), and waits for all calls. A case that
-// fails does not stop the others: the error names all that failed. progress may be nil.
+// Each calls f for every case, workers at a time (at least one), and waits for all calls. A case
+// that fails does not stop the others: the error names all that failed. progress may be nil.
 func (d *Dataset) Each(ctx context.Context, workers int, task string, progress Progress,
 	f func(i int, c Case) error) error {
 	if progress != nil {
@@ -28,7 +28,8 @@ func (d *Dataset) Each(ctx context.Context, workers int, task string, progress P
 	var wait sync.WaitGroup
 	for range min(max(workers, 1), len(d.Cases)) {
 		wait.Go(func() {
-			for i := int(next.Add(1)) - 1; i < len(d.Cases) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
+			for i := int(next.Add(1)) - 1; i < len(d.Cases) &&
+				ctx.Err() == nil; i = int(next.Add(1)) - 1 {
 				if err := f(i, d.Cases[i]); err != nil {
 					failed[i] = fmt.Errorf("case %s: %w", d.Cases[i].ID, err)
 				}

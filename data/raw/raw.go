@@ -1,5 +1,5 @@
-// Package raw finds and checks nnU-Net's raw datasets: dataset.json, and the images and labels of each
-// case. Images are only decoded to check them.
+// Package raw finds and checks nnU-Net's raw datasets: dataset.json, and the images and labels of
+// each case. Images are only decoded to check them.
 package raw
 
 import (
@@ -31,7 +31,8 @@ type Case struct {
 	Label  string   // segmentation file
 }
 
-// Open reads dataset.json of the named dataset in root (nnUNet_raw) and finds its cases, maybe none.
+// Open reads dataset.json of the named dataset in root (nnUNet_raw) and finds its cases, maybe
+// none.
 func Open(root, name string) (*Dataset, error) {
 	d := &Dataset{Name: name, Folder: filepath.Join(root, name)}
 	var err error
@@ -45,8 +46,8 @@ func Open(root, name string) (*Dataset, error) {
 }
 
 // Reader returns the reader class for the images: the one in dataset.json's
-// overwrite_image_reader_writer, or the first of nnU-Net's list that supports the file ending and opens
-// the first image.
+// overwrite_image_reader_writer, or the first of nnU-Net's list that supports the file ending and
+// opens the first image.
 func (d *Dataset) Reader() (images.Reader, error) {
 	if r := d.namedReader(); r != nil {
 		return r, nil
@@ -62,9 +63,10 @@ func (d *Dataset) Reader() (images.Reader, error) {
 	return r, nil
 }
 
-// AnyReader is like Reader, but the class need not support the file ending: the first that opens the
-// image is taken.
-// Compat: so SimpleITKIO reads .nii files for plans that were moved, NibabelIO for those created here.
+// AnyReader is like Reader, but the class need not support the file ending: the first that opens
+// the image is taken.
+// Compat: so SimpleITKIO reads .nii files for plans that were moved, NibabelIO for those created
+// here.
 func (d *Dataset) AnyReader() (images.Reader, error) {
 	if r := d.namedReader(); r != nil {
 		return r, nil
@@ -125,8 +127,8 @@ func cases(folder string, doc *plans.Object) ([]Case, error) {
 	v, _ := doc.Get("file_ending")
 	ending, ok := v.(string)
 	if !ok || ending == "" {
-		return nil, fmt.Errorf("%s: file_ending: expected the ending of the image files, such as \".nii.gz\", "+
-			"found %v", filepath.Join(folder, "dataset.json"), v)
+		return nil, fmt.Errorf("%s: file_ending: expected the ending of the image files, such as "+
+			"\".nii.gz\", found %v", filepath.Join(folder, "dataset.json"), v)
 	}
 	files, err := filesIn(filepath.Join(folder, "imagesTr"), ending)
 	if err != nil {
@@ -159,9 +161,9 @@ func filesIn(folder, ending string) ([]string, error) {
 }
 
 // caseFiles groups the sorted names of image files by case.
-// Compat: the name of a case is a file name without its ending and five more characters, whatever they
-// are; its images are the files with an underscore and four digits there. So a file with another name
-// results in a case without images, which the integrity check and the readers report.
+// Compat: the name of a case is a file name without its ending and five more characters, whatever
+// they are; its images are the files with an underscore and four digits there. So a file with
+// another name results in a case without images, which the integrity check and the readers report.
 func caseFiles(folder string, files []string, ending string) []Case {
 	channels := map[string][]string{}
 	var names []string
@@ -174,7 +176,8 @@ func caseFiles(folder string, files []string, ending string) []Case {
 		}
 		names = append(names, name)
 		other := func(r rune) bool { return r < '0' || r > '9' }
-		if s := stem[len(name):]; len(s) == 5 && s[0] == '_' && !strings.ContainsFunc(s[1:], other) {
+		if s := stem[len(name):]; len(s) == 5 && s[0] == '_' &&
+			!strings.ContainsFunc(s[1:], other) {
 			channels[name] = append(channels[name], filepath.Join(folder, "imagesTr", f))
 		}
 	}
@@ -192,7 +195,8 @@ func listedCases(folder string, v any) ([]Case, error) {
 	o, ok := v.(*plans.Object)
 	if !ok {
 		return nil, fmt.Errorf(`%s: expected an object such as `+
-			`{"CASE": {"images": ["imagesTr/CASE_0000.nii.gz"], "label": "labelsTr/CASE.nii.gz"}}`, where)
+			`{"CASE": {"images": ["imagesTr/CASE_0000.nii.gz"], "label": "labelsTr/CASE.nii.gz"}}`,
+			where)
 	}
 	absolute := func(path string) (string, error) {
 		if filepath.IsAbs(path) {
@@ -203,7 +207,8 @@ func listedCases(folder string, v any) ([]Case, error) {
 	var list []Case
 	for _, name := range o.Keys() {
 		if name == "" || name != filepath.Base(name) || name == "." || name == ".." {
-			return nil, fmt.Errorf("%s: %q: expected a case name that is valid in a file name", where, name)
+			return nil, fmt.Errorf("%s: %q: expected a case name that is valid in a file name",
+				where, name)
 		}
 		c := Case{ID: name}
 		e, _ := o.Get(name)
@@ -234,8 +239,8 @@ func listedCases(folder string, v any) ([]Case, error) {
 	return list, nil
 }
 
-// FindName returns the folder name of a dataset given by its full name or its number, which is looked
-// up in the folders roots; empty roots are skipped.
+// FindName returns the folder name of a dataset given by its full name or its number, which is
+// looked up in the folders roots; empty roots are skipped.
 func FindName(arg string, roots ...string) (string, error) {
 	if strings.HasPrefix(arg, "Dataset") {
 		return arg, nil

@@ -32,8 +32,9 @@ type Report struct {
 	Warnings []Problem `json:"warnings"` // accepted by nnU-Net, but possibly a mistake
 }
 
-// Verify checks the raw dataset in folder like nnU-Net's verify_dataset_integrity, but continues after
-// a problem, so that all are reported at once. The error is not about the dataset: ctx was cancelled.
+// Verify checks the raw dataset in folder like nnU-Net's verify_dataset_integrity, but continues
+// after a problem, so that all are reported at once. The error is not about the dataset: ctx was
+// cancelled.
 // Source: nnU-Net 2.5.1, verify_dataset_integrity.py.
 func Verify(ctx context.Context, folder string, workers int, progress Progress) (*Report, error) {
 	v := &verifier{folder: folder}
@@ -97,7 +98,8 @@ func (v *verifier) describe() *Dataset {
 	}
 	d := &Dataset{Name: filepath.Base(v.folder), Folder: v.folder}
 	if d.JSON, err = plans.DatasetFromObject(doc, "dataset.json"); err != nil {
-		v.problem(path, "a valid dataset.json", "%v", strings.TrimPrefix(err.Error(), "plans: dataset.json: "))
+		v.problem(path, "a valid dataset.json", "%v",
+			strings.TrimPrefix(err.Error(), "plans: dataset.json: "))
 		return nil
 	}
 	if d.Cases, err = cases(v.folder, doc); err != nil {
@@ -152,7 +154,8 @@ func (v *verifier) files(d *Dataset) {
 		labels, _ := filesIn(filepath.Join(v.folder, "labelsTr"), d.JSON.FileEnding)
 		for _, l := range labels {
 			if !known[l] {
-				v.warning(filepath.Join(v.folder, "labelsTr", l), "images of that case in imagesTr", "no image")
+				v.warning(filepath.Join(v.folder, "labelsTr", l), "images of that case in imagesTr",
+					"no image")
 			}
 		}
 	}
@@ -269,7 +272,8 @@ func (v *verifier) checkLabels(path string, seg *volume.Image, expected []int) {
 // maxValues is the number of values at which tally stops: the file is an image, not a segmentation.
 const maxValues = 10000
 
-// tally counts the values, run by run, since segmentations consist of long runs. NaN counts as -Inf.
+// tally counts the values, run by run, since segmentations consist of long runs. NaN counts as
+// -Inf.
 func tally(p volume.Pixels, found map[float64]int) {
 	buffer := make([]float64, min(p.Len(), 4096))
 	for at := 0; at < p.Len(); at += len(buffer) {

@@ -15,9 +15,9 @@ import (
 // Float is one of the two numpy types that nnU-Net logs.
 type Float interface{ float32 | float64 }
 
-// Repr formats x as Python's repr(float) and numpy's str(scalar) do: the shortest digits that parse to
-// x in its own precision, always with a point or an exponent, exponents below 1e-4 and from 1e16 on;
-// "nan", "inf", "-inf".
+// Repr formats x as Python's repr(float) and numpy's str(scalar) do: the shortest digits that parse
+// to x in its own precision, always with a point or an exponent, exponents below 1e-4 and from 1e16
+// on; "nan", "inf", "-inf".
 func Repr[F Float](x F) string {
 	v := float64(x)
 	switch {
@@ -41,9 +41,9 @@ func Repr[F Float](x F) string {
 	return s + ".0"
 }
 
-// Round returns np.round(x, decimals) for decimals from 0 to 22: x times a power of ten, rounded half
-// to even, divided again, each step in x's type. As in numpy, this is not correctly rounded decimal
-// arithmetic.
+// Round returns np.round(x, decimals) for decimals from 0 to 22: x times a power of ten, rounded
+// half to even, divided again, each step in x's type. As in numpy, this is not correctly rounded
+// decimal arithmetic.
 func Round[F Float](x F, decimals int) F {
 	p := F(math.Pow10(decimals))
 	scaled := F(x * p)

@@ -13,7 +13,8 @@ import (
 )
 
 // File is a training log in nnU-Net's line format: a timestamp in local time, then each argument as
-// formatted by Python's str(), followed by a space, the last one, too. It is safe for concurrent use.
+// formatted by Python's str(), followed by a space, the last one, too. It is safe for concurrent
+// use.
 // Source: nnUNetTrainer.print_to_log_file.
 type File struct {
 	path  string
@@ -49,8 +50,8 @@ func Create(folder string, start time.Time, echo io.Writer) (*File, error) {
 // Path returns the path of the log.
 func (f *File) Path() string { return f.path }
 
-// Print writes one line with a timestamp. Arguments: string, bool, integers, float32 and float64 (as
-// printed by numpy and Python), []float64, []int, nil, error and fmt.Stringer.
+// Print writes one line with a timestamp. Arguments: string, bool, integers, float32 and float64
+// (as printed by numpy and Python), []float64, []int, nil, error and fmt.Stringer.
 //
 // A log that cannot be written must not stop training: after five attempts half a second apart the
 // failure is reported on echo and the line is dropped.
@@ -111,8 +112,8 @@ func (f *File) print(args []any) {
 	fmt.Fprintf(f.echo, "%s: failed to log: %v\n", timestamp(f.clock()), err)
 }
 
-// write appends in one call, so that a line is complete or missing if the process is killed. The file is
-// opened for each line, so that logging resumes after a network folder was unavailable.
+// write appends in one call, so that a line is complete or missing if the process is killed. The
+// file is opened for each line, so that logging resumes after a network folder was unavailable.
 func (f *File) write(text string) error {
 	w, err := os.OpenFile(f.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {

@@ -1,8 +1,8 @@
 // Package nnlog holds nnU-Net's records of a training run: the logging dictionary that is stored in
 // every checkpoint, and the text file training_log_….txt with its line format.
 //
-// Plotting is report.Progress's, and converting a Log to nnU-Net's pickled dictionary and back is package
-// checkpoint's.
+// Plotting is report.Progress's, and converting a Log to nnU-Net's pickled dictionary and back is
+// package checkpoint's.
 //
 // Source: nnunetv2/training/logging/nnunet_logger.py and
 // nnUNetTrainer.print_to_log_file of nnU-Net 2.5.1.
@@ -19,14 +19,15 @@ import (
 // Keys returns the keys of the logging dictionary in nnU-Net's order.
 func Keys() []string {
 	return []string{
-		"mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region", "train_losses", "val_losses", "lrs",
+		"mean_fg_dice", "ema_fg_dice", "dice_per_class_or_region", "train_losses", "val_losses",
+		"lrs",
 		"epoch_start_timestamps", "epoch_end_timestamps",
 	}
 }
 
-// Log has one list per key, each with one entry per epoch. The zero value is the log of a new training
-// run. The Go types correspond to nnU-Net's: float64 stands for numpy.float64 in the three Dice lists
-// and for Python's float in the last three, float32 for numpy.float32.
+// Log has one list per key, each with one entry per epoch. The zero value is the log of a new
+// training run. The Go types correspond to nnU-Net's: float64 stands for numpy.float64 in the three
+// Dice lists and for Python's float in the last three, float32 for numpy.float32.
 type Log struct {
 	MeanFgDice  []float64   // pseudo-Dice: mean over the classes, NaN ignored
 	EMAFgDice   []float64   // its moving average
@@ -38,9 +39,9 @@ type Log struct {
 	EpochEnd    []float64
 }
 
-// StartEpoch records the start of an epoch and its learning rate. Here and in the following methods an
-// existing entry of the epoch is overwritten (an interrupted epoch that is repeated); an epoch that
-// would leave a gap is an error.
+// StartEpoch records the start of an epoch and its learning rate. Here and in the following methods
+// an existing entry of the epoch is overwritten (an interrupted epoch that is repeated); an epoch
+// that would leave a gap is an error.
 func (l *Log) StartEpoch(epoch int, start time.Time, lr float64) error {
 	if err := set(&l.EpochStart, "epoch_start_timestamps", epoch, seconds(start)); err != nil {
 		return err
@@ -53,8 +54,8 @@ func (l *Log) TrainLoss(epoch int, loss float32) error {
 	return set(&l.TrainLosses, "train_losses", epoch, loss)
 }
 
-// Validation records the epoch's mean validation loss and its pseudo-Dice, per class and as the mean
-// (see eval.Online), and computes the moving average.
+// Validation records the epoch's mean validation loss and its pseudo-Dice, per class and as the
+// mean (see eval.Online), and computes the moving average.
 func (l *Log) Validation(epoch int, dice []float64, mean float64, loss float32) error {
 	if err := set(&l.MeanFgDice, "mean_fg_dice", epoch, mean); err != nil {
 		return err
@@ -120,7 +121,8 @@ func set[T any](list *[]T, key string, epoch int, value T) error {
 	case epoch == n-1:
 		(*list)[epoch] = value
 	default:
-		return fmt.Errorf("nnlog: %s of epoch %d: found %d entries, expected %d or %d (one per epoch)",
+		return fmt.Errorf("nnlog: %s of epoch %d: found %d entries, expected %d or %d (one per "+
+			"epoch)",
 			key, epoch, n, epoch, epoch+1)
 	}
 	return nil
