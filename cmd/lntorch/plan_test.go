@@ -88,7 +88,7 @@ func TestPlanningMistakesAreNamed(t *testing.T) {
 		want string
 	}{
 		{[]string{"plan", "-d", "102"}, 1, "dataset_fingerprint.json is missing: run `lntorch fingerprint -d Dataset102_PhantomTarget` first"},
-		{[]string{"plan", "-d", "102", "-pl", "nnUNetPlannerResEncS"}, 2, "known: ExperimentPlanner, ResEncUNetPlanner"},
+		{[]string{"plan", "-d", "102", "-pl", "nnUNetPlannerResEncS"}, 2, "expected ExperimentPlanner, ResEncUNetPlanner"},
 		{[]string{"plan"}, 2, "no dataset is given"},
 		{[]string{"plan", "-d", "102", "-overwrite_target_spacing", "1", "2"}, 2, "found 2 numbers, expected 3"},
 		{[]string{"fingerprint", "-d", "99"}, 1, "no folder Dataset099_…"},
