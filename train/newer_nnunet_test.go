@@ -44,7 +44,7 @@ func TestACheckpointOfNnUNet262IsContinued(t *testing.T) {
 	require.Equal(t, 3, f.Epoch)
 	require.Contains(t, log.String(), "Epoch 1")
 	require.NotContains(t, log.String(), "Epoch 0")
-	require.NotContains(t, log.String(), "not understood")
+	require.NotContains(t, log.String(), "could not be read")
 	require.NotContains(t, log.String(), "is not prepared like")
 
 	c = newerPlans(t, tiny{}.config(t, "plain", "full", nil))
@@ -65,7 +65,7 @@ func TestAFolderOfNnUNet262IsNamedAndLeftAlone(t *testing.T) {
 	require.Equal(t, preprocess.NNUNetBlosc2, owner.Maker)
 	require.ErrorContains(t, owner.Refusal(), "nnU-Net 2.6 or newer")
 	_, err = dataset.Open(newer(t, "tiny"))
-	require.ErrorContains(t, err, "nnU-Net 2.6 or newer preprocessed (.b2nd), expected .npz")
+	require.ErrorContains(t, err, "preprocessed by nnU-Net 2.6 or newer (.b2nd), expected .npz")
 
 	c := newerPlans(t, tiny{}.config(t, "plain", "full", nil))
 	folder := filepath.Join(c.Preprocessed, "nnUNetPlans_tiny")

@@ -188,7 +188,7 @@ func TestDataOfNewerNnUNetIsLeftAlone(t *testing.T) {
 		want string
 	}{
 		"train":               {train, "plan and preprocess for lntorch under another name (plan -overwrite_plans_name)"},
-		"train --no-prepare":  {append(train[:len(train):len(train)], "--no-prepare"), "found cases that nnU-Net 2.6 or newer preprocessed (.b2nd)"},
+		"train --no-prepare":  {append(train[:len(train):len(train)], "--no-prepare"), "found cases preprocessed by nnU-Net 2.6 or newer (.b2nd)"},
 		"preprocess":          {[]string{"preprocess", "-d", "101", "-c", "3d_fullres"}, "plan under another name"},
 		"preprocess --clean":  {[]string{"preprocess", "-d", "101", "-c", "3d_fullres", "--clean"}, "plan under another name"},
 		"plan-and-preprocess": {[]string{"plan-and-preprocess", "-d", "101", "-c", "3d_fullres"}, "nothing was planned"},
@@ -332,7 +332,7 @@ func TestTheLogSaysHowACheckpointWasRead(t *testing.T) {
 	model := modelFolder(t, "nnUNetTrainer__nnUNetPlans__3d_phantom", []string{"fold_0"}, func(root *pickle.Dict) { root.Set("current_epoch", "many") })
 	r = lntorch(t, "export", model, "-o", filepath.Join(dir, "exported"))
 	require.Equal(t, 0, r.code, r.errOut)
-	require.Contains(t, r.errOut, "not understood, and of no matter to the weights: ")
+	require.Contains(t, r.errOut, "metadata that could not be read, which does not affect the weights: ")
 	require.Contains(t, r.errOut, "current_epoch")
 }
 
