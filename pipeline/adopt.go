@@ -49,7 +49,7 @@ type Adopted struct {
 	Summary       PlansSummary      `json:"-"`
 }
 
-// check says which settings do not go together.
+// check refuses settings that exclude each other.
 func (c *AdoptConfig) check() error {
 	if c.Dataset == "" {
 		return settings.Usage("no dataset is given: -d NUMBER or NAME")

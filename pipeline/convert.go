@@ -14,8 +14,8 @@ import (
 type ConvertConfig struct {
 	File string
 	WeightsOutput
-	StripOptimizer bool `flag:"strip-optimizer" help:"leave optimizer and gradient scaler out"`
-	WeightsOnly    bool `flag:"weights-only" help:"write the state dict alone"`
+	StripOptimizer bool `flag:"strip-optimizer" help:"omit optimizer and gradient scaler state"`
+	WeightsOnly    bool `flag:"weights-only" help:"write only the state dict"`
 }
 
 // Convert writes the new file and gives its size in bytes.

@@ -27,7 +27,7 @@ type DoctorConfig struct {
 	ResultsFolder
 }
 
-// Doctor says what this machine has, what is wrong, and what mends it.
+// Doctor reports what this machine has, what is wrong, and how to fix it.
 func Doctor(c DoctorConfig, o Output) []Check {
 	paths := map[string]string{"raw": c.Raw, "preprocessed": c.Preprocessed, "results": c.Results}
 	var list []Check

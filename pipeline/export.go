@@ -122,7 +122,7 @@ func (e *ExportConfig) fold(path, folder string, o Output) error {
 	defer f.Close()
 	o.notes(f)
 	if !f.NNUNet {
-		return fmt.Errorf("%s holds weights alone; nnU-Net needs the plans and the configuration that a trainer saves with them", path)
+		return fmt.Errorf("%s holds only weights; nnU-Net needs the plans and the configuration that a trainer saves with them", path)
 	}
 	if err := e.predictable(f); err != nil {
 		return fmt.Errorf("%s: stock nnU-Net could not predict with it: %w", path, err)
@@ -140,7 +140,7 @@ func (e *ExportConfig) fold(path, folder string, o Output) error {
 	return pth.Save(filepath.Join(folder, e.Checkpoint), root)
 }
 
-// predictable says why the network that nnU-Net builds for the trainer would not take the weights.
+// predictable is an error where the network that nnU-Net builds for the trainer cannot load the weights.
 func (e *ExportConfig) predictable(f *checkpoint.File) error {
 	net := recogniseNetwork(f.Weights)
 	if f.Configuration == "" {

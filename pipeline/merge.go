@@ -25,7 +25,7 @@ type MergeConfig struct {
 	Trainer string  `flag:"trainer" default:"nnUNetTrainer" help:"trainer that the result names"`
 }
 
-// Merge writes the merged checkpoint and says in a few words what it did.
+// Merge writes the merged checkpoint and summarises what it did.
 func Merge(c MergeConfig, o Output) (did string, err error) {
 	if err := c.WeightsOutput.check(); err != nil {
 		return "", err

@@ -22,7 +22,7 @@ import (
 func openModel(path, configuration string, source *checkpoint.File) (m planner.Model, warnings []string, err error) {
 	file, err := CheckpointFile(path)
 	folder, trainer := path, ""
-	var odd error // why the checkpoint's plans are not understood
+	var misread error // why the checkpoint's plans are not understood
 	if err == nil {
 		f := source
 		if f == nil {
@@ -33,7 +33,7 @@ func openModel(path, configuration string, source *checkpoint.File) (m planner.M
 		}
 		m = planner.Model{Source: file, Plans: f.Plans, Configuration: f.Configuration, Dataset: f.Dataset}
 		if m.Plans == nil {
-			odd = f.Understood(checkpoint.KeyPlans, checkpoint.KeyConfiguration)
+			misread = f.Understood(checkpoint.KeyPlans, checkpoint.KeyConfiguration)
 		}
 		trainer = f.Trainer
 		warnings = recogniseNetwork(f.Weights).compare(f)
@@ -53,8 +53,8 @@ func openModel(path, configuration string, source *checkpoint.File) (m planner.M
 			trainer = found
 		}
 	}
-	if m.Plans == nil && odd != nil {
-		return m, nil, odd
+	if m.Plans == nil && misread != nil {
+		return m, nil, misread
 	}
 	if m.Plans == nil {
 		return m, nil, fmt.Errorf("%s: neither the checkpoint holds plans, nor is there a plans.json beside it or in the folder above: copy the model's plans.json there", path)

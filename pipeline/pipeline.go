@@ -45,7 +45,7 @@ func (o Output) notes(f *checkpoint.File) {
 	}
 }
 
-// resolve finds the machine's device and says what was chosen.
+// resolve finds the machine's device and logs what was chosen.
 func (o Output) resolve(m *machine.Machine) error {
 	note, err := m.Resolve()
 	if note != "" {

@@ -87,7 +87,7 @@ func (d Datasets) verify(ctx context.Context, workers int, o Output) error {
 	return nil
 }
 
-// Measurement says how a dataset is measured.
+// Measurement holds how a dataset is measured.
 type Measurement struct {
 	Extractor string `flag:"fpe" nnunet:"fpe" default:"DatasetFingerprintExtractor" values:"DatasetFingerprintExtractor" help:"nnU-Net's class; there is one"`
 	Verify    bool   `flag:"verify-dataset-integrity" help:"check the dataset first"`
@@ -112,7 +112,7 @@ type Fingerprinted struct {
 	Names    []string          `json:"-"` // of the channels
 }
 
-// Fingerprint measures raw datasets; done is told of each.
+// Fingerprint measures raw datasets; done is called for each.
 func Fingerprint(ctx context.Context, c FingerprintConfig, o Output, done func(Fingerprinted) error) error {
 	if err := given("preprocessed", c.Preprocessed); err != nil {
 		return err
@@ -148,7 +148,7 @@ func orDefault(n, otherwise int) int {
 	return n
 }
 
-// Planner says how training is planned.
+// Planner holds how training is planned.
 type Planner struct {
 	Planner       string    `flag:"planner" nnunet:"pl" default:"ExperimentPlanner" help:"nnU-Net's planner class"`
 	MemoryGB      float64   `flag:"gpu-memory-target" nnunet:"gpu_memory_target" range:">0.." help:"GB to plan for (default: the planner's own)"`
@@ -175,7 +175,7 @@ type PlanConfig struct {
 	Planner
 }
 
-// Plan plans training from fingerprints; done is told of each dataset.
+// Plan plans training from fingerprints; done is called for each dataset.
 func Plan(c PlanConfig, done func(PlansSummary) error) error {
 	p, o, err := c.Planner.read()
 	if err != nil {
@@ -298,12 +298,12 @@ type PlanAndPreprocessConfig struct {
 	Datasets
 	Measurement
 	MeasureWorkers int  `flag:"npfp" nnunet:"npfp" range:"1.." help:"cases at a time for the fingerprint (default: the cores, eight at most)"`
-	NoPreprocess   bool `flag:"no-pp" help:"fingerprint and plans alone"`
+	NoPreprocess   bool `flag:"no-pp" help:"only fingerprint and plans"`
 	Planner
 	Preprocessing
 }
 
-// PlanAndPreprocess measures, plans and preprocesses; done is told of each configuration that was made.
+// PlanAndPreprocess measures, plans and preprocesses; done is called for each configuration that was made.
 func PlanAndPreprocess(ctx context.Context, c PlanAndPreprocessConfig, o Output, done func(Preprocessed) error) error {
 	p, options, err := c.Planner.read()
 	if err != nil {

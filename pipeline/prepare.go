@@ -24,7 +24,7 @@ import (
 	"github.com/lntorch/lntorch/train"
 )
 
-// Preprocessing says which configurations are made, and how.
+// Preprocessing holds which configurations are made, and how.
 type Preprocessing struct {
 	Configurations []string `flag:"configurations" short:"c" list:"true" default:"2d,3d_fullres,3d_lowres" help:"configurations of the plans; those that are not in them are left out"`
 	Workers        []int    `flag:"np" nnunet:"np" range:"1.." list:"true" help:"cases at a time, one number or one for each configuration (default: the cores, eight at most)"`
@@ -53,7 +53,7 @@ type Preprocessed struct {
 	Seconds       map[string]float64 `json:"seconds"` // of the steps, all cases together
 }
 
-// Preprocess makes the training data of raw datasets as planned; done is told of each configuration, of
+// Preprocess makes the training data of raw datasets as planned; done is called for each configuration, of
 // those too in which cases failed.
 func Preprocess(ctx context.Context, c PreprocessConfig, o Output, done func(Preprocessed) error) error {
 	if err := given("preprocessed", c.Preprocessed); err != nil {
@@ -111,7 +111,7 @@ func (p Preprocessing) run(ctx context.Context, list []*raw.Dataset, root string
 	return errors.Join(failed...)
 }
 
-// preparation says how the cases of one configuration are made.
+// preparation holds how the cases of one configuration are made.
 type preparation struct {
 	workers int   // 0: the cores, eight at most
 	threads int   // 0: all cores
@@ -185,7 +185,7 @@ func prepareTraining(ctx context.Context, root string, c train.Config, o Output)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil { // the data may be there all the same
+	if err != nil { // the data may exist already
 		o.Print("WARNING: what the training lacks is not made:", err)
 		return nil
 	}
@@ -201,7 +201,7 @@ func prepareTraining(ctx context.Context, root string, c train.Config, o Output)
 	}
 	configuration, err := p.Configuration(c.Configuration)
 	if err != nil {
-		return nil // the training says so
+		return nil // train reports it
 	}
 	owner, err := preprocess.FindOwner(filepath.Join(c.Preprocessed, configuration.DataIdentifier))
 	if err != nil {

@@ -104,15 +104,15 @@ func (t *trainer) extendHeads(f *checkpoint.File) func(string, []int64, []int64)
 			}
 		}
 	}
-	told := map[int]bool{}
+	logged := map[int]bool{}
 	return func(name string, file, model []int64) *checkpoint.Remap {
 		if !models.IsHead(name) || int(model[0]) != len(here) {
 			return nil
 		}
 		n := int(file[0])
 		from, how := match(there, here, n)
-		if !told[n] { // once, not for each level of deep supervision
-			told[n] = true
+		if !logged[n] { // once, not for each level of deep supervision
+			logged[n] = true
 			for to, i := range from {
 				if i < 0 {
 					t.decide("segmentation heads, class %d (%s): reinitialised", to, here[to])
@@ -150,8 +150,9 @@ func (t *trainer) extendChannels(f *checkpoint.File) func(string, []int64, []int
 	}
 }
 
-// match says for each of here which of there's n it is: by name where names tell them apart and one other than background is
-// in both, else by number; -1 for what is not there. there is nil where names are not known.
+// match finds, for each name of the data (here), its index among the checkpoint's n (there): by name where
+// names are unique and one other than background is in both, else by number; -1 for none. there is nil where
+// the checkpoint's names are not known.
 func match(there, here []string, n int) (from []int, how string) {
 	byName := len(there) == n && unique(there) && unique(here) && slices.ContainsFunc(here, func(name string) bool { return name != background && slices.Contains(there, name) })
 	how = "number"

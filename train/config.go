@@ -18,7 +18,7 @@ import (
 	"github.com/lntorch/lntorch/internal/machine"
 )
 
-// Head says what happens to the segmentation heads of pretrained weights.
+// Head is what happens to the segmentation heads of pretrained weights.
 type Head string
 
 // Heads by nnU-Net's rule (those of its own networks are reinitialised, others are kept and must fit), reinitialised, kept,
@@ -30,7 +30,7 @@ const (
 	HeadExtend Head = "extend"
 )
 
-// Channels says what happens to the first layers of weights that were trained on other input channels.
+// Channels is what happens to the first layers of weights that were trained on other input channels.
 type Channels string
 
 // Channels must agree, as in nnU-Net, or the known ones are kept.
@@ -121,7 +121,7 @@ func (e *Interrupted) Error() string {
 // DefaultValIterations keeps nnU-Net's proportion of 50 validation to 250 training iterations, 50 at most.
 func DefaultValIterations(iterations int) int { return max(1, min(50, (iterations+4)/5)) }
 
-// Check fills in defaults and says what is wrong with the settings, before any work.
+// Check fills in defaults and validates the settings before any work.
 func (c *Config) Check() error {
 	if c.Method == nil || c.MethodName == "" {
 		return errors.New("train: no fine-tuning method")
@@ -168,7 +168,7 @@ func (c *Config) Check() error {
 		return errors.New("train: --c continues a training, -pretrained_weights begins one: give one of them")
 	}
 	if c.Continue && c.ValidateOnly {
-		return errors.New("train: --c goes on training, --val only validates: give one of them")
+		return errors.New("train: --c continues training, --val only validates: give one of them")
 	}
 	if c.DisableCheckpointing && c.ValidateBest {
 		return errors.New("train: --val_best needs checkpoint_best.pth, which --disable_checkpointing does not write")

@@ -52,7 +52,7 @@ func (t *trainer) runEpoch(ctx context.Context) error {
 
 // endEpoch moves on to the next epoch and saves.
 // Differs: nnU-Net saves the latest checkpoint every 50 epochs, before it looks whether the epoch was the best; here the
-// latest one knows, so that a resumed training goes on exactly.
+// latest one knows, so that a resumed training run has the same bits.
 func (t *trainer) endEpoch() error {
 	e := t.epoch
 	t.epoch, t.iteration, t.losses = e+1, 0, nil
@@ -86,7 +86,7 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 			return t.interrupt()
 		}
 		begin := time.Now()
-		// Workers are not told of ctx: what they hold is used up before the training stops.
+		// Workers do not see ctx: batches that are ready are used before training stops.
 		b, err := t.train.Next(context.WithoutCancel(ctx))
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)

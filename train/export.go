@@ -63,11 +63,11 @@ func (t *trainer) exportResult() error {
 		return err
 	}
 	if m, ok := t.cfg.Method.(finetune.Exporter); ok {
-		told := map[string]string{checkpoint.AboutKey: about}
+		metadata := map[string]string{checkpoint.AboutKey: about}
 		if t.base.digest != "" {
-			told[delta.BaseKey] = t.base.digest
+			metadata[delta.BaseKey] = t.base.digest
 		}
-		path, err := m.Export(t.fold, told)
+		path, err := m.Export(t.fold, metadata)
 		if err != nil {
 			return fmt.Errorf("train: %w", err)
 		}
@@ -105,7 +105,7 @@ func (t *trainer) exportDelta(about string) error {
 		weights = append(weights, delta.Weight{Name: p.Name, Shape: p.Shape, Read: p.T.CopyBytesOut})
 	}
 	d, err := delta.Compare(f, weights)
-	if err != nil { // such as a base without heads; the checkpoint is complete all the same
+	if err != nil { // such as a base without heads; the checkpoint itself is complete
 		t.file.Print("WARNING: no delta is written:", err)
 		return nil
 	}

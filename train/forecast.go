@@ -11,7 +11,7 @@ import (
 // needs is what a training is going to take, in bytes.
 type needs struct{ memory, disk int64 }
 
-// forecast says what the training will need, and warns where the machine has less.
+// forecast estimates what training needs, and warns where the machine has less.
 func (t *trainer) forecast() []string {
 	c := &t.cfg
 	parameters := models.ParameterCount(t.Net) * 4
@@ -24,7 +24,7 @@ func (t *trainer) forecast() []string {
 		disk: 4 * 2 * parameters,
 	}
 	line := fmt.Sprintf("needs about %s of memory (activations %s, weights with gradients and momentum %s) and %s on disk; "+
-		"the progress line tells the time once it is known", system.Size(need.memory), system.Size(activations), system.Size(weights), system.Size(need.disk))
+		"the progress line shows the time left once it is known", system.Size(need.memory), system.Size(activations), system.Size(weights), system.Size(need.disk))
 	free := int64(-1)
 	if c.Device.Type == torch.DeviceCPU {
 		if m, err := system.ReadMemory(); err == nil {

@@ -29,7 +29,7 @@ func (s *Session) queues() bool {
 	return m.Device.Type != torch.DeviceCPU && !m.IsReference() && !chooses && !s.cfg.Wait
 }
 
-// queue ends a step: the update, which the device leaves out where loss or gradients are not finite,
+// queue ends a step: the update, which the device skips where loss or gradients are not finite,
 // and the copy of the loss.
 func (s *Session) queue(sc *torch.Scope, l, norm *torch.Tensor, cases []string) error {
 	if s.Scaler != nil {

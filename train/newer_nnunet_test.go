@@ -44,7 +44,7 @@ func TestACheckpointOfNnUNet262IsContinued(t *testing.T) {
 	require.Equal(t, 3, f.Epoch)
 	require.Contains(t, log.String(), "Epoch 1")
 	require.NotContains(t, log.String(), "Epoch 0")
-	require.NotContains(t, log.String(), "not understood")
+	require.NotContains(t, log.String(), "could not be read")
 	require.NotContains(t, log.String(), "is not prepared like")
 
 	c = newerPlans(t, tiny{}.config(t, "plain", "full", nil))

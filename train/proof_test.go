@@ -100,7 +100,7 @@ func TestContinuingKeepsTheSettings(t *testing.T) {
 	var log strings.Builder
 	more.Progress, more.Continue, more.Epochs, more.Echo = nil, true, 3, &log
 	require.Len(t, logOf(t, run(t, more).Checkpoint).TrainLosses, 3)
-	require.Contains(t, log.String(), "WARNING: the training began with 2 epochs and goes on with 3")
+	require.Contains(t, log.String(), "WARNING: training began with 2 epochs and continues with 3")
 }
 
 // A new training in a used folder, interrupted, goes on from its own checkpoint and not from the old final one.

@@ -122,14 +122,14 @@ func writeJSON(path string, doc any) error {
 	return atomicfile.Write(path, b.Bytes())
 }
 
-// writeDebug writes debug.json when a training begins or goes on: as in nnU-Net, everything as text.
+// writeDebug writes debug.json when training starts or resumes: as in nnU-Net, every value is text.
 func (t *trainer) writeDebug() error {
 	c := &t.cfg
 	libtorch, err := torch.Version()
 	if err != nil {
 		return err
 	}
-	host, _ := os.Hostname() // only told
+	host, _ := os.Hostname() // for the record
 	doc := map[string]string{
 		"dataset_name": t.plans.DatasetName, "plans_name": t.plans.PlansName, "configuration_name": c.Configuration, "fold": c.Fold,
 		"trainer": c.Trainer, "method": c.MethodName, "network": t.arch.Class(), "deep_supervision_scales": fmt.Sprint(t.Scales),

@@ -26,7 +26,7 @@ type Optimizer struct {
 	Momentum    float64 `flag:"momentum" default:"0.99" range:"0..<1" keep:"momentum" help:"Nesterov momentum; 0: plain SGD"`
 }
 
-// SessionConfig says what a Session is made of.
+// SessionConfig holds what a Session is built from.
 type SessionConfig struct {
 	Spec      models.Spec
 	Labels    *plans.Labels

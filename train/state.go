@@ -75,7 +75,7 @@ func (t *trainer) save(name string) error {
 	return nil
 }
 
-// about is what a checkpoint of the training says of its weights.
+// about is the metadata of the checkpoint's weights.
 func (t *trainer) about() *checkpoint.Training {
 	c := &t.cfg
 	return &checkpoint.Training{
@@ -137,7 +137,7 @@ func orNone(text string) string {
 	return text
 }
 
-// resume goes on from a checkpoint, of lntorch at any iteration, of nnU-Net at the epoch it names.
+// resume continues from a checkpoint: one of lntorch at its iteration, one of nnU-Net at its epoch.
 func (t *trainer) resume(f *checkpoint.File) error {
 	path := f.Path
 	if err := t.loadWeights(f, checkpoint.LoadOptions{}); err != nil {
@@ -194,12 +194,12 @@ func (t *trainer) restoreExtra(extra []checkpoint.Entry) error {
 		return err
 	}
 	if was, _ := values["epochs"].(int64); was != int64(t.cfg.Epochs) {
-		fmt.Fprintf(t.cfg.Echo, "WARNING: the training began with %d epochs and goes on with %d: learning rates follow the new number\n", was, t.cfg.Epochs)
+		fmt.Fprintf(t.cfg.Echo, "WARNING: training began with %d epochs and continues with %d: learning rates follow the new number\n", was, t.cfg.Epochs)
 	}
 	n, _ := values["iteration"].(int64)
 	t.losses, _ = values["train_losses"].([]float64)
 	if n < 0 || n > int64(t.cfg.Iterations) || int64(len(t.losses)) != n {
-		return fmt.Errorf("its lntorch state tells of %d iterations and %d losses", n, len(t.losses))
+		return fmt.Errorf("its lntorch state holds %d iterations and %d losses, expected as many", n, len(t.losses))
 	}
 	t.iteration = int(n)
 	t.base.path, _ = values[basePath].(string)
@@ -224,7 +224,7 @@ func (t *trainer) interrupt() error {
 	return errors.Join(stopped, t.writeRun(statusInterrupted))
 }
 
-// finish writes the final checkpoint; the latest one goes once that is durable.
+// finish writes the final checkpoint, and removes the latest one once that is durable.
 func (t *trainer) finish() error {
 	if err := t.save(fileFinal); err != nil {
 		return err

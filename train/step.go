@@ -43,7 +43,7 @@ type Outcome struct {
 	Norm float64 // of the gradient before clipping; NaN with fp16, where overflow is in order
 }
 
-// NotFiniteError is a loss or gradient that is no number. The weights were not updated.
+// NotFiniteError is a loss or gradient norm that is NaN or infinite. The weights were not updated.
 type NotFiniteError struct {
 	What  string // "loss" or "gradient norm"
 	Value float64
@@ -208,7 +208,7 @@ func (s *Session) forward(sc *torch.Scope, b Batch) (l *torch.Tensor, heads []*t
 	return l, heads, err
 }
 
-// finite refuses to go on from a loss or gradient that is no number. With a gradient scaler
+// finite is an error where loss or gradient is NaN or infinite. With a gradient scaler
 // overflowing gradients are in order; it skips their step.
 func (s *Session) finite(sc *torch.Scope, l, norm *torch.Tensor, cases []string) (Outcome, error) {
 	out := Outcome{Norm: math.NaN()}

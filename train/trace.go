@@ -27,7 +27,7 @@ type TraceSettings struct {
 	Seed uint64 `flag:"seed" help:"seed of dropout and of methods that draw random numbers"`
 }
 
-// TraceConfig says what Trace runs.
+// TraceConfig holds what Trace runs.
 type TraceConfig struct {
 	Checkpoint    string
 	Source        *checkpoint.File // it, where the caller has opened it; not closed here

@@ -33,7 +33,7 @@ const (
 	fileBest   = "checkpoint_best.pth"
 )
 
-// Result tells where a training left what.
+// Result names what training wrote, and its score.
 type Result struct {
 	Folder     string  // of the fold
 	Checkpoint string  // final weights; empty with checkpointing disabled
@@ -240,8 +240,8 @@ func (t *trainer) closeSource() {
 	t.source, t.ownSource = nil, false
 }
 
-// architecture is the plans' network, or the one that the trainer builds whatever they say; a file of that network to
-// validate, to go on from or to start from says how large it is.
+// architecture is the plans' network, or the one that the trainer builds whatever they say; a checkpoint of that
+// network to validate, resume or start from gives its size.
 func (t *trainer) architecture() (models.Architecture, error) {
 	c := &t.cfg
 	if f := t.source; f != nil {
@@ -288,7 +288,7 @@ func (t *trainer) openLoaders() error {
 	return nil
 }
 
-// restore gives the network its weights: a checkpoint's to go on, pretrained ones, or random ones.
+// restore gives the network its weights: a checkpoint's to resume, pretrained ones, or random ones.
 func (t *trainer) restore() error {
 	c := &t.cfg
 	switch {
@@ -310,7 +310,7 @@ func (t *trainer) restore() error {
 	return t.loadPretrained(gen)
 }
 
-// newest is the checkpoint that --c goes on from: the later one of final and latest, else best, else "".
+// newest is the checkpoint that --c resumes from: the later one of final and latest, else best, else "".
 // Differs: nnU-Net takes the final one first, even one that an earlier training left in the folder.
 func (t *trainer) newest() (string, error) {
 	found, written := "", time.Time{}
@@ -411,7 +411,7 @@ func (t *trainer) acquire(folder string) error {
 	return nil
 }
 
-// announce says what was loaded, what trains, and what it will need.
+// announce logs what was loaded, what trains, and what it needs.
 func (t *trainer) announce() {
 	c := &t.cfg
 	if t.loading != nil {

@@ -51,8 +51,8 @@ func (c *console) Write(b []byte) (int, error) {
 	return c.out.Write(b)
 }
 
-// urgent says that a log line is for --quiet, too: a warning, or a problem that was found. A training's log
-// has the time before it.
+// urgent reports whether a log line is printed with --quiet, too: a warning, or a problem that was found.
+// Lines of a training log begin with the time.
 func urgent(line []byte) bool {
 	return bytes.Contains(line, []byte("WARNING")) || bytes.Contains(line, []byte("PROBLEM"))
 }
@@ -80,7 +80,7 @@ func (c *console) Begin(task string, total int) {
 	)
 }
 
-// Done tells that n of the task's units are finished.
+// Done reports that n of the task's units are finished.
 func (c *console) Done(n int, note string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,9 +121,9 @@ func jsonFlag(cmd *cobra.Command, on *bool) {
 
 // printJSON prints a result for programs, and on stderr which of its numbers JSON does not have.
 func printJSON(v any) error {
-	odd, err := report.JSON(os.Stdout, v)
-	if len(odd) > 0 {
-		fmt.Fprintf(os.Stderr, "note: NaN or infinite, which JSON does not have, and so null: %s\n", strings.Join(odd, ", "))
+	nonFinite, err := report.JSON(os.Stdout, v)
+	if len(nonFinite) > 0 {
+		fmt.Fprintf(os.Stderr, "note: NaN or infinite, which JSON does not have, and so null: %s\n", strings.Join(nonFinite, ", "))
 	}
 	return err
 }

@@ -15,7 +15,7 @@ func newDoctor() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "says what this machine has, what is wrong, and what mends it",
+		Short: "reports what this machine has, what is wrong, and how to fix it",
 		Long: `doctor looks for libtorch, devices, memory and nnU-Net's folders. A line marked "!" is a problem, "?" something that may be one.
 It ends with 1 when training could not run.`,
 		Example: `  lntorch doctor

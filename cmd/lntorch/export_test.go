@@ -114,7 +114,7 @@ func TestExportRefusesWhatNnUNetCouldNotLoad(t *testing.T) {
 		}),
 		"its network is not recognised": weights(func(w *pickle.Dict) { w.Delete("decoder.transpconvs.0.weight") }),
 		"names no configuration":        func(root *pickle.Dict) { root.Delete("init_args") },
-		"holds weights alone":           func(root *pickle.Dict) { root.Delete("network_weights") },
+		"holds only weights":            func(root *pickle.Dict) { root.Delete("network_weights") },
 	} {
 		model := modelFolder(t, "a__nnUNetPlans__3d_phantom", []string{"fold_0"}, change)
 		if strings.HasPrefix(want, "holds weights") {

@@ -91,7 +91,7 @@ func (o *optionFlag) Set(text string) error {
 	return nil
 }
 
-// share says that the value comes from where settings of several methods may stand.
+// share records that the value comes from where settings of several methods may stand.
 func (o *optionFlag) share() {
 	v := o.method.Options[o.option.Name]
 	v.Shared = true
@@ -359,7 +359,7 @@ func readSettings(cmd *cobra.Command, file string) (*viper.Viper, error) {
 	return v, nil
 }
 
-// source says where a flag's value comes from: a variable, a file, "command line" or "default".
+// source names where a flag's value comes from: a variable, a file, "command line" or "default".
 func source(f *pflag.Flag) string {
 	switch {
 	case f.Annotations[sourceNote] != nil:

@@ -12,7 +12,7 @@ import (
 
 const keptHelp = `A case that is there already, made of the same files with the same settings, stays; --clean makes all of them
 again, as nnU-Net does. Cases in the folder that the dataset no longer has are removed and named. One bad case
-does not lose the others: it is named in the end, and the exit code is 1. Ctrl-C leaves no file half-written;
+does not lose the others: it is named at the end, and the exit code is 1. Ctrl-C leaves no file half-written;
 the same command continues from there.`
 
 func newPreprocess() *cobra.Command {

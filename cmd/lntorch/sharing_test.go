@@ -332,7 +332,7 @@ func TestTheLogSaysHowACheckpointWasRead(t *testing.T) {
 	model := modelFolder(t, "nnUNetTrainer__nnUNetPlans__3d_phantom", []string{"fold_0"}, func(root *pickle.Dict) { root.Set("current_epoch", "many") })
 	r = lntorch(t, "export", model, "-o", filepath.Join(dir, "exported"))
 	require.Equal(t, 0, r.code, r.errOut)
-	require.Contains(t, r.errOut, "not understood, and of no matter to the weights: ")
+	require.Contains(t, r.errOut, "metadata that could not be read, which does not affect the weights: ")
 	require.Contains(t, r.errOut, "current_epoch")
 }
 

@@ -26,7 +26,7 @@ import (
 	"github.com/lntorch/lntorch/train"
 )
 
-// Config says what is timed.
+// Config holds what is timed.
 type Config struct {
 	Part      string // step, update, masks, open, window or first
 	Network   string `flag:"network" default:"mid" help:"size of a network"`

@@ -1,4 +1,4 @@
-// Package machine says where and how a command computes: the device, the threads, the numerics and
+// Package machine describes where and how a command computes: the device, the threads, the numerics and
 // the mixed precision. The same four settings stand on every command that runs a network.
 package machine
 
@@ -22,7 +22,7 @@ const (
 	AMPBF16 AMP = "bf16"
 )
 
-// Numerics says which operators compute.
+// Numerics selects the operators.
 type Numerics string
 
 // Fast may fuse operators and change memory layouts; Reference runs PyTorch's and nnU-Net's operators
@@ -43,7 +43,7 @@ type Machine struct {
 }
 
 // Resolve finds the device, opens libtorch, and replaces auto and unset values by what they stand for.
-// It says in one line what was chosen where the user left the choice.
+// note states in one line what was chosen where the user left the choice.
 func (m *Machine) Resolve() (note string, err error) {
 	switch m.DeviceName {
 	case "":
@@ -101,7 +101,7 @@ func (m *Machine) Resolve() (note string, err error) {
 	return note, nil
 }
 
-// IsReference says that the reference's operators run in its order.
+// IsReference reports whether the reference's operators run in its order.
 func (m *Machine) IsReference() bool { return m.Numerics == Reference }
 
 // DType is the type that autocast computes in, Float32 for none.

@@ -1,4 +1,4 @@
-// Package settings reads what a config struct says of itself in field tags: the flag that sets a
+// Package settings reads what a config struct declares in field tags: the flag that sets a
 // field, its default, the variable of the environment, the values it may have, whether a training
 // that is continued must keep it, and its name in run records. The command line, configuration
 // files, experiments and run.json all go through these declarations, so that a setting is declared
@@ -22,7 +22,7 @@
 //	record:"…"           name in run records; without it the flag's name with underscores
 //	keep:"…"             name under which a checkpoint keeps it: a training is only continued with
 //	                     the same value
-//	before:"…"           with keep: the value that trainings had before the setting existed; "*"
+//	before:"…"           with keep: the value that training runs had before the setting existed; "*"
 //	                     where it is not known, so that any value is taken
 //
 // Structs that are embedded contribute their fields. A setting whose tag is wrong panics: a test
@@ -64,7 +64,7 @@ type Field struct {
 	Keep   string // name in checkpoints, or empty
 	Before string // value before the setting existed
 
-	// IsSet says that Set was called: the value was asked for.
+	// IsSet: Set was called: the value was asked for.
 	IsSet bool
 
 	def     string
@@ -183,7 +183,7 @@ func (f *Field) Type() string { return f.kind() }
 // Default is the default as text.
 func (f *Field) Default() string { return f.def }
 
-// IsBool says that the flag may stand without a value.
+// IsBool reports whether the flag may stand without a value.
 func (f *Field) IsBool() bool { return f.value.Kind() == reflect.Bool }
 
 // Value is the setting's value.
@@ -234,7 +234,7 @@ func (f *Field) GetSlice() []string {
 	return out
 }
 
-// IsList says that the setting has several values.
+// IsList reports whether the setting has several values.
 func (f *Field) IsList() bool { return f.value.Kind() == reflect.Slice }
 
 // String is the value as the command line would give it.
