@@ -168,7 +168,9 @@ def main(root):
         before = os.path.join(folder, "before")
         shutil.copytree(pred, before)
         fns, kwargs = determine_postprocessing(pred, ref, None, None, 2, name != "ignore")
-        apply_postprocessing_to_folder(before, os.path.join(folder, "applied"), fns, kwargs, p, d, 2)
+        apply_postprocessing_to_folder(
+            before, os.path.join(folder, "applied"), fns, kwargs, p, d, 2
+        )
         os.rename(pred, os.path.join(folder, "nnunet"))
         os.rename(before, pred)
 
