@@ -102,6 +102,12 @@ def main(root):
             pred[tuple(rng.randint(n) for n in shape)] = rng.choice([0] + list(values))
         return ref, pred
 
+    def with_speck(ref, pred, v):
+        """A true island, which the rule for the foreground takes away."""
+        for a in (ref, pred):
+            a[8, 0, 0] = v
+        return ref, pred
+
     bg = {"background": 0}
     regions = dict(bg, whole=[1, 2, 3], core=[2, 3], tip=3)
     ignore = dict(bg, a=1, b=2, ignore=3)
@@ -146,6 +152,13 @@ def main(root):
             None,
             "NibabelIO",
             [case([1, 2, 3], [(2, 1), (1, 2), (2, 3)], 0, (3, 9, 15)) for n in range(2)],
+        ),
+        (
+            "falls",
+            dict(bg, a=1, b=2),
+            None,
+            "SimpleITKIO",
+            [with_speck(*case([1, 2], [(0, 1), (1, 1)], 0, (3, 9)), 2) for n in range(2)],
         ),
         (
             "region",
