@@ -29,6 +29,9 @@ func (t Target) Labels() []int {
 	return slices.Clone(t.labels)
 }
 
+// IsRegion reports whether the target is a region, even one of a single label.
+func (t Target) IsRegion() bool { return t.region }
+
 // Key is the target's name in summary.json: the label, or the region formatted as a Python tuple,
 // "(1, 2)" and "(1,)".
 func (t Target) Key() string {

@@ -19,6 +19,10 @@ import (
 var commands = []func() *cobra.Command{
 	newAdopt, newBench, newCompare, newConfig, newConvert, newDoctor, newExport, newFingerprint, newForward, newImage,
 	newInspect, newMerge, newMovePlans, newPhantom, newPlan, newPlanAndPreprocess, newPreprocess, newTrace, newTrain, newValidate,
+	newDeterminePostprocessing,
+	newApplyPostprocessing,
+	newEnsemble,
+	newAccumulate,
 }
 
 func newRoot() *cobra.Command {

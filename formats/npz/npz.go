@@ -231,15 +231,20 @@ func (w *Writer) Add(name string, a *Array) error {
 }
 
 func (w *Writer) add(name string, a *Array) error {
-	if w.names[name] {
-		return errors.New("written twice")
-	}
-	w.names[name] = true
-	out, err := w.z.CreateHeader(&zip.FileHeader{Name: name + ".npy", Method: w.method})
+	out, err := w.begin(name)
 	if err != nil {
 		return err
 	}
 	return WriteNpy(out, a)
+}
+
+// begin starts a member.
+func (w *Writer) begin(name string) (io.Writer, error) {
+	if w.names[name] {
+		return nil, errors.New("written twice")
+	}
+	w.names[name] = true
+	return w.z.CreateHeader(&zip.FileHeader{Name: name + ".npy", Method: w.method})
 }
 
 // Close completes the archive, makes it durable and gives it its name. After an error in Add or

@@ -143,7 +143,7 @@ var environment = []string{"main", "_test.go", "cmd/...", "torch/shim.go", "inte
 var (
 	// run live by tests; they write no golden files
 	LiveScripts = []string{"adopted.py", "full_size.py", "nnunet_stack.py", "phantom_dataset.py",
-		"preprocess_datasets.py", "raw_datasets.py", "runs.py"}
+		"postprocess.py", "preprocess_datasets.py", "raw_datasets.py", "runs.py"}
 	// imported by other scripts
 	SharedScripts = []string{"stack.py"}
 )

@@ -1,0 +1,323 @@
+package pipeline
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/volume"
+)
+
+func namesIn(t *testing.T, folder string) (names []string) {
+	entries, err := os.ReadDir(folder)
+	require.NoError(t, err)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func content(t *testing.T, path string) string {
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(b)
+}
+
+// sameLabels compares label files of two folders, voxels and geometry, and gives how many voxels are no background.
+func sameLabels(t *testing.T, reader, want, got string) (foreground int) {
+	files, err := filesEnding(want, ".nii.gz")
+	require.NoError(t, err)
+	r, err := images.ForName(reader)
+	require.NoError(t, err)
+	for _, f := range files {
+		a, p, err := r.ReadSeg(f)
+		require.NoError(t, err)
+		b, q, err := r.ReadSeg(filepath.Join(got, filepath.Base(f)))
+		require.NoError(t, err)
+		require.Equal(t, a.Shape, b.Shape, f)
+		require.Equal(t, a.Pixels, b.Pixels, f)
+		require.Equal(t, p, q, f)
+		for _, v := range volume.Cast[int32](a.Pixels) {
+			if v != 0 {
+				foreground++
+			}
+		}
+	}
+	return foreground
+}
+
+// TestLivePostprocessingEnsemblesAndFoldsAreThoseOfNnUNet runs nnU-Net's functions and ours on the same folders.
+func TestLivePostprocessingEnsemblesAndFoldsAreThoseOfNnUNet(t *testing.T) {
+	golden.Python(t)
+	root := t.TempDir()
+	golden.Run(t, "postprocess.py", root)
+	t.Run("determine and apply", func(t *testing.T) { comparePostprocessing(t, filepath.Join(root, "pp")) })
+	t.Run("ensemble", func(t *testing.T) { compareEnsembles(t, filepath.Join(root, "ensemble")) })
+	t.Run("accumulate", func(t *testing.T) { compareAccumulation(t, root) })
+}
+
+func comparePostprocessing(t *testing.T, root string) {
+	var pkl []string
+	kept := map[string]bool{}
+	for _, name := range namesIn(t, root) {
+		in, want := filepath.Join(root, name, "pred"), filepath.Join(root, name, "nnunet")
+		p, err := plans.Load(filepath.Join(in, "plans.json"))
+		require.NoError(t, err)
+		reader := p.ImageReaderWriter
+		c := DeterminePostprocessingConfig{Input: in, Reference: filepath.Join(root, name, "ref"), Remove: name == "ignore", Workers: 2}
+		d, err := DeterminePostprocessing(t.Context(), c, Output{})
+		require.NoError(t, err, name)
+		for _, trial := range d.Trials {
+			kept[trial.Labels] = kept[trial.Labels] || trial.Kept
+		}
+		require.Equal(t, namesIn(t, want), namesIn(t, in), name)
+		for _, file := range []string{"summary.json", "postprocessing.json"} {
+			require.Equal(t, content(t, filepath.Join(want, file)), content(t, filepath.Join(in, file)), "%s: %s", name, file)
+		}
+		if !c.Remove {
+			post, ours := filepath.Join(want, "postprocessed"), filepath.Join(in, "postprocessed")
+			require.Equal(t, namesIn(t, post), namesIn(t, ours), name)
+			require.Equal(t, content(t, filepath.Join(post, "summary.json")), content(t, filepath.Join(ours, "summary.json")), name)
+			require.Positive(t, sameLabels(t, reader, post, ours))
+		}
+		theirs, err := ReadPostprocessing(filepath.Join(want, "postprocessing.pkl"))
+		require.NoError(t, err, name)
+		mine, err := ReadPostprocessing(filepath.Join(in, "postprocessing.pkl"))
+		require.NoError(t, err, name)
+		require.Equal(t, theirs, mine, name)
+		pkl = append(pkl, filepath.Join(want, "postprocessing.pkl"), filepath.Join(in, "postprocessing.pkl"))
+
+		for _, file := range []string{filepath.Join(want, "postprocessing.pkl"), filepath.Join(in, "postprocessing.json")} {
+			out := filepath.Join(t.TempDir(), "out")
+			a, err := ApplyPostprocessing(t.Context(), ApplyPostprocessingConfig{Input: in, Output: out, File: file}, Output{})
+			require.NoError(t, err, name)
+			require.Len(t, a.Rules, len(theirs))
+			applied := filepath.Join(root, name, "applied")
+			require.Equal(t, namesIn(t, applied), namesIn(t, out))
+			require.Positive(t, sameLabels(t, reader, applied, out))
+		}
+	}
+	for _, k := range []string{"foreground", "1", "12", "(2, 3)", "3"} {
+		require.True(t, kept[k], "no case keeps the largest component of %s alone", k)
+	}
+	golden.Run(t, "postprocess.py", append([]string{"--same"}, pkl...)...)
+}
+
+func compareEnsembles(t *testing.T, root string) {
+	for _, name := range namesIn(t, root) {
+		folder := filepath.Join(root, name)
+		inputs := []string{filepath.Join(folder, "first"), filepath.Join(folder, "second"), filepath.Join(folder, "third")}
+		out, want := filepath.Join(t.TempDir(), "out"), filepath.Join(folder, "nnunet")
+		e, err := Ensemble(t.Context(), EnsembleConfig{Inputs: inputs, Output: out, SaveNpz: true, Workers: 2}, Output{})
+		require.NoError(t, err, name)
+		require.Equal(t, []string{"LN_0", "LN_1", "LN_2"}, e.Cases)
+		require.Subset(t, namesIn(t, out), namesIn(t, want), name)
+		require.Positive(t, sameLabels(t, "SimpleITKIO", want, out), name)
+		for _, id := range e.Cases {
+			shape, a := probabilities(t, filepath.Join(want, id+".npz"))
+			_, b := probabilities(t, filepath.Join(out, id+".npz"))
+			golden.Equal(t, name+" "+id, shape, a, b)
+			require.Equal(t, content(t, filepath.Join(inputs[0], id+".pkl")), content(t, filepath.Join(out, id+".pkl")))
+		}
+		for _, file := range []string{"plans.json", "dataset.json"} {
+			require.Equal(t, content(t, filepath.Join(inputs[0], file)), content(t, filepath.Join(out, file)))
+		}
+
+		// The ensemble can be a member: twice the first with the second and the third, by files or by weights.
+		weighted, again := filepath.Join(t.TempDir(), "weighted"), filepath.Join(t.TempDir(), "again")
+		_, err = Ensemble(t.Context(), EnsembleConfig{Inputs: inputs, Output: weighted, Weights: []float64{2, 1, 1}, Workers: 1}, Output{})
+		require.NoError(t, err)
+		_, err = Ensemble(t.Context(), EnsembleConfig{Inputs: append([]string{inputs[0]}, inputs...), Output: again, Workers: 1}, Output{})
+		require.NoError(t, err)
+		require.Positive(t, sameLabels(t, "SimpleITKIO", again, weighted))
+		require.NoFileExists(t, filepath.Join(weighted, "LN_0.npz"))
+		_, err = Ensemble(t.Context(), EnsembleConfig{Inputs: []string{out, inputs[0]}, Output: filepath.Join(t.TempDir(), "o"), Workers: 1}, Output{})
+		require.NoError(t, err)
+	}
+}
+
+func probabilities(t *testing.T, path string) ([]int, []float32) {
+	f, err := npz.OpenNpz(path)
+	require.NoError(t, err)
+	defer f.Close()
+	a, err := f.Read("probabilities")
+	require.NoError(t, err)
+	v, err := a.Float32s()
+	require.NoError(t, err)
+	return a.Shape, v
+}
+
+func compareAccumulation(t *testing.T, root string) {
+	c := AccumulateConfig{Dataset: "777", Configuration: "3d_fullres", Folds: []int{0, 1, 2}, PlansName: "nnUNetPlans", Trainer: "nnUNetTrainer"}
+	c.Raw, c.Preprocessed, c.Results = filepath.Join(root, "raw"), filepath.Join(root, "preprocessed"), filepath.Join(root, "results")
+	model := filepath.Join(c.Results, "Dataset777_Pp/nnUNetTrainer__nnUNetPlans__3d_fullres")
+	want := filepath.Join(root, "nnunet_accumulated")
+	for range 2 { // the folder of the first time is replaced
+		a, err := Accumulate(t.Context(), c, Output{})
+		require.NoError(t, err)
+		require.Equal(t, filepath.Join(model, "crossval_results_folds_0_1_2"), a.Folder)
+		require.Equal(t, 7, a.Cases)
+		require.Equal(t, namesIn(t, want), namesIn(t, a.Folder))
+		for _, file := range namesIn(t, want) {
+			require.Equal(t, content(t, filepath.Join(want, file)), content(t, filepath.Join(a.Folder, file)), file)
+		}
+	}
+
+	refused := func(message string, change func(c *AccumulateConfig)) {
+		t.Helper()
+		other := c
+		change(&other)
+		_, err := Accumulate(t.Context(), other, Output{})
+		require.ErrorContains(t, err, message)
+	}
+	refused("has no validation of fold 3, 4: train them, or name those that there are with -f", func(c *AccumulateConfig) { c.Folds = []int{0, 1, 2, 3, 4} })
+	refused("fold 1 is named twice", func(c *AccumulateConfig) { c.Folds = []int{0, 1, 1} })
+	refused("holds files already", func(c *AccumulateConfig) { c.Output = want })
+	refused("nnUNetTrainer__nnUNetPlans__2d is not there: train the model", func(c *AccumulateConfig) { c.Configuration = "2d" })
+	refused("found no references of Dataset777_Pp: expected the folder", func(c *AccumulateConfig) { c.Raw = filepath.Join(root, "nowhere") })
+	require.NoError(t, copyFile(filepath.Join(model, "fold_1/validation/LN_001.nii.gz"), filepath.Join(model, "fold_0/validation/LN_001.nii.gz")))
+	refused("found cases more than once: LN_001.nii.gz in folds 0 and 1", func(*AccumulateConfig) {})
+	require.Equal(t, namesIn(t, want), namesIn(t, filepath.Join(model, "crossval_results_folds_0_1_2")), "a failure leaves what was there")
+	entries := namesIn(t, model)
+	require.Len(t, entries, 6, "%v: nothing temporary stays", entries)
+}
+
+// writeLabels writes a folder of label volumes with plans.json and dataset.json of the phantoms.
+func writeLabels(t *testing.T, folder string, cases map[string][]uint8) {
+	require.NoError(t, os.MkdirAll(folder, 0o777))
+	from := "../testdata/phantom-mini/predictions/source_notta"
+	for _, file := range []string{"plans.json", "dataset.json"} {
+		require.NoError(t, copyFile(filepath.Join(from, file), filepath.Join(folder, file)))
+	}
+	r, err := images.ForName("SimpleITKIO")
+	require.NoError(t, err)
+	for name, voxels := range cases {
+		p := &images.Properties{SITK: &images.SITK{Spacing: []float64{1, 1, 1}, Origin: []float64{0, 0, 0}, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}}
+		im := &volume.Image{Shape: [4]int{1, 1, 1, len(voxels)}, Pixels: volume.Slice[uint8](voxels)}
+		require.NoError(t, r.WriteSeg(filepath.Join(folder, name+".nii.gz"), im, p))
+	}
+}
+
+func TestPostprocessingFilesAreDataAndErrorsSayWhatIsWrong(t *testing.T) {
+	folder := t.TempDir()
+	in := filepath.Join(folder, "in")
+	writeLabels(t, in, map[string][]uint8{"a": {1, 0, 1, 1}})
+	apply := func(file string) error {
+		_, err := ApplyPostprocessing(t.Context(), ApplyPostprocessingConfig{Input: in, Output: filepath.Join(folder, "out"), File: file}, Output{})
+		return err
+	}
+	pickled := func(functions, arguments []any) string {
+		b, err := pickle.Marshal(pickle.Tuple{&pickle.List{Items: functions}, &pickle.List{Items: arguments}}, nil)
+		require.NoError(t, err)
+		path := filepath.Join(t.TempDir(), "postprocessing.pkl")
+		require.NoError(t, os.WriteFile(path, b, 0o600))
+		return path
+	}
+	dict := func(key string, value any) *pickle.Dict {
+		d := &pickle.Dict{}
+		d.Set(key, value)
+		return d
+	}
+	system := pickle.Global{Module: "posix", Name: "system"}
+	for _, c := range []struct{ file, want string }{
+		{pickled([]any{system}, []any{dict("command", "touch x")}), `global "posix system" is not allowed`},
+		{pickled([]any{pickle.Call{Func: largest, Args: pickle.Tuple{}}}, nil), "calling"},
+		{pickled([]any{"remove_everything"}, []any{dict("a", int64(1))}), "found the function remove_everything, expected remove_all_but_largest_component_from_segmentation"},
+		{pickled([]any{largest}, nil), "found 1 functions and arguments of 0"},
+		{pickled([]any{largest}, []any{dict("labels_or_regions", "1")}), "function 1: labels_or_regions: found a str, expected labels and regions"},
+		{pickled([]any{largest}, []any{dict("labels_or_regions", int64(1)<<40)}), "labels_or_regions: found a int, expected labels and regions"},
+		{pickled([]any{largest}, []any{dict("voxels", int64(1))}), "found the argument voxels, expected labels_or_regions and background_label"},
+		{pickled([]any{largest}, []any{&pickle.Dict{}}), "found no argument labels_or_regions"},
+		{filepath.Join(in, "dataset.json"), "found no lists postprocessing_fns and postprocessing_kwargs"},
+		{filepath.Join(in, "a.nii.gz"), "no postprocessing.pkl that can be read"},
+		{filepath.Join(in, "nowhere.pkl"), "no such file"},
+	} {
+		err := apply(c.file)
+		require.ErrorContains(t, err, c.want)
+		require.ErrorContains(t, err, c.file)
+	}
+	require.NoDirExists(t, filepath.Join(folder, "out"))
+
+	// A case that cannot be read costs no other one its result.
+	require.NoError(t, os.WriteFile(filepath.Join(in, "b.nii.gz"), []byte("no image"), 0o600))
+	good := pickled([]any{largest}, []any{dict("labels_or_regions", pickle.Tuple{int64(1), int64(2)})})
+	require.ErrorContains(t, apply(good), "case b.nii.gz")
+	require.Equal(t, []string{"a.nii.gz"}, namesIn(t, filepath.Join(folder, "out")))
+
+	require.NoError(t, os.Remove(filepath.Join(in, "plans.json")))
+	require.ErrorContains(t, apply(good), "plans.json is not there: prediction writes it; name that of the model with -plans_json")
+}
+
+func TestLargestComponentsOfTheSameSizeAllStay(t *testing.T) {
+	m := &labelMap{shape: [3]int{1, 1, 9}, small: []uint8{1, 2, 0, 2, 2, 0, 3, 0, 1}}
+	k := KeepLargest{Targets: []eval.Target{eval.Label(1), eval.Region(2, 3)}, list: true, Background: 7}
+	require.NoError(t, k.apply(m))
+	require.Equal(t, []uint8{1, 2, 0, 2, 2, 0, 7, 0, 7}, m.small)
+	wide := &labelMap{shape: [3]int{1, 1, 3}, wide: []int32{300, 0, 300}}
+	require.NoError(t, KeepLargest{Targets: []eval.Target{eval.Label(300)}}.apply(wide))
+	require.Equal(t, []int32{300, 0, 300}, wide.wide)
+	require.ErrorContains(t, KeepLargest{Targets: k.Targets, Background: 300}.apply(m), "background_label 300 does not fit")
+}
+
+func TestDetermineAndEnsembleExplainWhatIsMissing(t *testing.T) {
+	folder := t.TempDir()
+	in, ref := filepath.Join(folder, "in"), filepath.Join(folder, "ref")
+	writeLabels(t, in, map[string][]uint8{"a": {1, 0}, "b": {1, 1}})
+	writeLabels(t, ref, map[string][]uint8{"a": {1, 0, 1}})
+	determine := func() error {
+		_, err := DeterminePostprocessing(t.Context(), DeterminePostprocessingConfig{Input: in, Reference: ref}, Output{})
+		return err
+	}
+	require.ErrorContains(t, determine(), "found no reference for b.nii.gz: every prediction needs the file of its name there")
+	writeLabels(t, ref, map[string][]uint8{"b": {1, 1}})
+	require.ErrorContains(t, determine(), "case a.nii.gz: eval: the reference has shape [1 1 3], the prediction [1 1 2]")
+	require.NoFileExists(t, filepath.Join(in, "postprocessing.pkl"))
+
+	ensemble := func(inputs ...string) error {
+		_, err := Ensemble(t.Context(), EnsembleConfig{Inputs: inputs, Output: filepath.Join(folder, "out"), Workers: 1}, Output{})
+		return err
+	}
+	require.ErrorContains(t, ensemble(in, ref), "holds no files that end in .npz; there are a.nii.gz, b.nii.gz, dataset.json, plans.json: predict with --save_probabilities")
+	write := func(folder, name string, shape ...int) {
+		n := 1
+		for _, d := range shape {
+			n *= d
+		}
+		a, err := npz.New(make([]float32, n), shape...)
+		require.NoError(t, err)
+		w, err := npz.Create(filepath.Join(folder, name+".npz"), true)
+		require.NoError(t, err)
+		require.NoError(t, w.Add("probabilities", a))
+		require.NoError(t, w.Close())
+	}
+	write(in, "a", 2, 1, 1, 2)
+	write(in, "b", 2, 1, 1, 2)
+	write(ref, "b", 3, 1, 1, 2)
+	write(ref, "c", 2, 1, 1, 2)
+	require.ErrorContains(t, ensemble(in, ref), "the folders hold different cases: "+in+" lacks c; "+ref+" lacks a: predict them")
+	require.NoDirExists(t, filepath.Join(folder, "out"))
+	require.NoError(t, os.Remove(filepath.Join(ref, "c.npz")))
+	write(ref, "a", 2, 1, 2, 1)
+	require.ErrorContains(t, ensemble(in, ref), "a.pkl is not there: prediction writes it beside the .npz")
+	properties := "../testdata/phantom-mini/predictions/source_notta/LN_004.pkl"
+	for _, name := range []string{"a", "b"} {
+		require.NoError(t, copyFile(properties, filepath.Join(in, name+".pkl")))
+	}
+	err := ensemble(in, ref)
+	require.ErrorContains(t, err, "a.npz: found probabilities of shape [2 1 2 1], expected [2 1 1 2] as in "+in)
+	require.ErrorContains(t, err, "b.npz: found probabilities of 3 classes, expected the 2 of "+in)
+	require.ErrorContains(t, func() error {
+		_, err := Ensemble(t.Context(), EnsembleConfig{Inputs: []string{in, ref}, Output: ref, Workers: 1}, Output{})
+		return err
+	}(), "is one of the input folders")
+	_, err = Ensemble(t.Context(), EnsembleConfig{Inputs: []string{in, ref}, Output: "o", Weights: []float64{1}, Workers: 1}, Output{})
+	require.EqualError(t, err, "--weights: found 1, expected one for each of the 2 folders")
+}
