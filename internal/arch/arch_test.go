@@ -466,7 +466,7 @@ func TestMakeGoldenRunsEveryScript(t *testing.T) {
 	require.True(t, found, "the Makefile has no target golden")
 	recipe, _, _ = strings.Cut(recipe, "\n\n")
 	var run []string
-	for _, m := range regexp.MustCompile(`(?m)^\s*run (\S+\.py)`).FindAllStringSubmatch(recipe,
+	for _, m := range regexp.MustCompile(`(?m)^\s*(?:PYTHONPATH=\S+ )?run (\S+\.py)`).FindAllStringSubmatch(recipe,
 		-1) {
 		run = append(run, m[1])
 	}
