@@ -25,7 +25,7 @@ import (
 
 // PredictConfig segments images with a trained model.
 type PredictConfig struct {
-	Input  []string `flag:"input" short:"i" list:"true" help:"folder of images in nnU-Net's naming (CASE_0000.nii.gz), or image files"`
+	Input  []string `flag:"input" short:"i" list:"true" path:"true" help:"folder of images in nnU-Net's naming (CASE_0000.nii.gz), or image files"`
 	Output string   `flag:"output" short:"o" path:"true" help:"folder for the segmentations; for one image also a file"`
 	ModelChoice
 	StepSize      float64 `flag:"step-size" nnunet:"step_size" default:"0.5" range:">0..1" help:"distance of tiles in patch sizes"`

@@ -107,8 +107,8 @@ func lap(start *time.Time) float64 {
 func (s *segmenter) readImages(p *preparedCase) (im, seg *volume.Image, err error) {
 	channels := s.model.dataset.ChannelNames
 	if len(p.images) == 0 {
-		return nil, nil, fmt.Errorf("no file %s_0000%s: the names of images end in _0000, _0001, … for the channels",
-			p.id, s.model.dataset.FileEnding)
+		return nil, nil, fmt.Errorf("%s: expected the name %s_0000%s, with the number of the channel; or name the file itself with -i",
+			p.misnamed, p.id, s.model.dataset.FileEnding)
 	}
 	if im, p.read, err = s.reader.Read(p.images); err != nil {
 		return nil, nil, err

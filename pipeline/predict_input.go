@@ -21,6 +21,7 @@ import (
 type imageCase struct {
 	id       string
 	images   []string // one file a channel
+	misnamed string   // a file of a folder without a channel number, where there are no images
 	previous string   // segmentation of a cascade's previous stage; empty where there is none
 	output   string   // the segmentation's file
 	stem     string   // output without its ending
@@ -63,15 +64,23 @@ func folderImages(folder, ending string) ([]imageCase, error) {
 		return nil, err
 	}
 	var cases []imageCase
-	for _, c := range found {
-		cases = append(cases, imageCase{id: c.ID, images: c.Images})
-	}
-	if len(cases) > 0 {
-		return cases, nil
-	}
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return nil, err
+	}
+	for _, c := range found {
+		own := imageCase{id: c.ID, images: c.Images}
+		for _, e := range entries {
+			stem, ok := strings.CutSuffix(e.Name(), ending)
+			if ok && len(c.Images) == 0 && strings.HasPrefix(stem, c.ID) && !channelNumber.MatchString(stem) {
+				own.id, own.misnamed = stem, filepath.Join(folder, e.Name())
+				break
+			}
+		}
+		cases = append(cases, own)
+	}
+	if len(cases) > 0 {
+		return cases, nil
 	}
 	var names []string
 	for _, e := range entries[:min(len(entries), 5)] {

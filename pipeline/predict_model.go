@@ -241,7 +241,11 @@ func (c *ModelChoice) describe(m *trainedModel, folder string) error {
 		if err := m.read(dir); err != nil {
 			return err
 		}
-		if parts := strings.Split(filepath.Base(dir), "__"); len(parts) == 3 && name == "" {
+		absolute, err := filepath.Abs(dir)
+		if err != nil {
+			return err
+		}
+		if parts := strings.Split(filepath.Base(absolute), "__"); len(parts) == 3 && name == "" {
 			name = parts[2]
 		}
 	}

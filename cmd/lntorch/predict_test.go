@@ -443,10 +443,10 @@ func TestPredictFinishesTheOthers(t *testing.T) {
 		"PROBLEM case c_empty: " + filepath.Join(in, "c_empty_0000.nii.gz"),
 		"d_two_0001.nii.gz: found 2 channels, expected 1 for this model: CT",
 		"e_inf_0000.nii.gz: 2 voxels are infinite",
-		"PROBLEM case non: no file non_0000.nii.gz",
+		"PROBLEM case nonumber: " + filepath.Join(in, "nonumber.nii.gz") + ": expected the name nonumber_0000.nii.gz",
 		"WARNING: case f_nan: 1 voxels are NaN and count as 0",
 		"WARNING: case g_grey: no voxel of channel 0 is below -200, the least is 0: are these HU?",
-		"6 of 9 cases failed: a_cut, b_sum, c_empty, d_two, e_inf, non",
+		"6 of 9 cases failed: a_cut, b_sum, c_empty, d_two, e_inf, nonumber",
 	} {
 		require.Contains(t, r.errOut, want)
 	}
