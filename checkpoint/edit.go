@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -247,39 +248,9 @@ func NewFloat32(values []float32, shape []int64) (*pth.Tensor, error) {
 // .safetensors, it writes that format. The names are those of an unwrapped network without
 // adapters.
 func (e *Edit) Save(path, trainer string) error {
-	weights := &pickle.OrderedDict{}
-	var list []Weight
-	original, _ := e.file.root.Get("network_weights")
-	if state, ok := original.(*pickle.OrderedDict); ok && len(e.file.Weights) > 0 {
-		if _, same := state.Get(e.file.Weights[0].Name); same { // not a wrapped network's names
-			weights.Attrs = state.Attrs
-		}
-	}
-	for _, w := range e.file.Weights {
-		if _, _, ok := peft.SplitName(w.Name); ok {
-			continue
-		}
-		t := e.tensors[e.canonical(w.Name)]
-		weights.Set(w.Name, t)
-		list = append(list, Weight{w.Name, t})
-	}
-	var root *pickle.Dict
-	switch {
-	case e.about != "":
-		var err error
-		if root, err = aboutRoot(e.about, weights); err != nil {
-			return fmt.Errorf("checkpoint: metadata of the change: %w", err)
-		}
-	case e.file.NNUNet:
-		root = &pickle.Dict{}
-		for k, v := range e.file.root.All() {
-			if k != "lntorch" {
-				root.Set(k, v)
-			}
-		}
-		root.Set("network_weights", weights)
-		root.Set("optimizer_state", nil)
-		root.Set("grad_scaler_state", nil)
+	root, weights, list, err := e.assemble()
+	if err != nil {
+		return err
 	}
 	if root == nil {
 		if strings.HasSuffix(path, Extension) {
@@ -298,6 +269,61 @@ func (e *Edit) Save(path, trainer string) error {
 		return SaveSafetensors(path, list, text)
 	}
 	return saved(pth.Save(path, root))
+}
+
+// File returns the result as an open checkpoint, as Open would return it after Save. The files that
+// it is made of must stay open; Close closes none of them.
+func (e *Edit) File() (*File, error) {
+	root, weights, _, err := e.assemble()
+	if err != nil {
+		return nil, err
+	}
+	f := &File{Path: e.file.Path, closer: io.NopCloser(nil)}
+	if root == nil {
+		err = f.interpret(weights)
+	} else {
+		err = f.interpret(root)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %s: %w", e.file.Path, err)
+	}
+	return f, nil
+}
+
+// assemble returns nnU-Net's dictionary, nil if there is none, and the weights.
+func (e *Edit) assemble() (root *pickle.Dict, weights *pickle.OrderedDict, list []Weight, err error) {
+	weights = &pickle.OrderedDict{}
+	original, _ := e.file.root.Get("network_weights")
+	if state, ok := original.(*pickle.OrderedDict); ok && len(e.file.Weights) > 0 {
+		if _, same := state.Get(e.file.Weights[0].Name); same { // not a wrapped network's names
+			weights.Attrs = state.Attrs
+		}
+	}
+	for _, w := range e.file.Weights {
+		if _, _, ok := peft.SplitName(w.Name); ok {
+			continue
+		}
+		t := e.tensors[e.canonical(w.Name)]
+		weights.Set(w.Name, t)
+		list = append(list, Weight{w.Name, t})
+	}
+	switch {
+	case e.about != "":
+		if root, err = aboutRoot(e.about, weights); err != nil {
+			return nil, nil, nil, fmt.Errorf("checkpoint: metadata of the change: %w", err)
+		}
+	case e.file.NNUNet:
+		root = &pickle.Dict{}
+		for k, v := range e.file.root.All() {
+			if k != "lntorch" {
+				root.Set(k, v)
+			}
+		}
+		root.Set("network_weights", weights)
+		root.Set("optimizer_state", nil)
+		root.Set("grad_scaler_state", nil)
+	}
+	return root, weights, list, nil
 }
 
 func saved(err error) error {

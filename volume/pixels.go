@@ -231,6 +231,23 @@ func NaNs(p Pixels, from, to int) int {
 	return n
 }
 
+// Infinities counts the pixels that are infinite as float32.
+func Infinities(p Pixels) int {
+	if !p.Floating() {
+		return 0
+	}
+	n := 0
+	blocks(p, func(block []float64, _ int) bool {
+		for _, v := range block {
+			if math.IsInf(float64(float32(v)), 0) {
+				n++
+			}
+		}
+		return true
+	})
+	return n
+}
+
 // Fraction returns the index of the first pixel that is not an integer (NaN is not), or -1 if all
 // are integers or infinite.
 func Fraction(p Pixels) int {

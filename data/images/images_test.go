@@ -2,6 +2,7 @@ package images
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/golden"
@@ -256,4 +258,29 @@ func TestPropertiesOfOtherReadersAreRefused(t *testing.T) {
 	d.Set("sitk_stuff", stuff)
 	_, err = FromDict(d)
 	require.ErrorContains(t, err, "found 3 spacings, 3 origins and 3 directions")
+}
+
+// SimpleITKIO reads pixels that are NaN or infinite as 0; Properties counts them, in every channel.
+func TestReadersCountNaNAndInfinity(t *testing.T) {
+	nan, inf := float32(math.NaN()), float32(math.Inf(1))
+	dir := t.TempDir()
+	var paths []string
+	for i, v := range []volume.Slice[float32]{{1, nan, inf, 4, 5, 6, 7, 8}, {nan, 2, 3, -inf, 5, 6, 7, nan}} {
+		path := filepath.Join(dir, fmt.Sprintf("x_%04d.nii.gz", i))
+		g := &volume.ITK{Spacing: []float64{1, 1, 1}, Origin: []float64{0, 0, 0},
+			Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+		require.NoError(t, image.Write(path, []int{2, 2, 2}, g, v, 1))
+		paths = append(paths, path)
+	}
+	for _, name := range []string{"SimpleITKIO", "NibabelIO"} {
+		r, err := ForName(name)
+		require.NoError(t, err)
+		im, p, err := r.Read(paths)
+		require.NoError(t, err)
+		require.Equal(t, []int{3, 2}, []int{p.NaNs, p.Infinities}, name)
+		if name == "SimpleITKIO" {
+			require.Zero(t, im.Pixels.Value(1))
+			require.Zero(t, im.Pixels.Value(2))
+		}
+	}
 }

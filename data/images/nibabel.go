@@ -29,7 +29,7 @@ func (r nibabel) Read(channels []string) (*volume.Image, *Properties, error) {
 	var all []*volume.Image
 	var first *Properties
 	for _, path := range channels {
-		im, p, err := r.read(path)
+		im, f, p, err := r.read(path)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -38,27 +38,28 @@ func (r nibabel) Read(channels []string) (*volume.Image, *Properties, error) {
 		} else if err := first.compare(p, all[0].Shape, im.Shape, channels[0], path); err != nil {
 			return nil, nil, err
 		}
+		first.count(f)
 		all = append(all, im)
 	}
 	return stack(all), first, nil
 }
 
-func (r nibabel) read(path string) (*volume.Image, *Properties, error) {
+func (r nibabel) read(path string) (*volume.Image, volume.File, *Properties, error) {
 	file, err := image.Read(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	f, ok := file.(*nifti.File)
 	if !ok {
-		return nil, nil, fmt.Errorf("%s: found %s, expected NIfTI, the only format of %s: set "+
+		return nil, nil, nil, fmt.Errorf("%s: found %s, expected NIfTI, the only format of %s: set "+
 			"overwrite_image_reader_writer to SimpleITKIO in dataset.json, or convert the file",
 			path, file.Head().Format, r.Name())
 	}
 	im, p, err := r.oriented(f)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return im, p, nil
+	return im, f, p, nil
 }
 
 // oriented returns the image of a file with nibabel's geometry.

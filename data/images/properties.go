@@ -7,6 +7,7 @@ import (
 	"math"
 
 	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // Properties is what a reader returns about a case in addition to the pixels.
@@ -15,6 +16,9 @@ type Properties struct {
 	Nibabel  *Nibabel  // of NibabelIO and NibabelIOWithReorient
 	Spacing  []float64 // mm, order (z, y, x)
 	Warnings []string  // differences between the channels of the case; not in the .pkl
+	// NaNs and Infinities count such pixels in the case's files; not in the .pkl. SimpleITKIO reads
+	// both as 0.
+	NaNs, Infinities int
 }
 
 // SITK is the geometry in SimpleITK's convention: x first, LPS.
@@ -26,6 +30,13 @@ type SITK struct {
 type Nibabel struct {
 	Original   [4][4]float64
 	Reoriented *[4][4]float64 // of NibabelIOWithReorient
+}
+
+// count adds the stored pixels of a file that are NaN or infinite.
+func (p *Properties) count(f volume.File) {
+	stored := f.Stored()
+	p.NaNs += volume.NaNs(stored, 0, stored.Len())
+	p.Infinities += volume.Infinities(stored)
 }
 
 // Dict returns the entries for the .pkl of the case, in nnU-Net's order and with its Python types:

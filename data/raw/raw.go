@@ -134,6 +134,21 @@ func cases(folder string, doc *plans.Object) ([]Case, error) {
 	if err != nil {
 		return nil, err
 	}
+	list := caseFiles(filepath.Join(folder, "imagesTr"), files, ending)
+	for i := range list {
+		list[i].Label = filepath.Join(folder, "labelsTr", list[i].ID+ending)
+	}
+	return list, nil
+}
+
+// Images returns the cases of a folder of images with that ending, such as imagesTs, by
+// nnU-Net's rule; they have no labels. A case whose files have no channel number has no images.
+// Source: nnU-Net 2.5.1, create_lists_from_splitted_dataset_folder.
+func Images(folder, ending string) ([]Case, error) {
+	files, err := filesIn(folder, ending)
+	if err != nil {
+		return nil, fmt.Errorf("raw: %w", err)
+	}
 	return caseFiles(folder, files, ending), nil
 }
 
@@ -160,7 +175,7 @@ func filesIn(folder, ending string) ([]string, error) {
 	return files, nil
 }
 
-// caseFiles groups the sorted names of image files by case.
+// caseFiles groups the sorted names of the image files of a folder by case.
 // Compat: the name of a case is a file name without its ending and five more characters, whatever
 // they are; its images are the files with an underscore and four digits there. So a file with
 // another name results in a case without images, which the integrity check and the readers report.
@@ -178,13 +193,13 @@ func caseFiles(folder string, files []string, ending string) []Case {
 		other := func(r rune) bool { return r < '0' || r > '9' }
 		if s := stem[len(name):]; len(s) == 5 && s[0] == '_' &&
 			!strings.ContainsFunc(s[1:], other) {
-			channels[name] = append(channels[name], filepath.Join(folder, "imagesTr", f))
+			channels[name] = append(channels[name], filepath.Join(folder, f))
 		}
 	}
 	slices.Sort(names)
 	var list []Case
 	for _, n := range slices.Compact(names) {
-		list = append(list, Case{n, channels[n], filepath.Join(folder, "labelsTr", n+ending)})
+		list = append(list, Case{ID: n, Images: channels[n]})
 	}
 	return list
 }

@@ -1,0 +1,426 @@
+package pipeline
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/data/preprocess"
+	"github.com/lntorch/lntorch/infer"
+	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/folderlock"
+	"github.com/lntorch/lntorch/internal/machine"
+	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/internal/system"
+	"github.com/lntorch/lntorch/torch"
+)
+
+// PredictConfig segments images with a trained model.
+type PredictConfig struct {
+	Input  []string `flag:"input" short:"i" list:"true" path:"true" help:"folder of images in nnU-Net's naming (CASE_0000.nii.gz), or image files"`
+	Output string   `flag:"output" short:"o" path:"true" help:"folder for the segmentations; for one image also a file"`
+	ModelChoice
+	StepSize      float64 `flag:"step-size" nnunet:"step_size" default:"0.5" range:">0..1" help:"distance of tiles in patch sizes"`
+	NoMirror      bool    `flag:"disable-tta" help:"no mirroring"`
+	Probabilities bool    `flag:"save-probabilities" help:"write CASE.npz and CASE.pkl, too, which lntorch ensemble and nnU-Net read"`
+	Continue      bool    `flag:"continue-prediction" help:"leave out cases whose files are all there (--c)"`
+	ContinueShort bool    `flag:"c" hidden:"true" help:"nnU-Net's short name of --continue_prediction"`
+	Previous      string  `flag:"prev-stage-predictions" nnunet:"prev_stage_predictions" path:"true" help:"for a cascade: folder of the previous stage's segmentations"`
+	Preprocessing int     `flag:"npp" nnunet:"npp" default:"1" range:"0.." record:"npp" help:"cases that are read and preprocessed ahead of the network"`
+	Export        int     `flag:"nps" nnunet:"nps" default:"1" range:"0.." record:"nps" help:"cases that are written at a time beside the network"`
+	NumParts      int     `flag:"num-parts" nnunet:"num_parts" default:"1" range:"1.." help:"runs that share the cases"`
+	PartID        int     `flag:"part-id" nnunet:"part_id" range:"0.." help:"which of them this is, from 0"`
+	MaxRAM        float64 `flag:"max-ram" range:">0.." help:"GB for the sums of logits, above which a plane is cut into strips (default: three quarters of what is free)"`
+	machine.Machine
+	Verbose    bool `flag:"verbose" hidden:"true" help:"accepted as nnU-Net's; see --quiet"`
+	NoProgress bool `flag:"disable-progress-bar" help:"no progress bar"`
+}
+
+// States of a predicted case.
+const (
+	PredictionOK      = "ok"
+	PredictionSkipped = "skipped" // its files were there
+	PredictionFailed  = "failed"
+)
+
+// Prediction is what became of one image.
+type Prediction struct {
+	Case      string                `json:"case"`
+	Status    string                `json:"status"`
+	Error     string                `json:"error"`
+	Output    string                `json:"output"`
+	Labels    map[string]LabelCount `json:"labels"` // by value
+	Tiles     int                   `json:"tiles"`  // places of the window, for one fold
+	Seconds   PredictionTimes       `json:"seconds"`
+	PeakBytes int64                 `json:"peak_bytes"` // of the program so far
+	Warnings  []string              `json:"warnings"`
+}
+
+// LabelCount is how much of a segmentation has one label.
+type LabelCount struct {
+	Name       string  `json:"name"`
+	Voxels     int64   `json:"voxels"`
+	MM3        float64 `json:"mm3"`
+	Components int     `json:"components"` // connected over faces, edges and corners
+}
+
+// PredictionTimes are seconds of the steps, which overlap those of other cases.
+type PredictionTimes struct {
+	Read       float64 `json:"read"`
+	Preprocess float64 `json:"preprocess"`
+	Network    float64 `json:"network"`
+	Export     float64 `json:"export"`
+}
+
+// segmenter is a run of Predict.
+type segmenter struct {
+	PredictConfig
+	out     Output
+	model   *trainedModel
+	how     *preprocess.Settings
+	reader  images.Reader
+	cases   []imageCase
+	predict *infer.Predictor
+	window  infer.Config
+
+	mu      sync.Mutex
+	records []Prediction // of the cases
+	done    func(Prediction) error
+	failed  error // of done
+}
+
+// Predict segments images on their own grids. done is told of each case; a case that fails does not
+// end the others: the error in the end names them. Where -o is a folder it also gets nnU-Net's
+// copies of dataset.json, plans.json and the arguments, and run.json. Cancelling ctx ends the run;
+// files that are there by then are whole.
+// Source: nnU-Net 2.5.1, predict_from_raw_data.py.
+func Predict(ctx context.Context, c PredictConfig, o Output, done func(Prediction) error) error {
+	if c.Output == "" {
+		return settings.Usage("-o is not given: a folder for the segmentations")
+	}
+	c.Continue = c.Continue || c.ContinueShort
+	if c.NoProgress {
+		o.Progress = nil
+	}
+	model, err := c.ModelChoice.open()
+	if err != nil {
+		return err
+	}
+	defer model.close()
+	s := &segmenter{PredictConfig: c, out: o, model: model, done: done}
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	if err := o.resolve(&s.Machine); err != nil {
+		return err
+	}
+	s.setWindow()
+	folder := c.Output
+	if s.single() {
+		folder = filepath.Dir(c.Output)
+	}
+	if err := os.MkdirAll(folder, 0o777); err != nil {
+		return err
+	}
+	lock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	if lock.Warning != "" {
+		o.Print("WARNING:", lock.Warning)
+	}
+	if err := atomicfile.Sweep(folder); err != nil {
+		return err
+	}
+	if !s.single() {
+		if err := s.writeModel(); err != nil {
+			return err
+		}
+	}
+	started := time.Now()
+	sums := model.sums()
+	err = s.run(ctx)
+	if !s.single() {
+		known, sumErr := sums()
+		err = errors.Join(err, sumErr, s.writeRun(started, known))
+	}
+	return err
+}
+
+// single says that -o names a file: nothing but the segmentation is written.
+func (s *segmenter) single() bool { return isImageName(s.Output) }
+
+// prepare finds the cases and how they are preprocessed.
+func (s *segmenter) prepare() error {
+	m := s.model
+	ending := m.dataset.FileEnding
+	if ending == "" {
+		return fmt.Errorf("dataset.json of the model has no file_ending")
+	}
+	var err error
+	if s.reader, err = images.ForName(m.plans.ImageReaderWriter); err != nil {
+		return err
+	}
+	if s.how, err = preprocess.NewSettings(m.plans, m.configuration, m.dataset); err != nil {
+		return err
+	}
+	cases, folder, err := findImages(s.Input, ending)
+	if err != nil {
+		return err
+	}
+	if s.cases, err = part(cases, s.NumParts, s.PartID); err != nil {
+		return err
+	}
+	if err := place(s.cases, s.Output, ending, !folder); err != nil {
+		return err
+	}
+	previous := m.configuration.PreviousStage
+	if previous == "" {
+		return nil
+	}
+	if s.Previous == "" {
+		return settings.Usage("%s is the second stage of a cascade: give the segmentations of %s with -prev_stage_predictions",
+			m.configuration.Name, previous)
+	}
+	for i := range s.cases {
+		s.cases[i].previous = filepath.Join(s.Previous, s.cases[i].id+ending)
+	}
+	return nil
+}
+
+// setWindow chooses how the window slides.
+func (s *segmenter) setWindow() {
+	w := infer.DefaultConfig(s.Device)
+	w.TileStep, w.Autocast = s.StepSize, s.DType()
+	if !s.NoMirror {
+		w.Mirror = s.model.mirror
+	}
+	if s.IsReference() {
+		w.Numerics = infer.Reference
+	}
+	w.Notice = func(text string) { s.out.Print("WARNING:", text) }
+	if s.Device.Type == torch.DeviceCPU {
+		w.MaxBytes = int64(s.MaxRAM * (1 << 30))
+		if memory, err := system.ReadMemory(); s.MaxRAM == 0 && err == nil {
+			w.MaxBytes = memory.Available / 4 * 3
+		}
+	}
+	s.window = w
+}
+
+// lock keeps other programs out of the folder, or from the file. Runs that share the cases share
+// the folder.
+func (s *segmenter) lock() (*folderlock.Lock, error) {
+	switch {
+	case s.single():
+		return folderlock.Beside(s.Output)
+	case s.NumParts > 1:
+		return folderlock.Beside(filepath.Join(s.Output, s.runName()))
+	}
+	return folderlock.In(s.Output)
+}
+
+// runName is the name of run.json, one for each run that shares the cases.
+func (s *segmenter) runName() string {
+	if s.NumParts > 1 {
+		return fmt.Sprintf("run_%d_of_%d.json", s.PartID, s.NumParts)
+	}
+	return "run.json"
+}
+
+// run does the cases: some are read and preprocessed ahead, one is in the network, which stays on
+// this goroutine's thread, some are written.
+func (s *segmenter) run(ctx context.Context) error {
+	s.records = make([]Prediction, len(s.cases))
+	ready := make([]chan *preparedCase, len(s.cases))
+	for i, c := range s.cases {
+		s.records[i] = Prediction{Case: c.id, Output: c.output, Warnings: []string{}}
+		ready[i] = make(chan *preparedCase, 1)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	ahead := make(chan struct{}, max(s.Preprocessing, 1))
+	writing := make(chan struct{}, max(s.Export, 1))
+	wait.Go(func() {
+		for i := range s.cases {
+			select {
+			case ahead <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			wait.Go(func() { ready[i] <- s.prepareCase(ctx, i) })
+		}
+	})
+	err := s.Machine.Run(func() error {
+		return torch.With(func(scope *torch.Scope) error {
+			nets, err := s.model.networks(scope, &s.Machine)
+			if err != nil {
+				return err
+			}
+			if s.predict, err = s.model.predictor(nets, s.window); err != nil {
+				return err
+			}
+			for i := range s.cases {
+				var p *preparedCase
+				select {
+				case p = <-ready[i]:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+				<-ahead
+				if p == nil {
+					continue // skipped, or failed
+				}
+				if err := s.segment(ctx, p); err != nil {
+					s.end(ctx, i, err)
+					continue
+				}
+				select {
+				case writing <- struct{}{}:
+				case <-ctx.Done():
+					p.close()
+					return ctx.Err()
+				}
+				wait.Go(func() {
+					s.end(ctx, i, s.write(ctx, p))
+					<-writing
+				})
+			}
+			return nil
+		})
+	})
+	wait.Wait()
+	return s.outcome(ctx, err)
+}
+
+// outcome is the error of the whole run.
+func (s *segmenter) outcome(ctx context.Context, err error) error {
+	finished := 0
+	var failed []string
+	for _, r := range s.records {
+		switch r.Status {
+		case PredictionOK, PredictionSkipped:
+			finished++
+		case PredictionFailed:
+			failed = append(failed, r.Case)
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("interrupted: %d of %d cases are done; --continue_prediction goes on from there: %w",
+			finished, len(s.cases), ctx.Err())
+	case err != nil:
+		return err
+	case s.failed != nil:
+		return s.failed
+	case len(failed) > 0:
+		return fmt.Errorf("%d of %d cases failed: %s", len(failed), len(s.cases), strings.Join(failed, ", "))
+	}
+	return nil
+}
+
+// end says what became of a case. One that ctx interrupted is none.
+func (s *segmenter) end(ctx context.Context, i int, err error) {
+	if err != nil && ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := &s.records[i]
+	r.PeakBytes = system.PeakRSS()
+	if r.Status == "" {
+		r.Status = PredictionOK
+	}
+	if err != nil {
+		r.Status, r.Error = PredictionFailed, err.Error()
+		s.out.Printf("PROBLEM case %s: %v", r.Case, err)
+	}
+	if s.done != nil && s.failed == nil {
+		s.failed = s.done(*r)
+	}
+}
+
+// writeModel writes what nnU-Net's ensembling and postprocessing want to know of the model and the
+// call.
+func (s *segmenter) writeModel() error {
+	var list any = s.Input[0]
+	var to any = s.Output
+	if info, err := os.Stat(s.Input[0]); err != nil || !info.IsDir() {
+		inputs, outputs := []any{}, []any{}
+		for _, c := range s.cases {
+			inputs = append(inputs, c.images)
+			outputs = append(outputs, c.stem)
+		}
+		list, to = inputs, outputs
+	}
+	var previous any
+	if s.Previous != "" {
+		previous = s.Previous
+	}
+	for _, doc := range []struct {
+		name  string
+		value *plans.Object
+		sort  bool
+	}{
+		{"predict_from_raw_data_args.json", plans.NewObject(
+			"list_of_lists_or_source_folder", list,
+			"output_folder_or_list_of_truncated_output_files", to,
+			"save_probabilities", s.Probabilities,
+			"overwrite", !s.Continue,
+			"num_processes_preprocessing", s.Preprocessing,
+			"num_processes_segmentation_export", s.Export,
+			"folder_with_segs_from_prev_stage", previous,
+			"num_parts", s.NumParts,
+			"part_id", s.PartID), true},
+		{"dataset.json", s.model.dataset.Raw(), false},
+		{"plans.json", s.model.plans.Raw(), false},
+	} {
+		b, err := plans.EncodeJSON(doc.value, 4, doc.sort)
+		if err == nil {
+			err = atomicfile.Write(filepath.Join(s.Output, doc.name), b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeRun writes run.json: what was asked for, with which weights, and what became of each case
+// that the run came to.
+func (s *segmenter) writeRun(started time.Time, sums map[string]string) error {
+	libtorch, err := torch.Version()
+	if err != nil {
+		return err
+	}
+	cases := []Prediction{}
+	for _, r := range s.records {
+		if r.Status != "" {
+			cases = append(cases, r)
+		}
+	}
+	b, err := json.MarshalIndent(map[string]any{
+		"command":  "predict",
+		"started":  started.Format(time.RFC3339),
+		"written":  time.Now().Format(time.RFC3339),
+		"versions": map[string]string{"lntorch": s.out.Version, "libtorch": libtorch},
+		"settings": settings.Record(&s.PredictConfig),
+		"weights":  sums,
+		"cases":    cases,
+	}, "", "    ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(s.Output, s.runName()), append(b, '\n'))
+}

@@ -1,0 +1,379 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/preprocess"
+	"github.com/lntorch/lntorch/eval/components"
+	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/infer"
+	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// preparedCase is an image on its way through the network.
+type preparedCase struct {
+	imageCase
+	record     *Prediction
+	read       *images.Properties
+	properties *pickle.Dict // for the .pkl
+	spacing    [3]float64   // of the image, mm
+	grid       preprocess.Grid
+	data       *volume.Volume[float32] // until the network has seen it
+	inverse    *preprocess.Inverse
+}
+
+func (p *preparedCase) close() {
+	if p.inverse != nil {
+		p.inverse.Close()
+	}
+}
+
+// prepareCase reads and preprocesses case i; nil where it is skipped or fails, which it records.
+func (s *segmenter) prepareCase(ctx context.Context, i int) *preparedCase {
+	if s.Continue && s.complete(&s.cases[i]) {
+		s.records[i].Status = PredictionSkipped
+		s.end(ctx, i, nil)
+		return nil
+	}
+	p := &preparedCase{imageCase: s.cases[i], record: &s.records[i]}
+	if err := s.load(ctx, p); err != nil {
+		s.end(ctx, i, err)
+		return nil
+	}
+	return p
+}
+
+// complete says that a case's files are all there. They appear when they are whole.
+func (s *segmenter) complete(c *imageCase) bool {
+	want := []string{c.output}
+	if s.Probabilities {
+		want = append(want, c.stem+".npz", c.stem+".pkl")
+	}
+	return !slices.ContainsFunc(want, func(path string) bool {
+		_, err := os.Stat(path)
+		return err != nil
+	})
+}
+
+// load reads the image, checks it and preprocesses it.
+func (s *segmenter) load(ctx context.Context, p *preparedCase) error {
+	start := time.Now()
+	im, seg, err := s.readImages(p)
+	if err != nil {
+		return err
+	}
+	s.warn(p, im)
+	p.record.Seconds.Read = lap(&start)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	p.spacing, p.properties = im.Spacing, p.read.Dict()
+	made, err := s.how.Run(im, seg, im.Spacing, p.properties, s.Threads)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.images[0], err)
+	}
+	p.data = made.Data
+	if seg != nil {
+		p.data = withLabels(made, s.model.dataset.Labels.ForegroundLabels)
+	}
+	p.grid, err = preprocess.NewGrid(s.model.plans, s.model.configuration, p.properties, p.data.Spatial())
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.images[0], err)
+	}
+	p.record.Seconds.Preprocess = lap(&start)
+	return nil
+}
+
+// lap gives the seconds since start, which becomes now.
+func lap(start *time.Time) float64 {
+	now := time.Now()
+	d := now.Sub(*start).Seconds()
+	*start = now
+	return d
+}
+
+// readImages reads the channels of a case and, for a cascade, the labels of its previous stage.
+func (s *segmenter) readImages(p *preparedCase) (im, seg *volume.Image, err error) {
+	channels := s.model.dataset.ChannelNames
+	if len(p.images) == 0 {
+		return nil, nil, fmt.Errorf("%s: expected the name %s_0000%s, with the number of the channel; or name the file itself with -i",
+			p.misnamed, p.id, s.model.dataset.FileEnding)
+	}
+	if im, p.read, err = s.reader.Read(p.images); err != nil {
+		return nil, nil, err
+	}
+	files := strings.Join(p.images, ", ")
+	if im.Shape[0] != len(channels) {
+		return nil, nil, fmt.Errorf("%s: found %d channels, expected %d for this model: %s",
+			files, im.Shape[0], len(channels), strings.Join(channels, ", "))
+	}
+	if len(p.read.Warnings) > 0 {
+		return nil, nil, fmt.Errorf("%s: resample one onto the grid of the other", strings.Join(p.read.Warnings, "; "))
+	}
+	if n := p.read.Infinities; n > 0 {
+		return nil, nil, fmt.Errorf("%s: %d voxels are infinite, expected HU or other finite values: export the image again",
+			files, n)
+	}
+	if n := p.read.NaNs; n > 0 {
+		if s.reader.Name() != "SimpleITKIO" {
+			return nil, nil, fmt.Errorf("%s: %d voxels are NaN, which %s keeps: export the image again", files, n, s.reader.Name())
+		}
+		p.record.Warnings = append(p.record.Warnings, fmt.Sprintf("%d voxels are NaN and count as 0", n))
+	}
+	if p.previous == "" {
+		return im, nil, nil
+	}
+	if seg, _, err = s.reader.ReadSeg(p.previous); err != nil {
+		return nil, nil, fmt.Errorf("segmentation of the previous stage: %w", err)
+	}
+	if seg.Shape[1] != im.Shape[1] || seg.Shape[2] != im.Shape[2] || seg.Shape[3] != im.Shape[3] {
+		return nil, nil, fmt.Errorf("%s: a segmentation of (z, y, x) %v, expected %v as %s: predict the previous stage from the same image",
+			p.previous, seg.Shape[1:], im.Shape[1:], p.images[0])
+	}
+	return im, seg, nil
+}
+
+// warn looks for what makes a segmentation unlikely to be good.
+func (s *segmenter) warn(p *preparedCase, im *volume.Image) {
+	add := func(format string, args ...any) {
+		p.record.Warnings = append(p.record.Warnings, fmt.Sprintf(format, args...))
+	}
+	voxels := im.Shape[1] * im.Shape[2] * im.Shape[3]
+	for c, scheme := range s.how.Schemes {
+		if scheme.Name != "CTNormalization" || voxels == 0 {
+			continue
+		}
+		lo, _ := im.Pixels.Extremes(c*voxels, (c+1)*voxels)
+		if lo < 0 {
+			continue
+		}
+		least := make([]float64, 1)
+		im.Pixels.Float64s(least, lo)
+		if least[0] >= -200 {
+			add("no voxel of channel %d is below -200, the least is %g: are these HU?", c, least[0])
+		}
+	}
+	for axis, v := range im.Spacing {
+		lo, hi := 0.0, 0.0
+		for _, row := range s.model.spacings {
+			if axis < len(row) {
+				if lo == 0 || row[axis] < lo {
+					lo = row[axis]
+				}
+				hi = max(hi, row[axis])
+			}
+		}
+		if lo > 0 && (v < lo/2 || v > hi*2) {
+			add("the spacing along %s is %.3g mm, the model was trained with %.3g to %.3g mm", "zyx"[axis:axis+1], v, lo, hi)
+		}
+	}
+	for _, text := range p.record.Warnings {
+		s.out.Printf("WARNING: case %s: %s", p.id, text)
+	}
+}
+
+// withLabels appends one channel for each label to the data, 1 where the previous stage has it.
+// Source: nnU-Net 2.5.1, data_iterators.py; label_handling.py, convert_labelmap_to_one_hot.
+func withLabels(c *preprocess.Case, labels []int) *volume.Volume[float32] {
+	shape := c.Data.Shape
+	shape[0] += len(labels)
+	out := volume.New[float32](shape)
+	rest := out.Data[copy(out.Data, c.Data.Data):]
+	n := shape[1] * shape[2] * shape[3]
+	for k, label := range labels {
+		channel := rest[k*n:][:n]
+		switch seg := c.Seg.(type) {
+		case *volume.Volume[int8]:
+			mark(channel, seg.Data, label)
+		case *volume.Volume[int16]:
+			mark(channel, seg.Data, label)
+		}
+	}
+	return out
+}
+
+func mark[L int8 | int16](channel []float32, seg []L, label int) {
+	for i, l := range seg {
+		if int(l) == label {
+			channel[i] = 1
+		}
+	}
+}
+
+// segment runs the network over a case, on the calling thread, and makes labels of what it gives
+// beside that.
+func (s *segmenter) segment(ctx context.Context, p *preparedCase) (err error) {
+	start := time.Now()
+	need, err := infer.Forecast(s.model.configuration.PatchSize, s.model.dataset.Labels.NumSegmentationHeads(),
+		len(s.model.folds), p.data.Shape, s.window)
+	if err != nil {
+		return fmt.Errorf("%s: %w", p.images[0], err)
+	}
+	p.record.Tiles = need.Tiles
+	how := preprocess.InverseConfig{Labels: s.model.dataset.Labels, Reference: s.IsReference(), Threads: s.Threads}
+	if s.Probabilities {
+		how.Probabilities = filepath.Dir(p.output)
+	}
+	if p.inverse, err = preprocess.NewInverse(p.grid, how); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			p.close()
+		}
+	}()
+	run, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	slabs, added := make(chan volume.Slab), make(chan float64)
+	free := make(chan []float32, 2) // one slab comes while one is worked at
+	free <- nil
+	free <- nil
+	go func() {
+		seconds := 0.0
+		for slab := range slabs {
+			begin := time.Now()
+			if err := p.inverse.Add(slab); err != nil {
+				stop(err)
+			}
+			seconds += lap(&begin)
+			free <- slab.Data
+		}
+		added <- seconds
+	}()
+	bar := s.out.progress()
+	began := false
+	err = s.predict.Slabs(run, p.data.Data, p.data.Shape, func(done, total int) {
+		if !began {
+			began = true
+			bar.Begin(p.id, total)
+		}
+		bar.Done(done, "")
+	}, func(slab volume.Slab) error {
+		slab.Data = append((<-free)[:0], slab.Data...)
+		slabs <- slab
+		return nil
+	})
+	if began {
+		bar.End()
+	}
+	close(slabs)
+	p.record.Seconds.Export = <-added
+	p.record.Seconds.Network = lap(&start)
+	p.data = nil
+	if err != nil && run.Err() != nil {
+		err = context.Cause(run) // what Add said, or that the user interrupts
+	}
+	return err
+}
+
+// write writes the files of a case, the segmentation last.
+func (s *segmenter) write(ctx context.Context, p *preparedCase) (err error) {
+	start := time.Now()
+	defer func() {
+		err = errors.Join(err, p.inverse.Close())
+		p.record.Seconds.Export += lap(&start)
+	}()
+	labels, err := p.inverse.Finish()
+	if err != nil {
+		return err
+	}
+	if err := s.count(p, labels); err != nil {
+		return err
+	}
+	if s.Probabilities {
+		b, err := pickle.Marshal(p.properties, nil)
+		if err != nil {
+			return err
+		}
+		if err := atomicfile.Write(p.stem+".pkl", b); err != nil {
+			return err
+		}
+		w, err := npz.CreateWith(p.stem+".npz", npz.Options{Deflate: true, Threads: s.Threads})
+		if err != nil {
+			return err
+		}
+		shape := p.inverse.Probabilities().Shape()
+		w.AddFloat32s("probabilities", shape[:], p.inverse.Probabilities())
+		if err := w.Close(); err != nil { // says, too, what failed before
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.reader.WriteSeg(p.output, labels, p.read)
+}
+
+// count fills in how much of each label there is, and in how many pieces.
+func (s *segmenter) count(p *preparedCase, im *volume.Image) error {
+	voxel := p.spacing[0] * p.spacing[1] * p.spacing[2]
+	var counts []int64
+	switch pixels := im.Pixels.(type) {
+	case volume.Slice[uint8]:
+		counts = histogram(pixels, 1<<8)
+	case volume.Slice[uint16]:
+		counts = histogram(pixels, 1<<16)
+	}
+	p.record.Labels = map[string]LabelCount{}
+	add := func(name string, value int) error {
+		n := counts[value]
+		c := LabelCount{Name: name, Voxels: n, MM3: float64(n) * voxel}
+		if n > 0 {
+			var err error
+			if c.Components, err = pieces(im, value); err != nil {
+				return err
+			}
+		}
+		p.record.Labels[strconv.Itoa(value)] = c
+		return nil
+	}
+	l := s.model.dataset.Labels
+	var failed []error
+	if l.HasRegions {
+		for i, value := range l.RegionsClassOrder {
+			failed = append(failed, add(l.Regions[i].Name, value))
+		}
+		return errors.Join(failed...)
+	}
+	for _, e := range l.Entries {
+		if e.Name != "ignore" && e.Values[0] != 0 {
+			failed = append(failed, add(e.Name, e.Values[0]))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+func histogram[L uint8 | uint16](pixels []L, values int) []int64 {
+	counts := make([]int64, values)
+	for _, v := range pixels {
+		counts[v]++
+	}
+	return counts
+}
+
+// pieces is the number of connected components of a label, over faces, edges and corners.
+func pieces(im *volume.Image, value int) (int, error) {
+	var found *components.Components
+	var err error
+	switch pixels := im.Pixels.(type) {
+	case volume.Slice[uint8]:
+		found, err = components.Find(pixels, [3]int(im.Shape[1:]), []int{value}, components.Full)
+	case volume.Slice[uint16]:
+		found, err = components.Find(pixels, [3]int(im.Shape[1:]), []int{value}, components.Full)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return len(found.Voxels), nil
+}

@@ -1,0 +1,187 @@
+package pipeline
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/internal/settings"
+)
+
+// imageCase is an image to segment and where its segmentation goes.
+type imageCase struct {
+	id       string
+	images   []string // one file a channel
+	misnamed string   // a file of a folder without a channel number, where there are no images
+	previous string   // segmentation of a cascade's previous stage; empty where there is none
+	output   string   // the segmentation's file
+	stem     string   // output without its ending
+}
+
+// imageEnding is the ending of an image file's name as it stands there, "" for another file's.
+func imageEnding(path string) string {
+	lower := strings.ToLower(filepath.Base(path))
+	longest := 0
+	for _, e := range images.Supported {
+		if strings.HasSuffix(lower, e) && len(lower) > len(e) {
+			longest = max(longest, len(e))
+		}
+	}
+	return path[len(path)-longest:]
+}
+
+// findImages finds the cases of a folder, by nnU-Net's naming, or of files that are named.
+func findImages(inputs []string, ending string) (cases []imageCase, folder bool, err error) {
+	if len(inputs) == 0 {
+		return nil, false, settings.Usage("-i is not given: a folder of images, or image files")
+	}
+	if len(inputs) == 1 {
+		info, err := os.Stat(inputs[0])
+		if err != nil {
+			return nil, false, err
+		}
+		if info.IsDir() {
+			cases, err = folderImages(inputs[0], ending)
+			return cases, true, err
+		}
+	}
+	cases, err = namedImages(inputs)
+	return cases, false, err
+}
+
+func folderImages(folder, ending string) ([]imageCase, error) {
+	found, err := raw.Images(folder, ending)
+	if err != nil {
+		return nil, err
+	}
+	var cases []imageCase
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range found {
+		own := imageCase{id: c.ID, images: c.Images}
+		for _, e := range entries {
+			stem, ok := strings.CutSuffix(e.Name(), ending)
+			if ok && len(c.Images) == 0 && strings.HasPrefix(stem, c.ID) && !channelNumber.MatchString(stem) {
+				own.id, own.misnamed = stem, filepath.Join(folder, e.Name())
+				break
+			}
+		}
+		cases = append(cases, own)
+	}
+	if len(cases) > 0 {
+		return cases, nil
+	}
+	var names []string
+	for _, e := range entries[:min(len(entries), 5)] {
+		names = append(names, e.Name())
+	}
+	if more := len(entries) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return nil, fmt.Errorf("%s: no images: expected names such as CASE_0000%s, found %s; files of other names are given one by one: -i FILE...",
+		folder, ending, orNone(names))
+}
+
+// channelNumber is what stands before the ending in nnU-Net's names of images.
+var channelNumber = regexp.MustCompile(`_\d{4}$`)
+
+// namedImages makes cases of files: the name of a case is that of its file without ending and
+// channel number, and the files of several numbers are its channels.
+func namedImages(paths []string) ([]imageCase, error) {
+	var cases []imageCase
+	for i, path := range paths {
+		if slices.Contains(paths[:i], path) {
+			return nil, settings.Usage("-i: %s is given twice", path)
+		}
+		ending := imageEnding(path)
+		if ending == "" {
+			return nil, settings.Usage("-i: %s: expected a name that ends in %s, or one folder", path, strings.Join(images.Supported, " or "))
+		}
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		name := strings.TrimSuffix(filepath.Base(path), ending)
+		id := channelNumber.ReplaceAllString(name, "")
+		if id == "" {
+			id = name
+		}
+		at := slices.IndexFunc(cases, func(c imageCase) bool { return c.id == id })
+		if at < 0 {
+			cases = append(cases, imageCase{id: id, images: []string{path}})
+			continue
+		}
+		c := &cases[at]
+		if first := c.images[0]; id == name || filepath.Dir(first) != filepath.Dir(path) || imageEnding(first) != ending {
+			return nil, settings.Usage("-i: %s and %s are both of a case named %s: give them in two runs", first, path, id)
+		}
+		c.images = append(c.images, path)
+	}
+	for _, c := range cases {
+		slices.SortFunc(c.images, func(a, b string) int { return cmp.Compare(filepath.Base(a), filepath.Base(b)) })
+	}
+	return cases, nil
+}
+
+// isImageName says that -o names a file and not a folder.
+func isImageName(path string) bool {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		return false
+	}
+	return image.ForName(path) != nil
+}
+
+// place says where the segmentations go, and refuses to write over an image.
+func place(cases []imageCase, output, ending string, named bool) error {
+	if isImageName(output) {
+		if len(cases) != 1 {
+			return settings.Usage("-o %s is a file, but there are %d images: name a folder", output, len(cases))
+		}
+		cases[0].output = output
+		cases[0].stem = strings.TrimSuffix(output, imageEnding(output))
+	} else {
+		for i := range cases {
+			c := &cases[i]
+			own := ending
+			if named {
+				own = imageEnding(c.images[0])
+			}
+			c.stem = filepath.Join(output, c.id)
+			c.output = c.stem + own
+		}
+	}
+	for _, c := range cases {
+		there, err := os.Stat(c.output)
+		if err != nil {
+			continue
+		}
+		for _, path := range c.images {
+			if info, err := os.Stat(path); err == nil && os.SameFile(info, there) {
+				return settings.Usage("the segmentation of %s would take its place: name another -o", path)
+			}
+		}
+	}
+	return nil
+}
+
+// part takes every numParts-th case from partID on, as nnU-Net does.
+func part(cases []imageCase, numParts, partID int) ([]imageCase, error) {
+	if partID >= numParts {
+		return nil, settings.Usage("-part_id %d: expected 0 to %d, for -num_parts %d", partID, numParts-1, numParts)
+	}
+	var own []imageCase
+	for i := partID; i < len(cases); i += numParts {
+		own = append(own, cases[i])
+	}
+	return own, nil
+}
