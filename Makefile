@@ -301,6 +301,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run npz_corpus.py $$g/npz; \
 	  run safetensors_corpus.py $$g/safetensors; \
 	  run nifti_corpus.py $$g/nifti; \
+	  run meta_corpus.py $$g/meta; \
 	  run lora.py --golden $$g/lora; \
 	  run peft_adapters.py --only-patterns --golden $$g/peft/0.14.0; \
 	  for v in 0.13.2 0.21.2; do \

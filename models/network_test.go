@@ -335,7 +335,8 @@ func TestMetadata(t *testing.T) {
 // Source: dynamic_network_architectures 0.3.1, InitWeights_He(1e-2) and
 // init_last_bn_before_add_to_0.
 func TestInitialisation(t *testing.T) {
-	for _, name := range []string{"plain-channels", "resenc-basic", "resenc-bottleneck"} {
+	for _, name := range []string{"plain-channels", "resenc-basic", "resenc-bottleneck",
+		"resunet-bottleneck"} {
 		t.Run(name, func(t *testing.T) {
 			sp := networkCases(t, golden.Path(t, "network"))[golden.Path(t, "network/"+name+".npz")]
 			// Enough elements per tensor for narrow limits.
@@ -363,19 +364,17 @@ func TestInitialisation(t *testing.T) {
 				_, other := draw(2)
 				requireSameBits(t, first, again)
 				require.NotEqual(t, first, other)
-				last := "conv2.norm."
-				if name == "resenc-bottleneck" {
-					last = "conv3.norm."
-				}
 				zeroed := 0
 				for _, p := range n.Module().Parameters() {
-					v := first[p.Name]
+					v, last := first[p.Name], "conv2.norm."
+					if strings.HasSuffix(name, "bottleneck") && strings.HasPrefix(p.Name, "encoder.") {
+						last = "conv3.norm."
+					}
 					switch {
 					case len(p.Shape) > 1: // fan_in is axis 1 times the kernel, transposed or not
 						std := math.Sqrt(2/(1+1e-4)) / math.Sqrt(float64(numel(p.Shape[1:])))
 						requireNormal(t, p.Name, v, std)
-					case strings.HasPrefix(name, "resenc") &&
-						strings.Contains(p.Name, ".blocks.") && strings.Contains(p.Name, last):
+					case strings.Contains(p.Name, ".blocks.") && strings.Contains(p.Name, last):
 						zeroed++
 						requireAll(t, p.Name, v, 0)
 					case strings.HasSuffix(p.Name, "norm.weight"):
@@ -384,9 +383,7 @@ func TestInitialisation(t *testing.T) {
 						requireAll(t, p.Name, v, 0)
 					}
 				}
-				if strings.HasPrefix(name, "resenc") {
-					require.Positive(t, zeroed)
-				}
+				require.Equal(t, name != "plain-channels", zeroed > 0)
 
 				// A predicate reinitialises some modules only: the heads of a transferred network.
 				g, err := torch.NewGenerator(torch.CPU, 3)

@@ -84,7 +84,7 @@ func TestArchitectureBroadcastsScalars(t *testing.T) {
 
 func TestArchitectureErrorsNameTheArgument(t *testing.T) {
 	for _, c := range []struct{ class, kwargs, want string }{
-		{"SegFormer", minimal, `network_class_name: expected PlainConvUNet or ResidualEncoderUNet, found "some.where.SegFormer"`},
+		{"SegFormer", minimal, `network_class_name: expected PlainConvUNet or ResidualEncoderUNet or ResidualUNet, found "some.where.SegFormer"`},
 		{"PlainConvUNet", minimal + `, "n_conv_per_stage": 2, "wurst": 1, "block": 2`,
 			"PlainConvUNet has no argument wurst, block; expected n_conv_per_stage"},
 		{"PlainConvUNet", minimal, `key "n_conv_per_stage" is missing`},

@@ -56,7 +56,7 @@ func recognisePlainConvUNet(shapes map[string][]int64) *Spec {
 		a.ConvsPerStage = append(a.ConvsPerStage, countOf(shapes, stage(s), ".conv.weight"))
 		a.KernelSizes = append(a.KernelSizes, kernelOf(shapes, stage(s)+"0.conv.weight"))
 	}
-	return a.recognise(a, shapes, first)
+	return a.recognise(a, shapes, first, convLayers)
 }
 
 // Class returns the last component of the upstream class name.
@@ -78,10 +78,14 @@ func (a *PlainConvUNet) Arguments() map[string]any {
 func (a *PlainConvUNet) Compare(weights Architecture) []string { return compareUNets(a, weights) }
 
 // Topology is the input of nnU-Net's memory estimate.
-func (a *PlainConvUNet) Topology() Topology { return a.topology(a.ConvsPerStage, false) }
+func (a *PlainConvUNet) Topology() Topology {
+	return a.topology(a.ConvsPerStage, a.DecoderConvs, false)
+}
 
 // Activations estimates the number of values that a step keeps.
-func (a *PlainConvUNet) Activations(s Step) int64 { return a.activations(s, a.ConvsPerStage, 1) }
+func (a *PlainConvUNet) Activations(s Step) int64 {
+	return a.activations(s, a.ConvsPerStage, a.DecoderConvs)
+}
 
 // New builds the network.
 func (a *PlainConvUNet) New(b nn.Builder, inputChannels, classes int) (Network, error) {
@@ -110,5 +114,5 @@ func (a *PlainConvUNet) New(b nn.Builder, inputChannels, classes int) (Network, 
 				skips = append(skips, x)
 			}
 			return skips
-		}), nil
+		}, a.convStage), nil
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/lntorch/lntorch/torch/nn"
 )
 
-// This file holds the parts shared by PlainConvUNet and ResidualEncoderUNet: arguments, parameter
-// names, the convolution block and the decoder.
+// This file holds the parts shared by nnU-Net's U-Nets: arguments, parameter names, the convolution
+// block and the decoder.
 // Source: dynamic_network_architectures 0.3.1 (simple_conv_blocks.py, unet_decoder.py); names and
 // order are its.
 
@@ -23,7 +23,7 @@ type UNet struct {
 	FeaturesPerStage []int   // output channels of each encoder stage
 	KernelSizes      [][]int // per stage, one entry per axis
 	Strides          [][]int // per stage, one entry per axis; applied on entry to the stage
-	DecoderConvs     []int   // convolutions per decoder stage, lowest resolution first
+	DecoderConvs     []int   // convolutions or blocks per decoder stage, lowest resolution first
 	ConvBias         bool
 	Norm             *Norm    // nil: none
 	Dropout          *Dropout // nil: none
@@ -177,10 +177,18 @@ func parseDropout(args plans.Arguments) *Dropout {
 	return d
 }
 
+// layers is how the layers of a decoder stage are named: prefix, number, last parameter.
+type layers struct{ prefix, last string }
+
+// convLayers are the layers of stackedConvs.
+var convLayers = layers{"convs.", ".conv.weight"}
+
 // recognise sets the common arguments of whole, in which a is embedded and whose encoder arguments
-// are set. first is the first convolution. It returns nil if tensors are missing.
+// are set. first is the first convolution, decoder the layers of the decoder's stages. It returns
+// nil if tensors are missing, as those of another class's decoder are.
 // Source: the module trees of dynamic_network_architectures 0.3.1.
-func (a *UNet) recognise(whole Architecture, shapes map[string][]int64, first string) *Spec {
+func (a *UNet) recognise(whole Architecture, shapes map[string][]int64, first string,
+	decoder layers) *Spec {
 	stages := a.Stages()
 	if stages < 2 || countOf(shapes, "decoder.transpconvs.", ".weight") != stages-1 {
 		return nil
@@ -192,7 +200,10 @@ func (a *UNet) recognise(whole Architecture, shapes map[string][]int64, first st
 		a.Strides = append(a.Strides,
 			kernelOf(shapes, fmt.Sprintf("decoder.transpconvs.%d.weight", stages-2-i)))
 		a.DecoderConvs = append(a.DecoderConvs,
-			countOf(shapes, fmt.Sprintf("decoder.stages.%d.convs.", i), ".conv.weight"))
+			countOf(shapes, fmt.Sprintf("decoder.stages.%d.%s", i, decoder.prefix), decoder.last))
+	}
+	if slices.Contains(a.DecoderConvs, 0) {
+		return nil
 	}
 	for i := range stages {
 		if len(a.KernelSizes[i]) != a.Axes || len(a.Strides[i]) != a.Axes {
@@ -264,16 +275,16 @@ func compareUNets(want, weights Architecture) []string {
 	return lines
 }
 
-func (a *UNet) topology(blocks []int, residual bool) Topology {
+func (a *UNet) topology(blocks, decoderConvs []int, residual bool) Topology {
 	return Topology{Strides: a.Strides, Features: a.FeaturesPerStage, Blocks: blocks,
-		DecoderConvs: a.DecoderConvs, Residual: residual}
+		DecoderConvs: decoderConvs, Residual: residual}
 }
 
 // activations counts the outputs of the convolution and the activation for every convolution block,
 // and those of the transposed convolution and the concatenation for every decoder stage. Fused
-// blocks keep only the activation, fused upsampling only the concatenation. Each of an encoder
-// stage's blocks counts as each convolution blocks.
-func (a *UNet) activations(st Step, blocks []int, times int) int64 {
+// blocks keep only the activation, fused upsampling only the concatenation. encoder and decoder are
+// the numbers of convolution blocks of each stage.
+func (a *UNet) activations(st Step, encoder, decoder []int) int64 {
 	block, up := 2, 3
 	if st.Fused {
 		block, up = 1, 2
@@ -287,9 +298,9 @@ func (a *UNet) activations(st Step, blocks []int, times int) int64 {
 			size[i] = (size[i] + stride[i] - 1) / stride[i]
 			voxels[s] *= int64(size[i])
 		}
-		numbers += int64(block*times*blocks[s]*a.FeaturesPerStage[s]) * voxels[s]
+		numbers += int64(block*encoder[s]*a.FeaturesPerStage[s]) * voxels[s]
 	}
-	for i, n := range a.DecoderConvs {
+	for i, n := range decoder {
 		s := a.Stages() - 2 - i
 		numbers += int64((block*n+up)*a.FeaturesPerStage[s]) * voxels[s]
 	}
@@ -393,11 +404,11 @@ func (u *unet) CheckInput(spatial []int64) error {
 	return checkInput(spatial, u.divisors, "the product of the strides")
 }
 
-// newUNet combines an encoder (its module and forward) and a decoder.
+// newUNet combines an encoder (its module and forward) and a decoder with stages made by newStage.
 func newUNet(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module,
-	encode func(*torch.Scope, *torch.Tensor) []*torch.Tensor) *unet {
+	encode func(*torch.Scope, *torch.Tensor) []*torch.Tensor, newStage newStage) *unet {
 	u := &unet{root: nn.NewModule(), encode: encode, mode: m, divisors: wide(a.Divisor())}
-	u.decoder = newDecoder(b, a, classes, m, encoder)
+	u.decoder = newDecoder(b, a, classes, m, encoder, newStage)
 	u.root.Child("encoder", encoder)
 	u.root.Child("decoder", u.decoder.module)
 	return u
@@ -543,17 +554,32 @@ func (c *stackedConvs) forward(s *torch.Scope, x *torch.Tensor, last bool) *torc
 	})
 }
 
-// decoder is UNetDecoder: from low to high resolution it upsamples, concatenates the skip
+// decoder is UNetDecoder or UNetResDecoder: from low to high resolution it upsamples, concatenates the skip
 // connection and convolves; every stage has a segmentation head.
 type decoder struct {
 	module *nn.Module
 	up     []*nn.ConvTranspose
-	stages []*stackedConvs
+	stages []stage
 	heads  []*nn.Conv
 	mode   *mode
 }
 
-func newDecoder(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module) *decoder {
+// stage is a stack of layers. Its forward frees x as early as possible, if this is its last use.
+type stage interface {
+	forward(s *torch.Scope, x *torch.Tensor, last bool) *torch.Tensor
+}
+
+// newStage returns a decoder stage of n layers from in to out channels, and its module.
+type newStage func(b nn.Builder, m *mode, n, in, out int, kernel []int) (stage, *nn.Module)
+
+// convStage returns a stage of UNetDecoder.
+func (a *UNet) convStage(b nn.Builder, m *mode, n, in, out int, kernel []int) (stage, *nn.Module) {
+	st := newStackedConvs(b, a, m, n, in, out, kernel, ones(a.Axes))
+	return st, st.module
+}
+
+func newDecoder(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module,
+	newStage newStage) *decoder {
 	d := &decoder{module: nn.NewModule(), mode: m}
 	var stages, ups, heads []*nn.Module
 	one := ones(a.Axes)
@@ -562,10 +588,10 @@ func newDecoder(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module)
 		f := a.FeaturesPerStage[t]
 		up := b.NewConvTranspose(int64(a.FeaturesPerStage[t+1]), int64(f), wide(a.Strides[t+1]),
 			a.ConvBias)
-		st := newStackedConvs(b, a, m, a.DecoderConvs[i], 2*f, f, a.KernelSizes[t], one)
+		st, module := newStage(b, m, a.DecoderConvs[i], 2*f, f, a.KernelSizes[t])
 		head := b.NewConv(int64(f), int64(classes), wide(one), wide(one), true)
 		d.up, d.stages, d.heads = append(d.up, up), append(d.stages, st), append(d.heads, head)
-		ups, stages, heads = append(ups, up.Module), append(stages, st.module),
+		ups, stages, heads = append(ups, up.Module), append(stages, module),
 			append(heads, head.Module)
 	}
 	d.module.Child("encoder", encoder)

@@ -8,6 +8,33 @@ type ITK struct {
 	Direction []float64 // row-major; column i is the direction of axis i
 }
 
+// Shape returns (t as c, z, y, x) for the sizes of the axes x, y, z, t; missing axes have size 1,
+// further axes are left out.
+func Shape(size []int) [4]int {
+	shape := [4]int{1, 1, 1, 1}
+	for i, n := range size[:min(len(size), 4)] {
+		shape[3-i] = n
+	}
+	return shape
+}
+
+// Image returns an image of pixels, x fastest, with the geometry, and axes as in Shape. A
+// two-dimensional image becomes one slice of spacing 1.
+func (g *ITK) Image(size []int, pixels Pixels) *Image {
+	im := &Image{Shape: Shape(size), Pixels: pixels}
+	n := len(g.Spacing)
+	im.Geometry = Geometry{Spacing: [3]float64{1, 1, 1},
+		DirectionXYZ: [9]float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	for i := range min(n, 3) {
+		im.Spacing[2-i] = g.Spacing[i]
+		im.OriginXYZ[i] = g.Origin[i]
+		for j := range min(n, 3) {
+			im.DirectionXYZ[3*i+j] = g.Direction[n*i+j]
+		}
+	}
+	return im
+}
+
 // Header describes an image file of any format, as read from its header.
 type Header struct {
 	Format      string // name and version: "NIfTI-1"

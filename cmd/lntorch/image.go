@@ -4,16 +4,18 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/pipeline"
 )
 
 func newImage() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image COMMAND",
-		Short: "shows and converts image files (.nii, .nii.gz)",
+		Short: "shows and converts image files (" + strings.Join(image.Endings(), ", ") + ")",
 		Long: `image shows what is in an image file, as ITK and nnU-Net read it, and converts files without changing where their voxels lie.
 It needs no libtorch.`,
 		Example: `  lntorch image info LN_000_0000.nii.gz
@@ -88,9 +90,9 @@ func newImageConvert() *cobra.Command {
 	var c pipeline.ConvertImageConfig
 	cmd := &cobra.Command{
 		Use:   "convert IN OUT",
-		Short: "rewrites an image file: .nii, .nii.gz, another type of pixels",
-		Long: `convert writes an image under another name: compressed if that ends in .nii.gz, not if it ends in .nii. Pixels, scaling and the header's
-geometry stay bit for bit; extensions of the header are left out. --type stores the values (with the scaling applied) as another type: a
+		Short: "rewrites an image file in another format or with another type of pixels",
+		Long: `convert writes an image under another name, whose ending chooses the format: ` + strings.Join(image.Endings(), ", ") + ` (.nii is not
+compressed). In the same format pixels, scaling and the header's geometry stay bit for bit; extensions of the header are left out. --type stores the values (with the scaling applied) as another type: a
 value that the type does not hold is an error; --round allows fractions to be rounded. OUT appears when it is complete.`,
 		Example: `  lntorch image convert scan.nii scan.nii.gz
   lntorch image convert --type int16 scan.nii.gz small.nii.gz`,

@@ -4,10 +4,12 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -96,7 +98,7 @@ func TestImageMistakesAreExplained(t *testing.T) {
 		{[]string{"image", "turn"}, 2, `unknown command "turn": expected info or convert`},
 		{[]string{"image", "info"}, 2, "expected FILE…"},
 		{[]string{"image", "info", "absent.nii"}, 1, "absent.nii"},
-		{[]string{"image", "convert", "a.nii", "b.mha"}, 2, "expected a name that ends in .nii or .nii.gz"},
+		{[]string{"image", "convert", "a.nii", "b.png"}, 2, "expected a name that ends in " + strings.Join(image.Endings(), " or ")},
 		{[]string{"image", "convert", "a.nii", "b.nii", "--round"}, 2, "--round is for --type"},
 		{[]string{"image", "convert", "absent.nii", filepath.Join(t.TempDir(), "b.nii")}, 1, "absent.nii: no such file"},
 	} {

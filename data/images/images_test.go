@@ -25,7 +25,8 @@ func TestReadersAreFoundByName(t *testing.T) {
 		require.Equal(t, class, r.Name())
 	}
 	_, err := ForName("NaturalImage2DIO")
-	require.ErrorContains(t, err, "files of type .png, .bmp, .tif are not supported, expected .nii or .nii.gz")
+	require.ErrorContains(t, err, "files of type .png, .bmp, .tif are not supported, expected "+
+		strings.Join(Supported, " or "))
 	_, err = ForName("Tiff3DIO")
 	require.ErrorContains(t, err, ".tif, .tiff are not supported")
 	_, err = ForName("ITKIO")
@@ -41,7 +42,7 @@ func TestChooseTriesNnUNetsOrder(t *testing.T) {
 		{".nii.gz", "skew_01.nii.gz", "NibabelIO", ""}, // SimpleITK refuses it
 		{".nii.gz", "absent.nii.gz", "", "SimpleITKIO: "},
 		{".png", "", "", "NaturalImage2DIO: files of type .png"},
-		{".dcm", "", "", `no image reader for file ending ".dcm": expected .nii or .nii.gz`},
+		{".dcm", "", "", `no image reader for file ending ".dcm": expected ` + strings.Join(Supported, " or ")},
 	} {
 		path := test.file
 		if path != "" {

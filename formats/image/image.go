@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lntorch/lntorch/formats/meta"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -18,6 +19,7 @@ import (
 // Formats lists the supported formats.
 var Formats = []*volume.Format{
 	&nifti.Format,
+	&meta.Format,
 }
 
 // Endings returns the file name endings that can be written.

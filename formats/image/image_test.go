@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -106,6 +107,6 @@ func TestConvertKeepsTheHeaderWithinAFormat(t *testing.T) {
 	require.Equal(t, other{}.Head().Geometry, back.Head().Geometry)
 	require.Equal(t, []int{2, 1, 3}, back.Head().Size)
 	err = Convert(filepath.Join(folder, "c.png"), f, nil, 1)
-	require.ErrorContains(t, err, "c.png: expected a name that ends in .nii or .nii.gz or .other")
+	require.ErrorContains(t, err, "c.png: expected a name that ends in "+strings.Join(Endings(), " or "))
 	require.NoFileExists(t, filepath.Join(folder, "c.png"))
 }

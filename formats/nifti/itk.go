@@ -373,17 +373,6 @@ func (f *File) Image() (*volume.Image, *volume.ITK, error) {
 		return nil, nil, fmt.Errorf("found vector pixels of %d components, expected scalar pixels",
 			f.Dim[4])
 	}
-	im := &volume.Image{Shape: f.shape()}
-	n := len(g.Spacing)
-	im.Geometry = volume.Geometry{Spacing: [3]float64{1, 1, 1},
-		DirectionXYZ: [9]float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
-	for i := range min(n, 3) {
-		im.Spacing[2-i] = g.Spacing[i]
-		im.OriginXYZ[i] = g.Origin[i]
-		for j := range min(n, 3) {
-			im.DirectionXYZ[3*i+j] = g.Direction[n*i+j]
-		}
-	}
 	known := *f
 	switch p := f.Pixels.(type) {
 	case volume.Slice[float32]:
@@ -391,18 +380,8 @@ func (f *File) Image() (*volume.Image, *volume.ITK, error) {
 	case volume.Slice[float64]:
 		known.Pixels = zeroNonFinite(p)
 	}
-	im.Pixels = known.Values()
-	return im, g, nil
+	return g.Image(f.Dim, known.Values()), g, nil
 }
 
 // vectors lists the intent codes for which ITK reads the fifth axis as the components of a pixel.
 var vectors = map[int]bool{1005: true, 1006: true, 1007: true}
-
-// shape returns (c, z, y, x); further axes have size 1.
-func (h *Header) shape() [4]int {
-	s := [4]int{1, 1, 1, 1}
-	for i, d := range h.Dim[:min(len(h.Dim), 4)] {
-		s[3-i] = d
-	}
-	return s
-}

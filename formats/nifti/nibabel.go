@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+
+	"github.com/lntorch/lntorch/volume"
 )
 
 // Affine returns the affine that nibabel uses: the sform if it has a code, else the qform if it has
@@ -24,7 +26,7 @@ func (h *Header) Affine() ([4][4]float64, error) {
 			return m, err
 		}
 	default:
-		shape := h.shape()
+		shape := volume.Shape(h.Dim)
 		for i := range 3 {
 			if i == 0 {
 				vox[i] = -vox[i]

@@ -472,7 +472,7 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("%d bytes of pixels from %d", len(file.Pixels.Bytes()), len(content))
 		}
 		if im, g, err := file.Image(); err == nil {
-			if volume.Numel(im.Shape) != volume.Numel(file.shape()) ||
+			if volume.Numel(im.Shape) != volume.Numel(volume.Shape(file.Dim)) ||
 				len(g.Direction) != len(g.Spacing)*len(g.Spacing) {
 				t.Fatalf("shape %v, geometry %v", im.Shape, g)
 			}

@@ -12,16 +12,18 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/formats/internal/deflate"
 )
 
 // The standard library reads data of any length compressed by several goroutines.
 func TestDeflateByBlocksIsOneStream(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for _, n := range []int{0, 1, deflateBlock - 1, deflateBlock, deflateBlock + 1,
-		3 * deflateBlock, 5*deflateBlock + 12345} {
+	for _, n := range []int{0, 1, deflate.Block - 1, deflate.Block, deflate.Block + 1,
+		3 * deflate.Block, 5*deflate.Block + 12345} {
 		values := make([]uint8, n)
 		for i := range values {
-			values[i] = uint8(r.IntN(1 + i/deflateBlock*9))
+			values[i] = uint8(r.IntN(1 + i/deflate.Block*9))
 		}
 		a, err := New(values)
 		require.NoError(t, err)
@@ -46,7 +48,7 @@ func TestDeflateByBlocksIsOneStream(t *testing.T) {
 				got, err := io.ReadAll(in) // verifies the CRC
 				require.NoError(t, err)
 				require.Equal(t, values, got[len(got)-n:])
-				if n > deflateBlock {
+				if n > deflate.Block {
 					require.Less(t, int(f.CompressedSize64), n*2/3)
 				}
 			}
@@ -65,11 +67,11 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 
 func TestDeflateTellsOfAFullDiskAndEnds(t *testing.T) {
 	before := runtime.NumGoroutine()
-	d := newDeflater(&fullDisk{100}, 3)
-	_, err := d.Write(make([]byte, 20*deflateBlock))
+	d := deflate.New(&fullDisk{100}, 3)
+	_, err := d.Write(make([]byte, 20*deflate.Block))
 	require.NoError(t, err)
 	r := rand.New(rand.NewPCG(1, 2))
-	noise := make([]byte, deflateBlock)
+	noise := make([]byte, deflate.Block)
 	for i := range noise {
 		noise[i] = byte(r.Uint32())
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/flate"
 	"github.com/lntorch/lntorch/formats/internal/archive"
+	"github.com/lntorch/lntorch/formats/internal/deflate"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/sniff"
 )
@@ -160,7 +161,7 @@ type Writer struct {
 	z      *zip.Writer
 	method uint16
 	names  map[string]bool
-	open   []*deflater
+	open   []*deflate.Writer
 	err    error
 }
 
@@ -199,9 +200,9 @@ func CreateWith(path string, o Options) (*Writer, error) {
 		case o.Threads == 0:
 			return flate.NewWriter(out, 6)
 		case o.Threads == 1:
-			return flate.NewWriter(out, deflateLevel)
+			return flate.NewWriter(out, deflate.Level)
 		}
-		d := newDeflater(out, o.Threads)
+		d := deflate.New(out, o.Threads)
 		w.open = append(w.open, d)
 		return d, nil
 	})

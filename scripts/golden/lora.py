@@ -257,9 +257,9 @@ def released(spec, args, folder):
 
 
 def golden(args, folder):
-    import network
+    import networks
 
-    nets = {s["name"]: s for s in network.cases()}
+    nets = {s["name"]: s for s in networks.cases()}
     args.dropout = 0.0  # dropout masks depend on the random generator: live tests only
     for name in ("plain-aniso", "resenc-2d", "resenc-basic"):
         spec = {**nets[name], "mode": "train"}

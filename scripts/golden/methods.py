@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 
 import dgst
+import networks
 import stack
 import train_steps
 
@@ -92,7 +93,7 @@ def main():
     stack.write_json(
         folder / "trainable.json", {"trainable": trainable(), "meta": stack.meta(args)}
     )
-    specs = {s["name"]: s for s in train_steps.golden_cases()}
+    specs = {s["name"]: s for s in networks.training()}
     for name in NETWORKS:
         batches = train_steps.random_batches(specs[name], 10, args.seed)
         arrays = {}

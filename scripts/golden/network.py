@@ -1,4 +1,4 @@
-"""PlainConvUNet and ResidualEncoderUNet: every head's output, every gradient, every state-dict key.
+"""The networks of networks/: every head's output, every gradient, every state-dict key.
 
 Golden files:   network.py --out testdata/golden/network
 Live:           network.py --spec SPEC.json --out OUT.npz [--weights-fill hash | --weights FILE.pth]
@@ -14,202 +14,8 @@ rows.
 import numpy as np
 import torch
 
+import networks
 import stack
-
-PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-RESENC = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
-BOTTLENECK = "dynamic_network_architectures.building_blocks.residual.BottleneckD"
-
-
-def arch(
-    network_class,
-    dims,
-    features,
-    kernels,
-    strides,
-    imports=("conv_op", "norm_op", "dropout_op", "nonlin"),
-    **kw,
-):
-    d = f"{dims}d"
-    kwargs = {
-        "n_stages": len(features),
-        "features_per_stage": features,
-        "conv_op": f"torch.nn.modules.conv.Conv{d}",
-        "kernel_sizes": kernels,
-        "strides": strides,
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{d}",
-        "norm_op_kwargs": {"eps": 1e-05, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    kwargs.update(kw)
-    return {
-        "network_class_name": network_class,
-        "arch_kwargs": kwargs,
-        "_kw_requires_import": list(imports),
-    }
-
-
-def spec(name, architecture, channels, classes, shape, **more):
-    return {
-        "name": name,
-        "architecture": architecture,
-        "input_channels": channels,
-        "num_classes": classes,
-        "input_shape": [shape[0], channels, *shape[1:]],
-        "deep_supervision": True,
-        "mode": "train",
-        **more,
-    }
-
-
-def cases():
-    iso = [[3, 3, 3]] * 3
-    iso_strides = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
-    aniso = [[1, 3, 3], [3, 3, 3], [3, 3, 3]]
-    aniso_strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
-    k2, s2 = [[3, 3]] * 3, [[1, 1], [2, 2], [2, 2]]
-    plain = dict(n_conv_per_stage=[1, 1, 1], n_conv_per_stage_decoder=[1, 1])
-    two = dict(n_conv_per_stage=[2, 2, 2], n_conv_per_stage_decoder=[2, 2])
-    with_block = ("conv_op", "norm_op", "dropout_op", "nonlin", "block")
-    return [
-        spec("plain-3d", arch(PLAIN, 3, [4, 6, 8], iso, iso_strides, **two), 1, 2, [2, 8, 16, 8]),
-        spec(
-            "plain-aniso",
-            arch(
-                PLAIN,
-                3,
-                [4, 6, 8],
-                aniso,
-                aniso_strides,
-                n_conv_per_stage=[2, 1, 2],
-                n_conv_per_stage_decoder=[1, 2],
-            ),
-            1,
-            2,
-            [1, 4, 16, 12],
-        ),
-        spec("plain-2d", arch(PLAIN, 2, [4, 8, 12], k2, s2, **two), 1, 2, [2, 24, 16]),
-        spec(
-            "plain-dropout",
-            arch(
-                PLAIN,
-                3,
-                [4, 6, 8],
-                iso,
-                iso_strides,
-                dropout_op="torch.nn.Dropout3d",
-                dropout_op_kwargs={"p": 0.25, "inplace": True},
-                **plain,
-            ),
-            1,
-            2,
-            [1, 8, 8, 8],
-            mode="eval",
-        ),
-        spec(
-            "plain-nobias",
-            arch(PLAIN, 3, [4, 6, 8], iso, iso_strides, conv_bias=False, **plain),
-            1,
-            2,
-            [1, 8, 8, 8],
-        ),
-        spec(
-            "plain-nonlinfirst",
-            arch(PLAIN, 3, [4, 6, 8], iso, iso_strides, nonlin_first=True, **plain),
-            1,
-            2,
-            [2, 8, 8, 8],
-        ),
-        spec(
-            "plain-channels",
-            arch(PLAIN, 3, [5, 7, 9], iso, iso_strides, **plain),
-            3,
-            4,
-            [2, 8, 8, 8],
-        ),
-        spec(
-            "plain-single-head",
-            arch(PLAIN, 3, [4, 6, 8], iso, iso_strides, **plain),
-            1,
-            2,
-            [1, 8, 8, 8],
-            deep_supervision=False,
-        ),
-        # stage 1: skip with pooling and projection; stage 2: only pooling (equal channels); stage
-        # 3: only projection; second blocks: identity.
-        spec(
-            "resenc-basic",
-            arch(
-                RESENC,
-                3,
-                [4, 6, 6, 8],
-                aniso + [[3, 3, 3]],
-                [[1, 1, 1], [1, 2, 2], [2, 2, 2], [1, 1, 1]],
-                n_blocks_per_stage=[1, 2, 2, 1],
-                n_conv_per_stage_decoder=[1, 1, 1],
-            ),
-            1,
-            2,
-            [2, 4, 16, 8],
-        ),
-        spec(
-            "resenc-bottleneck",
-            arch(
-                RESENC,
-                3,
-                [4, 8, 8],
-                iso,
-                iso_strides,
-                imports=with_block,
-                block=BOTTLENECK,
-                bottleneck_channels=[2, 4, 4],
-                stem_channels=6,
-                n_blocks_per_stage=[1, 2, 1],
-                n_conv_per_stage_decoder=[1, 2],
-            ),
-            2,
-            3,
-            [1, 8, 8, 8],
-        ),
-        spec(
-            "resenc-2d",
-            arch(
-                RESENC,
-                2,
-                [4, 8, 8],
-                k2,
-                s2,
-                n_blocks_per_stage=[1, 2, 2],
-                n_conv_per_stage_decoder=[1, 1],
-            ),
-            1,
-            3,
-            [2, 24, 16],
-        ),
-        spec(
-            "resenc-dropout-nobias",
-            arch(
-                RESENC,
-                3,
-                [4, 6, 8],
-                iso,
-                iso_strides,
-                conv_bias=False,
-                dropout_op="torch.nn.Dropout3d",
-                dropout_op_kwargs={"p": 0.5},
-                n_blocks_per_stage=[1, 1, 1],
-                n_conv_per_stage_decoder=[1, 1],
-            ),
-            1,
-            2,
-            [1, 8, 8, 8],
-            mode="eval",
-        ),
-    ]
 
 
 def run(spec, args, weights="hash", data=None):
@@ -266,7 +72,7 @@ def main():
         stack.write_npz(args.out, arrays)
         stack.write_json(args.out.removesuffix(".npz") + ".json", description)
         return
-    for spec in cases():
+    for spec in networks.cases():
         arrays, description = run(spec, args)
         stack.write_npz(f"{args.out}/{spec['name']}.npz", arrays)
         stack.write_json(f"{args.out}/{spec['name']}.json", description)

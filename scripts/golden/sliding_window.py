@@ -201,9 +201,9 @@ def golden_predictions(folder, args):
         stack.PHANTOM
         / "preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource_3d_fullres/LN_000.npz"
     )
-    import network
+    import networks
 
-    flat = next(s for s in network.cases() if s["name"] == "resenc-2d")
+    flat = next(s for s in networks.cases() if s["name"] == "resenc-2d")
     hard = {"spec": flat, "weights": "hash", "patch_size": [24, 16], "mirror_axes": [0, 1]}
     out = []
     for name, crop, source, mirroring, accumulate in [

@@ -28,6 +28,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
+import networks
 import stack
 
 TRAINED = {  # trained parameters; all others have requires_grad False
@@ -237,41 +238,15 @@ def train(network, loss, batches, args, out=None):
     }, first
 
 
-def golden_cases():
-    """Specs that differ in labels, dimension and loss; the networks are network.py's."""
-    import network
-
-    nets = {s["name"]: s for s in network.cases()}
-    binary = {"background": 0, "node": 1}
-    multi = {"background": 0, "a": 1, "b": 2, "c": 3}
-    regions = {"background": 0, "whole": [1, 2], "core": [2]}
-    for name, net, labels, more in [
-        ("binary", "plain-3d", binary, {}),
-        ("multi-batchdice", "plain-channels", multi, {"batch_dice": True}),
-        ("multi-ignore", "plain-channels", {**multi, "ignore": 4}, {}),
-        ("regions", "plain-3d", regions, {"regions_class_order": [1, 2]}),
-        (
-            "regions-ignore",
-            "plain-3d",
-            {**regions, "ignore": 3},
-            {"regions_class_order": [1, 2], "batch_dice": True},
-        ),
-        ("2d", "plain-2d", binary, {"batch_dice": True}),
-        ("resenc-2d", "resenc-2d", {"background": 0, "a": 1, "b": 2}, {"batch_dice": True}),
-        ("resenc-3d", "resenc-basic", binary, {}),
-        ("no-deep-supervision", "plain-single-head", binary, {}),
-    ]:
-        yield {**nets[net], "name": name, "mode": "train", "labels": labels, **more}
-
-
 def golden(folder, args):
-    """Four steps of every case, with clip 12 and with a clip that takes effect; hash-filled
-    weights, batches stored.
+    """Steps of every case of networks/, with clip 12 and with a clip that takes effect.
+
+    Four steps, or the number in the case's "steps"; hash-filled weights, batches stored.
 
     NAME.npz: batch_NN/data, batch_NN/target_K. NAME.json: spec, runs (one per clip), meta.
     """
-    for spec in golden_cases():
-        batches = random_batches(spec, 4, args.seed)
+    for spec in networks.training():
+        batches = random_batches(spec, spec.get("steps", 4), args.seed)
         arrays = {}
         for i, (data, targets) in enumerate(batches):
             arrays[f"batch_{i:02d}/data"] = data.numpy()

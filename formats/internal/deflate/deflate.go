@@ -1,4 +1,5 @@
-package npz
+// Package deflate compresses on several goroutines; the output does not depend on their number.
+package deflate
 
 import (
 	"io"
@@ -6,16 +7,16 @@ import (
 	"github.com/klauspost/compress/flate"
 )
 
-// deflateLevel compresses a float32 image to within 5 % of the size of zlib's level 6, which numpy
+// Level compresses a float32 image to within 5 % of the size of zlib's level 6, which numpy
 // uses, three to five times as fast.
-const deflateLevel = 4
+const Level = 4
 
-// deflateBlock is the number of bytes that are compressed independently.
-const deflateBlock = 1 << 20
+// Block is the number of bytes that are compressed independently.
+const Block = 1 << 20
 
-// deflater compresses blocks on several goroutines. The output is a single stream: every block but
+// Writer compresses blocks on several goroutines. The output is a single stream: every block but
 // the last ends at a byte boundary, as after a flush.
-type deflater struct {
+type Writer struct {
 	out    io.Writer
 	queue  chan chan []byte // blocks in order, each sent once compressed
 	free   chan *block
@@ -38,8 +39,9 @@ func (s *sink) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func newDeflater(out io.Writer, threads int) *deflater {
-	d := &deflater{out: out, queue: make(chan chan []byte, threads),
+// New starts a stream to out, which Close does not close.
+func New(out io.Writer, threads int) *Writer {
+	d := &Writer{out: out, queue: make(chan chan []byte, threads),
 		free: make(chan *block, threads+1), done: make(chan struct{})}
 	for range threads + 1 {
 		d.free <- &block{}
@@ -57,17 +59,18 @@ func newDeflater(out io.Writer, threads int) *deflater {
 	return d
 }
 
-func (d *deflater) Write(p []byte) (int, error) {
+// Write compresses more data. Close returns the errors of out.
+func (d *Writer) Write(p []byte) (int, error) {
 	n := len(p)
 	for len(p) > 0 {
 		if d.cur == nil {
 			d.cur = <-d.free
 			d.cur.in = d.cur.in[:0]
 		}
-		take := min(deflateBlock-len(d.cur.in), len(p))
+		take := min(Block-len(d.cur.in), len(p))
 		d.cur.in = append(d.cur.in, p[:take]...)
 		p = p[take:]
-		if len(d.cur.in) == deflateBlock {
+		if len(d.cur.in) == Block {
 			d.send(false)
 		}
 	}
@@ -75,7 +78,7 @@ func (d *deflater) Write(p []byte) (int, error) {
 }
 
 // send passes the current block to a compressor.
-func (d *deflater) send(last bool) {
+func (d *Writer) send(last bool) {
 	b := d.cur
 	d.cur = nil
 	c := make(chan []byte)
@@ -83,7 +86,7 @@ func (d *deflater) send(last bool) {
 	go func() {
 		b.buf.b = b.buf.b[:0]
 		if b.w == nil {
-			b.w, _ = flate.NewWriter(&b.buf, deflateLevel) // the level is valid
+			b.w, _ = flate.NewWriter(&b.buf, Level) // the level is valid
 		} else {
 			b.w.Reset(&b.buf)
 		}
@@ -99,7 +102,8 @@ func (d *deflater) send(last bool) {
 	}()
 }
 
-func (d *deflater) Close() error {
+// Close compresses the rest and waits until all is written.
+func (d *Writer) Close() error {
 	if d.closed {
 		return nil
 	}

@@ -1,0 +1,218 @@
+package meta
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/adler32"
+	"io"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lntorch/lntorch/formats/internal/deflate"
+	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/bits"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Format is MetaImage as formats/image knows it.
+var Format = volume.Format{
+	Name:    "MetaImage",
+	Endings: []string{".mha", ".mhd"},
+	Match:   match,
+	Header: func(path string) (*volume.Header, error) {
+		h, err := ReadHeader(path)
+		if err != nil {
+			return nil, err
+		}
+		return h.Head(), nil
+	},
+	Read: func(path string) (volume.File, error) {
+		f, err := Read(path)
+		if err != nil {
+			return nil, err // no *File that is nil in an interface that is not
+		}
+		return f, nil
+	},
+	Write: Write,
+	// A file holds no more than the image's values and geometry.
+	Rewrite: func(string, volume.File, volume.Pixels, int) (bool, error) { return false, nil },
+}
+
+// match finds the line that every header has, and before it nothing but lines of text.
+func match(first []byte) bool {
+	for {
+		line, rest, ok := bytes.Cut(first, []byte("\n"))
+		if key, _, ok := split(line); ok && key == "NDims" {
+			return true
+		}
+		if !ok || bytes.IndexByte(line, 0) >= 0 {
+			return false
+		}
+		first = rest
+	}
+}
+
+// Write writes an image with the sizes of the axes x, y, …, as ITK does, with workers goroutines (at
+// least one): the pixels compressed, little-endian, in the file itself, or beside an .mhd in NAME.zraw.
+// The files appear when they are complete, that of the pixels first.
+func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
+	if err := write(path, size, g, pixels, workers); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
+	head, err := encode(size, pixels.Type(), g)
+	if err != nil {
+		return err
+	}
+	raw := pixels.Bytes()
+	voxels := 1
+	for _, n := range size {
+		voxels *= n
+	}
+	if voxels != pixels.Len() {
+		return fmt.Errorf("found %d pixels, expected %d for %v", pixels.Len(), voxels, size)
+	}
+	if size := pixels.Size(); !bits.LittleEndian && size > 1 {
+		raw = slices.Clone(raw)
+		bits.Swap(raw, size)
+	}
+	var packed bytes.Buffer // its length comes before it
+	if err := compress(&packed, raw, workers); err != nil {
+		return err
+	}
+	name := "LOCAL"
+	if strings.HasSuffix(strings.ToLower(path), ".mhd") {
+		name = filepath.Base(path[:len(path)-len(".mhd")]) + ".zraw"
+		if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name || strings.Fields(name)[0] == "LIST" {
+			return errors.New("the header cannot name a data file of this name, " +
+				"expected one without line ends and %: choose another, or .mha")
+		}
+		if err := atomicfile.Write(filepath.Join(filepath.Dir(path), name), packed.Bytes()); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	head = fmt.Appendf(nil, string(head), packed.Len(), name)
+	f, err := atomicfile.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(head)
+	if err == nil && name == "LOCAL" {
+		_, err = f.Write(packed.Bytes())
+	}
+	if err != nil {
+		f.Abort()
+		return err
+	}
+	return f.Commit()
+}
+
+// compress writes raw as a zlib stream.
+func compress(w io.Writer, raw []byte, workers int) error {
+	d := deflate.New(w, max(workers, 1))
+	_, err := w.Write([]byte{0x78, 0x5e}) // deflate, 32 KiB, a fast level; before the first block is handed over
+	if err == nil {
+		_, err = d.Write(raw)
+	}
+	if err := errors.Join(err, d.Close()); err != nil {
+		return err
+	}
+	_, err = w.Write(binary.BigEndian.AppendUint32(nil, adler32.Checksum(raw)))
+	return err
+}
+
+// encode is the header that ITK 5.4 writes, with a format for CompressedDataSize and ElementDataFile.
+// Source: MetaIO 2023 (ITK 5.4), metaImage.cxx, M_SetupWriteFields, and itkMetaImageIO.cxx.
+func encode(size []int, typeName string, g *volume.ITK) ([]byte, error) {
+	n := len(size)
+	if n < 2 || n > 4 || len(g.Spacing) != n || len(g.Origin) != n || len(g.Direction) != n*n {
+		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: expected 2, 3 or 4 axes",
+			n, len(g.Spacing), len(g.Origin), len(g.Direction))
+	}
+	for _, v := range slices.Concat(g.Spacing, g.Origin, g.Direction) {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction %v",
+				g.Spacing, g.Origin, g.Direction)
+		}
+	}
+	met, ok := written[typeName]
+	if !ok {
+		return nil, fmt.Errorf("pixels of type %q: expected one of %s", typeName,
+			volume.TypeNames("and"))
+	}
+	matrix := make([]float64, n*n)
+	for axis := range n {
+		for row := range n {
+			matrix[n*axis+row] = g.Direction[n*row+axis]
+		}
+	}
+	sizes := make([]float64, n)
+	for i, v := range size {
+		if v < 1 || v > math.MaxInt32 {
+			return nil, fmt.Errorf("axis %d has %d voxels, expected 1 to %d", i, v,
+				math.MaxInt32)
+		}
+		sizes[i] = float64(v)
+	}
+	var b strings.Builder
+	line := func(key string, value any) { fmt.Fprintf(&b, "%s = %v\n", key, value) }
+	line("ObjectType", "Image")
+	line("NDims", n)
+	line("BinaryData", "True")
+	line("BinaryDataByteOrderMSB", "False")
+	line("CompressedData", "True")
+	line("CompressedDataSize", "%d")
+	line("TransformMatrix", text(matrix))
+	line("Offset", text(g.Origin))
+	line("CenterOfRotation", text(make([]float64, n)))
+	if n == 3 {
+		line("AnatomicalOrientation", anatomical(g.Direction))
+	}
+	line("ElementSpacing", text(g.Spacing))
+	line("DimSize", text(sizes))
+	if n != 3 {
+		line("AnatomicalOrientation", strings.Repeat("?", n))
+	}
+	line("ElementType", met)
+	line("ElementDataFile", "%s")
+	return []byte(b.String()), nil
+}
+
+// text has 17 digits: numbers come back to the bit.
+func text(numbers []float64) string {
+	words := make([]string, len(numbers))
+	for i, v := range numbers {
+		words[i] = strconv.FormatFloat(v, 'g', 17, 64)
+	}
+	return strings.Join(words, " ")
+}
+
+// anatomical names from where the axes x, y, z come: R or L, A or P, I or S. The largest cosine settles
+// its axis first. Nobody reads it.
+func anatomical(direction []float64) string {
+	letters, done := []byte("???"), [3]bool{}
+	for range 3 {
+		axis, row, most := -1, -1, -1.0
+		for a := range 3 {
+			for r := range 3 {
+				if c := math.Abs(direction[3*r+a]); letters[a] == '?' && !done[r] && c > most {
+					axis, row, most = a, r, c
+				}
+			}
+		}
+		done[row] = true
+		letters[axis] = "RAI"[row]
+		if direction[3*row+axis] < 0 {
+			letters[axis] = "LPS"[row]
+		}
+	}
+	return string(letters)
+}
