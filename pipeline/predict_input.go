@@ -89,7 +89,7 @@ func folderImages(folder, ending string) ([]imageCase, error) {
 	if more := len(entries) - len(names); more > 0 {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
-	return nil, fmt.Errorf("%s: no images: expected names such as CASE_0000%s, found %s; files of other names are given one by one: -i FILE...",
+	return nil, fmt.Errorf("%s: no images: expected names such as CASE_0000%s, found %s; give files of other names one by one with -i",
 		folder, ending, orNone(names))
 }
 
