@@ -91,11 +91,13 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 	name := "LOCAL"
 	if strings.HasSuffix(strings.ToLower(path), ".mhd") {
 		name = filepath.Base(path[:len(path)-len(".mhd")]) + ".zraw"
-		if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name || strings.Fields(name)[0] == "LIST" {
+		if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name ||
+			strings.Fields(name)[0] == "LIST" {
 			return errors.New("the header cannot name a data file of this name, " +
 				"expected one without line ends and %: choose another, or .mha")
 		}
-		if err := atomicfile.Write(filepath.Join(filepath.Dir(path), name), packed.Bytes()); err != nil {
+		data := filepath.Join(filepath.Dir(path), name)
+		if err := atomicfile.Write(data, packed.Bytes()); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -118,7 +120,8 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 // compress writes raw as a zlib stream.
 func compress(w io.Writer, raw []byte, workers int) error {
 	d := deflate.New(w, max(workers, 1))
-	_, err := w.Write([]byte{0x78, 0x5e}) // deflate, 32 KiB, a fast level; before the first block is handed over
+	// Deflate, 32 KiB, a fast level; before d writes the first block.
+	_, err := w.Write([]byte{0x78, 0x5e})
 	if err == nil {
 		_, err = d.Write(raw)
 	}
@@ -134,8 +137,8 @@ func compress(w io.Writer, raw []byte, workers int) error {
 func encode(size []int, typeName string, g *volume.ITK) ([]byte, error) {
 	n := len(size)
 	if n < 2 || n > 4 || len(g.Spacing) != n || len(g.Origin) != n || len(g.Direction) != n*n {
-		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: expected 2, 3 or 4 axes",
-			n, len(g.Spacing), len(g.Origin), len(g.Direction))
+		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: "+
+			"expected 2, 3 or 4 axes", n, len(g.Spacing), len(g.Origin), len(g.Direction))
 	}
 	for _, v := range slices.Concat(g.Spacing, g.Origin, g.Direction) {
 		if math.IsNaN(v) || math.IsInf(v, 0) {
