@@ -10,6 +10,7 @@ import (
 	"io"
 	"math"
 	"math/big"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,7 +51,8 @@ type File struct {
 	skipped []string
 	globals []pickle.Global
 	closer  io.Closer
-	digest  string // cached
+	digest  string      // cached
+	info    os.FileInfo // of the file when it was opened
 	root    *pickle.Dict
 }
 
@@ -118,6 +120,24 @@ func (f *File) Globals() []pickle.Global { return f.globals }
 
 // Open opens a checkpoint, .pth or .safetensors, and reads everything but the tensors' contents.
 func Open(path string) (*File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint: %w", err)
+	}
+	f, err := open(path)
+	if err == nil {
+		f.info = info
+	}
+	return f, err
+}
+
+// Unchanged reports whether the file under the path is still the one that was opened.
+func (f *File) Unchanged() bool {
+	now, err := os.Stat(f.Path)
+	return err == nil && os.SameFile(now, f.info) && now.Size() == f.info.Size() && now.ModTime().Equal(f.info.ModTime())
+}
+
+func open(path string) (*File, error) {
 	if strings.HasSuffix(path, Extension) {
 		return openSafetensors(path)
 	}

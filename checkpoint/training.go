@@ -286,6 +286,9 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 	}
 	t := &Training{Epoch: f.Epoch, Trainer: f.Trainer, MirrorAxes: f.MirrorAxes,
 		InitArgs: InitArgs{Configuration: f.Configuration, Fold: f.Fold}}
+	if args, _ := f.root.Get(KeyInit); dictOf(args) != nil {
+		t.InitArgs.Device, _ = text(dictOf(args), "device") // nnU-Net's is an object of torch
+	}
 	if f.Plans != nil {
 		t.InitArgs.Plans = f.Plans.Raw()
 	}

@@ -70,6 +70,9 @@ func (c *AdoptConfig) check() error {
 
 // Adopt writes plans for a raw dataset whose configuration fits a pretrained model.
 func Adopt(ctx context.Context, c AdoptConfig, o Output) (*Adopted, error) {
+	if err := settings.Check(&c); err != nil {
+		return nil, err
+	}
 	if err := c.check(); err != nil {
 		return nil, err
 	}

@@ -44,6 +44,9 @@ type Ensembled struct {
 // --save_npz its .pkl hold the probabilities instead of the properties; and it writes no plans.json.
 // Source: nnunetv2/ensembling/ensemble.py.
 func Ensemble(ctx context.Context, c EnsembleConfig, o Output) (*Ensembled, error) {
+	if err := settings.Check(&c); err != nil {
+		return nil, err
+	}
 	if len(c.Inputs) == 0 || c.Output == "" {
 		return nil, settings.Usage("-i and -o must be given")
 	}

@@ -24,6 +24,9 @@ type ForwardConfig struct {
 
 // Forward runs the network on an array and writes the logits of its heads: head_0, head_1, …
 func Forward(c ForwardConfig, o Output) error {
+	if err := settings.Check(&c); err != nil {
+		return err
+	}
 	if c.Checkpoint == "" || c.Input == "" || c.Output == "" {
 		return settings.Usage("--checkpoint, --input and --output must be given")
 	}

@@ -103,6 +103,9 @@ type segmenter struct {
 // files that are there by then are whole.
 // Source: nnU-Net 2.5.1, predict_from_raw_data.py.
 func Predict(ctx context.Context, c PredictConfig, o Output, done func(Prediction) error) error {
+	if err := settings.Check(&c); err != nil {
+		return err
+	}
 	if c.Output == "" {
 		return settings.Usage("-o is not given: a folder for the segmentations")
 	}
@@ -246,10 +249,11 @@ func (s *segmenter) run(ctx context.Context) error {
 		s.records[i] = Prediction{Case: c.id, Output: c.output, Warnings: []string{}}
 		ready[i] = make(chan *preparedCase, 1)
 	}
+	user := ctx // cancelled by the user only
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var wait sync.WaitGroup
 	defer wait.Wait()
+	defer cancel(nil) // first: what prepares cases ahead waits for the network
 	ahead := make(chan struct{}, max(s.Preprocessing, 1))
 	writing := make(chan struct{}, max(s.Export, 1))
 	wait.Go(func() {
@@ -300,8 +304,11 @@ func (s *segmenter) run(ctx context.Context) error {
 			return nil
 		})
 	})
+	if err != nil {
+		cancel(err)
+	}
 	wait.Wait()
-	return s.outcome(ctx, err)
+	return s.outcome(user, err)
 }
 
 // outcome is the error of the whole run.

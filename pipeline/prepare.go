@@ -56,6 +56,9 @@ type Preprocessed struct {
 // Preprocess makes the training data of raw datasets as planned; done is called for each configuration, of
 // those too in which cases failed.
 func Preprocess(ctx context.Context, c PreprocessConfig, o Output, done func(Preprocessed) error) error {
+	if err := settings.Check(&c); err != nil {
+		return err
+	}
 	if err := given("preprocessed", c.Preprocessed); err != nil {
 		return err
 	}

@@ -80,6 +80,9 @@ type TraceConfig struct {
 
 // Trace makes one optimizer step for each batch of a folder and writes what two stacks are compared by.
 func Trace(ctx context.Context, c TraceConfig, o Output) error {
+	if err := settings.Check(&c); err != nil {
+		return err
+	}
 	if c.Checkpoint == "" || c.Batches == "" || c.Output == "" {
 		return settings.Usage("--checkpoint, --batches and -o must be given")
 	}

@@ -40,7 +40,10 @@ type TrainConfig struct {
 // Train prepares what the training lacks, trains, and validates. Cancelling ctx ends it after the running
 // iteration, saved, with *train.Interrupted.
 func Train(ctx context.Context, c TrainConfig, o Output) (*train.Result, error) {
-	if c.GPUs != 1 {
+	if err := settings.Check(&c); err != nil {
+		return nil, err
+	}
+	if c.GPUs > 1 {
 		return nil, settings.Usage("-num_gpus %d: lntorch trains on one GPU", c.GPUs)
 	}
 	if err := given("results", c.Results); err != nil {
@@ -129,6 +132,9 @@ type ValidateConfig struct {
 // Validate predicts the validation cases of a fold with a checkpoint as it is, heads included, and scores
 // them on the preprocessed grid.
 func Validate(ctx context.Context, c ValidateConfig, o Output) (*train.Result, error) {
+	if err := settings.Check(&c); err != nil {
+		return nil, err
+	}
 	if c.Checkpoint == "" || c.Output == "" {
 		return nil, settings.Usage("--checkpoint and -o must be given")
 	}

@@ -39,11 +39,8 @@ func baseOf(f *checkpoint.File) (base, error) {
 
 // openBase opens the base again, unless it is open still and its file is as it was then.
 func (t *trainer) openBase() (*checkpoint.File, func() error, error) {
-	if t.source != nil {
-		now, err := os.Stat(t.base.path)
-		if err == nil && os.SameFile(now, t.sourceInfo) && now.Size() == t.sourceInfo.Size() && now.ModTime().Equal(t.sourceInfo.ModTime()) {
-			return t.source, func() error { return nil }, nil
-		}
+	if t.source != nil && t.source.Unchanged() {
+		return t.source, func() error { return nil }, nil
 	}
 	f, err := checkpoint.Open(t.base.path)
 	if err != nil {

@@ -19,6 +19,7 @@ type hashes struct {
 	files map[string]string // path, by name in run.json
 	done  chan map[string]string
 	stop  context.CancelFunc
+	ended chan struct{}
 	sums  map[string]string // by name, once done
 	own   map[string]ownSum // of checkpoints, by path
 }
@@ -32,19 +33,20 @@ type ownSum struct {
 // startHashes begins with the files; those that are missing are left out.
 func startHashes(cache string, files map[string]string) *hashes {
 	ctx, stop := context.WithCancel(context.Background())
-	h := &hashes{cache: filehash.Open(cache), files: files, done: make(chan map[string]string, 1), stop: stop, own: map[string]ownSum{}}
+	h := &hashes{cache: filehash.Open(cache), files: files, done: make(chan map[string]string, 1), stop: stop, ended: make(chan struct{}), own: map[string]ownSum{}}
 	names := make([]string, 0, len(files))
 	for name := range files {
 		names = append(names, name)
 	}
 	slices.Sort(names)
 	go func() {
+		defer close(h.ended)
 		sums := map[string]string{}
 		for _, name := range names {
 			if ctx.Err() != nil {
 				break
 			}
-			if sum, err := h.cache.SHA256(files[name]); err == nil {
+			if sum, err := h.cache.Sum(ctx, files[name]); err == nil {
 				sums[name] = sum.String()
 			}
 		}
@@ -91,9 +93,11 @@ func (h *hashes) checkpoint(path string) (string, error) {
 	return sum.String(), nil
 }
 
+// close stops the work and waits for it to end: nothing is written after the training run.
 func (h *hashes) close() {
 	if h != nil {
 		h.stop()
+		<-h.ended
 	}
 }
 

@@ -18,7 +18,10 @@ type late struct {
 
 func newLate(d torch.Device) (*late, error) {
 	numbers, err := torch.NewAsyncScalars(d)
-	return &late{numbers: numbers}, err
+	if err != nil {
+		return nil, err
+	}
+	return &late{numbers: numbers}, nil
 }
 
 // queues: methods that choose entries look at gradients, and so wait for them, themselves; the reference

@@ -127,7 +127,16 @@ func (t *trainer) sameSettings(kept map[string]string) error {
 	for _, x := range changes {
 		list = append(list, fmt.Sprintf("%s %s (now %s)", x.Name, orNone(x.Was), orNone(x.Is)))
 	}
-	return fmt.Errorf("it was trained with other settings, which would change its bits: %s: continue with those (debug.json lists them)", strings.Join(list, ", "))
+	return fmt.Errorf("it was trained with other settings, which would change its bits: %s: continue with those (debug.json lists them; -device decides about amp auto)", strings.Join(list, ", "))
+}
+
+// otherDevice warns where a training run is continued on another kind of device: it may, but its bits are
+// not those of an uninterrupted run.
+func (t *trainer) otherDevice(was string) {
+	is, _, _ := strings.Cut(t.cfg.Device.String(), ":")
+	if was != "" && was != is {
+		fmt.Fprintf(t.cfg.Echo, "WARNING: the training run began on %s and continues on %s: its results differ from an uninterrupted run's; -device %s continues to the same bits\n", was, is, was)
+	}
 }
 
 func orNone(text string) string {
@@ -148,6 +157,7 @@ func (t *trainer) resume(f *checkpoint.File) error {
 		if err != nil {
 			return fmt.Errorf("train: %w", err)
 		}
+		t.otherDevice(state.InitArgs.Device)
 		if len(state.SGD.Buffers) != len(t.Params) {
 			return fmt.Errorf("train: %s: its optimizer has %d parameters, this network %d", path, len(state.SGD.Buffers), len(t.Params))
 		}

@@ -59,26 +59,25 @@ type trainer struct {
 	*Session
 	toDev *uploader
 
-	log        nnlog.Log
-	file       *nnlog.File
-	events     *report.Events
-	best       *float64
-	epoch      int
-	iteration  int       // done in this epoch
-	losses     []float64 // of this epoch's iterations
-	loading    *checkpoint.Report
-	notes      []string // on the checkpoint, for the log
-	saved      string   // the last checkpoint that this training wrote or resumed from
-	decisions  []string // what became of heads and first layers of pretrained weights
-	timing     timing
-	started    time.Time
-	restored   bool             // by a checkpoint of lntorch or nnU-Net
-	base       base             // what the fine-tuning began with
-	source     *checkpoint.File // of the weights to begin with; open as long as it may be asked
-	ownSource  bool             // it is to be closed here
-	hashes     *hashes
-	locks      []*folderlock.Lock
-	sourceInfo os.FileInfo // of its file when it was opened
+	log       nnlog.Log
+	file      *nnlog.File
+	events    *report.Events
+	best      *float64
+	epoch     int
+	iteration int       // done in this epoch
+	losses    []float64 // of this epoch's iterations
+	loading   *checkpoint.Report
+	notes     []string // on the checkpoint, for the log
+	saved     string   // the last checkpoint that this training wrote or resumed from
+	decisions []string // what became of heads and first layers of pretrained weights
+	timing    timing
+	started   time.Time
+	restored  bool             // by a checkpoint of lntorch or nnU-Net
+	base      base             // what the fine-tuning began with
+	source    *checkpoint.File // of the weights to begin with; open as long as it may be asked
+	ownSource bool             // it is to be closed here
+	hashes    *hashes
+	locks     []*folderlock.Lock
 }
 
 // Run trains as cfg says, or only validates. Cancelling ctx ends it after the running iteration, saved, with *Interrupted.
@@ -218,9 +217,6 @@ func (t *trainer) openSource() error {
 		return nil
 	}
 	var err error
-	if t.sourceInfo, err = os.Stat(path); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
 	if c.Source != nil && c.Source.Path == path {
 		t.source = c.Source
 		return nil

@@ -116,7 +116,7 @@ func bindOptions(cmd *cobra.Command, m *pipeline.Method) {
 }
 
 // nnunetArgs turns nnU-Net's single-dash flags into ours: -tr NAME becomes --trainer NAME, and -d 2 4 becomes
-// -d 2,4.
+// -d 2 -d 4.
 func nnunetArgs(root *cobra.Command, args []string) []string {
 	cmd, _, err := root.Find(args)
 	if err != nil {
@@ -160,7 +160,7 @@ func nnunetArgs(root *cobra.Command, args []string) []string {
 	return out
 }
 
-// joinLists puts the values of list flags together.
+// joinLists repeats a list flag for each of its values.
 func joinLists(lists map[string]bool, args []string) []string {
 	var out []string
 	for i := 0; i < len(args); i++ {
@@ -175,10 +175,13 @@ func joinLists(lists map[string]bool, args []string) []string {
 		for n < len(args) && !strings.HasPrefix(args[n], "-") {
 			n++
 		}
-		if n > i+1 {
-			out = append(out, strings.Join(args[i+1:n], ","))
-			i = n - 1
+		for k := i + 1; k < n; k++ {
+			if k > i+1 {
+				out = append(out, args[i])
+			}
+			out = append(out, args[k])
 		}
+		i = n - 1
 	}
 	return out
 }
@@ -271,19 +274,21 @@ func applySettings(cmd *cobra.Command, _ []string) error {
 			return
 		}
 		from := "LNTORCH_" + strings.ReplaceAll(strings.ToUpper(f.Name), "-", "_")
-		text := os.Getenv(from)
-		if text == "" {
+		texts := []string{os.Getenv(from)}
+		if texts[0] == "" {
 			if !v.IsSet(f.Name) {
 				return
 			}
 			from = file
-			text, err = settingText(f, v.Get(f.Name))
+			texts, err = settingTexts(f, v.Get(f.Name))
 		}
-		if text == f.DefValue && err == nil {
+		if err == nil && strings.Join(texts, ",") == f.DefValue {
 			return // so that "the method's default" stays what it is
 		}
-		if err == nil {
-			err = cmd.Flags().Set(f.Name, text)
+		for _, text := range texts {
+			if err == nil {
+				err = cmd.Flags().Set(f.Name, text)
+			}
 		}
 		if err == nil {
 			annotate(f, sourceNote, from)
@@ -297,21 +302,32 @@ func applySettings(cmd *cobra.Command, _ []string) error {
 	return err
 }
 
-// settingText writes a value of the --config file as the command line would give it.
-func settingText(f *pflag.Flag, value any) (string, error) {
+// settingTexts writes a value of the --config file as the command line would give it: several times
+// where it is a list.
+func settingTexts(f *pflag.Flag, value any) ([]string, error) {
+	list, ok := value.([]any)
+	if !ok {
+		text, err := settingText(value)
+		return []string{text}, err
+	}
+	if s, ok := f.Value.(*settings.Field); !ok || !s.IsList() {
+		return nil, errors.New("found a list, expected one value")
+	}
+	texts := make([]string, len(list))
+	for i, e := range list {
+		var err error
+		if texts[i], err = settingText(e); err != nil {
+			return nil, err
+		}
+	}
+	return texts, nil
+}
+
+// settingText writes one value.
+func settingText(value any) (string, error) {
 	switch x := value.(type) {
 	case []any:
-		if s, ok := f.Value.(*settings.Field); !ok || !s.IsList() {
-			return "", errors.New("found a list, expected one value")
-		}
-		parts := make([]string, len(x))
-		for i, e := range x {
-			var err error
-			if parts[i], err = settingText(f, e); err != nil {
-				return "", err
-			}
-		}
-		return strings.Join(parts, ","), nil
+		return "", errors.New("found a list in a list, expected one value")
 	case map[string]any:
 		return "", errors.New("found a table, expected one value")
 	case float64: // as JSON gives whole numbers, too

@@ -4,6 +4,7 @@ package filehash
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -107,6 +108,11 @@ func check(text []byte) string { return fmt.Sprintf("%x\n", sha256.Sum256(text))
 
 // SHA256 returns the sum of a file's content. The file is read only if its sum is not cached.
 func (c *Cache) SHA256(path string) (Sum, error) {
+	return c.Sum(context.Background(), path)
+}
+
+// Sum is SHA256, given up when ctx is done.
+func (c *Cache) Sum(ctx context.Context, path string) (Sum, error) {
 	key, err := filepath.Abs(path)
 	if err != nil {
 		return Sum{}, err
@@ -126,7 +132,7 @@ func (c *Cache) SHA256(path string) (Sum, error) {
 		}
 	}
 	start := time.Now()
-	s, at, err := read(path)
+	s, at, err := read(ctx, path)
 	if err != nil || c == nil {
 		return s, err
 	}
@@ -147,7 +153,7 @@ func (c *Cache) SHA256(path string) (Sum, error) {
 
 // read computes a sum. The stamp is zero if the file changed during reading, or is a pipe or
 // device.
-func read(path string) (Sum, stamp, error) {
+func read(ctx context.Context, path string) (Sum, stamp, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return Sum{}, stamp{}, err
@@ -158,7 +164,7 @@ func read(path string) (Sum, stamp, error) {
 		return Sum{}, stamp{}, err
 	}
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	if _, err := io.Copy(h, reader{ctx, f}); err != nil {
 		return Sum{}, stamp{}, err
 	}
 	after, err := f.Stat()
@@ -170,6 +176,19 @@ func read(path string) (Sum, stamp, error) {
 		at = stamp{}
 	}
 	return Sum(h.Sum(nil)), at, nil
+}
+
+// reader reads until ctx is done.
+type reader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r reader) Read(b []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(b)
 }
 
 func stampOf(info fs.FileInfo) stamp {

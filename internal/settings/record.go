@@ -3,6 +3,7 @@ package settings
 import (
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 )
@@ -62,4 +63,22 @@ func Compare(config any, kept map[string]string) []Change {
 		}
 	}
 	return changes
+}
+
+// Check says which settings of config are outside of what their tags allow, for a struct that was filled
+// without flags. A zero stands for a setting that is not given.
+func Check(config any) error {
+	for _, f := range Fields(config) {
+		if f.value.IsZero() {
+			continue
+		}
+		texts := f.GetSlice()
+		for _, text := range texts {
+			e := reflect.New(f.elem()).Elem()
+			if err := f.parseOne(e, text); err != nil {
+				return Usage("--%s: %w", f.Name, err)
+			}
+		}
+	}
+	return nil
 }

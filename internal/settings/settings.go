@@ -234,6 +234,15 @@ func (f *Field) GetSlice() []string {
 	return out
 }
 
+// elem is the type of the setting's value, or of a list's elements.
+func (f *Field) elem() reflect.Type {
+	t := f.value.Type()
+	if t.Kind() == reflect.Slice || t.Kind() == reflect.Pointer {
+		return t.Elem()
+	}
+	return t
+}
+
 // IsList reports whether the setting has several values.
 func (f *Field) IsList() bool { return f.value.Kind() == reflect.Slice }
 
@@ -268,9 +277,16 @@ func (f *Field) parse(s string) error {
 		if s == "" {
 			return nil
 		}
-		for part := range strings.SplitSeq(s, ",") {
+		parts := strings.Split(s, ",")
+		if f.path {
+			parts = []string{s} // a path may hold commas: the flag is repeated
+		}
+		for _, part := range parts {
 			e := reflect.New(v.Type().Elem()).Elem()
-			if err := f.parseOne(e, strings.TrimSpace(part)); err != nil {
+			if !f.path {
+				part = strings.TrimSpace(part)
+			}
+			if err := f.parseOne(e, part); err != nil {
 				return err
 			}
 			v.Set(reflect.Append(v, e))

@@ -146,3 +146,28 @@ func TestWrongTagsPanic(t *testing.T) {
 		}{})
 	})
 }
+
+// A struct that was filled without flags is held to the same tags.
+func TestCheckHoldsStructsToTheirTags(t *testing.T) {
+	c := New[config]()
+	require.NoError(t, Check(&c))
+	c.LR, c.Patch = 0.1, []int{8, 8}
+	require.NoError(t, Check(&c))
+	c.Patch = []int{8, -1}
+	require.ErrorContains(t, Check(&c), `--patch-size: found "-1"`)
+	c.Patch, c.AMP = nil, "fp8"
+	require.ErrorContains(t, Check(&c), "--amp")
+	c.AMP, c.LR = "auto", -1
+	require.ErrorContains(t, Check(&c), "--lr")
+}
+
+// A path may hold commas: its flag is repeated instead.
+func TestPathsKeepTheirCommas(t *testing.T) {
+	c := struct {
+		Input []string `flag:"input" path:"true"`
+	}{}
+	f := Fields(&c)[0]
+	require.NoError(t, f.Set("scan, portal.nii.gz"))
+	require.NoError(t, f.Set("b.nii"))
+	require.Equal(t, []string{"scan, portal.nii.gz", "b.nii"}, c.Input)
+}
