@@ -117,7 +117,7 @@ func TestExportRefusesWhatNnUNetCouldNotLoad(t *testing.T) {
 		"holds only weights":            func(root *pickle.Dict) { root.Delete("network_weights") },
 	} {
 		model := modelFolder(t, "a__nnUNetPlans__3d_phantom", []string{"fold_0"}, change)
-		if strings.HasPrefix(want, "holds weights") {
+		if strings.HasPrefix(want, "holds only weights") {
 			path := filepath.Join(model, "fold_0/checkpoint_final.pth")
 			require.Equal(t, 0, lntorch(t, "convert", repo(t, sourceModel+"/fold_0/checkpoint_final.pth"), "--weights-only", "--force", "-o", path).code)
 		}

@@ -587,3 +587,28 @@ func TestPredictNamesWhatIsWrong(t *testing.T) {
 	}
 	require.NoDirExists(t, out)
 }
+
+// A network that cannot be built ends the run at once, however many images are being prepared ahead.
+func TestPredictEndsWhereANetworkCannotBeBuilt(t *testing.T) {
+	torchtest.Require(t)
+	root := t.TempDir()
+	model := filepath.Join(root, filepath.Base(sourceModel))
+	require.NoError(t, os.CopyFS(model, os.DirFS(repo(t, sourceModel))))
+	require.NoError(t, os.MkdirAll(filepath.Join(model, "fold_1"), 0o755))
+	other, err := os.ReadFile(repo(t, "testdata/golden/state/v2.pth")) // of another network
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(model, "fold_1", "checkpoint_final.pth"), other, 0o600))
+	scan, err := os.ReadFile(filepath.Join(repo(t, targetScans), "LN_004_0000.nii.gz"))
+	require.NoError(t, err)
+	in := filepath.Join(root, "in")
+	require.NoError(t, os.Mkdir(in, 0o755))
+	for _, name := range []string{"a", "b", "c"} {
+		require.NoError(t, os.WriteFile(filepath.Join(in, name+"_0000.nii.gz"), scan, 0o600))
+	}
+	cmd := command(t, "predict", "-i", in, "-o", filepath.Join(root, "out"), "-m", model, "-device", "cpu")
+	timer := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	r := execute(t, cmd)
+	require.Equal(t, 1, r.code, r.errOut)
+	require.Contains(t, r.errOut, "weights do not fit the network")
+}
