@@ -435,7 +435,7 @@ func TestDataErrorsSayWhatToDo(t *testing.T) {
 		want  []string
 	}{
 		"a class that the data set has not": {func(t *testing.T, c *train.Config) { json3(t, c, "\"b\": 2,\n        \"c\": 3", `"b": 2`) },
-			[]string{".npz", "holds value 3", "dataset.json [0 1 2]", "preprocess again"}},
+			[]string{".npz", "has value 3", "dataset.json [0 1 2]", "preprocess again"}},
 		"another number of channels": {func(t *testing.T, c *train.Config) { json3(t, c, "\"1\": \"x\",\n        \"2\": \"x\"", `"1": "x"`) },
 			[]string{"case_", "found 3 channels, expected 2", "channel_names"}},
 		"no foreground": {func(t *testing.T, c *train.Config) {
