@@ -30,7 +30,10 @@ type Weight struct {
 // File is an open checkpoint: nnU-Net's dictionary or a bare state dict. Fields that the file lacks
 // are zero.
 type File struct {
-	Path string
+	// Format and Version name the container: "zip" or "legacy" of PyTorch, "safetensors".
+	Format  string
+	Version int
+	Path    string
 	// in file order, with the names of an unwrapped network without adapters
 	Weights []Weight
 	// NNUNet is set for nnU-Net's dictionary; the fields below are filled only then.
@@ -145,7 +148,10 @@ func open(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
-	f := &File{Path: path, globals: p.Globals, closer: p}
+	f := &File{Path: path, Format: "zip", Version: p.Version, globals: p.Globals, closer: p}
+	if p.Legacy {
+		f.Format = "legacy"
+	}
 	if err := f.interpret(p.Root); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("checkpoint: %s: %w", path, err)

@@ -103,7 +103,7 @@ func openSafetensors(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint: %w", err)
 	}
-	f := &File{Path: path, closer: s}
+	f := &File{Path: path, Format: "safetensors", Version: 1, closer: s}
 	if err := f.readSafetensors(s); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("checkpoint: %s: %w", path, err)

@@ -48,22 +48,13 @@ func Inspect(ctx context.Context, c InspectConfig, o Output) (Inspected, error) 
 	if err != nil {
 		return nil, err
 	}
-	doc := &inspection{all: c.All, File: path, Kind: "torch file", Container: container{"safetensors", 1, info.Size()}, Network: notRecognised,
+	doc := &inspection{all: c.All, File: path, Kind: "torch file", Container: container{Bytes: info.Size()}, Network: notRecognised,
 		Globals: []string{}, Keys: []string{}, Tensors: []tensorSummary{}}
-	root, closer, err := doc.open(path)
+	root, tensors, closer, err := doc.open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer closer.Close()
-	var tensors []checkpoint.Weight
-	if f, err := checkpoint.Open(path); err == nil {
-		defer f.Close()
-		doc.checkpoint(f)
-		doc.Notes = f.Notes()
-		tensors = f.Weights
-	} else {
-		doc.all, doc.note = true, strings.TrimPrefix(err.Error(), "checkpoint: "+path+": ")
-	}
 	if d := dictOf(root); d != nil && doc.Kind != "state dict" {
 		for k, v := range d.All() {
 			doc.Keys, doc.values = append(doc.Keys, keyText(k)), append(doc.values, brief(v))
@@ -88,27 +79,35 @@ func Inspect(ctx context.Context, c InspectConfig, o Output) (Inspected, error) 
 	return doc, nil
 }
 
-// open opens the file itself, whatever is in it.
-func (d *inspection) open(path string) (root any, c io.Closer, err error) {
-	if filepath.Ext(path) == checkpoint.Extension {
-		f, err := checkpoint.Open(path)
-		if err != nil {
-			return nil, nil, err
+// open opens a checkpoint, or another file of PyTorch's, whatever is in it.
+func (d *inspection) open(path string) (root any, tensors []checkpoint.Weight, c io.Closer, err error) {
+	named := func(globals []pickle.Global) {
+		for _, g := range globals {
+			d.Globals = append(d.Globals, g.String())
 		}
-		return f.Root(), f, nil
 	}
-	f, err := pth.Open(path)
+	f, err := checkpoint.Open(path)
+	if err == nil {
+		d.Container.Format, d.Container.Version = f.Format, f.Version
+		named(f.Globals())
+		d.checkpoint(f)
+		d.Notes = f.Notes()
+		return f.Root(), f.Weights, f, nil
+	}
+	if filepath.Ext(path) == checkpoint.Extension {
+		return nil, nil, nil, err
+	}
+	d.all, d.note = true, strings.TrimPrefix(err.Error(), "checkpoint: "+path+": ")
+	p, err := pth.Open(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	d.Container.Format, d.Container.Version = "zip", f.Version
-	if f.Legacy {
+	d.Container.Format, d.Container.Version = "zip", p.Version
+	if p.Legacy {
 		d.Container.Format = "legacy"
 	}
-	for _, g := range f.Globals {
-		d.Globals = append(d.Globals, g.String())
-	}
-	return f.Root, f, nil
+	named(p.Globals)
+	return p.Root, nil, p, nil
 }
 
 // inspection is what --json prints of a checkpoint; keys keep their meaning.
