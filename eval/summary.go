@@ -14,6 +14,7 @@ import (
 
 	"github.com/lntorch/lntorch/eval/pynum"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
 )
 
 // Case is one scored case.
@@ -282,7 +283,7 @@ func ReadSummary(path string) (*Summary, error) {
 			"%d",
 			path, info.Size(), maxSummary)
 	}
-	raw, err := os.ReadFile(path)
+	raw, err := regular.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("eval: read summary: %w", err)
 	}

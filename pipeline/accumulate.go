@@ -134,7 +134,7 @@ func foldPredictions(model string, folds []int, ending string) ([]string, error)
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("%w: validate the fold with train --val", err)
+			return nil, fmt.Errorf("%w: the validation of lntorch train writes no label volumes yet; predict the fold's cases into its validation folder with lntorch predict", err)
 		}
 		for _, path := range files {
 			name := filepath.Base(path)

@@ -28,10 +28,10 @@ type AdoptConfig struct {
 	KeepSpacing        bool    `flag:"keep-spacing" help:"keep the dataset's own target spacing and order of axes"`
 	KeepNormalisation  bool    `flag:"keep-normalisation" help:"keep the dataset's own intensity statistics and normalisation"`
 	Recipe             bool    `flag:"recipe" help:"change the dataset's own plans as LN-Seg-FM's readme says"`
-	OwnPlans           string  `flag:"plans" short:"p" help:"with --recipe: the plans to add to (default: nnUNetPlans)"`
+	OwnPlans           string  `flag:"plans" bare:"true" short:"p" help:"with --recipe: the plans to add to (default: nnUNetPlans)"`
 	Inherit            string  `flag:"inherit" help:"with --recipe: the configuration to inherit from (default: 3d_fullres)"`
-	PlansName          string  `flag:"plans-name" help:"name of the new plans (default: nnUNetPlansAdopted)"`
-	Name               string  `flag:"name" help:"name of the configuration (default: the model's; with --recipe, that and _adopted)"`
+	PlansName          string  `flag:"plans-name" bare:"true" help:"name of the new plans (default: nnUNetPlansAdopted)"`
+	Name               string  `flag:"name" bare:"true" help:"name of the configuration (default: the model's; with --recipe, that and _adopted)"`
 	Workers            int     `flag:"np" nnunet:"np" range:"1.." help:"cases at a time, if the dataset must be measured (default: the cores, eight at most)"`
 	Force              bool    `flag:"force" help:"replace plans, or with --recipe a configuration, of that name"`
 }

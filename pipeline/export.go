@@ -19,7 +19,7 @@ import (
 type ExportConfig struct {
 	Model         string // folder <trainer>__<plans>__<configuration>
 	Output        string `flag:"output" short:"o" path:"true" help:"folder to write the model folder into"`
-	Trainer       string `flag:"trainer" default:"nnUNetTrainer" help:"trainer that the copy names"`
+	Trainer       string `flag:"trainer" bare:"true" default:"nnUNetTrainer" help:"trainer that the copy names"`
 	Checkpoint    string `flag:"checkpoint" default:"checkpoint_final.pth" help:"checkpoint of each fold"`
 	WithOptimizer bool   `flag:"with-optimizer" help:"keep the optimizer's state, so that nnU-Net can train on"`
 	Force         bool   `flag:"force" help:"replace a folder that is there already"`

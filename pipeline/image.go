@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"math"
@@ -211,7 +212,8 @@ func distinct(pixels volume.Pixels) (values []float64, counts []int) {
 }
 
 // Text prints the description for people.
-func (d *ImageInfo) Text(w io.Writer) {
+func (d *ImageInfo) Text(to io.Writer) error {
+	w := bufio.NewWriter(to)
 	line := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-12s %s\n", name, fmt.Sprintf(format, args...))
 	}
@@ -268,7 +270,7 @@ func (d *ImageInfo) Text(w io.Writer) {
 	}
 	r := d.Intensities
 	if r == nil {
-		return
+		return w.Flush()
 	}
 	if r.Min != nil {
 		line("values", "%s to %s, mean %.6g, standard deviation %.6g", list([]float64{*r.Min}), list([]float64{*r.Max}), *r.Mean, *r.Std)
@@ -296,6 +298,7 @@ func (d *ImageInfo) Text(w io.Writer) {
 		}
 		line("voxels", "%s", strings.Join(parts, ", "))
 	}
+	return w.Flush()
 }
 
 // ConvertImageConfig rewrites an image file under another name, or with another type of pixels.

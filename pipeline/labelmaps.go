@@ -16,6 +16,7 @@ import (
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -227,7 +228,7 @@ func joined(folder, name string) string {
 
 // copyFile copies a file. The copy appears whole or not at all.
 func copyFile(path, target string) error {
-	from, err := os.Open(path)
+	from, err := regular.Open(path)
 	if err != nil {
 		return err
 	}

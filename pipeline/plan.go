@@ -154,7 +154,7 @@ type Planner struct {
 	MemoryGB      float64   `flag:"gpu-memory-target" nnunet:"gpu_memory_target" range:">0.." help:"GB to plan for (default: the planner's own)"`
 	Preprocessor  string    `flag:"preprocessor-name" nnunet:"preprocessor_name" default:"DefaultPreprocessor" help:"class that the plans name"`
 	TargetSpacing []float64 `flag:"overwrite-target-spacing" nnunet:"overwrite_target_spacing" range:">0.." list:"true" help:"mm of 3d_fullres along the axes z y x of the images"`
-	OwnName       string    `flag:"overwrite-plans-name" nnunet:"overwrite_plans_name" help:"name of the plans instead of the planner's"`
+	OwnName       string    `flag:"overwrite-plans-name" bare:"true" nnunet:"overwrite_plans_name" help:"name of the plans instead of the planner's"`
 }
 
 func (p Planner) read() (*planner.Planner, planner.Options, error) {
@@ -264,8 +264,8 @@ func summarisePlans(o *plans.Object, path string) (PlansSummary, error) {
 type MovePlansConfig struct {
 	Source      string `flag:"source" short:"s" help:"dataset that has the plans: number or name"`
 	Target      string `flag:"target" short:"t" help:"dataset that gets them"`
-	SourcePlans string `flag:"source-plans" nnunet:"sp" help:"name of the plans, without .json"`
-	TargetPlans string `flag:"target-plans" nnunet:"tp" help:"their name at the target (default: the same)"`
+	SourcePlans string `flag:"source-plans" bare:"true" nnunet:"sp" help:"name of the plans, without .json"`
+	TargetPlans string `flag:"target-plans" bare:"true" nnunet:"tp" help:"their name at the target (default: the same)"`
 	RawFolder
 	PreprocessedFolder
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/lntorch/lntorch/eval/components"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/settings"
 )
 
@@ -193,7 +194,7 @@ func ReadPostprocessing(path string) (Postprocessing, error) {
 }
 
 func pickledFunctions(path string) (functions, arguments []any, err error) {
-	data, err := os.ReadFile(path)
+	data, err := regular.ReadFile(path)
 	if err != nil {
 		return nil, nil, err
 	}

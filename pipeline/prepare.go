@@ -35,7 +35,7 @@ type Preprocessing struct {
 // PreprocessConfig makes training data.
 type PreprocessConfig struct {
 	Datasets
-	PlansName string `flag:"plans-name" nnunet:"plans_name" default:"nnUNetPlans" help:"plans to follow, without .json"`
+	PlansName string `flag:"plans-name" bare:"true" nnunet:"plans_name" default:"nnUNetPlans" help:"plans to follow, without .json"`
 	Preprocessing
 	Clean   bool `flag:"clean" help:"do again what is done already"`
 	Verbose bool `flag:"verbose" hidden:"true" help:"accepted as nnU-Net's; see --quiet"`

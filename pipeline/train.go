@@ -22,9 +22,9 @@ type TrainConfig struct {
 	RawFolder
 	PreprocessedFolder
 	ResultsFolder
-	Trainer string `flag:"trainer" nnunet:"tr" help:"trainer class, names the result folder and chooses the method (default: the method's)"`
+	Trainer string `flag:"trainer" bare:"true" nnunet:"tr" help:"trainer class, names the result folder and chooses the method (default: the method's)"`
 	Method
-	PlansName  string `flag:"plans" nnunet:"p" default:"nnUNetPlans" help:"name of the plans file, without .json"`
+	PlansName  string `flag:"plans" bare:"true" nnunet:"p" default:"nnUNetPlans" help:"name of the plans file, without .json"`
 	Pretrained string `flag:"pretrained-weights" nnunet:"pretrained_weights" path:"true" help:"checkpoint to start from"`
 	train.Settings
 	machine.Machine
@@ -123,7 +123,7 @@ type ValidateConfig struct {
 	ResultsFolder
 	Checkpoint string `flag:"checkpoint" path:"true" help:"weights to score"`
 	Output     string `flag:"output" short:"o" path:"true" help:"folder for predictions and summary.json"`
-	PlansName  string `flag:"plans" nnunet:"p" default:"nnUNetPlans" help:"name of the plans file, without .json"`
+	PlansName  string `flag:"plans" bare:"true" nnunet:"p" default:"nnUNetPlans" help:"name of the plans file, without .json"`
 	PatchSize  []int  `flag:"patch-size" range:"1.." help:"patch size z,y,x (default: the plans')"`
 	NoMirror   bool   `flag:"disable-tta" help:"no mirroring"`
 	machine.Machine

@@ -191,7 +191,7 @@ func joinLists(lists map[string]bool, args []string) []string {
 func suggest(cmd *cobra.Command, err error) error {
 	var invalid *pflag.InvalidValueError
 	if errors.As(err, &invalid) {
-		return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, invalid.Unwrap())
+		return fmt.Errorf("--%s: %w", invalid.GetFlag().Name, valueError(invalid))
 	}
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) {
@@ -219,6 +219,15 @@ func suggest(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; did you mean %s?", err, names[name])
 	}
 	return err
+}
+
+// valueError is why a flag does not take its value, in the user's words.
+func valueError(invalid *pflag.InvalidValueError) error {
+	var number *strconv.NumError
+	if err := invalid.Unwrap(); !errors.As(err, &number) {
+		return err
+	}
+	return fmt.Errorf("found %q, expected true or false", invalid.GetValue())
 }
 
 // nearest gives the name that is at most a third of its letters away from text, or that text begins; "" if there is none.
@@ -296,6 +305,10 @@ func applySettings(cmd *cobra.Command, _ []string) error {
 				o.share()
 			}
 			return
+		}
+		var invalid *pflag.InvalidValueError
+		if errors.As(err, &invalid) {
+			err = valueError(invalid)
 		}
 		err = usage(cmd, fmt.Errorf("%s: setting %s: %w", from, f.Name, err))
 	})

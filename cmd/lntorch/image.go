@@ -69,7 +69,9 @@ labels {value: voxels}}.`,
 					if len(list) > 0 {
 						fmt.Println()
 					}
-					info.Text(os.Stdout)
+					if err := info.Text(os.Stdout); err != nil {
+						return err
+					}
 				}
 				list = append(list, info)
 			}

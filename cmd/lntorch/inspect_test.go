@@ -189,7 +189,7 @@ func TestInspectErrorsNameTheFileAndWhatItIs(t *testing.T) {
 	require.NoError(t, os.WriteFile(nifti, []byte("\x1f\x8b\x08\x00 compressed"), 0o600))
 	for path, want := range map[string]string{
 		empty:                            "empty.pth: the file is empty",
-		nifti:                            "x.pth: found a gzip file, expected a PyTorch checkpoint: unpack it with gunzip",
+		nifti:                            "x.pth: found a gzip file (a .nii.gz image?), expected a PyTorch checkpoint: give a checkpoint; lntorch image info",
 		dir:                              "without fold_*/checkpoint_final.pth",
 		filepath.Join(dir, "no.pth"):     "no.pth: no such file",
 		filepath.Join(dir, "no.npz"):     "no.npz: no such file",

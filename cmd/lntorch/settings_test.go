@@ -84,7 +84,7 @@ func TestSettingErrorsNameThePlaceAndTheSetting(t *testing.T) {
 		"lr: [1, 2]":           "s.yaml: setting lr: found a list, expected one value",
 		"method: [a, b]":       "s.yaml: setting method: found a list, expected one value",
 		"lr:\n  a: 1":          "s.yaml: setting lr: found a table, expected one value",
-		"epochs: many":         `s.yaml: setting epochs: invalid argument "many"`,
+		"epochs: many":         `s.yaml: setting epochs: found "many", expected a whole number`,
 		"epoch: 3":             `no command has a flag "epoch"; did you mean epochs?`,
 		"zzzzzz: 3":            `no command has a flag "zzzzzz"`,
 		"patch-size: [a]":      "s.yaml: setting patch-size",

@@ -16,6 +16,7 @@ import (
 	"github.com/lntorch/lntorch/data/preprocess"
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/internal/mt19937"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -53,7 +54,7 @@ func ExtractFolder(ctx context.Context, d *raw.Dataset, folder string, clean boo
 
 // cutOff reports whether a file is readable but not JSON.
 func cutOff(path string) bool {
-	b, err := os.ReadFile(path)
+	b, err := regular.ReadFile(path)
 	if err != nil {
 		return false
 	}

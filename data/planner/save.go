@@ -13,6 +13,7 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
 )
 
 // PlanFolder plans a raw dataset whose fingerprint is in folder, its folder of preprocessed data,
@@ -92,7 +93,7 @@ func CopyDatasetJSON(rawFolder, folder string) error {
 }
 
 func copyFile(from, to, name string) error {
-	b, err := os.ReadFile(filepath.Join(from, name))
+	b, err := regular.ReadFile(filepath.Join(from, name))
 	if err == nil {
 		err = os.MkdirAll(to, 0o777)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/sniff"
 )
 
@@ -24,7 +25,7 @@ func ReadJSON(path string) (any, error) {
 		return nil, fmt.Errorf("%s: %d MB, expected a JSON file of at most %d MB",
 			path, info.Size()>>20, maxFile>>20)
 	}
-	data, err := os.ReadFile(path)
+	data, err := regular.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}

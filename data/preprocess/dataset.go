@@ -270,7 +270,7 @@ func (j *Job) others(o Owner) ([]string, error) {
 	}
 	return nil, fmt.Errorf("%s %s, but %d cases are preprocessed in %s (%s). "+
 		"None was removed: is the disk with the images mounted? "+
-		"To train on what is preprocessed, use --no-prepare; otherwise %s",
+		"To train on what is preprocessed, use train --no-prepare; otherwise %s",
 		j.Dataset.Folder, found, len(others), j.Folder, abbreviate(others), way)
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/bits"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -71,7 +72,7 @@ func little[T bits.Number](v []T, size int) []byte {
 // of protocol 2: lntorch's, including those of versions without cache keys. nnU-Net writes protocol
 // 4 or newer.
 func pklKey(path string) (key string, two bool, err error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return "", false, err
 	}
@@ -179,7 +180,7 @@ func CopyNewer(from, to string) error {
 			return err
 		}
 	}
-	in, err := os.Open(from)
+	in, err := regular.Open(from)
 	if err != nil {
 		return err
 	}
@@ -203,7 +204,7 @@ func CopyNewer(from, to string) error {
 func begins(whole, part string, n int64) (bool, error) {
 	var sums [2][sha256.Size]byte
 	for i, path := range []string{whole, part} {
-		f, err := os.Open(path)
+		f, err := regular.Open(path)
 		if err != nil {
 			return false, err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/internal/regular"
 )
 
 // Maker is the program that wrote a folder of preprocessed cases.
@@ -127,7 +128,7 @@ const damaged Maker = -1
 // npzMaker returns the maker of NAME.npz, and the cache key if that is lntorch.
 func npzMaker(folder, name string) (string, Maker) {
 	path := filepath.Join(folder, name+".npz")
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return "", Unknown
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lntorch/lntorch/formats/meta"
 	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -128,7 +129,7 @@ func firstBytes(path string) []byte {
 	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
 		return nil
 	}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil
 	}

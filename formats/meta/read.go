@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zlib"
 
 	"github.com/lntorch/lntorch/internal/bits"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -69,7 +70,7 @@ func open(path string) (*Header, *os.File, error) {
 	if err != nil {
 		return nil, nil, bare(err)
 	}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, nil, bare(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/lntorch/lntorch/internal/bits"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -56,7 +57,7 @@ type source struct {
 }
 
 func open(path string) (*source, error) {
-	file, err := os.Open(path)
+	file, err := regular.Open(path)
 	if err != nil {
 		var p *os.PathError
 		if errors.As(err, &p) {

@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/lntorch/lntorch/formats/internal/array"
+	"github.com/lntorch/lntorch/internal/regular"
 )
 
 // Array is a numpy array. Data holds its elements in row-major order, or column-major if Fortran is
@@ -211,7 +211,7 @@ func ReadNpy(r io.Reader) (*Array, error) {
 
 // OpenNpy reads a .npy file. Bytes after the array are an error.
 func OpenNpy(path string) (*Array, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("npz: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/lntorch/lntorch/formats/internal/archive"
 	"github.com/lntorch/lntorch/formats/internal/deflate"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/sniff"
 )
 
@@ -26,7 +27,7 @@ type File struct {
 
 // OpenNpz reads the directory of a .npz file.
 func OpenNpz(path string) (*File, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("npz: %w", err)
 	}

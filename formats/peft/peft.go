@@ -26,6 +26,7 @@ import (
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/formats/safetensors"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
 )
 
 // File names.
@@ -106,7 +107,7 @@ func Open(folder string, first func(layer string) string) (*Adapter, error) {
 }
 
 func readConfig(folder, path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		below, _ := filepath.Glob(filepath.Join(folder, "*", ConfigFile))
 		if len(below) > 0 { // a named adapter

@@ -22,11 +22,12 @@ import (
 	"io"
 	"math"
 	"math/big"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/lntorch/lntorch/internal/regular"
 )
 
 // Limits bound what one pickle may build. The zero value stands for DefaultLimits.
@@ -71,7 +72,7 @@ type Options struct {
 
 // ReadFile reads a pickle file such as nnU-Net's properties of a case.
 func ReadFile(path string) (any, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, err
 	}

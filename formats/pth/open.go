@@ -20,6 +20,7 @@ import (
 
 	"github.com/lntorch/lntorch/formats/internal/archive"
 	"github.com/lntorch/lntorch/formats/pickle"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/sniff"
 )
 
@@ -47,7 +48,7 @@ type record struct {
 // Open reads the structure of a checkpoint. Storages are located and their sizes checked, but not
 // read. Errors name the file and the problem.
 func Open(path string) (*File, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("pth: %w", err)
 	}

@@ -20,6 +20,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/lntorch/lntorch/formats/internal/array"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/sniff"
 )
 
@@ -134,7 +135,7 @@ func (f *File) Close() error { return f.file.Close() }
 // Open reads and checks the header of a file: names must be unique, shapes and sizes must agree,
 // and the tensors must cover the data without gap or overlap.
 func Open(path string) (*File, error) {
-	file, err := os.Open(path)
+	file, err := regular.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("safetensors: %w", err)
 	}

@@ -315,7 +315,7 @@ func TestFilesThatAreNoSafetensorsAreNamed(t *testing.T) {
 		"version https://git-lfs.github.com/spec/v1\noid sha256:0\n": "found a Git LFS pointer, which stands for the file, expected a safetensors file: run `git lfs pull`",
 		"PK\x03\x04ab":     "found a zip archive",
 		"hi":               "found a text",
-		"\x1f\x8b\x08\x00": "found a gzip file, expected a safetensors file: unpack it with gunzip",
+		"\x1f\x8b\x08\x00": "found a gzip file (a .nii.gz image?), expected a safetensors file: give a checkpoint",
 	} {
 		_, err := read(strings.NewReader(text), int64(len(text)), "x")
 		require.ErrorContains(t, err, want)

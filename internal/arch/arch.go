@@ -20,7 +20,7 @@ var Rules = []Rule{
 	{Path: "formats/image", Level: 1, NoTorch: true},
 	{Path: "formats/...", Level: 0, Only: []string{"volume", "formats/pickle", "formats/pth",
 		"formats/safetensors", "formats/internal/...", "internal/atomicfile", "internal/bits",
-		"internal/sniff"}, NoTorch: true},
+		"internal/regular", "internal/sniff"}, NoTorch: true},
 	{Path: "torch", Level: 0, Only: []string{"internal/bits"}},
 	{Path: "eval/pynum", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/bits", Level: 0, Only: []string{}, NoTorch: true},
@@ -29,8 +29,9 @@ var Rules = []Rule{
 	{Path: "internal/settings", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/machine", Level: 1,
 		Only: []string{"torch", "internal/settings", "internal/system"}},
+	{Path: "internal/regular", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/sniff", Level: 0, Only: []string{}, NoTorch: true},
-	{Path: "internal/filehash", Level: 0, Only: []string{"internal/atomicfile"}, NoTorch: true},
+	{Path: "internal/filehash", Level: 0, Only: []string{"internal/atomicfile", "internal/regular"}, NoTorch: true},
 	{Path: "internal/folderlock", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/mt19937", Level: 0, Only: []string{}, NoTorch: true},
 
@@ -38,7 +39,7 @@ var Rules = []Rule{
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
 	{Path: "data/images", Level: 2, NoTorch: true},
-	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile", "internal/sniff"},
+	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile", "internal/regular", "internal/sniff"},
 		NoTorch: true},
 
 	{Path: "models", Level: 2, Only: []string{"torch", "torch/nn", "data/plans"}},

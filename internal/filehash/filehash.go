@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
 )
 
 // Name is the name of the cache file in the folder of a preprocessed dataset.
@@ -72,7 +73,7 @@ func Open(path string) *Cache {
 // load reads the cache file: a line of JSON followed by the sum of that line.
 func load(path string) map[string]entry {
 	entries := map[string]entry{}
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return entries
 	}
@@ -154,7 +155,7 @@ func (c *Cache) Sum(ctx context.Context, path string) (Sum, error) {
 // read computes a sum. The stamp is zero if the file changed during reading, or is a pipe or
 // device.
 func read(ctx context.Context, path string) (Sum, stamp, error) {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return Sum{}, stamp{}, err
 	}

@@ -17,6 +17,7 @@
 //	                     leave the end itself out. NaN and infinities are never taken
 //	values:"a,b"         what the text may be
 //	path:"true"          a path: a leading ~ is the home folder
+//	bare:"true"          the name of a file or folder, without / in it
 //	list:"true"          several values may follow the flag, as in nnU-Net: -f 0 1 2
 //	hidden:"true"        not shown by --help
 //	record:"…"           name in run records; without it the flag's name with underscores
@@ -69,6 +70,7 @@ type Field struct {
 
 	def     string
 	path    bool
+	bare    bool
 	values  []string
 	limits  limits
 	value   reflect.Value
@@ -129,7 +131,7 @@ func collect(v reflect.Value, list *[]*Field) {
 			Name: name, Short: sf.Tag.Get("short"), NNUNet: sf.Tag.Get("nnunet"), Help: sf.Tag.Get("help"), Env: sf.Tag.Get("env"),
 			List: sf.Tag.Get("list") == "true", Hidden: sf.Tag.Get("hidden") == "true",
 			Record: sf.Tag.Get("record"), Keep: sf.Tag.Get("keep"), Before: sf.Tag.Get("before"),
-			def: sf.Tag.Get("default"), path: sf.Tag.Get("path") == "true", value: v.Field(i),
+			def: sf.Tag.Get("default"), path: sf.Tag.Get("path") == "true", bare: sf.Tag.Get("bare") == "true", value: v.Field(i),
 			goField: t.Name() + "." + sf.Name,
 		}
 		if values := sf.Tag.Get("values"); values != "" {
@@ -311,6 +313,9 @@ func (f *Field) parseOne(v reflect.Value, s string) error {
 		if f.values != nil && !slices.Contains(f.values, s) {
 			return fail()
 		}
+		if f.bare && (strings.ContainsAny(s, "/\x00") || s == "." || s == "..") {
+			return fail()
+		}
 		if f.path {
 			var err error
 			if s, err = home(s); err != nil {
@@ -353,6 +358,8 @@ func (f *Field) expected() string {
 	switch {
 	case f.values != nil:
 		what = oneOf(f.values)
+	case f.bare:
+		what = "a name without a folder"
 	case f.limits.text != "":
 		what += " " + f.limits.text
 	}

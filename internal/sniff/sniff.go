@@ -28,7 +28,7 @@ func What(head []byte) (found, next string) {
 		return "a Git LFS pointer, which stands for the file", "run `git lfs pull` in its " +
 			"repository, or download the file itself"
 	case raw("\x1f\x8b"):
-		return "a gzip file", "unpack it with gunzip"
+		return "a gzip file (a .nii.gz image?)", "give a checkpoint; lntorch image info shows images, gunzip unpacks other files"
 	case raw("7z\xbc\xaf\x27\x1c"), raw("Rar!"), raw("\xfd7zXZ"), raw("BZh"):
 		return "an archive", "unpack it"
 	case raw("\x89HDF"):
