@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/flate"
 )
@@ -15,16 +16,16 @@ import (
 // is enough for 90,000 entries.
 const maxDirectory = 8 << 20
 
-// limitedReaderAt fails after a total of left bytes.
+// limitedReaderAt fails after a total of left bytes. Entries are read by several goroutines.
 type limitedReaderAt struct {
 	io.ReaderAt
-	left int64
+	left atomic.Int64
 }
 
 var errDirectory = fmt.Errorf("its central directory has more than %d MB", maxDirectory>>20)
 
 func (m *limitedReaderAt) ReadAt(p []byte, off int64) (int, error) {
-	if m.left -= int64(len(p)); m.left < 0 {
+	if m.left.Add(-int64(len(p))) < 0 {
 		return 0, errDirectory
 	}
 	return m.ReaderAt.ReadAt(p, off)
@@ -33,12 +34,13 @@ func (m *limitedReaderAt) ReadAt(p []byte, off int64) (int, error) {
 // Open reads the central directory of a zip file of size bytes. A directory of more than 8 MB is an
 // error.
 func Open(r io.ReaderAt, size int64) (*zip.Reader, error) {
-	m := &limitedReaderAt{r, maxDirectory + 1<<20}
+	m := &limitedReaderAt{ReaderAt: r}
+	m.left.Store(maxDirectory + 1<<20)
 	z, err := zip.NewReader(m, size)
 	if err != nil {
 		return nil, err
 	}
-	m.left = math.MaxInt64 / 2
+	m.left.Store(math.MaxInt64 / 2)
 	z.RegisterDecompressor(zip.Deflate,
 		func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
 	return z, nil
