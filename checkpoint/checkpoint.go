@@ -160,7 +160,7 @@ func open(path string) (*File, error) {
 }
 
 func (f *File) interpret(root any) error {
-	if f.root = dictOf(root); f.root == nil {
+	if f.root = pickle.AsDict(root); f.root == nil {
 		return fmt.Errorf("found a value of type %s, expected a dictionary: nnU-Net's checkpoint "+
 			"or a state dict (in Python: torch.save(network.state_dict(), path))",
 			pickle.TypeName(root))
@@ -225,7 +225,7 @@ func notWeights(d *pickle.Dict) error {
 func (f *File) findWeights() (*pickle.Dict, error) {
 	if w, ok := f.root.Get("network_weights"); ok {
 		f.NNUNet = true
-		d := dictOf(w)
+		d := pickle.AsDict(w)
 		if d == nil {
 			return nil, fmt.Errorf("network_weights is of type %s, expected a dict",
 				pickle.TypeName(w))
@@ -238,7 +238,7 @@ func (f *File) findWeights() (*pickle.Dict, error) {
 	}
 	var found []string
 	for key, value := range f.root.All() {
-		d, name := dictOf(value), fmt.Sprint(key)
+		d, name := pickle.AsDict(value), fmt.Sprint(key)
 		if d == nil || d.Len() == 0 || notWeights(d) != nil {
 			continue
 		}
@@ -250,7 +250,7 @@ func (f *File) findWeights() (*pickle.Dict, error) {
 	if len(found) == 1 {
 		f.Under = found[0]
 		w, _ := f.root.Get(f.Under)
-		return dictOf(w), nil
+		return pickle.AsDict(w), nil
 	}
 	if len(found) > 1 {
 		return nil, fmt.Errorf("found weights under %d keys (%s), expected one: save only the "+
@@ -258,8 +258,8 @@ func (f *File) findWeights() (*pickle.Dict, error) {
 			"new_path)",
 			len(found), shortList(found), found[0])
 	}
-	if w, ok := f.root.Get("state_dict"); ok && dictOf(w) != nil {
-		return nil, notWeights(dictOf(w))
+	if w, ok := f.root.Get("state_dict"); ok && pickle.AsDict(w) != nil {
+		return nil, notWeights(pickle.AsDict(w))
 	}
 	var keys []string
 	for key := range f.root.All() {
@@ -304,7 +304,7 @@ func (f *File) readMetadata() {
 	if !ok {
 		return
 	}
-	args := dictOf(init)
+	args := pickle.AsDict(init)
 	if args == nil {
 		read(KeyInit, fmt.Errorf("%s is of type %s, expected a dict", KeyInit,
 			pickle.TypeName(init)))
@@ -384,7 +384,7 @@ func datasetOf(v any) (*plans.Dataset, error) {
 
 // objectOf converts a pickled dict to an object of package plans.
 func objectOf(v any, key string) (*plans.Object, error) {
-	if dictOf(v) == nil {
+	if pickle.AsDict(v) == nil {
 		return nil, fmt.Errorf("%s is of type %s, expected a dict", key, pickle.TypeName(v))
 	}
 	j, err := toJSON(v)
@@ -392,18 +392,6 @@ func objectOf(v any, key string) (*plans.Object, error) {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	return j.(*plans.Object), nil
-}
-
-func dictOf(v any) *pickle.Dict {
-	switch d := v.(type) {
-	case *pickle.Dict:
-		return d
-	case *pickle.OrderedDict:
-		return &d.Dict
-	case *pickle.DefaultDict:
-		return &d.Dict
-	}
-	return nil
 }
 
 // items lists the elements that Python's iteration over v yields.
@@ -518,7 +506,7 @@ func toJSON(v any) (any, error) {
 		}
 		return out, nil
 	}
-	d := dictOf(v)
+	d := pickle.AsDict(v)
 	if d == nil {
 		return nil, fmt.Errorf("a value of type %s cannot be stored in JSON", pickle.TypeName(v))
 	}
@@ -571,7 +559,7 @@ func fromJSON(v any) any {
 // the current epoch; "" and 0 if another program wrote the file.
 func (f *File) Lntorch() (method string, iteration int64) {
 	v, _ := f.root.Get("lntorch")
-	d := dictOf(v)
+	d := pickle.AsDict(v)
 	if d == nil {
 		return "", 0
 	}

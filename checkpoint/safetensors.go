@@ -51,7 +51,7 @@ func about(root *pickle.Dict) (string, error) {
 			continue
 		}
 		// init_args, whose device may be a torch.device, is not read by anything
-		if d := dictOf(v); d != nil {
+		if d := pickle.AsDict(v); d != nil {
 			plain := &pickle.Dict{}
 			for k, e := range d.All() {
 				if device, ok := e.(pickle.Device); ok {
@@ -77,7 +77,7 @@ func aboutRoot(text string, weights *pickle.OrderedDict) (*pickle.Dict, error) {
 	if err != nil {
 		return nil, err
 	}
-	said := dictOf(fromJSON(v))
+	said := pickle.AsDict(fromJSON(v))
 	if said == nil {
 		return nil, errors.New("it is not a JSON object")
 	}
@@ -164,10 +164,10 @@ func SaveSafetensors(path string, weights []Weight, about string) error {
 	}
 	var entries []safetensors.Entry
 	var order []string
-	first := map[view]string{}
+	first := map[pth.View]string{}
 	for _, w := range weights {
 		order = append(order, w.Name)
-		v := viewOf(w.Tensor)
+		v := w.Tensor.View()
 		if name, ok := first[v]; ok {
 			metadata[w.Name] = name
 			continue
@@ -186,15 +186,4 @@ func SaveSafetensors(path string, weights []Weight, about string) error {
 		return fmt.Errorf("checkpoint: %w", err)
 	}
 	return nil
-}
-
-// view identifies the memory of a tensor: aliases have equal views.
-type view struct {
-	storage *pth.Storage
-	offset  int64
-	layout  string
-}
-
-func viewOf(t *pth.Tensor) view {
-	return view{t.Storage, t.Offset, fmt.Sprint(t.DType, t.Size, t.Stride)}
 }

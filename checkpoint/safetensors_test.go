@@ -49,12 +49,12 @@ func TestSafetensorsKeepWhatACheckpointSays(t *testing.T) {
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	distinct := int64(0)
-	seen := map[view]bool{}
+	seen := map[pth.View]bool{}
 	for _, w := range f.Weights {
-		if !seen[viewOf(w.Tensor)] {
+		if !seen[w.Tensor.View()] {
 			distinct += w.Bytes()
 		}
-		seen[viewOf(w.Tensor)] = true
+		seen[w.Tensor.View()] = true
 	}
 	require.Less(t, len(seen), len(f.Weights))
 	require.Less(t, info.Size(), distinct+100_000, "aliases are stored once")
@@ -130,7 +130,7 @@ func TestForeignSafetensorsAreChecked(t *testing.T) {
 	defer f.Close()
 	require.Len(t, f.Weights, 2)
 	require.Equal(t, "w2", f.Weights[1].Name)
-	require.Equal(t, viewOf(f.Weights[0].Tensor), viewOf(f.Weights[1].Tensor))
+	require.Equal(t, f.Weights[0].Tensor.View(), f.Weights[1].Tensor.View())
 }
 
 func float32Tensor(t *testing.T, shape []int64, v ...float32) *pth.Tensor {

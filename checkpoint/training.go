@@ -286,8 +286,8 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 	}
 	t := &Training{Epoch: f.Epoch, Trainer: f.Trainer, MirrorAxes: f.MirrorAxes,
 		InitArgs: InitArgs{Configuration: f.Configuration, Fold: f.Fold}}
-	if args, _ := f.root.Get(KeyInit); dictOf(args) != nil {
-		t.InitArgs.Device, _ = text(dictOf(args), "device") // nnU-Net's is an object of torch
+	if args, _ := f.root.Get(KeyInit); pickle.AsDict(args) != nil {
+		t.InitArgs.Device, _ = text(pickle.AsDict(args), "device") // nnU-Net's is an object of torch
 	}
 	if f.Plans != nil {
 		t.InitArgs.Plans = f.Plans.Raw()
@@ -309,7 +309,7 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 		t.BestEMA = &x
 	}
 	v, _ := f.root.Get("logging")
-	d := dictOf(v)
+	d := pickle.AsDict(v)
 	if d == nil {
 		return nil, fmt.Errorf("logging is of type %s, expected a dict", pickle.TypeName(v))
 	}
@@ -320,7 +320,7 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 	if !ok {
 		return t, nil
 	}
-	if d = dictOf(v); d == nil {
+	if d = pickle.AsDict(v); d == nil {
 		return nil, fmt.Errorf("lntorch is of type %s, expected a dict", pickle.TypeName(v))
 	}
 	for k, e := range d.All() {
@@ -338,7 +338,7 @@ func (f *File) readScaler(t *Training) error {
 	if v == nil {
 		return nil
 	}
-	d := dictOf(v)
+	d := pickle.AsDict(v)
 	if d == nil {
 		return fmt.Errorf("grad_scaler_state is of type %s, expected a dict", pickle.TypeName(v))
 	}
@@ -363,7 +363,7 @@ const maxParams = 1 << 20
 
 func (f *File) readSGD(s *torch.Scope, t *Training) error {
 	v, _ := f.root.Get("optimizer_state")
-	d := dictOf(v)
+	d := pickle.AsDict(v)
 	if d == nil {
 		return fmt.Errorf("optimizer_state is of type %s, expected a dict", pickle.TypeName(v))
 	}
@@ -372,24 +372,24 @@ func (f *File) readSGD(s *torch.Scope, t *Training) error {
 	if err != nil {
 		return fmt.Errorf("optimizer_state.param_groups: %w", err)
 	}
-	if len(list) != 1 || dictOf(list[0]) == nil {
+	if len(list) != 1 || pickle.AsDict(list[0]) == nil {
 		return fmt.Errorf("optimizer_state has %d parameter groups, expected one dict as in "+
 			"nnU-Net's", len(list))
 	}
-	n, err := t.SGD.readGroup(dictOf(list[0]))
+	n, err := t.SGD.readGroup(pickle.AsDict(list[0]))
 	if err != nil {
 		return fmt.Errorf("optimizer_state.param_groups: %w", err)
 	}
 	t.SGD.Buffers = make([]*torch.Tensor, n)
 	state, _ := d.Get("state")
-	sd := dictOf(state)
+	sd := pickle.AsDict(state)
 	if sd == nil {
 		return fmt.Errorf("optimizer_state.state is of type %s, expected a dict",
 			pickle.TypeName(state))
 	}
 	for k, e := range sd.All() {
 		i, ok := wholeNumber(k)
-		entry := dictOf(e)
+		entry := pickle.AsDict(e)
 		if !ok || i < 0 || i >= int64(n) || entry == nil {
 			return fmt.Errorf("optimizer_state.state has an entry %v, expected a dict for a "+
 				"parameter below %d", k, n)

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,7 +78,7 @@ func Accumulate(ctx context.Context, c AccumulateConfig, o Output) (*Accumulated
 	} else if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 {
 		return nil, settings.Usage("-o %s holds files already: name an empty folder, or one that is not there", out)
 	}
-	s, err := l.score(ctx, cases, out, orDefault(c.Workers, casesAtATime()), o, nil)
+	s, err := l.score(ctx, cases, out, cmp.Or(c.Workers, casesAtATime()), o, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +89,7 @@ func Adopt(ctx context.Context, c AdoptConfig, o Output) (*Adopted, error) {
 		return nil, err
 	}
 	dir := filepath.Join(c.Preprocessed, d.Name)
-	fp, _, err := fingerprint.ExtractFolder(ctx, d, dir, false, fingerprint.Options{Workers: orDefault(c.Workers, casesAtATime()), Progress: o.progress()})
+	fp, _, err := fingerprint.ExtractFolder(ctx, d, dir, false, fingerprint.Options{Workers: cmp.Or(c.Workers, casesAtATime()), Progress: o.progress()})
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func Adopt(ctx context.Context, c AdoptConfig, o Output) (*Adopted, error) {
 	}
 	in := planner.Input{DatasetName: d.Name, Dataset: d.JSON, Fingerprint: fp, Reader: reader.Name()}
 	options := planner.AdoptOptions{PatchSize: c.PatchSize, BatchSize: c.BatchSize, MemoryGB: c.MemoryGB, KeepSpacing: c.KeepSpacing,
-		KeepNormalisation: c.KeepNormalisation, PlansName: otherwise(c.PlansName, "nnUNetPlansAdopted"), Name: c.Name, Parent: otherwise(c.Inherit, "3d_fullres")}
+		KeepNormalisation: c.KeepNormalisation, PlansName: cmp.Or(c.PlansName, "nnUNetPlansAdopted"), Name: c.Name, Parent: cmp.Or(c.Inherit, "3d_fullres")}
 	memoryOf := "--memory"
 	if options.MemoryGB == 0 {
 		options.MemoryGB, memoryOf = trainingMemory()
@@ -106,7 +107,7 @@ func Adopt(ctx context.Context, c AdoptConfig, o Output) (*Adopted, error) {
 	var a *planner.Adopted
 	var path string
 	if c.Recipe {
-		path = filepath.Join(dir, otherwise(c.OwnPlans, "nnUNetPlans")+".json")
+		path = filepath.Join(dir, cmp.Or(c.OwnPlans, "nnUNetPlans")+".json")
 		a, err = c.recipe(path, model, in, options)
 	} else {
 		a, path, err = c.adopt(dir, d.Folder, model, in, options)
@@ -130,13 +131,6 @@ func Adopt(ctx context.Context, c AdoptConfig, o Output) (*Adopted, error) {
 	}
 	out.Summary.Notes = out.Notes
 	return out, nil
-}
-
-func otherwise(text, instead string) string {
-	if text == "" {
-		return instead
-	}
-	return text
 }
 
 // recipe adds a configuration to plans that the dataset has.

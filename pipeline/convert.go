@@ -49,7 +49,7 @@ func convert(path, out string, strip, weights bool, o Output) error {
 	if !strip && !weights { // whatever the pickle holds, a checkpoint or not
 		return pth.Save(out, p.Root)
 	}
-	root := dictOf(p.Root)
+	root := pickle.AsDict(p.Root)
 	if root == nil {
 		return fmt.Errorf("%s is no dictionary: there is nothing to leave out", path)
 	}

@@ -55,7 +55,7 @@ func Inspect(ctx context.Context, c InspectConfig, o Output) (Inspected, error) 
 		return nil, err
 	}
 	defer closer.Close()
-	if d := dictOf(root); d != nil && doc.Kind != "state dict" {
+	if d := pickle.AsDict(root); d != nil && doc.Kind != "state dict" {
 		for k, v := range d.All() {
 			doc.Keys, doc.values = append(doc.Keys, keyText(k)), append(doc.values, brief(v))
 		}
@@ -194,9 +194,9 @@ func (d *inspection) checkpoint(f *checkpoint.File) {
 	v, _ := root.Get("grad_scaler_state")
 	d.GradScaler = v != nil
 	v, _ = root.Get("optimizer_state")
-	d.Optimizer = describeOptimizer(dictOf(v))
+	d.Optimizer = describeOptimizer(pickle.AsDict(v))
 	v, _ = root.Get("lntorch")
-	if own := dictOf(v); own != nil {
+	if own := pickle.AsDict(v); own != nil {
 		d.Method, d.Iteration = f.Lntorch()
 		d.Kind, d.Lntorch = "lntorch checkpoint", map[string]string{}
 		for k, e := range own.All() {
@@ -211,7 +211,7 @@ func describeOptimizer(d *pickle.Dict) *optimizerSummary {
 	}
 	o := &optimizerSummary{}
 	state, _ := d.Get("state")
-	if s := dictOf(state); s != nil {
+	if s := pickle.AsDict(state); s != nil {
 		o.Buffers = s.Len()
 	}
 	groups, _ := d.Get("param_groups")
@@ -220,7 +220,7 @@ func describeOptimizer(d *pickle.Dict) *optimizerSummary {
 		return o
 	}
 	for i, g := range list.Items {
-		group := dictOf(g)
+		group := pickle.AsDict(g)
 		if group == nil {
 			continue
 		}
@@ -243,13 +243,13 @@ func describeOptimizer(d *pickle.Dict) *optimizerSummary {
 }
 
 func (d *inspection) list(tensors []checkpoint.Weight) {
-	first := map[view]string{}
+	first := map[pth.View]string{}
 	for _, w := range tensors {
 		t := tensorSummary{Name: w.Name, DType: w.DType.String(), Shape: w.Size}
 		if t.Shape == nil {
 			t.Shape = []int64{}
 		}
-		v := viewOf(w.Tensor)
+		v := w.Tensor.View()
 		if name, ok := first[v]; ok {
 			t.Alias = name
 		} else {

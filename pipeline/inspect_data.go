@@ -120,7 +120,7 @@ func inspectPickle(path string) (pickledList, error) {
 	list := pickledList{}
 	var visit func(name string, v any)
 	visit = func(name string, v any) {
-		d := dictOf(v)
+		d := pickle.AsDict(v)
 		if d == nil || d.Len() == 0 {
 			list = append(list, pickledValue{name, brief(v)})
 			return
@@ -142,18 +142,6 @@ func (list pickledList) Text(w io.Writer) error {
 	return t.Text(w)
 }
 
-func dictOf(v any) *pickle.Dict {
-	switch d := v.(type) {
-	case *pickle.Dict:
-		return d
-	case *pickle.OrderedDict:
-		return &d.Dict
-	case *pickle.DefaultDict:
-		return &d.Dict
-	}
-	return nil
-}
-
 // keyText is a key of a dict.
 func keyText(k any) string {
 	if s, ok := k.(string); ok {
@@ -167,7 +155,7 @@ const briefLength = 100
 
 // brief writes a pickled value in one line, as Python would where that is short, else by its kind and size.
 func brief(v any) string {
-	if d := dictOf(v); d != nil {
+	if d := pickle.AsDict(v); d != nil {
 		return fmt.Sprintf("dict of %d", d.Len())
 	}
 	items := func(list []any, open, end, kind string) string {

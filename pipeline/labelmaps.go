@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
@@ -233,13 +233,5 @@ func copyFile(path, target string) error {
 		return err
 	}
 	defer from.Close()
-	to, err := atomicfile.Create(target)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(to, from); err != nil {
-		to.Abort()
-		return err
-	}
-	return to.Commit()
+	return atomicfile.Copy(target, from, time.Time{})
 }

@@ -41,9 +41,9 @@ func recogniseNetwork(weights []checkpoint.Weight) *network {
 // count sums up Parameters. Aliases share their memory, unless the file was written by a program that copied them: then
 // their names tell. Buffers are no parameters.
 func (n *network) count(weights []checkpoint.Weight) {
-	seen := map[view]bool{}
+	seen := map[pth.View]bool{}
 	for _, w := range weights {
-		v := viewOf(w.Tensor)
+		v := w.Tensor.View()
 		buffer := strings.HasSuffix(w.Name, ".running_mean") || strings.HasSuffix(w.Name, ".running_var")
 		alias := n.Architecture != nil && models.Canonical(w.Name) != w.Name
 		if seen[v] || alias || buffer || !floating(w.DType) {
@@ -60,17 +60,6 @@ func floating(d pth.DType) bool {
 		return true
 	}
 	return false
-}
-
-// view is the memory that a tensor shows: aliases have equal ones.
-type view struct {
-	storage *pth.Storage
-	offset  int64
-	layout  string
-}
-
-func viewOf(t *pth.Tensor) view {
-	return view{t.Storage, t.Offset, fmt.Sprint(t.DType, t.Size, t.Stride)}
 }
 
 // String is the network in one line.

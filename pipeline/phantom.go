@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -90,7 +91,7 @@ func (c *PhantomConfig) dataset() (*phantom.Dataset, error) {
 	}
 	d := &phantom.Dataset{ID: max(c.ID, 1), Name: c.Name, Cases: c.Cases, TestCases: c.TestCases, Domain: c.Domain, Size: c.Size, Seed: c.Seed,
 		Phase: phantom.Phase(c.Phase), Kernel: phantom.Kernel(c.Kernel), Noise: c.Noise, ShortAxis: c.NodeSize, Metals: c.Metals,
-		Levels: c.Classes == 5, Threads: orDefault(c.Threads, system.Cores())}
+		Levels: c.Classes == 5, Threads: cmp.Or(c.Threads, system.Cores())}
 	if d.Name == "" {
 		d.Name = map[string]string{"source": "PhantomSource", "target": "PhantomTarget"}[c.Domain]
 	}

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/models"
+	"github.com/lntorch/lntorch/train"
 )
 
 // casesAtATime is how many cases are read at a time where nothing is asked for. Source: nnUNet_def_n_proc, 8;
@@ -117,7 +119,7 @@ func Fingerprint(ctx context.Context, c FingerprintConfig, o Output, done func(F
 	if err := given("preprocessed", c.Preprocessed); err != nil {
 		return err
 	}
-	workers := orDefault(c.Workers, casesAtATime())
+	workers := cmp.Or(c.Workers, casesAtATime())
 	if c.Verify {
 		if err := c.verify(ctx, workers, o); err != nil {
 			return err
@@ -139,13 +141,6 @@ func Fingerprint(ctx context.Context, c FingerprintConfig, o Output, done func(F
 		}
 	}
 	return nil
-}
-
-func orDefault(n, otherwise int) int {
-	if n == 0 {
-		return otherwise
-	}
-	return n
 }
 
 // Planner holds how training is planned.
@@ -312,7 +307,7 @@ func PlanAndPreprocess(ctx context.Context, c PlanAndPreprocessConfig, o Output,
 	if err := given("preprocessed", c.Preprocessed); err != nil {
 		return err
 	}
-	workers := orDefault(c.MeasureWorkers, casesAtATime())
+	workers := cmp.Or(c.MeasureWorkers, casesAtATime())
 	if c.Verify {
 		if err := c.verify(ctx, workers, o); err != nil {
 			return err
@@ -326,7 +321,7 @@ func PlanAndPreprocess(ctx context.Context, c PlanAndPreprocessConfig, o Output,
 	for _, d := range list {
 		to := filepath.Join(c.Preprocessed, d.Name)
 		if !c.NoPreprocess {
-			if err := refuseForeignData(to, otherwise(options.PlansName, p.PlansName), c.Configurations); err != nil {
+			if err := refuseForeignData(to, cmp.Or(options.PlansName, p.PlansName), c.Configurations); err != nil {
 				return fmt.Errorf("%s: nothing was planned: %w", d.Name, err)
 			}
 		}
@@ -376,30 +371,30 @@ func refuseForeignData(folder, plansName string, configurations []string) error 
 
 // planTraining plans a raw dataset for a training that lacks its plans: for the weights to start from, or
 // by the planner whose plans have the wanted name.
-func planTraining(ctx context.Context, t trainingData, d *raw.Dataset, o Output) (*plans.Plans, error) {
-	path := filepath.Join(t.folder, t.plansName+".json")
-	o.Printf("%s: there are no plans %s: measuring and planning", d.Name, t.plansName)
-	fp, _, err := fingerprint.ExtractFolder(ctx, d, t.folder, false, fingerprint.Options{Workers: casesAtATime(), Progress: o.progress()})
+func planTraining(ctx context.Context, c train.Config, d *raw.Dataset, o Output) (*plans.Plans, error) {
+	path := filepath.Join(c.Preprocessed, c.PlansName+".json")
+	o.Printf("%s: there are no plans %s: measuring and planning", d.Name, c.PlansName)
+	fp, _, err := fingerprint.ExtractFolder(ctx, d, c.Preprocessed, false, fingerprint.Options{Workers: casesAtATime(), Progress: o.progress()})
 	if err != nil {
 		return nil, err
 	}
-	if t.pretrained == "" {
+	if c.Pretrained == "" {
 		for _, n := range planner.Names() {
 			p, err := planner.ForName(n)
 			if err != nil {
 				return nil, err
 			}
-			if p.PlansName != t.plansName {
+			if p.PlansName != c.PlansName {
 				continue
 			}
-			if _, _, err = p.PlanFolder(d, t.folder, planner.Options{}); err != nil {
+			if _, _, err = p.PlanFolder(d, c.Preprocessed, planner.Options{}); err != nil {
 				return nil, err
 			}
 			return plans.Load(path)
 		}
-		return nil, fmt.Errorf("%s is not there, and no planner makes plans of that name: run `lntorch plan -d %s -overwrite_plans_name %s`", path, d.Name, t.plansName)
+		return nil, fmt.Errorf("%s is not there, and no planner makes plans of that name: run `lntorch plan -d %s -overwrite_plans_name %s`", path, d.Name, c.PlansName)
 	}
-	model, warnings, err := openModel(t.pretrained, "", t.source)
+	model, warnings, err := openModel(c.Pretrained, "", c.Source)
 	if err != nil {
 		return nil, err
 	}
@@ -410,13 +405,13 @@ func planTraining(ctx context.Context, t trainingData, d *raw.Dataset, o Output)
 	if err != nil {
 		return nil, err
 	}
-	options := planner.AdoptOptions{PlansName: t.plansName, Name: t.configuration, PatchSize: t.patch, BatchSize: t.batch}
+	options := planner.AdoptOptions{PlansName: c.PlansName, Name: c.Configuration, PatchSize: c.PatchSize, BatchSize: c.BatchSize}
 	options.MemoryGB, _ = trainingMemory()
 	a, err := planner.Adopt(model, planner.Input{DatasetName: d.Name, Dataset: d.JSON, Fingerprint: fp, Reader: reader.Name()}, options)
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(planner.CopyDatasetJSON(d.Folder, t.folder), planner.CopySplits(d.Folder, t.folder)); err != nil {
+	if err := errors.Join(planner.CopyDatasetJSON(d.Folder, c.Preprocessed), planner.CopySplits(d.Folder, c.Preprocessed)); err != nil {
 		return nil, err
 	}
 	if err := plans.WriteJSON(path, a.Plans, false); err != nil {

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -360,7 +361,7 @@ func DeterminePostprocessing(ctx context.Context, c DeterminePostprocessingConfi
 	if err != nil {
 		return nil, err
 	}
-	s := &search{labelling: l, c: c, o: o, workers: orDefault(c.Workers, casesAtATime())}
+	s := &search{labelling: l, c: c, o: o, workers: cmp.Or(c.Workers, casesAtATime())}
 	files, err := filesEnding(c.Input, l.dataset.FileEnding)
 	if err != nil {
 		return nil, err
@@ -584,5 +585,5 @@ func ApplyPostprocessing(ctx context.Context, c ApplyPostprocessingConfig, o Out
 	for _, k := range p {
 		a.Rules = append(a.Rules, k.String())
 	}
-	return a, l.postprocess(ctx, cases, p, c.Output, orDefault(c.Workers, casesAtATime()), o)
+	return a, l.postprocess(ctx, cases, p, c.Output, cmp.Or(c.Workers, casesAtATime()), o)
 }

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/planner"
 	"github.com/lntorch/lntorch/data/plans"
@@ -150,8 +150,8 @@ func (p preparation) run(ctx context.Context, d *raw.Dataset, own *plans.Plans, 
 	if c.DataIdentifier == "" || c.DataIdentifier != filepath.Base(c.DataIdentifier) || c.DataIdentifier == ".." {
 		return nil, fmt.Errorf("configuration %s: data_identifier %q is not the name of a folder", name, c.DataIdentifier)
 	}
-	threads := orDefault(p.threads, system.Cores())
-	workers := max(1, min(orDefault(p.workers, casesAtATime()), threads, len(d.Cases)))
+	threads := cmp.Or(p.threads, system.Cores())
+	workers := max(1, min(cmp.Or(p.workers, casesAtATime()), threads, len(d.Cases)))
 	if p.maxRAM == 0 {
 		if m, err := system.ReadMemory(); err == nil {
 			p.maxRAM = m.Available / 4 * 3
@@ -167,15 +167,6 @@ func (p preparation) run(ctx context.Context, d *raw.Dataset, own *plans.Plans, 
 		Dataset: d.Name, Configuration: name, Folder: to, Made: s.Made, Kept: s.Kept, Removed: append([]string{}, s.Removed...), Failed: append([]string{}, s.Failed...),
 		Seconds: map[string]float64{"read": s.Times.Read.Seconds(), "crop": s.Times.Crop.Seconds(), "labels": s.Times.Labels.Seconds(), "image": s.Times.Image.Seconds(), "write": s.Times.Write.Seconds()},
 	}, err
-}
-
-// trainingData names the data that a training reads.
-type trainingData struct {
-	folder, plansName, configuration string
-	pretrained                       string
-	source                           *checkpoint.File // of pretrained, open
-	patch                            []int
-	batch                            int
 }
 
 // prepareTraining makes the plans and the training data that a training lacks, if the raw dataset is there.
@@ -194,9 +185,7 @@ func prepareTraining(ctx context.Context, root string, c train.Config, o Output)
 	}
 	p, err := plans.Load(filepath.Join(c.Preprocessed, c.PlansName+".json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		t := trainingData{folder: c.Preprocessed, plansName: c.PlansName, configuration: c.Configuration, pretrained: c.Pretrained, source: c.Source,
-			patch: c.PatchSize, batch: c.BatchSize}
-		if p, err = planTraining(ctx, t, d, o); err != nil {
+		if p, err = planTraining(ctx, c, d, o); err != nil {
 			return err
 		}
 	} else if err != nil {

@@ -86,11 +86,7 @@ func Trace(ctx context.Context, c TraceConfig, o Output) error {
 	if c.Checkpoint == "" || c.Batches == "" || c.Output == "" {
 		return settings.Usage("--checkpoint, --batches and -o must be given")
 	}
-	entry, _, err := c.Method.entry("", true)
-	if err != nil {
-		return err
-	}
-	method, _, err := c.Method.make(entry)
+	entry, method, err := c.Method.Make()
 	if err != nil {
 		return err
 	}

@@ -139,11 +139,7 @@ func Validate(ctx context.Context, c ValidateConfig, o Output) (*train.Result, e
 		return nil, settings.Usage("--checkpoint and -o must be given")
 	}
 	// No step is made; the method only says which parameters would train.
-	entry, _, err := Method{}.entry("", true)
-	if err != nil {
-		return nil, err
-	}
-	method, _, err := Method{}.make(entry)
+	entry, method, err := Method{}.Make()
 	if err != nil {
 		return nil, err
 	}

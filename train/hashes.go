@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +17,6 @@ import (
 // once, known again by size and times; of checkpoints when they are asked for.
 type hashes struct {
 	cache *filehash.Cache
-	files map[string]string // path, by name in run.json
 	done  chan map[string]string
 	stop  context.CancelFunc
 	ended chan struct{}
@@ -33,16 +33,11 @@ type ownSum struct {
 // startHashes begins with the files; those that are missing are left out.
 func startHashes(cache string, files map[string]string) *hashes {
 	ctx, stop := context.WithCancel(context.Background())
-	h := &hashes{cache: filehash.Open(cache), files: files, done: make(chan map[string]string, 1), stop: stop, ended: make(chan struct{}), own: map[string]ownSum{}}
-	names := make([]string, 0, len(files))
-	for name := range files {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	h := &hashes{cache: filehash.Open(cache), done: make(chan map[string]string, 1), stop: stop, ended: make(chan struct{}), own: map[string]ownSum{}}
 	go func() {
 		defer close(h.ended)
 		sums := map[string]string{}
-		for _, name := range names {
+		for _, name := range slices.Sorted(maps.Keys(files)) {
 			if ctx.Err() != nil {
 				break
 			}

@@ -102,7 +102,7 @@ func TestExportRefusesWhatNnUNetCouldNotLoad(t *testing.T) {
 	weights := func(change func(w *pickle.Dict)) func(*pickle.Dict) {
 		return func(root *pickle.Dict) {
 			w, _ := root.Get("network_weights")
-			change(dictOf(w))
+			change(pickle.AsDict(w))
 		}
 	}
 	for want, change := range map[string]func(*pickle.Dict){
@@ -206,13 +206,4 @@ func TestLiveExportWithOptimizerKeepsEverythingElse(t *testing.T) {
 	var verdict struct{ Equal bool }
 	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &verdict))
 	require.True(t, verdict.Equal)
-}
-
-// dictOf is a pickled dict of any kind.
-func dictOf(v any) *pickle.Dict {
-	if o, ok := v.(*pickle.OrderedDict); ok {
-		return &o.Dict
-	}
-	d, _ := v.(*pickle.Dict)
-	return d
 }

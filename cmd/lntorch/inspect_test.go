@@ -120,7 +120,7 @@ func TestInspectTellsWherePlansAndWeightsDisagree(t *testing.T) {
 	changed(t, path, func(root *pickle.Dict) {
 		w, _ := root.Get("network_weights")
 		for _, name := range []string{"decoder.seg_layers.2.weight"} {
-			dictOf(w).Set(name, tensor(t, make([]byte, 3*8*4), 0, []int64{3, 8, 1, 1, 1}, nil))
+			pickle.AsDict(w).Set(name, tensor(t, make([]byte, 3*8*4), 0, []int64{3, 8, 1, 1, 1}, nil))
 		}
 		own := &pickle.Dict{}
 		own.Set("method", "dgst")
@@ -209,8 +209,8 @@ func TestInspectPrintsValidJSONWhateverTheFileHolds(t *testing.T) {
 		root.Set("_best_ema", math.NaN())
 		root.Set("current_epoch", "thirty")
 		state, _ := root.Get("optimizer_state")
-		groups, _ := dictOf(state).Get("param_groups")
-		dictOf(groups.(*pickle.List).Items[0]).Set("lr", math.Inf(1))
+		groups, _ := pickle.AsDict(state).Get("param_groups")
+		pickle.AsDict(groups.(*pickle.List).Items[0]).Set("lr", math.Inf(1))
 	})
 	r := lntorch(t, "inspect", "--json", path)
 	require.Equal(t, 0, r.code, r.errOut)

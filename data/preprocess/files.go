@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
 
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/formats/pickle"
@@ -185,19 +184,7 @@ func CopyNewer(from, to string) error {
 		return err
 	}
 	defer in.Close()
-	out, err := atomicfile.Create(to)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(out, in); err != nil {
-		out.Abort()
-		return err
-	}
-	if err := os.Chtimes(out.Name(), time.Time{}, info.ModTime()); err != nil {
-		out.Abort()
-		return err
-	}
-	return out.Commit()
+	return atomicfile.Copy(to, in, info.ModTime())
 }
 
 // begins reports whether the first n bytes of whole equal those of part.

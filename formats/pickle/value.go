@@ -324,6 +324,19 @@ func AsInt(v any) (int64, bool) {
 	return 0, false
 }
 
+// AsDict returns a dict of any kind as a Dict, nil for other values.
+func AsDict(v any) *Dict {
+	switch d := v.(type) {
+	case *Dict:
+		return d
+	case *OrderedDict:
+		return &d.Dict
+	case *DefaultDict:
+		return &d.Dict
+	}
+	return nil
+}
+
 // AsFloat returns the value of a Python or numpy real number.
 func AsFloat(v any) (float64, bool) {
 	switch v := v.(type) {

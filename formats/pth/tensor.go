@@ -342,3 +342,15 @@ func parallel(n, workers int, do func(i int) error) error {
 	wg.Wait()
 	return errors.Join(errs...)
 }
+
+// View identifies the memory that a tensor shows: tensors that are aliases have equal views.
+type View struct {
+	storage *Storage
+	offset  int64
+	layout  string
+}
+
+// View returns the tensor's view.
+func (t *Tensor) View() View {
+	return View{t.Storage, t.Offset, fmt.Sprint(t.DType, t.Size, t.Stride)}
+}

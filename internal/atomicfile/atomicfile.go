@@ -6,11 +6,13 @@ package atomicfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
 	"syscall"
+	"time"
 )
 
 // File is a file being written. Finish it with Commit or Abort.
@@ -88,6 +90,22 @@ func (f *File) Commit() error {
 		return err
 	}
 	return SyncFolder(filepath.Dir(f.path))
+}
+
+// Copy writes what it reads from in into a file. modified, if not zero, is the file's time.
+func Copy(path string, in io.Reader, modified time.Time) error {
+	out, err := Create(path)
+	if err != nil {
+		return err
+	}
+	if _, err = io.Copy(out, in); err == nil {
+		err = os.Chtimes(out.Name(), time.Time{}, modified) // a zero time is left as it is
+	}
+	if err != nil {
+		out.Abort()
+		return err
+	}
+	return out.Commit()
 }
 
 // SyncFolder makes the names in a folder durable, as far as possible: file systems that cannot sync

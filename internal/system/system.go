@@ -34,9 +34,6 @@ func ReadMemory() (Memory, error) { return here().memory() }
 // at start, or fewer if a cgroup has a CPU quota. A quota of 1.5 cores counts as 2.
 func Cores() int { return here().cores() }
 
-// RSS returns the process's resident memory in bytes, 0 if unknown.
-func RSS() int64 { return here().process("VmRSS:") }
-
 // PeakRSS returns the process's peak resident memory in bytes, 0 if unknown. Unlike getrusage's
 // value, it does not include the parent before exec.
 func PeakRSS() int64 { return here().process("VmHWM:") }
