@@ -46,14 +46,6 @@ func makeParam(t *testing.T, s *torch.Scope, name string, value, grad []float32,
 	return finetune.Param{Name: name, T: p}
 }
 
-func wide(shape []int) []int64 {
-	w := make([]int64, len(shape))
-	for i, n := range shape {
-		w[i] = int64(n)
-	}
-	return w
-}
-
 func denseMask(t *testing.T, m optim.Mask, numel int) []bool {
 	t.Helper()
 	flat, err := torch.Slice[int64](m.Indices)
@@ -89,7 +81,7 @@ func TestSelectionIsNumpysEntryByEntry(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, torch.With(func(s *torch.Scope) error {
 				p := makeParam(t, s, "a.conv.weight", make([]float32, len(grad)), grad,
-					wide(shape)...)
+					torch.Sizes(shape)...)
 				masks, err := m.Update(s, 0, []finetune.Param{p})
 				require.NoError(t, err)
 				require.Equal(t, want, denseMask(t, masks[0], len(grad)))
@@ -142,7 +134,7 @@ func TestUpdatesFollowTheFormulas(t *testing.T) {
 				var tensors []*torch.Tensor
 				for _, name := range names {
 					shape, v := golden.Float32s(t, arrays, "start/"+name)
-					p := makeParam(t, s, name, v, make([]float32, len(v)), wide(shape)...)
+					p := makeParam(t, s, name, v, make([]float32, len(v)), torch.Sizes(shape)...)
 					params, tensors = append(params, p), append(tensors, p.T)
 				}
 				sgd, err := optim.NewSGD(tensors, torch.SGD{LR: 1, Momentum: file.Momentum,
@@ -155,7 +147,7 @@ func TestUpdatesFollowTheFormulas(t *testing.T) {
 						before[i] = torchtest.Float32s(t, p.T)
 						shape, g := golden.Float32s(t, arrays, fmt.Sprintf("step%02d/grad/%s", step,
 							p.Name))
-						require.NoError(t, p.T.SetGrad(torch.FromSlice(s, g, wide(shape)...)))
+						require.NoError(t, p.T.SetGrad(torch.FromSlice(s, g, torch.Sizes(shape)...)))
 					}
 					sgd.SetLR(lr)
 					masks, err := m.Update(s, int64(step), params)

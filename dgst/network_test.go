@@ -59,7 +59,7 @@ func TestSelectionOnWholeNetworks(t *testing.T) {
 					}
 					shape, g := golden.Float32s(t, arrays, name)
 					params = append(params, makeParam(t, s, parameter, make([]float32, len(g)), g,
-						wide(shape)...))
+						torch.Sizes(shape)...))
 					var w []int64
 					if strings.Contains(parameter, "seg_layers") {
 						heads++

@@ -61,7 +61,7 @@ func TestRowsAreNumpysEntryByEntry(t *testing.T) {
 		require.NoError(t, err)
 		m.Seed(seed)
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
-			p := makeParam(t, s, c.Name, make([]float32, len(grad)), grad, wide(shape)...)
+			p := makeParam(t, s, c.Name, make([]float32, len(grad)), grad, torch.Sizes(shape)...)
 			masks, err := m.Update(s, c.Step, []finetune.Param{p})
 			require.NoError(t, err)
 			got := denseMask(t, masks[0], len(grad))
@@ -77,7 +77,7 @@ func TestRowsAreNumpysEntryByEntry(t *testing.T) {
 			for r, n := range size {
 				require.Equal(t, min(c.K, n), inRow[r], "%s: row %d", what, r)
 			}
-			require.Equal(t, c.Selected, m.Entries(c.Name, wide(shape)), what)
+			require.Equal(t, c.Selected, m.Entries(c.Name, torch.Sizes(shape)), what)
 			step, _ := m.Counts()
 			require.Equal(t, c.Selected, step)
 			n, err := m.Choose(s, c.Step, []finetune.Param{p})

@@ -93,7 +93,7 @@ func SlabLabels(out []uint8, shape [3]int, slab volume.Slab, l *plans.Labels) er
 	var labels []uint8
 	err := torch.With(func(s *torch.Scope) error {
 		x := torch.FromSlice(s, slab.Data,
-			wide([]int{len(slab.Data) / n, size[0], size[1], size[2]})...)
+			torch.Sizes([]int{len(slab.Data) / n, size[0], size[1], size[2]})...)
 		if s.Err() != nil {
 			return s.Err()
 		}

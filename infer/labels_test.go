@@ -47,7 +47,7 @@ func TestLabelsAreTheReferences(t *testing.T) {
 			_, dtype, err := f.Shape("logits")
 			require.NoError(t, err)
 			require.NoError(t, torch.With(func(s *torch.Scope) error {
-				x := torch.FromSlice(s, logits, wide(shape)...)
+				x := torch.FromSlice(s, logits, torch.Sizes(shape)...)
 				if dtype == "<f2" {
 					x = s.To(x, torch.Float16, torch.CPU)
 				}

@@ -169,7 +169,7 @@ func (p *Predictor) use(fold int) error {
 	if err != nil {
 		return fmt.Errorf("infer: network of fold %d of %d: %w", fold+1, p.folds, err)
 	}
-	if err := net.CheckInput(wide(p.patch)); err != nil {
+	if err := net.CheckInput(torch.Sizes(p.patch)); err != nil {
 		return fmt.Errorf("infer: patch %v does not fit the network: %w", p.patch, err)
 	}
 	p.net, p.current = net, fold
@@ -206,7 +206,7 @@ func (p *Predictor) Logits(ctx context.Context, s *torch.Scope, image []float32,
 	var out *torch.Tensor
 	// Not a child scope of s: a failure on the device must not fail s.
 	err := torch.With(func(c *torch.Scope) error {
-		whole := c.Empty(append([]int64{int64(p.classes)}, wide(shape[1:])...), p.cfg.accumulator(),
+		whole := c.Empty(append([]int64{int64(p.classes)}, torch.Sizes(shape[1:])...), p.cfg.accumulator(),
 			torch.CPU)
 		err := p.run(ctx, image, shape, progress, func(pl *plan) emitter {
 			return func(h *torch.Scope, logits *torch.Tensor, first int, st strip) error {
@@ -550,7 +550,7 @@ func (r *pass) forward(s *torch.Scope, tiles []tile, from, to int) (*torch.Tenso
 			if k == from || k%n == 0 {
 				r.plan.load(r.input, r.image, tiles[k/n])
 				x = torch.FromSlice(c, r.input, append([]int64{1, int64(r.plan.channels)},
-					wide(p.patch)...)...)
+					torch.Sizes(p.patch)...)...)
 				x = c.To(x, torch.Float32, p.cfg.Device)
 			}
 			if axes := p.mirrors[k%n]; len(axes) > 0 {
@@ -567,7 +567,7 @@ func (r *pass) forward(s *torch.Scope, tiles []tile, from, to int) (*torch.Tenso
 		if c.Err() != nil {
 			return nil
 		}
-		want := append([]int64{int64(to - from), int64(p.classes)}, wide(p.patch)...)
+		want := append([]int64{int64(to - from), int64(p.classes)}, torch.Sizes(p.patch)...)
 		if got := heads[0].Shape(); !slices.Equal(got, want) {
 			c.Fail(fmt.Errorf("the network's logits have shape %v, expected %v: %d classes over "+
 				"a patch %v", got, want, p.classes, p.patch))

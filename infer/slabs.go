@@ -132,7 +132,7 @@ func (p *Predictor) newWindow(s *torch.Scope, pl *plan, st strip, done int,
 	w.region[b] = [2]int{pl.offset[b] + st.lo, pl.offset[b] + st.hi}
 	w.region[c] = [2]int{pl.offset[c], pl.offset[c] + pl.inside[c]}
 	r := w.region
-	shape := wide([]int{p.classes, r.size(0), r.size(1), r.size(2)})
+	shape := torch.Sizes([]int{p.classes, r.size(0), r.size(1), r.size(2)})
 	for range p.cfg.sums(p.folds) {
 		w.logits = append(w.logits, s.Zeros(shape, p.cfg.accumulator(), results))
 	}

@@ -44,7 +44,7 @@ func plain(t *testing.T, net models.Network, patch []int, cfg Config, image []fl
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		return torch.NoGrad(func() error {
 			g := newGrid(patch, shape, cfg.TileStep)
-			padded := wide(g.padded[:])
+			padded := torch.Sizes(g.padded[:])
 			dtype := cfg.accumulator()
 			input := s.Zeros(append([]int64{int64(shape[0])}, padded...), torch.Float32, torch.CPU)
 			require.NoError(t, torch.CopyIn(narrow(s, input, g.offset, g.inside), image))

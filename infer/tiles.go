@@ -148,7 +148,7 @@ func gaussian(patch []int) []float64 {
 // with zeros replaced by the smallest positive weight so that no voxel has a weight sum of 0.
 func weightMap(s *torch.Scope, patch []int, useGaussian bool, dtype torch.DType,
 	device torch.Device) (*torch.Tensor, error) {
-	shape := wide(patch)
+	shape := torch.Sizes(patch)
 	if !useGaussian {
 		return s.Full(shape, 1, dtype, device), s.Err()
 	}
@@ -174,12 +174,4 @@ func weightMap(s *torch.Scope, patch []int, useGaussian bool, dtype torch.DType,
 		}
 	}
 	return s.To(torch.FromSlice(s, rounded, shape...), dtype, device), s.Err()
-}
-
-func wide(v []int) []int64 {
-	w := make([]int64, len(v))
-	for i, x := range v {
-		w[i] = int64(x)
-	}
-	return w
 }

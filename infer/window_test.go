@@ -65,7 +65,7 @@ func TestWeightsSumAboveZeroEverywhere(t *testing.T) {
 		for _, step := range []float64{0.1, 0.5, 1} {
 			require.NoError(t, torch.With(func(s *torch.Scope) error {
 				g := newGrid(c.patch, c.shape, step)
-				count := s.Zeros(wide(g.padded[:]), torch.Float16, torch.CPU)
+				count := s.Zeros(torch.Sizes(g.padded[:]), torch.Float16, torch.CPU)
 				w, err := weightMap(s, c.patch, true, torch.Float16, torch.CPU)
 				require.NoError(t, err)
 				for _, tile := range g.tiles {

@@ -214,7 +214,7 @@ func newResidualBlock(b nn.Builder, a *UNet, m *mode, in, inner, out int, kernel
 	var skip []*nn.Module
 	for _, n := range stride {
 		if n != 1 && r.pool == nil {
-			r.pool = wide(stride)
+			r.pool = torch.Sizes(stride)
 			skip = append(skip, nn.NewModule())
 		}
 	}

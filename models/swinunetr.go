@@ -123,7 +123,7 @@ func (a *SwinUNETR) Compare(Architecture) []string { return nil }
 // block.
 func (a *SwinUNETR) Activations(st Step) int64 {
 	total, largest := int64(0), int64(0)
-	batch, spatial := int64(st.Batch), wide(st.Patch)
+	batch, spatial := int64(st.Batch), torch.Sizes(st.Patch)
 	shape := append([]int64{batch, 0}, spatial...)
 	f := int64(a.FeatureSize)
 	for i, depth := range a.Depths {

@@ -407,7 +407,7 @@ func (u *unet) CheckInput(spatial []int64) error {
 // newUNet combines an encoder (its module and forward) and a decoder with stages made by newStage.
 func newUNet(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module,
 	encode func(*torch.Scope, *torch.Tensor) []*torch.Tensor, newStage newStage) *unet {
-	u := &unet{root: nn.NewModule(), encode: encode, mode: m, divisors: wide(a.Divisor())}
+	u := &unet{root: nn.NewModule(), encode: encode, mode: m, divisors: torch.Sizes(a.Divisor())}
 	u.decoder = newDecoder(b, a, classes, m, encoder, newStage)
 	u.root.Child("encoder", encoder)
 	u.root.Child("decoder", u.decoder.module)
@@ -431,7 +431,7 @@ type blockOptions struct{ noNonlin, noDropout, noBias bool }
 func newConvBlock(b nn.Builder, a *UNet, m *mode, in, out int, kernel, stride []int,
 	o blockOptions) *convBlock {
 	c := &convBlock{module: nn.NewModule(), mode: m, slope: 1}
-	conv := b.NewConv(int64(in), int64(out), wide(kernel), wide(stride), a.ConvBias && !o.noBias)
+	conv := b.NewConv(int64(in), int64(out), torch.Sizes(kernel), torch.Sizes(stride), a.ConvBias && !o.noBias)
 	c.module.Child("conv", conv.Module)
 	c.run = append(c.run, m.run(conv))
 	all := []*nn.Module{conv.Module}
@@ -586,10 +586,10 @@ func newDecoder(b nn.Builder, a *UNet, classes int, m *mode, encoder *nn.Module,
 	for i := range a.Stages() - 1 {
 		t := a.Stages() - 2 - i // encoder stage of the skip connection
 		f := a.FeaturesPerStage[t]
-		up := b.NewConvTranspose(int64(a.FeaturesPerStage[t+1]), int64(f), wide(a.Strides[t+1]),
+		up := b.NewConvTranspose(int64(a.FeaturesPerStage[t+1]), int64(f), torch.Sizes(a.Strides[t+1]),
 			a.ConvBias)
 		st, module := newStage(b, m, a.DecoderConvs[i], 2*f, f, a.KernelSizes[t])
-		head := b.NewConv(int64(f), int64(classes), wide(one), wide(one), true)
+		head := b.NewConv(int64(f), int64(classes), torch.Sizes(one), torch.Sizes(one), true)
 		d.up, d.stages, d.heads = append(d.up, up), append(d.stages, st), append(d.heads, head)
 		ups, stages, heads = append(ups, up.Module), append(stages, module),
 			append(heads, head.Module)
@@ -628,14 +628,6 @@ func (d *decoder) forward(s *torch.Scope, skips []*torch.Tensor) []*torch.Tensor
 		}
 	}
 	return heads
-}
-
-func wide(v []int) []int64 {
-	w := make([]int64, len(v))
-	for i, x := range v {
-		w[i] = int64(x)
-	}
-	return w
 }
 
 func ones(n int) []int {

@@ -58,10 +58,7 @@ func Forward(c ForwardConfig, o Output) error {
 	if len(a.Shape) != arch.Dim()+2 || a.Shape[1] != channels {
 		return fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", c.Input, a.Shape, channels, arch.Dim())
 	}
-	shape := make([]int64, len(a.Shape))
-	for i, n := range a.Shape {
-		shape[i] = int64(n)
-	}
+	shape := torch.Sizes(a.Shape)
 	pass := func(s *torch.Scope) error {
 		net, err := models.Build(nn.Builder{Scope: s, Device: c.Device},
 			models.Spec{Architecture: arch, InputChannels: channels, NumClasses: d.Labels.NumSegmentationHeads()})

@@ -97,6 +97,19 @@ type Measurement struct {
 	Verbose   bool   `flag:"verbose" hidden:"true" help:"accepted as nnU-Net's; see --quiet"`
 }
 
+// open opens the raw datasets to measure, checked where that is asked for.
+func (m Measurement) open(ctx context.Context, d Datasets, workers int, o Output) ([]*raw.Dataset, error) {
+	if err := given("preprocessed", d.Preprocessed); err != nil {
+		return nil, err
+	}
+	if m.Verify {
+		if err := d.verify(ctx, workers, o); err != nil {
+			return nil, err
+		}
+	}
+	return d.open()
+}
+
 // FingerprintConfig is the measurement of raw datasets.
 type FingerprintConfig struct {
 	Datasets
@@ -116,16 +129,8 @@ type Fingerprinted struct {
 
 // Fingerprint measures raw datasets; done is called for each.
 func Fingerprint(ctx context.Context, c FingerprintConfig, o Output, done func(Fingerprinted) error) error {
-	if err := given("preprocessed", c.Preprocessed); err != nil {
-		return err
-	}
 	workers := cmp.Or(c.Workers, casesAtATime())
-	if c.Verify {
-		if err := c.verify(ctx, workers, o); err != nil {
-			return err
-		}
-	}
-	list, err := c.open()
+	list, err := c.Measurement.open(ctx, c.Datasets, workers, o)
 	if err != nil {
 		return err
 	}
@@ -304,16 +309,8 @@ func PlanAndPreprocess(ctx context.Context, c PlanAndPreprocessConfig, o Output,
 	if err != nil {
 		return err
 	}
-	if err := given("preprocessed", c.Preprocessed); err != nil {
-		return err
-	}
 	workers := cmp.Or(c.MeasureWorkers, casesAtATime())
-	if c.Verify {
-		if err := c.verify(ctx, workers, o); err != nil {
-			return err
-		}
-	}
-	list, err := c.open()
+	list, err := c.Measurement.open(ctx, c.Datasets, workers, o)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,15 @@ import "C"
 
 import "unsafe"
 
+// Sizes converts sizes along axes to libtorch's type of them.
+func Sizes(v []int) []int64 {
+	sizes := make([]int64, len(v))
+	for i, n := range v {
+		sizes[i] = int64(n)
+	}
+	return sizes
+}
+
 // Reshape returns x in another shape with the same number of elements; one entry may be -1. A view
 // if the layout allows it.
 func (s *Scope) Reshape(x *Tensor, shape ...int64) *Tensor {

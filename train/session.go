@@ -95,7 +95,7 @@ func (s *Session) build() error {
 		}
 	}
 	if c.Patch != nil {
-		if err := s.Net.CheckInput(wide(c.Patch)); err != nil {
+		if err := s.Net.CheckInput(torch.Sizes(c.Patch)); err != nil {
 			return fmt.Errorf("%w: %w", ErrPatchSize, err)
 		}
 	}

@@ -332,7 +332,7 @@ func readBatch(folder string, i, levels int, regions bool) (*array, []func(*torc
 		if err != nil {
 			return nil, nil, err
 		}
-		shape := wide(a.Shape)
+		shape := torch.Sizes(a.Shape)
 		if regions {
 			v, err := wholeNumbers(a, a.Uint8s)
 			if err != nil {
@@ -351,5 +351,5 @@ func readBatch(folder string, i, levels int, regions bool) (*array, []func(*torc
 			return s.To(torch.FromSlice(s, v, shape...), torch.Int16, d)
 		})
 	}
-	return &array{x, wide(slices.Clone(a.Shape))}, targets, nil
+	return &array{x, torch.Sizes(slices.Clone(a.Shape))}, targets, nil
 }

@@ -462,14 +462,6 @@ func (t *trainer) close() {
 	}
 }
 
-func wide(v []int) []int64 {
-	w := make([]int64, len(v))
-	for i, x := range v {
-		w[i] = int64(x)
-	}
-	return w
-}
-
 // thousands prints n with separators: 31,195,594.
 func thousands(n int64) string {
 	s := fmt.Sprint(n)

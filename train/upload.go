@@ -29,14 +29,14 @@ func (u *uploader) upload(s *torch.Scope, b *loader.Batch) (*torch.Tensor, []*to
 	places := 1 + len(b.Targets)
 	first := u.batch % 2 * places
 	u.batch++
-	x := put(u, s, first, b.Data, wide(b.DataShape))
+	x := put(u, s, first, b.Data, torch.Sizes(b.DataShape))
 	var targets []*torch.Tensor
 	for i, t := range b.Targets {
 		if t.Masks != nil {
-			targets = append(targets, put(u, s, first+i+1, t.Masks, wide(t.Shape)))
+			targets = append(targets, put(u, s, first+i+1, t.Masks, torch.Sizes(t.Shape)))
 			continue
 		}
-		targets = append(targets, put(u, s, first+i+1, t.Labels, wide(t.Shape)))
+		targets = append(targets, put(u, s, first+i+1, t.Labels, torch.Sizes(t.Shape)))
 	}
 	return x, targets
 }

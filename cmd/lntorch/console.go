@@ -119,6 +119,25 @@ func jsonFlag(cmd *cobra.Command, on *bool) {
 	cmd.Flags().BoolVar(on, "json", false, "print JSON")
 }
 
+// printEach prints the results of run as they come, or all of them as a JSON list in the end. What came
+// before an error is printed, too.
+func printEach[T any](asJSON bool, text func(T), run func(done func(T) error) error) error {
+	list := []T{}
+	err := run(func(x T) error {
+		list = append(list, x)
+		if !asJSON {
+			text(x)
+		}
+		return nil
+	})
+	if asJSON && len(list) > 0 {
+		if err := printJSON(list); err != nil {
+			return err
+		}
+	}
+	return err
+}
+
 // printJSON prints a result for programs, and on stderr which of its numbers JSON does not have.
 func printJSON(v any) error {
 	nonFinite, err := report.JSON(os.Stdout, v)

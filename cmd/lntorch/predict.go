@@ -33,20 +33,9 @@ Without -f all folds with the checkpoint are averaged. --numerics reference does
   lntorch predict_from_modelfolder -i imagesTs -o predictions -m nnUNetTrainer__nnUNetPlans__3d_fullres --save_probabilities`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			list := []pipeline.Prediction{}
-			err := pipeline.Predict(cmd.Context(), c, output(cmd), func(p pipeline.Prediction) error {
-				list = append(list, p)
-				if !asJSON {
-					printPrediction(p)
-				}
-				return nil
+			return printEach(asJSON, printPrediction, func(done func(pipeline.Prediction) error) error {
+				return pipeline.Predict(cmd.Context(), c, output(cmd), done)
 			})
-			if asJSON && len(list) > 0 {
-				if err := printJSON(list); err != nil {
-					return err
-				}
-			}
-			return err
 		},
 	}
 	bind(cmd, &c)

@@ -63,20 +63,9 @@ func runPreprocessing(cmd *cobra.Command, road func(context.Context, []string, p
 	var asJSON bool
 	jsonFlag(cmd, &asJSON)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		list := []pipeline.Preprocessed{}
-		err := road(cmd.Context(), args, output(cmd), func(p pipeline.Preprocessed) error {
-			list = append(list, p)
-			if !asJSON {
-				printPreprocessed(p)
-			}
-			return nil
+		return printEach(asJSON, printPreprocessed, func(done func(pipeline.Preprocessed) error) error {
+			return road(cmd.Context(), args, output(cmd), done)
 		})
-		if asJSON && len(list) > 0 {
-			if err := printJSON(list); err != nil {
-				return err
-			}
-		}
-		return err
 	}
 }
 

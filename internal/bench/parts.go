@@ -130,7 +130,7 @@ func (b *bench) step() (func() error, error) {
 	s := b.session
 	s.Net.SetTraining(true)
 	s.Net.SetDeepSupervision(true)
-	batch := train.Batch{Image: b.random(0, 1, append([]int64{2, 1}, wide(b.patch)...)...)}
+	batch := train.Batch{Image: b.random(0, 1, append([]int64{2, 1}, torch.Sizes(b.patch)...)...)}
 	for _, scale := range s.Scales {
 		size := []int64{2, 1}
 		for i, f := range scale {
@@ -308,12 +308,4 @@ func (b *bench) gradients() error {
 		}
 	}
 	return nil
-}
-
-func wide(v []int) []int64 {
-	w := make([]int64, len(v))
-	for i, x := range v {
-		w[i] = int64(x)
-	}
-	return w
 }
