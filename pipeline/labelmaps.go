@@ -15,9 +15,9 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/eval/labelmap"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/regular"
-	"github.com/lntorch/lntorch/volume"
 )
 
 // labelling is what the label volumes of a folder mean, and how they are read.
@@ -63,78 +63,11 @@ func openLabelling(folder, plansPath, datasetPath string) (*labelling, error) {
 	if l.dataset.FileEnding == "" {
 		return nil, fmt.Errorf("%s: file_ending is empty, expected one such as .nii.gz", datasetPath)
 	}
-	labels := l.dataset.Labels
-	if labels.HasRegions {
-		for _, r := range labels.Regions {
-			if r.Region {
-				l.targets = append(l.targets, eval.Region(r.Values...))
-			} else {
-				l.targets = append(l.targets, eval.Label(r.Values[0]))
-			}
-		}
-		return l, nil
-	}
-	for _, v := range labels.ForegroundLabels {
-		l.targets = append(l.targets, eval.Label(v))
-	}
+	l.targets = labelmap.Targets(l.dataset.Labels)
 	return l, nil
 }
 
-// labelMap is a label volume as it lies in a file.
-type labelMap struct {
-	shape      [3]int
-	small      []uint8 // labels of a byte; else wide
-	wide       []int32
-	properties *images.Properties
-}
-
-func (l *labelling) read(path string) (*labelMap, error) {
-	im, p, err := l.reader.ReadSeg(path)
-	if err != nil {
-		return nil, err
-	}
-	if im.Shape[0] != 1 {
-		return nil, fmt.Errorf("%s: found %d channels, expected one of labels", path, im.Shape[0])
-	}
-	m := &labelMap{shape: [3]int(im.Shape[1:]), properties: p}
-	if small, ok := im.Pixels.(volume.Slice[uint8]); ok {
-		m.small = small
-		return m, nil
-	}
-	if i := volume.Fraction(im.Pixels); i >= 0 {
-		return nil, fmt.Errorf("%s: found the value %v, expected whole numbers: these are no labels", path, im.Pixels.Value(i))
-	}
-	const limit = 1 << 30
-	if least, most := volume.Range(im.Pixels); least < -limit || most > limit {
-		return nil, fmt.Errorf("%s: found values from %v to %v, expected labels", path, least, most)
-	}
-	m.wide = volume.Cast[int32](im.Pixels)
-	return m, nil
-}
-
-// write stores labels with the geometry that they were read with.
-func (l *labelling) write(path string, m *labelMap) error {
-	im := &volume.Image{Shape: [4]int{1, m.shape[0], m.shape[1], m.shape[2]}, Pixels: volume.Slice[uint8](m.small)}
-	if m.small == nil {
-		im.Pixels = volume.Slice[int32](m.wide)
-	}
-	return l.reader.WriteSeg(path, im, m.properties)
-}
-
-// widened are the labels as int32.
-func (m *labelMap) widened() []int32 {
-	if m.small == nil {
-		return m.wide
-	}
-	return volume.Cast[int32](volume.Slice[uint8](m.small))
-}
-
-func compareLabels(ref, pred *labelMap, targets []eval.Target, ignore *int) ([]eval.Counts, error) {
-	if ref.small != nil && pred.small != nil {
-		return eval.Compare(eval.Map[uint8]{Data: ref.small, Shape: ref.shape[:]}, eval.Map[uint8]{Data: pred.small, Shape: pred.shape[:]}, targets, ignore)
-	}
-	return eval.Compare(eval.Map[int32]{Data: ref.widened(), Shape: ref.shape[:]}, eval.Map[int32]{Data: pred.widened(), Shape: pred.shape[:]}, targets, ignore)
-}
+func (l *labelling) read(path string) (*labelmap.Map, error) { return labelmap.Read(l.reader, path) }
 
 // labelCases pairs files of predictions with those of their names among the references. A reference that is missing is an error.
 func labelCases(predictions []string, references string) (*raw.Dataset, error) {
@@ -157,7 +90,7 @@ func labelCases(predictions []string, references string) (*raw.Dataset, error) {
 // score compares predictions with references, workers at a time. edit, where there is one, changes the labels first. The
 // summary names the predictions as files of folder shown.
 // Source: nnunetv2/evaluation/evaluate_predictions.py, compute_metrics_on_folder.
-func (l *labelling) score(ctx context.Context, d *raw.Dataset, shown string, workers int, o Output, edit func(*labelMap) error) (*eval.Summary, error) {
+func (l *labelling) score(ctx context.Context, d *raw.Dataset, shown string, workers int, o Output, edit func(*labelmap.Map) error) (*eval.Summary, error) {
 	cases := make([]eval.Case, len(d.Cases))
 	err := d.Each(ctx, workers, "scoring", o.progress(), func(i int, c raw.Case) error {
 		pred, err := l.read(c.Images[0])
@@ -173,7 +106,7 @@ func (l *labelling) score(ctx context.Context, d *raw.Dataset, shown string, wor
 		if err != nil {
 			return err
 		}
-		counts, err := compareLabels(ref, pred, l.targets, l.dataset.Labels.IgnoreLabel)
+		counts, err := labelmap.Compare(ref, pred, l.targets, l.dataset.Labels.IgnoreLabel)
 		cases[i] = eval.Case{ReferenceFile: c.Label, PredictionFile: joined(shown, c.ID), Counts: counts}
 		return err
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/eval/components"
+	"github.com/lntorch/lntorch/eval/labelmap"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/regular"
@@ -49,11 +50,11 @@ func (k KeepLargest) String() string {
 }
 
 // apply changes labels in place.
-func (k KeepLargest) apply(m *labelMap) error {
-	if m.small != nil {
-		return keepLargest(m.small, m.shape, k)
+func (k KeepLargest) apply(m *labelmap.Map) error {
+	if m.Small != nil {
+		return keepLargest(m.Small, m.Shape, k)
 	}
-	return keepLargest(m.wide, m.shape, k)
+	return keepLargest(m.Wide, m.Shape, k)
 }
 
 func keepLargest[T components.Integer](data []T, shape [3]int, k KeepLargest) error {
@@ -84,7 +85,7 @@ func keepLargest[T components.Integer](data []T, shape [3]int, k KeepLargest) er
 // Postprocessing is what is done with label volumes, in this order.
 type Postprocessing []KeepLargest
 
-func (p Postprocessing) apply(m *labelMap) error {
+func (p Postprocessing) apply(m *labelmap.Map) error {
 	for _, k := range p {
 		if err := k.apply(m); err != nil {
 			return err
@@ -517,7 +518,7 @@ func (l *labelling) postprocess(ctx context.Context, cases *raw.Dataset, p Postp
 		if err := p.apply(m); err != nil {
 			return fmt.Errorf("%s: %w", c.Images[0], err)
 		}
-		return l.write(filepath.Join(folder, c.ID), m)
+		return m.Write(l.reader, filepath.Join(folder, c.ID))
 	})
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/eval/labelmap"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/internal/golden"
@@ -257,13 +258,13 @@ func TestPostprocessingFilesAreDataAndErrorsSayWhatIsWrong(t *testing.T) {
 }
 
 func TestLargestComponentsOfTheSameSizeAllStay(t *testing.T) {
-	m := &labelMap{shape: [3]int{1, 1, 9}, small: []uint8{1, 2, 0, 2, 2, 0, 3, 0, 1}}
+	m := &labelmap.Map{Shape: [3]int{1, 1, 9}, Small: []uint8{1, 2, 0, 2, 2, 0, 3, 0, 1}}
 	k := KeepLargest{Targets: []eval.Target{eval.Label(1), eval.Region(2, 3)}, list: true, Background: 7}
 	require.NoError(t, k.apply(m))
-	require.Equal(t, []uint8{1, 2, 0, 2, 2, 0, 7, 0, 7}, m.small)
-	wide := &labelMap{shape: [3]int{1, 1, 3}, wide: []int32{300, 0, 300}}
+	require.Equal(t, []uint8{1, 2, 0, 2, 2, 0, 7, 0, 7}, m.Small)
+	wide := &labelmap.Map{Shape: [3]int{1, 1, 3}, Wide: []int32{300, 0, 300}}
 	require.NoError(t, KeepLargest{Targets: []eval.Target{eval.Label(300)}}.apply(wide))
-	require.Equal(t, []int32{300, 0, 300}, wide.wide)
+	require.Equal(t, []int32{300, 0, 300}, wide.Wide)
 	require.ErrorContains(t, KeepLargest{Targets: k.Targets, Background: 300}.apply(m), "background_label 300 does not fit")
 }
 

@@ -14,10 +14,9 @@ import (
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/preprocess"
 	"github.com/lntorch/lntorch/eval/components"
-	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/infer"
-	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/segment"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -233,47 +232,22 @@ func (s *segmenter) segment(ctx context.Context, p *preparedCase) (err error) {
 			p.close()
 		}
 	}()
-	run, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	slabs, added := make(chan volume.Slab), make(chan float64)
-	free := make(chan []float32, 2) // one slab comes while one is worked at
-	free <- nil
-	free <- nil
-	go func() {
-		seconds := 0.0
-		for slab := range slabs {
-			begin := time.Now()
-			if err := p.inverse.Add(slab); err != nil {
-				stop(err)
-			}
-			seconds += lap(&begin)
-			free <- slab.Data
-		}
-		added <- seconds
-	}()
 	bar := s.out.progress()
 	began := false
-	err = s.predict.Slabs(run, p.data.Data, p.data.Shape, func(done, total int) {
+	inverse := []*preprocess.Inverse{p.inverse}
+	taken, err := segment.Run(ctx, s.predict, p.data, inverse, func(done, total int) {
 		if !began {
 			began = true
 			bar.Begin(p.id, total)
 		}
 		bar.Done(done, "")
-	}, func(slab volume.Slab) error {
-		slab.Data = append((<-free)[:0], slab.Data...)
-		slabs <- slab
-		return nil
 	})
 	if began {
 		bar.End()
 	}
-	close(slabs)
-	p.record.Seconds.Export = <-added
+	p.record.Seconds.Export = taken.Seconds()
 	p.record.Seconds.Network = lap(&start)
 	p.data = nil
-	if err != nil && run.Err() != nil {
-		err = context.Cause(run) // what Add said, or that the user interrupts
-	}
 	return err
 }
 
@@ -291,28 +265,9 @@ func (s *segmenter) write(ctx context.Context, p *preparedCase) (err error) {
 	if err := s.count(p, labels); err != nil {
 		return err
 	}
-	if s.Probabilities {
-		b, err := pickle.Marshal(p.properties, nil)
-		if err != nil {
-			return err
-		}
-		if err := atomicfile.Write(p.stem+".pkl", b); err != nil {
-			return err
-		}
-		w, err := npz.CreateWith(p.stem+".npz", npz.Options{Deflate: true, Threads: s.Threads})
-		if err != nil {
-			return err
-		}
-		shape := p.inverse.Probabilities().Shape()
-		w.AddFloat32s("probabilities", shape[:], p.inverse.Probabilities())
-		if err := w.Close(); err != nil { // says, too, what failed before
-			return err
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return s.reader.WriteSeg(p.output, labels, p.read)
+	files := segment.Files{Labels: p.output, Stem: p.stem, Reader: s.reader, Geometry: p.read,
+		Properties: p.properties, Threads: s.Threads}
+	return files.Write(ctx, p.inverse, labels)
 }
 
 // count fills in how much of each label there is, and in how many pieces.

@@ -56,6 +56,8 @@ var Rules = []Rule{
 	{Path: "delta", Level: 3},
 	{Path: "finetune", Level: 3, Only: []string{"torch", "torch/nn", "torch/optim"}},
 	{Path: "infer", Level: 3, Also: []string{"data/dataset"}},
+	{Path: "segment", Level: 3, Also: []string{"infer"}},
+	{Path: "eval/labelmap", Level: 3, Also: []string{"eval"}, NoTorch: true},
 	{Path: "eval/...", Level: 3, NoTorch: true},
 
 	{Path: "dgst", Level: 4},
