@@ -31,9 +31,9 @@ type TrainConfig struct {
 	NoPrepare    bool `flag:"no-prepare" help:"do not plan and preprocess the raw dataset where training data is missing"`
 	Continue     bool `flag:"c" help:"continue from the fold's checkpoint"`
 	ValidateOnly bool `flag:"val" help:"only the final validation, of checkpoint_final.pth"`
+	Npz          bool `flag:"npz" help:"final validation also writes CASE.npz and CASE.pkl, for find-best and ensemble"`
 
 	UseCompressed bool `flag:"use-compressed" hidden:"true" help:"accepted as in nnU-Net; lntorch reads .npz directly and never unpacks"`
-	Npz           bool `flag:"npz" hidden:"true" help:"accepted as in nnU-Net; validation always writes .npz"`
 	GPUs          int  `flag:"num-gpus" nnunet:"num_gpus" hidden:"true" default:"1" range:"1.." help:"number of GPUs: 1"`
 }
 
@@ -59,7 +59,7 @@ func Train(ctx context.Context, c TrainConfig, o Output) (*train.Result, error) 
 	}
 	t := train.Config{Settings: c.Settings, Machine: c.Machine, Results: c.Results, PlansName: c.PlansName,
 		Configuration: c.Configuration, Fold: c.Fold, Trainer: trainer, MethodName: entry.Name, Method: method, Options: options,
-		Pretrained: c.Pretrained, Continue: c.Continue, ValidateOnly: c.ValidateOnly,
+		Pretrained: c.Pretrained, Continue: c.Continue, ValidateOnly: c.ValidateOnly, Npz: c.Npz,
 		Version: o.Version, Echo: o.Log, Progress: o.Progress}
 	if t.Epochs == 0 {
 		t.Epochs = entry.Epochs
@@ -126,11 +126,12 @@ type ValidateConfig struct {
 	PlansName  string `flag:"plans" bare:"true" nnunet:"p" default:"nnUNetPlans" help:"name of the plans file, without .json"`
 	PatchSize  []int  `flag:"patch-size" range:"1.." help:"patch size z,y,x (default: the plans')"`
 	NoMirror   bool   `flag:"disable-tta" help:"no mirroring"`
+	Npz        bool   `flag:"npz" help:"write CASE.npz and CASE.pkl, too"`
 	machine.Machine
 }
 
 // Validate predicts the validation cases of a fold with a checkpoint as it is, heads included, and scores
-// them on the preprocessed grid.
+// them as the final validation of a training run does.
 func Validate(ctx context.Context, c ValidateConfig, o Output) (*train.Result, error) {
 	if err := settings.Check(&c); err != nil {
 		return nil, err
@@ -145,7 +146,7 @@ func Validate(ctx context.Context, c ValidateConfig, o Output) (*train.Result, e
 	}
 	t := train.Config{Settings: settings.New[train.Settings](), Machine: c.Machine, Results: c.Results, PlansName: c.PlansName,
 		Configuration: c.Configuration, Fold: c.Fold, MethodName: entry.Name, Method: method,
-		ValidateOnly: true, Checkpoint: c.Checkpoint, ValidationFolder: c.Output,
+		ValidateOnly: true, Checkpoint: c.Checkpoint, ValidationFolder: c.Output, Npz: c.Npz,
 		Version: o.Version, Echo: o.Log, Progress: o.Progress}
 	t.Epochs, t.LR, t.PatchSize, t.NoMirroring = entry.Epochs, entry.LR, c.PatchSize, c.NoMirror
 	if t.Preprocessed, err = preprocessedDataset(c.Dataset, c.RawFolder, c.PreprocessedFolder, c.Results, false); err != nil {

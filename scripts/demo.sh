@@ -30,5 +30,5 @@ fold() { echo "$out/Dataset102_PhantomTarget/$1__nnUNetPlansSource__3d_phantom/f
 echo
 echo "== held-out cases"
 $lntorch compare 102 3d_phantom before="$out/before" DGST="$(fold nnUNetTrainer_DGST)/validation" full="$(fold nnUNetTrainer)/validation" \
-  --plans nnUNetPlansSource --preprocessed "$data/preprocessed" -o "$out/demo.png"
+  --plans nnUNetPlansSource --preprocessed "$data/preprocessed" --raw "$data/raw" -o "$out/demo.png"
 echo "fine-tuned model: $(fold nnUNetTrainer_DGST)"

@@ -86,6 +86,7 @@ type Config struct {
 	ValidateOnly     bool             // no training: final validation of checkpoint_final.pth
 	Checkpoint       string           // with ValidateOnly: the weights to validate; empty: the fold's
 	ValidationFolder string           // of the final validation; empty: the fold's
+	Npz              bool             // final validation also writes probabilities and properties
 
 	Version  string    // of lntorch, for run.json
 	Echo     io.Writer // where log lines also go; nil: nowhere

@@ -1,6 +1,7 @@
 package train_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -15,8 +16,9 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/data/preprocess"
 	"github.com/lntorch/lntorch/data/raw"
-	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/eval/labelmap"
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/formats/pth"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/machine"
@@ -147,39 +149,112 @@ func TestLiveNnUNetPredictsWithOurModel(t *testing.T) {
 		"--configuration", c.Configuration, "--checkpoint", r.Checkpoint)
 }
 
-// The final validation of the source model has nnU-Net's own labels, voxel by voxel, with --numerics reference.
-func TestLiveValidationHasNnUNetsLabels(t *testing.T) {
+// The final validation with --numerics reference writes nnU-Net's own files: the labels on the grid
+// of the images, probabilities and properties, the scores, and what the next stage of a cascade takes.
+func TestLiveValidationIsNnUNets(t *testing.T) {
 	golden.Python(t)
 	c := phantom(t, "full")
-	c.ValidateOnly, c.Checkpoint, c.Numerics = true, c.Pretrained, machine.Reference
-	c.Pretrained = ""
-	c.ValidationFolder = t.TempDir()
-	run(t, c)
-	summary, err := eval.ReadSummary(filepath.Join(c.ValidationFolder, "summary.json"))
+	path := filepath.Join(c.Preprocessed, c.PlansName+".json")
+	doc, err := plans.ReadJSON(path)
 	require.NoError(t, err)
-	require.Len(t, summary.Cases, 2)
-	out := filepath.Join(t.TempDir(), "logits.npz")
-	golden.Run(t, "sliding_window.py", "--threads", "2", "--out", out, "--input", filepath.Join(c.Preprocessed, "nnUNetPlansSource_3d_fullres/LN_002.npz"),
-		"--model-folder", mini(t, sourceModel), "--no-mirroring")
-	f, err := npz.OpenNpz(out)
+	v, _ := doc.(*plans.Object).Get("configurations")
+	configurations := v.(*plans.Object)
+	own, _ := configurations.Get(c.Configuration)
+	own.(*plans.Object).Set("next_stage", "next")
+	configurations.Set("next", plans.NewObject("inherits_from", c.Configuration, "data_identifier", "next",
+		"previous_stage", c.Configuration, "next_stage", nil, "spacing", []any{1.7, 0.9, 1.3}))
+	require.NoError(t, plans.WriteJSON(path, doc, false))
+	p, err := plans.Load(path)
+	require.NoError(t, err)
+	next, err := p.Configuration("next")
+	require.NoError(t, err)
+	d, err := raw.Open(mini(t, "raw"), "Dataset102_PhantomTarget")
+	require.NoError(t, err)
+	settings, err := preprocess.NewSettings(p, next, d.JSON)
+	require.NoError(t, err)
+	reader, err := images.ForName(p.ImageReaderWriter)
+	require.NoError(t, err)
+	job := preprocess.Job{Dataset: d, Reader: reader, Settings: settings, Folder: filepath.Join(c.Preprocessed, "next"), Workers: 2, Threads: 2}
+	_, err = job.Run(t.Context())
+	require.NoError(t, err)
+
+	weights, err := os.ReadFile(c.Pretrained)
+	require.NoError(t, err)
+	c.Pretrained, c.ValidateOnly, c.Npz, c.Numerics = "", true, true, machine.Reference
+	theirs := c
+	theirs.Results = filepath.Join(t.TempDir(), "nnunet")
+	for _, c := range []train.Config{c, theirs} {
+		require.NoError(t, os.MkdirAll(fold(c), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(fold(c), "checkpoint_final.pth"), weights, 0o600))
+	}
+	r := run(t, c)
+	require.False(t, r.Preprocessed)
+	golden.Run(t, "nnunet_stack.py", "--threads", "2", "validate", "--preprocessed", filepath.Dir(c.Preprocessed), "--results", theirs.Results,
+		"--dataset", "Dataset102_PhantomTarget", "--configuration", c.Configuration, "--plans", c.PlansName, "--disable-tta", "--npz")
+
+	want, got := filepath.Join(fold(theirs), "validation"), filepath.Join(fold(c), "validation")
+	entries, err := os.ReadDir(want)
+	require.NoError(t, err)
+	var names []string
+	foreground := 0
+	for _, e := range entries {
+		names = append(names, e.Name())
+		a, b := filepath.Join(want, e.Name()), filepath.Join(got, e.Name())
+		switch filepath.Ext(e.Name()) {
+		case ".gz":
+			x, err := labelmap.Read(reader, a)
+			require.NoError(t, err)
+			y, err := labelmap.Read(reader, b)
+			require.NoError(t, err)
+			require.Equal(t, x, y, e.Name())
+			foreground += len(x.Small) - bytes.Count(x.Small, []byte{0})
+		case ".npz":
+			shape, x := npzFloats(t, a, "probabilities")
+			_, y := npzFloats(t, b, "probabilities")
+			different := 0
+			for i := range x {
+				if x[i] != y[i] {
+					different++
+					require.InDelta(t, x[i], y[i], 2e-3, "%s, value %d of %v", e.Name(), i, shape)
+				}
+			}
+			require.Len(t, y, len(x))
+			require.LessOrEqual(t, different, len(x)/1000, e.Name())
+		case ".pkl":
+			x, err := pickle.ReadFile(a)
+			require.NoError(t, err)
+			y, err := pickle.ReadFile(b)
+			require.NoError(t, err)
+			require.Equal(t, x, y, e.Name())
+		case ".json":
+			x, err := os.ReadFile(a)
+			require.NoError(t, err)
+			y, err := os.ReadFile(b)
+			require.NoError(t, err)
+			require.Equal(t, strings.ReplaceAll(string(x), theirs.Results, c.Results), string(y))
+		}
+	}
+	require.Len(t, names, 7, "two cases of three files, and summary.json: %s", names)
+	require.Greater(t, foreground, 500)
+	ours, err := os.ReadDir(got)
+	require.NoError(t, err)
+	require.Len(t, ours, len(names))
+	for _, name := range []string{"LN_002.npz", "LN_003.npz"} {
+		stage := filepath.Join("predicted_next_stage", "next", name)
+		shape, x := npzFloats(t, filepath.Join(filepath.Dir(fold(theirs)), stage), "seg")
+		size, y := npzFloats(t, filepath.Join(filepath.Dir(fold(c)), stage), "seg")
+		require.Equal(t, shape, size)
+		require.Equal(t, x, y, name)
+		require.Contains(t, y, float32(1))
+	}
+}
+
+func npzFloats(t *testing.T, path, name string) ([]int, []float32) {
+	t.Helper()
+	f, err := npz.OpenNpz(path)
 	require.NoError(t, err)
 	defer f.Close()
-	_, logits := golden.Float32s(t, f, "logits")
-	ours, err := npz.OpenNpz(filepath.Join(c.ValidationFolder, "LN_002.npz"))
-	require.NoError(t, err)
-	defer ours.Close()
-	a, err := ours.Read("seg")
-	require.NoError(t, err)
-	labels, err := a.Uint8s()
-	require.NoError(t, err)
-	require.Len(t, logits, 2*len(labels))
-	for i, l := range labels {
-		want := uint8(0)
-		if logits[len(labels)+i] > logits[i] {
-			want = 1
-		}
-		require.Equal(t, want, l, "voxel %d", i)
-	}
+	return golden.Float32s(t, f, name)
 }
 
 // Stock nnU-Net trains and validates on cases that lntorch preprocessed, and so does lntorch; both have the same data before them as when

@@ -38,7 +38,9 @@ type Result struct {
 	Folder     string  // of the fold
 	Checkpoint string  // final weights; empty with checkpointing disabled
 	Validation string  // summary.json of the final validation
-	Dice       float64 // its mean foreground Dice, on the preprocessed grid
+	Dice       float64 // its mean foreground Dice
+	// Preprocessed: it was scored on the preprocessed grid, since references are missing.
+	Preprocessed bool
 }
 
 // trainer is a training under way. All of it belongs to one goroutine, tied to its OS thread.

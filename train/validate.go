@@ -1,30 +1,61 @@
 package train
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/dataset"
+	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/data/preprocess"
 	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/eval/labelmap"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/infer"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/system"
+	"github.com/lntorch/lntorch/segment"
+	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/volume"
 )
 
-// GridNote stands under "grid" in summary.json: scores are those of the preprocessed images, not of the original ones.
-const GridNote = "preprocessed: predictions and references were compared at the plans' spacing, before resampling to the original images"
+// GridNote stands under "grid" in the summary.json of a dataset without gt_segmentations.
+const GridNote = "preprocessed: there are no gt_segmentations, so predictions and references were " +
+	"compared at the plans' spacing and not on the grid of the images"
 
-// validate predicts every validation case with a sliding window and scores it: <case>.npz (seg, uint8, z y x) and
-// summary.json in the validation folder.
-// Differs: nnU-Net resamples to the original grid and writes images; here the grid is the preprocessed one.
+// validation is the final validation: every validation case is predicted with a sliding window and
+// scored. While one case is exported, the network runs the next one.
+//
+// With gt_segmentations the files and scores are nnU-Net's: <case><ending> on the grid of the image,
+// with Config.Npz <case>.npz and <case>.pkl, summary.json, and for the first stage of a cascade
+// predicted_next_stage. Without them the preprocessed grid serves: <case>.npz (seg, uint8, z y x).
+// Source: nnU-Net 2.5.1, nnUNetTrainer.perform_actual_validation.
+type validation struct {
+	*trainer
+	out       string // folder
+	predictor *infer.Predictor
+	targets   []eval.Target
+	truth     string // folder of the references; empty: the preprocessed grid serves
+	reader    images.Reader
+	next      []nextStage
+}
+
+// nextStage is a configuration that takes the labels of this one as input.
+type nextStage struct {
+	name, folder string           // folder of the labels
+	data         *dataset.Dataset // nil if it is not preprocessed
+}
+
+// validate runs the final validation.
 func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	c := &t.cfg
 	result := &Result{Folder: t.fold}
@@ -36,15 +67,55 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 	}
-	out := c.ValidationFolder
-	if out == "" {
-		out = filepath.Join(t.fold, "validation")
+	v, err := t.newValidation()
+	if err != nil {
+		return nil, err
 	}
-	if err := os.MkdirAll(out, 0o755); err != nil {
+	cases, err := v.run(ctx)
+	if errors.Is(err, context.Canceled) {
+		again := "run it again"
+		if result.Checkpoint != "" {
+			again = "training is complete, in " + result.Checkpoint + ": validate it with --val"
+		}
+		return nil, fmt.Errorf("train: validation stopped (%d cases): %w; %s", len(t.split.Val), err, again)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("train: validation: %w", err)
+	}
+	summary, err := eval.Summarise(v.targets, cases)
+	if err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	result.Validation = filepath.Join(v.out, "summary.json")
+	result.Dice = summary.Foreground(eval.Dice)
+	result.Preprocessed = v.truth == ""
+	if err := v.save(summary, result.Validation); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	t.print("Validation complete")
+	if result.Preprocessed {
+		t.print("Mean Validation Dice: ", result.Dice, "(on the preprocessed grid)")
+	} else {
+		t.print("Mean Validation Dice: ", result.Dice)
+	}
+	if !c.ValidateOnly {
+		return result, t.writeRun(statusValidated)
+	}
+	return result, nil
+}
+
+// newValidation prepares the folder and finds the references.
+func (t *trainer) newValidation() (*validation, error) {
+	c := &t.cfg
+	v := &validation{trainer: t, out: c.ValidationFolder, targets: labelmap.Targets(t.dataset.Labels)}
+	if v.out == "" {
+		v.out = filepath.Join(t.fold, "validation")
+	}
+	if err := os.MkdirAll(v.out, 0o755); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	if c.ValidateOnly {
-		if err := t.acquire(out); err != nil {
+		if err := t.acquire(v.out); err != nil {
 			return nil, err
 		}
 		for _, line := range t.notes {
@@ -54,69 +125,295 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 			t.print(t.split.Warning)
 		}
 	}
-	if err := atomicfile.Sweep(out); err != nil {
+	if err := atomicfile.Sweep(v.out); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
-	predictor, err := t.predictor()
+	var err error
+	if v.predictor, err = t.predictor(); err != nil {
+		return nil, err
+	}
+	truth := filepath.Join(c.Preprocessed, "gt_segmentations")
+	if _, err := os.Stat(truth); errors.Is(err, fs.ErrNotExist) {
+		t.print(fmt.Sprintf("WARNING: %s is not there: validation is scored on the preprocessed grid; "+
+			"preprocess the dataset with lntorch or nnU-Net to have the references", truth))
+		if c.Npz {
+			return nil, fmt.Errorf("train: --npz needs %s, which is not there: preprocess the dataset again", truth)
+		}
+		return v, nil
+	}
+	v.truth = truth
+	if v.reader, err = images.ForName(t.plans.ImageReaderWriter); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
+	if c.ValidationFolder == "" { // the model's own
+		return v, v.findNextStages()
+	}
+	return v, nil
+}
+
+// findNextStages makes the folders for the labels that the next stages of a cascade take.
+func (v *validation) findNextStages() error {
+	for _, name := range v.conf.NextStages {
+		conf, err := v.plans.Configuration(name)
+		if err != nil {
+			return fmt.Errorf("train: next stage of %s: %w", v.conf.Name, err)
+		}
+		n := nextStage{name: name, folder: filepath.Join(v.trainer.out, "predicted_next_stage", name)}
+		// Without data there are no shapes to resample to: each case says so.
+		n.data, _ = dataset.Open(filepath.Join(v.cfg.Preprocessed, conf.DataIdentifier))
+		if err := os.MkdirAll(n.folder, 0o755); err != nil {
+			return fmt.Errorf("train: %w", err)
+		}
+		v.next = append(v.next, n)
+	}
+	return nil
+}
+
+// run predicts and scores all cases, in the order of their files' names. A case that fails does not
+// end the others.
+func (v *validation) run(ctx context.Context) ([]eval.Case, error) {
+	ending := v.ending()
+	keys := slices.Clone(v.split.Val)
+	slices.SortFunc(keys, func(a, b string) int { return cmp.Compare(a+ending, b+ending) })
+	cases := make([]eval.Case, len(keys))
+	failed := make([]error, len(keys))
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	exporting := make(chan struct{}, 1)
+	for i, key := range keys {
+		v.print("predicting", key)
+		loaded, err := v.data.Load(key)
+		if i+1 < len(keys) {
+			wait.Go(func() { v.data.Load(keys[i+1]) }) // an error comes back when it is its turn
+		}
+		var e *exportedCase
+		if err == nil {
+			e, err = v.predict(ctx, loaded, fmt.Sprintf("%s (%d of %d)", key, i+1, len(keys)))
+		}
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil, fmt.Errorf("case %s: %w", key, ctx.Err())
+			}
+			failed[i] = fmt.Errorf("case %s: %w", key, err)
+			continue
+		}
+		exporting <- struct{}{}
+		wait.Go(func() {
+			defer func() { <-exporting }()
+			counts, err := e.export(ctx)
+			if err != nil {
+				failed[i] = fmt.Errorf("case %s: %w", key, err)
+			}
+			cases[i] = eval.Case{PredictionFile: filepath.Join(v.out, key+ending),
+				ReferenceFile: e.reference(), Counts: counts}
+		})
+	}
+	wait.Wait()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	return cases, errors.Join(failed...)
+}
+
+// ending is that of the predictions' files.
+func (v *validation) ending() string {
+	if v.truth == "" {
+		return ".npz"
+	}
+	return v.dataset.FileEnding
+}
+
+// exportedCase is a case that the network has seen.
+type exportedCase struct {
+	v        *validation
+	c        *dataset.Case
+	labels   []uint8 // on the preprocessed grid, if that serves
+	inverse  *preprocess.Inverse
+	files    segment.Files
+	next     []*preprocess.Inverse // of v.next; nil where the case is not preprocessed
+	inverses []*preprocess.Inverse // all of them
+}
+
+// reference is the file that the labels are compared with.
+func (e *exportedCase) reference() string {
+	if e.v.truth == "" {
+		return filepath.Join(e.v.data.Folder(), e.c.Key+".npz")
+	}
+	return filepath.Join(e.v.truth, e.c.Key+e.v.dataset.FileEnding)
+}
+
+func (e *exportedCase) close() {
+	for _, v := range e.inverses {
+		v.Close()
+	}
+}
+
+// predict runs the network over a case.
+func (v *validation) predict(ctx context.Context, c *dataset.Case, task string) (*exportedCase, error) {
+	e := &exportedCase{v: v, c: c}
+	bar := v.cfg.Progress
+	began := false
+	progress := func(done, total int) {
+		if !began {
+			bar.Begin(task, total)
+			began = true
+		}
+		bar.Done(done, "")
+	}
+	var err error
+	if v.truth == "" {
+		shape := c.Data.Spatial()
+		e.labels = make([]uint8, shape[0]*shape[1]*shape[2])
+		err = v.predictor.Slabs(ctx, c.Data.Data, c.Data.Shape, progress, func(slab volume.Slab) error {
+			return infer.SlabLabels(e.labels, shape, slab, v.dataset.Labels)
+		})
+	} else if err = e.prepare(); err == nil {
+		_, err = segment.Run(ctx, v.predictor, c.Data, e.inverses, progress)
+	}
+	if began {
+		bar.End()
+	}
+	if err != nil {
+		e.close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// prepare begins the ways back to the grid of the image and to those of the next stages.
+func (e *exportedCase) prepare() error {
+	v := e.v
+	properties, path, err := v.data.Properties(e.c.Key)
+	if err != nil {
+		return err
+	}
+	grid, err := preprocess.NewGrid(v.plans, v.conf, properties, e.c.Data.Spatial())
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	e.files = segment.Files{Stem: filepath.Join(v.out, e.c.Key), Reader: v.reader,
+		Properties: properties, Threads: v.cfg.Threads}
+	e.files.Labels = e.files.Stem + v.dataset.FileEnding
+	if e.files.Geometry, err = images.FromDict(properties); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	how := preprocess.InverseConfig{Labels: v.dataset.Labels, Reference: v.cfg.IsReference(),
+		Threads: v.cfg.Threads}
+	begin := func(g preprocess.Grid) (*preprocess.Inverse, error) {
+		inverse, err := preprocess.NewInverse(g, how)
+		if err == nil {
+			e.inverses = append(e.inverses, inverse)
+		}
+		return inverse, err
+	}
+	for _, n := range v.next {
+		shape, err := n.shape(e.c.Key)
+		if errors.Is(err, fs.ErrNotExist) {
+			v.print(fmt.Sprintf("Predicting next stage %s failed for case %s because the preprocessed file is missing! "+
+				"Run the preprocessing for this configuration first!", n.name, e.c.Key))
+			e.next = append(e.next, nil)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		inverse, err := begin(grid.Resampled(shape))
+		if err != nil {
+			return fmt.Errorf("next stage %s: %w", n.name, err)
+		}
+		e.next = append(e.next, inverse)
+	}
+	if v.cfg.Npz {
+		how.Probabilities = v.out
+	}
+	e.inverse, err = begin(grid)
+	return err
+}
+
+// shape is the size of a case as the next stage sees it.
+func (n *nextStage) shape(key string) ([3]int, error) {
+	if n.data == nil {
+		return [3]int{}, fs.ErrNotExist
+	}
+	shape, err := n.data.Shape(key)
+	return [3]int(shape[1:]), err
+}
+
+// export writes the files of a case and compares the labels with the reference.
+func (e *exportedCase) export(ctx context.Context) ([]eval.Counts, error) {
+	defer e.close()
+	v := e.v
+	ignore := v.dataset.Labels.IgnoreLabel
+	if v.truth == "" {
+		shape := e.c.Seg.Spatial()
+		if err := writeSegmentation(filepath.Join(v.out, e.c.Key+".npz"), e.labels, shape[:]); err != nil {
+			return nil, err
+		}
+		ref := eval.Map[int16]{Data: e.c.Seg.Data[:len(e.labels)], Shape: shape[:]}
+		return eval.Compare(ref, eval.Map[uint8]{Data: e.labels, Shape: shape[:]}, v.targets, ignore)
+	}
+	for i, inverse := range e.next {
+		if inverse == nil {
+			continue
+		}
+		labels, err := inverse.Finish()
+		if err == nil {
+			err = segment.WriteNextStage(filepath.Join(v.next[i].folder, e.c.Key+".npz"), labels)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	labels, err := e.inverse.Finish()
 	if err != nil {
 		return nil, err
 	}
-	targets := evalTargets(t.dataset.Labels)
-	keys := slices.Sorted(slices.Values(t.split.Val))
-	var cases []eval.Case
-	for i, key := range keys {
-		t.print("predicting", key)
-		counts, err := t.validateCase(ctx, predictor, key, out, targets, fmt.Sprintf("%s (%d of %d)", key, i+1, len(keys)))
-		if errors.Is(err, context.Canceled) {
-			again := "run it again"
-			if result.Checkpoint != "" {
-				again = "training is complete, in " + result.Checkpoint + ": validate it with --val"
-			}
-			return nil, fmt.Errorf("train: validation stopped at case %s (%d of %d); %s: %w", key, i+1, len(keys), again, err)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("train: validation: case %s: %w", key, err)
-		}
-		cases = append(cases, eval.Case{PredictionFile: filepath.Join(out, key+".npz"),
-			ReferenceFile: filepath.Join(t.data.Folder(), key+".npz"), Counts: counts})
+	if err := e.files.Write(ctx, e.inverse, labels); err != nil {
+		return nil, err
 	}
-	summary, err := eval.Summarise(targets, cases)
+	ref, err := labelmap.Read(v.reader, e.reference())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is not there, expected the labels of the case: preprocess the dataset again", e.reference())
+	}
 	if err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+		return nil, err
+	}
+	pred, err := labelmap.New(labels)
+	if err != nil {
+		return nil, err
+	}
+	counts, err := labelmap.Compare(ref, pred, v.targets, ignore)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: was the case preprocessed from another image?", e.reference(), err)
+	}
+	return counts, nil
+}
+
+// save writes summary.json: as nnU-Net does, or with a note on the grid.
+func (v *validation) save(summary *eval.Summary, path string) error {
+	if v.truth != "" {
+		return summary.Save(path)
 	}
 	doc, err := plans.DecodeJSON(summary.Encode())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	doc.(*plans.Object).Set("grid", GridNote)
-	b, err := plans.EncodeJSON(doc, 4, true)
-	if err != nil {
-		return nil, err
-	}
-	result.Validation = filepath.Join(out, "summary.json")
-	if err := atomicfile.Write(result.Validation, b); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
-	}
-	result.Dice = summary.Foreground(eval.Dice)
-	t.print("Validation complete")
-	t.print("Mean Validation Dice: ", result.Dice, "(on the preprocessed grid)")
-	if !c.ValidateOnly {
-		return result, t.writeRun(statusValidated)
-	}
-	return result, nil
+	return plans.WriteJSON(path, doc.(*plans.Object), true)
 }
 
 func (t *trainer) loadBest() error {
 	return t.loadNetwork(filepath.Join(t.fold, fileBest), checkpoint.LoadOptions{})
 }
 
-// print logs a line; without a log file, which a mere validation has not, it goes where log lines are echoed.
+// print logs a line. A validation alone has no log file; the line goes where log lines are echoed.
 func (t *trainer) print(args ...any) {
 	if t.file != nil {
 		t.file.Print(args...)
 		return
 	}
-	fmt.Fprintln(t.cfg.Echo, append([]any{time.Now().Format("2006-01-02 15:04:05:")}, args...)...)
+	stamp := time.Now().Format("2006-01-02 15:04:05:")
+	fmt.Fprintln(t.cfg.Echo, append([]any{stamp}, args...)...)
 }
 
 func (t *trainer) predictor() (*infer.Predictor, error) {
@@ -129,63 +426,11 @@ func (t *trainer) predictor() (*infer.Predictor, error) {
 		ic.Numerics = infer.Reference
 	}
 	ic.Autocast = c.DType()
+	ic.Notice = func(text string) { t.print("WARNING:", text) }
+	if memory, err := system.ReadMemory(); err == nil && c.Device.Type == torch.DeviceCPU {
+		ic.MaxBytes = memory.Available / 4 * 3
+	}
 	return infer.New(t.Net, c.PatchSize, t.dataset.Labels.NumSegmentationHeads(), ic)
-}
-
-func (t *trainer) validateCase(ctx context.Context, p *infer.Predictor, key, out string, targets []eval.Target, task string) ([]eval.Counts, error) {
-	cs, err := t.data.Load(key)
-	if err != nil {
-		return nil, err
-	}
-	labels, err := t.segment(ctx, p, cs, task)
-	if err != nil {
-		return nil, err
-	}
-	shape := cs.Seg.Spatial()
-	if err := writeSegmentation(filepath.Join(out, key+".npz"), labels, shape[:]); err != nil {
-		return nil, err
-	}
-	ref := eval.Map[int16]{Data: cs.Seg.Data[:len(labels)], Shape: shape[:]}
-	return eval.Compare(ref, eval.Map[uint8]{Data: labels, Shape: shape[:]}, targets, t.dataset.Labels.IgnoreLabel)
-}
-
-func (t *trainer) segment(ctx context.Context, p *infer.Predictor, cs *dataset.Case, task string) (labels []uint8, err error) {
-	bar := t.cfg.Progress
-	began := false
-	defer func() {
-		if began {
-			bar.End()
-		}
-	}()
-	shape := cs.Data.Spatial()
-	labels = make([]uint8, shape[0]*shape[1]*shape[2])
-	err = p.Slabs(ctx, cs.Data.Data, cs.Data.Shape, func(done, total int) {
-		if !began {
-			bar.Begin(task, total)
-			began = true
-		}
-		bar.Done(done, "")
-	}, func(slab volume.Slab) error { return infer.SlabLabels(labels, shape, slab, t.dataset.Labels) })
-	return labels, err
-}
-
-// evalTargets are what nnU-Net scores: foreground labels, or regions.
-func evalTargets(l *plans.Labels) []eval.Target {
-	var targets []eval.Target
-	if l.HasRegions {
-		for _, r := range l.Regions {
-			if r.Region {
-				targets = append(targets, eval.Region(r.Values...))
-			} else {
-				targets = append(targets, eval.Label(r.Values[0]))
-			}
-		}
-		return targets
-	}
-	for _, label := range l.ForegroundLabels {
-		targets = append(targets, eval.Label(label))
-	}
-	return targets
 }
 
 func writeSegmentation(path string, labels []uint8, shape []int) error {

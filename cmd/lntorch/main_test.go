@@ -343,11 +343,24 @@ func TestValidateAndCompare(t *testing.T) {
 		"--checkpoint", repo(t, "testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth"), "-o", dir+"/before")
 	require.Equal(t, 0, r.code, r.errOut)
 	require.Contains(t, r.out, "mean Dice")
-	r = lntorch(t, "compare", "102", "3d_phantom", "a="+dir+"/before", "b="+dir+"/before", "--plans", "nnUNetPlansSource", "--preprocessed", pre, "-o", dir+"/c.png")
+	r = lntorch(t, "compare", "102", "3d_phantom", "a="+dir+"/before", "b="+dir+"/before", "--plans", "nnUNetPlansSource", "--preprocessed", pre,
+		"--raw", repo(t, "testdata/phantom-mini/raw"), "-o", dir+"/c.png")
 	require.Equal(t, 0, r.code, r.errOut)
 	require.Contains(t, r.out, "LN_002")
 	require.Contains(t, r.out, "mean")
 	require.FileExists(t, dir+"/c.png")
+	r = lntorch(t, "compare", "102", "3d_phantom", "a="+dir+"/before", "--plans", "nnUNetPlansSource", "--preprocessed", pre, "-o", dir+"/d.png")
+	require.Equal(t, 2, r.code)
+	require.Contains(t, r.errOut, "--raw is not given and nnUNet_raw is not set: the picture shows the images")
+
+	// Scores on different grids are not set beside each other.
+	b, err := os.ReadFile(dir + "/before/summary.json")
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(dir+"/other", 0o755))
+	require.NoError(t, os.WriteFile(dir+"/other/summary.json", bytes.ReplaceAll(b, []byte(".nii.gz"), []byte(".npz")), 0o600))
+	r = lntorch(t, "compare", "102", "3d_phantom", "a="+dir+"/before", "b="+dir+"/other", "--preprocessed", pre)
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "were scored on different grids")
 
 	// The column of a metric that summary.json lacks comes from the counts in it.
 	summary, err := eval.ReadSummary(dir + "/before/summary.json")

@@ -45,7 +45,7 @@ Networks that a trainer (-tr) builds whatever the plans say:
 			if r.Checkpoint != "" {
 				fmt.Printf("checkpoint  %s\n", r.Checkpoint)
 			}
-			fmt.Printf("validation  %s\nmean Dice   %.4f (on the preprocessed grid)\n", r.Validation, r.Dice)
+			printValidation(r)
 			return nil
 		},
 	}

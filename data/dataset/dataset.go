@@ -299,8 +299,8 @@ func distinct(seg []int16) []int16 {
 	return values
 }
 
-// readLocations reads class_locations from <key>.pkl and returns the file's name, too.
-func (d *Dataset) readLocations(key string) ([]Locations, string, error) {
+// Properties returns the content of <key>.pkl, which is not cached, and its path.
+func (d *Dataset) Properties(key string) (*pickle.Dict, string, error) {
 	path := d.path(key, ".pkl")
 	v, err := pickle.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -316,7 +316,35 @@ func (d *Dataset) readLocations(key string) ([]Locations, string, error) {
 		return nil, path, fmt.Errorf("dataset: %s: found a pickled %s, expected a dict of "+
 			"properties; preprocess the case again", path, pickle.TypeName(v))
 	}
-	v, _ = properties.Get("class_locations")
+	return properties, path, nil
+}
+
+// Shape returns the shape (c, z, y, x) of a case's data without reading them.
+func (d *Dataset) Shape(key string) ([4]int, error) {
+	path := d.path(key, ".npz")
+	f, err := npz.OpenNpz(path)
+	if err != nil {
+		return [4]int{}, fmt.Errorf("dataset: %w", err)
+	}
+	defer f.Close()
+	shape, _, err := f.Shape("data")
+	if err != nil {
+		return [4]int{}, fmt.Errorf("dataset: %w", err)
+	}
+	if len(shape) != 4 {
+		return [4]int{}, fmt.Errorf("dataset: %s: found an array of shape %v, expected four axes "+
+			"(c, z, y, x); delete it and preprocess the case again", path, shape)
+	}
+	return [4]int(shape), nil
+}
+
+// readLocations reads class_locations from <key>.pkl and returns the file's name, too.
+func (d *Dataset) readLocations(key string) ([]Locations, string, error) {
+	properties, path, err := d.Properties(key)
+	if err != nil {
+		return nil, path, err
+	}
+	v, _ := properties.Get("class_locations")
 	classes, ok := v.(*pickle.Dict)
 	if !ok {
 		return nil, path, fmt.Errorf("dataset: %s: found no dict class_locations, expected one; "+

@@ -87,6 +87,18 @@ func NewGrid(p *plans.Plans, c *plans.Configuration, properties *pickle.Dict,
 	return g, g.check()
 }
 
+// Resampled returns the grid of a configuration that the same case was preprocessed for to the given
+// shape, in transposed axes: nothing is cropped.
+// Compat: both spacings are this configuration's, so they alone decide on a separate axis.
+// Source: nnU-Net 2.5.1, export_prediction.py, resample_and_save.
+func (g Grid) Resampled(shape [3]int) Grid {
+	g.Whole, g.Original, g.Transpose = shape, g.Current, [3]int{0, 1, 2}
+	for i, n := range shape {
+		g.Box[i] = [2]int{0, n}
+	}
+	return g
+}
+
 // items are the elements of a Python list or tuple.
 func items(v any) []any {
 	switch v := v.(type) {

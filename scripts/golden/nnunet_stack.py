@@ -13,6 +13,9 @@
                  get_trainer_from_args, maybe_load_checkpoint and run_training of nnU-Net. --resume
                  is its --c and fails when there is no checkpoint. --stop-after E leaves after epoch
                  E (counted from 0) with checkpoint_latest.pth on disk.
+    validate     --preprocessed P --results R --dataset D --configuration C --fold F
+                 [--trainer nnUNetTrainer] [--plans nnUNetPlans] [--disable-tta] [--npz]
+                 nnU-Net's --val: the final validation of the fold's checkpoint_final.pth
     resume       train --resume
     compare-pth  A B [--only KEY]   key by key: order, Python type, tensor dtype, shape, stride,
                                     bytes, storage sharing
@@ -121,7 +124,7 @@ class Stop(Exception):
     pass
 
 
-def train(args):
+def trainer_of(args, use_compressed):
     os.environ.update(
         nnUNet_preprocessed=args.preprocessed,
         nnUNet_results=args.results,
@@ -129,20 +132,36 @@ def train(args):
         nnUNet_def_n_proc="1",
         nnUNet_raw=args.preprocessed,
     )
-    from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+    from nnunetv2.run.run_training import get_trainer_from_args
 
     random.seed(args.seed)
     np.random.seed(args.seed)
-    fold = args.fold if args.fold == "all" else int(args.fold)
-    trainer = get_trainer_from_args(
+    return get_trainer_from_args(
         args.dataset,
         args.configuration,
-        fold,
+        args.fold if args.fold == "all" else int(args.fold),
         args.trainer,
         args.plans,
-        use_compressed=not args.unpack,
+        use_compressed=use_compressed,
         device=torch.device("cpu"),
     )
+
+
+def validate(args):
+    trainer = trainer_of(args, True)
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
+    maybe_load_checkpoint(trainer, False, True)
+    if args.disable_tta:
+        trainer.inference_allowed_mirroring_axes = None
+    trainer.perform_actual_validation(args.npz)
+    say({"validation": str(Path(trainer.output_folder) / "validation")})
+
+
+def train(args):
+    trainer = trainer_of(args, not args.unpack)
+    from nnunetv2.run.run_training import maybe_load_checkpoint
+
     trainer.num_epochs = args.epochs
     trainer.num_iterations_per_epoch = args.iterations
     trainer.num_val_iterations_per_epoch = args.val_iterations
@@ -351,6 +370,16 @@ def main():
         s.add_argument("--unpack", action="store_true")
         s.add_argument("--report")
         s.add_argument("--resume", action="store_true", default=name == "resume")
+    s = command("validate", validate)
+    s.add_argument("--preprocessed", required=True)
+    s.add_argument("--results", required=True)
+    s.add_argument("--dataset", required=True)
+    s.add_argument("--configuration", required=True)
+    s.add_argument("--fold", default="0")
+    s.add_argument("--trainer", default="nnUNetTrainer")
+    s.add_argument("--plans", default="nnUNetPlans")
+    s.add_argument("--disable-tta", action="store_true")
+    s.add_argument("--npz", action="store_true")
     s = command("compare-pth", compare_pth)
     s.add_argument("first")
     s.add_argument("second")
