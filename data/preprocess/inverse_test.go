@@ -384,3 +384,15 @@ func TestRoundToHalfIsIEEE(t *testing.T) {
 		require.Equal(t, c[1], roundToHalf(c[0])+0, "%v", c[0])
 	}
 }
+
+// The next stage of a cascade gets labels on its own grid: nothing cropped, axes as they are, and
+// both spacings those of this configuration, as resample_and_save passes them.
+func TestResampledGridIsThatOfTheNextStage(t *testing.T) {
+	g := Grid{Shape: [3]int{2, 3, 4}, Box: [3][2]int{{1, 3}, {0, 4}, {2, 9}}, Whole: [3]int{5, 6, 9},
+		Current: [3]float64{4, 1, 1}, Original: [3]float64{1, 1, 1}, Transpose: [3]int{2, 0, 1}}
+	n := g.Resampled([3]int{4, 6, 8})
+	require.NoError(t, n.check())
+	require.Equal(t, Grid{Shape: g.Shape, Box: [3][2]int{{0, 4}, {0, 6}, {0, 8}}, Whole: [3]int{4, 6, 8},
+		Current: g.Current, Original: g.Current, Transpose: [3]int{0, 1, 2}}, n)
+	require.Equal(t, [3]int{2, 0, 1}, g.Transpose)
+}
