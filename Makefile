@@ -311,6 +311,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  v=2.6.2; $$python -m pip install -q --no-deps --upgrade --target build/nnunet-$$v -r scripts/requirements-nnunet-$$v.txt && \
 	    PYTHONPATH=build/nnunet-$$v run newer_nnunet.py --golden $$g/nnunet/$$v; \
 	  run evaluation.py; \
+	  run nodes.py --golden $$g/nodes.json; \
 	  run training_log.py; \
 	  run tensorboard_events.py; \
 	  run logits_to_labels.py --golden $$g/logits_to_labels; \

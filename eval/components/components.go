@@ -249,6 +249,31 @@ func (c *Components) number() {
 	}
 }
 
+// Shared calls f for each stretch of voxels that a component of a and one of b share: their numbers
+// and its length. Masks of different shapes are an error.
+func Shared(a, b *Components, f func(a, b, voxels int)) error {
+	if a.width != b.width || len(a.starts) != len(b.starts) {
+		return fmt.Errorf("components: rows of %d and of %d voxels, %d and %d of them: masks of one "+
+			"shape are expected", a.width, b.width, len(a.starts)-1, len(b.starts)-1)
+	}
+	for row := range len(a.starts) - 1 {
+		i, endA := a.starts[row], a.starts[row+1]
+		j, endB := b.starts[row], b.starts[row+1]
+		for i < endA && j < endB {
+			ra, rb := &a.runs[i], &b.runs[j]
+			if n := min(ra.to, rb.to) - max(ra.from, rb.from); n > 0 {
+				f(int(ra.parent), int(rb.parent), int(n))
+			}
+			if ra.to < rb.to {
+				i++
+			} else {
+				j++
+			}
+		}
+	}
+	return nil
+}
+
 // Runs calls f for each run of voxels, in row-major order: its component and the indices [from, to) of its voxels.
 func (c *Components) Runs(f func(component, from, to int)) {
 	for row := range len(c.starts) - 1 {

@@ -1,0 +1,147 @@
+"""Nodes of label volumes and how they match, by brute force: a plain definition, written apart
+from the Go code. Neighbours share a corner at least.
+
+Golden file:  nodes.py --golden testdata/golden/nodes.json
+Check:        nodes.py --panoptica     compares counts with the package panoptica, if it is there
+
+nodes.json: cases of shape (z,y,x) with reference and prediction as a digit a voxel; voxels of each
+node in the order of its first voxel; overlaps as [reference, prediction, voxels]; for each
+threshold the pairs [reference, prediction] that match one to one, with tp, fn and fp; and the nodes
+that share a voxel with the other mask."""
+
+import argparse
+import json
+import os
+
+import numpy as np
+import scipy
+from scipy import ndimage
+
+THRESHOLDS = (0.1, 0.3, 0.5, 1.0)
+
+
+def nodes(mask):
+    """Components in 26-neighbourhood, numbered by their first voxel from 1."""
+    found, n = ndimage.label(mask, np.ones((3,) * mask.ndim))
+    first = [np.flatnonzero(found.ravel() == i + 1)[0] for i in range(n)]
+    assert first == sorted(first)
+    return found, n
+
+
+def overlap_table(ref, pred, n, m):
+    return np.array([[np.sum((ref == i + 1) & (pred == j + 1)) for j in range(m)] for i in range(n)])
+
+
+def match(ref, pred, n, m, threshold):
+    """Pairs by falling IoU, then lower numbers; each node once; IoU >= threshold."""
+    pairs = []
+    for i in range(n):
+        for j in range(m):
+            a, b = ref == i + 1, pred == j + 1
+            shared = int(np.sum(a & b))
+            if shared:
+                pairs.append((-shared / int(np.sum(a | b)), i, j))
+    matched = []
+    for iou, i, j in sorted(pairs):
+        if -iou >= threshold and all(i != k and j != l for k, l in matched):
+            matched.append((i, j))
+    return matched
+
+
+def counts(reference, prediction, threshold):
+    """tp, fn (reference nodes) and fp (predicted nodes) of two masks."""
+    ref, n = nodes(reference)
+    pred, m = nodes(prediction)
+    tp = len(match(ref, pred, n, m, threshold))
+    return tp, n - tp, m - tp
+
+
+def describe(reference, prediction):
+    ref, n = nodes(reference)
+    pred, m = nodes(prediction)
+    table = overlap_table(ref, pred, n, m).reshape(n, m)
+    case = {
+        "shape": list(reference.shape),
+        "reference": "".join(map(str, reference.ravel())),
+        "prediction": "".join(map(str, prediction.ravel())),
+        "reference_voxels": [int(np.sum(ref == i + 1)) for i in range(n)],
+        "prediction_voxels": [int(np.sum(pred == j + 1)) for j in range(m)],
+        "overlaps": [[i, j, int(table[i, j])] for i in range(n) for j in range(m) if table[i, j]],
+        "found": [bool(table[i].any()) for i in range(n)],
+        "true": [bool(table[:, j].any()) for j in range(m)],
+        "matches": [],
+    }
+    for t in THRESHOLDS:
+        pairs = match(ref, pred, n, m, t)
+        case["matches"].append(
+            {
+                "threshold": t,
+                "pairs": [list(p) for p in pairs],
+                "tp": len(pairs),
+                "fn": n - len(pairs),
+                "fp": m - len(pairs),
+            }
+        )
+    return case
+
+
+def masks(seed=3, n=60):
+    rng = np.random.RandomState(seed)
+    empty = np.zeros((2, 3, 4), int)
+    yield empty, empty
+    yield empty, empty + 1
+    yield empty + 1, empty
+    # Two predictions with the same IoU; a prediction that covers two nodes.
+    yield np.array([[[1, 1, 1, 1]]]), np.array([[[1, 0, 1, 0]]])
+    yield np.array([[[1, 1, 0, 1, 1]]]), np.array([[[1, 1, 1, 1, 1]]])
+    yield np.array([[[1, 1, 1, 0, 1]]]), np.array([[[0, 1, 1, 1, 1]]])
+    for _ in range(n):
+        shape = tuple(rng.randint(1, 9, 3))
+        a = rng.rand(*shape) < rng.choice([0.05, 0.15, 0.3])
+        a = ndimage.binary_dilation(a, iterations=rng.randint(0, 2)) if a.any() else a
+        b = a ^ (rng.rand(*shape) < rng.choice([0.05, 0.2]))
+        if rng.rand() < 0.3:
+            b = np.roll(b, 1, rng.randint(3))
+        yield a.astype(int), b.astype(int)
+
+
+def panoptica():
+    from panoptica import ConnectedComponentsInstanceApproximator, NaiveThresholdMatching
+    from panoptica import Panoptica_Evaluator, InputType
+
+    compared = 0
+    for a, b in masks(11, 150):
+        if not a.any() or not b.any():
+            continue  # panoptica has rules of its own for them
+        for t in THRESHOLDS:
+            e = Panoptica_Evaluator(
+                expected_input=InputType.SEMANTIC,
+                instance_approximator=ConnectedComponentsInstanceApproximator(),
+                instance_matcher=NaiveThresholdMatching(matching_threshold=t),
+                verbose=False,
+            )
+            r = e.evaluate(b.astype(np.uint8), a.astype(np.uint8))["ungrouped"]
+            tp, fn, fp = counts(a, b, t)
+            assert (r.tp, r.fn, r.fp) == (tp, fn, fp), (a, b, t, r.tp, r.fn, r.fp, tp, fn, fp)
+            compared += 1
+    print("panoptica agrees on", compared, "comparisons")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--golden", metavar="FILE")
+    p.add_argument("--panoptica", action="store_true")
+    args = p.parse_args()
+    if args.panoptica:
+        panoptica()
+    if args.golden:
+        cases = [describe(a, b) for a, b in masks()]
+        os.makedirs(os.path.dirname(args.golden), exist_ok=True)
+        with open(args.golden, "w") as f:
+            meta = {"script": "nodes.py", "numpy": np.__version__, "scipy": scipy.__version__}
+            json.dump({"cases": cases, "meta": meta}, f, separators=(",", ":"))
+            f.write("\n")
+
+
+if __name__ == "__main__":
+    main()
