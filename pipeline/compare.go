@@ -190,7 +190,7 @@ func (c *CompareConfig) overlays(name string, p *plans.Plans, rows []eval.Case, 
 	if err != nil {
 		return nil, err
 	}
-	references, err := referenceFolder(name, c.RawFolder, c.PreprocessedFolder)
+	references, err := referenceFolder(c.rawLabels(name), c.preprocessedLabels(name))
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -57,12 +58,20 @@ func Ensemble(ctx context.Context, c EnsembleConfig, o Output) (*Ensembled, erro
 	if err != nil {
 		return nil, err
 	}
-	for _, v := range append([]int{l.dataset.Labels.NumSegmentationHeads() - 1}, l.dataset.Labels.RegionsClassOrder...) {
-		if v < 0 || v > math.MaxUint16 {
-			return nil, fmt.Errorf("%s: found the label %d, expected labels from 0 to %d", l.datasetPath, v, math.MaxUint16)
-		}
+	e, err := newEnsemble(l, len(c.Inputs), c.Weights)
+	if err != nil {
+		return nil, err
 	}
-	cases, err := commonCases(c.Inputs)
+	e.saveNpz = c.SaveNpz
+	members := make([]member, len(c.Inputs))
+	for i, folder := range c.Inputs {
+		files, err := filesEnding(folder, ".npz")
+		if err != nil {
+			return nil, fmt.Errorf("%w: predict with --save_probabilities", err)
+		}
+		members[i] = newMember(folder, files)
+	}
+	cases, err := commonCases(members)
 	if err != nil {
 		return nil, err
 	}
@@ -77,19 +86,13 @@ func Ensemble(ctx context.Context, c EnsembleConfig, o Output) (*Ensembled, erro
 	if err := l.copyInto(c.Output); err != nil {
 		return nil, err
 	}
-	e := &ensemble{labelling: l, c: c, weights: make([]float32, len(c.Inputs))}
-	for i := range e.weights {
-		e.weights[i] = 1
-		if c.Weights != nil {
-			e.weights[i] = float32(c.Weights[i])
-		}
-		e.total += e.weights[i]
-	}
 	d := &raw.Dataset{}
 	for _, name := range cases {
 		d.Cases = append(d.Cases, raw.Case{ID: name})
 	}
-	err = d.Each(ctx, c.Workers, "ensembling", o.progress(), func(_ int, rc raw.Case) error { return e.merge(ctx, rc.ID) })
+	err = d.Each(ctx, c.Workers, "ensembling", o.progress(), func(_ int, rc raw.Case) error {
+		return e.merge(ctx, members, rc.ID, c.Output)
+	})
 	return &Ensembled{c.Output, cases}, err
 }
 
@@ -103,27 +106,33 @@ func sameFolder(a, b string) (bool, error) {
 	return err == nil && os.SameFile(x, y), nil
 }
 
-// commonCases lists the cases of the folders, which must be the same in all of them.
-func commonCases(folders []string) ([]string, error) {
+// member is the probabilities of one model: .npz files by case.
+type member struct {
+	folder string // as people named it
+	files  map[string]string
+}
+
+func newMember(folder string, files []string) member {
+	m := member{folder, map[string]string{}}
+	for _, f := range files {
+		m.files[strings.TrimSuffix(filepath.Base(f), ".npz")] = f
+	}
+	return m
+}
+
+// commonCases lists the cases of the members, which must be the same in all of them.
+func commonCases(members []member) ([]string, error) {
 	var all []string
-	have := make([][]string, len(folders))
-	for i, folder := range folders {
-		files, err := filesEnding(folder, ".npz")
-		if err != nil {
-			return nil, fmt.Errorf("%w: predict with --save_probabilities", err)
-		}
-		for _, f := range files {
-			have[i] = append(have[i], strings.TrimSuffix(filepath.Base(f), ".npz"))
-		}
-		all = append(all, have[i]...)
+	for _, m := range members {
+		all = slices.AppendSeq(all, maps.Keys(m.files))
 	}
 	slices.Sort(all)
 	all = slices.Compact(all)
 	var lacking []string
-	for i, folder := range folders {
-		missing := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return slices.Contains(have[i], name) })
+	for _, m := range members {
+		missing := slices.DeleteFunc(slices.Clone(all), func(name string) bool { return m.files[name] != "" })
 		if len(missing) > 0 {
-			lacking = append(lacking, fmt.Sprintf("%s lacks %s", folder, several(missing)))
+			lacking = append(lacking, fmt.Sprintf("%s lacks %s", m.folder, several(missing)))
 		}
 	}
 	if lacking != nil {
@@ -132,23 +141,44 @@ func commonCases(folders []string) ([]string, error) {
 	return all, nil
 }
 
+// ensemble is how the mean of models is made.
 type ensemble struct {
 	*labelling
-	c       EnsembleConfig
 	weights []float32
 	total   float32
+	saveNpz bool // write the mean, too
 }
 
-// merge makes the files of a case.
-func (e *ensemble) merge(ctx context.Context, name string) (err error) {
-	properties, err := readProperties(filepath.Join(e.c.Inputs[0], name+".pkl"))
+// newEnsemble gives each of n members its weight; without weights all have the same.
+func newEnsemble(l *labelling, n int, weights []float64) (*ensemble, error) {
+	for _, v := range append([]int{l.dataset.Labels.NumSegmentationHeads() - 1}, l.dataset.Labels.RegionsClassOrder...) {
+		if v < 0 || v > math.MaxUint16 {
+			return nil, fmt.Errorf("%s: found the label %d, expected labels from 0 to %d", l.datasetPath, v, math.MaxUint16)
+		}
+	}
+	e := &ensemble{labelling: l, weights: make([]float32, n)}
+	for i := range e.weights {
+		e.weights[i] = 1
+		if weights != nil {
+			e.weights[i] = float32(weights[i])
+		}
+		e.total += e.weights[i]
+	}
+	return e, nil
+}
+
+// merge makes the files of a case in a folder.
+func (e *ensemble) merge(ctx context.Context, members []member, name, folder string) (err error) {
+	first := members[0].files[name]
+	described := strings.TrimSuffix(first, ".npz") + ".pkl"
+	properties, err := readProperties(described)
 	if err != nil {
 		return err
 	}
 	m := &merging{ensemble: e, ctx: ctx}
 	defer m.close()
-	for _, folder := range e.c.Inputs {
-		if err := m.open(filepath.Join(folder, name+".npz")); err != nil {
+	for _, member := range members {
+		if err := m.open(member.files[name]); err != nil {
 			return err
 		}
 	}
@@ -157,8 +187,8 @@ func (e *ensemble) merge(ctx context.Context, name string) (err error) {
 	if !e.dataset.Labels.HasRegions {
 		m.best = make([]float32, voxels)
 	}
-	to := filepath.Join(e.c.Output, name)
-	if !e.c.SaveNpz {
+	to := filepath.Join(folder, name)
+	if !e.saveNpz {
 		if _, err := m.WriteTo(io.Discard); err != nil {
 			return err
 		}
@@ -171,7 +201,7 @@ func (e *ensemble) merge(ctx context.Context, name string) (err error) {
 		if err := w.Close(); err != nil {
 			return errors.Join(added, err)
 		}
-		if err := copyFile(filepath.Join(e.c.Inputs[0], name+".pkl"), to+".pkl"); err != nil {
+		if err := copyFile(described, to+".pkl"); err != nil {
 			return err
 		}
 	}
@@ -205,13 +235,13 @@ type merging struct {
 	*ensemble
 	ctx     context.Context
 	shape   []int // (heads, z, y, x)
-	members []*member
+	streams []*probabilities
 	labels  []uint16
 	best    []float32 // largest mean so far; nil for regions
 }
 
-// member is the probabilities of one model, decompressed ahead of need on a goroutine of its own.
-type member struct {
+// probabilities are those of one model, decompressed ahead of need on a goroutine of its own.
+type probabilities struct {
 	path   string
 	file   *npz.File
 	stream *npz.Stream
@@ -228,8 +258,8 @@ func (m *merging) open(path string) error {
 	if err != nil {
 		return err
 	}
-	p := &member{path: path, file: f}
-	m.members = append(m.members, p)
+	p := &probabilities{path: path, file: f}
+	m.streams = append(m.streams, p)
 	if p.stream, err = f.Stream("probabilities"); err != nil {
 		return err
 	}
@@ -243,13 +273,13 @@ func (m *merging) open(path string) error {
 	if m.shape == nil {
 		m.shape = shape
 	} else if !slices.Equal(shape, m.shape) {
-		return fmt.Errorf("%s: found probabilities of shape %v, expected %v as in %s", path, shape, m.shape, m.members[0].path)
+		return fmt.Errorf("%s: found probabilities of shape %v, expected %v as in %s", path, shape, m.shape, m.streams[0].path)
 	}
 	return nil
 }
 
 func (m *merging) close() {
-	for _, p := range m.members {
+	for _, p := range m.streams {
 		if p.stream != nil {
 			p.stream.Close()
 		}
@@ -271,7 +301,7 @@ func (m *merging) each(f func(class, at, n int) error) error {
 }
 
 // read sends the blocks of a member until done is closed.
-func (m *merging) read(p *member, done chan struct{}) {
+func (m *merging) read(p *probabilities, done chan struct{}) {
 	defer close(p.ready)
 	p.failed = m.each(func(_, _, n int) error {
 		select {
@@ -297,7 +327,7 @@ func (m *merging) WriteTo(w io.Writer) (written int64, err error) {
 		close(done)
 		readers.Wait()
 	}()
-	for _, p := range m.members {
+	for _, p := range m.streams {
 		p.ready, p.free = make(chan []float32, ahead), make(chan []float32, ahead)
 		for range ahead {
 			p.free <- make([]float32, size)
@@ -311,7 +341,7 @@ func (m *merging) WriteTo(w io.Writer) (written int64, err error) {
 			return err
 		}
 		mean := sum[:n]
-		for k, p := range m.members {
+		for k, p := range m.streams {
 			b, ok := <-p.ready
 			if !ok {
 				return p.failed

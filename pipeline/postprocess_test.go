@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -63,11 +65,12 @@ func TestLivePostprocessingEnsemblesAndFoldsAreThoseOfNnUNet(t *testing.T) {
 	t.Run("determine and apply", func(t *testing.T) { comparePostprocessing(t, filepath.Join(root, "pp")) })
 	t.Run("ensemble", func(t *testing.T) { compareEnsembles(t, filepath.Join(root, "ensemble")) })
 	t.Run("accumulate", func(t *testing.T) { compareAccumulation(t, root) })
+	t.Run("find-best", func(t *testing.T) { compareBestConfigurations(t, root) })
 }
 
 func comparePostprocessing(t *testing.T, root string) {
 	var pkl []string
-	kept := map[string]bool{}
+	kept, small := map[string]bool{}, map[string]float64{}
 	for _, name := range namesIn(t, root) {
 		in, want := filepath.Join(root, name, "pred"), filepath.Join(root, name, "nnunet")
 		p, err := plans.Load(filepath.Join(in, "plans.json"))
@@ -105,11 +108,84 @@ func comparePostprocessing(t *testing.T, root string) {
 			require.Equal(t, namesIn(t, applied), namesIn(t, out))
 			require.Positive(t, sameLabels(t, reader, applied, out))
 		}
+		if !c.Remove {
+			small[name] = compareSmall(t, filepath.Join(root, name), reader, content(t, filepath.Join(in, "postprocessing.pkl")))
+		}
 	}
+	require.Equal(t, map[string]float64{"classes": 0, "falls": 0, "joined": 0, "no_gain": 0, "one": 0, "region": 0, "regions": 20,
+		"specks": 20, "touching": 0, "trade": 0}, small, "every kind of choice")
 	for _, k := range []string{"foreground", "1", "12", "(2, 3)", "3"} {
 		require.True(t, kept[k], "no case keeps the largest component of %s alone", k)
 	}
 	golden.Run(t, "postprocess.py", append([]string{"--same"}, pkl...)...)
+}
+
+// compareSmall determines with --small, and compares with nnU-Net's scores and nodes by brute force. It gives the volume that
+// was chosen.
+func compareSmall(t *testing.T, folder, reader, pkl string) (chosen float64) {
+	in := filepath.Join(folder, "pred")
+	c := DeterminePostprocessingConfig{Input: in, Reference: filepath.Join(folder, "ref"), Small: true, Workers: 2}
+	d, err := DeterminePostprocessing(t.Context(), c, Output{})
+	require.NoError(t, err)
+	v, err := plans.ReadJSON(filepath.Join(folder, "small.json"))
+	require.NoError(t, err)
+	want := v.([]any)
+	require.Len(t, d.Small, len(want))
+	best := 0
+	for i, trial := range d.Small {
+		o := want[i].(*plans.Object)
+		number := func(key string) float64 {
+			value, _ := o.Get(key)
+			if n, ok := value.(int64); ok {
+				return float64(n)
+			}
+			return value.(float64)
+		}
+		require.Equal(t, number("below_mm3"), trial.Below)
+		require.Equal(t, plans.PythonFloat(number("dice")), plans.PythonFloat(trial.Dice), "%s below %v", in, trial.Below)
+		counts, _ := o.Get("tp_fn_fp")
+		falls := false
+		for _, key := range counts.(*plans.Object).Keys() {
+			list, _ := counts.(*plans.Object).Get(key)
+			var n [3]int64
+			for k, value := range list.([]any) {
+				n[k] = value.(int64)
+			}
+			got := trial.Nodes[key]
+			require.Equal(t, n, [3]int64{int64(got.TP), int64(got.FN), int64(got.FP)}, "%s below %v: %s", in, trial.Below, key)
+			f1 := 2 * float64(n[0]) / float64(2*n[0]+n[1]+n[2])
+			before := d.Small[0].F1[key]
+			falls = falls || f1 < before-1e-9
+			if !math.IsNaN(trial.F1[key]) {
+				require.InDelta(t, f1, trial.F1[key], 1e-12)
+			}
+		}
+		if number("dice") > d.Small[best].Dice && !falls {
+			best = i
+		}
+	}
+	file := filepath.Join(in, "postprocessing.json")
+	for i, trial := range d.Small {
+		require.Equal(t, i == best && i > 0, trial.Kept, "%s below %v", in, trial.Below)
+	}
+	require.Equal(t, pkl, content(t, filepath.Join(in, "postprocessing.pkl")), "the pkl holds nnU-Net's rules alone")
+	out := filepath.Join(t.TempDir(), "out")
+	a, err := ApplyPostprocessing(t.Context(), ApplyPostprocessingConfig{Input: in, Output: out, File: file}, Output{})
+	require.NoError(t, err)
+	require.Equal(t, d.Small[best].Below, a.Small)
+	expected := filepath.Join(folder, fmt.Sprintf("small_%g", a.Small))
+	require.Positive(t, sameLabels(t, reader, expected, out))
+	require.Positive(t, sameLabels(t, reader, expected, filepath.Join(in, "postprocessed")))
+	require.Equal(t, d.Small[best].Dice, d.After)
+	if best > 0 {
+		require.Equal(t, file, d.File)
+		p, err := ReadPostprocessing(file)
+		require.NoError(t, err)
+		l, err := plans.LoadDataset(filepath.Join(in, "dataset.json"))
+		require.NoError(t, err)
+		require.Equal(t, RemoveSmall{Labels: l.Labels.ForegroundLabels, Below: a.Small}, p[len(p)-1])
+	}
+	return a.Small
 }
 
 func compareEnsembles(t *testing.T, root string) {
@@ -123,8 +199,8 @@ func compareEnsembles(t *testing.T, root string) {
 		require.Subset(t, namesIn(t, out), namesIn(t, want), name)
 		require.Positive(t, sameLabels(t, "SimpleITKIO", want, out), name)
 		for _, id := range e.Cases {
-			shape, a := probabilities(t, filepath.Join(want, id+".npz"))
-			_, b := probabilities(t, filepath.Join(out, id+".npz"))
+			shape, a := probabilitiesOf(t, filepath.Join(want, id+".npz"))
+			_, b := probabilitiesOf(t, filepath.Join(out, id+".npz"))
 			golden.Equal(t, name+" "+id, shape, a, b)
 			require.Equal(t, content(t, filepath.Join(inputs[0], id+".pkl")), content(t, filepath.Join(out, id+".pkl")))
 		}
@@ -145,7 +221,7 @@ func compareEnsembles(t *testing.T, root string) {
 	}
 }
 
-func probabilities(t *testing.T, path string) ([]int, []float32) {
+func probabilitiesOf(t *testing.T, path string) ([]int, []float32) {
 	f, err := npz.OpenNpz(path)
 	require.NoError(t, err)
 	defer f.Close()
@@ -179,11 +255,11 @@ func compareAccumulation(t *testing.T, root string) {
 		_, err := Accumulate(t.Context(), other, Output{})
 		require.ErrorContains(t, err, message)
 	}
-	refused("has no validation of fold 3, 4: train them, or name those that there are with -f", func(c *AccumulateConfig) { c.Folds = []int{0, 1, 2, 3, 4} })
+	refused("has no validation of fold 3, 4; there is that of fold 0, 1, 2: train them (lntorch train … --val for one that is trained), or name those that there are with -f", func(c *AccumulateConfig) { c.Folds = []int{0, 1, 2, 3, 4} })
 	refused("fold 1 is named twice", func(c *AccumulateConfig) { c.Folds = []int{0, 1, 1} })
 	refused("holds files already", func(c *AccumulateConfig) { c.Output = want })
 	refused("nnUNetTrainer__nnUNetPlans__2d is not there: train the model", func(c *AccumulateConfig) { c.Configuration = "2d" })
-	refused("found no references of Dataset777_Pp: expected the folder", func(c *AccumulateConfig) { c.Raw = filepath.Join(root, "nowhere") })
+	refused("found no references: expected the folder", func(c *AccumulateConfig) { c.Raw = filepath.Join(root, "nowhere") })
 	require.NoError(t, copyFile(filepath.Join(model, "fold_1/validation/LN_001.nii.gz"), filepath.Join(model, "fold_0/validation/LN_001.nii.gz")))
 	refused("found cases more than once: LN_001.nii.gz in folds 0 and 1", func(*AccumulateConfig) {})
 	require.Equal(t, namesIn(t, want), namesIn(t, filepath.Join(model, "crossval_results_folds_0_1_2")), "a failure leaves what was there")

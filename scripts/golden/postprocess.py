@@ -1,10 +1,12 @@
-"""Has nnU-Net 2.5.1 determine and apply post-processing, ensemble and accumulate folds, on small volumes.
+"""Has nnU-Net 2.5.1 determine and apply post-processing, ensemble, accumulate folds and find the best configuration.
 
 Usage: python scripts/golden/postprocess.py FOLDER
        python scripts/golden/postprocess.py --same A.pkl B.pkl ...
 
 FOLDER/pp/NAME/pred holds predictions as they were before, FOLDER/pp/NAME/nnunet what nnU-Net made of that folder under the same
-name, and so for FOLDER/results and FOLDER/ensemble. --same loads pairs of postprocessing.pkl as nnU-Net does and compares
+name, and so for FOLDER/results and FOLDER/ensemble. FOLDER/best/NAME holds what find_best_configuration wrote to the results of
+a dataset. FOLDER/pp/NAME/small.json holds, for each volume below which components are removed, the scores by nnU-Net's own
+evaluation and by nodes.py. --same loads pairs of postprocessing.pkl as nnU-Net does and compares
 functions, arguments and their types."""
 
 import json
@@ -51,12 +53,19 @@ def main(root):
     multiprocessing.get_context = lambda *_: Threads
     import numpy as np
     import SimpleITK as sitk
+    import nodes
     from nnunetv2.ensembling.ensemble import average_probabilities, ensemble_folders
     from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
+    from nnunetv2.evaluation.evaluate_predictions import (
+        compute_metrics_on_folder,
+        load_summary_json,
+    )
+    from nnunetv2.evaluation.find_best_configuration import find_best_configuration
     from nnunetv2.postprocessing.remove_connected_components import (
         apply_postprocessing_to_folder,
         determine_postprocessing,
     )
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     rng = np.random.RandomState(7)
@@ -107,6 +116,35 @@ def main(root):
         for a in (ref, pred):
             a[8, 0, 0] = v
         return ref, pred
+
+    def small(folder, names, p, d):
+        """Scores after components of the foreground below a volume are removed, from the post-processed files."""
+        manager, reader = PlansManager(p).get_label_manager(d), PlansManager(p).image_reader_writer_class()
+        targets = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        scores = []
+        for least in (0, 10, 20, 30, 50, 100, 200):
+            out, found = os.path.join(folder, f"small_{least}"), {}
+            os.makedirs(out)
+            for name in names:
+                im = sitk.ReadImage(os.path.join(folder, "nnunet", "postprocessed", name))
+                ref = sitk.GetArrayFromImage(sitk.ReadImage(os.path.join(folder, "ref", name)))
+                pred = sitk.GetArrayFromImage(im)
+                comp, n = nodes.nodes(np.isin(pred, manager.foreground_labels))
+                volume = np.bincount(comp.ravel(), minlength=n + 1) * np.prod(im.GetSpacing())
+                pred[(volume[comp] < least) & (comp > 0)] = 0
+                clean = sitk.GetImageFromArray(pred)
+                clean.CopyInformation(im)
+                sitk.WriteImage(clean, os.path.join(out, name))
+                use = ref != (-1 if manager.ignore_label is None else manager.ignore_label)
+                for t in targets:
+                    masks = [np.isin(a, t) & use for a in (ref, pred)]
+                    was = found.get(str(t), (0, 0, 0))
+                    found[str(t)] = tuple(a + b for a, b in zip(was, nodes.counts(*masks, 0.3)))
+            ref, file = os.path.join(folder, "ref"), os.path.join(out, "summary.json")
+            compute_metrics_on_folder(ref, out, file, reader, ".nii.gz", targets, manager.ignore_label, 2)
+            dice = load_summary_json(file)["foreground_mean"]["Dice"]
+            scores.append({"below_mm3": least, "dice": dice, "tp_fn_fp": found})
+        save(os.path.join(folder, "small.json"), scores)
 
     bg = {"background": 0}
     regions = dict(bg, whole=[1, 2, 3], core=[2, 3], tip=3)
@@ -167,6 +205,20 @@ def main(root):
             "SimpleITKIO",
             [case([1, 2, 3], [(0, 3), (2, 2)], 0, (3, 18, 24)) for n in range(2)],
         ),
+        (
+            "specks",
+            dict(bg, a=1),
+            None,
+            "NibabelIO",
+            [case([1, 1], [(0, 1), (1, 1)], n) for n in (6, 12)],
+        ),
+        (
+            "trade",  # without small components the Dice rises and F1 of label 2 falls
+            dict(bg, a=1, b=2),
+            None,
+            "SimpleITKIO",
+            [with_speck(*case([1, 1, 2], [(0, 1), (1, 1)]), 2) for n in range(2)],
+        ),
         ("ignore", ignore, None, "SimpleITKIO", [case([1, 2], [(1, 2)], n) for n in (0, 40)]),
     ):
         folder = os.path.join(root, "pp", name)
@@ -186,6 +238,8 @@ def main(root):
         )
         os.rename(pred, os.path.join(folder, "nnunet"))
         os.rename(before, pred)
+        if name != "ignore":
+            small(folder, [f"LN_{i:03}.nii.gz" for i in range(len(cases))], p, d)
 
     for name, labels, order, heads in (
         ("labels", dict(bg, a=1, b=2, c=3, d=4), None, 5),
@@ -226,6 +280,62 @@ def main(root):
     merged = os.path.join(model, "crossval_results_folds_0_1_2")
     accumulate_cv_results(model, merged, (0, 1, 2), 2)
     os.rename(merged, os.path.join(root, "nnunet_accumulated"))
+
+    for dataset, labels, order, heads, spread in (
+        ("Dataset778_Ensemble", dict(bg, a=1, b=2), None, 3, (1.2, 1.2)),
+        ("Dataset779_Single", dict(bg, a=1, b=2), None, 3, (4.0, 0.3)),
+        ("Dataset780_Tie", regions, [1, 2, 3], 3, None),
+    ):
+        results = os.path.join(root, "results", dataset)
+        preprocessed = os.path.join(root, "preprocessed", dataset)
+        models = [f"nnUNetTrainer__nnUNetPlans__{c}" for c in ("2d", "3d_fullres")]
+        _, p = describe(preprocessed, labels, order, dataset=dataset)
+        save(os.path.join(preprocessed, "nnUNetPlans.json"), p)
+        for m in models:
+            d, p = describe(os.path.join(results, m), labels, order, dataset=dataset)
+        reader = PlansManager(p).image_reader_writer_class()
+        manager = PlansManager(p).get_label_manager(d)
+        if order:  # 2.5.1 puts the mean of an ensemble through the sigmoid again
+            fixed = LabelManager.convert_probabilities_to_segmentation
+            LabelManager.convert_logits_to_segmentation = fixed
+        for i in range(6):
+            ref, _ = case([1, 2, 3] if order else [1, 2], [])
+            gt = os.path.join(preprocessed, "gt_segmentations", f"LN_{i:03}.nii.gz")
+            image(gt, ref)
+            if dataset == "Dataset778_Ensemble":
+                image(os.path.join(root, "raw", dataset, "labelsTr", f"LN_{i:03}.nii.gz"), ref)
+            _, properties = reader.read_seg(gt)
+            classes = [[1, 2, 3], [2, 3], [3]] if order else [[0], [1], [2]]
+            truth = np.stack([np.isin(ref, c) for c in classes]).astype(np.float32)
+            noise = rng.randn(heads, *ref.shape)
+            for k, m in enumerate(models):
+                if spread:
+                    x = np.exp(3 * truth + spread[k] * rng.randn(heads, *ref.shape))
+                    x /= x.sum(0)
+                else:
+                    x = 1 / (1 + np.exp(2 - 4 * truth + noise))
+                x = x.astype(np.float32)
+                out = os.path.join(results, m, f"fold_{i % 3}", "validation", f"LN_{i:03}")
+                os.makedirs(os.path.dirname(out), exist_ok=True)
+                np.savez_compressed(out + ".npz", probabilities=x)
+                with open(out + ".pkl", "wb") as f:
+                    pickle.dump(properties, f)
+                seg = manager.convert_probabilities_to_segmentation(x)
+                reader.write_seg(seg, out + ".nii.gz", properties)
+        configurations = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+        find_best_configuration(
+            dataset,
+            [{"plans": "nnUNetPlans", "configuration": c, "trainer": "nnUNetTrainer"} for c in configurations],
+            num_processes=2,
+            folds=[0, 1, 2],
+        )
+        moved = os.path.join(root, "best", dataset)
+        for m in models:
+            merged = "crossval_results_folds_0_1_2"
+            os.makedirs(os.path.join(moved, m))
+            os.rename(os.path.join(results, m, merged), os.path.join(moved, m, merged))
+        for file in ("ensembles", "inference_information.json", "inference_instructions.txt"):
+            os.rename(os.path.join(results, file), os.path.join(moved, file))
 
 
 if __name__ == "__main__":
