@@ -8,6 +8,7 @@ import (
 	"math"
 
 	"github.com/lntorch/lntorch/formats/internal/array"
+	"github.com/lntorch/lntorch/internal/bits"
 )
 
 // Stream reads the elements of one array in order, without holding it.
@@ -89,15 +90,7 @@ func (s *Stream) Float32s(dst []float32) error {
 	if int64(len(dst)) > s.left {
 		return fmt.Errorf("%s: %d elements asked for, %d are left", s.where, len(dst), s.left)
 	}
-	n := len(dst) * s.dtype.Size
-	if cap(s.raw) < n {
-		s.raw = make([]byte, n)
-	}
-	raw := s.raw[:n]
-	_, err := io.ReadFull(s.member, raw)
-	if err == nil {
-		err = array.Convert(dst, s.dtype, raw)
-	}
+	err := s.read(dst)
 	if s.left -= int64(len(dst)); err == nil && s.left == 0 {
 		var b [1]byte
 		var more int
@@ -111,6 +104,23 @@ func (s *Stream) Float32s(dst []float32) error {
 		return fmt.Errorf("%s: damaged or truncated: %w", s.where, err)
 	}
 	return nil
+}
+
+// read fills dst: from its own memory where that is how the file has the numbers.
+func (s *Stream) read(dst []float32) error {
+	if s.dtype == float32Type && bits.LittleEndian {
+		_, err := io.ReadFull(s.member, bits.Bytes(dst))
+		return err
+	}
+	n := len(dst) * s.dtype.Size
+	if cap(s.raw) < n {
+		s.raw = make([]byte, n)
+	}
+	raw := s.raw[:n]
+	if _, err := io.ReadFull(s.member, raw); err != nil {
+		return err
+	}
+	return array.Convert(dst, s.dtype, raw)
 }
 
 // Close ends the reading.

@@ -9,7 +9,7 @@ import (
 	"math"
 	"sync/atomic"
 
-	"github.com/klauspost/compress/flate"
+	"github.com/lntorch/lntorch/formats/internal/inflate"
 )
 
 // maxDirectory bounds the central directory, whose memory is several times its size in the file. It
@@ -42,6 +42,6 @@ func Open(r io.ReaderAt, size int64) (*zip.Reader, error) {
 	}
 	m.left.Store(math.MaxInt64 / 2)
 	z.RegisterDecompressor(zip.Deflate,
-		func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
+		func(r io.Reader) io.ReadCloser { return inflate.NewReader(r) })
 	return z, nil
 }
