@@ -29,7 +29,9 @@ def nodes(mask):
 
 
 def overlap_table(ref, pred, n, m):
-    return np.array([[np.sum((ref == i + 1) & (pred == j + 1)) for j in range(m)] for i in range(n)])
+    return np.array(
+        [[np.sum((ref == i + 1) & (pred == j + 1)) for j in range(m)] for i in range(n)]
+    )
 
 
 def match(ref, pred, n, m, threshold):
@@ -43,7 +45,7 @@ def match(ref, pred, n, m, threshold):
                 pairs.append((-shared / int(np.sum(a | b)), i, j))
     matched = []
     for iou, i, j in sorted(pairs):
-        if -iou >= threshold and all(i != k and j != l for k, l in matched):
+        if -iou >= threshold and all(i != p and j != q for p, q in matched):
             matched.append((i, j))
     return matched
 

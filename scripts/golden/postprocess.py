@@ -119,7 +119,10 @@ def main(root):
 
     def small(folder, names, p, d):
         """Scores after components of the foreground below a volume are removed, from the post-processed files."""
-        manager, reader = PlansManager(p).get_label_manager(d), PlansManager(p).image_reader_writer_class()
+        manager, reader = (
+            PlansManager(p).get_label_manager(d),
+            PlansManager(p).image_reader_writer_class(),
+        )
         targets = manager.foreground_regions if manager.has_regions else manager.foreground_labels
         scores = []
         for least in (0, 10, 20, 30, 50, 100, 200):
@@ -141,7 +144,9 @@ def main(root):
                     was = found.get(str(t), (0, 0, 0))
                     found[str(t)] = tuple(a + b for a, b in zip(was, nodes.counts(*masks, 0.3)))
             ref, file = os.path.join(folder, "ref"), os.path.join(out, "summary.json")
-            compute_metrics_on_folder(ref, out, file, reader, ".nii.gz", targets, manager.ignore_label, 2)
+            compute_metrics_on_folder(
+                ref, out, file, reader, ".nii.gz", targets, manager.ignore_label, 2
+            )
             dice = load_summary_json(file)["foreground_mean"]["Dice"]
             scores.append({"below_mm3": least, "dice": dice, "tp_fn_fp": found})
         save(os.path.join(folder, "small.json"), scores)
@@ -325,7 +330,10 @@ def main(root):
         configurations = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
         find_best_configuration(
             dataset,
-            [{"plans": "nnUNetPlans", "configuration": c, "trainer": "nnUNetTrainer"} for c in configurations],
+            [
+                {"plans": "nnUNetPlans", "configuration": c, "trainer": "nnUNetTrainer"}
+                for c in configurations
+            ],
             num_processes=2,
             folds=[0, 1, 2],
         )
