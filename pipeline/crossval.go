@@ -33,6 +33,12 @@ type crossValidation struct {
 }
 
 func openCrossValidation(model string, folds []int) (*crossValidation, error) {
+	for _, name := range []string{"plans.json", "dataset.json"} {
+		if _, err := os.Stat(filepath.Join(model, name)); err != nil {
+			return nil, fmt.Errorf("%s is not there: training writes it into the folder of a model; "+
+				"copy the one that it was trained with", joined(model, name))
+		}
+	}
 	l, err := openLabelling(model, "", "")
 	if err != nil {
 		return nil, err

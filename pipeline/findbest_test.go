@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/internal/settings"
 )
 
@@ -166,4 +168,140 @@ func refusesIncompleteModels(t *testing.T, root string) {
 	b, err := FindBest(t.Context(), base, Output{}) // labelsTr serves
 	require.NoError(t, err)
 	require.Len(t, b.Candidates, 3)
+}
+
+// madeUpResults writes two folds of three configurations, of which the last is a cascade on the first. Predictions are as good as
+// dice says: of ten voxels, that many are found.
+func madeUpResults(t *testing.T, root string, found map[string]int) FindBestConfig {
+	const dataset = "Dataset042_MadeUp"
+	c := bestConfig(root, "42")
+	c.Configurations, c.Folds = nil, []int{0, 1}
+	truth := []uint8{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0}
+	gt := filepath.Join(c.Preprocessed, dataset, "gt_segmentations")
+	writeLabels(t, gt, map[string][]uint8{"a": truth, "b": truth})
+	p, err := plans.ReadJSON(filepath.Join(gt, "plans.json"))
+	require.NoError(t, err)
+	configurations, _ := p.(*plans.Object).Get("configurations")
+	full, _ := configurations.(*plans.Object).Get("3d_fullres")
+	all := plans.NewObject("3d_lowres", full, "3d_fullres", full, "3d_cascade_fullres",
+		plans.NewObject("inherits_from", "3d_fullres", "previous_stage", "3d_lowres"))
+	p.(*plans.Object).Set("configurations", all)
+	p.(*plans.Object).Set("dataset_name", dataset)
+	require.NoError(t, plans.WriteJSON(filepath.Join(c.Preprocessed, dataset, "nnUNetPlans.json"), p, false))
+	for _, name := range all.Keys() {
+		n, ok := found[name]
+		if !ok {
+			continue
+		}
+		c.Configurations = append(c.Configurations, name)
+		model := trained{"nnUNetTrainer", "nnUNetPlans", name}.folder(c.Results, dataset)
+		writeLabels(t, model, nil)
+		require.NoError(t, plans.WriteJSON(filepath.Join(model, "plans.json"), p, false))
+		for fold, id := range []string{"a", "b"} {
+			folder := filepath.Join(model, "fold_"+string(rune('0'+fold)), "validation")
+			labels, values := make([]uint8, 12), make([]float32, 24)
+			for i := range labels {
+				// The cascade finds the last voxels, the others the first.
+				if i < n || name == "3d_cascade_fullres" && i < 10 && i >= 10-n {
+					labels[i] = 1
+				}
+				if name == "3d_cascade_fullres" && i < 10-n {
+					labels[i] = 0
+				}
+				values[12+i] = 0.4
+				if labels[i] == 1 {
+					values[12+i] = 0.7
+				}
+				values[i] = 1 - values[12+i]
+			}
+			writeLabels(t, folder, map[string][]uint8{id: labels})
+			writeProbabilities(t, filepath.Join(folder, id+".npz"), values, 2, 1, 1, 12)
+			require.NoError(t, copyFile("../testdata/phantom-mini/predictions/source_notta/LN_004.pkl", filepath.Join(folder, id+".pkl")))
+		}
+	}
+	return c
+}
+
+// Expected commands are those of nnU-Net's documentation of cascades; its own instructions forget the previous stage.
+func TestInstructionsNameThePreviousStageOfACascade(t *testing.T) {
+	const predict = "predict -d Dataset042_MadeUp -i INPUT_FOLDER -o "
+	for _, c := range []struct {
+		found map[string]int
+		best  string
+		want  []string // behind lntorch
+	}{
+		{map[string]int{"3d_fullres": 4, "3d_cascade_fullres": 10}, "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres", []string{
+			predict + "OUTPUT_FOLDER_PREV_STAGE -f 0 1 -tr nnUNetTrainer -c 3d_lowres -p nnUNetPlans",
+			predict + "OUTPUT_FOLDER -f 0 1 -tr nnUNetTrainer -c 3d_cascade_fullres -p nnUNetPlans -prev_stage_predictions OUTPUT_FOLDER_PREV_STAGE"}},
+		{map[string]int{"3d_fullres": 7, "3d_cascade_fullres": 7},
+			"ensemble___nnUNetTrainer__nnUNetPlans__3d_fullres___nnUNetTrainer__nnUNetPlans__3d_cascade_fullres___0_1", []string{
+				predict + "OUTPUT_FOLDER_MODEL_1 -f 0 1 -tr nnUNetTrainer -c 3d_fullres -p nnUNetPlans --save_probabilities",
+				predict + "OUTPUT_FOLDER_PREV_STAGE_MODEL_2 -f 0 1 -tr nnUNetTrainer -c 3d_lowres -p nnUNetPlans",
+				predict + "OUTPUT_FOLDER_MODEL_2 -f 0 1 -tr nnUNetTrainer -c 3d_cascade_fullres -p nnUNetPlans -prev_stage_predictions OUTPUT_FOLDER_PREV_STAGE_MODEL_2 --save_probabilities",
+				"ensemble -i OUTPUT_FOLDER_MODEL_1 OUTPUT_FOLDER_MODEL_2 -o OUTPUT_FOLDER"}},
+		{map[string]int{"3d_lowres": 7, "3d_cascade_fullres": 7},
+			"ensemble___nnUNetTrainer__nnUNetPlans__3d_lowres___nnUNetTrainer__nnUNetPlans__3d_cascade_fullres___0_1", []string{
+				predict + "OUTPUT_FOLDER_MODEL_1 -f 0 1 -tr nnUNetTrainer -c 3d_lowres -p nnUNetPlans --save_probabilities",
+				predict + "OUTPUT_FOLDER_MODEL_2 -f 0 1 -tr nnUNetTrainer -c 3d_cascade_fullres -p nnUNetPlans -prev_stage_predictions OUTPUT_FOLDER_MODEL_1 --save_probabilities",
+				"ensemble -i OUTPUT_FOLDER_MODEL_1 OUTPUT_FOLDER_MODEL_2 -o OUTPUT_FOLDER"}},
+	} {
+		root := filepath.Join(t.TempDir(), "my results")
+		b, err := FindBest(t.Context(), madeUpResults(t, root, c.found), Output{})
+		require.NoError(t, err)
+		require.Equal(t, c.best, b.Best)
+		text := content(t, b.Instructions)
+		_, ours, _ := strings.Cut(text, "***The same with lntorch:***\n\n")
+		for _, line := range c.want {
+			require.Contains(t, ours, "lntorch "+line+"\n")
+			require.Contains(t, text, "nnUNetv2_"+strings.Replace(line, " -f 0", " -f  0", 1))
+		}
+		lines := strings.Split(strings.TrimSpace(ours), "\n")
+		require.Len(t, lines, len(c.want)+1)
+		require.Contains(t, lines[len(c.want)], "lntorch apply_postprocessing -i OUTPUT_FOLDER -o OUTPUT_FOLDER_PP -pp_pkl_file '"+root+"/results/Dataset042_MadeUp/")
+	}
+}
+
+// The Dice is known by hand: of n voxels of ten found, 2n/(n+10).
+func TestTheBestIsTheFirstOfEqualsAndNeverOneWithoutScore(t *testing.T) {
+	c := madeUpResults(t, t.TempDir(), map[string]int{"3d_lowres": 6, "3d_fullres": 6})
+	b, err := FindBest(t.Context(), c, Output{})
+	require.NoError(t, err)
+	require.Equal(t, "nnUNetTrainer__nnUNetPlans__3d_lowres", b.Best)
+	for _, candidate := range b.Candidates {
+		require.Equal(t, 0.75, candidate.Dice, candidate.Name)
+	}
+	c.NoEnsembles = true
+	b, err = FindBest(t.Context(), c, Output{})
+	require.NoError(t, err)
+	require.Len(t, b.Candidates, 2)
+
+	nan := math.NaN()
+	best, err := bestOf([]Candidate{{Name: "a", Dice: nan}, {Name: "b", Dice: 0.2}, {Name: "c", Dice: nan}, {Name: "d", Dice: 0.2}})
+	require.NoError(t, err)
+	require.Equal(t, "b", best.Name)
+	_, err = bestOf([]Candidate{{Name: "a", Folder: "results/a", Dice: nan}})
+	require.EqualError(t, err, "the mean Dice of all 1 candidates is undefined: a label or region is in no reference and in no prediction; see results/a/summary.json")
+}
+
+func TestIncompleteModelsAreNamedAllAtOnce(t *testing.T) {
+	c := madeUpResults(t, t.TempDir(), map[string]int{"3d_lowres": 6, "3d_fullres": 6})
+	lowres := filepath.Join(c.Results, "Dataset042_MadeUp/nnUNetTrainer__nnUNetPlans__3d_lowres")
+	fullres := filepath.Join(c.Results, "Dataset042_MadeUp/nnUNetTrainer__nnUNetPlans__3d_fullres")
+	find := func() error {
+		_, err := FindBest(t.Context(), c, Output{})
+		return err
+	}
+	require.NoError(t, os.Remove(filepath.Join(lowres, "fold_0/validation/a.npz")))
+	require.NoError(t, os.Rename(filepath.Join(fullres, "fold_1"), filepath.Join(fullres, "fold_2")))
+	err := find()
+	require.ErrorContains(t, err, lowres+"/fold_0/validation holds no files that end in .npz; there are a.nii.gz, a.pkl, dataset.json, plans.json: lntorch train … --val --npz writes them")
+	require.ErrorContains(t, err, fullres+" has no validation of fold 1; there is that of fold 0: train them")
+	require.NoError(t, os.Remove(filepath.Join(lowres, "fold_0/validation/a.nii.gz")))
+	require.ErrorContains(t, find(), lowres+"/fold_0/validation holds no files that end in .nii.gz; there are a.pkl, dataset.json, plans.json: lntorch train … --val writes them")
+	require.NoError(t, os.Remove(filepath.Join(fullres, "plans.json")))
+	require.ErrorContains(t, find(), fullres+"/plans.json is not there: training writes it into the folder of a model")
+	require.NoError(t, os.RemoveAll(fullres))
+	require.ErrorContains(t, find(), "found no model nnUNetTrainer__nnUNetPlans__3d_fullres; there are nnUNetTrainer__nnUNetPlans__3d_lowres: train every configuration")
+	require.NoFileExists(t, filepath.Join(c.Results, "Dataset042_MadeUp/inference_information.json"))
+	require.NoDirExists(t, filepath.Join(lowres, "crossval_results_folds_0_1"))
 }

@@ -37,6 +37,9 @@ func (l *labelling) copyInto(folder string) error {
 
 // openLabelling reads plans.json and dataset.json; an empty path stands for the file in folder.
 func openLabelling(folder, plansPath, datasetPath string) (*labelling, error) {
+	if info, err := os.Stat(folder); err != nil || !info.IsDir() {
+		return nil, fmt.Errorf("%s: found no folder there, expected one of label volumes", folder)
+	}
 	for _, f := range []struct {
 		path       *string
 		name, flag string
@@ -107,8 +110,11 @@ func (l *labelling) score(ctx context.Context, d *raw.Dataset, shown string, wor
 			return err
 		}
 		counts, err := labelmap.Compare(ref, pred, l.targets, l.dataset.Labels.IgnoreLabel)
+		if err != nil {
+			return fmt.Errorf("%s and %s: %w: both must be of the same image", c.Label, c.Images[0], err)
+		}
 		cases[i] = eval.Case{ReferenceFile: c.Label, PredictionFile: joined(shown, c.ID), Counts: counts}
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, err

@@ -106,9 +106,12 @@ func (s *search) run(ctx context.Context) error {
 	path := filepath.Join(s.c.Input, "summary.json")
 	var err error
 	if s.before, err = eval.ReadSummary(path); errors.Is(err, fs.ErrNotExist) {
-		if s.before, err = s.score(ctx, s.cases, s.c.Input, s.workers, s.o, nil); err == nil {
-			err = s.before.Save(path)
+		if s.before, err = s.score(ctx, s.cases, s.c.Input, s.workers, s.o, nil); err != nil {
+			return err
 		}
+		err = s.before.Save(path)
+	} else if err != nil {
+		return fmt.Errorf("%w: remove the file, and it is made anew", err)
 	}
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"slices"
@@ -248,6 +249,9 @@ const maxPostprocessing = 16 << 20
 // compared with those that are known.
 func ReadPostprocessing(path string) (Postprocessing, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is not there: determine-postprocessing writes it", path)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +307,7 @@ func pickledFunctions(path string) (functions, arguments []any, err error) {
 			return functions.Items, arguments.Items, nil
 		}
 	}
-	return nil, nil, fmt.Errorf("found a %s, expected a tuple of two lists, functions and their arguments", pickle.TypeName(v))
+	return nil, nil, fmt.Errorf("found a %s, expected a tuple of two lists, functions and their arguments", typeName(v))
 }
 
 func describedFunctions(path string) (functions, arguments []any, err error) {
@@ -326,7 +330,7 @@ func describedFunctions(path string) (functions, arguments []any, err error) {
 func readRemoveSmall(v any) (r RemoveSmall, err error) {
 	o, ok := v.(*plans.Object)
 	if !ok {
-		return r, fmt.Errorf("found arguments of type %s, expected an object", pickle.TypeName(v))
+		return r, fmt.Errorf("found arguments of type %s, expected an object", typeName(v))
 	}
 	labels, _ := o.Get("labels")
 	list, ok := labels.([]any)
@@ -357,7 +361,7 @@ func readKeepLargest(v any) (k KeepLargest, err error) {
 		case "background_label":
 			n, ok := wholeNumber(value)
 			if !ok {
-				err = fmt.Errorf("background_label: found a %s, expected a label", pickle.TypeName(value))
+				err = fmt.Errorf("background_label: found a %s, expected a label", typeName(value))
 			}
 			k.Background = n
 		default:
@@ -378,7 +382,7 @@ func readKeepLargest(v any) (k KeepLargest, err error) {
 			}
 		}
 	default:
-		return k, fmt.Errorf("found arguments of type %s, expected a dict", pickle.TypeName(v))
+		return k, fmt.Errorf("found arguments of type %s, expected a dict", typeName(v))
 	}
 	if err == nil && k.Targets == nil {
 		err = errors.New("found no argument labels_or_regions")
@@ -413,19 +417,30 @@ func readTargets(v any) (targets []eval.Target, list, numpy bool, err error) {
 		case []any:
 			members = r
 		default:
-			return nil, false, false, fmt.Errorf("labels_or_regions: found a %s, expected labels and regions", pickle.TypeName(item))
+			return nil, false, false, fmt.Errorf("labels_or_regions: found a %s, expected labels and regions", typeName(item))
 		}
 		var labels []int
 		for _, member := range members {
 			n, ok := wholeNumber(member)
 			if !ok {
-				return nil, false, false, fmt.Errorf("labels_or_regions: found a %s in a region, expected a label", pickle.TypeName(member))
+				return nil, false, false, fmt.Errorf("labels_or_regions: found a %s in a region, expected a label", typeName(member))
 			}
 			labels = append(labels, n)
 		}
 		targets = append(targets, eval.Region(labels...))
 	}
 	return targets, list, numpy, nil
+}
+
+// typeName names the type of a value of a pickle or of JSON as Python does.
+func typeName(v any) string {
+	switch v.(type) {
+	case []any:
+		return "list"
+	case *plans.Object:
+		return "dict"
+	}
+	return pickle.TypeName(v)
 }
 
 // wholeNumber reads a label; those beyond what a label volume can hold are none.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -307,7 +308,7 @@ func TestPostprocessingFilesAreDataAndErrorsSayWhatIsWrong(t *testing.T) {
 	for _, c := range []struct{ file, want string }{
 		{pickled([]any{system}, []any{dict("command", "touch x")}), `global "posix system" is not allowed`},
 		{pickled([]any{pickle.Call{Func: largest, Args: pickle.Tuple{}}}, nil), "calling"},
-		{pickled([]any{"remove_everything"}, []any{dict("a", int64(1))}), "found the function remove_everything, expected remove_all_but_largest_component_from_segmentation"},
+		{pickled([]any{"remove_everything"}, []any{dict("a", int64(1))}), "found the function remove_everything, expected remove_all_but_largest_component_from_segmentation, the only one of nnU-Net's, or remove_small_components in a .json"},
 		{pickled([]any{largest}, nil), "found 1 functions and arguments of 0"},
 		{pickled([]any{largest}, []any{dict("labels_or_regions", "1")}), "function 1: labels_or_regions: found a str, expected labels and regions"},
 		{pickled([]any{largest}, []any{dict("labels_or_regions", int64(1)<<40)}), "labels_or_regions: found a int, expected labels and regions"},
@@ -315,7 +316,7 @@ func TestPostprocessingFilesAreDataAndErrorsSayWhatIsWrong(t *testing.T) {
 		{pickled([]any{largest}, []any{&pickle.Dict{}}), "found no argument labels_or_regions"},
 		{filepath.Join(in, "dataset.json"), "found no lists postprocessing_fns and postprocessing_kwargs"},
 		{filepath.Join(in, "a.nii.gz"), "no postprocessing.pkl that can be read"},
-		{filepath.Join(in, "nowhere.pkl"), "no such file"},
+		{filepath.Join(in, "nowhere.pkl"), "nowhere.pkl is not there: determine-postprocessing writes it"},
 	} {
 		err := apply(c.file)
 		require.ErrorContains(t, err, c.want)
@@ -355,7 +356,8 @@ func TestDetermineAndEnsembleExplainWhatIsMissing(t *testing.T) {
 	}
 	require.ErrorContains(t, determine(), "found no reference for b.nii.gz: every prediction needs the file of its name there")
 	writeLabels(t, ref, map[string][]uint8{"b": {1, 1}})
-	require.ErrorContains(t, determine(), "case a.nii.gz: eval: the reference has shape [1 1 3], the prediction [1 1 2]")
+	require.ErrorContains(t, determine(), "case a.nii.gz: "+filepath.Join(ref, "a.nii.gz")+" and "+filepath.Join(in, "a.nii.gz")+
+		": eval: the reference has shape [1 1 3], the prediction [1 1 2]: expected the same grid: both must be of the same image")
 	require.NoFileExists(t, filepath.Join(in, "postprocessing.pkl"))
 
 	ensemble := func(inputs ...string) error {
@@ -364,16 +366,7 @@ func TestDetermineAndEnsembleExplainWhatIsMissing(t *testing.T) {
 	}
 	require.ErrorContains(t, ensemble(in, ref), "holds no files that end in .npz; there are a.nii.gz, b.nii.gz, dataset.json, plans.json: predict with --save_probabilities")
 	write := func(folder, name string, shape ...int) {
-		n := 1
-		for _, d := range shape {
-			n *= d
-		}
-		a, err := npz.New(make([]float32, n), shape...)
-		require.NoError(t, err)
-		w, err := npz.Create(filepath.Join(folder, name+".npz"), true)
-		require.NoError(t, err)
-		require.NoError(t, w.Add("probabilities", a))
-		require.NoError(t, w.Close())
+		writeProbabilities(t, filepath.Join(folder, name+".npz"), make([]float32, shape[0]*shape[1]*shape[2]*shape[3]), shape...)
 	}
 	write(in, "a", 2, 1, 1, 2)
 	write(in, "b", 2, 1, 1, 2)
@@ -397,4 +390,73 @@ func TestDetermineAndEnsembleExplainWhatIsMissing(t *testing.T) {
 	}(), "is one of the input folders")
 	_, err = Ensemble(t.Context(), EnsembleConfig{Inputs: []string{in, ref}, Output: "o", Weights: []float64{1}, Workers: 1}, Output{})
 	require.EqualError(t, err, "--weights: found 1, expected one for each of the 2 folders")
+
+	write(ref, "a", 2, 1, 1, 2)
+	broken := filepath.Join(ref, "b.npz")
+	require.NoError(t, os.WriteFile(broken, []byte("no archive"), 0o600))
+	require.ErrorContains(t, ensemble(in, ref), "case b: npz: "+broken+": ")
+	require.FileExists(t, filepath.Join(folder, "out", "a.nii.gz"), "a bad case costs no other one its result")
+	w, err := npz.Create(broken, true)
+	require.NoError(t, err)
+	a, err := npz.New([]float32{1})
+	require.NoError(t, err)
+	require.NoError(t, w.Add("softmax", a))
+	require.NoError(t, w.Close())
+	require.ErrorContains(t, ensemble(in, ref), broken+`: no array "probabilities"; there are ["softmax"]`)
+	require.ErrorContains(t, ensemble(filepath.Join(folder, "nowhere"), ref), filepath.Join(folder, "nowhere")+": found no folder there")
+
+	// A summary.json that cannot be read, and one of other labels.
+	writeLabels(t, ref, map[string][]uint8{"a": {1, 0}})
+	summary := filepath.Join(in, "summary.json")
+	for _, text := range []string{"{", `{"foreground_mean": {}, "mean": {}, "metric_per_case": []}`} {
+		require.NoError(t, os.WriteFile(summary, []byte(text), 0o600))
+		require.ErrorContains(t, determine(), summary)
+		require.ErrorContains(t, determine(), "remove the file, and it is made anew")
+	}
+	require.NoError(t, os.Remove(summary))
+	require.NoError(t, determine())
+}
+
+// writeProbabilities writes what prediction and validation write with --save_probabilities and --npz.
+func writeProbabilities(t *testing.T, path string, values []float32, shape ...int) {
+	a, err := npz.New(values, shape...)
+	require.NoError(t, err)
+	w, err := npz.Create(path, true)
+	require.NoError(t, err)
+	require.NoError(t, w.Add("probabilities", a))
+	require.NoError(t, w.Close())
+}
+
+// All that an ensemble allocates is at most 12 bytes a voxel, whatever the number of classes and members.
+func TestEnsembleTakesAtMostTwelveBytesAVoxel(t *testing.T) {
+	folder := t.TempDir()
+	in := filepath.Join(folder, "in")
+	writeLabels(t, in, nil)
+	allocated := func(classes, slices int) float64 {
+		labels := plans.NewObject("background", 0)
+		for i := 1; i < classes; i++ {
+			labels.Set(fmt.Sprint("label", i), i)
+		}
+		d, err := plans.LoadDataset("../testdata/phantom-mini/predictions/source_notta/dataset.json")
+		require.NoError(t, err)
+		raw := d.Raw().Clone()
+		raw.Set("labels", labels)
+		require.NoError(t, plans.WriteJSON(filepath.Join(in, "dataset.json"), raw, false))
+		values := make([]float32, classes*slices*128*128)
+		writeProbabilities(t, filepath.Join(in, "a.npz"), values, classes, slices, 128, 128)
+		require.NoError(t, copyFile("../testdata/phantom-mini/predictions/source_notta/LN_004.pkl", filepath.Join(in, "a.pkl")))
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err = Ensemble(t.Context(), EnsembleConfig{Inputs: []string{in, in, in}, Output: filepath.Join(folder, "out"), Workers: 1}, Output{})
+		runtime.ReadMemStats(&after)
+		require.NoError(t, err)
+		return float64(after.TotalAlloc - before.TotalAlloc)
+	}
+	for _, classes := range []int{2, 9} {
+		few, many := allocated(classes, 40), allocated(classes, 120)
+		perVoxel := (many - few) / (80 * 128 * 128)
+		t.Logf("%d classes: %.2f bytes a voxel", classes, perVoxel)
+		require.Less(t, perVoxel, 12.0, "%d classes", classes)
+		require.Less(t, few, float64(40<<20), "apart from the voxels there are buffers of a fixed size")
+	}
 }
