@@ -77,7 +77,7 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 		if result.Checkpoint != "" {
 			again = "training is complete, in " + result.Checkpoint + ": validate it with --val"
 		}
-		return nil, fmt.Errorf("train: validation stopped (%d cases): %w; %s", len(t.split.Val), err, again)
+		return nil, fmt.Errorf("train: validation stopped %w; %s", err, again)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("train: validation: %w", err)
@@ -192,7 +192,7 @@ func (v *validation) run(ctx context.Context) ([]eval.Case, error) {
 		}
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, fmt.Errorf("case %s: %w", key, ctx.Err())
+				return nil, fmt.Errorf("at case %s (%d of %d): %w", key, i+1, len(keys), ctx.Err())
 			}
 			failed[i] = fmt.Errorf("case %s: %w", key, err)
 			continue
@@ -210,7 +210,7 @@ func (v *validation) run(ctx context.Context) ([]eval.Case, error) {
 	}
 	wait.Wait()
 	if ctx.Err() != nil {
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("while the last case was written: %w", ctx.Err())
 	}
 	return cases, errors.Join(failed...)
 }
