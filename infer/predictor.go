@@ -46,6 +46,10 @@ type Config struct {
 	After      Mode         // mode to set on the network afterwards; its previous mode is unknown
 	MaxBytes   int64        // limit on Need.Bytes; larger images are cut into strips; 0: none
 	Notice     func(string) // called for each fallback when the device is out of memory; may be nil
+	// OnCPU gives the networks on the CPU, as NewEnsemble's network does, when the device fails with
+	// a single tile and the sums on the CPU. It may free those on the device. Without it that is an
+	// error.
+	OnCPU func() (func(fold int) (models.Network, error), error)
 }
 
 // Mode is a mode of a network; the zero Mode is for prediction.
@@ -129,6 +133,7 @@ type Predictor struct {
 	classes int
 	cfg     Config
 	mirrors [][]int // subsets of cfg.Mirror: the empty one, then by size
+	air     *Air    // tiles left out; nil for none
 }
 
 // New returns a predictor for net, whose weights are on cfg.Device and whose logits have the given
@@ -242,8 +247,9 @@ func (p *Predictor) Logits(ctx context.Context, s *torch.Scope, image []float32,
 // Forecast states the memory needed. ctx is checked between forward passes; when it is done its
 // error is returned. Infinite or NaN logits are an error (Differs: nnU-Net refuses only
 // infinities). If a device fails, most likely because it is out of memory, the run resumes after
-// the last slab with one tile at a time, then with the sums on the CPU. emit is called on the
-// network's OS thread, so slow work belongs on another goroutine. During the call the network is in
+// the last slab with one tile at a time, then with the sums on the CPU, then, with Config.OnCPU,
+// on the CPU altogether, where the predictor stays. emit is called on the network's OS thread, so
+// slow work belongs on another goroutine. During the call the network is in
 // evaluation mode without deep supervision; afterwards in mode Config.After.
 func (p *Predictor) Slabs(ctx context.Context, image []float32, shape [4]int,
 	progress func(done, total int), emit func(slab volume.Slab) error) error {
@@ -301,16 +307,12 @@ func (p *Predictor) run(ctx context.Context, image []float32, shape [4]int,
 	if err != nil {
 		return err
 	}
+	pl.leaveOut(p.air)
 	r := &pass{p: p, ctx: ctx, plan: pl, image: image, emit: emit(pl), progress: progress,
 		batch: p.cfg.batch(), results: p.cfg.Device, total: pl.tileCount() * p.folds}
 	defer r.restore()
 	err = torch.OnThread(p.cfg.Threads, func() error {
-		return torch.NoGrad(func() error {
-			if p.cfg.Autocast == torch.Float32 {
-				return r.strips()
-			}
-			return torch.Autocast(p.cfg.Device.Type, p.cfg.Autocast, r.strips)
-		})
+		return torch.NoGrad(r.strips)
 	})
 	if own := (receiverError{}); errors.As(err, &own) {
 		return own.error
@@ -384,15 +386,17 @@ func (r *pass) strips() error {
 		done := 0
 		for {
 			r.finished = before
-			err := torch.With(func(s *torch.Scope) error {
-				w, err := r.p.newWindow(s, r.plan, st, done, r.results)
-				if err != nil {
+			err := r.p.autocast(func() error {
+				return torch.With(func(s *torch.Scope) error {
+					w, err := r.p.newWindow(s, r.plan, st, done, r.results)
+					if err != nil {
+						return err
+					}
+					w.emit = r.emit
+					err = r.slide(s, w)
+					done = w.done
 					return err
-				}
-				w.emit = r.emit
-				err = r.slide(s, w)
-				done = w.done
-				return err
+				})
 			})
 			if err == nil {
 				break
@@ -406,6 +410,14 @@ func (r *pass) strips() error {
 	return nil
 }
 
+// autocast runs f in the mixed precision of the configuration.
+func (p *Predictor) autocast(f func() error) error {
+	if p.cfg.Autocast == torch.Float32 {
+		return f()
+	}
+	return torch.Autocast(p.cfg.Device.Type, p.cfg.Autocast, f)
+}
+
 // fallBack reduces memory use after a device failure, most likely out of memory, and returns err if
 // nothing is left to reduce. Sums on the CPU are nnU-Net's fallback; tiles still run on the device.
 func (r *pass) fallBack(err error) error {
@@ -415,24 +427,41 @@ func (r *pass) fallBack(err error) error {
 		device.Type == torch.DeviceCPU && !strings.Contains(native.Msg, "allocate memory") {
 		return err
 	}
-	step := ""
+	var step string
+	var take func() error
 	switch {
 	case r.batch > 1:
 		step = fmt.Sprintf("one tile at a time instead of %d", r.batch)
-		r.batch = 1
+		take = func() error { r.batch = 1; return nil }
 	case r.results != torch.CPU:
 		step = "sums in the computer's memory"
-		r.results = torch.CPU
+		take = func() error { r.results = torch.CPU; return nil }
+	case device != torch.CPU && r.p.cfg.OnCPU != nil:
+		step = "the CPU, for this image and all later ones"
+		take = r.toCPU
 	default:
 		return err
 	}
 	if r.p.cfg.Notice != nil {
 		r.p.cfg.Notice(fmt.Sprintf("%s failed (%v): continuing with %s", device, native, step))
 	}
-	if device.Type == torch.DeviceCPU {
-		return nil
+	if err := take(); err != nil || device.Type == torch.DeviceCPU {
+		return err
 	}
 	return device.EmptyCache()
+}
+
+// toCPU takes the networks that Config.OnCPU gives. The CPU has no use for float16.
+func (r *pass) toCPU() error {
+	p := r.p
+	network, err := p.cfg.OnCPU()
+	if err != nil {
+		return fmt.Errorf("network on the CPU: %w", err)
+	}
+	p.network, p.net, p.current = network, nil, -1
+	p.cfg.Device, p.cfg.Autocast = torch.CPU, torch.Float32
+	r.used = nil
+	return nil
 }
 
 // slide runs the tiles of a strip, except those whose slices are already emitted.
@@ -443,10 +472,13 @@ func (r *pass) slide(s *torch.Scope, w *window) error {
 		tiles = tiles[1:]
 		r.finished += r.p.folds
 	}
-	if len(tiles) > 0 { // start at the first of them; earlier slices are done
-		d := r.plan.patch[axis]
-		w.region[axis] = [2]int{tiles[0].start[axis], tiles[0].start[axis] + d}
+	depth := r.plan.patch[axis]
+	last := r.plan.padded[axis] - depth // where the last tiles start
+	first := min(w.done, last)
+	if len(tiles) > 0 { // earlier slices are done
+		first = min(first, tiles[0].start[axis])
 	}
+	w.region[axis] = [2]int{first, first + depth}
 	for len(tiles) > 0 {
 		// A single network runs all tiles. Several alternate row by row; the last one of a row is
 		// the first one of the next, which saves a switch.
@@ -478,7 +510,10 @@ func (r *pass) slide(s *torch.Scope, w *window) error {
 		}
 		tiles = tiles[n:]
 	}
-	return w.finish(s, r.plan.patch[axis])
+	if err := w.moveTo(s, last); err != nil { // where tiles are left out
+		return err
+	}
+	return w.finish(s, depth)
 }
 
 // passes runs a fold's network on tiles and their mirror images, batch by batch. Tiles are in order
@@ -562,6 +597,9 @@ func (r *pass) forward(s *torch.Scope, tiles []tile, from, to int) (*torch.Tenso
 		x = parts[0]
 		if len(parts) > 1 {
 			x = c.Cat(0, parts...)
+		}
+		if c.Err() != nil {
+			return nil
 		}
 		heads := p.net.Forward(c, x)
 		if c.Err() != nil {

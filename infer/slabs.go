@@ -18,6 +18,7 @@ type plan struct {
 	axes     [3]int  // of a slab: the axis it moves along, the axis cut into strips, the third one
 	strips   []strip // one, unless memory is limited
 	repeated int     // tiles computed again, counted each time
+	skipped  int     // tiles left out
 	bytes    int64   // of the sums, the weights, one batch and the slab being emitted
 }
 
@@ -87,7 +88,20 @@ func (p *plan) cut(count int) {
 }
 
 // tileCount is the number of tiles computed, including repeated ones.
-func (p *plan) tileCount() int { return len(p.tiles) + p.repeated }
+func (p *plan) tileCount() int { return len(p.tiles) + p.repeated - p.skipped }
+
+// rows is the number of different starts along the slabs' axis, of all strips.
+func (p *plan) rows() int {
+	n := 0
+	for _, st := range p.strips {
+		for i, t := range st.tiles {
+			if i == 0 || t.start[p.axes[0]] != st.tiles[i-1].start[p.axes[0]] {
+				n++
+			}
+		}
+	}
+	return n
+}
 
 // need is the memory of a strip of the given width in bytes.
 func (p *plan) need(classes, folds, width int, cfg Config) int64 {
@@ -192,6 +206,11 @@ func (w *window) along(s *torch.Scope, x *torch.Tensor, from, count int) *torch.
 // start.
 func (w *window) moveTo(s *torch.Scope, start int) error {
 	r := &w.region[w.plan.axes[0]]
+	for start > r[1] { // over slices without tiles
+		if err := w.moveTo(s, r[1]); err != nil {
+			return err
+		}
+	}
 	step := start - r[0]
 	if step == 0 {
 		return s.Err()
@@ -240,6 +259,7 @@ func (w *window) finish(s *torch.Scope, n int) error {
 			if w.p.folds > 1 {
 				c.DivScalar_(mean, float64(w.p.folds))
 			}
+			w.p.air.fill(c, mean, count)
 			if err := checkFinite(c, mean); err != nil {
 				return err
 			}

@@ -366,6 +366,7 @@ func TestFoldsAreAveraged(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 3*need.Tiles, last)
 		rows := len(steps(13, 4, 0.5))
+		require.Equal(t, need.Switches, 2*rows+1)
 		require.Len(t, asked, 2*rows+1,
 			"each row of tiles starts with the last network of the previous row")
 		for i := range asked[1:] {
@@ -475,4 +476,58 @@ func TestTooLittleMemoryIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "infer: image (c,z,y,x) [1 400 100 100], patch [64 64 64], 60 "+
 		"classes: a slab takes at least ")
 	require.ErrorContains(t, err, "the limit is 4 MB")
+}
+
+// absent is a GPU that no machine has.
+var absent = torch.Device{Type: torch.DeviceCUDA, Index: 63}
+
+// A device that fails with one tile, too, and without the sums, hands over to the CPU, step by
+// step; the predictor stays there.
+func TestADeviceThatFailsHandsOverToTheCPU(t *testing.T) {
+	needTorch(t)
+	shape := [4]int{1, 21, 9, 10}
+	patch := []int{6, 6, 8}
+	image := hashImage(shape)
+	cfg := config(Fast, []int{0})
+	cfg.BatchTiles = 1
+	_, want, _ := run(t, uneven(1), patch, 2, cfg, image, shape)
+
+	cfg.BatchTiles, cfg.Device, cfg.Autocast = 3, absent, torch.Float16
+	var notices []string
+	cfg.Notice = func(s string) { notices = append(notices, s) }
+	moved := 0
+	cfg.OnCPU = func() (func(int) (models.Network, error), error) {
+		moved++
+		return func(int) (models.Network, error) { return uneven(1), nil }, nil
+	}
+	p, err := New(uneven(1), patch, 2, cfg)
+	require.NoError(t, err)
+	for range 2 {
+		got := newPlace(2, shape)
+		require.NoError(t, p.Slabs(context.Background(), image, shape, nil,
+			func(s volume.Slab) error { got.add(t, s); return nil }))
+		d := golden.Compare(got.shape, want, got.data, golden.Tolerance{Abs: 1e-5})
+		require.LessOrEqual(t, d.Excess, 1.0, "%v", d)
+	}
+	require.Equal(t, 1, moved)
+	require.Len(t, notices, 3)
+	for i, step := range []string{"one tile at a time instead of 3", "sums in the computer's memory",
+		"the CPU, for this image and all later ones"} {
+		require.Contains(t, notices[i], "cuda:63 failed (")
+		require.Contains(t, notices[i], ": continuing with "+step)
+	}
+
+	cfg.OnCPU = func() (func(int) (models.Network, error), error) {
+		return nil, errors.New("checkpoint is gone")
+	}
+	p, err = New(uneven(1), patch, 2, cfg)
+	require.NoError(t, err)
+	ignore := func(volume.Slab) error { return nil }
+	require.ErrorContains(t, p.Slabs(context.Background(), image, shape, nil, ignore),
+		"network on the CPU: checkpoint is gone")
+	cfg.OnCPU = nil
+	p, err = New(uneven(1), patch, 2, cfg)
+	require.NoError(t, err)
+	var native *torch.Error
+	require.ErrorAs(t, p.Slabs(context.Background(), image, shape, nil, ignore), &native)
 }
