@@ -90,6 +90,7 @@ func (t *trainer) writeRun(status string) error {
 		"method": c.MethodName, "settings": t.settings(),
 		"cases":      map[string][]string{"train": t.split.Train, "val": t.split.Val},
 		"split":      map[string]any{"file": t.split.File, "random": t.split.Random},
+		"data":       map[string]any{"orientations": t.orientations()},
 		"parameters": map[string]int64{"all": models.ParameterCount(t.Net), "trained": t.TrainedCount()},
 		"sha256":     sums,
 		"epochs":     t.epoch,

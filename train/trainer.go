@@ -55,6 +55,7 @@ type trainer struct {
 
 	data  *dataset.Dataset
 	split dataset.Split
+	seen  map[string]int // orientations; nil until they are counted
 	train *loader.Loader
 	val   *loader.Loader
 
