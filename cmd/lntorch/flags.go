@@ -47,6 +47,9 @@ func bind(cmd *cobra.Command, config any) {
 		if s.IsBool() {
 			f.NoOptDefVal, f.DefValue = "true", "false"
 		}
+		if s.Alone != "" {
+			f.NoOptDefVal = s.Alone
+		}
 		annotate(f, nnunetNote, s.NNUNet)
 		if s.List {
 			annotate(f, listNote, "true")

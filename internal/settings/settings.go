@@ -16,6 +16,7 @@
 //	range:"1.."          smallest and largest number, either may be missing; ">0.." and "..<1"
 //	                     leave the end itself out. NaN and infinities are never taken
 //	values:"a,b"         what the text may be
+//	alone:"on"           value where the flag stands without one
 //	path:"true"          a path: a leading ~ is the home folder
 //	bare:"true"          the name of a file or folder, without / in it
 //	list:"true"          several values may follow the flag, as in nnU-Net: -f 0 1 2
@@ -62,6 +63,7 @@ type Field struct {
 	List   bool   // several values may follow the flag
 	Hidden bool
 	Record string // name in run records
+	Alone  string // value where the flag stands without one, or empty
 	Keep   string // name in checkpoints, or empty
 	Before string // value before the setting existed
 
@@ -130,7 +132,7 @@ func collect(v reflect.Value, list *[]*Field) {
 		f := &Field{
 			Name: name, Short: sf.Tag.Get("short"), NNUNet: sf.Tag.Get("nnunet"), Help: sf.Tag.Get("help"), Env: sf.Tag.Get("env"),
 			List: sf.Tag.Get("list") == "true", Hidden: sf.Tag.Get("hidden") == "true",
-			Record: sf.Tag.Get("record"), Keep: sf.Tag.Get("keep"), Before: sf.Tag.Get("before"),
+			Record: sf.Tag.Get("record"), Alone: sf.Tag.Get("alone"), Keep: sf.Tag.Get("keep"), Before: sf.Tag.Get("before"),
 			def: sf.Tag.Get("default"), path: sf.Tag.Get("path") == "true", bare: sf.Tag.Get("bare") == "true", value: v.Field(i),
 			goField: t.Name() + "." + sf.Name,
 		}
