@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lntorch/lntorch/data/images"
@@ -38,7 +40,11 @@ type PredictConfig struct {
 	Export        int     `flag:"nps" nnunet:"nps" default:"1" range:"0.." record:"nps" help:"cases that are written at a time beside the network"`
 	NumParts      int     `flag:"num-parts" nnunet:"num_parts" default:"1" range:"1.." help:"runs that share the cases"`
 	PartID        int     `flag:"part-id" nnunet:"part_id" range:"0.." help:"which of them this is, from 0"`
-	MaxRAM        float64 `flag:"max-ram" range:">0.." help:"GB for the sums of logits, above which a plane is cut into strips (default: three quarters of what is free)"`
+	MaxRAM        float64 `flag:"max-ram" range:">0.." help:"GB for the sums of logits, above which a plane is cut into strips, and for the weights of all folds, above which they are loaded in turn (default: three quarters of what is free)"`
+	MaxVRAM       float64 `flag:"max-vram" range:">0.." help:"the same of a GPU's memory (default: three quarters of what is free)"`
+	SkipAir       string  `flag:"skip-air" values:"on,check" alone:"on" help:"leave out tiles that show nothing but air, below -900 HU; on, or check: compute them all the same and count the labels that would change"`
+	Reorient      string  `flag:"reorient" alone:"trained" help:"turn images to the orientation of the training images, or to the one named (--reorient=LPS), and the labels back"`
+	DryRun        bool    `flag:"dry-run" help:"list the cases and what they will take, and write nothing"`
 	machine.Machine
 	Verbose    bool `flag:"verbose" hidden:"true" help:"accepted as nnU-Net's; see --quiet"`
 	NoProgress bool `flag:"disable-progress-bar" help:"no progress bar"`
@@ -48,20 +54,27 @@ type PredictConfig struct {
 const (
 	PredictionOK      = "ok"
 	PredictionSkipped = "skipped" // its files were there
+	PredictionPlanned = "planned" // by --dry-run
 	PredictionFailed  = "failed"
 )
 
 // Prediction is what became of one image.
 type Prediction struct {
-	Case      string                `json:"case"`
-	Status    string                `json:"status"`
-	Error     string                `json:"error"`
-	Output    string                `json:"output"`
-	Labels    map[string]LabelCount `json:"labels"` // by value
-	Tiles     int                   `json:"tiles"`  // places of the window, for one fold
-	Seconds   PredictionTimes       `json:"seconds"`
-	PeakBytes int64                 `json:"peak_bytes"` // of the program so far
-	Warnings  []string              `json:"warnings"`
+	Case        string                `json:"case"`
+	Status      string                `json:"status"`
+	Error       string                `json:"error"`
+	Output      string                `json:"output"`
+	Labels      map[string]LabelCount `json:"labels"`         // by value
+	Tiles       int                   `json:"tiles"`          // places of the window, for one fold
+	Repeated    int                   `json:"tiles_repeated"` // of Tiles, at the borders of strips
+	Strips      int                   `json:"strips"`
+	Forecast    *CaseForecast         `json:"forecast,omitempty"`
+	Air         *AirRecord            `json:"air,omitempty"`
+	Orientation string                `json:"orientation,omitempty"` // where the image's axes x, y, z lead
+	TurnedTo    string                `json:"turned_to,omitempty"`   // by --reorient
+	Seconds     PredictionTimes       `json:"seconds"`
+	PeakBytes   int64                 `json:"peak_bytes"` // of the program so far
+	Warnings    []string              `json:"warnings"`
 }
 
 // LabelCount is how much of a segmentation has one label.
@@ -83,13 +96,22 @@ type PredictionTimes struct {
 // segmenter is a run of Predict.
 type segmenter struct {
 	PredictConfig
-	out     Output
-	model   *trainedModel
-	how     *preprocess.Settings
-	reader  images.Reader
-	cases   []imageCase
-	predict *infer.Predictor
-	window  infer.Config
+	out         Output
+	model       *trainedModel
+	how         *preprocess.Settings
+	reader      images.Reader
+	cases       []imageCase
+	predict     *infer.Predictor
+	window      infer.Config
+	limit       int64  // bytes, of sums and of weights
+	reload      bool   // of one fold after the other
+	orientation string // that images are turned to, or empty
+
+	forecasts  []*CaseForecast // nil where the case is skipped or its header cannot be read
+	unreadable []error         // of the headers
+	cost       infer.Cost
+	memory     int64 // forecast
+	left       remaining
 
 	mu      sync.Mutex
 	records []Prediction // of the cases
@@ -125,15 +147,24 @@ func Predict(ctx context.Context, c PredictConfig, o Output, done func(Predictio
 	if err := o.resolve(&s.Machine); err != nil {
 		return err
 	}
-	s.setWindow()
+	if err := s.setWindow(); err != nil {
+		return err
+	}
+	s.forecastCases()
+	if c.DryRun {
+		return s.dryRun(ctx)
+	}
 	folder := c.Output
 	if s.single() {
 		folder = filepath.Dir(c.Output)
 	}
 	if err := os.MkdirAll(folder, 0o777); err != nil {
-		return err
+		return fmt.Errorf("-o %s: %w: name a folder that can be written", c.Output, err)
 	}
 	lock, err := s.lock()
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		err = fmt.Errorf("-o %s: %w: name a folder that can be written", c.Output, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -183,7 +214,13 @@ func (s *segmenter) prepare() error {
 	if s.cases, err = part(cases, s.NumParts, s.PartID); err != nil {
 		return err
 	}
-	if err := place(s.cases, s.Output, ending, !folder); err != nil {
+	if err := place(s.cases, s.Input, s.Output, ending, !folder); err != nil {
+		return err
+	}
+	if err := s.checkAir(); err != nil {
+		return err
+	}
+	if err := s.chooseOrientation(); err != nil {
 		return err
 	}
 	previous := m.configuration.PreviousStage
@@ -194,14 +231,17 @@ func (s *segmenter) prepare() error {
 		return settings.Usage("%s is the second stage of a cascade: give the segmentations of %s with -prev_stage_predictions",
 			m.configuration.Name, previous)
 	}
+	if err := exists("-prev_stage_predictions", s.Previous, "the folder of the segmentations of "+previous); err != nil {
+		return err
+	}
 	for i := range s.cases {
 		s.cases[i].previous = filepath.Join(s.Previous, s.cases[i].id+ending)
 	}
 	return nil
 }
 
-// setWindow chooses how the window slides.
-func (s *segmenter) setWindow() {
+// setWindow chooses how the window slides, and what memory it may take.
+func (s *segmenter) setWindow() error {
 	w := infer.DefaultConfig(s.Device)
 	w.TileStep, w.Autocast = s.StepSize, s.DType()
 	if !s.NoMirror {
@@ -211,13 +251,35 @@ func (s *segmenter) setWindow() {
 		w.Numerics = infer.Reference
 	}
 	w.Notice = func(text string) { s.out.Print("WARNING:", text) }
-	if s.Device.Type == torch.DeviceCPU {
-		w.MaxBytes = int64(s.MaxRAM * (1 << 30))
-		if memory, err := system.ReadMemory(); s.MaxRAM == 0 && err == nil {
-			w.MaxBytes = memory.Available / 4 * 3
+	given := s.MaxRAM
+	free := func() (int64, error) {
+		memory, err := system.ReadMemory()
+		return memory.Available, err
+	}
+	if s.Device.Type != torch.DeviceCPU {
+		given = s.MaxVRAM
+		free = func() (int64, error) {
+			free, _, err := s.Device.Memory()
+			return free, err
 		}
+	} else if s.MaxVRAM > 0 {
+		s.out.Print("WARNING: --max-vram has no effect on the CPU; --max-ram has")
+	}
+	weights := s.model.weightBytes() * int64(len(s.model.folds))
+	if s.limit = int64(given * (1 << 30)); given == 0 {
+		n, err := free()
+		if err != nil {
+			s.window = w // without a limit
+			return nil
+		}
+		s.limit = n / 4 * 3
+	}
+	s.reload = len(s.model.folds) > 1 && weights > s.limit
+	if w.MaxBytes = s.limit; given == 0 && !s.reload {
+		w.MaxBytes = max(s.limit-weights, 1)
 	}
 	s.window = w
+	return nil
 }
 
 // lock keeps other programs out of the folder, or from the file. Runs that share the cases share
@@ -244,9 +306,10 @@ func (s *segmenter) runName() string {
 // this goroutine's thread, some are written.
 func (s *segmenter) run(ctx context.Context) error {
 	s.records = make([]Prediction, len(s.cases))
+	s.left = remaining{forecasts: s.forecasts}
 	ready := make([]chan *preparedCase, len(s.cases))
 	for i, c := range s.cases {
-		s.records[i] = Prediction{Case: c.id, Output: c.output, Warnings: []string{}}
+		s.records[i] = Prediction{Case: c.id, Output: c.output, Forecast: s.forecasts[i], Warnings: []string{}}
 		ready[i] = make(chan *preparedCase, 1)
 	}
 	user := ctx // cancelled by the user only
@@ -256,7 +319,7 @@ func (s *segmenter) run(ctx context.Context) error {
 	defer cancel(nil) // first: what prepares cases ahead waits for the network
 	ahead := make(chan struct{}, max(s.Preprocessing, 1))
 	writing := make(chan struct{}, max(s.Export, 1))
-	wait.Go(func() {
+	prepare := func() {
 		for i := range s.cases {
 			select {
 			case ahead <- struct{}{}:
@@ -265,44 +328,37 @@ func (s *segmenter) run(ctx context.Context) error {
 			}
 			wait.Go(func() { ready[i] <- s.prepareCase(ctx, i) })
 		}
-	})
-	err := s.Machine.Run(func() error {
-		return torch.With(func(scope *torch.Scope) error {
-			nets, err := s.model.networks(scope, &s.Machine)
-			if err != nil {
-				return err
+	}
+	err := s.onDevice(ctx, func() error {
+		s.announce()
+		wait.Go(prepare) // not before: it would disturb the timing
+		for i := range s.cases {
+			var p *preparedCase
+			select {
+			case p = <-ready[i]:
+			case <-ctx.Done():
+				return ctx.Err()
 			}
-			if s.predict, err = s.model.predictor(nets, s.window); err != nil {
-				return err
+			<-ahead
+			if p == nil {
+				continue // skipped, or failed
 			}
-			for i := range s.cases {
-				var p *preparedCase
-				select {
-				case p = <-ready[i]:
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-				<-ahead
-				if p == nil {
-					continue // skipped, or failed
-				}
-				if err := s.segment(ctx, p); err != nil {
-					s.end(ctx, i, err)
-					continue
-				}
-				select {
-				case writing <- struct{}{}:
-				case <-ctx.Done():
-					p.close()
-					return ctx.Err()
-				}
-				wait.Go(func() {
-					s.end(ctx, i, s.write(ctx, p))
-					<-writing
-				})
+			if err := s.segment(ctx, p); err != nil {
+				s.end(ctx, i, err)
+				continue
 			}
-			return nil
-		})
+			select {
+			case writing <- struct{}{}:
+			case <-ctx.Done():
+				p.close()
+				return ctx.Err()
+			}
+			wait.Go(func() {
+				s.end(ctx, i, s.write(ctx, p))
+				<-writing
+			})
+		}
+		return nil
 	})
 	if err != nil {
 		cancel(err)
@@ -348,6 +404,9 @@ func (s *segmenter) end(ctx context.Context, i int, err error) {
 	r.PeakBytes = system.PeakRSS()
 	if r.Status == "" {
 		r.Status = PredictionOK
+	}
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
+		err = fmt.Errorf("%w: make room there and run again with --continue_prediction", err)
 	}
 	if err != nil {
 		r.Status, r.Error = PredictionFailed, err.Error()
@@ -424,6 +483,9 @@ func (s *segmenter) writeRun(started time.Time, sums map[string]string) error {
 		"versions": map[string]string{"lntorch": s.out.Version, "libtorch": libtorch},
 		"settings": settings.Record(&s.PredictConfig),
 		"weights":  sums,
+		"reloaded": s.reload,
+		"memory":   map[string]int64{"forecast_bytes": s.memory, "limit_bytes": s.limit},
+		"pass_ms":  s.cost.Pass.Seconds() * 1000,
 		"cases":    cases,
 	}, "", "    ")
 	if err != nil {

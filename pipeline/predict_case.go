@@ -23,19 +23,27 @@ import (
 // preparedCase is an image on its way through the network.
 type preparedCase struct {
 	imageCase
+	index      int
 	record     *Prediction
 	read       *images.Properties
 	properties *pickle.Dict // for the .pkl
 	spacing    [3]float64   // of the image, mm
 	grid       preprocess.Grid
 	data       *volume.Volume[float32] // until the network has seen it
+	tissue     *airMap                 // with --skip-air
+	turn       images.Turn             // of the image, by --reorient
 	inverse    *preprocess.Inverse
+	skipping   *preprocess.Inverse // without the tiles of air, with --skip-air=check
 }
 
-func (p *preparedCase) close() {
-	if p.inverse != nil {
-		p.inverse.Close()
+func (p *preparedCase) close() error {
+	var err error
+	for _, v := range []*preprocess.Inverse{p.inverse, p.skipping} {
+		if v != nil {
+			err = errors.Join(err, v.Close())
+		}
 	}
+	return err
 }
 
 // prepareCase reads and preprocesses case i; nil where it is skipped or fails, which it records.
@@ -45,7 +53,7 @@ func (s *segmenter) prepareCase(ctx context.Context, i int) *preparedCase {
 		s.end(ctx, i, nil)
 		return nil
 	}
-	p := &preparedCase{imageCase: s.cases[i], record: &s.records[i]}
+	p := &preparedCase{imageCase: s.cases[i], index: i, record: &s.records[i]}
 	if err := s.load(ctx, p); err != nil {
 		s.end(ctx, i, err)
 		return nil
@@ -72,7 +80,17 @@ func (s *segmenter) load(ctx context.Context, p *preparedCase) error {
 	if err != nil {
 		return err
 	}
+	if err := s.turn(p); err != nil {
+		return err
+	}
 	s.warn(p, im)
+	im = p.turn.Apply(im)
+	if seg != nil {
+		seg = p.turn.Apply(seg)
+	}
+	if s.SkipAir != "" {
+		p.tissue = newAirMap(im)
+	}
 	p.record.Seconds.Read = lap(&start)
 	if err := ctx.Err(); err != nil {
 		return err
@@ -106,8 +124,7 @@ func lap(start *time.Time) float64 {
 func (s *segmenter) readImages(p *preparedCase) (im, seg *volume.Image, err error) {
 	channels := s.model.dataset.ChannelNames
 	if len(p.images) == 0 {
-		return nil, nil, fmt.Errorf("%s: expected the name %s_0000%s, with the number of the channel; or name the file itself with -i",
-			p.misnamed, p.id, s.model.dataset.FileEnding)
+		return nil, nil, s.misnamed(&p.imageCase)
 	}
 	if im, p.read, err = s.reader.Read(p.images); err != nil {
 		return nil, nil, err
@@ -132,6 +149,9 @@ func (s *segmenter) readImages(p *preparedCase) (im, seg *volume.Image, err erro
 	}
 	if p.previous == "" {
 		return im, nil, nil
+	}
+	if err := exists("-prev_stage_predictions:", p.previous, "the previous stage's segmentation of this case"); err != nil {
+		return nil, nil, err
 	}
 	if seg, _, err = s.reader.ReadSeg(p.previous); err != nil {
 		return nil, nil, fmt.Errorf("segmentation of the previous stage: %w", err)
@@ -214,40 +234,68 @@ func mark[L int8 | int16](channel []float32, seg []L, label int) {
 // beside that.
 func (s *segmenter) segment(ctx context.Context, p *preparedCase) (err error) {
 	start := time.Now()
-	need, err := infer.Forecast(s.model.configuration.PatchSize, s.model.dataset.Labels.NumSegmentationHeads(),
-		len(s.model.folds), p.data.Shape, s.window)
+	need, err := infer.Forecast(s.model.configuration.PatchSize, s.model.heads(), len(s.model.folds), p.data.Shape, s.window)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.images[0], err)
 	}
-	p.record.Tiles = need.Tiles
+	p.record.Tiles, p.record.Repeated, p.record.Strips = need.Tiles, need.Repeated, need.Strips
 	how := preprocess.InverseConfig{Labels: s.model.dataset.Labels, Reference: s.IsReference(), Threads: s.Threads}
+	defer func() {
+		p.data = nil
+		s.left.end(p.index)
+		p.record.Seconds.Network = lap(&start)
+		if err != nil {
+			p.close()
+		}
+	}()
+	if s.SkipAir == airChecked {
+		if p.skipping, err = preprocess.NewInverse(p.grid, how); err != nil {
+			return err
+		}
+	}
 	if s.Probabilities {
 		how.Probabilities = filepath.Dir(p.output)
 	}
 	if p.inverse, err = preprocess.NewInverse(p.grid, how); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			p.close()
+	if p.skipping != nil {
+		if err := s.slide(ctx, p, p.skipping, s.air(p)); err != nil {
+			return err
 		}
-	}()
+		return s.slide(ctx, p, p.inverse, nil)
+	}
+	if s.SkipAir != "" {
+		return s.slide(ctx, p, p.inverse, s.air(p))
+	}
+	return s.slide(ctx, p, p.inverse, nil)
+}
+
+// slide runs the window over a case once.
+func (s *segmenter) slide(ctx context.Context, p *preparedCase, inverse *preprocess.Inverse, air *infer.Air) error {
+	if err := s.predict.SkipAir(air); err != nil {
+		return err
+	}
+	if air != nil {
+		skipped, err := s.predict.Skipped(p.data.Shape)
+		if err != nil {
+			return err
+		}
+		p.record.Air = &AirRecord{Tiles: skipped}
+	}
 	bar := s.out.progress()
 	began := false
-	inverse := []*preprocess.Inverse{p.inverse}
-	taken, err := segment.Run(ctx, s.predict, p.data, inverse, func(done, total int) {
+	taken, err := segment.Run(ctx, s.predict, p.data, []*preprocess.Inverse{inverse}, func(done, total int) {
 		if !began {
 			began = true
 			bar.Begin(p.id, total)
 		}
-		bar.Done(done, "")
+		bar.Done(done, s.left.note(p.index, float64(done)/float64(total)))
 	})
 	if began {
 		bar.End()
 	}
-	p.record.Seconds.Export = taken.Seconds()
-	p.record.Seconds.Network = lap(&start)
-	p.data = nil
+	p.record.Seconds.Export += taken.Seconds()
 	return err
 }
 
@@ -255,13 +303,25 @@ func (s *segmenter) segment(ctx context.Context, p *preparedCase) (err error) {
 func (s *segmenter) write(ctx context.Context, p *preparedCase) (err error) {
 	start := time.Now()
 	defer func() {
-		err = errors.Join(err, p.inverse.Close())
+		err = errors.Join(err, p.close())
 		p.record.Seconds.Export += lap(&start)
 	}()
 	labels, err := p.inverse.Finish()
 	if err != nil {
 		return err
 	}
+	if p.skipping != nil {
+		other, err := p.skipping.Finish()
+		if err != nil {
+			return err
+		}
+		n, err := differences(labels, other)
+		if err != nil {
+			return err
+		}
+		p.record.Air.LabelsChanged = &n
+	}
+	labels = p.turn.Inverse().Apply(labels)
 	if err := s.count(p, labels); err != nil {
 		return err
 	}

@@ -44,6 +44,11 @@ func findImages(inputs []string, ending string) (cases []imageCase, folder bool,
 	if len(inputs) == 0 {
 		return nil, false, settings.Usage("-i is not given: a folder of images, or image files")
 	}
+	for _, path := range inputs {
+		if err := exists("-i", path, "a folder of images, or image files"); err != nil {
+			return nil, false, err
+		}
+	}
 	if len(inputs) == 1 {
 		info, err := os.Stat(inputs[0])
 		if err != nil {
@@ -82,6 +87,12 @@ func folderImages(folder, ending string) ([]imageCase, error) {
 	if len(cases) > 0 {
 		return cases, nil
 	}
+	return nil, fmt.Errorf("%s: no images: expected names such as CASE_0000%s, found %s; give files of other names one by one with -i",
+		folder, ending, few(entries))
+}
+
+// few names the first entries of a folder.
+func few(entries []os.DirEntry) string {
 	var names []string
 	for _, e := range entries[:min(len(entries), 5)] {
 		names = append(names, e.Name())
@@ -89,8 +100,25 @@ func folderImages(folder, ending string) ([]imageCase, error) {
 	if more := len(entries) - len(names); more > 0 {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
-	return nil, fmt.Errorf("%s: no images: expected names such as CASE_0000%s, found %s; give files of other names one by one with -i",
-		folder, ending, orNone(names))
+	return orNone(names)
+}
+
+// exists complains of a path that a flag names and that is not there, with what is there instead.
+func exists(flag, path, expected string) error {
+	_, err := os.Stat(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		entries, err := os.ReadDir(dir)
+		if err == nil {
+			return fmt.Errorf("%s %s: no such file or folder, expected %s; %s holds %s", flag, path,
+				expected, dir, few(entries))
+		}
+		if dir == filepath.Dir(dir) {
+			return fmt.Errorf("%s %s: no such file or folder, expected %s", flag, path, expected)
+		}
+	}
 }
 
 // channelNumber is what stands before the ending in nnU-Net's names of images.
@@ -107,9 +135,6 @@ func namedImages(paths []string) ([]imageCase, error) {
 		ending := imageEnding(path)
 		if ending == "" {
 			return nil, settings.Usage("-i: %s: expected a name that ends in %s, or one folder", path, strings.Join(images.Supported, " or "))
-		}
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return nil, err
 		}
 		name := strings.TrimSuffix(filepath.Base(path), ending)
 		id := channelNumber.ReplaceAllString(name, "")
@@ -142,7 +167,15 @@ func isImageName(path string) bool {
 }
 
 // place says where the segmentations go, and refuses to write over an image.
-func place(cases []imageCase, output, ending string, named bool) error {
+func place(cases []imageCase, inputs []string, output, ending string, named bool) error {
+	for _, path := range inputs {
+		in, err := os.Stat(path)
+		out, outErr := os.Stat(output)
+		if err == nil && outErr == nil && in.IsDir() && os.SameFile(in, out) {
+			return settings.Usage("-o %s is the folder of the images, where segmentations would count "+
+				"as images in the next run: name another folder", output)
+		}
+	}
 	if isImageName(output) {
 		if len(cases) != 1 {
 			return settings.Usage("-o %s is a file, but there are %d images: name a folder", output, len(cases))

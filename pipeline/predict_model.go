@@ -45,8 +45,9 @@ type trainedModel struct {
 	configuration *plans.Configuration
 	mirror        []int // axes that inference mirrors
 	folds         []trainedFold
-	merger        *merger     // holds the files of an adapter or delta open; nil for a checkpoint
-	spacings      [][]float64 // of the training cases, as read; nil where they are not known
+	merger        *merger        // holds the files of an adapter or delta open; nil for a checkpoint
+	spacings      [][]float64    // of the training cases, as read; nil where they are not known
+	orientations  map[string]int // of the training images; nil where they are not known
 }
 
 type trainedFold struct {
@@ -75,6 +76,14 @@ func (c *ModelChoice) open() (*trainedModel, error) {
 	path, err := c.path()
 	if err != nil {
 		return nil, err
+	}
+	if err := exists("-m", path, "a model folder, a fold's folder or a checkpoint"); err != nil {
+		return nil, err
+	}
+	if c.Base != "" {
+		if err := exists("--base", c.Base, "the checkpoint that the fine-tuning began with"); err != nil {
+			return nil, err
+		}
 	}
 	m := &trainedModel{}
 	folder, err := c.find(m, path)
@@ -278,6 +287,7 @@ func (c *ModelChoice) describe(m *trainedModel, folder string) error {
 		return err
 	}
 	m.mirror = first.MirrorAxes
+	m.orientations = trainedOrientations(where)
 	return first.Understood(checkpoint.KeyMirrorAxes)
 }
 
@@ -305,8 +315,13 @@ func (m *trainedModel) read(dir string) error {
 	return nil
 }
 
-// networks builds the networks of all folds in s.
-func (m *trainedModel) networks(s *torch.Scope, where *machine.Machine) ([]models.Network, error) {
+// fold gives the network of a fold, as infer.NewEnsemble takes it.
+type fold = func(i int) (models.Network, error)
+
+// networks builds the networks of all folds in s; with reload one, into which the weights of a fold
+// are loaded when it is asked for. That every checkpoint fits is known afterwards.
+func (m *trainedModel) networks(s *torch.Scope, where *machine.Machine, device torch.Device,
+	reload bool) (fold, error) {
 	first := m.folds[0].file
 	if n := recogniseNetwork(first.Weights); n.Adapters > 0 {
 		return nil, fmt.Errorf("%s: %d of its tensors belong to adapters: put them into the weights with `lntorch merge` first",
@@ -316,27 +331,67 @@ func (m *trainedModel) networks(s *torch.Scope, where *machine.Machine) ([]model
 	if err != nil {
 		return nil, err
 	}
-	spec := models.Spec{Architecture: arch, InputChannels: m.dataset.NumInputChannels(m.configuration),
-		NumClasses: m.dataset.Labels.NumSegmentationHeads()}
+	spec := models.Spec{Architecture: arch, InputChannels: m.channels(), NumClasses: m.heads()}
+	build := func() (models.Network, error) {
+		net, err := models.Build(nn.Builder{Scope: s, Device: device}, spec)
+		if err == nil {
+			net.SetFast(!where.IsReference())
+		}
+		return net, err
+	}
+	load := func(net models.Network, i int) error {
+		f := m.folds[i]
+		if _, err := checkpoint.LoadWeights(net.Module(), f.file.Weights, checkpoint.LoadOptions{}); err != nil {
+			return fmt.Errorf("%s: %w", f.path, err)
+		}
+		return nil
+	}
 	var list []models.Network
-	for _, f := range m.folds {
-		net, err := models.Build(nn.Builder{Scope: s, Device: where.Device}, spec)
+	for range m.folds {
+		net, err := build()
 		if err != nil {
 			return nil, err
 		}
-		if _, err := checkpoint.LoadWeights(net.Module(), f.file.Weights, checkpoint.LoadOptions{}); err != nil {
-			return nil, fmt.Errorf("%s: %w", f.path, err)
-		}
-		net.SetFast(!where.IsReference())
 		list = append(list, net)
+		if reload {
+			break
+		}
 	}
-	return list, nil
+	for i := len(m.folds) - 1; i >= 0; i-- { // the first one last: it is asked for first
+		if err := load(list[min(i, len(list)-1)], i); err != nil {
+			return nil, err
+		}
+	}
+	loaded := 0
+	return func(i int) (models.Network, error) {
+		if !reload {
+			return list[i], nil
+		}
+		if loaded == i {
+			return list[0], nil
+		}
+		loaded = -1
+		if err := load(list[0], i); err != nil {
+			return nil, err
+		}
+		loaded = i
+		return list[0], nil
+	}, nil
 }
 
+// weightBytes is the memory of one fold's weights.
+func (m *trainedModel) weightBytes() int64 {
+	return recogniseNetwork(m.folds[0].file.Weights).Parameters * 4
+}
+
+// channels and heads are those of the network: of its input, a cascade's labels included, and of
+// its logits.
+func (m *trainedModel) channels() int { return m.dataset.NumInputChannels(m.configuration) }
+func (m *trainedModel) heads() int    { return m.dataset.Labels.NumSegmentationHeads() }
+
 // predictor averages the folds' logits.
-func (m *trainedModel) predictor(nets []models.Network, cfg infer.Config) (*infer.Predictor, error) {
-	return infer.NewEnsemble(len(nets), func(i int) (models.Network, error) { return nets[i], nil },
-		m.configuration.PatchSize, m.dataset.Labels.NumSegmentationHeads(), cfg)
+func (m *trainedModel) predictor(network fold, cfg infer.Config) (*infer.Predictor, error) {
+	return infer.NewEnsemble(len(m.folds), network, m.configuration.PatchSize, m.heads(), cfg)
 }
 
 // sums works out the sha256 of the checkpoints by fold, beside other work: the result is asked for

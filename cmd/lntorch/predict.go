@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/pipeline"
 )
 
@@ -27,9 +28,21 @@ plans.json, predict_from_raw_data_args.json and run.json. Files appear when they
 fails is named, the others are finished, and the exit code is 1. --continue_prediction leaves out what is
 done.
 
-Without -f all folds with the checkpoint are averaged. --numerics reference does nnU-Net's roundings.`,
+Without -f all folds with the checkpoint are averaged. --numerics reference does nnU-Net's roundings.
+
+--dry-run lists the cases with the tiles, memory and time that they will take, and writes nothing; a run
+says the same before it begins. --max-ram and --max-vram bound the memory of the sums of logits: planes
+that exceed them are cut into strips, and folds whose weights exceed them are loaded in turn. A GPU that
+runs out of memory continues with fewer tiles at a time, then with sums in the computer's memory, then on
+the CPU; each step is said.
+
+--skip-air leaves out tiles without tissue (CT only): faster, and usually the same labels, which
+--skip-air=check counts. --reorient turns an image whose axes run unlike those of the training images.`,
 		Example: `  lntorch predict -i ct.nii.gz -o nodes.nii.gz -m model/fold_0/checkpoint_final.pth
   lntorch predict -i imagesTs -o predictions -d 102 -c 3d_fullres -f 0 1 2 3 4
+  lntorch predict -i imagesTs -o predictions -m model/fold_0/delta.safetensors --base foundation.pth
+  lntorch predict -i imagesTs -o predictions -d 102 -c 3d_fullres --dry-run --max-ram 8
+  lntorch predict -i imagesTs -o predictions -d 102 -c 3d_fullres --skip-air=check --reorient=LPS
   lntorch predict_from_modelfolder -i imagesTs -o predictions -m nnUNetTrainer__nnUNetPlans__3d_fullres --save_probabilities`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,6 +64,9 @@ func printPrediction(p pipeline.Prediction) {
 	case pipeline.PredictionSkipped:
 		fmt.Printf("%s  is there\n", p.Output)
 		return
+	case pipeline.PredictionPlanned:
+		printPlanned(p)
+		return
 	}
 	parts := []string{p.Output}
 	for _, value := range slices.Sorted(maps.Keys(p.Labels)) {
@@ -60,4 +76,16 @@ func printPrediction(p pipeline.Prediction) {
 	t := p.Seconds
 	parts = append(parts, fmt.Sprintf("%.1f s", t.Read+t.Preprocess+t.Network+t.Export))
 	fmt.Println(strings.Join(parts, "  "))
+}
+
+// printPlanned prints one line of --dry-run.
+func printPlanned(p pipeline.Prediction) {
+	f := p.Forecast
+	tiles := fmt.Sprintf("%d tiles", p.Tiles)
+	if p.Repeated > 0 {
+		tiles += fmt.Sprintf(" in %d strips (%d again)", p.Strips, p.Repeated)
+	}
+	fmt.Printf("%s  %d×%d×%d at %.3g×%.3g×%.3g mm  %s, %d passes  %s  %.1f s\n", p.Output,
+		f.Size[2], f.Size[1], f.Size[0], f.Spacing[2], f.Spacing[1], f.Spacing[0], tiles, f.Passes,
+		system.Size(f.Bytes), f.Seconds)
 }
