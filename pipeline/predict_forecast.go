@@ -192,7 +192,7 @@ func (s *segmenter) announce() {
 	}
 	text := fmt.Sprintf("forecast: %s, %s", counted(count, "case"), counted(tiles, "tile"))
 	if repeated > 0 {
-		text += fmt.Sprintf(" (%d of them again at the borders of strips: %s do not fit in one)", repeated, counted(strips, "case"))
+		text += fmt.Sprintf(" (%d of them again at the borders of strips: %s in more than one)", repeated, counted(strips, "case"))
 	}
 	text += fmt.Sprintf(", %s of the network", counted(passes, "pass"))
 	if s.cost.Pass > 0 {
