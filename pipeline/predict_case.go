@@ -150,7 +150,7 @@ func (s *segmenter) readImages(p *preparedCase) (im, seg *volume.Image, err erro
 	if p.previous == "" {
 		return im, nil, nil
 	}
-	if err := exists("-prev_stage_predictions:", p.previous, "the previous stage's segmentation of this case"); err != nil {
+	if err := exists("-prev_stage_predictions", p.previous, "the previous stage's segmentation of this case"); err != nil {
 		return nil, nil, err
 	}
 	if seg, _, err = s.reader.ReadSeg(p.previous); err != nil {

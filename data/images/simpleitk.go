@@ -61,7 +61,7 @@ func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
 func (p *Properties) compare(q *Properties, shape, other [4]int, path, second string) error {
 	if shape != other {
 		return fmt.Errorf("the channels of a case have different shapes: %s %v, %s %v (channels, "+
-			"z, y, x)",
+			"z, y, x): resample one onto the grid of the other",
 			path, shape, second, other)
 	}
 	spacing, spacing2 := p.Spacing, q.Spacing
@@ -69,7 +69,8 @@ func (p *Properties) compare(q *Properties, shape, other [4]int, path, second st
 		spacing, spacing2 = p.SITK.Spacing, q.SITK.Spacing
 	}
 	if !close(spacing, spacing2) {
-		return fmt.Errorf("the channels of a case have different spacings: %s %v, %s %v",
+		return fmt.Errorf("the channels of a case have different spacings: %s %v, %s %v: "+
+			"resample one onto the grid of the other",
 			path, spacing, second, spacing2)
 	}
 	warn := func(what string, a, b []float64) {
