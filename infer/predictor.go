@@ -443,7 +443,8 @@ func (r *pass) fallBack(err error) error {
 		return err
 	}
 	if r.p.cfg.Notice != nil {
-		r.p.cfg.Notice(fmt.Sprintf("%s failed (%v): continuing with %s", device, native, step))
+		why, _, _ := strings.Cut(native.Error(), "\n")
+		r.p.cfg.Notice(fmt.Sprintf("%s failed (%s): continuing with %s", device, why, step))
 	}
 	if err := take(); err != nil || device.Type == torch.DeviceCPU {
 		return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lntorch/lntorch/data/images"
@@ -33,17 +34,20 @@ type CaseForecast struct {
 	pixel    int // bytes
 }
 
-// Rates of the stages beside the network, in seconds for a voxel on one core, as benchmarks of a
-// 512×512 CT on 2 cores gave them.
+// Rates of the stages beside the network, in seconds for a voxel on one core, as measured on CTs of
+// 256×256×100 with 2 cores.
 const (
-	readRate   = 8e-9   // of a compressed image
-	inputRate  = 110e-9 // of preprocessing: a voxel of the preprocessed case
-	outputRate = 12e-9  // of the export: a voxel of the image, for each class
-	writeRate  = 14e-9  // counting, compressing, writing
+	readRate   = 20e-9 // of a compressed image
+	inputRate  = 60e-9 // of preprocessing: a voxel of the preprocessed case
+	outputRate = 12e-9 // of the export: a voxel of the image, for each class
+	writeRate  = 14e-9 // counting, compressing, writing
 )
 
-// baseBytes is the memory of the program with libtorch.
-const baseBytes = 220 << 20
+const (
+	baseBytes = 180 << 20 // of the program with libtorch
+	// garbage is how far memory grows before Go collects what is no longer used.
+	garbage = 2
+)
 
 // voxels is the size of a grid.
 func voxels(shape [3]int) int64 { return int64(shape[0]) * int64(shape[1]) * int64(shape[2]) }
@@ -163,7 +167,7 @@ func (s *segmenter) seconds(f *CaseForecast) (network, beside float64) {
 func (s *segmenter) announce() {
 	tiles, repeated, passes, strips, count := 0, 0, 0, 0, 0
 	network, beside := 0.0, 0.0
-	var most, ahead, disk, probabilities int64
+	var most, ahead, written, disk, probabilities int64
 	switches := 0
 	for _, f := range s.forecasts {
 		if f == nil {
@@ -182,6 +186,7 @@ func (s *segmenter) announce() {
 		network, beside = network+n, beside+b
 		most = max(most, f.Bytes)
 		ahead = max(ahead, f.prepared())
+		written = max(written, voxels(f.Size)*s.labelBytes()) // probabilities stream through a file
 		disk += f.Disk
 		if s.Probabilities {
 			probabilities = max(probabilities, voxels(f.Size)*int64(s.model.heads())*4)
@@ -212,10 +217,7 @@ func (s *segmenter) announce() {
 	} else {
 		weights *= int64(n)
 	}
-	memory := int64(baseBytes) + most + ahead*int64(max(s.Preprocessing, 1)) + disk/int64(count)*int64(max(s.Export, 1))
-	if s.Probabilities {
-		memory -= disk / int64(count) * int64(max(s.Export, 1)) // these stream through a file
-	}
+	memory := baseBytes + garbage*(most+ahead*int64(max(s.Preprocessing, 1))+written*int64(max(s.Export, 1)))
 	where := ""
 	if s.window.Device.Type == torch.DeviceCPU {
 		memory += weights + s.cost.Bytes
@@ -342,7 +344,8 @@ func (s *segmenter) onDevice(ctx context.Context, f func() error) error {
 		if !errors.As(err, &full) || s.window.Device.Type == torch.DeviceCPU {
 			return err
 		}
-		s.window.Notice(fmt.Sprintf("%s has no room for the network (%v): continuing with the CPU", s.window.Device, full.error))
+		why, _, _ := strings.Cut(full.Error(), "\n")
+		s.window.Notice(fmt.Sprintf("%s has no room for the network (%s): continuing with the CPU", s.window.Device, why))
 		s.window.Device, s.window.Autocast = torch.CPU, torch.Float32
 		return s.withNetworks(ctx, f)
 	})
@@ -355,18 +358,16 @@ type deviceError struct{ error }
 func (e *deviceError) Unwrap() error { return e.error }
 
 func (s *segmenter) withNetworks(ctx context.Context, f func() error) error {
-	return torch.With(func(scope *torch.Scope) error {
+	built := false
+	err := torch.With(func(scope *torch.Scope) error {
 		build := func(device torch.Device) (fold, error) {
 			return s.model.networks(scope, &s.Machine, device, s.reload)
 		}
 		network, err := build(s.window.Device)
-		var native *torch.Error
-		if errors.As(err, &native) {
-			return &deviceError{err}
-		}
 		if err != nil {
 			return err
 		}
+		built = true
 		s.window.OnCPU = func() (fold, error) { return build(torch.CPU) }
 		if s.predict, err = s.model.predictor(network, s.window); err != nil {
 			return err
@@ -382,6 +383,11 @@ func (s *segmenter) withNetworks(ctx context.Context, f func() error) error {
 		}
 		return f()
 	})
+	var native *torch.Error
+	if !built && errors.As(err, &native) {
+		return &deviceError{err}
+	}
+	return err
 }
 
 func (s *segmenter) anythingToDo() bool {

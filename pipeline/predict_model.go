@@ -336,6 +336,7 @@ func (m *trainedModel) networks(s *torch.Scope, where *machine.Machine, device t
 		net, err := models.Build(nn.Builder{Scope: s, Device: device}, spec)
 		if err == nil {
 			net.SetFast(!where.IsReference())
+			err = s.Err()
 		}
 		return net, err
 	}
