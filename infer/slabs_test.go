@@ -498,7 +498,15 @@ func TestADeviceThatFailsHandsOverToTheCPU(t *testing.T) {
 	moved := 0
 	cfg.OnCPU = func() (func(int) (models.Network, error), error) {
 		moved++
-		return func(int) (models.Network, error) { return uneven(1), nil }, nil
+		net := uneven(1)
+		forward := net.forward
+		net.forward = func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+			for _, device := range []torch.DeviceType{torch.DeviceCPU, torch.DeviceCUDA} {
+				require.False(t, torch.InAutocast(device), "the CPU computes in float32")
+			}
+			return forward(s, x)
+		}
+		return func(int) (models.Network, error) { return net, nil }, nil
 	}
 	p, err := New(uneven(1), patch, 2, cfg)
 	require.NoError(t, err)
