@@ -206,9 +206,9 @@ func (s *segmenter) announce() {
 		if s.window.Device.Type != torch.DeviceCPU { // the stages beside it overlap
 			total = max(network, beside)
 		}
-		text += fmt.Sprintf(": about %s", roughly(total))
+		text += fmt.Sprintf(": about %s (an estimate; one pass was timed)", roughly(total))
 	}
-	s.out.Print(text + " (an estimate; one pass was timed)")
+	s.out.Print(text)
 
 	weights := s.model.weightBytes()
 	if n := len(s.model.folds); s.reload {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -235,4 +236,28 @@ func TestPredictIsKilledAndGoesOn(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(out, ".*"))
 	require.NoError(t, err)
 	require.Empty(t, left, "what the killed run began is swept away")
+}
+
+// NibabelIO hands NaN on to the network, as nnU-Net's does: such an image is refused.
+func TestPredictRefusesNaNReadByNibabel(t *testing.T) {
+	torchtest.Require(t)
+	root := t.TempDir()
+	model := filepath.Join(root, filepath.Base(sourceModel))
+	require.NoError(t, os.CopyFS(model, os.DirFS(repo(t, sourceModel))))
+	path := filepath.Join(model, "plans.json")
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, []byte(strings.ReplaceAll(string(b), `"SimpleITKIO"`, `"NibabelIO"`)), 0o644))
+	in := filepath.Join(root, "in")
+	require.NoError(t, os.Mkdir(in, 0o755))
+	sick := filepath.Join(in, "a_nan_0000.nii.gz")
+	writeScan(t, sick, func(v []float32) { v[7], v[8] = float32(math.NaN()), float32(math.NaN()) })
+	writeScan(t, filepath.Join(in, "b_0000.nii.gz"), func([]float32) {})
+	out := filepath.Join(root, "out")
+	r := predict(t, in, out, "-m", model)
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "PROBLEM case a_nan: "+sick+": 2 voxels are NaN, which NibabelIO keeps: export the image again")
+	require.Contains(t, r.errOut, "1 of 2 cases failed: a_nan")
+	require.FileExists(t, filepath.Join(out, "b.nii.gz"))
+	require.NoFileExists(t, filepath.Join(out, "a_nan.nii.gz"))
 }
