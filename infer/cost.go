@@ -14,12 +14,17 @@ type Cost struct {
 	Bytes int64
 }
 
-// briefly is how long a first pass may take to be followed by a second one, which is timed alone:
-// the first one also sets up libtorch's kernels.
-const briefly = time.Second
+const (
+	// briefly is how long a first pass may take to be followed by others: the first one also sets up
+	// libtorch's kernels.
+	briefly = time.Second
+	// enough is how long the others may take together, and most their number.
+	enough = 100 * time.Millisecond
+	most   = 5
+)
 
-// Measure runs the network of the first fold on a batch of empty patches of the given number of
-// channels, and states what that took.
+// Measure runs the network of the first fold on batches of empty patches of the given number of
+// channels, and states what the quickest of them took: other programs only make it slower.
 func (p *Predictor) Measure(channels int) (Cost, error) {
 	shape := [4]int{channels, 1, 1, 1}
 	copy(shape[4-len(p.patch):], p.patch)
@@ -33,6 +38,7 @@ func (p *Predictor) Measure(channels int) (Cost, error) {
 	r.input = make([]float32, len(r.image))
 	defer r.restore()
 	var cost Cost
+	var total time.Duration
 	once := func() error {
 		batch := min(p.cfg.batch(), len(p.mirrors))
 		start := time.Now()
@@ -44,7 +50,11 @@ func (p *Predictor) Measure(channels int) (Cost, error) {
 			_, err = s.To(s.Sum(y), torch.Float32, torch.CPU).Item() // waits for the device
 			return err
 		})
-		cost.Pass = time.Since(start) / time.Duration(batch)
+		taken := time.Since(start)
+		if pass := taken / time.Duration(batch); cost.Pass == 0 || pass < cost.Pass {
+			cost.Pass = pass
+		}
+		total += taken
 		return err
 	}
 	err = torch.OnThread(p.cfg.Threads, func() error {
@@ -60,10 +70,13 @@ func (p *Predictor) Measure(channels int) (Cost, error) {
 				if err := once(); err != nil {
 					return err
 				}
-				if cost.Pass < briefly {
+				again := total < briefly
+				total = 0
+				for n := 0; again && n < most; n++ {
 					if err := once(); err != nil {
 						return err
 					}
+					again = total < enough
 				}
 				cost.Bytes, err = r.peak()
 				cost.Bytes = max(cost.Bytes-before, 0)

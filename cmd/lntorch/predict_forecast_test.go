@@ -370,6 +370,22 @@ func TestPredictReorients(t *testing.T) {
 	require.Equal(t, 0, r.code, r.errOut)
 	require.Equal(t, [3]int{28, 81, 69}, plannedCases(t, r)["sra"].Forecast.Grid)
 
+	// A reader that turns images itself needs no help, and its forecast is of the turned image.
+	nibabel := filepath.Join(root, "nibabel", filepath.Base(sourceModel))
+	require.NoError(t, os.CopyFS(nibabel, os.DirFS(repo(t, sourceModel))))
+	b, err = os.ReadFile(filepath.Join(nibabel, "plans.json"))
+	require.NoError(t, err)
+	b = bytes.ReplaceAll(b, []byte(`"SimpleITKIO"`), []byte(`"NibabelIOWithReorient"`))
+	require.NoError(t, os.WriteFile(filepath.Join(nibabel, "plans.json"), b, 0o644))
+	r = predict(t, sra, filepath.Join(root, "dry"), "-m", nibabel, "--reorient=LPS", "--dry-run", "--json")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, "WARNING: --reorient: the model's NibabelIOWithReorient turns every image to RAS itself")
+	require.Equal(t, [3]int{23, 68, 58}, plannedCases(t, r)["sra"].Forecast.Size)
+	require.Equal(t, [3]int{28, 81, 69}, plannedCases(t, r)["sra"].Forecast.Grid)
+	r = predict(t, sra, filepath.Join(root, "dry"), "-m", repo(t, sourceModel), "--dry-run", "--json")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Equal(t, [3]int{68, 58, 23}, plannedCases(t, r)["sra"].Forecast.Size)
+
 	for want, args := range map[string][]string{
 		"--reorient: no run.json of lntorch train beside ":                          {"-m", repo(t, sourceModel), "--reorient"},
 		`--reorient: orientation "LLS": expected three letters, one each of R or L`: {"-m", fold, "--reorient=LLS"},
