@@ -17,31 +17,78 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
+// absent is a GPU that no machine has.
+var absent = torch.Device{Type: torch.DeviceCUDA, Index: 63}
+
+// segmentation prepares to segment phantom-mini's first scan on the CPU.
+func segmentation(t *testing.T, log *bytes.Buffer) *segmenter {
+	t.Helper()
+	c := settings.New[PredictConfig]()
+	c.Input = []string{repo(t, "testdata/phantom-mini/raw/"+target+"/imagesTs/LN_004_0000.nii.gz")}
+	c.Output, c.Model, c.NoMirror, c.DeviceName = t.TempDir(), repo(t, foundation), true, "cpu"
+	model, err := c.ModelChoice.open()
+	require.NoError(t, err)
+	t.Cleanup(model.close)
+	s := &segmenter{PredictConfig: c, out: Output{Log: log}, model: model}
+	require.NoError(t, s.prepare())
+	require.NoError(t, s.out.resolve(&s.Machine))
+	require.NoError(t, s.setWindow())
+	s.forecastCases()
+	return s
+}
+
+// requireNnUNets checks the case of segmentation: nnU-Net finds 902 voxels.
+func requireNnUNets(t *testing.T, s *segmenter) {
+	t.Helper()
+	require.Equal(t, PredictionOK, s.records[0].Status)
+	require.Equal(t, int64(902), s.records[0].Labels["1"].Voxels)
+	require.FileExists(t, filepath.Join(s.Output, "LN_004.nii.gz"))
+}
+
 // A device that has no room for the network hands over to the CPU, and says so; the segmentation is
 // the one of the CPU.
 func TestPredictHandsOverToTheCPU(t *testing.T) {
 	torchtest.Require(t)
-	out := t.TempDir()
-	c := settings.New[PredictConfig]()
-	c.Input, c.Output = []string{repo(t, "testdata/phantom-mini/raw/"+target+"/imagesTs/LN_004_0000.nii.gz")}, out
-	c.Model, c.NoMirror, c.DeviceName = repo(t, foundation), true, "cpu"
-	model, err := c.ModelChoice.open()
-	require.NoError(t, err)
-	defer model.close()
 	var log bytes.Buffer
-	s := &segmenter{PredictConfig: c, out: Output{Log: &log}, model: model}
-	require.NoError(t, s.prepare())
-	require.NoError(t, s.out.resolve(&s.Machine))
-	require.NoError(t, s.setWindow())
-	s.window.Device, s.window.Autocast = torch.Device{Type: torch.DeviceCUDA, Index: 63}, torch.Float16
-	s.forecastCases()
+	s := segmentation(t, &log)
+	s.window.Device, s.window.Autocast = absent, torch.Float16
 	require.NoError(t, s.run(context.Background()))
 	require.Contains(t, log.String(), "WARNING: cuda:63 has no room for the network (")
 	require.Contains(t, log.String(), "): continuing with the CPU")
-	require.Equal(t, PredictionOK, s.records[0].Status)
-	// nnU-Net finds 902 voxels in 37 pieces.
-	require.Equal(t, int64(902), s.records[0].Labels["1"].Voxels)
-	require.FileExists(t, filepath.Join(out, "LN_004.nii.gz"))
+	requireNnUNets(t, s)
+}
+
+// So does one that has room for the network, but not for a tile: the networks are built once more.
+func TestPredictHandsOverDuringACase(t *testing.T) {
+	torchtest.Require(t)
+	var log bytes.Buffer
+	s := segmentation(t, &log)
+	ctx := context.Background()
+	s.records = []Prediction{{Case: "LN_004"}}
+	s.left = remaining{forecasts: s.forecasts}
+	require.NoError(t, s.onDevice(ctx, func() error {
+		w := s.window
+		w.Device, w.Autocast = absent, torch.Float16
+		built := 0
+		w.OnCPU = func() (fold, error) {
+			built++
+			return s.window.OnCPU()
+		}
+		network, err := s.window.OnCPU()
+		require.NoError(t, err)
+		s.predict, err = s.model.predictor(network, w)
+		require.NoError(t, err)
+		p := s.prepareCase(ctx, 0)
+		require.NoError(t, s.segment(ctx, p))
+		s.end(ctx, 0, s.write(ctx, p))
+		require.Equal(t, 1, built)
+		return nil
+	}))
+	for _, step := range []string{"one tile at a time instead of 2", "sums in the computer's memory",
+		"the CPU, for this image and all later ones"} {
+		require.Regexp(t, `WARNING: cuda:63 failed \(.*\): continuing with `+step, log.String())
+	}
+	requireNnUNets(t, s)
 }
 
 // The time left is the forecast of what is left, by the pace so far.
