@@ -1,9 +1,11 @@
 package infer
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/volume"
 )
 
 func TestStepsAreTheReferences(t *testing.T) {
@@ -181,6 +184,7 @@ func TestLiveLogitsAreBitEqualToNNUNet(t *testing.T) {
 		noGaussian bool
 		step       float64
 		float32    bool
+		folds      int // 0: one
 	}
 	for _, c := range []live{
 		{name: "whole case", step: 0.5},
@@ -195,6 +199,10 @@ func TestLiveLogitsAreBitEqualToNNUNet(t *testing.T) {
 			crop: []int{2, 20, 50}, mirror: []int{1}, step: 0.5},
 		{name: "several channels", spec: "plain-channels", shape: [4]int{0, 20, 24, 28},
 			patch: []int{16, 16, 16}, mirror: []int{0, 2}, step: 0.5},
+		{name: "five folds", spec: "plain-channels", shape: [4]int{0, 20, 24, 28},
+			patch: []int{16, 16, 16}, mirror: []int{1}, step: 0.5, folds: 5},
+		{name: "five folds in 2d, other step", spec: "resenc-2d", patch: []int{24, 16},
+			crop: []int{3, 40, 30}, step: 1, folds: 5},
 		{name: "float32 sums", crop: []int{24, 60, 64}, mirror: []int{0, 1, 2}, step: 0.5,
 			float32: true},
 		{name: "float32 sums, odd number of passes", crop: []int{32, 48, 82}, step: 0.5,
@@ -202,24 +210,35 @@ func TestLiveLogitsAreBitEqualToNNUNet(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			liveCase(t, input, c.spec, c.shape, c.patch, c.crop, c.mirror, c.noGaussian, c.step,
-				c.float32)
+				c.float32, max(c.folds, 1))
 		})
 	}
 }
 
 func liveCase(t *testing.T, input, spec string, shape [4]int, patch, crop, mirror []int,
-	noGaussian bool, step float64, wide32 bool) {
+	noGaussian bool, step float64, wide32 bool, folds int) {
 	s := scope(t)
 	out := t.TempDir() + "/out.npz"
 	args := []string{"--out", out, "--step-size", number(step)}
 	var net models.Network
+	nets := make([]models.Network, folds)
 	classes := 2
 	if spec == "" {
 		net, patch, _ = foundationNetwork(t, s)
 		args = append(args, "--model-folder", foundation)
 	} else {
 		var channels int
-		net, channels, classes = specNetwork(t, s, readSpec(t, spec))
+		for fold := range nets {
+			nets[fold], channels, classes = specNetwork(t, s, readSpec(t, spec))
+			require.NoError(t, torch.NoGrad(func() error {
+				for _, p := range nets[fold].Module().Parameters() {
+					s.MulScalar_(p.T, 1-float64(fold)/8)
+				}
+				return s.Err()
+			}))
+		}
+		net = nets[0]
+		args = append(args, "--folds", strconv.Itoa(folds))
 		if shape != [4]int{} {
 			shape[0] = channels
 		}
@@ -264,6 +283,16 @@ func liveCase(t *testing.T, input, spec string, shape [4]int, patch, crop, mirro
 	g := newGrid(patch, shape, step)
 	require.Len(t, g.tiles, described.Tiles)
 	require.Equal(t, described.Padded[1:], g.padded[:])
+	if folds > 1 {
+		p, err := NewEnsemble(folds, func(i int) (models.Network, error) { return nets[i], nil },
+			patch, classes, cfg)
+		require.NoError(t, err)
+		got := newPlace(classes, shape)
+		require.NoError(t, p.Slabs(context.Background(), image, shape, nil,
+			func(s volume.Slab) error { got.add(t, s); return nil }))
+		golden.Equal(t, "logits", got.shape, want, got.data)
+		return
+	}
 	if !wide32 {
 		raw, values, size := run(t, net, patch, classes, cfg, image, shape)
 		golden.Equal(t, "logits", ints(size), want, values)

@@ -4,13 +4,14 @@ Golden files:  sliding_window.py --golden testdata/golden/sliding_window
 Live:          sliding_window.py --out OUT.npz --input CASE.npz|X.npy
                    (--model-folder F [--fold 0] [--checkpoint-name checkpoint_final.pth]
                     | --spec SPEC.json [--weights hash|FILE.pth] --patch-size D H W
-                      [--mirror-axes 0 1 2])
+                      [--mirror-axes 0 1 2] [--folds 5])
                    [--no-mirroring] [--no-gaussian] [--step-size 0.5]
                    [--accumulate float16|float32|float64] [--crop D H W]
 
 The input is a preprocessed array (c,z,y,x) float32: an .npy, or an .npz with the array "data" as
 nnU-Net writes it; --crop takes its first voxels along each axis. A 2d network runs over every slice
-of axis 0. float16 (default) is predict_sliding_window_return_logits itself. float32 and float64 are
+of axis 0. With --folds the logits are the mean over networks whose weights are those of the spec times
+1, 7/8, 6/8, …, as predict_logits_from_preprocessed_data makes it. float16 (default) is predict_sliding_window_return_logits itself. float32 and float64 are
 the same tiles in the same order with the same float16 weight map, widened; logits and weight sums
 accumulate in that type; the network stays float32.
 OUT.npz: logits (heads,z,y,x), count (z,y,x, sum of weights; float32 and float64 only).
@@ -45,10 +46,14 @@ def from_folder(predictor, folder, fold, checkpoint):
     predictor.network.load_state_dict(predictor.list_of_parameters[0])
 
 
-def from_spec(predictor, spec, weights, patch_size, mirror_axes):
+def from_spec(predictor, spec, weights, patch_size, mirror_axes, folds=1):
     network = stack.build(spec, deep_supervision=False)
     stack.load_weights(network, weights)
     predictor.network = network
+    predictor.list_of_parameters = [
+        {name: w * (1 - fold / 8) for name, w in network.state_dict().items()}
+        for fold in range(folds)
+    ]
     predictor.configuration_manager = SimpleNamespace(patch_size=list(patch_size))
     predictor.label_manager = SimpleNamespace(num_segmentation_heads=spec["num_classes"])
     predictor.allowed_mirroring_axes = tuple(mirror_axes) if mirror_axes else None
@@ -101,7 +106,7 @@ def run(predictor, data, accumulate="float16"):
     from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 
     if accumulate == "float16":
-        arrays = {"logits": predictor.predict_sliding_window_return_logits(data).numpy()}
+        arrays = {"logits": predictor.predict_logits_from_preprocessed_data(data).numpy()}
     else:
         logits, count = wide(predictor, data, getattr(torch, accumulate))
         arrays = {"logits": logits.numpy(), "count": count.numpy()}
@@ -263,6 +268,7 @@ def main():
     p.add_argument("--mirror-axes", type=int, nargs="*")
     p.add_argument("--no-mirroring", action="store_true")
     p.add_argument("--no-gaussian", action="store_true")
+    p.add_argument("--folds", type=int, default=1)
     p.add_argument("--step-size", type=float, default=0.5)
     p.add_argument("--accumulate", choices=["float16", "float32", "float64"], default="float16")
     args = p.parse_args()
@@ -278,7 +284,12 @@ def main():
         from_folder(predictor, args.model_folder, args.fold, args.checkpoint_name)
     else:
         from_spec(
-            predictor, stack.read_spec(args.spec), args.weights, args.patch_size, args.mirror_axes
+            predictor,
+            stack.read_spec(args.spec),
+            args.weights,
+            args.patch_size,
+            args.mirror_axes,
+            args.folds,
         )
     arrays, description = run(predictor, read_input(args.input, args.crop), args.accumulate)
     stack.write_npz(args.out, arrays)
