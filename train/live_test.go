@@ -192,7 +192,50 @@ func TestLiveValidationIsNnUNets(t *testing.T) {
 	golden.Run(t, "nnunet_stack.py", "--threads", "2", "validate", "--preprocessed", filepath.Dir(c.Preprocessed), "--results", theirs.Results,
 		"--dataset", "Dataset102_PhantomTarget", "--configuration", c.Configuration, "--plans", c.PlansName, "--disable-tta", "--npz")
 
-	want, got := filepath.Join(fold(theirs), "validation"), filepath.Join(fold(c), "validation")
+	requireSameValidation(t, theirs, c, 7)
+	for _, name := range []string{"LN_002.npz", "LN_003.npz"} {
+		stage := filepath.Join("predicted_next_stage", "next", name)
+		shape, x := npzFloats(t, filepath.Join(filepath.Dir(fold(theirs)), stage), "seg")
+		size, y := npzFloats(t, filepath.Join(filepath.Dir(fold(c)), stage), "seg")
+		require.Equal(t, shape, size)
+		require.Equal(t, x, y, name)
+		require.Contains(t, y, float32(1))
+	}
+}
+
+// The final validation of a training with --numerics reference is what nnU-Net's --val makes of the
+// checkpoint. With numerics fast the labels are nnU-Net's, too.
+func TestLiveValidationOfATrainingIsNnUNets(t *testing.T) {
+	golden.Python(t)
+	c := phantom(t, "full")
+	c.Epochs, c.Numerics = 1, machine.Reference
+	r := run(t, c)
+	require.False(t, r.Preprocessed)
+	weights, err := os.ReadFile(r.Checkpoint)
+	require.NoError(t, err)
+	theirs := c
+	theirs.Results = filepath.Join(t.TempDir(), "nnunet")
+	require.NoError(t, os.MkdirAll(fold(theirs), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(fold(theirs), "checkpoint_final.pth"), weights, 0o600))
+	golden.Run(t, "nnunet_stack.py", "--threads", "2", "validate", "--preprocessed",
+		filepath.Dir(c.Preprocessed), "--results", theirs.Results, "--dataset",
+		"Dataset102_PhantomTarget", "--configuration", c.Configuration, "--plans", c.PlansName,
+		"--disable-tta")
+	requireSameValidation(t, theirs, c, 3)
+
+	c.ValidateOnly, c.Pretrained, c.Numerics = true, "", machine.Fast
+	run(t, c)
+	requireSameValidation(t, theirs, c, 3)
+}
+
+// requireSameValidation compares the files of two validations, of which the second is ours.
+func requireSameValidation(t *testing.T, theirs, ours train.Config, files int) {
+	t.Helper()
+	want, got := filepath.Join(fold(theirs), "validation"), filepath.Join(fold(ours), "validation")
+	p, err := plans.Load(filepath.Join(ours.Preprocessed, ours.PlansName+".json"))
+	require.NoError(t, err)
+	reader, err := images.ForName(p.ImageReaderWriter)
+	require.NoError(t, err)
 	entries, err := os.ReadDir(want)
 	require.NoError(t, err)
 	var names []string
@@ -231,22 +274,14 @@ func TestLiveValidationIsNnUNets(t *testing.T) {
 			require.NoError(t, err)
 			y, err := os.ReadFile(b)
 			require.NoError(t, err)
-			require.Equal(t, strings.ReplaceAll(string(x), theirs.Results, c.Results), string(y))
+			require.Equal(t, strings.ReplaceAll(string(x), theirs.Results, ours.Results), string(y))
 		}
 	}
-	require.Len(t, names, 7, "two cases of three files, and summary.json: %s", names)
+	require.Len(t, names, files, "%s", names)
 	require.Greater(t, foreground, 500)
-	ours, err := os.ReadDir(got)
+	entries, err = os.ReadDir(got)
 	require.NoError(t, err)
-	require.Len(t, ours, len(names))
-	for _, name := range []string{"LN_002.npz", "LN_003.npz"} {
-		stage := filepath.Join("predicted_next_stage", "next", name)
-		shape, x := npzFloats(t, filepath.Join(filepath.Dir(fold(theirs)), stage), "seg")
-		size, y := npzFloats(t, filepath.Join(filepath.Dir(fold(c)), stage), "seg")
-		require.Equal(t, shape, size)
-		require.Equal(t, x, y, name)
-		require.Contains(t, y, float32(1))
-	}
+	require.Len(t, entries, len(names))
 }
 
 func npzFloats(t *testing.T, path, name string) ([]int, []float32) {
