@@ -186,7 +186,7 @@ func TestLiveLogitsAreBitEqualToNNUNet(t *testing.T) {
 		float32    bool
 		folds      int // 0: one
 	}
-	for _, c := range []live{
+	list := []live{
 		{name: "whole case", step: 0.5},
 		{name: "mirrored", crop: []int{24, 60, 64}, mirror: []int{0, 1, 2}, step: 0.5},
 		{name: "smaller than the patch", crop: []int{11, 60, 47}, mirror: []int{0, 1, 2},
@@ -207,24 +207,31 @@ func TestLiveLogitsAreBitEqualToNNUNet(t *testing.T) {
 			float32: true},
 		{name: "float32 sums, odd number of passes", crop: []int{32, 48, 82}, step: 0.5,
 			float32: true},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			liveCase(t, input, c.spec, c.shape, c.patch, c.crop, c.mirror, c.noGaussian, c.step,
-				c.float32, max(c.folds, 1))
-		})
+	}
+	var runs [][]string
+	var checks []func(t *testing.T)
+	for _, c := range list {
+		args, check := liveCase(t, input, c.spec, c.shape, c.patch, c.crop, c.mirror, c.noGaussian,
+			c.step, c.float32, max(c.folds, 1))
+		runs, checks = append(runs, args), append(checks, check)
+	}
+	golden.RunAll(t, "sliding_window.py", runs...)
+	for i, c := range list {
+		t.Run(c.name, checks[i])
 	}
 }
 
+// liveCase returns the arguments of sliding_window.py for a case, and the comparison with what it
+// then writes.
 func liveCase(t *testing.T, input, spec string, shape [4]int, patch, crop, mirror []int,
-	noGaussian bool, step float64, wide32 bool, folds int) {
+	noGaussian bool, step float64, wide32 bool, folds int) (args []string, check func(*testing.T)) {
 	s := scope(t)
 	out := t.TempDir() + "/out.npz"
-	args := []string{"--out", out, "--step-size", number(step)}
-	var net models.Network
+	args = []string{"--out", out, "--step-size", number(step)}
 	nets := make([]models.Network, folds)
 	classes := 2
 	if spec == "" {
-		net, patch, _ = foundationNetwork(t, s)
+		nets[0], patch, _ = foundationNetwork(t, s)
 		args = append(args, "--model-folder", foundation)
 	} else {
 		var channels int
@@ -237,7 +244,6 @@ func liveCase(t *testing.T, input, spec string, shape [4]int, patch, crop, mirro
 				return s.Err()
 			}))
 		}
-		net = nets[0]
 		args = append(args, "--folds", strconv.Itoa(folds))
 		if shape != [4]int{} {
 			shape[0] = channels
@@ -269,7 +275,14 @@ func liveCase(t *testing.T, input, spec string, shape [4]int, patch, crop, mirro
 	if wide32 {
 		args = append(args, "--accumulate", "float32")
 	}
-	golden.Run(t, "sliding_window.py", args...)
+	return args, func(t *testing.T) {
+		compareLive(t, out, nets, patch, classes, mirror, noGaussian, step, wide32, image, shape)
+	}
+}
+
+func compareLive(t *testing.T, out string, nets []models.Network, patch []int, classes int,
+	mirror []int, noGaussian bool, step float64, wide32 bool, image []float32, shape [4]int) {
+	net := nets[0]
 	var described struct {
 		Tiles  int
 		SHA256 string
@@ -283,8 +296,8 @@ func liveCase(t *testing.T, input, spec string, shape [4]int, patch, crop, mirro
 	g := newGrid(patch, shape, step)
 	require.Len(t, g.tiles, described.Tiles)
 	require.Equal(t, described.Padded[1:], g.padded[:])
-	if folds > 1 {
-		p, err := NewEnsemble(folds, func(i int) (models.Network, error) { return nets[i], nil },
+	if len(nets) > 1 {
+		p, err := NewEnsemble(len(nets), func(i int) (models.Network, error) { return nets[i], nil },
 			patch, classes, cfg)
 		require.NoError(t, err)
 		got := newPlace(classes, shape)
