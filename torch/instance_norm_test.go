@@ -253,6 +253,35 @@ func TestInstanceNormLeakyReLUHasItsBitsOnAnyNumberOfThreads(t *testing.T) {
 	require.Equal(t, runs[0], runs[2])
 }
 
+// The kernels take 16, 8, 4, 2 or 1 channels at a time; a channel alone takes the last of these.
+// The input is recovered from the output, saved because of a large bias, or saved for a residual.
+func TestInstanceNormLeakyReLUHasItsBitsWithAnyNumberOfChannels(t *testing.T) {
+	torchtest.NoLeak(t)
+	for _, dtype := range []torch.DType{torch.Float32, torch.Float64, torch.BFloat16} {
+		for _, n := range []normed{{}, {affine: true, bias: 100}, {affine: true, residual: true}} {
+			n.shape, n.dtype, n.last, n.slope = []int64{2, 31, 5, 9, 31}, dtype, true, 0.01
+			n.device = torch.CPU
+			alone := func(s *torch.Scope, x, w, b, r *torch.Tensor) *torch.Tensor {
+				var all []*torch.Tensor
+				for i := range n.shape[1] {
+					one := func(x *torch.Tensor, axis int64) *torch.Tensor {
+						if x == nil {
+							return nil
+						}
+						return s.Narrow(x, axis, i, 1)
+					}
+					all = append(all, n.fused(s, one(x, 1), one(w, 0), one(b, 0), one(r, 1)))
+				}
+				return s.Cat(1, all...)
+			}
+			want, got := n.run(t, 3, alone), n.run(t, 3, n.fused)
+			for i := range want {
+				require.Equal(t, want[i], got[i], "value %d of %v", i, n)
+			}
+		}
+	}
+}
+
 // Frozen tensors get no gradient, trainable ones do.
 func TestInstanceNormLeakyReLUSkipsFrozenOperands(t *testing.T) {
 	torchtest.NoLeak(t)

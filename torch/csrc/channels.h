@@ -16,7 +16,7 @@ namespace lnt {
 // Channels per vector.
 constexpr int64_t kWidth = 16;
 
-// Element types in memory and in arithmetic: one channel at a time, or kWidth.
+// Element types in memory and in arithmetic: one channel at a time, or W of them.
 template <class T>
 struct Scalar {
   using mem = T;
@@ -31,11 +31,11 @@ struct Scalar {
   }
 };
 
-template <class T>
+template <class T, int64_t W = kWidth>
 struct Vector {
   using mem = T;
-  typedef T num __attribute__((vector_size(kWidth * sizeof(T))));
-  static constexpr int64_t width = kWidth;
+  typedef T num __attribute__((vector_size(W * sizeof(T))));
+  static constexpr int64_t width = W;
   static inline __attribute__((always_inline)) num get(const mem* p) {
     num v;
     std::memcpy(&v, p, sizeof v);
@@ -51,9 +51,9 @@ struct Vector {
   // negative set.
   static inline __attribute__((always_inline)) num choose(num test, num a, num b) {
     typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> whole;
-    typedef whole bits __attribute__((vector_size(kWidth * sizeof(T))));
+    typedef whole bits __attribute__((vector_size(W * sizeof(T))));
     typedef std::make_unsigned_t<whole> positive;
-    typedef positive unsigned_bits __attribute__((vector_size(kWidth * sizeof(T))));
+    typedef positive unsigned_bits __attribute__((vector_size(W * sizeof(T))));
     auto u = reinterpret_cast<unsigned_bits>(test);
     bits mask = reinterpret_cast<bits>(-u & ~u) >> (8 * sizeof(T) - 1);
     return reinterpret_cast<num>((mask & reinterpret_cast<bits>(a)) |
@@ -95,17 +95,38 @@ struct VectorBF16 : Vector<float> {
   }
 };
 
-// The pair of them for one element type.
-template <class M, class N, class S, class V>
+// GCC converts no vectors whose type depends on a parameter: lane by lane here.
+template <int64_t W>
+struct NarrowBF16 : Vector<float, W> {
+  using mem = uint16_t;
+  using num = typename Vector<float, W>::num;
+  static inline __attribute__((always_inline)) num get(const uint16_t* p) {
+    num v;
+    for (int64_t k = 0; k < W; k++) v[k] = ScalarBF16::get(p + k);
+    return v;
+  }
+  static inline __attribute__((always_inline)) void put(uint16_t* p, num f) {
+    for (int64_t k = 0; k < W; k++) ScalarBF16::put(p + k, f[k]);
+  }
+};
+
+// All of them for one element type. The narrow ones are for networks with few channels.
+template <class M, class N, class S, class V, class V8 = S, class V4 = S, class V2 = S>
 struct Element {
   using mem = M;
   using num = N;
   using scalar = S;
   using vector = V;
+  using vector8 = V8;
+  using vector4 = V4;
+  using vector2 = V2;
 };
-using F32 = Element<float, float, Scalar<float>, Vector<float>>;
-using F64 = Element<double, double, Scalar<double>, Vector<double>>;
-using BF16 = Element<uint16_t, float, ScalarBF16, VectorBF16>;
+using F32 = Element<float, float, Scalar<float>, Vector<float>, Vector<float, 8>, Vector<float, 4>,
+                    Vector<float, 2>>;
+using F64 = Element<double, double, Scalar<double>, Vector<double>, Vector<double, 8>,
+                    Vector<double, 4>, Vector<double, 2>>;
+using BF16 = Element<uint16_t, float, ScalarBF16, VectorBF16, NarrowBF16<8>, NarrowBF16<4>,
+                     NarrowBF16<2>>;
 
 // A channels-last tensor (n, c, …): the address of sample n and voxel v.
 template <class E>
@@ -116,14 +137,30 @@ struct Rows {
   typename E::mem* at(int64_t n, int64_t v) const { return data + n * sample + v * voxel; }
 };
 
-// Runs STATEMENT over all c channels, vectors first; L is the access type and i the first channel.
+// Runs STATEMENT over all c channels, wide vectors first; L is the access type and i the first
+// channel. A channel's arithmetic is the same at each width, and so are its bits.
 #define LNT_CHANNELS(E, STATEMENT)       \
   int64_t i = 0;                         \
   for (; i + kWidth <= c; i += kWidth) { \
     using L = E::vector;                 \
     STATEMENT;                           \
   }                                      \
-  for (; i < c; i++) {                   \
+  if (i + 8 <= c) {                      \
+    using L = E::vector8;                \
+    STATEMENT;                           \
+    i += 8;                              \
+  }                                      \
+  if (i + 4 <= c) {                      \
+    using L = E::vector4;                \
+    STATEMENT;                           \
+    i += 4;                              \
+  }                                      \
+  if (i + 2 <= c) {                      \
+    using L = E::vector2;                \
+    STATEMENT;                           \
+    i += 2;                              \
+  }                                      \
+  if (i < c) {                           \
     using L = E::scalar;                 \
     STATEMENT;                           \
   }

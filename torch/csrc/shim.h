@@ -14,9 +14,12 @@
 #include "lntorch.h"
 
 // The compiler generates a version of a loop for each of these instruction sets; the loader selects
-// the best supported one.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define LNT_CLONES __attribute__((target_clones("arch=skylake-avx512", "arch=haswell", "default")))
+// the best supported one. A processor's name, as in arch=haswell, would select its version on that
+// very processor alone. GCC knows x86-64-v3 (AVX2) and x86-64-v4 (AVX-512) from version 12 on.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define LNT_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#elif defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define LNT_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define LNT_CLONES
 #endif
