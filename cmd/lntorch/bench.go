@@ -22,8 +22,10 @@ stack, one repeat of each in turn.
   update  the end of a step alone: the method's choice and SGD
   masks   a method's choice of entries for every sparse weight
   open    opening a checkpoint and reading its weights into the network
-  window  sliding-window prediction of one image, without mirroring
-  first   a training until its first iteration is over; then it says so and ends (to be timed from outside)`,
+  window  sliding-window prediction of one image; --mirror 0,1,2 averages mirror images, too
+  export  logits in a file to the segmentation of the image, as prediction writes it
+  first   a training until its first iteration is over; then it says so and ends (to be timed from outside)
+  tile    likewise a prediction until its first tile is over`,
 		Example: `  lntorch bench step --network mid
   lntorch bench step --network mid --method dgst --amp bf16
   lntorch bench step --network full --patch-size 64,128,128 --repeats 1
@@ -31,6 +33,7 @@ stack, one repeat of each in turn.
   lntorch bench masks --network full --json
   lntorch bench open --network full
   lntorch bench window --network phantom --patch-size 24,64,64
+  lntorch bench tile --model nnUNetTrainer__nnUNetPlans__3d_fullres --input imagesTs
   lntorch bench first --preprocessed FOLDER/Dataset102_PhantomTarget --plans nnUNetPlansSource --configuration 3d_phantom`,
 		Args: exactly("PART"),
 		RunE: func(cmd *cobra.Command, args []string) error {

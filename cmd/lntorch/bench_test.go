@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/binary"
 	"encoding/json"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,9 +13,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/bench"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // phantomWeights counts in a checkpoint of nnU-Net: parameters by name, numbers in all, and DGST's two entries of each row.
@@ -143,6 +148,68 @@ func TestBenchFirstEndsAfterTheFirstIteration(t *testing.T) {
 	require.Empty(t, left)
 }
 
+func TestBenchTileEndsAfterTheFirstTile(t *testing.T) {
+	torchtest.Require(t)
+	tmp := t.TempDir()
+	cmd := command(t, "bench", "tile", "--model", repo(t, foundation), "--device", "cpu",
+		"--input", repo(t, "testdata/phantom-demo/raw/Dataset102_PhantomTarget/imagesTs"))
+	cmd.Env = append(cmd.Env, "TMPDIR="+tmp)
+	r := execute(t, cmd)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Equal(t, `{"note":"","part":"tile"}`+"\n", r.out)
+	left, err := os.ReadDir(tmp)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// Logits that rise along z from -1 to 1 and fall back: the image is foreground where they are above
+// those of the background, 0.
+func TestBenchExportWritesWhatPredictionWrites(t *testing.T) {
+	raw := "testdata/phantom-demo/raw/Dataset102_PhantomTarget/labelsTr/LN_000.nii.gz"
+	folder := t.TempDir()
+	const depth, plane = 9, 5 * 7
+	b := make([]byte, 4*depth*plane) // of the background
+	for z := range depth {
+		v := 1 - math.Abs(float64(z-depth/2))/2
+		for range plane {
+			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(float32(v)))
+		}
+	}
+	logits := filepath.Join(folder, "logits")
+	require.NoError(t, os.WriteFile(logits, b, 0o666))
+	r := lntorch(t, "bench", "export", "--model", repo(t, foundation), "--logits", logits, "--image", "9,5,7",
+		"--properties", repo(t, "testdata/phantom-demo/preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource_3d_fullres/LN_000.pkl"),
+		"-o", filepath.Join(folder, "case"), "--save-probabilities")
+	require.Equal(t, 0, r.code, r.errOut)
+	line := benchLines(t, r.out)
+	require.Len(t, line, 1)
+	require.Equal(t, "export", line[0].Part)
+	require.Positive(t, line[0].Seconds)
+	reader, err := images.ForName("SimpleITKIO")
+	require.NoError(t, err)
+	want, _, err := reader.ReadSeg(repo(t, raw))
+	require.NoError(t, err)
+	got, _, err := reader.ReadSeg(filepath.Join(folder, "case.nii.gz"))
+	require.NoError(t, err)
+	require.Equal(t, want.Shape, got.Shape)
+	require.Equal(t, want.Geometry, got.Geometry)
+	// Sample z of n lies at (z+½)·9/n - ½ of the logits, which are above 0 within 2 of the middle.
+	labels := volume.Cast[uint8](got.Pixels)
+	n, size := got.Shape[1], got.Shape[2]*got.Shape[3]
+	for z := range n {
+		inside := math.Abs((float64(z)+0.5)*depth/float64(n)-0.5-depth/2) < 2
+		require.Equal(t, inside, labels[z*size] == 1, "slice %d of %d", z, n)
+		require.Equal(t, labels[z*size], labels[(z+1)*size-1])
+	}
+	file, err := npz.OpenNpz(filepath.Join(folder, "case.npz"))
+	require.NoError(t, err)
+	defer file.Close()
+	shape, _, err := file.Shape("probabilities")
+	require.NoError(t, err)
+	require.Equal(t, []int{2, n, got.Shape[2], got.Shape[3]}, shape)
+	require.FileExists(t, filepath.Join(folder, "case.pkl"))
+}
+
 func TestBenchErrors(t *testing.T) {
 	sizes, _ := bench.Sizes()
 	require.Subset(t, sizes, []string{"full", "mid", "phantom", "resenc", "resencl", "swinunetr", "swinunetrv2"})
@@ -152,7 +219,7 @@ func TestBenchErrors(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"stepp"}, 2, "expected step, update, masks, open, window or first"},
+		{[]string{"stepp"}, 2, "expected step, update, masks, open, window, first, tile or export"},
 		{[]string{"step", "--network", "big"}, 2, `--network "big": expected one of ` + strings.Join(sizes, ", ")},
 		{[]string{"step", "--network", "phantom", "--patch-size", "8,17,16"}, 2, "not divisible"},
 		{[]string{"step", "--amp", "fp16"}, 2, "--amp fp16 needs a CUDA device"},
@@ -162,7 +229,12 @@ func TestBenchErrors(t *testing.T) {
 		{[]string{"masks", "--network", "phantom", "--repeats", "0"}, 2, "--repeats: found"},
 		{[]string{"window", "--network", "phantom", "--image", "12,24"}, 2, "expected z,y,x"},
 		{[]string{"open", "--network", "phantom", "--checkpoint", "/nowhere.pth"}, 1, "/nowhere.pth"},
+		{[]string{"window", "--network", "phantom", "--mirror", "3"}, 1, "mirror axes [3]"},
 		{[]string{"first"}, 2, "first needs --preprocessed"},
+		{[]string{"tile"}, 2, "tile needs --model and --input"},
+		{[]string{"export"}, 2, "export needs --model, --logits"},
+		{[]string{"export", "--model", repo(t, foundation), "--logits", "/nowhere", "--image", "4,4,4", "-o", "x", "--properties",
+			repo(t, "testdata/phantom-demo/preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource_3d_fullres/LN_000.pkl")}, 1, "/nowhere"},
 		{[]string{"first", "--preprocessed", "/nowhere"}, 1, "/nowhere"},
 	} {
 		r := lntorch(t, append([]string{"bench"}, c.args...)...)
@@ -179,14 +251,14 @@ func TestLiveBenchComparesEqualWork(t *testing.T) {
 	bin, err := build()
 	require.NoError(t, err)
 	page := filepath.Join(t.TempDir(), "page.md")
-	cmd := exec.Command(python, repo(t, "scripts/bench.py"), "--quick", "--repeats", "1", "--threads", "2", "--parts", "masks", "step", "window",
+	cmd := exec.Command(python, repo(t, "scripts/bench.py"), "--quick", "--repeats", "1", "--threads", "2", "--parts", "masks", "step", "window", "export",
 		"--lntorch", bin, "--out", page)
 	cmd.Env = append(os.Environ(), "LNTORCH_LIB="+repo(t, "build/lib/liblntorch.so"))
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	text, err := os.ReadFile(page)
 	require.NoError(t, err)
-	for _, who := range []string{"torch.topk loop", "released loop", "PyTorch eager", "PyTorch eager, channels-last", "nnUNetPredictor"} {
+	for _, who := range []string{"torch.topk loop", "released loop", "PyTorch eager", "PyTorch eager, channels-last", "nnUNetPredictor", "nnU-Net"} {
 		require.Contains(t, string(text), "| "+who+" |")
 	}
 	var figures struct {

@@ -1,6 +1,6 @@
 // Package bench times parts of the program on made-up data: a training step, its end alone, a method's
-// choice, opening a checkpoint, the sliding window, and a training's first iteration. What is timed is the
-// program's own code: the step is train.Session's.
+// choice, opening a checkpoint, the sliding window, the export of a case, and the starts of a training and
+// of a prediction. What is timed is the program's own code: the step is train.Session's.
 package bench
 
 import (
@@ -28,17 +28,25 @@ import (
 
 // Config holds what is timed.
 type Config struct {
-	Part      string // step, update, masks, open, window or first
+	Part      string // a key of parts, or first, tile or export
 	Network   string `flag:"network" default:"mid" help:"size of a network"`
 	PatchSize []int  `flag:"patch-size" range:"1.." help:"patch size z,y,x (default: the network's)"`
 	Steps     int    `flag:"steps" default:"1" range:"1.." help:"steps of a repeat of step; the time printed is that of one"`
-	Image     []int  `flag:"image" default:"60,192,192" range:"1.." help:"z,y,x of the image that window predicts"`
+	Image     []int  `flag:"image" default:"60,192,192" range:"1.." help:"z,y,x of the image that window predicts; of the logits that export reads"`
+	Mirror    []int  `flag:"mirror" range:"0.." help:"axes that window mirrors (default: none)"`
+	Batch     int    `flag:"batch" range:"0.." help:"patches that window computes at a time, mirrored ones included (default: the program's choice)"`
 	pipeline.Method
 	finetune.Refine
 	Checkpoint    string `flag:"checkpoint" path:"true" help:"file that open opens (default: one that bench writes); pretrained weights of first"`
 	Preprocessed  string `flag:"preprocessed" path:"true" help:"preprocessed dataset that first trains on"`
 	Plans         string `flag:"plans" default:"nnUNetPlans" help:"its plans, without .json"`
 	Configuration string `flag:"configuration" default:"3d_fullres" help:"its configuration"`
+	Model         string `flag:"model" short:"m" path:"true" help:"model folder of tile; folder of plans.json and dataset.json of export"`
+	Input         string `flag:"input" short:"i" path:"true" help:"images that tile predicts"`
+	Logits        string `flag:"logits" path:"true" help:"logits that export reads: (classes, z, y, x), float32, little-endian, without a header"`
+	Properties    string `flag:"properties" path:"true" help:"nnU-Net's properties of that case, .pkl"`
+	Output        string `flag:"output" short:"o" path:"true" help:"files of export, without ending"`
+	Probabilities bool   `flag:"save-probabilities" help:"export writes probabilities, too"`
 	Repeats       int    `flag:"repeats" default:"5" range:"1.." help:"timed repeats"`
 	Warmup        *int   `flag:"warmup" default:"1" range:"0.." help:"repeats before them"`
 	JSON          bool   `flag:"json" help:"a line of JSON for each repeat"`
@@ -77,14 +85,20 @@ var parts = map[string]func(*bench) (func() error, error){
 // results go to out.
 func Run(ctx context.Context, c Config, given []string, in io.Reader, out io.Writer, o pipeline.Output) error {
 	prepare, ok := parts[c.Part]
-	if !ok && c.Part != "first" {
-		return settings.Usage("part %q: expected step, update, masks, open, window or first", c.Part)
+	if !ok && !slices.Contains([]string{"first", "tile", "export"}, c.Part) {
+		return settings.Usage("part %q: expected step, update, masks, open, window, first, tile or export", c.Part)
+	}
+	if c.Part == "export" { // without libtorch
+		return export(ctx, c, out)
 	}
 	if c.AMP == machine.AMPAuto {
 		c.AMP = machine.AMPOff
 	}
 	if c.AMP == machine.AMPFP16 && c.Part != "step" {
 		return settings.Usage("--amp fp16: bench takes it for step on a CUDA device, elsewhere off and bf16")
+	}
+	if c.Part == "tile" {
+		return tile(ctx, c, out, o)
 	}
 	note, err := c.Machine.Resolve()
 	if err != nil {
@@ -272,7 +286,7 @@ func first(ctx context.Context, c Config, entry finetune.Entry, method finetune.
 	defer stop()
 	t := train.Config{Settings: settings.New[train.Settings](), Machine: c.Machine, Preprocessed: c.Preprocessed, Results: folder,
 		PlansName: c.Plans, Configuration: c.Configuration, Fold: "0", Trainer: entry.Trainer, MethodName: entry.Name, Method: method,
-		Pretrained: c.Checkpoint, Version: o.Version, Progress: &untilFirst{stop: stop, out: out}}
+		Pretrained: c.Checkpoint, Version: o.Version, Progress: &untilFirst{stop: stop, out: out, part: c.Part}}
 	t.Epochs, t.Iterations, t.LR, t.PatchSize, t.DisableCheckpointing = 2, 2, entry.LR, c.PatchSize, true
 	_, err = train.Run(inner, t)
 	var stopped *train.Interrupted
@@ -282,10 +296,12 @@ func first(ctx context.Context, c Config, entry finetune.Entry, method finetune.
 	return err
 }
 
-// untilFirst stops a training after its first iteration.
+// untilFirst stops a training after its first iteration, a prediction after its first tile.
 type untilFirst struct {
 	stop context.CancelFunc
 	out  io.Writer
+	part string
+	came bool
 }
 
 func (u *untilFirst) Begin(string, int) {}
@@ -293,7 +309,8 @@ func (u *untilFirst) End()              {}
 
 func (u *untilFirst) Done(n int, note string) {
 	if n == 1 {
-		json.NewEncoder(u.out).Encode(map[string]string{"part": "first", "note": note})
+		json.NewEncoder(u.out).Encode(map[string]string{"part": u.part, "note": note})
+		u.came = true
 		u.stop()
 	}
 }

@@ -280,6 +280,7 @@ func (b *bench) window() (func() error, error) {
 	}
 	cfg.Autocast = b.cfg.DType()
 	cfg.Threads = b.cfg.Threads
+	cfg.Mirror, cfg.BatchTiles = b.cfg.Mirror, b.cfg.Batch
 	p, err := infer.New(b.session.Net, b.patch, 2, cfg)
 	if err != nil {
 		return nil, err
