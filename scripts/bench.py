@@ -7,7 +7,7 @@ request. One worker runs at a time, lntorch and Python alternating, and only aft
 Both sides must have the same libtorch, kernels, threads and network, or the run stops. If a single
 process needs gigabytes, workers are not kept waiting in memory: each repeat starts one.
 
-Writes docs/benchmarks.md and build/bench.json; with --parts methods (`make bench-methods`)
+Writes docs/benchmarks.md and build/bench.json, where parts that do not run keep what they hold; with --parts methods (`make bench-methods`)
 docs/benchmarks-methods.md and build/bench-methods.json.
 """
 
@@ -16,13 +16,15 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import bench_segment
+from bench_processes import Command, Once, Start, Worker, environment, peak_rss
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "testdata" / "phantom-demo"
@@ -252,13 +254,14 @@ def window(net, _, o):
     p = nnUNetPredictor(
         tile_step_size=0.5,
         use_gaussian=True,
-        use_mirroring=False,
+        use_mirroring=bool(o["mirror"]),
         perform_everything_on_device=False,
         device=torch.device("cpu"),
         allow_tqdm=False,
     )
     p.network, p.configuration_manager = net, SimpleNamespace(patch_size=o["patch"])
-    p.label_manager, p.allowed_mirroring_axes = SimpleNamespace(num_segmentation_heads=2), None
+    p.label_manager = SimpleNamespace(num_segmentation_heads=2)
+    p.allowed_mirroring_axes = o["mirror"] or None
     image = torch.randn(1, *o["image"])
     tiles = len(p._internal_get_sliding_window_slicers(image.shape[1:]))
 
@@ -418,17 +421,17 @@ def phantom(o):
     )
 
 
-def peak_rss():
-    """The peak memory of this process in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    return 0
-
-
 def worker(o):
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nnU-Net's output is not part of the answer
+    if o["part"] in bench_segment.WORKERS:
+        found = bench_segment.WORKERS[o["part"]](o)
+        if found is not None:
+            print(json.dumps(found), file=answer, flush=True)
+        return
+    if o["part"] == "tile":
+        bench_segment.first_tile(o, answer)
+        return
     if o["part"] == "first":
         first(o, answer)
         return
@@ -471,138 +474,15 @@ def worker(o):
 # ---- the driver ------------------------------------------------------------------------------------------------------
 
 
-class Worker:
-    """A process that repeats its work: one answer for each line of input."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
-        )
-        self.read()
-
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(
-                f"bench: exit code {self.process.wait()}: {shlex.join(map(str, self.process.args))}"
-            )
-        return json.loads(line)
-
-    def repeat(self):
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-
-class Start:
-    """A command that is started for each repeat, timed until it prints a line of JSON or, without
-    line, until it ends."""
-
-    def __init__(self, command, line=True, **env):
-        self.command, self.line, self.env = command, line, env
-
-    def repeat(self):
-        with tempfile.TemporaryFile("w+") as errors:
-            start = time.perf_counter()
-            process = subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment(**self.env),
-                start_new_session=True,
-            )
-            try:
-                answer = self.answer(process, start)
-                ended(process)
-            finally:
-                os.killpg(
-                    process.pid, signal.SIGKILL
-                )  # what it has started, as nnU-Net's own workers; itself only if interrupted
-                process.stdout.close()
-                process.wait()
-            if process.returncode or answer is None:
-                errors.seek(0)
-                raise SystemExit(
-                    f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}\n{errors.read()}"
-                )
-            return answer
-
-    def answer(self, process, start):
-        for line in process.stdout:
-            if self.line and line.startswith("{"):
-                return {**json.loads(line), "seconds": time.perf_counter() - start}
-        ended(process)
-        return None if self.line else {"seconds": time.perf_counter() - start}
-
-    def close(self):
-        pass
-
-
-class Once:
-    """A command that is started for each repeat and prints its answer as JSON. Time and memory are
-    those of the process unless the answer holds them."""
-
-    def __init__(self, command, more=lambda answer: {}, **env):
-        self.command, self.more, self.env = command, more, env
-
-    def repeat(self):
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment(**self.env),
-        )
-        out = process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(
-                f"bench: exit code {process.returncode}: {shlex.join(map(str, self.command))}"
-            )
-        answer = json.loads(out)
-        answer = answer[0] if isinstance(answer, list) else answer
-        answer = {
-            "seconds": seconds,
-            "peak_rss_bytes": used.ru_maxrss << 10,
-            **{
-                ("steps" if k == "seconds" and isinstance(v, dict) else k): v
-                for k, v in answer.items()
-            },
-        }
-        return {**answer, **self.more(answer)}
-
-    def close(self):
-        pass
-
-
-def ended(process):
-    """Waits for the end without reaping the process, so that its process ID is not reused."""
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-
-
-def environment(**more):
-    """The processes' environment: without lntorch settings, and with nnU-Net's folders, as it
-    prints advice without them."""
-    keep = {
-        k: v for k, v in os.environ.items() if not k.startswith("LNTORCH_") or k == "LNTORCH_LIB"
-    }
-    nowhere = {f"nnUNet_{n}": "/nonexistent" for n in ("raw", "preprocessed", "results")}
-    return {**keep, **nowhere, "PYTHONWARNINGS": "ignore", **{k: str(v) for k, v in more.items()}}
-
-
 class Bench:
     def __init__(self, args):
-        self.args, self.rows, self.memory, self.preprocessed, self.libtorch = args, [], [], [], {}
+        self.args, self.libtorch, self.sections = args, {}, {}
+        self.begin(None)
+
+    def begin(self, part):
+        """Starts a part: what it measures gets a section of its own."""
+        self.part = part
+        self.rows, self.memory, self.preprocessed, self.segments, self.notes = [], [], [], [], []
 
     def ours(self, part, *flags):
         return [
@@ -636,9 +516,9 @@ class Bench:
         keep=None,
         alike=(*ALIKE, "entries", "tiles"),
     ):
-        """Rows of one title. sides maps who to the command of a worker, or to a Start. alone: one
-        worker per repeat and none in parallel, timed `each` times. The fields in alike must be
-        equal on all sides that report them.
+        """Rows of one title, whose answers it returns. sides maps who to the command of a worker, or
+        to a Start, Once or Command. alone: one worker per repeat and none in parallel, timed `each`
+        times. The fields in alike must be equal on all sides that report them.
         """
         print(title, flush=True)
         repeats = min(self.args.repeats, most or self.args.repeats)
@@ -655,10 +535,16 @@ class Bench:
             self.memory.append((title, last))
         if keep is not None:
             keep.append((title, {who: found[-1] for who, found in answers.items()}))
+        self.record(title, answers)
+        return answers
+
+    def record(self, title, answers):
+        """Rows of one title from the answers of all sides."""
         ours = None
         for who, found in answers.items():
             seconds = [a["seconds"] for a in found]
             row = {
+                "part": self.part,
                 "what": title,
                 "who": who,
                 "seconds": seconds,
@@ -680,7 +566,7 @@ class Bench:
         workers = {}
         try:
             for who, side in sides.items():
-                workers[who] = side if isinstance(side, (Start, Once)) else Worker(side)
+                workers[who] = side if isinstance(side, (Start, Once, Command)) else Worker(side)
             for i in range(warmup + repeats):
                 for who, w in workers.items():
                     answer = w.repeat()
@@ -746,6 +632,22 @@ def run_startup(b, size):
                     nnUNet_results=f"{folder}/results",
                     nnUNet_n_proc_DA=0,
                     nnUNet_def_n_proc=1,
+                ),
+            },
+        )
+        images = DEMO / "raw/Dataset102_PhantomTarget/imagesTs"
+        arguments = ["-i", images, "-o", f"{folder}/out", "-m", weights.parent.parent, "-f", "0"]
+        b.group(
+            "start-up: command to the end of the first tile, eight mirror images, test data's model",
+            {
+                "lntorch predict": Start(
+                    [
+                        *[b.args.lntorch, "bench", "tile", "-m", str(weights.parent.parent)],
+                        *["-i", str(images), "--device", "cpu"],
+                    ]
+                ),
+                "nnUNetv2_predict_from_modelfolder": Start(
+                    b.theirs("tile", arguments=[*map(str, arguments), "-device", "cpu"])
                 ),
             },
         )
@@ -843,23 +745,28 @@ def run_bf16(b, size):
 
 
 def run_window(b, size):
-    image, patch = size["image"], size["tile"]
-    b.group(
-        f"sliding window, {'×'.join(map(str, image))}, patch {'×'.join(map(str, patch))}, phantom network, no mirroring",
-        {
-            "lntorch": b.ours(
-                "window",
-                "--network",
-                "phantom",
-                "--patch-size",
-                ",".join(map(str, patch)),
-                "--image",
-                ",".join(map(str, image)),
-            ),
-            "nnUNetPredictor": b.theirs("window", network="phantom", patch=patch, image=image),
-        },
-        most=5,
-    )
+    patch = size["tile"]
+    for image, mirror in ((size["image"], []), (size["mirrored"], [0, 1, 2])):
+        b.group(
+            f"sliding window, {'×'.join(map(str, image))}, patch {'×'.join(map(str, patch))}, "
+            f"phantom network, {'eight mirror images' if mirror else 'no mirroring'}",
+            {
+                "lntorch": b.ours(
+                    "window",
+                    "--network",
+                    "phantom",
+                    "--patch-size",
+                    ",".join(map(str, patch)),
+                    "--image",
+                    ",".join(map(str, image)),
+                    *(["--mirror", ",".join(map(str, mirror))] if mirror else []),
+                ),
+                "nnUNetPredictor": b.theirs(
+                    "window", network="phantom", patch=patch, image=image, mirror=mirror
+                ),
+            },
+            most=5,
+        )
 
 
 def run_networks(b, size):
@@ -1039,6 +946,7 @@ PARTS = {
     "bf16": run_bf16,
     "window": run_window,
     "preprocess": run_preprocess,
+    **bench_segment.PARTS,
     "full": run_full,
     "networks": run_networks,
     "methods": run_methods,
@@ -1049,11 +957,13 @@ REAL = {
     "big": "full",
     "full": [64, 128, 128],
     "image": [60, 192, 192],
+    "mirrored": [36, 128, 128],
     "tile": [24, 64, 64],
     "networks": ["full", "resencl", "swinunetr", "swinunetrv2"],
     "cube": [64, 64, 64],
     "slices": [100, 400],
     "slice": [512, 512],
+    **bench_segment.REAL,
 }
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read
 # uninitialised memory.
@@ -1063,11 +973,13 @@ QUICK = {
     "big": "phantom",
     "full": [16, 16, 16],
     "image": [24, 24, 24],
+    "mirrored": [16, 24, 24],
     "tile": [16, 16, 16],
     "networks": ["phantom"],
     "cube": [16, 16, 16],
     "slices": [12],
     "slice": [64, 64],
+    **bench_segment.QUICK,
 }
 
 
@@ -1094,31 +1006,54 @@ def cpu():
     return "unknown CPU"
 
 
-def page(b, about):
+def page(sections):
+    """The whole page from the sections of its parts."""
     lines = [
         "# Benchmarks",
         "",
         "`make bench` writes this page: lntorch and the Python stack in one run, one repeat of each in turn, the first ones left out. The ratio is the",
-        "median of the first row of a group by this row's: below 1 the first row is faster.",
+        "median of the first row of a group by this row's: below 1 the first row is faster. `make bench BENCHFLAGS=\"--parts PART …\"` replaces the",
+        "sections of those parts alone.",
         "",
+        "Networks have one channel and two classes; batch 2. mid: a PlainConvUNet with features 16 to 160 in five stages. full: nnU-Net's standard one, 31 million",
+        "parameters. resencl: ResEncM and L, 102 million. swinunetr, swinunetrv2: MONAI's, 62 and 73 million. phantom: the one of the test data. Steps are",
+        "forward, loss with deep supervision, backward, clip, SGD. Peak memory is the process's, libraries included; where a command starts processes of its",
+        "own, it is the largest sum over them (PSS, where a page that n processes share counts 1/n).",
+    ]
+    for part in PARTS:
+        if part in sections:
+            lines += ["", f"## {part}", "", sections[part].strip()]
+    lines += ["", "## GPU", "", gpu()]
+    return "\n".join(lines) + "\n"
+
+
+def sections_of(text):
+    """The sections of a page, by part."""
+    found = {}
+    for section in text.split("\n## ")[1:]:
+        name, _, body = section.partition("\n")
+        if name in PARTS:
+            found[name] = body
+    return found
+
+
+def section(b, about):
+    """What a part measured."""
+    kernels = about["cpu_capability"]
+    kernels = f", its {kernels} kernels" if kernels else ""
+    lines = [
         f"- {about['date']}, `{about['command']}`, {about['repeats']} repeats (fewer where one takes long)",
         f"- {about['cpu']}, {about['cores']} cores, {about['threads']} threads on both sides",
-        f"- libtorch {about['torch']} on both sides, its {about['cpu_capability']} kernels; {about['lntorch']}; {about['python']}",
+        f"- libtorch {about['torch']} on both sides{kernels}; {about['lntorch']}; {about['python']}",
         "",
         "| what | who | median | least | most | ratio | peak memory |",
         "| --- | --- | --: | --: | --: | --: | --: |",
         *("| " + " | ".join(cells(r)) + " |" for r in b.rows),
-        "",
-        "Networks have one channel and two classes; batch 2. mid: a PlainConvUNet with features 16 to 160 in five stages. full: nnU-Net's standard one, 31 million",
-        "parameters. resencl: ResEncM and L, 102 million. swinunetr, swinunetrv2: MONAI's, 62 and 73 million. phantom: the one of the test data. Steps are",
-        "forward, loss with deep supervision, backward, clip, SGD. Peak memory is the process's, libraries included.",
     ]
     if b.memory:
         lines += [
             "",
-            "## What a step of lntorch holds",
-            "",
-            "Tensors of 256 KiB and more, in MiB. Of a block of convolution, norm and rectifier the output alone is kept.",
+            "What a step of lntorch holds: tensors of 256 KiB and more, in MiB. Of a block of convolution, norm and rectifier the output alone is kept.",
             "",
             "| step | weights, momentum, batch | kept for the backward pass | gradients | most at a time |",
             "| --- | --: | --: | --: | --: |",
@@ -1142,9 +1077,29 @@ def page(b, about):
             + " |"
             for title, a in b.memory
         ]
-    lines += preprocessing(b)
-    lines += ["", "## GPU", "", gpu()]
-    return "\n".join(lines) + "\n"
+    lines += preprocessing(b) + segmenting(b)
+    if b.notes:
+        lines += ["", *b.notes]
+    return "\n".join(lines)
+
+
+def segmenting(b):
+    """How the two sides of the parts in bench_segment compare, other than in time."""
+    if not b.segments:
+        return []
+    lines = [
+        "",
+        "| | time of nnU-Net's | peak memory | files | voxels whose labels differ | foreground |",
+        "| --- | --: | --: | --: | --: | --: |",
+    ]
+    for title, answers in b.segments:
+        ours, theirs = answers["lntorch"], answers["nnU-Net"]
+        part = lambda key: f"{ours[key] / theirs[key]:.3f}" if key in ours else ""
+        lines.append(
+            f"| {title} | {part('seconds')} | {part('peak_rss_bytes')} | {part('file_bytes')} | "
+            f"{theirs['differ']:.1e} | {theirs['foreground']:.2%} |"
+        )
+    return lines
 
 
 def preprocessing(b):
@@ -1152,8 +1107,6 @@ def preprocessing(b):
     if not b.preprocessed:
         return []
     lines = [
-        "",
-        "## Preprocessing",
         "",
         "From `.nii.gz` to `.npz` and `.pkl`, reading and writing included; the start of the program is lntorch's, not nnU-Net's.",
         "",
@@ -1224,22 +1177,22 @@ def main():
     done = []
     try:
         for part in args.parts:
+            b.begin(part)
             PARTS[part](b, QUICK if args.quick else REAL)
             done.append(part)
+            if not methods and b.rows:
+                write(b, args)
     finally:  # what was measured before a failure or Ctrl-C is kept
-        if b.rows:
-            write(
-                b,
-                args,
-                methods,
-                "" if done == args.parts else f", which ended in {args.parts[len(done)]}",
-            )
+        if b.rows and (methods or done != args.parts):
+            write(b, args, "" if done == args.parts else f", which ended in {args.parts[len(done)]}")
 
 
-def write(b, args, methods, ended):
-    """Writes the page and the figures."""
+def write(b, args, ended=""):
+    """Writes a part's section of the page, or the page of the methods, and the figures. Other
+    sections and their figures stay, except after --quick."""
     from importlib.metadata import version
 
+    methods = b.part == "methods"
     ours = subprocess.run(
         [args.lntorch, "--version"], check=True, stdout=subprocess.PIPE, text=True
     ).stdout.strip()
@@ -1251,10 +1204,11 @@ def write(b, args, methods, ended):
         "threads": args.threads,
         "repeats": args.repeats,
         "torch": b.libtorch.get("torch", "unknown"),
-        "cpu_capability": b.libtorch.get("cpu_capability", "unknown"),
+        "cpu_capability": b.libtorch.get("cpu_capability"),
         "lntorch": ours,
     }
     if not methods:  # without a Python side, any Python will do
+        about["torch"] = version("torch").split("+")[0]
         about["python"] = (
             f"Python {sys.version.split()[0]}, torch {version('torch')}, nnunetv2 {version('nnunetv2')}"
         )
@@ -1266,13 +1220,25 @@ def write(b, args, methods, ended):
         else ROOT / ("docs/benchmarks-methods.md" if methods else "docs/benchmarks.md")
     )
     figures = out.with_suffix(".json") if args.out or args.quick else ROOT / f"build/{name}.json"
-    written = methods_page(b, about) if methods else page(b, about)
-    out.write_text(written)
     if methods:
+        written = methods_page(b, about)
+        out.write_text(written)
         print(written)
-    figures.write_text(json.dumps({**about, "rows": b.rows}, indent=1) + "\n")
+        figures.write_text(json.dumps({**about, "rows": b.rows}, indent=1) + "\n")
+    else:
+        fresh = args.quick and not b.sections  # nothing of an earlier trial stays
+        sections = sections_of(out.read_text()) if out.exists() and not fresh else {}
+        rows = json.loads(figures.read_text())["rows"] if figures.exists() and not fresh else []
+        sections[b.part] = b.sections[b.part] = section(b, about)
+        out.write_text(page(sections))
+        rows = [r for r in rows if r.get("part") != b.part] + [{**r, **about} for r in b.rows]
+        figures.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     print(f"written: {out}, {figures}")
 
+
+# nnU-Net's worker processes import this file again, under this name.
+if __name__ == "__mp_main__" and "BENCH_TIMES" in os.environ:
+    bench_segment.time_stages()
 
 if __name__ == "__main__":
     main()
