@@ -1012,7 +1012,7 @@ def page(sections):
         "# Benchmarks",
         "",
         "`make bench` writes this page: lntorch and the Python stack in one run, one repeat of each in turn, the first ones left out. The ratio is the",
-        "median of the first row of a group by this row's: below 1 the first row is faster. `make bench BENCHFLAGS=\"--parts PART …\"` replaces the",
+        'median of the first row of a group by this row\'s: below 1 the first row is faster. `make bench BENCHFLAGS="--parts PART …"` replaces the',
         "sections of those parts alone.",
         "",
         "Networks have one channel and two classes; batch 2. mid: a PlainConvUNet with features 16 to 160 in five stages. full: nnU-Net's standard one, 31 million",
@@ -1184,7 +1184,9 @@ def main():
                 write(b, args)
     finally:  # what was measured before a failure or Ctrl-C is kept
         if b.rows and (methods or done != args.parts):
-            write(b, args, "" if done == args.parts else f", which ended in {args.parts[len(done)]}")
+            write(
+                b, args, "" if done == args.parts else f", which ended in {args.parts[len(done)]}"
+            )
 
 
 def write(b, args, ended=""):
