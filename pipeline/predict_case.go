@@ -239,7 +239,8 @@ func (s *segmenter) segment(ctx context.Context, p *preparedCase) (err error) {
 		return fmt.Errorf("%s: %w", p.images[0], err)
 	}
 	p.record.Tiles, p.record.Repeated, p.record.Strips = need.Tiles, need.Repeated, need.Strips
-	how := preprocess.InverseConfig{Labels: s.model.dataset.Labels, Reference: s.IsReference(), Threads: s.Threads}
+	how := preprocess.InverseConfig{Labels: s.model.dataset.Labels, Reference: s.IsReference(),
+		Shorten: !s.IsReference(), Threads: s.Threads}
 	defer func() {
 		p.data = nil
 		s.left.end(p.index)

@@ -298,7 +298,7 @@ func (e *exportedCase) prepare() error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	how := preprocess.InverseConfig{Labels: v.dataset.Labels, Reference: v.cfg.IsReference(),
-		Threads: v.cfg.Threads}
+		Shorten: !v.cfg.IsReference(), Threads: v.cfg.Threads}
 	begin := func(g preprocess.Grid) (*preprocess.Inverse, error) {
 		inverse, err := preprocess.NewInverse(g, how)
 		if err == nil {

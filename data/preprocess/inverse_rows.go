@@ -137,6 +137,47 @@ func (w *rowMaker) all(ka, kb, at, rows int) {
 	if v.cfg.Reference {
 		w.label(0.5)
 	}
+	if !v.cfg.Shorten {
+		return
+	}
+	for h, row := range w.heads {
+		if v.values != nil {
+			shortenRegion(row)
+		} else {
+			shorten(row, w.labels, uint16(h))
+		}
+	}
+}
+
+// shorten drops low bits of a class's probabilities: an error below 2^-14, and below 2^-11 of the
+// value. The probability of the label is rounded up, any other down, so that the label keeps the
+// largest.
+func shorten(row []float32, labels []uint16, class uint16) {
+	labels = labels[:len(row)]
+	for x, p := range row {
+		row[x] = shortened(p, labels[x] == class)
+	}
+}
+
+// shortenRegion does the same with a region's probabilities: those above 0.5 are rounded up.
+func shortenRegion(row []float32) {
+	for x, p := range row {
+		row[x] = shortened(p, p > 0.5)
+	}
+}
+
+// shortened returns p, from 0 to 1, with 13 bits of fraction from 0.5 on, 12 from 0.25 on, else 11.
+func shortened(p float32, up bool) float32 {
+	bits := math.Float32bits(p)
+	unit := uint32(1) << min(max(10+126-bits>>23, 10), 12)
+	if bits&(unit-1) == 0 {
+		return p
+	}
+	bits &^= unit - 1
+	if up {
+		bits += unit
+	}
+	return math.Float32frombits(bits)
 }
 
 // label computes the labels from all classes of a row; a region's value must exceed threshold.

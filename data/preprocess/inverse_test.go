@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -395,4 +396,32 @@ func TestResampledGridIsThatOfTheNextStage(t *testing.T) {
 	require.Equal(t, Grid{Shape: g.Shape, Box: [3][2]int{{0, 4}, {0, 6}, {0, 8}}, Whole: [3]int{4, 6, 8},
 		Current: g.Current, Original: g.Current, Transpose: [3]int{0, 1, 2}}, n)
 	require.Equal(t, [3]int{2, 0, 1}, g.Transpose)
+}
+
+// Stored probabilities lose bits that only fill files: less than 2^-14 of them, less than 2^-11 of
+// the value. The label keeps the largest one, and a region stays on its side of 0.5.
+func TestShortenedProbabilitiesKeepTheLabel(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 8))
+	for range 200000 {
+		p := float32(math.Pow(rng.Float64(), 1+7*rng.Float64()))
+		if rng.IntN(2) == 0 {
+			p = 1 - p
+		}
+		down, up := shortened(p, false), shortened(p, true)
+		require.LessOrEqual(t, down, p)
+		require.GreaterOrEqual(t, up, p)
+		for _, v := range []float32{down, up} {
+			require.Less(t, math.Abs(float64(v-p)), 0x1p-14, "%v", p)
+			require.LessOrEqual(t, math.Abs(float64(v-p)), float64(p)*0x1p-11, "%v", p)
+			require.LessOrEqual(t, v, float32(1))
+			require.Equal(t, v, shortened(v, true), "a second time changes nothing")
+		}
+	}
+	for _, p := range []float32{0, 0.125, 0.25, 0.5, 1} {
+		require.Equal(t, p, shortened(p, true))
+		require.Equal(t, p, shortened(p, false))
+	}
+	row := []float32{0.5, 0.5000001, 0.4999999}
+	shortenRegion(row)
+	require.Equal(t, []bool{false, true, false}, []bool{row[0] > 0.5, row[1] > 0.5, row[2] > 0.5})
 }

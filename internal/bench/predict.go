@@ -121,7 +121,7 @@ func export(ctx context.Context, c Config, out io.Writer) error {
 // run exports the case as prediction does, and returns the time that resampling, labels and files
 // take.
 func (e *exporting) run(ctx context.Context) (taken time.Duration, err error) {
-	how := preprocess.InverseConfig{Labels: e.labels, Reference: e.cfg.IsReference(),
+	how := preprocess.InverseConfig{Labels: e.labels, Reference: e.cfg.IsReference(), Shorten: !e.cfg.IsReference(),
 		Threads: e.cfg.Threads}
 	if e.cfg.Probabilities {
 		how.Probabilities = filepath.Dir(e.cfg.Output)
