@@ -125,8 +125,8 @@ using F32 = Element<float, float, Scalar<float>, Vector<float>, Vector<float, 8>
                     Vector<float, 2>>;
 using F64 = Element<double, double, Scalar<double>, Vector<double>, Vector<double, 8>,
                     Vector<double, 4>, Vector<double, 2>>;
-using BF16 = Element<uint16_t, float, ScalarBF16, VectorBF16, NarrowBF16<8>, NarrowBF16<4>,
-                     NarrowBF16<2>>;
+using BF16 =
+    Element<uint16_t, float, ScalarBF16, VectorBF16, NarrowBF16<8>, NarrowBF16<4>, NarrowBF16<2>>;
 
 // A channels-last tensor (n, c, …): the address of sample n and voxel v.
 template <class E>
