@@ -83,8 +83,8 @@ func (s *segmenter) load(ctx context.Context, p *preparedCase) error {
 	if err := s.turn(p); err != nil {
 		return err
 	}
-	s.warn(p, im)
 	im = p.turn.Apply(im)
+	s.warn(p, im)
 	if seg != nil {
 		seg = p.turn.Apply(seg)
 	}
@@ -96,6 +96,9 @@ func (s *segmenter) load(ctx context.Context, p *preparedCase) error {
 		return err
 	}
 	p.spacing, p.properties = im.Spacing, p.read.Dict()
+	if !p.turn.None() { // the grid is that of the turned image; --reorient writes no .pkl
+		p.properties.Set("spacing", pickle.Tuple{im.Spacing[0], im.Spacing[1], im.Spacing[2]})
+	}
 	made, err := s.how.Run(im, seg, im.Spacing, p.properties, s.Threads)
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.images[0], err)

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/data/preprocess"
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/torch"
@@ -133,4 +134,46 @@ func TestAirIsJudgedByTheImage(t *testing.T) {
 	m = newAirMap(im)
 	require.True(t, m.in(g, [3][2]int{{32, 34}, {24, 26}, {40, 60}}), "up to x = 30, and two more")
 	require.False(t, m.in(g, [3][2]int{{32, 34}, {24, 26}, {40, 62}}))
+}
+
+// An image that --reorient turns is warned of and resampled by the spacings of the axes that the network
+// sees: slices of 12 mm stay the axis that is resampled apart.
+func TestReorientTurnsTheSpacing(t *testing.T) {
+	torchtest.Require(t)
+	var log bytes.Buffer
+	s := segmentation(t, &log)
+	f, err := image.Read(s.cases[0].images[0])
+	require.NoError(t, err)
+	size, stored := f.Head().Size, volume.Cast[int16](f.Values())
+	folder := t.TempDir()
+	straight, turned := filepath.Join(folder, "straight.nii.gz"), filepath.Join(folder, "turned.nii.gz")
+	g := &volume.ITK{Spacing: []float64{1.75, 1.75, 12}, Origin: make([]float64, 3),
+		Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	require.NoError(t, image.Write(straight, size, g, volume.Slice[int16](stored), 1))
+	zyx := make(volume.Slice[int16], len(stored)) // x and z exchanged: SPL
+	for z := range size[2] {
+		for y := range size[1] {
+			for x := range size[0] {
+				zyx[(x*size[1]+y)*size[2]+z] = stored[(z*size[1]+y)*size[0]+x]
+			}
+		}
+	}
+	g.Spacing, g.Direction = []float64{12, 1.75, 1.75}, []float64{0, 0, 1, 0, 1, 0, 1, 0, 0}
+	require.NoError(t, image.Write(turned, []int{size[2], size[1], size[0]}, g, zyx, 1))
+
+	s.orientation = "LPS"
+	s.cases = []imageCase{{id: "straight", images: []string{straight}}, {id: "turned", images: []string{turned}}}
+	s.records = make([]Prediction, 2)
+	var cases []*preparedCase
+	for i := range s.cases {
+		p := &preparedCase{imageCase: s.cases[i], index: i, record: &s.records[i]}
+		require.NoError(t, s.load(t.Context(), p))
+		cases = append(cases, p)
+	}
+	require.Equal(t, "SPL", s.records[1].Orientation)
+	require.Equal(t, "LPS", s.records[1].TurnedTo)
+	require.Equal(t, cases[0].grid, cases[1].grid)
+	require.Equal(t, cases[0].data, cases[1].data)
+	require.Equal(t, []string{"the spacing along z is 12 mm, the model was trained with 2.5 to 2.5 mm"}, s.records[0].Warnings)
+	require.Equal(t, s.records[0].Warnings, s.records[1].Warnings)
 }
