@@ -66,9 +66,8 @@ func Accumulate(ctx context.Context, c AccumulateConfig, o Output) (*Accumulated
 	out := c.Output
 	if out == "" {
 		out = v.joined()
-	} else if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 {
-		return nil, settings.Usage("-o %s holds files already: name an empty folder, or one that is "+
-			"not there", out)
+	} else if err := emptyFolder(out); err != nil {
+		return nil, err
 	}
 	f := scoredFolder{path: out, references: references, workers: cmp.Or(c.Workers, casesAtATime())}
 	s, err := v.accumulate(ctx, f, o)
@@ -76,4 +75,24 @@ func Accumulate(ctx context.Context, c AccumulateConfig, o Output) (*Accumulated
 		return nil, err
 	}
 	return &Accumulated{out, len(s.Cases), s.Foreground(eval.Dice), s}, nil
+}
+
+// emptyFolder refuses a -o that is there and is anything but an empty folder: it would be replaced.
+func emptyFolder(path string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return settings.Usage("-o %s is a file: name an empty folder, or one that is not there", path)
+	}
+	entries, err := os.ReadDir(path)
+	if err == nil && len(entries) > 0 {
+		err = settings.Usage("-o %s holds files already: name an empty folder, or one that is not there",
+			path)
+	}
+	return err
 }

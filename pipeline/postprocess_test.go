@@ -268,6 +268,32 @@ func compareAccumulation(t *testing.T, root string) {
 	require.Len(t, entries, 6, "%v: nothing temporary stays", entries)
 }
 
+// A file that is named as -o stays what it is.
+func TestAccumulateReplacesNoFile(t *testing.T) {
+	root := t.TempDir()
+	c := AccumulateConfig{Dataset: "101", Configuration: "3d_phantom", Folds: []int{0},
+		PlansName: "nnUNetPlans", Trainer: "nnUNetTrainer", Output: filepath.Join(root, "notes.txt")}
+	c.Results, c.Preprocessed = filepath.Join(root, "results"), filepath.Join(root, "preprocessed")
+	model := filepath.Join(c.Results, "Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom")
+	writeLabels(t, model, nil)
+	labels := map[string][]uint8{"a": {0, 1}}
+	writeLabels(t, filepath.Join(model, "fold_0/validation"), labels)
+	for _, dataset := range []string{"Dataset101_PhantomSource", "Dataset102_PhantomTarget"} {
+		writeLabels(t, filepath.Join(c.Preprocessed, dataset, "gt_segmentations"), labels)
+	}
+	require.NoError(t, os.WriteFile(c.Output, []byte("mine"), 0o600))
+	_, err := Accumulate(t.Context(), c, Output{})
+	require.EqualError(t, err, "-o "+c.Output+" is a file: name an empty folder, or one that is not there")
+	require.Equal(t, "mine", content(t, c.Output))
+	c.Output = filepath.Join(root, "empty")
+	require.NoError(t, os.Mkdir(c.Output, 0o700))
+	a, err := Accumulate(t.Context(), c, Output{})
+	require.NoError(t, err)
+	require.Equal(t, 1, a.Cases)
+	_, err = Accumulate(t.Context(), c, Output{})
+	require.ErrorContains(t, err, "holds files already")
+}
+
 // writeLabels writes a folder of label volumes with plans.json and dataset.json of the phantoms.
 func writeLabels(t *testing.T, folder string, cases map[string][]uint8) {
 	require.NoError(t, os.MkdirAll(folder, 0o777))
