@@ -147,9 +147,7 @@ func Predict(ctx context.Context, c PredictConfig, o Output, done func(Predictio
 	if err := o.resolve(&s.Machine); err != nil {
 		return err
 	}
-	if err := s.setWindow(); err != nil {
-		return err
-	}
+	s.setWindow()
 	s.forecastCases()
 	if c.DryRun {
 		return s.dryRun(ctx)
@@ -241,7 +239,7 @@ func (s *segmenter) prepare() error {
 }
 
 // setWindow chooses how the window slides, and what memory it may take.
-func (s *segmenter) setWindow() error {
+func (s *segmenter) setWindow() {
 	w := infer.DefaultConfig(s.Device)
 	w.TileStep, w.Autocast = s.StepSize, s.DType()
 	if !s.NoMirror {
@@ -251,35 +249,39 @@ func (s *segmenter) setWindow() error {
 		w.Numerics = infer.Reference
 	}
 	w.Notice = func(text string) { s.out.Print("WARNING:", text) }
+	s.window = w
+	s.setLimit()
+}
+
+// setLimit sets what memory the sums and the weights may take on the window's device.
+func (s *segmenter) setLimit() {
 	given := s.MaxRAM
 	free := func() (int64, error) {
 		memory, err := system.ReadMemory()
 		return memory.Available, err
 	}
-	if s.Device.Type != torch.DeviceCPU {
+	if device := s.window.Device; device.Type != torch.DeviceCPU {
 		given = s.MaxVRAM
 		free = func() (int64, error) {
-			free, _, err := s.Device.Memory()
+			free, _, err := device.Memory()
 			return free, err
 		}
 	} else if s.MaxVRAM > 0 {
 		s.out.Print("WARNING: --max-vram has no effect on the CPU; --max-ram has")
 	}
-	weights := s.model.weightBytes() * int64(len(s.model.folds))
-	if s.limit = int64(given * (1 << 30)); given == 0 {
+	s.limit, s.window.MaxBytes, s.reload = int64(given*(1<<30)), 0, false
+	if given == 0 {
 		n, err := free()
 		if err != nil {
-			s.window = w // without a limit
-			return nil
+			return // without a limit
 		}
 		s.limit = n / 4 * 3
 	}
+	weights := s.model.weightBytes() * int64(len(s.model.folds))
 	s.reload = len(s.model.folds) > 1 && weights > s.limit
-	if w.MaxBytes = s.limit; given == 0 && !s.reload {
-		w.MaxBytes = max(s.limit-weights, 1)
+	if s.window.MaxBytes = s.limit; given == 0 && !s.reload {
+		s.window.MaxBytes = max(s.limit-weights, 1)
 	}
-	s.window = w
-	return nil
 }
 
 // lock keeps other programs out of the folder, or from the file. Runs that share the cases share
@@ -306,10 +308,9 @@ func (s *segmenter) runName() string {
 // this goroutine's thread, some are written.
 func (s *segmenter) run(ctx context.Context) error {
 	s.records = make([]Prediction, len(s.cases))
-	s.left = remaining{forecasts: s.forecasts}
 	ready := make([]chan *preparedCase, len(s.cases))
 	for i, c := range s.cases {
-		s.records[i] = Prediction{Case: c.id, Output: c.output, Forecast: s.forecasts[i], Warnings: []string{}}
+		s.records[i] = Prediction{Case: c.id, Output: c.output, Warnings: []string{}}
 		ready[i] = make(chan *preparedCase, 1)
 	}
 	user := ctx // cancelled by the user only
@@ -330,6 +331,10 @@ func (s *segmenter) run(ctx context.Context) error {
 		}
 	}
 	err := s.onDevice(ctx, func() error {
+		for i, f := range s.forecasts { // of the device that the networks are on
+			s.records[i].Forecast = f
+		}
+		s.left = remaining{forecasts: s.forecasts}
 		s.announce()
 		wait.Go(prepare) // not before: it would disturb the timing
 		for i := range s.cases {

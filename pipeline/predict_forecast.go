@@ -351,6 +351,8 @@ func (s *segmenter) onDevice(ctx context.Context, f func() error) error {
 		why, _, _ := strings.Cut(full.Error(), "\n")
 		s.window.Notice(fmt.Sprintf("%s has no room for the network (%s): continuing with the CPU", s.window.Device, why))
 		s.window.Device, s.window.Autocast = torch.CPU, torch.Float32
+		s.setLimit() // a full GPU leaves no memory to speak of
+		s.forecastCases()
 		return s.withNetworks(ctx, f)
 	})
 }

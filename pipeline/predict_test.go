@@ -33,7 +33,7 @@ func segmentation(t *testing.T, log *bytes.Buffer) *segmenter {
 	s := &segmenter{PredictConfig: c, out: Output{Log: log}, model: model}
 	require.NoError(t, s.prepare())
 	require.NoError(t, s.out.resolve(&s.Machine))
-	require.NoError(t, s.setWindow())
+	s.setWindow()
 	s.forecastCases()
 	return s
 }
@@ -53,9 +53,14 @@ func TestPredictHandsOverToTheCPU(t *testing.T) {
 	var log bytes.Buffer
 	s := segmentation(t, &log)
 	s.window.Device, s.window.Autocast = absent, torch.Float16
+	s.limit, s.window.MaxBytes = 0, 1 // as where other programs fill the GPU
+	s.forecastCases()
+	require.Nil(t, s.forecasts[0])
 	require.NoError(t, s.run(context.Background()))
 	require.Contains(t, log.String(), "WARNING: cuda:63 has no room for the network (")
 	require.Contains(t, log.String(), "): continuing with the CPU")
+	require.Contains(t, log.String(), "forecast: 1 case, ")
+	require.NotNil(t, s.records[0].Forecast)
 	requireNnUNets(t, s)
 }
 
