@@ -178,14 +178,14 @@ func Predict(ctx context.Context, c PredictConfig, o Output, done func(Predictio
 			return err
 		}
 	}
+	if s.single() {
+		return s.run(ctx)
+	}
 	started := time.Now()
 	sums := model.sums()
 	err = s.run(ctx)
-	if !s.single() {
-		known, sumErr := sums()
-		err = errors.Join(err, sumErr, s.writeRun(started, known))
-	}
-	return err
+	known, sumErr := sums()
+	return errors.Join(err, sumErr, s.writeRun(started, known))
 }
 
 // single says that -o names a file: nothing but the segmentation is written.

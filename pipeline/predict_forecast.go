@@ -134,6 +134,9 @@ func (s *segmenter) forecastCase(c *imageCase) (*CaseForecast, error) {
 		return nil, fmt.Errorf("%s: %w", c.images[0], err)
 	}
 	f.need, f.Passes = need, need.Passes
+	if s.SkipAir == airChecked {
+		f.Passes *= 2 // without the tiles of air, and with them: at most
+	}
 	f.Bytes = voxels(f.Grid)*4*int64(s.model.channels()) + voxels(f.Size)*s.labelBytes()
 	if s.window.Device.Type == torch.DeviceCPU {
 		f.Bytes += need.Bytes
@@ -205,12 +208,12 @@ func (s *segmenter) announce() {
 	}
 	text += fmt.Sprintf(", %s of the network", counted(passes, "pass"))
 	if s.cost.Pass > 0 {
-		text += fmt.Sprintf(" of %s", s.cost.Pass.Round(100*time.Microsecond))
+		text += fmt.Sprintf(", %s each", s.cost.Pass.Round(100*time.Microsecond))
 		total := network + beside
 		if s.window.Device.Type != torch.DeviceCPU { // the stages beside it overlap
 			total = max(network, beside)
 		}
-		text += fmt.Sprintf(": about %s (an estimate; one pass was timed)", roughly(total))
+		text += fmt.Sprintf(": about %s (an estimate; a few passes were timed)", roughly(total))
 	}
 	s.out.Print(text)
 
@@ -229,12 +232,14 @@ func (s *segmenter) announce() {
 		where = fmt.Sprintf(", and %s on %s", system.Size(weights+s.cost.Bytes+s.deviceNeed()), s.window.Device)
 	}
 	s.memory = memory
-	line := fmt.Sprintf("needs about %s of memory%s, at most %s on disk", system.Size(memory), where, system.Size(disk+probabilities))
+	// The temporary files of the cases that are in the network and being written.
+	disk += probabilities * int64(min(count, 1+max(s.Export, 1)))
+	line := fmt.Sprintf("needs about %s of memory%s, at most %s on disk", system.Size(memory), where, system.Size(disk))
 	s.out.Print(line)
 	if m, err := system.ReadMemory(); err == nil && m.Available < memory {
-		s.out.Printf("WARNING: only %s of memory are free: -npp and -nps of 1, or --max-ram, need less", system.Size(m.Available))
+		s.out.Printf("WARNING: only %s of memory is free: a lower --max-ram takes less", system.Size(m.Available))
 	}
-	if free, err := system.FreeDisk(s.Output); err == nil && free < disk+probabilities {
+	if free, err := system.FreeDisk(s.Output); err == nil && free < disk {
 		s.out.Printf("WARNING: only %s are free where the segmentations go (%s)", system.Size(free), s.Output)
 	}
 }

@@ -53,7 +53,7 @@ func TestDryRunForecastsAndWritesNothing(t *testing.T) {
 	r := predict(t, in, out, "-m", repo(t, sourceModel), "--dry-run", "--json")
 	require.Equal(t, 0, r.code, r.errOut)
 	require.NoDirExists(t, out)
-	require.Regexp(t, `forecast: 2 cases, 36 tiles, 36 passes of the network of [\d.]+ms: about \d+ s`, r.errOut)
+	require.Regexp(t, `forecast: 2 cases, 36 tiles, 36 passes of the network, [\d.]+m?s each: about \d+ s`, r.errOut)
 	require.Regexp(t, `needs about \d+ MiB of memory, at most 177 KiB on disk`, r.errOut)
 	planned := plannedCases(t, r)
 	for _, name := range []string{"a", "cut"} {
@@ -69,6 +69,16 @@ func TestDryRunForecastsAndWritesNothing(t *testing.T) {
 	r = predict(t, in, out, "-m", repo(t, sourceModel), "--dry-run")
 	require.Equal(t, 0, r.code, r.errOut)
 	require.Contains(t, r.out, filepath.Join(out, "a.nii.gz")+"  58×68×23 at 1.75×1.75×3 mm  18 tiles, 18 passes  4.1 MiB  ")
+
+	// Probabilities: 8 bytes a voxel in each .npz, and in the temporary files of the case in the network
+	// and the one being written.
+	r = predict(t, in, out, "-m", repo(t, sourceModel), "--dry-run", "--save_probabilities")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, "at most 2.9 MiB on disk")
+	// --skip-air=check runs the network twice.
+	r = predict(t, in, out, "-m", repo(t, sourceModel), "--dry-run", "--skip-air=check")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, "36 tiles, 72 passes of the network")
 
 	// What cannot be read, or is done, is said; nothing in the folder changes.
 	require.NoError(t, os.Remove(filepath.Join(in, "cut_0000.nii.gz")))
