@@ -147,7 +147,9 @@ func namedImages(paths []string) ([]imageCase, error) {
 			continue
 		}
 		c := &cases[at]
-		if first := c.images[0]; id == name || filepath.Dir(first) != filepath.Dir(path) || imageEnding(first) != ending {
+		first := c.images[0]
+		numberless := id == name || filepath.Base(first) == id+ending
+		if numberless || filepath.Dir(first) != filepath.Dir(path) || imageEnding(first) != ending {
 			return nil, settings.Usage("-i: %s and %s are both of a case named %s: give them in two runs", first, path, id)
 		}
 		c.images = append(c.images, path)

@@ -182,3 +182,16 @@ func TestReorientTurnsTheSpacing(t *testing.T) {
 	require.Equal(t, []string{"the spacing along z is 12 mm, the model was trained with 2.5 to 2.5 mm"}, s.records[0].Warnings)
 	require.Equal(t, s.records[0].Warnings, s.records[1].Warnings)
 }
+
+// Files are channels of one case if each has a number, whatever their order.
+func TestNamedFilesAreChannelsByNumber(t *testing.T) {
+	cases, err := namedImages([]string{"in/x_0001.nii.gz", "in/x_0000.nii.gz", "y.nii.gz"})
+	require.NoError(t, err)
+	require.Equal(t, []imageCase{{id: "x", images: []string{"in/x_0000.nii.gz", "in/x_0001.nii.gz"}},
+		{id: "y", images: []string{"y.nii.gz"}}}, cases)
+	for _, pair := range [][]string{{"x.nii.gz", "x_0000.nii.gz"}, {"x_0000.nii.gz", "x.nii.gz"},
+		{"a/x_0000.nii.gz", "b/x_0001.nii.gz"}, {"x_0000.nii.gz", "x_0001.nii"}} {
+		_, err := namedImages(pair)
+		require.ErrorContains(t, err, pair[0]+" and "+pair[1]+" are both of a case named x: give them in two runs")
+	}
+}
