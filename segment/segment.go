@@ -8,7 +8,6 @@ package segment
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/lntorch/lntorch/data/images"
@@ -100,11 +99,11 @@ func (f *Files) Write(ctx context.Context, v *preprocess.Inverse, labels *volume
 	return f.Reader.WriteSeg(f.Labels, labels, f.Geometry)
 }
 
-// WriteNextStage writes labels as the input of a cascade's next stage, <case>.npz with the array
-// seg (z, y, x), uint8.
+// WriteSeg writes labels as <case>.npz with the array seg (z, y, x), as the next stage of a cascade
+// takes them.
 // Source: nnU-Net 2.5.1, export_prediction.py, resample_and_save.
-func WriteNextStage(path string, labels *volume.Image) error {
-	a, err := npz.New(volume.Cast[uint8](labels.Pixels), labels.Shape[1:]...)
+func WriteSeg(path string, labels []uint8, shape [3]int) error {
+	a, err := npz.New(labels, shape[:]...)
 	if err != nil {
 		return err
 	}
@@ -112,5 +111,9 @@ func WriteNextStage(path string, labels *volume.Image) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(w.Add("seg", a), w.Close())
+	if err := w.Add("seg", a); err != nil {
+		w.Close()
+		return err
+	}
+	return w.Close()
 }

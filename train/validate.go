@@ -19,7 +19,6 @@ import (
 	"github.com/lntorch/lntorch/data/preprocess"
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/eval/labelmap"
-	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/infer"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/system"
@@ -346,7 +345,7 @@ func (e *exportedCase) export(ctx context.Context) ([]eval.Counts, error) {
 	ignore := v.dataset.Labels.IgnoreLabel
 	if v.truth == "" {
 		shape := e.c.Seg.Spatial()
-		if err := writeSegmentation(filepath.Join(v.out, e.c.Key+".npz"), e.labels, shape[:]); err != nil {
+		if err := segment.WriteSeg(filepath.Join(v.out, e.c.Key+".npz"), e.labels, shape); err != nil {
 			return nil, err
 		}
 		ref := eval.Map[int16]{Data: e.c.Seg.Data[:len(e.labels)], Shape: shape[:]}
@@ -358,7 +357,8 @@ func (e *exportedCase) export(ctx context.Context) ([]eval.Counts, error) {
 		}
 		labels, err := inverse.Finish()
 		if err == nil {
-			err = segment.WriteNextStage(filepath.Join(v.next[i].folder, e.c.Key+".npz"), labels)
+			err = segment.WriteSeg(filepath.Join(v.next[i].folder, e.c.Key+".npz"),
+				volume.Cast[uint8](labels.Pixels), [3]int(labels.Shape[1:]))
 		}
 		if err != nil {
 			return nil, err
@@ -431,16 +431,4 @@ func (t *trainer) predictor() (*infer.Predictor, error) {
 		ic.MaxBytes = memory.Available / 4 * 3
 	}
 	return infer.New(t.Net, c.PatchSize, t.dataset.Labels.NumSegmentationHeads(), ic)
-}
-
-func writeSegmentation(path string, labels []uint8, shape []int) error {
-	a, err := npz.New(labels, shape...)
-	if err != nil {
-		return err
-	}
-	w, err := npz.Create(path, true)
-	if err != nil {
-		return err
-	}
-	return errors.Join(w.Add("seg", a), w.Close())
 }
