@@ -17,7 +17,7 @@ type Cost struct {
 const (
 	// briefly is how long a first pass may take to be followed by others: the first one also sets up
 	// libtorch's kernels.
-	briefly = time.Second
+	briefly = 3 * time.Second
 	// enough is how long the others may take together, and most their number.
 	enough = 100 * time.Millisecond
 	most   = 5

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/torch"
 )
 
 // The table of docs/segment.md is what Forecast says.
@@ -37,5 +38,20 @@ func TestDocumentedMemoryIsTheForecast(t *testing.T) {
 			row += " |"
 		}
 		require.Contains(t, string(b), row+"\n")
+	}
+}
+
+// A step so small that the tiles could not be listed is refused before they are.
+func TestTooManyTilesAreRefused(t *testing.T) {
+	cfg := DefaultConfig(torch.CPU)
+	cfg.TileStep = 1e-4
+	_, err := Forecast([]int{128, 128, 128}, 2, 1, [4]int{1, 400, 512, 512}, cfg)
+	require.ErrorContains(t, err, "tile step 0.0001: ")
+	require.ErrorContains(t, err, "raise the tile step")
+	for _, patch := range [][]int{{128, 128, 128}, {48, 64, 16}, {64, 128}} {
+		for _, step := range []float64{1, 0.5, 0.3} {
+			shape := [4]int{1, 130, 70, 200}
+			require.Len(t, newGrid(patch, shape, step).tiles, int(tileEstimate(patch, shape, step)))
+		}
 	}
 }

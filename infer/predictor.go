@@ -46,10 +46,10 @@ type Config struct {
 	After      Mode         // mode to set on the network afterwards; its previous mode is unknown
 	MaxBytes   int64        // limit on Need.Bytes; larger images are cut into strips; 0: none
 	Notice     func(string) // called for each fallback when the device is out of memory; may be nil
-	// OnCPU gives the networks on the CPU, as NewEnsemble's network does, when the device fails with
-	// a single tile and the sums on the CPU. It may free those on the device. Without it that is an
-	// error.
-	OnCPU func() (func(fold int) (models.Network, error), error)
+	// OnCPU gives the networks on the CPU, as NewEnsemble's network does, and MaxBytes there, when the
+	// device fails with a single tile and the sums on the CPU. It may free those on the device.
+	// Without it that is an error.
+	OnCPU func() (network func(fold int) (models.Network, error), maxBytes int64, err error)
 }
 
 // Mode is a mode of a network; the zero Mode is for prediction.
@@ -446,8 +446,8 @@ func (r *pass) fallBack(err error) error {
 		why, _, _ := strings.Cut(native.Error(), "\n")
 		r.p.cfg.Notice(fmt.Sprintf("%s failed (%s): continuing with %s", device, why, step))
 	}
-	if err := take(); err != nil || device.Type == torch.DeviceCPU {
-		return err
+	if err := take(); err != nil || r.p.cfg.Device.Type == torch.DeviceCPU {
+		return err // a device that is left may be out of order altogether
 	}
 	return device.EmptyCache()
 }
@@ -455,12 +455,12 @@ func (r *pass) fallBack(err error) error {
 // toCPU takes the networks that Config.OnCPU gives. The CPU has no use for float16.
 func (r *pass) toCPU() error {
 	p := r.p
-	network, err := p.cfg.OnCPU()
+	network, limit, err := p.cfg.OnCPU()
 	if err != nil {
 		return fmt.Errorf("network on the CPU: %w", err)
 	}
 	p.network, p.net, p.current = network, nil, -1
-	p.cfg.Device, p.cfg.Autocast = torch.CPU, torch.Float32
+	p.cfg.Device, p.cfg.Autocast, p.cfg.MaxBytes = torch.CPU, torch.Float32, limit
 	r.used = nil
 	return nil
 }

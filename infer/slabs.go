@@ -30,6 +30,10 @@ type strip struct {
 
 // newPlan chooses the axis, and cuts the image into strips if the sums exceed cfg.MaxBytes.
 func newPlan(patch []int, classes, folds int, shape [4]int, cfg Config) (*plan, error) {
+	if n := tileEstimate(patch, shape, cfg.TileStep); n > maxTiles {
+		return nil, fmt.Errorf("infer: image (c,z,y,x) %v, patch %v, tile step %v: %.2g tiles, at "+
+			"most %d are supported; raise the tile step", shape, patch, cfg.TileStep, n, maxTiles)
+	}
 	p := &plan{grid: newGrid(patch, shape, cfg.TileStep)}
 	axis := 0
 	if cfg.Numerics == Fast && len(patch) == 3 {

@@ -496,7 +496,7 @@ func TestADeviceThatFailsHandsOverToTheCPU(t *testing.T) {
 	var notices []string
 	cfg.Notice = func(s string) { notices = append(notices, s) }
 	moved := 0
-	cfg.OnCPU = func() (func(int) (models.Network, error), error) {
+	cfg.OnCPU = func() (func(int) (models.Network, error), int64, error) {
 		moved++
 		net := uneven(1)
 		forward := net.forward
@@ -506,7 +506,7 @@ func TestADeviceThatFailsHandsOverToTheCPU(t *testing.T) {
 			}
 			return forward(s, x)
 		}
-		return func(int) (models.Network, error) { return net, nil }, nil
+		return func(int) (models.Network, error) { return net, nil }, 1 << 40, nil
 	}
 	p, err := New(uneven(1), patch, 2, cfg)
 	require.NoError(t, err)
@@ -518,6 +518,7 @@ func TestADeviceThatFailsHandsOverToTheCPU(t *testing.T) {
 		require.LessOrEqual(t, d.Excess, 1.0, "%v", d)
 	}
 	require.Equal(t, 1, moved)
+	require.Equal(t, int64(1<<40), p.cfg.MaxBytes, "the limit is the CPU's")
 	require.Len(t, notices, 3)
 	for i, step := range []string{"one tile at a time instead of 3", "sums in the computer's memory",
 		"the CPU, for this image and all later ones"} {
@@ -525,8 +526,8 @@ func TestADeviceThatFailsHandsOverToTheCPU(t *testing.T) {
 		require.Contains(t, notices[i], ": continuing with "+step)
 	}
 
-	cfg.OnCPU = func() (func(int) (models.Network, error), error) {
-		return nil, errors.New("checkpoint is gone")
+	cfg.OnCPU = func() (func(int) (models.Network, error), int64, error) {
+		return nil, 0, errors.New("checkpoint is gone")
 	}
 	p, err = New(uneven(1), patch, 2, cfg)
 	require.NoError(t, err)

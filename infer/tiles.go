@@ -53,6 +53,24 @@ func newGrid(patch []int, shape [4]int, step float64) grid {
 	return g
 }
 
+// maxTiles bounds the tiles of an image, which are listed. A CT of 1000³ voxels has 3000 with a
+// patch of 128³ and 2⋅10⁵ with one of 32³.
+const maxTiles = 5_000_000
+
+// tileEstimate is the number of tiles, as a float64: it may be beyond any integer.
+func tileEstimate(patch []int, shape [4]int, step float64) float64 {
+	flat := 3 - len(patch)
+	n := 1.0
+	for axis, size := range shape[1:] {
+		if axis < flat {
+			n *= float64(size)
+		} else if p := float64(patch[axis-flat]); float64(size) > p {
+			n *= math.Ceil((float64(size)-p)/(p*step)) + 1
+		}
+	}
+	return n
+}
+
 // steps returns the starts of the tiles along one axis of image ≥ patch voxels: the fewest with
 // distances of at most step·patch, evenly spaced, rounded half to even.
 // Source: nnU-Net 2.5.1, sliding_window_prediction.py, compute_steps_for_sliding_window.

@@ -69,7 +69,7 @@ func Accumulate(ctx context.Context, c AccumulateConfig, o Output) (*Accumulated
 	} else if err := emptyFolder(out); err != nil {
 		return nil, err
 	}
-	f := scoredFolder{path: out, references: references, workers: cmp.Or(c.Workers, casesAtATime())}
+	f := scoredFolder{path: out, references: references, named: c.Output != "", workers: cmp.Or(c.Workers, casesAtATime())}
 	s, err := v.accumulate(ctx, f, o)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/internal/settings"
 )
 
@@ -58,7 +60,7 @@ func openCrossValidation(model string, folds []int) (*crossValidation, error) {
 	if missing != nil {
 		found := "there is none"
 		if there != nil {
-			found = "there is that of fold " + strings.Join(there, ", ")
+			found = "it has folds " + strings.Join(there, ", ")
 		}
 		return nil, fmt.Errorf("%s has no validation of fold %s; %s: train them (lntorch train … "+
 			"--val for one that is trained), or name those that there are with -f", model, strings.Join(missing, ", "), found)
@@ -127,6 +129,7 @@ type scoredFolder struct {
 	path       string
 	references string // folder of files of the same names
 	keep       bool   // label volumes that are there stay
+	named      bool   // by the user: must be empty or missing
 	workers    int    // cases at a time
 	// source is the files that label volumes are copied from, by name: errors name them
 	source map[string]string
@@ -153,17 +156,19 @@ func (l *labelling) fill(ctx context.Context, f scoredFolder, names []string, ta
 		if err := os.MkdirAll(filepath.Dir(clean), 0o777); err != nil {
 			return nil, err
 		}
-		if work, err = os.MkdirTemp(filepath.Dir(clean), ".accumulating-"); err != nil {
+		work = filepath.Join(filepath.Dir(clean), "."+filepath.Base(clean)+".accumulating")
+		lock, err := folderlock.Beside(work)
+		if err != nil {
 			return nil, err
 		}
-		defer func() {
-			if err != nil {
-				os.RemoveAll(work)
-			}
-		}()
-		if err := os.Chmod(work, 0o755); err != nil {
+		defer lock.Release()
+		if err := os.RemoveAll(work); err != nil { // of a run that was killed
 			return nil, err
 		}
+		if err := os.Mkdir(work, 0o755); err != nil {
+			return nil, err
+		}
+		defer os.RemoveAll(work) // it has its name by then, or failed
 	}
 	var paths []string
 	for _, name := range names {
@@ -196,7 +201,11 @@ func (l *labelling) fill(ctx context.Context, f scoredFolder, names []string, ta
 	if err := s.Save(filepath.Join(work, "summary.json")); err != nil || work == clean {
 		return s, err
 	}
-	if err := os.RemoveAll(clean); err != nil {
+	remove := os.RemoveAll
+	if f.named {
+		remove = os.Remove // empty when the run began
+	}
+	if err := remove(clean); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	return s, os.Rename(work, clean)

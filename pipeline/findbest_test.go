@@ -114,7 +114,7 @@ func refusesIncompleteModels(t *testing.T, root string) {
 	refused(func(c *FindBestConfig) { c.Plans = []string{"other"} },
 		"preprocessed/Dataset778_Ensemble/other.json is not there", "plan the dataset with lntorch plan, or name its plans with -p")
 	refused(func(c *FindBestConfig) { c.Folds = []int{0, 1, 2, 5} },
-		model+" has no validation of fold 5; there is that of fold 0, 1, 2: train them",
+		model+" has no validation of fold 5; it has folds 0, 1, 2: train them",
 		"3d_fullres has no validation of fold 5")
 	var mistake *settings.UsageError
 	_, err := FindBest(t.Context(), FindBestConfig{Dataset: "1"}, Output{})
@@ -295,7 +295,7 @@ func TestIncompleteModelsAreNamedAllAtOnce(t *testing.T) {
 	require.NoError(t, os.Rename(filepath.Join(fullres, "fold_1"), filepath.Join(fullres, "fold_2")))
 	err := find()
 	require.ErrorContains(t, err, lowres+"/fold_0/validation holds no files that end in .npz; there are a.nii.gz, a.pkl, dataset.json, plans.json: lntorch train … --val --npz writes them")
-	require.ErrorContains(t, err, fullres+" has no validation of fold 1; there is that of fold 0: train them")
+	require.ErrorContains(t, err, fullres+" has no validation of fold 1; it has folds 0: train them")
 	require.NoError(t, os.Remove(filepath.Join(lowres, "fold_0/validation/a.nii.gz")))
 	require.ErrorContains(t, find(), lowres+"/fold_0/validation holds no files that end in .nii.gz; there are a.pkl, dataset.json, plans.json: lntorch train … --val writes them")
 	require.NoError(t, os.Remove(filepath.Join(fullres, "plans.json")))

@@ -111,14 +111,14 @@ func (s *search) run(ctx context.Context) error {
 		}
 		err = s.before.Save(path)
 	} else if err != nil {
-		return fmt.Errorf("%w: remove the file, and it is made anew", err)
+		return fmt.Errorf("%w: remove the file; it is then written again", err)
 	}
 	if err != nil {
 		return err
 	}
 	for _, t := range s.targets {
 		if !slices.ContainsFunc(s.before.Targets, func(o eval.Target) bool { return o.Key() == t.Key() }) {
-			return fmt.Errorf("%s: found no scores of %s, which dataset.json names: remove the file, and it is made anew", path, t.Key())
+			return fmt.Errorf("%s: found no scores of %s, which dataset.json names: remove the file; it is then written again", path, t.Key())
 		}
 	}
 	s.after = s.before

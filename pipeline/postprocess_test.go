@@ -256,7 +256,7 @@ func compareAccumulation(t *testing.T, root string) {
 		_, err := Accumulate(t.Context(), other, Output{})
 		require.ErrorContains(t, err, message)
 	}
-	refused("has no validation of fold 3, 4; there is that of fold 0, 1, 2: train them (lntorch train … --val for one that is trained), or name those that there are with -f", func(c *AccumulateConfig) { c.Folds = []int{0, 1, 2, 3, 4} })
+	refused("has no validation of fold 3, 4; it has folds 0, 1, 2: train them (lntorch train … --val for one that is trained), or name those that there are with -f", func(c *AccumulateConfig) { c.Folds = []int{0, 1, 2, 3, 4} })
 	refused("fold 1 is named twice", func(c *AccumulateConfig) { c.Folds = []int{0, 1, 1} })
 	refused("holds files already", func(c *AccumulateConfig) { c.Output = want })
 	refused("nnUNetTrainer__nnUNetPlans__2d is not there: train the model", func(c *AccumulateConfig) { c.Configuration = "2d" })
@@ -437,7 +437,7 @@ func TestDetermineAndEnsembleExplainWhatIsMissing(t *testing.T) {
 	for _, text := range []string{"{", `{"foreground_mean": {}, "mean": {}, "metric_per_case": []}`} {
 		require.NoError(t, os.WriteFile(summary, []byte(text), 0o600))
 		require.ErrorContains(t, determine(), summary)
-		require.ErrorContains(t, determine(), "remove the file, and it is made anew")
+		require.ErrorContains(t, determine(), "remove the file; it is then written again")
 	}
 	require.NoError(t, os.Remove(summary))
 	require.NoError(t, determine())

@@ -148,7 +148,9 @@ func Predict(ctx context.Context, c PredictConfig, o Output, done func(Predictio
 		return err
 	}
 	s.setWindow()
-	s.forecastCases()
+	if err := s.forecastCases(ctx); err != nil {
+		return err
+	}
 	if c.DryRun {
 		return s.dryRun(ctx)
 	}

@@ -108,28 +108,24 @@ func (s *segmenter) air(p *preparedCase) *infer.Air {
 
 // differences counts the voxels that have another label.
 func differences(a, b *volume.Image) (int64, error) {
-	n := int64(0)
 	switch x := a.Pixels.(type) {
 	case volume.Slice[uint8]:
-		y, ok := b.Pixels.(volume.Slice[uint8])
-		if !ok || len(x) != len(y) {
-			return 0, fmt.Errorf("two segmentations of the same image differ in size or type")
-		}
-		for i := range x {
-			if x[i] != y[i] {
-				n++
-			}
+		if y, ok := b.Pixels.(volume.Slice[uint8]); ok && len(x) == len(y) {
+			return unequal(x, y), nil
 		}
 	case volume.Slice[uint16]:
-		y, ok := b.Pixels.(volume.Slice[uint16])
-		if !ok || len(x) != len(y) {
-			return 0, fmt.Errorf("two segmentations of the same image differ in size or type")
-		}
-		for i := range x {
-			if x[i] != y[i] {
-				n++
-			}
+		if y, ok := b.Pixels.(volume.Slice[uint16]); ok && len(x) == len(y) {
+			return unequal(x, y), nil
 		}
 	}
-	return n, nil
+	return 0, fmt.Errorf("two segmentations of the same image differ in size or type")
+}
+
+func unequal[L uint8 | uint16](a, b []L) (n int64) {
+	for i := range a {
+		if a[i] != b[i] {
+			n++
+		}
+	}
+	return n
 }

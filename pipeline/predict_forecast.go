@@ -56,10 +56,13 @@ const maxVoxels = 1 << 33
 func voxels(shape [3]int) int64 { return int64(shape[0]) * int64(shape[1]) * int64(shape[2]) }
 
 // forecastCases reads the headers of the images.
-func (s *segmenter) forecastCases() {
+func (s *segmenter) forecastCases(ctx context.Context) error {
 	s.forecasts = make([]*CaseForecast, len(s.cases))
 	s.unreadable = make([]error, len(s.cases))
 	for i := range s.cases {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		c := &s.cases[i]
 		if s.Continue && s.complete(c) {
 			continue
@@ -71,6 +74,7 @@ func (s *segmenter) forecastCases() {
 		}
 		s.forecasts[i] = f
 	}
+	return nil
 }
 
 func (s *segmenter) forecastCase(c *imageCase) (*CaseForecast, error) {
@@ -355,11 +359,18 @@ func (s *segmenter) onDevice(ctx context.Context, f func() error) error {
 		}
 		why, _, _ := strings.Cut(full.Error(), "\n")
 		s.window.Notice(fmt.Sprintf("%s has no room for the network (%s): continuing with the CPU", s.window.Device, why))
-		s.window.Device, s.window.Autocast = torch.CPU, torch.Float32
-		s.setLimit() // a full GPU leaves no memory to speak of
-		s.forecastCases()
+		s.toCPU()
+		if err := s.forecastCases(ctx); err != nil {
+			return err
+		}
 		return s.withNetworks(ctx, f)
 	})
+}
+
+// toCPU leaves the device, whose memory was also the limit.
+func (s *segmenter) toCPU() {
+	s.window.Device, s.window.Autocast = torch.CPU, torch.Float32
+	s.setLimit()
 }
 
 // deviceError is an error of libtorch while networks are built on a device.
@@ -379,7 +390,11 @@ func (s *segmenter) withNetworks(ctx context.Context, f func() error) error {
 			return err
 		}
 		built = true
-		s.window.OnCPU = func() (fold, error) { return build(torch.CPU) }
+		s.window.OnCPU = func() (fold, int64, error) {
+			s.toCPU()
+			network, err := build(torch.CPU)
+			return network, s.window.MaxBytes, err
+		}
 		if s.predict, err = s.model.predictor(network, s.window); err != nil {
 			return err
 		}

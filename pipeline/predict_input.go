@@ -88,19 +88,19 @@ func folderImages(folder, ending string) ([]imageCase, error) {
 		return cases, nil
 	}
 	return nil, fmt.Errorf("%s: no images: expected names such as CASE_0000%s, found %s; give files of other names one by one with -i",
-		folder, ending, few(entries))
+		folder, ending, orNone(entryNames(entries)))
 }
 
-// few names the first entries of a folder.
-func few(entries []os.DirEntry) string {
-	var names []string
-	for _, e := range entries[:min(len(entries), 5)] {
-		names = append(names, e.Name())
+// entryNames are those of the first entries of a folder.
+func entryNames(entries []os.DirEntry) []string {
+	var list []string
+	for _, e := range entries {
+		list = append(list, e.Name())
 	}
-	if more := len(entries) - len(names); more > 0 {
-		names = append(names, fmt.Sprintf("%d more", more))
+	if len(list) == 0 {
+		return nil
 	}
-	return orNone(names)
+	return []string{several(list)}
 }
 
 // exists complains of a path that a flag names and that is not there, with what is there instead.
@@ -113,7 +113,7 @@ func exists(flag, path, expected string) error {
 		entries, err := os.ReadDir(dir)
 		if err == nil {
 			return fmt.Errorf("%s %s: no such file or folder, expected %s; %s holds %s", flag, path,
-				expected, dir, few(entries))
+				expected, dir, orNone(entryNames(entries)))
 		}
 		if dir == filepath.Dir(dir) {
 			return fmt.Errorf("%s %s: no such file or folder, expected %s", flag, path, expected)

@@ -86,9 +86,9 @@ func (s *segmenter) turn(p *preparedCase) error {
 	if seen := s.model.orientations; seen[own] == 0 {
 		var list []string
 		for _, name := range slices.Sorted(maps.Keys(seen)) {
-			list = append(list, fmt.Sprintf("%s in %d", name, seen[name]))
+			list = append(list, fmt.Sprintf("%s (%d)", name, seen[name]))
 		}
-		p.record.Warnings = append(p.record.Warnings, fmt.Sprintf("the axes lead to %s, in the training images to %s: --reorient turns the image there and its labels back",
+		p.record.Warnings = append(p.record.Warnings, fmt.Sprintf("orientation %s; the training images have %s: --reorient turns the image to theirs and its labels back",
 			own, strings.Join(list, ", ")))
 	}
 	return nil

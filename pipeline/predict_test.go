@@ -34,7 +34,7 @@ func segmentation(t *testing.T, log *bytes.Buffer) *segmenter {
 	require.NoError(t, s.prepare())
 	require.NoError(t, s.out.resolve(&s.Machine))
 	s.setWindow()
-	s.forecastCases()
+	require.NoError(t, s.forecastCases(t.Context()))
 	return s
 }
 
@@ -54,7 +54,7 @@ func TestPredictHandsOverToTheCPU(t *testing.T) {
 	s := segmentation(t, &log)
 	s.window.Device, s.window.Autocast = absent, torch.Float16
 	s.limit, s.window.MaxBytes = 0, 1 // as where other programs fill the GPU
-	s.forecastCases()
+	require.NoError(t, s.forecastCases(t.Context()))
 	require.Nil(t, s.forecasts[0])
 	require.NoError(t, s.run(context.Background()))
 	require.Contains(t, log.String(), "WARNING: cuda:63 has no room for the network (")
@@ -76,11 +76,11 @@ func TestPredictHandsOverDuringACase(t *testing.T) {
 		w := s.window
 		w.Device, w.Autocast = absent, torch.Float16
 		built := 0
-		w.OnCPU = func() (fold, error) {
+		w.OnCPU = func() (fold, int64, error) {
 			built++
 			return s.window.OnCPU()
 		}
-		network, err := s.window.OnCPU()
+		network, _, err := s.window.OnCPU()
 		require.NoError(t, err)
 		s.predict, err = s.model.predictor(network, w)
 		require.NoError(t, err)

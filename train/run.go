@@ -90,7 +90,6 @@ func (t *trainer) writeRun(status string) error {
 		"method": c.MethodName, "settings": t.settings(),
 		"cases":      map[string][]string{"train": t.split.Train, "val": t.split.Val},
 		"split":      map[string]any{"file": t.split.File, "random": t.split.Random},
-		"data":       map[string]any{"orientations": t.orientations()},
 		"parameters": map[string]int64{"all": models.ParameterCount(t.Net), "trained": t.TrainedCount()},
 		"sha256":     sums,
 		"epochs":     t.epoch,
@@ -101,6 +100,9 @@ func (t *trainer) writeRun(status string) error {
 			"wait_for_data_ms": map[string]float64{"median": milliseconds(quantile(t.timing.wait, 0.5)),
 				"p90": milliseconds(quantile(t.timing.wait, 0.9))},
 		},
+	}
+	if status != statusInterrupted { // reads the properties of every training case
+		doc["data"] = map[string]any{"orientations": t.orientations()}
 	}
 	if peak := system.PeakRSS(); peak > 0 {
 		doc["peak_memory_bytes"] = peak

@@ -37,14 +37,19 @@ runs out of memory continues with fewer tiles at a time, then with sums in the c
 the CPU; each step is said.
 
 --skip-air leaves out tiles without tissue (CT only): faster, and usually the same labels, which
---skip-air=check counts. --reorient turns an image whose axes run unlike those of the training images.`,
+--skip-air=check counts. --reorient turns an image of another orientation than the training images'.`,
 		Example: `  lntorch predict -i ct.nii.gz -o nodes.nii.gz -m model/fold_0/checkpoint_final.pth
   lntorch predict -i imagesTs -o predictions -d 102 -c 3d_fullres -f 0 1 2 3 4
   lntorch predict -i imagesTs -o predictions -m model/fold_0/delta.safetensors --base foundation.pth
   lntorch predict -i imagesTs -o predictions -d 102 -c 3d_fullres --dry-run --max-ram 8
   lntorch predict -i imagesTs -o predictions -d 102 -c 3d_fullres --skip-air=check --reorient=LPS
   lntorch predict_from_modelfolder -i imagesTs -o predictions -m nnUNetTrainer__nnUNetPlans__3d_fullres --save_probabilities`,
-		Args: cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return usage(cmd, fmt.Errorf("%q follows no flag that takes it: several values may follow -i and -f; those of --skip-air and --reorient stand behind =, as in --skip-air=check", args[0]))
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return printEach(asJSON, printPrediction, func(done func(pipeline.Prediction) error) error {
 				return pipeline.Predict(cmd.Context(), c, output(cmd), done)
@@ -62,7 +67,7 @@ func printPrediction(p pipeline.Prediction) {
 	case pipeline.PredictionFailed:
 		return
 	case pipeline.PredictionSkipped:
-		fmt.Printf("%s  is there\n", p.Output)
+		fmt.Printf("%s  already there\n", p.Output)
 		return
 	case pipeline.PredictionPlanned:
 		printPlanned(p)

@@ -471,7 +471,7 @@ func TestPredictFinishesTheOthers(t *testing.T) {
 	after, err := os.Stat(filepath.Join(out, "z_good.nii.gz"))
 	require.NoError(t, err)
 	require.True(t, os.SameFile(before, after))
-	require.Contains(t, r.out, filepath.Join(out, "z_good.nii.gz")+"  is there")
+	require.Contains(t, r.out, filepath.Join(out, "z_good.nii.gz")+"  already there")
 	requireSegmentation(t, filepath.Join(out, "z_good.nii.gz"), filepath.Join(out, "a_cut.nii.gz"))
 
 	// With probabilities a case is only done when these are there.

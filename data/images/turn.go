@@ -25,7 +25,7 @@ func Orientation(direction [9]float64) (string, error) {
 	}
 	o, err := orient(affine)
 	if err != nil {
-		return "", fmt.Errorf("direction %v is singular: the axes lead nowhere", direction)
+		return "", fmt.Errorf("direction %v is singular, expected three axes that differ", direction)
 	}
 	var letters string
 	for j, axis := range o.axis {
