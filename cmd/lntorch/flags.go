@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/viper"
 
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/internal/nearest"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/pipeline"
 )
@@ -218,7 +219,7 @@ func suggest(cmd *cobra.Command, err error) error {
 			names[f.Name] = "--" + f.Name
 		}
 	})
-	if name := nearest(given, slices.Sorted(maps.Keys(names))); name != "" {
+	if name := nearest.Name(given, slices.Sorted(maps.Keys(names))); name != "" {
 		return fmt.Errorf("%w; did you mean %s?", err, names[name])
 	}
 	return err
@@ -231,41 +232,6 @@ func valueError(invalid *pflag.InvalidValueError) error {
 		return err
 	}
 	return fmt.Errorf("found %q, expected true or false", invalid.GetValue())
-}
-
-// nearest gives the name that is at most a third of its letters away from text, or that text begins; "" if there is none.
-func nearest(text string, names []string) string {
-	best, at := "", 0
-	for _, n := range names {
-		d := distance(text, n)
-		if len(text) > 2 && strings.HasPrefix(n, text) {
-			d = 1
-		}
-		if d <= max(1, len(n)/3) && d < len(n) && (best == "" || d < at) {
-			best, at = n, d
-		}
-	}
-	return best
-}
-
-// distance is the number of letters to insert, delete or replace (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		before := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := before
-			if a[i] != b[j] {
-				d = 1 + min(before, row[j], row[j+1])
-			}
-			before, row[j+1] = row[j+1], d
-		}
-	}
-	return row[len(b)]
 }
 
 // applySettings gives every flag that the command line did not set its value from the environment or the --config file.
@@ -379,7 +345,7 @@ func readSettings(cmd *cobra.Command, file string) (*viper.Viper, error) {
 		}
 		if !known[name] {
 			err := fmt.Errorf("--config %s: no command has a flag %q", file, key)
-			if n := nearest(name, slices.Sorted(maps.Keys(known))); n != "" {
+			if n := nearest.Name(name, slices.Sorted(maps.Keys(known))); n != "" {
 				err = fmt.Errorf("%w; did you mean %s?", err, n)
 			}
 			return nil, usage(cmd, err)

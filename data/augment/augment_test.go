@@ -43,14 +43,22 @@ type oracle struct {
 	}
 }
 
-func readGolden(t *testing.T, path string) *oracle {
+func readJSON(t *testing.T, path string, into any) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(data, into))
+}
+
+func readGolden(t *testing.T, path string) *oracle {
+	t.Helper()
 	g := &oracle{}
-	require.NoError(t, json.Unmarshal(data, g))
+	readJSON(t, path, g)
 	return g
 }
+
+// shared lets all transforms draw from one generator.
+func shared(rng *rand.Rand) Streams { return func(string) *rand.Rand { return rng } }
 
 // TestLiveGoldenIsWhatPythonWrites runs the script again.
 func TestLiveGoldenIsWhatPythonWrites(t *testing.T) {
@@ -151,15 +159,15 @@ func (f factor) Apply(p *Patch) error {
 func TestListsDrawInOrderAndApplyWhatWasDrawn(t *testing.T) {
 	list := List{Transforms: []Transform{scale{}, scale{}}}
 	rng, again := rand.New(rand.NewPCG(3, 4)), rand.New(rand.NewPCG(3, 4))
-	drawn := list.Draw(rng)
+	drawn := list.Draw(shared(rng))
 	first, second := factor(again.IntN(1000)), factor(again.IntN(1000))
 	require.NotEqual(t, first, second)
-	require.Equal(t, Drawn{{"scale", first}, {"scale", second}}, drawn)
+	require.Equal(t, Drawn{{Transform: "scale", Parameters: first}, {Transform: "scale", Parameters: second}}, drawn)
 	for range 2 { // applying draws nothing
 		p := random([4]int{1, 1, 1, 1}, again)
 		p.Image.Data[0] = 1
 		require.NoError(t, drawn.Apply(&p))
 		require.Equal(t, float32(first)*float32(second), p.Image.Data[0])
 	}
-	require.EqualError(t, Drawn{{"scale", factor(0)}}.Apply(&Patch{}), "augment: scale: nothing is left")
+	require.EqualError(t, Drawn{{Transform: "scale", Parameters: factor(0)}}.Apply(&Patch{}), "augment: transform 0, scale: nothing is left")
 }

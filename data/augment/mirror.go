@@ -9,7 +9,7 @@ import (
 // Source: batchgeneratorsv2 0.2.1, MirrorTransform.
 type MirrorTransform struct {
 	// AllowedAxes are axes of the patch: 0, 1, 2 for (z, y, x) in 3d, 0, 1 for (y, x) in 2d.
-	AllowedAxes []int
+	AllowedAxes []int `json:"allowed_axes"`
 }
 
 // mirror mirrors along all axes of the patch, as in nnU-Net.
@@ -37,7 +37,7 @@ func (m MirrorTransform) Draw(rng *rand.Rand) Parameters {
 
 // MirrorParameters are the axes to reverse.
 type MirrorParameters struct {
-	Axes []int `json:"axes"`
+	Axes []int `json:"axes" need:"true"`
 }
 
 // Apply reverses the axes in place. Axes that the patch does not have, or that occur twice, are an
@@ -55,6 +55,8 @@ func (m MirrorParameters) Apply(p *Patch) error {
 		flip[axis+3-p.Dim] = true
 	}
 	p.Image.Flip(flip)
-	p.Seg.Flip(flip)
+	if p.Seg != nil {
+		p.Seg.Flip(flip)
+	}
 	return nil
 }

@@ -68,7 +68,7 @@ func TestMirroringTwiceIsIdentityAndKeepsImageAndLabelsTogether(t *testing.T) {
 			before.Image.Data[k] = float32(before.Seg.Data[k]) + before.Image.Data[k]/2
 		}
 		p := clone(before)
-		drawn := mirroring(dim).Draw(rng)
+		drawn := mirroring(dim).Draw(shared(rng))
 		require.NoError(t, drawn.Apply(&p))
 		for k, v := range p.Image.Data {
 			require.Equal(t, p.Seg.Data[k], int16(math.Floor(float64(v))), "seed %d", seed)
@@ -93,7 +93,7 @@ func TestEachAxisIsMirroredHalfOfTheTime(t *testing.T) {
 		const trials = 8000
 		for range trials {
 			p := clone(before)
-			require.NoError(t, list.Draw(rng).Apply(&p))
+			require.NoError(t, list.Draw(shared(rng)).Apply(&p))
 			count[int(p.Image.Data[0])]++ // the corner that is now at the origin
 		}
 		for corner, c := range count {

@@ -336,7 +336,7 @@ func (l *Loader) fill(b *Batch, picks []pick, s *scratch, rng *rand.Rand) error 
 		}
 		b.Keys[i] = p.c.Key
 		image.Data = b.Data[i*n:][:n]
-		drawn := l.cfg.Augmentation.Draw(rng)
+		drawn := l.cfg.Augmentation.Draw(func(string) *rand.Rand { return rng })
 		patch := augment.Patch{Image: &image, Seg: s.seg, Dim: len(l.cfg.PatchSize)}
 		if s.initial != nil {
 			patch = *s.initial

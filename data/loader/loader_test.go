@@ -193,7 +193,7 @@ func TestFailingAugmentationNamesCaseAndTransform(t *testing.T) {
 	cfg := config(t, "plain")
 	cfg.Augmentation.Transforms = append(cfg.Augmentation.Transforms, failing{})
 	_, err := start(t, cfg).Next(t.Context())
-	require.EqualError(t, err, "loader: case case_1: augment: FailingTransform: nothing to blur")
+	require.EqualError(t, err, "loader: case case_1: augment: transform 1, FailingTransform: nothing to blur")
 
 	cfg.Augmentation.Transforms = []augment.Transform{change(func(p *augment.Patch) { cut(p, [3]int{}, []int{2, 2, 2}) })}
 	_, err = start(t, cfg).Next(t.Context())

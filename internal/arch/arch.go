@@ -29,6 +29,7 @@ var Rules = []Rule{
 	{Path: "internal/settings", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/machine", Level: 1,
 		Only: []string{"torch", "internal/settings", "internal/system"}},
+	{Path: "internal/nearest", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/regular", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/sniff", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/filehash", Level: 0, Only: []string{"internal/atomicfile", "internal/regular"}, NoTorch: true},

@@ -63,6 +63,10 @@ var Tolerances = map[string]Tolerance{
 	"op-double": {Abs: 1e-14, Rel: 1e-13, Scale: 1e-14,
 		Reason: "one float64 operator: op, scaled by the ratio of the two precisions, with a " +
 			"margin"},
+	"augment-transform": {Abs: 1e-5, Reason: "one transform against batchgeneratorsv2, as a part of " +
+		"the range of the input's intensities; a float64 evaluation is up to 3e-6 from it"},
+	"augment-chain": {Abs: 1e-4, Reason: "whole lists of transforms, as a part of the range of the " +
+		"input's intensities; a float64 evaluation is up to 7e-6 from it"},
 	"accumulated": {Abs: 1e-4, Reason: "sliding-window logits with float32 accumulators against " +
 		"an oracle that accumulates in float32"},
 	"prediction": {Abs: 1e-4, Reason: "probabilities of a whole prediction against nnU-Net's code " +

@@ -1,0 +1,65 @@
+package augment
+
+import (
+	"math/rand/v2"
+)
+
+// ContrastTransform moves the voxels of a channel away from its mean, or towards it.
+// Source: batchgeneratorsv2 0.2.1, ContrastTransform.
+type ContrastTransform struct {
+	ContrastRange       Range   `json:"contrast_range"`
+	PreserveRange       bool    `json:"preserve_range"`
+	SynchronizeChannels bool    `json:"synchronize_channels"`
+	PPerChannel         float64 `json:"p_per_channel"`
+
+	where input
+}
+
+// Name returns ContrastTransform.
+func (ContrastTransform) Name() string { return "ContrastTransform" }
+
+// Draw draws a coin per channel, and a number for each selected one.
+func (t ContrastTransform) Draw(rng *rand.Rand) Parameters {
+	_, selected := someChannels(rng, t.where.channels, t.PPerChannel)
+	return &ContrastParameters{
+		ApplyToChannel: Channels{Index: selected},
+		Multipliers:    numbers(rng, t.ContrastRange, len(selected), t.SynchronizeChannels),
+		PreserveRange:  t.PreserveRange,
+	}
+}
+
+// ContrastParameters are the factors of the selected channels.
+type ContrastParameters struct {
+	ApplyToChannel Channels  `json:"apply_to_channel" need:"true"`
+	Multipliers    []float64 `json:"multipliers" need:"true"`
+	PreserveRange  bool      `json:"preserve_range"` // clamp to the minimum and maximum of before
+}
+
+// Apply computes (x - mean)·factor + mean of each selected channel.
+func (c *ContrastParameters) Apply(p *Patch) error {
+	channels, err := c.ApplyToChannel.of(p.Image.Shape[0], &p.scratch().channels)
+	if err != nil {
+		return err
+	}
+	if err := count("multipliers", len(c.Multipliers), len(channels)); err != nil {
+		return err
+	}
+	for i, k := range channels {
+		v, factor := p.channel(k), float32(c.Multipliers[i])
+		s := measure(v)
+		mean, low, high := float32(s.mean), s.low, s.high
+		for j, x := range v {
+			x = float32((x-mean)*factor) + mean
+			if c.PreserveRange {
+				if x < low {
+					x = low
+				}
+				if x > high {
+					x = high
+				}
+			}
+			v[j] = x
+		}
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package augment
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+
+	"github.com/lntorch/lntorch/volume"
+)
+
+// DownsampleSegForDSTransform makes a target for each output of a network with deep supervision.
+// Source: batchgeneratorsv2 0.2.1, DownsampleSegForDSTransform.
+type DownsampleSegForDSTransform struct {
+	// DSScales has a row per output, highest resolution first: its size relative to the patch, per
+	// axis; a row of one number counts for all axes.
+	DSScales []Scale `json:"ds_scales" need:"true"`
+}
+
+// Scale is a number per axis; in JSON also one number for all.
+type Scale []float64
+
+// UnmarshalJSON reads a number or a list.
+func (s *Scale) UnmarshalJSON(text []byte) error {
+	var one float64
+	if json.Unmarshal(text, &one) == nil {
+		*s = Scale{one}
+		return nil
+	}
+	return json.Unmarshal(text, (*[]float64)(s))
+}
+
+// Name returns DownsampleSegForDSTransform.
+func (DownsampleSegForDSTransform) Name() string { return "DownsampleSegForDSTransform" }
+
+// Draw draws nothing.
+func (t DownsampleSegForDSTransform) Draw(*rand.Rand) Parameters { return &t }
+
+// Apply fills Targets with the nearest voxels ("nearest-exact").
+func (t *DownsampleSegForDSTransform) Apply(p *Patch) error {
+	if err := p.needSeg(); err != nil {
+		return err
+	}
+	s := p.scratch()
+	for len(s.targets) < len(t.DSScales) {
+		s.targets = append(s.targets, volume.Volume[int16]{})
+	}
+	p.Targets = grown(&s.list, len(t.DSScales))
+	in := p.Seg.Spatial()
+	for level, row := range t.DSScales {
+		if len(row) != 1 && len(row) != p.Dim {
+			return fmt.Errorf("ds_scales: found a row of %d numbers, expected %d, one per axis",
+				len(row), p.Dim)
+		}
+		shape, same := p.Seg.Shape, true
+		for axis := range p.Dim {
+			scale := row[min(axis, len(row)-1)]
+			same = same && scale == 1
+			at := axis + 4 - p.Dim
+			exact := math.RoundToEven(float64(float64(shape[at]) * scale))
+			if !(exact >= 1) || exact > float64(shape[at])*64 {
+				return fmt.Errorf("ds_scales: found %v, which makes %v of the %d voxels of axis %d, "+
+					"expected 1 to %d", scale, exact, shape[at], axis, shape[at]*64)
+			}
+			shape[at] = int(exact)
+		}
+		if same {
+			p.Targets[level] = p.Seg
+			continue
+		}
+		if volume.Numel(shape) > maxVoxels {
+			return fmt.Errorf("ds_scales: found %v, which makes %d voxels, expected %d at most", row,
+				volume.Numel(shape), maxVoxels)
+		}
+		for axis := range 3 {
+			nearestExactInto(grown(&s.nearest[axis], shape[1+axis]), in[axis])
+		}
+		out := sized(&s.targets[level], shape)
+		p.Targets[level] = out
+		i := 0
+		for c := range shape[0] {
+			for _, z := range s.nearest[0] {
+				for _, y := range s.nearest[1] {
+					src := p.Seg.Data[((c*in[0]+int(z))*in[1]+int(y))*in[2]:][:in[2]]
+					dst := out.Data[i:][:shape[3]]
+					for k, x := range s.nearest[2] {
+						dst[k] = src[x]
+					}
+					i += shape[3]
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// nearestExactInto is nearestExact, in its caller's memory.
+func nearestExactInto(index []int32, in int) {
+	scale := float32(in) / float32(len(index))
+	for i := range index {
+		index[i] = int32(min(int((float32(i)+0.5)*scale), in-1))
+	}
+}

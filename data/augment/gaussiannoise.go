@@ -1,0 +1,140 @@
+package augment
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+)
+
+// GaussianNoiseTransform adds white noise.
+//
+// Compat: what is called variance is used as standard deviation; with one number for all channels
+// they get the same field.
+// Source: batchgeneratorsv2 0.2.1, GaussianNoiseTransform.
+type GaussianNoiseTransform struct {
+	NoiseVariance       Range   `json:"noise_variance"`
+	PPerChannel         float64 `json:"p_per_channel"`
+	SynchronizeChannels bool    `json:"synchronize_channels"`
+
+	where input
+}
+
+// Name returns GaussianNoiseTransform.
+func (GaussianNoiseTransform) Name() string { return "GaussianNoiseTransform" }
+
+// Draw draws a coin per channel and the deviations. List.Draw adds the seed of the field.
+func (t GaussianNoiseTransform) Draw(rng *rand.Rand) Parameters {
+	mask, selected := someChannels(rng, t.where.channels, t.PPerChannel)
+	p := &GaussianNoiseParameters{ApplyToChannel: Channels{Mask: mask}}
+	if p.Sigmas.One = t.SynchronizeChannels; p.Sigmas.One {
+		p.Sigmas.Values = []float64{t.NoiseVariance.Draw(rng)}
+		return p
+	}
+	for range selected {
+		p.Sigmas.Values = append(p.Sigmas.Values, t.NoiseVariance.Draw(rng))
+	}
+	return p
+}
+
+// GaussianNoiseParameters are the deviations, and the noise: an array of standard normal numbers
+// (1 or selected channels, …), or the seed of a field.
+type GaussianNoiseParameters struct {
+	ApplyToChannel Channels `json:"apply_to_channel" need:"true"`
+	Sigmas         Scalars  `json:"sigmas" need:"true"`
+	Noise          string   `json:"noise,omitempty"`      // file, relative to the one that names it
+	NoiseSeed      string   `json:"noise_seed,omitempty"` // uint64, decimal
+
+	noise      []float32 // read from the file
+	noiseShape []int
+}
+
+func (g *GaussianNoiseParameters) seed(s uint64) { g.NoiseSeed = strconv.FormatUint(s, 10) }
+
+// check complains of what can be seen without a patch.
+func (g *GaussianNoiseParameters) check() error {
+	switch {
+	case g.Noise == "" && g.NoiseSeed == "":
+		return errors.New("found neither noise nor noise_seed, expected one of them")
+	case g.Noise != "" && g.NoiseSeed != "":
+		return errors.New("found noise and noise_seed, expected one of them")
+	case g.NoiseSeed != "":
+		if _, err := strconv.ParseUint(g.NoiseSeed, 10, 64); err != nil {
+			return fmt.Errorf("noise_seed: found %.40q, expected an integer from 0 to 2^64-1 as text",
+				g.NoiseSeed)
+		}
+	}
+	for _, s := range g.Sigmas.Values {
+		if s < 0 {
+			return fmt.Errorf("sigmas: found %v, expected none below 0", s)
+		}
+	}
+	return nil
+}
+
+// Apply adds sigma times the noise.
+func (g *GaussianNoiseParameters) Apply(p *Patch) error {
+	if err := g.check(); err != nil {
+		return err
+	}
+	s := p.scratch()
+	channels, err := g.ApplyToChannel.of(p.Image.Shape[0], &s.channels)
+	if err != nil {
+		return err
+	}
+	fields := len(g.Sigmas.Values)
+	if !g.Sigmas.One {
+		if err := count("sigmas", fields, len(channels)); err != nil {
+			return err
+		}
+	}
+	if len(channels) == 0 {
+		return nil
+	}
+	n := p.Image.Shape[1] * p.Image.Shape[2] * p.Image.Shape[3]
+	field := g.noise
+	if g.Noise == "" {
+		seed, _ := strconv.ParseUint(g.NoiseSeed, 10, 64)
+		field = grown(&s.field, fields*n)
+		fillField(field, seed, 0)
+	} else if err := g.checkNoise(p, fields); err != nil {
+		return err
+	}
+	for i, c := range channels {
+		part, sigma := field[:n], g.Sigmas.Values[0]
+		if !g.Sigmas.One {
+			part, sigma = field[i*n:][:n], g.Sigmas.Values[i]
+		}
+		axpy(p.channel(c), part, float32(sigma))
+	}
+	return nil
+}
+
+// checkNoise compares the shape of the noise from a file with that of the patch.
+func (g *GaussianNoiseParameters) checkNoise(p *Patch, fields int) error {
+	var a [3]int
+	axes := p.axes(&a)
+	ok := len(g.noiseShape) == 1+len(axes) && g.noiseShape[0] == fields
+	for i := range axes {
+		ok = ok && g.noiseShape[1+i] == axes[i]
+	}
+	if !ok {
+		return fmt.Errorf("noise: %s: found shape %v, expected %d channels of %v", g.Noise,
+			g.noiseShape, fields, axes)
+	}
+	return nil
+}
+
+// axpy adds a·x to y.
+func axpy(y, x []float32, a float32) {
+	x = x[:len(y)]
+	for i := range y {
+		y[i] += float32(a * x[i])
+	}
+}
+
+// SetNoise gives the parameters the array that Noise names: standard normal numbers, of shape
+// (1 or selected channels, …).
+func (g *GaussianNoiseParameters) SetNoise(shape []int, values []float32) {
+	g.noiseShape, g.noise = shape, values
+}

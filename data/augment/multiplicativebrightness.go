@@ -1,0 +1,51 @@
+package augment
+
+import (
+	"math/rand/v2"
+)
+
+// MultiplicativeBrightnessTransform multiplies channels by a number each.
+// Source: batchgeneratorsv2 0.2.1, MultiplicativeBrightnessTransform.
+type MultiplicativeBrightnessTransform struct {
+	MultiplierRange     Range   `json:"multiplier_range"`
+	SynchronizeChannels bool    `json:"synchronize_channels"`
+	PPerChannel         float64 `json:"p_per_channel"`
+
+	where input
+}
+
+// Name returns MultiplicativeBrightnessTransform.
+func (MultiplicativeBrightnessTransform) Name() string { return "MultiplicativeBrightnessTransform" }
+
+// Draw draws a coin per channel, and a number for each selected one.
+func (t MultiplicativeBrightnessTransform) Draw(rng *rand.Rand) Parameters {
+	_, selected := someChannels(rng, t.where.channels, t.PPerChannel)
+	return &MultiplicativeBrightnessParameters{
+		ApplyToChannel: Channels{Index: selected},
+		Multipliers:    numbers(rng, t.MultiplierRange, len(selected), t.SynchronizeChannels),
+	}
+}
+
+// MultiplicativeBrightnessParameters are the factors of the selected channels.
+type MultiplicativeBrightnessParameters struct {
+	ApplyToChannel Channels  `json:"apply_to_channel" need:"true"`
+	Multipliers    []float64 `json:"multipliers" need:"true"`
+}
+
+// Apply multiplies in float32.
+func (m *MultiplicativeBrightnessParameters) Apply(p *Patch) error {
+	channels, err := m.ApplyToChannel.of(p.Image.Shape[0], &p.scratch().channels)
+	if err != nil {
+		return err
+	}
+	if err := count("multipliers", len(m.Multipliers), len(channels)); err != nil {
+		return err
+	}
+	for i, c := range channels {
+		v, factor := p.channel(c), float32(m.Multipliers[i])
+		for k := range v {
+			v[k] *= factor
+		}
+	}
+	return nil
+}

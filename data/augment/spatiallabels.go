@@ -1,0 +1,187 @@
+package augment
+
+import (
+	"math"
+	"slices"
+
+	"github.com/lntorch/lntorch/volume"
+)
+
+// sampleLabels decides each voxel by the weights of the labels around it: t = 1000·weight, rounded
+// to float16. Of the labels with t above 700 the largest wins, otherwise the one of largest t, of
+// equal ones the smallest. Where no label has weight the channel's smallest one is taken, or
+// outside.
+//
+// Compat: the rounding to float16 and the smallest label beyond the border.
+// Source: batchgeneratorsv2 0.2.1, SpatialTransform._apply_to_segmentation.
+func sampleLabels(dst, src *volume.Volume[int16], g *sampling, outside *int16) {
+	voxels := g.in[0] * g.in[1] * g.in[2]
+	row := 0
+	for c := range dst.Shape[0] {
+		data := src.Data[c*voxels:][:voxels]
+		none := smallest{labels: data}
+		if outside != nil {
+			none = smallest{value: *outside}
+		}
+		for z := range g.out[0] {
+			for y := range g.out[1] {
+				l := g.row(z, y)
+				out := dst.Data[row*g.out[2]:][:g.out[2]]
+				row++
+				none.fill(out[:l.touching[0]])
+				g.labels(out, data, &l, l.touching[0], l.inside[0], &none)
+				if g.dim == 3 {
+					g.equal3D(out, data, &l, &none)
+				} else {
+					g.equal2D(out, data, &l, &none)
+				}
+				g.labels(out, data, &l, l.inside[1], l.touching[1], &none)
+				none.fill(out[max(l.touching[1], l.inside[1]):])
+			}
+		}
+	}
+}
+
+// smallest is the smallest of labels, searched when it is first needed.
+type smallest struct {
+	labels []int16 // nil: value is known
+	value  int16
+}
+
+func (s *smallest) get() int16 {
+	if s.labels != nil {
+		s.value, s.labels = slices.Min(s.labels), nil
+	}
+	return s.value
+}
+
+func (s *smallest) fill(out []int16) {
+	if len(out) == 0 {
+		return
+	}
+	v := s.get()
+	for i := range out {
+		out[i] = v
+	}
+}
+
+// equal3D fills the voxels whose cells lie wholly in the input. Where the eight corners agree, that
+// label has all the weight.
+func (g *sampling) equal3D(out, data []int16, l *line, none *smallest) {
+	x0 := int64(l.inside[0])
+	qz, qy, qx := l.origin[0]+x0*l.step[0], l.origin[1]+x0*l.step[1], l.origin[2]+x0*l.step[2]
+	w, plane := g.in[2], g.in[1]*g.in[2]
+	for x := l.inside[0]; x < l.inside[1]; x++ {
+		at := int(qz>>32)*plane + int(qy>>32)*w + int(qx>>32)
+		a, b := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
+		at += plane
+		c, d := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
+		v := a[0]
+		if (v^a[1])|(v^b[0])|(v^b[1])|(v^c[0])|(v^c[1])|(v^d[0])|(v^d[1]) == 0 {
+			out[x] = v
+		} else {
+			out[x] = decide3D([8]int16{v, a[1], b[0], b[1], c[0], c[1], d[0], d[1]}, fraction(qz),
+				fraction(qy), fraction(qx), none)
+		}
+		qz += l.step[0]
+		qy += l.step[1]
+		qx += l.step[2]
+	}
+}
+
+// equal2D is equal3D in a plane.
+func (g *sampling) equal2D(out, data []int16, l *line, none *smallest) {
+	x0 := int64(l.inside[0])
+	qy, qx := l.origin[1]+x0*l.step[1], l.origin[2]+x0*l.step[2]
+	w := g.in[2]
+	for x := l.inside[0]; x < l.inside[1]; x++ {
+		at := int(qy>>32)*w + int(qx>>32)
+		a, b := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
+		v := a[0]
+		if (v^a[1])|(v^b[0])|(v^b[1]) == 0 {
+			out[x] = v
+		} else {
+			fy, fx := fraction(qy), fraction(qx)
+			var d decision
+			d.add(v, float32((1-fy)*(1-fx)))
+			d.add(a[1], float32((1-fy)*fx))
+			d.add(b[0], float32(fy*(1-fx)))
+			d.add(b[1], float32(fy*fx))
+			out[x] = d.label(none)
+		}
+		qy += l.step[1]
+		qx += l.step[2]
+	}
+}
+
+// decide3D decides between the labels of the eight corners, x fastest.
+func decide3D(corners [8]int16, fz, fy, fx float32, none *smallest) int16 {
+	var d decision
+	ez, ey, ex := 1-fz, 1-fy, 1-fx
+	d.add(corners[0], float32(float32(ez*ey)*ex))
+	d.add(corners[1], float32(float32(ez*ey)*fx))
+	d.add(corners[2], float32(float32(ez*fy)*ex))
+	d.add(corners[3], float32(float32(ez*fy)*fx))
+	d.add(corners[4], float32(float32(fz*ey)*ex))
+	d.add(corners[5], float32(float32(fz*ey)*fx))
+	d.add(corners[6], float32(float32(fz*fy)*ex))
+	d.add(corners[7], float32(float32(fz*fy)*fx))
+	return d.label(none)
+}
+
+// labels fills voxels whose cells may lie partly outside.
+func (g *sampling) labels(out, data []int16, l *line, from, to int, none *smallest) {
+	for x := from; x < to; x++ {
+		var d decision
+		g.corners(l, x, func(at int, weight float32) { d.add(data[at], weight) })
+		out[x] = d.label(none)
+	}
+}
+
+// decision collects the weights of the labels around a voxel.
+type decision struct {
+	label8 [8]int16
+	weight [8]float32 // times 1000
+	n      int
+}
+
+func (d *decision) add(label int16, weight float32) {
+	for i := range d.n {
+		if d.label8[i] == label {
+			d.weight[i] += weight * 1000
+			return
+		}
+	}
+	d.label8[d.n], d.weight[d.n] = label, weight*1000
+	d.n++
+}
+
+func (d *decision) label(none *smallest) int16 {
+	best, most, sure := int16(0), float32(0), false
+	for i := range d.n {
+		label, t := d.label8[i], roundHalf(d.weight[i])
+		switch {
+		case t > 700:
+			if !sure || label > best {
+				best, sure = label, true
+			}
+		case sure:
+		case t > most || t == most && t > 0 && label < best:
+			best, most = label, t
+		}
+	}
+	if !sure && most == 0 {
+		return none.get()
+	}
+	return best
+}
+
+// roundHalf rounds a number from 0 to 65000 to float16, halves to even.
+func roundHalf(v float32) float32 {
+	if v < 0x1p-14 { // subnormal in float16: multiples of 2^-24
+		return float32(math.RoundToEven(float64(v)*0x1p24)) * 0x1p-24
+	}
+	bits := math.Float32bits(v)
+	bits += 0xfff + bits>>13&1
+	return math.Float32frombits(bits &^ 0x1fff)
+}
