@@ -295,6 +295,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run fingerprint.py $$g/fingerprint.json; \
 	  run raw_cases.py $$g/raw_cases.json; \
 	  run augment.py $$g/augment.json; \
+	  run augment_transforms.py $$g/augment_transforms; \
 	  run splits.py $$g/splits.json; \
 	  run loader.py $$g/loader; \
 	  run pth_corpus.py $$g/pth; \

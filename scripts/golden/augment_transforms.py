@@ -49,7 +49,7 @@ def configured(patch, cls=Trainer):
 SETTINGS = {
     "3d": {"patch": (8, 12, 10), "channels": 1},
     "3d two channels": {"patch": (7, 9, 11), "channels": 2, "mask": [False, True]},
-    "dummy": {"patch": (3, 14, 12), "channels": 2},
+    "dummy": {"patch": (4, 14, 13), "channels": 2},
     "2d": {"patch": (16, 14), "channels": 1},
     "2d ratio": {"patch": (22, 13), "channels": 2},
     "cascade": {"patch": (10, 9, 12), "channels": 1, "cascade": [1, 2]},
@@ -295,7 +295,13 @@ def numbers(series, key, value):
 
 def draws(output, n):
     series = {}
-    for name in ("3d two channels", "dummy", "2d ratio", "cascade"):
+    only = {  # the others are drawn as in 3d
+        "3d two channels": None,
+        "dummy": ("Spatial", "Simulate"),
+        "2d ratio": ("Spatial", "GaussianBlur"),
+        "cascade": ("Apply", "RemoveRandom"),
+    }
+    for name in only:
         s = SETTINGS[name]
         transforms, _ = transforms_of(s)
         seen = {}
@@ -313,6 +319,8 @@ def draws(output, n):
             if kind == "MoveSegAsOneHotToDataTransform":
                 channels += len(s["cascade"])
             if kind.startswith(("Convert", "Mask", "RemoveLabel", "Move", "Downsample")):
+                continue
+            if only[name] and not kind.startswith(only[name]):
                 continue
             for _ in range(n):
                 if gated:

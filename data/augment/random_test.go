@@ -1,0 +1,137 @@
+package augment
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func texts(t *testing.T, d Drawn) map[string]string {
+	t.Helper()
+	out, seen := map[string]string{}, map[string]int{}
+	for _, s := range d {
+		text, err := json.Marshal(s)
+		require.NoError(t, err)
+		out[fmt.Sprintf("%s/%d", s.Transform, seen[s.Transform])] = string(text)
+		seen[s.Transform]++
+	}
+	return out
+}
+
+func TestAnotherTransformMovesNoOthersNumbers(t *testing.T) {
+	list, err := New(Setting{PatchSize: []int{16, 16, 16}, Channels: 2, CascadeLabels: []int{1, 2}})
+	require.NoError(t, err)
+	more := list
+	extra := RandomTransform{GaussianBlurTransform{BlurSigma: Range{Low: 0.5, High: 1}, PPerChannel: 0.5,
+		where: input{channels: 2, dim: 3}}, 0.5}
+	more.Transforms = slices.Insert(slices.Clone(list.Transforms), 3, Transform(extra))
+	less := list
+	less.Transforms = slices.Delete(slices.Clone(list.Transforms), 1, 2) // the noise
+	for i := range 200 {
+		s := Sample{Seed: 7, Stream: "train", Iteration: i}
+		own := texts(t, list.Draw(s.Augmentation))
+		with := texts(t, more.Draw(s.Augmentation))
+		require.Len(t, with, len(own)+1)
+		for name, text := range own {
+			if name != "GaussianBlurTransform/0" {
+				require.Equal(t, text, with[name], "iteration %d", i)
+			}
+		}
+		for name, text := range texts(t, less.Draw(s.Augmentation)) {
+			require.Equal(t, own[name], text, "iteration %d", i)
+		}
+	}
+}
+
+func TestStreamsAreApart(t *testing.T) {
+	seen := map[uint64]string{}
+	for _, seed := range []uint64{0, 1} {
+		for _, stream := range []string{"train", "val", "train1"} {
+			for iteration := range 5 {
+				for index := range 5 {
+					for _, purpose := range []string{"case", "place", "augmentation/MirrorTransform/0", "1case"} {
+						s := Sample{seed, stream, iteration, index}
+						v := s.Rand(purpose).Uint64()
+						what := fmt.Sprint(s, purpose)
+						require.Empty(t, seen[v], what)
+						seen[v] = what
+						require.Equal(t, v, s.Rand(purpose).Uint64())
+					}
+				}
+			}
+		}
+	}
+}
+
+func TestAnyPartOfAFieldIsTheFields(t *testing.T) {
+	whole := make([]float32, 5000)
+	fillField(whole, 42, 0)
+	for _, from := range []int{0, 1, 777, 4999} {
+		part := make([]float32, len(whole)-from)
+		fillField(part, 42, from)
+		require.Equal(t, whole[from:], part)
+	}
+	// the numbers that random_stream 1 names
+	require.Equal(t, uint64(0xe220a8397b1dcdaf), fieldMix(fieldStep), "SplitMix64 of 0, as published")
+}
+
+func TestFieldsAreWhiteAndNormal(t *testing.T) {
+	seed := rand.Uint64()
+	const n = 1 << 20
+	v := make([]float32, n)
+	other := make([]float32, n)
+	fillField(v, seed, 0)
+	fillField(other, seed+1, 0)
+	sorted := make([]float64, n)
+	for i := range v {
+		sorted[i] = float64(v[i])
+	}
+	slices.Sort(sorted)
+	largest := 0.0
+	for i, x := range sorted {
+		p := 0.5 * math.Erfc(-x/math.Sqrt2)
+		largest = max(largest, math.Abs(p-float64(i)/n), math.Abs(p-float64(i+1)/n))
+	}
+	require.Less(t, largest*math.Sqrt(n), 2.9, "seed %d: Kolmogorov-Smirnov against the normal distribution", seed)
+	beyond := 0
+	for _, x := range sorted {
+		if math.Abs(x) > fieldTail {
+			beyond++
+		}
+	}
+	expected := n * math.Erfc(fieldTail/math.Sqrt2)
+	require.InDelta(t, expected, beyond, 6*math.Sqrt(expected), "seed %d: values in the tail", seed)
+	for _, lag := range []int{1, 2, 64, 128 * 128} {
+		sum := 0.0
+		for i := range n - lag {
+			sum += float64(v[i]) * float64(v[i+lag])
+		}
+		require.Less(t, math.Abs(sum)/math.Sqrt(n), 6.0, "seed %d: correlation at a distance of %d", seed, lag)
+	}
+	sum := 0.0
+	for i := range v {
+		sum += float64(v[i]) * float64(other[i])
+	}
+	require.Less(t, math.Abs(sum)/math.Sqrt(n), 6.0, "seed %d: correlation with the next seed's field", seed)
+}
+
+func TestDrawnParametersSurviveTheirJSON(t *testing.T) {
+	list, err := New(Setting{PatchSize: []int{9, 11, 13}, Channels: 3, CascadeLabels: []int{1, 2}, Regions: [][]int{{1, 2}, {2}},
+		UseMaskForNorm: []bool{true, false, false}, Scales: [][]float64{{1, 1, 1}, {0.5, 0.5, 0.5}}})
+	require.NoError(t, err)
+	for i := range 300 {
+		drawn := list.Draw(Sample{Seed: 3, Iteration: i}.Augmentation)
+		text, err := json.Marshal(map[string]any{"iteration": i, "transforms": drawn})
+		require.NoError(t, err)
+		again, err := DecodeSpec(text)
+		require.NoError(t, err)
+		second, err := json.Marshal(map[string]any{"iteration": i, "transforms": again})
+		require.NoError(t, err)
+		require.Equal(t, string(text), string(second))
+	}
+}
