@@ -1,0 +1,98 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lntorch/lntorch/pipeline"
+)
+
+func newAugment() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "augment COMMAND",
+		Short: "shows, draws and applies nnU-Net's data augmentation",
+		Long: `augment takes the transforms of training patches apart: pipeline prints the list in force, sample draws the parameters of
+samples, apply applies given parameters to arrays. Parameters are JSON with the class names and keys of batchgeneratorsv2, so that
+either program can draw them and either can apply them. It needs no libtorch.`,
+		Example: `  lntorch augment pipeline --plans nnUNetPlans.json -c 3d_fullres > list.json
+  lntorch augment sample --patch-size 64,128,128 -n 10 -o drawn.jsonl
+  lntorch augment apply spec.json --data crop.npy --seg labels.npy -o out.npz`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage(cmd, fmt.Errorf("unknown command %q: expected pipeline, sample or apply", args[0]))
+			}
+			return cmd.Help()
+		},
+	}
+	cmd.AddCommand(newAugmentPipeline(), newAugmentSample(), newAugmentApply())
+	return cmd
+}
+
+func newAugmentPipeline() *cobra.Command {
+	var c pipeline.AugmentConfig
+	cmd := &cobra.Command{
+		Use:   "pipeline",
+		Short: "prints the list of transforms in force",
+		Long: `pipeline prints the list of transforms as one JSON object: augmentation, patch_size, initial_patch_size (what is cut out of a case),
+mirror_axes (null: none) and transforms, each with its class, apply_probability where a coin decides, and the arguments of
+batchgeneratorsv2's constructor. A range [a,b] is uniform, {"BGContrast":[a,b]} is batchgeneratorsv2's BGContrast.
+
+Edited, the object is given back as --augmentation FILE: transforms may be left out, repeated and reordered, their numbers changed.
+What the data need at its end is added where it is missing.`,
+		Example: `  lntorch augment pipeline --plans nnUNetPlans.json -c 3d_fullres -tr nnUNetTrainer_onlyMirror01
+  lntorch augment pipeline --patch-size 64,128,128 --channels 2`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			list, err := pipeline.AugmentPipeline(c, output(cmd))
+			if err != nil {
+				return err
+			}
+			e := json.NewEncoder(os.Stdout)
+			e.SetIndent("", " ")
+			return e.Encode(list)
+		},
+	}
+	bind(cmd, &c)
+	return cmd
+}
+
+func newAugmentSample() *cobra.Command {
+	var c pipeline.AugmentSampleConfig
+	cmd := &cobra.Command{
+		Use:   "sample",
+		Short: "draws the parameters of training samples",
+		Long: `sample draws what training would: one JSON object a line with iteration, sample, patch_size, initial_patch_size and transforms, every
+transform of the list in its order; where its coin says no, "apply_transform" is false. Line i is iteration (start+i) div batch size,
+sample (start+i) mod batch size, whatever was drawn before.`,
+		Example: `  lntorch augment sample --patch-size 64,128,128 -n 1000 --seed 3 -o drawn.jsonl`,
+		Args:    exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return pipeline.AugmentSample(cmd.Context(), c, os.Stdout, output(cmd))
+		},
+	}
+	bind(cmd, &c)
+	return cmd
+}
+
+func newAugmentApply() *cobra.Command {
+	var c pipeline.AugmentApplyConfig
+	cmd := &cobra.Command{
+		Use:   "apply SPEC.json",
+		Short: "applies given parameters to an image and its segmentation",
+		Long: `apply applies the transforms of SPEC in their order. SPEC is one line of lntorch augment sample, or any object with the list
+"transforms"; other keys beside it are left alone. Files that it names are relative to it.
+
+The output holds data (float32) and seg (int16; bool after regions), or seg_0, seg_1, … after DownsampleSegForDSTransform.`,
+		Example: `  lntorch augment apply spec.json --data crop.npy --seg labels.npy -o out.npz`,
+		Args:    exactly("SPEC.json"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.Spec = args[0]
+			return pipeline.AugmentApply(cmd.Context(), c, output(cmd))
+		},
+	}
+	bind(cmd, &c)
+	return cmd
+}
