@@ -185,7 +185,7 @@ func DecodeSpec(text []byte) (Drawn, error) {
 	if err != nil {
 		return nil, err
 	}
-	var drawn Drawn
+	drawn := Drawn{}
 	for i, t := range list {
 		k, err := kindOf(t, i)
 		if err != nil {

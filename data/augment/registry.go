@@ -35,7 +35,7 @@ var kinds = []kind{
 		func() any { return &GammaTransform{} }},
 	{"MirrorTransform", false, func() Parameters { return &MirrorParameters{} },
 		func() any { return &MirrorTransform{} }},
-	{"MaskImageTransform", false, func() Parameters { return &MaskImageTransform{} },
+	{"MaskImageTransform", false, func() Parameters { return &MaskImageTransform{ApplyToChannels: []int{}} },
 		func() any { return &MaskImageTransform{} }},
 	{"RemoveLabelTansform", false, func() Parameters { return &RemoveLabelTansform{} },
 		func() any { return &RemoveLabelTansform{} }},

@@ -131,8 +131,8 @@ func product(a, b [][]float64) [][]float64 {
 // SpatialParameters say which voxels become the patch.
 type SpatialParameters struct {
 	PatchSize []int     `json:"patch_size" need:"true"` // of the result
-	Angles    []float64 `json:"angles"`                 // told, not used: the affine has them
-	Scales    []float64 `json:"scales"`                 // likewise
+	Angles    []float64 `json:"angles" null:"true"`     // told, not used: the affine has them
+	Scales    []float64 `json:"scales" null:"true"`     // likewise
 	// Affine: an output voxel at p from the centre samples the input at p·Affine from its centre,
 	// a row vector times the matrix, in voxels. nil: the middle is cut out.
 	Affine             [][]float64 `json:"affine" need:"true" null:"true"`
