@@ -79,7 +79,7 @@ func (t *fieldTables) rest(counter, layer uint64, v float32) float32 {
 			}
 		}
 		above, x := t.edge[layer], float64(v)
-		if above+uniform(&attempt)*(t.edge[layer-1]-above) < math.Exp(-0.5*x*x) {
+		if above+float64(uniform(&attempt)*(t.edge[layer-1]-above)) < math.Exp(-0.5*x*x) {
 			return v
 		}
 		attempt++

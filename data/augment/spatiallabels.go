@@ -140,26 +140,26 @@ func (g *sampling) labels(out, data []int16, l *line, from, to int, none *smalle
 
 // decision collects the weights of the labels around a voxel.
 type decision struct {
-	label8 [8]int16
+	of     [8]int16
 	weight [8]float32 // times 1000
 	n      int
 }
 
 func (d *decision) add(label int16, weight float32) {
 	for i := range d.n {
-		if d.label8[i] == label {
-			d.weight[i] += weight * 1000
+		if d.of[i] == label {
+			d.weight[i] += float32(weight * 1000)
 			return
 		}
 	}
-	d.label8[d.n], d.weight[d.n] = label, weight*1000
+	d.of[d.n], d.weight[d.n] = label, weight*1000
 	d.n++
 }
 
 func (d *decision) label(none *smallest) int16 {
 	best, most, sure := int16(0), float32(0), false
 	for i := range d.n {
-		label, t := d.label8[i], roundHalf(d.weight[i])
+		label, t := d.of[i], roundHalf(d.weight[i])
 		switch {
 		case t > 700:
 			if !sure || label > best {

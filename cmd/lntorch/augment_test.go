@@ -1,0 +1,66 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestAugmentDrawsWithoutLibtorch(t *testing.T) {
+	cmd := command(t, "augment", "sample", "--patch-size", "16,32,32", "--channels", "2", "-n", "3", "--seed", "4")
+	cmd.Env = append(cmd.Env, "LNTORCH_LIB=/nowhere.so")
+	r := execute(t, cmd)
+	require.Equal(t, 0, r.code, r.errOut)
+	lines := strings.Split(strings.TrimSpace(r.out), "\n")
+	require.Len(t, lines, 3)
+	for i, line := range lines {
+		var s struct {
+			Iteration, Sample int
+			Transforms        []map[string]any
+		}
+		require.NoError(t, json.Unmarshal([]byte(line), &s))
+		require.Equal(t, i, s.Iteration)
+		require.Equal(t, 0, s.Sample)
+		require.Len(t, s.Transforms, 10)
+		for _, step := range s.Transforms {
+			if step["apply_transform"] == false {
+				require.Len(t, step, 2)
+			}
+		}
+	}
+	require.Equal(t, r.out, lntorch(t, "augment", "sample", "--patch-size", "16,32,32", "--channels", "2", "-n", "3", "--seed", "4").out)
+}
+
+func TestAugmentMistakesAreExplained(t *testing.T) {
+	spec := filepath.Join(t.TempDir(), "spec.json")
+	require.NoError(t, os.WriteFile(spec, []byte(`{"transforms":[{"transform":"Mirror"}]}`), 0o666))
+	for _, c := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"augment draw", 2, `unknown command "draw": expected pipeline, sample or apply`},
+		{"augment pipeline", 2, "found both or neither of --plans and --patch-size"},
+		{"augment pipeline --patch-size 8", 2, "--patch-size: found 1 sizes, expected z,y,x or y,x"},
+		{"augment pipeline --patch-size 8,8,8 --mirror-axes x", 2, `--mirror-axes: found "x"`},
+		{"augment pipeline --patch-size 8,8,8 --mirror-axes 3", 2, "mirror axes [3], expected each of 0 to 2"},
+		{"augment pipeline --patch-size 8,8,8 --augmentation nnUnet", 2, `--augmentation: found "nnUnet", expected nnunet, mirror, none, or a file`},
+		{"augment pipeline --patch-size 8,8,8 --augmentation " + spec, 1, spec + `: transform 0: unknown transform "Mirror"; did you mean "MirrorTransform"?`},
+		{"augment pipeline --patch-size 8,8,8 -tr nnUNetTrainerDA5", 2, "trainer nnUNetTrainerDA5 uses another library's transforms"},
+		{"augment pipeline --plans " + spec, 2, "-c is not given"},
+		{"augment pipeline --plans p.json -c 2d --channels 2", 2, "--channels and --cascade-labels go with --patch-size"},
+		{"augment sample --patch-size 8,8,8 -n 0", 2, "expected a whole number of at least 1"},
+		{"augment apply", 2, "expected 1: SPEC.json"},
+		{"augment apply " + spec, 2, "--data and -o must be given"},
+		{"augment apply " + spec + " --data x.npy -o o.npz", 1, spec + `: transform 0: unknown transform "Mirror"`},
+	} {
+		r := lntorch(t, strings.Fields(c.args)...)
+		require.Equal(t, c.code, r.code, "%s\n%s", c.args, r.errOut)
+		require.Contains(t, r.errOut, c.want, c.args)
+		require.Empty(t, r.out, c.args)
+	}
+}
