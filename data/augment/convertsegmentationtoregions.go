@@ -48,6 +48,9 @@ func (t ConvertSegmentationToRegionsTransform) Draw(*rand.Rand) Parameters { ret
 
 // Apply replaces the segmentation by masks.
 func (t *ConvertSegmentationToRegionsTransform) Apply(p *Patch) error {
+	if p.Seg == nil {
+		return nil
+	}
 	channel, err := p.segChannel("channel_in_seg", t.ChannelInSeg)
 	if err != nil {
 		return err

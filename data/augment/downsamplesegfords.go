@@ -38,8 +38,8 @@ func (t DownsampleSegForDSTransform) Draw(*rand.Rand) Parameters { return &t }
 
 // Apply fills Targets with the nearest voxels ("nearest-exact").
 func (t *DownsampleSegForDSTransform) Apply(p *Patch) error {
-	if err := p.needSeg(); err != nil {
-		return err
+	if p.Seg == nil {
+		return nil
 	}
 	s := p.scratch()
 	for len(s.targets) < len(t.DSScales) {

@@ -116,6 +116,11 @@ func TestParametersThatDoNotFitThePatchAreExplained(t *testing.T) {
 	}
 	p := Patch{Image: volume.New[float32]([4]int{1, 4, 5, 6}), Dim: 3}
 	require.ErrorContains(t, (&MaskImageTransform{}).Apply(&p), "needs a segmentation, which is not given")
+	// a line of lntorch augment sample acts on an image alone, too
+	list, err := New(Setting{PatchSize: []int{4, 5, 6}, Channels: 1, Regions: [][]int{{1}}, Scales: [][]float64{{1, 1, 1}}})
+	require.NoError(t, err)
+	require.NoError(t, list.Draw(Sample{}.Augmentation).Apply(&p))
+	require.Nil(t, p.Seg)
 }
 
 func TestTheRightSpellingIsReadToo(t *testing.T) {

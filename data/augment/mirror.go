@@ -26,7 +26,7 @@ func (MirrorTransform) Name() string { return "MirrorTransform" }
 
 // Draw draws one random number per axis, in the order of AllowedAxes.
 func (m MirrorTransform) Draw(rng *rand.Rand) Parameters {
-	p := MirrorParameters{Axes: []int{}}
+	p := &MirrorParameters{Axes: []int{}}
 	for _, axis := range m.AllowedAxes {
 		if rng.Float64() < 0.5 {
 			p.Axes = append(p.Axes, axis)

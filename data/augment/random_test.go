@@ -135,3 +135,56 @@ func TestDrawnParametersSurviveTheirJSON(t *testing.T) {
 		require.Equal(t, string(text), string(second))
 	}
 }
+
+// TestSamplesAreIndependent: the numbers of one sample say nothing of each other, or of the next
+// sample's, and coins fall as often as nnU-Net's.
+func TestSamplesAreIndependent(t *testing.T) {
+	const n = 20000
+	seed := rand.Uint64()
+	l, err := New(Setting{PatchSize: []int{7, 9, 11}, Channels: 2})
+	require.NoError(t, err)
+	columns := map[string][]float64{}
+	for i := range n {
+		sample := Sample{Seed: seed, Stream: "train", Iteration: i / 2, Index: i % 2}
+		for k, s := range l.Draw(sample.Augmentation) {
+			key := fmt.Sprintf("%d %s", k, s.Transform)
+			if s.Gated {
+				columns[key] = append(columns[key], map[bool]float64{true: 1}[s.Parameters != nil])
+			}
+			if sp, ok := s.Parameters.(*SpatialParameters); ok {
+				columns[key+" angle"] = append(columns[key+" angle"], sp.Angles[0])
+				columns[key+" scale"] = append(columns[key+" scale"], sp.Scales[0])
+			}
+			if m, ok := s.Parameters.(*MirrorParameters); ok {
+				for a := range 3 {
+					axis := fmt.Sprintf("%s %d", key, a)
+					columns[axis] = append(columns[axis], map[bool]float64{true: 1}[slices.Contains(m.Axes, a)])
+				}
+			}
+		}
+	}
+	for name, p := range map[string]float64{"1 GaussianNoiseTransform": 0.1, "2 GaussianBlurTransform": 0.2,
+		"3 MultiplicativeBrightnessTransform": 0.15, "4 ContrastTransform": 0.15,
+		"5 SimulateLowResolutionTransform": 0.25, "6 GammaTransform": 0.1, "7 GammaTransform": 0.3,
+		"8 MirrorTransform 0": 0.5, "8 MirrorTransform 1": 0.5, "8 MirrorTransform 2": 0.5} {
+		require.InDelta(t, p, mean(columns[name]), 6*math.Sqrt(p*(1-p)/n), "seed %d: %s", seed, name)
+	}
+	correlation := func(a, b []float64) float64 {
+		ma, mb := mean(a), mean(b)
+		var ab, aa, bb float64
+		for i := range a {
+			ab += (a[i] - ma) * (b[i] - mb)
+			aa += (a[i] - ma) * (a[i] - ma)
+			bb += (b[i] - mb) * (b[i] - mb)
+		}
+		return ab / math.Sqrt(aa*bb) * math.Sqrt(float64(len(a)))
+	}
+	for x, a := range columns {
+		for y, b := range columns {
+			if x < y {
+				require.Less(t, math.Abs(correlation(a, b)), 6.0, "seed %d: %s and %s", seed, x, y)
+			}
+			require.Less(t, math.Abs(correlation(a[1:], b[:n-1])), 6.0, "seed %d: %s after %s", seed, x, y)
+		}
+	}
+}

@@ -318,7 +318,6 @@ func compareDraws(t *testing.T, path string, seed uint64, n int) {
 	}
 	require.Greater(t, compared, 100)
 	require.Empty(t, ours, "drawn here alone")
-	independent(t, seed)
 }
 
 func assertTrue(t *testing.T, ok bool, what string) bool {
@@ -352,50 +351,4 @@ func kolmogorovSmirnov(a, b []float64) float64 {
 	}
 	n, m := float64(len(a)), float64(len(b))
 	return largest * math.Sqrt(n*m/(n+m))
-}
-
-// independent checks that the numbers of one sample say nothing of each other, or of the next
-// sample's.
-func independent(t *testing.T, seed uint64) {
-	const n = 20000
-	l, err := New(Setting{PatchSize: []int{7, 9, 11}, Channels: 2})
-	require.NoError(t, err)
-	columns := map[string][]float64{}
-	for i := range n {
-		sample := Sample{Seed: seed, Stream: "train", Iteration: i / 2, Index: i % 2}
-		for k, s := range l.Draw(sample.Augmentation) {
-			key := fmt.Sprintf("%d %s", k, s.Transform)
-			if s.Gated {
-				columns[key] = append(columns[key], map[bool]float64{true: 1}[s.Parameters != nil])
-			}
-			if sp, ok := s.Parameters.(*SpatialParameters); ok {
-				columns[key+" angle"] = append(columns[key+" angle"], sp.Angles[0])
-				columns[key+" scale"] = append(columns[key+" scale"], sp.Scales[0])
-			}
-			if m, ok := s.Parameters.(*MirrorParameters); ok {
-				for a := range 3 {
-					axis := fmt.Sprintf("%s %d", key, a)
-					columns[axis] = append(columns[axis], map[bool]float64{true: 1}[slices.Contains(m.Axes, a)])
-				}
-			}
-		}
-	}
-	correlation := func(a, b []float64) float64 {
-		ma, mb := mean(a), mean(b)
-		var ab, aa, bb float64
-		for i := range a {
-			ab += (a[i] - ma) * (b[i] - mb)
-			aa += (a[i] - ma) * (a[i] - ma)
-			bb += (b[i] - mb) * (b[i] - mb)
-		}
-		return ab / math.Sqrt(aa*bb) * math.Sqrt(float64(len(a)))
-	}
-	for x, a := range columns {
-		for y, b := range columns {
-			if x < y {
-				require.Less(t, math.Abs(correlation(a, b)), 6.0, "seed %d: %s and %s", seed, x, y)
-			}
-			require.Less(t, math.Abs(correlation(a[1:], b[:n-1])), 6.0, "seed %d: %s after %s", seed, x, y)
-		}
-	}
 }

@@ -261,6 +261,15 @@ class Cases:
                         scaling=(0.4, 2.5), p_synchronize_scaling_across_axes=0 if len(patch) == 3
                         else 1, bg_style_seg_sampling=False, mode_seg=mode)  # fmt: skip
                     self.add(f"patch {patch} of a crop of {shape}, {mode}", [t], image, seg)
+        for delta in (3e-5, -3e-5, 2e-4, -2e-4):
+            # halfway between voxels but for delta: the rounding to float16 decides
+            image, seg = inputs((9, 9, 9), s, self.rng)
+            seg[0], seg[0, :, :, ::3], seg[0, 4] = 0, 1, 2
+            t = spatial.SpatialTransform((8, 9, 8), 0, False, bg_style_seg_sampling=False)
+            t.get_parameters = lambda delta=delta, **_: {
+                "affine": np.eye(3), "elastic_offsets": None,
+                "center_location_in_pixels": [4.5, 4.5, 4.5 + delta]}  # fmt: skip
+            self.add(f"labels {delta} from a tie", [t], image, seg)
         for shape in ((13, 12, 14), (17, 16), (6, 9, 70)):
             for o in (operators.binary_dilation_torch, operators.binary_erosion_torch,
                       operators.binary_closing_torch, operators.binary_opening_torch):  # fmt: skip
