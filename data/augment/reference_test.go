@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -60,13 +62,14 @@ func (c transformCase) patch(t *testing.T, f *npz.File) (Patch, Drawn) {
 	require.NoError(t, err)
 	p.Seg = &volume.Volume[int16]{Data: labels, Shape: volumeShape(a.Shape)}
 	spec := string(c.Transforms)
-	if strings.Contains(spec, "GaussianNoise") {
+	ours := strings.Contains(spec, "apply_transform") // the noise is that of its seed
+	if strings.Contains(spec, "GaussianNoise") && !ours {
 		spec = strings.ReplaceAll(spec, `"GaussianNoiseTransform",`, `"GaussianNoiseTransform","noise":"n.npy",`)
 	}
 	drawn, err := DecodeSpec([]byte(`{"transforms":` + spec + `}`))
 	require.NoError(t, err, "%s", c.Name)
 	for k, s := range drawn {
-		if n, ok := s.Parameters.(*GaussianNoiseParameters); ok {
+		if n, ok := s.Parameters.(*GaussianNoiseParameters); ok && !ours {
 			n.SetNoise(golden.Float32s(t, f, fmt.Sprintf("%snoise/%d", key, k)))
 		}
 	}
@@ -157,12 +160,15 @@ func TestLiveTransformsAreBatchgenerators(t *testing.T) {
 	t.Logf("seed %d", seed)
 	dir := t.TempDir()
 	path, draws, sizes := filepath.Join(dir, "cases"), filepath.Join(dir, "draws.npz"), filepath.Join(dir, "sizes.json")
+	drawn, applied := filepath.Join(dir, "drawn"), filepath.Join(dir, "applied")
+	writeDrawn(t, drawn, seed)
 	const n = 20000
 	s := fmt.Sprint(seed)
 	golden.RunAll(t, "augment_transforms.py", []string{path, "--seed", s, "--repeats", "3"},
 		[]string{draws, "--seed", s, "--draws", fmt.Sprint(n)}, []string{sizes, "--seed", s, "--sizes"},
-		[]string{filepath.Join(dir, "golden")})
+		[]string{filepath.Join(dir, "golden")}, []string{"--apply", drawn, applied, "--seed", s})
 	t.Run("numbers", func(t *testing.T) { compare(t, path) })
+	t.Run("drawn here", func(t *testing.T) { compare(t, applied) })
 	t.Run("distribution", func(t *testing.T) { compareDraws(t, draws, seed, n) })
 	t.Run("sizes", func(t *testing.T) { compareSizes(t, sizes) })
 	require.Equal(t, caseTexts(t, golden.Path(t, "augment_transforms")), caseTexts(t, filepath.Join(dir, "golden")))
@@ -220,6 +226,65 @@ func series(into map[string][]float64, key string, v any) {
 	case float64:
 		add(key, v)
 	}
+}
+
+// applySettings are the script's settings, in which it applies what is drawn here.
+func applySettings() map[string]Setting {
+	ignore := 3
+	scales := [][]float64{{1, 1, 1}, {0.5, 0.5, 0.5}}
+	return map[string]Setting{
+		"3d":              {PatchSize: []int{8, 12, 10}, Channels: 1, Scales: scales},
+		"3d two channels": {PatchSize: []int{7, 9, 11}, Channels: 2, UseMaskForNorm: []bool{false, true}, Scales: scales},
+		"dummy":           {PatchSize: []int{4, 14, 13}, Channels: 2, Scales: scales},
+		"2d ratio":        {PatchSize: []int{22, 13}, Channels: 2, Scales: [][]float64{{1, 1}, {0.25, 0.25}}},
+		"cascade":         {PatchSize: []int{10, 9, 12}, Channels: 1, CascadeLabels: []int{1, 2}, Scales: scales},
+		"regions":         {PatchSize: []int{9, 8, 10}, Channels: 1, Regions: [][]int{{1, 2}, {2}}, IgnoreLabel: &ignore, Scales: scales},
+	}
+}
+
+// writeDrawn draws samples for the script to apply. Coins fall more often than in training.
+func writeDrawn(t *testing.T, path string, seed uint64) {
+	type object struct {
+		Setting    string `json:"setting"`
+		Initial    []int  `json:"initial_patch_size"`
+		Transforms Drawn  `json:"transforms"`
+	}
+	list := []object{}
+	w, err := npz.Create(path+".npz", false)
+	require.NoError(t, err)
+	for name, s := range applySettings() {
+		l, err := New(s)
+		require.NoError(t, err)
+		for i, tr := range l.Transforms {
+			switch x := tr.(type) {
+			case RandomTransform:
+				x.ApplyProbability = 0.6
+				l.Transforms[i] = x
+			case SpatialTransform:
+				x.PRotation, x.PScaling = 0.5, 0.5
+				l.Transforms[i] = x
+			}
+		}
+		for i := range 12 {
+			drawn := l.Draw(Sample{Seed: seed, Stream: "train", Iteration: i, Index: 1}.Augmentation)
+			for k, step := range drawn {
+				if n, ok := step.Parameters.(*GaussianNoiseParameters); ok {
+					field := make([]float32, volumeOf(s.PatchSize))
+					value, err := strconv.ParseUint(n.NoiseSeed, 10, 64)
+					require.NoError(t, err)
+					fillField(field, value, 0)
+					a, err := npz.New(field, append([]int{1}, s.PatchSize...)...)
+					require.NoError(t, err)
+					require.NoError(t, w.Add(fmt.Sprintf("%d/noise/%d", len(list), k), a))
+				}
+			}
+			list = append(list, object{name, l.InitialPatchSize, drawn})
+		}
+	}
+	require.NoError(t, w.Close())
+	text, err := json.Marshal(list)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path+".json", text, 0o666))
 }
 
 var drawSettings = map[string]Setting{

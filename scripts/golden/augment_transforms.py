@@ -3,9 +3,11 @@ that they drew.
 
     augment_transforms.py OUTPUT [--seed N]          cases, see below; golden: testdata/golden/augment_transforms
     augment_transforms.py --draws N OUTPUT.npz [--seed N]     N draws of each sampler, live only
+    augment_transforms.py --apply DRAWN OUTPUT [--seed N]     applies parameters that lntorch drew, live only
     augment_transforms.py --sizes OUTPUT.json [--seed N]      initial patch sizes and angles, live only
 
-OUTPUT.json has a list of cases: name, dim, whether it is a chain, the parameters of its transforms.
+DRAWN.json is a list of objects with setting (a key of SETTINGS) and transforms, DRAWN.npz has the
+noise i/noise/K. The output is cases, as of the first form. OUTPUT.json has a list of cases: name, dim, whether it is a chain, the parameters of its transforms.
 OUTPUT.npz has for case i i/image (c, …), i/seg (s, …), i/noise/K of transform K, and the results
 i/data and i/target/0, ….
 """
@@ -16,6 +18,7 @@ import types
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
 from batchgeneratorsv2.transforms.intensity.contrast import ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
 from batchgeneratorsv2.transforms.intensity.gaussian_noise import GaussianNoiseTransform
@@ -23,9 +26,24 @@ from batchgeneratorsv2.transforms.nnunet import random_binary_operator as operat
 from batchgeneratorsv2.transforms.nnunet.remove_connected_components import (
     RemoveRandomConnectedComponentFromOneHotEncodingTransform as RemoveComponent,
 )
+from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from batchgeneratorsv2.transforms.spatial import spatial
 from batchgeneratorsv2.transforms.spatial.low_resolution import SimulateLowResolutionTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.utils.deep_supervision_downsampling import (
+    DownsampleSegForDSTransform,
+)
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.pseudo2d import (
+    Convert2DTo3DTransform,
+    Convert3DTo2DTransform,
+)
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+from batchgeneratorsv2.transforms.utils.seg_to_regions import (
+    ConvertSegmentationToRegionsTransform,
+)
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from nnunetv2.training.nnUNetTrainer.variants.data_augmentation import (
     nnUNetTrainerDAOrd0,
@@ -217,7 +235,9 @@ class Cases:
             if dummy and kind in ("Convert3DTo2DTransform", "SpatialTransform"):
                 group.append(t)
                 continue
-            shape = initial if kind in ("SpatialTransform", "Convert2DTo3DTransform") else s["patch"]
+            shape = (
+                initial if kind in ("SpatialTransform", "Convert2DTo3DTransform") else s["patch"]
+            )
             image, seg = inputs(shape, s, self.rng)
             if kind == "MoveSegAsOneHotToDataTransform":
                 onehot = t
@@ -232,7 +252,9 @@ class Cases:
         four = s | {"channels": 4}
         for synchronize in (False, True):
             image, seg = inputs((5, 6, 7), four, self.rng)
-            t = GaussianNoiseTransform((0, 0.5), p_per_channel=0.6, synchronize_channels=synchronize)
+            t = GaussianNoiseTransform(
+                (0, 0.5), p_per_channel=0.6, synchronize_channels=synchronize
+            )
             self.add("noise of some channels", [t], image, seg)
         for ignore in ((0,), (1, 2), ()):
             image, seg = inputs((6, 11, 9), four, self.rng)
@@ -284,6 +306,93 @@ class Cases:
             json.dump({"versions": versions, "cases": self.cases}, f, separators=(",", ":"))
             f.write("\n")
         np.savez_compressed(output + ".npz", **self.arrays)
+
+
+def apply_drawn(data, spec, noise):
+    """Applies the parameters of one transform with batchgeneratorsv2's class."""
+    s = types.SimpleNamespace(**spec)
+    if spec.get("apply_transform") is False:
+        return data
+    match s.transform:
+        case "Convert3DTo2DTransform":
+            return Convert3DTo2DTransform()(**data)
+        case "Convert2DTo3DTransform":
+            return Convert2DTo3DTransform()(**data)
+        case "SpatialTransform":
+            t = spatial.SpatialTransform(s.patch_size, 0, False, bg_style_seg_sampling=False,
+                                         mode_seg=s.mode_seg)  # fmt: skip
+            affine = None if s.affine is None else np.array(s.affine)
+            return t.apply(data, affine=affine, elastic_offsets=None,
+                           center_location_in_pixels=s.center_location_in_pixels)  # fmt: skip
+        case "GaussianNoiseTransform":
+            t = GaussianNoiseTransform(synchronize_channels=True)
+            t._sample_gaussian_noise = lambda *_, **__: torch.from_numpy(noise) * s.sigmas
+            return t.apply(data, apply_to_channel=torch.tensor(s.apply_to_channel), sigmas=s.sigmas)
+        case "GaussianBlurTransform":
+            t = GaussianBlurTransform()
+            return t.apply(data, apply_to_channel=s.apply_to_channel, sigmas=s.sigmas)
+        case "MultiplicativeBrightnessTransform":
+            t = MultiplicativeBrightnessTransform(1, False)
+            return t.apply(data, apply_to_channel=s.apply_to_channel,
+                           multipliers=torch.tensor(s.multipliers))  # fmt: skip
+        case "ContrastTransform":
+            t = ContrastTransform(1, s.preserve_range, False)
+            return t.apply(data, apply_to_channel=s.apply_to_channel,
+                           multipliers=torch.tensor(s.multipliers))  # fmt: skip
+        case "SimulateLowResolutionTransform":
+            t = SimulateLowResolutionTransform(1, False, True, None)
+            return t.apply(data, apply_to_channel=s.apply_to_channel, scales=torch.tensor(s.scales))
+        case "GammaTransform":
+            t = GammaTransform(1, 0, False, 1, 1)
+            return t.apply(data, apply_to_channel=s.apply_to_channel, retain_stats=s.retain_stats,
+                           invert_image=s.invert_image, gamma=torch.tensor(s.gamma))  # fmt: skip
+        case "MirrorTransform":
+            return MirrorTransform((0, 1, 2)).apply(data, axes=s.axes)
+        case "MaskImageTransform":
+            return MaskImageTransform(s.apply_to_channels, s.channel_idx_in_seg,
+                                      s.set_outside_to)(**data)  # fmt: skip
+        case "RemoveLabelTansform":
+            return RemoveLabelTansform(s.label_value, s.set_to)(**data)
+        case "MoveSegAsOneHotToDataTransform":
+            return MoveSegAsOneHotToDataTransform(s.source_channel_idx, s.all_labels)(**data)
+        case "ApplyRandomBinaryOperatorTransform":
+            t = operators.ApplyRandomBinaryOperatorTransform(s.channel_idx)
+            return t.apply(data, apply_to_channels=s.apply_to_channels, strel_size=s.strel_size,
+                           operators=[getattr(operators, o) for o in s.operators])  # fmt: skip
+        case "RemoveRandomConnectedComponentFromOneHotEncodingTransform":
+            t = RemoveComponent(s.channel_idx, 0, s.dont_do_if_covers_more_than_x_percent)
+            own = np.random.choice
+            for a, u in zip(s.apply_to_channels, s.random_component, strict=True):
+                np.random.choice = lambda ids, u=u: ids[int(u * len(ids))]
+                data = t.apply(data, apply_to_channels=[a])
+            np.random.choice = own
+            return data
+        case "ConvertSegmentationToRegionsTransform":
+            return ConvertSegmentationToRegionsTransform(s.regions, s.channel_in_seg)(**data)
+        case "DownsampleSegForDSTransform":
+            return DownsampleSegForDSTransform(s.ds_scales)(**data)
+    raise ValueError(s.transform)
+
+
+def apply_all(cases, drawn):
+    """Adds the cases that lntorch drew."""
+    noise = np.load(drawn + ".npz")
+    with open(drawn + ".json") as f:
+        for i, case in enumerate(json.load(f)):
+            s = SETTINGS[case["setting"]]
+            image, seg = inputs(case["initial_patch_size"], s, cases.rng)
+            n = str(i)
+            cases.arrays[n + "/image"] = image.numpy().copy()
+            cases.arrays[n + "/seg"] = seg.numpy().copy()
+            data = {"image": image, "segmentation": seg}
+            for k, spec in enumerate(case["transforms"]):
+                key = f"{i}/noise/{k}"
+                data = apply_drawn(data, spec, noise[key] if key in noise else None)
+            cases.arrays[n + "/data"] = data["image"].numpy()
+            for k, t in enumerate(data["segmentation"]):
+                cases.arrays[f"{n}/target/{k}"] = t.numpy()
+            cases.cases.append({"name": f"{case['setting']}, drawn by lntorch", "chain": True,
+                                "dim": len(s["patch"]), "transforms": case["transforms"]})  # fmt: skip
 
 
 def numbers(series, key, value):
@@ -367,6 +476,7 @@ def main():
     p.add_argument("--repeats", type=int, default=1)
     p.add_argument("--draws", type=int)
     p.add_argument("--sizes", action="store_true")
+    p.add_argument("--apply")
     a = p.parse_args()
     torch.set_num_threads(1)
     cases = Cases(a.seed)
@@ -374,6 +484,9 @@ def main():
         draws(a.output, a.draws)
     elif a.sizes:
         sizes(a.output, a.seed)
+    elif a.apply:
+        apply_all(cases, a.apply)
+        cases.save(a.output)
     else:
         cases.all(a.repeats)
         cases.save(a.output)
