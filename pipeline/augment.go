@@ -280,6 +280,9 @@ func readPatch(c AugmentApplyConfig, o Output) (p augment.Patch, err error) {
 	if len(shape) != 3 && len(shape) != 4 || slices.Min(shape) < 1 {
 		return p, fmt.Errorf("augment: %s: found shape %v, expected (c,z,y,x) or (c,y,x), none of them 0", c.Data, shape)
 	}
+	if len(values) > 1<<30 {
+		return p, fmt.Errorf("augment: %s: found %d voxels, expected 2^30 at most", c.Data, len(values))
+	}
 	p.Dim = len(shape) - 1
 	p.Image = &volume.Volume[float32]{Data: values, Shape: patchShape(shape)}
 	if c.Seg == "" {

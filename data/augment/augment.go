@@ -43,23 +43,34 @@ type folded struct {
 // Scratch is the memory of transforms, kept from patch to patch. Images and segmentations of a patch
 // may lie in it: they are valid until it is used for the next patch. Not for concurrent use.
 type Scratch struct {
-	image, more volume.Volume[float32]
-	seg, rest   volume.Volume[int16]
-	masks       volume.Volume[int16]
-	targets     []volume.Volume[int16]
-	list        []*volume.Volume[int16]
-	field       []float32
-	rows        [4][]float32
-	table       []float32
-	channels    []int
-	others      []int
-	axes        [3]lowResolutionAxis
-	bits        [5][]uint64
-	footprint   []run
-	nearest     [3][]int32
-	stack       []int32
-	component   []int32
-	sizes       []int32
+	images    [2]volume.Volume[float32]
+	segs      [2]volume.Volume[int16]
+	targets   []volume.Volume[int16]
+	list      []*volume.Volume[int16]
+	field     []float32
+	rows      [4][]float32
+	table     []float32
+	channels  []int
+	others    []int
+	axes      [3]lowResolutionAxis
+	bits      [5][]uint64
+	footprint []run
+	nearest   [3][]int32
+	stack     []int32
+	component []int32
+	sizes     []int32
+}
+
+// newImage returns memory for another image than p's.
+func (p *Patch) newImage(shape [4]int) *volume.Volume[float32] {
+	s := p.scratch()
+	return unused(p.Image, &s.images[0], &s.images[1], shape)
+}
+
+// newSeg returns memory for another segmentation than p's.
+func (p *Patch) newSeg(shape [4]int) *volume.Volume[int16] {
+	s := p.scratch()
+	return unused(p.Seg, &s.segs[0], &s.segs[1], shape)
 }
 
 func (p *Patch) scratch() *Scratch {
@@ -84,8 +95,16 @@ func sized[T any](v *volume.Volume[T], shape [4]int) *volume.Volume[T] {
 	return v
 }
 
-// maxVoxels bounds what parameters may ask for: 2 GiB of float32.
-const maxVoxels = 1 << 29
+// unused gives a shape to the first of two volumes that is not the one in use.
+func unused[T any](inUse, first, second *volume.Volume[T], shape [4]int) *volume.Volume[T] {
+	if inUse == first {
+		first = second
+	}
+	return sized(first, shape)
+}
+
+// maxVoxels bounds what parameters may ask for: 512 MiB of float32.
+const maxVoxels = 1 << 27
 
 // Transform is one augmentation with the ranges of its parameters.
 type Transform interface {

@@ -171,3 +171,38 @@ func TestListsDrawInOrderAndApplyWhatWasDrawn(t *testing.T) {
 	}
 	require.EqualError(t, Drawn{{Transform: "scale", Parameters: factor(0)}}.Apply(&Patch{}), "augment: transform 0, scale: nothing is left")
 }
+
+// A Scratch must not be written to where the patch still lies in it.
+func TestStepsShareAScratchWithoutHarm(t *testing.T) {
+	const steps = `{"transforms":[
+		{"transform":"SpatialTransform","patch_size":[7,8,9],"center_location_in_pixels":[5,5.5,6],"affine":[[1,0.1,0],[0,0.9,0],[0,0.2,1]]},
+		{"transform":"SpatialTransform","patch_size":[6,8,8],"center_location_in_pixels":[3.5,4,4.5],"affine":[[1,0,0.1],[0,1.1,0],[0,0,1]]},
+		{"transform":"SpatialTransform","patch_size":[6,7,7],"center_location_in_pixels":[3,4,4],"affine":null},
+		{"transform":"MoveSegAsOneHotToDataTransform","source_channel_idx":1,"all_labels":[1,2]},
+		{"transform":"MoveSegAsOneHotToDataTransform","source_channel_idx":1,"all_labels":[1,2,0]},
+		{"transform":"SimulateLowResolutionTransform","apply_to_channel":[0],"scales":[[0.5,0.5,0.7]]},
+		{"transform":"GaussianNoiseTransform","apply_to_channel":[0],"sigmas":0.1,"noise_seed":"3"},
+		{"transform":"ConvertSegmentationToRegionsTransform","regions":[[1,2],0]},
+		{"transform":"ConvertSegmentationToRegionsTransform","regions":[1,0,0]},
+		{"transform":"DownsampleSegForDSTransform","ds_scales":[1,0.5]}]}`
+	drawn, err := DecodeSpec([]byte(steps))
+	require.NoError(t, err)
+	rng := rand.New(rand.NewPCG(5, 6))
+	input := Patch{Image: random([4]int{2, 10, 11, 12}, rng).Image, Seg: volume.New[int16]([4]int{3, 10, 11, 12}), Dim: 3}
+	for i := range input.Seg.Data {
+		input.Seg.Data[i] = int16(rng.IntN(3))
+	}
+	apart := clone(input)
+	for _, s := range drawn {
+		apart.Scratch = &Scratch{}
+		require.NoError(t, s.Parameters.Apply(&apart))
+	}
+	scratch := &Scratch{}
+	for range 2 {
+		p := clone(input)
+		p.Scratch = scratch
+		require.NoError(t, drawn.Apply(&p))
+		require.Equal(t, apart.Image, p.Image)
+		require.Equal(t, apart.Targets, p.Targets)
+	}
+}

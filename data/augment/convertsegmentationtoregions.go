@@ -57,10 +57,10 @@ func (t *ConvertSegmentationToRegionsTransform) Apply(p *Patch) error {
 	}
 	shape, n := p.Seg.Shape, len(p.channel(0))
 	if shape[0] = len(t.Regions); shape[0] == 0 || volume.Numel(shape) > maxVoxels {
-		return errors.New("regions: found none or too many, expected at least one and 2^29 voxels " +
+		return errors.New("regions: found none or too many, expected at least one and 2^27 voxels " +
 			"at most")
 	}
-	masks := sized(&p.scratch().masks, shape)
+	masks := p.newSeg(shape)
 	seg := p.Seg.Data[channel*n:][:n]
 	for r, labels := range t.Regions {
 		dst := masks.Data[r*n:][:n]

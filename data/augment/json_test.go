@@ -43,7 +43,7 @@ func TestBadSpecsAreExplained(t *testing.T) {
 		{`{"transforms":[{"transform":"SpatialTransform","center_location_in_pixels":[1,1],"patch_size":[4],"affine":null}]}`,
 			"patch_size: found 1 axes, expected 2 or 3"},
 		{`{"transforms":[{"transform":"SpatialTransform","center_location_in_pixels":[1,1],"patch_size":[100000,100000],"affine":null}]}`,
-			"patch_size: found [100000 100000], expected sizes from 1 on, 2^29 voxels at most"},
+			"patch_size: found [100000 100000], expected sizes from 1 on, 2^27 voxels at most"},
 		{`{"transforms":[{"transform":"SpatialTransform","center_location_in_pixels":[1],"patch_size":[4,4],"affine":null}]}`,
 			"center_location_in_pixels: found 1 values, expected 2"},
 		{`{"transforms":[{"transform":"SpatialTransform","center_location_in_pixels":[1,1],"patch_size":[4,4],"affine":null,"elastic_offsets":[[1]]}]}`,
@@ -167,6 +167,39 @@ func FuzzSpec(f *testing.F) {
 			p.Image.Data[i], p.Seg.Data[i] = float32(i%11), int16(i%4-1)
 		}
 		_ = drawn.Apply(&p)
+	})
+}
+
+// FuzzList: a FILE is refused, or is a list that draws, and that is read as itself when it is printed.
+func FuzzList(f *testing.F) {
+	settings := []Setting{
+		{PatchSize: []int{8, 8, 8}, Channels: 2, UseMaskForNorm: []bool{false, true}, CascadeLabels: []int{1, 2},
+			Regions: [][]int{{1, 2}, {2}}, Scales: [][]float64{{1, 1, 1}, {0.5, 0.5, 0.5}}},
+		{PatchSize: []int{4, 14, 13}, Channels: 1},
+		{PatchSize: []int{20, 11}, Channels: 3},
+	}
+	for _, s := range settings {
+		l, err := New(s)
+		require.NoError(f, err)
+		text, err := json.Marshal(l)
+		require.NoError(f, err)
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, s := range settings {
+			l, _, err := Read(text, s)
+			if err != nil {
+				continue
+			}
+			l.Draw(Sample{}.Augmentation)
+			printed, err := json.Marshal(l)
+			require.NoError(t, err)
+			again, _, err := Read(printed, s)
+			require.NoError(t, err)
+			second, err := json.Marshal(again)
+			require.NoError(t, err)
+			require.Equal(t, string(printed), string(second))
+		}
 	})
 }
 

@@ -27,11 +27,11 @@ func (t *MoveSegAsOneHotToDataTransform) Apply(p *Patch) error {
 	if err != nil {
 		return err
 	}
-	s, shape, n := p.scratch(), p.Image.Shape, len(p.channel(0))
+	shape, n := p.Image.Shape, len(p.channel(0))
 	if shape[0] += len(t.AllLabels); volume.Numel(shape) > maxVoxels {
-		return errors.New("all_labels: the image would have more than 2^29 voxels")
+		return errors.New("all_labels: the image would have more than 2^27 voxels")
 	}
-	image := sized(&s.more, shape)
+	image := p.newImage(shape)
 	at := copy(image.Data, p.Image.Data)
 	seg := p.Seg.Data[source*n:][:n]
 	for _, label := range t.AllLabels {
@@ -47,7 +47,7 @@ func (t *MoveSegAsOneHotToDataTransform) Apply(p *Patch) error {
 	p.Image = image
 	shape = p.Seg.Shape
 	shape[0]--
-	rest := sized(&s.rest, shape)
+	rest := p.newSeg(shape)
 	copy(rest.Data, p.Seg.Data[:source*n])
 	copy(rest.Data[source*n:], p.Seg.Data[(source+1)*n:])
 	p.Seg = rest

@@ -164,7 +164,7 @@ func (s *SpatialParameters) check() error {
 	n := 1
 	for _, size := range s.PatchSize {
 		if size < 1 || size > maxVoxels || n*size > maxVoxels {
-			return fmt.Errorf("patch_size: found %v, expected sizes from 1 on, 2^29 voxels at most",
+			return fmt.Errorf("patch_size: found %v, expected sizes from 1 on, 2^27 voxels at most",
 				s.PatchSize)
 		}
 		n *= size
@@ -175,7 +175,7 @@ func (s *SpatialParameters) check() error {
 	}
 	for _, c := range s.Center {
 		if math.Abs(c) > maxVoxels {
-			return fmt.Errorf("center_location_in_pixels: found %v, expected 2^29 at most", c)
+			return fmt.Errorf("center_location_in_pixels: found %v, expected 2^27 at most", c)
 		}
 	}
 	if s.ElasticOffsets != nil {
@@ -222,7 +222,6 @@ func (s *SpatialParameters) Apply(p *Patch) error {
 	if len(s.PatchSize) != p.Dim {
 		return fmt.Errorf("patch_size: found %v, expected %d axes as in the patch", s.PatchSize, p.Dim)
 	}
-	memory := p.scratch()
 	out := [3]int{1, 1, 1}
 	copy(out[3-p.Dim:], s.PatchSize)
 	shape := [4]int{p.Image.Shape[0], out[0], out[1], out[2]}
@@ -231,10 +230,10 @@ func (s *SpatialParameters) Apply(p *Patch) error {
 		segShape[0] = p.Seg.Shape[0]
 	}
 	if volume.Numel(shape) > maxVoxels || volume.Numel(segShape) > maxVoxels {
-		return fmt.Errorf("patch_size: found %v, which makes more than 2^29 voxels in all channels",
+		return fmt.Errorf("patch_size: found %v, which makes more than 2^27 voxels in all channels",
 			s.PatchSize)
 	}
-	image := sized(&memory.image, shape)
+	image := p.newImage(shape)
 	if s.Affine == nil {
 		var start [3]int
 		for i, c := range s.Center {
@@ -242,7 +241,7 @@ func (s *SpatialParameters) Apply(p *Patch) error {
 		}
 		p.Image.Crop(image, start, 0)
 		if p.Seg != nil {
-			seg := sized(&memory.seg, segShape)
+			seg := p.newSeg(segShape)
 			p.Seg.Crop(seg, start, 0)
 			p.Seg = seg
 		}
@@ -255,7 +254,7 @@ func (s *SpatialParameters) Apply(p *Patch) error {
 	if p.Seg == nil {
 		return nil
 	}
-	seg := sized(&memory.seg, segShape)
+	seg := p.newSeg(segShape)
 	if s.ModeSeg == "nearest" {
 		sampleNearest(seg, p.Seg, &geometry)
 	} else {
