@@ -185,6 +185,9 @@ func TestFilesThatAskForWhatThereIsNotAreRefused(t *testing.T) {
 		{`{"transform":"RemoveLabelTansform","label_value":-1,"set_to":0}`, `{"transform":"MaskImageTransform","apply_to_channels":[0],"channel_idx_in_seg":0,"set_outside_to":0}`,
 			"MaskImageTransform: the data of this run need none; leave it out"},
 		{`{"transform":"RemoveLabelTansform"`, `{"transform":"Convert3DTo2DTransform"},{"transform":"RemoveLabelTansform"`, "Convert3DTo2DTransform without a Convert2DTo3DTransform behind it"},
+		{`{"transform":"RemoveLabelTansform","label_value":-1,"set_to":0}`,
+			`{"transform":"RemoveLabelTansform","label_value":-1,"set_to":0},{"transform":"RemoveLabelTansform","label_value":-1,"set_to":0}`,
+			"RemoveLabelTansform: found out of its place, or twice; expected RemoveLabelTansform, DownsampleSegForDSTransform"},
 		{spatial + ",", "", "initial_patch_size: found [14 15 13], expected the patch size [8 10 9], as no SpatialTransform"},
 		{`"transforms":`, `"transform":`, `unknown key "transform"; did you mean "transforms"?`},
 	} {
