@@ -1,6 +1,7 @@
 package images
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"os"
@@ -283,5 +284,23 @@ func TestReadersCountNaNAndInfinity(t *testing.T) {
 			require.Zero(t, im.Pixels.Value(1))
 			require.Zero(t, im.Pixels.Value(2))
 		}
+	}
+}
+
+// Finite pixels that the slope of a file makes infinite count like those that are stored so.
+func TestReadersCountInfinitiesOfTheScaling(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x_0000.nii")
+	g := &volume.ITK{Spacing: []float64{1, 1, 1}, Origin: []float64{0, 0, 0}, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	require.NoError(t, image.Write(path, []int{2, 2, 2}, g, volume.Slice[int16]{0, 1, 2, 3, 4, -1000, 1000, 2}, 1))
+	raw, err := os.ReadFile(path)
+	require.NoError(t, err)
+	binary.LittleEndian.PutUint32(raw[112:], math.Float32bits(1e36)) // scl_slope
+	require.NoError(t, os.WriteFile(path, raw, 0o600))
+	for _, name := range []string{"SimpleITKIO", "NibabelIO"} {
+		r, err := ForName(name)
+		require.NoError(t, err)
+		_, p, err := r.Read([]string{path})
+		require.NoError(t, err)
+		require.Equal(t, 2, p.Infinities, name)
 	}
 }

@@ -32,11 +32,12 @@ type Nibabel struct {
 	Reoriented *[4][4]float64 // of NibabelIOWithReorient
 }
 
-// count adds the stored pixels of a file that are NaN or infinite.
-func (p *Properties) count(f volume.File) {
+// count adds the stored pixels of a file that are NaN or infinite, and those of im, which was read
+// from it, that the file's scaling makes infinite.
+func (p *Properties) count(f volume.File, im *volume.Image) {
 	stored := f.Stored()
 	p.NaNs += volume.NaNs(stored, 0, stored.Len())
-	p.Infinities += volume.Infinities(stored)
+	p.Infinities += max(volume.Infinities(stored), volume.Infinities(im.Pixels))
 }
 
 // Dict returns the entries for the .pkl of the case, in nnU-Net's order and with its Python types:

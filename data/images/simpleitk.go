@@ -51,7 +51,7 @@ func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
 		} else if err := first.compare(p, all[0].Shape, im.Shape, channels[0], path); err != nil {
 			return nil, nil, err
 		}
-		first.count(f)
+		first.count(f, im)
 		all = append(all, im)
 	}
 	return stack(all), first, nil
