@@ -61,6 +61,17 @@ func (l *Labels) NumSegmentationHeads() int {
 	return len(l.AllLabels)
 }
 
+// CheckConsecutive complains of labels with a gap: without regions the class of a network is the
+// label, so that 0, 1, … are the only values that it predicts.
+// Source: nnU-Net 2.5.1, verify_dataset_integrity.py, which demands the same.
+func (l *Labels) CheckConsecutive() error {
+	if n := len(l.AllLabels); !l.HasRegions && n > 0 && l.AllLabels[n-1] != n-1 {
+		return fmt.Errorf("labels: found the values %v, expected 0 to %d without a gap, the classes that a network predicts: "+
+			"renumber them in dataset.json", l.AllLabels, len(l.AllLabels)-1)
+	}
+	return nil
+}
+
 // NumInputChannels returns the number of input channels of the network of configuration c: the
 // image channels, plus one per foreground label if c is the second stage of a cascade.
 func (d *Dataset) NumInputChannels(c *Configuration) int {
@@ -93,6 +104,9 @@ func DatasetFromObject(raw *Object, source string) (*Dataset, error) {
 	var err error
 	s := section{where: source, obj: raw, err: &err}
 	d := &Dataset{FileEnding: s.str("file_ending"), source: source, raw: raw}
+	if err == nil && strings.ContainsAny(d.FileEnding, "/\\\x00") {
+		s.fail("file_ending", `an ending of file names such as ".nii.gz"`, d.FileEnding)
+	}
 	key := "modality"
 	if !present(raw, key) {
 		key = "channel_names"
@@ -146,6 +160,11 @@ func parseLabels(s section) (*Labels, error) {
 			in.fail(name, "a single integer, not a fraction, string or list", v)
 		} else {
 			l.IgnoreLabel = &e.Values[0]
+		}
+		for _, n := range e.Values {
+			if n < 0 || n > math.MaxUint16 {
+				in.fail(name, fmt.Sprintf("labels from 0 to %d", math.MaxUint16), v)
+			}
 		}
 		if *s.err != nil {
 			return nil, *s.err

@@ -122,6 +122,9 @@ func (p *Plans) configurations() *Object {
 	return o
 }
 
+// maxPatch bounds the sizes of patches, so that their products are whole numbers of 64 bits.
+const maxPatch = 1 << 16
+
 // Configuration is one configuration of the plans ("2d", "3d_fullres", …) with inheritance
 // resolved. Sizes and spacing are in the axis order of the preprocessed arrays, (z, y, x) or (y,
 // x).
@@ -193,6 +196,8 @@ func (p *Plans) Configuration(name string) (*Configuration, error) {
 			s.fail("patch_size", "2 or 3 axes", raw.values["patch_size"])
 		case slices.Min(c.PatchSize) < 1:
 			s.fail("patch_size", "positive sizes", raw.values["patch_size"])
+		case slices.Max(c.PatchSize) > maxPatch:
+			s.fail("patch_size", fmt.Sprintf("sizes of at most %d voxels", maxPatch), raw.values["patch_size"])
 		case len(c.Spacing) != len(c.PatchSize):
 			s.fail("spacing", fmt.Sprintf("%d axes as in patch_size", len(c.PatchSize)),
 				raw.values["spacing"])

@@ -112,14 +112,15 @@ const configuration = `{"configurations": {"c": {"data_identifier": "d", "batch_
 
 func TestConfigurationErrorsNameFieldFoundAndExpected(t *testing.T) {
 	for text, want := range map[string]string{
-		`{"configurations": {"c": {"data_identifier": "d"}}}`:  `plans: p.json: configuration c: key "batch_size" is missing, expected an integer; keys present: data_identifier`,
-		fmt.Sprintf(configuration, `, "patch_size": [8, 8.5]`): `plans: p.json: configuration c: patch_size: expected a list of integers, found [8, 8.5]`,
-		fmt.Sprintf(configuration, `, "patch_size": [8]`):      `plans: p.json: configuration c: patch_size: expected 2 or 3 axes, found [8]`,
-		fmt.Sprintf(configuration, `, "patch_size": [8, 0]`):   `plans: p.json: configuration c: patch_size: expected positive sizes, found [8, 0]`,
-		fmt.Sprintf(configuration, `, "patch_size": [8, 8]`):   `plans: p.json: configuration c: spacing: expected 2 axes as in patch_size, found [1, 1, 1.5]`,
-		fmt.Sprintf(configuration, `, "batch_size": 0`):        `plans: p.json: configuration c: batch_size: expected at least 1, found 0`,
-		fmt.Sprintf(configuration, `, "spacing": null`):        `plans: p.json: configuration c: spacing: expected a list of numbers, found null`,
-		fmt.Sprintf(configuration, `, "UNet_class_name": "X"`): `plans: p.json: configuration c: key "UNet_base_num_features" is missing`,
+		`{"configurations": {"c": {"data_identifier": "d"}}}`:                       `plans: p.json: configuration c: key "batch_size" is missing, expected an integer; keys present: data_identifier`,
+		fmt.Sprintf(configuration, `, "patch_size": [8, 8.5]`):                      `plans: p.json: configuration c: patch_size: expected a list of integers, found [8, 8.5]`,
+		fmt.Sprintf(configuration, `, "patch_size": [8]`):                           `plans: p.json: configuration c: patch_size: expected 2 or 3 axes, found [8]`,
+		fmt.Sprintf(configuration, `, "patch_size": [8, 0]`):                        `plans: p.json: configuration c: patch_size: expected positive sizes, found [8, 0]`,
+		fmt.Sprintf(configuration, `, "patch_size": [8, 8]`):                        `plans: p.json: configuration c: spacing: expected 2 axes as in patch_size, found [1, 1, 1.5]`,
+		fmt.Sprintf(configuration, `, "patch_size": [4611686018427387904, 48, 48]`): `configuration c: patch_size: expected sizes of at most 65536 voxels, found [4611686018427387904, 48, 48]`,
+		fmt.Sprintf(configuration, `, "batch_size": 0`):                             `plans: p.json: configuration c: batch_size: expected at least 1, found 0`,
+		fmt.Sprintf(configuration, `, "spacing": null`):                             `plans: p.json: configuration c: spacing: expected a list of numbers, found null`,
+		fmt.Sprintf(configuration, `, "UNet_class_name": "X"`):                      `plans: p.json: configuration c: key "UNet_base_num_features" is missing`,
 	} {
 		_, err := parse(t, text).Configuration("c")
 		require.ErrorContains(t, err, want)
@@ -185,15 +186,18 @@ func TestLabelsAgreeWithTheReference(t *testing.T) {
 func TestLabelErrorsSayWhatIsExpected(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"labels": {}}`: `plans: d.json: key "channel_names" is missing, expected an object such as {"0": "CT"}; keys present: labels`,
-		`{"channel_names": {}, "labels": {"background": 0}}`:                                     `channel_names: expected at least one channel`,
-		`{"channel_names": {"0": "CT"}, "labels": {"node": 1}}`:                                  `labels: key "background" is missing, expected the value 0; keys present: node`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": 5}}`:       `labels: ignore: expected 2, one above the largest other label, found 5`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": []}}`:      `labels: ignore: expected a single integer, not a fraction, string or list, found []`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": "x"}}`:                  `labels: a: expected an integer, a string of one, or a list of them, found "x"`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": null}}`:                 `labels: a: expected an integer, a string of one, or a list of them, found null`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": [1, 2]}}`:               `key "regions_class_order" is missing, expected one value per region`,
-		`{"channel_names": {"0": 1}, "labels": {"background": 0}}`:                               `channel_names: 0: expected a string, found 1`,
-		`{"channel_names": {"0": "CT"}, "labels": {"background": 3, "a": 1}, "file_ending": ""}`: `labels: background: expected the value 0, found 3`,
+		`{"channel_names": {}, "labels": {"background": 0}}`:                                      `channel_names: expected at least one channel`,
+		`{"channel_names": {"0": "CT"}, "labels": {"node": 1}}`:                                   `labels: key "background" is missing, expected the value 0; keys present: node`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": 5}}`:        `labels: ignore: expected 2, one above the largest other label, found 5`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "ignore": []}}`:       `labels: ignore: expected a single integer, not a fraction, string or list, found []`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": "x"}}`:                   `labels: a: expected an integer, a string of one, or a list of them, found "x"`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": -5}}`:                    `labels: a: expected labels from 0 to 65535, found -5`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": [1, 65536]}}`:            `labels: a: expected labels from 0 to 65535, found [1, 65536]`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0}, "file_ending": "/../x.nii"}`: `file_ending: expected an ending of file names such as ".nii.gz", found "/../x.nii"`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": null}}`:                  `labels: a: expected an integer, a string of one, or a list of them, found null`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": [1, 2]}}`:                `key "regions_class_order" is missing, expected one value per region`,
+		`{"channel_names": {"0": 1}, "labels": {"background": 0}}`:                                `channel_names: 0: expected a string, found 1`,
+		`{"channel_names": {"0": "CT"}, "labels": {"background": 3, "a": 1}, "file_ending": ""}`:  `labels: background: expected the value 0, found 3`,
 	} {
 		_, err := DatasetFromObject(decodeObject(t, []byte(text)), "d.json")
 		require.ErrorContains(t, err, want)
@@ -289,4 +293,22 @@ func TestEndlessInheritanceIsAnError(t *testing.T) {
 	require.ErrorContains(t, err, `configuration "0" inherits over more than 500 steps`)
 	_, err = p.Configuration("none")
 	require.ErrorContains(t, err, "29 and 99970 more")
+}
+
+func TestLabelsWithAGapArePredictedByNoNetwork(t *testing.T) {
+	for labels, want := range map[string]string{
+		`{"background": 0, "a": 1, "b": 2}`:        "",
+		`{"background": 0, "a": 1, "ignore": 2}`:   "",
+		`{"background": 0, "a": [1, 7], "b": [7]}`: "", // regions are painted by regions_class_order
+		`{"background": 0, "a": 7}`:                "labels: found the values [0 7], expected 0 to 1 without a gap",
+		`{"background": 0, "a": 1, "b": 3}`:        "labels: found the values [0 1 3], expected 0 to 2 without a gap",
+	} {
+		d, err := DatasetFromObject(decodeObject(t, []byte(`{"channel_names": {"0": "CT"}, "regions_class_order": [1, 7], "labels": `+labels+`}`)), "d.json")
+		require.NoError(t, err)
+		if err = d.Labels.CheckConsecutive(); want == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, want)
+		}
+	}
 }

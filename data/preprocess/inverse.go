@@ -267,6 +267,9 @@ func NewInverse(g Grid, cfg InverseConfig) (*Inverse, error) {
 	if v.heads < 1 {
 		return nil, fmt.Errorf("preprocess: the labels have no classes")
 	}
+	if err := cfg.Labels.CheckConsecutive(); err != nil {
+		return nil, fmt.Errorf("preprocess: %w", err)
+	}
 	most := v.heads - 1
 	if cfg.Labels.HasRegions {
 		if len(cfg.Labels.RegionsClassOrder) != v.heads {
