@@ -74,6 +74,10 @@ func (m *Machine) Resolve() (note string, err error) {
 	if m.Threads == 0 {
 		m.Threads = system.Cores()
 	}
+	if most := max(64, 4*system.Cores()); m.Threads > most {
+		return "", settings.Usage("--threads: found %d, expected at most %d on %d cores, which more threads only slow down",
+			m.Threads, most, system.Cores())
+	}
 	if m.Numerics == "" {
 		m.Numerics = Fast
 	}
