@@ -294,6 +294,8 @@ func TestReadSummaryIsTolerantAndExplains(t *testing.T) {
 	for text, want := range map[string]string{
 		`{}`:                                     "found no keys foreground_mean and mean: expected a summary.json of nnU-Net's evaluation",
 		`{"mean": {`:                             "unexpected end of JSON input",
+		`{"metric_per_case": "x"}`:               "found a string as metric_per_case: expected a summary.json of nnU-Net's evaluation",
+		`[]`:                                     "found a array as the document: expected a summary.json of nnU-Net's evaluation",
 		`{"mean":{"1":{}},"foreground_mean":{}}`: "mean of 1: Dice is missing",
 		`{"mean":{"x":` + values("1") + `},"foreground_mean":` + values("1") + `}`:                                                                                   `key "x"`,
 		`{"mean":{"1":` + values("1") + `,"01":` + values("1") + `},"foreground_mean":` + values("1") + `}`:                                                          "1 is listed twice",

@@ -3,6 +3,7 @@ package eval
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -305,7 +306,14 @@ func decodeSummary(raw []byte) (*Summary, error) {
 			Reference  string            `json:"reference_file"`
 		} `json:"metric_per_case"`
 	}
-	if err := json.Unmarshal(quoteWords(raw), &doc); err != nil {
+	var wrong *json.UnmarshalTypeError
+	if err := json.Unmarshal(quoteWords(raw), &doc); errors.As(err, &wrong) {
+		where := "the document"
+		if wrong.Field != "" {
+			where = wrong.Field
+		}
+		return nil, fmt.Errorf("found a %s as %s: expected a summary.json of nnU-Net's evaluation", wrong.Value, where)
+	} else if err != nil {
 		return nil, err
 	}
 	if doc.Mean == nil || doc.Foreground == nil {
