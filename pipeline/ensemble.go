@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -151,6 +152,9 @@ type ensemble struct {
 
 // newEnsemble gives each of n members its weight; without weights all have the same.
 func newEnsemble(l *labelling, n int, weights []float64) (*ensemble, error) {
+	if err := l.dataset.Labels.CheckConsecutive(); err != nil {
+		return nil, fmt.Errorf("%s: %w", l.datasetPath, err)
+	}
 	for _, v := range append([]int{l.dataset.Labels.NumSegmentationHeads() - 1}, l.dataset.Labels.RegionsClassOrder...) {
 		if v < 0 || v > math.MaxUint16 {
 			return nil, fmt.Errorf("%s: found the label %d, expected labels from 0 to %d", l.datasetPath, v, math.MaxUint16)
@@ -198,8 +202,12 @@ func (e *ensemble) merge(ctx context.Context, members []member, name, folder str
 			return err
 		}
 		added := w.AddFloat32s("probabilities", m.shape, m)
-		if err := w.Close(); err != nil {
-			return errors.Join(added, err)
+		closed := w.Close()
+		if m.failed != nil {
+			return m.failed // in its own words, not as a fault of the file that is written
+		}
+		if err := cmp.Or(added, closed); err != nil {
+			return err
 		}
 		if err := copyFile(described, to+".pkl"); err != nil {
 			return err
@@ -238,6 +246,7 @@ type merging struct {
 	streams []*probabilities
 	labels  []uint16
 	best    []float32 // largest mean so far; nil for regions
+	failed  error     // of reading a member
 }
 
 // probabilities are those of one model, decompressed ahead of need on a goroutine of its own.
@@ -344,7 +353,13 @@ func (m *merging) WriteTo(w io.Writer) (written int64, err error) {
 		for k, p := range m.streams {
 			b, ok := <-p.ready
 			if !ok {
-				return p.failed
+				m.failed = p.failed
+				return m.failed
+			}
+			if i := improbable(b); i >= 0 {
+				m.failed = fmt.Errorf("%s: found %g for class %d, expected probabilities from 0 to 1: predict the case again with "+
+					"--save_probabilities", p.path, b[i], class)
+				return m.failed
 			}
 			weigh(mean, b, m.weights[k], k == 0)
 			p.free <- b[:size]
@@ -364,6 +379,16 @@ func (m *merging) WriteTo(w io.Writer) (written int64, err error) {
 		return err
 	})
 	return written, err
+}
+
+// improbable is the index of the first value that is no probability, NaN among them, or -1. A softmax may exceed 1 by rounding.
+func improbable(b []float32) int {
+	for i, v := range b {
+		if !(v >= 0 && v <= 1.001) {
+			return i
+		}
+	}
+	return -1
 }
 
 // weigh adds weight·b to sum, or sets it. With weight 1 it is numpy's sum of float32.

@@ -340,14 +340,14 @@ func readRemoveSmall(v any) (r RemoveSmall, err error) {
 		r.Labels = append(r.Labels, n)
 	}
 	if !ok || len(list) == 0 {
-		return r, fmt.Errorf("labels: found %v, expected a list of labels", labels)
+		return r, fmt.Errorf("labels: found %s, expected a list of labels", foundJSON(labels))
 	}
 	below, _ := o.Get("below_mm3")
 	if n, whole := wholeNumber(below); whole {
 		below = float64(n)
 	}
 	if r.Below, ok = below.(float64); !ok || !(r.Below > 0) {
-		return r, fmt.Errorf("below_mm3: found %v, expected a volume in mm³", below)
+		return r, fmt.Errorf("below_mm3: found %s, expected a volume in mm³", foundJSON(below))
 	}
 	return r, nil
 }
@@ -441,6 +441,17 @@ func typeName(v any) string {
 		return "dict"
 	}
 	return pickle.TypeName(v)
+}
+
+// foundJSON shows a value of a JSON file in an error.
+func foundJSON(v any) string {
+	if v == nil {
+		return "none"
+	}
+	if _, ok := v.(*plans.Object); ok {
+		return "an object"
+	}
+	return fmt.Sprint(v)
 }
 
 // wholeNumber reads a label; those beyond what a label volume can hold are none.

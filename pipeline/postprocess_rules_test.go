@@ -52,7 +52,7 @@ func TestSmallComponentsNeedMillimetresAndArgumentsThatFit(t *testing.T) {
 		`{"labels": [1, 2], "below_mm3": 2.5}`: "",
 		`{"labels": [], "below_mm3": 20}`:      "function 1: labels: found [], expected a list of labels",
 		`{"labels": [[1]], "below_mm3": 20}`:   "labels: found [[1]], expected a list of labels",
-		`{"labels": [1]}`:                      "below_mm3: found <nil>, expected a volume in mm³",
+		`{"labels": [1]}`:                      "below_mm3: found none, expected a volume in mm³",
 		`{"labels": [1], "below_mm3": "20"}`:   "below_mm3: found 20, expected a volume in mm³",
 		`{"labels": [1], "below_mm3": -1}`:     "below_mm3: found -1, expected a volume in mm³",
 		`{"labels": [1], "below_mm3": NaN}`:    "below_mm3: found NaN, expected a volume in mm³",

@@ -330,6 +330,11 @@ func TestPostprocessingFilesAreDataAndErrorsSayWhatIsWrong(t *testing.T) {
 		d.Set(key, value)
 		return d
 	}
+	small := func(arguments string) string {
+		path := filepath.Join(t.TempDir(), "postprocessing.json")
+		require.NoError(t, os.WriteFile(path, []byte(`{"postprocessing_fns": ["remove_small_components"], "postprocessing_kwargs": `+arguments+`}`), 0o600))
+		return path
+	}
 	system := pickle.Global{Module: "posix", Name: "system"}
 	for _, c := range []struct{ file, want string }{
 		{pickled([]any{system}, []any{dict("command", "touch x")}), `global "posix system" is not allowed`},
@@ -340,6 +345,9 @@ func TestPostprocessingFilesAreDataAndErrorsSayWhatIsWrong(t *testing.T) {
 		{pickled([]any{largest}, []any{dict("labels_or_regions", int64(1)<<40)}), "labels_or_regions: found a int, expected labels and regions"},
 		{pickled([]any{largest}, []any{dict("voxels", int64(1))}), "found the argument voxels, expected labels_or_regions and background_label"},
 		{pickled([]any{largest}, []any{&pickle.Dict{}}), "found no argument labels_or_regions"},
+		{small(`[{"below_mm3": 5}]`), "function 1: labels: found none, expected a list of labels"},
+		{small(`[{"labels": {"a": 1}, "below_mm3": 5}]`), "function 1: labels: found an object, expected a list of labels"},
+		{small(`[{"labels": [1]}]`), "function 1: below_mm3: found none, expected a volume in mm³"},
 		{filepath.Join(in, "dataset.json"), "found no lists postprocessing_fns and postprocessing_kwargs"},
 		{filepath.Join(in, "a.nii.gz"), "no postprocessing.pkl that can be read"},
 		{filepath.Join(in, "nowhere.pkl"), "nowhere.pkl is not there: determine-postprocessing writes it"},
@@ -430,6 +438,17 @@ func TestDetermineAndEnsembleExplainWhatIsMissing(t *testing.T) {
 	require.NoError(t, w.Close())
 	require.ErrorContains(t, ensemble(in, ref), broken+`: no array "probabilities"; there are ["softmax"]`)
 	require.ErrorContains(t, ensemble(filepath.Join(folder, "nowhere"), ref), filepath.Join(folder, "nowhere")+": found no folder there")
+
+	// Values that are no probabilities, NaN among them, do not become labels.
+	for _, v := range []float32{float32(math.NaN()), float32(math.Inf(1)), -0.5, 7} {
+		writeProbabilities(t, broken, []float32{1, 0, 0, v}, 2, 1, 1, 2)
+		for _, save := range []bool{false, true} {
+			_, err := Ensemble(t.Context(), EnsembleConfig{Inputs: []string{in, ref}, Output: filepath.Join(folder, "improbable"), Workers: 1, SaveNpz: save}, Output{})
+			require.EqualError(t, err, fmt.Sprintf("case b: %s: found %g for class 1, expected probabilities from 0 to 1: predict the case again with --save_probabilities", broken, v))
+			require.NoFileExists(t, filepath.Join(folder, "improbable", "b.npz"))
+			require.NoFileExists(t, filepath.Join(folder, "improbable", "b.nii.gz"))
+		}
+	}
 
 	// A summary.json that cannot be read, and one of other labels.
 	writeLabels(t, ref, map[string][]uint8{"a": {1, 0}})

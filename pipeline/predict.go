@@ -200,6 +200,9 @@ func (s *segmenter) prepare() error {
 	if ending == "" {
 		return fmt.Errorf("dataset.json of the model has no file_ending")
 	}
+	if err := m.dataset.Labels.CheckConsecutive(); err != nil {
+		return fmt.Errorf("dataset.json of the model: %w", err)
+	}
 	var err error
 	if s.reader, err = images.ForName(m.plans.ImageReaderWriter); err != nil {
 		return err
@@ -374,6 +377,15 @@ func (s *segmenter) run(ctx context.Context) error {
 	return s.outcome(user, err)
 }
 
+// interrupted is the end of a run that its context cancelled, in words for a user.
+type interrupted struct {
+	text  string
+	cause error
+}
+
+func (e *interrupted) Error() string { return e.text }
+func (e *interrupted) Unwrap() error { return e.cause }
+
 // outcome is the error of the whole run.
 func (s *segmenter) outcome(ctx context.Context, err error) error {
 	finished := 0
@@ -388,8 +400,8 @@ func (s *segmenter) outcome(ctx context.Context, err error) error {
 	}
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("interrupted: %d of %d cases are done; --continue_prediction goes on from there: %w",
-			finished, len(s.cases), ctx.Err())
+		return &interrupted{fmt.Sprintf("interrupted: %d of %d cases are done; --continue_prediction goes on from there",
+			finished, len(s.cases)), ctx.Err()}
 	case err != nil:
 		return err
 	case s.failed != nil:

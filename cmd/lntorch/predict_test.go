@@ -525,7 +525,7 @@ func TestPredictIsInterruptedAndGoesOn(t *testing.T) {
 	require.NoError(t, cmd.Process.Signal(syscall.SIGINT))
 	require.Error(t, cmd.Wait())
 	require.Equal(t, 130, cmd.ProcessState.ExitCode(), errOut.String())
-	require.Contains(t, errOut.String(), "--continue_prediction goes on from there")
+	require.Contains(t, errOut.String(), "--continue_prediction goes on from there\n") // and no Go phrase behind it
 	require.NotContains(t, errOut.String(), "PROBLEM")
 	done, err := filepath.Glob(filepath.Join(out, "?.nii.gz"))
 	require.NoError(t, err)
@@ -578,6 +578,7 @@ func TestPredictNamesWhatIsWrong(t *testing.T) {
 		{2, "-part_id 2: expected 0 to 1", []string{"-i", scans, "-o", out, "-m", model, "-num_parts", "2", "-part_id", "2"}},
 		{2, "folds are chosen in a model folder", []string{"-i", scans, "-o", out, "-m", model + "/fold_0", "-f", "0"}},
 		{2, "--step-size", []string{"-i", scans, "-o", out, "-m", model, "-step_size", "1.5"}},
+		{2, "--threads: found 100000, expected at most ", []string{"-i", scans, "-o", out, "-m", model, "--threads", "100000"}},
 		{1, "not a directory", []string{"-i", scans, "-o", filepath.Join(shut, "x"), "-m", model}},
 	} {
 		r := lntorch(t, append([]string{"predict"}, c.args...)...)
