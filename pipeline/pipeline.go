@@ -8,6 +8,8 @@ package pipeline
 import (
 	"fmt"
 	"io"
+	"strings"
+	"unicode"
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/internal/machine"
@@ -31,8 +33,19 @@ type Output struct {
 // Print logs a line.
 func (o Output) Print(args ...any) {
 	if o.Log != nil {
-		fmt.Fprintln(o.Log, args...)
+		fmt.Fprintln(o.Log, Printable(strings.TrimSuffix(fmt.Sprintln(args...), "\n")))
 	}
+}
+
+// Printable replaces control characters, which names of files and labels may hold and terminals
+// obey. Line ends and tabs stay.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
 }
 
 // Printf logs a formatted line.

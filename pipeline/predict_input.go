@@ -75,6 +75,9 @@ func folderImages(folder, ending string) ([]imageCase, error) {
 	}
 	for _, c := range found {
 		own := imageCase{id: c.ID, images: c.Images}
+		if c.ID == "" && len(c.Images) > 0 { // its results would be hidden files
+			own = imageCase{id: strings.TrimSuffix(filepath.Base(c.Images[0]), ending), misnamed: c.Images[0]}
+		}
 		for _, e := range entries {
 			stem, ok := strings.CutSuffix(e.Name(), ending)
 			if ok && len(c.Images) == 0 && strings.HasPrefix(stem, c.ID) && !channelNumber.MatchString(stem) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"math"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -194,4 +195,17 @@ func TestNamedFilesAreChannelsByNumber(t *testing.T) {
 		_, err := namedImages(pair)
 		require.ErrorContains(t, err, pair[0]+" and "+pair[1]+" are both of a case named x: give them in two runs")
 	}
+}
+
+// Names of files reach a terminal without its commands, and a case without a name is none.
+func TestNamesOfFilesAreHarmless(t *testing.T) {
+	var log bytes.Buffer
+	Output{Log: &log}.Printf("case a\x1b[2Jb\tc\nd\r")
+	require.Equal(t, "case a\ufffd[2Jb\tc\nd\ufffd\n", log.String())
+
+	folder := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "_0000.nii.gz"), nil, 0o600))
+	cases, err := folderImages(folder, ".nii.gz")
+	require.NoError(t, err)
+	require.Equal(t, []imageCase{{id: "_0000", misnamed: filepath.Join(folder, "_0000.nii.gz")}}, cases)
 }

@@ -67,7 +67,7 @@ func printPrediction(p pipeline.Prediction) {
 	case pipeline.PredictionFailed:
 		return
 	case pipeline.PredictionSkipped:
-		fmt.Printf("%s  already there\n", p.Output)
+		fmt.Println(oneLine(p.Output) + "  already there")
 		return
 	case pipeline.PredictionPlanned:
 		printPlanned(p)
@@ -80,7 +80,7 @@ func printPrediction(p pipeline.Prediction) {
 	}
 	t := p.Seconds
 	parts = append(parts, fmt.Sprintf("%.1f s", t.Read+t.Preprocess+t.Network+t.Export))
-	fmt.Println(strings.Join(parts, "  "))
+	fmt.Println(oneLine(strings.Join(parts, "  ")))
 }
 
 // printPlanned prints one line of --dry-run.
@@ -93,4 +93,9 @@ func printPlanned(p pipeline.Prediction) {
 	fmt.Printf("%s  %d×%d×%d at %.3g×%.3g×%.3g mm  %s, %d passes  %s  %.1f s\n", p.Output,
 		f.Size[2], f.Size[1], f.Size[0], f.Spacing[2], f.Spacing[1], f.Spacing[0], tiles, f.Passes,
 		system.Size(f.Bytes), f.Seconds)
+}
+
+// oneLine keeps what a name may hold from splitting a line or reaching the terminal as a command.
+func oneLine(s string) string {
+	return strings.ReplaceAll(pipeline.Printable(s), "\n", "\uFFFD")
 }
