@@ -63,7 +63,7 @@ func newPlan(patch []int, classes, folds int, shape [4]int, cfg Config) (*plan, 
 		}
 		if count == n {
 			return nil, fmt.Errorf("infer: image (c,z,y,x) %v, patch %v, %d classes: "+
-				"a slab takes at least %d MB, the limit is %d MB; raise the limit or close other "+
+				"a slab takes at least %d MiB, the limit is %d MiB; raise the limit or close other "+
 				"programs",
 				shape, patch, classes, p.bytes>>20+1, cfg.MaxBytes>>20)
 		}

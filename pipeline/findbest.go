@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -376,8 +377,20 @@ func (s *choice) instructions(best Candidate, pkl, plansFile string) (string, er
 	fmt.Fprintf(&b, "\n***Once inference is completed, run postprocessing like this:***\n\n%s\n", apply)
 	commands = append(commands, apply)
 	b.WriteString("\n***The same with lntorch:***\n\n")
+	results, err := filepath.Abs(s.Results)
+	if err != nil {
+		return "", err
+	}
 	for _, c := range commands {
 		c = strings.Replace(strings.TrimPrefix(c, "nnUNetv2_"), " -f  ", " -f ", 1)
+		if strings.HasPrefix(c, "predict ") {
+			c += " --results " + Quoted(results)
+		}
+		for _, path := range []string{pkl, plansFile} { // wherever they are run
+			if absolute, err := filepath.Abs(path); err == nil {
+				c = strings.ReplaceAll(c, " "+Quoted(path), " "+Quoted(absolute))
+			}
+		}
 		b.WriteString("lntorch " + c + "\n")
 	}
 	return b.String(), nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/data/raw"
@@ -296,6 +297,9 @@ func ApplyPostprocessing(ctx context.Context, c ApplyPostprocessingConfig, o Out
 	if err := os.MkdirAll(c.Output, 0o777); err != nil {
 		return nil, err
 	}
+	if name, ok := strings.CutSuffix(c.File, ".pkl"); ok {
+		warnOfSmall(name+".json", o)
+	}
 	cases := &raw.Dataset{}
 	for _, f := range files {
 		cases.Cases = append(cases.Cases, raw.Case{ID: filepath.Base(f), Images: []string{f}})
@@ -310,4 +314,18 @@ func ApplyPostprocessing(ctx context.Context, c ApplyPostprocessingConfig, o Out
 		}
 	}
 	return a, l.postprocess(ctx, cases, p, c.Output, cmp.Or(c.Workers, casesAtATime()), o)
+}
+
+// warnOfSmall tells of a rule that a .json has and the .pkl beside it, nnU-Net's form, cannot have.
+func warnOfSmall(path string, o Output) {
+	p, err := ReadPostprocessing(path)
+	if err != nil {
+		return // there is none, or nobody asked for it
+	}
+	for _, rule := range p {
+		if small, ok := rule.(RemoveSmall); ok {
+			o.Printf("WARNING: %s also removes components below %g mm³, which a .pkl cannot say: give that file with -pp_pkl_file",
+				path, small.Below)
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -504,4 +505,24 @@ func TestEnsembleTakesAtMostTwelveBytesAVoxel(t *testing.T) {
 		require.Less(t, perVoxel, 12.0, "%d classes", classes)
 		require.Less(t, few, float64(40<<20), "apart from the voxels there are buffers of a fixed size")
 	}
+}
+
+// A rule that a .pkl cannot hold is not lost without a word.
+func TestApplyWarnsOfARuleThatThePickleLacks(t *testing.T) {
+	folder := t.TempDir()
+	in := filepath.Join(folder, "in")
+	writeLabels(t, in, map[string][]uint8{"a": {1, 0}})
+	p := Postprocessing{RemoveSmall{Labels: []int{1}, Below: 50}}
+	pkl, err := pickle.Marshal(p.pickled(), nil)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "postprocessing.pkl"), pkl, 0o600))
+	functions, arguments := p.described()
+	require.NoError(t, plans.WriteJSON(filepath.Join(folder, "postprocessing.json"),
+		plans.NewObject("postprocessing_fns", functions, "postprocessing_kwargs", arguments), true))
+	var log strings.Builder
+	c := ApplyPostprocessingConfig{Input: in, Output: filepath.Join(folder, "out"), File: filepath.Join(folder, "postprocessing.pkl")}
+	_, err = ApplyPostprocessing(t.Context(), c, Output{Log: &log})
+	require.NoError(t, err)
+	require.Contains(t, log.String(), "WARNING: "+filepath.Join(folder, "postprocessing.json")+" also removes components below 50 mm³, which a .pkl cannot say")
+	require.Equal(t, []string{"a.nii.gz"}, namesIn(t, c.Output))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,7 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/internal/machine"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/torch"
@@ -40,7 +42,7 @@ type PredictConfig struct {
 	Export        int     `flag:"nps" nnunet:"nps" default:"1" range:"0.." record:"nps" help:"cases that are written at a time beside the network"`
 	NumParts      int     `flag:"num-parts" nnunet:"num_parts" default:"1" range:"1.." help:"runs that share the cases"`
 	PartID        int     `flag:"part-id" nnunet:"part_id" range:"0.." help:"which of them this is, from 0"`
-	MaxRAM        float64 `flag:"max-ram" range:">0.." help:"GB for the sums of logits, above which a plane is cut into strips, and for the weights of all folds, above which they are loaded in turn (default: three quarters of what is free)"`
+	MaxRAM        float64 `flag:"max-ram" range:">0.." help:"GiB for the sums of logits, above which a plane is cut into strips, and for the weights of all folds, above which they are loaded in turn (default: three quarters of what is free)"`
 	MaxVRAM       float64 `flag:"max-vram" range:">0.." help:"the same of a GPU's memory (default: three quarters of what is free)"`
 	SkipAir       string  `flag:"skip-air" values:"on,check" alone:"on" help:"leave out tiles that show nothing but air, below -900 HU; on, or check: compute them all the same and count the labels that would change"`
 	Reorient      string  `flag:"reorient" alone:"trained" help:"turn images to the orientation of the training images, or to the one named (--reorient=LPS), and the labels back"`
@@ -482,6 +484,27 @@ func (s *segmenter) writeModel() error {
 	return nil
 }
 
+// earlierRun is what an earlier run recorded in the folder.
+type earlierRun struct {
+	Weights map[string]string `json:"weights"`
+	Cases   []Prediction      `json:"cases"`
+	cases   map[string]Prediction
+}
+
+// readRun reads the run.json of an earlier run; nothing where there is none that can be read.
+func (s *segmenter) readRun() earlierRun {
+	var e earlierRun
+	b, err := regular.ReadFile(filepath.Join(s.Output, s.runName()))
+	if err != nil || json.Unmarshal(b, &e) != nil {
+		return earlierRun{}
+	}
+	e.cases = map[string]Prediction{}
+	for _, c := range e.Cases {
+		e.cases[c.Case] = c
+	}
+	return e
+}
+
 // writeRun writes run.json: what was asked for, with which weights, and what became of each case
 // that the run came to.
 func (s *segmenter) writeRun(started time.Time, sums map[string]string) error {
@@ -489,8 +512,16 @@ func (s *segmenter) writeRun(started time.Time, sums map[string]string) error {
 	if err != nil {
 		return err
 	}
+	before := s.readRun()
 	cases := []Prediction{}
 	for _, r := range s.records {
+		if old, ok := before.cases[r.Case]; ok && r.Status == PredictionSkipped {
+			old.Status = PredictionSkipped
+			r = old // what is known of its labels
+			if !maps.Equal(before.Weights, sums) {
+				s.out.Printf("WARNING: case %s was there, of other weights than these: name another folder, or leave --continue_prediction out", r.Case)
+			}
+		}
 		if r.Status != "" {
 			cases = append(cases, r)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -328,6 +329,13 @@ func (s *segmenter) write(ctx context.Context, p *preparedCase) (err error) {
 	labels = p.turn.Inverse().Apply(labels)
 	if err := s.count(p, labels); err != nil {
 		return err
+	}
+	if !s.Probabilities && !s.single() { // those of an earlier run would not be of these labels
+		for _, ending := range []string{".npz", ".pkl"} {
+			if err := os.Remove(p.stem + ending); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
 	}
 	files := segment.Files{Labels: p.output, Stem: p.stem, Reader: s.reader, Geometry: p.read,
 		Properties: p.properties, Threads: s.Threads}

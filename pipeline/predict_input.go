@@ -74,19 +74,18 @@ func folderImages(folder, ending string) ([]imageCase, error) {
 		return nil, err
 	}
 	for _, c := range found {
-		own := imageCase{id: c.ID, images: c.Images}
-		if c.ID == "" && len(c.Images) > 0 { // its results would be hidden files
-			own = imageCase{id: strings.TrimSuffix(filepath.Base(c.Images[0]), ending), misnamed: c.Images[0]}
+		if len(c.Images) > 0 && c.ID != "" { // without a name the results would be hidden files
+			cases = append(cases, imageCase{id: c.ID, images: c.Images})
 		}
-		for _, e := range entries {
-			stem, ok := strings.CutSuffix(e.Name(), ending)
-			if ok && len(c.Images) == 0 && strings.HasPrefix(stem, c.ID) && !channelNumber.MatchString(stem) {
-				own.id, own.misnamed = stem, filepath.Join(folder, e.Name())
-				break
-			}
-		}
-		cases = append(cases, own)
 	}
+	// nnU-Net makes one case of all files that share a name but for five letters; each is a mistake.
+	for _, e := range entries {
+		stem, ok := strings.CutSuffix(e.Name(), ending)
+		if ok && !e.IsDir() && (!channelNumber.MatchString(stem) || len(stem) == 5) {
+			cases = append(cases, imageCase{id: stem, misnamed: filepath.Join(folder, e.Name())})
+		}
+	}
+	slices.SortStableFunc(cases, func(a, b imageCase) int { return cmp.Compare(a.id, b.id) })
 	if len(cases) > 0 {
 		return cases, nil
 	}
@@ -171,6 +170,10 @@ func isImageName(path string) bool {
 	return image.ForName(path) != nil
 }
 
+// otherEndings are those of files that a segmentation cannot be.
+var otherEndings = []string{".nrrd", ".nhdr", ".gz", ".hdr", ".img", ".mgz", ".mgh", ".dcm", ".tif", ".tiff",
+	".png", ".jpg", ".npz", ".npy", ".pkl", ".json", ".zip"}
+
 // place says where the segmentations go, and refuses to write over an image.
 func place(cases []imageCase, inputs []string, output, ending string, named bool) error {
 	for _, path := range inputs {
@@ -179,6 +182,11 @@ func place(cases []imageCase, inputs []string, output, ending string, named bool
 		if err == nil && outErr == nil && in.IsDir() && os.SameFile(in, out) {
 			return settings.Usage("-o %s is the folder of the images, where segmentations would count "+
 				"as images in the next run: name another folder", output)
+		}
+	}
+	if e := strings.ToLower(filepath.Ext(output)); slices.Contains(otherEndings, e) && !isImageName(output) {
+		if info, err := os.Stat(output); err != nil || !info.IsDir() {
+			return settings.Usage("-o %s: segmentations end in %s; for a folder of another name add a / to it", output, strings.Join(images.Supported, " or "))
 		}
 	}
 	if isImageName(output) {

@@ -29,7 +29,7 @@ type Preprocessing struct {
 	Configurations []string `flag:"configurations" short:"c" list:"true" default:"2d,3d_fullres,3d_lowres" help:"configurations of the plans; those that are not in them are left out"`
 	Workers        []int    `flag:"np" nnunet:"np" range:"1.." list:"true" help:"cases at a time, one number or one for each configuration (default: the cores, eight at most)"`
 	Threads        int      `flag:"threads" range:"1.." help:"threads of all the cases together (default: all cores)"`
-	MaxRAM         float64  `flag:"max-ram" range:">0.." help:"GB for the cases at work (default: three quarters of what is free)"`
+	MaxRAM         float64  `flag:"max-ram" range:">0.." help:"GiB for the cases at work (default: three quarters of what is free)"`
 }
 
 // PreprocessConfig makes training data.

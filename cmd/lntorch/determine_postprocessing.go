@@ -79,6 +79,15 @@ func printDetermined(d *pipeline.Determined) error {
 			return err
 		}
 	}
-	fmt.Printf("mean Dice of the foreground: %.5f before, %.5f after\n%s\n", d.Before, d.After, d.File)
+	switch {
+	case d.After == d.Before:
+		fmt.Printf("mean Dice of the foreground: %.5f; nothing of this raises it, and nothing is removed\n", d.Before)
+	default:
+		fmt.Printf("mean Dice of the foreground: %.5f before, %.5f after\n", d.Before, d.After)
+	}
+	if len(d.Small) == 0 {
+		fmt.Println("--small of determine-postprocessing tries to remove small components, too")
+	}
+	fmt.Printf("apply it with -pp_pkl_file %s\n", d.File)
 	return nil
 }

@@ -78,6 +78,13 @@ func printPrediction(p pipeline.Prediction) {
 		l := p.Labels[value]
 		parts = append(parts, fmt.Sprintf("%s %d, %.2f ml", l.Name, l.Components, l.MM3/1000))
 	}
+	if a := p.Air; a != nil {
+		text := fmt.Sprintf("%d of %d tiles are air", a.Tiles, p.Tiles)
+		if a.LabelsChanged != nil {
+			text += fmt.Sprintf(", %d labels would change", *a.LabelsChanged)
+		}
+		parts = append(parts, text)
+	}
 	t := p.Seconds
 	parts = append(parts, fmt.Sprintf("%.1f s", t.Read+t.Preprocess+t.Network+t.Export))
 	fmt.Println(oneLine(strings.Join(parts, "  ")))

@@ -200,7 +200,7 @@ func TestPredictKeepsToItsMemory(t *testing.T) {
 
 	r = predict(t, scan, filepath.Join(root, "x"), "-m", model, "--max-ram", "0.0001")
 	require.Equal(t, 1, r.code)
-	require.Contains(t, r.errOut, "the limit is 0 MB; raise the limit or close other programs")
+	require.Contains(t, r.errOut, "the limit is 0 MiB; raise the limit or close other programs")
 	r = predict(t, scan, filepath.Join(root, "y"), "-m", model, "--max-vram", "1")
 	require.Equal(t, 0, r.code)
 	require.Contains(t, r.errOut, "WARNING: --max-vram has no effect on the CPU")

@@ -261,3 +261,67 @@ func TestPredictRefusesNaNReadByNibabel(t *testing.T) {
 	require.FileExists(t, filepath.Join(out, "b.nii.gz"))
 	require.NoFileExists(t, filepath.Join(out, "a_nan.nii.gz"))
 }
+
+// Every wrongly named image is named, beside those that are right; so is an ending that no
+// segmentation has.
+func TestPredictNamesEveryMisnamedImage(t *testing.T) {
+	torchtest.Require(t)
+	root := t.TempDir()
+	scan, err := os.ReadFile(repo(t, targetScans+"/LN_005_0000.nii.gz"))
+	require.NoError(t, err)
+	in := filepath.Join(root, "in")
+	require.NoError(t, os.Mkdir(in, 0o755))
+	for _, name := range []string{"patient1.nii.gz", "patient2.nii.gz", "patch_0000.nii.gz"} {
+		require.NoError(t, os.WriteFile(filepath.Join(in, name), scan, 0o600))
+	}
+	r := predict(t, in, filepath.Join(root, "out"), "-m", repo(t, sourceModel))
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "2 of 3 cases failed: patient1, patient2")
+	require.Contains(t, r.errOut, "patient2.nii.gz: expected the name patient2_0000.nii.gz")
+	require.FileExists(t, filepath.Join(root, "out", "patch.nii.gz"))
+
+	r = predict(t, filepath.Join(in, "patient1.nii.gz"), filepath.Join(root, "x.nrrd"), "-m", repo(t, sourceModel))
+	require.Equal(t, 2, r.code)
+	require.Contains(t, r.errOut, "x.nrrd: segmentations end in ")
+	require.NoFileExists(t, filepath.Join(root, "x.nrrd"))
+}
+
+// A folder of results tells no lies: probabilities of an earlier run go when the labels are written
+// again, and --continue_prediction keeps what is known of a case and says if its weights are others.
+func TestPredictIntoAUsedFolder(t *testing.T) {
+	torchtest.Require(t)
+	root := t.TempDir()
+	out, scan := filepath.Join(root, "out"), repo(t, targetScans+"/LN_005_0000.nii.gz")
+	r := predict(t, scan, out, "-m", repo(t, sourceModel), "--save_probabilities", "-step_size", "1")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.FileExists(t, filepath.Join(out, "LN_005.npz"))
+	r = predict(t, scan, out, "-m", repo(t, sourceModel), "-step_size", "1")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.NoFileExists(t, filepath.Join(out, "LN_005.npz"))
+	require.NoFileExists(t, filepath.Join(out, "LN_005.pkl"))
+	first := readRun(t, filepath.Join(out, "run.json")).Cases[0]
+
+	r = predict(t, scan, out, "-m", repo(t, sourceModel), "--c")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.NotContains(t, r.errOut, "other weights")
+	kept := readRun(t, filepath.Join(out, "run.json")).Cases[0]
+	require.Equal(t, "skipped", kept.Status)
+	require.Equal(t, first.Labels, kept.Labels)
+
+	other := filepath.Join(root, "other.pth")
+	r = lntorch(t, "convert", repo(t, sourceModel+"/fold_0/checkpoint_final.pth"), "-o", other)
+	require.Equal(t, 0, r.code, r.errOut)
+	for _, name := range []string{"plans.json", "dataset.json"} {
+		b, err := os.ReadFile(repo(t, sourceModel+"/"+name))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), b, 0o600))
+	}
+	b, err := os.ReadFile(other)
+	require.NoError(t, err)
+	if sumOf(t, other) == sumOf(t, repo(t, sourceModel+"/fold_0/checkpoint_final.pth")) {
+		t.Fatalf("the copy of %d bytes is the same file", len(b))
+	}
+	r = predict(t, scan, out, "-m", other, "--c")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, "WARNING: case LN_005 was there, of other weights than these")
+}
