@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,6 +47,10 @@ func (p *preparedCase) close() error {
 	}
 	return err
 }
+
+// freeAbove is the size of a preprocessed image, in bytes, from which on the memory of reading and
+// preprocessing is given back at once.
+const freeAbove = 64 << 20
 
 // prepareCase reads and preprocesses case i; nil where it is skipped or fails, which it records.
 func (s *segmenter) prepareCase(ctx context.Context, i int) *preparedCase {
@@ -111,6 +116,10 @@ func (s *segmenter) load(ctx context.Context, p *preparedCase) error {
 	p.grid, err = preprocess.NewGrid(s.model.plans, s.model.configuration, p.properties, p.data.Spatial())
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.images[0], err)
+	}
+	im, made = nil, nil
+	if len(p.data.Data) > freeAbove/4 {
+		debug.FreeOSMemory() // the image as read, before the network takes memory that Go does not see
 	}
 	p.record.Seconds.Preprocess = lap(&start)
 	return nil
