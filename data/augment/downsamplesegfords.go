@@ -73,7 +73,7 @@ func (t *DownsampleSegForDSTransform) Apply(p *Patch) error {
 				volume.Numel(shape), maxVoxels)
 		}
 		for axis := range 3 {
-			nearestExactInto(grown(&s.nearest[axis], shape[1+axis]), in[axis])
+			nearestExact(grown(&s.nearest[axis], shape[1+axis]), in[axis])
 		}
 		out := sized(&s.targets[level], shape)
 		p.Targets[level] = out
@@ -92,12 +92,4 @@ func (t *DownsampleSegForDSTransform) Apply(p *Patch) error {
 		}
 	}
 	return nil
-}
-
-// nearestExactInto is nearestExact, in its caller's memory.
-func nearestExactInto(index []int32, in int) {
-	scale := float32(in) / float32(len(index))
-	for i := range index {
-		index[i] = int32(min(int((float32(i)+0.5)*scale), in-1))
-	}
 }

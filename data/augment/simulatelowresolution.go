@@ -122,13 +122,9 @@ func (l *SimulateLowResolutionParameters) Apply(p *Patch) error {
 
 func (a *lowResolutionAxis) set(in, size int) {
 	a.size = size
-	from := grown(&a.from, size)
-	scale := float32(in) / float32(size)
-	for i := range from {
-		from[i] = int32(min(int((float32(i)+0.5)*scale), in-1))
-	}
+	nearestExact(grown(&a.from, size), in)
 	left, right, part := grown(&a.left, in), grown(&a.right, in), grown(&a.part, in)
-	scale = float32(size) / float32(in)
+	scale := float32(size) / float32(in)
 	for i := range left {
 		at := max(float32(scale*(float32(i)+0.5))-0.5, 0)
 		l := min(int(at), size-1)

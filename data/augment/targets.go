@@ -15,7 +15,7 @@ type Targets struct {
 	regions [][]int // nil: labels
 	sizes   [][3]int
 	dim     int
-	nearest [][3][]int // per level and axis: index of the source voxel
+	nearest [][3][]int32 // per level and axis: index of the source voxel
 }
 
 // NewTargets prepares targets for patches of the given final size (2 or 3 axes). scales has one row
@@ -37,12 +37,13 @@ func NewTargets(patch []int, labels *plans.Labels, scales [][]float64) *Targets 
 	}
 	for _, scale := range scales {
 		size := [3]int{1, 1, 1}
-		var index [3][]int
-		index[0] = []int{0}
+		var index [3][]int32
+		index[0] = []int32{0}
 		for i, s := range scale {
 			axis := i + 3 - t.dim
 			size[axis] = int(math.RoundToEven(float64(patch[i]) * s))
-			index[axis] = nearestExact(patch[i], size[axis])
+			index[axis] = make([]int32, size[axis])
+			nearestExact(index[axis], patch[i])
 		}
 		t.sizes = append(t.sizes, size)
 		t.nearest = append(t.nearest, index)
@@ -50,15 +51,13 @@ func NewTargets(patch []int, labels *plans.Labels, scales [][]float64) *Targets 
 	return t
 }
 
-// nearestExact returns, for each of out voxels, the one of in voxels with the nearest centre, like
-// torch's interpolate(mode="nearest-exact"): floor((i+0.5)·in/out), in float32.
-func nearestExact(in, out int) []int {
-	index := make([]int, out)
-	scale := float32(in) / float32(out)
+// nearestExact sets each index to the one of in voxels with the nearest centre, like torch's
+// interpolate(mode="nearest-exact"): floor((i+0.5)·in/out), in float32.
+func nearestExact(index []int32, in int) {
+	scale := float32(in) / float32(len(index))
 	for i := range index {
-		index[i] = min(int(math.Floor(float64((float32(i)+0.5)*scale))), in-1)
+		index[i] = int32(min(int((float32(i)+0.5)*scale), in-1))
 	}
-	return index
 }
 
 // Levels returns the number of targets.
@@ -108,7 +107,7 @@ func (t *Targets) sample(seg *volume.Volume[int16], level int, visit func(i int,
 	in, index, i := seg.Spatial(), &t.nearest[level], 0
 	for _, z := range index[0] {
 		for _, y := range index[1] {
-			row := seg.Data[(z*in[1]+y)*in[2]:][:in[2]]
+			row := seg.Data[(int(z)*in[1]+int(y))*in[2]:][:in[2]]
 			for _, x := range index[2] {
 				visit(i, row[x])
 				i++
