@@ -46,32 +46,21 @@ func (k KeepLargest) String() string {
 
 // apply changes labels in place.
 func (k KeepLargest) apply(m *labelmap.Map) error {
-	if m.Small != nil {
-		return keepLargest(m.Small, m.Shape, k)
-	}
-	return keepLargest(m.Wide, m.Shape, k)
-}
-
-func keepLargest[T components.Integer](data []T, shape [3]int, k KeepLargest) error {
 	var labels []int
 	for _, t := range k.Targets {
 		labels = append(labels, t.Labels()...)
 	}
-	background := T(k.Background)
-	if int(background) != k.Background {
+	if m.Small != nil && int(uint8(k.Background)) != k.Background {
 		return fmt.Errorf("background_label %d does not fit the labels of the file", k.Background)
 	}
-	found, err := components.Find(data, shape, labels, components.Full)
+	found, err := findComponents(m, labels)
 	if err != nil || len(found.Voxels) < 2 {
 		return err
 	}
 	most := slices.Max(found.Voxels)
 	found.Runs(func(component, from, to int) {
-		if found.Voxels[component] == most {
-			return
-		}
-		for i := range data[from:to] {
-			data[from+i] = background
+		if found.Voxels[component] < most {
+			setLabels(m, from, to, k.Background)
 		}
 	})
 	return nil
@@ -156,15 +145,21 @@ func (r RemoveSmall) remove(m *labelmap.Map, c *components.Components, mm3 float
 	// Files hold spacings as float32: a component of just the volume stays.
 	const rounding = 1e-6
 	c.Runs(func(component, from, to int) {
-		if float64(c.Voxels[component])*mm3 >= r.Below*(1-rounding) {
-			return
-		}
-		if m.Small != nil {
-			clear(m.Small[from:to])
-		} else {
-			clear(m.Wide[from:to])
+		if float64(c.Voxels[component])*mm3 < r.Below*(1-rounding) {
+			setLabels(m, from, to, 0)
 		}
 	})
+}
+
+// setLabels gives voxels from to to, in the order of memory, a label that fits the map.
+func setLabels(m *labelmap.Map, from, to, label int) {
+	for i := from; i < to; i++ {
+		if m.Small != nil {
+			m.Small[i] = uint8(label)
+		} else {
+			m.Wide[i] = int32(label)
+		}
+	}
 }
 
 func findComponents(m *labelmap.Map, labels []int) (*components.Components, error) {

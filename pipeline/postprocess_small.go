@@ -153,11 +153,7 @@ func (c *smallScorer) count() ([]nodes.Counts, error) {
 			return nil, err
 		}
 		ignored.Runs(func(_, from, to int) {
-			if pred.Small != nil {
-				clear(pred.Small[from:to])
-			} else {
-				clear(pred.Wide[from:to])
-			}
+			setLabels(pred, from, to, 0)
 		})
 	}
 	var counts []nodes.Counts
