@@ -475,7 +475,7 @@ func TestTooLittleMemoryIsRefused(t *testing.T) {
 	_, err := Forecast([]int{64, 64, 64}, 60, 1, [4]int{1, 400, 100, 100}, cfg)
 	require.ErrorContains(t, err, "infer: image (c,z,y,x) [1 400 100 100], patch [64 64 64], 60 "+
 		"classes: a slab takes at least ")
-	require.ErrorContains(t, err, "the limit is 4 MB")
+	require.ErrorContains(t, err, "the limit is 4 MiB")
 }
 
 // absent is a GPU that no machine has.
