@@ -64,18 +64,23 @@ func tileEstimate(patch []int, shape [4]int, step float64) float64 {
 	for axis, size := range shape[1:] {
 		if axis < flat {
 			n *= float64(size)
-		} else if p := float64(patch[axis-flat]); float64(size) > p {
-			n *= math.Ceil((float64(size)-p)/(p*step)) + 1
+		} else {
+			n *= stepCount(max(size, patch[axis-flat]), patch[axis-flat], step)
 		}
 	}
 	return n
+}
+
+// stepCount is the number of tiles along an axis of image ≥ patch voxels.
+func stepCount(image, patch int, step float64) float64 {
+	return math.Ceil(float64(image-patch)/(float64(patch)*step)) + 1
 }
 
 // steps returns the starts of the tiles along one axis of image ≥ patch voxels: the fewest with
 // distances of at most step·patch, evenly spaced, rounded half to even.
 // Source: nnU-Net 2.5.1, sliding_window_prediction.py, compute_steps_for_sliding_window.
 func steps(image, patch int, step float64) []int {
-	n := int(math.Ceil(float64(image-patch)/(float64(patch)*step))) + 1
+	n := int(stepCount(image, patch, step))
 	starts := make([]int, n)
 	if n > 1 {
 		distance := float64(image-patch) / float64(n-1)

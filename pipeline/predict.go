@@ -282,7 +282,7 @@ func (s *segmenter) setLimit() {
 		if err != nil {
 			return // without a limit
 		}
-		s.limit = n / 4 * 3
+		s.limit = system.Budget(n)
 	}
 	weights := s.model.weightBytes() * int64(len(s.model.folds))
 	s.reload = len(s.model.folds) > 1 && weights > s.limit

@@ -117,7 +117,6 @@ func (s *segmenter) load(ctx context.Context, p *preparedCase) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", p.images[0], err)
 	}
-	im, made = nil, nil
 	if len(p.data.Data) > freeAbove/4 {
 		debug.FreeOSMemory() // the image as read, before the network takes memory that Go does not see
 	}

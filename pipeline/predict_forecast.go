@@ -49,9 +49,6 @@ const (
 	garbage = 2
 )
 
-// maxVoxels bounds what a header may claim before anything is computed from it.
-const maxVoxels = 1 << 33
-
 // voxels is the size of a grid.
 func voxels(shape [3]int) int64 { return int64(shape[0]) * int64(shape[1]) * int64(shape[2]) }
 
@@ -128,7 +125,7 @@ func (s *segmenter) forecastCase(c *imageCase) (*CaseForecast, error) {
 	copy(target[3-len(s.how.Spacing):], s.how.Spacing)
 	f.Grid = preprocess.NewShape(size, old, target)
 	most := max(slices.Max(f.Size[:]), slices.Max(f.Grid[:]))
-	if slices.Min(f.Grid[:]) < 1 || most > 1<<20 || max(voxels(f.Size), voxels(f.Grid)) > maxVoxels {
+	if slices.Min(f.Grid[:]) < 1 || most > 1<<20 || max(voxels(f.Size), voxels(f.Grid)) > preprocess.MaxVoxels {
 		return nil, fmt.Errorf("%s: %v voxels of %v mm (z, y, x) would be resampled to %v: is the spacing right?",
 			c.images[0], f.Size, f.Spacing, f.Grid)
 	}

@@ -90,19 +90,16 @@ func folderImages(folder, ending string) ([]imageCase, error) {
 		return cases, nil
 	}
 	return nil, fmt.Errorf("%s: no images: expected names such as CASE_0000%s, found %s; give files of other names one by one with -i",
-		folder, ending, orNone(entryNames(entries)))
+		folder, ending, listed(entries))
 }
 
-// entryNames are those of the first entries of a folder.
-func entryNames(entries []os.DirEntry) []string {
-	var list []string
+// listed names the first entries of a folder.
+func listed(entries []os.DirEntry) string {
+	var names []string
 	for _, e := range entries {
-		list = append(list, e.Name())
+		names = append(names, e.Name())
 	}
-	if len(list) == 0 {
-		return nil
-	}
-	return []string{several(list)}
+	return cmp.Or(several(names), "none")
 }
 
 // exists complains of a path that a flag names and that is not there, with what is there instead.
@@ -115,7 +112,7 @@ func exists(flag, path, expected string) error {
 		entries, err := os.ReadDir(dir)
 		if err == nil {
 			return fmt.Errorf("%s %s: no such file or folder, expected %s; %s holds %s", flag, path,
-				expected, dir, orNone(entryNames(entries)))
+				expected, dir, listed(entries))
 		}
 		if dir == filepath.Dir(dir) {
 			return fmt.Errorf("%s %s: no such file or folder, expected %s", flag, path, expected)

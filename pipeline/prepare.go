@@ -154,7 +154,7 @@ func (p preparation) run(ctx context.Context, d *raw.Dataset, own *plans.Plans, 
 	workers := max(1, min(cmp.Or(p.workers, casesAtATime()), threads, len(d.Cases)))
 	if p.maxRAM == 0 {
 		if m, err := system.ReadMemory(); err == nil {
-			p.maxRAM = m.Available / 4 * 3
+			p.maxRAM = system.Budget(m.Available)
 		}
 	}
 	if p.maxRAM > 0 {

@@ -428,7 +428,7 @@ func (t *trainer) predictor() (*infer.Predictor, error) {
 	ic.Autocast = c.DType()
 	ic.Notice = func(text string) { t.print("WARNING:", text) }
 	if memory, err := system.ReadMemory(); err == nil && c.Device.Type == torch.DeviceCPU {
-		ic.MaxBytes = memory.Available / 4 * 3
+		ic.MaxBytes = system.Budget(memory.Available)
 	}
 	return infer.New(t.Net, c.PatchSize, t.dataset.Labels.NumSegmentationHeads(), ic)
 }

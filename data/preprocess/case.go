@@ -120,9 +120,9 @@ func options(r plans.Resampling, labels bool) (Options, error) {
 	return o, o.check(labels)
 }
 
-// maxVoxels is the limit of voxels per channel: eighty CTs of 512×512×400. Larger sizes come from a
+// MaxVoxels is the limit of voxels per channel: eighty CTs of 512×512×400. Larger sizes come from a
 // wrong spacing in a header.
-const maxVoxels = 1 << 33
+const MaxVoxels = 1 << 33
 
 // Case is a preprocessed case.
 type Case struct {
@@ -200,10 +200,10 @@ func (s *Settings) Run(im, seg *volume.Image, spacing [3]float64, properties *pi
 	for i, n := range cropped {
 		size *= max(old[i]/target[i]*float64(n), 1)
 	}
-	if !(size <= maxVoxels) {
+	if !(size <= MaxVoxels) {
 		return nil, fmt.Errorf("resampling %v voxels of %v mm to %v mm would give %.2g voxels, at "+
 			"most %.2g are supported; is the image's spacing right?",
-			cropped, old, target, size, float64(maxVoxels))
+			cropped, old, target, size, float64(MaxVoxels))
 	}
 	shape := NewShape(cropped, old, target)
 	if slices.Min(shape[:]) < 1 {

@@ -148,10 +148,10 @@ func (g *Grid) check() error {
 		}
 		voxels *= float64(g.Whole[i])
 	}
-	if voxels > maxVoxels {
+	if voxels > MaxVoxels {
 		return fmt.Errorf("preprocess: an image of shape %v has %.2g voxels, at most %.2g are "+
 			"supported",
-			g.Whole, voxels, float64(maxVoxels))
+			g.Whole, voxels, float64(MaxVoxels))
 	}
 	if sorted := slices.Sorted(slices.Values(g.Transpose[:])); !slices.Equal(sorted,
 		[]int{0, 1, 2}) {

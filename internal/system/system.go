@@ -30,6 +30,9 @@ type Memory struct {
 // returns an error if there is no /proc/meminfo.
 func ReadMemory() (Memory, error) { return here().memory() }
 
+// Budget is the part of free memory that work is planned with: three quarters.
+func Budget(free int64) int64 { return free / 4 * 3 }
+
 // Cores returns the number of cores that the process may use, at least 1: those of its CPU affinity
 // at start, or fewer if a cgroup has a CPU quota. A quota of 1.5 cores counts as 2.
 func Cores() int { return here().cores() }
