@@ -44,8 +44,10 @@ type File struct {
 	Epoch         int    // the next epoch to train
 	// MirrorAxes lists the axes that inference mirrors; nil if the file holds None or nothing.
 	MirrorAxes []int
-	Plans      *plans.Plans   // from init_args
-	Dataset    *plans.Dataset // from init_args
+	// MirrorAxesKnown: the file says them, None included.
+	MirrorAxesKnown bool
+	Plans           *plans.Plans   // from init_args
+	Dataset         *plans.Dataset // from init_args
 	// Under is the key that holds the weights in another program's file, such as "model"; ""
 	// otherwise.
 	Under string
@@ -300,6 +302,7 @@ func (f *File) readMetadata() {
 	}
 	f.MirrorAxes, err = mirrorAxes(f.root)
 	read(KeyMirrorAxes, err)
+	_, f.MirrorAxesKnown = f.root.Get(KeyMirrorAxes)
 	init, ok := f.root.Get(KeyInit)
 	if !ok {
 		return

@@ -7,11 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/lntorch/lntorch/data/augment"
@@ -24,13 +22,6 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Augmentation chooses a list of transforms.
-type Augmentation struct {
-	Augmentation string `flag:"augmentation" path:"true" help:"list of transforms: nnunet, mirror (mirroring alone), none, or a FILE as lntorch augment pipeline prints (default: the trainer's)"`
-	MirrorAxes   string `flag:"mirror-axes" help:"axes to mirror over, such as 0,1, or none (default: the trainer's)"`
-	Fixes        bool   `flag:"augmentation-fixes" help:"the intended form of what batchgeneratorsv2 0.2.1 gets wrong: low resolution acts everywhere, voxels beyond the crop become background"`
-}
-
 // AugmentConfig says what a list of transforms is for.
 type AugmentConfig struct {
 	Plans         string `flag:"plans" path:"true" help:"plans file; dataset.json lies beside it"`
@@ -39,7 +30,7 @@ type AugmentConfig struct {
 	Channels      int    `flag:"channels" range:"1..10000" help:"channels of the image, with --patch-size (default 1)"`
 	CascadeLabels []int  `flag:"cascade-labels" range:"1..32767" help:"labels of a cascade's previous stage, with --patch-size"`
 	Trainer       string `flag:"trainer" nnunet:"tr" default:"nnUNetTrainer" help:"trainer, whose name may choose list and axes"`
-	Augmentation
+	augment.Choice
 	Seed uint64 `flag:"seed" help:"seed of all random numbers"`
 }
 
@@ -62,22 +53,7 @@ func (c *AugmentConfig) augmentSetting() (s augment.Setting, batch int, err erro
 			return s, 0, err
 		}
 	}
-	s.Trainer, s.Fixes = c.Trainer, c.Fixes
-	switch c.MirrorAxes {
-	case "":
-	case "none":
-		s.MirrorAxes = &[]int{}
-	default:
-		axes := []int{}
-		for part := range strings.SplitSeq(c.MirrorAxes, ",") {
-			a, err := strconv.Atoi(strings.TrimSpace(part))
-			if err != nil {
-				return s, 0, settings.Usage("--mirror-axes: found %q, expected axes such as 0,1, or none", c.MirrorAxes)
-			}
-			axes = append(axes, a)
-		}
-		s.MirrorAxes = &axes
-	}
+	s.Trainer = c.Trainer
 	return s, batch, nil
 }
 
@@ -104,42 +80,17 @@ func plannedSetting(path, configuration, trainer string) (s augment.Setting, bat
 	if c.PreviousStage != "" {
 		s.CascadeLabels = d.Labels.ForegroundLabels
 	}
-	if d.Labels.HasRegions {
-		s.IgnoreLabel = d.Labels.IgnoreLabel
-		for _, r := range d.Labels.Regions {
-			s.Regions = append(s.Regions, r.Values)
-		}
-	}
+	s.SetClasses(d.Labels)
 	return s, c.BatchSize, nil
 }
 
 // list is the list in force.
-func (a *Augmentation) list(s augment.Setting, o Output) (augment.List, error) {
-	if a.Augmentation == "" || slices.Contains(augment.Augmentations, a.Augmentation) {
-		s.Augmentation = a.Augmentation
-		l, err := augment.New(s)
-		if err != nil {
-			return l, settings.Usage("%w", err)
-		}
-		return l, nil
-	}
-	text, err := regular.ReadFile(a.Augmentation)
-	if errors.Is(err, fs.ErrNotExist) {
-		return augment.List{}, settings.Usage("--augmentation: found %q, expected %s, or a file", a.Augmentation,
-			strings.Join(augment.Augmentations, ", "))
-	}
-	if err != nil {
-		return augment.List{}, err
-	}
-	l, warning, err := augment.Read(text, s)
-	if err != nil {
-		return l, fmt.Errorf("augment: %s: %w", a.Augmentation, err)
-	}
+func (c *AugmentConfig) list(s augment.Setting, o Output) (augment.List, error) {
+	l, warning, err := c.Choice.List(s)
 	if warning != "" {
-		o.Printf("WARNING: %s: %s", a.Augmentation, warning)
+		o.Printf("WARNING: %s", warning)
 	}
-	l.Augmentation = a.Augmentation
-	return l, nil
+	return l, err
 }
 
 // AugmentPipeline returns the list of transforms in force.

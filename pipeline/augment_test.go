@@ -191,7 +191,7 @@ func TestAugmentPipelineFollowsThePlans(t *testing.T) {
 	require.NoError(t, err)
 	path := filepath.Join(t.TempDir(), "list.json")
 	require.NoError(t, os.WriteFile(path, bytes.Replace(text, []byte(`"p_rotation":0.2`), []byte(`"p_rotation":0.7`), 1), 0o666))
-	c.Augmentation.Augmentation, c.MirrorAxes = path, "none"
+	c.Augmentation, c.MirrorAxes = path, "none"
 	edited, err := AugmentPipeline(c, Output{})
 	require.NoError(t, err)
 	require.Nil(t, edited.MirrorAxes)

@@ -13,6 +13,7 @@ import (
 	"slices"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/internal/machine"
@@ -51,6 +52,7 @@ type Settings struct {
 	BatchSize     int   `flag:"batch-size" range:"1.." keep:"batch_size" help:"batch size (default: the plans')"`
 	PatchSize     []int `flag:"patch-size" range:"1.." keep:"patch_size" help:"patch size z,y,x (default: the plans')"`
 	Optimizer
+	augment.Choice
 	Oversample float64 `flag:"oversample" default:"0.33" range:"0..1" keep:"oversample" record:"oversample_foreground_percent" help:"fraction of samples forced to contain foreground"`
 	SaveEvery  int     `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
 	Seed       uint64  `flag:"seed" keep:"seed" help:"seed of weights, batches and dropout"`

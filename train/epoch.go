@@ -38,6 +38,7 @@ func (t *trainer) runEpoch(ctx context.Context) error {
 	if err := t.file.EpochEnd(&t.log, t.epoch); err != nil {
 		return err
 	}
+	t.printWaiting()
 	if m, ok := c.Method.(finetune.Counter); ok {
 		if step, ever := m.Counts(); step > 0 {
 			t.file.Print(fmt.Sprintf("selected entries of sparse layers: %s in the last step, %s so far",
@@ -92,6 +93,7 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
 		}
 		waited := time.Since(begin)
+		t.hashBatch(b)
 		err = t.step(b)
 		b.Release()
 		if err != nil {
@@ -109,6 +111,27 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 		return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration-1, err)
 	}
 	return t.log.TrainLoss(t.epoch, meanLoss(t.losses))
+}
+
+// muchWaiting is the share of an epoch that waiting for data may take without a word on it.
+const muchWaiting = 0.05
+
+// printWaiting logs how long the epoch's training waited for data.
+func (t *trainer) printWaiting() {
+	total, waited, stats := t.timing.total, t.timing.waited, t.train.Stats()
+	part := share(waited-t.waited, total-t.total)
+	busy := stats.Busy()
+	if d := stats.Elapsed - t.stats.Elapsed; d > 0 {
+		work := func(s loader.Stats) time.Duration { return s.Read + s.Augment + s.Targets }
+		busy = share(work(stats)-work(t.stats), d*time.Duration(stats.Workers))
+	}
+	t.file.Print(fmt.Sprintf("waited for data %.1f s (%.1f %%), %d workers %.0f %% busy",
+		(waited - t.waited).Seconds(), 100*part, stats.Workers, 100*busy))
+	if part > muchWaiting {
+		t.file.Print("WARNING: much of the epoch went into waiting for data: more --workers may help, or fewer programs " +
+			"beside this one; run.json (timing.loader) tells where the time went")
+	}
+	t.total, t.waited, t.stats = total, waited, stats
 }
 
 // progress is what stands beside the progress bar.

@@ -104,7 +104,7 @@ func (t *trainer) hashFiles() map[string]string {
 		files["pretrained_weights"] = c.Pretrained
 	}
 	for _, k := range slices.Concat(t.split.Train, t.split.Val) {
-		files["case "+k] = filepath.Join(t.data.Folder(), k+".npz")
+		files["case "+k] = filepath.Join(t.data.Cases.Folder(), k+".npz")
 	}
 	return files
 }

@@ -11,7 +11,7 @@ func (t *trainer) orientations() map[string]int {
 	}
 	t.seen = map[string]int{}
 	for _, key := range t.split.Train {
-		d, _, err := t.data.Properties(key)
+		d, _, err := t.data.Cases.Properties(key)
 		if err != nil {
 			continue
 		}

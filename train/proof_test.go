@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/data/dataset"
 	"github.com/lntorch/lntorch/data/loader"
 	"github.com/lntorch/lntorch/data/plans"
@@ -285,7 +286,11 @@ func TestOnlineValidationIsPlainCounting(t *testing.T) {
 		require.NoError(t, err)
 		ds, err := dataset.Open(filepath.Join(c.Preprocessed, "nnUNetPlans_tiny"))
 		require.NoError(t, err)
-		batches, err := loader.New(loader.Config{Dataset: ds, Keys: []string{"case_0", "case_4"}, Labels: d.Labels, BatchSize: 2, PatchSize: []int{8, 8, 8},
+		setting := augment.Setting{PatchSize: []int{8, 8, 8}, Channels: len(d.ChannelNames), Augmentation: "none"}
+		setting.SetClasses(d.Labels)
+		list, err := augment.New(setting)
+		require.NoError(t, err)
+		batches, err := loader.New(loader.Config{Augmentation: list, Dataset: ds, Keys: []string{"case_0", "case_4"}, Labels: d.Labels, BatchSize: 2, PatchSize: []int{8, 8, 8},
 			Oversample: 0.33, Seed: c.Seed, Stream: "val"})
 		require.NoError(t, err)
 		defer batches.Close()
@@ -378,6 +383,7 @@ func TestTrainingLearns(t *testing.T) {
 			}
 		})
 	}
+	c.ValIterations = 20
 	c.Epochs, c.Iterations, c.LR, c.Momentum = 3, 40, 0.05, 0.5 // in so few iterations 0.99 would still oscillate
 	l := logOf(t, run(t, c).Checkpoint)
 	require.Less(t, l.TrainLosses[2], l.TrainLosses[0]-0.4, "%v", l.TrainLosses)

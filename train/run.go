@@ -20,13 +20,30 @@ import (
 )
 
 // timing gathers how long iterations take, and how long they wait for data.
-type timing struct{ iteration, wait []time.Duration }
+type timing struct {
+	iteration, wait []time.Duration
+	// of all iterations but the run's first, which waits for the first batch
+	total, waited time.Duration
+	any           bool
+}
 
 // timingWindow bounds what is kept; the latest iterations count.
 const timingWindow = 5000
 
 func (t *timing) add(iteration, wait time.Duration) {
 	t.iteration, t.wait = keep(t.iteration, iteration), keep(t.wait, wait)
+	if t.any {
+		t.total, t.waited = t.total+iteration, t.waited+wait
+	}
+	t.any = true
+}
+
+// share is the part of the time that iterations waited for data.
+func share(waited, total time.Duration) float64 {
+	if total <= 0 {
+		return 0
+	}
+	return float64(waited) / float64(total)
 }
 
 func keep(list []time.Duration, d time.Duration) []time.Duration {
@@ -98,11 +115,15 @@ func (t *trainer) writeRun(status string) error {
 			"iteration_ms": map[string]float64{"median": milliseconds(quantile(t.timing.iteration, 0.5)),
 				"p90": milliseconds(quantile(t.timing.iteration, 0.9))},
 			"wait_for_data_ms": map[string]float64{"median": milliseconds(quantile(t.timing.wait, 0.5)),
-				"p90": milliseconds(quantile(t.timing.wait, 0.9))},
+				"p90":   milliseconds(quantile(t.timing.wait, 0.9)),
+				"share": share(t.timing.waited, t.timing.total)},
+			"loader": t.aboutLoader(),
 		},
 	}
+	data := t.aboutData()
+	doc["data"] = data
 	if status != statusInterrupted { // reads the properties of every training case
-		doc["data"] = map[string]any{"orientations": t.orientations()}
+		data["orientations"] = t.orientations()
 	}
 	if peak := system.PeakRSS(); peak > 0 {
 		doc["peak_memory_bytes"] = peak
@@ -114,6 +135,17 @@ func (t *trainer) writeRun(status string) error {
 		return fmt.Errorf("train: %w", err)
 	}
 	return nil
+}
+
+// aboutLoader tells what the workers did that prepare the training's batches.
+func (t *trainer) aboutLoader() map[string]any {
+	s := t.train.Stats()
+	patch := func(d time.Duration) float64 { return milliseconds(d) / float64(max(s.Patches, 1)) }
+	return map[string]any{
+		"workers": s.Workers, "busy_share": s.Busy(),
+		"queue_depth":  map[string]int{"median": s.QueueMedian, "min": s.QueueMin},
+		"per_patch_ms": map[string]float64{"read": patch(s.Read), "augment": patch(s.Augment), "targets": patch(s.Targets)},
+	}
 }
 
 // writeJSON writes a record; NaN and infinite numbers are null.
@@ -136,7 +168,7 @@ func (t *trainer) writeDebug() error {
 	doc := map[string]string{
 		"dataset_name": t.plans.DatasetName, "plans_name": t.plans.PlansName, "configuration_name": c.Configuration, "fold": c.Fold,
 		"trainer": c.Trainer, "method": c.MethodName, "network": t.arch.Class(), "deep_supervision_scales": fmt.Sprint(t.Scales),
-		"preprocessed_dataset_folder": t.data.Folder(), "output_folder": t.fold, "current_epoch": fmt.Sprint(t.epoch),
+		"preprocessed_dataset_folder": t.data.Cases.Folder(), "output_folder": t.fold, "current_epoch": fmt.Sprint(t.epoch),
 		"hostname": host, "lntorch_version": c.Version, "torch_version": libtorch, "go_version": runtime.Version(),
 	}
 	for name, value := range t.settings() {

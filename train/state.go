@@ -1,6 +1,7 @@
 package train
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/report/nnlog"
@@ -18,8 +20,8 @@ import (
 )
 
 // stateVersion is raised when what stands under "lntorch" in a checkpoint changes. Version 2 added
-// setting/numerics. testdata/golden/state holds a checkpoint of each version; all of them can be continued.
-const stateVersion = 2
+// setting/numerics, version 3 the list of transforms and the random stream. testdata/golden/state holds a checkpoint of each version; all of them can be continued.
+const stateVersion = 3
 
 // Prefixes of names under "lntorch": the method's own state, and the settings that last.
 const (
@@ -47,6 +49,15 @@ func (t *trainer) save(name string) error {
 		{Name: basePath, Value: t.base.path},
 		{Name: baseDigest, Value: t.base.digest},
 	}
+	list, err := json.Marshal(t.list)
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	state.Extra = append(state.Extra,
+		checkpoint.Entry{Name: augmentationList, Value: string(list)},
+		checkpoint.Entry{Name: augmentationFixes, Value: t.fixes},
+		checkpoint.Entry{Name: augmentationStream, Value: int64(augment.RandomStream)},
+		checkpoint.Entry{Name: augmentationBatches, Value: strings.Join(t.sums, " ")})
 	kept := t.resumeSettings()
 	for _, name := range slices.Sorted(maps.Keys(kept)) {
 		state.Extra = append(state.Extra, checkpoint.Entry{Name: settingPrefix + name, Value: kept[name]})
@@ -83,7 +94,7 @@ func (t *trainer) about() *checkpoint.Training {
 		InitArgs: checkpoint.InitArgs{Plans: t.plans.Raw(), Configuration: c.Configuration, Fold: c.Fold, Dataset: t.dataset.Raw(),
 			UnpackDataset: true, Device: strings.SplitN(c.Device.String(), ":", 2)[0]},
 		Trainer:    c.Trainer,
-		MirrorAxes: t.mirrorAxes(),
+		MirrorAxes: t.list.MirrorAxes,
 	}
 }
 
@@ -183,8 +194,8 @@ func (t *trainer) resume(f *checkpoint.File) error {
 }
 
 func (t *trainer) restoreExtra(extra []checkpoint.Entry) error {
-	if len(extra) == 0 {
-		return nil // nnU-Net's: the epoch begins at its first iteration
+	if len(extra) == 0 { // nnU-Net's: the epoch begins at its first iteration
+		return t.resumeList(nil, true)
 	}
 	values, kept := map[string]any{}, map[string]string{}
 	var method []finetune.StateEntry
@@ -212,6 +223,11 @@ func (t *trainer) restoreExtra(extra []checkpoint.Entry) error {
 		return fmt.Errorf("its lntorch state holds %d iterations and %d losses, expected as many", n, len(t.losses))
 	}
 	t.iteration = int(n)
+	if err := t.resumeList(values, false); err != nil {
+		return err
+	}
+	sums, _ := values[augmentationBatches].(string)
+	t.sums = strings.Fields(sums)
 	t.base.path, _ = values[basePath].(string)
 	t.base.digest, _ = values[baseDigest].(string)
 	if m, ok := t.cfg.Method.(finetune.Stateful); ok {
@@ -249,13 +265,4 @@ func (t *trainer) finish() error {
 	}
 	t.file.Print("Training done.")
 	return t.writeRun(statusTrained)
-}
-
-// mirrorAxes are all axes of a patch, what nnU-Net's trainer trains with by default.
-func (t *trainer) mirrorAxes() []int {
-	axes := make([]int, len(t.cfg.PatchSize))
-	for i := range axes {
-		axes[i] = i
-	}
-	return axes
 }

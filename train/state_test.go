@@ -2,6 +2,7 @@ package train_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -67,7 +68,7 @@ func TestCheckpointsOfEveryStateVersionAreContinued(t *testing.T) {
 	}
 	whole := run(t, stateConfig(t))
 	want := state(t, whole.Checkpoint)
-	for version := 1; version <= 2; version++ {
+	for version := 1; version <= 3; version++ {
 		t.Run(fmt.Sprint("version ", version), func(t *testing.T) {
 			file := golden.Path(t, fmt.Sprintf("state/v%d.pth", version))
 			f := open(t, file)
@@ -82,6 +83,14 @@ func TestCheckpointsOfEveryStateVersionAreContinued(t *testing.T) {
 			require.Contains(t, log.String(), "Epoch 1")
 			require.NotContains(t, log.String(), "Epoch 0")
 			require.Equal(t, 2, got["epoch"])
+			if version < 3 { // it only mirrored, and drew other batches
+				require.Contains(t, log.String(), "an lntorch that only mirrored: the training goes on with augmentation mirror")
+				require.Contains(t, log.String(), "WARNING: the checkpoint's batches came from random stream 0, this lntorch has 1")
+				require.Equal(t, "mirror", listOf(t, r.Checkpoint))
+				return
+			}
+			require.NotContains(t, log.String(), "random stream")
+			require.Equal(t, "nnunet", listOf(t, r.Checkpoint))
 			if sameMachine(t) {
 				require.Equal(t, want, got)
 				return
@@ -90,6 +99,19 @@ func TestCheckpointsOfEveryStateVersionAreContinued(t *testing.T) {
 			require.Less(t, largestDifference(t, whole.Checkpoint, r.Checkpoint), 0.05, "the learning rate is 0.01")
 		})
 	}
+}
+
+// listOf is the name of the list that a checkpoint holds.
+func listOf(t *testing.T, path string) string {
+	t.Helper()
+	f := open(t, path)
+	own, ok := f.Root().Get("lntorch")
+	require.True(t, ok)
+	text, ok := own.(interface{ Get(any) (any, bool) }).Get("augmentation/list")
+	require.True(t, ok)
+	var list struct{ Augmentation string }
+	require.NoError(t, json.Unmarshal([]byte(text.(string)), &list))
+	return list.Augmentation
 }
 
 // Version 1 does not know with which numerics it was trained, so either is taken; version 2 knows.
@@ -117,7 +139,7 @@ func TestAStateVersionIsComparedBySettingsItKnows(t *testing.T) {
 			c.MethodName, c.Options = "full", nil
 		}, "method dgst (now full)"},
 	} {
-		for version := 1; version <= 2; version++ {
+		for version := 1; version <= 3; version++ {
 			c := continued(t, golden.Path(t, fmt.Sprintf("state/v%d.pth", version)))
 			x.change(&c)
 			_, err := train.Run(context.Background(), c)

@@ -53,11 +53,18 @@ type trainer struct {
 	out     string // result folder of the configuration
 	fold    string // result folder of the fold
 
-	data  *dataset.Dataset
+	data  *Data
 	split dataset.Split
 	seen  map[string]int // orientations; nil until they are counted
 	train *loader.Loader
 	val   *loader.Loader
+
+	setting   augment.Setting
+	list      augment.List // of the training's batches
+	fixes     bool
+	listNotes []string // on it, for the log
+	sums      []string // of the training's first batches
+	mirror    []int    // axes that prediction mirrors over
 
 	*Session
 	toDev *uploader
@@ -74,13 +81,16 @@ type trainer struct {
 	saved     string   // the last checkpoint that this training wrote or resumed from
 	decisions []string // what became of heads and first layers of pretrained weights
 	timing    timing
-	started   time.Time
-	restored  bool             // by a checkpoint of lntorch or nnU-Net
-	base      base             // what the fine-tuning began with
-	source    *checkpoint.File // of the weights to begin with; open as long as it may be asked
-	ownSource bool             // it is to be closed here
-	hashes    *hashes
-	locks     []*folderlock.Lock
+	// at the end of the last epoch
+	total, waited time.Duration
+	stats         loader.Stats
+	started       time.Time
+	restored      bool             // by a checkpoint of lntorch or nnU-Net
+	base          base             // what the fine-tuning began with
+	source        *checkpoint.File // of the weights to begin with; open as long as it may be asked
+	ownSource     bool             // it is to be closed here
+	hashes        *hashes
+	locks         []*folderlock.Lock
 }
 
 // Run trains as cfg says, or only validates. Cancelling ctx ends it after the running iteration, saved, with *Interrupted.
@@ -138,18 +148,10 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 func (t *trainer) open() error {
 	c := &t.cfg
 	var err error
-	if t.plans, err = plans.Load(filepath.Join(c.Preprocessed, c.PlansName+".json")); err != nil {
-		return fmt.Errorf("train: %w", err)
+	if t.data, err = OpenData(c.Preprocessed, c.PlansName, c.Configuration, c.Fold); err != nil {
+		return err
 	}
-	if t.dataset, err = plans.LoadDataset(filepath.Join(c.Preprocessed, "dataset.json")); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	if t.conf, err = t.plans.Configuration(c.Configuration); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	if t.conf.PreviousStage != "" {
-		return fmt.Errorf("train: configuration %s is the second stage of a cascade (previous stage %s), which lntorch does not train yet", c.Configuration, t.conf.PreviousStage)
-	}
+	t.plans, t.dataset, t.conf, t.split = t.data.Plans, t.data.Dataset, t.data.Conf, t.data.Split
 	if c.BatchSize == 0 {
 		c.BatchSize = t.conf.BatchSize
 	}
@@ -167,15 +169,6 @@ func (t *trainer) open() error {
 	channels := t.dataset.NumInputChannels(t.conf)
 	classes := t.dataset.Labels.NumSegmentationHeads()
 
-	t.data, err = dataset.Open(filepath.Join(c.Preprocessed, t.conf.DataIdentifier))
-	if err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-	t.data.Channels = channels
-	if t.split, err = dataset.Fold(filepath.Join(c.Preprocessed, "splits_final.json"), t.data.Keys(), c.Fold); err != nil {
-		return fmt.Errorf("train: %w", err)
-	}
-
 	t.Session, err = NewSession(SessionConfig{
 		Spec:   models.Spec{Architecture: t.arch, InputChannels: channels, NumClasses: classes},
 		Labels: t.dataset.Labels, BatchDice: t.conf.BatchDice, Patch: c.PatchSize,
@@ -192,7 +185,10 @@ func (t *trainer) open() error {
 		return err
 	}
 	t.toDev = newUploader(c.Device)
-	return nil
+	if c.ValidateOnly {
+		return nil
+	}
+	return t.openList()
 }
 
 // openSource opens the checkpoint that the weights come from, if there is one: once, for everything that
@@ -265,21 +261,16 @@ func (t *trainer) architecture() (models.Architecture, error) {
 // openLoaders starts the workers at the batches where the training stands.
 func (t *trainer) openLoaders() error {
 	c := &t.cfg
-	base := loader.Config{Dataset: t.data, Labels: t.dataset.Labels, BatchSize: c.BatchSize, PatchSize: c.PatchSize,
-		Oversample: c.Oversample, Scales: t.Scales, Seed: c.Seed, Workers: c.Workers}
-	train := base
-	train.Keys, train.Stream, train.RequireForeground = t.split.Train, "train", true
-	train.Augmentation = augment.Training(augment.Setting{PatchSize: c.PatchSize})
-	train.StartIndex = t.epoch*c.Iterations + t.iteration
 	var err error
-	if t.train, err = loader.New(train); err != nil {
+	if t.train, err = loader.New(t.data.Batches(&c.Settings, t.list, t.epoch*c.Iterations+t.iteration)); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	val := base
-	val.Keys, val.Stream = t.split.Val, "val"
-	val.StartIndex = t.epoch * c.ValIterations
-	if len(val.Keys) == 0 {
+	if len(t.split.Val) == 0 {
 		return fmt.Errorf("train: fold %s has no validation case; add one to splits_final.json or use fold all", c.Fold)
+	}
+	val, err := t.data.validation(&c.Settings, t.setting, t.epoch*c.ValIterations)
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
 	}
 	if t.val, err = loader.New(val); err != nil {
 		return fmt.Errorf("train: %w", err)
@@ -293,6 +284,9 @@ func (t *trainer) restore() error {
 	switch {
 	case c.ValidateOnly:
 		defer t.closeSource()
+		if t.mirror = augment.MirrorAxesOf(c.Trainer, len(c.PatchSize)); t.source.MirrorAxesKnown {
+			t.mirror = t.source.MirrorAxes
+		}
 		return t.loadWeights(t.source, checkpoint.LoadOptions{})
 	case c.Continue && t.source != nil:
 		defer t.closeSource()
@@ -420,7 +414,7 @@ func (t *trainer) announce() {
 		}
 		t.file.Print("weights from", source+":", t.loading.Table(20))
 	}
-	for _, line := range t.notes {
+	for _, line := range slices.Concat(t.notes, t.listNotes) {
 		t.file.Print(line)
 	}
 	for _, line := range slices.Concat(t.decisions, []string{t.summary()}, t.untrained()) {
@@ -433,6 +427,7 @@ func (t *trainer) announce() {
 	}
 	t.file.Print(fmt.Sprintf("%d training and %d validation cases, batch %d, patch %v, %d epochs of %d + %d iterations, device %s, %d threads, seed %d",
 		len(t.split.Train), len(t.split.Val), c.BatchSize, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))
+	t.file.Print(t.augmentation())
 	for _, line := range t.forecast() {
 		t.file.Print(line)
 	}

@@ -181,9 +181,9 @@ func (v *validation) run(ctx context.Context) ([]eval.Case, error) {
 	exporting := make(chan struct{}, 1)
 	for i, key := range keys {
 		v.print("predicting", key)
-		loaded, err := v.data.Load(key)
+		loaded, err := v.data.Cases.Load(key)
 		if i+1 < len(keys) {
-			wait.Go(func() { v.data.Load(keys[i+1]) }) // an error comes back when it is its turn
+			wait.Go(func() { v.data.Cases.Load(keys[i+1]) }) // an error comes back when it is its turn
 		}
 		var e *exportedCase
 		if err == nil {
@@ -236,7 +236,7 @@ type exportedCase struct {
 // reference is the file that the labels are compared with.
 func (e *exportedCase) reference() string {
 	if e.v.truth == "" {
-		return filepath.Join(e.v.data.Folder(), e.c.Key+".npz")
+		return filepath.Join(e.v.data.Cases.Folder(), e.c.Key+".npz")
 	}
 	return filepath.Join(e.v.truth, e.c.Key+e.v.dataset.FileEnding)
 }
@@ -282,7 +282,7 @@ func (v *validation) predict(ctx context.Context, c *dataset.Case, task string) 
 // prepare begins the ways back to the grid of the image and to those of the next stages.
 func (e *exportedCase) prepare() error {
 	v := e.v
-	properties, path, err := v.data.Properties(e.c.Key)
+	properties, path, err := v.data.Cases.Properties(e.c.Key)
 	if err != nil {
 		return err
 	}
@@ -420,7 +420,9 @@ func (t *trainer) predictor() (*infer.Predictor, error) {
 	c := &t.cfg
 	ic := infer.DefaultConfig(c.Device)
 	if !c.NoMirroring {
-		ic.Mirror = t.mirrorAxes()
+		if ic.Mirror = t.list.MirrorAxes; c.ValidateOnly {
+			ic.Mirror = t.mirror
+		}
 	}
 	if c.IsReference() {
 		ic.Numerics = infer.Reference

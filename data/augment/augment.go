@@ -27,6 +27,15 @@ type Patch struct {
 	// Targets are made of Seg by DownsampleSegForDSTransform, highest resolution first. They may
 	// share memory with Seg.
 	Targets []*volume.Volume[int16]
+	// Window, if it has a size, is where the patch lies in Image and Seg, which are then a whole case:
+	// shared, and not to be changed. Drawn.Apply reads from it what the transforms need.
+	Window Window
+	// ImageInto and SegInto, if not nil, are where the first transform that makes a new image or
+	// segmentation of as many voxels puts it.
+	ImageInto *volume.Volume[float32]
+	SegInto   *volume.Volume[int16]
+	// Done, if not nil, is called by Drawn.Apply after each step that acted.
+	Done func(transform string)
 	// Scratch holds the memory that transforms need. With a Scratch that patches of one size have
 	// used before, applying allocates nothing; nil: each patch brings its own.
 	Scratch *Scratch
@@ -63,14 +72,27 @@ type Scratch struct {
 
 // newImage returns memory for another image than p's.
 func (p *Patch) newImage(shape [4]int) *volume.Volume[float32] {
+	if fits(p.ImageInto, p.Image, shape) {
+		p.ImageInto.Shape = shape
+		return p.ImageInto
+	}
 	s := p.scratch()
 	return unused(p.Image, &s.images[0], &s.images[1], shape)
 }
 
 // newSeg returns memory for another segmentation than p's.
 func (p *Patch) newSeg(shape [4]int) *volume.Volume[int16] {
+	if fits(p.SegInto, p.Seg, shape) {
+		p.SegInto.Shape = shape
+		return p.SegInto
+	}
 	s := p.scratch()
 	return unused(p.Seg, &s.segs[0], &s.segs[1], shape)
+}
+
+// fits reports whether a volume that was given for a result can take one of this shape.
+func fits[T any](into, inUse *volume.Volume[T], shape [4]int) bool {
+	return into != nil && into != inUse && len(into.Data) == volume.Numel(shape)
 }
 
 func (p *Patch) scratch() *Scratch {
@@ -188,9 +210,16 @@ func (d Drawn) Apply(p *Patch) error {
 		if s.Parameters == nil {
 			continue
 		}
+		if _, ok := s.Parameters.(windowed); !ok {
+			p.cut()
+		}
 		if err := s.Parameters.Apply(p); err != nil {
 			return fmt.Errorf("augment: transform %d, %s: %w", i, s.Transform, err)
 		}
+		if p.Done != nil {
+			p.Done(s.Transform)
+		}
 	}
+	p.cut()
 	return nil
 }

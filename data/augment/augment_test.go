@@ -90,11 +90,12 @@ func TestLevelsKeepTheVoxelsThatTheReferenceKeeps(t *testing.T) {
 		for i := range seg.Data {
 			seg.Data[i] = int16(i)
 		}
-		targets := NewTargets([]int{1, c.N}, &plans.Labels{}, [][]float64{{1, c.Scale}})
-		require.Equal(t, []int{1, 1, len(c.Kept)}, targets.Shape(0), "n %d scale %v", c.N, c.Scale)
-		got := make([]int16, len(c.Kept))
-		targets.Labels(got, seg, 0)
-		require.Equal(t, c.Kept, got, "n %d scale %v", c.N, c.Scale)
+		list := List{Transforms: []Transform{DownsampleSegForDSTransform{DSScales: []Scale{{1, c.Scale}}}}}
+		shapes, _ := list.TargetShapes([]int{1, c.N})
+		require.Equal(t, [][]int{{1, 1, len(c.Kept)}}, shapes, "n %d scale %v", c.N, c.Scale)
+		p := Patch{Image: volume.New[float32](seg.Shape), Seg: seg, Dim: 2}
+		require.NoError(t, list.Draw(shared(nil)).Apply(&p))
+		require.Equal(t, c.Kept, p.Targets[0].Data, "n %d scale %v", c.N, c.Scale)
 	}
 }
 
@@ -102,16 +103,25 @@ func TestRegionsBecomeChannels(t *testing.T) {
 	cases := readGolden(t, golden.Path(t, "augment.json")).Regions
 	require.NotEmpty(t, cases)
 	for _, c := range cases {
-		targets := NewTargets([]int{4, 6, 5}, labels(t, c.Labels, c.RegionsClassOrder), c.Scales)
-		require.True(t, targets.Regions())
-		require.Equal(t, len(c.Shapes), targets.Levels())
-		seg := &volume.Volume[int16]{Data: c.Seg, Shape: [4]int{1, 4, 6, 5}}
+		setting := Setting{PatchSize: []int{4, 6, 5}, Channels: 1, Scales: c.Scales, Augmentation: "none"}
+		setting.SetClasses(labels(t, c.Labels, c.RegionsClassOrder))
+		list, err := New(setting)
+		require.NoError(t, err)
+		shapes, masks := list.TargetShapes(setting.PatchSize)
+		require.True(t, masks)
+		p := Patch{Image: volume.New[float32]([4]int{1, 4, 6, 5}), Dim: 3,
+			Seg: &volume.Volume[int16]{Data: slices.Clone(c.Seg), Shape: [4]int{1, 4, 6, 5}}}
+		require.NoError(t, list.Draw(shared(nil)).Apply(&p))
+		targets := p.Targets
+		if targets == nil {
+			targets = []*volume.Volume[int16]{p.Seg}
+		}
+		require.Equal(t, len(c.Shapes), len(targets))
 		for level, want := range c.Masks {
-			require.Equal(t, c.Shapes[level], targets.Shape(level))
-			got := make([]uint8, len(want))
-			targets.Masks(got, seg, level)
+			require.Equal(t, c.Shapes[level], shapes[level])
+			require.Len(t, targets[level].Data, len(want))
 			for i := range want {
-				require.Equal(t, uint8(want[i]), got[i], "level %d voxel %d", level, i)
+				require.Equal(t, int16(want[i]), targets[level].Data[i], "level %d voxel %d", level, i)
 			}
 		}
 	}

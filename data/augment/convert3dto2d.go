@@ -21,12 +21,17 @@ func (*Convert3DTo2DTransform) Apply(p *Patch) error {
 		return errors.New("found a patch of 2 axes, expected 3")
 	}
 	p.folded = folded{on: true, image: p.Image.Shape[0]}
-	fold(&p.Image.Shape)
 	if p.Seg != nil {
 		p.folded.seg = p.Seg.Shape[0]
-		fold(&p.Seg.Shape)
 	}
 	p.Dim = 2
+	if p.isWindow() {
+		return nil // folded when it is cut out
+	}
+	fold(&p.Image.Shape)
+	if p.Seg != nil {
+		fold(&p.Seg.Shape)
+	}
 	return nil
 }
 
@@ -49,6 +54,7 @@ func (*Convert2DTo3DTransform) Apply(p *Patch) error {
 	if !p.folded.on {
 		return errors.New("found no Convert3DTo2DTransform before it, expected one")
 	}
+	p.cut()
 	unfold(&p.Image.Shape, p.folded.image)
 	if p.Seg != nil {
 		unfold(&p.Seg.Shape, p.folded.seg)

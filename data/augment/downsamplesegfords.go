@@ -30,6 +30,12 @@ func (s *Scale) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, (*[]float64)(s))
 }
 
+// of returns the number of an axis.
+func (s Scale) of(axis int) float64 { return s[min(axis, len(s)-1)] }
+
+// scaled returns how many voxels become of n, rounded half to even.
+func scaled(n int, scale float64) float64 { return math.RoundToEven(float64(float64(n) * scale)) }
+
 // Name returns DownsampleSegForDSTransform.
 func (DownsampleSegForDSTransform) Name() string { return "DownsampleSegForDSTransform" }
 
@@ -54,10 +60,10 @@ func (t *DownsampleSegForDSTransform) Apply(p *Patch) error {
 		}
 		shape, same := p.Seg.Shape, true
 		for axis := range p.Dim {
-			scale := row[min(axis, len(row)-1)]
+			scale := row.of(axis)
 			same = same && scale == 1
 			at := axis + 4 - p.Dim
-			exact := math.RoundToEven(float64(float64(shape[at]) * scale))
+			exact := scaled(shape[at], scale)
 			if !(exact >= 1) || exact > float64(shape[at])*64 {
 				return fmt.Errorf("ds_scales: found %v, which makes %v of the %d voxels of axis %d, "+
 					"expected 1 to %d", scale, exact, shape[at], axis, shape[at]*64)
@@ -92,4 +98,13 @@ func (t *DownsampleSegForDSTransform) Apply(p *Patch) error {
 		}
 	}
 	return nil
+}
+
+// nearestExact sets each index to the one of in voxels with the nearest centre, like torch's
+// interpolate(mode="nearest-exact"): floor((i+0.5)·in/out), in float32.
+func nearestExact(index []int32, in int) {
+	scale := float32(in) / float32(len(index))
+	for i := range index {
+		index[i] = int32(min(int((float32(i)+0.5)*scale), in-1))
+	}
 }

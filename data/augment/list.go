@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/lntorch/lntorch/data/plans"
 )
 
 // Setting holds what a list follows from: plans, dataset, trainer, and what the user asked for.
@@ -28,10 +30,46 @@ type Setting struct {
 // Augmentations are the lists that have names.
 var Augmentations = []string{"nnunet", "mirror", "none"}
 
-// Training returns mirroring along all axes, without the transforms that the data need: data/loader
-// makes the targets.
-func Training(s Setting) List {
-	return List{Transforms: []Transform{mirror(s)}}
+// SetClasses sets what follows from the labels of dataset.json.
+func (s *Setting) SetClasses(l *plans.Labels) {
+	if !l.HasRegions {
+		return
+	}
+	s.IgnoreLabel = l.IgnoreLabel
+	for _, r := range l.Regions {
+		s.Regions = append(s.Regions, r.Values)
+	}
+}
+
+// TargetShapes returns the shapes (c, …) of the targets that the list makes of a patch, highest
+// resolution first: one channel of labels, or masks, a channel per region.
+func (l List) TargetShapes(patch []int) (shapes [][]int, masks bool) {
+	channels, scales := 1, []Scale{{1}}
+	for _, t := range l.Transforms {
+		switch t := t.(type) {
+		case ConvertSegmentationToRegionsTransform:
+			channels, masks = len(t.Regions), true
+		case DownsampleSegForDSTransform:
+			scales = t.DSScales
+		}
+	}
+	for _, row := range scales {
+		shape := []int{channels}
+		for axis, n := range patch {
+			shape = append(shape, int(scaled(n, row.of(axis))))
+		}
+		shapes = append(shapes, shape)
+	}
+	return shapes, masks
+}
+
+// Names returns the classes of the transforms, in order.
+func (l List) Names() []string {
+	names := make([]string, len(l.Transforms))
+	for i, t := range l.Transforms {
+		names[i] = t.Name()
+	}
+	return names
 }
 
 // input is what a transform gets.

@@ -267,7 +267,7 @@ func (s Setting) withTail(list []Transform) ([]Transform, error) {
 	place := func(name string) int {
 		return slices.IndexFunc(need, func(t Transform) bool { return t.Name() == name })
 	}
-	first := slices.IndexFunc(list, func(t Transform) bool { return isTail(t.Name()) })
+	first := slices.IndexFunc(list, func(t Transform) bool { return ForTargets(t.Name()) })
 	if first < 0 {
 		first = len(list)
 	}
@@ -279,7 +279,7 @@ func (s Setting) withTail(list []Transform) ([]Transform, error) {
 			return fmt.Errorf("transform %d, %s: %s", first+i, t.Name(), what)
 		}
 		switch {
-		case !isTail(t.Name()):
+		case !ForTargets(t.Name()):
 			return nil, wrong("found behind what the data need, expected before " + list[first].Name())
 		case p < 0:
 			return nil, wrong("the data of this run need none; leave it out")
@@ -306,11 +306,7 @@ func addFixed(list, more []Transform) []Transform {
 }
 
 func order(list []Transform) string {
-	names := make([]string, len(list))
-	for i, t := range list {
-		names[i] = t.Name()
-	}
-	return strings.Join(names, ", ")
+	return strings.Join(List{Transforms: list}.Names(), ", ")
 }
 
 func sameJSON(a, b Transform) bool {
@@ -319,8 +315,8 @@ func sameJSON(a, b Transform) bool {
 	return err == nil && err2 == nil && string(x) == string(y)
 }
 
-// isTail reports whether a transform belongs to what the data need.
-func isTail(name string) bool {
+// ForTargets reports whether a transform belongs to what the data need, at the end of a list.
+func ForTargets(name string) bool {
 	switch name {
 	case "MaskImageTransform", "RemoveLabelTansform", "MoveSegAsOneHotToDataTransform",
 		"ApplyRandomBinaryOperatorTransform",

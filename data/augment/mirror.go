@@ -12,15 +12,6 @@ type MirrorTransform struct {
 	AllowedAxes []int `json:"allowed_axes"`
 }
 
-// mirror mirrors along all axes of the patch, as in nnU-Net.
-func mirror(s Setting) Transform {
-	var m MirrorTransform
-	for axis := range s.PatchSize {
-		m.AllowedAxes = append(m.AllowedAxes, axis)
-	}
-	return m
-}
-
 // Name returns MirrorTransform.
 func (MirrorTransform) Name() string { return "MirrorTransform" }
 

@@ -13,14 +13,14 @@ import (
 )
 
 func mirroring(dim int) List {
-	return List{Transforms: []Transform{mirror(Setting{PatchSize: make([]int, dim)})}}
+	return List{Transforms: []Transform{MirrorTransform{AllowedAxes: MirrorAxesOf("nnUNetTrainer", dim)}}}
 }
 
 func TestMirrorTransformDoesWhatTheReferenceDoesWithTheSameParameters(t *testing.T) {
 	cases := readGolden(t, golden.Path(t, "augment.json")).Mirroring
 	require.Len(t, cases, 4)
 	for _, c := range cases {
-		require.Equal(t, MirrorTransform{AllowedAxes: c.AllowedAxes}, mirror(Setting{PatchSize: c.Patch}), "%v", c.Patch)
+		require.Equal(t, c.AllowedAxes, MirrorAxesOf("nnUNetTrainer", len(c.Patch)), "%v", c.Patch)
 		require.Len(t, c.Applied, 1<<len(c.Patch))
 		for _, a := range c.Applied {
 			var m MirrorParameters

@@ -153,6 +153,11 @@ type sampling struct {
 	matrix  [3][3]float64 // rounded to float32
 	// offset of the centre of the result from that of the input, and the middle of both
 	shift [3]float64
+
+	// Of the input there are only the voxels of a box: the rest of a window lies outside its case.
+	lower, box   [3]int // its first voxel in the input, and its size
+	width, plane int    // from row to row, and from slice to slice
+	padded       bool   // it is not all of the input
 }
 
 // check complains of what can be seen without a patch.
@@ -224,44 +229,62 @@ func (s *SpatialParameters) Apply(p *Patch) error {
 	}
 	out := [3]int{1, 1, 1}
 	copy(out[3-p.Dim:], s.PatchSize)
-	shape := [4]int{p.Image.Shape[0], out[0], out[1], out[2]}
+	from := viewOf(p, p.Image)
+	shape := [4]int{from.channels(), out[0], out[1], out[2]}
 	segShape := shape
 	if p.Seg != nil {
-		segShape[0] = p.Seg.Shape[0]
+		segShape[0] = p.Seg.Shape[0] * max(p.slices(), 1)
 	}
 	if volume.Numel(shape) > maxVoxels || volume.Numel(segShape) > maxVoxels {
 		return fmt.Errorf("patch_size: found %v, which makes more than 2^27 voxels in all channels",
 			s.PatchSize)
 	}
-	image := p.newImage(shape)
 	if s.Affine == nil {
-		var start [3]int
-		for i, c := range s.Center {
-			start[i+3-p.Dim] = int(math.Floor(c)) - s.PatchSize[i]/2
-		}
-		p.Image.Crop(image, start, 0)
-		if p.Seg != nil {
-			seg := p.newSeg(segShape)
-			p.Seg.Crop(seg, start, 0)
-			p.Seg = seg
-		}
-		p.Image = image
+		s.crop(p, out)
 		return nil
 	}
-	geometry := s.sampling(p.Image.Spatial(), out, p.Dim)
-	sampleImage(image, p.Image, &geometry)
-	p.Image = image
-	if p.Seg == nil {
-		return nil
+	image := p.newImage(shape)
+	geometry := s.sampling(from.size, out, p.Dim)
+	sampleImage(image, &from, &geometry)
+	if p.Seg != nil {
+		labels, seg := viewOf(p, p.Seg), p.newSeg(segShape)
+		if s.ModeSeg == "nearest" {
+			sampleNearest(seg, &labels, &geometry)
+		} else {
+			sampleLabels(seg, &labels, &geometry, s.SegOutsideTo)
+		}
+		p.Seg = seg
 	}
-	seg := p.newSeg(segShape)
-	if s.ModeSeg == "nearest" {
-		sampleNearest(seg, p.Seg, &geometry)
-	} else {
-		sampleLabels(seg, p.Seg, &geometry, s.SegOutsideTo)
-	}
-	p.Seg = seg
+	p.Image, p.Window = image, Window{}
 	return nil
+}
+
+// crop cuts the result out without interpolation.
+func (s *SpatialParameters) crop(p *Patch, out [3]int) {
+	var start [3]int
+	inside := true // of the window
+	for i, c := range s.Center {
+		axis := i + 3 - p.Dim
+		start[axis] = int(math.Floor(c)) - s.PatchSize[i]/2
+		inside = inside && start[axis] >= 0 && start[axis]+out[axis] <= p.Window.Size[axis]
+	}
+	if p.isWindow() && inside { // nothing else is read of the case
+		out[0] = max(out[0], p.slices())
+		for axis := range start {
+			start[axis] += p.Window.Start[axis]
+		}
+		p.cutBox(start, out)
+		return
+	}
+	p.cut()
+	image := p.newImage([4]int{p.Image.Shape[0], out[0], out[1], out[2]})
+	p.Image.Crop(image, start, 0)
+	p.Image = image
+	if p.Seg != nil {
+		seg := p.newSeg([4]int{p.Seg.Shape[0], out[0], out[1], out[2]})
+		p.Seg.Crop(seg, start, 0)
+		p.Seg = seg
+	}
 }
 
 func (s *SpatialParameters) sampling(in, out [3]int, dim int) sampling {
@@ -276,6 +299,14 @@ func (s *SpatialParameters) sampling(in, out [3]int, dim int) sampling {
 	return g
 }
 
+// of narrows the sampling to a channel: the box that there are voxels of, and their strides.
+func (g sampling) of(lower, box [3]int, shape [4]int) sampling {
+	g.lower, g.box = lower, box
+	g.width, g.plane = shape[3], shape[2]*shape[3]
+	g.padded = box != g.in
+	return g
+}
+
 // at returns the coordinate of an output voxel along an axis of the input.
 func (g *sampling) at(z, y, x, axis int) float64 {
 	from := func(i, k int) float64 {
@@ -284,11 +315,11 @@ func (g *sampling) at(z, y, x, axis int) float64 {
 	return from(z, 0) + from(y, 1) + from(x, 2) + g.shift[axis]
 }
 
-// line is a row of the result in the input, in fixed point with 32 bits for the fraction: voxel x
-// lies at origin + x·step.
+// line is a row of the result in the box, in fixed point with 32 bits for the fraction: voxel x lies
+// at origin + x·step.
 type line struct {
 	origin, step [3]int64
-	// From inside[0], below inside[1], all corners of the cells are voxels of the input; from
+	// From inside[0], below inside[1], all corners of the cells are voxels of the box; from
 	// touching[0], below touching[1], at least one may be.
 	inside, touching [2]int
 }
@@ -301,9 +332,9 @@ func (g *sampling) row(z, y int) (l line) {
 	n := g.out[2]
 	l.inside, l.touching = [2]int{0, n}, [2]int{0, n}
 	for axis := 3 - g.dim; axis < 3; axis++ {
-		l.origin[axis] = int64(math.Floor(g.at(z, y, 0, axis)*one + 0.5))
+		l.origin[axis] = int64(math.Floor(g.at(z, y, 0, axis)*one+0.5)) - int64(g.lower[axis])*one
 		l.step[axis] = int64(math.Floor(g.matrix[2][axis]*one + 0.5))
-		size := int64(g.in[axis])
+		size := int64(g.box[axis])
 		l.limit(&l.inside, axis, 0, (size-1)*one)
 		l.limit(&l.touching, axis, 1-one, size*one)
 	}
@@ -346,11 +377,11 @@ func clampIndex(i int64, n int) int { return int(min(max(i, 0), int64(n))) }
 func fraction(q int64) float32 { return float32(q&(one-1)) * (1.0 / one) }
 
 // sampleImage interpolates linearly between the centres of voxels; beyond the border is 0.
-func sampleImage(dst, src *volume.Volume[float32], g *sampling) {
-	voxels := g.in[0] * g.in[1] * g.in[2]
+func sampleImage(dst *volume.Volume[float32], src *view[float32], whole *sampling) {
 	row := 0
 	for c := range dst.Shape[0] {
-		data := src.Data[c*voxels:][:voxels]
+		lower, box, data := src.box(c)
+		g := whole.of(lower, box, src.shape)
 		for z := range g.out[0] {
 			for y := range g.out[1] {
 				l := g.row(z, y)
@@ -359,9 +390,9 @@ func sampleImage(dst, src *volume.Volume[float32], g *sampling) {
 				clear(out[:l.touching[0]])
 				g.border(out, data, &l, l.touching[0], l.inside[0])
 				if g.dim == 3 {
-					inside3D(out[l.inside[0]:l.inside[1]], data, g.in, &l)
+					g.inside3D(out[l.inside[0]:l.inside[1]], data, &l)
 				} else {
-					inside2D(out[l.inside[0]:l.inside[1]], data, g.in, &l)
+					g.inside2D(out[l.inside[0]:l.inside[1]], data, &l)
 				}
 				g.border(out, data, &l, l.inside[1], l.touching[1])
 				clear(out[max(l.touching[1], l.inside[1]):])
@@ -370,12 +401,12 @@ func sampleImage(dst, src *volume.Volume[float32], g *sampling) {
 	}
 }
 
-// inside3D fills the voxels from l.inside[0] on, whose cells lie wholly in the input.
-func inside3D(out, data []float32, in [3]int, l *line) {
+// inside3D fills the voxels from l.inside[0] on, whose cells lie wholly in the box.
+func (g *sampling) inside3D(out, data []float32, l *line) {
 	x0 := int64(l.inside[0])
 	qz, qy, qx := l.origin[0]+x0*l.step[0], l.origin[1]+x0*l.step[1], l.origin[2]+x0*l.step[2]
 	sz, sy, sx := l.step[0], l.step[1], l.step[2]
-	w, plane := in[2], in[1]*in[2]
+	w, plane := g.width, g.plane
 	for i := range out {
 		at := int(qz>>32)*plane + int(qy>>32)*w + int(qx>>32)
 		fz, fy, fx := fraction(qz), fraction(qy), fraction(qx)
@@ -396,11 +427,11 @@ func inside3D(out, data []float32, in [3]int, l *line) {
 }
 
 // inside2D is inside3D in a plane.
-func inside2D(out, data []float32, in [3]int, l *line) {
+func (g *sampling) inside2D(out, data []float32, l *line) {
 	x0 := int64(l.inside[0])
 	qy, qx := l.origin[1]+x0*l.step[1], l.origin[2]+x0*l.step[2]
 	sy, sx := l.step[1], l.step[2]
-	w := in[2]
+	w := g.width
 	for i := range out {
 		at := int(qy>>32)*w + int(qx>>32)
 		fy, fx := fraction(qy), fraction(qx)
@@ -413,6 +444,9 @@ func inside2D(out, data []float32, in [3]int, l *line) {
 	}
 }
 
+// outside is the index of a voxel that is in the input, and not in the box.
+const outside = -1
+
 // corners visits the voxels of the input around voxel x of a line, with their weights.
 func (g *sampling) corners(l *line, x int, visit func(at int, weight float32)) {
 	var lower [3]int
@@ -421,15 +455,20 @@ func (g *sampling) corners(l *line, x int, visit func(at int, weight float32)) {
 		q := l.origin[axis] + int64(x)*l.step[axis]
 		lower[axis], part[axis] = int(q>>32), fraction(q)
 	}
+	stride := [3]int{g.plane, g.width, 1}
 	for corner := range 1 << g.dim {
-		at, weight, ok := 0, float32(1), true
+		at, weight, in, ok := 0, float32(1), true, true
 		for axis := 3 - g.dim; axis < 3; axis++ {
 			i, w := lower[axis], 1-part[axis]
 			if corner>>(2-axis)&1 == 1 {
 				i, w = i+1, part[axis]
 			}
-			ok = ok && i >= 0 && i < g.in[axis]
-			at, weight = at*g.in[axis]+i, weight*w
+			in = in && i >= 0 && i < g.box[axis]
+			ok = ok && i >= -g.lower[axis] && i < g.in[axis]-g.lower[axis]
+			at, weight = at+i*stride[axis], weight*w
+		}
+		if !in {
+			at = outside
 		}
 		if ok && weight > 0 {
 			visit(at, weight)
@@ -437,23 +476,49 @@ func (g *sampling) corners(l *line, x int, visit func(at int, weight float32)) {
 	}
 }
 
-// border fills voxels whose cells may lie partly outside.
+// border fills voxels whose cells may lie partly outside, where the image is 0. Their bits are those
+// of a case that has zeros there.
 func (g *sampling) border(out, data []float32, l *line, from, to int) {
 	for x := from; x < to; x++ {
-		sum := float32(0)
-		g.corners(l, x, func(at int, weight float32) { sum += float32(data[at] * weight) })
-		out[x] = sum
+		q := [3]int64{}
+		for axis := 3 - g.dim; axis < 3; axis++ {
+			q[axis] = l.origin[axis] + int64(x)*l.step[axis]
+		}
+		var v [8]float32
+		for corner := range v {
+			at, ok := 0, true
+			for axis, stride := range [3]int{g.plane, g.width, 1} {
+				i := int(q[axis]>>32) + corner>>(2-axis)&1
+				ok = ok && i >= 0 && i < g.box[axis]
+				at += i * stride
+			}
+			if ok {
+				v[corner] = data[at]
+			}
+		}
+		fz, fy, fx := fraction(q[0]), fraction(q[1]), fraction(q[2])
+		a := v[0] + float32((v[1]-v[0])*fx)
+		b := v[2] + float32((v[3]-v[2])*fx)
+		c := v[4] + float32((v[5]-v[4])*fx)
+		d := v[6] + float32((v[7]-v[6])*fx)
+		a += float32((b - a) * fy)
+		if g.dim == 3 {
+			c += float32((d - c) * fy)
+			a += float32((c - a) * fz)
+		}
+		out[x] = a
 	}
 }
 
 // sampleNearest takes the nearest voxel's label, of two the one of even index; beyond the border 0.
 //
 // Compat: beyond the border labels are 0 here, not the smallest one as in sampleLabels.
-func sampleNearest(dst, src *volume.Volume[int16], g *sampling) {
-	voxels := g.in[0] * g.in[1] * g.in[2]
+func sampleNearest(dst *volume.Volume[int16], src *view[int16], whole *sampling) {
 	row := 0
 	for c := range dst.Shape[0] {
-		data := src.Data[c*voxels:][:voxels]
+		lower, box, data := src.box(c)
+		g := whole.of(lower, box, src.shape)
+		stride := [3]int{g.plane, g.width, 1}
 		for z := range g.out[0] {
 			for y := range g.out[1] {
 				l := g.row(z, y)
@@ -461,15 +526,25 @@ func sampleNearest(dst, src *volume.Volume[int16], g *sampling) {
 				row++
 				clear(out)
 				// a voxel that touches no cell lies one voxel from the border or further
-				for x := l.touching[0]; x < l.touching[1]; x++ {
-					at, ok := 0, true
+				from, to := l.touching[0], l.touching[1]
+				if g.padded {
+					from, to = 0, len(out)
+				}
+				for x := from; x < to; x++ {
+					at, in, ok := 0, true, true
 					for axis := 3 - g.dim; axis < 3; axis++ {
-						i := roundEven(l.origin[axis] + int64(x)*l.step[axis])
-						ok = ok && i >= 0 && i < g.in[axis]
-						at = at*g.in[axis] + i
+						// as if the box began at voxel 0 of the input: of two it is the even one there
+						i := roundEven(l.origin[axis]+int64(x)*l.step[axis]+int64(g.lower[axis])*one) -
+							g.lower[axis]
+						in = in && i >= 0 && i < g.box[axis]
+						ok = ok && i >= -g.lower[axis] && i < g.in[axis]-g.lower[axis]
+						at += i * stride[axis]
 					}
-					if ok {
+					switch {
+					case in:
 						out[x] = data[at]
+					case ok:
+						out[x] = -1
 					}
 				}
 			}

@@ -14,20 +14,30 @@ import (
 //
 // Compat: the rounding to float16 and the smallest label beyond the border.
 // Source: batchgeneratorsv2 0.2.1, SpatialTransform._apply_to_segmentation.
-func sampleLabels(dst, src *volume.Volume[int16], g *sampling, outside *int16) {
-	voxels := g.in[0] * g.in[1] * g.in[2]
+func sampleLabels(dst *volume.Volume[int16], src *view[int16], whole *sampling, beyond *int16) {
 	row := 0
 	for c := range dst.Shape[0] {
-		data := src.Data[c*voxels:][:voxels]
-		none := smallest{labels: data}
-		if outside != nil {
-			none = smallest{value: *outside}
+		lower, box, data := src.box(c)
+		g := whole.of(lower, box, src.shape)
+		none := smallest{labels: data, box: box, width: g.width, plane: g.plane, lowest: src.lowest}
+		if g.padded {
+			none = smallest{value: -1, known: true}
+		}
+		// What touches no voxel of the box lies beyond the input, or between voxels that are all -1.
+		each := false
+		if beyond != nil {
+			none = smallest{value: *beyond, known: true}
+			each = g.padded // the two differ
 		}
 		for z := range g.out[0] {
 			for y := range g.out[1] {
 				l := g.row(z, y)
 				out := dst.Data[row*g.out[2]:][:g.out[2]]
 				row++
+				if each {
+					g.labels(out, data, &l, 0, len(out), &none)
+					continue
+				}
 				none.fill(out[:l.touching[0]])
 				g.labels(out, data, &l, l.touching[0], l.inside[0], &none)
 				if g.dim == 3 {
@@ -42,15 +52,28 @@ func sampleLabels(dst, src *volume.Volume[int16], g *sampling, outside *int16) {
 	}
 }
 
-// smallest is the smallest of labels, searched when it is first needed.
+// smallest is the smallest label of a box, searched when it is first needed.
 type smallest struct {
-	labels []int16 // nil: value is known
-	value  int16
+	labels       []int16
+	box          [3]int
+	width, plane int
+	lowest       int16 // none is below it
+	value        int16
+	known        bool
 }
 
 func (s *smallest) get() int16 {
-	if s.labels != nil {
-		s.value, s.labels = slices.Min(s.labels), nil
+	if s.known {
+		return s.value
+	}
+	s.known, s.value = true, s.labels[0]
+	for z := range s.box[0] {
+		for y := range s.box[1] {
+			if s.value <= s.lowest {
+				return s.value
+			}
+			s.value = min(s.value, slices.Min(s.labels[z*s.plane+y*s.width:][:s.box[2]]))
+		}
 	}
 	return s.value
 }
@@ -70,7 +93,7 @@ func (s *smallest) fill(out []int16) {
 func (g *sampling) equal3D(out, data []int16, l *line, none *smallest) {
 	x0 := int64(l.inside[0])
 	qz, qy, qx := l.origin[0]+x0*l.step[0], l.origin[1]+x0*l.step[1], l.origin[2]+x0*l.step[2]
-	w, plane := g.in[2], g.in[1]*g.in[2]
+	w, plane := g.width, g.plane
 	for x := l.inside[0]; x < l.inside[1]; x++ {
 		at := int(qz>>32)*plane + int(qy>>32)*w + int(qx>>32)
 		a, b := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
@@ -93,7 +116,7 @@ func (g *sampling) equal3D(out, data []int16, l *line, none *smallest) {
 func (g *sampling) equal2D(out, data []int16, l *line, none *smallest) {
 	x0 := int64(l.inside[0])
 	qy, qx := l.origin[1]+x0*l.step[1], l.origin[2]+x0*l.step[2]
-	w := g.in[2]
+	w := g.width
 	for x := l.inside[0]; x < l.inside[1]; x++ {
 		at := int(qy>>32)*w + int(qx>>32)
 		a, b := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
@@ -133,7 +156,13 @@ func decide3D(corners [8]int16, fz, fy, fx float32, none *smallest) int16 {
 func (g *sampling) labels(out, data []int16, l *line, from, to int, none *smallest) {
 	for x := from; x < to; x++ {
 		var d decision
-		g.corners(l, x, func(at int, weight float32) { d.add(data[at], weight) })
+		g.corners(l, x, func(at int, weight float32) {
+			if at == outside {
+				d.add(-1, weight)
+			} else {
+				d.add(data[at], weight)
+			}
+		})
 		out[x] = d.label(none)
 	}
 }

@@ -27,12 +27,18 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
+	setting := augment.Setting{PatchSize: []int{16, 48, 48}, Channels: 1,
+		Scales: [][]float64{{1, 1, 1}, {1, 0.5, 0.5}}}
+	setting.SetClasses(description.Labels)
+	list, err := augment.New(setting)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
 	l, err := loader.New(loader.Config{
 		Dataset: cases, Keys: fold.Train, Labels: description.Labels,
 		BatchSize: 2, PatchSize: []int{16, 48, 48}, Oversample: 0.33,
-		Augmentation: augment.Training(augment.Setting{PatchSize: []int{16, 48, 48}}),
-		Scales:       [][]float64{{1, 1, 1}, {1, 0.5, 0.5}},
-		Seed:         1, Stream: "train",
+		Augmentation: list, Seed: 1, Stream: "train",
 	})
 	if err != nil {
 		fmt.Println(err)

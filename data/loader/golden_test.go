@@ -125,31 +125,33 @@ func replay(t *testing.T, dir string) {
 	require.Greater(t, len(g.Cases), 150)
 	for i, c := range g.Cases {
 		d, labels := openIn(t, dir, c.Set)
-		var list augment.List
+		cfg := Config{Dataset: d, Keys: c.Keys, Labels: labels, BatchSize: c.Batch, Oversample: c.Oversample, Workers: 1}
+		augmented(t, &cfg, "none", c.Final, c.Scales)
 		var image []float32
 		var seg []int16
 		enlarged := !slices.Equal(c.Size, c.Final) // the reference's loader ran without transforms
 		if enlarged {
-			list = augment.List{InitialPatchSize: c.Size, Transforms: []augment.Transform{change(func(p *augment.Patch) {
+			cfg.Augmentation.InitialPatchSize = c.Size
+			cfg.Augmentation = inFront(cfg.Augmentation, change(func(p *augment.Patch) {
 				image, seg = append(image, p.Image.Data...), append(seg, p.Seg.Data...)
 				cut(p, [3]int{}, c.Final)
-			})}}
+			}))
 		}
-		l, err := New(Config{Dataset: d, Keys: c.Keys, Labels: labels, BatchSize: c.Batch, PatchSize: c.Final,
-			Oversample: c.Oversample, Augmentation: list, Scales: c.Scales, Workers: 1})
+		l, err := New(cfg)
 		require.NoError(t, err)
 		l.Close()
 		image, seg = nil, nil
 		rng := mt19937.New(c.Seed)
 		for _, want := range c.Batches {
-			picks, err := l.sampler.draw(rng)
+			picks, err := l.sampler.draw(func(int, string) source { return rng })
 			require.NoError(t, err)
 			for k, p := range picks {
 				require.Equal(t, want.Keys[k], p.c.Key, "case %d", i)
 				require.Equal(t, want.Starts[k], p.start[3-len(c.Size):], "case %d %+v", i, c)
 			}
-			b := l.newBatch(picks[0].c.Data.Shape[0])
-			require.NoError(t, l.fill(b, picks, l.newScratch(b.DataShape[1]), nil))
+			w := &worker{Loader: l, channels: picks[0].c.Data.Shape[0]}
+			b := l.newBatch(w.channels)
+			require.NoError(t, w.fill(b, picks))
 			if enlarged {
 				require.Equal(t, want.Data, sum(image), "case %d", i)
 				require.Equal(t, want.Targets, []uint32{sum(seg)}, "case %d", i)
@@ -186,8 +188,9 @@ func TestTrajectoryBatchesAreFoundAgain(t *testing.T) {
 	require.NoError(t, err)
 	fold, err := dataset.Fold(targetSet+"/splits_final.json", d.Keys(), "0")
 	require.NoError(t, err)
-	l, err := New(Config{Dataset: d, Keys: fold.Train, Labels: labels, BatchSize: c.BatchSize, PatchSize: c.PatchSize,
-		Oversample: 0.33, Scales: plans.DeepSupervisionScales([][]int{{1, 1, 1}, {1, 2, 2}, {2, 2, 2}, {2, 2, 2}}), Workers: 1})
+	cfg := Config{Dataset: d, Keys: fold.Train, Labels: labels, BatchSize: c.BatchSize, Oversample: 0.33, Workers: 1}
+	augmented(t, &cfg, "none", c.PatchSize, plans.DeepSupervisionScales([][]int{{1, 1, 1}, {1, 2, 2}, {2, 2, 2}, {2, 2, 2}}))
+	l, err := New(cfg)
 	require.NoError(t, err)
 	l.Close()
 
@@ -209,7 +212,7 @@ func TestTrajectoryBatchesAreFoundAgain(t *testing.T) {
 			require.NoError(t, err)
 			start, found := locate(l, cs, values[i*size:][:size])
 			require.True(t, found, "%s sample %d", prefix, i)
-			picks[i] = pick{cs, start}
+			picks[i] = pick{c: cs, start: start}
 			if l.sampler.forced(i) {
 				eligible := l.sampler.eligible(cs)
 				require.True(t, slices.ContainsFunc(eligible[0].Voxels, func(v [3]int32) bool {
@@ -219,7 +222,7 @@ func TestTrajectoryBatchesAreFoundAgain(t *testing.T) {
 			}
 		}
 		b := l.newBatch(1)
-		require.NoError(t, l.fill(b, picks, l.newScratch(1), nil))
+		require.NoError(t, (&worker{Loader: l, channels: 1}).fill(b, picks))
 		require.Equal(t, data.Shape, b.DataShape)
 		require.Equal(t, values, b.Data)
 		for level, got := range b.Targets {

@@ -1,22 +1,25 @@
 // Package loader provides batches of patches for training and validation. It chooses cases and
-// positions as nnU-Net does, crops, augments, and computes targets, in worker goroutines that
-// prefetch. A batch depends only on seed, stream and its index, not on the number of workers. It
-// never calls torch.
+// positions as nnU-Net does, augments, and computes targets, in worker goroutines that prefetch. Of a
+// case only what the parameters of a sample need is read, and results are written straight into the
+// batch. A batch depends only on seed, stream and its index, not on the number of workers; each of
+// its samples has random numbers of its own for case, place, augmentation and noise
+// (augment.Sample). It never calls torch.
 package loader
 
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/data/dataset"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -33,8 +36,7 @@ type Config struct {
 	Oversample float64
 	// RequireForeground makes New fail if no case has foreground.
 	RequireForeground bool
-	Augmentation      augment.List
-	Scales            [][]float64 // of the targets, see augment.NewTargets; nil: full resolution
+	Augmentation      augment.List // with what the data need at its end
 	Seed              uint64
 	Stream            string // such as "train" or "val"; streams of one seed are independent
 	StartIndex        int    // index of the first batch; to resume, the number of batches used
@@ -46,11 +48,21 @@ type Config struct {
 type Batch struct {
 	Index     int
 	Keys      []string  // case of each sample
+	Samples   []Sample  // how each came about
 	Data      []float32 // (b, c, z, y, x) or (b, c, y, x)
 	DataShape []int
 	Targets   []Target // one per output of the network, highest resolution first
 
 	free chan *Batch
+}
+
+// Sample tells how a sample came about.
+type Sample struct {
+	Key           string
+	Start         [3]int // first voxel of the initial patch in the case (z, y, x); 2d: Start[0] is the slice
+	Forced        bool   // to contain foreground
+	SelectedClass []int  // label, or labels of a region, that the patch was placed at; nil: anywhere
+	Transforms    augment.Drawn
 }
 
 // Target is the target of one output of the network: either Labels or Masks is set.
@@ -69,6 +81,17 @@ func (b *Batch) Release() {
 	}
 }
 
+// SHA256 is the sum, in hexadecimal digits, over the bytes of data, then of the targets in order.
+func (b *Batch) SHA256() string {
+	h := sha256.New()
+	h.Write(bits.Bytes(b.Data))
+	for _, t := range b.Targets {
+		h.Write(bits.Bytes(t.Labels))
+		h.Write(t.Masks)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
 // ErrClosed is the error of Next after Close.
 var ErrClosed = errors.New("loader: closed")
 
@@ -76,8 +99,10 @@ var ErrClosed = errors.New("loader: closed")
 type Loader struct {
 	cfg     Config
 	sampler *sampler
-	targets *augment.Targets
+	shapes  [][]int     // of the targets of a sample
+	masks   bool        // targets are regions
 	free    chan *Batch // released batches
+	clock   clock
 
 	mu      sync.Mutex // held by Next
 	next    int
@@ -125,13 +150,13 @@ func New(cfg Config) (*Loader, error) {
 			labels:     cfg.Labels,
 			load:       cfg.Dataset.Load,
 		},
-		targets: augment.NewTargets(cfg.PatchSize, cfg.Labels, cfg.Scales),
 		next:    cfg.StartIndex,
 		free:    make(chan *Batch, cfg.Queue+cfg.Workers),
 		jobs:    make(chan int, cfg.Queue),
 		results: make([]chan result, cfg.Queue),
 		done:    make(chan struct{}),
 	}
+	l.shapes, l.masks = cfg.Augmentation.TargetShapes(cfg.PatchSize)
 	for axis := range size {
 		l.sampler.needToPad = append(l.sampler.needToPad, size[axis]-cfg.PatchSize[axis])
 	}
@@ -139,6 +164,7 @@ func New(cfg Config) (*Loader, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.clock.start(cfg.Workers)
 	channels := first.Data.Shape[0]
 	for i := range l.results {
 		l.results[i] = make(chan result, 1)
@@ -170,12 +196,6 @@ func (cfg *Config) check() error {
 	case cfg.StartIndex < 0 || cfg.Workers < 1 || cfg.Queue < 1:
 		return fmt.Errorf("start index %d, %d workers, queue of %d: expected no negative values",
 			cfg.StartIndex, cfg.Workers, cfg.Queue)
-	}
-	for _, scale := range cfg.Scales {
-		if len(scale) != len(cfg.PatchSize) {
-			return fmt.Errorf("target scale %v, expected %d axes as in the patch size %v",
-				scale, len(cfg.PatchSize), cfg.PatchSize)
-		}
 	}
 	return nil
 }
@@ -222,30 +242,24 @@ func (l *Loader) Next(ctx context.Context) (*Batch, error) {
 		}
 		l.jobs <- l.next + len(l.results) // has room: one job per result slot
 		l.next++
+		l.clock.taken(l.ready())
 		return r.batch, nil
 	}
+}
+
+// ready counts the batches that wait to be taken.
+func (l *Loader) ready() int {
+	n := 0
+	for _, r := range l.results {
+		n += len(r)
+	}
+	return n
 }
 
 // Close stops the workers and waits for them. Batches already returned stay valid.
 func (l *Loader) Close() {
 	l.closing.Do(func() { close(l.done) })
 	l.workers.Wait()
-}
-
-// scratch is a worker's buffer for one sample.
-type scratch struct {
-	seg     *volume.Volume[int16] // in the final size; the image is written to the batch
-	initial *augment.Patch        // as cropped from the case; nil if that is the final size
-}
-
-func (l *Loader) newScratch(channels int) *scratch {
-	s := &scratch{seg: volume.New[int16](spatial(1, l.cfg.PatchSize))}
-	if size := l.cfg.Augmentation.InitialPatchSize; size != nil {
-		s.initial = &augment.Patch{Dim: len(size),
-			Image: volume.New[float32](spatial(channels, size)),
-			Seg:   volume.New[int16](spatial(1, size))}
-	}
-	return s
 }
 
 // spatial returns the shape (c, z, y, x) of a patch of 2 or 3 axes.
@@ -256,38 +270,35 @@ func spatial(channels int, size []int) [4]int {
 }
 
 func (l *Loader) work(channels int) {
-	s := l.newScratch(channels)
+	w := &worker{Loader: l, channels: channels, lap: time.Now()}
 	for {
 		select {
 		case <-l.done:
 			return
 		case index := <-l.jobs:
-			batch, err := l.make(index, channels, s)
+			w.lap = time.Now()
+			batch, err := w.make(index)
+			l.clock.add(&w.spent)
 			l.results[index%len(l.results)] <- result{batch, err}
 		}
 	}
 }
 
-// random returns the generator of a batch.
-func (l *Loader) random(index int) *rand.Rand {
-	h := sha256.New()
-	h.Write([]byte(l.cfg.Stream))
-	seed := binary.LittleEndian.AppendUint64(nil, l.cfg.Seed)
-	h.Write(binary.LittleEndian.AppendUint64(seed, uint64(index)))
-	sum := h.Sum(nil)
-	return rand.New(rand.NewPCG(binary.LittleEndian.Uint64(sum),
-		binary.LittleEndian.Uint64(sum[8:])))
+// sample names the sample i of a batch, for its random numbers.
+func (l *Loader) sample(batch, i int) augment.Sample {
+	return augment.Sample{Seed: l.cfg.Seed, Stream: l.cfg.Stream, Iteration: batch, Index: i}
 }
 
 func (l *Loader) newBatch(channels int) *Batch {
-	b := &Batch{free: l.free, Keys: make([]string, l.cfg.BatchSize)}
+	b := &Batch{free: l.free, Keys: make([]string, l.cfg.BatchSize),
+		Samples: make([]Sample, l.cfg.BatchSize)}
 	b.DataShape = slices.Concat([]int{l.cfg.BatchSize, channels}, l.cfg.PatchSize)
 	b.Data = make([]float32, product(b.DataShape))
-	b.Targets = make([]Target, l.targets.Levels())
+	b.Targets = make([]Target, len(l.shapes))
 	for level := range b.Targets {
 		t := &b.Targets[level]
-		t.Shape = slices.Concat([]int{l.cfg.BatchSize}, l.targets.Shape(level))
-		if l.targets.Regions() {
+		t.Shape = slices.Concat([]int{l.cfg.BatchSize}, l.shapes[level])
+		if l.masks {
 			t.Masks = make([]uint8, product(t.Shape))
 		} else {
 			t.Labels = make([]int16, product(t.Shape))
@@ -304,63 +315,123 @@ func product(shape []int) int {
 	return n
 }
 
+// worker prepares batches, one at a time.
+type worker struct {
+	*Loader
+	channels int
+	scratch  augment.Scratch
+	spent    spent
+	lap      time.Time // until then the worker's time is told
+}
+
 // make prepares batch index.
-func (l *Loader) make(index, channels int, s *scratch) (*Batch, error) {
-	rng := l.random(index)
-	picks, err := l.sampler.draw(rng)
+func (w *worker) make(index int) (*Batch, error) {
+	picks, err := w.sampler.draw(func(i int, purpose string) source {
+		return w.sample(index, i).Rand(purpose)
+	})
 	if err != nil {
 		return nil, err
 	}
+	w.lapse(&w.spent.read)
 	var b *Batch
 	select {
-	case b = <-l.free:
+	case b = <-w.free:
 	default:
-		b = l.newBatch(channels)
+		b = w.newBatch(w.channels)
 	}
 	b.Index = index
-	if err := l.fill(b, picks, s, rng); err != nil {
+	if err := w.fill(b, picks); err != nil {
 		b.Release()
 		return nil, err
 	}
 	return b, nil
 }
 
-// fill crops the picks from their cases, augments them, and computes their targets.
-func (l *Loader) fill(b *Batch, picks []pick, s *scratch, rng *rand.Rand) error {
-	image := volume.Volume[float32]{Shape: spatial(b.DataShape[1], l.cfg.PatchSize)}
-	n := volume.Numel(image.Shape)
+// lapse adds the time since the last lap to a part of the worker's.
+func (w *worker) lapse(part *time.Duration) {
+	now := time.Now()
+	*part += now.Sub(w.lap)
+	w.lap = now
+}
+
+// fill makes the patches of a batch and their targets.
+func (w *worker) fill(b *Batch, picks []pick) error {
 	for i, p := range picks {
-		if got, want := p.c.Data.Shape[0], b.DataShape[1]; got != want {
+		if got, want := p.c.Data.Shape[0], w.channels; got != want {
 			return fmt.Errorf("loader: %s: found %d channels, expected %d as in the other cases; "+
 				"preprocess all cases with the same channels", p.c.Source, got, want)
 		}
 		b.Keys[i] = p.c.Key
-		image.Data = b.Data[i*n:][:n]
-		drawn := l.cfg.Augmentation.Draw(func(string) *rand.Rand { return rng })
-		patch := augment.Patch{Image: &image, Seg: s.seg, Dim: len(l.cfg.PatchSize)}
-		if s.initial != nil {
-			patch = *s.initial
-		}
-		p.c.Data.Crop(patch.Image, p.start, 0)
-		p.c.Seg.Crop(patch.Seg, p.start, -1)
-		if err := drawn.Apply(&patch); err != nil {
+		b.Samples[i] = Sample{Key: p.c.Key, Start: p.start, Forced: p.forced, SelectedClass: p.class,
+			Transforms: w.cfg.Augmentation.Draw(w.sample(b.Index, i).Augmentation)}
+		if err := w.patch(b, i, p.c); err != nil {
 			return fmt.Errorf("loader: case %s: %w", p.c.Key, err)
 		}
-		if patch.Image.Shape != image.Shape || patch.Seg.Shape != s.seg.Shape {
-			return fmt.Errorf("loader: case %s: the augmentation produced an image of %v and a "+
-				"segmentation of %v, expected %v and %v",
-				p.c.Key, patch.Image.Shape, patch.Seg.Shape, image.Shape, s.seg.Shape)
-		}
-		if patch.Image != &image {
-			copy(image.Data, patch.Image.Data)
-		}
-		for level, t := range b.Targets {
-			if size := product(t.Shape) / len(picks); t.Masks != nil {
-				l.targets.Masks(t.Masks[i*size:][:size], patch.Seg, level)
-			} else {
-				l.targets.Labels(t.Labels[i*size:][:size], patch.Seg, level)
-			}
-		}
+		w.spent.patches++
 	}
 	return nil
+}
+
+// patch makes sample i of a batch.
+func (w *worker) patch(b *Batch, i int, c *dataset.Case) error {
+	image := volume.Volume[float32]{Shape: spatial(w.channels, w.cfg.PatchSize)}
+	n := volume.Numel(image.Shape)
+	image.Data = b.Data[i*n:][:n]
+	patch := augment.Patch{
+		Image: c.Data, Seg: c.Seg, Dim: len(w.cfg.PatchSize),
+		Window:    augment.Window{Start: b.Samples[i].Start, Lowest: c.SegValues[0]},
+		ImageInto: &image, Scratch: &w.scratch,
+	}
+	size := spatial(1, w.sampler.size)
+	patch.Window.Size = [3]int(size[1:])
+	first := &b.Targets[0]
+	voxels := product(first.Shape) / len(b.Samples)
+	if !w.masks {
+		patch.SegInto = &volume.Volume[int16]{Data: first.Labels[i*voxels:][:voxels],
+			Shape: spatial(1, w.cfg.PatchSize)}
+	}
+	patch.Done = w.done
+	if err := b.Samples[i].Transforms.Apply(&patch); err != nil {
+		return err
+	}
+	if patch.Image.Shape != image.Shape || patch.Seg.Spatial() != image.Spatial() {
+		return fmt.Errorf("the augmentation produced an image of %v and a segmentation of %v, "+
+			"expected %v in %d channels", patch.Image.Shape, patch.Seg.Shape, image.Spatial(),
+			w.channels)
+	}
+	if patch.Image != &image {
+		copy(image.Data, patch.Image.Data)
+	}
+	targets := patch.Targets
+	if targets == nil {
+		targets = []*volume.Volume[int16]{patch.Seg}
+	}
+	for level, from := range targets {
+		t := &b.Targets[level]
+		n := product(t.Shape) / len(b.Samples)
+		switch {
+		case len(from.Data) != n:
+			return fmt.Errorf("the augmentation produced a target of shape %v, expected %v", from.Shape,
+				w.shapes[level])
+		case w.masks:
+			for k, v := range from.Data {
+				t.Masks[i*n+k] = uint8(v)
+			}
+		case from != patch.SegInto:
+			copy(t.Labels[i*n:], from.Data)
+		}
+	}
+	w.lapse(&w.spent.targets)
+	return nil
+}
+
+// done books the time of a transform.
+func (w *worker) done(transform string) {
+	part := &w.spent.augment
+	if augment.ForTargets(transform) {
+		part = &w.spent.targets
+	}
+	before := *part
+	w.lapse(part)
+	w.spent.transform(transform, *part-before)
 }

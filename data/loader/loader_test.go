@@ -21,13 +21,29 @@ import (
 func config(t testing.TB, set string) Config {
 	t.Helper()
 	d, labels := open(t, set)
-	return Config{Dataset: d, Keys: d.Keys(), Labels: labels, BatchSize: 3, PatchSize: []int{5, 8, 7}, Oversample: 0.33,
-		Augmentation: training(3), Scales: [][]float64{{1, 1, 1}, {1, 0.5, 0.5}}, Seed: 7, Stream: "train"}
+	cfg := Config{Dataset: d, Keys: d.Keys(), Labels: labels, BatchSize: 3, Oversample: 0.33, Seed: 7, Stream: "train"}
+	augmented(t, &cfg, "nnunet", []int{5, 8, 7}, [][]float64{{1, 1, 1}, {1, 0.5, 0.5}})
+	return cfg
 }
 
-// training is the augmentation of patches with the given number of axes.
-func training(axes int) augment.List {
-	return augment.Training(augment.Setting{PatchSize: make([]int, axes)})
+// augmented gives a configuration a patch size and a list of transforms.
+func augmented(t testing.TB, cfg *Config, augmentation string, patch []int, scales [][]float64) {
+	t.Helper()
+	d, err := dataset.Open(cfg.Dataset.Folder()) // the one of the configuration has read nothing yet
+	require.NoError(t, err)
+	c, err := d.Load(d.Keys()[0])
+	require.NoError(t, err)
+	s := augment.Setting{PatchSize: patch, Channels: c.Data.Shape[0], Scales: scales, Augmentation: augmentation}
+	s.SetClasses(cfg.Labels)
+	cfg.PatchSize = patch
+	cfg.Augmentation, err = augment.New(s)
+	require.NoError(t, err)
+}
+
+// inFront puts transforms before those of the list.
+func inFront(l augment.List, more ...augment.Transform) augment.List {
+	l.Transforms = slices.Concat(more, l.Transforms)
+	return l
 }
 
 func start(t testing.TB, cfg Config) *Loader {
@@ -119,24 +135,25 @@ func TestSeedAndStreamChangeTheBatches(t *testing.T) {
 func TestSeedsKeepTheirBatches(t *testing.T) {
 	cfg := config(t, "plain")
 	require.Equal(t, []fingerprint{
-		{0, [3]string{"case_1", "case_0", "case_0"}, 0xd37ee5f8, 0xbb3c6126, 0xf30d0172},
-		{1, [3]string{"case_2", "case_2", "case_3"}, 0xc26746e5, 0x655a1cc6, 0x95e8f4fc},
+		{0, [3]string{"case_1", "case_3", "case_1"}, 0x277ad063, 0x342b9bb6, 0xec65f40a},
+		{1, [3]string{"case_0", "case_1", "case_1"}, 0xe76d8424, 0x609d919e, 0xfd3b713a},
 	}, take(t, cfg, 2))
-	cfg.PatchSize, cfg.Scales, cfg.Augmentation = []int{16, 12}, nil, training(2)
+	augmented(t, &cfg, "nnunet", []int{16, 12}, nil)
 	require.Equal(t, []fingerprint{
-		{0, [3]string{"case_1", "case_0", "case_0"}, 0x6b9f72d1, 0xcb98464a, 0xcb98464a},
-		{1, [3]string{"case_2", "case_2", "case_3"}, 0xf16bfb3f, 0x9ae42e8d, 0x9ae42e8d},
+		{0, [3]string{"case_1", "case_3", "case_1"}, 0x934a3aeb, 0xe2373b1b, 0xe2373b1b},
+		{1, [3]string{"case_0", "case_1", "case_1"}, 0x9468765e, 0x8b7046cf, 0x8b7046cf},
 	}, take(t, cfg, 2))
-	cfg.Augmentation, cfg.Stream = augment.List{}, "val"
+	augmented(t, &cfg, "none", []int{16, 12}, nil)
+	cfg.Stream = "val"
 	require.Equal(t, []fingerprint{
-		{0, [3]string{"case_2", "case_2", "case_4"}, 0x660a8c59, 0x2811522e, 0x2811522e},
-		{1, [3]string{"case_4", "case_1", "case_0"}, 0x02aa7505, 0x70b45e56, 0x70b45e56},
+		{0, [3]string{"case_2", "case_4", "case_4"}, 0x6a94ca63, 0xe4376237, 0xe4376237},
+		{1, [3]string{"case_0", "case_3", "case_0"}, 0x36eecbaa, 0xcbd64c47, 0xcbd64c47},
 	}, take(t, cfg, 2))
 }
 
 func TestTwoAxesTakeSlices(t *testing.T) {
 	cfg := config(t, "plain")
-	cfg.PatchSize, cfg.Scales, cfg.Augmentation = []int{16, 12}, nil, training(2)
+	augmented(t, &cfg, "nnunet", []int{16, 12}, nil)
 	b, err := start(t, cfg).Next(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, []int{3, 3, 16, 12}, b.DataShape)
@@ -148,11 +165,12 @@ func TestTwoAxesTakeSlices(t *testing.T) {
 
 func TestAugmentationGetsEnlargedPatchesAndFillsTheBatch(t *testing.T) {
 	cfg := config(t, "plain")
-	cfg.Scales = nil
+	augmented(t, &cfg, "none", cfg.PatchSize, nil)
 	var image []float32
 	var seg []int16
 	cfg.Workers, cfg.Queue = 1, 1
-	cfg.Augmentation = augment.List{InitialPatchSize: []int{8, 11, 10}, Transforms: []augment.Transform{change(func(p *augment.Patch) {
+	cfg.Augmentation.InitialPatchSize = []int{8, 11, 10}
+	cfg.Augmentation = inFront(cfg.Augmentation, change(func(p *augment.Patch) {
 		require.Equal(t, 3, p.Dim)
 		require.Equal(t, [4]int{3, 8, 11, 10}, p.Image.Shape)
 		require.Equal(t, [4]int{1, 8, 11, 10}, p.Seg.Shape)
@@ -160,7 +178,7 @@ func TestAugmentationGetsEnlargedPatchesAndFillsTheBatch(t *testing.T) {
 		if len(image) < 3*3*5*8*7 {
 			image, seg = append(image, p.Image.Data...), append(seg, p.Seg.Data...)
 		}
-	})}}
+	}))
 	b, err := start(t, cfg).Next(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, image, b.Data)
@@ -171,16 +189,29 @@ func TestAugmentationGetsEnlargedPatchesAndFillsTheBatch(t *testing.T) {
 
 func TestTransformsSeeThePatchInTheOrderOfTheList(t *testing.T) {
 	cfg := config(t, "plain")
-	cfg.Augmentation.Transforms = []augment.Transform{
+	augmented(t, &cfg, "none", cfg.PatchSize, nil)
+	cfg.Augmentation = inFront(cfg.Augmentation,
 		change(func(p *augment.Patch) { p.Image.Data[0], p.Seg.Data[0] = 2, 1 }),
-		change(func(p *augment.Patch) { p.Image.Data[0] *= 3; p.Seg.Data[0]++ }),
-	}
+		change(func(p *augment.Patch) { p.Image.Data[0] *= 3; p.Seg.Data[0]++ }))
 	b, err := start(t, cfg).Next(t.Context())
 	require.NoError(t, err)
 	for i := range cfg.BatchSize {
 		require.EqualValues(t, 6, b.Data[i*3*5*8*7])
 		require.EqualValues(t, 2, b.Targets[0].Labels[i*5*8*7])
 	}
+}
+
+// scaleBy draws a factor.
+type scaleBy struct{}
+
+func (scaleBy) Name() string { return "scaleBy" }
+func (scaleBy) Draw(rng *rand.Rand) augment.Parameters {
+	f := rng.Float32()
+	return change(func(p *augment.Patch) {
+		for i := range p.Image.Data {
+			p.Image.Data[i] *= f
+		}
+	})
 }
 
 type failing struct{}
@@ -191,13 +222,14 @@ func (failing) Apply(*augment.Patch) error           { return errors.New("nothin
 
 func TestFailingAugmentationNamesCaseAndTransform(t *testing.T) {
 	cfg := config(t, "plain")
-	cfg.Augmentation.Transforms = append(cfg.Augmentation.Transforms, failing{})
+	augmented(t, &cfg, "mirror", cfg.PatchSize, nil)
+	cfg.Augmentation.Transforms = slices.Insert(cfg.Augmentation.Transforms, 1, augment.Transform(failing{}))
 	_, err := start(t, cfg).Next(t.Context())
 	require.EqualError(t, err, "loader: case case_1: augment: transform 1, FailingTransform: nothing to blur")
 
 	cfg.Augmentation.Transforms = []augment.Transform{change(func(p *augment.Patch) { cut(p, [3]int{}, []int{2, 2, 2}) })}
 	_, err = start(t, cfg).Next(t.Context())
-	require.EqualError(t, err, "loader: case case_1: the augmentation produced an image of [3 2 2 2] and a segmentation of [1 2 2 2], expected [3 5 8 7] and [1 5 8 7]")
+	require.EqualError(t, err, "loader: case case_1: the augmentation produced an image of [3 2 2 2] and a segmentation of [1 2 2 2], expected [5 8 7] in 3 channels")
 
 	for _, size := range [][]int{{8, 8}, {8, 7, 9}} {
 		cfg.Augmentation.InitialPatchSize = size
@@ -243,7 +275,7 @@ func TestWorkersDoNotRunFartherAheadThanTheQueue(t *testing.T) {
 	cfg := config(t, "plain")
 	cfg.Workers, cfg.Queue = 3, 4
 	started := make(chan struct{}, 10000)
-	cfg.Augmentation.Transforms = []augment.Transform{change(func(*augment.Patch) { started <- struct{}{} })}
+	cfg.Augmentation = inFront(cfg.Augmentation, change(func(*augment.Patch) { started <- struct{}{} }))
 	l := start(t, cfg)
 	for range 3 {
 		next(t, l)
@@ -294,7 +326,8 @@ func TestCloseWakesNext(t *testing.T) {
 
 func TestReleasedBatchesAreUsedAgain(t *testing.T) {
 	cfg := config(t, "plain")
-	cfg.PatchSize, cfg.Scales, cfg.Workers = []int{32, 64, 64}, nil, 1
+	augmented(t, &cfg, "nnunet", []int{32, 64, 64}, nil)
+	cfg.Workers = 1
 	l := start(t, cfg)
 	use := func(n int) {
 		for range n {
@@ -388,7 +421,6 @@ func TestImpossibleConfigurationsAreRefused(t *testing.T) {
 		"patch size [4 0 4], expected":                 func(c *Config) { c.PatchSize = []int{4, 0, 4} },
 		"foreground oversampling 33, expected a fract": func(c *Config) { c.Oversample = 33 },
 		"start index -1":                               func(c *Config) { c.StartIndex = -1 },
-		"target scale [1 1], expected 3 axes as in":    func(c *Config) { c.Scales = [][]float64{{1, 1}} },
 		"nobody.npz: expected a case of ":              func(c *Config) { c.Keys = []string{"nobody"} },
 		"found 3 channels, expected 1, the network's":  func(c *Config) { c.Dataset.Channels = 1 },
 	} {
@@ -403,8 +435,8 @@ func BenchmarkNext(b *testing.B) {
 	for name, patch := range map[string][]int{"32x96x96": {32, 96, 96}, "64x128x128": {64, 128, 128}} {
 		b.Run(name, func(b *testing.B) {
 			cfg := config(b, "source")
-			cfg.BatchSize, cfg.PatchSize = 2, patch
-			cfg.Scales = [][]float64{{1, 1, 1}, {1, 0.5, 0.5}, {0.5, 0.25, 0.25}, {0.25, 0.125, 0.125}}
+			cfg.BatchSize = 2
+			augmented(b, &cfg, "nnunet", patch, [][]float64{{1, 1, 1}, {1, 0.5, 0.5}, {0.5, 0.25, 0.25}, {0.25, 0.125, 0.125}})
 			l := start(b, cfg)
 			b.ReportAllocs()
 			for b.Loop() {

@@ -27,16 +27,19 @@ type sampler struct {
 // pick is a chosen patch: its first voxel in the case, which may lie outside. A 2d patch is in
 // slice start[0].
 type pick struct {
-	c     *dataset.Case
-	start [3]int
+	c      *dataset.Case
+	start  [3]int
+	forced bool
+	class  []int // labels of what it was placed at; nil: anywhere
 }
 
-// draw chooses the patches of one batch: first all cases, then each position.
-func (s *sampler) draw(rng source) ([]pick, error) {
+// draw chooses the patches of one batch: first all cases, then each position. random gives the
+// numbers of a sample for a purpose.
+func (s *sampler) draw(random func(i int, purpose string) source) ([]pick, error) {
 	picks := make([]pick, s.batchSize)
 	chosen := make([]string, s.batchSize)
 	for i := range chosen {
-		chosen[i] = s.keys[rng.IntN(len(s.keys))]
+		chosen[i] = s.keys[random(i, "case").IntN(len(s.keys))]
 	}
 	for i := range picks {
 		c, err := s.load(chosen[i])
@@ -50,11 +53,15 @@ func (s *sampler) draw(rng source) ([]pick, error) {
 		if len(s.size) == 2 {
 			place = s.place2D
 		}
-		start, err := place(rng, c, s.forced(i))
+		rng := random(i, "place")
+		class, err := s.class(rng, c, s.forced(i))
 		if err != nil {
 			return nil, err
 		}
-		picks[i] = pick{c, start}
+		picks[i] = pick{c: c, start: place(rng, c, class), forced: s.forced(i)}
+		if class != nil {
+			picks[i].class = class.Labels
+		}
 	}
 	return picks, nil
 }
@@ -132,34 +139,27 @@ func (s *sampler) class(rng source, c *dataset.Case, forced bool) (*dataset.Loca
 	return eligible[rng.IntN(len(eligible))], nil
 }
 
-func (s *sampler) place3D(rng source, c *dataset.Case, forced bool) ([3]int, error) {
-	class, err := s.class(rng, c, forced)
-	if err != nil {
-		return [3]int{}, err
-	}
+// place3D chooses a voxel of the class, or any position if that is nil.
+func (s *sampler) place3D(rng source, c *dataset.Case, class *dataset.Locations) [3]int {
 	shape := c.Data.Spatial()
 	if class == nil {
-		return [3]int(s.anywhere(rng, shape[:])), nil
+		return [3]int(s.anywhere(rng, shape[:]))
 	}
 	voxel := class.Voxels[rng.IntN(len(class.Voxels))]
-	return [3]int(s.around(voxel[:], shape[:])), nil
+	return [3]int(s.around(voxel[:], shape[:]))
 }
 
-// place2D chooses a class, a slice in proportion to its voxels of that class, and one of those
-// voxels.
+// place2D chooses a slice in proportion to its voxels of the class, and one of those voxels; if the
+// class is nil any slice and position.
 //
 // Differs: the reference raises an exception if, in a dataset with an ignore label, a case has no
 // annotated voxels, or no foreground when forced; here any position is taken.
-func (s *sampler) place2D(rng source, c *dataset.Case, forced bool) ([3]int, error) {
-	class, err := s.class(rng, c, forced)
-	if err != nil {
-		return [3]int{}, err
-	}
+func (s *sampler) place2D(rng source, c *dataset.Case, class *dataset.Locations) [3]int {
 	shape := c.Data.Spatial()
 	if class == nil {
 		z := rng.IntN(shape[0])
 		start := s.anywhere(rng, shape[1:])
-		return [3]int{z, start[0], start[1]}, nil
+		return [3]int{z, start[0], start[1]}
 	}
 	z := class.Voxels[rng.IntN(len(class.Voxels))][0]
 	inSlice := 0
@@ -175,7 +175,7 @@ func (s *sampler) place2D(rng source, c *dataset.Case, forced bool) ([3]int, err
 		}
 		if nth == 0 {
 			start := s.around(v[1:], shape[1:])
-			return [3]int{int(z), start[0], start[1]}, nil
+			return [3]int{int(z), start[0], start[1]}
 		}
 		nth--
 	}

@@ -1,0 +1,115 @@
+package loader
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/data/augment"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// A sample is what its drawn parameters make of the crop that nnU-Net's loader would cut at its place.
+func TestSamplesAreWhatTheirParametersMakeOfTheirCrops(t *testing.T) {
+	for _, set := range []string{"plain", "ignore", "regions_ignore"} {
+		for _, patch := range [][]int{{5, 8, 7}, {2, 9, 8}, {9, 8}} {
+			cfg := config(t, set)
+			augmented(t, &cfg, "nnunet", patch, nil)
+			for i, tr := range cfg.Augmentation.Transforms { // slices of two voxels are too few for it
+				if r, ok := tr.(augment.RandomTransform); ok && tr.Name() == "GaussianBlurTransform" && patch[0] == 2 {
+					r.ApplyProbability = 0
+					cfg.Augmentation.Transforms[i] = r
+				}
+			}
+			l := start(t, cfg)
+			for range 12 {
+				b, err := l.Next(t.Context())
+				require.NoError(t, err)
+				for i, s := range b.Samples {
+					c, err := cfg.Dataset.Load(s.Key)
+					require.NoError(t, err)
+					crop := augment.Patch{Dim: len(patch),
+						Image: volume.New[float32](spatial(c.Data.Shape[0], cfg.Augmentation.InitialPatchSize)),
+						Seg:   volume.New[int16](spatial(1, cfg.Augmentation.InitialPatchSize))}
+					c.Data.Crop(crop.Image, s.Start, 0)
+					c.Seg.Crop(crop.Seg, s.Start, -1)
+					drawn := cfg.Augmentation.Draw(l.sample(b.Index, i).Augmentation)
+					require.Equal(t, drawn, s.Transforms)
+					require.NoError(t, drawn.Apply(&crop))
+					n := len(crop.Image.Data)
+					require.Equal(t, crop.Image.Data, b.Data[i*n:][:n])
+					n = len(crop.Seg.Data)
+					for k, v := range crop.Seg.Data {
+						if b.Targets[0].Masks != nil {
+							require.EqualValues(t, v, b.Targets[0].Masks[i*n+k])
+						} else {
+							require.Equal(t, v, b.Targets[0].Labels[i*n+k])
+						}
+					}
+				}
+				b.Release()
+			}
+		}
+	}
+}
+
+// Another list of the same initial patch size, with a transform more, leaves cases, forced
+// foreground, classes and places as they were.
+func TestAnotherListMovesNoCaseAndNoPlace(t *testing.T) {
+	for _, set := range []string{"plain", "ignore"} {
+		cfg := config(t, set)
+		samples := func() (all []Sample) {
+			l := start(t, cfg)
+			for range 20 {
+				b, err := l.Next(t.Context())
+				require.NoError(t, err)
+				for _, s := range b.Samples {
+					s.Transforms = nil
+					all = append(all, s)
+				}
+				b.Release()
+			}
+			return all
+		}
+		want := samples()
+		for _, s := range want {
+			if s.Forced && s.Key == "case_0" { // has all classes
+				require.NotNil(t, s.SelectedClass)
+			}
+			if !s.Forced && set == "plain" {
+				require.Nil(t, s.SelectedClass)
+			}
+		}
+		cfg.Augmentation = inFront(cfg.Augmentation, scaleBy{})
+		require.Equal(t, want, samples())
+		augmented(t, &cfg, "none", cfg.PatchSize, nil)
+		other := samples()
+		for i := range want { // another size of the crop moves its corner only
+			want[i].Start, other[i].Start = [3]int{}, [3]int{}
+		}
+		require.Equal(t, want, other)
+	}
+}
+
+func TestStatsTellWhatTheWorkersDid(t *testing.T) {
+	cfg := config(t, "plain")
+	cfg.Workers, cfg.Queue = 2, 3
+	l := start(t, cfg)
+	for range 10 {
+		next(t, l)
+	}
+	s := l.Stats()
+	require.Equal(t, 2, s.Workers)
+	require.GreaterOrEqual(t, s.Patches, 10*cfg.BatchSize)
+	require.LessOrEqual(t, s.Patches, (10+3+2)*cfg.BatchSize)
+	for _, d := range []int64{int64(s.Read), int64(s.Augment), int64(s.Targets), int64(s.Elapsed)} {
+		require.Positive(t, d)
+	}
+	require.Greater(t, s.Busy(), 0.0)
+	require.LessOrEqual(t, s.Busy(), 1.0)
+	// how often each acted
+	require.GreaterOrEqual(t, s.Transforms["SpatialTransform"].Count, s.Patches)
+	require.Less(t, s.Transforms["GaussianNoiseTransform"].Count, s.Patches/2)
+	require.LessOrEqual(t, s.QueueMin, s.QueueMedian)
+	require.LessOrEqual(t, s.QueueMedian, 3)
+}

@@ -1,0 +1,187 @@
+package train_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/data/augment"
+	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/train"
+)
+
+// runData is what run.json says about batches.
+type runData struct {
+	Data struct {
+		Augmentation     string
+		Fixes            bool
+		On               string
+		PatchSize        []int           `json:"patch_size"`
+		InitialPatchSize []int           `json:"initial_patch_size"`
+		MirrorAxes       []int           `json:"mirror_axes"`
+		Transforms       json.RawMessage `json:"transforms"`
+		RandomStream     int             `json:"random_stream"`
+		Sums             []string        `json:"batch_sha256"`
+	}
+	Timing struct {
+		Wait struct {
+			Share *float64
+		} `json:"wait_for_data_ms"`
+		Loader struct {
+			Workers    int
+			BusyShare  float64            `json:"busy_share"`
+			QueueDepth map[string]int     `json:"queue_depth"`
+			PerPatch   map[string]float64 `json:"per_patch_ms"`
+		}
+	}
+}
+
+func readRun(t *testing.T, checkpoint string) (d runData) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(checkpoint), "run.json"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &d))
+	return d
+}
+
+// short is a training of two epochs of three iterations.
+func short(t *testing.T) train.Config {
+	c := tiny{}.config(t, "plain", "full", nil)
+	c.Epochs, c.Iterations, c.ValIterations, c.Workers = 2, 3, 1, 2
+	return c
+}
+
+func TestTrainersChooseListsAndMirrorAxes(t *testing.T) {
+	torchtest.NoLeak(t)
+	for trainer, want := range map[string]struct {
+		list string
+		axes []int
+	}{
+		"nnUNetTrainer":              {"nnunet", []int{0, 1, 2}},
+		"nnUNetTrainerNoDA":          {"none", nil},
+		"nnUNetTrainerNoMirroring":   {"nnunet", nil},
+		"nnUNetTrainer_onlyMirror01": {"nnunet", []int{0, 1}},
+	} {
+		c := short(t)
+		c.Trainer = trainer
+		r := run(t, c)
+		d := readRun(t, r.Checkpoint).Data
+		require.Equal(t, want.list, d.Augmentation, trainer)
+		require.Equal(t, want.list, listOf(t, r.Checkpoint), trainer)
+		require.Equal(t, want.axes, d.MirrorAxes, trainer)
+		f := open(t, r.Checkpoint)
+		require.True(t, f.MirrorAxesKnown)
+		require.Equal(t, want.axes, f.MirrorAxes, trainer)
+	}
+	c := short(t)
+	c.Trainer = "nnUNetTrainerDA5"
+	_, err := train.Run(context.Background(), c)
+	require.ErrorContains(t, err, "trainer nnUNetTrainerDA5 uses another library's transforms")
+}
+
+func TestRunTellsWhatTheBatchesAre(t *testing.T) {
+	torchtest.NoLeak(t)
+	c := short(t)
+	r := run(t, c)
+	d := readRun(t, r.Checkpoint)
+	require.Equal(t, "nnunet", d.Data.Augmentation)
+	require.Equal(t, "cpu", d.Data.On)
+	require.Equal(t, []int{8, 8, 8}, d.Data.PatchSize)
+	require.Equal(t, []int{12, 12, 12}, d.Data.InitialPatchSize)
+	require.Equal(t, augment.RandomStream, d.Data.RandomStream)
+	require.Len(t, d.Data.Sums, 4)
+	var names []string
+	require.NoError(t, json.Unmarshal(d.Data.Transforms, &names))
+	require.Equal(t, "SpatialTransform", names[0])
+	require.Equal(t, "DownsampleSegForDSTransform", names[len(names)-1])
+	require.NotNil(t, d.Timing.Wait.Share)
+	require.Equal(t, 2, d.Timing.Loader.Workers)
+	require.Contains(t, d.Timing.Loader.QueueDepth, "median")
+	for _, part := range []string{"read", "augment", "targets"} {
+		require.Positive(t, d.Timing.Loader.PerPatch[part])
+	}
+	b, err := filepath.Glob(filepath.Join(r.Folder, "training_log*"))
+	require.NoError(t, err)
+	text, err := os.ReadFile(b[0])
+	require.NoError(t, err)
+	require.Equal(t, 2, strings.Count(string(text), "waited for data "))
+
+	// the sums follow from data, list and seed alone
+	c = short(t)
+	c.Workers, c.LR = 1, 0.001
+	require.Equal(t, d.Data.Sums, readRun(t, run(t, c).Checkpoint).Data.Sums)
+	c = short(t)
+	c.Seed++
+	require.NotEqual(t, d.Data.Sums[0], readRun(t, run(t, c).Checkpoint).Data.Sums[0])
+}
+
+// edited writes the list in force to a file, with other numbers.
+func edited(t *testing.T, old, new string) string {
+	t.Helper()
+	list, err := augment.New(augment.Setting{PatchSize: []int{8, 8, 8}, Channels: 3})
+	require.NoError(t, err)
+	text, err := json.Marshal(list)
+	require.NoError(t, err)
+	require.Contains(t, string(text), old)
+	path := filepath.Join(t.TempDir(), "list.json")
+	require.NoError(t, os.WriteFile(path, []byte(strings.ReplaceAll(string(text), old, new)), 0o600))
+	return path
+}
+
+func TestInterruptedTrainingGoesOnWithItsList(t *testing.T) {
+	torchtest.NoLeak(t)
+	file := edited(t, `"p_rotation":0.2`, `"p_rotation":0.9`)
+	config := func() train.Config {
+		c := short(t)
+		c.Augmentation = file
+		return c
+	}
+	whole := run(t, config())
+	d := readRun(t, whole.Checkpoint).Data
+	require.Equal(t, file, d.Augmentation)
+	require.Contains(t, string(d.Transforms), `"p_rotation": 0.9`)
+
+	c := config()
+	ctx, cancel := context.WithCancel(context.Background())
+	c.Progress = &stopper{2, cancel}
+	_, err := train.Run(ctx, c)
+	var stopped *train.Interrupted
+	require.True(t, errors.As(err, &stopped), "%v", err)
+	require.NoError(t, os.Rename(file, file+".moved")) // the checkpoint has it
+	c.Progress, c.Continue, c.Augmentation = nil, true, ""
+	r := run(t, c)
+	require.Equal(t, state(t, whole.Checkpoint), state(t, r.Checkpoint))
+	require.Equal(t, d, readRun(t, r.Checkpoint).Data)
+}
+
+func TestAnotherListThanTheCheckpointsIsRefused(t *testing.T) {
+	torchtest.NoLeak(t)
+	c := short(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	c.Progress = &stopper{2, cancel}
+	_, err := train.Run(ctx, c)
+	var stopped *train.Interrupted
+	require.True(t, errors.As(err, &stopped), "%v", err)
+	c.Progress, c.Continue = nil, true
+
+	for want, choice := range map[string]augment.Choice{
+		"trained with augmentation nnunet (now mirror), which differ in initial_patch_size [12 12 12], now [8 8 8]": {Augmentation: "mirror"},
+		"which differ in mirror_axes [0 1 2], now [0]":                                                              {MirrorAxes: "0"},
+		"trained with --augmentation-fixes false (now true)":                                                        {Fixes: true},
+		`"p_rotation":0.2`: {Augmentation: edited(t, `"p_rotation":0.2`, `"p_rotation":0.3`)},
+	} {
+		c := c
+		c.Choice = choice
+		_, err := train.Run(context.Background(), c)
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "leave the flags of augmentation out")
+	}
+	c.Augmentation = "nnunet" // the same
+	run(t, c)
+}
