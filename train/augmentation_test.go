@@ -185,3 +185,31 @@ func TestAnotherListThanTheCheckpointsIsRefused(t *testing.T) {
 	c.Augmentation = "nnunet" // the same
 	run(t, c)
 }
+
+// Final validation mirrors over the axes that training mirrored over, which the checkpoint says.
+func TestValidationMirrorsAsTrainingDid(t *testing.T) {
+	torchtest.NoLeak(t)
+	c := phantom(t, "full")
+	c.Trainer, c.Npz, c.NoMirroring = "nnUNetTrainerNoMirroring", true, false
+	c.Epochs, c.Iterations, c.ValIterations = 1, 1, 1
+	r := run(t, c)
+	files, err := filepath.Glob(filepath.Join(r.Folder, "validation", "*.npz"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	probabilities := func(folder string) []byte {
+		b, err := os.ReadFile(filepath.Join(folder, filepath.Base(files[0])))
+		require.NoError(t, err)
+		return b
+	}
+	want := probabilities(filepath.Dir(files[0]))
+	validate := func(checkpoint string, mirror bool) []byte {
+		c := c
+		c.Pretrained, c.ValidateOnly, c.ValidationFolder = "", true, t.TempDir()
+		c.Checkpoint, c.NoMirroring = checkpoint, !mirror
+		run(t, c)
+		return probabilities(c.ValidationFolder)
+	}
+	require.Equal(t, want, validate(r.Checkpoint, false))
+	require.Equal(t, want, validate(r.Checkpoint, true))
+	require.NotEqual(t, validate(c.Pretrained, false), validate(c.Pretrained, true))
+}

@@ -21,6 +21,9 @@ The result is nnU-Net's: <results>/<dataset>/<trainer>__<plans>__<configuration>
 log, progress.png and validation/; beside them run.json and TensorBoard events. Ctrl-C saves and ends;
 --c continues from there, to the same bits as without the interruption.
 
+Patches are augmented as in nnU-Net, as the trainer's name says, or --augmentation; lntorch augment pipeline prints
+the list of transforms, which may be edited. Prediction mirrors over the axes that training mirrored over.
+
 Where plans or training data are missing and the raw dataset is there, they are made first: the plans from
 the pretrained model, as lntorch adopt makes them, or by nnU-Net's planner; the data as lntorch preprocess
 makes it, again where a raw file has changed. A folder that nnU-Net preprocessed stays as it is.
@@ -34,6 +37,7 @@ Networks that a trainer (-tr) builds whatever the plans say:
   lntorch train 102 3d_fullres 0 -tr nnUNetTrainer_DGST -pretrained_weights model/checkpoint_final.pth --head keep
   lntorch train 102 3d_phantom 0 -p nnUNetPlansAdopted -pretrained_weights model/checkpoint_final.pth    # from raw images
   lntorch train 102 3d_fullres all --method full --epochs 100 --iterations 50 -pretrained_weights FILE
+  lntorch train 102 3d_fullres 0 -tr nnUNetTrainer_DGST -pretrained_weights FILE --augmentation list.json --mirror-axes 0,1
   lntorch train 102 3d_fullres 0 -tr nnUNetTrainer_DGST --c`,
 		Args: exactly("DATASET", "CONFIGURATION", "FOLD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
