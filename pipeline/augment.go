@@ -34,46 +34,68 @@ type AugmentConfig struct {
 	Seed uint64 `flag:"seed" help:"seed of all random numbers"`
 }
 
-// augmentSetting is what a list follows from, and the plans' batch size or 0.
-func (c *AugmentConfig) augmentSetting() (s augment.Setting, batch int, err error) {
+// augmentSetting is what a list follows from. planned is nil without plans.
+func (c *AugmentConfig) augmentSetting() (s augment.Setting, p *planned, err error) {
 	switch {
 	case (c.Plans == "") == (c.PatchSize == nil):
-		return s, 0, settings.Usage("found both or neither of --plans and --patch-size, expected one of them")
+		return s, nil, settings.Usage("found both or neither of --plans and --patch-size, expected one of them")
 	case c.Plans == "":
 		if len(c.PatchSize) != 2 && len(c.PatchSize) != 3 {
-			return s, 0, settings.Usage("--patch-size: found %d sizes, expected z,y,x or y,x", len(c.PatchSize))
+			return s, nil, settings.Usage("--patch-size: found %d sizes, expected z,y,x or y,x", len(c.PatchSize))
 		}
 		s = augment.Setting{PatchSize: c.PatchSize, Channels: max(c.Channels, 1), CascadeLabels: c.CascadeLabels}
 	case c.Channels != 0 || c.CascadeLabels != nil:
-		return s, 0, settings.Usage("--channels and --cascade-labels go with --patch-size: plans say what they are")
+		return s, nil, settings.Usage("--channels and --cascade-labels go with --patch-size: plans say what they are")
 	case c.Configuration == "":
-		return s, 0, settings.Usage("-c is not given: expected a configuration of %s", c.Plans)
+		return s, nil, settings.Usage("-c is not given: expected a configuration of %s", c.Plans)
 	default:
-		if s, batch, err = plannedSetting(c.Plans, c.Configuration, c.Trainer); err != nil {
-			return s, 0, err
+		if p, err = readPlanned(c.Plans, c.Configuration); err != nil {
+			return s, nil, err
+		}
+		if s, err = p.setting(c.Trainer); err != nil {
+			return s, nil, err
 		}
 	}
 	s.Trainer = c.Trainer
-	return s, batch, nil
+	return s, p, nil
 }
 
-// plannedSetting reads it from plans and dataset.json.
-func plannedSetting(path, configuration, trainer string) (s augment.Setting, batch int, err error) {
+// planned is what plans and dataset.json say of a configuration.
+type planned struct {
+	conf    *plans.Configuration
+	dataset *plans.Dataset
+}
+
+func readPlanned(path, configuration string) (*planned, error) {
 	p, err := plans.Load(path)
 	if err != nil {
-		return s, 0, err
+		return nil, err
 	}
 	c, err := p.Configuration(configuration)
 	if err != nil {
-		return s, 0, err
+		return nil, err
 	}
 	d, err := plans.LoadDataset(filepath.Join(filepath.Dir(path), "dataset.json"))
 	if err != nil {
-		return s, 0, err
+		return nil, err
 	}
+	return &planned{c, d}, nil
+}
+
+// batch is the plans' batch size, 1 without plans.
+func (p *planned) batch() int {
+	if p == nil {
+		return 1
+	}
+	return max(p.conf.BatchSize, 1)
+}
+
+// setting is what a list follows from.
+func (p *planned) setting(trainer string) (s augment.Setting, err error) {
+	c, d := p.conf, p.dataset
 	a, err := models.ForTrainer(trainer, c)
 	if err != nil {
-		return s, 0, err
+		return s, err
 	}
 	s = augment.Setting{PatchSize: c.PatchSize, Channels: len(d.ChannelNames), UseMaskForNorm: c.UseMaskForNorm,
 		Scales: a.DeepSupervisionScales()}
@@ -81,7 +103,7 @@ func plannedSetting(path, configuration, trainer string) (s augment.Setting, bat
 		s.CascadeLabels = d.Labels.ForegroundLabels
 	}
 	s.SetClasses(d.Labels)
-	return s, c.BatchSize, nil
+	return s, nil
 }
 
 // list is the list in force.
@@ -91,6 +113,21 @@ func (c *AugmentConfig) list(s augment.Setting, o Output) (augment.List, error) 
 		o.Printf("WARNING: %s", warning)
 	}
 	return l, err
+}
+
+// maxPatchVoxels bounds a patch in all its channels: 512 MiB of float32.
+const maxPatchVoxels = 1 << 27
+
+// checkSize complains of what would be cut out of a case.
+func checkSize(l augment.List, channels int) error {
+	left := maxPatchVoxels / channels
+	for _, n := range l.InitialPatchSize {
+		if left /= max(n, 1); left == 0 {
+			return settings.Usage("patch size %v: patches of %v with %d channels would be cut out, expected 2^27 voxels at most",
+				l.PatchSize, l.InitialPatchSize, channels)
+		}
+	}
+	return nil
 }
 
 // AugmentPipeline returns the list of transforms in force.
@@ -114,7 +151,7 @@ type AugmentSampleConfig struct {
 // AugmentSample draws the parameters of training samples and writes one JSON object a line, to out or
 // to the file that the config names.
 func AugmentSample(ctx context.Context, c AugmentSampleConfig, out io.Writer, o Output) error {
-	s, batch, err := c.augmentSetting()
+	s, p, err := c.augmentSetting()
 	if err != nil {
 		return err
 	}
@@ -122,10 +159,10 @@ func AugmentSample(ctx context.Context, c AugmentSampleConfig, out io.Writer, o 
 	if err != nil {
 		return err
 	}
+	batch := p.batch()
 	if c.BatchSize != 0 {
 		batch = c.BatchSize
 	}
-	batch = max(batch, 1)
 	if c.Output != "" {
 		f, err := atomicfile.Create(c.Output)
 		if err != nil {

@@ -59,6 +59,7 @@ var (
 	dimColor  = color.RGBA{R: 110, G: 110, B: 120, A: 255}
 )
 
+// labelColor is the colour of a label from 1 on.
 func labelColor(label uint8) color.RGBA { return labelColors[(int(label)-1)%len(labelColors)] }
 
 // Overlay writes the cases as panels to a PNG at path: for each case the axial slice with the
@@ -120,7 +121,7 @@ func Overlay(path string, data OverlayData) error {
 				v.fill(panel, v.predictions[col-2])
 			}
 			if col > 0 {
-				v.outline(panel, v.truth)
+				v.outline(panel, v.truth, func(uint8) color.RGBA { return truthColor })
 			}
 		}
 		y += v.height + gap
@@ -134,7 +135,7 @@ func Overlay(path string, data OverlayData) error {
 		image.NewUniform(color.RGBA{R: 90, G: 90, B: 90, A: 255}), image.Point{}, draw.Src)
 	x = write.text(write.regular, dimColor, x+24, y+5, "outline: truth") + 24
 	for i, name := range data.Labels {
-		draw.Draw(page, image.Rect(x, y-6, x+18, y+6), image.NewUniform(labelColor(uint8(i+1))),
+		draw.Draw(page, image.Rect(x, y-6, x+18, y+6), image.NewUniform(labelColor(uint8(min(i+1, 255)))),
 			image.Point{}, draw.Src)
 		x = write.text(write.regular, dimColor, x+24, y+5, "filled: "+name) + 24
 	}
@@ -207,7 +208,7 @@ func (c *OverlayCase) view() view {
 	v := view{z: c.slice()}
 	n := c.Shape[1] * c.Shape[2]
 	plane := c.Image[v.z*n : (v.z+1)*n]
-	v.lo, v.hi = window(plane)
+	v.lo, v.hi = Window(plane)
 
 	// The bounding box of everything but background: intensities above the lowest tenth of the grey
 	// levels, and all labels.
@@ -234,9 +235,14 @@ func (c *OverlayCase) view() view {
 	for _, p := range c.Predictions {
 		v.predictions = append(v.predictions, crop(p[v.z*n:(v.z+1)*n], c.Shape[2], box))
 	}
-	ratio := float64(v.ny) * c.Spacing[1] / (float64(v.nx) * c.Spacing[2])
-	v.height = int(math.Round(panelWidth * min(max(ratio, 0.25), 4)))
+	v.height = panelHeight(v.ny, v.nx, c.Spacing[1], c.Spacing[2])
 	return v
+}
+
+// panelHeight keeps the proportions of a plane of ny rows, up to four to one.
+func panelHeight(ny, nx int, spacingY, spacingX float64) int {
+	ratio := float64(ny) * spacingY / (float64(nx) * spacingX)
+	return int(math.Round(panelWidth * min(max(ratio, 0.25), 4)))
 }
 
 func crop[T any](plane []T, nx int, box image.Rectangle) []T {
@@ -247,9 +253,10 @@ func crop[T any](plane []T, nx int, box image.Rectangle) []T {
 	return out
 }
 
-// window excludes the darkest 1 % and the brightest 0.5 % of the values.
-func window(plane []float32) (lo, hi float64) {
-	sorted := slices.DeleteFunc(slices.Clone(plane), func(v float32) bool {
+// Window returns the intensities of black and white that leave out the darkest 1 % and the
+// brightest 0.5 % of the values. hi is above lo.
+func Window(values []float32) (lo, hi float64) {
+	sorted := slices.DeleteFunc(slices.Clone(values), func(v float32) bool {
 		return math.IsNaN(float64(v))
 	})
 	slices.Sort(sorted)
@@ -317,15 +324,16 @@ func (v *view) fill(panel *image.RGBA, m []uint8) {
 }
 
 // outline draws the borders between different labels, two pixels wide along the edges of the
-// voxels.
-func (v *view) outline(panel *image.RGBA, m []uint8) {
+// voxels. ink is the colour of a label, here of the largest one that meets at the border.
+func (v *view) outline(panel *image.RGBA, m []uint8, ink func(label uint8) color.RGBA) {
 	corner := panel.Bounds().Min
 	for py := range v.height {
 		for px := range panelWidth {
 			label := v.label(m, px, py)
-			if label != v.label(m, px-1, py) || label != v.label(m, px+1, py) ||
-				label != v.label(m, px, py-1) || label != v.label(m, px, py+1) {
-				panel.SetRGBA(corner.X+px, corner.Y+py, truthColor)
+			left, right := v.label(m, px-1, py), v.label(m, px+1, py)
+			up, down := v.label(m, px, py-1), v.label(m, px, py+1)
+			if label != left || label != right || label != up || label != down {
+				panel.SetRGBA(corner.X+px, corner.Y+py, ink(max(label, left, right, up, down)))
 			}
 		}
 	}

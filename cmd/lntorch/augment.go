@@ -15,19 +15,20 @@ func newAugment() *cobra.Command {
 		Use:   "augment COMMAND",
 		Short: "shows, draws and applies nnU-Net's data augmentation",
 		Long: `augment takes the transforms of training patches apart: pipeline prints the list in force, sample draws the parameters of
-samples, apply applies given parameters to arrays. Parameters are JSON with the class names and keys of batchgeneratorsv2, so that
+samples, apply applies given parameters to arrays, preview draws what the network will see. Parameters are JSON with the class names and keys of batchgeneratorsv2, so that
 either program can draw them and either can apply them. It needs no libtorch.`,
 		Example: `  lntorch augment pipeline --plans nnUNetPlans.json -c 3d_fullres > list.json
   lntorch augment sample --patch-size 64,128,128 -n 10 -o drawn.jsonl
-  lntorch augment apply spec.json --data crop.npy --seg labels.npy -o out.npz`,
+  lntorch augment apply spec.json --data crop.npy --seg labels.npy -o out.npz
+  lntorch augment preview LN_1.npz --plans nnUNetPlans.json -c 3d_fullres -o sheet.png`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usage(cmd, fmt.Errorf("unknown command %q: expected pipeline, sample or apply", args[0]))
+				return usage(cmd, fmt.Errorf("unknown command %q: expected pipeline, sample, apply or preview", args[0]))
 			}
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(newAugmentPipeline(), newAugmentSample(), newAugmentApply())
+	cmd.AddCommand(newAugmentPipeline(), newAugmentSample(), newAugmentApply(), newAugmentPreview())
 	return cmd
 }
 
@@ -91,6 +92,34 @@ The output holds data (float32) and seg (int16; bool after regions), or seg_0, s
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Spec = args[0]
 			return pipeline.AugmentApply(cmd.Context(), c, output(cmd))
+		},
+	}
+	bind(cmd, &c)
+	return cmd
+}
+
+func newAugmentPreview() *cobra.Command {
+	var c pipeline.AugmentPreviewConfig
+	cmd := &cobra.Command{
+		Use:   "preview CASE",
+		Short: "draws what the network will see of a preprocessed case",
+		Long: `preview cuts a patch out of CASE, a preprocessed .npz with its .pkl beside it, and draws its middle planes with the labels
+outlined: first unchanged, then as each of the first samples of a training with the same seed would transform it (line i of
+lntorch augment sample), and beside them the transforms that acted and their parameters. Angles are about z, y, x as drawn; scales
+above 1 shrink; sigmas of blur are voxels.
+
+All rows show the same place: around a foreground voxel that follows from --seed, or the middle of a case without foreground. All
+have the grey levels of the unchanged patch, without its darkest 1 % and brightest 0.5 %.`,
+		Example: `  lntorch augment preview nnUNetPlans_3d_fullres/LN_1.npz --plans nnUNetPlans.json -c 3d_fullres -o sheet.png
+  lntorch augment preview LN_1.npz --plans nnUNetPlans.json -c 2d --augmentation list.json -n 12 --seed 3 -o sheet.png`,
+		Args: exactly("CASE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.Case = args[0]
+			if err := pipeline.AugmentPreview(cmd.Context(), c, output(cmd)); err != nil {
+				return err
+			}
+			fmt.Println(c.Output)
+			return nil
 		},
 	}
 	bind(cmd, &c)

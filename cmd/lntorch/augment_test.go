@@ -43,7 +43,7 @@ func TestAugmentMistakesAreExplained(t *testing.T) {
 		code int
 		want string
 	}{
-		{"augment draw", 2, `unknown command "draw": expected pipeline, sample or apply`},
+		{"augment draw", 2, `unknown command "draw": expected pipeline, sample, apply or preview`},
 		{"augment pipeline", 2, "found both or neither of --plans and --patch-size"},
 		{"augment pipeline --patch-size 8", 2, "--patch-size: found 1 sizes, expected z,y,x or y,x"},
 		{"augment pipeline --patch-size 8,8,8 --mirror-axes x", 2, `--mirror-axes: found "x"`},
@@ -57,10 +57,26 @@ func TestAugmentMistakesAreExplained(t *testing.T) {
 		{"augment apply", 2, "expected 1: SPEC.json"},
 		{"augment apply " + spec, 2, "--data and -o must be given"},
 		{"augment apply " + spec + " --data x.npy -o o.npz", 1, spec + `: transform 0: unknown transform "Mirror"`},
+		{"augment preview", 2, "expected 1: CASE"},
+		{"augment preview LN_1.npz --plans p.json -c 2d", 2, "-o is not given"},
+		{"augment preview LN_1.npz --patch-size 8,8,8 -n 51 -o s.png", 2, "expected a whole number"},
 	} {
 		r := lntorch(t, strings.Fields(c.args)...)
 		require.Equal(t, c.code, r.code, "%s\n%s", c.args, r.errOut)
 		require.Contains(t, r.errOut, c.want, c.args)
 		require.Empty(t, r.out, c.args)
 	}
+}
+
+func TestAugmentPreviewNeedsNoLibtorch(t *testing.T) {
+	folder := repo(t, "testdata/phantom-mini/preprocessed/Dataset101_PhantomSource")
+	path := filepath.Join(t.TempDir(), "sheet.png")
+	cmd := command(t, "augment", "preview", filepath.Join(folder, "nnUNetPlans_3d_fullres/LN_000.npz"),
+		"--plans", filepath.Join(folder, "nnUNetPlans.json"), "-c", "3d_fullres", "-o", path)
+	cmd.Env = append(cmd.Env, "LNTORCH_LIB=/nowhere.so")
+	r := execute(t, cmd)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Equal(t, path+"\n", r.out)
+	require.FileExists(t, path)
+	require.Contains(t, lntorch(t, "augment", "preview", "--help").out, "-o sheet.png")
 }
