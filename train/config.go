@@ -40,23 +40,28 @@ const (
 	ChannelsExtend Channels = "extend"
 )
 
+// BatchSettings are what a user may set of a training's batches.
+type BatchSettings struct {
+	BatchSize int   `flag:"batch-size" range:"1.." keep:"batch_size" help:"batch size (default: the plans')"`
+	PatchSize []int `flag:"patch-size" range:"1.." keep:"patch_size" help:"patch size z,y,x (default: the plans')"`
+	augment.Choice
+	Oversample float64 `flag:"oversample" default:"0.33" range:"0..1" keep:"oversample" record:"oversample_foreground_percent" help:"fraction of samples forced to contain foreground"`
+	Seed       uint64  `flag:"seed" keep:"seed" help:"seed of weights, batches and dropout"`
+	Workers    int     `flag:"workers" range:"1.." help:"goroutines that prepare batches (default: the cores, four at most)"`
+}
+
 // Settings are what a user may set of a training; each is declared here and nowhere else.
 type Settings struct {
 	Head     Head     `flag:"head" default:"nnunet" values:"nnunet,reset,keep,extend" help:"segmentation heads of the pretrained weights: nnunet (its rule: the heads of its own networks are reset, any other is kept), reset, keep, or extend (known classes are kept, by name or number)"`
 	Channels Channels `flag:"channels" default:"keep" values:"keep,extend" help:"input channels of the pretrained weights: keep (they must fit), or extend (known ones are kept, others start at 0)"`
 	finetune.Refine
 
-	Epochs        int   `flag:"epochs" range:"1.." help:"epochs (default: the method's)"`
-	Iterations    int   `flag:"iterations" default:"250" range:"1.." keep:"iterations" help:"iterations per epoch"`
-	ValIterations int   `flag:"val-iterations" range:"1.." keep:"val_iterations" help:"validation iterations per epoch (default: 50, fewer in proportion with fewer iterations)"`
-	BatchSize     int   `flag:"batch-size" range:"1.." keep:"batch_size" help:"batch size (default: the plans')"`
-	PatchSize     []int `flag:"patch-size" range:"1.." keep:"patch_size" help:"patch size z,y,x (default: the plans')"`
+	Epochs        int `flag:"epochs" range:"1.." help:"epochs (default: the method's)"`
+	Iterations    int `flag:"iterations" default:"250" range:"1.." keep:"iterations" help:"iterations per epoch"`
+	ValIterations int `flag:"val-iterations" range:"1.." keep:"val_iterations" help:"validation iterations per epoch (default: 50, fewer in proportion with fewer iterations)"`
 	Optimizer
-	augment.Choice
-	Oversample float64 `flag:"oversample" default:"0.33" range:"0..1" keep:"oversample" record:"oversample_foreground_percent" help:"fraction of samples forced to contain foreground"`
-	SaveEvery  int     `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
-	Seed       uint64  `flag:"seed" keep:"seed" help:"seed of weights, batches and dropout"`
-	Workers    int     `flag:"workers" range:"1.." help:"goroutines that prepare batches (default: the cores, four at most)"`
+	BatchSettings
+	SaveEvery int `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
 
 	Recompute            bool `flag:"recompute" help:"recompute activations in the backward pass: less memory, more time (not every network; MONAI's use_checkpoint)"`
 	Deterministic        bool `flag:"deterministic" help:"on CUDA: algorithms that give the same bits every time (slower)"`

@@ -61,7 +61,7 @@ func (d *Data) Setting(trainer string, patch []int, scales [][]float64) augment.
 
 // Batches configures the loader of a training's batches, from the first of the stream on. c.BatchSize
 // and c.PatchSize are set.
-func (d *Data) Batches(c *Settings, list augment.List, first int) loader.Config {
+func (d *Data) Batches(c *BatchSettings, list augment.List, first int) loader.Config {
 	return loader.Config{Dataset: d.Cases, Keys: d.Split.Train, Labels: d.Dataset.Labels,
 		BatchSize: c.BatchSize, PatchSize: c.PatchSize, Oversample: c.Oversample, RequireForeground: true,
 		Augmentation: list, Seed: c.Seed, Stream: "train", StartIndex: first, Workers: c.Workers}
@@ -69,7 +69,7 @@ func (d *Data) Batches(c *Settings, list augment.List, first int) loader.Config 
 
 // validation configures the loader of the online validation's batches: nothing random but cases and
 // places.
-func (d *Data) validation(c *Settings, s augment.Setting, first int) (loader.Config, error) {
+func (d *Data) validation(c *BatchSettings, s augment.Setting, first int) (loader.Config, error) {
 	s.Augmentation, s.Trainer = "none", ""
 	list, err := augment.New(s)
 	if err != nil {

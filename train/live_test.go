@@ -38,7 +38,7 @@ func phantom(t *testing.T, method string) train.Config {
 		PlansName: "nnUNetPlansSource", Configuration: "3d_phantom", Fold: "0", Trainer: "nnUNetTrainer", MethodName: method, Method: m,
 
 		Pretrained: mini(t, sourceModel+"/fold_0/checkpoint_final.pth"), Settings: train.Settings{NoMirroring: true,
-			Epochs: 4, Iterations: 2, ValIterations: 2, Oversample: 0.33,
+			Epochs: 4, Iterations: 2, ValIterations: 2, BatchSettings: train.BatchSettings{Oversample: 0.33},
 			Head: train.HeadKeep, Optimizer:
 
 			// stack runs stock nnU-Net on the same folders and gives the last line it printed.

@@ -52,8 +52,9 @@ func swinConfig(t *testing.T, trainer, method string, v finetune.Values) train.C
 		Version: "test", Settings:
 
 		// floatsOf reads the float32 weights of a checkpoint by name, and their shapes.
-		train.Settings{Epochs: 1, Iterations: 2, ValIterations: 1, Oversample: 0.33, BatchSize: 1,
-			PatchSize: []int{32, 32, 64}, Seed: 7, NoMirroring: true, Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 1, Numerics: machine.Reference}}
+		train.Settings{Epochs: 1, Iterations: 2, ValIterations: 1, NoMirroring: true,
+			BatchSettings: train.BatchSettings{Oversample: 0.33, BatchSize: 1, PatchSize: []int{32, 32, 64}, Seed: 7},
+			Optimizer:     train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 1, Numerics: machine.Reference}}
 }
 
 func floatsOf(t *testing.T, path string) (map[string][]float32, map[string][]int64) {

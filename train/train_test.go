@@ -75,7 +75,7 @@ func (o tiny) config(t testing.TB, set, method string, v finetune.Values) train.
 	return train.Config{Preprocessed: pre, Results: filepath.Join(root, "results"), PlansName: "nnUNetPlans", Configuration: "tiny", Fold: "0",
 		Trainer: entry.Trainer, MethodName: method, Method: m,
 		Version: "test", Settings: train.Settings{Epochs: 2, Iterations: 3, ValIterations: 2,
-			Oversample: 0.33, Seed: 7, Optimizer: train.Optimizer{LR: 1e-2, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 1}}
+			BatchSettings: train.BatchSettings{Oversample: 0.33, Seed: 7}, Optimizer: train.Optimizer{LR: 1e-2, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 1}}
 }
 
 func write(t testing.TB, path, text string) {

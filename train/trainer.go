@@ -262,13 +262,13 @@ func (t *trainer) architecture() (models.Architecture, error) {
 func (t *trainer) openLoaders() error {
 	c := &t.cfg
 	var err error
-	if t.train, err = loader.New(t.data.Batches(&c.Settings, t.list, t.epoch*c.Iterations+t.iteration)); err != nil {
+	if t.train, err = loader.New(t.data.Batches(&c.BatchSettings, t.list, t.epoch*c.Iterations+t.iteration)); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	if len(t.split.Val) == 0 {
 		return fmt.Errorf("train: fold %s has no validation case; add one to splits_final.json or use fold all", c.Fold)
 	}
-	val, err := t.data.validation(&c.Settings, t.setting, t.epoch*c.ValIterations)
+	val, err := t.data.validation(&c.BatchSettings, t.setting, t.epoch*c.ValIterations)
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
