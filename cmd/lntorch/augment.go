@@ -15,20 +15,22 @@ func newAugment() *cobra.Command {
 		Use:   "augment COMMAND",
 		Short: "shows, draws and applies nnU-Net's data augmentation",
 		Long: `augment takes the transforms of training patches apart: pipeline prints the list in force, sample draws the parameters of
-samples, apply applies given parameters to arrays, preview draws what the network will see. Parameters are JSON with the class names and keys of batchgeneratorsv2, so that
+samples, apply applies given parameters to arrays, preview draws what the network will see, batches writes what train sees.
+Parameters are JSON with the class names and keys of batchgeneratorsv2, so that
 either program can draw them and either can apply them. It needs no libtorch.`,
 		Example: `  lntorch augment pipeline --plans nnUNetPlans.json -c 3d_fullres > list.json
   lntorch augment sample --patch-size 64,128,128 -n 10 -o drawn.jsonl
   lntorch augment apply spec.json --data crop.npy --seg labels.npy -o out.npz
-  lntorch augment preview LN_1.npz --plans nnUNetPlans.json -c 3d_fullres -o sheet.png`,
+  lntorch augment preview LN_1.npz --plans nnUNetPlans.json -c 3d_fullres -o sheet.png
+  lntorch augment batches 102 3d_fullres 0 -n 4 --crops -o batches`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usage(cmd, fmt.Errorf("unknown command %q: expected pipeline, sample, apply or preview", args[0]))
+				return usage(cmd, fmt.Errorf("unknown command %q: expected pipeline, sample, apply, preview or batches", args[0]))
 			}
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(newAugmentPipeline(), newAugmentSample(), newAugmentApply(), newAugmentPreview())
+	cmd.AddCommand(newAugmentPipeline(), newAugmentSample(), newAugmentApply(), newAugmentPreview(), newAugmentBatches())
 	return cmd
 }
 
@@ -116,6 +118,39 @@ have the grey levels of the unchanged patch, without its darkest 1 % and brighte
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Case = args[0]
 			if err := pipeline.AugmentPreview(cmd.Context(), c, output(cmd)); err != nil {
+				return err
+			}
+			fmt.Println(c.Output)
+			return nil
+		},
+	}
+	bind(cmd, &c)
+	return cmd
+}
+
+func newAugmentBatches() *cobra.Command {
+	var c pipeline.AugmentBatchesConfig
+	cmd := &cobra.Command{
+		Use:   "batches DATASET CONFIGURATION FOLD",
+		Short: "writes the batches that train sees, as files",
+		Long: `batches writes the batches that lntorch train sees with the same flags and seed, for lntorch trace --batches and for Python:
+batch_NN_data.npy (float32, n c z y x), batch_NN_target_K.npy (int16, with regions bool; K = level of deep supervision) and
+batch_NN.json: iteration, sha256 (of the image's bytes, then the targets') and for each sample key, bbox_lbs, bbox_ubs, force_fg,
+selected_class, in 2d selected_slice, and the parameters of its transforms as lntorch augment sample has them. NN counts from 00
+on; the first batch is iteration --start of the training.
+
+--crops also writes batch_NN_crop_data.npy and batch_NN_crop_seg.npy (int16), the patches as they are in the cases, with 0 and -1
+beyond them, and for a sample J with noise batch_NN_noise_J.npy, which the JSON names: what any program needs to make the
+batch again with batchgeneratorsv2. Equal settings give equal files.
+
+A folder that holds batches is refused; with --force they are removed first, and other files stay. Ctrl-C ends after the running
+batch: what is there is whole.`,
+		Example: `  lntorch augment batches 102 3d_fullres 0 -p nnUNetPlansSource -n 4 --crops -o batches
+  lntorch augment batches 102 3d_fullres all --augmentation list.json --start 2500 --seed 3 -o batches`,
+		Args: exactly("DATASET", "CONFIGURATION", "FOLD"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.Dataset, c.Configuration, c.Fold = args[0], args[1], args[2]
+			if err := pipeline.AugmentBatches(cmd.Context(), c, output(cmd)); err != nil {
 				return err
 			}
 			fmt.Println(c.Output)

@@ -43,7 +43,7 @@ func TestAugmentMistakesAreExplained(t *testing.T) {
 		code int
 		want string
 	}{
-		{"augment draw", 2, `unknown command "draw": expected pipeline, sample, apply or preview`},
+		{"augment draw", 2, `unknown command "draw": expected pipeline, sample, apply, preview or batches`},
 		{"augment pipeline", 2, "found both or neither of --plans and --patch-size"},
 		{"augment pipeline --patch-size 8", 2, "--patch-size: found 1 sizes, expected z,y,x or y,x"},
 		{"augment pipeline --patch-size 8,8,8 --mirror-axes x", 2, `--mirror-axes: found "x"`},
@@ -57,6 +57,10 @@ func TestAugmentMistakesAreExplained(t *testing.T) {
 		{"augment apply", 2, "expected 1: SPEC.json"},
 		{"augment apply " + spec, 2, "--data and -o must be given"},
 		{"augment apply " + spec + " --data x.npy -o o.npz", 1, spec + `: transform 0: unknown transform "Mirror"`},
+		{"augment batches 102 3d_fullres", 2, "expected 3: DATASET CONFIGURATION FOLD"},
+		{"augment batches 102 3d_fullres 0", 2, "-o is not given"},
+		{"augment batches 102 3d_fullres 0 -o b", 2, "nnUNet_preprocessed is not set"},
+		{"augment batches 102 3d_fullres 0 -o b -n 0", 2, "expected a whole number"},
 		{"augment preview", 2, "expected 1: CASE"},
 		{"augment preview LN_1.npz --plans p.json -c 2d", 2, "-o is not given"},
 		{"augment preview LN_1.npz --patch-size 8,8,8 -n 51 -o s.png", 2, "expected a whole number"},
@@ -79,4 +83,25 @@ func TestAugmentPreviewNeedsNoLibtorch(t *testing.T) {
 	require.Equal(t, path+"\n", r.out)
 	require.FileExists(t, path)
 	require.Contains(t, lntorch(t, "augment", "preview", "--help").out, "-o sheet.png")
+}
+
+func TestAugmentBatchesNeedsNoLibtorch(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "new", "batches")
+	args := []string{"augment", "batches", "102", "3d_phantom", "0", "-p", "nnUNetPlansSource", "-tr", "nnUNetTrainer_DGST",
+		"--preprocessed", repo(t, "testdata/phantom-mini/preprocessed"), "--patch-size", "8,16,16", "-n", "2", "-o", out}
+	cmd := command(t, args...)
+	cmd.Env = append(cmd.Env, "LNTORCH_LIB=/nowhere.so")
+	r := execute(t, cmd)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Equal(t, out+"\n", r.out)
+	for _, name := range []string{"data.npy", "target_0.npy"} {
+		require.FileExists(t, filepath.Join(out, "batch_01_"+name))
+	}
+	require.FileExists(t, filepath.Join(out, "batch_01.json"))
+	r = lntorch(t, args...)
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "--force")
+	r = lntorch(t, append(args, "--force")...)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, lntorch(t, "augment", "batches", "--help").out, "--crops")
 }
