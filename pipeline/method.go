@@ -3,9 +3,11 @@ package pipeline
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/models"
@@ -67,7 +69,7 @@ func (m Method) make(entry finetune.Entry) (finetune.Method, map[string]string, 
 // stockEpochs is what nnU-Net trains from scratch.
 const stockEpochs = 1000
 
-var epochsTrainer = regexp.MustCompile(`^nnUNetTrainer_([0-9]+)epochs?$`)
+var epochsTrainer = regexp.MustCompile(`^nnUNetTrainer_([0-9]+)epochs?(_NoMirroring)?$`)
 
 // entry finds the method, the trainer's name and its defaults from the method's name and the trainer's.
 func (m Method) entry(trainer string, pretrained bool) (finetune.Entry, string, error) {
@@ -113,13 +115,19 @@ func (m Method) entry(trainer string, pretrained bool) (finetune.Entry, string, 
 		stock.LR, stock.Epochs = n.LR, n.Epochs
 		return stock, trainer, nil
 	}
+	if err := augment.CheckTrainer(trainer); err != nil {
+		return stock, "", &settings.UsageError{Err: err}
+	}
 	e, ok := byTrainer(trainer)
+	if !ok && slices.Contains(augment.Trainers(), trainer) { // stock training on other batches
+		e, ok = stock, true
+	}
 	if !ok {
-		known := models.Trainers()
+		known := slices.Concat(models.Trainers(), augment.Trainers())
 		for _, e := range finetune.Entries() {
 			known = append(known, e.Trainer)
 		}
-		return e, "", settings.Usage("trainer %s is not known; known: %s, nnUNetTrainer_Nepochs; or give --method, which may have any -tr name", trainer, strings.Join(known, ", "))
+		return e, "", settings.Usage("trainer %s is not known; known: %s, nnUNetTrainer_Nepochs(_NoMirroring); or give --method, which may have any -tr name", trainer, strings.Join(known, ", "))
 	}
 	if e.Name == stock.Name && !pretrained {
 		e.Epochs = stockEpochs
@@ -156,3 +164,6 @@ func (m Method) Make() (finetune.Entry, finetune.Method, error) {
 	method, _, err := m.make(entry)
 	return entry, method, err
 }
+
+// BatchTrainers are nnU-Net's trainers that differ from nnUNetTrainer in their batches alone.
+func BatchTrainers() []string { return augment.Trainers() }

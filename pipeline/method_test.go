@@ -38,6 +38,11 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		{"dgst", "nnUNetTrainer_SwinUNETR", true, "dgst nnUNetTrainer_SwinUNETR 50 0.001"},
 		{"", "nnUNetTrainer_5epochs", true, "full nnUNetTrainer_5epochs 5 0.01"},
 		{"", "nnUNetTrainer_1epoch", false, "full nnUNetTrainer_1epoch 1 0.01"},
+		{"", "nnUNetTrainer_50epochs_NoMirroring", true, "full nnUNetTrainer_50epochs_NoMirroring 50 0.01"},
+		{"", "nnUNetTrainerNoDA", true, "full nnUNetTrainerNoDA 200 0.01"},
+		{"", "nnUNetTrainerNoMirroring", false, "full nnUNetTrainerNoMirroring 1000 0.01"},
+		{"", "nnUNetTrainer_DASegOrd0", true, "full nnUNetTrainer_DASegOrd0 200 0.01"},
+		{"dgst", "nnUNetTrainer_onlyMirror01", true, "dgst nnUNetTrainer_onlyMirror01 50 0.001"},
 	} {
 		e, trainer, err := Method{MethodName: c.method}.entry(c.trainer, c.pretrained)
 		require.NoError(t, err, "%+v", c)
@@ -47,6 +52,7 @@ func TestTrainersAndMethodsFindEachOther(t *testing.T) {
 		"trainer of method dgst, but --method is full": {"full", "nnUNetTrainer_DGST"},
 		`unknown method "dgts"; expected one of `:      {"dgts", ""},
 		"nnUNetTrainer_Nepochs":                        {"", "nnUNetTrainerBig"},
+		"uses another library's transforms":            {"", "nnUNetTrainerDA5ord0"},
 		"nnUNetTrainer_SwinUNETR, ":                    {"", "nnUNetTrainer_SwinUNETRv3"},
 	} {
 		_, _, err := Method{MethodName: c[0]}.entry(c[1], true)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,6 +31,9 @@ makes it, again where a raw file has changed. A folder that nnU-Net preprocessed
 
 Methods:
 ` + pipeline.MethodHelp() + `
+
+Trainers (-tr) that differ in their batches alone, besides nnUNetTrainer_Nepochs_NoMirroring:
+  ` + strings.Join(pipeline.BatchTrainers(), "\n  ") + `
 
 Networks that a trainer (-tr) builds whatever the plans say:
 ` + pipeline.NetworkHelp(),

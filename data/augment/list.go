@@ -97,6 +97,24 @@ var (
 	segOrd0      = regexp.MustCompile(`^nnUNetTrainer(_onlyMirror01)?_DASegOrd0(_NoMirroring)?$`)
 )
 
+// Trainers are those of nnU-Net that differ from nnUNetTrainer in batches alone;
+// nnUNetTrainer_Nepochs_NoMirroring is another.
+func Trainers() []string {
+	return []string{"nnUNetTrainerNoDA", "nnUNetTrainerNoMirroring", "nnUNetTrainer_onlyMirror01",
+		"nnUNetTrainer_DASegOrd0", "nnUNetTrainer_onlyMirror01_DASegOrd0",
+		"nnUNetTrainer_DASegOrd0_NoMirroring"}
+}
+
+// CheckTrainer refuses those whose transforms are not built.
+func CheckTrainer(trainer string) error {
+	if !otherLibrary.MatchString(trainer) {
+		return nil
+	}
+	return fmt.Errorf("augment: trainer %s uses another library's transforms (batchgenerators), "+
+		"which are not built; train with nnUNetTrainer, or choose a list with --augmentation and "+
+		"another trainer", trainer)
+}
+
 // MirrorAxesOf returns the axes that a trainer mirrors over; nil: none. Prediction mirrors over the
 // same.
 func MirrorAxesOf(trainer string, dim int) []int {
@@ -113,10 +131,8 @@ func MirrorAxesOf(trainer string, dim int) []int {
 
 // resolve fills in what the trainer chooses.
 func (s Setting) resolve() (Setting, error) {
-	if otherLibrary.MatchString(s.Trainer) {
-		return s, fmt.Errorf("augment: trainer %s uses another library's transforms (batchgenerators), "+
-			"which are not built; train with nnUNetTrainer, or choose a list with --augmentation and "+
-			"another trainer", s.Trainer)
+	if err := CheckTrainer(s.Trainer); err != nil {
+		return s, err
 	}
 	dim := len(s.PatchSize)
 	if dim != 2 && dim != 3 || slices.Min(s.PatchSize) < 1 {
