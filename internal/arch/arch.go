@@ -35,6 +35,7 @@ var Rules = []Rule{
 	{Path: "internal/filehash", Level: 0, Only: []string{"internal/atomicfile", "internal/regular"}, NoTorch: true},
 	{Path: "internal/folderlock", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/mt19937", Level: 0, Only: []string{}, NoTorch: true},
+	{Path: "data/augment/internal/vector", Level: 0, Only: []string{}, NoTorch: true},
 
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
@@ -109,7 +110,7 @@ var Modules = map[string][]string{
 	"github.com/stretchr/testify/...":   {"internal/golden", "internal/torchtest"},
 	"golang.org/x/image/...":            {"report/..."},
 	"golang.org/x/sys/...": {"torch", "formats/...", "checkpoint", "train",
-		"internal/system", "pipeline", "cmd/..."},
+		"internal/system", "pipeline", "cmd/...", "data/augment/internal/vector"},
 	"golang.org/x/term": {"cmd/..."},
 	"gonum.org/v1/gonum/...": {"checkpoint", "data/...", "eval/...", "experiment",
 		"report/..."},

@@ -1,0 +1,126 @@
+package vector
+
+import "golang.org/x/sys/cpu"
+
+// Each of these computes the blocks of 8 at the beginning and returns how many voxels those are: 0
+// without AVX2.
+
+var enabled = cpu.X86.HasAVX2
+
+// Plain runs f without vectors, for tests that compare both. Nothing else may run meanwhile.
+func Plain(f func()) {
+	was := enabled
+	enabled = false
+	defer func() { enabled = was }()
+	f()
+}
+
+// blocks returns how many of n voxels are computed in vectors.
+func blocks(n int) int {
+	if !enabled {
+		return 0
+	}
+	return n &^ 7
+}
+
+func axpy(y, x []float32, a float32) int {
+	n := blocks(len(y))
+	if n > 0 {
+		axpyAVX2(y[:n], x[:n], a)
+	}
+	return n
+}
+
+func scale(v []float32, a float32) int {
+	n := blocks(len(v))
+	if n > 0 {
+		scaleAVX2(v[:n], a)
+	}
+	return n
+}
+
+func affine(v []float32, shift, factor, offset, low, high float32) int {
+	n := blocks(len(v))
+	if n > 0 {
+		affineAVX2(v[:n], shift, factor, offset, low, high)
+	}
+	return n
+}
+
+func between(dst, a, b []float32, part float32) int {
+	n := blocks(len(dst))
+	if n > 0 {
+		betweenAVX2(dst[:n], a[:n], b[:n], part)
+	}
+	return n
+}
+
+func resample(dst, src []float32, left, right []int32, part []float32) int {
+	n := blocks(len(dst))
+	if n > 0 && len(src) > 0 && len(src) <= 1<<31-1 {
+		resampleAVX2(dst[:n], src, left[:n], right[:n], part[:n])
+		return n
+	}
+	return 0
+}
+
+func filter(dst, src []float32, offsets []int, taps []float32) int {
+	n := blocks(len(dst))
+	if n > 0 {
+		filterAVX2(dst[:n], src, offsets, taps)
+	}
+	return n
+}
+
+func replace(v []int16, from, to int16) int {
+	n := blocks(len(v)) &^ 15 // 16 labels fill a vector
+	if n > 0 {
+		replaceAVX2(v[:n], from, to)
+	}
+	return n
+}
+
+func add(s *Statistics, v []float32) int {
+	n := blocks(len(v))
+	if n > 0 {
+		addAVX2(s, v[:n])
+	}
+	return n
+}
+
+// raise stops before a block in which a number is neither 0 nor in the table.
+func raise(v []float32, p *Powers, low, divisor, width float32) int {
+	if n := blocks(len(v)); n > 0 {
+		return raiseAVX2(v[:n], p, low, divisor, width)
+	}
+	return 0
+}
+
+// The assembly: slices have the length of the first one, a multiple of 8 above 0, or are longer.
+
+//go:noescape
+func axpyAVX2(y, x []float32, a float32)
+
+//go:noescape
+func scaleAVX2(v []float32, a float32)
+
+//go:noescape
+func affineAVX2(v []float32, shift, factor, offset, low, high float32)
+
+//go:noescape
+func betweenAVX2(dst, a, b []float32, part float32)
+
+//go:noescape
+func resampleAVX2(dst, src []float32, left, right []int32, part []float32)
+
+//go:noescape
+func filterAVX2(dst, src []float32, offsets []int, taps []float32)
+
+//go:noescape
+func replaceAVX2(v []int16, from, to int16)
+
+//go:noescape
+func addAVX2(s *Statistics, v []float32)
+
+//go:noescape
+func raiseAVX2(v []float32, p *Powers, low, divisor, width float32) (done int)

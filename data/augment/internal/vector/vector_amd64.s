@@ -1,0 +1,346 @@
+#include "go_asm.h"
+#include "textflag.h"
+
+// Operands stand in Go's order: VSUBPS b, a, c is c = a - b. Loops count DX from the block's first
+// voxel in bytes up to CX, the end. No fused multiply-add: the plain forms have none.
+
+// func axpyAVX2(y, x []float32, a float32)
+TEXT ·axpyAVX2(SB), NOSPLIT, $0-52
+	MOVQ         y_base+0(FP), DI
+	MOVQ         y_len+8(FP), CX
+	MOVQ         x_base+24(FP), SI
+	VBROADCASTSS a+48(FP), Y0
+	SHLQ         $2, CX
+	XORQ         DX, DX
+
+loop: // y += a·x
+	VMULPS  (SI)(DX*1), Y0, Y1
+	VADDPS  (DI)(DX*1), Y1, Y1
+	VMOVUPS Y1, (DI)(DX*1)
+	ADDQ    $32, DX
+	CMPQ    DX, CX
+	JB      loop
+	VZEROUPPER
+	RET
+
+// func scaleAVX2(v []float32, a float32)
+TEXT ·scaleAVX2(SB), NOSPLIT, $0-28
+	MOVQ         v_base+0(FP), DI
+	MOVQ         v_len+8(FP), CX
+	VBROADCASTSS a+24(FP), Y0
+	SHLQ         $2, CX
+	XORQ         DX, DX
+
+loop: // v *= a
+	VMULPS  (DI)(DX*1), Y0, Y1
+	VMOVUPS Y1, (DI)(DX*1)
+	ADDQ    $32, DX
+	CMPQ    DX, CX
+	JB      loop
+	VZEROUPPER
+	RET
+
+// func affineAVX2(v []float32, shift, factor, offset, low, high float32)
+TEXT ·affineAVX2(SB), NOSPLIT, $0-44
+	MOVQ         v_base+0(FP), DI
+	MOVQ         v_len+8(FP), CX
+	VBROADCASTSS shift+24(FP), Y0
+	VBROADCASTSS factor+28(FP), Y1
+	VBROADCASTSS offset+32(FP), Y2
+	VBROADCASTSS low+36(FP), Y3
+	VBROADCASTSS high+40(FP), Y4
+	SHLQ         $2, CX
+	XORQ         DX, DX
+
+loop: // (v-shift)·factor + offset; of equal numbers the clamps keep v
+	VMOVUPS (DI)(DX*1), Y5
+	VSUBPS  Y0, Y5, Y5
+	VMULPS  Y1, Y5, Y5
+	VADDPS  Y2, Y5, Y5
+	VMAXPS  Y5, Y3, Y5
+	VMINPS  Y5, Y4, Y5
+	VMOVUPS Y5, (DI)(DX*1)
+	ADDQ    $32, DX
+	CMPQ    DX, CX
+	JB      loop
+	VZEROUPPER
+	RET
+
+// func betweenAVX2(dst, a, b []float32, part float32)
+TEXT ·betweenAVX2(SB), NOSPLIT, $0-76
+	MOVQ         dst_base+0(FP), DI
+	MOVQ         dst_len+8(FP), CX
+	MOVQ         a_base+24(FP), SI
+	MOVQ         b_base+48(FP), BX
+	VBROADCASTSS part+72(FP), Y0
+	SHLQ         $2, CX
+	XORQ         DX, DX
+
+loop: // a + (b-a)·part
+	VMOVUPS (SI)(DX*1), Y1
+	VMOVUPS (BX)(DX*1), Y2
+	VSUBPS  Y1, Y2, Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  Y2, Y1, Y1
+	VMOVUPS Y1, (DI)(DX*1)
+	ADDQ    $32, DX
+	CMPQ    DX, CX
+	JB      loop
+	VZEROUPPER
+	RET
+
+// func resampleAVX2(dst, src []float32, left, right []int32, part []float32)
+TEXT ·resampleAVX2(SB), NOSPLIT, $0-120
+	MOVQ         dst_base+0(FP), DI
+	MOVQ         dst_len+8(FP), CX
+	MOVQ         src_base+24(FP), SI
+	MOVQ         src_len+32(FP), AX
+	MOVQ         left_base+48(FP), R8
+	MOVQ         right_base+72(FP), R9
+	MOVQ         part_base+96(FP), R10
+	DECQ         AX
+	VMOVD        AX, X0
+	VPBROADCASTD X0, Y0 // the last index: none reads beyond src
+	SHLQ         $2, CX
+	XORQ         DX, DX
+
+loop: // a + (b-a)·part of a = src[left], b = src[right]
+	VPMINUD    (R8)(DX*1), Y0, Y1
+	VPMINUD    (R9)(DX*1), Y0, Y2
+	VPCMPEQD   Y3, Y3, Y3
+	VPCMPEQD   Y4, Y4, Y4
+	VGATHERDPS Y3, (SI)(Y1*4), Y5
+	VGATHERDPS Y4, (SI)(Y2*4), Y6
+	VSUBPS     Y5, Y6, Y6
+	VMULPS     (R10)(DX*1), Y6, Y6
+	VADDPS     Y6, Y5, Y5
+	VMOVUPS    Y5, (DI)(DX*1)
+	ADDQ       $32, DX
+	CMPQ       DX, CX
+	JB         loop
+	VZEROUPPER
+	RET
+
+// PAIR adds the tap Y4 times (left + right) of 8 voxels to sum; AX and BX are the rows.
+#define PAIR(at, sum) \
+	VMOVUPS at(AX), Y5     \
+	VADDPS  at(BX), Y5, Y5 \
+	VMULPS  Y4, Y5, Y5     \
+	VADDPS  Y5, sum, sum
+
+// func filterAVX2(dst, src []float32, offsets []int, taps []float32)
+TEXT ·filterAVX2(SB), NOSPLIT, $0-96
+	MOVQ dst_base+0(FP), DI
+	MOVQ dst_len+8(FP), CX
+	MOVQ src_base+24(FP), SI
+	MOVQ offsets_base+48(FP), R8
+	MOVQ taps_base+72(FP), R9
+	MOVQ taps_len+80(FP), R10
+
+wide: // 32 voxels at a time
+	SUBQ         $32, CX
+	JB           narrow
+	MOVQ         R8, R11
+	MOVQ         R9, R12
+	MOVQ         R10, R13
+	MOVQ         (R11), AX
+	LEAQ         (SI)(AX*4), AX
+	VBROADCASTSS (R12), Y4
+	VMULPS       (AX), Y4, Y0
+	VMULPS       32(AX), Y4, Y1
+	VMULPS       64(AX), Y4, Y2
+	VMULPS       96(AX), Y4, Y3
+	JMP          wideNext
+
+widePair:
+	MOVQ         8(R11), AX
+	MOVQ         16(R11), BX
+	ADDQ         $16, R11
+	ADDQ         $4, R12
+	LEAQ         (SI)(AX*4), AX
+	LEAQ         (SI)(BX*4), BX
+	VBROADCASTSS (R12), Y4
+	PAIR(0, Y0)
+	PAIR(32, Y1)
+	PAIR(64, Y2)
+	PAIR(96, Y3)
+
+wideNext:
+	DECQ    R13
+	JNZ     widePair
+	VMOVUPS Y0, (DI)
+	VMOVUPS Y1, 32(DI)
+	VMOVUPS Y2, 64(DI)
+	VMOVUPS Y3, 96(DI)
+	ADDQ    $128, SI
+	ADDQ    $128, DI
+	JMP     wide
+
+narrow: // the rest, 8 at a time
+	ADDQ $32, CX
+
+one:
+	SUBQ         $8, CX
+	JB           done
+	MOVQ         R8, R11
+	MOVQ         R9, R12
+	MOVQ         R10, R13
+	MOVQ         (R11), AX
+	VBROADCASTSS (R12), Y4
+	VMULPS       (SI)(AX*4), Y4, Y0
+	JMP          oneNext
+
+onePair:
+	MOVQ         8(R11), AX
+	MOVQ         16(R11), BX
+	ADDQ         $16, R11
+	ADDQ         $4, R12
+	LEAQ         (SI)(AX*4), AX
+	LEAQ         (SI)(BX*4), BX
+	VBROADCASTSS (R12), Y4
+	PAIR(0, Y0)
+
+oneNext:
+	DECQ    R13
+	JNZ     onePair
+	VMOVUPS Y0, (DI)
+	ADDQ    $32, SI
+	ADDQ    $32, DI
+	JMP     one
+
+done:
+	VZEROUPPER
+	RET
+
+// func replaceAVX2(v []int16, from, to int16)
+TEXT ·replaceAVX2(SB), NOSPLIT, $0-28
+	MOVQ         v_base+0(FP), DI
+	MOVQ         v_len+8(FP), CX
+	VPBROADCASTW from+24(FP), Y0
+	VPBROADCASTW to+26(FP), Y1
+	SHLQ         $1, CX
+	XORQ         DX, DX
+
+loop: // 16 labels
+	VMOVDQU   (DI)(DX*1), Y2
+	VPCMPEQW  Y0, Y2, Y3
+	VPBLENDVB Y3, Y1, Y2, Y2
+	VMOVDQU   Y2, (DI)(DX*1)
+	ADDQ      $32, DX
+	CMPQ      DX, CX
+	JB        loop
+	VZEROUPPER
+	RET
+
+// func addAVX2(s *Statistics, v []float32)
+TEXT ·addAVX2(SB), NOSPLIT, $0-32
+	MOVQ         s+0(FP), DI
+	MOVQ         v_base+8(FP), SI
+	MOVQ         v_len+16(FP), CX
+	VBROADCASTSS Statistics_first(DI), Y0
+	VMOVUPS      Statistics_low(DI), Y1
+	VMOVUPS      Statistics_high(DI), Y2
+	VMOVUPD      Statistics_sum(DI), Y3
+	VMOVUPD      (Statistics_sum+32)(DI), Y4
+	VMOVUPD      Statistics_square(DI), Y5
+	VMOVUPD      (Statistics_square+32)(DI), Y6
+	SHLQ         $2, CX
+	XORQ         DX, DX
+
+loop: // e = v - first, as float64: 4 in Y8, 4 in Y9
+	VMOVUPS      (SI)(DX*1), Y7
+	VMINPS       Y1, Y7, Y1
+	VMAXPS       Y2, Y7, Y2
+	VSUBPS       Y0, Y7, Y7
+	VCVTPS2PD    X7, Y8
+	VEXTRACTF128 $1, Y7, X9
+	VCVTPS2PD    X9, Y9
+	VADDPD       Y8, Y3, Y3
+	VADDPD       Y9, Y4, Y4
+	VMULPD       Y8, Y8, Y8
+	VMULPD       Y9, Y9, Y9
+	VADDPD       Y8, Y5, Y5
+	VADDPD       Y9, Y6, Y6
+	ADDQ         $32, DX
+	CMPQ         DX, CX
+	JB           loop
+	VMOVUPS      Y1, Statistics_low(DI)
+	VMOVUPS      Y2, Statistics_high(DI)
+	VMOVUPD      Y3, Statistics_sum(DI)
+	VMOVUPD      Y4, (Statistics_sum+32)(DI)
+	VMOVUPD      Y5, Statistics_square(DI)
+	VMOVUPD      Y6, (Statistics_square+32)(DI)
+	VZEROUPPER
+	RET
+
+// func raiseAVX2(v []float32, p *Powers, low, divisor, width float32) (done int)
+TEXT ·raiseAVX2(SB), NOSPLIT, $0-56
+	MOVQ         v_base+0(FP), DI
+	MOVQ         v_len+8(FP), CX
+	MOVQ         p+24(FP), SI
+	LEAQ         Powers_table(SI), SI
+	VBROADCASTSS low+32(FP), Y15
+	VBROADCASTSS divisor+36(FP), Y14
+	VBROADCASTSS width+40(FP), Y13
+	MOVL         $const_powersMask, AX
+	VMOVD        AX, X12
+	VPBROADCASTD X12, Y12
+	MOVL         $0x38000000, AX // 2^-powersShift, 2^-15
+	VMOVD        AX, X11
+	VPBROADCASTD X11, Y11
+	MOVL         $const_powersFirst, AX
+	VMOVD        AX, X10
+	VPBROADCASTD X10, Y10
+	MOVL         $const_powersLast, AX
+	VMOVD        AX, X9
+	VPBROADCASTD X9, Y9
+	VXORPS       Y8, Y8, Y8
+	SHLQ         $2, CX
+	XORQ         DX, DX
+
+loop:
+	// Y0: u = (v-low)/divisor, Y1: its cell, Y2: where u is 0
+	VMOVUPS   (DI)(DX*1), Y0
+	VSUBPS    Y15, Y0, Y0
+	VDIVPS    Y14, Y0, Y0
+	VPSRLD    $const_powersShift, Y0, Y1
+	VPSUBD    Y10, Y1, Y1
+	VCMPPS    $0, Y8, Y0, Y2
+	VPMINUD   Y9, Y1, Y3
+	VPCMPEQD  Y1, Y3, Y3
+	VPOR      Y2, Y3, Y3
+	VMOVMSKPS Y3, AX
+	CMPL      AX, $0xff
+	JNE       done
+
+	// pairs (a, b) = table[cell], table[cell+1]: of voxels 0, 1, 4, 5 in Y7, of 2, 3, 6, 7 in Y3
+	VPANDN       Y1, Y2, Y1
+	VPERMQ       $0xd8, Y1, Y3
+	VEXTRACTI128 $1, Y3, X4
+	VPCMPEQD     Y5, Y5, Y5
+	VPCMPEQD     Y6, Y6, Y6
+	VGATHERDPD   Y5, (SI)(X3*4), Y7
+	VGATHERDPD   Y6, (SI)(X4*4), Y3
+	VSHUFPS      $0x88, Y3, Y7, Y4
+	VSHUFPS      $0xdd, Y3, Y7, Y5
+
+	// a + (b-a)·fraction, 0 where u is 0; times width, plus low
+	VPAND     Y12, Y0, Y6
+	VCVTDQ2PS Y6, Y6
+	VSUBPS    Y4, Y5, Y5
+	VMULPS    Y6, Y5, Y5
+	VMULPS    Y11, Y5, Y5
+	VADDPS    Y5, Y4, Y4
+	VANDNPS   Y4, Y2, Y4
+	VMULPS    Y13, Y4, Y4
+	VADDPS    Y15, Y4, Y4
+	VMOVUPS   Y4, (DI)(DX*1)
+	ADDQ      $32, DX
+	CMPQ      DX, CX
+	JB        loop
+
+done:
+	SHRQ $2, DX
+	MOVQ DX, done+48(FP)
+	VZEROUPPER
+	RET
