@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -58,7 +59,8 @@ type Scratch struct {
 	list      []*volume.Volume[int16]
 	field     []float32
 	rows      [4][]float32
-	table     []float32
+	offsets   []int
+	powers    vector.Powers
 	channels  []int
 	others    []int
 	axes      [3]lowResolutionAxis

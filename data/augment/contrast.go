@@ -1,7 +1,10 @@
 package augment
 
 import (
+	"math"
 	"math/rand/v2"
+
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 )
 
 // ContrastTransform moves the voxels of a channel away from its mean, or towards it.
@@ -45,21 +48,15 @@ func (c *ContrastParameters) Apply(p *Patch) error {
 		return err
 	}
 	for i, k := range channels {
-		v, factor := p.channel(k), float32(c.Multipliers[i])
-		s := measure(v)
-		mean, low, high := float32(s.mean), s.low, s.high
-		for j, x := range v {
-			x = float32((x-mean)*factor) + mean
-			if c.PreserveRange {
-				if x < low {
-					x = low
-				}
-				if x > high {
-					x = high
-				}
-			}
-			v[j] = x
+		v := p.channel(k)
+		var s vector.Statistics
+		s.Add(v)
+		mean, _ := s.Moments()
+		low, high := float32(math.Inf(-1)), float32(math.Inf(1))
+		if c.PreserveRange {
+			low, high = s.Range()
 		}
+		vector.Affine(v, float32(mean), float32(c.Multipliers[i]), float32(mean), low, high)
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 )
 
 // GammaTransform raises the intensities of a channel, taken from 0 to 1 over its range, to a power.
@@ -59,85 +61,54 @@ func (g *GammaParameters) Apply(p *Patch) error {
 		if !(g.Gamma[i] > 0) {
 			return fmt.Errorf("gamma: found %v, expected numbers above 0", g.Gamma[i])
 		}
-		v := p.channel(c)
-		if g.InvertImage[i] {
-			negate(v)
-		}
-		gamma(v, float32(g.Gamma[i]), g.RetainStats[i], s)
-		if g.InvertImage[i] {
-			negate(v)
-		}
+		gamma(p.channel(c), float32(g.Gamma[i]), g.InvertImage[i], g.RetainStats[i], &s.powers)
 	}
 	return nil
-}
-
-func negate(v []float32) {
-	for i := range v {
-		v[i] = -v[i]
-	}
 }
 
 // smallRange is torch.clamp(…, min=1e-7) of ranges and deviations.
 const smallRange = 1e-7
 
-func gamma(v []float32, exponent float32, retain bool, s *Scratch) {
-	before := measure(v)
-	low, width := before.low, before.high-before.low
+// gammaBlock voxels stay in the cache while they are raised and measured. It is a multiple of 8, as
+// Statistics.Add asks for.
+const gammaBlock = 4096
+
+func gamma(v []float32, exponent float32, invert, retain bool, powers *vector.Powers) {
+	var before, after vector.Statistics
+	before.Add(v)
+	low, high := before.Range()
+	mean, deviation := before.Moments()
+	if invert {
+		low, high, mean = -high, -low, -mean
+	}
+	width := high - low
 	divisor := max(width, smallRange)
-	if exponent >= 0.4 && exponent <= 2.5 {
-		table := powers(grown(&s.table, powersLength), exponent)
-		for i, x := range v {
-			v[i] = float32(power(table, (x-low)/divisor, exponent)*width) + low
+	powers.Set(exponent)
+	for rest := v; len(rest) > 0; {
+		block := rest[:min(len(rest), gammaBlock)]
+		rest = rest[len(block):]
+		if invert {
+			vector.Scale(block, -1)
 		}
-	} else { // the table is too coarse for other powers
-		for i, x := range v {
-			u := math.Pow(float64((x-low)/divisor), float64(exponent))
-			v[i] = float32(float32(u)*width) + low
+		powers.Raise(block, low, divisor, width)
+		if retain {
+			after.Add(block)
+		} else if invert {
+			vector.Scale(block, -1)
 		}
 	}
 	if !retain {
 		return
 	}
-	after := measure(v)
-	shift, mean := float32(after.mean), float32(before.mean)
-	factor := float32(before.deviation) / max(float32(after.deviation), smallRange)
-	for i, x := range v {
-		v[i] = float32((x-shift)*factor) + mean
-	}
-}
-
-// A table of u^g for u from 2^-powersOctaves to 1 has 2^powersBits cells per octave; within one u^g
-// is taken as linear, which is 5e-7 off at most for the powers it is used for.
-const (
-	powersBits    = 8
-	powersOctaves = 24
-	powersShift   = 23 - powersBits
-	powersFirst   = (127 - powersOctaves) << powersBits // index of the first cell
-	powersLength  = powersOctaves<<powersBits + 2
-)
-
-func powers(table []float32, exponent float32) []float32 {
-	g := float64(exponent)
-	const cells = 1 << powersBits
-	for i := range cells {
-		top := math.Pow((1+float64(i)/cells)/2, g) // in the octave below 1
-		down := math.Exp2(-g)
-		for octave := powersOctaves - 1; octave >= 0; octave-- {
-			table[octave*cells+i] = float32(top)
-			top *= down
+	shift, deviationAfter := after.Moments()
+	factor := float32(deviation) / max(float32(deviationAfter), smallRange)
+	below, above := float32(math.Inf(-1)), float32(math.Inf(1))
+	for rest := v; len(rest) > 0; {
+		block := rest[:min(len(rest), gammaBlock)]
+		rest = rest[len(block):]
+		vector.Affine(block, float32(shift), factor, float32(mean), below, above)
+		if invert {
+			vector.Scale(block, -1)
 		}
 	}
-	table[powersOctaves*cells], table[powersOctaves*cells+1] = 1, 1
-	return table
-}
-
-// power returns u^exponent for u from 0 to 1.
-func power(table []float32, u, exponent float32) float32 {
-	bits := math.Float32bits(u)
-	cell := int(bits>>powersShift) - powersFirst
-	if uint(cell) >= uint(len(table)-1) {
-		return float32(math.Pow(float64(u), float64(exponent)))
-	}
-	a, b := table[cell], table[cell+1]
-	return a + float32((b-a)*float32(bits&(1<<powersShift-1))*(1.0/(1<<powersShift)))
 }

@@ -2,6 +2,8 @@ package augment
 
 import (
 	"math/rand/v2"
+
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 )
 
 // MultiplicativeBrightnessTransform multiplies channels by a number each.
@@ -42,10 +44,7 @@ func (m *MultiplicativeBrightnessParameters) Apply(p *Patch) error {
 		return err
 	}
 	for i, c := range channels {
-		v, factor := p.channel(c), float32(m.Multipliers[i])
-		for k := range v {
-			v[k] *= factor
-		}
+		vector.Scale(p.channel(c), float32(m.Multipliers[i]))
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package augment
 
 import (
 	"math/rand/v2"
+
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 )
 
 // RemoveLabelTansform (spelt as in batchgeneratorsv2) replaces a label, in all channels: -1, which
@@ -23,10 +25,6 @@ func (t *RemoveLabelTansform) Apply(p *Patch) error {
 	if p.Seg == nil {
 		return nil
 	}
-	for i, label := range p.Seg.Data {
-		if label == t.LabelValue {
-			p.Seg.Data[i] = t.SetTo
-		}
-	}
+	vector.Replace(p.Seg.Data, t.LabelValue, t.SetTo)
 	return nil
 }

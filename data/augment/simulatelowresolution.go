@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 )
 
 // SimulateLowResolutionTransform samples channels to fewer voxels and back.
@@ -135,38 +137,27 @@ func (a *lowResolutionAxis) set(in, size int) {
 // lowResolution rewrites one channel.
 func lowResolution(v []float32, in [3]int, s *Scratch) {
 	z, y, x := &s.axes[0], &s.axes[1], &s.axes[2]
+	// the voxels of the image that the coarse ones on both sides are
+	left, right := grown(&s.nearest[0], in[2]), grown(&s.nearest[1], in[2])
+	for i := range left {
+		left[i], right[i] = x.from[x.left[i]], x.from[x.right[i]]
+	}
 	// coarse planes, already as wide as the image and as high: (z.size, in[1], in[2])
 	planes := grown(&s.field, z.size*in[1]*in[2])
 	rows := grown(&s.rows[0], y.size*in[2])
-	coarse := grown(&s.rows[1], x.size)
 	for k := range z.size {
 		for j := range y.size {
 			src := v[(int(z.from[k])*in[1]+int(y.from[j]))*in[2]:][:in[2]]
-			for i, f := range x.from {
-				coarse[i] = src[f]
-			}
-			dst := rows[j*in[2]:][:in[2]]
-			for i := range dst {
-				a, b := coarse[x.left[i]], coarse[x.right[i]]
-				dst[i] = a + float32((b-a)*x.part[i])
-			}
+			vector.Resample(rows[j*in[2]:][:in[2]], src, left, right, x.part)
 		}
 		for j := range in[1] {
-			between(planes[(k*in[1]+j)*in[2]:][:in[2]], rows[int(y.left[j])*in[2]:],
+			vector.Between(planes[(k*in[1]+j)*in[2]:][:in[2]], rows[int(y.left[j])*in[2]:],
 				rows[int(y.right[j])*in[2]:], y.part[j])
 		}
 	}
 	plane := in[1] * in[2]
 	for k := range in[0] {
-		between(v[k*plane:][:plane], planes[int(z.left[k])*plane:], planes[int(z.right[k])*plane:],
-			z.part[k])
-	}
-}
-
-// between interpolates linearly from a to b.
-func between(dst, a, b []float32, part float32) {
-	a, b = a[:len(dst)], b[:len(dst)]
-	for i := range dst {
-		dst[i] = a[i] + float32((b[i]-a[i])*part)
+		vector.Between(v[k*plane:][:plane], planes[int(z.left[k])*plane:],
+			planes[int(z.right[k])*plane:], z.part[k])
 	}
 }

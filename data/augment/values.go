@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"math/rand/v2"
 )
 
@@ -201,70 +200,6 @@ func count(key string, found, channels int) error {
 	}
 	return fmt.Errorf("%s: found %d values, expected %d, one per selected channel", key, found,
 		channels)
-}
-
-// statistics of the voxels of a channel; sums are float64.
-type statistics struct {
-	mean, deviation float64 // deviation of all, not of a sample
-	low, high       float32
-}
-
-// measure makes one pass. Sums are of differences to the first voxel, in four parts.
-func measure(v []float32) statistics {
-	var s, q [4]float64
-	first := v[0]
-	low, high := first, first
-	n := len(v)
-	for ; len(v) >= 4; v = v[4:] {
-		a, b, c, d := v[0], v[1], v[2], v[3]
-		if a < low {
-			low = a
-		}
-		if a > high {
-			high = a
-		}
-		if b < low {
-			low = b
-		}
-		if b > high {
-			high = b
-		}
-		if c < low {
-			low = c
-		}
-		if c > high {
-			high = c
-		}
-		if d < low {
-			low = d
-		}
-		if d > high {
-			high = d
-		}
-		e, f, g, h := float64(a-first), float64(b-first), float64(c-first), float64(d-first)
-		s[0] += e
-		s[1] += f
-		s[2] += g
-		s[3] += h
-		q[0] += float64(e * e)
-		q[1] += float64(f * f)
-		q[2] += float64(g * g)
-		q[3] += float64(h * h)
-	}
-	for _, a := range v {
-		low, high = min(low, a), max(high, a)
-		e := float64(a - first)
-		s[0] += e
-		q[0] += float64(e * e)
-	}
-	sum := (s[0] + s[1]) + (s[2] + s[3])
-	square := (q[0] + q[1]) + (q[2] + q[3])
-	mean := sum / float64(n)
-	return statistics{
-		mean:      float64(first) + mean,
-		deviation: math.Sqrt(max(square/float64(n)-float64(mean*mean), 0)),
-		low:       low, high: high,
-	}
 }
 
 // channel returns the voxels of a channel of the image.
