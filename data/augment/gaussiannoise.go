@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 )
 
 // GaussianNoiseTransform adds white noise.
@@ -91,24 +93,36 @@ func (g *GaussianNoiseParameters) Apply(p *Patch) error {
 	if len(channels) == 0 {
 		return nil
 	}
-	n := p.Image.Shape[1] * p.Image.Shape[2] * p.Image.Shape[3]
-	field := g.noise
+	var seed uint64
 	if g.Noise == "" {
-		seed, _ := strconv.ParseUint(g.NoiseSeed, 10, 64)
-		field = grown(&s.field, fields*n)
-		fillField(field, seed, 0)
+		seed, _ = strconv.ParseUint(g.NoiseSeed, 10, 64)
 	} else if err := g.checkNoise(p, fields); err != nil {
 		return err
 	}
-	for i, c := range channels {
-		part, sigma := field[:n], g.Sigmas.Values[0]
-		if !g.Sigmas.One {
-			part, sigma = field[i*n:][:n], g.Sigmas.Values[i]
+	n := p.Image.Shape[1] * p.Image.Shape[2] * p.Image.Shape[3]
+	block := grown(&s.field, min(n, noiseBlock))
+	for from := 0; from < n; from += len(block) {
+		to := min(from+len(block), n)
+		noise := block[:to-from]
+		for i, c := range channels {
+			field := i // all channels share field 0 where they share sigma
+			if g.Sigmas.One {
+				field = 0
+			}
+			switch at := field*n + from; {
+			case g.Noise != "":
+				noise = g.noise[at:][:to-from]
+			case i == 0 || !g.Sigmas.One:
+				fillField(noise, seed, at)
+			}
+			vector.Axpy(p.channel(c)[from:to], noise, float32(g.Sigmas.Values[field]))
 		}
-		axpy(p.channel(c), part, float32(sigma))
 	}
 	return nil
 }
+
+// noiseBlock numbers stay in the cache between being made and being added.
+const noiseBlock = 4096
 
 // checkNoise compares the shape of the noise from a file with that of the patch.
 func (g *GaussianNoiseParameters) checkNoise(p *Patch, fields int) error {
@@ -123,14 +137,6 @@ func (g *GaussianNoiseParameters) checkNoise(p *Patch, fields int) error {
 			g.noiseShape, fields, axes)
 	}
 	return nil
-}
-
-// axpy adds a·x to y.
-func axpy(y, x []float32, a float32) {
-	x = x[:len(y)]
-	for i := range y {
-		y[i] += float32(a * x[i])
-	}
 }
 
 // SetNoise gives the parameters the array that Noise names: standard normal numbers, of shape
