@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 )
 
 // GaussianBlurTransform smooths channels along each axis.
@@ -80,16 +82,18 @@ func (g *GaussianBlurParameters) Apply(p *Patch) error {
 		}
 	}
 	for i, c := range channels {
-		v := p.channel(c)
-		for axis, sigma := range g.Sigmas[i] {
-			k := kernel(grown(&s.rows[0], kernelSize(sigma)/2+1), sigma)
-			switch stride := stride(a, axis+3-p.Dim); stride {
-			case 1:
-				blurRows(v, a[2], k, s)
-			default:
-				blurPlanes(v, sizes[axis], stride, k, s)
+		var kernels [3][]float32
+		for axis := range 3 {
+			half := &s.rows[axis]
+			if k := axis - (3 - p.Dim); k >= 0 {
+				sigma := g.Sigmas[i][k]
+				kernels[axis] = kernel(grown(half, kernelSize(sigma)/2+1), sigma)
+			} else {
+				kernels[axis] = grown(half, 1)
+				kernels[axis][0] = 1
 			}
 		}
+		blur(p.channel(c), a, kernels, s)
 	}
 	return nil
 }
@@ -106,15 +110,6 @@ func rowsPerChannel(key string, rows [][]float64, channels, axes int) error {
 		}
 	}
 	return nil
-}
-
-// stride returns the distance of neighbours along an axis of (z, y, x).
-func stride(sizes [3]int, axis int) int {
-	n := 1
-	for _, s := range sizes[axis+1:] {
-		n *= s
-	}
-	return n
 }
 
 // kernelSize returns the number of taps: 6σ + 0.5 rounded to an odd number.
@@ -164,76 +159,47 @@ func mirrored(i, n int) int {
 	return i
 }
 
-// blurPlanes smooths along an axis whose neighbours are planes of stride voxels, in place: the planes
-// behind are kept as they were.
-func blurPlanes(v []float32, size, stride int, k []float32, s *Scratch) {
-	reach := len(k) - 1
-	if reach == 0 {
-		return
-	}
-	for ; len(v) > 0; v = v[size*stride:] {
-		// lines of few voxels at a time stay in the cache
-		for from := 0; from < stride; from += 256 {
-			to := min(from+256, stride)
-			width := to - from
-			kept := grown(&s.rows[1], size*width)
-			for i := range size {
-				copy(kept[i*width:][:width], v[i*stride+from:i*stride+to])
+// blur smooths along z, y and x, in place. A plane of the result needs few planes of the image, and
+// those are kept as they were.
+func blur(v []float32, size [3]int, k [3][]float32, s *Scratch) {
+	height, width := size[1], size[2]
+	plane := height * width
+	reach, margin := len(k[0])-1, len(k[2])-1
+	ring := min(2*reach+1, size[0]) // planes that are kept
+	kept := grown(&s.field, ring*plane)
+	memory := grown(&s.rows[3], plane+width+2*margin)
+	smooth, row := memory[:plane], memory[plane:]
+
+	offsets := grown(&s.offsets, 2*(len(k[0])+len(k[1])+len(k[2]))-3)
+	alongZ, offsets := offsets[:2*len(k[0])-1], offsets[2*len(k[0])-1:]
+	alongY, alongX := offsets[:2*len(k[1])-1], offsets[2*len(k[1])-1:]
+	neighbours(alongX, margin, len(row), 1)
+	read := 0
+	for z := range size[0] {
+		for ; read < min(z+reach+1, size[0]); read++ {
+			copy(kept[read%ring*plane:][:plane], v[read*plane:])
+		}
+		neighbours(alongZ, z, size[0], 1)
+		for i, at := range alongZ {
+			alongZ[i] = at % ring * plane
+		}
+		vector.Filter(smooth, kept, alongZ, k[0])
+		for y := range height {
+			neighbours(alongY, y, height, width)
+			vector.Filter(row[margin:][:width], smooth, alongY, k[1])
+			for j := 1; j <= margin; j++ {
+				row[margin-j] = row[margin+j]
+				row[margin+width-1+j] = row[margin+width-1-j]
 			}
-			line := func(i int) []float32 { return kept[mirrored(i, size)*width:][:width] }
-			for i := range size {
-				smooth(v[i*stride+from:i*stride+to], line, i, k)
-			}
+			vector.Filter(v[z*plane+y*width:][:width], row, alongX, k[2])
 		}
 	}
 }
 
-// smooth writes the weighted sum of the lines around i.
-func smooth(dst []float32, line func(i int) []float32, i int, k []float32) {
-	n := len(dst)
-	c, l, r := line(i)[:n], line(i - 1)[:n], line(i + 1)[:n]
-	k0, k1 := k[0], k[1]
-	switch len(k) {
-	case 2:
-		for x := range dst {
-			dst[x] = float32(k0*c[x]) + float32(k1*(l[x]+r[x]))
-		}
-		return
-	case 3:
-		l2, r2, k2 := line(i - 2)[:n], line(i + 2)[:n], k[2]
-		for x := range dst {
-			dst[x] = float32(k0*c[x]) + float32(k1*(l[x]+r[x])) + float32(k2*(l2[x]+r2[x]))
-		}
-		return
-	}
-	l2, r2, k2 := line(i - 2)[:n], line(i + 2)[:n], k[2]
-	l3, r3, k3 := line(i - 3)[:n], line(i + 3)[:n], k[3]
-	for x := range dst {
-		dst[x] = float32(k0*c[x]) + float32(k1*(l[x]+r[x])) + float32(k2*(l2[x]+r2[x])) +
-			float32(k3*(l3[x]+r3[x]))
-	}
-	for j := 4; j < len(k); j++ {
-		l, r, w := line(i - j)[:n], line(i + j)[:n], k[j]
-		for x := range dst {
-			dst[x] += float32(w * (l[x] + r[x]))
-		}
-	}
-}
-
-// blurRows smooths along x.
-func blurRows(v []float32, size int, k []float32, s *Scratch) {
-	reach := len(k) - 1
-	if reach == 0 {
-		return
-	}
-	row := grown(&s.rows[1], size+2*reach)
-	line := func(at int) []float32 { return row[reach+at:][:size] }
-	for ; len(v) > 0; v = v[size:] {
-		copy(row[reach:], v[:size])
-		for j := 1; j <= reach; j++ {
-			row[reach-j] = row[reach+mirrored(-j, size)]
-			row[reach+size-1+j] = row[reach+mirrored(size-1+j, size)]
-		}
-		smooth(v[:size], line, 0, k)
+// neighbours sets offsets to those of line i of n and of the pairs of lines around it.
+func neighbours(offsets []int, i, n, step int) {
+	offsets[0] = i * step
+	for j := 1; 2*j < len(offsets); j++ {
+		offsets[2*j-1], offsets[2*j] = mirrored(i-j, n)*step, mirrored(i+j, n)*step
 	}
 }
