@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -373,9 +374,6 @@ func ceilDiv(a, b int64) int64 {
 
 func clampIndex(i int64, n int) int { return int(min(max(i, 0), int64(n))) }
 
-// fraction is the part of a fixed-point coordinate behind the point.
-func fraction(q int64) float32 { return float32(q&(one-1)) * (1.0 / one) }
-
 // sampleImage interpolates linearly between the centres of voxels; beyond the border is 0.
 func sampleImage(dst *volume.Volume[float32], src *view[float32], whole *sampling) {
 	row := 0
@@ -401,28 +399,20 @@ func sampleImage(dst *volume.Volume[float32], src *view[float32], whole *samplin
 	}
 }
 
+// from is the line from voxel x on, in three axes.
+func (g *sampling) from(x int, l *line) vector.Line {
+	v := vector.Line{Size: g.box, Width: g.width, Plane: g.plane, Origin: l.origin, Step: l.step}
+	for axis := range v.Origin {
+		v.Origin[axis] += int64(x) * l.step[axis]
+	}
+	return v
+}
+
 // inside3D fills the voxels from l.inside[0] on, whose cells lie wholly in the box.
 func (g *sampling) inside3D(out, data []float32, l *line) {
-	x0 := int64(l.inside[0])
-	qz, qy, qx := l.origin[0]+x0*l.step[0], l.origin[1]+x0*l.step[1], l.origin[2]+x0*l.step[2]
-	sz, sy, sx := l.step[0], l.step[1], l.step[2]
-	w, plane := g.width, g.plane
-	for i := range out {
-		at := int(qz>>32)*plane + int(qy>>32)*w + int(qx>>32)
-		fz, fy, fx := fraction(qz), fraction(qy), fraction(qx)
-		a, b := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
-		at += plane
-		c, d := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
-		a0 := a[0] + float32((a[1]-a[0])*fx)
-		b0 := b[0] + float32((b[1]-b[0])*fx)
-		c0 := c[0] + float32((c[1]-c[0])*fx)
-		d0 := d[0] + float32((d[1]-d[0])*fx)
-		a0 += float32((b0 - a0) * fy)
-		c0 += float32((d0 - c0) * fy)
-		out[i] = a0 + float32((c0-a0)*fz)
-		qz += sz
-		qy += sy
-		qx += sx
+	if len(out) > 0 {
+		line := g.from(l.inside[0], l)
+		vector.Trilinear(out, data, &line)
 	}
 }
 
@@ -434,7 +424,7 @@ func (g *sampling) inside2D(out, data []float32, l *line) {
 	w := g.width
 	for i := range out {
 		at := int(qy>>32)*w + int(qx>>32)
-		fy, fx := fraction(qy), fraction(qx)
+		fy, fx := vector.Fraction(qy), vector.Fraction(qx)
 		a, b := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
 		a0 := a[0] + float32((a[1]-a[0])*fx)
 		b0 := b[0] + float32((b[1]-b[0])*fx)
@@ -453,7 +443,7 @@ func (g *sampling) corners(l *line, x int, visit func(at int, weight float32)) {
 	var part [3]float32
 	for axis := 3 - g.dim; axis < 3; axis++ {
 		q := l.origin[axis] + int64(x)*l.step[axis]
-		lower[axis], part[axis] = int(q>>32), fraction(q)
+		lower[axis], part[axis] = int(q>>32), vector.Fraction(q)
 	}
 	stride := [3]int{g.plane, g.width, 1}
 	for corner := range 1 << g.dim {
@@ -496,7 +486,7 @@ func (g *sampling) border(out, data []float32, l *line, from, to int) {
 				v[corner] = data[at]
 			}
 		}
-		fz, fy, fx := fraction(q[0]), fraction(q[1]), fraction(q[2])
+		fz, fy, fx := vector.Fraction(q[0]), vector.Fraction(q[1]), vector.Fraction(q[2])
 		a := v[0] + float32((v[1]-v[0])*fx)
 		b := v[2] + float32((v[3]-v[2])*fx)
 		c := v[4] + float32((v[5]-v[4])*fx)

@@ -4,6 +4,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -91,24 +92,22 @@ func (s *smallest) fill(out []int16) {
 // equal3D fills the voxels whose cells lie wholly in the input. Where the eight corners agree, that
 // label has all the weight.
 func (g *sampling) equal3D(out, data []int16, l *line, none *smallest) {
-	x0 := int64(l.inside[0])
-	qz, qy, qx := l.origin[0]+x0*l.step[0], l.origin[1]+x0*l.step[1], l.origin[2]+x0*l.step[2]
+	var mixed [256]int32
 	w, plane := g.width, g.plane
-	for x := l.inside[0]; x < l.inside[1]; x++ {
-		at := int(qz>>32)*plane + int(qy>>32)*w + int(qx>>32)
-		a, b := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
-		at += plane
-		c, d := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
-		v := a[0]
-		if (v^a[1])|(v^b[0])|(v^b[1])|(v^c[0])|(v^c[1])|(v^d[0])|(v^d[1]) == 0 {
-			out[x] = v
-		} else {
-			out[x] = decide3D([8]int16{v, a[1], b[0], b[1], c[0], c[1], d[0], d[1]}, fraction(qz),
-				fraction(qy), fraction(qx), none)
+	for x := l.inside[0]; x < l.inside[1]; x += len(mixed) {
+		part, line := out[x:min(x+len(mixed), l.inside[1])], g.from(x, l)
+		n := vector.Uniform(part, data, &line, mixed[:len(part)])
+		for _, i := range mixed[:n] {
+			qz := line.Origin[0] + int64(i)*line.Step[0]
+			qy := line.Origin[1] + int64(i)*line.Step[1]
+			qx := line.Origin[2] + int64(i)*line.Step[2]
+			at := int(qz>>32)*plane + int(qy>>32)*w + int(qx>>32)
+			a, b := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
+			at += plane
+			c, d := data[at:at+2:at+2], data[at+w:at+w+2:at+w+2]
+			part[i] = decide3D([8]int16{a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]},
+				vector.Fraction(qz), vector.Fraction(qy), vector.Fraction(qx), none)
 		}
-		qz += l.step[0]
-		qy += l.step[1]
-		qx += l.step[2]
 	}
 }
 
@@ -124,7 +123,7 @@ func (g *sampling) equal2D(out, data []int16, l *line, none *smallest) {
 		if (v^a[1])|(v^b[0])|(v^b[1]) == 0 {
 			out[x] = v
 		} else {
-			fy, fx := fraction(qy), fraction(qx)
+			fy, fx := vector.Fraction(qy), vector.Fraction(qx)
 			var d decision
 			d.add(v, float32((1-fy)*(1-fx)))
 			d.add(a[1], float32((1-fy)*fx))

@@ -1,6 +1,10 @@
 package vector
 
-import "golang.org/x/sys/cpu"
+import (
+	"math"
+
+	"golang.org/x/sys/cpu"
+)
 
 // Each of these computes the blocks of 8 at the beginning and returns how many voxels those are: 0
 // without AVX2.
@@ -96,6 +100,38 @@ func raise(v []float32, p *Powers, low, divisor, width float32) int {
 	return 0
 }
 
+// cells are those of a block of 8 voxels, as the assembly wants them.
+type cells struct {
+	even, odd    [3][4]int64 // coordinates of voxels 0, 1, 4, 5 and 2, 3, 6, 7
+	step         [3]int64    // from block to block
+	width, plane int64
+}
+
+func trilinear(out, data []float32, l *Line) int {
+	n := blocks(len(out))
+	// the assembly follows indices of 32 bits unchecked
+	if n == 0 || !l.inside(n, len(data)) || l.last() > math.MaxInt32 {
+		return 0
+	}
+	c := cells{width: int64(l.Width), plane: int64(l.Plane)}
+	for axis, step := range l.Step {
+		o := l.Origin[axis]
+		c.even[axis] = [4]int64{o, o + step, o + 4*step, o + 5*step}
+		c.odd[axis] = [4]int64{o + 2*step, o + 3*step, o + 6*step, o + 7*step}
+		c.step[axis] = 8 * step
+	}
+	trilinearAVX2(out[:n], data, &c)
+	return n
+}
+
+// uniform needs no vectors, but pairs of labels in one register.
+func uniform(out, data []int16, l *Line, mixed []int32) (done, found int) {
+	if !enabled || len(out) == 0 || !l.inside(len(out), len(data)) {
+		return 0, 0
+	}
+	return len(out), uniformPairs(out, data, l, mixed)
+}
+
 // The assembly: slices have the length of the first one, a multiple of 8 above 0, or are longer.
 
 //go:noescape
@@ -124,3 +160,9 @@ func addAVX2(s *Statistics, v []float32)
 
 //go:noescape
 func raiseAVX2(v []float32, p *Powers, low, divisor, width float32) (done int)
+
+//go:noescape
+func trilinearAVX2(out, data []float32, c *cells)
+
+//go:noescape
+func uniformPairs(out, data []int16, l *Line, mixed []int32) (found int)

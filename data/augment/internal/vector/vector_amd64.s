@@ -344,3 +344,199 @@ done:
 	MOVQ DX, done+48(FP)
 	VZEROUPPER
 	RET
+
+// LOWER writes the lower corners (int32) of the cells along an axis, whose coordinates even and odd
+// hold, to cell.
+#define LOWER(even, odd, cell) \
+	VSHUFPS $0xdd, odd, even, cell
+
+// FRACTION writes the fractions, as float32: high 16 bits and low 16 bits become numbers by the
+// exponents put before them, whose sum is taken away again; the sum of both rounds once.
+#define FRACTION(even, odd, part) \
+	VSHUFPS  $0x88, odd, even, Y9             \
+	VPBLENDW $0xaa, fractionLow<>(SB), Y9, Y10 \
+	VPSRLD   $16, Y9, Y9                      \
+	VPBLENDW $0xaa, fractionHigh<>(SB), Y9, Y9 \
+	VSUBPS   fractionSum<>(SB), Y9, Y9        \
+	VADDPS   Y10, Y9, part
+
+// ACROSS interpolates along x in the rows at base, to line.
+#define ACROSS(base, line) \
+	VMOVSD      (base)(R8*4), X10        \
+	VMOVHPS     (base)(R9*4), X10, X10   \
+	VMOVSD      (base)(R10*4), X11       \
+	VMOVHPS     (base)(R11*4), X11, X11  \
+	VMOVSD      (base)(R12*4), X12       \
+	VMOVHPS     (base)(R13*4), X12, X12  \
+	VMOVSD      (base)(AX*4), X13        \
+	VMOVHPS     (base)(CX*4), X13, X13   \
+	VINSERTF128 $1, X12, Y10, Y10        \
+	VINSERTF128 $1, X13, Y11, Y11        \
+	VSHUFPS     $0x88, Y11, Y10, Y12     \
+	VSHUFPS     $0xdd, Y11, Y10, Y13     \
+	VSUBPS      Y12, Y13, Y13            \
+	VMULPS      Y6, Y13, Y13             \
+	VADDPS      Y13, Y12, line
+
+// TOWARDS moves a to b by part.
+#define TOWARDS(b, part, a) \
+	VSUBPS a, b, b    \
+	VMULPS part, b, b \
+	VADDPS b, a, a
+
+// func trilinearAVX2(out, data []float32, c *cells)
+// Y0 to Y5 are the coordinates along z, y, x; Y6, Y7, Y8 the fractions along x, y, z.
+TEXT ·trilinearAVX2(SB), NOSPLIT, $8-56
+	MOVQ    out_base+0(FP), DI
+	MOVQ    out_len+8(FP), AX
+	LEAQ    (DI)(AX*4), AX
+	MOVQ    AX, end-8(SP)
+	MOVQ    c+48(FP), SI
+	VMOVDQU (cells_even+0)(SI), Y0
+	VMOVDQU (cells_odd+0)(SI), Y1
+	VMOVDQU (cells_even+32)(SI), Y2
+	VMOVDQU (cells_odd+32)(SI), Y3
+	VMOVDQU (cells_even+64)(SI), Y4
+	VMOVDQU (cells_odd+64)(SI), Y5
+
+loop:
+	// index of the lower corner: (z·height + y)·width + x
+	LOWER(Y0, Y1, Y9)
+	LOWER(Y2, Y3, Y10)
+	LOWER(Y4, Y5, Y11)
+	VPBROADCASTD cells_plane(SI), Y12
+	VPBROADCASTD cells_width(SI), Y13
+	VPMULLD      Y12, Y9, Y9
+	VPMULLD      Y13, Y10, Y10
+	VPADDD       Y9, Y11, Y11
+	VPADDD       Y10, Y11, Y11
+	VEXTRACTI128 $1, Y11, X12
+	VMOVQ        X11, R8
+	VPEXTRQ      $1, X11, R10
+	VMOVQ        X12, R12
+	VPEXTRQ      $1, X12, AX
+	MOVQ         R8, R9
+	MOVQ         R10, R11
+	MOVQ         R12, R13
+	MOVQ         AX, CX
+	SHRQ         $32, R9
+	SHRQ         $32, R11
+	SHRQ         $32, R13
+	SHRQ         $32, CX
+	MOVL         R8, R8 // clears the upper half
+	MOVL         R10, R10
+	MOVL         R12, R12
+	MOVL         AX, AX
+
+	FRACTION(Y4, Y5, Y6)
+	FRACTION(Y2, Y3, Y7)
+	FRACTION(Y0, Y1, Y8)
+
+	// coordinates of the next block
+	VPBROADCASTQ (cells_step+0)(SI), Y9
+	VPBROADCASTQ (cells_step+8)(SI), Y10
+	VPBROADCASTQ (cells_step+16)(SI), Y11
+	VPADDQ       Y9, Y0, Y0
+	VPADDQ       Y9, Y1, Y1
+	VPADDQ       Y10, Y2, Y2
+	VPADDQ       Y10, Y3, Y3
+	VPADDQ       Y11, Y4, Y4
+	VPADDQ       Y11, Y5, Y5
+
+	// along x in the four rows of the cell, along y in both planes, along z
+	MOVQ data_base+24(FP), DX
+	MOVQ cells_width(SI), BX
+	LEAQ (DX)(BX*4), BX
+	ACROSS(DX, Y9)
+	ACROSS(BX, Y14)
+	TOWARDS(Y14, Y7, Y9)
+	MOVQ cells_plane(SI), R14
+	LEAQ (DX)(R14*4), DX
+	LEAQ (BX)(R14*4), BX
+	ACROSS(DX, Y14)
+	ACROSS(BX, Y15)
+	TOWARDS(Y15, Y7, Y14)
+	TOWARDS(Y14, Y8, Y9)
+	VMOVUPS Y9, (DI)
+	ADDQ    $32, DI
+	CMPQ    DI, end-8(SP)
+	JB      loop
+	VZEROUPPER
+	RET
+
+// 2^-9, whose last bit is 2^-32, and 2^7, whose last bit is 2^-16: exponents in the upper halves.
+DATA fractionLow<>+0(SB)/8, $0x3b0000003b000000
+DATA fractionLow<>+8(SB)/8, $0x3b0000003b000000
+DATA fractionLow<>+16(SB)/8, $0x3b0000003b000000
+DATA fractionLow<>+24(SB)/8, $0x3b0000003b000000
+GLOBL fractionLow<>(SB), RODATA|NOPTR, $32
+DATA fractionHigh<>+0(SB)/8, $0x4300000043000000
+DATA fractionHigh<>+8(SB)/8, $0x4300000043000000
+DATA fractionHigh<>+16(SB)/8, $0x4300000043000000
+DATA fractionHigh<>+24(SB)/8, $0x4300000043000000
+GLOBL fractionHigh<>(SB), RODATA|NOPTR, $32
+
+// 2^7 + 2^-9
+DATA fractionSum<>+0(SB)/8, $0x4300008043000080
+DATA fractionSum<>+8(SB)/8, $0x4300008043000080
+DATA fractionSum<>+16(SB)/8, $0x4300008043000080
+DATA fractionSum<>+24(SB)/8, $0x4300008043000080
+GLOBL fractionSum<>(SB), RODATA|NOPTR, $32
+
+// func uniformPairs(out, data []int16, l *Line, mixed []int32) (found int)
+// R8, R9, R10 are the coordinates along z, y, x; a voxel's two neighbours along x are read as one.
+TEXT ·uniformPairs(SB), NOSPLIT, $0-88
+	MOVQ  data_base+24(FP), SI
+	MOVQ  l+48(FP), DX
+	MOVQ  mixed_base+56(FP), DI
+	MOVQ  (Line_Origin+0)(DX), R8
+	MOVQ  (Line_Origin+8)(DX), R9
+	MOVQ  (Line_Origin+16)(DX), R10
+	MOVQ  Line_Width(DX), R12
+	MOVQ  Line_Plane(DX), R13
+	XORQ  R11, R11                  // voxel
+	MOVQ  $0, found+80(FP)
+
+loop:
+	MOVQ  R8, AX
+	MOVQ  R9, BX
+	MOVQ  R10, CX
+	SARQ  $32, AX
+	SARQ  $32, BX
+	SARQ  $32, CX
+	IMULQ R13, AX
+	IMULQ R12, BX
+	ADDQ  CX, AX
+	ADDQ  BX, AX
+	LEAQ  (SI)(AX*2), AX
+	ADDQ  (Line_Step+0)(DX), R8
+	ADDQ  (Line_Step+8)(DX), R9
+	ADDQ  (Line_Step+16)(DX), R10
+
+	MOVL (AX), BX
+	MOVL BX, CX
+	ROLL $16, CX
+	CMPL BX, CX
+	JNE  differ
+	CMPL BX, (AX)(R12*2)
+	JNE  differ
+	LEAQ (AX)(R13*2), AX
+	CMPL BX, (AX)
+	JNE  differ
+	CMPL BX, (AX)(R12*2)
+	JNE  differ
+	MOVQ out_base+0(FP), CX
+	MOVW BX, (CX)(R11*2)
+
+next:
+	INCQ R11
+	CMPQ R11, out_len+8(FP)
+	JB   loop
+	RET
+
+differ:
+	MOVQ found+80(FP), CX
+	MOVL R11, (DI)(CX*4)
+	INCQ CX
+	MOVQ CX, found+80(FP)
+	JMP  next

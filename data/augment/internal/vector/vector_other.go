@@ -22,5 +22,9 @@ func add(s *Statistics, v []float32) int { return 0 }
 
 func raise(v []float32, p *Powers, low, divisor, width float32) int { return 0 }
 
+func trilinear(out, data []float32, l *Line) int { return 0 }
+
+func uniform(out, data []int16, l *Line, mixed []int32) (done, found int) { return 0, 0 }
+
 // Plain runs f without vectors.
 func Plain(f func()) { f() }
