@@ -348,8 +348,10 @@ func (g *sampling) row(z, y int) (l line) {
 // limit narrows a range to the voxels whose coordinate is at least low, and below high.
 func (l *line) limit(r *[2]int, axis int, low, high int64) {
 	o, s := l.origin[axis], l.step[axis]
+	first, last := o+int64(r[0])*s, o+int64(r[1]-1)*s
 	switch {
 	case r[1] <= r[0]:
+	case min(first, last) >= low && max(first, last) < high: // and so is what lies between
 	case s == 0:
 		if o < low || o >= high {
 			r[1] = r[0]
