@@ -273,29 +273,51 @@ loop: // e = v - first, as float64: 4 in Y8, 4 in Y9
 	VZEROUPPER
 	RET
 
+// INDICES moves 8 indices of 32 bits to R8 to R13, AX and CX. low is the lower half of index.
+#define INDICES(low, index, high) \
+	VEXTRACTI128 $1, index, high \
+	VMOVQ        low, R8         \
+	VPEXTRQ      $1, low, R10    \
+	VMOVQ        high, R12       \
+	VPEXTRQ      $1, high, AX    \
+	MOVQ         R8, R9          \
+	MOVQ         R10, R11        \
+	MOVQ         R12, R13        \
+	MOVQ         AX, CX          \
+	SHRQ         $32, R9         \
+	SHRQ         $32, R11        \
+	SHRQ         $32, R13        \
+	SHRQ         $32, CX         \
+	MOVL         R8, R8          \
+	MOVL         R10, R10        \
+	MOVL         R12, R12        \
+	MOVL         AX, AX
+
+// PAIRS reads the 8 numbers at base plus R8 to R13, AX and CX to a, those behind them to b.
+#define PAIRS(base, a, b) \
+	VMOVSD      (base)(R8*4), X10       \
+	VMOVHPS     (base)(R9*4), X10, X10  \
+	VMOVSD      (base)(R10*4), X11      \
+	VMOVHPS     (base)(R11*4), X11, X11 \
+	VMOVSD      (base)(R12*4), X12      \
+	VMOVHPS     (base)(R13*4), X12, X12 \
+	VMOVSD      (base)(AX*4), X13       \
+	VMOVHPS     (base)(CX*4), X13, X13  \
+	VINSERTF128 $1, X12, Y10, Y10       \
+	VINSERTF128 $1, X13, Y11, Y11       \
+	VSHUFPS     $0x88, Y11, Y10, a      \
+	VSHUFPS     $0xdd, Y11, Y10, b
+
 // func raiseAVX2(v []float32, p *Powers, low, divisor, width float32) (done int)
 TEXT ·raiseAVX2(SB), NOSPLIT, $0-56
 	MOVQ         v_base+0(FP), DI
-	MOVQ         v_len+8(FP), CX
+	MOVQ         v_len+8(FP), BX
 	MOVQ         p+24(FP), SI
 	LEAQ         Powers_table(SI), SI
 	VBROADCASTSS low+32(FP), Y15
 	VBROADCASTSS divisor+36(FP), Y14
-	VBROADCASTSS width+40(FP), Y13
-	MOVL         $const_powersMask, AX
-	VMOVD        AX, X12
-	VPBROADCASTD X12, Y12
-	MOVL         $0x38000000, AX // 2^-powersShift, 2^-15
-	VMOVD        AX, X11
-	VPBROADCASTD X11, Y11
-	MOVL         $const_powersFirst, AX
-	VMOVD        AX, X10
-	VPBROADCASTD X10, Y10
-	MOVL         $const_powersLast, AX
-	VMOVD        AX, X9
-	VPBROADCASTD X9, Y9
-	VXORPS       Y8, Y8, Y8
-	SHLQ         $2, CX
+	VXORPS       Y9, Y9, Y9
+	SHLQ         $2, BX
 	XORQ         DX, DX
 
 loop:
@@ -304,46 +326,82 @@ loop:
 	VSUBPS    Y15, Y0, Y0
 	VDIVPS    Y14, Y0, Y0
 	VPSRLD    $const_powersShift, Y0, Y1
-	VPSUBD    Y10, Y1, Y1
-	VCMPPS    $0, Y8, Y0, Y2
-	VPMINUD   Y9, Y1, Y3
+	VPSUBD    powersFirst<>(SB), Y1, Y1
+	VCMPPS    $0, Y9, Y0, Y2
+	VPMINUD   powersLast<>(SB), Y1, Y3
 	VPCMPEQD  Y1, Y3, Y3
 	VPOR      Y2, Y3, Y3
 	VMOVMSKPS Y3, AX
 	CMPL      AX, $0xff
 	JNE       done
 
-	// pairs (a, b) = table[cell], table[cell+1]: of voxels 0, 1, 4, 5 in Y7, of 2, 3, 6, 7 in Y3
-	VPANDN       Y1, Y2, Y1
-	VPERMQ       $0xd8, Y1, Y3
-	VEXTRACTI128 $1, Y3, X4
-	VPCMPEQD     Y5, Y5, Y5
-	VPCMPEQD     Y6, Y6, Y6
-	VGATHERDPD   Y5, (SI)(X3*4), Y7
-	VGATHERDPD   Y6, (SI)(X4*4), Y3
-	VSHUFPS      $0x88, Y3, Y7, Y4
-	VSHUFPS      $0xdd, Y3, Y7, Y5
+	// Y4: a = table[cell], Y5: b = table[cell+1]
+	VPANDN Y1, Y2, Y1
+	INDICES(X1, Y1, X3)
+	PAIRS(SI, Y4, Y5)
 
 	// a + (b-a)·fraction, 0 where u is 0; times width, plus low
-	VPAND     Y12, Y0, Y6
-	VCVTDQ2PS Y6, Y6
-	VSUBPS    Y4, Y5, Y5
-	VMULPS    Y6, Y5, Y5
-	VMULPS    Y11, Y5, Y5
-	VADDPS    Y5, Y4, Y4
-	VANDNPS   Y4, Y2, Y4
-	VMULPS    Y13, Y4, Y4
-	VADDPS    Y15, Y4, Y4
-	VMOVUPS   Y4, (DI)(DX*1)
-	ADDQ      $32, DX
-	CMPQ      DX, CX
-	JB        loop
+	VPAND        powersMask<>(SB), Y0, Y6
+	VCVTDQ2PS    Y6, Y6
+	VSUBPS       Y4, Y5, Y5
+	VMULPS       Y6, Y5, Y5
+	VMULPS       powersUnit<>(SB), Y5, Y5
+	VADDPS       Y5, Y4, Y4
+	VANDNPS      Y4, Y2, Y4
+	VBROADCASTSS width+40(FP), Y7
+	VMULPS       Y7, Y4, Y4
+	VADDPS       Y15, Y4, Y4
+	VMOVUPS      Y4, (DI)(DX*1)
+	ADDQ         $32, DX
+	CMPQ         DX, BX
+	JB           loop
 
 done:
 	SHRQ $2, DX
 	MOVQ DX, done+48(FP)
 	VZEROUPPER
 	RET
+
+DATA powersFirst<>+0(SB)/4, $const_powersFirst
+DATA powersFirst<>+4(SB)/4, $const_powersFirst
+DATA powersFirst<>+8(SB)/4, $const_powersFirst
+DATA powersFirst<>+12(SB)/4, $const_powersFirst
+DATA powersFirst<>+16(SB)/4, $const_powersFirst
+DATA powersFirst<>+20(SB)/4, $const_powersFirst
+DATA powersFirst<>+24(SB)/4, $const_powersFirst
+DATA powersFirst<>+28(SB)/4, $const_powersFirst
+GLOBL powersFirst<>(SB), RODATA|NOPTR, $32
+
+DATA powersLast<>+0(SB)/4, $const_powersLast
+DATA powersLast<>+4(SB)/4, $const_powersLast
+DATA powersLast<>+8(SB)/4, $const_powersLast
+DATA powersLast<>+12(SB)/4, $const_powersLast
+DATA powersLast<>+16(SB)/4, $const_powersLast
+DATA powersLast<>+20(SB)/4, $const_powersLast
+DATA powersLast<>+24(SB)/4, $const_powersLast
+DATA powersLast<>+28(SB)/4, $const_powersLast
+GLOBL powersLast<>(SB), RODATA|NOPTR, $32
+
+DATA powersMask<>+0(SB)/4, $const_powersMask
+DATA powersMask<>+4(SB)/4, $const_powersMask
+DATA powersMask<>+8(SB)/4, $const_powersMask
+DATA powersMask<>+12(SB)/4, $const_powersMask
+DATA powersMask<>+16(SB)/4, $const_powersMask
+DATA powersMask<>+20(SB)/4, $const_powersMask
+DATA powersMask<>+24(SB)/4, $const_powersMask
+DATA powersMask<>+28(SB)/4, $const_powersMask
+GLOBL powersMask<>(SB), RODATA|NOPTR, $32
+
+// 2^-powersShift as float32
+DATA powersUnit<>+0(SB)/4, $0x38000000
+DATA powersUnit<>+4(SB)/4, $0x38000000
+DATA powersUnit<>+8(SB)/4, $0x38000000
+DATA powersUnit<>+12(SB)/4, $0x38000000
+DATA powersUnit<>+16(SB)/4, $0x38000000
+DATA powersUnit<>+20(SB)/4, $0x38000000
+DATA powersUnit<>+24(SB)/4, $0x38000000
+DATA powersUnit<>+28(SB)/4, $0x38000000
+GLOBL powersUnit<>(SB), RODATA|NOPTR, $32
 
 // LOWER writes the lower corners (int32) of the cells along an axis, whose coordinates even and odd
 // hold, to cell.
@@ -362,21 +420,10 @@ done:
 
 // ACROSS interpolates along x in the rows at base, to line.
 #define ACROSS(base, line) \
-	VMOVSD      (base)(R8*4), X10        \
-	VMOVHPS     (base)(R9*4), X10, X10   \
-	VMOVSD      (base)(R10*4), X11       \
-	VMOVHPS     (base)(R11*4), X11, X11  \
-	VMOVSD      (base)(R12*4), X12       \
-	VMOVHPS     (base)(R13*4), X12, X12  \
-	VMOVSD      (base)(AX*4), X13        \
-	VMOVHPS     (base)(CX*4), X13, X13   \
-	VINSERTF128 $1, X12, Y10, Y10        \
-	VINSERTF128 $1, X13, Y11, Y11        \
-	VSHUFPS     $0x88, Y11, Y10, Y12     \
-	VSHUFPS     $0xdd, Y11, Y10, Y13     \
-	VSUBPS      Y12, Y13, Y13            \
-	VMULPS      Y6, Y13, Y13             \
-	VADDPS      Y13, Y12, line
+	PAIRS(base, Y12, Y13)    \
+	VSUBPS Y12, Y13, Y13     \
+	VMULPS Y6, Y13, Y13      \
+	VADDPS Y13, Y12, line
 
 // TOWARDS moves a to b by part.
 #define TOWARDS(b, part, a) \
@@ -410,23 +457,7 @@ loop:
 	VPMULLD      Y13, Y10, Y10
 	VPADDD       Y9, Y11, Y11
 	VPADDD       Y10, Y11, Y11
-	VEXTRACTI128 $1, Y11, X12
-	VMOVQ        X11, R8
-	VPEXTRQ      $1, X11, R10
-	VMOVQ        X12, R12
-	VPEXTRQ      $1, X12, AX
-	MOVQ         R8, R9
-	MOVQ         R10, R11
-	MOVQ         R12, R13
-	MOVQ         AX, CX
-	SHRQ         $32, R9
-	SHRQ         $32, R11
-	SHRQ         $32, R13
-	SHRQ         $32, CX
-	MOVL         R8, R8 // clears the upper half
-	MOVL         R10, R10
-	MOVL         R12, R12
-	MOVL         AX, AX
+	INDICES(X11, Y11, X12)
 
 	FRACTION(Y4, Y5, Y6)
 	FRACTION(Y2, Y3, Y7)
