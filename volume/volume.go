@@ -6,7 +6,6 @@ package volume
 
 import (
 	"fmt"
-	"slices"
 )
 
 // Volume is a dense array of voxels in row-major order, axes (c, z, y, x).
@@ -66,40 +65,6 @@ func (v *Volume[T]) Crop(dst *Volume[T], start [3]int, fill T) {
 func set[T any](s []T, value T) {
 	for i := range s {
 		s[i] = value
-	}
-}
-
-// Flip reverses the selected axes (z, y, x) in place.
-func (v *Volume[T]) Flip(axes [3]bool) {
-	n := v.Spatial()
-	at := func(i, axis int) int {
-		if axes[axis] {
-			return n[axis] - 1 - i
-		}
-		return i
-	}
-	for c := range v.Shape[0] {
-		row := func(z, y int) []T { return v.Data[((c*n[0]+z)*n[1]+y)*n[2]:][:n[2]] }
-		for z := range n[0] {
-			for y := range n[1] {
-				toZ, toY := at(z, 0), at(y, 1)
-				switch a, b := row(z, y), row(toZ, toY); {
-				case toZ < z || toZ == z && toY < y: // already swapped
-				case toZ == z && toY == y:
-					if axes[2] {
-						slices.Reverse(a)
-					}
-				case axes[2]:
-					for x := range a {
-						a[x], b[n[2]-1-x] = b[n[2]-1-x], a[x]
-					}
-				default:
-					for x := range a {
-						a[x], b[x] = b[x], a[x]
-					}
-				}
-			}
-		}
 	}
 }
 

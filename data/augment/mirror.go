@@ -3,6 +3,9 @@ package augment
 import (
 	"fmt"
 	"math/rand/v2"
+
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // MirrorTransform reverses each of its axes with probability 0.5, in image and segmentation.
@@ -45,9 +48,45 @@ func (m MirrorParameters) Apply(p *Patch) error {
 		}
 		flip[axis+3-p.Dim] = true
 	}
-	p.Image.Flip(flip)
+	reverse(p.Image, flip)
 	if p.Seg != nil {
-		p.Seg.Flip(flip)
+		reverse(p.Seg, flip)
 	}
 	return nil
+}
+
+// reverse reverses the marked axes (z, y, x) in place.
+func reverse[T float32 | int16](v *volume.Volume[T], axes [3]bool) {
+	n := v.Spatial()
+	at := func(i, axis int) int {
+		if axes[axis] {
+			return n[axis] - 1 - i
+		}
+		return i
+	}
+	var kept [256]T
+	for c := range v.Shape[0] {
+		row := func(z, y int) []T { return v.Data[((c*n[0]+z)*n[1]+y)*n[2]:][:n[2]] }
+		for z := range n[0] {
+			for y := range n[1] {
+				toZ, toY := at(z, 0), at(y, 1)
+				switch a, b := row(z, y), row(toZ, toY); {
+				case toZ < z || toZ == z && toY < y: // already exchanged
+				case toZ == z && toY == y:
+					if half := n[2] / 2; axes[2] {
+						vector.ExchangeReversed(a[:half], a[n[2]-half:])
+					}
+				case axes[2]:
+					vector.ExchangeReversed(a, b)
+				default:
+					for len(a) > 0 {
+						part := copy(kept[:], a)
+						copy(a, b[:part])
+						copy(b, kept[:part])
+						a, b = a[part:], b[part:]
+					}
+				}
+			}
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -43,6 +44,46 @@ func TestMirrorTransformDoesWhatTheReferenceDoesWithTheSameParameters(t *testing
 			require.Equal(t, a.Seg, p.Seg.Data, "%s", a.Parameters)
 		}
 	}
+}
+
+func TestReverseMovesEachVoxelAndIsItsOwnInverse(t *testing.T) {
+	for _, shape := range [][4]int{{2, 2, 3, 4}, {1, 3, 2, 5}, {1, 1, 1, 3}, {1, 3, 4, 33},
+		{2, 2, 2, 150}, {1, 1, 3, 600}} {
+		for bits := range 8 {
+			axes := [3]bool{bits&4 != 0, bits&2 != 0, bits&1 != 0}
+			testReverse[float32](t, shape, axes)
+			testReverse[int16](t, shape, axes)
+		}
+	}
+}
+
+func testReverse[T float32 | int16](t *testing.T, shape [4]int, axes [3]bool) {
+	v := volume.New[T](shape)
+	for i := range v.Data {
+		v.Data[i] = T(i)
+	}
+	reversed := &volume.Volume[T]{Data: slices.Clone(v.Data), Shape: shape}
+	reverse(reversed, axes)
+	from := func(i, axis int) int {
+		if axes[axis] {
+			return shape[axis+1] - 1 - i
+		}
+		return i
+	}
+	i := 0
+	for c := range shape[0] {
+		for z := range shape[1] {
+			for y := range shape[2] {
+				for x := range shape[3] {
+					at := ((c*shape[1]+from(z, 0))*shape[2]+from(y, 1))*shape[3] + from(x, 2)
+					require.Equal(t, T(at), reversed.Data[i], "%v axes %v voxel %d", shape, axes, i)
+					i++
+				}
+			}
+		}
+	}
+	reverse(reversed, axes)
+	require.Equal(t, v.Data, reversed.Data)
 }
 
 func TestMirrorParametersRefuseAxesThatThePatchLacks(t *testing.T) {

@@ -109,3 +109,16 @@ func Replace(v []int16, from, to int16) {
 		}
 	}
 }
+
+// ExchangeReversed exchanges the first voxel of a with the last one of b, and so on. Both have the
+// same length and do not overlap.
+func ExchangeReversed[T float32 | int16](a, b []T) {
+	n := len(a)
+	b = b[:n]
+	done := exchangeReversed(a, b)
+	a, b = a[done:], b[:n-done]
+	for i := range a {
+		j := len(b) - 1 - i
+		a[i], b[j] = b[j], a[i]
+	}
+}

@@ -84,6 +84,21 @@ func replace(v []int16, from, to int16) int {
 	return n
 }
 
+func exchangeReversed[T float32 | int16](a, b []T) int {
+	n := blocks(len(a))
+	switch a := any(a).(type) {
+	case []float32:
+		if n > 0 {
+			exchangeReversed32(a[:n], any(b).([]float32)[len(b)-n:])
+		}
+	case []int16:
+		if n &^= 15; n > 0 {
+			exchangeReversed16(a[:n], any(b).([]int16)[len(b)-n:])
+		}
+	}
+	return n
+}
+
 func add(s *Statistics, v []float32) int {
 	n := blocks(len(v))
 	if n > 0 {
@@ -154,6 +169,12 @@ func filterAVX2(dst, src []float32, offsets []int, taps []float32)
 
 //go:noescape
 func replaceAVX2(v []int16, from, to int16)
+
+//go:noescape
+func exchangeReversed32(a, b []float32)
+
+//go:noescape
+func exchangeReversed16(a, b []int16)
 
 //go:noescape
 func addAVX2(s *Statistics, v []float32)

@@ -232,6 +232,64 @@ loop: // 16 labels
 	VZEROUPPER
 	RET
 
+// func exchangeReversed32(a, b []float32)
+TEXT ·exchangeReversed32(SB), NOSPLIT, $0-48
+	MOVQ    a_base+0(FP), DI
+	MOVQ    a_len+8(FP), CX
+	MOVQ    b_base+24(FP), SI
+	VMOVDQU eightReversed<>(SB), Y0
+	SHLQ    $2, CX
+	XORQ    DX, DX
+
+loop: // a from its beginning, b from its end
+	VPERMD  (DI)(DX*1), Y0, Y1
+	VPERMD  -32(SI)(CX*1), Y0, Y2
+	VMOVDQU Y1, -32(SI)(CX*1)
+	VMOVDQU Y2, (DI)(DX*1)
+	ADDQ    $32, DX
+	SUBQ    $32, CX
+	JNZ     loop
+	VZEROUPPER
+	RET
+
+// func exchangeReversed16(a, b []int16)
+TEXT ·exchangeReversed16(SB), NOSPLIT, $0-48
+	MOVQ    a_base+0(FP), DI
+	MOVQ    a_len+8(FP), CX
+	MOVQ    b_base+24(FP), SI
+	VMOVDQU labelsReversed<>(SB), Y0
+	SHLQ    $1, CX
+	XORQ    DX, DX
+
+loop: // both halves of 16 labels reversed, and exchanged
+	VMOVDQU (DI)(DX*1), Y1
+	VMOVDQU -32(SI)(CX*1), Y2
+	VPSHUFB Y0, Y1, Y1
+	VPSHUFB Y0, Y2, Y2
+	VPERMQ  $0x4e, Y1, Y1
+	VPERMQ  $0x4e, Y2, Y2
+	VMOVDQU Y1, -32(SI)(CX*1)
+	VMOVDQU Y2, (DI)(DX*1)
+	ADDQ    $32, DX
+	SUBQ    $32, CX
+	JNZ     loop
+	VZEROUPPER
+	RET
+
+// indices of 8 numbers
+DATA eightReversed<>+0(SB)/8, $0x0000000600000007
+DATA eightReversed<>+8(SB)/8, $0x0000000400000005
+DATA eightReversed<>+16(SB)/8, $0x0000000200000003
+DATA eightReversed<>+24(SB)/8, $0x0000000000000001
+GLOBL eightReversed<>(SB), RODATA|NOPTR, $32
+
+// indices of the bytes of 8 labels, for both halves
+DATA labelsReversed<>+0(SB)/8, $0x09080b0a0d0c0f0e
+DATA labelsReversed<>+8(SB)/8, $0x0100030205040706
+DATA labelsReversed<>+16(SB)/8, $0x09080b0a0d0c0f0e
+DATA labelsReversed<>+24(SB)/8, $0x0100030205040706
+GLOBL labelsReversed<>(SB), RODATA|NOPTR, $32
+
 // func addAVX2(s *Statistics, v []float32)
 TEXT ·addAVX2(SB), NOSPLIT, $0-32
 	MOVQ         s+0(FP), DI

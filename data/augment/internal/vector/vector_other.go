@@ -26,5 +26,7 @@ func trilinear(out, data []float32, l *Line) int { return 0 }
 
 func uniform(out, data []int16, l *Line, mixed []int32) (done, found int) { return 0, 0 }
 
+func exchangeReversed[T float32 | int16](a, b []T) int { return 0 }
+
 // Plain runs f without vectors.
 func Plain(f func()) { f() }

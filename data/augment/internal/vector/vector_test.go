@@ -192,6 +192,33 @@ func TestReplaceSetsOneLabel(t *testing.T) {
 	})
 }
 
+func TestExchangeReversedTurnsBothRows(t *testing.T) {
+	each(t, func(t *testing.T, n int, r *rows, what string) {
+		a, b := r.row(n), r.row(n)
+		wantA, wantB := slices.Clone(b), slices.Clone(a)
+		slices.Reverse(wantA)
+		slices.Reverse(wantB)
+		ExchangeReversed(a, b)
+		sameBits(t, wantA, a, what)
+		sameBits(t, wantB, b, what)
+
+		// halves of one row with what lies around it
+		labels := make([]int16, 2*n+12)
+		for i := range labels {
+			labels[i] = int16(i * 77)
+		}
+		from := r.rng.IntN(7)
+		want := slices.Clone(labels)
+		slices.Reverse(want[from:][:n])
+		slices.Reverse(want[from+n+5:][:n])
+		for i := range n {
+			want[from+i], want[from+n+5+i] = want[from+n+5+i], want[from+i]
+		}
+		ExchangeReversed(labels[from:][:n], labels[from+n+5:][:n])
+		require.Equal(t, want, labels, what)
+	})
+}
+
 // Sums are of differences to the first voxel, in float64: one of every eighth voxel, added in pairs.
 func TestStatisticsAddInTheirOrder(t *testing.T) {
 	each(t, func(t *testing.T, n int, r *rows, what string) {
