@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/data/augment/internal/vector"
 )
 
 func texts(t *testing.T, d Drawn) map[string]string {
@@ -77,7 +79,7 @@ func TestAnyPartOfAFieldIsTheFields(t *testing.T) {
 		require.Equal(t, whole[from:], part)
 	}
 	// the numbers that random_stream 1 names
-	require.Equal(t, uint64(0xe220a8397b1dcdaf), fieldMix(fieldStep), "SplitMix64 of 0, as published")
+	require.Equal(t, uint64(0xe220a8397b1dcdaf), vector.Mix(vector.CounterStep), "SplitMix64 of 0, as published")
 }
 
 func TestFieldsAreWhiteAndNormal(t *testing.T) {

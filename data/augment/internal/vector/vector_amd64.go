@@ -147,6 +147,18 @@ func uniform(out, data []int16, l *Line, mixed []int32) (done, found int) {
 	return len(out), uniformPairs(out, data, l, mixed)
 }
 
+func fill(dst []float32, l *Layers, counter uint64, open []int32) (done, found int) {
+	n := blocks(len(dst))
+	if n == 0 {
+		return 0, 0
+	}
+	var counters [8]uint64 // of voxels 0, 1, 4, 5, 2, 3, 6, 7
+	for i, voxel := range [8]uint64{0, 1, 4, 5, 2, 3, 6, 7} {
+		counters[i] = counter + (voxel+1)*CounterStep
+	}
+	return n, fillAVX2(dst[:n], l, &counters, open)
+}
+
 // The assembly: slices have the length of the first one, a multiple of 8 above 0, or are longer.
 
 //go:noescape
@@ -187,3 +199,6 @@ func trilinearAVX2(out, data []float32, c *cells)
 
 //go:noescape
 func uniformPairs(out, data []int16, l *Line, mixed []int32) (found int)
+
+//go:noescape
+func fillAVX2(dst []float32, l *Layers, counters *[8]uint64, open []int32) (found int)

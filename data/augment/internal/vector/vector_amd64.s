@@ -629,3 +629,124 @@ differ:
 	INCQ CX
 	MOVQ CX, found+80(FP)
 	JMP  next
+
+// MULTIPLY multiplies 4 numbers of 64 bits by another, of which high holds the upper half.
+#define MULTIPLY(by, high, x) \
+	VPSRLQ   $32, x, Y9        \
+	VPMULUDQ by<>(SB), Y9, Y9  \
+	VPMULUDQ high<>(SB), x, Y10 \
+	VPMULUDQ by<>(SB), x, x    \
+	VPADDQ   Y10, Y9, Y9       \
+	VPSLLQ   $32, Y9, Y9       \
+	VPADDQ   Y9, x, x
+
+// MIX is Mix.
+#define MIX(x) \
+	VPSRLQ $30, x, Y9          \
+	VPXOR  Y9, x, x            \
+	MULTIPLY(mixFirst, mixFirstHigh, x) \
+	VPSRLQ $27, x, Y9          \
+	VPXOR  Y9, x, x            \
+	MULTIPLY(mixSecond, mixSecondHigh, x) \
+	VPSRLQ $31, x, Y9          \
+	VPXOR  Y9, x, x
+
+// func fillAVX2(dst []float32, l *Layers, counters *[8]uint64, open []int32) (found int)
+TEXT ·fillAVX2(SB), NOSPLIT, $0-72
+	MOVQ    dst_base+0(FP), DI
+	MOVQ    dst_len+8(FP), BX
+	MOVQ    l+24(FP), SI
+	MOVQ    counters+32(FP), DX
+	VMOVDQU (DX), Y0
+	VMOVDQU 32(DX), Y1
+	MOVQ    open_base+40(FP), DX
+	XORQ    R14, R14 // voxel
+
+loop:
+	// the lower and the upper halves of the hashes
+	VMOVDQA Y0, Y2
+	VMOVDQA Y1, Y3
+	VPADDQ  counterBlock<>(SB), Y0, Y0
+	VPADDQ  counterBlock<>(SB), Y1, Y1
+	MIX(Y2)
+	MIX(Y3)
+	VSHUFPS $0x88, Y3, Y2, Y4
+	VSHUFPS $0xdd, Y3, Y2, Y5
+
+	// Y6: bound, Y7: width of the layer
+	VPAND  layerMask<>(SB), Y4, Y8
+	VPADDD Y8, Y8, Y8
+	INDICES(X8, Y8, X9)
+	PAIRS(SI, Y6, Y7)
+
+	// number·width, with the sign
+	VPSRLD    $8, Y5, Y5
+	VCVTDQ2PS Y5, Y8
+	VMULPS    Y7, Y8, Y8
+	VPSRLD    $8, Y4, Y4
+	VPSLLD    $31, Y4, Y4
+	VPOR      Y4, Y8, Y8
+	VMOVUPS   Y8, (DI)(R14*4)
+
+	// the others: not number < bound
+	VPCMPGTD  Y5, Y6, Y6
+	VMOVMSKPS Y6, AX
+	XORL      $0xff, AX
+	JNE       others
+
+next:
+	ADDQ $8, R14
+	CMPQ R14, BX
+	JB   loop
+	SUBQ open_base+40(FP), DX
+	SHRQ $2, DX
+	MOVQ DX, found+64(FP)
+	VZEROUPPER
+	RET
+
+others:
+	BSFL AX, CX
+	ADDL R14, CX
+	MOVL CX, (DX)
+	ADDQ $4, DX
+	LEAL -1(AX), CX
+	ANDL CX, AX // without the lowest bit
+	JNE  others
+	JMP  next
+
+DATA mixFirst<>+0(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixFirst<>+8(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixFirst<>+16(SB)/8, $0xbf58476d1ce4e5b9
+DATA mixFirst<>+24(SB)/8, $0xbf58476d1ce4e5b9
+GLOBL mixFirst<>(SB), RODATA|NOPTR, $32
+
+DATA mixFirstHigh<>+0(SB)/8, $0xbf58476d
+DATA mixFirstHigh<>+8(SB)/8, $0xbf58476d
+DATA mixFirstHigh<>+16(SB)/8, $0xbf58476d
+DATA mixFirstHigh<>+24(SB)/8, $0xbf58476d
+GLOBL mixFirstHigh<>(SB), RODATA|NOPTR, $32
+
+DATA mixSecond<>+0(SB)/8, $0x94d049bb133111eb
+DATA mixSecond<>+8(SB)/8, $0x94d049bb133111eb
+DATA mixSecond<>+16(SB)/8, $0x94d049bb133111eb
+DATA mixSecond<>+24(SB)/8, $0x94d049bb133111eb
+GLOBL mixSecond<>(SB), RODATA|NOPTR, $32
+
+DATA mixSecondHigh<>+0(SB)/8, $0x94d049bb
+DATA mixSecondHigh<>+8(SB)/8, $0x94d049bb
+DATA mixSecondHigh<>+16(SB)/8, $0x94d049bb
+DATA mixSecondHigh<>+24(SB)/8, $0x94d049bb
+GLOBL mixSecondHigh<>(SB), RODATA|NOPTR, $32
+
+// 8·CounterStep
+DATA counterBlock<>+0(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA counterBlock<>+8(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA counterBlock<>+16(SB)/8, $0xf1bbcdcbfa53e0a8
+DATA counterBlock<>+24(SB)/8, $0xf1bbcdcbfa53e0a8
+GLOBL counterBlock<>(SB), RODATA|NOPTR, $32
+
+DATA layerMask<>+0(SB)/8, $0xff000000ff
+DATA layerMask<>+8(SB)/8, $0xff000000ff
+DATA layerMask<>+16(SB)/8, $0xff000000ff
+DATA layerMask<>+24(SB)/8, $0xff000000ff
+GLOBL layerMask<>(SB), RODATA|NOPTR, $32

@@ -28,5 +28,7 @@ func uniform(out, data []int16, l *Line, mixed []int32) (done, found int) { retu
 
 func exchangeReversed[T float32 | int16](a, b []T) int { return 0 }
 
+func fill(dst []float32, l *Layers, counter uint64, open []int32) (done, found int) { return 0, 0 }
+
 // Plain runs f without vectors.
 func Plain(f func()) { f() }
