@@ -130,11 +130,14 @@ func TestSpatialIsItsYardstick(t *testing.T) {
 	rng := rand.New(rand.NewPCG(seed, 0))
 	different, voxels := 0, 0
 	for i := range 120 {
-		dim := 2 + i%2
+		dim, wide := 2+i%2, i%15 == 7
 		size := func() []int {
 			out := make([]int, dim)
 			for k := range out {
 				out[k] = 1 + rng.IntN(14)
+				if wide { // rows of more than the 256 labels that are compared at a time
+					out[k] += 4 + k/(dim-1)*280
+				}
 			}
 			return out
 		}
@@ -157,6 +160,9 @@ func TestSpatialIsItsYardstick(t *testing.T) {
 			angles = []float64{0, math.Pi / 2, math.Pi}
 		}
 		scale := 0.3 + 2*rng.Float64()
+		if wide {
+			angles, scale = []float64{0.004, -0.003, 0.002}, 0.9
+		}
 		s.Affine = affine(dim, angles, []float64{scale, scale, 1.1 * scale}[:dim])
 		want := plainSpatial(&p, s)
 		require.NoError(t, s.Apply(&p))
