@@ -139,12 +139,13 @@ func TestInterruptedTrainingGoesOnWithItsList(t *testing.T) {
 	file := edited(t, `"p_rotation":0.2`, `"p_rotation":0.9`)
 	config := func() train.Config {
 		c := short(t)
-		c.Augmentation = file
+		c.Augmentation, c.Fixes = file, true
 		return c
 	}
 	whole := run(t, config())
 	d := readRun(t, whole.Checkpoint).Data
 	require.Equal(t, file, d.Augmentation)
+	require.True(t, d.Fixes)
 	require.Contains(t, string(d.Transforms), `"p_rotation": 0.9`)
 
 	c := config()
@@ -154,7 +155,7 @@ func TestInterruptedTrainingGoesOnWithItsList(t *testing.T) {
 	var stopped *train.Interrupted
 	require.True(t, errors.As(err, &stopped), "%v", err)
 	require.NoError(t, os.Rename(file, file+".moved")) // the checkpoint has it
-	c.Progress, c.Continue, c.Augmentation = nil, true, ""
+	c.Progress, c.Continue, c.Choice = nil, true, augment.Choice{}
 	r := run(t, c)
 	require.Equal(t, state(t, whole.Checkpoint), state(t, r.Checkpoint))
 	require.Equal(t, d, readRun(t, r.Checkpoint).Data)

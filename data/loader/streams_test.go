@@ -12,13 +12,17 @@ import (
 // A sample is what its drawn parameters make of the crop that nnU-Net's loader would cut at its place.
 func TestSamplesAreWhatTheirParametersMakeOfTheirCrops(t *testing.T) {
 	for _, set := range []string{"plain", "ignore", "regions_ignore"} {
-		for _, patch := range [][]int{{5, 8, 7}, {2, 9, 8}, {9, 8}} {
+		for _, patch := range [][]int{{5, 8, 7}, {2, 3, 3}, {2, 9, 8}, {9, 8}} {
 			cfg := config(t, set)
 			augmented(t, &cfg, "nnunet", patch, nil)
-			for i, tr := range cfg.Augmentation.Transforms { // slices of two voxels are too few for it
+			for i, tr := range cfg.Augmentation.Transforms {
 				if r, ok := tr.(augment.RandomTransform); ok && tr.Name() == "GaussianBlurTransform" && patch[0] == 2 {
-					r.ApplyProbability = 0
+					r.ApplyProbability = 0 // slices of two voxels are too few for it
 					cfg.Augmentation.Transforms[i] = r
+				}
+				if s, ok := tr.(augment.SpatialTransform); ok { // corners are empty
+					s.PRotation, s.PScaling, s.Scaling = 0.9, 0.9, augment.Range{Low: 1.2, High: 1.9}
+					cfg.Augmentation.Transforms[i] = s
 				}
 			}
 			l := start(t, cfg)
