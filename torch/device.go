@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 	"unsafe"
 )
 
@@ -164,12 +165,17 @@ func (d Device) EmptyCache() error {
 type Event struct{ c unsafe.Pointer }
 
 // NewEvent returns an event; Free frees it.
-func (d Device) NewEvent() (*Event, error) {
+func (d Device) NewEvent() (*Event, error) { return d.newEvent(false) }
+
+// NewTimedEvent returns an event that knows when the device reached it, for Elapsed.
+func (d Device) NewTimedEvent() (*Event, error) { return d.newEvent(true) }
+
+func (d Device) newEvent(timed bool) (*Event, error) {
 	if err := Load(); err != nil {
 		return nil, err
 	}
 	e := &Event{}
-	return e, message(C.lnt_event_new(C.int64_t(d.Type), &e.c))
+	return e, message(C.lnt_event_new(C.int64_t(d.Type), flag(timed), &e.c))
 }
 
 // Record places e after the work queued so far on the calling thread's current stream.
@@ -177,6 +183,14 @@ func (e *Event) Record() error { return message(C.lnt_event_record(e.c)) }
 
 // Synchronize waits for e.
 func (e *Event) Synchronize() error { return message(C.lnt_event_synchronize(e.c)) }
+
+// Elapsed is the time that the device took from e to a later event. Both are timed, on one device,
+// and over: Synchronize waits for that. The CPU has no timed events.
+func (e *Event) Elapsed(later *Event) (time.Duration, error) {
+	var ms C.double
+	err := message(C.lnt_event_elapsed(e.c, later.c, &ms))
+	return time.Duration(float64(ms) * float64(time.Millisecond)), err
+}
 
 // Free frees e.
 func (e *Event) Free() {

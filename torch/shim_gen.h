@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define LNT_ABI 8
+#define LNT_ABI 9
 
 extern int64_t (*p_lnt_abi)(void);
 static inline int64_t lnt_abi(void) { return p_lnt_abi(); }
@@ -78,12 +78,14 @@ extern char* (*p_lnt_has_kernels)(int64_t dev, int64_t* out);
 static inline char* lnt_has_kernels(int64_t dev, int64_t* out) { return p_lnt_has_kernels(dev, out); }
 extern char* (*p_lnt_cpu_memory)(int64_t* out);
 static inline char* lnt_cpu_memory(int64_t* out) { return p_lnt_cpu_memory(out); }
-extern char* (*p_lnt_event_new)(int64_t dev, void** out);
-static inline char* lnt_event_new(int64_t dev, void** out) { return p_lnt_event_new(dev, out); }
+extern char* (*p_lnt_event_new)(int64_t dev, int64_t timed, void** out);
+static inline char* lnt_event_new(int64_t dev, int64_t timed, void** out) { return p_lnt_event_new(dev, timed, out); }
 extern char* (*p_lnt_event_record)(void* e);
 static inline char* lnt_event_record(void* e) { return p_lnt_event_record(e); }
 extern char* (*p_lnt_event_synchronize)(void* e);
 static inline char* lnt_event_synchronize(void* e) { return p_lnt_event_synchronize(e); }
+extern char* (*p_lnt_event_elapsed)(void* first, void* last, double* out);
+static inline char* lnt_event_elapsed(void* first, void* last, double* out) { return p_lnt_event_elapsed(first, last, out); }
 extern void (*p_lnt_event_free)(void* e);
 static inline void lnt_event_free(void* e) { p_lnt_event_free(e); }
 extern char* (*p_lnt_empty)(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out);

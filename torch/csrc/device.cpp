@@ -126,7 +126,10 @@ char* lnt_has_kernels(int64_t dev, int64_t* out) {
 // reuse.
 char* lnt_cpu_memory(int64_t* out) { LNT_BODY(cpu_memory(out)) }
 
-char* lnt_event_new(int64_t dev, void** out) { LNT_BODY(*out = new c10::Event(device_type(dev))) }
+char* lnt_event_new(int64_t dev, int64_t timed, void** out) {
+  LNT_BODY(*out = new c10::Event(device_type(dev), timed != 0 ? c10::EventFlag::BACKEND_DEFAULT
+                                                              : c10::EventFlag::PYTORCH_DEFAULT))
+}
 
 // On the calling thread's current stream, on its current device.
 char* lnt_event_record(void* e) {
@@ -138,5 +141,10 @@ char* lnt_event_record(void* e) {
 }
 
 char* lnt_event_synchronize(void* e) { LNT_BODY(static_cast<c10::Event*>(e)->synchronize()) }
+
+// out: milliseconds that the device took from one timed event to a later one, both over.
+char* lnt_event_elapsed(void* first, void* last, double* out) {
+  LNT_BODY(*out = static_cast<c10::Event*>(first)->elapsedTime(*static_cast<c10::Event*>(last)))
+}
 
 void lnt_event_free(void* e) { delete static_cast<c10::Event*>(e); }

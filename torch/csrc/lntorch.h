@@ -16,7 +16,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 8
+#define LNT_ABI 9
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -63,9 +63,10 @@ LNT_API char* lnt_empty_cache(int64_t dev);
 LNT_API char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* out);
 LNT_API char* lnt_has_kernels(int64_t dev, int64_t* out);
 LNT_API char* lnt_cpu_memory(int64_t* out);
-LNT_API char* lnt_event_new(int64_t dev, void** out);
+LNT_API char* lnt_event_new(int64_t dev, int64_t timed, void** out);
 LNT_API char* lnt_event_record(void* e);
 LNT_API char* lnt_event_synchronize(void* e);
+LNT_API char* lnt_event_elapsed(void* first, void* last, double* out);
 LNT_API void lnt_event_free(void* e);
 
 /* create.cpp */
