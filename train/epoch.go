@@ -120,11 +120,7 @@ const muchWaiting = 0.05
 func (t *trainer) printWaiting() {
 	total, waited, stats := t.timing.total, t.timing.waited, t.train.Stats()
 	part := share(waited-t.waited, total-t.total)
-	busy := stats.Busy()
-	if d := stats.Elapsed - t.stats.Elapsed; d > 0 {
-		work := func(s loader.Stats) time.Duration { return s.Read + s.Augment + s.Targets }
-		busy = share(work(stats)-work(t.stats), d*time.Duration(stats.Workers))
-	}
+	busy := stats.Since(t.stats).Busy()
 	t.file.Print(fmt.Sprintf("waited for data %.1f s (%.1f %%), %d workers %.0f %% busy",
 		(waited - t.waited).Seconds(), 100*part, stats.Workers, 100*busy))
 	if part > muchWaiting {

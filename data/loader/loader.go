@@ -52,6 +52,7 @@ type Batch struct {
 	Data      []float32 // (b, c, z, y, x) or (b, c, y, x)
 	DataShape []int
 	Targets   []Target // one per output of the network, highest resolution first
+	Times     Times    // that its worker spent on it
 
 	free chan *Batch
 }
@@ -278,6 +279,9 @@ func (l *Loader) work(channels int) {
 		case index := <-l.jobs:
 			w.lap = time.Now()
 			batch, err := w.make(index)
+			if err == nil {
+				batch.Times = w.spent.times
+			}
 			l.clock.add(&w.spent)
 			l.results[index%len(l.results)] <- result{batch, err}
 		}
@@ -332,7 +336,7 @@ func (w *worker) make(index int) (*Batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.lapse(&w.spent.read)
+	w.lapse(&w.spent.times.Read)
 	var b *Batch
 	select {
 	case b = <-w.free:
@@ -421,15 +425,15 @@ func (w *worker) patch(b *Batch, i int, c *dataset.Case) error {
 			copy(t.Labels[i*n:], from.Data)
 		}
 	}
-	w.lapse(&w.spent.targets)
+	w.lapse(&w.spent.times.Targets)
 	return nil
 }
 
 // done books the time of a transform.
 func (w *worker) done(transform string) {
-	part := &w.spent.augment
+	part := &w.spent.times.Augment
 	if augment.ForTargets(transform) {
-		part = &w.spent.targets
+		part = &w.spent.times.Targets
 	}
 	before := *part
 	w.lapse(part)

@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -11,14 +12,28 @@ type Stats struct {
 	Workers int
 	Patches int
 	Elapsed time.Duration
-	// Read is the choice of cases and places, and the reading of cases that are not in memory;
-	// Augment the transforms with the reading of the patch; Targets what follows for the loss. All
-	// workers together.
-	Read, Augment, Targets time.Duration
+	Times   // all workers together
 	// Transforms has the time of each transform, and how often it acted.
 	Transforms map[string]TransformTime
 	// Batches that waited when one was taken.
 	QueueMedian, QueueMin int
+
+	queue []int // batches by how many waited: queue[n] were taken when n did
+}
+
+// Times is where the time of workers went.
+type Times struct {
+	Read    time.Duration // choice of cases and places, and reading of cases that are not in memory
+	Augment time.Duration // transforms, with the reading of the patch
+	Targets time.Duration // what follows for the loss
+}
+
+func (t Times) plus(u Times) Times {
+	return Times{t.Read + u.Read, t.Augment + u.Augment, t.Targets + u.Targets}
+}
+
+func (t Times) minus(u Times) Times {
+	return Times{t.Read - u.Read, t.Augment - u.Augment, t.Targets - u.Targets}
 }
 
 // TransformTime is the time of a transform.
@@ -28,7 +43,7 @@ type TransformTime struct {
 }
 
 // Busy is the share of the workers' time that they worked.
-func (s *Stats) Busy() float64 {
+func (s Stats) Busy() float64 {
 	if s.Elapsed <= 0 {
 		return 0
 	}
@@ -37,9 +52,9 @@ func (s *Stats) Busy() float64 {
 
 // spent is what a worker did since its last report.
 type spent struct {
-	patches                int
-	read, augment, targets time.Duration
-	transforms             map[string]TransformTime
+	patches    int
+	times      Times
+	transforms map[string]TransformTime
 }
 
 func (s *spent) transform(name string, d time.Duration) {
@@ -66,9 +81,7 @@ func (c *clock) add(s *spent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.spent.patches += s.patches
-	c.spent.read += s.read
-	c.spent.augment += s.augment
-	c.spent.targets += s.targets
+	c.spent.times = c.spent.times.plus(s.times)
 	for name, t := range s.transforms {
 		if c.spent.transforms == nil {
 			c.spent.transforms = map[string]TransformTime{}
@@ -96,21 +109,42 @@ func (l *Loader) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := Stats{Workers: c.workers, Patches: c.spent.patches, Elapsed: time.Since(c.began),
-		Read: c.spent.read, Augment: c.spent.augment, Targets: c.spent.targets,
-		Transforms: map[string]TransformTime{}}
-	for name, t := range c.spent.transforms {
-		s.Transforms[name] = t
+		Times: c.spent.times, Transforms: maps.Clone(c.spent.transforms),
+		queue: slices.Clone(c.queue)}
+	s.depth()
+	return s
+}
+
+// Since is what the workers did after an earlier call of Stats.
+func (s Stats) Since(earlier Stats) Stats {
+	s.Patches -= earlier.Patches
+	s.Elapsed -= earlier.Elapsed
+	s.Times = s.Times.minus(earlier.Times)
+	s.Transforms = maps.Clone(s.Transforms)
+	for name, t := range earlier.Transforms {
+		now := s.Transforms[name]
+		s.Transforms[name] = TransformTime{now.Total - t.Total, now.Count - t.Count}
 	}
+	s.queue = slices.Clone(s.queue)
+	for depth, n := range earlier.queue {
+		s.queue[depth] -= n
+	}
+	s.depth()
+	return s
+}
+
+// depth finds how many batches waited.
+func (s *Stats) depth() {
 	total, below := 0, 0
-	for _, n := range c.queue {
+	for _, n := range s.queue {
 		total += n
 	}
-	s.QueueMin = max(slices.IndexFunc(c.queue, func(n int) bool { return n > 0 }), 0)
-	for depth, n := range c.queue {
+	s.QueueMedian = 0
+	s.QueueMin = max(slices.IndexFunc(s.queue, func(n int) bool { return n > 0 }), 0)
+	for depth, n := range s.queue {
 		if below += n; 2*below >= total && n > 0 {
 			s.QueueMedian = depth
 			break
 		}
 	}
-	return s
 }

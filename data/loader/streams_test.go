@@ -1,6 +1,7 @@
 package loader
 
 import (
+	"context"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -116,4 +117,40 @@ func TestStatsTellWhatTheWorkersDid(t *testing.T) {
 	require.Less(t, s.Transforms["GaussianNoiseTransform"].Count, s.Patches/2)
 	require.LessOrEqual(t, s.QueueMin, s.QueueMedian)
 	require.LessOrEqual(t, s.QueueMedian, 3)
+}
+
+func TestTimesOfBatchesAreThoseOfTheWorkers(t *testing.T) {
+	cfg := config(t, "plain")
+	cfg.Workers, cfg.Queue = 1, 1
+	l := start(t, cfg)
+	var sum Times
+	var before Stats
+	for i := range 8 {
+		b, err := l.Next(context.Background())
+		require.NoError(t, err)
+		require.Positive(t, b.Times.Augment)
+		require.Positive(t, b.Times.Targets)
+		sum = sum.plus(b.Times)
+		if i == 3 {
+			before = l.Stats()
+		}
+	}
+	l.Close() // what was ready and not taken is in the sum of the workers alone
+	s := l.Stats()
+	require.GreaterOrEqual(t, s.Augment, sum.Augment)
+	require.GreaterOrEqual(t, s.Read, sum.Read)
+
+	since := s.Since(before)
+	require.Equal(t, s.Patches-before.Patches, since.Patches)
+	require.Equal(t, s.Targets-before.Targets, since.Targets)
+	require.Equal(t, s.Elapsed-before.Elapsed, since.Elapsed)
+	require.Equal(t, s.Transforms["MirrorTransform"].Count-before.Transforms["MirrorTransform"].Count,
+		since.Transforms["MirrorTransform"].Count)
+	require.Equal(t, s, s.Since(Stats{}), "since the start")
+	taken := 0
+	for _, n := range since.queue {
+		require.GreaterOrEqual(t, n, 0)
+		taken += n
+	}
+	require.Equal(t, 4, taken)
 }
