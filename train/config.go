@@ -68,6 +68,8 @@ type Settings struct {
 	DisableCheckpointing bool `flag:"disable-checkpointing" help:"write no checkpoints"`
 	ValidateBest         bool `flag:"val-best" help:"final validation with checkpoint_best.pth"`
 	NoMirroring          bool `flag:"disable-tta" help:"final validation without mirroring"`
+
+	Profile string `flag:"profile" path:"true" help:"folder for cpu.pprof and iteration.txt: where the time of the training goes"`
 }
 
 // Config is everything a training needs. A zero in Settings stands for the default that the field

@@ -94,13 +94,18 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 		}
 		waited := time.Since(begin)
 		t.hashBatch(b)
+		times := b.Times
 		err = t.step(b)
 		b.Release()
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
 		}
 		t.iteration++
-		t.timing.add(time.Since(begin), waited)
+		took := time.Since(begin)
+		t.timing.add(took, waited)
+		if err := t.profile.iteration(took, waited, times); err != nil {
+			return fmt.Errorf("train: profile: %w", err)
+		}
 		note := "" // the first loss may still be owed
 		if n := len(t.losses); n > 0 {
 			note = t.progress(t.losses[n-1])
@@ -158,7 +163,13 @@ func (t *trainer) upload(b *loader.Batch) Upload {
 // step makes one iteration and takes in the losses that are there.
 func (t *trainer) step(b *loader.Batch) error {
 	n := int64(t.epoch)*int64(t.cfg.Iterations) + int64(t.iteration)
-	return t.note(t.Step(n, t.upload(b)))
+	if err := t.profile.begin(); err != nil {
+		return err
+	}
+	if err := t.note(t.Step(n, t.upload(b))); err != nil {
+		return err
+	}
+	return t.profile.end()
 }
 
 // settle takes in the losses that the device still owes.

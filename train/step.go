@@ -21,6 +21,8 @@ type Phase int
 // Phases, in their order.
 const (
 	Cleared        Phase = iota // gradients are gone, the forward pass has not begun
+	Uploaded                    // a batch is on the device
+	Predicted                   // the network's outputs are there
 	Forwarded                   // the loss is there, and what the backward pass needs
 	Differentiated              // gradients of one batch are there
 	Unscaled                    // gradients are complete and not clipped
@@ -123,7 +125,10 @@ func (s *Session) gradients(sc *torch.Scope, batches []Upload) (total *torch.Ten
 				return err
 			}
 			cases = append(cases, b.Cases...)
-			l, _, err := s.forward(c, b)
+			if err := s.hook(c, Uploaded, nil); err != nil {
+				return err
+			}
+			l, _, err := s.forward(c, b, s.hook)
 			if err != nil {
 				return err
 			}
@@ -198,10 +203,17 @@ func (s *Session) spread(chosen []optim.Mask) []optim.Mask {
 	return all
 }
 
-// forward gives the loss of a batch, and the network's heads.
-func (s *Session) forward(sc *torch.Scope, b Batch) (l *torch.Tensor, heads []*torch.Tensor, err error) {
+// forward gives the loss of a batch, and the network's heads. hook, if not nil, is called between
+// them.
+func (s *Session) forward(sc *torch.Scope, b Batch,
+	hook func(*torch.Scope, Phase, []optim.Mask) error) (l *torch.Tensor, heads []*torch.Tensor, err error) {
 	err = s.cfg.Machine.Autocast(func() error {
 		heads = s.Net.Forward(sc, b.Image)
+		if hook != nil {
+			if err := hook(sc, Predicted, nil); err != nil {
+				return err
+			}
+		}
 		l = s.Loss.Forward(sc, heads, b.Targets)
 		return sc.Err()
 	})
@@ -245,7 +257,7 @@ func (s *Session) Validate(upload Upload) (value float64, counts []eval.Counts, 
 			if err != nil {
 				return err
 			}
-			l, heads, err := s.forward(sc, b)
+			l, heads, err := s.forward(sc, b, nil)
 			if err != nil {
 				return err
 			}

@@ -81,6 +81,7 @@ type trainer struct {
 	saved     string   // the last checkpoint that this training wrote or resumed from
 	decisions []string // what became of heads and first layers of pretrained weights
 	timing    timing
+	profile   *profile // nil without --profile
 	// at the end of the last epoch
 	total, waited time.Duration
 	stats         loader.Stats
@@ -127,10 +128,8 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 		t.announce()
-		for t.epoch < t.cfg.Epochs {
-			if err := t.runEpoch(ctx); err != nil {
-				return nil, err
-			}
+		if err := t.runEpochs(ctx); err != nil {
+			return nil, err
 		}
 		if err := t.finish(); err != nil {
 			return nil, err
@@ -142,6 +141,35 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 		}
 	}
 	return t.validate(ctx)
+}
+
+// runEpochs trains what is left, and writes the profile however it ends.
+func (t *trainer) runEpochs(ctx context.Context) (err error) {
+	if dir := t.cfg.Profile; dir != "" {
+		if t.profile, err = openProfile(dir, t.cfg.Device); err != nil {
+			return fmt.Errorf("train: profile: %w", err)
+		}
+		t.Hook = t.profile.hook
+		defer func() {
+			if e := t.profile.close(t.profiled()); e != nil && err == nil {
+				err = fmt.Errorf("train: profile: %w", e)
+			}
+		}()
+	}
+	for t.epoch < t.cfg.Epochs {
+		if err := t.runEpoch(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// profiled says what a profile is of.
+func (t *trainer) profiled() string {
+	c := &t.cfg
+	return fmt.Sprintf("lntorch %s: %s %s fold %s, method %s, on %s\n%d threads, %d workers, batches of %d patches of %v, augmentation %s",
+		c.Version, t.plans.DatasetName, c.Configuration, c.Fold, c.MethodName, c.Device, c.Threads, t.train.Stats().Workers,
+		c.BatchSize, c.PatchSize, t.list.Augmentation)
 }
 
 // open reads plans, dataset and folds and builds the network.
