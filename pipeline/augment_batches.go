@@ -62,7 +62,7 @@ func AugmentBatches(ctx context.Context, c AugmentBatchesConfig, o Output) error
 	if err != nil {
 		return err
 	}
-	list, err := c.list(data, o)
+	list, err := BatchList(data, &c.BatchSettings, c.Trainer, o)
 	if err != nil {
 		return err
 	}
@@ -116,8 +116,8 @@ func AugmentBatches(ctx context.Context, c AugmentBatchesConfig, o Output) error
 	return nil
 }
 
-// list resolves sizes, and gives the list in force.
-func (c *AugmentBatchesConfig) list(data *train.Data, o Output) (l augment.List, err error) {
+// BatchList fills in the sizes that are the plans', and gives the list in force.
+func BatchList(data *train.Data, c *train.BatchSettings, trainer string, o Output) (l augment.List, err error) {
 	if c.BatchSize == 0 {
 		c.BatchSize = data.Conf.BatchSize
 	}
@@ -126,13 +126,13 @@ func (c *AugmentBatchesConfig) list(data *train.Data, o Output) (l augment.List,
 	}
 	if len(c.PatchSize) != len(data.Conf.PatchSize) {
 		return l, settings.Usage("--patch-size: found %d sizes, expected %d as in configuration %s", len(c.PatchSize),
-			len(data.Conf.PatchSize), c.Configuration)
+			len(data.Conf.PatchSize), data.Conf.Name)
 	}
-	a, err := models.ForTrainer(c.Trainer, data.Conf)
+	a, err := models.ForTrainer(trainer, data.Conf)
 	if err != nil {
 		return l, err
 	}
-	l, warning, err := c.List(data.Setting(c.Trainer, c.PatchSize, a.DeepSupervisionScales()))
+	l, warning, err := c.List(data.Setting(trainer, c.PatchSize, a.DeepSupervisionScales()))
 	if err != nil {
 		return l, err
 	}

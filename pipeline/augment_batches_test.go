@@ -81,7 +81,7 @@ func often(t *testing.T, c *AugmentBatchesConfig) {
 	require.NoError(t, err)
 	data, err := train.OpenData(folder, c.PlansName, c.Configuration, c.Fold)
 	require.NoError(t, err)
-	l, err := c.list(data, Output{})
+	l, err := BatchList(data, &c.BatchSettings, c.Trainer, Output{})
 	require.NoError(t, err)
 	text, err := json.Marshal(l)
 	require.NoError(t, err)

@@ -25,7 +25,9 @@ stack, one repeat of each in turn.
   window  sliding-window prediction of one image; --mirror 0,1,2 averages mirror images, too
   export  logits in a file to the segmentation of the image, as prediction writes it
   first   a training until its first iteration is over; then it says so and ends (to be timed from outside)
-  tile    likewise a prediction until its first tile is over`,
+  tile    likewise a prediction until its first tile is over
+
+loader and transforms, which are commands with flags of their own, time the batches of a training and single transforms.`,
 		Example: `  lntorch bench step --network mid
   lntorch bench step --network mid --method dgst --amp bf16
   lntorch bench step --network full --patch-size 64,128,128 --repeats 1
@@ -47,5 +49,47 @@ stack, one repeat of each in turn.
 	bindOptions(cmd, &c.Method)
 	_, sizes := bench.Sizes()
 	cmd.Flags().Lookup("network").Usage = strings.Join(sizes, ", ")
+	cmd.AddCommand(newBenchLoader(), newBenchTransforms())
+	return cmd
+}
+
+func newBenchLoader() *cobra.Command {
+	var c bench.LoaderConfig
+	cmd := &cobra.Command{
+		Use:   "loader",
+		Short: "times the batches of a training, against the clock or a simulated GPU",
+		Long: `loader prepares the batches that train with the same flags and seed sees, and takes them as fast as they come. With --step-ms it
+sleeps after each batch, as a GPU would compute: it shows what share of the time that GPU would wait, beside the arithmetic: the
+cost of a patch × patches of a batch ÷ workers, against the step.
+
+Times of read (cases and places, and cases that are not in memory), augment (transforms, with the reading of the patch) and targets
+are those of workers, by the clock; processor time is that of the whole process. It needs no libtorch.`,
+		Example: `  lntorch bench loader --preprocessed FOLDER/Dataset102_PhantomTarget --plans nnUNetPlansSource -c 3d_phantom
+  lntorch bench loader --preprocessed FOLDER -c 3d_fullres --workers 4 --step-ms 100
+  lntorch bench loader --preprocessed FOLDER -c 3d_fullres --patch-size 128,128,128 --workers 1 --augmentation mirror --json`,
+		Args: exactly(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bench.Loader(cmd.Context(), c, os.Stdout, output(cmd))
+		},
+	}
+	bind(cmd, &c)
+	return cmd
+}
+
+func newBenchTransforms() *cobra.Command {
+	var c bench.TransformsConfig
+	cmd := &cobra.Command{
+		Use:   "transforms SPEC.json",
+		Short: "times the application of given parameters to an image and its segmentation",
+		Long: `transforms applies the parameters of SPEC, as lntorch augment apply reads them, to the same arrays again and again, and prints the
+processor time of one application: a line of JSON for each repeat. It needs no libtorch.`,
+		Example: `  lntorch bench transforms spec.json --data crop.npy --seg labels.npy`,
+		Args:    exactly("SPEC.json"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c.Spec = args[0]
+			return bench.Transforms(cmd.Context(), c, os.Stdin, os.Stdout)
+		},
+	}
+	bind(cmd, &c)
 	return cmd
 }

@@ -275,3 +275,113 @@ func TestLiveBenchComparesEqualWork(t *testing.T) {
 		require.Positive(t, row.Seconds[0], row.Who)
 	}
 }
+
+// loaderResult is what `bench loader --json` prints.
+type loaderResult struct {
+	Patches    int
+	Seconds    float64
+	Rate       float64 `json:"patches_per_second"`
+	Wait       float64 `json:"wait_share"`
+	Workers    int
+	Busy       float64            `json:"busy_share"`
+	Queue      map[string]int     `json:"queue_depth"`
+	PerPatch   map[string]float64 `json:"per_patch_ms"`
+	CPU        float64            `json:"cpu_ms_per_patch"`
+	Transforms map[string]float64 `json:"transforms_ms"`
+	StepMS     float64            `json:"step_ms"`
+	BatchMS    float64            `json:"batch_ms"`
+	Expected   *bool              `json:"wait_expected"`
+	PatchSize  []int              `json:"patch_size"`
+	BatchSize  int                `json:"batch_size"`
+}
+
+func TestBenchLoaderTakesBatches(t *testing.T) {
+	data := repo(t, "testdata/phantom-demo/preprocessed/Dataset102_PhantomTarget")
+	loader := func(more ...string) string {
+		r := lntorch(t, append([]string{"bench", "loader", "--preprocessed", data, "--plans", "nnUNetPlansSource",
+			"-c", "3d_phantom", "--iterations", "12", "--warmup", "2"}, more...)...)
+		require.Equal(t, 0, r.code, r.errOut)
+		return r.out
+	}
+	parse := func(out string) (r loaderResult) {
+		require.NoError(t, json.Unmarshal([]byte(out), &r), out)
+		require.Equal(t, 12*r.BatchSize, r.Patches)
+		require.InEpsilon(t, float64(r.Patches)/r.Seconds, r.Rate, 1e-9)
+		require.InEpsilon(t, (r.PerPatch["read"]+r.PerPatch["augment"]+r.PerPatch["targets"])*
+			float64(r.BatchSize)/float64(r.Workers), r.BatchMS, 1e-9)
+		require.Positive(t, r.CPU)
+		require.Positive(t, r.PerPatch["augment"])
+		require.LessOrEqual(t, r.Queue["min"], r.Queue["median"])
+		require.Positive(t, r.Busy)
+		return r
+	}
+	r := parse(loader("--json", "--workers", "1"))
+	require.Equal(t, []int{24, 64, 64}, r.PatchSize)
+	require.Equal(t, []int{1, 2}, []int{r.Workers, r.BatchSize})
+	require.Greater(t, r.Wait, 0.9, "the consumer does nothing but wait")
+	require.Nil(t, r.Expected)
+	require.Contains(t, r.Transforms, "SpatialTransform")
+
+	r = parse(loader("--json", "--workers", "2", "--threads", "2", "--patch-size", "16,32,32", "--batch-size", "3",
+		"--augmentation", "mirror", "--step-ms", "40", "--seed", "4"))
+	require.Equal(t, []int{16, 32, 32}, r.PatchSize)
+	require.Equal(t, []int{2, 3}, []int{r.Workers, r.BatchSize})
+	require.GreaterOrEqual(t, r.Seconds, 12*0.040)
+	require.InDelta(t, r.Seconds, 12*0.040/(1-r.Wait), 0.2*r.Seconds, "the rest of the time is waiting")
+	require.Equal(t, 40.0, r.StepMS)
+	require.Equal(t, r.BatchMS > 40, *r.Expected)
+	require.Contains(t, r.Transforms, "MirrorTransform")
+	require.NotContains(t, r.Transforms, "GaussianNoiseTransform")
+
+	out := loader("--workers", "2", "--step-ms", "30")
+	require.Regexp(t, `^24 patches of 24×64×64 in \S+ s, augmentation nnunet: \S+ a second; 2 workers on \d+ cores?, \d+ % busy
+waited for data \S+ % of the time; batches ready when one was taken: median \d, least \d
+a patch: \S+ ms of a worker \(read \S+, augment \S+, targets \S+\), \S+ ms of processor time
+`, out)
+	require.Regexp(t, `\na batch: \S+ ms × 2 patches ÷ 2 workers = \S+ ms, (less|more) than the 30 ms of a step\n$`, out)
+
+	r2 := lntorch(t, "bench", "loader")
+	require.Equal(t, 2, r2.code)
+	require.Contains(t, r2.errOut, "--preprocessed is not given")
+	r2 = lntorch(t, "bench", "loader", "--preprocessed", t.TempDir())
+	require.Equal(t, 1, r2.code)
+	require.Contains(t, r2.errOut, "nnUNetPlans.json")
+}
+
+func TestBenchTransformsAppliesASpec(t *testing.T) {
+	folder := t.TempDir()
+	file := func(name string) string { return filepath.Join(folder, name) }
+	save := func(name string, a *npz.Array, err error) {
+		require.NoError(t, err)
+		f, err := os.Create(file(name))
+		require.NoError(t, err)
+		require.NoError(t, npz.WriteNpy(f, a))
+		require.NoError(t, f.Close())
+	}
+	a, err := npz.New(make([]float32, 2*4*5*6), 2, 4, 5, 6)
+	save("data.npy", a, err)
+	a, err = npz.New(make([]int16, 4*5*6), 1, 4, 5, 6)
+	save("seg.npy", a, err)
+	a, err = npz.New(make([]int16, 4*5*7), 1, 4, 5, 7)
+	save("other.npy", a, err)
+	require.NoError(t, os.WriteFile(file("spec.json"), []byte(`{"transforms":[{"transform":"MirrorTransform","axes":[0,2]}]}`), 0o600))
+	require.NoError(t, os.WriteFile(file("wrong.json"), []byte(`{"transforms":[{"transform":"MirrorTransform","axes":[3]}]}`), 0o600))
+	r := lntorch(t, "bench", "transforms", file("spec.json"), "--data", file("data.npy"), "--seg", file("seg.npy"), "--repeats", "3", "--each", "2")
+	require.Equal(t, 0, r.code, r.errOut)
+	lines := benchLines(t, r.out)
+	require.Len(t, lines, 3)
+	for _, line := range lines {
+		require.Equal(t, "transforms", line.Part)
+		require.Positive(t, line.Seconds)
+	}
+	for _, c := range []struct{ spec, seg, want string }{
+		{"wrong.json", "seg.npy", "axes"},
+		{"spec.json", "other.npy", "expected (1,z,y,x) with the axes of"},
+		{"spec.json", "data.npy", "data.npy"},
+		{"missing.json", "seg.npy", "missing.json"},
+	} {
+		r := lntorch(t, "bench", "transforms", file(c.spec), "--data", file("data.npy"), "--seg", file(c.seg))
+		require.Equal(t, 1, r.code)
+		require.Contains(t, r.errOut, c.want)
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,6 +41,15 @@ func Cores() int { return here().cores() }
 // PeakRSS returns the process's peak resident memory in bytes, 0 if unknown. Unlike getrusage's
 // value, it does not include the parent before exec.
 func PeakRSS() int64 { return here().process("VmHWM:") }
+
+// CPUTime returns the processor time that the process has used so far, all threads together.
+func CPUTime() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &t); err != nil {
+		return 0
+	}
+	return time.Duration(t.Nano())
+}
 
 // FreeDisk returns the number of bytes that the user may still write to the file system of path. If
 // path does not exist yet, the nearest existing parent is used.

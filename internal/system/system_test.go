@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -218,6 +219,17 @@ func TestResidentMemoryFollowsAllocation(t *testing.T) {
 	debug.FreeOSMemory()
 	require.Less(t, here().process("VmRSS:"), with-size/2)
 	require.GreaterOrEqual(t, PeakRSS(), with-1<<20)
+}
+
+func TestCPUTimeIsTheProcessorsNotTheClocks(t *testing.T) {
+	before := CPUTime()
+	require.Positive(t, before)
+	begin := time.Now()
+	time.Sleep(300 * time.Millisecond)
+	require.Less(t, CPUTime()-before, time.Since(begin)/2, "asleep")
+	for before = CPUTime(); CPUTime()-before < 5*time.Millisecond; {
+		require.Less(t, time.Since(begin), time.Minute, "busy")
+	}
 }
 
 func TestFreeDisk(t *testing.T) {
