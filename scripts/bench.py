@@ -23,6 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import bench_augment
 import bench_segment
 from bench_processes import Command, Once, Start, Worker, environment, peak_rss
 
@@ -429,6 +430,9 @@ def worker(o):
         if found is not None:
             print(json.dumps(found), file=answer, flush=True)
         return
+    if o["part"] in bench_augment.WORKERS:
+        bench_augment.WORKERS[o["part"]](o, answer)
+        return
     if o["part"] == "tile":
         bench_segment.first_tile(o, answer)
         return
@@ -481,7 +485,7 @@ class Bench:
 
     def begin(self, part):
         """Starts a part: what it measures gets a section of its own."""
-        self.part = part
+        self.part, self.threads = part, self.args.threads
         self.rows, self.memory, self.preprocessed, self.segments, self.notes = [], [], [], [], []
 
     def ours(self, part, *flags):
@@ -947,6 +951,7 @@ PARTS = {
     "window": run_window,
     "preprocess": run_preprocess,
     **bench_segment.PARTS,
+    **bench_augment.PARTS,
     "full": run_full,
     "networks": run_networks,
     "methods": run_methods,
@@ -964,6 +969,7 @@ REAL = {
     "slices": [100, 400],
     "slice": [512, 512],
     **bench_segment.REAL,
+    **bench_augment.REAL,
 }
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read
 # uninitialised memory.
@@ -980,7 +986,12 @@ QUICK = {
     "slices": [12],
     "slice": [64, 64],
     **bench_segment.QUICK,
+    **bench_augment.QUICK,
 }
+
+
+def plural(n, what):
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def text(seconds):
@@ -1043,13 +1054,18 @@ def section(b, about):
     kernels = f", its {kernels} kernels" if kernels else ""
     lines = [
         f"- {about['date']}, `{about['command']}`, {about['repeats']} repeats (fewer where one takes long)",
-        f"- {about['cpu']}, {about['cores']} cores, {about['threads']} threads on both sides",
+        f"- {about['cpu']}, {about['cores']} cores, {plural(about['threads'], 'thread')} on both sides",
         f"- libtorch {about['torch']} on both sides{kernels}; {about['lntorch']}; {about['python']}",
         "",
-        "| what | who | median | least | most | ratio | peak memory |",
-        "| --- | --- | --: | --: | --: | --: | --: |",
-        *("| " + " | ".join(cells(r)) + " |" for r in b.rows),
+        *bench_augment.tables(b.rows),
     ]
+    rows = [r for r in b.rows if "reach" not in r]
+    if rows:
+        lines += [
+            "| what | who | median | least | most | ratio | peak memory |",
+            "| --- | --- | --: | --: | --: | --: | --: |",
+            *("| " + " | ".join(cells(r)) + " |" for r in rows),
+        ]
     if b.memory:
         lines += [
             "",
@@ -1203,7 +1219,7 @@ def write(b, args, ended=""):
         "command": shlex.join(["scripts/bench.py", *sys.argv[1:]]) + ended,
         "cpu": cpu(),
         "cores": os.cpu_count(),
-        "threads": args.threads,
+        "threads": b.threads,
         "repeats": args.repeats,
         "torch": b.libtorch.get("torch", "unknown"),
         "cpu_capability": b.libtorch.get("cpu_capability"),

@@ -42,12 +42,12 @@ type TransformTime struct {
 	Count int
 }
 
-// Busy is the share of the workers' time that they worked.
+// Busy is the share of the workers' time that they worked. Batches count when they are ready.
 func (s Stats) Busy() float64 {
 	if s.Elapsed <= 0 {
 		return 0
 	}
-	return float64(s.Read+s.Augment+s.Targets) / float64(s.Elapsed) / float64(s.Workers)
+	return min(float64(s.Read+s.Augment+s.Targets)/float64(s.Elapsed)/float64(s.Workers), 1)
 }
 
 // spent is what a worker did since its last report.
