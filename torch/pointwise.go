@@ -302,6 +302,24 @@ func (s *Scope) Clamp(x *Tensor, lo, hi float64) *Tensor {
 	return s.result("clamp", C.lnt_clamp(x.c, C.double(lo), C.double(hi), 1, 1, &out), &out, x)
 }
 
+// Floor is the largest whole number that is not above x.
+func (s *Scope) Floor(x *Tensor) *Tensor {
+	if !s.ready("floor", x) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("floor", C.lnt_floor(x.c, &out), &out, x)
+}
+
+// Round is the nearest whole number, of two the even one.
+func (s *Scope) Round(x *Tensor) *Tensor {
+	if !s.ready("round", x) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("round", C.lnt_round(x.c, &out), &out, x)
+}
+
 // IsFinite is true (bool) where x is neither infinite nor NaN.
 func (s *Scope) IsFinite(x *Tensor) *Tensor {
 	if !s.ready("isfinite", x) {
@@ -385,4 +403,13 @@ func (s *Scope) Maximum(a, b *Tensor) *Tensor {
 	}
 	var out unsafe.Pointer
 	return s.result("maximum", C.lnt_maximum(a.c, b.c, &out), &out, a, b)
+}
+
+// Minimum is the smaller of a and b, element by element.
+func (s *Scope) Minimum(a, b *Tensor) *Tensor {
+	if !s.ready("minimum", a, b) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("minimum", C.lnt_minimum(a.c, b.c, &out), &out, a, b)
 }

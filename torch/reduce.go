@@ -57,6 +57,16 @@ func (s *Scope) Amax(x *Tensor, keep bool, dims ...int64) *Tensor {
 		&out, x)
 }
 
+// Amin is the smallest element over dims.
+func (s *Scope) Amin(x *Tensor, keep bool, dims ...int64) *Tensor {
+	if !s.ready("amin", x) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("amin", C.lnt_amin(x.c, ints(dims), C.int64_t(len(dims)), flag(keep), &out),
+		&out, x)
+}
+
 // Argmax is the index (int64) of the largest element along dim; ties go to the first.
 func (s *Scope) Argmax(x *Tensor, dim int64, keep bool) *Tensor {
 	if !s.ready("argmax", x) {

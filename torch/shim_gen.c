@@ -95,6 +95,8 @@ char* (*p_lnt_leaky_relu_)(void* a, double slope, void** out);
 char* (*p_lnt_dropout)(void* a, double p, int64_t train, void** out);
 char* (*p_lnt_feature_dropout)(void* a, double p, int64_t train, void** out);
 char* (*p_lnt_clamp)(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out);
+char* (*p_lnt_floor)(void* a, void** out);
+char* (*p_lnt_round)(void* a, void** out);
 char* (*p_lnt_isfinite)(void* a, void** out);
 char* (*p_lnt_logical_not)(void* a, void** out);
 char* (*p_lnt_compare)(void* a, void* b, int64_t op, void** out);
@@ -103,6 +105,7 @@ char* (*p_lnt_where)(void* cond, void* a, void* b, void** out);
 char* (*p_lnt_where_scalar)(void* cond, void* a, double b, void** out);
 char* (*p_lnt_masked_fill)(void* a, void* mask, double v, void** out);
 char* (*p_lnt_maximum)(void* a, void* b, void** out);
+char* (*p_lnt_minimum)(void* a, void* b, void** out);
 char* (*p_lnt_reshape)(void* a, const int64_t* size, int64_t n, void** out);
 char* (*p_lnt_expand)(void* a, const int64_t* size, int64_t n, void** out);
 char* (*p_lnt_permute)(void* a, const int64_t* dims, int64_t n, void** out);
@@ -125,6 +128,7 @@ char* (*p_lnt_scatter_scalar_)(void* a, int64_t dim, void* index, double v);
 char* (*p_lnt_sum)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 char* (*p_lnt_mean)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 char* (*p_lnt_amax)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
+char* (*p_lnt_amin)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 char* (*p_lnt_argmax)(void* a, int64_t dim, int64_t keepdim, void** out);
 char* (*p_lnt_all)(void* a, void** out);
 char* (*p_lnt_any)(void* a, void** out);
@@ -250,6 +254,8 @@ static const struct {
     {"lnt_dropout", (void**)&p_lnt_dropout},
     {"lnt_feature_dropout", (void**)&p_lnt_feature_dropout},
     {"lnt_clamp", (void**)&p_lnt_clamp},
+    {"lnt_floor", (void**)&p_lnt_floor},
+    {"lnt_round", (void**)&p_lnt_round},
     {"lnt_isfinite", (void**)&p_lnt_isfinite},
     {"lnt_logical_not", (void**)&p_lnt_logical_not},
     {"lnt_compare", (void**)&p_lnt_compare},
@@ -258,6 +264,7 @@ static const struct {
     {"lnt_where_scalar", (void**)&p_lnt_where_scalar},
     {"lnt_masked_fill", (void**)&p_lnt_masked_fill},
     {"lnt_maximum", (void**)&p_lnt_maximum},
+    {"lnt_minimum", (void**)&p_lnt_minimum},
     {"lnt_reshape", (void**)&p_lnt_reshape},
     {"lnt_expand", (void**)&p_lnt_expand},
     {"lnt_permute", (void**)&p_lnt_permute},
@@ -280,6 +287,7 @@ static const struct {
     {"lnt_sum", (void**)&p_lnt_sum},
     {"lnt_mean", (void**)&p_lnt_mean},
     {"lnt_amax", (void**)&p_lnt_amax},
+    {"lnt_amin", (void**)&p_lnt_amin},
     {"lnt_argmax", (void**)&p_lnt_argmax},
     {"lnt_all", (void**)&p_lnt_all},
     {"lnt_any", (void**)&p_lnt_any},

@@ -186,6 +186,10 @@ extern char* (*p_lnt_feature_dropout)(void* a, double p, int64_t train, void** o
 static inline char* lnt_feature_dropout(void* a, double p, int64_t train, void** out) { return p_lnt_feature_dropout(a, p, train, out); }
 extern char* (*p_lnt_clamp)(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out);
 static inline char* lnt_clamp(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out) { return p_lnt_clamp(a, lo, hi, use_lo, use_hi, out); }
+extern char* (*p_lnt_floor)(void* a, void** out);
+static inline char* lnt_floor(void* a, void** out) { return p_lnt_floor(a, out); }
+extern char* (*p_lnt_round)(void* a, void** out);
+static inline char* lnt_round(void* a, void** out) { return p_lnt_round(a, out); }
 extern char* (*p_lnt_isfinite)(void* a, void** out);
 static inline char* lnt_isfinite(void* a, void** out) { return p_lnt_isfinite(a, out); }
 extern char* (*p_lnt_logical_not)(void* a, void** out);
@@ -202,6 +206,8 @@ extern char* (*p_lnt_masked_fill)(void* a, void* mask, double v, void** out);
 static inline char* lnt_masked_fill(void* a, void* mask, double v, void** out) { return p_lnt_masked_fill(a, mask, v, out); }
 extern char* (*p_lnt_maximum)(void* a, void* b, void** out);
 static inline char* lnt_maximum(void* a, void* b, void** out) { return p_lnt_maximum(a, b, out); }
+extern char* (*p_lnt_minimum)(void* a, void* b, void** out);
+static inline char* lnt_minimum(void* a, void* b, void** out) { return p_lnt_minimum(a, b, out); }
 extern char* (*p_lnt_reshape)(void* a, const int64_t* size, int64_t n, void** out);
 static inline char* lnt_reshape(void* a, const int64_t* size, int64_t n, void** out) { return p_lnt_reshape(a, size, n, out); }
 extern char* (*p_lnt_expand)(void* a, const int64_t* size, int64_t n, void** out);
@@ -246,6 +252,8 @@ extern char* (*p_lnt_mean)(void* a, const int64_t* dims, int64_t n, int64_t keep
 static inline char* lnt_mean(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out) { return p_lnt_mean(a, dims, n, keepdim, out); }
 extern char* (*p_lnt_amax)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 static inline char* lnt_amax(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out) { return p_lnt_amax(a, dims, n, keepdim, out); }
+extern char* (*p_lnt_amin)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
+static inline char* lnt_amin(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out) { return p_lnt_amin(a, dims, n, keepdim, out); }
 extern char* (*p_lnt_argmax)(void* a, int64_t dim, int64_t keepdim, void** out);
 static inline char* lnt_argmax(void* a, int64_t dim, int64_t keepdim, void** out) { return p_lnt_argmax(a, dim, keepdim, out); }
 extern char* (*p_lnt_all)(void* a, void** out);

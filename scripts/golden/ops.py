@@ -146,6 +146,9 @@ def pointwise():
     case("ClampMax", "", lambda x, v: torch.clamp(x, max=v), In(a), 0.3, exact=True)
     case("Clamp", "", lambda x, low, high: torch.clamp(x, low, high), In(a), -0.2, 0.3, exact=True)
     odd = torch.tensor([1.0, float("inf"), -float("inf"), float("nan"), 0.0, 3e38])
+    ties = torch.tensor([-2.5, -1.5, -0.75, -0.5, 0.5, 1.5, 2.5, 2.75, 1e9])
+    case("Floor", "", torch.floor, In(ties), exact=True, grad=False)
+    case("Round", "halves to even", torch.round, In(ties), exact=True, grad=False)
     case("IsFinite", "", torch.isfinite, In(odd), exact=True)
     case("LogicalNot", "", torch.logical_not, In(ints(2, 7).bool()), exact=True)
     p, q = ints(3, 3, 4).float(), ints(3, 4).float()
@@ -157,6 +160,7 @@ def pointwise():
     case("WhereScalar", "", torch.where, In(cond), In(a), -2.0, exact=True)
     case("MaskedFill", "", lambda x, m, v: x.masked_fill(m, v), In(a), In(cond), 7.0, exact=True)
     case("Maximum", "", torch.maximum, In(a), In(b), exact=True)
+    case("Minimum", "", torch.minimum, In(a), In(b), exact=True, grad=False)
 
 
 def shape():
@@ -220,6 +224,7 @@ def reduce():
     case("MeanDims", "", lambda x, k, *d: x.mean(d, k), In(a), True, -1)
     case("MeanDims", "two", lambda x, k, *d: x.mean(d, k), In(a), False, 0, 2)
     case("Amax", "", lambda x, k, *d: x.amax(d, k), In(a), True, 1, 2, exact=True)
+    case("Amin", "", lambda x, k, *d: x.amin(d, k), In(a), False, 0, 2, exact=True, grad=False)
     tied = torch.tensor([[1.0, 3.0, 3.0, 0.0], [5.0, 5.0, 2.0, 5.0]])
     case("Argmax", "ties", lambda x, d, k: x.argmax(d, k), In(tied), 1, False, exact=True)
     case("Argmax", "keep", lambda x, d, k: x.argmax(d, k), In(a), 1, True, exact=True)

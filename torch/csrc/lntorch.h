@@ -123,6 +123,8 @@ LNT_API char* lnt_leaky_relu_(void* a, double slope, void** out);
 LNT_API char* lnt_dropout(void* a, double p, int64_t train, void** out);
 LNT_API char* lnt_feature_dropout(void* a, double p, int64_t train, void** out);
 LNT_API char* lnt_clamp(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out);
+LNT_API char* lnt_floor(void* a, void** out);
+LNT_API char* lnt_round(void* a, void** out);
 LNT_API char* lnt_isfinite(void* a, void** out);
 LNT_API char* lnt_logical_not(void* a, void** out);
 LNT_API char* lnt_compare(void* a, void* b, int64_t op, void** out);
@@ -131,6 +133,7 @@ LNT_API char* lnt_where(void* cond, void* a, void* b, void** out);
 LNT_API char* lnt_where_scalar(void* cond, void* a, double b, void** out);
 LNT_API char* lnt_masked_fill(void* a, void* mask, double v, void** out);
 LNT_API char* lnt_maximum(void* a, void* b, void** out);
+LNT_API char* lnt_minimum(void* a, void* b, void** out);
 
 /* shape.cpp */
 LNT_API char* lnt_reshape(void* a, const int64_t* size, int64_t n, void** out);
@@ -157,6 +160,7 @@ LNT_API char* lnt_scatter_scalar_(void* a, int64_t dim, void* index, double v);
 LNT_API char* lnt_sum(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 LNT_API char* lnt_mean(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 LNT_API char* lnt_amax(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
+LNT_API char* lnt_amin(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 LNT_API char* lnt_argmax(void* a, int64_t dim, int64_t keepdim, void** out);
 LNT_API char* lnt_all(void* a, void** out);
 LNT_API char* lnt_any(void* a, void** out);

@@ -56,6 +56,8 @@ char* lnt_clamp(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, v
   })
 }
 
+char* lnt_floor(void* a, void** out) { LNT_BODY(give(out, at::floor(T(a)))) }
+char* lnt_round(void* a, void** out) { LNT_BODY(give(out, at::round(T(a)))) }
 char* lnt_isfinite(void* a, void** out) { LNT_BODY(give(out, at::isfinite(T(a)))) }
 char* lnt_logical_not(void* a, void** out) { LNT_BODY(give(out, at::logical_not(T(a)))) }
 
@@ -99,3 +101,4 @@ char* lnt_masked_fill(void* a, void* mask, double v, void** out) {
   LNT_BODY(give(out, at::masked_fill(T(a), T(mask), v)))
 }
 char* lnt_maximum(void* a, void* b, void** out) { LNT_BODY(give(out, at::maximum(T(a), T(b)))) }
+char* lnt_minimum(void* a, void* b, void** out) { LNT_BODY(give(out, at::minimum(T(a), T(b)))) }

@@ -25,6 +25,10 @@ char* lnt_amax(void* a, const int64_t* d, int64_t n, int64_t keepdim, void** out
   LNT_BODY(give(out, at::amax(T(a), dims(d, n), keepdim != 0)))
 }
 
+char* lnt_amin(void* a, const int64_t* d, int64_t n, int64_t keepdim, void** out) {
+  LNT_BODY(give(out, at::amin(T(a), dims(d, n), keepdim != 0)))
+}
+
 char* lnt_argmax(void* a, int64_t dim, int64_t keepdim, void** out) {
   LNT_BODY(give(out, at::argmax(T(a), dim, keepdim != 0)))
 }
