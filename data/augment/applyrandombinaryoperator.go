@@ -101,33 +101,14 @@ const maxRadius = 1000
 
 // Apply works on one channel after the other.
 func (a *ApplyRandomBinaryOperatorParameters) Apply(p *Patch) error {
-	n := len(a.ApplyToChannels)
-	if len(a.Operators) != n || len(a.StrelSize) != n {
-		return fmt.Errorf("operators and strel_size: found %d and %d values, expected %d, one for each "+
-			"of apply_to_channels", len(a.Operators), len(a.StrelSize), n)
+	channels := p.Image.Shape[0]
+	if err := a.fit(channels); err != nil {
+		return err
 	}
 	s := p.scratch()
-	others := s.others[:0]
-	for _, c := range a.ChannelIdx {
-		channel, err := channelOf("channel_idx", c, p.Image.Shape[0])
-		if err != nil {
-			return err
-		}
-		others = append(others, channel)
-	}
-	s.others = others
 	in := p.Image.Spatial()
 	for i, c := range a.ApplyToChannels {
-		channel, err := channelOf("apply_to_channels", c, p.Image.Shape[0])
-		if err != nil {
-			return err
-		}
-		if err := knownOperator("operators", a.Operators[i]); err != nil {
-			return err
-		}
-		if r := a.StrelSize[i]; !(r > 0) || r > maxRadius {
-			return fmt.Errorf("strel_size: found %v, expected numbers above 0, up to %d", r, maxRadius)
-		}
+		channel := fromStart(c, channels)
 		m := newMorphology(s, in, p.Dim, a.StrelSize[i])
 		v := p.channel(channel)
 		m.read(v)
@@ -143,8 +124,8 @@ func (a *ApplyRandomBinaryOperatorParameters) Apply(p *Patch) error {
 			m.erode()
 			m.dilate()
 		}
-		for _, o := range others {
-			if o != channel {
+		for _, c := range a.ChannelIdx {
+			if o := fromStart(c, channels); o != channel {
 				m.won(v, p.channel(o))
 			}
 		}
@@ -153,15 +134,77 @@ func (a *ApplyRandomBinaryOperatorParameters) Apply(p *Patch) error {
 	return nil
 }
 
-// run is one row of a footprint: the voxels from first to last, relative to the centre.
-type run struct{ z, y, first, last int }
+// fit complains of what does not fit an image of so many channels.
+func (a *ApplyRandomBinaryOperatorParameters) fit(channels int) error {
+	n := len(a.ApplyToChannels)
+	if len(a.Operators) != n || len(a.StrelSize) != n {
+		return fmt.Errorf("operators and strel_size: found %d and %d values, expected %d, one for each "+
+			"of apply_to_channels", len(a.Operators), len(a.StrelSize), n)
+	}
+	for _, c := range a.ChannelIdx {
+		if _, err := channelOf("channel_idx", c, channels); err != nil {
+			return err
+		}
+	}
+	for i, c := range a.ApplyToChannels {
+		if _, err := channelOf("apply_to_channels", c, channels); err != nil {
+			return err
+		}
+		if err := knownOperator("operators", a.Operators[i]); err != nil {
+			return err
+		}
+		if r := a.StrelSize[i]; !(r > 0) || r > maxRadius {
+			return fmt.Errorf("strel_size: found %v, expected numbers above 0, up to %d", r, maxRadius)
+		}
+	}
+	return nil
+}
+
+// BinaryOperation is one channel's part of an ApplyRandomBinaryOperatorTransform.
+type BinaryOperation struct {
+	Channel int
+	Others  []int  // lose what the channel wins
+	Dilate  []bool // dilations and erosions, in order
+	Ball    []Run
+}
+
+// Operations returns what Apply does, in order.
+func (a *ApplyRandomBinaryOperatorParameters) Operations(s Shape) (list []BinaryOperation, err error) {
+	channels := s.Image[0]
+	if err := a.fit(channels); err != nil {
+		return nil, err
+	}
+	for i, c := range a.ApplyToChannels {
+		o := BinaryOperation{Channel: fromStart(c, channels), Ball: footprint(nil, s.Dim, a.StrelSize[i])}
+		switch a.Operators[i] {
+		case "binary_dilation_torch":
+			o.Dilate = []bool{true}
+		case "binary_erosion_torch":
+			o.Dilate = []bool{false}
+		case "binary_closing_torch":
+			o.Dilate = []bool{true, false}
+		case "binary_opening_torch":
+			o.Dilate = []bool{false, true}
+		}
+		for _, c := range a.ChannelIdx {
+			if other := fromStart(c, channels); other != o.Channel {
+				o.Others = append(o.Others, other)
+			}
+		}
+		list = append(list, o)
+	}
+	return list, nil
+}
+
+// Run is one row of a footprint: the voxels from first to last, relative to the centre.
+type Run struct{ Z, Y, First, Last int }
 
 // footprint writes the rows of a ball (or disk) of real radius.
 //
 // Compat: a ball has n = int(2r+1) points per axis, a disk n = ceil(2r+1) at distances of 1; with an
 // even n they are lopsided, and rounding may lose the far tip.
 // Source: scikit-image 0.26, ball over numpy's mgrid, disk over numpy's arange.
-func footprint(rows []run, dim int, r float64) []run {
+func footprint(rows []Run, dim int, r float64) []Run {
 	n, start, step := int(2*r+1), -r, 1.0
 	if dim == 2 {
 		n = int(math.Ceil(r + 1 - start))
@@ -185,16 +228,16 @@ func footprint(rows []run, dim int, r float64) []run {
 		}
 		for j := range n {
 			y := square(j)
-			one := run{z: k - z0, y: j - before, first: 1, last: 0}
+			one := Run{Z: k - z0, Y: j - before, First: 1, Last: 0}
 			for i := range n {
 				if square(i)+y+z <= float64(r*r) {
-					if one.first > one.last {
-						one.first = i - before
+					if one.First > one.Last {
+						one.First = i - before
 					}
-					one.last = i - before
+					one.Last = i - before
 				}
 			}
-			if one.first <= one.last {
+			if one.First <= one.Last {
 				rows = append(rows, one)
 			}
 		}
@@ -209,7 +252,7 @@ type morphology struct {
 	mask  []uint64
 	other []uint64
 	row   []uint64 // one row, dilated along x
-	rows  []run
+	rows  []Run
 }
 
 func newMorphology(s *Scratch, size [3]int, dim int, r float64) morphology {
@@ -219,11 +262,11 @@ func newMorphology(s *Scratch, size [3]int, dim int, r float64) morphology {
 	m.row = grown(&s.bits[2], m.words)
 	s.footprint = footprint(s.footprint[:0], dim, r)
 	// rows of one extent beside each other: a row of the mask is then dilated once for all of them
-	slices.SortFunc(s.footprint, func(a, b run) int {
-		if a.first != b.first {
-			return a.first - b.first
+	slices.SortFunc(s.footprint, func(a, b Run) int {
+		if a.First != b.First {
+			return a.First - b.First
 		}
-		return a.last - b.last
+		return a.Last - b.Last
 	})
 	m.rows = s.footprint
 	return m
@@ -294,18 +337,18 @@ func (m *morphology) dilate() {
 			if isClear(src) {
 				continue
 			}
-			var done run
+			var done Run
 			for i, f := range m.rows {
-				if i == 0 || f.first != done.first || f.last != done.last {
+				if i == 0 || f.First != done.First || f.Last != done.Last {
 					clear(m.row)
 					// output i looks at i+first … i+last
-					for shift := max(f.first, 1-m.size[2]); shift <= min(f.last, m.size[2]-1); shift++ {
+					for shift := max(f.First, 1-m.size[2]); shift <= min(f.Last, m.size[2]-1); shift++ {
 						orShifted(m.row, src, -shift)
 					}
 					m.row[m.words-1] &= last
 					done = f
 				}
-				oz, oy := z-f.z, y-f.y
+				oz, oy := z-f.Z, y-f.Y
 				if oz < 0 || oz >= m.size[0] || oy < 0 || oy >= m.size[1] {
 					continue
 				}

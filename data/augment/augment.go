@@ -62,10 +62,9 @@ type Scratch struct {
 	offsets   []int
 	powers    vector.Powers
 	channels  []int
-	others    []int
 	axes      [3]lowResolutionAxis
 	bits      [5][]uint64
-	footprint []run
+	footprint []Run
 	nearest   [3][]int32
 	stack     []int32
 	component []int32

@@ -40,11 +40,8 @@ type ContrastParameters struct {
 
 // Apply computes (x - mean)·factor + mean of each selected channel.
 func (c *ContrastParameters) Apply(p *Patch) error {
-	channels, err := c.ApplyToChannel.of(p.Image.Shape[0], &p.scratch().channels)
+	channels, err := c.selected(p.Image.Shape[0], &p.scratch().channels)
 	if err != nil {
-		return err
-	}
-	if err := count("multipliers", len(c.Multipliers), len(channels)); err != nil {
 		return err
 	}
 	for i, k := range channels {
@@ -59,4 +56,13 @@ func (c *ContrastParameters) Apply(p *Patch) error {
 		vector.Affine(v, float32(mean), float32(c.Multipliers[i]), float32(mean), low, high)
 	}
 	return nil
+}
+
+func (c *ContrastParameters) selected(n int, into *[]int) ([]int, error) {
+	return c.ApplyToChannel.selected(n, into, "multipliers", len(c.Multipliers))
+}
+
+// Selected returns the channels that Apply changes.
+func (c *ContrastParameters) Selected(s Shape) ([]int, error) {
+	return c.selected(s.Image[0], new([]int))
 }

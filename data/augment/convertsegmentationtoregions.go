@@ -51,15 +51,12 @@ func (t *ConvertSegmentationToRegionsTransform) Apply(p *Patch) error {
 	if p.Seg == nil {
 		return nil
 	}
-	channel, err := p.segChannel("channel_in_seg", t.ChannelInSeg)
+	channel, err := t.Source(p.shape())
 	if err != nil {
 		return err
 	}
 	shape, n := p.Seg.Shape, len(p.channel(0))
-	if shape[0] = len(t.Regions); shape[0] == 0 || volume.Numel(shape) > maxVoxels {
-		return errors.New("regions: found none or too many, expected at least one and 2^27 voxels " +
-			"at most")
-	}
+	shape[0] = len(t.Regions)
 	masks := p.newSeg(shape)
 	seg := p.Seg.Data[channel*n:][:n]
 	for r, labels := range t.Regions {
@@ -73,4 +70,13 @@ func (t *ConvertSegmentationToRegionsTransform) Apply(p *Patch) error {
 	}
 	p.Seg, p.Masks = masks, true
 	return nil
+}
+
+// Source returns the channel of the segmentation that becomes regions.
+func (t *ConvertSegmentationToRegionsTransform) Source(s Shape) (int, error) {
+	source, err := s.SegChannel("channel_in_seg", t.ChannelInSeg)
+	if s.Seg[0] = len(t.Regions); err == nil && (s.Seg[0] == 0 || volume.Numel(s.Seg) > maxVoxels) {
+		err = errors.New("regions: found none or too many, expected at least one and 2^27 voxels at most")
+	}
+	return source, err
 }

@@ -54,29 +54,13 @@ func (t *DownsampleSegForDSTransform) Apply(p *Patch) error {
 	p.Targets = grown(&s.list, len(t.DSScales))
 	in := p.Seg.Spatial()
 	for level, row := range t.DSScales {
-		if len(row) != 1 && len(row) != p.Dim {
-			return fmt.Errorf("ds_scales: found a row of %d numbers, expected %d, one per axis",
-				len(row), p.Dim)
-		}
-		shape, same := p.Seg.Shape, true
-		for axis := range p.Dim {
-			scale := row.of(axis)
-			same = same && scale == 1
-			at := axis + 4 - p.Dim
-			exact := scaled(shape[at], scale)
-			if !(exact >= 1) || exact > float64(shape[at])*64 {
-				return fmt.Errorf("ds_scales: found %v, which makes %v of the %d voxels of axis %d, "+
-					"expected 1 to %d", scale, exact, shape[at], axis, shape[at]*64)
-			}
-			shape[at] = int(exact)
+		shape, same, err := row.target(p.shape())
+		if err != nil {
+			return err
 		}
 		if same {
 			p.Targets[level] = p.Seg
 			continue
-		}
-		if volume.Numel(shape) > maxVoxels {
-			return fmt.Errorf("ds_scales: found %v, which makes %d voxels, expected %d at most", row,
-				volume.Numel(shape), maxVoxels)
 		}
 		for axis := range 3 {
 			nearestExact(grown(&s.nearest[axis], shape[1+axis]), in[axis])
@@ -98,6 +82,50 @@ func (t *DownsampleSegForDSTransform) Apply(p *Patch) error {
 		}
 	}
 	return nil
+}
+
+// target returns the shape of the target of a segmentation; same: it is the segmentation itself.
+func (s Scale) target(of Shape) (shape [4]int, same bool, err error) {
+	if len(s) != 1 && len(s) != of.Dim {
+		return shape, false, fmt.Errorf("ds_scales: found a row of %d numbers, expected %d, one per axis",
+			len(s), of.Dim)
+	}
+	shape, same = of.Seg, true
+	for axis := range of.Dim {
+		scale := s.of(axis)
+		same = same && scale == 1
+		at := axis + 4 - of.Dim
+		exact := scaled(shape[at], scale)
+		if !(exact >= 1) || exact > float64(shape[at])*64 {
+			return shape, false, fmt.Errorf("ds_scales: found %v, which makes %v of the %d voxels of axis "+
+				"%d, expected 1 to %d", scale, exact, shape[at], axis, shape[at]*64)
+		}
+		shape[at] = int(exact)
+	}
+	if !same && volume.Numel(shape) > maxVoxels {
+		return shape, false, fmt.Errorf("ds_scales: found %v, which makes %d voxels, expected %d at most",
+			s, volume.Numel(shape), maxVoxels)
+	}
+	return shape, same, nil
+}
+
+// Levels returns for each target, and each axis, the voxels of the segmentation that it takes; nil
+// for a target that is the segmentation itself.
+func (t *DownsampleSegForDSTransform) Levels(s Shape) (levels [][][]int64, err error) {
+	for _, row := range t.DSScales {
+		shape, same, err := row.target(s)
+		if err != nil {
+			return nil, err
+		}
+		var level [][]int64
+		for at := 4 - s.Dim; at < 4 && !same; at++ {
+			index := make([]int32, shape[at])
+			nearestExact(index, s.Seg[at])
+			level = append(level, wide(index))
+		}
+		levels = append(levels, level)
+	}
+	return levels, nil
 }
 
 // nearestExact sets each index to the one of in voxels with the nearest centre, like torch's

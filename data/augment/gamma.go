@@ -48,22 +48,37 @@ type GammaParameters struct {
 // Apply changes the selected channels.
 func (g *GammaParameters) Apply(p *Patch) error {
 	s := p.scratch()
-	channels, err := g.ApplyToChannel.of(p.Image.Shape[0], &s.channels)
+	channels, err := g.selected(p.Image.Shape[0], &s.channels)
 	if err != nil {
 		return err
+	}
+	for i, c := range channels {
+		gamma(p.channel(c), float32(g.Gamma[i]), g.InvertImage[i], g.RetainStats[i], &s.powers)
+	}
+	return nil
+}
+
+func (g *GammaParameters) selected(n int, into *[]int) ([]int, error) {
+	channels, err := g.ApplyToChannel.of(n, into)
+	if err != nil {
+		return nil, err
 	}
 	if err := errors.Join(count("retain_stats", len(g.RetainStats), len(channels)),
 		count("invert_image", len(g.InvertImage), len(channels)),
 		count("gamma", len(g.Gamma), len(channels))); err != nil {
-		return err
+		return nil, err
 	}
-	for i, c := range channels {
-		if !(g.Gamma[i] > 0) {
-			return fmt.Errorf("gamma: found %v, expected numbers above 0", g.Gamma[i])
+	for _, v := range g.Gamma {
+		if !(v > 0) {
+			return nil, fmt.Errorf("gamma: found %v, expected numbers above 0", v)
 		}
-		gamma(p.channel(c), float32(g.Gamma[i]), g.InvertImage[i], g.RetainStats[i], &s.powers)
 	}
-	return nil
+	return channels, nil
+}
+
+// Selected returns the channels that Apply changes.
+func (g *GammaParameters) Selected(s Shape) ([]int, error) {
+	return g.selected(s.Image[0], new([]int))
 }
 
 // smallRange is torch.clamp(…, min=1e-7) of ranges and deviations.

@@ -61,25 +61,9 @@ type GaussianBlurParameters struct {
 // the border not repeated.
 func (g *GaussianBlurParameters) Apply(p *Patch) error {
 	s := p.scratch()
-	channels, err := g.ApplyToChannel.of(p.Image.Shape[0], &s.channels)
+	channels, err := g.selected(p.shape(), &s.channels)
 	if err != nil {
 		return err
-	}
-	if err := rowsPerChannel("sigmas", g.Sigmas, len(channels), p.Dim); err != nil {
-		return err
-	}
-	var a [3]int
-	sizes := p.axes(&a)
-	for _, row := range g.Sigmas {
-		for axis, sigma := range row {
-			if !(sigma > 0) {
-				return fmt.Errorf("sigmas: found %v, expected numbers above 0", sigma)
-			}
-			if n := kernelSize(sigma); n/2+1 > sizes[axis] {
-				return fmt.Errorf("sigmas: found %v for axis %d, whose %d voxels are fewer than the "+
-					"%d that its kernel of %d needs", sigma, axis, sizes[axis], n/2+1, n)
-			}
-		}
 	}
 	for i, c := range channels {
 		var kernels [3][]float32
@@ -93,9 +77,48 @@ func (g *GaussianBlurParameters) Apply(p *Patch) error {
 				kernels[axis][0] = 1
 			}
 		}
-		blur(p.channel(c), a, kernels, s)
+		blur(p.channel(c), p.Image.Spatial(), kernels, s)
 	}
 	return nil
+}
+
+func (g *GaussianBlurParameters) selected(s Shape, into *[]int) ([]int, error) {
+	channels, err := g.ApplyToChannel.of(s.Image[0], into)
+	if err != nil {
+		return nil, err
+	}
+	if err := rowsPerChannel("sigmas", g.Sigmas, len(channels), s.Dim); err != nil {
+		return nil, err
+	}
+	sizes := s.axes()
+	for _, row := range g.Sigmas {
+		for axis, sigma := range row {
+			if !(sigma > 0) {
+				return nil, fmt.Errorf("sigmas: found %v, expected numbers above 0", sigma)
+			}
+			if n := kernelSize(sigma); n/2+1 > sizes[axis] {
+				return nil, fmt.Errorf("sigmas: found %v for axis %d, whose %d voxels are fewer than the "+
+					"%d that its kernel of %d needs", sigma, axis, sizes[axis], n/2+1, n)
+			}
+		}
+	}
+	return channels, nil
+}
+
+// Taps returns the channels that Apply smooths, and for each of them and each axis the taps of the
+// kernel from the middle on.
+func (g *GaussianBlurParameters) Taps(s Shape) (channels []int, taps [][][]float32, err error) {
+	if channels, err = g.selected(s, new([]int)); err != nil {
+		return nil, nil, err
+	}
+	for _, row := range g.Sigmas {
+		var axes [][]float32
+		for _, sigma := range row {
+			axes = append(axes, kernel(make([]float32, kernelSize(sigma)/2+1), sigma))
+		}
+		taps = append(taps, axes)
+	}
+	return channels, taps, nil
 }
 
 // rowsPerChannel complains of a table that has not a row per channel and a value per axis.

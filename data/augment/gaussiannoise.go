@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 
 	"github.com/lntorch/lntorch/data/augment/internal/vector"
@@ -76,28 +77,14 @@ func (g *GaussianNoiseParameters) check() error {
 
 // Apply adds sigma times the noise.
 func (g *GaussianNoiseParameters) Apply(p *Patch) error {
-	if err := g.check(); err != nil {
-		return err
-	}
 	s := p.scratch()
-	channels, err := g.ApplyToChannel.of(p.Image.Shape[0], &s.channels)
-	if err != nil {
+	channels, err := g.selected(p.shape(), &s.channels)
+	if err != nil || len(channels) == 0 {
 		return err
-	}
-	fields := len(g.Sigmas.Values)
-	if !g.Sigmas.One {
-		if err := count("sigmas", fields, len(channels)); err != nil {
-			return err
-		}
-	}
-	if len(channels) == 0 {
-		return nil
 	}
 	var seed uint64
 	if g.Noise == "" {
 		seed, _ = strconv.ParseUint(g.NoiseSeed, 10, 64)
-	} else if err := g.checkNoise(p, fields); err != nil {
-		return err
 	}
 	n := p.Image.Shape[1] * p.Image.Shape[2] * p.Image.Shape[3]
 	block := grown(&s.field, min(n, noiseBlock))
@@ -124,19 +111,53 @@ func (g *GaussianNoiseParameters) Apply(p *Patch) error {
 // noiseBlock numbers stay in the cache between being made and being added.
 const noiseBlock = 4096
 
-// checkNoise compares the shape of the noise from a file with that of the patch.
-func (g *GaussianNoiseParameters) checkNoise(p *Patch, fields int) error {
-	var a [3]int
-	axes := p.axes(&a)
-	ok := len(g.noiseShape) == 1+len(axes) && g.noiseShape[0] == fields
-	for i := range axes {
-		ok = ok && g.noiseShape[1+i] == axes[i]
+func (g *GaussianNoiseParameters) selected(s Shape, into *[]int) ([]int, error) {
+	if err := g.check(); err != nil {
+		return nil, err
 	}
-	if !ok {
+	channels, err := g.ApplyToChannel.of(s.Image[0], into)
+	if err != nil {
+		return nil, err
+	}
+	if !g.Sigmas.One {
+		err = count("sigmas", len(g.Sigmas.Values), len(channels))
+	}
+	if err == nil && g.Noise != "" && len(channels) > 0 {
+		err = g.checkNoise(s)
+	}
+	return channels, err
+}
+
+// checkNoise compares the shape of the noise from a file with that of the patch.
+func (g *GaussianNoiseParameters) checkNoise(s Shape) error {
+	axes := s.axes()
+	if len(g.noiseShape) == 0 || g.noiseShape[0] != len(g.Sigmas.Values) ||
+		!slices.Equal(g.noiseShape[1:], axes) {
 		return fmt.Errorf("noise: %s: found shape %v, expected %d channels of %v", g.Noise,
-			g.noiseShape, fields, axes)
+			g.noiseShape, len(g.Sigmas.Values), axes)
 	}
 	return nil
+}
+
+// Selected returns the channels that get noise.
+func (g *GaussianNoiseParameters) Selected(s Shape) ([]int, error) {
+	return g.selected(s, new([]int))
+}
+
+// Field returns the noise of a patch, (fields, z, y, x): one field for all channels where they share
+// sigma, or one for each selected channel; nil where there is none.
+func (g *GaussianNoiseParameters) Field(s Shape) ([]float32, error) {
+	channels, err := g.Selected(s)
+	if err != nil || len(channels) == 0 {
+		return nil, err
+	}
+	if g.Noise != "" {
+		return g.noise, nil
+	}
+	seed, _ := strconv.ParseUint(g.NoiseSeed, 10, 64) // checked
+	field := make([]float32, len(g.Sigmas.Values)*s.Image[1]*s.Image[2]*s.Image[3])
+	fillField(field, seed, 0)
+	return field, nil
 }
 
 // SetNoise gives the parameters the array that Noise names: standard normal numbers, of shape

@@ -23,7 +23,7 @@ func (t MaskImageTransform) Draw(*rand.Rand) Parameters { return &t }
 
 // Apply masks the image.
 func (t *MaskImageTransform) Apply(p *Patch) error {
-	channel, err := p.segChannel("channel_idx_in_seg", t.ChannelIdxInSeg)
+	channel, err := p.shape().SegChannel("channel_idx_in_seg", t.ChannelIdxInSeg)
 	if err != nil {
 		return err
 	}

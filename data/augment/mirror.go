@@ -37,22 +37,30 @@ type MirrorParameters struct {
 // Apply reverses the axes in place. Axes that the patch does not have, or that occur twice, are an
 // error.
 func (m MirrorParameters) Apply(p *Patch) error {
-	var flip [3]bool
-	for _, axis := range m.Axes {
-		if axis < 0 || axis >= p.Dim {
-			return fmt.Errorf("axis %d, expected one of the %d axes of the patch, counted from 0",
-				axis, p.Dim)
-		}
-		if flip[axis+3-p.Dim] {
-			return fmt.Errorf("axis %d is listed twice, expected each axis once", axis)
-		}
-		flip[axis+3-p.Dim] = true
+	flip, err := m.flips(p.Dim)
+	if err != nil {
+		return err
 	}
 	reverse(p.Image, flip)
 	if p.Seg != nil {
 		reverse(p.Seg, flip)
 	}
 	return nil
+}
+
+// flips marks the axes (z, y, x) of a patch of dim axes.
+func (m MirrorParameters) flips(dim int) (flip [3]bool, err error) {
+	for _, axis := range m.Axes {
+		if axis < 0 || axis >= dim {
+			return flip, fmt.Errorf("axis %d, expected one of the %d axes of the patch, counted from 0",
+				axis, dim)
+		}
+		if flip[axis+3-dim] {
+			return flip, fmt.Errorf("axis %d is listed twice, expected each axis once", axis)
+		}
+		flip[axis+3-dim] = true
+	}
+	return flip, nil
 }
 
 // reverse reverses the marked axes (z, y, x) in place.
@@ -89,4 +97,15 @@ func reverse[T float32 | int16](v *volume.Volume[T], axes [3]bool) {
 			}
 		}
 	}
+}
+
+// Flips lists the axes (z, y, x) or (y, x) to reverse, from 0 on.
+func (m MirrorParameters) Flips(s Shape) (axes []int, err error) {
+	flip, err := m.flips(s.Dim)
+	for i, f := range flip[3-s.Dim:] {
+		if f {
+			axes = append(axes, i)
+		}
+	}
+	return axes, err
 }

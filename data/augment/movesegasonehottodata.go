@@ -23,14 +23,12 @@ func (t MoveSegAsOneHotToDataTransform) Draw(*rand.Rand) Parameters { return &t 
 
 // Apply appends the channels to the image and removes theirs from the segmentation.
 func (t *MoveSegAsOneHotToDataTransform) Apply(p *Patch) error {
-	source, err := p.segChannel("source_channel_idx", t.SourceChannelIdx)
+	source, err := t.Source(p.shape())
 	if err != nil {
 		return err
 	}
 	shape, n := p.Image.Shape, len(p.channel(0))
-	if shape[0] += len(t.AllLabels); volume.Numel(shape) > maxVoxels {
-		return errors.New("all_labels: the image would have more than 2^27 voxels")
-	}
+	shape[0] += len(t.AllLabels)
 	image := p.newImage(shape)
 	at := copy(image.Data, p.Image.Data)
 	seg := p.Seg.Data[source*n:][:n]
@@ -52,4 +50,13 @@ func (t *MoveSegAsOneHotToDataTransform) Apply(p *Patch) error {
 	copy(rest.Data[source*n:], p.Seg.Data[(source+1)*n:])
 	p.Seg = rest
 	return nil
+}
+
+// Source returns the channel of the segmentation that moves.
+func (t *MoveSegAsOneHotToDataTransform) Source(s Shape) (int, error) {
+	source, err := s.SegChannel("source_channel_idx", t.SourceChannelIdx)
+	if s.Image[0] += len(t.AllLabels); err == nil && volume.Numel(s.Image) > maxVoxels {
+		err = errors.New("all_labels: the image would have more than 2^27 voxels")
+	}
+	return source, err
 }

@@ -36,15 +36,21 @@ type MultiplicativeBrightnessParameters struct {
 
 // Apply multiplies in float32.
 func (m *MultiplicativeBrightnessParameters) Apply(p *Patch) error {
-	channels, err := m.ApplyToChannel.of(p.Image.Shape[0], &p.scratch().channels)
+	channels, err := m.selected(p.Image.Shape[0], &p.scratch().channels)
 	if err != nil {
-		return err
-	}
-	if err := count("multipliers", len(m.Multipliers), len(channels)); err != nil {
 		return err
 	}
 	for i, c := range channels {
 		vector.Scale(p.channel(c), float32(m.Multipliers[i]))
 	}
 	return nil
+}
+
+func (m *MultiplicativeBrightnessParameters) selected(n int, into *[]int) ([]int, error) {
+	return m.ApplyToChannel.selected(n, into, "multipliers", len(m.Multipliers))
+}
+
+// Selected returns the channels that Apply multiplies.
+func (m *MultiplicativeBrightnessParameters) Selected(s Shape) ([]int, error) {
+	return m.selected(s.Image[0], new([]int))
 }

@@ -51,3 +51,19 @@ func (d Drawn) NoiseFiles(initial []int, name func(n int) string) (Drawn, []Nois
 	}
 	return out, files, nil
 }
+
+// WithNoise returns parameters with the same effect that hold their noise already, for a patch of the
+// initial size.
+func (d Drawn) WithNoise(initial []int) (Drawn, error) {
+	held, files, err := d.NoiseFiles(initial, func(int) string { return "noise" })
+	if err != nil {
+		return nil, err
+	}
+	for i, s := range held {
+		if p, ok := s.Parameters.(*GaussianNoiseParameters); ok && d[i].Parameters != s.Parameters {
+			p.SetNoise(files[0].Shape, files[0].Values)
+			files = files[1:]
+		}
+	}
+	return held, nil
+}

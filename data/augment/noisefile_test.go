@@ -44,14 +44,17 @@ func TestNoiseFilesStandForSeeds(t *testing.T) {
 					names++
 				}
 			}
-			var results [2][]float32
-			for k, d := range []Drawn{drawn, named} {
+			held, err := drawn.WithNoise(l.InitialPatchSize)
+			require.NoError(t, err)
+			var results [3][]float32
+			for k, d := range []Drawn{drawn, named, held} {
 				p := Patch{Image: &volume.Volume[float32]{Data: slices.Clone(input), Shape: shape}, Dim: len(s.PatchSize),
 					Seg: volume.New[int16]([4]int{1, shape[1], shape[2], shape[3]})}
 				require.NoError(t, d.Apply(&p), name)
 				results[k] = p.Image.Data
 			}
 			require.Equal(t, results[0], results[1], name)
+			require.Equal(t, results[0], results[2], name)
 			for _, step := range drawn {
 				if g, ok := step.Parameters.(*GaussianNoiseParameters); ok {
 					require.NotEmpty(t, g.NoiseSeed, "the parameters stay as they are")

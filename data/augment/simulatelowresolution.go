@@ -95,31 +95,71 @@ func (l *SimulateLowResolutionParameters) Apply(p *Patch) error {
 	if err := rowsPerChannel("scales", l.Scales, len(channels), p.Dim); err != nil {
 		return err
 	}
-	in := p.Image.Spatial()
+	shape, in := p.shape(), p.Image.Spatial()
 	for i, c := range channels {
-		same := true
-		for axis := range 3 {
-			size := in[axis]
-			if k := axis - (3 - p.Dim); k >= 0 {
-				exact := math.RoundToEven(float64(size) * float32Of(l.Scales[i][k]))
-				if !(exact >= 1) || exact > float64(size)*64 {
-					return fmt.Errorf("scales: found %v, which makes %v of the %d voxels of axis %d, "+
-						"expected 1 to %d", l.Scales[i][k], exact, size, k, size*64)
-				}
-				size = int(exact)
-			}
-			same = same && size == in[axis]
-			s.axes[axis].set(in[axis], size)
+		size, err := l.coarse(i, shape)
+		if err != nil {
+			return err
 		}
-		if !same {
-			if n := s.axes[0].size * s.axes[1].size * s.axes[2].size; n > maxVoxels {
-				return fmt.Errorf("scales: found %v, which makes %d voxels, expected %d at most",
-					l.Scales[i], n, maxVoxels)
+		if size != in {
+			for axis := range 3 {
+				s.axes[axis].set(in[axis], size[axis])
 			}
 			lowResolution(p.channel(c), in, s)
 		}
 	}
 	return nil
+}
+
+// coarse returns the coarse sizes (z, y, x) of the i-th selected channel.
+func (l *SimulateLowResolutionParameters) coarse(i int, s Shape) (size [3]int, err error) {
+	size = [3]int(s.Image[1:])
+	for k, in := range s.axes() {
+		exact := math.RoundToEven(float64(in) * float32Of(l.Scales[i][k]))
+		if !(exact >= 1) || exact > float64(in)*64 {
+			return size, fmt.Errorf("scales: found %v, which makes %v of the %d voxels of axis %d, "+
+				"expected 1 to %d", l.Scales[i][k], exact, in, k, in*64)
+		}
+		size[3-s.Dim+k] = int(exact)
+	}
+	if n := size[0] * size[1] * size[2]; n > maxVoxels && size != [3]int(s.Image[1:]) {
+		return size, fmt.Errorf("scales: found %v, which makes %d voxels, expected %d at most", l.Scales[i],
+			n, maxVoxels)
+	}
+	return size, nil
+}
+
+// CoarseAxis says how an axis becomes coarse and fine again.
+type CoarseAxis struct {
+	From        []int64   // per coarse voxel: the fine one that it is; nil: the axis stays as it is
+	Left, Right []int64   // per fine voxel: the coarse ones it lies between
+	Part        []float32 // of Right
+}
+
+// Axes returns the channels that Apply changes, and for each of them an entry per axis.
+func (l *SimulateLowResolutionParameters) Axes(s Shape) (channels []int, rows [][]CoarseAxis, err error) {
+	if channels, err = l.ApplyToChannel.of(s.Image[0], new([]int)); err != nil {
+		return nil, nil, err
+	}
+	if err := rowsPerChannel("scales", l.Scales, len(channels), s.Dim); err != nil {
+		return nil, nil, err
+	}
+	for i := range channels {
+		size, err := l.coarse(i, s)
+		if err != nil {
+			return nil, nil, err
+		}
+		row := make([]CoarseAxis, s.Dim)
+		for k, in := range s.axes() {
+			if coarse := size[3-s.Dim+k]; coarse != in {
+				var a lowResolutionAxis
+				a.set(in, coarse)
+				row[k] = CoarseAxis{wide(a.from), wide(a.left), wide(a.right), a.part}
+			}
+		}
+		rows = append(rows, row)
+	}
+	return channels, rows, nil
 }
 
 func (a *lowResolutionAxis) set(in, size int) {

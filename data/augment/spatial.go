@@ -222,33 +222,24 @@ func shapeOf(rows [][]float64) []int {
 // Apply replaces image and segmentation. Coordinates are linear in fixed point along a row, with an
 // error below 1e-6 voxel.
 func (s *SpatialParameters) Apply(p *Patch) error {
-	if err := s.check(); err != nil {
-		return err
-	}
-	if len(s.PatchSize) != p.Dim {
-		return fmt.Errorf("patch_size: found %v, expected %d axes as in the patch", s.PatchSize, p.Dim)
-	}
-	out := [3]int{1, 1, 1}
-	copy(out[3-p.Dim:], s.PatchSize)
 	from := viewOf(p, p.Image)
-	shape := [4]int{from.channels(), out[0], out[1], out[2]}
-	segShape := shape
+	whole := Shape{Image: [4]int{0: from.channels()}, Dim: p.Dim}
 	if p.Seg != nil {
-		segShape[0] = p.Seg.Shape[0] * max(p.slices(), 1)
+		whole.Seg[0] = p.Seg.Shape[0] * max(p.slices(), 1)
 	}
-	if volume.Numel(shape) > maxVoxels || volume.Numel(segShape) > maxVoxels {
-		return fmt.Errorf("patch_size: found %v, which makes more than 2^27 voxels in all channels",
-			s.PatchSize)
+	out, err := s.fit(whole)
+	if err != nil {
+		return err
 	}
 	if s.Affine == nil {
 		s.crop(p, out)
 		return nil
 	}
-	image := p.newImage(shape)
+	image := p.newImage([4]int{whole.Image[0], out[0], out[1], out[2]})
 	geometry := s.sampling(from.size, out, p.Dim)
 	sampleImage(image, &from, &geometry)
 	if p.Seg != nil {
-		labels, seg := viewOf(p, p.Seg), p.newSeg(segShape)
+		labels, seg := viewOf(p, p.Seg), p.newSeg([4]int{whole.Seg[0], out[0], out[1], out[2]})
 		if s.ModeSeg == "nearest" {
 			sampleNearest(seg, &labels, &geometry)
 		} else {
@@ -258,6 +249,64 @@ func (s *SpatialParameters) Apply(p *Patch) error {
 	}
 	p.Image, p.Window = image, Window{}
 	return nil
+}
+
+// fit returns the size of the result, and complains of what does not fit the channels and axes of a
+// patch.
+func (s *SpatialParameters) fit(shape Shape) (out [3]int, err error) {
+	if err := s.check(); err != nil {
+		return out, err
+	}
+	if len(s.PatchSize) != shape.Dim {
+		return out, fmt.Errorf("patch_size: found %v, expected %d axes as in the patch", s.PatchSize,
+			shape.Dim)
+	}
+	out = [3]int{1, 1, 1}
+	copy(out[3-shape.Dim:], s.PatchSize)
+	if volume.Numel([4]int{max(shape.Image[0], shape.Seg[0]), out[0], out[1], out[2]}) > maxVoxels {
+		return out, fmt.Errorf("patch_size: found %v, which makes more than 2^27 voxels in all channels",
+			s.PatchSize)
+	}
+	return out, nil
+}
+
+// Sampling says which voxels of the input become the patch.
+type Sampling struct {
+	In, Out []int // sizes along (z, y, x) or (y, x)
+	Crop    bool  // no interpolation: the box that begins at Start, which may lie outside
+	Start   []int
+	// Without Crop, voxel x of row r of the result lies at Origin[axis][r] + x·Step[axis]. Both are
+	// multiples of 2^-32.
+	Origin [][]float64
+	Step   []float64
+}
+
+// Sampling returns the geometry of one application.
+func (s *SpatialParameters) Sampling(shape Shape) (g Sampling, err error) {
+	out, err := s.fit(shape)
+	if err != nil {
+		return g, err
+	}
+	dim := shape.Dim
+	g = Sampling{In: append([]int(nil), shape.axes()...), Out: s.PatchSize, Crop: s.Affine == nil}
+	if g.Crop {
+		for i, c := range s.Center {
+			g.Start = append(g.Start, int(math.Floor(c))-s.PatchSize[i]/2)
+		}
+		return g, nil
+	}
+	lines := s.sampling([3]int(shape.Image[1:]), out, dim)
+	g.Origin, g.Step = make([][]float64, dim), make([]float64, dim)
+	for z := range out[0] {
+		for y := range out[1] {
+			l := lines.row(z, y)
+			for i := range dim {
+				g.Origin[i] = append(g.Origin[i], float64(l.origin[3-dim+i])/one)
+				g.Step[i] = float64(l.step[3-dim+i]) / one
+			}
+		}
+	}
+	return g, nil
 }
 
 // crop cuts the result out without interpolation.

@@ -125,15 +125,29 @@ func (c Channels) of(n int, into *[]int) ([]int, error) {
 	return out, nil
 }
 
+// selected is of, and complains of a list that has not one entry per selected channel.
+func (c Channels) selected(n int, into *[]int, key string, entries int) ([]int, error) {
+	channels, err := c.of(n, into)
+	if err == nil {
+		err = count(key, entries, len(channels))
+	}
+	return channels, err
+}
+
 // channelOf resolves an index that may be negative.
 func channelOf(key string, i, n int) (int, error) {
 	if i < -n || i >= n {
 		return 0, fmt.Errorf("%s: found channel %d, expected %d to %d", key, i, -n, n-1)
 	}
+	return fromStart(i, n), nil
+}
+
+// fromStart counts an index, negative from the end, of n channels.
+func fromStart(i, n int) int {
 	if i < 0 {
 		i += n
 	}
-	return i, nil
+	return i
 }
 
 // Scalars is one number for all, or a list of them.
@@ -212,20 +226,4 @@ func (p *Patch) channel(c int) []float32 {
 func (p *Patch) axes(a *[3]int) []int {
 	*a = p.Image.Spatial()
 	return a[3-p.Dim:]
-}
-
-// needSeg complains of a patch without segmentation.
-func (p *Patch) needSeg() error {
-	if p.Seg == nil {
-		return errors.New("needs a segmentation, which is not given")
-	}
-	return nil
-}
-
-// segChannel complains of a channel that the segmentation does not have.
-func (p *Patch) segChannel(key string, i int) (int, error) {
-	if err := p.needSeg(); err != nil {
-		return 0, err
-	}
-	return channelOf(key, i, p.Seg.Shape[0])
 }
