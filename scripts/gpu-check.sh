@@ -10,11 +10,13 @@
 #     tests   the packed tests that use devices; one that finds no GPU fails
 #     trace   the recorded steps of testdata/phantom-mini, on the CPU and on the GPU, against
 #             PyTorch's losses
+#     augment augmentation on the device: its tests against the CPU, then milliseconds a patch and a
+#             batch of two, and memory
 #     bench   scripts/gpu_bench.py, with the flags in BENCHFLAGS
 #
 # DEVICE=cpu runs the parts without a GPU, to test this script. PYTHON names the Python with torch
-# (default python3). Results go to $OUT, by default build/gpu-check: gpu-tests.log, gpu_bench.md and
-# .json. Every requested part runs; the exit status is 0 if all passed.
+# (default python3). Results go to $OUT, by default build/gpu-check: gpu-tests.log, gpu-augment.log,
+# gpu_bench.md and .json. Every requested part runs; the exit status is 0 if all passed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,10 +28,11 @@ out=${OUT:-$work}
 
 # Packages with tests that use devices, and the names of those tests: "package TestA|TestB".
 device_tests() {
-  grep -rl --include=*_test.go 'torchtest\.Device(' . | sort | while read -r file; do
+  grep -rlE --include=*_test.go 'torchtest\.(Each)?Device\(' . | sort | while read -r file; do
     awk -v dir="$(dirname "$file")" '
+      /^func / { name = "" }
       match($0, /^func Test[A-Za-z0-9_]*/) { name = substr($0, RSTART + 5, RLENGTH - 5) }
-      /torchtest\.Device\(/ && name != last { print dir, name; last = name }' "$file"
+      /torchtest\.(Each)?Device\(/ && name && name != last { print dir, name; last = name }' "$file"
   done | awk '{ if ($1 != p) { if (p) print p, t; p = $1; t = $2 } else t = t "|" $2 } END { if (p) print p, t }'
 }
 
@@ -125,6 +128,17 @@ PY
   [ "$failed" = 0 ]
 }
 
+# Batches of two for each size; the same on the CPU beside it.
+augment() {
+  local require=torch times=40x
+  if [ "$device" = cuda ]; then require=torch,cuda; else times=1x; fi
+  cd train/ondevice
+  NVIDIA_TF32_OVERRIDE=0 LNTORCH_REQUIRE=$require LNTORCH_LIB=$lib timeout 500 "$root/$work/packed/$(binary ./train/ondevice)" \
+    -test.v -test.run . -test.bench "^BenchmarkDevice\$/^$device\$" -test.benchtime $times -test.timeout 480s >"$out/gpu-augment.log" 2>&1 ||
+    { grep -E '^ *--- FAIL|^panic' "$out/gpu-augment.log" | head -20; return 1; }
+  grep -E 'ns/op|labels differ' "$out/gpu-augment.log"
+}
+
 bench() {
   local flags=(--device "$device" --out "$out/gpu_bench.md")
   [ "$device" = cpu ] && flags+=(--networks phantom --amp off --repeats 2 --warmup 1 --steps 1)
@@ -144,7 +158,7 @@ export LNTORCH_LIB=$lib
 unpack
 status=0
 for part in ${@:-shim tests trace}; do
-  case $part in shim | tests | trace | bench) ;; *) echo "gpu-check: part $part: expected pack, shim, tests, trace or bench" >&2; exit 2 ;; esac
+  case $part in shim | tests | trace | augment | bench) ;; *) echo "gpu-check: part $part: expected pack, shim, tests, trace, augment or bench" >&2; exit 2 ;; esac
   echo "==== $part"
   began=$SECONDS
   # Not `if $part`: that would switch off set -e inside.

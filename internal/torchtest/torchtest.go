@@ -36,6 +36,19 @@ func Device(t testing.TB, name string) torch.Device {
 	return d
 }
 
+// EachDevice runs f in a subtest for the CPU, and in one for the GPU, which Device may skip; neither
+// may leave tensors behind.
+func EachDevice(t *testing.T, f func(t *testing.T, d torch.Device)) {
+	t.Helper()
+	for _, name := range []string{"cpu", "cuda"} {
+		t.Run(name, func(t *testing.T) {
+			d := Device(t, name)
+			NoLeak(t)
+			f(t, d)
+		})
+	}
+}
+
 // NoLeak requires libtorch, as Require does, and fails the test if the number of live tensor
 // handles at its end differs from now. Tests that use it must not run in parallel with others that
 // create tensors.
