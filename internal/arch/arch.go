@@ -56,6 +56,8 @@ var Rules = []Rule{
 	{Path: "data/augment", Level: 3, NoTorch: true},
 	{Path: "data/loader", Level: 3, Also: []string{"data/dataset", "data/augment"}, NoTorch: true},
 	{Path: "delta", Level: 3},
+	{Path: "train/ondevice", Level: 3, Only: []string{"torch", "volume", "data/augment"},
+		Also: []string{"data/augment"}},
 	{Path: "finetune", Level: 3, Only: []string{"torch", "torch/nn", "torch/optim"}},
 	{Path: "infer", Level: 3, Also: []string{"data/dataset"}},
 	{Path: "segment", Level: 3, Also: []string{"infer"}},

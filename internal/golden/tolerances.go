@@ -67,6 +67,13 @@ var Tolerances = map[string]Tolerance{
 		"the range of the input's intensities; a float64 evaluation is up to 3e-6 from it"},
 	"augment-chain": {Abs: 1e-4, Reason: "whole lists of transforms, as a part of the range of the " +
 		"input's intensities; a float64 evaluation is up to 7e-6 from it"},
+	"augment-device-cpu": {Abs: 2e-6, Reason: "transforms and whole lists with operators on CPU tensors, " +
+		"against the CPU's path and batchgeneratorsv2, as a part of the range of the input's " +
+		"intensities; measured 6e-7"},
+	"augment-device": {Abs: 2e-5, Reason: "one transform on CUDA, likewise: its power function " +
+		"and contracted sums; not measured yet"},
+	"augment-device-chain": {Abs: 1e-4, Reason: "whole lists on CUDA, and transforms in any order on CPU " +
+		"tensors, likewise; measured 8e-7 there"},
 	"accumulated": {Abs: 1e-4, Reason: "sliding-window logits with float32 accumulators against " +
 		"an oracle that accumulates in float32"},
 	"prediction": {Abs: 1e-4, Reason: "probabilities of a whole prediction against nnU-Net's code " +
