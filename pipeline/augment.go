@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,9 +17,12 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/models"
+	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/train/ondevice"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -206,12 +210,18 @@ type AugmentApplyConfig struct {
 	Seg    string `flag:"seg" path:"true" help:"segmentation, a .npy of integers with the axes of the image"`
 	Output string `flag:"output" short:"o" path:"true" help:"file to write, .npz"`
 	Repeat int    `flag:"repeat" default:"1" range:"1.." help:"apply so many times, each to the unchanged input; the last result is written"`
+	On     string `flag:"augment-on" default:"cpu" values:"cpu,device" help:"cpu, or device: as operators of libtorch"`
+
+	DeviceName string `flag:"device" nnunet:"device" help:"with --augment-on device: cpu, cuda or cuda:N (default: CUDA where libtorch and a GPU are there, else the CPU)"`
 }
 
 // AugmentApply applies the parameters of a SPEC in their order and writes the result.
 func AugmentApply(ctx context.Context, c AugmentApplyConfig, o Output) error {
 	if c.Data == "" || c.Output == "" {
 		return settings.Usage("--data and -o must be given")
+	}
+	if c.DeviceName != "" && c.On != "device" {
+		return settings.Usage("-device goes with --augment-on device: without it the CPU applies them")
 	}
 	text, err := regular.ReadFile(c.Spec)
 	if err != nil {
@@ -240,23 +250,72 @@ func AugmentApply(ctx context.Context, c AugmentApplyConfig, o Output) error {
 	if err != nil {
 		return err
 	}
+	apply := applyOnCPU
+	if c.On == "device" {
+		m := machine.Machine{DeviceName: cmp.Or(c.DeviceName, "auto")}
+		note, err := m.Resolve()
+		if err != nil {
+			return err
+		}
+		if note != "" {
+			o.Printf("%s", note)
+		}
+		apply = func(drawn augment.Drawn, input *augment.Patch, repeat func() bool) (*augment.Patch, error) {
+			return applyOnDevice(&m, drawn, input, repeat)
+		}
+	}
+	times := 0
+	p, err := apply(drawn, &input, func() bool { times++; return times <= max(c.Repeat, 1) && ctx.Err() == nil })
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("augment: %s: %w", c.Spec, errors.New(strings.TrimPrefix(err.Error(), "augment: ")))
+	}
+	return writePatch(c.Output, p)
+}
+
+// applyOnCPU applies the steps to copies of the input while repeat says so, and returns the last.
+func applyOnCPU(drawn augment.Drawn, input *augment.Patch, repeat func() bool) (*augment.Patch, error) {
 	var p augment.Patch
 	scratch := &augment.Scratch{}
 	image, seg := &volume.Volume[float32]{}, &volume.Volume[int16]{}
-	for range max(c.Repeat, 1) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
+	for repeat() {
 		p = augment.Patch{Image: image, Dim: input.Dim, Scratch: scratch}
 		image.Shape, image.Data = input.Image.Shape, append(image.Data[:0], input.Image.Data...)
 		if input.Seg != nil {
 			p.Seg, seg.Shape, seg.Data = seg, input.Seg.Shape, append(seg.Data[:0], input.Seg.Data...)
 		}
 		if err := drawn.Apply(&p); err != nil {
-			return fmt.Errorf("augment: %s: %w", c.Spec, errors.New(strings.TrimPrefix(err.Error(), "augment: ")))
+			return nil, err
 		}
 	}
-	return writePatch(c.Output, &p)
+	return &p, nil
+}
+
+// applyOnDevice is applyOnCPU with operators on a device.
+func applyOnDevice(m *machine.Machine, drawn augment.Drawn, input *augment.Patch,
+	repeat func() bool) (p *augment.Patch, err error) {
+	once := func(s *torch.Scope) error {
+		tensors := ondevice.Upload(s, m.Device, input.Image, input.Seg, input.Dim)
+		if s.Err() != nil {
+			return s.Err()
+		}
+		if err := ondevice.Apply(s, drawn, tensors); err != nil {
+			return err
+		}
+		p, err = ondevice.Download(tensors)
+		return err
+	}
+	err = torch.OnThread(m.Threads, func() error {
+		for repeat() {
+			if err := torch.With(once); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return p, err
 }
 
 // readPatch reads image and segmentation.

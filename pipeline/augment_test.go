@@ -15,6 +15,8 @@ import (
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/torch"
 )
 
 // saveNpy writes an array as numpy.save does.
@@ -40,6 +42,15 @@ func goldenCases(t *testing.T) (cases []struct {
 }
 
 func TestAugmentApplyDoesWhatBatchgeneratorsDo(t *testing.T) {
+	t.Run("cpu", func(t *testing.T) { applyGoldenCases(t, AugmentApplyConfig{On: "cpu"}) })
+	t.Run("device", func(t *testing.T) {
+		torchtest.NoLeak(t)
+		applyGoldenCases(t, AugmentApplyConfig{On: "device", DeviceName: "cpu"})
+	})
+}
+
+// applyGoldenCases applies them with a config that says where.
+func applyGoldenCases(t *testing.T, config AugmentApplyConfig) {
 	cases, f := goldenCases(t)
 	tried := 0
 	for i, c := range cases {
@@ -66,8 +77,9 @@ func TestAugmentApplyDoesWhatBatchgeneratorsDo(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(at("spec.json"), spec, 0o666))
 		var log bytes.Buffer
-		require.NoError(t, AugmentApply(context.Background(), AugmentApplyConfig{Spec: at("spec.json"), Data: at("image.npy"),
-			Seg: at("seg.npy"), Output: at("out.npz"), Repeat: 2}, Output{Log: &log}), c.Name)
+		config.Spec, config.Data, config.Seg = at("spec.json"), at("image.npy"), at("seg.npy")
+		config.Output, config.Repeat = at("out.npz"), 2
+		require.NoError(t, AugmentApply(context.Background(), config, Output{Log: &log}), c.Name)
 		require.Empty(t, log.String())
 		out, err := npz.OpenNpz(at("out.npz"))
 		require.NoError(t, err)
@@ -145,11 +157,19 @@ func TestAugmentApplyExplainsBadInput(t *testing.T) {
 		}
 		err := AugmentApply(context.Background(), config, Output{})
 		require.ErrorContains(t, err, c.want)
+		if config.On, config.DeviceName = "device", "cpu"; torch.Load() == nil {
+			require.EqualError(t, AugmentApply(context.Background(), config, Output{}), err.Error())
+		}
 		var usage *settings.UsageError
 		require.NotErrorAs(t, err, &usage)
 		require.NoFileExists(t, at("out.npz"))
 	}
 	var log bytes.Buffer
+	err = AugmentApply(context.Background(), AugmentApplyConfig{Spec: at("none.json"), Data: at("x.npy"), Output: at("out.npz"),
+		On: "device", DeviceName: "gpu"}, Output{})
+	require.ErrorContains(t, err, `-device: torch: device "gpu": expected cpu, cuda or cuda:N`)
+	var usage *settings.UsageError
+	require.ErrorAs(t, err, &usage)
 	require.NoError(t, AugmentApply(context.Background(), AugmentApplyConfig{Spec: at("noise.json"), Data: at("double.npy"), Seg: at("seg.npy"),
 		Output: at("out.npz")}, Output{Log: &log}))
 	require.Contains(t, log.String(), "double.npy: converted from <f8 to float32")

@@ -17,7 +17,7 @@ func newAugment() *cobra.Command {
 		Long: `augment takes the transforms of training patches apart: pipeline prints the list in force, sample draws the parameters of
 samples, apply applies given parameters to arrays, preview draws what the network will see, batches writes what train sees.
 Parameters are JSON with the class names and keys of batchgeneratorsv2, so that
-either program can draw them and either can apply them. It needs no libtorch.`,
+either program can draw them and either can apply them. Only apply --augment-on device needs libtorch.`,
 		Example: `  lntorch augment pipeline --plans nnUNetPlans.json -c 3d_fullres > list.json
   lntorch augment sample --patch-size 64,128,128 -n 10 -o drawn.jsonl
   lntorch augment apply spec.json --data crop.npy --seg labels.npy -o out.npz
@@ -88,9 +88,13 @@ func newAugmentApply() *cobra.Command {
 		Long: `apply applies the transforms of SPEC in their order. SPEC is one line of lntorch augment sample, or any object with the list
 "transforms"; other keys beside it are left alone. Files that it names are relative to it.
 
-The output holds data (float32) and seg (int16; bool after regions), or seg_0, seg_1, … after DownsampleSegForDSTransform.`,
-		Example: `  lntorch augment apply spec.json --data crop.npy --seg labels.npy -o out.npz`,
-		Args:    exactly("SPEC.json"),
+The output holds data (float32) and seg (int16; bool after regions), or seg_0, seg_1, … after DownsampleSegForDSTransform.
+
+--augment-on device applies them as operators of libtorch, on the CPU or a GPU, as training does with the same flag. Data differ by
+rounding alone.`,
+		Example: `  lntorch augment apply spec.json --data crop.npy --seg labels.npy -o out.npz
+  lntorch augment apply spec.json --data crop.npy --augment-on device -device cuda -o out.npz`,
+		Args: exactly("SPEC.json"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Spec = args[0]
 			return pipeline.AugmentApply(cmd.Context(), c, output(cmd))

@@ -56,6 +56,8 @@ func TestAugmentMistakesAreExplained(t *testing.T) {
 		{"augment sample --patch-size 8,8,8 -n 0", 2, "expected a whole number of at least 1"},
 		{"augment apply", 2, "expected 1: SPEC.json"},
 		{"augment apply " + spec, 2, "--data and -o must be given"},
+		{"augment apply " + spec + " --data x.npy -o o.npz -device cpu", 2, "-device goes with --augment-on device"},
+		{"augment apply " + spec + " --data x.npy -o o.npz --augment-on gpu", 2, "expected cpu or device"},
 		{"augment apply " + spec + " --data x.npy -o o.npz", 1, spec + `: transform 0: unknown transform "Mirror"`},
 		{"augment batches 102 3d_fullres", 2, "expected 3: DATASET CONFIGURATION FOLD"},
 		{"augment batches 102 3d_fullres 0", 2, "-o is not given"},
