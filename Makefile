@@ -303,6 +303,8 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run safetensors_corpus.py $$g/safetensors; \
 	  run nifti_corpus.py $$g/nifti; \
 	  run meta_corpus.py $$g/meta; \
+	  $$python -m pip install -q --upgrade --target build/dicom-codec -r scripts/requirements-dicom-codec.txt && \
+	    PYTHONPATH=build/dicom-codec run dicom_codec.py $$g/dicom_codec; \
 	  run lora.py --golden $$g/lora; \
 	  run peft_adapters.py --only-patterns --golden $$g/peft/0.14.0; \
 	  for v in 0.13.2 0.21.2; do \
