@@ -214,3 +214,41 @@ func TestValidationMirrorsAsTrainingDid(t *testing.T) {
 	require.Equal(t, want, validate(r.Checkpoint, true))
 	require.NotEqual(t, validate(c.Pretrained, false), validate(c.Pretrained, true))
 }
+
+// Batches of the device are those of the workers up to rounding; they do not depend on the workers,
+// and an interrupted training goes on with them.
+func TestTrainingOnBatchesOfTheDevice(t *testing.T) {
+	torchtest.NoLeak(t)
+	config := func() train.Config {
+		c := tiny{}.config(t, "plain", "full", nil)
+		c.Epochs, c.Iterations, c.ValIterations, c.Workers = 2, 6, 1, 2
+		c.Augmentation = edited(t, `"p_rotation":0.2`, `"p_rotation":0.6`)
+		return c
+	}
+	cpu := config()
+	want := logOf(t, run(t, cpu).Checkpoint)
+	c := config()
+	c.AugmentOn, c.Augmentation = train.AugmentOnDevice, cpu.Augmentation
+	r := run(t, c)
+	got := logOf(t, r.Checkpoint)
+	for e := range want.TrainLosses {
+		require.InDelta(t, want.TrainLosses[e], got.TrainLosses[e], 1e-3)
+	}
+	require.NotEqual(t, want.TrainLosses, got.TrainLosses, "other roundings")
+	d := readRun(t, r.Checkpoint).Data
+	require.Equal(t, "device", d.On)
+	require.Empty(t, d.Sums)
+
+	again := config()
+	again.AugmentOn, again.Augmentation, again.Workers = train.AugmentOnDevice, cpu.Augmentation, 1
+	ctx, cancel := context.WithCancel(context.Background())
+	again.Progress = &stopper{3, cancel}
+	_, err := train.Run(ctx, again)
+	var stopped *train.Interrupted
+	require.True(t, errors.As(err, &stopped), "%v", err)
+	again.Progress, again.Continue, again.Choice, again.AugmentOn = nil, true, augment.Choice{}, train.AugmentOnCPU
+	_, err = train.Run(context.Background(), again)
+	require.ErrorContains(t, err, "augment_on device (now cpu)")
+	again.AugmentOn = train.AugmentOnDevice
+	require.Equal(t, state(t, r.Checkpoint), state(t, run(t, again).Checkpoint))
+}

@@ -40,6 +40,15 @@ const (
 	ChannelsExtend Channels = "extend"
 )
 
+// AugmentOn is where the transforms run.
+type AugmentOn string
+
+// Transforms run in the loader's workers, or on the device that trains.
+const (
+	AugmentOnCPU    AugmentOn = "cpu"
+	AugmentOnDevice AugmentOn = "device"
+)
+
 // BatchSettings are what a user may set of a training's batches.
 type BatchSettings struct {
 	BatchSize int   `flag:"batch-size" range:"1.." keep:"batch_size" help:"batch size (default: the plans')"`
@@ -61,6 +70,7 @@ type Settings struct {
 	ValIterations int `flag:"val-iterations" range:"1.." keep:"val_iterations" help:"validation iterations per epoch (default: 50, fewer in proportion with fewer iterations)"`
 	Optimizer
 	BatchSettings
+	AugmentOn AugmentOn `flag:"augment-on" default:"cpu" values:"cpu,device" keep:"augment_on" help:"where batches are augmented: cpu (workers), or device (operators of libtorch; other roundings)"`
 	SaveEvery int `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
 
 	Recompute            bool `flag:"recompute" help:"recompute activations in the backward pass: less memory, more time (not every network; MONAI's use_checkpoint)"`
@@ -161,6 +171,12 @@ func (c *Config) Check() error {
 	}
 	if !slices.Contains([]Head{HeadNNUNet, HeadReset, HeadKeep, HeadExtend}, c.Head) {
 		return fmt.Errorf("train: --head %q: expected nnunet, reset, keep or extend", c.Head)
+	}
+	if c.AugmentOn == "" {
+		c.AugmentOn = AugmentOnCPU
+	}
+	if c.AugmentOn != AugmentOnCPU && c.AugmentOn != AugmentOnDevice {
+		return fmt.Errorf("train: --augment-on %q: expected cpu or device", c.AugmentOn)
 	}
 	if c.Channels == "" {
 		c.Channels = ChannelsKeep

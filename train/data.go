@@ -178,7 +178,7 @@ const hashedBatches = 4
 
 // hashBatch keeps the sum of one of the first batches.
 func (t *trainer) hashBatch(b *loader.Batch) {
-	if b.Index < hashedBatches && b.Index == len(t.sums) {
+	if b.Crops == nil && b.Index < hashedBatches && b.Index == len(t.sums) {
 		t.sums = append(t.sums, b.SHA256())
 	}
 }
@@ -194,7 +194,7 @@ func (t *trainer) aboutData() map[string]any {
 		sums = []string{}
 	}
 	return map[string]any{
-		"augmentation": t.list.Augmentation, "fixes": t.fixes, "on": "cpu",
+		"augmentation": t.list.Augmentation, "fixes": t.fixes, "on": t.cfg.AugmentOn,
 		"patch_size": t.list.PatchSize, "initial_patch_size": t.list.InitialPatchSize,
 		"mirror_axes": t.list.MirrorAxes, "transforms": transforms,
 		"random_stream": augment.RandomStream, "batch_sha256": sums,

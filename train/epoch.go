@@ -129,8 +129,8 @@ func (t *trainer) printWaiting() {
 	t.file.Print(fmt.Sprintf("waited for data %.1f s (%.1f %%), %d workers %.0f %% busy",
 		(waited - t.waited).Seconds(), 100*part, stats.Workers, 100*busy))
 	if part > muchWaiting {
-		t.file.Print("WARNING: much of the epoch went into waiting for data: more --workers may help, or fewer programs " +
-			"beside this one; run.json (timing.loader) tells where the time went")
+		t.file.Print("WARNING: much of the epoch went into waiting for data: more --workers may help, or --augment-on device, " +
+			"or fewer programs beside this one; run.json (timing.loader) tells where the time went")
 	}
 	t.total, t.waited, t.stats = total, waited, stats
 }
@@ -155,8 +155,8 @@ func (t *trainer) progress(loss float64) string {
 // upload puts a batch of the loader on the device.
 func (t *trainer) upload(b *loader.Batch) Upload {
 	return func(s *torch.Scope) (Batch, error) {
-		x, targets := t.toDev.upload(s, b)
-		return Batch{Image: x, Targets: targets, Cases: b.Keys}, s.Err()
+		x, targets, err := t.toDev.upload(s, b)
+		return Batch{Image: x, Targets: targets, Cases: b.Keys}, err
 	}
 }
 

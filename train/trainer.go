@@ -290,7 +290,9 @@ func (t *trainer) architecture() (models.Architecture, error) {
 func (t *trainer) openLoaders() error {
 	c := &t.cfg
 	var err error
-	if t.train, err = loader.New(t.data.Batches(&c.BatchSettings, t.list, t.epoch*c.Iterations+t.iteration)); err != nil {
+	batches := t.data.Batches(&c.BatchSettings, t.list, t.epoch*c.Iterations+t.iteration)
+	batches.Crops = c.AugmentOn == AugmentOnDevice
+	if t.train, err = loader.New(batches); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	if len(t.split.Val) == 0 {

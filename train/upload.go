@@ -3,6 +3,7 @@ package train
 import (
 	"github.com/lntorch/lntorch/data/loader"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/train/ondevice"
 )
 
 // uploader turns batches into tensors on the training's device. On CUDA it copies through pinned buffers that it keeps, so
@@ -24,8 +25,16 @@ func (u *uploader) close() {
 	}
 }
 
-// upload: image (n, c, …) float32; targets int16 (n, 1, …), or uint8 (n, regions, …).
-func (u *uploader) upload(s *torch.Scope, b *loader.Batch) (*torch.Tensor, []*torch.Tensor) {
+// upload: image (n, c, …) float32; targets int16 (n, 1, …), or uint8 (n, regions, …). Crops become
+// that on the device.
+func (u *uploader) upload(s *torch.Scope, b *loader.Batch) (*torch.Tensor, []*torch.Tensor, error) {
+	if b.Crops != nil {
+		samples := make([]ondevice.Sample, len(b.Crops))
+		for i, c := range b.Crops {
+			samples[i] = ondevice.Sample{Image: c.Image, Seg: c.Seg, Dim: len(b.DataShape) - 2, Drawn: c.Drawn}
+		}
+		return ondevice.Batch(s, u.device, samples)
+	}
 	places := 1 + len(b.Targets)
 	first := u.batch % 2 * places
 	u.batch++
@@ -38,7 +47,7 @@ func (u *uploader) upload(s *torch.Scope, b *loader.Batch) (*torch.Tensor, []*to
 		}
 		targets = append(targets, put(u, s, first+i+1, t.Labels, torch.Sizes(t.Shape)))
 	}
-	return x, targets
+	return x, targets, s.Err()
 }
 
 func put[T torch.Element](u *uploader, s *torch.Scope, place int, data []T, shape []int64) *torch.Tensor {

@@ -37,11 +37,13 @@ type Config struct {
 	// RequireForeground makes New fail if no case has foreground.
 	RequireForeground bool
 	Augmentation      augment.List // with what the data need at its end
-	Seed              uint64
-	Stream            string // such as "train" or "val"; streams of one seed are independent
-	StartIndex        int    // index of the first batch; to resume, the number of batches used
-	Workers           int    // 0: one per available core, at most four
-	Queue             int    // batches to prefetch; 0: two more than workers
+	// Crops: batches have Crops, and whoever takes them applies what was drawn (train/ondevice).
+	Crops      bool
+	Seed       uint64
+	Stream     string // such as "train" or "val"; streams of one seed are independent
+	StartIndex int    // index of the first batch; to resume, the number of batches used
+	Workers    int    // 0: one per available core, at most four
+	Queue      int    // batches to prefetch; 0: two more than workers
 }
 
 // Batch is a batch of patches. All arrays are row-major.
@@ -52,6 +54,7 @@ type Batch struct {
 	Data      []float32 // (b, c, z, y, x) or (b, c, y, x)
 	DataShape []int
 	Targets   []Target // one per output of the network, highest resolution first
+	Crops     []Crop   // with Config.Crops, instead of Data and Targets
 	Times     Times    // that its worker spent on it
 
 	free chan *Batch
@@ -64,6 +67,13 @@ type Sample struct {
 	Forced        bool   // to contain foreground
 	SelectedClass []int  // label, or labels of a region, that the patch was placed at; nil: anywhere
 	Transforms    augment.Drawn
+}
+
+// Crop is a sample before its transforms, but for the cut of one that is neither turned nor scaled.
+type Crop struct {
+	Image *volume.Volume[float32]
+	Seg   *volume.Volume[int16]
+	Drawn augment.Drawn // still to be applied; noise is filled in
 }
 
 // Target is the target of one output of the network: either Labels or Masks is set.
@@ -297,6 +307,13 @@ func (l *Loader) newBatch(channels int) *Batch {
 	b := &Batch{free: l.free, Keys: make([]string, l.cfg.BatchSize),
 		Samples: make([]Sample, l.cfg.BatchSize)}
 	b.DataShape = slices.Concat([]int{l.cfg.BatchSize, channels}, l.cfg.PatchSize)
+	if l.cfg.Crops {
+		b.Crops = make([]Crop, l.cfg.BatchSize)
+		for i := range b.Crops {
+			b.Crops[i] = Crop{Image: &volume.Volume[float32]{}, Seg: &volume.Volume[int16]{}}
+		}
+		return b
+	}
 	b.Data = make([]float32, product(b.DataShape))
 	b.Targets = make([]Target, len(l.shapes))
 	for level := range b.Targets {
@@ -368,7 +385,11 @@ func (w *worker) fill(b *Batch, picks []pick) error {
 		b.Keys[i] = p.c.Key
 		b.Samples[i] = Sample{Key: p.c.Key, Start: p.start, Forced: p.forced, SelectedClass: p.class,
 			Transforms: w.cfg.Augmentation.Draw(w.sample(b.Index, i).Augmentation)}
-		if err := w.patch(b, i, p.c); err != nil {
+		make := w.patch
+		if w.cfg.Crops {
+			make = w.crop
+		}
+		if err := make(b, i, p.c); err != nil {
 			return fmt.Errorf("loader: case %s: %w", p.c.Key, err)
 		}
 		w.spent.patches++
@@ -376,25 +397,58 @@ func (w *worker) fill(b *Batch, picks []pick) error {
 	return nil
 }
 
+// window is the initial patch of a sample, not yet read.
+func (w *worker) window(c *dataset.Case, start [3]int) augment.Patch {
+	size := spatial(1, w.sampler.size)
+	return augment.Patch{
+		Image: c.Data, Seg: c.Seg, Dim: len(w.cfg.PatchSize), Scratch: &w.scratch, Done: w.done,
+		Window: augment.Window{Start: start, Size: [3]int(size[1:]), Lowest: c.SegValues[0]},
+	}
+}
+
+// crop cuts out sample i of a batch.
+func (w *worker) crop(b *Batch, i int, c *dataset.Case) error {
+	drawn, crop, size := b.Samples[i].Transforms, &b.Crops[i], w.sampler.size
+	first := drawn.CutsOut()
+	if first > 0 {
+		size = w.cfg.PatchSize
+	}
+	patch := w.window(c, b.Samples[i].Start)
+	patch.ImageInto = resized(crop.Image, spatial(w.channels, size))
+	patch.SegInto = resized(crop.Seg, spatial(1, size))
+	if err := drawn[:first].Apply(&patch); err != nil {
+		return err
+	}
+	crop.Image, crop.Seg = patch.Image, patch.Seg
+	var err error
+	crop.Drawn, err = drawn[first:].WithNoise(size)
+	w.lapse(&w.spent.times.Augment)
+	return err
+}
+
+// resized gives a volume another shape, in its own memory where that is enough.
+func resized[T any](v *volume.Volume[T], shape [4]int) *volume.Volume[T] {
+	n := volume.Numel(shape)
+	if cap(v.Data) < n {
+		v.Data = make([]T, n)
+	}
+	v.Data, v.Shape = v.Data[:n], shape
+	return v
+}
+
 // patch makes sample i of a batch.
 func (w *worker) patch(b *Batch, i int, c *dataset.Case) error {
 	image := volume.Volume[float32]{Shape: spatial(w.channels, w.cfg.PatchSize)}
 	n := volume.Numel(image.Shape)
 	image.Data = b.Data[i*n:][:n]
-	patch := augment.Patch{
-		Image: c.Data, Seg: c.Seg, Dim: len(w.cfg.PatchSize),
-		Window:    augment.Window{Start: b.Samples[i].Start, Lowest: c.SegValues[0]},
-		ImageInto: &image, Scratch: &w.scratch,
-	}
-	size := spatial(1, w.sampler.size)
-	patch.Window.Size = [3]int(size[1:])
+	patch := w.window(c, b.Samples[i].Start)
+	patch.ImageInto = &image
 	first := &b.Targets[0]
 	voxels := product(first.Shape) / len(b.Samples)
 	if !w.masks {
 		patch.SegInto = &volume.Volume[int16]{Data: first.Labels[i*voxels:][:voxels],
 			Shape: spatial(1, w.cfg.PatchSize)}
 	}
-	patch.Done = w.done
 	if err := b.Samples[i].Transforms.Apply(&patch); err != nil {
 		return err
 	}

@@ -58,6 +58,50 @@ func TestSamplesAreWhatTheirParametersMakeOfTheirCrops(t *testing.T) {
 	}
 }
 
+// Crops and what is left to be done give the batch.
+func TestCropsBecomeTheBatch(t *testing.T) {
+	for _, patch := range [][]int{{5, 8, 7}, {2, 9, 8}, {9, 8}} {
+		cfg := config(t, "plain")
+		augmented(t, &cfg, "nnunet", patch, nil)
+		for i, tr := range cfg.Augmentation.Transforms {
+			if r, ok := tr.(augment.RandomTransform); ok {
+				if r.ApplyProbability = 0.5; tr.Name() == "GaussianBlurTransform" && patch[0] == 2 {
+					r.ApplyProbability = 0
+				}
+				cfg.Augmentation.Transforms[i] = r
+			}
+		}
+		whole := start(t, cfg)
+		cfg.Crops, cfg.Queue = true, 1
+		parts := start(t, cfg)
+		small := 0
+		for range 12 {
+			want, err := whole.Next(t.Context())
+			require.NoError(t, err)
+			got, err := parts.Next(t.Context())
+			require.NoError(t, err)
+			require.Nil(t, got.Data)
+			require.Equal(t, want.Samples, got.Samples)
+			var data []float32
+			var labels []int16
+			for _, c := range got.Crops {
+				p := augment.Patch{Image: c.Image, Seg: c.Seg, Dim: len(patch)}
+				if c.Image.Shape == spatial(3, patch) {
+					small++
+				}
+				require.NoError(t, c.Drawn.Apply(&p))
+				data, labels = append(data, p.Image.Data...), append(labels, p.Seg.Data...)
+			}
+			require.Equal(t, want.Data, data)
+			require.Equal(t, want.Targets[0].Labels, labels)
+			want.Release()
+			got.Release()
+		}
+		require.Greater(t, small, 10)
+		require.Less(t, small, 36)
+	}
+}
+
 // Another list of the same initial patch size, with a transform more, leaves cases, forced
 // foreground, classes and places as they were.
 func TestAnotherListMovesNoCaseAndNoPlace(t *testing.T) {
