@@ -71,7 +71,7 @@ type Settings struct {
 	Optimizer
 	BatchSettings
 	AugmentOn AugmentOn `flag:"augment-on" default:"cpu" values:"cpu,device" keep:"augment_on" help:"where batches are augmented: cpu (workers), or device (operators of libtorch; other roundings)"`
-	SaveEvery int `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
+	SaveEvery int       `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
 
 	Recompute            bool `flag:"recompute" help:"recompute activations in the backward pass: less memory, more time (not every network; MONAI's use_checkpoint)"`
 	Deterministic        bool `flag:"deterministic" help:"on CUDA: algorithms that give the same bits every time (slower)"`
