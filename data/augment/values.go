@@ -221,9 +221,3 @@ func (p *Patch) channel(c int) []float32 {
 	n := p.Image.Shape[1] * p.Image.Shape[2] * p.Image.Shape[3]
 	return p.Image.Data[c*n:][:n]
 }
-
-// axes returns the sizes of the patch's axes, (z, y, x) or (y, x), as a part of a.
-func (p *Patch) axes(a *[3]int) []int {
-	*a = p.Image.Spatial()
-	return a[3-p.Dim:]
-}
