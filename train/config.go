@@ -70,7 +70,7 @@ type Settings struct {
 	ValIterations int `flag:"val-iterations" range:"1.." keep:"val_iterations" help:"validation iterations per epoch (default: 50, fewer in proportion with fewer iterations)"`
 	Optimizer
 	BatchSettings
-	AugmentOn AugmentOn `flag:"augment-on" default:"cpu" values:"cpu,device" keep:"augment_on" help:"where batches are augmented: cpu (workers), or device (operators of libtorch; other roundings)"`
+	AugmentOn AugmentOn `flag:"augment-on" default:"cpu" values:"cpu,device" keep:"augment_on" before:"cpu" help:"where batches are augmented: cpu (workers), or device (operators of libtorch; other roundings)"`
 	SaveEvery int       `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
 
 	Recompute            bool `flag:"recompute" help:"recompute activations in the backward pass: less memory, more time (not every network; MONAI's use_checkpoint)"`
