@@ -1,5 +1,10 @@
 package volume
 
+import (
+	"math"
+	"slices"
+)
+
 // ITK is the geometry of an image in ITK's (and SimpleITK's) convention, LPS. Spacing and Origin
 // hold one entry per axis in the order x, y, z, t; Direction holds the square of that.
 type ITK struct {
@@ -33,6 +38,36 @@ func (g *ITK) Image(size []int, pixels Pixels) *Image {
 		}
 	}
 	return im
+}
+
+// Determinant returns the determinant of Direction up to its sign, by elimination: 0 if the axes
+// depend on each other.
+func (g *ITK) Determinant() float64 {
+	n := len(g.Spacing)
+	m, d := slices.Clone(g.Direction), 1.0
+	for c := range n {
+		pivot := c
+		for r := c + 1; r < n; r++ {
+			if math.Abs(m[n*r+c]) > math.Abs(m[n*pivot+c]) {
+				pivot = r
+			}
+		}
+		p := m[n*pivot+c]
+		if p == 0 {
+			return 0
+		}
+		d *= p
+		for k := range n {
+			m[n*pivot+k], m[n*c+k] = m[n*c+k], m[n*pivot+k]
+		}
+		for r := c + 1; r < n; r++ {
+			f := m[n*r+c] / p
+			for k := c; k < n; k++ {
+				m[n*r+k] -= f * m[n*c+k]
+			}
+		}
+	}
+	return d
 }
 
 // Header describes an image file of any format, as read from its header.
@@ -75,6 +110,8 @@ type Format struct {
 	// Write writes a new file. size holds the axes x, y, …; workers is the number of goroutines, at
 	// least one. The file appears under its name once it is complete.
 	Write func(path string, size []int, g *ITK, pixels Pixels, workers int) error
+	// WriteRaw is Write without compression; nil if the ending decides about it.
+	WriteRaw func(path string, size []int, g *ITK, pixels Pixels) error
 	// Rewrite writes f with its own header and its stored pixels, or with values in their place if
 	// not nil. It returns false and writes nothing if f has another format.
 	Rewrite func(path string, f File, values Pixels, workers int) (bool, error)

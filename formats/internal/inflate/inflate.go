@@ -85,6 +85,29 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Raw fills p with the bytes of the input that stand where decoding stopped: the header in front of
+// a stream, the checksum behind it. It returns io.EOF if there is none, io.ErrUnexpectedEOF if there
+// are fewer.
+func (r *Reader) Raw(p []byte) error {
+	r.take(r.nbits % 8)
+	for i := range p {
+		if !r.load(8) {
+			if i > 0 && r.eof == io.EOF {
+				return io.ErrUnexpectedEOF
+			}
+			return r.eof
+		}
+		p[i] = byte(r.take(8))
+	}
+	return nil
+}
+
+// Restart begins another stream where Raw or the stream before ended.
+func (r *Reader) Restart() {
+	r.take(r.nbits % 8)
+	r.err, r.last, r.state, r.outPos, r.readPos = nil, false, betweenBlocks, 0, 0
+}
+
 // fill decodes until the buffer is full or the stream ends.
 func (r *Reader) fill() {
 	if r.outPos > window {
