@@ -1,6 +1,6 @@
 // Package meta reads and writes MetaImage files, .mha and .mhd with a data file, as ITK does: pixels
-// of any integer type, float32 or float64, of either byte order, plain or compressed. Vector pixels,
-// pixels stored as text and pixels in several files are refused.
+// of any integer type, float32 or float64, of either byte order, plain, compressed or as text, in the
+// file or in others. Vector pixels are refused.
 package meta
 
 import (
@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lntorch/lntorch/formats/internal/rawdata"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -29,11 +30,11 @@ type Header struct {
 	Comment   string
 
 	compressed bool
-	packed     int64  // CompressedDataSize, 0 for none
-	skip       int64  // HeaderSize: offset of the pixels; -1: at the end of the file, 0: none
-	file       string // ElementDataFile, "" for LOCAL
-	bytes      int    // of the header, with its last line's end
-	more       bool   // there are fields that are not read
+	text       bool     // the pixels are numbers in text
+	skip       int64    // HeaderSize: offset of the pixels; -1: at the end of the file, 0: none
+	files      []string // that hold the pixels; none: this one
+	bytes      int      // of the header, with its last line's end
+	more       bool     // there are fields that are not read
 }
 
 // The types of pixels that are read. MET_LONG has four bytes everywhere.
@@ -61,7 +62,7 @@ var (
 
 // ignored are fields that change nothing, as in ITK.
 var ignored = []string{"ObjectType", "ObjectSubType", "CenterOfRotation", "AnatomicalOrientation",
-	"DistanceUnits", "BinaryData", "ElementMin", "ElementMax", "ElementToIntensityFunctionSlope",
+	"DistanceUnits", "ElementMin", "ElementMax", "ElementToIntensityFunctionSlope",
 	"ElementToIntensityFunctionOffset", "Modality", "Name", "ID", "ParentID", "Color"}
 
 // split gives the field of a line. ITK takes a colon for the sign, too.
@@ -101,13 +102,13 @@ func parse(b []byte) (*Header, error) {
 		fields[key] = value
 		if key == "ElementDataFile" {
 			h.bytes = len(b) - len(rest)
-			return h, h.set(fields)
+			return h, h.set(fields, rest)
 		}
 	}
 }
 
-// set fills in h; what it does not know is left out.
-func (h *Header) set(fields map[string]string) error {
+// set fills in h; what it does not know is left out. rest is what follows the header.
+func (h *Header) set(fields map[string]string, rest []byte) error {
 	take := func(names ...string) (name, value string, ok bool) {
 		for _, n := range names {
 			if v, found := fields[n]; found && !ok {
@@ -177,23 +178,21 @@ func (h *Header) set(fields map[string]string) error {
 			h.Matrix[n*i+i] = 1
 		}
 	}
-	if value, ok := fields["BinaryData"]; ok && !yes(value) {
-		return errors.New("BinaryData: found the pixels as text, expected bytes: " +
-			"read and write the file with SimpleITK")
-	}
+	_, value, ok = take("BinaryData")
+	h.text = ok && !yes(value)
 	_, value, _ = take(orderNames...)
 	h.BigEndian = yes(value)
 	_, value, _ = take("CompressedData")
 	h.compressed = yes(value)
-	if _, value, ok := take("CompressedDataSize"); ok && h.compressed {
-		if h.packed, err = strconv.ParseInt(value, 10, 64); err != nil || h.packed < 1 {
-			return fmt.Errorf("CompressedDataSize: found %q, expected the number of compressed bytes",
-				value)
-		}
+	// Differs: ITK believes CompressedDataSize, and gives other pixels where it is wrong. Here the
+	// stream says where it ends.
+	take("CompressedDataSize")
+	if h.compressed && h.text {
+		return errors.New("CompressedData: found compressed text, expected BinaryData = True")
 	}
 	if _, value, ok := take("HeaderSize"); ok {
 		h.skip, err = strconv.ParseInt(value, 10, 64)
-		if err != nil || h.skip < -1 || h.skip == -1 && h.compressed {
+		if err != nil || h.skip < -1 || h.skip == -1 && (h.compressed || h.text) {
 			return fmt.Errorf("HeaderSize: found %q, expected the offset of the pixels, or -1 for "+
 				"uncompressed ones at the end of the file", value)
 		}
@@ -209,7 +208,12 @@ func (h *Header) set(fields map[string]string) error {
 	case "":
 		return errors.New("ElementDataFile: found nothing, expected LOCAL or the name of a file")
 	default:
-		h.file = value
+		if h.files, err = h.dataFiles(value, rest); err == nil {
+			err = rawdata.Check(h.files)
+		}
+		if err != nil {
+			return fmt.Errorf("ElementDataFile: %w", err)
+		}
 	}
 	for _, name := range ignored {
 		delete(fields, name)
@@ -241,17 +245,91 @@ func numbers(value string, n int) ([]float64, error) {
 	return v, nil
 }
 
-// need is the number of bytes of the pixels; an error means that no file can hold them.
-func (h *Header) need() (int64, error) {
-	n := int64(volume.MakePixels(h.Type, 0).Size())
-	for _, d := range h.Size {
-		if n > math.MaxInt64/4/int64(d) {
-			return 0, fmt.Errorf("DimSize: found axes of %v voxels, more than any file holds",
-				h.Size)
+// dataFiles gives the names of the data files: LIST and the number of axes of a file, behind which
+// names follow, one a line; a pattern with the first and last number and the step between them; or one
+// name.
+func (h *Header) dataFiles(value string, rest []byte) ([]string, error) {
+	n := len(h.Size)
+	words := strings.Fields(value)
+	if words[0] == "LIST" {
+		axes := n - 1
+		if len(words) > 1 {
+			var err error
+			axes, err = strconv.Atoi(strings.TrimRight(words[1], "dD"))
+			if err != nil || axes < 1 || axes > n {
+				return nil, fmt.Errorf("found %q, expected LIST and 1 to %d axes of a file", value, n)
+			}
 		}
-		n *= int64(d)
+		want := 1
+		for _, size := range h.Size[axes:] {
+			want = min(want*size, math.MaxInt32)
+		}
+		var names []string
+		for len(names) < want {
+			line, after, ok := bytes.Cut(rest, []byte("\n"))
+			name := strings.TrimSpace(string(line))
+			if name == "" {
+				return nil, fmt.Errorf("found %d names of files behind LIST, expected %d", len(names), want)
+			}
+			names = append(names, name)
+			if rest = after; !ok {
+				rest = nil
+			}
+		}
+		return names, nil
 	}
-	return n, nil
+	if !strings.Contains(value, "%") {
+		return []string{value}, nil
+	}
+	last := h.Size[n-1]
+	k := 1 // words of the name, which may have spaces where all three numbers follow
+	if len(words) > 4 {
+		k = len(words) - 3
+	}
+	var numbers []int
+	for _, w := range words[k:] {
+		v, err := strconv.ParseInt(w, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("found %q, expected a pattern with first and last number and step",
+				value)
+		}
+		numbers = append(numbers, int(v))
+	}
+	from, step := 1, 1
+	if len(numbers) > 0 {
+		from = numbers[0]
+	}
+	if len(numbers) > 1 {
+		to := numbers[1]
+		if len(numbers) > 2 {
+			step = numbers[2]
+		} else if last > 1 {
+			step = (to - from) / (last - 1)
+		}
+		// Compat: numbers behind those of the last slice are left out.
+		if step == 0 || (to-from)/step < last-1 {
+			return nil, fmt.Errorf("found the numbers %d to %d by steps of %d, expected %d for the last "+
+				"axis", from, to, step, last)
+		}
+	}
+	return rawdata.Pattern(strings.Join(words[:k], " "), from, step, last)
+}
+
+// data says where the pixels lie.
+func (h *Header) data() *rawdata.Data {
+	d := &rawdata.Data{BigEndian: h.BigEndian, Exact: true, Names: h.files, From: max(0, h.skip)}
+	if h.files == nil && h.skip <= 0 {
+		d.From = int64(h.bytes)
+	}
+	switch {
+	case h.skip < 0:
+		d.Skip = -1
+	case h.compressed:
+		d.Encoding = rawdata.Deflate
+	case h.text:
+		d.Encoding = rawdata.Text
+	}
+	return d
 }
 
 // ITK is the geometry as ITK has it. A direction is as long as the file has it.
@@ -277,37 +355,9 @@ func (h *Header) ITK() (*volume.ITK, error) {
 			g.Direction[n*row+axis] = v
 		}
 	}
-	if determinant(g.Direction, n) == 0 {
+	if g.Determinant() == 0 {
 		return nil, fmt.Errorf("TransformMatrix: found %v, expected linearly independent axes",
 			h.Matrix)
 	}
 	return g, nil
-}
-
-// determinant of a matrix of n rows, by elimination.
-func determinant(matrix []float64, n int) float64 {
-	m, d := slices.Clone(matrix), 1.0
-	for c := range n {
-		pivot := c
-		for r := c + 1; r < n; r++ {
-			if math.Abs(m[n*r+c]) > math.Abs(m[n*pivot+c]) {
-				pivot = r
-			}
-		}
-		p := m[n*pivot+c]
-		if p == 0 {
-			return 0
-		}
-		d *= p
-		for k := range n {
-			m[n*pivot+k], m[n*c+k] = m[n*c+k], m[n*pivot+k]
-		}
-		for r := c + 1; r < n; r++ {
-			f := m[n*r+c] / p
-			for k := c; k < n; k++ {
-				m[n*r+k] -= f * m[n*c+k]
-			}
-		}
-	}
-	return d
 }

@@ -38,7 +38,8 @@ var Format = volume.Format{
 		}
 		return f, nil
 	},
-	Write: Write,
+	Write:    Write,
+	WriteRaw: WriteRaw,
 	// A file holds no more than the image's values and geometry.
 	Rewrite: func(string, volume.File, volume.Pixels, int) (bool, error) { return false, nil },
 }
@@ -61,12 +62,22 @@ func match(first []byte) bool {
 // least one): the pixels compressed, little-endian, in the file itself, or beside an .mhd in NAME.zraw.
 // The files appear when they are complete, that of the pixels first.
 func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
-	if err := write(path, size, g, pixels, workers); err != nil {
+	return named(path, write(path, size, g, pixels, max(workers, 1)))
+}
+
+// WriteRaw is Write without compression; the file beside an .mhd is NAME.raw.
+func WriteRaw(path string, size []int, g *volume.ITK, pixels volume.Pixels) error {
+	return named(path, write(path, size, g, pixels, 0))
+}
+
+func named(path string, err error) error {
+	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
 }
 
+// write compresses with workers goroutines; with none it does not compress.
 func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
 	head, err := encode(size, pixels.Type(), g)
 	if err != nil {
@@ -84,31 +95,36 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 		raw = slices.Clone(raw)
 		bits.Swap(raw, size)
 	}
-	var packed bytes.Buffer // its length comes before it
-	if err := compress(&packed, raw, workers); err != nil {
-		return err
+	compression, ending := "CompressedData = False\n", ".raw"
+	if workers > 0 {
+		var packed bytes.Buffer // its length comes before it
+		if err := compress(&packed, raw, workers); err != nil {
+			return err
+		}
+		raw = packed.Bytes()
+		compression = fmt.Sprintf("CompressedData = True\nCompressedDataSize = %d\n", len(raw))
+		ending = ".zraw"
 	}
 	name := "LOCAL"
 	if strings.HasSuffix(strings.ToLower(path), ".mhd") {
-		name = filepath.Base(path[:len(path)-len(".mhd")]) + ".zraw"
+		name = filepath.Base(path[:len(path)-len(".mhd")]) + ending
 		if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name ||
 			strings.Fields(name)[0] == "LIST" {
 			return errors.New("the header cannot name a data file of this name, " +
 				"expected one without line ends and %: choose another, or .mha")
 		}
 		data := filepath.Join(filepath.Dir(path), name)
-		if err := atomicfile.Write(data, packed.Bytes()); err != nil {
+		if err := atomicfile.Write(data, raw); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	head = fmt.Appendf(nil, string(head), packed.Len(), name)
 	f, err := atomicfile.Create(path)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(head)
+	_, err = fmt.Fprintf(f, string(head), compression, name)
 	if err == nil && name == "LOCAL" {
-		_, err = f.Write(packed.Bytes())
+		_, err = f.Write(raw)
 	}
 	if err != nil {
 		f.Abort()
@@ -119,7 +135,9 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 
 // compress writes raw as a zlib stream.
 func compress(w io.Writer, raw []byte, workers int) error {
-	d := deflate.New(w, max(workers, 1))
+	sum := make(chan uint32, 1) // computed meanwhile
+	go func() { sum <- adler32.Checksum(raw) }()
+	d := deflate.New(w, workers)
 	// Deflate, 32 KiB, a fast level; before d writes the first block.
 	_, err := w.Write([]byte{0x78, 0x5e})
 	if err == nil {
@@ -128,11 +146,12 @@ func compress(w io.Writer, raw []byte, workers int) error {
 	if err := errors.Join(err, d.Close()); err != nil {
 		return err
 	}
-	_, err = w.Write(binary.BigEndian.AppendUint32(nil, adler32.Checksum(raw)))
+	_, err = w.Write(binary.BigEndian.AppendUint32(nil, <-sum))
 	return err
 }
 
-// encode is the header that ITK 5.4 writes, with a format for CompressedDataSize and ElementDataFile.
+// encode is the header that ITK 5.4 writes, with a format for the lines about compression
+// and for ElementDataFile.
 // Source: MetaIO 2023 (ITK 5.4), metaImage.cxx, M_SetupWriteFields, and itkMetaImageIO.cxx.
 func encode(size []int, typeName string, g *volume.ITK) ([]byte, error) {
 	n := len(size)
@@ -171,8 +190,7 @@ func encode(size []int, typeName string, g *volume.ITK) ([]byte, error) {
 	line("NDims", n)
 	line("BinaryData", "True")
 	line("BinaryDataByteOrderMSB", "False")
-	line("CompressedData", "True")
-	line("CompressedDataSize", "%d")
+	b.WriteString("%s")
 	line("TransformMatrix", text(matrix))
 	line("Offset", text(g.Origin))
 	line("CenterOfRotation", text(make([]float64, n)))
