@@ -27,6 +27,7 @@ type stream struct {
 
 var (
 	errChecksum = errors.New("the checksum is wrong")
+	errNoSum    = errors.New("the compressed data are cut off behind the pixels")
 	errHeader   = errors.New("the compressed data do not begin as zlib's or gzip's")
 )
 
@@ -207,6 +208,9 @@ func (s *stream) fill(raw []byte) (more bool, err error) {
 		raw = raw[n:]
 	}
 	n, err := s.read(make([]byte, 1))
+	if err == io.ErrUnexpectedEOF {
+		return false, errNoSum
+	}
 	if err != nil && err != io.EOF {
 		return false, damaged(s.at, expected, err)
 	}
