@@ -13,6 +13,7 @@ import (
 
 	"github.com/lntorch/lntorch/formats/meta"
 	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/formats/nrrd"
 	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -20,6 +21,7 @@ import (
 // Formats lists the supported formats.
 var Formats = []*volume.Format{
 	&nifti.Format,
+	&nrrd.Format,
 	&meta.Format,
 }
 

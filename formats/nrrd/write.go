@@ -1,0 +1,216 @@
+package nrrd
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/lntorch/lntorch/formats/internal/deflate"
+	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/bits"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// Format is NRRD as formats/image knows it.
+var Format = volume.Format{
+	Name:    "NRRD",
+	Endings: []string{".nrrd", ".nhdr"},
+	Match:   func(first []byte) bool { return bytes.HasPrefix(first, []byte("NRRD0")) },
+	Header: func(path string) (*volume.Header, error) {
+		h, err := ReadHeader(path)
+		if err != nil {
+			return nil, err
+		}
+		return h.Head(), nil
+	},
+	Read: func(path string) (volume.File, error) {
+		f, err := Read(path)
+		if err != nil {
+			return nil, err // no *File that is nil in an interface that is not
+		}
+		return f, nil
+	},
+	Write:    Write,
+	WriteRaw: WriteRaw,
+	// A file holds no more than the image's values and geometry.
+	Rewrite: func(string, volume.File, volume.Pixels, int) (bool, error) { return false, nil },
+}
+
+// Write writes an image with the sizes of the axes x, y, …, as ITK does, with workers goroutines (at
+// least one): the pixels as gzip, little-endian, in the file itself, or beside a .nhdr in NAME.raw.gz.
+// The files appear when they are complete, that of the pixels first.
+func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
+	return named(path, write(path, size, g, pixels, max(workers, 1)))
+}
+
+// WriteRaw is Write without compression; the file beside a .nhdr is NAME.raw.
+func WriteRaw(path string, size []int, g *volume.ITK, pixels volume.Pixels) error {
+	return named(path, write(path, size, g, pixels, 0))
+}
+
+func named(path string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// write compresses with workers goroutines; with none it does not compress.
+func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
+	encoding, ending := "gzip", ".raw.gz"
+	if workers == 0 {
+		encoding, ending = "raw", ".raw"
+	}
+	head, err := encode(size, pixels.Type(), encoding, g)
+	if err != nil {
+		return err
+	}
+	voxels := 1
+	for _, n := range size {
+		voxels *= n
+	}
+	if voxels != pixels.Len() {
+		return fmt.Errorf("found %d pixels, expected %d for %v", pixels.Len(), voxels, size)
+	}
+	raw := pixels.Bytes()
+	if size := pixels.Size(); !bits.LittleEndian && size > 1 {
+		raw = slices.Clone(raw)
+		bits.Swap(raw, size)
+	}
+	data := func(w io.Writer) error {
+		if workers == 0 {
+			_, err := w.Write(raw)
+			return err
+		}
+		return compress(w, raw, workers)
+	}
+	if !strings.HasSuffix(strings.ToLower(path), ".nhdr") {
+		return create(path, func(w io.Writer) error {
+			if _, err := w.Write(append(head, '\n')); err != nil {
+				return err
+			}
+			return data(w)
+		})
+	}
+	name := filepath.Base(path[:len(path)-len(".nhdr")]) + ending
+	if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name ||
+		strings.HasPrefix(name, "LIST") {
+		return errors.New("the header cannot name a data file of this name, expected one without line " +
+			"ends and %: choose another, or .nrrd")
+	}
+	if err := create(filepath.Join(filepath.Dir(path), name), data); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return create(path, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%sdata file: %s\n", head, name)
+		return err
+	})
+}
+
+// create writes a file that appears when it is complete.
+func create(path string, content func(io.Writer) error) error {
+	f, err := atomicfile.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := content(f); err != nil {
+		f.Abort()
+		return err
+	}
+	return f.Commit()
+}
+
+// compress writes raw as a gzip stream. Its checksum is computed meanwhile.
+func compress(w io.Writer, raw []byte, workers int) error {
+	sum := make(chan uint32, 1)
+	go func() { sum <- crc32.ChecksumIEEE(raw) }()
+	// Deflate, no time, Unix, as ITK.
+	if _, err := w.Write([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3}); err != nil {
+		return err
+	}
+	d := deflate.New(w, workers)
+	_, err := d.Write(raw)
+	if err := errors.Join(err, d.Close()); err != nil {
+		return err
+	}
+	end := binary.LittleEndian.AppendUint32(nil, <-sum)
+	_, err = w.Write(binary.LittleEndian.AppendUint32(end, uint32(len(raw))))
+	return err
+}
+
+var written = map[string]string{"int8": "signed char", "uint8": "unsigned char", "int16": "short",
+	"uint16": "unsigned short", "int32": "int", "uint32": "unsigned int", "int64": "long long int",
+	"uint64": "unsigned long long int", "float32": "float", "float64": "double"}
+
+// encode is the header that ITK 5.4 writes, without what ends it.
+// Source: ITK 5.4, itkNrrdImageIO.cxx, Write, and NrrdIO's formatNRRD.c.
+func encode(size []int, typeName, encoding string, g *volume.ITK) ([]byte, error) {
+	n := len(size)
+	if n < 2 || n > 4 || len(g.Spacing) != n || len(g.Origin) != n || len(g.Direction) != n*n {
+		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: "+
+			"expected 2, 3 or 4 axes", n, len(g.Spacing), len(g.Origin), len(g.Direction))
+	}
+	for _, v := range slices.Concat(g.Spacing, g.Origin, g.Direction) {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction %v",
+				g.Spacing, g.Origin, g.Direction)
+		}
+	}
+	cType, ok := written[typeName]
+	if !ok {
+		return nil, fmt.Errorf("pixels of type %q: expected one of %s", typeName, volume.TypeNames("and"))
+	}
+	sizes, vectors := make([]string, n), make([]string, n)
+	for i, v := range size {
+		if v < 1 || v > math.MaxInt32 {
+			return nil, fmt.Errorf("axis %d has %d voxels, expected 1 to %d", i, v, math.MaxInt32)
+		}
+		sizes[i] = strconv.Itoa(v)
+		along := make([]float64, n)
+		for row := range along {
+			along[row] = g.Spacing[i] * g.Direction[n*row+i]
+			if math.IsInf(along[row], 0) {
+				return nil, fmt.Errorf("the spacing %v and direction %v are more than a number holds",
+					g.Spacing, g.Direction)
+			}
+		}
+		vectors[i] = vector(along)
+	}
+	var b strings.Builder
+	b.WriteString("NRRD0004\n# Complete NRRD file format specification at:\n" +
+		"# http://teem.sourceforge.net/nrrd/format.html\n")
+	line := func(key string, value any) { fmt.Fprintf(&b, "%s: %v\n", key, value) }
+	line("type", cType)
+	line("dimension", n)
+	if n == 3 {
+		line("space", "left-posterior-superior")
+	} else {
+		line("space dimension", n)
+	}
+	line("sizes", strings.Join(sizes, " "))
+	line("space directions", strings.Join(vectors, " "))
+	line("kinds", strings.TrimSpace(strings.Repeat("domain ", n)))
+	if !strings.HasSuffix(typeName, "int8") {
+		line("endian", "little")
+	}
+	line("encoding", encoding)
+	line("space origin", vector(g.Origin))
+	return []byte(b.String()), nil
+}
+
+// vector has 17 digits: numbers come back to the bit.
+func vector(numbers []float64) string {
+	words := make([]string, len(numbers))
+	for i, v := range numbers {
+		words[i] = strconv.FormatFloat(v, 'g', 17, 64)
+	}
+	return "(" + strings.Join(words, ",") + ")"
+}
