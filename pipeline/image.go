@@ -307,6 +307,8 @@ type ConvertImageConfig struct {
 	Type    string `flag:"type" help:"type of the pixels: uint8, int16, float32, …"`
 	Round   bool   `flag:"round" help:"with --type, round fractions"`
 	Force   bool   `flag:"force" help:"replace an existing file"`
+	// .nii, .nrrd, .mha; beside .nhdr and .mhd NAME.raw
+	Uncompressed bool `flag:"uncompressed" help:"do not compress the pixels"`
 }
 
 // ConvertImage writes the new file and gives its size in bytes.
@@ -318,9 +320,13 @@ func ConvertImage(c ConvertImageConfig, o Output) (int64, error) {
 		return 0, settings.Usage("--type %s: expected %s", c.Type, volume.TypeNames("or"))
 	case image.ForName(c.Out) == nil:
 		return 0, settings.Usage("OUT %s: expected a name that ends in %s", c.Out, strings.Join(image.Endings(), " or "))
+	case c.Uncompressed && !image.CanBeRaw(c.Out):
+		return 0, settings.Usage("--uncompressed: OUT %s stands for a compressed file: name it without .gz", c.Out)
 	}
-	if _, err := os.Stat(c.Out); err == nil && !c.Force {
-		return 0, fmt.Errorf("%s exists already: give --force to replace it", c.Out)
+	for _, path := range []string{c.Out, image.Beside(c.Out, c.Uncompressed)} {
+		if _, err := os.Stat(path); path != "" && err == nil && !c.Force {
+			return 0, fmt.Errorf("%s exists already: give --force to replace it", path)
+		}
 	}
 	f, err := image.Read(c.In)
 	if err != nil {
@@ -335,7 +341,12 @@ func ConvertImage(c ConvertImageConfig, o Output) (int64, error) {
 	if f.Head().Extensions {
 		o.Printf("%s: the extensions of the header are left out", c.In)
 	}
-	if err := image.Convert(c.Out, f, values, system.Cores()); err != nil {
+	if c.Uncompressed {
+		err = image.ConvertRaw(c.Out, f, values)
+	} else {
+		err = image.Convert(c.Out, f, values, system.Cores())
+	}
+	if err != nil {
 		return 0, err
 	}
 	info, err := os.Stat(c.Out)

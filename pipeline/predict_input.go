@@ -168,7 +168,7 @@ func isImageName(path string) bool {
 }
 
 // otherEndings are those of files that a segmentation cannot be.
-var otherEndings = []string{".nrrd", ".nhdr", ".gz", ".hdr", ".img", ".mgz", ".mgh", ".dcm", ".tif", ".tiff",
+var otherEndings = []string{".gz", ".hdr", ".img", ".mgz", ".mgh", ".dcm", ".tif", ".tiff",
 	".png", ".jpg", ".npz", ".npy", ".pkl", ".json", ".zip"}
 
 // place says where the segmentations go, and refuses to write over an image.

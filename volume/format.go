@@ -112,6 +112,9 @@ type Format struct {
 	Write func(path string, size []int, g *ITK, pixels Pixels, workers int) error
 	// WriteRaw is Write without compression; nil if the ending decides about it.
 	WriteRaw func(path string, size []int, g *ITK, pixels Pixels) error
+	// Beside returns the path of the file that Write and WriteRaw (raw) write the pixels to where it
+	// is another than path, else "". It is nil for formats of one file.
+	Beside func(path string, raw bool) string
 	// Rewrite writes f with its own header and its stored pixels, or with values in their place if
 	// not nil. It returns false and writes nothing if f has another format.
 	Rewrite func(path string, f File, values Pixels, workers int) (bool, error)

@@ -93,10 +93,12 @@ func newImageConvert() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "convert IN OUT",
 		Short: "rewrites an image file in another format or with another type of pixels",
-		Long: `convert writes an image under another name, whose ending chooses the format: ` + strings.Join(image.Endings(), ", ") + ` (.nii is not
-compressed). In the same format pixels, scaling and the header's geometry stay bit for bit; extensions of the header are left out. --type stores the values (with the scaling applied) as another type: a
+		Long: `convert writes an image under another name, whose ending chooses the format: ` + strings.Join(image.Endings(), ", ") + `. Pixels
+are compressed, but in .nii; --uncompressed leaves them as they are. Those of .nhdr and .mhd lie beside, in NAME.raw.gz, NAME.zraw or
+NAME.raw. In the same format pixels, scaling and the header's geometry stay bit for bit; extensions of the header are left out. --type stores the values (with the scaling applied) as another type: a
 value that the type does not hold is an error; --round allows fractions to be rounded. OUT appears when it is complete.`,
 		Example: `  lntorch image convert scan.nii scan.nii.gz
+  lntorch image convert scan.nrrd scan.nii.gz
   lntorch image convert --type int16 scan.nii.gz small.nii.gz`,
 		Args: exactly("IN", "OUT"),
 		RunE: func(cmd *cobra.Command, args []string) error {

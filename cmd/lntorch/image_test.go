@@ -89,6 +89,55 @@ func TestImageConvertKeepsPixelsAndGeometry(t *testing.T) {
 	}
 }
 
+// Every format becomes every other, compressed or not, with the same values and geometry.
+func TestImageConvertGoesBetweenFormats(t *testing.T) {
+	folder := t.TempDir()
+	in := repo(t, "testdata/golden/nifti/type_i2_le.nii")
+	was, err := image.Read(in)
+	require.NoError(t, err)
+	for _, out := range []struct{ name, beside, raw string }{
+		{"a.nii", "", ""}, {"a.nrrd", "", ""}, {"a.mha", "", ""}, {"b.nhdr", "b.raw.gz", "b.raw"}, {"c.mhd", "c.zraw", "c.raw"},
+	} {
+		path := filepath.Join(folder, out.name)
+		sizes := map[bool]int64{}
+		for _, raw := range []bool{false, true} {
+			args := []string{"image", "convert", in, path, "--force"}
+			file := out.beside
+			if raw {
+				args, file = append(args, "--uncompressed"), out.raw
+			}
+			r := lntorch(t, args...)
+			require.Equal(t, 0, r.code, r.errOut)
+			is, err := image.Read(path)
+			require.NoError(t, err)
+			require.Equal(t, was.Values(), is.Values(), path)
+			require.Equal(t, was.Head().Geometry.Origin, is.Head().Geometry.Origin)
+			require.InDeltaSlice(t, was.Head().Geometry.Direction, is.Head().Geometry.Direction, 1e-6)
+			if file == "" {
+				file = out.name
+			}
+			info, err := os.Stat(filepath.Join(folder, file))
+			require.NoError(t, err)
+			sizes[raw] = info.Size()
+		}
+		if out.name == "a.nii" {
+			require.Equal(t, sizes[true], sizes[false])
+		} else {
+			require.NotEqual(t, sizes[true], sizes[false])
+		}
+	}
+	require.NoError(t, os.Remove(filepath.Join(folder, "c.mhd")))
+	for want, args := range map[string][]string{
+		"c.zraw exists already: give --force": {in, filepath.Join(folder, "c.mhd")},
+		"c.raw exists already: give --force":  {in, filepath.Join(folder, "c.mhd"), "--uncompressed"},
+		"stands for a compressed file":        {in, filepath.Join(folder, "c.nii.gz"), "--uncompressed"},
+	} {
+		r := lntorch(t, append([]string{"image", "convert"}, args...)...)
+		require.NotEqual(t, 0, r.code)
+		require.Contains(t, r.errOut, want)
+	}
+}
+
 func TestImageMistakesAreExplained(t *testing.T) {
 	for _, test := range []struct {
 		args []string

@@ -280,10 +280,10 @@ func TestPredictNamesEveryMisnamedImage(t *testing.T) {
 	require.Contains(t, r.errOut, "patient2.nii.gz: expected the name patient2_0000.nii.gz")
 	require.FileExists(t, filepath.Join(root, "out", "patch.nii.gz"))
 
-	r = predict(t, filepath.Join(in, "patient1.nii.gz"), filepath.Join(root, "x.nrrd"), "-m", repo(t, sourceModel))
+	r = predict(t, filepath.Join(in, "patient1.nii.gz"), filepath.Join(root, "x.png"), "-m", repo(t, sourceModel))
 	require.Equal(t, 2, r.code)
-	require.Contains(t, r.errOut, "x.nrrd: segmentations end in ")
-	require.NoFileExists(t, filepath.Join(root, "x.nrrd"))
+	require.Contains(t, r.errOut, "x.png: segmentations end in ")
+	require.NoFileExists(t, filepath.Join(root, "x.png"))
 }
 
 // A folder of results tells no lies: probabilities of an earlier run go when the labels are written

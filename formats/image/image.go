@@ -64,7 +64,7 @@ func Read(path string) (volume.File, error) {
 	return f.Read(path)
 }
 
-// Write writes pixels in the format given by the name's ending. size holds the axes x, y, …; g is
+// Write writes pixels in the format given by the name's ending, compressed where it can be. size holds the axes x, y, …; g is
 // the geometry.
 func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
 	f, err := forWriting(path)
@@ -77,6 +77,30 @@ func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 // Convert writes f under another name. values, if not nil, replace its pixels. In the same format,
 // pixels, scaling and header are kept; another format gets the scaled values and ITK's geometry.
 func Convert(path string, f volume.File, values volume.Pixels, workers int) error {
+	return convert(path, f, values, workers, false)
+}
+
+// ConvertRaw is Convert without compression. A name that stands for a compressed file is an error.
+func ConvertRaw(path string, f volume.File, values volume.Pixels) error {
+	if !CanBeRaw(path) {
+		return fmt.Errorf("%s: the name stands for a compressed file, expected one without .gz", path)
+	}
+	return convert(path, f, values, 1, true)
+}
+
+// CanBeRaw reports whether a file of that name may be uncompressed.
+func CanBeRaw(path string) bool { return !strings.HasSuffix(strings.ToLower(path), ".gz") }
+
+// Beside returns the path of the file that Convert and ConvertRaw (raw) write the pixels to, where it
+// is another than the named one; "" where it is not.
+func Beside(path string, raw bool) string {
+	if f := ForName(path); f != nil && f.Beside != nil {
+		return f.Beside(path, raw)
+	}
+	return ""
+}
+
+func convert(path string, f volume.File, values volume.Pixels, workers int, raw bool) error {
 	to, err := forWriting(path)
 	if err != nil {
 		return err
@@ -92,7 +116,11 @@ func Convert(path string, f volume.File, values volume.Pixels, workers int) erro
 	if values == nil {
 		values = f.Values()
 	}
-	return to.Write(path, head.Size[:len(head.Geometry.Spacing)], head.Geometry, values, workers)
+	size := head.Size[:len(head.Geometry.Spacing)]
+	if raw && to.WriteRaw != nil {
+		return to.WriteRaw(path, size, head.Geometry, values)
+	}
+	return to.Write(path, size, head.Geometry, values, workers)
 }
 
 func forWriting(path string) (*volume.Format, error) {

@@ -40,6 +40,7 @@ var Format = volume.Format{
 	},
 	Write:    Write,
 	WriteRaw: WriteRaw,
+	Beside:   beside,
 	// A file holds no more than the image's values and geometry.
 	Rewrite: func(string, volume.File, volume.Pixels, int) (bool, error) { return false, nil },
 }
@@ -95,7 +96,7 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 		raw = slices.Clone(raw)
 		bits.Swap(raw, size)
 	}
-	compression, ending := "CompressedData = False\n", ".raw"
+	compression := "CompressedData = False\n"
 	if workers > 0 {
 		var packed bytes.Buffer // its length comes before it
 		if err := compress(&packed, raw, workers); err != nil {
@@ -103,18 +104,16 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 		}
 		raw = packed.Bytes()
 		compression = fmt.Sprintf("CompressedData = True\nCompressedDataSize = %d\n", len(raw))
-		ending = ".zraw"
 	}
 	name := "LOCAL"
-	if strings.HasSuffix(strings.ToLower(path), ".mhd") {
-		name = filepath.Base(path[:len(path)-len(".mhd")]) + ending
+	if file := beside(path, workers == 0); file != "" {
+		name = filepath.Base(file)
 		if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name ||
 			strings.Fields(name)[0] == "LIST" {
 			return errors.New("the header cannot name a data file of this name, " +
 				"expected one without line ends and %: choose another, or .mha")
 		}
-		data := filepath.Join(filepath.Dir(path), name)
-		if err := atomicfile.Write(data, raw); err != nil {
+		if err := atomicfile.Write(file, raw); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -131,6 +130,17 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 		return err
 	}
 	return f.Commit()
+}
+
+// beside returns the path of the pixels' file, "" if they lie in the named one.
+func beside(path string, raw bool) string {
+	if !strings.HasSuffix(strings.ToLower(path), ".mhd") {
+		return ""
+	}
+	if path = path[:len(path)-len(".mhd")]; raw {
+		return path + ".raw"
+	}
+	return path + ".zraw"
 }
 
 // compress writes raw as a zlib stream.

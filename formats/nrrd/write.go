@@ -40,6 +40,7 @@ var Format = volume.Format{
 	},
 	Write:    Write,
 	WriteRaw: WriteRaw,
+	Beside:   beside,
 	// A file holds no more than the image's values and geometry.
 	Rewrite: func(string, volume.File, volume.Pixels, int) (bool, error) { return false, nil },
 }
@@ -65,9 +66,9 @@ func named(path string, err error) error {
 
 // write compresses with workers goroutines; with none it does not compress.
 func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
-	encoding, ending := "gzip", ".raw.gz"
+	encoding := "gzip"
 	if workers == 0 {
-		encoding, ending = "raw", ".raw"
+		encoding = "raw"
 	}
 	head, err := encode(size, pixels.Type(), encoding, g)
 	if err != nil {
@@ -92,7 +93,8 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 		}
 		return compress(w, raw, workers)
 	}
-	if !strings.HasSuffix(strings.ToLower(path), ".nhdr") {
+	file := beside(path, workers == 0)
+	if file == "" {
 		return create(path, func(w io.Writer) error {
 			if _, err := w.Write(append(head, '\n')); err != nil {
 				return err
@@ -100,19 +102,30 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 			return data(w)
 		})
 	}
-	name := filepath.Base(path[:len(path)-len(".nhdr")]) + ending
+	name := filepath.Base(file)
 	if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name ||
 		strings.HasPrefix(name, "LIST") {
 		return errors.New("the header cannot name a data file of this name, expected one without line " +
 			"ends and %: choose another, or .nrrd")
 	}
-	if err := create(filepath.Join(filepath.Dir(path), name), data); err != nil {
+	if err := create(file, data); err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return create(path, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%sdata file: %s\n", head, name)
 		return err
 	})
+}
+
+// beside returns the path of the pixels' file, "" if they lie in the named one.
+func beside(path string, raw bool) string {
+	if !strings.HasSuffix(strings.ToLower(path), ".nhdr") {
+		return ""
+	}
+	if path = path[:len(path)-len(".nhdr")]; raw {
+		return path + ".raw"
+	}
+	return path + ".raw.gz"
 }
 
 // create writes a file that appears when it is complete.

@@ -47,7 +47,7 @@ const (
 	maxRatio = 1032 // the largest compression ratio of deflate: 258 bytes in two bits
 	// What any bzip2 file may hold: its ratio has no bound worth the name, and an empty label map of
 	// a thousand slices has some hundred bytes.
-	bzip2Least = 512 << 20
+	bzip2Least = 256 << 20
 )
 
 // Bytes returns the number of bytes of an image; an error means that no file can hold them.
@@ -260,10 +260,13 @@ func (d *Data) inflate(in func() *io.SectionReader, raw []byte, of string) error
 		return err
 	}
 	more, err := s.fill(raw)
-	if err == errNoSum && !d.Exact {
-		// Compat: data that end before or in the checksum are taken, as by SimpleITK: no pixel is
-		// missing.
-		return nil
+	if err == errNoSum {
+		if !d.Exact {
+			// Compat: data that end before or in the checksum are taken, as by SimpleITK: no pixel
+			// is missing.
+			return nil
+		}
+		err = damaged(s.at, s.at, io.EOF)
 	}
 	if err == nil && more && d.Exact {
 		return fmt.Errorf("the compressed data hold more than %d bytes for %s: the header is wrong",
