@@ -51,15 +51,33 @@ var readers = []struct {
 // Supported are the file endings that can be read.
 var Supported = image.Endings()
 
+// datasetEndings are those that nnU-Net has a class for, which reads them here, too.
+func datasetEndings() string {
+	var all []string
+	for _, r := range readers {
+		for _, e := range r.endings {
+			if r.reader != nil && slices.Contains(Supported, e) && !slices.Contains(all, e) {
+				all = append(all, e)
+			}
+		}
+	}
+	return strings.Join(all, " or ")
+}
+
+// unread says that files of these types are not read, and how to convert them.
+func unread(endings []string) error {
+	return fmt.Errorf("files of type %s are not supported, expected %s: convert them, one channel per "+
+		"file, with python3 -c 'import sys, SimpleITK as s; s.WriteImage(s.ReadImage(sys.argv[1]), "+
+		"sys.argv[2], True)' IN OUT.nii.gz, and set the dataset's file_ending and "+
+		"overwrite_image_reader_writer", strings.Join(endings, ", "), datasetEndings())
+}
+
 // ForName returns the reader of the given nnU-Net class.
 func ForName(class string) (Reader, error) {
 	var known []string
 	for _, r := range readers {
 		if r.name == class && r.reader == nil {
-			return nil, fmt.Errorf("image reader %s: files of type %s are not supported, expected "+
-				"%s: convert the dataset, and set its file_ending and "+
-				"overwrite_image_reader_writer",
-				class, strings.Join(r.endings, ", "), strings.Join(Supported, " or "))
+			return nil, fmt.Errorf("image reader %s: %w", class, unread(r.endings))
 		}
 		if r.name == class {
 			return r.reader, nil
@@ -81,6 +99,9 @@ func Choose(fileEnding, example string) (Reader, error) {
 			continue
 		}
 		reader, err := ForName(r.name)
+		if err == nil && !slices.Contains(Supported, strings.ToLower(fileEnding)) {
+			err = unread([]string{fileEnding}) // .gipl
+		}
 		if err == nil && example != "" {
 			_, _, err = reader.Read([]string{example})
 		}
@@ -94,7 +115,7 @@ func Choose(fileEnding, example string) (Reader, error) {
 			fileEnding, strings.Join(failed, "; "))
 	}
 	return nil, fmt.Errorf("no image reader for file ending %q: expected %s", fileEnding,
-		strings.Join(Supported, " or "))
+		datasetEndings())
 }
 
 // workers is the number of goroutines that compress a file.

@@ -27,7 +27,7 @@ func TestReadersAreFoundByName(t *testing.T) {
 	}
 	_, err := ForName("NaturalImage2DIO")
 	require.ErrorContains(t, err, "files of type .png, .bmp, .tif are not supported, expected "+
-		strings.Join(Supported, " or "))
+		".nii.gz or .nrrd or .mha or .nii: convert them, one channel per file, with python3 -c")
 	_, err = ForName("Tiff3DIO")
 	require.ErrorContains(t, err, ".tif, .tiff are not supported")
 	_, err = ForName("ITKIO")
@@ -43,7 +43,14 @@ func TestChooseTriesNnUNetsOrder(t *testing.T) {
 		{".nii.gz", "skew_01.nii.gz", "NibabelIO", ""}, // SimpleITK refuses it
 		{".nii.gz", "absent.nii.gz", "", "SimpleITKIO: "},
 		{".png", "", "", "NaturalImage2DIO: files of type .png"},
-		{".dcm", "", "", `no image reader for file ending ".dcm": expected ` + strings.Join(Supported, " or ")},
+		{".dcm", "", "", `no image reader for file ending ".dcm": expected .nii.gz or .nrrd or .mha or .nii`},
+		{".mhd", "", "", `no image reader for file ending ".mhd": expected .nii.gz`},
+		{".gipl", "", "", "SimpleITKIO: files of type .gipl are not supported, expected .nii.gz or .nrrd or .mha or .nii: convert them"},
+		{".gipl", "sitk.nii.gz", "", "SimpleITKIO: files of type .gipl are not supported"},
+		{".bmp", "", "", "files of type .png, .bmp, .tif are not supported"},
+		{".tif", "", "", "Tiff3DIO: image reader Tiff3DIO: files of type .tif, .tiff are not supported"},
+		{".nrrd", "", "SimpleITKIO", ""},
+		{".mha", "", "SimpleITKIO", ""},
 	} {
 		path := test.file
 		if path != "" {

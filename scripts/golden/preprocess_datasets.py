@@ -41,6 +41,15 @@ DATASETS = {
         PLAIN,
         "nnUNetPlannerResEncM",
     ),
+    "Dataset004_NRRD": (".nrrd", (20, 34, 30), (3.0, 1.0, 1.1), ["CT"], PLAIN, "ExperimentPlanner"),
+    "Dataset005_MHA": (
+        ".mha",
+        (18, 30, 34),
+        (2.5, 1.1, 1.0),
+        ["CT", "T2"],
+        PLAIN,
+        "ExperimentPlanner",
+    ),
 }
 
 
