@@ -408,6 +408,37 @@ func writeScan(t *testing.T, path string, change func(v []float32)) {
 	require.NoError(t, image.Convert(path, f, volume.Slice[float32](v), 1))
 }
 
+// An image in another format has the same labels, in its own format: uint8, compressed.
+func TestPredictReadsAndWritesEveryFormat(t *testing.T) {
+	torchtest.Require(t)
+	root := t.TempDir()
+	f, err := image.Read(repo(t, targetScans+"/LN_004_0000.nii.gz"))
+	require.NoError(t, err)
+	args := []string{"predict", "-o", filepath.Join(root, "out"), "-m", repo(t, sourceModel), "--disable_tta", "-device", "cpu"}
+	endings := []string{".nii.gz", ".nrrd", ".mha", ".nhdr", ".mhd"}
+	for i, ending := range endings {
+		path := filepath.Join(root, string(rune('a'+i))+ending)
+		require.NoError(t, image.Convert(path, f, nil, 1))
+		args = append(args, "-i", path)
+	}
+	r := lntorch(t, args...)
+	require.Equal(t, 0, r.code, r.errOut)
+	want, err := image.Read(filepath.Join(root, "out", "a.nii.gz"))
+	require.NoError(t, err)
+	_, most := volume.Range(want.Values())
+	require.EqualValues(t, 1, most)
+	for i, ending := range endings {
+		is, err := image.Read(filepath.Join(root, "out", string(rune('a'+i))+ending))
+		require.NoError(t, err)
+		require.Equal(t, want.Stored(), is.Stored(), ending)
+		require.Equal(t, "uint8", is.Head().Type)
+		require.InDeltaSlice(t, want.Head().Geometry.Origin, is.Head().Geometry.Origin, 1e-4)
+		require.InDeltaSlice(t, want.Head().Geometry.Direction, is.Head().Geometry.Direction, 1e-6)
+	}
+	require.FileExists(t, filepath.Join(root, "out", "d.raw.gz"))
+	require.FileExists(t, filepath.Join(root, "out", "e.zraw"))
+}
+
 // One bad case never costs another one its result, and is named with the file and the reason.
 func TestPredictFinishesTheOthers(t *testing.T) {
 	torchtest.Require(t)
