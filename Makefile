@@ -303,7 +303,8 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  run safetensors_corpus.py $$g/safetensors; \
 	  run nifti_corpus.py $$g/nifti; \
 	  run meta_corpus.py $$g/meta; \
-	  run nrrd_corpus.py $$g/nrrd; \
+	  $$python -m pip install -q --no-deps --upgrade --target build/pynrrd pynrrd==1.1.3 && \
+	    PYTHONPATH=build/pynrrd run nrrd_corpus.py $$g/nrrd --pynrrd && run nrrd_corpus.py $$g/nrrd; \
 	  $$python -m pip install -q --upgrade --target build/dicom-codec -r scripts/requirements-dicom-codec.txt && \
 	    PYTHONPATH=build/dicom-codec run dicom_codec.py $$g/dicom_codec; \
 	  run lora.py --golden $$g/lora; \

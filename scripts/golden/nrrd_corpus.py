@@ -449,9 +449,18 @@ def write_pynrrd(out):
             }
             if encoding == "raw" and a.itemsize > 1 and dtype != "int16":
                 fields["endian"] = "big"
-            nrrd.write(
-                str(out / f"pynrrd-{encoding}-{dtype}.{ending}"), a, fields, detached_header=False
-            )
+            path = out / f"pynrrd-{encoding}-{dtype}.{ending}"
+            nrrd.write(str(path), a, fields, detached_header=False)
+            # The same file every day; gzip has the time, too.
+            content = re.sub(rb"# on [^\n]*\n", b"", path.read_bytes())
+            head, blank, data = content.partition(b"\n\n")
+            if encoding == "gzip" and blank:
+                content = head + blank + data[:4] + bytes(4) + data[8:]
+            path.write_bytes(content)
+            if encoding == "gzip" and not blank:
+                path = path.with_suffix(".raw.gz")
+                content = path.read_bytes()
+                path.write_bytes(content[:4] + bytes(4) + content[8:])
 
 
 def reading(path):
