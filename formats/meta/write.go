@@ -147,7 +147,7 @@ func beside(path string, raw bool) string {
 func compress(w io.Writer, raw []byte, workers int) error {
 	sum := make(chan uint32, 1) // computed meanwhile
 	go func() { sum <- adler32.Checksum(raw) }()
-	d := deflate.New(w, workers)
+	d := deflate.New(w, workers, deflate.ImageLevel)
 	// Deflate, 32 KiB, a fast level; before d writes the first block.
 	_, err := w.Write([]byte{0x78, 0x5e})
 	if err == nil {

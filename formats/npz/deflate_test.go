@@ -67,7 +67,7 @@ func (d *fullDisk) Write(p []byte) (int, error) {
 
 func TestDeflateTellsOfAFullDiskAndEnds(t *testing.T) {
 	before := runtime.NumGoroutine()
-	d := deflate.New(&fullDisk{100}, 3)
+	d := deflate.New(&fullDisk{100}, 3, deflate.Level)
 	_, err := d.Write(make([]byte, 20*deflate.Block))
 	require.NoError(t, err)
 	r := rand.New(rand.NewPCG(1, 2))

@@ -203,7 +203,7 @@ func CreateWith(path string, o Options) (*Writer, error) {
 		case o.Threads == 1:
 			return flate.NewWriter(out, deflate.Level)
 		}
-		d := deflate.New(out, o.Threads)
+		d := deflate.New(out, o.Threads, deflate.Level)
 		w.open = append(w.open, d)
 		return d, nil
 	})

@@ -149,7 +149,7 @@ func compress(w io.Writer, raw []byte, workers int) error {
 	if _, err := w.Write([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3}); err != nil {
 		return err
 	}
-	d := deflate.New(w, workers)
+	d := deflate.New(w, workers, deflate.ImageLevel)
 	_, err := d.Write(raw)
 	if err := errors.Join(err, d.Close()); err != nil {
 		return err
