@@ -93,10 +93,13 @@ func newImageConvert() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "convert IN OUT",
 		Short: "rewrites an image file in another format or with another type of pixels",
-		Long: `convert writes an image under another name, whose ending chooses the format: ` + strings.Join(image.Endings(), ", ") + `. Pixels
-are compressed, but in .nii; --uncompressed leaves them as they are. Those of .nhdr and .mhd lie beside, in NAME.raw.gz, NAME.zraw or
-NAME.raw. In the same format pixels, scaling and the header's geometry stay bit for bit; extensions of the header are left out. --type stores the values (with the scaling applied) as another type: a
-value that the type does not hold is an error; --round allows fractions to be rounded. OUT appears when it is complete.`,
+		Long: `convert writes an image under another name, whose ending chooses the format: ` + strings.Join(image.Endings(), ", ") + `.
+Pixels are compressed, but in .nii; --uncompressed leaves them as they are. Those of .nhdr and .mhd lie
+beside, in NAME.raw.gz, NAME.zraw or NAME.raw. From NIfTI to NIfTI pixels, scaling and header stay bit
+for bit; other formats get the scaled values and the geometry. What a header holds besides, extensions
+and pairs of key and value, is left out. --type stores the values (with the scaling applied) as another
+type: a value that the type does not hold is an error; --round allows fractions to be rounded. OUT
+appears when it is complete.`,
 		Example: `  lntorch image convert scan.nii scan.nii.gz
   lntorch image convert scan.nrrd scan.nii.gz
   lntorch image convert --type int16 scan.nii.gz small.nii.gz`,
