@@ -31,6 +31,7 @@ type ImageInfo struct {
 	Orientation string        `json:"orientation,omitempty"`
 	Oblique     bool          `json:"oblique"`
 	*niftiInfo                // of NIfTI
+	*dicomInfo                // of a DICOM stack
 	Description string        `json:"description,omitempty"`
 	Problem     string        `json:"problem,omitempty"`
 	Affine      [][4]float64  `json:"affine,omitempty"`
@@ -225,6 +226,9 @@ func (d *ImageInfo) Text(to io.Writer) error {
 		return strings.Join(parts, ", ")
 	}
 	line("file", "%s, %s", d.File, BytesText(d.Bytes))
+	if d.dicomInfo != nil {
+		d.dicomInfo.text(line)
+	}
 	codes := ""
 	if n := d.niftiInfo; n != nil {
 		codes = fmt.Sprintf(", qform code %d, sform code %d, unit %s", n.QFormCode, n.SFormCode, n.Units)
@@ -309,6 +313,7 @@ type ConvertImageConfig struct {
 	Force   bool   `flag:"force" help:"replace an existing file"`
 	// .nii, .nrrd, .mha; beside .nhdr and .mhd NAME.raw
 	Uncompressed bool `flag:"uncompressed" help:"do not compress the pixels"`
+	DICOMChoice
 }
 
 // ConvertImage writes the new file and gives its size in bytes.
@@ -328,7 +333,7 @@ func ConvertImage(c ConvertImageConfig, o Output) (int64, error) {
 			return 0, fmt.Errorf("%s exists already: give --force to replace it", path)
 		}
 	}
-	f, err := image.Read(c.In)
+	f, err := openImage(c.In, c.DICOMChoice, o)
 	if err != nil {
 		return 0, err
 	}

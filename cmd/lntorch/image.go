@@ -15,7 +15,7 @@ import (
 func newImage() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image COMMAND",
-		Short: "shows and converts image files (" + strings.Join(image.Endings(), ", ") + ")",
+		Short: "shows and converts image files (" + strings.Join(image.Endings(), ", ") + ") and DICOM series",
 		Long: `image shows what is in an image file, as ITK and nnU-Net read it, and converts files without changing where their voxels lie.
 It needs no libtorch.`,
 		Example: `  lntorch image info LN_000_0000.nii.gz
@@ -33,23 +33,31 @@ It needs no libtorch.`,
 
 func newImageInfo() *cobra.Command {
 	var asJSON, header bool
+	var series string
 	cmd := &cobra.Command{
-		Use:   "info FILE…",
-		Short: "geometry, type and intensities of image files",
+		Use:   "info PATH…",
+		Short: "geometry, type and intensities of image files and DICOM series",
 		Long: `info shows size, spacing, origin and directions of image files as ITK reads them (LPS, mm), the codes and units in the header, and of the
 pixels the type, range, mean, standard deviation and percentiles, with the file's scaling applied; where there are at most 32 different
 whole numbers from -1 to 65535, as in labels, how often each occurs. A file that cannot be read is named in the end, after the others.
+
+PATH may also be DICOM: a file, a folder (read with all below it; what is not DICOM is passed over) or a zip of either. Its slices are
+sorted into stacks, each an image of its own, and numbered by series number; where the slices of a stack do not lie on a regular grid,
+it says how (tilt, missing, irregular, duplicate) and by how much.
 
 --json prints a list of objects: file, format, bytes, byte_order, type (of the stored pixels), size (x, y, z, t), spacing, origin,
 direction (row-major), orientation (to where the axes lead: L or R, P or A, S or I), oblique, units, qform_code, sform_code, scl_slope,
 scl_inter, description, problem (why nnU-Net's SimpleITKIO would refuse the file), affine (voxels to mm, RAS, as nibabel has it), and
 unless --header is given intensities {min, max, mean, std, percentiles {0.5, 5, 50, 95, 99.5} of the finite values, counts nan and inf,
-labels {value: voxels}}.`,
+labels {value: voxels}}. A DICOM stack has also series (its number), series_uid, series_number, modality, slices,
+transfer_syntax, stored {bits, signed}, localizer, geometry {regular, problems, tilt_degrees, max_deviation_mm, missing (positions along
+the normal, mm), duplicates}; its type is that of the values, with --header one that holds whatever the stored bits may be.`,
 		Example: `  lntorch image info LN_000_0000.nii.gz
-  lntorch image info --json --header imagesTr/*.nii.gz`,
+  lntorch image info --json --header imagesTr/*.nii.gz
+  lntorch image info /media/CD`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
-				return usage(cmd, errors.New("found no argument, expected FILE…"))
+				return usage(cmd, errors.New("found no argument, expected PATH…"))
 			}
 			return nil
 		},
@@ -60,20 +68,21 @@ labels {value: voxels}}.`,
 				if err := cmd.Context().Err(); err != nil {
 					return err
 				}
-				info, err := pipeline.InspectImage(path, header)
+				infos, err := pipeline.InspectImages(path, header, series)
 				if err != nil {
 					failed = append(failed, err)
-					continue
 				}
-				if !asJSON {
-					if len(list) > 0 {
-						fmt.Println()
+				for _, info := range infos {
+					if !asJSON {
+						if len(list) > 0 {
+							fmt.Println()
+						}
+						if err := info.Text(os.Stdout); err != nil {
+							return err
+						}
 					}
-					if err := info.Text(os.Stdout); err != nil {
-						return err
-					}
+					list = append(list, info)
 				}
-				list = append(list, info)
 			}
 			if asJSON {
 				if err := printJSON(list); err != nil {
@@ -85,6 +94,7 @@ labels {value: voxels}}.`,
 	}
 	jsonFlag(cmd, &asJSON)
 	cmd.Flags().BoolVar(&header, "header", false, "do not read the pixels")
+	cmd.Flags().StringVar(&series, "series", "", "of DICOM: only this stack, by number or SeriesInstanceUID")
 	return cmd
 }
 
@@ -99,10 +109,19 @@ beside, in NAME.raw.gz, NAME.zraw or NAME.raw. From NIfTI to NIfTI pixels, scali
 for bit; other formats get the scaled values and the geometry. What a header holds besides, extensions
 and pairs of key and value, is left out. --type stores the values (with the scaling applied) as another
 type: a value that the type does not hold is an error; --round allows fractions to be rounded. OUT
-appears when it is complete.`,
+appears when it is complete.
+
+IN may also be DICOM: a file, a folder (read with all below it) or a zip of either. Where it holds
+several images, the only stack with three slices or more that is no localizer is taken, or that of
+--series. Its values are those after the rescale, as int16 where that holds them, else int32 or float32.
+Slices that do not lie on a regular grid (gantry tilt, missing slices, changing distances) are an error,
+which says where and how much. --fix-geometry resamples them: linear between neighbouring slices, on a
+grid with the directions and the in-plane spacing of the slices and their smallest distance (the median
+where they are irregular). Different pixels at one position are always an error.`,
 		Example: `  lntorch image convert scan.nii scan.nii.gz
   lntorch image convert scan.nrrd scan.nii.gz
-  lntorch image convert --type int16 scan.nii.gz small.nii.gz`,
+  lntorch image convert --type int16 scan.nii.gz small.nii.gz
+  lntorch image convert study.zip scan.nii.gz --series 2`,
 		Args: exactly("IN", "OUT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.In, c.Out = args[0], args[1]

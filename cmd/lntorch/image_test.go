@@ -145,7 +145,7 @@ func TestImageMistakesAreExplained(t *testing.T) {
 		want string
 	}{
 		{[]string{"image", "turn"}, 2, `unknown command "turn": expected info or convert`},
-		{[]string{"image", "info"}, 2, "expected FILE…"},
+		{[]string{"image", "info"}, 2, "expected PATH…"},
 		{[]string{"image", "info", "absent.nii"}, 1, "absent.nii"},
 		{[]string{"image", "convert", "a.nii", "b.png"}, 2, "expected a name that ends in " + strings.Join(image.Endings(), " or ")},
 		{[]string{"image", "convert", "a.nii", "b.nii", "--round"}, 2, "--round is for --type"},

@@ -105,7 +105,7 @@ var Modules = map[string][]string{
 	"codeberg.org/go-fonts/...":         {"report/..."},
 	"github.com/klauspost/compress/...": {"formats/..."},
 	"github.com/klauspost/pgzip":        {"formats/..."},
-	"github.com/suyashkumar/dicom/...":  {"formats/dicom"},
+	"github.com/suyashkumar/dicom/...":  {"formats/dicom/..."},
 	"github.com/wangkuiyi/gotorch/...":  {"torch/interop"},
 	"github.com/schollz/progressbar/v3": {"cmd/..."},
 	"github.com/spf13/...":              {"cmd/..."},

@@ -1,0 +1,173 @@
+package dicom
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/suyashkumar/dicom"
+	"github.com/suyashkumar/dicom/pkg/tag"
+)
+
+// A Dataset is the elements of a file or of a sequence's item. Its methods do not look into
+// sequences; a tag that is missing and one without a value are the same. Errors name the tag.
+type Dataset []*dicom.Element
+
+// element returns the first element of a tag, or nil.
+func (d Dataset) element(t tag.Tag) *dicom.Element {
+	for _, e := range d {
+		if e.Tag == t {
+			return e
+		}
+	}
+	return nil
+}
+
+// Has reports whether a tag has a value, or a sequence an item.
+func (d Dataset) Has(t tag.Tag) bool {
+	e := d.element(t)
+	if e == nil {
+		return false
+	}
+	switch v := e.Value.GetValue().(type) {
+	case []string:
+		return len(v) > 1 || len(v) == 1 && trim(v[0]) != ""
+	case []int:
+		return len(v) > 0
+	case []float64:
+		return len(v) > 0
+	case []*dicom.SequenceItemValue:
+		return len(v) > 0
+	}
+	return false
+}
+
+func trim(s string) string { return strings.Trim(s, " \x00\t\r\n") }
+
+// Texts returns the values of a text, in UTF-8 and without padding.
+func (d Dataset) Texts(t tag.Tag) []string {
+	e := d.element(t)
+	if e == nil {
+		return nil
+	}
+	v, _ := e.Value.GetValue().([]string)
+	values := make([]string, len(v))
+	for i := range v {
+		values[i] = trim(v[i])
+	}
+	if len(values) == 1 && values[0] == "" {
+		return nil
+	}
+	return values
+}
+
+// Text returns the first value of a text, or "".
+func (d Dataset) Text(t tag.Tag) string {
+	if v := d.Texts(t); len(v) > 0 {
+		return v[0]
+	}
+	return ""
+}
+
+// Floats returns the numbers of an element (DS, IS, FD, FL, US, …), nil if it is missing. Where n is
+// not 0, another number of values is an error, a missing one too. NaN and infinities are refused.
+func (d Dataset) Floats(t tag.Tag, n int) ([]float64, error) {
+	wrong := func() error {
+		if n == 0 {
+			return fmt.Errorf("%s: expected numbers", Name(t))
+		}
+		if n == 1 {
+			return fmt.Errorf("%s: expected a number", Name(t))
+		}
+		return fmt.Errorf("%s: expected %d numbers", Name(t), n)
+	}
+	if !d.Has(t) {
+		if n > 0 {
+			return nil, fmt.Errorf("%s is missing", Name(t))
+		}
+		return nil, nil
+	}
+	var values []float64
+	switch v := d.element(t).Value.GetValue().(type) {
+	case []float64:
+		values = v
+	case []int:
+		for _, x := range v {
+			values = append(values, float64(x))
+		}
+	case []string:
+		values = make([]float64, len(v))
+		for i, s := range v {
+			x, err := number(s)
+			if err != nil {
+				return nil, wrong()
+			}
+			values[i] = x
+		}
+	}
+	for _, x := range values {
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			return nil, wrong()
+		}
+	}
+	if values == nil || n > 0 && len(values) != n {
+		return nil, wrong()
+	}
+	return values, nil
+}
+
+// number reads a DS or IS: strconv takes more, such as hexadecimal digits and "inf".
+func number(s string) (float64, error) {
+	s = trim(s)
+	if strings.Trim(s, "+-.0123456789eE") != "" {
+		return 0, strconv.ErrSyntax
+	}
+	return strconv.ParseFloat(s, 64)
+}
+
+// Float returns a number, or otherwise if it is missing.
+func (d Dataset) Float(t tag.Tag, otherwise float64) (float64, error) {
+	if !d.Has(t) {
+		return otherwise, nil
+	}
+	v, err := d.Floats(t, 1)
+	if err != nil {
+		return 0, err
+	}
+	return v[0], nil
+}
+
+// Int returns a whole number from least to most. It is an error if it is missing.
+func (d Dataset) Int(t tag.Tag, least, most int) (int, error) {
+	v, err := d.Floats(t, 1)
+	if err != nil {
+		return 0, err
+	}
+	if x := v[0]; x != math.Trunc(x) || x < float64(least) || x > float64(most) {
+		return 0, fmt.Errorf("%s: expected a whole number from %d to %d", Name(t), least, most)
+	}
+	return int(v[0]), nil
+}
+
+// Items returns the items of a sequence.
+func (d Dataset) Items(t tag.Tag) []Dataset {
+	e := d.element(t)
+	if e == nil {
+		return nil
+	}
+	v, _ := e.Value.GetValue().([]*dicom.SequenceItemValue)
+	items := make([]Dataset, len(v))
+	for i := range v {
+		items[i], _ = v[i].GetValue().([]*dicom.Element)
+	}
+	return items
+}
+
+// Item returns the first item of a sequence, which has no elements if there is none.
+func (d Dataset) Item(t tag.Tag) Dataset {
+	if items := d.Items(t); len(items) > 0 {
+		return items[0]
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package pipeline
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/lntorch/lntorch/formats/dicom/series"
+	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/internal/system"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// DICOMChoice says which image of a file, folder or zip of DICOM is meant, and how it is read.
+type DICOMChoice struct {
+	Series      string `flag:"series" help:"of DICOM: number of the stack as image info lists it, or its SeriesInstanceUID"`
+	FixGeometry bool   `flag:"fix-geometry" help:"of DICOM: resample slices that do not lie on a regular grid"`
+}
+
+// openImage reads an image file, or the DICOM stack that is chosen. What the user should know of it
+// goes to o.
+func openImage(path string, c DICOMChoice, o Output) (volume.File, error) {
+	if !series.Is(path) {
+		if c != (DICOMChoice{}) {
+			return nil, settings.Usage("--series and --fix-geometry are for DICOM: %s is none", path)
+		}
+		return image.Read(path)
+	}
+	im, x, err := series.Open(path, c.Series, series.Options{Fix: c.FixGeometry, Workers: system.Cores()})
+	if err != nil {
+		return nil, err
+	}
+	if len(x.Stacks) > 1 && c.Series == "" {
+		o.Printf("%s: stack %d is taken, of", path, im.Stack.Number)
+		for _, line := range series.List(x.Stacks) {
+			o.Printf("%s", line)
+		}
+	}
+	if x.Links > 0 {
+		o.Printf("%s: %d symbolic links are not followed", path, x.Links)
+	}
+	for _, w := range im.Warnings {
+		o.Printf("%s: %s", path, w)
+	}
+	return im, nil
+}
+
+// dicomInfo is what only a DICOM stack has.
+type dicomInfo struct {
+	Series         int             `json:"series"`
+	SeriesUID      string          `json:"series_uid"`
+	SeriesNumber   *int            `json:"series_number"` // null if there is none
+	Modality       string          `json:"modality"`
+	Slices         int             `json:"slices"`
+	TransferSyntax string          `json:"transfer_syntax"` // UID
+	Stored         storedBits      `json:"stored"`
+	Localizer      bool            `json:"localizer"`
+	Geometry       series.Geometry `json:"geometry"`
+}
+
+type storedBits struct {
+	Bits   int  `json:"bits"`
+	Signed bool `json:"signed"`
+}
+
+// InspectImages describes what is at a path: an image file, or the stacks in a file, folder or zip of
+// DICOM; of these only those that choice names, if it is not "". With an error it returns what could
+// be read.
+func InspectImages(path string, headerOnly bool, choice string) ([]*ImageInfo, error) {
+	if !series.Is(path) {
+		if choice != "" {
+			return nil, settings.Usage("--series is for DICOM: %s is none", path)
+		}
+		info, err := InspectImage(path, headerOnly)
+		if err != nil {
+			return nil, err
+		}
+		return []*ImageInfo{info}, nil
+	}
+	x, err := series.Find(path, system.Cores())
+	if err != nil {
+		return nil, err
+	}
+	list := []*ImageInfo{}
+	var failed []error
+	for _, s := range x.Stacks {
+		if choice != "" && choice != s.SeriesUID && choice != strconv.Itoa(s.Number) {
+			continue
+		}
+		info, err := inspectStack(path, s, headerOnly)
+		if err != nil {
+			failed = append(failed, err)
+		}
+		list = append(list, info)
+	}
+	for _, d := range x.Damaged {
+		failed = append(failed, d.Err)
+	}
+	if len(list) == 0 && len(failed) == 0 {
+		_, err := x.Choose(choice)
+		return nil, err
+	}
+	return list, errors.Join(failed...)
+}
+
+func inspectStack(path string, s *series.Stack, headerOnly bool) (*ImageInfo, error) {
+	h := s.Header()
+	f := s.Slices[0].File
+	info := &ImageInfo{File: path, Format: h.Format, Bytes: s.Bytes(), ByteOrder: "little", Type: h.Type, Size: h.Size,
+		Description: h.Description}
+	if h.BigEndian {
+		info.ByteOrder = "big"
+	}
+	info.dicomInfo = &dicomInfo{Series: s.Number, SeriesUID: s.SeriesUID, SeriesNumber: s.SeriesNumber, Modality: s.Modality,
+		Slices: len(s.Slices), TransferSyntax: s.Syntax(), Stored: storedBits{f.Bits, f.Signed},
+		Localizer: s.Localizer, Geometry: s.Geometry}
+	if h.Problem != nil {
+		info.Problem = h.Problem.Error()
+	} else {
+		info.Spacing, info.Origin, info.Direction = h.Geometry.Spacing, h.Geometry.Origin, h.Geometry.Direction
+		info.Orientation, info.Oblique = orientationOf(h.Geometry)
+	}
+	if headerOnly || s.Problem != nil {
+		return info, nil
+	}
+	pixels, err := s.Pixels(system.Cores())
+	if err != nil {
+		info.Problem = err.Error()
+		return info, err
+	}
+	info.Type = pixels.Type()
+	info.Intensities = intensities(pixels)
+	return info, nil
+}
+
+// text prints what only DICOM has.
+func (d *dicomInfo) text(line func(name, format string, args ...any)) {
+	number := ""
+	if d.SeriesNumber != nil {
+		number = fmt.Sprintf(", series number %d", *d.SeriesNumber)
+	}
+	kind := d.Modality
+	if d.Localizer {
+		kind += " localizer"
+	}
+	line("stack", "%d, %s, %d slices%s", d.Series, kind, d.Slices, number)
+	line("series", "%s", d.SeriesUID)
+	sign := "unsigned"
+	if d.Stored.Signed {
+		sign = "signed"
+	}
+	line("stored", "%d bits, %s, transfer syntax %s", d.Stored.Bits, sign, d.TransferSyntax)
+	if g := d.Geometry; len(g.Problems) > 0 {
+		line("geometry", "%v: tilt %.3g°, %.4g mm off a regular grid, %d slices missing, %d duplicates", g.Problems,
+			g.TiltDegrees, g.MaxDeviation, len(g.Missing), g.Duplicates)
+	}
+}
