@@ -164,8 +164,11 @@ func members(file string) (*Found, error) {
 		if total += size; total > maxUnpacked {
 			return nil, fmt.Errorf("%s: its members have more than 64 GiB: unpack it", file)
 		}
-		found.Sources = append(found.Sources, &Source{Name: name,
-			Folder: file + ": " + path.Dir(m.Name), Size: int64(size), InOrder: true,
+		folder := file
+		if in := path.Dir(m.Name); in != "." {
+			folder += ": " + in
+		}
+		found.Sources = append(found.Sources, &Source{Name: name, Folder: folder, Size: int64(size), InOrder: true,
 			open: func() (Reader, error) {
 				return &forward{open: func() (io.ReadCloser, error) {
 					r, err := m.Open()
