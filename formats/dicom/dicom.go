@@ -57,8 +57,8 @@ const (
 var ErrNotDICOM = errors.New("found no DICM at byte 128, expected a DICOM file (PS3.10)")
 
 // Read reads the header of a file, with all elements but private ones and bulk data, up to its
-// pixels. It uses at most 400 MB, and little for usual files. With an error that is not ErrNotDICOM
-// it returns what stands before the damage, if there is anything.
+// pixels. It uses at most 400 MB, and little for usual files. With an error it returns what stands
+// before the damage, or nil.
 func Read(s *Source) (*File, error) {
 	r, err := s.Open()
 	if err != nil {
@@ -77,6 +77,9 @@ func Read(s *Source) (*File, error) {
 	}
 	w.in.skip(preamble + int64(len(magic)))
 	err = w.walk()
+	if errors.Is(err, errMemory) {
+		return nil, fmt.Errorf("%s: %w", s.Name, err)
+	}
 	if parsed, failed := parse(w.copy); failed != nil && err == nil {
 		err = failed
 	} else {

@@ -31,20 +31,19 @@ func (in *input) peek(n int) ([]byte, error) {
 	if len(in.window)-in.used >= n {
 		return in.window[in.used:][:n], nil
 	}
-	at := in.offset()
+	// What is left of the window stays: a stream cannot go back.
 	if cap(in.window) == 0 {
-		in.window = make([]byte, windowSize)
+		in.window = make([]byte, 0, windowSize)
 	}
-	in.window, in.at, in.used = in.window[:cap(in.window)], at, 0
-	if left := max(in.size-at, 0); left < int64(len(in.window)) {
-		in.window = in.window[:left]
-	}
-	got, err := in.from.ReadAt(in.window, at)
-	in.window = in.window[:got]
-	if got >= n {
+	kept := copy(in.window[:cap(in.window)], in.window[in.used:])
+	in.at, in.used = in.offset(), 0
+	in.window = in.window[:min(int64(cap(in.window)), max(in.size-in.at, int64(kept)))]
+	got, err := in.from.ReadAt(in.window[kept:], in.at+int64(kept))
+	in.window = in.window[:kept+got]
+	if len(in.window) >= n {
 		return in.window[:n], nil
 	}
-	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = io.EOF
 	}
 	return in.window, err

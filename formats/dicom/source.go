@@ -175,7 +175,8 @@ func members(file string) (*Found, error) {
 					if err != nil {
 						return nil, err
 					}
-					return limited{io.LimitReader(r, int64(size)), r}, nil
+					// one byte more: the checksum is compared at the end
+					return limited{io.LimitReader(r, int64(size)+1), r}, nil
 				}}, nil
 			}})
 	}

@@ -53,10 +53,12 @@ func (w *walker) unlock() {
 	}
 }
 
+var errMemory = fmt.Errorf("its header would take more than %d MB of memory", maxMemory>>20)
+
 // need adds to the memory for the copy.
 func (w *walker) need(n int64) error {
 	if w.memory += n; w.memory > maxMemory {
-		return fmt.Errorf("its header would take more than %d MB of memory", maxMemory>>20)
+		return errMemory
 	}
 	if w.memory > largeMemory && !w.locked {
 		large.Lock()
@@ -264,7 +266,7 @@ func (w *walker) element(h header, end int64, e encoding, depth int, keep bool) 
 		// A sequence that a program did not know. If it is none, it is nothing.
 		start, length, memory := w.in.offset(), len(w.copy), w.memory
 		if err := w.sequence(h, end, implicitLittle, depth, keep); err != nil {
-			if w.memory > maxMemory || errors.Is(err, errDepth) {
+			if errors.Is(err, errMemory) || errors.Is(err, errDepth) {
 				return err
 			}
 			w.copy, w.memory = w.copy[:length], memory
@@ -299,6 +301,7 @@ func (w *walker) element(h header, end int64, e encoding, depth int, keep bool) 
 		err = w.need(16 * int64(len(value)/size))
 	}
 	if err != nil {
+		w.copy = w.copy[:start-8]
 		return fmt.Errorf("%s: %w", Name(h.tag), err)
 	}
 	if size > 0 && e.order == binary.BigEndian && h.vr != "UN" {

@@ -75,8 +75,10 @@ func Find(path string, workers int) (*Index, error) {
 		s := found.Sources[i]
 		f, err := dicom.Read(s)
 		switch r := &results[i]; {
-		case errors.Is(err, dicom.ErrNotDICOM), f != nil && f.Class == dicom.ClassDirectory:
+		case errors.Is(err, dicom.ErrNotDICOM):
 			r.err = err
+		case f != nil && f.Class == dicom.ClassDirectory:
+			r.err = fmt.Errorf("%s is a DICOMDIR, which lists files: give the folder with the files", s.Name)
 		case err != nil:
 			r.damaged = &Damaged{Err: err, Folder: s.Folder}
 			if f != nil {
@@ -102,7 +104,7 @@ func Find(path string, workers int) (*Index, error) {
 		case r.damaged != nil:
 			x.Damaged = append(x.Damaged, *r.damaged)
 		default:
-			if x.Others++; len(results) == 1 && r.err != nil {
+			if x.Others++; found.Sources[i].Name == path {
 				return nil, r.err
 			}
 		}
@@ -163,7 +165,7 @@ func noImage(f *dicom.File) bool {
 	case dicom.ClassSegmentation, dicom.ClassLabelMap, dicom.ClassRTStructure, dicom.ClassRTDose:
 		return true
 	}
-	return f.Pixels == nil
+	return f.Pixels == nil && !f.Has(tag.Rows)
 }
 
 func object(f *dicom.File) *Object {
@@ -240,7 +242,8 @@ func (x *Index) Choose(s string) (*Stack, error) {
 			damaged = append(damaged, d.Err)
 		}
 		if len(damaged) == 0 {
-			return nil, fmt.Errorf("%s: its %d DICOM files are no images", x.Path, len(x.Objects))
+			return nil, fmt.Errorf("%s: no image: it holds %d DICOM files of other kinds, such as "+
+				"RTSTRUCT or SEG", x.Path, len(x.Objects))
 		}
 		return nil, errors.Join(damaged...)
 	}

@@ -60,6 +60,9 @@ func slicesOf(f *dicom.File) ([]*Slice, error) {
 	if file.series == "" { // an anonymiser emptied it
 		file.seriesOrFolder = "folder " + f.Folder
 	}
+	if f.Pixels == nil {
+		return nil, fmt.Errorf("%s is missing", dicom.Name(tag.PixelData))
+	}
 	var err error
 	if file.Rows, err = f.Int(tag.Rows, 1, math.MaxUint16); err != nil {
 		return nil, err
