@@ -307,6 +307,7 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	    PYTHONPATH=build/pynrrd run nrrd_corpus.py $$g/nrrd --pynrrd && run nrrd_corpus.py $$g/nrrd; \
 	  $$python -m pip install -q --upgrade --target build/dicom-codec -r scripts/requirements-dicom-codec.txt && \
 	    PYTHONPATH=build/dicom-codec run dicom_codec.py $$g/dicom_codec; \
+	  PYTHONPATH=build/dicom-codec run dicom_series.py $$g/dicom; \
 	  run lora.py --golden $$g/lora; \
 	  run peft_adapters.py --only-patterns --golden $$g/peft/0.14.0; \
 	  for v in 0.13.2 0.21.2; do \

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 
 	"github.com/suyashkumar/dicom"
 	"github.com/suyashkumar/dicom/pkg/tag"
@@ -25,7 +26,7 @@ import (
 // A File is a DICOM file whose header was read.
 type File struct {
 	*Source
-	Syntax   string  // TransferSyntaxUID; as an image's only valid if KnownSyntax
+	Syntax   string  // TransferSyntaxUID, as the file has it
 	Class    string  // SOPClassUID, or MediaStorageSOPClassUID if that is missing
 	Instance string  // SOPInstanceUID, or MediaStorageSOPInstanceUID if that is missing
 	Dataset          // of the file, without its meta information
@@ -98,6 +99,17 @@ func Read(s *Source) (*File, error) {
 		return f, fmt.Errorf("%s: %w", s.Name, err)
 	}
 	return f, nil
+}
+
+var standardUID = regexp.MustCompile(`^1\.2\.840\.10008\.[0-9.]{1,40}$`)
+
+// StandardUID returns a UID that the standard defines, such as a transfer syntax, and "" for any
+// other text, which may say something of a patient: what it returns can be shown.
+func StandardUID(uid string) string {
+	if standardUID.MatchString(uid) {
+		return uid
+	}
+	return ""
 }
 
 // parse hands a header that the walker wrote to the module. It says nothing of the module's error,

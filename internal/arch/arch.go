@@ -18,6 +18,8 @@ type Rule struct {
 var Rules = []Rule{
 	{Path: "volume", Level: 0, Only: []string{"internal/bits"}, NoTorch: true},
 	{Path: "formats/image", Level: 1, NoTorch: true},
+	{Path: "formats/dicom/...", Level: 0, Only: []string{"volume", "formats/dicom/...",
+		"formats/internal/...", "internal/bits", "internal/regular", "internal/sniff"}, NoTorch: true},
 	{Path: "formats/...", Level: 0, Only: []string{"volume", "formats/pickle", "formats/pth",
 		"formats/safetensors", "formats/internal/...", "internal/atomicfile", "internal/bits",
 		"internal/regular", "internal/sniff"}, NoTorch: true},

@@ -1,20 +1,41 @@
 package series
 
 import (
-	"fmt"
+	"errors"
 
 	"github.com/lntorch/lntorch/formats/dicom"
+	"github.com/lntorch/lntorch/formats/dicom/codec"
 )
+
+// native reports whether pixels in this transfer syntax are not compressed.
+func native(syntax string) bool {
+	s, known := codec.Find(syntax)
+	return known && !s.Encapsulated
+}
+
+// syntaxName is how a message shows a transfer syntax: what is no UID of the standard is a text of
+// the file, and not shown.
+func syntaxName(syntax string) string {
+	if s, known := codec.Find(syntax); known {
+		return s.Name + " (" + syntax + ")"
+	}
+	if uid := dicom.StandardUID(syntax); uid != "" {
+		return "transfer syntax " + uid
+	}
+	return "a transfer syntax that is not of the standard"
+}
 
 // supported returns why frames of a compressed transfer syntax cannot be decoded, or nil.
 func supported(syntax string) error {
-	return fmt.Errorf("%s is not supported: decompress the file first: `gdcmconv --raw IN OUT` or "+
-		"`dcmdjpeg IN OUT`", dicom.SyntaxName(syntax))
+	if dicom.StandardUID(syntax) == "" {
+		return errors.New("a transfer syntax that is not of the standard is not supported: " +
+			"decompress the file with its maker's program first")
+	}
+	return codec.Supported(syntax)
 }
 
-// check reads the header of a frame's codestream: whether it can be decoded and can hold so many
-// pixels.
-func check(f *File, codestream []byte) error { return supported(f.Syntax) }
-
-// decode writes a frame's pixels to dst, little endian, as many as the file says.
-func decode(dst []byte, f *File, codestream []byte) error { return supported(f.Syntax) }
+// coded is what a decoder has to know of a file's frames.
+func (f *File) coded() codec.Frame {
+	return codec.Frame{Rows: f.Rows, Columns: f.Columns, BitsAllocated: f.allocated,
+		BitsStored: f.Bits, Signed: f.Signed}
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/suyashkumar/dicom/pkg/tag"
 
 	"github.com/lntorch/lntorch/formats/dicom"
+	"github.com/lntorch/lntorch/formats/dicom/codec"
 	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -115,7 +116,7 @@ func (r *frameReader) cells(dst []byte, frame int) error {
 		if err != nil {
 			return err
 		}
-		if err := decode(dst, f, codestream); err != nil {
+		if err := codec.Decode(dst, f.Syntax, codestream, f.coded()); err != nil {
 			return err
 		}
 		big = false
@@ -319,7 +320,7 @@ func checkStreams(all []*Slice, work []job, workers int) error {
 		for _, k := range j.slices {
 			codestream, err := r.stream(all[k].Frame)
 			if err == nil {
-				err = check(j.file, codestream)
+				err = codec.Check(j.file.Syntax, codestream, j.file.coded())
 			}
 			if err != nil {
 				return all[k].error(err)

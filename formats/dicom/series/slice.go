@@ -159,13 +159,13 @@ func (f *File) pixels() error {
 
 // complete checks that the file has so many pixels.
 func (f *File) complete() error {
-	if dicom.Native(f.Syntax) == f.Pixels.Compressed {
+	if native(f.Syntax) == f.Pixels.Compressed {
 		if f.Pixels.Compressed {
 			return fmt.Errorf("%s: found fragments, which %s does not have",
-				dicom.Name(tag.PixelData), dicom.SyntaxName(f.Syntax))
+				dicom.Name(tag.PixelData), syntaxName(f.Syntax))
 		}
 		return fmt.Errorf("%s: found no fragments, which %s needs", dicom.Name(tag.PixelData),
-			dicom.SyntaxName(f.Syntax))
+			syntaxName(f.Syntax))
 	}
 	if f.Pixels.Compressed {
 		if f.FrameCount > len(f.Pixels.Fragments) {
