@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lntorch/lntorch/formats/dicom/series"
 	"github.com/lntorch/lntorch/formats/meta"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/formats/nrrd"
@@ -18,11 +19,12 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Formats lists the supported formats.
+// Formats lists the supported formats. One without endings is only read.
 var Formats = []*volume.Format{
 	&nifti.Format,
 	&nrrd.Format,
 	&meta.Format,
+	&series.Format,
 }
 
 // Endings returns the file name endings that can be written.
@@ -148,6 +150,10 @@ func detect(path string) (*volume.Format, error) {
 	}
 	var names []string
 	for _, f := range Formats {
+		if len(f.Endings) == 0 {
+			names = append(names, f.Name)
+			continue
+		}
 		names = append(names, f.Name+" ("+strings.Join(f.Endings, ", ")+")")
 	}
 	return nil, fmt.Errorf("%s: the file begins with % x, expected an image file: %s", path,

@@ -78,8 +78,7 @@ func (s *Stack) fixed() (*fixedGrid, error) {
 // all values.
 func (f *fixedGrid) resample(s *Stack, from volume.Pixels, workers int) volume.Pixels {
 	low, _ := volume.Range(from)
-	plane := f.size[0] * f.size[1]
-	out := from.Make(plane * f.size[2])
+	out := from.Make(f.size[0] * f.size[1] * f.size[2])
 	each(f.size[2], workers, func(z int) error {
 		t := min(float64(z)*f.spacing, f.t[len(f.t)-1])
 		b, _ := slices.BinarySearch(f.t, t)
@@ -87,47 +86,50 @@ func (f *fixedGrid) resample(s *Stack, from volume.Pixels, workers int) volume.P
 		a := b - 1
 		weight := (t - f.t[a]) / (f.t[b] - f.t[a])
 		if weight < nearly {
-			weight, b = 0, a
+			b = a
 		} else if weight > 1-nearly {
-			weight, a = 0, b
+			a = b
 		}
-		values := make([]float64, plane)
-		other := make([]float64, plane)
-		f.slice(values, s, from, a)
-		if b != a {
-			f.slice(other, s, from, b)
-			for i := range values {
-				values[i] = float64(values[i]*(1-weight)) + float64(other[i]*weight)
+		r := rows{fixedGrid: f, from: from, size: s.Size}
+		values, other := make([]float64, f.size[0]), make([]float64, f.size[0])
+		for y := range f.size[1] {
+			r.foot(values, a, y)
+			if b != a {
+				r.foot(other, b, y)
+				for i := range values {
+					values[i] = float64(values[i]*(1-weight)) + float64(other[i]*weight)
+				}
 			}
-		}
-		for i, v := range values {
-			if v != v {
-				values[i] = low
+			for i, v := range values {
+				if v != v {
+					values[i] = low
+				}
 			}
+			store(out, (z*f.size[1]+y)*f.size[0], values)
 		}
-		store(out, z*plane, values)
 		return nil
 	})
 	return out
 }
 
-// slice gives a slice's values at the feet of a plane's voxels, NaN where there is no foot.
-func (f *fixedGrid) slice(dst []float64, s *Stack, from volume.Pixels, i int) {
-	nx, ny := s.Size[0], s.Size[1]
-	pixels := make([]float64, nx*ny)
-	from.Float64s(pixels, i*nx*ny)
-	x0, wx := math.Floor(f.offset[i][0]), 0.0
-	wx = f.offset[i][0] - x0
-	y0 := math.Floor(f.offset[i][1])
-	wy := f.offset[i][1] - y0
-	at := func(y, x int) float64 { // wx of the way from x to x+1
-		v := pixels[y*nx+x]
-		if wx > 0 {
-			v = float64(v*(1-wx)) + float64(pixels[y*nx+x+1]*wx)
-		}
-		return v
+// rows reads rows of slices for one goroutine.
+type rows struct {
+	*fixedGrid
+	from volume.Pixels
+	size [3]int // of the stack
+	row  [2][]float64
+}
+
+// foot gives slice i at the feet of a row of the grid's voxels, NaN where there is none.
+func (r *rows) foot(dst []float64, i, y int) {
+	for k := range dst {
+		dst[k] = math.NaN()
 	}
-	// the last pixel from which the way to the next one leads
+	nx, ny := r.size[0], r.size[1]
+	left, wx := split(r.offset[i][0])
+	top, wy := split(r.offset[i][1])
+	y += top
+	// the last pixel from which there is a way to the next one, if one is needed
 	lastX, lastY := nx-1, ny-1
 	if wx > 0 {
 		lastX--
@@ -135,20 +137,32 @@ func (f *fixedGrid) slice(dst []float64, s *Stack, from volume.Pixels, i int) {
 	if wy > 0 {
 		lastY--
 	}
-	for y := range f.size[1] {
-		for x := range f.size[0] {
-			px, py := x+int(x0), y+int(y0)
-			if px < 0 || py < 0 || px > lastX || py > lastY {
-				dst[y*f.size[0]+x] = math.NaN()
-				continue
-			}
-			v := at(py, px)
-			if wy > 0 {
-				v = float64(v*(1-wy)) + float64(at(py+1, px)*wy)
-			}
-			dst[y*f.size[0]+x] = v
+	if y < 0 || y > lastY {
+		return
+	}
+	if r.row[0] == nil {
+		r.row = [2][]float64{make([]float64, nx), make([]float64, nx)}
+	}
+	row := r.row[0]
+	r.from.Float64s(row, (i*ny+y)*nx)
+	if wy > 0 {
+		r.from.Float64s(r.row[1], (i*ny+y+1)*nx)
+		for x, v := range r.row[1] {
+			row[x] = float64(row[x]*(1-wy)) + float64(v*wy)
 		}
 	}
+	for k := max(0, -left); k < len(dst) && k+left <= lastX; k++ {
+		dst[k] = row[k+left]
+		if wx > 0 {
+			dst[k] = float64(dst[k]*(1-wx)) + float64(row[k+left+1]*wx)
+		}
+	}
+}
+
+// split divides a number into the whole below it and the rest.
+func split(x float64) (below int, rest float64) {
+	f := math.Floor(x)
+	return int(f), x - f
 }
 
 // store writes values as pixels, rounded if they are integers.

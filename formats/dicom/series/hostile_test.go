@@ -55,6 +55,15 @@ func us(n uint16) string { return string(le.AppendUint16(nil, n)) }
 func TestLiesOfImagesAreRefused(t *testing.T) {
 	slice, multi := first(t, "regular"), first(t, "enhanced")
 	rle := first(t, "rle")
+	item := func(n int) []byte {
+		return append(le.AppendUint32([]byte{0xfe, 0xff, 0, 0xe0}, uint32(n)), make([]byte, n)...)
+	}
+	rle1 := changed(t, slice, 2, 0x10, "UI", "1.2.840.10008.1.2.5\x00")
+	at := bytes.Index(rle1, []byte("\xe0\x7f\x10\x00OW"))
+	rle1 = append(bytes.Clone(rle1[:at]), "\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"...)
+	rle1 = append(rle1, item(0)...)
+	long := append(bytes.Clone(rle1), item(1100000)...)
+	rle1 = append(rle1, item(200)...)
 	pixels := bytes.Index(slice, []byte("\xe0\x7f\x10\x00OW"))
 	for name, test := range map[string]struct {
 		data []byte
@@ -85,6 +94,9 @@ func TestLiesOfImagesAreRefused(t *testing.T) {
 		"cut":               {slice[:len(slice)-1], "PixelData (7fe0,0010): its length runs beyond the file"},
 		"native fragments":  {changed(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.1\x00"), "PixelData (7fe0,0010): found fragments, which Explicit VR Little Endian"},
 		"no fragments":      {changed(t, slice, 2, 0x10, "UI", "1.2.840.10008.1.2.5\x00"), "PixelData (7fe0,0010): found no fragments, which RLE Lossless"},
+		"many pixels": {changed(t, changed(t, rle1, 0x28, 0x10, "US", us(65535)), 0x28, 0x11, "US", us(65535)),
+			"bytes of codestreams cannot hold 8589672450 bytes of pixels"},
+		"long codestream":   {long, "PixelData (7fe0,0010): found a codestream of 1100000 bytes for a frame of 108"},
 		"frames, fragments": {rle[:bytes.LastIndex(rle, []byte("\xfe\xff\x00\xe0"))], "PixelData (7fe0,0010): found 3 fragments, expected 4 frames"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,13 +22,37 @@ type Image struct {
 	pixels   volume.Pixels
 }
 
-// Format is what headers of DICOM images name as their format.
-const Format = "DICOM"
+// Format is the format of a DICOM file with one image, as package formats/image knows it: for more
+// files, and for a choice among images, use Open.
+var Format = volume.Format{
+	Name:  format,
+	Match: dicom.Match,
+	Header: func(path string) (*volume.Header, error) {
+		x, err := Find(path, 0)
+		if err != nil {
+			return nil, err
+		}
+		s, err := x.Choose("")
+		if err != nil {
+			return nil, err
+		}
+		return s.Header(), nil
+	},
+	Read: func(path string) (volume.File, error) {
+		im, _, err := Open(path, "", Options{})
+		if err != nil {
+			return nil, err
+		}
+		return im, nil
+	},
+}
+
+const format = "DICOM"
 
 // Header returns what there is to know of the image without its pixels. Its Type is one that holds
 // whatever the stored bits may be, its Native the stack.
 func (s *Stack) Header() *volume.Header {
-	h := &volume.Header{Format: Format, Size: s.Size[:], Description: s.Description, Native: s,
+	h := &volume.Header{Format: format, Size: s.Size[:], Description: s.Description, Native: s,
 		BigEndian: s.Slices[0].File.Pixels.BigEndian}
 	size, g, err := s.Grid(false)
 	if err != nil {
@@ -63,7 +87,7 @@ func (s *Stack) Read(o Options) (*Image, error) {
 		im.Fixed = true
 		im.Warnings = append(im.Warnings, "the slices were resampled to a regular grid")
 	}
-	im.head = &volume.Header{Format: Format, Size: size, Type: im.pixels.Type(), Geometry: g,
+	im.head = &volume.Header{Format: format, Size: size, Type: im.pixels.Type(), Geometry: g,
 		BigEndian: s.Slices[0].File.Pixels.BigEndian, Description: s.Description, Native: s}
 	return im, nil
 }

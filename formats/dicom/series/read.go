@@ -17,6 +17,15 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
+const (
+	// maxHeader is what a codestream may have besides its pixels: profiles, comments.
+	maxHeader = 1 << 20
+	// Frames of one value are compressed to nearly nothing. What all codestreams together stand for
+	// is bounded all the same: as deflate's data is, and some room.
+	maxRatio = 1032
+	room     = 256 << 20
+)
+
 // framesAtATime are how many frames of a file a goroutine takes.
 const framesAtATime = 8
 
@@ -90,6 +99,10 @@ func (r *frameReader) stream(frame int) ([]byte, error) {
 	for _, s := range r.file.frames[frame] {
 		n += s.Length
 	}
+	if size := r.file.frameSize(); n > 4*size+maxHeader {
+		return nil, fmt.Errorf("%s: found a codestream of %d bytes for a frame of %d",
+			dicom.Name(tag.PixelData), n, size)
+	}
 	if int64(cap(r.codestream)) < n {
 		r.codestream = make([]byte, n)
 	}
@@ -141,13 +154,11 @@ func (r *frameReader) cells(dst []byte, frame int) error {
 			return err
 		}
 	}
-	if big != nativeIsBig && size > 1 {
+	if big == bits.LittleEndian && size > 1 {
 		bits.Swap(dst, size)
 	}
 	return nil
 }
-
-var nativeIsBig = binary.NativeEndian.Uint16([]byte{0, 1}) == 1
 
 // word returns room for two bytes.
 func (r *frameReader) word() []byte {
@@ -302,10 +313,24 @@ func pixels(all []*Slice, workers int) (volume.Pixels, error) {
 
 // checkStreams looks at the header of every compressed frame before memory is taken for any.
 func checkStreams(all []*Slice, work []job, workers int) error {
+	compressed, announced := int64(0), int64(0)
 	for _, j := range work {
 		if err := j.file.divideFrames(); err != nil {
 			return err
 		}
+		if !j.file.Pixels.Compressed {
+			continue
+		}
+		announced += j.file.frameSize() * int64(len(j.slices))
+		for _, k := range j.slices {
+			for _, s := range j.file.frames[all[k].Frame] {
+				compressed += s.Length
+			}
+		}
+	}
+	if announced > room+maxRatio*compressed {
+		return fmt.Errorf("%s: %s: %d bytes of codestreams cannot hold %d bytes of pixels",
+			all[0].File.Name, dicom.Name(tag.PixelData), compressed, announced)
 	}
 	return each(len(work), workers, func(i int) error {
 		j := work[i]
