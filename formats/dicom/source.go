@@ -19,6 +19,7 @@ import (
 // unpacked to disk.
 type Source struct {
 	Name    string // for messages: "scan/0001.dcm", "scan.zip: scan/0001.dcm"
+	Base    string // the last part of its path
 	Folder  string // that it lies in
 	Size    int64
 	InOrder bool // reads are fast only if they go front to back
@@ -48,7 +49,7 @@ func FileSource(path string) (*Source, error) {
 	if info.IsDir() {
 		return nil, fmt.Errorf("%s is a folder, expected a file", path)
 	}
-	return &Source{Name: path, Folder: filepath.Dir(path), Size: info.Size(),
+	return &Source{Name: path, Base: filepath.Base(path), Folder: filepath.Dir(path), Size: info.Size(),
 		open: func() (Reader, error) { return regular.Open(path) }}, nil
 }
 
@@ -113,8 +114,8 @@ func folder(root string) (*Found, error) {
 			found.Failed = append(found.Failed, err)
 			return nil
 		}
-		found.Sources = append(found.Sources, &Source{Name: name, Folder: filepath.Dir(name),
-			Size: info.Size(), open: func() (Reader, error) { return regular.Open(at) }})
+		found.Sources = append(found.Sources, &Source{Name: name, Base: d.Name(),
+			Folder: filepath.Dir(name), Size: info.Size(), open: func() (Reader, error) { return regular.Open(at) }})
 		return nil
 	})
 	return found, err
@@ -168,7 +169,8 @@ func members(file string) (*Found, error) {
 		if in := path.Dir(m.Name); in != "." {
 			folder += ": " + in
 		}
-		found.Sources = append(found.Sources, &Source{Name: name, Folder: folder, Size: int64(size), InOrder: true,
+		found.Sources = append(found.Sources, &Source{Name: name, Base: path.Base(m.Name),
+			Folder: folder, Size: int64(size), InOrder: true,
 			open: func() (Reader, error) {
 				return &forward{open: func() (io.ReadCloser, error) {
 					r, err := m.Open()

@@ -415,6 +415,18 @@ def cases():
     ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths = offsets, lengths
     all["rle-extended"] = ([("e.dcm", save(ds, RLELossless, pixels=pixels))], [expect(hu(s), p)], 1)
 
+    # pictures of the same size: in the series, and three in one of their own
+    def picture(series, number):
+        ds = one(series, p[0], s2[0], number=number)
+        del ds.ImagePositionPatient
+        ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+        return save(ds)
+
+    e = dict(error="SamplesPerPixel", localizer=False, size=[COLUMNS, ROWS, 1])
+    all["pictures"] = (
+        [*plain(1, p, s), ("x.dcm", picture(1, 9)), *[(f"y{i}.dcm", picture(2, i + 1)) for i in range(3)]],
+        [expect(hu(s), p), {**e, "slices": 1}, {**e, "slices": 3}], 1)
+
     # what is not supported
     def refused(name, error, change, **more):
         ds = one(1, p[0], s[0], **more)

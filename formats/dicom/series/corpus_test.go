@@ -130,7 +130,7 @@ func isStack(s *series.Stack, w truth) bool {
 		return false
 	}
 	if s.Problem != nil || w.SHA256 == "" {
-		return true
+		return (s.Problem != nil) == (w.Error != "")
 	}
 	p, err := s.Pixels(1)
 	return err == nil && digest(p.Bytes()) == w.SHA256

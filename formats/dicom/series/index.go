@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -55,12 +56,12 @@ type Damaged struct {
 
 // Find reads the headers of all DICOM files at a path, on so many goroutines. The pixels are read
 // where two slices have the same position. It fails if nothing there is DICOM.
-func Find(path string, workers int) (*Index, error) {
-	found, err := dicom.List(path)
+func Find(at string, workers int) (*Index, error) {
+	found, err := dicom.List(at)
 	if err != nil {
 		return nil, err
 	}
-	x := &Index{Path: path, Links: found.Links}
+	x := &Index{Path: at, Links: found.Links}
 	for _, err := range found.Failed {
 		x.Damaged = append(x.Damaged, Damaged{Err: err})
 	}
@@ -75,7 +76,7 @@ func Find(path string, workers int) (*Index, error) {
 		s := found.Sources[i]
 		f, err := dicom.Read(s)
 		switch r := &results[i]; {
-		case errors.Is(err, dicom.ErrNotDICOM):
+		case errors.Is(err, dicom.ErrNotDICOM) && !saysDICOM(s.Base):
 			r.err = err
 		case f != nil && f.Class == dicom.ClassDirectory:
 			r.err = fmt.Errorf("%s is a DICOMDIR, which lists files: give the folder with the files", s.Name)
@@ -104,23 +105,34 @@ func Find(path string, workers int) (*Index, error) {
 		case r.damaged != nil:
 			x.Damaged = append(x.Damaged, *r.damaged)
 		default:
-			if x.Others++; found.Sources[i].Name == path {
+			if x.Others++; found.Sources[i].Name == at {
 				return nil, r.err
 			}
 		}
 	}
 	if len(all)+len(x.Objects)+len(x.Damaged) == 0 {
-		return nil, fmt.Errorf("%s: none of its %d files is DICOM (PS3.10, with DICM at byte 128)", path,
-			len(results))
+		links := ""
+		if x.Links > 0 {
+			links = fmt.Sprintf("; %d symbolic links are not followed", x.Links)
+		}
+		return nil, fmt.Errorf("%s: none of its %d files is DICOM (PS3.10, with DICM at byte 128)%s",
+			at, len(results), links)
 	}
 	if x.Stacks, err = stacks(all); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", at, err)
 	}
 	each(len(x.Stacks), workers, func(i int) error {
 		x.Stacks[i].measure()
 		return nil
 	})
 	return x, nil
+}
+
+// saysDICOM reports whether a file's name says that it is DICOM: where the content does not, it
+// is a slice that was damaged. What macOS writes beside files (._0001.dcm) is none.
+func saysDICOM(base string) bool {
+	return slices.Contains([]string{".dcm", ".dicom", ".ima"}, strings.ToLower(path.Ext(base))) &&
+		!strings.HasPrefix(base, "._")
 }
 
 // each calls f for 0 to n-1 on several goroutines. After an error it begins no more; of the errors
@@ -225,7 +237,8 @@ func (x *Index) Choose(s string) (*Stack, error) {
 	if len(of) > 1 {
 		var images []*Stack
 		for _, stack := range of {
-			if !stack.Localizer && len(stack.Slices) > 2 {
+			first := stack.Slices[0]
+			if !stack.Localizer && len(stack.Slices) > 2 && first.placed && !first.File.colour {
 				images = append(images, stack)
 			}
 		}
@@ -270,7 +283,7 @@ func (x *Index) whole(s *Stack) error {
 		}
 	}
 	for _, other := range x.Stacks {
-		if other != s && other.Problem != nil && [2]int(other.Size[:2]) == [2]int(s.Size[:2]) &&
+		if other != s && other.Problem != nil && !other.Slices[0].File.colour && [2]int(other.Size[:2]) == [2]int(s.Size[:2]) &&
 			other.Slices[0].File.seriesOrFolder == s.Slices[0].File.seriesOrFolder {
 			all = append(all, other.Problem)
 		}

@@ -24,6 +24,7 @@ type Slice struct {
 	number              int // InstanceNumber
 	localizer           bool
 	problem             error // why it is no slice of a volume
+	placed              bool  // has a position, so that it may be one
 }
 
 // A File is a DICOM file with an image. Of its header only what is needed here is kept: dicom.Read
@@ -43,6 +44,7 @@ type File struct {
 	modality       string
 	frames         [][]dicom.Span
 	multi          bool // has functional groups
+	colour         bool // not one grey value a pixel
 	seriesOrFolder string
 }
 
@@ -122,6 +124,7 @@ func (f *File) pixels() error {
 	case err != nil:
 		return err
 	case samples != 1:
+		f.colour = true
 		return fmt.Errorf("%s: found %g, expected 1: a colour image is not supported",
 			dicom.Name(tag.SamplesPerPixel), samples)
 	case f.Pixels.VR == "OF" || f.Pixels.VR == "OD":
@@ -132,6 +135,7 @@ func (f *File) pixels() error {
 			dicom.Name(tag.ModalityLUTSequence))
 	}
 	if p := f.Text(tag.PhotometricInterpretation); p != "MONOCHROME1" && p != "MONOCHROME2" {
+		f.colour = true
 		return fmt.Errorf("%s: expected MONOCHROME1 or MONOCHROME2",
 			dicom.Name(tag.PhotometricInterpretation))
 	}
@@ -230,6 +234,7 @@ func (s *Slice) fill(g groups) error {
 	optional := func(in, t tag.Tag, otherwise float64) (float64, error) {
 		return g.of(in, t).Float(t, otherwise)
 	}
+	s.placed = g.of(tag.PlanePositionSequence, tag.ImagePositionPatient).Has(tag.ImagePositionPatient)
 	if err := floats(tag.PlanePositionSequence, tag.ImagePositionPatient, s.Position[:]); err != nil {
 		return err
 	}
