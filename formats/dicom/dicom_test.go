@@ -257,6 +257,11 @@ func TestElementsAreRead(t *testing.T) {
 		honest(0x28, 0x11, "US", "odd"),
 		honest(0x28, 0x8, "IS", "12 "),
 		element(0x28, 0x3006, "OW", 4, make([]byte, 4)),
+		element(0x28, 0x1101, "UN", 4, make([]byte, 4)), // bulk data and numbers of unknown kind
+		element(0x28, 0x1201, "UN", 4, make([]byte, 4)),
+		element(0x18, 0x9311, "UN", 8, fd),
+		element(0x18, 0x9316, "UN", 3, make([]byte, 3)),
+		honest(0x18, 0x50, "DS", "0x10"),
 		honest(0x70, 0x22, "FL", string(append(fl, fl...))),
 		honest(0x7fe0, 0x10, "OW", "pixels")))
 	require.NoError(t, err)
@@ -277,16 +282,22 @@ func TestElementsAreRead(t *testing.T) {
 	require.EqualError(t, err, "Rows (0028,0010): expected a whole number from 1 to 76")
 	_, err = f.Int(tag.PixelRepresentation, 0, 1)
 	require.EqualError(t, err, "PixelRepresentation (0028,0103) is missing")
-	x, err := f.Float(tag.SpiralPitchFactor, 9)
+	x, err := f.Float(tag.RevolutionTime, 9)
 	require.NoError(t, err)
 	require.Equal(t, 9.0, x)
 	v, err = f.Floats(tag.SingleCollimationWidth, 1)
 	require.NoError(t, err)
 	require.Equal(t, -2.25, v[0])
+	v, err = f.Floats(tag.SpiralPitchFactor, 1)
+	require.NoError(t, err)
+	require.Equal(t, -2.25, v[0])
+	_, err = f.Float(tag.SliceThickness, 1)
+	require.EqualError(t, err, "SliceThickness (0018,0050): expected a number")
 	v, err = f.Floats(tag.GraphicData, 2)
 	require.NoError(t, err)
 	require.Equal(t, []float64{1.5, 1.5}, v)
-	for _, missing := range []tag.Tag{{Group: 9, Element: 0x1001}, tag.LUTData, tag.PixelData} {
+	for _, missing := range []tag.Tag{{Group: 9, Element: 0x1001}, tag.LUTData, tag.PixelData,
+		tag.RedPaletteColorLookupTableData, tag.CTDIvol} {
 		require.Nil(t, f.element(missing), missing)
 	}
 	require.Equal(t, int64(6), f.Pixels.Length)

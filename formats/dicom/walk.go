@@ -279,7 +279,7 @@ func (w *walker) element(h header, end int64, e encoding, depth int, keep bool) 
 	size := width[dictionary]
 	isText := slices.Contains(text, dictionary)
 	same := h.vr == "UN" || isText && slices.Contains(text, h.vr) || size > 0 && width[h.vr] == size
-	if !keep || !same || size > 0 && h.length%int64(size) != 0 {
+	if !keep || !same || !isText && (size == 0 || h.length%int64(size) != 0) {
 		w.in.skip(h.length)
 		return nil
 	}

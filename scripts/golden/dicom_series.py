@@ -397,6 +397,15 @@ def cases():
         1,
     )
 
+    all["localizer-axial"] = (
+        [*files, ("1.dcm", same)],
+        [
+            expect(hu(s), p),
+            expect(hu(s3), [(-12.5, 30.25, -99)], spacing=2.5, localizer=True),
+        ],
+        1,
+    )
+
     # acquisitions: twice the same places; places that go on
     s2 = random(4)
     both = [(n.replace(".", "q."), f) for n, f in plain(1, p, s2, AcquisitionNumber=2)]
