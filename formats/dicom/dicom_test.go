@@ -261,7 +261,7 @@ func TestElementsAreRead(t *testing.T) {
 		element(0x28, 0x1201, "UN", 4, make([]byte, 4)),
 		element(0x18, 0x9311, "UN", 8, fd),
 		element(0x18, 0x9316, "UN", 3, make([]byte, 3)),
-		honest(0x18, 0x50, "DS", "0x10"),
+		honest(0x18, 0x50, "DS", "0x1p3"),
 		honest(0x70, 0x22, "FL", string(append(fl, fl...))),
 		honest(0x7fe0, 0x10, "OW", "pixels")))
 	require.NoError(t, err)

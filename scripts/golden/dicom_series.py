@@ -311,6 +311,8 @@ def cases():
     c, s = np.cos(0.3), np.sin(0.3)
     c2, s2 = np.cos(-0.2), np.sin(-0.2)
     regular("rotated", (c, s, 0, -s * c2, c * c2, s2))
+    rounded = [round(float(x), 3) for x in (c, s, 0, -s * c2, c * c2, s2)]  # not quite orthogonal
+    regular("rounded", tuple(rounded))
     # distances up to 2 % off
     regular("jitter", AXIAL, 2.5 * np.arange(6) + np.array([0, 0.05, -0.04, 0.03, -0.05, 0]))
 
@@ -638,7 +640,7 @@ def sitk_reading(files, kind):
 
 
 SITK = (
-    "regular sagittal coronal rotated rescale-per-slice int32 bits32 bits32-small bits8 bits8-signed bits12 implicit "
+    "regular sagittal coronal rotated rounded rescale-per-slice int32 bits32 bits32-small bits8 bits8-signed bits12 implicit "
     "big-endian deflated"
 ).split()
 
