@@ -144,7 +144,11 @@ func (d *dicomInfo) text(line func(name, format string, args ...any)) {
 	if d.Localizer {
 		kind += " localizer"
 	}
-	line("stack", "%d, %s, %d slices%s", d.Series, kind, d.Slices, number)
+	slices := "slices"
+	if d.Slices == 1 {
+		slices = "slice"
+	}
+	line("stack", "%d, %s, %d %s%s", d.Series, kind, d.Slices, slices, number)
 	line("series", "%s", d.SeriesUID)
 	sign := "unsigned"
 	if d.Stored.Signed {

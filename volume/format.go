@@ -108,7 +108,8 @@ type Format struct {
 	Header func(path string) (*Header, error)
 	Read   func(path string) (File, error)
 	// Write writes a new file. size holds the axes x, y, …; workers is the number of goroutines, at
-	// least one. The file appears under its name once it is complete.
+	// least one. The file appears under its name once it is complete. It is nil where the format is
+	// only read; Endings is then empty.
 	Write func(path string, size []int, g *ITK, pixels Pixels, workers int) error
 	// WriteRaw is Write without compression; nil if the ending decides about it.
 	WriteRaw func(path string, size []int, g *ITK, pixels Pixels) error

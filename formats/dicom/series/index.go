@@ -118,9 +118,7 @@ func Find(at string, workers int) (*Index, error) {
 		return nil, fmt.Errorf("%s: none of its %d files is DICOM (PS3.10, with DICM at byte 128)%s",
 			at, len(results), links)
 	}
-	if x.Stacks, err = stacks(all); err != nil {
-		return nil, fmt.Errorf("%s: %w", at, err)
-	}
+	x.Stacks = stacks(all)
 	each(len(x.Stacks), workers, func(i int) error {
 		x.Stacks[i].measure()
 		return nil

@@ -31,11 +31,13 @@ type Stack struct {
 	axes             axes
 }
 
-// maxStacks bounds what a damaged or hostile collection falls into.
-const maxStacks = 10000
+// maxStacks bounds into how many stacks of one size a series falls.
+const maxStacks = 1000
+
+var errStacks = fmt.Errorf("the series has more than %d orientations and pixel spacings", maxStacks)
 
 // stacks divides slices into stacks.
-func stacks(all []*Slice) ([]*Stack, error) {
+func stacks(all []*Slice) []*Stack {
 	// The order decides whose orientation is compared with whose: it must not depend on file names.
 	slices.SortStableFunc(all, func(a, b *Slice) int {
 		flag := func(x bool) int {
@@ -55,6 +57,12 @@ func stacks(all []*Slice) ([]*Stack, error) {
 	from := 0 // the first group that later slices may belong to
 next:
 	for _, s := range all {
+		if last := len(groups) - 1; last >= 0 && groups[last][0].problem == errStacks &&
+			s.sameKind(groups[last][0]) { // the rest is one stack, which cannot be read
+			s.problem = errStacks
+			groups[last] = append(groups[last], s)
+			continue
+		}
 		for i := len(groups) - 1; i >= from; i-- {
 			first := groups[i][0]
 			if !s.similar(first) {
@@ -66,8 +74,8 @@ next:
 			groups[i] = append(groups[i], s)
 			continue next
 		}
-		if len(groups) == maxStacks {
-			return nil, fmt.Errorf("more than %d image stacks", maxStacks)
+		if len(groups)-from == maxStacks {
+			s.problem = errStacks
 		}
 		groups = append(groups, []*Slice{s})
 	}
@@ -85,15 +93,19 @@ next:
 	for i, s := range list {
 		s.Number = i + 1
 	}
-	return list, nil
+	return list
 }
 
 // comparable reports whether slices sort so near to each other that some may be similar to both.
 func (s *Slice) comparable(to *Slice) bool {
-	return s.File.seriesOrFolder == to.File.seriesOrFolder && s.File.Columns == to.File.Columns &&
-		s.File.Rows == to.File.Rows && s.localizer == to.localizer &&
-		(s.problem == nil) == (to.problem == nil) &&
+	return s.sameKind(to) && (s.problem == nil) == (to.problem == nil) &&
 		s.Orientation[0]-to.Orientation[0] <= sameCosine
+}
+
+// sameKind compares series and size.
+func (s *Slice) sameKind(to *Slice) bool {
+	return s.File.seriesOrFolder == to.File.seriesOrFolder && s.File.Columns == to.File.Columns &&
+		s.File.Rows == to.File.Rows && s.localizer == to.localizer
 }
 
 const (
