@@ -14,8 +14,8 @@ import (
 
 // DICOMChoice says which image of a file, folder or zip of DICOM is meant, and how it is read.
 type DICOMChoice struct {
-	Series      string `flag:"series" help:"of DICOM: number of the stack as image info lists it, or its SeriesInstanceUID"`
-	FixGeometry bool   `flag:"fix-geometry" help:"of DICOM: resample slices that do not lie on a regular grid"`
+	Series      string `flag:"series" help:"of DICOM: number of the stack in image info, or SeriesInstanceUID"`
+	FixGeometry bool   `flag:"fix-geometry" help:"of DICOM: resample slices to a regular grid"`
 }
 
 // openImage reads an image file, or the DICOM stack that is chosen. What the user should know of it
@@ -27,7 +27,8 @@ func openImage(path string, c DICOMChoice, o Output) (volume.File, error) {
 		}
 		return image.Read(path)
 	}
-	im, x, err := series.Open(path, c.Series, series.Options{Fix: c.FixGeometry, Workers: system.Cores()})
+	im, x, err := series.Open(path, c.Series, series.Options{Fix: c.FixGeometry,
+		Workers: system.Cores()})
 	if err != nil {
 		return nil, err
 	}
@@ -107,18 +108,19 @@ func InspectImages(path string, headerOnly bool, choice string) ([]*ImageInfo, e
 func inspectStack(path string, s *series.Stack, headerOnly bool) (*ImageInfo, error) {
 	h := s.Header()
 	f := s.Slices[0].File
-	info := &ImageInfo{File: path, Format: h.Format, Bytes: s.Bytes(), ByteOrder: "little", Type: h.Type, Size: h.Size,
-		Description: h.Description}
+	info := &ImageInfo{File: path, Format: h.Format, Bytes: s.Bytes(), ByteOrder: "little",
+		Type: h.Type, Size: h.Size, Description: h.Description}
 	if h.BigEndian {
 		info.ByteOrder = "big"
 	}
-	info.dicomInfo = &dicomInfo{Series: s.Number, SeriesUID: s.SeriesUID, SeriesNumber: s.SeriesNumber, Modality: s.Modality,
-		Slices: len(s.Slices), TransferSyntax: s.Syntax(), Stored: storedBits{f.Bits, f.Signed},
+	info.dicomInfo = &dicomInfo{Series: s.Number, SeriesUID: s.SeriesUID, SeriesNumber: s.SeriesNumber,
+		Modality: s.Modality, Slices: len(s.Slices), TransferSyntax: s.Syntax(), Stored: storedBits{f.Bits, f.Signed},
 		Localizer: s.Localizer, Geometry: s.Geometry}
 	if h.Problem != nil {
 		info.Problem = h.Problem.Error()
 	} else {
-		info.Spacing, info.Origin, info.Direction = h.Geometry.Spacing, h.Geometry.Origin, h.Geometry.Direction
+		g := h.Geometry
+		info.Spacing, info.Origin, info.Direction = g.Spacing, g.Origin, g.Direction
 		info.Orientation, info.Oblique = orientationOf(h.Geometry)
 	}
 	if headerOnly || s.Problem != nil {
@@ -156,7 +158,7 @@ func (d *dicomInfo) text(line func(name, format string, args ...any)) {
 	}
 	line("stored", "%d bits, %s, transfer syntax %s", d.Stored.Bits, sign, d.TransferSyntax)
 	if g := d.Geometry; len(g.Problems) > 0 {
-		line("geometry", "%v: tilt %.3g°, %.4g mm off a regular grid, %d slices missing, %d duplicates", g.Problems,
-			g.TiltDegrees, g.MaxDeviation, len(g.Missing), g.Duplicates)
+		line("geometry", "%v: tilt %.3g°, %.4g mm off a regular grid, %d slices missing, %d duplicates",
+			g.Problems, g.TiltDegrees, g.MaxDeviation, len(g.Missing), g.Duplicates)
 	}
 }

@@ -42,10 +42,6 @@ const (
 	ClassLabelMap      = "1.2.840.10008.5.1.4.1.1.66.7"
 	ClassRTStructure   = "1.2.840.10008.5.1.4.1.1.481.3"
 	ClassRTDose        = "1.2.840.10008.5.1.4.1.1.481.2"
-	ClassSecondary     = "1.2.840.10008.5.1.4.1.1.7"
-	ClassCT            = "1.2.840.10008.5.1.4.1.1.2"
-	ClassEnhancedCT    = "1.2.840.10008.5.1.4.1.1.2.1"
-	ClassLegacyCT      = "1.2.840.10008.5.1.4.1.1.2.2"
 	preamble           = 128
 	magic              = "DICM"
 	implicitVR         = "1.2.840.10008.1.2"

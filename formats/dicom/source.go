@@ -49,7 +49,8 @@ func FileSource(path string) (*Source, error) {
 	if info.IsDir() {
 		return nil, fmt.Errorf("%s is a folder, expected a file", path)
 	}
-	return &Source{Name: path, Base: filepath.Base(path), Folder: filepath.Dir(path), Size: info.Size(),
+	return &Source{Name: path, Base: filepath.Base(path), Folder: filepath.Dir(path),
+		Size: info.Size(),
 		open: func() (Reader, error) { return regular.Open(path) }}, nil
 }
 
@@ -115,7 +116,8 @@ func folder(root string) (*Found, error) {
 			return nil
 		}
 		found.Sources = append(found.Sources, &Source{Name: name, Base: d.Name(),
-			Folder: filepath.Dir(name), Size: info.Size(), open: func() (Reader, error) { return regular.Open(at) }})
+			Folder: filepath.Dir(name), Size: info.Size(),
+			open: func() (Reader, error) { return regular.Open(at) }})
 		return nil
 	})
 	return found, err
@@ -254,7 +256,8 @@ func kind(path string) int {
 	switch {
 	case Match(first):
 		return isDICOM
-	case strings.HasPrefix(string(first), "PK\x03\x04"), strings.HasPrefix(string(first), "PK\x05\x06"):
+	case strings.HasPrefix(string(first), "PK\x03\x04"),
+		strings.HasPrefix(string(first), "PK\x05\x06"):
 		return isZip
 	}
 	return isOther

@@ -281,7 +281,8 @@ func (x *Index) whole(s *Stack) error {
 		}
 	}
 	for _, other := range x.Stacks {
-		if other != s && other.Problem != nil && !other.Slices[0].File.colour && [2]int(other.Size[:2]) == [2]int(s.Size[:2]) &&
+		if other != s && other.Problem != nil && !other.Slices[0].File.colour &&
+			[2]int(other.Size[:2]) == [2]int(s.Size[:2]) &&
 			other.Slices[0].File.seriesOrFolder == s.Slices[0].File.seriesOrFolder {
 			all = append(all, other.Problem)
 		}

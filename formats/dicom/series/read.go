@@ -409,7 +409,8 @@ func read[T cell](all []*Slice, work []job, workers int) (volume.Pixels, error) 
 	out := volume.MakePixels(typeNames[widest], len(cells))
 	err = each(len(all), workers, func(k int) error {
 		// what is a value already is converted as it is
-		c := scale{signed: true, slope: 1, left: uint(32 - 8*same.Size()), right: uint(32 - 8*same.Size())}
+		unused := uint(32 - 8*same.Size())
+		c := scale{signed: true, slope: 1, left: unused, right: unused}
 		if types[k] > own {
 			c = all[k].scale()
 		}
