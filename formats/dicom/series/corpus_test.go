@@ -159,7 +159,8 @@ func requireStack(t *testing.T, s *series.Stack, w truth) {
 	im, err := s.Read(series.Options{Workers: 3})
 	if len(w.Problems) > 0 {
 		require.Error(t, err)
-		require.Contains(t, s.Header().Problem.Error(), err.Error())
+		require.Equal(t, s.Header().Problem, err)
+		require.NotEmpty(t, s.Header().Type)
 		return
 	}
 	require.NoError(t, err)

@@ -54,16 +54,16 @@ const format = "DICOM"
 func (s *Stack) Header() *volume.Header {
 	h := &volume.Header{Format: format, Size: s.Size[:], Description: s.Description, Native: s,
 		BigEndian: s.Slices[0].File.Pixels.BigEndian}
-	size, g, err := s.Grid(false)
-	if err != nil {
-		h.Problem = err
+	if s.Problem != nil {
+		h.Problem = s.Problem
 		return h
 	}
 	widest := 0
 	for _, slice := range s.Slices {
 		widest = max(widest, slice.possibleType())
 	}
-	h.Size, h.Geometry, h.Type = size, g, typeNames[widest]
+	h.Type = typeNames[widest]
+	_, h.Geometry, h.Problem = s.Grid(false)
 	return h
 }
 
