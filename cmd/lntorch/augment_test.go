@@ -48,6 +48,7 @@ func TestAugmentMistakesAreExplained(t *testing.T) {
 		{"augment pipeline --patch-size 8", 2, "--patch-size: found 1 sizes, expected z,y,x or y,x"},
 		{"augment pipeline --patch-size 8,8,8 --mirror-axes x", 2, `--mirror-axes: found "x"`},
 		{"augment pipeline --patch-size 8,8,8 --mirror-axes 3", 2, "mirror axes [3], expected each of 0 to 2"},
+		{"augment pipeline --patch-size 8,8,8 --augmentation none --mirror-axes 0", 2, "mirror axes [0], but augmentation none does not mirror"},
 		{"augment pipeline --patch-size 8,8,8 --augmentation nnUnet", 2, `--augmentation: found "nnUnet", expected nnunet, mirror, none, or a file`},
 		{"augment pipeline --patch-size 8,8,8 --augmentation " + spec, 1, spec + `: transform 0: unknown transform "Mirror"; did you mean "MirrorTransform"?`},
 		{"augment pipeline --patch-size 8,8,8 -tr nnUNetTrainerDA5", 2, "trainer nnUNetTrainerDA5 uses another library's transforms"},

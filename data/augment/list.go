@@ -154,6 +154,9 @@ func (s Setting) resolve() (Setting, error) {
 			strings.Join(Augmentations, ", "), didYouMean(s.Augmentation, Augmentations))
 	}
 	switch axes := MirrorAxesOf(mirrors, dim); {
+	case s.Augmentation == "none" && s.MirrorAxes != nil && len(*s.MirrorAxes) > 0:
+		return s, fmt.Errorf("augment: mirror axes %v, but augmentation none does not mirror; for "+
+			"mirroring alone choose mirror", *s.MirrorAxes)
 	case s.Augmentation == "none":
 		s.MirrorAxes = &[]int{}
 	case s.MirrorAxes == nil:

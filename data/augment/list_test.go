@@ -2,7 +2,6 @@ package augment
 
 import (
 	"encoding/json"
-	"slices"
 	"strings"
 	"testing"
 
@@ -207,10 +206,13 @@ func TestSettingsThatDoNotFitAreRefused(t *testing.T) {
 		{Setting{PatchSize: []int{8, 8}}, "found 0 channels, expected at least one"},
 		{Setting{PatchSize: []int{8, 8}, Channels: 1, MirrorAxes: axes(2)}, "mirror axes [2], expected each of 0 to 1 once at most, or none"},
 		{Setting{PatchSize: []int{8, 8}, Channels: 1, MirrorAxes: axes(0, 0)}, "mirror axes [0 0]"},
+		{Setting{PatchSize: []int{8, 8}, Channels: 1, Augmentation: "none", MirrorAxes: axes(0)}, "mirror axes [0], but augmentation none does not mirror"},
+		{Setting{PatchSize: []int{8, 8}, Channels: 1, Trainer: "nnUNetTrainerNoDA", MirrorAxes: axes(0)}, "for mirroring alone choose mirror"},
 		{Setting{PatchSize: []int{8, 8}, Channels: 1, Augmentation: "nnUNet"}, `augmentation "nnUNet", expected nnunet, mirror, none or a file; did you mean "nnunet"?`},
 	} {
 		_, err := New(c.s)
 		require.ErrorContains(t, err, c.want)
 	}
-	require.True(t, slices.Contains(Augmentations, "none"))
+	_, err := New(Setting{PatchSize: []int{8, 8}, Channels: 1, Augmentation: "none", MirrorAxes: axes()})
+	require.NoError(t, err)
 }
