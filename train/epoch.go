@@ -118,21 +118,33 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 	return t.log.TrainLoss(t.epoch, meanLoss(t.losses))
 }
 
-// muchWaiting is the share of an epoch that waiting for data may take without a word on it.
-const muchWaiting = 0.05
-
 // printWaiting logs how long the epoch's training waited for data.
 func (t *trainer) printWaiting() {
 	total, waited, stats := t.timing.total, t.timing.waited, t.train.Stats()
-	part := share(waited-t.waited, total-t.total)
-	busy := stats.Since(t.stats).Busy()
-	t.file.Print(fmt.Sprintf("waited for data %.1f s (%.1f %%), %d workers %.0f %% busy",
-		(waited - t.waited).Seconds(), 100*part, stats.Workers, 100*busy))
-	if part > muchWaiting {
-		t.file.Print("WARNING: much of the epoch went into waiting for data: more --workers may help, or --augment-on device, " +
-			"or fewer programs beside this one; run.json (timing.loader) tells where the time went")
+	lines := waiting(waited-t.waited, total-t.total, stats.Since(t.stats), t.cfg.AugmentOn)
+	for _, line := range lines {
+		t.file.Print(line)
 	}
 	t.total, t.waited, t.stats = total, waited, stats
+}
+
+// muchWaiting is the share of an epoch that waiting for data may take without a word on it.
+const muchWaiting = 0.05
+
+// waiting tells how long iterations waited for data, and what helps where that was much.
+func waiting(waited, total time.Duration, workers loader.Stats, on AugmentOn) []string {
+	part := share(waited, total)
+	lines := []string{fmt.Sprintf("waited for data %.1f s (%.1f %%), %d workers %.0f %% busy",
+		waited.Seconds(), 100*part, workers.Workers, 100*workers.Busy())}
+	if part > muchWaiting {
+		device := "--augment-on device, or "
+		if on == AugmentOnDevice {
+			device = ""
+		}
+		lines = append(lines, "WARNING: much of the epoch went into waiting for data: more --workers may help, or "+
+			device+"fewer programs beside this one; run.json (timing.loader) tells where the time went")
+	}
+	return lines
 }
 
 // progress is what stands beside the progress bar.
