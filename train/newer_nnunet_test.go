@@ -40,8 +40,11 @@ func TestACheckpointOfNnUNet262IsContinued(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(fold, "checkpoint_latest.pth"), b, 0o600))
 	var log strings.Builder
 	c.Continue, c.Epochs, c.Echo = true, 3, &log
-	f := open(t, run(t, c).Checkpoint)
+	r := run(t, c)
+	f := open(t, r.Checkpoint)
 	require.Equal(t, 3, f.Epoch)
+	require.Contains(t, log.String(), "the checkpoint is nnU-Net's: the training goes on with the augmentation of nnUNetTrainer (nnunet)")
+	require.Equal(t, "nnunet", listOf(t, r.Checkpoint))
 	require.Contains(t, log.String(), "Epoch 1")
 	require.NotContains(t, log.String(), "Epoch 0")
 	require.NotContains(t, log.String(), "could not be read")
