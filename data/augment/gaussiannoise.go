@@ -154,8 +154,16 @@ func (g *GaussianNoiseParameters) Field(s Shape) ([]float32, error) {
 	if g.Noise != "" {
 		return g.noise, nil
 	}
-	seed, _ := strconv.ParseUint(g.NoiseSeed, 10, 64) // checked
-	field := make([]float32, len(g.Sigmas.Values)*s.Image[1]*s.Image[2]*s.Image[3])
+	return g.field(s.Image[1] * s.Image[2] * s.Image[3])
+}
+
+// field makes the noise of a seed, for patches of so many voxels.
+func (g *GaussianNoiseParameters) field(voxels int) ([]float32, error) {
+	seed, err := strconv.ParseUint(g.NoiseSeed, 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("noise_seed: %w", err)
+	}
+	field := make([]float32, len(g.Sigmas.Values)*voxels)
 	fillField(field, seed, 0)
 	return field, nil
 }

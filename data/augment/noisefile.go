@@ -3,7 +3,6 @@ package augment
 import (
 	"fmt"
 	"slices"
-	"strconv"
 )
 
 // NoiseFile is the noise that a GaussianNoiseTransform adds, before its sigma: standard normal
@@ -32,17 +31,15 @@ func (d Drawn) NoiseFiles(initial []int, name func(n int) string) (Drawn, []Nois
 			if p.NoiseSeed == "" {
 				continue
 			}
-			seed, err := strconv.ParseUint(p.NoiseSeed, 10, 64)
-			if err != nil {
-				return nil, nil, fmt.Errorf("augment: transform %d, %s: noise_seed: %w", i, s.Transform, err)
+			voxels := 1
+			for _, size := range axes {
+				voxels *= size
 			}
 			f := NoiseFile{Name: name(len(files)), Shape: slices.Concat([]int{len(p.Sigmas.Values)}, axes)}
-			n := 1
-			for _, size := range f.Shape {
-				n *= size
+			var err error
+			if f.Values, err = p.field(voxels); err != nil {
+				return nil, nil, fmt.Errorf("augment: transform %d, %s: %w", i, s.Transform, err)
 			}
-			f.Values = make([]float32, n)
-			fillField(f.Values, seed, 0)
 			named := *p
 			named.NoiseSeed, named.Noise = "", f.Name
 			out[i].Parameters = &named
