@@ -104,11 +104,11 @@ func Read(text []byte, s Setting) (l List, warning string, err error) {
 		need = s.initialPatchSize()
 	}
 	if l.InitialPatchSize = need; head.InitialPatchSize != nil {
-		if l.InitialPatchSize = head.InitialPatchSize; !covers(l.InitialPatchSize, s.PatchSize) {
+		if l.InitialPatchSize = head.InitialPatchSize; !Covers(l.InitialPatchSize, s.PatchSize) {
 			return fail("initial_patch_size: found %v, expected %d sizes, none smaller than in %v",
 				l.InitialPatchSize, len(s.PatchSize), s.PatchSize)
 		}
-		if !covers(l.InitialPatchSize, need) {
+		if !Covers(l.InitialPatchSize, need) {
 			warning = fmt.Sprintf("initial_patch_size %v is smaller than nnU-Net's %v: corners of rotated "+
 				"patches will be empty", l.InitialPatchSize, need)
 		}
@@ -119,7 +119,8 @@ func Read(text []byte, s Setting) (l List, warning string, err error) {
 	return l, warning, nil
 }
 
-func covers(size, patch []int) bool {
+// Covers reports whether a size has as many axes as another and is not smaller along any.
+func Covers(size, patch []int) bool {
 	if len(size) != len(patch) {
 		return false
 	}

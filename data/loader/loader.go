@@ -197,7 +197,7 @@ func (cfg *Config) check() error {
 	case len(cfg.PatchSize) != 2 && len(cfg.PatchSize) != 3 || slices.Min(cfg.PatchSize) < 1:
 		return fmt.Errorf("patch size %v, expected 2 or 3 positive sizes", cfg.PatchSize)
 	case cfg.Augmentation.InitialPatchSize != nil &&
-		!covers(cfg.Augmentation.InitialPatchSize, cfg.PatchSize):
+		!augment.Covers(cfg.Augmentation.InitialPatchSize, cfg.PatchSize):
 		return fmt.Errorf("initial patch size %v, expected %d sizes, none smaller than in the "+
 			"patch size %v",
 			cfg.Augmentation.InitialPatchSize, len(cfg.PatchSize), cfg.PatchSize)
@@ -209,19 +209,6 @@ func (cfg *Config) check() error {
 			cfg.StartIndex, cfg.Workers, cfg.Queue)
 	}
 	return nil
-}
-
-// covers reports whether size has as many axes as patch and is not smaller along any.
-func covers(size, patch []int) bool {
-	if len(size) != len(patch) {
-		return false
-	}
-	for axis := range size {
-		if size[axis] < patch[axis] {
-			return false
-		}
-	}
-	return true
 }
 
 // Next returns the next batch. Concurrent calls are serialised. Data errors are final: every later
@@ -385,11 +372,11 @@ func (w *worker) fill(b *Batch, picks []pick) error {
 		b.Keys[i] = p.c.Key
 		b.Samples[i] = Sample{Key: p.c.Key, Start: p.start, Forced: p.forced, SelectedClass: p.class,
 			Transforms: w.cfg.Augmentation.Draw(w.sample(b.Index, i).Augmentation)}
-		make := w.patch
+		fill := w.patch
 		if w.cfg.Crops {
-			make = w.crop
+			fill = w.crop
 		}
-		if err := make(b, i, p.c); err != nil {
+		if err := fill(b, i, p.c); err != nil {
 			return fmt.Errorf("loader: case %s: %w", p.c.Key, err)
 		}
 		w.spent.patches++

@@ -2,6 +2,8 @@ package loader
 
 import (
 	"context"
+	"reflect"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -197,4 +199,71 @@ func TestTimesOfBatchesAreThoseOfTheWorkers(t *testing.T) {
 		taken += n
 	}
 	require.Equal(t, 4, taken)
+}
+
+// Batches that are released are filled again: in steady state a patch costs no memory of its size, in a
+// worker or beside it, and what a worker keeps is less than three patches.
+func TestPatchesTakeNoMemoryInSteadyState(t *testing.T) {
+	for _, crops := range []bool{false, true} {
+		cfg := config(t, "regions_ignore")
+		patch := []int{12, 48, 40}
+		augmented(t, &cfg, "nnunet", patch, [][]float64{{1, 1, 1}, {0.5, 0.5, 0.5}})
+		for i, tr := range cfg.Augmentation.Transforms {
+			switch x := tr.(type) {
+			case augment.RandomTransform:
+				if x.ApplyProbability = 0.6; crops && x.Name() == "GaussianNoiseTransform" {
+					x.ApplyProbability = 0 // a crop has its noise with it
+				}
+				cfg.Augmentation.Transforms[i] = x
+			case augment.SpatialTransform:
+				x.PRotation = 0.6
+				cfg.Augmentation.Transforms[i] = x
+			}
+		}
+		cfg.Workers, cfg.Queue, cfg.Crops = 1, 1, crops
+		l := start(t, cfg)
+		l.Close() // the worker is this test's
+		w := &worker{Loader: l, channels: 2}
+		work := func(first, n int) {
+			for i := range n {
+				b, err := w.make(first + i)
+				require.NoError(t, err)
+				b.Release()
+			}
+		}
+		work(0, 20)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		const n = 40
+		work(20, n)
+		runtime.ReadMemStats(&after)
+		size := w.channels * product(patch) * 4
+		perPatch := int(after.TotalAlloc-before.TotalAlloc) / (n * cfg.BatchSize)
+		kept := bytesOf(reflect.ValueOf(w.scratch))
+		t.Logf("crops %v: %d bytes allocated for a patch of %d; the worker keeps %d", crops, perPatch, size, kept)
+		require.Less(t, perPatch, size/20)
+		require.Less(t, kept, 3*size)
+	}
+}
+
+// bytesOf is the memory that slices in a value hold.
+func bytesOf(v reflect.Value) (n int) {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			n += bytesOf(v.Field(i))
+		}
+	case reflect.Array:
+		for i := range v.Len() {
+			n += bytesOf(v.Index(i))
+		}
+	case reflect.Slice:
+		n = v.Cap() * int(v.Type().Elem().Size())
+		for i := range v.Len() {
+			if v.Index(i).Kind() == reflect.Struct {
+				n += bytesOf(v.Index(i))
+			}
+		}
+	}
+	return n
 }
