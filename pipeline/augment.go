@@ -331,7 +331,7 @@ func readPatch(c AugmentApplyConfig, o Output) (p augment.Patch, err error) {
 		return p, fmt.Errorf("augment: %s: found %d voxels, expected 2^30 at most", c.Data, len(values))
 	}
 	p.Dim = len(shape) - 1
-	p.Image = &volume.Volume[float32]{Data: values, Shape: patchShape(shape)}
+	p.Image = &volume.Volume[float32]{Data: values, Shape: volume.ShapeOf(shape[0], shape[1:])}
 	if c.Seg == "" {
 		return p, nil
 	}
@@ -346,14 +346,8 @@ func readPatch(c AugmentApplyConfig, o Output) (p augment.Patch, err error) {
 	if err != nil {
 		return p, fmt.Errorf("augment: %s: %w", c.Seg, err)
 	}
-	p.Seg = &volume.Volume[int16]{Data: labels, Shape: patchShape(a.Shape)}
+	p.Seg = &volume.Volume[int16]{Data: labels, Shape: volume.ShapeOf(a.Shape[0], a.Shape[1:])}
 	return p, nil
-}
-
-func patchShape(shape []int) [4]int {
-	s := [4]int{shape[0], 1, 1, 1}
-	copy(s[5-len(shape):], shape[1:])
-	return s
 }
 
 // readImage reads finite numbers from a .npy; other types than float32 are converted, and it is said.

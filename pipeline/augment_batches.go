@@ -278,11 +278,8 @@ func (w *batchWriter) record(j int, s *loader.Sample) sampleRecord {
 // segmentation -1.
 func (w *batchWriter) crops(n int, b *loader.Batch) error {
 	size := w.list.InitialPatchSize
-	box := [4]int{1, 1, 1, 1}
-	copy(box[4-len(size):], size)
-	image := volume.Volume[float32]{Shape: box}
-	image.Shape[0] = b.DataShape[1]
-	seg := volume.Volume[int16]{Shape: box}
+	image := volume.Volume[float32]{Shape: volume.ShapeOf(b.DataShape[1], size)}
+	seg := volume.Volume[int16]{Shape: volume.ShapeOf(1, size)}
 	images := make([]float32, len(b.Samples)*volume.Numel(image.Shape))
 	segs := make([]int16, len(b.Samples)*volume.Numel(seg.Shape))
 	for j, s := range b.Samples {

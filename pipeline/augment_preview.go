@@ -187,13 +187,12 @@ func (p *preview) legend(plan *planned) {
 
 // row cuts the patch out of the case, transforms it, and draws its middle planes.
 func (p *preview) row(name string, drawn augment.Drawn, size []int) (report.SheetRow, error) {
-	dim := len(size)
-	shape, start := [4]int{p.scan.Data.Shape[0], 1, 1, 1}, p.voxel
+	dim, channels, start := len(size), p.scan.Data.Shape[0], p.voxel
 	for i, n := range size {
-		axis := i + 3 - dim
-		shape[1+axis], start[axis] = n, p.voxel[axis]-n/2
+		start[i+3-dim] -= n / 2
 	}
-	image, seg := volume.New[float32](shape), volume.New[int16]([4]int{1, shape[1], shape[2], shape[3]})
+	image := volume.New[float32](volume.ShapeOf(channels, size))
+	seg := volume.New[int16](volume.ShapeOf(1, size))
 	p.scan.Data.Crop(image, start, 0)
 	p.scan.Seg.Crop(seg, start, -1)
 	p.patch = previewPatch{augment.Patch{Image: image, Seg: seg, Dim: dim, Scratch: &p.scratch}}
@@ -202,7 +201,7 @@ func (p *preview) row(name string, drawn augment.Drawn, size []int) (report.Shee
 	}
 	row := report.SheetRow{Name: name}
 	for _, s := range drawn {
-		row.Text = append(row.Text, describe(s, dim, shape[0])...)
+		row.Text = append(row.Text, describe(s, dim, channels)...)
 	}
 	if name != "unchanged" && row.Text == nil {
 		row.Text = []string{"unchanged"}

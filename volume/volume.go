@@ -24,6 +24,23 @@ func Numel(shape [4]int) int {
 	return shape[0] * shape[1] * shape[2] * shape[3]
 }
 
+// ShapeOf returns the shape (c, z, y, x) for the sizes of the axes (z, y, x) or (y, x).
+func ShapeOf(channels int, size []int) [4]int {
+	shape := [4]int{channels, 1, 1, 1}
+	copy(shape[4-len(size):], size)
+	return shape
+}
+
+// Resize gives v a shape, in its own memory where that is enough. Its voxels are not cleared, and are
+// in no order of the one before.
+func (v *Volume[T]) Resize(shape [4]int) {
+	n := Numel(shape)
+	if cap(v.Data) < n {
+		v.Data = make([]T, n)
+	}
+	v.Data, v.Shape = v.Data[:n], shape
+}
+
 // Spatial returns the sizes of the axes (z, y, x).
 func (v *Volume[T]) Spatial() [3]int {
 	return [3]int(v.Shape[1:])

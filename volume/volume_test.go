@@ -44,6 +44,19 @@ func TestCropPadsWhereTheBoxLeavesTheVolume(t *testing.T) {
 	}
 }
 
+func TestResizeUsesTheMemoryAgain(t *testing.T) {
+	v := New[int](ShapeOf(2, []int{3, 4, 5}))
+	require.Equal(t, [4]int{2, 3, 4, 5}, v.Shape)
+	first := &v.Data[0]
+	v.Resize(ShapeOf(1, []int{4, 5}))
+	require.Equal(t, [4]int{1, 1, 4, 5}, v.Shape)
+	require.Len(t, v.Data, 20)
+	v.Resize([4]int{2, 3, 4, 5})
+	require.Same(t, first, &v.Data[0])
+	v.Resize([4]int{2, 3, 4, 6})
+	require.Len(t, v.Data, 144)
+}
+
 func TestMismatchedShapesPanic(t *testing.T) {
 	v := numbered([4]int{1, 2, 2, 2})
 	require.PanicsWithValue(t, "volume: crop of 1 channels into 2",

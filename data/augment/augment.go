@@ -112,18 +112,13 @@ func grown[T any](s *[]T, n int) []T {
 	return *s
 }
 
-// sized gives a volume a shape, in its own memory where that is enough. It is not cleared.
-func sized[T any](v *volume.Volume[T], shape [4]int) *volume.Volume[T] {
-	v.Data, v.Shape = grown(&v.Data, volume.Numel(shape)), shape
-	return v
-}
-
 // unused gives a shape to the first of two volumes that is not the one in use.
 func unused[T any](inUse, first, second *volume.Volume[T], shape [4]int) *volume.Volume[T] {
 	if inUse == first {
 		first = second
 	}
-	return sized(first, shape)
+	first.Resize(shape)
+	return first
 }
 
 // maxVoxels bounds what parameters may ask for: 512 MiB of float32.

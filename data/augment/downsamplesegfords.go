@@ -65,7 +65,8 @@ func (t *DownsampleSegForDSTransform) Apply(p *Patch) error {
 		for axis := range 3 {
 			nearestExact(grown(&s.nearest[axis], shape[1+axis]), in[axis])
 		}
-		out := sized(&s.targets[level], shape)
+		out := &s.targets[level]
+		out.Resize(shape)
 		p.Targets[level] = out
 		i := 0
 		for c := range shape[0] {

@@ -96,8 +96,8 @@ func (c change) Apply(p *augment.Patch) error       { c(p); return nil }
 
 // cut crops p to the given size, from start on.
 func cut(p *augment.Patch, start [3]int, size []int) {
-	image := volume.New[float32](spatial(p.Image.Shape[0], size))
-	seg := volume.New[int16](spatial(1, size))
+	image := volume.New[float32](volume.ShapeOf(p.Image.Shape[0], size))
+	seg := volume.New[int16](volume.ShapeOf(1, size))
 	p.Image.Crop(image, start, 0)
 	p.Seg.Crop(seg, start, -1)
 	p.Image, p.Seg = image, seg
@@ -236,7 +236,7 @@ func TestTrajectoryBatchesAreFoundAgain(t *testing.T) {
 }
 
 func locate(l *Loader, c *dataset.Case, want []float32) ([3]int, bool) {
-	patch := volume.New[float32](spatial(c.Data.Shape[0], l.cfg.PatchSize))
+	patch := volume.New[float32](volume.ShapeOf(c.Data.Shape[0], l.cfg.PatchSize))
 	shape := c.Data.Spatial()
 	var lower [3]int
 	for axis := range lower {

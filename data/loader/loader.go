@@ -260,13 +260,6 @@ func (l *Loader) Close() {
 	l.workers.Wait()
 }
 
-// spatial returns the shape (c, z, y, x) of a patch of 2 or 3 axes.
-func spatial(channels int, size []int) [4]int {
-	shape := [4]int{channels, 1, 1, 1}
-	copy(shape[4-len(size):], size)
-	return shape
-}
-
 func (l *Loader) work(channels int) {
 	w := &worker{Loader: l, channels: channels, lap: time.Now()}
 	for {
@@ -386,7 +379,7 @@ func (w *worker) fill(b *Batch, picks []pick) error {
 
 // window is the initial patch of a sample, not yet read.
 func (w *worker) window(c *dataset.Case, start [3]int) augment.Patch {
-	size := spatial(1, w.sampler.size)
+	size := volume.ShapeOf(1, w.sampler.size)
 	return augment.Patch{
 		Image: c.Data, Seg: c.Seg, Dim: len(w.cfg.PatchSize), Scratch: &w.scratch, Done: w.done,
 		Window: augment.Window{Start: start, Size: [3]int(size[1:]), Lowest: c.SegValues[0]},
@@ -401,8 +394,9 @@ func (w *worker) crop(b *Batch, i int, c *dataset.Case) error {
 		size = w.cfg.PatchSize
 	}
 	patch := w.window(c, b.Samples[i].Start)
-	patch.ImageInto = resized(crop.Image, spatial(w.channels, size))
-	patch.SegInto = resized(crop.Seg, spatial(1, size))
+	crop.Image.Resize(volume.ShapeOf(w.channels, size))
+	crop.Seg.Resize(volume.ShapeOf(1, size))
+	patch.ImageInto, patch.SegInto = crop.Image, crop.Seg
 	if err := drawn[:first].Apply(&patch); err != nil {
 		return err
 	}
@@ -413,19 +407,9 @@ func (w *worker) crop(b *Batch, i int, c *dataset.Case) error {
 	return err
 }
 
-// resized gives a volume another shape, in its own memory where that is enough.
-func resized[T any](v *volume.Volume[T], shape [4]int) *volume.Volume[T] {
-	n := volume.Numel(shape)
-	if cap(v.Data) < n {
-		v.Data = make([]T, n)
-	}
-	v.Data, v.Shape = v.Data[:n], shape
-	return v
-}
-
 // patch makes sample i of a batch.
 func (w *worker) patch(b *Batch, i int, c *dataset.Case) error {
-	image := volume.Volume[float32]{Shape: spatial(w.channels, w.cfg.PatchSize)}
+	image := volume.Volume[float32]{Shape: volume.ShapeOf(w.channels, w.cfg.PatchSize)}
 	n := volume.Numel(image.Shape)
 	image.Data = b.Data[i*n:][:n]
 	patch := w.window(c, b.Samples[i].Start)
@@ -434,7 +418,7 @@ func (w *worker) patch(b *Batch, i int, c *dataset.Case) error {
 	voxels := product(first.Shape) / len(b.Samples)
 	if !w.masks {
 		patch.SegInto = &volume.Volume[int16]{Data: first.Labels[i*voxels:][:voxels],
-			Shape: spatial(1, w.cfg.PatchSize)}
+			Shape: volume.ShapeOf(1, w.cfg.PatchSize)}
 	}
 	if err := b.Samples[i].Transforms.Apply(&patch); err != nil {
 		return err

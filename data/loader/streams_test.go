@@ -36,8 +36,8 @@ func TestSamplesAreWhatTheirParametersMakeOfTheirCrops(t *testing.T) {
 					c, err := cfg.Dataset.Load(s.Key)
 					require.NoError(t, err)
 					crop := augment.Patch{Dim: len(patch),
-						Image: volume.New[float32](spatial(c.Data.Shape[0], cfg.Augmentation.InitialPatchSize)),
-						Seg:   volume.New[int16](spatial(1, cfg.Augmentation.InitialPatchSize))}
+						Image: volume.New[float32](volume.ShapeOf(c.Data.Shape[0], cfg.Augmentation.InitialPatchSize)),
+						Seg:   volume.New[int16](volume.ShapeOf(1, cfg.Augmentation.InitialPatchSize))}
 					c.Data.Crop(crop.Image, s.Start, 0)
 					c.Seg.Crop(crop.Seg, s.Start, -1)
 					drawn := cfg.Augmentation.Draw(l.sample(b.Index, i).Augmentation)
@@ -88,7 +88,7 @@ func TestCropsBecomeTheBatch(t *testing.T) {
 			var labels []int16
 			for _, c := range got.Crops {
 				p := augment.Patch{Image: c.Image, Seg: c.Seg, Dim: len(patch)}
-				if c.Image.Shape == spatial(3, patch) {
+				if c.Image.Shape == volume.ShapeOf(3, patch) {
 					small++
 				}
 				require.NoError(t, c.Drawn.Apply(&p))
