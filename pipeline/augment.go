@@ -119,21 +119,6 @@ func (c *AugmentConfig) list(s augment.Setting, o Output) (augment.List, error) 
 	return l, err
 }
 
-// maxPatchVoxels bounds a patch in all its channels: 512 MiB of float32.
-const maxPatchVoxels = 1 << 27
-
-// checkSize complains of what would be cut out of a case.
-func checkSize(l augment.List, channels int) error {
-	left := maxPatchVoxels / channels
-	for _, n := range l.InitialPatchSize {
-		if left /= max(n, 1); left == 0 {
-			return settings.Usage("patch size %v: patches of %v with %d channels would be cut out, expected 2^27 voxels at most",
-				l.PatchSize, l.InitialPatchSize, channels)
-		}
-	}
-	return nil
-}
-
 // AugmentPipeline returns the list of transforms in force.
 func AugmentPipeline(c AugmentConfig, o Output) (augment.List, error) {
 	s, _, err := c.augmentSetting()

@@ -38,9 +38,6 @@ type AugmentBatchesConfig struct {
 	Force  bool   `flag:"force" help:"remove the batches that the folder has"`
 }
 
-// maxBatchVoxels bounds a batch: 4 GiB of float32.
-const maxBatchVoxels = 1 << 30
-
 // batchFiles are the names of files of batches.
 var batchFiles = regexp.MustCompile(`^batch_[0-9]{2,}(\.json|_[a-z0-9_]+\.npy)$`)
 
@@ -118,39 +115,15 @@ func AugmentBatches(ctx context.Context, c AugmentBatchesConfig, o Output) error
 
 // BatchList fills in the sizes that are the plans', and gives the list in force.
 func BatchList(data *train.Data, c *train.BatchSettings, trainer string, o Output) (l augment.List, err error) {
-	if c.BatchSize == 0 {
-		c.BatchSize = data.Conf.BatchSize
-	}
-	if c.PatchSize == nil {
-		c.PatchSize = data.Conf.PatchSize
-	}
-	if len(c.PatchSize) != len(data.Conf.PatchSize) {
-		return l, settings.Usage("--patch-size: found %d sizes, expected %d as in configuration %s", len(c.PatchSize),
-			len(data.Conf.PatchSize), data.Conf.Name)
-	}
 	a, err := models.ForTrainer(trainer, data.Conf)
 	if err != nil {
 		return l, err
 	}
-	l, warning, err := c.List(data.Setting(trainer, c.PatchSize, a.DeepSupervisionScales()))
-	if err != nil {
-		return l, err
-	}
+	_, l, warning, err := data.List(c, trainer, a.DeepSupervisionScales())
 	if warning != "" {
 		o.Printf("WARNING: %s", warning)
 	}
-	if err := checkSize(l, data.Cases.Channels); err != nil {
-		return l, err
-	}
-	voxels := data.Cases.Channels
-	for _, n := range l.InitialPatchSize {
-		voxels *= n
-	}
-	if c.BatchSize > maxBatchVoxels/voxels {
-		return l, settings.Usage("--batch-size %d: patches of %v are cut out, expected 2^30 voxels in a batch at most",
-			c.BatchSize, l.InitialPatchSize)
-	}
-	return l, nil
+	return l, err
 }
 
 // existing lists the files of batches that are to be removed first.

@@ -73,9 +73,6 @@ func AugmentPreview(ctx context.Context, c AugmentPreviewConfig, o Output) error
 	if err != nil {
 		return err
 	}
-	if err := checkSize(l, channels); err != nil {
-		return err
-	}
 	p := preview{c: &c, scan: scan, list: l, voxel: previewPlace(scan, c.Seed)}
 	p.legend(plan)
 	sheet := report.SheetData{Labels: p.names, Columns: []string{"(y, x)", "(z, x), z up", "(z, y), z up"}}

@@ -187,6 +187,24 @@ func TestAnotherListThanTheCheckpointsIsRefused(t *testing.T) {
 	run(t, c)
 }
 
+// What would be cut out is bounded before anything is read: by a FILE, by flags, by a checkpoint.
+func TestHugePatchesAndBatchesAreRefused(t *testing.T) {
+	torchtest.NoLeak(t)
+	for _, on := range []train.AugmentOn{train.AugmentOnCPU, train.AugmentOnDevice} {
+		for _, size := range []string{"[9000000000000000000,12,12]", "[4000,4000,4000]"} {
+			c := short(t)
+			c.AugmentOn, c.Augmentation = on, edited(t, `"initial_patch_size":[12,12,12]`, `"initial_patch_size":`+size)
+			_, err := train.Run(context.Background(), c)
+			require.ErrorContains(t, err, "list.json: patch size [8 8 8]: patches of ")
+			require.ErrorContains(t, err, "with 3 channels would be cut out, expected 2^27 voxels at most")
+		}
+		c := short(t)
+		c.AugmentOn, c.BatchSize = on, 1<<40
+		_, err := train.Run(context.Background(), c)
+		require.ErrorContains(t, err, "--batch-size 1099511627776: patches of [12 12 12] are cut out, expected 2^30 voxels in a batch at most")
+	}
+}
+
 // Final validation mirrors over the axes that training mirrored over, which the checkpoint says.
 func TestValidationMirrorsAsTrainingDid(t *testing.T) {
 	torchtest.NoLeak(t)

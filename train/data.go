@@ -11,6 +11,7 @@ import (
 	"github.com/lntorch/lntorch/data/dataset"
 	"github.com/lntorch/lntorch/data/loader"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/internal/settings"
 )
 
 // Data is what batches come from: the cases of a configuration, split for a fold.
@@ -51,12 +52,38 @@ func OpenData(preprocessed, plansName, configuration, fold string) (*Data, error
 	return d, nil
 }
 
-// Setting is what the list of transforms follows from. scales are those of the network's outputs.
-func (d *Data) Setting(trainer string, patch []int, scales [][]float64) augment.Setting {
-	s := augment.Setting{PatchSize: patch, Channels: d.Cases.Channels,
+// maxBatchVoxels bounds what is cut out for a batch: 4 GiB of float32.
+const maxBatchVoxels = 1 << 30
+
+// List fills in the sizes that are the plans', and returns what the list of transforms follows from,
+// and the list in force. scales are those of the network's outputs; warning is as of augment.Choice.
+func (d *Data) List(c *BatchSettings, trainer string, scales [][]float64) (s augment.Setting, l augment.List,
+	warning string, err error) {
+	if c.BatchSize == 0 {
+		c.BatchSize = d.Conf.BatchSize
+	}
+	if c.PatchSize == nil {
+		c.PatchSize = d.Conf.PatchSize
+	}
+	if len(c.PatchSize) != len(d.Conf.PatchSize) {
+		return s, l, "", settings.Usage("--patch-size: found %d sizes, expected %d as in configuration %s",
+			len(c.PatchSize), len(d.Conf.PatchSize), d.Conf.Name)
+	}
+	s = augment.Setting{PatchSize: c.PatchSize, Channels: d.Cases.Channels,
 		UseMaskForNorm: d.Conf.UseMaskForNorm, Scales: scales, Trainer: trainer}
 	s.SetClasses(d.Dataset.Labels)
-	return s
+	if l, warning, err = c.Choice.List(s); err != nil {
+		return s, l, "", err
+	}
+	voxels := d.Cases.Channels
+	for _, n := range l.InitialPatchSize {
+		voxels *= n
+	}
+	if c.BatchSize > maxBatchVoxels/voxels {
+		return s, l, "", settings.Usage("--batch-size %d: patches of %v are cut out, expected 2^30 voxels in a batch at most",
+			c.BatchSize, l.InitialPatchSize)
+	}
+	return s, l, warning, nil
 }
 
 // Batches configures the loader of a training's batches, from the first of the stream on. c.BatchSize
@@ -83,15 +110,15 @@ func (d *Data) validation(c *BatchSettings, s augment.Setting, first int) (loade
 // openList finds the list of transforms that a new training has.
 func (t *trainer) openList() error {
 	c := &t.cfg
-	t.setting = t.data.Setting(c.Trainer, c.PatchSize, t.Scales)
-	list, warning, err := c.Choice.List(t.setting)
-	if err != nil {
+	var warning string
+	var err error
+	if t.setting, t.list, warning, err = t.data.List(&c.BatchSettings, c.Trainer, t.Scales); err != nil {
 		return err
 	}
 	if warning != "" {
 		t.listNotes = append(t.listNotes, "WARNING: "+warning)
 	}
-	t.list, t.fixes = list, c.Fixes
+	t.fixes = c.Fixes
 	return nil
 }
 

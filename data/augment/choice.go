@@ -29,7 +29,10 @@ func (c Choice) List(s Setting) (l List, warning string, err error) {
 	}
 	if c.Augmentation == "" || slices.Contains(Augmentations, c.Augmentation) {
 		s.Augmentation = c.Augmentation
-		if l, err = New(s); err != nil {
+		if l, err = New(s); err == nil {
+			err = l.checkSize(s.Channels)
+		}
+		if err != nil {
 			return l, "", &settings.UsageError{Err: err}
 		}
 		return l, "", nil
@@ -42,7 +45,10 @@ func (c Choice) List(s Setting) (l List, warning string, err error) {
 	if err != nil {
 		return l, "", err
 	}
-	if l, warning, err = Read(text, s); err != nil {
+	if l, warning, err = Read(text, s); err == nil {
+		err = l.checkSize(s.Channels)
+	}
+	if err != nil {
 		return l, "", fmt.Errorf("augment: %s: %w", c.Augmentation, err)
 	}
 	if warning != "" {
@@ -50,6 +56,18 @@ func (c Choice) List(s Setting) (l List, warning string, err error) {
 	}
 	l.Augmentation = c.Augmentation
 	return l, warning, nil
+}
+
+// checkSize complains of what would be cut out of a case.
+func (l List) checkSize(channels int) error {
+	left := maxVoxels / channels
+	for _, n := range l.InitialPatchSize {
+		if left /= max(n, 1); left == 0 {
+			return fmt.Errorf("patch size %v: patches of %v with %d channels would be cut out, expected "+
+				"2^27 voxels at most", l.PatchSize, l.InitialPatchSize, channels)
+		}
+	}
+	return nil
 }
 
 // axes are those to mirror over; nil: the trainer's.
@@ -85,6 +103,9 @@ func Restore(text []byte, s Setting) (List, error) {
 		l, err = New(s)
 	} else if l, _, err = Read(text, s); err == nil {
 		l.Augmentation = head.Augmentation
+	}
+	if err == nil {
+		err = l.checkSize(s.Channels)
 	}
 	if err != nil {
 		return List{}, err

@@ -216,3 +216,13 @@ func TestSettingsThatDoNotFitAreRefused(t *testing.T) {
 	_, err := New(Setting{PatchSize: []int{8, 8}, Channels: 1, Augmentation: "none", MirrorAxes: axes()})
 	require.NoError(t, err)
 }
+
+func TestRestoredListsAreBounded(t *testing.T) {
+	s := Setting{PatchSize: []int{8, 8, 8}, Channels: 2}
+	text := strings.Replace(printed(t, s), `"augmentation":"nnunet"`, `"augmentation":"list.json"`, 1)
+	l, err := Restore([]byte(text), s)
+	require.NoError(t, err)
+	require.Equal(t, "list.json", l.Augmentation)
+	_, err = Restore([]byte(strings.Replace(text, "[12,12,12]", "[4000,4000,4000]", 1)), s)
+	require.ErrorContains(t, err, "patches of [4000 4000 4000] with 2 channels would be cut out")
+}
