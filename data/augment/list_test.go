@@ -169,6 +169,8 @@ func TestFilesThatAskForWhatThereIsNotAreRefused(t *testing.T) {
 		{`"noise_variance":[0,0.1]`, `"noise_variance":{"lambda":1}`, `noise_variance: found {"lambda":1}`},
 		{`"noise_variance":[0,0.1]`, `"noise_variance":[-1,0.1]`, "noise_variance: found -1 to 0.1, expected numbers from 0"},
 		{`"noise_variance":[0,0.1],`, ``, `GaussianNoiseTransform: key "noise_variance" is missing`},
+		{`"multiplier_range":{"BGContrast":[0.75,1.25]}`, `"multiplier_range":1e39`, "multiplier_range: found 1e+39 to 1e+39, expected numbers from -1e+06 to 1e+06"},
+		{`"contrast_range":{"BGContrast":[0.75,1.25]}`, `"contrast_range":[-1e300,1]`, "contrast_range: found -1e+300 to 1"},
 		{`"blur_sigma":[0.5,1]`, `"blur_sigma":[0,1]`, "blur_sigma: found 0 to 1, expected numbers from 0.01"},
 		{spatial, spatial + "," + spatial, "transform 1, SpatialTransform: found a second one, expected one at most"},
 		{`{"transform":"SpatialTransform","patch_size":[8,10,9]`, `{"transform":"SpatialTransform","patch_size":[8,10,8]`,

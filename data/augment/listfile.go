@@ -154,8 +154,8 @@ func readTransform(o object, i int) (Transform, error) {
 		return fail(err)
 	}
 	out := v.Interface().(Transform)
-	if p, ok := out.(interface{ positive() error }); ok {
-		if err := p.positive(); err != nil {
+	if p, ok := out.(interface{ limits() error }); ok {
+		if err := p.limits(); err != nil {
 			return fail(err)
 		}
 	}
@@ -192,23 +192,29 @@ func fraction01(key string, v float64) error {
 	return fmt.Errorf("%s: found %v, expected a number from 0 to 1", key, v)
 }
 
-// above complains of ranges that reach where a transform cannot go.
-func above(key string, r Range, low, high float64) error {
+// within complains of ranges that reach where a transform cannot go.
+func within(key string, r Range, low, high float64) error {
 	if r.Low >= low && r.High <= high {
 		return nil
 	}
 	return fmt.Errorf("%s: found %v to %v, expected numbers from %v to %v", key, r.Low, r.High, low, high)
 }
 
-func (t SpatialTransform) positive() error { return above("scaling", t.Scaling, 0.01, 100) }
-func (t GaussianNoiseTransform) positive() error {
-	return above("noise_variance", t.NoiseVariance, 0, 1e6)
+func (t SpatialTransform) limits() error { return within("scaling", t.Scaling, 0.01, 100) }
+func (t GaussianNoiseTransform) limits() error {
+	return within("noise_variance", t.NoiseVariance, 0, 1e6)
 }
-func (t GaussianBlurTransform) positive() error { return above("blur_sigma", t.BlurSigma, 0.01, 1000) }
-func (t SimulateLowResolutionTransform) positive() error {
-	return above("scale", t.Scale, 0.01, 1)
+func (t GaussianBlurTransform) limits() error { return within("blur_sigma", t.BlurSigma, 0.01, 1000) }
+func (t SimulateLowResolutionTransform) limits() error {
+	return within("scale", t.Scale, 0.01, 1)
 }
-func (t GammaTransform) positive() error { return above("gamma", t.Gamma, 0.01, 100) }
+func (t MultiplicativeBrightnessTransform) limits() error {
+	return within("multiplier_range", t.MultiplierRange, -1e6, 1e6)
+}
+func (t ContrastTransform) limits() error {
+	return within("contrast_range", t.ContrastRange, -1e6, 1e6)
+}
+func (t GammaTransform) limits() error { return within("gamma", t.Gamma, 0.01, 100) }
 
 // fix gives the transforms that have one their intended form.
 func (l *List) fix(on bool) {
