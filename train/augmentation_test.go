@@ -1,11 +1,13 @@
 package train_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -185,6 +187,32 @@ func TestAnotherListThanTheCheckpointsIsRefused(t *testing.T) {
 	}
 	c.Augmentation = "nnunet" // the same
 	run(t, c)
+}
+
+// witness looks at the goroutines while a case is predicted.
+type witness struct {
+	stopper
+	cases, working int
+}
+
+func (w *witness) Begin(task string, _ int) {
+	if strings.HasPrefix(task, "case_") {
+		stacks := make([]byte, 1<<20)
+		w.cases++
+		w.working += bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("data/loader.(*Loader).work"))
+	}
+}
+
+// During the final validation no worker waits with batches, and its time is not the workers'.
+func TestWorkersEndWithTheTraining(t *testing.T) {
+	torchtest.NoLeak(t)
+	c := short(t)
+	w := &witness{}
+	c.Progress = w
+	r := run(t, c)
+	require.Equal(t, 2, w.cases)
+	require.Zero(t, w.working)
+	require.Positive(t, readRun(t, r.Checkpoint).Timing.Loader.BusyShare)
 }
 
 // What would be cut out is bounded before anything is read: by a FILE, by flags, by a checkpoint.

@@ -131,6 +131,8 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 		if err := t.runEpochs(ctx); err != nil {
 			return nil, err
 		}
+		t.train.Close() // the final validation takes its memory
+		t.val.Close()
 		if err := t.finish(); err != nil {
 			return nil, err
 		}

@@ -254,10 +254,18 @@ func (l *Loader) ready() int {
 	return n
 }
 
-// Close stops the workers and waits for them. Batches already returned stay valid.
+// Close stops the workers, waits for them, and lets go of the batches that nobody took. Batches
+// already returned stay valid, and Stats tells of the time until then.
 func (l *Loader) Close() {
 	l.closing.Do(func() { close(l.done) })
 	l.workers.Wait()
+	l.clock.stop()
+	for _, waiting := range l.results {
+		select {
+		case <-waiting:
+		default:
+		}
+	}
 }
 
 func (l *Loader) work(channels int) {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Stats tells what a loader's workers did since New.
+// Stats tells what a loader's workers did between New and Close.
 type Stats struct {
 	Workers int
 	Patches int
@@ -69,12 +69,30 @@ func (s *spent) transform(name string, d time.Duration) {
 type clock struct {
 	mu      sync.Mutex
 	began   time.Time
+	ended   time.Time // zero: the workers work
 	workers int
 	spent   spent
 	queue   []int // batches by how many waited: queue[n] were taken when n did
 }
 
 func (c *clock) start(workers int) { c.began, c.workers = time.Now(), workers }
+
+// stop is the end of the workers' time, when it is first called.
+func (c *clock) stop() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended.IsZero() {
+		c.ended = time.Now()
+	}
+}
+
+// elapsed is the workers' time.
+func (c *clock) elapsed() time.Duration {
+	if c.ended.IsZero() {
+		return time.Since(c.began)
+	}
+	return c.ended.Sub(c.began)
+}
 
 // add takes over what a worker reports.
 func (c *clock) add(s *spent) {
@@ -103,12 +121,12 @@ func (c *clock) taken(waiting int) {
 	c.queue[waiting]++
 }
 
-// Stats tells what the workers did since New.
+// Stats tells what the workers did since New, until Close.
 func (l *Loader) Stats() Stats {
 	c := &l.clock
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := Stats{Workers: c.workers, Patches: c.spent.patches, Elapsed: time.Since(c.began),
+	s := Stats{Workers: c.workers, Patches: c.spent.patches, Elapsed: c.elapsed(),
 		Times: c.spent.times, Transforms: maps.Clone(c.spent.transforms),
 		queue: slices.Clone(c.queue)}
 	s.depth()

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -183,6 +184,11 @@ func TestTimesOfBatchesAreThoseOfTheWorkers(t *testing.T) {
 	}
 	l.Close() // what was ready and not taken is in the sum of the workers alone
 	s := l.Stats()
+	time.Sleep(time.Millisecond)
+	require.Equal(t, s, l.Stats(), "the time after Close is not the workers'")
+	l.Close()
+	require.Equal(t, s, l.Stats())
+	require.Zero(t, l.ready())
 	require.GreaterOrEqual(t, s.Augment, sum.Augment)
 	require.GreaterOrEqual(t, s.Read, sum.Read)
 
