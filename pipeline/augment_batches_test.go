@@ -559,3 +559,41 @@ func TestLiveBatchesAreBatchgenerators(t *testing.T) {
 		require.Positive(t, voxels)
 	}
 }
+
+// The first loss of a training is the one that nnU-Net's network and loss have on batch 0, to the bit.
+func TestLiveFirstLossIsNnUNets(t *testing.T) {
+	golden.Python(t)
+	torchtest.Require(t)
+	c := batchesOf(t, "3d_phantom")
+	c.Dataset, c.PlansName, c.N, c.Seed = "102", "nnUNetPlansSource", 1, rand.Uint64()>>1
+	t.Logf("seed %d", c.Seed)
+	written(t, c)
+	model := filepath.Join(golden.Root(t), "testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom")
+	weights, theirs := filepath.Join(model, "fold_0/checkpoint_final.pth"), t.TempDir()
+	golden.Run(t, "train_steps.py", "--out", theirs, "--plans", filepath.Join(model, "plans.json"), "--dataset-json", filepath.Join(model, "dataset.json"),
+		"--configuration", "3d_phantom", "--weights", weights, "--batches", c.Output, "--threads", "2", "--deterministic", "--lr", "0.01")
+	text, err := os.ReadFile(filepath.Join(theirs, "losses.json"))
+	require.NoError(t, err)
+	var losses struct{ Losses []float64 }
+	require.NoError(t, json.Unmarshal(text, &losses))
+	require.Len(t, losses.Losses, 1)
+
+	tc := settings.New[TrainConfig]()
+	tc.Dataset, tc.Configuration, tc.Fold, tc.PlansName = c.Dataset, c.Configuration, c.Fold, c.PlansName
+	tc.Preprocessed, tc.Results = filepath.Join(t.TempDir(), "preprocessed"), filepath.Join(t.TempDir(), "results")
+	require.NoError(t, os.CopyFS(tc.Preprocessed, os.DirFS(c.Preprocessed)))
+	tc.MethodName, tc.Epochs, tc.Iterations, tc.ValIterations, tc.Seed, tc.Oversample = "full", 1, 1, 1, c.Seed, c.Oversample
+	tc.Pretrained, tc.Head, tc.NoMirroring, tc.NoPrepare = weights, train.HeadKeep, true, true
+	tc.Machine = machine.Machine{Device: torch.CPU, Threads: 2, Numerics: machine.Reference}
+	r, err := Train(context.Background(), tc, Output{})
+	require.NoError(t, err)
+	f, err := checkpoint.Open(r.Checkpoint)
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, torch.With(func(s *torch.Scope) error {
+		state, err := f.Training(s)
+		require.NoError(t, err)
+		require.Equal(t, float32(losses.Losses[0]), state.Logging.TrainLosses[0])
+		return nil
+	}))
+}
