@@ -23,8 +23,14 @@ func didYouMean(name string, names []string) string {
 // object is a JSON object whose values are not decoded yet.
 type object map[string]json.RawMessage
 
+// largestText is the size of a text that is decoded: a thousand transforms take less than a tenth of it.
+const largestText = 16 << 20
+
 // readObject reads a text that is one JSON object. An error names line and column.
 func readObject(text []byte) (object, error) {
+	if len(text) > largestText {
+		return nil, fmt.Errorf("found %d bytes, expected %d at most: is it another file?", len(text), largestText)
+	}
 	d := json.NewDecoder(bytes.NewReader(text))
 	var o object
 	err := d.Decode(&o)
@@ -45,8 +51,8 @@ func readObject(text []byte) (object, error) {
 	}
 	rest := text[d.InputOffset():]
 	if trimmed := bytes.TrimLeft(rest, " \t\r\n"); len(trimmed) > 0 {
-		return nil, fmt.Errorf("%s: found more behind the JSON object, expected one object, such as one "+
-			"line of lntorch augment sample", position(text, int64(len(text)-len(trimmed))))
+		return nil, fmt.Errorf("%s: found more behind the JSON object, expected one object, as one line of "+
+			"lntorch augment sample or all that augment pipeline prints", position(text, int64(len(text)-len(trimmed))))
 	}
 	return o, nil
 }

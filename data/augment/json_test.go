@@ -11,6 +11,15 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
+// A text of another kind, gigabytes of it, is told from a SPEC before anything is made of it.
+func TestHugeTextsAreRefused(t *testing.T) {
+	text := `{"transforms":[` + strings.Repeat(" ", largestText) + `]}`
+	_, err := DecodeSpec([]byte(text))
+	require.ErrorContains(t, err, "found 16777233 bytes, expected 16777216 at most")
+	_, _, err = Read([]byte(text), Setting{PatchSize: []int{8, 8}, Channels: 1})
+	require.ErrorContains(t, err, "expected 16777216 at most")
+}
+
 func TestBadSpecsAreExplained(t *testing.T) {
 	for _, c := range []struct{ spec, want string }{
 		{``, "line 1, column 1: not JSON: the text ends here"},

@@ -4,6 +4,7 @@ package regular
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -30,12 +31,24 @@ func Open(path string) (*os.File, error) {
 	return f, nil
 }
 
-// ReadFile reads a whole file.
+// largest file that ReadFile reads: many times the largest summary of an evaluation, and small enough to
+// be held a few times over.
+const largest = 256 << 20
+
+// ReadFile reads a whole file of text, such as JSON. One above 256 MiB is refused before it takes memory.
 func ReadFile(path string) ([]byte, error) {
 	f, err := Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(f)
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > largest {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("found %d MiB, expected a text "+
+			"such as JSON, %d MiB at most: is it another file?", info.Size()>>20, largest>>20)}
+	}
+	return io.ReadAll(io.LimitReader(f, largest))
 }

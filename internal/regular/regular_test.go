@@ -36,3 +36,12 @@ func TestRegularFilesAreRead(t *testing.T) {
 	_, err = Open(path + "2")
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
+
+// A file of images given for a text is refused by its size; nothing of it is read.
+func TestHugeFilesAreRefusedAtOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "huge.json")
+	require.NoError(t, os.WriteFile(path, nil, 0o600))
+	require.NoError(t, os.Truncate(path, 4<<30))
+	_, err := ReadFile(path)
+	require.ErrorContains(t, err, path+": found 4096 MiB, expected a text such as JSON, 256 MiB at most")
+}
