@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -14,6 +15,9 @@ import (
 	"syscall"
 	"time"
 )
+
+// ErrNotRegular is the error of a path that is a pipe, socket or device.
+var ErrNotRegular = errors.New("not a regular file, which another could replace: give another name")
 
 // File is a file being written. Finish it with Commit or Abort.
 type File struct {
@@ -28,8 +32,12 @@ const temporaryName = ".lntorch.%08x.tmp"
 // temporary matches them, and those of earlier versions, .NAME.xxxxxxxx.tmp.
 var temporary = regexp.MustCompile(`^\..+\.[0-9a-f]{8}\.tmp$`)
 
-// Create starts a file that will replace path on Commit. Its permissions are those of any new file.
+// Create starts a file that will replace path on Commit. Its permissions are those of any new file. A path
+// that is a pipe, socket or device, /dev/null or /dev/stdout, is an error: a file would take its place.
 func Create(path string) (*File, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() && !info.IsDir() {
+		return nil, &fs.PathError{Op: "create", Path: path, Err: ErrNotRegular}
+	}
 	for try := 0; ; try++ {
 		name := filepath.Join(filepath.Dir(path), fmt.Sprintf(temporaryName, rand.Uint32()))
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)

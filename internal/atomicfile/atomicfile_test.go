@@ -22,6 +22,23 @@ func names(t *testing.T, folder string) []string {
 	return out
 }
 
+// Written as root, a file would be renamed over /dev/null for every other program of the machine.
+func TestWhatIsNoFileIsNotReplaced(t *testing.T) {
+	dir := t.TempDir()
+	pipe, link := filepath.Join(dir, "pipe"), filepath.Join(dir, "link")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	require.NoError(t, os.Symlink(os.DevNull, link))
+	for _, path := range []string{pipe, link} {
+		_, err := Create(path)
+		require.ErrorIs(t, err, ErrNotRegular)
+		require.ErrorContains(t, err, path)
+	}
+	require.Equal(t, []string{"link", "pipe"}, names(t, dir))
+	info, err := os.Stat(link)
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&os.ModeDevice)
+}
+
 func TestFileAppearsWholeOnCommit(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a.bin")
