@@ -56,7 +56,7 @@ type BatchSettings struct {
 	augment.Choice
 	Oversample float64 `flag:"oversample" default:"0.33" range:"0..1" keep:"oversample" record:"oversample_foreground_percent" help:"fraction of samples forced to contain foreground"`
 	Seed       uint64  `flag:"seed" keep:"seed" help:"seed of weights, batches and dropout"`
-	Workers    int     `flag:"workers" range:"1.." help:"goroutines that prepare batches (default: the cores, four at most)"`
+	Workers    int     `flag:"workers" range:"1..256" help:"goroutines that prepare batches (default: the cores, four at most)"`
 }
 
 // Settings are what a user may set of a training; each is declared here and nowhere else.
