@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string) int {
 	case err == nil:
 		return 0
 	case errors.As(err, &interrupted), errors.Is(err, context.Canceled):
-		fmt.Fprintln(os.Stderr, "lntorch:", err)
+		fmt.Fprintln(os.Stderr, "lntorch:", stopped(err))
 		return exitInterrupted
 	case errors.As(err, &usage):
 		fmt.Fprintf(os.Stderr, "lntorch: %v\nRun `lntorch %s--help` for the usage.\n", err, usage.command)
@@ -54,6 +54,20 @@ func run(ctx context.Context, args []string) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// stopped says in place of Go's words what became of a run that the user stopped.
+func stopped(err error) string {
+	const by = "stopped by the user"
+	text, cut := strings.CutSuffix(err.Error(), context.Canceled.Error())
+	text = strings.TrimSuffix(text, ": ")
+	switch {
+	case text == "":
+		return by
+	case cut && !strings.Contains(text, by):
+		return text + ": " + by
+	}
+	return text
 }
 
 // usageError is a mistake in the command line.

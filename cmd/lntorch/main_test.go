@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -108,6 +109,17 @@ func TestHelpNeedsNoLibtorch(t *testing.T) {
 	}
 }
 
+// "context canceled" tells nobody what happened.
+func TestWhatTheUserStoppedIsSaidInWords(t *testing.T) {
+	for want, err := range map[string]error{
+		"stopped by the user":              context.Canceled,
+		"reading: stopped by the user":     fmt.Errorf("reading: %w", context.Canceled),
+		"stopped by the user; 3 are there": fmt.Errorf("stopped by the user; 3 are there: %w", context.Canceled),
+	} {
+		require.Equal(t, want, stopped(err))
+	}
+}
+
 func TestExitCodesAndMessages(t *testing.T) {
 	for _, c := range []struct {
 		args []string
@@ -124,6 +136,7 @@ func TestExitCodesAndMessages(t *testing.T) {
 		{trainArgs(t, "r", "-tr", "nnUNetTrainerX"), 2, []string{"nnUNetTrainer_DGST"}},
 		{trainArgs(t, "r", "--method", "full", "--dgst-k", "3"), 2, []string{"belongs to method dgst"}},
 		{trainArgs(t, "r", "--method", "dgst", "--dgst-k", "0"), 2, []string{"1 or more"}},
+		{trainArgs(t, "r", "--workers", "100000"), 2, []string{"--workers", "at most 256"}},
 		{[]string{"inspect", repo(t, "README.md")}, 1, []string{"README.md", "expected a PyTorch checkpoint"}},
 		{[]string{"convert", "a.pth", "-o", "a.txt"}, 2, []string{".pth"}},
 		{[]string{"export", "somewhere", "-o", "x"}, 1, []string{"<trainer>__<plans>__<configuration>"}},
