@@ -135,7 +135,12 @@ const (
 func (t *trainer) resumeList(values map[string]any, nnUNet bool) error {
 	c := &t.cfg
 	given := c.Choice != augment.Choice{}
-	text, kept := values[augmentationList].(string)
+	entry, has := values[augmentationList]
+	text, kept := entry.(string)
+	if has && !kept {
+		return fmt.Errorf("entry %s: found no text, expected a list of transforms as JSON: the file is damaged or "+
+			"was edited", augmentationList)
+	}
 	var was augment.List
 	var err error
 	switch {
