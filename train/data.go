@@ -171,7 +171,12 @@ func (t *trainer) resumeList(values map[string]any, nnUNet bool) error {
 		t.listNotes = append(t.listNotes, "the checkpoint is of an lntorch that only mirrored: the training goes on "+
 			"with augmentation mirror, not with nnU-Net's")
 	}
-	if given {
+	if c.Augmentation == "" && c.MirrorAxes != "" { // axes alone are about the checkpoint's list
+		if !slices.Equal(was.MirrorAxes, t.list.MirrorAxes) {
+			return fmt.Errorf("it was trained with mirror axes %v (now %v): continue with those, or leave the flags of "+
+				"augmentation out", was.MirrorAxes, t.list.MirrorAxes)
+		}
+	} else if given {
 		before, err := json.Marshal(was)
 		now, err2 := json.Marshal(t.list)
 		if err := errors.Join(err, err2); err != nil {
