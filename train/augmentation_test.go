@@ -175,7 +175,7 @@ func TestAnotherListThanTheCheckpointsIsRefused(t *testing.T) {
 
 	for want, choice := range map[string]augment.Choice{
 		"trained with augmentation nnunet (now mirror), which differ in initial_patch_size [12 12 12], now [8 8 8]": {Augmentation: "mirror"},
-		"it was trained with mirror axes [0 1 2] (now [0])":                                                              {MirrorAxes: "0"},
+		"it was trained with mirror axes [0 1 2] (now [0])":                                                         {MirrorAxes: "0"},
 		"trained with --augmentation-fixes false (now true)":                                                        {Fixes: true},
 		`"p_rotation":0.2`: {Augmentation: edited(t, `"p_rotation":0.2`, `"p_rotation":0.3`)},
 	} {
