@@ -308,6 +308,8 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  $$python -m pip install -q --upgrade --target build/dicom-codec -r scripts/requirements-dicom-codec.txt && \
 	    PYTHONPATH=build/dicom-codec run dicom_codec.py $$g/dicom_codec; \
 	  PYTHONPATH=build/dicom-codec run dicom_series.py $$g/dicom; \
+	  $$python -m pip install -q --upgrade --target build/dicom-labels -r scripts/requirements-dicom-labels.txt && \
+	    PYTHONPATH=build/dicom-labels run dicom_labels.py $$g/dicom_labels; \
 	  run lora.py --golden $$g/lora; \
 	  run peft_adapters.py --only-patterns --golden $$g/peft/0.14.0; \
 	  for v in 0.13.2 0.21.2; do \

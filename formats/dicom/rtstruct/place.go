@@ -1,0 +1,225 @@
+package rtstruct
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/lntorch/lntorch/formats/dicom/labels"
+	"github.com/lntorch/lntorch/formats/dicom/raster"
+	"github.com/lntorch/lntorch/formats/internal/parallel"
+)
+
+const (
+	// inPlane is how much the points of a contour may differ in z, in voxels.
+	inPlane = 0.1
+	// nearly keeps rounding from dividing contours halfway between two slices among both.
+	nearly = 1e-6
+)
+
+// Choose returns the labels for the chosen ROIs, or for each that has contours.
+func (s *StructureSet) Choose(choices []labels.Choice) ([]labels.Label, error) {
+	parts := make([]labels.Part, len(s.ROIs))
+	for i, r := range s.ROIs {
+		parts[i] = labels.Part{Number: r.Number, Name: r.Name, Empty: r.Count == 0}
+	}
+	all, err := labels.Choose(choices, parts, "ROI")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Source.Name, err)
+	}
+	return all, nil
+}
+
+// drawn is a contour on its way to a slice.
+type drawn struct {
+	roi, contour int // indices
+	label        int // value
+	part         int // counts the label's ROIs
+	path         []raster.Point
+	slice        int
+	fate         fate
+	outside      bool // a part of it lies outside the image
+}
+
+// A fate is what becomes of a contour.
+type fate int
+
+const (
+	isDrawn fate = iota
+	isOpen       // a point or a line
+	isUnknown
+	isEmpty
+	isElsewhere // more than half a slice from the image
+)
+
+// Draw draws labels, which Choose returned, on a grid. A voxel belongs to a ROI if its centre lies
+// inside an odd number of the ROI's closed contours on that slice, or on one (raster.Fill); of a
+// contour's slices it is the nearest. Draw fails if a contour does not lie in the plane of a slice.
+//
+// Differs: rt-utils' reader adds every pixel that a contour touches; dcmrtstruct2nii leaves out
+// centres on a contour.
+func (s *StructureSet) Draw(grid *labels.Grid, all []labels.Label, workers int) (*labels.Map, error) {
+	var list []*drawn
+	for l := range all {
+		for part, i := range all[l].Parts {
+			for c := range s.ROIs[i].contours {
+				list = append(list, &drawn{roi: i, contour: c, label: l + 1, part: part})
+			}
+		}
+	}
+	err := parallel.Each(len(list), workers, func(i int) error { return s.place(grid, list[i]) })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Source.Name, err)
+	}
+	m := labels.NewMap(grid, all)
+	s.warn(m, list)
+	list = slices.DeleteFunc(list, func(d *drawn) bool { return d.fate != isDrawn })
+	// Of a slice, all contours of a label's ROI are drawn at once.
+	slices.SortStableFunc(list, func(a, b *drawn) int {
+		return slices.Compare([]int{a.slice, a.label, a.part}, []int{b.slice, b.label, b.part})
+	})
+	var groups [][]*drawn
+	for i, d := range list {
+		if i > 0 {
+			if before := list[i-1]; before.slice == d.slice && before.label == d.label && before.part == d.part {
+				groups[len(groups)-1] = append(groups[len(groups)-1], d)
+				continue
+			}
+		}
+		groups = append(groups, []*drawn{d})
+	}
+	columns, rows := grid.Size[0], grid.Size[1]
+	_ = parallel.EachWith(len(groups), workers, func() *raster.Plane { return raster.New(columns, rows) },
+		func(plane *raster.Plane, i int) error {
+			first := groups[i][0]
+			paths := make([][]raster.Point, len(groups[i]))
+			for k, d := range groups[i] {
+				paths[k] = d.path
+			}
+			box := plane.Fill(paths...)
+			labels.Paint(m, labels.Area{X0: box.X0, Y0: box.Y0, X1: box.X1, Y1: box.Y1, Stride: plane.Stride,
+				At: first.slice * rows * columns, DX: 1, DY: columns}, plane.Cells, first.label)
+			plane.Clear(box)
+			return nil
+		})
+	m.Finish()
+	return m, nil
+}
+
+// place finds the slice of a contour and its path there.
+func (s *StructureSet) place(grid *labels.Grid, d *drawn) error {
+	r := s.ROIs[d.roi]
+	switch typeOf(r.contours[d.contour]) {
+	case ClosedPlanar, ClosedPlanarXOR:
+	case other:
+		d.fate = isUnknown
+		return nil
+	default:
+		d.fate = isOpen
+		return nil
+	}
+	points, err := r.points(d.contour)
+	if err != nil {
+		return err
+	}
+	if len(points) == 0 {
+		d.fate = isEmpty
+		return nil
+	}
+	d.path = make([]raster.Point, len(points))
+	low, high, sum := math.Inf(1), math.Inf(-1), 0.0
+	for i, p := range points {
+		v := grid.Voxel(p)
+		d.path[i] = raster.Point(v[:2])
+		low, high, sum = min(low, v[2]), max(high, v[2]), sum+v[2]
+		d.outside = d.outside || outside(v[0], grid.Size[0]) || outside(v[1], grid.Size[1])
+	}
+	if high-low > inPlane {
+		return fmt.Errorf("ROI %d: contour %d does not lie in the plane of a slice: its points differ by "+
+			"%.3g slices, expected at most %g; choose the series that it was drawn on, or other ROIs with "+
+			"--roi", r.Number, d.contour+1, high-low, inPlane)
+	}
+	z := sum / float64(len(points))
+	if z < -0.5-nearly || z > float64(grid.Size[2])-0.5+nearly {
+		d.fate, d.path = isElsewhere, nil
+		return nil
+	}
+	d.slice = min(max(int(math.Floor(z+0.5+nearly)), 0), grid.Size[2]-1)
+	return nil
+}
+
+// outside reports whether a coordinate lies in no voxel of n.
+func outside(x float64, n int) bool { return x < -0.5-nearly || x > float64(n)-0.5+nearly }
+
+// warn tells what is not drawn, or looks as if something were missing. list is in the order of the
+// labels.
+func (s *StructureSet) warn(m *labels.Map, list []*drawn) {
+	if s.Unnamed > 0 {
+		m.Warn("%d ROIs have contours but no entry in the structure set: they are left out", s.Unnamed)
+	}
+	for l := range m.Labels {
+		var counts [isElsewhere + 1]int
+		out := 0
+		on := map[int]map[int]bool{} // slices of a ROI
+		for ; len(list) > 0 && list[0].label == l+1; list = list[1:] {
+			d := list[0]
+			counts[d.fate]++
+			if d.outside && d.fate == isDrawn {
+				out++
+			}
+			if d.fate == isDrawn {
+				if on[d.roi] == nil {
+					on[d.roi] = map[int]bool{}
+				}
+				on[d.roi][d.slice] = true
+			}
+		}
+		for _, c := range []struct {
+			n    int
+			what string
+		}{
+			{counts[isOpen], "are points or lines and enclose nothing: they are left out"},
+			{counts[isUnknown], "are of a type that is not of the standard: they are left out"},
+			{counts[isEmpty], "have no points"},
+			{counts[isElsewhere], "lie more than half a slice outside of the image: they are left out"},
+			{out, "lie in part outside of the image's slices"},
+		} {
+			if c.n > 0 {
+				m.Warn("label %d: %d contours %s", l+1, c.n, c.what)
+			}
+		}
+		for _, i := range m.Labels[l].Parts {
+			if step := everyNth(on[i]); step > 1 {
+				m.Warn("label %d: ROI %d has no contours on neighbouring slices, at most on every %s: the slices "+
+					"between stay empty", l+1, s.ROIs[i].Number, ordinal(step))
+			}
+		}
+	}
+}
+
+func ordinal(n int) string {
+	switch n {
+	case 2:
+		return "second"
+	case 3:
+		return "third"
+	}
+	return fmt.Sprintf("%dth", n)
+}
+
+// everyNth returns the smallest distance between the slices of a ROI that has three or more, else 1.
+func everyNth(on map[int]bool) int {
+	if len(on) < 3 {
+		return 1
+	}
+	var all []int
+	for z := range on {
+		all = append(all, z)
+	}
+	slices.Sort(all)
+	step := math.MaxInt
+	for i := 1; i < len(all); i++ {
+		step = min(step, all[i]-all[i-1])
+	}
+	return step
+}
