@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lntorch/lntorch/formats/dicom/series"
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/internal/settings"
@@ -19,19 +20,23 @@ import (
 
 // ImageInfo describes an image file: as JSON for programs, as text for people.
 type ImageInfo struct {
-	File        string        `json:"file"`
-	Format      string        `json:"format"`
-	Bytes       int64         `json:"bytes"`
-	ByteOrder   string        `json:"byte_order"`
-	Type        string        `json:"type"`
-	Size        []int         `json:"size"`
-	Spacing     []float64     `json:"spacing,omitempty"`
-	Origin      []float64     `json:"origin,omitempty"`
-	Direction   []float64     `json:"direction,omitempty"`
-	Orientation string        `json:"orientation,omitempty"`
-	Oblique     bool          `json:"oblique"`
-	*niftiInfo                // of NIfTI
-	*dicomInfo                // of a DICOM stack
+	File        string    `json:"file"`
+	Format      string    `json:"format"`
+	Bytes       int64     `json:"bytes"`
+	ByteOrder   string    `json:"byte_order"`
+	Type        string    `json:"type,omitempty"`
+	Size        []int     `json:"size,omitempty"`
+	Spacing     []float64 `json:"spacing,omitempty"`
+	Origin      []float64 `json:"origin,omitempty"`
+	Direction   []float64 `json:"direction,omitempty"`
+	Orientation string    `json:"orientation,omitempty"`
+	Oblique     bool      `json:"oblique"`
+	*niftiInfo            // of NIfTI
+	*dicomInfo            // of a DICOM stack
+	*roiInfo              // of an RTSTRUCT
+	*segInfo              // of a SEG
+	// of a DICOM stack its SeriesInstanceUID, of RTSTRUCT and SEG that of the series they refer to
+	SeriesUID   string        `json:"series_uid,omitempty"`
 	Description string        `json:"description,omitempty"`
 	Problem     string        `json:"problem,omitempty"`
 	Affine      [][4]float64  `json:"affine,omitempty"`
@@ -229,6 +234,9 @@ func (d *ImageInfo) Text(to io.Writer) error {
 	if d.dicomInfo != nil {
 		d.dicomInfo.text(line)
 	}
+	if d.SeriesUID != "" {
+		line("series", "%s", d.SeriesUID)
+	}
 	codes := ""
 	if n := d.niftiInfo; n != nil {
 		codes = fmt.Sprintf(", qform code %d, sform code %d, unit %s", n.QFormCode, n.SFormCode, n.Units)
@@ -236,6 +244,15 @@ func (d *ImageInfo) Text(to io.Writer) error {
 	line("format", "%s, %s-endian%s", d.Format, d.ByteOrder, codes)
 	if d.Description != "" {
 		line("description", "%q", d.Description)
+	}
+	switch {
+	case d.roiInfo != nil:
+		d.roiInfo.text(line)
+		return w.Flush()
+	case d.segInfo != nil:
+		line("frames", "%d of %d × %d", d.Size[2], d.Size[0], d.Size[1])
+		d.segInfo.text(line)
+		return w.Flush()
 	}
 	size := make([]string, len(d.Size))
 	for i, n := range d.Size {
@@ -314,33 +331,26 @@ type ConvertImageConfig struct {
 	// .nii, .nrrd, .mha; beside .nhdr and .mhd NAME.raw
 	Uncompressed bool `flag:"uncompressed" help:"do not compress the pixels"`
 	DICOMChoice
+	LabelsChoice
 }
 
-// ConvertImage writes the new file and gives its size in bytes.
-func ConvertImage(c ConvertImageConfig, o Output) (int64, error) {
-	switch {
-	case c.Round && c.Type == "":
-		return 0, settings.Usage("--round is for --type")
-	case c.Type != "" && volume.MakePixels(c.Type, 0) == nil:
-		return 0, settings.Usage("--type %s: expected %s", c.Type, volume.TypeNames("or"))
-	case image.ForName(c.Out) == nil:
-		return 0, settings.Usage("OUT %s: expected a name that ends in %s", c.Out, strings.Join(image.Endings(), " or "))
-	case c.Uncompressed && !image.CanBeRaw(c.Out):
-		return 0, settings.Usage("--uncompressed: OUT %s stands for a compressed file: name it without .gz", c.Out)
+// ConvertImage writes the new file: of an image, or of the labels that an RTSTRUCT or a SEG holds.
+func ConvertImage(c ConvertImageConfig, o Output) (*Converted, error) {
+	if err := checkConversion(c); err != nil {
+		return nil, err
 	}
-	for _, path := range []string{c.Out, image.Beside(c.Out, c.Uncompressed)} {
-		if _, err := os.Stat(path); path != "" && err == nil && !c.Force {
-			return 0, fmt.Errorf("%s exists already: give --force to replace it", path)
-		}
+	open := func() (volume.File, *Converted, error) { return openForConversion(c, o) }
+	if c.Reference != "" {
+		open = func() (volume.File, *Converted, error) { return drawLabels(c, o) }
 	}
-	f, err := openImage(c.In, c.DICOMChoice, o)
+	f, done, err := open()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var values volume.Pixels // nil: as they are stored
 	if c.Type != "" {
 		if values, err = volume.Convert(f.Values(), c.Type, c.Round); err != nil {
-			return 0, fmt.Errorf("%s: --type %s: %w", c.In, c.Type, err)
+			return nil, fmt.Errorf("%s: --type %s: %w", c.In, c.Type, err)
 		}
 	}
 	if f.Head().Extensions {
@@ -352,11 +362,51 @@ func ConvertImage(c ConvertImageConfig, o Output) (int64, error) {
 		err = image.Convert(c.Out, f, values, system.Cores())
 	}
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	info, err := os.Stat(c.Out)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return info.Size(), nil
+	head, err := image.Header(c.Out)
+	if err != nil {
+		return nil, err
+	}
+	done.File, done.Bytes, done.Type = c.Out, info.Size(), head.Type
+	return done, nil
+}
+
+func checkConversion(c ConvertImageConfig) error {
+	switch {
+	case c.Reference == "" && c.LabelsChoice.set():
+		return settings.Usage("--reference-series, --roi, --ignore-references and --resample are for --reference")
+	case c.Round && c.Type == "":
+		return settings.Usage("--round is for --type")
+	case c.Type != "" && volume.MakePixels(c.Type, 0) == nil:
+		return settings.Usage("--type %s: expected %s", c.Type, volume.TypeNames("or"))
+	case image.ForName(c.Out) == nil:
+		return settings.Usage("OUT %s: expected a name that ends in %s", c.Out, strings.Join(image.Endings(), " or "))
+	case c.Uncompressed && !image.CanBeRaw(c.Out):
+		return settings.Usage("--uncompressed: OUT %s stands for a compressed file: name it without .gz", c.Out)
+	}
+	for _, path := range []string{c.Out, image.Beside(c.Out, c.Uncompressed)} {
+		if _, err := os.Stat(path); path != "" && err == nil && !c.Force {
+			return fmt.Errorf("%s exists already: give --force to replace it", path)
+		}
+	}
+	return nil
+}
+
+func openForConversion(c ConvertImageConfig, o Output) (volume.File, *Converted, error) {
+	f, err := openImage(c.In, c.DICOMChoice, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	done := &Converted{Warnings: []string{}}
+	if im, ok := f.(*series.Image); ok { // openImage has logged them
+		for _, w := range im.Warnings {
+			done.Warnings = append(done.Warnings, c.In+": "+w)
+		}
+	}
+	return f, done, nil
 }

@@ -30,6 +30,9 @@ func openImage(path string, c DICOMChoice, o Output) (volume.File, error) {
 	im, x, err := series.Open(path, c.Series, series.Options{Fix: c.FixGeometry,
 		Workers: system.Cores()})
 	if err != nil {
+		if x != nil && len(x.Stacks) == 0 && len(labelObjects(x)) > 0 {
+			err = fmt.Errorf("%s holds RTSTRUCT or SEG and no image: --reference IMAGE draws its labels on the grid of an image", path)
+		}
 		return nil, err
 	}
 	if len(x.Stacks) > 1 && c.Series == "" {
@@ -50,7 +53,6 @@ func openImage(path string, c DICOMChoice, o Output) (volume.File, error) {
 // dicomInfo is what only a DICOM stack has.
 type dicomInfo struct {
 	Series         int             `json:"series"`
-	SeriesUID      string          `json:"series_uid"`
 	SeriesNumber   *int            `json:"series_number"` // null if there is none
 	Modality       string          `json:"modality"`
 	Slices         int             `json:"slices"`
@@ -65,9 +67,9 @@ type storedBits struct {
 	Signed bool `json:"signed"`
 }
 
-// InspectImages describes what is at a path: an image file, or the stacks in a file, folder or zip of
-// DICOM; of these only those that choice names, if it is not "". With an error it returns what could
-// be read.
+// InspectImages describes what is at a path: an image file, or the stacks, RTSTRUCT and SEG in a file,
+// folder or zip of DICOM; of these only those that choice names, if it is not "". With an error it
+// returns what could be read.
 func InspectImages(path string, headerOnly bool, choice string) ([]*ImageInfo, error) {
 	if !series.Is(path) {
 		if choice != "" {
@@ -95,6 +97,17 @@ func InspectImages(path string, headerOnly bool, choice string) ([]*ImageInfo, e
 		}
 		list = append(list, info)
 	}
+	for _, o := range labelObjects(x) {
+		if choice != "" && choice != o.SeriesUID {
+			continue
+		}
+		info, err := inspectLabels(o)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		list = append(list, info)
+	}
 	for _, d := range x.Damaged {
 		failed = append(failed, d.Err)
 	}
@@ -109,11 +122,11 @@ func inspectStack(path string, s *series.Stack, headerOnly bool) (*ImageInfo, er
 	h := s.Header()
 	f := s.Slices[0].File
 	info := &ImageInfo{File: path, Format: h.Format, Bytes: s.Bytes(), ByteOrder: "little",
-		Type: h.Type, Size: h.Size, Description: h.Description}
+		Type: h.Type, Size: h.Size, Description: h.Description, SeriesUID: s.SeriesUID}
 	if h.BigEndian {
 		info.ByteOrder = "big"
 	}
-	info.dicomInfo = &dicomInfo{Series: s.Number, SeriesUID: s.SeriesUID, SeriesNumber: s.SeriesNumber,
+	info.dicomInfo = &dicomInfo{Series: s.Number, SeriesNumber: s.SeriesNumber,
 		Modality: s.Modality, Slices: len(s.Slices), TransferSyntax: s.Syntax(), Stored: storedBits{f.Bits, f.Signed},
 		Localizer: s.Localizer, Geometry: s.Geometry}
 	if h.Problem != nil {
@@ -151,7 +164,6 @@ func (d *dicomInfo) text(line func(name, format string, args ...any)) {
 		slices = "slice"
 	}
 	line("stack", "%d, %s, %d %s%s", d.Series, kind, d.Slices, slices, number)
-	line("series", "%s", d.SeriesUID)
 	sign := "unsigned"
 	if d.Stored.Signed {
 		sign = "signed"

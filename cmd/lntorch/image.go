@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,7 +52,9 @@ scl_inter, description, problem (why nnU-Net's SimpleITKIO would refuse the file
 unless --header is given intensities {min, max, mean, std, percentiles {0.5, 5, 50, 95, 99.5} of the finite values, counts nan and inf,
 labels {value: voxels}}. A DICOM stack has also series (its number), series_uid, series_number, modality, slices,
 transfer_syntax, stored {bits, signed}, localizer, geometry {regular, problems, tilt_degrees, max_deviation_mm, missing (positions along
-the normal, mm), duplicates}; its type is that of the values, with --header one that holds whatever the stored bits may be.`,
+the normal, mm), duplicates}; its type is that of the values, with --header one that holds whatever the stored bits may be.
+An RTSTRUCT has rois [{number, name, contours, types}], a SEG segments [{number, label, frames}] and segmentation_type, both the series_uid
+that they refer to.`,
 		Example: `  lntorch image info LN_000_0000.nii.gz
   lntorch image info --json --header imagesTr/*.nii.gz
   lntorch image info /media/CD`,
@@ -100,6 +103,7 @@ the normal, mm), duplicates}; its type is that of the values, with --header one 
 
 func newImageConvert() *cobra.Command {
 	var c pipeline.ConvertImageConfig
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "convert IN OUT",
 		Short: "rewrites an image file in another format or with another type of pixels",
@@ -117,21 +121,40 @@ several images, the only stack with three slices or more that is no localizer is
 Slices that do not lie on a regular grid (gantry tilt, missing slices, changing distances) are an error,
 which says where and how much. --fix-geometry resamples them: linear between neighbouring slices, on a
 grid with the directions and the in-plane spacing of the slices and their smallest distance (the median
-where they are irregular). Different pixels at one position are always an error.`,
+where they are irregular). Different pixels at one position are always an error.
+
+With --reference, IN is DICOM that holds one RTSTRUCT or SEG, and OUT a label map on the grid of that
+image (with --fix-geometry on the grid to which its slices are resampled). A voxel belongs to a ROI if its
+centre lies inside the contours or on one. The frames of a SEG are placed by where they say they lie, and
+must fall on the voxels of the image. Where labels overlap, the later one wins.
+
+--json prints file, bytes, type, warnings and, with --reference, labels {value: {name, rois, voxels}}.`,
 		Example: `  lntorch image convert scan.nii scan.nii.gz
   lntorch image convert scan.nrrd scan.nii.gz
   lntorch image convert --type int16 scan.nii.gz small.nii.gz
-  lntorch image convert study.zip scan.nii.gz --series 2`,
+  lntorch image convert study.zip scan.nii.gz --series 2
+  lntorch image convert rtstruct.dcm labels.nii.gz --reference ct/ --roi 'LN=GTVn.*|LN.*'`,
 		Args: exactly("IN", "OUT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.In, c.Out = args[0], args[1]
-			n, err := pipeline.ConvertImage(c, output(cmd))
-			if err == nil {
-				fmt.Printf("%s  %s\n", c.Out, pipeline.BytesText(n))
+			done, err := pipeline.ConvertImage(c, output(cmd))
+			if err != nil {
+				return err
 			}
-			return err
+			if asJSON {
+				return printJSON(done)
+			}
+			fmt.Printf("%s  %s\n", c.Out, pipeline.BytesText(done.Bytes))
+			for value := range len(done.Labels) {
+				l := done.Labels[strconv.Itoa(value+1)]
+				fmt.Printf("  %d  %s  %d voxels\n", value+1, pipeline.Printable(l.Name), l.Voxels)
+			}
+			return nil
 		},
 	}
 	bind(cmd, &c)
+	jsonFlag(cmd, &asJSON)
+	cmd.Flags().StringArrayVar(&c.ROIs, "roi", nil, "of RTSTRUCT and SEG: NAME=PATTERN or PATTERN, a label of all ROIs or segments whose whole name "+
+		"the regular expression matches, case ignored; may be repeated: the labels are 1, 2, … (default: each)")
 	return cmd
 }

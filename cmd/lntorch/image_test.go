@@ -149,6 +149,10 @@ func TestImageMistakesAreExplained(t *testing.T) {
 		{[]string{"image", "info", "absent.nii"}, 1, "absent.nii"},
 		{[]string{"image", "convert", "a.nii", "b.png"}, 2, "expected a name that ends in " + strings.Join(image.Endings(), " or ")},
 		{[]string{"image", "convert", "a.nii", "b.nii", "--round"}, 2, "--round is for --type"},
+		{[]string{"image", "convert", "a.dcm", "b.nii", "--roi", "LN=x{1,2}"}, 2, "are for --reference"},
+		{[]string{"image", "convert", "a.dcm", "b.nii", "--reference", "c", "--roi", "LN=x{1,2"}, 1, "a.dcm: no such file"},
+		{[]string{"image", "convert", "a.dcm", "b.nii", "--reference", "c", "--roi", "LN=("}, 2, "is no regular expression"},
+		{[]string{"image", "convert", "a.dcm", "b.nii", "--reference", "c", "--threshold", "0"}, 2, "expected a number above 0 and at most 1"},
 		{[]string{"image", "convert", "absent.nii", filepath.Join(t.TempDir(), "b.nii")}, 1, "absent.nii: no such file"},
 	} {
 		r := lntorch(t, test.args...)
