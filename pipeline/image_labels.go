@@ -58,7 +58,8 @@ func drawLabels(c ConvertImageConfig, o Output) (volume.File, *Converted, error)
 		return nil, nil, settings.Usage("--roi %w", err)
 	}
 	if c.Series != "" {
-		return nil, nil, settings.Usage("--series is for images: give --reference-series for that of --reference")
+		return nil, nil, settings.Usage("--series is for images: give --reference-series for " +
+			"that of --reference")
 	}
 	object, err := labelObject(c.In)
 	if err != nil {
@@ -89,7 +90,8 @@ func drawLabels(c ConvertImageConfig, o Output) (volume.File, *Converted, error)
 type labelMap struct{ *labels.Map }
 
 func (m labelMap) Head() *volume.Header {
-	return &volume.Header{Format: "labels", Size: m.Grid.Size[:], Type: m.Pixels.Type(), Geometry: m.Grid.ITK}
+	return &volume.Header{Format: "labels", Size: m.Grid.Size[:], Type: m.Pixels.Type(),
+		Geometry: m.Grid.ITK}
 }
 func (m labelMap) Stored() volume.Pixels { return m.Pixels }
 func (m labelMap) Values() volume.Pixels { return m.Pixels }
@@ -127,21 +129,24 @@ func labelObject(path string) (*series.Object, error) {
 	for i, o := range all {
 		lines[i] = "  " + o.Name
 	}
-	return nil, fmt.Errorf("%s: found several RTSTRUCT or SEG, expected one: give one of\n%s", path, strings.Join(lines, "\n"))
+	return nil, fmt.Errorf("%s: found several RTSTRUCT or SEG, expected one: give one of\n%s", path,
+		strings.Join(lines, "\n"))
 }
 
 // labelObjects lists the RTSTRUCT and SEG objects of an index.
 func labelObjects(x *series.Index) []*series.Object {
+	classes := []string{dicom.ClassRTStructure, dicom.ClassSegmentation, dicom.ClassLabelMap}
 	var all []*series.Object
 	for _, o := range x.Objects {
-		if slices.Contains([]string{dicom.ClassRTStructure, dicom.ClassSegmentation, dicom.ClassLabelMap}, o.Class) {
+		if slices.Contains(classes, o.Class) {
 			all = append(all, o)
 		}
 	}
 	return all
 }
 
-func drawStructures(object *series.Object, c ConvertImageConfig, choices []labels.Choice) (*labels.Map, []string, error) {
+func drawStructures(object *series.Object, c ConvertImageConfig, choices []labels.Choice) (
+	*labels.Map, []string, error) {
 	set, err := rtstruct.Read(object.Source)
 	if err != nil {
 		return nil, nil, err
@@ -161,7 +166,8 @@ func drawStructures(object *series.Object, c ConvertImageConfig, choices []label
 			if roi.Count == 0 {
 				continue
 			}
-			other, err := r.check(roi.Referred, fmt.Sprintf("%s: ROI %d", object.Name, roi.Number), c.IgnoreReferences)
+			what := fmt.Sprintf("%s: ROI %d", object.Name, roi.Number)
+			other, err := r.check(roi.Referred, what, c.IgnoreReferences)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -172,7 +178,8 @@ func drawStructures(object *series.Object, c ConvertImageConfig, choices []label
 	return m, r.warnings(another), err
 }
 
-func drawSegments(object *series.Object, c ConvertImageConfig, choices []labels.Choice) (*labels.Map, []string, error) {
+func drawSegments(object *series.Object, c ConvertImageConfig, choices []labels.Choice) (
+	*labels.Map, []string, error) {
 	s, err := seg.Read(object.Source)
 	if err != nil {
 		return nil, nil, err
@@ -232,7 +239,8 @@ func openReference(c ConvertImageConfig, to labels.References) (*reference, erro
 		r.fixed = !r.stack.Geometry.Regular
 	} else {
 		if c.ReferenceSeries != "" || c.FixGeometry {
-			return nil, settings.Usage("--reference-series and --fix-geometry are for DICOM: %s is none", c.Reference)
+			return nil, settings.Usage("--reference-series and --fix-geometry are for DICOM: %s is none",
+				c.Reference)
 		}
 		h, err := image.Header(c.Reference)
 		if err != nil {
@@ -265,8 +273,8 @@ func referred(x *series.Index, to labels.References) string {
 	return uid
 }
 
-// check fails if labels refer to something else than the image. It reports whether they refer to another
-// series in the image's frame of reference.
+// check fails if labels refer to something else than the image. It reports whether they refer to
+// another series in the image's frame of reference.
 func (r *reference) check(to labels.References, what string, ignore bool) (other bool, err error) {
 	if r.stack == nil { // nothing is known of an image file
 		return false, nil
@@ -285,17 +293,19 @@ func (r *reference) check(to labels.References, what string, ignore bool) (other
 		refers = "names no series and no frame of reference, expected those of stack %d of %s"
 	}
 	if r.stack.SeriesUID == "" && r.stack.FrameOfReference == "" {
-		refers = "cannot be compared with stack %d of %s, which has no SeriesInstanceUID and no FrameOfReferenceUID"
+		refers = "cannot be compared with stack %d of %s, which has no SeriesInstanceUID and no " +
+			"FrameOfReferenceUID"
 	}
-	return false, fmt.Errorf("%s "+refers+": choose another one with --reference and --reference-series, or give "+
-		"--ignore-references if it is the right one", what, r.stack.Number, r.path)
+	return false, fmt.Errorf("%s "+refers+": choose another one with --reference and "+
+		"--reference-series, or give --ignore-references if it is the right one", what, r.stack.Number, r.path)
 }
 
 // warnings are those that the choice of the reference gives.
 func (r *reference) warnings(another bool) []string {
 	all := []string{}
 	if another {
-		all = append(all, r.path+": the labels were made on another series in the same frame of reference")
+		all = append(all, r.path+": the labels were made on another series in the same frame of "+
+			"reference")
 	}
 	if r.stack == nil {
 		return all
@@ -304,7 +314,8 @@ func (r *reference) warnings(another bool) []string {
 		all = append(all, r.path+": "+w)
 	}
 	if r.fixed {
-		all = append(all, r.path+": the labels lie on the regular grid to which --fix-geometry resamples the slices")
+		all = append(all, r.path+": the labels lie on the regular grid to which --fix-geometry "+
+			"resamples the slices")
 	}
 	return all
 }
@@ -356,7 +367,8 @@ func inspectLabels(o *series.Object) (*ImageInfo, error) {
 		info.Size = []int{s.Columns, s.Rows, s.FrameCount}
 		info.segInfo = &segInfo{SegmentationType: s.Type, Segments: []segmentRow{}}
 		for _, segment := range s.Segments {
-			info.Segments = append(info.Segments, segmentRow{segment.Number, segment.Label, segment.Frames})
+			info.Segments = append(info.Segments, segmentRow{segment.Number, segment.Label,
+				segment.Frames})
 		}
 	}
 	if len(to.Series) > 0 {
@@ -390,6 +402,7 @@ func (s *segInfo) text(line func(name, format string, args ...any)) {
 		if i == 0 {
 			name = "segments"
 		}
-		line(name, "%d %q: %d frames, %s", segment.Number, segment.Label, segment.Frames, s.SegmentationType)
+		line(name, "%d %q: %d frames, %s", segment.Number, segment.Label, segment.Frames,
+			s.SegmentationType)
 	}
 }

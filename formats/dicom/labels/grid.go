@@ -92,9 +92,9 @@ func (g *Grid) Steps(way Vector) Vector {
 // String describes the grid for messages.
 func (g *Grid) String() string {
 	i := g.ITK
-	return fmt.Sprintf("%d × %d × %d voxels of %.5g × %.5g × %.5g mm from (%.6g, %.6g, %.6g) along %s",
-		g.Size[0], g.Size[1], g.Size[2], i.Spacing[0], i.Spacing[1], i.Spacing[2], i.Origin[0],
-		i.Origin[1], i.Origin[2], Directions(g.step[0], g.step[1], g.step[2]))
+	return fmt.Sprintf("%d × %d × %d voxels of %.5g × %.5g × %.5g mm from (%.6g, %.6g, %.6g) "+
+		"along %s", g.Size[0], g.Size[1], g.Size[2], i.Spacing[0], i.Spacing[1], i.Spacing[2],
+		i.Origin[0], i.Origin[1], i.Origin[2], Directions(g.step[0], g.step[1], g.step[2]))
 }
 
 // Directions describes directions for messages.

@@ -312,3 +312,40 @@ func TestManyPointsAreReadInTime(t *testing.T) {
 	require.Less(t, time.Since(start), 10*time.Second)
 	t.Log(time.Since(start))
 }
+
+// A part in several labels is drawn for each; the last one shows.
+func TestAPartMayBelongToSeveralLabels(t *testing.T) {
+	for _, s := range []*dicom.Source{
+		structures(t, contour("CLOSED_PLANAR", square("0"))),
+		segmentation(t, "BINARY", 1, 1, "\xff\x0f", nil),
+		segmentation(t, "LABELMAP", 8, 1, "\x01\x01\x01\x00\x01\x01", nil),
+	} {
+		m, err := draw(s, grid(t), 0.5, 2, "A=.*", "B=.*Z", "C=.*QZ")
+		require.NoError(t, err)
+		n := m.Labels[2].Voxels
+		require.Positive(t, n)
+		require.Equal(t, []int{0, 0}, []int{m.Labels[0].Voxels, m.Labels[1].Voxels})
+		require.Contains(t, m.Warnings, fmt.Sprintf("%d voxels belong to several labels: they have the "+
+			"last of these", n))
+	}
+}
+
+// More than 255 labels need 16 bits.
+func TestManyLabelsNeed16Bits(t *testing.T) {
+	var rois, contours []string
+	for i := range 300 {
+		rois = append(rois, element(0x3006, 0x22, fmt.Sprint(i+1))+element(0x3006, 0x26, roiName))
+		at := fmt.Sprintf("%d\\%d\\%d", i%6, i/6%5, i/30%4*2)
+		contours = append(contours, sequence(0x3006, 0x40, contour("CLOSED_PLANAR", at))+
+			element(0x3006, 0x84, fmt.Sprint(i+1)))
+	}
+	m, err := draw(written(t, dicom.ClassRTStructure, sequence(0x3006, 0x20, rois...),
+		sequence(0x3006, 0x39, contours...)), grid(t), 0.5, 2)
+	require.NoError(t, err)
+	require.Len(t, m.Labels, 300)
+	pixels := m.Pixels.(volume.Slice[uint16])
+	for k, v := range pixels {
+		require.Equal(t, k, (int(v)-1)%120)
+		require.Greater(t, v, uint16(180)) // the last of those at one place
+	}
+}

@@ -42,7 +42,8 @@ func ParseChoices(texts []string) ([]Choice, error) {
 			return nil, fmt.Errorf("%q: %q is no regular expression: %w", text, pattern, err)
 		}
 		if slices.ContainsFunc(all, func(c Choice) bool { return c.Name == name }) {
-			return nil, fmt.Errorf("%q: the name %q is there twice: join its patterns with |", text, name)
+			return nil, fmt.Errorf("%q: the name %q is there twice: join its patterns with |",
+				text, name)
 		}
 		all = append(all, Choice{name, re, pattern})
 	}

@@ -41,6 +41,11 @@ type drawn struct {
 	outside      bool // a part of it lies outside the image
 }
 
+// beside reports whether contours are of one ROI of one label on one slice.
+func (d *drawn) beside(other *drawn) bool {
+	return d.slice == other.slice && d.label == other.label && d.part == other.part
+}
+
 // A fate is what becomes of a contour.
 type fate int
 
@@ -58,7 +63,8 @@ const (
 //
 // Differs: rt-utils' reader adds every pixel that a contour touches; dcmrtstruct2nii leaves out
 // centres on a contour.
-func (s *StructureSet) Draw(grid *labels.Grid, all []labels.Label, workers int) (*labels.Map, error) {
+func (s *StructureSet) Draw(grid *labels.Grid, all []labels.Label, workers int) (*labels.Map,
+	error) {
 	var list []*drawn
 	for l := range all {
 		for part, i := range all[l].Parts {
@@ -80,16 +86,15 @@ func (s *StructureSet) Draw(grid *labels.Grid, all []labels.Label, workers int) 
 	})
 	var groups [][]*drawn
 	for i, d := range list {
-		if i > 0 {
-			if before := list[i-1]; before.slice == d.slice && before.label == d.label && before.part == d.part {
-				groups[len(groups)-1] = append(groups[len(groups)-1], d)
-				continue
-			}
+		if i > 0 && d.beside(list[i-1]) {
+			groups[len(groups)-1] = append(groups[len(groups)-1], d)
+			continue
 		}
 		groups = append(groups, []*drawn{d})
 	}
 	columns, rows := grid.Size[0], grid.Size[1]
-	_ = parallel.EachWith(len(groups), workers, func() *raster.Plane { return raster.New(columns, rows) },
+	plane := func() *raster.Plane { return raster.New(columns, rows) }
+	_ = parallel.EachWith(len(groups), workers, plane,
 		func(plane *raster.Plane, i int) error {
 			first := groups[i][0]
 			paths := make([][]raster.Point, len(groups[i]))
@@ -97,8 +102,9 @@ func (s *StructureSet) Draw(grid *labels.Grid, all []labels.Label, workers int) 
 				paths[k] = d.path
 			}
 			box := plane.Fill(paths...)
-			labels.Paint(m, labels.Area{X0: box.X0, Y0: box.Y0, X1: box.X1, Y1: box.Y1, Stride: plane.Stride,
-				At: first.slice * rows * columns, DX: 1, DY: columns}, plane.Cells, first.label)
+			area := labels.Area{X0: box.X0, Y0: box.Y0, X1: box.X1, Y1: box.Y1,
+				Stride: plane.Stride, At: first.slice * rows * columns, DX: 1, DY: columns}
+			labels.Paint(m, area, plane.Cells, first.label)
 			plane.Clear(box)
 			return nil
 		})
@@ -135,9 +141,9 @@ func (s *StructureSet) place(grid *labels.Grid, d *drawn) error {
 		d.outside = d.outside || outside(v[0], grid.Size[0]) || outside(v[1], grid.Size[1])
 	}
 	if high-low > inPlane {
-		return fmt.Errorf("ROI %d: contour %d does not lie in the plane of a slice: its points differ by "+
-			"%.3g slices, expected at most %g; choose the series that it was drawn on, or other ROIs with "+
-			"--roi", r.Number, d.contour+1, high-low, inPlane)
+		return fmt.Errorf("ROI %d: contour %d does not lie in the plane of a slice: its points "+
+			"differ by %.3g slices, expected at most %g; choose the series that it was drawn on, or "+
+			"other ROIs with --roi", r.Number, d.contour+1, high-low, inPlane)
 	}
 	z := sum / float64(len(points))
 	if z < -0.5-nearly || z > float64(grid.Size[2])-0.5+nearly {
@@ -155,7 +161,8 @@ func outside(x float64, n int) bool { return x < -0.5-nearly || x > float64(n)-0
 // labels.
 func (s *StructureSet) warn(m *labels.Map, list []*drawn) {
 	if s.Unnamed > 0 {
-		m.Warn("%d ROIs have contours but no entry in the structure set: they are left out", s.Unnamed)
+		m.Warn("%d ROIs have contours but no entry in the structure set: they are left out",
+			s.Unnamed)
 	}
 	for l := range m.Labels {
 		var counts [isElsewhere + 1]int
@@ -181,7 +188,8 @@ func (s *StructureSet) warn(m *labels.Map, list []*drawn) {
 			{counts[isOpen], "are points or lines and enclose nothing: they are left out"},
 			{counts[isUnknown], "are of a type that is not of the standard: they are left out"},
 			{counts[isEmpty], "have no points"},
-			{counts[isElsewhere], "lie more than half a slice outside of the image: they are left out"},
+			{counts[isElsewhere],
+				"lie more than half a slice outside of the image: they are left out"},
 			{out, "lie in part outside of the image's slices"},
 		} {
 			if c.n > 0 {
@@ -190,8 +198,8 @@ func (s *StructureSet) warn(m *labels.Map, list []*drawn) {
 		}
 		for _, i := range m.Labels[l].Parts {
 			if step := everyNth(on[i]); step > 1 {
-				m.Warn("label %d: ROI %d has no contours on neighbouring slices, at most on every %s: the slices "+
-					"between stay empty", l+1, s.ROIs[i].Number, ordinal(step))
+				m.Warn("label %d: ROI %d has no contours on neighbouring slices, at most on every %s: "+
+					"the slices between stay empty", l+1, s.ROIs[i].Number, ordinal(step))
 			}
 		}
 	}
@@ -207,7 +215,7 @@ func ordinal(n int) string {
 	return fmt.Sprintf("%dth", n)
 }
 
-// everyNth returns the smallest distance between the slices of a ROI that has three or more, else 1.
+// everyNth returns the smallest distance between the slices of a ROI, or 1 for fewer than three.
 func everyNth(on map[int]bool) int {
 	if len(on) < 3 {
 		return 1

@@ -1,6 +1,6 @@
 // Package rtstruct reads RT Structure Sets (PS3.3 A.19): regions of interest (ROIs) as contours,
-// closed polygons in the planes of an image's slices. It draws them as a label map on the grid of an
-// image. Which image that is its caller knows.
+// closed polygons in the planes of an image's slices. It draws them as a label map on the grid of
+// an image. Which image that is its caller knows.
 package rtstruct
 
 import (
@@ -183,7 +183,8 @@ func (r *ROI) points(i int) ([]labels.Vector, error) {
 		}
 		if n != len(values)/3 {
 			return nil, wrong("%s: found %d points, expected %d, as %s says: the file is damaged",
-				dicom.Name(tag.ContourData), len(values)/3, n, dicom.Name(tag.NumberOfContourPoints))
+				dicom.Name(tag.ContourData), len(values)/3, n,
+				dicom.Name(tag.NumberOfContourPoints))
 		}
 	}
 	points := make([]labels.Vector, len(values)/3)
@@ -191,7 +192,8 @@ func (r *ROI) points(i int) ([]labels.Vector, error) {
 		points[k] = labels.Vector(values[3*k:])
 		for _, x := range points[k] {
 			if math.Abs(x) > far {
-				return nil, wrong("%s: expected numbers up to %g mm", dicom.Name(tag.ContourData), float64(far))
+				return nil, wrong("%s: expected numbers up to %g mm", dicom.Name(tag.ContourData),
+					float64(far))
 			}
 		}
 	}

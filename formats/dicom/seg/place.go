@@ -26,7 +26,8 @@ const offGrid = 0.01
 func (s *Segmentation) Choose(choices []labels.Choice) ([]labels.Label, error) {
 	parts := make([]labels.Part, len(s.Segments))
 	for i, segment := range s.Segments {
-		parts[i] = labels.Part{Number: segment.Number, Name: segment.Label, Empty: segment.Number == 0}
+		parts[i] = labels.Part{Number: segment.Number, Name: segment.Label,
+			Empty: segment.Number == 0}
 	}
 	all, err := labels.Choose(choices, parts, "segment")
 	if err != nil {
@@ -71,7 +72,8 @@ func (s *Segmentation) Draw(grid *labels.Grid, all []labels.Label, o Options) (*
 }
 
 // draw draws each frame at its area, and returns how many of the pixels lie outside.
-func (s *Segmentation) draw(m *labels.Map, areas []labels.Area, of [][]int, o Options) (int64, error) {
+func (s *Segmentation) draw(m *labels.Map, areas []labels.Area, of [][]int,
+	o Options) (int64, error) {
 	var outside atomic.Int64
 	wanted := func(i int) bool { return s.Type == LabelMap || len(of[s.frames[i].segment]) > 0 }
 	err := s.each(s.tables(of, o.Threshold), o.Workers, wanted, func(i int, cells []uint16) {
@@ -175,9 +177,9 @@ func inside(at, sign, size, n int) (from, to int) {
 func (s *Segmentation) notOn(grid *labels.Grid, i int) error {
 	f := &s.frames[i]
 	length := func(v labels.Vector) float64 { return math.Sqrt(labels.Dot(v, v)) }
-	return fmt.Errorf("%s: frame %d does not fall on the voxels of the image: it has %d × %d pixels of %.5g × "+
-		"%.5g mm from (%.6g, %.6g, %.6g) along %s; the image has %s. Choose the series that it was made "+
-		"from, or give --resample, which takes the nearest pixel", s.Source.Name, i+1, s.Columns, s.Rows,
-		length(f.row), length(f.column), f.position[0], f.position[1], f.position[2],
+	return fmt.Errorf("%s: frame %d does not fall on the voxels of the image: it has %d × %d pixels of "+
+		"%.5g × %.5g mm from (%.6g, %.6g, %.6g) along %s; the image has %s. Choose the series that "+
+		"it was made from, or give --resample, which takes the nearest pixel", s.Source.Name, i+1,
+		s.Columns, s.Rows, length(f.row), length(f.column), f.position[0], f.position[1], f.position[2],
 		labels.Directions(f.row, f.column), grid)
 }

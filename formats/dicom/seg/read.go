@@ -85,7 +85,8 @@ func read(f *dicom.File) (*Segmentation, error) {
 	}
 	s := &Segmentation{Source: f.Source, file: f, Syntax: dicom.StandardUID(f.Syntax)}
 	for _, series := range f.Items(tag.ReferencedSeriesSequence) {
-		if uid := series.Text(tag.SeriesInstanceUID); uid != "" && !slices.Contains(s.Referred.Series, uid) {
+		uid := series.Text(tag.SeriesInstanceUID)
+		if uid != "" && !slices.Contains(s.Referred.Series, uid) {
 			s.Referred.Series = append(s.Referred.Series, uid)
 		}
 	}
@@ -124,7 +125,8 @@ func (s *Segmentation) pixels() (err error) {
 		return err
 	}
 	if s.Rows*s.Columns > maxFrame {
-		return fmt.Errorf("found frames of %d × %d pixels, expected at most %d", s.Columns, s.Rows, maxFrame)
+		return fmt.Errorf("found frames of %d × %d pixels, expected at most %d", s.Columns, s.Rows,
+			maxFrame)
 	}
 	if s.FrameCount, err = f.Int(tag.NumberOfFrames, 1, maxFrames); err != nil {
 		return err
@@ -133,8 +135,10 @@ func (s *Segmentation) pixels() (err error) {
 		return fmt.Errorf("%s: expected 1", dicom.Name(tag.SamplesPerPixel))
 	}
 	allowed := map[string][]int{Binary: {1, 8}, Fractional: {8}, LabelMap: {8, 16}}[s.Type]
-	if s.allocated, err = f.Int(tag.BitsAllocated, 1, 16); err != nil || !slices.Contains(allowed, s.allocated) {
-		return fmt.Errorf("%s: expected one of %d for %s", dicom.Name(tag.BitsAllocated), allowed, s.Type)
+	s.allocated, err = f.Int(tag.BitsAllocated, 1, 16)
+	if err != nil || !slices.Contains(allowed, s.allocated) {
+		return fmt.Errorf("%s: expected one of %d for %s", dicom.Name(tag.BitsAllocated), allowed,
+			s.Type)
 	}
 	if s.bits, err = f.Int(tag.BitsStored, 1, s.allocated); err != nil {
 		return err
@@ -199,11 +203,14 @@ func (s *Segmentation) readSegments() error {
 		}
 		s.Segments = append(s.Segments, Segment{Number: number, Label: item.Text(tag.SegmentLabel)})
 	}
-	slices.SortStableFunc(s.Segments, func(a, b Segment) int { return cmp.Compare(a.Number, b.Number) })
+	slices.SortStableFunc(s.Segments, func(a, b Segment) int {
+		return cmp.Compare(a.Number, b.Number)
+	})
 	s.segment = map[int]int{}
 	for i, segment := range s.Segments {
 		if _, twice := s.segment[segment.Number]; twice {
-			return fmt.Errorf("%s: segment %d is there twice, expected each number once", name, segment.Number)
+			return fmt.Errorf("%s: segment %d is there twice, expected each number once", name,
+				segment.Number)
 		}
 		s.segment[segment.Number] = i
 	}
@@ -265,7 +272,8 @@ func (s *Segmentation) readFrame(f *frame, group func(in, t tag.Tag) dicom.Datas
 	f.position = labels.Vector(position)
 	for _, x := range position {
 		if math.Abs(x) > far {
-			return fmt.Errorf("%s: expected at most %g mm", dicom.Name(tag.ImagePositionPatient), float64(far))
+			return fmt.Errorf("%s: expected at most %g mm", dicom.Name(tag.ImagePositionPatient),
+				float64(far))
 		}
 	}
 	o, err := group(tag.PlaneOrientationSequence, tag.ImageOrientationPatient).
@@ -275,7 +283,8 @@ func (s *Segmentation) readFrame(f *frame, group func(in, t tag.Tag) dicom.Datas
 	}
 	row, column := labels.Vector(o[:3]), labels.Vector(o[3:])
 	const length, angle = 1e-2, 1e-3
-	if math.Abs(labels.Dot(row, row)-1) > length || math.Abs(labels.Dot(column, column)-1) > length ||
+	if math.Abs(labels.Dot(row, row)-1) > length ||
+		math.Abs(labels.Dot(column, column)-1) > length ||
 		math.Abs(labels.Dot(row, column)) > angle {
 		return fmt.Errorf("%s: expected two orthogonal vectors of length 1",
 			dicom.Name(tag.ImageOrientationPatient))

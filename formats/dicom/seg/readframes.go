@@ -73,7 +73,8 @@ const bufferMemory = 256 << 20
 
 // each calls draw for every frame that is wanted, on several goroutines, with what the table says
 // for its pixels, row by row. cells are valid until draw returns.
-func (s *Segmentation) each(t tables, workers int, wanted func(i int) bool, draw func(i int, cells []uint16)) error {
+func (s *Segmentation) each(t tables, workers int, wanted func(i int) bool,
+	draw func(i int, cells []uint16)) error {
 	var fragments [][]dicom.Span
 	if s.file.Pixels.Compressed {
 		var err error
@@ -135,7 +136,8 @@ func (r *frameReader) read(i int) error {
 		if err != nil {
 			return err
 		}
-		header := codec.Frame{Rows: r.Rows, Columns: r.Columns, BitsAllocated: r.allocated, BitsStored: r.bits}
+		header := codec.Frame{Rows: r.Rows, Columns: r.Columns, BitsAllocated: r.allocated,
+			BitsStored: r.bits}
 		if err := codec.Check(r.file.Syntax, stream, header); err != nil {
 			return err
 		}

@@ -34,7 +34,8 @@ type planes struct {
 
 // resample draws the segmentation on a grid of its own planes, and gives each voxel of grid the
 // nearest pixel.
-func (s *Segmentation) resample(grid *labels.Grid, all []labels.Label, of [][]int, o Options) (*labels.Map, error) {
+func (s *Segmentation) resample(grid *labels.Grid, all []labels.Label, of [][]int,
+	o Options) (*labels.Map, error) {
 	p, index, err := s.planes(o.Slices)
 	if err != nil {
 		return nil, err
@@ -44,7 +45,8 @@ func (s *Segmentation) resample(grid *labels.Grid, all []labels.Label, of [][]in
 		size[2] = max(size[2], plane.slice+1)
 	}
 	if size[0]*size[1] > maxVoxels/size[2] {
-		return nil, fmt.Errorf("its %d planes of %d × %d pixels are too many to be resampled", size[2], size[0], size[1])
+		return nil, fmt.Errorf("its %d planes of %d × %d pixels are too many to be resampled", size[2],
+			size[0], size[1])
 	}
 	own := labels.NewMap(&labels.Grid{Size: size}, all)
 	areas := make([]labels.Area, len(s.frames))
@@ -78,15 +80,16 @@ func (s *Segmentation) planes(others []labels.Vector) (*planes, []int, error) {
 	p.col = labels.Along(labels.Vector{}, 1/labels.Dot(first.column, first.column), first.column)
 	place := func(position labels.Vector) plane {
 		d := labels.Sub(position, p.at)
-		return plane{t: labels.Dot(d, p.normal), u: labels.Dot(d, p.row), v: labels.Dot(d, p.col), slice: -1}
+		return plane{t: labels.Dot(d, p.normal), u: labels.Dot(d, p.row), v: labels.Dot(d, p.col),
+			slice: -1}
 	}
 	at := make([]plane, len(s.frames))
 	order := make([]int, len(s.frames))
 	for i := range s.frames {
 		f := &s.frames[i]
 		if !same(f.row, first.row) || !same(f.column, first.column) {
-			return nil, nil, fmt.Errorf("frame %d has another orientation or spacing than the first one: "+
-				"expected the same, to be resampled", i+1)
+			return nil, nil, fmt.Errorf("frame %d has another orientation or spacing than the first "+
+				"one: expected the same, to be resampled", i+1)
 		}
 		at[i], order[i] = place(f.position), i
 	}
@@ -99,9 +102,9 @@ func (s *Segmentation) planes(others []labels.Vector) (*planes, []int, error) {
 		if n == 0 || at[i].t-p.list[n-1].t > samePlace {
 			at[i].slice = n
 			p.list = append(p.list, at[i])
-		} else if last := p.list[n-1]; math.Abs(at[i].u-last.u) > offGrid || math.Abs(at[i].v-last.v) > offGrid {
-			return nil, nil, fmt.Errorf("frame %d lies beside another one in its plane: expected them at one "+
-				"place, to be resampled", i+1)
+		} else if last := p.list[n-1]; max(math.Abs(at[i].u-last.u), math.Abs(at[i].v-last.v)) > offGrid {
+			return nil, nil, fmt.Errorf("frame %d lies beside another one in its plane: expected "+
+				"them at one place, to be resampled", i+1)
 		}
 		index[i] = len(p.list) - 1
 	}
@@ -121,7 +124,8 @@ func (s *Segmentation) planes(others []labels.Vector) (*planes, []int, error) {
 		distance = math.Abs(first.measures[1])
 	}
 	if distance <= 0 {
-		return nil, nil, errors.New("it has one plane, which says nothing of its thickness: it cannot be resampled")
+		return nil, nil, errors.New("it has one plane, which says nothing of its thickness: it cannot " +
+			"be resampled")
 	}
 	p.reach = distance * (0.5 + nearly)
 	return p, index, nil
@@ -149,7 +153,9 @@ func (p *planes) add(all []labels.Vector, place func(labels.Vector) plane) error
 	var empty []plane
 	for _, position := range all {
 		s := place(position)
-		i, _ := slices.BinarySearchFunc(p.list, s.t, func(p plane, t float64) int { return compare(p.t, t) })
+		i, _ := slices.BinarySearchFunc(p.list, s.t, func(p plane, t float64) int {
+			return compare(p.t, t)
+		})
 		switch {
 		case i < len(p.list) && p.list[i].t-s.t < apart, i > 0 && s.t-p.list[i-1].t < apart:
 			found++
@@ -158,8 +164,8 @@ func (p *planes) add(all []labels.Vector, place func(labels.Vector) plane) error
 		}
 	}
 	if found < len(p.list) {
-		return fmt.Errorf("%d of its planes lie on no slice of the image: choose the series that it was made "+
-			"from, or give --resample, which takes the nearest pixel", len(p.list)-found)
+		return fmt.Errorf("%d of its planes lie on no slice of the image: choose the series that it was "+
+			"made from, or give --resample, which takes the nearest pixel", len(p.list)-found)
 	}
 	p.list = append(p.list, empty...)
 	slices.SortFunc(p.list, func(a, b plane) int { return compare(a.t, b.t) })
@@ -167,14 +173,16 @@ func (p *planes) add(all []labels.Vector, place func(labels.Vector) plane) error
 }
 
 // nearest gives each voxel of a grid the nearest pixel of the nearest plane.
-func nearest[P uint8 | uint16](to, from []P, p *planes, size [3]int, grid *labels.Grid, workers int) {
+func nearest[P uint8 | uint16](to, from []P, p *planes, size [3]int, grid *labels.Grid,
+	workers int) {
 	nx, ny := grid.Size[0], grid.Size[1]
 	_ = parallel.Each(grid.Size[2], workers, func(z int) error {
 		k := 0 // the nearest plane
 		for y := range ny {
 			row := to[(z*ny+y)*nx:][:nx]
-			start := labels.Sub(grid.Place(labels.Vector{0, float64(y), float64(z)}), p.at)
-			step := labels.Sub(grid.Place(labels.Vector{1, float64(y), float64(z)}), grid.Place(labels.Vector{0, float64(y), float64(z)}))
+			first := grid.Place(labels.Vector{0, float64(y), float64(z)})
+			start := labels.Sub(first, p.at)
+			step := labels.Sub(grid.Place(labels.Vector{1, float64(y), float64(z)}), first)
 			t, dt := labels.Dot(start, p.normal), labels.Dot(step, p.normal)
 			u, du := labels.Dot(start, p.row), labels.Dot(step, p.row)
 			v, dv := labels.Dot(start, p.col), labels.Dot(step, p.col)
