@@ -31,10 +31,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"unsafe"
+
+	"github.com/lntorch/lntorch/internal/sharedlib"
 )
 
 // libraryName is the file that `make shim` builds.
@@ -82,38 +83,7 @@ func candidates() []string {
 	if p := os.Getenv("LNTORCH_LIB"); p != "" {
 		return []string{p}
 	}
-	var paths []string
-	add := func(p string) {
-		for _, q := range paths {
-			if q == p {
-				return
-			}
-		}
-		paths = append(paths, p)
-	}
-	if exe, err := os.Executable(); err == nil {
-		if real, err := filepath.EvalSymlinks(exe); err == nil {
-			exe = real
-		}
-		dir := filepath.Dir(exe)
-		add(filepath.Join(dir, libraryName))
-		add(filepath.Join(filepath.Dir(dir), "lib", libraryName))
-		add(filepath.Join(filepath.Dir(dir), "build", "lib", libraryName))
-	}
-	if dir, err := os.Getwd(); err == nil {
-		for {
-			add(filepath.Join(dir, "build", "lib", libraryName))
-			if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-				break
-			}
-			up := filepath.Dir(dir)
-			if up == dir {
-				break
-			}
-			dir = up
-		}
-	}
-	return paths
+	return sharedlib.Candidates(libraryName)
 }
 
 func open(path string) error {
