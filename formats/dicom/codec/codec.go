@@ -56,10 +56,7 @@ func Check(syntax string, codestream []byte, f Frame) error {
 	if _, err := f.Bytes(); err != nil {
 		return err
 	}
-	if check := syntaxes[syntax].check; check != nil {
-		return check(codestream, f)
-	}
-	return nil
+	return syntaxes[syntax].check(codestream, f)
 }
 
 // Decode writes the pixels of a frame to dst, whose length must be f.Bytes(): cells of
@@ -79,20 +76,8 @@ func Decode(dst []byte, syntax string, codestream []byte, f Frame) error {
 	if len(dst) != bytes {
 		return fmt.Errorf("the memory for a frame has %d bytes, expected %d", len(dst), bytes)
 	}
-	if decode := syntaxes[syntax].decode; decode != nil {
-		return decode(dst, codestream, f)
-	}
-	return registered(dst, syntax, codestream, f)
+	return syntaxes[syntax].decode(dst, codestream, f)
 }
-
-// A Decoder writes a frame's pixels to dst as Decode says. syntax, f and the length of dst are
-// checked already; the codestream is not.
-type Decoder func(dst []byte, syntax string, codestream []byte, f Frame) error
-
-var registered Decoder
-
-// RegisterJPEG2000 gives Decode a decoder of JPEG 2000 and HTJ2K. Call it from init.
-func RegisterJPEG2000(d Decoder) { registered = d }
 
 var errShort = errors.New("the codestream is too short for so many pixels")
 

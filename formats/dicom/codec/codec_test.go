@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -376,31 +375,6 @@ func TestOtherTransferSyntaxesAreRefusedWithWhatToDo(t *testing.T) {
 	require.True(t, known && !s.Encapsulated)
 	_, known = codec.Find("")
 	require.False(t, known)
-}
-
-func TestJPEG2000IsDecodedByWhatIsRegistered(t *testing.T) {
-	f := codec.Frame{Rows: 1, Columns: 3, BitsAllocated: 16, BitsStored: 12, Signed: true}
-	_, err := decode(jpeg2000, []byte("j2k"), f)
-	require.ErrorContains(t, err,
-		"JPEG 2000 (Lossless Only) (1.2.840.10008.1.2.4.90) needs OpenJPEG")
-
-	broken := errors.New("broken")
-	codec.RegisterJPEG2000(func(dst []byte, syntax string, codestream []byte,
-		got codec.Frame) error {
-		require.Equal(t, f, got)
-		require.Equal(t, jpeg2000, syntax)
-		if string(codestream) != "j2k" {
-			return broken
-		}
-		copy(dst, "pixels")
-		return nil
-	})
-	defer codec.RegisterJPEG2000(nil)
-	pixels, err := decode(jpeg2000, []byte("j2k"), f)
-	require.NoError(t, err)
-	require.Equal(t, "pixels", string(pixels))
-	_, err = decode(jpeg2000, nil, f)
-	require.ErrorIs(t, err, broken)
 }
 
 func fuzz(f *testing.F, syntaxes ...string) {

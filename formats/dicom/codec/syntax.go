@@ -16,6 +16,8 @@ type Syntax struct {
 type method struct {
 	check  func(codestream []byte, f Frame) error
 	decode func(dst, codestream []byte, f Frame) error
+	// why decode cannot be called here, or nil; nil itself: it always can
+	available func() error
 }
 
 var syntaxes = table()
@@ -33,21 +35,23 @@ func table() map[string]Syntax {
 const root = "1.2.840.10008.1.2"
 
 var (
-	lossless = method{checkLossless, decodeLossless}
-	jpegLS   = method{checkJPEGLS, decodeJPEGLS}
+	lossless = method{check: checkLossless, decode: decodeLossless}
+	jpegLS   = method{check: checkJPEGLS, decode: decodeJPEGLS}
+	jpeg2000 = method{checkJPEG2000, decodeJPEG2000, availableJPEG2000}
 	methods  = map[string]method{
-		".5":    {checkRLE, decodeRLE},
-		".4.50": {checkBaseline, decodeBaseline},
-		".4.57": lossless,
-		".4.70": lossless,
-		".4.80": jpegLS,
-		".4.81": jpegLS,
+		".5":     {check: checkRLE, decode: decodeRLE},
+		".4.50":  {check: checkBaseline, decode: decodeBaseline},
+		".4.57":  lossless,
+		".4.70":  lossless,
+		".4.80":  jpegLS,
+		".4.81":  jpegLS,
+		".4.90":  jpeg2000,
+		".4.91":  jpeg2000,
+		".4.201": jpeg2000,
+		".4.202": jpeg2000,
+		".4.203": jpeg2000,
 	}
 )
-
-// jpeg2000 has what a Decoder that is registered decodes.
-var jpeg2000 = map[string]bool{root + ".4.90": true, root + ".4.91": true, root + ".4.201": true,
-	root + ".4.202": true, root + ".4.203": true}
 
 // names of the transfer syntaxes below root.
 var names = map[string]string{
@@ -129,11 +133,15 @@ func Supported(uid string) error {
 		return fmt.Errorf("the transfer syntax %.64q is not known; %s", uid, convert)
 	case !s.Encapsulated:
 		return fmt.Errorf("the pixels of %s (%s) are not compressed", s.Name, uid)
-	case s.decode != nil || jpeg2000[uid] && registered != nil:
+	case s.available != nil:
+		if err := s.available(); err != nil {
+			return fmt.Errorf("%s (%s) needs OpenJPEG, which is not there: `make openjpeg` "+
+				"fetches and builds it, libopenjp2 of the system (2.5 or newer) serves too; or "+
+				"decompress the file first: `gdcmconv --raw IN OUT` (%w)", s.Name, uid, err)
+		}
 		return nil
-	case jpeg2000[uid]:
-		return fmt.Errorf("%s (%s) needs OpenJPEG, which is not there: `make` fetches and builds "+
-			"it, `lntorch doctor` says where it is looked for; or %s", s.Name, uid, convert)
+	case s.decode != nil:
+		return nil
 	}
 	return fmt.Errorf("the transfer syntax %s (%s) is not supported; %s", s.Name, uid, convert)
 }
