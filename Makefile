@@ -24,19 +24,21 @@ SUB   := $(MAKE) --no-print-directory
 
 # Written by the target libtorch; a sub-make reads what its parent has just written.
 -include $(BUILD)/libtorch.mk
+# Written by the target openjpeg.
+-include $(BUILD)/openjpeg.mk
 
 PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
-.PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build gotorch-build test-gotorch-run nnunet-venv FORCE
+.PHONY: help all libtorch shim openjpeg lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build openjpeg-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
 	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 	@echo "  variables      LIBTORCH=dir  TORCH=system|2.4.1|2.15.0|...  CUDA=1  GO=  PYTHON=  CXX="
 
-all: lntorch shim ## bin/lntorch and its shim over libtorch (the default)
+all: lntorch shim openjpeg ## bin/lntorch, its shim over libtorch, and OpenJPEG (the default)
 
 # ---- what the machine must have --------------------------------------------
 
@@ -117,6 +119,37 @@ $(SHIM_DIR)/flags: FORCE
 
 -include $(SHIM_OBJS:.o=.d)
 
+# ---- OpenJPEG, which decodes DICOM in JPEG 2000 ------------------------------------------------
+# A library of its own, which the program opens at run time; see third_party/openjpeg. Where its sources cannot be
+# fetched, everything else is built.
+
+openjpeg: need-cxx need-python ## fetches OpenJPEG's sources (once) and compiles them into build/lib/liblntorch_openjpeg.so
+	@$(PYTHON) scripts/openjpeg.py --out $(BUILD)/openjpeg.mk
+	@$(SUB) $(JOBS) openjpeg-build
+
+OPENJPEG_BUILD := $(BUILD)/openjpeg-$(OPENJPEG_VERSION)
+OPENJPEG       := $(if $(OPENJPEG_DIR),$(OPENJPEG_BUILD)/liblntorch_openjpeg.so)
+OPENJPEG_OBJS  := $(patsubst $(OPENJPEG_DIR)/%.c,$(OPENJPEG_BUILD)/%.o,$(if $(OPENJPEG_DIR),$(wildcard $(OPENJPEG_DIR)/*.c)))
+
+openjpeg-build: $(OPENJPEG)
+	@mkdir -p $(BUILD)/lib
+	@rm -f $(BUILD)/lib/liblntorch_openjpeg.so
+	@if [ -n '$(OPENJPEG)' ]; then \
+	  ln -s ../openjpeg-$(OPENJPEG_VERSION)/liblntorch_openjpeg.so $(BUILD)/lib/liblntorch_openjpeg.so; \
+	  echo "openjpeg: $(BUILD)/lib/liblntorch_openjpeg.so, OpenJPEG $(OPENJPEG_VERSION)"; fi
+
+ifneq ($(OPENJPEG),)
+# Without threads: a decoder decodes one frame at a time, and frames are decoded side by side.
+$(OPENJPEG_BUILD)/%.o: $(OPENJPEG_DIR)/%.c
+	@echo "c     openjpeg/$*.c"
+	@mkdir -p $(@D)
+	@$(CXX) -x c -std=gnu11 $(CXXFLAGS) -DNDEBUG -fPIC -fvisibility=hidden -fstack-protector-strong -w -I$(OPENJPEG_DIR) -c $< -o $@
+
+$(OPENJPEG): $(OPENJPEG_OBJS)
+	@echo "link  $@"
+	@$(CXX) -shared -static-libgcc -Wl,--as-needed -Wl,-z,relro,-z,now -Wl,-z,defs -o $@ $^ -lm
+endif
+
 # What git calls this state; an unpacked archive of the source has no git.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
@@ -133,11 +166,11 @@ PREFIX    ?= /usr/local
 DIST_NAME := lntorch-linux-x86_64
 DIST      := $(BUILD)/dist/$(DIST_NAME)
 
-dist: shim need-go ## build/dist/lntorch-VERSION-linux-x86_64.tar.gz: runs where there is no compiler, Python or Go
+dist: shim openjpeg need-go ## build/dist/lntorch-VERSION-linux-x86_64.tar.gz: runs where there is no compiler, Python or Go
 	@$(SUB) dist-tree
 	@$(SUB) dist-archive
 
-install: shim need-go ## the same under PREFIX (/usr/local): PREFIX/lib/lntorch, and a link in PREFIX/bin
+install: shim openjpeg need-go ## the same under PREFIX (/usr/local): PREFIX/lib/lntorch, and a link in PREFIX/bin
 	@$(SUB) dist-tree
 	@mkdir -p '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'
 	@rm -rf '$(DESTDIR)$(PREFIX)/lib/lntorch'
@@ -154,11 +187,11 @@ $(DIST_SHIM): $(SHIM_OBJS)
 	@$(CXX) -shared -L$(LIBTORCH_LIB) -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/torch/lib' -Wl,-z,now \
 	  -Wl,-rpath-link,$(LIBTORCH_LIB) -o $@ $^ -Wl,--no-as-needed -ltorch_cpu -lc10
 
-dist-tree: $(DIST_SHIM)
+dist-tree: $(DIST_SHIM) $(OPENJPEG)
 	@mkdir -p $(BUILD)/dist
 	@$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BUILD)/dist/lntorch ./cmd/lntorch
 	@GO=$(GO) $(PYTHON) scripts/dist.py --binary $(BUILD)/dist/lntorch --shim $(DIST_SHIM) --loaded $(SHIM) \
-	  --libtorch $(LIBTORCH_DIR) --version '$(VERSION)' --out $(DIST)
+	  --libtorch $(LIBTORCH_DIR) $(if $(OPENJPEG),--openjpeg $(OPENJPEG)) --version '$(VERSION)' --out $(DIST)
 	@rm $(BUILD)/dist/lntorch
 
 # gzip, because tar on a Debian without anything installed unpacks nothing else.
@@ -168,7 +201,7 @@ dist-archive:
 	    --transform 's,^$(DIST_NAME),lntorch-$(VERSION),' $(DIST_NAME) | gzip -n6 >$$archive && \
 	  echo "dist: $(BUILD)/dist/$$archive: $$(du -m $$archive | cut -f 1) MiB, unpacked $$(du -sm $(DIST_NAME) | cut -f 1) MiB"
 
-test-dist: shim need-go | $(LOGS) ## the archive in a root folder with Debian's smallest packages alone (needs apt-get and unshare)
+test-dist: shim openjpeg need-go | $(LOGS) ## the archive in a root folder with Debian's smallest packages alone (needs apt-get and unshare)
 	@$(SUB) dist-tree
 	@$(SUB) dist-archive
 	@PYTHON=$(PYTHON) bash scripts/dist_test.sh $(BUILD)/dist/*.tar.gz $(LOGGED)
@@ -208,6 +241,8 @@ $(GOTORCH_DIR)/libcgotorch.so: go.mod $(SHIM_DIR)/flags
 
 # Waiting threads of libtorch give way: packages are tested beside each other, on the same cores.
 GO_TEST = OMP_WAIT_POLICY=$${OMP_WAIT_POLICY-passive} LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so $(GO) test -count=1
+# Required of tests where it could be built.
+HAVE_OPENJPEG = $$(test ! -e $(BUILD)/lib/liblntorch_openjpeg.so || echo ,openjpeg)
 LOGGED  = 2>&1 | tee $(LOGS)/$@.log; echo "$@: passed; output in $(LOGS)/$@.log"
 # Lists "package name" for each test or fuzz target whose name matches $1.
 LISTED  = $(GO) test -list '$1' $(PKGS) | awk '/^(Test|Fuzz)/ {n[++k] = $$1} /^ok/ {for (i = 1; i <= k; i++) print $$2, n[i]; k = 0}'
@@ -219,11 +254,11 @@ LIVE = python=$$($(PYTHON) scripts/nnunet_venv.py); \
 	  LNTORCH_PYTHON=$$python LNTORCH_REQUIRE=torch,python OMP_NUM_THREADS=$${OMP_NUM_THREADS-$$(nproc)} \
 	  $(GO_TEST) -p 1 -timeout 40m -run '$1' $(if $2,-skip '$2') $$packages $(LOGGED)
 
-test: shim need-go | $(LOGS) ## every Go test, over libtorch
-	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -timeout 30m $(PKGS) $(LOGGED)
+test: shim openjpeg need-go | $(LOGS) ## every Go test, over libtorch
+	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch$(HAVE_OPENJPEG)} $(GO_TEST) -timeout 30m $(PKGS) $(LOGGED)
 
-test-race: shim need-go | $(LOGS) ## the same under the race detector
-	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -race -timeout 60m $(PKGS) $(LOGGED)
+test-race: shim openjpeg need-go | $(LOGS) ## the same under the race detector
+	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch$(HAVE_OPENJPEG)} $(GO_TEST) -race -timeout 60m $(PKGS) $(LOGGED)
 
 # Packages that do not import torch, tests included: the loaders, readers and writers, where the goroutines are.
 PURE = $$($(GO) list -f '{{.ImportPath}} {{join .Deps " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' $(PKGS) | \
@@ -306,7 +341,8 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  $$python -m pip install -q --no-deps --upgrade --target build/pynrrd pynrrd==1.1.3 && \
 	    PYTHONPATH=build/pynrrd run nrrd_corpus.py $$g/nrrd --pynrrd && run nrrd_corpus.py $$g/nrrd; \
 	  $$python -m pip install -q --upgrade --target build/dicom-codec -r scripts/requirements-dicom-codec.txt && \
-	    PYTHONPATH=build/dicom-codec run dicom_codec.py $$g/dicom_codec; \
+	    PYTHONPATH=build/dicom-codec run dicom_codec.py $$g/dicom_codec && \
+	    PYTHONPATH=build/dicom-codec run dicom_jpeg2000.py $$g/dicom_jpeg2000; \
 	  PYTHONPATH=build/dicom-codec run dicom_series.py $$g/dicom; \
 	  $$python -m pip install -q --upgrade --target build/dicom-labels -r scripts/requirements-dicom-labels.txt && \
 	    PYTHONPATH=build/dicom-labels run dicom_labels.py $$g/dicom_labels; \

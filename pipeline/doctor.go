@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lntorch/lntorch/formats/dicom/openjpeg"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/torch"
 )
@@ -92,6 +93,12 @@ func Doctor(c DoctorConfig, o Output) []Check {
 			place = "the working directory"
 		}
 		add("disk", state, "%.1f GiB free for %s; a checkpoint takes up to 1 GiB", gib(free), place)
+	}
+	if lib, err := openjpeg.Find(); err != nil {
+		add("openjpeg", "warning", "none, so DICOM in JPEG 2000 cannot be read: build it with "+
+			"`make openjpeg`, or install libopenjp2 2.5\n%v", err)
+	} else {
+		add("openjpeg", "ok", "%s decodes DICOM in JPEG 2000\n%s", lib.Version, lib.Path)
 	}
 	text := ""
 	if exe, err := os.Executable(); err == nil {

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Assembles what lntorch needs to run on a machine without compiler, Python and Go.
 
-    scripts/dist.py --binary FILE --shim FILE --loaded FILE --libtorch DIR --version TEXT --out FOLDER
+    scripts/dist.py --binary FILE --shim FILE --loaded FILE --libtorch DIR [--openjpeg FILE]
+        --version TEXT --out FOLDER
 
 The folder can be moved; its libraries find each other by $ORIGIN:
 
@@ -9,6 +10,7 @@ The folder can be moved; its libraries find each other by $ORIGIN:
     lib/liblntorch.so            linked with the RPATH $ORIGIN/torch/lib
     lib/torch/lib/…              libtorch's CPU libraries and what they load, in the wheels' layout
     lib/nvidia/…/lib/…           (libtorch_cpu.so of a CUDA wheel loads CUPTI and the CUDA runtime)
+    lib/liblntorch_openjpeg.so   where it was built
     LICENSE, licenses/           of everything in it
 
 The libraries are copied as published (Intel's and NVIDIA's licences require that), so they are not
@@ -167,6 +169,7 @@ def main():
         help="the same shim as linked for this machine, to list its libraries",
     )
     parser.add_argument("--libtorch", required=True, help="libtorch's folder, with include and lib")
+    parser.add_argument("--openjpeg", help="the built OpenJPEG; without it JPEG 2000 is not read")
     parser.add_argument("--version", required=True)
     parser.add_argument("--out", required=True, help="folder to make; an older one is replaced")
     options = parser.parse_args()
@@ -177,8 +180,13 @@ def main():
     (out / "lib").mkdir()
     shutil.copy(options.binary, out / "bin" / "lntorch")
     shutil.copy(options.shim, out / "lib" / "liblntorch.so")
+    if options.openjpeg:
+        shutil.copy(options.openjpeg, out / "lib" / "liblntorch_openjpeg.so")
     copy_libraries(options.loaded, options.libtorch, out / "lib")
     copy_licences("./cmd/lntorch", options.libtorch, out)
+    if options.openjpeg:
+        (out / "licenses" / "openjpeg").mkdir()
+        shutil.copy(ROOT / "third_party" / "openjpeg" / "LICENSE", out / "licenses" / "openjpeg")
     everything = [out / "bin" / "lntorch", *sorted((out / "lib").rglob("*.so*"))]
     (out / "README").write_text(README.format(version=options.version, needs=needs(everything)))
     for path in everything:

@@ -64,6 +64,10 @@ unshare "${as_root[@]}" --mount --pid --fork --net bash -c '
 
 grep -q '"\?/opt/moved here/lib/torch/lib/libtorch_cpu.so' build/dist/inside.log ||
   { say "libtorch was not loaded from the unpacked archive" >&2; exit 1; }
+if tar -tzf "$archive" | grep -q /lib/liblntorch_openjpeg.so$; then
+  grep -q '"\?/opt/moved here/lib/liblntorch_openjpeg.so' build/dist/inside.log ||
+    { say "OpenJPEG was not loaded from the unpacked archive" >&2; exit 1; }
+fi
 "$python" - testdata/phantom-mini/trajectory/full_losses.json "$root/work/trace/losses.json" <<'PY'
 import json, sys
 want, got = (json.load(open(f))["losses"] for f in sys.argv[1:])

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/pipeline"
 )
@@ -45,6 +46,20 @@ func TestDoctorFindsLibtorch(t *testing.T) {
 	require.Regexp(t, `^2\.[0-9]+\.[0-9]+.* kernels\n.*libtorch_cpu\.so.*\nthrough .*liblntorch\.so$`, c["libtorch"].Text)
 	require.Contains(t, c, "cuda")
 	require.Contains(t, c["threads"].Text, "threads")
+}
+
+func TestDoctorSaysWhichOpenJPEG(t *testing.T) {
+	c := doctor(t, 1, []string{"LNTORCH_LIB=/nowhere.so", "LNTORCH_OPENJPEG=/nowhere/openjp2.so"})
+	require.Equal(t, "warning", c["openjpeg"].State)
+	require.Contains(t, c["openjpeg"].Text, "make openjpeg")
+	require.Contains(t, c["openjpeg"].Text, "\ntried /nowhere/openjp2.so: cannot open shared object file")
+
+	c = doctor(t, 1, []string{"LNTORCH_LIB=/nowhere.so"})
+	if c["openjpeg"].State != "ok" {
+		golden.Missing(t, "openjpeg", c["openjpeg"].Text)
+	}
+	require.Regexp(t, `^2\.[0-9]+\.[0-9]+ decodes DICOM in JPEG 2000\n.*(openjpeg\.so|libopenjp2.*)$`,
+		c["openjpeg"].Text)
 }
 
 func TestDoctorLooksAtNnUNetsFolders(t *testing.T) {

@@ -2,7 +2,9 @@ package main
 
 import (
 	"archive/zip"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -11,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
 // A folder of DICOM is shown and converted as its zip and, where it is one, its file.
@@ -86,4 +89,31 @@ func TestDICOMMistakesAreExplained(t *testing.T) {
 	r := lntorch(t, "image", "convert", dicom("tilt"), out, "--fix-geometry")
 	require.Equal(t, 0, r.code, r.errOut)
 	require.Contains(t, r.errOut, "the slices were resampled to a regular grid")
+}
+
+// A series in JPEG 2000 and HTJ2K is converted by processes of the program itself.
+func TestDICOMInJPEG2000IsConverted(t *testing.T) {
+	if _, err := os.Stat(repo(t, "build/lib/liblntorch_openjpeg.so")); err != nil {
+		golden.Missing(t, "openjpeg", "OpenJPEG is not built: "+err.Error())
+	}
+	var expected struct {
+		Shape  []int
+		SHA256 string
+	}
+	golden.LoadJSON(t, "dicom_jpeg2000/series.json", &expected)
+	series, out := repo(t, "testdata/golden/dicom_jpeg2000/series.zip"), filepath.Join(t.TempDir(), "o.nii")
+	r := lntorch(t, "image", "convert", series, out)
+	require.Equal(t, 0, r.code, r.errOut)
+	file, err := os.ReadFile(out)
+	require.NoError(t, err)
+	n := 2 * expected.Shape[0] * expected.Shape[1] * expected.Shape[2]
+	require.Equal(t, expected.SHA256, fmt.Sprintf("%x", sha256.Sum256(file[len(file)-n:])))
+
+	cmd := command(t, "image", "convert", "--force", series, out)
+	cmd.Env = append(cmd.Env, "LNTORCH_OPENJPEG=/nowhere/openjp2.so")
+	r = execute(t, cmd)
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "series.zip")
+	require.Contains(t, r.errOut, "needs OpenJPEG, which is not there: `make openjpeg` fetches")
+	require.Contains(t, r.errOut, "(tried /nowhere/openjp2.so: cannot open")
 }

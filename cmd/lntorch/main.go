@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/lntorch/lntorch/formats/dicom/openjpeg"
 	"github.com/lntorch/lntorch/train"
 )
 
@@ -25,6 +26,9 @@ const (
 )
 
 func main() {
+	if openjpeg.Start() {
+		return // this process decoded JPEG 2000 for another
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()

@@ -18,6 +18,8 @@ type Rule struct {
 var Rules = []Rule{
 	{Path: "volume", Level: 0, Only: []string{"internal/bits"}, NoTorch: true},
 	{Path: "formats/image", Level: 1, NoTorch: true},
+	{Path: "formats/dicom/openjpeg", Level: 0, Only: []string{"formats/dicom/codec",
+		"internal/sharedlib"}, NoTorch: true},
 	{Path: "formats/dicom/...", Level: 0, Only: []string{"volume", "formats/dicom/...",
 		"formats/internal/...", "internal/bits", "internal/regular", "internal/sniff"}, NoTorch: true},
 	{Path: "formats/...", Level: 0, Only: []string{"volume", "formats/pickle", "formats/pth",
@@ -123,7 +125,7 @@ var Modules = map[string][]string{
 }
 
 // Unsafe lists the packages that may import "C" or "unsafe".
-var Unsafe = []string{"torch", "torch/interop", "internal/bits"}
+var Unsafe = []string{"torch", "torch/interop", "internal/bits", "formats/dicom/openjpeg"}
 
 // A Call is a function that may not be called outside the packages and files in Except.
 type Call struct {
@@ -147,8 +149,8 @@ var Calls = []Call{
 	{"os", "Environ", "take a field of a config struct; cmd reads the environment", environment},
 }
 
-var environment = []string{"main", "_test.go", "cmd/...", "torch/shim.go", "internal/golden",
-	"internal/torchtest"}
+var environment = []string{"main", "_test.go", "cmd/...", "torch/shim.go",
+	"formats/dicom/openjpeg/library.go", "internal/golden", "internal/torchtest"}
 
 // make golden runs all scripts in scripts/golden except these.
 var (
