@@ -146,12 +146,14 @@ func (f *File) Frames(n int) ([][]Span, error) {
 	return frames, nil
 }
 
+// itemHeader is the bytes before the value of an item.
+const itemHeader = 8
+
 // byTable divides the fragments by the offset table, or returns nil if it does not fit them.
 func (p *Pixels) byTable(n int) [][]Span {
 	if len(p.table) != n || p.table[0] != 0 {
 		return nil
 	}
-	const itemHeader = 8
 	base := uint64(p.Fragments[0].Offset - itemHeader)
 	var frames [][]Span
 	begin := 0
