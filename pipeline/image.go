@@ -332,10 +332,18 @@ type ConvertImageConfig struct {
 	Uncompressed bool `flag:"uncompressed" help:"do not compress the pixels"`
 	DICOMChoice
 	LabelsChoice
+	DICOMLabels
 }
 
-// ConvertImage writes the new file: of an image, or of the labels that an RTSTRUCT or a SEG holds.
+// ConvertImage writes the new file: of an image, or of the labels that an RTSTRUCT or a SEG holds; or
+// labels as such an object.
 func ConvertImage(c ConvertImageConfig, o Output) (*Converted, error) {
+	if err := c.DICOMLabels.check(); err != nil {
+		return nil, err
+	}
+	if c.To != "" {
+		return convertLabels(c, o)
+	}
 	if err := checkConversion(c); err != nil {
 		return nil, err
 	}

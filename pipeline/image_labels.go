@@ -22,7 +22,7 @@ import (
 
 // LabelsChoice says on which image the labels of an RTSTRUCT or a SEG are drawn, and which.
 type LabelsChoice struct {
-	Reference        string   `flag:"reference" path:"true" help:"of RTSTRUCT and SEG: draw the labels on the grid of this DICOM series or image file"`
+	Reference        string   `flag:"reference" path:"true" help:"of RTSTRUCT and SEG: draw the labels on the grid of this DICOM series or image file; with --to: the series that the labels belong to"`
 	ReferenceSeries  string   `flag:"reference-series" help:"stack of --reference, by number or SeriesInstanceUID; without it the one that the labels refer to"`
 	ROIs             []string // of the flag --roi, which may hold commas: NAME=PATTERN or PATTERN, in the order of the values
 	Threshold        float64  `flag:"threshold" default:"0.5" range:">0..1" help:"of a fractional SEG: the smallest share that is foreground"`

@@ -128,12 +128,18 @@ image (with --fix-geometry on the grid to which its slices are resampled). A vox
 centre lies inside the contours or on one. The frames of a SEG are placed by where they say they lie, and
 must fall on the voxels of the image. Where labels overlap, the later one wins.
 
+With --to seg or rtstruct, IN is a label map (any image file) on the grid of the DICOM series
+--reference, its axes in any order, and OUT a DICOM object that belongs to that series: to its patient,
+study and frame of reference as they stand there. Each label becomes a segment or ROI; --per-node makes
+one of each connected component. The same input gives the same bytes, UIDs too.
+
 --json prints file, bytes, type, warnings and, with --reference, labels {value: {name, rois, voxels}}.`,
 		Example: `  lntorch image convert scan.nii scan.nii.gz
   lntorch image convert scan.nrrd scan.nii.gz
   lntorch image convert --type int16 scan.nii.gz small.nii.gz
   lntorch image convert study.zip scan.nii.gz --series 2
-  lntorch image convert rtstruct.dcm labels.nii.gz --reference ct/ --roi 'LN=GTVn.*|LN.*'`,
+  lntorch image convert rtstruct.dcm labels.nii.gz --reference ct/ --roi 'LN=GTVn.*|LN.*'
+  lntorch image convert labels.nii.gz seg.dcm --to seg --reference ct/ --segment 1='Lymph node' --per-node`,
 		Args: exactly("IN", "OUT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.In, c.Out = args[0], args[1]
