@@ -19,9 +19,9 @@ func Write(w io.Writer, s *derived.Series, l *derived.Labels, o derived.Options,
 	if err := l.Check(s); err != nil {
 		return err
 	}
-	x := &writer{series: s, labels: l, options: o, number: map[uint16]uint16{}}
+	x := &writer{series: s, labels: l, options: o, number: make([]uint16, math.MaxUint16+1)}
 	for i, g := range l.Segments {
-		x.number[uint16(g.Value)] = uint16(i + 1)
+		x.number[g.Value] = uint16(i + 1)
 	}
 	class := dicom.ClassSegmentation
 	if labelMap {
@@ -59,10 +59,10 @@ type writer struct {
 	series  *derived.Series
 	labels  *derived.Labels
 	options derived.Options
-	number  map[uint16]uint16 // of the segment with a label
-	bits    int               // of a pixel
-	planes  []written         // by segment, then ascending
-	place   map[int]int       // rank of a slice, from 1, among those that have frames
+	number  []uint16    // of the segment with a label
+	bits    int         // of a pixel
+	planes  []written   // by segment, then ascending
+	place   map[int]int // rank of a slice, from 1, among those that have frames
 	pixels  []byte
 }
 
@@ -112,12 +112,19 @@ func (x *writer) find() {
 // pack writes the frames as bits, the first pixel in the lowest bit; they run on across frames.
 func (x *writer) pack() {
 	n := x.series.Grid.Size[0] * x.series.Grid.Size[1]
+	bySlice := make([][]int, x.series.Grid.Size[2])
 	for k, f := range x.planes {
-		value := uint16(x.labels.Segments[f.segment-1].Value)
-		at := k * n
-		for i, v := range x.labels.Values[f.slice*n : (f.slice+1)*n] {
-			if v == value {
-				x.pixels[(at+i)>>3] |= 1 << ((at + i) & 7)
+		bySlice[f.slice] = append(bySlice[f.slice], k)
+	}
+	begin := make([]int, len(x.labels.Segments)+1) // of a segment's frame, in bits
+	for z, planes := range bySlice {
+		for _, k := range planes {
+			begin[x.planes[k].segment] = k * n
+		}
+		for i, v := range x.labels.Values[z*n : (z+1)*n] {
+			if v != 0 {
+				at := begin[x.number[v]] + i
+				x.pixels[at>>3] |= 1 << (at & 7)
 			}
 		}
 	}
