@@ -160,7 +160,7 @@ func straighten(p []point) []point {
 		before, after := p[(i+n-1)%n], p[(i+1)%n]
 		ax, ay := at.x-before.x, at.y-before.y
 		bx, by := after.x-at.x, after.y-at.y
-		if ax*by == ay*bx && ax*bx+ay*by > 0 {
+		if ax*by == ay*bx {
 			continue
 		}
 		out = append(out, at)
