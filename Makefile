@@ -312,7 +312,7 @@ bench-methods: all need-python | $(LOGS) ## time and memory of a step of each me
 bench-go: shim need-go | $(LOGS) ## the Go benchmarks
 	@LNTORCH_REQUIRE=torch $(GO_TEST) -run '^$$' -bench . -benchmem -timeout 60m $(PKGS) $(LOGGED)
 
-golden: need-python ## writes the golden files anew, with nnU-Net's own code; read the diff before committing it
+golden: need-go need-python ## writes the golden files anew, with nnU-Net's own code; read the diff before committing it
 	@python=$$($(PYTHON) scripts/nnunet_venv.py); g=testdata/golden; \
 	  run() { echo "golden  $$*"; $$python scripts/golden/"$$@" >>$(LOGS)/golden.log; }; mkdir -p $(LOGS); : >$(LOGS)/golden.log; \
 	  run network.py --out $$g/network; \
@@ -346,6 +346,8 @@ golden: need-python ## writes the golden files anew, with nnU-Net's own code; re
 	  PYTHONPATH=build/dicom-codec run dicom_series.py $$g/dicom; \
 	  $$python -m pip install -q --upgrade --target build/dicom-labels -r scripts/requirements-dicom-labels.txt && \
 	    PYTHONPATH=build/dicom-labels run dicom_labels.py $$g/dicom_labels; \
+	  $(GO) build -o build/lntorch-dev ./cmd/lntorch && \
+	    PYTHONPATH=build/dicom-labels run dicom_objects.py build/lntorch-dev --golden $$g/dicom_objects; \
 	  run lora.py --golden $$g/lora; \
 	  run peft_adapters.py --only-patterns --golden $$g/peft/0.14.0; \
 	  for v in 0.13.2 0.21.2; do \
