@@ -39,9 +39,9 @@ type DICOMLabels struct {
 // check reports flags that do not fit together.
 func (c *DICOMLabels) check() error {
 	if c.To == "" {
-		var none DICOMLabels
-		settings.Defaults(&none)
-		if !reflect.DeepEqual(*c, none) {
+		var usual DICOMLabels
+		settings.Defaults(&usual)
+		if !reflect.DeepEqual(*c, usual) && !reflect.DeepEqual(*c, DICOMLabels{}) {
 			return settings.Usage("--segment, --segments, --per-node, --seg-type, --algorithm, " +
 				"--series-number and --series-description are for --to")
 		}
