@@ -1,4 +1,4 @@
-// Package rtstruct reads RT Structure Sets (PS3.3 A.19): regions of interest (ROIs) as contours,
+// Package rtstruct reads and writes RT Structure Sets (PS3.3 A.19): regions of interest (ROIs) as contours,
 // closed polygons in the planes of an image's slices. It draws them as a label map on the grid of
 // an image. Which image that is its caller knows.
 package rtstruct

@@ -1,4 +1,4 @@
-// Package seg reads DICOM segmentations (PS3.3 A.51): segments as frames of bits, of fractions or of
+// Package seg reads and writes DICOM segmentations (PS3.3 A.51): segments as frames of bits, of fractions or of
 // numbers of segments, each of which says where it lies. It places them as a label map on the grid
 // of an image. Which image that is its caller knows.
 package seg
