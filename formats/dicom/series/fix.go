@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/lntorch/lntorch/formats/internal/parallel"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -79,7 +80,7 @@ func (s *Stack) fixed() (*fixedGrid, error) {
 func (f *fixedGrid) resample(s *Stack, from volume.Pixels, workers int) volume.Pixels {
 	low, _ := volume.Range(from)
 	out := from.Make(f.size[0] * f.size[1] * f.size[2])
-	each(f.size[2], workers, func(z int) error {
+	parallel.Each(f.size[2], workers, func(z int) error {
 		t := min(float64(z)*f.spacing, f.t[len(f.t)-1])
 		b, _ := slices.BinarySearch(f.t, t)
 		b = max(b, 1)

@@ -11,14 +11,13 @@ import (
 	"fmt"
 	"math"
 	"path"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/suyashkumar/dicom/pkg/tag"
 
 	"github.com/lntorch/lntorch/formats/dicom"
+	"github.com/lntorch/lntorch/formats/internal/parallel"
 )
 
 // An Index is what DICOM a path holds: a file, a folder with all below it, or a zip of either.
@@ -72,7 +71,7 @@ func Find(at string, workers int) (*Index, error) {
 		err     error
 	}
 	results := make([]result, len(found.Sources))
-	each(len(found.Sources), workers, func(i int) error {
+	parallel.Each(len(found.Sources), workers, func(i int) error {
 		s := found.Sources[i]
 		f, err := dicom.Read(s)
 		switch r := &results[i]; {
@@ -119,7 +118,7 @@ func Find(at string, workers int) (*Index, error) {
 			at, len(results), links)
 	}
 	x.Stacks = stacks(all)
-	each(len(x.Stacks), workers, func(i int) error {
+	parallel.Each(len(x.Stacks), workers, func(i int) error {
 		x.Stacks[i].measure()
 		return nil
 	})
@@ -131,42 +130,6 @@ func Find(at string, workers int) (*Index, error) {
 func saysDICOM(base string) bool {
 	return slices.Contains([]string{".dcm", ".dicom", ".ima"}, strings.ToLower(path.Ext(base))) &&
 		!strings.HasPrefix(base, "._")
-}
-
-// each calls f for 0 to n-1 on several goroutines. After an error it begins no more; of the errors
-// it returns that of the lowest index.
-func each(n, workers int, f func(i int) error) error {
-	if workers < 1 {
-		workers = runtime.GOMAXPROCS(0)
-	}
-	var lock sync.Mutex
-	next, failedAt := 0, n
-	var failed error
-	take := func() int {
-		lock.Lock()
-		defer lock.Unlock()
-		next++
-		if failed != nil {
-			return n
-		}
-		return next - 1
-	}
-	var group sync.WaitGroup
-	for range min(workers, n) {
-		group.Go(func() {
-			for i := take(); i < n; i = take() {
-				if err := f(i); err != nil {
-					lock.Lock()
-					if i < failedAt {
-						failed, failedAt = err, i
-					}
-					lock.Unlock()
-				}
-			}
-		})
-	}
-	group.Wait()
-	return failed
 }
 
 // noImage reports whether a file is DICOM but no slice or slices of an image.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lntorch/lntorch/formats/dicom"
 	"github.com/lntorch/lntorch/formats/dicom/codec"
+	"github.com/lntorch/lntorch/formats/internal/parallel"
 	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -332,7 +333,7 @@ func checkStreams(all []*Slice, work []job, workers int) error {
 		return fmt.Errorf("%s: %s: %d bytes of codestreams cannot hold %d bytes of pixels",
 			all[0].File.Name, dicom.Name(tag.PixelData), compressed, announced)
 	}
-	return each(len(work), workers, func(i int) error {
+	return parallel.Each(len(work), workers, func(i int) error {
 		j := work[i]
 		if !j.file.Pixels.Compressed {
 			return nil
@@ -373,7 +374,7 @@ func read[T cell](all []*Slice, work []job, workers int) (volume.Pixels, error) 
 		own = fitsInt32
 	}
 	types := make([]int, len(all))
-	err := each(len(work), workers, func(i int) error {
+	err := parallel.Each(len(work), workers, func(i int) error {
 		j := work[i]
 		r, err := open(j.file)
 		if err != nil {
@@ -407,7 +408,7 @@ func read[T cell](all []*Slice, work []job, workers int) (volume.Pixels, error) 
 		return same, nil
 	}
 	out := volume.MakePixels(typeNames[widest], len(cells))
-	err = each(len(all), workers, func(k int) error {
+	err = parallel.Each(len(all), workers, func(k int) error {
 		// what is a value already is converted as it is
 		unused := uint(32 - 8*same.Size())
 		c := scale{signed: true, slope: 1, left: unused, right: unused}
