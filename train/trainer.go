@@ -60,11 +60,10 @@ type trainer struct {
 	val   *loader.Loader
 
 	setting   augment.Setting
-	list      augment.List // of the training's batches
+	list      augment.List // of the training's batches; prediction mirrors over its axes
 	fixes     bool
 	listNotes []string // on it, for the log
 	sums      []string // of the training's first batches
-	mirror    []int    // axes that prediction mirrors over
 
 	*Session
 	toDev *uploader
@@ -316,8 +315,8 @@ func (t *trainer) restore() error {
 	switch {
 	case c.ValidateOnly:
 		defer t.closeSource()
-		if t.mirror = augment.MirrorAxesOf(c.Trainer, len(c.PatchSize)); t.source.MirrorAxesKnown {
-			t.mirror = t.source.MirrorAxes
+		if t.list.MirrorAxes = augment.MirrorAxesOf(c.Trainer, len(c.PatchSize)); t.source.MirrorAxesKnown {
+			t.list.MirrorAxes = t.source.MirrorAxes
 		}
 		return t.loadWeights(t.source, checkpoint.LoadOptions{})
 	case c.Continue && t.source != nil:

@@ -420,9 +420,7 @@ func (t *trainer) predictor() (*infer.Predictor, error) {
 	c := &t.cfg
 	ic := infer.DefaultConfig(c.Device)
 	if !c.NoMirroring {
-		if ic.Mirror = t.list.MirrorAxes; c.ValidateOnly {
-			ic.Mirror = t.mirror
-		}
+		ic.Mirror = t.list.MirrorAxes
 	}
 	if c.IsReference() {
 		ic.Numerics = infer.Reference
