@@ -1,13 +1,10 @@
 package meta
 
 import (
-	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 
-	"github.com/lntorch/lntorch/internal/regular"
+	"github.com/lntorch/lntorch/formats/internal/rawdata"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -19,7 +16,7 @@ type File struct {
 
 // ReadHeader reads the header of a file.
 func ReadHeader(path string) (*Header, error) {
-	h, f, err := open(path)
+	h, f, err := rawdata.Open(path, maxHeader, parse)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -29,7 +26,7 @@ func ReadHeader(path string) (*Header, error) {
 // Read reads a file, and the data files that it names. A size that does not fit what the header says is
 // an error before memory is taken for it.
 func Read(path string) (*File, error) {
-	h, f, err := open(path)
+	h, f, err := rawdata.Open(path, maxHeader, parse)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -39,41 +36,6 @@ func Read(path string) (*File, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return &File{Header: *h, Pixels: p}, nil
-}
-
-func open(path string) (*Header, *os.File, error) {
-	// A pipe would wait for its writer.
-	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file")
-	}
-	if err != nil {
-		return nil, nil, bare(err)
-	}
-	f, err := regular.Open(path)
-	if err != nil {
-		return nil, nil, bare(err)
-	}
-	b := make([]byte, min(info.Size(), maxHeader))
-	n, err := io.ReadFull(f, b)
-	var h *Header
-	if err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
-		h, err = parse(b[:n])
-	}
-	if err != nil {
-		f.Close()
-		return nil, nil, err
-	}
-	return h, f, nil
-}
-
-// bare is an error without the path, which callers name.
-func bare(err error) error {
-	var p *os.PathError
-	if errors.As(err, &p) {
-		return p.Err
-	}
-	return err
 }
 
 // Head describes the file as every format does.

@@ -9,13 +9,11 @@ import (
 	"io"
 	"math"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/lntorch/lntorch/formats/internal/deflate"
+	"github.com/lntorch/lntorch/formats/internal/rawdata"
 	"github.com/lntorch/lntorch/internal/atomicfile"
-	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -84,17 +82,9 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 	if err != nil {
 		return err
 	}
-	raw := pixels.Bytes()
-	voxels := 1
-	for _, n := range size {
-		voxels *= n
-	}
-	if voxels != pixels.Len() {
-		return fmt.Errorf("found %d pixels, expected %d for %v", pixels.Len(), voxels, size)
-	}
-	if size := pixels.Size(); !bits.LittleEndian && size > 1 {
-		raw = slices.Clone(raw)
-		bits.Swap(raw, size)
+	raw, err := rawdata.LittleEndian(size, pixels)
+	if err != nil {
+		return err
 	}
 	compression := "CompressedData = False\n"
 	if workers > 0 {
@@ -164,17 +154,10 @@ func compress(w io.Writer, raw []byte, workers int) error {
 // and for ElementDataFile.
 // Source: MetaIO 2023 (ITK 5.4), metaImage.cxx, M_SetupWriteFields, and itkMetaImageIO.cxx.
 func encode(size []int, typeName string, g *volume.ITK) ([]byte, error) {
+	if err := rawdata.Writable(size, g); err != nil {
+		return nil, err
+	}
 	n := len(size)
-	if n < 2 || n > 4 || len(g.Spacing) != n || len(g.Origin) != n || len(g.Direction) != n*n {
-		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: "+
-			"expected 2, 3 or 4 axes", n, len(g.Spacing), len(g.Origin), len(g.Direction))
-	}
-	for _, v := range slices.Concat(g.Spacing, g.Origin, g.Direction) {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction %v",
-				g.Spacing, g.Origin, g.Direction)
-		}
-	}
 	met, ok := written[typeName]
 	if !ok {
 		return nil, fmt.Errorf("pixels of type %q: expected one of %s", typeName,
@@ -188,10 +171,6 @@ func encode(size []int, typeName string, g *volume.ITK) ([]byte, error) {
 	}
 	sizes := make([]float64, n)
 	for i, v := range size {
-		if v < 1 || v > math.MaxInt32 {
-			return nil, fmt.Errorf("axis %d has %d voxels, expected 1 to %d", i, v,
-				math.MaxInt32)
-		}
 		sizes[i] = float64(v)
 	}
 	var b strings.Builder
@@ -217,14 +196,7 @@ func encode(size []int, typeName string, g *volume.ITK) ([]byte, error) {
 	return []byte(b.String()), nil
 }
 
-// text has 17 digits: numbers come back to the bit.
-func text(numbers []float64) string {
-	words := make([]string, len(numbers))
-	for i, v := range numbers {
-		words[i] = strconv.FormatFloat(v, 'g', 17, 64)
-	}
-	return strings.Join(words, " ")
-}
+func text(numbers []float64) string { return rawdata.Digits(numbers, " ") }
 
 // anatomical names from where the axes x, y, z come: R or L, A or P, I or S. The largest cosine settles
 // its axis first. Nobody reads it.

@@ -9,13 +9,12 @@ import (
 	"io"
 	"math"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/lntorch/lntorch/formats/internal/deflate"
+	"github.com/lntorch/lntorch/formats/internal/rawdata"
 	"github.com/lntorch/lntorch/internal/atomicfile"
-	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -74,17 +73,9 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 	if err != nil {
 		return err
 	}
-	voxels := 1
-	for _, n := range size {
-		voxels *= n
-	}
-	if voxels != pixels.Len() {
-		return fmt.Errorf("found %d pixels, expected %d for %v", pixels.Len(), voxels, size)
-	}
-	raw := pixels.Bytes()
-	if size := pixels.Size(); !bits.LittleEndian && size > 1 {
-		raw = slices.Clone(raw)
-		bits.Swap(raw, size)
+	raw, err := rawdata.LittleEndian(size, pixels)
+	if err != nil {
+		return err
 	}
 	data := func(w io.Writer) error {
 		if workers == 0 {
@@ -166,26 +157,16 @@ var written = map[string]string{"int8": "signed char", "uint8": "unsigned char",
 // encode is the header that ITK 5.4 writes, without what ends it.
 // Source: ITK 5.4, itkNrrdImageIO.cxx, Write, and NrrdIO's formatNRRD.c.
 func encode(size []int, typeName, encoding string, g *volume.ITK) ([]byte, error) {
+	if err := rawdata.Writable(size, g); err != nil {
+		return nil, err
+	}
 	n := len(size)
-	if n < 2 || n > 4 || len(g.Spacing) != n || len(g.Origin) != n || len(g.Direction) != n*n {
-		return nil, fmt.Errorf("found %d axes, with %d spacings, %d origins and %d directions: "+
-			"expected 2, 3 or 4 axes", n, len(g.Spacing), len(g.Origin), len(g.Direction))
-	}
-	for _, v := range slices.Concat(g.Spacing, g.Origin, g.Direction) {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			return nil, fmt.Errorf("the geometry is not finite: spacing %v, origin %v, direction %v",
-				g.Spacing, g.Origin, g.Direction)
-		}
-	}
 	cType, ok := written[typeName]
 	if !ok {
 		return nil, fmt.Errorf("pixels of type %q: expected one of %s", typeName, volume.TypeNames("and"))
 	}
 	sizes, vectors := make([]string, n), make([]string, n)
 	for i, v := range size {
-		if v < 1 || v > math.MaxInt32 {
-			return nil, fmt.Errorf("axis %d has %d voxels, expected 1 to %d", i, v, math.MaxInt32)
-		}
 		sizes[i] = strconv.Itoa(v)
 		along := make([]float64, n)
 		for row := range along {
@@ -219,11 +200,5 @@ func encode(size []int, typeName, encoding string, g *volume.ITK) ([]byte, error
 	return []byte(b.String()), nil
 }
 
-// vector has 17 digits: numbers come back to the bit.
-func vector(numbers []float64) string {
-	words := make([]string, len(numbers))
-	for i, v := range numbers {
-		words[i] = strconv.FormatFloat(v, 'g', 17, 64)
-	}
-	return "(" + strings.Join(words, ",") + ")"
-}
+// vector writes a vector as NRRD does.
+func vector(numbers []float64) string { return "(" + rawdata.Digits(numbers, ",") + ")" }
