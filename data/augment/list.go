@@ -76,6 +76,7 @@ func (l List) Names() []string {
 type input struct {
 	channels, dim int
 	size          []int // nil: not known
+	fixes         bool  // Setting.Fixes
 }
 
 // bound is implemented by transforms whose parameters depend on what they get.
@@ -255,7 +256,7 @@ func (s Setting) initialPatchSize() []int {
 func (s Setting) random() []Transform {
 	spatial := SpatialTransform{PatchSize: s.PatchSize, PRotation: 0.2, Rotation: s.rotation(),
 		PScaling: 0.2, Scaling: Range{Low: 0.7, High: 1.4}, PSynchronizeScalingAxes: 1,
-		ModeSeg: "bilinear", Fixed: s.Fixes}
+		ModeSeg: "bilinear"}
 	if segOrd0.MatchString(s.Trainer) {
 		spatial.ModeSeg = "nearest"
 	}
@@ -280,7 +281,7 @@ func (s Setting) random() []Transform {
 		RandomTransform{ContrastTransform{ContrastRange: contrast(0.75, 1.25), PreserveRange: true,
 			PPerChannel: 1}, 0.15},
 		RandomTransform{SimulateLowResolutionTransform{Scale: Range{Low: 0.5, High: 1},
-			SynchronizeAxes: true, IgnoreAxes: ignore, PPerChannel: 0.5, Fixed: s.Fixes}, 0.25},
+			SynchronizeAxes: true, IgnoreAxes: ignore, PPerChannel: 0.5}, 0.25},
 		RandomTransform{inverted, 0.1},
 		RandomTransform{power, 0.3},
 	)
@@ -349,7 +350,7 @@ type checking interface{ check(in input) error }
 // bind follows the shape of a patch through the list, and tells each transform what it gets. What
 // does not fit is an error.
 func (s Setting) bind(l *List) error {
-	in := input{s.Channels, len(s.PatchSize), l.InitialPatchSize}
+	in := input{s.Channels, len(s.PatchSize), l.InitialPatchSize, s.Fixes}
 	var before *input // Convert3DTo2DTransform
 	cut := false      // there was a SpatialTransform
 	for i, t := range l.Transforms {

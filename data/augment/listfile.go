@@ -81,7 +81,6 @@ func Read(text []byte, s Setting) (l List, warning string, err error) {
 		}
 		l.Transforms = append(l.Transforms, t)
 	}
-	l.fix(s.Fixes)
 	axes := l.mirrored()
 	if given {
 		if axes = *s.MirrorAxes; !l.mirror(axes) && len(axes) > 0 {
@@ -215,28 +214,6 @@ func (t ContrastTransform) limits() error {
 	return within("contrast_range", t.ContrastRange, -1e6, 1e6)
 }
 func (t GammaTransform) limits() error { return within("gamma", t.Gamma, 0.01, 100) }
-
-// fix gives the transforms that have one their intended form.
-func (l *List) fix(on bool) {
-	for i, t := range l.Transforms {
-		r, gated := t.(RandomTransform)
-		if gated {
-			t = r.Transform
-		}
-		switch x := t.(type) {
-		case SpatialTransform:
-			x.Fixed = on
-			t = x
-		case SimulateLowResolutionTransform:
-			x.Fixed = on
-			t = x
-		}
-		if gated {
-			t = RandomTransform{t, r.ApplyProbability}
-		}
-		l.Transforms[i] = t
-	}
-}
 
 // mirrored returns the axes of the list's mirroring, ascending.
 func (l *List) mirrored() []int {

@@ -12,7 +12,7 @@ import (
 // SimulateLowResolutionTransform samples channels to fewer voxels and back.
 //
 // Compat: without ignored axes all scales become 1 when they are drawn, and nothing happens
-// (batchgeneratorsv2 0.2.1 indexes with None; 0.3.6 does not). Fixed keeps them.
+// (batchgeneratorsv2 0.2.1 indexes with None; 0.3.6 does not). The fixes keep them.
 // Source: batchgeneratorsv2 0.2.1, SimulateLowResolutionTransform.
 type SimulateLowResolutionTransform struct {
 	Scale               Range   `json:"scale"`
@@ -22,7 +22,6 @@ type SimulateLowResolutionTransform struct {
 	AllowedChannels     []int   `json:"allowed_channels" null:"true"`
 	PPerChannel         float64 `json:"p_per_channel"`
 
-	Fixed bool `json:"-"`
 	where input
 }
 
@@ -44,7 +43,7 @@ func (t SimulateLowResolutionTransform) Draw(rng *rand.Rand) Parameters {
 		func() float64 { return float32Of(t.Scale.Draw(rng)) })
 	for _, row := range scales {
 		for axis := range row {
-			all := t.IgnoreAxes == nil && !t.Fixed
+			all := t.IgnoreAxes == nil && !t.where.fixes
 			if all || slices.Contains(t.IgnoreAxes, axis) {
 				row[axis] = 1
 			}

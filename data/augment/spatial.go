@@ -27,7 +27,6 @@ type SpatialTransform struct {
 	BGStyleSegSampling      bool    `json:"bg_style_seg_sampling"`
 	ModeSeg                 string  `json:"mode_seg"`
 
-	Fixed bool `json:"-"` // labels beyond the crop are background
 	where input
 }
 
@@ -65,7 +64,7 @@ func knownMode(mode string) error {
 func (t SpatialTransform) Draw(rng *rand.Rand) Parameters {
 	dim := t.where.dim
 	p := &SpatialParameters{PatchSize: t.PatchSize, ModeSeg: t.ModeSeg}
-	if t.Fixed {
+	if t.where.fixes { // labels beyond the crop are background
 		p.SegOutsideTo = new(int16)
 	}
 	rotate, scale := rng.Float64() < t.PRotation, rng.Float64() < t.PScaling
