@@ -204,11 +204,12 @@ func TestLiveValidationIsNnUNets(t *testing.T) {
 }
 
 // The final validation of a training with --numerics reference is what nnU-Net's --val makes of the
-// checkpoint. With numerics fast the labels are nnU-Net's, too.
+// checkpoint. With numerics fast a label may differ where nnU-Net's float16 sums leave two labels
+// equal.
 func TestLiveValidationOfATrainingIsNnUNets(t *testing.T) {
 	golden.Python(t)
 	c := phantom(t, "full")
-	c.Epochs, c.Numerics = 1, machine.Reference
+	c.Epochs, c.Numerics, c.Npz = 1, machine.Reference, true
 	r := run(t, c)
 	require.False(t, r.Preprocessed)
 	weights, err := os.ReadFile(r.Checkpoint)
@@ -220,12 +221,41 @@ func TestLiveValidationOfATrainingIsNnUNets(t *testing.T) {
 	golden.Run(t, "nnunet_stack.py", "--threads", "2", "validate", "--preprocessed",
 		filepath.Dir(c.Preprocessed), "--results", theirs.Results, "--dataset",
 		"Dataset102_PhantomTarget", "--configuration", c.Configuration, "--plans", c.PlansName,
-		"--disable-tta")
-	requireSameValidation(t, theirs, c, 3)
+		"--disable-tta", "--npz")
+	requireSameValidation(t, theirs, c, 7)
 
 	c.ValidateOnly, c.Pretrained, c.Numerics = true, "", machine.Fast
 	run(t, c)
-	requireSameValidation(t, theirs, c, 3)
+	requireSameButTies(t, theirs, c)
+}
+
+// requireSameButTies compares the labels of two validations, of which the first is nnU-Net's with
+// probabilities: at least 99.99 % are equal, and where they differ nnU-Net's probabilities of the
+// two labels lie within 2e-3, twice what its float16 sums are known to miss.
+func requireSameButTies(t *testing.T, theirs, ours train.Config) {
+	t.Helper()
+	reader, err := images.ForName("SimpleITKIO")
+	require.NoError(t, err)
+	for _, name := range []string{"LN_002", "LN_003"} {
+		want := filepath.Join(fold(theirs), "validation", name)
+		x, err := labelmap.Read(reader, want+".nii.gz")
+		require.NoError(t, err)
+		y, err := labelmap.Read(reader, filepath.Join(fold(ours), "validation", name+".nii.gz"))
+		require.NoError(t, err)
+		shape, p := npzFloats(t, want+".npz", "probabilities")
+		require.Equal(t, append([]int{2}, x.Shape[:]...), shape)
+		require.Equal(t, x.Shape, y.Shape)
+		n, different := len(x.Small), 0
+		for i, label := range x.Small {
+			if label != y.Small[i] {
+				different++
+				require.InDelta(t, p[i], p[n+i], 2e-3, "%s, voxel %d of %v", name, i, x.Shape)
+			}
+		}
+		t.Logf("%s: %d of %d labels differ", name, different, n)
+		require.LessOrEqual(t, different, n/10000, name)
+		require.Contains(t, y.Small, byte(1))
+	}
 }
 
 // requireSameValidation compares the files of two validations, of which the second is ours.
@@ -249,7 +279,8 @@ func requireSameValidation(t *testing.T, theirs, ours train.Config, files int) {
 			require.NoError(t, err)
 			y, err := labelmap.Read(reader, b)
 			require.NoError(t, err)
-			require.Equal(t, x, y, e.Name())
+			require.Equal(t, x.Shape, y.Shape, e.Name())
+			require.True(t, bytes.Equal(x.Small, y.Small), e.Name())
 			foreground += len(x.Small) - bytes.Count(x.Small, []byte{0})
 		case ".npz":
 			shape, x := npzFloats(t, a, "probabilities")
