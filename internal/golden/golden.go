@@ -19,8 +19,8 @@ import (
 )
 
 // Missing ends a test that needs something the machine lacks: the test is skipped, or fails if
-// LNTORCH_REQUIRE, a comma-separated list, names it ("torch", "python", "cuda"). reason says what
-// is missing and how to get it.
+// LNTORCH_REQUIRE, a comma-separated list, names it ("torch", "python", "images", "cuda"). reason
+// says what is missing and how to get it.
 func Missing(t testing.TB, what, reason string) {
 	t.Helper()
 	if slices.Contains(strings.Split(os.Getenv("LNTORCH_REQUIRE"), ","), what) {
@@ -33,13 +33,19 @@ func Missing(t testing.TB, what, reason string) {
 // Missing. Tests that use it are named TestLive…: make test-nnunet runs them.
 func Python(t testing.TB) string {
 	t.Helper()
-	python := os.Getenv("LNTORCH_PYTHON")
+	return interpreter(t, "LNTORCH_PYTHON", "python",
+		"needs a Python with nnU-Net 2.5.1; run make test-nnunet")
+}
+
+// interpreter returns the program that an environment variable names; without one it calls Missing.
+func interpreter(t testing.TB, variable, what, reason string) string {
+	t.Helper()
+	python := os.Getenv(variable)
 	if python == "" {
-		Missing(t, "python", "needs a Python with nnU-Net 2.5.1; run make test-nnunet, or name "+
-			"one in LNTORCH_PYTHON")
+		Missing(t, what, reason+", or name one in "+variable)
 	}
 	if _, err := exec.LookPath(python); err != nil {
-		t.Fatalf("LNTORCH_PYTHON: %v", err)
+		t.Fatalf("%s: %v", variable, err)
 	}
 	return python
 }
@@ -48,7 +54,12 @@ func Python(t testing.TB) string {
 // standard output. If the script fails, the test fails with both of its outputs.
 func Run(t testing.TB, script string, args ...string) []byte {
 	t.Helper()
-	cmd := exec.Command(Python(t), append([]string{filepath.Join("scripts", "golden", script)},
+	return run(t, Python(t), script, args)
+}
+
+func run(t testing.TB, python, script string, args []string) []byte {
+	t.Helper()
+	cmd := exec.Command(python, append([]string{filepath.Join("scripts", "golden", script)},
 		args...)...)
 	cmd.Dir = Root(t)
 	var stdout, stderr strings.Builder

@@ -7,7 +7,7 @@ OUT/codestreams.npz has the frames, OUT/expected.json for each: syntax, rows, co
 that were compressed, and an independent decoder agrees; of lossy frames they are what CharLS, DCMTK or
 libjpeg-turbo decodes. --seed gives frames with other content and of other sizes.
 
-Needs scripts/requirements-dicom-codec.txt and DCMTK's programs (Debian: dcmtk).
+Needs scripts/requirements-images.txt and DCMTK's programs (Debian: dcmtk).
 """
 
 import argparse

@@ -8,7 +8,7 @@ originals that were compressed; of lossy ones what pylibjpeg-openjpeg decodes. O
 slices, OUT/series.json its shape and the sha256 of its values as int16. --seed gives frames with other content and of
 other sizes.
 
-Needs scripts/requirements-dicom-codec.txt, and for glymur the library libopenjp2 (Debian: libopenjp2-7).
+Needs scripts/requirements-images.txt, and for glymur the library libopenjp2 (Debian: libopenjp2-7).
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     dicom_labels.py OUT [--seed N]
 
-Needs scripts/requirements-dicom-labels.txt, and for two cases DCMTK's dcmconv. Two CT series (square-NN.dcm, rotated-NN.dcm in ct.zip) and the objects (a member each of objects.zip). Every text that no reader
+Needs scripts/requirements-images.txt, and for two cases DCMTK's dcmconv. Two CT series (square-NN.dcm, rotated-NN.dcm in ct.zip) and the objects (a member each of objects.zip). Every text that no reader
 needs is MARKER, which ROI and segment names hold, too.
 
 Written twice with one seed, all files are equal but dcmqi's, which have UIDs and dates of their own.

@@ -10,7 +10,7 @@ no SEG of type LABELMAP. Every reader must give back each voxel of each label, o
 With --golden it writes small series (NAME.zip), label maps (NAME.mha) and expected.json: for each file its flags, the sha256 of what
 lntorch (version dev) wrote, and the sha256 of the label map that each reader returned: uint8, (z, y, x) of the series, segment i as i.
 Texts of the series that may not be copied are MARKER. Without it the shapes, grids and labels are random.
-Needs scripts/requirements-dicom-labels.txt.
+Needs scripts/requirements-images.txt.
 """
 
 import argparse

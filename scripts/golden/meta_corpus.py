@@ -1,10 +1,12 @@
 """Writes MetaImage files and, in expected.json, what SimpleITK and nnU-Net's SimpleITKIO read from them.
 
-    meta_corpus.py OUT [--random N | --read] [--seed S]
+    meta_corpus.py OUT [--live | --random N | --read] [--seed S]
 
-Without --random the corpus of testdata/golden/meta: files that SimpleITK wrote, and headers of every kind. With it N files
-that SimpleITK wrote, of random types, sizes and geometry; with --read the files that are there. Readings: size, type, spacing, origin, direction, sha256 of the
-pixels, and nnunet (shape, spacing, sha256 of the float32 array); or error; or crash. No hashes of what begins with differs-.
+Without options the corpus of testdata/golden/meta: files that SimpleITK wrote, and headers of every kind. --live: the same
+with other pixels and geometry, every type in every encoding and byte order, attached and detached, and 60 of the following.
+--random: N files that SimpleITK wrote, of random types, sizes and geometry; --read: the files that are there. Readings: size,
+type, spacing, origin, direction, sha256 of the pixels, and, if nnU-Net is installed, nnunet (shape, spacing, sha256 of the
+float32 array); or error; or crash. No hashes of what begins with differs-.
 """
 
 import argparse
@@ -17,7 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+try:
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+except ImportError:
+    SimpleITKIO = None
 
 TYPES = "int8 uint8 int16 uint16 int32 uint32 int64 uint64 float32 float64".split()
 PIXELS = np.arange(8, dtype="<i2").tobytes()
@@ -218,6 +224,48 @@ def detached():
     }
 
 
+def typed(rng):
+    """name -> (bytes of a file, {name of a data file: bytes}): every type, encoding and byte order."""
+    elements = "CHAR UCHAR SHORT USHORT INT UINT LONG_LONG ULONG_LONG FLOAT DOUBLE".split()
+    out = {}
+    for dtype, element in zip(map(np.dtype, TYPES), elements, strict=True):
+        if dtype.kind == "f":
+            a = rng.standard_normal(8).astype(dtype) * dtype.type(10.0 ** rng.integers(-20, 20))
+        else:
+            info = np.iinfo(dtype)
+            a = rng.integers(info.min, info.max, 8, dtype=dtype, endpoint=True)
+        for order in "little", "big":
+            raw = a.astype(dtype.newbyteorder("<" if order == "little" else ">")).tobytes()
+            for encoding in "raw", "zlib", "gzip", "text":
+                if encoding == "text" and order == "big":
+                    continue
+                # MetaIO reads numbers of text as float64
+                text = a // 2**11 if dtype.itemsize == 8 and dtype.kind != "f" else a
+                data = {
+                    "raw": lambda: raw,
+                    "zlib": lambda: zlib.compress(raw),
+                    "gzip": lambda: gzip.compress(raw, mtime=0),
+                    "text": lambda: (" ".join(str(v) for v in text.tolist()) + "\n").encode(),
+                }[encoding]()
+                q, _ = np.linalg.qr(rng.standard_normal((3, 3)))
+                fields = {
+                    "ElementType": "MET_" + element,
+                    "BinaryData": str(encoding != "text"),
+                    "BinaryDataByteOrderMSB": str(order == "big"),
+                    "CompressedData": str(encoding in ("zlib", "gzip")),
+                    "TransformMatrix": " ".join(repr(float(v)) for v in q.ravel()),
+                    "Offset": " ".join(repr(float(v)) for v in rng.standard_normal(3) * 100),
+                    "ElementSpacing": " ".join(repr(float(v)) for v in rng.uniform(0.1, 5, 3)),
+                }
+                if encoding in ("zlib", "gzip"):
+                    fields["CompressedDataSize"] = str(len(data))
+                name = f"typed-{encoding}-{order}-{dtype}"
+                out[name + ".mha"] = (header(data, **fields), {})
+                fields["ElementDataFile"] = name + ".data"
+                out[name + ".mhd"] = (header(b"", **fields), {name + ".data": data})
+    return out
+
+
 def random_image(rng, dims=None, dtype=None):
     dims = dims or int(rng.integers(2, 5))
     shape = [int(n) for n in rng.integers(1, 6, dims)]
@@ -239,40 +287,47 @@ def random_image(rng, dims=None, dtype=None):
     return image
 
 
+def read(path):
+    """What is read from a file."""
+    try:
+        image = sitk.ReadImage(str(path))
+        a = sitk.GetArrayFromImage(image)
+        value = {
+            "size": image.GetSize(),
+            "type": str(a.dtype),
+            "spacing": image.GetSpacing(),
+            "origin": image.GetOrigin(),
+            "direction": image.GetDirection(),
+            "sha256": hashlib.sha256(a.tobytes()).hexdigest(),
+        }
+        if path.name.startswith("differs-"):
+            del value["sha256"]  # in part what was in memory
+        elif SimpleITKIO and "vector" not in image.GetPixelIDTypeAsString() and a.size:
+            data, props = SimpleITKIO().read_images([str(path)])
+            value["nnunet"] = {
+                "shape": data.shape,
+                "spacing": [float(v) for v in props["spacing"]],
+                "sha256": hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest(),
+            }
+    except RuntimeError as e:
+        value = {"error": str(e).strip().splitlines()[-1].replace(str(path), path.name)}
+    return value
+
+
 def reading(path):
-    """What is read from a file; in a process of its own, since ITK may crash."""
-    read, write = os.pipe()
+    """The same, in a process of its own where ITK may crash."""
+    if path.name.startswith(("typed-", "sitk-", "random-")):
+        return read(path)
+    out, into = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(read)
+        os.close(out)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        try:
-            image = sitk.ReadImage(str(path))
-            a = sitk.GetArrayFromImage(image)
-            value = {
-                "size": image.GetSize(),
-                "type": str(a.dtype),
-                "spacing": image.GetSpacing(),
-                "origin": image.GetOrigin(),
-                "direction": image.GetDirection(),
-                "sha256": hashlib.sha256(a.tobytes()).hexdigest(),
-            }
-            if path.name.startswith("differs-"):
-                del value["sha256"]  # in part what was in memory
-            elif "vector" not in image.GetPixelIDTypeAsString() and a.size:
-                data, props = SimpleITKIO().read_images([str(path)])
-                value["nnunet"] = {
-                    "shape": data.shape,
-                    "spacing": [float(v) for v in props["spacing"]],
-                    "sha256": hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest(),
-                }
-        except RuntimeError as e:
-            value = {"error": str(e).strip().splitlines()[-1].replace(str(path), path.name)}
-        with os.fdopen(write, "w") as f:
-            json.dump(value, f)
+        with os.fdopen(into, "w") as f:
+            json.dump(read(path), f)
         os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as f:
+    os.close(into)
+    with os.fdopen(out) as f:
         text = f.read()
     _, status = os.waitpid(pid, 0)
     return json.loads(text) if status == 0 else {"crash": True}
@@ -281,6 +336,7 @@ def reading(path):
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("out")
+    p.add_argument("--live", action="store_true")
     p.add_argument("--random", type=int, default=0)
     p.add_argument("--read", action="store_true")
     p.add_argument("--seed", type=int, default=1)
@@ -289,10 +345,17 @@ def main():
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(args.seed)
-    names = []
+    names, n = [], args.random
     if args.read:
         names = sorted(f.name for f in out.glob("*.mh[ad]"))
     elif not args.random:
+        if args.live:
+            n = 60
+            for name, (content, data) in typed(rng).items():
+                (out / name).write_bytes(content)
+                for file, pixels in data.items():
+                    (out / file).write_bytes(pixels)
+                names.append(name)
         for name, content in variants().items():
             (out / f"{name}.mha").write_bytes(content)
             names.append(f"{name}.mha")
@@ -306,7 +369,7 @@ def main():
                 ending, packed = ("mhd", dims == 2) if dtype == "int16" else ("mha", dims != 3)
                 names.append(f"sitk-{dtype}-{dims}d.{ending}")
                 sitk.WriteImage(random_image(rng, dims, dtype), str(out / names[-1]), packed)
-    for i in range(args.random):
+    for i in range(n):
         names.append(f"random-{i}.{rng.choice(['mha', 'mhd'])}")
         sitk.WriteImage(random_image(rng), str(out / names[-1]), bool(rng.integers(2)))
     lines = [f"{json.dumps(n)}: {json.dumps(reading(out / n))}" for n in names]

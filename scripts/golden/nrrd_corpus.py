@@ -1,13 +1,15 @@
 """Writes NRRD files and, in expected.json, what SimpleITK and nnU-Net's SimpleITKIO read from them.
 
-    nrrd_corpus.py OUT [--pynrrd | --random N | --read | --copy FOLDER] [--seed S]
+    nrrd_corpus.py OUT [--pynrrd | --live | --random N | --read | --copy FOLDER [--only PATTERN]] [--seed S]
 
-Without options the corpus of testdata/golden/nrrd: files that SimpleITK wrote, headers of every kind, and the files that pynrrd
-wrote before. --pynrrd writes these anew; it needs pynrrd 1.1.3, which is not part of the stack (pip install --no-deps --target). --random: N
-files that SimpleITK wrote, of random types, sizes and geometry; --read: the files that are there; --copy: what SimpleITK writes of the
-files of a folder. Readings: size, type, spacing, origin,
-direction, sha256 of the pixels, and nnunet (shape, spacing, sha256 of the float32 array); or vector; or error; or crash. What begins with
-differs- is read otherwise by us. No nnunet for what begins with type- or space-.
+Without options the corpus of testdata/golden/nrrd: files that SimpleITK wrote, headers of every kind, and the files that
+pynrrd wrote before. --pynrrd writes these anew; it needs pynrrd 1.1.3, which is not part of the stack of nnU-Net but of
+scripts/requirements-images.txt. --live: all of that, with other pixels and geometry, every type in every encoding also
+detached, and 60 of the following. --random: N files that SimpleITK wrote, of random types, sizes and geometry; --read: the
+files that are there, which pynrrd, if installed, must read as SimpleITK does; --copy: what SimpleITK writes of the files of a
+folder. Readings: size, type, spacing, origin, direction, sha256 of the pixels, and, if nnU-Net is installed, nnunet (shape,
+spacing, sha256 of the float32 array); or vector; or error; or crash. What begins with differs- is read otherwise by us. No
+nnunet for what begins with type- or space-.
 """
 
 import argparse
@@ -21,6 +23,15 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+
+try:
+    import nrrd
+except ImportError:
+    nrrd = None
+try:
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+except ImportError:
+    SimpleITKIO = None
 
 TYPES = "int8 uint8 int16 uint16 int32 uint32 int64 uint64 float32 float64".split()
 # The names of each type, as NRRD's definition has them.
@@ -103,17 +114,23 @@ def encoded(a, encoding):
     }[encoding]()
 
 
-def sample(dtype):
-    """Eight pixels with the extremes of the type."""
+def sample(dtype, rng=None):
+    """Eight pixels with the extremes of the type; with rng the others are random."""
     dtype = np.dtype(dtype)
     if dtype.kind == "f":
         big = np.finfo(dtype).max
-        return np.array([0.1, -0.0, 1e-30, -2.5, big, -big, 3, 1 / 3], dtype)
+        a = np.array([0.1, -0.0, 1e-30, -2.5, big, -big, 3, 1 / 3], dtype)
+        if rng:
+            a[[0, 3, 6, 7]] = rng.standard_normal(4) * 10.0 ** rng.integers(-20, 20, 4)
+        return a
     info = np.iinfo(dtype)
-    return np.array([0, 1, info.max, info.min, 7, 8, 9, info.max // 3], dtype)
+    a = np.array([0, 1, info.max, info.min, 7, 8, 9, info.max // 3], dtype)
+    if rng:
+        a[4:] = rng.integers(info.min, info.max, 4, dtype=dtype, endpoint=True)
+    return a
 
 
-def variants():
+def variants(rng=None):
     """name -> bytes of a .nrrd."""
     z = gzip.compress(PIXELS, mtime=0)
     bz = bz2.compress(PIXELS)
@@ -314,7 +331,7 @@ def variants():
         "differs-mins-part-nan": plain(spacings="1 2 3", axis_mins="10 nan 30"),
     }
     for dtype, names in NAMES.items():
-        a = sample(dtype)
+        a = sample(dtype, rng)
         for i, name in enumerate(names):
             out[f"type-{dtype}-{i}"] = header(a.tobytes(), type=name)
         for order in "little", "big":
@@ -413,6 +430,36 @@ def detached():
     }
 
 
+def typed(rng):
+    """name -> (bytes of a .nhdr, its data file, bytes of that): every type, encoding and byte order."""
+    out = {}
+    for dtype in TYPES:
+        a = sample(dtype, rng)
+        for order in "little", "big":
+            b = a.astype(a.dtype.newbyteorder("<" if order == "little" else ">"))
+            for encoding in "raw", "gzip", "hex", "ascii", "bzip2":
+                if order == "big" and encoding == "ascii":
+                    continue
+                name = f"detached-{encoding}-{order}-{dtype}"
+                directions = " ".join(
+                    "(" + ",".join(repr(float(x)) for x in v) + ")"
+                    for v in rng.standard_normal((3, 3))
+                )
+                content = header(
+                    b"",
+                    blank=False,
+                    type=str(rng.choice(NAMES[dtype])),
+                    space=str(rng.choice(["LPS", "RAS", "LAS", "scanner-xyz"])),
+                    space_directions=directions,
+                    endian=order,
+                    encoding=encoding,
+                    lines=(f"data file: {name}.data",),
+                )
+                differs = "differs-" if encoding == "bzip2" else ""
+                out[differs + name] = (content, name + ".data", encoded(b, encoding))
+    return out
+
+
 def random_image(rng, dims=None, dtype=None):
     dims = dims or int(rng.integers(2, 5))
     shape = [int(n) for n in rng.integers(1, 6, dims)]
@@ -432,14 +479,11 @@ def random_image(rng, dims=None, dtype=None):
     return image
 
 
-def write_pynrrd(out):
-    import nrrd
-
-    rng = np.random.default_rng(5)
+def write_pynrrd(out, rng, values=None):
     for dtype in TYPES:
+        a = sample(dtype, values).reshape(2, 2, 2, order="F")
         for encoding in "raw", "gzip", "bzip2", "ascii":
             ending = "nhdr" if dtype in ("int16", "float32") else "nrrd"
-            a = sample(dtype).reshape(2, 2, 2, order="F")
             fields = {
                 "encoding": encoding,
                 "space": str(rng.choice(["LPS", "RAS", "left-anterior-superior"])),
@@ -463,48 +507,82 @@ def write_pynrrd(out):
                 path.write_bytes(content[:4] + bytes(4) + content[8:])
 
 
-def reading(path):
-    """What is read from a file; in a process of its own, since ITK may crash."""
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+LAS = re.compile(rb"\nspace: *(las|left[- ]?anterior[- ]?superior)\n", re.IGNORECASE)
 
-    read, write = os.pipe()
+
+def mended(path, value):
+    """SimpleITK up to 2.5.2 turns x of left-anterior-superior instead of y (ITK's pull request 5224)."""
+    old = tuple(int(n) for n in sitk.Version.VersionString().split(".")[:3]) <= (2, 5, 2)
+    if old and LAS.search(path.read_bytes()):
+        value["origin"] = [v if i > 1 else -v for i, v in enumerate(value["origin"])]
+        value["direction"] = [v if i > 5 else -v for i, v in enumerate(value["direction"])]
+
+
+def disagreement(path, a, image):
+    """What pynrrd reads otherwise than SimpleITK, whose pixels and geometry a and image are."""
+    b, head = nrrd.read(str(path))
+    if b.dtype != a.dtype or b.transpose().tobytes() != a.tobytes():
+        return "pixels"
+    n = image.GetDimension()
+    vectors = np.reshape(image.GetDirection(), (n, n)) * image.GetSpacing()
+    for key, want in ("space directions", vectors.T), ("space origin", image.GetOrigin()):
+        if not np.allclose(head[key], want, rtol=1e-12, atol=1e-14):
+            return key
+    return None
+
+
+def read(path, agree=False):
+    """What is read from a file. agree: pynrrd must read the same."""
+    try:
+        image = sitk.ReadImage(str(path))
+        a = sitk.GetArrayFromImage(image)
+        value = {
+            "size": image.GetSize(),
+            "type": str(a.dtype),
+            "spacing": image.GetSpacing(),
+            "origin": image.GetOrigin(),
+            "direction": image.GetDirection(),
+            "sha256": hashlib.sha256(a.tobytes()).hexdigest(),
+        }
+        mended(path, value)
+        if (
+            "vector" in image.GetPixelIDTypeAsString()
+            or "complex" in image.GetPixelIDTypeAsString()
+        ):
+            value = {"vector": True}
+        elif SimpleITKIO and not path.name.startswith(("type-", "space-")):
+            data, props = SimpleITKIO().read_images([str(path)])
+            value["nnunet"] = {
+                "shape": data.shape,
+                "spacing": [float(v) for v in props["spacing"]],
+                "sha256": hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest(),
+            }
+        if agree and nrrd and (what := disagreement(path, a, image)):
+            value = {"error": "pynrrd reads other " + what}
+    except RuntimeError as e:
+        text = str(e).strip().splitlines()[-1].replace(str(path.parent) + "/", "")
+        value = {"error": re.sub("0x[0-9a-f]+", "0x", text)}
+    if not np.isfinite(value.get("origin", (0,))).all():
+        value = {"error": "the origin is not finite"}
+    return value
+
+
+def reading(path, agree=False):
+    """The same, in a process of its own where ITK may crash."""
+    if path.name.startswith(
+        ("detached-", "differs-detached-", "type-", "pynrrd-", "sitk-", "random-")
+    ):
+        return read(path, agree)
+    out, into = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.close(read)
+        os.close(out)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        try:
-            image = sitk.ReadImage(str(path))
-            a = sitk.GetArrayFromImage(image)
-            value = {
-                "size": image.GetSize(),
-                "type": str(a.dtype),
-                "spacing": image.GetSpacing(),
-                "origin": image.GetOrigin(),
-                "direction": image.GetDirection(),
-                "sha256": hashlib.sha256(a.tobytes()).hexdigest(),
-            }
-            if (
-                "vector" in image.GetPixelIDTypeAsString()
-                or "complex" in image.GetPixelIDTypeAsString()
-            ):
-                value = {"vector": True}
-            elif not path.name.startswith(("type-", "space-")):
-                data, props = SimpleITKIO().read_images([str(path)])
-                value["nnunet"] = {
-                    "shape": data.shape,
-                    "spacing": [float(v) for v in props["spacing"]],
-                    "sha256": hashlib.sha256(np.ascontiguousarray(data).tobytes()).hexdigest(),
-                }
-        except RuntimeError as e:
-            text = str(e).strip().splitlines()[-1].replace(str(path.parent) + "/", "")
-            value = {"error": re.sub("0x[0-9a-f]+", "0x", text)}
-        if not np.isfinite(value.get("origin", (0,))).all():
-            value = {"error": "the origin is not finite"}
-        with os.fdopen(write, "w") as f:
-            json.dump(value, f)
+        with os.fdopen(into, "w") as f:
+            json.dump(read(path, agree), f)
         os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as f:
+    os.close(into)
+    with os.fdopen(out) as f:
         text = f.read()
     _, status = os.waitpid(pid, 0)
     return json.loads(text) if status == 0 else {"crash": True}
@@ -514,21 +592,23 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("out")
     p.add_argument("--pynrrd", action="store_true")
+    p.add_argument("--live", action="store_true")
     p.add_argument("--random", type=int, default=0)
     p.add_argument("--read", action="store_true")
     p.add_argument("--copy")
+    p.add_argument("--only", default="*")
     p.add_argument("--seed", type=int, default=1)
     args = p.parse_args()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     if args.pynrrd:
-        write_pynrrd(out)
+        write_pynrrd(out, np.random.default_rng(5))
         return
     sitk.ProcessObject_GlobalWarningDisplayOff()
     rng = np.random.default_rng(args.seed)
-    names = []
+    names, n = [], args.random
     if args.copy:
-        for f in sorted(Path(args.copy).glob("*.n*r*")):
+        for f in sorted(Path(args.copy).glob(args.only + ".n*r*")):
             image = sitk.ReadImage(str(f))
             for key in image.GetMetaDataKeys():
                 image.EraseMetaData(key)
@@ -537,7 +617,14 @@ def main():
     if args.read:
         names = sorted(f.name for f in out.iterdir() if f.suffix in (".nrrd", ".nhdr"))
     elif not args.random:
-        for name, content in variants().items():
+        if args.live:
+            n = 60
+            write_pynrrd(out, rng, rng)
+            for name, (content, file, pixels) in typed(rng).items():
+                (out / f"{name}.nhdr").write_bytes(content)
+                (out / file).write_bytes(pixels)
+                names.append(f"{name}.nhdr")
+        for name, content in variants(rng if args.live else None).items():
             (out / f"{name}.nrrd").write_bytes(content)
             names.append(f"{name}.nrrd")
         for name, (content, data) in detached().items():
@@ -553,10 +640,10 @@ def main():
                 names.append(f"sitk-{dtype}-{dims}d.{ending}")
                 sitk.WriteImage(random_image(rng, dims, dtype), str(out / names[-1]), packed)
         names += sorted(f.name for f in out.glob("pynrrd-*.n*"))
-    for i in range(args.random):
+    for i in range(n):
         names.append(f"random-{i}.{rng.choice(['nrrd', 'nhdr'])}")
         sitk.WriteImage(random_image(rng), str(out / names[-1]), bool(rng.integers(2)))
-    lines = [f"{json.dumps(n)}: {json.dumps(reading(out / n))}" for n in names]
+    lines = [f"{json.dumps(n)}: {json.dumps(reading(out / n, args.read))}" for n in names]
     (out / "expected.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
