@@ -1,20 +1,23 @@
 """Writes DICOM series with pydicom, a zip each, and in expected.json what images they hold.
 
-    dicom_series.py OUT
+    dicom_series.py OUT [--seed S]
 
-Needs pydicom 3.0.2 and SimpleITK. The expected geometry and values are the generator's own, before they were written. For regular
+Needs scripts/requirements-images.txt. With --seed: the same cases with other sizes, places, angles and pixels, and "dcm2niix"
+beside "sitk" if Debian's dcm2niix is there. The expected geometry and values are the generator's own, before they were written. For regular
 series of single slices "sitk" is what SimpleITK reads from the same files. Texts that no reader needs are the marker MARKER.
 Fields of a stack: slices, size, spacing, origin, direction, type and sha256 of the values (little endian, x fastest), localizer,
 problems, tilt_degrees, missing, duplicates; positions of the slices; field [a, b, c, d] where the value at p is a·p + d to 0.0005;
 error where it cannot be read. "choice" is the stack that is taken without being asked for, 0 if there is none.
 """
 
+import argparse
 import copy
 import hashlib
 import io
 import json
+import shutil
 import struct
-import sys
+import subprocess
 import tempfile
 import zipfile
 from pathlib import Path
@@ -44,7 +47,22 @@ SAGITTAL = (0, 1, 0, 0, 0, -1)
 ROWS, COLUMNS = 6, 9
 PIXEL = (0.75, 0.5)  # between rows, between columns
 FIELD = (1.25, -2.5, 3.0, 40.0)
+START = (-12.5, 30.25, -100)  # of most series
+ANGLES = (0.3, -0.2)  # of those that are turned
+TILT = 15
 rng = np.random.default_rng(14)
+
+
+def vary(seed):
+    """Other sizes, places, angles and pixels than those of the golden files."""
+    global ROWS, COLUMNS, PIXEL, FIELD, START, ANGLES, TILT, rng
+    rng = np.random.default_rng(seed)
+    ROWS, COLUMNS = (int(n) for n in rng.integers((6, 8), 15))
+    PIXEL = tuple(round(float(x), 3) for x in rng.uniform(0.5, 1.2, 2))
+    FIELD = tuple(round(float(x), 3) for x in (*rng.uniform(-4, 4, 3), rng.uniform(-90, 90)))
+    START = tuple(round(float(x), 2) for x in rng.uniform(-400, 400, 3))
+    ANGLES = tuple(float(x) for x in rng.uniform(-0.6, 0.6, 2))
+    TILT = float(rng.uniform(4, 15))
 
 
 def uid(*parts):
@@ -113,7 +131,6 @@ def one(
     number=1,
     slope=None,
     intercept=-1024,
-    pixel=PIXEL,
     thickness=2.5,
     **changes,
 ):
@@ -125,7 +142,7 @@ def one(
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     ds.ImagePositionPatient = [text(x) for x in position]
     ds.ImageOrientationPatient = [text(x) for x in orientation]
-    ds.PixelSpacing = list(pixel)
+    ds.PixelSpacing = list(PIXEL)
     ds.SliceThickness = thickness
     ds.RescaleIntercept, ds.RescaleSlope = intercept, slope or 1
     pixel_elements(ds, stored, **changes)
@@ -234,9 +251,7 @@ def along(orientation, start, steps, sideways=None):
     return out
 
 
-def expect(
-    values, positions, orientation=AXIAL, pixel=PIXEL, spacing=None, localizer=False, **more
-):
+def expect(values, positions, orientation=AXIAL, spacing=None, localizer=False, **more):
     """What is expected of slices, in ascending order along the normal."""
     row, column, normal = axes(orientation)
     t = [float(np.dot(p, normal)) for p in positions]
@@ -259,7 +274,7 @@ def expect(
     e["sha256"] = hashlib.sha256(
         np.ascontiguousarray(values.astype("<" + np.dtype(kind).str[1:])).tobytes()
     ).hexdigest()
-    e["spacing"] = [pixel[1], pixel[0], spacing]
+    e["spacing"] = [PIXEL[1], PIXEL[0], spacing]
     e["origin"] = list(positions[0])
     e["direction"] = np.stack([row, column, normal], 1).ravel().tolist()
     return {**e, **more}
@@ -299,7 +314,7 @@ def cases():
     """name -> (files, stacks, choice)"""
     all = {}
     hu = lambda stored: stored.astype("f8") - 1024
-    start = (-12.5, 30.25, -100)
+    start = START
 
     def regular(name, orientation, steps=(0, 2.5, 5, 7.5, 10)):
         p, s = along(orientation, start, steps), random(len(steps))
@@ -308,8 +323,7 @@ def cases():
     regular("regular", AXIAL)
     regular("sagittal", SAGITTAL)
     regular("coronal", (1, 0, 0, 0, 0, -1))
-    c, s = np.cos(0.3), np.sin(0.3)
-    c2, s2 = np.cos(-0.2), np.sin(-0.2)
+    (c, c2), (s, s2) = np.cos(ANGLES), np.sin(ANGLES)
     regular("rotated", (c, s, 0, -s * c2, c * c2, s2))
     rounded = [round(float(x), 3) for x in (c, s, 0, -s * c2, c * c2, s2)]  # not quite orthogonal
     regular("rounded", tuple(rounded))
@@ -327,10 +341,10 @@ def cases():
     t = 3.0 * np.arange(7)
     field(
         "tilt",
-        t * np.cos(np.radians(15)),
+        t * np.cos(np.radians(TILT)),
         ["tilt"],
-        sideways=[(0, -x * np.sin(np.radians(15))) for x in t],
-        tilt_degrees=15.0,
+        sideways=[(0, -x * np.sin(np.radians(TILT))) for x in t],
+        tilt_degrees=float(TILT),
     )
     field(
         "tilt-x",
@@ -340,8 +354,8 @@ def cases():
         tilt_degrees=float(np.degrees(np.arctan2(np.hypot(1.2, 0.8), 8))),
     )
     field("shifted-a-little", 2.0 * np.arange(5), [], sideways=[(0.05 * i, 0) for i in range(5)])
-    field("gap", [0, 3, 6, 12, 15, 18], ["missing"], missing=[-91.0])
-    field("gap-of-three", [0, 2, 10, 12.05], ["missing"], missing=[-96.0, -94.0, -92.0])
+    field("gap", [0, 3, 6, 12, 15, 18], ["missing"], missing=[start[2] + 9.0])
+    field("gap-of-three", [0, 2, 10, 12.05], ["missing"], missing=[start[2] + t for t in (4.0, 6.0, 8.0)])
     field(
         "gap-rotated",
         [0, 3, 9, 12],
@@ -386,14 +400,14 @@ def cases():
     )
     same = save(
         one(
-            1, (-12.5, 30.25, -99), s3[0], number=51, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+            1, (*start[:2], round(start[2] + 1, 2)), s3[0], number=51, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
         )
     )
     all["localizer"] = (
         [*files, ("0.dcm", scout), ("1.dcm", same)],
         [
             expect(hu(s), p),
-            expect(hu(s3), [(-12.5, 30.25, -99)], spacing=2.5, localizer=True),
+            expect(hu(s3), [(*start[:2], round(start[2] + 1, 2))], spacing=2.5, localizer=True),
             expect(hu(s1), side, SAGITTAL, spacing=2.5, localizer=True),
         ],
         1,
@@ -403,7 +417,7 @@ def cases():
         [*files, ("1.dcm", same)],
         [
             expect(hu(s), p),
-            expect(hu(s3), [(-12.5, 30.25, -99)], spacing=2.5, localizer=True),
+            expect(hu(s3), [(*start[:2], round(start[2] + 1, 2))], spacing=2.5, localizer=True),
         ],
         1,
     )
@@ -629,6 +643,28 @@ def sitk_reading(files, kind):
         (series,) = reader.GetGDCMSeriesIDs(folder)
         reader.SetFileNames(reader.GetGDCMSeriesFileNames(folder, series))
         image = reader.Execute()
+    return described(image, kind)
+
+
+def dcm2niix_reading(files, kind):
+    """What dcm2niix makes of a series, in whose image rows are turned round; it must not have numbers that say nothing."""
+    slices = [pydicom.dcmread(io.BytesIO(data)) for _, data in files]
+    normal = axes([float(v) for v in slices[0].ImageOrientationPatient])[2]
+    slices.sort(key=lambda ds: np.dot(normal, [float(v) for v in ds.ImagePositionPatient]))
+    with tempfile.TemporaryDirectory() as folder:
+        for i, ds in enumerate(slices):
+            ds.InstanceNumber = i + 1
+            ds.save_as(Path(folder, f"{i}.dcm"))
+        subprocess.run(
+            ["dcm2niix", "-b", "n", "-z", "n", "-f", "out", "-o", folder, folder],
+            check=True,
+            capture_output=True,
+        )
+        image = sitk.Flip(sitk.ReadImage(f"{folder}/out.nii"), (False, True, False))
+    return described(image, kind)
+
+
+def described(image, kind):
     values = sitk.GetArrayFromImage(image).astype("<" + np.dtype(kind).str[1:])
     return dict(
         size=list(image.GetSize()),
@@ -645,19 +681,15 @@ SITK = (
 ).split()
 
 
-def main():
-    out = Path(sys.argv[1])
-    out.mkdir(parents=True, exist_ok=True)
-    expected = {}
-    for name, (files, stacks, choice) in cases().items():
-        with zipfile.ZipFile(out / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as z:
-            for file, data in files:
-                info = zipfile.ZipInfo(file, (2020, 1, 1, 0, 0, 0))
-                info.external_attr = 0o100644 << 16
-                z.writestr(info, data, zipfile.ZIP_DEFLATED)
-        expected[name] = dict(stacks=stacks, choice=choice)
-        if name in SITK:
-            expected[name]["sitk"] = sitk_reading(files, stacks[0]["type"])
+def pack(path, files):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        for file, data in files:
+            info = zipfile.ZipInfo(file, (2020, 1, 1, 0, 0, 0))
+            info.external_attr = 0o100644 << 16
+            z.writestr(info, data, zipfile.ZIP_DEFLATED)
+
+
+def describe(out, expected):
     meta = dict(pydicom=pydicom.__version__, SimpleITK=sitk.Version_VersionString())
     lines = ",\n".join(
         f" {json.dumps(k)}: {json.dumps(v)}" for k, v in {"meta": meta, **expected}.items()
@@ -665,4 +697,28 @@ def main():
     (out / "expected.json").write_text("{\n" + lines + "\n}\n")
 
 
-main()
+NIIX = "regular sagittal coronal rotated one-slice acquisitions-joined bits32 bits32-small implicit big-endian".split()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int)
+    args = parser.parse_args()
+    if args.seed is not None:
+        vary(args.seed)
+    out = args.out
+    out.mkdir(parents=True, exist_ok=True)
+    expected = {}
+    for name, (files, stacks, choice) in cases().items():
+        pack(out / f"{name}.zip", files)
+        expected[name] = dict(stacks=stacks, choice=choice)
+        if name in SITK:
+            expected[name]["sitk"] = sitk_reading(files, stacks[0]["type"])
+        if args.seed is not None and name in NIIX and shutil.which("dcm2niix"):
+            expected[name]["dcm2niix"] = dcm2niix_reading(files, stacks[0]["type"])
+    describe(out, expected)
+
+
+if __name__ == "__main__":
+    main()
