@@ -5,8 +5,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/formats/dicom/codec"
+	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
@@ -46,9 +50,19 @@ func (s sample) frame() codec.Frame {
 
 func corpus(t testing.TB) map[string]sample {
 	t.Helper()
+	return corpusOf(t, golden.Path(t, "dicom_codec"))
+}
+
+// corpusOf reads a folder that the script wrote.
+func corpusOf(t testing.TB, folder string) map[string]sample {
+	t.Helper()
 	samples := map[string]sample{}
-	golden.LoadJSON(t, "dicom_codec/expected.json", &samples)
-	f := golden.Load(t, "dicom_codec/codestreams.npz")
+	text, err := os.ReadFile(filepath.Join(folder, "expected.json"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &samples))
+	f, err := npz.OpenNpz(filepath.Join(folder, "codestreams.npz"))
+	require.NoError(t, err)
+	defer f.Close()
 	for name, s := range samples {
 		a, err := f.Read(name)
 		require.NoError(t, err)
@@ -80,8 +94,17 @@ func digest(b []byte) string {
 
 // Of lossless frames the pixels are those that were compressed, of others what the decoders of
 // others make of them, by several goroutines that share what the package keeps.
-func TestFramesAreReadAsElsewhere(t *testing.T) {
-	samples := corpus(t)
+func TestFramesAreReadAsElsewhere(t *testing.T) { readAsElsewhere(t, corpus(t)) }
+
+// Frames of other sizes and with other pixels, by the same encoders.
+func TestLiveImagesOfFramesAreReadAsElsewhere(t *testing.T) {
+	golden.Program(t, "dcmcjpeg", "dcmtk")
+	folder := t.TempDir()
+	golden.RunImages(t, "dicom_codec.py", folder, "--seed", golden.Seed(t))
+	readAsElsewhere(t, corpusOf(t, folder))
+}
+
+func readAsElsewhere(t *testing.T, samples map[string]sample) {
 	names := slices.Sorted(maps.Keys(samples))
 	count := map[string]int{}
 	for _, name := range names {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lntorch/lntorch/formats/dicom/codec"
+	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
@@ -56,9 +59,19 @@ func (s sample) frame() codec.Frame {
 
 func corpus(t testing.TB) map[string]sample {
 	t.Helper()
+	return corpusOf(t, golden.Path(t, "dicom_jpeg2000"))
+}
+
+// corpusOf reads a folder that the script wrote.
+func corpusOf(t testing.TB, folder string) map[string]sample {
+	t.Helper()
 	samples := map[string]sample{}
-	golden.LoadJSON(t, "dicom_jpeg2000/expected.json", &samples)
-	f := golden.Load(t, "dicom_jpeg2000/codestreams.npz")
+	text, err := os.ReadFile(filepath.Join(folder, "expected.json"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(text, &samples))
+	f, err := npz.OpenNpz(filepath.Join(folder, "codestreams.npz"))
+	require.NoError(t, err)
+	defer f.Close()
 	for name, s := range samples {
 		a, err := f.Read(name)
 		require.NoError(t, err)
@@ -101,9 +114,21 @@ func digest(b []byte) string {
 
 // Of lossless frames the pixels are those that were compressed, of others what pylibjpeg-openjpeg
 // makes of them: with the library that `make` builds and with the system's.
-func TestFramesAreReadAsElsewhere(t *testing.T) {
+func TestFramesAreReadAsElsewhere(t *testing.T) { readAsElsewhere(t, corpus(t)) }
+
+// Frames of other sizes and with other pixels, by the same encoders.
+func TestLiveImagesOfJPEG2000AreReadAsElsewhere(t *testing.T) {
+	if found, _ := filepath.Glob("/usr/lib*/*/libopenjp2.so.7"); found == nil {
+		golden.Missing(t, "libopenjp2-7", "glymur needs the library; Debian, Ubuntu: apt-get install "+
+			"libopenjp2-7")
+	}
+	folder := t.TempDir()
+	golden.RunImages(t, "dicom_jpeg2000.py", folder, "--seed", golden.Seed(t))
+	readAsElsewhere(t, corpusOf(t, folder))
+}
+
+func readAsElsewhere(t *testing.T, samples map[string]sample) {
 	need(t)
-	samples := corpus(t)
 	names := slices.Sorted(maps.Keys(samples))
 	served := 0
 	defer Start() // registers anew
