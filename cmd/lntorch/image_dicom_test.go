@@ -117,3 +117,13 @@ func TestDICOMInJPEG2000IsConverted(t *testing.T) {
 	require.Contains(t, r.errOut, "needs OpenJPEG, which is not there: `make openjpeg` fetches")
 	require.Contains(t, r.errOut, "(tried /nowhere/openjp2.so: cannot open")
 }
+
+// Random label maps on random series, written as RTSTRUCT and SEG of every kind, come back voxel for
+// voxel from rt-utils, dcmrtstruct2nii, plastimatch, highdicom and dcmqi, and dciodvfy finds no error.
+func TestLiveImagesOfLabelsAreReadBackByOthers(t *testing.T) {
+	golden.Program(t, "dciodvfy", "dicom3tools")
+	golden.Images(t)
+	bin, err := build()
+	require.NoError(t, err)
+	golden.RunImages(t, "dicom_objects.py", bin, "--seed", golden.Seed(t))
+}

@@ -22,17 +22,12 @@ import (
 	"github.com/lntorch/lntorch/formats/dicom/rtstruct"
 	"github.com/lntorch/lntorch/formats/dicom/seg"
 	"github.com/lntorch/lntorch/formats/dicom/series"
+	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/volume"
 )
 
-// corpus holds what scripts/golden/dicom_labels.py wrote. LNTORCH_DICOM_LABELS names another folder,
-// with files of another seed.
-func corpus() string {
-	if folder := os.Getenv("LNTORCH_DICOM_LABELS"); folder != "" {
-		return folder
-	}
-	return "../../../testdata/golden/dicom_labels"
-}
+// corpus holds what scripts/golden/dicom_labels.py wrote.
+const corpus = "../../../testdata/golden/dicom_labels"
 
 type part struct {
 	Number, Voxels int
@@ -71,11 +66,11 @@ func (p *part) mask(t *testing.T, n int) []bool {
 	return mask
 }
 
-// unpacked writes the members of a zip of the corpus to a folder.
-func unpacked(t testing.TB, name string) string {
+// unpacked writes the members of a zip to a folder.
+func unpacked(t testing.TB, path string) string {
 	t.Helper()
 	folder := t.TempDir()
-	z, err := zip.OpenReader(filepath.Join(corpus(), name))
+	z, err := zip.OpenReader(path)
 	require.NoError(t, err)
 	defer z.Close()
 	for _, m := range z.File {
@@ -122,9 +117,9 @@ func draw(s *dicom.Source, grid *labels.Grid, threshold float64, workers int, ch
 	return object.Draw(grid, all, seg.Options{Threshold: threshold, Workers: workers})
 }
 
-func grids(t *testing.T, want *expectation) map[string]*labels.Grid {
+func grids(t *testing.T, corpus string, want *expectation) map[string]*labels.Grid {
 	all := map[string]*labels.Grid{}
-	folder := unpacked(t, "ct.zip")
+	folder := unpacked(t, filepath.Join(corpus, "ct.zip"))
 	for name, size := range want.Series {
 		x, err := series.Find(filepath.Join(folder, name), 2)
 		require.NoError(t, err)
@@ -139,8 +134,8 @@ func grids(t *testing.T, want *expectation) map[string]*labels.Grid {
 	return all
 }
 
-func expectations(t *testing.T) *expectation {
-	text, err := os.ReadFile(filepath.Join(corpus(), "expected.json"))
+func expectations(t *testing.T, corpus string) *expectation {
+	text, err := os.ReadFile(filepath.Join(corpus, "expected.json"))
 	require.NoError(t, err)
 	want := &expectation{}
 	require.NoError(t, json.Unmarshal(text, want))
@@ -151,11 +146,22 @@ func expectations(t *testing.T) *expectation {
 // Each part alone gives the mask that the object's writer was given, or that another reader sees, voxel
 // for voxel; all together give the last label where they overlap. On one goroutine and on several, from a
 // file and from a zip.
-func TestPartsAreTheMasksOfOtherPrograms(t *testing.T) {
-	want := expectations(t)
-	on := grids(t, want)
-	folder := unpacked(t, "objects.zip")
-	members, err := dicom.List(filepath.Join(corpus(), "objects.zip"))
+func TestPartsAreTheMasksOfOtherPrograms(t *testing.T) { requireParts(t, corpus) }
+
+// Other series, masks, stars, rings and frames in another order, by the same programs.
+func TestLiveImagesOfPartsAreTheMasksOfOtherPrograms(t *testing.T) {
+	golden.Program(t, "dcmconv", "dcmtk")
+	folder := t.TempDir()
+	golden.RunImages(t, "dicom_labels.py", folder, "--seed", golden.Seed(t))
+	requireParts(t, folder)
+	requireResampled(t, folder)
+}
+
+func requireParts(t *testing.T, corpus string) {
+	want := expectations(t, corpus)
+	on := grids(t, corpus, want)
+	folder := unpacked(t, filepath.Join(corpus, "objects.zip"))
+	members, err := dicom.List(filepath.Join(corpus, "objects.zip"))
 	require.NoError(t, err)
 	require.Len(t, members.Sources, len(want.Objects))
 	for _, member := range members.Sources {
@@ -222,10 +228,12 @@ func TestPartsAreTheMasksOfOtherPrograms(t *testing.T) {
 }
 
 // SimpleITK's nearest neighbours give the same voxels, but for the few that lie halfway between pixels.
-func TestResampledSegmentsAreSimpleITKs(t *testing.T) {
-	want := expectations(t)
+func TestResampledSegmentsAreSimpleITKs(t *testing.T) { requireResampled(t, corpus) }
+
+func requireResampled(t *testing.T, corpus string) {
+	want := expectations(t, corpus)
 	require.NotEmpty(t, want.Resampled)
-	folder := unpacked(t, "objects.zip")
+	folder := unpacked(t, filepath.Join(corpus, "objects.zip"))
 	for name, w := range want.Resampled {
 		grid, err := labels.NewGrid(w.Size, &volume.ITK{Spacing: w.Spacing, Origin: w.Origin, Direction: w.Direction})
 		require.NoError(t, err)
@@ -242,7 +250,7 @@ func TestResampledSegmentsAreSimpleITKs(t *testing.T) {
 			require.ErrorContains(t, err, "does not fall on the voxels of the image")
 			m, err := s.Draw(grid, all, seg.Options{Threshold: 0.5, Resample: true})
 			require.NoError(t, err)
-			require.Greater(t, m.Labels[0].Voxels, 200)
+			require.Greater(t, m.Labels[0].Voxels, 20)
 			pixels := m.Pixels.(volume.Slice[uint8])
 			different := 0
 			for k, in := range p.mask(t, len(pixels)) {

@@ -19,7 +19,7 @@ import (
 
 // seeds adds the objects of the corpus whose names begin so.
 func seeds(f *testing.F, prefixes ...string) {
-	z, err := zip.OpenReader(filepath.Join(corpus(), "objects.zip"))
+	z, err := zip.OpenReader(filepath.Join(corpus, "objects.zip"))
 	require.NoError(f, err)
 	defer z.Close()
 	n := 0
