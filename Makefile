@@ -290,13 +290,13 @@ test-nnunet: shim need-go need-python | $(LOGS) ## the live tests, against nnU-N
 test-monai: shim need-go need-python | $(LOGS) ## the live tests against MONAI 1.3.0, in the same Python
 	@$(call LIVE,^TestLiveMonai)
 
-# What lacks is a failure; LNTORCH_REQUIRE=images leaves out what needs Debian's programs where they are not there. The tests
-# make other files each time: LNTORCH_SEED repeats them.
+# What lacks is a failure; LNTORCH_IMAGES_REQUIRE=images leaves out what needs Debian's programs where they are not there. The
+# tests make other files each time: LNTORCH_SEED repeats them.
 test-images: openjpeg need-go need-python | $(LOGS) ## the live tests against SimpleITK, pydicom, highdicom, dcmqi, rt-utils, … in a Python of its own (first run: 400 MB)
 	@python=$$($(PYTHON) scripts/images_venv.py); seed=$${LNTORCH_SEED-$$(date +%s)}; \
 	  echo "test-images: LNTORCH_SEED=$$seed"; \
 	  LNTORCH_IMAGES_PYTHON=$$python LNTORCH_SEED=$$seed \
-	  LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-images,dcmtk,dicom3tools,dcm2niix,libopenjp2-7$(HAVE_OPENJPEG)} \
+	  LNTORCH_REQUIRE=$${LNTORCH_IMAGES_REQUIRE-images,dcmtk,dicom3tools,dcm2niix,libopenjp2-7$(HAVE_OPENJPEG)} \
 	  $(GO_TEST) -timeout 20m -run '^TestLiveImages' $$($(call LISTED,^TestLiveImages) | cut -d ' ' -f 1 | uniq) $(LOGGED)
 
 test-public: need-go need-python | $(LOGS) ## the readers on public files out of PyPI packages, against torch, numpy, nibabel and SimpleITK (130 MB)

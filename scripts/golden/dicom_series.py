@@ -55,14 +55,18 @@ rng = np.random.default_rng(14)
 
 def vary(seed):
     """Other sizes, places, angles and pixels than those of the golden files."""
-    global ROWS, COLUMNS, PIXEL, FIELD, START, ANGLES, TILT, rng
-    rng = np.random.default_rng(seed)
-    ROWS, COLUMNS = (int(n) for n in rng.integers((6, 8), 15))
-    PIXEL = tuple(round(float(x), 3) for x in rng.uniform(0.5, 1.2, 2))
-    FIELD = tuple(round(float(x), 3) for x in (*rng.uniform(-4, 4, 3), rng.uniform(-90, 90)))
-    START = tuple(round(float(x), 2) for x in rng.uniform(-400, 400, 3))
-    ANGLES = tuple(float(x) for x in rng.uniform(-0.6, 0.6, 2))
-    TILT = float(rng.uniform(4, 15))
+    r = np.random.default_rng(seed)
+    rows, columns = (int(n) for n in r.integers((6, 8), 15))
+    globals().update(
+        rng=r,
+        ROWS=rows,
+        COLUMNS=columns,
+        PIXEL=tuple(round(float(x), 3) for x in r.uniform(0.5, 1.2, 2)),
+        FIELD=tuple(round(float(x), 3) for x in (*r.uniform(-4, 4, 3), r.uniform(-90, 90))),
+        START=tuple(round(float(x), 2) for x in r.uniform(-400, 400, 3)),
+        ANGLES=tuple(float(x) for x in r.uniform(-0.6, 0.6, 2)),
+        TILT=float(r.uniform(4, 15)),
+    )
 
 
 def uid(*parts):
@@ -355,7 +359,12 @@ def cases():
     )
     field("shifted-a-little", 2.0 * np.arange(5), [], sideways=[(0.05 * i, 0) for i in range(5)])
     field("gap", [0, 3, 6, 12, 15, 18], ["missing"], missing=[start[2] + 9.0])
-    field("gap-of-three", [0, 2, 10, 12.05], ["missing"], missing=[start[2] + t for t in (4.0, 6.0, 8.0)])
+    field(
+        "gap-of-three",
+        [0, 2, 10, 12.05],
+        ["missing"],
+        missing=[start[2] + t for t in (4.0, 6.0, 8.0)],
+    )
     field(
         "gap-rotated",
         [0, 3, 9, 12],
@@ -400,7 +409,11 @@ def cases():
     )
     same = save(
         one(
-            1, (*start[:2], round(start[2] + 1, 2)), s3[0], number=51, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]
+            1,
+            (*start[:2], round(start[2] + 1, 2)),
+            s3[0],
+            number=51,
+            ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
         )
     )
     all["localizer"] = (
