@@ -2,6 +2,7 @@ package meta_test
 
 import (
 	"bytes"
+	"compress/zlib"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -220,13 +221,15 @@ func TestHostileDataFiles(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(folder, "below"), 0o777))
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "below", "a.raw"), []byte("1234"), 0o666))
 	require.NoError(t, os.Symlink(secret, filepath.Join(folder, "link.raw")))
+	require.NoError(t, os.Symlink("/dev/zero", filepath.Join(folder, "zero.raw")))
+	require.NoError(t, os.Symlink(outside, filepath.Join(folder, "linked")))
 	require.NoError(t, syscall.Mkfifo(filepath.Join(folder, "pipe.raw"), 0o666))
 	relative, err := filepath.Rel(folder, secret)
 	require.NoError(t, err)
 	path := filepath.Join(folder, "a.mhd")
 	for name, want := range map[string]string{
 		"below/a.raw": "", "./below/../below/a.raw": "", secret: "in the folder of the header or below it", relative: "in the folder of the header or below it",
-		"link.raw": "path escapes", "pipe.raw": "not a regular file", "below": "not a regular file", "absent.raw": "no such file",
+		"link.raw": "path escapes", "zero.raw": "path escapes", "linked/secret.raw": "path escapes", "/dev/zero": "in the folder of the header or below it", "pipe.raw": "not a regular file", "below": "not a regular file", "absent.raw": "no such file",
 		"LIST": "found 0 names of files behind LIST", "LIST 1D\nbelow/a.raw\n/etc/passwd": "in the folder of the header or below it", "LIST 1D\nbelow/a.raw\n./below/a.raw": "twice",
 		"LIST 3D\nbelow/a.raw": "1 to 2 axes of a file", "d%02d.raw 1 2 1": "d01.raw: no such file", "../%d.raw 1 2 1": "in the folder of the header or below it", "%n%d.raw 1 2 1": "expected one number such as",
 		"%s.raw 1 2 1": "expected one number such as", "%d.raw 1 2 0": "by steps of 0", "%d.raw 1 a 0": "expected a pattern", "a.mhd": "names itself", "": "found nothing",
@@ -248,12 +251,21 @@ func TestHostileDataFiles(t *testing.T) {
 // Small files take neither memory nor time, whatever they claim.
 func TestHostileHeaders(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.mha")
+	var bomb bytes.Buffer // 64 MiB of zeros
+	z := zlib.NewWriter(&bomb)
+	_, err := z.Write(make([]byte, 64<<20))
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
 	const sizes = "NDims = 3\nElementType = MET_DOUBLE\nDimSize = "
 	for content, want := range map[string]string{
 		sizes + "2147483647 2147483647 2147483647\nElementDataFile = LOCAL\n":                                   "more than any file holds",
 		sizes + "100000 100000 10\nElementDataFile = LOCAL\nabc":                                                "found 3 bytes of pixels, expected 800000000000",
 		sizes + "100000 100000 10\nCompressedData = True\nElementDataFile = LOCAL\nabc":                         "which hold at most 3096, expected 800000000000",
 		sizes + "2 2 2\nCompressedData = True\nElementDataFile = LOCAL\nabc":                                    "do not begin as zlib's or gzip's",
+		sizes + "2 2 2\nCompressedData = True\nElementDataFile = LOCAL\n" + bomb.String():                       "hold more than 64 bytes",
+		sizes + "100000 100000 10\nCompressedData = True\nElementDataFile = LOCAL\n" + bomb.String():            "expected 800000000000",
+		sizes + "2 2 2\nHeaderSize = -2\nElementDataFile = LOCAL\n":                                             "HeaderSize: found \"-2\"",
+		sizes + "2 2 2\nHeaderSize = -9223372036854775808\nElementDataFile = LOCAL\n":                           "HeaderSize: found",
 		sizes + "2 2 2\nCompressedData = True\nElementDataFile = LOCAL\n":                                       "found 0 compressed bytes",
 		sizes + "2 2 2\nBinaryData = False\nElementDataFile = LOCAL\n1 2":                                       "found 3 bytes of text, expected 8 numbers",
 		sizes + "2 2 2\nHeaderSize = 9223372036854775807\nElementDataFile = LOCAL\n":                            "found 0 bytes of pixels, expected 64",
@@ -268,7 +280,7 @@ func TestHostileHeaders(t *testing.T) {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
 		start := time.Now()
-		_, err := meta.Read(path)
+		_, err = meta.Read(path)
 		require.ErrorContains(t, err, want)
 		require.ErrorContains(t, err, path)
 		require.Less(t, time.Since(start), 5*time.Second)
