@@ -1,12 +1,12 @@
 package nifti
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 
+	"github.com/lntorch/lntorch/formats/internal/inflate"
 	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/volume"
@@ -49,10 +49,11 @@ func Read(path string) (*File, error) {
 // source is an open file whose header has been read.
 type source struct {
 	header *Header
-	r      io.Reader // the rest of the file, positioned at byte at
-	at     int64     // bytes consumed so far
-	most   int64     // the largest decompressed size that the file can have
-	gz     bool
+	rest   []byte // read beyond the header
+	r      io.Reader
+	gz     *inflate.Stream // r if the file is compressed, else nil
+	at     int64           // bytes of the header
+	most   int64           // the largest decompressed size that the file can have
 	close  func() error
 }
 
@@ -82,50 +83,39 @@ func open(path string) (*source, error) {
 	return s, nil
 }
 
-// newSource reads the header from r, which holds size bytes. Like ITK and nibabel it detects
-// compression by the content, not by the name.
-func newSource(r io.Reader, size int64) (*source, error) {
-	buffered := bufio.NewReaderSize(r, 1<<18)
-	s := &source{r: buffered, most: size}
-	if first, _ := buffered.Peek(2); compressed(first) {
-		z, err := newMembers(buffered)
+// newSource reads the header from a file of that size. Like ITK and nibabel it detects compression by
+// the content, not by the name.
+func newSource(file io.ReaderAt, size int64) (*source, error) {
+	in := io.NewSectionReader(file, 0, size)
+	s := &source{r: in, most: size}
+	first := make([]byte, 2)
+	if n, _ := file.ReadAt(first, 0); compressed(first[:n]) {
+		z, err := inflate.NewStream(in)
 		if err != nil {
 			return nil, fmt.Errorf("not a readable gzip file: %w", err)
 		}
-		s.r, s.gz, s.most = z, true, size*maxRatio
+		s.r, s.gz, s.most = z, z, size*maxRatio
 	}
 	b := make([]byte, size2)
 	n, err := io.ReadFull(s.r, b)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-		return nil, fmt.Errorf("read the header: %w", err)
+		return nil, fmt.Errorf("read the header: %w", worded(err))
 	}
-	if err == io.ErrUnexpectedEOF && s.gz && n < size1 {
+	if err == io.ErrUnexpectedEOF && s.gz != nil && n < size1 {
 		return nil, fmt.Errorf("found %d bytes, expected a header of %d: the compressed file is "+
 			"cut off or not NIfTI", n, size1)
 	}
-	s.at = int64(n)
 	if s.header, err = parseHeader(b[:n]); err != nil {
 		return nil, err
 	}
-	// Bytes read beyond the header are read again from b.
-	end := s.header.size()
-	s.r, s.at = io.MultiReader(newBytes(b[end:n]), s.r), int64(end)
+	s.at = int64(s.header.size())
+	s.rest = b[s.at:n]
 	return s, nil
 }
 
-// newBytes returns a reader that, unlike bytes.Reader, has no WriteTo, so that io.MultiReader
-// copies nothing twice.
-func newBytes(b []byte) io.Reader { return &rest{b} }
-
-type rest struct{ b []byte }
-
-func (r *rest) Read(p []byte) (int, error) {
-	if len(r.b) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(p, r.b)
-	r.b = r.b[n:]
-	return n, nil
+// compressed reports whether a file with these first bytes is a gzip file.
+func compressed(first []byte) bool {
+	return len(first) >= 2 && first[0] == 0x1f && first[1] == 0x8b
 }
 
 func (s *source) read() (*File, error) {
@@ -135,7 +125,7 @@ func (s *source) read() (*File, error) {
 		return nil, err
 	}
 	if h.Offset > s.most || need > s.most-h.Offset {
-		if s.gz {
+		if s.gz != nil {
 			return nil, fmt.Errorf("found %d compressed bytes, which hold at most %d, expected "+
 				"%d for %v pixels of %s from byte %d: the header is wrong or the file is cut off",
 				s.most/maxRatio, s.most, need, h.Dim, h.Type, h.Offset)
@@ -144,34 +134,59 @@ func (s *source) read() (*File, error) {
 			"the file is cut off or its header is wrong", s.most, h.Offset+need, h.Dim, h.Type,
 			h.Offset)
 	}
-	if n, err := io.CopyN(io.Discard, s.r, h.Offset-s.at); err != nil {
-		return nil, s.shortError(s.at+n, h.Offset+need, err)
+	rest := s.rest
+	if skip := h.Offset - s.at; skip <= int64(len(rest)) {
+		rest = rest[skip:]
+	} else {
+		if n, err := io.CopyN(io.Discard, s.r, skip-int64(len(rest))); err != nil {
+			return nil, shortError(s.at+int64(len(rest))+n, h.Offset+need, err)
+		}
+		rest = nil
 	}
-	size := pixelSize(h.Type)
-	f := &File{Header: *h, Pixels: volume.MakePixels(h.Type, int(need/int64(size)))}
+	f := &File{Header: *h, Pixels: volume.MakePixels(h.Type, int(need/int64(pixelSize(h.Type))))}
 	raw := f.Pixels.Bytes()
-	if n, err := io.ReadFull(s.r, raw); err != nil {
-		return nil, s.shortError(h.Offset+int64(n), h.Offset+need, err)
-	}
-	if s.gz {
+	n := copy(raw, rest)
+	if s.gz == nil {
+		var k int
+		k, err = io.ReadFull(s.r, raw[n:])
+		n += k
+	} else if n == len(rest) {
 		// The checksum follows the last byte. Bytes after the pixels are ignored.
+		var k int
+		k, _, err = s.gz.Fill(raw[n:])
+		n += k
 		// Compat: a file that ends before or within the checksum is accepted, as by SimpleITK: no
 		// pixel is missing.
-		if _, err := s.r.Read(make([]byte,
-			1)); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
-			return nil, s.shortError(h.Offset+need, h.Offset+need, err)
+		if n == len(raw) && err == io.ErrUnexpectedEOF {
+			err = nil
 		}
 	}
-	if h.BigEndian == bits.LittleEndian && size > 1 {
-		bits.Swap(raw, size)
+	if err != nil {
+		return nil, shortError(h.Offset+int64(n), h.Offset+need, err)
 	}
+	f.inOrder()
 	return f, nil
 }
 
+// inOrder brings the bytes of the pixels into the machine's order.
+func (f *File) inOrder() {
+	if size := pixelSize(f.Type); f.BigEndian == bits.LittleEndian && size > 1 {
+		bits.Swap(f.Pixels.Bytes(), size)
+	}
+}
+
 // shortError describes a file that ends or is damaged before its last pixel.
-func (s *source) shortError(found, expected int64, err error) error {
+func shortError(found, expected int64, err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return fmt.Errorf("the file is cut off: found %d bytes, expected %d", found, expected)
 	}
-	return fmt.Errorf("after %d of %d bytes: %w", found, expected, err)
+	return fmt.Errorf("after %d of %d bytes: %w", found, expected, worded(err))
+}
+
+func worded(err error) error {
+	if err == inflate.ErrChecksum {
+		return errors.New("the checksum of the gzip data is wrong: the file is damaged, " +
+			"copy or export it again")
+	}
+	return err
 }

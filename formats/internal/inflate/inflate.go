@@ -1,19 +1,23 @@
-// Package inflate decompresses deflate streams (RFC 1951). Probabilities in .npz files are nearly all
-// literals, and decoding them bounds how fast they are read: this decoder keeps 56 bits and more in
-// a register, decodes several literals between two looks at the input, and writes to one flat buffer.
-// A stream that ends early is io.ErrUnexpectedEOF, a damaged one ErrCorrupt; memory is a constant
-// 220 kB.
+// Package inflate decompresses deflate (RFC 1951), and the zlib and gzip streams that wrap it, as fast
+// as images are read: Reader keeps 56 bits and more in a register, decodes several literals between two
+// looks at the input, and writes to one flat buffer; Stream decodes parts of a stream side by side
+// where it was flushed, as that of writers with several goroutines. A stream that ends early is
+// io.ErrUnexpectedEOF, a damaged one ErrCorrupt; a Reader takes a constant 220 kB.
 package inflate
 
 import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"math/bits"
 )
 
 // ErrCorrupt says that the data is no deflate stream.
 var ErrCorrupt = errors.New("inflate: damaged data")
+
+// errPaused is Reader.err at a flush, see Reader.pause.
+var errPaused = errors.New("inflate: paused")
 
 const (
 	window    = 32 << 10 // how far back a match may lie
@@ -22,6 +26,7 @@ const (
 	longest   = 258              // bytes of a match
 	slack     = longest + 3 + 16 // one turn of the fast loop may write that much beyond its limit
 	fastInput = 16               // bytes of input that one turn may load
+	noPause   = math.MaxInt64
 )
 
 // Reader decompresses a stream. It may read more of its source than the stream has.
@@ -30,7 +35,10 @@ type Reader struct {
 	in    []byte
 	inPos int
 	inEnd int
+	inAt  int64 // where the source is behind in
 	eof   error // why there is no more input
+	// Decoding pauses, with errPaused, behind the first flush that ends here or later.
+	pause int64
 
 	bits  uint64
 	nbits uint // valid bits of bits
@@ -58,8 +66,18 @@ const (
 
 // NewReader decompresses r.
 func NewReader(r io.Reader) *Reader {
-	return &Reader{src: r, in: make([]byte, inSize), out: make([]byte, outSize)}
+	return &Reader{src: r, in: make([]byte, inSize), pause: noPause}
 }
+
+// start begins decoding a stream that begins at byte at of a source of size bytes.
+func (r *Reader) start(src io.ReaderAt, at, size int64) {
+	r.src, r.inAt, r.inPos, r.inEnd, r.eof = io.NewSectionReader(src, at, size-at), at, 0, 0, nil
+	r.bits, r.nbits, r.pause = 0, 0, noPause
+	r.Restart()
+}
+
+// offset is where in the source decoding stands, at the end of a block that ends with a byte.
+func (r *Reader) offset() int64 { return r.inAt - int64(r.inEnd-r.inPos) - int64(r.nbits/8) }
 
 // Close ends the reading. It leaves the source open.
 func (r *Reader) Close() error {
@@ -110,11 +128,43 @@ func (r *Reader) Restart() {
 
 // fill decodes until the buffer is full or the stream ends.
 func (r *Reader) fill() {
+	if r.out == nil {
+		r.out = make([]byte, outSize)
+	}
 	if r.outPos > window {
 		copy(r.out, r.out[r.outPos-window:r.outPos])
 		r.outPos = window
 	}
 	r.readPos = r.outPos
+	r.run()
+}
+
+// into decodes into to[at:] and returns where it ended: within slack bytes of the end of to, or where
+// err says why. to[:at] is all that was decoded before, or the last window of it; nothing that was
+// decoded may be unread.
+func (r *Reader) into(to []byte, at int) int {
+	own := r.out
+	r.out, r.outPos = to, at
+	r.run()
+	end := r.outPos
+	r.out, r.outPos, r.readPos = own, 0, 0
+	return end
+}
+
+// follow has decoding go on behind the bytes that end with before, which were decoded elsewhere.
+func (r *Reader) follow(before []byte) {
+	if r.out == nil {
+		r.out = make([]byte, outSize)
+	}
+	r.outPos = copy(r.out, before[max(0, len(before)-window):])
+	r.readPos = r.outPos
+}
+
+// unread is how many bytes were decoded that Read did not hand out.
+func (r *Reader) unread() int { return r.outPos - r.readPos }
+
+// run decodes until the buffer is full but for slack bytes, or err says why not.
+func (r *Reader) run() {
 	for r.err == nil && r.outPos < len(r.out)-slack {
 		switch r.state {
 		case inStored:
@@ -145,6 +195,7 @@ func (r *Reader) refill() bool {
 	for tries := 0; r.eof == nil && tries < 100; tries++ {
 		n, err := r.src.Read(r.in)
 		r.inPos, r.inEnd, r.eof = 0, n, err
+		r.inAt += int64(n)
 		if n > 0 {
 			return true
 		}
@@ -195,6 +246,12 @@ func (r *Reader) begin() {
 			return
 		}
 		r.stored, r.state = n, inStored
+		if n == 0 && !r.last {
+			r.state = betweenBlocks
+			if r.offset() >= r.pause {
+				r.err = errPaused
+			}
+		}
 	case 1:
 		r.fixed()
 	case 2:

@@ -12,6 +12,7 @@ import (
 	"math"
 	"os"
 
+	"github.com/lntorch/lntorch/formats/internal/inflate"
 	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -238,41 +239,41 @@ func (d *Data) passLines(f *os.File, length int64) (int64, error) {
 // Differs: ITK gives other pixels, and no error, for a stream that has a wrong checksum, and in
 // MetaImage for one that is cut off.
 func (d *Data) inflate(in func() *io.SectionReader, raw []byte, of string) error {
-	s, err := newStream(in())
+	s, err := inflate.NewStream(in())
 	if err != nil {
 		return err
 	}
 	skip := d.Skip
 	if skip < 0 {
-		all, err := s.count()
+		all, err := io.Copy(io.Discard, s)
 		if err != nil {
-			return err
+			return damaged(all, all, err)
 		}
 		if skip = all - (-1 - skip) - int64(len(raw)); skip < 0 {
 			return fmt.Errorf("found %d bytes in the compressed data, expected %d", all,
 				int64(len(raw))-1-d.Skip)
 		}
-		if s, err = newStream(in()); err != nil {
+		if s, err = inflate.NewStream(in()); err != nil {
 			return err
 		}
 	}
-	if err := s.pass(skip); err != nil {
-		return err
+	if n, err := io.CopyN(io.Discard, s, skip); err != nil {
+		return damaged(n, skip, err)
 	}
-	more, err := s.fill(raw)
-	if err == errNoSum {
-		if !d.Exact {
-			// Compat: data that end before or in the checksum are taken, as by SimpleITK: no pixel
-			// is missing.
-			return nil
-		}
-		err = damaged(s.at, s.at, io.EOF)
+	n, more, err := s.Fill(raw)
+	if n == len(raw) && err == io.ErrUnexpectedEOF && !d.Exact {
+		// Compat: data that end before or in the checksum are taken, as by SimpleITK: no pixel
+		// is missing.
+		return nil
 	}
-	if err == nil && more && d.Exact {
+	if err != nil {
+		return damaged(skip+int64(n), skip+int64(len(raw)), err)
+	}
+	if more && d.Exact {
 		return fmt.Errorf("the compressed data hold more than %d bytes for %s: the header is wrong",
 			len(raw), of)
 	}
-	return err
+	return nil
 }
 
 // bunzip fills raw from bzip2 streams.

@@ -1,4 +1,4 @@
-package rawdata
+package inflate
 
 import (
 	"encoding/binary"
@@ -8,46 +8,55 @@ import (
 	"hash/adler32"
 	"hash/crc32"
 	"io"
-
-	"github.com/lntorch/lntorch/formats/internal/inflate"
+	"runtime"
 )
 
-// stream decompresses a zlib stream, or gzip members one after another; zeros between and behind
-// members are padding. It compares their checksums on a goroutine of its own.
-type stream struct {
-	z        *inflate.Reader
+// Stream decompresses a zlib stream, or gzip members one after another; zeros between and behind
+// members are padding. It compares their checksums.
+type Stream struct {
+	z        *Reader
+	in       *io.SectionReader // what z reads; nil: it cannot be read out of turn
+	limits   limits
+	joined   int // parts that were decoded ahead
 	gzip     bool
 	sum      hash.Hash32
-	length   uint32 // of the member so far
-	at       int64  // bytes decompressed in all
+	at       int64 // bytes decompressed in all
+	member   int64 // those before the current member
 	ended    bool
 	checking chan []byte
 	checked  chan struct{}
 }
 
+// Errors of streams.
 var (
-	errChecksum = errors.New("the checksum is wrong")
-	errNoSum    = errors.New("the compressed data are cut off behind the pixels")
-	errHeader   = errors.New("the compressed data do not begin as zlib's or gzip's")
+	ErrChecksum = errors.New("the checksum is wrong")
+	ErrHeader   = errors.New("the compressed data do not begin as zlib's or gzip's")
 )
 
-func newStream(r io.Reader) (*stream, error) {
-	s := &stream{z: inflate.NewReader(r)}
+// step is how much Fill decompresses before it is handed to the checksum.
+const step = 1 << 20
+
+// NewStream reads the header of the stream in in.
+func NewStream(in *io.SectionReader) (*Stream, error) { return newStream(in, in) }
+
+func newStream(r io.Reader, in *io.SectionReader) (*Stream, error) {
+	s := &Stream{z: NewReader(r), in: in, limits: limits{partInput, partMemory,
+		runtime.GOMAXPROCS(0)}}
 	first := make([]byte, 2)
 	if err := s.z.Raw(first); err != nil {
-		return nil, errHeader
+		return nil, ErrHeader
 	}
 	if first[0] == 0x1f && first[1] == 0x8b {
 		s.gzip, s.sum = true, crc32.NewIEEE()
 		if err := s.header(); err != nil {
-			return nil, fmt.Errorf("%w: %w", errHeader, err)
+			return nil, fmt.Errorf("%w: %w", ErrHeader, err)
 		}
 	} else {
 		s.sum = adler32.New()
 		// RFC 1950: deflate, a window of at most 32 KiB, no dictionary.
 		if first[0]&0x0f != 8 || first[0]>>4 > 7 || first[1]&0x20 != 0 ||
 			binary.BigEndian.Uint16(first)%31 != 0 {
-			return nil, errHeader
+			return nil, ErrHeader
 		}
 	}
 	s.z.Restart()
@@ -55,7 +64,7 @@ func newStream(r io.Reader) (*stream, error) {
 }
 
 // header passes over the rest of a gzip header. Source: RFC 1952, 2.3.
-func (s *stream) header() error {
+func (s *Stream) header() error {
 	b := make([]byte, 8)
 	if err := s.z.Raw(b); err != nil {
 		return noEOF(err)
@@ -100,10 +109,10 @@ func noEOF(err error) error {
 	return err
 }
 
-// read decompresses into p as io.Reader does. Where a stream ends it compares the checksum and begins
-// the next one; io.EOF means that there is none.
-func (s *stream) read(p []byte) (int, error) {
-	for !s.ended {
+// Read decompresses into p. Where a stream ends it compares the checksum and begins the next one;
+// io.EOF means that there is none.
+func (s *Stream) Read(p []byte) (int, error) {
+	for !s.ended && len(p) > 0 {
 		n, err := s.z.Read(p)
 		if n > 0 {
 			s.add(p[:n])
@@ -116,13 +125,15 @@ func (s *stream) read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
+	if len(p) == 0 {
+		return 0, nil
+	}
 	return 0, io.EOF
 }
 
 // add counts bytes towards the checksum.
-func (s *stream) add(b []byte) {
+func (s *Stream) add(b []byte) {
 	s.at += int64(len(b))
-	s.length += uint32(len(b))
 	if s.checking != nil {
 		s.checking <- b
 		return
@@ -131,8 +142,8 @@ func (s *stream) add(b []byte) {
 }
 
 // inParallel has checksums computed by a goroutine until the returned function is called; bytes that
-// read returned may not change before.
-func (s *stream) inParallel() (stop func()) {
+// add got may not change before.
+func (s *Stream) inParallel() (stop func()) {
 	s.checking, s.checked = make(chan []byte, 32), make(chan struct{})
 	go func() {
 		for b := range s.checking {
@@ -152,7 +163,7 @@ func (s *stream) inParallel() (stop func()) {
 }
 
 // end compares the checksum of a stream and finds the next one.
-func (s *stream) end() error {
+func (s *Stream) end() error {
 	if s.checking != nil {
 		s.checking <- nil
 		<-s.checked
@@ -167,8 +178,8 @@ func (s *stream) end() error {
 	switch {
 	case !s.gzip && binary.BigEndian.Uint32(b) != s.sum.Sum32(),
 		s.gzip && binary.LittleEndian.Uint32(b) != s.sum.Sum32(),
-		s.gzip && binary.LittleEndian.Uint32(b[4:]) != s.length:
-		return errChecksum
+		s.gzip && binary.LittleEndian.Uint32(b[4:]) != uint32(s.at-s.member):
+		return ErrChecksum
 	case !s.gzip:
 		s.ended = true
 		return nil
@@ -191,53 +202,47 @@ func (s *stream) end() error {
 	}
 	s.z.Restart()
 	s.sum.Reset()
-	s.length = 0
+	s.member = s.at
 	return nil
 }
 
-// fill decompresses len(raw) bytes and compares the checksum of streams that end with them. more says
-// that the data hold more.
-func (s *stream) fill(raw []byte) (more bool, err error) {
+// Fill decompresses len(raw) bytes, with as many goroutines as there are processors where the stream
+// allows it, and compares the checksum of streams that end with them. It returns how many bytes there
+// are and whether the stream has more; nothing may be read afterwards. Where n is len(raw) and the error
+// io.ErrUnexpectedEOF, the stream ends before its checksum.
+func (s *Stream) Fill(raw []byte) (n int, more bool, err error) {
 	defer s.inParallel()()
-	expected := s.at + int64(len(raw))
-	for len(raw) > 0 {
-		n, err := s.read(raw)
-		if err != nil {
-			return false, damaged(s.at, expected, err)
+	a := s.ahead()
+	defer a.stop()
+	from := s.at
+	for n < len(raw) {
+		first := max(0, int(s.member-from)) // of the member in raw
+		switch {
+		case s.z.err == errPaused && s.z.unread() == 0:
+			var k int
+			k, more = a.join(raw[n:])
+			n += k
+			s.z.follow(raw[first:n])
+		// Matches reach back to where raw has it all: the whole member, or a window.
+		case s.z.err == nil && s.z.unread() == 0 && (s.member >= from || n >= window) &&
+			len(raw)-n > slack:
+			end := first + s.z.into(raw[first:min(n+step, len(raw))], n-first)
+			s.add(raw[n:end])
+			n = end
+			s.z.follow(raw[first:n])
+		default:
+			k, err := s.Read(raw[n:min(n+window, len(raw))])
+			if n += k; err != nil && err != errPaused {
+				return n, false, err
+			}
 		}
-		raw = raw[n:]
 	}
-	n, err := s.read(make([]byte, 1))
-	if err == io.ErrUnexpectedEOF {
-		return false, errNoSum
+	if a.stop(); more {
+		return n, true, nil
 	}
+	k, err := s.Read(make([]byte, 1))
 	if err != nil && err != io.EOF {
-		return false, damaged(s.at, expected, err)
+		return n, false, err
 	}
-	return n > 0, nil
-}
-
-// pass decompresses n bytes and drops them.
-func (s *stream) pass(n int64) error {
-	b := make([]byte, 1<<16)
-	for n > 0 {
-		k, err := s.read(b[:min(n, int64(len(b)))])
-		if err != nil {
-			return damaged(s.at, s.at+n, err)
-		}
-		n -= int64(k)
-	}
-	return nil
-}
-
-// count decompresses all that is left and returns the number of bytes.
-func (s *stream) count() (int64, error) {
-	b := make([]byte, 1<<16)
-	for {
-		if _, err := s.read(b); err == io.EOF {
-			return s.at, nil
-		} else if err != nil {
-			return 0, damaged(s.at, s.at, err)
-		}
-	}
+	return n, k > 0, nil
 }
