@@ -1,16 +1,13 @@
 package nifti
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/klauspost/pgzip"
-
+	"github.com/lntorch/lntorch/formats/internal/deflate"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/volume"
@@ -59,39 +56,17 @@ func write(path string, h *Header, pixels volume.Pixels, workers int) error {
 	if err != nil {
 		return err
 	}
-	var w io.WriteCloser = plain{f}
 	if strings.HasSuffix(lower, ".gz") {
-		z, err := pgzip.NewWriterLevel(f, gzipLevel)
-		if err == nil {
-			err = z.SetConcurrency(gzipBlock, max(workers, 1))
-		}
-		if err != nil {
-			f.Abort()
-			return err
-		}
-		w = z
+		err = deflate.Gzip(f, max(workers, 1), head, raw)
+	} else if _, err = f.Write(head); err == nil {
+		_, err = f.Write(raw)
 	}
-	_, err = w.Write(head)
-	if err == nil {
-		_, err = w.Write(raw)
-	}
-	if err := errors.Join(err, w.Close()); err != nil {
+	if err != nil {
 		f.Abort()
 		return err
 	}
 	return f.Commit()
 }
-
-const (
-	// bytes that one goroutine compresses at a time; fixed, so that the file does not depend on the
-	// number of goroutines
-	gzipBlock = 1 << 20
-	gzipLevel = 5
-)
-
-type plain struct{ io.Writer }
-
-func (plain) Close() error { return nil }
 
 // NewITK returns the header that ITK 5.4 writes for an image with the given pixel type and sizes of
 // the axes x, y, …. Directions that are not orthogonal are replaced by the nearest that are, as ITK

@@ -2,10 +2,8 @@ package nrrd
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"math"
 	"path/filepath"
@@ -82,7 +80,7 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 			_, err := w.Write(raw)
 			return err
 		}
-		return compress(w, raw, workers)
+		return deflate.Gzip(w, workers, raw)
 	}
 	file := beside(path, workers == 0)
 	if file == "" {
@@ -130,24 +128,6 @@ func create(path string, content func(io.Writer) error) error {
 		return err
 	}
 	return f.Commit()
-}
-
-// compress writes raw as a gzip stream. Its checksum is computed meanwhile.
-func compress(w io.Writer, raw []byte, workers int) error {
-	sum := make(chan uint32, 1)
-	go func() { sum <- crc32.ChecksumIEEE(raw) }()
-	// Deflate, no time, Unix, as ITK.
-	if _, err := w.Write([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3}); err != nil {
-		return err
-	}
-	d := deflate.New(w, workers, deflate.ImageLevel)
-	_, err := d.Write(raw)
-	if err := errors.Join(err, d.Close()); err != nil {
-		return err
-	}
-	end := binary.LittleEndian.AppendUint32(nil, <-sum)
-	_, err = w.Write(binary.LittleEndian.AppendUint32(end, uint32(len(raw))))
-	return err
 }
 
 var written = map[string]string{"int8": "signed char", "uint8": "unsigned char", "int16": "short",

@@ -109,7 +109,6 @@ var TestSupport = []string{"internal/golden", "internal/torchtest",
 var Modules = map[string][]string{
 	"codeberg.org/go-fonts/...":         {"report/..."},
 	"github.com/klauspost/compress/...": {"formats/..."},
-	"github.com/klauspost/pgzip":        {"formats/..."},
 	"github.com/suyashkumar/dicom/...":  {"formats/dicom/..."},
 	"github.com/wangkuiyi/gotorch/...":  {"torch/interop"},
 	"github.com/schollz/progressbar/v3": {"cmd/..."},

@@ -2,6 +2,9 @@
 package deflate
 
 import (
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
 	"io"
 
 	"github.com/klauspost/compress/flate"
@@ -41,6 +44,37 @@ type sink struct{ b []byte }
 func (s *sink) Write(p []byte) (int, error) {
 	s.b = append(s.b, p...)
 	return len(p), nil
+}
+
+// Gzip writes parts, one behind the other, as a gzip stream of ImageLevel. Its header has no time and
+// no name, as ITK's.
+func Gzip(out io.Writer, threads int, parts ...[]byte) error {
+	sum := make(chan uint32, 1) // computed meanwhile
+	go func() {
+		c := uint32(0)
+		for _, p := range parts {
+			c = crc32.Update(c, crc32.IEEETable, p)
+		}
+		sum <- c
+	}()
+	// Deflate, no time, Unix.
+	if _, err := out.Write([]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3}); err != nil {
+		return err
+	}
+	d := New(out, threads, ImageLevel)
+	var err error
+	n := uint32(0) // modulo 2^32, as the trailer has it
+	for _, p := range parts {
+		_, failed := d.Write(p)
+		err = errors.Join(err, failed)
+		n += uint32(len(p))
+	}
+	if err := errors.Join(err, d.Close()); err != nil {
+		return err
+	}
+	end := binary.LittleEndian.AppendUint32(nil, <-sum)
+	_, err = out.Write(binary.LittleEndian.AppendUint32(end, n))
+	return err
 }
 
 // New starts a stream to out, which Close does not close. level is Level or ImageLevel.

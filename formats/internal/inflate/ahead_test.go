@@ -12,6 +12,8 @@ import (
 
 	klauspost "github.com/klauspost/compress/flate"
 	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/formats/internal/deflate"
 )
 
 // wrapped is a gzip member around a deflate stream.
@@ -126,6 +128,18 @@ func TestPartsDecodedAheadAreTheStream(t *testing.T) {
 			}
 		}
 	}
+}
+
+// What our own writers make is decoded ahead, with the limits that everybody gets.
+func TestFilesOfOurOwnAreDecodedAhead(t *testing.T) {
+	data := ct(6 << 20)
+	var b bytes.Buffer
+	require.NoError(t, deflate.Gzip(&b, 2, data[:352], data[352:]))
+	l := limits{partInput, partMemory, 2}
+	got, joined := fill(t, b.Bytes(), 540, len(data)-540, l)
+	require.NoError(t, got.err)
+	require.True(t, bytes.Equal(data[540:], got.data))
+	require.GreaterOrEqual(t, joined, 3)
 }
 
 // lookalike is a stream of stored blocks whose bytes are a stream with flushes: decoding them out of
