@@ -2,7 +2,6 @@ package inflate
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -81,11 +80,13 @@ func TestPartsDecodedAheadAreTheStream(t *testing.T) {
 	data := ct(900_001)
 	repeated := bytes.Repeat(ct(3000), 100)
 	zeros := make([]byte, 5_000_000)
+	// In blocks that are stored: where decoding could begin out of turn, and give other data.
+	inner := flushed(t, data, 2, 5000, false)
 	for _, c := range []struct {
 		name   string
 		in     []byte
 		data   []byte
-		joined bool // what is decoded ahead counts
+		joined bool // whether what is decoded ahead counts
 	}{
 		{"blocks apart", flushed(t, data, 2, 70_000, false), data, true},
 		{"small blocks", flushed(t, data, 4, 3000, false), data, true},
@@ -95,24 +96,20 @@ func TestPartsDecodedAheadAreTheStream(t *testing.T) {
 		{"zeros", flushed(t, zeros, 6, 100_000, false), zeros, true},
 		{"two members", append(flushed(t, data[:400_000], 2, 30_000, false),
 			flushed(t, data[400_000:], 2, 50_000, false)...), data, true},
-		{"a block that is a stream", lookalike(t, data), nil, false},
+		{"looks like flushes", flushed(t, inner, 0, len(inner), false), inner, false},
+		{"looks like more flushes", flushed(t, inner, 0, 7000, false), inner, true},
 	} {
 		want := c.data
-		if want == nil {
-			z, err := gzip.NewReader(bytes.NewReader(c.in))
-			require.NoError(t, err)
-			want, err = io.ReadAll(z)
-			require.NoError(t, err)
-		}
 		for _, l := range []limits{{1000, 1 << 20, 2}, {20_000, 1 << 20, 3}, {30_000, 1 << 20, 8},
-			{50_000, 100_000, 2}, {5000, slack + 10, 2}, {500, 1, 2}, inTurn} {
-			for _, skip := range []int{0, 1, 540, 50_000} {
+			{50_000, 100_000, 2}, {5000, slack + 10, 2}, {500, 1, 2},
+			inTurn} {
+			for _, skip := range []int{0, 1, 540, 50_000, outSize - slack - 1000} {
 				what := fmt.Sprintf("%s, %+v, from %d", c.name, l, skip)
 				got, joined := fill(t, c.in, int64(skip), len(want)-skip, l)
 				require.NoError(t, got.err, what)
 				require.True(t, bytes.Equal(want[skip:], got.data), what)
 				require.False(t, got.more, what)
-				if l.workers > 1 && l.input < int64(len(c.in)/4) {
+				if l.workers > 1 && l.input < int64(len(c.in)/20) {
 					require.Equal(t, c.joined, joined > 0, what)
 				}
 				// The first bytes alone.
@@ -142,17 +139,41 @@ func TestFilesOfOurOwnAreDecodedAhead(t *testing.T) {
 	require.GreaterOrEqual(t, joined, 3)
 }
 
-// lookalike is a stream of stored blocks whose bytes are a stream with flushes: decoding them out of
-// turn gives data that the outer stream does not hold.
-func lookalike(t testing.TB, data []byte) []byte {
-	inner := flushed(t, data, 2, 5000, false)
+// A member whose matches reach back into the one before is damaged, wherever decoding pauses.
+func TestMembersDoNotReachBackAhead(t *testing.T) {
+	text := bytes.Repeat([]byte("lymph node "), 20)
 	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, 0)
+	w, err := klauspost.NewWriterDict(&b, 9, text)
 	require.NoError(t, err)
-	_, err = z.Write(inner)
+	_, err = w.Write([]byte("0123456789"))
 	require.NoError(t, err)
-	require.NoError(t, z.Close())
-	return b.Bytes()
+	require.NoError(t, w.Flush())
+	_, err = w.Write(text)
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+	data := append([]byte("0123456789"), text...)
+	in := append(gzipped(t, 9, text), wrapped(b.Bytes(), data)...)
+	for input := int64(8); input < 100; input++ {
+		got, _ := fill(t, in, 0, len(text)+len(data), limits{input, 1 << 20, 2})
+		require.Equal(t, ErrCorrupt, got.err)
+	}
+}
+
+// A flush is found wherever it lies.
+func TestFlushesAreFound(t *testing.T) {
+	p := part{low: 10, high: 150_000, z: NewReader(nil)}
+	in := make([]byte, 200_000)
+	require.EqualValues(t, -1, p.find(bytes.NewReader(in)))
+	for _, end := range []int64{9, 10, 11, inSize - 10, inSize, inSize + 5, inSize + 6, inSize + 7, inSize + 8,
+		inSize + 9, inSize + 10, 2 * inSize, 149_999, 150_000} {
+		copy(in[end-4:], flush)
+		want := end
+		if end < p.low || end >= p.high {
+			want = -1
+		}
+		require.Equal(t, want, p.find(bytes.NewReader(in)), end)
+		clear(in[end-4 : end])
+	}
 }
 
 // Damaged streams give the same bytes and the same error, decoded ahead or in turn.
@@ -185,7 +206,8 @@ func FuzzAhead(f *testing.F) {
 	f.Add(flushed(f, data, 6, 700, true), uint16(30), uint16(7), uint16(3000))
 	f.Add(append(flushed(f, data, 0, 300, false), flushed(f, data, 1, 300, false)...), uint16(50),
 		uint16(1000), uint16(7000))
-	f.Add(lookalike(f, data), uint16(10), uint16(0), uint16(5000))
+	f.Add(flushed(f, flushed(f, data, 2, 300, false), 0, 700, false), uint16(10), uint16(0),
+		uint16(5000))
 	f.Fuzz(func(t *testing.T, in []byte, input, skip, n uint16) {
 		want, _ := fill(t, in, int64(skip), int(n), inTurn)
 		got, _ := fill(t, in, int64(skip), int(n), limits{8 + int64(input), 1 << 16, 2})
