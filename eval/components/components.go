@@ -10,12 +10,12 @@ import (
 	"math"
 	"runtime"
 	"sync"
+
+	"github.com/lntorch/lntorch/eval/mask"
 )
 
 // Integer is any element type of a label map.
-type Integer interface {
-	~int8 | ~uint8 | ~int16 | ~uint16 | ~int32 | ~int64
-}
+type Integer = mask.Integer
 
 // Connectivity is the number of neighbours of a voxel: those that share a face (6), an edge too (18), or a corner too (26).
 type Connectivity int
@@ -46,18 +46,45 @@ type run struct {
 // Find finds the components of the voxels of data, row-major of shape (z, y, x), that carry any of the labels. It returns an
 // error for a shape that data does not fill and for more than 2^31 - 1 runs.
 func Find[T Integer](data []T, shape [3]int, labels []int, c Connectivity) (*Components, error) {
+	if min(shape[0], shape[1], shape[2]) < 0 || len(data) != shape[0]*shape[1]*shape[2] ||
+		shape[2] > math.MaxInt32 {
+		return nil, fmt.Errorf("components: shape %v for %d voxels", shape, len(data))
+	}
+	in := mask.NewLabelSet[T](labels)
+	return find(shape, c, func(z0, z1 int, starts []int32) []run {
+		return scan(data, shape, in, z0, z1, starts)
+	})
+}
+
+// FindMask finds the components of a mask; rows and indices of voxels are those of its box. It
+// returns an error for more than 2^31 - 1 runs.
+func FindMask(m *mask.Mask, c Connectivity) (*Components, error) {
+	return find(m.Shape, c, func(z0, z1 int, starts []int32) (runs []run) {
+		for z := z0; z < z1; z++ {
+			for y := range m.Shape[1] {
+				before := len(runs)
+				mask.Runs(m.Row(z, y), func(from, to int) {
+					runs = append(runs, run{from: int32(from), to: int32(to)})
+				})
+				starts[z*m.Shape[1]+y+1] = int32(len(runs) - before)
+			}
+		}
+		return runs
+	})
+}
+
+// find joins the runs that scan finds in the slices [z0, z1); scan puts their number in each row
+// into starts, one place further on.
+func find(shape [3]int, c Connectivity, scan func(z0, z1 int, starts []int32) []run) (*Components,
+	error) {
 	if c != Faces && c != Edges && c != Full {
 		return nil, fmt.Errorf("components: connectivity %d, expected 6, 18 or 26", int(c))
 	}
 	rows := shape[0] * shape[1]
-	if min(shape[0], shape[1], shape[2]) < 0 || len(data) != rows*shape[2] || shape[2] > math.MaxInt32 {
-		return nil, fmt.Errorf("components: shape %v for %d voxels", shape, len(data))
-	}
 	out := &Components{width: shape[2], starts: make([]int32, rows+1)}
 	parts := out.split(shape[0])
 	found := make([][]run, len(parts)-1)
-	in := newMask[T](labels)
-	each(parts, func(k, z0, z1 int) { found[k] = scan(data, shape, in, z0, z1, out.starts) })
+	each(parts, func(k, z0, z1 int) { found[k] = scan(z0, z1, out.starts) })
 
 	n := 0
 	for _, f := range found {
@@ -108,47 +135,8 @@ func each(parts []int, f func(k, z0, z1 int)) {
 	wg.Wait()
 }
 
-// mask says which labels count.
-type mask[T Integer] struct {
-	one   T
-	alone bool // it is the only one
-	first int64
-	has   []bool
-}
-
-func newMask[T Integer](labels []int) mask[T] {
-	m := mask[T]{}
-	var fit []int64
-	for _, l := range labels {
-		if int64(T(l)) == int64(l) {
-			fit = append(fit, int64(l))
-		}
-	}
-	if len(fit) == 0 {
-		return m
-	}
-	lo, hi := fit[0], fit[0]
-	for _, l := range fit {
-		lo, hi = min(lo, l), max(hi, l)
-	}
-	m.one, m.alone, m.first = T(lo), lo == hi, lo
-	m.has = make([]bool, hi-lo+1)
-	for _, l := range fit {
-		m.has[l-lo] = true
-	}
-	return m
-}
-
-func (m *mask[T]) holds(v T) bool {
-	if m.alone {
-		return v == m.one
-	}
-	i := uint64(int64(v) - m.first)
-	return i < uint64(len(m.has)) && m.has[i]
-}
-
 // scan finds the runs of the slices [z0, z1) and puts their number in each row into starts, one place further on.
-func scan[T Integer](data []T, shape [3]int, m mask[T], z0, z1 int, starts []int32) []run {
+func scan[T Integer](data []T, shape [3]int, in mask.LabelSet[T], z0, z1 int, starts []int32) []run {
 	var runs []run
 	width := shape[2]
 	for r := z0 * shape[1]; r < z1*shape[1]; r++ {
@@ -159,7 +147,7 @@ func scan[T Integer](data []T, shape [3]int, m mask[T], z0, z1 int, starts []int
 			from := x
 			for x++; x < width && row[x] == v; x++ {
 			}
-			if !m.holds(v) {
+			if !in.Holds(v) {
 				continue
 			}
 			if last := len(runs) - 1; last >= before && int(runs[last].to) == from {

@@ -198,7 +198,7 @@ func boxes[T Integer](data []T, shape [3]int, z0, z1 int) map[int64]box {
 }
 
 // Of makes the masks of the voxels that carry any of the labels, on one box: the smallest that
-// holds all of them in both maps. Both are empty if neither map has one. Label 0 cannot be scored.
+// holds all of them in both maps. Both are empty if neither map has one. Label 0 is background.
 func (p *Pairs[R, P]) Of(labels []int) (reference, prediction *Mask) {
 	var b box
 	for _, l := range labels {
@@ -211,7 +211,7 @@ func (p *Pairs[R, P]) Of(labels []int) (reference, prediction *Mask) {
 	}
 	shape := [3]int{b.hi[0] - b.lo[0], b.hi[1] - b.lo[1], b.hi[2] - b.lo[2]}
 	reference, prediction = New(b.lo, shape), New(b.lo, shape)
-	inReference, inPrediction := newHolds[R](labels), newHolds[P](labels)
+	inReference, inPrediction := NewLabelSet[R](labels), NewLabelSet[P](labels)
 	split(shape[0], runtime.GOMAXPROCS(0), func(_, z0, z1 int) {
 		for z := z0; z < z1; z++ {
 			for y := range shape[1] {
@@ -239,39 +239,14 @@ func (p *Pairs[R, P]) drop(row []R, masks ...[]uint64) {
 	}
 }
 
-func setRow[T Integer](bits []uint64, row []T, in *holds[T]) {
+func setRow[T Integer](bits []uint64, row []T, in *LabelSet[T]) {
 	for x := 0; x < len(row); {
 		v := row[x]
 		from := x
 		for x++; x < len(row) && row[x] == v; x++ {
 		}
-		if in.label(v) {
+		if in.Holds(v) {
 			fill(bits, from, x)
 		}
 	}
-}
-
-// holds says which labels belong to a target.
-type holds[T Integer] struct {
-	alone bool // one is the only label
-	one   T
-	all   map[T]bool
-}
-
-func newHolds[T Integer](labels []int) holds[T] {
-	h := holds[T]{all: map[T]bool{}}
-	for _, l := range labels {
-		if int64(T(l)) == int64(l) && l != 0 {
-			h.all[T(l)], h.one = true, T(l)
-		}
-	}
-	h.alone = len(h.all) == 1
-	return h
-}
-
-func (h *holds[T]) label(v T) bool {
-	if h.alone {
-		return v == h.one
-	}
-	return h.all[v]
 }

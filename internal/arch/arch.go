@@ -67,7 +67,9 @@ var Rules = []Rule{
 	{Path: "infer", Level: 3, Also: []string{"data/dataset"}},
 	{Path: "segment", Level: 3, Also: []string{"infer"}},
 	{Path: "eval/labelmap", Level: 3, Also: []string{"eval"}, NoTorch: true},
-	{Path: "eval/nodes", Level: 3, Also: []string{"eval/components"}, NoTorch: true},
+	{Path: "eval/components", Level: 3, Also: []string{"eval/mask"}, NoTorch: true},
+	{Path: "eval/nodes", Level: 3, Also: []string{"eval/components", "eval/mask"}, NoTorch: true},
+	{Path: "eval/surface", Level: 3, Also: []string{"eval/mask"}, NoTorch: true},
 	{Path: "eval/...", Level: 3, NoTorch: true},
 
 	{Path: "dgst", Level: 4},

@@ -7,7 +7,9 @@ Check:        nodes.py --panoptica     compares counts with the package panoptic
 nodes.json: cases of shape (z,y,x) with reference and prediction as a digit a voxel; voxels of each
 node in the order of its first voxel; overlaps as [reference, prediction, voxels]; for each
 threshold the pairs [reference, prediction] that match one to one, with tp, fn and fp; and the nodes
-that share a voxel with the other mask."""
+that share a voxel with the other mask. sizes: a grid of spacing (z, y, x), origin and direction
+(ITK's) and, for each node of the reference, volume in mm3, long and short axis in mm, the slice they
+are measured in, and the centroid (LPS)."""
 
 import argparse
 import json
@@ -58,7 +60,7 @@ def counts(reference, prediction, threshold):
     return tp, n - tp, m - tp
 
 
-def describe(reference, prediction):
+def describe(reference, prediction, rng):
     ref, n = nodes(reference)
     pred, m = nodes(prediction)
     table = overlap_table(ref, pred, n, m).reshape(n, m)
@@ -73,6 +75,9 @@ def describe(reference, prediction):
         "true": [bool(table[:, j].any()) for j in range(m)],
         "matches": [],
     }
+    spacing, origin, direction = grid(rng)
+    case["grid"] = [list(spacing), list(origin), [float(v) for v in direction.ravel()]]
+    case["sizes"] = list(sizes(reference, spacing, origin, direction))
     for t in THRESHOLDS:
         pairs = match(ref, pred, n, m, t)
         case["matches"].append(
@@ -85,6 +90,49 @@ def describe(reference, prediction):
             }
         )
     return case
+
+
+DIRECTIONS = [
+    np.eye(3),
+    np.array([[0, 0, -1], [1, 0, 0], [0, -1, 0]]),  # sagittal slices, then axial ones along x, y
+    np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]),
+    np.array([[1, 0, 0], [0, 0, -1], [0, 1, 0]]),
+]
+
+
+def grid(rng):
+    """A random grid: spacing of (z, y, x), origin and direction as ITK has them."""
+    direction = DIRECTIONS[rng.randint(len(DIRECTIONS))].astype(float)
+    a = rng.uniform(-0.5, 0.5)
+    if rng.rand() < 0.5:  # oblique
+        turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+        direction = turn[:, rng.permutation(3)][rng.permutation(3)] @ direction
+    spacing = rng.choice([0.5, 0.7, 1, 1.5, 3], 3)
+    return spacing, rng.uniform(-200, 200, 3), direction
+
+
+def sizes(mask, spacing, origin, direction):
+    """Every node's size by its definition, over all midpoints of its pixels' edges."""
+    found, n = nodes(mask)
+    axial = int(np.argmax(np.abs(direction[2])[::-1]))
+    plane = [a for a in range(3) if a != axial]
+    for i in range(n):
+        at = np.argwhere(found == i + 1)
+        counts = np.bincount(at[:, axial])
+        best = int(np.argmax(counts))
+        pixels = at[at[:, axial] == best][:, plane].astype(float)
+        half = [(-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5)]
+        points = np.concatenate([pixels + h for h in half]) * np.asarray(spacing)[plane]
+        difference = points[:, None] - points[None]
+        length = np.sqrt((difference**2).sum(-1))
+        longest, short = length.max(), np.inf
+        for p, q in np.argwhere(length >= longest - 1e-6):
+            along = difference[p, q] / length[p, q]
+            across = points @ np.array([-along[1], along[0]])
+            short = min(short, across.max() - across.min())
+        centre = origin + direction @ (at.mean(0) * spacing)[::-1]
+        volume = len(at) * float(np.prod(spacing))
+        yield [volume, float(longest), float(short), best, *map(float, centre)]
 
 
 def masks(seed=3, n=60):
@@ -137,7 +185,8 @@ def main():
     if args.panoptica:
         panoptica()
     if args.golden:
-        cases = [describe(a, b) for a, b in masks()]
+        rng = np.random.RandomState(8)
+        cases = [describe(a, b, rng) for a, b in masks()]
         os.makedirs(os.path.dirname(args.golden), exist_ok=True)
         with open(args.golden, "w") as f:
             meta = {"script": "nodes.py", "numpy": np.__version__, "scipy": scipy.__version__}
