@@ -8,6 +8,17 @@ type Geometry struct {
 	DirectionXYZ [9]float64
 }
 
+// Point returns where a voxel (z, y, x) lies: (x, y, z) in mm, LPS. Fractions lie between voxels.
+func (g *Geometry) Point(index [3]float64) [3]float64 {
+	point := g.OriginXYZ
+	for axis, i := range index {
+		for r := range 3 {
+			point[r] += g.DirectionXYZ[3*r+2-axis] * g.Spacing[axis] * i
+		}
+	}
+	return point
+}
+
 // Image is an image with pixels of any type and its geometry, as read from any format.
 type Image struct {
 	Geometry

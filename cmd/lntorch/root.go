@@ -23,6 +23,7 @@ var commands = []func() *cobra.Command{
 	newApplyPostprocessing,
 	newEnsemble,
 	newAccumulate,
+	newEvaluate,
 	newFindBest,
 	newPredict,
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/filehash"
 	"github.com/lntorch/lntorch/internal/folderlock"
+	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -127,9 +128,7 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 		}
 	}()
 	var mu sync.Mutex
-	budget := &budget{left: j.MaxRAM, whole: j.MaxRAM}
-	budget.cond.L = &budget.mu
-	defer context.AfterFunc(ctx, budget.wake)()
+	memory := system.NewShare(j.MaxRAM)
 	err = j.Dataset.Each(ctx, j.Workers, "preprocessing",
 		j.Progress, func(_ int, c raw.Case) error {
 			err := CopyNewer(c.Label, filepath.Join(gt, c.ID+j.Dataset.JSON.FileEnding))
@@ -145,11 +144,11 @@ func (j *Job) Run(ctx context.Context) (Summary, error) {
 			var times Times
 			if err == nil && !kept {
 				need := j.estimate(c)
-				if err := budget.take(ctx, need); err != nil {
+				if err := memory.Take(ctx, need); err != nil {
 					return err
 				}
 				times, err = j.one(ctx, c, key)
-				budget.give(need)
+				memory.Give(need)
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -328,43 +327,4 @@ func (j *Job) estimate(c raw.Case) int64 {
 	}
 	// Labels before and after, the float32 image, and one float64 channel between the passes.
 	return total + 3*voxels + out + 4*out*int64(len(c.Images)) + 8*max(voxels, out) + slack
-}
-
-// budget is the memory that cases share.
-type budget struct {
-	mu          sync.Mutex
-	cond        sync.Cond
-	left, whole int64
-}
-
-func (b *budget) take(ctx context.Context, n int64) error {
-	if b.whole <= 0 {
-		return ctx.Err()
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for b.left < min(n, b.whole) {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		b.cond.Wait()
-	}
-	b.left -= min(n, b.whole)
-	return ctx.Err()
-}
-
-func (b *budget) give(n int64) {
-	if b.whole <= 0 {
-		return
-	}
-	b.mu.Lock()
-	b.left += min(n, b.whole)
-	b.mu.Unlock()
-	b.cond.Broadcast()
-}
-
-func (b *budget) wake() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.cond.Broadcast()
 }

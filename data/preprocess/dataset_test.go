@@ -249,19 +249,6 @@ func TestMaxRAMBoundsTheCasesAtWork(t *testing.T) {
 	s, err := j.Run(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 5, s.Made)
-
-	b := &budget{left: 10, whole: 10}
-	b.cond.L = &b.mu
-	require.NoError(t, b.take(t.Context(), 6))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	defer context.AfterFunc(ctx, b.wake)()
-	require.ErrorIs(t, b.take(ctx, 5), context.DeadlineExceeded)
-	b.give(6)
-	require.NoError(t, b.take(t.Context(), 25))
-	require.Zero(t, b.left)
-	b.give(25)
-	require.EqualValues(t, 10, b.left)
 }
 
 func TestSettingsRefuseWhatIsNotSupported(t *testing.T) {

@@ -19,7 +19,8 @@ type Map struct {
 	Shape      [3]int
 	Small      []uint8 // labels stored as one byte; otherwise Wide
 	Wide       []int32
-	Properties *images.Properties // geometry of the file; nil if not read from one
+	Geometry   volume.Geometry
+	Properties *images.Properties // of the file; nil if not read from one
 }
 
 // Read reads a label volume. Fractions, several channels and values beyond 2³⁰ are errors.
@@ -42,7 +43,7 @@ func New(im *volume.Image) (*Map, error) {
 	if im.Shape[0] != 1 {
 		return nil, fmt.Errorf("found %d channels, expected one of labels", im.Shape[0])
 	}
-	m := &Map{Shape: [3]int(im.Shape[1:])}
+	m := &Map{Shape: [3]int(im.Shape[1:]), Geometry: im.Geometry}
 	if small, ok := im.Pixels.(volume.Slice[uint8]); ok {
 		m.Small = small
 		return m, nil

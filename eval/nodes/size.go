@@ -7,14 +7,8 @@ import (
 
 	"github.com/lntorch/lntorch/eval/components"
 	"github.com/lntorch/lntorch/eval/mask"
+	"github.com/lntorch/lntorch/volume"
 )
-
-// Grid places the voxels of a volume in the patient.
-type Grid struct {
-	Spacing   [3]float64 // mm, (z, y, x)
-	Origin    [3]float64 // mm, LPS (x, y, z), centre of the first voxel
-	Direction [9]float64 // row-major, columns are the directions of the x, y and z axes
-}
 
 // Size is how large a node is and where it lies.
 type Size struct {
@@ -28,10 +22,10 @@ type Size struct {
 
 // Axial returns the array axis of (z, y, x) that lies nearest to the patient's head-foot direction,
 // of equals the first.
-func (g Grid) Axial() int {
+func Axial(g volume.Geometry) int {
 	axis := 0
 	for a := range 3 {
-		if math.Abs(g.Direction[6+2-a]) > math.Abs(g.Direction[6+2-axis]) {
+		if math.Abs(g.DirectionXYZ[6+2-a]) > math.Abs(g.DirectionXYZ[6+2-axis]) {
 			axis = a
 		}
 	}
@@ -43,8 +37,8 @@ func (g Grid) Axial() int {
 // edges of its pixels: the long axis is the largest distance of two, the short axis the extent of
 // all across it (RECIST's). Of several longest pairs, within 1e-6 mm, the one with the smallest
 // extent counts.
-func Measure(m *mask.Mask, c *components.Components, g Grid) []Size {
-	axial := g.Axial()
+func Measure(m *mask.Mask, c *components.Components, g volume.Geometry) []Size {
+	axial := Axial(g)
 	sizes := make([]Size, len(c.Voxels))
 	sums := make([][3]int64, len(c.Voxels))
 	counts := make([]map[int]int, len(c.Voxels)) // voxels of each slice
@@ -79,15 +73,11 @@ func Measure(m *mask.Mask, c *components.Components, g Grid) []Size {
 		s := &sizes[k]
 		s.Voxels, s.Slice = c.Voxels[k], best
 		s.MM3 = float64(s.Voxels) * g.Spacing[0] * g.Spacing[1] * g.Spacing[2]
-		for a := range 3 { // a counts (z, y, x), direction and origin (x, y, z)
-			step := (float64(sums[k][a])/float64(s.Voxels) + float64(m.Origin[a])) * g.Spacing[a]
-			for r := range 3 {
-				s.Centroid[r] += g.Direction[3*r+2-a] * step
-			}
+		var centre [3]float64
+		for a := range 3 {
+			centre[a] = float64(sums[k][a])/float64(s.Voxels) + float64(m.Origin[a])
 		}
-		for r := range 3 {
-			s.Centroid[r] += g.Origin[r]
-		}
+		s.Centroid = g.Point(centre)
 	}
 
 	// The outermost midpoints of each run in the chosen slices, in mm.

@@ -10,6 +10,7 @@ import (
 	"github.com/lntorch/lntorch/eval/components"
 	"github.com/lntorch/lntorch/eval/mask"
 	"github.com/lntorch/lntorch/eval/nodes"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // scripts/golden/nodes.py measures every node by its definition, over all points.
@@ -31,9 +32,9 @@ func TestNodesAreMeasuredAsByDefinition(t *testing.T) {
 		for i := range labels {
 			labels[i] -= '0'
 		}
-		g := nodes.Grid{Spacing: [3]float64(c.Grid[0]), Origin: [3]float64(c.Grid[1]),
-			Direction: [9]float64(c.Grid[2])}
-		axes[g.Axial()] = true
+		g := volume.Geometry{Spacing: [3]float64(c.Grid[0]), OriginXYZ: [3]float64(c.Grid[1]),
+			DirectionXYZ: [9]float64(c.Grid[2])}
+		axes[nodes.Axial(g)] = true
 		pairs, err := mask.NewPairs(labels, labels, c.Shape, nil)
 		require.NoError(t, err)
 		m, _ := pairs.Of([]int{1})

@@ -16,13 +16,15 @@ import (
 	"github.com/lntorch/lntorch/eval/mask"
 	"github.com/lntorch/lntorch/eval/nodes"
 	"github.com/lntorch/lntorch/eval/surface"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // Score scores a prediction for each target; where the reference has the ignore label (nil: none)
-// both are background. Both maps lie on grid. The result is keyed by Target.Key. It returns an
-// error if the shapes differ.
-func (s Settings) Score(reference, prediction *labelmap.Map, grid nodes.Grid,
-	targets []eval.Target, ignore *int) (map[string]*Label, error) {
+// both are background. The reference's geometry counts. The result is keyed by Target.Key. It
+// returns an error if the shapes differ.
+func (s Settings) Score(reference, prediction *labelmap.Map, targets []eval.Target,
+	ignore *int) (map[string]*Label, error) {
+	grid := reference.Geometry
 	if reference.Shape != prediction.Shape {
 		return nil, fmt.Errorf("the reference has shape %v, the prediction %v: expected the same "+
 			"grid", reference.Shape, prediction.Shape)
@@ -39,7 +41,7 @@ func (s Settings) Score(reference, prediction *labelmap.Map, grid nodes.Grid,
 }
 
 func score[R, P mask.Integer](s Settings, reference []R, prediction []P, shape [3]int,
-	grid nodes.Grid, targets []eval.Target, ignore *int) (map[string]*Label, error) {
+	grid volume.Geometry, targets []eval.Target, ignore *int) (map[string]*Label, error) {
 	pairs, err := mask.NewPairs(reference, prediction, shape, ignore)
 	if err != nil {
 		return nil, err
@@ -61,7 +63,7 @@ func score[R, P mask.Integer](s Settings, reference []R, prediction []P, shape [
 }
 
 // label scores one target, whose masks lie in one box.
-func (s Settings) label(r, p *mask.Mask, grid nodes.Grid, diagonal float64) (*Label, error) {
+func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64) (*Label, error) {
 	l := &Label{Empty: "none", tp: mask.Shared(r, p)}
 	nr, np := r.Voxels(), p.Voxels()
 	l.fn, l.fp = nr-l.tp, np-l.tp

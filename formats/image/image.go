@@ -36,6 +36,18 @@ func Endings() []string {
 	return all
 }
 
+// Ending returns the longest ending of a registered format that a file's name has, as it is written
+// there, or "".
+func Ending(path string) string {
+	name, longest := filepath.Base(path), 0
+	for _, e := range Endings() {
+		if strings.HasSuffix(strings.ToLower(name), e) {
+			longest = max(longest, len(e))
+		}
+	}
+	return name[len(name)-longest:]
+}
+
 // ForName returns the format for a file name, or nil if no format has its ending.
 func ForName(path string) *volume.Format {
 	lower := strings.ToLower(filepath.Base(path))

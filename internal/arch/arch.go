@@ -70,6 +70,8 @@ var Rules = []Rule{
 	{Path: "eval/components", Level: 3, Also: []string{"eval/mask"}, NoTorch: true},
 	{Path: "eval/nodes", Level: 3, Also: []string{"eval/components", "eval/mask"}, NoTorch: true},
 	{Path: "eval/surface", Level: 3, Also: []string{"eval/mask"}, NoTorch: true},
+	{Path: "eval/scores", Level: 3, Also: []string{"eval", "eval/components", "eval/labelmap",
+		"eval/mask", "eval/nodes", "eval/surface"}, NoTorch: true},
 	{Path: "eval/...", Level: 3, NoTorch: true},
 
 	{Path: "dgst", Level: 4},

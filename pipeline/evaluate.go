@@ -1,0 +1,491 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/lntorch/lntorch/data/images"
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/eval/components"
+	"github.com/lntorch/lntorch/eval/labelmap"
+	"github.com/lntorch/lntorch/eval/scores"
+	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/internal/system"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// EvaluateConfig scores label volumes against references.
+type EvaluateConfig struct {
+	Reference  string // folder or file
+	Prediction string // folder or file
+	Labels     []int  `flag:"labels" short:"l" list:"true" help:"labels to score, without dataset.json and plans.json; several may follow"`
+	Ignore     int    `flag:"ignore-label" nnunet:"il" default:"-1" help:"with -l: label of the reference whose voxels do not count (-1: none)"`
+	Plans      string `flag:"plans" nnunet:"pfile" path:"true" help:"plans.json (default: beside the predictions)"`
+	Dataset    string `flag:"dataset" nnunet:"djfile" path:"true" help:"dataset.json (default: beside the predictions, then beside the references)"`
+	Summary    string `flag:"output" short:"o" path:"true" help:"summary.json to write; the other files go beside it (default: summary.json in the folder of predictions; for two files none)"`
+	Chill      bool   `flag:"chill" help:"score the predictions that are there, even if references have none"`
+
+	Tolerances    []float64 `flag:"tolerances" list:"true" default:"1,2,3" help:"tolerances of NSD in mm; several may follow"`
+	Match         []string  `flag:"match" default:"iou:0.3,iou:0.5,any" help:"when a node counts as found: iou:T one to one, any by a shared voxel; the first is in the table"`
+	SizeClasses   []float64 `flag:"size-classes" default:"5,10" help:"bounds of the classes of short axes, mm"`
+	Connectivity  int       `flag:"connectivity" default:"26" help:"neighbours of a voxel that belong to its node: 6, 18 or 26"`
+	EmptyDistance string    `flag:"empty-distance" help:"diagonal: a distance to an empty mask is the image's diagonal (default: undefined)"`
+	AnyGeometry   bool      `flag:"ignore-geometry" help:"compare arrays of one shape, wherever they lie"`
+	Workers       int       `flag:"np" nnunet:"np" range:"1.." help:"cases at a time (default: the cores, eight at most)"`
+	MaxRAM        float64   `flag:"max-ram" range:">0.." help:"GiB for the cases at work (default: three quarters of what is free)"`
+}
+
+// Evaluated is what Evaluate found and wrote.
+type Evaluated struct {
+	*scores.Scores
+	Files []string // written
+}
+
+// Evaluate scores predictions against references: voxels as nnU-Net does, surfaces, and nodes. It
+// writes summary.json, and beside it scores.json, scores.csv and nodes.csv. A case that fails does
+// not stop the others; the error, which then comes with the result, names all of them, and
+// summary.json is written only with Chill.
+//
+// Differs: nnU-Net compares arrays, wherever their files say they lie; here grids must agree.
+// Source: nnunetv2/evaluation/evaluate_predictions.py.
+func Evaluate(ctx context.Context, c EvaluateConfig, o Output) (*Evaluated, error) {
+	if err := settings.Check(&c); err != nil {
+		return nil, err
+	}
+	s, err := c.settings()
+	if err != nil {
+		return nil, &settings.UsageError{Err: err}
+	}
+	e := &evaluation{config: c, settings: s, out: o}
+	if err := e.open(); err != nil {
+		return nil, err
+	}
+	return e.run(ctx)
+}
+
+// settings turns the flags into the settings of scores.
+func (c *EvaluateConfig) settings() (scores.Settings, error) {
+	s := scores.Settings{Tolerances: c.Tolerances, SizeClasses: c.SizeClasses,
+		Connectivity:  components.Connectivity(c.Connectivity),
+		EmptyDistance: c.EmptyDistance}
+	for _, text := range c.Match {
+		rule, err := scores.ParseRule(text)
+		if err != nil {
+			return s, fmt.Errorf("--match: %w", err)
+		}
+		s.Match = append(s.Match, rule)
+	}
+	return s, s.Check()
+}
+
+// evaluation is what is scored, and how it is read.
+type evaluation struct {
+	config   EvaluateConfig
+	settings scores.Settings
+	out      Output
+
+	reader  images.Reader
+	targets []eval.Target
+	names   map[string]string // of the targets
+	ignore  *int
+	dataset *raw.Dataset // cases: one prediction and its reference
+}
+
+// open finds the labels and the cases.
+func (e *evaluation) open() error {
+	c := &e.config
+	file := func(path string) (bool, error) {
+		info, err := os.Stat(path)
+		if err != nil {
+			return false, err
+		}
+		return !info.IsDir(), nil
+	}
+	one, err := file(c.Reference)
+	if err != nil {
+		return err
+	}
+	other, err := file(c.Prediction)
+	if err != nil {
+		return err
+	}
+	if one != other {
+		return fmt.Errorf("%s and %s: found a file and a folder, expected two files or two folders",
+			c.Reference, c.Prediction)
+	}
+	ending, err := e.labels(one)
+	if err != nil {
+		return err
+	}
+	if one {
+		name := strings.TrimSuffix(filepath.Base(c.Prediction), ending)
+		e.dataset = &raw.Dataset{Cases: []raw.Case{{ID: name, Images: []string{c.Prediction},
+			Label: c.Reference}}}
+		return nil
+	}
+	if c.Summary == "" {
+		c.Summary = joined(c.Prediction, "summary.json")
+	}
+	if filepath.Ext(c.Summary) != ".json" {
+		return settings.Usage("-o %s: expected a file that ends in .json", c.Summary)
+	}
+	return e.pair(ending)
+}
+
+// labels finds what is scored, the reader, and the ending of the files.
+func (e *evaluation) labels(files bool) (ending string, err error) {
+	c := &e.config
+	if !files {
+		ending, err = labelEnding(c.Prediction)
+	} else {
+		ending = image.Ending(c.Prediction)
+	}
+	if err != nil {
+		return "", err
+	}
+	if len(c.Labels) > 0 {
+		if c.Dataset != "" || c.Plans != "" {
+			return "", settings.Usage("-l and -djfile or -pfile: the labels come from one of them")
+		}
+		for i, l := range c.Labels {
+			if slices.Contains(c.Labels[:i], l) {
+				return "", settings.Usage("-l: label %d is listed twice", l)
+			}
+			e.targets = append(e.targets, eval.Label(l))
+		}
+		if c.Ignore >= 0 {
+			e.ignore = &c.Ignore
+		}
+		e.reader, err = images.Choose(ending, "")
+		return ending, err
+	}
+	if c.Ignore >= 0 {
+		return "", settings.Usage("-il belongs to -l: dataset.json has an ignore label of its own")
+	}
+	path, err := c.find(files)
+	if err != nil {
+		return "", err
+	}
+	d, err := plans.LoadDataset(path)
+	if err != nil {
+		return "", err
+	}
+	e.targets, e.ignore = labelmap.Targets(d.Labels), d.Labels.IgnoreLabel
+	e.names = targetNames(d)
+	if !files && d.FileEnding != "" {
+		ending = d.FileEnding
+	}
+	if c.Plans == "" {
+		if p := filepath.Join(filepath.Dir(path), "plans.json"); isFile(p) {
+			c.Plans = p
+		}
+	}
+	if c.Plans == "" {
+		e.reader, err = images.Choose(ending, "")
+		return ending, err
+	}
+	p, err := plans.Load(c.Plans)
+	if err != nil {
+		return "", err
+	}
+	if e.reader, err = images.ForName(p.ImageReaderWriter); err != nil {
+		return "", fmt.Errorf("%s: %w", c.Plans, err)
+	}
+	return ending, nil
+}
+
+// find returns the path of dataset.json.
+func (c *EvaluateConfig) find(files bool) (string, error) {
+	if c.Dataset != "" {
+		return c.Dataset, nil
+	}
+	var tried []string
+	for _, folder := range []string{c.Prediction, c.Reference} {
+		if files {
+			folder = filepath.Dir(folder)
+		}
+		for _, f := range []string{folder, filepath.Dir(filepath.Clean(folder))} {
+			path := filepath.Join(f, "dataset.json")
+			if isFile(path) {
+				return path, nil
+			}
+			tried = append(tried, path)
+		}
+	}
+	return "", fmt.Errorf("found no dataset.json, which names the labels (looked for %s): name it "+
+		"with -djfile, or the labels with -l 1 2", strings.Join(tried, ", "))
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// targetNames are the names of what is scored in dataset.json.
+func targetNames(d *plans.Dataset) map[string]string {
+	names := map[string]string{}
+	for _, l := range d.Labels.Entries {
+		if len(l.Values) == 1 && !l.Region {
+			names[eval.Label(l.Values[0]).Key()] = l.Name
+			continue
+		}
+		names[eval.Region(l.Values...).Key()] = l.Name
+	}
+	return names
+}
+
+// labelEnding is the ending of the first label volume of a folder.
+func labelEnding(folder string) (string, error) {
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return "", err
+	}
+	for _, e := range entries {
+		if ending := image.Ending(e.Name()); ending != "" && !e.IsDir() {
+			return ending, nil
+		}
+	}
+	return "", fmt.Errorf("%s holds no label volumes, expected files that end in %s", folder,
+		strings.Join(image.Endings(), ", "))
+}
+
+// pair finds the reference of each prediction.
+func (e *evaluation) pair(ending string) error {
+	c := &e.config
+	predictions, err := filesEnding(c.Prediction, ending)
+	if err != nil {
+		return err
+	}
+	references, err := filesEnding(c.Reference, ending)
+	if err != nil {
+		return err
+	}
+	there := map[string]bool{}
+	e.dataset = &raw.Dataset{}
+	for _, path := range predictions {
+		name := filepath.Base(path)
+		there[name] = true
+		e.dataset.Cases = append(e.dataset.Cases, raw.Case{ID: strings.TrimSuffix(name, ending),
+			Images: []string{path}, Label: joined(c.Reference, name)})
+	}
+	var missing []string
+	for _, path := range references {
+		if name := filepath.Base(path); !there[name] {
+			missing = append(missing, name)
+		}
+	}
+	if missing != nil && !c.Chill {
+		return fmt.Errorf("%s: found no prediction for %d of %d references (%s): predict them, or "+
+			"score those that are there with --chill", c.Prediction, len(missing), len(references),
+			several(missing))
+	}
+	if missing != nil {
+		e.out.Printf("WARNING: %d of %d references have no prediction and are not scored: %s",
+			len(missing), len(references), several(missing))
+	}
+	return nil
+}
+
+// run scores all cases and writes the files.
+func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
+	c := &e.config
+	workers := c.Workers
+	if workers == 0 {
+		workers = min(runtime.GOMAXPROCS(0), 8)
+	}
+	limit := int64(c.MaxRAM * (1 << 30))
+	if limit == 0 {
+		m, err := system.ReadMemory()
+		if err != nil {
+			return nil, err
+		}
+		limit = system.Budget(m.Available)
+	}
+	memory := system.NewShare(limit)
+	cases := make([]*scores.Case, len(e.dataset.Cases))
+	counted := make([]eval.Case, len(e.dataset.Cases))
+	var mu sync.Mutex
+	wrong := map[int]error{}
+	err := e.dataset.Each(ctx, workers, "scoring", e.out.progress(),
+		func(i int, one raw.Case) error {
+			need := estimateLabels(one.Label, one.Images[0])
+			if err := memory.Take(ctx, need); err != nil {
+				return err
+			}
+			defer memory.Give(need)
+			var err error
+			cases[i], counted[i], err = e.score(one)
+			if err != nil {
+				mu.Lock()
+				wrong[i] = err
+				mu.Unlock()
+			}
+			return err
+		})
+	if err != nil && ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	var failed []scores.Failed
+	var good []eval.Case
+	var scored []*scores.Case
+	for i, one := range e.dataset.Cases {
+		if wrong[i] != nil {
+			failed = append(failed, scores.Failed{Case: one.ID, ReferenceFile: one.Label,
+				PredictionFile: one.Images[0], Error: wrong[i].Error()})
+			continue
+		}
+		scored, good = append(scored, cases[i]), append(good, counted[i])
+	}
+	result := &Evaluated{Scores: scores.New(e.settings, e.targets, e.names, scored, failed)}
+	if c.Summary != "" {
+		files, writeErr := e.write(result.Scores, good)
+		result.Files = files
+		err = errors.Join(err, writeErr)
+	}
+	return result, err
+}
+
+// estimateLabels is about how many bytes reading and scoring two label volumes takes; 0 if their
+// headers cannot be read, which reading will say.
+func estimateLabels(paths ...string) int64 {
+	total := int64(0)
+	for _, path := range paths {
+		h, err := image.Header(path)
+		if err != nil {
+			return 0
+		}
+		n := int64(1)
+		for _, d := range h.Size {
+			n *= int64(d)
+		}
+		one := volume.MakePixels(h.Type, 1)
+		if one == nil {
+			return 0
+		}
+		// The file's pixels, their labels, and masks and surfaces.
+		total += n * int64(2*len(one.Bytes())+2)
+	}
+	return total
+}
+
+// score scores one case.
+func (e *evaluation) score(c raw.Case) (*scores.Case, eval.Case, error) {
+	counted := eval.Case{ReferenceFile: c.Label, PredictionFile: c.Images[0]}
+	prediction, err := labelmap.Read(e.reader, c.Images[0])
+	if err != nil {
+		return nil, counted, err
+	}
+	reference, err := labelmap.Read(e.reader, c.Label)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, counted, fmt.Errorf("%s is not there: every prediction needs the reference of "+
+			"its name", c.Label)
+	}
+	if err != nil {
+		return nil, counted, err
+	}
+	if err := e.sameGrid(c, reference, prediction); err != nil {
+		return nil, counted, err
+	}
+	counted.Counts, err = labelmap.Compare(reference, prediction, e.targets, e.ignore)
+	if err != nil {
+		return nil, counted, fmt.Errorf("%s and %s: %w", c.Label, c.Images[0], err)
+	}
+	labels, err := e.settings.Score(reference, prediction, e.targets, e.ignore)
+	if err != nil {
+		return nil, counted, fmt.Errorf("%s and %s: %w", c.Label, c.Images[0], err)
+	}
+	return &scores.Case{Case: c.ID, ReferenceFile: c.Label, PredictionFile: c.Images[0],
+		Spacing: reference.Geometry.Spacing, Labels: labels}, counted, nil
+}
+
+// sameGrid refuses volumes of which a corner lies elsewhere by more than 5 % of the smallest
+// spacing.
+func (e *evaluation) sameGrid(c raw.Case, reference, prediction *labelmap.Map) error {
+	if reference.Shape == prediction.Shape {
+		if e.config.AnyGeometry {
+			return nil
+		}
+		a, b := reference.Geometry, prediction.Geometry
+		least := min(a.Spacing[0], a.Spacing[1], a.Spacing[2])
+		apart := 0.0
+		for corner := range 8 {
+			var index [3]float64
+			for axis := range 3 {
+				index[axis] = float64((corner >> axis & 1) * (reference.Shape[axis] - 1))
+			}
+			p, q := a.Point(index), b.Point(index)
+			apart = max(apart, math.Hypot(math.Hypot(p[0]-q[0], p[1]-q[1]), p[2]-q[2]))
+		}
+		if apart <= 0.05*least {
+			return nil
+		}
+	}
+	next := "score files of one image"
+	if reference.Shape == prediction.Shape {
+		next += ", or compare the arrays as they are with --ignore-geometry"
+	}
+	return fmt.Errorf("the grids do not agree:\n  %s: %s\n  %s: %s\n%s", c.Label,
+		gridText(reference), c.Images[0], gridText(prediction), next)
+}
+
+func gridText(m *labelmap.Map) string {
+	g := m.Geometry
+	return fmt.Sprintf("size %d×%d×%d, spacing %.5g×%.5g×%.5g mm, origin %.6g, %.6g, %.6g, "+
+		"direction %.4g", m.Shape[2], m.Shape[1], m.Shape[0], g.Spacing[2], g.Spacing[1],
+		g.Spacing[0], g.OriginXYZ[0], g.OriginXYZ[1], g.OriginXYZ[2], g.DirectionXYZ)
+}
+
+// write writes summary.json, unless cases failed, and the other files beside it.
+func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, err error) {
+	c := &e.config
+	folder := filepath.Dir(c.Summary)
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return nil, err
+	}
+	put := func(path string, content func(io.Writer) error) {
+		if err != nil {
+			return
+		}
+		var b bytes.Buffer
+		if err = content(&b); err == nil {
+			err = atomicfile.Write(path, b.Bytes())
+		}
+		if err == nil {
+			files = append(files, path)
+		}
+	}
+	if len(s.Failed) == 0 || c.Chill && len(good) > 0 {
+		summary, err := eval.Summarise(e.targets, good)
+		if err != nil {
+			return nil, err
+		}
+		put(c.Summary, func(w io.Writer) error {
+			_, err := w.Write(summary.Encode())
+			return err
+		})
+	}
+	put(filepath.Join(folder, "scores.json"), func(w io.Writer) error {
+		e := json.NewEncoder(w)
+		e.SetIndent("", " ")
+		e.SetEscapeHTML(false)
+		return e.Encode(s)
+	})
+	put(filepath.Join(folder, "scores.csv"), s.WriteCSV)
+	put(filepath.Join(folder, "nodes.csv"), s.WriteNodesCSV)
+	return files, err
+}
