@@ -119,7 +119,7 @@ type Pairs[R, P Integer] struct {
 	shape      [3]int
 	ignore     int64
 	hasIgnore  bool
-	boxes      map[int64]box // of each label but 0 in either map
+	boxes      map[int64]box // of each label in either map; of label 0 all
 }
 
 // box is the voxels [lo, hi).
@@ -146,7 +146,7 @@ func NewPairs[R, P Integer](reference []R, prediction []P, shape [3]int,
 			"shape %v", len(reference), len(prediction), shape)
 	}
 	p := &Pairs[R, P]{reference: reference, prediction: prediction, shape: shape,
-		boxes: map[int64]box{}}
+		boxes: map[int64]box{0: {hi: shape}}}
 	if ignore != nil {
 		p.ignore, p.hasIgnore = int64(*ignore), true
 	}
@@ -198,7 +198,7 @@ func boxes[T Integer](data []T, shape [3]int, z0, z1 int) map[int64]box {
 }
 
 // Of makes the masks of the voxels that carry any of the labels, on one box: the smallest that
-// holds all of them in both maps. Both are empty if neither map has one. Label 0 is background.
+// holds all of them in both maps. Both are empty if neither map has one.
 func (p *Pairs[R, P]) Of(labels []int) (reference, prediction *Mask) {
 	var b box
 	for _, l := range labels {

@@ -39,7 +39,7 @@ func TestPairsHoldWhatIsScored(t *testing.T) {
 			return v
 		}
 		r, p := draw(), draw()
-		labels := [][]int{{1}, {2, 3}, {1, 40000, 3}, {9}}[rng.IntN(4)]
+		labels := [][]int{{1}, {2, 3}, {1, 40000, 3}, {9}, {0}, {2, 0}}[rng.IntN(6)]
 		var ignore *int
 		if rng.IntN(2) == 0 {
 			ignore = new(int)

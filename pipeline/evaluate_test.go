@@ -1,0 +1,302 @@
+package pipeline
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/eval/scores"
+	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// labelFile writes labels on a grid.
+func labelFile(t *testing.T, path string, shape [3]int, labels []uint8, change func(*volume.ITK)) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	g := &volume.ITK{Spacing: []float64{0.8, 0.8, 3}, Origin: []float64{-10, 20, 5},
+		Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+	if change != nil {
+		change(g)
+	}
+	require.NoError(t, image.Write(path, []int{shape[2], shape[1], shape[0]}, g,
+		volume.Slice[uint8](labels), 1))
+}
+
+// summary.json is nnU-Net's to the byte for labels, regions and ignored voxels.
+func TestEvaluateWritesNnUNetsSummary(t *testing.T) {
+	files, err := filepath.Glob(golden.Path(t, "eval/maps_*.summary.json"))
+	require.NoError(t, err)
+	require.Len(t, files, 7)
+	for _, path := range files {
+		want := content(t, path)
+		var doc struct {
+			Targets []any
+			Ignore  *int
+			Shape   [3]int
+			Cases   []struct{ Name, Ref, Pred string }
+		}
+		require.NoError(t, json.Unmarshal([]byte(content(t,
+			strings.TrimSuffix(path, ".summary.json")+".json")), &doc))
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			digits := func(s string) []uint8 {
+				v := []uint8(s)
+				for i, d := range v {
+					if v[i] = d - '0'; d >= 'a' {
+						v[i] = d - 'a' + 10
+					}
+				}
+				return v
+			}
+			for _, c := range doc.Cases {
+				labelFile(t, "ref/"+c.Name+".nii.gz", doc.Shape, digits(c.Ref), nil)
+				labelFile(t, "pred/"+c.Name+".nii.gz", doc.Shape, digits(c.Pred), nil)
+			}
+			c := EvaluateConfig{Reference: "ref", Prediction: "pred", Summary: "out/summary.json"}
+			describeTargets(t, &c, doc.Targets, doc.Ignore)
+			settings.Defaults(&c)
+			e, err := Evaluate(t.Context(), c, Output{})
+			require.NoError(t, err)
+			require.Equal(t, want, content(t, "out/summary.json"))
+			require.Equal(t, []string{"nodes.csv", "scores.csv", "scores.json", "summary.json"},
+				namesIn(t, "out"))
+			var again scores.Scores
+			require.NoError(t, json.Unmarshal([]byte(content(t, "out/scores.json")), &again))
+			require.Len(t, again.Cases, len(doc.Cases))
+			require.Equal(t, e.Keys(), again.Keys())
+		})
+	}
+}
+
+// describeTargets gives labels as flags, and regions as a dataset.json.
+func describeTargets(t *testing.T, c *EvaluateConfig, targets []any, ignore *int) {
+	t.Helper()
+	regions := false
+	for _, target := range targets {
+		_, ok := target.([]any)
+		regions = regions || ok
+	}
+	if !regions {
+		for _, target := range targets {
+			c.Labels = append(c.Labels, int(target.(float64)))
+		}
+		if ignore != nil {
+			c.Ignore = *ignore
+		}
+		return
+	}
+	labels := `"background": 0`
+	for i, target := range targets {
+		text, err := json.Marshal(target)
+		require.NoError(t, err)
+		labels += fmt.Sprintf(`, "region %d": %s`, i, text)
+	}
+	if ignore != nil {
+		labels += fmt.Sprintf(`, "ignore": %d`, *ignore)
+	}
+	order := make([]string, len(targets))
+	for i := range order {
+		order[i] = fmt.Sprint(i + 1)
+	}
+	c.Dataset = "dataset.json"
+	require.NoError(t, os.WriteFile(c.Dataset, []byte(`{"channel_names": {"0": "CT"}, "labels": {`+
+		labels+`}, "regions_class_order": [`+strings.Join(order, ", ")+
+		`], "numTraining": 1, "file_ending": ".nii.gz"}`), 0o600))
+}
+
+// nodesOf is two nodes in a small volume, or fewer.
+func nodesOf(first, second bool) []uint8 {
+	v := make([]uint8, 6*20*20)
+	for z := 1; z < 4; z++ {
+		for y := 2; y < 8; y++ {
+			for x := 2; x < 8; x++ {
+				if first {
+					v[(z*20+y)*20+x] = 1
+				}
+				if second {
+					v[(z*20+y+10)*20+x+9] = 1
+				}
+			}
+		}
+	}
+	return v
+}
+
+func evaluated(t *testing.T, c EvaluateConfig) (*Evaluated, error) {
+	t.Helper()
+	c.Labels = []int{1}
+	settings.Defaults(&c)
+	return Evaluate(t.Context(), c, Output{})
+}
+
+// Swapping the sides swaps what is missed and what is invented; moving both moves nothing but
+// centroids.
+func TestEvaluateIsSymmetricAndKnowsNoPlace(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	labelFile(t, "a/x.nii.gz", shape, nodesOf(true, true), nil)
+	labelFile(t, "b/x.nii.gz", shape, nodesOf(true, false), nil)
+	turned := func(g *volume.ITK) {
+		g.Origin = []float64{100, -50, 7}
+		g.Direction = []float64{0, 0, 1, 1, 0, 0, 0, 1, 0}
+	}
+	labelFile(t, "c/x.nii.gz", shape, nodesOf(true, true), turned)
+	labelFile(t, "d/x.nii.gz", shape, nodesOf(true, false), turned)
+
+	score := func(r, p string) *scores.Label {
+		e, err := evaluated(t, EvaluateConfig{Reference: r, Prediction: p, Summary: "o/summary.json"})
+		require.NoError(t, err)
+		return e.Cases[0].Labels["1"]
+	}
+	ab, ba := score("a", "b"), score("b", "a")
+	require.EqualValues(t, 0.5, ab.Detection["iou:0.3"].Recall)
+	require.EqualValues(t, 1, ab.Detection["iou:0.3"].Precision)
+	for rule, d := range ab.Detection {
+		require.Equal(t, d.Recall, ba.Detection[rule].Precision)
+		require.Equal(t, d.Precision, ba.Detection[rule].Recall)
+	}
+	for _, m := range ab.Metrics {
+		switch m.Name {
+		case "ASD_ref_to_pred", "ASD_pred_to_ref", "volume_ref_mm3", "volume_pred_mm3":
+		default:
+			require.Equal(t, m.Value, ba.Metrics.Get(m.Name), m.Name)
+		}
+	}
+	require.Equal(t, ab.Metrics.Get("ASD_ref_to_pred"), ba.Metrics.Get("ASD_pred_to_ref"))
+
+	cd := score("c", "d")
+	require.Equal(t, ab.Metrics, cd.Metrics)
+	for i, n := range ab.Nodes.Reference {
+		require.NotEqual(t, n.Centroid, cd.Nodes.Reference[i].Centroid)
+		require.Equal(t, n.Voxels, cd.Nodes.Reference[i].Voxels)
+		require.Equal(t, n.Matched, cd.Nodes.Reference[i].Matched)
+	}
+}
+
+func TestEvaluateSaysWhatIsWrong(t *testing.T) {
+	shape := [3]int{6, 20, 20}
+	moved := func(g *volume.ITK) { g.Origin = []float64{-10, 20, 5.2} }
+	a := nodesOf(true, true)
+	for name, c := range map[string]struct {
+		make   func(t *testing.T)
+		config EvaluateConfig
+		says   []string
+	}{
+		"elsewhere": {
+			func(t *testing.T) { labelFile(t, "p/x.nii.gz", shape, a, moved) },
+			EvaluateConfig{},
+			[]string{"case x: the grids do not agree", "r/x.nii.gz: size 20×20×6, spacing 0.8×0.8×3 mm, " +
+				"origin -10, 20, 5,", "p/x.nii.gz: size 20×20×6", "origin -10, 20, 5.2,",
+				"--ignore-geometry"}},
+		"another size": {
+			func(t *testing.T) { labelFile(t, "p/x.nii.gz", [3]int{3, 20, 20}, a[:1200], nil) },
+			EvaluateConfig{AnyGeometry: true},
+			[]string{"size 20×20×6", "size 20×20×3", "score files of one image"}},
+		"no reference": {
+			func(t *testing.T) {
+				labelFile(t, "p/x.nii.gz", shape, a, nil)
+				labelFile(t, "p/y.nii.gz", shape, a, nil)
+			},
+			EvaluateConfig{},
+			[]string{"case y: r/y.nii.gz is not there"}},
+		"no prediction": {
+			func(t *testing.T) {
+				labelFile(t, "p/x.nii.gz", shape, a, nil)
+				labelFile(t, "r/z.nii.gz", shape, a, nil)
+			},
+			EvaluateConfig{},
+			[]string{"p: found no prediction for 1 of 2 references (z.nii.gz)", "--chill"}},
+		"nothing": {
+			func(t *testing.T) { require.NoError(t, os.Mkdir("p", 0o755)) },
+			EvaluateConfig{},
+			[]string{"p holds no label volumes, expected files that end in .nii, .nii.gz"}},
+		"a file and a folder": {
+			func(t *testing.T) { labelFile(t, "p/x.nii.gz", shape, a, nil) },
+			EvaluateConfig{Prediction: "p/x.nii.gz"},
+			[]string{"found a file and a folder"}},
+		"fractions": {
+			func(t *testing.T) {
+				require.NoError(t, os.Mkdir("p", 0o755))
+				v := make(volume.Slice[float32], len(a))
+				v[7] = 0.5
+				require.NoError(t, image.Write("p/x.nii.gz", []int{20, 20, 6}, &volume.ITK{
+					Spacing: []float64{1, 1, 1}, Origin: []float64{0, 0, 0},
+					Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}, v, 1))
+			},
+			EvaluateConfig{},
+			[]string{"p/x.nii.gz: found the value 0.5, expected whole numbers"}},
+		"a rule": {func(t *testing.T) { labelFile(t, "p/x.nii.gz", shape, a, nil) },
+			EvaluateConfig{Match: []string{"dice:0.5"}}, []string{`--match: rule "dice:0.5"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			labelFile(t, "r/x.nii.gz", shape, a, nil)
+			c.make(t)
+			if c.config.Prediction == "" {
+				c.config.Prediction = "p"
+			}
+			c.config.Reference = "r"
+			_, err := evaluated(t, c.config)
+			require.Error(t, err)
+			for _, text := range c.says {
+				require.ErrorContains(t, err, text)
+			}
+			require.NoFileExists(t, "p/summary.json")
+		})
+	}
+}
+
+// A case that fails stops no other: scores.json lists it, and summary.json needs --chill.
+func TestEvaluateScoresWhatItCan(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	for _, name := range []string{"x", "y"} {
+		labelFile(t, "r/"+name+".nii.gz", shape, nodesOf(true, true), nil)
+		labelFile(t, "p/"+name+".nii.gz", shape, nodesOf(true, false), nil)
+	}
+	require.NoError(t, os.WriteFile("p/y.nii.gz", []byte("no volume"), 0o600))
+	c := EvaluateConfig{Reference: "r", Prediction: "p"}
+	e, err := evaluated(t, c)
+	require.ErrorContains(t, err, "case y: p/y.nii.gz")
+	require.Len(t, e.Cases, 1)
+	require.NoFileExists(t, "p/summary.json")
+	require.Contains(t, content(t, "p/scores.json"), `"failed": [
+  {
+   "case": "y"`)
+	c.Chill = true
+	_, err = evaluated(t, c)
+	require.Error(t, err)
+	require.FileExists(t, "p/summary.json")
+}
+
+// A mask that is empty leaves no number behind that looks like one.
+func TestEvaluateOfEmptyMasks(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	labelFile(t, "r/both.nii.gz", shape, nodesOf(false, false), nil)
+	labelFile(t, "p/both.nii.gz", shape, nodesOf(false, false), nil)
+	labelFile(t, "r/missed.nii.gz", shape, nodesOf(true, false), nil)
+	labelFile(t, "p/missed.nii.gz", shape, nodesOf(false, false), nil)
+	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p"})
+	require.NoError(t, err)
+	text := content(t, "p/scores.csv")
+	require.Contains(t, text, "both,1,1,,,,,,,,,,,0,0,both,iou:0.3,0,0,0,,,\n")
+	require.Regexp(t, `(?m)^missed,1,1,0,0,0,0,0,,,,,,207\.36\d*,0,prediction,iou:0\.3,0,0,1,0,,$`, text)
+	require.Equal(t, 1, e.Mean["1"]["Dice"].N)
+	require.Zero(t, e.Mean["1"]["HD95"].N)
+	require.Contains(t, content(t, "p/scores.json"), `"HD95": null`)
+
+	c := EvaluateConfig{Reference: "r", Prediction: "p", EmptyDistance: "diagonal"}
+	e, err = evaluated(t, c)
+	require.NoError(t, err)
+	require.InDelta(t, 28.9, float64(e.Mean["1"]["HD95"].Mean), 0.02) // of 16 × 16 × 18 mm
+	require.Equal(t, 1, e.Mean["1"]["HD95"].N)
+}
