@@ -4,7 +4,9 @@ package torch
 import "C"
 
 import (
+	"errors"
 	"fmt"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -161,11 +163,67 @@ func (d Device) EmptyCache() error {
 	return message(C.lnt_empty_cache(C.int64_t(d.Type)))
 }
 
-// Event marks a point in the work queued on a device.
-type Event struct{ c unsafe.Pointer }
+// Stream is a queue of work of a device. Work of two streams may overlap. The CPU has one, where
+// all work is over when a call returns.
+type Stream struct {
+	device Device
+	raw    [3]int64 // id, device index and device type of the device's
+}
+
+// NewStream takes a stream from the device's pool.
+func (d Device) NewStream() (Stream, error) {
+	s := Stream{device: d}
+	if err := Load(); err != nil || d.Type == DeviceCPU {
+		return s, err
+	}
+	return s, message(C.lnt_stream_new(C.int64_t(d.Type), C.int64_t(d.Index), ints(s.raw[:])))
+}
+
+// OnStream runs f, tied to its OS thread, with s as the thread's current stream: what f queues on
+// the device goes there. On the CPU it runs f.
+func OnStream(s Stream, f func() error) (err error) {
+	if err := Load(); err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if s.device.Type == DeviceCPU {
+		return f()
+	}
+	var previous, unused [3]int64
+	if err := message(C.lnt_stream_exchange(ints(s.raw[:]), ints(previous[:]))); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, message(C.lnt_stream_exchange(ints(previous[:]), ints(unused[:]))))
+	}()
+	return f()
+}
+
+// RecordStream tells the device's allocator that the calling thread's current stream uses t, too:
+// when t is freed its memory is not reused before the work queued there is over. It is needed for a
+// tensor that was made on another stream; on the CPU it does nothing.
+func (t *Tensor) RecordStream() error {
+	if t == nil || t.c == nil {
+		return errNil
+	}
+	return message(C.lnt_record_stream(t.c))
+}
+
+// Event marks a point in the work queued on a device. An event of the CPU, where work is over when
+// a call returns, is always reached.
+type Event struct {
+	c      unsafe.Pointer // nil for the CPU, unless timed, and when freed
+	device Device
+}
 
 // NewEvent returns an event; Free frees it.
-func (d Device) NewEvent() (*Event, error) { return d.newEvent(false) }
+func (d Device) NewEvent() (*Event, error) {
+	if d.Type == DeviceCPU {
+		return &Event{device: d}, Load()
+	}
+	return d.newEvent(false)
+}
 
 // NewTimedEvent returns an event that knows when the device reached it, for Elapsed.
 func (d Device) NewTimedEvent() (*Event, error) { return d.newEvent(true) }
@@ -174,15 +232,36 @@ func (d Device) newEvent(timed bool) (*Event, error) {
 	if err := Load(); err != nil {
 		return nil, err
 	}
-	e := &Event{}
+	e := &Event{device: d}
 	return e, message(C.lnt_event_new(C.int64_t(d.Type), flag(timed), &e.c))
 }
 
+// do calls the device unless there is nothing to do.
+func (e *Event) do(call func() *C.char) error {
+	switch {
+	case e.c != nil:
+		return message(call())
+	case e.device.Type == DeviceCPU:
+		return nil
+	}
+	return errors.New("torch: the event was freed")
+}
+
 // Record places e after the work queued so far on the calling thread's current stream.
-func (e *Event) Record() error { return message(C.lnt_event_record(e.c)) }
+func (e *Event) Record() error {
+	return e.do(func() *C.char { return C.lnt_event_record(e.c, C.int64_t(e.device.Index)) })
+}
+
+// Block makes work that is queued from now on, on the calling thread's current stream, wait for e.
+// The calling thread does not wait.
+func (e *Event) Block() error {
+	return e.do(func() *C.char { return C.lnt_event_block(e.c, C.int64_t(e.device.Index)) })
+}
 
 // Synchronize waits for e.
-func (e *Event) Synchronize() error { return message(C.lnt_event_synchronize(e.c)) }
+func (e *Event) Synchronize() error {
+	return e.do(func() *C.char { return C.lnt_event_synchronize(e.c) })
+}
 
 // Elapsed is the time that the device took from e to a later event. Both are timed, on one device,
 // and over: Synchronize waits for that. The CPU has no timed events.

@@ -42,10 +42,14 @@ char* (*p_lnt_device_peak)(int64_t dev, int64_t idx, int64_t reset, int64_t* out
 char* (*p_lnt_has_kernels)(int64_t dev, int64_t* out);
 char* (*p_lnt_cpu_memory)(int64_t* out);
 char* (*p_lnt_event_new)(int64_t dev, int64_t timed, void** out);
-char* (*p_lnt_event_record)(void* e);
+char* (*p_lnt_event_record)(void* e, int64_t idx);
+char* (*p_lnt_event_block)(void* e, int64_t idx);
 char* (*p_lnt_event_synchronize)(void* e);
 char* (*p_lnt_event_elapsed)(void* first, void* last, double* out);
 void (*p_lnt_event_free)(void* e);
+char* (*p_lnt_stream_new)(int64_t dev, int64_t idx, int64_t* out);
+char* (*p_lnt_stream_exchange)(const int64_t* stream, int64_t* previous);
+char* (*p_lnt_record_stream)(void* t);
 char* (*p_lnt_empty)(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out);
 char* (*p_lnt_full)(const int64_t* size, int64_t n, double value, int64_t dtype, int64_t dev, int64_t idx, void** out);
 char* (*p_lnt_arange)(double start, double end, double step, int64_t dtype, int64_t dev, int64_t idx, void** out);
@@ -202,9 +206,13 @@ static const struct {
     {"lnt_cpu_memory", (void**)&p_lnt_cpu_memory},
     {"lnt_event_new", (void**)&p_lnt_event_new},
     {"lnt_event_record", (void**)&p_lnt_event_record},
+    {"lnt_event_block", (void**)&p_lnt_event_block},
     {"lnt_event_synchronize", (void**)&p_lnt_event_synchronize},
     {"lnt_event_elapsed", (void**)&p_lnt_event_elapsed},
     {"lnt_event_free", (void**)&p_lnt_event_free},
+    {"lnt_stream_new", (void**)&p_lnt_stream_new},
+    {"lnt_stream_exchange", (void**)&p_lnt_stream_exchange},
+    {"lnt_record_stream", (void**)&p_lnt_record_stream},
     {"lnt_empty", (void**)&p_lnt_empty},
     {"lnt_full", (void**)&p_lnt_full},
     {"lnt_arange", (void**)&p_lnt_arange},

@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define LNT_ABI 9
+#define LNT_ABI 10
 
 extern int64_t (*p_lnt_abi)(void);
 static inline int64_t lnt_abi(void) { return p_lnt_abi(); }
@@ -80,14 +80,22 @@ extern char* (*p_lnt_cpu_memory)(int64_t* out);
 static inline char* lnt_cpu_memory(int64_t* out) { return p_lnt_cpu_memory(out); }
 extern char* (*p_lnt_event_new)(int64_t dev, int64_t timed, void** out);
 static inline char* lnt_event_new(int64_t dev, int64_t timed, void** out) { return p_lnt_event_new(dev, timed, out); }
-extern char* (*p_lnt_event_record)(void* e);
-static inline char* lnt_event_record(void* e) { return p_lnt_event_record(e); }
+extern char* (*p_lnt_event_record)(void* e, int64_t idx);
+static inline char* lnt_event_record(void* e, int64_t idx) { return p_lnt_event_record(e, idx); }
+extern char* (*p_lnt_event_block)(void* e, int64_t idx);
+static inline char* lnt_event_block(void* e, int64_t idx) { return p_lnt_event_block(e, idx); }
 extern char* (*p_lnt_event_synchronize)(void* e);
 static inline char* lnt_event_synchronize(void* e) { return p_lnt_event_synchronize(e); }
 extern char* (*p_lnt_event_elapsed)(void* first, void* last, double* out);
 static inline char* lnt_event_elapsed(void* first, void* last, double* out) { return p_lnt_event_elapsed(first, last, out); }
 extern void (*p_lnt_event_free)(void* e);
 static inline void lnt_event_free(void* e) { p_lnt_event_free(e); }
+extern char* (*p_lnt_stream_new)(int64_t dev, int64_t idx, int64_t* out);
+static inline char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out) { return p_lnt_stream_new(dev, idx, out); }
+extern char* (*p_lnt_stream_exchange)(const int64_t* stream, int64_t* previous);
+static inline char* lnt_stream_exchange(const int64_t* stream, int64_t* previous) { return p_lnt_stream_exchange(stream, previous); }
+extern char* (*p_lnt_record_stream)(void* t);
+static inline char* lnt_record_stream(void* t) { return p_lnt_record_stream(t); }
 extern char* (*p_lnt_empty)(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out);
 static inline char* lnt_empty(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out) { return p_lnt_empty(size, n, dtype, dev, idx, pinned, out); }
 extern char* (*p_lnt_full)(const int64_t* size, int64_t n, double value, int64_t dtype, int64_t dev, int64_t idx, void** out);

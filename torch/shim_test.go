@@ -48,6 +48,7 @@ func TestLoadChild(t *testing.T) {
 	require.Equal(t, err, torch.EnableGrad(none))
 	require.Equal(t, err, torch.Autocast(torch.DeviceCPU, torch.BFloat16, none))
 	require.Equal(t, err, torch.OnThread(1, none))
+	require.Equal(t, err, torch.OnStream(torch.Stream{}, none))
 	require.Equal(t, err, torch.ManualSeed(1))
 	require.Equal(t, err, torch.CheckDevice(torch.CPU))
 	_, e := torch.Version()

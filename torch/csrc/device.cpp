@@ -20,6 +20,12 @@ bool has(c10::DeviceType d) {
   return d == c10::DeviceType::CPU || c10::impl::hasDeviceGuardImpl(d);
 }
 
+// The calling thread's current stream on a device; index -1 is its current device.
+c10::Stream current_stream(c10::DeviceType d, int64_t idx) {
+  c10::impl::VirtualGuardImpl g(d);
+  return g.getStream(idx < 0 ? g.getDevice() : device(static_cast<int64_t>(d), idx));
+}
+
 }  // namespace
 
 char* lnt_device_count(int64_t dev, int64_t* out) {
@@ -131,12 +137,19 @@ char* lnt_event_new(int64_t dev, int64_t timed, void** out) {
                                                               : c10::EventFlag::PYTORCH_DEFAULT))
 }
 
-// On the calling thread's current stream, on its current device.
-char* lnt_event_record(void* e) {
+// On the calling thread's current stream of the device.
+char* lnt_event_record(void* e, int64_t idx) {
   LNT_BODY({
     auto* event = static_cast<c10::Event*>(e);
-    c10::impl::VirtualGuardImpl g(event->device_type());
-    event->record(g.getStream(g.getDevice()));
+    event->record(current_stream(event->device_type(), idx));
+  })
+}
+
+// The calling thread's current stream of the device waits.
+char* lnt_event_block(void* e, int64_t idx) {
+  LNT_BODY({
+    auto* event = static_cast<c10::Event*>(e);
+    event->block(current_stream(event->device_type(), idx));
   })
 }
 
@@ -148,3 +161,35 @@ char* lnt_event_elapsed(void* first, void* last, double* out) {
 }
 
 void lnt_event_free(void* e) { delete static_cast<c10::Event*>(e); }
+
+// A stream is three numbers: id, device index and device type.
+char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out) {
+  LNT_BODY({
+    c10::impl::VirtualGuardImpl g(device_type(dev));
+    auto s = g.getStreamFromGlobalPool(device(dev, idx), false).pack3();
+    out[0] = s.stream_id;
+    out[1] = s.device_index;
+    out[2] = static_cast<int64_t>(s.device_type);
+  })
+}
+
+// Makes a stream the calling thread's current one of its device; previous is the one before.
+char* lnt_stream_exchange(const int64_t* stream, int64_t* previous) {
+  LNT_BODY({
+    c10::impl::VirtualGuardImpl g(device_type(stream[2]));
+    auto s = g.exchangeStream(c10::Stream::unpack3(
+                                  stream[0], static_cast<c10::DeviceIndex>(stream[1]), g.type()))
+                 .pack3();
+    previous[0] = s.stream_id;
+    previous[1] = s.device_index;
+    previous[2] = static_cast<int64_t>(s.device_type);
+  })
+}
+
+// The calling thread's current stream of t's device uses t, too.
+char* lnt_record_stream(void* t) {
+  LNT_BODY({
+    auto d = T(t).device();
+    if (!d.is_cpu()) T(t).record_stream(current_stream(d.type(), d.index()));
+  })
+}

@@ -16,7 +16,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 9
+#define LNT_ABI 10
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -64,10 +64,14 @@ LNT_API char* lnt_device_peak(int64_t dev, int64_t idx, int64_t reset, int64_t* 
 LNT_API char* lnt_has_kernels(int64_t dev, int64_t* out);
 LNT_API char* lnt_cpu_memory(int64_t* out);
 LNT_API char* lnt_event_new(int64_t dev, int64_t timed, void** out);
-LNT_API char* lnt_event_record(void* e);
+LNT_API char* lnt_event_record(void* e, int64_t idx);
+LNT_API char* lnt_event_block(void* e, int64_t idx);
 LNT_API char* lnt_event_synchronize(void* e);
 LNT_API char* lnt_event_elapsed(void* first, void* last, double* out);
 LNT_API void lnt_event_free(void* e);
+LNT_API char* lnt_stream_new(int64_t dev, int64_t idx, int64_t* out);
+LNT_API char* lnt_stream_exchange(const int64_t* stream, int64_t* previous);
+LNT_API char* lnt_record_stream(void* t);
 
 /* create.cpp */
 LNT_API char* lnt_empty(const int64_t* size, int64_t n, int64_t dtype, int64_t dev, int64_t idx, int64_t pinned, void** out);
