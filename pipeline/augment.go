@@ -282,7 +282,7 @@ func applyOnCPU(drawn augment.Drawn, input *augment.Patch, repeat func() bool) (
 func applyOnDevice(m *machine.Machine, drawn augment.Drawn, input *augment.Patch,
 	repeat func() bool) (p *augment.Patch, err error) {
 	once := func(s *torch.Scope) error {
-		tensors := ondevice.Upload(s, m.Device, input.Image, input.Seg, input.Dim)
+		tensors := ondevice.Upload(s, m.Device, nil, input.Image, input.Seg, input.Dim)
 		if s.Err() != nil {
 			return s.Err()
 		}

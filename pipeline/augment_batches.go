@@ -174,7 +174,11 @@ type batchWriter struct {
 
 // write writes batch number n of the folder.
 func (w *batchWriter) write(n int, b *loader.Batch) error {
-	record := batchRecord{Iteration: b.Index, SHA256: b.SHA256()}
+	record := batchRecord{Iteration: b.Index}
+	var err error
+	if record.SHA256, err = b.SHA256(); err != nil {
+		return err
+	}
 	for j := range b.Samples {
 		r := w.record(j, &b.Samples[j])
 		if w.c.Crops {
@@ -185,7 +189,6 @@ func (w *batchWriter) write(n int, b *loader.Batch) error {
 				return fmt.Sprintf("batch_%02d_noise_%d_%d.npy", n, j, k) // of a list that adds noise more than once
 			}
 			var noise []augment.NoiseFile
-			var err error
 			if r.Transforms, noise, err = r.Transforms.NoiseFiles(r.InitialPatchSize, name); err != nil {
 				return err
 			}

@@ -11,12 +11,13 @@
 #     trace   the recorded steps of testdata/phantom-mini, on the CPU and on the GPU, against
 #             PyTorch's losses
 #     augment augmentation on the device: its tests against the CPU, then milliseconds a patch and a
-#             batch of two, and memory
+#             batch of two, and memory; batches on their way beside steps: their order, how much of
+#             their time steps hide, and memory
 #     bench   scripts/gpu_bench.py, with the flags in BENCHFLAGS
 #
 # DEVICE=cpu runs the parts without a GPU, to test this script. PYTHON names the Python with torch
 # (default python3). Results go to $OUT, by default build/gpu-check: gpu-tests.log, gpu-augment.log,
-# gpu_bench.md and .json. Every requested part runs; the exit status is 0 if all passed.
+# gpu-feed.log, gpu_bench.md and .json. Every requested part runs; the exit status is 0 if all passed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -128,11 +129,17 @@ PY
   [ "$failed" = 0 ]
 }
 
-# Batches of two for each size; the same on the CPU beside it.
+# Batches of two for each size; the same on the CPU beside it. Then the training's feed of batches.
 augment() {
   local require=torch times=40x
   if [ "$device" = cuda ]; then require=torch,cuda; else times=1x; fi
-  cd train/ondevice
+  cd train
+  NVIDIA_TF32_OVERRIDE=0 LNTORCH_REQUIRE=$require LNTORCH_LIB=$lib timeout 300 "$root/$work/packed/$(binary ./train)" \
+    -test.v -test.run '^(TestFeed.*|TestOneBatchIsAhead|TestTrainingOnBatchesOfTheDevice)$' -test.bench "^BenchmarkFeed\$/^$device\$" \
+    -test.benchtime 1x -test.timeout 280s >"$out/gpu-feed.log" 2>&1 ||
+    { grep -E '^ *--- FAIL|^panic' "$out/gpu-feed.log" | head -20; return 1; }
+  grep -E 'ns/op' "$out/gpu-feed.log"
+  cd ondevice
   NVIDIA_TF32_OVERRIDE=0 LNTORCH_REQUIRE=$require LNTORCH_LIB=$lib timeout 500 "$root/$work/packed/$(binary ./train/ondevice)" \
     -test.v -test.run . -test.bench "^BenchmarkDevice\$/^$device\$" -test.benchtime $times -test.timeout 480s >"$out/gpu-augment.log" 2>&1 ||
     { grep -E '^ *--- FAIL|^panic' "$out/gpu-augment.log" | head -20; return 1; }

@@ -30,6 +30,7 @@ type runData struct {
 		Transforms       json.RawMessage `json:"transforms"`
 		RandomStream     int             `json:"random_stream"`
 		Sums             []string        `json:"batch_sha256"`
+		SumsOf           string          `json:"batch_sha256_of"`
 	}
 	Timing struct {
 		Wait struct {
@@ -98,6 +99,7 @@ func TestRunTellsWhatTheBatchesAre(t *testing.T) {
 	require.Equal(t, []int{12, 12, 12}, d.Data.InitialPatchSize)
 	require.Equal(t, augment.RandomStream, d.Data.RandomStream)
 	require.Len(t, d.Data.Sums, 4)
+	require.Equal(t, "data and targets", d.Data.SumsOf)
 	var names []string
 	require.NoError(t, json.Unmarshal(d.Data.Transforms, &names))
 	require.Equal(t, "SpatialTransform", names[0])
@@ -283,7 +285,8 @@ func TestTrainingOnBatchesOfTheDevice(t *testing.T) {
 	require.NotEqual(t, want.TrainLosses, got.TrainLosses, "other roundings")
 	d := readRun(t, r.Checkpoint).Data
 	require.Equal(t, "device", d.On)
-	require.Empty(t, d.Sums)
+	require.Equal(t, "crops and parameters, before the device transforms them", d.SumsOf)
+	require.Len(t, d.Sums, 4)
 
 	again := config()
 	again.AugmentOn, again.Augmentation, again.Workers = train.AugmentOnDevice, cpu.Augmentation, 1
@@ -296,5 +299,7 @@ func TestTrainingOnBatchesOfTheDevice(t *testing.T) {
 	_, err = train.Run(context.Background(), again)
 	require.ErrorContains(t, err, "augment_on device (now cpu)")
 	again.AugmentOn = train.AugmentOnDevice
-	require.Equal(t, state(t, r.Checkpoint), state(t, run(t, again).Checkpoint))
+	r2 := run(t, again)
+	require.Equal(t, state(t, r.Checkpoint), state(t, r2.Checkpoint))
+	require.Equal(t, d, readRun(t, r2.Checkpoint).Data)
 }

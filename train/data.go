@@ -213,10 +213,16 @@ func (t *trainer) augmentation() string {
 // hashedBatches is how many of a training's first batches run.json has sums of.
 const hashedBatches = 4
 
-// hashBatch keeps the sum of one of the first batches.
-func (t *trainer) hashBatch(b *loader.Batch) {
-	if b.Crops == nil && b.Index < hashedBatches && b.Index == len(t.sums) {
-		t.sums = append(t.sums, b.SHA256())
+// sumsOf says what the sums are of: what the workers hand over.
+var sumsOf = map[AugmentOn]string{
+	AugmentOnCPU:    "data and targets",
+	AugmentOnDevice: "crops and parameters, before the device transforms them",
+}
+
+// keepSum keeps the sum of one of the first batches.
+func (t *trainer) keepSum(b *fed) {
+	if b.sum != "" && b.index == len(t.sums) {
+		t.sums = append(t.sums, b.sum)
 	}
 }
 
@@ -234,6 +240,6 @@ func (t *trainer) aboutData() map[string]any {
 		"augmentation": t.list.Augmentation, "fixes": t.fixes, "on": t.cfg.AugmentOn,
 		"patch_size": t.list.PatchSize, "initial_patch_size": t.list.InitialPatchSize,
 		"mirror_axes": t.list.MirrorAxes, "transforms": transforms,
-		"random_stream": augment.RandomStream, "batch_sha256": sums,
+		"random_stream": augment.RandomStream, "batch_sha256": sums, "batch_sha256_of": sumsOf[t.cfg.AugmentOn],
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/lntorch/lntorch/eval/pynum"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/report"
-	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
@@ -79,6 +78,7 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 	c.Progress.Begin(fmt.Sprintf("epoch %d of %d", t.epoch+1, c.Epochs), c.Iterations)
 	defer c.Progress.End()
 	c.Progress.Done(t.iteration, "")
+	t.feed.begin(t.train, c.Iterations-t.iteration, hashedBatches)
 	for t.iteration < c.Iterations {
 		if ctx.Err() != nil {
 			if err := t.settle(); err != nil {
@@ -88,22 +88,21 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 		}
 		begin := time.Now()
 		// Workers do not see ctx: batches that are ready are used before training stops.
-		b, err := t.train.Next(context.WithoutCancel(ctx))
+		b, err := t.feed.next(context.WithoutCancel(ctx))
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
 		}
 		waited := time.Since(begin)
-		t.hashBatch(b)
-		times := b.Times
+		t.keepSum(b)
 		err = t.step(b)
-		b.Release()
+		b.release()
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
 		}
 		t.iteration++
 		took := time.Since(begin)
 		t.timing.add(took, waited)
-		if err := t.profile.iteration(took, waited, times); err != nil {
+		if err := t.profile.iteration(took, waited, b.times); err != nil {
 			return fmt.Errorf("train: profile: %w", err)
 		}
 		note := "" // the first loss may still be owed
@@ -164,21 +163,13 @@ func (t *trainer) progress(loss float64) string {
 	return note
 }
 
-// upload puts a batch of the loader on the device.
-func (t *trainer) upload(b *loader.Batch) Upload {
-	return func(s *torch.Scope) (Batch, error) {
-		x, targets, err := t.toDev.upload(s, b)
-		return Batch{Image: x, Targets: targets, Cases: b.Keys}, err
-	}
-}
-
 // step makes one iteration and takes in the losses that are there.
-func (t *trainer) step(b *loader.Batch) error {
+func (t *trainer) step(b *fed) error {
 	n := int64(t.epoch)*int64(t.cfg.Iterations) + int64(t.iteration)
 	if err := t.profile.begin(); err != nil {
 		return err
 	}
-	if err := t.note(t.Step(n, t.upload(b))); err != nil {
+	if err := t.note(t.Step(n, b.upload)); err != nil {
 		return err
 	}
 	return t.profile.end()
@@ -214,16 +205,17 @@ func (t *trainer) validateEpoch(ctx context.Context) error {
 	}
 	online := eval.NewOnline(classes, t.dataset.Labels.HasRegions)
 	var losses []float64
+	t.feed.begin(t.val, c.ValIterations, 0)
 	for i := range c.ValIterations {
 		if ctx.Err() != nil {
 			return t.interrupt()
 		}
-		b, err := t.val.Next(context.WithoutCancel(ctx))
+		b, err := t.feed.next(context.WithoutCancel(ctx))
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, validation: %w", t.epoch, err)
 		}
-		l, counts, err := t.Validate(t.upload(b))
-		b.Release()
+		l, counts, err := t.Validate(b.upload)
+		b.release()
 		if err == nil {
 			err = online.Add(counts)
 		}

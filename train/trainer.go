@@ -66,7 +66,7 @@ type trainer struct {
 	sums      []string // of the training's first batches
 
 	*Session
-	toDev *uploader
+	feed *feed // of batches on the device; nil without training
 
 	log       nnlog.Log
 	file      *nnlog.File
@@ -130,8 +130,7 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 		if err := t.runEpochs(ctx); err != nil {
 			return nil, err
 		}
-		t.train.Close() // the final validation takes its memory
-		t.val.Close()
+		t.closeLoaders() // the final validation takes their memory
 		if err := t.finish(); err != nil {
 			return nil, err
 		}
@@ -213,7 +212,6 @@ func (t *trainer) open() error {
 	if err := torch.BenchmarkCuDNN(!c.Deterministic); err != nil {
 		return err
 	}
-	t.toDev = newUploader(c.Device)
 	if c.ValidateOnly {
 		return nil
 	}
@@ -291,8 +289,11 @@ func (t *trainer) architecture() (models.Architecture, error) {
 func (t *trainer) openLoaders() error {
 	c := &t.cfg
 	var err error
+	if t.feed, err = newFeed(&c.Machine, c.AugmentOn); err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
 	batches := t.data.Batches(&c.BatchSettings, t.list, t.epoch*c.Iterations+t.iteration)
-	batches.Crops = c.AugmentOn == AugmentOnDevice
+	batches.Crops, batches.Memory = c.AugmentOn == AugmentOnDevice, t.feed.memory()
 	if t.train, err = loader.New(batches); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
@@ -303,6 +304,7 @@ func (t *trainer) openLoaders() error {
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
+	val.Memory = t.feed.memory()
 	if t.val, err = loader.New(val); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
@@ -472,17 +474,22 @@ func (t *trainer) announce() {
 	t.hashes = startHashes(filepath.Join(t.out, filehash.Name), t.hashFiles())
 }
 
+// closeLoaders ends the workers and what carries their batches to the device.
+func (t *trainer) closeLoaders() {
+	t.feed.halt()
+	for _, l := range []*loader.Loader{t.train, t.val} {
+		if l != nil {
+			l.Close()
+		}
+	}
+	t.feed.close()
+}
+
 func (t *trainer) close() {
-	if t.train != nil {
-		t.train.Close()
-	}
-	if t.val != nil {
-		t.val.Close()
-	}
+	t.closeLoaders()
 	if t.events != nil {
 		t.events.Close()
 	}
-	t.toDev.close()
 	t.Session.Close()
 	t.closeSource()
 	t.hashes.close()

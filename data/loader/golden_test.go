@@ -150,7 +150,8 @@ func replay(t *testing.T, dir string) {
 				require.Equal(t, want.Starts[k], p.start[3-len(c.Size):], "case %d %+v", i, c)
 			}
 			w := &worker{Loader: l, channels: picks[0].c.Data.Shape[0]}
-			b := l.newBatch(w.channels)
+			b, err := l.newBatch(w.channels)
+			require.NoError(t, err)
 			require.NoError(t, w.fill(b, picks))
 			if enlarged {
 				require.Equal(t, want.Data, sum(image), "case %d", i)
@@ -221,7 +222,8 @@ func TestTrajectoryBatchesAreFoundAgain(t *testing.T) {
 				}), "%s sample %d is not placed at a foreground voxel", prefix, i)
 			}
 		}
-		b := l.newBatch(1)
+		b, err := l.newBatch(1)
+		require.NoError(t, err)
 		require.NoError(t, (&worker{Loader: l, channels: 1}).fill(b, picks))
 		require.Equal(t, data.Shape, b.DataShape)
 		require.Equal(t, values, b.Data)

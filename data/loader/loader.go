@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -44,7 +45,24 @@ type Config struct {
 	StartIndex int    // index of the first batch; to resume, the number of batches used
 	Workers    int    // 0: one per available core, at most four
 	Queue      int    // batches to prefetch; 0: two more than workers
+	Memory     Memory // what arrays of batches lie in; nil: Go's
 }
+
+// Memory lends arrays with any values to several goroutines, such as memory from which copies to a
+// device are quick. It is asked a few times for each batch of the queue, whose arrays are used again,
+// and must last until Close has returned and no batch is used any more.
+type Memory interface {
+	Float32s(n int) ([]float32, error)
+	Int16s(n int) ([]int16, error)
+	Uint8s(n int) ([]uint8, error)
+}
+
+// heap is Go's memory.
+type heap struct{}
+
+func (heap) Float32s(n int) ([]float32, error) { return make([]float32, n), nil }
+func (heap) Int16s(n int) ([]int16, error)     { return make([]int16, n), nil }
+func (heap) Uint8s(n int) ([]uint8, error)     { return make([]uint8, n), nil }
 
 // Batch is a batch of patches. All arrays are row-major.
 type Batch struct {
@@ -92,15 +110,25 @@ func (b *Batch) Release() {
 	}
 }
 
-// SHA256 is the sum, in hexadecimal digits, over the bytes of data, then of the targets in order.
-func (b *Batch) SHA256() string {
+// SHA256 is the sum, in hexadecimal digits, over the bytes of data, then of the targets in order; of
+// crops over image, segmentation and all parameters (as JSON) of each in turn.
+func (b *Batch) SHA256() (string, error) {
 	h := sha256.New()
+	for i, c := range b.Crops {
+		h.Write(bits.Bytes(c.Image.Data))
+		h.Write(bits.Bytes(c.Seg.Data))
+		drawn, err := json.Marshal(b.Samples[i].Transforms)
+		if err != nil {
+			return "", fmt.Errorf("loader: parameters of sample %d of batch %d: %w", i, b.Index, err)
+		}
+		h.Write(drawn)
+	}
 	h.Write(bits.Bytes(b.Data))
 	for _, t := range b.Targets {
 		h.Write(bits.Bytes(t.Labels))
 		h.Write(t.Masks)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // ErrClosed is the error of Next after Close.
@@ -137,6 +165,9 @@ func New(cfg Config) (*Loader, error) {
 	}
 	if cfg.Queue == 0 {
 		cfg.Queue = cfg.Workers + 2
+	}
+	if cfg.Memory == nil {
+		cfg.Memory = heap{}
 	}
 	cfg.Keys = slices.Compact(slices.Sorted(slices.Values(cfg.Keys)))
 	if err := cfg.check(); err != nil {
@@ -291,29 +322,42 @@ func (l *Loader) sample(batch, i int) augment.Sample {
 	return augment.Sample{Seed: l.cfg.Seed, Stream: l.cfg.Stream, Iteration: batch, Index: i}
 }
 
-func (l *Loader) newBatch(channels int) *Batch {
+func (l *Loader) newBatch(channels int) (*Batch, error) {
 	b := &Batch{free: l.free, Keys: make([]string, l.cfg.BatchSize),
 		Samples: make([]Sample, l.cfg.BatchSize)}
 	b.DataShape = slices.Concat([]int{l.cfg.BatchSize, channels}, l.cfg.PatchSize)
+	var err error
 	if l.cfg.Crops {
 		b.Crops = make([]Crop, l.cfg.BatchSize)
+		voxels := product(l.sampler.size) // of the largest that there can be
 		for i := range b.Crops {
 			b.Crops[i] = Crop{Image: &volume.Volume[float32]{}, Seg: &volume.Volume[int16]{}}
+			if b.Crops[i].Image.Data, err = l.cfg.Memory.Float32s(channels * voxels); err != nil {
+				return nil, err
+			}
+			if b.Crops[i].Seg.Data, err = l.cfg.Memory.Int16s(voxels); err != nil {
+				return nil, err
+			}
 		}
-		return b
+		return b, nil
 	}
-	b.Data = make([]float32, product(b.DataShape))
+	if b.Data, err = l.cfg.Memory.Float32s(product(b.DataShape)); err != nil {
+		return nil, err
+	}
 	b.Targets = make([]Target, len(l.shapes))
 	for level := range b.Targets {
 		t := &b.Targets[level]
 		t.Shape = slices.Concat([]int{l.cfg.BatchSize}, l.shapes[level])
 		if l.masks {
-			t.Masks = make([]uint8, product(t.Shape))
+			t.Masks, err = l.cfg.Memory.Uint8s(product(t.Shape))
 		} else {
-			t.Labels = make([]int16, product(t.Shape))
+			t.Labels, err = l.cfg.Memory.Int16s(product(t.Shape))
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	return b
+	return b, nil
 }
 
 func product(shape []int) int {
@@ -346,7 +390,9 @@ func (w *worker) make(index int) (*Batch, error) {
 	select {
 	case b = <-w.free:
 	default:
-		b = w.newBatch(w.channels)
+		if b, err = w.newBatch(w.channels); err != nil {
+			return nil, fmt.Errorf("loader: memory for a batch: %w", err)
+		}
 	}
 	b.Index = index
 	if err := w.fill(b, picks); err != nil {

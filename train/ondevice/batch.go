@@ -9,8 +9,7 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// Sample is what the loader hands over: plain memory, which is not modified and may be used again
-// when Batch returns. A loader does the first Drawn.CutsOut steps itself, so that without an affine
+// Sample is what the loader hands over. It is not modified. A loader does the first Drawn.CutsOut steps itself, so that without an affine
 // no more than the final patch is read and uploaded.
 type Sample struct {
 	Image *volume.Volume[float32]
@@ -22,12 +21,14 @@ type Sample struct {
 // Batch uploads samples, applies to each what was drawn for it, and stacks them: the image
 // (n, c, …) float32, and the targets, highest resolution first, (n, 1, …) int16 or, of regions,
 // (n, regions, …) uint8. They live in s. All samples must come out in one shape. Nothing waits for
-// the device, but for what the package names.
-func Batch(s *torch.Scope, d torch.Device, samples []Sample) (image *torch.Tensor,
-	targets []*torch.Tensor, err error) {
+// the device, but for what the package names. Samples may lie in memory of from, which may be nil;
+// that must keep its values until the thread's current stream has passed. Other memory may be used
+// again when Batch returns.
+func Batch(s *torch.Scope, d torch.Device, from *torch.Staging, samples []Sample) (
+	image *torch.Tensor, targets []*torch.Tensor, err error) {
 	for i, sample := range samples {
 		err := s.With(func(c *torch.Scope) error {
-			p := Upload(c, d, sample.Image, sample.Seg, sample.Dim)
+			p := Upload(c, d, from, sample.Image, sample.Seg, sample.Dim)
 			if c.Err() != nil {
 				return c.Err()
 			}

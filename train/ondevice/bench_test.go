@@ -61,7 +61,7 @@ func benchmarkBatches(b *testing.B, d torch.Device, size []int, affine bool) {
 	}
 	one := func(i int) {
 		require.NoError(b, torch.With(func(s *torch.Scope) error {
-			_, _, err := ondevice.Batch(s, d, batches[i%len(batches)])
+			_, _, err := ondevice.Batch(s, d, nil, batches[i%len(batches)])
 			if err != nil {
 				return err
 			}

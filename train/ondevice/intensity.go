@@ -25,7 +25,7 @@ func (p *Patch) noise(s *torch.Scope, a *augment.GaussianNoiseParameters) error 
 	}
 	fields := int64(len(a.Sigmas.Values))
 	sizes := slices.Concat([]int64{fields}, p.Image.Shape()[1:])
-	noise := upload(s, p.Image.Device(), field, sizes...)
+	noise := torch.Upload(s, p.Image.Device(), nil, field, sizes...)
 	for i, c := range channels {
 		if a.Sigmas.One { // all channels get the same field
 			i = 0
@@ -192,7 +192,7 @@ func (p *Patch) lowResolution(s *torch.Scope, a *augment.SimulateLowResolutionPa
 }
 
 func indices(s *torch.Scope, x *torch.Tensor, index []int64) *torch.Tensor {
-	return upload(s, x.Device(), index, int64(len(index)))
+	return torch.Upload(s, x.Device(), nil, index, int64(len(index)))
 }
 
 // refine interpolates linearly along an axis.
@@ -202,7 +202,7 @@ func refine(s *torch.Scope, x *torch.Tensor, axis int, r augment.CoarseAxis) *to
 	shape := []int64{1, 1, 1}[:x.Dim()]
 	shape[axis] = int64(len(r.Part))
 	s.Add_(right, left, -1)
-	s.Mul_(right, upload(s, x.Device(), r.Part, shape...))
+	s.Mul_(right, torch.Upload(s, x.Device(), nil, r.Part, shape...))
 	s.Add_(left, right, 1)
 	return left
 }

@@ -147,30 +147,13 @@ func (p *Patch) apply(s *torch.Scope, parameters augment.Parameters) error {
 	return errors.New("is not built for a device; leave out --augment-on device")
 }
 
-// upload returns a tensor on the device with a copy of data. On CUDA it goes through pinned memory,
-// which libtorch keeps until the copy is over, so that nothing waits.
-func upload[T torch.Element](s *torch.Scope, d torch.Device, data []T,
-	shape ...int64) *torch.Tensor {
-	if d.Type == torch.DeviceCPU {
-		return torch.FromSlice(s, data, shape...)
-	}
-	host := s.EmptyPinned(shape, torch.DTypeOf[T]())
-	if s.Err() != nil {
-		return nil
-	}
-	if err := torch.CopyIn(host, data); err != nil {
-		s.Fail(err)
-		return nil
-	}
-	return s.ToAsync(host, torch.DTypeOf[T](), d)
-}
-
-// Upload returns the tensors of a patch on a device, owned by s. seg may be nil.
-func Upload(s *torch.Scope, d torch.Device, image *volume.Volume[float32],
+// Upload returns the tensors of a patch on a device, owned by s. seg may be nil, and so may from,
+// the memory that the patch may lie in.
+func Upload(s *torch.Scope, d torch.Device, from *torch.Staging, image *volume.Volume[float32],
 	seg *volume.Volume[int16], dim int) *Patch {
-	p := &Patch{Image: upload(s, d, image.Data, tensorShape(image.Shape, dim)...)}
+	p := &Patch{Image: torch.Upload(s, d, from, image.Data, tensorShape(image.Shape, dim)...)}
 	if seg != nil {
-		p.Seg = upload(s, d, seg.Data, tensorShape(seg.Shape, dim)...)
+		p.Seg = torch.Upload(s, d, from, seg.Data, tensorShape(seg.Shape, dim)...)
 	}
 	return p
 }

@@ -25,7 +25,7 @@ import (
 // apply applies steps to a copy of a patch, on a device.
 func apply(d torch.Device, drawn augment.Drawn, p *augment.Patch) (out *augment.Patch, err error) {
 	err = torch.With(func(s *torch.Scope) error {
-		patch := ondevice.Upload(s, d, p.Image, p.Seg, p.Dim)
+		patch := ondevice.Upload(s, d, nil, p.Image, p.Seg, p.Dim)
 		if s.Err() != nil {
 			return s.Err()
 		}
@@ -416,7 +416,7 @@ func TestLabelsMayBeInt8(t *testing.T) {
 			want, err := apply(d, drawn, p)
 			require.NoError(t, err)
 			require.NoError(t, torch.With(func(s *torch.Scope) error {
-				patch := ondevice.Upload(s, d, p.Image, p.Seg, p.Dim)
+				patch := ondevice.Upload(s, d, nil, p.Image, p.Seg, p.Dim)
 				patch.Seg = s.To(patch.Seg, torch.Int8, d)
 				if err := ondevice.Apply(s, drawn, patch); err != nil {
 					return err
@@ -508,7 +508,7 @@ func TestBatchesAreTheirSamples(t *testing.T) {
 			}
 			before := slices.Clone(samples[0].Image.Data)
 			require.NoError(t, torch.With(func(s *torch.Scope) error {
-				image, labels, err := ondevice.Batch(s, d, samples)
+				image, labels, err := ondevice.Batch(s, d, nil, samples)
 				require.NoError(t, err, name)
 				require.False(t, image.RequiresGrad())
 				require.Len(t, labels, len(targets(want[0])))
@@ -557,7 +557,7 @@ func TestLoadersMayCutOutThemselves(t *testing.T) {
 					require.Equal(t, volumeShape(append([]int{s.Channels}, s.PatchSize...)), ours.Image.Shape, name)
 				}
 				require.NoError(t, torch.With(func(scope *torch.Scope) error {
-					image, labels, err := ondevice.Batch(scope, d, []ondevice.Sample{{Image: ours.Image,
+					image, labels, err := ondevice.Batch(scope, d, nil, []ondevice.Sample{{Image: ours.Image,
 						Seg: ours.Seg, Dim: ours.Dim, Drawn: drawn[first:]}})
 					require.NoError(t, err, name)
 					got := &volume.Volume[float32]{Data: torchtest.Float32s(t, image), Shape: want.Image.Shape}
@@ -579,10 +579,10 @@ func TestBatchesThatDoNotFitAreRefused(t *testing.T) {
 		other := crop(augment.Setting{Channels: 1}, []int{6, 7, 9}, rand.New(rand.NewPCG(8, 8)))
 		one := ondevice.Sample{Image: p.Image, Seg: p.Seg, Dim: 3}
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
-			_, _, err := ondevice.Batch(s, d, []ondevice.Sample{one, {Image: other.Image, Seg: other.Seg, Dim: 3}})
+			_, _, err := ondevice.Batch(s, d, nil, []ondevice.Sample{one, {Image: other.Image, Seg: other.Seg, Dim: 3}})
 			require.EqualError(t, err, "sample 1 of the batch: found [1 6 7 9] and 1 targets, expected the "+
 				"shapes of the first sample")
-			_, _, err = ondevice.Batch(s, d, []ondevice.Sample{one, {Image: p.Image, Dim: 3}})
+			_, _, err = ondevice.Batch(s, d, nil, []ondevice.Sample{one, {Image: p.Image, Dim: 3}})
 			require.ErrorContains(t, err, "sample 1 of the batch: found [1 6 7 8] and 0 targets")
 			return nil
 		}))
@@ -608,7 +608,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	} {
 		drawn := decode(t, step)
 		require.NoError(t, torch.With(func(s *torch.Scope) error {
-			patch := ondevice.Upload(s, torch.CPU, p.Image, p.Seg, p.Dim)
+			patch := ondevice.Upload(s, torch.CPU, nil, p.Image, p.Seg, p.Dim)
 			require.NoError(t, torch.CPU.EmptyCache())
 			inUse, _, _, err := torch.CPUMemory()
 			require.NoError(t, err)

@@ -117,8 +117,8 @@ func newSampler(s *torch.Scope, d torch.Device, g augment.Sampling) *sampler {
 		for x := range place {
 			place[x] = float64(x) * g.Step[axis]
 		}
-		m.origin = append(m.origin, upload(s, d, g.Origin[axis], m.rows, 1))
-		m.places = append(m.places, upload(s, d, place, int64(width)))
+		m.origin = append(m.origin, torch.Upload(s, d, nil, g.Origin[axis], m.rows, 1))
+		m.places = append(m.places, torch.Upload(s, d, nil, place, int64(width)))
 	}
 	for axis := len(g.In) - 1; axis >= 0; axis-- {
 		m.stride[axis], m.voxels = m.voxels, m.voxels*int64(g.In[axis])

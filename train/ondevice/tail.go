@@ -144,7 +144,7 @@ func (p *Patch) removeComponent(s *torch.Scope,
 	if err := a.Apply(&augment.Patch{Image: image, Dim: p.dim()}); err != nil {
 		return err
 	}
-	p.Image = upload(s, p.Image.Device(), image.Data, p.Image.Shape()...)
+	p.Image = torch.Upload(s, p.Image.Device(), nil, image.Data, p.Image.Shape()...)
 	return nil
 }
 
