@@ -221,13 +221,7 @@ func TestFeedHandsErrorsOn(t *testing.T) {
 func TestFeedTellsWhatTheDeviceRefuses(t *testing.T) {
 	torchtest.NoLeak(t)
 	cfg := feedConfig(t, golden.Path(t, "loader/plain"), true)
-	cfg.PatchSize = []int{5, 8, 7}
-	for i, tr := range cfg.Augmentation.Transforms { // two samples of a batch in two shapes
-		if s, ok := tr.(augment.SpatialTransform); ok {
-			s.PatchSize, s.PRotation = []int{5, 8, 6}, 0.5
-			cfg.Augmentation.Transforms[i] = s
-		}
-	}
+	cfg.Augmentation.Transforms = append(cfg.Augmentation.Transforms, augment.RandomTransform{Transform: unknown{}, ApplyProbability: 0.1})
 	feeding(t, torch.CPU, AugmentOnDevice, cfg, func(f *feed, l *loader.Loader) {
 		f.begin(l, 50, 0)
 		var err error
@@ -238,9 +232,16 @@ func TestFeedTellsWhatTheDeviceRefuses(t *testing.T) {
 			}
 			b.read(t)
 		}
-		require.ErrorContains(t, err, "of the batch")
+		require.ErrorContains(t, err, "unknown: is not built for a device; leave out --augment-on device")
 	})
 }
+
+// unknown is a transform that data/augment does not have.
+type unknown struct{}
+
+func (unknown) Name() string                         { return "unknown" }
+func (u unknown) Draw(*rand.Rand) augment.Parameters { return u }
+func (unknown) Apply(*augment.Patch) error           { return nil }
 
 // The feed ends at once, wherever it is: before a phase, waiting for a worker, with a batch that nobody
 // takes, with one in use.

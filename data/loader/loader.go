@@ -454,7 +454,10 @@ func (w *worker) crop(b *Batch, i int, c *dataset.Case) error {
 	if err := drawn[:first].Apply(&patch); err != nil {
 		return err
 	}
-	crop.Image, crop.Seg = patch.Image, patch.Seg
+	if patch.Image != crop.Image || patch.Seg != crop.Seg { // it lies elsewhere, in memory of the worker's
+		return fmt.Errorf("the augmentation cut out an image of %v and a segmentation of %v, expected %v",
+			patch.Image.Shape, patch.Seg.Shape, size)
+	}
 	var err error
 	crop.Drawn, err = drawn[first:].WithNoise(size)
 	w.lapse(&w.spent.times.Augment)
