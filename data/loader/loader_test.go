@@ -87,7 +87,7 @@ func TestBatchesDoNotDependOnWorkersOrQueue(t *testing.T) {
 			require.Equal(t, i, b.index)
 			require.NotContains(t, want[:i], b)
 		}
-		for _, workers := range []int{1, 2, 5, 0} {
+		for _, workers := range []int{1, 2, 7, 0} {
 			for _, queue := range []int{0, 1, 3, 16} {
 				cfg.Workers, cfg.Queue = workers, queue
 				require.Equal(t, want, take(t, cfg, 40), "%d workers, queue %d", workers, queue)
@@ -354,7 +354,7 @@ func TestErrorsOfCasesArriveAndStay(t *testing.T) {
 	cfg.Dataset, err = dataset.Open(dir)
 	require.NoError(t, err)
 	var failed [2]error
-	for i, workers := range []int{1, 4} {
+	for i, workers := range []int{1, 7} {
 		cfg.Workers = workers
 		l := start(t, cfg)
 		n := 0

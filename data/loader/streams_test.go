@@ -2,8 +2,11 @@ package loader
 
 import (
 	"context"
+	"errors"
+	"math"
 	"reflect"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +18,7 @@ import (
 
 // A sample is what its drawn parameters make of the crop that nnU-Net's loader would cut at its place.
 func TestSamplesAreWhatTheirParametersMakeOfTheirCrops(t *testing.T) {
-	for _, set := range []string{"plain", "ignore", "regions_ignore"} {
+	for _, set := range []string{"plain", "ignore", "regions_ignore", "thin"} {
 		for _, patch := range [][]int{{5, 8, 7}, {2, 3, 3}, {2, 9, 8}, {9, 8}} {
 			cfg := config(t, set)
 			augmented(t, &cfg, "nnunet", patch, nil)
@@ -273,3 +276,103 @@ func bytesOf(v reflect.Value) (n int) {
 	}
 	return n
 }
+
+// lender counts what it lends, and may refuse.
+type lender struct {
+	mu    sync.Mutex
+	lent  map[*float32]bool
+	fails bool
+	heap
+}
+
+func (m *lender) Float32s(n int) ([]float32, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.fails {
+		return nil, errors.New("no page left to pin")
+	}
+	a := make([]float32, n)
+	for i := range a {
+		a[i] = float32(math.NaN()) // memory has any values
+	}
+	m.lent[&a[0]] = true
+	return a, nil
+}
+
+// Batches and crops lie in memory that was lent, whatever it holds, and no more of it is asked for than
+// the queue, the workers and the consumer need; without any the error says so.
+func TestBatchesLieInTheMemoryThatIsLent(t *testing.T) {
+	for _, crops := range []bool{false, true} {
+		cfg := config(t, "plain")
+		cfg.Workers, cfg.Queue, cfg.Crops = 2, 3, crops
+		want := start(t, cfg)
+		m := &lender{lent: map[*float32]bool{}}
+		cfg.Memory = m
+		l := start(t, cfg)
+		for range 30 {
+			b, err := l.Next(t.Context())
+			require.NoError(t, err)
+			w, err := want.Next(t.Context())
+			require.NoError(t, err)
+			sums := [2]string{}
+			for i, batch := range []*Batch{b, w} {
+				sums[i], err = batch.SHA256()
+				require.NoError(t, err)
+			}
+			require.Equal(t, sums[1], sums[0])
+			m.mu.Lock()
+			if crops {
+				for _, c := range b.Crops {
+					require.True(t, m.lent[&c.Image.Data[0]])
+				}
+			} else {
+				require.True(t, m.lent[&b.Data[0]])
+			}
+			m.mu.Unlock()
+			b.Release()
+			w.Release()
+		}
+		l.Close()
+		arrays := 1
+		if crops {
+			arrays = cfg.BatchSize
+		}
+		require.LessOrEqual(t, len(m.lent), (cfg.Workers+cfg.Queue+1)*arrays)
+		m.fails = true
+		_, err := start(t, cfg).Next(t.Context())
+		require.EqualError(t, err, "loader: memory for a batch: no page left to pin")
+	}
+}
+
+// Sums of crops tell crops and parameters apart.
+func TestSumsAreOfCropsAndTheirParameters(t *testing.T) {
+	cfg := config(t, "plain")
+	cfg.Crops = true
+	b, err := start(t, cfg).Next(t.Context())
+	require.NoError(t, err)
+	sum := func() string {
+		s, err := b.SHA256()
+		require.NoError(t, err)
+		return s
+	}
+	want := sum()
+	require.Len(t, want, 64)
+	require.Equal(t, want, sum())
+	for _, change := range []func(){
+		func() { b.Crops[1].Image.Data[5]++ },
+		func() { b.Crops[0].Seg.Data[0] ^= 1 },
+		func() { b.Samples[2].Transforms = b.Samples[1].Transforms },
+	} {
+		before := sum()
+		change()
+		require.NotEqual(t, before, sum())
+	}
+	b.Samples[0].Transforms = augment.Drawn{{Transform: "x", Parameters: failing{}}, {Transform: "y", Parameters: unwritable{}}}
+	_, err = b.SHA256()
+	require.ErrorContains(t, err, "loader: parameters of sample 0 of batch 0: ")
+}
+
+// unwritable has no JSON.
+type unwritable struct{ C chan int }
+
+func (unwritable) Apply(*augment.Patch) error { return nil }

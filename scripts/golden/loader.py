@@ -32,6 +32,7 @@ LABELS = {
         "labels": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3},
         "regions_class_order": [1, 2],
     },
+    "thin": {"labels": {"background": 0, "a": 1, "b": 2}},
     "source": {"labels": {"background": 0, "lymph_node": 1}},
     "target": {"labels": {"background": 0, "lymph_node": 1}},
 }
@@ -77,16 +78,42 @@ def write_set(name, channels):
                 seg[:] = m.ignore_label
         if i == 1:
             data = np.asfortranarray(data)
-        seg = seg[None]
-        properties = {
-            "spacing": [1.0, 1.0, 1.0],
-            "class_locations": DefaultPreprocessor._sample_foreground_locations(
-                seg, classes, verbose=False
-            ),
-        }
-        np.savez_compressed(os.path.join(folder, f"case_{i}.npz"), data=data, seg=seg)
-        with open(os.path.join(folder, f"case_{i}.pkl"), "wb") as f:
-            pickle.dump(properties, f)
+        write_case(folder, i, data, seg[None], classes)
+    write_description(folder, name, channels)
+
+
+def write_thin():
+    """Cases of one slice, with and without foreground; of one label; of one voxel."""
+    name = "thin"
+    folder = FOLDERS[name] = os.path.join(OUT, name)
+    os.makedirs(folder, exist_ok=True)
+    m, rng = manager(name), np.random.RandomState(SEED)
+    for i, shape in enumerate([(1, 9, 11), (1, 7, 6), (5, 8, 6), (1, 1, 1)]):
+        data = rng.randint(-500, 500, (2, *shape)).astype(np.float32) / 256
+        seg = np.zeros(shape, dtype=np.int8)
+        if i == 0:
+            blob(rng, seg, 1, 2)
+            blob(rng, seg, 2, 1)
+            seg[0, :1] = -1
+        if i > 1:
+            seg[:] = i - 1
+        write_case(folder, i, data, seg[None], m.foreground_labels)
+    write_description(folder, name, 2)
+
+
+def write_case(folder, i, data, seg, classes):
+    properties = {
+        "spacing": [1.0, 1.0, 1.0],
+        "class_locations": DefaultPreprocessor._sample_foreground_locations(
+            seg, classes, verbose=False
+        ),
+    }
+    np.savez_compressed(os.path.join(folder, f"case_{i}.npz"), data=data, seg=seg)
+    with open(os.path.join(folder, f"case_{i}.pkl"), "wb") as f:
+        pickle.dump(properties, f)
+
+
+def write_description(folder, name, channels):
     with open(os.path.join(folder, "dataset.json"), "w") as f:
         json.dump(
             {
@@ -220,6 +247,20 @@ if __name__ == "__main__":
                 cases.append(
                     run(n, None, size, final, batch, 0.33, SEED + 500 + 10 * i + batch, scales)
                 )
+    write_thin()
+    for i, (size, final) in enumerate(
+        (
+            ([1, 4, 4], [1, 4, 4]),
+            ([4, 8, 8], [4, 8, 8]),
+            ([9, 14, 12], [5, 9, 8]),
+            ([6, 5], [6, 5]),
+            ([12, 13], [8, 9]),
+        )
+    ):
+        for batch, oversample in ((5, 0.33), (4, 1.0)):
+            cases.append(run("thin", None, size, final, batch, oversample, SEED + 800 + i, None))
+        for k in range(4):
+            cases.append(run("thin", [f"case_{k}"], size, final, 3, 0.5, SEED + 900 + i, None))
     with open(os.path.join(OUT, "loader.json"), "w") as f:
         json.dump(
             {
