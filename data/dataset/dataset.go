@@ -219,6 +219,14 @@ func (d *Dataset) read(key string) (*Case, error) {
 			"the data of %s have shape %v; delete it and preprocess the case again",
 			seg.source, c.Seg.Shape, want, c.Source, c.Data.Shape)
 	}
+	if i := firstNotFinite(c.Data.Data); i >= 0 {
+		size := c.Data.Spatial()
+		plane := size[1] * size[2]
+		voxel := [3]int{i / plane % size[0], i / size[2] % size[1], i % size[2]}
+		return nil, fmt.Errorf("dataset: %s: found %v in channel %d at voxel %v, expected finite "+
+			"intensities: the loss of a training would not be; look at the image of case %s, and "+
+			"preprocess it again", c.Source, c.Data.Data[i], i/(plane*size[0]), voxel, key)
+	}
 	c.SegValues = distinct(c.Seg.Data)
 	var properties string
 	if c.Locations, properties, err = d.readLocations(key); err != nil {
@@ -283,6 +291,23 @@ func asVolume[T any](a array, values func() ([]T, error)) (*volume.Volume[T], er
 		return nil, fmt.Errorf("dataset: %s: %w", a.source, err)
 	}
 	return &volume.Volume[T]{Data: data, Shape: [4]int(a.Shape)}, nil
+}
+
+// firstNotFinite is the index of the first NaN or infinite number; -1 if there is none.
+func firstNotFinite(data []float32) int {
+	var a, b, c, d float32 // stay 0 with finite numbers alone
+	whole := data[:len(data)&^3]
+	for i := 0; i < len(whole); i += 4 {
+		x := whole[i:][:4]
+		a, b, c, d = a+x[0]*0, b+x[1]*0, c+x[2]*0, d+x[3]*0
+	}
+	for _, x := range data[len(whole):] {
+		a += x * 0
+	}
+	if a+b+c+d == 0 {
+		return -1
+	}
+	return slices.IndexFunc(data, func(x float32) bool { return x*0 != 0 })
 }
 
 func distinct(seg []int16) []int16 {

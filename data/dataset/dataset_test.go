@@ -2,8 +2,10 @@ package dataset
 
 import (
 	"bytes"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 
@@ -288,4 +290,41 @@ func TestForegroundIsLookedFor(t *testing.T) {
 	require.EqualError(t, err, "dataset: "+d.Folder()+": no foreground in any of 2 cases (case_2, case_4), expected voxels of label [1 2] in at least one; "+
 		"check the labels of the raw dataset and preprocess again")
 	require.ErrorContains(t, d.CheckForeground([]string{"none"}), "none.pkl: no such file")
+}
+
+// A number that is none is found when the case is read, wherever it is, packed or not.
+func TestNumbersThatAreNoneAreFound(t *testing.T) {
+	dir := folder(t, "plain")
+	d, err := Open(dir)
+	require.NoError(t, err)
+	c, err := d.Load("case_0") // 3 channels of 7, 9, 11
+	require.NoError(t, err)
+	n := len(c.Data.Data)
+	for i, want := range map[int]string{
+		0:                   "channel 0 at voxel [0 0 0]",
+		7*9*11 + 2*99 + 13:  "channel 1 at voxel [2 1 2]",
+		n - 1:               "channel 2 at voxel [6 8 10]",
+		n - 2:               "channel 2 at voxel [6 8 9]",
+		2*7*9*11 + 5*99 + 3: "channel 2 at voxel [5 0 3]",
+	} {
+		for name, v := range map[string]float64{"NaN": math.NaN(), "+Inf": math.Inf(1), "-Inf": math.Inf(-1)} {
+			values := slices.Clone(c.Data.Data)
+			values[i] = float32(v)
+			values[n-1] = float32(v) // the first one is told
+			a, err := npz.New(values, c.Data.Shape[:]...)
+			require.NoError(t, err)
+			writeNpy(t, filepath.Join(dir, "case_0.npy"), a)
+			d, err := Open(dir)
+			require.NoError(t, err)
+			_, err = d.Load("case_0")
+			require.EqualError(t, err, "dataset: "+filepath.Join(dir, "case_0.npy")+": found "+name+" in "+want+
+				", expected finite intensities: the loss of a training would not be; look at the image of case "+
+				"case_0, and preprocess it again")
+		}
+	}
+	// the largest numbers are numbers
+	values := slices.Clone(c.Data.Data)
+	values[0], values[1], values[2], values[3] = math.MaxFloat32, math.MaxFloat32, -math.MaxFloat32, math.SmallestNonzeroFloat32
+	require.Equal(t, -1, firstNotFinite(values))
+	require.Equal(t, -1, firstNotFinite(nil))
 }
