@@ -32,6 +32,7 @@
 package settings
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -194,7 +195,12 @@ func (f *Field) IsBool() bool { return f.value.Kind() == reflect.Bool }
 func (f *Field) Value() any { return f.value.Interface() }
 
 // Set gives the setting a value from text. A list's first Set replaces the default, later ones add.
+// An empty text is an error: it comes of a variable that is not set, and would silently stand for the
+// default.
 func (f *Field) Set(text string) error {
+	if text == "" && f.value.Kind() == reflect.String {
+		return errors.New("found an empty value: give one, or leave the flag out")
+	}
 	if !f.began && f.value.Kind() == reflect.Slice {
 		f.value.SetZero()
 	}

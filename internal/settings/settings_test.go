@@ -55,6 +55,8 @@ func TestValuesOutOfRangeAreRefused(t *testing.T) {
 		{"lr", "1e-3", ""},
 		{"momentum", "1", `expected a number of at least 0 and below 1`},
 		{"momentum", "0", ""},
+		{"raw", "", "found an empty value: give one, or leave the flag out"},
+		{"numerics", "", "found an empty value"},
 		{"seed", "-1", `expected a whole number from 0 on`},
 		{"seed", "18446744073709551615", ""},
 		{"patch-size", "16,0,16", `found "0", expected whole numbers of at least 1`},
