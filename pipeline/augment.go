@@ -35,7 +35,6 @@ type AugmentConfig struct {
 	CascadeLabels []int  `flag:"cascade-labels" range:"1..32767" help:"labels of a cascade's previous stage, with --patch-size"`
 	Trainer       string `flag:"trainer" nnunet:"tr" default:"nnUNetTrainer" help:"trainer, whose name may choose list and axes"`
 	augment.Choice
-	Seed uint64 `flag:"seed" help:"seed of all random numbers"`
 }
 
 // augmentSetting is what a list follows from. planned is nil without plans.
@@ -131,6 +130,7 @@ func AugmentPipeline(c AugmentConfig, o Output) (augment.List, error) {
 // AugmentSampleConfig draws parameters.
 type AugmentSampleConfig struct {
 	AugmentConfig
+	Seed      uint64 `flag:"seed" help:"seed of all random numbers"`
 	N         int    `flag:"number" short:"n" default:"1" range:"1.." help:"samples to draw"`
 	Start     int    `flag:"start" range:"0..1000000000000" help:"first sample, from the first of the training on"`
 	BatchSize int    `flag:"batch-size" range:"1.." help:"samples of an iteration (default: the plans', 1 without plans)"`

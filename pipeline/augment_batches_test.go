@@ -309,7 +309,7 @@ func TestBatchesAreTheSameFromAnyStart(t *testing.T) {
 	c.Crops, c.Output = false, filepath.Join(t.TempDir(), "plain")
 	files := written(t, c)
 	s := AugmentSampleConfig{AugmentConfig: AugmentConfig{Plans: filepath.Join(c.Preprocessed, "Dataset101_PhantomSource", "nnUNetPlans.json"),
-		Configuration: c.Configuration, Trainer: c.Trainer, Seed: c.Seed}, N: 8}
+		Configuration: c.Configuration, Trainer: c.Trainer}, Seed: c.Seed, N: 8}
 	s.PatchSize = nil
 	require.Len(t, files, 4*(2+targetsOf(files)))
 	for i, line := range sampled(t, s) {

@@ -21,6 +21,7 @@ import (
 type AugmentPreviewConfig struct {
 	Case string // a preprocessed CASE.npz
 	AugmentConfig
+	Seed    uint64 `flag:"seed" help:"seed of all random numbers"`
 	N       int    `flag:"number" short:"n" default:"6" range:"1..50" help:"draws to show"`
 	Channel int    `flag:"channel" range:"0..10000" help:"channel of the image to show, counted from 0"`
 	Output  string `flag:"output" short:"o" path:"true" help:"picture to write, .png"`

@@ -183,7 +183,7 @@ func sampled(t *testing.T, c AugmentSampleConfig) []string {
 }
 
 func TestAnySampleIsDrawnByItself(t *testing.T) {
-	c := AugmentSampleConfig{AugmentConfig: AugmentConfig{PatchSize: []int{8, 16, 16}, Channels: 2, Seed: 5}, N: 7, BatchSize: 3}
+	c := AugmentSampleConfig{AugmentConfig: AugmentConfig{PatchSize: []int{8, 16, 16}, Channels: 2}, Seed: 5, N: 7, BatchSize: 3}
 	all := sampled(t, c)
 	require.Len(t, all, 7)
 	c.N, c.Start = 2, 4

@@ -52,6 +52,8 @@ func TestAugmentMistakesAreExplained(t *testing.T) {
 		{"augment pipeline --patch-size 8,8,8 --augmentation nnUnet", 2, `--augmentation: found "nnUnet", expected nnunet, mirror, none, or a file`},
 		{"augment pipeline --patch-size 8,8,8 --augmentation " + spec, 1, spec + `: transform 0: unknown transform "Mirror"; did you mean "MirrorTransform"?`},
 		{"augment pipeline --patch-size 8,8,8 -tr nnUNetTrainerDA5", 2, "trainer nnUNetTrainerDA5 uses another library's transforms"},
+		{"augment pipeline --patch-size 8,8,8 --augmentation=", 2, "found an empty value: give one, or leave the flag out"},
+		{"augment pipeline --patch-size 8,8,8 --seed 3", 2, "unknown flag: --seed"},
 		{"augment pipeline --plans " + spec, 2, "-c is not given"},
 		{"augment pipeline --plans p.json -c 2d --channels 2", 2, "--channels and --cascade-labels go with --patch-size"},
 		{"augment sample --patch-size 8,8,8 -n 0", 2, "expected a whole number of at least 1"},
