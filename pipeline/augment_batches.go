@@ -123,6 +123,9 @@ func BatchList(data *train.Data, c *train.BatchSettings, trainer string, o Outpu
 	if warning != "" {
 		o.Printf("WARNING: %s", warning)
 	}
+	if err == nil {
+		err = l.CheckPatch()
+	}
 	return l, err
 }
 

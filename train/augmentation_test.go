@@ -148,7 +148,7 @@ func TestInterruptedTrainingGoesOnWithItsList(t *testing.T) {
 	}
 	whole := run(t, config())
 	d := readRun(t, whole.Checkpoint).Data
-	require.Equal(t, file, d.Augmentation)
+	require.Regexp(t, `^list\.json \(sha256 [0-9a-f]{16}\)$`, d.Augmentation)
 	require.True(t, d.Fixes)
 	require.Contains(t, string(d.Transforms), `"p_rotation": 0.9`)
 
@@ -302,4 +302,40 @@ func TestTrainingOnBatchesOfTheDevice(t *testing.T) {
 	r2 := run(t, again)
 	require.Equal(t, state(t, r.Checkpoint), state(t, r2.Checkpoint))
 	require.Equal(t, d, readRun(t, r2.Checkpoint).Data)
+}
+
+// Transforms that would fail at some draw are refused before anything is written: of the trainer's
+// list, of a FILE. A checkpoint's list counts, not the one that flags would have made.
+func TestListsThatMayFailAreRefusedAtTheStart(t *testing.T) {
+	torchtest.NoLeak(t)
+	config := func() train.Config {
+		c := short(t)
+		c.PatchSize = []int{2, 8, 8}
+		return c
+	}
+	c := config()
+	_, err := train.Run(context.Background(), c)
+	require.ErrorContains(t, err, "train: augmentation nnunet: transform 4, GaussianBlurTransform: blur_sigma: found up to 1, "+
+		"whose kernel of 7 needs 4 voxels, but axis 0 of the patch has 2; leave it out of a FILE for --augmentation")
+	require.NoDirExists(t, c.Results)
+
+	path := filepath.Join(t.TempDir(), "blur.json")
+	blur := `{"transform":"GaussianBlurTransform","blur_sigma":[0.5,1],"synchronize_channels":false,"synchronize_axes":false,"p_per_channel":1}`
+	require.NoError(t, os.WriteFile(path, []byte(`{"transforms":[`+blur+`]}`), 0o600))
+	c = config()
+	c.Augmentation = path
+	_, err = train.Run(context.Background(), c)
+	require.ErrorContains(t, err, "augmentation blur.json (sha256 ")
+	require.ErrorContains(t, err, "transform 0, GaussianBlurTransform: blur_sigma")
+
+	require.NoError(t, os.WriteFile(path, []byte(`{"transforms":[]}`), 0o600))
+	c = config()
+	c.Augmentation = path
+	ctx, cancel := context.WithCancel(context.Background())
+	c.Progress = &stopper{2, cancel}
+	_, err = train.Run(ctx, c)
+	var stopped *train.Interrupted
+	require.True(t, errors.As(err, &stopped), "%v", err)
+	c.Progress, c.Continue, c.Choice = nil, true, augment.Choice{}
+	run(t, c)
 }

@@ -154,7 +154,7 @@ func (t *trainer) resumeList(values map[string]any, nnUNet bool) error {
 		s := t.setting
 		s.Fixes, _ = values[augmentationFixes].(bool)
 		if was, err = augment.Restore([]byte(text), s); err != nil {
-			return err
+			return fmt.Errorf("entry %s: %w", augmentationList, err)
 		}
 		if given && c.Fixes != s.Fixes {
 			return fmt.Errorf("it was trained with --augmentation-fixes %v (now %v): continue with those, or leave "+

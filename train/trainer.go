@@ -120,6 +120,9 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	if !t.cfg.ValidateOnly {
+		if err := t.list.CheckPatch(); err != nil {
+			return nil, fmt.Errorf("train: %w", err)
+		}
 		if err := t.prepareFolder(); err != nil {
 			return nil, err
 		}

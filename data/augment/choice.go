@@ -1,10 +1,12 @@
 package augment
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,7 +22,8 @@ type Choice struct {
 	Fixes        bool   `flag:"augmentation-fixes" help:"the intended form of what batchgeneratorsv2 0.2.1 gets wrong: low resolution acts everywhere, voxels beyond the crop become background"`
 }
 
-// List returns the list in force. warning is what a user should know about a FILE, or "". What is
+// List returns the list in force. A FILE's is named by the file without its folder, and the first
+// digits of the sum of its bytes. warning is what a user should know about a FILE, or "". What is
 // wrong with the choice itself is a *settings.UsageError.
 func (c Choice) List(s Setting) (l List, warning string, err error) {
 	s.Fixes = c.Fixes
@@ -54,7 +57,7 @@ func (c Choice) List(s Setting) (l List, warning string, err error) {
 	if warning != "" {
 		warning = c.Augmentation + ": " + warning
 	}
-	l.Augmentation = c.Augmentation
+	l.Augmentation = fmt.Sprintf("%s (sha256 %.8x)", filepath.Base(c.Augmentation), sha256.Sum256(text))
 	return l, warning, nil
 }
 

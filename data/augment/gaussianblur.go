@@ -32,6 +32,18 @@ func (t GaussianBlurTransform) Draw(rng *rand.Rand) Parameters {
 	}
 }
 
+// fits complains of axes that are shorter than the widest kernel.
+func (t GaussianBlurTransform) fits() error {
+	n := kernelSize(t.BlurSigma.High)
+	for axis, size := range t.where.size {
+		if t.PPerChannel > 0 && n/2+1 > size {
+			return fmt.Errorf("blur_sigma: found up to %v, whose kernel of %d needs %d voxels, but axis %d "+
+				"of the patch has %d", t.BlurSigma.High, n, n/2+1, axis, size)
+		}
+	}
+	return nil
+}
+
 // table draws a row per channel with a value per axis; synchronised ones are equal.
 func table(channels, axes int, syncChannels, syncAxes bool, one func() float64) [][]float64 {
 	rows := make([][]float64, channels)

@@ -387,6 +387,29 @@ func (s Setting) bind(l *List) error {
 	return nil
 }
 
+// CheckPatch complains of transforms that some draws of would fail on a patch: axes that are shorter
+// than a blur's kernel, or of which low resolution may leave nothing. batchgeneratorsv2 fails at such
+// a draw, in the midst of a training.
+func (l List) CheckPatch() error {
+	for i, t := range l.Transforms {
+		if r, ok := t.(RandomTransform); ok {
+			if t = r.Transform; r.ApplyProbability == 0 {
+				continue
+			}
+		}
+		c, ok := t.(interface{ fits() error })
+		if !ok {
+			continue
+		}
+		if err := c.fits(); err != nil {
+			return fmt.Errorf("augmentation %s: transform %d, %s: %w; leave it out of a FILE for "+
+				"--augmentation (lntorch augment pipeline prints the list), or take a larger patch",
+				l.Augmentation, i, t.Name(), err)
+		}
+	}
+	return nil
+}
+
 // from returns the last axes of a size, as many as the transform has.
 func (t SpatialTransform) from(size []int) []int { return size[len(size)-len(t.PatchSize):] }
 

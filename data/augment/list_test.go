@@ -1,11 +1,17 @@
 package augment
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/volume"
 )
 
 func names(l List) string {
@@ -227,4 +233,115 @@ func TestRestoredListsAreBounded(t *testing.T) {
 	require.Equal(t, "list.json", l.Augmentation)
 	_, err = Restore([]byte(strings.Replace(text, "[12,12,12]", "[4000,4000,4000]", 1)), s)
 	require.ErrorContains(t, err, "patches of [4000 4000 4000] with 2 channels would be cut out")
+}
+
+// A list that CheckPatch passes never fails on a patch, one that it refuses does at some draw.
+func TestListsThatMayFailOnAPatchAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		setting Setting
+		want    string // "": passes
+	}{
+		{Setting{PatchSize: []int{3, 9, 8}, Channels: 1}, "augmentation nnunet: transform 2, GaussianBlurTransform: blur_sigma: " +
+			"found up to 1, whose kernel of 7 needs 4 voxels, but axis 0 of the patch has 3; leave it out of a FILE for " +
+			"--augmentation (lntorch augment pipeline prints the list), or take a larger patch"},
+		{Setting{PatchSize: []int{4, 9, 8}, Channels: 1}, ""},
+		{Setting{PatchSize: []int{2, 16, 16}, Channels: 2}, "transform 4, GaussianBlurTransform: blur_sigma: found up to 1, whose " +
+			"kernel of 7 needs 4 voxels, but axis 0 of the patch has 2"}, // dummy-2D
+		{Setting{PatchSize: []int{9, 3}, Channels: 2}, "axis 1 of the patch has 3"},
+		{Setting{PatchSize: []int{4, 5}, Channels: 2}, ""},
+		{Setting{PatchSize: []int{3, 9, 8}, Channels: 1, Augmentation: "mirror"}, ""},
+		{Setting{PatchSize: []int{4, 1, 8}, Channels: 1, Fixes: true}, "axis 1 of the patch has 1"},
+	} {
+		l, err := New(c.setting)
+		require.NoError(t, err)
+		checkLikeDraws(t, l, c.want)
+	}
+	s := Setting{PatchSize: []int{1, 9, 8}, Channels: 1, Fixes: true}
+	for text, want := range map[string]string{
+		`{"transforms":[{"transform":"SimulateLowResolutionTransform","scale":[0.4,1],"synchronize_channels":false,"synchronize_axes":true,"ignore_axes":null,"allowed_channels":null,"p_per_channel":1}]}`: "augmentation FILE: transform 0, SimulateLowResolutionTransform: scale: found down to 0.4, which leaves 0 of the 1 voxels of axis 0 of the patch, expected one at least; leave it out of a FILE",
+		`{"transforms":[{"transform":"SimulateLowResolutionTransform","scale":[0.5,1],"synchronize_channels":false,"synchronize_axes":true,"ignore_axes":[0],"allowed_channels":null,"p_per_channel":1}]}`:  "",
+		`{"transforms":[{"transform":"SimulateLowResolutionTransform","scale":[0.5,1],"synchronize_channels":false,"synchronize_axes":true,"ignore_axes":null,"allowed_channels":null,"p_per_channel":1}]}`: "",
+		`{"transforms":[{"transform":"SimulateLowResolutionTransform","scale":0.5,"synchronize_channels":false,"synchronize_axes":true,"ignore_axes":null,"allowed_channels":null,"p_per_channel":1}]}`:     "leaves 0 of the 1 voxels of axis 0",
+		`{"transforms":[{"transform":"GaussianBlurTransform","apply_probability":0,"blur_sigma":[0.5,1],"synchronize_channels":false,"synchronize_axes":false,"p_per_channel":0.5}]}`:                       "",
+		`{"transforms":[{"transform":"GaussianBlurTransform","blur_sigma":[0.5,1],"synchronize_channels":false,"synchronize_axes":false,"p_per_channel":0}]}`:                                               "",
+		`{"transforms":[{"transform":"GaussianBlurTransform","blur_sigma":0.02,"synchronize_channels":false,"synchronize_axes":false,"p_per_channel":1}]}`:                                                  "",
+		`{"transforms":[{"transform":"GaussianBlurTransform","blur_sigma":[0.1,2],"synchronize_channels":false,"synchronize_axes":false,"p_per_channel":1}]}`:                                               "needs 7 voxels, but axis 0 of the patch has 1",
+	} {
+		l, _, err := Read([]byte(text), s)
+		require.NoError(t, err)
+		l.Augmentation = "FILE"
+		checkLikeDraws(t, l, want)
+	}
+}
+
+// checkLikeDraws compares what CheckPatch says with what becomes of many draws.
+func checkLikeDraws(t *testing.T, l List, want string) {
+	t.Helper()
+	failed := 0
+	for i := range 400 {
+		p := randomPatch(t, l, i)
+		if l.Draw(Sample{Seed: 3, Stream: "train", Iteration: i}.Augmentation).Apply(p) != nil {
+			failed++
+		}
+	}
+	err := l.CheckPatch()
+	if want == "" {
+		require.NoError(t, err)
+		require.Zero(t, failed)
+		return
+	}
+	require.ErrorContains(t, err, want)
+	require.NotZero(t, failed, "%v", err)
+}
+
+// randomPatch is a patch that the list begins with.
+func randomPatch(t *testing.T, l List, seed int) *Patch {
+	t.Helper()
+	channels := 1
+	for _, tr := range l.Transforms {
+		if r, ok := tr.(RandomTransform); ok {
+			tr = r.Transform
+		}
+		if s, ok := tr.(GammaTransform); ok {
+			channels = s.where.channels
+		}
+	}
+	p := &Patch{Dim: len(l.PatchSize), Image: volume.New[float32](volume.ShapeOf(channels, l.InitialPatchSize)),
+		Seg: volume.New[int16](volume.ShapeOf(1, l.InitialPatchSize))}
+	for i := range p.Image.Data {
+		p.Image.Data[i] = float32((i*7+seed)%13) / 13
+	}
+	return p
+}
+
+func TestAFileThatMirrorsOverMoreThanItsTrainerIsWarnedOf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "list.json")
+	s := Setting{PatchSize: []int{8, 8, 8}, Channels: 1}
+	text := printed(t, s)
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	for _, c := range []struct {
+		trainer, axes, want string
+		mirrors             []int
+	}{
+		{"nnUNetTrainerNoMirroring", "", "its MirrorTransform mirrors over axes [0 1 2], trainer nnUNetTrainerNoMirroring over none: its axes are taken, in prediction too; --mirror-axes chooses others", []int{0, 1, 2}},
+		{"nnUNetTrainer_onlyMirror01", "", "over axes [0 1 2], trainer nnUNetTrainer_onlyMirror01 over [0 1]:", []int{0, 1, 2}},
+		{"nnUNetTrainerNoMirroring", "0,2", "", []int{0, 2}},
+		{"nnUNetTrainerNoMirroring", "none", "", nil},
+		{"nnUNetTrainer", "", "", []int{0, 1, 2}},
+		{"nnUNetTrainerNoDA", "", "", []int{0, 1, 2}},
+	} {
+		s.Trainer = c.trainer
+		l, warning, err := Choice{Augmentation: path, MirrorAxes: c.axes}.List(s)
+		require.NoError(t, err)
+		require.Equal(t, c.mirrors, l.MirrorAxes)
+		if c.want == "" {
+			require.Empty(t, warning)
+		} else {
+			require.Contains(t, warning, path+": ")
+			require.Contains(t, warning, c.want)
+		}
+		// named by the file's name and its bytes
+		sum := sha256.Sum256([]byte(text))
+		require.Equal(t, "list.json (sha256 "+hex.EncodeToString(sum[:])[:16]+")", l.Augmentation)
+	}
 }

@@ -92,6 +92,12 @@ func Read(text []byte, s Setting) (l List, warning string, err error) {
 	if len(axes) > 0 {
 		l.MirrorAxes = axes
 	}
+	var warnings []string
+	if !among(axes, *s.MirrorAxes) {
+		warnings = append(warnings, fmt.Sprintf("its MirrorTransform mirrors over axes %v, trainer %s over "+
+			"%s: its axes are taken, in prediction too; --mirror-axes chooses others", axes, s.Trainer,
+			axesText(*s.MirrorAxes)))
+	}
 	if l.Transforms, err = s.withTail(l.Transforms); err != nil {
 		return List{}, "", err
 	}
@@ -108,14 +114,27 @@ func Read(text []byte, s Setting) (l List, warning string, err error) {
 				l.InitialPatchSize, len(s.PatchSize), s.PatchSize)
 		}
 		if !Covers(l.InitialPatchSize, need) {
-			warning = fmt.Sprintf("initial_patch_size %v is smaller than nnU-Net's %v: corners of rotated "+
-				"patches will be empty", l.InitialPatchSize, need)
+			warnings = append(warnings, fmt.Sprintf("initial_patch_size %v is smaller than nnU-Net's %v: "+
+				"corners of rotated patches will be empty", l.InitialPatchSize, need))
 		}
 	}
 	if err := s.bind(&l); err != nil {
 		return List{}, "", errors.New(strings.TrimPrefix(err.Error(), "augment: "))
 	}
-	return l, warning, nil
+	return l, strings.Join(warnings, "; "), nil
+}
+
+// among reports whether all axes are allowed.
+func among(axes, allowed []int) bool {
+	return !slices.ContainsFunc(axes, func(a int) bool { return !slices.Contains(allowed, a) })
+}
+
+// axesText writes axes of mirroring.
+func axesText(axes []int) string {
+	if len(axes) == 0 {
+		return "none"
+	}
+	return fmt.Sprint(axes)
 }
 
 // Covers reports whether a size has as many axes as another and is not smaller along any.

@@ -43,13 +43,18 @@ func (t SimulateLowResolutionTransform) Draw(rng *rand.Rand) Parameters {
 		func() float64 { return float32Of(t.Scale.Draw(rng)) })
 	for _, row := range scales {
 		for axis := range row {
-			all := t.IgnoreAxes == nil && !t.where.fixes
-			if all || slices.Contains(t.IgnoreAxes, axis) {
+			if !t.acts(axis) {
 				row[axis] = 1
 			}
 		}
 	}
 	return &SimulateLowResolutionParameters{Channels{Index: selected}, scales}
+}
+
+// acts reports whether an axis is sampled to fewer voxels.
+func (t SimulateLowResolutionTransform) acts(axis int) bool {
+	none := t.IgnoreAxes == nil && !t.where.fixes
+	return !none && !slices.Contains(t.IgnoreAxes, axis)
 }
 
 // check complains of axes and channels that the patch does not have.
@@ -63,6 +68,20 @@ func (t SimulateLowResolutionTransform) check(in input) error {
 		if c < 0 || c >= in.channels {
 			return fmt.Errorf("allowed_channels: found channel %d, expected 0 to %d", c,
 				in.channels-1)
+		}
+	}
+	return nil
+}
+
+// fits complains of axes of which small scales leave nothing. A half is rounded to 0, but a range
+// that begins there draws it once in 2^24 times.
+func (t SimulateLowResolutionTransform) fits() error {
+	for axis, size := range t.where.size {
+		left := float64(size) * float32Of(t.Scale.Low)
+		none := left < 0.5 || left == 0.5 && t.Scale.Low == t.Scale.High
+		if none && t.PPerChannel > 0 && t.acts(axis) {
+			return fmt.Errorf("scale: found down to %v, which leaves 0 of the %d voxels of axis %d of the "+
+				"patch, expected one at least", t.Scale.Low, size, axis)
 		}
 	}
 	return nil
