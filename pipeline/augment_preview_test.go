@@ -181,7 +181,7 @@ func TestPreviewShowsTheCaseThenWhatIsDrawn(t *testing.T) {
 
 	// row i shows line i of augment sample
 	seen := map[[3]bool]bool{}
-	for i, line := range sampled(t, AugmentSampleConfig{AugmentConfig: c.AugmentConfig, N: 5}) {
+	for i, line := range sampled(t, AugmentSampleConfig{AugmentConfig: c.AugmentConfig, Seed: c.Seed, N: 5}) {
 		var s struct{ Transforms []struct{ Axes []int } }
 		require.NoError(t, json.Unmarshal([]byte(line), &s))
 		var flip [3]bool
