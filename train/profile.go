@@ -172,9 +172,10 @@ func (p *profile) page(about string) string {
 	}
 	b.WriteString(`
 read: cases, and what is not in memory; augment: transforms, with the reading of the patch;
-targets: what follows for the loss; copy: the batch to the device and, with --augment-on device,
-its transforms there; step: gradients cleared, clipped and checked, the method's choice, SGD; wait:
-for the next batch; rest: what is in none of copy to wait. Shares are of the sum of the iterations.
+targets: what follows for the loss; copy: until the batch is on the device (on CUDA, and with
+--augment-on device, what is left of that: it is under way since the step before); step: gradients
+cleared, clipped and checked, the method's choice, SGD; wait: for the next batch; rest: what is in
+none of copy to wait. Shares are of the sum of the iterations.
 `)
 	return b.String()
 }
