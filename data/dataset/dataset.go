@@ -26,6 +26,8 @@ type Case struct {
 	SegValues []int16                 // the distinct values of Seg, ascending
 	Locations []Locations             // per class, in the order of the properties file
 	Source    string                  // file of Data, for error messages
+
+	disk *unpackedCase // where voxels are; nil: in Data and Seg
 }
 
 // Locations holds voxels of one class: a foreground label, a region, or all labels together (only
@@ -41,7 +43,8 @@ type Dataset struct {
 	// Channels is the required number of image channels; 0 accepts any.
 	Channels int
 	// CacheBytes bounds the memory of the cached cases. The least recently used case is evicted
-	// first; a case that exceeds the bound is not cached.
+	// first; a case that exceeds the bound is not cached. Of a case that LoadForPatches finds no room
+	// for only what is beside the voxels is cached, where it is unpacked.
 	CacheBytes int64
 
 	folder string
@@ -108,6 +111,15 @@ func (d *Dataset) Folder() string { return d.folder }
 // <key>.npz otherwise, and <key>.pkl. The shapes of data and segmentation must agree and the number
 // of channels must be Channels. Errors name the file, what was found and expected.
 func (d *Dataset) Load(key string) (*Case, error) {
+	c, err := d.load(key, false)
+	if err != nil || c.disk == nil {
+		return c, err
+	}
+	return d.read(key) // the cache has it without its voxels
+}
+
+// load returns a case that may lack its voxels. parts: a new one may stay on disk.
+func (d *Dataset) load(key string, parts bool) (*Case, error) {
 	d.mu.Lock()
 	e := d.cache[key]
 	if e == nil {
@@ -120,6 +132,11 @@ func (d *Dataset) Load(key string) (*Case, error) {
 
 	e.once.Do(func() {
 		e.c, e.err = d.read(key)
+		if e.err == nil && parts && !d.fits(e.c) {
+			if u := d.unpacked(key, e.c.Data.Shape); u != nil {
+				e.c = e.c.onDisk(u)
+			}
+		}
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if e.err != nil {
@@ -135,6 +152,13 @@ func (d *Dataset) Load(key string) (*Case, error) {
 		}
 	})
 	return e.c, e.err
+}
+
+// fits reports whether the cache has room for a case beside those that it holds.
+func (d *Dataset) fits(c *Case) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.held+c.size() <= d.CacheBytes
 }
 
 // evict removes the least recently used cases until the cache is within its bound. d.mu is held.

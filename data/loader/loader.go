@@ -190,7 +190,7 @@ func New(cfg Config) (*Loader, error) {
 			size:       size,
 			oversample: cfg.Oversample,
 			labels:     cfg.Labels,
-			load:       cfg.Dataset.Load,
+			load:       cfg.Dataset.LoadForPatches,
 		},
 		next:    cfg.StartIndex,
 		free:    make(chan *Batch, cfg.Queue+cfg.Workers),
@@ -202,7 +202,7 @@ func New(cfg Config) (*Loader, error) {
 	for axis := range size {
 		l.sampler.needToPad = append(l.sampler.needToPad, size[axis]-cfg.PatchSize[axis])
 	}
-	first, err := cfg.Dataset.Load(cfg.Keys[0])
+	first, err := cfg.Dataset.LoadForPatches(cfg.Keys[0])
 	if err != nil {
 		return nil, err
 	}
@@ -373,6 +373,7 @@ type worker struct {
 	*Loader
 	channels int
 	scratch  augment.Scratch
+	part     dataset.Part // of a case on disk
 	spent    spent
 	lap      time.Time // until then the worker's time is told
 }
@@ -431,13 +432,22 @@ func (w *worker) fill(b *Batch, picks []pick) error {
 	return nil
 }
 
-// window is the initial patch of a sample, not yet read.
-func (w *worker) window(c *dataset.Case, start [3]int) augment.Patch {
-	size := volume.ShapeOf(1, w.sampler.size)
-	return augment.Patch{
-		Image: c.Data, Seg: c.Seg, Dim: len(w.cfg.PatchSize), Scratch: &w.scratch, Done: w.done,
-		Window: augment.Window{Start: start, Size: [3]int(size[1:]), Lowest: c.SegValues[0]},
+// window is the initial patch of a sample: a window of the case, or of what is read of it from disk.
+func (w *worker) window(c *dataset.Case, start [3]int) (p augment.Patch, err error) {
+	shape := volume.ShapeOf(1, w.sampler.size)
+	size := [3]int(shape[1:])
+	image, seg, first, err := c.Box(start, size, &w.part)
+	if err != nil {
+		return p, err
 	}
+	for axis := range start {
+		start[axis] -= first[axis]
+	}
+	w.lapse(&w.spent.times.Read)
+	return augment.Patch{
+		Image: image, Seg: seg, Dim: len(w.cfg.PatchSize), Scratch: &w.scratch, Done: w.done,
+		Window: augment.Window{Start: start, Size: size, Lowest: c.SegValues[0]},
+	}, nil
 }
 
 // crop cuts out sample i of a batch.
@@ -447,7 +457,10 @@ func (w *worker) crop(b *Batch, i int, c *dataset.Case) error {
 	if first > 0 {
 		size = w.cfg.PatchSize
 	}
-	patch := w.window(c, b.Samples[i].Start)
+	patch, err := w.window(c, b.Samples[i].Start)
+	if err != nil {
+		return err
+	}
 	crop.Image.Resize(volume.ShapeOf(w.channels, size))
 	crop.Seg.Resize(volume.ShapeOf(1, size))
 	patch.ImageInto, patch.SegInto = crop.Image, crop.Seg
@@ -458,7 +471,6 @@ func (w *worker) crop(b *Batch, i int, c *dataset.Case) error {
 		return fmt.Errorf("the augmentation cut out an image of %v and a segmentation of %v, expected %v",
 			patch.Image.Shape, patch.Seg.Shape, size)
 	}
-	var err error
 	crop.Drawn, err = drawn[first:].WithNoise(size)
 	w.lapse(&w.spent.times.Augment)
 	return err
@@ -469,7 +481,10 @@ func (w *worker) patch(b *Batch, i int, c *dataset.Case) error {
 	image := volume.Volume[float32]{Shape: volume.ShapeOf(w.channels, w.cfg.PatchSize)}
 	n := volume.Numel(image.Shape)
 	image.Data = b.Data[i*n:][:n]
-	patch := w.window(c, b.Samples[i].Start)
+	patch, err := w.window(c, b.Samples[i].Start)
+	if err != nil {
+		return err
+	}
 	patch.ImageInto = &image
 	first := &b.Targets[0]
 	voxels := product(first.Shape) / len(b.Samples)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/data/dataset"
+	"github.com/lntorch/lntorch/formats/npz"
 )
 
 func config(t testing.TB, set string) Config {
@@ -104,6 +105,79 @@ func TestBatchesDoNotDependOnTheCacheOrTheOrderOfKeys(t *testing.T) {
 	slices.Reverse(cfg.Keys)
 	cfg.Keys = append(cfg.Keys, cfg.Keys[0])
 	require.Equal(t, want, take(t, cfg, 20))
+}
+
+// Cases that stay on disk give the batches that they give in memory, for any list and any number of
+// workers; one that is cut short ends them with an error.
+func TestBatchesDoNotDependOnWhereTheVoxelsAre(t *testing.T) {
+	for _, set := range []string{"plain", "regions_ignore", "thin"} {
+		dir := t.TempDir()
+		require.NoError(t, os.CopyFS(dir, os.DirFS(filepath.Join(goldenDir, set))))
+		_, labels := open(t, set)
+		for _, patch := range [][]int{{5, 8, 7}, {4, 14, 13}, {9, 8}} {
+			for _, list := range []string{"nnunet", "none"} {
+				config := func() Config {
+					d, err := dataset.Open(dir)
+					require.NoError(t, err)
+					cfg := Config{Dataset: d, Keys: d.Keys(), Labels: labels, BatchSize: 3, Oversample: 0.33, Seed: 7, Stream: "train"}
+					augmented(t, &cfg, list, patch, nil)
+					return cfg
+				}
+				want := take(t, config(), 12)
+				for _, key := range config().Keys {
+					unpackCase(t, dir, key)
+				}
+				for _, workers := range []int{1, 7} {
+					cfg := config()
+					cfg.Workers, cfg.Dataset.CacheBytes = workers, 3500
+					require.Equal(t, want, take(t, cfg, 12), "%s %v %s", set, patch, list)
+				}
+				for _, key := range config().Keys {
+					require.NoError(t, os.Remove(filepath.Join(dir, key+".npy")))
+					require.NoError(t, os.Remove(filepath.Join(dir, key+"_seg.npy")))
+				}
+			}
+		}
+	}
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(filepath.Join(goldenDir, "plain"))))
+	unpackCase(t, dir, "case_0")
+	cfg := config(t, "plain")
+	var err error
+	cfg.Dataset, err = dataset.Open(dir)
+	require.NoError(t, err)
+	cfg.Keys, cfg.Dataset.CacheBytes = []string{"case_0"}, 6000
+	l := start(t, cfg)
+	next(t, l)
+	require.NoError(t, os.Truncate(filepath.Join(dir, "case_0.npy"), 2000))
+	for n := 0; err == nil; n++ {
+		require.Less(t, n, 100)
+		_, err = l.Next(t.Context())
+	}
+	require.ErrorContains(t, err, "loader: case case_0: dataset: npz: "+filepath.Join(dir, "case_0.npy")+": ")
+	require.ErrorContains(t, err, "truncated")
+}
+
+// unpackCase writes a case's .npy files, as nnU-Net does.
+func unpackCase(t *testing.T, dir, key string) {
+	t.Helper()
+	f, err := npz.OpenNpz(filepath.Join(dir, key+".npz"))
+	require.NoError(t, err)
+	defer f.Close()
+	for name, ending := range map[string]string{"data": ".npy", "seg": "_seg.npy"} {
+		a, err := f.Read(name)
+		require.NoError(t, err)
+		if name == "data" {
+			values, err := a.Float32s()
+			require.NoError(t, err)
+			a, err = npz.New(values, a.Shape...)
+			require.NoError(t, err)
+		}
+		out, err := os.Create(filepath.Join(dir, key+ending))
+		require.NoError(t, err)
+		require.NoError(t, npz.WriteNpy(out, a))
+		require.NoError(t, out.Close())
+	}
 }
 
 func TestAnyBatchIsAStartingPoint(t *testing.T) {
