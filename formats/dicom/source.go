@@ -56,10 +56,21 @@ func FileSource(path string) (*Source, error) {
 
 // Found is what lies in a file, a folder or a zip.
 type Found struct {
-	Sources []*Source // in the order of their paths
-	Failed  []error   // members and files that cannot be opened
-	Links   int       // symbolic links, which are not followed
+	Sources []*Source  // in the order of their paths
+	Failed  []*Failure // members and files that cannot be opened
+	Links   int        // symbolic links, which are not followed
 }
+
+// A Failure is a file, a folder or a member of a zip that cannot be opened.
+type Failure struct {
+	Err    error  // names it
+	Folder string // that it lies in
+}
+
+func (f *Failure) Error() string { return f.Err.Error() }
+
+// Unwrap returns the error itself.
+func (f *Failure) Unwrap() error { return f.Err }
 
 // maxUnpacked bounds the members of a zip together.
 const maxUnpacked = 64 << 30
@@ -102,7 +113,7 @@ func folder(root string) (*Found, error) {
 		}
 		switch {
 		case err != nil:
-			found.Failed = append(found.Failed, err)
+			found.Failed = append(found.Failed, &Failure{err, filepath.Dir(name)})
 			return nil
 		case d.Type()&fs.ModeSymlink != 0:
 			found.Links++
@@ -112,7 +123,7 @@ func folder(root string) (*Found, error) {
 		}
 		info, err := d.Info()
 		if err != nil {
-			found.Failed = append(found.Failed, err)
+			found.Failed = append(found.Failed, &Failure{err, filepath.Dir(name)})
 			return nil
 		}
 		found.Sources = append(found.Sources, &Source{Name: name, Base: d.Name(),
@@ -152,24 +163,26 @@ func members(file string) (*Found, error) {
 			continue
 		}
 		name := file + ": " + m.Name
+		folder := file
+		if in := path.Dir(m.Name); in != "." {
+			folder += ": " + in
+		}
+		fail := func(format string, args ...any) {
+			found.Failed = append(found.Failed, &Failure{fmt.Errorf(format, args...), folder})
+		}
 		const encrypted = 1
 		if m.Flags&encrypted != 0 {
-			found.Failed = append(found.Failed, fmt.Errorf("%s: the member is encrypted: unpack "+
-				"the zip", name))
+			fail("%s: the member is encrypted: unpack the zip", name)
 			continue
 		}
 		size := m.UncompressedSize64
 		if size > maxUnpacked || size/maxInflation > m.CompressedSize64+1 {
-			found.Failed = append(found.Failed, fmt.Errorf("%s: the member says that it has %d "+
-				"bytes, more than its %d in the zip can hold", name, size, m.CompressedSize64))
+			fail("%s: the member says that it has %d bytes, more than its %d in the zip can hold", name,
+				size, m.CompressedSize64)
 			continue
 		}
 		if total += size; total > maxUnpacked {
 			return nil, fmt.Errorf("%s: its members have more than 64 GiB: unpack it", file)
-		}
-		folder := file
-		if in := path.Dir(m.Name); in != "." {
-			folder += ": " + in
 		}
 		found.Sources = append(found.Sources, &Source{Name: name, Base: path.Base(m.Name),
 			Folder: folder, Size: int64(size), InOrder: true,

@@ -20,9 +20,11 @@ import (
 
 // A Choice makes one label of all parts whose name a pattern matches.
 type Choice struct {
-	Name    string
-	pattern *regexp.Regexp
-	text    string
+	Name string
+	// Optional: the label may have no part, if another one has.
+	Optional bool
+	pattern  *regexp.Regexp
+	text     string
 }
 
 // ParseChoices reads NAME=PATTERN or PATTERN, which is its own name. A pattern is a Go regular
@@ -45,7 +47,7 @@ func ParseChoices(texts []string) ([]Choice, error) {
 			return nil, fmt.Errorf("%q: the name %q is there twice: join its patterns with |",
 				text, name)
 		}
-		all = append(all, Choice{name, re, pattern})
+		all = append(all, Choice{Name: name, pattern: re, text: pattern})
 	}
 	return all, nil
 }
@@ -80,6 +82,8 @@ func Choose(choices []Choice, parts []Part, kind string) ([]Label, error) {
 	if len(choices) == 0 && len(all) == 0 {
 		return nil, fmt.Errorf("found no %s with anything in it", kind)
 	}
+	var none error
+	matched := false
 	for _, c := range choices {
 		l := Label{Name: c.Name, Names: []string{}}
 		for i, p := range parts {
@@ -87,10 +91,15 @@ func Choose(choices []Choice, parts []Part, kind string) ([]Label, error) {
 				l.Names, l.Parts = append(l.Names, p.Name), append(l.Parts, i)
 			}
 		}
-		if l.Parts == nil {
-			return nil, &NoMatchError{c.text, kind, parts}
+		if l.Parts != nil {
+			matched = true
+		} else if none = (&NoMatchError{c.text, kind, parts}); !c.Optional {
+			return nil, none
 		}
 		all = append(all, l)
+	}
+	if !matched && none != nil {
+		return nil, none
 	}
 	if len(all) > maxLabels {
 		return nil, fmt.Errorf("found %d labels, expected at most %d: choose with --roi", len(all),

@@ -19,15 +19,20 @@ const (
 
 // Choose returns the labels for the chosen ROIs, or for each that has contours.
 func (s *StructureSet) Choose(choices []labels.Choice) ([]labels.Label, error) {
-	parts := make([]labels.Part, len(s.ROIs))
-	for i, r := range s.ROIs {
-		parts[i] = labels.Part{Number: r.Number, Name: r.Name, Empty: r.Count == 0}
-	}
-	all, err := labels.Choose(choices, parts, "ROI")
+	all, err := labels.Choose(choices, s.Parts(), "ROI")
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.Source.Name, err)
 	}
 	return all, nil
+}
+
+// Parts lists the ROIs, in their order.
+func (s *StructureSet) Parts() []labels.Part {
+	parts := make([]labels.Part, len(s.ROIs))
+	for i, r := range s.ROIs {
+		parts[i] = labels.Part{Number: r.Number, Name: r.Name, Empty: r.Count == 0}
+	}
+	return parts
 }
 
 // drawn is a contour on its way to a slice.

@@ -24,16 +24,21 @@ const offGrid = 0.01
 
 // Choose returns the labels for the chosen segments, or for each but 0, which is the background.
 func (s *Segmentation) Choose(choices []labels.Choice) ([]labels.Label, error) {
+	all, err := labels.Choose(choices, s.Parts(), "segment")
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Source.Name, err)
+	}
+	return all, nil
+}
+
+// Parts lists the segments, in their order.
+func (s *Segmentation) Parts() []labels.Part {
 	parts := make([]labels.Part, len(s.Segments))
 	for i, segment := range s.Segments {
 		parts[i] = labels.Part{Number: segment.Number, Name: segment.Label,
 			Empty: segment.Number == 0}
 	}
-	all, err := labels.Choose(choices, parts, "segment")
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.Source.Name, err)
-	}
-	return all, nil
+	return parts
 }
 
 // Draw draws labels, which Choose returned, on a grid. Frames are placed by where they say they lie,

@@ -7,12 +7,14 @@ package series
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"math"
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/suyashkumar/dicom/pkg/tag"
 
@@ -56,13 +58,25 @@ type Damaged struct {
 // Find reads the headers of all DICOM files at a path, on so many goroutines. The pixels are read
 // where two slices have the same position. It fails if nothing there is DICOM.
 func Find(at string, workers int) (*Index, error) {
-	found, err := dicom.List(at)
-	if err != nil {
-		return nil, err
-	}
-	x := &Index{Path: at, Links: found.Links}
-	for _, err := range found.Failed {
-		x.Damaged = append(x.Damaged, Damaged{Err: err})
+	return FindAll(context.Background(), []string{at}, workers, nil)
+}
+
+// FindAll is Find for several paths, which make one index: slices of a series may lie in any of
+// them. It stops when ctx is done. read, unless it is nil, is called from several goroutines with how
+// many of the files were read.
+func FindAll(ctx context.Context, paths []string, workers int, read func(n, of int)) (*Index, error) {
+	x := &Index{Path: strings.Join(paths, ", ")}
+	found := &dicom.Found{}
+	for _, at := range paths {
+		here, err := dicom.List(at)
+		if err != nil {
+			return nil, err
+		}
+		found.Sources = append(found.Sources, here.Sources...)
+		x.Links += here.Links
+		for _, f := range here.Failed {
+			x.Damaged = append(x.Damaged, Damaged{Err: f.Err, Folder: f.Folder})
+		}
 	}
 	type result struct {
 		slices  []*Slice
@@ -71,7 +85,14 @@ func Find(at string, workers int) (*Index, error) {
 		err     error
 	}
 	results := make([]result, len(found.Sources))
-	parallel.Each(len(found.Sources), workers, func(i int) error {
+	var count atomic.Int64
+	err := parallel.Each(len(found.Sources), workers, func(i int) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if n := int(count.Add(1)); read != nil {
+			read(n, len(found.Sources))
+		}
 		s := found.Sources[i]
 		f, err := dicom.Read(s)
 		switch r := &results[i]; {
@@ -94,6 +115,9 @@ func Find(at string, workers int) (*Index, error) {
 		}
 		return nil
 	})
+	if err != nil {
+		return nil, err
+	}
 	var all []*Slice
 	for i := range results {
 		switch r := &results[i]; {
@@ -104,7 +128,7 @@ func Find(at string, workers int) (*Index, error) {
 		case r.damaged != nil:
 			x.Damaged = append(x.Damaged, *r.damaged)
 		default:
-			if x.Others++; found.Sources[i].Name == at {
+			if x.Others++; slices.Contains(paths, found.Sources[i].Name) {
 				return nil, r.err
 			}
 		}
@@ -115,7 +139,7 @@ func Find(at string, workers int) (*Index, error) {
 			links = fmt.Sprintf("; %d symbolic links are not followed", x.Links)
 		}
 		return nil, fmt.Errorf("%s: none of its %d files is DICOM (PS3.10, with DICM at byte 128)%s",
-			at, len(results), links)
+			x.Path, len(results), links)
 	}
 	x.Stacks = stacks(all)
 	parallel.Each(len(x.Stacks), workers, func(i int) error {
@@ -198,8 +222,7 @@ func (x *Index) Choose(s string) (*Stack, error) {
 	if len(of) > 1 {
 		var images []*Stack
 		for _, stack := range of {
-			first := stack.Slices[0]
-			if !stack.Localizer && len(stack.Slices) > 2 && first.placed && !first.File.colour {
+			if stack.Volume() {
 				images = append(images, stack)
 			}
 		}
@@ -235,11 +258,27 @@ func (x *Index) Choose(s string) (*Stack, error) {
 		strings.Join(List(x.Stacks), "\n"))
 }
 
+// Whole fails if a file that cannot be read may be a slice of the stack: one of its series, or one of
+// an unknown series in a folder of the stack's slices. Choose is stricter, as what it looks at is one
+// exam and no archive: there any file of an unknown series may be missing.
+func (x *Index) Whole(s *Stack) error {
+	folders := map[string]bool{}
+	for _, slice := range s.Slices {
+		folders[slice.File.Folder] = true
+	}
+	return x.without(s, func(d Damaged) bool { return folders[d.Folder] })
+}
+
 // whole fails if a file that cannot be read may be a slice of the stack.
 func (x *Index) whole(s *Stack) error {
+	return x.without(s, func(Damaged) bool { return true })
+}
+
+// without is whole, where near tells of a damaged file of an unknown series whether it may be a slice.
+func (x *Index) without(s *Stack, near func(Damaged) bool) error {
 	var all []error
 	for _, d := range x.Damaged {
-		if d.SeriesUID == "" || d.SeriesUID == s.SeriesUID {
+		if d.SeriesUID == "" && near(d) || d.SeriesUID != "" && d.SeriesUID == s.SeriesUID {
 			all = append(all, d.Err)
 		}
 	}

@@ -266,6 +266,13 @@ func (s *Slice) repeats(other *Slice) (bool, error) {
 	return bytes.Equal(a.Bytes(), b.Bytes()), nil
 }
 
+// Volume reports whether the stack is what one means by an image: three grey slices or more that lie
+// somewhere, and no localizer.
+func (s *Stack) Volume() bool {
+	first := s.Slices[0]
+	return !s.Localizer && len(s.Slices) > 2 && first.placed && !first.File.colour
+}
+
 // Axes returns the directions of the stack's rows (x), columns (y) and of its normal (z), LPS.
 func (s *Stack) Axes() [3][3]float64 { return s.axes }
 
