@@ -65,16 +65,12 @@ func drawLabels(c ConvertImageConfig, o Output) (volume.File, *Converted, error)
 	if err != nil {
 		return nil, nil, err
 	}
-	draw := drawSegments
-	if object.Class == dicom.ClassRTStructure {
-		draw = drawStructures
-	}
-	m, warnings, err := draw(object, c, choices)
+	m, warnings, err := drawObject(object, choices, c.LabelsChoice, func(to labels.References) (
+		*reference, error) {
+		return openReference(c, to)
+	})
 	if err != nil {
 		return nil, nil, err
-	}
-	for _, w := range m.Warnings {
-		warnings = append(warnings, object.Name+": "+w)
 	}
 	for _, w := range warnings {
 		o.Printf("WARNING: %s", w)
@@ -145,8 +141,26 @@ func labelObjects(x *series.Index) []*series.Object {
 	return all
 }
 
-func drawStructures(object *series.Object, c ConvertImageConfig, choices []labels.Choice) (
-	*labels.Map, []string, error) {
+// drawObject draws the chosen labels of an RTSTRUCT or a SEG on the image that open returns for what
+// they refer to. It returns the map and what the user should know of it; messages name the object.
+func drawObject(object *series.Object, choices []labels.Choice, c LabelsChoice,
+	open func(to labels.References) (*reference, error)) (*labels.Map, []string, error) {
+	draw := drawSegments
+	if object.Class == dicom.ClassRTStructure {
+		draw = drawStructures
+	}
+	m, warnings, err := draw(object, choices, c, open)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, w := range m.Warnings {
+		warnings = append(warnings, object.Name+": "+w)
+	}
+	return m, warnings, nil
+}
+
+func drawStructures(object *series.Object, choices []labels.Choice, c LabelsChoice,
+	open func(labels.References) (*reference, error)) (*labels.Map, []string, error) {
 	set, err := rtstruct.Read(object.Source)
 	if err != nil {
 		return nil, nil, err
@@ -155,7 +169,7 @@ func drawStructures(object *series.Object, c ConvertImageConfig, choices []label
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := openReference(c, set.Referred)
+	r, err := open(set.Referred)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -174,12 +188,12 @@ func drawStructures(object *series.Object, c ConvertImageConfig, choices []label
 			another = another || other
 		}
 	}
-	m, err := set.Draw(r.grid, all, system.Cores())
+	m, err := set.Draw(r.grid, all, r.workers)
 	return m, r.warnings(another), err
 }
 
-func drawSegments(object *series.Object, c ConvertImageConfig, choices []labels.Choice) (
-	*labels.Map, []string, error) {
+func drawSegments(object *series.Object, choices []labels.Choice, c LabelsChoice,
+	open func(labels.References) (*reference, error)) (*labels.Map, []string, error) {
 	s, err := seg.Read(object.Source)
 	if err != nil {
 		return nil, nil, err
@@ -188,7 +202,7 @@ func drawSegments(object *series.Object, c ConvertImageConfig, choices []labels.
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := openReference(c, s.Referred)
+	r, err := open(s.Referred)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -196,7 +210,7 @@ func drawSegments(object *series.Object, c ConvertImageConfig, choices []labels.
 	if err != nil {
 		return nil, nil, err
 	}
-	o := seg.Options{Threshold: c.Threshold, Resample: c.Resample, Workers: system.Cores()}
+	o := seg.Options{Threshold: c.Threshold, Resample: c.Resample, Workers: r.workers}
 	if r.fixed && !c.Resample {
 		o.Resample = true
 		for _, slice := range r.stack.Slices {
@@ -213,14 +227,13 @@ type reference struct {
 	grid  *labels.Grid
 	stack *series.Stack // nil for an image file
 	fixed bool          // the grid is not that of the stack's slices
+
+	workers int // goroutines that draw on it
 }
 
 // openReference finds the image that labels are drawn on. Of several stacks it is the one that the
 // labels refer to.
 func openReference(c ConvertImageConfig, to labels.References) (*reference, error) {
-	r := &reference{path: c.Reference}
-	var size []int
-	var g *volume.ITK
 	if series.Is(c.Reference) {
 		x, err := series.Find(c.Reference, system.Cores())
 		if err != nil {
@@ -230,32 +243,47 @@ func openReference(c ConvertImageConfig, to labels.References) (*reference, erro
 		if choice == "" {
 			choice = referred(x, to)
 		}
-		if r.stack, err = x.Choose(choice); err != nil {
+		stack, err := x.Choose(choice)
+		if err != nil {
 			return nil, fmt.Errorf("--reference: %w", err)
 		}
-		if size, g, err = r.stack.Grid(c.FixGeometry); err != nil {
-			return nil, err
-		}
-		r.fixed = !r.stack.Geometry.Regular
-	} else {
-		if c.ReferenceSeries != "" || c.FixGeometry {
-			return nil, settings.Usage("--reference-series and --fix-geometry are for DICOM: %s is none",
-				c.Reference)
-		}
-		h, err := image.Header(c.Reference)
-		if err != nil {
-			return nil, err
-		}
-		if h.Geometry == nil {
-			return nil, fmt.Errorf("%s: %w", c.Reference, h.Problem)
-		}
-		size, g = h.Size, h.Geometry
+		return stackReference(c.Reference, stack, c.FixGeometry, system.Cores())
 	}
-	var err error
-	if r.grid, err = labels.NewGrid(size, g); err != nil {
-		return nil, fmt.Errorf("%s: %w", c.Reference, err)
+	if c.ReferenceSeries != "" || c.FixGeometry {
+		return nil, settings.Usage("--reference-series and --fix-geometry are for DICOM: %s is none",
+			c.Reference)
 	}
-	return r, nil
+	h, err := image.Header(c.Reference)
+	if err != nil {
+		return nil, err
+	}
+	return fileReference(c.Reference, h, system.Cores())
+}
+
+// stackReference is the stack as a reference; path names it for messages.
+func stackReference(path string, stack *series.Stack, fix bool, workers int) (*reference, error) {
+	size, g, err := stack.Grid(fix)
+	if err != nil {
+		return nil, err
+	}
+	grid, err := labels.NewGrid(size, g)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &reference{path: path, grid: grid, stack: stack, fixed: !stack.Geometry.Regular,
+		workers: workers}, nil
+}
+
+// fileReference is an image file with this header as a reference.
+func fileReference(path string, h *volume.Header, workers int) (*reference, error) {
+	if h.Geometry == nil {
+		return nil, fmt.Errorf("%s: %w", path, h.Problem)
+	}
+	grid, err := labels.NewGrid(h.Size, h.Geometry)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &reference{path: path, grid: grid, workers: workers}, nil
 }
 
 // referred returns the UID of the one series of an index that labels refer to, or "".
