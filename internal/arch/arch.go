@@ -49,6 +49,7 @@ var Rules = []Rule{
 	{Path: "data/plans", Level: 1, Only: []string{"internal/atomicfile", "internal/regular", "internal/sniff"},
 		NoTorch: true},
 
+	{Path: "data/pairing", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "models", Level: 2, Only: []string{"torch", "torch/nn", "data/plans"}},
 	{Path: "loss", Level: 2, Only: []string{"torch"}},
 	{Path: "checkpoint", Level: 2},
