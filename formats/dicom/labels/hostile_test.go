@@ -204,6 +204,18 @@ func TestChoicesAreParsed(t *testing.T) {
 	found, err := labels.Choose(all, parts, "ROI")
 	require.NoError(t, err)
 	require.Equal(t, [][]int{{2}, {0, 3}}, [][]int{found[0].Parts, found[1].Parts})
+
+	// one of several optional ones may match nothing, not all of them
+	var none *labels.NoMatchError
+	_, err = labels.Choose(all, parts[3:], "ROI")
+	require.ErrorAs(t, err, &none)
+	require.Equal(t, "GTVn", none.Pattern)
+	all[0].Optional, all[1].Optional = true, true
+	found, err = labels.Choose(all, parts[3:], "ROI")
+	require.NoError(t, err)
+	require.Equal(t, [][]int{nil, {0}}, [][]int{found[0].Parts, found[1].Parts})
+	_, err = labels.Choose(all, parts[1:2], "ROI")
+	require.ErrorAs(t, err, &none)
 }
 
 // segmentation writes a SEG of frames of 3 × 2 pixels at z = 0, 2, …

@@ -2,6 +2,7 @@ package series_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -339,4 +340,48 @@ func FuzzSeries(f *testing.F) {
 			require.Equal(t, n, im.Values().Len())
 		}
 	})
+}
+
+// Several paths are one archive: a series may lie in two of them, and a damaged file of an unknown
+// series blocks the stacks of its folder alone.
+func TestAnArchiveIsOneIndex(t *testing.T) {
+	regular, other := unpacked(t, "regular"), unpacked(t, "coronal")
+	half := t.TempDir()
+	all, err := os.ReadDir(regular)
+	require.NoError(t, err)
+	name := all[0].Name()
+	require.NoError(t, os.Rename(filepath.Join(regular, name), filepath.Join(half, name)))
+	for _, e := range all[1:] { // the corpus has the same UIDs for all series
+		path := filepath.Join(regular, e.Name())
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(path, bytes.ReplaceAll(b, []byte("8.498.14.2.1"), []byte("8.498.14.2.7")), 0o666))
+	}
+	b, err := os.ReadFile(filepath.Join(half, name))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(half, name), bytes.ReplaceAll(b, []byte("8.498.14.2.1"), []byte("8.498.14.2.7")), 0o666))
+	require.NoError(t, os.WriteFile(filepath.Join(other, "bad.dcm"), []byte("no DICOM"), 0o666))
+	read := make(chan int, 100)
+	x, err := series.FindAll(context.Background(), []string{regular, half, other}, 2, func(n, of int) { read <- of })
+	require.NoError(t, err)
+	require.Len(t, x.Stacks, 2)
+	require.Len(t, x.Damaged, 1)
+	require.Len(t, read, <-read-1)
+	for _, s := range x.Stacks {
+		require.True(t, s.Volume())
+		_, err = x.Choose(s.SeriesUID)
+		require.ErrorContains(t, err, "bad.dcm")
+		if s.Slices[0].File.Folder == other {
+			require.ErrorContains(t, x.Whole(s), "bad.dcm")
+			continue
+		}
+		require.Len(t, s.Slices, len(all))
+		require.NoError(t, x.Whole(s))
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	stop()
+	_, err = series.FindAll(ctx, []string{regular}, 2, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = series.FindAll(context.Background(), []string{regular, "absent"}, 2, nil)
+	require.ErrorContains(t, err, "absent")
 }
