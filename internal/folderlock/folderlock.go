@@ -61,7 +61,13 @@ func (e *HeldError) Error() string {
 // In locks a folder, which must exist, with the file .lntorch.lock in it. It returns a *HeldError
 // if another program holds the lock.
 func In(folder string) (*Lock, error) {
-	return acquire(folder, filepath.Join(folder, ".lntorch.lock"))
+	return acquire(folder, filepath.Join(folder, ".lntorch.lock"), commandLine())
+}
+
+// Named is In for a program whose arguments the file must not hold, as they may name patients: it says
+// command in their place.
+func Named(folder, command string) (*Lock, error) {
+	return acquire(folder, filepath.Join(folder, ".lntorch.lock"), command)
 }
 
 // Beside locks a folder, which need not exist, with the file .NAME.lntorch.lock next to it. It is
@@ -70,16 +76,21 @@ func In(folder string) (*Lock, error) {
 func Beside(folder string) (*Lock, error) {
 	name := filepath.Base(folder)
 	return acquire(folder, filepath.Join(filepath.Dir(folder),
-		"."+name[:min(len(name), 200)]+".lntorch.lock"))
+		"."+name[:min(len(name), 200)]+".lntorch.lock"), commandLine())
 }
 
-func acquire(folder, path string) (*Lock, error) {
-	return acquireWith(folder, path, func(f *os.File) error {
+// commandLine is how this program was called.
+func commandLine() string {
+	return strings.Join(append([]string{filepath.Base(os.Args[0])}, os.Args[1:]...), " ")
+}
+
+func acquire(folder, path, command string) (*Lock, error) {
+	return acquireWith(folder, path, command, func(f *os.File) error {
 		return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	})
 }
 
-func acquireWith(folder, path string, flock func(*os.File) error) (*Lock, error) {
+func acquireWith(folder, path, command string, flock func(*os.File) error) (*Lock, error) {
 	for {
 		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
 		if err != nil {
@@ -104,7 +115,7 @@ func acquireWith(folder, path string, flock func(*os.File) error) (*Lock, error)
 			f.Close()
 			continue
 		}
-		if err := l.sign(); err != nil {
+		if err := l.sign(command); err != nil {
 			l.Release()
 			return nil, fmt.Errorf("lock of %s: %w", folder, err)
 		}
@@ -163,14 +174,12 @@ func (l *Lock) current() bool {
 	return err == nil && os.SameFile(mine, there)
 }
 
-func (l *Lock) sign() error {
+func (l *Lock) sign(command string) error {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "an unnamed host"
 	}
-	command := append([]string{filepath.Base(os.Args[0])}, os.Args[1:]...)
-	b, err := json.Marshal(Holder{os.Getpid(), host, time.Now().Truncate(time.Second),
-		strings.Join(command, " ")})
+	b, err := json.Marshal(Holder{os.Getpid(), host, time.Now().Truncate(time.Second), command})
 	if err == nil {
 		err = l.f.Truncate(0)
 	}

@@ -131,7 +131,7 @@ func TestALockOfARemovedFileIsNone(t *testing.T) {
 	folder := t.TempDir()
 	path := filepath.Join(folder, ".lntorch.lock")
 	tries := 0
-	l, err := acquireWith(folder, path, func(f *os.File) error {
+	l, err := acquireWith(folder, path, commandLine(), func(f *os.File) error {
 		if tries++; tries == 1 {
 			require.NoError(t, os.Remove(path))
 		}
@@ -156,10 +156,10 @@ func TestWithoutLocksTheFileIsJudged(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.ENOTSUP, syscall.ENOLCK, syscall.EINVAL,
 		syscall.ENOSYS} {
 		none := func(*os.File) error { return errno }
-		l, err := acquireWith(folder, path, none)
+		l, err := acquireWith(folder, path, commandLine(), none)
 		require.NoError(t, err)
 		require.Contains(t, l.Warning, "has no locks")
-		_, err = acquireWith(folder, path, none) // this process is alive
+		_, err = acquireWith(folder, path, commandLine(), none) // this process is alive
 		require.ErrorContains(t, err, "is in use: process ")
 		require.ErrorContains(t, err, "delete "+path)
 		l.Release()
@@ -180,17 +180,31 @@ func TestWithoutLocksTheFileIsJudged(t *testing.T) {
 		b, err := json.Marshal(c.holder)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(path, b, 0o666))
-		l, err := acquireWith(folder, path, none)
+		l, err := acquireWith(folder, path, commandLine(), none)
 		require.NoError(t, err)
 		require.Contains(t, l.Warning, c.warning)
 		l.Release()
 	}
 	for _, text := range []string{"", "{", "[1]", strings.Repeat("x", 1<<20)} {
 		require.NoError(t, os.WriteFile(path, []byte(text), 0o666))
-		l, err := acquireWith(folder, path, none)
+		l, err := acquireWith(folder, path, commandLine(), none)
 		require.NoError(t, err)
 		l.Release()
 	}
-	_, err = acquireWith(folder, path, func(*os.File) error { return syscall.EIO })
+	_, err = acquireWith(folder, path, commandLine(), func(*os.File) error { return syscall.EIO })
 	require.ErrorIs(t, err, syscall.EIO)
+}
+
+func TestNamedHoldsNoArguments(t *testing.T) {
+	folder := t.TempDir()
+	l, err := Named(folder, "program")
+	require.NoError(t, err)
+	defer l.Release()
+	_, err = In(folder)
+	var held *HeldError
+	require.ErrorAs(t, err, &held)
+	require.Equal(t, "program", held.Holder.Command)
+	data, err := os.ReadFile(filepath.Join(folder, ".lntorch.lock"))
+	require.NoError(t, err)
+	require.NotContains(t, string(data), filepath.Base(os.Args[0]))
 }
