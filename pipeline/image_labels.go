@@ -228,7 +228,8 @@ type reference struct {
 	stack *series.Stack // nil for an image file
 	fixed bool          // the grid is not that of the stack's slices
 
-	workers int // goroutines that draw on it
+	workers int  // goroutines that draw on it
+	byFrame bool // it is known that the labels share its frame of reference alone
 }
 
 // openReference finds the image that labels are drawn on. Of several stacks it is the one that the
@@ -331,7 +332,7 @@ func (r *reference) check(to labels.References, what string, ignore bool) (other
 // warnings are those that the choice of the reference gives.
 func (r *reference) warnings(another bool) []string {
 	all := []string{}
-	if another {
+	if another && !r.byFrame {
 		all = append(all, r.path+": the labels were made on another series in the same frame of "+
 			"reference")
 	}
