@@ -49,8 +49,10 @@ func (e *Several) Error() string {
 
 // Reasons why an object belongs to no image.
 var (
-	ErrNone  = fmt.Errorf("refers to no series that is here, and shares frame of reference and study with none")
-	ErrTaken = fmt.Errorf("refers to no series that is here, and the one with its frame of reference and study has labels of its own")
+	ErrNone = fmt.Errorf("refers to no series that is here, and shares frame of reference and " +
+		"study with none")
+	ErrTaken = fmt.Errorf("refers to no series that is here, and the one with its frame of " +
+		"reference and study has labels of its own")
 	ErrOther = fmt.Errorf("refers to a series that is here, but is of another modality")
 )
 
