@@ -347,28 +347,14 @@ func ConvertImage(c ConvertImageConfig, o Output) (*Converted, error) {
 	if err := checkConversion(c); err != nil {
 		return nil, err
 	}
-	open := func() (volume.File, *Converted, error) { return openForConversion(c, o) }
-	if c.Reference != "" {
-		open = func() (volume.File, *Converted, error) { return drawLabels(c, o) }
+	write := convertImage
+	switch {
+	case c.Reference != "":
+		write = convertToLabels
+	case series.Is(c.In):
+		write = convertStack
 	}
-	f, done, err := open()
-	if err != nil {
-		return nil, err
-	}
-	var values volume.Pixels // nil: as they are stored
-	if c.Type != "" {
-		if values, err = volume.Convert(f.Values(), c.Type, c.Round); err != nil {
-			return nil, fmt.Errorf("%s: --type %s: %w", c.In, c.Type, err)
-		}
-	}
-	if f.Head().Extensions {
-		o.Printf("%s: the extensions of the header are left out", c.In)
-	}
-	if c.Uncompressed {
-		err = image.ConvertRaw(c.Out, f, values)
-	} else {
-		err = image.Convert(c.Out, f, values, system.Cores())
-	}
+	done, err := write(c, o)
 	if err != nil {
 		return nil, err
 	}
@@ -405,16 +391,35 @@ func checkConversion(c ConvertImageConfig) error {
 	return nil
 }
 
-func openForConversion(c ConvertImageConfig, o Output) (volume.File, *Converted, error) {
+func convertImage(c ConvertImageConfig, o Output) (*Converted, error) {
 	f, err := openImage(c.In, c.DICOMChoice, o)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	done := &Converted{Warnings: []string{}}
-	if im, ok := f.(*series.Image); ok { // openImage has logged them
-		for _, w := range im.Warnings {
-			done.Warnings = append(done.Warnings, c.In+": "+w)
+	return &Converted{Warnings: []string{}}, c.write(f, o)
+}
+
+func convertToLabels(c ConvertImageConfig, o Output) (*Converted, error) {
+	f, done, err := drawLabels(c, o)
+	if err != nil {
+		return nil, err
+	}
+	return done, c.write(f, o)
+}
+
+// write writes what was read to the new file.
+func (c ConvertImageConfig) write(f volume.File, o Output) (err error) {
+	var values volume.Pixels // nil: as they are stored
+	if c.Type != "" {
+		if values, err = volume.Convert(f.Values(), c.Type, c.Round); err != nil {
+			return fmt.Errorf("%s: --type %s: %w", c.In, c.Type, err)
 		}
 	}
-	return f, done, nil
+	if f.Head().Extensions {
+		o.Printf("%s: the extensions of the header are left out", c.In)
+	}
+	if c.Uncompressed {
+		return image.ConvertRaw(c.Out, f, values)
+	}
+	return image.Convert(c.Out, f, values, system.Cores())
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lntorch/lntorch/formats/dicom/series"
 	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/volume"
@@ -27,27 +28,104 @@ func openImage(path string, c DICOMChoice, o Output) (volume.File, error) {
 		}
 		return image.Read(path)
 	}
-	im, x, err := series.Open(path, c.Series, series.Options{Fix: c.FixGeometry,
-		Workers: system.Cores()})
+	x, stack, err := c.choose(path)
 	if err != nil {
-		if x != nil && len(x.Stacks) == 0 && len(labelObjects(x)) > 0 {
-			err = fmt.Errorf("%s holds RTSTRUCT or SEG and no image: --reference IMAGE draws its labels on the grid of an image", path)
-		}
 		return nil, err
 	}
+	im, err := stack.Read(series.Options{Fix: c.FixGeometry, Workers: system.Cores()})
+	if err != nil {
+		return nil, err
+	}
+	c.tell(x, stack, im.Warnings, o)
+	return im, nil
+}
+
+// convertStack converts a DICOM stack.
+func convertStack(c ConvertImageConfig, o Output) (*Converted, error) {
+	x, stack, err := c.choose(c.In)
+	if err != nil {
+		return nil, err
+	}
+	done := &Converted{Warnings: []string{}}
+	warn := func(all []string) {
+		c.tell(x, stack, all, o)
+		for _, w := range all {
+			done.Warnings = append(done.Warnings, c.In+": "+w)
+		}
+	}
+	written, err := c.writeSlices(stack)
+	if err != nil {
+		return nil, err
+	}
+	if written {
+		warn(stack.Warnings)
+		return done, nil
+	}
+	im, err := stack.Read(series.Options{Fix: c.FixGeometry, Workers: system.Cores()})
+	if err != nil {
+		return nil, err
+	}
+	warn(im.Warnings)
+	return done, c.write(im, o)
+}
+
+// writeSlices writes a stack to an uncompressed file slice by slice, so that no image is in memory. It
+// reports false, and leaves no file behind, where the format does not take slices, or where they do
+// not lie on a grid or are not all of int16, as those of most CTs are.
+func (c ConvertImageConfig) writeSlices(stack *series.Stack) (bool, error) {
+	if !c.Uncompressed || c.Type != "" || !stack.Geometry.Regular {
+		return false, nil
+	}
+	size, g, err := stack.Grid(false)
+	if err != nil {
+		return false, err
+	}
+	file, err := image.Create(c.Out, size, g, "int16")
+	if file == nil || err != nil {
+		return false, err
+	}
+	whole, err := stack.Int16s(system.Cores(), func(slice int, values []int16) error {
+		b := bits.Bytes(values)
+		if !bits.LittleEndian {
+			bits.Swap(b, 2)
+		}
+		_, err := file.WriteAt(b, int64(slice)*int64(len(b)))
+		return err
+	})
+	if err != nil || !whole {
+		file.Abort()
+		return false, err
+	}
+	return true, file.Commit()
+}
+
+// choose finds the stack that is meant.
+func (c DICOMChoice) choose(path string) (*series.Index, *series.Stack, error) {
+	x, err := series.Find(path, system.Cores())
+	if err != nil {
+		return nil, nil, err
+	}
+	stack, err := x.Choose(c.Series)
+	if err != nil && len(x.Stacks) == 0 && len(labelObjects(x)) > 0 {
+		err = fmt.Errorf("%s holds RTSTRUCT or SEG and no image: --reference IMAGE draws its labels on the grid of an image", path)
+	}
+	return x, stack, err
+}
+
+// tell says which stack of several was taken, what was passed over, and the warnings.
+func (c DICOMChoice) tell(x *series.Index, stack *series.Stack, warnings []string, o Output) {
 	if len(x.Stacks) > 1 && c.Series == "" {
-		o.Printf("%s: stack %d is taken, of", path, im.Stack.Number)
+		o.Printf("%s: stack %d is taken, of", x.Path, stack.Number)
 		for _, line := range series.List(x.Stacks) {
 			o.Printf("%s", line)
 		}
 	}
 	if x.Links > 0 {
-		o.Printf("%s: %d symbolic links are not followed", path, x.Links)
+		o.Printf("%s: %d symbolic links are not followed", x.Path, x.Links)
 	}
-	for _, w := range im.Warnings {
-		o.Printf("%s: %s", path, w)
+	for _, w := range warnings {
+		o.Printf("%s: %s", x.Path, w)
 	}
-	return im, nil
 }
 
 // dicomInfo is what only a DICOM stack has.

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/volume"
 )
 
 const (
@@ -159,4 +160,50 @@ func TestInspectImagesListsStacks(t *testing.T) {
 	require.Nil(t, one[0].Intensities)
 	_, err = InspectImages(filepath.Join(dicomCorpus, "localizer.zip"), true, "9")
 	require.ErrorContains(t, err, "no such stack")
+}
+
+// Without compression a stack is written slice by slice, with compression as a whole: the image is the
+// same, of whatever type, and where it is refused nothing is left behind.
+func TestSlicesAreWrittenAsTheWholeIs(t *testing.T) {
+	paths, err := filepath.Glob(filepath.Join(dicomCorpus, "*.zip"))
+	require.NoError(t, err)
+	types, refused := map[string]int{}, 0
+	for _, path := range paths {
+		folder := t.TempDir()
+		convert := func(name string, raw bool) (volume.File, error) {
+			out := filepath.Join(folder, name)
+			_, err := ConvertImage(ConvertImageConfig{In: path, Out: out, Uncompressed: raw}, Output{})
+			if err != nil {
+				return nil, err
+			}
+			return image.Read(out)
+		}
+		whole, wrong := convert("whole.mha", false)
+		for _, name := range []string{"a.mha", "b.mhd", "c.nrrd", "d.nhdr"} {
+			f, err := convert(name, true)
+			if wrong != nil {
+				require.EqualError(t, err, wrong.Error())
+				continue
+			}
+			require.NoError(t, err)
+			require.Equal(t, whole.Values(), f.Values())
+			a, b := *whole.Head().Geometry, *f.Head().Geometry
+			for i := range a.Direction { // NRRD multiplies it by the spacing
+				require.InDelta(t, a.Direction[i], b.Direction[i], 1e-14)
+			}
+			require.Equal(t, a.Origin, b.Origin)
+		}
+		left, err := os.ReadDir(folder)
+		require.NoError(t, err)
+		if wrong != nil {
+			require.Empty(t, left)
+			refused++
+			continue
+		}
+		require.Len(t, left, 1+1+2+1+2) // nothing temporary
+		types[whole.Values().Type()]++
+	}
+	require.Greater(t, types["int16"], 20)
+	require.Greater(t, types["int32"]+types["float32"], 2)
+	require.Greater(t, refused, 5)
 }

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"io"
 	"math"
 	"slices"
 )
@@ -96,6 +97,15 @@ type File interface {
 	Image() (*Image, *ITK, error)
 }
 
+// A PixelWriter is an image file to which pixels are written in any order, from one goroutine or
+// several: their bytes, little-endian, at the offset that they have among all. The file appears with
+// Commit; after Abort there is none. Errors name the file.
+type PixelWriter interface {
+	io.WriterAt
+	Commit() error
+	Abort()
+}
+
 // Format describes an image file format to package formats/image. Errors returned by its functions
 // name the file.
 type Format struct {
@@ -113,6 +123,8 @@ type Format struct {
 	Write func(path string, size []int, g *ITK, pixels Pixels, workers int) error
 	// WriteRaw is Write without compression; nil if the ending decides about it.
 	WriteRaw func(path string, size []int, g *ITK, pixels Pixels) error
+	// Create is WriteRaw for pixels that come in parts; nil where WriteRaw is.
+	Create func(path string, size []int, g *ITK, typeName string) (PixelWriter, error)
 	// Beside returns the path of the file that Write and WriteRaw (raw) write the pixels to where it
 	// is another than path, else "". It is nil for formats of one file.
 	Beside func(path string, raw bool) string

@@ -102,6 +102,14 @@ func ConvertRaw(path string, f volume.File, values volume.Pixels) error {
 	return convert(path, f, values, 1, true)
 }
 
+// Create begins a file like ConvertRaw's for pixels that come in parts; nil where the format cannot.
+func Create(path string, size []int, g *volume.ITK, typeName string) (volume.PixelWriter, error) {
+	if f := ForName(path); f != nil && f.Create != nil {
+		return f.Create(path, size, g, typeName)
+	}
+	return nil, nil
+}
+
 // CanBeRaw reports whether a file of that name may be uncompressed.
 func CanBeRaw(path string) bool { return !strings.HasSuffix(strings.ToLower(path), ".gz") }
 

@@ -38,6 +38,7 @@ var Format = volume.Format{
 	},
 	Write:    Write,
 	WriteRaw: WriteRaw,
+	Create:   Create,
 	Beside:   beside,
 	// A file holds no more than the image's values and geometry.
 	Rewrite: func(string, volume.File, volume.Pixels, int) (bool, error) { return false, nil },
@@ -66,7 +67,33 @@ func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 
 // WriteRaw is Write without compression; the file beside an .mhd is NAME.raw.
 func WriteRaw(path string, size []int, g *volume.ITK, pixels volume.Pixels) error {
-	return named(path, write(path, size, g, pixels, 0))
+	w, err := create(path, size, g, pixels.Type())
+	if err != nil {
+		return err
+	}
+	return w.All(size, pixels)
+}
+
+// Create is WriteRaw for pixels that come in parts.
+func Create(path string, size []int, g *volume.ITK, typeName string) (volume.PixelWriter, error) {
+	w, err := create(path, size, g, typeName)
+	if err != nil {
+		return nil, err // no *Writer that is nil in an interface that is not
+	}
+	return w, nil
+}
+
+func create(path string, size []int, g *volume.ITK, typeName string) (*rawdata.Writer, error) {
+	file := beside(path, true)
+	head, err := encode(size, typeName, g)
+	if err != nil {
+		return nil, named(path, err)
+	}
+	name, err := dataFile(file)
+	if err != nil {
+		return nil, named(path, err)
+	}
+	return rawdata.Create(path, file, fmt.Appendf(nil, string(head), "CompressedData = False\n", name))
 }
 
 func named(path string, err error) error {
@@ -76,7 +103,7 @@ func named(path string, err error) error {
 	return nil
 }
 
-// write compresses with workers goroutines; with none it does not compress.
+// write compresses with workers goroutines.
 func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
 	head, err := encode(size, pixels.Type(), g)
 	if err != nil {
@@ -86,24 +113,18 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 	if err != nil {
 		return err
 	}
-	compression := "CompressedData = False\n"
-	if workers > 0 {
-		var packed bytes.Buffer // its length comes before it
-		if err := compress(&packed, raw, workers); err != nil {
-			return err
-		}
-		raw = packed.Bytes()
-		compression = fmt.Sprintf("CompressedData = True\nCompressedDataSize = %d\n", len(raw))
+	var packed bytes.Buffer // its length comes before it
+	if err := compress(&packed, raw, workers); err != nil {
+		return err
 	}
-	name := "LOCAL"
-	if file := beside(path, workers == 0); file != "" {
-		name = filepath.Base(file)
-		if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name ||
-			strings.Fields(name)[0] == "LIST" {
-			return errors.New("the header cannot name a data file of this name, " +
-				"expected one without line ends and %: choose another, or .mha")
-		}
-		if err := atomicfile.Write(file, raw); err != nil {
+	compression := fmt.Sprintf("CompressedData = True\nCompressedDataSize = %d\n", packed.Len())
+	file := beside(path, false)
+	name, err := dataFile(file)
+	if err != nil {
+		return err
+	}
+	if file != "" {
+		if err := atomicfile.Write(file, packed.Bytes()); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -112,14 +133,28 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 		return err
 	}
 	_, err = fmt.Fprintf(f, string(head), compression, name)
-	if err == nil && name == "LOCAL" {
-		_, err = f.Write(raw)
+	if err == nil && file == "" {
+		_, err = f.Write(packed.Bytes())
 	}
 	if err != nil {
 		f.Abort()
 		return err
 	}
 	return f.Commit()
+}
+
+// dataFile is what the header says of where the pixels are: in it, or in the file at that path.
+func dataFile(path string) (string, error) {
+	if path == "" {
+		return "LOCAL", nil
+	}
+	name := filepath.Base(path)
+	if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name ||
+		strings.Fields(name)[0] == "LIST" {
+		return "", errors.New("the header cannot name a data file of this name, " +
+			"expected one without line ends and %: choose another, or .mha")
+	}
+	return name, nil
 }
 
 // beside returns the path of the pixels' file, "" if they lie in the named one.

@@ -37,6 +37,7 @@ var Format = volume.Format{
 	},
 	Write:    Write,
 	WriteRaw: WriteRaw,
+	Create:   Create,
 	Beside:   beside,
 	// A file holds no more than the image's values and geometry.
 	Rewrite: func(string, volume.File, volume.Pixels, int) (bool, error) { return false, nil },
@@ -51,7 +52,29 @@ func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 
 // WriteRaw is Write without compression; the file beside a .nhdr is NAME.raw.
 func WriteRaw(path string, size []int, g *volume.ITK, pixels volume.Pixels) error {
-	return named(path, write(path, size, g, pixels, 0))
+	w, err := createRaw(path, size, g, pixels.Type())
+	if err != nil {
+		return err
+	}
+	return w.All(size, pixels)
+}
+
+// Create is WriteRaw for pixels that come in parts.
+func Create(path string, size []int, g *volume.ITK, typeName string) (volume.PixelWriter, error) {
+	w, err := createRaw(path, size, g, typeName)
+	if err != nil {
+		return nil, err // no *Writer that is nil in an interface that is not
+	}
+	return w, nil
+}
+
+func createRaw(path string, size []int, g *volume.ITK, typeName string) (*rawdata.Writer, error) {
+	file := beside(path, true)
+	head, err := header(file, size, typeName, "raw", g)
+	if err != nil {
+		return nil, named(path, err)
+	}
+	return rawdata.Create(path, file, head)
 }
 
 func named(path string, err error) error {
@@ -61,13 +84,10 @@ func named(path string, err error) error {
 	return nil
 }
 
-// write compresses with workers goroutines; with none it does not compress.
+// write compresses with workers goroutines.
 func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers int) error {
-	encoding := "gzip"
-	if workers == 0 {
-		encoding = "raw"
-	}
-	head, err := encode(size, pixels.Type(), encoding, g)
+	file := beside(path, false)
+	head, err := header(file, size, pixels.Type(), "gzip", g)
 	if err != nil {
 		return err
 	}
@@ -75,35 +95,37 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 	if err != nil {
 		return err
 	}
-	data := func(w io.Writer) error {
-		if workers == 0 {
-			_, err := w.Write(raw)
-			return err
-		}
-		return deflate.Gzip(w, workers, raw)
-	}
-	file := beside(path, workers == 0)
 	if file == "" {
 		return create(path, func(w io.Writer) error {
-			if _, err := w.Write(append(head, '\n')); err != nil {
+			if _, err := w.Write(head); err != nil {
 				return err
 			}
-			return data(w)
+			return deflate.Gzip(w, workers, raw)
 		})
+	}
+	data := func(w io.Writer) error { return deflate.Gzip(w, workers, raw) }
+	if err := create(file, data); err != nil {
+		return fmt.Errorf("%s: %w", filepath.Base(file), err)
+	}
+	return atomicfile.Write(path, head)
+}
+
+// header is the whole header of an image whose pixels follow it or lie in the file at the path given.
+func header(file string, size []int, typeName, encoding string, g *volume.ITK) ([]byte, error) {
+	head, err := encode(size, typeName, encoding, g)
+	if err != nil {
+		return nil, err
+	}
+	if file == "" {
+		return append(head, '\n'), nil
 	}
 	name := filepath.Base(file)
 	if strings.ContainsAny(name, "\r\n%") || strings.TrimSpace(name) != name ||
 		strings.HasPrefix(name, "LIST") {
-		return errors.New("the header cannot name a data file of this name, expected one without line " +
-			"ends and %: choose another, or .nrrd")
+		return nil, errors.New("the header cannot name a data file of this name, expected one without " +
+			"line ends and %: choose another, or .nrrd")
 	}
-	if err := create(file, data); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return create(path, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "%sdata file: %s\n", head, name)
-		return err
-	})
+	return fmt.Appendf(head, "data file: %s\n", name), nil
 }
 
 // beside returns the path of the pixels' file, "" if they lie in the named one.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -130,6 +131,45 @@ func requireStacks(t *testing.T, corpus string) {
 			}
 		})
 	}
+}
+
+// Slice by slice the values are those of the whole, of stacks whose values are all of int16.
+func TestSlicesOfInt16AreThoseOfTheStack(t *testing.T) {
+	streamed, others := 0, 0
+	for name := range expectations(t) {
+		x, err := series.Find(filepath.Join(corpus, name+".zip"), 2)
+		require.NoError(t, err)
+		for _, s := range x.Stacks {
+			whole, wrong := s.Read(series.Options{})
+			n := s.Size[0] * s.Size[1]
+			found := make([]int16, max(0, n*len(s.Slices)))
+			var lock sync.Mutex
+			seen := map[int]bool{}
+			ok, err := s.Int16s(3, func(slice int, values []int16) error {
+				lock.Lock()
+				defer lock.Unlock()
+				require.False(t, seen[slice])
+				seen[slice] = true
+				copy(found[slice*n:(slice+1)*n], values)
+				return nil
+			})
+			if wrong != nil {
+				require.Equal(t, wrong, err)
+				require.Empty(t, seen)
+				continue
+			}
+			require.NoError(t, err)
+			if !ok {
+				others++
+				continue
+			}
+			streamed++
+			require.Len(t, seen, len(s.Slices))
+			require.Equal(t, whole.Values(), volume.Slice[int16](found), name)
+		}
+	}
+	require.Greater(t, streamed, 25)
+	require.Greater(t, others, 2)
 }
 
 // isStack reports whether s may be the stack w, by its size and values.

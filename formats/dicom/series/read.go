@@ -289,6 +289,67 @@ func convert[T cell, V int16 | int32 | float32](dst []V, cells []T, c *scale) {
 	}
 }
 
+// Four cells of 16 bits lie in a word, each in a lane.
+const (
+	ones = 0x0001_0001_0001_0001
+	tops = 0x8000_8000_8000_8000
+)
+
+// lanes repeats 16 bits.
+func lanes(x uint16) uint64 { return uint64(x) * ones }
+
+// addLanes adds lane by lane, modulo 2^16.
+func addLanes(a, b uint64) uint64 { return (a&^tops + b&^tops) ^ (a^b)&tops }
+
+// toInt16 makes cells their values, if the slope is 1 and all values are of int16. Otherwise it
+// reports false and leaves the cells as they are. It is typeOf and convert for most CTs, four cells at
+// a time.
+func (c *scale) toInt16(cells []int16) bool {
+	if c.slope != 1 || c.intercept != math.Trunc(c.intercept) {
+		return false
+	}
+	// A stored number is u - sign, and its value u + add; u is the cell's stored bits, the sign
+	// flipped. Of u, those from least to most have a value of int16.
+	stored := 32 - c.right
+	mask, sign := uint16(1)<<stored-1, 0
+	if c.signed {
+		sign = 1 << (stored - 1)
+	}
+	add := int(c.intercept) - sign
+	least, most := max(0, math.MinInt16-add), min(int(mask), math.MaxInt16-add)
+	if least > most {
+		return false
+	}
+	var (
+		shift    = c.right - c.left
+		masks    = lanes(mask)
+		signs    = lanes(uint16(sign))
+		fromLow  = lanes(uint16(-least))
+		overflow = lanes(uint16(math.MaxUint16 - (most - least)))
+		toValue  = lanes(uint16(least + add))
+		beyond   = uint64(0)
+		whole    = cells[:len(cells)&^3]
+		rest     = cells[len(whole):]
+		b        = bits.Bytes(whole)
+		order    = binary.NativeEndian
+	)
+	if least > 0 || most < int(mask) {
+		for b := b; len(b) >= 8; b = b[8:] {
+			u := addLanes(order.Uint64(b)>>shift&masks^signs, fromLow)
+			beyond |= u&overflow | (u|overflow)&^addLanes(u, overflow) // carries
+		}
+		if beyond&tops != 0 || len(rest) > 0 && typeOf(rest, c) != fitsInt16 {
+			return false
+		}
+	}
+	for ; len(b) >= 8; b = b[8:] {
+		u := order.Uint64(b)>>shift&masks ^ signs
+		order.PutUint64(b, addLanes(addLanes(u, fromLow), toValue))
+	}
+	convert(rest, rest, c)
+	return true
+}
+
 // values reads the values of one slice.
 func (s *Slice) values() (volume.Pixels, error) {
 	p, err := pixels([]*Slice{s}, 1)
@@ -369,36 +430,13 @@ func read[T cell](all []*Slice, work []job, workers int) (volume.Pixels, error) 
 	n := all[0].File.Rows * all[0].File.Columns
 	cells := make([]T, n*len(all))
 	of := func(i int) []T { return cells[i*n : (i+1)*n] }
-	own := fitsInt16
-	if len(bits.Bytes(cells[:1])) == 4 {
-		own = fitsInt32
-	}
+	own := ownType[T]()
 	types := make([]int, len(all))
-	err := parallel.Each(len(work), workers, func(i int) error {
-		j := work[i]
-		r, err := open(j.file)
-		if err != nil {
-			return err
-		}
-		defer r.r.Close()
-		for _, k := range j.slices {
-			if err := frame(r, of(k), all[k].Frame); err != nil {
-				return all[k].error(err)
-			}
-			c := all[k].scale()
-			types[k] = typeOf(of(k), &c)
-			if types[k] <= own {
-				convert(of(k), of(k), &c)
-			}
-		}
-		// behind the pixels there may be a checksum
-		if f, ok := r.r.(interface{ Finish() error }); ok && j.file.Sequential() {
-			if err := f.Finish(); err != nil {
-				return fmt.Errorf("%s: %w", j.file.Name, err)
-			}
-		}
-		return nil
-	})
+	err := each(all, work, workers, func() func(int) []T { return of },
+		func(k, fits int, _ []T) error {
+			types[k] = fits
+			return nil
+		})
 	if err != nil {
 		return nil, err
 	}
@@ -426,4 +464,87 @@ func read[T cell](all []*Slice, work []job, workers int) (volume.Pixels, error) 
 		return nil
 	})
 	return out, err
+}
+
+// ownType is the type of values that cells become in place.
+func ownType[T cell]() int {
+	if len(bits.Bytes(make([]T, 1))) == 4 {
+		return fitsInt32
+	}
+	return fitsInt16
+}
+
+// each reads slices in no particular order, on several goroutines. Each of these calls room once;
+// what that returns is the memory for the cells of slice k. done is called with the slice's narrowest
+// type and its cells, which are values where their type holds them.
+func each[T cell](all []*Slice, work []job, workers int, room func() func(k int) []T,
+	done func(k, fits int, cells []T) error) error {
+	own := ownType[T]()
+	return parallel.EachWith(len(work), workers, room, func(of func(int) []T, i int) error {
+		j := work[i]
+		r, err := open(j.file)
+		if err != nil {
+			return err
+		}
+		defer r.r.Close()
+		for _, k := range j.slices {
+			cells := of(k)
+			if err := frame(r, cells, all[k].Frame); err != nil {
+				return all[k].error(err)
+			}
+			c := all[k].scale()
+			fits := fitsInt16
+			if small, ok := any(cells).([]int16); !ok || !c.toInt16(small) {
+				if fits = typeOf(cells, &c); fits <= own {
+					convert(cells, cells, &c)
+				}
+			}
+			if err := done(k, fits, cells); err != nil {
+				return err
+			}
+		}
+		// behind the pixels there may be a checksum
+		if f, ok := r.r.(interface{ Finish() error }); ok && j.file.Sequential() {
+			if err := f.Finish(); err != nil {
+				return fmt.Errorf("%s: %w", j.file.Name, err)
+			}
+		}
+		return nil
+	})
+}
+
+// errWide is how each ends when a value is beyond int16.
+var errWide = errors.New("a value is not of int16")
+
+// Int16s reads the values of all slices one by one, if all are of int16, and hands them to write: from
+// several goroutines, in no particular order, each in memory that is used again. It reports false
+// where a value is of another type; it may have written slices before. So no more than a slice for
+// each goroutine is in memory. The geometry must be regular.
+func (s *Stack) Int16s(workers int, write func(slice int, values []int16) error) (bool, error) {
+	if _, _, err := s.Grid(false); err != nil {
+		return false, err
+	}
+	work := jobs(s.Slices)
+	for _, slice := range s.Slices {
+		if slice.File.allocated == 32 || slice.slope != math.Trunc(slice.slope) {
+			return false, nil
+		}
+	}
+	if err := checkStreams(s.Slices, work, workers); err != nil {
+		return false, err
+	}
+	n := s.Size[0] * s.Size[1]
+	err := each(s.Slices, work, workers, func() func(int) []int16 {
+		cells := make([]int16, n)
+		return func(int) []int16 { return cells }
+	}, func(k, fits int, cells []int16) error {
+		if fits != fitsInt16 {
+			return errWide
+		}
+		return write(k, cells)
+	})
+	if errors.Is(err, errWide) {
+		return false, nil
+	}
+	return err == nil, err
 }
