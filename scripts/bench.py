@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import bench_augment
+import bench_images
 import bench_segment
 from bench_processes import Command, Once, Start, Worker, environment, peak_rss
 
@@ -486,6 +487,7 @@ class Bench:
     def begin(self, part):
         """Starts a part: what it measures gets a section of its own."""
         self.part, self.threads = part, self.args.threads
+        self.about = None  # who it is compared with, if not with PyTorch
         self.rows, self.memory, self.preprocessed, self.segments, self.notes = [], [], [], [], []
 
     def ours(self, part, *flags):
@@ -952,6 +954,7 @@ PARTS = {
     "preprocess": run_preprocess,
     **bench_segment.PARTS,
     **bench_augment.PARTS,
+    **bench_images.PARTS,
     "full": run_full,
     "networks": run_networks,
     "methods": run_methods,
@@ -970,6 +973,7 @@ REAL = {
     "slice": [512, 512],
     **bench_segment.REAL,
     **bench_augment.REAL,
+    **bench_images.REAL,
 }
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read
 # uninitialised memory.
@@ -987,6 +991,7 @@ QUICK = {
     "slice": [64, 64],
     **bench_segment.QUICK,
     **bench_augment.QUICK,
+    **bench_images.QUICK,
 }
 
 
@@ -1052,14 +1057,16 @@ def section(b, about):
     """What a part measured."""
     kernels = about["cpu_capability"]
     kernels = f", its {kernels} kernels" if kernels else ""
+    stack = f"libtorch {about['torch']} on both sides{kernels}"
     lines = [
         f"- {about['date']}, `{about['command']}`, {about['repeats']} repeats (fewer where one takes long)",
         f"- {about['cpu']}, {about['cores']} cores, {plural(about['threads'], 'thread')} on both sides",
-        f"- libtorch {about['torch']} on both sides{kernels}; {about['lntorch']}; {about['python']}",
+        f"- {b.about or stack}; {about['lntorch']}; {about['python']}",
         "",
         *bench_augment.tables(b.rows),
+        *bench_images.table(b.rows),
     ]
-    rows = [r for r in b.rows if "reach" not in r]
+    rows = [r for r in b.rows if not {"reach", "limit"} & set(r)]
     if rows:
         lines += [
             "| what | who | median | least | most | ratio | peak memory |",
