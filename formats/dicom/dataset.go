@@ -43,7 +43,15 @@ func (d Dataset) Has(t tag.Tag) bool {
 	return false
 }
 
-func trim(s string) string { return strings.Trim(s, " \x00\t\r\n") }
+const padding = " \x00\t\r\n"
+
+// trim leaves out padding, which most texts do not have.
+func trim(s string) string {
+	if s == "" || s[0] > ' ' && s[len(s)-1] > ' ' {
+		return s
+	}
+	return strings.Trim(s, padding)
+}
 
 // Texts returns the values of a text, in UTF-8 and without padding.
 func (d Dataset) Texts(t tag.Tag) []string {
@@ -120,8 +128,10 @@ func (d Dataset) Floats(t tag.Tag, n int) ([]float64, error) {
 // number reads a DS or IS: strconv takes more, such as hexadecimal digits and "inf".
 func number(s string) (float64, error) {
 	s = trim(s)
-	if strings.Trim(s, "+-.0123456789eE") != "" {
-		return 0, strconv.ErrSyntax
+	for _, c := range []byte(s) {
+		if (c < '0' || c > '9') && c != '.' && c != '-' && c != '+' && c != 'e' && c != 'E' {
+			return 0, strconv.ErrSyntax
+		}
 	}
 	return strconv.ParseFloat(s, 64)
 }

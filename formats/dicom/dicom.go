@@ -53,17 +53,17 @@ const (
 // ErrNotDICOM is the error of a file without the letters DICM at byte 128.
 var ErrNotDICOM = errors.New("found no DICM at byte 128, expected a DICOM file (PS3.10)")
 
-// Read reads the header of a file, with all elements but private ones and bulk data, up to its
-// pixels. It uses at most 400 MB, and little for usual files. With an error it returns what stands
-// before the damage, or nil.
-func Read(s *Source) (*File, error) {
+// Read reads the header of a file, with all elements but private ones, bulk data and those left out,
+// up to its pixels. It uses at most 400 MB, and little for usual files. With an error it returns what
+// stands before the damage, or nil.
+func Read(s *Source, leaveOut ...tag.Tag) (*File, error) {
 	r, err := s.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
 	f := &File{Source: s}
-	w := &walker{in: input{from: r, size: s.Size}, file: f}
+	w := &walker{in: input{from: r, size: s.Size}, file: f, leaveOut: leaveOut}
 	defer w.unlock()
 	first, err := w.in.peek(preamble + len(magic))
 	if err != nil || string(first[preamble:]) != magic {

@@ -45,6 +45,8 @@ type walker struct {
 	copy   []byte // in implicit VR little endian
 	memory int64  // that the module will need for the copy
 	locked bool
+
+	leaveOut []tag.Tag // elements that are not copied
 }
 
 func (w *walker) unlock() {
@@ -254,7 +256,7 @@ func (w *walker) dataset(end int64, open bool, e encoding, depth int, keep bool)
 // element walks the value of an element and copies it if the dictionary knows it.
 func (w *walker) element(h header, end int64, e encoding, depth int, keep bool) error {
 	dictionary := known(h.tag)
-	keep = keep && dictionary != "UN"
+	keep = keep && dictionary != "UN" && !slices.Contains(w.leaveOut, h.tag)
 	switch {
 	case h.vr == "SQ":
 		return w.sequence(h, end, e, depth, keep && dictionary == "SQ")

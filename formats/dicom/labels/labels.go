@@ -229,7 +229,20 @@ func (m *Map) Overlaps() int {
 	return n
 }
 
+// count counts each value. Equal ones, of which there are long runs, are counted together.
 func count[P uint8 | uint16](counts []int, pixels []P) {
+	for len(pixels) >= 8 {
+		p := (*[8]P)(pixels)
+		if v := p[0]; p[1] == v && p[2] == v && p[3] == v && p[4] == v && p[5] == v && p[6] == v &&
+			p[7] == v {
+			counts[v] += 8
+		} else {
+			for _, v := range p {
+				counts[v]++
+			}
+		}
+		pixels = pixels[8:]
+	}
 	for _, v := range pixels {
 		counts[v]++
 	}

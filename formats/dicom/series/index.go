@@ -94,7 +94,7 @@ func FindAll(ctx context.Context, paths []string, workers int, read func(n, of i
 			read(n, len(found.Sources))
 		}
 		s := found.Sources[i]
-		f, err := dicom.Read(s)
+		f, err := dicom.Read(s, tag.ContourData) // millions of numbers, for who draws them
 		switch r := &results[i]; {
 		case errors.Is(err, dicom.ErrNotDICOM) && !saysDICOM(s.Base):
 			r.err = err
