@@ -255,7 +255,9 @@ def structures(o):
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(points)
             at = f"{z * SPACING[2]:.2f}"
-            text = "\\".join(f"{x:.3f}\\{y:.3f}\\{at}" for x, y in (points * SPACING[:2] - 200).tolist())
+            text = "\\".join(
+                f"{x:.3f}\\{y:.3f}\\{at}" for x, y in (points * SPACING[:2] - 200).tolist()
+            )
             data = (text + " " * (len(text) % 2)).encode()
             where = Tag("ContourData")  # as bytes: pydicom takes long for a million numbers
             contour[where] = RawDataElement(where, "DS", len(data), data, 0, True, True)
