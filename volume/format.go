@@ -128,6 +128,9 @@ type Format struct {
 	// Beside returns the path of the file that Write and WriteRaw (raw) write the pixels to where it
 	// is another than path, else "". It is nil for formats of one file.
 	Beside func(path string, raw bool) string
+	// As returns f as Read returns it once Write has written it: where the format rounds, its
+	// geometry differs. The pixels share f's memory. It is nil for formats that keep every bit.
+	As func(f File) (File, error)
 	// Rewrite writes f with its own header and its stored pixels, or with values in their place if
 	// not nil. It returns false and writes nothing if f has another format.
 	Rewrite func(path string, f File, values Pixels, workers int) (bool, error)

@@ -113,6 +113,18 @@ func Create(path string, size []int, g *volume.ITK, typeName string) (volume.Pix
 // CanBeRaw reports whether a file of that name may be uncompressed.
 func CanBeRaw(path string) bool { return !strings.HasSuffix(strings.ToLower(path), ".gz") }
 
+// As returns f as it is read once Convert has written it with that ending. The pixels share f's memory.
+func As(ending string, f volume.File) (volume.File, error) {
+	to, err := forWriting("image" + ending)
+	if err != nil {
+		return nil, err
+	}
+	if to.As == nil {
+		return f, nil
+	}
+	return to.As(f)
+}
+
 // Beside returns the path of the file that Convert and ConvertRaw (raw) write the pixels to, where it
 // is another than the named one; "" where it is not.
 func Beside(path string, raw bool) string {

@@ -43,6 +43,13 @@ var Format = volume.Format{
 		}
 		return Write(path, h, pixels, workers)
 	},
+	As: func(f volume.File) (volume.File, error) {
+		own, err := Of(f)
+		if err != nil {
+			return nil, err
+		}
+		return own, nil
+	},
 	Rewrite: func(path string, f volume.File, values volume.Pixels, workers int) (bool, error) {
 		own, ok := f.(*File)
 		if !ok {
@@ -55,6 +62,31 @@ var Format = volume.Format{
 		}
 		return true, Write(path, &h, pixels, workers)
 	},
+}
+
+// Of returns an image file of any format as Read returns it once it is written as NIfTI: its geometry
+// has NIfTI's float32. The pixels share f's memory.
+func Of(f volume.File) (*File, error) {
+	if own, ok := f.(*File); ok {
+		return own, nil
+	}
+	head := f.Head()
+	if head.Geometry == nil {
+		return nil, head.Problem
+	}
+	pixels := f.Values()
+	h, err := NewITK(head.Size[:len(head.Geometry.Spacing)], pixels.Type(), head.Geometry)
+	if err != nil {
+		return nil, err
+	}
+	b, err := h.encode()
+	if err != nil {
+		return nil, err
+	}
+	if h, err = parseHeader(b); err != nil {
+		return nil, err
+	}
+	return &File{Header: *h, Pixels: pixels}, nil
 }
 
 // Head returns the header in the form common to all formats.

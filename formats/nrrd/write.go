@@ -39,6 +39,7 @@ var Format = volume.Format{
 	WriteRaw: WriteRaw,
 	Create:   Create,
 	Beside:   beside,
+	As:       as,
 	// A file holds no more than the image's values and geometry.
 	Rewrite: func(string, volume.File, volume.Pixels, int) (bool, error) { return false, nil },
 }
@@ -75,6 +76,24 @@ func createRaw(path string, size []int, g *volume.ITK, typeName string) (*rawdat
 		return nil, named(path, err)
 	}
 	return rawdata.Create(path, file, head)
+}
+
+// as returns f as Read returns it once it is written: spacings times directions are rounded.
+func as(f volume.File) (volume.File, error) {
+	head := f.Head()
+	if head.Geometry == nil {
+		return nil, head.Problem
+	}
+	pixels := f.Values()
+	b, err := encode(head.Size[:len(head.Geometry.Spacing)], pixels.Type(), "raw", head.Geometry)
+	if err != nil {
+		return nil, err
+	}
+	h, err := parse(append(b, '\n'))
+	if err != nil {
+		return nil, err
+	}
+	return &File{Header: *h, Pixels: pixels}, nil
 }
 
 func named(path string, err error) error {
