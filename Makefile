@@ -352,6 +352,8 @@ golden: need-go need-python ## writes the golden files anew, with nnU-Net's own 
 	  run dicom_codec.py $$g/dicom_codec; \
 	  run dicom_jpeg2000.py $$g/dicom_jpeg2000; \
 	  run dicom_series.py $$g/dicom; \
+	  run dicom_phantom.py testdata/phantom-mini/raw/Dataset102_PhantomTarget/imagesTs/LN_004_0000.nii.gz \
+	    $$g/dicom_phantom/LN_004.zip; \
 	  run dicom_labels.py $$g/dicom_labels; \
 	  $(GO) build -o build/lntorch-dev ./cmd/lntorch; \
 	  run dicom_objects.py build/lntorch-dev --golden $$g/dicom_objects; \
