@@ -25,6 +25,10 @@ type Reader interface {
 	// Files of different shapes or spacings are an error; what nnU-Net only warns about is in
 	// Properties.Warnings.
 	Read(channels []string) (*volume.Image, *Properties, error)
+	// Take makes a case of one channel of an image that nnU-Net does not read, such as a DICOM
+	// series: what Read gives for the file with that ending to which it is converted. Errors do not
+	// name the image.
+	Take(f volume.File, ending string) (*volume.Image, *Properties, error)
 	// ReadSeg reads a segmentation.
 	ReadSeg(path string) (*volume.Image, *Properties, error)
 	// WriteSeg writes a segmentation, seg of shape (1, z, y, x) with whole numbers of any type,

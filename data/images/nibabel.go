@@ -44,6 +44,19 @@ func (r nibabel) Read(channels []string) (*volume.Image, *Properties, error) {
 	return stack(all), first, nil
 }
 
+func (r nibabel) Take(f volume.File, _ string) (*volume.Image, *Properties, error) {
+	own, err := nifti.Of(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	im, p, err := r.oriented(own)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.count(own, im)
+	return im, p, nil
+}
+
 func (r nibabel) read(path string) (*volume.Image, volume.File, *Properties, error) {
 	file, err := image.Read(path)
 	if err != nil {

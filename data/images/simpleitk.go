@@ -17,7 +17,7 @@ type simpleITK struct{}
 func (simpleITK) Name() string      { return "SimpleITKIO" }
 func (simpleITK) Endings() []string { return []string{".nii.gz", ".nrrd", ".mha", ".gipl"} }
 
-func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
+func (r simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
 	if err := one(channels); err != nil {
 		return nil, nil, err
 	}
@@ -28,24 +28,10 @@ func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		im, g, err := f.Image()
+		im, p, err := r.image(f)
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", path, err)
 		}
-		p := &Properties{SITK: &SITK{g.Spacing, g.Origin, g.Direction}}
-		switch n := len(g.Spacing); n {
-		case 2:
-			p.Spacing = []float64{999 * max(g.Spacing[0], g.Spacing[1]), g.Spacing[1], g.Spacing[0]}
-		case 4:
-			// Compat: the axis t becomes the channels, and the spacing is reversed[1:]: z, y, x.
-			fallthrough
-		default:
-			p.Spacing = []float64{g.Spacing[2], g.Spacing[1], g.Spacing[0]}
-		}
-		for i, v := range p.Spacing {
-			p.Spacing[i] = math.Abs(v)
-		}
-		im.Spacing = [3]float64(p.Spacing)
 		if first == nil {
 			first = p
 		} else if err := first.compare(p, all[0].Shape, im.Shape, channels[0], path); err != nil {
@@ -55,6 +41,42 @@ func (simpleITK) Read(channels []string) (*volume.Image, *Properties, error) {
 		all = append(all, im)
 	}
 	return stack(all), first, nil
+}
+
+// image returns the image of a file with SimpleITK's geometry.
+func (simpleITK) image(f volume.File) (*volume.Image, *Properties, error) {
+	im, g, err := f.Image()
+	if err != nil {
+		return nil, nil, err
+	}
+	p := &Properties{SITK: &SITK{g.Spacing, g.Origin, g.Direction}}
+	switch n := len(g.Spacing); n {
+	case 2:
+		p.Spacing = []float64{999 * max(g.Spacing[0], g.Spacing[1]), g.Spacing[1], g.Spacing[0]}
+	case 4:
+		// Compat: the axis t becomes the channels, and the spacing is reversed[1:]: z, y, x.
+		fallthrough
+	default:
+		p.Spacing = []float64{g.Spacing[2], g.Spacing[1], g.Spacing[0]}
+	}
+	for i, v := range p.Spacing {
+		p.Spacing[i] = math.Abs(v)
+	}
+	im.Spacing = [3]float64(p.Spacing)
+	return im, p, nil
+}
+
+func (r simpleITK) Take(f volume.File, ending string) (*volume.Image, *Properties, error) {
+	f, err := image.As(ending, f)
+	if err != nil {
+		return nil, nil, err
+	}
+	im, p, err := r.image(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	p.count(f, im)
+	return im, p, nil
 }
 
 // compare compares another channel of a case with the first.
