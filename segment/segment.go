@@ -72,31 +72,39 @@ type Files struct {
 // Write writes the files of a case, labels being what v.Finish returned. Each appears when it is
 // complete, the segmentation last. Cancelling ctx leaves out the segmentation.
 func (f *Files) Write(ctx context.Context, v *preprocess.Inverse, labels *volume.Image) error {
-	if p := v.Probabilities(); p != nil {
-		b, err := pickle.Marshal(f.Properties, nil)
-		if err != nil {
-			return err
-		}
-		if err := atomicfile.Write(f.Stem+".pkl", b); err != nil {
-			return err
-		}
-		w, err := npz.CreateWith(f.Stem+".npz", npz.Options{Deflate: true, Threads: f.Threads})
-		if err != nil {
-			return err
-		}
-		shape := p.Shape()
-		added := w.AddFloat32s("probabilities", shape[:], p)
-		if err := w.Close(); err != nil {
-			return err
-		}
-		if added != nil {
-			return added
-		}
+	if err := f.WriteProbabilities(v); err != nil {
+		return err
 	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return f.Reader.WriteSeg(f.Labels, labels, f.Geometry)
+}
+
+// WriteProbabilities writes probabilities and properties, if v computes them. Each file appears when
+// it is complete.
+func (f *Files) WriteProbabilities(v *preprocess.Inverse) error {
+	p := v.Probabilities()
+	if p == nil {
+		return nil
+	}
+	b, err := pickle.Marshal(f.Properties, nil)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(f.Stem+".pkl", b); err != nil {
+		return err
+	}
+	w, err := npz.CreateWith(f.Stem+".npz", npz.Options{Deflate: true, Threads: f.Threads})
+	if err != nil {
+		return err
+	}
+	shape := p.Shape()
+	added := w.AddFloat32s("probabilities", shape[:], p)
+	if err := w.Close(); err != nil {
+		return err
+	}
+	return added
 }
 
 // WriteSeg writes labels as <case>.npz with the array seg (z, y, x), as the next stage of a cascade
