@@ -476,6 +476,29 @@ func TestIsLooksAtTheContent(t *testing.T) {
 }
 
 // A text that is no UID of the standard is not shown.
+// A folder holds DICOM if a file in it or below it is, by what it says or by its name.
+func TestHoldsLooksForDICOM(t *testing.T) {
+	said := append(make([]byte, 128), "DICM"...)
+	for name, c := range map[string]struct {
+		content []byte
+		holds   bool
+	}{
+		"a/b/IM0001":     {said, true},
+		"x.DCM":          {nil, true},
+		"a/._x.dcm":      {nil, false},
+		"README":         {[]byte("a text"), false},
+		"exam.zip":       {[]byte("PK\x03\x04"), false},
+		"ct_0000.nii.gz": {said, false}, // is passed over
+	} {
+		folder := t.TempDir()
+		path := filepath.Join(folder, filepath.FromSlash(name))
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o777))
+		require.NoError(t, os.WriteFile(path, c.content, 0o666))
+		require.Equal(t, c.holds, Holds(folder, ".nii.gz"), name)
+	}
+	require.False(t, Holds(filepath.Join(t.TempDir(), "gone"), ""))
+}
+
 func TestStandardUID(t *testing.T) {
 	for _, text := range []string{"1.2.840.113619.5.2", "Doe^John", "", "1.2.840.10008.1.2 Doe", "1.2.840.10008." + strings.Repeat("1", 60)} {
 		require.Equal(t, "", StandardUID(text))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lntorch/lntorch/formats/internal/archive"
@@ -293,6 +294,33 @@ func head(path string) []byte {
 // Match reports whether a file that begins with these bytes (at least 132) says that it is DICOM.
 func Match(first []byte) bool {
 	return len(first) >= preamble+len(magic) && string(first[preamble:][:len(magic)]) == magic
+}
+
+// IsName reports whether the name of a file says that it is DICOM. What macOS writes beside files
+// (._0001.dcm) is none.
+func IsName(base string) bool {
+	return slices.Contains([]string{".dcm", ".dicom", ".ima"}, strings.ToLower(path.Ext(base))) &&
+		!strings.HasPrefix(base, "._")
+}
+
+// Holds reports whether a folder, or one below it, holds a file that is DICOM by its content or its
+// name. It does not look into files whose names end in passing, which is "" for none, nor into zips.
+func Holds(folder, passing string) bool {
+	real, err := filepath.EvalSymlinks(folder)
+	if err != nil {
+		return false
+	}
+	found := false
+	filepath.WalkDir(real, func(at string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || passing != "" && strings.HasSuffix(at, passing) {
+			return nil
+		}
+		if found = IsName(d.Name()) || kind(at) == isDICOM; found {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return found
 }
 
 // Is reports whether a path may hold DICOM: a DICOM file, a folder or a zip.

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"path"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -96,7 +95,7 @@ func FindAll(ctx context.Context, paths []string, workers int, read func(n, of i
 		s := found.Sources[i]
 		f, err := dicom.Read(s, tag.ContourData) // millions of numbers, for who draws them
 		switch r := &results[i]; {
-		case errors.Is(err, dicom.ErrNotDICOM) && !saysDICOM(s.Base):
+		case errors.Is(err, dicom.ErrNotDICOM) && !dicom.IsName(s.Base): // else a slice that was damaged
 			r.err = err
 		case f != nil && f.Class == dicom.ClassDirectory:
 			r.err = fmt.Errorf("%s is a DICOMDIR, which lists files: give the folder with the files", s.Name)
@@ -147,13 +146,6 @@ func FindAll(ctx context.Context, paths []string, workers int, read func(n, of i
 		return nil
 	})
 	return x, nil
-}
-
-// saysDICOM reports whether a file's name says that it is DICOM: where the content does not, it
-// is a slice that was damaged. What macOS writes beside files (._0001.dcm) is none.
-func saysDICOM(base string) bool {
-	return slices.Contains([]string{".dcm", ".dicom", ".ima"}, strings.ToLower(path.Ext(base))) &&
-		!strings.HasPrefix(base, "._")
 }
 
 // noImage reports whether a file is DICOM but no slice or slices of an image.
