@@ -36,7 +36,10 @@ func openImage(path string, c DICOMChoice, o Output) (volume.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.tell(x, stack, im.Warnings, o)
+	c.tell(x, stack, o)
+	for _, w := range im.Warnings {
+		o.Printf("%s: %s", path, w)
+	}
 	return im, nil
 }
 
@@ -48,8 +51,9 @@ func convertStack(c ConvertImageConfig, o Output) (*Converted, error) {
 	}
 	done := &Converted{Warnings: []string{}}
 	warn := func(all []string) {
-		c.tell(x, stack, all, o)
+		c.tell(x, stack, o)
 		for _, w := range all {
+			o.Printf("%s: %s", c.In, w)
 			done.Warnings = append(done.Warnings, c.In+": "+w)
 		}
 	}
@@ -112,8 +116,8 @@ func (c DICOMChoice) choose(path string) (*series.Index, *series.Stack, error) {
 	return x, stack, err
 }
 
-// tell says which stack of several was taken, what was passed over, and the warnings.
-func (c DICOMChoice) tell(x *series.Index, stack *series.Stack, warnings []string, o Output) {
+// tell says which stack of several was taken, and what was passed over.
+func (c DICOMChoice) tell(x *series.Index, stack *series.Stack, o Output) {
 	if len(x.Stacks) > 1 && c.Series == "" {
 		o.Printf("%s: stack %d is taken, of", x.Path, stack.Number)
 		for _, line := range series.List(x.Stacks) {
@@ -122,9 +126,6 @@ func (c DICOMChoice) tell(x *series.Index, stack *series.Stack, warnings []strin
 	}
 	if x.Links > 0 {
 		o.Printf("%s: %d symbolic links are not followed", x.Path, x.Links)
-	}
-	for _, w := range warnings {
-		o.Printf("%s: %s", x.Path, w)
 	}
 }
 

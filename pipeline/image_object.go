@@ -26,8 +26,8 @@ import (
 
 // DICOMLabels says what the DICOM object of a label map is like.
 type DICOMLabels struct {
-	To          string   `flag:"to" values:"seg,rtstruct" help:"write labels as a DICOM object, seg or rtstruct, that belongs to the series --reference; OUT ends in .dcm"`
-	Names       []string `flag:"segment" path:"true" help:"with --to: VALUE=NAME, the name of a label; repeat it for more (default: those of the dataset.json beside or above LABELS, else label VALUE)"`
+	To          string   `flag:"to" values:"seg,rtstruct" help:"write labels as a DICOM object, seg or rtstruct, that belongs to the DICOM series (of image convert: --reference); its name ends in .dcm"`
+	Names       []string `flag:"segment" path:"true" help:"with --to: VALUE=NAME, the name of a label; repeat it for more (default: those of the model, or of the dataset.json beside or above LABELS, else label VALUE)"`
 	Attributes  string   `flag:"segments" path:"true" help:"with --to: JSON file with dcmqi's segmentAttributes: names, codes, colours"`
 	PerNode     bool     `flag:"per-node" help:"with --to: a segment for each connected component (26 neighbours), NAME 1, NAME 2, …"`
 	Pixels      string   `flag:"seg-type" default:"binary" values:"binary,labelmap" help:"with --to seg: kind of its pixels"`
@@ -79,6 +79,11 @@ func (c *DICOMLabels) names() (map[int]string, error) {
 	return names, nil
 }
 
+// objectEnding ends the names of the objects that are written.
+const objectEnding = ".dcm"
+
+func isObjectName(path string) bool { return strings.EqualFold(filepath.Ext(path), objectEnding) }
+
 // convertLabels writes the label map c.In as a DICOM object for the series c.Reference.
 func convertLabels(c ConvertImageConfig, o Output) (*Converted, error) {
 	roi := c.LabelsChoice
@@ -90,7 +95,7 @@ func convertLabels(c ConvertImageConfig, o Output) (*Converted, error) {
 	case c.Reference == "":
 		return nil, settings.Usage("--to %s needs --reference SERIES, the DICOM series that the labels "+
 			"belong to", c.To)
-	case !strings.EqualFold(filepath.Ext(c.Out), ".dcm"):
+	case !isObjectName(c.Out):
 		return nil, settings.Usage("OUT %s: expected a name that ends in .dcm", c.Out)
 	}
 	if _, err := os.Stat(c.Out); err == nil && !c.Force {
@@ -120,18 +125,21 @@ func convertLabels(c ConvertImageConfig, o Output) (*Converted, error) {
 	if err != nil {
 		return nil, err
 	}
-	done, err := c.DICOMLabels.write(c.Out, stack, im, names, o)
+	done, err := c.DICOMLabels.write(c.Out, stack, im, names, o.Version)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.In, err)
+	}
+	for _, w := range done.Warnings {
+		o.Printf("WARNING: %s", w)
 	}
 	return done, nil
 }
 
 // write writes a label map as a DICOM object for a stack. Labels have the names of --segment, else
 // of --segments, else those in names. The file appears when it is complete. The labels that it returns
-// are the segments or ROIs, by number.
+// are the segments or ROIs, by number. version is that of the program.
 func (c *DICOMLabels) write(path string, stack *series.Stack, im *volume.Image, names map[int]string,
-	o Output) (*Converted, error) {
+	version string) (*Converted, error) {
 	src, err := derived.From(stack)
 	if err != nil {
 		return nil, err
@@ -145,9 +153,6 @@ func (c *DICOMLabels) write(path string, stack *series.Stack, im *volume.Image, 
 	if l.Segments, warnings, err = c.segments(values, names); err != nil {
 		return nil, err
 	}
-	for _, w := range warnings {
-		o.Printf("WARNING: %s", w)
-	}
 	done := &Converted{Labels: map[string]ConvertedLabel{}, Warnings: warnings}
 	if c.PerNode {
 		if l, err = perNode(l, src.Grid.Size); err != nil {
@@ -160,7 +165,7 @@ func (c *DICOMLabels) write(path string, stack *series.Stack, im *volume.Image, 
 	}
 	defer f.Abort()
 	about := derived.Options{Number: c.Number, Description: c.Description,
-		Algorithm: strings.ToUpper(c.Algorithm), Version: o.Version}
+		Algorithm: strings.ToUpper(c.Algorithm), Version: version}
 	if c.To == "seg" {
 		err = seg.Write(f, src, l, about, c.Pixels == "labelmap")
 	} else {
@@ -273,7 +278,6 @@ func perNode(l *derived.Labels, size [3]int) (*derived.Labels, error) {
 // datasetNames returns the names of labels in the dataset.json beside a label map or in the folder
 // above.
 func datasetNames(path string) (map[int]string, error) {
-	names := map[int]string{}
 	folder, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
 		return nil, err
@@ -286,14 +290,18 @@ func datasetNames(path string) (map[int]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range d.Labels.Entries {
-			if len(e.Values) == 1 && e.Values[0] > 0 {
-				if derived.CheckName(e.Name) == nil {
-					names[e.Values[0]] = e.Name
-				}
-			}
-		}
-		break
+		return labelNames(d.Labels), nil
 	}
-	return names, nil
+	return map[int]string{}, nil
+}
+
+// labelNames returns the names of the labels that stand for one value and can be names in DICOM.
+func labelNames(l *plans.Labels) map[int]string {
+	names := map[int]string{}
+	for _, e := range l.Entries {
+		if len(e.Values) == 1 && e.Values[0] > 0 && derived.CheckName(e.Name) == nil {
+			names[e.Values[0]] = e.Name
+		}
+	}
+	return names
 }

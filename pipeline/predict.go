@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,9 +30,11 @@ import (
 
 // PredictConfig segments images with a trained model.
 type PredictConfig struct {
-	Input  []string `flag:"input" short:"i" list:"true" path:"true" help:"folder of images in nnU-Net's naming (CASE_0000.nii.gz), or image files"`
+	Input  []string `flag:"input" short:"i" list:"true" path:"true" help:"folder of images in nnU-Net's naming (CASE_0000.nii.gz), or image files and DICOM series (each a file, a folder or a zip)"`
 	Output string   `flag:"output" short:"o" path:"true" help:"folder for the segmentations; for one image also a file"`
 	ModelChoice
+	DICOMChoice
+	DICOMLabels
 	StepSize      float64 `flag:"step-size" nnunet:"step_size" default:"0.5" range:">0..1" help:"distance of tiles in patch sizes"`
 	NoMirror      bool    `flag:"disable-tta" help:"no mirroring"`
 	Probabilities bool    `flag:"save-probabilities" help:"write CASE.npz and CASE.pkl, too, which lntorch ensemble and nnU-Net read"`
@@ -103,6 +106,7 @@ type segmenter struct {
 	how         *preprocess.Settings
 	reader      images.Reader
 	cases       []imageCase
+	folder      bool // the cases are those of a folder in nnU-Net's naming
 	predict     *infer.Predictor
 	window      infer.Config
 	limit       int64  // bytes, of sums and of weights
@@ -193,7 +197,7 @@ func Predict(ctx context.Context, c PredictConfig, o Output, done func(Predictio
 }
 
 // single says that -o names a file: nothing but the segmentation is written.
-func (s *segmenter) single() bool { return isImageName(s.Output) }
+func (s *segmenter) single() bool { return s.outputIsFile() }
 
 // prepare finds the cases and how they are preprocessed.
 func (s *segmenter) prepare() error {
@@ -212,14 +216,18 @@ func (s *segmenter) prepare() error {
 	if s.how, err = preprocess.NewSettings(m.plans, m.configuration, m.dataset); err != nil {
 		return err
 	}
-	cases, folder, err := findImages(s.Input, ending)
+	cases, folder, err := findImages(s.Input, ending, s.out)
 	if err != nil {
+		return err
+	}
+	s.folder = folder
+	if err := s.checkDICOM(cases); err != nil {
 		return err
 	}
 	if s.cases, err = part(cases, s.NumParts, s.PartID); err != nil {
 		return err
 	}
-	if err := place(s.cases, s.Input, s.Output, ending, !folder); err != nil {
+	if err := s.place(!folder); err != nil {
 		return err
 	}
 	if err := s.checkAir(); err != nil {
@@ -443,7 +451,7 @@ func (s *segmenter) end(ctx context.Context, i int, err error) {
 func (s *segmenter) writeModel() error {
 	var list any = s.Input[0]
 	var to any = s.Output
-	if info, err := os.Stat(s.Input[0]); err != nil || !info.IsDir() {
+	if !s.folder {
 		inputs, outputs := []any{}, []any{}
 		for _, c := range s.cases {
 			inputs = append(inputs, c.images)
@@ -526,12 +534,16 @@ func (s *segmenter) writeRun(started time.Time, sums map[string]string) error {
 			cases = append(cases, r)
 		}
 	}
+	record := settings.Record(&s.PredictConfig)
+	if _, err := strconv.Atoi(s.Series); err != nil && s.Series != "" {
+		record["series"] = "a SeriesInstanceUID" // which would lead back to the patient
+	}
 	b, err := json.MarshalIndent(map[string]any{
 		"command":  "predict",
 		"started":  started.Format(time.RFC3339),
 		"written":  time.Now().Format(time.RFC3339),
 		"versions": map[string]string{"lntorch": s.out.Version, "libtorch": libtorch},
-		"settings": settings.Record(&s.PredictConfig),
+		"settings": record,
 		"weights":  sums,
 		"reloaded": s.reload,
 		"memory":   map[string]int64{"forecast_bytes": s.memory, "limit_bytes": s.limit},

@@ -16,6 +16,7 @@ import (
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/preprocess"
 	"github.com/lntorch/lntorch/eval/components"
+	"github.com/lntorch/lntorch/formats/dicom/series"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/infer"
 	"github.com/lntorch/lntorch/segment"
@@ -28,8 +29,11 @@ type preparedCase struct {
 	index      int
 	record     *Prediction
 	read       *images.Properties
-	properties *pickle.Dict // for the .pkl
-	spacing    [3]float64   // of the image, mm
+	written    *images.Properties // with the geometry of the segmentation
+	stack      *series.Stack      // of DICOM
+	where      volume.Geometry    // of the image as it was read
+	properties *pickle.Dict       // for the .pkl
+	spacing    [3]float64         // of the image, mm
 	grid       preprocess.Grid
 	data       *volume.Volume[float32] // until the network has seen it
 	tissue     *airMap                 // with --skip-air
@@ -82,7 +86,7 @@ func (s *segmenter) complete(c *imageCase) bool {
 // load reads the image, checks it and preprocesses it.
 func (s *segmenter) load(ctx context.Context, p *preparedCase) error {
 	start := time.Now()
-	im, seg, err := s.readImages(p)
+	im, seg, err := s.readImages(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -133,12 +137,17 @@ func lap(start *time.Time) float64 {
 }
 
 // readImages reads the channels of a case and, for a cascade, the labels of its previous stage.
-func (s *segmenter) readImages(p *preparedCase) (im, seg *volume.Image, err error) {
+func (s *segmenter) readImages(ctx context.Context, p *preparedCase) (im, seg *volume.Image, err error) {
 	channels := s.model.dataset.ChannelNames
 	if len(p.images) == 0 {
 		return nil, nil, s.misnamed(&p.imageCase)
 	}
-	if im, p.read, err = s.reader.Read(p.images); err != nil {
+	if p.dicom {
+		im, err = s.readSeries(ctx, p)
+	} else if im, p.read, err = s.reader.Read(p.images); err == nil {
+		p.written = p.read
+	}
+	if err != nil {
 		return nil, nil, err
 	}
 	files := strings.Join(p.images, ", ")
@@ -163,6 +172,12 @@ func (s *segmenter) readImages(p *preparedCase) (im, seg *volume.Image, err erro
 		return im, nil, nil
 	}
 	if err := exists("-prev_stage_predictions", p.previous, "the previous stage's segmentation of this case"); err != nil {
+		ending := s.model.dataset.FileEnding
+		object := strings.TrimSuffix(p.previous, ending) + objectEnding
+		if _, missing := os.Stat(object); missing == nil {
+			err = fmt.Errorf("-prev_stage_predictions %s is DICOM, expected %s: predict that stage without --to, "+
+				"or `lntorch image convert %s %s --reference SERIES`", object, p.previous, object, p.previous)
+		}
 		return nil, nil, err
 	}
 	if seg, _, err = s.reader.ReadSeg(p.previous); err != nil {
@@ -345,9 +360,15 @@ func (s *segmenter) write(ctx context.Context, p *preparedCase) (err error) {
 			}
 		}
 	}
-	files := segment.Files{Labels: p.output, Stem: p.stem, Reader: s.reader, Geometry: p.read,
+	files := segment.Files{Labels: p.output, Stem: p.stem, Reader: s.reader, Geometry: p.written,
 		Properties: p.properties, Threads: s.Threads}
-	return files.Write(ctx, p.inverse, labels)
+	if s.To == "" {
+		return files.Write(ctx, p.inverse, labels)
+	}
+	if err := files.WriteProbabilities(p.inverse); err != nil {
+		return err
+	}
+	return s.writeObject(ctx, p, labels)
 }
 
 // count fills in how much of each label there is, and in how many pieces.

@@ -80,10 +80,7 @@ func (s *segmenter) forecastCase(c *imageCase) (*CaseForecast, error) {
 	}
 	f := &CaseForecast{}
 	for i, path := range c.images {
-		h, err := image.Header(path)
-		if err == nil {
-			err = h.Problem
-		}
+		h, err := s.header(c, path)
 		if err != nil {
 			return nil, err
 		}
@@ -149,12 +146,35 @@ func (s *segmenter) forecastCase(c *imageCase) (*CaseForecast, error) {
 	return f, nil
 }
 
+// header reads the header of one of a case's images.
+func (s *segmenter) header(c *imageCase, path string) (*volume.Header, error) {
+	if c.dicom {
+		return s.seriesHeader(c)
+	}
+	h, err := image.Header(path)
+	if err != nil {
+		return nil, err
+	}
+	return h, h.Problem
+}
+
 // labelBytes is the size of a voxel of a segmentation.
 func (s *segmenter) labelBytes() int64 {
 	if s.model.heads() > 255 {
 		return 2
 	}
 	return 1
+}
+
+// objectBytes is what a voxel takes more while a DICOM object is made of the labels.
+func (s *segmenter) objectBytes() int64 {
+	switch {
+	case s.To == "":
+		return 0
+	case s.PerNode:
+		return 4
+	}
+	return 2
 }
 
 // prepared is the memory of a case while it is read and preprocessed.
@@ -194,7 +214,7 @@ func (s *segmenter) announce() {
 		network, beside = network+n, beside+b
 		most = max(most, f.Bytes)
 		ahead = max(ahead, f.prepared())
-		written = max(written, voxels(f.Size)*s.labelBytes()) // probabilities stream through a file
+		written = max(written, voxels(f.Size)*(s.labelBytes()+s.objectBytes())) // probabilities stream through a file
 		disk += f.Disk
 		if s.Probabilities {
 			probabilities = max(probabilities, voxels(f.Size)*int64(s.model.heads())*4)

@@ -13,7 +13,11 @@ import (
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/formats/dicom"
+	"github.com/lntorch/lntorch/formats/dicom/derived"
+	"github.com/lntorch/lntorch/formats/dicom/series"
 	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/internal/settings"
 )
 
@@ -21,6 +25,7 @@ import (
 type imageCase struct {
 	id       string
 	images   []string // one file a channel
+	dicom    bool     // images is one path: a DICOM file, folder or zip
 	misnamed string   // a file of a folder without a channel number, where there are no images
 	previous string   // segmentation of a cascade's previous stage; empty where there is none
 	output   string   // the segmentation's file
@@ -39,23 +44,42 @@ func imageEnding(path string) string {
 	return path[len(path)-longest:]
 }
 
-// findImages finds the cases of a folder, by nnU-Net's naming, or of files that are named.
-func findImages(inputs []string, ending string) (cases []imageCase, folder bool, err error) {
+// findImages finds the cases of a folder, by nnU-Net's naming, or of the files and DICOM series that
+// are named. A folder that holds images in that naming is one of these, whatever else it holds; any
+// other that holds DICOM is a series.
+func findImages(inputs []string, ending string, o Output) (cases []imageCase, folder bool, err error) {
 	if len(inputs) == 0 {
-		return nil, false, settings.Usage("-i is not given: a folder of images, or image files")
+		return nil, false, settings.Usage("-i is not given: a folder of images, image files, or DICOM")
 	}
 	for _, path := range inputs {
 		if err := exists("-i", path, "a folder of images, or image files"); err != nil {
 			return nil, false, err
 		}
-	}
-	if len(inputs) == 1 {
-		info, err := os.Stat(inputs[0])
+		info, err := os.Stat(path)
 		if err != nil {
 			return nil, false, err
 		}
-		if info.IsDir() {
-			cases, err = folderImages(inputs[0], ending)
+		if !info.IsDir() {
+			continue
+		}
+		found, err := raw.Images(path, ending)
+		if err != nil {
+			return nil, false, err
+		}
+		named := slices.ContainsFunc(found, func(c raw.Case) bool { return len(c.Images) > 0 })
+		if len(inputs) > 1 {
+			if named {
+				return nil, false, settings.Usage("-i: %s is a folder of images in nnU-Net's naming: "+
+					"give it alone", path)
+			}
+			continue // DICOM, or none: its case fails
+		}
+		held := dicom.Holds(path, ending)
+		if held && named {
+			o.Printf("%s: the images in nnU-Net's naming are taken; DICOM that lies there, too, is not", path)
+		}
+		if named || !held {
+			cases, err = folderImages(path, ending)
 			return cases, true, err
 		}
 	}
@@ -89,7 +113,7 @@ func folderImages(folder, ending string) ([]imageCase, error) {
 	if len(cases) > 0 {
 		return cases, nil
 	}
-	return nil, fmt.Errorf("%s: no images: expected names such as CASE_0000%s, found %s; give files of other names one by one with -i",
+	return nil, fmt.Errorf("%s: no images: expected names such as CASE_0000%s or DICOM, found %s; give files of other names one by one with -i",
 		folder, ending, listed(entries))
 }
 
@@ -124,16 +148,27 @@ func exists(flag, path, expected string) error {
 var channelNumber = regexp.MustCompile(`_\d{4}$`)
 
 // namedImages makes cases of files: the name of a case is that of its file without ending and
-// channel number, and the files of several numbers are its channels.
+// channel number, and the files of several numbers are its channels. DICOM is told by its content.
 func namedImages(paths []string) ([]imageCase, error) {
 	var cases []imageCase
 	for i, path := range paths {
 		if slices.Contains(paths[:i], path) {
 			return nil, settings.Usage("-i: %s is given twice", path)
 		}
+		if series.Is(path) {
+			id, err := seriesName(path)
+			if err != nil {
+				return nil, err
+			}
+			if at := slices.IndexFunc(cases, func(c imageCase) bool { return c.id == id }); at >= 0 {
+				return nil, sameName(cases[at].images[0], path, id)
+			}
+			cases = append(cases, imageCase{id: id, images: []string{path}, dicom: true})
+			continue
+		}
 		ending := imageEnding(path)
 		if ending == "" {
-			return nil, settings.Usage("-i: %s: expected a name that ends in %s, or one folder", path, strings.Join(images.Supported, " or "))
+			return nil, settings.Usage("-i: %s: expected a name that ends in %s, DICOM, or one folder", path, strings.Join(images.Supported, " or "))
 		}
 		name := strings.TrimSuffix(filepath.Base(path), ending)
 		id := channelNumber.ReplaceAllString(name, "")
@@ -148,8 +183,8 @@ func namedImages(paths []string) ([]imageCase, error) {
 		c := &cases[at]
 		first := c.images[0]
 		numberless := id == name || filepath.Base(first) == id+ending
-		if numberless || filepath.Dir(first) != filepath.Dir(path) || imageEnding(first) != ending {
-			return nil, settings.Usage("-i: %s and %s are both of a case named %s: give them in two runs", first, path, id)
+		if c.dicom || numberless || filepath.Dir(first) != filepath.Dir(path) || imageEnding(first) != ending {
+			return nil, sameName(first, path, id)
 		}
 		c.images = append(c.images, path)
 	}
@@ -157,6 +192,11 @@ func namedImages(paths []string) ([]imageCase, error) {
 		slices.SortFunc(c.images, func(a, b string) int { return cmp.Compare(filepath.Base(a), filepath.Base(b)) })
 	}
 	return cases, nil
+}
+
+// sameName is the error of two inputs that would be segmented to one file.
+func sameName(first, second, id string) error {
+	return settings.Usage("-i: %s and %s are both of a case named %s: give them in two runs", first, second, id)
 }
 
 // isImageName says that -o names a file and not a folder.
@@ -171,9 +211,19 @@ func isImageName(path string) bool {
 var otherEndings = []string{".gz", ".hdr", ".img", ".mgz", ".mgh", ".dcm", ".tif", ".tiff",
 	".png", ".jpg", ".npz", ".npy", ".pkl", ".json", ".zip"}
 
+// outputIsFile says that -o names the file of the segmentation.
+func (c *PredictConfig) outputIsFile() bool {
+	if c.To == "" {
+		return isImageName(c.Output)
+	}
+	info, err := os.Stat(c.Output)
+	return isObjectName(c.Output) && (err != nil || !info.IsDir())
+}
+
 // place says where the segmentations go, and refuses to write over an image.
-func place(cases []imageCase, inputs []string, output, ending string, named bool) error {
-	for _, path := range inputs {
+func (s *segmenter) place(named bool) error {
+	cases, output := s.cases, s.Output
+	for _, path := range s.Input {
 		in, err := os.Stat(path)
 		out, outErr := os.Stat(output)
 		if err == nil && outErr == nil && in.IsDir() && os.SameFile(in, out) {
@@ -181,22 +231,23 @@ func place(cases []imageCase, inputs []string, output, ending string, named bool
 				"as images in the next run: name another folder", output)
 		}
 	}
-	if e := strings.ToLower(filepath.Ext(output)); slices.Contains(otherEndings, e) && !isImageName(output) {
-		if info, err := os.Stat(output); err != nil || !info.IsDir() {
-			return settings.Usage("-o %s: segmentations end in %s; for a folder of another name add a / to it", output, strings.Join(images.Supported, " or "))
-		}
+	if err := s.checkOutput(); err != nil {
+		return err
 	}
-	if isImageName(output) {
+	if s.outputIsFile() {
 		if len(cases) != 1 {
 			return settings.Usage("-o %s is a file, but there are %d images: name a folder", output, len(cases))
 		}
 		cases[0].output = output
-		cases[0].stem = strings.TrimSuffix(output, imageEnding(output))
+		cases[0].stem = strings.TrimSuffix(output, cmp.Or(imageEnding(output), filepath.Ext(output)))
 	} else {
 		for i := range cases {
 			c := &cases[i]
-			own := ending
-			if named {
+			own := s.model.dataset.FileEnding
+			switch {
+			case s.To != "":
+				own = objectEnding
+			case named && !c.dicom:
 				own = imageEnding(c.images[0])
 			}
 			c.stem = filepath.Join(output, c.id)
@@ -213,6 +264,32 @@ func place(cases []imageCase, inputs []string, output, ending string, named bool
 				return settings.Usage("the segmentation of %s would take its place: name another -o", path)
 			}
 		}
+		if s.To != "" && !derived.Made(c.output) {
+			return settings.Usage("%s is there, and lntorch did not make it: name another -o", c.output)
+		}
+	}
+	return nil
+}
+
+// checkOutput refuses an -o of another format than the segmentations will have.
+func (s *segmenter) checkOutput() error {
+	output := s.Output
+	if info, err := os.Stat(output); err == nil && info.IsDir() {
+		return nil
+	}
+	switch e := strings.ToLower(filepath.Ext(output)); {
+	case isObjectName(output) && s.To == "":
+		return settings.Usage("-o %s: a segmentation of a DICOM series becomes a DICOM object with --to seg "+
+			"or --to rtstruct", output)
+	case isObjectName(output):
+	case s.To != "" && (image.ForName(output) != nil || slices.Contains(otherEndings, e)):
+		return settings.Usage("-o %s: --to %s writes files that end in %s; for a folder of another name add "+
+			"a / to it", output, s.To, objectEnding)
+	case image.ForName(output) != nil && s.reader.Name() != "SimpleITKIO" && image.ForName(output) != &nifti.Format:
+		return settings.Usage("-o %s: the model's %s writes files that end in %s", output, s.reader.Name(),
+			strings.Join(nifti.Endings, " or "))
+	case image.ForName(output) == nil && slices.Contains(otherEndings, e):
+		return settings.Usage("-o %s: segmentations end in %s; for a folder of another name add a / to it", output, strings.Join(images.Supported, " or "))
 	}
 	return nil
 }

@@ -21,7 +21,9 @@ func newPredict() *cobra.Command {
 		Short:   "segments images with a trained model (nnUNetv2_predict)",
 		Long: `predict segments images on their own grid, as nnUNetv2_predict and nnUNetv2_predict_from_modelfolder do.
 The model is a folder of nnU-Net's results, one fold of it, or a single checkpoint. Images are a folder in
-nnU-Net's naming, or files of any name.
+nnU-Net's naming, or files of any name, or DICOM series: each a file, a folder or a zip. A folder without
+images in nnU-Net's naming is DICOM if it holds any. --series, --fix-geometry, --to and what belongs to it
+are those of image convert.
 
 An output folder gets CASE.nii.gz, with --save_probabilities CASE.npz and CASE.pkl, and dataset.json,
 plans.json, predict_from_raw_data_args.json and run.json. Files appear when they are complete. A case that
@@ -40,6 +42,8 @@ the CPU; each step is said.
 --skip-air=check counts. --reorient turns an image of another orientation than the training images'.`,
 		Example: `  lntorch predict -i ct.nii.gz -o nodes.nii.gz -m model/fold_0/checkpoint_final.pth
   lntorch predict -i imagesTs -o predictions -d 102 -c 3d_fullres -f 0 1 2 3 4
+  lntorch predict -i exam/ -o nodes.dcm --to seg -m model/fold_0/checkpoint_final.pth
+  lntorch predict -i patients/*.zip -o predictions -d 102 -c 3d_fullres
   lntorch predict -i imagesTs -o predictions -m model/fold_0/delta.safetensors --base foundation.pth
   lntorch predict -i imagesTs -o predictions -d 102 -c 3d_fullres --dry-run --max-ram 8
   lntorch predict -i imagesTs -o predictions -d 102 -c 3d_fullres --skip-air=check --reorient=LPS

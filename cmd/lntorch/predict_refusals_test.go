@@ -60,7 +60,7 @@ func TestPredictSaysWhatIsThereInstead(t *testing.T) {
 			[]string{"-i", scans, "-o", out, "-m", model, "--base", stage + "/base.pth"}},
 		{1, []string{"-prev_stage_predictions " + stage + "/x: no such file or folder, expected the folder of the segmentations of 3d_lowres; " + stage + " holds OTHER.nii.gz"},
 			[]string{"-i", scans, "-o", out, "-m", second, "-prev_stage_predictions", stage + "/x"}},
-		{1, []string{empty + ": no images: expected names such as CASE_0000.nii.gz, found none"},
+		{1, []string{empty + ": no images: expected names such as CASE_0000.nii.gz or DICOM, found none"},
 			[]string{"-i", empty, "-o", out, "-m", model}},
 		{1, []string{"3d_phantom", "3d_fullres"}, []string{"-i", scans, "-o", out, "-m", noPlans}},
 		{2, []string{"-o " + copied + " is the folder of the images", "name another folder"},

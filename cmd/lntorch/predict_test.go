@@ -602,7 +602,7 @@ func TestPredictNamesWhatIsWrong(t *testing.T) {
 		{2, "nnUNet_results is not set", []string{"-i", scans, "-o", out, "-d", "101", "-c", "2d"}},
 		{1, "Dataset101_PhantomSource has nnUNetTrainer__nnUNetPlans__3d_phantom", []string{"-i", scans, "-o", out, "-d", "101", "-c", "2d", "--results", results}},
 		{1, "found fold_0/checkpoint_final.pth; name another with -chk", []string{"-i", scans, "-o", out, "-m", model, "-chk", "checkpoint_best.pth"}},
-		{1, "no images: expected names such as CASE_0000.nii.gz, found notes.txt, x", []string{"-i", other, "-o", out, "-m", model}},
+		{1, "no images: expected names such as CASE_0000.nii.gz or DICOM, found notes.txt, x", []string{"-i", other, "-o", out, "-m", model}},
 		{1, "no such file", []string{"-i", filepath.Join(root, "gone.nii.gz"), "-o", out, "-m", model}},
 		{2, "expected a name that ends in .nii", []string{"-i", filepath.Join(other, "notes.txt"), "-o", out, "-m", model}},
 		{2, "is a file, but there are 2 images", []string{"-i", scans, "-o", filepath.Join(root, "a.nii.gz"), "-m", model}},

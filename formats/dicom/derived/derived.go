@@ -113,6 +113,16 @@ func From(s *series.Stack) (*Series, error) {
 	return out, nil
 }
 
+// Made reports whether a file is an object that lntorch wrote.
+func Made(path string) bool {
+	source, err := dicom.FileSource(path)
+	if err != nil {
+		return false
+	}
+	f, err := dicom.Read(source)
+	return err == nil && f.Text(tag.Manufacturer) == Program
+}
+
 // Point returns where a point of a slice lies, LPS, mm: x and y in pixels of the grid from the
 // centre of the first one, in the plane in which the slice lies.
 func (s *Series) Point(x, y float64, slice int) labels.Vector {
