@@ -16,6 +16,8 @@ import (
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/eval/labelmap"
+	"github.com/lntorch/lntorch/formats/dicom"
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/regular"
 )
@@ -142,7 +144,12 @@ func filesEnding(folder, ending string) ([]string, error) {
 		return nil, fmt.Errorf("%s is empty, expected files that end in %s", folder, ending)
 	}
 	if found == nil {
-		return nil, fmt.Errorf("%s holds no files that end in %s; there are %s", folder, ending, several(others))
+		err := fmt.Errorf("%s holds no files that end in %s; there are %s", folder, ending, several(others))
+		if image.ForName(ending) != nil && dicom.Holds(folder, "") {
+			err = fmt.Errorf("%w. DICOM objects become label maps by `lntorch image convert OBJECT LABELS%s "+
+				"--reference SERIES`", err, ending)
+		}
+		return nil, err
 	}
 	slices.Sort(found)
 	return found, nil

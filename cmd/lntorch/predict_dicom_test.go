@@ -491,3 +491,34 @@ func TestPredictOnSeriesIsInterrupted(t *testing.T) {
 		requireSameFile(t, filepath.Join(out, "a.dcm"), filepath.Join(out, name+".dcm"))
 	}
 }
+
+// Commands that take folders of label maps say how DICOM objects become some.
+func TestFoldersOfObjectsAreExplained(t *testing.T) {
+	folder := t.TempDir()
+	for _, name := range []string{"plans.json", "dataset.json"} {
+		b, err := os.ReadFile(repo(t, filepath.Join(sourceModel, name)))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(folder, name), b, 0o644))
+	}
+	unzip(t, repo(t, "testdata/golden/dicom_labels/objects.zip"), folder)
+	r := lntorch(t, "determine-postprocessing", "-i", folder, "-ref", folder)
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "DICOM objects become label maps by `lntorch image convert OBJECT LABELS.nii.gz --reference SERIES`")
+	slice := filepath.Join(t.TempDir(), "x")
+	unzip(t, repo(t, phantomSeries), slice)
+	r = lntorch(t, "inspect", filepath.Join(slice, "IM0000"))
+	require.Equal(t, 1, r.code)
+	require.Contains(t, r.errOut, "found a DICOM file, expected a PyTorch checkpoint: lntorch image info shows what is in it")
+
+	raw := filepath.Join(t.TempDir(), "Dataset300_X")
+	require.NoError(t, os.MkdirAll(filepath.Join(raw, "labelsTr"), 0o755))
+	require.NoError(t, os.CopyFS(filepath.Join(raw, "imagesTr", "case"), os.DirFS(slice)))
+	for _, ending := range []string{".nii.gz", ".dcm"} {
+		require.NoError(t, os.WriteFile(filepath.Join(raw, "dataset.json"), []byte(`{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1},
+			"numTraining": 1, "file_ending": "`+ending+`"}`), 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(raw, "imagesTr", "a_0000.dcm"), nil, 0o644))
+		r = lntorch(t, "fingerprint", "-d", "300", "--raw", filepath.Dir(raw), "--preprocessed", t.TempDir())
+		require.Equal(t, 1, r.code)
+		require.Contains(t, r.errOut, "lntorch import makes a dataset of it", ending)
+	}
+}

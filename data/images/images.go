@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lntorch/lntorch/formats/dicom"
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -97,6 +98,10 @@ func ForName(class string) (Reader, error) {
 // Choose returns the first of nnU-Net's classes that supports the file ending and can read the
 // example; without an example, the first that supports the ending.
 func Choose(fileEnding, example string) (Reader, error) {
+	if dicom.IsName("x" + fileEnding) {
+		return nil, fmt.Errorf("file ending %q: nnU-Net reads no DICOM: lntorch import makes a dataset "+
+			"of it", fileEnding)
+	}
 	var failed []string
 	for _, r := range readers {
 		if !slices.Contains(r.endings, strings.ToLower(fileEnding)) {

@@ -43,7 +43,7 @@ func TestChooseTriesNnUNetsOrder(t *testing.T) {
 		{".nii.gz", "skew_01.nii.gz", "NibabelIO", ""}, // SimpleITK refuses it
 		{".nii.gz", "absent.nii.gz", "", "SimpleITKIO: "},
 		{".png", "", "", "NaturalImage2DIO: files of type .png"},
-		{".dcm", "", "", `no image reader for file ending ".dcm": expected .nii.gz or .nrrd or .mha or .nii`},
+		{".xyz", "", "", `no image reader for file ending ".xyz": expected .nii.gz or .nrrd or .mha or .nii`},
 		{".mhd", "", "", `no image reader for file ending ".mhd": expected .nii.gz`},
 		{".gipl", "", "", "SimpleITKIO: files of type .gipl are not supported, expected .nii.gz or .nrrd or .mha or .nii: convert them"},
 		{".gipl", "sitk.nii.gz", "", "SimpleITKIO: files of type .gipl are not supported"},

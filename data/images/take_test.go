@@ -49,3 +49,11 @@ func TestASeriesIsTakenAsTheFileItIsConvertedTo(t *testing.T) {
 	require.Greater(t, compared, 8*40)
 	require.Positive(t, rounded, "of no series does NIfTI change the spacing")
 }
+
+// A dataset of .dcm files is none of nnU-Net's.
+func TestDatasetsOfDICOMAreRefused(t *testing.T) {
+	for _, ending := range []string{".dcm", ".IMA"} {
+		_, err := Choose(ending, "")
+		require.ErrorContains(t, err, "nnU-Net reads no DICOM: lntorch import makes a dataset of it")
+	}
+}

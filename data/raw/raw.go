@@ -14,6 +14,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/formats/dicom"
 )
 
 // Dataset is a raw dataset.
@@ -108,8 +109,12 @@ func (d *Dataset) namedReader() images.Reader {
 // Example returns the first image of the first case.
 func (d *Dataset) Example() (string, error) {
 	if len(d.Cases) == 0 {
-		return "", fmt.Errorf("raw: %s: no training case: expected files named CASE_0000%s in %s",
-			d.Name, d.JSON.FileEnding, filepath.Join(d.Folder, "imagesTr"))
+		folder, also := filepath.Join(d.Folder, "imagesTr"), ""
+		if dicom.Holds(folder, "") {
+			also = ", found " + importDICOM
+		}
+		return "", fmt.Errorf("raw: %s: no training case: expected files named CASE_0000%s in %s%s",
+			d.Name, d.JSON.FileEnding, folder, also)
 	}
 	if len(d.Cases[0].Images) == 0 {
 		return "", fmt.Errorf("raw: %s: case %s has no image: expected %s_0000%s",
@@ -117,6 +122,9 @@ func (d *Dataset) Example() (string, error) {
 	}
 	return d.Cases[0].Images[0], nil
 }
+
+// importDICOM is what was found where images are DICOM, and what to do.
+const importDICOM = "DICOM: lntorch import makes a dataset of it"
 
 // cases finds the training cases of the dataset in folder; doc is its dataset.json.
 // Source: nnU-Net 2.5.1, get_filenames_of_train_images_and_targets.

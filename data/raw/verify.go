@@ -13,6 +13,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/formats/dicom"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -113,6 +114,9 @@ func (v *verifier) describe() *Dataset {
 		v.problem(path, expected, "%v", strings.TrimPrefix(err.Error(), "plans: dataset.json: "))
 	} else if n != count {
 		v.problem(path, expected, "%d", count)
+	}
+	if folder := filepath.Join(v.folder, "imagesTr"); n == 0 && dicom.Holds(folder, "") {
+		v.problem(folder, "files named CASE_0000"+d.JSON.FileEnding, importDICOM)
 	}
 	labels := expectedLabels(d.JSON.Labels)
 	for i := 1; i < len(labels); i++ {

@@ -27,6 +27,8 @@ func What(head []byte) (found, next string) {
 	case has("version https://git-lfs.github.com/spec/"):
 		return "a Git LFS pointer, which stands for the file", "run `git lfs pull` in its " +
 			"repository, or download the file itself"
+	case len(head) > 131 && string(head[128:132]) == "DICM":
+		return "a DICOM file", "lntorch image info shows what is in it"
 	case raw("\x1f\x8b"):
 		return "a gzip file (a .nii.gz image?)", "give a checkpoint; lntorch image info shows images, gunzip unpacks other files"
 	case raw("7z\xbc\xaf\x27\x1c"), raw("Rar!"), raw("\xfd7zXZ"), raw("BZh"):

@@ -14,7 +14,7 @@ func TestFilesAreNamedByTheirFirstBytes(t *testing.T) {
 		"<?xml version='1.0'?><Error>":                 "an XML text",
 		"version https://git-lfs.github.com/spec/v1\n": "a Git LFS pointer, which stands for the file", "\x1f\x8b\x08": "a gzip file (a .nii.gz image?)",
 		"7z\xbc\xaf\x27\x1c": "an archive", "\x89HDF\r\n": "an HDF5 file (Keras or MATLAB)",
-		"%PDF-1.4": "a picture or a PDF", string(tar): "a tar file",
+		strings.Repeat("\x00", 128) + "DICM": "a DICOM file", "%PDF-1.4": "a picture or a PDF", string(tar): "a tar file",
 		"\x10\x00\x00\x00\x00\x00\x00\x00{\"a": "a safetensors file", "PK\x03\x04": "a zip archive",
 		"\x00\x00\x00":                     "zero bytes",
 		"just words, gr\u00fc\u00dfe \xc3": "a text", "": "", "\x80\x02}q\x00.": "", "\x01\x02": "",
