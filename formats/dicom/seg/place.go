@@ -44,6 +44,9 @@ func (s *Segmentation) Parts() []labels.Part {
 // Draw draws labels, which Choose returned, on a grid. Frames are placed by where they say they lie,
 // whatever their order.
 func (s *Segmentation) Draw(grid *labels.Grid, all []labels.Label, o Options) (*labels.Map, error) {
+	if err := s.decodable(); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Source.Name, err)
+	}
 	of := make([][]int, len(s.Segments)) // the labels of each segment, later ones first
 	for l := len(all) - 1; l >= 0; l-- {
 		for _, i := range all[l].Parts {

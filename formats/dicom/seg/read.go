@@ -5,6 +5,7 @@ package seg
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -167,12 +168,6 @@ func (s *Segmentation) complete() error {
 		}
 		return nil
 	}
-	if err := codec.Supported(s.file.Syntax); err != nil {
-		if s.Syntax == "" { // the error shows it
-			return fmt.Errorf("a transfer syntax that is not of the standard is not supported")
-		}
-		return err
-	}
 	if s.allocated == 1 {
 		return fmt.Errorf("%s: found compressed frames of one bit a pixel, expected them as they are",
 			dicom.Name(tag.PixelData))
@@ -192,6 +187,18 @@ func (s *Segmentation) complete() error {
 			dicom.Name(tag.PixelData), compressed, announced)
 	}
 	return nil
+}
+
+// decodable reports why the pixels cannot be read here. What the segments are can be read anyhow.
+func (s *Segmentation) decodable() error {
+	if !s.file.Pixels.Compressed {
+		return nil
+	}
+	err := codec.Supported(s.file.Syntax)
+	if err != nil && s.Syntax == "" { // the error shows it
+		err = errors.New("a transfer syntax that is not of the standard is not supported")
+	}
+	return err
 }
 
 func (s *Segmentation) readSegments() error {
