@@ -1,6 +1,9 @@
 package codec
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // A Syntax is a transfer syntax of DICOM (PS3.6, table A-1).
 type Syntax struct {
@@ -143,8 +146,27 @@ func Supported(uid string) error {
 	case s.decode != nil:
 		return nil
 	}
-	return fmt.Errorf("the transfer syntax %s (%s) is not supported; %s", s.Name, uid, convert)
+	return fmt.Errorf("the transfer syntax %s (%s) is not supported; %s", s.Name, uid,
+		instead(uid[len(root):]))
 }
 
 // dcmdjpeg knows the JPEG of T.81 alone, gdcmconv JPEG-LS and JPEG 2000 as well.
 const convert = "decompress the file first: `gdcmconv --raw IN OUT` or `dcmdjpeg IN OUT`"
+
+// instead says what helps where a transfer syntax is not supported. These programs cannot decode
+// video, nor what is newer than JPEG 2000.
+func instead(uid string) string {
+	switch name := names[uid]; {
+	case strings.Contains(name, "MPEG"), strings.Contains(name, "HEVC"),
+		strings.Contains(name, "SMPTE"):
+		return "it is video or sound, not the slices of an image: choose another series"
+	case strings.Contains(name, "JPIP"):
+		return "the pixels lie on a server, not in the file: fetch the series from the archive with " +
+			"its pixels, " + uncompressed
+	case strings.Contains(name, "JPEG XL"), uid == ".1.98":
+		return "fetch the series from the archive " + uncompressed
+	}
+	return convert
+}
+
+const uncompressed = "uncompressed, as Explicit VR Little Endian (" + root + ".1)"

@@ -97,7 +97,7 @@ func TestLiesOfImagesAreRefused(t *testing.T) {
 		"syntax":            {changed(t, rle, 2, 0x10, "UI", "ZQMARKERQZ"), "f.dcm: a transfer syntax that is not of the standard is not supported"},
 		"private syntax":    {changed(t, rle, 2, 0x10, "UI", "1.2.840.113619.5.2"), "f.dcm: a transfer syntax that is not of the standard is not supported"},
 		"new syntax":        {changed(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.4.999"), "1.2.840.10008.1.2.4.999"},
-		"video":             {changed(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.4.102"), "MPEG-4 AVC/H.264 High Profile / Level 4.1 (1.2.840.10008.1.2.4.102) is not supported; decompress the file first: `gdcmconv --raw IN OUT`"},
+		"video":             {changed(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.4.102"), "MPEG-4 AVC/H.264 High Profile / Level 4.1 (1.2.840.10008.1.2.4.102) is not supported; it is video or sound, not the slices of an image: choose another series"},
 		"native fragments":  {changed(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.1\x00"), "PixelData (7fe0,0010): found fragments, which Explicit VR Little Endian"},
 		"no fragments":      {changed(t, slice, 2, 0x10, "UI", "1.2.840.10008.1.2.5\x00"), "PixelData (7fe0,0010): found no fragments, which RLE Lossless"},
 		"many pixels": {changed(t, changed(t, rle1, 0x28, 0x10, "US", us(65535)), 0x28, 0x11, "US", us(65535)),
