@@ -1,6 +1,7 @@
 package train_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -340,6 +342,86 @@ func TestValidationAloneRepeatsTheScores(t *testing.T) {
 	other := run(t, again(t, c, nil))
 	require.Equal(t, r.Dice, other.Dice)
 	require.FileExists(t, filepath.Join(c.ValidationFolder, "summary.json"))
+}
+
+// Without a checkpoint to validate the error says what there is and what to do next.
+func TestValidationBeforeTrainingSaysWhatToDo(t *testing.T) {
+	c := tiny{}.config(t, "plain", "full", nil)
+	validate := func(best bool) error {
+		c := again(t, c, nil)
+		c.ValidateOnly, c.ValidateBest, c.Progress = true, best, nil
+		_, err := train.Run(context.Background(), c)
+		return err
+	}
+	for best, name := range map[bool]string{false: "checkpoint_final.pth", true: "checkpoint_best.pth"} {
+		require.ErrorContains(t, validate(best), filepath.Join("fold_0", name)+" is missing, which is to be validated; "+
+			"it was not trained yet: train it without --val first")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.Progress = &stopper{1, cancel}
+	_, err := train.Run(ctx, c)
+	var stopped *train.Interrupted
+	require.ErrorAs(t, err, &stopped)
+	require.ErrorContains(t, validate(false), "the training stopped at checkpoint_latest.pth: --c without --val finishes it, and "+
+		"`lntorch validate --checkpoint` scores any checkpoint")
+}
+
+// A training that begins anew in a used folder, as nnU-Net's does, leaves the earlier one's checkpoint
+// under another name, once for each.
+func TestANewTrainingKeepsTheEarlierCheckpoint(t *testing.T) {
+	c := tiny{}.config(t, "plain", "full", nil)
+	kept := func() []string {
+		found, err := filepath.Glob(filepath.Join(c.Results, "*", "*", "fold_0", "checkpoint_*_2*.pth"))
+		require.NoError(t, err)
+		return found
+	}
+	first := run(t, c)
+	require.Empty(t, kept())
+	written, err := os.ReadFile(first.Checkpoint)
+	require.NoError(t, err)
+	when := time.Date(2021, 2, 3, 4, 5, 6, 0, time.Local)
+	require.NoError(t, os.Chtimes(first.Checkpoint, when, when))
+	var echo bytes.Buffer
+	anew := func(seed uint64, stop bool) {
+		c := again(t, c, nil)
+		c.Seed, c.Echo = seed, &echo
+		if stop {
+			ctx, cancel := context.WithCancel(context.Background())
+			c.Progress = &stopper{1, cancel}
+			var stopped *train.Interrupted
+			_, err := train.Run(ctx, c)
+			require.ErrorAs(t, err, &stopped)
+			return
+		}
+		run(t, c)
+	}
+	anew(8, true) // the earlier one's is still the final one
+	anew(8, false)
+	require.Len(t, kept(), 1)
+	require.Equal(t, "checkpoint_final_2021_02_03_04_05_06.pth", filepath.Base(kept()[0]))
+	old, err := os.ReadFile(kept()[0])
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(written, old))
+	fresh, err := os.ReadFile(first.Checkpoint)
+	require.NoError(t, err)
+	require.False(t, bytes.Equal(written, fresh))
+	require.Contains(t, echo.String(), "fold_0 holds a training already, and a new one begins: checkpoint_final.pth stays there as "+
+		"checkpoint_final_2021_02_03_04_05_06.pth. --c continues a training instead")
+	// of the same second
+	require.NoError(t, os.Chtimes(first.Checkpoint, when, when))
+	anew(9, false)
+	require.Len(t, kept(), 2)
+	// without a final one, the latest
+	require.NoError(t, os.Remove(first.Checkpoint))
+	anew(10, true)
+	anew(11, true)
+	require.Len(t, kept(), 3)
+	require.Contains(t, kept()[2], "checkpoint_latest_2")
+	// what is continued is not begun anew
+	c = again(t, c, nil)
+	c.Seed, c.Continue = 11, true
+	run(t, c)
+	require.Len(t, kept(), 3)
 }
 
 // What went wrong is said with the file, what was found, what was expected and what to do.

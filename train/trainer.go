@@ -245,6 +245,11 @@ func (t *trainer) openSource() error {
 	if path == "" {
 		return nil
 	}
+	if c.ValidateOnly && c.Checkpoint == "" {
+		if err := t.validatable(path); err != nil {
+			return err
+		}
+	}
 	var err error
 	if c.Source != nil && c.Source.Path == path {
 		t.source = c.Source
@@ -255,6 +260,24 @@ func (t *trainer) openSource() error {
 	}
 	t.ownSource = true
 	return nil
+}
+
+// validatable says what to do where a training has not written the checkpoint to validate.
+func (t *trainer) validatable(path string) error {
+	_, err := os.Stat(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil // opening it says more
+	}
+	newest, err := t.newest()
+	if err != nil {
+		return err
+	}
+	next := "it was not trained yet: train it without --val first"
+	if newest != "" {
+		next = fmt.Sprintf("the training stopped at %s: --c without --val finishes it, and `lntorch validate "+
+			"--checkpoint` scores any checkpoint", filepath.Base(newest))
+	}
+	return fmt.Errorf("train: %s is missing, which is to be validated; %s", path, next)
 }
 
 // closeSource closes what openSource opened.
@@ -394,6 +417,9 @@ func (t *trainer) prepareFolder() error {
 			return fmt.Errorf("train: %w", err)
 		}
 	}
+	if err := t.keepEarlier(); err != nil {
+		return err
+	}
 	for name, doc := range map[string]*plans.Object{"plans.json": t.plans.Raw(), "dataset.json": t.dataset.Raw()} {
 		b, err := plans.EncodeJSON(doc, 4, false)
 		if err != nil {
@@ -423,6 +449,47 @@ func (t *trainer) prepareFolder() error {
 	}
 	if t.events, err = report.OpenEvents(board, int64(t.epoch), t.started); err != nil {
 		return fmt.Errorf("train: %w", err)
+	}
+	return nil
+}
+
+// keepEarlier gives the checkpoint of an earlier training in the folder a second name, that this one does
+// not write to: the final one, or if there is none the latest.
+// Differs: a training that nnU-Net begins anew replaces them without a word.
+func (t *trainer) keepEarlier() error {
+	if t.cfg.Continue || t.cfg.DisableCheckpointing {
+		return nil
+	}
+	for _, name := range []string{fileFinal, fileLatest} {
+		path := filepath.Join(t.fold, name)
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("train: %w", err)
+		}
+		base := strings.TrimSuffix(name, ".pth") + info.ModTime().Format("_2006_01_02_15_04_05")
+		kept := base + ".pth"
+		for n := 2; ; n++ {
+			err = os.Link(path, filepath.Join(t.fold, kept))
+			if !errors.Is(err, fs.ErrExist) {
+				break
+			}
+			if other, e := os.Stat(filepath.Join(t.fold, kept)); e == nil && os.SameFile(info, other) {
+				err = nil // since a start that did not get far
+				break
+			}
+			kept = fmt.Sprintf("%s_%d.pth", base, n)
+		}
+		if err != nil { // a file system without links
+			if err = os.Rename(path, filepath.Join(t.fold, kept)); err != nil {
+				return fmt.Errorf("train: %w", err)
+			}
+		}
+		t.notes = append(t.notes, fmt.Sprintf("WARNING: %s holds a training already, and a new one begins: "+
+			"%s stays there as %s. --c continues a training instead", t.fold, name, kept))
+		return nil
 	}
 	return nil
 }
