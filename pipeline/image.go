@@ -37,7 +37,7 @@ type ImageInfo struct {
 	*segInfo              // of a SEG
 	// of a DICOM stack its SeriesInstanceUID, of RTSTRUCT and SEG that of the series they refer to
 	SeriesUID   string        `json:"series_uid,omitempty"`
-	Description string        `json:"description,omitempty"`
+	Description string        `json:"description,omitempty"` // of a series
 	Problem     string        `json:"problem,omitempty"`
 	Affine      [][4]float64  `json:"affine,omitempty"`
 	Intensities *intensityRow `json:"intensities,omitempty"`
@@ -85,7 +85,7 @@ func InspectImage(path string, headerOnly bool) (*ImageInfo, error) {
 		}
 		return &v
 	}
-	info := &ImageInfo{File: path, Format: head.Format, Bytes: stat.Size(), ByteOrder: "little", Type: head.Type, Size: head.Size, Description: head.Description}
+	info := &ImageInfo{File: path, Format: head.Format, Bytes: stat.Size(), ByteOrder: "little", Type: head.Type, Size: head.Size}
 	if head.BigEndian {
 		info.ByteOrder = "big"
 	}

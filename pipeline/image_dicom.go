@@ -201,7 +201,7 @@ func inspectStack(path string, s *series.Stack, headerOnly bool) (*ImageInfo, er
 	h := s.Header()
 	f := s.Slices[0].File
 	info := &ImageInfo{File: path, Format: h.Format, Bytes: s.Bytes(), ByteOrder: "little",
-		Type: h.Type, Size: h.Size, Description: h.Description, SeriesUID: s.SeriesUID}
+		Type: h.Type, Size: h.Size, Description: s.Description, SeriesUID: s.SeriesUID}
 	if h.BigEndian {
 		info.ByteOrder = "big"
 	}

@@ -1,13 +1,78 @@
 package pipeline
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/volume"
 )
+
+// What people write into the free texts of a header is not shown, converted to another format or quoted
+// in an error.
+func TestFreeTextsOfHeadersAreNotShown(t *testing.T) {
+	folder := t.TempDir()
+	pixels := string(make([]byte, 16))
+	for name, content := range map[string]string{
+		"a.mha": "ObjectType = Image\nComment = " + marker + "\nName = " + marker + "\nID = " + marker +
+			"\nPatientName = " + marker + "\nNDims = 3\nDimSize = 2 2 2\nElementType = MET_SHORT\n" +
+			"ElementDataFile = LOCAL\n" + pixels,
+		"a.nrrd": "NRRD0004\n# " + marker + "\ncontent: " + marker + "\ntype: short\ndimension: 3\n" +
+			"sizes: 2 2 2\nlabels: \"" + marker + "\" \"y\" \"z\"\nsample units: " + marker +
+			"\nendian: little\nencoding: raw\nPatient:=" + marker + "\n" + marker + ":=1\n\n" + pixels,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(folder, name), []byte(content), 0o666))
+	}
+	n, err := nifti.Read("../testdata/golden/nifti/sitk.nii.gz")
+	require.NoError(t, err)
+	n.Descrip = marker
+	require.NoError(t, nifti.Write(filepath.Join(folder, "a.nii"), &n.Header, n.Pixels, 1))
+	data, err := os.ReadFile(filepath.Join(folder, "a.nii"))
+	require.NoError(t, err)
+	for _, field := range []int{4, 14, 228, 328} { // data_type, db_name, aux_file, intent_name
+		copy(data[field:], marker)
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "a.nii"), data, 0o666))
+
+	for name, to := range map[string]string{"a.mha": "b.nrrd", "a.nrrd": "b.mha", "a.nii": "b.mha"} {
+		path := filepath.Join(folder, name)
+		whole, err := os.ReadFile(path)
+		require.NoError(t, err)
+		require.Contains(t, string(whole), marker)
+		var said bytes.Buffer
+		for _, header := range []bool{true, false} {
+			info, err := InspectImage(path, header)
+			require.NoError(t, err)
+			require.NoError(t, info.Text(&said))
+			text, err := json.Marshal(info)
+			require.NoError(t, err)
+			said.Write(text)
+		}
+		out := filepath.Join(t.TempDir(), to)
+		_, err = ConvertImage(ConvertImageConfig{In: path, Out: out}, Output{Log: &said})
+		require.NoError(t, err)
+		written, err := os.ReadFile(out)
+		require.NoError(t, err)
+		said.Write(written)
+		for n := range len(whole) {
+			if n%7 != 0 && n > 400 {
+				continue
+			}
+			require.NoError(t, os.WriteFile(path, whole[:n], 0o666))
+			_, err := InspectImage(path, false)
+			require.Error(t, err, n)
+			fmt.Fprintln(&said, err)
+		}
+		require.NotContains(t, said.String(), "QMARKERQ")
+	}
+}
 
 func TestIntensitiesAreNumpys(t *testing.T) {
 	// numpy.percentile of [3, 1, 2, 10] at 0.5, 5, 50, 95, 99.5; population standard deviation

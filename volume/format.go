@@ -71,17 +71,17 @@ func (g *ITK) Determinant() float64 {
 	return d
 }
 
-// Header describes an image file of any format, as read from its header.
+// Header describes an image file of any format, as read from its header. It has none of the header's
+// free texts, which may name a patient.
 type Header struct {
-	Format      string // name and version: "NIfTI-1"
-	Size        []int  // x, y, z, t, …
-	Type        string // of the stored pixels: "int16"
-	BigEndian   bool   // byte order of the stored pixels
-	Geometry    *ITK   // nil if Problem is set
-	Problem     error  // why SimpleITK would not read the geometry
-	Description string
-	Native      any  // header type of the format's package, such as *nifti.Header
-	Extensions  bool // the header has extensions, which are not read and which Rewrite drops
+	Format     string // name and version: "NIfTI-1"
+	Size       []int  // x, y, z, t, …
+	Type       string // of the stored pixels: "int16"
+	BigEndian  bool   // byte order of the stored pixels
+	Geometry   *ITK   // nil if Problem is set
+	Problem    error  // why SimpleITK would not read the geometry
+	Native     any    // header type of the format's package, such as *nifti.Header
+	Extensions bool   // the header has extensions, which are not read and which Rewrite drops
 }
 
 // File is an image file with its pixels.

@@ -46,12 +46,14 @@ PATH may also be DICOM: a file, a folder (read with all below it; what is not DI
 sorted into stacks, each an image of its own, and numbered by series number; where the slices of a stack do not lie on a regular grid,
 it says how (tilt, missing, irregular, duplicate) and by how much.
 
+Free texts of a header are not shown, as they may name a patient: descrip of NIfTI, Comment of MetaImage, content and pairs of NRRD.
+
 --json prints a list of objects: file, format, bytes, byte_order, type (of the stored pixels), size (x, y, z, t), spacing, origin,
 direction (row-major), orientation (to where the axes lead: L or R, P or A, S or I), oblique, units, qform_code, sform_code, scl_slope,
-scl_inter, description, problem (why nnU-Net's SimpleITKIO would refuse the file), affine (voxels to mm, RAS, as nibabel has it), and
+scl_inter, problem (why nnU-Net's SimpleITKIO would refuse the file), affine (voxels to mm, RAS, as nibabel has it), and
 unless --header is given intensities {min, max, mean, std, percentiles {0.5, 5, 50, 95, 99.5} of the finite values, counts nan and inf,
-labels {value: voxels}}. A DICOM stack has also series (its number), series_uid, series_number, modality, slices,
-transfer_syntax, stored {bits, signed}, localizer, geometry {regular, problems, tilt_degrees, max_deviation_mm, missing (positions along
+labels {value: voxels}}. A DICOM stack has also series (its number), series_uid, series_number, description, modality,
+slices, transfer_syntax, stored {bits, signed}, localizer, geometry {regular, problems, tilt_degrees, max_deviation_mm, missing (positions along
 the normal, mm), duplicates}; its type is that of the values, with --header one that holds whatever the stored bits may be.
 An RTSTRUCT has rois [{number, name, contours, types}], a SEG segments [{number, label, frames}] and segmentation_type, both the series_uid
 that they refer to.`,

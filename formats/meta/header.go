@@ -27,7 +27,6 @@ type Header struct {
 	Spacing   []float64 // as the file has it: a negative one turns the axis round
 	Origin    []float64 // LPS
 	Matrix    []float64 // row-major; row i is the direction of axis i, LPS
-	Comment   string
 
 	compressed bool
 	text       bool     // the pixels are numbers in text
@@ -63,7 +62,7 @@ var (
 // ignored are fields that change nothing, as in ITK.
 var ignored = []string{"ObjectType", "ObjectSubType", "CenterOfRotation", "AnatomicalOrientation",
 	"DistanceUnits", "ElementMin", "ElementMax", "ElementToIntensityFunctionSlope",
-	"ElementToIntensityFunctionOffset", "Modality", "Name", "ID", "ParentID", "Color"}
+	"ElementToIntensityFunctionOffset", "Modality", "Name", "ID", "ParentID", "Color", "Comment"}
 
 // split gives the field of a line. ITK takes a colon for the sign, too.
 func split(line []byte) (key, value string, ok bool) {
@@ -197,7 +196,6 @@ func (h *Header) set(fields map[string]string, rest []byte) error {
 				"uncompressed ones at the end of the file", value)
 		}
 	}
-	_, h.Comment, _ = take("Comment")
 	_, value, _ = take("ElementDataFile")
 	switch value {
 	case "LOCAL", "Local", "local":

@@ -92,7 +92,7 @@ func Of(f volume.File) (*File, error) {
 // Head returns the header in the form common to all formats.
 func (h *Header) Head() *volume.Header {
 	head := &volume.Header{Format: fmt.Sprintf("NIfTI-%d", h.Version), Size: h.Dim, Type: h.Type,
-		BigEndian: h.BigEndian, Description: h.Descrip, Native: h}
+		BigEndian: h.BigEndian, Native: h}
 	head.Geometry, head.Problem = h.ITK()
 	head.Extensions = h.Offset > offset2 || h.Version == 1 && h.Offset > offset1
 	return head

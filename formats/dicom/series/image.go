@@ -52,7 +52,7 @@ const format = "DICOM"
 // Header returns what there is to know of the image without its pixels. Its Type is one that holds
 // whatever the stored bits may be, its Native the stack.
 func (s *Stack) Header() *volume.Header {
-	h := &volume.Header{Format: format, Size: s.Size[:], Description: s.Description, Native: s,
+	h := &volume.Header{Format: format, Size: s.Size[:], Native: s,
 		BigEndian: s.Slices[0].File.Pixels.BigEndian}
 	if s.Problem != nil {
 		h.Problem = s.Problem
@@ -88,7 +88,7 @@ func (s *Stack) Read(o Options) (*Image, error) {
 		im.Warnings = append(im.Warnings, "the slices were resampled to a regular grid")
 	}
 	im.head = &volume.Header{Format: format, Size: size, Type: im.pixels.Type(), Geometry: g,
-		BigEndian: s.Slices[0].File.Pixels.BigEndian, Description: s.Description, Native: s}
+		BigEndian: s.Slices[0].File.Pixels.BigEndian, Native: s}
 	return im, nil
 }
 
