@@ -22,7 +22,7 @@ import (
 type ImageInfo struct {
 	File        string    `json:"file"`
 	Format      string    `json:"format"`
-	Bytes       int64     `json:"bytes"`
+	Bytes       int64     `json:"bytes"` // with those of data files
 	ByteOrder   string    `json:"byte_order"`
 	Type        string    `json:"type,omitempty"`
 	Size        []int     `json:"size,omitempty"`
@@ -41,6 +41,7 @@ type ImageInfo struct {
 	Problem     string        `json:"problem,omitempty"`
 	Affine      [][4]float64  `json:"affine,omitempty"`
 	Intensities *intensityRow `json:"intensities,omitempty"`
+	dataFiles   int           // beside the header
 }
 
 // niftiInfo is what only NIfTI has.
@@ -65,17 +66,18 @@ type intensityRow struct {
 
 // InspectImage reads an image file, or with headerOnly what stands before its pixels.
 func InspectImage(path string, headerOnly bool) (*ImageInfo, error) {
-	stat, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
 	var head *volume.Header
 	var f volume.File
+	var err error
 	if headerOnly {
 		head, err = image.Header(path)
 	} else if f, err = image.Read(path); err == nil {
 		head = f.Head()
 	}
+	if err != nil {
+		return nil, err
+	}
+	size, err := image.Bytes(path, head)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +87,8 @@ func InspectImage(path string, headerOnly bool) (*ImageInfo, error) {
 		}
 		return &v
 	}
-	info := &ImageInfo{File: path, Format: head.Format, Bytes: stat.Size(), ByteOrder: "little", Type: head.Type, Size: head.Size}
+	info := &ImageInfo{File: path, Format: head.Format, Bytes: size, ByteOrder: "little", Type: head.Type, Size: head.Size,
+		dataFiles: len(head.DataFiles)}
 	if head.BigEndian {
 		info.ByteOrder = "big"
 	}
@@ -230,7 +233,14 @@ func (d *ImageInfo) Text(to io.Writer) error {
 		}
 		return strings.Join(parts, ", ")
 	}
-	line("file", "%s, %s", d.File, BytesText(d.Bytes))
+	with := ""
+	switch {
+	case d.dataFiles == 1:
+		with = " with its data file"
+	case d.dataFiles > 1:
+		with = fmt.Sprintf(" with its %d data files", d.dataFiles)
+	}
+	line("file", "%s, %s%s", d.File, BytesText(d.Bytes), with)
 	if d.dicomInfo != nil {
 		d.dicomInfo.text(line)
 	}
@@ -358,16 +368,13 @@ func ConvertImage(c ConvertImageConfig, o Output) (*Converted, error) {
 	if err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(c.Out)
-	if err != nil {
-		return nil, err
-	}
 	head, err := image.Header(c.Out)
 	if err != nil {
 		return nil, err
 	}
-	done.File, done.Bytes, done.Type = c.Out, info.Size(), head.Type
-	return done, nil
+	done.File, done.Type = c.Out, head.Type
+	done.Bytes, err = image.Bytes(c.Out, head)
+	return done, err
 }
 
 func checkConversion(c ConvertImageConfig) error {

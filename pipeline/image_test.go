@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -71,6 +72,45 @@ func TestFreeTextsOfHeadersAreNotShown(t *testing.T) {
 			fmt.Fprintln(&said, err)
 		}
 		require.NotContains(t, said.String(), "QMARKERQ")
+	}
+}
+
+// Of a header with data files beside it, the bytes are those of all together, where it is shown and where
+// it was written.
+func TestBytesAreThoseOfDataFilesToo(t *testing.T) {
+	size := func(paths ...string) (n int64) {
+		for _, p := range paths {
+			info, err := os.Stat(p)
+			require.NoError(t, err)
+			n += info.Size()
+		}
+		return n
+	}
+	meta := "../testdata/golden/meta/"
+	for path, want := range map[string]struct {
+		bytes int64
+		text  string
+	}{
+		meta + "list.mhd":                {size(meta+"list.mhd", meta+"h0.raw", meta+"h1.raw"), " with its 2 data files"},
+		meta + "local.mha":               {size(meta + "local.mha"), ""},
+		meta + "differs-list-absent.mhd": {size(meta+"differs-list-absent.mhd", meta+"h0.raw"), " with its 2 data files"},
+	} {
+		info, err := InspectImage(path, true)
+		require.NoError(t, err)
+		require.Equal(t, want.bytes, info.Bytes, path)
+		var text bytes.Buffer
+		require.NoError(t, info.Text(&text))
+		first, _, _ := strings.Cut(text.String(), "\n")
+		require.Equal(t, want.text, first[strings.Index(first, " bytes")+6:])
+	}
+	for out, beside := range map[string]string{"a.mhd": "a.zraw", "a.nhdr": "a.raw.gz"} {
+		out = filepath.Join(t.TempDir(), out)
+		done, err := ConvertImage(ConvertImageConfig{In: meta + "local.mha", Out: out}, Output{})
+		require.NoError(t, err)
+		require.Equal(t, size(out, filepath.Join(filepath.Dir(out), beside)), done.Bytes)
+		info, err := InspectImage(out, false)
+		require.NoError(t, err)
+		require.Equal(t, done.Bytes, info.Bytes)
 	}
 }
 

@@ -74,14 +74,15 @@ func (g *ITK) Determinant() float64 {
 // Header describes an image file of any format, as read from its header. It has none of the header's
 // free texts, which may name a patient.
 type Header struct {
-	Format     string // name and version: "NIfTI-1"
-	Size       []int  // x, y, z, t, …
-	Type       string // of the stored pixels: "int16"
-	BigEndian  bool   // byte order of the stored pixels
-	Geometry   *ITK   // nil if Problem is set
-	Problem    error  // why SimpleITK would not read the geometry
-	Native     any    // header type of the format's package, such as *nifti.Header
-	Extensions bool   // the header has extensions, which are not read and which Rewrite drops
+	Format     string   // name and version: "NIfTI-1"
+	Size       []int    // x, y, z, t, …
+	Type       string   // of the stored pixels: "int16"
+	BigEndian  bool     // byte order of the stored pixels
+	Geometry   *ITK     // nil if Problem is set
+	Problem    error    // why SimpleITK would not read the geometry
+	Native     any      // header type of the format's package, such as *nifti.Header
+	Extensions bool     // the header has extensions, which are not read and which Rewrite drops
+	DataFiles  []string // that hold the pixels, by their names in the file's folder; nil: the file itself
 }
 
 // File is an image file with its pixels.

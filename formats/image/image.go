@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/lntorch/lntorch/formats/dicom/series"
+	"github.com/lntorch/lntorch/formats/internal/rawdata"
 	"github.com/lntorch/lntorch/formats/meta"
 	"github.com/lntorch/lntorch/formats/nifti"
 	"github.com/lntorch/lntorch/formats/nrrd"
@@ -76,6 +77,15 @@ func Read(path string) (volume.File, error) {
 		return nil, err
 	}
 	return f.Read(path)
+}
+
+// Bytes is the size of a file that has this header, with the data files that it names.
+func Bytes(path string, h *volume.Header) (int64, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size() + rawdata.FileBytes(filepath.Dir(path), h.DataFiles), nil
 }
 
 // Write writes pixels in the format given by the name's ending, compressed where it can be. size holds the axes x, y, …; g is

@@ -41,7 +41,7 @@ func Read(path string) (*File, error) {
 // Head describes the file as every format does.
 func (h *Header) Head() *volume.Header {
 	head := &volume.Header{Format: "MetaImage", Size: h.Size, Type: h.Type, BigEndian: h.BigEndian, Native: h,
-		Extensions: h.more}
+		Extensions: h.more, DataFiles: h.files}
 	head.Geometry, head.Problem = h.ITK()
 	return head
 }

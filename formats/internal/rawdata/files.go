@@ -67,6 +67,22 @@ func Pattern(pattern string, from, step, n int) ([]string, error) {
 	return names, nil
 }
 
+// FileBytes is the size of the data files in a folder, of those that are there.
+func FileBytes(path string, names []string) int64 {
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return 0
+	}
+	defer root.Close()
+	n := int64(0)
+	for _, name := range names {
+		if info, err := root.Stat(name); err == nil && info.Mode().IsRegular() {
+			n += info.Size()
+		}
+	}
+	return n
+}
+
 // folder opens the data files of a header.
 type folder struct {
 	root   *os.Root
