@@ -1,7 +1,10 @@
 package dicom
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strconv"
 	"strings"
@@ -135,6 +138,63 @@ func number(s string) (float64, error) {
 	}
 	return strconv.ParseFloat(s, 64)
 }
+
+// Span returns where the value of ContourData lies, the one element that is not read with the others: a
+// structure set may have millions of points. It is empty if the element is missing.
+func (d Dataset) Span() Span {
+	var s Span
+	if _, err := fmt.Sscanf(d.Text(tag.ContourData), "%d+%d", &s.Offset, &s.Length); err != nil {
+		return Span{}
+	}
+	return s
+}
+
+// Decimals reads the numbers of a DS that lies at a span, in their order, and hands them to found. The
+// buffer is for it alone while it runs. Nothing is found in padding. It stops at the first error.
+func (s Span) Decimals(r Reader, buffer *[1 << 16]byte, found func(float64) error) error {
+	kept := 0 // bytes of the buffer, of a number whose end was not read
+	for at := int64(0); at < s.Length || kept > 0; {
+		n := int(min(s.Length-at, int64(len(buffer)-kept)))
+		if got, err := r.ReadAt(buffer[kept:kept+n], s.Offset+at); got < n {
+			if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+				err = errEnd
+			}
+			return err
+		}
+		at += int64(n)
+		text := buffer[:kept+n]
+		if at == s.Length && int64(len(text)) == s.Length && trim(string(text)) == "" {
+			return nil
+		}
+		for {
+			end := bytes.IndexByte(text, '\\')
+			if end < 0 {
+				if at < s.Length {
+					break
+				}
+				end = len(text)
+			}
+			x, err := number(string(text[:end]))
+			if err != nil || math.IsInf(x, 0) {
+				return errNumbers
+			}
+			if err := found(x); err != nil {
+				return err
+			}
+			if end == len(text) {
+				return nil
+			}
+			text = text[end+1:]
+		}
+		if len(text) == len(buffer) {
+			return errNumbers
+		}
+		kept = copy(buffer[:], text)
+	}
+	return nil
+}
+
+var errNumbers = errors.New("expected numbers")
 
 // Float returns a number, or otherwise if it is missing.
 func (d Dataset) Float(t tag.Tag, otherwise float64) (float64, error) {

@@ -5,15 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/suyashkumar/dicom/pkg/tag"
 )
 
-// A Span is a range of bytes of a file.
+// A Span is a range of bytes of a file, counted in what File.OpenPixels opens.
 type Span struct{ Offset, Length int64 }
 
+// text is a span as an element's value, of an even length.
+func (s Span) text() string {
+	text := fmt.Sprintf("%d+%d", s.Offset, s.Length)
+	return text + strings.Repeat(" ", len(text)%2)
+}
+
 // Pixels says where the pixels of a file lie: as a whole, or as fragments of compressed frames.
-// Offsets count in what File.OpenPixels opens.
 type Pixels struct {
 	Span              // of native pixels
 	VR         string // "OW", "OB"; "OF" and "OD" are pixels of floating point
@@ -78,7 +84,8 @@ func (w *walker) pixels(h header, e encoding) (taken bool, err error) {
 	})
 }
 
-// OpenPixels opens the file to read its pixels. The bytes come inflated where the file is deflated.
+// OpenPixels opens the file to read its pixels, or what another Span names. The bytes come inflated
+// where the file is deflated.
 func (f *File) OpenPixels() (Reader, error) {
 	r, err := f.Open()
 	if err != nil || f.deflated == 0 {

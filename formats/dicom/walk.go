@@ -256,7 +256,9 @@ func (w *walker) dataset(end int64, open bool, e encoding, depth int, keep bool)
 // element walks the value of an element and copies it if the dictionary knows it.
 func (w *walker) element(h header, end int64, e encoding, depth int, keep bool) error {
 	dictionary := known(h.tag)
-	keep = keep && dictionary != "UN" && !slices.Contains(w.leaveOut, h.tag)
+	// Each contour repeats what slice it was drawn on: its points say it.
+	keep = keep && dictionary != "UN" && h.tag != tag.ContourImageSequence &&
+		!slices.Contains(w.leaveOut, h.tag)
 	switch {
 	case h.vr == "SQ":
 		return w.sequence(h, end, e, depth, keep && dictionary == "SQ")
@@ -285,6 +287,9 @@ func (w *walker) element(h header, end int64, e encoding, depth int, keep bool) 
 		w.in.skip(h.length)
 		return nil
 	}
+	if h.tag == tag.ContourData {
+		return w.span(h)
+	}
 	// the module's element, the bytes and their text, at most one value of text for two bytes
 	if err := w.need(400 + 4*h.length); err != nil {
 		return fmt.Errorf("%s: %w", Name(h.tag), err)
@@ -311,6 +316,23 @@ func (w *walker) element(h header, end int64, e encoding, depth int, keep bool) 
 			slices.Reverse(value[i : i+size])
 		}
 	}
+	return nil
+}
+
+// span writes an element that says where the value lies: a structure set has a text of any length for
+// its points, of which the module would make as many texts.
+func (w *walker) span(h header) error {
+	s := Span{w.in.offset(), h.length}
+	value := ""
+	if h.length > 0 {
+		value = s.text()
+	}
+	if err := w.need(400 + 4*int64(len(value))); err != nil {
+		return fmt.Errorf("%s: %w", Name(h.tag), err)
+	}
+	w.begin(h.tag, uint32(len(value)))
+	w.copy = append(w.copy, value...)
+	w.in.skip(h.length)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -323,6 +324,29 @@ func TestManyPointsAreReadInTime(t *testing.T) {
 	require.Equal(t, 2, m.Labels[0].Voxels)
 	require.Less(t, time.Since(start), 10*time.Second)
 	t.Log(time.Since(start))
+}
+
+// 1.2 million points take no more memory than their places in the image: the text is read bit by bit.
+func TestManyPointsTakeLittleMemory(t *testing.T) {
+	var contours []string
+	for z := range 4 {
+		corner := func(x, y int) string {
+			return strings.Repeat(fmt.Sprintf("%d\\%d\\%d\\", x, y, 2*z), 25_000)
+		}
+		path := strings.TrimSuffix(corner(1, 1)+corner(3, 1)+corner(3, 3)+corner(1, 3), "\\")
+		for range 3 {
+			contours = append(contours, element(0x3006, 0x42, "CLOSED_PLANAR")+
+				element(0x3006, 0x46, "100000")+element(0x3006, 0x50, path))
+		}
+	}
+	source := structures(t, contours...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	m, err := draw(source, grid(t), 0.5, 2)
+	require.NoError(t, err)
+	runtime.ReadMemStats(&after)
+	require.Equal(t, 4*9, m.Labels[0].Voxels)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1.2e6*16+8<<20))
 }
 
 // A part in several labels is drawn for each; the last one shows.

@@ -1,10 +1,12 @@
 package rtstruct
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
 
+	"github.com/lntorch/lntorch/formats/dicom"
 	"github.com/lntorch/lntorch/formats/dicom/labels"
 	"github.com/lntorch/lntorch/formats/dicom/raster"
 	"github.com/lntorch/lntorch/formats/internal/parallel"
@@ -35,11 +37,16 @@ func (s *StructureSet) Parts() []labels.Part {
 	return parts
 }
 
-// drawn is a contour on its way to a slice.
+// drawn is a contour of a label on its way to a slice.
 type drawn struct {
+	*placed
+	label int // value
+	part  int // counts the label's ROIs
+}
+
+// placed is a contour with its slice and its path there.
+type placed struct {
 	roi, contour int // indices
-	label        int // value
-	part         int // counts the label's ROIs
 	path         []raster.Point
 	slice        int
 	fate         fate
@@ -70,32 +77,38 @@ const (
 // centres on a contour.
 func (s *StructureSet) Draw(grid *labels.Grid, all []labels.Label, workers int) (*labels.Map,
 	error) {
-	var list []*drawn
+	contours := make([][]placed, len(s.ROIs)) // of each ROI that a label has
+	for l := range all {
+		for _, i := range all[l].Parts {
+			contours[i] = make([]placed, len(s.ROIs[i].contours))
+		}
+	}
+	if err := s.place(grid, contours, workers); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.Source.Name, err)
+	}
+	var list []drawn
 	for l := range all {
 		for part, i := range all[l].Parts {
-			for c := range s.ROIs[i].contours {
-				list = append(list, &drawn{roi: i, contour: c, label: l + 1, part: part})
+			for c := range contours[i] {
+				list = append(list, drawn{placed: &contours[i][c], label: l + 1, part: part})
 			}
 		}
 	}
-	err := parallel.Each(len(list), workers, func(i int) error { return s.place(grid, list[i]) })
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.Source.Name, err)
-	}
 	m := labels.NewMap(grid, all)
 	s.warn(m, list)
-	list = slices.DeleteFunc(list, func(d *drawn) bool { return d.fate != isDrawn })
+	list = slices.DeleteFunc(list, func(d drawn) bool { return d.fate != isDrawn })
 	// Of a slice, all contours of a label's ROI are drawn at once.
-	slices.SortStableFunc(list, func(a, b *drawn) int {
+	slices.SortStableFunc(list, func(a, b drawn) int {
 		return slices.Compare([]int{a.slice, a.label, a.part}, []int{b.slice, b.label, b.part})
 	})
-	var groups [][]*drawn
-	for i, d := range list {
-		if i > 0 && d.beside(list[i-1]) {
-			groups[len(groups)-1] = append(groups[len(groups)-1], d)
-			continue
+	var groups [][]drawn
+	for from := 0; from < len(list); {
+		end := from + 1
+		for end < len(list) && list[end].beside(&list[from]) {
+			end++
 		}
-		groups = append(groups, []*drawn{d})
+		groups = append(groups, list[from:end])
+		from = end
 	}
 	columns, rows := grid.Size[0], grid.Size[1]
 	plane := func() *raster.Plane { return raster.New(columns, rows) }
@@ -117,40 +130,105 @@ func (s *StructureSet) Draw(grid *labels.Grid, all []labels.Label, workers int) 
 	return m, nil
 }
 
-// place finds the slice of a contour and its path there.
-func (s *StructureSet) place(grid *labels.Grid, d *drawn) error {
-	r := s.ROIs[d.roi]
-	switch typeOf(r.contours[d.contour]) {
-	case ClosedPlanar, ClosedPlanarXOR:
-	case other:
-		d.fate = isUnknown
-		return nil
-	default:
-		d.fate = isOpen
-		return nil
+// maxPoints bounds the points that are held at a time, of 16 bytes each.
+const maxPoints = 1 << 24
+
+// most is how many points a contour has at most, by what it says and by its length: three numbers of
+// a digit take six bytes.
+func (c *contour) most() int {
+	n := int(c.points.Length/6) + 1
+	if c.count >= 0 {
+		n = min(n, c.count)
 	}
-	points, err := r.points(d.contour)
-	if err != nil {
-		return err
+	return n
+}
+
+// place finds the slices of contours and their paths there. contours has room for those of each ROI that
+// is drawn.
+func (s *StructureSet) place(grid *labels.Grid, contours [][]placed, workers int) error {
+	var list []*placed
+	points := 0
+	for i := range contours {
+		for c := range contours[i] {
+			at := &contours[i][c]
+			at.roi, at.contour = i, c
+			from := &s.ROIs[i].contours[c]
+			switch from.kind {
+			case ClosedPlanar, ClosedPlanarXOR:
+				list = append(list, at)
+				points += from.most()
+			case other:
+				at.fate = isUnknown
+			default:
+				at.fate = isOpen
+			}
+		}
 	}
-	if len(points) == 0 {
-		d.fate = isEmpty
-		return nil
+	if points > maxPoints {
+		return fmt.Errorf("the contours have %d points, expected at most %d: draw fewer ROIs at a "+
+			"time, with --roi", points, maxPoints)
 	}
-	d.path = make([]raster.Point, len(points))
-	low, high, sum := math.Inf(1), math.Inf(-1), 0.0
-	for i, p := range points {
+	slices.SortStableFunc(list, func(a, b *placed) int { // as they lie in the file
+		return cmp.Compare(s.span(a).Offset, s.span(b).Offset)
+	})
+	// A file that is read front to back is read once.
+	chunk := 64
+	if s.file.Sequential() {
+		chunk = max(len(list), 1)
+	}
+	buffer := func() *[1 << 16]byte { return new([1 << 16]byte) }
+	return parallel.EachWith((len(list)+chunk-1)/chunk, workers, buffer,
+		func(buffer *[1 << 16]byte, k int) error {
+			r, err := s.file.OpenPixels()
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			for _, d := range list[k*chunk : min(len(list), (k+1)*chunk)] {
+				if err := s.placeOne(grid, d, r, buffer); err != nil {
+					return err
+				}
+			}
+			// behind the points there may be a checksum
+			if f, ok := r.(interface{ Finish() error }); ok && s.file.Sequential() {
+				return f.Finish()
+			}
+			return nil
+		})
+}
+
+func (s *StructureSet) span(d *placed) dicom.Span { return s.ROIs[d.roi].contours[d.contour].points }
+
+// placeOne reads a contour, and finds its slice and its path there.
+func (s *StructureSet) placeOne(grid *labels.Grid, d *placed, r dicom.Reader,
+	buffer *[1 << 16]byte) error {
+	roi := s.ROIs[d.roi]
+	c := &roi.contours[d.contour]
+	if c.count > 0 {
+		d.path = make([]raster.Point, 0, c.most())
+	}
+	low, high, sum, n := math.Inf(1), math.Inf(-1), 0.0, 0
+	err := c.read(r, buffer, func(p labels.Vector) {
 		v := grid.Voxel(p)
-		d.path[i] = raster.Point(v[:2])
+		if n++; n <= c.most() { // more than that are an error
+			d.path = append(d.path, raster.Point(v[:2]))
+		}
 		low, high, sum = min(low, v[2]), max(high, v[2]), sum+v[2]
 		d.outside = d.outside || outside(v[0], grid.Size[0]) || outside(v[1], grid.Size[1])
+	})
+	if err != nil {
+		return fmt.Errorf("ROI %d: contour %d: %w", roi.Number, d.contour+1, err)
+	}
+	if n == 0 {
+		d.fate = isEmpty
+		return nil
 	}
 	if high-low > inPlane {
 		return fmt.Errorf("ROI %d: contour %d does not lie in the plane of a slice: its points "+
 			"differ by %.3g slices, expected at most %g; choose the series that it was drawn on, or "+
-			"other ROIs with --roi", r.Number, d.contour+1, high-low, inPlane)
+			"other ROIs with --roi", roi.Number, d.contour+1, high-low, inPlane)
 	}
-	z := sum / float64(len(points))
+	z := sum / float64(n)
 	if z < -0.5-nearly || z > float64(grid.Size[2])-0.5+nearly {
 		d.fate, d.path = isElsewhere, nil
 		return nil
@@ -164,7 +242,7 @@ func outside(x float64, n int) bool { return x < -0.5-nearly || x > float64(n)-0
 
 // warn tells what is not drawn, or looks as if something were missing. list is in the order of the
 // labels.
-func (s *StructureSet) warn(m *labels.Map, list []*drawn) {
+func (s *StructureSet) warn(m *labels.Map, list []drawn) {
 	if s.Unnamed > 0 {
 		m.Warn("%d ROIs have contours but no entry in the structure set: they are left out",
 			s.Unnamed)

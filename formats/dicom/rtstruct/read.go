@@ -15,12 +15,13 @@ import (
 	"github.com/lntorch/lntorch/formats/dicom/labels"
 )
 
-// A StructureSet is an RTSTRUCT object without its contours' points, which ROI.Contours reads.
+// A StructureSet is an RTSTRUCT object without its contours' points, which Draw reads.
 type StructureSet struct {
 	Source   *dicom.Source
 	ROIs     []*ROI // in the order of their numbers
 	Unnamed  int    // ROIs with contours that the structure set does not list: they are left out
 	Referred labels.References
+	file     *dicom.File
 }
 
 // A ROI is a region of interest.
@@ -31,14 +32,16 @@ type ROI struct {
 	Types    map[string]int
 	Count    int // of contours
 	Referred labels.References
-	contours []dicom.Dataset
+	contours []contour
 }
 
-// A Contour is a list of points that are joined by lines. A closed one ends where it begins without
+// A contour is a list of points that are joined by lines. A closed one ends where it begins without
 // repeating the point.
-type Contour struct {
-	Type   string          // as in ROI.Types
-	Points []labels.Vector // LPS, mm
+type contour struct {
+	kind   string     // as in ROI.Types
+	points dicom.Span // as DS
+	count  int        // NumberOfContourPoints, -1 without it
+	wrong  error      // of NumberOfContourPoints
 }
 
 // Types of contours (PS3.3 C.8.8.6.1).
@@ -70,7 +73,7 @@ func read(f *dicom.File) (*StructureSet, error) {
 	if f.Class != dicom.ClassRTStructure {
 		return nil, fmt.Errorf("%s: expected an RT Structure Set", dicom.Name(tag.SOPClassUID))
 	}
-	set := &StructureSet{Source: f.Source}
+	set := &StructureSet{Source: f.Source, file: f}
 	series := map[string][]string{} // of each frame of reference
 	for _, frame := range f.Items(tag.ReferencedFrameOfReferenceSequence) {
 		uid := frame.Text(tag.FrameOfReferenceUID)
@@ -121,12 +124,17 @@ func read(f *dicom.File) (*StructureSet, error) {
 			set.Unnamed++
 			continue
 		}
-		r.contours = append(r.contours, contours...)
-		r.Count = len(r.contours)
 		for _, c := range contours {
-			r.Types[typeOf(c)]++
+			one := contour{kind: typeOf(c), points: c.Span(), count: -1}
+			if c.Has(tag.NumberOfContourPoints) {
+				one.count, one.wrong = c.Int(tag.NumberOfContourPoints, 0, math.MaxInt32)
+			}
+			r.contours = append(r.contours, one)
+			r.Types[one.kind]++
 		}
+		r.Count = len(r.contours)
 	}
+	f.Dataset = nil // what is needed of it was read
 	return set, nil
 }
 
@@ -149,53 +157,32 @@ func typeOf(contour dicom.Dataset) string {
 // far is how many mm from the origin a point may lie.
 const far = 1e7
 
-// Contours reads the contours of a ROI.
-func (r *ROI) Contours() ([]Contour, error) {
-	all := make([]Contour, len(r.contours))
-	for i := range all {
-		points, err := r.points(i)
-		if err != nil {
-			return nil, err
+// read hands the points of a contour to found, LPS, mm.
+func (c *contour) read(r dicom.Reader, buffer *[1 << 16]byte, found func(labels.Vector)) error {
+	if c.wrong != nil {
+		return c.wrong
+	}
+	name := dicom.Name(tag.ContourData)
+	var p labels.Vector
+	n := 0 // numbers
+	err := c.points.Decimals(r, buffer, func(x float64) error {
+		if math.Abs(x) > far {
+			return fmt.Errorf("expected numbers up to %g mm", float64(far))
 		}
-		all[i] = Contour{typeOf(r.contours[i]), points}
-	}
-	return all, nil
-}
-
-// points reads the points of a contour.
-func (r *ROI) points(i int) ([]labels.Vector, error) {
-	c := r.contours[i]
-	wrong := func(format string, args ...any) error {
-		return fmt.Errorf("ROI %d: contour %d: %w", r.Number, i+1, fmt.Errorf(format, args...))
-	}
-	values, err := c.Floats(tag.ContourData, 0)
-	if err != nil {
-		return nil, wrong("%w", err)
-	}
-	if len(values)%3 != 0 {
-		return nil, wrong("%s: found %d numbers, expected three for each point",
-			dicom.Name(tag.ContourData), len(values))
-	}
-	if c.Has(tag.NumberOfContourPoints) {
-		n, err := c.Int(tag.NumberOfContourPoints, 0, math.MaxInt32)
-		if err != nil {
-			return nil, wrong("%w", err)
+		p[n%3] = x
+		if n++; n%3 == 0 {
+			found(p)
 		}
-		if n != len(values)/3 {
-			return nil, wrong("%s: found %d points, expected %d, as %s says: the file is damaged",
-				dicom.Name(tag.ContourData), len(values)/3, n,
-				dicom.Name(tag.NumberOfContourPoints))
-		}
+		return nil
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
+	case n%3 != 0:
+		return fmt.Errorf("%s: found %d numbers, expected three for each point", name, n)
+	case c.count >= 0 && n != 3*c.count:
+		return fmt.Errorf("%s: found %d points, expected %d, as %s says: the file is damaged", name,
+			n/3, c.count, dicom.Name(tag.NumberOfContourPoints))
 	}
-	points := make([]labels.Vector, len(values)/3)
-	for k := range points {
-		points[k] = labels.Vector(values[3*k:])
-		for _, x := range points[k] {
-			if math.Abs(x) > far {
-				return nil, wrong("%s: expected numbers up to %g mm", dicom.Name(tag.ContourData),
-					float64(far))
-			}
-		}
-	}
-	return points, nil
+	return nil
 }
