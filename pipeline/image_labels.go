@@ -211,8 +211,8 @@ func drawSegments(object *series.Object, choices []labels.Choice, c LabelsChoice
 		return nil, nil, err
 	}
 	o := seg.Options{Threshold: c.Threshold, Resample: c.Resample, Workers: r.workers}
-	if r.fixed && !c.Resample {
-		o.Resample = true
+	if r.stack != nil && !c.Resample {
+		o.Resample = r.fixed
 		for _, slice := range r.stack.Slices {
 			o.Slices = append(o.Slices, slice.Position)
 		}

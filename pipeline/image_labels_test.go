@@ -109,6 +109,35 @@ func TestConvertDrawsLabelsOnTheReference(t *testing.T) {
 	}
 }
 
+// Slices that jitter as far as is tolerated: frames lie on them, not on the regular grid. What is written
+// for such a series is read back.
+func TestSegmentsOfJitteredSlicesNeedNoResampling(t *testing.T) {
+	objects := folderOf(t, zipped(t, filepath.Join(labelCorpus, "objects.zip")))
+	convert := func(in, out string, change func(*ConvertImageConfig)) string {
+		c := settings.New[ConvertImageConfig]()
+		c.In, c.Out = in, filepath.Join(t.TempDir(), out)
+		c.Reference = filepath.Join(labelCorpus, "ct.zip")
+		if change != nil {
+			change(&c)
+		}
+		_, err := ConvertImage(c, Output{})
+		require.NoError(t, err)
+		return c.Out
+	}
+	want, _ := expectedLabels(t, "jitter-binary.dcm")
+	pixels := func(path string) volume.Pixels {
+		f, err := image.Read(path)
+		require.NoError(t, err)
+		return f.Values()
+	}
+	drawn := convert(filepath.Join(objects, "jitter-binary.dcm"), "l.nii.gz", nil)
+	require.Equal(t, want, pixels(drawn))
+	written := convert(drawn, "l.dcm", func(c *ConvertImageConfig) {
+		c.To, c.ReferenceSeries = "seg", "3"
+	})
+	require.Equal(t, want, pixels(convert(written, "m.nii.gz", nil)))
+}
+
 func TestLabelsOfAnotherImageAreRefused(t *testing.T) {
 	objects := folderOf(t, zipped(t, filepath.Join(labelCorpus, "objects.zip")))
 	ct := filepath.Join(labelCorpus, "ct.zip")
@@ -228,6 +257,9 @@ func TestInspectImagesListsROIsAndSegments(t *testing.T) {
 	require.Equal(t, map[string]any{"number": 300.0, "label": marker + " b", "frames": 6.0},
 		found["labelmap16.dcm"]["segments"].([]any)[2])
 	require.Equal(t, "LABELMAP", found["labelmap16.dcm"]["segmentation_type"])
+	// without OpenJPEG, which a test has not
+	require.Equal(t, found["labelmap16.dcm"]["segments"].([]any)[2].(map[string]any)["label"],
+		found["labelmap16-j2k.dcm"]["segments"].([]any)[2].(map[string]any)["label"])
 	require.Equal(t, []any{29.0, 21.0, 18.0}, found["binary-all-rotated.dcm"]["size"])
 	require.Equal(t, "1.2.826.0.1.3680043.8.498.15.2.2", found["dcmqi.dcm"]["series_uid"])
 }

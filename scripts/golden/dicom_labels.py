@@ -2,7 +2,7 @@
 
     dicom_labels.py OUT [--seed N]
 
-Needs scripts/requirements-images.txt, and for two cases DCMTK's dcmconv. Two CT series (square-NN.dcm, rotated-NN.dcm in ct.zip) and the objects (a member each of objects.zip). Every text that no reader
+Needs scripts/requirements-images.txt, and for two cases DCMTK's dcmconv. Four CT series (SERIES/NN.dcm in ct.zip) and the objects (a member each of objects.zip). Every text that no reader
 needs is MARKER, which ROI and segment names hold, too.
 
 Written twice with one seed, all files are equal but dcmqi's, which have UIDs and dates of their own.
@@ -43,6 +43,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGLSLossless,
     RLELossless,
 )
@@ -54,8 +55,8 @@ pydicom.read_file = pydicom.dcmread  # dcmrtstruct2nii 5 calls it so
 pydicom.config.settings.writing_validation_mode = pydicom.config.RAISE
 
 
-def ct(number, size, spacing, orientation, origin, rng):
-    """Slices of a CT series, ascending along the normal, with random pixels."""
+def ct(number, size, spacing, orientation, origin, rng, off=None):
+    """Slices of a CT series, ascending along the normal, with random pixels, moved by off (slices, xyz)."""
     row, column = np.array(orientation[:3]), np.array(orientation[3:])
     normal = np.cross(row, column)
     out = []
@@ -77,6 +78,8 @@ def ct(number, size, spacing, orientation, origin, rng):
         ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "CT", number, k + 1
         ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
         position = np.array(origin) + k * spacing[2] * normal
+        if off is not None:
+            position = position + off[k]
         ds.ImagePositionPatient = [
             np.format_float_positional(x, precision=9, trim="-") for x in position
         ]
@@ -138,7 +141,8 @@ class Corpus:
         turned = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) @ np.array(
             [[1, 0, 0], [0, c, -s], [0, s, c]]
         )
-        self.series = {
+        self.series = {}
+        for name, slices in {
             "square": ct(
                 1, (24, 24, 7), (0.8, 0.8, 2.5), (1, 0, 0, 0, 1, 0), (-10.5, 7.25, -31), rng
             ),
@@ -150,11 +154,8 @@ class Corpus:
                 (12.25, -40.5, 88),
                 rng,
             ),
-        }
-        for name, slices in self.series.items():
-            (self.folder / name).mkdir()
-            for k, ds in enumerate(slices):
-                ds.save_as(self.folder / name / f"{k}.dcm", enforce_file_format=True)
+        }.items():
+            self.add_series(name, slices)
 
     def shape(self, series):
         s = self.series[series]
@@ -170,6 +171,12 @@ class Corpus:
             ],
             **options,
         }
+
+    def add_series(self, name, slices):
+        self.series[name] = slices
+        (self.folder / name).mkdir()
+        for k, ds in enumerate(slices):
+            ds.save_as(self.folder / name / f"{k}.dcm", enforce_file_format=True)
 
     # masks
 
@@ -590,6 +597,64 @@ class Corpus:
         self.turned("rotated")
         self.dcmqi("rotated")
 
+    def jpeg2000(self):
+        """Frames that highdicom compresses with pylibjpeg's OpenJPEG, which wants 32 pixels."""
+        series = "large"
+        slices = ct(4, (37, 33, 3), (0.8, 0.7, 2), (0, 1, 0, 0, 0, -1), (9.5, -7, 21), self.rng)
+        self.add_series(series, slices)
+        shape = self.shape(series)
+        masks = [self.blobs(shape) for _ in range(3)]
+        labels = np.zeros(shape, "u1")
+        for i, m in enumerate(masks):
+            labels[m] = i + 1
+        last = [labels == i + 1 for i in range(3)]
+        soft = np.clip(np.stack(masks, -1) * self.rng.uniform(0.2, 1, (*shape, 3)), 0, 1)
+        found = [np.around(soft[..., i] * 255) / 255 >= 0.5 for i in range(3)]
+        syntax = {"transfer_syntax_uid": JPEG2000Lossless}
+        ds = self.highdicom(series, soft, "FRACTIONAL", 3, fractional_type="PROBABILITY", **syntax)
+        self.add("fractional-j2k.dcm", data(ds), series, self.parts(found))
+        ds = self.highdicom(series, labels, "LABELMAP", 3, **syntax)
+        self.add("labelmap-j2k.dcm", data(ds), series, self.parts(last))
+        described = [self.describe(i) for i in range(3)]
+        numbers = (2, 300, 40000)
+        for d, n in zip(described, numbers, strict=True):
+            d.SegmentNumber = n
+        wide = np.array([0, *numbers], "u2")[labels]
+        ds = self.settled(hd.seg.Segmentation(
+            slices, wide, "LABELMAP", described, ROOT + f"7.{len(self.objects) + 1}", 300,
+            ROOT + f"8.{len(self.objects) + 1}", 1, MARKER, MARKER, "1", MARKER, **syntax,
+        ))  # fmt: skip
+        parts = [(n, f"{MARKER} {t}", m) for n, t, m in zip(numbers, "abc", last, strict=True)]
+        self.add("labelmap16-j2k.dcm", data(ds), series, parts)
+
+    def jitter(self):
+        """Slices that miss the regular grid by less than what is refused: 4 % of the spacing, 0.2 pixel."""
+        size, spacing = (19, 17, 6), (0.7, 0.9, 3)
+        row, column = np.array([0.8, 0.6, 0]), np.array([-0.6, 0.8, 0])
+        share = self.rng.uniform(-1, 1, (size[2], 3)) * [0.2, 0.2, 0.04]
+        share[0] = share[-1, 2] = 0
+        off = share * spacing @ np.array([row, column, np.cross(row, column)])
+        slices = ct(3, size, spacing, (*row, *column), (-3.5, 8.25, 40), self.rng, off)
+        self.add_series("jitter", slices)
+        shape = self.shape("jitter")
+        masks = [self.blobs(shape) for _ in range(2)]
+        stack = np.stack(masks, -1).astype("u1")
+        parts = self.parts(masks)
+        self.add(
+            "jitter-binary.dcm", data(self.highdicom("jitter", stack, "BINARY", 2)), "jitter", parts
+        )
+        at = [
+            np.array(s.ImagePositionPatient, float) + (size[1] - 1) * spacing[1] * column
+            for s in slices
+        ]
+        ds = self.highdicom(
+            "jitter", stack[:, ::-1], "BINARY", 2,
+            plane_positions=[hd.PlanePositionSequence("PATIENT", p) for p in at],
+            plane_orientation=hd.PlaneOrientationSequence("PATIENT", (*row, *-column)),
+            pixel_measures=hd.PixelMeasuresSequence((spacing[1], spacing[0]), spacing[2], spacing[2]),
+        )  # fmt: skip
+        self.add("jitter-flipped.dcm", data(ds), "jitter", parts)
+
     def dcmconv(self, content, option):
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "a").write_bytes(content)
@@ -741,13 +806,15 @@ def main():
             "labelmap.dcm",
         ):
             c.resample(name)
+        c.jpeg2000()
+        c.jitter()
         archive(
             args.out / "ct.zip",
             {f"{n}/{k:02}.dcm": data(ds) for n, s in c.series.items() for k, ds in enumerate(s)},
         )
     archive(args.out / "objects.zip", c.objects)
     versions = {m: __import__("importlib.metadata").metadata.version(m)
-                for m in ("pydicom", "highdicom", "rt-utils", "dcmrtstruct2nii", "dcmqi", "pyjpegls", "SimpleITK")}  # fmt: skip
+                for m in ("pydicom", "highdicom", "rt-utils", "dcmrtstruct2nii", "dcmqi", "pyjpegls", "pylibjpeg-openjpeg", "SimpleITK")}  # fmt: skip
     expected = {
         "meta": {"versions": versions, "seed": args.seed},
         "series": {n: list(c.shape(n))[::-1] for n in c.series},

@@ -13,8 +13,10 @@ type Options struct {
 	Threshold float64 // of a FRACTIONAL one: the smallest share, of 1, that is drawn
 	// Resample takes for each voxel the nearest pixel. Without it frames must fall on the grid.
 	Resample bool
-	// Slices, with Resample, are the positions of the slices that the grid was resampled from: a
-	// slice without a frame is empty.
+	// Slices are the positions of the image's slices, ascending, if they are known. Without Resample
+	// there is one for each slice of the grid, which it may miss a little: a frame falls on the
+	// grid where it falls on such a slice, too. With Resample the grid was resampled from them: one
+	// without a frame is empty.
 	Slices  []labels.Vector
 	Workers int // goroutines; 0 for as many as there are processors
 }
@@ -63,7 +65,7 @@ func (s *Segmentation) Draw(grid *labels.Grid, all []labels.Label, o Options) (*
 	areas := make([]labels.Area, len(s.frames))
 	for i := range s.frames {
 		var ok bool
-		if areas[i], ok = s.area(grid, &s.frames[i]); !ok {
+		if areas[i], ok = s.area(grid, o.Slices, &s.frames[i]); !ok {
 			return nil, s.notOn(grid, i)
 		}
 	}
@@ -115,37 +117,32 @@ func drawn(cells []uint16, a labels.Area) int64 {
 }
 
 // area returns the part of a frame that lies in the grid, and its voxels. It returns false if the
-// frame's pixels are not voxels of the grid, or of one that continues it.
-func (s *Segmentation) area(grid *labels.Grid, f *frame) (labels.Area, bool) {
-	a := labels.Area{X1: s.Columns, Y1: s.Rows, Stride: s.Columns}
+// frame's pixels are not voxels of the grid, or of one that continues it, and do not lie on one of
+// the image's slices like its pixels.
+func (s *Segmentation) area(grid *labels.Grid, image []labels.Vector, f *frame) (labels.Area, bool) {
 	x, signX := along(grid.Steps(f.row))
 	y, signY := along(grid.Steps(f.column))
-	first := grid.Voxel(f.position)
-	var at [3]int
-	for k := range 3 {
-		const most = 1 << 30
-		if !(math.Abs(first[k]) < most) {
-			return a, false
-		}
-		at[k] = int(math.Round(first[k]))
-	}
-	for _, column := range []int{0, s.Columns - 1} {
-		for _, row := range []int{0, s.Rows - 1} {
-			place := labels.Along(f.position, float64(column), f.row)
-			v := grid.Voxel(labels.Along(place, float64(row), f.column))
-			want := at
-			want[x] += signX * column
-			want[y] += signY * row
-			for k := range 3 {
-				if !(math.Abs(v[k]-float64(want[k])) <= offGrid) {
-					return a, false
-				}
-			}
-		}
-	}
 	if x == y {
-		return a, false
+		return labels.Area{}, false
 	}
+	first := grid.Voxel(f.position)
+	for _, v := range first {
+		const most = 1 << 30
+		if !(math.Abs(v) < most) {
+			return labels.Area{}, false
+		}
+	}
+	sign := labels.Vector{}
+	sign[x], sign[y] = float64(signX), float64(signY)
+	at, ok := s.voxel(grid, f, labels.Vector{}, x, y, sign)
+	if k := math.Round(first[2]); !ok && x+y == 1 && k >= 0 && k < float64(len(image)) {
+		off := labels.Sub(grid.Voxel(image[int(k)]), labels.Vector{0, 0, k})
+		at, ok = s.voxel(grid, f, off, x, y, sign)
+	}
+	if !ok {
+		return labels.Area{}, false
+	}
+	a := labels.Area{X1: s.Columns, Y1: s.Rows, Stride: s.Columns}
 	step := [3]int{1, grid.Size[0], grid.Size[0] * grid.Size[1]}
 	for k := range 3 {
 		a.At += at[k] * step[k]
@@ -157,6 +154,32 @@ func (s *Segmentation) area(grid *labels.Grid, f *frame) (labels.Area, bool) {
 		a.X1, a.Y1 = a.X0, a.Y0
 	}
 	return a, true
+}
+
+// voxel returns the voxel of a frame's first pixel, if all of its pixels are voxels of the grid, moved
+// by off voxels. Rows of the frame follow axis x up or down, as sign says, columns axis y.
+func (s *Segmentation) voxel(grid *labels.Grid, f *frame, off labels.Vector, x, y int,
+	sign labels.Vector) (at [3]int, ok bool) {
+	first := labels.Sub(grid.Voxel(f.position), off)
+	for k := range 3 {
+		first[k] = math.Round(first[k])
+		at[k] = int(first[k])
+	}
+	for _, column := range []int{0, s.Columns - 1} {
+		for _, row := range []int{0, s.Rows - 1} {
+			place := labels.Along(f.position, float64(column), f.row)
+			v := labels.Sub(grid.Voxel(labels.Along(place, float64(row), f.column)), off)
+			want := first
+			want[x] += sign[x] * float64(column)
+			want[y] += sign[y] * float64(row)
+			for k := range 3 {
+				if !(math.Abs(v[k]-want[k]) <= offGrid) {
+					return at, false
+				}
+			}
+		}
+	}
+	return at, true
 }
 
 // along returns the axis that a step follows most, and whether up or down.
