@@ -357,6 +357,8 @@ golden: need-go need-python ## writes the golden files anew, with nnU-Net's own 
 	  run dicom_labels.py $$g/dicom_labels; \
 	  $(GO) build -o build/lntorch-dev ./cmd/lntorch; \
 	  run dicom_objects.py build/lntorch-dev --golden $$g/dicom_objects; \
+	  run surface.py --golden $$g/surface.json; \
+	  run scores.py --golden $$g/scores.json; \
 	  python=$$nnunet; \
 	  run nrrd_corpus.py $$g/nrrd; \
 	  run lora.py --golden $$g/lora; \

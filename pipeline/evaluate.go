@@ -34,7 +34,7 @@ type EvaluateConfig struct {
 	Reference  string // folder or file
 	Prediction string // folder or file
 	Labels     []int  `flag:"labels" short:"l" list:"true" help:"labels to score, without dataset.json and plans.json; several may follow"`
-	Ignore     int    `flag:"ignore-label" nnunet:"il" default:"-1" help:"with -l: label of the reference whose voxels do not count (-1: none)"`
+	Ignore     int    `flag:"ignore-label" nnunet:"il" default:"-1" range:"-1..65535" help:"with -l: label of the reference whose voxels do not count (-1: none)"`
 	Plans      string `flag:"plans" nnunet:"pfile" path:"true" help:"plans.json (default: beside the predictions)"`
 	Dataset    string `flag:"dataset" nnunet:"djfile" path:"true" help:"dataset.json (default: beside the predictions, then beside the references)"`
 	Summary    string `flag:"output" short:"o" path:"true" help:"summary.json to write; the other files go beside it (default: summary.json in the folder of predictions; for two files none)"`
@@ -43,7 +43,7 @@ type EvaluateConfig struct {
 	Tolerances    []float64 `flag:"tolerances" list:"true" default:"1,2,3" help:"tolerances of NSD in mm; several may follow"`
 	Match         []string  `flag:"match" default:"iou:0.3,iou:0.5,any" help:"when a node counts as found: iou:T one to one, any by a shared voxel; the first is in the table"`
 	SizeClasses   []float64 `flag:"size-classes" default:"5,10" help:"bounds of the classes of short axes, mm"`
-	Connectivity  int       `flag:"connectivity" default:"26" help:"neighbours of a voxel that belong to its node: 6, 18 or 26"`
+	Connectivity  int       `flag:"connectivity" default:"26" range:"6..26" help:"neighbours of a voxel that belong to its node: 6, 18 or 26"`
 	EmptyDistance string    `flag:"empty-distance" help:"diagonal: a distance to an empty mask is the image's diagonal (default: undefined)"`
 	AnyGeometry   bool      `flag:"ignore-geometry" help:"compare arrays of one shape, wherever they lie"`
 	Workers       int       `flag:"np" nnunet:"np" range:"1.." help:"cases at a time (default: the cores, eight at most)"`

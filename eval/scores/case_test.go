@@ -11,6 +11,7 @@ import (
 
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/eval/labelmap"
+	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -92,6 +93,10 @@ func TestScoresAreThoseOfTheirDefinitions(t *testing.T) {
 	data, err := os.ReadFile("../../testdata/golden/scores.json")
 	require.NoError(t, err)
 	checkCases(t, data)
+}
+
+func TestLiveImagesAreScoredAsByDefinition(t *testing.T) {
+	checkCases(t, golden.RunImages(t, "scores.py", "--seed", golden.Seed(t), "--cases", "60"))
 }
 
 func checkCases(t *testing.T, data []byte) {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/eval/mask"
+	tests "github.com/lntorch/lntorch/internal/golden"
 )
 
 type golden struct {
@@ -71,6 +72,15 @@ func (c goldenCase) surfaces(t testing.TB) (reference, prediction *Surface) {
 
 func TestDistancesAreDeepMinds(t *testing.T) {
 	for i, c := range read(t).Cases {
+		t.Run(fmt.Sprint(i), func(t *testing.T) { c.check(t) })
+	}
+}
+
+func TestLiveImagesLieApartAsByDeepMind(t *testing.T) {
+	var other golden
+	text := tests.RunImages(t, "surface.py", "--seed", tests.Seed(t), "--cases", "20")
+	require.NoError(t, json.Unmarshal(text, &other))
+	for i, c := range other.Cases {
 		t.Run(fmt.Sprint(i), func(t *testing.T) { c.check(t) })
 	}
 }

@@ -195,7 +195,7 @@ def main():
     p.add_argument("--golden", metavar="FILE")
     p.add_argument("--panoptica", action="store_true")
     p.add_argument("--seed", type=int, default=2)
-    p.add_argument("--cases", type=int, default=25)
+    p.add_argument("--cases", type=int, default=12)
     args = p.parse_args()
     if args.panoptica:
         panoptica(args.seed)
