@@ -33,16 +33,16 @@ import (
 type EvaluateConfig struct {
 	Reference  string // folder or file
 	Prediction string // folder or file
-	Labels     []int  `flag:"labels" short:"l" list:"true" help:"labels to score, without dataset.json and plans.json; several may follow"`
-	Ignore     int    `flag:"ignore-label" nnunet:"il" default:"-1" range:"-1..65535" help:"with -l: label of the reference whose voxels do not count (-1: none)"`
+	Labels     []int  `flag:"labels" short:"l" list:"true" range:"0.." help:"labels to score, without dataset.json and plans.json; several may follow"`
+	Ignore     int    `flag:"ignore-label" nnunet:"il" range:"1..65535" help:"with -l: label of the reference whose voxels do not count (default: none)"`
 	Plans      string `flag:"plans" nnunet:"pfile" path:"true" help:"plans.json (default: beside the predictions)"`
 	Dataset    string `flag:"dataset" nnunet:"djfile" path:"true" help:"dataset.json (default: beside the predictions, then beside the references)"`
 	Summary    string `flag:"output" short:"o" path:"true" help:"summary.json to write; the other files go beside it (default: summary.json in the folder of predictions; for two files none)"`
 	Chill      bool   `flag:"chill" help:"score the predictions that are there, even if references have none"`
 
-	Tolerances    []float64 `flag:"tolerances" list:"true" default:"1,2,3" help:"tolerances of NSD in mm; several may follow"`
+	Tolerances    []float64 `flag:"tolerances" list:"true" default:"1,2,3" range:"0.." help:"tolerances of NSD in mm; several may follow"`
 	Match         []string  `flag:"match" default:"iou:0.3,iou:0.5,any" help:"when a node counts as found: iou:T one to one, any by a shared voxel; the first is in the table"`
-	SizeClasses   []float64 `flag:"size-classes" default:"5,10" help:"bounds of the classes of short axes, mm"`
+	SizeClasses   []float64 `flag:"size-classes" default:"5,10" range:">0.." help:"bounds of the classes of short axes, mm"`
 	Connectivity  int       `flag:"connectivity" default:"26" range:"6..26" help:"neighbours of a voxel that belong to its node: 6, 18 or 26"`
 	EmptyDistance string    `flag:"empty-distance" help:"diagonal: a distance to an empty mask is the image's diagonal (default: undefined)"`
 	AnyGeometry   bool      `flag:"ignore-geometry" help:"compare arrays of one shape, wherever they lie"`
@@ -168,13 +168,13 @@ func (e *evaluation) labels(files bool) (ending string, err error) {
 			}
 			e.targets = append(e.targets, eval.Label(l))
 		}
-		if c.Ignore >= 0 {
+		if c.Ignore > 0 {
 			e.ignore = &c.Ignore
 		}
 		e.reader, err = images.Choose(ending, "")
 		return ending, err
 	}
-	if c.Ignore >= 0 {
+	if c.Ignore > 0 {
 		return "", settings.Usage("-il belongs to -l: dataset.json has an ignore label of its own")
 	}
 	path, err := c.find(files)

@@ -23,7 +23,7 @@ func ParsePattern(text string) (*Pattern, error) {
 	}
 	if named := p.Path("a"); path.Clean(named) != named || path.IsAbs(named) ||
 		strings.HasPrefix(named, "../") {
-		return nil, fmt.Errorf("%q: expected a path below the folder that is given, without . and ..",
+		return nil, fmt.Errorf("%q: expected a path without . and .., below the folder that is given",
 			text)
 	}
 	return p, nil

@@ -5,15 +5,9 @@ import (
 	"math/bits"
 )
 
-// corner is the place of a voxel among the eight around a point, (z, y, x), each 0 or 1.
-type corner [3]int
-
-// at is the voxel of a bit of a neighbourhood: bit 7 is (0, 0, 0), bit 0 (1, 1, 1), as in
-// surface-distance.
-func at(bit int) corner { return corner{(7 - bit) >> 2 & 1, (7 - bit) >> 1 & 1, (7 - bit) & 1} }
-
 // areas returns the area, in mm², of the surface between the voxels in and out of a neighbourhood,
-// for each of the 256 neighbourhoods.
+// for each of the 256 neighbourhoods. Bit 7 of one is the voxel (0, 0, 0) around the point, bit 0 the
+// voxel (1, 1, 1), z, y, x: bits 4, 2 and 1 of a bit's number tell the two sides of each axis apart.
 //
 // The surface is that of marching cubes, cut into triangles as DeepMind's surface-distance 0.1
 // has them. Up to turning, mirroring and exchanging in and out only six pieces exist: whichever
