@@ -10,6 +10,7 @@ prediction as [label, length] runs, the ignore label or null, targets as lists o
 what scores.json holds for each target."""
 
 import argparse
+import itertools
 import json
 
 import numpy as np
@@ -25,7 +26,7 @@ CLASSES = {"<5": (0, 5), "5-10": (5, 10), ">=10": (10, np.inf)}
 def runs(labels):
     flat = labels.ravel()
     bounds = np.concatenate([[0], np.flatnonzero(np.diff(flat)) + 1, [flat.size]])
-    return [[int(flat[i]), int(j - i)] for i, j in zip(bounds[:-1], bounds[1:])]
+    return [[int(flat[i]), int(j - i)] for i, j in itertools.pairwise(bounds)]
 
 
 def size_class(short):
