@@ -54,8 +54,7 @@ def describe(reference, prediction, spacing):
         "hd95": number(sd.compute_robust_hausdorff(d, 95)) if some else None,
         "hd": number(sd.compute_robust_hausdorff(d, 100)) if some else None,
         "nsd": [
-            number(sd.compute_surface_dice_at_tolerance(d, t)) if total else None
-            for t in (1, 2, 3)
+            number(sd.compute_surface_dice_at_tolerance(d, t)) if total else None for t in (1, 2, 3)
         ],
     }
 
