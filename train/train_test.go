@@ -438,7 +438,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			for _, key := range []string{"case_0", "case_1", "case_3"} {
 				rewrite(t, data(*c, key+".npz"), func(v []float32) { v[0], v[len(v)/2] = nan(), nan(); fill(v, nan()) })
 			}
-		}, []string{"loss is NaN, expected a number (cases case_", "weights were not updated", "lntorch inspect", "lower --lr"}},
+		}, []string{"case_", ".npz: found NaN in channel 0 at voxel [0 0 0], expected finite", "preprocess it again"}},
+		"weights that run away": {func(_ *testing.T, c *train.Config) { c.LR = 1e30 },
+			[]string{"loss is NaN, expected a number (cases case_", "weights were not updated", "lntorch inspect", "lower --lr"}},
 		"no such configuration":  {func(_ *testing.T, c *train.Config) { c.Configuration = "3d_huge" }, []string{"3d_huge", "tiny"}},
 		"no such plans":          {func(_ *testing.T, c *train.Config) { c.PlansName = "otherPlans" }, []string{"otherPlans.json"}},
 		"missing pkl":            {func(t *testing.T, c *train.Config) { require.NoError(t, os.Remove(data(*c, "case_0.pkl"))) }, []string{"case_0.pkl"}},
