@@ -83,7 +83,7 @@ func (a *Adapted) WriteTable(w io.Writer) error { return writeAdaptTable(w, a.Ta
 
 // AdaptMeans sets mean scores side by side.
 type AdaptMeans struct {
-	Name   string                  `json:"name"`
+	Name   string                 `json:"name"`
 	Before map[string]scores.Mean `json:"before"` // by metric: Dice, NSD_2, recall; nil where there is none
 	After  map[string]scores.Mean `json:"after"`
 }
@@ -191,6 +191,9 @@ func Adapt(ctx context.Context, c AdaptConfig, o Output) (*Adapted, error) {
 		return nil, err
 	}
 	if err := a.record.save(a.work); err != nil {
+		return nil, err
+	}
+	if err := writeIndented(filepath.Join(c.Output, "cases.json"), a.record.Cases); err != nil {
 		return nil, err
 	}
 	if err := a.runStages(ctx); err != nil {

@@ -43,6 +43,11 @@ type adaptPlan struct {
 
 // planCases makes a raw dataset of the cases, plans for it that fit the model, and the forecast.
 func (a *adaptation) planCases(ctx context.Context) error {
+	there, here := a.model.Dataset.Labels.NumSegmentationHeads(), a.dataset.Labels.NumSegmentationHeads()
+	if a.Head == AdaptHeadKeep && there != here {
+		return settings.Usage("--head keep: the model has %d segmentation heads, the labels of the cases need %d: "+
+			"leave --head out, which keeps those of labels that the model knows", there, here)
+	}
 	if err := a.writeDataset(ctx); err != nil {
 		return err
 	}
@@ -111,7 +116,9 @@ func (a *adaptation) trainers(p *adaptPlan) error {
 func (a *adaptation) folder(name string) string { return filepath.Join(a.work, name) }
 
 // heldOutFolder holds the images or labels of the held-out cases.
-func (a *adaptation) heldOutFolder(what string) string { return filepath.Join(a.work, "held_out", what) }
+func (a *adaptation) heldOutFolder(what string) string {
+	return filepath.Join(a.work, "held_out", what)
+}
 
 // writeDataset makes nnU-Net's raw dataset of the cases to train on and of those held out of --cases,
 // and a folder of all that are held out: links to files that can stay as they are, else files.

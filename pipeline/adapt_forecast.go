@@ -104,7 +104,9 @@ func (a *adaptation) forecast(ctx context.Context) error {
 	if a.refits() {
 		f.Total += f.Train
 	}
-	a.out.Print(f.String())
+	if !a.DryRun { // whose result it is
+		a.out.Print(f)
+	}
 	return nil
 }
 

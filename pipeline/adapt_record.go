@@ -186,11 +186,16 @@ func (r *adaptRecord) withRole(roles ...string) []AdaptCase {
 }
 
 func (r *adaptRecord) save(folder string) error {
-	b, err := json.MarshalIndent(r, "", " ")
+	return writeIndented(filepath.Join(folder, adaptRecordFile), r)
+}
+
+// writeIndented writes a JSON file for people and programs.
+func writeIndented(path string, doc any) error {
+	b, err := json.MarshalIndent(doc, "", " ")
 	if err != nil {
 		return err
 	}
-	return atomicfile.Write(filepath.Join(folder, adaptRecordFile), append(b, '\n'))
+	return atomicfile.Write(path, append(b, '\n'))
 }
 
 // files lists what the results depend on.

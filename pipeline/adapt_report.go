@@ -15,7 +15,6 @@ import (
 	"github.com/lntorch/lntorch/eval/components"
 	"github.com/lntorch/lntorch/eval/labelmap"
 	"github.com/lntorch/lntorch/eval/scores"
-	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/filehash"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/report/page"
@@ -52,7 +51,7 @@ func (a *adaptation) scored(ctx context.Context) error {
 	return nil
 }
 
-// report writes cases.json, run.json and report.html.
+// report writes run.json and report.html.
 func (a *adaptation) report(ctx context.Context) error {
 	if err := a.scored(ctx); err != nil {
 		return err
@@ -61,14 +60,8 @@ func (a *adaptation) report(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, doc := range map[string]any{"cases.json": a.record.Cases, "run.json": run} {
-		b, err := json.MarshalIndent(doc, "", " ")
-		if err != nil {
-			return err
-		}
-		if err := atomicfile.Write(filepath.Join(a.Output, name), append(b, '\n')); err != nil {
-			return err
-		}
+	if err := writeIndented(filepath.Join(a.Output, "run.json"), run); err != nil {
+		return err
 	}
 	p := page.Adaptation{Title: "Adaptation of a lymph-node segmentation model", Checkpoint: a.checkpoint,
 		Method: a.entry.Name, Before: a.before, After: a.after, Cases: a.record.Cases, Run: run,

@@ -52,7 +52,11 @@ Methods:
 			case asJSON:
 				return printJSON(a)
 			case c.DryRun:
-				return a.WriteTable(os.Stdout)
+				if err := a.WriteTable(os.Stdout); err != nil {
+					return err
+				}
+				fmt.Println(a.Forecast)
+				return nil
 			}
 			return printAdaptation(a)
 		},
