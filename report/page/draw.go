@@ -4,6 +4,7 @@ import (
 	"image"
 	"image/color"
 	"image/draw"
+	"iter"
 	"math"
 
 	"codeberg.org/go-fonts/liberation/liberationsansbold"
@@ -272,8 +273,8 @@ func (v *view) draw() image.Image {
 	part := v.panel(page, at(1), zoom)
 	plain := v.panel(page, at(2), zoom)
 	whole.frame(zoom)
-	whole.contours(v, 1)
-	part.contours(v, 2)
+	whole.contours(v, 2)
+	part.contours(v, 3)
 	write := newLettering(page)
 	whole.name(write, v.letters)
 	part.bar(write)
@@ -320,37 +321,98 @@ func (v *view) sample(y, x float64) float64 {
 	return (get(y0, x0)*(1-fx)+get(y0, x1)*fx)*(1-fy) + (get(y1, x0)*(1-fx)+get(y1, x1)*fx)*fy
 }
 
-// contours draws the borders between different labels along the edges of pixels, reach pixels of
-// the panel to either side.
-func (s *square) contours(v *view, reach int) {
+// contours draws the borders between different labels along the edges of pixels, in lines so many
+// pixels of the panel wide.
+func (s *square) contours(v *view, width int) {
 	for i, labels := range v.labels {
 		if labels == nil {
 			continue
 		}
-		at := func(px, py int) int32 {
-			y := math.Floor((s.from.y0 + (float64(py)+0.5)*s.mm) / v.dy)
-			x := math.Floor((s.from.x0 + (float64(px)+0.5)*s.mm) / v.dx)
-			if y < 0 || x < 0 || y >= float64(v.ny) || x >= float64(v.nx) {
-				return 0
+		along := 0.0
+		for line := range borders(labels, v.ny, v.nx) {
+			if line.starts {
+				along = 0
 			}
-			return labels[int(y)*v.nx+int(x)]
-		}
-		put := func(px, py int) {
-			if p := s.at.Min.Add(image.Pt(px, py)); p.In(s.at) && contours[i].on(px+py) {
-				s.page.SetRGBA(p.X, p.Y, contours[i].ink)
-			}
-		}
-		for py := -1; py < panel; py++ {
-			for px := -1; px < panel; px++ {
-				label := at(px, py)
-				for k := 1 - reach; k <= reach; k++ {
-					if at(px+1, py) != label {
-						put(px+k, py)
-					}
-					if at(px, py+1) != label {
-						put(px, py+k)
-					}
+			y0, x0 := s.pixel(float64(line.y0)*v.dy, float64(line.x0)*v.dx)
+			y1, x1 := s.pixel(float64(line.y1)*v.dy, float64(line.x1)*v.dx)
+			length := math.Abs(y1-y0) + math.Abs(x1-x0) // one of them is 0
+			for step := 0.0; step < length; step++ {
+				if contours[i].on(int(along + step)) {
+					s.dot(y0+(y1-y0)*step/length, x0+(x1-x0)*step/length, width, contours[i].ink)
 				}
+			}
+			along += length
+		}
+	}
+}
+
+// pixel is where a place of the view lies in the panel.
+func (s *square) pixel(y, x float64) (py, px float64) {
+	return (y - s.from.y0) / s.mm, (x - s.from.x0) / s.mm
+}
+
+func (s *square) dot(y, x float64, width int, ink color.RGBA) {
+	from := s.at.Min.Add(image.Pt(int(math.Floor(x))-width/2, int(math.Floor(y))-width/2))
+	for dy := range width {
+		for dx := range width {
+			if p := from.Add(image.Pt(dx, dy)); p.In(s.at) {
+				s.page.SetRGBA(p.X, p.Y, ink)
+			}
+		}
+	}
+}
+
+// edge is a side of a pixel, between its corners (y0, x0) and (y1, x1).
+type edge struct {
+	y0, x0, y1, x1 int
+	starts         bool // a line; else it goes on where the last edge ended
+}
+
+// borders goes along the lines between different labels of a slice. What is outside counts as 0.
+func borders(labels []int32, ny, nx int) iter.Seq[edge] {
+	at := func(y, x int) int32 {
+		if y < 0 || x < 0 || y >= ny || x >= nx {
+			return 0
+		}
+		return labels[y*nx+x]
+	}
+	// Of each corner: whether the sides to the right of it and below it are borders still to go.
+	right, down := make([]bool, (ny+1)*(nx+1)), make([]bool, (ny+1)*(nx+1))
+	for y := range ny + 1 {
+		for x := range nx + 1 {
+			right[y*(nx+1)+x] = at(y, x) != at(y-1, x)
+			down[y*(nx+1)+x] = at(y, x) != at(y, x-1)
+		}
+	}
+	take := func(side []bool, y, x int) bool {
+		if y < 0 || x < 0 || y > ny || x > nx || !side[y*(nx+1)+x] {
+			return false
+		}
+		side[y*(nx+1)+x] = false
+		return true
+	}
+	return func(yield func(edge) bool) {
+		for corner := range right {
+			y, x, starts := corner/(nx+1), corner%(nx+1), true
+			for {
+				e := edge{y, x, y, x, starts}
+				switch {
+				case take(right, y, x):
+					e.x1++
+				case take(down, y, x):
+					e.y1++
+				case take(right, y, x-1):
+					e.x1--
+				case take(down, y-1, x):
+					e.y1--
+				}
+				if e.y0 == e.y1 && e.x0 == e.x1 {
+					break // no border goes on from here
+				}
+				if !yield(e) {
+					return
+				}
+				y, x, starts = e.y1, e.x1, false
 			}
 		}
 	}

@@ -21,7 +21,10 @@ import (
 )
 
 // maxBytes bounds a page: mail servers refuse larger attachments.
-const maxBytes = 15 << 20
+const maxBytes = 15_000_000
+
+// mostData bounds the part of a page that is for programs.
+const mostData = 6 << 20
 
 // Document is a page. All text is escaped.
 type Document struct {
@@ -45,6 +48,7 @@ type Block interface{ kind() string }
 
 // Prose is paragraphs, or the items of a list.
 type Prose struct {
+	Head       string // above them; "" for none
 	Paragraphs []string
 	List       bool
 	Warning    bool // stands out
@@ -138,6 +142,23 @@ func encodeData(data any) (string, error) {
 	}
 	json.HTMLEscape(&safe, compact.Bytes())
 	return safe.String(), nil
+}
+
+// fit shortens the tables until the page is small enough, and returns its size.
+func (d *Document) fit() (int, error) {
+	for most := mostRows; ; most /= 2 {
+		content, err := d.Encode()
+		if err != nil || len(content) <= maxBytes || most < 10 {
+			return len(content), err
+		}
+		for _, s := range d.Sections {
+			for _, b := range s.Blocks {
+				if t, ok := b.(*Table); ok {
+					t.cut(most)
+				}
+			}
+		}
+	}
 }
 
 // Write writes the page to path, which appears when it is complete.
