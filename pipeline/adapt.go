@@ -199,6 +199,9 @@ func Adapt(ctx context.Context, c AdaptConfig, o Output) (*Adapted, error) {
 	if err := a.runStages(ctx); err != nil {
 		return nil, err
 	}
+	if err := a.scored(ctx); err != nil {
+		return nil, err
+	}
 	return a.result(), nil
 }
 
@@ -246,7 +249,12 @@ func (a *adaptation) begin(ctx context.Context) error {
 	}
 	if record != nil {
 		a.record = record
-		if a.dataset, err = a.AdaptCasesConfig.dataset(a.expected); err != nil {
+		if record.done(stageCases) {
+			a.dataset, err = plans.LoadDataset(filepath.Join(a.folder("raw"), adaptDataset, "dataset.json"))
+		} else {
+			a.dataset, err = a.AdaptCasesConfig.dataset(a.expected)
+		}
+		if err != nil {
 			return err
 		}
 		return record.unchanged(ctx)
