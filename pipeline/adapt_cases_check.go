@@ -1,7 +1,6 @@
 package pipeline
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -379,9 +378,13 @@ func (k *caseChecker) findDICOM(ctx context.Context, folder, role string) ([]Ada
 		for _, n := range m.names {
 			names = append(names, fmt.Sprintf("%q (%d)", n.Name, n.Count))
 		}
+		if names == nil {
+			return nil, fmt.Errorf("%s is DICOM without RTSTRUCT and SEG: say where the labels are with --images and "+
+				"--labels, as in --images 'ct/{case}' --labels 'masks/{case}.nii.gz'", folder)
+		}
 		slices.Sort(names)
 		return nil, fmt.Errorf("%s is DICOM: say with --roi NAME=PATTERN which ROIs or segments are labels; there are %s", folder,
-			cmp.Or(several(names), "none"))
+			several(names))
 	}
 	for _, l := range m.leftOut {
 		k.out.Printf("left out: %s", strings.TrimPrefix(l.Source+": "+l.Reason, ": "))

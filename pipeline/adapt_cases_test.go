@@ -3,6 +3,7 @@ package pipeline
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -13,12 +14,14 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -215,7 +218,9 @@ func TestEachMistakeInACaseIsNamed(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, os.WriteFile(image, data[:len(data)/2], 0o666))
 		}, []string{"the image cannot be read: "}, nil},
-		{"no image", func(t *testing.T, image, _ string) { require.NoError(t, os.WriteFile(image, []byte("<!doctype html>"), 0o666)) },
+		{"no image", func(t *testing.T, image, _ string) {
+			require.NoError(t, os.WriteFile(image, []byte("<!doctype html>"), 0o666))
+		},
 			[]string{"the image cannot be read: "}, nil},
 		{"labels cut off", func(t *testing.T, _, label string) {
 			require.NoError(t, os.WriteFile(label, []byte{0x1f, 0x8b}, 0o666))
@@ -591,6 +596,12 @@ func TestCasesOfDICOM(t *testing.T) {
 	_, _, err := foundCases(t, c, four)
 	require.ErrorContains(t, err, "say with --roi NAME=PATTERN which ROIs or segments are labels; there are ")
 	require.ErrorContains(t, err, `(1), `)
+	none := casesConfig(archive + "/p16")
+	_, _, err = foundCases(t, none, four) // ct and the object lie in one folder: a folder of DICOM
+	require.ErrorContains(t, err, "--roi")
+	none.Cases = archive + "/p16/ct"
+	_, _, err = foundCases(t, none, four)
+	require.ErrorContains(t, err, "is DICOM without RTSTRUCT and SEG: say where the labels are with --images and --labels")
 	c.ROIs = []string{"a=.* a", "b=.* b", "c=.* c", "d=.* d"}
 	list, _, err := foundCases(t, c, four)
 	require.NoError(t, err)
@@ -657,21 +668,43 @@ func TestCasesOfDICOM(t *testing.T) {
 	require.ErrorContains(t, err, `no name of a ROI matches "nothing"; there are `)
 }
 
+// crowded is a reader that counts how many images are read at the same time.
+type crowded struct {
+	images.Reader
+	now, most atomic.Int64
+}
+
+func (r *crowded) Read(channels []string) (*volume.Image, *images.Properties, error) {
+	n := r.now.Add(1)
+	defer r.now.Add(-1)
+	for most := r.most.Load(); n > most && !r.most.CompareAndSwap(most, n); most = r.most.Load() {
+	}
+	time.Sleep(20 * time.Millisecond)
+	return r.Reader.Read(channels)
+}
+
 // Cases are read side by side only as far as there is memory for them.
 func TestCasesAreCheckedWithinTheMemory(t *testing.T) {
 	root := t.TempDir()
-	pairs(t, root, "c", 8, 0)
-	c := casesConfig(root)
-	c.Workers, c.MaxRAM = 8, 1e-9 // one at a time
-	list, _, err := foundCases(t, c, aModel(t, ""))
-	require.NoError(t, err)
-	alone := list
-	c.MaxRAM = 0
-	list, _, err = foundCases(t, c, aModel(t, ""))
-	require.NoError(t, err)
-	require.Equal(t, alone, list)
+	pairs(t, root, "c", 6, 0)
 	need := estimateCase(&AdaptCase{Image: []string{root + "/images/c1.nii.gz"}, Label: root + "/labels/c1.nii.gz"})
 	require.Equal(t, int64(caseVoxels*(2*2+2)+caseVoxels*(2+2)), need)
+	for ram, most := range map[float64]int64{1e-9: 1, float64(2*need+1) / (1 << 30): 2, 0: 6} {
+		m := aModel(t, "")
+		r := &crowded{Reader: m.Reader}
+		m.Reader = r
+		c := casesConfig(root)
+		c.Workers, c.MaxRAM = 6, ram
+		list, _, err := foundCases(t, c, m)
+		require.NoError(t, err)
+		require.Len(t, list, 6)
+		require.Equal(t, 2, list[0].Nodes)
+		if ram > 0 {
+			require.Equal(t, most, r.most.Load(), "%g GiB", ram)
+		} else {
+			require.Greater(t, r.most.Load(), int64(2))
+		}
+	}
 }
 
 // counting stops the check of cases while it is at work.
@@ -720,4 +753,45 @@ func TestHostileNamesOfCases(t *testing.T) {
 	require.NotContains(t, table.String(), "\x1b")
 	require.Len(t, strings.Split(strings.TrimSpace(table.String()), "\n"), 5)
 	runtime.KeepAlive(list)
+}
+
+// Size, spacing, nodes and volumes are SimpleITK's and SciPy's (label, with a full 3³ structure).
+func TestLiveCasesAreMeasuredAsBySciPy(t *testing.T) {
+	golden.Python(t)
+	root := filepath.Join(t.TempDir(), "Dataset001_X")
+	r := rand.New(rand.NewPCG(4, 4))
+	dataset := `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1}, "numTraining": 3, "file_ending": ".nii.gz"}`
+	for i := range 3 {
+		p := make(volume.Slice[uint8], caseVoxels)
+		for k := range p {
+			p[k] = uint8(max(0, r.IntN(12)-10))
+		}
+		put(t, fmt.Sprintf("%s/imagesTr/c%d_0000.nii.gz", root, i), scanOf(i), nil)
+		put(t, fmt.Sprintf("%s/labelsTr/c%d.nii.gz", root, i), p, nil)
+	}
+	require.NoError(t, os.WriteFile(root+"/dataset.json", []byte(dataset), 0o666))
+	var want struct {
+		Cases map[string]struct {
+			Size, Spacing []float64
+			Components    []struct{ Label, Voxels int }
+		}
+	}
+	require.NoError(t, json.Unmarshal(golden.Run(t, "phantom_dataset.py", root), &want))
+	list, _, err := foundCases(t, casesConfig(root), aModel(t, ""))
+	require.NoError(t, err)
+	require.Len(t, list, 3)
+	for _, c := range list {
+		w := want.Cases[c.Case]
+		require.NotEmpty(t, w.Components)
+		voxels := 0
+		for _, n := range w.Components {
+			voxels += n.Voxels
+		}
+		require.Equal(t, len(w.Components), c.Nodes)
+		require.InDelta(t, float64(voxels)*w.Spacing[0]*w.Spacing[1]*w.Spacing[2]/1000, c.ML, 1e-9)
+		for i := range 3 {
+			require.Equal(t, w.Size[i], float64(c.Size[2-i]))
+			require.Equal(t, w.Spacing[i], c.Spacing[2-i])
+		}
+	}
 }

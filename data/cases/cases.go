@@ -227,13 +227,22 @@ func (f *finder) pairFolders(images, labels entry) ([]Case, error) {
 	return list, nil
 }
 
-// DatasetJSON is the path of dataset.json in a folder of nnU-Net's raw layout, "" if it is none.
+// DatasetJSON is the path of dataset.json in a folder of nnU-Net's raw layout, "" if it is none. That of
+// the Decathlon and of nnU-Net 1, which lists training and has no file_ending, is not meant.
 func DatasetJSON(folder string) string {
-	path := filepath.Join(folder, "dataset.json")
-	for _, part := range []string{path, filepath.Join(folder, "imagesTr"), filepath.Join(folder, "labelsTr")} {
+	at := filepath.Join(folder, "dataset.json")
+	for _, part := range []string{at, filepath.Join(folder, "imagesTr"), filepath.Join(folder, "labelsTr")} {
 		if _, err := os.Stat(part); err != nil {
 			return ""
 		}
 	}
-	return path
+	if v, err := plans.ReadJSON(at); err == nil {
+		if o, ok := v.(*plans.Object); ok {
+			_, listed := o.Get("training")
+			if _, ending := o.Get("file_ending"); listed && !ending {
+				return ""
+			}
+		}
+	}
+	return at
 }
