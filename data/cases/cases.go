@@ -41,11 +41,10 @@ type Case struct {
 
 // Found is what a folder holds.
 type Found struct {
-	Layout  Layout
-	Cases   []Case   // by name
-	Test    []Case   // of nnU-Net's imagesTs and labelsTs, which are for testing
-	Dataset string   // path of nnU-Net's dataset.json, "" without
-	Notes   []string // what was left out, for people
+	Layout Layout
+	Cases  []Case   // by name
+	Test   []Case   // of nnU-Net's imagesTs and labelsTs, which are for testing
+	Notes  []string // what was left out, for people
 }
 
 // Options say where to look.
@@ -146,12 +145,17 @@ func (f *finder) folders(entries []entry) (*Found, error) {
 	found := &Found{Layout: Folders}
 	if strings.EqualFold(images[0].name, "imagesTr") && strings.EqualFold(labels[0].name, "labelsTr") {
 		found.Layout = NNUNet
-		if listed, err := f.describe(entries, found); listed || err != nil {
-			return found, err
-		}
 	}
 	var err error
-	if found.Cases, err = f.pairFolders(images[0], labels[0]); err != nil || found.Layout != NNUNet {
+	if found.Layout == NNUNet {
+		if found.Cases, err = f.listed(); err != nil {
+			return nil, err
+		}
+	}
+	if found.Cases == nil {
+		found.Cases, err = f.pairFolders(images[0], labels[0])
+	}
+	if err != nil || found.Layout != NNUNet {
 		return found, err
 	}
 	images, labels = named([]string{"imagests"}), named([]string{"labelsts"})
@@ -164,31 +168,33 @@ func (f *finder) folders(entries []entry) (*Found, error) {
 	return found, err
 }
 
-// describe looks for dataset.json, and whether it lists the cases.
-func (f *finder) describe(entries []entry, found *Found) (listed bool, err error) {
-	if !slices.ContainsFunc(entries, func(e entry) bool { return e.name == "dataset.json" }) {
-		return false, nil
+// listed are the cases that dataset.json lists, nil if it lists none or is not there.
+func (f *finder) listed() ([]Case, error) {
+	path := DatasetJSON(f.root)
+	if path == "" {
+		return nil, nil
 	}
-	found.Dataset = f.path("dataset.json")
-	d, err := plans.LoadDataset(found.Dataset)
+	d, err := plans.LoadDataset(path)
 	if err != nil {
-		return false, err
+		return nil, fmt.Errorf("%w; without it, which the cases do not need: %s", err,
+			flags("imagesTr/"+place+f.endingIn(entry{path: "imagesTr"}), "labelsTr/"+place+f.endingIn(entry{path: "labelsTr"})))
 	}
-	if _, listed = d.Raw().Get("dataset"); !listed {
-		return false, nil
+	if _, ok := d.Raw().Get("dataset"); !ok {
+		return nil, nil
 	}
 	all, err := raw.Open(f.root, "")
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	list := []Case{}
 	for _, c := range all.Cases {
 		one := Case{Name: c.ID, Images: c.Images, Label: c.Label}
 		if len(c.Images) == 0 {
 			one.Problem = "no image: dataset.json lists none"
 		}
-		found.Cases = append(found.Cases, one)
+		list = append(list, one)
 	}
-	return true, nil
+	return list, nil
 }
 
 // pairFolders pairs the files of a folder of images with those of a folder of labels.
@@ -219,4 +225,24 @@ func (f *finder) pairFolders(images, labels entry) ([]Case, error) {
 		return nil, f.emptyFolders(images, labels, len(a), len(b))
 	}
 	return list, nil
+}
+
+// DatasetJSON is the path of dataset.json in a folder of nnU-Net's raw layout, "" if it is none. That of
+// the Decathlon and of nnU-Net 1, which lists training and has no file_ending, is not meant.
+func DatasetJSON(folder string) string {
+	at := filepath.Join(folder, "dataset.json")
+	for _, part := range []string{at, filepath.Join(folder, "imagesTr"), filepath.Join(folder, "labelsTr")} {
+		if _, err := os.Stat(part); err != nil {
+			return ""
+		}
+	}
+	if v, err := plans.ReadJSON(at); err == nil {
+		if o, ok := v.(*plans.Object); ok {
+			_, listed := o.Get("training")
+			if _, ending := o.Get("file_ending"); listed && !ending {
+				return ""
+			}
+		}
+	}
+	return at
 }

@@ -92,6 +92,7 @@ func (f *finder) each(entries []entry) (list []Case, dicom bool, err error) {
 			list = append(list, Case{Name: sub.name, Problem: fmt.Sprintf("cannot be read: %v", err)})
 			continue
 		}
+		all := inside
 		inside = f.usable(inside)
 		if pictures(inside) == 0 {
 			dicom = dicom || len(inside) > 0
@@ -102,6 +103,9 @@ func (f *finder) each(entries []entry) (list []Case, dicom bool, err error) {
 		c := decide(sub.name, images, labels)
 		if c.Problem != "" && isPart(sub.name) {
 			continue // images without their labels, or the reverse
+		}
+		if len(images) == 1 && len(labels) == 0 {
+			c.Advice = f.deeperLabels(sub, images[0], all)
 		}
 		list = append(list, c)
 	}
@@ -139,33 +143,55 @@ func divide(sub entry, inside []entry) (images, labels []entry) {
 		sub.kind = dicomFolder
 		images = append(images, sub)
 	}
-	if len(labels) == 0 && len(images) == 2 {
+	if len(labels) == 0 {
 		return byName(sub, images)
 	}
 	return images, labels
 }
 
+// deeperLabels are the flags for labels that lie in a folder of the case's folder.
+func (f *finder) deeperLabels(sub, image entry, inside []entry) string {
+	for _, e := range inside {
+		if e.kind != folder {
+			continue
+		}
+		if x := f.example(e, 1); x != nil {
+			pictures, maps := patternOf(sub.name, image.path), patternOf(sub.name, x.path)
+			if pictures != "" && maps != "" {
+				return "labels in " + e.name + " are meant by flags such as " + flags(pictures, maps)
+			}
+		}
+	}
+	return ""
+}
+
 // ownStem is the stem of a file without the name of its case, which may hold any words.
 func ownStem(sub, e entry) string { return strings.TrimPrefix(e.stem, sub.name) }
 
-// byName finds the labels among two entries: the other one is called an image or is a DICOM series, or
-// the labels have the name of the other and more.
-func byName(sub entry, two []entry) (images, labels []entry) {
-	var is [2]bool
-	for i, e := range two {
-		is[i] = e.kind == dicomFolder || says(ownStem(sub, e), imageWords)
-	}
-	if is[0] != is[1] {
-		first := slices.Index(is[:], true)
-		return two[first : first+1], two[1-first:][:1]
-	}
-	for i, e := range two {
-		rest, ok := strings.CutPrefix(two[1-i].stem, e.stem)
-		if ok && rest != "" && strings.Contains(separators+" ", rest[:1]) && !inChannels(two) {
-			return two[i : i+1], two[1-i:][:1]
+// byName finds the labels among entries of which none is called so: all others are called images or are
+// a DICOM series; or of two it has the name of the other and more.
+func byName(sub entry, all []entry) (images, labels []entry) {
+	var rest []entry
+	for _, e := range all {
+		if e.kind == dicomFolder || says(ownStem(sub, e), imageWords) {
+			images = append(images, e)
+		} else {
+			rest = append(rest, e)
 		}
 	}
-	return two, nil
+	if len(rest) == 1 && len(images) > 0 {
+		return images, rest
+	}
+	if len(all) != 2 || inChannels(all) {
+		return all, nil
+	}
+	for i, e := range all {
+		more, ok := strings.CutPrefix(all[1-i].stem, e.stem)
+		if ok && more != "" && strings.Contains(separators+" ", more[:1]) {
+			return all[i : i+1], all[1-i:][:1]
+		}
+	}
+	return all, nil
 }
 
 // pairFlat finds the cases of one folder: labels have the name of their image and a word.

@@ -23,7 +23,8 @@ var (
 
 // Words in names of files, in lower case.
 var (
-	imageWords  = []string{"image", "images", "img", "ct", "scan", "volume"}
+	imageWords = []string{"image", "images", "img", "ct", "cect", "cbct", "scan", "volume", "pet", "pt",
+		"mr", "mri"}
 	labelWords  = []string{"label", "labels", "seg", "segmentation", "mask", "gt", "nodes", "ln"}
 	objectWords = []string{"rtstruct", "rtss", "rs"} // of DICOM
 )
@@ -152,14 +153,15 @@ func (f *finder) holdsDICOM(rel string) bool {
 	return found
 }
 
-// withoutWord is a stem without a word and the separator before it at its end; false if it ends in none
+// withoutWord is a stem without a word and the separators before it at its end; false if it ends in none
 // of them, or is nothing else.
 func withoutWord(stem string, words []string) (string, bool) {
 	at := strings.LastIndexAny(stem, separators)
-	if at <= 0 || !slices.Contains(words, strings.ToLower(stem[at+1:])) {
+	if at < 0 || !slices.Contains(words, strings.ToLower(stem[at+1:])) {
 		return stem, false
 	}
-	return stem[:at], true
+	short := strings.TrimRight(stem[:at], separators)
+	return short, short != ""
 }
 
 // says reports whether one of the words of a stem is among these.

@@ -2,6 +2,7 @@ package cases
 
 import (
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 )
@@ -42,10 +43,12 @@ func (f *finder) emptyFolders(images, labels entry, n, m int) error {
 		empty, what = labels, "labels"
 	}
 	deeper := ""
-	if a, b := f.example(images, 3), f.example(labels, 3); a != nil && b != nil &&
-		(strings.Count(a.path, "/") > 1 || strings.Count(b.path, "/") > 1) {
-		deeper = fmt.Sprintf("; %s and %s lie deeper: say where with %s", a.path, b.path,
-			flags(deepPattern(a.path), deepPattern(b.path)))
+	a, b := f.example(images, 3), f.example(labels, 3)
+	if n > 0 {
+		a = &entry{path: images.name + "/" + place + f.endingIn(images)} // of DICOM folders without an ending
+	}
+	if a != nil && b != nil && (strings.Count(a.path, "/") > 1 || strings.Count(b.path, "/") > 1) {
+		deeper = fmt.Sprintf("; %s lies deeper: say where with %s", b.path, flags(deepPattern(a.path), deepPattern(b.path)))
 	}
 	return fmt.Errorf("%s: found no %s, expected files such as CASE.nii.gz%s", f.path(empty.path), what, deeper)
 }
@@ -71,9 +74,11 @@ func (f *finder) example(sub entry, levels int) *entry {
 // deepPattern is FOLDER/{case}/FILE for FOLDER/CASE/FILE.
 func deepPattern(rel string) string {
 	parts := strings.Split(rel, "/")
-	if len(parts) < 3 {
+	switch {
+	case strings.Contains(rel, place):
+	case len(parts) < 3:
 		parts[len(parts)-1] = place + ".nii.gz"
-	} else {
+	default:
 		parts[1] = place
 	}
 	return strings.Join(parts, "/")
@@ -132,7 +137,8 @@ func (f *finder) onlyOne(files []entry) bool {
 // nothing is the error where no layout fits.
 func (f *finder) nothing(entries []entry) error {
 	var names, below, lone []string
-	for _, e := range entries {
+	deeper := "" // flags
+	for i, e := range entries {
 		names = append(names, e.name)
 		if e.kind != folder {
 			continue
@@ -141,16 +147,21 @@ func (f *finder) nothing(entries []entry) error {
 			lone = append(lone, e.name)
 			continue
 		}
-		if len(below) < 3 && f.fits(e) {
-			below = append(below, f.path(e.path))
+		const most = 100
+		if i < most {
+			if said := f.below(e); said != "" {
+				below, deeper = append(below, f.path(e.path)), said
+			}
 		}
 	}
 	holds := "nothing"
 	if len(names) > 0 {
 		holds = strings.Join(names[:min(len(names), 8)], ", ") + more(len(names)-8)
 	}
-	next := "; say what is what with " + anyPatterns
+	next := "; say what is what with " + f.deepExample(entries)
 	switch {
+	case len(below) > 3:
+		next = "; there are cases one folder deeper: say so with " + deeper
 	case len(below) > 0:
 		next = "; there are cases in " + strings.Join(below, ", ") + ": give that folder"
 		if len(below) > 1 {
@@ -166,17 +177,61 @@ func (f *finder) nothing(entries []entry) error {
 		"images and labels in one folder; it holds %s%s", f.root, holds, next)
 }
 
-// fits reports whether a folder holds cases itself.
-func (f *finder) fits(sub entry) bool {
-	below := &finder{ctx: f.ctx, root: f.path(sub.path), without: f.without}
-	entries, err := below.list("")
+// below are flags for the cases that a folder holds itself, in whatever folder they lie; "" if it holds
+// none.
+func (f *finder) below(sub entry) string {
+	in := &finder{ctx: f.ctx, root: f.path(sub.path), without: f.without}
+	entries, err := in.list("")
 	if err != nil {
-		return false
+		return ""
 	}
-	for _, try := range []func([]entry) (*Found, error){below.folders, below.eachOrFlat} {
-		if found, err := try(entries); err == nil && found != nil && whole(found.Cases) != nil {
-			return true
+	for _, try := range []func([]entry) (*Found, error){in.folders, in.eachOrFlat} {
+		found, err := try(entries)
+		if err != nil || found == nil {
+			continue
 		}
+		c := whole(found.Cases)
+		if c == nil {
+			continue
+		}
+		image, labels := patternOf(c.Name, c.Images[0]), patternOf(c.Name, c.Label)
+		if image == "" || labels == "" {
+			return anyPatterns
+		}
+		return flags("*/"+image, "*/"+labels)
 	}
-	return false
+	return ""
+}
+
+// deepExample are flags made of the first files that lie deeper.
+func (f *finder) deepExample(entries []entry) string {
+	for _, e := range entries {
+		if e.kind != folder {
+			continue
+		}
+		x := f.example(e, 3)
+		if x == nil {
+			continue
+		}
+		dir := path.Dir(x.path)
+		inside, err := f.list(dir)
+		if err != nil || strings.Count(x.path, "/") < 2 {
+			break
+		}
+		parts := strings.Split(dir, "/")
+		for i := range parts {
+			parts[i] = "*"
+		}
+		parts[0] = place
+		images, labels := divide(entry{name: parts[0]}, f.usable(inside))
+		if len(labels) == 0 && len(images) > 1 {
+			images, labels = images[:1], images[1:]
+		}
+		if len(images) > 0 && len(labels) > 0 {
+			at := strings.Join(parts, "/") + "/"
+			return "flags such as " + flags(at+images[0].name, at+labels[0].name) + " (there is " + x.path + ")"
+		}
+		break
+	}
+	return anyPatterns
 }
