@@ -84,7 +84,7 @@ func settingsFacts(s *scores.Scores) Facts {
 		{"A node is found", strings.Join(rules, ", ") + "; the first rule is in the tables: " +
 			ruleText(s.Settings.Match[0])},
 		{"Size", "short axis in the axial slice with most of the node; classes " +
-			strings.Join(s.Settings.Classes(), ", ") + " mm"}}
+			strings.ReplaceAll(strings.Join(s.Settings.Classes(), ", "), ">=", "≥") + " mm"}}
 	if s.Settings.EmptyDistance == "" {
 		f = append(f, Fact{"Empty masks", "distances to an empty mask are undefined and left out of " +
 			"means; a dash stands for undefined"})
