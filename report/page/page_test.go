@@ -19,6 +19,7 @@ import (
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/eval/labelmap"
 	"github.com/lntorch/lntorch/eval/scores"
+	"github.com/lntorch/lntorch/internal/browsertest"
 	"github.com/lntorch/lntorch/phantom"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -168,3 +169,21 @@ func TestLook(t *testing.T) {
 }
 
 var _ = []any{bytes.NewReader, json.Marshal, png.Decode, filepath.Join, regexp.MustCompile, evil}
+
+func TestShoot(t *testing.T) {
+	p := browsertest.New(t)
+	for _, v := range []struct {
+		name string
+		w, h int
+		dark bool
+	}{{"light", 1200, 5200, false}, {"dark", 1200, 5200, true}, {"phone", 390, 7000, false}} {
+		p.Show(v.w, v.h, v.dark)
+		p.Open("/tmp/reportlook/report.html")
+		t.Log(p.Console(), len(p.Requests()))
+		os.WriteFile("/tmp/reportlook/"+v.name+".png", p.Screenshot(), 0o600)
+		p.Open("/tmp/reportlook/scores.html")
+		os.WriteFile("/tmp/reportlook/scores-"+v.name+".png", p.Screenshot(), 0o600)
+	}
+	p.Open("/tmp/reportlook/report.html")
+	os.WriteFile("/tmp/reportlook/report.pdf", p.PDF(), 0o600)
+}
