@@ -72,6 +72,13 @@ func (a *Adaptation) document() (*Document, error) {
 			return nil, fmt.Errorf("report: hide names: %w", err)
 		}
 	}
+	for _, s := range []*scores.Scores{a.Before, a.After} {
+		if s != nil {
+			if err := s.Settings.Check(); err != nil {
+				return nil, fmt.Errorf("report: scores: %w", err)
+			}
+		}
+	}
 	var rows []caseRow
 	if err := decode(a.Cases, &rows); err != nil {
 		return nil, fmt.Errorf("report: cases: %w", err)

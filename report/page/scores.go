@@ -10,6 +10,9 @@ import (
 // Scores writes scores.html: what scores.json, scores.csv and nodes.csv hold, to be read. title is
 // what was scored.
 func Scores(path string, s *scores.Scores, title string) error {
+	if err := s.Settings.Check(); err != nil {
+		return fmt.Errorf("report: scores: %w", err)
+	}
 	d := scoresDocument(s, title)
 	if text, err := encodeData(d.Data); err != nil || len(text) > mostData {
 		d.Data = nil // scores.json has it
