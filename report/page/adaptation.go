@@ -72,6 +72,13 @@ func (a *Adaptation) document() (*Document, error) {
 			return nil, fmt.Errorf("report: hide names: %w", err)
 		}
 	}
+	for _, s := range []*scores.Scores{a.Before, a.After} {
+		if s != nil {
+			if err := s.Settings.Check(); err != nil {
+				return nil, fmt.Errorf("report: scores: %w", err)
+			}
+		}
+	}
 	var rows []caseRow
 	if err := decode(a.Cases, &rows); err != nil {
 		return nil, fmt.Errorf("report: cases: %w", err)
@@ -167,7 +174,7 @@ func casesSection(rows []caseRow, compared sides) Section {
 	}
 	t := &Table{ID: "all-cases", Caption: "All cases that were found", Columns: []Column{{Name: "Case"},
 		{Name: "Role", Help: "train: trained on; val, test: held out"},
-		{Name: "Size", Help: "voxels along x, y, z"}, {Name: "Spacing (mm)", Help: "along x, y, z"},
+		{Name: "Size", Help: "voxels along x, y, z", Whole: true}, {Name: "Spacing (mm)", Help: "along x, y, z", Whole: true},
 		{Name: "Nodes", Number: true}, {Name: "Volume (ml)", Number: true, Help: "of all nodes"},
 		{Name: "Problems"}, {Name: "Image"}, {Name: "Label"}}}
 	hidden := true
@@ -192,7 +199,7 @@ func sizes(zyx []int) string {
 	for i := len(zyx) - 1; i >= 0; i-- {
 		parts = append(parts, fmt.Sprint(zyx[i]))
 	}
-	return strings.Join(parts, " × ")
+	return strings.Join(parts, "×")
 }
 
 func spacings(zyx []float64) string {
@@ -200,7 +207,7 @@ func spacings(zyx []float64) string {
 	for i := len(zyx) - 1; i >= 0; i-- {
 		parts = append(parts, fmt.Sprintf("%.3g", zyx[i]))
 	}
-	return strings.Join(parts, " × ")
+	return strings.Join(parts, "×")
 }
 
 // paths is one path or several as they stand in cases.json.

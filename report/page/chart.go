@@ -286,7 +286,7 @@ func (p *Paired) Rows() []PairedRow {
 	var rows []PairedRow
 	for i, name := range p.Names {
 		y := chartTop + pairedRow*(float64(i)+0.5)
-		r := PairedRow{Name: shorten(name, 22), Y: coordinate(y), TextY: coordinate(y + 4)}
+		r := PairedRow{Name: shorten(name, 18), Y: coordinate(y), TextY: coordinate(y + 4)}
 		var before, after float64
 		r.Before, before = at(p.Before, i)
 		r.After, after = at(p.After, i)

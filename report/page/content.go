@@ -156,7 +156,7 @@ func (s sides) detection(key string) *Table {
 	for _, class := range rows {
 		row := Row{Cells: []Cell{text("all"), {}}}
 		if class != "" {
-			row.Cells[0] = text(class + " mm")
+			row.Cells[0] = text(classText(class))
 		}
 		var recall, precision, f1 []Cell
 		for _, one := range s {
@@ -171,6 +171,9 @@ func (s sides) detection(key string) *Table {
 	}
 	return t
 }
+
+// classText is a size class to be read.
+func classText(class string) string { return strings.Replace(class, ">=", "≥", 1) + " mm" }
 
 // detected are the counts of all cases by a rule, of a size class or of all where it is "".
 func (s side) detected(key, rule, class string) *scores.Detection {
@@ -351,8 +354,13 @@ func (s sides) found() *Table {
 	if len(s) == 2 {
 		t.Columns = append(t.Columns, Column{Name: "Adaptation"})
 	}
-	t.Columns = append(t.Columns, Column{Name: "IoU", Number: true, Help: "with its partner"},
-		Column{Name: "Dice", Number: true, Help: "with its partner"})
+	after := ""
+	if len(s) > 1 {
+		after = " " + s[len(s)-1].name
+	}
+	t.Columns = append(t.Columns,
+		Column{Name: "IoU" + after, Number: true, Help: "with its partner"},
+		Column{Name: "Dice" + after, Number: true, Help: "with its partner"})
 	var rows []nodeRow
 	for _, c := range s.main().Cases {
 		for _, key := range s.main().Keys() {
@@ -415,7 +423,7 @@ func nodeColumns() []Column {
 		{Name: "Long axis (mm)", Number: true, Help: "in the axial slice with most of the node"},
 		{Name: "Volume (mm³)", Number: true},
 		{Name: "Slice", Number: true, Help: "counted from 1"},
-		{Name: "Centre (mm, LPS)", Help: "x to the left, y to the back, z to the head"}}
+		{Name: "Centre (mm, LPS)", Help: "x to the left, y to the back, z to the head", Whole: true}}
 }
 
 func nodeCells(n *scores.Node) []Cell {

@@ -207,7 +207,16 @@ func (v *view) enlarged() rect {
 	}
 	cy, cx := (r.y0+r.y1)/2, (r.x0+r.x1)/2
 	half := max(1.5*r.side(), leastZoom) / 2
+	cy, cx = inside(cy, half, float64(v.ny)*v.dy), inside(cx, half, float64(v.nx)*v.dx)
 	return rect{cy - half, cx - half, cy + half, cx + half}
+}
+
+// inside moves the middle of a part so that the part lies within the slice, if there is room.
+func inside(middle, half, length float64) float64 {
+	if 2*half > length {
+		return length / 2
+	}
+	return min(max(middle, half), length-half)
 }
 
 // largest is the place of the largest piece of the truth in the slice, or of a prediction where

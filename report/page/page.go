@@ -89,12 +89,12 @@ var (
 var pages *template.Template
 
 func init() {
-	pages = template.New("page").Funcs(template.FuncMap{"block": block})
+	pages = template.New("page").Funcs(template.FuncMap{"part": part, "class": classText})
 	template.Must(pages.Parse(html))
 }
 
-// block renders one block with the template of its kind.
-func block(b Block) (template.HTML, error) {
+// part renders one block with the template of its kind.
+func part(b Block) (template.HTML, error) {
 	var out strings.Builder
 	err := pages.ExecuteTemplate(&out, b.kind(), b)
 	return template.HTML(out.String()), err

@@ -10,6 +10,9 @@ import (
 // Scores writes scores.html: what scores.json, scores.csv and nodes.csv hold, to be read. title is
 // what was scored.
 func Scores(path string, s *scores.Scores, title string) error {
+	if err := s.Settings.Check(); err != nil {
+		return fmt.Errorf("report: scores: %w", err)
+	}
 	d := scoresDocument(s, title)
 	if text, err := encodeData(d.Data); err != nil || len(text) > mostData {
 		d.Data = nil // scores.json has it
@@ -84,7 +87,7 @@ func settingsFacts(s *scores.Scores) Facts {
 		{"A node is found", strings.Join(rules, ", ") + "; the first rule is in the tables: " +
 			ruleText(s.Settings.Match[0])},
 		{"Size", "short axis in the axial slice with most of the node; classes " +
-			strings.Join(s.Settings.Classes(), ", ") + " mm"}}
+			strings.ReplaceAll(strings.Join(s.Settings.Classes(), ", "), ">=", "≥") + " mm"}}
 	if s.Settings.EmptyDistance == "" {
 		f = append(f, Fact{"Empty masks", "distances to an empty mask are undefined and left out of " +
 			"means; a dash stands for undefined"})

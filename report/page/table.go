@@ -39,6 +39,7 @@ type Column struct {
 	Name   string
 	Help   string // what it means, longer
 	Number bool   // right-aligned, sorts by number
+	Whole  bool   // its cells have one line
 	// Set names the columns that belong together, as "before" and "after" of a metric do: it stands
 	// above them.
 	Set string
