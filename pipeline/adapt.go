@@ -133,7 +133,7 @@ func (c *AdaptConfig) check() error {
 	case c.Cases == "" && !c.Continue:
 		return settings.Usage("--cases is not given: a folder of annotated cases")
 	}
-	for _, path := range []*string{&c.Checkpoint, &c.Cases, &c.Test} {
+	for _, path := range []*string{&c.Checkpoint, &c.Cases, &c.Test, &c.Output} {
 		if *path != "" { // an adaptation may be continued elsewhere
 			absolute, err := filepath.Abs(*path)
 			if err != nil {
@@ -216,7 +216,7 @@ func (a *adaptation) begin(ctx context.Context) error {
 			return err
 		}
 	}
-	a.DrawSeed = a.Seed
+	a.DrawSeed, a.NoCases = a.Seed, []string{a.Output}
 	if a.MethodName == "" {
 		a.MethodName = "dgst"
 	}

@@ -237,7 +237,7 @@ func timeSteps(ctx context.Context, s *train.Session, d *plans.Dataset, conf *pl
 		}
 		return batch, sc.Err()
 	}
-	const most, enough = 4, 10 * time.Second
+	const most, enough = 4, 3 * time.Second
 	best := math.Inf(1)
 	for n, started := int64(0), time.Now(); n < most && (n == 0 || time.Since(started) < enough); n++ {
 		if err := ctx.Err(); err != nil {
