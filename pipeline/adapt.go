@@ -133,7 +133,7 @@ func (c *AdaptConfig) check() error {
 	case c.Cases == "" && !c.Continue:
 		return settings.Usage("--cases is not given: a folder of annotated cases")
 	}
-	for _, path := range []*string{&c.Checkpoint, &c.Cases, &c.Test, &c.Output} {
+	for _, path := range []*string{&c.Checkpoint, &c.Cases, &c.Test} {
 		if *path != "" { // an adaptation may be continued elsewhere
 			absolute, err := filepath.Abs(*path)
 			if err != nil {
@@ -216,7 +216,11 @@ func (a *adaptation) begin(ctx context.Context) error {
 			return err
 		}
 	}
-	a.DrawSeed, a.NoCases = a.Seed, []string{a.Output}
+	output, err := filepath.Abs(a.Output)
+	if err != nil {
+		return err
+	}
+	a.DrawSeed, a.NoCases = a.Seed, []string{output} // it may lie in the folder of cases
 	if a.MethodName == "" {
 		a.MethodName = "dgst"
 	}
@@ -422,14 +426,14 @@ func (a *adaptation) notes() []string {
 	trained, held := len(a.record.withRole(RoleTrain)), len(a.heldOut())
 	switch {
 	case held == 0:
-		add("No case is held out: with %d annotated there is none to spare, or --val 0 says so. Nothing here "+
-			"shows whether the adapted model is better than the model was; look at its segmentations of cases "+
-			"that it was not trained on, or annotate more of them and give them with --test.", trained)
+		add("No case is held out: there is none to spare of %s, or --val 0 says so. So nothing here shows "+
+			"whether the adapted model is better than the model was. Look at what it segments in cases that it "+
+			"was not trained on, or annotate more and give them with --test.", counted(trained, "annotated case"))
 	case held < 5:
-		add("%d held-out cases show gross failure or gross success, and no more: look at each case's numbers, "+
-			"not at the mean. A difference that is the size of the difference between cases is not one.", held)
+		add("%s: only gross failure or gross success shows. Read each case's numbers, not the mean alone; "+
+			"a change that is smaller than the spread between cases may be chance.", counted(held, "held-out case"))
 	case held < 20:
-		add("%d held-out cases give a mean with a wide interval: a small difference may be chance.", held)
+		add("%s: the mean has a wide interval, and a small difference may be chance.", counted(held, "held-out case"))
 	}
 	if len(a.record.withRole(RoleVal)) > 0 && a.Refit {
 		add("The model that is delivered was trained on the held-out cases of --cases, too (--refit); the scores " +

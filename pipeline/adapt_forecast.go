@@ -121,7 +121,7 @@ func (a *adaptation) epochs() int {
 // String is the forecast in words.
 func (f *AdaptForecast) String() string {
 	text := fmt.Sprintf("forecast: training %s (%d epochs of %d iterations, %s each), scoring %s, all together %s",
-		about(f.Train), f.Epochs, f.Iterations, short(f.Iteration), about(f.Total-f.Train-f.Prepare), about(f.Total))
+		roughly(f.Train), f.Epochs, f.Iterations, short(f.Iteration), roughly(f.Total-f.Train-f.Prepare), roughly(f.Total))
 	if f.Train > 3600 {
 		text += "; --time 30m or --epochs shortens it"
 	}
@@ -130,20 +130,6 @@ func (f *AdaptForecast) String() string {
 
 // short is a duration of an iteration.
 func short(seconds float64) string { return fmt.Sprintf("%.2g s", seconds) }
-
-// about is a duration as a person would say it.
-func about(seconds float64) string {
-	d := time.Duration(max(seconds, 0) * float64(time.Second))
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", int(math.Ceil(d.Seconds())))
-	case d < time.Hour:
-		return fmt.Sprintf("%d min", int(math.Round(d.Minutes())))
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60)
-	}
-	return fmt.Sprintf("%.0f days", d.Hours()/24)
-}
 
 // network is what the checkpoint's weights tell.
 func (a *adaptation) network() (*network, error) {
@@ -299,7 +285,7 @@ func (p *stageProgress) announcement() string {
 	if p.own == 0 {
 		return p.title
 	}
-	return fmt.Sprintf("%s: about %s, all done in %s", p.title, about(p.own), about(p.own+p.later))
+	return fmt.Sprintf("%s: about %s, all done in %s", p.title, roughly(p.own), roughly(p.own+p.later))
 }
 
 func (p *stageProgress) Begin(task string, total int) {
@@ -315,7 +301,7 @@ func (p *stageProgress) Done(n int, note string) {
 		if note != "" {
 			note += ", "
 		}
-		note += "all done in " + about(p.left(n)+p.later)
+		note += "all done in " + roughly(p.left(n)+p.later)
 	}
 	p.inner.Done(n, note)
 }

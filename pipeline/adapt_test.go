@@ -165,7 +165,7 @@ func TestAdaptIsTheWholeRoad(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(b, &cases))
 	require.Len(t, cases, 6)
-	require.Contains(t, strings.Join(a.Notes, " "), "2 held-out cases show gross failure or gross success")
+	require.Contains(t, strings.Join(a.Notes, " "), "2 held-out cases: only gross failure or gross success shows")
 	require.Empty(t, a.Adapter)
 
 	f, err := checkpoint.Open(filepath.Join(a.Model, "fold_0", "checkpoint_final.pth"))
@@ -388,7 +388,7 @@ func TestAdaptWithNothingHeldOut(t *testing.T) {
 	c := adaptConfig(t, root)
 	a, log := adapt(t, c)
 	require.Equal(t, []string{"1 of 4", "2 of 4", "3 of 4", "4 of 4"}, stagesIn(log))
-	require.Contains(t, strings.Join(a.Notes, " "), "No case is held out: with 3 annotated there is none to spare")
+	require.Contains(t, strings.Join(a.Notes, " "), "No case is held out: there is none to spare of 3 annotated cases")
 	require.Nil(t, a.Before)
 	require.Nil(t, a.After)
 	require.Contains(t, log, "3 training and 3 validation cases")
@@ -560,6 +560,31 @@ func TestAdaptRefusals(t *testing.T) {
 	c.Head = AdaptHeadKeep
 	_, err := Adapt(context.Background(), c, Output{})
 	require.ErrorContains(t, err, "--head keep: the model has 2 segmentation heads, the labels of the cases need 3")
+}
+
+// DICOM series and RTSTRUCTs become files that nnU-Net reads, and the model predicts from the series what
+// it predicts from them.
+func TestAdaptFromDICOM(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, three.archive(t, nil))
+	c.ROIs, c.Val = []string{".* [ab]"}, "p18"
+	a, log := adapt(t, c)
+	require.Contains(t, log, "2 training and 1 validation cases")
+	require.Len(t, a.After.Cases, 1)
+	p := settings.New[PredictConfig]()
+	p.Model, p.Output, p.NoMirror, p.DeviceName, p.Threads = a.Model, t.TempDir(), true, "cpu", 2
+	p.Input = []string{filepath.Join(c.Cases, "p18", "ct")}
+	var files []string
+	require.NoError(t, Predict(context.Background(), p, Output{}, func(x Prediction) error {
+		files = append(files, x.Output)
+		return nil
+	}))
+	require.Len(t, files, 1)
+	own, err := image.Read(files[0])
+	require.NoError(t, err)
+	after, err := image.Read(filepath.Join(c.Output, "after", "p18.nii.gz"))
+	require.NoError(t, err)
+	require.Equal(t, after.Values(), own.Values())
 }
 
 // A case in which something is wrong ends it before anything is there.

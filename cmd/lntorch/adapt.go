@@ -97,7 +97,7 @@ func adaptationTable(a *pipeline.Adapted) *report.Table {
 		t.Columns = append(t.Columns, report.Column{Name: "label"})
 	}
 	for _, metric := range []string{"Dice", "NSD_2", "recall"} {
-		t.Columns = append(t.Columns, report.Column{Name: metric, Right: true}, report.Column{Name: "after", Right: true})
+		t.Columns = append(t.Columns, report.Column{Name: metric + " before", Right: true}, report.Column{Name: "after", Right: true})
 	}
 	row := func(name, label string, values ...scores.Number) {
 		cells := []string{name}
