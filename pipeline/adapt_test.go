@@ -398,7 +398,8 @@ func TestAdaptWithNothingHeldOut(t *testing.T) {
 func TestAdaptRefits(t *testing.T) {
 	torchtest.Require(t)
 	c := adaptConfig(t, fewCases(t))
-	c.Val, c.Refit = "LN_001", true
+	c.Val, c.Refit, c.Anonymous = "LN_001", true, true
+	c.CommandLine = []string{"lntorch", "adapt", "--cases", c.Cases}
 	a, log := adapt(t, c)
 	require.Len(t, stagesIn(log), 7)
 	require.Contains(t, log, "1 training and 1 validation cases")
@@ -414,6 +415,14 @@ func TestAdaptRefits(t *testing.T) {
 		return digest
 	}
 	require.NotEqual(t, sum(a.Model), sum(filepath.Join(c.Output, "train", "model")))
+
+	// --anonymous: the page that travels names no case and no folder; cases.json, which stays, does.
+	page, err := os.ReadFile(a.Report)
+	require.NoError(t, err)
+	for _, name := range []string{"LN_00", c.Cases, c.Output} {
+		require.NotContains(t, string(page), name)
+	}
+	require.Contains(t, string(page), "case-1")
 }
 
 // A forecast writes nothing.
