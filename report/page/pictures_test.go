@@ -13,6 +13,7 @@ import (
 
 	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/eval/labelmap"
+	"github.com/lntorch/lntorch/eval/nodes"
 	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -142,10 +143,10 @@ func TestPicturesAreUprightAndInProportion(t *testing.T) {
 	require.Equal(t, "slice with most truth", first.What)
 	require.Equal(t, 11, first.Slice)
 	require.Equal(t, 24, first.Slices)
-	require.Equal(t, []string{"node 2, short axis 12.0 mm, found"}, first.Nodes)
+	require.Equal(t, []string{"node 2, short axis 19.7 mm, found"}, first.Nodes) // across the diagonal
 	require.Equal(t, "largest missed node", second.What)
 	require.Equal(t, 4, second.Slice)
-	require.Equal(t, []string{"node 1, short axis 6.0 mm, missed"}, second.Nodes)
+	require.Equal(t, []string{"node 1, short axis 7.9 mm, missed"}, second.Nodes)
 	require.Contains(t, first.Alt, "Axial slice 12 of 24")
 	require.Contains(t, first.Alt, "truth solid, after dashed")
 	require.True(t, math.IsNaN(first.Dice[0]))
@@ -175,21 +176,34 @@ func TestPicturesAreUprightAndInProportion(t *testing.T) {
 	require.Zero(t, n)
 }
 
-// However the file stores the patient, the pictures are the same to the byte: axial, coronal and
-// sagittal arrays, each axis either way.
+// However the file stores the patient, a slice looks the same: axial, coronal and sagittal arrays,
+// each axis either way.
 func TestPicturesDoNotDependOnTheGridsAxes(t *testing.T) {
 	h := body(t)
-	want, err := h.Pictures()
+	want := h.view(0, 11)
+	pictures, err := h.Pictures()
 	require.NoError(t, err)
 	for _, order := range [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
 		for k := range 8 {
 			g := turned(t, h, order, [3]bool{k&1 > 0, k&2 > 0, k&4 > 0})
-			got, err := g.Pictures()
+			axial := nodes.Axial(g.Geometry)
+			require.Equal(t, 0, order[axial])
+			slice, _ := g.most(axial)
+			got := g.view(axial, slice)
+			require.Equal(t, [2]int{want.ny, want.nx}, [2]int{got.ny, got.nx})
+			require.Equal(t, [2]float64{want.dy, want.dx}, [2]float64{got.dy, got.dx})
+			require.Equal(t, want.image, got.image)
+			require.Equal(t, want.labels, got.labels)
+			require.Equal(t, want.letters, got.letters)
+			if k != 3 {
+				continue
+			}
+			drawn, err := g.Pictures()
 			require.NoError(t, err)
-			require.Len(t, got, 2)
-			for i := range want {
-				require.Equal(t, want[i].What, got[i].What)
-				require.True(t, bytes.Equal(want[i].Image, got[i].Image), "%v %d: picture %d", order, k, i)
+			require.Len(t, drawn, 2)
+			for i := range pictures {
+				require.Equal(t, pictures[i].What, drawn[i].What)
+				require.True(t, bytes.Equal(pictures[i].Image, drawn[i].Image), "%v: picture %d", order, i)
 			}
 		}
 	}
