@@ -31,8 +31,8 @@ var contours = [3]struct {
 	on    func(along int) bool
 }{
 	{color.RGBA{R: 240, G: 228, B: 66, A: 255}, "solid", func(int) bool { return true }},
-	{color.RGBA{R: 86, G: 180, B: 233, A: 255}, "dotted", func(i int) bool { return i%14 >= 9 && i%14 < 12 }},
-	{color.RGBA{R: 255, G: 105, B: 30, A: 255}, "dashed", func(i int) bool { return i%14 < 7 }},
+	{color.RGBA{R: 86, G: 180, B: 233, A: 255}, "dotted", func(i int) bool { return i%22 >= 13 && i%22 < 16 }},
+	{color.RGBA{R: 255, G: 105, B: 30, A: 255}, "dashed", func(i int) bool { return i%22 < 9 }},
 }
 
 // view is a slice as it is seen from the patient's feet: columns run to the patient's left, rows to
@@ -402,7 +402,8 @@ func borders(labels []int32, ny, nx int) iter.Seq[edge] {
 	}
 	return func(yield func(edge) bool) {
 		for corner := range right {
-			y, x, starts := corner/(nx+1), corner%(nx+1), true
+			y, x := corner/(nx+1), corner%(nx+1)
+			starts := true
 			for {
 				e := edge{y, x, y, x, starts}
 				switch {
@@ -415,13 +416,18 @@ func borders(labels []int32, ny, nx int) iter.Seq[edge] {
 				case take(down, y-1, x):
 					e.y1--
 				}
-				if e.y0 == e.y1 && e.x0 == e.x1 {
-					break // no border goes on from here
+				if e.y0 != e.y1 || e.x0 != e.x1 {
+					if !yield(e) {
+						return
+					}
+					y, x, starts = e.y1, e.x1, false
+					continue
 				}
-				if !yield(e) {
-					return
+				// No border goes on from here, but another may start at the same corner.
+				if starts {
+					break
 				}
-				y, x, starts = e.y1, e.x1, false
+				y, x, starts = corner/(nx+1), corner%(nx+1), true
 			}
 		}
 	}

@@ -310,8 +310,7 @@ func (h *HeldOut) picture(axial, slice int, what string, all []node, focus int) 
 		p.Alt += " In the slice: " + strings.Join(p.Nodes, "; ") + "."
 	}
 	var out bytes.Buffer
-	encoder := png.Encoder{CompressionLevel: png.BestCompression}
-	if err := encoder.Encode(&out, v.draw()); err != nil {
+	if err := png.Encode(&out, v.draw()); err != nil {
 		return p, err
 	}
 	p.Image = out.Bytes()
