@@ -21,7 +21,7 @@ import (
 func adaptArgs(t *testing.T, out string, more ...string) []string {
 	return append([]string{"adapt", "--checkpoint", repo(t, "testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom"),
 		"--cases", repo(t, "testdata/phantom-mini/raw/Dataset102_PhantomTarget"), "-o", out, "--epochs", "3", "--iterations", "2", "--val-iterations", "1",
-		"--patch-size", "8,16,16", "--disable_tta", "-device", "cpu", "--threads", "2", "--numerics", "reference"}, more...)
+		"--disable_tta", "-device", "cpu", "--threads", "2", "--numerics", "reference"}, more...)
 }
 
 // The table has each held-out case before and after, then the means and the report's path; --json has the
