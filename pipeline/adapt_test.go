@@ -571,29 +571,29 @@ func TestAdaptRefusals(t *testing.T) {
 	require.ErrorContains(t, err, "--head keep: the model has 2 segmentation heads, the labels of the cases need 3")
 }
 
-// DICOM series and RTSTRUCTs become files that nnU-Net reads, and the model predicts from the series what
-// it predicts from them.
+// DICOM series and RTSTRUCTs become files that nnU-Net reads, and the model predicts from a series what it
+// predicts from its file.
 func TestAdaptFromDICOM(t *testing.T) {
 	torchtest.Require(t)
 	c := adaptConfig(t, three.archive(t, nil))
-	c.ROIs, c.Val = []string{".* [ab]"}, "p18"
+	c.ROIs = []string{".* [ab]"}
 	a, log := adapt(t, c)
-	require.Contains(t, log, "2 training and 1 validation cases")
-	require.Len(t, a.After.Cases, 1)
-	p := settings.New[PredictConfig]()
-	p.Model, p.Output, p.NoMirror, p.DeviceName, p.Threads = a.Model, t.TempDir(), true, "cpu", 2
-	p.Input = []string{filepath.Join(c.Cases, "p18", "ct")}
-	var files []string
-	require.NoError(t, Predict(context.Background(), p, Output{}, func(x Prediction) error {
-		files = append(files, x.Output)
-		return nil
-	}))
-	require.Len(t, files, 1)
-	own, err := image.Read(files[0])
-	require.NoError(t, err)
-	after, err := image.Read(filepath.Join(c.Output, "after", "p18.nii.gz"))
-	require.NoError(t, err)
-	require.Equal(t, after.Values(), own.Values())
+	require.Contains(t, log, "3 training and 3 validation cases")
+	made := filepath.Join(c.Output, "train", "raw", adaptDataset, "imagesTr", "p17_0000.nii.gz")
+	var predicted []volume.Pixels
+	for _, in := range []string{filepath.Join(c.Cases, "p17", "ct"), made} {
+		p := settings.New[PredictConfig]()
+		p.Model, p.Output, p.NoMirror, p.DeviceName, p.Threads = a.Model, t.TempDir(), true, "cpu", 2
+		p.Input = []string{in}
+		require.NoError(t, Predict(context.Background(), p, Output{}, func(x Prediction) error {
+			f, err := image.Read(x.Output)
+			require.NoError(t, err)
+			predicted = append(predicted, f.Values())
+			return nil
+		}))
+	}
+	require.Len(t, predicted, 2)
+	require.Equal(t, predicted[0], predicted[1])
 }
 
 // A case in which something is wrong ends it before anything is there.
@@ -644,7 +644,7 @@ func TestAdaptChoosesHeads(t *testing.T) {
 	}
 }
 
-// Stock nnU-Net loads the delivered model and predicts what it predicts with its own fine-tuned ones.
+// Stock nnU-Net's command loads the delivered model and segments as lntorch does.
 func TestLiveAdaptedModelIsStockNnUNets(t *testing.T) {
 	golden.Python(t)
 	torchtest.Require(t)
@@ -655,14 +655,14 @@ func TestLiveAdaptedModelIsStockNnUNets(t *testing.T) {
 		out := t.TempDir()
 		golden.Run(t, "nnunet_stack.py", "--threads", "2", "predict", "--entry", "--disable-tta", "--folds", "0",
 			"--model-folder", a.Model, "--input-dir", filepath.Join(c.Cases, "imagesTs"), "--output-dir", out)
-		for _, name := range []string{"LN_004"} {
-			stock, err := image.Read(filepath.Join(out, name+".nii.gz"))
-			require.NoError(t, err)
-			own, err := image.Read(filepath.Join(c.Output, "after", name+".nii.gz"))
-			require.NoError(t, err)
-			want, got := volume.Cast[int32](stock.Values()), volume.Cast[int32](own.Values())
-			require.Len(t, got, len(want))
-			require.LessOrEqual(t, different(got, want), len(want)/10000, name)
-		}
+		stock, err := image.Read(filepath.Join(out, "LN_004.nii.gz"))
+		require.NoError(t, err)
+		own, err := image.Read(filepath.Join(c.Output, "after", "LN_004.nii.gz"))
+		require.NoError(t, err)
+		want, got := volume.Cast[int32](stock.Values()), volume.Cast[int32](own.Values())
+		require.Contains(t, want, int32(1))
+		t.Logf("%s: %d of %d labels differ", method, different(got, want), len(want))
+		require.Len(t, got, len(want))
+		require.LessOrEqual(t, different(got, want), len(want)/10000)
 	}
 }
