@@ -455,6 +455,10 @@ func TestDuplicatesAmongHeldOutCasesAreRefused(t *testing.T) {
 	_, _, err = foundCases(t, c, aModel(t, ""))
 	require.ErrorContains(t, err, "c3 (train, "+train+"/images/c3.nii.gz) and new (test, "+test+"/images/new.mha) have the same labels")
 
+	put(t, test+"/images/new.mha", scanOf(3), nil)
+	_, _, err = foundCases(t, c, aModel(t, ""))
+	require.ErrorContains(t, err, "have the same image\ntake one of each pair away") // told once
+
 	// of --cases itself: one is drawn, the other is not
 	c = casesConfig(train)
 	put(t, train+"/images/copy.nii.gz", scanOf(3), nil)
@@ -591,7 +595,16 @@ func TestChannelsAreRead(t *testing.T) {
 // The label maps are the masks of other programs.
 func TestCasesOfDICOM(t *testing.T) {
 	archive := three.archive(t, nil)
-	four := aModel(t, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2, "c": 3, "d": 4}, "file_ending": ".nii.gz"}`)
+	four := aModel(t, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 4, "b": 3, "c": 2, "d": 1}, "file_ending": ".nii.gz"}`)
+	expected := func(object string) volume.Slice[uint8] { // values 1 to 4 are a to d
+		p, _ := expectedLabels(t, object)
+		for i, v := range p {
+			if v > 0 {
+				p[i] = 5 - v
+			}
+		}
+		return p
+	}
 	c := casesConfig(archive)
 	_, _, err := foundCases(t, c, four)
 	require.ErrorContains(t, err, "say with --roi NAME=PATTERN which ROIs or segments are labels; there are ")
@@ -612,8 +625,7 @@ func TestCasesOfDICOM(t *testing.T) {
 		again := AdaptCase{Case: list[i].Case, Image: list[i].Image, Label: list[i].Label} // as of cases.json
 		im, p, seg, err := c.readAdaptCase(again, four)
 		require.NoError(t, err)
-		want, _ := expectedLabels(t, object)
-		require.Equal(t, want, seg.Pixels, object)
+		require.Equal(t, expected(object), seg.Pixels, object)
 		same := filepath.Join(t.TempDir(), "i.nii.gz")
 		_, err = ConvertImage(ConvertImageConfig{In: list[i].Image[0], Out: same}, Output{})
 		require.NoError(t, err)
@@ -640,7 +652,7 @@ func TestCasesOfDICOM(t *testing.T) {
 	require.NoError(t, os.MkdirAll(mixed+"/images", 0o755))
 	require.NoError(t, os.Symlink(archive+"/p16/ct", mixed+"/images/one"))
 	c.ROIs = []string{"a=.* a", "b=.* b", "c=.* c", "d=.* d"}
-	want, _ := expectedLabels(t, "stars-square.dcm")
+	want := expected("stars-square.dcm")
 	_, err = ConvertImage(ConvertImageConfig{In: archive + "/p16/ct", Out: mixed + "/images/two.nii.gz"}, Output{})
 	require.NoError(t, err)
 	head, err := image.Header(mixed + "/images/two.nii.gz")
