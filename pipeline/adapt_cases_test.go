@@ -401,6 +401,16 @@ func TestATestSetIsHeldOutAlone(t *testing.T) {
 	list, _, err = foundCases(t, whole, aModel(t, ""))
 	require.NoError(t, err)
 	require.Equal(t, []string{"d1", "d2"}, rolesOf(list)[RoleTrain])
+	folders := t.TempDir()
+	for i, name := range []string{"p1/ct", "p2/ct", "held/x", "results/ct"} {
+		put(t, folders+"/"+name+".nii.gz", scanOf(i), nil)
+		put(t, folders+"/"+name+"_seg.nii.gz", nodesLabelled(i), nil)
+	}
+	inside := casesConfig(folders)
+	inside.Test, inside.NoCases = folders+"/held", []string{folders + "/results"}
+	list, _, err = foundCases(t, inside, aModel(t, ""))
+	require.NoError(t, err)
+	require.Equal(t, map[string][]string{RoleTrain: {"p1", "p2"}, RoleTest: {"x"}}, rolesOf(list))
 }
 
 func TestNnUNetsTestSetIsTaken(t *testing.T) {
@@ -635,6 +645,33 @@ func TestCasesOfDICOM(t *testing.T) {
 		require.Equal(t, read, p)
 		require.Positive(t, list[i].Nodes)
 	}
+	// two series in one folder: what the objects refer to says which
+	pool := t.TempDir()
+	require.NoError(t, os.MkdirAll(pool+"/all", 0o755))
+	for _, patient := range []string{"p16", "p17"} {
+		files, err := filepath.Glob(archive + "/" + patient + "/ct/*")
+		require.NoError(t, err)
+		objects, err := filepath.Glob(archive + "/" + patient + "/*.dcm")
+		require.NoError(t, err)
+		for _, path := range append(files, objects...) {
+			data, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(pool+"/all/"+patient+filepath.Base(path), data, 0o666))
+		}
+	}
+	pooled := c
+	pooled.Cases = pool
+	list, _, err = foundCases(t, pooled, four)
+	require.NoError(t, err)
+	require.Len(t, list, 2)
+	for _, one := range list {
+		require.Equal(t, []string{pool + "/all"}, one.Image)
+		_, _, seg, err := pooled.readAdaptCase(one, four)
+		require.NoError(t, err)
+		require.Equal(t, expected(filepath.Base(one.Label)[3:]), seg.Pixels)
+	}
+	require.Equal(t, []string{"all", "all_2"}, rolesOf(list)[RoleTrain])
+
 	// a pattern alone is for the only label
 	c.ROIs = []string{".* [ab]"}
 	list, _, err = foundCases(t, c, aModel(t, ""))
