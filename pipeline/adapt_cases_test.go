@@ -401,6 +401,16 @@ func TestATestSetIsHeldOutAlone(t *testing.T) {
 	list, _, err = foundCases(t, whole, aModel(t, ""))
 	require.NoError(t, err)
 	require.Equal(t, []string{"d1", "d2"}, rolesOf(list)[RoleTrain])
+	folders := t.TempDir()
+	for i, name := range []string{"p1/ct", "p2/ct", "held/x", "results/ct"} {
+		put(t, folders+"/"+name+".nii.gz", scanOf(i), nil)
+		put(t, folders+"/"+name+"_seg.nii.gz", nodesLabelled(i), nil)
+	}
+	inside := casesConfig(folders)
+	inside.Test, inside.NoCases = folders+"/held", []string{folders + "/results"}
+	list, _, err = foundCases(t, inside, aModel(t, ""))
+	require.NoError(t, err)
+	require.Equal(t, map[string][]string{RoleTrain: {"p1", "p2"}, RoleTest: {"x"}}, rolesOf(list))
 }
 
 func TestNnUNetsTestSetIsTaken(t *testing.T) {
@@ -454,6 +464,10 @@ func TestDuplicatesAmongHeldOutCasesAreRefused(t *testing.T) {
 	put(t, test+"/labels/new.nrrd", volume.Slice[float32](volume.Cast[float32](nodesLabelled(2))), nil)
 	_, _, err = foundCases(t, c, aModel(t, ""))
 	require.ErrorContains(t, err, "c3 (train, "+train+"/images/c3.nii.gz) and new (test, "+test+"/images/new.mha) have the same labels")
+
+	put(t, test+"/images/new.mha", scanOf(3), nil)
+	_, _, err = foundCases(t, c, aModel(t, ""))
+	require.ErrorContains(t, err, "have the same image\ntake one of each pair away") // told once
 
 	// of --cases itself: one is drawn, the other is not
 	c = casesConfig(train)
@@ -591,7 +605,16 @@ func TestChannelsAreRead(t *testing.T) {
 // The label maps are the masks of other programs.
 func TestCasesOfDICOM(t *testing.T) {
 	archive := three.archive(t, nil)
-	four := aModel(t, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1, "b": 2, "c": 3, "d": 4}, "file_ending": ".nii.gz"}`)
+	four := aModel(t, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 4, "b": 3, "c": 2, "d": 1}, "file_ending": ".nii.gz"}`)
+	expected := func(object string) volume.Slice[uint8] { // values 1 to 4 are a to d
+		p, _ := expectedLabels(t, object)
+		for i, v := range p {
+			if v > 0 {
+				p[i] = 5 - v
+			}
+		}
+		return p
+	}
 	c := casesConfig(archive)
 	_, _, err := foundCases(t, c, four)
 	require.ErrorContains(t, err, "say with --roi NAME=PATTERN which ROIs or segments are labels; there are ")
@@ -612,8 +635,7 @@ func TestCasesOfDICOM(t *testing.T) {
 		again := AdaptCase{Case: list[i].Case, Image: list[i].Image, Label: list[i].Label} // as of cases.json
 		im, p, seg, err := c.readAdaptCase(again, four)
 		require.NoError(t, err)
-		want, _ := expectedLabels(t, object)
-		require.Equal(t, want, seg.Pixels, object)
+		require.Equal(t, expected(object), seg.Pixels, object)
 		same := filepath.Join(t.TempDir(), "i.nii.gz")
 		_, err = ConvertImage(ConvertImageConfig{In: list[i].Image[0], Out: same}, Output{})
 		require.NoError(t, err)
@@ -623,6 +645,33 @@ func TestCasesOfDICOM(t *testing.T) {
 		require.Equal(t, read, p)
 		require.Positive(t, list[i].Nodes)
 	}
+	// two series in one folder: what the objects refer to says which
+	pool := t.TempDir()
+	require.NoError(t, os.MkdirAll(pool+"/all", 0o755))
+	for _, patient := range []string{"p16", "p17"} {
+		files, err := filepath.Glob(archive + "/" + patient + "/ct/*")
+		require.NoError(t, err)
+		objects, err := filepath.Glob(archive + "/" + patient + "/*.dcm")
+		require.NoError(t, err)
+		for _, path := range append(files, objects...) {
+			data, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(pool+"/all/"+patient+filepath.Base(path), data, 0o666))
+		}
+	}
+	pooled := c
+	pooled.Cases = pool
+	list, _, err = foundCases(t, pooled, four)
+	require.NoError(t, err)
+	require.Len(t, list, 2)
+	for _, one := range list {
+		require.Equal(t, []string{pool + "/all"}, one.Image)
+		_, _, seg, err := pooled.readAdaptCase(one, four)
+		require.NoError(t, err)
+		require.Equal(t, expected(filepath.Base(one.Label)[3:]), seg.Pixels)
+	}
+	require.Equal(t, []string{"all", "all_2"}, rolesOf(list)[RoleTrain])
+
 	// a pattern alone is for the only label
 	c.ROIs = []string{".* [ab]"}
 	list, _, err = foundCases(t, c, aModel(t, ""))
@@ -640,7 +689,7 @@ func TestCasesOfDICOM(t *testing.T) {
 	require.NoError(t, os.MkdirAll(mixed+"/images", 0o755))
 	require.NoError(t, os.Symlink(archive+"/p16/ct", mixed+"/images/one"))
 	c.ROIs = []string{"a=.* a", "b=.* b", "c=.* c", "d=.* d"}
-	want, _ := expectedLabels(t, "stars-square.dcm")
+	want := expected("stars-square.dcm")
 	_, err = ConvertImage(ConvertImageConfig{In: archive + "/p16/ct", Out: mixed + "/images/two.nii.gz"}, Output{})
 	require.NoError(t, err)
 	head, err := image.Header(mixed + "/images/two.nii.gz")
