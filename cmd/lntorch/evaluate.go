@@ -21,7 +21,8 @@ func newEvaluate() *cobra.Command {
 		Short:   "scores predictions: Dice, surfaces and nodes (nnUNetv2_evaluate_folder, …_simple)",
 		Long: `evaluate compares label volumes of two folders by their names, or two files. It writes nnU-Net's summary.json,
 and beside it scores.json (surfaces in mm, nodes found, missed and invented, by size), scores.csv (a row per case
-and label) and nodes.csv (a row per node). docs/scores.md defines every number.
+and label), nodes.csv (a row per node) and scores.html (the same as tables that sort and filter, in one file that any
+browser opens). docs/scores.md defines every number.
 
 Labels and regions come from dataset.json, which prediction leaves beside its files, or from -l. Both volumes
 must lie on one grid. A number that is not defined, such as a distance to an empty mask, is left out of the mean,

@@ -78,6 +78,7 @@ var Rules = []Rule{
 
 	{Path: "dgst", Level: 4},
 	{Path: "baselines", Level: 4},
+	{Path: "report/page", Level: 4, Also: []string{"report"}},
 	{Path: "report/...", Level: 4, Also: []string{"report/nnlog"}},
 	{Path: "train", Level: 4, Also: []string{"report", "report/nnlog"}},
 	{Path: "experiment", Level: 4, Also: []string{"train", "report", "report/nnlog", "phantom"}},

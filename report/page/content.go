@@ -195,13 +195,13 @@ func ruleText(r scores.Rule) string {
 	if r.Any {
 		return "when it shares a voxel with the other mask"
 	}
-	return fmt.Sprintf("when one of the other side covers it with an IoU of at least %g, one to one",
+	return fmt.Sprintf("when a node of the other side overlaps it with an IoU of at least %g, one to one",
 		r.IoU)
 }
 
 // rules is the table of nodes found by every rule.
 func (s sides) rules(key string) *Table {
-	t := &Table{ID: "rules-" + key, Caption: s.titled("Nodes found, by other rules", key), Fixed: true,
+	t := &Table{ID: "rules-" + key, Caption: s.titled("Nodes found, by rule", key), Fixed: true,
 		Columns: []Column{{Name: "Rule"}}}
 	t.Columns = s.columns(t.Columns, "Recall", "")
 	t.Columns = s.columns(t.Columns, "Precision", "")
