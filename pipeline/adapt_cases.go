@@ -77,6 +77,9 @@ func findAdaptCases(ctx context.Context, c AdaptCasesConfig, m adaptModel, o Out
 	if (c.ImageFiles == "") != (c.LabelFiles == "") {
 		return nil, settings.Usage("--images and --labels: give both, the paths of a case's image and of its labels")
 	}
+	if err := (&cases.Options{Images: c.ImageFiles, Labels: c.LabelFiles}).Check(); err != nil {
+		return nil, &settings.UsageError{Err: err}
+	}
 	k := &caseChecker{AdaptCasesConfig: c, model: m, out: o}
 	list, err := k.find(ctx)
 	if err != nil {
@@ -175,14 +178,14 @@ func (k *caseChecker) findIn(ctx context.Context, flag, folder string, without [
 	for _, n := range found.Notes {
 		k.out.Print(n)
 	}
-	n := fmt.Sprintf(": %d cases", len(found.Cases))
+	n := fmt.Sprintf("%d cases, ", len(found.Cases))
 	if found.Layout == cases.DICOM {
 		n = ""
 	}
 	if len(found.Test) > 0 {
-		n += fmt.Sprintf(", and a test set of %d", len(found.Test))
+		n += fmt.Sprintf("and a test set of %d, ", len(found.Test))
 	}
-	k.out.Printf("%s is %s%s", folder, found.Layout, n)
+	k.out.Printf("%s: %sfound as %s", folder, n, found.Layout)
 	return found, nil
 }
 

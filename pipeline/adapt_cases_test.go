@@ -303,10 +303,12 @@ mend them, or go on without them with --skip-bad`)
 	list, _, err = foundCases(t, c, aModel(t, ""))
 	require.NoError(t, err)
 	require.Equal(t, []string{"c2", "c4"}, rolesOf(list)[RoleTrain])
-	c.LabelFiles = ""
-	_, _, err = foundCases(t, c, aModel(t, ""))
-	var usage *settings.UsageError
-	require.ErrorAs(t, err, &usage)
+	for _, labels := range []string{"", "labels/c2_seg.nii.gz", "../{case}.nii.gz", c.ImageFiles} {
+		c.LabelFiles = labels
+		_, _, err = foundCases(t, c, aModel(t, ""))
+		var usage *settings.UsageError
+		require.ErrorAs(t, err, &usage, labels)
+	}
 }
 
 // Which cases are held out: the order is Python's, of hashlib.sha256("SEED/CASE").

@@ -22,7 +22,7 @@ type Layout string
 
 // The layouts, in the order in which they are tried.
 const (
-	Patterns Layout = "--images and --labels"
+	Patterns Layout = "--images and --labels say"
 	NNUNet   Layout = "nnU-Net's raw layout"
 	Folders  Layout = "a folder of images and one of labels"
 	Each     Layout = "a folder for each case"
@@ -55,9 +55,25 @@ type Options struct {
 	Without []string
 }
 
+// Check reports what is wrong with the patterns.
+func (o *Options) Check() error {
+	for i, text := range []string{o.Images, o.Labels} {
+		if _, err := parse(text); err != nil && o.Images+o.Labels != "" {
+			return fmt.Errorf("%s %w", []string{"--images", "--labels"}[i], err)
+		}
+	}
+	if o.Images == o.Labels && o.Images != "" {
+		return fmt.Errorf("--images and --labels are both %q, expected different files", o.Images)
+	}
+	return nil
+}
+
 // Find finds the cases of a folder by the first layout that fits. Symbolic links are followed, but
 // never deeper than a layout reaches. The error says what was expected, and what is there instead.
 func Find(ctx context.Context, folder string, o Options) (*Found, error) {
+	if err := o.Check(); err != nil {
+		return nil, err
+	}
 	info, err := os.Stat(folder)
 	if err != nil {
 		return nil, err

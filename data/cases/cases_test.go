@@ -2,7 +2,9 @@ package cases
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -398,4 +400,28 @@ func TestLargeFoldersAreFoundSoon(t *testing.T) {
 	start := time.Now()
 	require.Len(t, pair(images, labels), 100_000)
 	require.Less(t, time.Since(start), 30*time.Second)
+}
+
+// * and ? are those of path.Match, on texts in which they come up in every way.
+func TestGlobIsPathMatch(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	random := func(letters string, n int) string {
+		all := []rune(letters)
+		s := make([]rune, r.IntN(n))
+		for i := range s {
+			s[i] = all[r.IntN(len(all))]
+		}
+		return string(s)
+	}
+	matched := 0
+	for range 50_000 {
+		pattern, text := random("aü*?", 7), random("aü", 9)
+		want, err := path.Match(pattern, text)
+		require.NoError(t, err)
+		require.Equal(t, want, glob(pattern, "", text), "%q %q", pattern, text)
+		if want {
+			matched++
+		}
+	}
+	require.Greater(t, matched, 2000)
 }

@@ -191,11 +191,9 @@ func (f *finder) patterns(images, labels string) (*Found, error) {
 	for i, text := range []string{images, labels} {
 		p, err := parse(text)
 		if err != nil {
-			return nil, fmt.Errorf("%s %w", []string{"--images", "--labels"}[i], err)
+			return nil, err
 		}
-		if both[i] = p; images == labels {
-			return nil, fmt.Errorf("--images and --labels are both %q, expected different files", images)
-		}
+		both[i] = p
 		if entries[i], err = f.paths(p); err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"path/filepath"
@@ -16,26 +17,27 @@ const hidden = "(hidden)"
 
 // names hides what could name a patient.
 type names struct {
-	cases   map[string]string // case-1 and so on by the cases' names
-	order   []string          // the names, long ones first
-	secrets []string          // names of files and folders
+	cases map[string]string // case-1 and so on by the cases' names
+	order []string          // what is replaced within texts, long ones first
+	parts map[string]string // names of files and folders: the case that has it, "" if several have
 }
 
 // anonymous is a copy of the report in which cases are numbered, in the order of cases.json, and no
-// file or folder is named: a text with a path is hidden as a whole.
+// file or folder is named: a text with a path is hidden as a whole, and so is one that is a part of
+// a case's path. What only one case has in its path, such as a patient's folder, is hidden within
+// texts, too.
 func (a *Adaptation) anonymous() (*Adaptation, error) {
 	var rows []any
 	if err := decode(a.Cases, &rows); err != nil {
 		return nil, err
 	}
-	n := &names{cases: map[string]string{}}
+	n := &names{cases: map[string]string{}, parts: map[string]string{}}
 	for _, r := range rows {
 		if r, ok := r.(map[string]any); ok {
-			if name, ok := r["case"].(string); ok {
-				n.add(name)
-			}
-			n.secret(paths(r["image"]))
-			n.secret(paths(r["label"]))
+			name, _ := r["case"].(string)
+			n.add(name)
+			n.path(name, paths(r["image"]))
+			n.path(name, paths(r["label"]))
 		}
 	}
 	for _, s := range []*scores.Scores{a.Before, a.After} {
@@ -44,17 +46,22 @@ func (a *Adaptation) anonymous() (*Adaptation, error) {
 		}
 		for _, c := range s.Cases {
 			n.add(c.Case)
-			n.secret(c.ReferenceFile)
-			n.secret(c.PredictionFile)
+			n.path(c.Case, c.ReferenceFile)
+			n.path(c.Case, c.PredictionFile)
 		}
 		for _, f := range s.Failed {
 			n.add(f.Case)
-			n.secret(f.ReferenceFile)
-			n.secret(f.PredictionFile)
+			n.path(f.Case, f.ReferenceFile)
+			n.path(f.Case, f.PredictionFile)
 		}
 	}
 	for _, p := range a.Pictures {
 		n.add(p.Case)
+	}
+	for part, owner := range n.parts {
+		if owner != "" && n.cases[part] == "" {
+			n.order = append(n.order, part)
+		}
 	}
 	slices.SortFunc(n.order, func(x, y string) int { return len(y) - len(x) })
 
@@ -96,13 +103,15 @@ func (n *names) add(name string) {
 	}
 }
 
-// secret remembers the parts of a path, or of several with commas between them.
-func (n *names) secret(path string) {
+// path remembers the parts of a case's path, or of several with commas between them.
+func (n *names) path(name, path string) {
 	for _, part := range regexp.MustCompile(`[/\\]|, `).Split(path, -1) {
 		stem, _, _ := strings.Cut(part, ".")
 		for _, s := range []string{part, stem} {
-			if s != "" && !slices.Contains(n.secrets, s) {
-				n.secrets = append(n.secrets, s)
+			if owner, ok := n.parts[s]; s != "" && (!ok || owner == name) {
+				n.parts[s] = name
+			} else {
+				n.parts[s] = ""
 			}
 		}
 	}
@@ -116,28 +125,28 @@ func (n *names) text(s string) string {
 	if n.cases[s] != "" {
 		return n.cases[s]
 	}
-	if slices.Contains(n.secrets, s) {
+	if _, ok := n.parts[s]; ok && s != "" {
 		return hidden
 	}
-	for _, name := range n.order {
-		s = replaceWord(s, name, n.cases[name])
-	}
-	return s
+	return n.within(s)
 }
 
-// replaceWord replaces a name where no letter or digit stands beside it.
-func replaceWord(s, name, by string) string {
-	var out strings.Builder
+// within replaces names inside a text where no letter or digit stands beside them.
+func (n *names) within(s string) string {
 	inside := func(r byte) bool {
 		return r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= 0x80
 	}
+	var out strings.Builder
+next:
 	for i := 0; i < len(s); {
-		end := i + len(name)
-		if strings.HasPrefix(s[i:], name) && (i == 0 || !inside(s[i-1])) &&
-			(end == len(s) || !inside(s[end])) {
-			out.WriteString(by)
-			i = end
-			continue
+		for _, name := range n.order {
+			end := i + len(name)
+			if strings.HasPrefix(s[i:], name) && (i == 0 || !inside(s[i-1])) &&
+				(end == len(s) || !inside(s[end])) {
+				out.WriteString(cmp.Or(n.cases[name], hidden))
+				i = end
+				continue next
+			}
 		}
 		out.WriteByte(s[i])
 		i++
@@ -175,10 +184,7 @@ func (n *names) key(s string) string {
 	if strings.ContainsAny(s, `/\`) {
 		return hidden
 	}
-	for _, name := range n.order {
-		s = replaceWord(s, name, n.cases[name])
-	}
-	return s
+	return n.within(s)
 }
 
 // scores is a copy without names.

@@ -197,7 +197,7 @@ func (v *view) enlarged() rect {
 	if r == nil {
 		r = v.bounds(v.marked)
 		if r != nil && r.side() > mostZoom {
-			if one := v.largest(); one != nil {
+			if one := v.labelled(); one != nil {
 				r = one
 			}
 		}
@@ -219,47 +219,72 @@ func inside(middle, half, length float64) float64 {
 	return min(max(middle, half), length-half)
 }
 
-// largest is the place of the largest piece of the truth in the slice, or of a prediction where
-// there is no truth.
-func (v *view) largest() *rect {
+// labelled is the place of the largest piece of the truth in the slice, or of a prediction where
+// there is no truth; nil if there is neither.
+func (v *view) labelled() *rect {
 	for _, labels := range v.labels {
 		if labels == nil {
 			continue
 		}
-		seen := make([]bool, len(labels))
-		var best *rect
-		most := 0
-		for i, l := range labels {
-			if l == 0 || seen[i] {
-				continue
-			}
-			seen[i] = true
-			piece, todo := 0, []int{i}
-			r := v.pixel(i/v.nx, i%v.nx)
-			for len(todo) > 0 {
-				at := todo[len(todo)-1]
-				todo = todo[:len(todo)-1]
-				piece++
-				y, x := at/v.nx, at%v.nx
-				r.include(v.pixel(y, x))
-				for y2 := max(y-1, 0); y2 <= min(y+1, v.ny-1); y2++ {
-					for x2 := max(x-1, 0); x2 <= min(x+1, v.nx-1); x2++ {
-						if next := y2*v.nx + x2; labels[next] != 0 && !seen[next] {
-							seen[next] = true
-							todo = append(todo, next)
-						}
-					}
-				}
-			}
-			if piece > most {
-				best, most = &r, piece
-			}
-		}
-		if best != nil {
-			return best
+		if r := v.largest(func(i int) bool { return labels[i] != 0 }); r != nil {
+			return r
 		}
 	}
 	return nil
+}
+
+// largest is the place of the largest connected piece of the pixels that are in, nil if there is
+// none.
+func (v *view) largest(in func(i int) bool) *rect {
+	seen := make([]bool, v.ny*v.nx)
+	var best *rect
+	most := 0
+	var todo []int
+	for i := range seen {
+		if seen[i] || !in(i) {
+			continue
+		}
+		seen[i] = true
+		piece := 0
+		r := v.pixel(i/v.nx, i%v.nx)
+		todo = append(todo[:0], i)
+		for len(todo) > 0 {
+			at := todo[len(todo)-1]
+			todo = todo[:len(todo)-1]
+			piece++
+			y, x := at/v.nx, at%v.nx
+			r.include(v.pixel(y, x))
+			for y2 := max(y-1, 0); y2 <= min(y+1, v.ny-1); y2++ {
+				for x2 := max(x-1, 0); x2 <= min(x+1, v.nx-1); x2++ {
+					if next := y2*v.nx + x2; !seen[next] && in(next) {
+						seen[next] = true
+						todo = append(todo, next)
+					}
+				}
+			}
+		}
+		if piece > most {
+			best, most = &r, piece
+		}
+	}
+	return best
+}
+
+// body is the part of the slice that the first panel shows: the largest piece of what is no air,
+// without the couch, and all that has labels.
+func (v *view) body() rect {
+	r := v.largest(func(i int) bool { return float64(v.image[i]) > v.low-340 })
+	marked := v.bounds(v.marked)
+	switch {
+	case r == nil && marked == nil:
+		r = v.bounds(func(int) bool { return true })
+	case r == nil:
+		r = marked
+	case marked != nil:
+		r.include(*marked)
+	}
+	cy, cx, half := (r.y0+r.y1)/2, (r.x0+r.x1)/2, 1.04*r.side()/2
+	return rect{cy - half, cx - half, cy + half, cx + half}
 }
 
 // draw draws three panels: the slice without the air around the body, a part of it enlarged, and
@@ -268,17 +293,11 @@ func (v *view) draw() image.Image {
 	page := image.NewRGBA(image.Rect(0, 0, 3*panel+2*panelGap, panel))
 	draw.Draw(page, page.Bounds(), image.NewUniform(color.RGBA{R: 24, G: 24, B: 28, A: 255}),
 		image.Point{}, draw.Src)
-	body := v.bounds(func(i int) bool { return float64(v.image[i]) > v.low-340 || v.marked(i) })
-	if body == nil {
-		body = v.bounds(func(int) bool { return true })
-	}
-	cy, cx := (body.y0+body.y1)/2, (body.x0+body.x1)/2
-	half := body.side() / 2 * 1.02
 	zoom := v.enlarged()
 	at := func(i int) image.Rectangle {
 		return image.Rect(i*(panel+panelGap), 0, i*(panel+panelGap)+panel, panel)
 	}
-	whole := v.panel(page, at(0), rect{cy - half, cx - half, cy + half, cx + half})
+	whole := v.panel(page, at(0), v.body())
 	part := v.panel(page, at(1), zoom)
 	plain := v.panel(page, at(2), zoom)
 	whole.frame(zoom)

@@ -352,6 +352,8 @@ func TestAnonymousReportNamesNobody(t *testing.T) {
 		{"case": "Doe_Jane_1", "image": []string{"/clinic/ward/Doe_Jane_1/ct.nii.gz"},
 			"label": `C:\clinic\Doe_Jane_1.nrrd`, "role": "val",
 			"problems": []string{"/clinic/ward/Doe_Jane_1/ct.nii.gz: empty", "Doe_Jane_1 has no node"}},
+		{"case": "a", "image": "/clinic/Poe/ct.nii.gz", "label": "/clinic/Poe/Poe_label.nii.gz",
+			"problems": []string{"Poe_label.nii.gz: value 3", "the folder Poe has two labels", "no ct"}},
 		{"case": "Smith", "image": []string{"Smith.nii.gz"}, "label": "Smith_label.nii.gz", "role": "train"}}
 	a.Run = map[string]any{"command": []string{"lntorch", "adapt", "--cases", "/clinic/ward"},
 		"hostname": "ward7", "folder": "ward", "held": map[string]any{"Doe_Jane_2": 1, "Smith": "Smith"}}
@@ -359,7 +361,7 @@ func TestAnonymousReportNamesNobody(t *testing.T) {
 	a.Pictures = []Picture{{Case: "Doe_Jane_1", What: "slice with most truth", Image: []byte("no name")}}
 	html := encoded(t, a)
 	visible := strings.NewReplacer(css, "", js, "").Replace(html)
-	for _, name := range []string{"Doe", "Jane", "Smith", "Roe", "clinic", "ward", ".nii.gz", ".nrrd"} {
+	for _, name := range []string{"Doe", "Jane", "Smith", "Roe", "Poe", "clinic", "ward", ".nii.gz", ".nrrd"} {
 		if at := strings.Index(visible, name); at >= 0 {
 			t.Fatalf("found %s in: %s", name, visible[max(at-60, 0):at+60])
 		}
@@ -370,9 +372,20 @@ func TestAnonymousReportNamesNobody(t *testing.T) {
 	require.Equal(t, "case-1 has no node", cases[0].(map[string]any)["problems"].([]any)[1])
 	scored := data["after"].(map[string]any)["cases"].([]any)
 	require.Equal(t, "case-1", scored[1].(map[string]any)["case"], "the same number everywhere")
-	require.Contains(t, html, "case-2 was left out.")
+	require.Equal(t, []any{"(hidden): value 3", "the folder (hidden) has two labels", "no ct"},
+		cases[1].(map[string]any)["problems"])
+	require.Contains(t, html, "case-3 was left out.")
 	require.Contains(t, html, "checkpoint_final.pth")
 	require.Equal(t, "Doe_Jane_1", a.Pictures[0].Case, "the report itself is not changed")
+}
+
+// Names that are numbers are not taken for those that replace others.
+func TestAnonymousNamesAreReplacedOnce(t *testing.T) {
+	a := &Adaptation{Cases: []map[string]any{{"case": "2"}, {"case": "1"}, {"case": "12"}},
+		Notes: []string{"1, 2 and 12; v1, 123, é1"}}
+	b, err := a.anonymous()
+	require.NoError(t, err)
+	require.Equal(t, []string{"case-2, case-1 and case-3; v1, 123, é1"}, b.Notes)
 }
 
 // A page fits into a mail: the pictures of the best cases go first, then long lists.

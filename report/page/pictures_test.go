@@ -231,6 +231,23 @@ func TestObliqueGridsAreDrawnAsTheNearestUprightOne(t *testing.T) {
 	}
 }
 
+// The couch does not make the patient small.
+func TestTheCouchIsLeftOut(t *testing.T) {
+	h := body(t)
+	size := func() float64 { r := h.view(0, 11).body(); return r.side() }
+	want := size()
+	require.InDelta(t, 60*1.5*56/60*1.04, want, 2)
+	for x := range 100 {
+		for z := range 24 {
+			h.Image[(z*60+59)*100+x] = 200 // a row below the patient, whose last one is row 57
+			h.Image[(z*60+58)*100+x] = -1000
+		}
+	}
+	require.Equal(t, want, size())
+	h.Truth.Small[(11*60+59)*100+50] = 1 // but what has a label is seen
+	require.Greater(t, size(), want)
+}
+
 // Where contours coincide, each is seen.
 func TestContoursThatCoincideAreAllSeen(t *testing.T) {
 	h := body(t)
