@@ -421,20 +421,28 @@ func (a *adaptation) comparable() bool {
 
 // notes says what the results allow to conclude.
 func (a *adaptation) notes() []string {
-	var notes []string
-	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
-	trained, held := len(a.record.withRole(RoleTrain)), len(a.heldOut())
+	held := len(a.heldOut())
+	text := counted(held, "held-out case")
 	switch {
 	case held == 0:
-		add("No case is held out: there is none to spare of %s, or --val 0 says so. So nothing here shows "+
-			"whether the adapted model is better than the model was. Look at what it segments in cases that it "+
-			"was not trained on, or annotate more and give them with --test.", counted(trained, "annotated case"))
+		text = fmt.Sprintf("No case is held out: there is none to spare of %s, or --val 0 says so. So nothing here "+
+			"shows whether the adapted model is better than the model was. Look at what it segments in cases that "+
+			"it was not trained on, or annotate more and give them with --test.",
+			counted(len(a.record.withRole(RoleTrain)), "annotated case"))
 	case held < 5:
-		add("%s: only gross failure or gross success shows. Read each case's numbers, not the mean alone; "+
-			"a change that is smaller than the spread between cases may be chance.", counted(held, "held-out case"))
-	case held < 20:
-		add("%s: the mean has a wide interval, and a small difference may be chance.", counted(held, "held-out case"))
+		text += ": only gross failure or gross success shows. Read each case's numbers, not the mean alone; a " +
+			"change that is smaller than the spread between cases may be chance."
+	default:
+		text += ": the mean has a wide interval, and a small difference may be chance."
 	}
+	return append([]string{text}, a.remarks()...)
+}
+
+// remarks say what else is to know of the results, besides the number of cases.
+func (a *adaptation) remarks() []string {
+	notes := []string{}
+	add := func(text string) { notes = append(notes, text) }
+	held := len(a.heldOut())
 	if len(a.record.withRole(RoleVal)) > 0 && a.Refit {
 		add("The model that is delivered was trained on the held-out cases of --cases, too (--refit); the scores " +
 			"are those of the model before that.")

@@ -65,7 +65,7 @@ func (a *adaptation) report(ctx context.Context) error {
 	}
 	p := page.Adaptation{Title: "Adaptation of a lymph-node segmentation model", Checkpoint: a.checkpoint,
 		Method: a.entry.Name, Before: a.before, After: a.after, Cases: a.record.Cases, Run: run,
-		Notes: a.notes(), Anonymous: a.Anonymous}
+		Notes: a.remarks(), Anonymous: a.Anonymous} // what the number of cases means it says itself
 	if err := a.curves(&p); err != nil {
 		return err
 	}

@@ -392,6 +392,9 @@ func TestAdaptWithNothingHeldOut(t *testing.T) {
 	require.Nil(t, a.Before)
 	require.Nil(t, a.After)
 	require.Contains(t, log, "3 training and 3 validation cases")
+	page, err := os.ReadFile(a.Report)
+	require.NoError(t, err)
+	require.Contains(t, string(page), "No case was held out: nothing here shows that the adapted model is better")
 }
 
 // A refit trains on the held-out cases too; the scores stay those of the model before it.

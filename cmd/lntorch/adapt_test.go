@@ -110,6 +110,7 @@ func TestAdaptIsKilledAndGoesOn(t *testing.T) {
 		if c.signal == syscall.SIGINT {
 			require.Equal(t, 130, cmd.ProcessState.ExitCode(), log.String())
 			require.Contains(t, log.String(), "the same command with --c goes on from there")
+			require.NotContains(t, log.String(), ": Epoch 0", "training went on where it was killed")
 		}
 		if i == 0 {
 			var err error
