@@ -251,9 +251,10 @@ func (k *caseChecker) check(ctx context.Context, list []AdaptCase) error {
 func (k *caseChecker) refuseBad(list []AdaptCase) error {
 	held := k.heldOutNames()
 	var lines, advice []string
-	good := map[string]int{}
+	good, test := map[string]int{}, false
 	for i := range list {
 		c := &list[i]
+		test = test || c.Role == RoleTest
 		if c.emptyLabel && len(c.Problems) == 0 {
 			if c.Role == RoleTrain && !slices.Contains(held, c.Case) {
 				c.Problems = append(c.Problems, "no foreground in the labels: there is nothing "+
@@ -291,6 +292,8 @@ func (k *caseChecker) refuseBad(list []AdaptCase) error {
 		return nil
 	case good[RoleTrain] == 0:
 		return errors.New(text + "\nno case is left to train on")
+	case test && good[RoleTest] == 0:
+		return errors.New(text + "\nno case of the test set is left")
 	case k.SkipBad:
 		k.out.Printf("WARNING: left out (--skip-bad): %s", text)
 		return nil
