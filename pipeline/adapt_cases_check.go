@@ -87,7 +87,11 @@ func (r *caseReader) image() (*volume.Image, *images.Properties, error) {
 			}
 			choice = referred(x, to)
 		}
-		if r.stack, err = x.Choose(choice); err != nil {
+		if r.stack, err = x.Choose(choice); err != nil && len(x.Stacks) > 1 {
+			return nil, nil, fmt.Errorf("%s holds %d image stacks, and which one is meant is not "+
+				"known: put each series into a folder of its own", path, len(x.Stacks))
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 	}
@@ -112,7 +116,13 @@ func (r *caseReader) findObject() error {
 	if r.object != nil || !isDICOM(r.of.Label) {
 		return nil
 	}
-	var err error
+	x, err := series.Find(r.of.Label, r.workers())
+	if err != nil {
+		return err
+	}
+	if len(x.Damaged) == 0 && len(labelObjects(x)) == 0 {
+		return fmt.Errorf("%s is DICOM, but no RTSTRUCT and no SEG", r.of.Label)
+	}
 	if r.object, err = labelObject(r.of.Label); err != nil {
 		return err
 	}
@@ -230,6 +240,14 @@ func (k *caseChecker) checkCase(c *AdaptCase) {
 	if len(c.Problems) > 0 {
 		return
 	}
+	defer func() {
+		for _, flag := range []string{"--fix-geometry", "--ignore-references", "--resample"} {
+			if strings.Contains(strings.Join(c.Problems, " "), flag) {
+				c.advice = "--fix-geometry, --ignore-references and --resample are flags of lntorch " +
+					"image convert, which makes files of such series and labels"
+			}
+		}
+	}()
 	r := k.open(c)
 	im, p, err := r.image()
 	if err != nil {
