@@ -243,8 +243,8 @@ func (k *caseChecker) checkCase(c *AdaptCase) {
 	defer func() {
 		for _, flag := range []string{"--fix-geometry", "--ignore-references", "--resample"} {
 			if strings.Contains(strings.Join(c.Problems, " "), flag) {
-				c.advice = "--fix-geometry, --ignore-references and --resample are flags of lntorch " +
-					"image convert, which makes files of such series and labels"
+				c.advice = "--fix-geometry, --ignore-references and --resample are flags of " +
+					"lntorch image convert, which makes files of such series and labels"
 			}
 		}
 	}()
