@@ -56,8 +56,10 @@ type AdaptCasesConfig struct {
 	LabelFiles string `flag:"labels" help:"path of its labels, such as {case}/*nodes*.mha: a label map, RTSTRUCT or SEG"`
 	SkipBad    bool   `flag:"skip-bad" help:"go on without cases in which something is wrong"`
 
-	ROIs      []string // of the flag --roi, which may hold commas: NAME=PATTERN or PATTERN, of RTSTRUCT and SEG
-	LabelsMap []string // of the flag --labels-map, which may hold commas: NAME=VALUES, as in lymph node=1,3
+	// of the flag --roi, which may hold commas: NAME=PATTERN or PATTERN, of RTSTRUCT and SEG
+	ROIs []string
+	// of the flag --labels-map, which may hold commas: NAME=VALUES, as in lymph node=1,3
+	LabelsMap []string
 	DrawSeed  uint64   // of the choice of cases: the training's --seed
 	Workers   int      // cases at a time; 0: the cores, eight at most
 	MaxRAM    float64  // GiB for the cases at work; 0: three quarters of what is free
@@ -71,11 +73,14 @@ type adaptModel struct {
 }
 
 // findAdaptCases finds the cases, checks them and says what each is for: training cases first, then
-// those that are held out, then those that are not used, because they are bad and SkipBad was given, or
-// Shots are fewer. It writes nothing. Where the error is about the cases, they come with it.
-func findAdaptCases(ctx context.Context, c AdaptCasesConfig, m adaptModel, o Output) ([]AdaptCase, error) {
+// those that are held out, then those that are not used, because they are bad and SkipBad was
+// given, or Shots are fewer. It writes nothing. Where the error is about the cases, they come with
+// it.
+func findAdaptCases(ctx context.Context, c AdaptCasesConfig, m adaptModel, o Output) (
+	[]AdaptCase, error) {
 	if (c.ImageFiles == "") != (c.LabelFiles == "") {
-		return nil, settings.Usage("--images and --labels: give both, the paths of a case's image and of its labels")
+		return nil, settings.Usage("--images and --labels: give both, the paths of a case's " +
+			"image and of its labels")
 	}
 	if err := (&cases.Options{Images: c.ImageFiles, Labels: c.LabelFiles}).Check(); err != nil {
 		return nil, &settings.UsageError{Err: err}
@@ -103,7 +108,8 @@ func findAdaptCases(ctx context.Context, c AdaptCasesConfig, m adaptModel, o Out
 func sortAdaptCases(list []AdaptCase) {
 	roles := []string{RoleTrain, RoleVal, RoleTest, ""}
 	slices.SortStableFunc(list, func(a, b AdaptCase) int {
-		return cmp.Or(cmp.Compare(slices.Index(roles, a.Role), slices.Index(roles, b.Role)), cmp.Compare(a.Case, b.Case))
+		return cmp.Or(cmp.Compare(slices.Index(roles, a.Role), slices.Index(roles, b.Role)),
+			cmp.Compare(a.Case, b.Case))
 	})
 }
 
@@ -156,7 +162,8 @@ func (k *caseChecker) find(ctx context.Context) ([]AdaptCase, error) {
 	for _, one := range list {
 		names[one.Case] = true
 	}
-	for _, one := range test { // another case of that name, or a duplicate, which the voxels will tell
+	// another case of that name, or a duplicate, which the voxels will tell
+	for _, one := range test {
 		for names[one.Case] {
 			one.Case += "_test"
 		}
@@ -167,11 +174,13 @@ func (k *caseChecker) find(ctx context.Context) ([]AdaptCase, error) {
 }
 
 // findIn finds the cases of a folder.
-func (k *caseChecker) findIn(ctx context.Context, flag, folder string, without []string) (*cases.Found, error) {
+func (k *caseChecker) findIn(ctx context.Context, flag, folder string,
+	without []string) (*cases.Found, error) {
 	if err := exists(flag, folder, "a folder of images and labels"); err != nil {
 		return nil, err
 	}
-	found, err := cases.Find(ctx, folder, cases.Options{Images: k.ImageFiles, Labels: k.LabelFiles, Without: without})
+	found, err := cases.Find(ctx, folder, cases.Options{Images: k.ImageFiles, Labels: k.LabelFiles,
+		Without: without})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", flag, err)
 	}
@@ -190,13 +199,15 @@ func (k *caseChecker) findIn(ctx context.Context, flag, folder string, without [
 }
 
 // rows makes rows of what was found in a folder.
-func (k *caseChecker) rows(ctx context.Context, folder string, layout cases.Layout, found []cases.Case, role string) ([]AdaptCase, error) {
+func (k *caseChecker) rows(ctx context.Context, folder string, layout cases.Layout,
+	found []cases.Case, role string) ([]AdaptCase, error) {
 	if layout == cases.DICOM && role == RoleTrain || layout == cases.DICOM && folder == k.Test {
 		return k.findDICOM(ctx, folder, role)
 	}
 	var list []AdaptCase
 	for _, c := range found {
-		row := AdaptCase{Case: c.Name, Image: append([]string{}, c.Images...), Label: c.Label, Role: role, Problems: []string{}, Warnings: []string{}}
+		row := AdaptCase{Case: c.Name, Image: append([]string{}, c.Images...), Label: c.Label,
+			Role: role, Problems: []string{}, Warnings: []string{}}
 		if c.Problem != "" {
 			row.Problems, row.advice = append(row.Problems, c.Problem), c.Advice
 		}
@@ -220,33 +231,37 @@ func (k *caseChecker) check(ctx context.Context, list []AdaptCase) error {
 	for _, c := range list {
 		all.Cases = append(all.Cases, raw.Case{ID: c.Case})
 	}
-	return all.Each(ctx, cmp.Or(k.Workers, casesAtATime()), "checking", k.out.progress(), func(i int, _ raw.Case) error {
-		if len(list[i].Problems) > 0 {
+	return all.Each(ctx, cmp.Or(k.Workers, casesAtATime()), "checking", k.out.progress(),
+		func(i int, _ raw.Case) error {
+			if len(list[i].Problems) > 0 {
+				return nil
+			}
+			need := estimateCase(&list[i])
+			if err := share.Take(ctx, need); err != nil {
+				return err
+			}
+			defer share.Give(need)
+			k.checkCase(&list[i])
 			return nil
-		}
-		need := estimateCase(&list[i])
-		if err := share.Take(ctx, need); err != nil {
-			return err
-		}
-		defer share.Give(need)
-		k.checkCase(&list[i])
-		return nil
-	})
+		})
 }
 
-// refuseBad is the error that names every bad case, nil with SkipBad as long as others are left. Bad
-// cases lose their role.
+// refuseBad is the error that names every bad case, nil with SkipBad as long as others are left.
+// Bad cases lose their role.
 func (k *caseChecker) refuseBad(list []AdaptCase) error {
 	held := k.heldOutNames()
 	var lines, advice []string
-	good := map[string]int{}
+	good, test := map[string]int{}, false
 	for i := range list {
 		c := &list[i]
+		test = test || c.Role == RoleTest
 		if c.emptyLabel && len(c.Problems) == 0 {
 			if c.Role == RoleTrain && !slices.Contains(held, c.Case) {
-				c.Problems = append(c.Problems, "no foreground in the labels: there is nothing to learn from; --val "+c.Case+" holds it out")
+				c.Problems = append(c.Problems, "no foreground in the labels: there is nothing "+
+					"to learn from; --val "+c.Case+" holds it out")
 			} else {
-				c.Warnings = append(c.Warnings, "no foreground in the labels: scores of the nodes found are not defined")
+				c.Warnings = append(c.Warnings, "no foreground in the labels: scores of the "+
+					"nodes found are not defined")
 			}
 		}
 		if len(c.Problems) == 0 {
@@ -264,7 +279,8 @@ func (k *caseChecker) refuseBad(list []AdaptCase) error {
 			k.out.Printf("WARNING: case %s: %s", c.Case, w)
 		}
 	}
-	text := fmt.Sprintf("%d of %d cases cannot be used:\n%s", len(lines), len(list), strings.Join(lines, "\n"))
+	text := fmt.Sprintf("%d of %d cases cannot be used:\n%s", len(lines), len(list),
+		strings.Join(lines, "\n"))
 	const most = 5
 	for _, a := range advice[:min(len(advice), most)] {
 		text += "\n" + a
@@ -276,6 +292,8 @@ func (k *caseChecker) refuseBad(list []AdaptCase) error {
 		return nil
 	case good[RoleTrain] == 0:
 		return errors.New(text + "\nno case is left to train on")
+	case test && good[RoleTest] == 0:
+		return errors.New(text + "\nno case of the test set is left")
 	case k.SkipBad:
 		k.out.Printf("WARNING: left out (--skip-bad): %s", text)
 		return nil
@@ -283,11 +301,12 @@ func (k *caseChecker) refuseBad(list []AdaptCase) error {
 	return errors.New(text + "\nmend them, or go on without them with --skip-bad")
 }
 
-// writeAdaptTable prints the cases as a table: case, role, image, label, size, spacing, nodes, ml, what
-// is wrong.
+// writeAdaptTable prints the cases as a table: case, role, image, label, size, spacing, nodes, ml,
+// what is wrong.
 func writeAdaptTable(w io.Writer, cases []AdaptCase) error {
-	t := report.Table{Columns: []report.Column{{Name: "case"}, {Name: "role"}, {Name: "image"}, {Name: "label"}, {Name: "size"},
-		{Name: "spacing mm"}, {Name: "nodes", Right: true}, {Name: "ml", Right: true}, {Name: "what is wrong"}}}
+	t := report.Table{Columns: []report.Column{{Name: "case"}, {Name: "role"}, {Name: "image"},
+		{Name: "label"}, {Name: "size"}, {Name: "spacing mm"}, {Name: "nodes", Right: true},
+		{Name: "ml", Right: true}, {Name: "what is wrong"}}}
 	folder := commonFolder(cases)
 	short := func(path string) string {
 		if rel, err := filepath.Rel(folder, path); folder != "" && path != "" && err == nil {
@@ -314,7 +333,8 @@ func writeAdaptTable(w io.Writer, cases []AdaptCase) error {
 		for _, text := range c.Warnings {
 			wrong = append(wrong, "note: "+text)
 		}
-		row := []string{c.Case, cmp.Or(c.Role, "-"), image, short(c.Label), size, spacing, nodes, ml, strings.Join(wrong, "; ")}
+		row := []string{c.Case, cmp.Or(c.Role, "-"), image, short(c.Label), size, spacing, nodes,
+			ml, strings.Join(wrong, "; ")}
 		for i := range row {
 			row[i] = Printable(row[i])
 		}
@@ -327,7 +347,8 @@ func writeAdaptTable(w io.Writer, cases []AdaptCase) error {
 	return err
 }
 
-// commonFolder is the folder in which, or below which, the files of all cases lie; "" if there is none.
+// commonFolder is the folder in which, or below which, the files of all cases lie; "" if there is
+// none.
 func commonFolder(cases []AdaptCase) string {
 	common, first := "", true
 	for _, c := range cases {

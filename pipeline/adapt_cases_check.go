@@ -25,10 +25,12 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// readAdaptCase reads a case: the image (c, z, y, x) as m's reader reads it, what the reader found out
-// about it, and the labels (1, z, y, x) on its grid, uint8 or uint16, with the values of dataset(). Of a
-// DICOM series both are what the reader reads once they have been converted to that dataset's format.
-func (c *AdaptCasesConfig) readAdaptCase(a AdaptCase, m adaptModel) (im *volume.Image, p *images.Properties, seg *volume.Image, err error) {
+// readAdaptCase reads a case: the image (c, z, y, x) as m's reader reads it, what the reader found
+// out about it, and the labels (1, z, y, x) on its grid, uint8 or uint16, with the values of
+// dataset(). Of a DICOM series both are what the reader reads once they have been converted to that
+// dataset's format.
+func (c *AdaptCasesConfig) readAdaptCase(a AdaptCase, m adaptModel) (im *volume.Image,
+	p *images.Properties, seg *volume.Image, err error) {
 	k := &caseChecker{AdaptCasesConfig: *c, model: m}
 	if k.dataset, err = c.dataset(m); err != nil {
 		return nil, nil, nil, err
@@ -85,7 +87,11 @@ func (r *caseReader) image() (*volume.Image, *images.Properties, error) {
 			}
 			choice = referred(x, to)
 		}
-		if r.stack, err = x.Choose(choice); err != nil {
+		if r.stack, err = x.Choose(choice); err != nil && len(x.Stacks) > 1 {
+			return nil, nil, fmt.Errorf("%s holds %d image stacks, and which one is meant is not "+
+				"known: put each series into a folder of its own", path, len(x.Stacks))
+		}
+		if err != nil {
 			return nil, nil, err
 		}
 	}
@@ -101,8 +107,8 @@ func (r *caseReader) image() (*volume.Image, *images.Properties, error) {
 	return im, p, nil
 }
 
-// isDICOM reports whether a path is a folder, a zip or a file of DICOM. Of image files only the first
-// bytes are read.
+// isDICOM reports whether a path is a folder, a zip or a file of DICOM. Of image files only the
+// first bytes are read.
 func isDICOM(path string) bool { return image.Ending(path) == "" && series.Is(path) }
 
 // findObject finds the RTSTRUCT or SEG, if the labels are one.
@@ -110,20 +116,27 @@ func (r *caseReader) findObject() error {
 	if r.object != nil || !isDICOM(r.of.Label) {
 		return nil
 	}
-	var err error
+	x, err := series.Find(r.of.Label, r.workers())
+	if err != nil {
+		return err
+	}
+	if len(x.Damaged) == 0 && len(labelObjects(x)) == 0 {
+		return fmt.Errorf("%s is DICOM, but no RTSTRUCT and no SEG", r.of.Label)
+	}
 	if r.object, err = labelObject(r.of.Label); err != nil {
 		return err
 	}
 	if len(r.choices()) == 0 {
-		return fmt.Errorf("%s holds ROIs or segments: say with --roi NAME=PATTERN which are labels (lntorch image info %s shows "+
-			"their names)", r.object.Name, r.of.Label)
+		return fmt.Errorf("%s holds ROIs or segments: say with --roi NAME=PATTERN which are "+
+			"labels (lntorch image info %s shows their names)", r.object.Name, r.of.Label)
 	}
 	return nil
 }
 
 func (r *caseReader) choices() []labels.Choice { return r.caseChecker.labels.choices }
 
-// labels reads the labels, and whatever is to be said of them. It needs the image to have been read.
+// labels reads the labels, and whatever is to be said of them. It needs the image to have been
+// read.
 func (r *caseReader) labels() (seg *volume.Image, notes []string, err error) {
 	translation := r.caseChecker.labels
 	if r.object == nil {
@@ -132,7 +145,8 @@ func (r *caseReader) labels() (seg *volume.Image, notes []string, err error) {
 			return nil, nil, err
 		}
 		if seg.Shape[0] != 1 {
-			return nil, nil, fmt.Errorf("%s: found %d channels, expected one of labels", r.of.Label, seg.Shape[0])
+			return nil, nil, fmt.Errorf("%s: found %d channels, expected one of labels", r.of.Label,
+				seg.Shape[0])
 		}
 		placed := *seg
 		if placed.Pixels, notes, err = translation.translate(seg.Pixels); err != nil {
@@ -140,16 +154,17 @@ func (r *caseReader) labels() (seg *volume.Image, notes []string, err error) {
 		}
 		return &placed, notes, nil
 	}
-	drawn, notes, err := drawObject(r.object, translation.choices, LabelsChoice{Threshold: 0.5}, func(labels.References) (*reference, error) {
-		if r.stack != nil {
-			return stackReference(r.of.Image[0], r.stack, false, r.workers())
-		}
-		h, err := image.Header(r.of.Image[0])
-		if err != nil {
-			return nil, err
-		}
-		return fileReference(r.of.Image[0], h, r.workers())
-	})
+	drawn, notes, err := drawObject(r.object, translation.choices, LabelsChoice{Threshold: 0.5},
+		func(labels.References) (*reference, error) {
+			if r.stack != nil {
+				return stackReference(r.of.Image[0], r.stack, false, r.workers())
+			}
+			h, err := image.Header(r.of.Image[0])
+			if err != nil {
+				return nil, err
+			}
+			return fileReference(r.of.Image[0], h, r.workers())
+		})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -167,10 +182,12 @@ func (r *caseReader) sameGrid(im, seg *volume.Image) error {
 	if a.Shape == b.Shape && sameCorners(a.Shape, a.Geometry, b.Geometry) {
 		return nil
 	}
-	return fmt.Errorf("the labels lie on another grid than the image: the image has %s; the labels have %s", gridText(a), gridText(b))
+	return fmt.Errorf("the labels lie on another grid than the image: the image has %s; the "+
+		"labels have %s", gridText(a), gridText(b))
 }
 
-// estimateCase is about how many bytes checking a case takes. What cannot be known is left to reading.
+// estimateCase is about how many bytes checking a case takes. What cannot be known is left to
+// reading.
 func estimateCase(c *AdaptCase) int64 {
 	total := int64(0)
 	for _, path := range append(slices.Clone(c.Image), c.Label) {
@@ -212,7 +229,9 @@ func bytesBelow(path string) (n int64) {
 
 // checkCase fills in what is to be told of a case, and what is wrong with it.
 func (k *caseChecker) checkCase(c *AdaptCase) {
-	bad := func(format string, args ...any) { c.Problems = append(c.Problems, fmt.Sprintf(format, args...)) }
+	bad := func(format string, args ...any) {
+		c.Problems = append(c.Problems, fmt.Sprintf(format, args...))
+	}
 	for _, path := range append(slices.Clone(c.Image), c.Label) {
 		if _, err := os.Stat(path); err != nil {
 			bad("%v", linkError(path, err))
@@ -221,6 +240,14 @@ func (k *caseChecker) checkCase(c *AdaptCase) {
 	if len(c.Problems) > 0 {
 		return
 	}
+	defer func() {
+		for _, flag := range []string{"--fix-geometry", "--ignore-references", "--resample"} {
+			if strings.Contains(strings.Join(c.Problems, " "), flag) {
+				c.advice = "--fix-geometry, --ignore-references and --resample are flags of " +
+					"lntorch image convert, which makes files of such series and labels"
+			}
+		}
+	}()
 	r := k.open(c)
 	im, p, err := r.image()
 	if err != nil {
@@ -244,7 +271,8 @@ func (k *caseChecker) checkCase(c *AdaptCase) {
 	if im != nil {
 		if err := r.sameGrid(im, seg); err != nil {
 			bad("%v", err)
-			c.advice = "labels that lie on the image's grid in another order of axes, and RTSTRUCT and SEG: lntorch import makes a dataset of them"
+			c.advice = "labels that lie on the image's grid in another order of axes, and " +
+				"RTSTRUCT and SEG: lntorch import makes a dataset of them"
 			return
 		}
 	}
@@ -255,18 +283,23 @@ func (k *caseChecker) checkCase(c *AdaptCase) {
 
 // linkError says of a link that leads nowhere that it is one: datalad and git-annex leave such.
 func linkError(path string, err error) error {
-	if info, failed := os.Lstat(path); failed == nil && info.Mode()&fs.ModeSymlink != 0 && errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%s is a link to a file that is not there: fetch it (datalad get, git annex get) or mend the link", path)
+	if info, failed := os.Lstat(path); failed == nil && info.Mode()&fs.ModeSymlink != 0 &&
+		errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is a link to a file that is not there: fetch it (datalad get, git "+
+			"annex get) or mend the link", path)
 	}
 	return err
 }
 
 // checkImage looks for what makes an image unfit.
 func (k *caseChecker) checkImage(c *AdaptCase, im *volume.Image, p *images.Properties) {
-	bad := func(format string, args ...any) { c.Problems = append(c.Problems, fmt.Sprintf(format, args...)) }
+	bad := func(format string, args ...any) {
+		c.Problems = append(c.Problems, fmt.Sprintf(format, args...))
+	}
 	channels := k.dataset.ChannelNames
 	if im.Shape[0] != len(channels) {
-		bad("found %d channels, expected %d: %s", im.Shape[0], len(channels), strings.Join(channels, ", "))
+		bad("found %d channels, expected %d: %s", im.Shape[0], len(channels),
+			strings.Join(channels, ", "))
 	}
 	for _, w := range p.Warnings {
 		bad("%s", w)
@@ -275,7 +308,8 @@ func (k *caseChecker) checkImage(c *AdaptCase, im *volume.Image, p *images.Prope
 		bad("%d voxels of the image are NaN, expected finite values: export it again", p.NaNs)
 	}
 	if p.Infinities > 0 {
-		bad("%d voxels of the image are infinite, expected finite values: export it again", p.Infinities)
+		bad("%d voxels of the image are infinite, expected finite values: export it again",
+			p.Infinities)
 	}
 	n := im.Shape[1] * im.Shape[2] * im.Shape[3]
 	if n == 0 {
@@ -294,16 +328,19 @@ func (k *caseChecker) checkImage(c *AdaptCase, im *volume.Image, p *images.Prope
 		case least[0] == most[0]:
 			bad("every voxel of channel %d is %g: this is no image", channel, least[0])
 		case isCT && least[0] >= -200:
-			c.Warnings = append(c.Warnings, fmt.Sprintf("no voxel of the image is below -200, the least is %g: are these HU?", least[0]))
+			c.Warnings = append(c.Warnings, fmt.Sprintf("no voxel of the image is below -200, "+
+				"the least is %g: are these HU?", least[0]))
 		case isCT && most[0] < 0:
-			c.Warnings = append(c.Warnings, fmt.Sprintf("no voxel of the image is above 0, the largest is %g: are these HU?", most[0]))
+			c.Warnings = append(c.Warnings, fmt.Sprintf("no voxel of the image is above 0, the "+
+				"largest is %g: are these HU?", most[0]))
 		}
 	}
 }
 
 // measure counts nodes and millilitres of the foreground.
 func (k *caseChecker) measure(c *AdaptCase, seg *volume.Image) error {
-	foreground := slices.DeleteFunc(slices.Clone(k.dataset.Labels.AllLabels), func(v int) bool { return v == 0 })
+	foreground := slices.DeleteFunc(slices.Clone(k.dataset.Labels.AllLabels),
+		func(v int) bool { return v == 0 })
 	sets := [][]int{foreground}
 	if !k.dataset.Labels.HasRegions {
 		sets = nil
@@ -341,8 +378,8 @@ func findNodes(seg *volume.Image, set []int) (*components.Components, error) {
 	return components.Find(volume.Cast[int32](seg.Pixels), shape, set, 26)
 }
 
-// hashPixels is the sha256 of shape and values, whatever type these are stored in: of their float32,
-// where NaN is one value and -0 is 0.
+// hashPixels is the sha256 of shape and values, whatever type these are stored in: of their
+// float32, where NaN is one value and -0 is 0.
 func hashPixels(im *volume.Image) string {
 	h := sha256.New()
 	fmt.Fprintln(h, im.Shape)
@@ -365,7 +402,8 @@ func hashPixels(im *volume.Image) string {
 
 // findDICOM finds cases by what RTSTRUCT and SEG refer to, as import does.
 func (k *caseChecker) findDICOM(ctx context.Context, folder, role string) ([]AdaptCase, error) {
-	m := &importer{o: k.out, names: map[foundKey]*FoundName{}, choices: k.labels.choices, adapting: true}
+	m := &importer{o: k.out, names: map[foundKey]*FoundName{}, choices: k.labels.choices,
+		adapting: true}
 	m.Modality, m.Unlabelled, m.Threshold, m.Workers = "CT", "skip", 0.5, k.Workers
 	if name := strings.ToUpper(k.dataset.ChannelNames[0]); name == "MR" || name == "PT" {
 		m.Modality = name
@@ -379,11 +417,13 @@ func (k *caseChecker) findDICOM(ctx context.Context, folder, role string) ([]Ada
 			names = append(names, fmt.Sprintf("%q (%d)", n.Name, n.Count))
 		}
 		if names == nil {
-			return nil, fmt.Errorf("%s is DICOM without RTSTRUCT and SEG: say where the labels are with --images and "+
-				"--labels, as in --images 'ct/{case}' --labels 'masks/{case}.nii.gz'", folder)
+			return nil, fmt.Errorf("%s is DICOM without RTSTRUCT and SEG: say where the labels "+
+				"are with --images and --labels, as in --images 'ct/{case}' --labels "+
+				"'masks/{case}.nii.gz'", folder)
 		}
 		slices.Sort(names)
-		return nil, fmt.Errorf("%s is DICOM: say with --roi NAME=PATTERN which ROIs or segments are labels; there are %s", folder,
+		return nil, fmt.Errorf("%s is DICOM: say with --roi NAME=PATTERN which ROIs or segments "+
+			"are labels; there are %s", folder,
 			several(names))
 	}
 	for _, l := range m.leftOut {
@@ -398,7 +438,8 @@ func (k *caseChecker) findDICOM(ctx context.Context, folder, role string) ([]Ada
 			name = fmt.Sprintf("%s_%d", base, i)
 		}
 		names[name] = true
-		row := AdaptCase{Case: name, Image: []string{image}, Role: role, Problems: []string{}, Warnings: append([]string{}, c.Warnings...)}
+		row := AdaptCase{Case: name, Image: []string{image}, Role: role, Problems: []string{},
+			Warnings: append([]string{}, c.Warnings...)}
 		if c.labels != nil {
 			row.Label = memberOf(c.labels.object.Name)
 		}
@@ -436,8 +477,8 @@ func memberOf(name string) string {
 	return name
 }
 
-// caseName names a case by the first folder below the one that was given, which is the patient's or the
-// study's in archives, or by its file.
+// caseName names a case by the first folder below the one that was given, which is the patient's or
+// the study's in archives, or by its file.
 func caseName(root, path string) string {
 	rel, err := filepath.Rel(realPath(root), realPath(path))
 	if err != nil || rel == "." {

@@ -34,9 +34,9 @@ func drawKey(seed uint64, name string) string {
 	return string(sum[:])
 }
 
-// assign says what the good cases of --cases are for. Of those that nothing names the first are held
-// out, and the next are trained on, in the order of drawKey: so with another --shots the same are held
-// out, and more shots are the fewer and others.
+// assign says what the good cases of --cases are for. Of those that nothing names the first are
+// held out, and the next are trained on, in the order of drawKey: so with another --shots the same
+// are held out, and more shots are the fewer and others.
 func (k *caseChecker) assign(list []AdaptCase) error {
 	var pool []*AdaptCase
 	test := 0
@@ -71,11 +71,13 @@ func (k *caseChecker) assign(list []AdaptCase) error {
 	default:
 		var err error
 		if n, err = strconv.Atoi(k.Val); err != nil || n < 0 || strings.HasPrefix(k.Val, "+") {
-			return settings.Usage("--val %s: expected auto, a number of cases, or names of cases", k.Val)
+			return settings.Usage("--val %s: expected auto, a number of cases, or names of cases",
+				k.Val)
 		}
 	}
 	if n > 0 && n >= all {
-		return settings.Usage("--val %d: there are %d cases, and none would be left to train on", n, all)
+		return settings.Usage("--val %d: there are %d cases, and none would be left to train on", n,
+			all)
 	}
 	for _, c := range pool[:n] {
 		c.Role = RoleVal
@@ -85,7 +87,8 @@ func (k *caseChecker) assign(list []AdaptCase) error {
 		return settings.Usage("--val %s: no case is left to train on", k.Val)
 	}
 	if k.Shots > len(pool) {
-		return settings.Usage("--shots %d: there are %d cases to train on, %d are held out", k.Shots, len(pool), all-len(pool))
+		return settings.Usage("--shots %d: there are %d cases to train on, %d are held out",
+			k.Shots, len(pool), all-len(pool))
 	}
 	if k.Shots > 0 {
 		for _, c := range pool[k.Shots:] {
@@ -116,14 +119,15 @@ func (k *caseChecker) noSuchCase(name string, list []AdaptCase) error {
 		case c.Role == RoleVal:
 			return settings.Usage("--val: %s is there twice", name)
 		}
-		return settings.Usage("--val %s: this case cannot be used: %s", name, strings.Join(c.Problems, "; "))
+		return settings.Usage("--val %s: this case cannot be used: %s", name,
+			strings.Join(c.Problems, "; "))
 	}
 	return settings.Usage("--val %s: no case of that name, there are %s", name, several(names))
 }
 
-// refuseDuplicates refuses cases of which one is trained on and another one scored, or held out in two
-// ways, and that have the same image or the same labels, voxel for voxel: scores would praise what the
-// model has seen. Duplicates of one role are told.
+// refuseDuplicates refuses cases of which one is trained on and another one scored, or held out in
+// two ways, and that have the same image or the same labels, voxel for voxel: scores would praise
+// what the model has seen. Duplicates of one role are told.
 func refuseDuplicates(list []AdaptCase, o Output) error {
 	var lines []string
 	for _, by := range []struct {
@@ -148,7 +152,8 @@ func refuseDuplicates(list []AdaptCase, o Output) error {
 				if by.what != "the same image" && other.imageHash == c.imageHash {
 					continue // told already
 				}
-				lines = append(lines, fmt.Sprintf("  %s (%s, %s) and %s (%s, %s) have %s", other.Case, other.Role, shownFile(other),
+				lines = append(lines, fmt.Sprintf("  %s (%s, %s) and %s (%s, %s) have %s",
+					other.Case, other.Role, shownFile(other),
 					c.Case, c.Role, shownFile(c), by.what))
 			}
 			first[hash] = append(first[hash], c)
@@ -161,7 +166,8 @@ func refuseDuplicates(list []AdaptCase, o Output) error {
 	if n := len(lines) - most; n > 0 {
 		lines = append(lines[:most], fmt.Sprintf("  and %d more", n))
 	}
-	return errors.New("cases that are held out are also among the others, voxel for voxel:\n" + strings.Join(lines, "\n") +
+	return errors.New("cases that are held out are also among the others, voxel for voxel:\n" +
+		strings.Join(lines, "\n") +
 		"\ntake one of each pair away, or hold out both with --val CASE,CASE")
 }
 

@@ -16,8 +16,8 @@ import (
 )
 
 // dataset is the dataset.json of the cases: of nnU-Net's raw layout that of their folder, else the
-// model's. Labels that --labels-map and --roi name are the model's if it knows all of these names, whose
-// case, _ and - do not matter; else they are the labels 1, 2, … of a new list.
+// model's. Labels that --labels-map and --roi name are the model's if it knows all of these names,
+// whose case, _ and - do not matter; else they are the labels 1, 2, … of a new list.
 func (c *AdaptCasesConfig) dataset(m adaptModel) (*plans.Dataset, error) {
 	k := &caseChecker{AdaptCasesConfig: *c, model: m}
 	path := ""
@@ -41,7 +41,9 @@ func (k *caseChecker) describe(path string) (*plans.Dataset, error) {
 	if err != nil {
 		return nil, err
 	}
-	isNew := slices.ContainsFunc(wanted, func(name string) bool { return labelNamed(known.Labels, name) == nil })
+	isNew := slices.ContainsFunc(wanted, func(name string) bool {
+		return labelNamed(known.Labels, name) == nil
+	})
 	if !isNew {
 		return known, nil
 	}
@@ -77,7 +79,8 @@ func (k *caseChecker) names(known *plans.Labels) ([]string, error) {
 	for _, text := range k.LabelsMap {
 		name, _, ok := strings.Cut(text, "=")
 		if name = strings.TrimSpace(name); !ok || name == "" {
-			return nil, settings.Usage("--labels-map %q: expected NAME=VALUES, as in 'lymph node=1'", text)
+			return nil, settings.Usage("--labels-map %q: expected NAME=VALUES, as in 'lymph "+
+				"node=1'", text)
 		}
 		add(name)
 	}
@@ -103,7 +106,8 @@ func roiName(text string, c labels.Choice, known *plans.Labels) (string, error) 
 	if entries := foreground(known); len(entries) == 1 {
 		return entries[0].Name, nil
 	}
-	return "", settings.Usage("--roi %q: expected NAME=PATTERN, as there are several labels: %s", text, labelList(known))
+	return "", settings.Usage("--roi %q: expected NAME=PATTERN, as there are several labels: %s",
+		text, labelList(known))
 }
 
 // foreground are the labels but background and ignore.
@@ -118,7 +122,8 @@ func foreground(l *plans.Labels) (list []plans.Label) {
 
 // plainName is a label's name without what is spelled now this way, now that.
 func plainName(s string) string {
-	return strings.Join(strings.FieldsFunc(strings.ToLower(s), func(r rune) bool { return r == '_' || r == '-' || r == ' ' }), " ")
+	return strings.Join(strings.FieldsFunc(strings.ToLower(s),
+		func(r rune) bool { return r == '_' || r == '-' || r == ' ' }), " ")
 }
 
 // labelNamed is the label of a name, nil if there is none.
@@ -162,7 +167,8 @@ func newCaseLabels(c *AdaptCasesConfig, d *plans.Dataset) (*caseLabels, error) {
 		for _, one := range strings.Split(list, ",") {
 			v, err := strconv.Atoi(strings.TrimSpace(one))
 			if err != nil || v < 0 || v > math.MaxUint16 {
-				return nil, settings.Usage("--labels-map %q: found %q, expected values of the label maps, as in 'lymph node=1,3'", text, one)
+				return nil, settings.Usage("--labels-map %q: found %q, expected values of the "+
+					"label maps, as in 'lymph node=1,3'", text, one)
 			}
 			if before, twice := l.values[v]; twice && before != to {
 				return nil, settings.Usage("--labels-map: the value %d is given to two labels", v)
@@ -203,7 +209,8 @@ func (l *caseLabels) value(flag, name string) (int, error) {
 			return l.of.RegionsClassOrder[i], nil
 		}
 	}
-	return 0, settings.Usage("%s: the label %q is a region of the values %v, and none of them stands for it alone: map the values in the files", flag,
+	return 0, settings.Usage("%s: the label %q is a region of the values %v, and none of them "+
+		"stands for it alone: map the values in the files", flag,
 		e.Name, e.Values)
 }
 
@@ -216,16 +223,19 @@ func (l *caseLabels) allowed() []int {
 	return all
 }
 
-// translate turns the values of a label map into the dataset's. notes are values that become background
-// since --labels-map leaves them out. The error is what is wrong with the values.
-func (l *caseLabels) translate(pixels volume.Pixels) (out volume.Pixels, notes []string, err error) {
+// translate turns the values of a label map into the dataset's. notes are values that become
+// background since --labels-map leaves them out. The error is what is wrong with the values.
+func (l *caseLabels) translate(pixels volume.Pixels) (out volume.Pixels, notes []string,
+	err error) {
 	counts := map[float64]int{}
 	raw.Tally(pixels, counts)
 	if len(counts) > raw.MaxValues {
-		return nil, nil, fmt.Errorf("more than %d different values: is this an image?", raw.MaxValues)
+		return nil, nil, fmt.Errorf("more than %d different values: is this an image?",
+			raw.MaxValues)
 	}
 	if n := counts[math.Inf(-1)]; n > 0 { // NaN, see Tally
-		return nil, nil, fmt.Errorf("%d voxels of the labels are NaN or infinite, expected whole numbers", n)
+		return nil, nil, fmt.Errorf("%d voxels of the labels are NaN or infinite, expected whole "+
+			"numbers", n)
 	}
 	var values []float64
 	for v := range counts {
@@ -262,9 +272,11 @@ func (l *caseLabels) translate(pixels volume.Pixels) (out volume.Pixels, notes [
 	}
 	switch {
 	case len(fractions) > 0:
-		return nil, nil, fmt.Errorf("the labels hold fractions, %s, expected whole numbers: were they resampled with interpolation?", some(fractions))
+		return nil, nil, fmt.Errorf("the labels hold fractions, %s, expected whole numbers: were "+
+			"they resampled with interpolation?", some(fractions))
 	case len(unknown) > 0:
-		return nil, nil, fmt.Errorf("the labels hold %s, expected %s: %s", some(unknown), labelList(l.of), l.suggest(left))
+		return nil, nil, fmt.Errorf("the labels hold %s, expected %s: %s", some(unknown),
+			labelList(l.of), l.suggest(left))
 	}
 	if notes != nil {
 		notes = []string{"values that --labels-map leaves out become background: " + some(notes)}
@@ -291,7 +303,8 @@ func (l *caseLabels) suggest(values []float64) string {
 	for _, v := range values {
 		list = append(list, strconv.FormatFloat(v, 'f', -1, 64))
 	}
-	return fmt.Sprintf("if they mean that too, give --labels-map '%s=%s'", entries[0].Name, strings.Join(list, ","))
+	return fmt.Sprintf("if they mean that too, give --labels-map '%s=%s'", entries[0].Name,
+		strings.Join(list, ","))
 }
 
 // some names the first of a list.
@@ -322,7 +335,8 @@ func translated[T uint8 | uint16](pixels volume.Pixels, table map[int]int) volum
 	return out
 }
 
-// fromROIs gives a map that was drawn, with the values 1, 2, … for the choices, the dataset's values.
+// fromROIs gives a map that was drawn, with the values 1, 2, … for the choices, the dataset's
+// values.
 func (l *caseLabels) fromROIs(m *labels.Map) volume.Pixels {
 	table := map[int]int{}
 	most := 0

@@ -9,10 +9,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -392,6 +392,12 @@ func TestATestSetIsHeldOutAlone(t *testing.T) {
 	c.Val = "c1_test"
 	_, _, err = foundCases(t, c, aModel(t, ""))
 	require.ErrorContains(t, err, "this case is of the test set already")
+	none := c
+	none.Val, none.Test, none.SkipBad = "auto", t.TempDir(), true
+	pairs(t, none.Test, "e", 1, 300)
+	put(t, none.Test+"/images/e1.nii.gz", make(volume.Slice[int16], caseVoxels), nil)
+	_, _, err = foundCases(t, none, aModel(t, ""))
+	require.ErrorContains(t, err, "no case of the test set is left") // and none of the others takes its place
 	c.Val, c.Test = "auto", root+"/tset"
 	_, _, err = foundCases(t, c, aModel(t, ""))
 	require.ErrorContains(t, err, root+" holds test, train")
@@ -714,6 +720,26 @@ func TestCasesOfDICOM(t *testing.T) {
 	list, _, err = foundCases(t, c, four)
 	require.ErrorContains(t, err, "say with --roi NAME=PATTERN which are labels")
 	require.Empty(t, caseOf(t, list, "one").Problems)
+	c.ROIs = []string{"a=.* a"}
+	require.NoError(t, os.Remove(mixed+"/images/one"))
+	require.NoError(t, os.Symlink(pool+"/all", mixed+"/images/one")) // two series, and a label map says nothing
+	_, _, err = foundCases(t, c, four)
+	require.ErrorContains(t, err, "one holds 2 image stacks, and which one is meant is not known: put each series")
+	slice, err := filepath.Glob(archive + "/p17/ct/*")
+	require.NoError(t, err)
+	data, err = os.ReadFile(slice[0])
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(mixed+"/labels/two.dcm", data, 0o666))
+	_, _, err = foundCases(t, c, four)
+	require.ErrorContains(t, err, "two.dcm is DICOM, but no RTSTRUCT and no SEG")
+	data, err = os.ReadFile(archive + "/p17/stars-rotated.dcm")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(mixed+"/labels/two.dcm", data, 0o666))
+	require.NoError(t, os.Remove(mixed+"/images/two.nii.gz"))
+	require.NoError(t, os.Symlink(archive+"/p16/ct", mixed+"/images/two"))
+	_, _, err = foundCases(t, c, four)
+	require.ErrorContains(t, err, "refers to another series and another frame of reference")
+	require.ErrorContains(t, err, "are flags of lntorch image convert, which makes files of such series and labels")
 	c.ROIs = []string{"a=nothing"}
 	_, _, err = foundCases(t, c, four)
 	require.ErrorContains(t, err, `no name of a ROI matches "nothing"; there are `)
@@ -793,6 +819,9 @@ func TestHostileNamesOfCases(t *testing.T) {
 	require.NoError(t, os.Symlink(".", root+"/images/loop"))
 	require.NoError(t, os.Symlink("pipe.nii.gz", root+"/images/pipe.nii.gz"))
 	put(t, root+"/labels/pipe.nii.gz", nodesLabelled(1), nil)
+	require.NoError(t, syscall.Mkfifo(root+"/images/fifo.nii.gz", 0o600))
+	put(t, root+"/labels/fifo.nii.gz", nodesLabelled(2), nil)
+	require.NoError(t, syscall.Mkfifo(root+"/labels/IM0001", 0o600))
 	c := casesConfig(root)
 	c.SkipBad = true
 	list, log, err := foundCases(t, c, aModel(t, ""))
@@ -802,8 +831,8 @@ func TestHostileNamesOfCases(t *testing.T) {
 	var table bytes.Buffer
 	require.NoError(t, writeAdaptTable(&table, list))
 	require.NotContains(t, table.String(), "\x1b")
-	require.Len(t, strings.Split(strings.TrimSpace(table.String()), "\n"), 5)
-	runtime.KeepAlive(list)
+	require.Len(t, strings.Split(strings.TrimSpace(table.String()), "\n"), 6)
+	require.Len(t, caseOf(t, list, "fifo").Problems, 1)
 }
 
 // Size, spacing, nodes and volumes are SimpleITK's and SciPy's (label, with a full 3³ structure).

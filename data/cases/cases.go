@@ -1,8 +1,8 @@
 // Package cases finds the annotated cases of a folder: which files are images, and which are their
-// labels. It goes by names alone and opens no image; of files without an image format's ending it looks
-// at the first bytes, whether they are DICOM. What is in the files, and whether it fits, is for its
-// callers. What names cannot settle is never guessed: it becomes the problem of a case, with the flags
-// --images and --labels that settle it.
+// labels. It goes by names alone and opens no image; of files without an image format's ending it
+// looks at the first bytes, whether they are DICOM. What is in the files, and whether it fits, is
+// for its callers. What names cannot settle is never guessed: it becomes the problem of a case,
+// with the flags --images and --labels that settle it.
 package cases
 
 import (
@@ -32,11 +32,12 @@ const (
 
 // A Case is an image with its labels, or what is there of it.
 type Case struct {
-	Name    string
-	Images  []string // one file per channel, or a file, folder or zip of DICOM; empty if there is none
-	Label   string   // "" if there is none
-	Problem string   // why it is no case; "" if it is one
-	Advice  string   // how the problem is settled
+	Name string
+	// one file per channel, or a file, folder or zip of DICOM; empty if there is none
+	Images  []string
+	Label   string // "" if there is none
+	Problem string // why it is no case; "" if it is one
+	Advice  string // how the problem is settled
 }
 
 // Found is what a folder holds.
@@ -159,7 +160,8 @@ func (f *finder) folders(entries []entry) (*Found, error) {
 		return nil, f.severalFolders(images, labels)
 	}
 	found := &Found{Layout: Folders}
-	if strings.EqualFold(images[0].name, "imagesTr") && strings.EqualFold(labels[0].name, "labelsTr") {
+	if strings.EqualFold(images[0].name, "imagesTr") &&
+		strings.EqualFold(labels[0].name, "labelsTr") {
 		found.Layout = NNUNet
 	}
 	var err error
@@ -193,7 +195,8 @@ func (f *finder) listed() ([]Case, error) {
 	d, err := plans.LoadDataset(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w; without it, which the cases do not need: %s", err,
-			flags("imagesTr/"+place+f.endingIn(entry{path: "imagesTr"}), "labelsTr/"+place+f.endingIn(entry{path: "labelsTr"})))
+			flags("imagesTr/"+place+f.endingIn(entry{path: "imagesTr"}),
+				"labelsTr/"+place+f.endingIn(entry{path: "labelsTr"})))
 	}
 	if _, ok := d.Raw().Get("dataset"); !ok {
 		return nil, nil
@@ -228,14 +231,16 @@ func (f *finder) pairFolders(images, labels entry) ([]Case, error) {
 		return nil, err
 	}
 	list := pair(a, b)
-	matched := slices.ContainsFunc(list, func(c Case) bool { return len(c.Images) > 0 && c.Label != "" })
+	matched := slices.ContainsFunc(list, func(c Case) bool {
+		return len(c.Images) > 0 && c.Label != ""
+	})
 	if matched {
 		return list, nil
 	}
 	slice := func(e entry) bool { return e.kind == dicomFile }
 	if len(a) > 1 && !slices.ContainsFunc(a, func(e entry) bool { return !slice(e) }) {
-		return nil, fmt.Errorf("%s holds the slices of DICOM series: put each series into a folder of its "+
-			"own, named as its labels in %s", f.path(images.path), f.path(labels.path))
+		return nil, fmt.Errorf("%s holds the slices of DICOM series: put each series into a "+
+			"folder of its own, named as its labels in %s", f.path(images.path), f.path(labels.path))
 	}
 	if len(a) == 0 || len(b) == 0 {
 		return nil, f.emptyFolders(images, labels, len(a), len(b))
@@ -243,12 +248,13 @@ func (f *finder) pairFolders(images, labels entry) ([]Case, error) {
 	return list, nil
 }
 
-// DatasetJSON is the path of dataset.json in a folder of nnU-Net's raw layout, "" if it is none. That of
-// the Decathlon and of nnU-Net 1, which lists training and has no file_ending, is not meant.
+// DatasetJSON is the path of dataset.json in a folder of nnU-Net's raw layout, "" if it is none.
+// That of the Decathlon and of nnU-Net 1, which lists training and has no file_ending, is not
+// meant.
 func DatasetJSON(folder string) string {
 	at := filepath.Join(folder, "dataset.json")
-	for _, part := range []string{at, filepath.Join(folder, "imagesTr"), filepath.Join(folder, "labelsTr")} {
-		if _, err := os.Stat(part); err != nil {
+	for _, part := range []string{"dataset.json", "imagesTr", "labelsTr"} {
+		if _, err := os.Stat(filepath.Join(folder, part)); err != nil {
 			return ""
 		}
 	}

@@ -20,11 +20,13 @@ func (f *finder) eachOrFlat(entries []entry) (*Found, error) {
 	switch {
 	case inFolders != nil && inOne != nil:
 		a, b := settled(inFolders), settled(inOne)
-		return nil, fmt.Errorf("%s: found cases in folders of their own (%s) and beside these (%s): say which are "+
-			"meant with %s or with %s", f.root, inFolders.Name, inOne.Name, a, b)
+		return nil, fmt.Errorf("%s: found cases in folders of their own (%s) and beside these "+
+			"(%s): say which are meant with %s or with %s", f.root, inFolders.Name,
+			inOne.Name, a, b)
 	case inFolders != nil:
 		if n := pictures(files); n > 0 {
-			f.note("%s: left out: %s beside the cases' folders", f.root, count(n, "image file", "image files"))
+			f.note("%s: left out: %s beside the cases' folders", f.root,
+				count(n, "image file", "image files"))
 		}
 		return &Found{Layout: Each, Cases: each}, nil
 	case inOne != nil:
@@ -34,8 +36,8 @@ func (f *finder) eachOrFlat(entries []entry) (*Found, error) {
 		return nil, unknown
 	}
 	if pictures(files) > 0 && f.onlyOne(files) {
-		return nil, fmt.Errorf("%s is one case, an image and its labels: give the folder above it, which holds a "+
-			"folder for each case", f.root)
+		return nil, fmt.Errorf("%s is one case, an image and its labels: give the folder above "+
+			"it, which holds a folder for each case", f.root)
 	}
 	ambiguous := func(c Case) bool { return c.Advice != "" }
 	switch {
@@ -76,8 +78,8 @@ func pictures(entries []entry) (n int) {
 	return n
 }
 
-// each finds the cases of folders that hold one each. Folders in which there is no image file are no
-// cases; dicom says that there are such with DICOM alone.
+// each finds the cases of folders that hold one each. Folders in which there is no image file are
+// no cases; dicom says that there are such with DICOM alone.
 func (f *finder) each(entries []entry) (list []Case, dicom bool, err error) {
 	var empty []string
 	for _, sub := range entries {
@@ -89,7 +91,7 @@ func (f *finder) each(entries []entry) (list []Case, dicom bool, err error) {
 			if f.ctx.Err() != nil {
 				return nil, false, err
 			}
-			list = append(list, Case{Name: sub.name, Problem: fmt.Sprintf("cannot be read: %v", err)})
+			list = append(list, Case{Name: sub.name, Problem: "cannot be read: " + err.Error()})
 			continue
 		}
 		all := inside
@@ -110,8 +112,8 @@ func (f *finder) each(entries []entry) (list []Case, dicom bool, err error) {
 		list = append(list, c)
 	}
 	if whole(list) != nil && len(empty) > 0 {
-		f.note("%s: folders in which there is no image file: %s", f.root, strings.Join(empty[:min(len(empty), 5)], ", ")+
-			more(len(empty)-5))
+		f.note("%s: folders in which there is no image file: %s", f.root,
+			strings.Join(empty[:min(len(empty), 5)], ", ")+more(len(empty)-5))
 	}
 	return list, dicom, nil
 }
@@ -123,12 +125,12 @@ func more(n int) string {
 	return fmt.Sprintf(" and %d more", n)
 }
 
-// divide tells the image of a case's folder from its labels. Files whose names do not say what they are
-// become images, so that two of them are noticed.
+// divide tells the image of a case's folder from its labels. Files whose names do not say what they
+// are become images, so that two of them are noticed.
 func divide(sub entry, inside []entry) (images, labels []entry) {
 	series := false // slices lie in the folder itself
 	for _, e := range inside {
-		loose := e.kind == dicomFile && !strings.EqualFold(strings.TrimPrefix(e.name, e.stem), ".zip")
+		loose := e.kind == dicomFile && !strings.EqualFold(e.name, e.stem+".zip")
 		switch {
 		case says(ownStem(sub, e), labelWords),
 			e.kind != picture && says(ownStem(sub, e), objectWords):
@@ -158,7 +160,8 @@ func (f *finder) deeperLabels(sub, image entry, inside []entry) string {
 		if x := f.example(e, 1); x != nil {
 			pictures, maps := patternOf(sub.name, image.path), patternOf(sub.name, x.path)
 			if pictures != "" && maps != "" {
-				return "labels in " + e.name + " are meant by flags such as " + flags(pictures, maps)
+				return "labels in " + e.name + " are meant by flags such as " +
+					flags(pictures, maps)
 			}
 		}
 	}
@@ -168,8 +171,8 @@ func (f *finder) deeperLabels(sub, image entry, inside []entry) string {
 // ownStem is the stem of a file without the name of its case, which may hold any words.
 func ownStem(sub, e entry) string { return strings.TrimPrefix(e.stem, sub.name) }
 
-// byName finds the labels among entries of which none is called so: all others are called images or are
-// a DICOM series; or of two it has the name of the other and more.
+// byName finds the labels among entries of which none is called so: all others are called images or
+// are a DICOM series; or of two it has the name of the other and more.
 func byName(sub entry, all []entry) (images, labels []entry) {
 	var rest []entry
 	for _, e := range all {
@@ -205,7 +208,8 @@ func pairFlat(files []entry) []Case {
 	}
 	for _, e := range files {
 		short, ok := withoutWord(e.stem, labelWords)
-		// An image may end in such a word, too: there are labels for it, and no image for it to label.
+		// An image may end in such a word, too: there are labels for it, and no image for it to
+		// label.
 		base := func(e entry) bool { return slices.Contains(imageKeys(e.stem), short) }
 		if ok && !(named[e.stem] && !slices.ContainsFunc(files, base)) {
 			labels = append(labels, e)

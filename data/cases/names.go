@@ -15,16 +15,16 @@ import (
 
 // Names of folders, in lower case.
 var (
-	imageFolders = []string{"images", "imagestr", "image", "img", "imgs", "ct", "cts", "scans", "scan",
-		"volumes", "volume"}
+	imageFolders = []string{"images", "imagestr", "image", "img", "imgs", "ct", "cts", "scans",
+		"scan", "volumes", "volume"}
 	labelFolders = []string{"labels", "labelstr", "label", "masks", "mask", "seg", "segs",
 		"segmentations", "segmentation", "gt", "annotations", "annotation"}
 )
 
 // Words in names of files, in lower case.
 var (
-	imageWords = []string{"image", "images", "img", "ct", "cect", "cbct", "scan", "volume", "pet", "pt",
-		"mr", "mri"}
+	imageWords = []string{"image", "images", "img", "ct", "cect", "cbct", "scan", "volume", "pet",
+		"pt", "mr", "mri"}
 	labelWords  = []string{"label", "labels", "seg", "segmentation", "mask", "gt", "nodes", "ln"}
 	objectWords = []string{"rtstruct", "rtss", "rs"} // of DICOM
 )
@@ -53,9 +53,9 @@ type entry struct {
 	kind kind
 }
 
-// list lists a folder in the order of names, without hidden files (macOS puts ._NAME beside NAME) and
-// what is not to be looked at. A link counts as what it leads to; one that leads nowhere as the file
-// that its name says, so that it is not silently missing.
+// list lists a folder in the order of names, without hidden files (macOS puts ._NAME beside NAME)
+// and what is not to be looked at. A link counts as what it leads to; one that leads nowhere as the
+// file that its name says, so that it is not silently missing.
 func (f *finder) list(rel string) ([]entry, error) {
 	if err := f.ctx.Err(); err != nil {
 		return nil, err
@@ -153,8 +153,8 @@ func (f *finder) holdsDICOM(rel string) bool {
 	return found
 }
 
-// withoutWord is a stem without a word and the separators before it at its end; false if it ends in none
-// of them, or is nothing else.
+// withoutWord is a stem without a word and the separators before it at its end; false if it ends in
+// none of them, or is nothing else.
 func withoutWord(stem string, words []string) (string, bool) {
 	at := strings.LastIndexAny(stem, separators)
 	if at < 0 || !slices.Contains(words, strings.ToLower(stem[at+1:])) {

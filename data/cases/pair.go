@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// pair finds the labels of images by their names. Labels are an image's if their stem, with or without
-// a word such as _seg at its end, is the image's, with or without a channel number (_0000) or a word
-// such as _ct. A name as it stands wins: x_0001 is case x_0001 where labels have that name, and the
-// second channel of x where they are named x.
+// pair finds the labels of images by their names. Labels are an image's if their stem, with or
+// without a word such as _seg at its end, is the image's, with or without a channel number (_0000)
+// or a word such as _ct. A name as it stands wins: x_0001 is case x_0001 where labels have that
+// name, and the second channel of x where they are named x.
 func pair(images, labels []entry) []Case {
 	own := map[string]bool{} // stems of images
 	for _, e := range images {
@@ -89,7 +89,8 @@ func decide(name string, images, labels []entry) Case {
 	return c
 }
 
-// inChannels reports whether images are one, or the channels of one in nnU-Net's naming, 0000, 0001, ….
+// inChannels reports whether images are one, or the channels of one in nnU-Net's naming, 0000,
+// 0001, ….
 func inChannels(images []entry) bool {
 	if len(images) == 1 {
 		return true
@@ -106,8 +107,8 @@ func inChannels(images []entry) bool {
 	return len(images) > 0
 }
 
-// unlabelled makes cases of images without labels, channels of one together. Labels that have no image
-// but begin with such a name are likely theirs, which is said.
+// unlabelled makes cases of images without labels, channels of one together. Labels that have no
+// image but begin with such a name are likely theirs, which is said.
 func unlabelled(images, unmatched []entry) []Case {
 	first := map[string]bool{} // names that have a channel 0000
 	for _, e := range images {
@@ -134,13 +135,15 @@ func unlabelled(images, unmatched []entry) []Case {
 	return list
 }
 
-// likely are the flags for an image whose labels have its name and more behind it; "" if there are none.
+// likely are the flags for an image whose labels have its name and more behind it; "" if there are
+// none.
 func likely(e entry, unmatched []entry) string {
 	for _, key := range imageKeys(e.stem) {
 		for _, sep := range separators {
-			at, _ := slices.BinarySearchFunc(unmatched, key+string(sep), func(l entry, s string) int {
-				return strings.Compare(l.stem, s)
-			})
+			at, _ := slices.BinarySearchFunc(unmatched, key+string(sep),
+				func(l entry, s string) int {
+					return strings.Compare(l.stem, s)
+				})
 			if at == len(unmatched) || !strings.HasPrefix(unmatched[at].stem, key+string(sep)) {
 				continue
 			}
@@ -174,7 +177,8 @@ func settle(name string, images, labels []entry) string {
 	switch {
 	case len(labels) > 0 && len(pictures) > 0 && len(maps) > 0:
 		for i := range min(3, max(len(pictures), len(maps))) {
-			texts = append(texts, flags(pictures[min(i, len(pictures)-1)], maps[min(i, len(maps)-1)]))
+			texts = append(texts, flags(pictures[min(i, len(pictures)-1)],
+				maps[min(i, len(maps)-1)]))
 		}
 	case len(labels) == 0 && len(images) == 1:
 		return "" // nothing is unclear: labels are missing
@@ -187,8 +191,8 @@ func settle(name string, images, labels []entry) string {
 }
 
 // anyPatterns shows what the flags look like, where no names give an example.
-const anyPatterns = "--images '{case}/ct.nii.gz' --labels '{case}/nodes.nii.gz', the paths of a case's " +
-	"files; {case} is any text without /, * any"
+const anyPatterns = "--images '{case}/ct.nii.gz' --labels '{case}/nodes.nii.gz', the paths of a " +
+	"case's files; {case} is any text without /, * any"
 
 // flags are the two flags as they are typed.
 func flags(images, labels string) string {
@@ -196,8 +200,8 @@ func flags(images, labels string) string {
 	return "--images " + quote(images) + " --labels " + quote(labels)
 }
 
-// patternsOf are patterns of which each means one of the entries of a case; with channels a single one
-// if they are its channels.
+// patternsOf are patterns of which each means one of the entries of a case; with channels a single
+// one if they are its channels.
 func patternsOf(name string, entries []entry, channels bool) []string {
 	if channels && len(entries) > 1 && inChannels(entries) {
 		if p := patternOf(name, entries[0].path); p != "" {

@@ -12,8 +12,9 @@ import (
 // place stands in a pattern for the name of a case.
 const place = "{case}"
 
-// A pattern is the path of a case's file below the folder, such as {case}/*nodes*.mha: {case} stands for
-// any text without a separator, the same wherever it stands, * for any text and ? for one character.
+// A pattern is the path of a case's file below the folder, such as {case}/*nodes*.mha: {case}
+// stands for any text without a separator, the same wherever it stands, * for any text and ? for
+// one character.
 type pattern struct {
 	text  string
 	parts []string
@@ -32,16 +33,16 @@ func parse(text string) (*pattern, error) {
 		}
 		if behind := part[at+len(place):]; strings.ContainsAny(part[:at], "*?") &&
 			(strings.ContainsAny(behind, "*?") || strings.Contains(behind, place)) {
-			return nil, fmt.Errorf("%q: * or ? before %s, and what is behind it is not clear either: where a "+
-				"case's name begins and ends is not known", text, place)
+			return nil, fmt.Errorf("%q: * or ? before %s, and what is behind it is not clear "+
+				"either: where a case's name begins and ends is not known", text, place)
 		}
 		break
 	}
 	return p, nil
 }
 
-// names are the names of cases whose file a path may be, the longest first: with a * beside {case} there
-// are several.
+// names are the names of cases whose file a path may be, the longest first: with a * beside {case}
+// there are several.
 func (p *pattern) names(rel string) []string {
 	parts := strings.Split(rel, "/")
 	if len(parts) != len(p.parts) {
@@ -70,7 +71,8 @@ func (p *pattern) names(rel string) []string {
 		}
 	}
 	slices.SortStableFunc(candidates, func(a, b string) int { return len(b) - len(a) })
-	return slices.DeleteFunc(slices.Compact(candidates), func(name string) bool { return !p.match(rel, name) })
+	return slices.DeleteFunc(slices.Compact(candidates),
+		func(name string) bool { return !p.match(rel, name) })
 }
 
 // ends are the places where a name that begins at from may end: one if only text follows, else all.
@@ -103,8 +105,8 @@ func (p *pattern) match(rel, name string) bool {
 	return true
 }
 
-// glob matches a part of a path with a part of a pattern, in a time that grows with the product of their
-// lengths.
+// glob matches a part of a path with a part of a pattern, in a time that grows with the product of
+// their lengths.
 func glob(part, name, file string) bool {
 	const any, one = -1, -2
 	var tokens []rune // of the text, or one of these
@@ -147,8 +149,8 @@ func glob(part, name, file string) bool {
 	return i == len(tokens)
 }
 
-// paths lists what a pattern may mean for any case: files of an image format or of DICOM, and folders
-// of DICOM.
+// paths lists what a pattern may mean for any case: files of an image format or of DICOM, and
+// folders of DICOM.
 func (f *finder) paths(p *pattern) ([]entry, error) {
 	level := []string{""}
 	for i, part := range p.parts {
@@ -165,7 +167,9 @@ func (f *finder) paths(p *pattern) ([]entry, error) {
 				f.note("%v", err)
 				continue
 			}
-			entries = slices.DeleteFunc(entries, func(e entry) bool { return !glob(anything, "", e.name) })
+			entries = slices.DeleteFunc(entries, func(e entry) bool {
+				return !glob(anything, "", e.name)
+			})
 			if last {
 				found = append(found, f.usable(entries)...)
 				continue
@@ -242,7 +246,8 @@ func (f *finder) patterns(images, labels string) (*Found, error) {
 		}
 	}
 	for _, c := range alone { // what one pattern means is nothing that the other one misses
-		if !slices.ContainsFunc(append(slices.Clone(c.Images), c.Label), func(p string) bool { return used[p] }) {
+		if !slices.ContainsFunc(append(slices.Clone(c.Images), c.Label),
+			func(p string) bool { return used[p] }) {
 			found.Cases = append(found.Cases, c)
 		}
 	}
@@ -298,6 +303,7 @@ func (f *finder) nothingSaid(both [2]*pattern, images int) error {
 	if example == "" && len(names) == 0 {
 		example = " nothing"
 	}
-	return fmt.Errorf("%s %s: found no such file below %s, which holds %s%s%s", flag, both[at].text, f.root,
+	return fmt.Errorf("%s %s: found no such file below %s, which holds %s%s%s", flag,
+		both[at].text, f.root,
 		strings.Join(names, ", "), more(len(list)-8), example)
 }

@@ -22,7 +22,8 @@ func (f *finder) severalFolders(images, labels []entry) error {
 		a, b := images[min(i, len(images)-1)], labels[min(i, len(labels)-1)]
 		texts = append(texts, flags(a.name+"/"+place+f.endingIn(a), b.name+"/"+place+f.endingIn(b)))
 	}
-	return fmt.Errorf("%s: found several %s: say which with %s", f.root, what, strings.Join(texts, " or "))
+	return fmt.Errorf("%s: found several %s: say which with %s", f.root, what,
+		strings.Join(texts, " or "))
 }
 
 // endingIn is the ending of the first image file in a folder, with its channel number.
@@ -45,12 +46,15 @@ func (f *finder) emptyFolders(images, labels entry, n, m int) error {
 	deeper := ""
 	a, b := f.example(images, 3), f.example(labels, 3)
 	if n > 0 {
-		a = &entry{path: images.name + "/" + place + f.endingIn(images)} // of DICOM folders without an ending
+		// of DICOM folders without an ending
+		a = &entry{path: images.name + "/" + place + f.endingIn(images)}
 	}
 	if a != nil && b != nil && (strings.Count(a.path, "/") > 1 || strings.Count(b.path, "/") > 1) {
-		deeper = fmt.Sprintf("; %s lies deeper: say where with %s", b.path, flags(deepPattern(a.path), deepPattern(b.path)))
+		deeper = fmt.Sprintf("; %s lies deeper: say where with %s", b.path,
+			flags(deepPattern(a.path), deepPattern(b.path)))
 	}
-	return fmt.Errorf("%s: found no %s, expected files such as CASE.nii.gz%s", f.path(empty.path), what, deeper)
+	return fmt.Errorf("%s: found no %s, expected files such as CASE.nii.gz%s", f.path(empty.path),
+		what, deeper)
 }
 
 // example is the first image file in a folder or, so many levels deep, below it.
@@ -84,8 +88,8 @@ func deepPattern(rel string) string {
 	return strings.Join(parts, "/")
 }
 
-// unknownFolders notices two folders that hold files of the same names, but are not called images and
-// labels.
+// unknownFolders notices two folders that hold files of the same names, but are not called images
+// and labels.
 func (f *finder) unknownFolders(entries []entry) error {
 	var folders []entry
 	var stems []map[string]bool
@@ -121,8 +125,8 @@ func (f *finder) unknownFolders(entries []entry) error {
 		for i, e := range folders {
 			patterns[i] = e.name + "/" + place + f.endingIn(e)
 		}
-		return fmt.Errorf("%s: the folders %s and %s hold files of the same names, and which holds the labels is "+
-			"not known: say so with %s or %s", f.root, folders[0].name, folders[1].name,
+		return fmt.Errorf("%s: the folders %s and %s hold files of the same names, and which "+
+			"holds the labels is not known: say so with %s or %s", f.root, folders[0].name, folders[1].name,
 			flags(patterns[0], patterns[1]), flags(patterns[1], patterns[0]))
 	}
 	return nil
@@ -168,17 +172,19 @@ func (f *finder) nothing(entries []entry) error {
 			next += ", and another one, if it holds test cases, with --test"
 		}
 	case len(lone) > 0:
-		next = fmt.Sprintf("; beside %s there is no folder for the other part (names of such folders: images, ct, scans, "+
-			"volumes; labels, masks, segmentations, gt, annotations)%s", strings.Join(lone, ", "), next)
+		next = fmt.Sprintf("; beside %s there is no folder for the other part (names of such "+
+			"folders: images, ct, scans, volumes; labels, masks, segmentations, gt, "+
+			"annotations)%s", strings.Join(lone, ", "), next)
 	case len(names) == 0:
 		next = ""
 	}
-	return fmt.Errorf("%s: found no annotated cases, expected a folder of images and one of labels, a folder for each case, or "+
-		"images and labels in one folder; it holds %s%s", f.root, holds, next)
+	return fmt.Errorf("%s: found no annotated cases, expected a folder of images and one of "+
+		"labels, a folder for each case, or images and labels in one folder; it holds %s%s",
+		f.root, holds, next)
 }
 
-// below are flags for the cases that a folder holds itself, in whatever folder they lie; "" if it holds
-// none.
+// below are flags for the cases that a folder holds itself, in whatever folder they lie; "" if it
+// holds none.
 func (f *finder) below(sub entry) string {
 	in := &finder{ctx: f.ctx, root: f.path(sub.path), without: f.without}
 	entries, err := in.list("")
@@ -229,7 +235,8 @@ func (f *finder) deepExample(entries []entry) string {
 		}
 		if len(images) > 0 && len(labels) > 0 {
 			at := strings.Join(parts, "/") + "/"
-			return "flags such as " + flags(at+images[0].name, at+labels[0].name) + " (there is " + x.path + ")"
+			return "flags such as " + flags(at+images[0].name, at+labels[0].name) + " (there is " +
+				x.path + ")"
 		}
 		break
 	}
