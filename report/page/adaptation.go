@@ -182,7 +182,7 @@ func casesSection(rows []caseRow, compared sides) Section {
 		hidden = hidden && r.Image == nil && r.Label == nil
 		t.Rows = append(t.Rows, Row{Cells: []Cell{text(r.Case), text(r.Role), text(sizes(r.Size)),
 			text(spacings(r.Spacing)), count(r.Nodes), number(r.ML, 2),
-			text(strings.Join(r.Problems, "; ")), text(paths(r.Image)), text(paths(r.Label))}})
+			text(strings.Join(r.Problems, "; ")), pathCell(r.Image), pathCell(r.Label)}})
 	}
 	if hidden { // anonymous
 		t.Columns = t.Columns[:7]
@@ -192,6 +192,20 @@ func casesSection(rows []caseRow, compared sides) Section {
 	}
 	s.add(t)
 	return s
+}
+
+// pathCell shows the end of a long path; the whole of it is copied.
+func pathCell(v any) Cell {
+	whole := paths(v)
+	var short []string
+	for path := range strings.SplitSeq(whole, ", ") {
+		parts := strings.Split(path, "/")
+		if n := len(parts); n > 3 && len(path) > 40 {
+			path = "…/" + strings.Join(parts[n-2:], "/")
+		}
+		short = append(short, path)
+	}
+	return Cell{Text: strings.Join(short, ", "), Value: whole}
 }
 
 func sizes(zyx []int) string {

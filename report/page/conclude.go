@@ -56,6 +56,9 @@ func (s sides) signTest(key string) string {
 	}
 	head := fmt.Sprintf("%s is better after adaptation in %d of %d cases and worse in %d.",
 		s.titled("Dice", key), better, n, worse)
+	if n < 6 && better < n && worse < n {
+		return head + " The cases do not agree: no effect is shown."
+	}
 	if n < 6 {
 		return head + fmt.Sprintf(" Had adaptation no effect, all %d would still agree by chance in one "+
 			"of %d such studies: with fewer than 6 cases no two-sided sign test reaches p < 0.05.", n,

@@ -568,7 +568,9 @@ func (s sides) tiles(key string) Tiles {
 	if len(s) == 2 {
 		b := s[0].detected(key, rule, "")
 		tiles[0].Before = number(mean(s[0]), 2).Text
-		tiles[0].Better = sign(mean(last) - mean(s[0]))
+		if tiles[0].Before != tiles[0].After { // a difference that is not seen is none to claim
+			tiles[0].Better = sign(mean(last) - mean(s[0]))
+		}
 		tiles[1].Before, tiles[1].Better = fmt.Sprint(b.TP), cmp.Compare(d.TP, b.TP)
 		tiles[2].Before, tiles[2].Better = fmt.Sprint(b.FP), cmp.Compare(b.FP, d.FP)
 	}

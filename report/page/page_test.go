@@ -310,6 +310,23 @@ func TestReportSaysWhatNAllowsToConclude(t *testing.T) {
 	require.Nil(t, held(t, html)["after"])
 }
 
+// A change that is not seen in the digits is not called better, and cases that disagree show nothing.
+func TestReportClaimsNothingThatIsNotThere(t *testing.T) {
+	a := sample(t)
+	same := sides{{"before", a.After}, {"after", a.After}}
+	for _, tile := range same.tiles("1") {
+		require.Zero(t, tile.Better)
+		require.Equal(t, tile.Before, tile.After)
+	}
+	mixed := *a.Before
+	mixed.Cases = append([]*scores.Case{a.After.Cases[0]}, a.Before.Cases[1:]...)
+	worse := *a.After
+	worse.Cases = append([]*scores.Case{a.Before.Cases[0]}, a.After.Cases[1:]...)
+	text := strings.Join(sides{{"before", &mixed}, {"after", &worse}}.conclusions(), " ")
+	require.Contains(t, text, "better after adaptation in 2 of 3 cases and worse in 1. The cases do not "+
+		"agree: no effect is shown.")
+}
+
 // Expected: scipy 1.17, binomtest(...).pvalue and .proportion_ci(method="wilson").
 func TestStatisticsAreScipys(t *testing.T) {
 	for _, c := range []struct {

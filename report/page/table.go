@@ -34,6 +34,9 @@ func (*Table) kind() string { return "table" }
 // Find reports whether the table is long enough for a field that finds rows by their text.
 func (t *Table) Find() bool { return len(t.Rows) > 8 }
 
+// Long reports whether the table is longer than what is printed.
+func (t *Table) Long() bool { return len(t.Rows) > 100 }
+
 // Column is the head of a column.
 type Column struct {
 	Name   string
