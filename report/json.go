@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"encoding"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,14 +35,17 @@ type encoder struct {
 	nonFinite []string
 }
 
-var marshaler = reflect.TypeFor[json.Marshaler]()
+var (
+	marshaler     = reflect.TypeFor[json.Marshaler]()
+	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
+)
 
 func (e *encoder) value(v reflect.Value, path string) error {
 	if !v.IsValid() {
 		e.out.WriteString("null")
 		return nil
 	}
-	if v.Type().Implements(marshaler) {
+	if v.Type().Implements(marshaler) || v.Type().Implements(textMarshaler) {
 		return e.leaf(v)
 	}
 	switch v.Kind() {

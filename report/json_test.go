@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"net/netip"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,6 +25,7 @@ func TestJSONIsThatOfTheStandardLibrary(t *testing.T) {
 	for _, v := range []any{
 		nil, 1, "a<b>\u2028é", true, []int{}, []int(nil), map[string]any{"b": 1, "a": []any{nil, "x", 1e300, float32(0.1)}}, map[int]string{2: "b", 1: "a"},
 		[]byte("bytes"), [2]bool{true}, json.RawMessage(`{"raw": [1]}`), json.Number("12"),
+		[]netip.Addr{netip.IPv6Loopback()}, // has a text
 		struct {
 			embedded
 			A      *float64       `json:"a"`
