@@ -48,6 +48,7 @@ type EvaluateConfig struct {
 	AnyGeometry   bool      `flag:"ignore-geometry" help:"compare arrays of one shape, wherever they lie"`
 	Workers       int       `flag:"np" nnunet:"np" range:"1.." help:"cases at a time (default: the cores, eight at most)"`
 	MaxRAM        float64   `flag:"max-ram" range:">0.." help:"GiB for the cases at work (default: three quarters of what is free)"`
+	EvaluateObjects
 }
 
 // Evaluated is what Evaluate found and wrote.
@@ -99,7 +100,9 @@ type evaluation struct {
 	settings scores.Settings
 	out      Output
 
-	reader  images.Reader
+	reader  images.Reader // of files with the ending; nil where predictions are DICOM
+	ending  string
+	objects objects
 	targets []eval.Target
 	names   map[string]string // of the targets
 	ignore  *int
@@ -124,16 +127,34 @@ func (e *evaluation) open() error {
 	if err != nil {
 		return err
 	}
-	if one != other {
-		return fmt.Errorf("%s and %s: found a file and a folder, expected two files or two folders",
-			c.Reference, c.Prediction)
+	folder := c.Reference
+	if one {
+		folder = c.Prediction
 	}
-	ending, err := e.labels(one)
-	if err != nil {
+	if one != other && !isDICOM(folder) {
+		return fmt.Errorf("%s and %s: found a file and a folder, expected two files or two folders; a "+
+			"folder of DICOM stands for one case, too", c.Reference, c.Prediction)
+	}
+	one = one || other
+	if e.ending, err = e.labels(one); err != nil {
 		return err
 	}
+	e.objects = objects{EvaluateObjects: c.EvaluateObjects, out: e.out}
+	if e.names, err = e.objects.open(e.names, c.Labels); err != nil {
+		return err
+	}
+	if e.targets == nil { // neither -l nor dataset.json
+		for _, v := range e.objects.values {
+			e.targets = append(e.targets, eval.Label(v))
+		}
+	}
 	if one {
-		name := strings.TrimSuffix(filepath.Base(c.Prediction), ending)
+		name := strings.TrimSuffix(filepath.Base(c.Prediction), e.ending)
+		if e.ending == "" {
+			if name, err = seriesName(c.Prediction); err != nil {
+				return err
+			}
+		}
 		e.dataset = &raw.Dataset{Cases: []raw.Case{{ID: name, Images: []string{c.Prediction},
 			Label: c.Reference}}}
 		return nil
@@ -144,16 +165,14 @@ func (e *evaluation) open() error {
 	if filepath.Ext(c.Summary) != ".json" {
 		return settings.Usage("-o %s: expected a file that ends in .json", c.Summary)
 	}
-	return e.pair(ending)
+	return e.pair()
 }
 
 // labels finds what is scored, the reader, and the ending of the files.
 func (e *evaluation) labels(files bool) (ending string, err error) {
 	c := &e.config
-	if !files {
+	if ending = image.Ending(c.Prediction); !files {
 		ending, err = labelEnding(c.Prediction)
-	} else {
-		ending = image.Ending(c.Prediction)
 	}
 	if err != nil {
 		return "", err
@@ -171,13 +190,15 @@ func (e *evaluation) labels(files bool) (ending string, err error) {
 		if c.Ignore > 0 {
 			e.ignore = &c.Ignore
 		}
-		e.reader, err = images.Choose(ending, "")
-		return ending, err
+		return ending, nil
 	}
 	if c.Ignore > 0 {
 		return "", settings.Usage("-il belongs to -l: dataset.json has an ignore label of its own")
 	}
 	path, err := c.find(files)
+	if err != nil && len(c.ROIs) > 0 {
+		return ending, nil
+	}
 	if err != nil {
 		return "", err
 	}
@@ -196,8 +217,7 @@ func (e *evaluation) labels(files bool) (ending string, err error) {
 		}
 	}
 	if c.Plans == "" {
-		e.reader, err = images.Choose(ending, "")
-		return ending, err
+		return ending, nil
 	}
 	p, err := plans.Load(c.Plans)
 	if err != nil {
@@ -249,7 +269,7 @@ func targetNames(d *plans.Dataset) map[string]string {
 	return names
 }
 
-// labelEnding is the ending of the first label volume of a folder.
+// labelEnding is the ending of the first label volume of a folder; "" where it holds DICOM.
 func labelEnding(folder string) (string, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -260,33 +280,38 @@ func labelEnding(folder string) (string, error) {
 			return ending, nil
 		}
 	}
-	return "", fmt.Errorf("%s holds no label volumes, expected files that end in %s", folder,
+	if isDICOM(folder) {
+		return "", nil
+	}
+	return "", fmt.Errorf("%s holds no label volumes, expected files that end in %s, or DICOM", folder,
 		strings.Join(image.Endings(), ", "))
 }
 
 // pair finds the reference of each prediction.
-func (e *evaluation) pair(ending string) error {
+func (e *evaluation) pair() error {
 	c := &e.config
-	predictions, err := filesEnding(c.Prediction, ending)
+	predictions, order, err := labelPaths(c.Prediction, e.ending)
 	if err != nil {
 		return err
 	}
-	references, err := filesEnding(c.Reference, ending)
+	references, all, err := labelPaths(c.Reference, e.ending)
 	if err != nil {
 		return err
 	}
-	there := map[string]bool{}
 	e.dataset = &raw.Dataset{}
-	for _, path := range predictions {
-		name := filepath.Base(path)
-		there[name] = true
-		e.dataset.Cases = append(e.dataset.Cases, raw.Case{ID: strings.TrimSuffix(name, ending),
-			Images: []string{path}, Label: joined(c.Reference, name)})
+	for _, name := range order {
+		path := predictions[name]
+		label := references[name]
+		if label == "" {
+			label = joined(c.Reference, filepath.Base(path))
+		}
+		e.dataset.Cases = append(e.dataset.Cases, raw.Case{ID: name, Images: []string{path},
+			Label: label})
 	}
 	var missing []string
-	for _, path := range references {
-		if name := filepath.Base(path); !there[name] {
-			missing = append(missing, name)
+	for _, name := range all {
+		if predictions[name] == "" {
+			missing = append(missing, filepath.Base(references[name]))
 		}
 	}
 	if missing != nil && !c.Chill {
@@ -323,7 +348,7 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	wrong := map[int]error{}
 	err := e.dataset.Each(ctx, workers, "scoring", e.out.progress(),
 		func(i int, one raw.Case) error {
-			need := estimateLabels(one.Label, one.Images[0])
+			need := estimateLabels(e.objects.bytes(), one.Label, one.Images[0])
 			if err := memory.Take(ctx, need); err != nil {
 				return err
 			}
@@ -360,41 +385,35 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	return result, err
 }
 
-// estimateLabels is about how many bytes reading and scoring two label volumes takes; 0 if their
-// headers cannot be read, which reading will say.
-func estimateLabels(paths ...string) int64 {
-	total := int64(0)
+// estimateLabels is about how many bytes reading and scoring two label volumes takes. One whose header
+// cannot be read, as a DICOM object's, counts as the other; if neither can be, unknown is the result.
+func estimateLabels(unknown int64, paths ...string) int64 {
+	total, known := int64(0), int64(0)
 	for _, path := range paths {
 		h, err := image.Header(path)
 		if err != nil {
-			return 0
+			continue
 		}
 		n := int64(1)
 		for _, d := range h.Size {
 			n *= int64(d)
 		}
-		one := volume.MakePixels(h.Type, 1)
-		if one == nil {
-			return 0
+		if one := volume.MakePixels(h.Type, 1); one != nil {
+			// The file's pixels, their labels, and masks and surfaces.
+			total += n * int64(2*len(one.Bytes())+2)
+			known++
 		}
-		// The file's pixels, their labels, and masks and surfaces.
-		total += n * int64(2*len(one.Bytes())+2)
 	}
-	return total
+	if known == 0 {
+		return unknown
+	}
+	return total * int64(len(paths)) / known
 }
 
 // score scores one case.
 func (e *evaluation) score(c raw.Case) (*scores.Case, eval.Case, error) {
 	counted := eval.Case{ReferenceFile: c.Label, PredictionFile: c.Images[0]}
-	prediction, err := labelmap.Read(e.reader, c.Images[0])
-	if err != nil {
-		return nil, counted, err
-	}
-	reference, err := labelmap.Read(e.reader, c.Label)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, counted, fmt.Errorf("%s is not there: every prediction needs the reference of "+
-			"its name", c.Label)
-	}
+	reference, prediction, err := e.read(c)
 	if err != nil {
 		return nil, counted, err
 	}

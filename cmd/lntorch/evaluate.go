@@ -23,12 +23,17 @@ func newEvaluate() *cobra.Command {
 and beside it scores.json (surfaces in mm, nodes found, missed and invented, by size), scores.csv (a row per case
 and label) and nodes.csv (a row per node). docs/scores.md defines every number.
 
+Either side may be of any format: NIfTI, NRRD, MetaImage, a label map as a DICOM series, an RTSTRUCT or a DICOM SEG.
+The latter are drawn on the grid of the other side, or of --image; --roi says which of their names is which label.
+
 Labels and regions come from dataset.json, which prediction leaves beside its files, or from -l. Both volumes
 must lie on one grid. A number that is not defined, such as a distance to an empty mask, is left out of the mean,
 whose n says how many cases are in it.`,
 		Example: `  lntorch evaluate $nnUNet_raw/Dataset102_X/labelsTs predictions
   lntorch evaluate labelsTs predictions -djfile model/dataset.json -pfile model/plans.json -o scores/summary.json
-  lntorch evaluate truth.nii.gz prediction.nii.gz -l 1 --tolerances 2`,
+  lntorch evaluate truth.nii.gz prediction.nii.gz -l 1 --tolerances 2
+  lntorch evaluate rtstruct.dcm prediction.nii.gz --roi 'LN=GTVn.*'
+  lntorch evaluate structures/ segs/ --image exams/ -l 1 --roi 'LN=GTVn.*|LN.*'`,
 		Args: exactly("REFERENCE", "PREDICTION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Reference, c.Prediction = args[0], args[1]
@@ -49,6 +54,9 @@ whose n says how many cases are in it.`,
 		},
 	}
 	bind(cmd, &c)
+	cmd.Flags().StringArrayVar(&c.ROIs, "roi", nil, "of RTSTRUCT and SEG: NAME=PATTERN, the label of dataset.json that all ROIs or segments "+
+		"belong to whose whole name the regular expression matches, whatever its case; with -l in the order of its labels (default: the names "+
+		"of the labels)")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
