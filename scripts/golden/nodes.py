@@ -155,6 +155,29 @@ def masks(seed=3, n=60):
         yield a.astype(int), b.astype(int)
 
 
+def blobs(seed, n):
+    """Larger masks: smoothed noise, and the same with a few nodes moved, lost and invented."""
+    rng = np.random.RandomState(seed)
+    for _ in range(n):
+        shape = tuple(int(v) for v in rng.randint(10, 40, 3))
+        field = ndimage.gaussian_filter(rng.randn(*shape), rng.uniform(1, 3))
+        a = field > np.quantile(field, rng.uniform(0.8, 0.99))
+        b = ndimage.gaussian_filter(field + 0.02 * rng.randn(*shape), 0.7)
+        b = b > np.quantile(b, rng.uniform(0.8, 0.99))
+        if rng.rand() < 0.3:
+            b[: shape[0] // 2] = False
+        yield a, b
+
+
+def mask_runs(mask):
+    """Lengths of equal voxels, background first."""
+    flat = mask.ravel().astype(np.int8)
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    bounds = np.concatenate([[0], changes, [flat.size]])
+    lengths = np.diff(bounds).tolist()
+    return lengths if flat[0] == 0 else [0] + lengths
+
+
 def cube(shape, *boxes):
     """Boxes [z0, z1, y0, y1, x0, x1, label]."""
     v = np.zeros(shape, np.int16)
