@@ -106,7 +106,17 @@ type evaluation struct {
 	targets []eval.Target
 	names   map[string]string // of the targets
 	ignore  *int
+	known   []int        // labels of dataset.json; nil without
 	dataset *raw.Dataset // cases: one prediction and its reference
+
+	lock   sync.Mutex
+	others [2]unknown // of references, predictions
+}
+
+// unknown is the labels of files that dataset.json does not have.
+type unknown struct {
+	labels []int
+	files  []string
 }
 
 // open finds the labels and the cases.
@@ -208,6 +218,10 @@ func (e *evaluation) labels(files bool) (ending string, err error) {
 	}
 	e.targets, e.ignore = labelmap.Targets(d.Labels), d.Labels.IgnoreLabel
 	e.names = targetNames(d)
+	e.known = d.Labels.AllLabels
+	if e.ignore != nil {
+		e.known = append(slices.Clone(e.known), *e.ignore)
+	}
 	if !files && d.FileEnding != "" {
 		ending = d.FileEnding
 	}
@@ -344,7 +358,6 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	memory := system.NewShare(limit)
 	cases := make([]*scores.Case, len(e.dataset.Cases))
 	counted := make([]eval.Case, len(e.dataset.Cases))
-	var mu sync.Mutex
 	wrong := map[int]error{}
 	err := e.dataset.Each(ctx, workers, "scoring", e.out.progress(),
 		func(i int, one raw.Case) error {
@@ -356,15 +369,16 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 			var err error
 			cases[i], counted[i], err = e.score(one)
 			if err != nil {
-				mu.Lock()
+				e.lock.Lock()
 				wrong[i] = err
-				mu.Unlock()
+				e.lock.Unlock()
 			}
 			return err
 		})
 	if err != nil && ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	e.warn()
 	var failed []scores.Failed
 	var good []eval.Case
 	var scored []*scores.Case
@@ -420,6 +434,10 @@ func (e *evaluation) score(c raw.Case) (*scores.Case, eval.Case, error) {
 	if err := e.sameGrid(c, reference, prediction); err != nil {
 		return nil, counted, err
 	}
+	if e.known != nil {
+		e.note(0, c.Label, reference)
+		e.note(1, c.Images[0], prediction)
+	}
 	counted.Counts, err = labelmap.Compare(reference, prediction, e.targets, e.ignore)
 	if err != nil {
 		return nil, counted, fmt.Errorf("%s and %s: %w", c.Label, c.Images[0], err)
@@ -430,6 +448,33 @@ func (e *evaluation) score(c raw.Case) (*scores.Case, eval.Case, error) {
 	}
 	return &scores.Case{Case: c.ID, ReferenceFile: c.Label, PredictionFile: c.Images[0],
 		Spacing: reference.Geometry.Spacing, Labels: labels}, counted, nil
+}
+
+// note notes the labels of a file that dataset.json does not have.
+func (e *evaluation) note(side int, path string, m *labelmap.Map) {
+	labels := m.Others(e.known)
+	if labels == nil {
+		return
+	}
+	e.lock.Lock()
+	defer e.lock.Unlock()
+	o := &e.others[side]
+	o.labels, o.files = append(o.labels, labels...), append(o.files, path)
+}
+
+// warn says which labels counted as background because dataset.json does not have them.
+func (e *evaluation) warn() {
+	for side, what := range []string{"references", "predictions"} {
+		o := &e.others[side]
+		if o.files == nil {
+			continue
+		}
+		slices.Sort(o.labels)
+		slices.Sort(o.files)
+		e.out.Printf("WARNING: %d of %d %s hold labels that dataset.json does not have, %v (%s): these "+
+			"voxels count as background", len(o.files), len(e.dataset.Cases), what,
+			slices.Compact(o.labels), several(o.files))
+	}
 }
 
 // sameGrid refuses volumes of which a corner lies elsewhere by more than 5 % of the smallest

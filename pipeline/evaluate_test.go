@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -252,6 +253,28 @@ func TestEvaluateSaysWhatIsWrong(t *testing.T) {
 			require.NoFileExists(t, "p/summary.json")
 		})
 	}
+}
+
+// Labels that dataset.json does not have are named, once for each side.
+func TestEvaluateNamesUnknownLabels(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	odd := nodesOf(true, true)
+	odd[0], odd[1] = 2, 200
+	for _, name := range []string{"x", "y"} {
+		labelFile(t, "r/"+name+".nii.gz", shape, nodesOf(true, true), nil)
+		labelFile(t, "p/"+name+".nii.gz", shape, odd, nil)
+	}
+	require.NoError(t, os.WriteFile("p/dataset.json", []byte(`{"channel_names": {"0": "CT"}, "numTraining": 1,
+		"labels": {"background": 0, "node": 1, "ignore": 2}, "file_ending": ".nii.gz"}`), 0o600))
+	var said bytes.Buffer
+	c := EvaluateConfig{Reference: "r", Prediction: "p"}
+	settings.Defaults(&c)
+	_, err := Evaluate(t.Context(), c, Output{Log: &said})
+	require.NoError(t, err)
+	require.Contains(t, said.String(), "WARNING: 2 of 2 predictions hold labels that dataset.json does "+
+		"not have, [200] (p/x.nii.gz, p/y.nii.gz): these voxels count as background\n")
+	require.NotContains(t, said.String(), "references")
 }
 
 // A case that fails stops no other: scores.json lists it, and summary.json needs --chill.
