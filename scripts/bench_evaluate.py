@@ -32,9 +32,7 @@ def ellipsoid(v, centre, radii):
     lo = [max(0, int((c - r) / s)) for c, r, s in zip(centre, radii, SPACING)]
     hi = [min(n, int((c + r) / s) + 2) for c, r, s, n in zip(centre, radii, SPACING, v.shape)]
     z, y, x = np.ogrid[tuple(slice(a, b) for a, b in zip(lo, hi))]
-    away = [
-        ((i * s - c) / r) ** 2 for i, s, c, r in zip((z, y, x), SPACING, centre, radii)
-    ]
+    away = [((i * s - c) / r) ** 2 for i, s, c, r in zip((z, y, x), SPACING, centre, radii)]
     v[tuple(slice(a, b) for a, b in zip(lo, hi))][away[0] + away[1] + away[2] < 1] = 1
 
 

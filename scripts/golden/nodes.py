@@ -196,24 +196,39 @@ def edges():
     inner = [(1, 3, 4, 6, 4, 6, 1), (5, 7, 4, 6, 4, 6, 1), (3, 5, 1, 3, 4, 6, 1)]
     identity, sagittal = DIRECTIONS[0], DIRECTIONS[1]
     a, b = 0.4, 0.3
-    oblique = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) @ np.array(
-        [[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]
-    )
+    oblique = np.array(
+        [[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]
+    ) @ np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
     many = [(z, z + 2, y, y + 3, x, x + 3) for z in (0, 4) for y in (0, 5) for x in (0, 4, 8)][:10]
     ten = cube(shape, *[(*box, k + 1) for k, box in enumerate(many)])
     yield "both empty", none, none, identity
     yield "reference empty", none, one, identity
     yield "prediction empty", one, none, identity
     yield "equal", two, two, identity
-    yield "apart", cube(shape, (0, 2, 0, 2, 0, 2, 1)), cube(shape, (6, 8, 8, 10, 9, 12, 1)), identity
-    yield "single voxel", cube(shape, (3, 4, 4, 5, 5, 6, 1)), cube(shape, (3, 4, 4, 5, 5, 6, 1)), identity
+    yield (
+        "apart",
+        cube(shape, (0, 2, 0, 2, 0, 2, 1)),
+        cube(shape, (6, 8, 8, 10, 9, 12, 1)),
+        identity,
+    )
+    yield (
+        "single voxel",
+        cube(shape, (3, 4, 4, 5, 5, 6, 1)),
+        cube(shape, (3, 4, 4, 5, 5, 6, 1)),
+        identity,
+    )
     yield (
         "single voxels side by side",
         cube(shape, (3, 4, 4, 5, 5, 6, 1)),
         cube(shape, (3, 4, 4, 5, 6, 7, 1)),
         identity,
     )
-    yield "corner voxels", cube(shape, (0, 1, 0, 1, 0, 1, 1)), cube(shape, (7, 8, 9, 10, 11, 12, 1)), identity
+    yield (
+        "corner voxels",
+        cube(shape, (0, 1, 0, 1, 0, 1, 1)),
+        cube(shape, (7, 8, 9, 10, 11, 12, 1)),
+        identity,
+    )
     yield "at every border", cube(shape, *faces), cube(shape, *faces[3:], *inner), identity
     yield "the whole volume", none + 1, none + 1, identity
     yield (
@@ -228,7 +243,12 @@ def edges():
         cube(shape, (1, 3, 1, 4, 1, 7, 1)),
         identity,
     )
-    yield "a gap of one voxel", cube(shape, (1, 3, 1, 4, 1, 4, 1), (1, 3, 1, 4, 5, 8, 1)), one, identity
+    yield (
+        "a gap of one voxel",
+        cube(shape, (1, 3, 1, 4, 1, 4, 1), (1, 3, 1, 4, 5, 8, 1)),
+        one,
+        identity,
+    )
     yield "one blob over two nodes", two, cube(shape, (1, 7, 1, 9, 1, 11, 1)), identity
     yield "two nodes in one blob", cube(shape, (1, 7, 1, 9, 1, 11, 1)), two, identity
     yield "sagittal", two, np.roll(two, 1, 2), sagittal
