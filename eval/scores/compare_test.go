@@ -17,17 +17,17 @@ import (
 	"github.com/lntorch/lntorch/volume"
 )
 
-// cubes is a volume of 4×12×40 voxels with cubes of 2×s×s voxels of label 1 at x = 0, 10, 20, … of
+// cubes is a volume of 4×12×50 voxels with cubes of 2×s×s voxels of label 1 at x = 0, 10, 20, … of
 // these sizes s.
 func cubes(sizes ...int) *labelmap.Map {
-	m := &labelmap.Map{Shape: [3]int{4, 12, 40}, Small: make([]uint8, 4*12*40),
+	m := &labelmap.Map{Shape: [3]int{4, 12, 50}, Small: make([]uint8, 4*12*50),
 		Geometry: volume.Geometry{Spacing: [3]float64{2, 1, 1},
 			DirectionXYZ: [9]float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}}
 	for i, s := range sizes {
 		for z := 1; z < 3; z++ {
 			for y := range s {
 				for x := range s {
-					m.Small[(z*12+1+y)*40+10*i+x] = 1
+					m.Small[(z*12+1+y)*50+10*i+x] = 1
 				}
 			}
 		}
@@ -48,13 +48,14 @@ func scored(t testing.TB, s Settings, references, predictions []*labelmap.Map) *
 	return New(s, targets, map[string]string{"1": "node"}, cases, nil)
 }
 
-// threeModels are scores of two cases: four nodes of 3, 6, 8, 8 voxels along an edge, and no node.
+// threeModels are scores of two cases: five nodes of 3, 6, 8, 8, 3 voxels along
+// an edge, and no node.
 func threeModels(t *testing.T) []*Scores {
-	references := []*labelmap.Map{cubes(3, 6, 8, 8), cubes()}
+	references := []*labelmap.Map{cubes(3, 6, 8, 8, 3), cubes()}
 	return []*Scores{
 		scored(t, Default(), references, []*labelmap.Map{cubes(3, 6, 0, 0), cubes()}),
 		scored(t, Default(), references, []*labelmap.Map{cubes(0, 6, 8, 0), cubes(5)}),
-		scored(t, Default(), references, []*labelmap.Map{cubes(0, 6, 8, 0), cubes()}),
+		scored(t, Default(), references, []*labelmap.Map{cubes(0, 6, 8, 0, 3), cubes()}),
 	}
 }
 
@@ -62,11 +63,11 @@ func TestCompareSetsModelsSideBySide(t *testing.T) {
 	c, err := Compare([]string{"A", "B", "C"}, threeModels(t))
 	require.NoError(t, err)
 
-	// A has 18 + 72, B 72 + 128 of 18 + 72 + 2·128 voxels.
+	// A has 18 + 72, B 72 + 128, C 18 more of 2·18 + 72 + 2·128 voxels.
 	dice := c.Cases[0].Labels["1"]["Dice"]
-	a, b := 2*90./(346+90), 2*200./(346+200)
-	require.InDeltaSlice(t, []float64{a, b, b}, numbers(dice.Values), 1e-15)
-	require.InDeltaSlice(t, []float64{b - a, b - a}, numbers(dice.Difference), 1e-15)
+	a, b, c3 := 2*90./(364+90), 2*200./(364+200), 2*218./(364+218)
+	require.InDeltaSlice(t, []float64{a, b, c3}, numbers(dice.Values), 1e-15)
+	require.InDeltaSlice(t, []float64{b - a, c3 - a}, numbers(dice.Difference), 1e-15)
 
 	// The second case has no node: A's Dice is not defined there, B's is 0, and no pair is left.
 	second := c.Cases[1].Labels["1"]
@@ -89,13 +90,16 @@ func TestCompareSetsModelsSideBySide(t *testing.T) {
 	require.InDelta(t, 0.7071067811865476, float64(fp[0].SD), 1e-15)
 	require.Equal(t, []int{2, 0, 0, 2}, []int{fp[1].N, fp[1].Higher, fp[1].Lower, fp[1].Equal})
 
-	// The nodes, with short axes of 3.6 to 10.6 mm: found by A, by all, by B and C, by none.
-	require.Len(t, c.Nodes, 4)
+	// The nodes, with short axes of 3.6 to 10.6 mm: found by A, by all, by B and C, by none, by C.
+	require.Len(t, c.Nodes, 5)
+	var found [][]bool
+	for _, n := range c.Nodes {
+		found = append(found, n.Found)
+	}
 	require.Equal(t, [][]bool{{true, false, false}, {true, true, true}, {false, true, true},
-		{false, false, false}}, [][]bool{c.Nodes[0].Found, c.Nodes[1].Found, c.Nodes[2].Found,
-		c.Nodes[3].Found})
-	require.Equal(t, &Shared{4, 1, 1, map[string]int{"A": 1, "B": 0, "C": 0}, 1}, c.Found["1"]["all"])
-	require.Equal(t, &Shared{1, 0, 0, map[string]int{"A": 1, "B": 0, "C": 0}, 0}, c.Found["1"]["<5"])
+		{false, false, false}, {false, false, true}}, found)
+	require.Equal(t, &Shared{5, 1, 1, map[string]int{"A": 1, "B": 0, "C": 1}, 1}, c.Found["1"]["all"])
+	require.Equal(t, &Shared{2, 0, 0, map[string]int{"A": 1, "B": 0, "C": 1}, 0}, c.Found["1"]["<5"])
 	require.Equal(t, &Shared{1, 1, 0, map[string]int{"A": 0, "B": 0, "C": 0}, 0},
 		c.Found["1"]["5-10"])
 	require.Equal(t, &Shared{2, 0, 1, map[string]int{"A": 0, "B": 0, "C": 0}, 1},
@@ -104,7 +108,7 @@ func TestCompareSetsModelsSideBySide(t *testing.T) {
 	var table, nodes bytes.Buffer
 	require.NoError(t, c.WriteCSV(&table))
 	require.Contains(t, table.String(), "case,label,name,metric,A,B,C,B - A,C - A\n")
-	require.Contains(t, table.String(), "\na,1,node,recall,0.5,0.5,0.5,0,0\n")
+	require.Contains(t, table.String(), "\na,1,node,recall,0.4,0.4,0.6,0,")
 	require.Contains(t, table.String(), "\nb,1,node,Dice,,0,,,\n")
 	require.Equal(t, 1+2*len(c.MetricNames()), strings.Count(table.String(), "\n"))
 	require.NoError(t, c.WriteNodesCSV(&nodes))
@@ -236,7 +240,7 @@ func TestReadSaysWhatIsWrong(t *testing.T) {
 		{`"node":2`, `"node":7`, `case "a", label "1": nodes.reference[1]: found node 7 of 72 voxels, ` +
 			`expected node 2`},
 		{`"size_class":"5-10"`, `"size_class":"x"`, `found the size class "x", expected one of`},
-		{`"tp":2`, `"tp":3`, "detection by any: found tp 3, fn 2, fp 0, predicted 2 for 4 and 2 nodes"},
+		{`"tp":2`, `"tp":3`, "detection by any: found tp 3, fn 3, fp 0, predicted 2 for 5 and 2 nodes"},
 		{`"iou:0.5":{`, `"iou:0.6":{`, "detection: the rule iou:0.5 is missing"},
 		{`"empty":"none"`, `"empty":"?"`, `empty: found "?"`},
 		{`"cases":[`, `"cases":[null,`, "found null among the values of a list, at byte "},
