@@ -190,6 +190,29 @@ func TestEvaluateFoldersOfObjects(t *testing.T) {
 		float64(got.Cases[0].Labels["1"].Metrics.Get("Dice")), 1e-12)
 }
 
+// What is written as a SEG or an RTSTRUCT, a segment for each node or one for each label, is scored
+// without naming anything.
+func TestEvaluateFindsLabelsByTheirNames(t *testing.T) {
+	e := openLabelExam(t, "square")
+	binary := e.masks["binary-all-square.dcm"]
+	e.write(t, "maps/a.nii.gz", binary["a"], binary["c"])
+	require.NoError(t, os.WriteFile("maps/dataset.json", []byte(`{"channel_names": {"0": "CT"}, "numTraining": 1,
+		"labels": {"background": 0, "node": 1, "node (right)": 2}, "file_ending": ".nii.gz"}`), 0o600))
+	for _, perNode := range []bool{false, true} {
+		c := ConvertImageConfig{In: "maps/a.nii.gz", Out: "maps/seg.dcm", Force: true}
+		settings.Defaults(&c)
+		c.Reference, c.To, c.PerNode = "exam/square", "seg", perNode
+		done, err := ConvertImage(c, Output{})
+		require.NoError(t, err)
+		require.Equal(t, perNode, len(done.Labels) > 2)
+		got, err := evaluatedAs(t, EvaluateConfig{Reference: "maps/a.nii.gz", Prediction: "maps/seg.dcm"})
+		require.NoError(t, err)
+		for _, key := range []string{"1", "2"} {
+			require.EqualValues(t, 1, got.Cases[0].Labels[key].Metrics.Get("Dice"), key)
+		}
+	}
+}
+
 // A label map that is stored as a DICOM series, in a folder or a zip, is read as it is: each value is a
 // label.
 func TestEvaluateReadsSeriesOfLabels(t *testing.T) {
