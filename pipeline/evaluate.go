@@ -484,18 +484,7 @@ func (e *evaluation) sameGrid(c raw.Case, reference, prediction *labelmap.Map) e
 		if e.config.AnyGeometry {
 			return nil
 		}
-		a, b := reference.Geometry, prediction.Geometry
-		least := min(a.Spacing[0], a.Spacing[1], a.Spacing[2])
-		apart := 0.0
-		for corner := range 8 {
-			var index [3]float64
-			for axis := range 3 {
-				index[axis] = float64((corner >> axis & 1) * (reference.Shape[axis] - 1))
-			}
-			p, q := a.Point(index), b.Point(index)
-			apart = max(apart, math.Hypot(math.Hypot(p[0]-q[0], p[1]-q[1]), p[2]-q[2]))
-		}
-		if apart <= 0.05*least {
+		if sameCorners(reference.Shape, reference.Geometry, prediction.Geometry) {
 			return nil
 		}
 	}
@@ -505,6 +494,24 @@ func (e *evaluation) sameGrid(c raw.Case, reference, prediction *labelmap.Map) e
 	}
 	return fmt.Errorf("the grids do not agree:\n  %s: %s\n  %s: %s\n%s", c.Label,
 		gridText(reference), c.Images[0], gridText(prediction), next)
+}
+
+// sameCorners reports whether the corners of two grids of that shape (z, y, x) lie within 5 % of the
+// smallest spacing of each other.
+func sameCorners(shape [3]int, a, b volume.Geometry) bool {
+	least := min(a.Spacing[0], a.Spacing[1], a.Spacing[2])
+	for corner := range 8 {
+		var index [3]float64
+		for axis := range 3 {
+			index[axis] = float64((corner >> axis & 1) * (shape[axis] - 1))
+		}
+		p, q := a.Point(index), b.Point(index)
+		apart := math.Hypot(math.Hypot(p[0]-q[0], p[1]-q[1]), p[2]-q[2])
+		if !(apart <= 0.05*least) {
+			return false
+		}
+	}
+	return true
 }
 
 func gridText(m *labelmap.Map) string {

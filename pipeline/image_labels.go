@@ -164,6 +164,22 @@ func drawObject(object *series.Object, choices []labels.Choice, c LabelsChoice,
 	return m, warnings, nil
 }
 
+// referencesOf reads what an RTSTRUCT or a SEG refers to.
+func referencesOf(object *series.Object) (labels.References, error) {
+	if object.Class == dicom.ClassRTStructure {
+		set, err := rtstruct.Read(object.Source)
+		if err != nil {
+			return labels.References{}, err
+		}
+		return set.Referred, nil
+	}
+	s, err := seg.Read(object.Source)
+	if err != nil {
+		return labels.References{}, err
+	}
+	return s.Referred, nil
+}
+
 func drawStructures(object *series.Object, choices []labels.Choice, c LabelsChoice,
 	open func(labels.References) (*reference, error)) (*labels.Map, []string, error) {
 	set, err := rtstruct.Read(object.Source)

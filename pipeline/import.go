@@ -106,6 +106,7 @@ type importer struct {
 	leftOut  []LeftOut
 	names    map[foundKey]*FoundName
 	record   *importRecord
+	adapting bool // it only finds the cases, for an adaptation
 
 	lock sync.Mutex // of what follows, while cases are written
 }

@@ -306,9 +306,12 @@ func (m *importer) chooseLabels(c *importCase, of []*foundLabels) bool {
 			if len(names) > show {
 				more = fmt.Sprintf(" and %d more", len(names)-show)
 			}
-			c.err = fmt.Errorf("%d RTSTRUCT or SEG with such labels belong to it: --newest "+
-				"takes the last by date; or move away all but one of %s%s",
-				len(fit), strings.Join(names[:min(len(names), show)], ", "), more)
+			last := "--newest takes the last by date; or "
+			if m.adapting {
+				last = ""
+			}
+			c.err = fmt.Errorf("%d RTSTRUCT or SEG with such labels belong to it: %smove away all but one of %s%s",
+				len(fit), last, strings.Join(names[:min(len(names), show)], ", "), more)
 		}
 	}
 	for _, f := range of {

@@ -244,8 +244,8 @@ func (v *verifier) check(reader images.Reader, c Case, channels int, expected []
 // checkLabels looks for values that are not in dataset.json.
 func (v *verifier) checkLabels(path string, seg *volume.Image, expected []int) {
 	found := map[float64]int{}
-	tally(seg.Pixels, found)
-	if n := found[math.Inf(-1)]; n > 0 { // NaN, see tally
+	Tally(seg.Pixels, found)
+	if n := found[math.Inf(-1)]; n > 0 { // NaN, see Tally
 		v.problem(path, "labels", "%d voxels that are NaN", n)
 		delete(found, math.Inf(-1))
 	}
@@ -273,12 +273,12 @@ func (v *verifier) checkLabels(path string, seg *volume.Image, expected []int) {
 	}
 }
 
-// maxValues is the number of values at which tally stops: the file is an image, not a segmentation.
-const maxValues = 10000
+// MaxValues is the number of values at which Tally stops: the file is an image, not a segmentation.
+const MaxValues = 10000
 
-// tally counts the values, run by run, since segmentations consist of long runs. NaN counts as
+// Tally counts the values, run by run, since segmentations consist of long runs. NaN counts as
 // -Inf.
-func tally(p volume.Pixels, found map[float64]int) {
+func Tally(p volume.Pixels, found map[float64]int) {
 	buffer := make([]float64, min(p.Len(), 4096))
 	for at := 0; at < p.Len(); at += len(buffer) {
 		block := buffer[:min(len(buffer), p.Len()-at)]
@@ -293,7 +293,7 @@ func tally(p volume.Pixels, found map[float64]int) {
 				x = math.Inf(-1)
 			}
 			found[x] += j - i
-			if len(found) > maxValues {
+			if len(found) > MaxValues {
 				return // not a segmentation
 			}
 			i = j

@@ -56,6 +56,7 @@ var Rules = []Rule{
 	{Path: "data/preprocess", Level: 2, Also: []string{"data/images", "data/raw"}, NoTorch: true},
 	{Path: "data/raw", Level: 2, Also: []string{"data/images"}, NoTorch: true},
 
+	{Path: "data/cases", Level: 3, NoTorch: true},
 	{Path: "data/dataset", Level: 3, NoTorch: true},
 	{Path: "data/fingerprint", Level: 3, NoTorch: true},
 	{Path: "data/planner", Level: 3, Also: []string{"data/fingerprint"}, NoTorch: true},
