@@ -243,6 +243,8 @@ $(GOTORCH_DIR)/libcgotorch.so: go.mod $(SHIM_DIR)/flags
 GO_TEST = OMP_WAIT_POLICY=$${OMP_WAIT_POLICY-passive} LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so $(GO) test -count=1
 # Required of tests where it could be built.
 HAVE_OPENJPEG = $$(test ! -e $(BUILD)/lib/liblntorch_openjpeg.so || echo ,openjpeg)
+# LNTORCH_REQUIRE_ALSO=chromium adds to what is required.
+REQUIRED = $${LNTORCH_REQUIRE-torch$(HAVE_OPENJPEG)$${LNTORCH_REQUIRE_ALSO:+,$$LNTORCH_REQUIRE_ALSO}}
 LOGGED  = 2>&1 | tee $(LOGS)/$@.log; echo "$@: passed; output in $(LOGS)/$@.log"
 # Lists "package name" for each test or fuzz target whose name matches $1.
 LISTED  = $(GO) test -list '$1' $(PKGS) | awk '/^(Test|Fuzz)/ {n[++k] = $$1} /^ok/ {for (i = 1; i <= k; i++) print $$2, n[i]; k = 0}'
@@ -255,10 +257,10 @@ LIVE = python=$$($(PYTHON) scripts/nnunet_venv.py); \
 	  $(GO_TEST) -p 1 -timeout 40m -run '$1' $(if $2,-skip '$2') $$packages $(LOGGED)
 
 test: shim openjpeg need-go | $(LOGS) ## every Go test, over libtorch
-	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch$(HAVE_OPENJPEG)} $(GO_TEST) -timeout 30m $(PKGS) $(LOGGED)
+	@LNTORCH_REQUIRE=$(REQUIRED) $(GO_TEST) -timeout 30m $(PKGS) $(LOGGED)
 
 test-race: shim openjpeg need-go | $(LOGS) ## the same under the race detector
-	@LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch$(HAVE_OPENJPEG)} $(GO_TEST) -race -timeout 60m $(PKGS) $(LOGGED)
+	@LNTORCH_REQUIRE=$(REQUIRED) $(GO_TEST) -race -timeout 60m $(PKGS) $(LOGGED)
 
 # Packages that do not import torch, tests included: the loaders, readers and writers, where the goroutines are.
 PURE = $$($(GO) list -f '{{.ImportPath}} {{join .Deps " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' $(PKGS) | \

@@ -26,6 +26,7 @@ import (
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
+	"github.com/lntorch/lntorch/report/page"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -58,8 +59,8 @@ type Evaluated struct {
 }
 
 // Evaluate scores predictions against references: voxels as nnU-Net does, surfaces, and nodes. It
-// writes summary.json, and beside it scores.json, scores.csv and nodes.csv. A case that fails does
-// not stop the others; the error, which then comes with the result, names all of them, and
+// writes summary.json, and beside it scores.json, scores.csv, nodes.csv and scores.html. A case that
+// fails does not stop the others; the error, which then comes with the result, names all of them, and
 // summary.json is written only with Chill.
 //
 // Differs: nnU-Net compares arrays, wherever their files say they lie; here grids must agree.
@@ -558,5 +559,13 @@ func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, 
 	})
 	put(filepath.Join(folder, "scores.csv"), s.WriteCSV)
 	put(filepath.Join(folder, "nodes.csv"), s.WriteNodesCSV)
-	return files, err
+	if err != nil {
+		return files, err
+	}
+	html := filepath.Join(folder, "scores.html")
+	title := filepath.Base(c.Prediction) + " against " + filepath.Base(c.Reference)
+	if err := page.Scores(html, s, title); err != nil {
+		return files, err
+	}
+	return append(files, html), nil
 }

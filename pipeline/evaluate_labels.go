@@ -40,7 +40,7 @@ type objects struct {
 	out     Output
 }
 
-// isDICOM reports whether a path holds labels as DICOM: it is no file of another format.
+// isDICOM reports whether a path is a folder, a zip or a file of DICOM, and no file of another format.
 func isDICOM(path string) bool {
 	if image.Ending(path) != "" {
 		return false

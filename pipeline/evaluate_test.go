@@ -67,7 +67,8 @@ func TestEvaluateWritesNnUNetsSummary(t *testing.T) {
 			e, err := Evaluate(t.Context(), c, Output{})
 			require.NoError(t, err)
 			require.Equal(t, want, content(t, "out/summary.json"))
-			require.Equal(t, []string{"nodes.csv", "scores.csv", "scores.json", "summary.json"},
+			require.Equal(t, []string{"nodes.csv", "scores.csv", "scores.html", "scores.json",
+				"summary.json"},
 				namesIn(t, "out"))
 			var again scores.Scores
 			require.NoError(t, json.Unmarshal([]byte(content(t, "out/scores.json")), &again))
@@ -298,6 +299,28 @@ func TestEvaluateScoresWhatItCan(t *testing.T) {
 	_, err = evaluated(t, c)
 	require.Error(t, err)
 	require.FileExists(t, "p/summary.json")
+}
+
+// scores.html has every case, those that failed too, and whatever their files are called.
+func TestEvaluateWritesAPage(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	for _, name := range []string{"<script>alert(1)<", "b&\"'"} {
+		labelFile(t, "r/"+name+".nii.gz", shape, nodesOf(true, true), nil)
+		labelFile(t, "p/"+name+".nii.gz", shape, nodesOf(true, false), nil)
+	}
+	labelFile(t, "r/z.nii.gz", shape, nodesOf(true, true), nil)
+	require.NoError(t, os.WriteFile("p/z.nii.gz", []byte("no volume"), 0o600))
+	_, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p"})
+	require.ErrorContains(t, err, "case z: ")
+	page := content(t, "p/scores.html")
+	require.NotContains(t, page, "<script>alert")
+	require.Contains(t, page, "&lt;script&gt;alert(1)&lt;")
+	require.Contains(t, page, "b&amp;&#34;&#39;")
+	require.Contains(t, page, "p against r")
+	require.Contains(t, page, "1 case could not be scored and is in no number here")
+	_, failed, _ := strings.Cut(page, "Cases that could not be scored")
+	require.True(t, strings.Contains(failed, "p/z.nii.gz"), "the reason names the file")
 }
 
 // A mask that is empty leaves no number behind that looks like one.

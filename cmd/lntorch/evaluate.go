@@ -21,7 +21,8 @@ func newEvaluate() *cobra.Command {
 		Short:   "scores predictions: Dice, surfaces and nodes (nnUNetv2_evaluate_folder, …_simple)",
 		Long: `evaluate compares label volumes of two folders by their names, or two files. It writes nnU-Net's summary.json,
 and beside it scores.json (surfaces in mm, nodes found, missed and invented, by size), scores.csv (a row per case
-and label) and nodes.csv (a row per node). docs/scores.md defines every number.
+and label), nodes.csv (a row per node) and scores.html (the same as tables that sort and filter, in one file that any
+browser opens). docs/scores.md defines every number.
 
 Either side may be of any format: NIfTI, NRRD, MetaImage, a label map as a DICOM series, an RTSTRUCT or a DICOM SEG.
 The latter are drawn on the grid of the other side, or of --image; --roi says which of their names is which label.

@@ -78,6 +78,7 @@ var Rules = []Rule{
 
 	{Path: "dgst", Level: 4},
 	{Path: "baselines", Level: 4},
+	{Path: "report/page", Level: 4, Also: []string{"report"}},
 	{Path: "report/...", Level: 4, Also: []string{"report/nnlog"}},
 	{Path: "train", Level: 4, Also: []string{"report", "report/nnlog"}},
 	{Path: "experiment", Level: 4, Also: []string{"train", "report", "report/nnlog", "phantom"}},
@@ -90,6 +91,7 @@ var Rules = []Rule{
 	{Path: "internal/bench", Level: 5, Also: []string{"pipeline"}},
 	{Path: "internal/shimgen", Level: 5, Only: []string{}},
 	{Path: "internal/golden", Level: 0, Only: []string{"formats/npz"}, NoTorch: true},
+	{Path: "internal/browsertest", Level: 1, Only: []string{"internal/golden"}, NoTorch: true},
 	{Path: "internal/torchtest", Level: 1, Only: []string{"torch", "internal/golden"}},
 }
 
@@ -108,7 +110,7 @@ var NetworkNamesIn = []string{"models", "data/plans/architecture.go", "data/plan
 	"internal/golden", "internal/arch"}
 
 // TestSupport lists the packages, of this and other modules, that only tests may import.
-var TestSupport = []string{"internal/golden", "internal/torchtest",
+var TestSupport = []string{"internal/browsertest", "internal/golden", "internal/torchtest",
 	"github.com/stretchr/testify/..."}
 
 // Modules maps third-party packages to the packages that may import them.
