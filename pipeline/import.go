@@ -270,6 +270,9 @@ func (m *importer) workers() int { return cmp.Or(m.Workers, casesAtATime()) }
 
 // result is what there is to tell.
 func (m *importer) result() *Imported {
+	slices.SortStableFunc(m.leftOut, func(a, b LeftOut) int {
+		return cmp.Compare(pathKey(cmp.Or(a.Source, a.Reason)), pathKey(cmp.Or(b.Source, b.Reason)))
+	})
 	r := &Imported{Cases: []ImportedCase{}, LeftOut: m.leftOut}
 	if m.ID != 0 && m.Name != "" && m.Raw != "" {
 		r.Dataset = m.folder()

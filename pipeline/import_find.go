@@ -92,7 +92,10 @@ func (m *importer) findDICOM(ctx context.Context, paths []string) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("%w; for files of other formats give --images and --labels", err)
+		if errors.Is(err, series.ErrNone) {
+			err = fmt.Errorf("%w; for files of other formats give --images and --labels", err)
+		}
+		return err
 	}
 	objects := labelObjects(x)
 	found := make([]*foundLabels, len(objects))
@@ -171,6 +174,10 @@ func (m *importer) findDICOM(ctx context.Context, paths []string) error {
 		if c.err != nil {
 			told.WriteString(c.err.Error() + "\n")
 		}
+	}
+	for _, name := range x.Zips {
+		m.leave(false, "file", name, "is a zip in a folder, which is not looked into: give it as "+
+			"another SRC")
 	}
 	for _, d := range x.Damaged {
 		if text := d.Err.Error(); !strings.Contains(told.String(), text) {
@@ -273,6 +280,16 @@ func (f *foundLabels) matches() bool {
 	return false
 }
 
+// mismatch says why a label has nothing in it.
+func (f *foundLabels) mismatch() string {
+	for _, l := range f.match {
+		if len(l.Parts) > 0 {
+			return "each " + f.kind + " of " + f.name + " that matches is empty"
+		}
+	}
+	return "no " + f.kind + " of " + f.name + " matches"
+}
+
 // chooseLabels gives a case the labels of one of the objects that belong to it. It returns false if the
 // case is left out.
 func (m *importer) chooseLabels(c *importCase, of []*foundLabels) bool {
@@ -283,13 +300,13 @@ func (m *importer) chooseLabels(c *importCase, of []*foundLabels) bool {
 	if len(fit) == 0 && m.AllowEmpty {
 		fit = of
 	} else if len(fit) == 0 {
-		var kinds []string
+		var why []string
 		for _, f := range of {
-			if text := "no " + f.kind + " of " + f.name; !slices.Contains(kinds, text) {
-				kinds = append(kinds, text)
+			if text := f.mismatch(); !slices.Contains(why, text) {
+				why = append(why, text)
 			}
 		}
-		m.leave(false, "image", c.Image, "%s matches", strings.Join(kinds, ", "))
+		m.leave(false, "image", c.Image, "%s", strings.Join(why, "; "))
 		return false
 	}
 	taken := fit[0]
@@ -385,8 +402,11 @@ func (m *importer) describeStack(c *importCase, x *series.Index) {
 	if err == nil {
 		err = failed
 	}
-	if c.Size, c.Spacing = s.Size[:], s.Spacing[:]; g != nil {
+	switch c.Size = s.Size[:]; {
+	case g != nil:
 		c.Size, c.Spacing = size, g.Spacing
+	case s.Problem == nil: // otherwise it is not known
+		c.Spacing = s.Spacing[:]
 	}
 	if c.err == nil {
 		c.err = err
@@ -454,14 +474,12 @@ func (m *importer) findFiles(ctx context.Context, paths []string) error {
 			m.leave(false, "labels", path, "have no image")
 		}
 	}
-	slices.SortFunc(m.leftOut, func(a, b LeftOut) int { return strings.Compare(a.Source, b.Source) })
 	keep := make([]bool, len(lone))
 	left := make([][]LeftOut, len(lone))
 	if err := m.each(ctx, len(lone), "reading headers and labels", func(i int) {
 		keep[i] = m.readPair(lone[i])
 		if c := lone[i]; !keep[i] {
-			left[i] = []LeftOut{{"image", c.Image, "no " + c.labels.kind + " of " +
-				c.labels.name + " matches", false}}
+			left[i] = []LeftOut{{"image", c.Image, c.labels.mismatch(), false}}
 		}
 	}); err != nil {
 		return err
