@@ -478,6 +478,13 @@ func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, 
 			_, err := w.Write(summary.Encode())
 			return err
 		})
+	} else {
+		before := ""
+		if isFile(c.Summary) {
+			before = ", and the one that is there is of an earlier run"
+		}
+		e.out.Printf("WARNING: %s is not written, as cases failed%s: --chill writes it for the others",
+			c.Summary, before)
 	}
 	put(filepath.Join(folder, "scores.json"), func(w io.Writer) error {
 		e := json.NewEncoder(w)

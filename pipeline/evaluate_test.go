@@ -263,7 +263,18 @@ func TestEvaluateScoresWhatItCan(t *testing.T) {
 		labelFile(t, "p/"+name+".nii.gz", shape, nodesOf(true, false), nil)
 	}
 	require.NoError(t, os.WriteFile("p/y.nii.gz", []byte("no volume"), 0o600))
-	c := EvaluateConfig{Reference: "r", Prediction: "p"}
+	require.NoError(t, os.WriteFile("p/summary.json", []byte("{}"), 0o600)) // of an earlier run
+	c := settings.New[EvaluateConfig]()
+	c.Reference, c.Prediction, c.Labels = "r", "p", []int{1}
+	said := &said{}
+	_, err := Evaluate(t.Context(), c, Output{Log: said})
+	require.ErrorContains(t, err, "case y: p/y.nii.gz")
+	require.Contains(t, said.String(), "p/summary.json is not written, as cases failed, and the one "+
+		"that is there is of an earlier run: --chill")
+	require.Equal(t, "{}", content(t, "p/summary.json"))
+	require.NoError(t, os.Remove("p/summary.json"))
+
+	c = EvaluateConfig{Reference: "r", Prediction: "p"}
 	e, err := evaluated(t, c)
 	require.ErrorContains(t, err, "case y: p/y.nii.gz")
 	require.Len(t, e.Cases, 1)
@@ -275,6 +286,28 @@ func TestEvaluateScoresWhatItCan(t *testing.T) {
 	_, err = evaluated(t, c)
 	require.Error(t, err)
 	require.FileExists(t, "p/summary.json")
+}
+
+// Without a case that can be scored there is no number, either: 0 mm would be the best of distances.
+func TestEvaluateOfNoCase(t *testing.T) {
+	t.Chdir(t.TempDir())
+	labelFile(t, "r/x.nii.gz", [3]int{6, 20, 20}, nodesOf(true, true), nil)
+	require.NoError(t, os.MkdirAll("p", 0o700))
+	require.NoError(t, os.WriteFile("p/x.nii.gz", []byte("no volume"), 0o600))
+	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p"})
+	require.ErrorContains(t, err, "case x: p/x.nii.gz")
+	require.Len(t, e.Mean["1"], 12)
+	for name, m := range e.Mean["1"] {
+		require.False(t, m.Mean.Defined(), name)
+		require.Zero(t, m.N, name)
+	}
+	for _, rule := range e.Settings.Match {
+		d := e.Aggregate["1"].Detection[rule.String()]
+		require.Len(t, d.BySize, 3)
+		for _, n := range []scores.Number{d.Recall, d.Precision, d.F1, d.BySize["<5"].Recall} {
+			require.False(t, n.Defined(), rule)
+		}
+	}
 }
 
 // A mask that is empty leaves no number behind that looks like one.
