@@ -75,6 +75,9 @@ func Evaluate(ctx context.Context, c EvaluateConfig, o Output) (*Evaluated, erro
 	if err := e.open(); err != nil {
 		return nil, err
 	}
+	if err := e.writable(); err != nil {
+		return nil, err
+	}
 	return e.run(ctx)
 }
 
@@ -262,6 +265,22 @@ func labelEnding(folder string) (string, error) {
 	}
 	return "", fmt.Errorf("%s holds no label volumes, expected files that end in %s", folder,
 		strings.Join(image.Endings(), ", "))
+}
+
+// writable fails before the work where the files cannot be written after it.
+func (e *evaluation) writable() error {
+	if e.config.Summary == "" {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(e.config.Summary), 0o755); err != nil {
+		return err
+	}
+	f, err := atomicfile.Create(e.config.Summary)
+	if err != nil {
+		return err
+	}
+	f.Abort()
+	return nil
 }
 
 // pair finds the reference of each prediction.
@@ -454,9 +473,6 @@ func gridText(m *labelmap.Map) string {
 func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, err error) {
 	c := &e.config
 	folder := filepath.Dir(c.Summary)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return nil, err
-	}
 	put := func(path string, content func(io.Writer) error) {
 		if err != nil {
 			return

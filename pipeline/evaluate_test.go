@@ -288,6 +288,21 @@ func TestEvaluateScoresWhatItCan(t *testing.T) {
 	require.FileExists(t, "p/summary.json")
 }
 
+// A place that cannot be written to is told before the work.
+func TestEvaluateKnowsWhereItCannotWrite(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	labelFile(t, "r/x.nii.gz", shape, nodesOf(true, true), nil)
+	labelFile(t, "p/x.nii.gz", shape, nodesOf(true, true), nil)
+	require.NoError(t, os.WriteFile("file", nil, 0o600))
+	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p", Summary: "file/summary.json"})
+	require.ErrorContains(t, err, "file")
+	require.Nil(t, e)
+	_, err = evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p", Summary: "s/summary.json"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"nodes.csv", "scores.csv", "scores.json", "summary.json"}, namesIn(t, "s"))
+}
+
 // Without a case that can be scored there is no number, either: 0 mm would be the best of distances.
 func TestEvaluateOfNoCase(t *testing.T) {
 	t.Chdir(t.TempDir())

@@ -448,10 +448,14 @@ func pathKey(path string) string { return strings.ReplaceAll(path, "/", "\x00") 
 // findFiles makes cases of files in pairs.
 func (m *importer) findFiles(ctx context.Context, paths []string) error {
 	var lone []*importCase
+	files, example := 0, ""
 	for _, root := range paths {
-		pictures, maps, err := m.walk(ctx, root)
+		pictures, maps, seen, err := m.walk(ctx, root)
 		if err != nil {
 			return err
+		}
+		if files += len(pictures); example == "" && seen != "" {
+			example = fmt.Sprintf("; there is %s, for example", filepath.Join(root, seen))
 		}
 		for _, name := range pictures {
 			c := &importCase{file: filepath.Join(root, m.pictures.Path(name))}
@@ -473,6 +477,10 @@ func (m *importer) findFiles(ctx context.Context, paths []string) error {
 			path := filepath.Join(root, m.maps.Path(name))
 			m.leave(false, "labels", path, "have no image")
 		}
+	}
+	if files == 0 {
+		return fmt.Errorf("%s: no file is called as --images says, %s%s", strings.Join(paths, ", "),
+			m.ImageFiles, example)
 	}
 	keep := make([]bool, len(lone))
 	left := make([][]LeftOut, len(lone))
@@ -498,16 +506,18 @@ func (m *importer) findFiles(ctx context.Context, paths []string) error {
 	return nil
 }
 
-// walk lists the cases that have an image below a folder, and which have labels.
-func (m *importer) walk(ctx context.Context, root string) (pictures []string, maps map[string]bool, err error) {
+// walk lists the cases that have an image below a folder, and which have labels. seen is the first file
+// of all.
+func (m *importer) walk(ctx context.Context, root string) (pictures []string, maps map[string]bool,
+	seen string, err error) {
 	if info, err := os.Stat(root); err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	} else if !info.IsDir() {
-		return nil, nil, settings.Usage("%s: --images is for folders", root)
+		return nil, nil, "", settings.Usage("%s: --images is for folders", root)
 	}
 	real, err := filepath.EvalSymlinks(root)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
 	depth := m.pictures.Depth()
 	if m.maps != nil {
@@ -531,6 +541,9 @@ func (m *importer) walk(ctx context.Context, root string) (pictures []string, ma
 		if at == real || !d.Type().IsRegular() && !d.IsDir() {
 			return nil
 		}
+		if seen == "" && !d.IsDir() {
+			seen = rel
+		}
 		if name, ok := m.pictures.Match(rel); ok {
 			pictures = append(pictures, name)
 		}
@@ -547,7 +560,7 @@ func (m *importer) walk(ctx context.Context, root string) (pictures []string, ma
 	if linked > 0 {
 		m.o.Printf("%s: symbolic links, which are not followed: %d", root, linked)
 	}
-	return pictures, maps, err
+	return pictures, maps, seen, err
 }
 
 // readPair reads the headers of a pair of files, and what labels there are. It returns false if the

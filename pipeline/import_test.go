@@ -623,6 +623,11 @@ func TestImportTakesPairsOfFiles(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ImportKept, kept.Cases[0].Status)
 
+	c.DryRun, c.ImageFiles = true, "{case}.mhd"
+	_, err = Import(context.Background(), c, Output{})
+	require.ErrorContains(t, err, archive+": no file is called as --images says, {case}.mhd; there is "+archive+"/axial.nii, for example")
+	c.DryRun, c.ImageFiles = false, "{case}.nrrd"
+
 	for want, change := range map[string]func(*ImportConfig){
 		"expected values of the label maps": func(c *ImportConfig) { c.Labels = []string{"LN=.*"} },
 		"the value 1 is there twice":        func(c *ImportConfig) { c.Labels = []string{"A=1", "B=2,1"} },
