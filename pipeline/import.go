@@ -304,7 +304,7 @@ func (m *importer) failures(r *Imported) error {
 	var all []string
 	for _, c := range r.Cases {
 		if c.Error != "" {
-			all = append(all, "case "+c.Case+" ("+c.Image+"): "+c.Error)
+			all = append(all, "case "+c.Case+" ("+c.Image+"): "+strings.TrimPrefix(c.Error, c.Image+": "))
 		}
 	}
 	cases := len(all)
