@@ -161,7 +161,7 @@ func (m *importer) write(ctx context.Context, c *importCase, workers int) (*reco
 		return nil, err
 	}
 	return &recordedCase{Case: c.Case, Test: c.Test, Size: c.Size, Spacing: c.Spacing, Problems: c.Problems,
-		Voxels: c.Voxels, SHA256: sum.String(), Source: c.source, LabelSource: c.labelSource()}, nil
+		Voxels: c.Voxels, SHA256: sum.String(), Source: c.source, Series: c.series, LabelSource: c.labelSource()}, nil
 }
 
 // writeImage writes the values of the image, with its geometry and nothing else of its header. It

@@ -38,6 +38,7 @@ type importCase struct {
 	labels  *foundLabels   // RTSTRUCT, SEG or label map; nil without
 	byFrame bool           // they share the frame of reference alone
 	source  string         // says which image it is, without naming it; "" until it is known
+	series  string         // says of which series it is, as source does; "" if none is known
 	known   *recordedCase  // the dataset has it
 	err     error
 }
@@ -396,6 +397,10 @@ func newest(of []*foundLabels) (*foundLabels, error) {
 func (m *importer) describeStack(c *importCase, x *series.Index) {
 	s := c.stack
 	c.source = stackDigest(s)
+	if s.SeriesUID != "" {
+		sum := sha256.Sum256([]byte("series " + s.SeriesUID))
+		c.series = hex.EncodeToString(sum[:])
+	}
 	c.Problems = append([]string{}, s.Geometry.Problems...)
 	err := x.Whole(s) // it may be why the geometry is not regular
 	size, g, failed := s.Grid(m.FixGeometry)

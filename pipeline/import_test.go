@@ -410,6 +410,34 @@ func TestImportDoesWhatIsMissing(t *testing.T) {
 	require.ErrorContains(t, err, "it was not made by lntorch import")
 }
 
+// A series of which slices come later is imported once: a second case would be the same patient.
+func TestASeriesThatWasCopiedInPartIsOneCase(t *testing.T) {
+	archive := three.archive(t, nil)
+	last := filepath.Join(archive, "p16", "ct", "06.dcm")
+	data := content(t, last)
+	require.NoError(t, os.Remove(last))
+	c := importConfig(t.TempDir(), archive)
+	r, err := Import(context.Background(), c, Output{})
+	require.NoError(t, err)
+	require.Equal(t, 6, r.Cases[0].Size[2])
+
+	require.NoError(t, os.WriteFile(last, []byte(data), 0o666))
+	r, err = Import(context.Background(), c, Output{})
+	image := filepath.Join(r.Dataset, "imagesTr", "LN_0001_0000.nii.gz")
+	require.ErrorContains(t, err, "its slices are others than when it was imported: delete "+image)
+	require.Equal(t, map[string]string{"LN_0001": ImportFailed, "LN_0002": ImportKept, "LN_0003": ImportKept}, statuses(r))
+	require.NoError(t, os.Remove(image))
+	r, err = Import(context.Background(), c, Output{})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"LN_0001": ImportWritten, "LN_0002": ImportKept, "LN_0003": ImportKept}, statuses(r))
+	require.Equal(t, 7, r.Cases[0].Size[2])
+
+	fresh := importConfig(t.TempDir(), archive)
+	want, err := Import(context.Background(), fresh, Output{})
+	require.NoError(t, err)
+	require.Equal(t, tree(t, want.Dataset), tree(t, r.Dataset))
+}
+
 // stopper cancels when so many cases are done.
 type stopper struct {
 	after int
