@@ -316,7 +316,10 @@ func (m *importer) failures(r *Imported) error {
 	switch {
 	case len(all) > 0:
 		what := fmt.Sprintf("%d of %d cases were not imported", cases, len(r.Cases))
-		if n := len(all) - cases; n > 0 {
+		switch n := len(all) - cases; {
+		case cases == 0:
+			what = fmt.Sprintf("%d files could not be used", n)
+		case n > 0:
 			what += fmt.Sprintf(", %d other files could not be used", n)
 		}
 		return fmt.Errorf("%s; the same command does what is missing when they are "+

@@ -42,9 +42,10 @@ type Several struct {
 func (e *Several) Error() string {
 	if e.ByFrame {
 		return fmt.Sprintf("refers to no series that is here, and shares frame of reference and "+
-			"study with %d of them", len(e.Images))
+			"study with %d of them: move away those on which it was not drawn", len(e.Images))
 	}
-	return fmt.Sprintf("refers to a series that has %d stacks of slices", len(e.Images))
+	return fmt.Sprintf("refers to a series that has %d stacks of slices: move away those on which it was "+
+		"not drawn", len(e.Images))
 }
 
 // Reasons why an object belongs to no image.
