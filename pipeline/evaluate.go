@@ -272,14 +272,16 @@ func (e *evaluation) writable() error {
 	if e.config.Summary == "" {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(e.config.Summary), 0o755); err != nil {
-		return err
+	err := os.MkdirAll(filepath.Dir(e.config.Summary), 0o755)
+	if err == nil {
+		var f *atomicfile.File
+		if f, err = atomicfile.Create(e.config.Summary); err == nil {
+			f.Abort()
+		}
 	}
-	f, err := atomicfile.Create(e.config.Summary)
 	if err != nil {
-		return err
+		return fmt.Errorf("-o %s: %w: name a place that can be written to", e.config.Summary, err)
 	}
-	f.Abort()
 	return nil
 }
 
