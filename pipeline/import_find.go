@@ -114,10 +114,14 @@ func (m *importer) findDICOM(ctx context.Context, paths []string) error {
 	for i, s := range x.Stacks {
 		images[i] = pairing.Image{Series: s.SeriesUID, Study: s.StudyUID, Frame: s.FrameOfReference,
 			Volume: s.Volume(), Other: s.Modality != "" && s.Modality != m.Modality}
+		for _, slice := range s.Slices {
+			images[i].Instances = append(images[i].Instances, slice.File.Instance)
+		}
 	}
 	all := make([]pairing.Object, len(found))
 	for i, f := range found {
-		all[i] = pairing.Object{Series: f.to.Series, Frames: f.to.Frames, Study: f.object.StudyUID}
+		all[i] = pairing.Object{Series: f.to.Series, Frames: f.to.Frames, Study: f.object.StudyUID,
+			Instances: f.object.Referenced}
 	}
 	links := pairing.Find(images, all)
 	unclear := map[int]bool{} // stacks that labels may belong to

@@ -921,3 +921,26 @@ func TestWhyNoLabelMatches(t *testing.T) {
 	f.match = f.match[:1]
 	require.Equal(t, "no ROI of rs.dcm matches", f.mismatch())
 }
+
+// Of two phases in one series, labels are those of the one whose slices they name.
+func TestLabelsOfAPhaseAreThatPhases(t *testing.T) {
+	for _, object := range []string{"stars-square", "binary-square"} {
+		archive := patients{"p21": {"square", []string{object}}}.archive(t, nil)
+		first := filepath.Join(archive, "p21", "ct")
+		second := filepath.Join(archive, "p21", "another phase")
+		require.NoError(t, os.Mkdir(second, 0o777))
+		for _, name := range namesIn(t, first) {
+			data := content(t, filepath.Join(first, name))
+			number := strings.Index(data, "\x20\x00\x13\x00IS")
+			data = data[:number] + "\x20\x00\x12\x00IS\x02\x002 " + data[number:] // AcquisitionNumber
+			data = strings.ReplaceAll(data, ".498.21.4.1.", ".498.21.5.1.")       // SOPInstanceUID
+			require.NoError(t, os.WriteFile(filepath.Join(second, name), []byte(data[:len(data)-1]+"\xff"), 0o666))
+		}
+		r, err := Import(context.Background(), importConfig(t.TempDir(), archive), Output{})
+		require.NoError(t, err, object)
+		require.Len(t, r.Cases, 1)
+		require.Equal(t, first, r.Cases[0].Image)
+		require.Equal(t, ImportWritten, r.Cases[0].Status)
+		require.Contains(t, reasons(r), second+": has no labels")
+	}
+}

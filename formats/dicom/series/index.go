@@ -45,6 +45,7 @@ type Object struct {
 	SeriesNumber     *int     // nil if it has none
 	Description      string   // SeriesDescription: a text, never for messages
 	ReferencedSeries []string // UIDs of the series that its header names
+	Referenced       []string // UIDs of the instances that it names as of these series
 	// Date and time of the structure set, else of the content, else of the file: for their order
 	// only, never for messages.
 	Date string
@@ -186,19 +187,22 @@ func object(f *dicom.File) *Object {
 			o.Date = date + f.Text(pair[1])
 		}
 	}
-	add := func(d dicom.Dataset) {
+	add := func(d dicom.Dataset, instances tag.Tag) {
 		if uid := d.Text(tag.SeriesInstanceUID); uid != "" &&
 			!slices.Contains(o.ReferencedSeries, uid) {
 			o.ReferencedSeries = append(o.ReferencedSeries, uid)
 		}
+		for _, instance := range d.Items(instances) {
+			o.Referenced = append(o.Referenced, instance.Text(tag.ReferencedSOPInstanceUID))
+		}
 	}
 	for _, series := range f.Items(tag.ReferencedSeriesSequence) {
-		add(series)
+		add(series, tag.ReferencedInstanceSequence)
 	}
 	for _, frame := range f.Items(tag.ReferencedFrameOfReferenceSequence) {
 		for _, study := range frame.Items(tag.RTReferencedStudySequence) {
 			for _, series := range study.Items(tag.RTReferencedSeriesSequence) {
-				add(series)
+				add(series, tag.ContourImageSequence)
 			}
 		}
 		if o.FrameOfReference == "" {
