@@ -77,6 +77,9 @@ func Evaluate(ctx context.Context, c EvaluateConfig, o Output) (*Evaluated, erro
 	if err := e.open(); err != nil {
 		return nil, err
 	}
+	if err := e.writable(); err != nil {
+		return nil, err
+	}
 	return e.run(ctx)
 }
 
@@ -300,6 +303,24 @@ func labelEnding(folder string) (string, error) {
 	}
 	return "", fmt.Errorf("%s holds no label volumes, expected files that end in %s, or DICOM", folder,
 		strings.Join(image.Endings(), ", "))
+}
+
+// writable fails before the work where the files cannot be written after it.
+func (e *evaluation) writable() error {
+	if e.config.Summary == "" {
+		return nil
+	}
+	err := os.MkdirAll(filepath.Dir(e.config.Summary), 0o755)
+	if err == nil {
+		var f *atomicfile.File
+		if f, err = atomicfile.Create(e.config.Summary); err == nil {
+			f.Abort()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("-o %s: %w: name a place that can be written to", e.config.Summary, err)
+	}
+	return nil
 }
 
 // pair finds the reference of each prediction.
@@ -526,9 +547,6 @@ func gridText(m *labelmap.Map) string {
 func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, err error) {
 	c := &e.config
 	folder := filepath.Dir(c.Summary)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return nil, err
-	}
 	put := func(path string, content func(io.Writer) error) {
 		if err != nil {
 			return
@@ -550,6 +568,13 @@ func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, 
 			_, err := w.Write(summary.Encode())
 			return err
 		})
+	} else {
+		before := ""
+		if isFile(c.Summary) {
+			before = ", and the one that is there is of an earlier run"
+		}
+		e.out.Printf("WARNING: %s is not written, as cases failed%s: --chill writes it for the others",
+			c.Summary, before)
 	}
 	put(filepath.Join(folder, "scores.json"), func(w io.Writer) error {
 		e := json.NewEncoder(w)

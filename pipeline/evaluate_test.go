@@ -287,7 +287,18 @@ func TestEvaluateScoresWhatItCan(t *testing.T) {
 		labelFile(t, "p/"+name+".nii.gz", shape, nodesOf(true, false), nil)
 	}
 	require.NoError(t, os.WriteFile("p/y.nii.gz", []byte("no volume"), 0o600))
-	c := EvaluateConfig{Reference: "r", Prediction: "p"}
+	require.NoError(t, os.WriteFile("p/summary.json", []byte("{}"), 0o600)) // of an earlier run
+	c := settings.New[EvaluateConfig]()
+	c.Reference, c.Prediction, c.Labels = "r", "p", []int{1}
+	said := &said{}
+	_, err := Evaluate(t.Context(), c, Output{Log: said})
+	require.ErrorContains(t, err, "case y: p/y.nii.gz")
+	require.Contains(t, said.String(), "p/summary.json is not written, as cases failed, and the one "+
+		"that is there is of an earlier run: --chill")
+	require.Equal(t, "{}", content(t, "p/summary.json"))
+	require.NoError(t, os.Remove("p/summary.json"))
+
+	c = EvaluateConfig{Reference: "r", Prediction: "p"}
 	e, err := evaluated(t, c)
 	require.ErrorContains(t, err, "case y: p/y.nii.gz")
 	require.Len(t, e.Cases, 1)
@@ -321,6 +332,44 @@ func TestEvaluateWritesAPage(t *testing.T) {
 	require.Contains(t, page, "1 case could not be scored and is in no number here")
 	_, failed, _ := strings.Cut(page, "Cases that could not be scored")
 	require.True(t, strings.Contains(failed, "p/z.nii.gz"), "the reason names the file")
+}
+
+// A place that cannot be written to is told before the work.
+func TestEvaluateKnowsWhereItCannotWrite(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	labelFile(t, "r/x.nii.gz", shape, nodesOf(true, true), nil)
+	labelFile(t, "p/x.nii.gz", shape, nodesOf(true, true), nil)
+	require.NoError(t, os.WriteFile("file", nil, 0o600))
+	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p", Summary: "file/summary.json"})
+	require.ErrorContains(t, err, "-o file/summary.json: ")
+	require.ErrorContains(t, err, "name a place that can be written to")
+	require.Nil(t, e)
+	_, err = evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p", Summary: "s/summary.json"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"nodes.csv", "scores.csv", "scores.html", "scores.json", "summary.json"}, namesIn(t, "s"))
+}
+
+// Without a case that can be scored there is no number, either: 0 mm would be the best of distances.
+func TestEvaluateOfNoCase(t *testing.T) {
+	t.Chdir(t.TempDir())
+	labelFile(t, "r/x.nii.gz", [3]int{6, 20, 20}, nodesOf(true, true), nil)
+	require.NoError(t, os.MkdirAll("p", 0o700))
+	require.NoError(t, os.WriteFile("p/x.nii.gz", []byte("no volume"), 0o600))
+	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p"})
+	require.ErrorContains(t, err, "case x: p/x.nii.gz")
+	require.Len(t, e.Mean["1"], 12)
+	for name, m := range e.Mean["1"] {
+		require.False(t, m.Mean.Defined(), name)
+		require.Zero(t, m.N, name)
+	}
+	for _, rule := range e.Settings.Match {
+		d := e.Aggregate["1"].Detection[rule.String()]
+		require.Len(t, d.BySize, 3)
+		for _, n := range []scores.Number{d.Recall, d.Precision, d.F1, d.BySize["<5"].Recall} {
+			require.False(t, n.Defined(), rule)
+		}
+	}
 }
 
 // A mask that is empty leaves no number behind that looks like one.

@@ -80,9 +80,6 @@ func printScores(e *pipeline.Evaluated) error {
 			return fmt.Sprintf("%s (n=%d)", number(m.Mean), m.N)
 		}
 		d := s.Aggregate[key].Detection[rule]
-		if d == nil {
-			d = &scores.Detection{}
-		}
 		t.Add(s.Labels[key], fmt.Sprint(len(s.Cases)), mean("Dice"), mean(nsd), mean("HD95"),
 			fmt.Sprint(d.TP+d.FN), number(d.Recall), number(d.Precision), number(d.F1))
 		for _, class := range s.Settings.Classes() {
