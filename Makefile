@@ -207,7 +207,7 @@ test-dist: shim openjpeg need-go | $(LOGS) ## the archive in a root folder with 
 	@PYTHON=$(PYTHON) bash scripts/dist_test.sh $(BUILD)/dist/*.tar.gz $(LOGGED)
 
 .PHONY: demo
-demo: all ## fine-tunes the bundled foundation model on bundled cases, with DGST and in full, and shows before and after
+demo: all ## adapts the bundled foundation model to bundled cases of another domain, and reports before and after
 	@bash scripts/demo.sh
 
 # ---- gotorch, the independent binding that torch/interop checks ours against ------------------------------------------

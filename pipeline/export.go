@@ -106,7 +106,7 @@ func (e *ExportConfig) write(ctx context.Context, folder string, checkpoints []s
 			return nil, err
 		}
 		fold := filepath.Base(filepath.Dir(path))
-		if err := e.fold(path, filepath.Join(folder, fold), o); err != nil {
+		if err := e.fold(path, filepath.Join(folder, fold, e.Checkpoint), o); err != nil {
 			return nil, err
 		}
 		folds = append(folds, strings.TrimPrefix(fold, "fold_"))
@@ -114,7 +114,8 @@ func (e *ExportConfig) write(ctx context.Context, folder string, checkpoints []s
 	return folds, nil
 }
 
-func (e *ExportConfig) fold(path, folder string, o Output) error {
+// fold writes the checkpoint of a fold under another name.
+func (e *ExportConfig) fold(path, to string, o Output) error {
 	f, err := checkpoint.Open(path)
 	if err != nil {
 		return err
@@ -134,10 +135,10 @@ func (e *ExportConfig) fold(path, folder string, o Output) error {
 		root.Set("grad_scaler_state", nil)
 	}
 	root.Delete("lntorch")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
-	return pth.Save(filepath.Join(folder, e.Checkpoint), root)
+	return pth.Save(to, root)
 }
 
 // predictable is an error where the network that nnU-Net builds for the trainer cannot load the weights.

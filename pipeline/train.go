@@ -32,6 +32,7 @@ type TrainConfig struct {
 	Continue     bool `flag:"c" help:"continue from the fold's checkpoint"`
 	ValidateOnly bool `flag:"val" help:"only the final validation, of checkpoint_final.pth"`
 	Npz          bool `flag:"npz" help:"final validation also writes CASE.npz and CASE.pkl, for find-best and ensemble"`
+	NoValidation bool // no final validation: for a road that predicts and scores itself
 
 	UseCompressed bool `flag:"use-compressed" hidden:"true" help:"accepted as in nnU-Net; lntorch reads .npz directly and never unpacks"`
 	GPUs          int  `flag:"num-gpus" nnunet:"num_gpus" hidden:"true" default:"1" range:"1.." help:"number of GPUs: 1"`
@@ -59,7 +60,7 @@ func Train(ctx context.Context, c TrainConfig, o Output) (*train.Result, error) 
 	}
 	t := train.Config{Settings: c.Settings, Machine: c.Machine, Results: c.Results, PlansName: c.PlansName,
 		Configuration: c.Configuration, Fold: c.Fold, Trainer: trainer, MethodName: entry.Name, Method: method, Options: options,
-		Pretrained: c.Pretrained, Continue: c.Continue, ValidateOnly: c.ValidateOnly, Npz: c.Npz,
+		Pretrained: c.Pretrained, Continue: c.Continue, ValidateOnly: c.ValidateOnly, Npz: c.Npz, NoValidation: c.NoValidation,
 		Version: o.Version, Echo: o.Log, Progress: o.Progress}
 	if t.Epochs == 0 {
 		t.Epochs = entry.Epochs

@@ -106,6 +106,7 @@ type Config struct {
 	Checkpoint       string           // with ValidateOnly: the weights to validate; empty: the fold's
 	ValidationFolder string           // of the final validation; empty: the fold's
 	Npz              bool             // final validation also writes probabilities and properties
+	NoValidation     bool             // no final validation: the caller predicts and scores itself
 
 	Version  string    // of lntorch, for run.json
 	Echo     io.Writer // where log lines also go; nil: nowhere

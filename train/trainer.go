@@ -143,6 +143,9 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 			}
 		}
 	}
+	if t.cfg.NoValidation {
+		return &Result{Folder: t.fold, Checkpoint: filepath.Join(t.fold, fileFinal)}, nil
+	}
 	return t.validate(ctx)
 }
 

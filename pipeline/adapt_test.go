@@ -1,0 +1,671 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/eval/scores"
+	"github.com/lntorch/lntorch/formats/image"
+	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/machine"
+	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/models"
+	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/nn"
+	"github.com/lntorch/lntorch/train"
+	"github.com/lntorch/lntorch/volume"
+)
+
+// rawTarget has four training cases (LN_000 to LN_003) and two test cases.
+const rawTarget = "testdata/phantom-mini/raw/" + target
+
+// fewCases are the middles of two training cases and one test case: small, so that tests take little.
+func fewCases(t *testing.T) string {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "cases")
+	for _, name := range []string{"imagesTr/LN_000_0000.nii.gz", "imagesTr/LN_001_0000.nii.gz", "labelsTr/LN_000.nii.gz",
+		"labelsTr/LN_001.nii.gz", "imagesTs/LN_004_0000.nii.gz", "labelsTs/LN_004.nii.gz"} {
+		f, err := image.Read(repo(t, rawTarget+"/"+name))
+		require.NoError(t, err)
+		size := f.Head().Size
+		values := volume.Cast[int16](f.Values())
+		edge := []int{min(32, size[0]), min(32, size[1]), min(16, size[2])}
+		var from [3]int
+		for i := range from {
+			from[i] = (size[i] - edge[i]) / 2
+		}
+		var middle volume.Slice[int16]
+		for z := range edge[2] {
+			for y := range edge[1] {
+				row := ((from[2]+z)*size[1]+from[1]+y)*size[0] + from[0]
+				middle = append(middle, values[row:row+edge[0]]...)
+			}
+		}
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
+		require.NoError(t, image.Write(filepath.Join(root, name), edge, f.Head().Geometry, middle, 1))
+	}
+	require.NoError(t, copyFile(repo(t, rawTarget+"/dataset.json"), filepath.Join(root, "dataset.json")))
+	return root
+}
+
+// adaptConfig adapts the small foundation model by two iterations.
+func adaptConfig(t *testing.T, cases string) AdaptConfig {
+	t.Helper()
+	c := settings.New[AdaptConfig]()
+	c.Checkpoint, c.Cases, c.Output = repo(t, foundation), cases, filepath.Join(t.TempDir(), "out")
+	c.Epochs, c.Iterations, c.ValIterations, c.NoMirror, c.DeviceName = 1, 2, 1, true, "cpu"
+	c.Threads = 2
+	return c
+}
+
+// adapt runs an adaptation and checks what every one leaves.
+func adapt(t *testing.T, c AdaptConfig) (*Adapted, string) {
+	t.Helper()
+	var log bytes.Buffer
+	a, err := Adapt(context.Background(), c, Output{Log: &log, Version: "test"})
+	require.NoError(t, err, log.String())
+	for _, name := range []string{"model/plans.json", "model/dataset.json", "model/fold_0/checkpoint_final.pth",
+		"cases.json", "run.json", "report.html", "train/adapt.json"} {
+		require.FileExists(t, filepath.Join(c.Output, name))
+	}
+	hidden, err := filepath.Glob(filepath.Join(c.Output, ".*"))
+	require.NoError(t, err)
+	require.Empty(t, hidden)
+	return a, log.String()
+}
+
+// requireReproduces predicts the held-out cases with the delivered model: the files are those in after.
+func requireReproduces(t *testing.T, c AdaptConfig, cases ...string) {
+	t.Helper()
+	p := settings.New[PredictConfig]()
+	p.Model, p.Folds, p.Output = filepath.Join(c.Output, "model"), []string{"0"}, t.TempDir()
+	p.NoMirror, p.DeviceName, p.Threads = true, "cpu", 2
+	for _, name := range cases {
+		folder := "imagesTs"
+		if name < "LN_004" {
+			folder = "imagesTr"
+		}
+		p.Input = append(p.Input, filepath.Join(c.Cases, folder, name+"_0000.nii.gz"))
+	}
+	require.NoError(t, Predict(context.Background(), p, Output{}, nil))
+	for _, name := range cases {
+		want, err := os.ReadFile(filepath.Join(c.Output, "after", name+".nii.gz"))
+		require.NoError(t, err)
+		got, err := os.ReadFile(filepath.Join(p.Output, name+".nii.gz"))
+		require.NoError(t, err)
+		require.Equal(t, want, got, name)
+	}
+}
+
+func readScores(t *testing.T, path string) *scores.Scores {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	require.NoError(t, err)
+	var s scores.Scores
+	require.NoError(t, json.Unmarshal(b, &s))
+	return &s
+}
+
+// One call takes a model and annotated cases to a model folder, its scores and a report.
+func TestAdaptIsTheWholeRoad(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, repo(t, rawTarget))
+	a, log := adapt(t, c)
+	require.Equal(t, []string{"1 of 6", "2 of 6", "3 of 6", "4 of 6", "5 of 6", "6 of 6"}, stagesIn(log))
+	require.Less(t, strings.Index(log, "2 of 6, scores of the model as it is"), strings.Index(log, "4 of 6, training"))
+	require.Contains(t, log, "segmentation heads are kept: the labels are the model's: lymph_node")
+	requireReproduces(t, c, "LN_004", "LN_005")
+
+	before, after := readScores(t, c.Output+"/before/scores.json"), readScores(t, c.Output+"/after/scores.json")
+	require.Len(t, before.Cases, 2)
+	require.Equal(t, a.Before.Mean, a.Before.Mean)
+	require.Equal(t, before.Mean["1"]["Dice"], a.Means["1"].Before["Dice"])
+	require.Equal(t, after.Mean["1"]["NSD_2"], a.Means["1"].After["NSD_2"])
+	require.NotEqual(t, before.Mean["1"]["Dice"].Mean, after.Mean["1"]["Dice"].Mean)
+	require.FileExists(t, c.Output+"/after/summary.json")
+
+	// The scores before are those of the checkpoint itself.
+	p := settings.New[PredictConfig]()
+	p.Model, p.Output, p.NoMirror, p.DeviceName, p.Threads = repo(t, foundation), t.TempDir(), true, "cpu", 2
+	p.Input = []string{repo(t, rawTarget+"/imagesTs")}
+	require.NoError(t, Predict(context.Background(), p, Output{}, nil))
+	e := settings.New[EvaluateConfig]()
+	e.Reference, e.Prediction = repo(t, rawTarget+"/labelsTs"), p.Output
+	own, err := Evaluate(context.Background(), e, Output{})
+	require.NoError(t, err)
+	require.Equal(t, own.Mean["1"]["Dice"], before.Mean["1"]["Dice"])
+
+	// Held-out cases are not trained on.
+	var run struct {
+		Cases    map[string]int
+		Training struct{ Cases map[string][]string }
+		SHA256   map[string]string `json:"sha256"`
+	}
+	b, err := os.ReadFile(a.Run)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &run))
+	require.Equal(t, map[string]int{RoleTrain: 4, RoleTest: 2}, run.Cases)
+	require.ElementsMatch(t, []string{"LN_000", "LN_001", "LN_002", "LN_003"}, run.Training.Cases["train"])
+	require.Len(t, run.SHA256, 1+2*6)
+
+	var cases []AdaptCase
+	b, err = os.ReadFile(a.Cases)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &cases))
+	require.Len(t, cases, 6)
+	require.Contains(t, strings.Join(a.Notes, " "), "2 held-out cases: only gross failure or gross success shows")
+	require.Empty(t, a.Adapter)
+
+	f, err := checkpoint.Open(filepath.Join(a.Model, "fold_0", "checkpoint_final.pth"))
+	require.NoError(t, err)
+	defer f.Close()
+	require.Equal(t, "nnUNetTrainer", f.Trainer)
+
+	// Done is done: nothing is written again.
+	stamp := func() time.Time {
+		info, err := os.Stat(filepath.Join(c.Output, "after", "LN_004.nii.gz"))
+		require.NoError(t, err)
+		return info.ModTime()
+	}
+	was := stamp()
+	c.Continue = true
+	again, log := adapt(t, c)
+	require.Equal(t, was, stamp())
+	require.NotContains(t, log, "Epoch 0")
+	require.Contains(t, log, "6 of 6, report: done already")
+	require.Equal(t, a.Means["1"].After["Dice"], again.Means["1"].After["Dice"])
+
+	// One folder holds one adaptation.
+	c.Continue = false
+	_, err = Adapt(context.Background(), c, Output{})
+	require.ErrorContains(t, err, "holds an adaptation already: --c goes on with it")
+}
+
+// stagesIn lists the stages that a log announces.
+func stagesIn(log string) (list []string) {
+	for line := range strings.SplitSeq(log, "\n") {
+		if before, _, ok := strings.Cut(line, ", "); ok && strings.Contains(before, " of ") && len(before) == 6 {
+			list = append(list, before)
+		}
+	}
+	return list
+}
+
+// LoRA leaves an adapter, and a model without one.
+func TestAdaptWithLoRA(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, fewCases(t))
+	c.MethodName = "lora"
+	a, _ := adapt(t, c)
+	require.FileExists(t, filepath.Join(a.Adapter, "adapter_config.json"))
+	requireReproduces(t, c, "LN_004")
+	f, err := checkpoint.Open(filepath.Join(a.Model, "fold_0", "checkpoint_final.pth"))
+	require.NoError(t, err)
+	defer f.Close()
+	require.Zero(t, recogniseNetwork(f.Weights).Adapters)
+
+	// Adapter and base predict what the merged model does.
+	p := settings.New[PredictConfig]()
+	p.Model, p.Base, p.Output = a.Adapter, repo(t, foundation+"/fold_0/checkpoint_final.pth"), t.TempDir()
+	p.NoMirror, p.DeviceName, p.Threads = true, "cpu", 2
+	p.Input = []string{filepath.Join(c.Cases, "imagesTs", "LN_004_0000.nii.gz")}
+	require.NoError(t, Predict(context.Background(), p, Output{}, nil))
+	want, err := os.ReadFile(filepath.Join(c.Output, "after", "LN_004.nii.gz"))
+	require.NoError(t, err)
+	got, err := os.ReadFile(filepath.Join(p.Output, "LN_004.nii.gz"))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+}
+
+// Strict DGST leaves a sparse delta.
+func TestAdaptLeavesADelta(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, fewCases(t))
+	c.Options = map[string]OptionValue{"dgst-mode": {Text: "strict"}}
+	a, _ := adapt(t, c)
+	require.FileExists(t, a.Delta)
+	requireReproduces(t, c, "LN_004")
+}
+
+// swinFoundation is a checkpoint of a small SwinUNETR with random weights.
+func swinFoundation(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	v, err := plans.ReadJSON(repo(t, foundation+"/plans.json"))
+	require.NoError(t, err)
+	all, _ := v.(*plans.Object).Get("configurations")
+	own, _ := all.(*plans.Object).Get("3d_phantom")
+	own.(*plans.Object).Set("patch_size", anys([]int{32, 32, 64}))
+	dataset, err := plans.ReadJSON(repo(t, foundation+"/dataset.json"))
+	require.NoError(t, err)
+	file := filepath.Join(root, "checkpoint_final.pth")
+	require.NoError(t, torch.With(func(s *torch.Scope) error {
+		net, err := models.Build(nn.Builder{Scope: s}, models.Spec{InputChannels: 1, NumClasses: 2,
+			Architecture: &models.SwinUNETR{Axes: 3, FeatureSize: 12, Depths: []int{2, 2, 2, 2}, Heads: []int{3, 6, 12, 24}}})
+		require.NoError(t, err)
+		g, err := torch.NewGenerator(torch.CPU, 5)
+		require.NoError(t, err)
+		defer g.Close()
+		require.NoError(t, net.Module().Reset(g, nil))
+		return checkpoint.Save(file, &checkpoint.Training{Network: net.Module(), Trainer: "nnUNetTrainer_SwinUNETR", Epoch: 1,
+			SGD: checkpoint.SGDState{Options: torch.SGD{LR: 0.01}, InitialLR: 0.01},
+			InitArgs: checkpoint.InitArgs{Plans: v.(*plans.Object), Configuration: "3d_phantom", Fold: "0",
+				Dataset: dataset.(*plans.Object), Device: "cpu"}})
+	}))
+	return file
+}
+
+// A network that plans do not describe keeps its trainer, and the log says that nnU-Net must have it.
+func TestAdaptSwinUNETR(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, fewCases(t))
+	c.Checkpoint, c.BatchSize = swinFoundation(t), 1
+	a, log := adapt(t, c)
+	require.Contains(t, log, "stock nnU-Net has no nnUNetTrainer_SwinUNETR")
+	requireReproduces(t, c, "LN_004")
+	f, err := checkpoint.Open(filepath.Join(a.Model, "fold_0", "checkpoint_final.pth"))
+	require.NoError(t, err)
+	defer f.Close()
+	require.Equal(t, "nnUNetTrainer_SwinUNETR", f.Trainer)
+}
+
+// relabelled is a copy of the cases whose labels are changed voxel by voxel, with its own dataset.json.
+func relabelled(t *testing.T, labels string, change func(i int, value uint8) uint8) string {
+	t.Helper()
+	root := fewCases(t)
+	for _, folder := range []string{"labelsTr", "labelsTs"} {
+		files, err := filepath.Glob(filepath.Join(root, folder, "*.nii.gz"))
+		require.NoError(t, err)
+		for _, path := range files {
+			f, err := image.Read(path)
+			require.NoError(t, err)
+			values := volume.Cast[uint8](f.Values())
+			changed := make(volume.Slice[uint8], len(values))
+			for i, v := range values {
+				changed[i] = change(i, v)
+			}
+			h := f.Head()
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, image.Write(path, h.Size, h.Geometry, changed, 1))
+		}
+	}
+	if labels != "" {
+		require.NoError(t, os.WriteFile(filepath.Join(root, "dataset.json"), []byte(labels), 0o644))
+	}
+	return root
+}
+
+// half gives every other row of voxels of a node another label.
+func half(i int, value uint8) uint8 {
+	if value == 1 && i/7%2 == 1 {
+		return 2
+	}
+	return value
+}
+
+// With a label that the model does not know its own head stays, and the model as it is has no scores.
+func TestAdaptToTwoLabels(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, relabelled(t, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1,
+		"necrosis": 2}, "numTraining": 2, "file_ending": ".nii.gz"}`, half))
+	a, log := adapt(t, c)
+	require.Contains(t, log, "segmentation heads are kept as far as the model knows the labels")
+	require.Equal(t, []string{"1 of 5", "2 of 5", "3 of 5", "4 of 5", "5 of 5"}, stagesIn(log))
+	require.Nil(t, a.Before)
+	require.Len(t, a.Means, 2)
+	require.Equal(t, "necrosis", a.Means["2"].Name)
+	require.NoFileExists(t, filepath.Join(c.Output, "before"))
+	requireReproduces(t, c, "LN_004")
+}
+
+// Regions begin with new heads where the model has labels.
+func TestAdaptToRegions(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, relabelled(t, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": [1, 2],
+		"necrosis": [2]}, "regions_class_order": [1, 2], "numTraining": 2, "file_ending": ".nii.gz"}`, half))
+	a, log := adapt(t, c)
+	require.Contains(t, log, "segmentation heads are reinitialised: only one of model and cases has regions")
+	require.Nil(t, a.Before)
+	require.Len(t, a.Means, 2)
+	requireReproduces(t, c, "LN_004")
+
+	// The adapted model is of regions itself: adapted again, it is scored before.
+	d := adaptConfig(t, c.Cases)
+	d.Checkpoint = a.Model
+	a, log = adapt(t, d)
+	require.Contains(t, log, "segmentation heads are kept: the labels are the model's")
+	require.NotNil(t, a.Before)
+	require.Equal(t, a.Before.Labels, a.After.Labels)
+}
+
+// Label maps with other values are read by --labels-map: everything is as with the values of the model.
+func TestAdaptWithALabelMap(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, relabelled(t, "", func(i int, v uint8) uint8 {
+		if v == 1 && i%2 == 0 {
+			return 7
+		}
+		return 4 * v
+	}))
+	require.NoError(t, os.Remove(filepath.Join(c.Cases, "dataset.json")))
+	c.LabelsMap = []string{"lymph_node=4,7"}
+	_, log := adapt(t, c)
+	want := adaptConfig(t, fewCases(t))
+	want.Cases = fewCases(t)
+	adapt(t, want)
+	require.Contains(t, log, "the labels are the model's")
+	for _, folder := range []string{"before", "after"} {
+		mean := func(output string) string { // as text: NaN is not equal to itself
+			return fmt.Sprint(readScores(t, filepath.Join(output, folder, "scores.json")).Mean)
+		}
+		require.Equal(t, mean(want.Output), mean(c.Output), folder)
+	}
+}
+
+// With three cases none is held out, and the notes say what that means. The model is trained on all.
+func TestAdaptWithNothingHeldOut(t *testing.T) {
+	torchtest.Require(t)
+	root := filepath.Join(t.TempDir(), "cases")
+	for _, name := range []string{"LN_000", "LN_001", "LN_002"} {
+		for from, to := range map[string]string{"imagesTr/" + name + "_0000.nii.gz": "images/" + name + ".nii.gz",
+			"labelsTr/" + name + ".nii.gz": "labels/" + name + ".nii.gz"} {
+			require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, to)), 0o755))
+			require.NoError(t, copyFile(repo(t, rawTarget+"/"+from), filepath.Join(root, to)))
+		}
+	}
+	c := adaptConfig(t, root)
+	a, log := adapt(t, c)
+	require.Equal(t, []string{"1 of 4", "2 of 4", "3 of 4", "4 of 4"}, stagesIn(log))
+	require.Contains(t, strings.Join(a.Notes, " "), "No case is held out: there is none to spare of 3 annotated cases")
+	require.Nil(t, a.Before)
+	require.Nil(t, a.After)
+	require.Contains(t, log, "3 training and 3 validation cases")
+	page, err := os.ReadFile(a.Report)
+	require.NoError(t, err)
+	require.Contains(t, string(page), "No case was held out: nothing here shows that the adapted model is better")
+}
+
+// A refit trains on the held-out cases too; the scores stay those of the model before it.
+func TestAdaptRefits(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, fewCases(t))
+	c.Val, c.Refit, c.Anonymous = "LN_001", true, true
+	c.CommandLine = []string{"lntorch", "adapt", "--cases", c.Cases}
+	a, log := adapt(t, c)
+	require.Len(t, stagesIn(log), 7)
+	require.Contains(t, log, "1 training and 1 validation cases")
+	require.Contains(t, log, "2 training and 2 validation cases")
+	require.Contains(t, strings.Join(a.Notes, " "), "The model that is delivered was trained on the held-out cases")
+	require.Len(t, a.After.Cases, 2) // LN_001, and the test set
+	sum := func(folder string) string {
+		f, err := checkpoint.Open(filepath.Join(folder, "fold_0", "checkpoint_final.pth"))
+		require.NoError(t, err)
+		defer f.Close()
+		digest, err := f.Digest(models.Canonical)
+		require.NoError(t, err)
+		return digest
+	}
+	require.NotEqual(t, sum(a.Model), sum(filepath.Join(c.Output, "train", "model")))
+
+	// --anonymous: the page that travels names no case and no folder; cases.json, which stays, does.
+	page, err := os.ReadFile(a.Report)
+	require.NoError(t, err)
+	for _, name := range []string{"LN_00", c.Cases, c.Output} {
+		require.NotContains(t, string(page), name)
+	}
+	require.Contains(t, string(page), "case-1")
+}
+
+// A forecast writes nothing.
+func TestAdaptDryRun(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, repo(t, rawTarget))
+	c.DryRun = true
+	a, err := Adapt(context.Background(), c, Output{})
+	require.NoError(t, err)
+	require.NoFileExists(t, c.Output)
+	require.Len(t, a.Table, 6)
+	require.Positive(t, a.Forecast.Iteration)
+	require.Positive(t, a.Forecast.Predict)
+	require.InDelta(t, a.Forecast.Train, a.Forecast.Iteration*(2+1.0/3), 1e-9)
+}
+
+// --time makes training fit: fewer epochs, or few shorter ones, and never longer than asked for.
+func TestAdaptFitsTheTime(t *testing.T) {
+	for _, c := range []struct {
+		iteration, limit   float64
+		epochs, iterations int
+	}{
+		{0.1, 1e9, 50, 250},
+		{0.1, 600, 22, 250}, // 26.67 s an epoch
+		{0.1, 60, 20, 28},
+		{0.1, 1, 7, 1},
+		{10, 1, 1, 1}, // cannot be less
+	} {
+		f := AdaptForecast{Iteration: c.iteration, Epochs: 50, Iterations: 250, ValIterations: 50}
+		f.fit(c.limit, false)
+		require.Equal(t, c.epochs, f.Epochs, "%+v", c)
+		require.Equal(t, c.iterations, f.Iterations, "%+v", c)
+		if c.iteration < 10 {
+			require.LessOrEqual(t, f.train(), c.limit, "%+v", c)
+		}
+	}
+}
+
+// Ctrl-C stops in any stage, and --c ends with the bits of a run that was not stopped.
+func TestAdaptIsStoppedAndGoesOn(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, fewCases(t))
+	c.Epochs, c.Numerics = 2, machine.Reference
+	adapt(t, c)
+	want, err := os.ReadFile(filepath.Join(c.Output, "after", "LN_004.nii.gz"))
+	require.NoError(t, err)
+
+	d := adaptConfig(t, c.Cases)
+	d.Epochs, d.Numerics = 2, machine.Reference
+	for i, task := range []string{"1 of 6", "2 of 6", "3 of 6", "4 of 6, training: epoch 2", "5 of 6", ""} {
+		ctx, cancel := context.WithCancel(context.Background())
+		p := &stageStopper{task: task, cancel: cancel}
+		e := d
+		if i > 0 { // all but the folder is known
+			e = settings.New[AdaptConfig]()
+			e.Output, e.Continue, e.DeviceName, e.Threads = d.Output, true, "cpu", 2
+		}
+		var log bytes.Buffer
+		_, err := Adapt(ctx, e, Output{Log: &log, Progress: p, Version: "test"})
+		cancel()
+		if task == "" {
+			require.NoError(t, err, log.String())
+			break
+		}
+		require.ErrorIs(t, err, context.Canceled, log.String())
+		require.ErrorContains(t, err, "stopped in stage "+task[:6])
+		require.ErrorContains(t, err, "the same command with --c goes on from there")
+	}
+	got, err := os.ReadFile(filepath.Join(d.Output, "after", "LN_004.nii.gz"))
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+
+	// Other settings than it began with are refused by name.
+	e := d
+	e.Continue, e.Iterations, e.MethodName = true, 5, "full"
+	_, err = Adapt(context.Background(), e, Output{})
+	var usage *settings.UsageError
+	require.ErrorAs(t, err, &usage)
+	require.ErrorContains(t, err, "--iterations was 2 and is 5; --method was dgst and is full")
+}
+
+// stageStopper cancels when the progress of a task begins.
+type stageStopper struct {
+	task   string
+	cancel func()
+}
+
+func (s *stageStopper) Begin(task string, _ int) {
+	if s.task != "" && strings.HasPrefix(task, s.task) {
+		s.cancel()
+	}
+}
+func (s *stageStopper) Done(int, string) {}
+func (s *stageStopper) End()             {}
+
+// A file that changed while an adaptation rested is found.
+func TestAdaptGoesOnOnlyWithTheSameFiles(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, relabelled(t, "", func(_ int, v uint8) uint8 { return v }))
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := Adapt(ctx, c, Output{Progress: &stageStopper{"3 of 6", cancel}})
+	require.ErrorIs(t, err, context.Canceled)
+	path := filepath.Join(c.Cases, "labelsTr", "LN_001.nii.gz")
+	other, err := os.ReadFile(filepath.Join(c.Cases, "labelsTs", "LN_004.nii.gz"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, other, 0o644))
+	c.Continue = true
+	_, err = Adapt(context.Background(), c, Output{})
+	require.ErrorContains(t, err, path+" has changed since the adaptation began")
+}
+
+func TestAdaptRefusals(t *testing.T) {
+	torchtest.Require(t)
+	for name, c := range map[string]struct {
+		change func(c *AdaptConfig)
+		want   string
+	}{
+		"no output":      {func(c *AdaptConfig) { c.Output = "" }, "-o is not given"},
+		"no checkpoint":  {func(c *AdaptConfig) { c.Checkpoint = "" }, "--checkpoint is not given"},
+		"no cases":       {func(c *AdaptConfig) { c.Cases = "" }, "--cases is not given"},
+		"time":           {func(c *AdaptConfig) { c.Time = "half an hour" }, `--time: found "half an hour", expected a time such as 30m or 2h`},
+		"negative time":  {func(c *AdaptConfig) { c.Time = "-5m" }, "--time: found"},
+		"method":         {func(c *AdaptConfig) { c.MethodName = "dgts" }, "dgts"},
+		"other option":   {func(c *AdaptConfig) { c.Options = map[string]OptionValue{"lora-r": {Text: "4"}} }, "--lora-r"},
+		"dry and again":  {func(c *AdaptConfig) { c.DryRun, c.Continue = true, true }, "--dry-run and --c"},
+		"nothing before": {func(c *AdaptConfig) { c.Continue, c.Cases = true, "" }, "no adaptation has begun there"},
+		"no model":       {func(c *AdaptConfig) { c.Checkpoint = t.TempDir() }, "name the file"},
+		"not empty": {func(c *AdaptConfig) {
+			require.NoError(t, os.MkdirAll(filepath.Join(c.Output, "photos"), 0o755))
+		}, "is not empty, it holds photos: name a new folder"},
+		"file": {func(c *AdaptConfig) { require.NoError(t, os.WriteFile(c.Output, nil, 0o644)) }, "-o "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := adaptConfig(t, repo(t, rawTarget))
+			c.change(&config)
+			_, err := Adapt(context.Background(), config, Output{})
+			require.ErrorContains(t, err, c.want)
+			require.NoFileExists(t, filepath.Join(config.Output, "train", "adapt.json"))
+		})
+	}
+	// Heads of other classes cannot be kept.
+	c := adaptConfig(t, relabelled(t, `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "lymph_node": 1,
+		"necrosis": 2}, "numTraining": 2, "file_ending": ".nii.gz"}`, half))
+	c.Head = AdaptHeadKeep
+	_, err := Adapt(context.Background(), c, Output{})
+	require.ErrorContains(t, err, "--head keep: the model has 2 segmentation heads, the labels of the cases need 3")
+}
+
+// DICOM series and RTSTRUCTs become files that nnU-Net reads, and the model predicts from a series what it
+// predicts from its file.
+func TestAdaptFromDICOM(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, three.archive(t, nil))
+	c.ROIs = []string{".* [ab]"}
+	a, log := adapt(t, c)
+	require.Contains(t, log, "3 training and 3 validation cases")
+	made := filepath.Join(c.Output, "train", "raw", adaptDataset, "imagesTr", "p17_0000.nii.gz")
+	var predicted []volume.Pixels
+	for _, in := range []string{filepath.Join(c.Cases, "p17", "ct"), made} {
+		p := settings.New[PredictConfig]()
+		p.Model, p.Output, p.NoMirror, p.DeviceName, p.Threads = a.Model, t.TempDir(), true, "cpu", 2
+		p.Input = []string{in}
+		require.NoError(t, Predict(context.Background(), p, Output{}, func(x Prediction) error {
+			f, err := image.Read(x.Output)
+			require.NoError(t, err)
+			predicted = append(predicted, f.Values())
+			return nil
+		}))
+	}
+	require.Len(t, predicted, 2)
+	require.Equal(t, predicted[0], predicted[1])
+}
+
+// A case in which something is wrong ends it before anything is there.
+func TestAdaptRefusesBadCases(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, relabelled(t, "", func(_ int, v uint8) uint8 { return 2 * v }))
+	_, err := Adapt(context.Background(), c, Output{})
+	require.ErrorContains(t, err, "LN_000")
+	require.NoFileExists(t, c.Output)
+}
+
+// Heads follow the labels.
+func TestAdaptChoosesHeads(t *testing.T) {
+	dataset := func(labels string) *plans.Dataset {
+		v, err := plans.DecodeJSON([]byte(`{"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", ` + labels + `}`))
+		require.NoError(t, err)
+		d, err := plans.DatasetFromObject(v.(*plans.Object), "dataset.json")
+		require.NoError(t, err)
+		return d
+	}
+	one := dataset(`"labels": {"background": 0, "node": 1}`)
+	two := dataset(`"labels": {"background": 0, "node": 1, "vessel": 2}`)
+	turned := dataset(`"labels": {"background": 0, "vessel": 1, "node": 2}`)
+	other := dataset(`"labels": {"background": 0, "liver": 1}`)
+	three := dataset(`"labels": {"background": 0, "liver": 1, "kidney": 2, "spleen": 3}`)
+	regions := dataset(`"labels": {"background": 0, "node": [1, 2], "core": [2]}, "regions_class_order": [1, 2]`)
+	for _, c := range []struct {
+		model, cases *plans.Dataset
+		head         train.Head
+		comparable   bool
+	}{
+		{one, one, train.HeadKeep, true},
+		{one, other, train.HeadKeep, true},
+		{two, turned, train.HeadExtend, false},
+		{one, two, train.HeadExtend, false},
+		{two, three, train.HeadReset, false},
+		{two, regions, train.HeadReset, false},
+		{regions, regions, train.HeadKeep, true},
+	} {
+		a := &adaptation{dataset: c.cases}
+		a.model.Dataset, a.Head = c.model, AdaptHeadAuto
+		head, why := a.heads()
+		require.Equal(t, c.head, head, why)
+		require.Equal(t, c.comparable, a.comparable(), why)
+		a.Head = AdaptHeadReset
+		head, _ = a.heads()
+		require.Equal(t, train.HeadReset, head)
+	}
+}
+
+// Stock nnU-Net's command loads the delivered model and segments as lntorch does.
+func TestLiveAdaptedModelIsStockNnUNets(t *testing.T) {
+	golden.Python(t)
+	torchtest.Require(t)
+	for _, method := range []string{"dgst", "lora"} {
+		c := adaptConfig(t, fewCases(t))
+		c.MethodName, c.Numerics = method, machine.Reference
+		a, _ := adapt(t, c)
+		out := t.TempDir()
+		golden.Run(t, "nnunet_stack.py", "--threads", "2", "predict", "--entry", "--disable-tta", "--folds", "0",
+			"--model-folder", a.Model, "--input-dir", filepath.Join(c.Cases, "imagesTs"), "--output-dir", out)
+		stock, err := image.Read(filepath.Join(out, "LN_004.nii.gz"))
+		require.NoError(t, err)
+		own, err := image.Read(filepath.Join(c.Output, "after", "LN_004.nii.gz"))
+		require.NoError(t, err)
+		want, got := volume.Cast[int32](stock.Values()), volume.Cast[int32](own.Values())
+		require.Contains(t, want, int32(1))
+		t.Logf("%s: %d of %d labels differ", method, different(got, want), len(want))
+		require.Len(t, got, len(want))
+		require.LessOrEqual(t, different(got, want), len(want)/10000)
+	}
+}
