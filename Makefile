@@ -373,6 +373,8 @@ golden: need-go need-python ## writes the golden files anew, with nnU-Net's own 
 	    PYTHONPATH=build/nnunet-$$v run newer_nnunet.py --golden $$g/nnunet/$$v; \
 	  run evaluation.py; \
 	  run nodes.py --golden $$g/nodes.json; \
+	  $$python -m pip install -q --no-deps --upgrade --target build/panoptica -r scripts/requirements-panoptica.txt && \
+	    PYTHONPATH=build/panoptica run panoptica_counts.py --golden $$g/panoptica.json; \
 	  run training_log.py; \
 	  run tensorboard_events.py; \
 	  run logits_to_labels.py --golden $$g/logits_to_labels; \

@@ -107,10 +107,6 @@ func (r *caseReader) image() (*volume.Image, *images.Properties, error) {
 	return im, p, nil
 }
 
-// isDICOM reports whether a path is a folder, a zip or a file of DICOM. Of image files only the
-// first bytes are read.
-func isDICOM(path string) bool { return image.Ending(path) == "" && series.Is(path) }
-
 // findObject finds the RTSTRUCT or SEG, if the labels are one.
 func (r *caseReader) findObject() error {
 	if r.object != nil || !isDICOM(r.of.Label) {

@@ -29,7 +29,7 @@ type CompareConfig struct {
 	PreprocessedFolder
 	PlansName string `flag:"plans" nnunet:"p" default:"nnUNetPlans" help:"name of the plans file, without .json"`
 	Metric    string `flag:"metric" default:"Dice" help:"score in the table"`
-	Picture   string `flag:"output" short:"o" path:"true" help:"picture, .png"`
+	Picture   string `flag:"output" short:"o" path:"true" help:"picture, .png; of scores.json the comparison, .json or .csv"`
 	Cases     int    `flag:"cases" default:"4" range:"1.." help:"cases in the picture"`
 }
 

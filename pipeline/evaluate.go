@@ -49,6 +49,7 @@ type EvaluateConfig struct {
 	AnyGeometry   bool      `flag:"ignore-geometry" help:"compare arrays of one shape, wherever they lie"`
 	Workers       int       `flag:"np" nnunet:"np" range:"1.." help:"cases at a time (default: the cores, eight at most)"`
 	MaxRAM        float64   `flag:"max-ram" range:">0.." help:"GiB for the cases at work (default: three quarters of what is free)"`
+	EvaluateObjects
 }
 
 // Evaluated is what Evaluate found and wrote.
@@ -76,6 +77,9 @@ func Evaluate(ctx context.Context, c EvaluateConfig, o Output) (*Evaluated, erro
 	if err := e.open(); err != nil {
 		return nil, err
 	}
+	if err := e.writable(); err != nil {
+		return nil, err
+	}
 	return e.run(ctx)
 }
 
@@ -100,11 +104,23 @@ type evaluation struct {
 	settings scores.Settings
 	out      Output
 
-	reader  images.Reader
+	reader  images.Reader // of files with the ending; nil where predictions are DICOM
+	ending  string
+	objects objects
 	targets []eval.Target
 	names   map[string]string // of the targets
 	ignore  *int
+	known   []int        // labels of dataset.json; nil without
 	dataset *raw.Dataset // cases: one prediction and its reference
+
+	lock   sync.Mutex
+	others [2]unknown // of references, predictions
+}
+
+// unknown is the labels of files that dataset.json does not have.
+type unknown struct {
+	labels []int
+	files  []string
 }
 
 // open finds the labels and the cases.
@@ -125,16 +141,34 @@ func (e *evaluation) open() error {
 	if err != nil {
 		return err
 	}
-	if one != other {
-		return fmt.Errorf("%s and %s: found a file and a folder, expected two files or two folders",
-			c.Reference, c.Prediction)
+	folder := c.Reference
+	if one {
+		folder = c.Prediction
 	}
-	ending, err := e.labels(one)
-	if err != nil {
+	if one != other && !isDICOM(folder) {
+		return fmt.Errorf("%s and %s: found a file and a folder, expected two files or two folders; a "+
+			"folder of DICOM stands for one case, too", c.Reference, c.Prediction)
+	}
+	one = one || other
+	if e.ending, err = e.labels(one); err != nil {
 		return err
 	}
+	e.objects = objects{EvaluateObjects: c.EvaluateObjects, out: e.out}
+	if e.names, err = e.objects.open(e.names, c.Labels); err != nil {
+		return err
+	}
+	if e.targets == nil { // neither -l nor dataset.json
+		for _, v := range e.objects.values {
+			e.targets = append(e.targets, eval.Label(v))
+		}
+	}
 	if one {
-		name := strings.TrimSuffix(filepath.Base(c.Prediction), ending)
+		name := strings.TrimSuffix(filepath.Base(c.Prediction), e.ending)
+		if e.ending == "" {
+			if name, err = seriesName(c.Prediction); err != nil {
+				return err
+			}
+		}
 		e.dataset = &raw.Dataset{Cases: []raw.Case{{ID: name, Images: []string{c.Prediction},
 			Label: c.Reference}}}
 		return nil
@@ -145,16 +179,14 @@ func (e *evaluation) open() error {
 	if filepath.Ext(c.Summary) != ".json" {
 		return settings.Usage("-o %s: expected a file that ends in .json", c.Summary)
 	}
-	return e.pair(ending)
+	return e.pair()
 }
 
 // labels finds what is scored, the reader, and the ending of the files.
 func (e *evaluation) labels(files bool) (ending string, err error) {
 	c := &e.config
-	if !files {
+	if ending = image.Ending(c.Prediction); !files {
 		ending, err = labelEnding(c.Prediction)
-	} else {
-		ending = image.Ending(c.Prediction)
 	}
 	if err != nil {
 		return "", err
@@ -172,13 +204,15 @@ func (e *evaluation) labels(files bool) (ending string, err error) {
 		if c.Ignore > 0 {
 			e.ignore = &c.Ignore
 		}
-		e.reader, err = images.Choose(ending, "")
-		return ending, err
+		return ending, nil
 	}
 	if c.Ignore > 0 {
 		return "", settings.Usage("-il belongs to -l: dataset.json has an ignore label of its own")
 	}
 	path, err := c.find(files)
+	if err != nil && len(c.ROIs) > 0 {
+		return ending, nil
+	}
 	if err != nil {
 		return "", err
 	}
@@ -188,6 +222,10 @@ func (e *evaluation) labels(files bool) (ending string, err error) {
 	}
 	e.targets, e.ignore = labelmap.Targets(d.Labels), d.Labels.IgnoreLabel
 	e.names = targetNames(d)
+	e.known = d.Labels.AllLabels
+	if e.ignore != nil {
+		e.known = append(slices.Clone(e.known), *e.ignore)
+	}
 	if !files && d.FileEnding != "" {
 		ending = d.FileEnding
 	}
@@ -197,8 +235,7 @@ func (e *evaluation) labels(files bool) (ending string, err error) {
 		}
 	}
 	if c.Plans == "" {
-		e.reader, err = images.Choose(ending, "")
-		return ending, err
+		return ending, nil
 	}
 	p, err := plans.Load(c.Plans)
 	if err != nil {
@@ -250,7 +287,7 @@ func targetNames(d *plans.Dataset) map[string]string {
 	return names
 }
 
-// labelEnding is the ending of the first label volume of a folder.
+// labelEnding is the ending of the first label volume of a folder; "" where it holds DICOM.
 func labelEnding(folder string) (string, error) {
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -261,33 +298,56 @@ func labelEnding(folder string) (string, error) {
 			return ending, nil
 		}
 	}
-	return "", fmt.Errorf("%s holds no label volumes, expected files that end in %s", folder,
+	if isDICOM(folder) {
+		return "", nil
+	}
+	return "", fmt.Errorf("%s holds no label volumes, expected files that end in %s, or DICOM", folder,
 		strings.Join(image.Endings(), ", "))
 }
 
+// writable fails before the work where the files cannot be written after it.
+func (e *evaluation) writable() error {
+	if e.config.Summary == "" {
+		return nil
+	}
+	err := os.MkdirAll(filepath.Dir(e.config.Summary), 0o755)
+	if err == nil {
+		var f *atomicfile.File
+		if f, err = atomicfile.Create(e.config.Summary); err == nil {
+			f.Abort()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("-o %s: %w: name a place that can be written to", e.config.Summary, err)
+	}
+	return nil
+}
+
 // pair finds the reference of each prediction.
-func (e *evaluation) pair(ending string) error {
+func (e *evaluation) pair() error {
 	c := &e.config
-	predictions, err := filesEnding(c.Prediction, ending)
+	predictions, order, err := labelPaths(c.Prediction, e.ending)
 	if err != nil {
 		return err
 	}
-	references, err := filesEnding(c.Reference, ending)
+	references, all, err := labelPaths(c.Reference, e.ending)
 	if err != nil {
 		return err
 	}
-	there := map[string]bool{}
 	e.dataset = &raw.Dataset{}
-	for _, path := range predictions {
-		name := filepath.Base(path)
-		there[name] = true
-		e.dataset.Cases = append(e.dataset.Cases, raw.Case{ID: strings.TrimSuffix(name, ending),
-			Images: []string{path}, Label: joined(c.Reference, name)})
+	for _, name := range order {
+		path := predictions[name]
+		label := references[name]
+		if label == "" {
+			label = joined(c.Reference, filepath.Base(path))
+		}
+		e.dataset.Cases = append(e.dataset.Cases, raw.Case{ID: name, Images: []string{path},
+			Label: label})
 	}
 	var missing []string
-	for _, path := range references {
-		if name := filepath.Base(path); !there[name] {
-			missing = append(missing, name)
+	for _, name := range all {
+		if predictions[name] == "" {
+			missing = append(missing, filepath.Base(references[name]))
 		}
 	}
 	if missing != nil && !c.Chill {
@@ -320,11 +380,10 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	memory := system.NewShare(limit)
 	cases := make([]*scores.Case, len(e.dataset.Cases))
 	counted := make([]eval.Case, len(e.dataset.Cases))
-	var mu sync.Mutex
 	wrong := map[int]error{}
 	err := e.dataset.Each(ctx, workers, "scoring", e.out.progress(),
 		func(i int, one raw.Case) error {
-			need := estimateLabels(one.Label, one.Images[0])
+			need := estimateLabels(e.objects.bytes(), one.Label, one.Images[0])
 			if err := memory.Take(ctx, need); err != nil {
 				return err
 			}
@@ -332,15 +391,16 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 			var err error
 			cases[i], counted[i], err = e.score(one)
 			if err != nil {
-				mu.Lock()
+				e.lock.Lock()
 				wrong[i] = err
-				mu.Unlock()
+				e.lock.Unlock()
 			}
 			return err
 		})
 	if err != nil && ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	e.warn()
 	var failed []scores.Failed
 	var good []eval.Case
 	var scored []*scores.Case
@@ -361,46 +421,44 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	return result, err
 }
 
-// estimateLabels is about how many bytes reading and scoring two label volumes takes; 0 if their
-// headers cannot be read, which reading will say.
-func estimateLabels(paths ...string) int64 {
-	total := int64(0)
+// estimateLabels is about how many bytes reading and scoring two label volumes takes. One whose header
+// cannot be read, as a DICOM object's, counts as the other; if neither can be, unknown is the result.
+func estimateLabels(unknown int64, paths ...string) int64 {
+	total, known := int64(0), int64(0)
 	for _, path := range paths {
 		h, err := image.Header(path)
 		if err != nil {
-			return 0
+			continue
 		}
 		n := int64(1)
 		for _, d := range h.Size {
 			n *= int64(d)
 		}
-		one := volume.MakePixels(h.Type, 1)
-		if one == nil {
-			return 0
+		if one := volume.MakePixels(h.Type, 1); one != nil {
+			// The file's pixels, their labels, and masks and surfaces.
+			total += n * int64(2*len(one.Bytes())+2)
+			known++
 		}
-		// The file's pixels, their labels, and masks and surfaces.
-		total += n * int64(2*len(one.Bytes())+2)
 	}
-	return total
+	if known == 0 {
+		return unknown
+	}
+	return total * int64(len(paths)) / known
 }
 
 // score scores one case.
 func (e *evaluation) score(c raw.Case) (*scores.Case, eval.Case, error) {
 	counted := eval.Case{ReferenceFile: c.Label, PredictionFile: c.Images[0]}
-	prediction, err := labelmap.Read(e.reader, c.Images[0])
-	if err != nil {
-		return nil, counted, err
-	}
-	reference, err := labelmap.Read(e.reader, c.Label)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, counted, fmt.Errorf("%s is not there: every prediction needs the reference of "+
-			"its name", c.Label)
-	}
+	reference, prediction, err := e.read(c)
 	if err != nil {
 		return nil, counted, err
 	}
 	if err := e.sameGrid(c, reference, prediction); err != nil {
 		return nil, counted, err
+	}
+	if e.known != nil {
+		e.note(0, c.Label, reference)
+		e.note(1, c.Images[0], prediction)
 	}
 	counted.Counts, err = labelmap.Compare(reference, prediction, e.targets, e.ignore)
 	if err != nil {
@@ -412,6 +470,33 @@ func (e *evaluation) score(c raw.Case) (*scores.Case, eval.Case, error) {
 	}
 	return &scores.Case{Case: c.ID, ReferenceFile: c.Label, PredictionFile: c.Images[0],
 		Spacing: reference.Geometry.Spacing, Labels: labels}, counted, nil
+}
+
+// note notes the labels of a file that dataset.json does not have.
+func (e *evaluation) note(side int, path string, m *labelmap.Map) {
+	labels := m.Others(e.known)
+	if labels == nil {
+		return
+	}
+	e.lock.Lock()
+	defer e.lock.Unlock()
+	o := &e.others[side]
+	o.labels, o.files = append(o.labels, labels...), append(o.files, path)
+}
+
+// warn says which labels counted as background because dataset.json does not have them.
+func (e *evaluation) warn() {
+	for side, what := range []string{"references", "predictions"} {
+		o := &e.others[side]
+		if o.files == nil {
+			continue
+		}
+		slices.Sort(o.labels)
+		slices.Sort(o.files)
+		e.out.Printf("WARNING: %d of %d %s hold labels that dataset.json does not have, %v (%s): these "+
+			"voxels count as background", len(o.files), len(e.dataset.Cases), what,
+			slices.Compact(o.labels), several(o.files))
+	}
 }
 
 // sameGrid refuses volumes of which a corner lies elsewhere by more than 5 % of the smallest
@@ -462,9 +547,6 @@ func gridText(m *labelmap.Map) string {
 func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, err error) {
 	c := &e.config
 	folder := filepath.Dir(c.Summary)
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return nil, err
-	}
 	put := func(path string, content func(io.Writer) error) {
 		if err != nil {
 			return
@@ -486,6 +568,13 @@ func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, 
 			_, err := w.Write(summary.Encode())
 			return err
 		})
+	} else {
+		before := ""
+		if isFile(c.Summary) {
+			before = ", and the one that is there is of an earlier run"
+		}
+		e.out.Printf("WARNING: %s is not written, as cases failed%s: --chill writes it for the others",
+			c.Summary, before)
 	}
 	put(filepath.Join(folder, "scores.json"), func(w io.Writer) error {
 		e := json.NewEncoder(w)

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -255,6 +256,28 @@ func TestEvaluateSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// Labels that dataset.json does not have are named, once for each side.
+func TestEvaluateNamesUnknownLabels(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	odd := nodesOf(true, true)
+	odd[0], odd[1] = 2, 200
+	for _, name := range []string{"x", "y"} {
+		labelFile(t, "r/"+name+".nii.gz", shape, nodesOf(true, true), nil)
+		labelFile(t, "p/"+name+".nii.gz", shape, odd, nil)
+	}
+	require.NoError(t, os.WriteFile("p/dataset.json", []byte(`{"channel_names": {"0": "CT"}, "numTraining": 1,
+		"labels": {"background": 0, "node": 1, "ignore": 2}, "file_ending": ".nii.gz"}`), 0o600))
+	var said bytes.Buffer
+	c := EvaluateConfig{Reference: "r", Prediction: "p"}
+	settings.Defaults(&c)
+	_, err := Evaluate(t.Context(), c, Output{Log: &said})
+	require.NoError(t, err)
+	require.Contains(t, said.String(), "WARNING: 2 of 2 predictions hold labels that dataset.json does "+
+		"not have, [200] (p/x.nii.gz, p/y.nii.gz): these voxels count as background\n")
+	require.NotContains(t, said.String(), "references")
+}
+
 // A case that fails stops no other: scores.json lists it, and summary.json needs --chill.
 func TestEvaluateScoresWhatItCan(t *testing.T) {
 	t.Chdir(t.TempDir())
@@ -264,7 +287,18 @@ func TestEvaluateScoresWhatItCan(t *testing.T) {
 		labelFile(t, "p/"+name+".nii.gz", shape, nodesOf(true, false), nil)
 	}
 	require.NoError(t, os.WriteFile("p/y.nii.gz", []byte("no volume"), 0o600))
-	c := EvaluateConfig{Reference: "r", Prediction: "p"}
+	require.NoError(t, os.WriteFile("p/summary.json", []byte("{}"), 0o600)) // of an earlier run
+	c := settings.New[EvaluateConfig]()
+	c.Reference, c.Prediction, c.Labels = "r", "p", []int{1}
+	said := &said{}
+	_, err := Evaluate(t.Context(), c, Output{Log: said})
+	require.ErrorContains(t, err, "case y: p/y.nii.gz")
+	require.Contains(t, said.String(), "p/summary.json is not written, as cases failed, and the one "+
+		"that is there is of an earlier run: --chill")
+	require.Equal(t, "{}", content(t, "p/summary.json"))
+	require.NoError(t, os.Remove("p/summary.json"))
+
+	c = EvaluateConfig{Reference: "r", Prediction: "p"}
 	e, err := evaluated(t, c)
 	require.ErrorContains(t, err, "case y: p/y.nii.gz")
 	require.Len(t, e.Cases, 1)
@@ -298,6 +332,44 @@ func TestEvaluateWritesAPage(t *testing.T) {
 	require.Contains(t, page, "1 case could not be scored and is in no number here")
 	_, failed, _ := strings.Cut(page, "Cases that could not be scored")
 	require.True(t, strings.Contains(failed, "p/z.nii.gz"), "the reason names the file")
+}
+
+// A place that cannot be written to is told before the work.
+func TestEvaluateKnowsWhereItCannotWrite(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	labelFile(t, "r/x.nii.gz", shape, nodesOf(true, true), nil)
+	labelFile(t, "p/x.nii.gz", shape, nodesOf(true, true), nil)
+	require.NoError(t, os.WriteFile("file", nil, 0o600))
+	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p", Summary: "file/summary.json"})
+	require.ErrorContains(t, err, "-o file/summary.json: ")
+	require.ErrorContains(t, err, "name a place that can be written to")
+	require.Nil(t, e)
+	_, err = evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p", Summary: "s/summary.json"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"nodes.csv", "scores.csv", "scores.html", "scores.json", "summary.json"}, namesIn(t, "s"))
+}
+
+// Without a case that can be scored there is no number, either: 0 mm would be the best of distances.
+func TestEvaluateOfNoCase(t *testing.T) {
+	t.Chdir(t.TempDir())
+	labelFile(t, "r/x.nii.gz", [3]int{6, 20, 20}, nodesOf(true, true), nil)
+	require.NoError(t, os.MkdirAll("p", 0o700))
+	require.NoError(t, os.WriteFile("p/x.nii.gz", []byte("no volume"), 0o600))
+	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p"})
+	require.ErrorContains(t, err, "case x: p/x.nii.gz")
+	require.Len(t, e.Mean["1"], 12)
+	for name, m := range e.Mean["1"] {
+		require.False(t, m.Mean.Defined(), name)
+		require.Zero(t, m.N, name)
+	}
+	for _, rule := range e.Settings.Match {
+		d := e.Aggregate["1"].Detection[rule.String()]
+		require.Len(t, d.BySize, 3)
+		for _, n := range []scores.Number{d.Recall, d.Precision, d.F1, d.BySize["<5"].Recall} {
+			require.False(t, n.Defined(), rule)
+		}
+	}
 }
 
 // A mask that is empty leaves no number behind that looks like one.

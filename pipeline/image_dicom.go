@@ -110,7 +110,7 @@ func (c DICOMChoice) choose(path string) (*series.Index, *series.Stack, error) {
 		return nil, nil, err
 	}
 	stack, err := x.Choose(c.Series)
-	if err != nil && len(x.Stacks) == 0 && len(labelObjects(x)) > 0 {
+	if err != nil && len(x.Stacks)+len(x.Damaged) == 0 && len(labelObjects(x)) > 0 {
 		err = fmt.Errorf("%s holds RTSTRUCT or SEG and no image: --reference IMAGE draws its labels on the grid of an image", path)
 	}
 	return x, stack, err

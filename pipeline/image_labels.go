@@ -107,7 +107,12 @@ func labelObject(path string) (*series.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := labelObjects(x)
+	return oneObject(x)
+}
+
+// oneObject returns the RTSTRUCT or SEG of an index that has one.
+func oneObject(x *series.Index) (*series.Object, error) {
+	path, all := x.Path, labelObjects(x)
 	if len(all) == 1 {
 		return all[0], nil
 	}

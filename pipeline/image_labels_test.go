@@ -315,3 +315,12 @@ func TestNoTextOfLabelsIsShown(t *testing.T) {
 	require.NotContains(t, out.String(), marker)
 	require.NotContains(t, out.String(), "QMARKERQ")
 }
+
+// Slices that are all damaged are no folder of labels alone.
+func TestConvertSaysThatSlicesAreDamaged(t *testing.T) {
+	objects, ct := zipped(t, filepath.Join(labelCorpus, "objects.zip")), zipped(t, filepath.Join(labelCorpus, "ct.zip"))
+	slice := ct["square/00.dcm"]
+	folder := folderOf(t, map[string][]byte{"rs.dcm": objects["stars-square.dcm"], "00.dcm": slice[:len(slice)-20]})
+	_, err := ConvertImage(ConvertImageConfig{In: folder, Out: filepath.Join(t.TempDir(), "ct.nii.gz")}, Output{})
+	require.ErrorContains(t, err, filepath.Join(folder, "00.dcm")+": PixelData")
+}

@@ -271,6 +271,9 @@ func (m *importer) workers() int { return cmp.Or(m.Workers, casesAtATime()) }
 
 // result is what there is to tell.
 func (m *importer) result() *Imported {
+	slices.SortStableFunc(m.leftOut, func(a, b LeftOut) int {
+		return cmp.Compare(pathKey(cmp.Or(a.Source, a.Reason)), pathKey(cmp.Or(b.Source, b.Reason)))
+	})
 	r := &Imported{Cases: []ImportedCase{}, LeftOut: m.leftOut}
 	if m.ID != 0 && m.Name != "" && m.Raw != "" {
 		r.Dataset = m.folder()
@@ -302,7 +305,7 @@ func (m *importer) failures(r *Imported) error {
 	var all []string
 	for _, c := range r.Cases {
 		if c.Error != "" {
-			all = append(all, "case "+c.Case+" ("+c.Image+"): "+c.Error)
+			all = append(all, "case "+c.Case+" ("+c.Image+"): "+strings.TrimPrefix(c.Error, c.Image+": "))
 		}
 	}
 	cases := len(all)
@@ -314,7 +317,10 @@ func (m *importer) failures(r *Imported) error {
 	switch {
 	case len(all) > 0:
 		what := fmt.Sprintf("%d of %d cases were not imported", cases, len(r.Cases))
-		if n := len(all) - cases; n > 0 {
+		switch n := len(all) - cases; {
+		case cases == 0:
+			what = fmt.Sprintf("%d files could not be used", n)
+		case n > 0:
 			what += fmt.Sprintf(", %d other files could not be used", n)
 		}
 		return fmt.Errorf("%s; the same command does what is missing when they are "+

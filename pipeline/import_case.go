@@ -142,31 +142,38 @@ func (r *room) give(n int64) {
 
 // write writes a case: its labels, then its image, so that a case with an image is complete.
 func (m *importer) write(ctx context.Context, c *importCase, workers int) (*recordedCase, error) {
+	// Before there are files: what follows is done, or nothing of it is left.
+	if err := c.identify(ctx); err != nil {
+		return nil, err
+	}
 	imageFile, labelFile := m.files(c.Case, c.Test)
 	if labelFile != "" {
 		if err := m.writeLabels(c, labelFile, workers); err != nil {
 			return nil, err
 		}
 	}
-	if err := m.writeImage(c, imageFile, workers); err != nil {
+	sum, err := m.writeImage(c, imageFile, workers)
+	if err != nil {
+		os.Remove(imageFile)
 		if labelFile != "" {
 			os.Remove(labelFile)
 		}
 		return nil, err
 	}
-	if err := c.identify(ctx); err != nil {
-		return nil, err
-	}
-	sum, err := (*filehash.Cache)(nil).SHA256(imageFile)
-	if err != nil {
-		return nil, err
-	}
 	return &recordedCase{Case: c.Case, Test: c.Test, Size: c.Size, Spacing: c.Spacing, Problems: c.Problems,
-		Voxels: c.Voxels, SHA256: sum.String(), Source: c.source, LabelSource: c.labelSource()}, nil
+		Voxels: c.Voxels, SHA256: sum.String(), Source: c.source, Series: c.series, LabelSource: c.labelSource()}, nil
 }
 
-// writeImage writes the values of the image, with its geometry and nothing else of its header.
-func (m *importer) writeImage(c *importCase, to string, workers int) error {
+// writeImage writes the values of the image, with its geometry and nothing else of its header. It
+// returns the sum of the file.
+func (m *importer) writeImage(c *importCase, to string, workers int) (filehash.Sum, error) {
+	if err := m.writeValues(c, to, workers); err != nil {
+		return filehash.Sum{}, err
+	}
+	return (*filehash.Cache)(nil).SHA256(to)
+}
+
+func (m *importer) writeValues(c *importCase, to string, workers int) error {
 	if c.stack != nil {
 		im, err := c.stack.Read(series.Options{Fix: m.FixGeometry, Workers: workers})
 		if err != nil {

@@ -38,6 +38,7 @@ type importCase struct {
 	labels  *foundLabels   // RTSTRUCT, SEG or label map; nil without
 	byFrame bool           // they share the frame of reference alone
 	source  string         // says which image it is, without naming it; "" until it is known
+	series  string         // says of which series it is, as source does; "" if none is known
 	known   *recordedCase  // the dataset has it
 	err     error
 }
@@ -92,7 +93,10 @@ func (m *importer) findDICOM(ctx context.Context, paths []string) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("%w; for files of other formats give --images and --labels", err)
+		if errors.Is(err, series.ErrNone) {
+			err = fmt.Errorf("%w; for files of other formats give --images and --labels", err)
+		}
+		return err
 	}
 	objects := labelObjects(x)
 	found := make([]*foundLabels, len(objects))
@@ -110,10 +114,14 @@ func (m *importer) findDICOM(ctx context.Context, paths []string) error {
 	for i, s := range x.Stacks {
 		images[i] = pairing.Image{Series: s.SeriesUID, Study: s.StudyUID, Frame: s.FrameOfReference,
 			Volume: s.Volume(), Other: s.Modality != "" && s.Modality != m.Modality}
+		for _, slice := range s.Slices {
+			images[i].Instances = append(images[i].Instances, slice.File.Instance)
+		}
 	}
 	all := make([]pairing.Object, len(found))
 	for i, f := range found {
-		all[i] = pairing.Object{Series: f.to.Series, Frames: f.to.Frames, Study: f.object.StudyUID}
+		all[i] = pairing.Object{Series: f.to.Series, Frames: f.to.Frames, Study: f.object.StudyUID,
+			Instances: f.object.Referenced}
 	}
 	links := pairing.Find(images, all)
 	unclear := map[int]bool{} // stacks that labels may belong to
@@ -171,6 +179,10 @@ func (m *importer) findDICOM(ctx context.Context, paths []string) error {
 		if c.err != nil {
 			told.WriteString(c.err.Error() + "\n")
 		}
+	}
+	for _, name := range x.Zips {
+		m.leave(false, "file", name, "is a zip in a folder, which is not looked into: give it as "+
+			"another SRC")
 	}
 	for _, d := range x.Damaged {
 		if text := d.Err.Error(); !strings.Contains(told.String(), text) {
@@ -273,6 +285,16 @@ func (f *foundLabels) matches() bool {
 	return false
 }
 
+// mismatch says why a label has nothing in it.
+func (f *foundLabels) mismatch() string {
+	for _, l := range f.match {
+		if len(l.Parts) > 0 {
+			return "each " + f.kind + " of " + f.name + " that matches is empty"
+		}
+	}
+	return "no " + f.kind + " of " + f.name + " matches"
+}
+
 // chooseLabels gives a case the labels of one of the objects that belong to it. It returns false if the
 // case is left out.
 func (m *importer) chooseLabels(c *importCase, of []*foundLabels) bool {
@@ -283,13 +305,13 @@ func (m *importer) chooseLabels(c *importCase, of []*foundLabels) bool {
 	if len(fit) == 0 && m.AllowEmpty {
 		fit = of
 	} else if len(fit) == 0 {
-		var kinds []string
+		var why []string
 		for _, f := range of {
-			if text := "no " + f.kind + " of " + f.name; !slices.Contains(kinds, text) {
-				kinds = append(kinds, text)
+			if text := f.mismatch(); !slices.Contains(why, text) {
+				why = append(why, text)
 			}
 		}
-		m.leave(false, "image", c.Image, "%s matches", strings.Join(kinds, ", "))
+		m.leave(false, "image", c.Image, "%s", strings.Join(why, "; "))
 		return false
 	}
 	taken := fit[0]
@@ -382,14 +404,21 @@ func newest(of []*foundLabels) (*foundLabels, error) {
 func (m *importer) describeStack(c *importCase, x *series.Index) {
 	s := c.stack
 	c.source = stackDigest(s)
+	if s.SeriesUID != "" {
+		sum := sha256.Sum256([]byte("series " + s.SeriesUID))
+		c.series = hex.EncodeToString(sum[:])
+	}
 	c.Problems = append([]string{}, s.Geometry.Problems...)
 	err := x.Whole(s) // it may be why the geometry is not regular
 	size, g, failed := s.Grid(m.FixGeometry)
 	if err == nil {
 		err = failed
 	}
-	if c.Size, c.Spacing = s.Size[:], s.Spacing[:]; g != nil {
+	switch c.Size = s.Size[:]; {
+	case g != nil:
 		c.Size, c.Spacing = size, g.Spacing
+	case s.Problem == nil: // otherwise it is not known
+		c.Spacing = s.Spacing[:]
 	}
 	if c.err == nil {
 		c.err = err
@@ -431,10 +460,14 @@ func pathKey(path string) string { return strings.ReplaceAll(path, "/", "\x00") 
 // findFiles makes cases of files in pairs.
 func (m *importer) findFiles(ctx context.Context, paths []string) error {
 	var lone []*importCase
+	files, example := 0, ""
 	for _, root := range paths {
-		pictures, maps, err := m.walk(ctx, root)
+		pictures, maps, seen, err := m.walk(ctx, root)
 		if err != nil {
 			return err
+		}
+		if files += len(pictures); example == "" && seen != "" {
+			example = fmt.Sprintf("; there is %s, for example", filepath.Join(root, seen))
 		}
 		for _, name := range pictures {
 			c := &importCase{file: filepath.Join(root, m.pictures.Path(name))}
@@ -457,14 +490,16 @@ func (m *importer) findFiles(ctx context.Context, paths []string) error {
 			m.leave(false, "labels", path, "have no image")
 		}
 	}
-	slices.SortFunc(m.leftOut, func(a, b LeftOut) int { return strings.Compare(a.Source, b.Source) })
+	if files == 0 {
+		return fmt.Errorf("%s: no file is called as --images says, %s%s", strings.Join(paths, ", "),
+			m.ImageFiles, example)
+	}
 	keep := make([]bool, len(lone))
 	left := make([][]LeftOut, len(lone))
 	if err := m.each(ctx, len(lone), "reading headers and labels", func(i int) {
 		keep[i] = m.readPair(lone[i])
 		if c := lone[i]; !keep[i] {
-			left[i] = []LeftOut{{"image", c.Image, "no " + c.labels.kind + " of " +
-				c.labels.name + " matches", false}}
+			left[i] = []LeftOut{{"image", c.Image, c.labels.mismatch(), false}}
 		}
 	}); err != nil {
 		return err
@@ -483,16 +518,18 @@ func (m *importer) findFiles(ctx context.Context, paths []string) error {
 	return nil
 }
 
-// walk lists the cases that have an image below a folder, and which have labels.
-func (m *importer) walk(ctx context.Context, root string) (pictures []string, maps map[string]bool, err error) {
+// walk lists the cases that have an image below a folder, and which have labels. seen is the first file
+// of all.
+func (m *importer) walk(ctx context.Context, root string) (pictures []string, maps map[string]bool,
+	seen string, err error) {
 	if info, err := os.Stat(root); err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	} else if !info.IsDir() {
-		return nil, nil, settings.Usage("%s: --images is for folders", root)
+		return nil, nil, "", settings.Usage("%s: --images is for folders", root)
 	}
 	real, err := filepath.EvalSymlinks(root)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, "", err
 	}
 	depth := m.pictures.Depth()
 	if m.maps != nil {
@@ -516,6 +553,9 @@ func (m *importer) walk(ctx context.Context, root string) (pictures []string, ma
 		if at == real || !d.Type().IsRegular() && !d.IsDir() {
 			return nil
 		}
+		if seen == "" && !d.IsDir() {
+			seen = rel
+		}
 		if name, ok := m.pictures.Match(rel); ok {
 			pictures = append(pictures, name)
 		}
@@ -532,7 +572,7 @@ func (m *importer) walk(ctx context.Context, root string) (pictures []string, ma
 	if linked > 0 {
 		m.o.Printf("%s: symbolic links, which are not followed: %d", root, linked)
 	}
-	return pictures, maps, err
+	return pictures, maps, seen, err
 }
 
 // readPair reads the headers of a pair of files, and what labels there are. It returns false if the

@@ -45,6 +45,7 @@ type recordedCase struct {
 	Voxels      map[string]int `json:"voxels,omitempty"`
 	SHA256      string         `json:"sha256"` // of the image file
 	Source      string         `json:"source"` // digests of what the source's files hold
+	Series      string         `json:"series,omitempty"`
 	LabelSource string         `json:"label_source,omitempty"`
 }
 
@@ -227,6 +228,8 @@ func (m *importer) assign(ctx context.Context) error {
 			return r.Source == c.source && r.LabelSource == c.labelSource()
 		},
 		func(c *importCase, r *recordedCase) bool { return r.Source == c.source },
+		// slices came later, or were written anew: it is one patient's image all the same
+		func(c *importCase, r *recordedCase) bool { return r.Series != "" && r.Series == c.series },
 	} {
 		for _, c := range m.cases {
 			if c.known != nil || c.source == "" {
@@ -292,6 +295,13 @@ func (m *importer) compare(c *importCase) {
 		return // it is written again, under the same name
 	}
 	image, _ := m.files(r.Case, r.Test)
+	if r.Source != c.source {
+		if c.err == nil {
+			c.err = fmt.Errorf("its slices are others than when it was imported: delete %s to "+
+				"import it anew", image)
+		}
+		return
+	}
 	if r.Test != c.Test || r.LabelSource != c.labelSource() {
 		if c.err != nil { // which labels it has is not clear
 			return

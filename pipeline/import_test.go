@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/formats/dicom/labels"
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/settings"
@@ -409,6 +410,34 @@ func TestImportDoesWhatIsMissing(t *testing.T) {
 	require.ErrorContains(t, err, "it was not made by lntorch import")
 }
 
+// A series of which slices come later is imported once: a second case would be the same patient.
+func TestASeriesThatWasCopiedInPartIsOneCase(t *testing.T) {
+	archive := three.archive(t, nil)
+	last := filepath.Join(archive, "p16", "ct", "06.dcm")
+	data := content(t, last)
+	require.NoError(t, os.Remove(last))
+	c := importConfig(t.TempDir(), archive)
+	r, err := Import(context.Background(), c, Output{})
+	require.NoError(t, err)
+	require.Equal(t, 6, r.Cases[0].Size[2])
+
+	require.NoError(t, os.WriteFile(last, []byte(data), 0o666))
+	r, err = Import(context.Background(), c, Output{})
+	image := filepath.Join(r.Dataset, "imagesTr", "LN_0001_0000.nii.gz")
+	require.ErrorContains(t, err, "its slices are others than when it was imported: delete "+image)
+	require.Equal(t, map[string]string{"LN_0001": ImportFailed, "LN_0002": ImportKept, "LN_0003": ImportKept}, statuses(r))
+	require.NoError(t, os.Remove(image))
+	r, err = Import(context.Background(), c, Output{})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"LN_0001": ImportWritten, "LN_0002": ImportKept, "LN_0003": ImportKept}, statuses(r))
+	require.Equal(t, 7, r.Cases[0].Size[2])
+
+	fresh := importConfig(t.TempDir(), archive)
+	want, err := Import(context.Background(), fresh, Output{})
+	require.NoError(t, err)
+	require.Equal(t, tree(t, want.Dataset), tree(t, r.Dataset))
+}
+
 // stopper cancels when so many cases are done.
 type stopper struct {
 	after int
@@ -457,6 +486,50 @@ func TestImportIsInterruptedAndGoesOn(t *testing.T) {
 	require.Equal(t, map[string]string{"LN_0001": ImportKept, "LN_0002": ImportWritten, "LN_0003": ImportWritten}, statuses(r))
 	require.NoFileExists(t, begun)
 	require.Equal(t, tree(t, want.Dataset), tree(t, r.Dataset))
+}
+
+// stopsAt is done when there is a file.
+type stopsAt struct {
+	context.Context
+	path string
+}
+
+func (c stopsAt) Err() error {
+	if _, err := os.Stat(c.path); err == nil {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Wherever an import of pairs is stopped, a case is there with its record or not at all.
+func TestAnInterruptedPairIsThereOnce(t *testing.T) {
+	archive := t.TempDir()
+	for _, name := range []string{"axial", "oblique"} {
+		for from, to := range map[string]string{".zip": "-ct.nii.gz", ".mha": "-seg.nii.gz"} {
+			_, err := ConvertImage(ConvertImageConfig{In: filepath.Join(objectCorpus, name+from),
+				Out: filepath.Join(archive, name+to)}, Output{})
+			require.NoError(t, err)
+		}
+	}
+	c := importConfig(t.TempDir(), archive)
+	c.ImageFiles, c.LabelFiles, c.Labels = "{case}-ct.nii.gz", "{case}-seg.nii.gz", []string{"LN=1"}
+	c.Workers = 1
+	whole, err := Import(context.Background(), c, Output{})
+	require.NoError(t, err)
+	for _, file := range []string{"import.json", "labelsTr/LN_0001.nii.gz", "imagesTr/LN_0001_0000.nii.gz",
+		"labelsTr/LN_0002.nii.gz", "imagesTr/LN_0002_0000.nii.gz"} {
+		c.Raw = t.TempDir()
+		folder := filepath.Join(c.Raw, "Dataset007_LN")
+		_, err := Import(stopsAt{context.Background(), filepath.Join(folder, file)}, c, Output{})
+		require.ErrorIs(t, err, context.Canceled, file)
+		report, err := raw.Verify(context.Background(), folder, 1, nil)
+		if err == nil { // or there is no case yet
+			require.Empty(t, report.Problems, file)
+		}
+		_, err = Import(context.Background(), c, Output{})
+		require.NoError(t, err, file)
+		require.Equal(t, tree(t, whole.Dataset), tree(t, folder), file)
+	}
 }
 
 // tree is all files below a folder.
@@ -577,6 +650,11 @@ func TestImportTakesPairsOfFiles(t *testing.T) {
 	kept, err := Import(context.Background(), c, Output{})
 	require.NoError(t, err)
 	require.Equal(t, ImportKept, kept.Cases[0].Status)
+
+	c.DryRun, c.ImageFiles = true, "{case}.mhd"
+	_, err = Import(context.Background(), c, Output{})
+	require.ErrorContains(t, err, archive+": no file is called as --images says, {case}.mhd; there is "+archive+"/axial.nii, for example")
+	c.DryRun, c.ImageFiles = false, "{case}.nrrd"
 
 	for want, change := range map[string]func(*ImportConfig){
 		"expected values of the label maps": func(c *ImportConfig) { c.Labels = []string{"LN=.*"} },
@@ -814,4 +892,55 @@ func TestADamagedImageLeavesNoLabels(t *testing.T) {
 	require.ErrorContains(t, err, "a-ct.nii.gz")
 	require.Empty(t, namesIn(t, filepath.Join(r.Dataset, "imagesTr")))
 	require.Empty(t, namesIn(t, filepath.Join(r.Dataset, "labelsTr")))
+}
+
+// One zip that was not copied to its end stops no other source, and a zip in a folder is named.
+func TestZipsOfAnArchive(t *testing.T) {
+	archive := three.archive(t, nil)
+	cut := filepath.Join(t.TempDir(), "cut.zip")
+	data := content(t, filepath.Join(objectCorpus, "axial.zip"))
+	require.NoError(t, os.WriteFile(cut, []byte(data[:len(data)/2]), 0o666))
+	inside := filepath.Join(archive, "p16", "more.zip")
+	require.NoError(t, os.WriteFile(inside, []byte(data), 0o666))
+	r, err := Import(context.Background(), importConfig(t.TempDir(), cut, archive), Output{})
+	require.ErrorContains(t, err, "1 files could not be used; the same command")
+	require.ErrorContains(t, err, cut+": found no directory at the end of the zip")
+	require.Equal(t, map[string]string{"LN_0001": ImportWritten, "LN_0002": ImportWritten, "LN_0003": ImportWritten}, statuses(r))
+	require.Contains(t, reasons(r), inside+": is a zip in a folder, which is not looked into")
+	_, err = Import(context.Background(), importConfig(t.TempDir(), cut), Output{})
+	require.ErrorContains(t, err, cut+": found no directory at the end of the zip")
+	require.NotContains(t, err.Error(), "--images")
+}
+
+// A ROI that matches and has nothing in it is not one that does not match.
+func TestWhyNoLabelMatches(t *testing.T) {
+	f := &foundLabels{name: "rs.dcm", kind: "ROI", parts: []labels.Part{{Name: "LN", Empty: true}},
+		match: []labels.Label{{Name: "A"}, {Name: "B", Parts: []int{0}}}}
+	require.False(t, f.matches())
+	require.Equal(t, "each ROI of rs.dcm that matches is empty", f.mismatch())
+	f.match = f.match[:1]
+	require.Equal(t, "no ROI of rs.dcm matches", f.mismatch())
+}
+
+// Of two phases in one series, labels are those of the one whose slices they name.
+func TestLabelsOfAPhaseAreThatPhases(t *testing.T) {
+	for _, object := range []string{"stars-square", "binary-square"} {
+		archive := patients{"p21": {"square", []string{object}}}.archive(t, nil)
+		first := filepath.Join(archive, "p21", "ct")
+		second := filepath.Join(archive, "p21", "another phase")
+		require.NoError(t, os.Mkdir(second, 0o777))
+		for _, name := range namesIn(t, first) {
+			data := content(t, filepath.Join(first, name))
+			number := strings.Index(data, "\x20\x00\x13\x00IS")
+			data = data[:number] + "\x20\x00\x12\x00IS\x02\x002 " + data[number:] // AcquisitionNumber
+			data = strings.ReplaceAll(data, ".498.21.4.1.", ".498.21.5.1.")       // SOPInstanceUID
+			require.NoError(t, os.WriteFile(filepath.Join(second, name), []byte(data[:len(data)-1]+"\xff"), 0o666))
+		}
+		r, err := Import(context.Background(), importConfig(t.TempDir(), archive), Output{})
+		require.NoError(t, err, object)
+		require.Len(t, r.Cases, 1)
+		require.Equal(t, first, r.Cases[0].Image)
+		require.Equal(t, ImportWritten, r.Cases[0].Status)
+		require.Contains(t, reasons(r), second+": has no labels")
+	}
 }

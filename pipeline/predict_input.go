@@ -196,7 +196,15 @@ func namedImages(paths []string) ([]imageCase, error) {
 
 // sameName is the error of two inputs that would be segmented to one file.
 func sameName(first, second, id string) error {
-	return settings.Usage("-i: %s and %s are both of a case named %s: give them in two runs", first, second, id)
+	folder := func(path string) bool {
+		info, err := os.Stat(path)
+		return err == nil && info.IsDir()
+	}
+	above := ""
+	if folder(first) && folder(second) { // PATIENT/CT
+		above = " the folders above, if they hold no other image, or"
+	}
+	return settings.Usage("-i: %s and %s are both of a case named %s: give%s them in two runs", first, second, id, above)
 }
 
 // isImageName says that -o names a file and not a folder.

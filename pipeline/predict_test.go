@@ -195,6 +195,11 @@ func TestNamedFilesAreChannelsByNumber(t *testing.T) {
 		_, err := namedImages(pair)
 		require.ErrorContains(t, err, pair[0]+" and "+pair[1]+" are both of a case named x: give them in two runs")
 	}
+	t.Chdir(t.TempDir())
+	require.NoError(t, os.MkdirAll("a/CT", 0o700))
+	require.NoError(t, os.MkdirAll("b/CT", 0o700))
+	require.ErrorContains(t, sameName("a/CT", "b/CT", "CT"), "give the folders above, if they hold no "+
+		"other image, or them in two runs")
 }
 
 // Names of files reach a terminal without its commands, and a case without a name is none.

@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 
 import bench_augment
+import bench_evaluate
 import bench_images
 import bench_segment
 from bench_processes import Command, Once, Start, Worker, environment, peak_rss
@@ -955,6 +956,7 @@ PARTS = {
     **bench_segment.PARTS,
     **bench_augment.PARTS,
     **bench_images.PARTS,
+    **bench_evaluate.PARTS,
     "full": run_full,
     "networks": run_networks,
     "methods": run_methods,
@@ -974,6 +976,7 @@ REAL = {
     **bench_segment.REAL,
     **bench_augment.REAL,
     **bench_images.REAL,
+    **bench_evaluate.REAL,
 }
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read
 # uninitialised memory.
@@ -992,6 +995,7 @@ QUICK = {
     **bench_segment.QUICK,
     **bench_augment.QUICK,
     **bench_images.QUICK,
+    **bench_evaluate.QUICK,
 }
 
 

@@ -24,12 +24,17 @@ and beside it scores.json (surfaces in mm, nodes found, missed and invented, by 
 and label), nodes.csv (a row per node) and scores.html (the same as tables that sort and filter, in one file that any
 browser opens). docs/scores.md defines every number.
 
+Either side may be of any format: NIfTI, NRRD, MetaImage, a label map as a DICOM series, an RTSTRUCT or a DICOM SEG.
+The latter are drawn on the grid of the other side, or of --image; --roi says which of their names is which label.
+
 Labels and regions come from dataset.json, which prediction leaves beside its files, or from -l. Both volumes
 must lie on one grid. A number that is not defined, such as a distance to an empty mask, is left out of the mean,
 whose n says how many cases are in it.`,
 		Example: `  lntorch evaluate $nnUNet_raw/Dataset102_X/labelsTs predictions
   lntorch evaluate labelsTs predictions -djfile model/dataset.json -pfile model/plans.json -o scores/summary.json
-  lntorch evaluate truth.nii.gz prediction.nii.gz -l 1 --tolerances 2`,
+  lntorch evaluate truth.nii.gz prediction.nii.gz -l 1 --tolerances 2
+  lntorch evaluate rtstruct.dcm prediction.nii.gz --roi 'LN=GTVn.*'
+  lntorch evaluate structures/ segs/ --image exams/ -l 1 --roi 'LN=GTVn.*|LN.*'`,
 		Args: exactly("REFERENCE", "PREDICTION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Reference, c.Prediction = args[0], args[1]
@@ -50,6 +55,9 @@ whose n says how many cases are in it.`,
 		},
 	}
 	bind(cmd, &c)
+	cmd.Flags().StringArrayVar(&c.ROIs, "roi", nil, "of RTSTRUCT and SEG: NAME=PATTERN, the label of dataset.json that all ROIs or segments "+
+		"belong to whose whole name the regular expression matches, whatever its case; with -l in the order of its labels (default: the names "+
+		"of the labels)")
 	jsonFlag(cmd, &asJSON)
 	return cmd
 }
@@ -72,9 +80,6 @@ func printScores(e *pipeline.Evaluated) error {
 			return fmt.Sprintf("%s (n=%d)", number(m.Mean), m.N)
 		}
 		d := s.Aggregate[key].Detection[rule]
-		if d == nil {
-			d = &scores.Detection{}
-		}
 		t.Add(s.Labels[key], fmt.Sprint(len(s.Cases)), mean("Dice"), mean(nsd), mean("HD95"),
 			fmt.Sprint(d.TP+d.FN), number(d.Recall), number(d.Precision), number(d.F1))
 		for _, class := range s.Settings.Classes() {

@@ -24,7 +24,7 @@ func newImport() *cobra.Command {
 		Long: `import makes DatasetIII_NAME in nnU-Net's folder of raw datasets: imagesTr/NAME_0001_0000.nii.gz, labelsTr/NAME_0001.nii.gz, …,
 numbered in the order of the sources' paths, and dataset.json.
 
-SRC are folders (read with all below them), files or zips of DICOM. A case is an image stack and the RTSTRUCT or SEG that refers to its
+SRC are folders (read with all below them, but for zips, which are named), files or zips of DICOM. A case is an image stack and the RTSTRUCT or SEG that refers to its
 series or, if that is not there, shares its frame of reference and study. --label NAME=PATTERN makes a label of all ROIs or segments
 whose whole name the regular expression matches, case ignored; the order gives the values 1, 2, …; where labels overlap, the later one
 wins. Of several labels some may be absent; a case in which none matches is left out. Of several RTSTRUCT and SEG for a series one must
@@ -40,6 +40,7 @@ cases keep their names, new ones get the lowest free numbers. import.json holds 
 voxels of each label and the sha256 of the image, but no name and no path; --map FILE says which case is which.`,
 		Example: `  lntorch import RADCURE/ --dry-run
   lntorch import RADCURE/ -d 110 --name RADCURE --label LN='GTVn.*|LN.*'
+  lntorch import exports/*.zip -d 112 --name EXPORTS --label LN='LN.*' --newest --map key.csv
   lntorch import lnq/ -d 111 --name LNQ2023 --images '{case}-ct.nrrd' --labels '{case}-seg.nrrd' --label LN=1`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -96,7 +97,7 @@ func printImported(r *pipeline.Imported, dry bool) error {
 		for _, c := range r.Cases {
 			for _, text := range append(c.Warnings, c.Error) {
 				if text != "" {
-					fmt.Printf("%s: %s\n", oneLine(c.Image), pipeline.Printable(text))
+					fmt.Printf("%s: %s\n", oneLine(c.Image), pipeline.Printable(strings.TrimPrefix(text, c.Image+": ")))
 				}
 			}
 		}

@@ -10,15 +10,17 @@ import (
 
 // An Image is a stack of slices. UIDs are "" where they are not known, and then equal no other.
 type Image struct {
-	Series, Study, Frame string // UIDs of series, study and frame of reference
-	Volume               bool   // has slices enough for a volume, and is no localizer
-	Other                bool   // is no image of the kind that is looked for: nothing is linked to it
+	Series, Study, Frame string   // UIDs of series, study and frame of reference
+	Volume               bool     // has slices enough for a volume, and is no localizer
+	Other                bool     // is no image of the kind that is looked for: nothing is linked to it
+	Instances            []string // UIDs of its slices
 }
 
 // An Object holds labels. It may refer to several series and frames of reference.
 type Object struct {
 	Series, Frames []string // UIDs that it refers to
 	Study          string   // UID that it has itself
+	Instances      []string // UIDs of the slices that it refers to
 }
 
 // A Link is an object of an image.
@@ -42,9 +44,10 @@ type Several struct {
 func (e *Several) Error() string {
 	if e.ByFrame {
 		return fmt.Sprintf("refers to no series that is here, and shares frame of reference and "+
-			"study with %d of them", len(e.Images))
+			"study with %d of them: move away those on which it was not drawn", len(e.Images))
 	}
-	return fmt.Sprintf("refers to a series that has %d stacks of slices", len(e.Images))
+	return fmt.Sprintf("refers to a series that has %d stacks of slices: move away those on which it was "+
+		"not drawn", len(e.Images))
 }
 
 // Reasons why an object belongs to no image.
@@ -57,8 +60,9 @@ var (
 )
 
 // Find links objects to images. An object belongs to the images of the series that it refers to: of a
-// series with several stacks to its only volume. One that refers to no image here belongs to the volume
-// of its study and frame of reference, if there is one alone among those without objects of their own.
+// series with several stacks to its only volume, or to the only one of whose slices it names some. One
+// that refers to no image here belongs to the volume of its study and frame of reference, if there is
+// one alone among those without objects of their own.
 func Find(images []Image, objects []Object) *Links {
 	l := &Links{Images: make([][]Link, len(images)), Why: make([]error, len(objects))}
 	var rest []int // objects
@@ -76,6 +80,13 @@ func Find(images []Image, objects []Object) *Links {
 					return !images[k].Volume
 				}); len(volumes) > 0 {
 					of = volumes
+				}
+			}
+			if len(of) > 1 { // phases of a 4D CT
+				if named := slices.DeleteFunc(slices.Clone(of), func(k int) bool {
+					return !share(images[k].Instances, o.Instances)
+				}); len(named) > 0 {
+					of = named
 				}
 			}
 			switch len(of) {
@@ -124,6 +135,15 @@ func Find(images []Image, objects []Object) *Links {
 }
 
 func (l *Links) add(image int, link Link) { l.Images[image] = append(l.Images[image], link) }
+
+// share reports whether two lists have a UID in common.
+func share(a, b []string) bool {
+	in := map[string]bool{}
+	for _, uid := range a {
+		in[uid] = uid != ""
+	}
+	return slices.ContainsFunc(b, func(uid string) bool { return in[uid] })
+}
 
 // which returns the indices of the images that are meant.
 func which(images []Image, meant func(Image) bool) []int {

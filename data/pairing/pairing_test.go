@@ -19,6 +19,8 @@ func TestObjectsAreLinkedToImages(t *testing.T) {
 	refers := func(study, frame string, series ...string) Object {
 		return Object{Series: series, Frames: []string{frame}, Study: study}
 	}
+	of := func(m Image, slices ...string) Image { m.Instances = slices; return m }
+	names := func(o Object, slices ...string) Object { o.Instances = slices; return o }
 	direct := func(i int) Link { return Link{Object: i} }
 	shared := func(i int) Link { return Link{Object: i, ByFrame: true} }
 	for _, test := range []struct {
@@ -42,6 +44,13 @@ func TestObjectsAreLinkedToImages(t *testing.T) {
 			[][]Link{{direct(0)}}, []error{nil}},
 		{"two volumes of the series", []Image{volume("a", "1", "s"), volume("a", "1", "s")}, []Object{refers("s", "1", "a")},
 			[][]Link{nil, nil}, []error{&Several{Images: []int{0, 1}}}},
+		{"of two volumes the one whose slices it names", []Image{of(volume("a", "1", "s"), "a1", "a2"),
+			of(volume("a", "1", "s"), "b1", "b2")}, []Object{names(refers("s", "1", "a"), "b2", "x")},
+			[][]Link{nil, {direct(0)}}, []error{nil}},
+		{"slices of both volumes", []Image{of(volume("a", "1", "s"), "a1"), of(volume("a", "1", "s"), "b1")},
+			[]Object{names(refers("s", "1", "a"), "a1", "b1")}, [][]Link{nil, nil}, []error{&Several{Images: []int{0, 1}}}},
+		{"slices of neither volume", []Image{of(volume("a", "1", "s"), ""), of(volume("a", "1", "s"), "b1")},
+			[]Object{names(refers("s", "1", "a"), "", "x")}, [][]Link{nil, nil}, []error{&Several{Images: []int{0, 1}}}},
 		{"one series is clear, the other not", []Image{volume("a", "1", "s"), volume("a", "1", "s"), volume("b", "1", "s")},
 			[]Object{refers("s", "1", "a", "b")}, [][]Link{nil, nil, {direct(0)}}, []error{&Several{Images: []int{0, 1}}}},
 		{"frame and study", []Image{volume("a", "1", "s")}, []Object{refers("s", "1", "z")},

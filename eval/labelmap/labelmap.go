@@ -4,6 +4,7 @@ package labelmap
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
@@ -57,6 +58,41 @@ func New(im *volume.Image) (*Map, error) {
 	}
 	m.Wide = volume.Cast[int32](im.Pixels)
 	return m, nil
+}
+
+// Others lists labels of the map, ascending, that are neither 0 nor known; some, if there are many.
+func (m *Map) Others(known []int) []int {
+	const most = 20
+	found := map[int]bool{0: true}
+	for _, l := range known {
+		found[l] = true
+	}
+	var others []int
+	add := func(label int) {
+		if !found[label] && len(others) < most {
+			found[label] = true
+			others = append(others, label)
+		}
+	}
+	if m.Small != nil {
+		var has [256]bool
+		for _, v := range m.Small {
+			has[v] = true
+		}
+		for v, there := range has {
+			if there {
+				add(v)
+			}
+		}
+		return others
+	}
+	for i, v := range m.Wide {
+		if i == 0 || v != m.Wide[i-1] {
+			add(int(v))
+		}
+	}
+	slices.Sort(others)
+	return others
 }
 
 // Write writes the labels with the geometry that they were read with.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -87,6 +88,47 @@ func TestNodesMatchAsByBruteForce(t *testing.T) {
 		}
 		require.Equal(t, want, o.CountAny(), i)
 	}
+}
+
+// panoptica itself counted, in masks with one side empty, nodes at the border, that touch, under one
+// blob, and in random ones.
+func TestCountsArePanopticas(t *testing.T) {
+	raw, err := os.ReadFile("../../testdata/golden/panoptica.json")
+	require.NoError(t, err)
+	var golden struct {
+		Cases []struct {
+			Name                  string
+			Shape                 [3]int
+			Reference, Prediction string
+			Counts                map[string][3]int
+		}
+	}
+	require.NoError(t, json.Unmarshal(raw, &golden))
+	digits := func(s string) []uint8 {
+		values := []uint8(s)
+		for i := range values {
+			values[i] -= '0'
+		}
+		return values
+	}
+	named, found, missed, invented := 0, 0, 0, 0
+	for i, c := range golden.Cases {
+		o, err := nodes.Compare(find(t, digits(c.Reference), c.Shape), find(t, digits(c.Prediction), c.Shape))
+		require.NoError(t, err)
+		require.Len(t, c.Counts, 3)
+		for text, want := range c.Counts {
+			least, err := strconv.ParseFloat(text, 64)
+			require.NoError(t, err)
+			got := o.Count(least)
+			require.Equal(t, want, [3]int{got.TP, got.FN, got.FP}, "case %d %s at %s", i, c.Name, text)
+			found, missed, invented = found+want[0], missed+want[1], invented+want[2]
+		}
+		if c.Name != "" {
+			named++
+		}
+	}
+	require.Equal(t, 22, named)
+	require.Greater(t, min(found, missed, invented), 50)
 }
 
 func TestRatiosAreUndefinedWhereNothingIsCounted(t *testing.T) {

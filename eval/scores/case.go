@@ -108,6 +108,16 @@ func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64)
 	return l, nil
 }
 
+// metrics are the names of the metrics that label adds, in their order.
+func (s Settings) metrics() []string {
+	names := []string{"Dice", "IoU"}
+	for _, t := range s.Tolerances {
+		names = append(names, "NSD_"+short(t))
+	}
+	return append(names, "HD95", "HD", "ASSD", "ASD_ref_to_pred", "ASD_pred_to_ref",
+		"volume_ref_mm3", "volume_pred_mm3")
+}
+
 // ratio is undefined where there is nothing to count.
 func ratio(a, b int64) float64 {
 	if b == 0 {

@@ -17,6 +17,7 @@ import (
 
 // goldenCase is a case of scripts/golden/scores.py.
 type goldenCase struct {
+	Name                  string // of those that are easily got wrong
 	Shape                 [3]int
 	Spacing, Origin       [3]float64
 	Direction             [9]float64
@@ -92,14 +93,22 @@ func near(t *testing.T, want, got any, where string) {
 func TestScoresAreThoseOfTheirDefinitions(t *testing.T) {
 	data, err := os.ReadFile("../../testdata/golden/scores.json")
 	require.NoError(t, err)
-	checkCases(t, data)
+	named := map[string]bool{}
+	for _, c := range checkCases(t, data) {
+		named[c.Name] = true
+	}
+	for _, name := range []string{"both empty", "reference empty", "prediction empty", "single voxel",
+		"at every border", "touching by a corner", "a gap of one voxel", "one blob over two nodes",
+		"sagittal", "oblique", "one slice", "two labels that touch", "ten labels"} {
+		require.True(t, named[name], name)
+	}
 }
 
 func TestLiveImagesAreScoredAsByDefinition(t *testing.T) {
 	checkCases(t, golden.RunImages(t, "scores.py", "--seed", golden.Seed(t), "--cases", "60"))
 }
 
-func checkCases(t *testing.T, data []byte) {
+func checkCases(t *testing.T, data []byte) []goldenCase {
 	t.Helper()
 	var cases []goldenCase
 	require.NoError(t, json.Unmarshal(data, &cases))
@@ -110,7 +119,109 @@ func checkCases(t *testing.T, data []byte) {
 		got, err := Default().Score(r, p, c.targets(), c.Ignore)
 		require.NoError(t, err)
 		for k, target := range c.targets() {
-			near(t, c.Labels[k], plain(t, got[target.Key()]), fmt.Sprintf("case %d, %s", i, target.Key()))
+			near(t, c.Labels[k], plain(t, got[target.Key()]), fmt.Sprintf("case %d %s, %s", i, c.Name, target.Key()))
 		}
 	}
+	return cases
+}
+
+func goldenCases(t *testing.T) []goldenCase {
+	t.Helper()
+	data, err := os.ReadFile("../../testdata/golden/scores.json")
+	require.NoError(t, err)
+	var cases []goldenCase
+	require.NoError(t, json.Unmarshal(data, &cases))
+	return cases
+}
+
+// Swapping the sides swaps recall and precision, what is missed and what is invented, and the two
+// directions of distances; nothing else changes.
+func TestSwappingTheSidesSwapsRecallAndPrecision(t *testing.T) {
+	other := map[string]string{"ASD_ref_to_pred": "ASD_pred_to_ref", "ASD_pred_to_ref": "ASD_ref_to_pred",
+		"volume_ref_mm3": "volume_pred_mm3", "volume_pred_mm3": "volume_ref_mm3"}
+	compared := 0
+	for i, c := range goldenCases(t) {
+		if c.Ignore != nil {
+			continue // it belongs to the reference
+		}
+		r, p := c.volume(c.Reference, true), c.volume(c.Prediction, true)
+		one, err := Default().Score(r, p, c.targets(), nil)
+		require.NoError(t, err)
+		two, err := Default().Score(p, r, c.targets(), nil)
+		require.NoError(t, err)
+		for key, a := range one {
+			b, where := two[key], fmt.Sprintf("case %d %s, label %s", i, c.Name, key)
+			for _, m := range a.Metrics {
+				name := m.Name
+				if other[name] != "" {
+					name = other[name]
+				}
+				near(t, plain(t, m.Value), plain(t, b.Metrics.Get(name)), where+" "+m.Name)
+			}
+			for rule, d := range a.Detection {
+				e := b.Detection[rule]
+				near(t, plain(t, []Number{d.Recall, d.Precision, d.F1}),
+					plain(t, []Number{e.Precision, e.Recall, e.F1}), where+" "+rule)
+				require.Equal(t, [2]int{d.FN, d.FP}, [2]int{e.FP, e.FN}, where)
+				require.Equal(t, d.MissedMM3, e.InventedMM3, where)
+				for class, d := range d.BySize {
+					near(t, plain(t, []Number{d.Recall, d.Precision}), plain(t, []Number{
+						e.BySize[class].Precision, e.BySize[class].Recall}), where+" "+rule+" "+class)
+				}
+			}
+			require.Equal(t, a.Nodes.Reference, b.Nodes.Prediction, where)
+			require.Equal(t, a.Nodes.Prediction, b.Nodes.Reference, where)
+			compared++
+		}
+	}
+	require.Greater(t, compared, 40)
+}
+
+// A turn about the patient's axis and another origin move centroids, by that, and nothing else.
+func TestARigidChangeMovesCentroidsAlone(t *testing.T) {
+	angle := 0.7
+	turn := [3][3]float64{{math.Cos(angle), -math.Sin(angle), 0}, {math.Sin(angle), math.Cos(angle), 0}, {0, 0, 1}}
+	shift := [3]float64{31, -7, 400}
+	moved := func(p [3]float64) (q [3]float64) {
+		for i := range q {
+			q[i] = shift[i]
+			for k := range p {
+				q[i] += turn[i][k] * p[k]
+			}
+		}
+		return q
+	}
+	compared := 0
+	for i, c := range goldenCases(t) {
+		before, err := Default().Score(c.volume(c.Reference, true), c.volume(c.Prediction, true), c.targets(), c.Ignore)
+		require.NoError(t, err)
+		old := c.Direction
+		for row := range 3 {
+			for column := range 3 {
+				c.Direction[3*row+column] = 0
+				for k := range 3 {
+					c.Direction[3*row+column] += turn[row][k] * old[3*k+column]
+				}
+			}
+		}
+		c.Origin = moved(c.Origin)
+		after, err := Default().Score(c.volume(c.Reference, true), c.volume(c.Prediction, true), c.targets(), c.Ignore)
+		require.NoError(t, err)
+		for key, a := range before {
+			b, where := after[key], fmt.Sprintf("case %d %s, label %s", i, c.Name, key)
+			for _, side := range [][2][]Node{{a.Nodes.Reference, b.Nodes.Reference},
+				{a.Nodes.Prediction, b.Nodes.Prediction}} {
+				require.Len(t, side[1], len(side[0]), where)
+				for k := range side[0] {
+					want := moved(side[0][k].Centroid)
+					require.InDeltaSlice(t, want[:], side[1][k].Centroid[:], 1e-9, where)
+					require.NotEqual(t, side[0][k].Centroid, side[1][k].Centroid)
+					side[1][k].Centroid = side[0][k].Centroid
+					compared++
+				}
+			}
+			require.Equal(t, plain(t, a), plain(t, b), where)
+		}
+	}
+	require.Greater(t, compared, 50)
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/eval/nodes"
 )
 
 // version is that of scores.json's form.
@@ -33,6 +34,9 @@ func New(s Settings, targets []eval.Target, names map[string]string, cases []*Ca
 			all.Labels[key] = name
 		}
 		a := &Aggregate{Detection: map[string]*Detection{}}
+		for _, rule := range s.Match { // also without cases: undefined is not 0
+			a.Detection[rule.String()] = s.detection(rule, nil, &nodes.Overlaps{}, nil, nil)
+		}
 		var tp, fp, fn int64
 		columns := map[string][]float64{}
 		for _, c := range cases {
@@ -42,17 +46,14 @@ func New(s Settings, targets []eval.Target, names map[string]string, cases []*Ca
 				columns[m.Name] = append(columns[m.Name], float64(m.Value))
 			}
 			for rule, d := range l.Detection {
-				if a.Detection[rule] == nil {
-					a.Detection[rule] = &Detection{}
-				}
 				a.Detection[rule].add(d)
 			}
 		}
 		a.Dice = Number(ratio(2*tp, 2*tp+fp+fn))
 		all.Aggregate[key] = a
 		all.Mean[key] = map[string]Mean{}
-		for name, column := range columns {
-			all.Mean[key][name] = mean(column)
+		for _, name := range s.metrics() {
+			all.Mean[key][name] = mean(columns[name])
 		}
 	}
 	return all
@@ -116,16 +117,7 @@ func (n Number) text() string {
 // What is undefined is empty.
 func (s *Scores) WriteCSV(w io.Writer) error {
 	out := csv.NewWriter(w)
-	var metrics []string
-	for _, c := range s.Cases {
-		for _, key := range s.Keys() {
-			if metrics == nil {
-				for _, m := range c.Labels[key].Metrics {
-					metrics = append(metrics, m.Name)
-				}
-			}
-		}
-	}
+	metrics := s.Settings.metrics()
 	header := append([]string{"case", "label", "name"}, metrics...)
 	if err := out.Write(append(header, "empty", "rule", "tp", "fp", "fn", "recall", "precision",
 		"F1")); err != nil {

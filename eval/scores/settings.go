@@ -30,6 +30,10 @@ func Default() Settings {
 
 // Check returns an error that names what is wrong with the settings.
 func (s Settings) Check() error {
+	const most = 100 // of a list
+	if n := max(len(s.Tolerances), len(s.SizeClasses), len(s.Match)); n > most {
+		return fmt.Errorf("found a list of %d tolerances, size classes or rules, expected at most %d", n, most)
+	}
 	ascending := func(what string, values []float64, least float64) error {
 		for i, v := range values {
 			if !(v >= least) || math.IsInf(v, 0) || i > 0 && v <= values[i-1] {

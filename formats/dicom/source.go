@@ -1,6 +1,7 @@
 package dicom
 
 import (
+	"archive/zip"
 	"errors"
 	"fmt"
 	"io"
@@ -154,6 +155,10 @@ func members(file string) (*Found, error) {
 		return nil, err
 	}
 	z, err := archive.Open(reopened(file), info.Size())
+	if errors.Is(err, zip.ErrFormat) {
+		return nil, fmt.Errorf("%s: found no directory at the end of the zip: it is damaged or was "+
+			"not copied to its end", file)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

@@ -256,8 +256,9 @@ func (w *walker) dataset(end int64, open bool, e encoding, depth int, keep bool)
 // element walks the value of an element and copies it if the dictionary knows it.
 func (w *walker) element(h header, end int64, e encoding, depth int, keep bool) error {
 	dictionary := known(h.tag)
-	// Each contour repeats what slice it was drawn on: its points say it.
-	keep = keep && dictionary != "UN" && h.tag != tag.ContourImageSequence &&
+	// Each contour, in two sequences, repeats what slice it was drawn on: its points say it. The list of
+	// all slices, in three, is kept.
+	keep = keep && dictionary != "UN" && (h.tag != tag.ContourImageSequence || depth > 2) &&
 		!slices.Contains(w.leaveOut, h.tag)
 	switch {
 	case h.vr == "SQ":

@@ -3,9 +3,9 @@ NumPy, surfaces by DeepMind's surface-distance, nodes by their definitions (node
 
 Golden file:  scores.py --golden testdata/golden/scores.json
 Live:         scores.py --seed N --cases K      prints other cases in the same form
-Check:        scores.py --panoptica --seed N    compares tp, fp, fn with the package panoptica
 
-Each case: shape (z, y, x), spacing (z, y, x), origin and direction as ITK has them, reference and
+The golden file holds the pairs of nodes.py that are easily got wrong, too; theirs have a name. Each
+case: shape (z, y, x), spacing (z, y, x), origin and direction as ITK has them, reference and
 prediction as [label, length] runs, the ignore label or null, targets as lists of labels, and labels:
 what scores.json holds for each target."""
 
@@ -14,7 +14,7 @@ import itertools
 import json
 
 import numpy as np
-from nodes import grid, match, nodes, panoptica, sizes
+from nodes import edges, grid, match, nodes, sizes
 from scipy import ndimage
 from surface import number, sd
 
@@ -191,18 +191,25 @@ def drawn(rng):
     return describe(reference, prediction, geometry, targets, ignore)
 
 
+def named():
+    for name, reference, prediction, direction in edges():
+        geometry = np.array([2.5, 0.8, 0.7]), np.array([-20, 35, 410]), direction
+        found = sorted({1, *np.unique(reference), *np.unique(prediction)} - {0})
+        targets = [[int(v)] for v in found]
+        yield {"name": name, **describe(reference, prediction, geometry, targets, None)}
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--golden", metavar="FILE")
-    p.add_argument("--panoptica", action="store_true")
     p.add_argument("--seed", type=int, default=2)
     p.add_argument("--cases", type=int, default=12)
     args = p.parse_args()
-    if args.panoptica:
-        panoptica(args.seed)
-        return
     rng = np.random.RandomState(args.seed)
-    text = json.dumps([drawn(rng) for _ in range(args.cases)], separators=(",", ":"))
+    cases = [drawn(rng) for _ in range(args.cases)]
+    if args.golden:
+        cases += list(named())
+    text = json.dumps(cases, separators=(",", ":"))
     if args.golden:
         with open(args.golden, "w") as f:
             f.write(text + "\n")

@@ -13,8 +13,7 @@ import json
 import math
 
 import numpy as np
-from nodes import masks
-from scipy import ndimage
+from nodes import blobs, mask_runs, masks
 
 if not hasattr(np, "Inf"):  # surface-distance 0.1 is older than NumPy 2
     np.Inf, np.NaN = np.inf, np.nan
@@ -29,14 +28,6 @@ def number(x):
     return None if x is None or math.isnan(x) or math.isinf(x) else float(x)
 
 
-def runs(mask):
-    flat = mask.ravel().astype(np.int8)
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    bounds = np.concatenate([[0], edges, [flat.size]])
-    lengths = np.diff(bounds).tolist()
-    return lengths if flat[0] == 0 else [0] + lengths
-
-
 def describe(reference, prediction, spacing):
     d = sd.compute_surface_distances(reference > 0, prediction > 0, spacing)
     ref, pred = d["surfel_areas_gt"], d["surfel_areas_pred"]
@@ -46,8 +37,8 @@ def describe(reference, prediction, spacing):
     return {
         "spacing": list(spacing),
         "shape": list(reference.shape),
-        "reference": runs(reference > 0),
-        "prediction": runs(prediction > 0),
+        "reference": mask_runs(reference > 0),
+        "prediction": mask_runs(prediction > 0),
         "elements": [len(ref), len(pred)],
         "area": [float(ref.sum()), float(pred.sum())],
         "mean": [number(there), number(back)],
@@ -57,20 +48,6 @@ def describe(reference, prediction, spacing):
             number(sd.compute_surface_dice_at_tolerance(d, t)) if total else None for t in (1, 2, 3)
         ],
     }
-
-
-def blobs(seed, n):
-    """Larger masks: smoothed noise, and the same with a few nodes moved, lost and invented."""
-    rng = np.random.RandomState(seed)
-    for _ in range(n):
-        shape = tuple(int(v) for v in rng.randint(10, 40, 3))
-        field = ndimage.gaussian_filter(rng.randn(*shape), rng.uniform(1, 3))
-        a = field > np.quantile(field, rng.uniform(0.8, 0.99))
-        b = ndimage.gaussian_filter(field + 0.02 * rng.randn(*shape), 0.7)
-        b = b > np.quantile(b, rng.uniform(0.8, 0.99))
-        if rng.rand() < 0.3:
-            b[: shape[0] // 2] = False
-        yield a, b
 
 
 def cases(seed, n):

@@ -129,6 +129,7 @@ func TestADamagedSliceFailsItsStack(t *testing.T) {
 		"position":  func(b []byte) []byte { return changed(t, b, 0x20, 0x32, "DS", "x\\y\\z") },
 		"empty":     func(b []byte) []byte { return nil },
 		"zeros":     func(b []byte) []byte { return make([]byte, len(b)) },
+		"colour":    func(b []byte) []byte { return changed(t, b, 0x28, 0x04, "CS", "MONOCHROMEx") },
 		"no pixels": func(b []byte) []byte { return b[:bytes.Index(b, []byte("\xe0\x7f\x10\x00OW"))] },
 	} {
 		folder := unpacked(t, "regular")
@@ -175,7 +176,7 @@ func TestOtherFilesArePassedOver(t *testing.T) {
 	folder := unpacked(t, "regular")
 	require.NoError(t, os.MkdirAll(filepath.Join(folder, "docs", "deep"), 0o777))
 	for name, text := range map[string]string{"README.txt": "hello", "._0001 2.dcm": "\x00\x05\x16\x07", "docs/scan.nii": "\x5c\x01\x00\x00", "docs/deep/empty": "",
-		"docs/archive.zip": "PK\x03\x04"} {
+		"docs/archive.zip": "PK\x03\x04", "docs/DICOMDIR": strings.Repeat("\x00", 128) + "DICMjunk"} {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, filepath.FromSlash(name)), []byte(text), 0o666))
 	}
 	// an object that is no image
@@ -187,7 +188,8 @@ func TestOtherFilesArePassedOver(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, x.Stacks, 1)
 	require.Len(t, x.Stacks[0].Slices, 5)
-	require.Equal(t, 5, x.Others)
+	require.Equal(t, 6, x.Others)
+	require.Equal(t, []string{filepath.Join(folder, "docs", "archive.zip")}, x.Zips)
 	require.Len(t, x.Objects, 1)
 	require.Equal(t, "1.2.840.10008.5.1.4.1.1.481.3", x.Objects[0].Class)
 	require.Equal(t, x.Stacks[0].SeriesUID, x.Objects[0].SeriesUID)
@@ -201,6 +203,9 @@ func TestOtherFilesArePassedOver(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(empty, "a"), []byte("hello"), 0o666))
 	_, err = series.Find(empty, 1)
 	require.ErrorContains(t, err, "none of its 1 files is DICOM")
+	require.NoError(t, os.WriteFile(filepath.Join(empty, "a.ZIP"), []byte("PK\x03\x04"), 0o666))
+	_, err = series.Find(empty, 1)
+	require.ErrorContains(t, err, "zips in it are not looked into: give them, as in "+empty+"/a.ZIP")
 	_, err = series.Find(filepath.Join(empty, "a"), 1)
 	require.ErrorContains(t, err, "found no DICM at byte 128")
 }
@@ -217,7 +222,7 @@ func TestChoose(t *testing.T) {
 	for _, choice := range []string{"0", "3", "1.2.3"} {
 		_, err = x.Choose(choice)
 		require.ErrorContains(t, err, "no such stack")
-		require.ErrorContains(t, err, "1: 2 slices of 9 × 6, spacing 0.5 × 0.75 × 2.5 mm")
+		require.ErrorContains(t, err, "1: 2 slices of 9 × 6, CT, spacing 0.5 × 0.75 × 2.5 mm")
 	}
 	x, err = series.Find(filepath.Join(corpus, "acquisitions.zip"), 1)
 	require.NoError(t, err)
@@ -384,4 +389,14 @@ func TestAnArchiveIsOneIndex(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	_, err = series.FindAll(context.Background(), []string{regular, "absent"}, 2, nil)
 	require.ErrorContains(t, err, "absent")
+
+	cut := filepath.Join(t.TempDir(), "cut.zip")
+	require.NoError(t, os.WriteFile(cut, []byte("PK\x03\x04 not copied to its end"), 0o666))
+	_, err = series.Find(cut, 2)
+	require.ErrorContains(t, err, cut+": found no directory at the end of the zip")
+	x, err = series.FindAll(context.Background(), []string{cut, regular, half}, 2, nil)
+	require.NoError(t, err)
+	require.Len(t, x.Damaged, 1)
+	require.Len(t, x.Stacks, 1)
+	require.NoError(t, x.Whole(x.Stacks[0]))
 }

@@ -10,7 +10,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
+	"path"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -29,6 +31,7 @@ type Index struct {
 	Damaged []Damaged // files that are DICOM but cannot be read, and what could not be opened
 	Others  int       // files passed over, since they are not DICOM or are a DICOMDIR
 	Links   int       // symbolic links in a folder, which are not followed
+	Zips    []string  // of the others, those that are zips in a folder by their name: nobody looks into them
 }
 
 // An Object is a DICOM file that is no image. Its header is read again by dicom.Read.
@@ -42,6 +45,7 @@ type Object struct {
 	SeriesNumber     *int     // nil if it has none
 	Description      string   // SeriesDescription: a text, never for messages
 	ReferencedSeries []string // UIDs of the series that its header names
+	Referenced       []string // UIDs of the instances that it names as of these series
 	// Date and time of the structure set, else of the content, else of the file: for their order
 	// only, never for messages.
 	Date string
@@ -54,6 +58,9 @@ type Damaged struct {
 	Folder    string
 }
 
+// ErrNone is the error of a path that holds no DICOM.
+var ErrNone = errors.New("is DICOM (PS3.10, with DICM at byte 128)")
+
 // Find reads the headers of all DICOM files at a path, on so many goroutines. The pixels are read
 // where two slices have the same position. It fails if nothing there is DICOM.
 func Find(at string, workers int) (*Index, error) {
@@ -61,15 +68,19 @@ func Find(at string, workers int) (*Index, error) {
 }
 
 // FindAll is Find for several paths, which make one index: slices of a series may lie in any of
-// them. It stops when ctx is done. read, unless it is nil, is called from several goroutines with how
-// many of the files were read.
+// them. Of several, one that cannot be opened is damaged. It stops when ctx is done. read, unless it
+// is nil, is called from several goroutines with how many of the files were read.
 func FindAll(ctx context.Context, paths []string, workers int, read func(n, of int)) (*Index, error) {
 	x := &Index{Path: strings.Join(paths, ", ")}
 	found := &dicom.Found{}
 	for _, at := range paths {
 		here, err := dicom.List(at)
-		if err != nil {
+		if err != nil && (len(paths) == 1 || errors.Is(err, fs.ErrNotExist)) {
 			return nil, err
+		}
+		if err != nil { // one of many zips stops no other
+			x.Damaged = append(x.Damaged, Damaged{Err: err, Folder: at})
+			continue
 		}
 		found.Sources = append(found.Sources, here.Sources...)
 		x.Links += here.Links
@@ -97,7 +108,8 @@ func FindAll(ctx context.Context, paths []string, workers int, read func(n, of i
 		switch r := &results[i]; {
 		case errors.Is(err, dicom.ErrNotDICOM) && !dicom.IsName(s.Base): // else a slice that was damaged
 			r.err = err
-		case f != nil && f.Class == dicom.ClassDirectory:
+		case f != nil && f.Class == dicom.ClassDirectory, strings.EqualFold(s.Base, "DICOMDIR"):
+			// by its name, too: a damaged one is no slice that is missing
 			r.err = fmt.Errorf("%s is a DICOMDIR, which lists files: give the folder with the files", s.Name)
 		case err != nil:
 			r.damaged = &Damaged{Err: err, Folder: s.Folder}
@@ -127,8 +139,12 @@ func FindAll(ctx context.Context, paths []string, workers int, read func(n, of i
 		case r.damaged != nil:
 			x.Damaged = append(x.Damaged, *r.damaged)
 		default:
-			if x.Others++; slices.Contains(paths, found.Sources[i].Name) {
+			s := found.Sources[i]
+			if x.Others++; slices.Contains(paths, s.Name) {
 				return nil, r.err
+			}
+			if strings.EqualFold(path.Ext(s.Base), ".zip") {
+				x.Zips = append(x.Zips, s.Name)
 			}
 		}
 	}
@@ -137,8 +153,11 @@ func FindAll(ctx context.Context, paths []string, workers int, read func(n, of i
 		if x.Links > 0 {
 			links = fmt.Sprintf("; %d symbolic links are not followed", x.Links)
 		}
-		return nil, fmt.Errorf("%s: none of its %d files is DICOM (PS3.10, with DICM at byte 128)%s",
-			x.Path, len(results), links)
+		if len(x.Zips) > 0 {
+			links += fmt.Sprintf("; zips in it are not looked into: give them, as in %s", x.Zips[0])
+		}
+		return nil, fmt.Errorf("%s: none of its %d files %w%s", x.Path, len(results),
+			ErrNone, links)
 	}
 	x.Stacks = stacks(all)
 	parallel.Each(len(x.Stacks), workers, func(i int) error {
@@ -168,19 +187,22 @@ func object(f *dicom.File) *Object {
 			o.Date = date + f.Text(pair[1])
 		}
 	}
-	add := func(d dicom.Dataset) {
+	add := func(d dicom.Dataset, instances tag.Tag) {
 		if uid := d.Text(tag.SeriesInstanceUID); uid != "" &&
 			!slices.Contains(o.ReferencedSeries, uid) {
 			o.ReferencedSeries = append(o.ReferencedSeries, uid)
 		}
+		for _, instance := range d.Items(instances) {
+			o.Referenced = append(o.Referenced, instance.Text(tag.ReferencedSOPInstanceUID))
+		}
 	}
 	for _, series := range f.Items(tag.ReferencedSeriesSequence) {
-		add(series)
+		add(series, tag.ReferencedInstanceSequence)
 	}
 	for _, frame := range f.Items(tag.ReferencedFrameOfReferenceSequence) {
 		for _, study := range frame.Items(tag.RTReferencedStudySequence) {
 			for _, series := range study.Items(tag.RTReferencedSeriesSequence) {
-				add(series)
+				add(series, tag.ContourImageSequence)
 			}
 		}
 		if o.FrameOfReference == "" {
@@ -288,18 +310,25 @@ func (x *Index) without(s *Stack, near func(Damaged) bool) error {
 		errors.Join(all...))
 }
 
-// List describes stacks for messages, a line each, with nothing of their texts.
+// modalities are those that images of slices have (PS3.3 C.7.3.1.1.1): another text of the element may
+// be anything.
+var modalities = []string{"CT", "MR", "PT", "NM", "CR", "DX", "OT", "RF", "SC", "US", "XA"}
+
+// List describes stacks for messages, a line each, with nothing of their free texts.
 func List(of []*Stack) []string {
 	lines := make([]string, len(of))
 	for i, s := range of {
-		kind, slices := "", "slices"
+		kind, what := "", "slices"
 		if s.Localizer {
 			kind = ", localizer"
 		}
 		if len(s.Slices) == 1 {
-			slices = "slice"
+			what = "slice"
 		}
-		lines[i] = fmt.Sprintf("  %d: %d %s of %d × %d%s", s.Number, len(s.Slices), slices, s.Size[0],
+		if slices.Contains(modalities, s.Modality) {
+			kind = ", " + s.Modality + kind
+		}
+		lines[i] = fmt.Sprintf("  %d: %d %s of %d × %d%s", s.Number, len(s.Slices), what, s.Size[0],
 			s.Size[1], kind)
 		if s.Problem != nil {
 			lines[i] += ", cannot be read: " + s.Problem.Error()

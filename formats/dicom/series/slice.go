@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/suyashkumar/dicom/pkg/tag"
 
@@ -135,7 +136,7 @@ func (f *File) pixels() error {
 			dicom.Name(tag.ModalityLUTSequence))
 	}
 	if p := f.Text(tag.PhotometricInterpretation); p != "MONOCHROME1" && p != "MONOCHROME2" {
-		f.colour = true
+		f.colour = p == "PALETTE COLOR" || p == "RGB" || strings.HasPrefix(p, "YBR_")
 		return fmt.Errorf("%s: expected MONOCHROME1 or MONOCHROME2",
 			dicom.Name(tag.PhotometricInterpretation))
 	}
