@@ -152,7 +152,7 @@ func TestAFolderThatCannotBeSyncedIsNoError(t *testing.T) {
 // Large contents go to the disk in parts.
 func TestLargeContentsAreWrittenWhole(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "large")
-	content := make([]byte, 2*behind+behind/2)
+	content := make([]byte, 4*behind+behind/2)
 	for i := range content {
 		content[i] = byte(i >> 12)
 	}
