@@ -194,23 +194,42 @@ func drawStructures(object *series.Object, choices []labels.Choice, c LabelsChoi
 	if err != nil {
 		return nil, nil, err
 	}
-	another := false
-	for _, l := range all {
-		for _, i := range l.Parts {
+	another, drawn := false, 0
+	var left []string // numbers of ROIs
+	var refused error
+	for k := range all {
+		l := &all[k]
+		var names []string
+		var parts []int
+		for j, i := range l.Parts {
 			roi := set.ROIs[i]
-			if roi.Count == 0 {
-				continue
+			if roi.Count > 0 {
+				what := fmt.Sprintf("%s: ROI %d", object.Name, roi.Number)
+				other, err := r.check(roi.Referred, what, c.IgnoreReferences)
+				if err != nil && !r.some {
+					return nil, nil, err
+				}
+				if err != nil {
+					left, refused = append(left, strconv.Itoa(roi.Number)), err
+					continue
+				}
+				another = another || other
+				drawn++
 			}
-			what := fmt.Sprintf("%s: ROI %d", object.Name, roi.Number)
-			other, err := r.check(roi.Referred, what, c.IgnoreReferences)
-			if err != nil {
-				return nil, nil, err
-			}
-			another = another || other
+			names, parts = append(names, l.Names[j]), append(parts, i)
 		}
+		l.Names, l.Parts = names, parts
+	}
+	if refused != nil && drawn == 0 {
+		return nil, nil, refused
 	}
 	m, err := set.Draw(r.grid, all, r.workers)
-	return m, r.warnings(another), err
+	warnings := r.warnings(another)
+	if left != nil {
+		warnings = append(warnings, fmt.Sprintf("%s: ROIs of another series and another frame of reference "+
+			"are left out: %s", object.Name, strings.Join(left, ", ")))
+	}
+	return m, warnings, err
 }
 
 func drawSegments(object *series.Object, choices []labels.Choice, c LabelsChoice,
@@ -251,6 +270,7 @@ type reference struct {
 
 	workers int  // goroutines that draw on it
 	byFrame bool // it is known that the labels share its frame of reference alone
+	some    bool // of ROIs of several series and frames of reference its own are drawn
 }
 
 // openReference finds the image that labels are drawn on. Of several stacks it is the one that the

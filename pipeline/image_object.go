@@ -295,13 +295,41 @@ func datasetNames(path string) (map[int]string, error) {
 	return map[int]string{}, nil
 }
 
-// labelNames returns the names of the labels that stand for one value and can be names in DICOM.
+// labelNames returns the names of the values of a label map that can be names in DICOM. Of regions, a
+// value is what a region has beside the later ones, which are written over it: "whole_tumor without
+// tumor_core". Where those are other voxels than the value's in the dataset's own labels, it has no name.
 func labelNames(l *plans.Labels) map[int]string {
 	names := map[int]string{}
-	for _, e := range l.Entries {
-		if len(e.Values) == 1 && e.Values[0] > 0 && derived.CheckName(e.Name) == nil {
-			names[e.Values[0]] = e.Name
+	add := func(value int, name string) {
+		if value > 0 && derived.CheckName(name) == nil {
+			names[value] = name
 		}
+	}
+	if !l.HasRegions {
+		for _, e := range l.Entries {
+			if len(e.Values) == 1 {
+				add(e.Values[0], e.Name)
+			}
+		}
+		return names
+	}
+	for i, r := range l.Regions {
+		rest, without := slices.Clone(r.Values), []string{}
+		for _, later := range l.Regions[i+1:] {
+			before := len(rest)
+			rest = slices.DeleteFunc(rest, func(v int) bool { return slices.Contains(later.Values, v) })
+			if len(rest) < before {
+				without = append(without, later.Name)
+			}
+		}
+		if len(rest) != 1 || rest[0] != l.RegionsClassOrder[i] {
+			continue
+		}
+		name := r.Name
+		if len(without) > 0 {
+			name += " without " + strings.Join(without, ", ")
+		}
+		add(rest[0], name)
 	}
 	return names
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/dicom"
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/settings"
@@ -232,4 +233,26 @@ func TestNamesOfObjects(t *testing.T) {
 	header, err := dicom.Read(s)
 	require.NoError(t, err)
 	require.Equal(t, int64(8*8/8), header.Pixels.Length) // one frame of 8 × 8 bits
+}
+
+// Names of regions are those of what is left of them in a label map.
+func TestNamesOfRegions(t *testing.T) {
+	for _, c := range []struct {
+		labels, order string
+		want          map[int]string
+	}{
+		{`"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]`, "[1, 2, 3]",
+			map[int]string{1: "whole without core", 2: "core without enhancing", 3: "enhancing"}},
+		{`"left": 1, "both": [1, 2]`, "[1, 2]", map[int]string{}}, // both is written over left
+		{`"both": [1, 2], "left": 1`, "[2, 1]", map[int]string{2: "both without left", 1: "left"}},
+		{`"both": [1, 2], "left": 1`, "[1, 2]", map[int]string{}}, // other values than in the labels
+		{`"left": 1, "right": 2`, "null", map[int]string{1: "left", 2: "right"}},
+	} {
+		path := filepath.Join(t.TempDir(), "dataset.json")
+		require.NoError(t, os.WriteFile(path, []byte(`{"channel_names": {"0": "CT"}, "numTraining": 1, "file_ending": ".nii.gz",
+			"labels": {"background": 0, `+c.labels+`}, "regions_class_order": `+c.order+`}`), 0o600))
+		d, err := plans.LoadDataset(path)
+		require.NoError(t, err)
+		require.Equal(t, c.want, labelNames(d.Labels), c.labels)
+	}
 }

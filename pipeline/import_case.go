@@ -205,7 +205,7 @@ func (m *importer) reference(c *importCase, workers int) (*reference, error) {
 	if c.stack != nil {
 		r, err := stackReference(c.Image, c.stack, m.FixGeometry, workers)
 		if err == nil {
-			r.byFrame = c.byFrame
+			r.byFrame, r.some = c.byFrame, true
 		}
 		return r, err
 	}

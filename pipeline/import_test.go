@@ -5,14 +5,15 @@ import (
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
-
 	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -943,4 +944,65 @@ func TestLabelsOfAPhaseAreThatPhases(t *testing.T) {
 		require.Equal(t, ImportWritten, r.Cases[0].Status)
 		require.Contains(t, reasons(r), second+": has no labels")
 	}
+}
+
+// Of a structure set whose ROIs lie on two series in different frames of reference, those of the series
+// are drawn; a set with none of it fails.
+func TestROIsOfAnotherFrameAreLeftOut(t *testing.T) {
+	// A second frame of reference with a series of its own, and the ROI d in it.
+	second := func(object []byte) []byte {
+		sequence := bytes.Index(object, []byte{0x06, 0x30, 0x10, 0x00})
+		item := object[sequence+8:]
+		item = bytes.Clone(item[:8+binary.LittleEndian.Uint32(item[4:])])
+		size := binary.LittleEndian.Uint32(object[sequence+4:])
+		require.EqualValues(t, len(item), size)
+		moved := func(b []byte, tag string) []byte { // the UID ends in another digit
+			at := bytes.Index(b, []byte(tag))
+			require.Positive(t, at)
+			end := at + 8 + int(binary.LittleEndian.Uint32(b[at+4:]))
+			for b[end-1] == 0 {
+				end--
+			}
+			b = bytes.Clone(b)
+			b[end-1] = '9'
+			return b
+		}
+		item = moved(moved(item, "\x20\x00\x52\x00"), "\x20\x00\x0e\x00")
+		at := bytes.LastIndex(object[:bytes.Index(object, []byte(marker+" d"))], []byte("\x06\x30\x24\x00"))
+		object = append(bytes.Clone(object[:at]), moved(object[at-1:], "\x06\x30\x24\x00")[1:]...)
+		binary.LittleEndian.PutUint32(object[sequence+4:], 2*size)
+		return slices.Insert(object, sequence+8+len(item), item...)
+	}
+	archive := func(change func([]byte) []byte) string {
+		return patients{"p16": {"square", []string{"stars-square"}}}.archive(t, func(name string, data []byte) []byte {
+			if filepath.Base(name) == "stars-square.dcm" {
+				return change(data)
+			}
+			return data
+		})
+	}
+	drawn := func(sources, want string, rois ...string) volume.Pixels {
+		c := importConfig(t.TempDir(), sources)
+		c.Labels = rois
+		r, err := Import(context.Background(), c, Output{})
+		require.NoError(t, err)
+		require.Equal(t, map[string]string{"LN_0001": ImportWritten}, statuses(r))
+		said := strings.Join(r.Cases[0].Warnings, "\n")
+		require.Equal(t, want != "", strings.Contains(said, "left out"), said)
+		require.Contains(t, said, want)
+		f, err := image.Read(filepath.Join(r.Dataset, "labelsTr", "LN_0001.nii.gz"))
+		require.NoError(t, err)
+		return f.Values()
+	}
+	same := archive(func(b []byte) []byte { return b })
+	changed := archive(second)
+	left := filepath.Join(changed, "p16/stars-square.dcm") + ": ROIs of another series and another frame of reference are left out: 4"
+	require.Equal(t, drawn(same, "", "LN=.* [abc]"), drawn(changed, left, "LN=.* [abcd]"))
+
+	c := importConfig(t.TempDir(), changed)
+	c.Labels = []string{"D=.* d"}
+	r, err := Import(context.Background(), c, Output{})
+	require.Error(t, err)
+	require.Equal(t, map[string]string{"LN_0001": ImportFailed}, statuses(r))
+	require.Contains(t, r.Cases[0].Error, "ROI 4 refers to another series and another frame of reference")
 }

@@ -147,9 +147,17 @@ func exists(flag, path, expected string) error {
 // channelNumber is what stands before the ending in nnU-Net's names of images.
 var channelNumber = regexp.MustCompile(`_\d{4}$`)
 
-// namedImages makes cases of files: the name of a case is that of its file without ending and
-// channel number, and the files of several numbers are its channels. DICOM is told by its content.
+// namedImages makes cases of files: the name of a case is that of its file without ending and _0000,
+// and the files with other numbers in its place are its further channels. Without a file of channel 0
+// such a number belongs to the name, as in LN_0017. DICOM is told by its content.
 func namedImages(paths []string) ([]imageCase, error) {
+	numbered := map[string]bool{} // names with a channel 0
+	for _, path := range paths {
+		name := strings.TrimSuffix(filepath.Base(path), imageEnding(path))
+		if id, ok := strings.CutSuffix(name, "_0000"); ok {
+			numbered[id] = true
+		}
+	}
 	var cases []imageCase
 	for i, path := range paths {
 		if slices.Contains(paths[:i], path) {
@@ -172,6 +180,14 @@ func namedImages(paths []string) ([]imageCase, error) {
 		}
 		name := strings.TrimSuffix(filepath.Base(path), ending)
 		id := channelNumber.ReplaceAllString(name, "")
+		if id != name && !numbered[id] {
+			first := strings.TrimSuffix(path, filepath.Base(path)) + id + "_0000" + ending
+			if _, err := os.Stat(first); err == nil {
+				return nil, settings.Usage("-i: %s is a further channel of %s: give both",
+					path, first)
+			}
+			id = name
+		}
 		if id == "" {
 			id = name
 		}
@@ -190,6 +206,11 @@ func namedImages(paths []string) ([]imageCase, error) {
 	}
 	for _, c := range cases {
 		slices.SortFunc(c.images, func(a, b string) int { return cmp.Compare(filepath.Base(a), filepath.Base(b)) })
+		for channel, path := range c.images {
+			if want := fmt.Sprintf("%s_%04d%s", c.id, channel, imageEnding(path)); channel > 0 && filepath.Base(path) != want {
+				return nil, settings.Usage("-i: channel %d of %s is missing: expected %s before %s", channel, c.id, want, path)
+			}
+		}
 	}
 	return cases, nil
 }

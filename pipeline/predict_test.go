@@ -195,11 +195,25 @@ func TestNamedFilesAreChannelsByNumber(t *testing.T) {
 		_, err := namedImages(pair)
 		require.ErrorContains(t, err, pair[0]+" and "+pair[1]+" are both of a case named x: give them in two runs")
 	}
+	_, err = namedImages([]string{"x_0002.nii.gz", "x_0000.nii.gz"})
+	require.ErrorContains(t, err, "channel 1 of x is missing: expected x_0001.nii.gz before x_0002.nii.gz")
 	t.Chdir(t.TempDir())
 	require.NoError(t, os.MkdirAll("a/CT", 0o700))
 	require.NoError(t, os.MkdirAll("b/CT", 0o700))
 	require.ErrorContains(t, sameName("a/CT", "b/CT", "CT"), "give the folders above, if they hold no "+
 		"other image, or them in two runs")
+}
+
+// Without a channel 0 a number is part of a name: LN_0017 is a patient, and no channel 17.
+func TestNumbersWithoutAChannel0AreNames(t *testing.T) {
+	folder := t.TempDir() + "/"
+	cases, err := namedImages([]string{folder + "LN_0001.nii.gz", folder + "LN_0002.nii.gz", folder + "_0000.nii.gz"})
+	require.NoError(t, err)
+	require.Equal(t, []imageCase{{id: "LN_0001", images: []string{folder + "LN_0001.nii.gz"}},
+		{id: "LN_0002", images: []string{folder + "LN_0002.nii.gz"}}, {id: "_0000", images: []string{folder + "_0000.nii.gz"}}}, cases)
+	require.NoError(t, os.WriteFile(folder+"LN_0000.nii.gz", nil, 0o600))
+	_, err = namedImages([]string{folder + "LN_0001.nii.gz"})
+	require.ErrorContains(t, err, folder+"LN_0001.nii.gz is a further channel of "+folder+"LN_0000.nii.gz: give both")
 }
 
 // Names of files reach a terminal without its commands, and a case without a name is none.

@@ -57,9 +57,9 @@ func (t *trainer) loadPretrained(gen *torch.Generator) error {
 		err = fmt.Errorf("%w\nonly segmentation heads do not fit: --head reset reinitialises them, "+
 			"--head extend keeps the classes that both have", err)
 	}
-	if was := channelNames(f.Dataset); was != nil && len(was) != len(t.dataset.ChannelNames) && c.Channels == ChannelsKeep {
+	if was := channelNames(f.Dataset); was != nil && len(was) != len(t.data.Dataset.ChannelNames) && c.Channels == ChannelsKeep {
 		err = fmt.Errorf("%w\nthe checkpoint's images have the channels %s, these %s: --channels extend takes the known ones along", err,
-			strings.Join(was, ", "), strings.Join(t.dataset.ChannelNames, ", "))
+			strings.Join(was, ", "), strings.Join(t.data.Dataset.ChannelNames, ", "))
 	}
 	return err
 }
@@ -90,11 +90,11 @@ func (t *trainer) decide(format string, a ...any) {
 // extendHeads takes along the classes that the checkpoint knows: by name where a foreground name is in both dataset.json, else
 // by number. Other classes are reinitialised.
 func (t *trainer) extendHeads(f *checkpoint.File) func(string, []int64, []int64) *checkpoint.Remap {
-	here := rowNames(t.dataset.Labels)
+	here := rowNames(t.data.Dataset.Labels)
 	var there []string
 	if f.Dataset != nil {
 		there = rowNames(f.Dataset.Labels)
-		if f.Dataset.Labels.HasRegions != t.dataset.Labels.HasRegions {
+		if f.Dataset.Labels.HasRegions != t.data.Dataset.Labels.HasRegions {
 			t.decide("segmentation heads are reinitialised: the classes of one side are regions, of the other labels")
 			return func(name string, _, model []int64) *checkpoint.Remap {
 				if !models.IsHead(name) {
@@ -133,7 +133,7 @@ func (t *trainer) extendHeads(f *checkpoint.File) func(string, []int64, []int64)
 // extendChannels takes along the input channels that the checkpoint knows, by name or else by number; the first layers'
 // weights of others start at 0, so that the network begins with the outputs it had.
 func (t *trainer) extendChannels(f *checkpoint.File) func(string, []int64, []int64) *checkpoint.Remap {
-	here, there := t.dataset.ChannelNames, channelNames(f.Dataset)
+	here, there := t.data.Dataset.ChannelNames, channelNames(f.Dataset)
 	return func(name string, file, model []int64) *checkpoint.Remap {
 		if len(file) < 4 || len(model) != len(file) || file[1] == model[1] || int(model[1]) != len(here) || there != nil && int(file[1]) != len(there) {
 			return nil

@@ -31,10 +31,10 @@ func (t *trainer) dataWarnings(f *checkpoint.File) []string {
 	}
 	var differ []string
 	add := func(format string, a ...any) { differ = append(differ, fmt.Sprintf(format, a...)) }
-	if !closeSpacing(was.Spacing, t.conf.Spacing) {
-		add("spacing %s mm (checkpoint: %s)", sizes(t.conf.Spacing), sizes(was.Spacing))
+	if !closeSpacing(was.Spacing, t.data.Conf.Spacing) {
+		add("spacing %s mm (checkpoint: %s)", sizes(t.data.Conf.Spacing), sizes(was.Spacing))
 	}
-	if a, b := f.Plans.TransposeForward, t.plans.TransposeForward; !slices.Equal(a, b) {
+	if a, b := f.Plans.TransposeForward, t.data.Plans.TransposeForward; !slices.Equal(a, b) {
 		add("axes in the order %v (checkpoint: %v)", b, a)
 	}
 	differ = append(differ, t.intensityDifferences(f, was)...)
@@ -43,7 +43,7 @@ func (t *trainer) dataWarnings(f *checkpoint.File) []string {
 	}
 	return []string{fmt.Sprintf("WARNING: the data of %s, configuration %s, is not prepared like the data that %s was trained on: "+
 		"%s. `lntorch adopt` makes plans that fit the checkpoint",
-		t.plans.PlansName, t.cfg.Configuration, f.Path, strings.Join(differ, "; "))}
+		t.data.Plans.PlansName, t.cfg.Configuration, f.Path, strings.Join(differ, "; "))}
 }
 
 // intensityDifferences compares the normalisation of each channel with that of the checkpoint's channel of
@@ -51,13 +51,13 @@ func (t *trainer) dataWarnings(f *checkpoint.File) []string {
 func (t *trainer) intensityDifferences(f *checkpoint.File, was *plans.Configuration) []string {
 	var differ []string
 	n := len(was.NormalizationSchemes)
-	from, _ := match(channelNames(f.Dataset), t.dataset.ChannelNames, n)
+	from, _ := match(channelNames(f.Dataset), t.data.Dataset.ChannelNames, n)
 	for to, i := range from {
-		if i < 0 || i >= n || to >= len(t.conf.NormalizationSchemes) {
+		if i < 0 || i >= n || to >= len(t.data.Conf.NormalizationSchemes) {
 			continue
 		}
-		channel := fmt.Sprintf("channel %d (%s)", to, t.dataset.ChannelNames[to])
-		a, b := normalization(f.Plans, was, i), normalization(t.plans, t.conf, to)
+		channel := fmt.Sprintf("channel %d (%s)", to, t.data.Dataset.ChannelNames[to])
+		a, b := normalization(f.Plans, was, i), normalization(t.data.Plans, t.data.Conf, to)
 		if !a.like(b) {
 			differ = append(differ, fmt.Sprintf("%s: %v (checkpoint: %v)", channel, b, a))
 		}

@@ -199,11 +199,11 @@ func (t *trainer) validateEpoch(ctx context.Context) error {
 	t.Net.SetTraining(false)
 	c.Progress.Begin("validation", c.ValIterations)
 	defer c.Progress.End()
-	classes := len(t.dataset.Labels.ForegroundLabels)
-	if t.dataset.Labels.HasRegions {
-		classes = len(t.dataset.Labels.Regions)
+	classes := len(t.data.Dataset.Labels.ForegroundLabels)
+	if t.data.Dataset.Labels.HasRegions {
+		classes = len(t.data.Dataset.Labels.Regions)
 	}
-	online := eval.NewOnline(classes, t.dataset.Labels.HasRegions)
+	online := eval.NewOnline(classes, t.data.Dataset.Labels.HasRegions)
 	var losses []float64
 	t.feed.begin(t.val, c.ValIterations, 0)
 	for i := range c.ValIterations {

@@ -103,7 +103,7 @@ func (t *trainer) hashFiles() map[string]string {
 	if c.Pretrained != "" {
 		files["pretrained_weights"] = c.Pretrained
 	}
-	for _, k := range slices.Concat(t.split.Train, t.split.Val) {
+	for _, k := range slices.Concat(t.data.Split.Train, t.data.Split.Val) {
 		files["case "+k] = filepath.Join(t.data.Cases.Folder(), k+".npz")
 	}
 	return files

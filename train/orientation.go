@@ -10,7 +10,7 @@ func (t *trainer) orientations() map[string]int {
 		return t.seen
 	}
 	t.seen = map[string]int{}
-	for _, key := range t.split.Train {
+	for _, key := range t.data.Split.Train {
 		d, _, err := t.data.Cases.Properties(key)
 		if err != nil {
 			continue

@@ -103,10 +103,10 @@ func (t *trainer) writeRun(status string) error {
 		"started":  t.started.Format(time.RFC3339),
 		"written":  time.Now().Format(time.RFC3339),
 		"versions": map[string]string{"lntorch": c.Version, "libtorch": torchVersion, "go": runtime.Version(), "cpu_capability": capability},
-		"dataset":  t.plans.DatasetName, "plans": t.plans.PlansName, "configuration": c.Configuration, "fold": c.Fold, "trainer": c.Trainer,
+		"dataset":  t.data.Plans.DatasetName, "plans": t.data.Plans.PlansName, "configuration": c.Configuration, "fold": c.Fold, "trainer": c.Trainer,
 		"method": c.MethodName, "settings": t.settings(),
-		"cases":      map[string][]string{"train": t.split.Train, "val": t.split.Val},
-		"split":      map[string]any{"file": t.split.File, "random": t.split.Random},
+		"cases":      map[string][]string{"train": t.data.Split.Train, "val": t.data.Split.Val},
+		"split":      map[string]any{"file": t.data.Split.File, "random": t.data.Split.Random},
 		"parameters": map[string]int64{"all": models.ParameterCount(t.Net), "trained": t.TrainedCount()},
 		"sha256":     sums,
 		"epochs":     t.epoch,
@@ -166,7 +166,7 @@ func (t *trainer) writeDebug() error {
 	}
 	host, _ := os.Hostname() // for the record
 	doc := map[string]string{
-		"dataset_name": t.plans.DatasetName, "plans_name": t.plans.PlansName, "configuration_name": c.Configuration, "fold": c.Fold,
+		"dataset_name": t.data.Plans.DatasetName, "plans_name": t.data.Plans.PlansName, "configuration_name": c.Configuration, "fold": c.Fold,
 		"trainer": c.Trainer, "method": c.MethodName, "network": t.arch.Class(), "deep_supervision_scales": fmt.Sprint(t.Scales),
 		"preprocessed_dataset_folder": t.data.Cases.Folder(), "output_folder": t.fold, "current_epoch": fmt.Sprint(t.epoch),
 		"hostname": host, "lntorch_version": c.Version, "torch_version": libtorch, "go_version": runtime.Version(),

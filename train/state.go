@@ -91,7 +91,7 @@ func (t *trainer) about() *checkpoint.Training {
 	c := &t.cfg
 	return &checkpoint.Training{
 		Epoch: t.epoch,
-		InitArgs: checkpoint.InitArgs{Plans: t.plans.Raw(), Configuration: c.Configuration, Fold: c.Fold, Dataset: t.dataset.Raw(),
+		InitArgs: checkpoint.InitArgs{Plans: t.data.Plans.Raw(), Configuration: c.Configuration, Fold: c.Fold, Dataset: t.data.Dataset.Raw(),
 			UnpackDataset: true, Device: strings.SplitN(c.Device.String(), ":", 2)[0]},
 		Trainer:    c.Trainer,
 		MirrorAxes: t.list.MirrorAxes,

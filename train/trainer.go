@@ -13,7 +13,6 @@ import (
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/augment"
-	"github.com/lntorch/lntorch/data/dataset"
 	"github.com/lntorch/lntorch/data/loader"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
@@ -45,16 +44,12 @@ type Result struct {
 
 // trainer is a training under way. All of it belongs to one goroutine, tied to its OS thread.
 type trainer struct {
-	cfg     Config
-	plans   *plans.Plans
-	dataset *plans.Dataset
-	conf    *plans.Configuration
-	arch    models.Architecture
-	out     string // result folder of the configuration
-	fold    string // result folder of the fold
+	cfg  Config
+	arch models.Architecture
+	out  string // result folder of the configuration
+	fold string // result folder of the fold
 
 	data  *Data
-	split dataset.Split
 	seen  map[string]int // orientations; nil until they are counted
 	train *loader.Loader
 	val   *loader.Loader
@@ -174,7 +169,7 @@ func (t *trainer) runEpochs(ctx context.Context) (err error) {
 func (t *trainer) profiled() string {
 	c := &t.cfg
 	return fmt.Sprintf("lntorch %s: %s %s fold %s, method %s, on %s\n%d threads, %d workers, batches of %d patches of %v, augmentation %s",
-		c.Version, t.plans.DatasetName, c.Configuration, c.Fold, c.MethodName, c.Device, c.Threads, t.train.Stats().Workers,
+		c.Version, t.data.Plans.DatasetName, c.Configuration, c.Fold, c.MethodName, c.Device, c.Threads, t.train.Stats().Workers,
 		c.BatchSize, c.PatchSize, t.list.Augmentation)
 }
 
@@ -185,14 +180,13 @@ func (t *trainer) open() error {
 	if t.data, err = OpenData(c.Preprocessed, c.PlansName, c.Configuration, c.Fold); err != nil {
 		return err
 	}
-	t.plans, t.dataset, t.conf, t.split = t.data.Plans, t.data.Dataset, t.data.Conf, t.data.Split
 	if c.BatchSize == 0 {
-		c.BatchSize = t.conf.BatchSize
+		c.BatchSize = t.data.Conf.BatchSize
 	}
 	if c.PatchSize == nil {
-		c.PatchSize = t.conf.PatchSize
+		c.PatchSize = t.data.Conf.PatchSize
 	}
-	t.out = c.folder(t.plans)
+	t.out = c.folder(t.data.Plans)
 	t.fold = filepath.Join(t.out, "fold_"+c.Fold)
 	if err := t.openSource(); err != nil {
 		return err
@@ -200,12 +194,12 @@ func (t *trainer) open() error {
 	if t.arch, err = t.architecture(); err != nil {
 		return err
 	}
-	channels := t.dataset.NumInputChannels(t.conf)
-	classes := t.dataset.Labels.NumSegmentationHeads()
+	channels := t.data.Dataset.NumInputChannels(t.data.Conf)
+	classes := t.data.Dataset.Labels.NumSegmentationHeads()
 
 	t.Session, err = NewSession(SessionConfig{
 		Spec:   models.Spec{Architecture: t.arch, InputChannels: channels, NumClasses: classes},
-		Labels: t.dataset.Labels, BatchDice: t.conf.BatchDice, Patch: c.PatchSize,
+		Labels: t.data.Dataset.Labels, BatchDice: t.data.Conf.BatchDice, Patch: c.PatchSize,
 		MethodName: c.MethodName, Method: c.Method, Refine: c.Refine, Optimizer: c.Optimizer, Machine: c.Machine,
 		Seed: c.Seed, Recompute: c.Recompute, NoAdapters: c.ValidateOnly,
 	})
@@ -307,7 +301,7 @@ func (t *trainer) architecture() (models.Architecture, error) {
 			}
 		}
 	}
-	a, err := models.ForTrainer(c.Trainer, t.conf)
+	a, err := models.ForTrainer(c.Trainer, t.data.Conf)
 	if err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
@@ -326,7 +320,7 @@ func (t *trainer) openLoaders() error {
 	if t.train, err = loader.New(batches); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	if len(t.split.Val) == 0 {
+	if len(t.data.Split.Val) == 0 {
 		return fmt.Errorf("train: fold %s has no validation case; add one to splits_final.json or use fold all", c.Fold)
 	}
 	val, err := t.data.validation(&c.BatchSettings, t.setting, t.epoch*c.ValIterations)
@@ -423,7 +417,7 @@ func (t *trainer) prepareFolder() error {
 	if err := t.keepEarlier(); err != nil {
 		return err
 	}
-	for name, doc := range map[string]*plans.Object{"plans.json": t.plans.Raw(), "dataset.json": t.dataset.Raw()} {
+	for name, doc := range map[string]*plans.Object{"plans.json": t.data.Plans.Raw(), "dataset.json": t.data.Dataset.Raw()} {
 		b, err := plans.EncodeJSON(doc, 4, false)
 		if err != nil {
 			return fmt.Errorf("train: %s: %w", name, err)
@@ -532,15 +526,15 @@ func (t *trainer) announce() {
 		}
 	}
 	t.file.Print(fmt.Sprintf("%d training and %d validation cases, batch %d, patch %v, %d epochs of %d + %d iterations, device %s, %d threads, seed %d",
-		len(t.split.Train), len(t.split.Val), c.BatchSize, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))
+		len(t.data.Split.Train), len(t.data.Split.Val), c.BatchSize, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))
 	t.file.Print(t.augmentation())
 	for _, line := range t.forecast() {
 		t.file.Print(line)
 	}
-	if t.split.Warning != "" {
-		t.file.Print(t.split.Warning)
+	if t.data.Split.Warning != "" {
+		t.file.Print(t.data.Split.Warning)
 	}
-	if over := t.split.Overlap(); len(over) > 0 && c.Fold != "all" {
+	if over := t.data.Split.Overlap(); len(over) > 0 && c.Fold != "all" {
 		t.file.Print("WARNING: cases in training and validation both:", strings.Join(over, ", "))
 	}
 	t.file.Print("results in", t.fold)

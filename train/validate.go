@@ -106,7 +106,7 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 // newValidation prepares the folder and finds the references.
 func (t *trainer) newValidation() (*validation, error) {
 	c := &t.cfg
-	v := &validation{trainer: t, out: c.ValidationFolder, targets: labelmap.Targets(t.dataset.Labels)}
+	v := &validation{trainer: t, out: c.ValidationFolder, targets: labelmap.Targets(t.data.Dataset.Labels)}
 	if v.out == "" {
 		v.out = filepath.Join(t.fold, "validation")
 	}
@@ -120,8 +120,8 @@ func (t *trainer) newValidation() (*validation, error) {
 		for _, line := range t.notes {
 			t.print(line)
 		}
-		if t.split.Warning != "" {
-			t.print(t.split.Warning)
+		if t.data.Split.Warning != "" {
+			t.print(t.data.Split.Warning)
 		}
 	}
 	if err := atomicfile.Sweep(v.out); err != nil {
@@ -141,7 +141,7 @@ func (t *trainer) newValidation() (*validation, error) {
 		return v, nil
 	}
 	v.truth = truth
-	if v.reader, err = images.ForName(t.plans.ImageReaderWriter); err != nil {
+	if v.reader, err = images.ForName(t.data.Plans.ImageReaderWriter); err != nil {
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	if c.ValidationFolder == "" { // the model's own
@@ -152,10 +152,10 @@ func (t *trainer) newValidation() (*validation, error) {
 
 // findNextStages makes the folders for the labels that the next stages of a cascade take.
 func (v *validation) findNextStages() error {
-	for _, name := range v.conf.NextStages {
-		conf, err := v.plans.Configuration(name)
+	for _, name := range v.data.Conf.NextStages {
+		conf, err := v.data.Plans.Configuration(name)
 		if err != nil {
-			return fmt.Errorf("train: next stage of %s: %w", v.conf.Name, err)
+			return fmt.Errorf("train: next stage of %s: %w", v.data.Conf.Name, err)
 		}
 		n := nextStage{name: name, folder: filepath.Join(v.trainer.out, "predicted_next_stage", name)}
 		// Without data there are no shapes to resample to: each case says so.
@@ -172,7 +172,7 @@ func (v *validation) findNextStages() error {
 // end the others.
 func (v *validation) run(ctx context.Context) ([]eval.Case, error) {
 	ending := v.ending()
-	keys := slices.Clone(v.split.Val)
+	keys := slices.Clone(v.data.Split.Val)
 	slices.SortFunc(keys, func(a, b string) int { return cmp.Compare(a+ending, b+ending) })
 	cases := make([]eval.Case, len(keys))
 	failed := make([]error, len(keys))
@@ -219,7 +219,7 @@ func (v *validation) ending() string {
 	if v.truth == "" {
 		return ".npz"
 	}
-	return v.dataset.FileEnding
+	return v.data.Dataset.FileEnding
 }
 
 // exportedCase is a case that the network has seen.
@@ -238,7 +238,7 @@ func (e *exportedCase) reference() string {
 	if e.v.truth == "" {
 		return filepath.Join(e.v.data.Cases.Folder(), e.c.Key+".npz")
 	}
-	return filepath.Join(e.v.truth, e.c.Key+e.v.dataset.FileEnding)
+	return filepath.Join(e.v.truth, e.c.Key+e.v.data.Dataset.FileEnding)
 }
 
 func (e *exportedCase) close() {
@@ -264,7 +264,7 @@ func (v *validation) predict(ctx context.Context, c *dataset.Case, task string) 
 		shape := c.Data.Spatial()
 		e.labels = make([]uint8, shape[0]*shape[1]*shape[2])
 		err = v.predictor.Slabs(ctx, c.Data.Data, c.Data.Shape, progress, func(slab volume.Slab) error {
-			return infer.SlabLabels(e.labels, shape, slab, v.dataset.Labels)
+			return infer.SlabLabels(e.labels, shape, slab, v.data.Dataset.Labels)
 		})
 	} else if err = e.prepare(); err == nil {
 		_, err = segment.Run(ctx, v.predictor, c.Data, e.inverses, progress)
@@ -286,17 +286,17 @@ func (e *exportedCase) prepare() error {
 	if err != nil {
 		return err
 	}
-	grid, err := preprocess.NewGrid(v.plans, v.conf, properties, e.c.Data.Spatial())
+	grid, err := preprocess.NewGrid(v.data.Plans, v.data.Conf, properties, e.c.Data.Spatial())
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	e.files = segment.Files{Stem: filepath.Join(v.out, e.c.Key), Reader: v.reader,
 		Properties: properties, Threads: v.cfg.Threads}
-	e.files.Labels = e.files.Stem + v.dataset.FileEnding
+	e.files.Labels = e.files.Stem + v.data.Dataset.FileEnding
 	if e.files.Geometry, err = images.FromDict(properties); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	how := preprocess.InverseConfig{Labels: v.dataset.Labels, Reference: v.cfg.IsReference(),
+	how := preprocess.InverseConfig{Labels: v.data.Dataset.Labels, Reference: v.cfg.IsReference(),
 		Shorten: !v.cfg.IsReference(), Threads: v.cfg.Threads}
 	begin := func(g preprocess.Grid) (*preprocess.Inverse, error) {
 		inverse, err := preprocess.NewInverse(g, how)
@@ -342,7 +342,7 @@ func (n *nextStage) shape(key string) ([3]int, error) {
 func (e *exportedCase) export(ctx context.Context) ([]eval.Counts, error) {
 	defer e.close()
 	v := e.v
-	ignore := v.dataset.Labels.IgnoreLabel
+	ignore := v.data.Dataset.Labels.IgnoreLabel
 	if v.truth == "" {
 		shape := e.c.Seg.Spatial()
 		if err := segment.WriteSeg(filepath.Join(v.out, e.c.Key+".npz"), e.labels, shape); err != nil {
@@ -430,5 +430,5 @@ func (t *trainer) predictor() (*infer.Predictor, error) {
 	if memory, err := system.ReadMemory(); err == nil && c.Device.Type == torch.DeviceCPU {
 		ic.MaxBytes = system.Budget(memory.Available)
 	}
-	return infer.New(t.Net, c.PatchSize, t.dataset.Labels.NumSegmentationHeads(), ic)
+	return infer.New(t.Net, c.PatchSize, t.data.Dataset.Labels.NumSegmentationHeads(), ic)
 }

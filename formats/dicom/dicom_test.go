@@ -11,15 +11,14 @@ import (
 	"math"
 	"os"
 	"path/filepath"
-	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"github.com/suyashkumar/dicom/pkg/tag"
+
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
 const corpus = "../../testdata/golden/dicom"
@@ -72,32 +71,6 @@ func read(t testing.TB, data []byte) (*File, error) {
 		require.True(t, strings.HasPrefix(err.Error(), path+": "), err)
 	}
 	return f, err
-}
-
-// quick fails a call that takes longer than 10 s or memory for more than 512 MB.
-func quick(t *testing.T, f func()) {
-	t.Helper()
-	runtime.GC()
-	debug.FreeOSMemory()
-	stop, peak := make(chan bool), make(chan uint64)
-	go func() {
-		most, m := uint64(0), runtime.MemStats{}
-		for {
-			runtime.ReadMemStats(&m)
-			most = max(most, m.HeapInuse)
-			select {
-			case <-stop:
-				peak <- most
-				return
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	}()
-	start := time.Now()
-	f()
-	require.Less(t, time.Since(start), 10*time.Second)
-	close(stop)
-	require.Less(t, <-peak, uint64(512<<20))
 }
 
 var undefinedLength = uint32(math.MaxUint32)
@@ -190,7 +163,7 @@ func TestLiesAreRefused(t *testing.T) {
 		"deflated garbage": {file(deflatedExplicitVR, []byte("\xff\xff\xff\xff\xff\xff")), "inflate: damaged data"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			quick(t, func() {
+			golden.Quick(t, func() {
 				f, err := read(t, test.data)
 				if test.want != "" {
 					require.ErrorContains(t, err, test.want)
@@ -220,7 +193,7 @@ func TestDeflatedBombs(t *testing.T) {
 			w.Write(zeros)
 		}
 		require.NoError(t, w.Close())
-		quick(t, func() {
+		golden.Quick(t, func() {
 			_, err := read(t, file(deflatedExplicitVR, deflated.Bytes()))
 			if name == "text" {
 				require.ErrorContains(t, err, "its header would take more than 384 MB")
@@ -434,7 +407,7 @@ func TestHostileZips(t *testing.T) {
 		require.NoError(t, err)
 		raw.Write(deflated.Bytes())
 	})
-	quick(t, func() {
+	golden.Quick(t, func() {
 		found, err := List(path)
 		require.NoError(t, err)
 		require.Len(t, found.Sources, 5)

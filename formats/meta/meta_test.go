@@ -7,10 +7,13 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -353,4 +356,30 @@ func FuzzRead(f *testing.F) {
 		require.NoError(t, err)
 		require.Equal(t, g, other)
 	})
+}
+
+// The header says how long the compressed pixels behind it are, which is known last. Noise is longer than
+// the half that is foreseen, zeros shorter, and both by the digits of the number.
+func TestCompressedPixelsFollowAHeaderOfAnyLength(t *testing.T) {
+	size := []int{190, 100, 100}
+	noise := make(volume.Slice[uint8], 1_900_000)
+	rand.NewChaCha8([32]byte{1}).Read(noise)
+	for name, pixels := range map[string]volume.Slice[uint8]{"noise": noise, "zeros": make(volume.Slice[uint8], len(noise)),
+		"half": append(slices.Clone(noise[:len(noise)/2]), make([]uint8, len(noise)/2)...)} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "image.mha")
+			g := &volume.ITK{Spacing: []float64{1, 1, 1}, Origin: []float64{0, 0, 0}, Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}
+			require.NoError(t, meta.Write(path, size, g, pixels, 2))
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			head, packed, ok := bytes.Cut(b, []byte("ElementDataFile = LOCAL\n"))
+			require.True(t, ok)
+			require.Contains(t, string(head), fmt.Sprintf("\nCompressedDataSize = %d\n", len(packed)))
+			z, err := zlib.NewReader(bytes.NewReader(packed))
+			require.NoError(t, err)
+			got, err := io.ReadAll(z)
+			require.NoError(t, err)
+			require.True(t, bytes.Equal(pixels, got))
+		})
+	}
 }

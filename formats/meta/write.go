@@ -67,7 +67,7 @@ func Write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 
 // WriteRaw is Write without compression; the file beside an .mhd is NAME.raw.
 func WriteRaw(path string, size []int, g *volume.ITK, pixels volume.Pixels) error {
-	w, err := create(path, size, g, pixels.Type())
+	w, err := createRaw(path, size, g, pixels.Type())
 	if err != nil {
 		return err
 	}
@@ -76,14 +76,14 @@ func WriteRaw(path string, size []int, g *volume.ITK, pixels volume.Pixels) erro
 
 // Create is WriteRaw for pixels that come in parts.
 func Create(path string, size []int, g *volume.ITK, typeName string) (volume.PixelWriter, error) {
-	w, err := create(path, size, g, typeName)
+	w, err := createRaw(path, size, g, typeName)
 	if err != nil {
 		return nil, err // no *Writer that is nil in an interface that is not
 	}
 	return w, nil
 }
 
-func create(path string, size []int, g *volume.ITK, typeName string) (*rawdata.Writer, error) {
+func createRaw(path string, size []int, g *volume.ITK, typeName string) (*rawdata.Writer, error) {
 	file := beside(path, true)
 	head, err := encode(size, typeName, g)
 	if err != nil {
@@ -113,35 +113,87 @@ func write(path string, size []int, g *volume.ITK, pixels volume.Pixels, workers
 	if err != nil {
 		return err
 	}
-	var packed bytes.Buffer // its length comes before it
-	if err := compress(&packed, raw, workers); err != nil {
-		return err
-	}
-	compression := fmt.Sprintf("CompressedData = True\nCompressedDataSize = %d\n", packed.Len())
 	file := beside(path, false)
 	name, err := dataFile(file)
 	if err != nil {
 		return err
 	}
-	if file != "" {
-		if err := atomicfile.Write(file, packed.Bytes()); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
+	header := func(packed int64) []byte {
+		return fmt.Appendf(nil, string(head),
+			fmt.Sprintf("CompressedData = True\nCompressedDataSize = %d\n", packed), name)
 	}
+	if file == "" {
+		return create(path, func(f *atomicfile.File) error { return behind(f, header, raw, workers) })
+	}
+	var packed int64
+	err = create(file, func(f *atomicfile.File) (err error) {
+		packed, err = compress(f, raw, workers)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return atomicfile.Write(path, header(packed))
+}
+
+// create writes a file that appears when it is complete.
+func create(path string, content func(*atomicfile.File) error) error {
 	f, err := atomicfile.Create(path)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(f, string(head), compression, name)
-	if err == nil && file == "" {
-		_, err = f.Write(packed.Bytes())
-	}
-	if err != nil {
+	if err := content(f); err != nil {
 		f.Abort()
 		return err
 	}
 	return f.Commit()
 }
+
+// behind writes raw, compressed, behind the header that says how many bytes that are. It begins where
+// they lie if raw becomes half as long, as CT does. Where the number then has fewer digits, or more,
+// there are seldom many bytes to move.
+func behind(f *atomicfile.File, header func(packed int64) []byte, raw []byte, workers int) error {
+	from := int64(len(header(int64(len(raw) / 2))))
+	if _, err := f.Seek(from, io.SeekStart); err != nil {
+		return err
+	}
+	packed, err := compress(f, raw, workers)
+	if err != nil {
+		return err
+	}
+	first := header(packed)
+	if err := move(f, from, int64(len(first)), packed); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(first, 0)
+	return err
+}
+
+// move moves the last n bytes of a file to where they begin at byte to.
+func move(f *atomicfile.File, from, to, n int64) error {
+	if from == to {
+		return nil
+	}
+	part := make([]byte, min(n, moved))
+	for done := int64(0); done < n; {
+		b := part[:min(int64(len(part)), n-done)]
+		at := done
+		if to > from { // the last ones first
+			at = n - done - int64(len(b))
+		}
+		if _, err := f.ReadAt(b, from+at); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b, to+at); err != nil {
+			return err
+		}
+		done += int64(len(b))
+	}
+	return f.Truncate(to + n)
+}
+
+// moved is how many bytes move takes at a time.
+const moved = 1 << 20
 
 // dataFile is what the header says of where the pixels are: in it, or in the file at that path.
 func dataFile(path string) (string, error) {
@@ -168,21 +220,34 @@ func beside(path string, raw bool) string {
 	return path + ".zraw"
 }
 
-// compress writes raw as a zlib stream.
-func compress(w io.Writer, raw []byte, workers int) error {
+// compress writes raw as a zlib stream of n bytes.
+func compress(w io.Writer, raw []byte, workers int) (n int64, err error) {
 	sum := make(chan uint32, 1) // computed meanwhile
 	go func() { sum <- adler32.Checksum(raw) }()
-	d := deflate.New(w, workers, deflate.ImageLevel)
+	out := &counter{w: w}
+	d := deflate.New(out, workers, deflate.ImageLevel)
 	// Deflate, 32 KiB, a fast level; before d writes the first block.
-	_, err := w.Write([]byte{0x78, 0x5e})
+	_, err = out.Write([]byte{0x78, 0x5e})
 	if err == nil {
 		_, err = d.Write(raw)
 	}
 	if err := errors.Join(err, d.Close()); err != nil {
-		return err
+		return 0, err
 	}
-	_, err = w.Write(binary.BigEndian.AppendUint32(nil, <-sum))
-	return err
+	_, err = out.Write(binary.BigEndian.AppendUint32(nil, <-sum))
+	return out.n, err
+}
+
+// counter counts what is written to w.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 // encode is the header that ITK 5.4 writes, with a format for the lines about compression

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -19,10 +20,41 @@ import (
 // ErrNotRegular is the error of a path that is a pipe, socket or device.
 var ErrNotRegular = errors.New("not a regular file, which another could replace: give another name")
 
-// File is a file being written. Finish it with Commit or Abort.
+// File is a file being written, by one goroutine or by several with WriteAt. Finish it with Commit or
+// Abort.
 type File struct {
 	*os.File
-	path string
+	path    string
+	written atomic.Int64 // bytes, as often as they were written
+}
+
+// behind is after how many bytes the disk is told to begin: Commit then waits for the last ones alone.
+const behind = 8 << 20
+
+// Write implements io.Writer.
+func (f *File) Write(p []byte) (int, error) {
+	return f.inParts(p, func(part []byte, _ int) (int, error) { return f.File.Write(part) })
+}
+
+// WriteAt implements io.WriterAt.
+func (f *File) WriteAt(p []byte, off int64) (int, error) {
+	return f.inParts(p, func(part []byte, done int) (int, error) {
+		return f.File.WriteAt(part, off+int64(done))
+	})
+}
+
+// inParts writes p in parts, between which the disk can begin.
+func (f *File) inParts(p []byte, write func(part []byte, done int) (int, error)) (done int, err error) {
+	for {
+		n, err := write(p[done:min(done+behind, len(p))], done)
+		done += n
+		if now := f.written.Add(int64(n)); now/behind > (now-int64(n))/behind {
+			beginWriting(f.File)
+		}
+		if err != nil || done == len(p) {
+			return done, err
+		}
+	}
 }
 
 // Temporary files are named .lntorch.xxxxxxxx.tmp, independent of the final name, which may be as
@@ -43,7 +75,7 @@ func Create(path string) (*File, error) {
 		f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 		if err == nil {
 			if locked(f) {
-				return &File{f, path}, nil
+				return &File{File: f, path: path}, nil
 			}
 			f.Close()
 			continue

@@ -1,6 +1,7 @@
 package atomicfile
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -146,4 +147,37 @@ func TestAFolderThatCannotBeSyncedIsNoError(t *testing.T) {
 		require.ErrorIs(t, bestEffort(&os.PathError{Op: "sync", Path: "x", Err: e}), e)
 	}
 	require.ErrorIs(t, SyncFolder(filepath.Join(t.TempDir(), "none")), os.ErrNotExist)
+}
+
+// Large contents go to the disk in parts.
+func TestLargeContentsAreWrittenWhole(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "large")
+	content := make([]byte, 4*behind+behind/2)
+	for i := range content {
+		content[i] = byte(i >> 12)
+	}
+	f, err := Create(path)
+	require.NoError(t, err)
+	n, err := f.Write(content[:behind+3])
+	require.NoError(t, err)
+	require.Equal(t, behind+3, n)
+	half := (behind + 3 + len(content)) / 2
+	var group sync.WaitGroup
+	for _, at := range []int{half, behind + 3} {
+		group.Go(func() {
+			part := content[at:]
+			if at < half {
+				part = content[at:half]
+			}
+			n, err := f.WriteAt(part, int64(at))
+			if err != nil || n != len(part) {
+				t.Errorf("%d of %d bytes: %v", n, len(part), err)
+			}
+		})
+	}
+	group.Wait()
+	require.NoError(t, f.Commit())
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(content, got))
 }

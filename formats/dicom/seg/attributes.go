@@ -2,6 +2,7 @@ package seg
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -50,7 +51,7 @@ func ReadAttributes(path string) ([]derived.Segment, error) {
 		Attributes [][]attributes `json:"segmentAttributes"`
 	}
 	if err := json.Unmarshal(text, &file); err != nil {
-		return nil, fmt.Errorf("%s: not the JSON of dcmqi's segmentAttributes: %w", path, err)
+		return nil, fmt.Errorf("%s: not the JSON of dcmqi's segmentAttributes: %w", path, inJSON(err))
 	}
 	var all []derived.Segment
 	for _, list := range file.Attributes {
@@ -74,6 +75,21 @@ func ReadAttributes(path string) ([]derived.Segment, error) {
 		}
 	}
 	return all, nil
+}
+
+// inJSON is an error of encoding/json without the names of types.
+func inJSON(err error) error {
+	var wrong *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &wrong) && wrong.Field != "":
+		return fmt.Errorf("found a JSON %s as %s, at byte %d", wrong.Value, wrong.Field, wrong.Offset)
+	case errors.As(err, &wrong):
+		return fmt.Errorf("found a JSON %s, expected an object", wrong.Value)
+	case errors.As(err, &syntax):
+		return fmt.Errorf("%w, at byte %d", err, syntax.Offset)
+	}
+	return err
 }
 
 func readAtMost(path string, most int64) ([]byte, error) {

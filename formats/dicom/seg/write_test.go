@@ -2,6 +2,7 @@ package seg
 
 import (
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -63,7 +64,11 @@ func TestReadAttributes(t *testing.T) {
 func TestBadAttributesAreRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.json")
 	for text, want := range map[string]string{
-		"": "not the JSON", "[]": "not the JSON", "{}": "found no segmentAttributes",
+		"": "not the JSON", "[]": "found a JSON array, expected an object", "{}": "found no segmentAttributes",
+		`{"segmentAttributes": [[{"labelID": "1"}]]}`:                                        "found a JSON string as segmentAttributes.labelID, at byte 39",
+		`{"segmentAttributes": [[{"labelID": 1}]}`:                                           "at byte 40",
+		`{"segmentAttributes": [[{"labelID": 1e400}]]}`:                                      "found a JSON number 1e400 as segmentAttributes.labelID",
+		`{"segmentAttributes": [null, [null]]}`:                                              "entry 1: expected a labelID",
 		`{"segmentAttributes": [[{}]]}`:                                                      "expected a labelID",
 		`{"segmentAttributes": [[{"labelID": 0}]]}`:                                          "expected a labelID from 1 to 65535",
 		`{"segmentAttributes": [[{"labelID": 1}], [{"labelID": 1}]]}`:                        "labelID 1 is there twice",
@@ -81,4 +86,30 @@ func TestBadAttributesAreRefused(t *testing.T) {
 	}
 	_, err := ReadAttributes(t.TempDir())
 	require.Error(t, err)
+}
+
+// Whatever the JSON, there are segments that can be written, or an error that names the file.
+func FuzzAttributes(f *testing.F) {
+	f.Add([]byte(attributesOfTwo))
+	dcmqi, err := os.ReadFile("../../../testdata/golden/dicom_objects/attributes.json")
+	require.NoError(f, err)
+	f.Add(dcmqi)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		path := filepath.Join(t.TempDir(), "a.json")
+		require.NoError(t, os.WriteFile(path, text, 0o666))
+		all, err := ReadAttributes(path)
+		if err != nil {
+			require.Empty(t, all)
+			require.ErrorContains(t, err, path)
+			require.NotContains(t, err.Error(), "Go ") // a struct field, a value
+			return
+		}
+		last := 0
+		for _, s := range all {
+			require.Greater(t, s.Value, last)
+			require.LessOrEqual(t, s.Value, math.MaxUint16)
+			require.NoError(t, derived.CheckName(s.Name))
+			last = s.Value
+		}
+	})
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/formats/dicom/series"
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
 var le = binary.LittleEndian
@@ -37,20 +38,6 @@ func first(t testing.TB, name string) []byte {
 	return member(t, name, all[0].Name())
 }
 
-// changed replaces the value of an element in explicit VR little endian, a text or a US.
-func changed(t testing.TB, data []byte, group, number uint16, vr, value string) []byte {
-	t.Helper()
-	head := append(le.AppendUint16(le.AppendUint16(nil, group), number), vr...)
-	at := bytes.Index(data, head)
-	require.Positive(t, at, "%04x,%04x", group, number)
-	if len(value)%2 == 1 {
-		value += " "
-	}
-	length := int(le.Uint16(data[at+6:]))
-	out := le.AppendUint16(bytes.Clone(data[:at+6]), uint16(len(value)))
-	return append(append(out, value...), data[at+8+length:]...)
-}
-
 func us(n uint16) string { return string(le.AppendUint16(nil, n)) }
 
 // A file for each lie of an image: it is refused, with the tag, and costs nothing.
@@ -60,7 +47,7 @@ func TestLiesOfImagesAreRefused(t *testing.T) {
 	item := func(n int) []byte {
 		return append(le.AppendUint32([]byte{0xfe, 0xff, 0, 0xe0}, uint32(n)), make([]byte, n)...)
 	}
-	rle1 := changed(t, slice, 2, 0x10, "UI", "1.2.840.10008.1.2.5\x00")
+	rle1 := golden.ReplaceElement(t, slice, 2, 0x10, "UI", "1.2.840.10008.1.2.5\x00")
 	at := bytes.Index(rle1, []byte("\xe0\x7f\x10\x00OW"))
 	rle1 = append(bytes.Clone(rle1[:at]), "\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"...)
 	rle1 = append(rle1, item(0)...)
@@ -71,36 +58,36 @@ func TestLiesOfImagesAreRefused(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"frames":            {changed(t, multi, 0x28, 8, "IS", "2000000000"), "NumberOfFrames (0028,0008): expected a whole number from 1 to 1048576"},
-		"one frame more":    {changed(t, multi, 0x28, 8, "IS", "5"), "PixelData (7fe0,0010): found 432 bytes, expected 540"},
-		"one frame less":    {changed(t, multi, 0x28, 8, "IS", "3"), "found 4 items, expected one for each of 3 frames"},
-		"no frames":         {changed(t, multi, 0x28, 8, "IS", "0"), "NumberOfFrames (0028,0008): expected a whole number"},
-		"rows":              {changed(t, slice, 0x28, 0x10, "US", us(65535)), "PixelData (7fe0,0010): found 108 bytes, expected 1179630"},
-		"no rows":           {changed(t, slice, 0x28, 0x10, "US", us(0)), "Rows (0028,0010): expected a whole number from 1 to 65535"},
-		"64 bits":           {changed(t, slice, 0x28, 0x100, "US", us(64)), "BitsAllocated (0028,0100): found 64, expected 8, 16 or 32"},
-		"1 bit":             {changed(t, slice, 0x28, 0x100, "US", us(1)), "BitsAllocated (0028,0100): found 1, expected 8, 16 or 32"},
-		"32 bits":           {changed(t, slice, 0x28, 0x100, "US", us(32)), "PixelData (7fe0,0010): found 108 bytes, expected 216"},
-		"17 of 16":          {changed(t, slice, 0x28, 0x101, "US", us(17)), "BitsStored (0028,0101): expected a whole number from 1 to 16"},
-		"high bit":          {changed(t, slice, 0x28, 0x102, "US", us(16)), "HighBit (0028,0102): expected a whole number from 15 to 15"},
-		"sign":              {changed(t, slice, 0x28, 0x103, "US", us(2)), "PixelRepresentation (0028,0103): expected a whole number from 0 to 1"},
-		"NaN position":      {changed(t, slice, 0x20, 0x32, "DS", "nan\\0\\0"), "ImagePositionPatient (0020,0032): expected 3 numbers"},
-		"infinite position": {changed(t, slice, 0x20, 0x32, "DS", "1e999\\0\\0"), "ImagePositionPatient (0020,0032): expected 3 numbers"},
-		"far position":      {changed(t, slice, 0x20, 0x32, "DS", "1e300\\0\\0"), "ImagePositionPatient (0020,0032): expected at most 1e+07 mm"},
-		"two coordinates":   {changed(t, slice, 0x20, 0x32, "DS", "1\\2"), "ImagePositionPatient (0020,0032): expected 3 numbers"},
-		"zero spacing":      {changed(t, slice, 0x28, 0x30, "DS", "0\\0"), "PixelSpacing (0028,0030): expected 0.0001 to 10000 mm"},
-		"negative spacing":  {changed(t, slice, 0x28, 0x30, "DS", "-1\\1"), "PixelSpacing (0028,0030): expected 0.0001 to 10000 mm"},
-		"zero direction":    {changed(t, slice, 0x20, 0x37, "DS", "0\\0\\0\\0\\0\\0"), "ImageOrientationPatient (0020,0037): expected two orthogonal"},
-		"parallel":          {changed(t, slice, 0x20, 0x37, "DS", "1\\0\\0\\1\\0\\0"), "ImageOrientationPatient (0020,0037): expected two orthogonal"},
-		"slope":             {changed(t, slice, 0x28, 0x1053, "DS", "1e300"), "RescaleSlope (0028,1053)"},
+		"frames":            {golden.ReplaceElement(t, multi, 0x28, 8, "IS", "2000000000"), "NumberOfFrames (0028,0008): expected a whole number from 1 to 1048576"},
+		"one frame more":    {golden.ReplaceElement(t, multi, 0x28, 8, "IS", "5"), "PixelData (7fe0,0010): found 432 bytes, expected 540"},
+		"one frame less":    {golden.ReplaceElement(t, multi, 0x28, 8, "IS", "3"), "found 4 items, expected one for each of 3 frames"},
+		"no frames":         {golden.ReplaceElement(t, multi, 0x28, 8, "IS", "0"), "NumberOfFrames (0028,0008): expected a whole number"},
+		"rows":              {golden.ReplaceElement(t, slice, 0x28, 0x10, "US", us(65535)), "PixelData (7fe0,0010): found 108 bytes, expected 1179630"},
+		"no rows":           {golden.ReplaceElement(t, slice, 0x28, 0x10, "US", us(0)), "Rows (0028,0010): expected a whole number from 1 to 65535"},
+		"64 bits":           {golden.ReplaceElement(t, slice, 0x28, 0x100, "US", us(64)), "BitsAllocated (0028,0100): found 64, expected 8, 16 or 32"},
+		"1 bit":             {golden.ReplaceElement(t, slice, 0x28, 0x100, "US", us(1)), "BitsAllocated (0028,0100): found 1, expected 8, 16 or 32"},
+		"32 bits":           {golden.ReplaceElement(t, slice, 0x28, 0x100, "US", us(32)), "PixelData (7fe0,0010): found 108 bytes, expected 216"},
+		"17 of 16":          {golden.ReplaceElement(t, slice, 0x28, 0x101, "US", us(17)), "BitsStored (0028,0101): expected a whole number from 1 to 16"},
+		"high bit":          {golden.ReplaceElement(t, slice, 0x28, 0x102, "US", us(16)), "HighBit (0028,0102): expected a whole number from 15 to 15"},
+		"sign":              {golden.ReplaceElement(t, slice, 0x28, 0x103, "US", us(2)), "PixelRepresentation (0028,0103): expected a whole number from 0 to 1"},
+		"NaN position":      {golden.ReplaceElement(t, slice, 0x20, 0x32, "DS", "nan\\0\\0"), "ImagePositionPatient (0020,0032): expected 3 numbers"},
+		"infinite position": {golden.ReplaceElement(t, slice, 0x20, 0x32, "DS", "1e999\\0\\0"), "ImagePositionPatient (0020,0032): expected 3 numbers"},
+		"far position":      {golden.ReplaceElement(t, slice, 0x20, 0x32, "DS", "1e300\\0\\0"), "ImagePositionPatient (0020,0032): expected at most 1e+07 mm"},
+		"two coordinates":   {golden.ReplaceElement(t, slice, 0x20, 0x32, "DS", "1\\2"), "ImagePositionPatient (0020,0032): expected 3 numbers"},
+		"zero spacing":      {golden.ReplaceElement(t, slice, 0x28, 0x30, "DS", "0\\0"), "PixelSpacing (0028,0030): expected 0.0001 to 10000 mm"},
+		"negative spacing":  {golden.ReplaceElement(t, slice, 0x28, 0x30, "DS", "-1\\1"), "PixelSpacing (0028,0030): expected 0.0001 to 10000 mm"},
+		"zero direction":    {golden.ReplaceElement(t, slice, 0x20, 0x37, "DS", "0\\0\\0\\0\\0\\0"), "ImageOrientationPatient (0020,0037): expected two orthogonal"},
+		"parallel":          {golden.ReplaceElement(t, slice, 0x20, 0x37, "DS", "1\\0\\0\\1\\0\\0"), "ImageOrientationPatient (0020,0037): expected two orthogonal"},
+		"slope":             {golden.ReplaceElement(t, slice, 0x28, 0x1053, "DS", "1e300"), "RescaleSlope (0028,1053)"},
 		"no pixels":         {slice[:pixels], "PixelData (7fe0,0010) is missing"},
 		"cut":               {slice[:len(slice)-1], "PixelData (7fe0,0010): its length runs beyond the file"},
-		"syntax":            {changed(t, rle, 2, 0x10, "UI", "ZQMARKERQZ"), "f.dcm: a transfer syntax that is not of the standard is not supported"},
-		"private syntax":    {changed(t, rle, 2, 0x10, "UI", "1.2.840.113619.5.2"), "f.dcm: a transfer syntax that is not of the standard is not supported"},
-		"new syntax":        {changed(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.4.999"), "1.2.840.10008.1.2.4.999"},
-		"video":             {changed(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.4.102"), "MPEG-4 AVC/H.264 High Profile / Level 4.1 (1.2.840.10008.1.2.4.102) is not supported; it is video or sound, not the slices of an image: choose another series"},
-		"native fragments":  {changed(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.1\x00"), "PixelData (7fe0,0010): found fragments, which Explicit VR Little Endian"},
-		"no fragments":      {changed(t, slice, 2, 0x10, "UI", "1.2.840.10008.1.2.5\x00"), "PixelData (7fe0,0010): found no fragments, which RLE Lossless"},
-		"many pixels": {changed(t, changed(t, rle1, 0x28, 0x10, "US", us(65535)), 0x28, 0x11, "US", us(65535)),
+		"syntax":            {golden.ReplaceElement(t, rle, 2, 0x10, "UI", "ZQMARKERQZ"), "f.dcm: a transfer syntax that is not of the standard is not supported"},
+		"private syntax":    {golden.ReplaceElement(t, rle, 2, 0x10, "UI", "1.2.840.113619.5.2"), "f.dcm: a transfer syntax that is not of the standard is not supported"},
+		"new syntax":        {golden.ReplaceElement(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.4.999"), "1.2.840.10008.1.2.4.999"},
+		"video":             {golden.ReplaceElement(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.4.102"), "MPEG-4 AVC/H.264 High Profile / Level 4.1 (1.2.840.10008.1.2.4.102) is not supported; it is video or sound, not the slices of an image: choose another series"},
+		"native fragments":  {golden.ReplaceElement(t, rle, 2, 0x10, "UI", "1.2.840.10008.1.2.1\x00"), "PixelData (7fe0,0010): found fragments, which Explicit VR Little Endian"},
+		"no fragments":      {golden.ReplaceElement(t, slice, 2, 0x10, "UI", "1.2.840.10008.1.2.5\x00"), "PixelData (7fe0,0010): found no fragments, which RLE Lossless"},
+		"many pixels": {golden.ReplaceElement(t, golden.ReplaceElement(t, rle1, 0x28, 0x10, "US", us(65535)), 0x28, 0x11, "US", us(65535)),
 			"bytes of codestreams cannot hold 8589672450 bytes of pixels"},
 		"long codestream":   {long, "PixelData (7fe0,0010): found a codestream of 1100000 bytes for a frame of 108"},
 		"frames, fragments": {rle[:bytes.LastIndex(rle, []byte("\xfe\xff\x00\xe0"))], "PixelData (7fe0,0010): found 3 fragments, expected 4 frames"},
@@ -126,7 +113,7 @@ func TestADamagedSliceFailsItsStack(t *testing.T) {
 	for name, damage := range map[string]func([]byte) []byte{
 		"cut":       func(b []byte) []byte { return b[:len(b)-20] },
 		"early":     func(b []byte) []byte { return b[:300] },
-		"position":  func(b []byte) []byte { return changed(t, b, 0x20, 0x32, "DS", "x\\y\\z") },
+		"position":  func(b []byte) []byte { return golden.ReplaceElement(t, b, 0x20, 0x32, "DS", "x\\y\\z") },
 		"empty":     func(b []byte) []byte { return nil },
 		"zeros":     func(b []byte) []byte { return make([]byte, len(b)) },
 		"colour":    func(b []byte) []byte { return changed(t, b, 0x28, 0x04, "CS", "MONOCHROMEx") },
@@ -240,9 +227,9 @@ func TestHostileCollectionsEndSoon(t *testing.T) {
 	folder := t.TempDir()
 	for i := range 3000 {
 		angle := fmt.Sprintf("0\\%.4f\\%.4f\\-1\\0\\0", 0.9999-float64(i%7)*1e-5, float64(i)*1e-6)
-		data := changed(t, slice, 0x20, 0x32, "DS", fmt.Sprintf("%d\\0\\0", i))
-		data = changed(t, data, 0x20, 0x37, "DS", angle)
-		data = changed(t, data, 0x28, 0x30, "DS", fmt.Sprintf("%.3f\\1", 1+float64(i)*1e-3))
+		data := golden.ReplaceElement(t, slice, 0x20, 0x32, "DS", fmt.Sprintf("%d\\0\\0", i))
+		data = golden.ReplaceElement(t, data, 0x20, 0x37, "DS", angle)
+		data = golden.ReplaceElement(t, data, 0x28, 0x30, "DS", fmt.Sprintf("%.3f\\1", 1+float64(i)*1e-3))
 		require.NoError(t, os.WriteFile(filepath.Join(folder, fmt.Sprint(i)), data, 0o666))
 	}
 	written := time.Since(start)
@@ -256,14 +243,14 @@ func TestHostileCollectionsEndSoon(t *testing.T) {
 	// a gap of 10 km is no gap of slices, and is not filled
 	folder = t.TempDir()
 	for i, z := range []string{"0", "0.02", "1e7"} {
-		require.NoError(t, os.WriteFile(filepath.Join(folder, fmt.Sprint(i)), changed(t, slice, 0x20, 0x32, "DS", "0\\0\\"+z), 0o666))
+		require.NoError(t, os.WriteFile(filepath.Join(folder, fmt.Sprint(i)), golden.ReplaceElement(t, slice, 0x20, 0x32, "DS", "0\\0\\"+z), 0o666))
 	}
 	_, x, err = series.Open(folder, "", series.Options{})
 	require.ErrorContains(t, err, "the distances between slices differ")
 	require.Equal(t, []string{series.Irregular}, x.Stacks[0].Geometry.Problems)
 	for i, x := range []string{"0", "1000", "9e6"} {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, fmt.Sprint(i)),
-			changed(t, slice, 0x20, 0x32, "DS", x+"\\0\\"+fmt.Sprint(i)), 0o666))
+			golden.ReplaceElement(t, slice, 0x20, 0x32, "DS", x+"\\0\\"+fmt.Sprint(i)), 0o666))
 	}
 	_, _, err = series.Open(folder, "", series.Options{Fix: true})
 	require.ErrorContains(t, err, "too far apart to be resampled")

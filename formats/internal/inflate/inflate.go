@@ -322,7 +322,7 @@ func (r *Reader) symbol() {
 		}
 		return
 	}
-	if !use(uint(e & 0xff)) {
+	if !use(uint(e >> 8 & 0xf)) {
 		return
 	}
 	switch {
@@ -332,7 +332,7 @@ func (r *Reader) symbol() {
 	case e&endOfBlock != 0:
 		r.state = betweenBlocks
 	default:
-		extra := uint(e >> 8 & 0xf)
+		extra := uint(e&0xff - e>>8&0xf)
 		length := int(e>>16&0x1ff) + int(b&(1<<extra-1))
 		if !use(extra) {
 			return
@@ -347,10 +347,10 @@ func (r *Reader) symbol() {
 			}
 			return
 		}
-		if !use(uint(e & 0xff)) {
+		if !use(uint(e >> 8 & 0xf)) {
 			return
 		}
-		extra = uint(e >> 8 & 0xf)
+		extra = uint(e&0xff - e>>8&0xf)
 		dist := int(e>>16&0x7fff) + int(b&(1<<extra-1))
 		if !use(extra) {
 			return
@@ -377,7 +377,7 @@ func (r *Reader) fast() {
 loop:
 	for inPos <= inLimit && outPos < outLimit {
 		// At least 56 bits: bits that are loaded twice are the same.
-		b |= binary.LittleEndian.Uint64(in[inPos:]) << left
+		b |= binary.LittleEndian.Uint64(in[inPos:]) << (left & 63)
 		inPos += int(63-left) >> 3
 		left |= 56
 
@@ -422,39 +422,29 @@ loop:
 				continue
 			}
 		}
-		if e&0xff == 0 {
-			r.err = ErrCorrupt
-			break loop
-		}
+		// The code and its extra bits are taken at once.
+		length := int(e>>16&0x1ff) + int(b&(1<<(e&63)-1)>>(e>>8&0xf))
 		b >>= e & 63
 		left -= uint(e & 63)
-		if e&endOfBlock != 0 {
-			r.state = betweenBlocks
+		if length == 0 {
+			if r.state = betweenBlocks; e&endOfBlock == 0 {
+				r.err = ErrCorrupt
+			}
 			break loop
 		}
-		extra := uint(e >> 8 & 0xf)
-		length := int(e>>16&0x1ff) + int(b&(1<<extra-1))
-		b >>= extra
-		left -= extra
-
-		b |= binary.LittleEndian.Uint64(in[inPos:]) << left
-		inPos += int(63-left) >> 3
-		left |= 56
+		if left < 15+13 {
+			b |= binary.LittleEndian.Uint64(in[inPos:]) << (left & 63)
+			inPos += int(63-left) >> 3
+			left |= 56
+		}
 		e = dist[b&distMask]
 		if e&pointer != 0 {
 			e = dist[uint64(e>>16&0x1fff)+b>>distBits&(1<<(e>>8&0xf)-1)]
 		}
-		if e&0xff == 0 {
-			r.err = ErrCorrupt
-			break loop
-		}
+		d := int(e>>16&0x7fff) + int(b&(1<<(e&63)-1)>>(e>>8&0xf))
 		b >>= e & 63
 		left -= uint(e & 63)
-		extra = uint(e >> 8 & 0xf)
-		d := int(e>>16&0x7fff) + int(b&(1<<extra-1))
-		b >>= extra
-		left -= extra
-		if d > outPos {
+		if uint(d-1) >= uint(outPos) { // 0: no such code
 			r.err = ErrCorrupt
 			break loop
 		}
@@ -477,9 +467,10 @@ loop:
 	r.inPos, r.outPos = inPos, outPos
 }
 
-// Entries of the tables: bits 0-7 are the length of the code, 0 if there is none; bits 8-11 how many
-// extra bits follow; from bit 16 on the literal, or the least length or distance. A pointer leads to
-// the table of codes that are longer: from bit 16 on where it begins, bits 8-11 its index bits.
+// Entries of the tables: bits 0-7 are the length of the code with its extra bits, 0 if there is none;
+// bits 8-11 that of the code alone; from bit 16 on the literal, or the least length or distance. A
+// pointer leads to the table of codes that are longer: from bit 16 on where it begins, bits 8-11 its
+// index bits. In the tables of symbols bits 0-7 are 0, and bits 8-11 how many extra bits there are.
 const (
 	litBits  = 11
 	distBits = 9
@@ -549,7 +540,7 @@ func build(table []uint32, primary uint, codes []uint8, symbols []uint32) bool {
 		next[n]++
 		e := symbols[s]
 		if e != 0 {
-			e |= uint32(n)
+			e = e&^0xf00 | uint32(n)<<8 | (uint32(n) + e>>8&0xf)
 		}
 		if uint(n) <= primary {
 			for i := c; i < 1<<primary; i += 1 << n {
