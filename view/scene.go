@@ -55,6 +55,7 @@ type (
 		Spacing [3]float64 `json:"spacing_mm"` // x, y, z
 		Least   float64    `json:"least"`      // of the values that are not NaN
 		Most    float64    `json:"most"`
+		Range   [2]float64 `json:"range"`      // of all but the outermost 0.5 % on either side
 		// voxels (x, y, z) to mm, and the image's middle
 		Affine [4][4]float64 `json:"affine_ras"`
 		Centre [3]float64    `json:"centre_ras_mm"`
@@ -120,6 +121,7 @@ func NewScene(im Volume, labels []Volume) (*Scene, error) {
 		!finite(out.Image.Most) {
 		return nil, fmt.Errorf("%s: found infinite values, expected intensities", im.Path)
 	}
+	out.Image.Range = usual(picture.Pixels)
 	out.Image.Affine, out.Image.Centre = affine(picture.Geometry), middle(picture)
 	if err := s.add(im.Path, drawable(picture)); err != nil {
 		return nil, err
@@ -195,6 +197,28 @@ func volumeURL(i int) string { return fmt.Sprintf("volumes/%d.nii", i) }
 func xyz(shape [4]int) [3]int { return [3]int{shape[3], shape[2], shape[1]} }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+
+// usual is the range of the values without the outermost 0.5 % on either side, of about 200,000 of
+// them; it is never empty.
+func usual(p volume.Pixels) [2]float64 {
+	var values []float64
+	var v [1]float64
+	for i := 0; i < p.Len(); i += 1 + p.Len()/200_000 {
+		if p.Float64s(v[:], i); !math.IsNaN(v[0]) {
+			values = append(values, v[0])
+		}
+	}
+	if len(values) == 0 {
+		return [2]float64{0, 1}
+	}
+	slices.Sort(values)
+	out := len(values) / 200
+	least, most := values[out], values[len(values)-1-out]
+	if most <= least {
+		most = least + 1
+	}
+	return [2]float64{least, most}
+}
 
 // first is the first volume of an image that has several.
 func first(im *volume.Image) *volume.Image {

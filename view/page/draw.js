@@ -96,7 +96,7 @@ uniform vec3 volScale;
 uniform highp sampler3D volume;
 uniform highp sampler3D overlay;
 uniform float overlays;
-uniform vec4 look; // 0: maximum, 1: mean; 1: labels
+uniform vec4 look; // 0: maximum, 1: mean; 1: labels; voxels from sample to sample
 in vec3 start;
 out vec4 fColor;
 
@@ -108,7 +108,7 @@ void main () {
 	float voxels = length((end - start) * texVox);
 	fColor = vec4(0.0, 0.0, 0.0, 1.0);
 	if (voxels < 0.5) return;
-	int n = int(ceil(voxels / 1.25));
+	int n = int(ceil(voxels / look.z));
 	vec3 each = (end - start) / float(n), p = start + 0.5 * each;
 	float most = 0.0, sum = 0.0;
 	vec4 hit = vec4(0.0);
@@ -175,7 +175,7 @@ class Drawing {
     this.scene = scene
     this.compared = scene.labels.length > 1
     this.state = {
-      fill: 0.25, contours: true, differences: false, labels: true,
+      fill: 0.15, contours: true, differences: false, labels: true,
       on: scene.labels.map(() => true), other: 1, only: null, off: new Set(), projection: 'mip'
     }
     this.toVoxels = toVoxels(scene.image.affine_ras)
@@ -183,7 +183,7 @@ class Drawing {
     this.plane = { axial: SLICE_TYPE.AXIAL, coronal: SLICE_TYPE.CORONAL, sagittal: SLICE_TYPE.SAGITTAL, '3-D': SLICE_TYPE.RENDER }
     this.nv = new Niivue({
       logLevel: 'error', backColor: [0, 0, 0, 1], isRadiologicalConvention: true, isAdditiveBlend: this.compared,
-      crosshairColor: [1, 0.92, 0.35, 0.8], crosshairWidth: 1, crosshairGap: 16, show3Dcrosshair: true,
+      crosshairColor: [1, 0.92, 0.35, 0.8], crosshairWidth: 0, crosshairWidthUnit: 'mm', crosshairGap: 14, show3Dcrosshair: true,
       isOrientCube: true, fontColor: [0.75, 0.8, 0.85, 1], dragAndDropEnabled: false, multiplanarPadPixels: 4,
       loadingText: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '', viewModeHotKey: '', isForceMouseClickToVoxelCenters: true,
       yoke3Dto2DZoom: false, isRuler: false, measureLineColor: [1, 0.92, 0.35, 1], measureTextColor: [1, 0.92, 0.35, 1],
@@ -195,26 +195,37 @@ class Drawing {
     this.canvas = canvas
   }
 
-  async load (onWhere) {
-    const nv = this.nv
+  /** Fetches all volumes and draws them, once, in the window [least, most]. */
+  async load (least, most, onWhere) {
+    const { nv, scene } = this, { NVImage } = window.niivue
     await nv.attachToCanvas(this.canvas, true)
-    const list = [{ url: this.scene.image.url, name: 'image.nii', colormap: 'gray' }]
-    this.scene.labels.forEach((l, i) => {
-      list.push({ url: l.url, name: `labels${i}.nii`, colormap: 'gray', opacity: i < 2 ? 1 : 0, cal_min: 0, cal_max: 1 })
-    })
-    await nv.loadVolumes(list)
-    const indices = this.scene.labels.map((l, i) => indexLabels(nv.volumes[i + 1], l.values.map(v => v.value)))
+    nv.setCustomSliceShader(SLICES)
+    this.rays = new nv.customSliceShader.constructor(nv.gl, RAYS_VERTEX, RAYS)
+    const name = nv.gl.getExtension('WEBGL_debug_renderer_info')
+    const software = name && /swiftshader|llvmpipe|software/i.test(nv.gl.getParameter(name.UNMASKED_RENDERER_WEBGL))
+    this.stride = software ? 4 : 1
+    this.solid = nv.renderVolumeShader
+    nv.renderVolumeShader = nv.renderShader = this.rays
+    nv.initRenderShader(this.rays)
+    const volumes = await Promise.all([
+      NVImage.loadFromUrl({ url: scene.image.url, name: 'image.nii', colormap: 'gray', cal_min: least, cal_max: most }),
+      ...scene.labels.map((l, i) => NVImage.loadFromUrl({
+        url: l.url, name: `labels${i}.nii`, colormap: 'gray', opacity: i < 2 ? 1 : 0, cal_min: 0, cal_max: 1
+      }))
+    ])
+    const indices = scene.labels.map((l, i) => indexLabels(volumes[i + 1], l.values.map(v => v.value)))
     this.index = indices.map(i => i.of)
     this.values = indices.map(i => i.value)
-    nv.setCustomSliceShader(SLICES)
-    const Shader = nv.customSliceShader.constructor
-    this.rays = new Shader(nv.gl, RAYS_VERTEX, RAYS)
-    this.solid = nv.renderVolumeShader
-    nv.initRenderShader(this.rays)
-    this.scene.labels.forEach((_, i) => this.colour(i))
-    this.project()
+    // NiiVue's own way to add volumes draws all of them again with each.
+    nv.volumes = volumes
+    nv.back = volumes[0]
+    nv.overlays = volumes.slice(1)
+    scene.labels.forEach((_, i) => this.colour(i))
+    nv.updateGLVolume()
+    this.setCrosshair(true)
+    nv.setRenderAzimuthElevation(180, 8)
     nv.onLocationChange = onWhere
-    this.overlays()
+    this.look()
   }
 
   /** The colour of a value of a map, as [r, g, b]. */
@@ -254,27 +265,22 @@ class Drawing {
   /** Passes to the shaders what they need to know, and draws. */
   look () {
     const { nv, state } = this, gl = nv.gl, slices = nv.customSliceShader
-    const width = state.contours ? Math.max(1, Math.round(1.25 * (window.devicePixelRatio || 1))) : 0
+    const width = state.contours ? 1.5 * (window.devicePixelRatio || 1) : 0
     slices.use(gl)
     gl.uniform4f(slices.uniforms.look, state.fill, width, this.compared ? 1 : 0, state.differences ? 1 : 0)
     const on = i => state.labels && state.on[i] ? 1 : 0
     gl.uniform4f(slices.uniforms.on, on(0), this.compared ? on(state.other) : 0, 0, 0)
     this.rays.use(gl)
-    gl.uniform4f(this.rays.uniforms.look, state.projection === 'mean' ? 1 : 0, state.labels ? 1 : 0, 0, 0)
+    gl.uniform4f(this.rays.uniforms.look, state.projection === 'mean' ? 1 : 0, state.labels ? 1 : 0, this.stride, 0)
     nv.drawScene()
   }
 
-  project () {
+  setProjection (name) {
     const { nv } = this
-    nv.renderVolumeShader = this.state.projection === 'solid' ? this.solid : this.rays
-    nv.renderShader = nv.renderVolumeShader
+    this.state.projection = name
+    nv.renderVolumeShader = nv.renderShader = name === 'solid' ? this.solid : this.rays
     nv.initRenderShader(nv.renderShader)
     nv.refreshLayers(nv.volumes[0], 0)
-  }
-
-  setProjection (name) {
-    this.state.projection = name
-    this.project()
     this.look()
   }
 
@@ -288,12 +294,6 @@ class Drawing {
       this.nv.refreshLayers(image, 0)
       this.nv.drawScene()
     })
-  }
-
-  /** The range of the values without the outermost 2 %. */
-  get robust () {
-    const image = this.nv.volumes[0]
-    return [image.robust_min, image.robust_max]
   }
 
   setLayout (name) {
@@ -333,8 +333,10 @@ class Drawing {
     this.nv.setScale(1)
   }
 
+  /** The cross-hair, about one pixel wide. */
   setCrosshair (shown) {
-    this.nv.setCrosshairWidth(shown ? 1 : 0)
+    const { size, spacing_mm } = this.scene.image
+    this.nv.setCrosshairWidth(shown ? Math.max(...size.map((n, i) => n * spacing_mm[i])) / 500 : 0)
   }
 
   /** Waits until all that was drawn is there. */

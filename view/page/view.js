@@ -17,7 +17,7 @@ function lps (p) {
 }
 
 const WINDOWS = [['soft tissue', 400, 40], ['bone', 2000, 500], ['lung', 1500, -600], ['neck', 270, 60]]
-const LAYOUTS = [['all', 'a', 'planes and 3-D'], ['axial', 'z', 'axial'], ['coronal', 'y', 'coronal'], ['sagittal', 'x', 'sagittal'],
+const LAYOUTS = [['all', 'a', 'all'], ['axial', 'z', 'axial'], ['coronal', 'y', 'coronal'], ['sagittal', 'x', 'sagittal'],
   ['3-D', 'v', '3-D']]
 const PROJECTIONS = [['mip', 'MIP'], ['mean', 'mean'], ['solid', 'solid']]
 
@@ -53,8 +53,12 @@ function valueName (label, value) {
 
 function setWindow (least, most) {
   if (!(most > least)) return
-  range = [least, most]
   drawing.setWindow(least, most)
+  showWindow(least, most)
+}
+
+function showWindow (least, most) {
+  range = [least, most]
   $('width').value = +(most - least).toPrecision(4)
   $('level').value = +((least + most) / 2).toPrecision(4)
   for (const b of $('windows').children) {
@@ -62,11 +66,15 @@ function setWindow (least, most) {
   }
 }
 
-function buildWindows () {
+/** The windows to choose from: name, least, most. */
+function windows () {
   const ct = scene.image.least < -200
   const list = ct ? WINDOWS.map(([name, width, level]) => [name, level - width / 2, level + width / 2]) : []
-  list.push(['auto', ...drawing.robust])
-  list.forEach(([name, least, most], i) => {
+  return [...list, ['auto', ...scene.image.range]]
+}
+
+function buildWindows () {
+  windows().forEach(([name, least, most], i) => {
     const b = element('button', { type: 'button', textContent: name, title: `key ${i + 1}`, range: [least, most] })
     b.addEventListener('click', () => setWindow(least, most))
     $('windows').append(b)
@@ -77,8 +85,7 @@ function buildWindows () {
       setWindow(level - width / 2, level + width / 2)
     })
   }
-  const [first] = $('windows').children
-  setWindow(...first.range)
+  showWindow(...$('windows').children[0].range)
 }
 
 /** A group of buttons of which one is pressed. */
@@ -186,7 +193,7 @@ function setOther (i) {
 const COLUMNS = [
   { name: 'node', text: 'node', key: n => n.label * 1e6 + n.node },
   { name: 'volume', text: 'ml', title: 'volume', key: n => n.volume_mm3 },
-  { name: 'short', text: 'short axis', title: 'in the axial slice with most of its voxels, mm', key: n => n.short_axis_mm },
+  { name: 'short', text: 'short mm', title: 'short axis in the axial slice with most of its voxels, mm', key: n => n.short_axis_mm },
   { name: 'centroid', text: 'centroid', title: 'mm from the origin of patient coordinates', key: n => n.centroid_lps_mm[2] },
   { name: 'status', text: '', key: (n, map) => ['missed', 'invented', 'touched', 'found', 'true', ''].indexOf(status(map, n)) }
 ]
@@ -258,7 +265,7 @@ function listNodes () {
     if (several) first.append(element('small', { textContent: valueName(l, node.label) }))
     row.append(first,
       element('td', { textContent: (node.volume_mm3 / 1000).toFixed(2) }),
-      element('td', { textContent: `${node.short_axis_mm.toFixed(1)} mm`, title: `long axis ${node.long_axis_mm.toFixed(1)} mm` }),
+      element('td', { textContent: node.short_axis_mm.toFixed(1), title: `long axis ${node.long_axis_mm.toFixed(1)} mm` }),
       element('td', { title: `centroid ${lps(node.centroid_lps_mm)} mm` }, `${scene.axial} ${node.slice}`,
         element('small', { textContent: lps(node.centroid_lps_mm).replace(/\.\d/g, '') })))
     if (drawing.compared) {
@@ -273,8 +280,8 @@ function listNodes () {
   })
   const n = (...names) => all.filter(x => names.includes(status(map, x))).length
   $('summary').textContent = !drawing.compared || !scene.labels[drawing.state.other].compared ? ''
-    : map === 0 ? `${n('found')} of ${count(all.length, 'node')} found (IoU ≥ 0.3), ${n('touched')} touched, ${n('missed')} missed`
-      : `${n('true')} of ${count(all.length, 'node')} true (IoU ≥ 0.3), ${n('touched')} touching one, ${n('invented')} invented`
+    : map === 0 ? `${n('found')} of ${all.length} found (IoU ≥ 0.3), ${n('touched')} touched, ${n('missed')} missed`
+      : `${n('true')} of ${all.length} true (IoU ≥ 0.3), ${n('touched')} touching, ${n('invented')} invented`
   $('hidden-nodes').textContent = l.hidden ? `The ${l.hidden} smallest are not listed.`
     : list.length ? '' : filter.which === 'bad' ? 'None.' : 'No nodes.'
 }
@@ -416,7 +423,7 @@ async function start () {
   for (const w of scene.warnings) $('warnings').append(element('li', { textContent: w }))
   $('status').textContent = `loading ${scene.image.name} …`
   drawing = new Drawing($('canvas'), scene)
-  await drawing.load(location => where(location))
+  await drawing.load(...windows()[0].slice(1), location => where(location))
   buildWindows()
   layout = choices($('layouts'), LAYOUTS.map(([name, key, text]) => [name, text, `key ${key}`]),
     name => { current = name; drawing.setLayout(name) })
@@ -429,7 +436,7 @@ async function start () {
   buildKeys()
   buildMouse()
   layout('all')
-  project('mip')
+  $('projections').children[0].setAttribute('aria-pressed', true)
   window.addEventListener('resize', () => { if (current === 'all') drawing.setLayout('all') })
   if (rows.length) choose(0)
   else drawing.jump(scene.image.centre_ras_mm)
