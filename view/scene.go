@@ -21,8 +21,8 @@ import (
 
 // A Volume is an image or a label map to show.
 type Volume struct {
-	Path  string         // of the file, for messages
-	Name  string         // on the page
+	Path  string // of the file, for messages
+	Name  string // on the page
 	File  volume.File
 	Names map[int]string // of labels, where they are known
 }
@@ -55,7 +55,7 @@ type (
 		Spacing [3]float64 `json:"spacing_mm"` // x, y, z
 		Least   float64    `json:"least"`      // of the values that are not NaN
 		Most    float64    `json:"most"`
-		Range   [2]float64 `json:"range"`      // of all but the outermost 0.5 % on either side
+		Range   [2]float64 `json:"range"` // of all but the outermost 0.5 % on either side
 		// voxels (x, y, z) to mm, and the image's middle
 		Affine [4][4]float64 `json:"affine_ras"`
 		Centre [3]float64    `json:"centre_ras_mm"`

@@ -345,7 +345,7 @@ const KEYS = [
   [['0'], 'whole image', () => drawing.resetZoom()],
   [['?'], 'this list', () => $('help').open ? $('help').close() : $('help').showModal()]
 ]
-let layout, project, current = 'all'
+let layout, project, byName, current = 'all'
 
 function slice (n) {
   const s = { coronal: [0, n, 0], sagittal: [n, 0, 0] }[current] || [0, 0, n]
@@ -361,6 +361,7 @@ function buildKeys () {
   }
   $('help-button').addEventListener('click', () => $('help').showModal())
   const byKey = new Map(KEYS.flatMap(([keys, , run]) => keys.map(k => [k, run])))
+  byName = key => byKey.get(key)(key)
   // NiiVue's own keys do not count: the list under ? is all there is.
   window.addEventListener('keydown', e => {
     const typing = e.target.matches('input[type=number], select')
