@@ -20,19 +20,17 @@ var ErrNoNiiVue = errors.New("this lntorch was built without NiiVue, which draws
 
 // Check returns ErrNoNiiVue if the page cannot be served.
 func Check() error {
-	if niivueScript() == nil {
-		return ErrNoNiiVue
-	}
-	return nil
+	_, err := script(niivue)
+	return err
 }
 
-// niivueScript is NiiVue's script, gzipped; nil where the program was built without it.
-func niivueScript() []byte {
-	data, err := fs.ReadFile(niivue, "niivue/niivue.umd.js.gz")
+// script is NiiVue's script, gzipped, or ErrNoNiiVue where the build has put none there.
+func script(from fs.FS) ([]byte, error) {
+	data, err := fs.ReadFile(from, "niivue/niivue.umd.js.gz")
 	if err != nil {
-		return nil
+		return nil, ErrNoNiiVue
 	}
-	return data
+	return data, nil
 }
 
 // files are all that is served, by their paths.
@@ -44,13 +42,14 @@ func (s *Scene) files() map[string]file {
 		}
 		return [][]byte{data}
 	}
+	drawing, _ := script(niivue) // Check has said so if there is none
 	files := map[string]file{
 		"":            {kind: "text/html; charset=utf-8", parts: of("index.html")},
 		"view.css":    {kind: "text/css; charset=utf-8", parts: of("view.css")},
 		"view.js":     {kind: "text/javascript; charset=utf-8", parts: of("view.js")},
 		"draw.js":     {kind: "text/javascript; charset=utf-8", parts: of("draw.js")},
 		"scene.json":  {kind: "application/json", parts: [][]byte{s.description}},
-		"niivue.js":   {kind: "text/javascript; charset=utf-8", parts: [][]byte{niivueScript()}, gzipped: true},
+		"niivue.js":   {kind: "text/javascript; charset=utf-8", parts: [][]byte{drawing}, gzipped: true},
 		"favicon.svg": {kind: "image/svg+xml", parts: of("favicon.svg")},
 	}
 	for i, v := range s.volumes {

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -180,6 +181,15 @@ func TestNiiVueIsServedAsItWasFetched(t *testing.T) {
 	script, err := io.ReadAll(r)
 	require.NoError(t, err)
 	require.Equal(t, 2284381, len(script))
+}
+
+func TestAProgramWithoutNiiVueSaysWhatToInstall(t *testing.T) {
+	_, err := script(fstest.MapFS{"niivue/README.md": {Data: []byte("x")}})
+	require.ErrorIs(t, err, ErrNoNiiVue)
+	require.ErrorContains(t, err, "apt-get install npm")
+	data, err := script(fstest.MapFS{"niivue/niivue.umd.js.gz": {Data: []byte("x")}})
+	require.NoError(t, err)
+	require.Equal(t, "x", string(data))
 }
 
 func TestOnlyThisMachineReachesTheServer(t *testing.T) {
