@@ -15,7 +15,7 @@ import (
 
 // Limits of what is taken for labels and for nodes.
 const (
-	mostValues     = 1000   // different labels of a map: more are intensities
+	mostValues     = 1000   // different values of a label map: more are intensities
 	mostComponents = 50_000 // of a label: more are noise, and are not measured
 	mostListed     = 1000   // nodes of a map in the list: the largest
 )
@@ -71,6 +71,8 @@ func describeLabels[T mask.Integer](data []T, m *labelmap.Map) (d described, err
 	return d, nil
 }
 
+const isImage = ": is this an image? Give it first, and label maps behind it"
+
 // count counts the voxels of each label but 0, in ascending order.
 func count[T mask.Integer](data []T) ([]valueJSON, error) {
 	voxels := map[T]int64{}
@@ -78,10 +80,14 @@ func count[T mask.Integer](data []T) ([]valueJSON, error) {
 		v, from := data[i], i
 		for i++; i < len(data) && data[i] == v; i++ {
 		}
+		if v < 0 {
+			return nil, fmt.Errorf("found the value %d, expected labels, which are not negative%s", v,
+				isImage)
+		}
 		voxels[v] += int64(i - from)
 		if len(voxels) > mostValues {
-			return nil, fmt.Errorf("found more than %d different values, expected labels: is this an "+
-				"image? Give it first, and label maps behind it", mostValues)
+			return nil, fmt.Errorf("found more than %d different values, expected labels%s",
+				mostValues, isImage)
 		}
 	}
 	delete(voxels, 0)

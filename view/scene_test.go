@@ -156,6 +156,9 @@ func TestWhatIsNoLabelMapIsRefused(t *testing.T) {
 	half[3] = 0.5
 	_, err := NewScene(ct(), []Volume{made("a", shape, half)})
 	require.EqualError(t, err, "/secret/a: found the value 0.5, expected whole numbers: these are no labels")
+	_, err = NewScene(ct(), []Volume{made("a", shape, blocks[int16]([7]int{0, 1, 0, 1, 0, 1, -5}))})
+	require.EqualError(t, err, "/secret/a: found the value -5, expected labels, which are not negative: is this an "+
+		"image? Give it first, and label maps behind it")
 	many := make(volume.Slice[int16], 4*30*30)
 	for i := range many {
 		many[i] = int16(i)

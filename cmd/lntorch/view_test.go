@@ -186,7 +186,7 @@ func TestViewRefusesWhatItCannotShow(t *testing.T) {
 		{[]string{filepath.Join(folder, "none.nii.gz")}, 1, "none.nii.gz: no such file"},
 		{[]string{cut}, 1, cut},
 		{[]string{repo(t, viewCT), text}, 1, text + ": the file begins with"},
-		{[]string{repo(t, viewLabels), repo(t, viewCT)}, 1, repo(t, viewCT) + ": found more than 1000 different values, expected labels: is this an image?"},
+		{[]string{repo(t, viewLabels), repo(t, viewCT)}, 1, repo(t, viewCT) + ": found the value -"},
 		{[]string{folder}, 1, folder},
 		{[]string{"--port", page.Port(), repo(t, viewCT)}, 1, "--port " + page.Port() + ": another program listens at 127.0.0.1:" + page.Port() + ": give another port"},
 		{[]string{"--port", "-1", repo(t, viewCT)}, 2, "--port"},
@@ -194,7 +194,10 @@ func TestViewRefusesWhatItCannotShow(t *testing.T) {
 		{[]string{"--host", "192.0.2.7", repo(t, viewCT)}, 1, "--host 192.0.2.7: found no such address of this machine"},
 		{[]string{"--series", "1", repo(t, viewCT)}, 2, "--series and --fix-geometry are for DICOM"},
 	} {
-		r := lntorch(t, append([]string{"view"}, c.args...)...)
+		cmd := command(t, append([]string{"view"}, c.args...)...)
+		served := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+		r := execute(t, cmd)
+		served.Stop()
 		require.Equal(t, c.code, r.code, "%v: %s", c.args, r.errOut)
 		require.Contains(t, r.errOut, c.want)
 		require.Empty(t, r.out)
