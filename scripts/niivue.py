@@ -29,9 +29,7 @@ import libtorch
 
 PACKAGE = "@niivue/niivue"
 VERSION = "0.69.0"
-INTEGRITY = (
-    "sha512-YMjQvJgD1W2b7DuoxkwlC4VxbrgIePRJ5qyQzXKxi2v2MBVg285P/CIQyg46oDDGDIcaNlbd+MhtO/edMbXJkA=="
-)
+INTEGRITY = "sha512-YMjQvJgD1W2b7DuoxkwlC4VxbrgIePRJ5qyQzXKxi2v2MBVg285P/CIQyg46oDDGDIcaNlbd+MhtO/edMbXJkA=="
 MEMBER = "package/dist/niivue.umd.js"
 SHA256 = "47b896b77ec4a5be3ef1949c33ad393b6f45629921f326c279000bcf51bdb4af"
 NAME = "niivue.umd.js.gz"
