@@ -182,6 +182,17 @@ func TestThePageShowsImageLabelsAndNodes(t *testing.T) {
 	p.Eval("document.querySelector('#windows [aria-pressed=true]').textContent", &pressed)
 	require.Equal(t, "bone", pressed)
 
+	// Zoomed in, the list still leads to what is seen: the node stands in the middle.
+	p.Eval("byName('+'), byName('+'), byName('+'), byName('+')", nil)
+	for range 2 {
+		p.Eval("choose(chosen + 1)", nil)
+		var at []float64
+		p.Eval("drawing.nv.frac2canvasPos(drawing.nv.scene.crosshairPos)", &at)
+		require.InDelta(t, 462, at[0], 12)
+		require.InDelta(t, 384, at[1], 12)
+	}
+	picture(t, p, "view-zoom")
+
 	p.Eval("byName('?')", nil)
 	p.Eval("document.getElementById('help').open ? document.getElementById('keys').innerText : ''", &text)
 	for _, want := range []string{"next node", "differences on and off", "3-D alone"} {

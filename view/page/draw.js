@@ -176,14 +176,14 @@ class Drawing {
     this.compared = scene.labels.length > 1
     this.state = {
       fill: 0.15, contours: true, differences: false, labels: true,
-      on: scene.labels.map(() => true), other: 1, only: null, off: new Set(), projection: 'mip'
+      on: scene.labels.map(() => true), other: 1, only: null, off: new Set(), projection: 'mip', crosshair: true
     }
     this.toVoxels = toVoxels(scene.image.affine_ras)
     const { Niivue, SLICE_TYPE, DRAG_MODE } = window.niivue
     this.plane = { axial: SLICE_TYPE.AXIAL, coronal: SLICE_TYPE.CORONAL, sagittal: SLICE_TYPE.SAGITTAL, '3-D': SLICE_TYPE.RENDER }
     this.nv = new Niivue({
       logLevel: 'error', backColor: [0, 0, 0, 1], isRadiologicalConvention: true, isAdditiveBlend: this.compared,
-      crosshairColor: [1, 0.92, 0.35, 0.8], crosshairWidth: 0, crosshairWidthUnit: 'mm', crosshairGap: 14, show3Dcrosshair: true,
+      crosshairColor: [1, 0.92, 0.35, 0.8], crosshairWidth: 0, crosshairWidthUnit: 'mm', crosshairGap: 20, show3Dcrosshair: true,
       isOrientCube: true, fontColor: [0.75, 0.8, 0.85, 1], dragAndDropEnabled: false, multiplanarPadPixels: 4,
       loadingText: '', clipPlaneHotKey: '', cycleClipPlaneHotKey: '', viewModeHotKey: '', isForceMouseClickToVoxelCenters: true,
       yoke3Dto2DZoom: false, isRuler: false, measureLineColor: [1, 0.92, 0.35, 1], measureTextColor: [1, 0.92, 0.35, 1],
@@ -222,7 +222,7 @@ class Drawing {
     nv.overlays = volumes.slice(1)
     scene.labels.forEach((_, i) => this.colour(i))
     nv.updateGLVolume()
-    this.setCrosshair(true)
+    this.setCrosshair()
     nv.setRenderAzimuthElevation(180, 8)
     nv.onLocationChange = onWhere
     this.look()
@@ -312,10 +312,16 @@ class Drawing {
     nv.drawScene()
   }
 
+  /** Moves the cross-hair to a place, RAS, mm; where the view is zoomed, it moves there too. */
   jump (mm) {
-    this.nv.scene.crosshairPos = this.nv.mm2frac(mm)
-    this.nv.createOnLocationChange()
-    this.nv.drawScene()
+    const { nv } = this, zoom = nv.scene.pan2Dxyzmm[3]
+    nv.scene.crosshairPos = nv.mm2frac(mm)
+    if (zoom > 1) {
+      const at = nv.frac2mm(nv.scene.crosshairPos), middle = nv.frac2mm([0.5, 0.5, 0.5])
+      nv.scene.pan2Dxyzmm = [...[0, 1, 2].map(i => middle[i] - zoom * at[i]), zoom]
+    }
+    nv.createOnLocationChange()
+    nv.drawScene()
   }
 
   /** Moves the cross-hair by voxels of the image turned to RAS. */
@@ -326,17 +332,20 @@ class Drawing {
     const next = Math.min(12, Math.max(0.5, pan[3] * factor))
     const mm = nv.frac2mm(nv.scene.crosshairPos), change = next - pan[3]
     nv.setPan2Dxyzmm([pan[0] - change * mm[0], pan[1] - change * mm[1], pan[2] - change * mm[2], next])
+    this.setCrosshair()
   }
 
   resetZoom () {
     this.nv.setPan2Dxyzmm([0, 0, 0, 1])
     this.nv.setScale(1)
+    this.setCrosshair()
   }
 
   /** The cross-hair, about one pixel wide. */
-  setCrosshair (shown) {
+  setCrosshair () {
     const { size, spacing_mm } = this.scene.image
-    this.nv.setCrosshairWidth(shown ? Math.max(...size.map((n, i) => n * spacing_mm[i])) / 500 : 0)
+    const width = Math.max(...size.map((n, i) => n * spacing_mm[i])) / 500 / this.nv.scene.pan2Dxyzmm[3]
+    this.nv.setCrosshairWidth(this.state.crosshair ? width : 0)
   }
 
   /** Waits until all that was drawn is there. */

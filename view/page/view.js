@@ -317,7 +317,6 @@ function where (location) {
 
 // ---- keys -------------------------------------------------------------------------------------------
 
-let shownCross = true
 const toggle = id => { if (!$(id).closest('[hidden]')) $(id).click() }
 const KEYS = [
   [['n', 'ArrowRight'], 'next node', () => choose(chosen + 1)],
@@ -340,7 +339,7 @@ const KEYS = [
   [['d'], 'differences on and off', () => toggle('differences')],
   [['c'], 'contours on and off', () => toggle('contours')],
   [['[', ']'], 'less and more fill', k => { $('fill').value = +$('fill').value + (k === ']' ? 10 : -10); $('fill').dispatchEvent(new Event('input')) }],
-  [['h'], 'cross-hair on and off', () => { shownCross = !shownCross; drawing.setCrosshair(shownCross) }],
+  [['h'], 'cross-hair on and off', () => { drawing.state.crosshair = !drawing.state.crosshair; drawing.setCrosshair() }],
   [['+', '-'], 'zoom', k => drawing.zoom(k === '+' ? 1.25 : 0.8)],
   [['0'], 'whole image', () => drawing.resetZoom()],
   [['?'], 'this list', () => $('help').open ? $('help').close() : $('help').showModal()]
