@@ -119,6 +119,11 @@ func TestTheListLeadsIntoTheNode(t *testing.T) {
 	require.Equal(t, n.Slice, z)
 	require.Equal(t, uint8(1), arch[(z*shape[1]+y)*shape[2]+x])
 	require.Zero(t, arch[(z*shape[1]+int(n.Centroid[1]))*shape[2]+int(n.Centroid[0])])
+
+	// A box is looked at in its middle.
+	s, err = NewScene(ct(), []Volume{made("a", shape, blocks[uint8]([7]int{1, 2, 3, 8, 4, 9, 1}))})
+	require.NoError(t, err)
+	require.Equal(t, [3]float64{-6, -5, 3}, described_(t, s).Labels[0].Nodes[0].At)
 }
 
 func TestLabelsKeepTheirType(t *testing.T) {

@@ -264,6 +264,9 @@ func TestServeEndsWhileABrowserLoads(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the server goes on")
 	}
+	require.NoError(t, c.SetReadDeadline(time.Now().Add(20*time.Second)))
+	n, _ := io.Copy(io.Discard, c)
+	require.Less(t, n, int64(64<<20), "the rest is not sent")
 }
 
 // The volumes are NIfTI files that hold what the files held.
