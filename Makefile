@@ -252,8 +252,9 @@ $(GOTORCH_DIR)/libcgotorch.so: go.mod $(SHIM_DIR)/flags
 GO_TEST = OMP_WAIT_POLICY=$${OMP_WAIT_POLICY-passive} LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so $(GO) test -count=1
 # Required of tests where it could be built.
 HAVE_OPENJPEG = $$(test ! -e $(BUILD)/lib/liblntorch_openjpeg.so || echo ,openjpeg)
+HAVE_NIIVUE   = $$(test ! -e $(NIIVUE) || echo ,niivue)
 # LNTORCH_REQUIRE_ALSO=chromium adds to what is required.
-REQUIRED = $${LNTORCH_REQUIRE-torch$(HAVE_OPENJPEG)$${LNTORCH_REQUIRE_ALSO:+,$$LNTORCH_REQUIRE_ALSO}}
+REQUIRED = $${LNTORCH_REQUIRE-torch$(HAVE_OPENJPEG)$(HAVE_NIIVUE)$${LNTORCH_REQUIRE_ALSO:+,$$LNTORCH_REQUIRE_ALSO}}
 LOGGED  = 2>&1 | tee $(LOGS)/$@.log; echo "$@: passed; output in $(LOGS)/$@.log"
 # Lists "package name" for each test or fuzz target whose name matches $1.
 LISTED  = $(GO) test -list '$1' $(PKGS) | awk '/^(Test|Fuzz)/ {n[++k] = $$1} /^ok/ {for (i = 1; i <= k; i++) print $$2, n[i]; k = 0}'

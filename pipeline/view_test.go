@@ -57,7 +57,7 @@ func viewed(t *testing.T, files ...string) (said string, volumes int) {
 // marker.
 func TestNoTextOfADICOMFileIsViewed(t *testing.T) {
 	if err := view.Check(); err != nil {
-		golden.Missing(t, "chromium", err.Error())
+		golden.Missing(t, "niivue", err.Error())
 	}
 	paths, err := filepath.Glob(filepath.Join(dicomCorpus, "*.zip"))
 	require.NoError(t, err)
@@ -73,7 +73,7 @@ func TestNoTextOfADICOMFileIsViewed(t *testing.T) {
 // Folders may have the names of patients: the page shows files' own names alone.
 func TestThePageShowsNoFolders(t *testing.T) {
 	if err := view.Check(); err != nil {
-		golden.Missing(t, "chromium", err.Error())
+		golden.Missing(t, "niivue", err.Error())
 	}
 	folder := filepath.Join(t.TempDir(), "DOE^JANE")
 	require.NoError(t, os.Mkdir(folder, 0o777))

@@ -22,7 +22,7 @@ import (
 func browser(t *testing.T, scene *Scene) *browsertest.Page {
 	t.Helper()
 	if err := Check(); err != nil {
-		golden.Missing(t, "chromium", err.Error())
+		golden.Missing(t, "niivue", err.Error())
 	}
 	p := browsertest.New(t, "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
 	p.Show(1300, 800, true)

@@ -21,6 +21,7 @@ import (
 
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/formats/nifti"
+	"github.com/lntorch/lntorch/internal/golden"
 )
 
 const phantom = "../testdata/phantom-mini/raw/Dataset102_PhantomTarget/"
@@ -170,8 +171,8 @@ func TestOnlyTheSceneIsServed(t *testing.T) {
 }
 
 func TestNiiVueIsServedAsItWasFetched(t *testing.T) {
-	if Check() != nil {
-		t.Skip("needs NiiVue: make niivue")
+	if err := Check(); err != nil {
+		golden.Missing(t, "niivue", err.Error())
 	}
 	s := serving(t, phantomScene(t))
 	answer, body := ask(t, "GET", s.URL()+"niivue.js", nil)

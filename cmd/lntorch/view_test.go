@@ -29,7 +29,7 @@ const viewLabels = "testdata/phantom-mini/raw/Dataset102_PhantomTarget/labelsTs/
 func needNiiVue(t *testing.T) {
 	t.Helper()
 	if err := view.Check(); err != nil {
-		golden.Missing(t, "chromium", err.Error())
+		golden.Missing(t, "niivue", err.Error())
 	}
 }
 
