@@ -31,7 +31,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim openjpeg lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: help all libtorch shim openjpeg niivue lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build openjpeg-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -150,10 +150,19 @@ $(OPENJPEG): $(OPENJPEG_OBJS)
 	@$(CXX) -shared -static-libgcc -Wl,--as-needed -Wl,-z,relro,-z,now -Wl,-z,defs -o $@ $^ -lm
 endif
 
+# ---- NiiVue, which draws what `lntorch view` shows ---------------------------------------------
+# Embedded where it could be fetched; see third_party/niivue. Everything else is built without it.
+
+NIIVUE := view/niivue/niivue.umd.js.gz
+
+niivue: ## fetches NiiVue with npm (once), for the program to embed
+	@if command -v $(PYTHON) >/dev/null; then $(PYTHON) scripts/niivue.py --out $(NIIVUE); \
+	  elif [ ! -e $(NIIVUE) ]; then echo "niivue: not fetched: no Python 3 ($(PYTHON)); lntorch view will show nothing" >&2; fi
+
 # What git calls this state; an unpacked archive of the source has no git.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
-lntorch: need-go ## bin/lntorch alone
+lntorch: need-go niivue ## bin/lntorch alone
 	@mkdir -p bin
 	@$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lntorch ./cmd/lntorch
 	@echo "lntorch: bin/lntorch"
@@ -166,11 +175,11 @@ PREFIX    ?= /usr/local
 DIST_NAME := lntorch-linux-x86_64
 DIST      := $(BUILD)/dist/$(DIST_NAME)
 
-dist: shim openjpeg need-go ## build/dist/lntorch-VERSION-linux-x86_64.tar.gz: runs where there is no compiler, Python or Go
+dist: shim openjpeg niivue need-go ## build/dist/lntorch-VERSION-linux-x86_64.tar.gz: runs where there is no compiler, Python or Go
 	@$(SUB) dist-tree
 	@$(SUB) dist-archive
 
-install: shim openjpeg need-go ## the same under PREFIX (/usr/local): PREFIX/lib/lntorch, and a link in PREFIX/bin
+install: shim openjpeg niivue need-go ## the same under PREFIX (/usr/local): PREFIX/lib/lntorch, and a link in PREFIX/bin
 	@$(SUB) dist-tree
 	@mkdir -p '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(PREFIX)/lib'
 	@rm -rf '$(DESTDIR)$(PREFIX)/lib/lntorch'
@@ -191,7 +200,7 @@ dist-tree: $(DIST_SHIM) $(OPENJPEG)
 	@mkdir -p $(BUILD)/dist
 	@$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BUILD)/dist/lntorch ./cmd/lntorch
 	@GO=$(GO) $(PYTHON) scripts/dist.py --binary $(BUILD)/dist/lntorch --shim $(DIST_SHIM) --loaded $(SHIM) \
-	  --libtorch $(LIBTORCH_DIR) $(if $(OPENJPEG),--openjpeg $(OPENJPEG)) --version '$(VERSION)' --out $(DIST)
+	  --libtorch $(LIBTORCH_DIR) $(if $(OPENJPEG),--openjpeg $(OPENJPEG)) $(if $(wildcard $(NIIVUE)),--niivue) --version '$(VERSION)' --out $(DIST)
 	@rm $(BUILD)/dist/lntorch
 
 # gzip, because tar on a Debian without anything installed unpacks nothing else.
@@ -201,7 +210,7 @@ dist-archive:
 	    --transform 's,^$(DIST_NAME),lntorch-$(VERSION),' $(DIST_NAME) | gzip -n6 >$$archive && \
 	  echo "dist: $(BUILD)/dist/$$archive: $$(du -m $$archive | cut -f 1) MiB, unpacked $$(du -sm $(DIST_NAME) | cut -f 1) MiB"
 
-test-dist: shim openjpeg need-go | $(LOGS) ## the archive in a root folder with Debian's smallest packages alone (needs apt-get and unshare)
+test-dist: shim openjpeg niivue need-go | $(LOGS) ## the archive in a root folder with Debian's smallest packages alone (needs apt-get and unshare)
 	@$(SUB) dist-tree
 	@$(SUB) dist-archive
 	@PYTHON=$(PYTHON) bash scripts/dist_test.sh $(BUILD)/dist/*.tar.gz $(LOGGED)
@@ -243,8 +252,9 @@ $(GOTORCH_DIR)/libcgotorch.so: go.mod $(SHIM_DIR)/flags
 GO_TEST = OMP_WAIT_POLICY=$${OMP_WAIT_POLICY-passive} LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so $(GO) test -count=1
 # Required of tests where it could be built.
 HAVE_OPENJPEG = $$(test ! -e $(BUILD)/lib/liblntorch_openjpeg.so || echo ,openjpeg)
+HAVE_NIIVUE   = $$(test ! -e $(NIIVUE) || echo ,niivue)
 # LNTORCH_REQUIRE_ALSO=chromium adds to what is required.
-REQUIRED = $${LNTORCH_REQUIRE-torch$(HAVE_OPENJPEG)$${LNTORCH_REQUIRE_ALSO:+,$$LNTORCH_REQUIRE_ALSO}}
+REQUIRED = $${LNTORCH_REQUIRE-torch$(HAVE_OPENJPEG)$(HAVE_NIIVUE)$${LNTORCH_REQUIRE_ALSO:+,$$LNTORCH_REQUIRE_ALSO}}
 LOGGED  = 2>&1 | tee $(LOGS)/$@.log; echo "$@: passed; output in $(LOGS)/$@.log"
 # Lists "package name" for each test or fuzz target whose name matches $1.
 LISTED  = $(GO) test -list '$1' $(PKGS) | awk '/^(Test|Fuzz)/ {n[++k] = $$1} /^ok/ {for (i = 1; i <= k; i++) print $$2, n[i]; k = 0}'
@@ -256,10 +266,10 @@ LIVE = python=$$($(PYTHON) scripts/nnunet_venv.py); \
 	  LNTORCH_PYTHON=$$python LNTORCH_REQUIRE=torch,python OMP_NUM_THREADS=$${OMP_NUM_THREADS-$$(nproc)} \
 	  $(GO_TEST) -p 1 -timeout 40m -run '$1' $(if $2,-skip '$2') $$packages $(LOGGED)
 
-test: shim openjpeg need-go | $(LOGS) ## every Go test, over libtorch
+test: shim openjpeg niivue need-go | $(LOGS) ## every Go test, over libtorch
 	@LNTORCH_REQUIRE=$(REQUIRED) $(GO_TEST) -timeout 30m $(PKGS) $(LOGGED)
 
-test-race: shim openjpeg need-go | $(LOGS) ## the same under the race detector
+test-race: shim openjpeg niivue need-go | $(LOGS) ## the same under the race detector
 	@LNTORCH_REQUIRE=$(REQUIRED) $(GO_TEST) -race -timeout 60m $(PKGS) $(LOGGED)
 
 # Packages that do not import torch, tests included: the loaders, readers and writers, where the goroutines are.
@@ -412,7 +422,7 @@ fmt: need-go $(BUILD)/lint ## gofmt, clang-format and ruff format write the file
 	@$(LINT)/ruff format -q scripts
 
 clean: ## removes build/ and bin/ (libtorch and the Python environment stay in the user's cache)
-	@rm -rf $(BUILD) bin
+	@rm -rf $(BUILD) bin $(NIIVUE)
 
 $(LOGS):
 	@mkdir -p $@

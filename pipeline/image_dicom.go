@@ -28,19 +28,25 @@ func openImage(path string, c DICOMChoice, o Output) (volume.File, error) {
 		}
 		return image.Read(path)
 	}
+	f, _, err := openStack(path, c, o)
+	return f, err
+}
+
+// openStack reads the DICOM stack that is chosen. What the user should know of it goes to o.
+func openStack(path string, c DICOMChoice, o Output) (volume.File, *series.Stack, error) {
 	x, stack, err := c.choose(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	im, err := stack.Read(series.Options{Fix: c.FixGeometry, Workers: system.Cores()})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.tell(x, stack, o)
 	for _, w := range im.Warnings {
 		o.Printf("%s: %s", path, w)
 	}
-	return im, nil
+	return im, stack, nil
 }
 
 // convertStack converts a DICOM stack.

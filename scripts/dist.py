@@ -2,7 +2,7 @@
 """Assembles what lntorch needs to run on a machine without compiler, Python and Go.
 
     scripts/dist.py --binary FILE --shim FILE --loaded FILE --libtorch DIR [--openjpeg FILE]
-        --version TEXT --out FOLDER
+        [--niivue] --version TEXT --out FOLDER
 
 The folder can be moved; its libraries find each other by $ORIGIN:
 
@@ -170,6 +170,7 @@ def main():
     )
     parser.add_argument("--libtorch", required=True, help="libtorch's folder, with include and lib")
     parser.add_argument("--openjpeg", help="the built OpenJPEG; without it JPEG 2000 is not read")
+    parser.add_argument("--niivue", action="store_true", help="the program embeds NiiVue")
     parser.add_argument("--version", required=True)
     parser.add_argument("--out", required=True, help="folder to make; an older one is replaced")
     options = parser.parse_args()
@@ -187,6 +188,9 @@ def main():
     if options.openjpeg:
         (out / "licenses" / "openjpeg").mkdir()
         shutil.copy(ROOT / "third_party" / "openjpeg" / "LICENSE", out / "licenses" / "openjpeg")
+    if options.niivue:
+        (out / "licenses" / "niivue").mkdir()
+        shutil.copy(ROOT / "third_party" / "niivue" / "LICENSE", out / "licenses" / "niivue")
     everything = [out / "bin" / "lntorch", *sorted((out / "lib").rglob("*.so*"))]
     (out / "README").write_text(README.format(version=options.version, needs=needs(everything)))
     for path in everything:

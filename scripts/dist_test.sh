@@ -34,6 +34,7 @@ for deb in "$debs"/*.deb; do
 done
 mkdir -p "$root"/{proc,dev,tmp,opt,work}
 cp -R testdata/phantom-mini/{results,preprocessed,trajectory} "$root/work"
+cp testdata/phantom-mini/raw/Dataset102_PhantomTarget/imagesTs/LN_004_0000.nii.gz "$root/work/ct.nii.gz"
 cp "$archive" "$root/opt/lntorch.tar.gz"
 
 cat >"$root/inside" <<'INSIDE'
@@ -52,6 +53,14 @@ echo "== inspect"; lntorch inspect $fold/checkpoint_final.pth >inspect.txt; head
 echo "== trace"; lntorch trace --checkpoint $fold/checkpoint_final.pth --batches trajectory --method full --numerics reference -o trace
 echo "== train"; lntorch train 102 3d_phantom 0 -p nnUNetPlansSource -tr nnUNetTrainer_DGST -pretrained_weights $fold/checkpoint_final.pth \
   --epochs 1 --iterations 2 --val-iterations 1 --disable-tta
+if [ -e "/opt/moved here/licenses/niivue/LICENSE" ]; then
+  echo "== view"
+  lntorch view ct.nii.gz >url.txt &
+  for _ in {1..100}; do [ -s url.txt ] && break; sleep 0.2; done
+  kill -TERM $!
+  wait $!
+  grep '^http://127.0.0.1:' url.txt
+fi
 INSIDE
 
 # Separate mount and process namespaces: the mounts end with the last process.

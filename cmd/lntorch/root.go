@@ -26,6 +26,7 @@ var commands = []func() *cobra.Command{
 	newEvaluate,
 	newFindBest,
 	newPredict,
+	newView,
 }
 
 func newRoot() *cobra.Command {

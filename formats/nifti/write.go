@@ -32,25 +32,9 @@ func write(path string, h *Header, pixels volume.Pixels, workers int) error {
 	if !slices.ContainsFunc(Endings, func(e string) bool { return strings.HasSuffix(lower, e) }) {
 		return fmt.Errorf("expected a name that ends in %s", strings.Join(Endings, " or "))
 	}
-	if found := pixels.Type(); found != h.Type {
-		return fmt.Errorf("pixels of type %s for a header of type %q", found, h.Type)
-	}
-	head, err := h.encode()
+	head, raw, err := Encode(h, pixels)
 	if err != nil {
 		return err
-	}
-	raw := pixels.Bytes()
-	need, err := h.bytes()
-	if err != nil {
-		return err
-	}
-	if int64(len(raw)) != need {
-		return fmt.Errorf("found %d bytes of pixels, expected %d for %v pixels of %s", len(raw),
-			need, h.Dim, h.Type)
-	}
-	if size := pixelSize(h.Type); h.BigEndian == bits.LittleEndian && size > 1 {
-		raw = slices.Clone(raw)
-		bits.Swap(raw, size)
 	}
 	f, err := atomicfile.Create(path)
 	if err != nil {
@@ -66,6 +50,31 @@ func write(path string, h *Header, pixels volume.Pixels, workers int) error {
 		return err
 	}
 	return f.Commit()
+}
+
+// Encode returns the two parts of an uncompressed file: what Write writes before the pixels, and the
+// pixels, which may share memory with those given.
+func Encode(h *Header, pixels volume.Pixels) (head, raw []byte, err error) {
+	if found := pixels.Type(); found != h.Type {
+		return nil, nil, fmt.Errorf("pixels of type %s for a header of type %q", found, h.Type)
+	}
+	if head, err = h.encode(); err != nil {
+		return nil, nil, err
+	}
+	raw = pixels.Bytes()
+	need, err := h.bytes()
+	if err != nil {
+		return nil, nil, err
+	}
+	if int64(len(raw)) != need {
+		return nil, nil, fmt.Errorf("found %d bytes of pixels, expected %d for %v pixels of %s",
+			len(raw), need, h.Dim, h.Type)
+	}
+	if size := pixelSize(h.Type); h.BigEndian == bits.LittleEndian && size > 1 {
+		raw = slices.Clone(raw)
+		bits.Swap(raw, size)
+	}
+	return head, raw, nil
 }
 
 // NewITK returns the header that ITK 5.4 writes for an image with the given pixel type and sizes of

@@ -82,6 +82,7 @@ var Rules = []Rule{
 	{Path: "report/...", Level: 4, Also: []string{"report/nnlog"}},
 	{Path: "train", Level: 4, Also: []string{"report", "report/nnlog"}},
 	{Path: "experiment", Level: 4, Also: []string{"train", "report", "report/nnlog", "phantom"}},
+	{Path: "view", Level: 4, NoTorch: true},
 	{Path: "phantom", Level: 4, Only: []string{"data/plans", "formats/nifti", "volume",
 		"internal/atomicfile"}, NoTorch: true},
 
