@@ -470,3 +470,11 @@ func compareNames(a, b string) int {
 	}
 	return strings.Compare(a, b)
 }
+
+// HasMetric is the error of a metric that is not there.
+func (s *Scores) HasMetric(name string) error {
+	if slices.Contains(s.Metrics, name) {
+		return nil
+	}
+	return unknown("metric", name, s.Metrics)
+}

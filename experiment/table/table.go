@@ -2,7 +2,7 @@ package table
 
 import (
 	"context"
-		"fmt"
+	"fmt"
 	"maps"
 	"math"
 	"runtime"

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -165,18 +166,17 @@ func (t *Table) note(r *rows) string {
 	if slices.Contains(t.Lower, r.metric) {
 		direction = "less is better"
 	}
-	fmt.Fprintf(&b, "%s, mean over patients, draws of shots and seeds; %s. n = %s patients, %s draws, "+
-		"%s seeds. ", r.metric, direction, span(r.list, func(c *Cell) int { return c.Patients }),
-		span(r.list, func(c *Cell) int { return c.Draws }),
-		span(r.list, func(c *Cell) int { return c.Seeds }))
+	fmt.Fprintf(&b, "%s, mean over patients, draws of shots and seeds; %s. n = %s, %s, %s. ",
+		r.metric, direction, span(r.list, "patient", func(c *Cell) int { return c.Patients }),
+		span(r.list, "draw", func(c *Cell) int { return c.Draws }),
+		span(r.list, "seed", func(c *Cell) int { return c.Seeds }))
 	fmt.Fprintf(&b, "Intervals hold with %s %% for new patients and newly drawn shots (crossed random "+
 		"effects, patients × draws", t.percent())
 	if slices.ContainsFunc(r.list, func(l *line) bool { return l.Draws == 1 && l.Seeds > 1 }) {
 		b.WriteString("; with one draw, patients × seeds: for new seeds of that draw")
 	}
 	fmt.Fprintf(&b, "). p: the same analysis of the paired difference from %s, after Holm over the "+
-		"pairs at the same shots; %s tests between methods and between networks were made of %s. ",
-		t.against(), strconv.Itoa(t.Tests[r.metric]), r.metric)
+		"pairs at the same shots; %s. ", t.against(), t.made(r.metric))
 	if t.Reference != "" {
 		fmt.Fprintf(&b, "Bold: better than %s at %g. ", t.Reference, t.Alpha)
 	} else {
@@ -189,16 +189,27 @@ func (t *Table) note(r *rows) string {
 	return b.String()
 }
 
-// span is a number of all rows, or the smallest and the largest.
-func span(list []*line, of func(c *Cell) int) string {
+// made says how many tests there were.
+func (t *Table) made(metric string) string {
+	if n := t.Tests[metric]; n != 1 {
+		return fmt.Sprintf("%d tests between methods or networks were made of %s", n, metric)
+	}
+	return "1 test between methods or networks was made of " + metric
+}
+
+// span counts things: as in all rows, or in the least and the most.
+func span(list []*line, thing string, of func(c *Cell) int) string {
 	low, high := of(list[0].Cell), of(list[0].Cell)
 	for _, l := range list {
 		low, high = min(low, of(l.Cell)), max(high, of(l.Cell))
 	}
-	if low == high {
-		return strconv.Itoa(low)
+	switch {
+	case high == 1 && low == 1:
+		return "1 " + thing
+	case low == high:
+		return fmt.Sprintf("%d %ss", low, thing)
 	}
-	return fmt.Sprintf("%d to %d", low, high)
+	return fmt.Sprintf("%d to %d %ss", low, high, thing)
 }
 
 // number has three decimals, fewer above 100, an en dash where it is not known.
@@ -318,8 +329,11 @@ func (t *Table) Markdown(w io.Writer) error {
 	return err
 }
 
+// tag is where Markdown would read HTML.
+var tag = regexp.MustCompile(`<([A-Za-z/!?])`)
+
 // markdown keeps names from being read as HTML; bold marks are ours.
-func markdown(s string) string { return strings.ReplaceAll(s, "<", "&lt;") }
+func markdown(s string) string { return tag.ReplaceAllString(s, "&lt;$1") }
 
 // strong is bold in Markdown.
 func strong(text string, bold bool) string {
@@ -360,8 +374,8 @@ func (t *Table) pairsNote(by string) string {
 	return fmt.Sprintf("Difference a - b, paired by patient, draw and seed. Interval (%s %%) and p: "+
 		"crossed random effects, for new patients and newly drawn shots. Wilcoxon and the interval of "+
 		"patients alone (bootstrap, %d resamples, seed %d) answer another question: new patients, but "+
-		"these trained models. Holm: over the pairs of one dataset, %s, number of shots and label. %d "+
-		"tests were made of %s.", t.percent(), t.Resamples, t.Seed, within, t.Tests[t.Primary], t.Primary)
+		"these trained models. Holm: over the pairs of one dataset, %s, number of shots and label. %s.",
+		t.percent(), t.Resamples, t.Seed, within, t.made(t.Primary))
 }
 
 func (t *Table) gains() report.Table {
