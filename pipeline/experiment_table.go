@@ -45,6 +45,9 @@ func ExperimentTable(ctx context.Context, c ExperimentTableConfig, o Output) (*t
 	if err != nil {
 		return nil, settings.Usage("--tie: %w", err)
 	}
+	if info, err := os.Stat(c.Scores); err == nil && info.IsDir() {
+		return nil, fmt.Errorf("%s: found a folder, expected a file of scores, scores.csv", c.Scores)
+	}
 	text, err := regular.ReadFile(c.Scores)
 	if err != nil {
 		return nil, err

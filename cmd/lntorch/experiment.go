@@ -49,7 +49,12 @@ run of a comparison is left out of it; a draw counts where all its runs are ther
 		Example: `  lntorch experiment table --scores scores.csv
   lntorch experiment table --scores scores.csv -o tables --primary NSD_2 --metrics NSD_2 HD95
   lntorch experiment table --scores scores.csv --reference full --tie Dice=0.01 --json`,
-		Args: exactly(),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage(cmd, fmt.Errorf("found %q, expected flags alone: --scores FILE.csv", args[0]))
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			t, err := pipeline.ExperimentTable(cmd.Context(), c, output(cmd))
 			if err != nil {

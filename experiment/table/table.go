@@ -132,6 +132,7 @@ type Gain struct {
 	To         string   `json:"to"`
 	Difference float64  `json:"difference"`
 	CI         Interval `json:"ci"`
+	DF         float64  `json:"df"`
 	P          float64  `json:"p"` // not adjusted
 	N          int      `json:"n"`
 	Draws      int      `json:"n_draws"`
@@ -147,7 +148,8 @@ type Next struct {
 	Metric       string   `json:"metric"`
 	Slope        float64  `json:"slope"` // for a doubling
 	CI           Interval `json:"ci"`    // of the slope
-	From         string   `json:"from"`  // the largest number of shots, K
+	DF           float64  `json:"df"`
+	From         string   `json:"from"` // the largest number of shots, K
 	More         int      `json:"more"`
 	Difference   float64  `json:"difference"` // slope · log2((K+More)/K)
 	CIDifference Interval `json:"ci_difference"`
@@ -623,7 +625,7 @@ func (m *maker) gain(g *group, metric int, from, to *cell) {
 	r := m.analyse(j.combine(difference), j.scale)
 	m.table.Gains = append(m.table.Gains, Gain{Dataset: g.dataset, Network: to.network,
 		Method: to.method, Label: g.label, Metric: m.scores.Metrics[metric], From: from.shots,
-		To: to.shots, Difference: r.Mean, CI: r.ci, P: r.P, N: j.patients, Draws: len(j.draws),
+		To: to.shots, Difference: r.Mean, CI: r.ci, DF: r.DF, P: r.P, N: j.patients, Draws: len(j.draws),
 		Factor: j.factor})
 }
 
@@ -638,7 +640,7 @@ func (m *maker) next(g *group, metric int, cells []*cell) {
 	k := float64(last.order[2])
 	factor := math.Log2((k + more) / k)
 	m.table.Next = append(m.table.Next, Next{Dataset: g.dataset, Network: last.network,
-		Method: last.method, Label: g.label, Metric: m.scores.Metrics[metric], Slope: r.Mean, CI: r.ci,
+		Method: last.method, Label: g.label, Metric: m.scores.Metrics[metric], Slope: r.Mean, CI: r.ci, DF: r.DF,
 		From: last.shots, More: more, Difference: r.Mean * factor,
 		CIDifference: interval(r.Low*factor, r.High*factor), N: j.patients, Draws: len(j.draws),
 		Factor: j.factor})
@@ -699,6 +701,16 @@ func (m *maker) warn() {
 	of(seeds, "trained on one draw: intervals are for new seeds, and nothing is known about other draws")
 	of(two, "intervals are optimistic below 3 draws; with two that differ much, a test at 5 %% calls "+
 		"10 %% of null differences significant")
+	wide := 0
+	for i := range m.table.Pairs {
+		if p := &m.table.Pairs[i]; p.Metric == m.settings.Primary && p.DF < 1 {
+			wide++
+		}
+	}
+	if wide > 0 {
+		warn("%d of %d comparisons have less than one degree of freedom: too few trainings for an "+
+			"interval", wide, len(m.table.Pairs)/len(m.scores.Metrics))
+	}
 	unmatched := []string{}
 	for i := range m.table.Pairs {
 		if p := &m.table.Pairs[i]; p.Metric == m.settings.Primary && p.Draws == 0 {

@@ -238,9 +238,14 @@ func pValue(p float64) string {
 	return fmt.Sprintf("%.3f", p)
 }
 
-func between(i Interval) string {
-	if i == nil {
+// between is an interval as text. With less than one degree of freedom it is so wide that its numbers
+// say nothing.
+func between(i Interval, df float64) string {
+	switch {
+	case i == nil:
 		return "–"
+	case df < 1:
+		return "unknown (df < 1)"
 	}
 	return number(i[0]) + " to " + number(i[1])
 }
@@ -347,7 +352,7 @@ func (t *Table) methods(r *rows) report.Table {
 	table := columns(">shots", "method", ">"+r.metric, t.percent()+" % interval", ">sd patients",
 		">sd draws", ">sd seeds", ">p", ">W/T/L", ">n")
 	for _, l := range r.list {
-		table.Add(l.Shots, l.Method, strong(number(l.Mean), l.bold), between(l.CI), number(l.SDPatients),
+		table.Add(l.Shots, l.Method, strong(number(l.Mean), l.bold), between(l.CI, l.DF), number(l.SDPatients),
 			number(l.SDDraws), number(l.SDSeeds), l.p(), l.won(), strconv.Itoa(l.Patients))
 	}
 	return table
@@ -362,8 +367,8 @@ func (t *Table) pairs(by string) report.Table {
 		if p.By != by || p.Metric != t.Primary {
 			continue
 		}
-		table.Add(p.Dataset, p.Within, p.Label, p.Shots, p.A, p.B, number(p.Difference), between(p.CI),
-			pValue(p.P), pValue(p.PHolm), pValue(p.Wilcoxon.PHolm), between(p.CIPatients),
+		table.Add(p.Dataset, p.Within, p.Label, p.Shots, p.A, p.B, number(p.Difference), between(p.CI, p.DF),
+			pValue(p.P), pValue(p.PHolm), pValue(p.Wilcoxon.PHolm), between(p.CIPatients, math.NaN()),
 			fmt.Sprintf("%d/%d/%d", p.Win, p.Tie, p.Loss), strconv.Itoa(p.N))
 	}
 	return filled(table)
@@ -384,7 +389,7 @@ func (t *Table) gains() report.Table {
 	for i := range t.Gains {
 		if g := &t.Gains[i]; g.Metric == t.Primary {
 			table.Add(g.Dataset, g.Network, g.Label, g.Method, g.From, g.To, number(g.Difference),
-				between(g.CI), pValue(g.P), strconv.Itoa(g.N), strconv.Itoa(g.Draws))
+				between(g.CI, g.DF), pValue(g.P), strconv.Itoa(g.N), strconv.Itoa(g.Draws))
 		}
 	}
 	return filled(table)
@@ -395,8 +400,8 @@ func (t *Table) nextCases() report.Table {
 		">from", ">to", ">difference", t.percent()+" % interval ", ">n", ">draws")
 	for i := range t.Next {
 		if n := &t.Next[i]; n.Metric == t.Primary {
-			table.Add(n.Dataset, n.Network, n.Label, n.Method, number(n.Slope), between(n.CI), n.From,
-				strconv.Itoa(shotsOf(n.From)+n.More), number(n.Difference), between(n.CIDifference),
+			table.Add(n.Dataset, n.Network, n.Label, n.Method, number(n.Slope), between(n.CI, n.DF), n.From,
+				strconv.Itoa(shotsOf(n.From)+n.More), number(n.Difference), between(n.CIDifference, n.DF),
 				strconv.Itoa(n.N), strconv.Itoa(n.Draws))
 		}
 	}
@@ -525,7 +530,7 @@ func (t *Table) LaTeX(w io.Writer) error {
 				mean = "\\bfseries " + mean
 			}
 			ci := "{--}"
-			if l.CI != nil {
+			if l.CI != nil && !(l.DF < 1) {
 				ci = fmt.Sprintf("{\\num{%s} to \\num{%s}}", number(l.CI[0]), number(l.CI[1]))
 			}
 			fmt.Fprintf(&b, "%s & %s & %s & %s & %s & %s & %s & %s \\\\\n", latex(shots), latex(l.Method),

@@ -91,12 +91,12 @@ def check_with_statsmodels(x):
     frame = pandas.DataFrame(dict(y=x.ravel(), p=p, k=k, one=1))
     table = anova_lm(smf.ols("y ~ C(p) + C(k)", frame).fit())
     ms_d, ms_p, ms_e = mean_squares(x)
-    np.testing.assert_allclose(table.loc[["C(k)", "C(p)", "Residual"], "mean_sq"], [ms_d, ms_p, ms_e], 1e-8)
+    np.testing.assert_allclose(
+        table.loc[["C(k)", "C(p)", "Residual"], "mean_sq"], [ms_d, ms_p, ms_e], 1e-8
+    )
     if n < 20 or d < 3 or min(ms_d, ms_p) < 2 * ms_e:
         return False
-    model = smf.mixedlm(
-        "y ~ 1", frame, groups="one", vc_formula=dict(p="0 + C(p)", k="0 + C(k)")
-    )
+    model = smf.mixedlm("y ~ 1", frame, groups="one", vc_formula=dict(p="0 + C(p)", k="0 + C(k)"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one optimizer may fail where another does not
         fits = [model.fit(reml=True, method=[m], maxiter=5000) for m in ("lbfgs", "powell", "nm")]
@@ -186,7 +186,9 @@ def make(seed):
             a, b = scores(rng, n, d, *spread), scores(rng, n, d, *spread)
             for x in (a, a - b):
                 for alpha in (0.05, 0.1)[: 1 + (n < 20)]:
-                    g["crossed"].append(dict(x=x.tolist(), scale=1.0, alpha=alpha, **crossed(x, alpha)))
+                    g["crossed"].append(
+                        dict(x=x.tolist(), scale=1.0, alpha=alpha, **crossed(x, alpha))
+                    )
                 if statsmodels:
                     mixed += check_with_statsmodels(x)
             if statsmodels:
@@ -227,7 +229,9 @@ def make(seed):
     for n in (2, 3, 10, 41):
         x = rng.random(n)
         g["describe"].append(
-            dict(x=x.tolist(), mean=x.mean(), sd=x.std(ddof=1), median=np.median(x), iqr=stats.iqr(x))
+            dict(
+                x=x.tolist(), mean=x.mean(), sd=x.std(ddof=1), median=np.median(x), iqr=stats.iqr(x)
+            )
         )
     return g
 

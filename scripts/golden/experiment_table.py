@@ -196,7 +196,9 @@ def table(frame, primary, ties):
                     out["pairs"] += rows
             for network, method in dict.fromkeys(c[:2] for c in cells):
                 shots = sorted((c[2] for c in cells if c[:2] == (network, method)), key=order_of)
-                about = dict(dataset=dataset, label=label, metric=metric, network=network, method=method)
+                about = dict(
+                    dataset=dataset, label=label, metric=metric, network=network, method=method
+                )
                 for a, b in itertools.pairwise(shots):
                     y, _ = g.join((network, method, b), (network, method, a))
                     e = estimate(None if y is None else y[0] - y[1])
@@ -247,7 +249,9 @@ def rows_of(rng, networks, methods, shots, draws, seeds, patients, cases):
             of = 0.01 * rng.standard_normal()
             for s in range(seeds):
                 for p, c in itertools.product(range(patients), range(cases)):
-                    dice = 0.6 + offset[method] + gain + patient[p] + of + 0.03 * rng.standard_normal()
+                    dice = (
+                        0.6 + offset[method] + gain + patient[p] + of + 0.03 * rng.standard_normal()
+                    )
                     yield dict(
                         dataset="hospital",
                         network=network,
@@ -274,7 +278,13 @@ def make(seed, folder):
     f = frame(["unet", "swin"], ["full", "dgst", "bias"], ["1", "5", "all"], 3, 2, 6, 2)
     f.loc[rng.random(len(f)) < 0.002, "HD95"] = np.nan
     f.loc[(f["case"] == "LN_002_1") & (f["method"] == "bias"), "Dice"] = np.nan
-    gone = (f.method == "dgst") & (f.network == "unet") & (f.shots == "5") & (f.draw == 1) & (f.seed == 0)
+    gone = (
+        (f.method == "dgst")
+        & (f.network == "unet")
+        & (f.shots == "5")
+        & (f.draw == 1)
+        & (f.seed == 0)
+    )
     f = f[~gone]
     grids["grid"] = f
     # two labels and datasets, a row of a case missing
@@ -305,7 +315,9 @@ def make(seed, folder):
         expected = table(f, "Dice", ties)
         text = json.dumps(expected, allow_nan=False, separators=(",", ":"))
         settings = dict(alpha=ALPHA, resamples=RESAMPLES, seed=SEED, ties=ties)
-        (folder / f"{name}.json").write_text('{"settings":%s,"table":%s}\n' % (json.dumps(settings), text))
+        (folder / f"{name}.json").write_text(
+            '{"settings":%s,"table":%s}\n' % (json.dumps(settings), text)
+        )
 
 
 def main():
