@@ -2,6 +2,7 @@ package stats
 
 import (
 	"math"
+	"slices"
 	"sync"
 
 	"github.com/lntorch/lntorch/internal/mt19937"
@@ -52,7 +53,21 @@ func (b *Bootstrap) Mean(x []float64, alpha float64) (low, high float64) {
 			meansOf(means[at:at+len(draws)/n], x, draws)
 		})
 	}
-	order := func(k int) float64 { return selected(means, k) }
+	// What was selected parts the smaller ones from the larger ones, where the next is found.
+	last := -1
+	order := func(k int) float64 {
+		switch {
+		case k == last:
+			return means[k]
+		case k == last+1:
+			return slices.Min(means[k:])
+		case k < last:
+			return selected(means[:last], k)
+		}
+		selected(means[last+1:], k-last-1)
+		last = k
+		return means[k]
+	}
 	return percentile(alpha/2, len(means), order), percentile(1-alpha/2, len(means), order)
 }
 

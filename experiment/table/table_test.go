@@ -6,6 +6,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -460,4 +461,34 @@ func FuzzRead(f *testing.F) {
 		}
 		asJSON(t, table)
 	})
+}
+
+// BenchmarkTable is 5,000 runs of 40 cases in 5 metrics.
+func BenchmarkTable(b *testing.B) {
+	var text strings.Builder
+	text.WriteString("network,method,shots,draw,seed,case,Dice,NSD_2,HD95,recall,F1\n")
+	r := rand.New(rand.NewPCG(1, 1))
+	for run := range 5000 {
+		draw := run / (5 * 9 * 4 * 3)
+		for c := range 40 {
+			fmt.Fprintf(&text, "n%d,m%d,%d,%d,%d,c%02d", run%5, run/5%9, []int{1, 5, 10, 20}[run/45%4], draw,
+				run/180%3, c)
+			for range 5 {
+				fmt.Fprintf(&text, ",%.15g", r.Float64())
+			}
+			text.WriteString("\n")
+		}
+	}
+	s := settings()
+	s.Resamples = 10000
+	for b.Loop() {
+		scores, err := Read(strings.NewReader(text.String()), "scores.csv", nil)
+		require.NoError(b, err)
+		table, err := Make(context.Background(), scores, s)
+		require.NoError(b, err)
+		require.Len(b, table.Pairs, (5*36+9*10)*4*5)
+		_, err = report.JSON(io.Discard, table)
+		require.NoError(b, err)
+		require.NoError(b, table.Markdown(io.Discard))
+	}
 }
