@@ -107,3 +107,27 @@ func TestExperimentTableRefuses(t *testing.T) {
 	require.Contains(t, r.errOut, "trained once, so that nothing is known about other draws or seeds")
 	require.NotContains(t, r.out, "**")
 }
+
+// What evaluate writes of each run becomes a file of scores with four columns before it.
+func TestScoresOfEvaluateMakeATable(t *testing.T) {
+	folder := t.TempDir()
+	labels := repo(t, mini+"/raw/"+targetSet+"/labelsTs")
+	r := lntorch(t, "evaluate", labels, labels, "-l", "1", "-o", filepath.Join(folder, "summary.json"))
+	require.Equal(t, 0, r.code, r.errOut)
+	text, err := os.ReadFile(filepath.Join(folder, "scores.csv"))
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	var all strings.Builder
+	all.WriteString("method,shots,draw,seed," + lines[0] + "\n")
+	for _, run := range []string{"a,5,0,0,", "a,5,1,0,", "b,5,0,0,", "b,5,1,0,"} {
+		for _, line := range lines[1:] {
+			all.WriteString(run + line + "\n")
+		}
+	}
+	scores := filepath.Join(folder, "all.csv")
+	require.NoError(t, os.WriteFile(scores, []byte(all.String()), 0o644))
+	r = lntorch(t, "experiment", "table", "--scores", scores)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Regexp(t, `(?m)^\| +5 \| b +\| \*\*1\.000\*\* \| 1\.000 to 1\.000 .* \| 1\.000 \|`, r.out)
+	require.Contains(t, r.out, "### HD95: 1 (exploratory)")
+}

@@ -25,6 +25,9 @@ import (
 var keys = []string{"dataset", "network", "method", "shots", "draw", "seed", "case", "patient",
 	"label"}
 
+// passedOver are the columns of evaluate's scores.csv that are neither.
+var passedOver = []string{"name", "empty", "rule"}
+
 // needed are those that must be there.
 var needed = []string{"method", "shots", "draw", "seed", "case"}
 
@@ -78,8 +81,8 @@ const allShots = math.MaxInt
 
 // Read reads scores.csv from r; name is that of the file, for messages. The columns method, shots
 // (a number, or all), draw, seed and case must be there; dataset, network, label and patient (else
-// a case is a patient) may be. Every other column is a metric: a number, or empty where the score is
-// undefined. metrics, if not empty, names those that are wanted; the others may hold anything.
+// a case is a patient) may be; name, empty and rule, which evaluate writes, are passed over. Every
+// other column is a metric: a number, or empty where the score is undefined. metrics, if not empty, names those that are wanted; the others may hold anything.
 func Read(r io.Reader, name string, metrics []string) (*Scores, error) {
 	s, err := read(r, metrics)
 	if err != nil {
@@ -215,7 +218,7 @@ func parseHeader(names []string, wanted []string) (*header, error) {
 	}
 	if len(wanted) == 0 {
 		for i, name := range names {
-			if !slices.Contains(keys, name) {
+			if !slices.Contains(keys, name) && !slices.Contains(passedOver, name) {
 				h.metrics, h.metric = append(h.metrics, name), append(h.metric, i)
 			}
 		}

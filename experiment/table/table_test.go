@@ -212,6 +212,10 @@ func TestMetricsAreChosen(t *testing.T) {
 	s, err := Read(strings.NewReader("\ufeff"+text), "s.csv", []string{"HD95", "Dice"})
 	require.NoError(t, err)
 	require.Equal(t, []string{"HD95", "Dice"}, s.Metrics)
+	// as evaluate writes it
+	s, err = Read(strings.NewReader("method,shots,draw,seed,case,label,name,Dice,IoU,empty,rule\na,5,0,0,p1,1,node,0.5,,prediction,iou:0.3\n"), "s.csv", nil)
+	require.NoError(t, err)
+	require.Equal(t, []string{"Dice", "IoU"}, s.Metrics)
 	_, err = Read(strings.NewReader(text), "s.csv", []string{"HD9"})
 	require.ErrorContains(t, err, `no metric "HD9": did you mean HD95?`)
 	_, err = Read(strings.NewReader(text), "s.csv", []string{"draw"})
