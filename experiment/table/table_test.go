@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -413,7 +414,11 @@ func TestNamesAreEscaped(t *testing.T) {
 
 // The CSV and the JSON have the same numbers, seen from the method of the row.
 func TestCSVHasTheNumbersOfTheJSON(t *testing.T) {
-	table := made(t, grid(3, 8, 3, 2, "1", "5"), settings())
+	// the middle one is the best, so that it is compared with rows before and after it
+	text := strings.NewReplacer("\nb,", "\nc,", "\nc,", "\nb,").Replace(grid(3, 8, 3, 2, "1", "5"))
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	slices.Sort(lines[1:])
+	table := made(t, strings.Join(lines, "\n"), settings())
 	records, err := csv.NewReader(strings.NewReader(csvOf(table))).ReadAll()
 	require.NoError(t, err)
 	require.Len(t, records, 1+len(table.Cells))

@@ -124,8 +124,8 @@ def check_with_dbm(a, b):
     np.testing.assert_allclose(crossed(a - b)["t"] ** 2, f, 1e-6)
 
 
-def wilcoxon(d):
-    d = np.round(d, 10)
+def wilcoxon(given):
+    d = np.round(given, 10)
     n = len(d)
     ranks = stats.rankdata(abs(d))
     ties = len(np.unique(abs(d))) < n or (d == 0).any()
@@ -152,8 +152,8 @@ def wilcoxon(d):
         low = sum(c for s, c in counts.items() if s <= plus)
         high = sum(c for s, c in counts.items() if s >= plus)
         p = min(1.0, 2 * min(low, high) / total)
-        return dict(d=d.tolist(), statistic=float(r.statistic), p=p)
-    return dict(d=d.tolist(), statistic=float(r.statistic), p=float(r.pvalue))
+        return dict(d=given.tolist(), statistic=float(r.statistic), p=p)
+    return dict(d=given.tolist(), statistic=float(r.statistic), p=float(r.pvalue))
 
 
 def bootstrap(x, seed, resamples, alpha):
