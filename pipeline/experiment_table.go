@@ -52,7 +52,7 @@ func ExperimentTable(ctx context.Context, c ExperimentTableConfig, o Output) (*t
 	if err != nil {
 		return nil, err
 	}
-	scores, err := table.Read(bytes.NewReader(text), c.Scores, c.Metrics)
+	scores, err := table.Read(text, c.Scores, c.Metrics)
 	if err != nil {
 		return nil, err
 	}

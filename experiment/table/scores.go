@@ -5,6 +5,7 @@
 package table
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/csv"
 	"errors"
@@ -33,10 +34,11 @@ var needed = []string{"method", "shots", "draw", "seed", "case"}
 
 // Limits of what Read takes, many times the largest grid.
 const (
-	maxNumbers = 1 << 26 // runs × cases × metrics
+	maxNumbers = 1 << 25 // runs × cases × metrics
 	maxRows    = 2e6
 	maxColumns = 1000
-	maxName    = 200 // bytes
+	maxName    = 200     // bytes
+	maxLine    = 1 << 18 // bytes
 )
 
 // Scores are the scores of an experiment.
@@ -79,20 +81,23 @@ type row struct {
 // allShots is the whole pool as a number of shots, which orders it last.
 const allShots = math.MaxInt
 
-// Read reads scores.csv from r; name is that of the file, for messages. The columns method, shots
+// Read reads the text of scores.csv; name is that of the file, for messages. The columns method, shots
 // (a number, or all), draw, seed and case must be there; dataset, network, label and patient (else
 // a case is a patient) may be; name, empty and rule, which evaluate writes, are passed over. Every
 // other column is a metric: a number, or empty where the score is undefined. metrics, if not empty, names those that are wanted; the others may hold anything.
-func Read(r io.Reader, name string, metrics []string) (*Scores, error) {
-	s, err := read(r, metrics)
+func Read(text []byte, name string, metrics []string) (*Scores, error) {
+	s, err := read(text, metrics)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return s, nil
 }
 
-func read(r io.Reader, metrics []string) (*Scores, error) {
-	c := csv.NewReader(r)
+func read(text []byte, metrics []string) (*Scores, error) {
+	if err := lines(text); err != nil {
+		return nil, err
+	}
+	c := csv.NewReader(bytes.NewReader(text))
 	c.ReuseRecord, c.FieldsPerRecord = true, -1
 	header, err := c.Read()
 	if errors.Is(err, io.EOF) {
@@ -162,6 +167,23 @@ func read(r io.Reader, metrics []string) (*Scores, error) {
 		s.names["patient"] = s.names["case"]
 	}
 	return s, s.arrange(rows)
+}
+
+// lines checks that each line is a row: no name has line breaks, and a quotation mark that is not
+// closed would make one field of all that follows.
+func lines(text []byte) error {
+	n := 0
+	for line := range bytes.Lines(text) {
+		n++
+		if len(line) > maxLine {
+			return fmt.Errorf("line %d: found %d bytes, expected %d at most: is it a table of scores?", n,
+				len(line), maxLine)
+		}
+		if bytes.Count(line, []byte{'"'})%2 != 0 {
+			return fmt.Errorf("line %d: found a quotation mark that is not closed", n)
+		}
+	}
+	return nil
 }
 
 // syntax is an error of the form of the file, with its line.
@@ -390,7 +412,7 @@ func (s *Scores) fill(g *group, rows []row) error {
 			"each case of each run", len(order), len(cases))
 	}
 	cells := map[[3]int32]*cell{}
-	lines := make([]int, len(cases)) // of the run at work
+	seen := make([]int, len(cases)) // lines of the run at work
 	for _, k := range order {
 		name := func(i int) string { return s.names[keys[1+i]][k[i]] }
 		c := cells[[3]int32(k[:3])]
@@ -400,10 +422,11 @@ func (s *Scores) fill(g *group, rows []row) error {
 			cells[[3]int32(k[:3])] = c
 			g.cells = append(g.cells, c)
 		}
-		clear(lines)
+		clear(seen)
 		r := &run{}
-		for range s.Metrics {
-			r.scores = append(r.scores, make([]float64, len(g.patients)))
+		numbers := make([]float64, len(s.Metrics)*len(g.patients))
+		for m := range s.Metrics {
+			r.scores = append(r.scores, numbers[m*len(g.patients):][:len(g.patients)])
 		}
 		size := make([]float64, len(g.patients))
 		for i := range cases {
@@ -414,18 +437,18 @@ func (s *Scores) fill(g *group, rows []row) error {
 		})
 		for _, w := range byRun[k] {
 			i := at[s.names["case"][w.key[6]]]
-			if lines[i] != 0 {
+			if seen[i] != 0 {
 				return fmt.Errorf("lines %d and %d: two rows of one case and run: is a column "+
 					"(network, dataset, label) missing that tells them apart?",
-					min(lines[i], w.line), max(lines[i], w.line))
+					min(seen[i], w.line), max(seen[i], w.line))
 			}
-			lines[i] = w.line
+			seen[i] = w.line
 			for m, v := range w.values {
 				r.scores[m][patient[i]] += v / size[patient[i]]
 			}
 		}
 		gap := false
-		for i, line := range lines {
+		for i, line := range seen {
 			if line == 0 {
 				gap = true
 				for m := range s.Metrics {
@@ -437,7 +460,10 @@ func (s *Scores) fill(g *group, rows []row) error {
 			g.gaps++
 		}
 		c.runs[runID{name(3), name(4)}] = r
-		c.draws, c.seeds = with(c.draws, name(3)), with(c.seeds, name(4))
+		c.draws, c.seeds = append(c.draws, name(3)), append(c.seeds, name(4))
+	}
+	for _, c := range g.cells {
+		c.draws, c.seeds = different(c.draws), different(c.seeds)
 	}
 	slices.SortFunc(g.cells, func(a, b *cell) int { return slices.Compare(a.order[:], b.order[:]) })
 	return nil
@@ -450,13 +476,10 @@ func shotsOf(text string) int {
 	return allShots
 }
 
-// with adds a name to a sorted list of different ones: numbers upwards, then words.
-func with(list []string, name string) []string {
-	i, found := slices.BinarySearchFunc(list, name, compareNames)
-	if found {
-		return list
-	}
-	return slices.Insert(list, i, name)
+// different sorts names, numbers upwards, then words, and leaves each once. It reorders its argument.
+func different(names []string) []string {
+	slices.SortFunc(names, compareNames)
+	return slices.Compact(names)
 }
 
 func compareNames(a, b string) int {

@@ -213,7 +213,7 @@ func Make(ctx context.Context, scores *Scores, s Settings) (*Table, error) {
 	families := m.families()
 	pairs, cells := 0, 0
 	for _, f := range families {
-		pairs += len(f.pairs)
+		pairs += m.countPairs(f)
 	}
 	for _, g := range scores.groups {
 		cells += len(g.cells)
@@ -222,6 +222,9 @@ func Make(ctx context.Context, scores *Scores, s Settings) (*Table, error) {
 		return nil, fmt.Errorf("found %d comparisons and %d methods at all shots, each of %d metrics: "+
 			"expected %d at most; compare with one method (--reference), or name fewer metrics (--metrics)",
 			pairs, cells, n, maxResults)
+	}
+	for _, f := range families {
+		m.pair(f)
 	}
 	m.table.Cells = make([]Cell, cells*len(scores.Metrics))
 	m.table.Pairs = make([]Pair, pairs*len(scores.Metrics))
@@ -323,33 +326,52 @@ func (m *maker) families() []*family {
 					list = append(list, f)
 				}
 				f.cells = append(f.cells, c)
-				for _, d := range c.draws {
-					f.draws = with(f.draws, d)
-				}
+				f.draws = append(f.draws, c.draws...)
 			}
 		}
 	}
 	for _, f := range list {
+		f.draws = different(f.draws)
 		if f.by == "method" {
 			for _, c := range f.cells {
 				m.draws[c] = f.draws
 			}
 		}
-		reference := slices.IndexFunc(f.cells, func(c *cell) bool {
-			return m.settings.Reference != "" && f.name(c) == m.settings.Reference
-		})
-		for i := range f.cells {
-			switch {
-			case reference < 0 && !m.isReference(f.by):
-				for k := i + 1; k < len(f.cells); k++ {
-					f.pairs = append(f.pairs, [2]int{i, k})
-				}
-			case reference >= 0 && i != reference:
-				f.pairs = append(f.pairs, [2]int{i, reference})
-			}
-		}
 	}
 	return list
+}
+
+// reference is the place of the family's reference, -1 if it has none; all reports whether each pair
+// is compared.
+func (m *maker) reference(f *family) (at int, all bool) {
+	at = slices.IndexFunc(f.cells, func(c *cell) bool {
+		return m.settings.Reference != "" && f.name(c) == m.settings.Reference
+	})
+	return at, at < 0 && !m.isReference(f.by)
+}
+
+func (m *maker) countPairs(f *family) int {
+	switch at, all := m.reference(f); {
+	case all:
+		return len(f.cells) * (len(f.cells) - 1) / 2
+	case at >= 0:
+		return len(f.cells) - 1
+	}
+	return 0
+}
+
+// pair lists the pairs of a family.
+func (m *maker) pair(f *family) {
+	reference, all := m.reference(f)
+	for i := range f.cells {
+		if all {
+			for k := i + 1; k < len(f.cells); k++ {
+				f.pairs = append(f.pairs, [2]int{i, k})
+			}
+		} else if reference >= 0 && i != reference {
+			f.pairs = append(f.pairs, [2]int{i, reference})
+		}
+	}
 }
 
 // isReference reports whether the reference is a method, or a network.
@@ -384,19 +406,15 @@ func join(g *group, metric int, cells ...*cell) *joint {
 	j := &joint{leftOut: []string{}}
 	var seeds []string
 	for _, c := range cells {
-		for _, s := range c.seeds {
-			seeds = with(seeds, s)
-		}
+		seeds = append(seeds, c.seeds...)
 	}
+	seeds = different(seeds)
 	j.seeds = len(seeds)
 	for _, d := range cells[0].draws {
-		complete := true
-		for _, c := range cells {
-			for _, s := range seeds {
-				complete = complete && c.runs[runID{d, s}] != nil
-			}
+		missing := func(c *cell) bool {
+			return slices.ContainsFunc(seeds, func(s string) bool { return c.runs[runID{d, s}] == nil })
 		}
-		if complete {
+		if !slices.ContainsFunc(cells, missing) {
 			j.draws = append(j.draws, d)
 		}
 	}
@@ -552,7 +570,7 @@ func (m *maker) family(out []Pair, f *family, metric int) {
 		out[i] = Pair{By: f.by, Within: f.within, Dataset: f.group.dataset, Shots: a.shots,
 			Label: f.group.label, Metric: name, A: f.name(a), B: f.name(b),
 			Exploratory: name != m.settings.Primary}
-		m.pair(&out[i], f, metric, a, b)
+		m.difference(&out[i], f, metric, a, b)
 		p, w = append(p, out[i].P), append(w, out[i].Wilcoxon.P)
 	}
 	p, w = stats.Holm(p), stats.Holm(w)
@@ -561,11 +579,12 @@ func (m *maker) family(out []Pair, f *family, metric int) {
 	}
 }
 
-func (m *maker) pair(out *Pair, f *family, metric int, a, b *cell) {
+// difference compares two.
+func (m *maker) difference(out *Pair, f *family, metric int, a, b *cell) {
 	j := join(f.group, metric, a, b)
 	out.N, out.Draws, out.Seeds, out.Factor = j.patients, len(j.draws), j.seeds, j.factor
 	out.LeftOut, out.Incomplete = j.leftOut, len(j.draws) < len(f.draws)
-	x := j.combine(difference)
+	x := j.combine(minus)
 	r := m.analyse(x, j.scale)
 	m.resample(&r)
 	out.Difference, out.CI, out.T, out.DF, out.P = r.Mean, r.ci, r.T, r.DF, r.P
@@ -593,7 +612,7 @@ func (m *maker) pair(out *Pair, f *family, metric int, a, b *cell) {
 	}
 }
 
-func difference(v []float64) float64 { return v[0] - v[1] }
+func minus(v []float64) float64 { return v[0] - v[1] }
 
 // shots adds gains and the price of more cases, for each network and method of the group.
 func (m *maker) shots(g *group, metric int) {
@@ -622,7 +641,7 @@ func (m *maker) shots(g *group, metric int) {
 
 func (m *maker) gain(g *group, metric int, from, to *cell) {
 	j := join(g, metric, to, from)
-	r := m.analyse(j.combine(difference), j.scale)
+	r := m.analyse(j.combine(minus), j.scale)
 	m.table.Gains = append(m.table.Gains, Gain{Dataset: g.dataset, Network: to.network,
 		Method: to.method, Label: g.label, Metric: m.scores.Metrics[metric], From: from.shots,
 		To: to.shots, Difference: r.Mean, CI: r.ci, DF: r.DF, P: r.P, N: j.patients, Draws: len(j.draws),
