@@ -17,7 +17,7 @@ import (
 
 // commands are the subcommands, in the order of --help's listing by name.
 var commands = []func() *cobra.Command{
-	newAdapt, newAdopt, newAugment, newBench, newCompare, newConfig, newConvert, newDoctor, newExport, newFingerprint, newForward, newImage, newImport,
+	newAdapt, newAdopt, newAugment, newBench, newCompare, newConfig, newConvert, newDoctor, newExperiment, newExport, newFingerprint, newForward, newImage, newImport,
 	newInspect, newMerge, newMovePlans, newPhantom, newPlan, newPlanAndPreprocess, newPreprocess, newTrace, newTrain, newValidate,
 	newDeterminePostprocessing,
 	newApplyPostprocessing,

@@ -81,6 +81,9 @@ var Rules = []Rule{
 	{Path: "report/page", Level: 4, Also: []string{"report"}},
 	{Path: "report/...", Level: 4, Also: []string{"report/nnlog"}},
 	{Path: "train", Level: 4, Also: []string{"report", "report/nnlog"}},
+	{Path: "experiment/stats", Level: 1, Only: []string{"internal/mt19937"}, NoTorch: true},
+	{Path: "experiment/table", Level: 4, Only: []string{"experiment/stats", "internal/nearest",
+		"report"}, Also: []string{"report"}, NoTorch: true},
 	{Path: "experiment", Level: 4, Also: []string{"train", "report", "report/nnlog", "phantom"}},
 	{Path: "view", Level: 4, NoTorch: true},
 	{Path: "phantom", Level: 4, Only: []string{"data/plans", "formats/nifti", "volume",
@@ -127,7 +130,7 @@ var Modules = map[string][]string{
 	"golang.org/x/sys/...": {"torch", "formats/...", "checkpoint", "train",
 		"internal/system", "pipeline", "cmd/...", "data/augment/internal/vector"},
 	"golang.org/x/term": {"cmd/..."},
-	"gonum.org/v1/gonum/...": {"checkpoint", "data/...", "eval/...", "experiment",
+	"gonum.org/v1/gonum/...": {"checkpoint", "data/...", "eval/...", "experiment/...",
 		"report/..."},
 	"gonum.org/v1/plot/...": {"report/..."},
 }

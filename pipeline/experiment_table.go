@@ -1,0 +1,102 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/lntorch/lntorch/experiment/table"
+	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
+	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/report"
+)
+
+// ExperimentTableConfig makes tables of scores.
+type ExperimentTableConfig struct {
+	Scores    string   `flag:"scores" path:"true" help:"scores.csv: a row for each run, case and label, with columns method, shots, draw, seed, case and metrics"`
+	Out       string   `flag:"output" short:"o" path:"true" help:"folder for table.md, table.csv, table.tex and table.json (default: none of them)"`
+	Metrics   []string `flag:"metrics" list:"true" help:"columns that are metrics; several may follow (default: all that are not keys)"`
+	Primary   string   `flag:"primary" default:"Dice" help:"the metric that the study is about; the others are exploratory"`
+	Reference string   `flag:"reference" help:"method, or network, that each other is compared with (default: all pairs)"`
+	Alpha     float64  `flag:"alpha" default:"0.05" range:">0..<1" help:"intervals hold with 1-alpha, and tests are at alpha"`
+	Resamples int      `flag:"resamples" default:"10000" range:"1..1000000" help:"resamples of the bootstrap over patients"`
+	Seed      int      `flag:"seed" range:"0..4294967295" help:"seed of the bootstrap"`
+	Tie       []string `flag:"tie" list:"true" help:"METRIC=NUMBER: a patient's difference up to it is a tie (Dice=0.005 NSD_2=0.005 HD95=0.1, else 0)"`
+	Lower     []string `flag:"lower-is-better" list:"true" help:"metrics of which less is better, besides HD95, HD, ASSD and ASD_…"`
+}
+
+// ties are the differences that no reader would act on.
+var ties = map[string]float64{"Dice": 0.005, "NSD_2": 0.005, "HD95": 0.1}
+
+// ExperimentTable analyses scores of trainings, ours or anybody's, and writes the tables where Out
+// says. Warnings of the table are logged.
+func ExperimentTable(ctx context.Context, c ExperimentTableConfig, o Output) (*table.Table, error) {
+	if err := settings.Check(&c); err != nil {
+		return nil, err
+	}
+	if c.Scores == "" {
+		return nil, settings.Usage("--scores is not given: expected a file of scores, scores.csv")
+	}
+	tie, err := table.ParseTies(c.Tie, ties)
+	if err != nil {
+		return nil, settings.Usage("--tie: %w", err)
+	}
+	if info, err := os.Stat(c.Scores); err == nil && info.IsDir() {
+		return nil, fmt.Errorf("%s: found a folder, expected a file of scores, scores.csv", c.Scores)
+	}
+	text, err := regular.ReadFile(c.Scores)
+	if err != nil {
+		return nil, err
+	}
+	scores, err := table.Read(text, c.Scores, c.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	for _, metric := range c.Lower {
+		if err := scores.HasMetric(metric); err != nil {
+			return nil, fmt.Errorf("%s: --lower-is-better: %w", c.Scores, err)
+		}
+	}
+	t, err := table.Make(ctx, scores, table.Settings{Primary: c.Primary, Reference: c.Reference,
+		Alpha: c.Alpha, Resamples: c.Resamples, Seed: uint32(c.Seed), Tie: tie,
+		Lower: append(c.Lower, table.LowerIsBetter...)})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Scores, err)
+	}
+	for _, w := range t.Warnings {
+		o.Print("WARNING: " + w)
+	}
+	if c.Out == "" {
+		return t, nil
+	}
+	return t, writeTables(c.Out, t)
+}
+
+// writeTables writes the table in all its forms.
+func writeTables(folder string, t *table.Table) error {
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		name  string
+		write func(w io.Writer) error
+	}{
+		{"table.md", t.Markdown},
+		{"table.csv", t.CSV},
+		{"table.tex", t.LaTeX},
+		{"table.json", func(w io.Writer) error { _, err := report.JSON(w, t); return err }},
+	} {
+		var b bytes.Buffer
+		if err := f.write(&b); err != nil {
+			return err
+		}
+		if err := atomicfile.Write(filepath.Join(folder, f.name), b.Bytes()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
