@@ -116,7 +116,7 @@ func TestADamagedSliceFailsItsStack(t *testing.T) {
 		"position":  func(b []byte) []byte { return golden.ReplaceElement(t, b, 0x20, 0x32, "DS", "x\\y\\z") },
 		"empty":     func(b []byte) []byte { return nil },
 		"zeros":     func(b []byte) []byte { return make([]byte, len(b)) },
-		"colour":    func(b []byte) []byte { return changed(t, b, 0x28, 0x04, "CS", "MONOCHROMEx") },
+		"colour":    func(b []byte) []byte { return golden.ReplaceElement(t, b, 0x28, 0x04, "CS", "MONOCHROMEx") },
 		"no pixels": func(b []byte) []byte { return b[:bytes.Index(b, []byte("\xe0\x7f\x10\x00OW"))] },
 	} {
 		folder := unpacked(t, "regular")
