@@ -95,7 +95,6 @@ func (k *caseChecker) assign(list []AdaptCase) error {
 			c.Role = ""
 			c.Warnings = append(c.Warnings, fmt.Sprintf("not used: --shots %d", k.Shots))
 		}
-		pool = pool[:k.Shots]
 	}
 	if held := all - n; n == 0 && test == 0 && names == nil && held > 0 {
 		k.out.Printf("of %d cases none is held out: scores of the adapted model cannot be had", all)
