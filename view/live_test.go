@@ -165,6 +165,13 @@ func TestThePageShowsImageLabelsAndNodes(t *testing.T) {
 	im = picture(t, p, "view-differences")
 	require.Greater(t, near(im, axial, 255, 154, 31), 4*before)
 
+	// Where both maps hold the same voxels there is no difference.
+	p.Eval("choose(rows.findIndex(r => status(r.map, r.node) === 'true'))", nil)
+	im = picture(t, p, "view-agreement")
+	require.Zero(t, near(im, axial, 255, 154, 31))
+	require.Zero(t, near(im, axial, 0, 190, 255))
+	p.Eval("choose(rows.findIndex(r => status(r.map, r.node) === 'invented'))", nil)
+
 	// Labels off: no colour is left but that of the cross-hair.
 	p.Eval("byName('l')", nil)
 	im = picture(t, p, "view-off")
