@@ -59,7 +59,8 @@ if [ -e "/opt/moved here/licenses/niivue/LICENSE" ]; then
   for _ in {1..100}; do [ -s url.txt ] && break; sleep 0.2; done
   kill -TERM $!
   wait $!
-  grep '^http://127.0.0.1:' url.txt
+  url=$(<url.txt)
+  [[ $url == http://127.0.0.1:* ]] || { echo "view printed: $url"; exit 1; }
 fi
 INSIDE
 
