@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"html/template"
 	"strings"
+	"sync"
 
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/report"
@@ -85,18 +86,25 @@ var (
 	js string
 )
 
-// pages is the template of all pages, with one template for each kind of block.
-var pages *template.Template
+var (
+	parsed *template.Template
+	parse  sync.Once
+)
 
-func init() {
-	pages = template.New("page").Funcs(template.FuncMap{"part": part, "class": classText})
-	template.Must(pages.Parse(html))
+// pages returns the template of all pages, with one template for each kind of block. It is parsed when
+// the first page is made: most commands, and the decoders of frames, make none.
+func pages() *template.Template {
+	parse.Do(func() {
+		funcs := template.FuncMap{"part": part, "class": classText}
+		parsed = template.Must(template.New("page").Funcs(funcs).Parse(html))
+	})
+	return parsed
 }
 
 // part renders one block with the template of its kind.
 func part(b Block) (template.HTML, error) {
 	var out strings.Builder
-	err := pages.ExecuteTemplate(&out, b.kind(), b)
+	err := pages().ExecuteTemplate(&out, b.kind(), b)
 	return template.HTML(out.String()), err
 }
 
@@ -125,7 +133,7 @@ func (d *Document) Encode() ([]byte, error) {
 		view.JSON = template.JS(text)
 	}
 	var out bytes.Buffer
-	if err := pages.ExecuteTemplate(&out, "document", view); err != nil {
+	if err := pages().ExecuteTemplate(&out, "document", view); err != nil {
 		return nil, fmt.Errorf("report: page: %w", err)
 	}
 	return out.Bytes(), nil
