@@ -215,6 +215,10 @@ test-dist: shim openjpeg niivue need-go | $(LOGS) ## the archive in a root folde
 	@$(SUB) dist-archive
 	@PYTHON=$(PYTHON) bash scripts/dist_test.sh $(BUILD)/dist/*.tar.gz $(LOGGED)
 
+.PHONY: foundation
+foundation: all ## pretrains the demonstration's foundation model on phantoms of the source domain (25 min on 2 cores)
+	@bash scripts/foundation.sh
+
 .PHONY: demo
 demo: all ## adapts the bundled foundation model to bundled cases of another domain, and reports before and after
 	@bash scripts/demo.sh
