@@ -153,15 +153,6 @@ type FailedRecord struct {
 	Log   []string `json:"log"` // last lines
 }
 
-// Holder is what a lock file says.
-type Holder struct {
-	Worker string `json:"worker"`
-	Host   string `json:"host"`
-	PID    int    `json:"pid"`
-	Boot   string `json:"boot"` // the kernel's boot id
-	Time   string `json:"time"` // RFC 3339
-}
-
 // A LeakError names all test cases that are training cases, too.
 type LeakError struct{ Leaks []string }
 

@@ -31,11 +31,11 @@ const maxLock = 64 << 10
 
 // Holder is who holds a lock, and the content of its file.
 type Holder struct {
-	Worker string    `json:"worker"` // a name of its own for each start of a worker
-	Host   string    `json:"host"`
-	PID    int       `json:"pid"`
-	Boot   string    `json:"boot"` // the kernel's boot id
-	Time   time.Time `json:"time"` // by the holder's clock: for people, and compared with nothing
+	Worker string `json:"worker"` // a name of its own for each start of a worker
+	Host   string `json:"host"`
+	PID    int    `json:"pid"`
+	Boot   string `json:"boot"` // the kernel's boot id
+	Time   string `json:"time"` // RFC 3339, by the holder's clock: for people, compared with nothing
 
 	// A process ID means nothing in another container of the same host, or once it was given to
 	// another process.
@@ -211,7 +211,7 @@ func (l *locks) create(path string) (*lock, error) {
 		return nil, err
 	}
 	h := l.self
-	h.Time = time.Now()
+	h.Time = time.Now().Format(time.RFC3339Nano)
 	text, err := json.Marshal(h)
 	if err == nil {
 		_, err = f.Write(append(text, '\n'))
