@@ -29,11 +29,23 @@ type WorkConfig struct {
 	MaxRAM      float64  `flag:"max-ram" range:">0.." help:"GiB for all workers on this machine (default: three quarters of what is free)"`
 	Only        []string `flag:"only" list:"true" help:"runs to do: dataset=, network=, method=, shots=, draw=, seed= or key=; the same name again adds to it, another one narrows"`
 	LockTimeout float64  `flag:"lock-timeout" default:"60" range:">0..1e6" help:"seconds without a sign of life after which a worker on another machine is dead"`
-	Worker      bool     `flag:"worker" hidden:"true" help:"one of --jobs: take part, and leave the table to the parent"`
+	Worker      string   `flag:"worker" hidden:"true" values:"job,task,table" help:"what a process that the program starts does: job of --jobs and task of Slurm leave the table to others; table makes it and no run"`
 
 	Device  string   // of this process' worker; empty: the first of Devices
 	Command []string // this program with what comes before a run's arguments; for --jobs and Slurm
 	Args    []string // behind it: the file and the folders
+}
+
+// Values of Worker.
+const (
+	workerJob   = "job"
+	workerTable = "table"
+)
+
+// Tables says that this process makes scores.csv and the tables when its runs are done: it is nobody's
+// worker, and has all runs to do.
+func (c *WorkConfig) Tables() bool {
+	return c.Worker == workerTable || c.Worker == "" && len(c.Only) == 0
 }
 
 func (c *WorkConfig) lockTimeout() time.Duration {
@@ -123,10 +135,10 @@ func (p *Plan) Work(ctx context.Context, c WorkConfig, o pipeline.Output) (Outco
 		return Outcome{}, err
 	}
 	before := p.count(runs)
-	if !c.Worker {
+	if c.Worker == "" {
 		o.Printf("%d runs: %d done, %d to do", len(runs), before.Done, len(runs)-before.Done)
 	}
-	if before.Done == len(runs) {
+	if before.Done == len(runs) || c.Worker == workerTable {
 		return before, nil
 	}
 	if c.Jobs > 1 {
@@ -150,7 +162,7 @@ func (p *Plan) worker(ctx context.Context, runs []*Run, c WorkConfig, o pipeline
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var mem memory = noMemory{}
-	if c.Worker {
+	if c.Worker == workerJob {
 		mem = parentMemory(cancel)
 	}
 	w, err := newWorker(p, runs, &c, mem, o)
@@ -182,7 +194,7 @@ func (c *WorkConfig) workers(ctx context.Context, o pipeline.Output) error {
 	var done sync.WaitGroup
 	for i := range c.Jobs {
 		args := append(append([]string{}, c.Command[1:]...), c.Args...)
-		args = append(args, "--worker", "--threads", strconv.Itoa(threads), "--devices", devices[i%len(devices)],
+		args = append(args, "--worker", workerJob, "--threads", strconv.Itoa(threads), "--devices", devices[i%len(devices)],
 			"--lock-timeout", strconv.FormatFloat(c.LockTimeout, 'g', -1, 64))
 		if len(c.Only) > 0 {
 			args = append(args, "--only", strings.Join(c.Only, ","))

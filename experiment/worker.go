@@ -165,7 +165,7 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	case dataErr != nil && ctx.Err() != nil:
 		return false, false, ctx.Err()
 	}
-	need := w.need(r, data)
+	need := w.plan.need(r, w.device)
 	// The memory is asked for before the run is taken: nobody waits for a lock of one who waits.
 	if err := w.memory.take(ctx, need); err != nil {
 		return false, false, err
@@ -266,26 +266,6 @@ func (w *worker) dataOf(ctx context.Context, r *Run) (*prepared, error) {
 		w.datas[at] = &dataState{d, err}
 	}
 	return d, err
-}
-
-// need forecasts the memory of a run; what is not known counts as nothing, and fails in the run.
-func (w *worker) need(r *Run, data *prepared) int64 {
-	if data == nil {
-		return 0
-	}
-	c, err := w.training(r, data)
-	if err != nil {
-		return 0
-	}
-	like, err := w.plan.Checkpoint(r)
-	if err != nil {
-		return 0
-	}
-	n, err := pipeline.TrainingMemory(c, like)
-	if err != nil {
-		return 0
-	}
-	return n
 }
 
 // name is what people call a run.
