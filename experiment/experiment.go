@@ -5,8 +5,6 @@
 package experiment
 
 import (
-	"context"
-	"errors"
 	"path/filepath"
 
 	"github.com/lntorch/lntorch/pipeline"
@@ -50,15 +48,23 @@ type Run struct {
 	State    State          `json:"state"`
 	Seconds  *float64       `json:"seconds"` // that it took, or is expected to take
 
-	// Also lists the draws and names under which the same run counts besides these.
-	Also []Alias `json:"-"`
+	// Also lists the places where the same run counts besides its own: draws with the same set of
+	// cases are one run, and so are methods with the same settings.
+	Also []Place `json:"-"`
+
+	base *combination
 }
 
-// Alias is another place of a run in the grid: draws with the same set of cases, and methods with
-// the same settings, are one run.
-type Alias struct {
-	Method string
-	Draw   int
+// Place is where a run counts in the grid, by the names of the file.
+type Place struct {
+	Dataset, Network, Method, Shots string
+	Draw                            int
+	Seed                            uint64
+}
+
+// Places are all places of a run in the grid, its own first.
+func (r *Run) Places() []Place {
+	return append([]Place{{r.Dataset, r.Network, r.Method, r.Shots, r.Draw, r.Seed}}, r.Also...)
 }
 
 // Trains reports whether the run trains at all: the method none scores the network as it is.
@@ -151,46 +157,4 @@ type FailedRecord struct {
 	Time  string   `json:"time"` // RFC 3339
 	Error string   `json:"error"`
 	Log   []string `json:"log"` // last lines
-}
-
-// A LeakError names all test cases that are training cases, too.
-type LeakError struct{ Leaks []string }
-
-func (e *LeakError) Error() string {
-	text := "test cases are training cases:"
-	for _, l := range e.Leaks {
-		text += "\n  " + l
-	}
-	return text
-}
-
-var errNotYet = errors.New("experiment: not written yet")
-
-// Open reads an experiment's file, checks it against datasets and checkpoints, draws the shots,
-// refuses leaks, and finds the state of the runs. A mistake in the file is a *settings.UsageError
-// that names key and line; a refusal is a *LeakError. Nothing is run.
-func Open(ctx context.Context, path string, o Options) (*Plan, error) { return nil, errNotYet }
-
-// Adoption is the call that adopts plans for the run's dataset from its network, once for all runs
-// of both. Raw and Preprocessed are set.
-func (p *Plan) Adoption(r *Run) (pipeline.AdoptConfig, error) {
-	return pipeline.AdoptConfig{}, errNotYet
-}
-
-// Training is the call that trains a run: on its cases, fold all, without final validation. Results
-// is the run's folder; device and threads are the worker's to set. The data is prepared before it by
-// pipeline.Adopt and pipeline.Preprocess.
-func (p *Plan) Training(r *Run) (pipeline.TrainConfig, error) {
-	return pipeline.TrainConfig{}, errNotYet
-}
-
-// Prediction is the call that predicts the test cases with a model folder or checkpoint into a
-// folder.
-func (p *Plan) Prediction(r *Run, model, output string) (pipeline.PredictConfig, error) {
-	return pipeline.PredictConfig{}, errNotYet
-}
-
-// Evaluation is the call that scores predictions of the test cases.
-func (p *Plan) Evaluation(r *Run, predictions string) (pipeline.EvaluateConfig, error) {
-	return pipeline.EvaluateConfig{}, errNotYet
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -57,7 +58,7 @@ func (p *Plan) only(list []string) ([]*Run, error) {
 	wanted := map[string][]string{}
 	for _, text := range list {
 		name, value, ok := strings.Cut(text, "=")
-		if _, known := (&Run{}).field(name); !ok || !known || value == "" {
+		if _, known := (Place{}).field(name); !ok || !known || value == "" {
 			return nil, settings.Usage("--only: found %q, expected dataset=, network=, method=, shots=, draw=, seed= or key=", text)
 		}
 		wanted[name] = append(wanted[name], value)
@@ -91,37 +92,30 @@ func (p *Plan) only(list []string) ([]*Run, error) {
 }
 
 // field is what --only compares.
-func (r *Run) field(name string) (value string, known bool) {
+func (p Place) field(name string) (value string, known bool) {
 	switch name {
 	case "dataset":
-		return r.Dataset, true
+		return p.Dataset, true
 	case "network":
-		return r.Network, true
+		return p.Network, true
 	case "method":
-		return r.Method, true
+		return p.Method, true
 	case "shots":
-		return r.Shots, true
+		return p.Shots, true
 	case "draw":
-		return strconv.Itoa(r.Draw), true
+		return strconv.Itoa(p.Draw), true
 	case "seed":
-		return strconv.FormatUint(r.Seed, 10), true
-	case "key":
-		return r.Key, true
+		return strconv.FormatUint(p.Seed, 10), true
 	}
-	return "", false
+	return "", name == "key"
 }
 
-// is compares a field, those of the run's other places too.
+// is compares a field of any of the run's places.
 func (r *Run) is(name, value string) bool {
-	if v, _ := r.field(name); v == value {
-		return true
-	}
-	for _, a := range r.Also {
-		if name == "method" && a.Method == value || name == "draw" && strconv.Itoa(a.Draw) == value {
-			return true
-		}
-	}
-	return false
+	return name == "key" && value == r.Key || slices.ContainsFunc(r.Places(), func(p Place) bool {
+		v, _ := p.field(name)
+		return v == value && v != ""
+	})
 }
 
 // Work does the runs that are missing, as one worker or as several, and counts how the grid stands then.

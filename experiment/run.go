@@ -509,13 +509,3 @@ func size(folder string) (bytes int64, err error) {
 	})
 	return bytes, err
 }
-
-// Checkpoint is the network of a run as it was before any fine-tuning.
-func (p *Plan) Checkpoint(r *Run) (string, error) {
-	for _, n := range p.File.Networks {
-		if n.Name == r.Network {
-			return pipeline.CheckpointFile(n.Checkpoint)
-		}
-	}
-	return "", fmt.Errorf("network %s is not in %s", r.Network, p.File.Path)
-}

@@ -27,9 +27,8 @@ const ScoresFile = "scores.csv"
 func (p *Plan) WriteScores(ctx context.Context) (runs int, err error) {
 	metrics := p.File.Evaluate.Metrics
 	type line struct {
-		run  *Run
-		row  []string
-		draw int
+		place Place
+		row   []string
 	}
 	var lines []line
 	for _, r := range p.Runs {
@@ -48,25 +47,24 @@ func (p *Plan) WriteScores(ctx context.Context) (runs int, err error) {
 			return 0, err
 		}
 		runs++
-		patients := p.Splits.Datasets[r.Dataset].Patients
-		places := append([]Alias{{r.Method, r.Draw}}, r.Also...)
-		for _, c := range s.Cases {
-			patient := cmp.Or(patients[c.Case], c.Case)
-			for _, key := range s.Keys() {
-				values := make([]string, len(metrics))
-				for i, m := range metrics {
-					values[i] = score(s, c.Labels[key], m)
-				}
-				for _, at := range places {
-					lines = append(lines, line{r, slices.Concat([]string{r.Dataset, r.Network, at.Method, r.Shots,
-						strconv.Itoa(at.Draw), strconv.FormatUint(r.Seed, 10), c.Case, patient, key}, values), at.Draw})
+		for _, at := range r.Places() {
+			patients := p.Splits.Datasets[at.Dataset].Patients
+			for _, c := range s.Cases {
+				for _, key := range s.Keys() {
+					row := []string{at.Dataset, at.Network, at.Method, at.Shots, strconv.Itoa(at.Draw),
+						strconv.FormatUint(at.Seed, 10), c.Case, cmp.Or(patients[c.Case], c.Case), key}
+					for _, m := range metrics {
+						row = append(row, score(s, c.Labels[key], m))
+					}
+					lines = append(lines, line{at, row})
 				}
 			}
 		}
 	}
 	slices.SortStableFunc(lines, func(a, b line) int {
-		return cmp.Or(slices.Compare(a.row[:3], b.row[:3]), cmp.Compare(shotNumber(a.run.Shots), shotNumber(b.run.Shots)),
-			cmp.Compare(a.draw, b.draw), cmp.Compare(a.run.Seed, b.run.Seed), strings.Compare(a.row[6], b.row[6]))
+		return cmp.Or(slices.Compare(a.row[:3], b.row[:3]), cmp.Compare(shotNumber(a.place.Shots), shotNumber(b.place.Shots)),
+			cmp.Compare(a.place.Draw, b.place.Draw), cmp.Compare(a.place.Seed, b.place.Seed),
+			strings.Compare(a.row[6], b.row[6]))
 	})
 	var b bytes.Buffer
 	w := csv.NewWriter(&b)

@@ -49,7 +49,7 @@ func newWorker(p *Plan, runs []*Run, c *WorkConfig, m memory, o pipeline.Output)
 	w := &worker{plan: p, out: o, memory: m, device: c.Device, threads: c.Threads,
 		locks: newLocks(self, folder, c.lockTimeout()), datas: map[[2]string]*dataState{},
 		ended: map[string]bool{}, bad: map[string]bool{}}
-	w.runs = inOrder(runs)
+	w.runs = workOrder(runs)
 	w.began, _ = w.locks.now()
 	var err error
 	w.journal, err = openJournal(p.Dir, &self)
@@ -61,9 +61,9 @@ func (w *worker) close() error {
 	return w.journal.close()
 }
 
-// inOrder keeps shots and draws outermost, and begins at any run of each block, so that workers do not all
+// workOrder keeps shots and draws outermost, and begins at any run of each block, so that workers do not all
 // ask for the same one.
-func inOrder(runs []*Run) []*Run {
+func workOrder(runs []*Run) []*Run {
 	var list []*Run
 	for len(runs) > 0 {
 		n := 1
