@@ -13,7 +13,7 @@ import (
 )
 
 // cost draws the primary metric beside the time and the memory of a training, at the largest number of
-// shots: a figure for each dataset and label, two panels for each network.
+// shots of which there are several draws: a figure for each dataset and label, two panels for each network.
 func (s *sheet) cost() []*Figure {
 	var list []*Figure
 	for _, groups := range s.byDataset() {
@@ -53,22 +53,28 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 	}
 	var panels []panelOf
 	var all []*table.Row
-	largest := ""
+	largest, drawn := "", false // of several draws where there are such
 	for _, g := range groups {
 		for _, r := range g.Rows {
 			if r.Shots == noShots || math.IsNaN(resources[0].of(r.Cell)) && math.IsNaN(resources[1].of(r.Cell)) {
 				continue
 			}
-			if largest == "" || byShots(r.Shots, largest) > 0 {
-				largest = r.Shots
+			switch several := r.Draws > 1; {
+			case several && !drawn, several == drawn && (largest == "" || byShots(r.Shots, largest) > 0):
+				largest, drawn = r.Shots, several
 			}
 		}
 	}
+	var rows []*table.Row
+	for _, g := range groups {
+		rows = append(rows, g.Rows...)
+	}
+	methods, cut := s.drawn(rows)
 	for _, g := range groups[:min(len(groups), mostPanels/2)] {
 		for _, what := range resources {
 			of := panelOf{network: g.Network, what: what}
 			for _, r := range g.Rows {
-				if r.Shots == largest && !math.IsNaN(r.Mean) && !math.IsNaN(what.of(r.Cell)) {
+				if r.Shots == largest && slices.Contains(methods, r.Method) && !math.IsNaN(r.Mean) && !math.IsNaN(what.of(r.Cell)) {
 					of.rows = append(of.rows, r)
 				}
 			}
@@ -81,7 +87,9 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 	if len(panels) == 0 {
 		return nil
 	}
-	methods, cut := s.drawn(all)
+	methods = slices.DeleteFunc(methods, func(m string) bool {
+		return !slices.ContainsFunc(all, func(r *table.Row) bool { return r.Method == m })
+	})
 	var spans []span
 	for _, r := range all {
 		one := span{r.Mean, r.Mean, r.Mean}
@@ -92,13 +100,15 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 	}
 	low, high := limits(spans)
 	t := tiles{columns: min(2, len(panels)), n: len(panels), panelHeight: 54 * mm, leftRoom: 14 * mm,
+		titled: s.several.networks,
 		legend: newLegend(s.legendOf(methods, false))}
 	subject := s.subjectOf(groups)
 	f := &Figure{Name: fileName("cost", subject), Title: titled(s.t.Primary+" beside time and memory", subject),
 		height: t.height()}
 	f.Caption = fmt.Sprintf("%s beside what a training takes, %s: medians over draws and seeds, as measured on the "+
 		"machines of the experiment. Bars: %s %% intervals for new patients and newly drawn training cases (crossed "+
-		"random effects). Axes of time and memory are logarithmic.", s.t.Primary, shotsText(largest), s.t.Percent()) +
+		"random effects). Axes of time and memory are logarithmic; "+
+		"marks that would cover each other are moved apart.", s.t.Primary, shotsText(largest), s.t.Percent()) +
 		seedsAlone(all) + cut
 	var alt strings.Builder
 	for _, p := range panels {
@@ -123,18 +133,21 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 			}
 			p := &panel{area: &c, box: t.box(&c, i), x0: x0 / 1.15, x1: x1 * 1.15, y0: low, y1: high, logX: true}
 			p.frame(logTicks(p.x0, p.x1), ticks(low, high, 6), of.what.title, s.t.Primary)
-			if s.several.networks {
+			if t.titled {
 				p.title(of.network)
 			}
+			var at []vg.Length
 			for _, r := range of.rows {
-				if slices.Contains(methods, r.Method) && known(r.CI, r.DF) {
-					p.bar(styles[r.Method], p.x(of.what.of(r.Cell)), r.CI[0], r.CI[1])
+				at = append(at, p.x(of.what.of(r.Cell)))
+			}
+			spread(at, 2.4*radius, p.box.Min.X+2*radius, p.box.Max.X-2*radius)
+			for k, r := range of.rows {
+				if known(r.CI, r.DF) {
+					p.bar(styles[r.Method], at[k], r.CI[0], r.CI[1])
 				}
 			}
-			for _, r := range of.rows {
-				if slices.Contains(methods, r.Method) {
-					styles[r.Method].point(&c, vg.Point{X: p.x(of.what.of(r.Cell)), Y: p.y(r.Mean)}, radius)
-				}
+			for k, r := range of.rows {
+				styles[r.Method].point(&c, vg.Point{X: at[k], Y: p.y(r.Mean)}, radius)
 			}
 		}
 		t.legend.draw(&c)

@@ -143,7 +143,7 @@ func (s *sheet) curvesOf(dataset, network string) *Figure {
 		l.low, l.high = l.low-pad, l.high+pad
 	}
 	last := max(limitsOf[false].last, limitsOf[true].last)
-	t := tiles{columns: 2, n: 2 * len(shots), panelHeight: 42 * mm, leftRoom: 15 * mm,
+	t := tiles{columns: 2, n: 2 * len(shots), panelHeight: 42 * mm, leftRoom: 15 * mm, titled: true,
 		legend: newLegend(s.legendOf(methods, true))}
 	subject := s.subject(dataset, network, "")
 	f := &Figure{Name: fileName("curves", subject), Title: titled("Training", subject), height: t.height()}
@@ -157,12 +157,12 @@ func (s *sheet) curvesOf(dataset, network string) *Figure {
 			for k, dice := range []bool{false, true} {
 				l := limitsOf[dice]
 				p := &panel{area: &c, box: t.box(&c, 2*i+k), x0: 1, x1: last, y0: l.low, y1: l.high}
-				p.frame(whole(ticks(1, last, 6)), ticks(l.low, l.high, 4), "epoch",
+				p.frame(whole(ticks(1, last, 6)), ticks(l.low, l.high, 6), "epoch",
 					map[bool]string{false: "training loss", true: "pseudo-Dice"}[dice])
 				p.title(shotsText(n))
-				for _, m := range methods {
+				for j, m := range methods {
 					if curve := of[key{n, m, dice}]; curve != nil {
-						p.curve(styles[m], curve)
+						p.curve(styles[m], curve, float64(j)/float64(len(methods)))
 					}
 				}
 			}
@@ -177,8 +177,10 @@ func whole(list []tick) []tick {
 	return slices.DeleteFunc(list, func(t tick) bool { return t.at != math.Trunc(t.at) })
 }
 
-// curve draws a line, with the method's mark at five places, which tells it from others in grey.
-func (p *panel) curve(s style, m *meanCurve) {
+// curve draws a line with the method's mark at five places, which tells it from others in grey. turn,
+// from 0 to 1, sets them apart from those of other methods.
+func (p *panel) curve(s style, m *meanCurve, turn float64) {
+	const places = 5
 	epochs, values := m.points()
 	var line []vg.Point
 	for i := range epochs {
@@ -187,12 +189,11 @@ func (p *panel) curve(s style, m *meanCurve) {
 	if len(line) > 1 {
 		p.area.StrokeLines(s.line(vg.Points(0.9)), line)
 	}
-	n := min(len(line), 5)
-	for k := range n {
-		i := len(line) - 1
-		if n > 1 {
-			i = (len(line) - 1) * k / (n - 1)
+	last := -1
+	for k := range places {
+		if i := int((float64(k) + turn) / places * float64(len(line))); i != last && i < len(line) {
+			s.point(p.area, line[i], radius*0.8)
+			last = i
 		}
-		s.point(p.area, line[i], radius*0.8)
 	}
 }

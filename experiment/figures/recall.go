@@ -121,7 +121,7 @@ func (s *sheet) recallOf(dataset, label string) *Figure {
 	methods, cut := mostOf(methods)
 	entries := s.legendOf(methods, false)
 	styles := s.styles()
-	t := tiles{columns: min(2, len(panels)), n: len(panels), panelHeight: 46 * mm, leftRoom: 14 * mm,
+	t := tiles{columns: min(2, len(panels)), n: len(panels), panelHeight: 46 * mm, leftRoom: 14 * mm, titled: true,
 		legend: newLegend(entries)}
 	if len(panels) == 1 {
 		t.panelHeight = 62 * mm

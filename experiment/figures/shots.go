@@ -53,7 +53,7 @@ func (s *sheet) shotsOf(groups []*table.Group) *Figure {
 	low, high := limits(spans)
 	t := tiles{columns: 1, n: len(groups), panelHeight: 68 * mm, leftRoom: 14 * mm, legend: newLegend(entries)}
 	if t.n > 1 {
-		t.columns, t.panelHeight = 2, 58*mm
+		t.columns, t.panelHeight, t.titled = 2, 58*mm, true
 	}
 	subject := s.subjectOf(groups)
 	f := &Figure{Name: fileName("shots", subject), Title: titled(s.t.Primary+" by training cases", subject),
@@ -79,7 +79,7 @@ func (s *sheet) shotsOf(groups []*table.Group) *Figure {
 				xs = append(xs, tick{axis.at[i], name})
 			}
 			p.frame(xs, ticks(low, high, 7), "training cases", s.t.Primary)
-			if len(groups) > 1 || s.several.networks {
+			if t.titled {
 				p.title(g.Network)
 			}
 			axis.methods(p, g, methods, s.styles())
@@ -191,7 +191,7 @@ func newShotsAxis(rows []*table.Row) *shotsAxis {
 	if len(logs) > 0 {
 		span = logs[len(logs)-1] - logs[0]
 	}
-	if smallest > 0.35*span/float64(max(len(logs)-1, 1)) && !math.IsInf(smallest, 0) {
+	if smallest > 0.6*span/float64(max(len(logs)-1, 1)) && !math.IsInf(smallest, 0) {
 		for _, v := range logs {
 			a.at = append(a.at, v-logs[0])
 		}

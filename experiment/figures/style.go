@@ -1,8 +1,10 @@
 package figures
 
 import (
+	"cmp"
 	"image/color"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -72,9 +74,9 @@ func styleOf(i int) style {
 	return style{palette[i%n], marks[(i+4*(i/n))%n], dashes[i%len(dashes)]}
 }
 
-// untrained is how a model that is not trained is drawn, as a line across.
+// untrained is how a model that is not trained is drawn: a line across, or strokes in grey.
 func untrained(i int) style {
-	return style{color: dim, mark: marks[i%len(marks)], dash: [][]vg.Length{{4, 2}, {1, 1.5}, {8, 3}}[i%3]}
+	return style{color: dim, mark: mark{corners: 2 + 2*(i%3), strokes: true, size: 1.5}, dash: [][]vg.Length{{4, 2}, {1, 1.5}, {8, 3}}[i%3]}
 }
 
 func (s style) line(w vg.Length) draw.LineStyle {
@@ -87,10 +89,10 @@ func (s style) solid(w vg.Length) draw.LineStyle { return draw.LineStyle{Color: 
 func (s style) point(c *draw.Canvas, p vg.Point, radius vg.Length) {
 	r := radius * vg.Length(s.mark.size)
 	if s.mark.strokes {
-		for i := range s.mark.corners / 2 {
-			a := s.mark.turn + float64(i)*2*math.Pi/float64(s.mark.corners)
-			d := vg.Point{X: r * vg.Length(math.Cos(a)), Y: r * vg.Length(math.Sin(a))}
-			for _, pen := range []draw.LineStyle{{Color: paper, Width: vg.Points(2.8)}, s.solid(vg.Points(1.5))} {
+		for _, pen := range []draw.LineStyle{{Color: paper, Width: vg.Points(2.8)}, s.solid(vg.Points(1.5))} {
+			for i := range s.mark.corners / 2 {
+				a := s.mark.turn + float64(i)*2*math.Pi/float64(s.mark.corners)
+				d := vg.Point{X: r * vg.Length(math.Cos(a)), Y: r * vg.Length(math.Sin(a))}
 				c.StrokeLine2(pen, p.X-d.X, p.Y-d.Y, p.X+d.X, p.Y+d.Y)
 			}
 		}
@@ -222,17 +224,21 @@ func axisNumber(v float64, digits int) string {
 	return numeral(v, digits)
 }
 
-// logTicks are 1, 2 and 5 times powers of ten, or the powers alone over a long way.
+// logTicks are 1, 2 and 5 times powers of ten, more of them where the ends are near, the powers alone
+// where they are far.
 func logTicks(low, high float64) []tick {
 	steps := []float64{1, 2, 5}
-	if high/low > 200 {
+	switch ratio := high / low; {
+	case ratio > 200:
 		steps = []float64{1}
+	case ratio < 6:
+		steps = []float64{1, 1.5, 2, 3, 4, 5, 7}
 	}
 	var list []tick
 	for k := math.Floor(math.Log10(low)); k <= math.Log10(high) && len(list) < 50; k++ {
 		for _, m := range steps {
 			if v := m * math.Pow(10, k); v >= low*(1-1e-9) && v <= high*(1+1e-9) {
-				list = append(list, tick{v, axisNumber(v, max(0, -int(k)))})
+				list = append(list, tick{v, strconv.FormatFloat(v, 'g', 6, 64)})
 			}
 		}
 	}
@@ -341,12 +347,19 @@ type entry struct {
 	line  bool // is drawn through the mark
 }
 
+// key is the width of what stands before the name.
+func (e entry) key() vg.Length {
+	if e.line || e.plain {
+		return vg.Points(22)
+	}
+	return vg.Points(8)
+}
+
 // legend is rows of entries below a figure.
 type legend struct{ rows [][]entry }
 
 const (
 	legendRow = 12 // points
-	legendKey = 22
 	legendGap = 12
 )
 
@@ -357,7 +370,7 @@ func newLegend(list []entry) legend {
 	var used vg.Length
 	s := words(body, ink, left, centre)
 	for _, e := range list {
-		w := vg.Points(legendKey+4+legendGap) + s.Width(e.name)
+		w := e.key() + vg.Points(4+legendGap) + s.Width(e.name)
 		if len(l.rows) == 0 || used+w > room {
 			l.rows = append(l.rows, nil)
 			used = 0
@@ -383,13 +396,48 @@ func (l legend) draw(c *draw.Canvas) {
 		y := c.Min.Y + margin/2 + vg.Points((float64(len(l.rows)-i)-0.5)*legendRow)
 		for _, e := range row {
 			if e.plain || e.line {
-				c.StrokeLine2(e.style.line(vg.Points(1.1)), x, y, x+vg.Points(legendKey), y)
+				c.StrokeLine2(e.style.line(vg.Points(1.1)), x, y, x+e.key(), y)
 			}
 			if !e.plain {
-				e.style.point(c, vg.Point{X: x + vg.Points(legendKey/2), Y: y}, radius)
+				e.style.point(c, vg.Point{X: x + e.key()/2, Y: y}, radius)
 			}
-			put(c, s, x+vg.Points(legendKey+4), y, e.name)
-			x += vg.Points(legendKey+4+legendGap) + s.Width(e.name)
+			put(c, s, x+e.key()+vg.Points(4), y, e.name)
+			x += e.key() + vg.Points(4+legendGap) + s.Width(e.name)
+		}
+	}
+}
+
+// spread moves places apart that are closer than gap, as little as it can, within low and high, and
+// keeps their order.
+func spread(at []vg.Length, gap, low, high vg.Length) {
+	order := make([]int, len(at))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(at[a], at[b]) })
+	// neighbours that would touch are a cluster, placed around the mean of its members
+	type cluster struct {
+		sum vg.Length
+		n   int
+	}
+	var list []cluster
+	width := func(c cluster) vg.Length { return gap * vg.Length(c.n-1) / 2 }
+	for _, i := range order {
+		list = append(list, cluster{at[i], 1})
+		for k := len(list) - 1; k > 0; k-- {
+			a, b := list[k-1], list[k]
+			if b.sum/vg.Length(b.n)-width(b)-a.sum/vg.Length(a.n)-width(a) >= gap {
+				break
+			}
+			list = append(list[:k-1], cluster{a.sum + b.sum, a.n + b.n})
+		}
+	}
+	k := 0
+	for _, c := range list {
+		middle := max(low+width(c), min(high-width(c), c.sum/vg.Length(c.n)))
+		for i := range c.n {
+			at[order[k]] = middle - width(c) + vg.Length(i)*gap
+			k++
 		}
 	}
 }
@@ -406,15 +454,21 @@ type tiles struct {
 	n           int
 	panelHeight vg.Length // of the data
 	leftRoom    vg.Length // for the numbers and title of the y axis
+	titled      bool
 	legend      legend
 }
 
-const (
-	titleRoom = 16 // points above a panel
-	axisRoom  = 30 // below
-)
+// above is the room for a panel's title, axisRoom that for its x axis, in points.
+func (t tiles) above() vg.Length {
+	if t.titled {
+		return vg.Points(18)
+	}
+	return vg.Points(4)
+}
 
-func (t tiles) rowHeight() vg.Length { return t.panelHeight + vg.Points(titleRoom+axisRoom) }
+const axisRoom = 30
+
+func (t tiles) rowHeight() vg.Length { return t.panelHeight + t.above() + vg.Points(axisRoom) }
 
 func (t tiles) height() vg.Length {
 	rows := (t.n + t.columns - 1) / t.columns
@@ -426,7 +480,7 @@ func (t tiles) box(c *draw.Canvas, i int) vg.Rectangle {
 	row, column := i/t.columns, i%t.columns
 	w := (c.Max.X - c.Min.X - margin) / vg.Length(t.columns)
 	x := c.Min.X + vg.Length(column)*w
-	y := c.Max.Y - margin/2 - vg.Length(row)*t.rowHeight() - vg.Points(titleRoom)
+	y := c.Max.Y - margin/2 - vg.Length(row)*t.rowHeight() - t.above()
 	return vg.Rectangle{Min: vg.Point{X: x + t.leftRoom, Y: y - t.panelHeight},
 		Max: vg.Point{X: x + w - margin, Y: y}}
 }
