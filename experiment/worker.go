@@ -298,3 +298,21 @@ func (p *Plan) count(runs []*Run) (o Outcome) {
 	}
 	return o
 }
+
+// Outcome is how the whole grid stands.
+func (p *Plan) Outcome() Outcome { return p.count(p.Runs) }
+
+// Error says what is wrong with a grid that is not done.
+func (o Outcome) Error(p *Plan) error {
+	switch {
+	case o.Failed > 0 && o.Left > 0:
+		return fmt.Errorf("%d runs failed and %d are left, %d are done: `lntorch experiment status` says why; run it again to try them again",
+			o.Failed, o.Left, o.Done)
+	case o.Failed > 0:
+		return fmt.Errorf("%d runs failed, %d are done: %s of each says why; run it again to try them again",
+			o.Failed, o.Done, filepath.Join(p.Dir, RunsFolder, "KEY", FailedFile))
+	case o.Left > 0:
+		return fmt.Errorf("%d runs are left, %d are done: run it again", o.Left, o.Done)
+	}
+	return nil
+}

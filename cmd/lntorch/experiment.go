@@ -25,7 +25,7 @@ conclude. It needs no libtorch.`,
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(newExperimentTable())
+	cmd.AddCommand(newExperimentRun(), newExperimentPrune(), newExperimentTable())
 	return cmd
 }
 
