@@ -79,7 +79,7 @@ func (a *attempt) keep() error {
 func (a *attempt) record() (*runRecord, error) {
 	r := a.run
 	rec := &runRecord{Dataset: r.Dataset, Network: r.Network, Method: r.Method, Shots: r.Shots, Draw: r.Draw,
-		Seed: r.Seed, Cases: r.Cases, Test: a.plan.Splits.Datasets[r.Dataset].Test,
+		Seed: r.Seed, Cases: r.Cases, Predicted: a.predicted(),
 		Touched: []figures.Layer{}, Sizes: []figures.SizeClass{}}
 	rec.Key, rec.TrainKey, rec.Settings = r.Key, r.TrainKey, r.Settings
 	rec.Threads, rec.Device, rec.Version = a.threads, a.device, a.out.Version
@@ -107,6 +107,10 @@ func (rec *runRecord) readTraining(a *attempt) error {
 		return err
 	}
 	rec.TrainedIn, rec.PeakBytes = t.Seconds, t.PeakBytes
+	if e := t.Earlier; e != nil {
+		rec.Trained, rec.Curves, rec.Touched = e.Trained, e.Curves, e.Touched
+		return nil
+	}
 	fold := a.final(modelFolder, foldFolder)
 	var run struct {
 		Parameters struct {

@@ -53,6 +53,8 @@ type trained struct {
 	Seconds   float64 `json:"seconds"`
 	PeakBytes int64   `json:"peak_bytes"`
 	Model     string  `json:"model"` // the model folder, below results
+
+	Earlier *runRecord `json:"earlier,omitempty"` // of the run whose weights these are
 }
 
 // attempt is one worker's work on one run.
@@ -203,7 +205,11 @@ func (a *attempt) model(ctx context.Context, data *prepared) (string, error) {
 		return model, nil
 	}
 	if !isThere(a.path(trainedFile)) {
-		if err := a.train(ctx, data); err != nil {
+		reused, err := a.reuse()
+		if err == nil && !reused {
+			err = a.train(ctx, data)
+		}
+		if err != nil {
 			return "", err
 		}
 	}
@@ -347,11 +353,11 @@ type runRecord struct {
 	Draw    int    `json:"draw"`
 	Seed    uint64 `json:"seed"`
 
-	Cases   []string            `json:"cases"`
-	Test    []string            `json:"test"`
-	Curves  figures.Curves      `json:"curves"`
-	Touched []figures.Layer     `json:"touched"`
-	Sizes   []figures.SizeClass `json:"recall_by_size"`
+	Cases     []string            `json:"cases"`
+	Predicted predicted           `json:"predicted"`
+	Curves    figures.Curves      `json:"curves"`
+	Touched   []figures.Layer     `json:"touched"`
+	Sizes     []figures.SizeClass `json:"recall_by_size"`
 }
 
 // output is where the roads of this run log: its own file, and nowhere else but for progress.

@@ -34,9 +34,10 @@ type worker struct {
 	began   time.Time // by the file system's clock; zero if that cannot be had
 	next    int       // of the locks to look at
 
-	datas map[[2]string]*dataState // by dataset and network
-	ended map[string]bool          // keys: done, or failed while this worker was there
-	bad   map[string]bool          // of them, those that failed
+	datas  map[[2]string]*dataState // by dataset and network
+	others map[string]string        // folders of earlier runs by train_key; nil until it is asked for
+	ended  map[string]bool          // keys: done, or failed while this worker was there
+	bad    map[string]bool          // of them, those that failed
 }
 
 // newWorker begins to take part in a grid.
