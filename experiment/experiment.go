@@ -124,10 +124,10 @@ type Draw struct {
 }
 
 // Folder is where a run's files are.
-func (p *Plan) Folder(r *Run) string { return filepath.Join(p.Dir, "runs", r.Key) }
+func (p *Plan) Folder(r *Run) string { return filepath.Join(p.Dir, RunsFolder, r.Key) }
 
 // Lock is the file that says who works on a run.
-func (p *Plan) Lock(r *Run) string { return p.Folder(r) + ".lock" }
+func (p *Plan) Lock(r *Run) string { return p.Folder(r) + lockEnding }
 
 // Names of files in a run's folder.
 const (
@@ -158,14 +158,3 @@ type FailedRecord struct {
 	Error string   `json:"error"`
 	Log   []string `json:"log"` // last lines
 }
-
-// Holder is what a lock file says.
-type Holder struct {
-	Worker string `json:"worker"`
-	Host   string `json:"host"`
-	PID    int    `json:"pid"`
-	Boot   string `json:"boot"` // the kernel's boot id
-	Time   string `json:"time"` // RFC 3339
-}
-
-
