@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,11 +30,23 @@ type WorkConfig struct {
 	MaxRAM      float64  `flag:"max-ram" range:">0.." help:"GiB for all workers on this machine (default: three quarters of what is free)"`
 	Only        []string `flag:"only" list:"true" help:"runs to do: dataset=, network=, method=, shots=, draw=, seed= or key=; the same name again adds to it, another one narrows"`
 	LockTimeout float64  `flag:"lock-timeout" default:"60" range:">0..1e6" help:"seconds without a sign of life after which a worker on another machine is dead"`
-	Worker      bool     `flag:"worker" hidden:"true" help:"one of --jobs: take part, and leave the table to the parent"`
+	Worker      string   `flag:"worker" hidden:"true" values:"job,task,table" help:"what a process that the program starts does: job of --jobs and task of Slurm leave the table to others; table makes it and no run"`
 
 	Device  string   // of this process' worker; empty: the first of Devices
 	Command []string // this program with what comes before a run's arguments; for --jobs and Slurm
 	Args    []string // behind it: the file and the folders
+}
+
+// Values of Worker.
+const (
+	workerJob   = "job"
+	workerTable = "table"
+)
+
+// Tables says that this process makes scores.csv and the tables when its runs are done: it is nobody's
+// worker, and has all runs to do.
+func (c *WorkConfig) Tables() bool {
+	return c.Worker == workerTable || c.Worker == "" && len(c.Only) == 0
 }
 
 func (c *WorkConfig) lockTimeout() time.Duration {
@@ -45,7 +58,7 @@ func (p *Plan) only(list []string) ([]*Run, error) {
 	wanted := map[string][]string{}
 	for _, text := range list {
 		name, value, ok := strings.Cut(text, "=")
-		if _, known := (&Run{}).field(name); !ok || !known || value == "" {
+		if _, known := (Place{}).field(name); !ok || !known || value == "" {
 			return nil, settings.Usage("--only: found %q, expected dataset=, network=, method=, shots=, draw=, seed= or key=", text)
 		}
 		wanted[name] = append(wanted[name], value)
@@ -79,38 +92,30 @@ func (p *Plan) only(list []string) ([]*Run, error) {
 }
 
 // field is what --only compares.
-func (r *Run) field(name string) (value string, known bool) {
+func (p Place) field(name string) (value string, known bool) {
 	switch name {
 	case "dataset":
-		return r.Dataset, true
+		return p.Dataset, true
 	case "network":
-		return r.Network, true
+		return p.Network, true
 	case "method":
-		return r.Method, true
+		return p.Method, true
 	case "shots":
-		return r.Shots, true
+		return p.Shots, true
 	case "draw":
-		return strconv.Itoa(r.Draw), true
+		return strconv.Itoa(p.Draw), true
 	case "seed":
-		return strconv.FormatUint(r.Seed, 10), true
-	case "key":
-		return r.Key, true
+		return strconv.FormatUint(p.Seed, 10), true
 	}
-	return "", false
+	return "", name == "key"
 }
 
-// is compares a field, those of the run's other places too.
+// is compares a field of any of the run's places.
 func (r *Run) is(name, value string) bool {
-	if v, _ := r.field(name); v == value {
-		return true
-	}
-	for _, at := range r.Also {
-		other := Run{Dataset: at.Dataset, Network: at.Network, Method: at.Method, Shots: at.Shots, Draw: at.Draw, Seed: at.Seed}
-		if v, _ := other.field(name); v == value && name != "key" {
-			return true
-		}
-	}
-	return false
+	return name == "key" && value == r.Key || slices.ContainsFunc(r.Places(), func(p Place) bool {
+		v, _ := p.field(name)
+		return v == value && v != ""
+	})
 }
 
 // Work does the runs that are missing, as one worker or as several, and counts how the grid stands then.
@@ -124,10 +129,10 @@ func (p *Plan) Work(ctx context.Context, c WorkConfig, o pipeline.Output) (Outco
 		return Outcome{}, err
 	}
 	before := p.count(runs)
-	if !c.Worker {
+	if c.Worker == "" {
 		o.Printf("%d runs: %d done, %d to do", len(runs), before.Done, len(runs)-before.Done)
 	}
-	if before.Done == len(runs) {
+	if before.Done == len(runs) || c.Worker == workerTable {
 		return before, nil
 	}
 	if c.Jobs > 1 {
@@ -151,7 +156,7 @@ func (p *Plan) worker(ctx context.Context, runs []*Run, c WorkConfig, o pipeline
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var mem memory = noMemory{}
-	if c.Worker {
+	if c.Worker == workerJob {
 		mem = parentMemory(cancel)
 	}
 	w, err := newWorker(p, runs, &c, mem, o)
@@ -183,7 +188,7 @@ func (c *WorkConfig) workers(ctx context.Context, o pipeline.Output) error {
 	var done sync.WaitGroup
 	for i := range c.Jobs {
 		args := append(append([]string{}, c.Command[1:]...), c.Args...)
-		args = append(args, "--worker", "--threads", strconv.Itoa(threads), "--devices", devices[i%len(devices)],
+		args = append(args, "--worker", workerJob, "--threads", strconv.Itoa(threads), "--devices", devices[i%len(devices)],
 			"--lock-timeout", strconv.FormatFloat(c.LockTimeout, 'g', -1, 64))
 		if len(c.Only) > 0 {
 			args = append(args, "--only", strings.Join(c.Only, ","))

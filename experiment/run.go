@@ -64,7 +64,7 @@ type attempt struct {
 	work   string
 	log    *tail
 
-	began, training time.Time // the latter zero unless it trains
+	began, trains time.Time // the latter zero unless it trains
 }
 
 func (a *attempt) path(names ...string) string {
@@ -238,21 +238,21 @@ func (a *attempt) train(ctx context.Context, data *prepared) error {
 	if len(begun) > 0 {
 		c.Continue, c.Pretrained = true, ""
 	}
-	a.training = time.Now()
+	a.trains = time.Now()
 	out := a.output()
 	out.Progress = &epochs{Progress: out.Progress, attempt: a}
 	result, err := pipeline.Train(ctx, c, out)
 	if err != nil {
 		return err
 	}
-	t := trained{Seconds: a.spent().Training + time.Since(a.training).Seconds()}
+	t := trained{Seconds: a.spent().Training + time.Since(a.trains).Seconds()}
 	if t.PeakBytes, err = peak(a.device); err != nil {
 		return err
 	}
 	if t.Model, err = filepath.Rel(c.Results, filepath.Dir(result.Folder)); err != nil {
 		return err
 	}
-	a.training = time.Time{}
+	a.trains = time.Time{}
 	return writeJSON(a.path(trainedFile), t)
 }
 
@@ -271,8 +271,8 @@ func (a *attempt) spent() (s spent) {
 func (a *attempt) stop() error {
 	s := a.spent()
 	s.Seconds += time.Since(a.began).Seconds()
-	if !a.training.IsZero() {
-		s.Training += time.Since(a.training).Seconds()
+	if !a.trains.IsZero() {
+		s.Training += time.Since(a.trains).Seconds()
 	}
 	return writeJSON(a.path(spentFile), s)
 }

@@ -27,8 +27,8 @@ const ScoresFile = "scores.csv"
 func (p *Plan) WriteScores(ctx context.Context) (runs int, err error) {
 	metrics := p.File.Evaluate.Metrics
 	type line struct {
-		at  Place
-		row []string
+		place Place
+		row   []string
 	}
 	var lines []line
 	for _, r := range p.Runs {
@@ -47,24 +47,24 @@ func (p *Plan) WriteScores(ctx context.Context) (runs int, err error) {
 			return 0, err
 		}
 		runs++
-		patients := p.Splits.Datasets[r.Dataset].Patients
-		for _, c := range s.Cases {
-			patient := cmp.Or(patients[c.Case], c.Case)
-			for _, key := range s.Keys() {
-				values := make([]string, len(metrics))
-				for i, m := range metrics {
-					values[i] = score(s, c.Labels[key], m)
-				}
-				for _, at := range r.Places() {
-					lines = append(lines, line{at, slices.Concat([]string{at.Dataset, at.Network, at.Method, at.Shots,
-						strconv.Itoa(at.Draw), strconv.FormatUint(at.Seed, 10), c.Case, patient, key}, values)})
+		for _, at := range r.Places() {
+			patients := p.Splits.Datasets[at.Dataset].Patients
+			for _, c := range s.Cases {
+				for _, key := range s.Keys() {
+					row := []string{at.Dataset, at.Network, at.Method, at.Shots, strconv.Itoa(at.Draw),
+						strconv.FormatUint(at.Seed, 10), c.Case, cmp.Or(patients[c.Case], c.Case), key}
+					for _, m := range metrics {
+						row = append(row, score(s, c.Labels[key], m))
+					}
+					lines = append(lines, line{at, row})
 				}
 			}
 		}
 	}
 	slices.SortStableFunc(lines, func(a, b line) int {
-		return cmp.Or(slices.Compare(a.row[:3], b.row[:3]), cmp.Compare(shotNumber(a.at.Shots), shotNumber(b.at.Shots)),
-			cmp.Compare(a.at.Draw, b.at.Draw), cmp.Compare(a.at.Seed, b.at.Seed), strings.Compare(a.row[6], b.row[6]))
+		return cmp.Or(slices.Compare(a.row[:3], b.row[:3]), cmp.Compare(shotNumber(a.place.Shots), shotNumber(b.place.Shots)),
+			cmp.Compare(a.place.Draw, b.place.Draw), cmp.Compare(a.place.Seed, b.place.Seed),
+			strings.Compare(a.row[6], b.row[6]))
 	})
 	var b bytes.Buffer
 	w := csv.NewWriter(&b)

@@ -49,7 +49,7 @@ func newWorker(p *Plan, runs []*Run, c *WorkConfig, m memory, o pipeline.Output)
 	w := &worker{plan: p, out: o, memory: m, device: c.Device, threads: c.Threads,
 		locks: newLocks(self, folder, c.lockTimeout()), datas: map[[2]string]*dataState{},
 		ended: map[string]bool{}, bad: map[string]bool{}}
-	w.runs = inOrder(runs)
+	w.runs = workOrder(runs)
 	w.began, _ = w.locks.now()
 	var err error
 	w.journal, err = openJournal(p.Dir, &self)
@@ -61,9 +61,9 @@ func (w *worker) close() error {
 	return w.journal.close()
 }
 
-// inOrder keeps shots and draws outermost, and begins at any run of each block, so that workers do not all
+// workOrder keeps shots and draws outermost, and begins at any run of each block, so that workers do not all
 // ask for the same one.
-func inOrder(runs []*Run) []*Run {
+func workOrder(runs []*Run) []*Run {
 	var list []*Run
 	for len(runs) > 0 {
 		n := 1
@@ -165,7 +165,7 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	case dataErr != nil && ctx.Err() != nil:
 		return false, false, ctx.Err()
 	}
-	need := w.need(r, data)
+	need := w.plan.need(r, w.device)
 	// The memory is asked for before the run is taken: nobody waits for a lock of one who waits.
 	if err := w.memory.take(ctx, need); err != nil {
 		return false, false, err
@@ -266,26 +266,6 @@ func (w *worker) dataOf(ctx context.Context, r *Run) (*prepared, error) {
 		w.datas[at] = &dataState{d, err}
 	}
 	return d, err
-}
-
-// need forecasts the memory of a run; what is not known counts as nothing, and fails in the run.
-func (w *worker) need(r *Run, data *prepared) int64 {
-	if data == nil {
-		return 0
-	}
-	c, err := w.training(r, data)
-	if err != nil {
-		return 0
-	}
-	like, err := w.plan.Checkpoint(r)
-	if err != nil {
-		return 0
-	}
-	n, err := pipeline.TrainingMemory(c, like)
-	if err != nil {
-		return 0
-	}
-	return n
 }
 
 // name is what people call a run.

@@ -11,25 +11,27 @@ import (
 // trainingBase is what a training takes besides weights and activations: libtorch, cases, batches.
 const trainingBase = 1 << 30
 
-// TrainingMemory forecasts how many bytes a training takes at most. The weights are counted in the
-// checkpoint that it begins with, or in like.
-func TrainingMemory(c TrainConfig, like string) (int64, error) {
-	d, err := train.OpenData(c.Preprocessed, c.PlansName, c.Configuration, "all")
+// TrainingMemory forecasts how many bytes a training takes at most, on plans that are adopted from a
+// checkpoint: that one, whatever the training begins with. Neither plans nor data need be there.
+func TrainingMemory(c TrainConfig, adopted string) (int64, error) {
+	file, err := CheckpointFile(adopted)
 	if err != nil {
 		return 0, err
 	}
-	if c.Pretrained != "" {
-		like = c.Pretrained
-	}
-	if like, err = CheckpointFile(like); err != nil {
-		return 0, err
-	}
-	f, err := checkpoint.Open(like)
+	f, err := checkpoint.Open(file)
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
-	a, err := models.ForWeights(checkpoint.Shapes(f.Weights), d.Conf)
+	m, _, err := openModel(file, "", f)
+	if err != nil {
+		return 0, err
+	}
+	p, err := m.Plans.Configuration(m.Configuration)
+	if err != nil {
+		return 0, err
+	}
+	a, err := models.ForWeights(checkpoint.Shapes(f.Weights), p)
 	if err != nil {
 		return 0, err
 	}
@@ -39,7 +41,7 @@ func TrainingMemory(c TrainConfig, like string) (int64, error) {
 			parameters += w.Numel()
 		}
 	}
-	step := models.Step{Batch: d.Conf.BatchSize, Patch: d.Conf.PatchSize, Recompute: c.Recompute,
+	step := models.Step{Batch: p.BatchSize, Patch: p.PatchSize, Recompute: c.Recompute,
 		Fused: c.Numerics != machine.Reference && c.DeviceName == torch.CPU.String()}
 	if c.BatchSize > 0 {
 		step.Batch = c.BatchSize

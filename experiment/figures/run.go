@@ -242,3 +242,6 @@ func shotsOf(n int, of func(i int) string) []string {
 	slices.SortStableFunc(list, byShots)
 	return list
 }
+
+// middle is the median.
+func middle(list []float64) float64 { return stats.Percentile(list, 0.5) }

@@ -166,10 +166,8 @@ func (t *Table) Note(r *Group) string {
 	if slices.Contains(t.Lower, r.Metric) {
 		direction = "less is better"
 	}
-	fmt.Fprintf(&b, "%s, mean over patients, draws of shots and seeds; %s. n = %s, %s, %s. ",
-		r.Metric, direction, span(r.Rows, "patient", func(c *Cell) int { return c.Patients }),
-		span(r.Rows, "draw", func(c *Cell) int { return c.Draws }),
-		span(r.Rows, "seed", func(c *Cell) int { return c.Seeds }))
+	fmt.Fprintf(&b, "%s, mean over patients, draws of shots and seeds; %s. n = %s. ", r.Metric, direction,
+		Counts(r.Rows))
 	fmt.Fprintf(&b, "Intervals hold with %s %% for new patients and newly drawn shots (crossed random "+
 		"effects, patients × draws", t.Percent())
 	if slices.ContainsFunc(r.Rows, func(l *Row) bool { return l.Draws == 1 && l.Seeds > 1 }) {
@@ -244,6 +242,13 @@ func (t *Table) made(metric string) string {
 		return fmt.Sprintf("%d tests between methods or networks were made of %s", n, metric)
 	}
 	return "1 test between methods or networks was made of " + metric
+}
+
+// Counts says of how many patients, draws and seeds rows are.
+func Counts(list []*Row) string {
+	return span(list, "patient", func(c *Cell) int { return c.Patients }) + ", " +
+		span(list, "draw", func(c *Cell) int { return c.Draws }) + ", " +
+		span(list, "seed", func(c *Cell) int { return c.Seeds })
 }
 
 // span counts things: as in all rows, or in the least and the most.
