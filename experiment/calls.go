@@ -18,7 +18,7 @@ func (p *Plan) Checkpoint(r *Run) (string, error) { return r.base.network.model.
 func (p *Plan) dataFolder(c *combination) (string, error) {
 	name, err := key(map[string]any{"engine": Engine, "plans": c.network.plans,
 		"labels": c.dataset.raw.JSON.Labels.Entries,
-		"cases":  names(c.dataset.pool), "pool": inOrder(names(c.dataset.pool), c.dataset.training)})
+		"cases":  names(c.dataset.pool), "pool": contentsOf(names(c.dataset.pool), c.dataset.training)})
 	return filepath.Join(p.Dir, "data", name), err
 }
 

@@ -111,4 +111,3 @@ func drawTest(n int, seed int64, all []string, patient map[string]string) ([]str
 	return nil, fmt.Errorf("found %d test cases to draw of %d cases of %d patients: fewer, so that "+
 		"a pool is left", n, len(all), len(patients))
 }
-

@@ -124,10 +124,10 @@ type Draw struct {
 }
 
 // Folder is where a run's files are.
-func (p *Plan) Folder(r *Run) string { return filepath.Join(p.Dir, "runs", r.Key) }
+func (p *Plan) Folder(r *Run) string { return filepath.Join(p.Dir, RunsFolder, r.Key) }
 
 // Lock is the file that says who works on a run.
-func (p *Plan) Lock(r *Run) string { return p.Folder(r) + ".lock" }
+func (p *Plan) Lock(r *Run) string { return p.Folder(r) + lockEnding }
 
 // Names of files in a run's folder.
 const (

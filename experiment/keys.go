@@ -27,9 +27,9 @@ var withoutEffect = []string{"workers", "save-every"}
 // weighs reports whether a setting belongs into a key.
 func weighs(name string) bool { return !slices.Contains(withoutEffect, name) }
 
-// inOrder lists the contents of cases by the cases' order of names, in which batches draw them. The
+// contentsOf lists the contents of cases by the cases' order of names, in which batches draw them. The
 // names themselves are in no key.
-func inOrder(cases []string, of map[string]*content) []string {
+func contentsOf(cases []string, of map[string]*content) []string {
 	var out []string
 	for _, c := range slices.Sorted(slices.Values(cases)) {
 		out = append(out, of[c].whole+" "+of[c].geometry)

@@ -22,6 +22,7 @@ import (
 type gridNetwork struct {
 	*Network
 	model   *pipeline.PretrainedModel
+	bytes   int64           // of the weights
 	weights string          // digest
 	plans   json.RawMessage // what its adopted plans follow from
 	learnt  *learnt         // nil: not known
@@ -176,7 +177,7 @@ func (g *grid) open(ctx context.Context) error {
 			g.r.bad(n.line, "networks."+n.Name+".checkpoint", "%w", err)
 			continue
 		}
-		g.networks = append(g.networks, &gridNetwork{Network: n, model: m})
+		g.networks = append(g.networks, &gridNetwork{Network: n, model: m, bytes: m.WeightBytes})
 	}
 	if err := g.r.mistakes(); err != nil {
 		return err
@@ -317,7 +318,7 @@ func (g *grid) runs() error {
 	var all []*combination
 	for _, d := range g.datasets {
 		var err error
-		if d.tested, err = key(inOrder(names(d.test), d.testing)); err != nil {
+		if d.tested, err = key(contentsOf(names(d.test), d.testing)); err != nil {
 			return err
 		}
 		for _, n := range g.networks {
@@ -533,7 +534,7 @@ func (g *grid) keys(r *Run) (err error) {
 	c := r.base
 	weights := map[string]any{"common": c.digest}
 	if c.trains() {
-		weights["shots"] = inOrder(r.Cases, c.dataset.training)
+		weights["shots"] = contentsOf(r.Cases, c.dataset.training)
 		weights["seed"] = r.Seed
 	}
 	if r.TrainKey, err = key(weights); err != nil {

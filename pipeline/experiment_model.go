@@ -18,6 +18,7 @@ type PretrainedModel struct {
 	PatchSize   []int
 	BatchSize   int
 	Channels    int      // that its configuration normalises
+	WeightBytes int64    // of its weights, aliases once
 	Warnings    []string // what the weights contradict
 }
 
@@ -38,6 +39,13 @@ func OpenPretrained(path string) (*PretrainedModel, error) {
 	}
 	if _, ok := models.ByTrainer(f.Trainer); ok {
 		m.Trainer = f.Trainer
+	}
+	seen := map[string]bool{}
+	for _, w := range f.Weights {
+		if name := models.Canonical(w.Name); !seen[name] {
+			seen[name] = true
+			m.WeightBytes += w.Tensor.Bytes()
+		}
 	}
 	m.DatasetName = m.Plans.DatasetName
 	c, err := m.Plans.Configuration(m.Configuration)
