@@ -60,7 +60,7 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 				continue
 			}
 			switch several := r.Draws > 1; {
-			case several && !drawn, several == drawn && (largest == "" || byShots(r.Shots, largest) > 0):
+			case several && !drawn, several == drawn && (largest == "" || CompareShots(r.Shots, largest) > 0):
 				largest, drawn = r.Shots, several
 			}
 		}
@@ -106,7 +106,7 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 	f := &Figure{Name: fileName("cost", subject), Title: titled(s.t.Primary+" beside time and memory", subject),
 		height: t.height()}
 	f.Caption = fmt.Sprintf("%s beside what a training takes, %s: medians over draws and seeds, as measured on the "+
-		"machines of the experiment. Bars: %s %% intervals for new patients and newly drawn training cases (crossed "+
+		"machines of the experiment. Bars: %s\u00a0%% intervals for new patients and newly drawn training cases (crossed "+
 		"random effects). Axes of time and memory are logarithmic; "+
 		"marks that would cover each other are moved apart.", s.t.Primary, shotsText(largest), s.t.Percent()) +
 		seedsAlone(all) + cut

@@ -105,7 +105,7 @@ func (s *sheet) curvesOf(dataset, network string) *Figure {
 	if len(shots) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(shots, byShots)
+	slices.SortStableFunc(shots, CompareShots)
 	left := ""
 	if n := len(shots); n > mostPanels/2 {
 		shots, left = shots[:mostPanels/2], fmt.Sprintf(" The first %d of %d numbers of cases are drawn.", mostPanels/2, n)

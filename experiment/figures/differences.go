@@ -105,7 +105,7 @@ func (s *sheet) differencesOf(g *table.Group) *Figure {
 		n = fmt.Sprintf("%d to %d", patients[0], patients[1])
 	}
 	f.Caption = fmt.Sprintf("Differences in %s from %s at the same number of training cases, paired by patient, "+
-		"draw and seed. Bars: %s %% intervals for new patients and newly drawn training cases (crossed random "+
+		"draw and seed. Bars: %s\u00a0%% intervals for new patients and newly drawn training cases (crossed random "+
 		"effects). p: the same analysis after Holm over the pairs at these shots; filled marks: p < %g. "+
 		"n = %s patients.", s.t.Primary, against, s.t.Percent(), s.t.Alpha, n)
 	if s.t.Reference == "" {

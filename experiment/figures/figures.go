@@ -9,9 +9,12 @@ package figures
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"image/png"
 	"io"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -44,7 +47,11 @@ const (
 // Size is the width and height in points of 1/72 inch.
 func (f *Figure) Size() (w, h float64) { return width.Points(), f.height.Points() }
 
-// SVG writes the figure as SVG. Its texts are texts, in Liberation Sans or what is as wide.
+// svgText is a text in gonum's SVG, with its size.
+var svgText = regexp.MustCompile(`<text ([^>]*font-size:([0-9.]+)px[^>]*)>([^<]*)</text>`)
+
+// SVG writes the figure as SVG. Its texts are texts, in Liberation Sans or, where that is not installed,
+// another font stretched to its width.
 func (f *Figure) SVG(w io.Writer) error {
 	c := vgsvg.New(width, f.height)
 	f.paint(c)
@@ -54,6 +61,16 @@ func (f *Figure) SVG(w io.Writer) error {
 	}
 	text := strings.ReplaceAll(b.String(), "font-family:Liberation Sans;font-variant:normal",
 		"font-family:'Liberation Sans',Arial,Helvetica,sans-serif")
+	text = svgText.ReplaceAllStringFunc(text, func(whole string) string {
+		part := svgText.FindStringSubmatch(whole)
+		size, err := strconv.ParseFloat(part[2], 64)
+		if err != nil || part[3] == "" {
+			return whole
+		}
+		room := words(size, ink, left, bottom).Width(html.UnescapeString(part[3]))
+		return fmt.Sprintf(`<text textLength="%.2f" lengthAdjust="spacingAndGlyphs" %s>%s</text>`, room.Points(),
+			part[1], part[3])
+	})
 	_, err := io.WriteString(w, text)
 	return err
 }

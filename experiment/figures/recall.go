@@ -96,7 +96,7 @@ func (s *sheet) recallOf(dataset, label string) *Figure {
 	if len(shots) == 0 {
 		shots = []string{noShots}
 	}
-	slices.SortStableFunc(shots, byShots)
+	slices.SortStableFunc(shots, CompareShots)
 	slices.SortStableFunc(classes, bySize)
 	type panelOf struct{ network, shots string }
 	var panels []panelOf

@@ -24,7 +24,7 @@ type Run struct {
 	Draw    Name   `json:"draw"`
 	Seed    Name   `json:"seed"`
 
-	Seconds           *float64 `json:"seconds"`            // of the training
+	Seconds           *float64 `json:"train_seconds"`
 	PeakBytes         *int64   `json:"peak_bytes"`         // of memory while it trained
 	TrainedParameters *int64   `json:"trained_parameters"` // by the method
 	Threads           *int64   `json:"threads"`
@@ -157,7 +157,7 @@ func Complete(t *table.Table, runs []Run) {
 	type costs struct{ seconds, bytes, parameters []float64 }
 	by := map[place]*costs{}
 	add := func(to *[]float64, v *int64) {
-		if v != nil {
+		if v != nil && *v > 0 {
 			*to = append(*to, float64(*v))
 		}
 	}
@@ -168,7 +168,7 @@ func Complete(t *table.Table, runs []Run) {
 			c = &costs{}
 			by[r.place()] = c
 		}
-		if r.Seconds != nil && finite(*r.Seconds) {
+		if r.Seconds != nil && *r.Seconds > 0 && finite(*r.Seconds) {
 			c.seconds = append(c.seconds, *r.Seconds)
 		}
 		add(&c.bytes, r.PeakBytes)
@@ -218,8 +218,8 @@ func value(list []*float64, i int) float64 {
 	return *list[i]
 }
 
-// byShots orders names of shots upwards, all last.
-func byShots(a, b string) int {
+// CompareShots orders names of shots upwards, all last.
+func CompareShots(a, b string) int {
 	n := func(s string) int {
 		if v, err := strconv.Atoi(s); err == nil {
 			return v
@@ -239,7 +239,7 @@ func byShots(a, b string) int {
 // shotsOf lists the numbers of shots of runs, upwards.
 func shotsOf(n int, of func(i int) string) []string {
 	list := names(n, of)
-	slices.SortStableFunc(list, byShots)
+	slices.SortStableFunc(list, CompareShots)
 	return list
 }
 

@@ -63,7 +63,7 @@ func (s *sheet) shotsOf(groups []*table.Group) *Figure {
 		arrow = "less"
 	}
 	f.Caption = fmt.Sprintf("%s by number of training cases (%s is better). Marks: means over patients, draws "+
-		"and seeds; bars: %s %% intervals for new patients and newly drawn training cases (crossed random "+
+		"and seeds; bars: %s\u00a0%% intervals for new patients and newly drawn training cases (crossed random "+
 		"effects), of each method alone: methods are compared by their paired differences, not by whether "+
 		"bars overlap. n = %s.", s.t.Primary, arrow, s.t.Percent(), table.Counts(rows))
 	if len(axis.names) > 1 {

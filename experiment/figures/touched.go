@@ -28,7 +28,7 @@ func (s *sheet) touched() []*Figure {
 		if n, ok := shots[of]; !ok {
 			list = append(list, of)
 			shots[of] = r.Shots
-		} else if byShots(r.Shots, n) > 0 {
+		} else if CompareShots(r.Shots, n) > 0 {
 			shots[of] = r.Shots
 		}
 	}

@@ -42,6 +42,8 @@ type Table struct {
 	Reference string   `json:"reference"`
 	Metrics   []string `json:"metrics"`
 	Lower     []string `json:"lower_is_better"`
+	// Tie is the difference, by metric, up to which a patient counts as a tie; 0 for the others.
+	Tie map[string]float64 `json:"tie"`
 
 	Cells []Cell `json:"cells"`
 	Pairs []Pair `json:"pairs"`
@@ -203,11 +205,16 @@ func Make(ctx context.Context, scores *Scores, s Settings) (*Table, error) {
 	m := &maker{scores: scores, settings: s, bootstrap: stats.NewBootstrap(s.Seed, s.Resamples),
 		draws: map[*cell][]string{},
 		table: &Table{Version: 1, Primary: s.Primary, Alpha: s.Alpha, Resamples: s.Resamples,
-			Seed: s.Seed, Reference: s.Reference, Metrics: scores.Metrics, Lower: []string{},
+			Seed: s.Seed, Reference: s.Reference, Metrics: scores.Metrics, Lower: []string{}, Tie: map[string]float64{},
 			Gains: []Gain{}, Next: []Next{}, Tests: map[string]int{}, Warnings: []string{}}}
 	for _, metric := range scores.Metrics {
 		if slices.Contains(s.Lower, metric) {
 			m.table.Lower = append(m.table.Lower, metric)
+		}
+	}
+	for metric, v := range s.Tie {
+		if slices.Contains(scores.Metrics, metric) {
+			m.table.Tie[metric] = v
 		}
 	}
 	families := m.families()

@@ -180,7 +180,11 @@ func (t *Table) Note(r *Group) string {
 	} else {
 		fmt.Fprintf(&b, "Bold: the best, and what it does not beat at %g. ", t.Alpha)
 	}
-	fmt.Fprintf(&b, "W/T/L: patients for whom the method is better than %s, tied, worse.", t.against())
+	tied := "tied"
+	if v := t.Tie[r.Metric]; v > 0 {
+		tied = fmt.Sprintf("tied (within %g)", v)
+	}
+	fmt.Fprintf(&b, "W/T/L: patients for whom the method is better than %s, %s, worse.", t.against(), tied)
 	if r.Metric != t.Primary {
 		b.WriteString(" Exploratory: " + t.Primary + " is the primary metric.")
 	}
@@ -246,9 +250,22 @@ func (t *Table) made(metric string) string {
 
 // Counts says of how many patients, draws and seeds rows are.
 func Counts(list []*Row) string {
-	return span(list, "patient", func(c *Cell) int { return c.Patients }) + ", " +
-		span(list, "draw", func(c *Cell) int { return c.Draws }) + ", " +
-		span(list, "seed", func(c *Cell) int { return c.Seeds })
+	return CountPatients(list) + ", " + CountDraws(list) + ", " + CountSeeds(list)
+}
+
+// CountPatients says of how many patients rows are.
+func CountPatients(list []*Row) string {
+	return span(list, "patient", func(c *Cell) int { return c.Patients })
+}
+
+// CountDraws says of how many draws rows are.
+func CountDraws(list []*Row) string {
+	return span(list, "draw", func(c *Cell) int { return c.Draws })
+}
+
+// CountSeeds says of how many seeds rows are.
+func CountSeeds(list []*Row) string {
+	return span(list, "seed", func(c *Cell) int { return c.Seeds })
 }
 
 // span counts things: as in all rows, or in the least and the most.
