@@ -57,11 +57,6 @@ func newWorker(p *Plan, runs []*Run, c *WorkConfig, m memory, o pipeline.Output)
 	return w, err
 }
 
-func (w *worker) close() error {
-	w.locks.close()
-	return w.journal.close()
-}
-
 // workOrder keeps shots and draws outermost, and begins at any run of each block, so that workers do not all
 // ask for the same one.
 func workOrder(runs []*Run) []*Run {
