@@ -267,3 +267,124 @@ func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 		require.NoDirExists(t, filepath.Join(calm, "runs", key))
 	}
 }
+
+// withData makes an experiment's folder with the training data of another one.
+func withData(t *testing.T, dir, of string) string {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "runs"), 0o777))
+	require.NoError(t, os.CopyFS(filepath.Join(dir, "data"), os.DirFS(filepath.Join(of, "data"))))
+	return dir
+}
+
+// A run that fails stops no other and is tried again; a worker that was frozen drops what another has taken
+// over; locks of hosts that are gone and of clocks that are ahead are taken over; a full disk fails a run,
+// which goes on when there is room.
+func TestWhatGoesWrongInAGridStaysThere(t *testing.T) {
+	g := newGrid(t, "full: {method: full}, bad: {method: full, patch-size: [15, 48, 48]}")
+	g.text = strings.ReplaceAll(g.text, "draws: 2", "draws: 1")
+	g.write(g.text)
+	dir := filepath.Join(t.TempDir(), "grid")
+	r := g.run(dir)
+	require.Equal(t, exitFailed, r.code, r.errOut)
+	require.Contains(t, r.errOut, "1 run failed, 1 is done")
+	require.Contains(t, r.out, "| full ")
+	full := doneRuns(t, dir)
+	require.Len(t, full, 1)
+	failed, err := filepath.Glob(filepath.Join(dir, "runs", "*", "failed.json"))
+	require.NoError(t, err)
+	require.Len(t, failed, 1)
+	var why struct {
+		Time, Error string
+		Log         []string
+	}
+	require.NoError(t, json.Unmarshal([]byte(read(t, failed[0])), &why))
+	require.Contains(t, why.Error, "input size [15 48 48] is not divisible by [4 8 8]")
+	r = g.run(dir)
+	require.Equal(t, exitFailed, r.code, r.errOut)
+	events := journal(t, dir)
+	require.Equal(t, 2, count(events, "failed"))
+	require.Equal(t, 1, count(events, "done"))
+	require.Equal(t, 0, g.run(dir, "--only", "method=full").code)
+	r = g.run(dir, "--only", "method=ful")
+	require.Equal(t, exitUsage, r.code)
+	require.Contains(t, r.errOut, "--only method=ful: the experiment has no such run")
+	scores := read(t, filepath.Join(dir, "runs", full[0], "scores.json"))
+
+	t.Run("frozen", func(t *testing.T) {
+		frozen := withData(t, filepath.Join(t.TempDir(), "frozen"), dir)
+		cmd := g.command(frozen, "--only", "method=full")
+		var errOut strings.Builder
+		cmd.Stderr = &errOut
+		require.NoError(t, cmd.Start())
+		defer cmd.Process.Kill()
+		training := func() bool {
+			log, err := filepath.Glob(filepath.Join(frozen, "runs", full[0], "work-*", "results", "*", "*", "fold_all", ".lntorch.lock"))
+			return err == nil && len(log) > 0
+		}
+		require.Eventually(t, training, 30*time.Second, 5*time.Millisecond)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
+		r := g.run(frozen, "--only", "method=full", "--lock-timeout", "1")
+		require.Equal(t, 0, r.code, r.errOut)
+		require.Contains(t, r.errOut, "taken over from a worker that is gone")
+		require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
+		require.NoError(t, cmd.Wait(), errOut.String())
+		events := journal(t, frozen)
+		require.Equal(t, 1, count(events, "done"), "%v", events)
+		require.Equal(t, 1, count(events, "lost"), "%v\n%s", events, errOut.String())
+		require.Equal(t, 0, count(events, "failed"), "%v", events)
+		require.Equal(t, scores, read(t, filepath.Join(frozen, "runs", full[0], "scores.json")))
+		left, err := filepath.Glob(filepath.Join(frozen, "runs", full[0], "work-*"))
+		require.NoError(t, err)
+		require.Empty(t, left)
+	})
+
+	t.Run("clocks", func(t *testing.T) {
+		for name, age := range map[string]time.Duration{"gone": time.Hour, "ahead": -24 * time.Hour} {
+			shared := withData(t, filepath.Join(t.TempDir(), name), dir)
+			lock := filepath.Join(shared, "runs", full[0]+".lock")
+			require.NoError(t, os.WriteFile(lock, []byte(`{"worker":"far-7-00000000","host":"far","pid":7,"boot":"none","time":"2020-01-01T00:00:00Z"}`), 0o666))
+			require.NoError(t, os.Chtimes(lock, time.Now().Add(-age), time.Now().Add(-age)))
+			began := time.Now()
+			r := g.run(shared, "--only", "method=full", "--lock-timeout", "2")
+			require.Equal(t, 0, r.code, r.errOut)
+			if name == "ahead" { // it was watched first
+				require.Greater(t, time.Since(began), 2*time.Second)
+			}
+			require.Equal(t, 1, count(journal(t, shared), "takeover"), name)
+			require.Equal(t, scores, read(t, filepath.Join(shared, "runs", full[0], "scores.json")))
+		}
+	})
+
+	t.Run("disk", func(t *testing.T) {
+		if exec.Command("unshare", "-rm", "true").Run() != nil {
+			t.Skip("no file system can be mounted here")
+		}
+		small := withData(t, filepath.Join(t.TempDir(), "source"), dir)
+		mounted := t.TempDir()
+		own := g.command(mounted, "--only", "method=full")
+		// Training data as it is, and 2 MB for all else: too little for a checkpoint.
+		cmd := exec.Command("unshare", append([]string{"-rm", "sh", "-c", `
+set -e
+need=$(du -sk "$1" | cut -f1)
+mount -t tmpfs -o size=$((need + 2048))k tmpfs "$2"
+cp -r "$1"/. "$2"
+from=$1 to=$2
+shift 2
+code=0; "$@" || code=$?
+echo "first $code"
+mount -o remount,size=64m tmpfs "$to"
+"$@"
+echo "second $?"
+cp -r "$to"/. "$from"
+`, "sh", small, mounted, own.Path}, own.Args[1:]...)...)
+		cmd.Env = own.Env
+		r := execute(t, cmd)
+		require.Equal(t, 0, r.code, r.errOut)
+		require.Contains(t, r.out, "first 1\n")
+		require.Contains(t, r.out, "second 0\n")
+		require.Contains(t, r.errOut, "no space left on device")
+		require.Contains(t, r.errOut, "("+full[0]+"): goes on\n")
+		require.Equal(t, scores, read(t, filepath.Join(small, "runs", full[0], "scores.json")))
+		require.Equal(t, 1, count(journal(t, small), "done"))
+	})
+}
