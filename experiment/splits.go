@@ -84,7 +84,7 @@ func (s *DatasetSplit) adopt(d *gridDataset, f *File) (err error) {
 			}
 		}
 		draw.Draw, draw.Shots = i, map[string][]string{}
-		for _, text := range f.Shots {
+		for _, text := range f.shotsOf(i) {
 			k, err := shotCount(text, len(draw.Order))
 			if err != nil {
 				return err

@@ -25,7 +25,8 @@ conclude. It needs no libtorch.`,
 			return cmd.Help()
 		},
 	}
-	cmd.AddCommand(newExperimentRun(), newExperimentPrune(), newExperimentTable())
+	cmd.AddCommand(newExperimentRun(), newExperimentPrune(), newExperimentTable(), newExperimentPlan(),
+		newExperimentSplits(), newExperimentStatus(), newExperimentCommand())
 	return cmd
 }
 
