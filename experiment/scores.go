@@ -110,12 +110,8 @@ func (p *Plan) WriteTables(ctx context.Context, o pipeline.Output) error {
 	if err != nil || runs == 0 {
 		return err
 	}
-	t := p.File.Table()
-	c := pipeline.ExperimentTableConfig{Scores: filepath.Join(p.Dir, ScoresFile), Out: p.Dir, Metrics: p.File.Evaluate.Metrics,
-		Primary: t.Primary, Reference: t.Reference, Alpha: t.Alpha, Resamples: t.Resamples, Seed: int(t.Seed)}
-	for name, value := range t.Tie {
-		c.Tie = append(c.Tie, name+"="+strconv.FormatFloat(value, 'g', -1, 64))
-	}
-	_, err = pipeline.ExperimentTable(ctx, c, o)
+	c := p.File.Analysis(p.Dir)
+	c.Warnings = p.Warnings
+	_, err = pipeline.ExperimentFiles(ctx, c, o)
 	return err
 }
