@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -106,22 +105,14 @@ func score(s *scores.Scores, l *scores.Label, metric string) string {
 	return strconv.FormatFloat(float64(v), 'g', -1, 64)
 }
 
-// Table is how scores.csv becomes tables in the experiment's folder, as the file says.
-func (p *Plan) Table() pipeline.ExperimentTableConfig {
-	t := p.File.Table()
-	c := pipeline.ExperimentTableConfig{Scores: filepath.Join(p.Dir, ScoresFile), Out: p.Dir, Metrics: p.File.Evaluate.Metrics,
-		Primary: t.Primary, Reference: t.Reference, Alpha: t.Alpha, Resamples: t.Resamples, Seed: int(t.Seed)}
-	for _, name := range slices.Sorted(maps.Keys(t.Tie)) {
-		c.Tie = append(c.Tie, name+"="+strconv.FormatFloat(t.Tie[name], 'g', -1, 64))
-	}
-	return c
-}
-
-// WriteTables writes scores.csv and, where a run is done, the tables of it. Without one the table is nil.
+// WriteTables writes scores.csv and, where a run is done, tables, pictures and the page of it. Without one
+// the table is nil.
 func (p *Plan) WriteTables(ctx context.Context, o pipeline.Output) (*table.Table, error) {
 	runs, err := p.WriteScores(ctx)
 	if err != nil || runs == 0 {
 		return nil, err
 	}
-	return pipeline.ExperimentTable(ctx, p.Table(), o)
+	c := p.File.Analysis(p.Dir)
+	c.Warnings = p.Warnings
+	return pipeline.ExperimentFiles(ctx, c, o)
 }

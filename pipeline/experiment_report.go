@@ -2,24 +2,40 @@ package pipeline
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/lntorch/lntorch/experiment/figures"
 	"github.com/lntorch/lntorch/experiment/page"
+	"github.com/lntorch/lntorch/experiment/table"
 	"github.com/lntorch/lntorch/internal/atomicfile"
-	"github.com/lntorch/lntorch/internal/settings"
 )
 
-// ExperimentReportConfig draws an experiment, and makes its page.
+// ExperimentReportConfig makes the page of an experiment.
 type ExperimentReportConfig struct {
 	ExperimentTableConfig
 	Title string `flag:"title" help:"title of the page (default: name of the scores' folder)"`
+}
 
-	Warnings []string // on the experiment, for the page: leaks, say
+// ExperimentFiles writes all that is made of scores to the folder Out, or beside the scores: tables,
+// pictures, report.html.
+func ExperimentFiles(ctx context.Context, c ExperimentTableConfig, o Output) (*table.Table, error) {
+	a, err := analyse(ctx, c, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := writeTables(c.folder(), a.table); err != nil {
+		return nil, err
+	}
+	drawn := figures.Draw(a.table, a.runs)
+	if _, err := writeFigures(ctx, c.folder(), drawn, o); err != nil {
+		return nil, err
+	}
+	_, err = a.writePage(ExperimentReportConfig{ExperimentTableConfig: c}, drawn, o)
+	return a.table, err
 }
 
 // ExperimentPlot draws the pictures of scores, and of the records of the runs beside them, as SVG and PNG
@@ -29,11 +45,24 @@ func ExperimentPlot(ctx context.Context, c ExperimentTableConfig, o Output) ([]s
 	if err != nil {
 		return nil, err
 	}
-	folder := filepath.Join(c.folder(), "plots")
+	return writeFigures(ctx, c.folder(), figures.Draw(a.table, a.runs), o)
+}
+
+// ExperimentReport writes report.html of scores, and of the records of the runs beside them, and returns
+// its path.
+func ExperimentReport(ctx context.Context, c ExperimentReportConfig, o Output) (string, error) {
+	a, err := analyse(ctx, c.ExperimentTableConfig, o)
+	if err != nil {
+		return "", err
+	}
+	return a.writePage(c, figures.Draw(a.table, a.runs), o)
+}
+
+func writeFigures(ctx context.Context, folder string, drawn []*figures.Figure, o Output) ([]string, error) {
+	folder = filepath.Join(folder, "plots")
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return nil, err
 	}
-	drawn := figures.Draw(a.table, a.runs)
 	progress := o.progress()
 	progress.Begin("pictures", len(drawn))
 	defer progress.End()
@@ -61,33 +90,16 @@ func ExperimentPlot(ctx context.Context, c ExperimentTableConfig, o Output) ([]s
 	return paths, nil
 }
 
-// ExperimentReport writes report.html of scores, and of the records of the runs beside them, and returns
-// its path.
-func ExperimentReport(ctx context.Context, c ExperimentReportConfig, o Output) (string, error) {
-	a, err := analyse(ctx, c.ExperimentTableConfig, o)
+func (a *analysis) writePage(c ExperimentReportConfig, drawn []*figures.Figure, o Output) (string, error) {
+	if err := os.MkdirAll(c.folder(), 0o755); err != nil {
+		return "", err
+	}
+	absolute, err := filepath.Abs(c.Scores)
 	if err != nil {
 		return "", err
 	}
-	if err := settings.Check(&c); err != nil {
-		return "", err
-	}
-	folder := c.folder()
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return "", err
-	}
-	name := c.Title
-	if name == "" {
-		absolute, err := filepath.Abs(c.Scores)
-		if err != nil {
-			return "", err
-		}
-		name = filepath.Base(filepath.Dir(absolute))
-	}
-	e := page.Experiment{Name: name, Table: a.table, Scores: a.scores.Runs(c.Primary), Runs: a.runs,
-		Figures: figures.Draw(a.table, a.runs), Warnings: c.Warnings, Version: o.Version}
-	path := filepath.Join(folder, "report.html")
-	if err := e.Write(path); err != nil {
-		return "", fmt.Errorf("%s: %w", path, err)
-	}
-	return path, nil
+	e := page.Experiment{Name: cmp.Or(c.Title, filepath.Base(filepath.Dir(absolute))), Table: a.table,
+		Scores: a.scores.Runs(c.Primary), Runs: a.runs, Figures: drawn, Version: o.Version}
+	path := filepath.Join(c.folder(), "report.html")
+	return path, e.Write(path)
 }

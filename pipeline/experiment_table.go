@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/lntorch/lntorch/experiment/figures"
 	"github.com/lntorch/lntorch/experiment/table"
@@ -29,6 +30,8 @@ type ExperimentTableConfig struct {
 	Seed      int      `flag:"seed" range:"0..4294967295" help:"seed of the bootstrap"`
 	Tie       []string `flag:"tie" list:"true" help:"METRIC=NUMBER: a patient's difference up to it is a tie (Dice=0.005 NSD_2=0.005 HD95=0.1, else 0)"`
 	Lower     []string `flag:"lower-is-better" list:"true" help:"metrics of which less is better, besides HD95, HD, ASSD and ASD_…"`
+
+	Warnings []string // on how the scores came about, beside those of the table
 }
 
 // ties are the differences that no reader would act on.
@@ -95,6 +98,7 @@ func analyse(ctx context.Context, c ExperimentTableConfig, o Output) (a analysis
 		return a, err
 	}
 	figures.Complete(t, runs)
+	t.Warnings = append(slices.Clone(c.Warnings), t.Warnings...)
 	for _, w := range t.Warnings {
 		o.Print("WARNING: " + w)
 	}

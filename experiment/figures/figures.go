@@ -79,7 +79,7 @@ func (f *Figure) SVG(w io.Writer) error {
 func (f *Figure) PNG(w io.Writer) error {
 	c := vgimg.NewWith(vgimg.UseWH(width, f.height), vgimg.UseDPI(dpi))
 	f.paint(c)
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(w, c.Image()); err != nil {
+	if err := (&png.Encoder{CompressionLevel: png.DefaultCompression}).Encode(w, c.Image()); err != nil {
 		return fmt.Errorf("figures: %s: %w", f.Name, err)
 	}
 	return nil

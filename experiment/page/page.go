@@ -19,13 +19,12 @@ import (
 
 // Experiment is the content of report.html.
 type Experiment struct {
-	Name     string // of the experiment, or of the file of scores
-	Table    *table.Table
-	Scores   []table.Run   // in the primary metric
-	Runs     []figures.Run // that left a record; may be nil
-	Figures  []*figures.Figure
-	Warnings []string // besides those of the table
-	Version  string   // of this program
+	Name    string // of the experiment, or of the folder of scores
+	Table   *table.Table
+	Scores  []table.Run   // in the primary metric
+	Runs    []figures.Run // that left a record; may be nil
+	Figures []*figures.Figure
+	Version string // of this program
 }
 
 // Limits of what a page holds: rows of a table, and bytes of table.json and of drawings.
@@ -187,8 +186,8 @@ func (e *Experiment) summary(abridged string) page.Section {
 		s.Blocks = append(s.Blocks, &page.Prose{Head: "What these numbers allow to conclude", Paragraphs: found,
 			List: true})
 	}
-	if warnings := slices.Concat(e.Warnings, t.Warnings); len(warnings) > 0 {
-		s.Blocks = append(s.Blocks, &page.Prose{Head: "What limits them", Paragraphs: sentences(warnings),
+	if len(t.Warnings) > 0 {
+		s.Blocks = append(s.Blocks, &page.Prose{Head: "What limits them", Paragraphs: sentences(t.Warnings),
 			List: true, Warning: true})
 	}
 	if abridged != "" {

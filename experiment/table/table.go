@@ -688,7 +688,7 @@ func (m *maker) warn() {
 		warn("%d of %d runs have no row of some case; its patient is left out of comparisons with "+
 			"them", gaps, runs)
 	}
-	var few, once, seeds, two, left, incomplete int
+	var few, alone, once, seeds, two, left, incomplete int
 	least := math.MaxInt
 	for i := range m.table.Cells {
 		c := &m.table.Cells[i]
@@ -701,7 +701,10 @@ func (m *maker) warn() {
 		if len(c.LeftOut) > 0 {
 			left++
 		}
-		if c.Patients < 20 {
+		switch {
+		case c.Patients == 1:
+			alone++
+		case c.Patients < enoughPatients:
 			few, least = few+1, min(least, c.Patients)
 		}
 		switch {
@@ -722,11 +725,12 @@ func (m *maker) warn() {
 	of(incomplete, "runs are missing; a draw counts only where all its runs are there on both sides")
 	of(left, "%s is undefined or missing for some patient, who is left out; left_out in table.json "+
 		"lists them", m.settings.Primary)
-	of(few, "intervals are optimistic below 20 test patients; found %d", least)
+	of(alone, "one test patient with a score in all runs: nothing is tested, and no interval is known")
+	of(few, "intervals are optimistic below %d test patients; found %d", enoughPatients, least)
 	of(once, "trained once, so that nothing is known about other draws or seeds")
 	of(seeds, "trained on one draw: intervals are for new seeds, and nothing is known about other draws")
-	of(two, "intervals are optimistic below 3 draws; with two that differ much, a test at 5 %% calls "+
-		"10 %% of null differences significant")
+	of(two, "intervals are optimistic below %d draws; with two that differ much, a test at 5 %% calls "+
+		"10 %% of null differences significant", enoughDraws)
 	wide := 0
 	for i := range m.table.Pairs {
 		if p := &m.table.Pairs[i]; p.Metric == m.settings.Primary && p.DF < 1 {
@@ -737,22 +741,34 @@ func (m *maker) warn() {
 		warn("%d of %d comparisons have less than one degree of freedom: too few trainings for an "+
 			"interval", wide, len(m.table.Pairs)/len(m.scores.Metrics))
 	}
-	unmatched := []string{}
+	var equal, unmatched []string
 	for i := range m.table.Pairs {
-		if p := &m.table.Pairs[i]; p.Metric == m.settings.Primary && p.Draws == 0 {
-			unmatched = append(unmatched, fmt.Sprintf("%s and %s at %s shots", p.A, p.B, p.Shots))
+		p := &m.table.Pairs[i]
+		if p.Metric != m.settings.Primary {
+			continue
+		}
+		name := fmt.Sprintf("%s and %s at %s shots", p.A, p.B, p.Shots)
+		if p.Draws == 0 {
+			unmatched = append(unmatched, name)
+		} else if p.Difference == 0 && p.CIPatients != nil && *p.CIPatients == [2]float64{} {
+			equal = append(equal, name)
 		}
 	}
 	if len(unmatched) > 0 {
-		more := ""
-		if len(unmatched) > 3 {
-			more = fmt.Sprintf(" and %d more", len(unmatched)-3)
-			unmatched = unmatched[:3]
-		}
-		warn("cannot be compared: %s%s: no draw has the same seeds on both sides; a model that is not "+
-			"trained anew gets its rows repeated for each draw and seed", strings.Join(unmatched, "; "),
-			more)
+		warn("cannot be compared: %s: no draw has the same seeds on both sides; a model that is not "+
+			"trained anew gets its rows repeated for each draw and seed", some(unmatched))
 	}
+	if len(equal) > 0 {
+		warn("equal in every patient: %s: are these two names of one training?", some(equal))
+	}
+}
+
+// some joins the first three.
+func some(list []string) string {
+	if n := len(list); n > 3 {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:3], "; "), n-3)
+	}
+	return strings.Join(list, "; ")
 }
 
 // ParseTies adds METRIC=NUMBER texts to base, over its numbers.

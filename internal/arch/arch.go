@@ -84,6 +84,11 @@ var Rules = []Rule{
 	{Path: "experiment/stats", Level: 1, Only: []string{"internal/mt19937"}, NoTorch: true},
 	{Path: "experiment/table", Level: 4, Only: []string{"experiment/stats", "internal/nearest",
 		"report"}, Also: []string{"report"}, NoTorch: true},
+	{Path: "experiment/figures", Level: 4, Only: []string{"experiment/stats", "experiment/table",
+		"internal/regular"}, Also: []string{"experiment/table"}, NoTorch: true},
+	{Path: "experiment/page", Level: 4, Only: []string{"experiment/figures", "experiment/table", "report",
+		"report/page"}, Also: []string{"experiment/figures", "experiment/table", "report", "report/page"},
+		NoTorch: true},
 	{Path: "view", Level: 4, NoTorch: true},
 	{Path: "phantom", Level: 4, Only: []string{"data/plans", "formats/nifti", "volume",
 		"internal/atomicfile"}, NoTorch: true},
@@ -136,7 +141,7 @@ var Modules = map[string][]string{
 	"golang.org/x/term": {"cmd/..."},
 	"gonum.org/v1/gonum/...": {"checkpoint", "data/...", "eval/...", "experiment/...",
 		"report/..."},
-	"gonum.org/v1/plot/...": {"report/..."},
+	"gonum.org/v1/plot/...": {"report/...", "experiment/figures"},
 }
 
 // Unsafe lists the packages that may import "C" or "unsafe".
