@@ -388,6 +388,7 @@ golden: need-go need-python ## writes the golden files anew, with nnU-Net's own 
 	  v=0.14.6; $$python -m pip install -q --no-deps --upgrade --target build/statsmodels-$$v statsmodels==$$v patsy==1.0.3 && \
 	    PYTHONPATH=build/statsmodels-$$v run experiment_stats.py --golden $$g/experiment_stats.json; \
 	  run experiment_table.py --golden $$g/experiment_table; \
+	  run experiment_draws.py --golden $$g/experiment_draws.json; \
 	  run evaluation.py; \
 	  run nodes.py --golden $$g/nodes.json; \
 	  $$python -m pip install -q --no-deps --upgrade --target build/panoptica -r scripts/requirements-panoptica.txt && \

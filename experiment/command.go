@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -79,10 +80,13 @@ func (p *Plan) Commands(r *Run, folder string) ([]string, error) {
 // commandLine writes a config as the command line that gives it. Defaults are left out.
 func commandLine(name string, args []string, config any, options map[string]pipeline.OptionValue) string {
 	words := append([]string{"lntorch", name}, args...)
-	for _, f := range settings.Fields(config) {
+	defaults := reflect.New(reflect.TypeOf(config).Elem()).Interface()
+	settings.Defaults(defaults)
+	usual := settings.Fields(defaults)
+	for i, f := range settings.Fields(config) {
 		text := f.String()
 		switch {
-		case text == f.Default() || text == "" || f.IsBool() && text == "false" || text == "0" && f.Default() == "":
+		case reflect.DeepEqual(f.Value(), usual[i].Value()) || text == "":
 		case f.IsBool():
 			words = append(words, "--"+f.Name)
 		case f.IsList() && f.List:
