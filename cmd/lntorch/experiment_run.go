@@ -75,11 +75,12 @@ again. Any number of machines may run the same FILE with the same DIR on a share
 				if err != nil {
 					return err
 				}
-				if asJSON {
+				switch {
+				case asJSON:
 					err = printJSON(s)
-				} else if s.Job != "" {
+				case s.Job != "":
 					_, err = fmt.Println(s.Job)
-				} else {
+				case s.Script != "":
 					_, err = fmt.Println(pipeline.Printable(s.Script))
 				}
 				if err != nil || !c.Wait {
