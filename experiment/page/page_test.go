@@ -47,7 +47,10 @@ func analysed(t *testing.T, text string, s table.Settings) *Experiment {
 	t.Helper()
 	scores, err := table.Read([]byte(text), "scores.csv", nil)
 	require.NoError(t, err)
-	s.Primary, s.Alpha, s.Resamples, s.Lower = scores.Metrics[0], 0.05, 50, table.LowerIsBetter
+	if s.Primary == "" {
+		s.Primary = scores.Metrics[0]
+	}
+	s.Alpha, s.Resamples, s.Lower = 0.05, 50, table.LowerIsBetter
 	s.Tie = map[string]float64{"Dice": 0.005}
 	made, err := table.Make(context.Background(), scores, s)
 	require.NoError(t, err)
@@ -98,7 +101,11 @@ func TestTheSummarySaysWhatTheTestsFound(t *testing.T) {
 	e = study(t, []string{"head", "bias", "full"}, []string{"5"}, 20, table.Settings{Reference: "bias"})
 	require.Regexp(t, `5 shots: beside bias \(Dice 0\.\d{3}\); better: full; worse: head\.`, strings.Join(e.findings(), "\n"))
 
-	// less is better, and nothing is tested with one run of each
+	// less is better
+	e = study(t, []string{"head", "bias", "full"}, []string{"5"}, 20, table.Settings{Reference: "bias", Primary: "HD95"})
+	require.Regexp(t, `5 shots: beside bias \(HD95 20\.\d\d\); better: full; worse: head\.`, strings.Join(e.findings(), "\n"))
+
+	// Nothing is tested with one run of each
 	e = analysed(t, "method,shots,draw,seed,case,HD95\na,5,0,0,p,3\na,5,0,0,q,3\nb,5,0,0,p,4\nb,5,0,0,q,4.5\n", table.Settings{})
 	require.NotContains(t, encoded(t, e), "allow to conclude")
 }
