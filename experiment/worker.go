@@ -271,13 +271,7 @@ func (w *worker) dataOf(ctx context.Context, r *Run) (*prepared, error) {
 }
 
 // name is what people call a run.
-func (w *worker) name(r *Run) string {
-	text := fmt.Sprintf("%s %s %s", r.Dataset, r.Network, r.Method)
-	if r.Trains() {
-		text += fmt.Sprintf(", %s shots, draw %d, seed %d", r.Shots, r.Draw, r.Seed)
-	}
-	return text + " (" + r.Key + ")"
-}
+func (w *worker) name(r *Run) string { return r.What() + " (" + r.Key + ")" }
 
 // Outcome is how a grid stands when a call of Work ends.
 type Outcome struct {
