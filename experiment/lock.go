@@ -23,8 +23,11 @@ import (
 // DefaultLockTimeout is after how long without a touch a lock is dead.
 const DefaultLockTimeout = time.Minute
 
-// touchEvery is how often a worker touches its locks.
+// touchEvery is how often a worker touches its locks, unless the time-out is so short that a few touches would
+// not fit into it.
 const touchEvery = 10 * time.Second
+
+func (l *locks) touchEvery() time.Duration { return min(touchEvery, l.timeout/6) }
 
 // clockFile is touched to read the file system's clock. All workers share it: whoever touched it last, its
 // time is not before one's own touch.

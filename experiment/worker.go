@@ -181,7 +181,7 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	if w.over(r) { // while it was free
 		return false, true, nil
 	}
-	lockContext := k.keep(ctx, touchEvery)
+	lockContext := k.keep(ctx, w.locks.touchEvery())
 	event, err := a.open()
 	if errors.Is(err, errDone) {
 		w.ended[r.Key] = true
