@@ -308,7 +308,7 @@ func (d *demo) respace(name string) {
 	b, err := io.ReadAll(z)
 	require.NoError(d.t, err)
 	copy(b[76+4*3:], []byte{0, 0, 0x90, 0x40}) // pixdim[3] = 4.5
-	b[252], b[254] = 0, 0 // qform_code and sform_code: the spacing is pixdim
+	b[252], b[254] = 0, 0                      // qform_code and sform_code: the spacing is pixdim
 	var out bytes.Buffer
 	w := gzip.NewWriter(&out)
 	_, err = w.Write(b)
