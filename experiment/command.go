@@ -59,6 +59,7 @@ func (p *Plan) Commands(r *Run, folder string) ([]string, error) {
 		a.Preprocessed = filepath.Join(folder, "preprocessed")
 		t.Preprocessed, t.Results, t.NoPrepare = a.Preprocessed, filepath.Join(folder, "results"), false
 		t.Machine = machine
+		t.NoMirroring = true // of the final validation, which experiments leave out
 		lines = append(lines, commandLine("adopt", []string{a.Model}, &a, nil),
 			commandLine("train", []string{t.Dataset, t.Configuration, t.Fold}, &t, t.Options))
 		trainer, _ := r.Settings["trainer"].(string)

@@ -181,6 +181,9 @@ func TestOpenListsTheRuns(t *testing.T) {
 	require.NotContains(t, r.Settings, "device")
 	require.Equal(t, byWhat(p)["target unet full, 3 shots, draw 1, seed 0"].Cases, r.Cases, "every method has the same draws")
 	require.Equal(t, []string{"training data of network unet unknown: it may hold test cases"}, p.Warnings)
+	var file struct{ Contents map[string]string }
+	golden.LoadJSON(t, "experiment_draws.json", &file)
+	require.Equal(t, file.Contents, p.Splits.Datasets["target"].Content, "as SimpleITK and hashlib find them")
 
 	c, err := p.Training(r)
 	require.NoError(t, err)
@@ -308,7 +311,7 @@ func (d *demo) respace(name string) {
 	b, err := io.ReadAll(z)
 	require.NoError(d.t, err)
 	copy(b[76+4*3:], []byte{0, 0, 0x90, 0x40}) // pixdim[3] = 4.5
-	b[252], b[254] = 0, 0 // qform_code and sform_code: the spacing is pixdim
+	b[252], b[254] = 0, 0                      // qform_code and sform_code: the spacing is pixdim
 	var out bytes.Buffer
 	w := gzip.NewWriter(&out)
 	_, err = w.Write(b)
