@@ -46,6 +46,8 @@ var resources = []resource{
 }
 
 func (s *sheet) costOf(groups []*table.Group) *Figure {
+	subject := s.subjectOf(groups)
+	groups, without := mostNetworks(groups, mostPanels/2)
 	type panelOf struct {
 		network string
 		rows    []*table.Row
@@ -70,7 +72,7 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 		rows = append(rows, g.Rows...)
 	}
 	methods, cut := s.drawn(rows)
-	for _, g := range groups[:min(len(groups), mostPanels/2)] {
+	for _, g := range groups {
 		for _, what := range resources {
 			of := panelOf{network: g.Network, what: what}
 			for _, r := range g.Rows {
@@ -102,14 +104,13 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 	t := tiles{columns: min(2, len(panels)), n: len(panels), panelHeight: 54 * mm, leftRoom: 14 * mm,
 		titled: s.several.networks,
 		legend: newLegend(s.legendOf(methods, false))}
-	subject := s.subjectOf(groups)
 	f := &Figure{Name: fileName("cost", subject), Title: titled(s.t.Primary+" beside time and memory", subject),
 		height: t.height()}
 	f.Caption = fmt.Sprintf("%s beside what a training takes, %s: medians over draws and seeds, as measured on the "+
 		"machines of the experiment. Bars: %s\u00a0%% intervals for new patients and newly drawn training cases (crossed "+
 		"random effects). Axes of time and memory are logarithmic; "+
 		"marks that would cover each other are moved apart.", s.t.Primary, shotsText(largest), s.t.Percent()) +
-		seedsAlone(all) + cut
+		seedsAlone(all) + cut + without
 	var alt strings.Builder
 	for _, p := range panels {
 		for _, r := range p.rows {

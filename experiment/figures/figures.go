@@ -200,9 +200,7 @@ func (s *sheet) byDataset() [][]*table.Group {
 			at[p] = i
 			list = append(list, nil)
 		}
-		if len(list[i]) < mostPanels {
-			list[i] = append(list[i], g)
-		}
+		list[i] = append(list[i], g)
 	}
 	return list
 }

@@ -101,14 +101,13 @@ func analysed(t *testing.T, text, reference string) *table.Table {
 
 // paper is a canvas that notes what is drawn, in points from the lower left.
 type sheetOfPaper struct {
-	at       []spot
-	color    color.Color
-	width    vg.Length
-	texts    []written
-	strokes  []stroke
-	fills    []stroke
-	w, h     vg.Length
-	overflow []string
+	at      []spot
+	color   color.Color
+	width   vg.Length
+	texts   []written
+	strokes []stroke
+	fills   []stroke
+	w, h    vg.Length
 }
 
 type spot struct {
@@ -530,6 +529,9 @@ func TestOddScoresAreDrawn(t *testing.T) {
 				require.NotContains(t, w.text, "NaN", name)
 			}
 		}
+		if name == "panels" {
+			require.Contains(t, list[0].Caption, "The first 12 of 60 networks are drawn.")
+		}
 		if name == "many" {
 			require.Contains(t, list[0].Caption, "The first 27 of 60 methods are drawn.")
 		}
@@ -614,7 +616,8 @@ func TestRunsAreRead(t *testing.T) {
 	require.Nil(t, made.Cells[1].Seconds)
 
 	for text, want := range map[string]string{
-		`{`:           "unexpected end of JSON input: is it the record of a run?",
+		`{`: "unexpected end of JSON input: is it the record of a run?",
+		`{"touched": [{"name": "x", "touched": 5, "entries": 9000000000000000000}]}`: "found 5 entries updated of 9000000000000000000",
 		`{"draw":[]}`: "is it the record of a run?",
 		`{"touched": [{"name": "x", "touched": 5, "entries": 4}]}`:       "layer x: found 5 entries updated of 4",
 		`{"recall_by_size": [{"class": "<5", "found": -1, "nodes": 4}]}`: "class <5: found -1 nodes found of 4",
