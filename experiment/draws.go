@@ -63,7 +63,7 @@ func (s *DatasetSplit) draw(f *File) error {
 	s.Draws = []Draw{}
 	for d, order := range drawOrders(f.Draw, f.Seed, f.Draws, s.Pool, s.Patients) {
 		draw := Draw{Draw: d, Order: order, Shots: map[string][]string{}}
-		for _, text := range f.Shots {
+		for _, text := range f.shotsOf(d) {
 			k, err := shotCount(text, len(order))
 			if err != nil {
 				return err
@@ -73,6 +73,14 @@ func (s *DatasetSplit) draw(f *File) error {
 		s.Draws = append(s.Draws, draw)
 	}
 	return nil
+}
+
+// shotsOf are the shots of a draw: the whole pool is of the first alone.
+func (f *File) shotsOf(draw int) []string {
+	if n := len(f.Shots); draw > 0 && n > 0 && f.Shots[n-1] == AllShots {
+		return f.Shots[:n-1]
+	}
+	return f.Shots
 }
 
 // shotCount is how many cases a text of shots stands for.

@@ -75,6 +75,8 @@ type Cost struct {
 	Seconds  *float64 `json:"seconds"`   // one after the other; nil: not known
 	GPUHours *float64 `json:"gpu_hours"` // nil where no GPU trains, or not known
 	Bytes    int64    `json:"bytes"`     // on disk, of what `keep` keeps
+
+	Memory int64 `json:"-"` // the most that a finished run took; 0: not known
 }
 
 // Options are where an experiment finds and leaves things.

@@ -163,7 +163,7 @@ func (p *Plan) worker(ctx context.Context, runs []*Run, c WorkConfig, o pipeline
 	if err != nil {
 		return err
 	}
-	return errors.Join(w.work(ctx), w.close())
+	return errors.Join(w.work(ctx), w.journal.close())
 }
 
 // workers starts the processes, gives them memory as it comes free, and waits for all.

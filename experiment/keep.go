@@ -202,7 +202,6 @@ func (p *Plan) Prune(yes bool) ([]Pruned, error) {
 	}
 	list := []Pruned{}
 	locks := newLocks(newHolder(), folder, DefaultLockTimeout)
-	defer locks.close()
 	for _, e := range entries {
 		if !e.IsDir() || asked[e.Name()] || !isKey(e.Name()) {
 			continue

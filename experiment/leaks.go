@@ -52,21 +52,20 @@ func (g *gridDataset) leaks() (leaks []string) {
 	return leaks
 }
 
-// twins names cases of the test set, or of the pool, that have the same image.
+// twins counts cases of the test set, or of the pool, whose image is another's, too.
 func (g *gridDataset) twins() (notes []string) {
 	for _, set := range []struct {
 		what     string
 		list     []caseFiles
 		contents map[string]*content
 	}{{"test", g.test, g.testing}, {"pool", g.pool, g.training}} {
-		seen := map[string]string{}
+		seen := map[string]bool{}
 		for _, c := range set.list {
-			image := set.contents[c.name].images
-			if first, ok := seen[image]; ok {
-				notes = append(notes, fmt.Sprintf("%s: cases %s and %s of %s have the same voxels", g.Name, first, c.name, set.what))
-				continue
-			}
-			seen[image] = c.name
+			seen[set.contents[c.name].images] = true
+		}
+		if n := len(set.list) - len(seen); n > 0 {
+			notes = append(notes, fmt.Sprintf("%s: %d of the %d cases of %s have the voxels of another of them", g.Name, n,
+				len(set.list), set.what))
 		}
 	}
 	return notes
@@ -154,15 +153,15 @@ func (l *learnt) compare(n *gridNetwork, g *gridDataset) (leaks, warnings []stri
 				g.Name, c.name, n.Name, where))
 		}
 	}
-	var seen []string
+	seen := 0
 	for _, c := range g.pool {
 		if l.holds(g.training[c.name]) != "" {
-			seen = append(seen, c.name)
+			seen++
 		}
 	}
-	if seen != nil {
-		warnings = append(warnings, fmt.Sprintf("%s: network %s was trained on %d of the pool's cases: %s", g.Name,
-			n.Name, len(seen), strings.Join(seen, ", ")))
+	if seen > 0 {
+		warnings = append(warnings, fmt.Sprintf("%s: network %s was trained on %d of the %d cases of the pool", g.Name,
+			n.Name, seen, len(g.pool)))
 	}
 	return leaks, warnings
 }

@@ -26,6 +26,10 @@ const DefaultLockTimeout = time.Minute
 // touchEvery is how often a worker touches its locks.
 const touchEvery = 10 * time.Second
 
+// clockFile is touched to read the file system's clock. All workers share it: whoever touched it last, its
+// time is not before one's own touch.
+const clockFile = ".clock"
+
 // maxLock bounds what is read of a lock, which another program may have put there.
 const maxLock = 64 << 10
 
@@ -93,12 +97,8 @@ type sighting struct {
 
 // newLocks makes the locks of a worker; folder is on the file system of all of them.
 func newLocks(self Holder, folder string, timeout time.Duration) *locks {
-	return &locks{self: self, timeout: timeout, clock: filepath.Join(folder, ".clock-"+self.Worker),
-		seen: map[string]sighting{}}
+	return &locks{self: self, timeout: timeout, clock: filepath.Join(folder, clockFile), seen: map[string]sighting{}}
 }
-
-// close removes what only this worker needs.
-func (l *locks) close() { os.Remove(l.clock) }
 
 // now is the file system's time; false where it cannot be had, as on a disk that is full.
 func (l *locks) now() (time.Time, bool) {

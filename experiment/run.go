@@ -189,10 +189,18 @@ func (a *attempt) scored(ctx context.Context, data *prepared) error {
 		return err
 	}
 	e.Summary, e.Workers = a.path("scores", "summary.json"), a.threads
-	if _, err := pipeline.Evaluate(ctx, e, out); err != nil {
+	scored, err := pipeline.Evaluate(ctx, e, out)
+	if err != nil {
 		return fmt.Errorf("evaluate: %w", err)
 	}
-	return os.Rename(a.path("scores", scoresFile), a.final(scoresFile))
+	for _, c := range scored.Cases { // the work folder will be gone
+		c.PredictionFile = filepath.Join(predictions, filepath.Base(c.PredictionFile))
+	}
+	text, err := json.Marshal(scored.Scores)
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(a.final(scoresFile), append(text, '\n'))
 }
 
 // model is what predicts: the network as it is, weights that another run has trained, or those that this

@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/lntorch/lntorch/eval/scores"
+	"github.com/lntorch/lntorch/experiment/table"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/pipeline"
 )
@@ -104,14 +105,14 @@ func score(s *scores.Scores, l *scores.Label, metric string) string {
 	return strconv.FormatFloat(float64(v), 'g', -1, 64)
 }
 
-// WriteTables writes scores.csv and, where a run is done, the tables of it.
-func (p *Plan) WriteTables(ctx context.Context, o pipeline.Output) error {
+// WriteTables writes scores.csv and, where a run is done, tables, pictures and the page of it. Without one
+// the table is nil.
+func (p *Plan) WriteTables(ctx context.Context, o pipeline.Output) (*table.Table, error) {
 	runs, err := p.WriteScores(ctx)
 	if err != nil || runs == 0 {
-		return err
+		return nil, err
 	}
 	c := p.File.Analysis(p.Dir)
 	c.Warnings = p.Warnings
-	_, err = pipeline.ExperimentFiles(ctx, c, o)
-	return err
+	return pipeline.ExperimentFiles(ctx, c, o)
 }

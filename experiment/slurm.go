@@ -95,9 +95,13 @@ func (p *Plan) Submit(ctx context.Context, c WorkConfig, s SlurmConfig, o pipeli
 		return nil, settings.Usage("--slurm-args: %w", err)
 	}
 	missing := len(runs) - p.count(runs).Done
+	if missing == 0 {
+		o.Printf("%d runs, all done: nothing is submitted", len(runs))
+		return &Submitted{}, nil
+	}
 	tasks := s.SlurmWorkers
 	if tasks == 0 {
-		tasks = max(1, min(missing, mostTasks))
+		tasks = min(missing, mostTasks)
 	}
 	memory := p.taskMemory(runs)
 	folder, err := filepath.Abs(filepath.Join(p.Dir, "slurm"))

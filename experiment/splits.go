@@ -32,7 +32,7 @@ func (g *grid) givenSplits() error {
 	for _, d := range g.datasets {
 		split := all[d.Name]
 		if split == nil {
-			return fmt.Errorf("%w of it", notAmong(d.Name, slices.Sorted(maps.Keys(all)), "dataset"))
+			return notAmong(d.Name, slices.Sorted(maps.Keys(all)), "dataset of this file")
 		}
 		if err := split.adopt(d, g.File); err != nil {
 			return fmt.Errorf("dataset %s: %w", d.Name, err)
@@ -84,7 +84,7 @@ func (s *DatasetSplit) adopt(d *gridDataset, f *File) (err error) {
 			}
 		}
 		draw.Draw, draw.Shots = i, map[string][]string{}
-		for _, text := range f.Shots {
+		for _, text := range f.shotsOf(i) {
 			k, err := shotCount(text, len(draw.Order))
 			if err != nil {
 				return err

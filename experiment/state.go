@@ -79,7 +79,8 @@ func (p *Plan) record(r *Run) *RunRecord {
 
 // timings are what finished runs took.
 type timings struct {
-	runs []timing
+	runs   []timing
+	memory int64
 }
 
 type timing struct {
@@ -103,6 +104,7 @@ func (t *timings) add(r *Run, record *RunRecord) {
 		one.perIteration = record.TrainedIn / float64(n)
 	}
 	t.runs = append(t.runs, one)
+	t.memory = max(t.memory, record.PeakBytes)
 }
 
 // iterations is how many steps a training makes.
@@ -144,7 +146,7 @@ func (t *timings) seconds(c *combination) (float64, bool) {
 
 // cost adds up what is left.
 func (p *Plan) cost(t *timings) {
-	p.Cost = Cost{}
+	p.Cost = Cost{Memory: t.memory}
 	total, known := 0.0, true
 	of := map[*combination]*float64{}
 	for _, r := range p.Runs {

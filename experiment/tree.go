@@ -289,8 +289,11 @@ func parseJSON(text []byte) (*node, error) {
 	}
 	var syntax *json.SyntaxError
 	at := d.InputOffset()
-	if errors.As(err, &syntax) {
+	switch {
+	case errors.As(err, &syntax):
 		at = min(syntax.Offset, int64(len(text)))
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		at = int64(len(text))
 	}
 	return nil, fmt.Errorf("line %d: %w", lineAt(at), err)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/lntorch/lntorch/pipeline"
@@ -55,11 +56,6 @@ func newWorker(p *Plan, runs []*Run, c *WorkConfig, m memory, o pipeline.Output)
 	var err error
 	w.journal, err = openJournal(p.Dir, &self)
 	return w, err
-}
-
-func (w *worker) close() error {
-	w.locks.close()
-	return w.journal.close()
 }
 
 // workOrder keeps shots and draws outermost, and begins at any run of each block, so that workers do not all
@@ -201,12 +197,17 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	if err == nil {
 		err = a.do(lockContext, data)
 	}
-	switch lost := context.Cause(lockContext); {
+	lost := errors.Is(err, errLost) || errors.Is(context.Cause(lockContext), errLost)
+	if err != nil && !lost { // whatever is wrong, in a run that is another's it is not a failure
+		own, ownErr := k.own()
+		lost = ownErr == nil && !own
+	}
+	switch {
 	case err == nil:
 		w.ended[r.Key] = true
 		w.out.Printf("%s: done in %s", w.name(r), time.Since(a.began).Round(time.Second/10))
 		return true, true, w.journal.write(r.Key, eventDone, nil)
-	case errors.Is(err, errLost) || errors.Is(lost, errLost):
+	case lost:
 		w.out.Printf("%s: lost: %v", w.name(r), errLost)
 		return true, false, w.journal.write(r.Key, eventLost, nil)
 	case ctx.Err() != nil:
@@ -305,15 +306,24 @@ func (p *Plan) Outcome() Outcome { return p.count(p.Runs) }
 
 // Error says what is wrong with a grid that is not done.
 func (o Outcome) Error(p *Plan) error {
-	switch {
-	case o.Failed > 0 && o.Left > 0:
-		return fmt.Errorf("%d runs failed and %d are left, %d are done: `lntorch experiment status` says why; run it again to try them again",
-			o.Failed, o.Left, o.Done)
-	case o.Failed > 0:
-		return fmt.Errorf("%d runs failed, %d are done: %s of each says why; run it again to try them again",
-			o.Failed, o.Done, filepath.Join(p.Dir, RunsFolder, "KEY", FailedFile))
-	case o.Left > 0:
-		return fmt.Errorf("%d runs are left, %d are done: run it again", o.Left, o.Done)
+	if o.Failed == 0 && o.Left == 0 {
+		return nil
 	}
-	return nil
+	next := "run it again"
+	if o.Failed > 0 {
+		next = filepath.Join(p.Dir, RunsFolder, "KEY", FailedFile) + " of each says why; the next run tries them again"
+	}
+	var parts []string
+	for _, part := range []struct {
+		n         int
+		one, many string
+	}{{o.Failed, "1 run failed", "runs failed"}, {o.Left, "1 is left", "are left"}, {o.Done, "1 is done", "are done"}} {
+		switch {
+		case part.n == 1:
+			parts = append(parts, part.one)
+		case part.n > 1:
+			parts = append(parts, fmt.Sprintf("%d %s", part.n, part.many))
+		}
+	}
+	return fmt.Errorf("%s: %s", strings.Join(parts, ", "), next)
 }

@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -74,11 +75,12 @@ again. Any number of machines may run the same FILE with the same DIR on a share
 				if err != nil {
 					return err
 				}
-				if asJSON {
+				switch {
+				case asJSON:
 					err = printJSON(s)
-				} else if s.Job != "" {
+				case s.Job != "":
 					_, err = fmt.Println(s.Job)
-				} else {
+				case s.Script != "":
 					_, err = fmt.Println(pipeline.Printable(s.Script))
 				}
 				if err != nil || !c.Wait {
@@ -90,7 +92,11 @@ again. Any number of machines may run the same FILE with the same DIR on a share
 					return err
 				}
 				if c.Tables() {
-					if err := p.WriteTables(ctx, o); err != nil {
+					t, err := p.WriteTables(ctx, o)
+					if err == nil && t != nil && !asJSON {
+						err = t.Markdown(os.Stdout)
+					}
+					if err != nil {
 						return err
 					}
 				}
@@ -106,6 +112,18 @@ again. Any number of machines may run the same FILE with the same DIR on a share
 	bind(cmd, &c)
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// runOfFile makes `experiment FILE` what it is short for, `experiment run FILE`.
+func runOfFile(args []string) []string {
+	i := slices.Index(args, "experiment")
+	if i < 0 || i+1 == len(args) || slices.ContainsFunc(args[:i], func(a string) bool { return !strings.HasPrefix(a, "-") }) {
+		return args
+	}
+	if !slices.Contains([]string{".yaml", ".yml", ".toml", ".json"}, filepath.Ext(args[i+1])) {
+		return args
+	}
+	return slices.Insert(slices.Clone(args), i+1, "run")
 }
 
 // thisCommand is this program as another process calls it for its experiments.

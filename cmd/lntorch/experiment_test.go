@@ -102,7 +102,7 @@ func TestExperimentTableRefuses(t *testing.T) {
 	}
 	r := lntorch(t, "experiment", "tabel")
 	require.Equal(t, 2, r.code)
-	require.Contains(t, r.errOut, `unknown command "tabel": expected table`)
+	require.Contains(t, r.errOut, `unknown command "tabel": expected a file that ends in .yaml, .toml or .json, or command, plan, `)
 	// One run of each method: nothing is tested across trainings, and nothing is bold.
 	r = lntorch(t, "experiment", "table", "--scores", scores)
 	require.Equal(t, 0, r.code, r.errOut)
