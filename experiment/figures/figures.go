@@ -217,6 +217,14 @@ func shortened(s string, n int) string {
 	return string(r[:n-1-n/3]) + "…" + string(r[len(r)-n/3:])
 }
 
+// runsText counts runs.
+func runsText(n int) string {
+	if n == 1 {
+		return "1 run"
+	}
+	return fmt.Sprintf("%d runs", n)
+}
+
 // shotsText is a number of shots in words.
 func shotsText(shots string) string {
 	switch shots {
