@@ -15,8 +15,6 @@ import (
 	"time"
 	"unicode"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lntorch/lntorch/internal/system"
 )
 
@@ -118,7 +116,7 @@ func (l *locks) now() (time.Time, bool) {
 		return time.Time{}, false
 	}
 	defer f.Close()
-	if touch(l.clock) != nil {
+	if system.Touch(l.clock) != nil {
 		return time.Time{}, false
 	}
 	info, err := f.Stat()
@@ -127,15 +125,6 @@ func (l *locks) now() (time.Time, bool) {
 	}
 	l.read, l.readAt = info.ModTime(), time.Now()
 	return l.read, true
-}
-
-// touch gives a file the present time of its file system, which on a network is the server's.
-func touch(path string) error {
-	now := unix.Timespec{Nsec: unix.UTIME_NOW}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{now, now}, 0); err != nil {
-		return &fs.PathError{Op: "touch", Path: path, Err: err}
-	}
-	return nil
 }
 
 // readLock reads a lock. holder is nil if it cannot be understood, and touched is then right still. The
@@ -314,7 +303,7 @@ func (k *lock) keep(ctx context.Context, every time.Duration) context.Context {
 				cancel(errLost)
 				return
 			}
-			touch(k.path) // an error is that of a file system which may come back
+			system.Touch(k.path) // an error is that of a file system which may come back
 		}
 	})
 	return ctx

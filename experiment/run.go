@@ -149,6 +149,7 @@ func (a *attempt) do(ctx context.Context, data *prepared) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, a.log.Close()) }()
+	a.stage("run " + a.run.Key + ", worker " + a.lock.holder.Worker)
 	if err := resetPeak(a.device); err != nil {
 		return err
 	}
@@ -160,6 +161,7 @@ func (a *attempt) do(ctx context.Context, data *prepared) (err error) {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	a.stage("keep")
 	return a.finish()
 }
 
@@ -170,6 +172,7 @@ func (a *attempt) scored(ctx context.Context, data *prepared) error {
 		return err
 	}
 	out := a.output()
+	a.stage("predict")
 	if err := a.progress(Progress{Stage: "predict"}); err != nil {
 		return err
 	}
@@ -181,6 +184,7 @@ func (a *attempt) scored(ctx context.Context, data *prepared) error {
 	if err := pipeline.Predict(ctx, p, out, nil); err != nil {
 		return fmt.Errorf("predict: %w", err)
 	}
+	a.stage("score")
 	if err := a.progress(Progress{Stage: "score"}); err != nil {
 		return err
 	}
@@ -371,6 +375,11 @@ type runRecord struct {
 // output is where the roads of this run log: its own file, and nowhere else but for progress.
 func (a *attempt) output() pipeline.Output {
 	return pipeline.Output{Log: a.log, Progress: a.out.Progress, Version: a.out.Version}
+}
+
+// stage says in the log, with the time, what is done next.
+func (a *attempt) stage(what string) {
+	fmt.Fprintf(a.log, "%s: %s\n", time.Now().Format("2006-01-02 15:04:05.000000"), what)
 }
 
 // progress writes progress.json, which `status` reads.

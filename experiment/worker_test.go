@@ -114,3 +114,13 @@ func TestSlurmArgumentsAreWords(t *testing.T) {
 	require.Equal(t, []string{"--partition=gpu", "--time", "5"},
 		withoutGPUs([]string{"--partition=gpu", "--gres=gpu:1", "-G", "1", "--time", "5", "--mem=4G"}))
 }
+
+func TestThePapersGridIsWhatItSays(t *testing.T) {
+	f, err := Read(filepath.Join("..", "docs", "studies", "paper.yaml"))
+	require.NoError(t, err)
+	require.Len(t, f.Networks, 5)
+	require.Len(t, f.Methods, 9) // with none
+	require.Equal(t, []string{"1", "5", "10", "all"}, f.Shots)
+	require.Equal(t, 3, f.Draws)
+	require.Equal(t, []uint64{0, 1, 2}, f.Seeds)
+}

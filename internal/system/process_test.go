@@ -3,6 +3,7 @@ package system
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -25,4 +26,17 @@ func TestProcessesThatEndedDoNotRun(t *testing.T) {
 	require.Error(t, cmd.Wait())
 	runs, _ = Process(cmd.Process.Pid)
 	require.False(t, runs)
+}
+
+func TestTouchGivesTheTimeOfTheFileSystem(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a")
+	require.Error(t, Touch(path))
+	require.NoError(t, os.WriteFile(path, nil, 0o666))
+	made, err := os.Stat(path)
+	require.NoError(t, err)
+	require.NoError(t, os.Chtimes(path, time.Unix(0, 0), time.Unix(0, 0)))
+	require.NoError(t, Touch(path))
+	touched, err := os.Stat(path)
+	require.NoError(t, err)
+	require.False(t, touched.ModTime().Before(made.ModTime()))
 }
