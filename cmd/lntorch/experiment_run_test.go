@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/internal/torchtest"
 )
 
@@ -60,7 +61,10 @@ func (g *grid) run(dir string, args ...string) result {
 	return execute(g.t, g.command(dir, args...))
 }
 
-type journalLine struct{ Time, Worker, Run, Event, Error string }
+type journalLine struct {
+	Time                      time.Time
+	Worker, Run, Event, Error string
+}
 
 // journal is what all workers of a folder did.
 func journal(t *testing.T, dir string) (all []journalLine) {
@@ -126,13 +130,40 @@ func children(pid int) (list []int) {
 	return list
 }
 
+// oneAtATime says that no two trainings of a folder were under way together.
+func oneAtATime(t *testing.T, dir string) {
+	t.Helper()
+	events := journal(t, dir)
+	slices.SortFunc(events, func(a, b journalLine) int { return a.Time.Compare(b.Time) })
+	at, workers := "", map[string]bool{}
+	for _, e := range events {
+		rec := read(t, filepath.Join(dir, "runs", e.Run, "run.json"))
+		if strings.Contains(rec, `"method": "none"`) {
+			continue
+		}
+		workers[e.Worker] = true
+		switch e.Event {
+		case "start":
+			require.Empty(t, at, "%v", events)
+			at = e.Run
+		case "done":
+			require.Equal(t, at, e.Run, "%v", events)
+			at = ""
+		}
+	}
+	require.Len(t, workers, 2)
+}
+
 // A grid whose workers are killed and stopped again and again comes to the same scores, to the byte, and does
 // nothing twice. Then other metrics are scored without training again, and what is left over is pruned.
 func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 	g := newGrid(t, "none: {method: none}, full: {method: full}, lora: {method: lora}")
 	calm := filepath.Join(t.TempDir(), "calm")
-	r := execute(t, command(t, "experiment", g.file, "-o", calm, "--raw", repo(t, "testdata/phantom-mini/raw"), "--threads", "1"))
+	// Two workers, and memory for one training at a time.
+	r := execute(t, command(t, "experiment", g.file, "-o", calm, "--raw", repo(t, "testdata/phantom-mini/raw"), "--threads", "1",
+		"--jobs", "2", "--max-ram", "0.1"))
 	require.Equal(t, 0, r.code, r.errOut)
+	oneAtATime(t, calm)
 	require.Contains(t, r.out, "| full ")
 	keys := doneRuns(t, calm)
 	require.Len(t, keys, 5)
@@ -199,6 +230,12 @@ func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 					continue // until one is at a run
 				}
 				switch {
+				case kills == 2: // the parent: its workers stop, saved
+					cmd.Process.Kill()
+					kills++
+					for _, w := range workers {
+						require.Eventually(t, func() bool { runs, _ := system.Process(w); return !runs }, 30*time.Second, 20*time.Millisecond)
+					}
 				case kills < 6:
 					syscall.Kill(workers[random.IntN(len(workers))], syscall.SIGKILL)
 					kills++
