@@ -93,7 +93,7 @@ func TestWhichLocksAreDead(t *testing.T) {
 	container := newHolder()
 	container.PID, container.Namespace = child.Process.Pid, "pid:[1]"
 	rebooted := newHolder()
-	rebooted.Boot = "before"
+	rebooted.PID, rebooted.Boot = child.Process.Pid, "before"
 	for _, x := range []struct {
 		name    string
 		holder  Holder
@@ -105,7 +105,7 @@ func TestWhichLocksAreDead(t *testing.T) {
 		{"a process that is gone", gone, 0, true},
 		{"a process that is gone, its number given away", again, 0, true},
 		{"a process of another container", container, 0, false},
-		{"a host that was started again", rebooted, 0, false},
+		{"a host of that name, started again or another", rebooted, 0, false},
 		{"another host", remote("far"), 30 * time.Second, false},
 		{"another host that is gone", remote("far"), 61 * time.Second, true},
 		{"touched by a clock that is ahead", remote("far"), -24 * time.Hour, false},
