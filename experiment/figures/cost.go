@@ -24,28 +24,54 @@ func (s *sheet) cost() []*Figure {
 	return list
 }
 
-// resource is what a training needs.
+// resource is what a training needs, in a unit.
 type resource struct {
 	title string
 	of    func(c *table.Cell) float64
 }
 
-var resources = []resource{
-	{"time of a training (minutes)", func(c *table.Cell) float64 {
-		if c.Seconds == nil || !(*c.Seconds > 0) {
-			return math.NaN()
+// seconds is how long the trainings of a cell took, NaN where that is not known.
+func seconds(c *table.Cell) float64 {
+	if c.Seconds == nil || !(*c.Seconds > 0) {
+		return math.NaN()
+	}
+	return *c.Seconds
+}
+
+// peak is the memory of the trainings in bytes.
+func peak(c *table.Cell) float64 {
+	if c.PeakBytes == nil || *c.PeakBytes <= 0 {
+		return math.NaN()
+	}
+	return float64(*c.PeakBytes)
+}
+
+// unit divides a resource so that the largest number is handy.
+func unit(title string, of func(c *table.Cell) float64, rows []*table.Row, names []string, sizes []float64) resource {
+	largest := 0.0
+	for _, r := range rows {
+		if v := of(r.Cell); v > largest {
+			largest = v
 		}
-		return *c.Seconds / 60
-	}},
-	{"peak memory of a training (GiB)", func(c *table.Cell) float64 {
-		if c.PeakBytes == nil || *c.PeakBytes <= 0 {
-			return math.NaN()
-		}
-		return float64(*c.PeakBytes) / (1 << 30)
-	}},
+	}
+	k := 0
+	for k+1 < len(sizes) && largest >= 2*sizes[k+1] {
+		k++
+	}
+	return resource{title + " (" + names[k] + ")", func(c *table.Cell) float64 { return of(c) / sizes[k] }}
+}
+
+// resources are time and memory of the trainings.
+func resources(rows []*table.Row) []resource {
+	return []resource{
+		unit("time of a training", seconds, rows, []string{"s", "minutes", "hours"}, []float64{1, 60, 3600}),
+		unit("peak memory of a training", peak, rows, []string{"MiB", "GiB"}, []float64{1 << 20, 1 << 30}),
+	}
 }
 
 func (s *sheet) costOf(groups []*table.Group) *Figure {
+	subject := s.subjectOf(groups)
+	groups, without := mostNetworks(groups, mostPanels/2)
 	type panelOf struct {
 		network string
 		rows    []*table.Row
@@ -56,7 +82,7 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 	largest, drawn := "", false // of several draws where there are such
 	for _, g := range groups {
 		for _, r := range g.Rows {
-			if r.Shots == noShots || math.IsNaN(resources[0].of(r.Cell)) && math.IsNaN(resources[1].of(r.Cell)) {
+			if r.Shots == noShots || math.IsNaN(seconds(r.Cell)) && math.IsNaN(peak(r.Cell)) {
 				continue
 			}
 			switch several := r.Draws > 1; {
@@ -70,8 +96,9 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 		rows = append(rows, g.Rows...)
 	}
 	methods, cut := s.drawn(rows)
-	for _, g := range groups[:min(len(groups), mostPanels/2)] {
-		for _, what := range resources {
+	units := resources(rows)
+	for _, g := range groups {
+		for _, what := range units {
 			of := panelOf{network: g.Network, what: what}
 			for _, r := range g.Rows {
 				if r.Shots == largest && slices.Contains(methods, r.Method) && !math.IsNaN(r.Mean) && !math.IsNaN(what.of(r.Cell)) {
@@ -102,14 +129,13 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 	t := tiles{columns: min(2, len(panels)), n: len(panels), panelHeight: 54 * mm, leftRoom: 14 * mm,
 		titled: s.several.networks,
 		legend: newLegend(s.legendOf(methods, false))}
-	subject := s.subjectOf(groups)
 	f := &Figure{Name: fileName("cost", subject), Title: titled(s.t.Primary+" beside time and memory", subject),
 		height: t.height()}
 	f.Caption = fmt.Sprintf("%s beside what a training takes, %s: medians over draws and seeds, as measured on the "+
 		"machines of the experiment. Bars: %s\u00a0%% intervals for new patients and newly drawn training cases (crossed "+
 		"random effects). Axes of time and memory are logarithmic; "+
 		"marks that would cover each other are moved apart.", s.t.Primary, shotsText(largest), s.t.Percent()) +
-		seedsAlone(all) + cut
+		seedsAlone(all) + cut + without
 	var alt strings.Builder
 	for _, p := range panels {
 		for _, r := range p.rows {

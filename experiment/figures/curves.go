@@ -147,9 +147,9 @@ func (s *sheet) curvesOf(dataset, network string) *Figure {
 		legend: newLegend(s.legendOf(methods, true))}
 	subject := s.subject(dataset, network, "")
 	f := &Figure{Name: fileName("curves", subject), Title: titled("Training", subject), height: t.height()}
-	f.Caption = fmt.Sprintf("Training loss and pseudo-Dice of each epoch, means of %d runs over draws and seeds. "+
+	f.Caption = fmt.Sprintf("Training loss and pseudo-Dice of each epoch, means of %s. "+
 		"Pseudo-Dice is nnU-Net's, of patches of the training cases (fold all): it shows that training learns, "+
-		"not how good a model is on test cases.", runs) + cut + left
+		"not how good a model is on test cases.", runsText(runs)) + cut + left
 	f.Alt = f.Title + "." + alt.String()
 	styles := s.styles()
 	f.draw = func(c draw.Canvas) {
@@ -174,7 +174,11 @@ func (s *sheet) curvesOf(dataset, network string) *Figure {
 
 // whole leaves out ticks between whole numbers.
 func whole(list []tick) []tick {
-	return slices.DeleteFunc(list, func(t tick) bool { return t.at != math.Trunc(t.at) })
+	list = slices.DeleteFunc(list, func(t tick) bool { return t.at != math.Trunc(t.at) })
+	for i := range list {
+		list[i].text = axisNumber(list[i].at, 0)
+	}
+	return list
 }
 
 // curve draws a line with the method's mark at five places, which tells it from others in grey. turn,

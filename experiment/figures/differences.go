@@ -128,7 +128,9 @@ func (s *sheet) differencesOf(g *table.Group) *Figure {
 		}
 	}
 	nameRoom += vg.Points(22)
-	pRoom := words(small, ink, left, centre).Width("p < 0.001") + vg.Points(12)
+	noteHead := "difference (" + s.t.Percent() + "\u00a0% interval)"
+	noteRoom = max(noteRoom, noteStyle.Width(noteHead))
+	pRoom := noteStyle.Width("p (Holm)") + vg.Points(12)
 	styles := s.styles()
 	f.draw = func(c draw.Canvas) {
 		p := &panel{area: &c, x0: low, x1: high, y0: 0, y1: 1}
@@ -142,7 +144,7 @@ func (s *sheet) differencesOf(g *table.Group) *Figure {
 		c.StrokeLine2(draw.LineStyle{Color: ink, Width: vg.Points(0.8)}, p.x(0), p.box.Min.Y, p.x(0), p.box.Max.Y)
 		y := p.box.Max.Y - vg.Points(rowHeight/2)
 		headStyle := words(small, dim, left, bottom)
-		put(&c, headStyle, noteX, p.box.Max.Y+vg.Points(2), "difference ("+s.t.Percent()+" % interval)")
+		put(&c, headStyle, noteX, p.box.Max.Y+vg.Points(2), noteHead)
 		headStyle.XAlign = right
 		put(&c, headStyle, pX, p.box.Max.Y+vg.Points(2), "p (Holm)")
 		for _, r := range rows {

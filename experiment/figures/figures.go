@@ -200,9 +200,7 @@ func (s *sheet) byDataset() [][]*table.Group {
 			at[p] = i
 			list = append(list, nil)
 		}
-		if len(list[i]) < mostPanels {
-			list[i] = append(list[i], g)
-		}
+		list[i] = append(list[i], g)
 	}
 	return list
 }
@@ -217,6 +215,14 @@ func shortened(s string, n int) string {
 		return s
 	}
 	return string(r[:n-1-n/3]) + "…" + string(r[len(r)-n/3:])
+}
+
+// runsText counts runs.
+func runsText(n int) string {
+	if n == 1 {
+		return "1 run"
+	}
+	return fmt.Sprintf("%d runs", n)
 }
 
 // shotsText is a number of shots in words.

@@ -101,14 +101,13 @@ func analysed(t *testing.T, text, reference string) *table.Table {
 
 // paper is a canvas that notes what is drawn, in points from the lower left.
 type sheetOfPaper struct {
-	at       []spot
-	color    color.Color
-	width    vg.Length
-	texts    []written
-	strokes  []stroke
-	fills    []stroke
-	w, h     vg.Length
-	overflow []string
+	at      []spot
+	color   color.Color
+	width   vg.Length
+	texts   []written
+	strokes []stroke
+	fills   []stroke
+	w, h    vg.Length
 }
 
 type spot struct {
@@ -200,17 +199,7 @@ func TestTextsDoNotOverlap(t *testing.T) {
 		for _, f := range Draw(made, runs) {
 			p := drawnOn(f)
 			require.NotEmpty(t, p.texts)
-			for i, a := range p.texts {
-				require.NotContains(t, a.text, "NaN", f.Name)
-				if a.box.Min.X < 0 || a.box.Min.Y < 0 || a.box.Max.X > p.w || a.box.Max.Y > p.h {
-					t.Errorf("%s: %s: %q leaves the picture: %v", name, f.Name, a.text, a.box)
-				}
-				for _, b := range p.texts[:i] {
-					if a.box.Min.X < b.box.Max.X && b.box.Min.X < a.box.Max.X && a.box.Min.Y < b.box.Max.Y && b.box.Min.Y < a.box.Max.Y {
-						t.Errorf("%s: %s: %q and %q cover each other", name, f.Name, a.text, b.text)
-					}
-				}
-			}
+			covered(t, name, f.Name, p)
 			for _, s := range p.strokes {
 				for _, at := range s.points {
 					if at.X < 0 || at.Y < 0 || at.X > p.w || at.Y > p.h || math.IsNaN(float64(at.X+at.Y)) {
@@ -219,6 +208,36 @@ func TestTextsDoNotOverlap(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// covered tells of texts that cover each other or leave the picture.
+func covered(t *testing.T, study, name string, p *sheetOfPaper) {
+	t.Helper()
+	for i, a := range p.texts {
+		require.NotContains(t, a.text, "NaN", name)
+		if a.box.Min.X < 0 || a.box.Min.Y < 0 || a.box.Max.X > p.w || a.box.Max.Y > p.h {
+			t.Errorf("%s: %s: %q leaves the picture: %v", study, name, a.text, a.box)
+		}
+		for _, b := range p.texts[:i] {
+			if a.box.Min.X < b.box.Max.X && b.box.Min.X < a.box.Max.X && a.box.Min.Y < b.box.Max.Y && b.box.Min.Y < a.box.Max.Y {
+				t.Errorf("%s: %s: %q and %q cover each other", study, name, a.text, b.text)
+			}
+		}
+	}
+}
+
+// Nor do those of the smallest study: two methods, trained once, for an epoch.
+func TestTextsOfASmallStudyDoNotOverlap(t *testing.T) {
+	loss := 1.2
+	made := analysed(t, "method,shots,draw,seed,case,Dice\na,3,0,0,p,0.6\na,3,0,0,q,0.7\nb,3,0,0,p,0.4\nb,3,0,0,q,0.5\n", "")
+	p := drawnOn(figure(t, Draw(made, nil), "differences"))
+	covered(t, "once", "differences", p)
+	require.True(t, slices.ContainsFunc(p.texts, func(w written) bool { return w.text == "−0.200" }))
+	p = drawnOn(figure(t, Draw(made, []Run{{Method: "a", Shots: "3", Curves: Curves{Loss: []*float64{&loss}}}}), "curves"))
+	covered(t, "once", "curves", p)
+	for _, epoch := range []string{"1", "2"} {
+		require.True(t, slices.ContainsFunc(p.texts, func(w written) bool { return w.text == epoch }), epoch)
 	}
 }
 
@@ -530,6 +549,9 @@ func TestOddScoresAreDrawn(t *testing.T) {
 				require.NotContains(t, w.text, "NaN", name)
 			}
 		}
+		if name == "panels" {
+			require.Contains(t, list[0].Caption, "The first 12 of 60 networks are drawn.")
+		}
 		if name == "many" {
 			require.Contains(t, list[0].Caption, "The first 27 of 60 methods are drawn.")
 		}
@@ -614,7 +636,8 @@ func TestRunsAreRead(t *testing.T) {
 	require.Nil(t, made.Cells[1].Seconds)
 
 	for text, want := range map[string]string{
-		`{`:           "unexpected end of JSON input: is it the record of a run?",
+		`{`: "unexpected end of JSON input: is it the record of a run?",
+		`{"touched": [{"name": "x", "touched": 5, "entries": 9000000000000000000}]}`: "found 5 entries updated of 9000000000000000000",
 		`{"draw":[]}`: "is it the record of a run?",
 		`{"touched": [{"name": "x", "touched": 5, "entries": 4}]}`:       "layer x: found 5 entries updated of 4",
 		`{"recall_by_size": [{"class": "<5", "found": -1, "nodes": 4}]}`: "class <5: found -1 nodes found of 4",
@@ -623,6 +646,27 @@ func TestRunsAreRead(t *testing.T) {
 		_, err := ReadRuns(folder)
 		require.ErrorContains(t, err, want)
 		require.ErrorContains(t, err, filepath.Join("runs", "z", "run.json"))
+	}
+}
+
+// Times and memory are in units that people use.
+func TestCostsHaveHandyUnits(t *testing.T) {
+	for _, c := range []struct {
+		seconds float64
+		bytes   int64
+		titles  [2]string
+		values  [2]float64
+	}{
+		{90, 300 << 20, [2]string{"time of a training (s)", "peak memory of a training (MiB)"}, [2]float64{90, 300}},
+		{150, 3 << 30, [2]string{"time of a training (minutes)", "peak memory of a training (GiB)"}, [2]float64{2.5, 3}},
+		{7200, 2 << 30, [2]string{"time of a training (hours)", "peak memory of a training (GiB)"}, [2]float64{2, 2}},
+	} {
+		cell := &table.Cell{Seconds: &c.seconds, PeakBytes: &c.bytes}
+		for i, r := range resources([]*table.Row{{Cell: cell}, {Cell: &table.Cell{}}}) {
+			require.Equal(t, c.titles[i], r.title)
+			require.InDelta(t, c.values[i], r.of(cell), 1e-12)
+			require.True(t, math.IsNaN(r.of(&table.Cell{})))
+		}
 	}
 }
 

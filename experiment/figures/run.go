@@ -6,8 +6,11 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
+	"sync"
+	"sync/atomic"
 
 	"github.com/lntorch/lntorch/experiment/stats"
 	"github.com/lntorch/lntorch/experiment/table"
@@ -81,11 +84,12 @@ func (n Name) MarshalJSON() ([]byte, error) {
 	return json.Marshal(string(n))
 }
 
-// maxRecord bounds a run.json; mostPoints its curves, mostLayers its parameters.
+// maxRecord bounds a run.json; mostPoints its curves, mostLayers its parameters, mostCounted what it counts.
 const (
-	maxRecord  = 64 << 20
-	mostPoints = 1_000_000
-	mostLayers = 10_000
+	maxRecord   = 64 << 20
+	mostPoints  = 1_000_000
+	mostLayers  = 10_000
+	mostCounted = 1 << 40
 )
 
 // ReadRuns reads runs/KEY/run.json of an experiment's folder, in the order of keys, of each run that is
@@ -98,31 +102,48 @@ func ReadRuns(folder string) ([]Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	var runs []Run
+	var paths []string
 	for _, e := range entries {
 		of := filepath.Join(folder, "runs", e.Name())
-		if _, err := os.Stat(filepath.Join(of, "done")); err != nil || !e.IsDir() {
-			continue
+		if _, err := os.Stat(filepath.Join(of, "done")); err == nil && e.IsDir() {
+			paths = append(paths, filepath.Join(of, "run.json"))
 		}
-		path := filepath.Join(of, "run.json")
-		if info, err := os.Stat(path); err == nil && info.Size() > maxRecord {
-			return nil, fmt.Errorf("%s: found %d bytes, expected %d at most: is it the record of a run?", path,
-				info.Size(), maxRecord)
-		}
-		text, err := regular.ReadFile(path)
+	}
+	runs, errs := make([]Run, len(paths)), make([]error, len(paths))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(paths)) {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(paths)); i = next.Add(1) - 1 {
+				errs[i] = runs[i].read(paths[i])
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
 		if err != nil {
 			return nil, err
 		}
-		r := Run{}
-		if err := json.Unmarshal(text, &r); err != nil {
-			return nil, fmt.Errorf("%s: %w: is it the record of a run?", path, err)
-		}
-		if err := r.check(); err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
-		}
-		runs = append(runs, r)
 	}
 	return runs, nil
+}
+
+func (r *Run) read(path string) error {
+	if info, err := os.Stat(path); err == nil && info.Size() > maxRecord {
+		return fmt.Errorf("%s: found %d bytes, expected %d at most: is it the record of a run?", path,
+			info.Size(), maxRecord)
+	}
+	text, err := regular.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, r); err != nil {
+		return fmt.Errorf("%s: %w: is it the record of a run?", path, err)
+	}
+	if err := r.check(); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
 }
 
 func (r *Run) check() error {
@@ -135,12 +156,12 @@ func (r *Run) check() error {
 		return fmt.Errorf("found %d layers, expected %d at most", len(r.Touched), mostLayers)
 	}
 	for _, l := range r.Touched {
-		if l.Touched < 0 || l.Touched > l.Entries {
+		if l.Touched < 0 || l.Touched > l.Entries || l.Entries > mostCounted {
 			return fmt.Errorf("layer %.60s: found %d entries updated of %d", l.Name, l.Touched, l.Entries)
 		}
 	}
 	for _, s := range r.Sizes {
-		if s.Found < 0 || s.Found > s.Nodes {
+		if s.Found < 0 || s.Found > s.Nodes || s.Nodes > mostCounted {
 			return fmt.Errorf("class %.20s: found %d nodes found of %d", s.Class, s.Found, s.Nodes)
 		}
 	}
@@ -210,9 +231,9 @@ func names(n int, of func(i int) string) []string {
 	return list
 }
 
-// value is a point of a curve, NaN where there is none.
+// value is a point of a curve, NaN where there is none, or one that no training has.
 func value(list []*float64, i int) float64 {
-	if i >= len(list) || list[i] == nil {
+	if i >= len(list) || list[i] == nil || math.Abs(*list[i]) > 1e30 {
 		return math.NaN()
 	}
 	return *list[i]

@@ -27,6 +27,8 @@ func (s *sheet) shots() []*Figure {
 }
 
 func (s *sheet) shotsOf(groups []*table.Group) *Figure {
+	subject := s.subjectOf(groups)
+	groups, without := mostNetworks(groups, mostPanels)
 
 	var rows []*table.Row
 	for _, g := range groups {
@@ -55,7 +57,6 @@ func (s *sheet) shotsOf(groups []*table.Group) *Figure {
 	if t.n > 1 {
 		t.columns, t.panelHeight, t.titled = 2, 58*mm, true
 	}
-	subject := s.subjectOf(groups)
 	f := &Figure{Name: fileName("shots", subject), Title: titled(s.t.Primary+" by training cases", subject),
 		height: t.height()}
 	arrow := "more"
@@ -69,7 +70,7 @@ func (s *sheet) shotsOf(groups []*table.Group) *Figure {
 	if len(axis.names) > 1 {
 		f.Caption += " Marks of one number of cases stand side by side for legibility."
 	}
-	f.Caption += seedsAlone(rows) + left
+	f.Caption += seedsAlone(rows) + left + without
 	f.Alt = f.alt(rows, methods, s.t.Digits(s.t.Primary))
 	f.draw = func(c draw.Canvas) {
 		for k, g := range groups {
@@ -223,6 +224,14 @@ func (s *sheet) drawn(rows []*table.Row) (methods []string, left string) {
 		}
 	}
 	return mostOf(methods)
+}
+
+// mostNetworks bounds the panels of networks, and says which are not drawn.
+func mostNetworks(groups []*table.Group, most int) ([]*table.Group, string) {
+	if n := len(groups); n > most {
+		return groups[:most], fmt.Sprintf(" The first %d of %d networks are drawn.", most, n)
+	}
+	return groups, ""
 }
 
 func mostOf(methods []string) ([]string, string) {

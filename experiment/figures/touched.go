@@ -110,7 +110,7 @@ func (s *sheet) touchedOf(dataset, network, shots string) *Figure {
 	f := &Figure{Name: fileName("touched", subject), Title: titled("Entries that DGST updated", subject),
 		height: vg.Points(row*float64(len(order))+axis+head) + l.height() + margin}
 	f.Caption = fmt.Sprintf("Share of each layer's entries that were updated at least once, in the network's order, "+
-		"%s; means of %d runs.", shotsText(shots), runs)
+		"%s; means of %s.", shotsText(shots), runsText(runs))
 	if len(order) < len(all) {
 		f.Caption += fmt.Sprintf(" %d layers are put together by the start of their names.", len(all))
 	}
