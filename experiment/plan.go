@@ -432,6 +432,12 @@ func (g *grid) combine(d *gridDataset, n *gridNetwork, m *Method) (*combination,
 	if err != nil {
 		return nil, err
 	}
+	if t.PatchSize == nil {
+		effective["patch-size"] = n.model.PatchSize
+	}
+	if t.BatchSize == 0 {
+		effective["batch-size"] = n.model.BatchSize
+	}
 	c.config, c.weighing = t, map[string]any{}
 	c.settings = map[string]any{pretrained: t.Pretrained != ""}
 	for name, value := range effective {

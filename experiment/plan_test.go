@@ -233,7 +233,7 @@ func TestKeysFollowFromContent(t *testing.T) {
 		replace("full: {", "everything: {").replace("name: demo", "name: other"))
 	same("statistics and what is kept", shared.again().
 		replace("seeds: 2", "seeds: 2\nstatistics: {primary: HD95, alpha: 0.1}\nkeep: {checkpoints: all, predictions: true}"))
-	same("what is the default anyway", shared.again().replace("{method: full}", "{method: full, momentum: 0.99, lr: 0.01}").
+	same("what is the default anyway", shared.again().replace("{method: full}", "{method: full, momentum: 0.99, lr: 0.01, patch-size: [24, 64, 64], batch-size: 2}").
 		replace("{method: dgst}", "{method: dgst, dgst-select: dynamic, val-iterations: 1}"))
 	same("threads that prepare batches", shared.again().replace("iterations: 3", "iterations: 3, workers: 1, save-every: 2"))
 	copied := shared.again()
