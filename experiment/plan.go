@@ -229,14 +229,14 @@ func (g *grid) draws() error {
 // networks' weights.
 func (g *grid) contents(ctx context.Context) error {
 	cache := filehash.Open(filepath.Join(g.Dir, filehash.Name))
-	g.reads = &reads{cache}
+	g.reads = &reads{cache, g.options.Output.Progress}
 	defer g.saveCache(cache)
 	for _, d := range g.datasets {
 		var err error
-		if d.testing, err = g.reads.all(ctx, d.test); err != nil {
+		if d.testing, err = g.reads.all(ctx, d.raw.Name, d.test); err != nil {
 			return err
 		}
-		if d.training, err = g.reads.all(ctx, d.pool); err != nil {
+		if d.training, err = g.reads.all(ctx, d.raw.Name, d.pool); err != nil {
 			return err
 		}
 		g.leaks = append(g.leaks, d.leaks()...)
@@ -248,7 +248,7 @@ func (g *grid) contents(ctx context.Context) error {
 	for _, n := range g.networks {
 		key := "networks." + n.Name
 		var err error
-		if n.learnt, err = g.reads.learnt(ctx, n, g.options.Raw, g.options.Output); err != nil {
+		if n.learnt, err = g.reads.learnt(ctx, n, g.options.Raw); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}
