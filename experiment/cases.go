@@ -22,6 +22,7 @@ import (
 	"github.com/lntorch/lntorch/internal/nearest"
 	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/system"
+	"github.com/lntorch/lntorch/pipeline"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -259,7 +260,8 @@ func (e *atLine) Unwrap() error { return e.err }
 
 // reads looks into image files. Sums are cached.
 type reads struct {
-	cache *filehash.Cache
+	cache    *filehash.Cache
+	progress pipeline.Progress // nil: none
 }
 
 // apart are the endings of headers whose pixels are in another file: the header's stamp says nothing
@@ -331,8 +333,12 @@ func sum(text string) string {
 	return hex.EncodeToString(s[:])
 }
 
-// all gives the contents of cases, several at a time.
-func (r *reads) all(ctx context.Context, list []caseFiles) (map[string]*content, error) {
+// all gives the contents of cases of a dataset, several at a time.
+func (r *reads) all(ctx context.Context, dataset string, list []caseFiles) (map[string]*content, error) {
+	if r.progress != nil {
+		r.progress.Begin("contents of "+dataset, len(list))
+		defer r.progress.End()
+	}
 	out := make([]*content, len(list))
 	errs := make([]error, len(list))
 	var wait sync.WaitGroup
@@ -343,6 +349,9 @@ func (r *reads) all(ctx context.Context, list []caseFiles) (map[string]*content,
 		}
 		wait.Add(1)
 		places <- struct{}{}
+		if r.progress != nil {
+			r.progress.Done(i, "")
+		}
 		go func() {
 			defer wait.Done()
 			defer func() { <-places }()

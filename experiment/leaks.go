@@ -10,7 +10,6 @@ import (
 
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/internal/regular"
-	"github.com/lntorch/lntorch/pipeline"
 )
 
 // A LeakError names all test cases that are training cases, too.
@@ -82,7 +81,7 @@ var contentHash = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
 
 // learnt finds the training data of a network: what trained_on says, else the dataset that the
 // checkpoint names, where its raw images are. nil: not known.
-func (r *reads) learnt(ctx context.Context, n *gridNetwork, root string, o pipeline.Output) (*learnt, error) {
+func (r *reads) learnt(ctx context.Context, n *gridNetwork, root string) (*learnt, error) {
 	l := &learnt{images: map[string]string{}, whole: map[string]string{}}
 	named := n.TrainedOn
 	if named == nil {
@@ -115,8 +114,7 @@ func (r *reads) learnt(ctx context.Context, n *gridNetwork, root string, o pipel
 		if err != nil {
 			return nil, err
 		}
-		o.Printf("network %s: reading what it was trained on, %d cases of %s", n.Name, len(d.train), d.raw.Name)
-		contents, err := r.all(ctx, withoutLabels(d.train))
+		contents, err := r.all(ctx, d.raw.Name, withoutLabels(d.train))
 		if err != nil {
 			return nil, err
 		}

@@ -229,14 +229,14 @@ func (g *grid) draws() error {
 // networks' weights.
 func (g *grid) contents(ctx context.Context) error {
 	cache := filehash.Open(filepath.Join(g.Dir, filehash.Name))
-	g.reads = &reads{cache}
+	g.reads = &reads{cache, g.options.Output.Progress}
 	defer g.saveCache(cache)
 	for _, d := range g.datasets {
 		var err error
-		if d.testing, err = g.reads.all(ctx, d.test); err != nil {
+		if d.testing, err = g.reads.all(ctx, d.raw.Name, d.test); err != nil {
 			return err
 		}
-		if d.training, err = g.reads.all(ctx, d.pool); err != nil {
+		if d.training, err = g.reads.all(ctx, d.raw.Name, d.pool); err != nil {
 			return err
 		}
 		g.leaks = append(g.leaks, d.leaks()...)
@@ -248,7 +248,7 @@ func (g *grid) contents(ctx context.Context) error {
 	for _, n := range g.networks {
 		key := "networks." + n.Name
 		var err error
-		if n.learnt, err = g.reads.learnt(ctx, n, g.options.Raw, g.options.Output); err != nil {
+		if n.learnt, err = g.reads.learnt(ctx, n, g.options.Raw); err != nil {
 			if ctx.Err() != nil {
 				return err
 			}
@@ -431,6 +431,12 @@ func (g *grid) combine(d *gridDataset, n *gridNetwork, m *Method) (*combination,
 	effective, err := t.Effective()
 	if err != nil {
 		return nil, err
+	}
+	if t.PatchSize == nil {
+		effective["patch-size"] = n.model.PatchSize
+	}
+	if t.BatchSize == 0 {
+		effective["batch-size"] = n.model.BatchSize
 	}
 	c.config, c.weighing = t, map[string]any{}
 	c.settings = map[string]any{pretrained: t.Pretrained != ""}

@@ -137,7 +137,7 @@ var Modules = map[string][]string{
 	"github.com/stretchr/testify/...":     {"internal/golden", "internal/torchtest"},
 	"golang.org/x/image/...":              {"report/..."},
 	"golang.org/x/sys/...": {"torch", "formats/...", "checkpoint", "train",
-		"internal/system", "pipeline", "cmd/...", "data/augment/internal/vector"},
+		"internal/system", "pipeline", "experiment", "cmd/...", "data/augment/internal/vector"},
 	"golang.org/x/term": {"cmd/..."},
 	"gonum.org/v1/gonum/...": {"checkpoint", "data/...", "eval/...", "experiment/...",
 		"report/..."},
