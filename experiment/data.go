@@ -63,7 +63,7 @@ func (w *worker) data(ctx context.Context, r *Run) (*prepared, error) {
 		return nil, err
 	}
 	defer k.release()
-	ctx = k.keep(ctx, touchEvery)
+	ctx = k.keep(ctx, w.locks.touchEvery())
 	if d, err := readPrepared(folder); !errors.Is(err, fs.ErrNotExist) {
 		return d, err
 	}

@@ -2,12 +2,14 @@ package experiment
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,10 +17,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/pipeline"
+	"github.com/lntorch/lntorch/report"
 	"github.com/lntorch/lntorch/torch"
 )
 
@@ -129,6 +133,12 @@ func (p *Plan) Work(ctx context.Context, c WorkConfig, o pipeline.Output) (Outco
 		return Outcome{}, err
 	}
 	before := p.count(runs)
+	if err := os.MkdirAll(p.Dir, 0o777); err != nil {
+		return before, fmt.Errorf("-o %s: %w: name a folder that can be written", p.Dir, err)
+	}
+	if err := p.describe(o.Version); err != nil {
+		return before, err
+	}
 	if c.Worker == "" {
 		o.Printf("%d runs: %d done, %d to do", len(runs), before.Done, len(runs)-before.Done)
 	}
@@ -335,3 +345,42 @@ func (p *pipes) take(ctx context.Context, bytes int64) error {
 }
 
 func (p *pipes) give(bytes int64) { fmt.Fprintf(p.asks, "give %d\n", bytes) }
+
+// describe writes experiment.json, the settings in force, and splits.json, where they are not there as they
+// are now.
+func (p *Plan) describe(version string) error {
+	networks := map[string]any{}
+	for _, n := range p.File.Networks {
+		networks[n.Name] = map[string]any{"checkpoint": n.Checkpoint, "trained_on": n.TrainedOn}
+	}
+	methods := []map[string]any{}
+	seen := map[[3]string]bool{}
+	for _, r := range p.Runs {
+		for _, at := range r.Places() {
+			if name := [3]string{at.Dataset, at.Network, at.Method}; !seen[name] {
+				seen[name] = true
+				methods = append(methods, map[string]any{"dataset": at.Dataset, "network": at.Network, "method": at.Method,
+					"settings": r.Settings})
+			}
+		}
+	}
+	f := p.File
+	doc := map[string]any{"name": f.Name, "version": version, "engine": Engine, "networks": networks, "methods": methods,
+		"shots": f.Shots, "draws": f.Draws, "seeds": f.Seeds, "seed": f.Seed, "draw": f.Draw,
+		"evaluate": settings.Record(&f.Evaluate), "statistics": settings.Record(&f.Statistics), "tie": f.Statistics.Tie,
+		"keep": settings.Record(&f.Keep), "warnings": p.Warnings}
+	for name, content := range map[string]any{SettingsFile: doc, SplitsFile: p.Splits} {
+		path := filepath.Join(p.Dir, name)
+		var now bytes.Buffer
+		if _, err := report.JSON(&now, content); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if was, err := os.ReadFile(path); err == nil && bytes.Equal(was, now.Bytes()) {
+			continue
+		}
+		if err := atomicfile.Write(path, now.Bytes()); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -23,8 +23,11 @@ import (
 // DefaultLockTimeout is after how long without a touch a lock is dead.
 const DefaultLockTimeout = time.Minute
 
-// touchEvery is how often a worker touches its locks.
+// touchEvery is how often a worker touches its locks, unless the time-out is so short that a few touches would
+// not fit into it.
 const touchEvery = 10 * time.Second
+
+func (l *locks) touchEvery() time.Duration { return min(touchEvery, l.timeout/6) }
 
 // clockFile is touched to read the file system's clock. All workers share it: whoever touched it last, its
 // time is not before one's own touch.
@@ -85,7 +88,9 @@ func (h *Holder) gone(self *Holder) bool {
 type locks struct {
 	self    Holder
 	timeout time.Duration
-	clock   string // a file that is touched to read the file system's clock
+	clock   string    // a file that is touched to read the file system's clock
+	read    time.Time // by it, at a time of this process' steady clock; zero: never
+	readAt  time.Time
 	seen    map[string]sighting
 }
 
@@ -100,8 +105,14 @@ func newLocks(self Holder, folder string, timeout time.Duration) *locks {
 	return &locks{self: self, timeout: timeout, clock: filepath.Join(folder, clockFile), seen: map[string]sighting{}}
 }
 
+// clockKept is how long a look at the file system's clock is enough.
+const clockKept = time.Second
+
 // now is the file system's time; false where it cannot be had, as on a disk that is full.
 func (l *locks) now() (time.Time, bool) {
+	if since := time.Since(l.readAt); !l.read.IsZero() && since < min(clockKept, l.timeout/10) {
+		return l.read.Add(since), true
+	}
 	f, err := os.OpenFile(l.clock, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
 		return time.Time{}, false
@@ -114,7 +125,8 @@ func (l *locks) now() (time.Time, bool) {
 	if err != nil {
 		return time.Time{}, false
 	}
-	return info.ModTime(), true
+	l.read, l.readAt = info.ModTime(), time.Now()
+	return l.read, true
 }
 
 // touch gives a file the present time of its file system, which on a network is the server's.
@@ -138,9 +150,9 @@ func readLock(path string) (holder *Holder, touched time.Time, err error) {
 	if err != nil {
 		return nil, time.Time{}, err
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxLock))
-	if err != nil {
-		return nil, info.ModTime(), nil
+	text := make([]byte, min(info.Size(), maxLock))
+	if n, err := io.ReadFull(f, text); err != nil {
+		text = text[:n] // it is being written, and not understood
 	}
 	var h Holder
 	if json.Unmarshal(text, &h) != nil || h.Worker == "" {
@@ -251,6 +263,16 @@ func (l *locks) dead(path string) (bool, *Holder, error) {
 	}
 	now, ok := l.now()
 	return ok && now.Sub(touched) > l.timeout, holder, nil
+}
+
+// live says that somebody holds a lock, and is alive.
+func (l *locks) live(path string) (bool, error) {
+	dead, _, err := l.dead(path)
+	if err != nil || dead {
+		return false, err
+	}
+	_, there := l.seen[path]
+	return there, nil
 }
 
 // remove takes a dead lock away; of several workers one wins. Should another have replaced the dead lock

@@ -181,6 +181,9 @@ func TestOpenListsTheRuns(t *testing.T) {
 	require.NotContains(t, r.Settings, "device")
 	require.Equal(t, byWhat(p)["target unet full, 3 shots, draw 1, seed 0"].Cases, r.Cases, "every method has the same draws")
 	require.Equal(t, []string{"training data of network unet unknown: it may hold test cases"}, p.Warnings)
+	var file struct{ Contents map[string]string }
+	golden.LoadJSON(t, "experiment_draws.json", &file)
+	require.Equal(t, file.Contents, p.Splits.Datasets["target"].Content, "as SimpleITK and hashlib find them")
 
 	c, err := p.Training(r)
 	require.NoError(t, err)

@@ -37,6 +37,7 @@ type worker struct {
 
 	datas  map[[2]string]*dataState // by dataset and network
 	others map[string]string        // folders of earlier runs by train_key; nil until it is asked for
+	needs  map[*combination]int64   // memory, in bytes
 	ended  map[string]bool          // keys: done, or failed while this worker was there
 	bad    map[string]bool          // of them, those that failed
 }
@@ -49,7 +50,7 @@ func newWorker(p *Plan, runs []*Run, c *WorkConfig, m memory, o pipeline.Output)
 		return nil, fmt.Errorf("-o %s: %w: name a folder that can be written", p.Dir, err)
 	}
 	w := &worker{plan: p, out: o, memory: m, device: c.Device, threads: c.Threads,
-		locks: newLocks(self, folder, c.lockTimeout()), datas: map[[2]string]*dataState{},
+		locks: newLocks(self, folder, c.lockTimeout()), datas: map[[2]string]*dataState{}, needs: map[*combination]int64{},
 		ended: map[string]bool{}, bad: map[string]bool{}}
 	w.runs = workOrder(runs)
 	w.began, _ = w.locks.now()
@@ -136,6 +137,9 @@ func (w *worker) pass(ctx context.Context) (left int, took bool, err error) {
 	for i := 0; i < min(looksEach, len(held)) && !took; i++ {
 		r := held[w.next%len(held)]
 		w.next++
+		if live, err := w.locks.live(w.plan.Lock(r)); err != nil || live {
+			continue // an error comes back when the run is tried
+		}
 		did, over, err := w.try(ctx, r)
 		if err != nil {
 			return 0, took, err
@@ -162,7 +166,11 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	case dataErr != nil && ctx.Err() != nil:
 		return false, false, ctx.Err()
 	}
-	need := w.plan.need(r, w.device)
+	need, ok := w.needs[r.base]
+	if !ok {
+		need = w.plan.need(r, w.device)
+		w.needs[r.base] = need
+	}
 	// The memory is asked for before the run is taken: nobody waits for a lock of one who waits.
 	if err := w.memory.take(ctx, need); err != nil {
 		return false, false, err
@@ -181,7 +189,7 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	if w.over(r) { // while it was free
 		return false, true, nil
 	}
-	lockContext := k.keep(ctx, touchEvery)
+	lockContext := k.keep(ctx, w.locks.touchEvery())
 	event, err := a.open()
 	if errors.Is(err, errDone) {
 		w.ended[r.Key] = true
@@ -271,13 +279,7 @@ func (w *worker) dataOf(ctx context.Context, r *Run) (*prepared, error) {
 }
 
 // name is what people call a run.
-func (w *worker) name(r *Run) string {
-	text := fmt.Sprintf("%s %s %s", r.Dataset, r.Network, r.Method)
-	if r.Trains() {
-		text += fmt.Sprintf(", %s shots, draw %d, seed %d", r.Shots, r.Draw, r.Seed)
-	}
-	return text + " (" + r.Key + ")"
-}
+func (w *worker) name(r *Run) string { return r.What() + " (" + r.Key + ")" }
 
 // Outcome is how a grid stands when a call of Work ends.
 type Outcome struct {

@@ -27,7 +27,7 @@ evaluate: {disable-tta: true}
 END
 export nnUNet_raw=$PWD/testdata/phantom-demo/raw
 export LNTORCH_THREADS=1 # of each worker: on the CPU the number is part of the bits
-grid="$out/grid.yaml -o $out/grid"
+grid="$out/grid.yaml -o $PWD/$out/grid"
 fail() { echo "experiment-smoke: $1" >&2; exit 1; }
 
 $lntorch experiment plan $grid
@@ -53,11 +53,11 @@ $lntorch experiment status $grid
 # Once more, from make: nothing is left to do. Then a run is done again, to the same scores.
 cp "$out/grid/scores.csv" "$out/scores.csv"
 $lntorch experiment plan $grid --make >"$out/Makefile"
-make -s -j2 -k -f "$out/Makefile"
+from_make() { make --no-print-directory -s -C "$out/grid" -f ../Makefile LNTORCH="$lntorch" "$@"; }
+from_make -j2 -k >/dev/null
 key=$(grep -l '"method": "dgst"' "$out"/grid/runs/*/run.json | head -n 1 | xargs dirname)
 rm -r "$key"
-make -n -f "$out/Makefile" | grep -q "key=$(basename "$key")" || fail "make does not see that a run is gone"
-make -s -j2 -k -f "$out/Makefile"
-$lntorch experiment run $grid >/dev/null
+from_make -n | grep -q "key=$(basename "$key")" || fail "make does not see that a run is gone"
+from_make -j2 -k >/dev/null
 cmp "$out/scores.csv" "$out/grid/scores.csv"
 echo "experiment-smoke: $out/grid/report.html"

@@ -226,6 +226,7 @@ func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 		require.Equal(t, 1, n, key)
 	}
 	require.Positive(t, count(events, "takeover")+count(events, "resume"), "%v", events)
+	require.Zero(t, count(events, "lost"), "no live worker loses its run: %v", events)
 	require.Equal(t, keys, doneRuns(t, rough))
 	found, err := filepath.Glob(filepath.Join(rough, "runs", "*.lock*"))
 	require.NoError(t, err)

@@ -1,13 +1,17 @@
-"""Draws of shots of an experiment, by NumPy's RandomState: the rules of docs/experiments.md, written
-from their description. Golden file:
+"""Draws of shots of an experiment by NumPy's RandomState, and contents of cases as SimpleITK reads
+them: the rules of docs/experiments.md, written from their description. Golden file:
 
     experiment_draws.py --golden testdata/golden/experiment_draws.json"""
 
 import argparse
+import hashlib
 import json
 import pathlib
 
 import numpy as np
+import SimpleITK
+
+PHANTOM = pathlib.Path(__file__).resolve().parents[2] / "testdata" / "phantom-demo" / "raw"
 
 
 def draws(rule, seed, number, pool):
@@ -51,6 +55,17 @@ def pools():
     yield {"b2": "Z", "B10": "a", "\u00e91": "\u00e9", "Z_9": "Z", "\U0001d538": "\uff21", "a": "a"}
 
 
+def content(folder, side, case):
+    """sha256 of the lines with the sums of the image and the label."""
+    lines = ""
+    for name in [f"images{side}/{case}_0000", f"labels{side}/{case}"]:
+        image = SimpleITK.ReadImage(folder / f"{name}.nii.gz")
+        voxels = SimpleITK.GetArrayFromImage(image).astype("<f4")
+        text = "[1 {} {} {}]\n".format(*voxels.shape).encode()
+        lines += hashlib.sha256(text + voxels.tobytes()).hexdigest() + "\n"
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--golden", required=True, type=pathlib.Path)
@@ -66,8 +81,13 @@ def main():
                     str(n): test_cases(seed, n, pool) for n in [1, 2, 4] if n < len(pool) // 2
                 }
                 out.append(case)
+    folder = PHANTOM / "Dataset102_PhantomTarget"
+    contents = {
+        f"LN_{i:03d}": content(folder, "Tr" if i < 8 else "Ts", f"LN_{i:03d}") for i in range(12)
+    }
+    versions = {"numpy": np.__version__, "SimpleITK": SimpleITK.Version.VersionString()}
     text = json.dumps(
-        {"versions": {"numpy": np.__version__}, "cases": out}, separators=(",", ":")
+        {"versions": versions, "cases": out, "contents": contents}, separators=(",", ":")
     )
     p.parse_args().golden.write_text(text + "\n")
 
