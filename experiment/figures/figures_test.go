@@ -451,7 +451,8 @@ func TestCaptionsSayWhatIsDrawn(t *testing.T) {
 	list := Draw(made, runs)
 	shots := figure(t, list, "shots")
 	for _, text := range []string{"n = 12 patients, 1 to 3 draws, 2 seeds", "95\u00a0% intervals for new patients and newly drawn",
-		"one draw only, intervals are for new patients and new seeds, not for other training cases", "more is better"} {
+		"one draw only, intervals are for new patients and new seeds, not for other training cases", "more is better",
+		"Lines across are models that are not trained."} {
 		require.Contains(t, shots.Caption, text)
 	}
 	require.Contains(t, figure(t, list, "differences").Caption, "The best is chosen by these very scores")
