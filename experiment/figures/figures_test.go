@@ -445,6 +445,19 @@ func TestAMethodLooksTheSameEverywhere(t *testing.T) {
 		"touched-unet", "touched-swin", "cost"}, names(9, func(i int) string { return Draw(made, runs)[i].Name }))
 }
 
+// Five networks at four numbers of shots, the largest study that is planned for, fit a page each.
+func TestALargeStudyFitsPages(t *testing.T) {
+	made, runs := study(t, []string{"unet", "resencm", "resencl", "swinunetr", "swinunetrv2"}, nine, []string{"1", "5", "10", "all"})
+	var list []string
+	for _, f := range Draw(made, runs) {
+		list = append(list, f.Name)
+		require.Less(t, f.height.Points()/72*25.4, 265.0, "%s: height in mm", f.Name)
+		require.NotContains(t, f.Caption, "The first ", f.Name)
+		covered(t, "large", f.Name, drawnOn(f))
+	}
+	require.Subset(t, list, []string{"shots", "recall-unet", "recall-swinunetrv2", "curves-resencl", "touched-swinunetr", "cost"})
+}
+
 // Captions say of how many patients, and what intervals cover.
 func TestCaptionsSayWhatIsDrawn(t *testing.T) {
 	made, runs := study(t, []string{"unet"}, nine, []string{"1", "5", "all"})
