@@ -3,6 +3,7 @@ package figures
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -697,4 +698,46 @@ func TestNumbersOnAxes(t *testing.T) {
 	require.Equal(t, []string{"1", "2", "5", "10", "20"}, texts(logTicks(1, 20)))
 	require.Equal(t, []string{"1", "10", "100", "1000"}, texts(logTicks(1, 1000)))
 	require.Empty(t, ticks(1, 1, 5))
+}
+
+// FuzzRecords draws what two records of a grid say, whatever that is.
+func FuzzRecords(f *testing.F) {
+	f.Add([]byte(`{"train_seconds": 1e300, "peak_bytes": 1, "curves": {"loss": [1e308, -1e308, null], "pseudo_dice": [0]},
+		"touched": [{"name": "a.b", "touched": 0, "entries": 0}, {"name": "", "touched": 1, "entries": 1}],
+		"recall_by_size": [{"label": "", "class": ">=x", "found": 0, "nodes": 1}, {"class": "<5", "found": 1, "nodes": 2}]}`))
+	scores, err := table.Read([]byte("method,shots,draw,seed,case,Dice\na,5,0,0,p,0.5\na,5,1,0,p,0.6\nb,5,0,0,p,0.5\nb,5,1,0,p,0.5\n"),
+		"scores.csv", nil)
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var r Run
+		if json.Unmarshal(text, &r) != nil || r.check() != nil {
+			return
+		}
+		made, err := table.Make(context.Background(), scores, table.Settings{Primary: "Dice", Alpha: 0.05, Resamples: 2})
+		require.NoError(t, err)
+		r.Dataset, r.Network, r.Method = "", "", "a"
+		if r.Shots != noShots {
+			r.Shots = "5"
+		}
+		other := r
+		other.Method = "b"
+		runs := []Run{r, other}
+		Complete(made, runs)
+		for _, f := range Draw(made, runs) {
+			p := drawnOn(f)
+			for _, w := range p.texts {
+				if strings.Contains(w.text, "NaN") || strings.Contains(w.text, "Inf") {
+					t.Errorf("%s: %q", f.Name, w.text)
+				}
+			}
+			for _, s := range append(p.strokes, p.fills...) {
+				for _, at := range s.points {
+					if math.IsNaN(float64(at.X + at.Y)) {
+						t.Fatalf("%s: a point that is none", f.Name)
+					}
+				}
+			}
+			require.NoError(t, f.SVG(io.Discard))
+		}
+	})
 }
