@@ -19,7 +19,7 @@ methods:
   none: {method: none}
   full: {method: full}
   dgst: {method: dgst}
-train: {epochs: 2, iterations: 10}
+train: {head: keep, epochs: 2, iterations: 10}
 shots: [1, 3]
 draws: 2
 seeds: 1
