@@ -1,6 +1,7 @@
 package experiment
 
 import (
+	"archive/zip"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -191,6 +192,12 @@ func TestOpenListsTheRuns(t *testing.T) {
 	require.Equal(t, uint64(1), c.Seed)
 	require.Equal(t, slices.Sorted(slices.Values(r.Cases)), c.Cases)
 	require.Equal(t, d.model, c.Pretrained)
+	a, err := p.Adoption(r)
+	require.NoError(t, err)
+	require.Equal(t, []int{24, 64, 64}, a.PatchSize, "the network's, whatever memory the machine has")
+	require.Equal(t, 2, a.BatchSize)
+	require.Equal(t, a.Preprocessed, c.Preprocessed)
+	require.Equal(t, a.PlansName, c.PlansName)
 	_, err = p.Training(p.Runs[0])
 	require.ErrorContains(t, err, "method none, which does not train")
 	e, err := p.Evaluation(r, "x")
@@ -268,7 +275,10 @@ func TestKeysFollowFromContent(t *testing.T) {
 	other := shared.again()
 	other.model = filepath.Join(golden.Root(t), "testdata", "phantom-mini", "results", "Dataset101_PhantomSource",
 		"nnUNetTrainer__nnUNetPlans__3d_phantom", "fold_0", "checkpoint_final.pth")
-	changes("weights", other, every, every)
+	changes("a network", other, every, every)
+	other = shared.again()
+	other.model = otherWeights(t, other.model)
+	changes("a weight", other, every, every)
 
 	d := newDemo(t)
 	label := filepath.Join(d.dataset(), "labelsTr", "LN_006.nii.gz")
@@ -286,6 +296,30 @@ func TestKeysFollowFromContent(t *testing.T) {
 	write(t, list, "{ }")
 	require.NotEqual(t, augmented, keys(shared.again().replace("iterations: 3", "iterations: 3, augmentation: "+list).plan()),
 		"the content of a list of transforms")
+}
+
+// otherWeights is a checkpoint of the same plans with one bit of one weight changed.
+func otherWeights(t *testing.T, path string) string {
+	z, err := zip.OpenReader(path)
+	require.NoError(t, err)
+	defer z.Close()
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	for _, f := range z.File {
+		r, err := f.Open()
+		require.NoError(t, err)
+		text, err := io.ReadAll(r)
+		require.NoError(t, err)
+		if strings.HasSuffix(f.Name, "/data/0") {
+			text[0] ^= 1
+		}
+		to, err := w.CreateHeader(&zip.FileHeader{Name: f.Name, Method: zip.Store})
+		require.NoError(t, err)
+		_, err = to.Write(text)
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.Close())
+	return write(t, filepath.Join(t.TempDir(), "other.pth"), b.String())
 }
 
 // again is the same folder with the text of a new file.

@@ -123,6 +123,7 @@ func TestExperimentPlanRefuses(t *testing.T) {
 // The lines of `command` do a run by hand to the same bits.
 func TestCommandRepeatsARunByHand(t *testing.T) {
 	g := newGrid(t, "lora: {method: lora, lora-rank: 2}, gradmask: {method: dgst, head: keep}")
+	g.write(strings.Replace(g.text, "shots: [1]", "shots: [2]", 1))
 	dir := filepath.Join(filepath.Dir(g.file), "grid")
 	raw := []string{"-o", dir, "--raw", repo(t, "testdata/phantom-mini/raw")}
 	r := g.run(dir, "--only", "draw=0")
