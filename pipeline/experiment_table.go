@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/lntorch/lntorch/experiment/figures"
 	"github.com/lntorch/lntorch/experiment/table"
@@ -98,7 +97,7 @@ func analyse(ctx context.Context, c ExperimentTableConfig, o Output) (a analysis
 		return a, err
 	}
 	figures.Complete(t, runs)
-	t.Warnings = append(slices.Clone(c.Warnings), t.Warnings...)
+	t.Warn(c.Warnings)
 	for _, w := range t.Warnings {
 		o.Print("WARNING: " + w)
 	}

@@ -129,6 +129,9 @@ func (s *sheet) costOf(groups []*table.Group) *Figure {
 	t := tiles{columns: min(2, len(panels)), n: len(panels), panelHeight: 54 * mm, leftRoom: 14 * mm,
 		titled: s.several.networks,
 		legend: newLegend(s.legendOf(methods, false))}
+	if len(groups) > 3 {
+		t.panelHeight = 34 * mm
+	}
 	f := &Figure{Name: fileName("cost", subject), Title: titled(s.t.Primary+" beside time and memory", subject),
 		height: t.height()}
 	f.Caption = fmt.Sprintf("%s beside what a training takes, %s: medians over draws and seeds, as measured on the "+

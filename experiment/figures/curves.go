@@ -139,7 +139,7 @@ func (s *sheet) curvesOf(dataset, network string) *Figure {
 		if l.low > l.high {
 			l.low, l.high = 0, 1
 		}
-		pad := max((l.high-l.low)*0.05, 1e-3)
+		pad := max((l.high-l.low)*0.05, math.Abs(l.high)*1e-3, 1e-3)
 		l.low, l.high = l.low-pad, l.high+pad
 	}
 	last := max(limitsOf[false].last, limitsOf[true].last)

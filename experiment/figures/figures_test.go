@@ -3,6 +3,7 @@ package figures
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -445,13 +446,27 @@ func TestAMethodLooksTheSameEverywhere(t *testing.T) {
 		"touched-unet", "touched-swin", "cost"}, names(9, func(i int) string { return Draw(made, runs)[i].Name }))
 }
 
+// Five networks at four numbers of shots, the largest study that is planned for, fit a page each.
+func TestALargeStudyFitsPages(t *testing.T) {
+	made, runs := study(t, []string{"unet", "resencm", "resencl", "swinunetr", "swinunetrv2"}, nine, []string{"1", "5", "10", "all"})
+	var list []string
+	for _, f := range Draw(made, runs) {
+		list = append(list, f.Name)
+		require.Less(t, f.height.Points()/72*25.4, 265.0, "%s: height in mm", f.Name)
+		require.NotContains(t, f.Caption, "The first ", f.Name)
+		covered(t, "large", f.Name, drawnOn(f))
+	}
+	require.Subset(t, list, []string{"shots", "recall-unet", "recall-swinunetrv2", "curves-resencl", "touched-swinunetr", "cost"})
+}
+
 // Captions say of how many patients, and what intervals cover.
 func TestCaptionsSayWhatIsDrawn(t *testing.T) {
 	made, runs := study(t, []string{"unet"}, nine, []string{"1", "5", "all"})
 	list := Draw(made, runs)
 	shots := figure(t, list, "shots")
 	for _, text := range []string{"n = 12 patients, 1 to 3 draws, 2 seeds", "95\u00a0% intervals for new patients and newly drawn",
-		"one draw only, intervals are for new patients and new seeds, not for other training cases", "more is better"} {
+		"one draw only, intervals are for new patients and new seeds, not for other training cases", "more is better",
+		"Lines across are models that are not trained."} {
 		require.Contains(t, shots.Caption, text)
 	}
 	require.Contains(t, figure(t, list, "differences").Caption, "The best is chosen by these very scores")
@@ -683,4 +698,46 @@ func TestNumbersOnAxes(t *testing.T) {
 	require.Equal(t, []string{"1", "2", "5", "10", "20"}, texts(logTicks(1, 20)))
 	require.Equal(t, []string{"1", "10", "100", "1000"}, texts(logTicks(1, 1000)))
 	require.Empty(t, ticks(1, 1, 5))
+}
+
+// FuzzRecords draws what two records of a grid say, whatever that is.
+func FuzzRecords(f *testing.F) {
+	f.Add([]byte(`{"train_seconds": 1e300, "peak_bytes": 1, "curves": {"loss": [1e308, -1e308, null], "pseudo_dice": [0]},
+		"touched": [{"name": "a.b", "touched": 0, "entries": 0}, {"name": "", "touched": 1, "entries": 1}],
+		"recall_by_size": [{"label": "", "class": ">=x", "found": 0, "nodes": 1}, {"class": "<5", "found": 1, "nodes": 2}]}`))
+	scores, err := table.Read([]byte("method,shots,draw,seed,case,Dice\na,5,0,0,p,0.5\na,5,1,0,p,0.6\nb,5,0,0,p,0.5\nb,5,1,0,p,0.5\n"),
+		"scores.csv", nil)
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, text []byte) {
+		var r Run
+		if json.Unmarshal(text, &r) != nil || r.check() != nil {
+			return
+		}
+		made, err := table.Make(context.Background(), scores, table.Settings{Primary: "Dice", Alpha: 0.05, Resamples: 2})
+		require.NoError(t, err)
+		r.Dataset, r.Network, r.Method = "", "", "a"
+		if r.Shots != noShots {
+			r.Shots = "5"
+		}
+		other := r
+		other.Method = "b"
+		runs := []Run{r, other}
+		Complete(made, runs)
+		for _, f := range Draw(made, runs) {
+			p := drawnOn(f)
+			for _, w := range p.texts {
+				if strings.Contains(w.text, "NaN") || strings.Contains(w.text, "Inf") {
+					t.Errorf("%s: %q", f.Name, w.text)
+				}
+			}
+			for _, s := range append(p.strokes, p.fills...) {
+				for _, at := range s.points {
+					if math.IsNaN(float64(at.X + at.Y)) {
+						t.Fatalf("%s: a point that is none", f.Name)
+					}
+				}
+			}
+			require.NoError(t, f.SVG(io.Discard))
+		}
+	})
 }

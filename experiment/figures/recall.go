@@ -11,7 +11,8 @@ import (
 )
 
 // recall draws the share of nodes that were found, by the class of their size: a figure for each
-// dataset and label, a panel for each network and number of shots.
+// dataset and label, of each network where a page would be too small, with a panel for each number of
+// shots.
 func (s *sheet) recall() []*Figure {
 	type subject struct{ dataset, label string }
 	var list []subject
@@ -24,7 +25,15 @@ func (s *sheet) recall() []*Figure {
 	}
 	var figures []*Figure
 	for _, of := range list {
-		if f := s.recallOf(of.dataset, of.label); f != nil {
+		networks := names(len(s.runs), func(i int) string { return s.runs[i].Network })
+		f, panels := s.recallOf(of.dataset, of.label, networks)
+		if panels > mostOnPage && len(networks) > 1 {
+			for i := range networks {
+				if f, _ := s.recallOf(of.dataset, of.label, networks[i:i+1]); f != nil {
+					figures = append(figures, f)
+				}
+			}
+		} else if f != nil {
 			figures = append(figures, f)
 		}
 	}
@@ -58,7 +67,11 @@ func (r *ratio) span() span {
 	return s
 }
 
-func (s *sheet) recallOf(dataset, label string) *Figure {
+// mostOnPage is how many panels, two beside each other, a page has room for.
+const mostOnPage = 8
+
+// recallOf draws some networks, and counts the panels that all of them need.
+func (s *sheet) recallOf(dataset, label string, only []string) (f *Figure, all int) {
 	type key struct{ network, shots, method, class string }
 	of := map[key]*ratio{}
 	var networks, shots, classes []string
@@ -70,7 +83,7 @@ func (s *sheet) recallOf(dataset, label string) *Figure {
 	}
 	for i := range s.runs {
 		r := &s.runs[i]
-		if r.Dataset != dataset {
+		if r.Dataset != dataset || !slices.Contains(only, r.Network) {
 			continue
 		}
 		for _, c := range r.Sizes {
@@ -91,7 +104,7 @@ func (s *sheet) recallOf(dataset, label string) *Figure {
 		}
 	}
 	if len(networks) == 0 {
-		return nil
+		return nil, 0
 	}
 	if len(shots) == 0 {
 		shots = []string{noShots}
@@ -106,8 +119,9 @@ func (s *sheet) recallOf(dataset, label string) *Figure {
 		}
 	}
 	left := ""
-	if n := len(panels); n > mostPanels {
-		panels, left = panels[:mostPanels], fmt.Sprintf(" The first %d of %d panels are drawn.", mostPanels, n)
+	all = len(panels)
+	if all > mostPanels {
+		panels, left = panels[:mostPanels], fmt.Sprintf(" The first %d of %d panels are drawn.", mostPanels, all)
 	}
 	var methods []string
 	for _, m := range s.methods {
@@ -123,11 +137,17 @@ func (s *sheet) recallOf(dataset, label string) *Figure {
 	styles := s.styles()
 	t := tiles{columns: min(2, len(panels)), n: len(panels), panelHeight: 46 * mm, leftRoom: 14 * mm, titled: true,
 		legend: newLegend(entries)}
-	if len(panels) == 1 {
+	switch n := len(panels); {
+	case n == 1:
 		t.panelHeight = 62 * mm
+	case n > 4:
+		t.panelHeight = 38 * mm
 	}
 	subject := s.subject(dataset, "", label)
-	f := &Figure{Name: fileName("recall", subject), Title: titled("Nodes found, by size", subject), height: t.height()}
+	if len(networks) == 1 {
+		subject = s.subject(dataset, networks[0], label)
+	}
+	f = &Figure{Name: fileName("recall", subject), Title: titled("Nodes found, by size", subject), height: t.height()}
 	var sizes []string
 	for _, c := range classes {
 		sizes = append(sizes, fmt.Sprintf("%d of %s mm", most[c], sizeText(c)))
@@ -149,16 +169,16 @@ func (s *sheet) recallOf(dataset, label string) *Figure {
 	}
 	f.Alt = alt.String()
 	f.draw = func(c draw.Canvas) {
-		for i, of1 := range panels {
+		for i, place := range panels {
 			p := &panel{area: &c, box: t.box(&c, i), x0: -0.5, x1: float64(len(classes)) - 0.5, y0: -0.03, y1: 1.03}
 			var xs []tick
 			for k, class := range classes {
 				xs = append(xs, tick{float64(k), sizeText(class)})
 			}
 			p.frame(xs, ticks(0, 1, 5), "short axis (mm)", "recall")
-			title := shotsText(of1.shots)
+			title := shotsText(place.shots)
 			if s.several.networks {
-				title = of1.network + ", " + title
+				title = place.network + ", " + title
 			}
 			p.title(title)
 			step := vg.Length(0)
@@ -167,9 +187,9 @@ func (s *sheet) recallOf(dataset, label string) *Figure {
 			}
 			for k, class := range classes {
 				for j, m := range methods {
-					r := of[key{of1.network, of1.shots, m, class}]
+					r := of[key{place.network, place.shots, m, class}]
 					if r == nil { // a model that is not trained is the same beside each number of shots
-						if r = of[key{of1.network, noShots, m, class}]; r == nil {
+						if r = of[key{place.network, noShots, m, class}]; r == nil {
 							continue
 						}
 					}
@@ -182,7 +202,7 @@ func (s *sheet) recallOf(dataset, label string) *Figure {
 		}
 		t.legend.draw(&c)
 	}
-	return f
+	return f, all
 }
 
 // sizeText is a class of sizes as it is printed.

@@ -70,6 +70,9 @@ func (s *sheet) shotsOf(groups []*table.Group) *Figure {
 	if len(axis.names) > 1 {
 		f.Caption += " Marks of one number of cases stand side by side for legibility."
 	}
+	if slices.ContainsFunc(entries, func(e entry) bool { return e.plain }) {
+		f.Caption += " Lines across are models that are not trained."
+	}
 	f.Caption += seedsAlone(rows) + left + without
 	f.Alt = f.alt(rows, methods, s.t.Digits(s.t.Primary))
 	f.draw = func(c draw.Canvas) {

@@ -83,7 +83,7 @@ func TestThePageHoldsTheTable(t *testing.T) {
 // The summary says of each method whether it is better, worse or not shown to differ.
 func TestTheSummarySaysWhatTheTestsFound(t *testing.T) {
 	e := study(t, []string{"head", "bias", "full"}, []string{"5", "all"}, 20, table.Settings{})
-	e.Table.Pairs[0].PHolm = 0.3 // head and bias at 5
+	e.Table.Pairs[0].PHolm = 0.3                // head and bias at 5
 	best := e.Table.Cells[len(e.Table.Cells)-4] // full at 5, Dice
 	require.Equal(t, "full 5 Dice", best.Method+" "+best.Shots+" "+best.Metric)
 	mean := fmt.Sprintf("full has the best mean Dice (%.3f)", best.Mean)

@@ -53,6 +53,14 @@ type Table struct {
 	// Tests counts the crossed tests between methods and between networks, by metric.
 	Tests    map[string]int `json:"tests"`
 	Warnings []string       `json:"warnings"`
+
+	about []string // warnings on how the scores came about, which stand below each table
+}
+
+// Warn adds warnings on how the scores came about, such as a leak: they stand below each table, too.
+func (t *Table) Warn(list []string) {
+	t.about = append(t.about, list...)
+	t.Warnings = append(slices.Clone(list), t.Warnings...)
 }
 
 // Cell has the scores of one method.

@@ -467,6 +467,12 @@ func TestNotesSayWhatATableIsWorth(t *testing.T) {
 	}
 	table = made(t, grid(2, 20, 3, 2, "5"), settings())
 	require.NotContains(t, markdownOf(table), "Caution")
+	table.Warn([]string{"pool of b: 2 cases are in the training data of unet"})
+	for _, text := range []string{markdownOf(table), latexOf(table)} {
+		require.Equal(t, 2, strings.Count(text, "Caution: pool of b: 2 cases are in the training data of unet."),
+			"below the table of each metric")
+	}
+	require.Equal(t, "pool of b: 2 cases are in the training data of unet", table.Warnings[0])
 	table = made(t, grid(2, 20, 1, 1, "5"), settings())
 	require.Contains(t, markdownOf(table), "What was trained once has no interval and no p")
 	table = made(t, strings.Join(without(grid(2, 20, 3, 1, "5"), "b,5,1,0,p03"), "\n"), settings())

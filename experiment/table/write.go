@@ -191,6 +191,9 @@ func (t *Table) Note(r *Group) string {
 	for _, text := range r.cautions() {
 		b.WriteString(" " + text)
 	}
+	for _, text := range t.about {
+		b.WriteString(" Caution: " + strings.TrimRight(text, ".") + ".")
+	}
 	return b.String()
 }
 
