@@ -31,7 +31,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim openjpeg niivue lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: help all libtorch shim openjpeg niivue lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-slurm test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build openjpeg-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -223,6 +223,23 @@ foundation: all ## pretrains the demonstration's foundation model on phantoms of
 demo: all ## adapts the bundled foundation model to bundled cases of another domain, and reports before and after
 	@bash scripts/demo.sh
 
+# ---- experiments --------------------------------------------------------------------------------------------------
+
+.PHONY: experiment experiment-smoke paper
+experiment: all ## trains, predicts and scores the grid of FILE=grid.yaml; ARGS="--jobs 2 -o DIR" goes to the command
+	@[ -n "$(FILE)" ] || { echo "make experiment FILE=grid.yaml [ARGS=…]: FILE is not given" >&2; exit 2; }
+	@bin/lntorch experiment run $(FILE) $(ARGS)
+
+experiment-smoke: all | $(LOGS) ## a small grid on phantoms from end to end: workers, one of them killed, tables, page, a Makefile of it
+	@bash scripts/experiment_smoke.sh $(LOGGED)
+
+# Five networks × eight methods × four shots × three draws × three seeds. The file names networks and dataset: make them yours.
+PAPER_FILE ?= docs/studies/paper.yaml
+paper: all ## prints what the grid of the paper takes, and with PAPER=yes runs it (ARGS= as for experiment)
+	@bin/lntorch experiment plan $(PAPER_FILE) $(filter-out --jobs% --slurm%,$(ARGS))
+	@[ "$(PAPER)" = yes ] || { echo "make paper PAPER=yes starts it" >&2; exit 1; }
+	@bin/lntorch experiment run $(PAPER_FILE) $(ARGS)
+
 # ---- gotorch, the independent binding that torch/interop checks ours against ------------------------------------------
 
 gotorch: libtorch need-cxx need-go ## compiles the C++ of github.com/wangkuiyi/gotorch into build/lib/libcgotorch.so
@@ -320,6 +337,9 @@ test-public: need-go need-python | $(LOGS) ## the readers on public files out of
 	  LNTORCH_PUBLIC=$$folder LNTORCH_REQUIRE=public $(GO) test -count=1 -p 1 -run '^TestPublicFiles' ./formats/... $(LOGGED)
 
 # A target that opens whole files spends its time on making inputs smaller, unless told when to stop.
+test-slurm: shim need-go | $(LOGS) ## a grid as jobs of a real Slurm of one node: an array, signals, killed and cancelled tasks (root, Debian)
+	@LNTORCH_REQUIRE=torch,slurm bash scripts/slurm.sh run env $(GO_TEST) -timeout 10m -run '^TestSlurm$$' ./cmd/lntorch $(LOGGED)
+
 fuzz: need-go ## each fuzz target for FUZZTIME (60s); inputs that fail become seeds in the package's testdata/fuzz
 	@targets=$$($(call LISTED,^Fuzz)); failed=0; \
 	  while read -r package target; do \
@@ -388,6 +408,7 @@ golden: need-go need-python ## writes the golden files anew, with nnU-Net's own 
 	  v=0.14.6; $$python -m pip install -q --no-deps --upgrade --target build/statsmodels-$$v statsmodels==$$v patsy==1.0.3 && \
 	    PYTHONPATH=build/statsmodels-$$v run experiment_stats.py --golden $$g/experiment_stats.json; \
 	  run experiment_table.py --golden $$g/experiment_table; \
+	  run experiment_draws.py --golden $$g/experiment_draws.json; \
 	  run evaluation.py; \
 	  run nodes.py --golden $$g/nodes.json; \
 	  $$python -m pip install -q --no-deps --upgrade --target build/panoptica -r scripts/requirements-panoptica.txt && \

@@ -308,19 +308,45 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 		}
 		t.BestEMA = &x
 	}
+	var err error
+	if t.Logging, err = f.readLogging(); err != nil {
+		return nil, err
+	}
+	t.Extra, err = f.readExtra()
+	return t, err
+}
+
+// History returns how a training went so far: its log lists, and lntorch's own entries, which are nil
+// in a file of nnU-Net. Weights and momentum are not read.
+func (f *File) History() (l Logging, extra []Entry, err error) {
+	if !f.NNUNet {
+		return l, nil, fmt.Errorf("checkpoint: %s: holds only weights, expected nnU-Net's form (logging, …)", f.Path)
+	}
+	if l, err = f.readLogging(); err == nil {
+		extra, err = f.readExtra()
+	}
+	if err != nil {
+		return l, nil, fmt.Errorf("checkpoint: %s: %w", f.Path, err)
+	}
+	return l, extra, nil
+}
+
+func (f *File) readLogging() (l Logging, err error) {
 	v, _ := f.root.Get("logging")
 	d := pickle.AsDict(v)
 	if d == nil {
-		return nil, fmt.Errorf("logging is of type %s, expected a dict", pickle.TypeName(v))
+		return l, fmt.Errorf("logging is of type %s, expected a dict", pickle.TypeName(v))
 	}
-	if err := t.Logging.read(d); err != nil {
-		return nil, err
-	}
+	return l, l.read(d)
+}
+
+func (f *File) readExtra() (list []Entry, err error) {
 	v, ok := f.root.Get("lntorch")
 	if !ok {
-		return t, nil
+		return nil, nil
 	}
-	if d = pickle.AsDict(v); d == nil {
+	d := pickle.AsDict(v)
+	if d == nil {
 		return nil, fmt.Errorf("lntorch is of type %s, expected a dict", pickle.TypeName(v))
 	}
 	for k, e := range d.All() {
@@ -328,9 +354,9 @@ func (f *File) training(s *torch.Scope) (*Training, error) {
 		if err != nil {
 			return nil, fmt.Errorf("lntorch: %v: %w", k, err)
 		}
-		t.Extra = append(t.Extra, Entry{fmt.Sprint(k), value})
+		list = append(list, Entry{fmt.Sprint(k), value})
 	}
-	return t, nil
+	return list, nil
 }
 
 func (f *File) readScaler(t *Training) error {

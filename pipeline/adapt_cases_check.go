@@ -2,8 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,7 +18,6 @@ import (
 	"github.com/lntorch/lntorch/formats/dicom/labels"
 	"github.com/lntorch/lntorch/formats/dicom/series"
 	"github.com/lntorch/lntorch/formats/image"
-	"github.com/lntorch/lntorch/internal/bits"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/volume"
 )
@@ -251,7 +248,7 @@ func (k *caseChecker) checkCase(c *AdaptCase) {
 	} else {
 		c.Size, c.Spacing = [3]int(im.Shape[1:]), im.Geometry.Spacing
 		k.checkImage(c, im, p)
-		c.imageHash = hashPixels(im)
+		c.imageHash = im.Content()
 		im.Pixels = nil // the labels need memory, too
 	}
 	if err != nil && isDICOM(c.Label) {
@@ -358,7 +355,7 @@ func (k *caseChecker) measure(c *AdaptCase, seg *volume.Image) error {
 	s := seg.Geometry.Spacing
 	c.ML = float64(voxels) * s[0] * s[1] * s[2] / 1000
 	if c.emptyLabel = voxels == 0; !c.emptyLabel {
-		c.labelHash = hashPixels(seg)
+		c.labelHash = seg.Content()
 	}
 	return nil
 }
@@ -372,28 +369,6 @@ func findNodes(seg *volume.Image, set []int) (*components.Components, error) {
 		return components.Find(volume.Cast[int32](p), shape, set, 26)
 	}
 	return components.Find(volume.Cast[int32](seg.Pixels), shape, set, 26)
-}
-
-// hashPixels is the sha256 of shape and values, whatever type these are stored in: of their
-// float32, where NaN is one value and -0 is 0.
-func hashPixels(im *volume.Image) string {
-	h := sha256.New()
-	fmt.Fprintln(h, im.Shape)
-	block := make([]float32, min(16384, im.Pixels.Len()))
-	for at := 0; at < im.Pixels.Len(); at += len(block) {
-		part := block[:min(len(block), im.Pixels.Len()-at)]
-		im.Pixels.Float32s(part, at)
-		for i, v := range part {
-			switch {
-			case v != v:
-				part[i] = float32(math.NaN())
-			case v == 0:
-				part[i] = 0
-			}
-		}
-		h.Write(bits.Bytes(part))
-	}
-	return hex.EncodeToString(h.Sum(nil))
 }
 
 // findDICOM finds cases by what RTSTRUCT and SEG refer to, as import does.

@@ -497,7 +497,7 @@ func TestDuplicatesAmongHeldOutCasesAreRefused(t *testing.T) {
 
 func TestHashesAreOfValues(t *testing.T) {
 	im := func(p volume.Pixels, shape ...int) string {
-		return hashPixels(&volume.Image{Shape: [4]int(shape), Pixels: p})
+		return (&volume.Image{Shape: [4]int(shape), Pixels: p}).Content()
 	}
 	nan := float32(math.NaN())
 	odd := math.Float32frombits(math.Float32bits(nan) ^ 1)

@@ -2,12 +2,14 @@ package pipeline
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 
+	"github.com/lntorch/lntorch/experiment/figures"
 	"github.com/lntorch/lntorch/experiment/table"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/regular"
@@ -27,6 +29,8 @@ type ExperimentTableConfig struct {
 	Seed      int      `flag:"seed" range:"0..4294967295" help:"seed of the bootstrap"`
 	Tie       []string `flag:"tie" list:"true" help:"METRIC=NUMBER: a patient's difference up to it is a tie (Dice=0.005 NSD_2=0.005 HD95=0.1, else 0)"`
 	Lower     []string `flag:"lower-is-better" list:"true" help:"metrics of which less is better, besides HD95, HD, ASSD and ASD_…"`
+
+	Warnings []string // on how the scores came about, beside those of the table
 }
 
 // ties are the differences that no reader would act on.
@@ -35,45 +39,69 @@ var ties = map[string]float64{"Dice": 0.005, "NSD_2": 0.005, "HD95": 0.1}
 // ExperimentTable analyses scores of trainings, ours or anybody's, and writes the tables where Out
 // says. Warnings of the table are logged.
 func ExperimentTable(ctx context.Context, c ExperimentTableConfig, o Output) (*table.Table, error) {
+	a, err := analyse(ctx, c, o)
+	if err != nil || c.Out == "" {
+		return a.table, err
+	}
+	return a.table, writeTables(c.Out, a.table)
+}
+
+// analysis is scores with their table.
+type analysis struct {
+	scores *table.Scores
+	table  *table.Table
+	runs   []figures.Run // that left a record beside the scores
+}
+
+// folder is where pictures and page go: Out, else beside the scores.
+func (c *ExperimentTableConfig) folder() string {
+	return cmp.Or(c.Out, filepath.Dir(c.Scores))
+}
+
+// analyse reads scores, and the records of runs beside them, and makes the table.
+func analyse(ctx context.Context, c ExperimentTableConfig, o Output) (a analysis, err error) {
 	if err := settings.Check(&c); err != nil {
-		return nil, err
+		return a, err
 	}
 	if c.Scores == "" {
-		return nil, settings.Usage("--scores is not given: expected a file of scores, scores.csv")
+		return a, settings.Usage("--scores is not given: expected a file of scores, scores.csv")
 	}
 	tie, err := table.ParseTies(c.Tie, ties)
 	if err != nil {
-		return nil, settings.Usage("--tie: %w", err)
+		return a, settings.Usage("--tie: %w", err)
 	}
 	if info, err := os.Stat(c.Scores); err == nil && info.IsDir() {
-		return nil, fmt.Errorf("%s: found a folder, expected a file of scores, scores.csv", c.Scores)
+		return a, fmt.Errorf("%s: found a folder, expected a file of scores, scores.csv", c.Scores)
 	}
 	text, err := regular.ReadFile(c.Scores)
 	if err != nil {
-		return nil, err
+		return a, err
 	}
 	scores, err := table.Read(text, c.Scores, c.Metrics)
 	if err != nil {
-		return nil, err
+		return a, err
 	}
 	for _, metric := range c.Lower {
 		if err := scores.HasMetric(metric); err != nil {
-			return nil, fmt.Errorf("%s: --lower-is-better: %w", c.Scores, err)
+			return a, fmt.Errorf("%s: --lower-is-better: %w", c.Scores, err)
 		}
 	}
 	t, err := table.Make(ctx, scores, table.Settings{Primary: c.Primary, Reference: c.Reference,
 		Alpha: c.Alpha, Resamples: c.Resamples, Seed: uint32(c.Seed), Tie: tie,
 		Lower: append(c.Lower, table.LowerIsBetter...)})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.Scores, err)
+		return a, fmt.Errorf("%s: %w", c.Scores, err)
 	}
+	runs, err := figures.ReadRuns(filepath.Dir(c.Scores))
+	if err != nil {
+		return a, err
+	}
+	figures.Complete(t, runs)
+	t.Warn(c.Warnings)
 	for _, w := range t.Warnings {
 		o.Print("WARNING: " + w)
 	}
-	if c.Out == "" {
-		return t, nil
-	}
-	return t, writeTables(c.Out, t)
+	return analysis{scores, t, runs}, nil
 }
 
 // writeTables writes the table in all its forms.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/train"
@@ -50,24 +51,14 @@ func Train(ctx context.Context, c TrainConfig, o Output) (*train.Result, error) 
 	if err := given("results", c.Results); err != nil {
 		return nil, err
 	}
-	entry, trainer, err := c.Method.entry(c.Trainer, c.Pretrained != "")
-	if err != nil {
-		return nil, err
-	}
-	method, options, err := c.Method.make(entry)
+	method, options, err := c.effective()
 	if err != nil {
 		return nil, err
 	}
 	t := train.Config{Settings: c.Settings, Machine: c.Machine, Results: c.Results, PlansName: c.PlansName,
-		Configuration: c.Configuration, Fold: c.Fold, Trainer: trainer, MethodName: entry.Name, Method: method, Options: options,
+		Configuration: c.Configuration, Fold: c.Fold, Trainer: c.Trainer, MethodName: c.MethodName, Method: method, Options: options,
 		Pretrained: c.Pretrained, Continue: c.Continue, ValidateOnly: c.ValidateOnly, Npz: c.Npz, NoValidation: c.NoValidation,
 		Version: o.Version, Echo: o.Log, Progress: o.Progress}
-	if t.Epochs == 0 {
-		t.Epochs = entry.Epochs
-	}
-	if t.LR == 0 {
-		t.LR = entry.LR
-	}
 	if err := t.Check(); err != nil {
 		return nil, err
 	}
@@ -89,6 +80,49 @@ func Train(ctx context.Context, c TrainConfig, o Output) (*train.Result, error) 
 		}
 	}
 	return train.Run(ctx, t)
+}
+
+// effective fills in what the method decides where nothing is given: its name, the trainer, epochs,
+// the learning rate. options are all of the method's, as they are in force.
+func (c *TrainConfig) effective() (m finetune.Method, options map[string]string, err error) {
+	entry, trainer, err := c.Method.entry(c.Trainer, c.Pretrained != "")
+	if err != nil {
+		return nil, nil, err
+	}
+	if m, options, err = c.Method.make(entry); err != nil {
+		return nil, nil, err
+	}
+	c.MethodName, c.Trainer = entry.Name, trainer
+	if c.Epochs == 0 {
+		c.Epochs = entry.Epochs
+	}
+	if c.LR == 0 {
+		c.LR = entry.LR
+	}
+	return m, options, nil
+}
+
+// Effective checks the settings of a training and gives them by flag, with those of its method, as
+// they are in force: as if all had been given.
+func (c TrainConfig) Effective() (map[string]any, error) {
+	if err := settings.Check(&c); err != nil {
+		return nil, err
+	}
+	_, options, err := c.effective()
+	if err != nil {
+		return nil, err
+	}
+	if c.ValIterations == 0 {
+		c.ValIterations = train.DefaultValIterations(c.Iterations)
+	}
+	all := map[string]any{}
+	for _, f := range settings.Fields(&c) {
+		all[f.Name] = f.Value()
+	}
+	for name, text := range options {
+		all[name] = text
+	}
+	return all, nil
 }
 
 // preprocessedDataset gives the folder of a preprocessed dataset. It may be missing where the raw dataset is

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import bench_augment
 import bench_evaluate
+import bench_experiment
 import bench_images
 import bench_segment
 from bench_processes import Command, Once, Start, Worker, environment, peak_rss
@@ -957,6 +958,7 @@ PARTS = {
     **bench_augment.PARTS,
     **bench_images.PARTS,
     **bench_evaluate.PARTS,
+    **bench_experiment.PARTS,
     "full": run_full,
     "networks": run_networks,
     "methods": run_methods,
@@ -977,6 +979,7 @@ REAL = {
     **bench_augment.REAL,
     **bench_images.REAL,
     **bench_evaluate.REAL,
+    **bench_experiment.REAL,
 }
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read
 # uninitialised memory.
@@ -996,6 +999,7 @@ QUICK = {
     **bench_augment.QUICK,
     **bench_images.QUICK,
     **bench_evaluate.QUICK,
+    **bench_experiment.QUICK,
 }
 
 

@@ -64,6 +64,7 @@ type Settings struct {
 	Head     Head     `flag:"head" default:"nnunet" values:"nnunet,reset,keep,extend" help:"segmentation heads of the pretrained weights: nnunet (its rule: the heads of its own networks are reset, any other is kept), reset, keep, or extend (known classes are kept, by name or number)"`
 	Channels Channels `flag:"channels" default:"keep" values:"keep,extend" help:"input channels of the pretrained weights: keep (they must fit), or extend (known ones are kept, others start at 0)"`
 	finetune.Refine
+	Cases []string `flag:"cases" list:"true" keep:"cases" before:"" help:"with fold all: the only cases to train on; several may follow (default: every case)"`
 
 	Epochs        int `flag:"epochs" range:"1.." help:"epochs (default: the method's)"`
 	Iterations    int `flag:"iterations" default:"250" range:"1.." keep:"iterations" help:"iterations per epoch"`

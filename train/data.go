@@ -11,6 +11,7 @@ import (
 	"github.com/lntorch/lntorch/data/dataset"
 	"github.com/lntorch/lntorch/data/loader"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/internal/nearest"
 	"github.com/lntorch/lntorch/internal/settings"
 )
 
@@ -50,6 +51,36 @@ func OpenData(preprocessed, plansName, configuration, fold string) (*Data, error
 		return nil, fmt.Errorf("train: %w", err)
 	}
 	return d, nil
+}
+
+// Only keeps those of the cases that are named, in the order that all have. No name keeps every case.
+func (d *Data) Only(cases []string, fold string) error {
+	if len(cases) == 0 {
+		return nil
+	}
+	if fold != "all" {
+		return settings.Usage("--cases are for fold all, found fold %s: splits_final.json says which cases a "+
+			"numbered fold trains on", fold)
+	}
+	known := d.Cases.Keys()
+	for i, name := range cases {
+		if slices.Contains(cases[:i], name) {
+			return settings.Usage("--cases: %s is there twice", name)
+		}
+		if !slices.Contains(known, name) {
+			hint := ""
+			if n := nearest.Name(name, known); n != "" {
+				hint = "; did you mean " + n + "?"
+			}
+			return settings.Usage("--cases: %s is none of the %d cases in %s%s", name, len(known),
+				d.Cases.Folder(), hint)
+		}
+	}
+	d.Split.Train = slices.DeleteFunc(slices.Clone(known), func(name string) bool {
+		return !slices.Contains(cases, name)
+	})
+	d.Split.Val = d.Split.Train
+	return nil
 }
 
 // maxBatchVoxels bounds what is cut out for a batch: 4 GiB of float32.

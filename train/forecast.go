@@ -15,16 +15,16 @@ type needs struct{ memory, disk int64 }
 func (t *trainer) forecast() []string {
 	c := &t.cfg
 	parameters := models.ParameterCount(t.Net) * 4
-	activations := stepBytes(t.arch.Activations(models.Step{Batch: c.BatchSize, Patch: c.PatchSize,
-		Fused: !c.IsReference() && c.Device.Type == torch.DeviceCPU, Recompute: c.Recompute}))
-	weights := parameters + 2*4*t.TrainedCount() // with gradients and momentum of what trains
+	step := models.Step{Batch: c.BatchSize, Patch: c.PatchSize,
+		Fused: !c.IsReference() && c.Device.Type == torch.DeviceCPU, Recompute: c.Recompute}
+	activations := stepBytes(t.arch.Activations(step))
 	need := needs{
-		memory: weights + activations, // activations for the backward pass
+		memory: StepMemory(t.arch, step, parameters/4, t.TrainedCount()),
 		// latest, best and final with weights and momentum; one more while a new one is written
 		disk: 4 * 2 * parameters,
 	}
 	line := fmt.Sprintf("needs about %s of memory (activations %s, weights with gradients and momentum %s) and %s on disk; "+
-		"the progress line shows the time left once it is known", system.Size(need.memory), system.Size(activations), system.Size(weights), system.Size(need.disk))
+		"the progress line shows the time left once it is known", system.Size(need.memory), system.Size(activations), system.Size(need.memory-activations), system.Size(need.disk))
 	free := int64(-1)
 	if c.Device.Type == torch.DeviceCPU {
 		if m, err := system.ReadMemory(); err == nil {
@@ -48,6 +48,12 @@ func (n needs) shortages(memory, disk int64, folder string) []string {
 		lines = append(lines, fmt.Sprintf("WARNING: only %s are free where the results go (%s)", system.Size(disk), folder))
 	}
 	return lines
+}
+
+// StepMemory is about how many bytes a training step takes: the weights, with gradients and momentum of
+// those that train, and the activations that the backward pass needs.
+func StepMemory(a models.Architecture, s models.Step, parameters, trained int64) int64 {
+	return 4*(parameters+2*trained) + stepBytes(a.Activations(s))
 }
 
 // stepBytes is the memory of float32 numbers that are kept for the backward pass, and half as much

@@ -180,6 +180,9 @@ func (t *trainer) open() error {
 	if t.data, err = OpenData(c.Preprocessed, c.PlansName, c.Configuration, c.Fold); err != nil {
 		return err
 	}
+	if err := t.data.Only(c.Cases, c.Fold); err != nil {
+		return err
+	}
 	if c.BatchSize == 0 {
 		c.BatchSize = t.data.Conf.BatchSize
 	}

@@ -122,6 +122,7 @@ func bindOptions(cmd *cobra.Command, m *pipeline.Method) {
 // nnunetArgs turns nnU-Net's single-dash flags into ours: -tr NAME becomes --trainer NAME, and -d 2 4 becomes
 // -d 2 -d 4.
 func nnunetArgs(root *cobra.Command, args []string) []string {
+	args = runOfFile(args)
 	cmd, _, err := root.Find(args)
 	if err != nil {
 		return args

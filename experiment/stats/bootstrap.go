@@ -104,11 +104,32 @@ func (b *Bootstrap) drawn(n int, each func(at int, draws []uint16)) {
 	}
 }
 
+// short is room for the patients of most studies.
+type short [256]float64
+
 // meansOf writes the mean of x at each row of draws. Four rows at a time, since a sum waits for its
 // last addition.
 func meansOf(means, x []float64, draws []uint16) {
 	n := len(x)
 	r := 0
+	if n <= len(short{}) {
+		var of short // its length is a power of two, so that no place need be checked
+		copy(of[:], x)
+		const last = uint16(len(of) - 1)
+		for ; r+4 <= len(means); r += 4 {
+			d0 := draws[r*n : (r+1)*n]
+			d1, d2, d3 := draws[(r+1)*n:][:len(d0)], draws[(r+2)*n:][:len(d0)], draws[(r+3)*n:][:len(d0)]
+			var s0, s1, s2, s3 float64
+			for i := range d0 {
+				s0 += of[d0[i]&last]
+				s1 += of[d1[i]&last]
+				s2 += of[d2[i]&last]
+				s3 += of[d3[i]&last]
+			}
+			means[r], means[r+1] = s0/float64(n), s1/float64(n)
+			means[r+2], means[r+3] = s2/float64(n), s3/float64(n)
+		}
+	}
 	for ; r+4 <= len(means); r += 4 {
 		d0, d1 := draws[r*n:(r+1)*n], draws[(r+1)*n:(r+2)*n]
 		d2, d3 := draws[(r+2)*n:(r+3)*n], draws[(r+3)*n:(r+4)*n]

@@ -469,6 +469,44 @@ func (s *Scores) fill(g *group, rows []row) error {
 	return nil
 }
 
+// Run is a training in the scores, by label.
+type Run struct {
+	Dataset, Network, Method, Shots, Draw, Seed, Label string
+
+	Patients int     // with a score
+	Mean     float64 // over them
+}
+
+// Runs lists the runs with their means in a metric, in the order of the tables.
+func (s *Scores) Runs(metric string) []Run {
+	at := slices.Index(s.Metrics, metric)
+	if at < 0 {
+		return nil
+	}
+	var list []Run
+	for _, g := range s.groups {
+		for _, c := range g.cells {
+			for _, draw := range c.draws {
+				for _, seed := range c.seeds {
+					r := c.runs[runID{draw, seed}]
+					if r == nil {
+						continue
+					}
+					var known []float64
+					for _, v := range r.scores[at] {
+						if !math.IsNaN(v) {
+							known = append(known, v)
+						}
+					}
+					list = append(list, Run{g.dataset, c.network, c.method, c.shots, draw, seed, g.label,
+						len(known), stats.Mean(known)})
+				}
+			}
+		}
+	}
+	return list
+}
+
 func shotsOf(text string) int {
 	if n, err := strconv.Atoi(text); err == nil {
 		return n

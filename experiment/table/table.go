@@ -42,6 +42,8 @@ type Table struct {
 	Reference string   `json:"reference"`
 	Metrics   []string `json:"metrics"`
 	Lower     []string `json:"lower_is_better"`
+	// Tie is the difference, by metric, up to which a patient counts as a tie; 0 for the others.
+	Tie map[string]float64 `json:"tie"`
 
 	Cells []Cell `json:"cells"`
 	Pairs []Pair `json:"pairs"`
@@ -51,6 +53,14 @@ type Table struct {
 	// Tests counts the crossed tests between methods and between networks, by metric.
 	Tests    map[string]int `json:"tests"`
 	Warnings []string       `json:"warnings"`
+
+	about []string // warnings on how the scores came about, which stand below each table
+}
+
+// Warn adds warnings on how the scores came about, such as a leak: they stand below each table, too.
+func (t *Table) Warn(list []string) {
+	t.about = append(t.about, list...)
+	t.Warnings = append(slices.Clone(list), t.Warnings...)
 }
 
 // Cell has the scores of one method.
@@ -203,11 +213,16 @@ func Make(ctx context.Context, scores *Scores, s Settings) (*Table, error) {
 	m := &maker{scores: scores, settings: s, bootstrap: stats.NewBootstrap(s.Seed, s.Resamples),
 		draws: map[*cell][]string{},
 		table: &Table{Version: 1, Primary: s.Primary, Alpha: s.Alpha, Resamples: s.Resamples,
-			Seed: s.Seed, Reference: s.Reference, Metrics: scores.Metrics, Lower: []string{},
+			Seed: s.Seed, Reference: s.Reference, Metrics: scores.Metrics, Lower: []string{}, Tie: map[string]float64{},
 			Gains: []Gain{}, Next: []Next{}, Tests: map[string]int{}, Warnings: []string{}}}
 	for _, metric := range scores.Metrics {
 		if slices.Contains(s.Lower, metric) {
 			m.table.Lower = append(m.table.Lower, metric)
+		}
+	}
+	for metric, v := range s.Tie {
+		if slices.Contains(scores.Metrics, metric) {
+			m.table.Tie[metric] = v
 		}
 	}
 	families := m.families()
@@ -681,7 +696,7 @@ func (m *maker) warn() {
 		warn("%d of %d runs have no row of some case; its patient is left out of comparisons with "+
 			"them", gaps, runs)
 	}
-	var few, once, seeds, two, left, incomplete int
+	var few, alone, once, seeds, two, left, incomplete int
 	least := math.MaxInt
 	for i := range m.table.Cells {
 		c := &m.table.Cells[i]
@@ -694,7 +709,10 @@ func (m *maker) warn() {
 		if len(c.LeftOut) > 0 {
 			left++
 		}
-		if c.Patients < 20 {
+		switch {
+		case c.Patients == 1:
+			alone++
+		case c.Patients < enoughPatients:
 			few, least = few+1, min(least, c.Patients)
 		}
 		switch {
@@ -715,11 +733,12 @@ func (m *maker) warn() {
 	of(incomplete, "runs are missing; a draw counts only where all its runs are there on both sides")
 	of(left, "%s is undefined or missing for some patient, who is left out; left_out in table.json "+
 		"lists them", m.settings.Primary)
-	of(few, "intervals are optimistic below 20 test patients; found %d", least)
+	of(alone, "one test patient with a score in all runs: nothing is tested, and no interval is known")
+	of(few, "intervals are optimistic below %d test patients; found %d", enoughPatients, least)
 	of(once, "trained once, so that nothing is known about other draws or seeds")
 	of(seeds, "trained on one draw: intervals are for new seeds, and nothing is known about other draws")
-	of(two, "intervals are optimistic below 3 draws; with two that differ much, a test at 5 %% calls "+
-		"10 %% of null differences significant")
+	of(two, "intervals are optimistic below %d draws; with two that differ much, a test at 5 %% calls "+
+		"10 %% of null differences significant", enoughDraws)
 	wide := 0
 	for i := range m.table.Pairs {
 		if p := &m.table.Pairs[i]; p.Metric == m.settings.Primary && p.DF < 1 {
@@ -730,22 +749,34 @@ func (m *maker) warn() {
 		warn("%d of %d comparisons have less than one degree of freedom: too few trainings for an "+
 			"interval", wide, len(m.table.Pairs)/len(m.scores.Metrics))
 	}
-	unmatched := []string{}
+	var equal, unmatched []string
 	for i := range m.table.Pairs {
-		if p := &m.table.Pairs[i]; p.Metric == m.settings.Primary && p.Draws == 0 {
-			unmatched = append(unmatched, fmt.Sprintf("%s and %s at %s shots", p.A, p.B, p.Shots))
+		p := &m.table.Pairs[i]
+		if p.Metric != m.settings.Primary {
+			continue
+		}
+		name := fmt.Sprintf("%s and %s at %s shots", p.A, p.B, p.Shots)
+		if p.Draws == 0 {
+			unmatched = append(unmatched, name)
+		} else if p.Difference == 0 && p.CIPatients != nil && *p.CIPatients == [2]float64{} {
+			equal = append(equal, name)
 		}
 	}
 	if len(unmatched) > 0 {
-		more := ""
-		if len(unmatched) > 3 {
-			more = fmt.Sprintf(" and %d more", len(unmatched)-3)
-			unmatched = unmatched[:3]
-		}
-		warn("cannot be compared: %s%s: no draw has the same seeds on both sides; a model that is not "+
-			"trained anew gets its rows repeated for each draw and seed", strings.Join(unmatched, "; "),
-			more)
+		warn("cannot be compared: %s: no draw has the same seeds on both sides; a model that is not "+
+			"trained anew gets its rows repeated for each draw and seed", some(unmatched))
 	}
+	if len(equal) > 0 {
+		warn("equal in every patient: %s: are these two names of one training?", some(equal))
+	}
+}
+
+// some joins the first three.
+func some(list []string) string {
+	if n := len(list); n > 3 {
+		return fmt.Sprintf("%s and %d more", strings.Join(list[:3], "; "), n-3)
+	}
+	return strings.Join(list, "; ")
 }
 
 // ParseTies adds METRIC=NUMBER texts to base, over its numbers.

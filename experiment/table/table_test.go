@@ -10,6 +10,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -326,6 +327,20 @@ func TestWhatIsNotKnownIsSaid(t *testing.T) {
 	require.Contains(t, warnings(grid(2, 20, 1, 3, "5")), "trained on one draw: intervals are for new seeds")
 	require.Contains(t, warnings(grid(2, 20, 1, 1, "5")), "trained once, so that nothing is known about other draws")
 
+	one := made(t, grid(2, 1, 3, 1, "5"), settings())
+	require.Contains(t, strings.Join(one.Warnings, "\n"),
+		"2 of 2 rows: one test patient with a score in all runs: nothing is tested, and no interval is known")
+	require.True(t, math.IsNaN(one.Pairs[0].P) && math.IsNaN(one.Pairs[0].Wilcoxon.P))
+	require.Equal(t, 0, one.Tests["Dice"])
+
+	// two names of one method
+	rows := grid(1, 20, 3, 2, "1", "5")
+	twin := made(t, rows+strings.ReplaceAll(strings.SplitN(rows, "\n", 2)[1], "a,", "b,"), settings())
+	require.Contains(t, twin.Warnings,
+		"equal in every patient: a and b at 1 shots; a and b at 5 shots: are these two names of one training?")
+	require.Equal(t, 1.0, twin.Pairs[0].P)
+	require.Equal(t, 1.0, twin.Pairs[0].Wilcoxon.P)
+
 	// a run is missing
 	text := strings.Join(without(grid(2, 20, 3, 2, "5"), "b,5,1,1,"), "\n")
 	table := made(t, text, settings())
@@ -407,6 +422,82 @@ func TestBoldIsTheBestAndWhatItDoesNotBeat(t *testing.T) {
 	md = markdownOf(made(t, text, s))
 	require.Regexp(t, `(?m)^\| +5 \| a +\| +0\.\d+ \| .* \| reference \|`, md)
 	require.Regexp(t, `(?m)^\| +5 \| b +\| \*\*0\.\d+\*\* \| .* \| +<0\.001 \| +20/0/0 \|`, md)
+}
+
+// A column has one number of decimals, whatever the size of its numbers.
+func TestNumbersOfAMetricHaveTheSameDecimals(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("method,shots,draw,seed,case,Dice,HD95\n")
+	r := rand.New(rand.NewPCG(2, 2))
+	for _, m := range []string{"a", "b"} {
+		for d := range 3 {
+			for p := range 8 {
+				fmt.Fprintf(&b, "%s,5,%d,0,p%d,%.4f,%.3f\n", m, d, p, r.Float64(), 8+6*r.Float64())
+			}
+		}
+	}
+	table := made(t, b.String(), settings())
+	md := markdownOf(table)
+	for _, of := range []struct{ head, cell string }{{"### Dice", `^-?\d+\.\d{3}$`}, {"### HD95", `^-?\d+\.\d{2}$`}} {
+		_, part, found := strings.Cut(md, of.head)
+		require.True(t, found)
+		part, _, _ = strings.Cut(part, "\n###")
+		lines := strings.Split(part, "\n")[4:6]
+		for _, line := range lines {
+			cells := strings.Split(line, "|")
+			for _, i := range []int{3, 5, 6} { // mean, sd of patients and draws
+				require.Regexp(t, of.cell, strings.Trim(cells[i], " *"), line)
+			}
+			ends := strings.Split(strings.TrimSpace(cells[4]), " to ")
+			require.Regexp(t, of.cell, ends[0], line)
+			require.Regexp(t, of.cell, ends[1], line)
+		}
+	}
+	require.Contains(t, latexOf(table), "S[table-format=2.2,detect-weight,mode=text]")
+}
+
+// What a table is worth stands below it, in every form that people read.
+func TestNotesSayWhatATableIsWorth(t *testing.T) {
+	table := made(t, grid(2, 6, 2, 1, "5"), settings())
+	for _, text := range []string{markdownOf(table), latexOf(table)} {
+		require.Contains(t, text, "Caution: intervals are optimistic below 20 test patients.")
+		require.Contains(t, text, "Caution: intervals and p are optimistic below 3 draws.")
+		require.Contains(t, text, "tied (within 0.005)")
+		require.Contains(t, text, "n = 6 patients, 2 draws, 1 seed.")
+	}
+	table = made(t, grid(2, 20, 3, 2, "5"), settings())
+	require.NotContains(t, markdownOf(table), "Caution")
+	table.Warn([]string{"pool of b: 2 cases are in the training data of unet"})
+	for _, text := range []string{markdownOf(table), latexOf(table)} {
+		require.Equal(t, 2, strings.Count(text, "Caution: pool of b: 2 cases are in the training data of unet."),
+			"below the table of each metric")
+	}
+	require.Equal(t, "pool of b: 2 cases are in the training data of unet", table.Warnings[0])
+	table = made(t, grid(2, 20, 1, 1, "5"), settings())
+	require.Contains(t, markdownOf(table), "What was trained once has no interval and no p")
+	table = made(t, strings.Join(without(grid(2, 20, 3, 1, "5"), "b,5,1,0,p03"), "\n"), settings())
+	require.Contains(t, markdownOf(table), "Without a score somewhere and left out there: 1 of the patients.")
+}
+
+// LaTeX takes the tables as they are.
+func TestLaTeXTakesTheTables(t *testing.T) {
+	program, err := exec.LookPath("pdflatex")
+	if err != nil {
+		golden.Missing(t, "latex", "needs pdflatex with booktabs and siunitx")
+	}
+	folder := t.TempDir()
+	text := strings.ReplaceAll(grid(3, 6, 3, 2, "1", "5", "all"), "\na,", "\n50%_é<x>&#{},")
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "table.tex"), []byte(latexOf(made(t, text, settings()))), 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "main.tex"), []byte("\\documentclass{article}\n"+
+		"\\usepackage{booktabs,siunitx}\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n"), 0o644))
+	cmd := exec.Command(program, "-interaction=nonstopmode", "-halt-on-error", "main.tex")
+	cmd.Dir = folder
+	out, err := cmd.CombinedOutput()
+	if strings.Contains(string(out), "siunitx.sty' not found") {
+		golden.Missing(t, "latex", "needs siunitx")
+	}
+	require.NoError(t, err, string(out))
+	require.FileExists(t, filepath.Join(folder, "main.pdf"))
 }
 
 // Names are text in every form of the table.

@@ -13,28 +13,28 @@ import (
 	"github.com/lntorch/lntorch/report"
 )
 
-// rows is what one table of methods shows: a dataset, network, label and metric.
-type rows struct {
-	dataset, network, label, metric string
+// Group is what one table of methods shows: a dataset, network, label and metric.
+type Group struct {
+	Dataset, Network, Label, Metric string
 
-	list []*line
+	Rows []*Row // shots upwards, in each the methods in the order of the scores
 }
 
-// line is a row: a method at its shots, beside the best or the reference.
-type line struct {
+// Row is a method at its shots, beside the best, or the reference, at these shots.
+type Row struct {
 	*Cell
 
-	against *Pair   // nil for the best, the reference, and what is not compared
-	sign    float64 // -1 where the pair has the method as b
-	role    string  // best or reference, empty else
-	bold    bool
+	Against *Pair   // nil for the best, the reference, and what is not compared
+	Sign    float64 // -1 where the pair has the method as b
+	Role    string  // best or reference, empty else
+	Bold    bool    // the best, and what it does not beat; or what beats the reference
 }
 
-// tables arranges the cells of a metric.
-func (t *Table) tables(primary bool) []*rows {
+// Groups arranges the cells: those of the primary metric, or those of the others.
+func (t *Table) Groups(primary bool) []*Group {
 	type place struct{ dataset, network, label, metric string }
-	found := map[place]*rows{}
-	var list []*rows
+	found := map[place]*Group{}
+	var list []*Group
 	for i := range t.Cells {
 		c := &t.Cells[i]
 		if (c.Metric == t.Primary) != primary {
@@ -43,24 +43,24 @@ func (t *Table) tables(primary bool) []*rows {
 		p := place{c.Dataset, c.Network, c.Label, c.Metric}
 		r := found[p]
 		if r == nil {
-			r = &rows{dataset: c.Dataset, network: c.Network, label: c.Label, metric: c.Metric}
+			r = &Group{Dataset: c.Dataset, Network: c.Network, Label: c.Label, Metric: c.Metric}
 			found[p] = r
 			list = append(list, r)
 		}
-		r.list = append(r.list, &line{Cell: c})
+		r.Rows = append(r.Rows, &Row{Cell: c})
 	}
-	slices.SortStableFunc(list, func(a, b *rows) int { // as the metrics are ordered
-		return slices.Index(t.Metrics, a.metric) - slices.Index(t.Metrics, b.metric)
+	slices.SortStableFunc(list, func(a, b *Group) int { // as the metrics are ordered
+		return slices.Index(t.Metrics, a.Metric) - slices.Index(t.Metrics, b.Metric)
 	})
 	pairs := t.pairsOf()
 	for _, r := range list {
-		slices.SortStableFunc(r.list, func(a, b *line) int { return shotsOf(a.Shots) - shotsOf(b.Shots) })
-		for first := 0; first < len(r.list); {
+		slices.SortStableFunc(r.Rows, func(a, b *Row) int { return shotsOf(a.Shots) - shotsOf(b.Shots) })
+		for first := 0; first < len(r.Rows); {
 			last := first
-			for last < len(r.list) && r.list[last].Shots == r.list[first].Shots {
+			for last < len(r.Rows) && r.Rows[last].Shots == r.Rows[first].Shots {
 				last++
 			}
-			t.compare(r.list[first:last], pairs)
+			t.compare(r.Rows[first:last], pairs)
 			first = last
 		}
 	}
@@ -81,12 +81,12 @@ func (t *Table) pairsOf() map[pairKey]*Pair {
 }
 
 // compare sets the methods of one number of shots beside the best, or the reference.
-func (t *Table) compare(list []*line, pairs map[pairKey]*Pair) {
+func (t *Table) compare(list []*Row, pairs map[pairKey]*Pair) {
 	sign := 1.0
 	if slices.Contains(t.Lower, list[0].Metric) {
 		sign = -1
 	}
-	var to *line
+	var to *Row
 	reference := false
 	for _, l := range list {
 		if t.Reference != "" && l.Method == t.Reference {
@@ -103,9 +103,9 @@ func (t *Table) compare(list []*line, pairs map[pairKey]*Pair) {
 	if to == nil || len(list) == 1 {
 		return
 	}
-	to.role = "best"
+	to.Role = "best"
 	if reference {
-		to.role = "reference"
+		to.Role = "reference"
 	}
 	tested := false
 	for _, l := range list {
@@ -113,41 +113,41 @@ func (t *Table) compare(list []*line, pairs map[pairKey]*Pair) {
 			continue
 		}
 		key := pairKey{l.Dataset, l.Network, l.Shots, l.Label, l.Metric, l.Method, to.Method}
-		l.sign = 1
-		if l.against = pairs[key]; l.against == nil {
+		l.Sign = 1
+		if l.Against = pairs[key]; l.Against == nil {
 			key.a, key.b = key.b, key.a
-			l.against, l.sign = pairs[key], -1
+			l.Against, l.Sign = pairs[key], -1
 		}
-		if l.against == nil || math.IsNaN(l.against.PHolm) {
+		if l.Against == nil || math.IsNaN(l.Against.PHolm) {
 			continue
 		}
 		tested = true
-		significant := l.against.PHolm < t.Alpha
+		significant := l.Against.PHolm < t.Alpha
 		if reference {
-			l.bold = significant && sign*l.sign*l.against.Difference > 0
+			l.Bold = significant && sign*l.Sign*l.Against.Difference > 0
 		} else {
-			l.bold = !significant
+			l.Bold = !significant
 		}
 	}
-	to.bold = tested && !reference
+	to.Bold = tested && !reference
 }
 
-// title names what a table is about.
-func (r *rows) title() string {
+// Title names what a table is about.
+func (r *Group) Title() string {
 	var of []string
-	for _, s := range []string{r.dataset, r.network, r.label} {
+	for _, s := range []string{r.Dataset, r.Network, r.Label} {
 		if s != "" {
 			of = append(of, s)
 		}
 	}
 	if len(of) == 0 {
-		return r.metric
+		return r.Metric
 	}
-	return r.metric + ": " + strings.Join(of, ", ")
+	return r.Metric + ": " + strings.Join(of, ", ")
 }
 
-// percent is the confidence of the intervals.
-func (t *Table) percent() string {
+// Percent is the confidence of the intervals, such as "95".
+func (t *Table) Percent() string {
 	return strconv.FormatFloat(math.Round(1e6*(1-t.Alpha))/1e4, 'g', -1, 64)
 }
 
@@ -159,35 +159,89 @@ func (t *Table) against() string {
 	return "the best"
 }
 
-// note is what a table of methods means.
-func (t *Table) note(r *rows) string {
+// Note is what a table of methods means: patients, draws, seeds, tests, what the intervals cover.
+func (t *Table) Note(r *Group) string {
 	var b strings.Builder
 	direction := "more is better"
-	if slices.Contains(t.Lower, r.metric) {
+	if slices.Contains(t.Lower, r.Metric) {
 		direction = "less is better"
 	}
-	fmt.Fprintf(&b, "%s, mean over patients, draws of shots and seeds; %s. n = %s, %s, %s. ",
-		r.metric, direction, span(r.list, "patient", func(c *Cell) int { return c.Patients }),
-		span(r.list, "draw", func(c *Cell) int { return c.Draws }),
-		span(r.list, "seed", func(c *Cell) int { return c.Seeds }))
+	fmt.Fprintf(&b, "%s, mean over patients, draws of shots and seeds; %s. n = %s. ", r.Metric, direction,
+		Counts(r.Rows))
 	fmt.Fprintf(&b, "Intervals hold with %s %% for new patients and newly drawn shots (crossed random "+
-		"effects, patients × draws", t.percent())
-	if slices.ContainsFunc(r.list, func(l *line) bool { return l.Draws == 1 && l.Seeds > 1 }) {
+		"effects, patients × draws", t.Percent())
+	if slices.ContainsFunc(r.Rows, func(l *Row) bool { return l.Draws == 1 && l.Seeds > 1 }) {
 		b.WriteString("; with one draw, patients × seeds: for new seeds of that draw")
 	}
 	fmt.Fprintf(&b, "). p: the same analysis of the paired difference from %s, after Holm over the "+
-		"pairs at the same shots; %s. ", t.against(), t.made(r.metric))
+		"pairs at the same shots; %s. ", t.against(), t.made(r.Metric))
 	if t.Reference != "" {
 		fmt.Fprintf(&b, "Bold: better than %s at %g. ", t.Reference, t.Alpha)
 	} else {
 		fmt.Fprintf(&b, "Bold: the best, and what it does not beat at %g. ", t.Alpha)
 	}
-	fmt.Fprintf(&b, "W/T/L: patients for whom the method is better than %s, tied, worse.", t.against())
-	if r.metric != t.Primary {
+	tied := "tied"
+	if v := t.Tie[r.Metric]; v > 0 {
+		tied = fmt.Sprintf("tied (within %g)", v)
+	}
+	fmt.Fprintf(&b, "W/T/L: patients for whom the method is better than %s, %s, worse.", t.against(), tied)
+	if r.Metric != t.Primary {
 		b.WriteString(" Exploratory: " + t.Primary + " is the primary metric.")
+	}
+	for _, text := range r.cautions() {
+		b.WriteString(" " + text)
+	}
+	for _, text := range t.about {
+		b.WriteString(" Caution: " + strings.TrimRight(text, ".") + ".")
 	}
 	return b.String()
 }
+
+// cautions says where the table's intervals and tests are worth less than they claim.
+func (r *Group) cautions() []string {
+	few, twice, once := 0, 0, 0
+	left := map[string]bool{}
+	for _, l := range r.Rows {
+		if l.Patients < enoughPatients {
+			few++
+		}
+		switch {
+		case l.Draws == 2:
+			twice++
+		case l.Draws == 1 && l.Seeds == 1:
+			once++
+		}
+		for _, patient := range l.LeftOut {
+			left[patient] = true
+		}
+	}
+	var list []string
+	if few > 0 {
+		list = append(list, fmt.Sprintf("Caution: intervals are optimistic below %d test patients.",
+			enoughPatients))
+	}
+	if twice > 0 {
+		list = append(list, fmt.Sprintf("Caution: intervals and p are optimistic below %d draws.",
+			enoughDraws))
+	}
+	if once > 0 {
+		list = append(list, "What was trained once has no interval and no p: nothing is known about other "+
+			"draws or seeds.")
+	}
+	if n := len(left); n > 0 {
+		list = append(list, fmt.Sprintf("Without a score somewhere and left out there: %d of the patients.", n))
+	}
+	if slices.ContainsFunc(r.Rows, func(l *Row) bool { return l.Incomplete }) {
+		list = append(list, "Draws with a missing run do not count.")
+	}
+	return list
+}
+
+// What fewer of make intervals optimistic.
+const (
+	enoughPatients = 20
+	enoughDraws    = 3
+)
 
 // made says how many tests there were.
 func (t *Table) made(metric string) string {
@@ -197,8 +251,28 @@ func (t *Table) made(metric string) string {
 	return "1 test between methods or networks was made of " + metric
 }
 
+// Counts says of how many patients, draws and seeds rows are.
+func Counts(list []*Row) string {
+	return CountPatients(list) + ", " + CountDraws(list) + ", " + CountSeeds(list)
+}
+
+// CountPatients says of how many patients rows are.
+func CountPatients(list []*Row) string {
+	return span(list, "patient", func(c *Cell) int { return c.Patients })
+}
+
+// CountDraws says of how many draws rows are.
+func CountDraws(list []*Row) string {
+	return span(list, "draw", func(c *Cell) int { return c.Draws })
+}
+
+// CountSeeds says of how many seeds rows are.
+func CountSeeds(list []*Row) string {
+	return span(list, "seed", func(c *Cell) int { return c.Seeds })
+}
+
 // span counts things: as in all rows, or in the least and the most.
-func span(list []*line, thing string, of func(c *Cell) int) string {
+func span(list []*Row, thing string, of func(c *Cell) int) string {
 	low, high := of(list[0].Cell), of(list[0].Cell)
 	for _, l := range list {
 		low, high = min(low, of(l.Cell)), max(high, of(l.Cell))
@@ -212,23 +286,38 @@ func span(list []*line, thing string, of func(c *Cell) int) string {
 	return fmt.Sprintf("%d to %d %ss", low, high, thing)
 }
 
-// number has three decimals, fewer above 100, an en dash where it is not known.
-func number(v float64) string {
-	switch a := math.Abs(v); {
-	case math.IsNaN(v) || math.IsInf(v, 0):
-		return "–"
-	case a >= 100:
-		return fmt.Sprintf("%.1f", v)
-	case a >= 10:
-		return fmt.Sprintf("%.2f", v)
+// Digits is the number of decimals of a metric, the same in all its columns: three where its means are
+// below 10, two below 100, else one.
+func (t *Table) Digits(metric string) int {
+	largest := 0.0
+	for i := range t.Cells {
+		if c := &t.Cells[i]; c.Metric == metric && !math.IsNaN(c.Mean) {
+			largest = max(largest, math.Abs(c.Mean))
+		}
 	}
-	if text := fmt.Sprintf("%.3f", v); text != "-0.000" {
-		return text
+	switch {
+	case largest >= 100:
+		return 1
+	case largest >= 10:
+		return 2
 	}
-	return "0.000"
+	return 3
 }
 
-func pValue(p float64) string {
+// number is v with so many decimals, an en dash where it is not known.
+func number(v float64, digits int) string {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return "–"
+	}
+	text := strconv.FormatFloat(v, 'f', digits, 64)
+	if strings.Trim(text, "-0.") == "" {
+		text = strings.TrimPrefix(text, "-")
+	}
+	return text
+}
+
+// PValue is a p value as text.
+func PValue(p float64) string {
 	switch {
 	case math.IsNaN(p):
 		return "–"
@@ -238,36 +327,36 @@ func pValue(p float64) string {
 	return fmt.Sprintf("%.3f", p)
 }
 
-// between is an interval as text. With less than one degree of freedom it is so wide that its numbers
+// Between is an interval as text. With less than one degree of freedom it is so wide that its numbers
 // say nothing.
-func between(i Interval, df float64) string {
+func Between(i Interval, df float64, digits int) string {
 	switch {
 	case i == nil:
 		return "–"
 	case df < 1:
 		return "unknown (df < 1)"
 	}
-	return number(i[0]) + " to " + number(i[1])
+	return number(i[0], digits) + " to " + number(i[1], digits)
 }
 
-// won is wins, ties and losses of the row's method.
-func (l *line) won() string {
-	if l.against == nil || l.against.N == 0 {
+// Won is wins, ties and losses of the row's method.
+func (l *Row) Won() string {
+	if l.Against == nil || l.Against.N == 0 {
 		return ""
 	}
-	win, loss := l.against.Win, l.against.Loss
-	if l.sign < 0 {
+	win, loss := l.Against.Win, l.Against.Loss
+	if l.Sign < 0 {
 		win, loss = loss, win
 	}
-	return fmt.Sprintf("%d/%d/%d", win, l.against.Tie, loss)
+	return fmt.Sprintf("%d/%d/%d", win, l.Against.Tie, loss)
 }
 
-// p is the p value of the row, or what the others are compared with.
-func (l *line) p() string {
-	if l.against == nil {
-		return l.role
+// P is the p value of the row, or what the others are compared with.
+func (l *Row) P() string {
+	if l.Against == nil {
+		return l.Role
 	}
-	return pValue(l.against.PHolm)
+	return PValue(l.Against.PHolm)
 }
 
 func columns(names ...string) report.Table {
@@ -296,34 +385,30 @@ func (t *Table) Markdown(w io.Writer) error {
 		fmt.Fprintf(&b, "\n%s\n\n", markdown(note))
 		return nil
 	}
-	for _, r := range t.tables(true) {
-		if err := section(r.title(), t.methods(r), t.note(r)); err != nil {
+	for _, r := range t.Groups(true) {
+		if err := section(r.Title(), t.methods(r), t.Note(r)); err != nil {
 			return err
 		}
 	}
 	for _, by := range []string{"method", "network"} {
 		if table := t.pairs(by); len(table.Rows) > 0 {
-			if err := section("Differences of "+by+"s: "+t.Primary, table, t.pairsNote(by)); err != nil {
+			if err := section("Differences of "+by+"s: "+t.Primary, table, t.PairsNote(by)); err != nil {
 				return err
 			}
 		}
 	}
 	if table := t.gains(); len(table.Rows) > 0 {
-		if err := section("More shots: "+t.Primary, table, "Difference of the same method, within a "+
-			"draw, whose shots are nested; intervals hold with "+t.percent()+" % for new patients and "+
-			"newly drawn shots; p is not adjusted."); err != nil {
+		if err := section("More shots: "+t.Primary, table, t.GainsNote()); err != nil {
 			return err
 		}
 	}
 	if table := t.nextCases(); len(table.Rows) > 0 {
-		if err := section(fmt.Sprintf("What %d more cases would likely buy: %s", more, t.Primary), table,
-			"An extrapolation of the least-squares slope over log2(shots), not a measurement; intervals "+
-				"hold with "+t.percent()+" % for new patients and newly drawn shots, if the line goes on."); err != nil {
+		if err := section(t.NextTitle(), table, t.NextNote()); err != nil {
 			return err
 		}
 	}
-	for _, r := range t.tables(false) {
-		if err := section(r.title()+" (exploratory)", t.methods(r), t.note(r)); err != nil {
+	for _, r := range t.Groups(false) {
+		if err := section(r.Title()+" (exploratory)", t.methods(r), t.Note(r)); err != nil {
 			return err
 		}
 	}
@@ -332,6 +417,23 @@ func (t *Table) Markdown(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, strings.TrimRight(b.String(), "\n")+"\n")
 	return err
+}
+
+// GainsNote is what the table of gains means.
+func (t *Table) GainsNote() string {
+	return "Difference of the same method, within a draw, whose shots are nested; intervals hold with " +
+		t.Percent() + " % for new patients and newly drawn shots; p is not adjusted."
+}
+
+// NextTitle is the title of the table of what more cases would buy.
+func (t *Table) NextTitle() string {
+	return fmt.Sprintf("What %d more cases would likely buy: %s", more, t.Primary)
+}
+
+// NextNote is what that table means.
+func (t *Table) NextNote() string {
+	return "An extrapolation of the least-squares slope over log2(shots), not a measurement; intervals " +
+		"hold with " + t.Percent() + " % for new patients and newly drawn shots, if the line goes on."
 }
 
 // tag is where Markdown would read HTML.
@@ -348,60 +450,66 @@ func strong(text string, bold bool) string {
 	return text
 }
 
-func (t *Table) methods(r *rows) report.Table {
-	table := columns(">shots", "method", ">"+r.metric, t.percent()+" % interval", ">sd patients",
+func (t *Table) methods(r *Group) report.Table {
+	table := columns(">shots", "method", ">"+r.Metric, t.Percent()+" % interval", ">sd patients",
 		">sd draws", ">sd seeds", ">p", ">W/T/L", ">n")
-	for _, l := range r.list {
-		table.Add(l.Shots, l.Method, strong(number(l.Mean), l.bold), between(l.CI, l.DF), number(l.SDPatients),
-			number(l.SDDraws), number(l.SDSeeds), l.p(), l.won(), strconv.Itoa(l.Patients))
+	digits := t.Digits(r.Metric)
+	for _, l := range r.Rows {
+		table.Add(l.Shots, l.Method, strong(number(l.Mean, digits), l.Bold), Between(l.CI, l.DF, digits),
+			number(l.SDPatients, digits), number(l.SDDraws, digits), number(l.SDSeeds, digits), l.P(),
+			l.Won(), strconv.Itoa(l.Patients))
 	}
 	return table
 }
 
 func (t *Table) pairs(by string) report.Table {
 	within := map[string]string{"method": "network", "network": "method"}[by]
-	table := columns("dataset", within, "label", ">shots", "a", "b", ">a - b", t.percent()+" % interval",
+	table := columns("dataset", within, "label", ">shots", "a", "b", ">a - b", t.Percent()+" % interval",
 		">p", ">p Holm", ">Wilcoxon p Holm", "patients alone", ">W/T/L", ">n")
+	digits := t.Digits(t.Primary)
 	for i := range t.Pairs {
 		p := &t.Pairs[i]
 		if p.By != by || p.Metric != t.Primary {
 			continue
 		}
-		table.Add(p.Dataset, p.Within, p.Label, p.Shots, p.A, p.B, number(p.Difference), between(p.CI, p.DF),
-			pValue(p.P), pValue(p.PHolm), pValue(p.Wilcoxon.PHolm), between(p.CIPatients, math.NaN()),
+		table.Add(p.Dataset, p.Within, p.Label, p.Shots, p.A, p.B, number(p.Difference, digits), Between(p.CI, p.DF, digits),
+			PValue(p.P), PValue(p.PHolm), PValue(p.Wilcoxon.PHolm), Between(p.CIPatients, math.NaN(), digits),
 			fmt.Sprintf("%d/%d/%d", p.Win, p.Tie, p.Loss), strconv.Itoa(p.N))
 	}
 	return filled(table)
 }
 
-func (t *Table) pairsNote(by string) string {
+// PairsNote is what a table of pairs of methods, or of networks, means.
+func (t *Table) PairsNote(by string) string {
 	within := map[string]string{"method": "network", "network": "method"}[by]
 	return fmt.Sprintf("Difference a - b, paired by patient, draw and seed. Interval (%s %%) and p: "+
 		"crossed random effects, for new patients and newly drawn shots. Wilcoxon and the interval of "+
 		"patients alone (bootstrap, %d resamples, seed %d) answer another question: new patients, but "+
 		"these trained models. Holm: over the pairs of one dataset, %s, number of shots and label. %s.",
-		t.percent(), t.Resamples, t.Seed, within, t.made(t.Primary))
+		t.Percent(), t.Resamples, t.Seed, within, t.made(t.Primary))
 }
 
 func (t *Table) gains() report.Table {
 	table := columns("dataset", "network", "label", "method", ">from", ">to", ">difference",
-		t.percent()+" % interval", ">p", ">n", ">draws")
+		t.Percent()+" % interval", ">p", ">n", ">draws")
+	digits := t.Digits(t.Primary)
 	for i := range t.Gains {
 		if g := &t.Gains[i]; g.Metric == t.Primary {
-			table.Add(g.Dataset, g.Network, g.Label, g.Method, g.From, g.To, number(g.Difference),
-				between(g.CI, g.DF), pValue(g.P), strconv.Itoa(g.N), strconv.Itoa(g.Draws))
+			table.Add(g.Dataset, g.Network, g.Label, g.Method, g.From, g.To, number(g.Difference, digits),
+				Between(g.CI, g.DF, digits), PValue(g.P), strconv.Itoa(g.N), strconv.Itoa(g.Draws))
 		}
 	}
 	return filled(table)
 }
 
 func (t *Table) nextCases() report.Table {
-	table := columns("dataset", "network", "label", "method", ">a doubling", t.percent()+" % interval",
-		">from", ">to", ">difference", t.percent()+" % interval ", ">n", ">draws")
+	table := columns("dataset", "network", "label", "method", ">a doubling", t.Percent()+" % interval",
+		">from", ">to", ">difference", t.Percent()+" % interval ", ">n", ">draws")
+	digits := t.Digits(t.Primary)
 	for i := range t.Next {
 		if n := &t.Next[i]; n.Metric == t.Primary {
-			table.Add(n.Dataset, n.Network, n.Label, n.Method, number(n.Slope), between(n.CI, n.DF), n.From,
-				strconv.Itoa(shotsOf(n.From)+n.More), number(n.Difference), between(n.CIDifference, n.DF),
+			table.Add(n.Dataset, n.Network, n.Label, n.Method, number(n.Slope, digits), Between(n.CI, n.DF, digits), n.From,
+				strconv.Itoa(shotsOf(n.From)+n.More), number(n.Difference, digits), Between(n.CIDifference, n.DF, digits),
 				strconv.Itoa(n.N), strconv.Itoa(n.Draws))
 		}
 	}
@@ -439,13 +547,13 @@ func (t *Table) CSV(w io.Writer) error {
 		"tie", "loss", "tests", "exploratory", "incomplete"}); err != nil {
 		return err
 	}
-	for _, r := range append(t.tables(true), t.tables(false)...) {
+	for _, r := range append(t.Groups(true), t.Groups(false)...) {
 		var to string
-		for i, l := range r.list {
-			if i == 0 || l.Shots != r.list[i-1].Shots {
+		for i, l := range r.Rows {
+			if i == 0 || l.Shots != r.Rows[i-1].Shots {
 				to = ""
-				for _, other := range r.list {
-					if other.Shots == l.Shots && other.role != "" {
+				for _, other := range r.Rows {
+					if other.Shots == l.Shots && other.Role != "" {
 						to = other.Method
 					}
 				}
@@ -456,16 +564,16 @@ func (t *Table) CSV(w io.Writer) error {
 				strconv.Itoa(l.Patients), strconv.Itoa(l.Draws), strconv.Itoa(l.Seeds), full(l.Mean), low,
 				high, full(l.DF), full(l.SDPatients), full(l.SDDraws), full(l.SDSeeds), full(l.Median),
 				full(l.IQR), plow, phigh}
-			if p := l.against; p != nil {
+			if p := l.Against; p != nil {
 				low, high := ends(p.CI)
 				win, loss := p.Win, p.Loss
-				if l.sign < 0 {
+				if l.Sign < 0 {
 					win, loss = loss, win
 					if low, high = ends(p.CI); p.CI != nil {
 						low, high = full(-p.CI[1]), full(-p.CI[0])
 					}
 				}
-				record = append(record, to, full(l.sign*p.Difference), low, high, full(p.P),
+				record = append(record, to, full(l.Sign*p.Difference), low, high, full(p.P),
 					full(p.PHolm), full(p.Wilcoxon.P), full(p.Wilcoxon.PHolm), strconv.Itoa(win),
 					strconv.Itoa(p.Tie), strconv.Itoa(loss))
 			} else {
@@ -497,46 +605,45 @@ func ends(i Interval) (low, high string) {
 }
 
 // LaTeX writes a table environment for each metric, dataset, network and label, for the packages
-// booktabs and siunitx.
+// booktabs and siunitx (version 2 or 3). Notes stand below each table.
 func (t *Table) LaTeX(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString("% \\usepackage{booktabs,siunitx}\n")
-	for _, r := range append(t.tables(true), t.tables(false)...) {
-		whole := 1 // digits before the point
-		negative := ""
-		for _, l := range r.list {
-			if math.IsNaN(l.Mean) {
-				continue
-			}
-			whole = max(whole, len(strconv.FormatFloat(math.Trunc(math.Abs(l.Mean)), 'f', 0, 64)))
-			if l.Mean < 0 {
-				negative = "-"
-			}
+	for _, r := range append(t.Groups(true), t.Groups(false)...) {
+		digits := t.Digits(r.Metric)
+		column := func(of func(l *Row) float64, options string) string {
+			return "S[table-format=" + tableFormat(r.Rows, of, digits) + options + "]"
 		}
-		fmt.Fprintf(&b, "\\begin{table}\n\\centering\n\\caption{%s. %s}\n", latex(r.title()),
-			latex(t.note(r)))
-		fmt.Fprintf(&b, "\\begin{tabular}{llS[table-format=%s%d.3,detect-weight,mode=text]cSSrr}\n"+
-			"\\toprule\nshots & method & {%s} & {%s\\,\\%% interval} & {sd draws} & {sd seeds} & {$p$} & "+
-			"{W/T/L} \\\\\n\\midrule\n", negative, whole, latex(r.metric), t.percent())
-		for i, l := range r.list {
+		sd := func(of func(l *Row) float64) string { return column(of, "") }
+		fmt.Fprintf(&b, "\\begin{table}\n\\centering\n\\caption{%s}\n\\begin{tabular}{ll%sc%s%s%slr}\n"+
+			"\\toprule\nshots & method & {%s} & {%s\\,\\%% interval} & {sd patients} & {sd draws} & "+
+			"{sd seeds} & $p$ & {W/T/L} \\\\\n\\midrule\n", latex(r.Title()),
+			column(func(l *Row) float64 { return l.Mean }, ",detect-weight,mode=text"),
+			sd(func(l *Row) float64 { return l.SDPatients }),
+			sd(func(l *Row) float64 { return l.SDDraws }),
+			sd(func(l *Row) float64 { return l.SDSeeds }), latex(r.Metric), t.Percent())
+		for i, l := range r.Rows {
 			shots := l.Shots
-			if i > 0 && l.Shots == r.list[i-1].Shots {
+			if i > 0 && l.Shots == r.Rows[i-1].Shots {
 				shots = ""
 			} else if i > 0 {
 				b.WriteString("\\addlinespace\n")
 			}
-			mean := cellOf(l.Mean)
-			if l.bold {
+			mean := cellOf(l.Mean, digits)
+			if l.Bold {
 				mean = "\\bfseries " + mean
 			}
 			ci := "{--}"
 			if l.CI != nil && !(l.DF < 1) {
-				ci = fmt.Sprintf("{\\num{%s} to \\num{%s}}", number(l.CI[0]), number(l.CI[1]))
+				ci = fmt.Sprintf("{\\num{%s} to \\num{%s}}", number(l.CI[0], digits),
+					number(l.CI[1], digits))
 			}
-			fmt.Fprintf(&b, "%s & %s & %s & %s & %s & %s & %s & %s \\\\\n", latex(shots), latex(l.Method),
-				mean, ci, cellOf(l.SDDraws), cellOf(l.SDSeeds), latexP(l.p()), l.won())
+			fmt.Fprintf(&b, "%s & %s & %s & %s & %s & %s & %s & %s & %s \\\\\n", latex(shots),
+				latex(l.Method), mean, ci, cellOf(l.SDPatients, digits), cellOf(l.SDDraws, digits),
+				cellOf(l.SDSeeds, digits), latexP(l.P()), l.Won())
 		}
-		b.WriteString("\\bottomrule\n\\end{tabular}\n\\end{table}\n")
+		fmt.Fprintf(&b, "\\bottomrule\n\\end{tabular}\n\\par\\smallskip\n\\begin{minipage}{0.95\\linewidth}"+
+			"\\footnotesize\n%s\n\\end{minipage}\n\\end{table}\n", latex(t.Note(r)))
 	}
 	for _, text := range t.Warnings {
 		b.WriteString("% Warning: " + strings.ReplaceAll(text, "\n", " ") + "\n")
@@ -545,9 +652,26 @@ func (t *Table) LaTeX(w io.Writer) error {
 	return err
 }
 
+// tableFormat is siunitx's table-format of a column: digits before and behind the point.
+func tableFormat(rows []*Row, of func(l *Row) float64, digits int) string {
+	whole, sign := 1, ""
+	for _, l := range rows {
+		v := of(l)
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			continue
+		}
+		text := strconv.FormatFloat(math.Abs(v), 'f', digits, 64)
+		whole = max(whole, strings.IndexByte(text, '.'))
+		if v < 0 {
+			sign = "-"
+		}
+	}
+	return fmt.Sprintf("%s%d.%d", sign, whole, digits)
+}
+
 // cellOf is a number for a column of siunitx.
-func cellOf(v float64) string {
-	if text := number(v); text != "–" {
+func cellOf(v float64, digits int) string {
+	if text := number(v, digits); text != "–" {
 		return text
 	}
 	return "{--}"

@@ -1,4 +1,4 @@
-// Package filehash computes sha256 sums of files and caches them by the file's path, size, times
+// Package filehash computes sha256 sums of files, or of what is in them, and caches them by the file's path, size, times
 // and inode, in memory and optionally in a small file for the next program.
 package filehash
 
@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -107,6 +108,30 @@ const version = 1
 
 func check(text []byte) string { return fmt.Sprintf("%x\n", sha256.Sum256(text)) }
 
+// Derived returns a sum that follows from a file's content, such as that of the pixels in it.
+// compute is called only if the sum is not cached; what names the computation.
+func (c *Cache) Derived(path, what string, compute func() (Sum, error)) (Sum, error) {
+	return c.sum(path, what, func() (Sum, stamp, error) {
+		before, err := os.Stat(path)
+		if err != nil {
+			return Sum{}, stamp{}, err
+		}
+		s, err := compute()
+		if err != nil {
+			return s, stamp{}, err
+		}
+		after, err := os.Stat(path)
+		if err != nil {
+			return Sum{}, stamp{}, err
+		}
+		at := stampOf(before)
+		if at != stampOf(after) || !before.Mode().IsRegular() {
+			at = stamp{}
+		}
+		return s, at, nil
+	})
+}
+
 // SHA256 returns the sum of a file's content. The file is read only if its sum is not cached.
 func (c *Cache) SHA256(path string) (Sum, error) {
 	return c.Sum(context.Background(), path)
@@ -114,9 +139,17 @@ func (c *Cache) SHA256(path string) (Sum, error) {
 
 // Sum is SHA256, given up when ctx is done.
 func (c *Cache) Sum(ctx context.Context, path string) (Sum, error) {
+	return c.sum(path, "", func() (Sum, stamp, error) { return read(ctx, path) })
+}
+
+// sum returns what is cached of a file, or computes it.
+func (c *Cache) sum(path, what string, compute func() (Sum, stamp, error)) (Sum, error) {
 	key, err := filepath.Abs(path)
 	if err != nil {
 		return Sum{}, err
+	}
+	if what != "" {
+		key += separator + what
 	}
 	if c != nil {
 		info, err := os.Stat(path)
@@ -133,7 +166,7 @@ func (c *Cache) Sum(ctx context.Context, path string) (Sum, error) {
 		}
 	}
 	start := time.Now()
-	s, at, err := read(ctx, path)
+	s, at, err := compute()
 	if err != nil || c == nil {
 		return s, err
 	}
@@ -151,6 +184,9 @@ func (c *Cache) Sum(ctx context.Context, path string) (Sum, error) {
 	}
 	return s, nil
 }
+
+// separator is between a path, in which it cannot be, and what was derived from the file.
+const separator = "\x00"
 
 // read computes a sum. The stamp is zero if the file changed during reading, or is a pipe or
 // device.
@@ -221,7 +257,8 @@ func (c *Cache) Save() error {
 		doc.Files[k] = e
 	}
 	for k := range doc.Files {
-		if _, err := os.Lstat(k); errors.Is(err, fs.ErrNotExist) {
+		path, _, _ := strings.Cut(k, separator)
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 			delete(doc.Files, k)
 		}
 	}

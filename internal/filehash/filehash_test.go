@@ -199,3 +199,38 @@ func TestNilAndZeroCaches(t *testing.T) {
 	_, err := c.SHA256(filepath.Dir(path))
 	require.Error(t, err, "a folder")
 }
+
+// What is derived from a file is computed again when the file has changed, and cached beside its sum.
+func TestDerivedSumsAreComputedOncePerVersionOfAFile(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	a, store := filepath.Join(folder, "a"), filepath.Join(folder, Name)
+	write(t, a, "1234")
+	settle()
+	calls := 0
+	derive := func(c *Cache, what string) Sum {
+		s, err := c.Derived(a, what, func() (Sum, error) {
+			calls++
+			b, err := os.ReadFile(a)
+			return sha256.Sum256([]byte(what + string(b))), err
+		})
+		require.NoError(t, err)
+		return s
+	}
+	c := Open(store)
+	first := derive(c, "pixels")
+	require.NotEqual(t, first, derive(c, "header"))
+	require.NotEqual(t, first, sum(t, c, a))
+	require.NoError(t, c.Save())
+	next := Open(store)
+	require.Equal(t, first, derive(next, "pixels"))
+	require.Equal(t, 2, calls)
+	write(t, a, "12345")
+	require.NotEqual(t, first, derive(next, "pixels"))
+	require.Equal(t, 3, calls)
+	require.NoError(t, os.Remove(a))
+	require.NoError(t, next.Save())
+	require.Empty(t, Open(store).entries)
+	_, err := next.Derived(a, "pixels", func() (Sum, error) { panic("of no file") })
+	require.ErrorIs(t, err, os.ErrNotExist)
+}

@@ -256,6 +256,9 @@ func (f *Field) elem() reflect.Type {
 // IsList reports whether the setting has several values.
 func (f *Field) IsList() bool { return f.value.Kind() == reflect.Slice }
 
+// IsPath reports whether the setting is a path.
+func (f *Field) IsPath() bool { return f.path }
+
 // String is the value as the command line would give it.
 func (f *Field) String() string {
 	if f == nil || !f.value.IsValid() {

@@ -108,7 +108,7 @@ func (a *Adaptation) document() (*Document, error) {
 	if d.Data, err = a.data(); err != nil {
 		return nil, err
 	}
-	size, err := d.fit()
+	size, err := d.Fit()
 	if err != nil {
 		return nil, err
 	}

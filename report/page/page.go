@@ -1,7 +1,8 @@
 // Package page writes pages that travel: one HTML file with its style, script, pictures and data
 // inside, which asks for nothing elsewhere and opens from a file. report.html of an adaptation and
 // scores.html of an evaluation are made of the same parts: a Document has Sections, a Section has
-// Blocks (Table, Chart, Gallery, Tiles, Facts, Prose).
+// Blocks (Table, Chart, Figure, Gallery, Tiles, Facts, Prose). Package experiment/page makes the one of
+// an experiment.
 //
 // It computes no score: numbers come from eval/scores. It reads no volume: HeldOut takes arrays.
 package page
@@ -61,6 +62,21 @@ type Fact struct{ Name, Value string }
 // Facts is a list of facts.
 type Facts []Fact
 
+// Figure is a drawing with its caption.
+type Figure struct {
+	ID            string
+	Title         string // the caption's first words
+	Caption       string
+	Alt           string // what it shows, in words
+	SVG           []byte
+	Width, Height float64 // of the drawing, in any unit
+}
+
+// URL is the drawing as a data URL.
+func (f *Figure) URL() template.URL {
+	return template.URL("data:image/svg+xml;base64," + base64.StdEncoding.EncodeToString(f.SVG))
+}
+
 // Tile is a number to be seen first.
 type Tile struct {
 	Name   string
@@ -73,9 +89,10 @@ type Tile struct {
 // Tiles is a row of tiles.
 type Tiles []Tile
 
-func (*Prose) kind() string { return "prose" }
-func (Facts) kind() string  { return "facts" }
-func (Tiles) kind() string  { return "tiles" }
+func (*Prose) kind() string  { return "prose" }
+func (Facts) kind() string   { return "facts" }
+func (Tiles) kind() string   { return "tiles" }
+func (*Figure) kind() string { return "figure" }
 
 var (
 	//go:embed page.html
@@ -152,8 +169,8 @@ func encodeData(data any) (string, error) {
 	return safe.String(), nil
 }
 
-// fit shortens the tables until the page is small enough, and returns its size.
-func (d *Document) fit() (int, error) {
+// Fit shortens the tables until the page is small enough, and returns its size.
+func (d *Document) Fit() (int, error) {
 	for most := mostRows; ; most /= 2 {
 		content, err := d.Encode()
 		if err != nil || len(content) <= maxBytes || most < 10 {

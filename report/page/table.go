@@ -83,7 +83,7 @@ type Cell struct {
 	Text   string
 	Value  string // to sort by and to copy, where it is not Text
 	Detail string // smaller, behind Text
-	Mark   string // "good" or "bad": coloured, beside what Text says
+	Mark   string // "good" or "bad": coloured, beside what Text says; or "strong"
 }
 
 func text(s string) Cell { return Cell{Text: s} }

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// planGrid writes the file of a grid on phantom-demo's raw cases; it needs no libtorch.
+func planGrid(t *testing.T, text string) (file string, args []string) {
+	t.Helper()
+	file = filepath.Join(t.TempDir(), "grid.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(text, "MODEL", repo(t, foundation))), 0o644))
+	return file, []string{file, "-o", filepath.Join(filepath.Dir(file), "grid"), "--raw", repo(t, "testdata/phantom-demo/raw")}
+}
+
+const planText = `name: demo
+datasets:
+  target: {dataset: 102, test: imagesTs}
+networks:
+  unet: {checkpoint: MODEL}
+methods:
+  none: {method: none}
+  dgst: {method: dgst}
+shots: [1, all]
+draws: 2
+seeds: 1
+`
+
+func TestExperimentPlan(t *testing.T) {
+	_, args := planGrid(t, planText)
+	r := lntorch(t, append([]string{"experiment", "plan"}, args...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Regexp(t, `(?m)^[0-9a-f]{16}  target   unet     dgst        1     1     0  missing  unknown time$`, r.out)
+	require.Regexp(t, `(?m)^[0-9a-f]{16}  target   unet     none        0              missing  unknown time$`, r.out)
+	require.Contains(t, r.out, "4 runs, 4 left: unknown time one after the other, about ")
+	require.Contains(t, r.errOut, "WARNING: training data of network unet unknown")
+
+	r = lntorch(t, append([]string{"experiment", "plan", "--json"}, args...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	var plan struct {
+		Runs []map[string]any
+		Cost map[string]any
+	}
+	require.NoError(t, json.Unmarshal([]byte(r.out), &plan))
+	require.Len(t, plan.Runs, 4)
+	for _, name := range []string{"key", "train_key", "dataset", "network", "method", "shots", "draw", "seed", "cases", "settings", "state", "seconds"} {
+		require.Contains(t, plan.Runs[1], name)
+	}
+	require.Len(t, plan.Runs[1], 12)
+	require.Equal(t, "1", plan.Runs[1]["shots"])
+	require.Equal(t, "missing", plan.Runs[1]["state"])
+	require.Nil(t, plan.Runs[1]["seconds"])
+	require.Contains(t, plan.Cost, "seconds")
+	require.Contains(t, plan.Cost, "gpu_hours")
+	require.Positive(t, plan.Cost["bytes"])
+	require.Len(t, plan.Cost, 3)
+
+	r = lntorch(t, append([]string{"experiment", "plan", "--make"}, args...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.out, "runs/"+plan.Runs[1]["key"].(string)+"/done:\n\t$(LNTORCH) experiment run "+args[0]+" -o "+args[2]+
+		" --raw "+args[4]+" --only key="+plan.Runs[1]["key"].(string)+"\n")
+
+	r = lntorch(t, append([]string{"experiment", "splits"}, args...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	var splits map[string]any
+	require.NoError(t, json.Unmarshal([]byte(r.out), &splits))
+	require.NotContains(t, r.out, filepath.Dir(args[0]))
+
+	r = lntorch(t, append([]string{"experiment", "status"}, args...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Equal(t, "0 of 4 runs done, 4 left: unknown time to go\n", r.out)
+	failed := filepath.Join(args[2], "runs", plan.Runs[1]["key"].(string))
+	require.NoError(t, os.MkdirAll(failed, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(failed, "failed.json"), []byte(`{"error":"no space\nleft"}`), 0o644))
+	r = lntorch(t, append([]string{"experiment", "status"}, args...)...)
+	require.Contains(t, r.out, "failed   "+plan.Runs[1]["key"].(string)+"  target unet dgst, 1 shots, draw 0, seed 0: no space\n")
+	r = lntorch(t, append([]string{"experiment", "status", "--json"}, args...)...)
+	var status map[string]any
+	require.NoError(t, json.Unmarshal([]byte(r.out), &status))
+	require.Equal(t, 4.0, status["left"])
+
+	r = lntorch(t, append([]string{"experiment", "command", args[0], "zzz"}, args[1:]...)...)
+	require.Equal(t, 2, r.code)
+	require.Contains(t, r.errOut, `no run has the key "zzz": `)
+	r = lntorch(t, append([]string{"experiment", "command", args[0], plan.Runs[0]["key"].(string)[:10]}, args[1:]...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Equal(t, 2, strings.Count(r.out, "\n"), "the network as it is predicts and is scored")
+}
+
+// 2: the file is wrong; 1: a check refuses.
+func TestExperimentPlanRefuses(t *testing.T) {
+	for _, x := range []struct {
+		code     int
+		old, new string
+		want     string
+	}{
+		{2, "method: dgst", "methode: dgst", "grid.yaml:8: methods.dgst.methode: no such key; did you mean method?\nRun `lntorch experiment plan --help`"},
+		{2, "shots: [1, all]", "shots: [1, 9]", "grid.yaml:9: shots: dataset target: 9 shots are more than the 8 cases of the pool"},
+		{2, "MODEL", "/dev/null", "grid.yaml:5: networks.unet.checkpoint: "},
+		{1, "test: imagesTs", "test: [LN_001, LN_009], pool: imagesTr", "lntorch: test cases are training cases:\n  target: case LN_001 is in test and in pool\n"},
+	} {
+		require.Contains(t, planText, x.old)
+		_, args := planGrid(t, strings.Replace(planText, x.old, x.new, 1))
+		r := lntorch(t, append([]string{"experiment", "plan"}, args...)...)
+		require.Equal(t, x.code, r.code, r.errOut)
+		require.Contains(t, r.errOut, x.want)
+		require.Empty(t, r.out)
+	}
+	file, args := planGrid(t, planText)
+	require.NoError(t, os.Rename(file, file+".txt"))
+	r := lntorch(t, "experiment", "plan", file+".txt", "--raw", args[4], "-o", args[2])
+	require.Equal(t, 2, r.code)
+	require.Contains(t, r.errOut, `grid.yaml.txt: found ending ".txt", expected .yaml, .toml or .json`)
+	r = lntorch(t, "experiment", "plan", file, "--raw", args[4])
+	require.Equal(t, 2, r.code)
+}
+
+// The lines of `command` do a run by hand to the same bits.
+func TestCommandRepeatsARunByHand(t *testing.T) {
+	g := newGrid(t, "lora: {method: lora, lora-rank: 2}, gradmask: {method: dgst, head: keep}")
+	g.write(strings.Replace(g.text, "shots: [1]", "shots: [2]", 1))
+	dir := filepath.Join(filepath.Dir(g.file), "grid")
+	raw := []string{"-o", dir, "--raw", repo(t, "testdata/phantom-mini/raw")}
+	r := g.run(dir, "--only", "draw=0")
+	require.Equal(t, 0, r.code, r.errOut)
+	runs := doneRuns(t, dir)
+	require.Len(t, runs, 2)
+	for _, key := range runs {
+		by := filepath.Join(t.TempDir(), "by hand")
+		r := lntorch(t, append([]string{"experiment", "command", g.file, key, "--folder", by}, raw...)...)
+		require.Equal(t, 0, r.code, r.errOut)
+		for line := range strings.Lines(r.out) {
+			words := strings.Split(strings.TrimSpace(line), " ")
+			require.Equal(t, "lntorch", words[0])
+			line := strings.ReplaceAll(strings.Join(words[1:], "\x00"), "by\x00hand", "by hand")
+			step := lntorch(t, append(strings.Split(strings.ReplaceAll(line, "'", ""), "\x00"), "--quiet")...)
+			require.Equal(t, 0, step.code, "%s: %s", line, step.errOut)
+		}
+		want := casesOf(t, filepath.Join(dir, "runs", key, "scores.json"))
+		require.Len(t, want, 2)
+		require.Equal(t, want, casesOf(t, filepath.Join(by, "predictions", "scores.json")), key)
+		trained, err := filepath.Glob(filepath.Join(dir, "runs", key, "model", "fold_all", "*", "adapter_model.safetensors"))
+		require.NoError(t, err)
+		for _, path := range trained {
+			again, err := filepath.Glob(filepath.Join(by, "results", "*", "*", "fold_all", "adapter", "adapter_model.safetensors"))
+			require.NoError(t, err)
+			require.Len(t, again, 1)
+			require.Equal(t, read(t, path), read(t, again[0]))
+		}
+	}
+}
+
+// casesOf are the cases of a scores.json without the names of their files.
+func casesOf(t *testing.T, path string) []map[string]any {
+	t.Helper()
+	var s struct{ Cases []map[string]any }
+	require.NoError(t, json.Unmarshal([]byte(read(t, path)), &s))
+	for _, c := range s.Cases {
+		delete(c, "reference_file")
+		delete(c, "prediction_file")
+	}
+	return s.Cases
+}

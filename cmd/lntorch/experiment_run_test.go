@@ -1,0 +1,428 @@
+package main
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/internal/system"
+	"github.com/lntorch/lntorch/internal/torchtest"
+)
+
+// grid is an experiment of small runs on testdata/phantom-mini.
+type grid struct {
+	t    *testing.T
+	file string
+	text string
+}
+
+func newGrid(t *testing.T, methods string) *grid {
+	t.Helper()
+	torchtest.Require(t)
+	model := repo(t, "testdata/phantom-mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth")
+	g := &grid{t: t, file: filepath.Join(t.TempDir(), "grid.yaml"), text: fmt.Sprintf(`
+name: mini
+datasets: {b: {dataset: 102, test: imagesTs, pool: imagesTr}}
+networks: {unet: {checkpoint: %q}}
+methods: {%s}
+train: {epochs: 3, iterations: 2, val-iterations: 1}
+shots: [1]
+draws: 2
+seeds: 1
+evaluate: {disable-tta: true}
+`, model, methods)}
+	g.write(g.text)
+	return g
+}
+
+func (g *grid) write(text string) { require.NoError(g.t, os.WriteFile(g.file, []byte(text), 0o666)) }
+
+// command works on the grid in a folder, with one thread so that any number of workers gives the same bits.
+func (g *grid) command(dir string, args ...string) *exec.Cmd {
+	g.t.Helper()
+	return command(g.t, append([]string{"experiment", "run", g.file, "-o", dir, "--raw", repo(g.t, "testdata/phantom-mini/raw"),
+		"--threads", "1", "--lock-timeout", "3"}, args...)...)
+}
+
+func (g *grid) run(dir string, args ...string) result {
+	g.t.Helper()
+	return execute(g.t, g.command(dir, args...))
+}
+
+type journalLine struct {
+	Time                      time.Time
+	Worker, Run, Event, Error string
+}
+
+// journal is what all workers of a folder did.
+func journal(t *testing.T, dir string) (all []journalLine) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "journal", "*.jsonl"))
+	require.NoError(t, err)
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		require.NoError(t, err)
+		for line := range strings.Lines(string(text)) {
+			var l journalLine
+			if json.Unmarshal([]byte(line), &l) == nil { // the last line of one that was killed may be cut
+				all = append(all, l)
+			}
+		}
+	}
+	return all
+}
+
+func count(list []journalLine, event string) (n int) {
+	for _, l := range list {
+		if l.Event == event {
+			n++
+		}
+	}
+	return n
+}
+
+// runFolders are the folders of runs that are done, and what is in them.
+func doneRuns(t *testing.T, dir string) (keys []string) {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(dir, "runs", "*", "done"))
+	require.NoError(t, err)
+	for _, f := range found {
+		keys = append(keys, filepath.Base(filepath.Dir(f)))
+	}
+	return keys
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	return string(text)
+}
+
+// children are the processes that a process has started.
+func children(pid int) (list []int) {
+	found, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, f := range found {
+		text, err := os.ReadFile(f)
+		var child, parent int
+		var state string
+		if err != nil {
+			continue
+		}
+		fmt.Sscanf(filepath.Base(filepath.Dir(f)), "%d", &child)
+		fmt.Sscanf(string(text[strings.LastIndexByte(string(text), ')')+1:]), " %1s %d", &state, &parent)
+		if parent == pid && state != "Z" {
+			list = append(list, child)
+		}
+	}
+	return list
+}
+
+// oneAtATime says that no two trainings of a folder were under way together.
+func oneAtATime(t *testing.T, dir string) {
+	t.Helper()
+	events := journal(t, dir)
+	slices.SortFunc(events, func(a, b journalLine) int { return a.Time.Compare(b.Time) })
+	at, workers := "", map[string]bool{}
+	for _, e := range events {
+		rec := read(t, filepath.Join(dir, "runs", e.Run, "run.json"))
+		if strings.Contains(rec, `"method": "none"`) {
+			continue
+		}
+		workers[e.Worker] = true
+		switch e.Event {
+		case "start":
+			require.Empty(t, at, "%v", events)
+			at = e.Run
+		case "done":
+			require.Equal(t, at, e.Run, "%v", events)
+			at = ""
+		}
+	}
+	require.Len(t, workers, 2)
+}
+
+// A grid whose workers are killed and stopped again and again comes to the same scores, to the byte, and does
+// nothing twice. Then other metrics are scored without training again, and what is left over is pruned.
+func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
+	g := newGrid(t, "none: {method: none}, full: {method: full}, lora: {method: lora}")
+	calm := filepath.Join(t.TempDir(), "calm")
+	// Two workers, and memory for one training at a time.
+	r := execute(t, command(t, "experiment", g.file, "-o", calm, "--raw", repo(t, "testdata/phantom-mini/raw"), "--threads", "1",
+		"--jobs", "2", "--max-ram", "0.1"))
+	require.Equal(t, 0, r.code, r.errOut)
+	oneAtATime(t, calm)
+	require.Contains(t, r.out, "| full ")
+	keys := doneRuns(t, calm)
+	require.Len(t, keys, 5)
+	scores := read(t, filepath.Join(calm, "scores.csv"))
+	rows, err := csv.NewReader(strings.NewReader(scores)).ReadAll()
+	require.NoError(t, err)
+	require.Equal(t, strings.Split("dataset,network,method,shots,draw,seed,case,patient,label,Dice,NSD_2,HD95,recall,F1", ","), rows[0])
+	require.Len(t, rows, 1+5*2)
+	require.Equal(t, []string{"b", "unet", "full", "1", "0", "0", "LN_004", "LN_004", "1"}, rows[1][:9])
+	for _, name := range []string{"table.md", "table.csv", "table.tex", "table.json"} {
+		require.FileExists(t, filepath.Join(calm, name))
+	}
+	for _, key := range keys {
+		folder := filepath.Join(calm, "runs", key)
+		var rec struct {
+			Key, Method string
+			Seconds     float64
+			Threads     int
+			Cases       []string
+		}
+		require.NoError(t, json.Unmarshal([]byte(read(t, filepath.Join(folder, "run.json"))), &rec))
+		require.Equal(t, key, rec.Key)
+		require.Equal(t, 1, rec.Threads)
+		require.Positive(t, rec.Seconds)
+		require.FileExists(t, filepath.Join(folder, "scores.json"))
+		require.NoDirExists(t, filepath.Join(folder, "predictions"))
+		fold := filepath.Join(folder, "model", "fold_all")
+		switch rec.Method { // keep: delta
+		case "none":
+			require.Empty(t, rec.Cases)
+			require.NoDirExists(t, fold)
+			continue
+		case "full":
+			require.FileExists(t, filepath.Join(fold, "checkpoint_final.pth"))
+		case "lora":
+			require.FileExists(t, filepath.Join(fold, "adapter", "adapter_model.safetensors"))
+			require.NoFileExists(t, filepath.Join(fold, "checkpoint_final.pth"))
+		}
+		require.Len(t, rec.Cases, 1)
+		require.NoFileExists(t, filepath.Join(fold, "checkpoint_best.pth"))
+	}
+
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	rough := filepath.Join(t.TempDir(), "rough")
+	deadline := time.Now().Add(2 * time.Minute)
+	kills, stops := 0, 0
+	for code := -1; code != 0; {
+		require.True(t, time.Now().Before(deadline), "after %d kills", kills)
+		cmd := g.command(rough, "--jobs", "2")
+		cmd.Stderr = os.Stderr
+		require.NoError(t, cmd.Start())
+		ended := make(chan error, 1)
+		go func() { ended <- cmd.Wait() }()
+		begun := count(journal(t, rough), "start")
+		for running := true; running; {
+			select {
+			case <-ended:
+				running = false
+			case <-time.After(time.Duration(random.IntN(600)) * time.Millisecond):
+				workers := children(cmd.Process.Pid)
+				if len(workers) == 0 || count(journal(t, rough), "start") == begun && kills+stops > 0 {
+					continue // until one is at a run
+				}
+				switch {
+				case kills == 2: // the parent: its workers stop, saved
+					cmd.Process.Kill()
+					kills++
+					for _, w := range workers {
+						require.Eventually(t, func() bool { runs, _ := system.Process(w); return !runs }, 30*time.Second, 20*time.Millisecond)
+					}
+				case kills < 6:
+					syscall.Kill(workers[random.IntN(len(workers))], syscall.SIGKILL)
+					kills++
+				case stops == 0 && len(workers) == 2:
+					cmd.Process.Signal(syscall.SIGINT)
+					stops++
+					<-ended
+					require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode())
+					running = false
+				}
+			}
+		}
+		code = cmd.ProcessState.ExitCode()
+	}
+	require.Equal(t, 6, kills)
+	require.Equal(t, scores, read(t, filepath.Join(rough, "scores.csv")))
+	events := journal(t, rough)
+	done := map[string]int{}
+	for _, e := range events {
+		if e.Event == "done" {
+			done[e.Run]++
+		}
+	}
+	for key, n := range done {
+		require.Equal(t, 1, n, key)
+	}
+	require.Positive(t, count(events, "takeover")+count(events, "resume"), "%v", events)
+	require.Zero(t, count(events, "lost"), "no live worker loses its run: %v", events)
+	require.Equal(t, keys, doneRuns(t, rough))
+	found, err := filepath.Glob(filepath.Join(rough, "runs", "*.lock*"))
+	require.NoError(t, err)
+	require.Empty(t, found)
+
+	// Another metric: scored again, and trained no more.
+	g.write(strings.ReplaceAll(g.text, "evaluate: {", "evaluate: {metrics: [Dice, HD95], "))
+	r = g.run(calm, "--only", "method=lora")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, ": weights of run ")
+	r = g.run(calm)
+	require.Equal(t, 0, r.code, r.errOut)
+	again, err := csv.NewReader(strings.NewReader(read(t, filepath.Join(calm, "scores.csv")))).ReadAll()
+	require.NoError(t, err)
+	require.Len(t, again, len(rows))
+	for i := range rows {
+		require.Equal(t, append(slices.Clone(rows[i][:10]), rows[i][11]), again[i])
+	}
+	logs, err := filepath.Glob(filepath.Join(calm, "runs", "*", "run.log"))
+	require.NoError(t, err)
+	trained := 0
+	for _, l := range logs {
+		trained += strings.Count(read(t, l), "Training done.")
+	}
+	require.Equal(t, 4, trained)
+
+	prune := func(args ...string) result {
+		return execute(t, command(t, append([]string{"experiment", "prune", g.file, "-o", calm, "--raw",
+			repo(t, "testdata/phantom-mini/raw")}, args...)...))
+	}
+	r = prune()
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Regexp(t, regexp.MustCompile(`(?m)^5 runs, .*: --yes removes them$`), r.out)
+	require.Len(t, doneRuns(t, calm), 10)
+	r = prune("--yes")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Len(t, doneRuns(t, calm), 5)
+	for _, key := range keys {
+		require.NoDirExists(t, filepath.Join(calm, "runs", key))
+	}
+}
+
+// withData makes an experiment's folder with the training data of another one.
+func withData(t *testing.T, dir, of string) string {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "runs"), 0o777))
+	require.NoError(t, os.CopyFS(filepath.Join(dir, "data"), os.DirFS(filepath.Join(of, "data"))))
+	return dir
+}
+
+// A run that fails stops no other and is tried again; a worker that was frozen drops what another has taken
+// over; locks of hosts that are gone and of clocks that are ahead are taken over; a full disk fails a run,
+// which goes on when there is room.
+func TestWhatGoesWrongInAGridStaysThere(t *testing.T) {
+	g := newGrid(t, "full: {method: full}, bad: {method: full, patch-size: [15, 48, 48]}")
+	g.text = strings.ReplaceAll(g.text, "draws: 2", "draws: 1")
+	g.write(g.text)
+	dir := filepath.Join(t.TempDir(), "grid")
+	r := g.run(dir)
+	require.Equal(t, exitFailed, r.code, r.errOut)
+	require.Contains(t, r.errOut, "1 run failed, 1 is done")
+	require.Contains(t, r.out, "| full ")
+	full := doneRuns(t, dir)
+	require.Len(t, full, 1)
+	failed, err := filepath.Glob(filepath.Join(dir, "runs", "*", "failed.json"))
+	require.NoError(t, err)
+	require.Len(t, failed, 1)
+	var why struct {
+		Time, Error string
+		Log         []string
+	}
+	require.NoError(t, json.Unmarshal([]byte(read(t, failed[0])), &why))
+	require.Contains(t, why.Error, "input size [15 48 48] is not divisible by [4 8 8]")
+	r = g.run(dir)
+	require.Equal(t, exitFailed, r.code, r.errOut)
+	events := journal(t, dir)
+	require.Equal(t, 2, count(events, "failed"))
+	require.Equal(t, 1, count(events, "done"))
+	require.Equal(t, 0, g.run(dir, "--only", "method=full").code)
+	r = g.run(dir, "--only", "method=ful")
+	require.Equal(t, exitUsage, r.code)
+	require.Contains(t, r.errOut, "--only method=ful: the experiment has no such run")
+	scores := read(t, filepath.Join(dir, "runs", full[0], "scores.json"))
+
+	t.Run("frozen", func(t *testing.T) {
+		frozen := withData(t, filepath.Join(t.TempDir(), "frozen"), dir)
+		cmd := g.command(frozen, "--only", "method=full")
+		var errOut strings.Builder
+		cmd.Stderr = &errOut
+		require.NoError(t, cmd.Start())
+		defer cmd.Process.Kill()
+		training := func() bool {
+			log, err := filepath.Glob(filepath.Join(frozen, "runs", full[0], "work-*", "results", "*", "*", "fold_all", ".lntorch.lock"))
+			return err == nil && len(log) > 0
+		}
+		require.Eventually(t, training, 30*time.Second, 5*time.Millisecond)
+		require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
+		r := g.run(frozen, "--only", "method=full", "--lock-timeout", "1")
+		require.Equal(t, 0, r.code, r.errOut)
+		require.Contains(t, r.errOut, "taken over from a worker that is gone")
+		require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
+		require.NoError(t, cmd.Wait(), errOut.String())
+		events := journal(t, frozen)
+		require.Equal(t, 1, count(events, "done"), "%v", events)
+		require.Equal(t, 1, count(events, "lost"), "%v\n%s", events, errOut.String())
+		require.Equal(t, 0, count(events, "failed"), "%v", events)
+		require.Equal(t, scores, read(t, filepath.Join(frozen, "runs", full[0], "scores.json")))
+		left, err := filepath.Glob(filepath.Join(frozen, "runs", full[0], "work-*"))
+		require.NoError(t, err)
+		require.Empty(t, left)
+	})
+
+	t.Run("clocks", func(t *testing.T) {
+		for name, age := range map[string]time.Duration{"gone": time.Hour, "ahead": -24 * time.Hour} {
+			shared := withData(t, filepath.Join(t.TempDir(), name), dir)
+			lock := filepath.Join(shared, "runs", full[0]+".lock")
+			require.NoError(t, os.WriteFile(lock, []byte(`{"worker":"far-7-00000000","host":"far","pid":7,"boot":"none","time":"2020-01-01T00:00:00Z"}`), 0o666))
+			require.NoError(t, os.Chtimes(lock, time.Now().Add(-age), time.Now().Add(-age)))
+			began := time.Now()
+			r := g.run(shared, "--only", "method=full", "--lock-timeout", "2")
+			require.Equal(t, 0, r.code, r.errOut)
+			if name == "ahead" { // it was watched first
+				require.Greater(t, time.Since(began), 2*time.Second)
+			}
+			require.Equal(t, 1, count(journal(t, shared), "takeover"), name)
+			require.Equal(t, scores, read(t, filepath.Join(shared, "runs", full[0], "scores.json")))
+		}
+	})
+
+	t.Run("disk", func(t *testing.T) {
+		if exec.Command("unshare", "-rm", "true").Run() != nil {
+			t.Skip("no file system can be mounted here")
+		}
+		small := withData(t, filepath.Join(t.TempDir(), "source"), dir)
+		mounted := t.TempDir()
+		own := g.command(mounted, "--only", "method=full")
+		// Training data as it is, and 2 MB for all else: too little for a checkpoint.
+		cmd := exec.Command("unshare", append([]string{"-rm", "sh", "-c", `
+set -e
+need=$(du -sk "$1" | cut -f1)
+mount -t tmpfs -o size=$((need + 2048))k tmpfs "$2"
+cp -r "$1"/. "$2"
+from=$1 to=$2
+shift 2
+code=0; "$@" || code=$?
+echo "first $code"
+mount -o remount,size=64m tmpfs "$to"
+"$@"
+echo "second $?"
+cp -r "$to"/. "$from"
+`, "sh", small, mounted, own.Path}, own.Args[1:]...)...)
+		cmd.Env = own.Env
+		r := execute(t, cmd)
+		require.Equal(t, 0, r.code, r.errOut)
+		require.Contains(t, r.out, "first 1\n")
+		require.Contains(t, r.out, "second 0\n")
+		require.Contains(t, r.errOut, "no space left on device")
+		require.Contains(t, r.errOut, "("+full[0]+"): goes on\n")
+		require.Equal(t, scores, read(t, filepath.Join(small, "runs", full[0], "scores.json")))
+		require.Equal(t, 1, count(journal(t, small), "done"))
+	})
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/internal/golden"
+)
+
+// slurm calls one of Slurm's programs.
+func slurm(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	require.NoError(t, err, "%v: %s", args, out)
+	return strings.TrimSpace(string(out))
+}
+
+// A grid as jobs of a real Slurm: a task that is told to stop saves, is queued again and goes on; the tasks of
+// slurmstepds that are killed, and that are cancelled, are taken over; the table comes behind all of them.
+// scripts/slurm.sh run starts the Slurm of one node.
+func TestSlurm(t *testing.T) {
+	if os.Getenv("SLURM_CONF") == "" {
+		golden.Missing(t, "slurm", "no Slurm here: SLURM_CONF is not set (make test-slurm)")
+	}
+	g := newGrid(t, "none: {method: none}, full: {method: full}, lora: {method: lora}")
+	g.write(strings.ReplaceAll(g.text, "epochs: 3", "epochs: 8"))
+	dir := filepath.Join(t.TempDir(), "with blank 50%")
+	calm := filepath.Join(t.TempDir(), "calm")
+
+	r := g.run(dir, "--slurm", "--slurm-dry-run", "--slurm-args", "--time=10:00 --comment='of two words'")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Equal(t, filepath.Join(dir, "slurm", "job.sh")+"\n", r.out)
+	require.Contains(t, r.errOut, "sbatch --parsable --time=10:00 '--comment=of two words'")
+	require.Contains(t, r.errOut, "--time=10:00 '--comment=of two words' --dependency=afterany:JOB")
+	require.Contains(t, read(t, filepath.Join(dir, "slurm", "job.sh")), "#SBATCH --array=0-4\n")
+	require.Empty(t, slurm(t, "squeue", "-h"))
+
+	cmd := g.command(dir, "--slurm", "--slurm-workers", "2", "--slurm-args", "--time=10:00", "--wait", "--json")
+	// Slurm hands on the environment of sbatch.
+	var out, errOut strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	require.NoError(t, cmd.Start())
+	defer cmd.Process.Kill()
+	var submitted struct {
+		Job, Script string
+		TableJob    string `json:"table_job"`
+	}
+	wait := func(what string, until func() bool) {
+		t.Helper()
+		require.Eventually(t, until, 90*time.Second, 50*time.Millisecond, "%s\n%s\n%s", what, errOut.String(),
+			slurm(t, "squeue", "-o", "%i %T %r"))
+	}
+	wait("submitted", func() bool { return strings.Contains(errOut.String(), "; table: job ") })
+	_, text, _ := strings.Cut(errOut.String(), ": job ")
+	job, _, _ := strings.Cut(text, ";")
+	// busy counts workers that are at a run.
+	busy := func() int {
+		last := map[string]string{}
+		for _, l := range journal(t, dir) {
+			last[l.Worker] = l.Event
+		}
+		n := 0
+		for _, event := range last {
+			if event == "start" || event == "resume" || event == "takeover" {
+				n++
+			}
+		}
+		return n
+	}
+	running := func(task string) string { return slurm(t, "squeue", "-h", "-o", "%T", "-j", job+"_"+task) }
+
+	// The signal that comes before a time limit.
+	wait("two at work", func() bool { return busy() == 2 && running("0") == "RUNNING" && running("1") == "RUNNING" })
+	slurm(t, "scancel", "--signal=TERM", "--batch", job+"_0")
+	wait("queued again", func() bool { return running("0") == "PENDING" })
+	// Slurm holds it back for two minutes; it may be told not to.
+	slurm(t, "scontrol", "update", "JobId="+job+"_0", "StartTime=now")
+	wait("again at work", func() bool { return running("0") == "RUNNING" && busy() == 2 })
+
+	// A slurmstepd is killed, with all that it started.
+	raw := ""
+	for _, line := range strings.Fields(slurm(t, "squeue", "-h", "-o", "%A_%i", "-j", job)) {
+		if id, task, _ := strings.Cut(line, "_"); task == job+"_1" {
+			raw = id
+		}
+	}
+	require.NotEmpty(t, raw)
+	killStep(t, "slurmstepd: ["+raw+".batch]")
+	asked := time.Time{}
+	wait("missed", func() bool {
+		if time.Since(asked) > 3*time.Second { // the node what it runs, as Slurm does every few minutes
+			slurm(t, "scontrol", "reconfigure")
+			asked = time.Now()
+		}
+		return running("1") == "PENDING"
+	})
+	slurm(t, "scontrol", "update", "JobId="+job+"_1", "StartTime=now")
+
+	require.NoError(t, cmd.Wait(), errOut.String())
+	require.NoError(t, json.Unmarshal([]byte(out.String()), &submitted), out.String())
+	require.Equal(t, job, submitted.Job)
+	require.NotEmpty(t, submitted.TableJob)
+	events := journal(t, dir)
+	require.Equal(t, 5, count(events, "done"), "%v", events)
+	require.Equal(t, 0, count(events, "failed")+count(events, "lost"), "%v", events)
+	require.FileExists(t, filepath.Join(dir, "table.md"), "by the job of the table")
+	require.FileExists(t, filepath.Join(dir, "report.html"))
+	require.Equal(t, 0, g.run(calm).code)
+	require.Equal(t, read(t, filepath.Join(calm, "scores.csv")), read(t, filepath.Join(dir, "scores.csv")))
+
+	// A cancelled task saves, and is not queued again.
+	dir = filepath.Join(t.TempDir(), "cancelled")
+	r = g.run(dir, "--slurm", "--slurm-workers", "1", "--only", "method=full")
+	require.Equal(t, 0, r.code, r.errOut)
+	job = strings.TrimSpace(r.out)
+	wait("at work", func() bool { return busy() == 1 })
+	slurm(t, "scancel", job)
+	wait("gone", func() bool { return slurm(t, "squeue", "-h") == "" })
+	require.Equal(t, 1, count(journal(t, dir), "stopped"))
+	require.Equal(t, 0, count(journal(t, dir), "failed"))
+	r = g.run(dir, "--only", "method=full") // and goes on elsewhere
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, ": goes on")
+
+	r = g.run(dir, "--slurm", "--only", "method=full")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, "nothing is submitted")
+	r = g.run(filepath.Join(t.TempDir(), "refused"), "--slurm", "--slurm-args", "--partition=nowhere")
+	require.Equal(t, exitFailed, r.code, r.errOut)
+	require.Contains(t, r.errOut, "invalid partition")
+}
+
+// killStep kills a process by its title, and the processes of its children's groups.
+func killStep(t *testing.T, title string) {
+	t.Helper()
+	found, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	require.NoError(t, err)
+	for _, f := range found {
+		text, err := os.ReadFile(f)
+		if err != nil || !strings.HasPrefix(string(text), title) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		require.NoError(t, err)
+		below := []int{pid}
+		for i := 0; i < len(below); i++ {
+			below = append(below, children(below[i])...)
+		}
+		for _, p := range below {
+			syscall.Kill(p, syscall.SIGKILL)
+		}
+		return
+	}
+	t.Fatalf("no process %s", title)
+}

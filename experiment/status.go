@@ -1,0 +1,110 @@
+package experiment
+
+import (
+	"encoding/json"
+	"path/filepath"
+
+	"github.com/lntorch/lntorch/internal/regular"
+)
+
+// PlanDocument is what `plan --json` prints: an entry for each place in the grid. Places with one key
+// are one run.
+type PlanDocument struct {
+	Runs []*Run `json:"runs"`
+	Cost Cost   `json:"cost"`
+}
+
+// Document lists the grid: Runs with an entry of its own for each place of a run.
+func (p *Plan) Document() *PlanDocument {
+	d := &PlanDocument{Runs: []*Run{}, Cost: p.Cost}
+	for _, r := range p.Runs {
+		for i, at := range r.Places() {
+			one := r
+			if i > 0 {
+				other := *r
+				one = &other
+				one.Dataset, one.Network, one.Method = at.Dataset, at.Network, at.Method
+				one.Shots, one.Draw, one.Seed = at.Shots, at.Draw, at.Seed
+				if s := p.Splits.Datasets[at.Dataset]; s != nil && at.Draw < len(s.Draws) && r.Trains() {
+					one.Cases = s.Draws[at.Draw].Shots[at.Shots]
+				}
+			}
+			d.Runs = append(d.Runs, one)
+		}
+	}
+	return d
+}
+
+// Status is how far an experiment is.
+type Status struct {
+	Runs    int          `json:"runs"`
+	Done    int          `json:"done"`
+	Left    int          `json:"left"` // runs that are not done, running and failed ones included
+	Running []RunningRun `json:"running"`
+	Partial []string     `json:"partial"` // keys
+	Failed  []FailedRun  `json:"failed"`
+	Seconds *float64     `json:"seconds"` // to go, with as many workers as now; nil: not known
+}
+
+// RunningRun is a run that a worker is at.
+type RunningRun struct {
+	Run    string `json:"run"` // key
+	What   string `json:"what"`
+	Worker string `json:"worker"` // "": the lock cannot be read
+	Host   string `json:"host"`
+	PID    int    `json:"pid"`
+	Progress
+}
+
+// FailedRun is a run that failed; the next `run` tries it again.
+type FailedRun struct {
+	Run   string `json:"run"` // key
+	What  string `json:"what"`
+	Error string `json:"error"`
+}
+
+// What names a run by its place in the grid.
+func (r *Run) What() string {
+	text := r.Dataset + " " + r.Network + " " + r.Method
+	if !r.Trains() {
+		return text
+	}
+	return text + ", " + r.Shots + " shots, draw " + number(r.Draw) + ", seed " + number(r.Seed)
+}
+
+// Status tells how far the runs were at the last Refresh, who is at them, and why some failed.
+func (p *Plan) Status() *Status {
+	s := &Status{Runs: len(p.Runs), Running: []RunningRun{}, Partial: []string{}, Failed: []FailedRun{}}
+	for _, r := range p.Runs {
+		switch r.State {
+		case Done:
+			s.Done++
+		case Running:
+			one := RunningRun{Run: r.Key, What: r.What()}
+			if h, _, err := readLock(p.Lock(r)); err == nil && h != nil {
+				one.Worker, one.Host, one.PID = h.Worker, h.Host, h.PID
+			}
+			read(filepath.Join(p.Folder(r), progressFile), &one.Progress)
+			s.Running = append(s.Running, one)
+		case Partial:
+			s.Partial = append(s.Partial, r.Key)
+		case Failed:
+			var f FailedRecord
+			read(filepath.Join(p.Folder(r), FailedFile), &f)
+			s.Failed = append(s.Failed, FailedRun{r.Key, r.What(), f.Error})
+		}
+	}
+	s.Left = s.Runs - s.Done
+	if p.Cost.Seconds != nil {
+		seconds := *p.Cost.Seconds / float64(max(1, len(s.Running)))
+		s.Seconds = &seconds
+	}
+	return s
+}
+
+// read reads a small file of JSON that a worker may be writing; what cannot be read stays empty.
+func read(path string, into any) {
+	if text, err := regular.ReadFile(path); err == nil {
+		_ = json.Unmarshal(text, into)
+	}
+}

@@ -1,0 +1,126 @@
+package experiment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/internal/system"
+)
+
+// A worker that finds every run of a large grid in other hands asks seldom, and little.
+func TestAnIdleWorkerRests(t *testing.T) {
+	p := &Plan{Dir: t.TempDir()}
+	require.NoError(t, os.MkdirAll(filepath.Join(p.Dir, RunsFolder), 0o777))
+	for i := range 5000 {
+		r := &Run{Key: fmt.Sprintf("%016x", i), Settings: map[string]any{"method": NoTraining}}
+		p.Runs = append(p.Runs, r)
+		hold(t, p.Lock(r), remote("far"))
+	}
+	c := settings.New[WorkConfig]()
+	w, err := newWorker(p, p.Runs, &c, noMemory{}, p.options.Output)
+	require.NoError(t, err)
+	const seconds = 5
+	ctx, cancel := context.WithTimeout(context.Background(), seconds*time.Second)
+	defer cancel()
+	before := system.CPUTime()
+	require.ErrorIs(t, w.work(ctx), context.DeadlineExceeded)
+	used := system.CPUTime() - before
+	t.Logf("%s of a core in %d s, with its first looks", used, seconds)
+	require.Less(t, used, seconds*time.Second/50) // later it asks a fifth as often
+	require.NoError(t, w.journal.close())
+	require.LessOrEqual(t, w.next, 3*looksEach)
+}
+
+// Blocks of shots and draws stay in their order; within them a worker begins anywhere.
+func TestWorkersBeginAtDifferentRuns(t *testing.T) {
+	var runs []*Run
+	for _, shots := range []string{"1", "5"} {
+		for draw := range 2 {
+			for i := range 6 {
+				runs = append(runs, &Run{Shots: shots, Draw: draw, Seed: uint64(i)})
+			}
+		}
+	}
+	first := map[uint64]bool{}
+	for range 200 {
+		order := workOrder(runs)
+		require.ElementsMatch(t, runs, order)
+		first[order[0].Seed] = true
+		for i, r := range order {
+			require.Equal(t, runs[i].Shots, r.Shots)
+			require.Equal(t, runs[i].Draw, r.Draw)
+			require.Equal(t, (order[i/6*6].Seed+uint64(i%6))%6, r.Seed)
+		}
+	}
+	require.Len(t, first, 6)
+}
+
+func TestOnlyChoosesRuns(t *testing.T) {
+	p := &Plan{Runs: []*Run{
+		{Key: "1", Dataset: "b", Network: "unet", Method: "full", Shots: "1", Seed: 3},
+		{Key: "2", Dataset: "b", Network: "unet", Method: "dgst", Shots: "1", Also: []Place{{Dataset: "b", Network: "unet", Method: "same", Shots: "1", Draw: 2}}},
+		{Key: "3", Dataset: "b", Network: "swin", Method: "dgst", Shots: "all"},
+	}}
+	for text, keys := range map[string]string{
+		"": "1 2 3", "network=unet": "1 2", "network=unet,method=dgst": "2", "network=unet,network=swin": "1 2 3",
+		"method=same": "2", "draw=2": "2", "seed=3": "1", "shots=all": "3", "key=3": "3", "key=3,key=1": "1 3",
+	} {
+		var only []string
+		if text != "" {
+			only = strings.Split(text, ",")
+		}
+		runs, err := p.only(only)
+		require.NoError(t, err, text)
+		var found []string
+		for _, r := range runs {
+			found = append(found, r.Key)
+		}
+		require.Equal(t, keys, strings.Join(found, " "), text)
+	}
+	for text, says := range map[string]string{
+		"network=vnet":             "--only network=vnet: the experiment has no such run",
+		"net=unet":                 `--only: found "net=unet", expected dataset=, network=, method=, shots=, draw=, seed= or key=`,
+		"unet":                     `found "unet"`,
+		"network=swin,method=full": "has no run that is all of it",
+	} {
+		_, err := p.only(strings.Split(text, ","))
+		require.ErrorContains(t, err, says)
+		var mistake *settings.UsageError
+		require.True(t, errors.As(err, &mistake))
+	}
+}
+
+// What a shell would make of --slurm-args: compared with sh itself.
+func TestSlurmArgumentsAreWords(t *testing.T) {
+	for text, want := range map[string][]string{
+		"": nil, "  ": nil, "--time=1:00 -p gpu": {"--time=1:00", "-p", "gpu"},
+		`--comment='two words' x"y z"\ w ''`: {"--comment=two words", "xy z w", ""},
+	} {
+		list, err := words(text)
+		require.NoError(t, err)
+		require.Equal(t, want, list, text)
+	}
+	_, err := words("--comment='two")
+	require.ErrorContains(t, err, "expected a closing quote")
+	require.Equal(t, []string{"--partition=gpu", "--time", "5"},
+		withoutGPUs([]string{"--partition=gpu", "--gres=gpu:1", "-G", "1", "--time", "5", "--mem=4G"}))
+}
+
+func TestThePapersGridIsWhatItSays(t *testing.T) {
+	f, err := Read(filepath.Join("..", "docs", "studies", "paper.yaml"))
+	require.NoError(t, err)
+	require.Len(t, f.Networks, 5)
+	require.Len(t, f.Methods, 9) // with none
+	require.Equal(t, []string{"1", "5", "10", "all"}, f.Shots)
+	require.Equal(t, 3, f.Draws)
+	require.Equal(t, []uint64{0, 1, 2}, f.Seeds)
+}
