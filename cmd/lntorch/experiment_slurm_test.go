@@ -32,7 +32,7 @@ func TestSlurm(t *testing.T) {
 		golden.Missing(t, "slurm", "no Slurm here: SLURM_CONF is not set (make test-slurm)")
 	}
 	g := newGrid(t, "none: {method: none}, full: {method: full}, lora: {method: lora}")
-	g.write(strings.ReplaceAll(g.text, "epochs: 3", "epochs: 8"))
+	g.write(strings.ReplaceAll(g.text, "epochs: 3", "epochs: 5"))
 	dir := filepath.Join(t.TempDir(), "with blank 50%")
 	calm := filepath.Join(t.TempDir(), "calm")
 
