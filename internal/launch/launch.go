@@ -314,10 +314,9 @@ func (w *World) meet(master string, env Env) error {
 		w.Serve = false
 		w.Prefix = fmt.Sprintf("/worker/attempt_%d", w.Restart)
 	}
-	job := ""
 	switch w.Launcher {
 	case Slurm:
-		job = first(env("SLURM_JOB_ID"), env("SLURM_JOBID"))
+		job := first(env("SLURM_JOB_ID"), env("SLURM_JOBID"))
 		if host == "" {
 			nodes, err := Nodes(env("SLURM_STEP_NODELIST"))
 			if err != nil {
@@ -329,7 +328,10 @@ func (w *World) meet(master string, env Env) error {
 			port = strconv.FormatUint(20000+n%20000, 10)
 		}
 	case MPI:
-		job = first(env("PMIX_NAMESPACE"), env("OMPI_MCA_ess_base_jobid"), env("PMI_JOBID"), env("MPI_JOBID"), env("HYDRA_JOBID"))
+		job := first(env("PMIX_NAMESPACE"), env("OMPI_MCA_ess_base_jobid"))
+		if job == "" && w.LocalSize == w.Size {
+			job = strconv.Itoa(os.Getppid()) // MPICH names no job: its proxy on this host
+		}
 		if port == "" && job != "" {
 			h := fnv.New32a()
 			h.Write([]byte(job))

@@ -46,7 +46,8 @@ var (
 	// five hosts, of which the fourth has one task
 	hostsSets = []string{"SLURM_JOB_ID=70001", "SLURM_PROCID=6", "SLURM_LOCALID=0", "SLURM_NODEID=3", "SLURM_STEP_ID=0",
 		"SLURM_STEP_NODELIST=gpu[07-09,12],login", "SLURM_STEP_NUM_TASKS=8", "SLURM_STEP_TASKS_PER_NODE=2(x3),1(x2)"}
-	hydraSets = []string{"PMI_RANK=2", "PMI_SIZE=3", "MPI_LOCALRANKID=2", "MPI_LOCALNRANKS=3"}
+	// MPICH 4.0.2
+	hydraSets = []string{"PMI_FD=8", "HYDI_CONTROL_FD=7", "PMI_RANK=2", "PMI_SIZE=3", "MPI_LOCALRANKID=2", "MPI_LOCALNRANKS=3"}
 )
 
 func TestWorldIsWhatTheLauncherSays(t *testing.T) {
@@ -208,6 +209,21 @@ func FuzzNodes(f *testing.F) {
 			t.Errorf("%q: %d hosts", list, len(nodes))
 		}
 	})
+}
+
+// The ranks of one mpirun agree on a port though MPICH gives the job no name.
+func TestRanksOfMPICHMeetAtTheirProxys(t *testing.T) {
+	ports := map[int]bool{}
+	for rank := range 3 {
+		w, err := defaults().World(environment(append([]string{fmt.Sprint("PMI_RANK=", rank)}, hydraSets...)...))
+		require.NoError(t, err)
+		host, port := w.HostPort()
+		require.Equal(t, "127.0.0.1", host)
+		require.GreaterOrEqual(t, port, 20000)
+		require.Less(t, port, 40000)
+		ports[port] = true
+	}
+	require.Len(t, ports, 1)
 }
 
 func TestThreadsAndDevice(t *testing.T) {
