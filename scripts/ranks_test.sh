@@ -118,6 +118,109 @@ END
   go test -count=1 -run TestNodesAreWhatScontrolLists ./internal/launch >/dev/null || die "hosts of Slurm's lists"
 }
 
+# cable: two network namespaces, $ns-0 and $ns-1, as two hosts that know each other by name.
+ns=lntorch-$$
+cable() {
+  local i
+  [ ! -e "$work/cable" ] || return 0
+  touch "$work/cable"
+  ended+=(unplug)
+  for i in 0 1; do
+    ip netns add $ns-$i
+    ip -n $ns-$i link set lo up
+    mkdir -p /etc/netns/$ns-$i # `ip netns exec` puts these files over those in /etc
+    printf '127.0.0.1 localhost\n10.77.0.1 first-host\n10.77.0.2 second-host\n' >/etc/netns/$ns-$i/hosts
+  done
+  ip link add cable netns $ns-0 type veth peer name cable netns $ns-1
+  for i in 0 1; do
+    ip -n $ns-$i addr add 10.77.0.$((i + 1))/24 dev cable
+    ip -n $ns-$i link set cable up
+  done
+}
+unplug() {
+  local i
+  for i in 0 1; do
+    ip netns del $ns-$i || true
+    rm -rf /etc/netns/$ns-$i
+  done
+}
+
+# on RANK COMMAND…: COMMAND as a rank on its host.
+on() {
+  local rank=$1
+  shift
+  ip netns exec $ns-$rank env RANK=$rank WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 MASTER_ADDR=first-host MASTER_PORT=29500 \
+    GLOO_SOCKET_IFNAME=cable "$@"
+}
+
+# both COMMAND…: COMMAND on both hosts; rank 1's output goes to work/second.log.
+both() {
+  on 1 "$@" >"$work/second.log" 2>&1 &
+  local second=$! code=0
+  on 0 "$@" || code=$?
+  wait $second || { cat "$work/second.log"; return 1; }
+  return $code
+}
+
+hosts() {
+  cable
+  steps hosts both "${trace[@]}"
+  # The second host does not come.
+  refused 'that did not come to first-host:29500 within 2s: 1' on 0 "${trace[@]}" --dist-timeout 2 -o "$work/no"
+  # The cable is pulled: no connection closes, so the time limit must end both.
+  cp -R "$mini/preprocessed" "$work/preprocessed"
+  local train=("$lntorch" train 102 3d_phantom 0 -p nnUNetPlansSource -tr nnUNetTrainer_DGST --epochs 1000 --iterations 5
+    --val-iterations 1 --threads 1 -device cpu --dist-timeout 3 -pretrained_weights "$fold/checkpoint_final.pth")
+  export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
+  local i pids=() code start
+  for i in 0 1; do
+    on $i timeout -k 1 60 "${train[@]}" >"$work/pulled$i.log" 2>&1 &
+    pids+=($!)
+  done
+  for _ in $(seq 200); do
+    ls "$work"/results/*/*/fold_0/checkpoint_latest.pth >/dev/null 2>&1 && break
+    sleep 0.1
+  done
+  start=$SECONDS
+  ip -n $ns-0 link set cable down
+  for i in 0 1; do
+    code=0
+    wait "${pids[$i]}" || code=$?
+    [ $code = 1 ] || { tail -n 5 "$work/pulled$i.log"; die "cable pulled: exit status $code of rank $i, expected 1"; }
+    say "cable pulled: $(tail -n 1 "$work/pulled$i.log")"
+  done
+  [ $((SECONDS - start)) -le 10 ] || die "cable pulled: the ranks took $((SECONDS - start)) s with --dist-timeout 3"
+  ip -n $ns-0 link set cable up
+}
+
+# sent: bytes that the first host has sent.
+sent() { ip netns exec $ns-0 cat /sys/class/net/cable/statistics/tx_bytes; }
+
+bandwidth() {
+  cable
+  local i rate=${RATE:-20mbit} before
+  for i in 0 1; do ip netns exec $ns-$i tc qdisc add dev cable root tbf rate "$rate" burst 64kb latency 200ms; done
+  for i in none bf16; do
+    before=$(sent)
+    both "$lntorch" trace --checkpoint "$fold/checkpoint_final.pth" --batches "$mini/trajectory" --method full --threads 1 -device cpu \
+      $([ $i = none ] || echo --compress $i) -o "$work/$i" >"$work/$i.log" 2>&1 || { cat "$work/$i.log"; die "bandwidth: $i"; }
+    echo $(($(sent) - before)) >"$work/$i.bytes"
+  done
+  for i in 0 1; do ip netns exec $ns-$i tc qdisc del dev cable root; done
+  "$python" - "$work" "$rate" <<'PY'
+import json, pathlib, statistics, sys
+work, rate = pathlib.Path(sys.argv[1]), sys.argv[2]
+wait, size = {}, {}
+for name in ("none", "bf16"):
+    wait[name] = statistics.median(json.loads((work / name / "losses.json").read_text())["comm_seconds"])
+    size[name] = int((work / f"{name}.bytes").read_text())
+print(f"ranks-test: bandwidth {rate}: waiting after backward {wait['none']:.3f} s, with --compress bf16 {wait['bf16']:.3f} s; "
+      f"sent {size['none']} and {size['bf16']} bytes")
+if wait["bf16"] > 0.6 * wait["none"] or size["bf16"] > 0.6 * size["none"]:
+    sys.exit("ranks-test: bandwidth: expected at most 0.6 of both")
+PY
+}
+
 for part in ${@:-num_gpus torchrun mpi slurm hosts bandwidth}; do
   $part
 done
