@@ -68,6 +68,7 @@ type Settings struct {
 	Epochs        int `flag:"epochs" range:"1.." help:"epochs (default: the method's)"`
 	Iterations    int `flag:"iterations" default:"250" range:"1.." keep:"iterations" help:"iterations per epoch"`
 	ValIterations int `flag:"val-iterations" range:"1.." keep:"val_iterations" help:"validation iterations per epoch (default: 50, fewer in proportion with fewer iterations)"`
+	Accumulate    int `flag:"accumulate" default:"1" range:"1.." keep:"accumulate" before:"1" help:"batches that an iteration's gradient is the mean of, each with its own loss"`
 	Optimizer
 	BatchSettings
 	AugmentOn AugmentOn `flag:"augment-on" default:"cpu" values:"cpu,device" keep:"augment_on" before:"cpu" help:"where batches are augmented: cpu (workers), or device (operators of libtorch; other roundings)"`
