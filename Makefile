@@ -165,6 +165,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 lntorch: need-go niivue ## bin/lntorch alone
 	@mkdir -p bin
 	@$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lntorch ./cmd/lntorch
+	@if command -v $(PYTHON) >/dev/null; then $(PYTHON) scripts/no_python.py bin/lntorch; fi
 	@echo "lntorch: bin/lntorch"
 
 # ---- what runs elsewhere ----------------------------------------------------------------------
@@ -199,6 +200,7 @@ $(DIST_SHIM): $(SHIM_OBJS)
 dist-tree: $(DIST_SHIM) $(OPENJPEG)
 	@mkdir -p $(BUILD)/dist
 	@$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BUILD)/dist/lntorch ./cmd/lntorch
+	@$(PYTHON) scripts/no_python.py $(BUILD)/dist/lntorch
 	@GO=$(GO) $(PYTHON) scripts/dist.py --binary $(BUILD)/dist/lntorch --shim $(DIST_SHIM) --loaded $(SHIM) \
 	  --libtorch $(LIBTORCH_DIR) $(if $(OPENJPEG),--openjpeg $(OPENJPEG)) $(if $(wildcard $(NIIVUE)),--niivue) --version '$(VERSION)' --out $(DIST)
 	@rm $(BUILD)/dist/lntorch

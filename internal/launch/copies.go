@@ -2,6 +2,7 @@ package launch
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -201,10 +202,14 @@ func withoutLauncher(environ []string) []string {
 	return kept
 }
 
-// LastWord hands a copy's last message to the program that started it and reports whether there is one: if not,
-// the message belongs on stderr.
+// LastWord hands a rank's last message to what started it. It reports whether that was a program of ours (see
+// Copies), which says it once for all ranks; if not, the message belongs on stderr. torchrun shows it in its summary.
 func LastWord(env Env, message string) bool {
 	if env(copyMark) == "" {
+		if file := env("TORCHELASTIC_ERROR_FILE"); file != "" {
+			text, _ := json.Marshal(map[string]any{"message": message, "timestamp": time.Now().Unix()})
+			_ = os.WriteFile(file, text, 0o644) // stderr has it, too
+		}
 		return false
 	}
 	syscall.CloseOnExec(lastWordFD)

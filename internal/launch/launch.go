@@ -7,7 +7,10 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"math/bits"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -46,7 +49,8 @@ type World struct {
 	Note                 string // something that the user asked for and does not get; rank 0 says it
 	Forced               bool   // a process group is wanted for one rank, too
 
-	boundGPU bool // the launcher shows each rank GPUs of its own
+	boundGPU   bool // the launcher shows each rank GPUs of its own
+	boundCores bool // the launcher gave each rank cores of its own
 }
 
 // Alone reports whether there is nobody to talk to.
@@ -83,7 +87,33 @@ func (c Config) World(env Env) (*World, error) {
 	if w.Alone() {
 		return w, nil
 	}
+	w.boundCores = narrower("/proc", os.Getpid(), os.Getppid())
 	return w, w.meet(c.Master, env)
+}
+
+// narrower reports whether a process may run on fewer cores than the one that started it.
+func narrower(proc string, pid, parent int) bool {
+	own, all := cores(proc, pid), cores(proc, parent)
+	return own > 0 && own < all
+}
+
+// cores counts the cores that a process may run on; 0 if that cannot be read.
+func cores(proc string, pid int) int {
+	text, err := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "status"))
+	if err != nil {
+		return 0
+	}
+	_, mask, _ := strings.Cut(string(text), "Cpus_allowed:")
+	mask, _, _ = strings.Cut(mask, "\n")
+	n := 0
+	for word := range strings.SplitSeq(strings.TrimSpace(mask), ",") {
+		bit, err := strconv.ParseUint(word, 16, 64)
+		if err != nil {
+			return 0
+		}
+		n += bits.OnesCount64(bit)
+	}
+	return n
 }
 
 // Copies is how many copies of itself the program is to start (see Run): -num_gpus, where no launcher
@@ -109,9 +139,16 @@ func (c Config) BackendOn(cuda bool) (string, error) {
 	return "nccl", nil
 }
 
-// Threads is how many threads of libtorch's operators a rank has, where the user does not say:
-// the cores that this process may use, shared by the ranks of this host.
-func (w *World) Threads(cores int) int { return max(1, cores/w.LocalSize) }
+// Threads is how many threads of libtorch's operators a rank has, where the user does not say: the
+// cores that this process may use, shared by the ranks of this host. mpirun and srun may have bound each
+// rank to cores of its own: then it has them all. (OMP_NUM_THREADS, which torchrun sets to 1, says
+// nothing about what the user wants.)
+func (w *World) Threads(cores int) int {
+	if w.LocalSize == 1 || w.boundCores {
+		return cores
+	}
+	return max(1, cores/w.LocalSize)
+}
 
 // Device is the device of this rank for -device's value, where gpus are visible to it: cuda and auto
 // stand for the GPU of the local rank. A numbered one is taken as it is.
@@ -277,10 +314,9 @@ func (w *World) meet(master string, env Env) error {
 		w.Serve = false
 		w.Prefix = fmt.Sprintf("/worker/attempt_%d", w.Restart)
 	}
-	job := ""
 	switch w.Launcher {
 	case Slurm:
-		job = first(env("SLURM_JOB_ID"), env("SLURM_JOBID"))
+		job := first(env("SLURM_JOB_ID"), env("SLURM_JOBID"))
 		if host == "" {
 			nodes, err := Nodes(env("SLURM_STEP_NODELIST"))
 			if err != nil {
@@ -292,7 +328,10 @@ func (w *World) meet(master string, env Env) error {
 			port = strconv.FormatUint(20000+n%20000, 10)
 		}
 	case MPI:
-		job = first(env("PMIX_NAMESPACE"), env("OMPI_MCA_ess_base_jobid"), env("PMI_JOBID"), env("MPI_JOBID"), env("HYDRA_JOBID"))
+		job := first(env("PMIX_NAMESPACE"), env("OMPI_MCA_ess_base_jobid"))
+		if job == "" && w.LocalSize == w.Size {
+			job = strconv.Itoa(os.Getppid()) // MPICH names no job: its proxy on this host
+		}
 		if port == "" && job != "" {
 			h := fnv.New32a()
 			h.Write([]byte(job))
