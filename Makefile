@@ -31,7 +31,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim openjpeg niivue lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: help all libtorch shim openjpeg niivue lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-ranks test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build openjpeg-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -219,6 +219,10 @@ test-dist: shim openjpeg niivue need-go | $(LOGS) ## the archive in a root folde
 	@$(SUB) dist-tree
 	@$(SUB) dist-archive
 	@PYTHON=$(PYTHON) bash scripts/dist_test.sh $(BUILD)/dist/*.tar.gz $(LOGGED)
+
+# PARTS names some of its parts.
+test-ranks: all need-python | $(LOGS) ## two ranks by torchrun, mpirun, srun and -num_gpus, and on two hosts (root; openmpi-bin, Slurm, iproute2)
+	@PYTHON=$(PYTHON) LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so bash scripts/ranks_test.sh $(PARTS) $(LOGGED)
 
 .PHONY: foundation
 foundation: all ## pretrains the demonstration's foundation model on phantoms of the source domain (25 min on 2 cores)

@@ -85,7 +85,7 @@ print(*(s.getsockname()[1] for s in held))'
 }
 
 stop() {
-  local dir pid
+  local dir file pid
   dir=$(cd "$1" && pwd)
   if SLURM_CONF=$dir/slurm.conf timeout 10 squeue -h >/dev/null 2>&1; then
     SLURM_CONF=$dir/slurm.conf timeout 10 scancel --user root >/dev/null 2>&1 || true
@@ -94,15 +94,13 @@ stop() {
       sleep 0.2
     done
   fi
-  for name in slurmd slurmctld munge/pid; do
-    local file=$dir/$name
-    [ -e "$file" ] || file=$dir/$name.pid
-    [ -s "$file" ] || continue
-    pid=$(cat "$file")
-    kill "$pid" 2>/dev/null || true
-    for _ in $(seq 50); do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
-    rm -f "$file"
+  local files=("$dir"/slurmd.pid "$dir"/slurmctld.pid "$dir"/munge/pid) pids=()
+  for file in "${files[@]}"; do [ -s "$file" ] && pids+=("$(cat "$file")"); done
+  [ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true
+  for pid in ${pids[@]+"${pids[@]}"}; do
+    for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
   done
+  rm -f "${files[@]}"
 }
 
 case ${1:-} in
