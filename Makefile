@@ -106,6 +106,9 @@ $(SHIM_DIR)/%.o: torch/csrc/%.cpp $(SHIM_DIR)/aten.h.gch
 	@echo "c++   $<"
 	@$(SHIM_CXX) -MMD -MP -include $(SHIM_DIR)/aten.h -c $< -o $@
 
+# c10d's ProcessGroupGloo.hpp includes headers of Gloo, which the wheels lack; torch/csrc/gloo has the few declarations.
+$(SHIM_DIR)/dist.o: private SHIM_CXX += -isystem torch/csrc/gloo
+
 # ATen's headers take longer to read than any of our files to compile: read them once.
 $(SHIM_DIR)/aten.h.gch: $(SHIM_DIR)/flags
 	@echo "c++   ATen headers of libtorch $(LIBTORCH_VERSION)"

@@ -40,6 +40,8 @@ type Config struct {
 	// CPU, without ignore label. Results differ by rounding. On a GPU it never synchronises: an
 	// invalid label makes the loss NaN instead of failing the scope.
 	Fast bool
+	// Ranks of a distributed training; nil: the batch is whole.
+	Ranks *Ranks
 }
 
 // Loss computes one loss. It is stateless and may be used by several goroutines, each with its own

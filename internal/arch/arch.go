@@ -44,6 +44,7 @@ var Rules = []Rule{
 	{Path: "data/augment/internal/vector", Level: 0, Only: []string{}, NoTorch: true},
 
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
+	{Path: "torch/dist", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
 	{Path: "data/images", Level: 2, NoTorch: true},
