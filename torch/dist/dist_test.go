@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -84,25 +85,61 @@ func freePort(t *testing.T) int {
 // ranks runs the body of a name on size ranks and returns their reports.
 func ranks(t *testing.T, name string, size int, arg string) []report {
 	t.Helper()
+	return start(t, name, size, arg, 60*time.Second).wait()
+}
+
+// running are the processes of a test.
+type running struct {
+	t       *testing.T
+	cmds    []*exec.Cmd
+	stdout  []bytes.Buffer
+	stderr  []bytes.Buffer
+	ended   sync.WaitGroup
+	errs    []error
+	started time.Time
+}
+
+// start starts the ranks in only, or all if there are none.
+func start(t *testing.T, name string, size int, arg string, timeout time.Duration, only ...int) *running {
+	t.Helper()
 	torchtest.Require(t)
 	require.Contains(t, bodies, name)
 	port := freePort(t)
-	reports := make([]report, size)
-	var wait sync.WaitGroup
+	p := &running{t: t, cmds: make([]*exec.Cmd, size), stdout: make([]bytes.Buffer, size), stderr: make([]bytes.Buffer, size),
+		errs: make([]error, size), started: time.Now()}
 	for r := range size {
-		c := Config{Rank: r, Size: size, Host: "127.0.0.1", Port: port, Serve: r == 0, Timeout: 20 * time.Second}
-		cmd := rank(t, name, arg, c)
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		wait.Go(func() {
-			if err := cmd.Run(); err != nil {
-				t.Errorf("rank %d: %v: %.2000s", r, err, stderr.String())
-			} else if err := json.Unmarshal(stdout.Bytes(), &reports[r]); err != nil {
-				t.Errorf("rank %d: %v: %.200s", r, err, stdout.String())
-			}
-		})
+		if len(only) > 0 && !slices.Contains(only, r) {
+			continue
+		}
+		cmd := rank(t, name, arg, Config{Rank: r, Size: size, Host: "127.0.0.1", Port: port, Serve: r == 0, Timeout: timeout})
+		cmd.Stdout, cmd.Stderr = &p.stdout[r], &p.stderr[r]
+		require.NoError(t, cmd.Start())
+		p.cmds[r] = cmd
+		p.ended.Go(func() { p.errs[r] = cmd.Wait() })
 	}
-	wait.Wait()
+	t.Cleanup(func() {
+		for _, cmd := range p.cmds {
+			if cmd != nil {
+				cmd.Process.Kill()
+			}
+		}
+		p.ended.Wait()
+	})
+	return p
+}
+
+// wait returns the reports of the ranks that ended by themselves.
+func (p *running) wait() []report {
+	p.t.Helper()
+	p.ended.Wait()
+	reports := make([]report, len(p.cmds))
+	for r, cmd := range p.cmds {
+		if cmd == nil || !cmd.ProcessState.Exited() {
+			continue
+		}
+		require.NoError(p.t, p.errs[r], "rank %d: %.2000s", r, p.stderr[r].String())
+		require.NoError(p.t, json.Unmarshal(p.stdout[r].Bytes(), &reports[r]), "rank %d: %.200s", r, p.stdout[r].String())
+	}
 	return reports
 }
 
