@@ -96,7 +96,8 @@ def rank_main(rank, world, store, cases, args):
         value = build(leaves, truth) if deep else build(leaves[0], truth[0])
         value.backward()
         all_ranks = [None] * world
-        dist.all_gather_object(all_ranks, (value.item(), [x.grad.numpy() for x in leaves[: None if deep else 1]]))
+        grads = [x.grad.numpy() for x in leaves if x.grad is not None]
+        dist.all_gather_object(all_ranks, (value.item(), grads))
         if rank != 0:
             continue
         arrays = {"losses": np.array([v for v, _ in all_ranks], np.float32)}
@@ -115,13 +116,15 @@ def rank_main(rank, world, store, cases, args):
             "meta": stack.meta(args),
         }
         stack.write_json(name + ".json", description)
-    dist.destroy_process_group()
+    dist.barrier()
+    os._exit(0)  # threads of autograd and Gloo can hang the end of a forked process
 
 
 def main():
     p = stack.parser(__doc__.splitlines()[0])
     p.add_argument("--golden", metavar="DIR", required=True)
     args = p.parse_args()
+    stack.start(args)
     specs = {s["name"]: s for s in loss.cases()}
     stack.write_json(f"{args.golden}/split.json", split())
     for world in (2, 3):
