@@ -65,6 +65,7 @@ type ddpCase struct {
 	Rows   int            `json:"rows"`
 	Steps  int            `json:"steps"`
 	Method string         `json:"method"`
+	LR     float64        `json:"lr"`
 	Rank   int            `json:"rank"`
 	Alpha  float64        `json:"alpha"`
 
@@ -82,7 +83,7 @@ func ddpCases(t *testing.T) []ddpCase {
 		golden.LoadJSON(t, "train/"+name+".json", &file)
 		return file.Spec
 	}
-	return []ddpCase{
+	cases := []ddpCase{
 		{Name: "sample Dice", Spec: spec("binary"), Rows: 2, Steps: 10, Method: "full", lntorch: "full"},
 		{Name: "batch Dice", Spec: spec("multi-batchdice"), Rows: 2, Steps: 10, Method: "full", lntorch: "full"},
 		{Name: "ignore", Spec: spec("multi-ignore"), Rows: 1, Steps: 10, Method: "norm", lntorch: "norm"},
@@ -93,6 +94,12 @@ func ddpCases(t *testing.T) []ddpCase {
 			values: finetune.Values{"lora-rank": "2", "lora-alpha": "3", "lora-dropout": "0"}},
 		{Name: "SwinUNETR", Spec: swin, Rows: 1, Steps: 10, Method: "full", lntorch: "full"},
 	}
+	for i := range cases {
+		entry, err := finetune.Lookup(cases[i].lntorch)
+		require.NoError(t, err)
+		cases[i].LR = entry.LR
+	}
+	return cases
 }
 
 // hashedLoRA is method lora with the adapters that scripts/golden/lora.py begins with. It keeps those
@@ -172,7 +179,7 @@ func (c ddpCase) trace(t *testing.T, world int, from, to string, numerics machin
 		}
 		return train.Trace(context.Background(), train.TraceConfig{Checkpoint: filepath.Join(from, "start.pth"), Plans: p, Dataset: d, Configuration: "c",
 			Batches: from, Output: to, MethodName: c.lntorch, Method: m, Ranks: r,
-			TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}},
+			TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: c.LR, WeightDecay: 3e-5, Momentum: 0.99}},
 			Machine:       machine.Machine{Device: torch.CPU, Threads: 1, Numerics: numerics}})
 	})
 	require.NoError(t, errors.Join(errs...))
@@ -245,7 +252,7 @@ func TestLiveRanksAreDistributedDataParallel(t *testing.T) {
 				final, err := npz.OpenNpz(filepath.Join(theirs, "final.npz"))
 				require.NoError(t, err)
 				defer final.Close()
-				weights := readWeights(t, filepath.Join(ours, "final.pth"))
+				weights, _ := floatsOf(t, filepath.Join(ours, "final.pth"))
 				maps.Copy(weights, adapters)
 				require.NotEmpty(t, final.Names())
 				for _, name := range final.Names() {

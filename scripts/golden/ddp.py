@@ -2,8 +2,8 @@
 
     ddp.py CASES.json --out DIR --world 2 [--threads 1]
 
-CASES.json is a list of {"name", "spec", "rows", "steps", "method", "rank", "alpha"}: a network spec
-(stack.py), the rows of each rank, and what train_steps.py and dgst.py call full, bias, norm or
+CASES.json is a list of {"name", "spec", "rows", "steps", "method", "lr", "rank", "alpha"}: a network
+spec (stack.py), the rows of each rank, and what train_steps.py and dgst.py call full, bias, norm or
 strict (DGST with that mode, dynamic), or lora (PEFT's, with its adapters at work).
 
 Parameters are frozen and adapters attached before the network is wrapped: the released trainers do
@@ -26,9 +26,6 @@ import dgst
 import lora
 import stack
 import train_steps
-
-LR = {"full": 1e-2, "bias": 1e-2, "norm": 1e-3, "strict": 1e-3, "lora": 1e-2}
-
 
 class Wrapped(DistributedDataParallel):
     """Lists the parameters under the names of the network inside."""
@@ -80,7 +77,7 @@ def run(case, rank, world, out):
     network = network_of(case, out / "start.pth" if rank == 0 else None)
     loss = build_loss(spec)
     args = SimpleNamespace(
-        lr=LR[case["method"]],
+        lr=case["lr"],
         weight_decay=3e-5,
         momentum=0.99,
         clip=12.0,
