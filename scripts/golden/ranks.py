@@ -19,7 +19,6 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
-import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
