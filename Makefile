@@ -31,7 +31,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim openjpeg niivue lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: help all libtorch shim openjpeg niivue lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-ranks test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build openjpeg-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -106,6 +106,9 @@ $(SHIM_DIR)/%.o: torch/csrc/%.cpp $(SHIM_DIR)/aten.h.gch
 	@echo "c++   $<"
 	@$(SHIM_CXX) -MMD -MP -include $(SHIM_DIR)/aten.h -c $< -o $@
 
+# c10d's ProcessGroupGloo.hpp includes headers of Gloo, which the wheels lack; torch/csrc/gloo has the few declarations.
+$(SHIM_DIR)/dist.o: private SHIM_CXX += -isystem torch/csrc/gloo
+
 # ATen's headers take longer to read than any of our files to compile: read them once.
 $(SHIM_DIR)/aten.h.gch: $(SHIM_DIR)/flags
 	@echo "c++   ATen headers of libtorch $(LIBTORCH_VERSION)"
@@ -165,6 +168,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 lntorch: need-go niivue ## bin/lntorch alone
 	@mkdir -p bin
 	@$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lntorch ./cmd/lntorch
+	@if command -v $(PYTHON) >/dev/null; then $(PYTHON) scripts/no_python.py bin/lntorch; fi
 	@echo "lntorch: bin/lntorch"
 
 # ---- what runs elsewhere ----------------------------------------------------------------------
@@ -199,6 +203,7 @@ $(DIST_SHIM): $(SHIM_OBJS)
 dist-tree: $(DIST_SHIM) $(OPENJPEG)
 	@mkdir -p $(BUILD)/dist
 	@$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BUILD)/dist/lntorch ./cmd/lntorch
+	@$(PYTHON) scripts/no_python.py $(BUILD)/dist/lntorch
 	@GO=$(GO) $(PYTHON) scripts/dist.py --binary $(BUILD)/dist/lntorch --shim $(DIST_SHIM) --loaded $(SHIM) \
 	  --libtorch $(LIBTORCH_DIR) $(if $(OPENJPEG),--openjpeg $(OPENJPEG)) $(if $(wildcard $(NIIVUE)),--niivue) --version '$(VERSION)' --out $(DIST)
 	@rm $(BUILD)/dist/lntorch
@@ -214,6 +219,10 @@ test-dist: shim openjpeg niivue need-go | $(LOGS) ## the archive in a root folde
 	@$(SUB) dist-tree
 	@$(SUB) dist-archive
 	@PYTHON=$(PYTHON) bash scripts/dist_test.sh $(BUILD)/dist/*.tar.gz $(LOGGED)
+
+# PARTS names some of its parts.
+test-ranks: all need-python | $(LOGS) ## two ranks by torchrun, mpirun, srun and -num_gpus, and on two hosts (root; openmpi-bin, Slurm, iproute2)
+	@PYTHON=$(PYTHON) LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so bash scripts/ranks_test.sh $(PARTS) $(LOGGED)
 
 .PHONY: foundation
 foundation: all ## pretrains the demonstration's foundation model on phantoms of the source domain (25 min on 2 cores)

@@ -163,6 +163,27 @@ char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** 
 char* (*p_lnt_amp_unscale)(void** params, int64_t n, void* inv_scale, void* found_inf);
 char* (*p_lnt_amp_update_scale)(void* scale, void* growth_tracker, void* found_inf, double growth, double backoff, int64_t interval);
 char* (*p_lnt_topk_rows)(void* g, int64_t k, void** out);
+char* (*p_lnt_store_new)(const char* host, int64_t port, int64_t listener, const char* prefix, int64_t limit_ms, void** out);
+char* (*p_lnt_store_set)(void* store, const char* key, const void* data, int64_t n);
+char* (*p_lnt_store_get)(void* store, const char* key, int64_t limit_ms, char** out, int64_t* n);
+void (*p_lnt_store_free)(void* store);
+char* (*p_lnt_group_gloo)(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out);
+char* (*p_lnt_group_abort)(void* group, const char* why);
+void (*p_lnt_group_free)(void* group);
+char* (*p_lnt_group_clock)(void* group, int64_t* started, int64_t* waited);
+char* (*p_lnt_all_reduce)(void* group, void* t, int64_t op, void** work);
+char* (*p_lnt_broadcast)(void* group, void* t, int64_t root, void** work);
+char* (*p_lnt_all_gather)(void* group, void* in, void* out, void** work);
+char* (*p_lnt_work_wait)(void* work, int64_t limit_ms, int64_t* done);
+void (*p_lnt_work_free)(void* work);
+char* (*p_lnt_gathered)(void* group, void* x, void* gathered, void** out);
+char* (*p_lnt_summed)(void* x, void* sum, double factor, void** out);
+char* (*p_lnt_reducer_new)(void* group, void** params, int64_t n, int64_t first, int64_t bucket, int64_t whole, int64_t views, int64_t compress, void** out);
+void (*p_lnt_reducer_free)(void* reducer);
+char* (*p_lnt_reducer_forward)(void* reducer, int64_t* rebuilt);
+char* (*p_lnt_reducer_backward)(void* reducer);
+char* (*p_lnt_reducer_seen)(void* reducer, void* seen, int64_t n);
+char* (*p_lnt_reducer_buckets)(void* reducer, int64_t* sizes, int64_t max, int64_t* n);
 
 static const struct {
   const char* name;
@@ -327,6 +348,27 @@ static const struct {
     {"lnt_amp_unscale", (void**)&p_lnt_amp_unscale},
     {"lnt_amp_update_scale", (void**)&p_lnt_amp_update_scale},
     {"lnt_topk_rows", (void**)&p_lnt_topk_rows},
+    {"lnt_store_new", (void**)&p_lnt_store_new},
+    {"lnt_store_set", (void**)&p_lnt_store_set},
+    {"lnt_store_get", (void**)&p_lnt_store_get},
+    {"lnt_store_free", (void**)&p_lnt_store_free},
+    {"lnt_group_gloo", (void**)&p_lnt_group_gloo},
+    {"lnt_group_abort", (void**)&p_lnt_group_abort},
+    {"lnt_group_free", (void**)&p_lnt_group_free},
+    {"lnt_group_clock", (void**)&p_lnt_group_clock},
+    {"lnt_all_reduce", (void**)&p_lnt_all_reduce},
+    {"lnt_broadcast", (void**)&p_lnt_broadcast},
+    {"lnt_all_gather", (void**)&p_lnt_all_gather},
+    {"lnt_work_wait", (void**)&p_lnt_work_wait},
+    {"lnt_work_free", (void**)&p_lnt_work_free},
+    {"lnt_gathered", (void**)&p_lnt_gathered},
+    {"lnt_summed", (void**)&p_lnt_summed},
+    {"lnt_reducer_new", (void**)&p_lnt_reducer_new},
+    {"lnt_reducer_free", (void**)&p_lnt_reducer_free},
+    {"lnt_reducer_forward", (void**)&p_lnt_reducer_forward},
+    {"lnt_reducer_backward", (void**)&p_lnt_reducer_backward},
+    {"lnt_reducer_seen", (void**)&p_lnt_reducer_seen},
+    {"lnt_reducer_buckets", (void**)&p_lnt_reducer_buckets},
 };
 
 void shim_open(const char* path, char* buf, int64_t size) {

@@ -74,6 +74,8 @@ type Settings struct {
 	AugmentOn AugmentOn `flag:"augment-on" default:"cpu" values:"cpu,device" keep:"augment_on" before:"cpu" help:"where batches are augmented: cpu (workers), or device (operators of libtorch; other roundings)"`
 	SaveEvery int       `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
 
+	Compress Compression `flag:"compress" default:"off" values:"off,fp16,bf16" keep:"compress" before:"off" help:"of several ranks: type of gradients on their way, half the bytes"`
+
 	Recompute            bool `flag:"recompute" help:"recompute activations in the backward pass: less memory, more time (not every network; MONAI's use_checkpoint)"`
 	Deterministic        bool `flag:"deterministic" help:"on CUDA: algorithms that give the same bits every time (slower)"`
 	DisableCheckpointing bool `flag:"disable-checkpointing" help:"write no checkpoints"`
@@ -108,6 +110,8 @@ type Config struct {
 	ValidationFolder string           // of the final validation; empty: the fold's
 	Npz              bool             // final validation also writes probabilities and properties
 	NoValidation     bool             // no final validation: the caller predicts and scores itself
+
+	Ranks Ranks // that train together
 
 	Version  string    // of lntorch, for run.json
 	Echo     io.Writer // where log lines also go; nil: nowhere
@@ -185,6 +189,12 @@ func (c *Config) Check() error {
 	}
 	if c.Channels != ChannelsKeep && c.Channels != ChannelsExtend {
 		return fmt.Errorf("train: --channels %q: expected keep or extend", c.Channels)
+	}
+	if c.Compress == "" {
+		c.Compress = CompressOff
+	}
+	if c.Compress != CompressOff && c.IsReference() {
+		return fmt.Errorf("train: --compress %s rounds gradients, --numerics reference has nnU-Net's: give one of them", c.Compress)
 	}
 	if c.Progress == nil {
 		c.Progress = quiet{}

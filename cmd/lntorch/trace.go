@@ -22,10 +22,17 @@ proves that two stacks agree.`,
   lntorch trace --checkpoint c.pth --plans nnUNetPlans.json --dataset-json dataset.json --configuration 3d_fullres --batches b --method full -o out`,
 		Args: exactly(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			w, done, err := ranks(cmd.Context(), c.Config)
+			if err != nil || done {
+				return err
+			}
+			c.World = w
 			if err := pipeline.Trace(cmd.Context(), c, output(cmd)); err != nil {
 				return err
 			}
-			fmt.Println(c.Output)
+			if w.Rank == 0 {
+				fmt.Println(c.Output)
+			}
 			return nil
 		},
 	}

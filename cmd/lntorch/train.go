@@ -46,8 +46,13 @@ Networks that a trainer (-tr) builds whatever the plans say:
 		Args: exactly("DATASET", "CONFIGURATION", "FOLD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Dataset, c.Configuration, c.Fold = args[0], args[1], args[2]
+			w, done, err := ranks(cmd.Context(), c.Config)
+			if err != nil || done {
+				return err
+			}
+			c.World = w
 			r, err := pipeline.Train(cmd.Context(), c, output(cmd))
-			if err != nil {
+			if err != nil || r == nil { // rank 0 has the result
 				return err
 			}
 			if r.Checkpoint != "" {

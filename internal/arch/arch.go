@@ -33,6 +33,7 @@ var Rules = []Rule{
 	{Path: "internal/settings", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/machine", Level: 1,
 		Only: []string{"torch", "internal/settings", "internal/system"}},
+	{Path: "internal/launch", Level: 1, Only: []string{"internal/settings"}, NoTorch: true},
 	{Path: "internal/nearest", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/regular", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/sharedlib", Level: 0, Only: []string{}, NoTorch: true},
@@ -43,6 +44,7 @@ var Rules = []Rule{
 	{Path: "data/augment/internal/vector", Level: 0, Only: []string{}, NoTorch: true},
 
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
+	{Path: "torch/dist", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
 	{Path: "data/images", Level: 2, NoTorch: true},

@@ -1,0 +1,227 @@
+#!/usr/bin/env bash
+# Starts two ranks by everything that starts ranks, and compares what they train, bit for bit.
+#
+#   scripts/ranks_test.sh [PART…]     parts, all by default:
+#     num_gpus   -num_gpus 2 on the CPU; what is refused before anything starts
+#     torchrun   PyTorch's, of the Python that scripts/nnunet_venv.py makes; a restart
+#     mpi        Open MPI's mpirun
+#     slurm      srun and sbatch in a Slurm of one node (scripts/slurm.sh)
+#     hosts      two "hosts": network namespaces joined by a cable, names, a cable pulled
+#     bandwidth  the same cable at RATE (20mbit): --compress bf16 sends half and waits less
+#
+# LNTORCH names the program (bin/lntorch). mpi, slurm, hosts and bandwidth need Debian's openmpi-bin, Slurm and
+# iproute2, and root.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+lntorch=$(realpath "${LNTORCH:-bin/lntorch}")
+python=${PYTHON:-python3}
+mini=$PWD/testdata/phantom-mini
+fold=$mini/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0
+work=$(mktemp -d)
+ended=()
+finish() {
+  for command in ${ended[@]+"${ended[@]}"}; do $command >/dev/null 2>&1 || true; done
+  rm -rf "$work"
+}
+trap finish EXIT
+say() { echo "ranks-test: $*"; }
+die() { say "$*" >&2; exit 1; }
+
+# Four recorded steps. What starts the ranks stands before it.
+trace=("$lntorch" trace --checkpoint "$fold/checkpoint_final.pth" --batches "$mini/trajectory" --method full
+  --numerics reference --threads 1 -device cpu)
+
+# steps NAME COMMAND…: COMMAND trains the steps with -o work/NAME.
+steps() {
+  local name=$1
+  shift
+  timeout 100 "$@" -o "$work/$name" >"$work/$name.log" 2>&1 || { cat "$work/$name.log"; die "$name: exit status $?"; }
+  same "$name"
+}
+
+# same NAME: two ranks of one row each took part, agree with each other, and have the bits of those before.
+same() {
+  "$python" - "$work" "$1" <<'PY'
+import json, pathlib, sys
+work, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+found = json.loads((work / name / "losses.json").read_text())
+if found.get("world_size") != 2 or found["rows"] != [1, 1]:
+    sys.exit(f"ranks-test: {name}: {found.get('world_size')} ranks with rows {found.get('rows')}, expected 2 with 1 each")
+a, b = found["weights_sha256"]
+if a != b:
+    sys.exit(f"ranks-test: {name}: the ranks ended with other weights: {a[:12]}, {b[:12]}")
+bits = {k: found[k] for k in ("losses", "rank_losses", "weights_sha256")}
+first = work / "first.json"
+if not first.exists():
+    first.write_text(json.dumps(bits))
+elif json.loads(first.read_text()) != bits:
+    sys.exit(f"ranks-test: {name}: other bits than before: {bits} {first.read_text()}")
+print(f"ranks-test: {name}: weights {a[:12]} on both ranks")
+PY
+}
+
+# refused SENTENCE COMMAND…: COMMAND ends with exit status 1 or 2 in five seconds and says SENTENCE.
+refused() {
+  local sentence=$1 code=0 log=$work/refused.log
+  shift
+  timeout -k 1 5 "$@" >"$log" 2>&1 || code=$?
+  [ $code = 1 ] || [ $code = 2 ] || { cat "$log"; die "exit status $code, expected 1 or 2: $*"; }
+  grep -qF -- "$sentence" "$log" || { cat "$log"; die "no word of \"$sentence\": $*"; }
+  say "refused: $sentence"
+}
+
+num_gpus() {
+  steps num_gpus "${trace[@]}" -num_gpus 2
+  refused 'WORLD_SIZE=2 is set, but RANK is not' env WORLD_SIZE=2 "${trace[@]}" -o "$work/no"
+  refused '--num-gpus: found "0"' "${trace[@]}" -num_gpus 0 -o "$work/no"
+  refused 'no-such-host.invalid has no address here' "${trace[@]}" -num_gpus 2 --master no-such-host.invalid:7 -o "$work/no"
+  local port
+  coproc BUSY { exec "$python" -c '
+import socket
+s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(); print(s.getsockname()[1], flush=True); input()'; }
+  read -r port <&"${BUSY[0]}"
+  refused "127.0.0.1:$port, but rank 0 cannot listen there" "${trace[@]}" -num_gpus 2 --master "127.0.0.1:$port" -o "$work/no"
+  kill "$BUSY_PID"
+  wait "$BUSY_PID" 2>/dev/null || true
+  # Variables of a launcher that started nobody, ignored.
+  env WORLD_SIZE=2 LNTORCH_DIST=off "${trace[@]}" -o "$work/alone" >/dev/null 2>&1 || die "--dist off reads the environment"
+}
+
+torchrun() {
+  local run
+  run=$(dirname "$("$python" scripts/nnunet_venv.py)")/torchrun
+  steps torchrun "$run" --nproc-per-node 2 --no-python "${trace[@]}"
+  refused 'start it by `torchrun --no-python lntorch train' "$run" --nproc-per-node 2 "${trace[@]}"
+}
+
+mpi() {
+  steps mpi mpirun --allow-run-as-root --oversubscribe -n 2 "${trace[@]}"
+}
+
+slurm() {
+  SLURM_CONF=
+  ended+=("scripts/slurm.sh stop $work/slurm")
+  eval "$(CPUS=2 scripts/slurm.sh start "$work/slurm")"
+  steps srun srun -n 2 "${trace[@]}"
+  # A batch script of two tasks is one process; srun in it starts two.
+  cat >"$work/job.sh" <<END
+#!/bin/bash
+#SBATCH --ntasks=2
+set -e
+${trace[*]} -o $work/batch
+srun ${trace[*]} -o $work/sbatch
+END
+  sbatch --wait --output "$work/job.log" "$work/job.sh" >/dev/null || { cat "$work/job.log"; die "the job failed"; }
+  ! grep -q world_size "$work/batch/losses.json" || die "a batch script that is no step waited for other ranks"
+  same sbatch
+  go test -count=1 -run TestNodesAreWhatScontrolLists ./internal/launch >/dev/null || die "hosts of Slurm's lists"
+}
+
+# cable: two network namespaces, $ns-0 and $ns-1, as two hosts that know each other by name.
+ns=lntorch-$$
+cable() {
+  local i
+  [ ! -e "$work/cable" ] || return 0
+  touch "$work/cable"
+  ended+=(unplug)
+  for i in 0 1; do
+    ip netns add $ns-$i
+    ip -n $ns-$i link set lo up
+    mkdir -p /etc/netns/$ns-$i # `ip netns exec` puts these files over those in /etc
+    printf '127.0.0.1 localhost\n10.77.0.1 first-host\n10.77.0.2 second-host\n' >/etc/netns/$ns-$i/hosts
+  done
+  ip link add cable netns $ns-0 type veth peer name cable netns $ns-1
+  for i in 0 1; do
+    ip -n $ns-$i addr add 10.77.0.$((i + 1))/24 dev cable
+    ip -n $ns-$i link set cable up
+  done
+}
+unplug() {
+  local i
+  for i in 0 1; do
+    ip netns del $ns-$i || true
+    rm -rf /etc/netns/$ns-$i
+  done
+}
+
+# on RANK COMMAND…: COMMAND as a rank on its host.
+on() {
+  local rank=$1
+  shift
+  ip netns exec $ns-$rank env RANK=$rank WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 MASTER_ADDR=first-host MASTER_PORT=29500 \
+    GLOO_SOCKET_IFNAME=cable "$@"
+}
+
+# both COMMAND…: COMMAND on both hosts; rank 1's output goes to work/second.log.
+both() {
+  on 1 "$@" >"$work/second.log" 2>&1 &
+  local second=$! code=0
+  on 0 "$@" || code=$?
+  wait $second || { cat "$work/second.log"; return 1; }
+  return $code
+}
+
+hosts() {
+  cable
+  steps hosts both "${trace[@]}"
+  # The second host does not come.
+  refused 'that did not come to first-host:29500 within 2s: 1' on 0 "${trace[@]}" --dist-timeout 2 -o "$work/no"
+  # The cable is pulled: no connection closes, so the time limit must end both.
+  cp -R "$mini/preprocessed" "$work/preprocessed"
+  local train=("$lntorch" train 102 3d_phantom 0 -p nnUNetPlansSource -tr nnUNetTrainer_DGST --epochs 1000 --iterations 5
+    --val-iterations 1 --threads 1 -device cpu --dist-timeout 3 -pretrained_weights "$fold/checkpoint_final.pth")
+  export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
+  local i pids=() code start
+  for i in 0 1; do
+    on $i timeout -k 1 60 "${train[@]}" >"$work/pulled$i.log" 2>&1 &
+    pids+=($!)
+  done
+  for _ in $(seq 200); do
+    ls "$work"/results/*/*/fold_0/checkpoint_latest.pth >/dev/null 2>&1 && break
+    sleep 0.1
+  done
+  start=$SECONDS
+  ip -n $ns-0 link set cable down
+  for i in 0 1; do
+    code=0
+    wait "${pids[$i]}" || code=$?
+    [ $code = 1 ] || { tail -n 5 "$work/pulled$i.log"; die "cable pulled: exit status $code of rank $i, expected 1"; }
+    say "cable pulled: $(tail -n 1 "$work/pulled$i.log")"
+  done
+  [ $((SECONDS - start)) -le 10 ] || die "cable pulled: the ranks took $((SECONDS - start)) s with --dist-timeout 3"
+  ip -n $ns-0 link set cable up
+}
+
+# sent: bytes that the first host has sent.
+sent() { ip netns exec $ns-0 cat /sys/class/net/cable/statistics/tx_bytes; }
+
+bandwidth() {
+  cable
+  local i rate=${RATE:-20mbit} before
+  for i in 0 1; do ip netns exec $ns-$i tc qdisc add dev cable root tbf rate "$rate" burst 64kb latency 200ms; done
+  for i in none bf16; do
+    before=$(sent)
+    both "$lntorch" trace --checkpoint "$fold/checkpoint_final.pth" --batches "$mini/trajectory" --method full --threads 1 -device cpu \
+      $([ $i = none ] || echo --compress $i) -o "$work/$i" >"$work/$i.log" 2>&1 || { cat "$work/$i.log"; die "bandwidth: $i"; }
+    echo $(($(sent) - before)) >"$work/$i.bytes"
+  done
+  for i in 0 1; do ip netns exec $ns-$i tc qdisc del dev cable root; done
+  "$python" - "$work" "$rate" <<'PY'
+import json, pathlib, statistics, sys
+work, rate = pathlib.Path(sys.argv[1]), sys.argv[2]
+wait, size = {}, {}
+for name in ("none", "bf16"):
+    wait[name] = statistics.median(json.loads((work / name / "losses.json").read_text())["comm_seconds"])
+    size[name] = int((work / f"{name}.bytes").read_text())
+print(f"ranks-test: bandwidth {rate}: waiting after backward {wait['none']:.3f} s, with --compress bf16 {wait['bf16']:.3f} s; "
+      f"sent {size['none']} and {size['bf16']} bytes")
+if wait["bf16"] > 0.6 * wait["none"] or size["bf16"] > 0.6 * size["none"]:
+    sys.exit("ranks-test: bandwidth: expected at most 0.6 of both")
+PY
+}
+
+for part in ${@:-num_gpus torchrun mpi slurm hosts bandwidth}; do
+  $part
+done
+say "passed in $SECONDS s"

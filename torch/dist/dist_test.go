@@ -1,0 +1,238 @@
+package dist
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/torch"
+)
+
+// A body is what each rank of a test does, in a process of its own. It returns what the test
+// compares.
+type body func(g *Group) (any, error)
+
+// bodies by name: the test binary executes itself, once for each rank.
+var bodies = map[string]body{}
+
+const bodyVariable = "LNTORCH_DIST_BODY"
+
+func TestMain(m *testing.M) {
+	if name := os.Getenv(bodyVariable); name != "" {
+		os.Exit(asRank(bodies[name]))
+	}
+	os.Exit(m.Run())
+}
+
+// report is what a rank writes to its standard output.
+type report struct {
+	Value json.RawMessage
+	Error string // the error's text
+	Kind  string // its type
+	Took  time.Duration
+}
+
+func asRank(f body) int {
+	var c Config
+	err := json.Unmarshal([]byte(os.Getenv("LNTORCH_DIST_CONFIG")), &c)
+	start := time.Now()
+	var value any
+	if err == nil {
+		err = torch.OnThread(1, func() error {
+			g, err := Connect(context.Background(), c)
+			if err != nil {
+				return err
+			}
+			value, err = f(g)
+			if err == nil {
+				err = g.Close()
+			}
+			return err
+		})
+	}
+	r := report{Took: time.Since(start)}
+	if err != nil {
+		r.Error, r.Kind = err.Error(), fmt.Sprintf("%T", err)
+	}
+	r.Value, _ = json.Marshal(value)
+	json.NewEncoder(os.Stdout).Encode(r)
+	return 0
+}
+
+func freePort(t *testing.T) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// ranks runs the body of a name on size ranks and returns their reports.
+func ranks(t *testing.T, name string, size int) []report {
+	t.Helper()
+	requireTorch(t)
+	require.Contains(t, bodies, name)
+	port := freePort(t)
+	reports := make([]report, size)
+	var wait sync.WaitGroup
+	for r := range size {
+		c := Config{Rank: r, Size: size, Host: "127.0.0.1", Port: port, Serve: r == 0, Timeout: 20 * time.Second}
+		cmd := rank(t, name, c)
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		wait.Go(func() {
+			if err := cmd.Run(); err != nil {
+				t.Errorf("rank %d: %v: %.2000s", r, err, stderr.String())
+			} else if err := json.Unmarshal(stdout.Bytes(), &reports[r]); err != nil {
+				t.Errorf("rank %d: %v: %.200s", r, err, stdout.String())
+			}
+		})
+	}
+	wait.Wait()
+	return reports
+}
+
+// rank is a process that runs the body of a name.
+func rank(t *testing.T, name string, c Config) *exec.Cmd {
+	config, err := json.Marshal(c)
+	require.NoError(t, err)
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), bodyVariable+"="+name, "LNTORCH_DIST_CONFIG="+string(config))
+	return cmd
+}
+
+func requireTorch(t *testing.T) {
+	t.Helper()
+	if err := torch.Load(); err != nil {
+		if os.Getenv("LNTORCH_REQUIRE") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+}
+
+func values[T any](t *testing.T, reports []report) []T {
+	t.Helper()
+	out := make([]T, len(reports))
+	for r, rep := range reports {
+		require.Empty(t, rep.Error, "rank %d", r)
+		require.NoError(t, json.Unmarshal(rep.Value, &out[r]))
+	}
+	return out
+}
+
+func init() {
+	bodies["collectives"] = func(g *Group) (any, error) {
+		var out []float32
+		err := torch.With(func(s *torch.Scope) error {
+			r := float32(g.Rank())
+			t := torch.FromSlice(s, []float32{r + 1, 10 * r}, 2)
+			if err := g.AllReduce(s, t); err != nil {
+				return err
+			}
+			x := torch.FromSlice(s, []float32{r, -r}, 2)
+			if err := g.Broadcast([]*torch.Tensor{x}, g.Size()-1); err != nil {
+				return err
+			}
+			for _, t := range []*torch.Tensor{t, x} {
+				v, err := torch.Slice[float32](t)
+				if err != nil {
+					return err
+				}
+				out = append(out, v...)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+		all, err := g.Exchange(context.Background(), bytes.Repeat([]byte(strconv.Itoa(g.Rank())), g.Rank()))
+		if err != nil {
+			return nil, err
+		}
+		for _, data := range all {
+			out = append(out, float32(len(data)))
+		}
+		return out, g.Barrier(context.Background())
+	}
+}
+
+func TestCollectives(t *testing.T) {
+	for _, size := range []int{1, 2, 3} {
+		got := values[[]float32](t, ranks(t, "collectives", size))
+		want := map[int][]float32{1: {1, 0, 0, 0, 0}, 2: {3, 10, 1, -1, 0, 1}, 3: {6, 30, 2, -2, 0, 1, 2}}[size]
+		for r := range size {
+			require.Equal(t, want, got[r], "rank %d of %d", r, size)
+		}
+	}
+}
+
+// A network of one weight: the gradient of rank r is r+1 times the input.
+func init() {
+	bodies["reducer"] = func(g *Group) (any, error) {
+		var out []float32
+		err := torch.With(func(s *torch.Scope) error {
+			w := torch.FromSlice(s, []float32{1, 2}, 2)
+			b := torch.FromSlice(s, []float32{5, 5}, 2)
+			for _, p := range []*torch.Tensor{w, b} {
+				if err := p.SetRequiresGrad(true); err != nil {
+					return err
+				}
+			}
+			r, err := NewReducer(g, []*torch.Tensor{w, b}, ReducerConfig{Names: []string{"w", "b"}, Views: true})
+			if err != nil {
+				return err
+			}
+			defer r.Close()
+			x := torch.FromSlice(s, []float32{float32(g.Rank() + 1), 3}, 2)
+			for step := range 3 {
+				if err := r.Forward(); err != nil {
+					return err
+				}
+				loss := s.Sum(s.Add(s.Mul(w, x), b))
+				if step != 1 { // accumulated
+					if err := r.Backward(); err != nil {
+						return err
+					}
+				}
+				if err := g.Explain(loss.Backward()); err != nil {
+					return err
+				}
+				if step != 1 {
+					if _, err := r.Wait(context.Background()); err != nil {
+						return err
+					}
+				}
+				for _, p := range []*torch.Tensor{w, b} {
+					v, err := torch.Slice[float32](s.Grad(p))
+					if err != nil {
+						return err
+					}
+					out = append(out, v...)
+				}
+				if step != 1 {
+					if err := torch.ClearGrads([]*torch.Tensor{w, b}); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		return out, err
+	}
+}
+
+func TestReducerAverages(t *testing.T) {
+	got := values[[]float32](t, ranks(t, "reducer", 2))
+	require.Equal(t, []float32{1.5, 3, 1, 1, 1, 3, 1, 1, 3, 6, 2, 2}, got[0])
+	require.Equal(t, []float32{1.5, 3, 1, 1, 2, 3, 1, 1, 3, 6, 2, 2}, got[1])
+}
