@@ -6,6 +6,7 @@ Golden files and live:  ranks.py --golden DIR [--threads T]
 DIR/NAME-nN-wW.npz: logits_K float32 and target_K of the global batch of N rows; losses float32 (W),
 grad_K float32 (N, ...), each rank's own in its rows.
 DIR/NAME-nN-wW.json: spec, world, rows of each rank, ds_weights, meta.
+DIR/weights.json: for 1 to 7 heads the weights of deep supervision.
 DIR/split.json: for "N/W" the rows of each rank, 1 where foreground is forced, as nnU-Net's trainer
 and loader decide.
 """
@@ -18,7 +19,6 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
-import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
@@ -79,6 +79,15 @@ def split():
     return out
 
 
+def weights():
+    labels = {"labels": {"background": 0, "node": 1}, "regions_class_order": None}
+    out = {}
+    for heads in range(1, 8):
+        build = stack.build_loss(labels, [[1, 1, 1]] + [[2, 2, 2]] * heads, ddp=True)
+        out[str(heads)] = [float(w) for w in build.weight_factors]
+    return out
+
+
 def rank_main(rank, world, store, cases, args):
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     stack.start(args)
@@ -127,6 +136,7 @@ def main():
     stack.start(args)
     specs = {s["name"]: s for s in loss.cases()}
     stack.write_json(f"{args.golden}/split.json", split())
+    stack.write_json(f"{args.golden}/weights.json", weights())
     for world in (2, 3):
         cases = [(specs[name], n) for name, n, w in CASES if w == world]
         with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
 // dropout.cpp: dropout without a saved mask. Whether an element is dropped depends on its position
 // and one number from the generator, so the backward pass can recompute it: one pass over the
 // tensor in each direction, on all threads, where torch draws, scales, multiplies and saves a mask
-// as large as the input. A tensor that holds some rows of a batch gets the mask that these rows have
-// in the whole batch.
+// as large as the input. A tensor that holds some rows of a batch gets the mask that these rows
+// have in the whole batch.
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -66,31 +66,33 @@ at::Tensor dropped(const at::Tensor& x, double p, int64_t seed, int64_t first) {
   auto below = static_cast<uint32_t>(std::min(p * 4294967296.0, 4294967295.0));
   double scale = p < 1 ? 1 / (1 - p) : 0;
   int64_t last = first + x.numel();
-  at::parallel_for(first / kBlock, (last + kBlock - 1) / kBlock, 4, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; k++) {
-      int64_t from = std::max(first, k * kBlock);
-      int64_t at = from - first;
-      int64_t count = std::min(last, (k + 1) * kBlock) - from;
-      // Keys of the block: neighbouring blocks have unrelated ones.
-      auto a = (mix(static_cast<uint32_t>(k) ^ mix(static_cast<uint32_t>(seed))) &
-                ~static_cast<uint32_t>(kBlock - 1)) +
-               static_cast<uint32_t>(from - k * kBlock);
-      auto b = mix(static_cast<uint32_t>(k >> 20) +
-                   mix(static_cast<uint32_t>(k) + static_cast<uint32_t>(seed >> 32)));
-      switch (x.scalar_type()) {
-        case at::kFloat:
-          drop_f32(x.data_ptr<float>() + at, y.data_ptr<float>() + at, count, a, b, below,
-                   static_cast<float>(scale));
-          break;
-        case at::kDouble:
-          drop_f64(x.data_ptr<double>() + at, y.data_ptr<double>() + at, count, a, b, below, scale);
-          break;
-        default:
-          drop_bf16(x.data_ptr<at::BFloat16>() + at, y.data_ptr<at::BFloat16>() + at, count, a, b,
-                    below, static_cast<float>(scale));
-      }
-    }
-  });
+  at::parallel_for(
+      first / kBlock, (last + kBlock - 1) / kBlock, 4, [&](int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; k++) {
+          int64_t from = std::max(first, k * kBlock);
+          int64_t at = from - first;
+          int64_t count = std::min(last, (k + 1) * kBlock) - from;
+          // Keys of the block: neighbouring blocks have unrelated ones.
+          auto a = (mix(static_cast<uint32_t>(k) ^ mix(static_cast<uint32_t>(seed))) &
+                    ~static_cast<uint32_t>(kBlock - 1)) +
+                   static_cast<uint32_t>(from - k * kBlock);
+          auto b = mix(static_cast<uint32_t>(k >> 20) +
+                       mix(static_cast<uint32_t>(k) + static_cast<uint32_t>(seed >> 32)));
+          switch (x.scalar_type()) {
+            case at::kFloat:
+              drop_f32(x.data_ptr<float>() + at, y.data_ptr<float>() + at, count, a, b, below,
+                       static_cast<float>(scale));
+              break;
+            case at::kDouble:
+              drop_f64(x.data_ptr<double>() + at, y.data_ptr<double>() + at, count, a, b, below,
+                       scale);
+              break;
+            default:
+              drop_bf16(x.data_ptr<at::BFloat16>() + at, y.data_ptr<at::BFloat16>() + at, count, a,
+                        b, below, static_cast<float>(scale));
+          }
+        }
+      });
   return y;
 }
 
