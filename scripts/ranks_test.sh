@@ -34,9 +34,10 @@ trace=("$lntorch" trace --checkpoint "$fold/checkpoint_final.pth" --batches "$mi
 
 # steps NAME COMMAND…: COMMAND trains the steps with -o work/NAME.
 steps() {
-  local name=$1
+  local name=$1 code=0
   shift
-  timeout 100 "$@" -o "$work/$name" >"$work/$name.log" 2>&1 || { cat "$work/$name.log"; die "$name: exit status $?"; }
+  "$@" -o "$work/$name" >"$work/$name.log" 2>&1 || code=$?
+  [ $code = 0 ] || { cat "$work/$name.log"; die "$name: exit status $code"; }
   same "$name"
 }
 
@@ -61,11 +62,12 @@ print(f"ranks-test: {name}: weights {a[:12]} on both ranks")
 PY
 }
 
-# refused SENTENCE COMMAND…: COMMAND ends with exit status 1 or 2 in five seconds and says SENTENCE.
+# refused SENTENCE COMMAND…: COMMAND ends with exit status 1 or 2 in five seconds (limit) and says SENTENCE.
+limit=5
 refused() {
   local sentence=$1 code=0 log=$work/refused.log
   shift
-  timeout -k 1 5 "$@" >"$log" 2>&1 || code=$?
+  timeout -k 1 $limit "$@" >"$log" 2>&1 || code=$?
   [ $code = 1 ] || [ $code = 2 ] || { cat "$log"; die "exit status $code, expected 1 or 2: $*"; }
   grep -qF -- "$sentence" "$log" || { cat "$log"; die "no word of \"$sentence\": $*"; }
   say "refused: $sentence"
@@ -92,7 +94,8 @@ torchrun() {
   local run
   run=$(dirname "$("$python" scripts/nnunet_venv.py)")/torchrun
   steps torchrun "$run" --nproc-per-node 2 --no-python "${trace[@]}"
-  refused 'start it by `torchrun --no-python lntorch train' "$run" --nproc-per-node 2 "${trace[@]}"
+  # Its own start takes seconds.
+  limit=60 refused 'start it by `torchrun --no-python lntorch train' "$run" --nproc-per-node 2 "${trace[@]}"
 }
 
 mpi() {

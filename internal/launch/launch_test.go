@@ -60,6 +60,8 @@ func TestWorldIsWhatTheLauncherSays(t *testing.T) {
 		"nothing": {nil, nil, alone},
 		"torchrun": {torchrunSets, nil, &World{Rank: 3, Size: 4, LocalRank: 1, LocalSize: 2, Launcher: Torchrun, Restart: 2, RunID: "job",
 			Master: "node0:29400", Prefix: "/worker/attempt_2"}},
+		"torchrun's first rank": {append([]string{"RANK=0", "LOCAL_RANK=0"}, torchrunSets...), nil, &World{Size: 4, LocalSize: 2, Launcher: Torchrun,
+			Restart: 2, RunID: "job", Master: "node0:29400", Prefix: "/worker/attempt_2"}},
 		"torchrun without its store": {append([]string{"RANK=0", "TORCHELASTIC_USE_AGENT_STORE=False"}, torchrunSets...), nil,
 			&World{Rank: 0, Size: 4, LocalRank: 1, LocalSize: 2, Launcher: Torchrun, Restart: 2, RunID: "job", Master: "node0:29400", Serve: true}},
 		"torchrun with another master": {torchrunSets, func(c *Config) { c.Master = "[fd00::2]:1" },

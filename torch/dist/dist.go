@@ -68,6 +68,7 @@ type Group struct {
 	gathered chan []Member // all ranks, when they have come
 	err      error
 	done     chan struct{}
+	left     bool // rank 0 has said goodbye
 	closed   bool
 }
 
@@ -117,7 +118,10 @@ func (g *Group) connect(ctx context.Context) error {
 		return err
 	}
 	select {
-	case g.members = <-g.gathered:
+	case members := <-g.gathered:
+		g.mu.Lock()
+		g.members = members
+		g.mu.Unlock()
 	case <-g.done:
 		return g.Err()
 	case <-ctx.Done():
@@ -135,14 +139,18 @@ func (g *Group) connect(ctx context.Context) error {
 	if device == "" && loopback(g.config.Host) {
 		device = "@" + local
 	}
+	var pg *torch.ProcessGroup
 	err = inBackground(ctx, func() (err error) {
-		g.pg, err = torch.NewGloo(g.store, g.config.Rank, g.config.Size, device, g.config.Timeout)
+		pg, err = torch.NewGloo(g.store, g.config.Rank, g.config.Size, device, g.config.Timeout)
 		return err
 	})
 	if err != nil {
 		return g.verdict(fmt.Errorf("connect the ranks over Gloo: %w", err), 0)
 	}
-	return nil
+	g.mu.Lock()
+	g.pg = pg
+	g.mu.Unlock()
+	return g.Err()
 }
 
 // inBackground runs f, which waits in C, on another thread, and leaves it there when ctx ends.
@@ -263,9 +271,13 @@ func (g *Group) openLine(ctx context.Context, local string) error {
 	}
 	g.line = newLine(conn)
 	go func() {
-		err := g.line.receive(g.hear)
-		g.end(&Gone{g.rank0()})
-		_ = err
+		g.line.receive(g.hear)
+		g.mu.Lock()
+		left := g.left
+		g.mu.Unlock()
+		if !left {
+			g.end(&Gone{g.rank0()})
+		}
 	}()
 	return g.line.send(&message{Kind: "hello", Token: at.Token, Member: g.self})
 }
@@ -296,15 +308,23 @@ func (g *Group) hear(m *message) {
 			answer <- m.All
 		}
 	case "ping":
+		g.mu.Lock()
 		var started int64
-		if g.pg != nil {
+		if g.pg != nil && !g.closed {
 			started, _ = g.pg.Clock()
 		}
+		g.mu.Unlock()
 		g.line.send(&message{Kind: "pong", ID: started})
 	case "trouble":
 		g.end(m.Trouble.err())
 	case "bye":
-		g.end(&Left{g.rank0()})
+		g.mu.Lock()
+		g.left = true
+		needed := len(g.answers) > 0
+		g.mu.Unlock()
+		if needed {
+			g.end(&Left{g.rank0()})
+		}
 	}
 }
 
@@ -327,6 +347,13 @@ func (g *Group) end(err error) {
 func (g *Group) verdict(cause error, id int64) error {
 	if err := g.Err(); err != nil {
 		return err
+	}
+	g.mu.Lock()
+	left := g.left
+	g.mu.Unlock()
+	if left {
+		g.end(&Left{g.rank0()})
+		return g.Err()
 	}
 	g.line.send(&message{Kind: "suspect", ID: id, Text: cause.Error()})
 	select {
