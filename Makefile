@@ -351,6 +351,7 @@ golden: need-go need-python ## writes the golden files anew, with nnU-Net's own 
 	  run() { echo "golden  $$*"; $$python scripts/golden/"$$@" >>$(LOGS)/golden.log; }; mkdir -p $(LOGS); : >$(LOGS)/golden.log; \
 	  run network.py --out $$g/network; \
 	  run loss.py --golden $$g/loss; \
+	  run ranks.py --golden $$g/ranks; \
 	  run online_counts.py --golden $$g/online_counts.json; \
 	  run train_steps.py --golden $$g/train; \
 	  run swinunetr.py --golden $$g/swinunetr --deterministic; \

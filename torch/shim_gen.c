@@ -96,8 +96,6 @@ char* (*p_lnt_relu)(void* a, void** out);
 char* (*p_lnt_gelu)(void* a, void** out);
 char* (*p_lnt_leaky_relu)(void* a, double slope, void** out);
 char* (*p_lnt_leaky_relu_)(void* a, double slope, void** out);
-char* (*p_lnt_dropout)(void* a, double p, int64_t train, void** out);
-char* (*p_lnt_feature_dropout)(void* a, double p, int64_t train, void** out);
 char* (*p_lnt_clamp)(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out);
 char* (*p_lnt_floor)(void* a, void** out);
 char* (*p_lnt_round)(void* a, void** out);
@@ -153,10 +151,13 @@ char* (*p_lnt_instance_norm)(void* x, void* w, void* b, double eps, void** out);
 char* (*p_lnt_layer_norm)(void* x, const int64_t* shape, int64_t n, void* w, void* b, double eps, void** out);
 char* (*p_lnt_conv_transpose_cat)(void* x, void* w, void* b, void* skip, const int64_t* stride, int64_t nd, void** out);
 char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
-char* (*p_lnt_dropout_lean)(void* a, double p, int64_t train, void** out);
+char* (*p_lnt_dropout)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+char* (*p_lnt_feature_dropout)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+char* (*p_lnt_dropout_lean)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
 char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
 char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
+char* (*p_lnt_dice_ce_sums)(void* x, void* target, int64_t* wrong, void** out);
 char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
 char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);
 char* (*p_lnt_amp_unscale)(void** params, int64_t n, void* inv_scale, void* found_inf);
@@ -280,8 +281,6 @@ static const struct {
     {"lnt_gelu", (void**)&p_lnt_gelu},
     {"lnt_leaky_relu", (void**)&p_lnt_leaky_relu},
     {"lnt_leaky_relu_", (void**)&p_lnt_leaky_relu_},
-    {"lnt_dropout", (void**)&p_lnt_dropout},
-    {"lnt_feature_dropout", (void**)&p_lnt_feature_dropout},
     {"lnt_clamp", (void**)&p_lnt_clamp},
     {"lnt_floor", (void**)&p_lnt_floor},
     {"lnt_round", (void**)&p_lnt_round},
@@ -337,10 +336,13 @@ static const struct {
     {"lnt_layer_norm", (void**)&p_lnt_layer_norm},
     {"lnt_conv_transpose_cat", (void**)&p_lnt_conv_transpose_cat},
     {"lnt_instance_norm_leaky_relu", (void**)&p_lnt_instance_norm_leaky_relu},
+    {"lnt_dropout", (void**)&p_lnt_dropout},
+    {"lnt_feature_dropout", (void**)&p_lnt_feature_dropout},
     {"lnt_dropout_lean", (void**)&p_lnt_dropout_lean},
     {"lnt_cross_entropy", (void**)&p_lnt_cross_entropy},
     {"lnt_bce_with_logits", (void**)&p_lnt_bce_with_logits},
     {"lnt_dice_ce", (void**)&p_lnt_dice_ce},
+    {"lnt_dice_ce_sums", (void**)&p_lnt_dice_ce_sums},
     {"lnt_sgd_step", (void**)&p_lnt_sgd_step},
     {"lnt_clip_grad_norm", (void**)&p_lnt_clip_grad_norm},
     {"lnt_amp_unscale", (void**)&p_lnt_amp_unscale},

@@ -188,10 +188,6 @@ extern char* (*p_lnt_leaky_relu)(void* a, double slope, void** out);
 static inline char* lnt_leaky_relu(void* a, double slope, void** out) { return p_lnt_leaky_relu(a, slope, out); }
 extern char* (*p_lnt_leaky_relu_)(void* a, double slope, void** out);
 static inline char* lnt_leaky_relu_(void* a, double slope, void** out) { return p_lnt_leaky_relu_(a, slope, out); }
-extern char* (*p_lnt_dropout)(void* a, double p, int64_t train, void** out);
-static inline char* lnt_dropout(void* a, double p, int64_t train, void** out) { return p_lnt_dropout(a, p, train, out); }
-extern char* (*p_lnt_feature_dropout)(void* a, double p, int64_t train, void** out);
-static inline char* lnt_feature_dropout(void* a, double p, int64_t train, void** out) { return p_lnt_feature_dropout(a, p, train, out); }
 extern char* (*p_lnt_clamp)(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out);
 static inline char* lnt_clamp(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out) { return p_lnt_clamp(a, lo, hi, use_lo, use_hi, out); }
 extern char* (*p_lnt_floor)(void* a, void** out);
@@ -302,14 +298,20 @@ extern char* (*p_lnt_conv_transpose_cat)(void* x, void* w, void* b, void* skip, 
 static inline char* lnt_conv_transpose_cat(void* x, void* w, void* b, void* skip, const int64_t* stride, int64_t nd, void** out) { return p_lnt_conv_transpose_cat(x, w, b, skip, stride, nd, out); }
 extern char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
 static inline char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out) { return p_lnt_instance_norm_leaky_relu(x, w, b, residual, eps, slope, out); }
-extern char* (*p_lnt_dropout_lean)(void* a, double p, int64_t train, void** out);
-static inline char* lnt_dropout_lean(void* a, double p, int64_t train, void** out) { return p_lnt_dropout_lean(a, p, train, out); }
+extern char* (*p_lnt_dropout)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+static inline char* lnt_dropout(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out) { return p_lnt_dropout(x, p, train, first, count, all, out); }
+extern char* (*p_lnt_feature_dropout)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+static inline char* lnt_feature_dropout(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out) { return p_lnt_feature_dropout(x, p, train, first, count, all, out); }
+extern char* (*p_lnt_dropout_lean)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+static inline char* lnt_dropout_lean(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out) { return p_lnt_dropout_lean(x, p, train, first, count, all, out); }
 extern char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 static inline char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out) { return p_lnt_cross_entropy(x, target, ignore_index, reduction, out); }
 extern char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
 static inline char* lnt_bce_with_logits(void* x, void* target, int64_t reduction, void** out) { return p_lnt_bce_with_logits(x, target, reduction, out); }
 extern char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
 static inline char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out) { return p_lnt_dice_ce(x, target, batch, smooth, wrong, out); }
+extern char* (*p_lnt_dice_ce_sums)(void* x, void* target, int64_t* wrong, void** out);
+static inline char* lnt_dice_ce_sums(void* x, void* target, int64_t* wrong, void** out) { return p_lnt_dice_ce_sums(x, target, wrong, out); }
 extern char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
 static inline char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf) { return p_lnt_sgd_step(params, buffers, masks, rules, n, lr, momentum, dampening, weight_decay, nesterov, impl, found_inf); }
 extern char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);

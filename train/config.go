@@ -161,8 +161,12 @@ func (c *Config) Check() error {
 	if c.ValIterations == 0 {
 		c.ValIterations = DefaultValIterations(c.Iterations)
 	}
-	if c.Iterations < 1 || c.ValIterations < 1 {
-		return fmt.Errorf("train: %d iterations and %d validation iterations: both must be positive", c.Iterations, c.ValIterations)
+	if c.Accumulate == 0 {
+		c.Accumulate = 1
+	}
+	if c.Iterations < 1 || c.ValIterations < 1 || c.Accumulate < 1 {
+		return fmt.Errorf("train: %d iterations and %d validation iterations, gradients of %d batches: all must be positive",
+			c.Iterations, c.ValIterations, c.Accumulate)
 	}
 	within := func(x, low, high float64) bool { return x >= low && x <= high } // false for NaN
 	if !within(c.WeightDecay, 0, math.MaxFloat64) || !within(c.Momentum, 0, 1) || c.Momentum == 1 || !within(c.Oversample, 0, 1) {

@@ -12,6 +12,7 @@ import (
 	"github.com/lntorch/lntorch/eval/pynum"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/report"
+	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/dist"
 	"github.com/lntorch/lntorch/torch/optim"
 )
@@ -85,7 +86,7 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 	c.Progress.Begin(fmt.Sprintf("epoch %d of %d", t.epoch+1, c.Epochs), c.Iterations)
 	defer c.Progress.End()
 	c.Progress.Done(t.iteration, "")
-	t.feed.begin(t.train, c.Iterations-t.iteration, hashedBatches)
+	t.feed.begin(t.train, (c.Iterations-t.iteration)*c.Accumulate, hashedBatches)
 	for t.iteration < c.Iterations {
 		begin, before := time.Now(), t.peers.wait()
 		on, err := t.GoOn(ctx)
@@ -98,19 +99,11 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 			}
 			return t.interrupt()
 		}
-		asked := time.Now()
-		// Workers do not see ctx: batches that are ready are used before training stops.
-		b, err := t.feed.next(context.WithoutCancel(ctx))
-		if err != nil {
-			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
-		}
-		waited := time.Since(asked)
-		t.keepSum(b)
-		err = t.step(b)
-		b.release()
-		if err != nil {
+		var in intake
+		if err := t.step(ctx, &in); err != nil {
 			return t.failed(err)
 		}
+		waited := in.waited
 		t.iteration++
 		took, others := time.Since(begin), t.peers.wait()-before
 		t.timing.add(took, waited)
@@ -118,7 +111,7 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 			t.timing.others = keep(t.timing.others, others)
 		}
 		t.spent.Total, t.spent.Data, t.spent.Others = t.spent.Total+took, t.spent.Data+waited, t.spent.Others+others
-		if err := t.profile.iteration(took, waited, b.times); err != nil {
+		if err := t.profile.iteration(took, waited, in.times); err != nil {
 			return fmt.Errorf("train: profile: %w", err)
 		}
 		note := "" // the first loss may still be owed
@@ -159,7 +152,7 @@ func (t *trainer) printWaiting() error {
 	if t.peers == nil {
 		return nil
 	}
-	t.file.Print(fmt.Sprintf("%.2f patches a second", float64(t.cfg.BatchSize*t.cfg.Iterations)/t.spent.Total.Seconds()))
+	t.file.Print(fmt.Sprintf("%.2f patches a second", float64(t.cfg.BatchSize*t.cfg.Accumulate*t.cfg.Iterations)/t.spent.Total.Seconds()))
 	all, err := gather(t.peers, t.spent)
 	if err != nil {
 		return t.failed(err)
@@ -206,13 +199,59 @@ func (t *trainer) progress(loss float64) string {
 	return note
 }
 
-// step makes one iteration and takes in the losses that are there.
-func (t *trainer) step(b *fed) error {
-	n := int64(t.epoch)*int64(t.cfg.Iterations) + int64(t.iteration)
+// intake is what an iteration takes of the feed: one batch at a time.
+type intake struct {
+	batch  *fed          // that the step has, or is to have next
+	waited time.Duration // for batches
+	times  loader.Times  // of all of them
+}
+
+// take turns to the next batch.
+func (t *trainer) take(ctx context.Context, in *intake) error {
+	in.release()
+	begin := time.Now()
+	// Workers do not see ctx: batches that are ready are used before training stops.
+	b, err := t.feed.next(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	in.waited += time.Since(begin)
+	in.batch, in.times = b, in.times.Plus(b.times)
+	t.keepSum(b)
+	return nil
+}
+
+func (in *intake) release() {
+	if in.batch != nil {
+		in.batch.release()
+		in.batch = nil
+	}
+}
+
+// step makes one iteration and takes in the losses that are there. The first batch is waited for before
+// the step begins, others when it has done with the one before.
+func (t *trainer) step(ctx context.Context, in *intake) error {
+	defer in.release()
+	if err := t.take(ctx, in); err != nil {
+		return err
+	}
 	if err := t.profile.begin(); err != nil {
 		return err
 	}
-	if err := t.note(t.Step(n, b.upload)); err != nil {
+	uploads := []Upload{func(s *torch.Scope) (Batch, error) { return in.batch.upload(s) }}
+	for range t.cfg.Accumulate - 1 {
+		uploads = append(uploads, func(s *torch.Scope) (Batch, error) {
+			if err := t.take(ctx, in); err != nil {
+				return Batch{}, err
+			}
+			if err := t.profile.waited(); err != nil {
+				return Batch{}, err
+			}
+			return in.batch.upload(s)
+		})
+	}
+	n := int64(t.epoch)*int64(t.cfg.Iterations) + int64(t.iteration)
+	if err := t.note(t.Step(n, uploads...)); err != nil {
 		return err
 	}
 	return t.profile.end()

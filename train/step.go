@@ -171,11 +171,14 @@ func (s *Session) gradients(sc *torch.Scope, batches []Upload) (total, logits *t
 			add(c, &total, c.Detach(l))
 			return c.Err()
 		})
+		if err == nil {
+			err = s.hook(sc, Differentiated, nil)
+		}
 		if err != nil {
 			return nil, nil, nil, err
 		}
 	}
-	return total, logits, cases, s.hook(sc, Differentiated, nil)
+	return total, logits, cases, nil
 }
 
 func (s *Session) hook(sc *torch.Scope, p Phase, masks []optim.Mask) error {

@@ -186,9 +186,9 @@ func (t *trainer) runEpochs(ctx context.Context) (err error) {
 // profiled says what a profile is of.
 func (t *trainer) profiled() string {
 	c := &t.cfg
-	return fmt.Sprintf("lntorch %s: %s %s fold %s, method %s, on %s\n%d threads, %d workers, batches of %d patches of %v, augmentation %s",
+	return fmt.Sprintf("lntorch %s: %s %s fold %s, method %s, on %s\n%d threads, %d workers, batches of %d patches of %v, %d an iteration, augmentation %s",
 		c.Version, t.data.Plans.DatasetName, c.Configuration, c.Fold, c.MethodName, c.Device, c.Threads, t.train.Stats().Workers,
-		c.BatchSize, c.PatchSize, t.list.Augmentation)
+		c.BatchSize, c.PatchSize, c.Accumulate, t.list.Augmentation)
 }
 
 // open reads plans, dataset and folds and builds the network.
@@ -369,7 +369,7 @@ func (t *trainer) openLoaders() error {
 	}
 	t.feed.rows = t.rows
 	part := [2]int{int(t.rows.First), int(t.rows.First + t.rows.Count)}
-	batches := t.data.Batches(&c.BatchSettings, t.list, t.epoch*c.Iterations+t.iteration)
+	batches := t.data.Batches(&c.BatchSettings, t.list, (t.epoch*c.Iterations+t.iteration)*c.Accumulate)
 	batches.Rows = part
 	batches.Crops, batches.Memory = c.AugmentOn == AugmentOnDevice, t.feed.memory()
 	if t.train, err = loader.New(batches); err != nil {
@@ -589,8 +589,12 @@ func (t *trainer) announce() {
 			t.file.Print(line)
 		}
 	}
-	t.file.Print(fmt.Sprintf("%d training and %d validation cases, batch %d, patch %v, %d epochs of %d + %d iterations, device %s, %d threads, seed %d",
-		len(t.data.Split.Train), len(t.data.Split.Val), c.BatchSize, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))
+	batch := fmt.Sprint(c.BatchSize)
+	if c.Accumulate > 1 {
+		batch = fmt.Sprintf("%d × %d (--accumulate)", c.Accumulate, c.BatchSize)
+	}
+	t.file.Print(fmt.Sprintf("%d training and %d validation cases, batch %s, patch %v, %d epochs of %d + %d iterations, device %s, %d threads, seed %d",
+		len(t.data.Split.Train), len(t.data.Split.Val), batch, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))
 	t.file.Print(t.augmentation())
 	for _, line := range t.forecast() {
 		t.file.Print(line)

@@ -124,8 +124,6 @@ LNT_API char* lnt_relu(void* a, void** out);
 LNT_API char* lnt_gelu(void* a, void** out);
 LNT_API char* lnt_leaky_relu(void* a, double slope, void** out);
 LNT_API char* lnt_leaky_relu_(void* a, double slope, void** out);
-LNT_API char* lnt_dropout(void* a, double p, int64_t train, void** out);
-LNT_API char* lnt_feature_dropout(void* a, double p, int64_t train, void** out);
 LNT_API char* lnt_clamp(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out);
 LNT_API char* lnt_floor(void* a, void** out);
 LNT_API char* lnt_round(void* a, void** out);
@@ -195,7 +193,9 @@ LNT_API char* lnt_conv_transpose_cat(void* x, void* w, void* b, void* skip, cons
 LNT_API char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
 
 /* dropout.cpp */
-LNT_API char* lnt_dropout_lean(void* a, double p, int64_t train, void** out);
+LNT_API char* lnt_dropout(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+LNT_API char* lnt_feature_dropout(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+LNT_API char* lnt_dropout_lean(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
 
 /* loss.cpp */
 LNT_API char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
@@ -203,6 +203,7 @@ LNT_API char* lnt_bce_with_logits(void* x, void* target, int64_t reduction, void
 
 /* dice_ce.cpp */
 LNT_API char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
+LNT_API char* lnt_dice_ce_sums(void* x, void* target, int64_t* wrong, void** out);
 
 /* optim.cpp. impl: 0 torch's single-tensor sequence, 1 foreach, 2 fused. buffers are in-out; NULL
    entries are created. An entry of masks is NULL or int64 flat indices; rules: 0 dense,
