@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/torch"
 )
 
@@ -62,7 +63,12 @@ func (t *trainer) facts() ([]fact, error) {
 		{"augmentation", t.list},
 		{"names and shapes of the network's weights", weights},
 	} {
-		b, err := json.Marshal(hashed.value)
+		var b []byte
+		if doc, ok := hashed.value.(*plans.Object); ok {
+			b, err = plans.EncodeJSON(doc, 0, false)
+		} else {
+			b, err = json.Marshal(hashed.value)
+		}
 		if err != nil {
 			return nil, err
 		}
