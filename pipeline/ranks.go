@@ -62,7 +62,8 @@ func join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *
 		return nil, err
 	}
 	host, port := w.HostPort()
-	d := dist.Config{Rank: w.Rank, Size: w.Size, Host: host, Port: port, Serve: w.Serve, Prefix: w.Prefix, Device: m.Device, Timeout: c.TimeLimit()}
+	d := dist.Config{Rank: w.Rank, Size: w.Size, Host: host, Port: port, Serve: w.Serve, Prefix: w.Prefix, Interface: w.Interface,
+		Device: m.Device, Timeout: c.TimeLimit()}
 	if backend == "nccl" {
 		d.Backend = dist.NCCL
 	}

@@ -148,19 +148,16 @@ unplug() {
   done
 }
 
-# on RANK COMMAND…: COMMAND as a rank on its host.
-on() {
-  local rank=$1
-  shift
-  ip netns exec $ns-$rank env RANK=$rank WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 MASTER_ADDR=first-host MASTER_PORT=29500 \
-    GLOO_SOCKET_IFNAME=cable "$@"
-}
+# at0, at1: what stands before a command that is a rank on its host.
+rank=(env WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 MASTER_ADDR=first-host MASTER_PORT=29500)
+at0=(ip netns exec $ns-0 "${rank[@]}" RANK=0)
+at1=(ip netns exec $ns-1 "${rank[@]}" RANK=1)
 
 # both COMMAND…: COMMAND on both hosts; rank 1's output goes to work/second.log.
 both() {
-  on 1 "$@" >"$work/second.log" 2>&1 &
+  "${at1[@]}" "$@" >"$work/second.log" 2>&1 &
   local second=$! code=0
-  on 0 "$@" || code=$?
+  "${at0[@]}" "$@" || code=$?
   wait $second || { cat "$work/second.log"; return 1; }
   return $code
 }
@@ -168,18 +165,17 @@ both() {
 hosts() {
   cable
   steps hosts both "${trace[@]}"
+  GLOO_SOCKET_IFNAME=cable steps hosts_by_interface both "${trace[@]}"
   # The second host does not come.
-  refused 'that did not come to first-host:29500 within 2s: 1' on 0 "${trace[@]}" --dist-timeout 2 -o "$work/no"
+  refused 'that did not come to first-host:29500 within 2s: 1' "${at0[@]}" "${trace[@]}" --dist-timeout 2 -o "$work/no"
   # The cable is pulled: no connection closes, so the time limit must end both.
   cp -R "$mini/preprocessed" "$work/preprocessed"
   local train=("$lntorch" train 102 3d_phantom 0 -p nnUNetPlansSource -tr nnUNetTrainer_DGST --epochs 1000 --iterations 5
     --val-iterations 1 --threads 1 -device cpu --dist-timeout 3 -pretrained_weights "$fold/checkpoint_final.pth")
   export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
   local i pids=() code start
-  for i in 0 1; do
-    on $i timeout -k 1 60 "${train[@]}" >"$work/pulled$i.log" 2>&1 &
-    pids+=($!)
-  done
+  "${at0[@]}" timeout -k 1 60 "${train[@]}" >"$work/pulled0.log" 2>&1 & pids+=($!)
+  "${at1[@]}" timeout -k 1 60 "${train[@]}" >"$work/pulled1.log" 2>&1 & pids+=($!)
   for _ in $(seq 200); do
     ls "$work"/results/*/*/fold_0/checkpoint_latest.pth >/dev/null 2>&1 && break
     sleep 0.1

@@ -46,7 +46,7 @@ type Config struct {
 	Prefix     string // of keys in the store, as under torchrun
 	Backend    Backend
 	Device     torch.Device
-	Interface  string        // of Gloo's connections, as "eth0"; empty: that of this host's name
+	Interface  string        // of Gloo's connections, as "eth0"; empty: the one that leads to Host
 	Timeout    time.Duration // of the meeting and of every collective
 }
 
@@ -135,12 +135,22 @@ func (g *Group) connect(ctx context.Context) error {
 			return g.config.absent()
 		}
 	}
+	// Gloo would take the address of this host's name, which is often one that only this host knows.
 	device := g.config.Interface
-	if device == "" && loopback(g.config.Host) {
+	if device == "" && (loopback(g.config.Host) || !loopback(local)) {
 		device = "@" + local
 	}
+	connecting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // another rank's failure to connect ends this one's attempt
+		select {
+		case <-g.done:
+			cancel()
+		case <-connecting.Done():
+		}
+	}()
 	var pg *torch.ProcessGroup
-	err = inBackground(ctx, func() (err error) {
+	err = inBackground(connecting, func() (err error) {
 		pg, err = torch.NewGloo(g.store, g.config.Rank, g.config.Size, device, g.config.Timeout)
 		return err
 	})
