@@ -19,8 +19,8 @@ import (
 // World is which rank this process is, of those that a launcher started; nil: the only one.
 type World = *launch.World
 
-// membership is a rank in its group. The zero value is a process alone.
-type membership struct{ train.Ranks }
+// Membership is a rank in its group; without one, a process alone.
+type Membership struct{ train.Ranks }
 
 // place gives the machine this rank's device and share of the cores, and what other ranks than the first
 // log a prefix.
@@ -51,9 +51,9 @@ func place(w World, m *machine.Machine, o *Output) error {
 	return o.resolve(m)
 }
 
-// join places this rank and meets the others.
-func join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *Output) (*membership, error) {
-	j := &membership{}
+// Join places this rank and meets the others.
+func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *Output) (*Membership, error) {
+	j := &Membership{}
 	if err := place(w, m, o); err != nil || w == nil || w.Alone() {
 		return j, err
 	}
@@ -78,8 +78,8 @@ func join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *
 // stoppedByUser is what other ranks are told where a rank was stopped before all could stop together.
 const stoppedByUser = "stopped by the user"
 
-// leave tells the other ranks how this one ended, and gives the error to end with.
-func (j *membership) leave(err error) error {
+// Leave tells the other ranks how this one ended, and gives the error to end with.
+func (j *Membership) Leave(err error) error {
 	if j.Group == nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (j *membership) leave(err error) error {
 }
 
 // once runs f on rank 0 alone. The others wait for it, however long it takes.
-func (j *membership) once(ctx context.Context, f func() error) error {
+func (j *Membership) once(ctx context.Context, f func() error) error {
 	if j.Group == nil {
 		return f()
 	}

@@ -47,9 +47,9 @@ type peers struct {
 	waited time.Duration // for other ranks, since the beginning
 }
 
-// newPeers is nil for a group of one.
+// newPeers is nil without a group. A group of one, whose only rank does all that ranks do, is for measurements.
 func newPeers(g *dist.Group) *peers {
-	if g == nil || g.Size() == 1 {
+	if g == nil {
 		return nil
 	}
 	return &peers{group: g}

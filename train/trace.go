@@ -213,7 +213,7 @@ func (t *tracer) step(i int) error {
 	r.Losses, r.Norms = append(r.Losses, outcomes[0].Loss), append(r.Norms, outcomes[0].Norm)
 	r.LRs, r.Seconds = append(r.LRs, lr), append(r.Seconds, time.Since(start).Seconds())
 	if t.ranks != nil {
-		r.RankLosses, r.Waits = append(r.RankLosses, outcomes[0].Each), append(r.Waits, t.ranks.reduce.Seconds())
+		r.RankLosses, r.Waits = append(r.RankLosses, outcomes[0].Each), append(r.Waits, t.Waited().Seconds())
 	}
 	return nil
 }
