@@ -32,6 +32,20 @@ die() { say "$*" >&2; exit 1; }
 trace=("$lntorch" trace --checkpoint "$fold/checkpoint_final.pth" --batches "$mini/trajectory" --method full
   --numerics reference --threads 1 -device cpu)
 
+# A short training, its results in $nnUNet_results; what is added to it comes after.
+train=("$lntorch" train 102 3d_phantom 0 -p nnUNetPlansSource -tr nnUNetTrainer_DGST -pretrained_weights "$fold/checkpoint_final.pth"
+  --val-iterations 1 --disable-tta --threads 1 -device cpu)
+cp -R "$mini/preprocessed" "$work/preprocessed"
+export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
+trained=Dataset102_PhantomTarget/nnUNetTrainer_DGST__nnUNetPlansSource__3d_phantom/fold_0
+
+# await FILE: until it is there, at most 40 s.
+await() {
+  local _
+  for _ in $(seq 400); do [ ! -e "$1" ] || return 0; sleep 0.1; done
+  die "$1 does not come"
+}
+
 # steps NAME COMMAND…: COMMAND trains the steps with -o work/NAME.
 steps() {
   local name=$1 code=0
@@ -91,11 +105,35 @@ s = socket.socket(); s.bind(("127.0.0.1", 0)); s.listen(); print(s.getsockname()
 }
 
 torchrun() {
-  local run
-  run=$(dirname "$("$python" scripts/nnunet_venv.py)")/torchrun
+  local python run agent rank1
+  python=$("${PYTHON:-python3}" scripts/nnunet_venv.py)
+  run=$(dirname "$python")/torchrun
   steps torchrun "$run" --nproc-per-node 2 --no-python "${trace[@]}"
   # Its own start takes seconds.
   limit=60 refused 'start it by `torchrun --no-python lntorch train' "$run" --nproc-per-node 2 "${trace[@]}"
+
+  # kill -9 of a rank in the second epoch: torchrun starts both again, and they go on from the first epoch's checkpoint.
+  train+=(--epochs 3 --iterations 8)
+  nnUNet_results=$work/undisturbed "${train[@]}" -num_gpus 2 >"$work/undisturbed.log" 2>&1 || { cat "$work/undisturbed.log"; die "-num_gpus"; }
+  nnUNet_results=$work/restarted "$run" --nproc-per-node 2 --max-restarts 1 --no-python "${train[@]}" >"$work/restarted.log" 2>&1 &
+  agent=$!
+  await "$work/restarted/$trained/checkpoint_latest.pth"
+  for rank1 in $(ps -o pid= --ppid $agent); do
+    ! tr '\0' '\n' <"/proc/$rank1/environ" | grep -qx RANK=1 || kill -9 "$rank1"
+  done
+  wait $agent || { cat "$work/restarted.log"; die "torchrun --max-restarts"; }
+  "$python" - "$work" "$trained" <<'PY'
+import json, sys, torch
+work, trained = sys.argv[1:]
+a, b = (torch.load(f"{work}/{n}/{trained}/checkpoint_final.pth", map_location="cpu", weights_only=False) for n in ("undisturbed", "restarted"))
+for name, w in a["network_weights"].items():
+    if not torch.equal(w, b["network_weights"][name]):
+        sys.exit(f"ranks-test: restarted: {name} has other bits than undisturbed")
+run = json.load(open(f"{work}/restarted/{trained}/run.json"))["distributed"]
+if (run["launcher"], run["restart"], run["world_size"]) != ("torchrun", 1, 2):
+    sys.exit(f"ranks-test: restarted: run.json has {run}")
+print("ranks-test: torchrun --max-restarts: killed and restarted, the bits of an undisturbed training")
+PY
 }
 
 mpi() {
@@ -150,8 +188,8 @@ unplug() {
 
 # at0, at1: what stands before a command that is a rank on its host.
 rank=(env WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 MASTER_ADDR=first-host MASTER_PORT=29500)
-at0=(ip netns exec $ns-0 "${rank[@]}" RANK=0)
-at1=(ip netns exec $ns-1 "${rank[@]}" RANK=1)
+at0=(ip netns exec $ns-0 unshare --uts sh -c 'hostname first-host && exec "$@"' sh "${rank[@]}" RANK=0)
+at1=(ip netns exec $ns-1 unshare --uts sh -c 'hostname second-host && exec "$@"' sh "${rank[@]}" RANK=1 nnUNet_results="$work/elsewhere")
 
 # both COMMAND…: COMMAND on both hosts; rank 1's output goes to work/second.log.
 both() {
@@ -169,17 +207,10 @@ hosts() {
   # The second host does not come.
   refused 'that did not come to first-host:29500 within 2s: 1' "${at0[@]}" "${trace[@]}" --dist-timeout 2 -o "$work/no"
   # The cable is pulled: no connection closes, so the time limit must end both.
-  cp -R "$mini/preprocessed" "$work/preprocessed"
-  local train=("$lntorch" train 102 3d_phantom 0 -p nnUNetPlansSource -tr nnUNetTrainer_DGST --epochs 1000 --iterations 5
-    --val-iterations 1 --threads 1 -device cpu --dist-timeout 3 -pretrained_weights "$fold/checkpoint_final.pth")
-  export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
   local i pids=() code start
-  "${at0[@]}" timeout -k 1 60 "${train[@]}" >"$work/pulled0.log" 2>&1 & pids+=($!)
-  "${at1[@]}" timeout -k 1 60 "${train[@]}" >"$work/pulled1.log" 2>&1 & pids+=($!)
-  for _ in $(seq 200); do
-    ls "$work"/results/*/*/fold_0/checkpoint_latest.pth >/dev/null 2>&1 && break
-    sleep 0.1
-  done
+  "${at0[@]}" timeout -k 1 60 "${train[@]}" --epochs 1000 --iterations 5 --dist-timeout 3 >"$work/pulled0.log" 2>&1 & pids+=($!)
+  "${at1[@]}" timeout -k 1 60 "${train[@]}" --epochs 1000 --iterations 5 --dist-timeout 3 >"$work/pulled1.log" 2>&1 & pids+=($!)
+  await "$work/results/$trained/checkpoint_latest.pth"
   start=$SECONDS
   ip -n $ns-0 link set cable down
   for i in 0 1; do
@@ -189,6 +220,7 @@ hosts() {
     say "cable pulled: $(tail -n 1 "$work/pulled$i.log")"
   done
   [ $((SECONDS - start)) -le 10 ] || die "cable pulled: the ranks took $((SECONDS - start)) s with --dist-timeout 3"
+  [ ! -e "$work/elsewhere" ] || die "the second host wrote results"
   ip -n $ns-0 link set cable up
 }
 
@@ -199,23 +231,22 @@ bandwidth() {
   cable
   local i rate=${RATE:-20mbit} before
   for i in 0 1; do ip netns exec $ns-$i tc qdisc add dev cable root tbf rate "$rate" burst 64kb latency 200ms; done
-  for i in none bf16; do
+  for i in off bf16; do
     before=$(sent)
-    both "$lntorch" trace --checkpoint "$fold/checkpoint_final.pth" --batches "$mini/trajectory" --method full --threads 1 -device cpu \
-      $([ $i = none ] || echo --compress $i) -o "$work/$i" >"$work/$i.log" 2>&1 || { cat "$work/$i.log"; die "bandwidth: $i"; }
-    echo $(($(sent) - before)) >"$work/$i.bytes"
+    nnUNet_results=$work/$i both "${train[@]}" --epochs 1 --iterations 10 --compress $i >"$work/$i.log" 2>&1 || { cat "$work/$i.log"; die "bandwidth: $i"; }
+    echo $(($(sent) - before)) >"$work/$i/bytes"
   done
   for i in 0 1; do ip netns exec $ns-$i tc qdisc del dev cable root; done
-  "$python" - "$work" "$rate" <<'PY'
-import json, pathlib, statistics, sys
-work, rate = pathlib.Path(sys.argv[1]), sys.argv[2]
+  "$python" - "$work" "$trained" "$rate" <<'PY'
+import json, sys
+work, trained, rate = sys.argv[1:]
 wait, size = {}, {}
-for name in ("none", "bf16"):
-    wait[name] = statistics.median(json.loads((work / name / "losses.json").read_text())["comm_seconds"])
-    size[name] = int((work / f"{name}.bytes").read_text())
-print(f"ranks-test: bandwidth {rate}: waiting after backward {wait['none']:.3f} s, with --compress bf16 {wait['bf16']:.3f} s; "
-      f"sent {size['none']} and {size['bf16']} bytes")
-if wait["bf16"] > 0.6 * wait["none"] or size["bf16"] > 0.6 * size["none"]:
+for name in ("off", "bf16"):
+    wait[name] = json.load(open(f"{work}/{name}/{trained}/run.json"))["distributed"]["comm"]["wait_ms"]["median"]
+    size[name] = int(open(f"{work}/{name}/bytes").read())
+print(f"ranks-test: bandwidth {rate}: an iteration waits {wait['off']:.0f} ms, with --compress bf16 {wait['bf16']:.0f} ms; "
+      f"sent {size['off']} and {size['bf16']} bytes")
+if wait["bf16"] > 0.6 * wait["off"] or size["bf16"] > 0.6 * size["off"]:
     sys.exit("ranks-test: bandwidth: expected at most 0.6 of both")
 PY
 }
