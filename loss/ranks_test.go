@@ -4,16 +4,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/golden"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/loss"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/dist"
 	"github.com/stretchr/testify/require"
 )
 
@@ -315,6 +319,118 @@ func areNnUNets(t *testing.T, dir string,
 			})
 		})
 	}
+}
+
+// The exchanges of a real group of ranks do what the tests above know of them: with fast numerics, rows
+// uneven, the whole batch's loss; else nnU-Net's of each rank.
+func TestRanksOfAGroup(t *testing.T) {
+	fast := cases(t, golden.Path(t, "loss"))
+	for path, c := range rankCases(t, golden.Path(t, "ranks")) {
+		for numerics, d := range map[string]description{"reference": c.description, "fast": fast[golden.Path(t, "loss/"+c.Spec.Name+".npz")]} {
+			from, rows := path, c.Rows
+			if numerics == "fast" {
+				from, rows = golden.Path(t, "loss/"+c.Spec.Name+".npz"), splits(d.Spec.Batch)[0]
+				d.fast = true
+			}
+			t.Run(strings.TrimSuffix(filepath.Base(path), ".npz")+"/"+numerics, func(t *testing.T) {
+				torchtest.NoLeak(t)
+				losses, grads := inGroup(t, d.config(), from, rows)
+				if numerics == "fast" {
+					want := stored(t, from, len(grads))
+					got, grads := mean(losses, grads)
+					golden.Close(t, "loss", "loss", nil, want.loss, []float32{got})
+					golden.Close(t, "gradient", "loss-gradient", nil, want.grads[0], grads[0])
+					return
+				}
+				z, err := npz.OpenNpz(path)
+				require.NoError(t, err)
+				defer z.Close()
+				_, want := golden.Float32s(t, z, "losses")
+				golden.Close(t, "losses", "loss", nil, want, losses)
+				_, want = golden.Float32s(t, z, "grad_0")
+				golden.Close(t, "gradient", "loss-gradient", nil, want, grads[0])
+			})
+		}
+	}
+}
+
+// inGroup is onRanks with ranks that exchange over Gloo.
+func inGroup(t *testing.T, c loss.Config, path string, rows []int) (losses []float32,
+	grads [][]float32) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	port := l.Addr().(*net.TCPAddr).Port
+	require.NoError(t, l.Close())
+	all := 0
+	for _, n := range rows {
+		all += n
+	}
+	losses = make([]float32, len(rows))
+	parts := make([][][]float32, len(rows))
+	errs := make([]error, len(rows))
+	var wait sync.WaitGroup
+	first := 0
+	for rank, n := range rows {
+		lo := int64(first)
+		first += n
+		wait.Go(func() {
+			errs[rank] = torch.OnThread(1, func() error {
+				g, err := dist.Connect(t.Context(), dist.Config{Rank: rank, Size: len(rows),
+					Host: "127.0.0.1", Port: port, Serve: rank == 0, Timeout: time.Minute})
+				if err != nil {
+					return err
+				}
+				c := c
+				c.Ranks = &loss.Ranks{World: len(rows), All: all, Sum: g.SumGrad, Gather: g.GatherGrad}
+				err = torch.With(func(s *torch.Scope) error {
+					heads, targets := inputs(t, s, path, torch.CPU)
+					if c.Weights == nil {
+						heads, targets = heads[:1], targets[:1]
+					}
+					for k := range heads {
+						heads[k] = s.Clone(s.Narrow(heads[k], 0, lo, int64(n)))
+						targets[k] = s.Narrow(targets[k], 0, lo, int64(n))
+						if err := heads[k].SetRequiresGrad(true); err != nil {
+							return err
+						}
+					}
+					f, err := loss.New(c)
+					if err != nil {
+						return err
+					}
+					value := f.Forward(s, heads, targets)
+					if s.Err() != nil {
+						return s.Err()
+					}
+					if err := value.Backward(); err != nil {
+						return err
+					}
+					v, err := value.Item()
+					losses[rank] = float32(v)
+					for _, x := range heads {
+						var part []float32
+						if x.HasGrad() {
+							part = torchtest.Float32s(t, s.Grad(x))
+						}
+						parts[rank] = append(parts[rank], part)
+					}
+					return err
+				})
+				return errors.Join(err, g.Close())
+			})
+		})
+	}
+	wait.Wait()
+	require.NoError(t, errors.Join(errs...))
+	for k := range parts[0] {
+		var whole []float32
+		for _, p := range parts {
+			whole = append(whole, p[k]...)
+		}
+		grads = append(grads, whole)
+	}
+	return losses, grads
 }
 
 // Uneven rows, which end nnU-Net's process, give the batch Dice of all rows, too.

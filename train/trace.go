@@ -31,7 +31,8 @@ import (
 type TraceSettings struct {
 	finetune.Refine
 	Optimizer
-	Seed uint64 `flag:"seed" help:"seed of dropout and of methods that draw random numbers"`
+	Seed       uint64 `flag:"seed" help:"seed of dropout and of methods that draw random numbers"`
+	Accumulate int    `flag:"accumulate" default:"1" range:"1.." help:"batches that a step's gradient is the mean of, each with its own loss"`
 }
 
 // TraceConfig holds what Trace runs.
@@ -51,7 +52,7 @@ type TraceConfig struct {
 	Progress Progress
 }
 
-// Trace makes one optimizer step for each batch of a folder, starting from all weights of a checkpoint, and writes what
+// Trace makes one optimizer step for each batch of a folder, or for each TraceSettings.Accumulate, starting from all weights of a checkpoint, and writes what
 // is needed to compare two stacks: losses.json, first_gradients.npz, mask.npz for methods with masks, and final.pth. The
 // learning rate of step i of n is lr·(1-i/n)^0.9. Of ranks that train together each takes its rows of every batch; rank 0
 // writes.
@@ -106,7 +107,12 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
-	t := &tracer{cfg: cfg, batches: n, record: record{Method: cfg.MethodName, LR0: cfg.LR}, peers: newPeers(cfg.Ranks.Group),
+	each := max(cfg.Accumulate, 1)
+	if n%each != 0 {
+		return fmt.Errorf("trace: %s holds %d batches, expected a multiple of --accumulate %d", cfg.Batches, n, each)
+	}
+	n /= each
+	t := &tracer{cfg: cfg, steps: n, each: each, record: record{Method: cfg.MethodName, LR0: cfg.LR}, peers: newPeers(cfg.Ranks.Group),
 		masks: maskFile{path: filepath.Join(cfg.Output, "mask.npz"), sum: sha256.New()}}
 	t.shape = []int{cfg.Dataset.NumInputChannels(conf), arch.Dim()}
 	t.Session, err = NewSession(SessionConfig{
@@ -170,30 +176,54 @@ type tracer struct {
 	peers   *peers // other ranks; nil alone
 	cfg     TraceConfig
 	shape   []int // channels and spatial axes of an image
-	batches int
+	steps   int
+	each    int // batches of a step
 	current int // step
 	record  record
 	masks   maskFile
 }
 
-// step makes the optimizer step of batch i.
+// step makes optimizer step i.
 func (t *tracer) step(i int) error {
-	x, targets, err := readBatch(t.cfg.Batches, i, len(t.Scales), t.cfg.Dataset.Labels.HasRegions)
+	var uploads []Upload
+	for k := range t.each {
+		u, err := t.read(i*t.each + k)
+		if err != nil {
+			return err
+		}
+		uploads = append(uploads, u)
+	}
+	start := time.Now()
+	lr := optim.PolyLR(t.cfg.LR, i, t.steps, 0.9)
+	t.SGD.SetLR(lr)
+	t.current = i
+	outcomes, err := t.Step(int64(i), uploads...)
 	if err != nil {
 		return err
 	}
+	r := &t.record
+	r.Losses, r.Norms = append(r.Losses, outcomes[0].Loss), append(r.Norms, outcomes[0].Norm)
+	r.LRs, r.Seconds = append(r.LRs, lr), append(r.Seconds, time.Since(start).Seconds())
+	if t.ranks != nil {
+		r.RankLosses, r.Waits = append(r.RankLosses, outcomes[0].Each), append(r.Waits, t.Waited().Seconds())
+	}
+	return nil
+}
+
+// read reads this rank's rows of batch i.
+func (t *tracer) read(i int) (Upload, error) {
+	x, targets, err := readBatch(t.cfg.Batches, i, len(t.Scales), t.cfg.Dataset.Labels.HasRegions)
+	if err != nil {
+		return nil, err
+	}
 	if len(x.shape) != t.shape[1]+2 || x.shape[1] != int64(t.shape[0]) {
-		return fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", batchFile(t.cfg.Batches, i, "data"), x.shape, t.shape[0], t.shape[1])
+		return nil, fmt.Errorf("%s: shape %v, expected (n, %d channels, %d spatial axes) for this network", batchFile(t.cfg.Batches, i, "data"), x.shape, t.shape[0], t.shape[1])
 	}
 	rows, err := t.rows(x.shape[0])
 	if err != nil {
-		return fmt.Errorf("%s: %w", batchFile(t.cfg.Batches, i, "data"), err)
+		return nil, fmt.Errorf("%s: %w", batchFile(t.cfg.Batches, i, "data"), err)
 	}
-	start := time.Now()
-	lr := optim.PolyLR(t.cfg.LR, i, t.batches, 0.9)
-	t.SGD.SetLR(lr)
-	t.current = i
-	outcomes, err := t.Step(int64(i), func(s *torch.Scope) (Batch, error) {
+	return func(s *torch.Scope) (Batch, error) {
 		own := func(x *torch.Tensor) *torch.Tensor {
 			if rows.Count == rows.All {
 				return x
@@ -205,17 +235,7 @@ func (t *tracer) step(i int) error {
 			b.Targets = append(b.Targets, own(y(s, t.cfg.Device)))
 		}
 		return b, s.Err()
-	})
-	if err != nil {
-		return err
-	}
-	r := &t.record
-	r.Losses, r.Norms = append(r.Losses, outcomes[0].Loss), append(r.Norms, outcomes[0].Norm)
-	r.LRs, r.Seconds = append(r.LRs, lr), append(r.Seconds, time.Since(start).Seconds())
-	if t.ranks != nil {
-		r.RankLosses, r.Waits = append(r.RankLosses, outcomes[0].Each), append(r.Waits, t.Waited().Seconds())
-	}
-	return nil
+	}, nil
 }
 
 // rows are this rank's of a batch of n, all of them where there is one rank.

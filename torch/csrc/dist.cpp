@@ -452,6 +452,15 @@ std::shared_ptr<Reducer> make_reducer(
   }
 }
 
+// Unstrided leaves the Reducer's warning out that a gradient has other strides than its bucket, as
+// one of a weight for a single channel has: it is copied, which costs little.
+class Unstrided : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning& w) override {
+    if (w.msg().find("Grad strides do not match") == std::string::npos) WarningHandler::process(w);
+  }
+};
+
 }  // namespace
 
 // whole: one bucket with every parameter in the first iteration. compress: 0 none, 1 float16, 2
@@ -459,6 +468,8 @@ std::shared_ptr<Reducer> make_reducer(
 char* lnt_reducer_new(void* group, void** params, int64_t n, int64_t first, int64_t bucket,
                       int64_t whole, int64_t views, int64_t compress, void** out) {
   LNT_BODY({
+    static Unstrided handler;
+    c10::WarningUtils::set_warning_handler(&handler);  // of this thread, on which backward runs
     auto ps = list(params, n);
     std::vector<size_t> limits{static_cast<size_t>(first), static_cast<size_t>(bucket)};
     if (whole != 0) limits = {static_cast<size_t>(std::numeric_limits<int64_t>::max())};

@@ -75,7 +75,7 @@ func asRank(f body) int {
 	return 0
 }
 
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
@@ -83,14 +83,14 @@ func freePort(t *testing.T) int {
 }
 
 // ranks runs the body of a name on size ranks and returns their reports.
-func ranks(t *testing.T, name string, size int, arg string) []report {
+func ranks(t testing.TB, name string, size int, arg string) []report {
 	t.Helper()
 	return start(t, name, size, arg, 60*time.Second).wait()
 }
 
 // running are the processes of a test.
 type running struct {
-	t       *testing.T
+	t       testing.TB
 	cmds    []*exec.Cmd
 	stdout  []bytes.Buffer
 	stderr  []bytes.Buffer
@@ -100,7 +100,7 @@ type running struct {
 }
 
 // start starts the ranks in only, or all if there are none.
-func start(t *testing.T, name string, size int, arg string, timeout time.Duration, only ...int) *running {
+func start(t testing.TB, name string, size int, arg string, timeout time.Duration, only ...int) *running {
 	t.Helper()
 	torchtest.Require(t)
 	require.Contains(t, bodies, name)
@@ -144,7 +144,7 @@ func (p *running) wait() []report {
 }
 
 // rank is a process that runs the body of a name.
-func rank(t *testing.T, name, arg string, c Config) *exec.Cmd {
+func rank(t testing.TB, name, arg string, c Config) *exec.Cmd {
 	config, err := json.Marshal(c)
 	require.NoError(t, err)
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
@@ -153,7 +153,7 @@ func rank(t *testing.T, name, arg string, c Config) *exec.Cmd {
 	return cmd
 }
 
-func values[T any](t *testing.T, reports []report) []T {
+func values[T any](t testing.TB, reports []report) []T {
 	t.Helper()
 	out := make([]T, len(reports))
 	for r, rep := range reports {

@@ -97,7 +97,7 @@ func init() {
 	}
 	hang := func(g *Group) {
 		if g.Rank() == 1 {
-			time.Sleep(time.Hour)
+			<-g.Done()
 		}
 	}
 	bodies["hang before an all-reduce"] = func(g *Group, _ string) (any, error) {
@@ -207,11 +207,9 @@ func TestHangingRank(t *testing.T) {
 		t.Run(body, func(t *testing.T) {
 			t.Parallel()
 			p := start(t, body, 3, "", 3*time.Second)
-			time.AfterFunc(15*time.Second, func() { p.cmds[1].Process.Kill() })
-			reports := p.wait()
-			for _, r := range []int{0, 2} {
-				require.Regexp(t, `^rank 1 \(host .*, pid \d+\) does not answer \(time limit 3s\)$`, reports[r].Error)
-				require.Less(t, reports[r].Took, 14*time.Second)
+			for _, rep := range p.wait() {
+				require.Regexp(t, `^rank 1 \(host .*, pid \d+\) does not answer \(time limit 3s\)$`, rep.Error)
+				require.Less(t, rep.Took, 20*time.Second)
 			}
 		})
 	}
