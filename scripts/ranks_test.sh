@@ -4,6 +4,7 @@
 #   scripts/ranks_test.sh [PART…]     parts, all by default:
 #     num_gpus   -num_gpus 2 on the CPU; what is refused before anything starts
 #     torchrun   PyTorch's, of the Python that scripts/nnunet_venv.py makes; a restart
+#     elastic    torchrun --nnodes 1:2: a second rank comes later
 #     mpi        Open MPI's mpirun
 #     slurm      srun and sbatch in a Slurm of one node (scripts/slurm.sh)
 #     hosts      two "hosts": network namespaces joined by a cable, names, a cable pulled
@@ -139,12 +140,27 @@ print("ranks-test: torchrun --max-restarts: killed and restarted, the bits of an
 PY
 }
 
+elastic() {
+  local agents=() nodes
+  nodes=("$(dirname "$("$python" scripts/nnunet_venv.py)")/torchrun" --nnodes 1:2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint
+    "localhost:$((20000 + $$ % 10000))" --rdzv-id "elastic-$$" --no-python "${train[@]}" --epochs 6 --iterations 6)
+  export nnUNet_results=$work/elastic
+  "${nodes[@]}" >"$work/elastic.log" 2>&1 &
+  agents+=($!)
+  await "$work/elastic/$trained/checkpoint_latest.pth"
+  "${nodes[@]}" >"$work/joined.log" 2>&1 &
+  agents+=($!)
+  wait "${agents[0]}" && wait "${agents[1]}" || { cat "$work/elastic.log" "$work/joined.log"; die "torchrun --nnodes 1:2"; }
+  grep -o 'the training began with 1 rank and goes on with 2 ranks' "$work"/{elastic,joined}.log |
+    sed 's/^[^:]*:/ranks-test: torchrun --nnodes 1:2: /' | grep . || { cat "$work/elastic.log"; die "the training began anew"; }
+  export nnUNet_results=$work/results
+}
+
 mpi() {
   steps mpi mpirun --allow-run-as-root --oversubscribe -n 2 "${trace[@]}"
 }
 
 slurm() {
-  SLURM_CONF=
   ended+=("scripts/slurm.sh stop $work/slurm")
   eval "$(CPUS=2 scripts/slurm.sh start "$work/slurm")"
   steps srun srun -n 2 "${trace[@]}"
@@ -279,7 +295,7 @@ PY
     --epochs 1 --iterations 6 --threads 1 -device cpu
 }
 
-for part in ${@:-num_gpus torchrun mpi slurm hosts bandwidth}; do
+for part in ${@:-num_gpus torchrun elastic mpi slurm hosts bandwidth}; do
   $part
 done
 say "passed in $SECONDS s"
