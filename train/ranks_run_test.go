@@ -298,3 +298,51 @@ func overflow(t *testing.T, path string) {
 	}
 	require.NoError(t, w.Close())
 }
+
+// Ranks that torchrun starts again go on from what the ones before saved, without their pretrained weights; a checkpoint
+// that an earlier training left in the folder is not taken for theirs.
+func TestRestartedRanksGoOn(t *testing.T) {
+	torchtest.NoLeak(t)
+	c := tiny{}.config(t, "plain", "full", nil)
+	c.BatchSize = 4
+	c.Pretrained, c.Head = startOf(t, c), train.HeadKeep
+	want := state(t, mustTogether(t, 2, c).Checkpoint)
+	// started trains as torchrun's job of a name, restarted that often, until a progress call.
+	started := func(world int, c train.Config, job string, restart, until int) []error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		return together(t, world, 20*time.Second, func(r train.Ranks) error {
+			own := again(t, c, nil)
+			r.Launcher, r.RunID, r.Restart = "torchrun", job, restart
+			own.Ranks = r
+			if r.Group.Rank() == 1 {
+				own.Progress = &stopper{until, cancel}
+			}
+			_, err := train.Run(ctx, own)
+			return err
+		})
+	}
+	latest := filepath.Join(fold900(c), "checkpoint_latest.pth")
+	require.Error(t, errors.Join(started(2, c, "none", 0, 4)...)) // a new training, beside the final checkpoint of the one before
+	require.NoFileExists(t, filepath.Join(fold900(c), "checkpoint_final.pth"))
+	require.FileExists(t, latest)
+	kept, err := filepath.Glob(filepath.Join(fold900(c), "checkpoint_final_*.pth"))
+	require.NoError(t, err)
+	require.Len(t, kept, 1)
+	c.Pretrained = filepath.Join(t.TempDir(), "not there any more.pth")
+	require.NoError(t, errors.Join(started(2, c, "none", 1, 1000)...))
+	require.Equal(t, want, state(t, filepath.Join(fold900(c), "checkpoint_final.pth")))
+
+	// Another number of ranks of the same job is a restart that torchrun does not count; another job is none.
+	c = tiny{}.config(t, "plain", "full", nil)
+	c.BatchSize = 4
+	require.Error(t, errors.Join(started(3, c, "job 7", 0, 4)...))
+	require.NoError(t, errors.Join(started(2, c, "job 7", 0, 1000)...))
+	require.Contains(t, textLog(t, fold900(c)), "began with 3 ranks and goes on with 2 ranks")
+	require.NoError(t, errors.Join(started(3, c, "job 8", 0, 1000)...))
+	require.NotContains(t, textLog(t, fold900(c)), "goes on with")
+}
+
+func fold900(c train.Config) string {
+	return filepath.Join(c.Results, "Dataset900_Tiny", c.Trainer+"__nnUNetPlans__tiny", "fold_0")
+}
