@@ -14,9 +14,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/optim"
 	"github.com/lntorch/lntorch/train"
@@ -345,4 +348,43 @@ func TestRestartedRanksGoOn(t *testing.T) {
 
 func fold900(c train.Config) string {
 	return filepath.Join(c.Results, "Dataset900_Tiny", c.Trainer+"__nnUNetPlans__tiny", "fold_0")
+}
+
+// Rank 0's weights are every rank's, whatever another had; what the ranks trained is what they agree on in the end.
+func TestRankZerosWeightsCount(t *testing.T) {
+	torchtest.NoLeak(t)
+	path := mini(t, sourceModel+"/fold_0/checkpoint_final.pth")
+	f, err := checkpoint.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	e := checkpoint.NewEdit(f, models.Canonical)
+	bias, err := checkpoint.NewFloat32([]float32{1, 2}, []int64{2})
+	require.NoError(t, err)
+	require.NoError(t, e.Replace("decoder.seg_layers.2.bias", bias))
+	other := filepath.Join(t.TempDir(), "other.pth")
+	require.NoError(t, e.Save(other, ""))
+	traced := func(paths ...string) togetherLosses {
+		out := t.TempDir()
+		errs := together(t, 2, 20*time.Second, func(r train.Ranks) error {
+			entry, err := finetune.Lookup("full")
+			if err != nil {
+				return err
+			}
+			m, err := entry.Make(nil)
+			if err != nil {
+				return err
+			}
+			return train.Trace(t.Context(), train.TraceConfig{Checkpoint: paths[r.Group.Rank()], Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration,
+				Batches: mini(t, "trajectory"), Output: out, MethodName: "full", Method: m, Ranks: r,
+				TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 1}})
+		})
+		require.NoError(t, errors.Join(errs...))
+		l := readTogether(t, out)
+		l.Waits = nil
+		return l
+	}
+	want := traced(path, path)
+	require.Equal(t, want.Weights[0], want.Weights[1])
+	require.Equal(t, want, traced(path, other))
+	require.NotEqual(t, want, traced(other, path))
 }
