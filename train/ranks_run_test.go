@@ -265,6 +265,10 @@ func TestWhatFailsOnOneRankEndsAll(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			torchtest.NoLeak(t)
 			c := tiny{}.config(t, "plain", "full", nil)
+			path := filepath.Join(c.Preprocessed, "nnUNetPlans.json")
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			write(t, path, strings.Replace(string(b), `"batch_dice": false`, `"batch_dice": true`, 1)) // every rank's loss has the sums of all
 			_, errs := runTogether(t, 2, c, func(rank int, c *train.Config) { o.change(t, rank, c) })
 			every(t, errs, o.want...)
 			paths, err := filepath.Glob(filepath.Join(c.Results, "*", "*", "fold_0", "*.pth"))
