@@ -6,6 +6,8 @@ import "C"
 
 import (
 	"errors"
+	"net"
+	"syscall"
 	"time"
 	"unsafe"
 )
@@ -19,18 +21,30 @@ var errClosed = errors.New("torch: the process group is closed")
 // Its methods may be called from several goroutines.
 type Store struct{ c unsafe.Pointer }
 
-// NewStore connects to a store, waiting at most limit. Keys are under prefix, if it is not empty.
-// listener is the file descriptor of a socket that listens on port, in the process that serves the
-// store, which then owns it; -1 elsewhere.
-func NewStore(host string, port, listener int, prefix string, limit time.Duration) (*Store, error) {
+// NewStore connects to a store, waiting at most limit. Keys are under prefix, if it is not empty. In
+// the process that serves the store listener listens on port: the store takes a copy of it, so that
+// the caller may close it; elsewhere it is nil.
+func NewStore(host string, port int, listener *net.TCPListener, prefix string, limit time.Duration) (*Store, error) {
 	if err := Load(); err != nil {
 		return nil, err
+	}
+	socket := -1
+	if listener != nil {
+		file, err := listener.File()
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		if socket, err = syscall.Dup(int(file.Fd())); err != nil { // the store closes it
+			return nil, err
+		}
+		syscall.CloseOnExec(socket)
 	}
 	chost, cprefix := C.CString(host), C.CString(prefix)
 	defer C.free(unsafe.Pointer(chost))
 	defer C.free(unsafe.Pointer(cprefix))
 	s := &Store{}
-	err := message(C.lnt_store_new(chost, C.int64_t(port), C.int64_t(listener), cprefix, milliseconds(limit), &s.c))
+	err := message(C.lnt_store_new(chost, C.int64_t(port), C.int64_t(socket), cprefix, milliseconds(limit), &s.c))
 	return s, err
 }
 
@@ -65,8 +79,8 @@ func (s *Store) Free() {
 type ProcessGroup struct{ c unsafe.Pointer }
 
 // NewGloo connects this rank to all others over Gloo and waits for them, as long as the store's
-// limit. device is the name of a network interface, an address behind an @, or empty for the
-// address of this host's name. A collective that gets nothing from a rank for limit fails.
+// limit. device is the names of network interfaces, separated by commas, or an address behind an @.
+// A collective that gets nothing from a rank for limit fails.
 func NewGloo(s *Store, rank, size int, device string, limit time.Duration) (*ProcessGroup, error) {
 	cdevice := C.CString(device)
 	defer C.free(unsafe.Pointer(cdevice))

@@ -17,6 +17,7 @@
 #include <chrono>
 #include <limits>
 #include <mutex>
+#include <sstream>
 
 #include "shim.h"
 
@@ -230,17 +231,20 @@ void lnt_store_free(void* store) {
   }
 }
 
-// Connects to the other ranks. device is an interface's name ("eth0"), an address with a leading @,
-// or empty for the address of this host's name.
+// Connects to the other ranks. device is names of interfaces ("eth0,eth1"), or an address behind an
+// @.
 char* lnt_group_gloo(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms,
                      void** out) {
   LNT_BODY({
     auto options = c10d::ProcessGroupGloo::Options::create(milliseconds(limit_ms));
-    std::string name(device);
-    options->devices.push_back(
-        name.empty()     ? c10d::ProcessGroupGloo::createDefaultDevice()
-        : name[0] == '@' ? c10d::ProcessGroupGloo::createDeviceForHostname(name.substr(1))
-                         : c10d::ProcessGroupGloo::createDeviceForInterface(name));
+    if (device[0] == '@') {
+      options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(device + 1));
+    } else {
+      std::istringstream names(device);
+      for (std::string name; std::getline(names, name, ',');) {
+        options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(name));
+      }
+    }
     options->threads = static_cast<int>(options->devices.size()) * 2;
     auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(
         S(store), static_cast<int>(rank), static_cast<int>(size), options);

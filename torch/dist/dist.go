@@ -22,7 +22,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/lntorch/lntorch/torch"
@@ -46,7 +45,7 @@ type Config struct {
 	Prefix     string // of keys in the store, as under torchrun
 	Backend    Backend
 	Device     torch.Device
-	Interface  string        // of Gloo's connections, as "eth0"; empty: the one that leads to Host
+	Interface  string        // of Gloo's connections, as "eth0" or "eth0,eth1"; empty: that towards the store
 	Timeout    time.Duration // of the meeting and of every collective
 }
 
@@ -137,8 +136,8 @@ func (g *Group) connect(ctx context.Context) error {
 	}
 	// Gloo would take the address of this host's name, which is often one that only this host knows.
 	device := g.config.Interface
-	if device == "" && (loopback(g.config.Host) || !loopback(local)) {
-		device = "@" + local
+	if device == "" {
+		device = "@" + address(g.config.Host, local)
 	}
 	connecting, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -180,26 +179,35 @@ func loopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
+// address is where other ranks reach this one: local, its address towards the store. A host may
+// know its own name by a loopback address, which others cannot reach: then it is the first of its
+// addresses.
+func address(host, local string) string {
+	if loopback(host) || !loopback(local) {
+		return local
+	}
+	if all, err := net.InterfaceAddrs(); err == nil {
+		for _, a := range all {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+				return n.IP.String()
+			}
+		}
+	}
+	return local
+}
+
 // openStore serves the store or finds it. local is this host's address towards the store.
 func (g *Group) openStore(ctx context.Context) (local string, err error) {
 	c := &g.config
-	listener := -1
+	var listener *net.TCPListener
 	if c.Serve {
 		l, err := net.Listen("tcp", ":"+strconv.Itoa(c.Port))
 		if err != nil {
 			return "", fmt.Errorf("serve the ranks' store: %w; choose another port", err)
 		}
-		file, err := l.(*net.TCPListener).File()
-		if err != nil {
-			return "", err
-		}
+		defer l.Close()
+		listener = l.(*net.TCPListener)
 		c.Port = l.Addr().(*net.TCPAddr).Port
-		listener, err = syscall.Dup(int(file.Fd()))
-		file.Close()
-		l.Close()
-		if err != nil {
-			return "", err
-		}
 	}
 	conn, err := dial(ctx, c.where())
 	if err != nil {
@@ -251,7 +259,7 @@ func (g *Group) openLine(ctx context.Context, local string) error {
 		if err != nil {
 			return err
 		}
-		at = invitation{local, strconv.Itoa(l.Addr().(*net.TCPAddr).Port), rand.Text()}
+		at = invitation{address(c.Host, local), strconv.Itoa(l.Addr().(*net.TCPAddr).Port), rand.Text()}
 		g.hub = newHub(l, c.Size, at.Token, c.where(), c.Timeout)
 		text, err := json.Marshal(at)
 		if err != nil {
@@ -271,7 +279,7 @@ func (g *Group) openLine(ctx context.Context, local string) error {
 		if err != nil {
 			return c.absent()
 		}
-		if ip := net.ParseIP(at.Host); ip == nil || ip.IsLoopback() {
+		if loopback(at.Host) {
 			at.Host = c.Host
 		}
 	}
