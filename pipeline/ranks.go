@@ -54,8 +54,12 @@ func place(w World, m *machine.Machine, o *Output) error {
 // Join places this rank and meets the others.
 func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *Output) (*Membership, error) {
 	j := &Membership{}
-	if err := place(w, m, o); err != nil || w == nil || w.Alone() {
+	if err := place(w, m, o); err != nil || w == nil {
 		return j, err
+	}
+	j.Ranks = train.Ranks{Launcher: w.Launcher, Restart: w.Restart, RunID: w.RunID}
+	if w.Alone() { // perhaps because torchrun has lost the others, or before they came
+		return j, nil
 	}
 	backend, err := c.BackendOn(m.Device.Type != torch.DeviceCPU)
 	if err != nil {
@@ -71,7 +75,7 @@ func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *
 	if err != nil {
 		return nil, err
 	}
-	j.Ranks = train.Ranks{Group: group, Backend: backend, Launcher: w.Launcher, Restart: w.Restart, RunID: w.RunID}
+	j.Group, j.Backend = group, backend
 	return j, nil
 }
 
