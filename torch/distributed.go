@@ -89,6 +89,16 @@ func NewGloo(s *Store, rank, size int, device string, limit time.Duration) (*Pro
 	return g, err
 }
 
+// NewNCCL makes a group of this rank and all others over NCCL, which connects them at the first
+// collective. Collectives are queued on the device: waiting for their Work makes the current stream
+// wait. It needs the library that `make shim CUDA=1` builds. When a collective takes longer than
+// limit c10d's own watchdog ends the process.
+func NewNCCL(s *Store, rank, size int, limit time.Duration) (*ProcessGroup, error) {
+	g := &ProcessGroup{}
+	err := message(C.lnt_group_nccl(s.c, C.int64_t(rank), C.int64_t(size), milliseconds(limit), &g.c))
+	return g, err
+}
+
 // Abort ends all collectives, those under way and those to come, with the error why. It may be
 // called from any goroutine.
 func (g *ProcessGroup) Abort(why string) {

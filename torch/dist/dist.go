@@ -1,5 +1,5 @@
 // Package dist joins the ranks of a data-parallel training in a process group: PyTorch's c10d, over
-// Gloo. It is mechanism alone: what a rank computes is package train's affair, and how ranks
+// Gloo or NCCL. It is mechanism alone: what a rank computes is package train's affair, and how ranks
 // are started and numbered that of the launcher.
 //
 //	g, err := dist.Connect(ctx, dist.Config{Rank: rank, Size: 2, Host: "127.0.0.1", Port: 29500, Serve: rank == 0,
@@ -80,8 +80,8 @@ func Connect(ctx context.Context, c Config) (*Group, error) {
 	if c.Timeout <= 0 {
 		return nil, errors.New("dist: the time limit must be above 0")
 	}
-	if c.Backend != Gloo {
-		return nil, errors.New("dist: this build has no NCCL; use Gloo")
+	if c.Backend == NCCL && c.Device.Type != torch.DeviceCUDA {
+		return nil, fmt.Errorf("dist: NCCL connects GPUs, not %v; use Gloo", c.Device)
 	}
 	host, err := os.Hostname()
 	if err != nil {
@@ -92,10 +92,13 @@ func Connect(ctx context.Context, c Config) (*Group, error) {
 	limit, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	if err := g.connect(limit); err != nil {
-		g.Close()
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
+		if g.line != nil && g.Err() == nil {
+			g.line.send(&message{Kind: "fail", Text: err.Error()})
+		}
+		g.Close()
 		return nil, err
 	}
 	return g, nil
@@ -140,11 +143,18 @@ func (g *Group) connect(ctx context.Context) error {
 	}
 	var pg *torch.ProcessGroup
 	err = inBackground(ctx, func() (err error) {
-		pg, err = torch.NewGloo(g.store, g.config.Rank, g.config.Size, device, g.config.Timeout)
+		if g.config.Backend == NCCL {
+			pg, err = torch.NewNCCL(g.store, g.config.Rank, g.config.Size, g.config.Timeout)
+		} else {
+			pg, err = torch.NewGloo(g.store, g.config.Rank, g.config.Size, device, g.config.Timeout)
+		}
 		return err
 	})
+	if err != nil && g.config.Backend == Gloo {
+		err = g.verdict(fmt.Errorf("connect the ranks: %w", err), 0)
+	}
 	if err != nil {
-		return g.verdict(fmt.Errorf("connect the ranks over Gloo: %w", err), 0)
+		return err
 	}
 	g.mu.Lock()
 	g.pg = pg
