@@ -4,22 +4,21 @@
 // in one whose collectives end with an error as soon as lnt_group_abort is called. Gloo's threads
 // go on waiting until their own time limit; nobody waits for them.
 #define USE_C10D_GLOO
+#include <dlfcn.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/variable.h>
+
+#include <chrono>
+#include <limits>
+#include <mutex>
+#include <sstream>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
-
-#include <dlfcn.h>
-
-#include <chrono>
-#include <limits>
-#include <mutex>
-#include <sstream>
 
 #include "nccl/nccl.h"
 #include "shim.h"
@@ -196,8 +195,7 @@ void give_work(void** out, WorkPtr work) { *out = new WorkPtr(std::move(work)); 
 void give_group(void** out, c10::intrusive_ptr<c10d::Backend> inner, const Nccl* nccl) {
   auto g = std::make_unique<Group>();
   g->backend = c10::make_intrusive<Interruptible>(std::move(inner), nccl);
-  g->c10d =
-      c10::make_intrusive<c10d::ProcessGroup>(g->backend->getRank(), g->backend->getSize());
+  g->c10d = c10::make_intrusive<c10d::ProcessGroup>(g->backend->getRank(), g->backend->getSize());
   using Types = c10d::ProcessGroup::BackendType;
   g->c10d->setBackend(nccl == nullptr ? c10::DeviceType::CPU : c10::DeviceType::CUDA,
                       nccl == nullptr ? Types::GLOO : Types::NCCL,
@@ -267,8 +265,8 @@ char* lnt_group_gloo(void* store, int64_t rank, int64_t size, const char* device
     }
     options->threads = static_cast<int>(options->devices.size()) * 2;
     give_group(out,
-               c10::make_intrusive<c10d::ProcessGroupGloo>(
-                   S(store), static_cast<int>(rank), static_cast<int>(size), options),
+               c10::make_intrusive<c10d::ProcessGroupGloo>(S(store), static_cast<int>(rank),
+                                                           static_cast<int>(size), options),
                nullptr);
   })
 }
@@ -333,7 +331,8 @@ char* lnt_all_gather(void* group, void* in, void* out, void** work) {
   })
 }
 
-// Waits at most limit_ms; *done is 0 if it is still under way. On CUDA only the current stream waits.
+// Waits at most limit_ms; *done is 0 if it is still under way. On CUDA only the current stream
+// waits.
 char* lnt_work_wait(void* work, int64_t limit_ms, int64_t* done) {
   LNT_BODY({
     *done = 0;
@@ -459,10 +458,11 @@ Gradients& R(void* r) {
 
 // Reducer's constructor has lost an argument and gained others.
 template <class Reducer, class... Ends>
-std::shared_ptr<Reducer> make_reducer(
-    const std::vector<at::Tensor>& params, const std::vector<std::vector<size_t>>& buckets,
-    const std::vector<size_t>& limits, const c10::intrusive_ptr<c10d::ProcessGroup>& group,
-    int64_t bucket, bool views, int64_t first) {
+std::shared_ptr<Reducer> make_reducer(const std::vector<at::Tensor>& params,
+                                      const std::vector<std::vector<size_t>>& buckets,
+                                      const std::vector<size_t>& limits,
+                                      const c10::intrusive_ptr<c10d::ProcessGroup>& group,
+                                      int64_t bucket, bool views, int64_t first) {
   std::unordered_map<size_t, std::string> names;
   for (size_t i = 0; i < params.size(); i++) names[i] = std::to_string(i);
   std::vector<bool> sparse(params.size(), false);
@@ -500,8 +500,8 @@ char* lnt_reducer_new(void* group, void** params, int64_t n, int64_t first, int6
     auto ps = list(params, n);
     std::vector<size_t> limits{static_cast<size_t>(first), static_cast<size_t>(bucket)};
     if (whole != 0) limits = {static_cast<size_t>(std::numeric_limits<int64_t>::max())};
-    auto [buckets, sizes] = c10d::compute_bucket_assignment_by_size(
-        ps, limits, std::vector<bool>(ps.size(), false));
+    auto [buckets, sizes] =
+        c10d::compute_bucket_assignment_by_size(ps, limits, std::vector<bool>(ps.size(), false));
     std::reverse(buckets.begin(), buckets.end());
     std::reverse(sizes.begin(), sizes.end());
     auto r = std::make_unique<Gradients>();

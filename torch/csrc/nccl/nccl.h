@@ -1,11 +1,10 @@
 // nccl.h: the interface of liblntorch_nccl.so. It is compiled where libtorch has CUDA and NCCL's
 // header is there, without nvcc, and opened by lnt_group_nccl in the shim's folder.
 #pragma once
-#include <torch/csrc/distributed/c10d/Backend.hpp>
-#include <torch/csrc/distributed/c10d/Store.hpp>
-
 #include <chrono>
 #include <string>
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
 
 namespace lnt {
 
