@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -301,5 +302,23 @@ func clients(t *testing.T, port int) {
 			require.Empty(t, got.Error)
 			require.JSONEq(t, "[3, 10, 1, -1, 0, 1]", string(got.Value))
 		}
+	}
+}
+
+// What NCCL lacks is said: its library or, on a machine without one, the GPU.
+func TestNCCLSaysWhatIsMissing(t *testing.T) {
+	torchtest.Require(t)
+	config := Config{Size: 1, Host: "127.0.0.1", Serve: true, Timeout: time.Minute, Backend: NCCL}
+	_, err := Connect(context.Background(), config)
+	require.EqualError(t, err, "dist: NCCL connects GPUs, not cpu; use Gloo")
+	if n, err := torch.DeviceCount(torch.DeviceCUDA); err != nil || n > 0 {
+		t.Skip("there is a GPU")
+	}
+	config.Device = torch.Device{Type: torch.DeviceCUDA}
+	_, err = Connect(context.Background(), config)
+	if _, missing := os.Stat(filepath.Join(filepath.Dir(torch.LibraryPath()), "liblntorch_nccl.so")); missing != nil {
+		require.ErrorContains(t, err, "liblntorch_nccl.so, which is missing: make shim CUDA=1 builds it")
+	} else {
+		require.ErrorContains(t, err, "no GPUs found")
 	}
 }
