@@ -417,7 +417,11 @@ func inGroup(t *testing.T, c loss.Config, path string, rows []int) (losses []flo
 					}
 					return err
 				})
-				return errors.Join(err, g.Close())
+				if err != nil {
+					g.Fail(err)
+					return err
+				}
+				return errors.Join(g.Barrier(t.Context()), g.Close())
 			})
 		})
 	}

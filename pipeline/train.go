@@ -47,8 +47,10 @@ func Train(ctx context.Context, c TrainConfig, o Output) (result *train.Result, 
 	if err := settings.Check(&c); err != nil {
 		return nil, err
 	}
-	if err := given("results", c.Results); err != nil {
-		return nil, err
+	if c.World == nil || c.World.Rank == 0 { // which alone writes
+		if err := given("results", c.Results); err != nil {
+			return nil, err
+		}
 	}
 	entry, trainer, err := c.Method.entry(c.Trainer, c.Pretrained != "")
 	if err != nil {

@@ -112,3 +112,16 @@ func TestSlowRanksAreNamed(t *testing.T) {
 	require.Contains(t, lines[1], "it computes longer")
 	require.Len(t, paces([]pace{{10 * s, 0, 5 * s}, {10 * s, 0, 0}}, team), 2, "of two ranks, too")
 }
+
+// Cases are dealt out to the ranks that see the folder of the predictions.
+func TestCasesAreDealtOut(t *testing.T) {
+	all := []bool{true, true, true}
+	require.Equal(t, []int{0, 3, 6}, dealt(all, 0, 7))
+	require.Equal(t, []int{2, 5}, dealt(all, 2, 7))
+	require.Nil(t, dealt(all, 2, 2), "more ranks than cases")
+	some := []bool{true, false, true, false}
+	require.Equal(t, []int{0, 2, 4}, dealt(some, 0, 5))
+	require.Nil(t, dealt(some, 1, 5))
+	require.Equal(t, []int{1, 3}, dealt(some, 2, 5))
+	require.Equal(t, []int{0, 1, 2}, dealt([]bool{true}, 0, 3))
+}

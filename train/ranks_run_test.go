@@ -14,9 +14,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
+	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/optim"
 	"github.com/lntorch/lntorch/train"
@@ -262,8 +265,15 @@ func TestWhatFailsOnOneRankEndsAll(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			torchtest.NoLeak(t)
 			c := tiny{}.config(t, "plain", "full", nil)
+			path := filepath.Join(c.Preprocessed, "nnUNetPlans.json")
+			b, err := os.ReadFile(path)
+			require.NoError(t, err)
+			write(t, path, strings.Replace(string(b), `"batch_dice": false`, `"batch_dice": true`, 1)) // every rank's loss has the sums of all
 			_, errs := runTogether(t, 2, c, func(rank int, c *train.Config) { o.change(t, rank, c) })
 			every(t, errs, o.want...)
+			if strings.HasPrefix(name, "a loss") {
+				require.NotContains(t, errs[0].Error(), "(rank 0)")
+			}
 			paths, err := filepath.Glob(filepath.Join(c.Results, "*", "*", "fold_0", "*.pth"))
 			require.NoError(t, err)
 			for _, path := range paths {
@@ -297,4 +307,91 @@ func overflow(t *testing.T, path string) {
 		require.NoError(t, w.Add(name, a))
 	}
 	require.NoError(t, w.Close())
+}
+
+// Ranks that torchrun starts again go on from what the ones before saved, without their pretrained weights; a checkpoint
+// that an earlier training left in the folder is not taken for theirs.
+func TestRestartedRanksGoOn(t *testing.T) {
+	torchtest.NoLeak(t)
+	c := tiny{}.config(t, "plain", "full", nil)
+	c.BatchSize = 4
+	c.Pretrained, c.Head = startOf(t, c), train.HeadKeep
+	want := state(t, mustTogether(t, 2, c).Checkpoint)
+	// started trains as torchrun's job of a name, restarted that often, until a progress call.
+	started := func(world int, c train.Config, job string, restart, until int) []error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		return together(t, world, 20*time.Second, func(r train.Ranks) error {
+			own := again(t, c, nil)
+			r.Launcher, r.RunID, r.Restart = "torchrun", job, restart
+			own.Ranks = r
+			if r.Group.Rank() == 1 {
+				own.Progress = &stopper{until, cancel}
+			}
+			_, err := train.Run(ctx, own)
+			return err
+		})
+	}
+	latest := filepath.Join(fold900(c), "checkpoint_latest.pth")
+	require.Error(t, errors.Join(started(2, c, "none", 0, 4)...)) // a new training, beside the final checkpoint of the one before
+	require.NoFileExists(t, filepath.Join(fold900(c), "checkpoint_final.pth"))
+	require.FileExists(t, latest)
+	kept, err := filepath.Glob(filepath.Join(fold900(c), "checkpoint_final_*.pth"))
+	require.NoError(t, err)
+	require.Len(t, kept, 1)
+	c.Pretrained = filepath.Join(t.TempDir(), "not there any more.pth")
+	require.NoError(t, errors.Join(started(2, c, "none", 1, 1000)...))
+	require.Equal(t, want, state(t, filepath.Join(fold900(c), "checkpoint_final.pth")))
+
+	// Another number of ranks of the same job is a restart that torchrun does not count; another job is none.
+	c = tiny{}.config(t, "plain", "full", nil)
+	c.BatchSize = 4
+	require.Error(t, errors.Join(started(3, c, "job 7", 0, 4)...))
+	require.NoError(t, errors.Join(started(2, c, "job 7", 0, 1000)...))
+	require.Contains(t, textLog(t, fold900(c)), "began with 3 ranks and goes on with 2 ranks")
+	require.NoError(t, errors.Join(started(3, c, "job 8", 0, 1000)...))
+	require.NotContains(t, textLog(t, fold900(c)), "goes on with")
+}
+
+func fold900(c train.Config) string {
+	return filepath.Join(c.Results, "Dataset900_Tiny", c.Trainer+"__nnUNetPlans__tiny", "fold_0")
+}
+
+// Rank 0's weights are every rank's, whatever another had; what the ranks trained is what they agree on in the end.
+func TestRankZerosWeightsCount(t *testing.T) {
+	torchtest.NoLeak(t)
+	path := mini(t, sourceModel+"/fold_0/checkpoint_final.pth")
+	f, err := checkpoint.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	e := checkpoint.NewEdit(f, models.Canonical)
+	bias, err := checkpoint.NewFloat32([]float32{1, 2}, []int64{2})
+	require.NoError(t, err)
+	require.NoError(t, e.Replace("decoder.seg_layers.2.bias", bias))
+	other := filepath.Join(t.TempDir(), "other.pth")
+	require.NoError(t, e.Save(other, ""))
+	traced := func(paths ...string) togetherLosses {
+		out := t.TempDir()
+		errs := together(t, 2, 20*time.Second, func(r train.Ranks) error {
+			entry, err := finetune.Lookup("full")
+			if err != nil {
+				return err
+			}
+			m, err := entry.Make(nil)
+			if err != nil {
+				return err
+			}
+			return train.Trace(t.Context(), train.TraceConfig{Checkpoint: paths[r.Group.Rank()], Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration,
+				Batches: mini(t, "trajectory"), Output: out, MethodName: "full", Method: m, Ranks: r,
+				TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 1}})
+		})
+		require.NoError(t, errors.Join(errs...))
+		l := readTogether(t, out)
+		l.Waits = nil
+		return l
+	}
+	want := traced(path, path)
+	require.Equal(t, want.Weights[0], want.Weights[1])
+	require.Equal(t, want, traced(path, other))
+	require.NotEqual(t, want, traced(other, path))
 }

@@ -119,7 +119,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 		Spec:   models.Spec{Architecture: arch, InputChannels: t.shape[0], NumClasses: cfg.Dataset.Labels.NumSegmentationHeads()},
 		Labels: cfg.Dataset.Labels, BatchDice: conf.BatchDice,
 		MethodName: cfg.MethodName, Method: cfg.Method, Refine: cfg.Refine, Optimizer: cfg.Optimizer, Machine: cfg.Machine,
-		Seed: cfg.Seed, Wait: true, Steps: int64(n), peers: t.peers,
+		Seed: cfg.Seed, Wait: true, Steps: int64(t.steps), peers: t.peers,
 	})
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)

@@ -106,7 +106,7 @@ func TestNumGPUsTrainsTogether(t *testing.T) {
 	require.Contains(t, r.errOut, "2 ranks on 1 host (gloo): 2 patches an iteration, 1 a rank; gradients 1.38 MB")
 	require.Contains(t, r.errOut, "[rank 1] ")
 	require.Regexp(t, `\[rank 1\] .*predicting LN_003`, r.errOut)
-	require.NotRegexp(t, `\[rank 1\] .*predicting LN_002`, r.errOut)
+	require.Equal(t, 2, strings.Count(r.errOut, "predicting LN_"), r.errOut)
 	require.Regexp(t, `\d+\.\d\d patches a second`, r.errOut)
 	require.Regexp(t, `waited for other ranks: rank 0 .* s \(.* %\), rank 1 `, r.errOut)
 	logs, err := filepath.Glob(filepath.Join(fold, "training_log_*.txt"))
@@ -240,4 +240,34 @@ func TestCtrlCAtOneRankEndsAll(t *testing.T) {
 		require.Contains(t, said[0], "saved in "+latest+"; continue with --c")
 		requireWhole(t, latest)
 	}
+}
+
+// Ranks that a launcher started predict every n-th case each; one without a case ends well. --dist off is for all cases.
+func TestRanksPredictTheirCases(t *testing.T) {
+	torchtest.Require(t)
+	scans, model := repo(t, "testdata/phantom-mini/raw/Dataset102_PhantomTarget/imagesTs"), repo(t, sourceModel)
+	out := t.TempDir()
+	files := func() (found []string) {
+		paths, err := filepath.Glob(filepath.Join(out, "*.nii.gz"))
+		require.NoError(t, err)
+		for _, p := range paths {
+			found = append(found, filepath.Base(p))
+		}
+		return found
+	}
+	asRank := func(rank int, more ...string) result {
+		cmd := command(t, append([]string{"predict", "-i", scans, "-o", out, "-m", model, "--disable_tta", "-device", "cpu", "--threads", "1"}, more...)...)
+		cmd.Env = append(cmd.Env, fmt.Sprintf("RANK=%d", rank), "WORLD_SIZE=3", fmt.Sprintf("LOCAL_RANK=%d", rank), "LOCAL_WORLD_SIZE=3")
+		return execute(t, cmd)
+	}
+	for rank, want := range [][]string{{"LN_004.nii.gz"}, {"LN_004.nii.gz", "LN_005.nii.gz"}, {"LN_004.nii.gz", "LN_005.nii.gz"}} {
+		r := asRank(rank)
+		require.Equal(t, 0, r.code, r.errOut)
+		require.Equal(t, want, files(), "after rank %d", rank)
+		require.FileExists(t, filepath.Join(out, fmt.Sprintf("run_%d_of_3.json", rank)))
+	}
+	out = t.TempDir()
+	r := asRank(0, "--dist", "off", "--dry-run")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.out, "LN_005")
 }

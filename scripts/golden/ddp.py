@@ -28,7 +28,9 @@ LARGE = [3_000_000, 1_000, 7_000_001, 100_000, 1, 12_000_000, 64, 5_000_000, 2_9
 def numbers(seed, *shape):
     n = int(np.prod(shape))
     with np.errstate(over="ignore"):
-        bits = np.arange(n, dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed) * np.uint32(40503)
+        bits = np.arange(n, dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed) * np.uint32(
+            40503
+        )
     return torch.from_numpy((bits / 2.0**32 - 0.5).astype(np.float32).reshape(shape))
 
 
@@ -62,7 +64,9 @@ def run(case, rank, port):
     store = dist.TCPStore("127.0.0.1", port, case["world"], rank == 0)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=case["world"])
     net = Small() if case["net"] == "small" else Large()
-    ddp = torch.nn.parallel.DistributedDataParallel(net, gradient_as_bucket_view=case.get("views", False))
+    ddp = torch.nn.parallel.DistributedDataParallel(
+        net, gradient_as_bucket_view=case.get("views", False)
+    )
     hooks = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
     if case.get("hook"):
         ddp.register_comm_hook(None, hooks[case["hook"]])

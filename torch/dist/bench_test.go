@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -137,6 +138,43 @@ func BenchmarkReducer(b *testing.B) {
 					b.ReportMetric(float64(r.Alone.Milliseconds()), "alone-ms")
 					b.ReportMetric(100*float64(r.Waited)/float64(r.Alone), "wait-%")
 				}
+			}
+		})
+	}
+}
+
+func init() {
+	bodies["latency"] = func(g *Group, _ string) (any, error) {
+		const n = 500
+		start := time.Now()
+		for range n {
+			if err := g.Barrier(context.Background()); err != nil {
+				return nil, err
+			}
+		}
+		barrier := time.Since(start) / n
+		start = time.Now()
+		err := torch.With(func(s *torch.Scope) error {
+			t := torch.FromSlice(s, []float32{1, 2, 3}, 3)
+			for range n {
+				if err := g.AllReduce(s, t); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		return []time.Duration{barrier, time.Since(start) / n}, err
+	}
+}
+
+// What a step's own exchanges cost: a barrier, and the sum of three numbers.
+func BenchmarkLatency(b *testing.B) {
+	for _, size := range []int{2, 4} {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			for range b.N {
+				d := values[[]time.Duration](b, ranks(b, "latency", size, ""))[0]
+				b.ReportMetric(float64(d[0].Microseconds()), "barrier-us")
+				b.ReportMetric(float64(d[1].Microseconds()), "all-reduce-us")
 			}
 		})
 	}

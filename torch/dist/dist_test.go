@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"sync"
@@ -268,4 +269,56 @@ func TestReducerAverages(t *testing.T) {
 	got := values[[]float32](t, ranks(t, "reducer", 2, ""))
 	require.Equal(t, []float32{1.5, 3, 1, 1, 1, 3, 1, 1, 3, 6, 2, 2}, got[0])
 	require.Equal(t, []float32{1.5, 3, 1, 1, 2, 3, 1, 1, 3, 6, 2, 2}, got[1])
+}
+
+// Under torchrun an agent serves the store, and every rank is a client. Attempts have keys of their own.
+func TestStoreOfAnAgent(t *testing.T) {
+	torchtest.Require(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	port := l.Addr().(*net.TCPAddr).Port
+	store, err := torch.NewStore("127.0.0.1", port, l.(*net.TCPListener), "", time.Minute)
+	require.NoError(t, err)
+	defer store.Free()
+	l.Close()
+	clients(t, port)
+}
+
+// clients joins two ranks in a store that somebody else serves, twice.
+func clients(t *testing.T, port int) {
+	for attempt := range 2 {
+		var outputs [2]bytes.Buffer
+		var wait sync.WaitGroup
+		for r := range 2 {
+			cmd := rank(t, "collectives", "", Config{Rank: r, Size: 2, Host: "127.0.0.1", Port: port,
+				Prefix: fmt.Sprintf("/worker/attempt_%d", attempt), Timeout: 20 * time.Second})
+			cmd.Stdout = &outputs[r]
+			wait.Go(func() { cmd.Run() })
+		}
+		wait.Wait()
+		for r := range 2 {
+			var got report
+			require.NoError(t, json.Unmarshal(outputs[r].Bytes(), &got))
+			require.Empty(t, got.Error)
+			require.JSONEq(t, "[3, 10, 1, -1, 0, 1]", string(got.Value))
+		}
+	}
+}
+
+// What NCCL lacks is said: its library or, on a machine without one, the GPU.
+func TestNCCLSaysWhatIsMissing(t *testing.T) {
+	torchtest.Require(t)
+	config := Config{Size: 1, Host: "127.0.0.1", Serve: true, Timeout: time.Minute, Backend: NCCL}
+	_, err := Connect(context.Background(), config)
+	require.EqualError(t, err, "dist: NCCL connects GPUs, not cpu; use Gloo")
+	if n, err := torch.DeviceCount(torch.DeviceCUDA); err != nil || n > 0 {
+		t.Skip("there is a GPU")
+	}
+	config.Device = torch.Device{Type: torch.DeviceCUDA}
+	_, err = Connect(context.Background(), config)
+	if _, missing := os.Stat(filepath.Join(filepath.Dir(torch.LibraryPath()), "liblntorch_nccl.so")); missing != nil {
+		require.ErrorContains(t, err, "liblntorch_nccl.so, which is missing: make shim CUDA=1 builds it")
+	} else {
+		require.ErrorContains(t, err, "no GPUs found")
+	}
 }

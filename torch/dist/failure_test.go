@@ -279,6 +279,36 @@ func init() {
 			})
 		})
 	}
+	bodies["error in a backward pass"] = func(g *Group, _ string) (any, error) {
+		if g.Rank() != 1 {
+			_, err := g.Exchange(context.Background(), nil)
+			return nil, err
+		}
+		return nil, torch.With(func(s *torch.Scope) error {
+			ps, err := weights(s, 3)
+			if err != nil {
+				return err
+			}
+			for range 3 { // the others are behind
+				w, err := g.pg.AllReduce(s.Clone(ps[0]), torch.OpSum)
+				if err != nil {
+					return err
+				}
+				w.Free()
+			}
+			if s.Err() != nil {
+				return s.Err()
+			}
+			return g.Explain(ps[0].Backward()) // of no scalar
+		})
+	}
+	bodies["after the end"] = func(g *Group, _ string) (any, error) {
+		if err := g.Close(); err != nil {
+			return nil, err
+		}
+		_, err := g.Exchange(context.Background(), nil)
+		return nil, err
+	}
 	bodies["no gradient"] = func(g *Group, where string) (any, error) {
 		return nil, torch.With(func(s *torch.Scope) error {
 			ps, err := weights(s, 3)
@@ -327,6 +357,12 @@ func TestErrorOfOneRankReachesAll(t *testing.T) {
 		require.Regexp(t, `^rank 1 \(host .*, pid \d+\): case LN_007: no space left on device$`, reports[r].Error)
 		require.Equal(t, "*dist.Failed", reports[r].Kind)
 		require.Less(t, reports[r].Took, 30*time.Second)
+	}
+	for _, rep := range ranks(t, "error in a backward pass", 3, "") {
+		require.Regexp(t, `^rank 1 \(host .*, pid \d+\): torch: backward\(\[3\]\): grad can be implicitly created`, rep.Error)
+	}
+	for _, rep := range ranks(t, "after the end", 2, "") {
+		require.Equal(t, "dist: the group is closed", rep.Error)
 	}
 	reports = ranks(t, "ends early", 2, "")
 	require.Regexp(t, `^rank 1 \(host .*, pid \d+\) has ended$`, reports[0].Error)

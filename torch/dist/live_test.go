@@ -8,11 +8,13 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/internal/golden"
+	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/torch"
 )
 
@@ -204,7 +206,7 @@ func TestLiveGradientsAreThoseOfDDP(t *testing.T) {
 		{Net: "small", World: 4, Steps: 3, Gather: true, Accumulate: 2},
 		{Net: "small", World: 3, Steps: 3, Hook: "fp16"},
 		{Net: "small", World: 2, Steps: 3, Hook: "bf16"},
-		{Net: "large", World: 3, Steps: 3},
+		{Net: "large", World: 3, Steps: 2},
 	}
 	for i := range cases {
 		cases[i].Accumulate = max(1, cases[i].Accumulate)
@@ -253,4 +255,23 @@ func python(t *testing.T, cases []ddpCase) []ddpResult {
 		require.NoError(t, d.Decode(&results[i]))
 	}
 	return results
+}
+
+// PyTorch's own store, as torchrun's agent serves it.
+func TestLiveStoreOfPython(t *testing.T) {
+	torchtest.Require(t)
+	port := freePort(t)
+	cmd := exec.Command(golden.Python(t), "-c", "import sys; from torch.distributed import TCPStore; "+
+		"s = TCPStore('127.0.0.1', int(sys.argv[1]), None, True, wait_for_workers=False); print('ready', flush=True); sys.stdin.read()",
+		strconv.Itoa(port))
+	stdin, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	defer cmd.Wait()
+	defer stdin.Close()
+	_, err = stdout.Read(make([]byte, 5))
+	require.NoError(t, err)
+	clients(t, port)
 }
