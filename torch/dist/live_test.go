@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -245,7 +246,7 @@ func python(t *testing.T, cases []ddpCase) []ddpResult {
 	require.NoError(t, json.NewEncoder(in).Encode(cases))
 	_, err = in.Seek(0, 0)
 	require.NoError(t, err)
-	cmd := exec.Command(golden.Python(t), "scripts/golden/ddp.py")
+	cmd := exec.Command(golden.Python(t), filepath.Join("scripts", "golden", "ddp.py"))
 	cmd.Dir, cmd.Stdin = "../..", in
 	out, err := cmd.Output()
 	require.NoError(t, err)
