@@ -237,9 +237,13 @@ func TestAbsentRank(t *testing.T) {
 }
 
 func init() {
-	bodies["different shapes"] = func(g *Group, _ string) (any, error) {
+	bodies["different shapes"] = func(g *Group, size string) (any, error) {
 		return nil, torch.With(func(s *torch.Scope) error {
-			n := 5 + 2*(g.Rank()/2)
+			n, err := strconv.Atoi(size)
+			if err != nil {
+				return err
+			}
+			n += 2 * (g.Rank() / 2)
 			return g.AllReduce(s, torch.FromSlice(s, make([]float32, n), int64(n)))
 		})
 	}
@@ -284,6 +288,35 @@ func init() {
 				}
 				return reduced(s, g, r, ps)
 			})
+		})
+	}
+	// Rank 1 fails and keeps its connections; the others wait in a backward pass.
+	bodies["fails and stays"] = func(g *Group, folder string) (any, error) {
+		file := func(rank int) string { return filepath.Join(folder, strconv.Itoa(rank)) }
+		return nil, torch.With(func(s *torch.Scope) error {
+			ps, err := weights(s, 3)
+			if err != nil {
+				return err
+			}
+			r, err := NewReducer(g, ps, ReducerConfig{})
+			if err != nil {
+				return err
+			}
+			if g.Rank() != 1 {
+				err := reduced(s, g, r, ps)
+				return errors.Join(err, os.WriteFile(file(g.Rank()), nil, 0o600))
+			}
+			time.Sleep(500 * time.Millisecond)
+			g.Fail(errors.New("no space left on device"))
+			for range 300 {
+				time.Sleep(50 * time.Millisecond)
+				_, err0 := os.Stat(file(0))
+				_, err2 := os.Stat(file(2))
+				if err0 == nil && err2 == nil {
+					return nil
+				}
+			}
+			return errors.New("the others go on waiting")
 		})
 	}
 	bodies["error in a backward pass"] = func(g *Group, _ string) (any, error) {
@@ -343,17 +376,22 @@ func init() {
 
 func TestDisagreement(t *testing.T) {
 	for name, want := range map[string]string{
-		"different shapes": `^ranks disagree: rank 0 has all-reduce \[5\] float32, ` +
-			`rank 1 has all-reduce \[5\] float32, rank 2 has all-reduce \[7\] float32$`,
+		"different shapes": `^ranks disagree: rank 0 has all-reduce \[(5|5000)\] float32, ` +
+			`rank 1 has all-reduce \[(5|5000)\] float32, rank 2 has all-reduce \[(7|5002)\] float32$`,
 		"different calls": `^ranks disagree: rank 0 has an exchange, rank 1 has a barrier, ` +
 			`rank 2 has an exchange$`,
 		"different parameters": `^ranks disagree: rank 0 has 2 parameters ` +
 			`\(sha256 of names, shapes and dtypes [0-9a-f]{12}…\), compression 0, rank 1 has .*, rank 2 has .*$`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, rep := range ranks(t, name, 3, "") {
-				require.Regexp(t, want, rep.Error)
-				require.Equal(t, "*dist.Disagree", rep.Kind)
+			for _, size := range []string{"5", "5000"} { // over the lines, over Gloo
+				for _, rep := range ranks(t, name, 3, size) {
+					require.Regexp(t, want, rep.Error)
+					require.Equal(t, "*dist.Disagree", rep.Kind)
+				}
+				if name != "different shapes" {
+					break
+				}
 			}
 		})
 	}
@@ -370,6 +408,11 @@ func TestErrorOfOneRankReachesAll(t *testing.T) {
 	for _, rep := range ranks(t, "error in a backward pass", 3, "") {
 		require.Regexp(t, `^rank 1 \(host .*, pid \d+\): torch: backward\(\[3\]\): grad can be `+
 			`implicitly created`, rep.Error)
+	}
+	reports = ranks(t, "fails and stays", 3, t.TempDir())
+	require.Empty(t, reports[1].Error)
+	for _, r := range []int{0, 2} {
+		require.Regexp(t, `^rank 1 \(host .*, pid \d+\): no space left on device$`, reports[r].Error)
 	}
 	for _, rep := range ranks(t, "after the end", 2, "") {
 		require.Equal(t, "dist: the group is closed", rep.Error)
