@@ -84,12 +84,17 @@ CUDA_ARCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,all-major)
 KERNELS   := $(SHIM_DIR)/liblntorch_cuda.so
 HAVE_CUDA := $(if $(filter 1,$(LIBTORCH_CUDA)),$(shell command -v $(NVCC) 2>/dev/null))
 
-shim-build: $(SHIM) $(if $(HAVE_CUDA),$(KERNELS))
+# c10d's NCCL backend, where libtorch has CUDA and NCCL's and CUDA's headers were found: a library of its own, too, which
+# needs no nvcc.
+NCCL      := $(if $(LIBTORCH_NCCL),$(SHIM_DIR)/liblntorch_nccl.so)
+
+shim-build: $(SHIM) $(if $(HAVE_CUDA),$(KERNELS)) $(NCCL)
 	@mkdir -p $(BUILD)/lib
 	@ln -sfn ../libtorch-$(LIBTORCH_ID)/liblntorch.so $(BUILD)/lib/liblntorch.so
-	@rm -f $(BUILD)/lib/liblntorch_cuda.so
+	@rm -f $(BUILD)/lib/liblntorch_cuda.so $(BUILD)/lib/liblntorch_nccl.so
 	@$(if $(HAVE_CUDA),ln -sfn ../libtorch-$(LIBTORCH_ID)/liblntorch_cuda.so $(BUILD)/lib/liblntorch_cuda.so)
-	@echo "shim: $(BUILD)/lib/liblntorch.so over libtorch $(LIBTORCH_VERSION)$(if $(HAVE_CUDA), and CUDA kernels)"
+	@$(if $(NCCL),ln -sfn ../libtorch-$(LIBTORCH_ID)/liblntorch_nccl.so $(BUILD)/lib/liblntorch_nccl.so)
+	@echo "shim: $(BUILD)/lib/liblntorch.so over libtorch $(LIBTORCH_VERSION)$(if $(HAVE_CUDA), and CUDA kernels)$(if $(NCCL), and NCCL)"
 
 $(SHIM): $(SHIM_OBJS)
 	@echo "link  $@"
@@ -101,6 +106,11 @@ $(KERNELS): $(wildcard torch/csrc/cuda/*) $(SHIM_DIR)/flags
 	  $(addprefix -isystem ,$(LIBTORCH_INCLUDE)) -shared -cudart shared -o $@.tmp $(wildcard torch/csrc/cuda/*.cu) \
 	  -L$(LIBTORCH_LIB) -lc10_cuda -ltorch_cpu -lc10
 	@mv $@.tmp $@
+
+$(SHIM_DIR)/liblntorch_nccl.so: $(wildcard torch/csrc/nccl/*.*) $(SHIM_DIR)/flags
+	@echo "c++   torch/csrc/nccl/nccl.cpp"
+	@$(SHIM_CXX) -isystem torch/csrc/nccl/include $(addprefix -isystem ,$(LIBTORCH_NCCL)) -c torch/csrc/nccl/nccl.cpp -o $(@:.so=.o)
+	@$(TORCH_LD) -o $@ $(@:.so=.o) -Wl,--no-as-needed -ltorch_cuda -lc10_cuda -ltorch_cpu -lc10
 
 $(SHIM_DIR)/%.o: torch/csrc/%.cpp $(SHIM_DIR)/aten.h.gch
 	@echo "c++   $<"
@@ -422,7 +432,7 @@ $(BUILD)/lint: scripts/requirements-lint.txt | need-python
 	  fi; \
 	  mkdir -p $(BUILD); rm -f $@; ln -s $$venv $@
 
-CSRC = $(wildcard torch/csrc/*.cpp torch/csrc/*.h torch/csrc/cuda/*)
+CSRC = $(wildcard torch/csrc/*.cpp torch/csrc/*.h torch/csrc/cuda/* torch/csrc/nccl/*.cpp torch/csrc/nccl/*.h torch/csrc/gloo/*/*.h torch/csrc/gloo/*/*/*.h)
 
 lint: need-go $(BUILD)/lint ## formats, vet, staticcheck, import levels, forbidden calls, go.mod, ruff
 	@$(GO) test -count=1 ./internal/arch

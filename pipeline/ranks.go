@@ -19,8 +19,8 @@ import (
 // World is which rank this process is, of those that a launcher started; nil: the only one.
 type World = *launch.World
 
-// membership is a rank in its group. The zero value is a process alone.
-type membership struct{ train.Ranks }
+// Membership is a rank in its group; without one, a process alone.
+type Membership struct{ train.Ranks }
 
 // place gives the machine this rank's device and share of the cores, and what other ranks than the first
 // log a prefix.
@@ -51,18 +51,23 @@ func place(w World, m *machine.Machine, o *Output) error {
 	return o.resolve(m)
 }
 
-// join places this rank and meets the others.
-func join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *Output) (*membership, error) {
-	j := &membership{}
-	if err := place(w, m, o); err != nil || w == nil || w.Alone() {
+// Join places this rank and meets the others.
+func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *Output) (*Membership, error) {
+	j := &Membership{}
+	if err := place(w, m, o); err != nil || w == nil {
 		return j, err
+	}
+	j.Ranks = train.Ranks{Launcher: w.Launcher, Restart: w.Restart, RunID: w.RunID}
+	if w.Alone() { // perhaps because torchrun has lost the others, or before they came
+		return j, nil
 	}
 	backend, err := c.BackendOn(m.Device.Type != torch.DeviceCPU)
 	if err != nil {
 		return nil, err
 	}
 	host, port := w.HostPort()
-	d := dist.Config{Rank: w.Rank, Size: w.Size, Host: host, Port: port, Serve: w.Serve, Prefix: w.Prefix, Device: m.Device, Timeout: c.TimeLimit()}
+	d := dist.Config{Rank: w.Rank, Size: w.Size, Host: host, Port: port, Serve: w.Serve, Prefix: w.Prefix, Interface: w.Interface,
+		Device: m.Device, Timeout: c.TimeLimit()}
 	if backend == "nccl" {
 		d.Backend = dist.NCCL
 	}
@@ -70,15 +75,15 @@ func join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *
 	if err != nil {
 		return nil, err
 	}
-	j.Ranks = train.Ranks{Group: group, Backend: backend, Launcher: w.Launcher, Restart: w.Restart, RunID: w.RunID}
+	j.Group, j.Backend = group, backend
 	return j, nil
 }
 
 // stoppedByUser is what other ranks are told where a rank was stopped before all could stop together.
 const stoppedByUser = "stopped by the user"
 
-// leave tells the other ranks how this one ended, and gives the error to end with.
-func (j *membership) leave(err error) error {
+// Leave tells the other ranks how this one ended, and gives the error to end with.
+func (j *Membership) Leave(err error) error {
 	if j.Group == nil {
 		return err
 	}
@@ -99,7 +104,7 @@ func (j *membership) leave(err error) error {
 }
 
 // once runs f on rank 0 alone. The others wait for it, however long it takes.
-func (j *membership) once(ctx context.Context, f func() error) error {
+func (j *Membership) once(ctx context.Context, f func() error) error {
 	if j.Group == nil {
 		return f()
 	}

@@ -93,11 +93,11 @@ func Trace(ctx context.Context, c TraceConfig, o Output) (err error) {
 	if err != nil {
 		return err
 	}
-	ranks, err := join(ctx, c.Config, c.World, &c.Machine, &o)
+	ranks, err := Join(ctx, c.Config, c.World, &c.Machine, &o)
 	if err != nil {
 		return err
 	}
-	defer func() { err = ranks.leave(err) }()
+	defer func() { err = ranks.Leave(err) }()
 	f, p, d, name, err := c.ModelFiles.open()
 	if err != nil {
 		return err

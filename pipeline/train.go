@@ -47,8 +47,10 @@ func Train(ctx context.Context, c TrainConfig, o Output) (result *train.Result, 
 	if err := settings.Check(&c); err != nil {
 		return nil, err
 	}
-	if err := given("results", c.Results); err != nil {
-		return nil, err
+	if c.World == nil || c.World.Rank == 0 { // which alone writes
+		if err := given("results", c.Results); err != nil {
+			return nil, err
+		}
 	}
 	entry, trainer, err := c.Method.entry(c.Trainer, c.Pretrained != "")
 	if err != nil {
@@ -71,11 +73,11 @@ func Train(ctx context.Context, c TrainConfig, o Output) (result *train.Result, 
 	if err := t.Check(); err != nil {
 		return nil, err
 	}
-	ranks, err := join(ctx, c.Config, c.World, &t.Machine, &o)
+	ranks, err := Join(ctx, c.Config, c.World, &t.Machine, &o)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = ranks.leave(err) }()
+	defer func() { err = ranks.Leave(err) }()
 	t.Ranks, t.Echo, t.Progress = ranks.Ranks, o.Log, o.Progress
 	if t.Preprocessed, err = preprocessedDataset(c.Dataset, c.RawFolder, c.PreprocessedFolder, c.Results, !c.NoPrepare); err != nil {
 		return nil, err

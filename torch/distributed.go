@@ -6,6 +6,8 @@ import "C"
 
 import (
 	"errors"
+	"net"
+	"syscall"
 	"time"
 	"unsafe"
 )
@@ -20,17 +22,31 @@ var errClosed = errors.New("torch: the process group is closed")
 type Store struct{ c unsafe.Pointer }
 
 // NewStore connects to a store, waiting at most limit. Keys are under prefix, if it is not empty.
-// listener is the file descriptor of a socket that listens on port, in the process that serves the
-// store, which then owns it; -1 elsewhere.
-func NewStore(host string, port, listener int, prefix string, limit time.Duration) (*Store, error) {
+// In the process that serves the store listener listens on port: the store takes a copy of it, so
+// that the caller may close it; elsewhere it is nil.
+func NewStore(host string, port int, listener *net.TCPListener, prefix string,
+	limit time.Duration) (*Store, error) {
 	if err := Load(); err != nil {
 		return nil, err
+	}
+	socket := -1
+	if listener != nil {
+		file, err := listener.File()
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		if socket, err = syscall.Dup(int(file.Fd())); err != nil { // the store closes it
+			return nil, err
+		}
+		syscall.CloseOnExec(socket)
 	}
 	chost, cprefix := C.CString(host), C.CString(prefix)
 	defer C.free(unsafe.Pointer(chost))
 	defer C.free(unsafe.Pointer(cprefix))
 	s := &Store{}
-	err := message(C.lnt_store_new(chost, C.int64_t(port), C.int64_t(listener), cprefix, milliseconds(limit), &s.c))
+	err := message(C.lnt_store_new(chost, C.int64_t(port), C.int64_t(socket), cprefix,
+		milliseconds(limit), &s.c))
 	return s, err
 }
 
@@ -65,13 +81,25 @@ func (s *Store) Free() {
 type ProcessGroup struct{ c unsafe.Pointer }
 
 // NewGloo connects this rank to all others over Gloo and waits for them, as long as the store's
-// limit. device is the name of a network interface, an address behind an @, or empty for the
-// address of this host's name. A collective that gets nothing from a rank for limit fails.
+// limit. device is the names of network interfaces, separated by commas, or an address behind an @.
+// A collective that gets nothing from a rank for limit fails.
 func NewGloo(s *Store, rank, size int, device string, limit time.Duration) (*ProcessGroup, error) {
 	cdevice := C.CString(device)
 	defer C.free(unsafe.Pointer(cdevice))
 	g := &ProcessGroup{}
-	err := message(C.lnt_group_gloo(s.c, C.int64_t(rank), C.int64_t(size), cdevice, milliseconds(limit), &g.c))
+	err := message(C.lnt_group_gloo(s.c, C.int64_t(rank), C.int64_t(size), cdevice,
+		milliseconds(limit), &g.c))
+	return g, err
+}
+
+// NewNCCL makes a group of this rank and all others over NCCL, which connects them at the first
+// collective. Collectives are queued on the device: waiting for their Work makes the current stream
+// wait. It needs the library that `make shim CUDA=1` builds. When a collective takes longer than
+// limit c10d's own watchdog ends the process.
+func NewNCCL(s *Store, rank, size int, limit time.Duration) (*ProcessGroup, error) {
+	g := &ProcessGroup{}
+	err := message(C.lnt_group_nccl(s.c, C.int64_t(rank), C.int64_t(size), milliseconds(limit),
+		&g.c))
 	return g, err
 }
 
@@ -139,7 +167,8 @@ func (g *ProcessGroup) AllGather(t, out *Tensor) (*Work, error) {
 	})
 }
 
-func (g *ProcessGroup) start(op string, t *Tensor, call func(w *unsafe.Pointer) *C.char) (*Work, error) {
+func (g *ProcessGroup) start(op string, t *Tensor,
+	call func(w *unsafe.Pointer) *C.char) (*Work, error) {
 	if g.c == nil {
 		return nil, errClosed
 	}
@@ -219,8 +248,8 @@ func NewReducer(g *ProcessGroup, params []*Tensor, c ReducerConfig) (*Reducer, e
 	}
 	hs := handles(params)
 	r := &Reducer{}
-	err := message(C.lnt_reducer_new(g.c, first(hs), C.int64_t(len(hs)), C.int64_t(c.First), C.int64_t(c.Bucket),
-		flag(c.Whole), flag(c.Views), C.int64_t(c.Compress), &r.c))
+	err := message(C.lnt_reducer_new(g.c, first(hs), C.int64_t(len(hs)), C.int64_t(c.First),
+		C.int64_t(c.Bucket), flag(c.Whole), flag(c.Views), C.int64_t(c.Compress), &r.c))
 	return r, err
 }
 
@@ -239,7 +268,8 @@ func (r *Reducer) Backward() error { return message(C.lnt_reducer_backward(r.c))
 // Missing lists the parameters that have got no gradient since Backward, by their index.
 func (r *Reducer) Missing(params int) ([]int, error) {
 	seen := make([]byte, params+1)
-	if err := message(C.lnt_reducer_seen(r.c, unsafe.Pointer(&seen[0]), C.int64_t(params))); err != nil {
+	err := message(C.lnt_reducer_seen(r.c, unsafe.Pointer(&seen[0]), C.int64_t(params)))
+	if err != nil {
 		return nil, err
 	}
 	var missing []int

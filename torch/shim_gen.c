@@ -168,6 +168,7 @@ char* (*p_lnt_store_set)(void* store, const char* key, const void* data, int64_t
 char* (*p_lnt_store_get)(void* store, const char* key, int64_t limit_ms, char** out, int64_t* n);
 void (*p_lnt_store_free)(void* store);
 char* (*p_lnt_group_gloo)(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out);
+char* (*p_lnt_group_nccl)(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out);
 char* (*p_lnt_group_abort)(void* group, const char* why);
 void (*p_lnt_group_free)(void* group);
 char* (*p_lnt_group_clock)(void* group, int64_t* started, int64_t* waited);
@@ -353,6 +354,7 @@ static const struct {
     {"lnt_store_get", (void**)&p_lnt_store_get},
     {"lnt_store_free", (void**)&p_lnt_store_free},
     {"lnt_group_gloo", (void**)&p_lnt_group_gloo},
+    {"lnt_group_nccl", (void**)&p_lnt_group_nccl},
     {"lnt_group_abort", (void**)&p_lnt_group_abort},
     {"lnt_group_free", (void**)&p_lnt_group_free},
     {"lnt_group_clock", (void**)&p_lnt_group_clock},

@@ -332,6 +332,8 @@ extern void (*p_lnt_store_free)(void* store);
 static inline void lnt_store_free(void* store) { p_lnt_store_free(store); }
 extern char* (*p_lnt_group_gloo)(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out);
 static inline char* lnt_group_gloo(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out) { return p_lnt_group_gloo(store, rank, size, device, limit_ms, out); }
+extern char* (*p_lnt_group_nccl)(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out);
+static inline char* lnt_group_nccl(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out) { return p_lnt_group_nccl(store, rank, size, limit_ms, out); }
 extern char* (*p_lnt_group_abort)(void* group, const char* why);
 static inline char* lnt_group_abort(void* group, const char* why) { return p_lnt_group_abort(group, why); }
 extern void (*p_lnt_group_free)(void* group);

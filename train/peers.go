@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/lntorch/lntorch/torch/dist"
@@ -46,9 +47,9 @@ type peers struct {
 	waited time.Duration // for other ranks, since the beginning
 }
 
-// newPeers is nil for a group of one.
+// newPeers is nil without a group. A group of one, whose only rank does all that ranks do, is for measurements.
 func newPeers(g *dist.Group) *peers {
-	if g == nil || g.Size() == 1 {
+	if g == nil {
 		return nil
 	}
 	return &peers{group: g}
@@ -180,16 +181,15 @@ func (p *peers) spread(path string) (local string, remove func(), err error) {
 		return path, remove, nil
 	}
 	same, err := p.sight(path)
-	if err != nil {
-		return "", remove, err
+	if err != nil || !slices.Contains(same, false) {
+		return path, remove, err
 	}
-	send := false
-	for _, s := range same {
-		send = send || !s
-	}
-	if !send {
-		return path, remove, nil
-	}
+	return p.copies(path, same)
+}
+
+// copies is spread where it is known which ranks see the file.
+func (p *peers) copies(path string, same []bool) (local string, remove func(), err error) {
+	remove = func() {}
 	local = path
 	var f *os.File // nil: this rank sees the file, and only takes part in the exchange
 	switch {

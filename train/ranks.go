@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/loss"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
@@ -24,7 +25,6 @@ type ranks struct {
 	*peers
 	compress Compression
 	reducer  *dist.Reducer // once the network has its weights
-	bytes    int64         // of the gradients that it exchanges
 	reduce   time.Duration // waited for the last step's gradients after its backward pass
 }
 
@@ -74,18 +74,44 @@ func (s *Session) Join() error {
 	fast := !s.cfg.Machine.IsReference()
 	c := dist.ReducerConfig{Views: fast, Split: fast, Compress: r.compress.of()}
 	var params []*torch.Tensor
-	weights := s.headWeights()
-	idle := weights[len(weights)-1] == 0
-	for _, p := range s.Trained {
-		if idle && models.IsLowestHead(p.Name) {
-			continue // the loss does not reach it, and c10d would wait for its gradient
-		}
-		r.bytes += 4 * p.T.Numel()
+	for _, p := range s.reached() {
 		c.Names, params = append(c.Names, p.Name), append(params, p.T)
 	}
 	var err error
 	r.reducer, err = dist.NewReducer(r.group, params, c)
 	return err
+}
+
+// reached lists the parameters whose gradients ranks exchange: those that train, but for a head that the loss
+// leaves out, for whose gradients c10d would wait.
+func (s *Session) reached() []finetune.Param {
+	weights := s.headWeights()
+	idle := weights[len(weights)-1] == 0
+	var list []finetune.Param
+	for _, p := range s.Trained {
+		if !idle || !models.IsLowestHead(p.Name) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// GradientBytes is how much several ranks exchange of gradients in a step.
+func (s *Session) GradientBytes() int64 {
+	n := int64(0)
+	for _, p := range s.reached() {
+		n += 4 * p.T.Numel()
+	}
+	return n
+}
+
+// Waited is how long the last step waited, after its backward pass, until the gradients were the mean of all
+// ranks'.
+func (s *Session) Waited() time.Duration {
+	if s.ranks == nil {
+		return 0
+	}
+	return s.ranks.reduce
 }
 
 func (r *ranks) close() {

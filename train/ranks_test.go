@@ -58,7 +58,7 @@ func together(t *testing.T, world int, limit time.Duration, f func(r train.Ranks
 	return errs
 }
 
-// ddpCase is a training of scripts/golden/ddp.py.
+// ddpCase is a training of scripts/golden/ddp_training.py.
 type ddpCase struct {
 	Name   string         `json:"name"`
 	Spec   map[string]any `json:"spec"`
@@ -214,7 +214,7 @@ func TestLiveRanksAreDistributedDataParallel(t *testing.T) {
 		dir := t.TempDir()
 		cases := ddpCases(t)
 		write(t, filepath.Join(dir, "cases.json"), text(t, cases))
-		golden.Run(t, "ddp.py", filepath.Join(dir, "cases.json"), "--out", dir, "--world", fmt.Sprint(world))
+		golden.Run(t, "ddp_training.py", filepath.Join(dir, "cases.json"), "--out", dir, "--world", fmt.Sprint(world))
 		for _, c := range cases {
 			t.Run(fmt.Sprintf("%d ranks, %s", world, c.Name), func(t *testing.T) {
 				torchtest.NoLeak(t)

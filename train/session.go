@@ -136,7 +136,7 @@ func (s *Session) build() error {
 
 // headWeights are the weights of the network's outputs in the loss.
 func (s *Session) headWeights() []float64 {
-	if s.ranks != nil && s.cfg.Machine.IsReference() {
+	if s.peers.size() > 1 && s.cfg.Machine.IsReference() {
 		return plans.DistributedWeights(len(s.Scales))
 	}
 	return plans.DeepSupervisionWeights(len(s.Scales))

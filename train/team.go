@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/torch"
 )
 
@@ -62,7 +63,12 @@ func (t *trainer) facts() ([]fact, error) {
 		{"augmentation", t.list},
 		{"names and shapes of the network's weights", weights},
 	} {
-		b, err := json.Marshal(hashed.value)
+		var b []byte
+		if doc, ok := hashed.value.(*plans.Object); ok {
+			b, err = plans.EncodeJSON(doc, 0, false)
+		} else {
+			b, err = json.Marshal(hashed.value)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -164,7 +170,7 @@ func (t *trainer) together() string {
 		plural = "s"
 	}
 	return fmt.Sprintf("%d ranks on %d host%s (%s): %d patches an iteration, %s a rank; gradients %.3g MB", len(t.team), len(hosts), plural,
-		t.cfg.Ranks.Backend, t.cfg.BatchSize, rows, float64(t.ranks.bytes)/1e6)
+		t.cfg.Ranks.Backend, t.cfg.BatchSize, rows, float64(t.GradientBytes())/1e6)
 }
 
 // aboutRanks is what run.json says of several ranks.
@@ -177,7 +183,7 @@ func (t *trainer) aboutRanks() (map[string]any, error) {
 		"world_size": t.peers.size(), "backend": t.cfg.Ranks.Backend, "launcher": t.cfg.Ranks.Launcher, "restart": t.cfg.Ranks.Restart,
 		"ranks": t.team,
 		"comm": map[string]any{
-			"gradient_bytes": t.ranks.bytes, "buckets": len(buckets),
+			"gradient_bytes": t.GradientBytes(), "buckets": len(buckets),
 			"wait_ms": map[string]float64{"median": milliseconds(quantile(t.timing.others, 0.5)), "p90": milliseconds(quantile(t.timing.others, 0.9))},
 		},
 	}, nil

@@ -119,7 +119,7 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 		Spec:   models.Spec{Architecture: arch, InputChannels: t.shape[0], NumClasses: cfg.Dataset.Labels.NumSegmentationHeads()},
 		Labels: cfg.Dataset.Labels, BatchDice: conf.BatchDice,
 		MethodName: cfg.MethodName, Method: cfg.Method, Refine: cfg.Refine, Optimizer: cfg.Optimizer, Machine: cfg.Machine,
-		Seed: cfg.Seed, Wait: true, Steps: int64(n), peers: t.peers,
+		Seed: cfg.Seed, Wait: true, Steps: int64(t.steps), peers: t.peers,
 	})
 	if err != nil {
 		return fmt.Errorf("trace: %w", err)
@@ -205,7 +205,7 @@ func (t *tracer) step(i int) error {
 	r.Losses, r.Norms = append(r.Losses, outcomes[0].Loss), append(r.Norms, outcomes[0].Norm)
 	r.LRs, r.Seconds = append(r.LRs, lr), append(r.Seconds, time.Since(start).Seconds())
 	if t.ranks != nil {
-		r.RankLosses, r.Waits = append(r.RankLosses, outcomes[0].Each), append(r.Waits, t.ranks.reduce.Seconds())
+		r.RankLosses, r.Waits = append(r.RankLosses, outcomes[0].Each), append(r.Waits, t.Waited().Seconds())
 	}
 	return nil
 }

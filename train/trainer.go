@@ -156,7 +156,10 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 			}
 		}
 	}
-	if t.cfg.NoValidation && t.peers.first() {
+	if t.cfg.NoValidation {
+		if !t.peers.first() {
+			return nil, nil
+		}
 		return &Result{Folder: t.fold, Checkpoint: filepath.Join(t.fold, fileFinal)}, nil
 	}
 	return t.validate(ctx)
@@ -254,13 +257,14 @@ func (t *trainer) openSource() error {
 		if own, err = t.findSource(); err != nil {
 			return err
 		}
+		own.Out, own.Fold = t.out, t.fold
 	}
 	all, err := gather(t.peers, own)
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
 	from := all[0]
-	t.origin = from.Path
+	t.origin, t.out, t.fold = from.Path, from.Out, from.Fold
 	t.resuming = from.Resumes
 	if from.Path == "" {
 		return nil
@@ -285,6 +289,8 @@ func (t *trainer) openSource() error {
 type origin struct {
 	Path    string // of a checkpoint; empty: they are random
 	Resumes bool   // the training in it goes on
+
+	Out, Fold string // folders of the results
 }
 
 func (t *trainer) findSource() (origin, error) {
@@ -301,7 +307,7 @@ func (t *trainer) findSource() (origin, error) {
 	case c.Continue || t.restarted():
 		path, err := t.newest()
 		if path != "" || err != nil {
-			return origin{path, true}, err
+			return origin{Path: path, Resumes: true}, err
 		}
 		if c.Continue {
 			fmt.Fprintf(c.Echo, "WARNING: --c, but %s holds no checkpoint: a new training begins\n", t.fold)

@@ -179,27 +179,35 @@ type scored struct {
 	Stopped bool // by the user
 }
 
-// part lists which of n cases are this rank's: of ranks that see the folder, the r-th takes case r, r +
-// their number, and so on. Others, on hosts without it, have none.
+// part lists which of n cases are this rank's. Ranks that do not see the folder have none.
 func (v *validation) part(n int) ([]int, error) {
 	sees, err := v.peers.sight(v.out)
 	if err != nil {
 		return nil, err
 	}
-	at, ranks := -1, 0
-	for rank, s := range sees {
-		if s && rank == v.peers.rank() {
-			at = ranks
-		}
-		if s {
-			ranks++
+	return dealt(sees, v.peers.rank(), n), nil
+}
+
+// dealt deals n cases out to the ranks that take part: the r-th of them has case r, r + their number, and so
+// on.
+func dealt(takesPart []bool, rank, n int) []int {
+	if !takesPart[rank] {
+		return nil
+	}
+	first, step := 0, 0
+	for i, takes := range takesPart {
+		if takes {
+			step++
+			if i < rank {
+				first++
+			}
 		}
 	}
 	var mine []int
-	for i := at; at >= 0 && i < n; i += ranks {
+	for i := first; i < n; i += step {
 		mine = append(mine, i)
 	}
-	return mine, nil
+	return mine
 }
 
 // findNextStages makes the folders for the labels that the next stages of a cascade take.

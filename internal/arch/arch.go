@@ -168,7 +168,7 @@ var environment = []string{"main", "_test.go", "cmd/...", "torch/shim.go",
 // make golden runs all scripts in scripts/golden except these.
 var (
 	// run live by tests; they write no golden files
-	LiveScripts = []string{"adopted.py", "augment_batches.py", "dicom_samples.py", "dicom_syntaxes.py", "full_size.py", "monai_surface.py", "nnunet_stack.py", "phantom_dataset.py", "prediction.py",
+	LiveScripts = []string{"adopted.py", "augment_batches.py", "ddp.py", "ddp_training.py", "dicom_samples.py", "dicom_syntaxes.py", "full_size.py", "monai_surface.py", "nnunet_stack.py", "phantom_dataset.py", "prediction.py",
 		"postprocess.py", "preprocess_datasets.py", "raw_datasets.py", "runs.py"}
 	// imported by other scripts
 	SharedScripts = []string{"stack.py"}

@@ -207,7 +207,8 @@ func withoutLauncher(environ []string) []string {
 func LastWord(env Env, message string) bool {
 	if env(copyMark) == "" {
 		if file := env("TORCHELASTIC_ERROR_FILE"); file != "" {
-			text, _ := json.Marshal(map[string]any{"message": message, "timestamp": time.Now().Unix()})
+			text, _ := json.Marshal(map[string]any{"message": map[string]any{"message": message,
+				"extraInfo": map[string]any{"timestamp": strconv.FormatInt(time.Now().Unix(), 10)}}})
 			_ = os.WriteFile(file, text, 0o644) // stderr has it, too
 		}
 		return false

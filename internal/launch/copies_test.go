@@ -39,6 +39,7 @@ func TestMain(m *testing.M) {
 
 func copyOf(what, dir string) int {
 	rank := os.Getenv("RANK")
+	time.AfterFunc(20*time.Second, func() { os.Exit(99) }) // no test leaves one behind
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, syscall.SIGINT, syscall.SIGTERM)
 	write := func(name, text string) {
@@ -98,7 +99,7 @@ func runCopies(t *testing.T, ctx context.Context, what string) (dir string, err 
 	require.NoError(t, err)
 	defer stdout.Close()
 	err = Copies{N: 3, Program: program, Args: []string{what, dir}, Environ: append(os.Environ(), "TORCHELASTIC_RUN_ID=x", "OMPI_COMM_WORLD_SIZE=2"),
-		Stdout: stdout, Stderr: os.Stderr, Leave: 100 * time.Millisecond, Grace: 200 * time.Millisecond}.Run(ctx)
+		Stdout: stdout, Stderr: os.Stderr, Leave: 100 * time.Millisecond}.Run(ctx)
 	for rank := range 3 {
 		pid, convert := strconv.Atoi(read(dir, "started", rank))
 		if convert == nil {
@@ -167,8 +168,10 @@ func TestCopiesThatDoNotListenAreKilled(t *testing.T) {
 		pid, _ := strconv.Atoi(read(dir, "started", 1))
 		syscall.Kill(pid, syscall.SIGKILL)
 	}()
+	start := time.Now()
 	err = Copies{N: 2, Program: program, Args: []string{"deaf", dir}, Environ: os.Environ(), Leave: 50 * time.Millisecond, Grace: 100 * time.Millisecond}.Run(t.Context())
 	requireFailed(t, err, 1, `^lntorch: rank 1 \(pid \d+\) ended: signal: killed`)
+	require.Less(t, time.Since(start), 15*time.Second, "the copy ended by itself")
 }
 
 // Ranks that end at once after Ctrl-C do not cut short the one that saves.

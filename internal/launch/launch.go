@@ -46,6 +46,7 @@ type World struct {
 	Master               string // HOST:PORT of the store
 	Serve                bool   // this rank serves the store
 	Prefix               string // of the keys in the store
+	Interface            string // GLOO_SOCKET_IFNAME: of the network that Gloo is to use
 	Note                 string // something that the user asked for and does not get; rank 0 says it
 	Forced               bool   // a process group is wanted for one rank, too
 
@@ -87,6 +88,7 @@ func (c Config) World(env Env) (*World, error) {
 	if w.Alone() {
 		return w, nil
 	}
+	w.Interface = env("GLOO_SOCKET_IFNAME")
 	w.boundCores = narrower("/proc", os.Getpid(), os.Getppid())
 	return w, w.meet(c.Master, env)
 }

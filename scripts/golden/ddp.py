@@ -1,136 +1,115 @@
-"""nnU-Net's network and loss in PyTorch's DistributedDataParallel, over Gloo, on the CPU.
+"""Steps of data-parallel trainings with PyTorch's DistributedDataParallel over Gloo, one process for
+each rank, and the averaged gradients of each step.
 
-    ddp.py CASES.json --out DIR --world 2 [--threads 1]
+Live: ddp.py, with a JSON list of cases on standard input: {"net": "small" or "large", "world": N,
+"steps": N, "accumulate": N, "hook": null, "fp16" or "bf16", "gather": bool, "views": bool}. Prints,
+for each case, {"gradients": [a CRC32 for each step], "loss": [rank 0's loss in each step]}.
 
-CASES.json is a list of {"name", "spec", "rows", "steps", "method", "lr", "rank", "alpha"}: a network
-spec (stack.py), the rows of each rank, and what train_steps.py and dgst.py call full, bias, norm or
-strict (DGST with that mode, dynamic), or lora (PEFT's, with its adapters at work).
-
-Parameters are frozen and adapters attached before the network is wrapped: the released trainers do
-so afterwards, which fails. DIR/NAME gets the batches (batch_NN_data.npy and so on, all ranks'
-rows), start.pth, losses.json (losses: a list per rank), first_gradients.npz (averaged), final.npz
-(what trained) and mask.npz (DGST).
+small: two layers; with gather the loss is a ratio of sums over the ranks, by nnU-Net's
+AllGatherGrad. large: 30 million parameters, whose gradients are plain numbers.
 """
 
+import contextlib
 import json
+import os
 import socket
-from pathlib import Path
-from types import SimpleNamespace
+import sys
+import zlib
 
 import numpy as np
 import torch
-import torch.distributed
-from torch.nn.parallel import DistributedDataParallel
+import torch.distributed as dist
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 
-import dgst
-import lora
-import stack
-import train_steps
-
-class Wrapped(DistributedDataParallel):
-    """Lists the parameters under the names of the network inside."""
-
-    def named_parameters(self, *args, **kwargs):
-        return self.module.named_parameters(*args, **kwargs)
+LARGE = [3_000_000, 1_000, 7_000_001, 100_000, 1, 12_000_000, 64, 5_000_000, 2_900_000, 333]
 
 
-def build_loss(spec):
-    """The loss of nnUNetTrainer in distributed training."""
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-
-    strides = train_steps.strides_of(spec)
-    owner = SimpleNamespace(
-        label_manager=stack.label_manager(spec),
-        configuration_manager=SimpleNamespace(batch_dice=spec.get("batch_dice", False)),
-        is_ddp=True,
-        _do_i_compile=lambda: False,
-        enable_deep_supervision=spec.get("deep_supervision", True),
-        _get_deep_supervision_scales=lambda: stack.ds_scales(strides),
-    )
-    return nnUNetTrainer._build_loss(owner)
-
-
-def network_of(case, start):
-    network = train_steps.network_for_training(case["spec"], "hash")
-    if start:
-        torch.save(network.state_dict(), start)
-    method = case["method"]
-    if method in train_steps.TRAINED:
-        for name, p in network.named_parameters():
-            p.requires_grad_(train_steps.TRAINED[method](name))
-    if method == "lora":
-        args = SimpleNamespace(rank=case["rank"], alpha=case["alpha"], dropout=0.0)
-        network = lora.executed(lora.wrap(network, args))
-        lora.fill_adapters(network)
-    return Wrapped(network)
-
-
-def run(case, rank, world, out):
-    steps = case["steps"]
-    spec = case["spec"]
-    spec["input_shape"][0] = case["rows"] * world
-    batches = train_steps.random_batches(spec, steps, 11)
-    if rank == 0:
-        train_steps.write_batches(out, batches)
-    mine = slice(rank * case["rows"], (rank + 1) * case["rows"])
-    batches = [(data[mine], [t[mine] for t in targets]) for data, targets in batches]
-    network = network_of(case, out / "start.pth" if rank == 0 else None)
-    loss = build_loss(spec)
-    args = SimpleNamespace(
-        lr=case["lr"],
-        weight_decay=3e-5,
-        momentum=0.99,
-        clip=12.0,
-        check=False,
-        per_step=False,
-        steps=None,
-        trained=case["method"],
-        seed=0,
-    )
-    masks = {}
-    if case["method"] == "strict":
-        report, masks, first = dgst.train(
-            network, loss, batches, None, args, "strict", "dynamic", 2, args.lr
+def numbers(seed, *shape):
+    n = int(np.prod(shape))
+    with np.errstate(over="ignore"):
+        bits = np.arange(n, dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed) * np.uint32(
+            40503
         )
-    else:
-        report, first = train_steps.train(network, loss, batches, args)
-    each = [None] * world
-    torch.distributed.all_gather_object(each, report["losses"])
-    if rank == 0:
-        stack.write_json(out / "losses.json", {"losses": each, "norms": report["grad_norms_before_clip"]})
-        stack.write_npz(out / "first_gradients.npz", {lora.plain(n): g for n, g in first.items()})
-        final = {n: p.detach().numpy() for n, p in network.named_parameters() if p.requires_grad}
-        stack.write_npz(out / "final.npz", {lora.plain(n): v for n, v in final.items()})
-        if masks:
-            stack.write_npz(out / "mask.npz", masks)
+    return torch.from_numpy((bits / 2.0**32 - 0.5).astype(np.float32).reshape(shape))
 
 
-def ranked(rank, world, port, cases, args):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world
+class Small(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w1 = torch.nn.Parameter(numbers(1, 33, 17))
+        self.b1 = torch.nn.Parameter(numbers(2, 33))
+        self.w2 = torch.nn.Parameter(numbers(3, 5, 33))
+        self.b2 = torch.nn.Parameter(numbers(4, 5))
+
+    def forward(self, x):
+        h = torch.relu(torch.nn.functional.linear(x, self.w1, self.b1))
+        return torch.nn.functional.linear(h, self.w2, self.b2)
+
+
+class Large(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.p = torch.nn.ParameterList([numbers(i, n) for i, n in enumerate(LARGE)])
+
+    def forward(self, factors):
+        loss = torch.zeros(())
+        for p, f in zip(self.p, factors):
+            loss = loss + (p * f).sum()
+        return loss
+
+
+def run(case, rank, port):
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, case["world"], rank == 0)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=case["world"])
+    net = Small() if case["net"] == "small" else Large()
+    ddp = torch.nn.parallel.DistributedDataParallel(
+        net, gradient_as_bucket_view=case.get("views", False)
     )
-    for case in cases:
-        stack.start(args)
-        run(case, rank, world, Path(args.out) / case["name"])
-        torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    hooks = {"fp16": default_hooks.fp16_compress_hook, "bf16": default_hooks.bf16_compress_hook}
+    if case.get("hook"):
+        ddp.register_comm_hook(None, hooks[case["hook"]])
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, foreach=False)
+    out = {"gradients": [], "loss": []}
+    micro = case.get("accumulate", 1)
+    for step in range(case["steps"]):
+        optimizer.zero_grad(set_to_none=True)
+        for m in range(micro):
+            seed = 1000 * (step + 1) + 100 * m + 10 * rank
+            with ddp.no_sync() if m + 1 < micro else contextlib.nullcontext():
+                if case["net"] == "large":
+                    loss = ddp([numbers(seed + i, n) for i, n in enumerate(LARGE)])
+                else:
+                    y = ddp(numbers(seed, 8, 17)) * numbers(seed + 1, 8, 5)
+                    loss = (y * y).mean()
+                    if case.get("gather"):
+                        top = AllGatherGrad.apply(y.sum(0)).sum(0)
+                        bottom = AllGatherGrad.apply((y * y).sum(0)).sum(0)
+                        loss = loss + (top / (bottom + 1)).mean()
+                (loss / micro).backward()
+        crc = 0
+        for p in net.parameters():
+            crc = zlib.crc32(p.grad.numpy(), crc)
+        out["gradients"].append(crc)
+        out["loss"].append(loss.item())
+        optimizer.step()
+    dist.barrier()
+    if rank == 0:
+        print(json.dumps(out), flush=True)
 
 
-def main():
-    p = stack.parser(__doc__.splitlines()[0], threads=1)
-    p.add_argument("cases")
-    p.add_argument("--out", required=True)
-    p.add_argument("--world", type=int, default=2)
-    args = p.parse_args()
-    cases = json.loads(Path(args.cases).read_text())
+for case in json.load(sys.stdin):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    torch.set_num_threads(1)  # before the processes part: no thread of this one is left behind
-    torch.multiprocessing.start_processes(
-        ranked, (args.world, port, cases, args), args.world, start_method="fork"
-    )
-
-
-if __name__ == "__main__":
-    main()
+    children = []
+    for rank in range(case["world"]):
+        child = os.fork()
+        if child == 0:
+            run(case, rank, port)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        if os.waitpid(child, 0)[1] != 0:
+            sys.exit("a rank of %s failed" % case)

@@ -4,9 +4,15 @@
 // in one whose collectives end with an error as soon as lnt_group_abort is called. Gloo's threads
 // go on waiting until their own time limit; nobody waits for them.
 #define USE_C10D_GLOO
+#include <dlfcn.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/variable.h>
+
+#include <chrono>
+#include <limits>
+#include <mutex>
+#include <sstream>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
@@ -14,10 +20,7 @@
 #include <torch/csrc/distributed/c10d/logger.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 
-#include <chrono>
-#include <limits>
-#include <mutex>
-
+#include "nccl/nccl.h"
 #include "shim.h"
 
 using namespace lnt;
@@ -80,11 +83,13 @@ class Collective : public c10d::Work {
   std::atomic<int64_t> ended_{0};
 };
 
-// Passes collectives on to c10d's backend, and can give up those that are under way.
+// Passes collectives on to c10d's backend, and can give up those that are under way. NCCL can do
+// that itself: its collectives, which are over for the host as soon as they are queued, are passed
+// on as they are.
 class Interruptible : public c10d::Backend {
  public:
-  explicit Interruptible(c10::intrusive_ptr<c10d::Backend> inner)
-      : Backend(inner->getRank(), inner->getSize()), inner_(std::move(inner)) {}
+  Interruptible(c10::intrusive_ptr<c10d::Backend> inner, const Nccl* nccl)
+      : Backend(inner->getRank(), inner->getSize()), inner_(std::move(inner)), nccl_(nccl) {}
 
   const std::string getBackendName() const override { return inner_->getBackendName(); }
 
@@ -113,6 +118,7 @@ class Interruptible : public c10d::Backend {
       running.swap(running_);
     }
     for (auto& c : running) c->end(std::make_exception_ptr(std::runtime_error(why)), {});
+    if (nccl_ != nullptr) nccl_->abort(*inner_);
   }
 
   // started: how many collectives there have been; waited: nanoseconds from the start of the last
@@ -133,7 +139,9 @@ class Interruptible : public c10d::Backend {
       started_++;
       last_start_ = now();
     }
-    auto c = Collective::follow(f());
+    auto work = f();
+    if (nccl_ != nullptr) return work;
+    auto c = Collective::follow(work);
     std::string aborted;
     {
       std::lock_guard<std::mutex> lock(running_mutex_);
@@ -156,6 +164,7 @@ class Interruptible : public c10d::Backend {
   }
 
   c10::intrusive_ptr<c10d::Backend> inner_;
+  const Nccl* nccl_;  // null for Gloo
   std::mutex running_mutex_;
   std::vector<c10::intrusive_ptr<Collective>> running_;
   std::string aborted_;
@@ -179,9 +188,19 @@ StorePtr& S(void* s) {
   return *static_cast<StorePtr*>(s);
 }
 
-void give_work(void** out, const c10::intrusive_ptr<c10d::Work>& work) {
-  *out = new c10::intrusive_ptr<Collective>(
-      c10::dynamic_intrusive_pointer_cast<Collective>(work));
+using WorkPtr = c10::intrusive_ptr<c10d::Work>;
+
+void give_work(void** out, WorkPtr work) { *out = new WorkPtr(std::move(work)); }
+
+void give_group(void** out, c10::intrusive_ptr<c10d::Backend> inner, const Nccl* nccl) {
+  auto g = std::make_unique<Group>();
+  g->backend = c10::make_intrusive<Interruptible>(std::move(inner), nccl);
+  g->c10d = c10::make_intrusive<c10d::ProcessGroup>(g->backend->getRank(), g->backend->getSize());
+  using Types = c10d::ProcessGroup::BackendType;
+  g->c10d->setBackend(nccl == nullptr ? c10::DeviceType::CPU : c10::DeviceType::CUDA,
+                      nccl == nullptr ? Types::GLOO : Types::NCCL,
+                      c10::intrusive_ptr<c10d::Backend>(g->backend));
+  *out = g.release();
 }
 
 }  // namespace
@@ -230,27 +249,42 @@ void lnt_store_free(void* store) {
   }
 }
 
-// Connects to the other ranks. device is an interface's name ("eth0"), an address with a leading @,
-// or empty for the address of this host's name.
+// Connects to the other ranks. device is names of interfaces ("eth0,eth1"), or an address behind an
+// @.
 char* lnt_group_gloo(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms,
                      void** out) {
   LNT_BODY({
     auto options = c10d::ProcessGroupGloo::Options::create(milliseconds(limit_ms));
-    std::string name(device);
-    options->devices.push_back(
-        name.empty()     ? c10d::ProcessGroupGloo::createDefaultDevice()
-        : name[0] == '@' ? c10d::ProcessGroupGloo::createDeviceForHostname(name.substr(1))
-                         : c10d::ProcessGroupGloo::createDeviceForInterface(name));
+    if (device[0] == '@') {
+      options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(device + 1));
+    } else {
+      std::istringstream names(device);
+      for (std::string name; std::getline(names, name, ',');) {
+        options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForInterface(name));
+      }
+    }
     options->threads = static_cast<int>(options->devices.size()) * 2;
-    auto gloo = c10::make_intrusive<c10d::ProcessGroupGloo>(
-        S(store), static_cast<int>(rank), static_cast<int>(size), options);
-    auto g = std::make_unique<Group>();
-    g->backend = c10::make_intrusive<Interruptible>(std::move(gloo));
-    g->c10d =
-        c10::make_intrusive<c10d::ProcessGroup>(static_cast<int>(rank), static_cast<int>(size));
-    g->c10d->setBackend(c10::DeviceType::CPU, c10d::ProcessGroup::BackendType::GLOO,
-                        c10::intrusive_ptr<c10d::Backend>(g->backend));
-    *out = g.release();
+    give_group(out,
+               c10::make_intrusive<c10d::ProcessGroupGloo>(S(store), static_cast<int>(rank),
+                                                           static_cast<int>(size), options),
+               nullptr);
+  })
+}
+
+char* lnt_group_nccl(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out) {
+  LNT_BODY({
+    std::string folder = folder_of(reinterpret_cast<void*>(&lnt_abi));
+    void* library = open_optional(folder + "liblntorch_nccl.so", RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) {
+      throw std::runtime_error("NCCL needs " + folder +
+                               "liblntorch_nccl.so, which is missing: make shim CUDA=1 builds it");
+    }
+    auto get = reinterpret_cast<decltype(&lnt_nccl)>(dlsym(library, "lnt_nccl"));
+    TORCH_CHECK(get != nullptr, "liblntorch_nccl.so is of another build: run make shim again");
+    give_group(out,
+               get()->make(S(store), static_cast<int>(rank), static_cast<int>(size),
+                           milliseconds(limit_ms)),
+               get());
   })
 }
 
@@ -297,15 +331,18 @@ char* lnt_all_gather(void* group, void* in, void* out, void** work) {
   })
 }
 
-// Waits at most limit_ms; *done is 0 if it is still under way.
+// Waits at most limit_ms; *done is 0 if it is still under way. On CUDA only the current stream
+// waits.
 char* lnt_work_wait(void* work, int64_t limit_ms, int64_t* done) {
   LNT_BODY({
     *done = 0;
-    *done = (*static_cast<c10::intrusive_ptr<Collective>*>(work))->poll(milliseconds(limit_ms));
+    auto& w = *static_cast<WorkPtr*>(work);
+    auto* c = dynamic_cast<Collective*>(w.get());
+    *done = c != nullptr ? c->poll(milliseconds(limit_ms)) : w->wait();
   })
 }
 
-void lnt_work_free(void* work) { delete static_cast<c10::intrusive_ptr<Collective>*>(work); }
+void lnt_work_free(void* work) { delete static_cast<WorkPtr*>(work); }
 
 namespace {
 
@@ -421,10 +458,11 @@ Gradients& R(void* r) {
 
 // Reducer's constructor has lost an argument and gained others.
 template <class Reducer, class... Ends>
-std::shared_ptr<Reducer> make_reducer(
-    const std::vector<at::Tensor>& params, const std::vector<std::vector<size_t>>& buckets,
-    const std::vector<size_t>& limits, const c10::intrusive_ptr<c10d::ProcessGroup>& group,
-    int64_t bucket, bool views, int64_t first) {
+std::shared_ptr<Reducer> make_reducer(const std::vector<at::Tensor>& params,
+                                      const std::vector<std::vector<size_t>>& buckets,
+                                      const std::vector<size_t>& limits,
+                                      const c10::intrusive_ptr<c10d::ProcessGroup>& group,
+                                      int64_t bucket, bool views, int64_t first) {
   std::unordered_map<size_t, std::string> names;
   for (size_t i = 0; i < params.size(); i++) names[i] = std::to_string(i);
   std::vector<bool> sparse(params.size(), false);
@@ -452,6 +490,15 @@ std::shared_ptr<Reducer> make_reducer(
   }
 }
 
+// Unstrided leaves the Reducer's warning out that a gradient has other strides than its bucket, as
+// one of a weight for a single channel has: it is copied, which costs little.
+class Unstrided : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning& w) override {
+    if (w.msg().find("Grad strides do not match") == std::string::npos) WarningHandler::process(w);
+  }
+};
+
 }  // namespace
 
 // whole: one bucket with every parameter in the first iteration. compress: 0 none, 1 float16, 2
@@ -459,11 +506,13 @@ std::shared_ptr<Reducer> make_reducer(
 char* lnt_reducer_new(void* group, void** params, int64_t n, int64_t first, int64_t bucket,
                       int64_t whole, int64_t views, int64_t compress, void** out) {
   LNT_BODY({
+    static Unstrided handler;
+    c10::WarningUtils::set_warning_handler(&handler);  // of this thread, on which backward runs
     auto ps = list(params, n);
     std::vector<size_t> limits{static_cast<size_t>(first), static_cast<size_t>(bucket)};
     if (whole != 0) limits = {static_cast<size_t>(std::numeric_limits<int64_t>::max())};
-    auto [buckets, sizes] = c10d::compute_bucket_assignment_by_size(
-        ps, limits, std::vector<bool>(ps.size(), false));
+    auto [buckets, sizes] =
+        c10d::compute_bucket_assignment_by_size(ps, limits, std::vector<bool>(ps.size(), false));
     std::reverse(buckets.begin(), buckets.end());
     std::reverse(sizes.begin(), sizes.end());
     auto r = std::make_unique<Gradients>();

@@ -223,6 +223,7 @@ LNT_API char* lnt_store_set(void* store, const char* key, const void* data, int6
 LNT_API char* lnt_store_get(void* store, const char* key, int64_t limit_ms, char** out, int64_t* n);
 LNT_API void lnt_store_free(void* store);
 LNT_API char* lnt_group_gloo(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out);
+LNT_API char* lnt_group_nccl(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out);
 LNT_API char* lnt_group_abort(void* group, const char* why);
 LNT_API void lnt_group_free(void* group);
 LNT_API char* lnt_group_clock(void* group, int64_t* started, int64_t* waited);

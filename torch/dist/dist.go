@@ -1,9 +1,9 @@
 // Package dist joins the ranks of a data-parallel training in a process group: PyTorch's c10d, over
-// Gloo. It is mechanism alone: what a rank computes is package train's affair, and how ranks
-// are started and numbered that of the launcher.
+// Gloo or NCCL. It is mechanism alone: what a rank computes is package train's affair, and how
+// ranks are started and numbered that of the launcher.
 //
-//	g, err := dist.Connect(ctx, dist.Config{Rank: rank, Size: 2, Host: "127.0.0.1", Port: 29500, Serve: rank == 0,
-//		Timeout: 5 * time.Minute})
+//	g, err := dist.Connect(ctx, dist.Config{Rank: rank, Size: 2, Host: "127.0.0.1", Port: 29500,
+//		Serve: rank == 0, Timeout: 5 * time.Minute})
 //	…
 //	err = g.AllReduce(s, t) // t is the sum of both ranks' t
 //
@@ -12,17 +12,7 @@
 package dist
 
 import (
-	"context"
-	"crypto/rand"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"net"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/lntorch/lntorch/torch"
@@ -45,8 +35,8 @@ type Config struct {
 	Serve      bool   // this rank serves the store: rank 0, unless torchrun's agent does
 	Prefix     string // of keys in the store, as under torchrun
 	Backend    Backend
-	Device     torch.Device
-	Interface  string        // of Gloo's connections, as "eth0"; empty: that of this host's name
+	Device     torch.Device  // of the tensors, for NCCL
+	Interface  string        // of Gloo, as "eth0" or "eth0,eth1"; empty: the one towards the store
 	Timeout    time.Duration // of the meeting and of every collective
 }
 
@@ -68,244 +58,8 @@ type Group struct {
 	gathered chan []Member // all ranks, when they have come
 	err      error
 	done     chan struct{}
+	left     bool // rank 0 has said goodbye
 	closed   bool
-}
-
-// Connect meets the other ranks. It waits for them until c.Timeout or until ctx ends; the error is
-// *Absent if ranks did not come.
-func Connect(ctx context.Context, c Config) (*Group, error) {
-	if c.Size < 1 || c.Rank < 0 || c.Rank >= c.Size {
-		return nil, fmt.Errorf("dist: no rank %d of %d", c.Rank, c.Size)
-	}
-	if c.Timeout <= 0 {
-		return nil, errors.New("dist: the time limit must be above 0")
-	}
-	if c.Backend != Gloo {
-		return nil, errors.New("dist: this build has no NCCL; use Gloo")
-	}
-	host, err := os.Hostname()
-	if err != nil {
-		return nil, err
-	}
-	g := &Group{config: c, self: Member{c.Rank, host, os.Getpid()}, answers: map[int64]chan [][]byte{},
-		gathered: make(chan []Member, 1), done: make(chan struct{})}
-	limit, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	if err := g.connect(limit); err != nil {
-		g.Close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, err
-	}
-	return g, nil
-}
-
-func (c *Config) where() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.Port)) }
-
-// absent is the error of a rank that does not even find rank 0, or whoever serves the store.
-func (c *Config) absent() error {
-	return &Absent{Missing: []int{0}, Where: c.where(), Limit: c.Timeout}
-}
-
-func (g *Group) connect(ctx context.Context) error {
-	local, err := g.openStore(ctx)
-	if err != nil {
-		return err
-	}
-	if err := g.openLine(ctx, local); err != nil {
-		return err
-	}
-	select {
-	case g.members = <-g.gathered:
-	case <-g.done:
-		return g.Err()
-	case <-ctx.Done():
-		if g.hub != nil {
-			g.hub.giveUp()
-		}
-		select {
-		case <-g.done:
-			return g.Err()
-		case <-time.After(patience):
-			return g.config.absent()
-		}
-	}
-	device := g.config.Interface
-	if device == "" && loopback(g.config.Host) {
-		device = "@" + local
-	}
-	err = inBackground(ctx, func() (err error) {
-		g.pg, err = torch.NewGloo(g.store, g.config.Rank, g.config.Size, device, g.config.Timeout)
-		return err
-	})
-	if err != nil {
-		return g.verdict(fmt.Errorf("connect the ranks over Gloo: %w", err), 0)
-	}
-	return nil
-}
-
-// inBackground runs f, which waits in C, on another thread, and leaves it there when ctx ends.
-func inBackground(ctx context.Context, f func() error) error {
-	ended := make(chan error, 1)
-	go func() { ended <- f() }()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// openStore serves the store or finds it. local is this host's address towards the store.
-func (g *Group) openStore(ctx context.Context) (local string, err error) {
-	c := &g.config
-	listener := -1
-	if c.Serve {
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(c.Port))
-		if err != nil {
-			return "", fmt.Errorf("serve the ranks' store: %w; choose another port", err)
-		}
-		file, err := l.(*net.TCPListener).File()
-		if err != nil {
-			return "", err
-		}
-		c.Port = l.Addr().(*net.TCPAddr).Port
-		listener, err = syscall.Dup(int(file.Fd()))
-		file.Close()
-		l.Close()
-		if err != nil {
-			return "", err
-		}
-	}
-	conn, err := dial(ctx, c.where())
-	if err != nil {
-		if ctx.Err() != nil {
-			return "", c.absent()
-		}
-		return "", fmt.Errorf("find the ranks' store: %w", err)
-	}
-	local = conn.LocalAddr().(*net.TCPAddr).IP.String()
-	conn.Close()
-	err = inBackground(ctx, func() (err error) {
-		g.store, err = torch.NewStore(c.Host, c.Port, listener, c.Prefix, c.Timeout)
-		return err
-	})
-	return local, err
-}
-
-// dial connects to an address where somebody may not listen yet. A name that does not exist is an
-// error at once.
-func dial(ctx context.Context, address string) (net.Conn, error) {
-	for {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-		var name *net.DNSError
-		if err == nil || errors.As(err, &name) && name.IsNotFound {
-			return conn, err
-		}
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-// An invitation is what rank 0 leaves in the store for the others: where their lines go.
-type invitation struct{ Host, Port, Token string }
-
-const invitationKey = "lntorch/rank0"
-
-func (g *Group) openLine(ctx context.Context, local string) error {
-	c := &g.config
-	var at invitation
-	if c.Rank == 0 {
-		on := ""
-		if loopback(c.Host) {
-			on = local
-		}
-		l, err := net.Listen("tcp", net.JoinHostPort(on, "0"))
-		if err != nil {
-			return err
-		}
-		at = invitation{local, strconv.Itoa(l.Addr().(*net.TCPAddr).Port), rand.Text()}
-		g.hub = newHub(l, c.Size, at.Token, c.where(), c.Timeout)
-		text, err := json.Marshal(at)
-		if err != nil {
-			return err
-		}
-		if err := inBackground(ctx, func() error { return g.store.Set(invitationKey, text) }); err != nil {
-			return err
-		}
-	} else {
-		err := inBackground(ctx, func() error {
-			text, err := g.store.Get(invitationKey, c.Timeout)
-			if err != nil {
-				return err
-			}
-			return json.Unmarshal(text, &at)
-		})
-		if err != nil {
-			return c.absent()
-		}
-		if ip := net.ParseIP(at.Host); ip == nil || ip.IsLoopback() {
-			at.Host = c.Host
-		}
-	}
-	conn, err := dial(ctx, net.JoinHostPort(at.Host, at.Port))
-	if err != nil {
-		return fmt.Errorf("reach rank 0: %w", err)
-	}
-	g.line = newLine(conn)
-	go func() {
-		err := g.line.receive(g.hear)
-		g.end(&Gone{g.rank0()})
-		_ = err
-	}()
-	return g.line.send(&message{Kind: "hello", Token: at.Token, Member: g.self})
-}
-
-func (g *Group) rank0() Member {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.members) > 0 {
-		return g.members[0]
-	}
-	return Member{}
-}
-
-// hear deals with a message of rank 0.
-func (g *Group) hear(m *message) {
-	switch m.Kind {
-	case "members":
-		select {
-		case g.gathered <- m.Members:
-		default:
-		}
-	case "all":
-		g.mu.Lock()
-		answer := g.answers[m.ID]
-		delete(g.answers, m.ID)
-		g.mu.Unlock()
-		if answer != nil {
-			answer <- m.All
-		}
-	case "ping":
-		var started int64
-		if g.pg != nil {
-			started, _ = g.pg.Clock()
-		}
-		g.line.send(&message{Kind: "pong", ID: started})
-	case "trouble":
-		g.end(m.Trouble.err())
-	case "bye":
-		g.end(&Left{g.rank0()})
-	}
 }
 
 // end gives up everything that waits for other ranks, with err.
@@ -322,11 +76,21 @@ func (g *Group) end(err error) {
 	}
 }
 
-// verdict is the error of a collective that failed with cause: what rank 0 finds out about it. id is
-// the exchange's, 0 for c10d's collectives.
+// verdict is the error of a collective that failed with cause: what rank 0 finds out about it. id
+// is the exchange's, 0 for c10d's collectives.
 func (g *Group) verdict(cause error, id int64) error {
 	if err := g.Err(); err != nil {
 		return err
+	}
+	g.mu.Lock()
+	left, closed := g.left, g.closed
+	g.mu.Unlock()
+	if closed {
+		return cause
+	}
+	if left {
+		g.end(&Left{g.rank0()})
+		return g.Err()
 	}
 	g.line.send(&message{Kind: "suspect", ID: id, Text: cause.Error()})
 	select {
@@ -338,11 +102,15 @@ func (g *Group) verdict(cause error, id int64) error {
 			g.end(&TimedOut{[]Member{g.rank0()}, g.config.Timeout})
 		}
 	}
-	return g.Err()
+	if err := g.Err(); err != nil {
+		return err
+	}
+	return cause // the group was closed meanwhile
 }
 
-// Explain returns why something that waits for other ranks inside libtorch, such as a backward pass,
-// failed with err: what has happened to another rank, or err itself, which all ranks then get.
+// Explain returns why something that waits for other ranks inside libtorch, such as a backward
+// pass, failed with err: what has happened to another rank, or err itself, which all ranks then
+// get.
 func (g *Group) Explain(err error) error {
 	if err == nil {
 		return nil
@@ -364,6 +132,12 @@ func (g *Group) Err() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.err
+}
+
+func (g *Group) isClosed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.closed
 }
 
 // Done is closed when the group has ended with an error.
@@ -407,148 +181,6 @@ func (g *Group) Close() error {
 		}
 		if g.store != nil {
 			g.store.Free()
-		}
-	}
-	return nil
-}
-
-// Exchange gives every rank each rank's data, of any length, in the order of ranks. All ranks call it.
-// It ends with ctx's error when ctx ends; the others then wait for this rank until it fails or
-// closes.
-func (g *Group) Exchange(ctx context.Context, data []byte) ([][]byte, error) {
-	return g.exchange(ctx, "an exchange", data, g.config.Timeout)
-}
-
-// Barrier returns when all ranks have called it.
-func (g *Group) Barrier(ctx context.Context) error {
-	_, err := g.exchange(ctx, "a barrier", nil, g.config.Timeout)
-	return err
-}
-
-// BarrierWithoutLimit is Barrier for what may take longer than the time limit, such as rank 0
-// preparing data: it ends when all have come, a rank is gone or fails, or ctx ends.
-func (g *Group) BarrierWithoutLimit(ctx context.Context) error {
-	_, err := g.exchange(ctx, "a barrier", nil, 0)
-	return err
-}
-
-func (g *Group) exchange(ctx context.Context, call string, data []byte, limit time.Duration) ([][]byte, error) {
-	if err := g.Err(); err != nil {
-		return nil, err
-	}
-	answer := make(chan [][]byte, 1)
-	g.mu.Lock()
-	g.id++
-	id := g.id
-	g.answers[id] = answer
-	g.mu.Unlock()
-	if err := g.line.send(&message{Kind: "part", ID: id, Call: call, Data: data}); err != nil {
-		return nil, g.verdict(err, id)
-	}
-	var late <-chan time.Time
-	if limit > 0 {
-		timer := time.NewTimer(limit)
-		defer timer.Stop()
-		late = timer.C
-	}
-	select {
-	case all := <-answer:
-		return all, nil
-	case <-g.done:
-		return nil, g.Err()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-late:
-		return nil, g.verdict(fmt.Errorf("%s timed out after %v", call, limit), id)
-	}
-}
-
-// AllReduce replaces t by the sum of all ranks' t, which have one shape and dtype.
-func (g *Group) AllReduce(s *torch.Scope, t *torch.Tensor) error {
-	if err := g.same(describe("all-reduce", t)); err != nil {
-		return err
-	}
-	return g.inPlace(s, t, func(t *torch.Tensor) error {
-		return g.wait(g.pg.AllReduce(t, torch.OpSum))
-	})
-}
-
-// Broadcast overwrites the tensors ts, the same list on every rank, by root's.
-func (g *Group) Broadcast(ts []*torch.Tensor, root int) error {
-	if err := g.same(describe("broadcast", ts...)); err != nil {
-		return err
-	}
-	return torch.With(func(s *torch.Scope) error {
-		for _, t := range ts {
-			err := g.inPlace(s, t, func(t *torch.Tensor) error { return g.wait(g.pg.Broadcast(t, root)) })
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// inPlace gives f the elements of t in order.
-func (g *Group) inPlace(s *torch.Scope, t *torch.Tensor, f func(t *torch.Tensor) error) error {
-	if t.IsContiguous() {
-		return f(t)
-	}
-	return torch.NoGrad(func() error {
-		return s.With(func(s *torch.Scope) error {
-			c := s.Contiguous(s.Detach(t), torch.Contiguous)
-			if s.Err() != nil {
-				return s.Err()
-			}
-			if err := f(c); err != nil {
-				return err
-			}
-			s.Copy_(s.Detach(t), c, false)
-			return s.Err()
-		})
-	})
-}
-
-// wait waits for a collective, in short calls of C.
-func (g *Group) wait(w *torch.Work, err error) error {
-	if err != nil {
-		return g.verdict(err, 0)
-	}
-	defer w.Free()
-	for {
-		done, err := w.Wait(100 * time.Millisecond)
-		if err != nil {
-			return g.verdict(err, 0)
-		}
-		if done {
-			return nil
-		}
-	}
-}
-
-func describe(call string, ts ...*torch.Tensor) string {
-	var b strings.Builder
-	b.WriteString(call)
-	for _, t := range ts {
-		fmt.Fprintf(&b, " %v %v", t.Shape(), t.DType())
-	}
-	return b.String()
-}
-
-// same makes sure that every rank says the same, before a collective in which Gloo would end the
-// process otherwise.
-func (g *Group) same(said string) error {
-	all, err := g.exchange(context.Background(), "a collective", []byte(said), g.config.Timeout)
-	if err != nil {
-		return err
-	}
-	for _, other := range all {
-		if string(other) != said {
-			texts := make([]string, len(all))
-			for i, data := range all {
-				texts[i] = string(data)
-			}
-			return &Disagree{texts}
 		}
 	}
 	return nil

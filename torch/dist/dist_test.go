@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -15,17 +17,22 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/torch"
 )
 
-// A body is what each rank of a test does, in a process of its own. It returns what the test
-// compares.
-type body func(g *Group) (any, error)
+// A body is what each rank of a test does, in a process of its own, with the test's argument. It
+// returns what the test compares.
+type body func(g *Group, arg string) (any, error)
 
 // bodies by name: the test binary executes itself, once for each rank.
 var bodies = map[string]body{}
 
-const bodyVariable = "LNTORCH_DIST_BODY"
+const (
+	bodyVariable   = "LNTORCH_DIST_BODY"
+	configVariable = "LNTORCH_DIST_CONFIG"
+	argVariable    = "LNTORCH_DIST_ARG"
+)
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(bodyVariable); name != "" {
@@ -44,7 +51,7 @@ type report struct {
 
 func asRank(f body) int {
 	var c Config
-	err := json.Unmarshal([]byte(os.Getenv("LNTORCH_DIST_CONFIG")), &c)
+	err := json.Unmarshal([]byte(os.Getenv(configVariable)), &c)
 	start := time.Now()
 	var value any
 	if err == nil {
@@ -53,7 +60,7 @@ func asRank(f body) int {
 			if err != nil {
 				return err
 			}
-			value, err = f(g)
+			value, err = f(g, os.Getenv(argVariable))
 			if err == nil {
 				err = g.Close()
 			}
@@ -69,7 +76,7 @@ func asRank(f body) int {
 	return 0
 }
 
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer l.Close()
@@ -77,50 +84,77 @@ func freePort(t *testing.T) int {
 }
 
 // ranks runs the body of a name on size ranks and returns their reports.
-func ranks(t *testing.T, name string, size int) []report {
+func ranks(t testing.TB, name string, size int, arg string) []report {
 	t.Helper()
-	requireTorch(t)
+	return start(t, name, size, arg, 60*time.Second).wait()
+}
+
+// running are the processes of a test.
+type running struct {
+	t       testing.TB
+	cmds    []*exec.Cmd
+	stdout  []bytes.Buffer
+	stderr  []bytes.Buffer
+	ended   sync.WaitGroup
+	errs    []error
+	started time.Time
+}
+
+// start starts the ranks in only, or all if there are none.
+func start(t testing.TB, name string, size int, arg string, timeout time.Duration, only ...int) *running {
+	t.Helper()
+	torchtest.Require(t)
 	require.Contains(t, bodies, name)
 	port := freePort(t)
-	reports := make([]report, size)
-	var wait sync.WaitGroup
+	p := &running{t: t, cmds: make([]*exec.Cmd, size), stdout: make([]bytes.Buffer, size), stderr: make([]bytes.Buffer, size),
+		errs: make([]error, size), started: time.Now()}
 	for r := range size {
-		c := Config{Rank: r, Size: size, Host: "127.0.0.1", Port: port, Serve: r == 0, Timeout: 20 * time.Second}
-		cmd := rank(t, name, c)
-		var stdout, stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		wait.Go(func() {
-			if err := cmd.Run(); err != nil {
-				t.Errorf("rank %d: %v: %.2000s", r, err, stderr.String())
-			} else if err := json.Unmarshal(stdout.Bytes(), &reports[r]); err != nil {
-				t.Errorf("rank %d: %v: %.200s", r, err, stdout.String())
-			}
-		})
+		if len(only) > 0 && !slices.Contains(only, r) {
+			continue
+		}
+		cmd := rank(t, name, arg, Config{Rank: r, Size: size, Host: "127.0.0.1", Port: port, Serve: r == 0, Timeout: timeout})
+		cmd.Stdout, cmd.Stderr = &p.stdout[r], &p.stderr[r]
+		require.NoError(t, cmd.Start())
+		p.cmds[r] = cmd
+		p.ended.Go(func() { p.errs[r] = cmd.Wait() })
 	}
-	wait.Wait()
+	t.Cleanup(func() {
+		for _, cmd := range p.cmds {
+			if cmd != nil {
+				cmd.Process.Kill()
+			}
+		}
+		p.ended.Wait()
+	})
+	return p
+}
+
+// wait returns the reports of the ranks that ended by themselves.
+func (p *running) wait() []report {
+	p.t.Helper()
+	p.ended.Wait()
+	reports := make([]report, len(p.cmds))
+	for r, cmd := range p.cmds {
+		if cmd == nil || !cmd.ProcessState.Exited() {
+			continue
+		}
+		require.NoError(p.t, p.errs[r], "rank %d: %.2000s", r, p.stderr[r].String())
+		require.NoError(p.t, json.Unmarshal(p.stdout[r].Bytes(), &reports[r]), "rank %d: %.200s", r, p.stdout[r].String())
+	}
 	return reports
 }
 
 // rank is a process that runs the body of a name.
-func rank(t *testing.T, name string, c Config) *exec.Cmd {
+func rank(t testing.TB, name, arg string, c Config) *exec.Cmd {
 	config, err := json.Marshal(c)
 	require.NoError(t, err)
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), bodyVariable+"="+name, "LNTORCH_DIST_CONFIG="+string(config))
+	cmd.Env = append(os.Environ(), bodyVariable+"="+name, configVariable+"="+string(config),
+		argVariable+"="+arg)
 	return cmd
 }
 
-func requireTorch(t *testing.T) {
-	t.Helper()
-	if err := torch.Load(); err != nil {
-		if os.Getenv("LNTORCH_REQUIRE") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-}
-
-func values[T any](t *testing.T, reports []report) []T {
+func values[T any](t testing.TB, reports []report) []T {
 	t.Helper()
 	out := make([]T, len(reports))
 	for r, rep := range reports {
@@ -131,7 +165,7 @@ func values[T any](t *testing.T, reports []report) []T {
 }
 
 func init() {
-	bodies["collectives"] = func(g *Group) (any, error) {
+	bodies["collectives"] = func(g *Group, _ string) (any, error) {
 		var out []float32
 		err := torch.With(func(s *torch.Scope) error {
 			r := float32(g.Rank())
@@ -168,7 +202,7 @@ func init() {
 
 func TestCollectives(t *testing.T) {
 	for _, size := range []int{1, 2, 3} {
-		got := values[[]float32](t, ranks(t, "collectives", size))
+		got := values[[]float32](t, ranks(t, "collectives", size, ""))
 		want := map[int][]float32{1: {1, 0, 0, 0, 0}, 2: {3, 10, 1, -1, 0, 1}, 3: {6, 30, 2, -2, 0, 1, 2}}[size]
 		for r := range size {
 			require.Equal(t, want, got[r], "rank %d of %d", r, size)
@@ -178,7 +212,7 @@ func TestCollectives(t *testing.T) {
 
 // A network of one weight: the gradient of rank r is r+1 times the input.
 func init() {
-	bodies["reducer"] = func(g *Group) (any, error) {
+	bodies["reducer"] = func(g *Group, _ string) (any, error) {
 		var out []float32
 		err := torch.With(func(s *torch.Scope) error {
 			w := torch.FromSlice(s, []float32{1, 2}, 2)
@@ -232,7 +266,59 @@ func init() {
 }
 
 func TestReducerAverages(t *testing.T) {
-	got := values[[]float32](t, ranks(t, "reducer", 2))
+	got := values[[]float32](t, ranks(t, "reducer", 2, ""))
 	require.Equal(t, []float32{1.5, 3, 1, 1, 1, 3, 1, 1, 3, 6, 2, 2}, got[0])
 	require.Equal(t, []float32{1.5, 3, 1, 1, 2, 3, 1, 1, 3, 6, 2, 2}, got[1])
+}
+
+// Under torchrun an agent serves the store, and every rank is a client. Attempts have keys of their own.
+func TestStoreOfAnAgent(t *testing.T) {
+	torchtest.Require(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	port := l.Addr().(*net.TCPAddr).Port
+	store, err := torch.NewStore("127.0.0.1", port, l.(*net.TCPListener), "", time.Minute)
+	require.NoError(t, err)
+	defer store.Free()
+	l.Close()
+	clients(t, port)
+}
+
+// clients joins two ranks in a store that somebody else serves, twice.
+func clients(t *testing.T, port int) {
+	for attempt := range 2 {
+		var outputs [2]bytes.Buffer
+		var wait sync.WaitGroup
+		for r := range 2 {
+			cmd := rank(t, "collectives", "", Config{Rank: r, Size: 2, Host: "127.0.0.1", Port: port,
+				Prefix: fmt.Sprintf("/worker/attempt_%d", attempt), Timeout: 20 * time.Second})
+			cmd.Stdout = &outputs[r]
+			wait.Go(func() { cmd.Run() })
+		}
+		wait.Wait()
+		for r := range 2 {
+			var got report
+			require.NoError(t, json.Unmarshal(outputs[r].Bytes(), &got))
+			require.Empty(t, got.Error)
+			require.JSONEq(t, "[3, 10, 1, -1, 0, 1]", string(got.Value))
+		}
+	}
+}
+
+// What NCCL lacks is said: its library or, on a machine without one, the GPU.
+func TestNCCLSaysWhatIsMissing(t *testing.T) {
+	torchtest.Require(t)
+	config := Config{Size: 1, Host: "127.0.0.1", Serve: true, Timeout: time.Minute, Backend: NCCL}
+	_, err := Connect(context.Background(), config)
+	require.EqualError(t, err, "dist: NCCL connects GPUs, not cpu; use Gloo")
+	if n, err := torch.DeviceCount(torch.DeviceCUDA); err != nil || n > 0 {
+		t.Skip("there is a GPU")
+	}
+	config.Device = torch.Device{Type: torch.DeviceCUDA}
+	_, err = Connect(context.Background(), config)
+	if _, missing := os.Stat(filepath.Join(filepath.Dir(torch.LibraryPath()), "liblntorch_nccl.so")); missing != nil {
+		require.ErrorContains(t, err, "liblntorch_nccl.so, which is missing: make shim CUDA=1 builds it")
+	} else {
+		require.ErrorContains(t, err, "no GPUs found")
+	}
 }

@@ -7,16 +7,12 @@ import "github.com/lntorch/lntorch/torch"
 // ranks.
 // Source: nnunetv2/utilities/ddp_allgather.py, AllGatherGrad.
 func (g *Group) GatherGrad(s *torch.Scope, t *torch.Tensor) *torch.Tensor {
-	return g.function(s, t, "all-gather", func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
-		all := s.Empty(append([]int64{int64(g.Size())}, t.Shape()...), t.DType(), t.Device())
-		if s.Err() != nil {
-			return nil
+	return g.function(s, t, func(s *torch.Scope, x *torch.Tensor) (*torch.Tensor, error) {
+		all, err := g.gather(s, "all-gather", x)
+		if err != nil {
+			return nil, err
 		}
-		if err := g.wait(g.pg.AllGather(x, all)); err != nil {
-			s.Fail(err)
-			return nil
-		}
-		return s.GatheredFrom(g.pg, t, all)
+		return s.GatheredFrom(g.pg, t, all), nil
 	})
 }
 
@@ -25,33 +21,30 @@ func (g *Group) GatherGrad(s *torch.Scope, t *torch.Tensor) *torch.Tensor {
 // ranks divides it by their number, by which it is multiplied here, so that averaged gradients of
 // parameters are those of the one loss. Nothing is exchanged in the backward pass.
 func (g *Group) SumGrad(s *torch.Scope, t *torch.Tensor) *torch.Tensor {
-	return g.function(s, t, "all-reduce", func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
+	return g.function(s, t, func(s *torch.Scope, x *torch.Tensor) (*torch.Tensor, error) {
 		sum := s.Clone(x)
 		if s.Err() != nil {
-			return nil
+			return nil, s.Err()
 		}
-		if err := g.wait(g.pg.AllReduce(sum, torch.OpSum)); err != nil {
-			s.Fail(err)
-			return nil
+		if err := g.AllReduce(s, sum); err != nil {
+			return nil, err
 		}
-		return s.SummedFrom(t, sum, float64(g.Size()))
+		return s.SummedFrom(t, sum, float64(g.Size())), nil
 	})
 }
 
 // function gives f the elements of t, without gradient and in order.
-func (g *Group) function(s *torch.Scope, t *torch.Tensor, call string,
-	f func(s *torch.Scope, x *torch.Tensor) *torch.Tensor) *torch.Tensor {
-	if s.Err() == nil && t != nil {
-		if err := g.same(describe(call, t)); err != nil {
-			s.Fail(err)
-			return nil
-		}
-	}
+func (g *Group) function(s *torch.Scope, t *torch.Tensor,
+	f func(s *torch.Scope, x *torch.Tensor) (*torch.Tensor, error)) *torch.Tensor {
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		x := s.Contiguous(s.Detach(t), torch.Contiguous)
 		if s.Err() != nil {
 			return nil
 		}
-		return f(s, x)
+		out, err := f(s, x)
+		if err != nil {
+			s.Fail(err)
+		}
+		return out
 	})
 }

@@ -4,12 +4,16 @@ import (
 	"crypto/subtle"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
 
 // patience is how long a rank that answers at all may take to answer.
-const patience = 2 * time.Second
+const (
+	patience   = 2 * time.Second
+	helloLimit = 10 * time.Second // for a stranger to say who it is
+)
 
 // A hub is rank 0's end of all lines.
 type hub struct {
@@ -43,8 +47,8 @@ type round struct {
 }
 
 func newHub(listener net.Listener, size int, token, where string, limit time.Duration) *hub {
-	h := &hub{listener: listener, token: token, where: where, limit: limit, links: make([]*link, size),
-		rounds: map[int64]*round{}}
+	h := &hub{listener: listener, token: token, where: where, limit: limit,
+		links: make([]*link, size), rounds: map[int64]*round{}}
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -59,10 +63,11 @@ func newHub(listener net.Listener, size int, token, where string, limit time.Dur
 
 // welcome hears a caller who knows the token as long as it talks.
 func (h *hub) welcome(conn net.Conn) {
-	conn.SetReadDeadline(time.Now().Add(h.limit))
+	conn.SetReadDeadline(time.Now().Add(min(h.limit, helloLimit)))
 	m, err := readMessage(conn, maxHello)
-	if err != nil || m.Kind != "hello" || subtle.ConstantTimeCompare([]byte(m.Token), []byte(h.token)) != 1 ||
-		m.Member.Rank < 0 || m.Member.Rank >= len(h.links) {
+	known := err == nil && m.Kind == "hello" &&
+		subtle.ConstantTimeCompare([]byte(m.Token), []byte(h.token)) == 1
+	if !known || m.Member.Rank < 0 || m.Member.Rank >= len(h.links) {
 		conn.Close()
 		return
 	}
@@ -71,8 +76,8 @@ func (h *hub) welcome(conn net.Conn) {
 	h.mu.Lock()
 	if first := h.links[m.Member.Rank]; first != nil {
 		h.mu.Unlock()
-		k.send(&message{Kind: "trouble", Trouble: &trouble{Kind: "failed", Members: []Member{first.member},
-			Text: "is this rank already"}})
+		k.send(&message{Kind: "trouble", Trouble: &trouble{Kind: "failed",
+			Members: []Member{first.member}, Text: "is this rank already"}})
 		k.close(patience)
 		return
 	}
@@ -175,6 +180,10 @@ func (h *hub) part(k *link, m *message) {
 func (h *hub) judge(k *link, m *message) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	// Whoever has started fewer collectives is behind, which is no fault before the time is over
+	// (Gloo: "Timed out waiting", "Application timeout caused pair closure").
+	text := strings.ToLower(m.Text)
+	timeout := m.ID == 0 && (strings.Contains(text, "timed out") || strings.Contains(text, "timeout"))
 	var silent, behind []Member
 	for _, other := range h.links {
 		if other.left {
@@ -183,7 +192,8 @@ func (h *hub) judge(k *link, m *message) {
 		if other.pong < h.pings {
 			silent = append(silent, other.member)
 		}
-		if r := h.rounds[m.ID]; r != nil && r.call[other.member.Rank] == "" || m.ID == 0 && other.started < k.started {
+		r := h.rounds[m.ID]
+		if r != nil && r.call[other.member.Rank] == "" || timeout && other.started < k.started {
 			behind = append(behind, other.member)
 		}
 	}

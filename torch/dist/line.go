@@ -17,7 +17,8 @@ import (
 
 // A message is one frame of a line: its length in 4 bytes, then JSON.
 type message struct {
-	Kind    string   // to rank 0: hello, part, pong, suspect, fail, bye; from there: members, all, ping, trouble, bye
+	// To rank 0: hello, part, pong, suspect, fail, bye. From there: members, all, ping, trouble, bye.
+	Kind    string
 	Token   string   `json:",omitempty"` // hello
 	Member  Member   // hello
 	ID      int64    `json:",omitempty"` // part, all: which exchange; pong: collectives started

@@ -22,7 +22,8 @@ const (
 )
 
 // PyTorch's limits of buckets, in bytes.
-// Source: torch/csrc/distributed/c10d/reducer.hpp, kDefaultFirstBucketBytes, kDefaultBucketBytesCap.
+// Source: torch/csrc/distributed/c10d/reducer.hpp, kDefaultFirstBucketBytes and
+// kDefaultBucketBytesCap.
 const (
 	DefaultFirstBucket = 1 << 20
 	DefaultBucket      = 25 << 20
@@ -33,7 +34,7 @@ const (
 type ReducerConfig struct {
 	Names []string // of the parameters, for messages
 
-	// Limits of the first bucket that is full in the backward pass, and of the others; 0: PyTorch's.
+	// Limits of the first bucket to be full in the backward pass, and of the others; 0: PyTorch's.
 	FirstBucket, Bucket int64
 	// Buckets are used from the first iteration on. PyTorch's first iteration has one bucket with
 	// every parameter, whatever the limits: with three ranks and more it has other bits.
@@ -79,8 +80,8 @@ func NewReducer(g *Group, params []*torch.Tensor, c ReducerConfig) (*Reducer, er
 	for i, p := range params {
 		fmt.Fprintf(&list, "%s %v %v\n", r.names[i], p.Shape(), p.DType())
 	}
-	said := fmt.Sprintf("%d parameters (sha256 of names, shapes and dtypes %.6x…), compression %d", len(params),
-		sha256.Sum256([]byte(list.String())), c.Compress)
+	said := fmt.Sprintf("%d parameters (sha256 of names, shapes and dtypes %.6x…), compression %d",
+		len(params), sha256.Sum256([]byte(list.String())), c.Compress)
 	if err := g.same(said); err != nil {
 		return nil, err
 	}
@@ -91,8 +92,8 @@ func NewReducer(g *Group, params []*torch.Tensor, c ReducerConfig) (*Reducer, er
 		c.Bucket = DefaultBucket
 	}
 	var err error
-	r.r, err = torch.NewReducer(g.pg, params, torch.ReducerConfig{First: c.FirstBucket, Bucket: c.Bucket,
-		Whole: !c.Split, Views: c.Views, Compress: c.Compress})
+	r.r, err = torch.NewReducer(g.pg, params, torch.ReducerConfig{First: c.FirstBucket,
+		Bucket: c.Bucket, Whole: !c.Split, Views: c.Views, Compress: c.Compress})
 	return r, err
 }
 
@@ -105,8 +106,9 @@ func (r *Reducer) Forward() error {
 	return nil
 }
 
-// Backward is called between the forward pass and loss.Backward, when the gradients of that pass are to be
-// averaged. loss.Backward then waits for the other ranks; Group.Explain says why it failed, if it did.
+// Backward is called between the forward pass and loss.Backward, when the gradients of that pass
+// are to be averaged. loss.Backward then waits for the other ranks; Group.Explain says why it
+// failed, if it did.
 func (r *Reducer) Backward() error {
 	if err := r.g.Err(); err != nil {
 		return err
