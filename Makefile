@@ -31,7 +31,7 @@ PKGS     ?= ./...
 FUZZTIME ?= 60s
 LOGS  := $(BUILD)/logs
 
-.PHONY: help all libtorch shim openjpeg niivue lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-slurm test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
+.PHONY: help all libtorch shim openjpeg niivue lntorch install dist test-dist gotorch test test-gotorch test-nnunet test-monai test-images test-public test-ranks test-slurm test-race test-race-pure test-torch215 test-stress fuzz golden bench bench-methods bench-go lint fmt clean
 .PHONY: need-go need-cxx need-python dist-tree dist-archive shim-build openjpeg-build gotorch-build test-gotorch-run nnunet-venv FORCE
 
 help: ## this list
@@ -84,12 +84,17 @@ CUDA_ARCH ?= $(if $(shell nvidia-smi -L 2>/dev/null),native,all-major)
 KERNELS   := $(SHIM_DIR)/liblntorch_cuda.so
 HAVE_CUDA := $(if $(filter 1,$(LIBTORCH_CUDA)),$(shell command -v $(NVCC) 2>/dev/null))
 
-shim-build: $(SHIM) $(if $(HAVE_CUDA),$(KERNELS))
+# c10d's NCCL backend, where libtorch has CUDA and NCCL's and CUDA's headers were found: a library of its own, too, which
+# needs no nvcc.
+NCCL      := $(if $(LIBTORCH_NCCL),$(SHIM_DIR)/liblntorch_nccl.so)
+
+shim-build: $(SHIM) $(if $(HAVE_CUDA),$(KERNELS)) $(NCCL)
 	@mkdir -p $(BUILD)/lib
 	@ln -sfn ../libtorch-$(LIBTORCH_ID)/liblntorch.so $(BUILD)/lib/liblntorch.so
-	@rm -f $(BUILD)/lib/liblntorch_cuda.so
+	@rm -f $(BUILD)/lib/liblntorch_cuda.so $(BUILD)/lib/liblntorch_nccl.so
 	@$(if $(HAVE_CUDA),ln -sfn ../libtorch-$(LIBTORCH_ID)/liblntorch_cuda.so $(BUILD)/lib/liblntorch_cuda.so)
-	@echo "shim: $(BUILD)/lib/liblntorch.so over libtorch $(LIBTORCH_VERSION)$(if $(HAVE_CUDA), and CUDA kernels)"
+	@$(if $(NCCL),ln -sfn ../libtorch-$(LIBTORCH_ID)/liblntorch_nccl.so $(BUILD)/lib/liblntorch_nccl.so)
+	@echo "shim: $(BUILD)/lib/liblntorch.so over libtorch $(LIBTORCH_VERSION)$(if $(HAVE_CUDA), and CUDA kernels)$(if $(NCCL), and NCCL)"
 
 $(SHIM): $(SHIM_OBJS)
 	@echo "link  $@"
@@ -102,9 +107,17 @@ $(KERNELS): $(wildcard torch/csrc/cuda/*) $(SHIM_DIR)/flags
 	  -L$(LIBTORCH_LIB) -lc10_cuda -ltorch_cpu -lc10
 	@mv $@.tmp $@
 
+$(SHIM_DIR)/liblntorch_nccl.so: $(wildcard torch/csrc/nccl/*.*) $(SHIM_DIR)/flags
+	@echo "c++   torch/csrc/nccl/nccl.cpp"
+	@$(SHIM_CXX) -isystem torch/csrc/nccl/include $(addprefix -isystem ,$(LIBTORCH_NCCL)) -c torch/csrc/nccl/nccl.cpp -o $(@:.so=.o)
+	@$(TORCH_LD) -o $@ $(@:.so=.o) -Wl,--no-as-needed -ltorch_cuda -lc10_cuda -ltorch_cpu -lc10
+
 $(SHIM_DIR)/%.o: torch/csrc/%.cpp $(SHIM_DIR)/aten.h.gch
 	@echo "c++   $<"
 	@$(SHIM_CXX) -MMD -MP -include $(SHIM_DIR)/aten.h -c $< -o $@
+
+# c10d's ProcessGroupGloo.hpp includes headers of Gloo, which the wheels lack; torch/csrc/gloo has the few declarations.
+$(SHIM_DIR)/dist.o: private SHIM_CXX += -isystem torch/csrc/gloo
 
 # ATen's headers take longer to read than any of our files to compile: read them once.
 $(SHIM_DIR)/aten.h.gch: $(SHIM_DIR)/flags
@@ -165,6 +178,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 lntorch: need-go niivue ## bin/lntorch alone
 	@mkdir -p bin
 	@$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/lntorch ./cmd/lntorch
+	@if command -v $(PYTHON) >/dev/null; then $(PYTHON) scripts/no_python.py bin/lntorch; fi
 	@echo "lntorch: bin/lntorch"
 
 # ---- what runs elsewhere ----------------------------------------------------------------------
@@ -199,6 +213,7 @@ $(DIST_SHIM): $(SHIM_OBJS)
 dist-tree: $(DIST_SHIM) $(OPENJPEG)
 	@mkdir -p $(BUILD)/dist
 	@$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o $(BUILD)/dist/lntorch ./cmd/lntorch
+	@$(PYTHON) scripts/no_python.py $(BUILD)/dist/lntorch
 	@GO=$(GO) $(PYTHON) scripts/dist.py --binary $(BUILD)/dist/lntorch --shim $(DIST_SHIM) --loaded $(SHIM) \
 	  --libtorch $(LIBTORCH_DIR) $(if $(OPENJPEG),--openjpeg $(OPENJPEG)) $(if $(wildcard $(NIIVUE)),--niivue) --version '$(VERSION)' --out $(DIST)
 	@rm $(BUILD)/dist/lntorch
@@ -214,6 +229,10 @@ test-dist: shim openjpeg niivue need-go | $(LOGS) ## the archive in a root folde
 	@$(SUB) dist-tree
 	@$(SUB) dist-archive
 	@PYTHON=$(PYTHON) bash scripts/dist_test.sh $(BUILD)/dist/*.tar.gz $(LOGGED)
+
+# PARTS names some of its parts.
+test-ranks: all need-python | $(LOGS) ## two ranks by torchrun, mpirun, srun and -num_gpus, and on two hosts (root; openmpi-bin, Slurm, iproute2)
+	@GO=$(GO) PYTHON=$(PYTHON) LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so bash scripts/ranks_test.sh $(PARTS) $(LOGGED)
 
 .PHONY: foundation
 foundation: all ## pretrains the demonstration's foundation model on phantoms of the source domain (25 min on 2 cores)
@@ -362,6 +381,7 @@ golden: need-go need-python ## writes the golden files anew, with nnU-Net's own 
 	  run() { echo "golden  $$*"; $$python scripts/golden/"$$@" >>$(LOGS)/golden.log; }; mkdir -p $(LOGS); : >$(LOGS)/golden.log; \
 	  run network.py --out $$g/network; \
 	  run loss.py --golden $$g/loss; \
+	  run ranks.py --golden $$g/ranks; \
 	  run online_counts.py --golden $$g/online_counts.json; \
 	  run train_steps.py --golden $$g/train; \
 	  run swinunetr.py --golden $$g/swinunetr --deterministic; \
@@ -433,7 +453,7 @@ $(BUILD)/lint: scripts/requirements-lint.txt | need-python
 	  fi; \
 	  mkdir -p $(BUILD); rm -f $@; ln -s $$venv $@
 
-CSRC = $(wildcard torch/csrc/*.cpp torch/csrc/*.h torch/csrc/cuda/*)
+CSRC = $(wildcard torch/csrc/*.cpp torch/csrc/*.h torch/csrc/cuda/* torch/csrc/nccl/*.cpp torch/csrc/nccl/*.h torch/csrc/gloo/*/*.h torch/csrc/gloo/*/*/*.h)
 
 lint: need-go $(BUILD)/lint ## formats, vet, staticcheck, import levels, forbidden calls, go.mod, ruff
 	@$(GO) test -count=1 ./internal/arch

@@ -876,3 +876,60 @@ func TestFolderHoldsAliasesAsPEFTs(t *testing.T) {
 		require.Nil(t, f.Tensor("base_model.model.encoder.stages.0.0.convs.0.norm.weight"))
 	})
 }
+
+// Ranks that hold some rows of a batch compute what one rank computes for these rows: adapters' dropout
+// and the plans' draw for the rows of the batch, with every numerics setting, in windows of a
+// transformer too.
+func TestRanksDropWhatOneRankDrops(t *testing.T) {
+	cases := map[string]loraCase{"swin": {}}
+	for name, op := range map[string]string{"resenc-basic": "torch.nn.Dropout3d", "resenc-2d": "torch.nn.Dropout"} {
+		c := loraCases(t)[name]
+		with := strings.Replace(string(c.Spec.Architecture), `"dropout_op": null, "dropout_op_kwargs": null`,
+			fmt.Sprintf(`"dropout_op": %q, "dropout_op_kwargs": {"p": 0.2}`, op), 1)
+		require.NotEqual(t, string(c.Spec.Architecture), with)
+		c.Spec.Architecture = json.RawMessage(with)
+		cases[name] = c
+	}
+	for name, c := range cases {
+		for _, reference := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, reference %v", name, reference), func(t *testing.T) {
+				onTorch(t, func(s *torch.Scope) {
+					shape := append([]int64{}, c.Spec.InputShape...)
+					var n models.Network
+					targets := `.*(conv|transpconvs\.\d+)`
+					if name == "swin" {
+						shape, targets = []int64{3, 1, 64, 32}, `.*(qkv|proj|linear\d)`
+						var err error
+						n, err = models.Build(nn.Builder{Scope: s, Device: torch.CPU},
+							models.Spec{InputChannels: 1, NumClasses: 2, Architecture: &models.SwinUNETR{
+								Axes: 2, FeatureSize: 12, Depths: []int{2, 2, 2, 2}, Heads: []int{3, 6, 12, 24}}})
+						require.NoError(t, err)
+					} else {
+						n = c.build(t, s)
+					}
+					shape[0] = 3
+					inject(t, method(t, "lora-rank", "3", "lora-dropout", "0.3", "lora-targets", targets), s,
+						n.Module(), reference)
+					fill(t, n.Module())
+					x := hashTensor(s, -1, shape)
+					forward := func(r torch.Rows, seed uint64) (out []float32) {
+						require.NoError(t, torch.ManualSeed(seed))
+						require.NoError(t, s.With(func(s *torch.Scope) error {
+							s.SetRows(r)
+							out = torchtest.Float32s(t, n.Forward(s, s.Narrow(x, 0, r.First, r.Count))[0])
+							return nil
+						}))
+						return out
+					}
+					whole := forward(torch.Rows{Count: 3}, 1)
+					row := len(whole) / 3
+					for _, r := range []torch.Rows{{First: 0, Count: 1, All: 3}, {First: 1, Count: 2, All: 3}} {
+						want := whole[int(r.First)*row:][:int(r.Count)*row]
+						golden.Close(t, fmt.Sprint("rows ", r), "forward-rows", nil, want, forward(r, 1))
+					}
+					require.NotEqual(t, whole, forward(torch.Rows{Count: 3}, 2))
+				})
+			})
+		}
+	}
+}

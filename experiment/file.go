@@ -137,7 +137,7 @@ const maxFile = 4 << 20
 var reserved = map[string]string{
 	"raw": "", "preprocessed": "", "results": "", "plans": "", "no-prepare": "", "c": "", "val": "",
 	"npz": "", "profile": "", "disable-checkpointing": "", "val-best": "", "use-compressed": "",
-	"num-gpus":           "",
+	"num-gpus": "", "dist": "", "master": "", "backend": "", "dist-timeout": "", "compress": "",
 	"pretrained-weights": "checkpoint of the network, or pretrained: false",
 	"seed":               "seeds",
 	"cases":              "pool and shots",

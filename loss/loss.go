@@ -40,6 +40,8 @@ type Config struct {
 	// CPU, without ignore label. Results differ by rounding. On a GPU it never synchronises: an
 	// invalid label makes the loss NaN instead of failing the scope.
 	Fast bool
+	// Ranks of a distributed training; nil: the batch is whole.
+	Ranks *Ranks
 }
 
 // Loss computes one loss. It is stateless and may be used by several goroutines, each with its own
@@ -77,6 +79,9 @@ func (l *Loss) Forward(s *torch.Scope, heads, targets []*torch.Tensor) *torch.Te
 			"supervision, the loader's and the loss's must agree",
 			len(heads), len(targets), len(weights)))
 		return nil
+	}
+	if l.cfg.Ranks != nil && l.cfg.Fast {
+		return l.shared(s, heads, targets, weights)
 	}
 	return s.Block(func(s *torch.Scope) *torch.Tensor {
 		var total *torch.Tensor
@@ -150,8 +155,7 @@ func (l *Loss) targetChannels(classes int64) int64 {
 // diceCE is DC_and_CE_loss: cross-entropy plus the soft Dice of the softmax without its background
 // channel.
 func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Tensor {
-	if l.cfg.Fast && l.cfg.IgnoreLabel == nil && x.Device().Type == torch.DeviceCPU &&
-		x.Dim() > 3 && x.Shape()[1] > 1 {
+	if l.fused(x) {
 		value, known := s.DiceCE(x, target, l.cfg.BatchDice, smooth)
 		if !known {
 			l.labels(s, i, x, target, true) // fails s with the label
@@ -159,8 +163,8 @@ func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Ten
 		return value
 	}
 	labels, mask, wrong := l.labels(s, i, x, target, !l.waitless(x))
-	onehot := s.Scatter(s.Zeros(x.Shape(), torch.Bool, x.Device()), 1, labels, 1)
-	dice := l.dice(s, channels(s, s.Softmax(x, 1), 1, 0), channels(s, onehot, 1, 0), mask)
+	p, y := foreground(s, x, labels)
+	dice := l.dice(s, p, y, mask)
 	ignore := int64(torch.IgnoreNothing)
 	if mask != nil {
 		ignore = int64(*l.cfg.IgnoreLabel)
@@ -183,6 +187,19 @@ func (l *Loss) diceCE(s *torch.Scope, i int, x, target *torch.Tensor) *torch.Ten
 		total = s.MaskedFill(total, wrong, math.NaN())
 	}
 	return total
+}
+
+// foreground gives what the Dice of label maps compares: the softmax and the labels one-hot, without
+// background.
+func foreground(s *torch.Scope, x, labels *torch.Tensor) (p, y *torch.Tensor) {
+	onehot := s.Scatter(s.Zeros(x.Shape(), torch.Bool, x.Device()), 1, labels, 1)
+	return channels(s, s.Softmax(x, 1), 1, 0), channels(s, onehot, 1, 0)
+}
+
+// fused reports whether cross-entropy and Dice of x are computed in one operator.
+func (l *Loss) fused(x *torch.Tensor) bool {
+	return l.cfg.Fast && !l.cfg.Regions && l.cfg.IgnoreLabel == nil &&
+		x.Device().Type == torch.DeviceCPU && x.Dim() > 3 && x.Shape()[1] > 1
 }
 
 // labels converts target to int64 (n, 1, …) with ignored voxels as background, and returns the mask
@@ -243,16 +260,22 @@ func wrongLabel(labels *torch.Tensor, i int, classes int64) error {
 func (l *Loss) diceBCE(s *torch.Scope, x, target *torch.Tensor) *torch.Tensor {
 	regions, mask := l.regions(s, target)
 	dice := l.dice(s, s.Sigmoid(x), regions, mask)
-	wanted := s.To(regions, torch.Float32, x.Device())
-	var bce *torch.Tensor
-	if mask == nil {
-		bce = s.BCEWithLogits(x, wanted, torch.ReduceMean)
-	} else {
+	bce := binaryEntropy(s, x, regions, mask)
+	if mask != nil {
 		// Compat: the divisor counts each voxel once, not once per region.
-		each := s.Mul(s.BCEWithLogits(x, wanted, torch.ReduceNone), mask)
-		bce = s.Div(s.Sum(each), s.ClampMin(s.Sum(mask), 1e-8))
+		bce = s.Div(bce, s.ClampMin(s.Sum(mask), 1e-8))
 	}
 	return s.Add(bce, dice)
+}
+
+// binaryEntropy is the mean over all voxels and regions, or with a mask the sum over those that
+// count.
+func binaryEntropy(s *torch.Scope, x, regions, mask *torch.Tensor) *torch.Tensor {
+	wanted := s.To(regions, torch.Float32, x.Device())
+	if mask == nil {
+		return s.BCEWithLogits(x, wanted, torch.ReduceMean)
+	}
+	return s.Sum(s.Mul(s.BCEWithLogits(x, wanted, torch.ReduceNone), mask))
 }
 
 // regions splits target into the regions (bool) and the mask of the voxels that count, nil for all.
@@ -273,8 +296,19 @@ func (l *Loss) regions(s *torch.Scope, target *torch.Tensor) (regions, mask *tor
 // Sums are over space, and with BatchDice also over the batch. An absent class counts, with a Dice
 // near 0.
 func (l *Loss) dice(s *torch.Scope, p, y, mask *torch.Tensor) *torch.Tensor {
+	intersect, predicted, truth := overlap(s, p, y, mask)
+	if l.cfg.BatchDice {
+		intersect, predicted, truth = l.overBatch(s, intersect), l.overBatch(s, predicted),
+			l.overBatch(s, truth)
+	}
+	return diceOf(s, intersect, predicted, truth)
+}
+
+// overlap gives the sums over space of dice, (n, c) each.
+func overlap(s *torch.Scope, p, y, mask *torch.Tensor) (intersect, predicted,
+	truth *torch.Tensor) {
 	if s.Err() != nil {
-		return nil
+		return nil, nil, nil
 	}
 	var space []int64
 	for a := 2; a < p.Dim(); a++ {
@@ -286,13 +320,32 @@ func (l *Loss) dice(s *torch.Scope, p, y, mask *torch.Tensor) *torch.Tensor {
 		}
 		return s.Mul(t, mask)
 	}
-	truth := s.SumDims(masked(y), false, space...)
-	intersect := s.SumDims(masked(s.Mul(p, y)), false, space...)
-	predicted := s.SumDims(masked(p), false, space...)
-	if l.cfg.BatchDice {
-		intersect, predicted, truth = s.SumDims(intersect, false, 0),
-			s.SumDims(predicted, false, 0), s.SumDims(truth, false, 0)
+	truth = s.SumDims(masked(y), false, space...)
+	intersect = s.SumDims(masked(s.Mul(p, y)), false, space...)
+	predicted = s.SumDims(masked(p), false, space...)
+	return intersect, predicted, truth
+}
+
+// overBatch sums t (n, c) over the rows of the batch, with ranks as nnU-Net does.
+//
+// Differs: where ranks have unequal numbers of rows, which end nnU-Net's process, each sums over its
+// own first.
+func (l *Loss) overBatch(s *torch.Scope, t *torch.Tensor) *torch.Tensor {
+	r := l.cfg.Ranks
+	if r == nil {
+		return s.SumDims(t, false, 0)
 	}
+	if r.All%r.World != 0 {
+		t = s.SumDims(t, true, 0)
+	}
+	if s.Err() != nil {
+		return nil
+	}
+	return s.SumDims(s.SumDims(r.Gather(s, t), false, 0), false, 0)
+}
+
+// diceOf is minus the mean Dice of sums.
+func diceOf(s *torch.Scope, intersect, predicted, truth *torch.Tensor) *torch.Tensor {
 	numerator := s.AddScalar(s.MulScalar(intersect, 2), smooth)
 	denominator := s.ClampMin(s.AddScalar(s.Add(truth, predicted), smooth), 1e-8)
 	return s.Neg(s.Mean(s.Div(numerator, denominator)))

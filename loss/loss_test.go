@@ -27,6 +27,7 @@ type description struct {
 		Labels            map[string]any `json:"labels"`
 		RegionsClassOrder []int          `json:"regions_class_order"`
 		BatchDice         bool           `json:"batch_dice"`
+		Batch             int            `json:"batch"`
 	} `json:"spec"`
 	Weights []float64 `json:"ds_weights"`
 	fast    bool

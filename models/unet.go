@@ -60,6 +60,10 @@ const SegLayers = "seg_layers"
 // Source: nnU-Net 2.5.1, load_pretrained_weights.
 func IsSegLayer(name string) bool { return strings.Contains(name, "."+SegLayers+".") }
 
+// IsLowestHead reports whether a parameter belongs to the head of the lowest resolution of a network
+// with several.
+func IsLowestHead(name string) bool { return strings.Contains(name, "."+SegLayers+".0.") }
+
 // registerUNet adds the common naming rules to the entry.
 func registerUNet(e Entry) {
 	e.IsHead = IsSegLayer

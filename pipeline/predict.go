@@ -45,6 +45,8 @@ type PredictConfig struct {
 	Export        int     `flag:"nps" nnunet:"nps" default:"1" range:"0.." record:"nps" help:"cases that are written at a time beside the network"`
 	NumParts      int     `flag:"num-parts" nnunet:"num_parts" default:"1" range:"1.." help:"runs that share the cases"`
 	PartID        int     `flag:"part-id" nnunet:"part_id" range:"0.." help:"which of them this is, from 0"`
+	Dist          string  `flag:"dist" values:"auto,off" default:"auto" help:"auto: ranks that torchrun, mpirun or srun started are the parts; off: their variables are not read"`
+	World         World
 	MaxRAM        float64 `flag:"max-ram" range:">0.." help:"GiB for the sums of logits, above which a plane is cut into strips, and for the weights of all folds, above which they are loaded in turn (default: three quarters of what is free)"`
 	MaxVRAM       float64 `flag:"max-vram" range:">0.." help:"the same of a GPU's memory (default: three quarters of what is free)"`
 	SkipAir       string  `flag:"skip-air" values:"on,check" alone:"on" help:"leave out tiles that show nothing but air, below -900 HU; on, or check: compute them all the same and count the labels that would change"`
@@ -141,6 +143,9 @@ func Predict(ctx context.Context, c PredictConfig, o Output, done func(Predictio
 	if c.NoProgress {
 		o.Progress = nil
 	}
+	if w := c.World; w != nil && c.NumParts == 1 {
+		c.NumParts, c.PartID = w.Size, w.Rank
+	}
 	model, err := c.ModelChoice.open()
 	if err != nil {
 		return err
@@ -150,7 +155,7 @@ func Predict(ctx context.Context, c PredictConfig, o Output, done func(Predictio
 	if err := s.prepare(); err != nil {
 		return err
 	}
-	if err := o.resolve(&s.Machine); err != nil {
+	if err := place(c.World, &s.Machine, &s.out); err != nil {
 		return err
 	}
 	s.setWindow()

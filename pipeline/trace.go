@@ -7,6 +7,7 @@ import (
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/internal/launch"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/train"
@@ -76,10 +77,12 @@ type TraceConfig struct {
 	Method
 	train.TraceSettings
 	machine.Machine
+	launch.Config
+	World World
 }
 
 // Trace makes one optimizer step for each batch of a folder and writes what two stacks are compared by.
-func Trace(ctx context.Context, c TraceConfig, o Output) error {
+func Trace(ctx context.Context, c TraceConfig, o Output) (err error) {
 	if err := settings.Check(&c); err != nil {
 		return err
 	}
@@ -90,18 +93,20 @@ func Trace(ctx context.Context, c TraceConfig, o Output) error {
 	if err != nil {
 		return err
 	}
+	ranks, err := Join(ctx, c.Config, c.World, &c.Machine, &o)
+	if err != nil {
+		return err
+	}
+	defer func() { err = ranks.Leave(err) }()
 	f, p, d, name, err := c.ModelFiles.open()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	t := train.TraceConfig{Source: f, Plans: p, Dataset: d, Configuration: name, Batches: c.Batches, Output: c.Output,
-		MethodName: entry.Name, Method: method, TraceSettings: c.TraceSettings, Machine: c.Machine, Progress: o.Progress}
+		MethodName: entry.Name, Method: method, TraceSettings: c.TraceSettings, Machine: c.Machine, Ranks: ranks.Ranks, Progress: o.Progress}
 	if t.LR == 0 {
 		t.LR = entry.LR
-	}
-	if err := o.resolve(&t.Machine); err != nil {
-		return err
 	}
 	return train.Trace(ctx, t)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/internal/launch"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/train"
@@ -36,20 +37,21 @@ type TrainConfig struct {
 	NoValidation bool // no final validation: for a road that predicts and scores itself
 
 	UseCompressed bool `flag:"use-compressed" hidden:"true" help:"accepted as in nnU-Net; lntorch reads .npz directly and never unpacks"`
-	GPUs          int  `flag:"num-gpus" nnunet:"num_gpus" hidden:"true" default:"1" range:"1.." help:"number of GPUs: 1"`
+	launch.Config
+	World World
 }
 
 // Train prepares what the training lacks, trains, and validates. Cancelling ctx ends it after the running
-// iteration, saved, with *train.Interrupted.
-func Train(ctx context.Context, c TrainConfig, o Output) (*train.Result, error) {
+// iteration, saved, with *train.Interrupted. Of ranks that train together rank 0 has the result, and the
+// others nil.
+func Train(ctx context.Context, c TrainConfig, o Output) (result *train.Result, err error) {
 	if err := settings.Check(&c); err != nil {
 		return nil, err
 	}
-	if c.GPUs > 1 {
-		return nil, settings.Usage("-num_gpus %d: lntorch trains on one GPU", c.GPUs)
-	}
-	if err := given("results", c.Results); err != nil {
-		return nil, err
+	if c.World == nil || c.World.Rank == 0 { // which alone writes
+		if err := given("results", c.Results); err != nil {
+			return nil, err
+		}
 	}
 	method, options, err := c.effective()
 	if err != nil {
@@ -58,26 +60,35 @@ func Train(ctx context.Context, c TrainConfig, o Output) (*train.Result, error) 
 	t := train.Config{Settings: c.Settings, Machine: c.Machine, Results: c.Results, PlansName: c.PlansName,
 		Configuration: c.Configuration, Fold: c.Fold, Trainer: c.Trainer, MethodName: c.MethodName, Method: method, Options: options,
 		Pretrained: c.Pretrained, Continue: c.Continue, ValidateOnly: c.ValidateOnly, Npz: c.Npz, NoValidation: c.NoValidation,
-		Version: o.Version, Echo: o.Log, Progress: o.Progress}
+		Version: o.Version}
 	if err := t.Check(); err != nil {
 		return nil, err
 	}
+	ranks, err := Join(ctx, c.Config, c.World, &t.Machine, &o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = ranks.Leave(err) }()
+	t.Ranks, t.Echo, t.Progress = ranks.Ranks, o.Log, o.Progress
 	if t.Preprocessed, err = preprocessedDataset(c.Dataset, c.RawFolder, c.PreprocessedFolder, c.Results, !c.NoPrepare); err != nil {
 		return nil, err
 	}
-	if err := o.resolve(&t.Machine); err != nil {
-		return nil, err
-	}
-	if c.Pretrained != "" {
-		if t.Source, err = checkpoint.Open(c.Pretrained); err != nil {
-			return nil, err
+	err = ranks.once(ctx, func() error {
+		if c.Pretrained != "" {
+			if t.Source, err = checkpoint.Open(c.Pretrained); err != nil {
+				return err
+			}
 		}
+		if c.NoPrepare {
+			return nil
+		}
+		return prepareTraining(ctx, c.Raw, t, o)
+	})
+	if t.Source != nil {
 		defer t.Source.Close()
 	}
-	if !c.NoPrepare {
-		if err := prepareTraining(ctx, c.Raw, t, o); err != nil {
-			return nil, err
-		}
+	if err != nil {
+		return nil, err
 	}
 	return train.Run(ctx, t)
 }

@@ -16,12 +16,14 @@ at all; concurrent runs fetch it once. Needs Python 3.8, and pip for fetching; n
 into that Python.
 
 Standard output (or --out, rewritten only when it changes) holds
-LIBTORCH_ID, _VERSION, _DIR, _LIB, _INCLUDE, _ABI, _STD and _CUDA.
+LIBTORCH_ID, _VERSION, _DIR, _LIB, _INCLUDE, _ABI, _STD, _CUDA and _NCCL (folders with NCCL's and CUDA's headers,
+none where some are missing).
 """
 
 import argparse
 import contextlib
 import fcntl
+import glob
 import hashlib
 import importlib.util
 import json
@@ -66,6 +68,27 @@ PINS = {
         ),
     ],
 }
+# The wheel with CUDA's crt/ headers, which no wheel of torch depends on, by CUDA's version: with them the NCCL backend
+# compiles without a CUDA toolkit.
+CRT_PINS = {
+    "12.1.105": (
+        "nvidia-cuda-nvcc-cu12",
+        "12.1.105",
+        "a0712a05ffd57d9f017580ffcc808b207f7f4ef7a5ca8ac1312318b153739a18",
+    ),
+}
+# What c10d's ProcessGroupNCCL.hpp includes, and the wheels' folders that hold it.
+NCCL_HEADERS = [
+    "nccl.h",
+    "cuda_runtime_api.h",
+    "cublas_v2.h",
+    "cusparse.h",
+    "cusolverDn.h",
+    "crt/host_defines.h",
+]
+HEADER_FOLDERS = re.compile(
+    r"nvidia/(nccl|cuda_runtime|cublas|cusparse|cusolver|cuda_nvcc|cu\d+)/include/"
+)
 DEFAULT = "2.4.1"
 OLDEST = (2, 4)
 
@@ -177,7 +200,36 @@ def describe(folder, name=None):
         "ABI": cxx_abi_of(folder),
         "STD": cxx_standard_of(folder),
         "CUDA": "1" if os.path.exists(os.path.join(folder, "lib", "libtorch_cuda.so")) else "0",
+        "NCCL": "",
     }
+
+
+def nccl_headers(folder):
+    """The folders with the headers of NCCL and CUDA for a libtorch with CUDA; a string."""
+    site = os.path.dirname(folder)
+    folders = sorted(glob.glob(os.path.join(site, "nvidia", "*", "include")))
+    for toolkit in (os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
+        if toolkit:
+            folders.append(os.path.join(toolkit, "include"))
+
+    def missing():
+        return [
+            h for h in NCCL_HEADERS if not any(os.path.exists(os.path.join(f, h)) for f in folders)
+        ]
+
+    if missing() == ["crt/host_defines.h"]:
+        for info in glob.glob(os.path.join(site, "nvidia_cuda_runtime*.dist-info")):
+            version = re.sub(r".*-(.*)\.dist-info", r"\1", info)
+            if version in CRT_PINS:
+                folders.append(crt_headers(CRT_PINS[version]))
+    if missing():
+        say(
+            "no NCCL: %s was not found beside %s or in CUDA_HOME/include"
+            % (", ".join(missing()), folder)
+        )
+        return ""
+    used = [f for f in folders if any(os.path.exists(os.path.join(f, h)) for h in NCCL_HEADERS)]
+    return " ".join(used)
 
 
 # ---- finding ----------------------------------------------------------------
@@ -280,8 +332,10 @@ def unpack(wheel, target, cuda):
             if "/lib/" in member and ".so" in base:
                 keep = not PYTHON_LIBRARIES.match(base) if cuda else CPU_LIBRARIES.match(base)
             else:
-                keep = member.startswith("torch/include/") or (
-                    ".dist-info/" in member and re.search(r"LICEN[CS]E|NOTICE", member, re.I)
+                keep = (
+                    member.startswith("torch/include/")
+                    or (cuda and HEADER_FOLDERS.match(member))
+                    or (".dist-info/" in member and re.search(r"LICEN[CS]E|NOTICE", member, re.I))
                 )
             if keep:
                 archive.extract(member, target)
@@ -369,6 +423,35 @@ def download(version, cuda, final):
     say("%s is ready after %.0f s" % (final, time.time() - start))
 
 
+def crt_headers(pin):
+    """The include folder of a CRT_PINS wheel, fetched once into the cache."""
+    final = os.path.join(cache_folder(), "%s-%s" % pin[:2])
+    include = os.path.join(final, "nvidia", "cuda_nvcc", "include")
+    if os.path.isdir(include):
+        return include
+    check_pip()
+    os.makedirs(cache_folder(), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+        requirements, wheels = os.path.join(scratch, "requirements.txt"), os.path.join(scratch, "w")
+        with open(requirements, "w") as f:
+            f.write("%s==%s --hash=sha256:%s\n" % pin)
+        say("fetching %s %s, for its headers (20 MB)" % pin[:2])
+        pip(
+            ["download", "--no-deps", "--no-cache-dir", "--only-binary=:all:", "--require-hashes"]
+            + WHEEL_TAGS
+            + ["-r", requirements, "-d", wheels],
+            scratch,
+            "the download failed (pip's message is above); with a CUDA toolkit in CUDA_HOME it is not needed",
+        )
+        root = os.path.join(scratch, "root")
+        for wheel in os.listdir(wheels):
+            unpack(os.path.join(wheels, wheel), root, True)
+        if not os.path.isdir(include):
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(root, final)
+    return include
+
+
 def check_loads(library):
     """Loads the library in a separate process, to check that nothing is missing and the C library
     is new enough."""
@@ -409,6 +492,8 @@ def main():
         die("TORCH=%s: expected a version such as %s, or system" % (version, DEFAULT))
     if options.cuda and variables["CUDA"] != "1":
         die("CUDA=1, but %s holds no libtorch_cuda.so" % variables["LIB"])
+    if options.cuda:
+        variables["NCCL"] = nccl_headers(variables["DIR"])
 
     text = "".join("LIBTORCH_%s := %s\n" % item for item in variables.items())
     if not options.out:

@@ -30,9 +30,14 @@ func NewAsyncScalars(d Device) (*AsyncScalars, error) {
 	return &AsyncScalars{device: d, scope: scope}, nil
 }
 
-// Put queues the copy of scalars, the same number in each call; they may be freed afterwards.
+// Put queues the copy of scalars, the same number in each call; they may be freed afterwards. A tensor of
+// several entries stands for as many scalars.
 func (a *AsyncScalars) Put(scalars ...*Tensor) error {
-	n, err := a.room(int64(len(scalars)))
+	size := int64(0)
+	for _, x := range scalars {
+		size += x.Numel()
+	}
+	n, err := a.room(size)
 	if err != nil {
 		return err
 	}
@@ -40,7 +45,7 @@ func (a *AsyncScalars) Put(scalars ...*Tensor) error {
 		return With(func(s *Scope) error {
 			var flat []*Tensor
 			for _, x := range scalars {
-				flat = append(flat, s.Reshape(s.To(s.Detach(x), Float32, a.device), 1))
+				flat = append(flat, s.Reshape(s.To(s.Detach(x), Float32, a.device), -1))
 			}
 			s.Copy_(n.host, s.Cat(0, flat...), true)
 			return s.Err()

@@ -32,6 +32,20 @@ func diceCE(s *torch.Scope, x, target *torch.Tensor, batch bool) *torch.Tensor {
 		dice)
 }
 
+// fromSums is DiceCE of a batch, from its sums.
+func fromSums(t *testing.T, s *torch.Scope, x, target *torch.Tensor) *torch.Tensor {
+	t.Helper()
+	sums, known := s.DiceCESums(x, target)
+	require.True(t, known)
+	c := x.Shape()[1]
+	require.Equal(t, []int64{3*c + 1}, sums.Shape())
+	require.Equal(t, torch.Float64, sums.DType())
+	part := func(i int64) *torch.Tensor { return s.Narrow(sums, 0, i*c+1, c-1) }
+	numerator := s.AddScalar(s.MulScalar(part(0), 2), smooth)
+	dice := s.Mean(s.Div(numerator, s.AddScalar(s.Add(part(1), part(2)), smooth)))
+	return s.Sub(s.DivScalar(s.Select(sums, 0, 3*c), float64(target.Numel())), dice)
+}
+
 func TestDiceCEIsItsParts(t *testing.T) {
 	torchtest.NoLeak(t)
 	for _, c := range []struct {
@@ -94,6 +108,15 @@ func TestDiceCEIsItsParts(t *testing.T) {
 					most = math.Max(most, math.Abs(v))
 				}
 				require.InDeltaSlice(t, wantGradient, gotGradient, c.limit*most, "%+v", c)
+				if !batch {
+					continue
+				}
+				got, gotGradient = run(func(s *torch.Scope, x,
+					target *torch.Tensor) *torch.Tensor {
+					return fromSums(t, s, x, target)
+				})
+				require.InDelta(t, want[0], got[0], 1e-6*math.Abs(want[0]), "%+v", c)
+				require.InDeltaSlice(t, wantGradient, gotGradient, c.limit*most, "%+v", c)
 			}
 		}
 	}
@@ -133,6 +156,10 @@ func TestDiceCEKnowsItsLabels(t *testing.T) {
 			labels[7] = label
 			l, known := s.DiceCE(torchtest.Tensor(s, 1, 1, 3, 4, 4),
 				torch.FromSlice(s, labels, 1, 1, 4, 4), false, smooth)
+			require.Equal(t, want, known, "label %d", label)
+			require.Equal(t, want, l != nil)
+			l, known = s.DiceCESums(torchtest.Tensor(s, 1, 1, 3, 4, 4),
+				torch.FromSlice(s, labels, 1, 1, 4, 4))
 			require.Equal(t, want, known, "label %d", label)
 			require.Equal(t, want, l != nil)
 			return s.Err()

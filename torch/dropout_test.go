@@ -76,3 +76,96 @@ func TestLeanDropoutAtRest(t *testing.T) {
 		return s.Err()
 	}), "probability 2")
 }
+
+// Ranks that hold some rows of a batch drop what one rank drops in these rows, to the bit, forward and
+// backward, and their generators move on alike. Axis 0 may hold several entries for each row.
+func TestDropoutOfRowsIsThatOfTheBatch(t *testing.T) {
+	type op func(s *torch.Scope, x *torch.Tensor) *torch.Tensor
+	ops := map[string]op{
+		"dropout": func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.Dropout(x, 0.3, true) },
+		"lean":    func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.DropoutLean(x, 0.3, true) },
+		"feature": func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.FeatureDropout(x, 0.3, true) },
+	}
+	const all = 5
+	for _, device := range []string{"cpu", "cuda"} {
+		for name, f := range ops {
+			for _, c := range []struct {
+				shape  []int64
+				format torch.MemoryFormat
+			}{
+				{[]int64{all, 7, 5, 11, 13}, torch.Contiguous},
+				{[]int64{all, 7, 5, 11, 13}, torch.ChannelsLast3d},
+				{[]int64{all, 1, 3, 33, 31}, torch.ChannelsLast3d},
+				{[]int64{all * 8, 49, 12}, torch.Contiguous},
+			} {
+				t.Run(fmt.Sprint(device, "/", name, c), func(t *testing.T) {
+					device := torchtest.Device(t, device)
+					torchtest.NoLeak(t)
+					run := func(s *torch.Scope, r torch.Rows) (out, after []float32) {
+						require.NoError(t, torch.ManualSeed(7))
+						k := c.shape[0] / all
+						first, count := int64(0), int64(all)
+						if r.All > 0 {
+							first, count = r.First, r.Count
+						}
+						x := s.AddScalar(torchtest.Tensor(s, 3, c.shape...), 5)
+						x = s.Contiguous(s.To(s.Narrow(x, 0, first*k, count*k), torch.Float32, device),
+							c.format)
+						require.NoError(t, x.SetRequiresGrad(true))
+						s.SetRows(r)
+						s.Block(func(s *torch.Scope) *torch.Tensor { // a child has the rows of its parent
+							for range 2 {
+								y := f(s, x)
+								require.NoError(t, s.Err())
+								require.NoError(t, s.Sum(s.Mul(y, y)).Backward())
+								out = append(out, torchtest.Float32s(t, s.Detach(y))...)
+							}
+							return nil
+						})
+						s.SetRows(torch.Rows{})
+						g := torchtest.Float32s(t, s.Grad(x))
+						u := s.Zeros([]int64{4}, torch.Float32, device)
+						s.Uniform_(u, 0, 1, nil)
+						return append(out, g...), torchtest.Float32s(t, u)
+					}
+					require.NoError(t, torch.With(func(s *torch.Scope) error {
+						whole, after := run(s, torch.Rows{})
+						entry := len(whole) / 3 / all // twice the result, and the gradient
+						for _, r := range []torch.Rows{{0, 1, all}, {1, 2, all}, {3, 2, all}, {0, all, all}} {
+							part, next := run(s, r)
+							n := int(r.Count) * entry
+							for i := range 3 {
+								want := whole[i*all*entry+int(r.First)*entry:][:n]
+								require.Equal(t, want, part[i*n:][:n], "rows %v, part %d", r, i)
+							}
+							require.Equal(t, after, next)
+						}
+						return s.Err()
+					}))
+				})
+			}
+		}
+	}
+}
+
+func TestDropoutOfImpossibleRows(t *testing.T) {
+	torchtest.NoLeak(t)
+	for want, r := range map[string]torch.Rows{
+		"rows 1 to before 3 of 2":                         {First: 1, Count: 2, All: 2},
+		"rows -1 to before 0 of 2":                        {First: -1, Count: 1, All: 2},
+		"rows 0 to before 0 of 2":                         {First: 0, Count: 0, All: 2},
+		"[3, 4], expected a first axis that 2 rows share": {First: 0, Count: 2, All: 4},
+	} {
+		for _, f := range []func(s *torch.Scope, x *torch.Tensor) *torch.Tensor{
+			func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.Dropout(x, 0.3, true) },
+			func(s *torch.Scope, x *torch.Tensor) *torch.Tensor { return s.DropoutLean(x, 0.3, true) },
+		} {
+			require.ErrorContains(t, torch.With(func(s *torch.Scope) error {
+				x := torchtest.Tensor(s, 1, 3, 4)
+				s.SetRows(r)
+				f(s, x)
+				return s.Err()
+			}), "dropout: "+want)
+		}
+	}
+}

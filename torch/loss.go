@@ -60,3 +60,19 @@ func (s *Scope) DiceCE(x, target *Tensor, batchDice bool, smooth float64) (loss 
 	}
 	return s.result("dice_ce", message, &out, x, target), true
 }
+
+// DiceCESums are the sums that DiceCE makes its loss of, over the batch, for ranks that share one:
+// float64 (3c+1), for each of the c classes Σp·y, then for each Σp, then for each Σy, all 0 for
+// class 0, and last the sum of the cross-entropy. Operands and known are those of DiceCE.
+func (s *Scope) DiceCESums(x, target *Tensor) (sums *Tensor, known bool) {
+	if !s.ready("dice_ce_sums", x, target) {
+		return nil, true
+	}
+	var out unsafe.Pointer
+	var wrong C.int64_t
+	message := C.lnt_dice_ce_sums(x.c, target.c, &wrong, &out)
+	if message == nil && wrong != 0 {
+		return nil, false
+	}
+	return s.result("dice_ce_sums", message, &out, x, target), true
+}

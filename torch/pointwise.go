@@ -245,36 +245,6 @@ func (s *Scope) LeakyRelu_(x *Tensor, slope float64) *Tensor {
 	return s.result("leaky_relu_", C.lnt_leaky_relu_(x.c, C.double(slope), &out), &out, x)
 }
 
-// Dropout zeroes elements with probability p and scales the rest by 1/(1-p) in training mode;
-// otherwise it is x.
-func (s *Scope) Dropout(x *Tensor, p float64, train bool) *Tensor {
-	if !s.ready("dropout", x) {
-		return nil
-	}
-	var out unsafe.Pointer
-	return s.result("dropout", C.lnt_dropout(x.c, C.double(p), flag(train), &out), &out, x)
-}
-
-// DropoutLean is Dropout in a single pass forward and backward, without a saved mask; the same seed
-// drops other elements than Dropout. On devices other than the CPU it is Dropout.
-func (s *Scope) DropoutLean(x *Tensor, p float64, train bool) *Tensor {
-	if !s.ready("dropout", x) {
-		return nil
-	}
-	var out unsafe.Pointer
-	return s.result("dropout", C.lnt_dropout_lean(x.c, C.double(p), flag(train), &out), &out, x)
-}
-
-// FeatureDropout is Dropout of whole channels (Dropout2d, Dropout3d).
-func (s *Scope) FeatureDropout(x *Tensor, p float64, train bool) *Tensor {
-	if !s.ready("feature_dropout", x) {
-		return nil
-	}
-	var out unsafe.Pointer
-	return s.result("feature_dropout", C.lnt_feature_dropout(x.c, C.double(p), flag(train), &out),
-		&out, x)
-}
-
 // ClampMin is max(x, lo).
 func (s *Scope) ClampMin(x *Tensor, lo float64) *Tensor {
 	if !s.ready("clamp", x) {

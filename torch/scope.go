@@ -22,6 +22,7 @@ type Scope struct {
 	err    error
 	closed bool
 	tape   *tape // in a scope without parent: segments for Backward to recompute
+	rows   Rows  // of the batch that the tensors hold
 }
 
 var errNil = errors.New("torch: operand is nil")
@@ -55,7 +56,7 @@ func (s *Scope) With(f func(c *Scope) error) error {
 	if s.err != nil {
 		return s.err
 	}
-	c := &Scope{parent: s}
+	c := &Scope{parent: s, rows: s.rows}
 	defer c.Close()
 	err := f(c)
 	if c.err != nil {
@@ -71,7 +72,7 @@ func (s *Scope) Block(f func(c *Scope) *Tensor) *Tensor {
 	if s.err != nil {
 		return nil
 	}
-	c := &Scope{parent: s}
+	c := &Scope{parent: s, rows: s.rows}
 	defer c.Close()
 	out := f(c)
 	if c.err != nil {

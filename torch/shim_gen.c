@@ -96,8 +96,6 @@ char* (*p_lnt_relu)(void* a, void** out);
 char* (*p_lnt_gelu)(void* a, void** out);
 char* (*p_lnt_leaky_relu)(void* a, double slope, void** out);
 char* (*p_lnt_leaky_relu_)(void* a, double slope, void** out);
-char* (*p_lnt_dropout)(void* a, double p, int64_t train, void** out);
-char* (*p_lnt_feature_dropout)(void* a, double p, int64_t train, void** out);
 char* (*p_lnt_clamp)(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out);
 char* (*p_lnt_floor)(void* a, void** out);
 char* (*p_lnt_round)(void* a, void** out);
@@ -153,15 +151,40 @@ char* (*p_lnt_instance_norm)(void* x, void* w, void* b, double eps, void** out);
 char* (*p_lnt_layer_norm)(void* x, const int64_t* shape, int64_t n, void* w, void* b, double eps, void** out);
 char* (*p_lnt_conv_transpose_cat)(void* x, void* w, void* b, void* skip, const int64_t* stride, int64_t nd, void** out);
 char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
-char* (*p_lnt_dropout_lean)(void* a, double p, int64_t train, void** out);
+char* (*p_lnt_dropout)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+char* (*p_lnt_feature_dropout)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+char* (*p_lnt_dropout_lean)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
 char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
 char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
+char* (*p_lnt_dice_ce_sums)(void* x, void* target, int64_t* wrong, void** out);
 char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
 char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);
 char* (*p_lnt_amp_unscale)(void** params, int64_t n, void* inv_scale, void* found_inf);
 char* (*p_lnt_amp_update_scale)(void* scale, void* growth_tracker, void* found_inf, double growth, double backoff, int64_t interval);
 char* (*p_lnt_topk_rows)(void* g, int64_t k, void** out);
+char* (*p_lnt_store_new)(const char* host, int64_t port, int64_t listener, const char* prefix, int64_t limit_ms, void** out);
+char* (*p_lnt_store_set)(void* store, const char* key, const void* data, int64_t n);
+char* (*p_lnt_store_get)(void* store, const char* key, int64_t limit_ms, char** out, int64_t* n);
+void (*p_lnt_store_free)(void* store);
+char* (*p_lnt_group_gloo)(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out);
+char* (*p_lnt_group_nccl)(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out);
+char* (*p_lnt_group_abort)(void* group, const char* why);
+void (*p_lnt_group_free)(void* group);
+char* (*p_lnt_group_clock)(void* group, int64_t* started, int64_t* waited);
+char* (*p_lnt_all_reduce)(void* group, void* t, int64_t op, void** work);
+char* (*p_lnt_broadcast)(void* group, void* t, int64_t root, void** work);
+char* (*p_lnt_all_gather)(void* group, void* in, void* out, void** work);
+char* (*p_lnt_work_wait)(void* work, int64_t limit_ms, int64_t* done);
+void (*p_lnt_work_free)(void* work);
+char* (*p_lnt_gathered)(void* group, void* x, void* gathered, void** out);
+char* (*p_lnt_summed)(void* x, void* sum, double factor, void** out);
+char* (*p_lnt_reducer_new)(void* group, void** params, int64_t n, int64_t first, int64_t bucket, int64_t whole, int64_t views, int64_t compress, void** out);
+void (*p_lnt_reducer_free)(void* reducer);
+char* (*p_lnt_reducer_forward)(void* reducer, int64_t* rebuilt);
+char* (*p_lnt_reducer_backward)(void* reducer);
+char* (*p_lnt_reducer_seen)(void* reducer, void* seen, int64_t n);
+char* (*p_lnt_reducer_buckets)(void* reducer, int64_t* sizes, int64_t max, int64_t* n);
 
 static const struct {
   const char* name;
@@ -259,8 +282,6 @@ static const struct {
     {"lnt_gelu", (void**)&p_lnt_gelu},
     {"lnt_leaky_relu", (void**)&p_lnt_leaky_relu},
     {"lnt_leaky_relu_", (void**)&p_lnt_leaky_relu_},
-    {"lnt_dropout", (void**)&p_lnt_dropout},
-    {"lnt_feature_dropout", (void**)&p_lnt_feature_dropout},
     {"lnt_clamp", (void**)&p_lnt_clamp},
     {"lnt_floor", (void**)&p_lnt_floor},
     {"lnt_round", (void**)&p_lnt_round},
@@ -316,15 +337,40 @@ static const struct {
     {"lnt_layer_norm", (void**)&p_lnt_layer_norm},
     {"lnt_conv_transpose_cat", (void**)&p_lnt_conv_transpose_cat},
     {"lnt_instance_norm_leaky_relu", (void**)&p_lnt_instance_norm_leaky_relu},
+    {"lnt_dropout", (void**)&p_lnt_dropout},
+    {"lnt_feature_dropout", (void**)&p_lnt_feature_dropout},
     {"lnt_dropout_lean", (void**)&p_lnt_dropout_lean},
     {"lnt_cross_entropy", (void**)&p_lnt_cross_entropy},
     {"lnt_bce_with_logits", (void**)&p_lnt_bce_with_logits},
     {"lnt_dice_ce", (void**)&p_lnt_dice_ce},
+    {"lnt_dice_ce_sums", (void**)&p_lnt_dice_ce_sums},
     {"lnt_sgd_step", (void**)&p_lnt_sgd_step},
     {"lnt_clip_grad_norm", (void**)&p_lnt_clip_grad_norm},
     {"lnt_amp_unscale", (void**)&p_lnt_amp_unscale},
     {"lnt_amp_update_scale", (void**)&p_lnt_amp_update_scale},
     {"lnt_topk_rows", (void**)&p_lnt_topk_rows},
+    {"lnt_store_new", (void**)&p_lnt_store_new},
+    {"lnt_store_set", (void**)&p_lnt_store_set},
+    {"lnt_store_get", (void**)&p_lnt_store_get},
+    {"lnt_store_free", (void**)&p_lnt_store_free},
+    {"lnt_group_gloo", (void**)&p_lnt_group_gloo},
+    {"lnt_group_nccl", (void**)&p_lnt_group_nccl},
+    {"lnt_group_abort", (void**)&p_lnt_group_abort},
+    {"lnt_group_free", (void**)&p_lnt_group_free},
+    {"lnt_group_clock", (void**)&p_lnt_group_clock},
+    {"lnt_all_reduce", (void**)&p_lnt_all_reduce},
+    {"lnt_broadcast", (void**)&p_lnt_broadcast},
+    {"lnt_all_gather", (void**)&p_lnt_all_gather},
+    {"lnt_work_wait", (void**)&p_lnt_work_wait},
+    {"lnt_work_free", (void**)&p_lnt_work_free},
+    {"lnt_gathered", (void**)&p_lnt_gathered},
+    {"lnt_summed", (void**)&p_lnt_summed},
+    {"lnt_reducer_new", (void**)&p_lnt_reducer_new},
+    {"lnt_reducer_free", (void**)&p_lnt_reducer_free},
+    {"lnt_reducer_forward", (void**)&p_lnt_reducer_forward},
+    {"lnt_reducer_backward", (void**)&p_lnt_reducer_backward},
+    {"lnt_reducer_seen", (void**)&p_lnt_reducer_seen},
+    {"lnt_reducer_buckets", (void**)&p_lnt_reducer_buckets},
 };
 
 void shim_open(const char* path, char* buf, int64_t size) {

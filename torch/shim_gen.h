@@ -2,7 +2,7 @@
 #pragma once
 #include <stdint.h>
 
-#define LNT_ABI 10
+#define LNT_ABI 11
 
 extern int64_t (*p_lnt_abi)(void);
 static inline int64_t lnt_abi(void) { return p_lnt_abi(); }
@@ -188,10 +188,6 @@ extern char* (*p_lnt_leaky_relu)(void* a, double slope, void** out);
 static inline char* lnt_leaky_relu(void* a, double slope, void** out) { return p_lnt_leaky_relu(a, slope, out); }
 extern char* (*p_lnt_leaky_relu_)(void* a, double slope, void** out);
 static inline char* lnt_leaky_relu_(void* a, double slope, void** out) { return p_lnt_leaky_relu_(a, slope, out); }
-extern char* (*p_lnt_dropout)(void* a, double p, int64_t train, void** out);
-static inline char* lnt_dropout(void* a, double p, int64_t train, void** out) { return p_lnt_dropout(a, p, train, out); }
-extern char* (*p_lnt_feature_dropout)(void* a, double p, int64_t train, void** out);
-static inline char* lnt_feature_dropout(void* a, double p, int64_t train, void** out) { return p_lnt_feature_dropout(a, p, train, out); }
 extern char* (*p_lnt_clamp)(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out);
 static inline char* lnt_clamp(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out) { return p_lnt_clamp(a, lo, hi, use_lo, use_hi, out); }
 extern char* (*p_lnt_floor)(void* a, void** out);
@@ -302,14 +298,20 @@ extern char* (*p_lnt_conv_transpose_cat)(void* x, void* w, void* b, void* skip, 
 static inline char* lnt_conv_transpose_cat(void* x, void* w, void* b, void* skip, const int64_t* stride, int64_t nd, void** out) { return p_lnt_conv_transpose_cat(x, w, b, skip, stride, nd, out); }
 extern char* (*p_lnt_instance_norm_leaky_relu)(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
 static inline char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out) { return p_lnt_instance_norm_leaky_relu(x, w, b, residual, eps, slope, out); }
-extern char* (*p_lnt_dropout_lean)(void* a, double p, int64_t train, void** out);
-static inline char* lnt_dropout_lean(void* a, double p, int64_t train, void** out) { return p_lnt_dropout_lean(a, p, train, out); }
+extern char* (*p_lnt_dropout)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+static inline char* lnt_dropout(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out) { return p_lnt_dropout(x, p, train, first, count, all, out); }
+extern char* (*p_lnt_feature_dropout)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+static inline char* lnt_feature_dropout(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out) { return p_lnt_feature_dropout(x, p, train, first, count, all, out); }
+extern char* (*p_lnt_dropout_lean)(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+static inline char* lnt_dropout_lean(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out) { return p_lnt_dropout_lean(x, p, train, first, count, all, out); }
 extern char* (*p_lnt_cross_entropy)(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
 static inline char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out) { return p_lnt_cross_entropy(x, target, ignore_index, reduction, out); }
 extern char* (*p_lnt_bce_with_logits)(void* x, void* target, int64_t reduction, void** out);
 static inline char* lnt_bce_with_logits(void* x, void* target, int64_t reduction, void** out) { return p_lnt_bce_with_logits(x, target, reduction, out); }
 extern char* (*p_lnt_dice_ce)(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
 static inline char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out) { return p_lnt_dice_ce(x, target, batch, smooth, wrong, out); }
+extern char* (*p_lnt_dice_ce_sums)(void* x, void* target, int64_t* wrong, void** out);
+static inline char* lnt_dice_ce_sums(void* x, void* target, int64_t* wrong, void** out) { return p_lnt_dice_ce_sums(x, target, wrong, out); }
 extern char* (*p_lnt_sgd_step)(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf);
 static inline char* lnt_sgd_step(void** params, void** buffers, void** masks, const int64_t* rules, int64_t n, double lr, double momentum, double dampening, double weight_decay, int64_t nesterov, int64_t impl, void* found_inf) { return p_lnt_sgd_step(params, buffers, masks, rules, n, lr, momentum, dampening, weight_decay, nesterov, impl, found_inf); }
 extern char* (*p_lnt_clip_grad_norm)(void** params, int64_t n, double max_norm, void** total_norm);
@@ -320,6 +322,50 @@ extern char* (*p_lnt_amp_update_scale)(void* scale, void* growth_tracker, void* 
 static inline char* lnt_amp_update_scale(void* scale, void* growth_tracker, void* found_inf, double growth, double backoff, int64_t interval) { return p_lnt_amp_update_scale(scale, growth_tracker, found_inf, growth, backoff, interval); }
 extern char* (*p_lnt_topk_rows)(void* g, int64_t k, void** out);
 static inline char* lnt_topk_rows(void* g, int64_t k, void** out) { return p_lnt_topk_rows(g, k, out); }
+extern char* (*p_lnt_store_new)(const char* host, int64_t port, int64_t listener, const char* prefix, int64_t limit_ms, void** out);
+static inline char* lnt_store_new(const char* host, int64_t port, int64_t listener, const char* prefix, int64_t limit_ms, void** out) { return p_lnt_store_new(host, port, listener, prefix, limit_ms, out); }
+extern char* (*p_lnt_store_set)(void* store, const char* key, const void* data, int64_t n);
+static inline char* lnt_store_set(void* store, const char* key, const void* data, int64_t n) { return p_lnt_store_set(store, key, data, n); }
+extern char* (*p_lnt_store_get)(void* store, const char* key, int64_t limit_ms, char** out, int64_t* n);
+static inline char* lnt_store_get(void* store, const char* key, int64_t limit_ms, char** out, int64_t* n) { return p_lnt_store_get(store, key, limit_ms, out, n); }
+extern void (*p_lnt_store_free)(void* store);
+static inline void lnt_store_free(void* store) { p_lnt_store_free(store); }
+extern char* (*p_lnt_group_gloo)(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out);
+static inline char* lnt_group_gloo(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out) { return p_lnt_group_gloo(store, rank, size, device, limit_ms, out); }
+extern char* (*p_lnt_group_nccl)(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out);
+static inline char* lnt_group_nccl(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out) { return p_lnt_group_nccl(store, rank, size, limit_ms, out); }
+extern char* (*p_lnt_group_abort)(void* group, const char* why);
+static inline char* lnt_group_abort(void* group, const char* why) { return p_lnt_group_abort(group, why); }
+extern void (*p_lnt_group_free)(void* group);
+static inline void lnt_group_free(void* group) { p_lnt_group_free(group); }
+extern char* (*p_lnt_group_clock)(void* group, int64_t* started, int64_t* waited);
+static inline char* lnt_group_clock(void* group, int64_t* started, int64_t* waited) { return p_lnt_group_clock(group, started, waited); }
+extern char* (*p_lnt_all_reduce)(void* group, void* t, int64_t op, void** work);
+static inline char* lnt_all_reduce(void* group, void* t, int64_t op, void** work) { return p_lnt_all_reduce(group, t, op, work); }
+extern char* (*p_lnt_broadcast)(void* group, void* t, int64_t root, void** work);
+static inline char* lnt_broadcast(void* group, void* t, int64_t root, void** work) { return p_lnt_broadcast(group, t, root, work); }
+extern char* (*p_lnt_all_gather)(void* group, void* in, void* out, void** work);
+static inline char* lnt_all_gather(void* group, void* in, void* out, void** work) { return p_lnt_all_gather(group, in, out, work); }
+extern char* (*p_lnt_work_wait)(void* work, int64_t limit_ms, int64_t* done);
+static inline char* lnt_work_wait(void* work, int64_t limit_ms, int64_t* done) { return p_lnt_work_wait(work, limit_ms, done); }
+extern void (*p_lnt_work_free)(void* work);
+static inline void lnt_work_free(void* work) { p_lnt_work_free(work); }
+extern char* (*p_lnt_gathered)(void* group, void* x, void* gathered, void** out);
+static inline char* lnt_gathered(void* group, void* x, void* gathered, void** out) { return p_lnt_gathered(group, x, gathered, out); }
+extern char* (*p_lnt_summed)(void* x, void* sum, double factor, void** out);
+static inline char* lnt_summed(void* x, void* sum, double factor, void** out) { return p_lnt_summed(x, sum, factor, out); }
+extern char* (*p_lnt_reducer_new)(void* group, void** params, int64_t n, int64_t first, int64_t bucket, int64_t whole, int64_t views, int64_t compress, void** out);
+static inline char* lnt_reducer_new(void* group, void** params, int64_t n, int64_t first, int64_t bucket, int64_t whole, int64_t views, int64_t compress, void** out) { return p_lnt_reducer_new(group, params, n, first, bucket, whole, views, compress, out); }
+extern void (*p_lnt_reducer_free)(void* reducer);
+static inline void lnt_reducer_free(void* reducer) { p_lnt_reducer_free(reducer); }
+extern char* (*p_lnt_reducer_forward)(void* reducer, int64_t* rebuilt);
+static inline char* lnt_reducer_forward(void* reducer, int64_t* rebuilt) { return p_lnt_reducer_forward(reducer, rebuilt); }
+extern char* (*p_lnt_reducer_backward)(void* reducer);
+static inline char* lnt_reducer_backward(void* reducer) { return p_lnt_reducer_backward(reducer); }
+extern char* (*p_lnt_reducer_seen)(void* reducer, void* seen, int64_t n);
+static inline char* lnt_reducer_seen(void* reducer, void* seen, int64_t n) { return p_lnt_reducer_seen(reducer, seen, n); }
+extern char* (*p_lnt_reducer_buckets)(void* reducer, int64_t* sizes, int64_t max, int64_t* n);
+static inline char* lnt_reducer_buckets(void* reducer, int64_t* sizes, int64_t max, int64_t* n) { return p_lnt_reducer_buckets(reducer, sizes, max, n); }
 
 // shim_open opens the library and fills the pointers; the message (in buf) is empty for success.
 void shim_open(const char* path, char* buf, int64_t size);

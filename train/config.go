@@ -69,10 +69,13 @@ type Settings struct {
 	Epochs        int `flag:"epochs" range:"1.." help:"epochs (default: the method's)"`
 	Iterations    int `flag:"iterations" default:"250" range:"1.." keep:"iterations" help:"iterations per epoch"`
 	ValIterations int `flag:"val-iterations" range:"1.." keep:"val_iterations" help:"validation iterations per epoch (default: 50, fewer in proportion with fewer iterations)"`
+	Accumulate    int `flag:"accumulate" default:"1" range:"1.." keep:"accumulate" before:"1" help:"batches that an iteration's gradient is the mean of, each with its own loss"`
 	Optimizer
 	BatchSettings
 	AugmentOn AugmentOn `flag:"augment-on" default:"cpu" values:"cpu,device" keep:"augment_on" before:"cpu" help:"where batches are augmented: cpu (workers), or device (operators of libtorch; other roundings)"`
 	SaveEvery int       `flag:"save-every" default:"1" range:"1.." help:"epochs between checkpoint_latest.pth"`
+
+	Compress Compression `flag:"compress" default:"off" values:"off,fp16,bf16" keep:"compress" before:"off" help:"of several ranks: type of gradients on their way, half the bytes"`
 
 	Recompute            bool `flag:"recompute" help:"recompute activations in the backward pass: less memory, more time (not every network; MONAI's use_checkpoint)"`
 	Deterministic        bool `flag:"deterministic" help:"on CUDA: algorithms that give the same bits every time (slower)"`
@@ -108,6 +111,8 @@ type Config struct {
 	ValidationFolder string           // of the final validation; empty: the fold's
 	Npz              bool             // final validation also writes probabilities and properties
 	NoValidation     bool             // no final validation: the caller predicts and scores itself
+
+	Ranks Ranks // that train together
 
 	Version  string    // of lntorch, for run.json
 	Echo     io.Writer // where log lines also go; nil: nowhere
@@ -157,8 +162,12 @@ func (c *Config) Check() error {
 	if c.ValIterations == 0 {
 		c.ValIterations = DefaultValIterations(c.Iterations)
 	}
-	if c.Iterations < 1 || c.ValIterations < 1 {
-		return fmt.Errorf("train: %d iterations and %d validation iterations: both must be positive", c.Iterations, c.ValIterations)
+	if c.Accumulate == 0 {
+		c.Accumulate = 1
+	}
+	if c.Iterations < 1 || c.ValIterations < 1 || c.Accumulate < 1 {
+		return fmt.Errorf("train: %d iterations and %d validation iterations, gradients of %d batches: all must be positive",
+			c.Iterations, c.ValIterations, c.Accumulate)
 	}
 	within := func(x, low, high float64) bool { return x >= low && x <= high } // false for NaN
 	if !within(c.WeightDecay, 0, math.MaxFloat64) || !within(c.Momentum, 0, 1) || c.Momentum == 1 || !within(c.Oversample, 0, 1) {
@@ -185,6 +194,12 @@ func (c *Config) Check() error {
 	}
 	if c.Channels != ChannelsKeep && c.Channels != ChannelsExtend {
 		return fmt.Errorf("train: --channels %q: expected keep or extend", c.Channels)
+	}
+	if c.Compress == "" {
+		c.Compress = CompressOff
+	}
+	if c.Compress != CompressOff && c.IsReference() {
+		return fmt.Errorf("train: --compress %s rounds gradients, --numerics reference has nnU-Net's: give one of them", c.Compress)
 	}
 	if c.Progress == nil {
 		c.Progress = quiet{}

@@ -12,6 +12,8 @@ import (
 	"github.com/lntorch/lntorch/eval/pynum"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/report"
+	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/dist"
 	"github.com/lntorch/lntorch/torch/optim"
 )
 
@@ -25,6 +27,7 @@ func (t *trainer) runEpoch(ctx context.Context) error {
 		return err
 	}
 	t.file.EpochStart(t.epoch, lr)
+	t.spent = pace{}
 	if err := t.trainEpoch(ctx); err != nil {
 		return err
 	}
@@ -37,7 +40,9 @@ func (t *trainer) runEpoch(ctx context.Context) error {
 	if err := t.file.EpochEnd(&t.log, t.epoch); err != nil {
 		return err
 	}
-	t.printWaiting()
+	if err := t.printWaiting(); err != nil {
+		return err
+	}
 	if m, ok := c.Method.(finetune.Counter); ok {
 		if step, ever := m.Counts(); step > 0 {
 			t.file.Print(fmt.Sprintf("selected entries of sparse layers: %s in the last step, %s so far",
@@ -68,6 +73,9 @@ func (t *trainer) endEpoch() error {
 			return err
 		}
 	}
+	if !t.peers.first() {
+		return nil
+	}
 	return report.Progress(filepath.Join(t.fold, "progress.png"), &t.log)
 }
 
@@ -78,31 +86,32 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 	c.Progress.Begin(fmt.Sprintf("epoch %d of %d", t.epoch+1, c.Epochs), c.Iterations)
 	defer c.Progress.End()
 	c.Progress.Done(t.iteration, "")
-	t.feed.begin(t.train, c.Iterations-t.iteration, hashedBatches)
+	t.feed.begin(t.train, (c.Iterations-t.iteration)*c.Accumulate, hashedBatches)
 	for t.iteration < c.Iterations {
-		if ctx.Err() != nil {
+		begin, before := time.Now(), t.peers.wait()
+		on, err := t.GoOn(ctx)
+		if err != nil {
+			return t.failed(err)
+		}
+		if !on {
 			if err := t.settle(); err != nil {
 				return fmt.Errorf("train: epoch %d: %w", t.epoch, err)
 			}
 			return t.interrupt()
 		}
-		begin := time.Now()
-		// Workers do not see ctx: batches that are ready are used before training stops.
-		b, err := t.feed.next(context.WithoutCancel(ctx))
-		if err != nil {
-			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
+		var in intake
+		if err := t.step(ctx, &in); err != nil {
+			return t.failed(err)
 		}
-		waited := time.Since(begin)
-		t.keepSum(b)
-		err = t.step(b)
-		b.release()
-		if err != nil {
-			return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
-		}
+		waited := in.waited
 		t.iteration++
-		took := time.Since(begin)
+		took, others := time.Since(begin), t.peers.wait()-before
 		t.timing.add(took, waited)
-		if err := t.profile.iteration(took, waited, b.times); err != nil {
+		if t.peers != nil {
+			t.timing.others = keep(t.timing.others, others)
+		}
+		t.spent.Total, t.spent.Data, t.spent.Others = t.spent.Total+took, t.spent.Data+waited, t.spent.Others+others
+		if err := t.profile.iteration(took, waited, in.times); err != nil {
 			return fmt.Errorf("train: profile: %w", err)
 		}
 		note := "" // the first loss may still be owed
@@ -117,14 +126,41 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 	return t.log.TrainLoss(t.epoch, meanLoss(t.losses))
 }
 
-// printWaiting logs how long the epoch's training waited for data.
-func (t *trainer) printWaiting() {
+// failed is the error of an iteration; where another rank is lost, with what to do about it.
+func (t *trainer) failed(err error) error {
+	var gone *dist.Gone
+	var late *dist.TimedOut
+	var left *dist.Left
+	if !errors.As(err, &gone) && !errors.As(err, &late) && !errors.As(err, &left) {
+		return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
+	}
+	saved := "No checkpoint was written yet"
+	if t.saved != "" {
+		saved = fmt.Sprintf("Last saved: %s (epoch %d). Go on with --c", t.saved, t.savedEpoch)
+	}
+	return fmt.Errorf("%w: epoch %d, iteration %d. %s", err, t.epoch, t.iteration, saved)
+}
+
+// printWaiting logs how long the epoch's training waited for data, and for other ranks.
+func (t *trainer) printWaiting() error {
 	total, waited, stats := t.timing.total, t.timing.waited, t.train.Stats()
 	lines := waiting(waited-t.waited, total-t.total, stats.Since(t.stats), t.cfg.AugmentOn)
 	for _, line := range lines {
 		t.file.Print(line)
 	}
 	t.total, t.waited, t.stats = total, waited, stats
+	if t.peers == nil {
+		return nil
+	}
+	t.file.Print(fmt.Sprintf("%.2f patches a second", float64(t.cfg.BatchSize*t.cfg.Accumulate*t.cfg.Iterations)/t.spent.Total.Seconds()))
+	all, err := gather(t.peers, t.spent)
+	if err != nil {
+		return t.failed(err)
+	}
+	for _, line := range paces(all, t.team) {
+		t.file.Print(line)
+	}
+	return nil
 }
 
 // muchWaiting is the share of an epoch that waiting for data may take without a word on it.
@@ -163,13 +199,59 @@ func (t *trainer) progress(loss float64) string {
 	return note
 }
 
-// step makes one iteration and takes in the losses that are there.
-func (t *trainer) step(b *fed) error {
-	n := int64(t.epoch)*int64(t.cfg.Iterations) + int64(t.iteration)
+// intake is what an iteration takes of the feed: one batch at a time.
+type intake struct {
+	batch  *fed          // that the step has, or is to have next
+	waited time.Duration // for batches
+	times  loader.Times  // of all of them
+}
+
+// take turns to the next batch.
+func (t *trainer) take(ctx context.Context, in *intake) error {
+	in.release()
+	begin := time.Now()
+	// Workers do not see ctx: batches that are ready are used before training stops.
+	b, err := t.feed.next(context.WithoutCancel(ctx))
+	if err != nil {
+		return err
+	}
+	in.waited += time.Since(begin)
+	in.batch, in.times = b, in.times.Plus(b.times)
+	t.keepSum(b)
+	return nil
+}
+
+func (in *intake) release() {
+	if in.batch != nil {
+		in.batch.release()
+		in.batch = nil
+	}
+}
+
+// step makes one iteration and takes in the losses that are there. The first batch is waited for before
+// the step begins, others when it has done with the one before.
+func (t *trainer) step(ctx context.Context, in *intake) error {
+	defer in.release()
+	if err := t.take(ctx, in); err != nil {
+		return err
+	}
 	if err := t.profile.begin(); err != nil {
 		return err
 	}
-	if err := t.note(t.Step(n, b.upload)); err != nil {
+	uploads := []Upload{func(s *torch.Scope) (Batch, error) { return in.batch.upload(s) }}
+	for range t.cfg.Accumulate - 1 {
+		uploads = append(uploads, func(s *torch.Scope) (Batch, error) {
+			if err := t.take(ctx, in); err != nil {
+				return Batch{}, err
+			}
+			if err := t.profile.waited(); err != nil {
+				return Batch{}, err
+			}
+			return in.batch.upload(s)
+		})
+	}
+	n := int64(t.epoch)*int64(t.cfg.Iterations) + int64(t.iteration)
+	if err := t.note(t.Step(n, uploads...)); err != nil {
 		return err
 	}
 	return t.profile.end()
@@ -203,11 +285,14 @@ func (t *trainer) validateEpoch(ctx context.Context) error {
 	if t.data.Dataset.Labels.HasRegions {
 		classes = len(t.data.Dataset.Labels.Regions)
 	}
-	online := eval.NewOnline(classes, t.data.Dataset.Labels.HasRegions)
-	var losses []float64
+	var own validated
 	t.feed.begin(t.val, c.ValIterations, 0)
 	for i := range c.ValIterations {
-		if ctx.Err() != nil {
+		on, err := t.GoOn(ctx)
+		if err != nil {
+			return t.failed(err)
+		}
+		if !on {
 			return t.interrupt()
 		}
 		b, err := t.feed.next(context.WithoutCancel(ctx))
@@ -216,17 +301,50 @@ func (t *trainer) validateEpoch(ctx context.Context) error {
 		}
 		l, counts, err := t.Validate(b.upload)
 		b.release()
-		if err == nil {
-			err = online.Add(counts)
-		}
 		if err != nil {
 			return fmt.Errorf("train: epoch %d, validation: %w", t.epoch, err)
 		}
-		losses = append(losses, l)
+		own.Losses, own.Counts = append(own.Losses, l), append(own.Counts, counts)
 		c.Progress.Done(i+1, "")
+	}
+	all, err := gather(t.peers, own)
+	if err != nil {
+		return t.failed(err)
+	}
+	losses, counts := pool(all)
+	online := eval.NewOnline(classes, t.data.Dataset.Labels.HasRegions)
+	for _, batch := range counts {
+		if err := online.Add(batch); err != nil {
+			return fmt.Errorf("train: epoch %d, validation: %w", t.epoch, err)
+		}
 	}
 	dice, mean := online.Dice()
 	return t.log.Validation(t.epoch, dice, mean, meanLoss(losses))
+}
+
+// validated is what a rank found in an epoch's validation: of each batch, of its rows.
+type validated struct {
+	Losses []float64
+	Counts [][]eval.Counts // of each class
+}
+
+// pool gives losses and counts of whole batches.
+func pool(all []validated) (losses []float64, counts [][]eval.Counts) {
+	losses, counts = all[0].Losses, all[0].Counts
+	for _, v := range all[1:] {
+		for i, batch := range v.Counts {
+			losses[i] += v.Losses[i]
+			for class, c := range batch {
+				counts[i][class].TP += c.TP
+				counts[i][class].FP += c.FP
+				counts[i][class].FN += c.FN
+			}
+		}
+	}
+	for i := range losses {
+		losses[i] /= float64(len(all))
+	}
+	return losses, counts
 }
 
 // meanLoss is numpy's mean of float32 losses, to the bit.
@@ -240,6 +358,9 @@ func meanLoss(losses []float64) float32 {
 
 // writeEvents adds the epoch to the TensorBoard file.
 func (t *trainer) writeEvents() error {
+	if !t.peers.first() {
+		return nil
+	}
 	e := t.epoch
 	scalars := []report.Scalar{
 		{Tag: "loss/train", Value: t.log.TrainLosses[e]},

@@ -21,6 +21,7 @@ import (
 type feed struct {
 	device torch.Device
 	ahead  bool
+	rows   torch.Rows // of each batch, that the loaders prepare; zero: all
 
 	source phase // of the batches that next gives, not ahead
 
@@ -214,7 +215,7 @@ func (f *feed) upload(s *torch.Scope, b *loader.Batch) (*torch.Tensor, []*torch.
 
 // upload is the step's: the calling thread's stream waits until the batch is on the device.
 func (b *fed) upload(s *torch.Scope) (Batch, error) {
-	out := Batch{Cases: b.cases}
+	out := Batch{Cases: b.cases, Rows: b.feed.rows}
 	if b.scope == nil {
 		var err error
 		out.Image, out.Targets, err = b.feed.upload(s, b.batch)

@@ -1,8 +1,6 @@
 package train
 
 import (
-	"math"
-
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/optim"
@@ -34,7 +32,7 @@ func (s *Session) queues() bool {
 
 // queue ends a step: the update, which the device skips where loss or gradients are not finite,
 // and the copy of the loss.
-func (s *Session) queue(sc *torch.Scope, l, norm *torch.Tensor, cases []string) error {
+func (s *Session) queue(sc *torch.Scope, n int64, l, each, norm *torch.Tensor, cases []string) error {
 	if s.Scaler != nil {
 		s.Scaler.StepUnless(sc, func(skip *torch.Tensor) { s.SGD.StepUnless(sc, skip) })
 		s.Scaler.Update(sc)
@@ -44,11 +42,15 @@ func (s *Session) queue(sc *torch.Scope, l, norm *torch.Tensor, cases []string) 
 	if sc.Err() != nil {
 		return sc.Err()
 	}
-	if err := s.late.numbers.Put(l, norm); err != nil {
+	numbers := []*torch.Tensor{l, norm}
+	if each != nil {
+		numbers = append(numbers, each)
+	}
+	if err := s.late.numbers.Put(numbers...); err != nil {
 		return err
 	}
 	s.late.cases = append(s.late.cases, cases)
-	return nil
+	return s.compare(n, nil)
 }
 
 // Settle waits for the outcomes that the device still owes, but for the last few.
@@ -61,11 +63,8 @@ func (s *Session) Settle(left int) ([]Outcome, error) {
 		}
 		cases := s.late.cases[0]
 		s.late.cases = s.late.cases[1:]
-		o := Outcome{Loss: values[0], Norm: values[1]}
-		if s.Scaler != nil {
-			o.Norm = math.NaN()
-		}
-		if err := s.check(o, cases); err != nil {
+		o, err := s.outcome(values, cases)
+		if err != nil {
 			return nil, err
 		}
 		outcomes = append(outcomes, o)

@@ -70,7 +70,15 @@ func (p *profile) begin() error {
 	return p.watch.begin()
 }
 
-// partOf is what a phase ends, of a step on one batch.
+// waited ends the wait for a batch in the middle of a step.
+func (p *profile) waited() error {
+	if p == nil {
+		return nil
+	}
+	return p.watch.lap(partWait)
+}
+
+// partOf is what a phase ends.
 var partOf = map[Phase]part{Cleared: partStep, Uploaded: partCopy, Predicted: partForward,
 	Forwarded: partLoss, Differentiated: partBackward}
 

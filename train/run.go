@@ -22,6 +22,7 @@ import (
 // timing gathers how long iterations take, and how long they wait for data.
 type timing struct {
 	iteration, wait []time.Duration
+	others          []time.Duration // waited for other ranks; none alone
 	// of all iterations but the run's first, which waits for the first batch
 	total, waited time.Duration
 	any           bool
@@ -77,6 +78,9 @@ const (
 
 // writeRun writes run.json: everything that one would need to repeat the run, and how it went.
 func (t *trainer) writeRun(status string) error {
+	if !t.peers.first() {
+		return nil
+	}
 	c := &t.cfg
 	torchVersion, err := torch.Version()
 	if err != nil {
@@ -119,6 +123,11 @@ func (t *trainer) writeRun(status string) error {
 				"share": share(t.timing.waited, t.timing.total)},
 			"loader": t.aboutLoader(),
 		},
+	}
+	if t.peers != nil {
+		if doc["distributed"], err = t.aboutRanks(); err != nil {
+			return fmt.Errorf("train: run.json: %w", err)
+		}
 	}
 	data := t.aboutData()
 	doc["data"] = data
@@ -174,6 +183,9 @@ func (t *trainer) writeDebug() error {
 	for name, value := range t.settings() {
 		doc[name] = fmt.Sprint(value)
 	}
+	if t.peers != nil || c.Ranks.RunID != "" {
+		doc[debugWorld], doc[debugRun] = fmt.Sprint(t.peers.size()), c.Ranks.RunID
+	}
 	b, err := json.MarshalIndent(doc, "", "    ")
 	if err == nil {
 		err = atomicfile.Write(filepath.Join(t.fold, "debug.json"), b)
@@ -182,6 +194,28 @@ func (t *trainer) writeDebug() error {
 		return fmt.Errorf("train: debug.json: %w", err)
 	}
 	return nil
+}
+
+// Entries of debug.json about ranks.
+const (
+	debugWorld = "world_size"
+	debugRun   = "run_id"
+)
+
+// restarted reports whether a launcher started these ranks in place of others of the same training, which
+// goes on from what they saved.
+func (t *trainer) restarted() bool {
+	r := &t.cfg.Ranks
+	if r.Restart > 0 {
+		return true
+	}
+	if r.RunID == "" || r.RunID == "none" { // torchrun's where it was given none
+		return false
+	}
+	// torchrun does not count the restart that another number of ranks brings.
+	var was map[string]string
+	b, err := os.ReadFile(filepath.Join(t.fold, "debug.json"))
+	return err == nil && json.Unmarshal(b, &was) == nil && was[debugRun] == r.RunID && was[debugWorld] != fmt.Sprint(t.peers.size())
 }
 
 // settings lists every setting as it was in force.

@@ -12,6 +12,7 @@ import (
 	"github.com/lntorch/lntorch/loss"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/dist"
 	"github.com/lntorch/lntorch/torch/nn"
 	"github.com/lntorch/lntorch/torch/optim"
 )
@@ -42,6 +43,11 @@ type SessionConfig struct {
 	Recompute  bool
 	NoAdapters bool // the method attaches none: weights come from a checkpoint that has them merged in
 	Wait       bool // each step waits for its loss, on CUDA too
+
+	Group    *dist.Group // ranks that train together; nil: this one alone
+	Compress Compression // of their gradients on the way
+	Steps    int64       // of the whole training: after the last one ranks compare their weights
+	peers    *peers      // instead of Group
 }
 
 // Session is a network with everything that one training step needs: the parameters that train, the
@@ -56,16 +62,15 @@ type Session struct {
 	Loss    *loss.Loss
 	Scales  [][]float64 // of the targets: size relative to the patch, for each level of deep supervision
 
-	// Reduce, if not nil, sees the gradients after the backward pass and before they are unscaled: the
-	// place where ranks of a distributed training meet.
-	Reduce func(s *torch.Scope, params []*torch.Tensor) error
 	// Hook, if not nil, is called after each phase of a step. Masks are given in phase Chosen only.
 	Hook func(s *torch.Scope, phase Phase, masks []optim.Mask) error
 
 	cfg     SessionConfig
 	scope   *torch.Scope // owns the parameters
 	tensors []*torch.Tensor
-	late    *late // losses that the device still owes; nil where steps wait for theirs
+	late    *late  // losses that the device still owes; nil where steps wait for theirs
+	peers   *peers // other ranks; nil alone
+	ranks   *ranks // what steps share with them; nil alone
 }
 
 // NewSession builds the network, with parameters that have no values yet, and what belongs to it.
@@ -80,6 +85,10 @@ func NewSession(cfg SessionConfig) (*Session, error) {
 
 func (s *Session) build() error {
 	c := &s.cfg
+	if s.peers = c.peers; s.peers == nil {
+		s.peers = newPeers(c.Group)
+	}
+	s.ranks = newRanks(s.peers, c.Compress)
 	var err error
 	if s.scope, err = torch.NewScope(); err != nil {
 		return err
@@ -115,7 +124,7 @@ func (s *Session) build() error {
 	}
 	s.Scales = c.Spec.Architecture.DeepSupervisionScales()
 	s.Loss, err = loss.New(loss.Config{Regions: c.Labels.HasRegions, IgnoreLabel: c.Labels.IgnoreLabel,
-		BatchDice: c.BatchDice, Weights: plans.DeepSupervisionWeights(len(s.Scales)), Fast: !c.Machine.IsReference()})
+		BatchDice: c.BatchDice, Weights: s.headWeights(), Fast: !c.Machine.IsReference(), Ranks: s.ranks.loss()})
 	if err != nil {
 		return err
 	}
@@ -123,6 +132,14 @@ func (s *Session) build() error {
 		s.late, err = newLate(c.Machine.Device)
 	}
 	return err
+}
+
+// headWeights are the weights of the network's outputs in the loss.
+func (s *Session) headWeights() []float64 {
+	if s.peers.size() > 1 && s.cfg.Machine.IsReference() {
+		return plans.DistributedWeights(len(s.Scales))
+	}
+	return plans.DeepSupervisionWeights(len(s.Scales))
 }
 
 // injectionStream keeps the adapters' first values apart from the numbers that steps, which count from
@@ -215,6 +232,7 @@ func (s *Session) Close() {
 	if s.late != nil {
 		s.late.numbers.Close()
 	}
+	s.ranks.close()
 	if s.scope != nil {
 		s.scope.Close()
 	}

@@ -27,15 +27,31 @@ const stateVersion = 3
 const (
 	methodPrefix  = "method/"
 	settingPrefix = "setting/"
+	worldSize     = "world_size" // where ranks trained together
 )
 
-// save writes a checkpoint of the training as it stands.
+// save writes a checkpoint of the training as it stands: rank 0 does, and all ranks wait until it is there.
 func (t *trainer) save(name string) error {
-	c := &t.cfg
-	if c.DisableCheckpointing {
+	if t.cfg.DisableCheckpointing {
 		t.file.Print("No checkpoint written, checkpointing is disabled")
 		return nil
 	}
+	path := filepath.Join(t.fold, name)
+	if t.peers.first() {
+		if err := t.write(path); err != nil {
+			return err
+		}
+	}
+	if err := t.peers.meet(); err != nil {
+		return t.failed(err)
+	}
+	t.saved, t.savedEpoch = path, t.epoch
+	return nil
+}
+
+// write writes a checkpoint.
+func (t *trainer) write(path string) error {
+	c := &t.cfg
 	state := t.about()
 	state.Network = t.Net.Module()
 	state.SGD = checkpoint.SGDState{Options: t.SGD.Options(), InitialLR: c.LR, Buffers: t.SGD.State()}
@@ -58,6 +74,9 @@ func (t *trainer) save(name string) error {
 		checkpoint.Entry{Name: augmentationFixes, Value: t.fixes},
 		checkpoint.Entry{Name: augmentationStream, Value: int64(augment.RandomStream)},
 		checkpoint.Entry{Name: augmentationBatches, Value: strings.Join(t.sums, " ")})
+	if world := t.peers.size(); world > 1 {
+		state.Extra = append(state.Extra, checkpoint.Entry{Name: worldSize, Value: int64(world)})
+	}
 	kept := t.resumeSettings()
 	for _, name := range slices.Sorted(maps.Keys(kept)) {
 		state.Extra = append(state.Extra, checkpoint.Entry{Name: settingPrefix + name, Value: kept[name]})
@@ -78,11 +97,9 @@ func (t *trainer) save(name string) error {
 			state.Extra = append(state.Extra, checkpoint.Entry{Name: methodPrefix + e.Name, Value: e.Value})
 		}
 	}
-	path := filepath.Join(t.fold, name)
 	if err := checkpoint.Save(path, state); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	t.saved = path
 	return nil
 }
 
@@ -146,7 +163,14 @@ func (t *trainer) sameSettings(kept map[string]string) error {
 func (t *trainer) otherDevice(was string) {
 	is, _, _ := strings.Cut(t.cfg.Device.String(), ":")
 	if was != "" && was != is {
-		fmt.Fprintf(t.cfg.Echo, "WARNING: the training run began on %s and continues on %s: its results differ from an uninterrupted run's; -device %s continues to the same bits\n", was, is, was)
+		t.warn("the training run began on %s and continues on %s: its results differ from an uninterrupted run's; -device %s continues to the same bits", was, is, was)
+	}
+}
+
+// warn echoes a warning that every rank could give.
+func (t *trainer) warn(format string, a ...any) {
+	if t.peers.first() {
+		fmt.Fprintf(t.cfg.Echo, "WARNING: "+format+"\n", a...)
 	}
 }
 
@@ -181,7 +205,7 @@ func (t *trainer) resume(f *checkpoint.File) error {
 			}
 		}
 		t.log, t.best, t.epoch = nnlog.Log(state.Logging), state.BestEMA, state.Epoch
-		t.restored, t.saved = true, path
+		t.restored, t.saved, t.savedEpoch = true, t.origin, state.Epoch
 		if err := t.log.Check(t.epoch); err != nil {
 			return fmt.Errorf("train: %s: %w", path, err)
 		}
@@ -215,7 +239,15 @@ func (t *trainer) restoreExtra(extra []checkpoint.Entry) error {
 		return err
 	}
 	if was, _ := values["epochs"].(int64); was != int64(t.cfg.Epochs) {
-		fmt.Fprintf(t.cfg.Echo, "WARNING: training began with %d epochs and continues with %d: learning rates follow the new number\n", was, t.cfg.Epochs)
+		t.warn("training began with %d epochs and continues with %d: learning rates follow the new number", was, t.cfg.Epochs)
+	}
+	was := int64(1)
+	if world, ok := values[worldSize].(int64); ok {
+		was = world
+	}
+	if is := int64(t.peers.size()); was != is {
+		t.notes = append(t.notes, fmt.Sprintf("the training began with %s and goes on with %s: the same batches, equal results but for rounding",
+			rankCount(was), rankCount(is)))
 	}
 	n, _ := values["iteration"].(int64)
 	t.losses, _ = values["train_losses"].([]float64)
@@ -247,13 +279,20 @@ func (t *trainer) interrupt() error {
 		stopped.Checkpoint = filepath.Join(t.fold, fileLatest)
 	}
 	t.file.Print(stopped.Error())
-	return errors.Join(stopped, t.writeRun(statusInterrupted))
+	if err := t.writeRun(statusInterrupted); err != nil {
+		return errors.Join(stopped, err)
+	}
+	// A launcher may end the others when one has ended: nobody leaves before all is saved.
+	return errors.Join(stopped, t.peers.meet())
 }
 
 // finish writes the final checkpoint, and removes the latest one once that is durable.
 func (t *trainer) finish() error {
 	if err := t.save(fileFinal); err != nil {
 		return err
+	}
+	if !t.peers.first() {
+		return nil
 	}
 	if !t.cfg.DisableCheckpointing {
 		if err := os.Remove(filepath.Join(t.fold, fileLatest)); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -34,6 +34,7 @@ type Batch struct {
 	Image   *torch.Tensor   // (n, channels, spatial…) float32, on the session's device
 	Targets []*torch.Tensor // one for each level of deep supervision: int16 (n, 1, …), or uint8 (n, regions, …)
 	Cases   []string        // for messages
+	Rows    torch.Rows      // which rows of the global batch these are; zero: all
 }
 
 // Upload puts a batch on the session's device; its tensors live in s.
@@ -42,7 +43,8 @@ type Upload func(s *torch.Scope) (Batch, error)
 // Outcome is what a step led to.
 type Outcome struct {
 	Loss float64
-	Norm float64 // of the gradient before clipping; NaN with fp16, where overflow is in order
+	Norm float64   // of the gradient before clipping; NaN with fp16, where overflow is in order
+	Each []float64 // of several ranks: the loss of each, whose mean is Loss
 }
 
 // NotFiniteError is a loss or gradient norm that is NaN or infinite. The weights were not updated.
@@ -62,7 +64,8 @@ func (e *NotFiniteError) Error() string {
 }
 
 // Step is one iteration, the n-th of the training: zero, forward, loss, backward, reduce, unscale, clip, finite check, mask,
-// step. Gradients of several batches are accumulated: the loss is their mean. Where the device works on
+// step. Gradients of several batches are accumulated: the loss is their mean. Of ranks that train together each steps on its
+// own rows; from reduce on they have the same gradients. Where the device works on
 // its own (CUDA with fast numerics, and a method that does not look at gradients) the outcome may come with
 // a later step, or from Settle; so there can be none or several.
 func (s *Session) Step(n int64, batches ...Upload) ([]Outcome, error) {
@@ -77,14 +80,13 @@ func (s *Session) Step(n int64, batches ...Upload) ([]Outcome, error) {
 		if err := s.hook(sc, Cleared, nil); err != nil {
 			return err
 		}
-		l, cases, err := s.gradients(sc, batches)
+		l, logits, cases, err := s.gradients(sc, batches)
 		if err != nil {
 			return err
 		}
-		if s.Reduce != nil {
-			if err := s.Reduce(sc, s.tensors); err != nil {
-				return err
-			}
+		l, each, err := s.ranks.mean(sc, l, logits)
+		if err != nil {
+			return err
 		}
 		if s.Scaler != nil {
 			s.Scaler.Unscale(sc, s.tensors)
@@ -94,9 +96,9 @@ func (s *Session) Step(n int64, batches ...Upload) ([]Outcome, error) {
 		}
 		norm := optim.ClipGradNorm(sc, s.tensors, gradNorm)
 		if s.late != nil {
-			return s.queue(sc, l, norm, cases)
+			return s.queue(sc, n, l, each, norm, cases)
 		}
-		if out, err = s.finite(sc, l, norm, cases); err != nil {
+		if out, err = s.finite(sc, l, each, norm, cases); err != nil {
 			return err
 		}
 		if s.Scaler != nil {
@@ -116,9 +118,19 @@ func (s *Session) Step(n int64, batches ...Upload) ([]Outcome, error) {
 	return []Outcome{out}, nil
 }
 
-// gradients adds up the gradients of the batches and gives the mean of their losses.
-func (s *Session) gradients(sc *torch.Scope, batches []Upload) (total *torch.Tensor, cases []string, err error) {
-	for _, upload := range batches {
+// gradients adds up the gradients of the batches and gives the mean of their losses, and for ranks that train together the
+// sum of their logits. While the last backward pass goes on, ranks exchange gradients.
+func (s *Session) gradients(sc *torch.Scope, batches []Upload) (total, logits *torch.Tensor, cases []string, err error) {
+	add := func(c *torch.Scope, to **torch.Tensor, x *torch.Tensor) {
+		if *to != nil {
+			c.Add_(*to, x, 1)
+			return
+		}
+		*to = x
+		c.Keep(x)
+	}
+	for i, upload := range batches {
+		last := i == len(batches)-1
 		err := sc.With(func(c *torch.Scope) error {
 			b, err := upload(c)
 			if err != nil {
@@ -128,9 +140,17 @@ func (s *Session) gradients(sc *torch.Scope, batches []Upload) (total *torch.Ten
 			if err := s.hook(c, Uploaded, nil); err != nil {
 				return err
 			}
-			l, _, err := s.forward(c, b, s.hook)
+			if last {
+				if err := s.ranks.forward(); err != nil {
+					return err
+				}
+			}
+			l, heads, err := s.forward(c, b, s.hook)
 			if err != nil {
 				return err
+			}
+			if s.ranks != nil {
+				add(c, &logits, c.Sum(c.Detach(heads[0])))
 			}
 			if len(batches) > 1 {
 				l = c.DivScalar(l, float64(len(batches)))
@@ -145,23 +165,20 @@ func (s *Session) gradients(sc *torch.Scope, batches []Upload) (total *torch.Ten
 			if c.Err() != nil {
 				return c.Err()
 			}
-			if err := back.Backward(); err != nil {
+			if err := s.ranks.backward(back, last); err != nil {
 				return err
 			}
-			if l = c.Detach(l); total == nil {
-				total = l
-			} else {
-				c.Add_(total, l, 1)
-				return c.Err()
-			}
-			c.Keep(total)
+			add(c, &total, c.Detach(l))
 			return c.Err()
 		})
+		if err == nil {
+			err = s.hook(sc, Differentiated, nil)
+		}
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
 	}
-	return total, cases, s.hook(sc, Differentiated, nil)
+	return total, logits, cases, nil
 }
 
 func (s *Session) hook(sc *torch.Scope, p Phase, masks []optim.Mask) error {
@@ -184,7 +201,10 @@ func (s *Session) Update(sc *torch.Scope, n int64) error {
 		return err
 	}
 	s.SGD.Step(sc, s.spread(chosen))
-	return sc.Err()
+	if sc.Err() != nil {
+		return sc.Err()
+	}
+	return s.compare(n, chosen)
 }
 
 // spread puts the masks of the trained parameters at their places among all parameters.
@@ -207,6 +227,11 @@ func (s *Session) spread(chosen []optim.Mask) []optim.Mask {
 // them.
 func (s *Session) forward(sc *torch.Scope, b Batch,
 	hook func(*torch.Scope, Phase, []optim.Mask) error) (l *torch.Tensor, heads []*torch.Tensor, err error) {
+	sc.SetRows(b.Rows)
+	of := s.Loss
+	if b.Rows.All > 0 {
+		of = of.OfBatch(int(b.Rows.All))
+	}
 	err = s.cfg.Machine.Autocast(func() error {
 		heads = s.Net.Forward(sc, b.Image)
 		if hook != nil {
@@ -214,7 +239,7 @@ func (s *Session) forward(sc *torch.Scope, b Batch,
 				return err
 			}
 		}
-		l = s.Loss.Forward(sc, heads, b.Targets)
+		l = of.Forward(sc, heads, b.Targets)
 		return sc.Err()
 	})
 	return l, heads, err
@@ -222,28 +247,50 @@ func (s *Session) forward(sc *torch.Scope, b Batch,
 
 // finite is an error where loss or gradient is NaN or infinite. With a gradient scaler
 // overflowing gradients are in order; it skips their step.
-func (s *Session) finite(sc *torch.Scope, l, norm *torch.Tensor, cases []string) (Outcome, error) {
-	out := Outcome{Norm: math.NaN()}
+func (s *Session) finite(sc *torch.Scope, l, each, norm *torch.Tensor, cases []string) (Outcome, error) {
+	values := make([]float64, 2)
 	var err error
-	if out.Loss, err = l.Item(); err != nil {
-		return out, errors.Join(sc.Err(), err)
+	if values[0], err = l.Item(); err == nil {
+		values[1], err = norm.Item()
 	}
-	if s.Scaler == nil {
-		if out.Norm, err = norm.Item(); err != nil {
-			return out, errors.Join(sc.Err(), err)
+	if err == nil && each != nil {
+		var of []float32
+		of, err = torch.Slice[float32](sc.To(each, torch.Float32, torch.CPU))
+		for _, v := range of {
+			values = append(values, float64(v))
 		}
 	}
-	return out, s.check(out, cases)
+	if err != nil {
+		return Outcome{}, errors.Join(sc.Err(), err)
+	}
+	return s.outcome(values, cases)
 }
 
-func (s *Session) check(o Outcome, cases []string) error {
+// outcome is that of a step: loss, norm, and for ranks that train together what mean gave of each.
+func (s *Session) outcome(values []float64, cases []string) (Outcome, error) {
+	o := Outcome{Loss: values[0], Norm: values[1]}
+	if s.Scaler != nil {
+		o.Norm = math.NaN()
+	}
+	for i := 2; i < len(values); i += 2 {
+		o.Each = append(o.Each, values[i])
+	}
+	if o.Each != nil {
+		o.Loss = float64(meanLoss(o.Each))
+	}
+	bad := &NotFiniteError{What: "loss", Value: o.Loss, LR: s.SGD.LR()}
 	switch {
 	case !isFinite(o.Loss):
-		return &NotFiniteError{"loss", o.Loss, cases, s.SGD.LR()}
 	case s.Scaler == nil && !isFinite(o.Norm):
-		return &NotFiniteError{"gradient norm", o.Norm, cases, s.SGD.LR()}
+		bad.What, bad.Value = "gradient norm", o.Norm
+	default:
+		return o, nil
 	}
-	return nil
+	var err error
+	if bad.Cases, err = s.ranks.blame(values[2:], cases); err != nil {
+		return o, err
+	}
+	return o, bad
 }
 
 func isFinite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

@@ -44,6 +44,12 @@ func makeMethod(t testing.TB, name string, v finetune.Values) (finetune.Method, 
 // trace runs the four recorded batches of phantom-mini from the source model and gives the folder with the results.
 func trace(t *testing.T, method string, v finetune.Values) string {
 	t.Helper()
+	return traceOf(t, method, v, 1)
+}
+
+// traceOf is trace with so many batches a step.
+func traceOf(t *testing.T, method string, v finetune.Values, each int) string {
+	t.Helper()
 	torchtest.Require(t)
 	torchtest.NoLeak(t)
 	path := mini(t, sourceModel+"/fold_0/checkpoint_final.pth")
@@ -54,7 +60,7 @@ func trace(t *testing.T, method string, v finetune.Values) string {
 	out := t.TempDir()
 	require.NoError(t, train.Trace(context.Background(), train.TraceConfig{
 		Checkpoint: path, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration, Batches: mini(t, "trajectory"), Output: out,
-		MethodName: method, Method: m, TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2, Numerics: machine.Reference},
+		MethodName: method, Method: m, TraceSettings: train.TraceSettings{Accumulate: each, Optimizer: train.Optimizer{LR: entry.LR, WeightDecay: 3e-5, Momentum: 0.99}}, Machine: machine.Machine{Device: torch.CPU, Threads: 2, Numerics: machine.Reference},
 	}))
 	return out
 }
@@ -203,6 +209,7 @@ func TestLiveTraceHasPythonsBits(t *testing.T) {
 		args   []string
 	}{
 		{"full", "train_steps.py", "full", nil, []string{"--lr", "0.01"}},
+		{"accumulated", "train_steps.py", "full", nil, []string{"--lr", "0.01", "--accumulate", "2"}},
 		{"gradmask", "dgst.py", "dgst", finetune.Values{"dgst-mode": "gradmask"}, []string{"--mode", "gradmask"}},
 		{"strict", "dgst.py", "dgst", finetune.Values{"dgst-mode": "strict"}, []string{"--mode", "strict"}},
 		{"paper", "dgst.py", "dgst", finetune.Values{"dgst-mode": "paper"}, []string{"--mode", "paper"}},
@@ -215,7 +222,11 @@ func TestLiveTraceHasPythonsBits(t *testing.T) {
 			golden.Run(t, c.script, append([]string{"--out", theirs, "--plans", mini(t, sourceModel+"/plans.json"), "--dataset-json", mini(t, sourceModel+"/dataset.json"),
 				"--configuration", "3d_phantom", "--weights", mini(t, sourceModel+"/fold_0/checkpoint_final.pth"), "--batches", mini(t, "trajectory"),
 				"--threads", "2", "--deterministic"}, c.args...)...)
-			ours := trace(t, c.method, c.values)
+			each := 1
+			if slices.Contains(c.args, "--accumulate") {
+				each = 2
+			}
+			ours := traceOf(t, c.method, c.values, each)
 			require.Equal(t, readLosses(t, filepath.Join(theirs, "losses.json")), readLosses(t, filepath.Join(ours, "losses.json")))
 			want, got := readWeights(t, filepath.Join(theirs, "final.pth")), readWeights(t, filepath.Join(ours, "final.pth"))
 			require.Len(t, got, len(want))

@@ -61,21 +61,26 @@ type trainer struct {
 	sums      []string // of the training's first batches
 
 	*Session
-	feed *feed // of batches on the device; nil without training
+	peers *peers     // other ranks; nil alone
+	rows  torch.Rows // of each batch, that this rank has; zero: all
+	team  []member   // the ranks, of several
+	feed  *feed      // of batches on the device; nil without training
 
-	log       nnlog.Log
-	file      *nnlog.File
-	events    *report.Events
-	best      *float64
-	epoch     int
-	iteration int       // done in this epoch
-	losses    []float64 // of this epoch's iterations
-	loading   *checkpoint.Report
-	notes     []string // on the checkpoint, for the log
-	saved     string   // the last checkpoint that this training wrote or resumed from
-	decisions []string // what became of heads and first layers of pretrained weights
-	timing    timing
-	profile   *profile // nil without --profile
+	log        nnlog.Log
+	file       *nnlog.File
+	events     *report.Events
+	best       *float64
+	epoch      int
+	iteration  int       // done in this epoch
+	losses     []float64 // of this epoch's iterations
+	loading    *checkpoint.Report
+	notes      []string // on the checkpoint, for the log
+	saved      string   // the last checkpoint that this training wrote or resumed from
+	savedEpoch int
+	decisions  []string // what became of heads and first layers of pretrained weights
+	timing     timing
+	spent      pace     // of this epoch
+	profile    *profile // nil without --profile
 	// at the end of the last epoch
 	total, waited time.Duration
 	stats         loader.Stats
@@ -84,6 +89,9 @@ type trainer struct {
 	base          base             // what the fine-tuning began with
 	source        *checkpoint.File // of the weights to begin with; open as long as it may be asked
 	ownSource     bool             // it is to be closed here
+	origin        string           // its path on rank 0
+	forget        func()           // removes the copy that came from there
+	resuming      bool             // it is a training's, which goes on
 	hashes        *hashes
 	locks         []*folderlock.Lock
 }
@@ -98,7 +106,7 @@ func Run(ctx context.Context, cfg Config) (*Result, error) {
 	}
 	var result *Result
 	err := cfg.Machine.Run(func() error {
-		t := &trainer{cfg: cfg, started: time.Now()}
+		t := &trainer{cfg: cfg, peers: newPeers(cfg.Ranks.Group), forget: func() {}, started: time.Now()}
 		defer t.close()
 		var err error
 		result, err = t.run(ctx)
@@ -111,6 +119,9 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 	if err := t.open(); err != nil {
 		return nil, err
 	}
+	if err := t.agree(); err != nil {
+		return nil, fmt.Errorf("train: %w", err)
+	}
 	if err := t.restore(); err != nil {
 		return nil, err
 	}
@@ -118,13 +129,20 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 		if err := t.list.CheckPatch(); err != nil {
 			return nil, fmt.Errorf("train: %w", err)
 		}
-		if err := t.prepareFolder(); err != nil {
-			return nil, err
+		if t.peers.first() {
+			if err := t.prepareFolder(); err != nil {
+				return nil, err
+			}
+		}
+		if err := t.Join(); err != nil {
+			return nil, fmt.Errorf("train: %w", err)
 		}
 		if err := t.openLoaders(); err != nil {
 			return nil, err
 		}
-		t.announce()
+		if t.peers.first() {
+			t.announce()
+		}
 		if err := t.runEpochs(ctx); err != nil {
 			return nil, err
 		}
@@ -139,6 +157,9 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 		}
 	}
 	if t.cfg.NoValidation {
+		if !t.peers.first() {
+			return nil, nil
+		}
 		return &Result{Folder: t.fold, Checkpoint: filepath.Join(t.fold, fileFinal)}, nil
 	}
 	return t.validate(ctx)
@@ -146,7 +167,7 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 
 // runEpochs trains what is left, and writes the profile however it ends.
 func (t *trainer) runEpochs(ctx context.Context) (err error) {
-	if dir := t.cfg.Profile; dir != "" {
+	if dir := t.cfg.Profile; dir != "" && t.peers.first() {
 		if t.profile, err = openProfile(dir, t.cfg.Device); err != nil {
 			return fmt.Errorf("train: profile: %w", err)
 		}
@@ -168,9 +189,9 @@ func (t *trainer) runEpochs(ctx context.Context) (err error) {
 // profiled says what a profile is of.
 func (t *trainer) profiled() string {
 	c := &t.cfg
-	return fmt.Sprintf("lntorch %s: %s %s fold %s, method %s, on %s\n%d threads, %d workers, batches of %d patches of %v, augmentation %s",
+	return fmt.Sprintf("lntorch %s: %s %s fold %s, method %s, on %s\n%d threads, %d workers, batches of %d patches of %v, %d an iteration, augmentation %s",
 		c.Version, t.data.Plans.DatasetName, c.Configuration, c.Fold, c.MethodName, c.Device, c.Threads, t.train.Stats().Workers,
-		c.BatchSize, c.PatchSize, t.list.Augmentation)
+		c.BatchSize, c.PatchSize, c.Accumulate, t.list.Augmentation)
 }
 
 // open reads plans, dataset and folds and builds the network.
@@ -189,6 +210,13 @@ func (t *trainer) open() error {
 	if c.PatchSize == nil {
 		c.PatchSize = t.data.Conf.PatchSize
 	}
+	if world := t.peers.size(); world > 1 {
+		if c.BatchSize < world {
+			return fmt.Errorf("train: batches of %d for %d ranks: each needs a patch at least; give --batch-size %d or more, for all ranks together", c.BatchSize, world, world)
+		}
+		part := loader.Split(c.BatchSize, t.peers.rank(), world)
+		t.rows = torch.Rows{First: int64(part[0]), Count: int64(part[1] - part[0]), All: int64(c.BatchSize)}
+	}
 	t.out = c.folder(t.data.Plans)
 	t.fold = filepath.Join(t.out, "fold_"+c.Fold)
 	if err := t.openSource(); err != nil {
@@ -205,6 +233,7 @@ func (t *trainer) open() error {
 		Labels: t.data.Dataset.Labels, BatchDice: t.data.Conf.BatchDice, Patch: c.PatchSize,
 		MethodName: c.MethodName, Method: c.Method, Refine: c.Refine, Optimizer: c.Optimizer, Machine: c.Machine,
 		Seed: c.Seed, Recompute: c.Recompute, NoAdapters: c.ValidateOnly,
+		Steps: int64(c.Epochs) * int64(c.Iterations), Compress: c.Compress, peers: t.peers,
 	})
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
@@ -222,35 +251,32 @@ func (t *trainer) open() error {
 }
 
 // openSource opens the checkpoint that the weights come from, if there is one: once, for everything that
-// wants to know about it.
+// wants to know about it. Rank 0 finds it, and the others get it from there.
 func (t *trainer) openSource() error {
 	c := &t.cfg
-	path := c.Pretrained
-	switch {
-	case c.ValidateOnly && c.Checkpoint != "":
-		path = c.Checkpoint
-	case c.ValidateOnly && c.ValidateBest:
-		path = filepath.Join(t.fold, fileBest)
-	case c.ValidateOnly:
-		path = filepath.Join(t.fold, fileFinal)
-	case c.Continue:
+	var own origin
+	if t.peers.first() {
 		var err error
-		if path, err = t.newest(); err != nil {
+		if own, err = t.findSource(); err != nil {
 			return err
 		}
-		if path == "" {
-			fmt.Fprintf(c.Echo, "WARNING: --c, but %s holds no checkpoint: a new training begins\n", t.fold)
-		}
+		own.Out, own.Fold = t.out, t.fold
 	}
-	if path == "" {
+	all, err := gather(t.peers, own)
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	from := all[0]
+	t.origin, t.out, t.fold = from.Path, from.Out, from.Fold
+	t.resuming = from.Resumes
+	if from.Path == "" {
 		return nil
 	}
-	if c.ValidateOnly && c.Checkpoint == "" {
-		if err := t.validatable(path); err != nil {
-			return err
-		}
+	path, forget, err := t.peers.spread(from.Path)
+	t.forget = forget
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
 	}
-	var err error
 	if c.Source != nil && c.Source.Path == path {
 		t.source = c.Source
 		return nil
@@ -260,6 +286,37 @@ func (t *trainer) openSource() error {
 	}
 	t.ownSource = true
 	return nil
+}
+
+// origin is where a training's weights come from.
+type origin struct {
+	Path    string // of a checkpoint; empty: they are random
+	Resumes bool   // the training in it goes on
+
+	Out, Fold string // folders of the results
+}
+
+func (t *trainer) findSource() (origin, error) {
+	c := &t.cfg
+	switch {
+	case c.ValidateOnly && c.Checkpoint != "":
+		return origin{Path: c.Checkpoint}, nil
+	case c.ValidateOnly:
+		path := filepath.Join(t.fold, fileFinal)
+		if c.ValidateBest {
+			path = filepath.Join(t.fold, fileBest)
+		}
+		return origin{Path: path}, t.validatable(path)
+	case c.Continue || t.restarted():
+		path, err := t.newest()
+		if path != "" || err != nil {
+			return origin{Path: path, Resumes: true}, err
+		}
+		if c.Continue {
+			fmt.Fprintf(c.Echo, "WARNING: --c, but %s holds no checkpoint: a new training begins\n", t.fold)
+		}
+	}
+	return origin{Path: c.Pretrained}, nil
 }
 
 // validatable says what to do where a training has not written the checkpoint to validate.
@@ -286,6 +343,7 @@ func (t *trainer) closeSource() {
 		t.source.Close()
 	}
 	t.source, t.ownSource = nil, false
+	t.forget()
 }
 
 // architecture is the plans' network, or the one that the trainer builds whatever they say; a checkpoint of that
@@ -318,7 +376,10 @@ func (t *trainer) openLoaders() error {
 	if t.feed, err = newFeed(&c.Machine, c.AugmentOn); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	batches := t.data.Batches(&c.BatchSettings, t.list, t.epoch*c.Iterations+t.iteration)
+	t.feed.rows = t.rows
+	part := [2]int{int(t.rows.First), int(t.rows.First + t.rows.Count)}
+	batches := t.data.Batches(&c.BatchSettings, t.list, (t.epoch*c.Iterations+t.iteration)*c.Accumulate)
+	batches.Rows = part
 	batches.Crops, batches.Memory = c.AugmentOn == AugmentOnDevice, t.feed.memory()
 	if t.train, err = loader.New(batches); err != nil {
 		return fmt.Errorf("train: %w", err)
@@ -330,7 +391,7 @@ func (t *trainer) openLoaders() error {
 	if err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
-	val.Memory = t.feed.memory()
+	val.Memory, val.Rows = t.feed.memory(), part
 	if t.val, err = loader.New(val); err != nil {
 		return fmt.Errorf("train: %w", err)
 	}
@@ -347,7 +408,7 @@ func (t *trainer) restore() error {
 			t.list.MirrorAxes = t.source.MirrorAxes
 		}
 		return t.loadWeights(t.source, checkpoint.LoadOptions{})
-	case c.Continue && t.source != nil:
+	case t.resuming:
 		defer t.closeSource()
 		return t.resume(t.source)
 	}
@@ -457,10 +518,14 @@ func (t *trainer) prepareFolder() error {
 // not write to: the final one, or if there is none the latest.
 // Differs: a training that nnU-Net begins anew replaces them without a word.
 func (t *trainer) keepEarlier() error {
-	if t.cfg.Continue || t.cfg.DisableCheckpointing {
+	if t.cfg.Continue || t.resuming || t.cfg.DisableCheckpointing {
 		return nil
 	}
-	for _, name := range []string{fileFinal, fileLatest} {
+	names := []string{fileFinal, fileLatest}
+	if t.cfg.Ranks.RunID != "" { // a restart takes what it finds under these names for this training's
+		names = append(names, fileBest)
+	}
+	for _, name := range names {
 		path := filepath.Join(t.fold, name)
 		info, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -489,7 +554,12 @@ func (t *trainer) keepEarlier() error {
 		}
 		t.notes = append(t.notes, fmt.Sprintf("WARNING: %s holds a training already, and a new one begins: "+
 			"%s stays there as %s. --c continues a training instead", t.fold, name, kept))
-		return nil
+		if t.cfg.Ranks.RunID == "" {
+			return nil
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("train: %w", err)
+		}
 	}
 	return nil
 }
@@ -528,8 +598,12 @@ func (t *trainer) announce() {
 			t.file.Print(line)
 		}
 	}
-	t.file.Print(fmt.Sprintf("%d training and %d validation cases, batch %d, patch %v, %d epochs of %d + %d iterations, device %s, %d threads, seed %d",
-		len(t.data.Split.Train), len(t.data.Split.Val), c.BatchSize, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))
+	batch := fmt.Sprint(c.BatchSize)
+	if c.Accumulate > 1 {
+		batch = fmt.Sprintf("%d × %d (--accumulate)", c.Accumulate, c.BatchSize)
+	}
+	t.file.Print(fmt.Sprintf("%d training and %d validation cases, batch %s, patch %v, %d epochs of %d + %d iterations, device %s, %d threads, seed %d",
+		len(t.data.Split.Train), len(t.data.Split.Val), batch, c.PatchSize, c.Epochs, c.Iterations, c.ValIterations, c.Device, c.Threads, c.Seed))
 	t.file.Print(t.augmentation())
 	for _, line := range t.forecast() {
 		t.file.Print(line)
@@ -539,6 +613,9 @@ func (t *trainer) announce() {
 	}
 	if over := t.data.Split.Overlap(); len(over) > 0 && c.Fold != "all" {
 		t.file.Print("WARNING: cases in training and validation both:", strings.Join(over, ", "))
+	}
+	if t.peers != nil {
+		t.file.Print(t.together())
 	}
 	t.file.Print("results in", t.fold)
 	t.hashes = startHashes(filepath.Join(t.out, filehash.Name), t.hashFiles())

@@ -66,11 +66,29 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 			return nil, err
 		}
 	}
-	v, err := t.newValidation()
-	if err != nil {
-		return nil, err
+	v := &validation{trainer: t, out: c.ValidationFolder, targets: labelmap.Targets(t.data.Dataset.Labels)}
+	if v.out == "" {
+		v.out = filepath.Join(t.fold, "validation")
 	}
-	cases, err := v.run(ctx)
+	if t.peers.first() {
+		if err := v.prepareFolder(); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.peers.meet(); err != nil {
+		return nil, fmt.Errorf("train: validation: %w", err)
+	}
+	keys := v.keys()
+	mine, err := v.part(len(keys))
+	if err != nil {
+		return nil, fmt.Errorf("train: validation: %w", err)
+	}
+	if t.peers.first() || len(mine) > 0 {
+		if err := v.open(); err != nil {
+			return nil, err
+		}
+	}
+	cases, err := v.run(ctx, keys, mine)
 	if errors.Is(err, context.Canceled) {
 		again := "run it again"
 		if result.Checkpoint != "" {
@@ -80,6 +98,9 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("train: validation: %w", err)
+	}
+	if !t.peers.first() {
+		return nil, nil
 	}
 	summary, err := eval.Summarise(v.targets, cases)
 	if err != nil {
@@ -103,51 +124,90 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	return result, nil
 }
 
-// newValidation prepares the folder and finds the references.
-func (t *trainer) newValidation() (*validation, error) {
-	c := &t.cfg
-	v := &validation{trainer: t, out: c.ValidationFolder, targets: labelmap.Targets(t.data.Dataset.Labels)}
-	if v.out == "" {
-		v.out = filepath.Join(t.fold, "validation")
-	}
+// prepareFolder makes the folder of the predictions, and says what is to be known of the weights.
+func (v *validation) prepareFolder() error {
 	if err := os.MkdirAll(v.out, 0o755); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+		return fmt.Errorf("train: %w", err)
 	}
-	if c.ValidateOnly {
-		if err := t.acquire(v.out); err != nil {
-			return nil, err
+	if v.cfg.ValidateOnly {
+		if err := v.acquire(v.out); err != nil {
+			return err
 		}
-		for _, line := range t.notes {
-			t.print(line)
+		for _, line := range v.notes {
+			v.print(line)
 		}
-		if t.data.Split.Warning != "" {
-			t.print(t.data.Split.Warning)
+		if v.data.Split.Warning != "" {
+			v.print(v.data.Split.Warning)
 		}
 	}
 	if err := atomicfile.Sweep(v.out); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+		return fmt.Errorf("train: %w", err)
 	}
+	return nil
+}
+
+// open makes the predictor and finds the references.
+func (v *validation) open() error {
+	c := &v.cfg
 	var err error
-	if v.predictor, err = t.predictor(); err != nil {
-		return nil, err
+	if v.predictor, err = v.trainer.predictor(); err != nil {
+		return err
 	}
 	truth := filepath.Join(c.Preprocessed, "gt_segmentations")
 	if _, err := os.Stat(truth); errors.Is(err, fs.ErrNotExist) {
-		t.print(fmt.Sprintf("WARNING: %s is not there: validation is scored on the preprocessed grid; "+
+		v.print(fmt.Sprintf("WARNING: %s is not there: validation is scored on the preprocessed grid; "+
 			"preprocess the dataset with lntorch or nnU-Net to have the references", truth))
 		if c.Npz {
-			return nil, fmt.Errorf("train: --npz needs %s, which is not there: preprocess the dataset again", truth)
+			return fmt.Errorf("train: --npz needs %s, which is not there: preprocess the dataset again", truth)
 		}
-		return v, nil
+		return nil
 	}
 	v.truth = truth
-	if v.reader, err = images.ForName(t.data.Plans.ImageReaderWriter); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+	if v.reader, err = images.ForName(v.data.Plans.ImageReaderWriter); err != nil {
+		return fmt.Errorf("train: %w", err)
 	}
 	if c.ValidationFolder == "" { // the model's own
-		return v, v.findNextStages()
+		return v.findNextStages()
 	}
-	return v, nil
+	return nil
+}
+
+// scored is what a rank scored: in the order of all cases, empty where another did.
+type scored struct {
+	Cases   []eval.Case
+	Failed  []string
+	Stopped bool // by the user
+}
+
+// part lists which of n cases are this rank's. Ranks that do not see the folder have none.
+func (v *validation) part(n int) ([]int, error) {
+	sees, err := v.peers.sight(v.out)
+	if err != nil {
+		return nil, err
+	}
+	return dealt(sees, v.peers.rank(), n), nil
+}
+
+// dealt deals n cases out to the ranks that take part: the r-th of them has case r, r + their number, and so
+// on.
+func dealt(takesPart []bool, rank, n int) []int {
+	if !takesPart[rank] {
+		return nil
+	}
+	first, step := 0, 0
+	for i, takes := range takesPart {
+		if takes {
+			step++
+			if i < rank {
+				first++
+			}
+		}
+	}
+	var mine []int
+	for i := first; i < n; i += step {
+		mine = append(mine, i)
+	}
+	return mine
 }
 
 // findNextStages makes the folders for the labels that the next stages of a cascade take.
@@ -168,22 +228,56 @@ func (v *validation) findNextStages() error {
 	return nil
 }
 
-// run predicts and scores all cases, in the order of their files' names. A case that fails does not
-// end the others.
-func (v *validation) run(ctx context.Context) ([]eval.Case, error) {
-	ending := v.ending()
+// keys lists the cases in the order of their files' names, all of whose endings begin with a dot.
+func (v *validation) keys() []string {
 	keys := slices.Clone(v.data.Split.Val)
-	slices.SortFunc(keys, func(a, b string) int { return cmp.Compare(a+ending, b+ending) })
-	cases := make([]eval.Case, len(keys))
-	failed := make([]error, len(keys))
+	slices.SortFunc(keys, func(a, b string) int { return cmp.Compare(a+".", b+".") })
+	return keys
+}
+
+// run predicts and scores all cases, each on one of the ranks, this one those that are mine. A case that
+// fails does not end the others.
+func (v *validation) run(ctx context.Context, keys []string, mine []int) ([]eval.Case, error) {
+	own := scored{Cases: make([]eval.Case, len(keys)), Failed: make([]string, len(keys))}
+	stopped := v.score(ctx, keys, mine, &own)
+	own.Stopped = stopped != nil
+	all, err := gather(v.peers, own)
+	if err != nil {
+		return nil, err
+	}
+	cases, failed := make([]eval.Case, len(keys)), make([]error, len(keys))
+	for _, s := range all {
+		if s.Stopped && stopped == nil {
+			stopped = context.Canceled // elsewhere
+		}
+		for i := range keys {
+			if s.Cases[i].ReferenceFile != "" {
+				cases[i] = s.Cases[i]
+			}
+			if s.Failed[i] != "" {
+				failed[i] = errors.New(s.Failed[i])
+			}
+		}
+	}
+	if stopped != nil {
+		return nil, stopped
+	}
+	return cases, errors.Join(failed...)
+}
+
+// score predicts and scores the cases that are mine. Its error is that the user stopped it.
+func (v *validation) score(ctx context.Context, keys []string, mine []int, own *scored) error {
+	ending := v.ending()
+	fail := func(i int, err error) { own.Failed[i] = fmt.Sprintf("case %s: %v", keys[i], err) }
 	var wait sync.WaitGroup
 	defer wait.Wait()
 	exporting := make(chan struct{}, 1)
-	for i, key := range keys {
+	for at, i := range mine {
+		key := keys[i]
 		v.print("predicting", key)
 		loaded, err := v.data.Cases.Load(key)
-		if i+1 < len(keys) {
-			wait.Go(func() { v.data.Cases.Load(keys[i+1]) }) // an error comes back when it is its turn
+		if at+1 < len(mine) {
+			wait.Go(func() { v.data.Cases.Load(keys[mine[at+1]]) }) // an error comes back when it is its turn
 		}
 		var e *exportedCase
 		if err == nil {
@@ -191,9 +285,9 @@ func (v *validation) run(ctx context.Context) ([]eval.Case, error) {
 		}
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, fmt.Errorf("at case %s (%d of %d): %w", key, i+1, len(keys), ctx.Err())
+				return fmt.Errorf("at case %s (%d of %d): %w", key, i+1, len(keys), ctx.Err())
 			}
-			failed[i] = fmt.Errorf("case %s: %w", key, err)
+			fail(i, err)
 			continue
 		}
 		exporting <- struct{}{}
@@ -201,17 +295,17 @@ func (v *validation) run(ctx context.Context) ([]eval.Case, error) {
 			defer func() { <-exporting }()
 			counts, err := e.export(ctx)
 			if err != nil {
-				failed[i] = fmt.Errorf("case %s: %w", key, err)
+				fail(i, err)
 			}
-			cases[i] = eval.Case{PredictionFile: filepath.Join(v.out, key+ending),
+			own.Cases[i] = eval.Case{PredictionFile: filepath.Join(v.out, key+ending),
 				ReferenceFile: e.reference(), Counts: counts}
 		})
 	}
 	wait.Wait()
 	if ctx.Err() != nil {
-		return nil, fmt.Errorf("while the last case was written: %w", ctx.Err())
+		return fmt.Errorf("while the last case was written: %w", ctx.Err())
 	}
-	return cases, errors.Join(failed...)
+	return nil
 }
 
 // ending is that of the predictions' files.
@@ -403,7 +497,12 @@ func (v *validation) save(summary *eval.Summary, path string) error {
 }
 
 func (t *trainer) loadBest() error {
-	return t.loadNetwork(filepath.Join(t.fold, fileBest), checkpoint.LoadOptions{})
+	path, remove, err := t.peers.spread(filepath.Join(t.fold, fileBest))
+	defer remove()
+	if err != nil {
+		return fmt.Errorf("train: %w", err)
+	}
+	return t.loadNetwork(path, checkpoint.LoadOptions{})
 }
 
 // print logs a line. A validation alone has no log file; the line goes where log lines are echoed.

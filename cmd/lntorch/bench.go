@@ -32,6 +32,8 @@ loader and transforms, which are commands with flags of their own, time the batc
   lntorch bench step --network mid --method dgst --amp bf16
   lntorch bench step --network full --patch-size 64,128,128 --repeats 1
   lntorch bench step --network resenc --device cuda --amp fp16 --steps 10
+  lntorch bench step --network mid -device cpu -num_gpus 2 --threads 1 --json
+  lntorch bench step --network full -device cuda --amp fp16 --scaling 64 --bandwidth 10
   lntorch bench masks --network full --json
   lntorch bench open --network full
   lntorch bench window --network phantom --patch-size 24,64,64
@@ -39,7 +41,11 @@ loader and transforms, which are commands with flags of their own, time the batc
   lntorch bench first --preprocessed FOLDER/Dataset102_PhantomTarget --plans nnUNetPlansSource --configuration 3d_phantom`,
 		Args: exactly("PART"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c.Part = args[0]
+			w, done, err := ranks(cmd.Context(), c.Config)
+			if err != nil || done {
+				return err
+			}
+			c.Part, c.World = args[0], w
 			var given []string
 			cmd.Flags().Visit(func(f *pflag.Flag) { given = append(given, f.Name) })
 			return bench.Run(cmd.Context(), c, given, os.Stdin, os.Stdout, output(cmd))

@@ -12,6 +12,7 @@ import (
 	"syscall"
 
 	"github.com/lntorch/lntorch/formats/dicom/openjpeg"
+	"github.com/lntorch/lntorch/internal/launch"
 	"github.com/lntorch/lntorch/train"
 )
 
@@ -43,21 +44,34 @@ func run(ctx context.Context, args []string) int {
 	err := root.ExecuteContext(ctx)
 	var interrupted *train.Interrupted
 	var usage *usageError
+	var copies *launch.Failed
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &copies):
+		fmt.Fprintln(os.Stderr, copies.Message)
+		return copies.Code
 	case errors.As(err, &interrupted), errors.Is(err, context.Canceled):
-		fmt.Fprintln(os.Stderr, "lntorch:", stopped(err))
+		lastWord("lntorch: %s", stopped(err))
 		return exitInterrupted
 	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "lntorch: %v\nRun `lntorch %s--help` for the usage.\n", err, usage.command)
+		lastWord("lntorch: %v\nRun `lntorch %s--help` for the usage.", err, usage.command)
 		return exitUsage
 	}
-	fmt.Fprintln(os.Stderr, "lntorch:", err)
+	lastWord("lntorch: %v", err)
 	if strings.HasPrefix(err.Error(), "unknown command") { // cobra has no type for it
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// lastWord says why the program ends: to the program that started this copy of it, which says it once for
+// all, or on stderr.
+func lastWord(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	if !launch.LastWord(os.Getenv, text) {
+		fmt.Fprintln(os.Stderr, text)
+	}
 }
 
 // stopped says in place of Go's words what became of a run that the user stopped.

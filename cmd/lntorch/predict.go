@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lntorch/lntorch/internal/launch"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/pipeline"
 )
@@ -29,6 +31,8 @@ An output folder gets CASE.nii.gz, with --save_probabilities CASE.npz and CASE.p
 plans.json, predict_from_raw_data_args.json and run.json. Files appear when they are complete. A case that
 fails is named, the others are finished, and the exit code is 1. --continue_prediction leaves out what is
 done.
+
+Under torchrun, mpirun or srun rank r of n takes cases r, r+n, r+2n, …, as -num_parts n -part_id r does.
 
 Without -f all folds with the checkpoint are averaged. --numerics reference does nnU-Net's roundings.
 
@@ -55,6 +59,12 @@ the CPU; each step is said.
 			return usage(cmd, fmt.Errorf("%q follows no flag that takes it: several values may follow -i and -f; those of --skip-air and --reorient stand behind =, as in --skip-air=check", args[0]))
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// Parts share nothing, so that it does not matter where they would meet.
+			w, err := launch.Config{Dist: c.Dist, Master: "localhost:1"}.World(os.Getenv)
+			if err != nil {
+				return err
+			}
+			c.World = w
 			return printEach(asJSON, printPrediction, func(done func(pipeline.Prediction) error) error {
 				return pipeline.Predict(cmd.Context(), c, output(cmd), done)
 			})

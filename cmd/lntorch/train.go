@@ -29,6 +29,10 @@ Where plans or training data are missing and the raw dataset is there, they are 
 the pretrained model, as lntorch adopt makes them, or by nnU-Net's planner; the data as lntorch preprocess
 makes it, again where a raw file has changed. A folder that nnU-Net preprocessed stays as it is.
 
+-num_gpus N trains on N GPUs of this host, or with -device cpu in N processes; ranks that torchrun --no-python,
+mpirun or srun start train together likewise. The batch is that of all ranks together, and the result that of one
+(docs/distributed.md).
+
 Methods:
 ` + pipeline.MethodHelp() + `
 
@@ -42,12 +46,19 @@ Networks that a trainer (-tr) builds whatever the plans say:
   lntorch train 102 3d_phantom 0 -p nnUNetPlansAdopted -pretrained_weights model/checkpoint_final.pth    # from raw images
   lntorch train 102 3d_fullres all --method full --epochs 100 --iterations 50 -pretrained_weights FILE
   lntorch train 102 3d_fullres 0 -tr nnUNetTrainer_DGST -pretrained_weights FILE --augmentation list.json --mirror-axes 0,1
-  lntorch train 102 3d_fullres 0 -tr nnUNetTrainer_DGST --c`,
+  lntorch train 102 3d_fullres 0 -tr nnUNetTrainer_DGST --c
+  lntorch train 102 3d_fullres 0 -num_gpus 4 --batch-size 8
+  torchrun --nnodes 2 --nproc-per-node 8 --no-python lntorch train 102 3d_fullres 0 --batch-size 32`,
 		Args: exactly("DATASET", "CONFIGURATION", "FOLD"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.Dataset, c.Configuration, c.Fold = args[0], args[1], args[2]
+			w, done, err := ranks(cmd.Context(), c.Config)
+			if err != nil || done {
+				return err
+			}
+			c.World = w
 			r, err := pipeline.Train(cmd.Context(), c, output(cmd))
-			if err != nil {
+			if err != nil || r == nil { // rank 0 has the result
 				return err
 			}
 			if r.Checkpoint != "" {

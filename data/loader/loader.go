@@ -3,7 +3,8 @@
 // case only what the parameters of a sample need is read, and results are written straight into the
 // batch. A batch depends only on seed, stream and its index, not on the number of workers; each of
 // its samples has random numbers of its own for case, place, augmentation and noise
-// (augment.Sample). It never calls torch.
+// (augment.Sample), so that the ranks of a distributed training can prepare some rows each of the
+// same batch (Config.Rows). It never calls torch.
 package loader
 
 import (
@@ -30,10 +31,14 @@ type Config struct {
 	Dataset   *dataset.Dataset
 	Keys      []string // cases to draw from; order and duplicates have no effect
 	Labels    *plans.Labels
-	BatchSize int
+	BatchSize int // samples of a batch, over all ranks of a distributed training
+	// Rows are the samples of each batch that are prepared: the first, and the one after the last
+	// (Split). Zero: all.
+	Rows      [2]int
 	PatchSize []int // voxels (z, y, x) or (y, x); with 2 axes patches are slices of the cases
 	// Oversample is the fraction of samples forced to contain foreground, the last ones of a batch:
-	// sample i is if i >= round(BatchSize·(1-Oversample)). nnU-Net: 0.33, also in validation.
+	// sample i is if i >= round(BatchSize·(1-Oversample)), whoever prepares it. nnU-Net: 0.33, also in
+	// validation.
 	Oversample float64
 	// RequireForeground makes New fail if no case has foreground.
 	RequireForeground bool
@@ -64,7 +69,15 @@ func (heap) Float32s(n int) ([]float32, error) { return make([]float32, n), nil 
 func (heap) Int16s(n int) ([]int16, error)     { return make([]int16, n), nil }
 func (heap) Uint8s(n int) ([]uint8, error)     { return make([]uint8, n), nil }
 
-// Batch is a batch of patches. All arrays are row-major.
+// Split gives rank of world its part of a batch of n samples, for Config.Rows: n div world each, and
+// one more for the first n mod world ranks. n must be at least world.
+// Source: nnUNetTrainer._set_batch_size_and_oversample.
+func Split(n, rank, world int) [2]int {
+	first := func(rank int) int { return rank*(n/world) + min(rank, n%world) }
+	return [2]int{first(rank), first(rank + 1)}
+}
+
+// Batch is a batch of patches, or the Config.Rows of one. All arrays are row-major.
 type Batch struct {
 	Index     int
 	Keys      []string  // case of each sample
@@ -170,6 +183,9 @@ func New(cfg Config) (*Loader, error) {
 		cfg.Memory = heap{}
 	}
 	cfg.Keys = slices.Compact(slices.Sorted(slices.Values(cfg.Keys)))
+	if cfg.Rows == [2]int{} {
+		cfg.Rows[1] = cfg.BatchSize
+	}
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("loader: %w", err)
 	}
@@ -187,6 +203,7 @@ func New(cfg Config) (*Loader, error) {
 		sampler: &sampler{
 			keys:       cfg.Keys,
 			batchSize:  cfg.BatchSize,
+			rows:       cfg.Rows,
 			size:       size,
 			oversample: cfg.Oversample,
 			labels:     cfg.Labels,
@@ -225,6 +242,9 @@ func (cfg *Config) check() error {
 			cfg.Dataset.Folder())
 	case cfg.BatchSize < 1:
 		return fmt.Errorf("batch size %d, expected at least 1", cfg.BatchSize)
+	case cfg.Rows[0] < 0 || cfg.Rows[0] >= cfg.Rows[1] || cfg.Rows[1] > cfg.BatchSize:
+		return fmt.Errorf("rows %d to before %d of a batch of %d, expected at least one of its rows",
+			cfg.Rows[0], cfg.Rows[1], cfg.BatchSize)
 	case len(cfg.PatchSize) != 2 && len(cfg.PatchSize) != 3 || slices.Min(cfg.PatchSize) < 1:
 		return fmt.Errorf("patch size %v, expected 2 or 3 positive sizes", cfg.PatchSize)
 	case cfg.Augmentation.InitialPatchSize != nil &&
@@ -317,18 +337,21 @@ func (l *Loader) work(channels int) {
 	}
 }
 
-// sample names the sample i of a batch, for its random numbers.
+// rows is how many samples of a batch are prepared.
+func (l *Loader) rows() int { return l.cfg.Rows[1] - l.cfg.Rows[0] }
+
+// sample names row i of a batch, for its random numbers.
 func (l *Loader) sample(batch, i int) augment.Sample {
 	return augment.Sample{Seed: l.cfg.Seed, Stream: l.cfg.Stream, Iteration: batch, Index: i}
 }
 
 func (l *Loader) newBatch(channels int) (*Batch, error) {
-	b := &Batch{free: l.free, Keys: make([]string, l.cfg.BatchSize),
-		Samples: make([]Sample, l.cfg.BatchSize)}
-	b.DataShape = slices.Concat([]int{l.cfg.BatchSize, channels}, l.cfg.PatchSize)
+	b := &Batch{free: l.free, Keys: make([]string, l.rows()),
+		Samples: make([]Sample, l.rows())}
+	b.DataShape = slices.Concat([]int{l.rows(), channels}, l.cfg.PatchSize)
 	var err error
 	if l.cfg.Crops {
-		b.Crops = make([]Crop, l.cfg.BatchSize)
+		b.Crops = make([]Crop, l.rows())
 		voxels := product(l.sampler.size) // of the largest that there can be
 		for i := range b.Crops {
 			b.Crops[i] = Crop{Image: &volume.Volume[float32]{}, Seg: &volume.Volume[int16]{}}
@@ -347,7 +370,7 @@ func (l *Loader) newBatch(channels int) (*Batch, error) {
 	b.Targets = make([]Target, len(l.shapes))
 	for level := range b.Targets {
 		t := &b.Targets[level]
-		t.Shape = slices.Concat([]int{l.cfg.BatchSize}, l.shapes[level])
+		t.Shape = slices.Concat([]int{l.rows()}, l.shapes[level])
 		if l.masks {
 			t.Masks, err = l.cfg.Memory.Uint8s(product(t.Shape))
 		} else {
@@ -419,7 +442,7 @@ func (w *worker) fill(b *Batch, picks []pick) error {
 		}
 		b.Keys[i] = p.c.Key
 		b.Samples[i] = Sample{Key: p.c.Key, Start: p.start, Forced: p.forced, SelectedClass: p.class,
-			Transforms: w.cfg.Augmentation.Draw(w.sample(b.Index, i).Augmentation)}
+			Transforms: w.cfg.Augmentation.Draw(w.sample(b.Index, w.cfg.Rows[0]+i).Augmentation)}
 		fill := w.patch
 		if w.cfg.Crops {
 			fill = w.crop

@@ -17,8 +17,9 @@ type source interface{ IntN(n int) int }
 type sampler struct {
 	keys       []string
 	batchSize  int
-	size       []int // of the patches to sample
-	needToPad  []int // how far positions may extend beyond the border, both sides together
+	rows       [2]int // of the batch: the first to choose, and the one after the last
+	size       []int  // of the patches to sample
+	needToPad  []int  // how far positions may extend beyond the border, both sides together
 	oversample float64
 	labels     *plans.Labels
 	load       func(key string) (*dataset.Case, error)
@@ -33,13 +34,14 @@ type pick struct {
 	class  []int // labels of what it was placed at; nil: anywhere
 }
 
-// draw chooses the patches of one batch: first all cases, then each position. random gives the
-// numbers of a sample for a purpose.
+// draw chooses the patches of one batch's rows: first all cases, then each position. random gives
+// the numbers of a row for a purpose.
 func (s *sampler) draw(random func(i int, purpose string) source) ([]pick, error) {
-	picks := make([]pick, s.batchSize)
-	chosen := make([]string, s.batchSize)
+	first := s.rows[0]
+	picks := make([]pick, s.rows[1]-first)
+	chosen := make([]string, len(picks))
 	for i := range chosen {
-		chosen[i] = s.keys[random(i, "case").IntN(len(s.keys))]
+		chosen[i] = s.keys[random(first+i, "case").IntN(len(s.keys))]
 	}
 	for i := range picks {
 		c, err := s.load(chosen[i])
@@ -53,12 +55,12 @@ func (s *sampler) draw(random func(i int, purpose string) source) ([]pick, error
 		if len(s.size) == 2 {
 			place = s.place2D
 		}
-		rng := random(i, "place")
-		class, err := s.class(rng, c, s.forced(i))
+		rng, forced := random(first+i, "place"), s.forced(first+i)
+		class, err := s.class(rng, c, forced)
 		if err != nil {
 			return nil, err
 		}
-		picks[i] = pick{c: c, start: place(rng, c, class), forced: s.forced(i)}
+		picks[i] = pick{c: c, start: place(rng, c, class), forced: forced}
 		if class != nil {
 			picks[i].class = class.Labels
 		}
@@ -66,7 +68,7 @@ func (s *sampler) draw(random func(i int, purpose string) source) ([]pick, error
 	return picks, nil
 }
 
-// forced reports whether sample i of a batch must contain foreground: the last ones must.
+// forced reports whether row i of a batch must contain foreground: the last ones must.
 //
 // Compat: with nnU-Net's 0.33 the only sample of a batch of one never must.
 func (s *sampler) forced(i int) bool {

@@ -28,7 +28,8 @@ type Times struct {
 	Targets time.Duration // what follows for the loss
 }
 
-func (t Times) plus(u Times) Times {
+// Plus is the time of both.
+func (t Times) Plus(u Times) Times {
 	return Times{t.Read + u.Read, t.Augment + u.Augment, t.Targets + u.Targets}
 }
 
@@ -99,7 +100,7 @@ func (c *clock) add(s *spent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.spent.patches += s.patches
-	c.spent.times = c.spent.times.plus(s.times)
+	c.spent.times = c.spent.times.Plus(s.times)
 	for name, t := range s.transforms {
 		if c.spent.transforms == nil {
 			c.spent.transforms = map[string]TransformTime{}

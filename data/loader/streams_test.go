@@ -180,7 +180,7 @@ func TestTimesOfBatchesAreThoseOfTheWorkers(t *testing.T) {
 		require.NoError(t, err)
 		require.Positive(t, b.Times.Augment)
 		require.Positive(t, b.Times.Targets)
-		sum = sum.plus(b.Times)
+		sum = sum.Plus(b.Times)
 		if i == 3 {
 			before = l.Stats()
 		}

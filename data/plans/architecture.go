@@ -230,15 +230,27 @@ func DeepSupervisionScales(strides [][]int) [][]float64 {
 // lowest head never gets a gradient.
 //
 // Differs: a single output has weight 1; the reference divides 0 by 0.
-func DeepSupervisionWeights(n int) []float64 {
-	w := make([]float64, n)
-	sum := 0.0
-	for i := range n - 1 {
-		w[i] = 1 / float64(uint64(1)<<i)
-		sum += w[i]
-	}
+func DeepSupervisionWeights(n int) []float64 { return halved(n, 0) }
+
+// DistributedWeights are DeepSupervisionWeights as nnU-Net's distributed training has them: the last
+// is 1e-6 before normalising, so that every parameter gets a gradient, as DistributedDataParallel
+// asks.
+//
+// Compat: so decay and momentum act on the lowest head. Source: nnUNetTrainer._build_loss.
+func DistributedWeights(n int) []float64 { return halved(n, 1e-6) }
+
+func halved(n int, last float64) []float64 {
 	if n == 1 {
 		return []float64{1}
+	}
+	w := make([]float64, n)
+	sum := 0.0
+	for i := range w {
+		w[i] = 1 / float64(uint64(1)<<i)
+		if i == n-1 {
+			w[i] = last
+		}
+		sum += w[i]
 	}
 	for i := range w {
 		w[i] /= sum

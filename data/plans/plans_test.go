@@ -1,6 +1,7 @@
 package plans
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -143,6 +144,18 @@ func TestDeepSupervisionScalesAndWeights(t *testing.T) {
 		require.Equal(t, c.Weights, DeepSupervisionWeights(len(c.Scales)))
 	}
 	require.Equal(t, []float64{1}, DeepSupervisionWeights(1))
+}
+
+// Those of nnU-Net's trainer in a distributed training, to the bit.
+func TestDistributedWeights(t *testing.T) {
+	data, err := os.ReadFile("../../testdata/golden/ranks/weights.json")
+	require.NoError(t, err)
+	var want map[int][]float64
+	require.NoError(t, json.Unmarshal(data, &want))
+	require.Len(t, want, 7)
+	for n, w := range want {
+		require.Equal(t, w, DistributedWeights(n))
+	}
 }
 
 func TestLabelsAgreeWithTheReference(t *testing.T) {

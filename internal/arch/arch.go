@@ -33,6 +33,7 @@ var Rules = []Rule{
 	{Path: "internal/settings", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/machine", Level: 1,
 		Only: []string{"torch", "internal/settings", "internal/system"}},
+	{Path: "internal/launch", Level: 1, Only: []string{"internal/settings"}, NoTorch: true},
 	{Path: "internal/nearest", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/regular", Level: 0, Only: []string{}, NoTorch: true},
 	{Path: "internal/sharedlib", Level: 0, Only: []string{}, NoTorch: true},
@@ -43,6 +44,7 @@ var Rules = []Rule{
 	{Path: "data/augment/internal/vector", Level: 0, Only: []string{}, NoTorch: true},
 
 	{Path: "torch/nn", Level: 1, Only: []string{"torch"}},
+	{Path: "torch/dist", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/optim", Level: 1, Only: []string{"torch"}},
 	{Path: "torch/interop", Level: 1, Only: []string{"torch"}},
 	{Path: "data/images", Level: 2, NoTorch: true},
@@ -175,7 +177,7 @@ var environment = []string{"main", "_test.go", "cmd/...", "torch/shim.go",
 // make golden runs all scripts in scripts/golden except these.
 var (
 	// run live by tests; they write no golden files
-	LiveScripts = []string{"adopted.py", "augment_batches.py", "dicom_samples.py", "dicom_syntaxes.py", "full_size.py", "monai_surface.py", "nnunet_stack.py", "phantom_dataset.py", "prediction.py",
+	LiveScripts = []string{"adopted.py", "augment_batches.py", "ddp.py", "ddp_training.py", "dicom_samples.py", "dicom_syntaxes.py", "full_size.py", "monai_surface.py", "nnunet_stack.py", "phantom_dataset.py", "prediction.py",
 		"postprocess.py", "preprocess_datasets.py", "raw_datasets.py", "runs.py"}
 	// imported by other scripts
 	SharedScripts = []string{"stack.py"}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
+	"github.com/lntorch/lntorch/internal/launch"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
@@ -37,21 +38,25 @@ type Config struct {
 	Batch     int    `flag:"batch" range:"0.." help:"patches that window computes at a time, mirrored ones included (default: the program's choice)"`
 	pipeline.Method
 	finetune.Refine
-	Checkpoint    string `flag:"checkpoint" path:"true" help:"file that open opens (default: one that bench writes); pretrained weights of first"`
-	Preprocessed  string `flag:"preprocessed" path:"true" help:"preprocessed dataset that first trains on"`
-	Plans         string `flag:"plans" default:"nnUNetPlans" help:"its plans, without .json"`
-	Configuration string `flag:"configuration" default:"3d_fullres" help:"its configuration"`
-	Model         string `flag:"model" short:"m" path:"true" help:"model folder of tile; folder of plans.json and dataset.json of export"`
-	Input         string `flag:"input" short:"i" path:"true" help:"images that tile predicts"`
-	Logits        string `flag:"logits" path:"true" help:"logits that export reads: (classes, z, y, x), float32, little-endian, without a header"`
-	Properties    string `flag:"properties" path:"true" help:"nnU-Net's properties of that case, .pkl"`
-	Output        string `flag:"output" short:"o" path:"true" help:"files of export, without ending"`
-	Probabilities bool   `flag:"save-probabilities" help:"export writes probabilities, too"`
-	Repeats       int    `flag:"repeats" default:"5" range:"1.." help:"timed repeats"`
-	Warmup        *int   `flag:"warmup" default:"1" range:"0.." help:"repeats before them"`
-	JSON          bool   `flag:"json" help:"a line of JSON for each repeat"`
-	Serve         bool   `flag:"serve" hidden:"true" help:"one repeat for each line of standard input, answered in JSON; the first line says that all is prepared"`
+	Checkpoint    string  `flag:"checkpoint" path:"true" help:"file that open opens (default: one that bench writes); pretrained weights of first"`
+	Preprocessed  string  `flag:"preprocessed" path:"true" help:"preprocessed dataset that first trains on"`
+	Plans         string  `flag:"plans" default:"nnUNetPlans" help:"its plans, without .json"`
+	Configuration string  `flag:"configuration" default:"3d_fullres" help:"its configuration"`
+	Model         string  `flag:"model" short:"m" path:"true" help:"model folder of tile; folder of plans.json and dataset.json of export"`
+	Input         string  `flag:"input" short:"i" path:"true" help:"images that tile predicts"`
+	Logits        string  `flag:"logits" path:"true" help:"logits that export reads: (classes, z, y, x), float32, little-endian, without a header"`
+	Properties    string  `flag:"properties" path:"true" help:"nnU-Net's properties of that case, .pkl"`
+	Output        string  `flag:"output" short:"o" path:"true" help:"files of export, without ending"`
+	Probabilities bool    `flag:"save-probabilities" help:"export writes probabilities, too"`
+	Repeats       int     `flag:"repeats" default:"5" range:"1.." help:"timed repeats"`
+	Warmup        *int    `flag:"warmup" default:"1" range:"0.." help:"repeats before them"`
+	JSON          bool    `flag:"json" help:"a line of JSON for each repeat"`
+	Serve         bool    `flag:"serve" hidden:"true" help:"one repeat for each line of standard input, answered in JSON; the first line says that all is prepared"`
+	Scaling       int     `flag:"scaling" range:"2.." help:"number of ranks for which step works out, on paper, how much of their time they compute, with --bandwidth"`
+	Bandwidth     float64 `flag:"bandwidth" range:">0.." help:"GB/s of an all-reduce between them"`
 	machine.Machine
+	launch.Config
+	World pipeline.World
 }
 
 // result is one repeat, as JSON.
@@ -74,6 +79,9 @@ type result struct {
 	Entries     int64   `json:"entries,omitempty"` // masks, update: chosen ones
 	Loaded      int     `json:"loaded,omitempty"`  // open: tensors read
 	Tiles       int     `json:"tiles,omitempty"`   // window: patches
+	Ranks       int     `json:"world_size,omitempty"`
+	Exchanged   int64   `json:"exchanged_bytes,omitempty"` // step: gradients, between ranks
+	Waited      float64 `json:"comm_seconds,omitempty"`    // step: waited for them after the backward pass of the last step
 }
 
 // parts prepare what is repeated, by name.
@@ -83,10 +91,16 @@ var parts = map[string]func(*bench) (func() error, error){
 
 // Run times a part. given lists the flags that were set, which name the variant. in is read with Serve;
 // results go to out.
-func Run(ctx context.Context, c Config, given []string, in io.Reader, out io.Writer, o pipeline.Output) error {
+func Run(ctx context.Context, c Config, given []string, in io.Reader, out io.Writer, o pipeline.Output) (err error) {
 	prepare, ok := parts[c.Part]
 	if !ok && !slices.Contains([]string{"first", "tile", "export"}, c.Part) {
 		return settings.Usage("part %q: expected step, update, masks, open, window, first, tile or export", c.Part)
+	}
+	if c.Part != "step" && (c.Scaling > 0 || c.Bandwidth > 0 || c.World != nil && !c.World.Alone()) {
+		return settings.Usage("bench %s: --scaling, --bandwidth and several ranks are for step", c.Part)
+	}
+	if (c.Scaling > 0) != (c.Bandwidth > 0) {
+		return settings.Usage("--scaling and --bandwidth belong together: give both")
 	}
 	if c.Part == "export" { // without libtorch
 		return export(ctx, c, out)
@@ -100,13 +114,11 @@ func Run(ctx context.Context, c Config, given []string, in io.Reader, out io.Wri
 	if c.Part == "tile" {
 		return tile(ctx, c, out, o)
 	}
-	note, err := c.Machine.Resolve()
+	ranks, err := pipeline.Join(ctx, c.Config, c.World, &c.Machine, &o)
 	if err != nil {
 		return err
 	}
-	if note != "" {
-		o.Print(note)
-	}
+	defer func() { err = ranks.Leave(err) }()
 	if c.MethodName == "" && c.Part == "masks" {
 		c.MethodName = chooser()
 	}
@@ -119,7 +131,10 @@ func Run(ctx context.Context, c Config, given []string, in io.Reader, out io.Wri
 	}
 	return c.Machine.Run(func() error {
 		return torch.With(func(s *torch.Scope) error {
-			b := &bench{ctx: ctx, cfg: c, scope: s, method: method, entry: entry, w: out}
+			b := &bench{ctx: ctx, cfg: c, scope: s, method: method, entry: entry, ranks: ranks.Ranks, w: out}
+			if g := b.ranks.Group; g != nil && g.Rank() > 0 {
+				b.w = io.Discard
+			}
 			defer b.close()
 			if err := b.build(); err != nil {
 				return err
@@ -163,6 +178,7 @@ type bench struct {
 	arch    models.Architecture
 	patch   []int
 	session *train.Session
+	ranks   train.Ranks
 	folder  string // temporary; removed by close
 	w       io.Writer
 	out     result
@@ -266,6 +282,11 @@ func (b *bench) repeat(repeat func() error) error {
 	}
 	slices.Sort(seconds)
 	n := len(seconds)
+	if c := &b.cfg; c.Scaling > 0 {
+		exchange, efficiency := scaling(c.Scaling, c.Bandwidth*1e9, seconds, b.session.GradientBytes())
+		fmt.Fprintf(b.w, "%d ranks at %g GB/s: gradients %.3g MB, exchanged in %.3g ms, %.0f %% of the time computing (on paper)\n", c.Scaling, c.Bandwidth,
+			float64(b.session.GradientBytes())/1e6, exchange*1e3, 100*efficiency)
+	}
 	round := func(s float64) time.Duration { return time.Duration(s * 1e9).Round(10 * time.Microsecond) }
 	fmt.Fprintf(b.w, "%s, %s: median %v, %v to %v in %d repeats; %d threads, libtorch %s with %s kernels, peak memory %.2f GiB\n", b.out.Part, b.out.Variant,
 		round((seconds[(n-1)/2]+seconds[n/2])/2), round(seconds[0]), round(seconds[n-1]), n, b.out.Threads, b.out.Torch, b.out.CPU, float64(b.out.PeakRSS)/(1<<30))

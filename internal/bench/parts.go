@@ -101,7 +101,7 @@ func (b *bench) build() error {
 	b.session, err = train.NewSession(train.SessionConfig{
 		Spec:   models.Spec{Architecture: b.arch, InputChannels: 1, NumClasses: 2},
 		Labels: labels, Patch: b.patch, MethodName: b.entry.Name, Method: b.method, Refine: c.Refine,
-		Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99, WeightDecay: 3e-5}, Machine: c.Machine, Seed: 1,
+		Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99, WeightDecay: 3e-5}, Machine: c.Machine, Seed: 1, Group: b.ranks.Group,
 	})
 	if errors.Is(err, train.ErrPatchSize) && c.PatchSize != nil {
 		return settings.Usage("--%w", err)
@@ -117,6 +117,9 @@ func (b *bench) build() error {
 	if err := b.session.Net.Module().Reset(gen, nil); err != nil {
 		return err
 	}
+	if err := b.session.Join(); err != nil {
+		return err
+	}
 	b.out.Parameters = models.ParameterCount(b.session.Net)
 	if b.out.Torch, err = torch.Version(); err != nil {
 		return err
@@ -125,7 +128,8 @@ func (b *bench) build() error {
 	return err
 }
 
-// step is an iteration of train on one batch of two random patches, a tenth of whose voxels are foreground.
+// step is an iteration of train on one batch of two random patches, a tenth of whose voxels are foreground. Several ranks
+// have two patches each.
 func (b *bench) step() (func() error, error) {
 	s := b.session
 	s.Net.SetTraining(true)
@@ -138,11 +142,18 @@ func (b *bench) step() (func() error, error) {
 		}
 		batch.Targets = append(batch.Targets, b.scope.To(b.scope.CompareScalar(b.random(0, 1, size...), torch.Gt, 1.28), torch.Int16, b.cfg.Device))
 	}
+	if g := b.ranks.Group; g != nil {
+		b.out.Ranks, b.out.Exchanged = g.Size(), s.GradientBytes()
+		batch.Rows = torch.Rows{First: int64(2 * g.Rank()), Count: 2, All: int64(2 * g.Size())}
+	}
 	s.Hook = b.memory
 	n := int64(0)
 	return func() error {
 		var outcomes []train.Outcome
 		for range b.cfg.Steps {
+			if on, err := s.GoOn(b.ctx); err != nil || !on {
+				return errors.Join(err, b.ctx.Err())
+			}
 			more, err := s.Step(n, func(*torch.Scope) (train.Batch, error) { return batch, nil })
 			if err != nil {
 				return err
@@ -154,6 +165,7 @@ func (b *bench) step() (func() error, error) {
 		if outcomes = append(outcomes, last...); len(outcomes) > 0 {
 			b.out.Loss = outcomes[len(outcomes)-1].Loss
 		}
+		b.out.Waited = s.Waited().Seconds()
 		b.count()
 		return err
 	}, nil

@@ -14,7 +14,7 @@ import (
 
 // File is a training log in nnU-Net's line format: a timestamp in local time, then each argument as
 // formatted by Python's str(), followed by a space, the last one, too. It is safe for concurrent
-// use.
+// use. A nil File takes lines and drops them: only one rank of a distributed training has a log.
 // Source: nnUNetTrainer.print_to_log_file.
 type File struct {
 	path  string
@@ -56,11 +56,18 @@ func (f *File) Path() string { return f.path }
 // A log that cannot be written must not stop training: after five attempts half a second apart the
 // failure is reported on echo and the line is dropped.
 func (f *File) Print(args ...any) {
+	if f == nil {
+		return
+	}
 	f.print(append([]any{timestamp(f.clock()) + ":"}, args...))
 }
 
 // PrintPlain writes a line without a timestamp, for the settings at the start.
-func (f *File) PrintPlain(args ...any) { f.print(args) }
+func (f *File) PrintPlain(args ...any) {
+	if f != nil {
+		f.print(args)
+	}
+}
 
 // EpochStart writes the empty line and the two lines at the start of an epoch.
 func (f *File) EpochStart(epoch int, lr float64) {

@@ -284,9 +284,8 @@ def ds_scales(strides):
     return nnUNetTrainer._get_deep_supervision_scales(owner)
 
 
-def build_loss(spec, strides):
-    """The loss that nnUNetTrainer builds for the spec's labels and these strides (no compile, no
-    DDP).
+def build_loss(spec, strides, ddp=False):
+    """The loss that nnUNetTrainer builds for the spec's labels and these strides (no compile).
 
     Without deep supervision ("deep_supervision": false) it is the plain loss on one tensor.
     """
@@ -295,7 +294,7 @@ def build_loss(spec, strides):
     owner = SimpleNamespace(
         label_manager=label_manager(spec),
         configuration_manager=SimpleNamespace(batch_dice=spec.get("batch_dice", False)),
-        is_ddp=False,
+        is_ddp=ddp,
         _do_i_compile=lambda: False,
         enable_deep_supervision=spec.get("deep_supervision", True),
         _get_deep_supervision_scales=lambda: ds_scales(strides),

@@ -5,7 +5,7 @@ Live:
     train_steps.py --out DIR (--spec SPEC.json | --plans P --dataset-json D --configuration C)
                    [--weights hash|FILE.pth] [--batches DIR | --make-batches N [--batches-out DIR]]
                    [--lr 0.01] [--clip 12] [--trained full|bias|norm|head] [--double] [--per-step]
-                   [--check]
+                   [--accumulate N] [--check]
 
 Step i of N: lr * (1 - i/N)^0.9, zero_grad, forward (train mode, deep supervision), nnUNetTrainer's
 own loss, backward, torch.nn.utils.clip_grad_norm_(all parameters, clip), torch.optim.SGD(momentum
@@ -16,6 +16,7 @@ Batches: batch_NN_data.npy float32 and batch_NN_target_K.npy (labels int16 (n,1,
 DIR gets losses.json (losses, grad_norms_before_clip, lrs, ds_weights, spec, meta),
 first_gradients.npz (NAME, step 0, before clipping), final.pth (state dict), and with --per-step
 step_NN.npz (param/NAME, grad/NAME after clipping, buf/NAME) after each step.
+--accumulate N: a step takes N batches; its gradient is the mean of theirs.
 --check repeats every step with nnUNetTrainer.train_step itself and fails on any bit that differs
 (clip 12 only).
 """
@@ -192,13 +193,17 @@ def train(network, loss, batches, args, out=None):
         twin = copy.deepcopy(network)
         twin_optimizer = sgd(twin, args)
     losses, norms, lrs, first = [], [], [], {}
-    for i, (data, targets) in enumerate(batches[: args.steps]):
-        lr = poly_lr(args.lr, i, len(batches))
+    each = getattr(args, "accumulate", 1)
+    for i in range(len(batches[: args.steps]) // each):
+        lr = poly_lr(args.lr, i, len(batches) // each)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
-        value = loss_of(loss, network, data, targets)
-        value.backward()
+        value = 0.0
+        for data, targets in batches[i * each : (i + 1) * each]:
+            part = loss_of(loss, network, data, targets) / each
+            part.backward()
+            value = value + part.detach()
         if i == 0:
             first = {n: g.numpy() for n, g in gradients(network).items()}
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), args.clip)
@@ -272,6 +277,7 @@ def main():
     p.add_argument("--trained", choices=sorted(TRAINED), default="full")
     p.add_argument("--double", action="store_true", help="float64, to judge rounding")
     p.add_argument("--per-step", action="store_true")
+    p.add_argument("--accumulate", type=int, default=1, metavar="N", help="batches of a step")
     p.add_argument("--check", action="store_true")
     args = p.parse_args()
     stack.start(args)

@@ -23,8 +23,8 @@ namespace {
 
 const CudaKernels* kernels = nullptr;  // set by lnt_init
 
-// The folder of the library that contains a function, with a trailing slash; links are not
-// followed.
+}  // namespace
+
 std::string folder_of(void* function) {
   Dl_info info;
   if (dladdr(function, &info) == 0 || info.dli_fname == nullptr) return "";
@@ -33,7 +33,6 @@ std::string folder_of(void* function) {
   return slash == std::string::npos ? "./" : path.substr(0, slash + 1);
 }
 
-// Opens a library that may be missing; null if it is.
 void* open_optional(const std::string& path, int flags) {
   FILE* f = std::fopen(path.c_str(), "rb");
   if (f == nullptr) return nullptr;
@@ -45,8 +44,6 @@ void* open_optional(const std::string& path, int flags) {
   }
   return library;
 }
-
-}  // namespace
 
 const CudaKernels* cuda_kernels() { return kernels; }
 

@@ -1,6 +1,6 @@
 // dice_ce.cpp: nnU-Net's loss of label maps, cross-entropy plus soft Dice of the softmax, in one
 // pass over the logits, and its gradient in another. The softmax is recomputed for the gradient:
-// nothing of the logits' size is saved.
+// nothing of the logits' size is saved. For ranks that share a batch there are the sums alone.
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -133,16 +133,17 @@ struct Dice {
   std::vector<double> a, b;
 };
 
-// The loss, and a and b for each sample (n, c).
+// How many sums there are: intersection, prediction and truth of each class, and the cross-entropy.
+inline int64_t width_of(int64_t c) { return 3 * c + 1; }
+
+// The sums of each sample (n, width), or of the batch in the first row. Those of class 0 are 0.
 template <class E>
-double forward(const at::Tensor& x, const at::Tensor& labels, bool batch, double smooth,
-               Dice& dice) {
+std::vector<double> sums(const at::Tensor& x, const at::Tensor& labels, bool batch) {
   using num = typename E::num;
   Shape s(x);
   auto in = rows<E>(x);
   const int32_t* label = labels.data_ptr<int32_t>();
-  int64_t width =
-      3 * s.c + 1;  // per run: intersection, prediction, truth of each class, and the cross-entropy
+  int64_t width = width_of(s.c);
   std::vector<double> part(static_cast<size_t>(s.runs * width));
   runs(s.samples, s.voxels, [&](int64_t n, int64_t first, int64_t count, int64_t run) {
     std::vector<num> p(s.c * kRun);
@@ -185,6 +186,16 @@ double forward(const at::Tensor& x, const at::Tensor& labels, bool batch, double
     for (int64_t i = 0; i < width; i++)
       total[(batch ? 0 : run / per) * width + i] += part[run * width + i];
   }
+  return total;
+}
+
+// The loss, and a and b for each sample (n, c).
+template <class E>
+double forward(const at::Tensor& x, const at::Tensor& labels, bool batch, double smooth,
+               Dice& dice) {
+  Shape s(x);
+  int64_t width = width_of(s.c);
+  std::vector<double> total = sums<E>(x, labels, batch);
   int64_t groups = batch ? 1 : s.samples;
   double value = 0;
   double entropy = 0;
@@ -207,17 +218,17 @@ double forward(const at::Tensor& x, const at::Tensor& labels, bool batch, double
   return value + entropy / static_cast<double>(s.samples * s.voxels);
 }
 
+// The gradient of the logits from Dice's terms, and entropy, that of the summed cross-entropy.
 template <class E>
-at::Tensor backward(const at::Tensor& x, const at::Tensor& labels, const at::Tensor& dice,
-                    double grad) {
+at::Tensor backward(const at::Tensor& x, const at::Tensor& labels, const Dice& dice,
+                    double entropy) {
   using num = typename E::num;
   Shape s(x);
   auto in = rows<E>(x);
   auto dx = at::empty(x.sizes(), x.options().memory_format(channels_last(x)));
   auto out = rows<E>(dx);
   const int32_t* label = labels.data_ptr<int32_t>();
-  const double* ab = dice.data_ptr<double>();
-  num ce = static_cast<num>(grad / static_cast<double>(s.samples * s.voxels));
+  num ce = static_cast<num>(entropy);
   runs(s.samples, s.voxels, [&](int64_t n, int64_t first, int64_t count, int64_t) {
     std::vector<num> p(s.c * kRun);
     std::vector<num> d(s.c * kRun);
@@ -226,8 +237,8 @@ at::Tensor backward(const at::Tensor& x, const at::Tensor& labels, const at::Ten
     std::vector<num> a(s.c);
     std::vector<num> b(s.c);
     for (int64_t k = 0; k < s.c; k++) {
-      a[k] = static_cast<num>(grad * ab[n * s.c + k]);
-      b[k] = static_cast<num>(grad * ab[(s.samples + n) * s.c + k]);
+      a[k] = static_cast<num>(dice.a[n * s.c + k]);
+      b[k] = static_cast<num>(dice.b[n * s.c + k]);
     }
     planes<E>(in.at(n, first), in.voxel, count, s.c, p.data());
     softmax_of(p.data(), s.c, most.data(), sum.data());
@@ -241,26 +252,29 @@ at::Tensor backward(const at::Tensor& x, const at::Tensor& labels, const at::Ten
   return dx;
 }
 
+// f with the element type of x.
+template <class F>
+auto typed(const at::Tensor& x, F f) {
+  switch (x.scalar_type()) {
+    case at::kFloat:
+      return f(F32());
+    case at::kDouble:
+      return f(F64());
+    case at::kBFloat16:
+      return f(BF16());
+    default:
+      TORCH_CHECK(false, "dice_ce: ", x.scalar_type(),
+                  " is not supported: float32, float64 and bfloat16 are");
+  }
+}
+
 struct DiceCE : torch::autograd::Function<DiceCE> {
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& logits,
                             const at::Tensor& labels, bool batch, double smooth) {
     at::Tensor x = as_rows(logits);
     Dice dice;
-    double value = 0;
-    switch (x.scalar_type()) {
-      case at::kFloat:
-        value = ::forward<F32>(x, labels, batch, smooth, dice);
-        break;
-      case at::kDouble:
-        value = ::forward<F64>(x, labels, batch, smooth, dice);
-        break;
-      case at::kBFloat16:
-        value = ::forward<BF16>(x, labels, batch, smooth, dice);
-        break;
-      default:
-        TORCH_CHECK(false, "dice_ce: ", x.scalar_type(),
-                    " is not supported: float32, float64 and bfloat16 are");
-    }
+    double value =
+        typed(x, [&](auto e) { return ::forward<decltype(e)>(x, labels, batch, smooth, dice); });
     auto ab = at::empty({2, x.size(0), x.size(1)}, at::kDouble);
     std::copy(dice.a.begin(), dice.a.end(), ab.data_ptr<double>());
     std::copy(dice.b.begin(), dice.b.end(), ab.data_ptr<double>() + dice.a.size());
@@ -271,47 +285,84 @@ struct DiceCE : torch::autograd::Function<DiceCE> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  torch::autograd::variable_list grads) {
     auto saved = ctx->get_saved_variables();
+    const at::Tensor& x = saved[0];
     double g = grads[0].item<double>();
-    at::Tensor dx;
-    switch (saved[0].scalar_type()) {
-      case at::kFloat:
-        dx = ::backward<F32>(saved[0], saved[1], saved[2], g);
-        break;
-      case at::kDouble:
-        dx = ::backward<F64>(saved[0], saved[1], saved[2], g);
-        break;
-      default:
-        dx = ::backward<BF16>(saved[0], saved[1], saved[2], g);
-        break;
+    Dice dice;
+    const double* ab = saved[2].data_ptr<double>();
+    int64_t n = x.size(0) * x.size(1);
+    for (int64_t i = 0; i < n; i++) {
+      dice.a.push_back(g * ab[i]);
+      dice.b.push_back(g * ab[n + i]);
     }
-    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
+    double entropy = g / static_cast<double>(saved[1].numel());
+    return {typed(x, [&](auto e) { return ::backward<decltype(e)>(x, saved[1], dice, entropy); }),
+            at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
+
+struct DiceCESums : torch::autograd::Function<DiceCESums> {
+  static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& logits,
+                            const at::Tensor& labels) {
+    at::Tensor x = as_rows(logits);
+    auto total = typed(x, [&](auto e) { return ::sums<decltype(e)>(x, labels, true); });
+    ctx->save_for_backward({x, labels});
+    auto out = at::empty({width_of(x.size(1))}, at::kDouble);
+    std::copy_n(total.begin(), out.numel(), out.data_ptr<double>());
+    return out;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list grads) {
+    auto saved = ctx->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    int64_t c = x.size(1);
+    at::Tensor grad = grads[0].to(at::kDouble).contiguous();
+    const double* g = grad.data_ptr<double>();
+    Dice dice;
+    for (int64_t n = 0; n < x.size(0); n++) {
+      dice.a.insert(dice.a.end(), g, g + c);
+      dice.b.insert(dice.b.end(), g + c, g + 2 * c);
+    }
+    return {typed(x, [&](auto e) { return ::backward<decltype(e)>(x, saved[1], dice, g[3 * c]); }),
+            at::Tensor()};
+  }
+};
+
+// The labels of logits as int32, dense; wrong where one is not a class.
+at::Tensor classes_of(const at::Tensor& logits, const at::Tensor& t, int64_t* wrong) {
+  TORCH_CHECK(logits.device().is_cpu() && t.device().is_cpu(), "dice_ce: it runs on the CPU alone");
+  TORCH_CHECK((logits.dim() == 4 || logits.dim() == 5) && logits.size(1) >= 2 && logits.numel() > 0,
+              "dice_ce: logits ", logits.sizes(),
+              ", expected (n, c, …) with at least 2 classes and 2 or 3 spatial axes");
+  TORCH_CHECK(t.dim() == logits.dim() && t.size(1) == 1 && t.size(0) == logits.size(0) &&
+                  t.sizes().slice(2) == logits.sizes().slice(2),
+              "dice_ce: labels ", t.sizes(), " for logits ", logits.sizes());
+  TORCH_CHECK(at::isIntegralType(t.scalar_type(), false), "dice_ce: labels are ", t.scalar_type(),
+              ", expected whole numbers");
+  auto labels = t.to(at::kInt).contiguous();
+  const int32_t* l = labels.data_ptr<int32_t>();
+  int32_t all = 0;  // the largest as unsigned: negative labels are larger than every class
+  for (int64_t i = 0; i < labels.numel(); i++)
+    all = static_cast<int32_t>(std::max(static_cast<uint32_t>(all), static_cast<uint32_t>(l[i])));
+  *wrong = static_cast<uint32_t>(all) >= static_cast<uint64_t>(logits.size(1)) ? 1 : 0;
+  return labels;
+}
 
 }  // namespace
 
 // If a label is not a class, *wrong is set and there is no result.
 char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out) {
   LNT_BODY({
-    const at::Tensor& logits = T(x);
-    const at::Tensor& t = T(target);
-    TORCH_CHECK(logits.device().is_cpu() && t.device().is_cpu(),
-                "dice_ce: it runs on the CPU alone");
-    TORCH_CHECK(
-        (logits.dim() == 4 || logits.dim() == 5) && logits.size(1) >= 2 && logits.numel() > 0,
-        "dice_ce: logits ", logits.sizes(),
-        ", expected (n, c, …) with at least 2 classes and 2 or 3 spatial axes");
-    TORCH_CHECK(t.dim() == logits.dim() && t.size(1) == 1 && t.size(0) == logits.size(0) &&
-                    t.sizes().slice(2) == logits.sizes().slice(2),
-                "dice_ce: labels ", t.sizes(), " for logits ", logits.sizes());
-    TORCH_CHECK(at::isIntegralType(t.scalar_type(), false), "dice_ce: labels are ", t.scalar_type(),
-                ", expected whole numbers");
-    auto labels = t.to(at::kInt).contiguous();
-    const int32_t* l = labels.data_ptr<int32_t>();
-    int32_t all = 0;  // the largest as unsigned: negative labels are larger than every class
-    for (int64_t i = 0; i < labels.numel(); i++)
-      all = static_cast<int32_t>(std::max(static_cast<uint32_t>(all), static_cast<uint32_t>(l[i])));
-    *wrong = static_cast<uint32_t>(all) >= static_cast<uint64_t>(logits.size(1)) ? 1 : 0;
-    if (*wrong == 0) give(out, DiceCE::apply(logits, labels, batch != 0, smooth));
+    auto labels = classes_of(T(x), T(target), wrong);
+    if (*wrong == 0) give(out, DiceCE::apply(T(x), labels, batch != 0, smooth));
+  })
+}
+
+// The sums of lnt_dice_ce over the batch, float64: intersection, prediction and truth of c classes,
+// and the cross-entropy.
+char* lnt_dice_ce_sums(void* x, void* target, int64_t* wrong, void** out) {
+  LNT_BODY({
+    auto labels = classes_of(T(x), T(target), wrong);
+    if (*wrong == 0) give(out, DiceCESums::apply(T(x), labels));
   })
 }

@@ -16,7 +16,7 @@
 #define LNTORCH_H
 #include <stdint.h>
 
-#define LNT_ABI 10
+#define LNT_ABI 11
 #define LNT_API __attribute__((visibility("default")))
 
 #ifdef __cplusplus
@@ -124,8 +124,6 @@ LNT_API char* lnt_relu(void* a, void** out);
 LNT_API char* lnt_gelu(void* a, void** out);
 LNT_API char* lnt_leaky_relu(void* a, double slope, void** out);
 LNT_API char* lnt_leaky_relu_(void* a, double slope, void** out);
-LNT_API char* lnt_dropout(void* a, double p, int64_t train, void** out);
-LNT_API char* lnt_feature_dropout(void* a, double p, int64_t train, void** out);
 LNT_API char* lnt_clamp(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out);
 LNT_API char* lnt_floor(void* a, void** out);
 LNT_API char* lnt_round(void* a, void** out);
@@ -195,7 +193,9 @@ LNT_API char* lnt_conv_transpose_cat(void* x, void* w, void* b, void* skip, cons
 LNT_API char* lnt_instance_norm_leaky_relu(void* x, void* w, void* b, void* residual, double eps, double slope, void** out);
 
 /* dropout.cpp */
-LNT_API char* lnt_dropout_lean(void* a, double p, int64_t train, void** out);
+LNT_API char* lnt_dropout(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+LNT_API char* lnt_feature_dropout(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
+LNT_API char* lnt_dropout_lean(void* x, double p, int64_t train, int64_t first, int64_t count, int64_t all, void** out);
 
 /* loss.cpp */
 LNT_API char* lnt_cross_entropy(void* x, void* target, int64_t ignore_index, int64_t reduction, void** out);
@@ -203,6 +203,7 @@ LNT_API char* lnt_bce_with_logits(void* x, void* target, int64_t reduction, void
 
 /* dice_ce.cpp */
 LNT_API char* lnt_dice_ce(void* x, void* target, int64_t batch, double smooth, int64_t* wrong, void** out);
+LNT_API char* lnt_dice_ce_sums(void* x, void* target, int64_t* wrong, void** out);
 
 /* optim.cpp. impl: 0 torch's single-tensor sequence, 1 foreach, 2 fused. buffers are in-out; NULL
    entries are created. An entry of masks is NULL or int64 flat indices; rules: 0 dense,
@@ -214,6 +215,31 @@ LNT_API char* lnt_amp_update_scale(void* scale, void* growth_tracker, void* foun
 
 /* select.cpp: DGST's selection kernel */
 LNT_API char* lnt_topk_rows(void* g, int64_t k, void** out);
+
+/* dist.cpp: process groups of c10d, and its Reducer. Every wait for another rank can be ended by
+   lnt_group_abort; lnt_store_get, lnt_group_gloo and the backward pass wait inside */
+LNT_API char* lnt_store_new(const char* host, int64_t port, int64_t listener, const char* prefix, int64_t limit_ms, void** out);
+LNT_API char* lnt_store_set(void* store, const char* key, const void* data, int64_t n);
+LNT_API char* lnt_store_get(void* store, const char* key, int64_t limit_ms, char** out, int64_t* n);
+LNT_API void lnt_store_free(void* store);
+LNT_API char* lnt_group_gloo(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out);
+LNT_API char* lnt_group_nccl(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out);
+LNT_API char* lnt_group_abort(void* group, const char* why);
+LNT_API void lnt_group_free(void* group);
+LNT_API char* lnt_group_clock(void* group, int64_t* started, int64_t* waited);
+LNT_API char* lnt_all_reduce(void* group, void* t, int64_t op, void** work);
+LNT_API char* lnt_broadcast(void* group, void* t, int64_t root, void** work);
+LNT_API char* lnt_all_gather(void* group, void* in, void* out, void** work);
+LNT_API char* lnt_work_wait(void* work, int64_t limit_ms, int64_t* done);
+LNT_API void lnt_work_free(void* work);
+LNT_API char* lnt_gathered(void* group, void* x, void* gathered, void** out);
+LNT_API char* lnt_summed(void* x, void* sum, double factor, void** out);
+LNT_API char* lnt_reducer_new(void* group, void** params, int64_t n, int64_t first, int64_t bucket, int64_t whole, int64_t views, int64_t compress, void** out);
+LNT_API void lnt_reducer_free(void* reducer);
+LNT_API char* lnt_reducer_forward(void* reducer, int64_t* rebuilt);
+LNT_API char* lnt_reducer_backward(void* reducer);
+LNT_API char* lnt_reducer_seen(void* reducer, void* seen, int64_t n);
+LNT_API char* lnt_reducer_buckets(void* reducer, int64_t* sizes, int64_t max, int64_t* n);
 
 #ifdef __cplusplus
 }

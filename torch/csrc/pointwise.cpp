@@ -38,14 +38,6 @@ char* lnt_leaky_relu(void* a, double slope, void** out) {
 char* lnt_leaky_relu_(void* a, double slope, void** out) {
   LNT_BODY(give(out, at::leaky_relu_(T(a), slope)))
 }
-char* lnt_dropout(void* a, double p, int64_t train, void** out) {
-  LNT_BODY(give(out, at::dropout(T(a), p, train != 0)))
-}
-
-char* lnt_feature_dropout(void* a, double p, int64_t train, void** out) {
-  LNT_BODY(give(out, at::feature_dropout(T(a), p, train != 0)))
-}
-
 char* lnt_clamp(void* a, double lo, double hi, int64_t use_lo, int64_t use_hi, void** out) {
   LNT_BODY({
     std::optional<at::Scalar> l;

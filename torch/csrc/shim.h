@@ -72,6 +72,11 @@ inline c10::Device device(int64_t type, int64_t index) {
   return c10::Device(device_type(type), static_cast<c10::DeviceIndex>(index));
 }
 
+// core.cpp. folder_of is the folder of the library that contains a function, with a trailing slash;
+// links are not followed. open_optional opens a library that may be missing; null if it is.
+std::string folder_of(void* function);
+void* open_optional(const std::string& path, int flags);
+
 // allocator.cpp
 void use_caching_allocator();
 void empty_cpu_cache();

@@ -1,0 +1,309 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/internal/torchtest"
+	"github.com/lntorch/lntorch/torch"
+)
+
+// startedRank is a process of a training that a launcher could have started.
+type startedRank struct {
+	*exec.Cmd
+	out, err bytes.Buffer
+	ended    chan struct{}
+}
+
+// startRanks starts a training as ranks, whose results folders are apart: rank 0's is the first.
+func startRanks(t *testing.T, world int, args []string) []*startedRank {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	list := make([]*startedRank, world)
+	for rank := range list {
+		cmd := command(t, args...)
+		cmd.Env = append(cmd.Env, fmt.Sprintf("RANK=%d", rank), fmt.Sprintf("WORLD_SIZE=%d", world), fmt.Sprintf("LOCAL_RANK=%d", rank),
+			fmt.Sprintf("LOCAL_WORLD_SIZE=%d", world), "MASTER_ADDR=127.0.0.1", "MASTER_PORT="+port)
+		r := &startedRank{Cmd: cmd, ended: make(chan struct{})}
+		cmd.Stdout, cmd.Stderr = &r.out, &r.err
+		require.NoError(t, cmd.Start())
+		go func() {
+			_ = cmd.Wait() // the state says how it ended
+			close(r.ended)
+		}()
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			<-r.ended
+		})
+		list[rank] = r
+	}
+	return list
+}
+
+// within waits for the end of a rank.
+func (r *startedRank) within(t *testing.T, limit time.Duration) {
+	t.Helper()
+	select {
+	case <-r.ended:
+	case <-time.After(limit):
+		t.Fatalf("does not end within %v", limit)
+	}
+}
+
+// longRanks is a training that does not end by itself in a test's time.
+func longRanks(t *testing.T, results string, more ...string) []string {
+	return trainArgs(t, results, append([]string{"-device", "cpu", "--threads", "1", "--epochs", "400", "--iterations", "3"}, more...)...)
+}
+
+// awaitFile waits until a file is there, and a little, chosen by chance, so that what follows comes anywhere in an iteration.
+func awaitFile(t *testing.T, path string, random *rand.Rand) {
+	t.Helper()
+	require.Eventually(t, func() bool { _, err := os.Stat(path); return err == nil }, time.Minute, 10*time.Millisecond, path)
+	time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
+}
+
+// requireWhole reads a checkpoint to its end and gives the epoch that it goes on with.
+func requireWhole(t *testing.T, path string) int {
+	t.Helper()
+	f, err := checkpoint.Open(path)
+	require.NoError(t, err)
+	defer f.Close()
+	for _, w := range f.Weights {
+		require.NoError(t, w.ReadInto(make([]byte, w.Bytes())))
+	}
+	require.NoError(t, torch.With(func(s *torch.Scope) error {
+		_, err := f.Training(s)
+		return err
+	}))
+	return f.Epoch
+}
+
+// -num_gpus trains on the CPU, too: one rank speaks and writes, both predict the final validation.
+func TestNumGPUsTrainsTogether(t *testing.T) {
+	torchtest.Require(t)
+	results, alone := t.TempDir(), t.TempDir()
+	r := lntorch(t, trainArgs(t, results, "-device", "cpu", "-num_gpus", "2", "--threads", "1")...)
+	require.Equal(t, 0, r.code, r.errOut)
+	fold := foldOf(results, "nnUNetTrainer")
+	require.Equal(t, 1, strings.Count(r.out, "mean Dice"), r.out)
+	require.Contains(t, r.errOut, "2 ranks on 1 host (gloo): 2 patches an iteration, 1 a rank; gradients 1.38 MB")
+	require.Contains(t, r.errOut, "[rank 1] ")
+	require.Regexp(t, `\[rank 1\] .*predicting LN_003`, r.errOut)
+	require.Equal(t, 2, strings.Count(r.errOut, "predicting LN_"), r.errOut)
+	require.Regexp(t, `\d+\.\d\d patches a second`, r.errOut)
+	require.Regexp(t, `waited for other ranks: rank 0 .* s \(.* %\), rank 1 `, r.errOut)
+	logs, err := filepath.Glob(filepath.Join(fold, "training_log_*.txt"))
+	require.NoError(t, err)
+	require.Len(t, logs, 1)
+	var doc struct {
+		Status      string
+		Distributed struct {
+			World    int    `json:"world_size"`
+			Backend  string `json:"backend"`
+			Launcher string `json:"launcher"`
+			Restart  int    `json:"restart"`
+			Ranks    []struct {
+				Host, Device  string
+				Threads, Rows int
+			}
+			Comm struct {
+				Bytes   int64              `json:"gradient_bytes"`
+				Buckets int                `json:"buckets"`
+				Wait    map[string]float64 `json:"wait_ms"`
+			}
+		}
+	}
+	b, err := os.ReadFile(filepath.Join(fold, "run.json"))
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &doc))
+	d := doc.Distributed
+	require.Equal(t, "validated", doc.Status)
+	require.Equal(t, []any{2, "gloo", "num_gpus", 0}, []any{d.World, d.Backend, d.Launcher, d.Restart})
+	require.Len(t, d.Ranks, 2)
+	for _, r := range d.Ranks {
+		require.NotEmpty(t, r.Host)
+		require.Equal(t, []any{"cpu", 1, 1}, []any{r.Device, r.Threads, r.Rows})
+	}
+	require.Equal(t, int64(4*(346006-66)), d.Comm.Bytes, "without the lowest head")
+	require.Positive(t, d.Comm.Buckets)
+	require.Positive(t, d.Comm.Wait["median"])
+
+	require.Equal(t, 0, lntorch(t, trainArgs(t, alone, "-device", "cpu", "--threads", "1")...).code)
+	lines := func(results string) (found []string) {
+		logs, err := filepath.Glob(filepath.Join(foldOf(results, "nnUNetTrainer"), "training_log_*.txt"))
+		require.NoError(t, err)
+		text, err := os.ReadFile(logs[0])
+		require.NoError(t, err)
+		for line := range strings.Lines(string(text)) {
+			if i := strings.Index(line, "_loss "); i > 0 {
+				found = append(found, line[i:])
+			}
+		}
+		return found
+	}
+	require.Len(t, lines(alone), 4)
+	require.Equal(t, lines(alone), lines(results), "losses to four digits")
+}
+
+// A rank that is killed, wherever it is, ends the others soon, with who it was and how to go on; the checkpoint that they name
+// is whole.
+func TestKilledRankEndsTheOthers(t *testing.T) {
+	torchtest.Require(t)
+	random := rand.New(rand.NewPCG(7, uint64(time.Now().UnixNano())))
+	for range repeats(t, 2) {
+		const world = 3
+		results := t.TempDir()
+		latest := filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_latest.pth")
+		list := startRanks(t, world, longRanks(t, results, "--batch-size", "3"))
+		awaitFile(t, latest, random)
+		dead := random.IntN(world)
+		require.NoError(t, list[dead].Process.Kill())
+		start := time.Now()
+		for rank, r := range list {
+			r.within(t, 10*time.Second)
+			if rank == dead {
+				continue
+			}
+			require.Equal(t, 1, r.ProcessState.ExitCode(), r.err.String())
+			require.Regexp(t, fmt.Sprintf(`lntorch: rank %d \(host \S+, pid %d\) is gone: epoch \d+, iteration \d+\. Last saved: %s \(epoch \d+\)\. Go on with --c\n$`,
+				dead, list[dead].Process.Pid, latest), r.err.String())
+		}
+		t.Logf("rank %d was killed; the others ended after %v", dead, time.Since(start).Round(time.Millisecond))
+		require.Positive(t, requireWhole(t, latest))
+		entries, err := filepath.Glob(filepath.Join(filepath.Dir(latest), "*.pth"))
+		require.NoError(t, err)
+		for _, path := range entries {
+			requireWhole(t, path)
+		}
+	}
+}
+
+// repeats is how often a test of chance is made: n times, or as LNTORCH_REPEATS says.
+func repeats(t *testing.T, n int) int {
+	if text := os.Getenv("LNTORCH_REPEATS"); text != "" {
+		_, err := fmt.Sscan(text, &n)
+		require.NoError(t, err)
+	}
+	return n
+}
+
+// A rank that hangs is given up after --dist-timeout.
+func TestHangingRankIsGivenUp(t *testing.T) {
+	torchtest.Require(t)
+	results := t.TempDir()
+	latest := filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_latest.pth")
+	list := startRanks(t, 2, longRanks(t, results, "--dist-timeout", "3"))
+	awaitFile(t, latest, rand.New(rand.NewPCG(1, 1)))
+	require.NoError(t, list[1].Process.Signal(syscall.SIGSTOP))
+	list[0].within(t, 20*time.Second)
+	require.Equal(t, 1, list[0].ProcessState.ExitCode())
+	require.Regexp(t, fmt.Sprintf(`rank 1 \(host \S+, pid %d\) does not answer \(time limit 3s\): epoch \d+, iteration \d+\. Last saved: `, list[1].Process.Pid),
+		list[0].err.String())
+	requireWhole(t, latest)
+}
+
+// Ctrl-C at one rank, or SIGTERM, ends all after the same iteration, saved by rank 0, with exit code 130.
+func TestCtrlCAtOneRankEndsAll(t *testing.T) {
+	torchtest.Require(t)
+	for by, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		results := t.TempDir()
+		latest := filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_latest.pth")
+		list := startRanks(t, 2, longRanks(t, results))
+		awaitFile(t, latest, rand.New(rand.NewPCG(1, uint64(by))))
+		require.NoError(t, list[by].Process.Signal(signal))
+		var said []string
+		for _, r := range list {
+			r.within(t, 10*time.Second)
+			require.Equal(t, 130, r.ProcessState.ExitCode(), r.err.String())
+			i := strings.LastIndex(r.err.String(), "lntorch: train: stopped in epoch")
+			require.GreaterOrEqual(t, i, 0, r.err.String())
+			said = append(said, r.err.String()[i:])
+		}
+		require.Equal(t, said[0], said[1])
+		require.Contains(t, said[0], "saved in "+latest+"; continue with --c")
+		requireWhole(t, latest)
+	}
+}
+
+// Ranks that a launcher started predict every n-th case each; one without a case ends well. --dist off is for all cases.
+func TestRanksPredictTheirCases(t *testing.T) {
+	torchtest.Require(t)
+	scans, model := repo(t, "testdata/phantom-mini/raw/Dataset102_PhantomTarget/imagesTs"), repo(t, sourceModel)
+	out := t.TempDir()
+	files := func() (found []string) {
+		paths, err := filepath.Glob(filepath.Join(out, "*.nii.gz"))
+		require.NoError(t, err)
+		for _, p := range paths {
+			found = append(found, filepath.Base(p))
+		}
+		return found
+	}
+	asRank := func(rank int, more ...string) result {
+		cmd := command(t, append([]string{"predict", "-i", scans, "-o", out, "-m", model, "--disable_tta", "-device", "cpu", "--threads", "1"}, more...)...)
+		cmd.Env = append(cmd.Env, fmt.Sprintf("RANK=%d", rank), "WORLD_SIZE=3", fmt.Sprintf("LOCAL_RANK=%d", rank), "LOCAL_WORLD_SIZE=3")
+		return execute(t, cmd)
+	}
+	for rank, want := range [][]string{{"LN_004.nii.gz"}, {"LN_004.nii.gz", "LN_005.nii.gz"}, {"LN_004.nii.gz", "LN_005.nii.gz"}} {
+		r := asRank(rank)
+		require.Equal(t, 0, r.code, r.errOut)
+		require.Equal(t, want, files(), "after rank %d", rank)
+		require.FileExists(t, filepath.Join(out, fmt.Sprintf("run_%d_of_3.json", rank)))
+	}
+	out = t.TempDir()
+	r := asRank(0, "--dist", "off", "--dry-run")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.out, "LN_005")
+}
+
+// Dropout is that of the row in the global batch: ranks lose what one rank loses.
+func TestRanksDropWhatOneDrops(t *testing.T) {
+	torchtest.Require(t)
+	preprocessed := t.TempDir()
+	require.NoError(t, os.CopyFS(preprocessed, os.DirFS(repo(t, "testdata/phantom-mini/preprocessed"))))
+	plans := filepath.Join(preprocessed, "Dataset102_PhantomTarget", "nnUNetPlansSource.json")
+	b, err := os.ReadFile(plans)
+	require.NoError(t, err)
+	text := strings.ReplaceAll(string(b), `"dropout_op": null`, `"dropout_op": "torch.nn.modules.dropout.Dropout3d"`)
+	text = strings.ReplaceAll(text, `"dropout_op_kwargs": null`, `"dropout_op_kwargs": {"p": 0.5}`)
+	require.NotEqual(t, string(b), text)
+	require.NoError(t, os.WriteFile(plans, []byte(text), 0o600))
+	losses := func(more ...string) []float32 {
+		results := t.TempDir()
+		r := lntorch(t, trainArgs(t, results, append([]string{"--preprocessed", preprocessed, "--threads", "1", "-device", "cpu"}, more...)...)...)
+		require.Equal(t, 0, r.code, r.errOut)
+		f, err := checkpoint.Open(filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_final.pth"))
+		require.NoError(t, err)
+		defer f.Close()
+		var found []float32
+		require.NoError(t, torch.With(func(s *torch.Scope) error {
+			training, err := f.Training(s)
+			if err == nil {
+				found = training.Logging.TrainLosses
+			}
+			return err
+		}))
+		require.Len(t, found, 2)
+		return found
+	}
+	one, two := losses(), losses("-num_gpus", "2")
+	for i := range one {
+		require.InEpsilon(t, one[i], two[i], 1e-4, "epoch %d", i)
+	}
+}

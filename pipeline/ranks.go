@@ -1,0 +1,140 @@
+package pipeline
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/lntorch/lntorch/internal/launch"
+	"github.com/lntorch/lntorch/internal/machine"
+	"github.com/lntorch/lntorch/internal/system"
+	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/dist"
+	"github.com/lntorch/lntorch/train"
+)
+
+// World is which rank this process is, of those that a launcher started; nil: the only one.
+type World = *launch.World
+
+// Membership is a rank in its group; without one, a process alone.
+type Membership struct{ train.Ranks }
+
+// place gives the machine this rank's device and share of the cores, and what other ranks than the first
+// log a prefix.
+func place(w World, m *machine.Machine, o *Output) error {
+	if w == nil || w.Alone() {
+		return o.resolve(m)
+	}
+	gpus := 0
+	if m.DeviceName == "auto" || m.DeviceName == "cuda" {
+		if err := torch.Load(); err != nil {
+			return err
+		}
+		gpus, _ = torch.DeviceCount(torch.DeviceCUDA) // without CUDA there are none
+	}
+	var err error
+	if m.DeviceName, err = w.Device(m.DeviceName, gpus); err != nil {
+		return err
+	}
+	if m.Threads == 0 {
+		m.Threads = w.Threads(system.Cores())
+	}
+	if w.Rank > 0 {
+		o.Progress = nil
+		if o.Log != nil {
+			o.Log = &prefixed{out: o.Log, prefix: fmt.Sprintf("[rank %d] ", w.Rank)}
+		}
+	}
+	return o.resolve(m)
+}
+
+// Join places this rank and meets the others.
+func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *Output) (*Membership, error) {
+	j := &Membership{}
+	if err := place(w, m, o); err != nil || w == nil {
+		return j, err
+	}
+	j.Ranks = train.Ranks{Launcher: w.Launcher, Restart: w.Restart, RunID: w.RunID}
+	if w.Alone() { // perhaps because torchrun has lost the others, or before they came
+		return j, nil
+	}
+	backend, err := c.BackendOn(m.Device.Type != torch.DeviceCPU)
+	if err != nil {
+		return nil, err
+	}
+	host, port := w.HostPort()
+	d := dist.Config{Rank: w.Rank, Size: w.Size, Host: host, Port: port, Serve: w.Serve, Prefix: w.Prefix, Interface: w.Interface,
+		Device: m.Device, Timeout: c.TimeLimit()}
+	if backend == "nccl" {
+		d.Backend = dist.NCCL
+	}
+	group, err := dist.Connect(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	j.Group, j.Backend = group, backend
+	return j, nil
+}
+
+// stoppedByUser is what other ranks are told where a rank was stopped before all could stop together.
+const stoppedByUser = "stopped by the user"
+
+// Leave tells the other ranks how this one ended, and gives the error to end with.
+func (j *Membership) Leave(err error) error {
+	if j.Group == nil {
+		return err
+	}
+	var interrupted *train.Interrupted
+	var elsewhere *dist.Failed
+	switch {
+	case err == nil, errors.As(err, &interrupted): // they end likewise
+		return errors.Join(err, j.Group.Close())
+	case errors.As(err, &elsewhere) && elsewhere.Message == stoppedByUser:
+		err = fmt.Errorf("at %s: %w", elsewhere.Member, context.Canceled)
+		j.Group.Close()
+	case errors.Is(err, context.Canceled):
+		j.Group.Fail(errors.New(stoppedByUser))
+	default:
+		j.Group.Fail(err)
+	}
+	return err
+}
+
+// once runs f on rank 0 alone. The others wait for it, however long it takes.
+func (j *Membership) once(ctx context.Context, f func() error) error {
+	if j.Group == nil {
+		return f()
+	}
+	if j.Group.Rank() == 0 {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return j.Group.BarrierWithoutLimit(ctx)
+}
+
+// prefixed writes lines with a prefix.
+type prefixed struct {
+	out    io.Writer
+	prefix string
+	mu     sync.Mutex
+	line   bytes.Buffer
+}
+
+func (p *prefixed) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.line.Write(b)
+	for {
+		i := bytes.IndexByte(p.line.Bytes(), '\n')
+		if i < 0 {
+			return len(b), nil
+		}
+		if _, err := fmt.Fprintf(p.out, "%s%s", p.prefix, p.line.Next(i+1)); err != nil {
+			return 0, err
+		}
+	}
+}

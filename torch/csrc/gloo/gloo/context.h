@@ -1,0 +1,10 @@
+// Part of our own declarations of Gloo; see rendezvous/store.h.
+#pragma once
+#include <chrono>
+
+namespace gloo {
+class Context {
+ public:
+  void setTimeout(std::chrono::milliseconds timeout);
+};
+}  // namespace gloo

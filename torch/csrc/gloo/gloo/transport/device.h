@@ -1,0 +1,7 @@
+// Part of our own declarations of Gloo; see rendezvous/store.h.
+#pragma once
+
+namespace gloo::transport {
+class Device;
+class UnboundBuffer;
+}  // namespace gloo::transport

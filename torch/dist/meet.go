@@ -1,0 +1,301 @@
+package dist
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/lntorch/lntorch/torch"
+)
+
+// Connect meets the other ranks. It waits for them until c.Timeout or until ctx ends; the error is
+// *Absent if ranks did not come.
+func Connect(ctx context.Context, c Config) (*Group, error) {
+	if c.Size < 1 || c.Rank < 0 || c.Rank >= c.Size {
+		return nil, fmt.Errorf("dist: no rank %d of %d", c.Rank, c.Size)
+	}
+	if c.Timeout <= 0 {
+		return nil, errors.New("dist: the time limit must be above 0")
+	}
+	if c.Backend == NCCL && c.Device.Type != torch.DeviceCUDA {
+		return nil, fmt.Errorf("dist: NCCL connects GPUs, not %v; use Gloo", c.Device)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{config: c, self: Member{c.Rank, host, os.Getpid()}, done: make(chan struct{}),
+		answers: map[int64]chan [][]byte{}, gathered: make(chan []Member, 1)}
+	limit, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	if err := g.connect(limit); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		if g.line != nil && g.Err() == nil {
+			g.line.send(&message{Kind: "fail", Text: err.Error()})
+		}
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+func (c *Config) where() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.Port)) }
+
+// absent is the error of a rank that does not even find rank 0, or whoever serves the store.
+func (c *Config) absent() error {
+	return &Absent{Missing: []int{0}, Where: c.where(), Limit: c.Timeout}
+}
+
+func (g *Group) connect(ctx context.Context) error {
+	local, err := g.openStore(ctx)
+	if err != nil {
+		return err
+	}
+	if err := g.openLine(ctx, local); err != nil {
+		return err
+	}
+	select {
+	case members := <-g.gathered:
+		g.mu.Lock()
+		g.members = members
+		g.mu.Unlock()
+	case <-g.done:
+		return g.Err()
+	case <-ctx.Done():
+		if g.hub != nil {
+			g.hub.giveUp()
+		}
+		select {
+		case <-g.done:
+			return g.Err()
+		case <-time.After(patience):
+			return g.config.absent()
+		}
+	}
+	device := g.config.Interface
+	if device == "" {
+		device = "@" + address(g.config.Host, local)
+	}
+	connecting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // another rank's failure to connect ends this one's attempt
+		select {
+		case <-g.done:
+			cancel()
+		case <-connecting.Done():
+		}
+	}()
+	var pg *torch.ProcessGroup
+	err = inBackground(connecting, func() (err error) {
+		if g.config.Backend == NCCL {
+			pg, err = torch.NewNCCL(g.store, g.config.Rank, g.config.Size, g.config.Timeout)
+		} else {
+			pg, err = torch.NewGloo(g.store, g.config.Rank, g.config.Size, device, g.config.Timeout)
+		}
+		return err
+	})
+	if err != nil && g.config.Backend == Gloo {
+		err = g.verdict(fmt.Errorf("connect the ranks: %w", err), 0)
+	}
+	if err != nil {
+		return err
+	}
+	g.mu.Lock()
+	g.pg = pg
+	g.mu.Unlock()
+	return g.Err()
+}
+
+// inBackground runs f, which waits in C, on another thread, and leaves it there when ctx ends.
+func inBackground(ctx context.Context, f func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- f() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// address is where other ranks reach this one: local, its address towards the store. A host may
+// know its own name by a loopback address, which others cannot reach: then it is the first of its
+// addresses.
+func address(host, local string) string {
+	if loopback(host) || !loopback(local) {
+		return local
+	}
+	if all, err := net.InterfaceAddrs(); err == nil {
+		for _, a := range all {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() && n.IP.To4() != nil {
+				return n.IP.String()
+			}
+		}
+	}
+	return local
+}
+
+// openStore serves the store or finds it. local is this host's address towards the store.
+func (g *Group) openStore(ctx context.Context) (local string, err error) {
+	c := &g.config
+	var listener *net.TCPListener
+	if c.Serve {
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(c.Port))
+		if err != nil {
+			return "", fmt.Errorf("serve the ranks' store: %w; choose another port", err)
+		}
+		defer l.Close()
+		listener = l.(*net.TCPListener)
+		c.Port = l.Addr().(*net.TCPAddr).Port
+	}
+	conn, err := dial(ctx, c.where())
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", c.absent()
+		}
+		return "", fmt.Errorf("find the ranks' store: %w", err)
+	}
+	local = conn.LocalAddr().(*net.TCPAddr).IP.String()
+	conn.Close()
+	err = inBackground(ctx, func() (err error) {
+		g.store, err = torch.NewStore(c.Host, c.Port, listener, c.Prefix, c.Timeout)
+		return err
+	})
+	return local, err
+}
+
+// dial connects to an address where somebody may not listen yet. A name that does not exist is an
+// error at once.
+func dial(ctx context.Context, address string) (net.Conn, error) {
+	for {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		var name *net.DNSError
+		if err == nil || errors.As(err, &name) && name.IsNotFound {
+			return conn, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// An invitation is what rank 0 leaves in the store for the others: where their lines go.
+type invitation struct{ Host, Port, Token string }
+
+const invitationKey = "lntorch/rank0"
+
+func (g *Group) openLine(ctx context.Context, local string) error {
+	c := &g.config
+	var at invitation
+	if c.Rank == 0 {
+		on := ""
+		if loopback(c.Host) {
+			on = local
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(on, "0"))
+		if err != nil {
+			return err
+		}
+		port := l.Addr().(*net.TCPAddr).Port
+		at = invitation{address(c.Host, local), strconv.Itoa(port), rand.Text()}
+		g.hub = newHub(l, c.Size, at.Token, c.where(), c.Timeout)
+		text, err := json.Marshal(at)
+		if err != nil {
+			return err
+		}
+		err = inBackground(ctx, func() error { return g.store.Set(invitationKey, text) })
+		if err != nil {
+			return err
+		}
+	} else {
+		err := inBackground(ctx, func() error {
+			text, err := g.store.Get(invitationKey, c.Timeout)
+			if err != nil {
+				return err
+			}
+			return json.Unmarshal(text, &at)
+		})
+		if err != nil {
+			return c.absent()
+		}
+		if loopback(at.Host) {
+			at.Host = c.Host
+		}
+	}
+	conn, err := dial(ctx, net.JoinHostPort(at.Host, at.Port))
+	if err != nil {
+		return fmt.Errorf("reach rank 0: %w", err)
+	}
+	g.line = newLine(conn)
+	go func() {
+		g.line.receive(g.hear)
+		g.mu.Lock()
+		left := g.left
+		g.mu.Unlock()
+		if !left {
+			g.end(&Gone{g.rank0()})
+		}
+	}()
+	return g.line.send(&message{Kind: "hello", Token: at.Token, Member: g.self})
+}
+
+func (g *Group) rank0() Member {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.members) > 0 {
+		return g.members[0]
+	}
+	return Member{}
+}
+
+// hear deals with a message of rank 0.
+func (g *Group) hear(m *message) {
+	switch m.Kind {
+	case "members":
+		select {
+		case g.gathered <- m.Members:
+		default:
+		}
+	case "all":
+		g.mu.Lock()
+		answer := g.answers[m.ID]
+		delete(g.answers, m.ID)
+		g.mu.Unlock()
+		if answer != nil {
+			answer <- m.All
+		}
+	case "ping":
+		g.mu.Lock()
+		var started int64
+		if g.pg != nil && !g.closed {
+			started, _ = g.pg.Clock()
+		}
+		g.mu.Unlock()
+		g.line.send(&message{Kind: "pong", ID: started})
+	case "trouble":
+		g.end(m.Trouble.err())
+	case "bye":
+		g.mu.Lock()
+		g.left = true
+		needed := len(g.answers) > 0
+		g.mu.Unlock()
+		if needed {
+			g.end(&Left{g.rank0()})
+		}
+	}
+}
