@@ -162,12 +162,15 @@ mpi() {
 
 slurm() {
   ended+=("scripts/slurm.sh stop $work/slurm")
-  eval "$(CPUS=2 scripts/slurm.sh start "$work/slurm")"
-  steps srun srun -n 2 "${trace[@]}"
+  # Slurm sorts nodes by name, and the ranks meet on the first.
+  eval "$(CPUS=2 NODES="$(hostname -s) zz-second" scripts/slurm.sh start "$work/slurm")"
+  steps srun srun -N 1 -n 2 "${trace[@]}"
+  getent hosts "$(hostname -s)" >/dev/null || export MASTER_ADDR=127.0.0.1
+  steps srun_two_nodes srun -N 2 -n 2 "${trace[@]}"
   # A batch script of two tasks is one process; srun in it starts two.
   cat >"$work/job.sh" <<END
 #!/bin/bash
-#SBATCH --ntasks=2
+#SBATCH --nodes=1 --ntasks=2
 set -e
 ${trace[*]} -o $work/batch
 srun ${trace[*]} -o $work/sbatch

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A real Slurm of one node, for tests and to try job scripts on: this host is controller, node and
-# client. Debian's packages, as root; no systemd, cgroups or accounting. Several may run side by side,
-# each in a folder of its own.
+# A real Slurm, for tests and to try job scripts on: this host is controller, node and client. Debian's
+# packages, as root; no systemd, cgroups or accounting. Several may run side by side, each in a folder of
+# its own.
 #
 #   scripts/slurm.sh start DIR       starts it, its state and logs in DIR; prints what to export
 #   scripts/slurm.sh stop DIR        ends it, jobs included
@@ -10,8 +10,9 @@
 #
 #   eval "$(scripts/slurm.sh start build/slurm)" && srun -n2 hostname; scripts/slurm.sh stop build/slurm
 #
-# CPUS and MEMORY (MB) are what the node has to offer, by default what the machine has. Memory is booked,
-# not enforced. Missing packages are installed by apt-get.
+# CPUS and MEMORY (MB) are what a node has to offer, by default what the machine has. Memory is booked,
+# not enforced. NODES names several nodes, all of them on this host. Missing packages are
+# installed by apt-get.
 set -euo pipefail
 
 packages=(slurmctld slurmd slurm-client munge)
@@ -32,24 +33,24 @@ start() {
   [ -e "$dir/munge/key" ] || (umask 077 && head -c 1024 /dev/urandom >"$dir/munge/key")
   munged --force --key-file "$dir/munge/key" --socket "$dir/munge/socket" --pid-file "$dir/munge/pid" \
     --log-file "$dir/munge/log" --seed-file "$dir/munge/seed" >"$dir/munge/start" 2>&1 || { cat "$dir/munge/start" >&2; exit 1; }
-  local ports
-  ports=($(free_ports))
+  local nodes ports i node
+  nodes=(${NODES:-$host})
+  ports=($(free_ports $((${#nodes[@]} + 1))))
   cat >"$dir/slurm.conf" <<END
 ClusterName=local
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=${ports[0]}
-SlurmdPort=${ports[1]}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 AuthInfo=socket=$dir/munge/socket
 CredType=cred/munge
 StateSaveLocation=$dir/state
-SlurmdSpoolDir=$dir/spool
+SlurmdSpoolDir=$dir/spool/%n
 SlurmctldPidFile=$dir/slurmctld.pid
-SlurmdPidFile=$dir/slurmd.pid
+SlurmdPidFile=$dir/slurmd-%n.pid
 SlurmctldLogFile=$dir/slurmctld.log
-SlurmdLogFile=$dir/slurmd.log
+SlurmdLogFile=$dir/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -58,30 +59,36 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 SlurmdParameters=config_overrides
-NodeName=$host NodeAddr=127.0.0.1 CPUs=${CPUS:-$(nproc)} RealMemory=${MEMORY:-$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
+  for i in "${!nodes[@]}"; do
+    echo "NodeName=${nodes[$i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[$((i + 1))]} CPUs=${CPUS:-$(nproc)}" \
+      "RealMemory=${MEMORY:-$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)} State=UNKNOWN" >>"$dir/slurm.conf"
+  done
   export SLURM_CONF=$dir/slurm.conf
   # Their standard output would keep a caller's pipe open.
   slurmctld -f "$SLURM_CONF" >"$dir/start" 2>&1 </dev/null || { cat "$dir/start" >&2; exit 1; }
   for _ in $(seq 50); do [ -e "$dir/slurmctld.pid" ] && sinfo >/dev/null 2>&1 && break; sleep 0.2; done
-  slurmd -f "$SLURM_CONF" >>"$dir/start" 2>&1 </dev/null || { cat "$dir/start" >&2; exit 1; }
+  for node in "${nodes[@]}"; do
+    mkdir -p "$dir/spool/$node"
+    slurmd -N "$node" -f "$SLURM_CONF" >>"$dir/start" 2>&1 </dev/null || { cat "$dir/start" >&2; exit 1; }
+  done
   for _ in $(seq 150); do
-    case $(sinfo -h -o %t 2>/dev/null) in idle | mix | alloc) echo "export SLURM_CONF=$SLURM_CONF"; return ;; esac
+    [ "$(sinfo -h -o %t 2>/dev/null)" != idle ] || { echo "export SLURM_CONF=$SLURM_CONF"; return; }
     sleep 0.2
   done
-  echo "slurm.sh: the node does not come up:" >&2
-  { sinfo; tail -n 5 "$dir"/slurm{ctld,d}.log; } >&2 || true
+  echo "slurm.sh: the nodes do not come up:" >&2
+  { sinfo; tail -qn 5 "$dir"/slurm*.log; } >&2 || true
   stop "$dir"
   exit 1
 }
 
 free_ports() {
   python3 -c '
-import socket
-held = [socket.socket() for _ in range(2)]
+import socket, sys
+held = [socket.socket() for _ in range(int(sys.argv[1]))]
 for s in held: s.bind(("127.0.0.1", 0))
-print(*(s.getsockname()[1] for s in held))'
+print(*(s.getsockname()[1] for s in held))' "$1"
 }
 
 stop() {
@@ -94,7 +101,7 @@ stop() {
       sleep 0.2
     done
   fi
-  local files=("$dir"/slurmd.pid "$dir"/slurmctld.pid "$dir"/munge/pid) pids=()
+  local files=("$dir"/slurmd-*.pid "$dir"/slurmctld.pid "$dir"/munge/pid) pids=()
   for file in "${files[@]}"; do [ -s "$file" ] && pids+=("$(cat "$file")"); done
   [ ${#pids[@]} = 0 ] || kill "${pids[@]}" 2>/dev/null || true
   for pid in ${pids[@]+"${pids[@]}"}; do

@@ -164,6 +164,9 @@ func TestRanksStoppedAnywhereGoOn(t *testing.T) {
 				own.Progress, seen = &stopper{after, cancel}, ctx
 			}
 			_, err := train.Run(seen, own)
+			if _, missing := os.Stat(filepath.Join(fold900(own), "run.json")); missing != nil {
+				return fmt.Errorf("rank %d left before rank 0 had written all: %w", r.Group.Rank(), missing)
+			}
 			return err
 		})
 		var first *train.Interrupted

@@ -271,3 +271,39 @@ func TestRanksPredictTheirCases(t *testing.T) {
 	require.Equal(t, 0, r.code, r.errOut)
 	require.Contains(t, r.out, "LN_005")
 }
+
+// Dropout is that of the row in the global batch: ranks lose what one rank loses.
+func TestRanksDropWhatOneDrops(t *testing.T) {
+	torchtest.Require(t)
+	preprocessed := t.TempDir()
+	require.NoError(t, os.CopyFS(preprocessed, os.DirFS(repo(t, "testdata/phantom-mini/preprocessed"))))
+	plans := filepath.Join(preprocessed, "Dataset102_PhantomTarget", "nnUNetPlansSource.json")
+	b, err := os.ReadFile(plans)
+	require.NoError(t, err)
+	text := strings.ReplaceAll(string(b), `"dropout_op": null`, `"dropout_op": "torch.nn.modules.dropout.Dropout3d"`)
+	text = strings.ReplaceAll(text, `"dropout_op_kwargs": null`, `"dropout_op_kwargs": {"p": 0.5}`)
+	require.NotEqual(t, string(b), text)
+	require.NoError(t, os.WriteFile(plans, []byte(text), 0o600))
+	losses := func(more ...string) []float32 {
+		results := t.TempDir()
+		r := lntorch(t, trainArgs(t, results, append([]string{"--preprocessed", preprocessed, "--threads", "1", "-device", "cpu"}, more...)...)...)
+		require.Equal(t, 0, r.code, r.errOut)
+		f, err := checkpoint.Open(filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_final.pth"))
+		require.NoError(t, err)
+		defer f.Close()
+		var found []float32
+		require.NoError(t, torch.With(func(s *torch.Scope) error {
+			training, err := f.Training(s)
+			if err == nil {
+				found = training.Logging.TrainLosses
+			}
+			return err
+		}))
+		require.Len(t, found, 2)
+		return found
+	}
+	one, two := losses(), losses("-num_gpus", "2")
+	for i := range one {
+		require.InEpsilon(t, one[i], two[i], 1e-4, "epoch %d", i)
+	}
+}

@@ -1,5 +1,5 @@
-"""Steps of data-parallel trainings with PyTorch's DistributedDataParallel over Gloo, one process for
-each rank, and the averaged gradients of each step.
+"""Steps of data-parallel trainings with PyTorch's DistributedDataParallel over Gloo, one process
+for each rank, and the averaged gradients of each step.
 
 Live: ddp.py, with a JSON list of cases on standard input: {"net": "small" or "large", "world": N,
 "steps": N, "accumulate": N, "hook": null, "fp16" or "bf16", "gather": bool, "views": bool}. Prints,
@@ -28,9 +28,8 @@ LARGE = [3_000_000, 1_000, 7_000_001, 100_000, 1, 12_000_000, 64, 5_000_000, 2_9
 def numbers(seed, *shape):
     n = int(np.prod(shape))
     with np.errstate(over="ignore"):
-        bits = np.arange(n, dtype=np.uint32) * np.uint32(2654435761) + np.uint32(seed) * np.uint32(
-            40503
-        )
+        start = np.uint32(seed) * np.uint32(40503)
+        bits = np.arange(n, dtype=np.uint32) * np.uint32(2654435761) + start
     return torch.from_numpy((bits / 2.0**32 - 0.5).astype(np.float32).reshape(shape))
 
 

@@ -17,7 +17,6 @@ import socket
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 import torch.distributed
 from torch.nn.parallel import DistributedDataParallel
@@ -26,6 +25,7 @@ import dgst
 import lora
 import stack
 import train_steps
+
 
 class Wrapped(DistributedDataParallel):
     """Lists the parameters under the names of the network inside."""
@@ -97,7 +97,9 @@ def run(case, rank, world, out):
     each = [None] * world
     torch.distributed.all_gather_object(each, report["losses"])
     if rank == 0:
-        stack.write_json(out / "losses.json", {"losses": each, "norms": report["grad_norms_before_clip"]})
+        stack.write_json(
+            out / "losses.json", {"losses": each, "norms": report["grad_norms_before_clip"]}
+        )
         stack.write_npz(out / "first_gradients.npz", {lora.plain(n): g for n, g in first.items()})
         final = {n: p.detach().numpy() for n, p in network.named_parameters() if p.requires_grad}
         stack.write_npz(out / "final.npz", {lora.plain(n): v for n, v in final.items()})

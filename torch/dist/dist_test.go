@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -91,28 +90,28 @@ func ranks(t testing.TB, name string, size int, arg string) []report {
 
 // running are the processes of a test.
 type running struct {
-	t       testing.TB
-	cmds    []*exec.Cmd
-	stdout  []bytes.Buffer
-	stderr  []bytes.Buffer
-	ended   sync.WaitGroup
-	errs    []error
-	started time.Time
+	t              testing.TB
+	cmds           []*exec.Cmd // by rank
+	stdout, stderr []bytes.Buffer
+	errs           []error
+	ended          sync.WaitGroup
 }
 
 // start starts the ranks in only, or all if there are none.
-func start(t testing.TB, name string, size int, arg string, timeout time.Duration, only ...int) *running {
+func start(t testing.TB, name string, size int, arg string, timeout time.Duration,
+	only ...int) *running {
 	t.Helper()
 	torchtest.Require(t)
 	require.Contains(t, bodies, name)
 	port := freePort(t)
-	p := &running{t: t, cmds: make([]*exec.Cmd, size), stdout: make([]bytes.Buffer, size), stderr: make([]bytes.Buffer, size),
-		errs: make([]error, size), started: time.Now()}
+	p := &running{t: t, cmds: make([]*exec.Cmd, size), errs: make([]error, size),
+		stdout: make([]bytes.Buffer, size), stderr: make([]bytes.Buffer, size)}
 	for r := range size {
 		if len(only) > 0 && !slices.Contains(only, r) {
 			continue
 		}
-		cmd := rank(t, name, arg, Config{Rank: r, Size: size, Host: "127.0.0.1", Port: port, Serve: r == 0, Timeout: timeout})
+		cmd := rank(t, name, arg, Config{Rank: r, Size: size, Host: "127.0.0.1", Port: port,
+			Serve: r == 0, Timeout: timeout})
 		cmd.Stdout, cmd.Stderr = &p.stdout[r], &p.stderr[r]
 		require.NoError(t, cmd.Start())
 		p.cmds[r] = cmd
@@ -139,7 +138,8 @@ func (p *running) wait() []report {
 			continue
 		}
 		require.NoError(p.t, p.errs[r], "rank %d: %.2000s", r, p.stderr[r].String())
-		require.NoError(p.t, json.Unmarshal(p.stdout[r].Bytes(), &reports[r]), "rank %d: %.200s", r, p.stdout[r].String())
+		err := json.Unmarshal(p.stdout[r].Bytes(), &reports[r])
+		require.NoError(p.t, err, "rank %d: %.200s", r, p.stdout[r].String())
 	}
 	return reports
 }
@@ -189,7 +189,7 @@ func init() {
 		if err != nil {
 			return nil, err
 		}
-		all, err := g.Exchange(context.Background(), bytes.Repeat([]byte(strconv.Itoa(g.Rank())), g.Rank()))
+		all, err := g.Exchange(context.Background(), make([]byte, g.Rank()))
 		if err != nil {
 			return nil, err
 		}
@@ -203,7 +203,8 @@ func init() {
 func TestCollectives(t *testing.T) {
 	for _, size := range []int{1, 2, 3} {
 		got := values[[]float32](t, ranks(t, "collectives", size, ""))
-		want := map[int][]float32{1: {1, 0, 0, 0, 0}, 2: {3, 10, 1, -1, 0, 1}, 3: {6, 30, 2, -2, 0, 1, 2}}[size]
+		want := map[int][]float32{1: {1, 0, 0, 0, 0}, 2: {3, 10, 1, -1, 0, 1},
+			3: {6, 30, 2, -2, 0, 1, 2}}[size]
 		for r := range size {
 			require.Equal(t, want, got[r], "rank %d of %d", r, size)
 		}
@@ -222,7 +223,7 @@ func init() {
 					return err
 				}
 			}
-			r, err := NewReducer(g, []*torch.Tensor{w, b}, ReducerConfig{Names: []string{"w", "b"}, Views: true})
+			r, err := NewReducer(g, []*torch.Tensor{w, b}, ReducerConfig{Views: true})
 			if err != nil {
 				return err
 			}
@@ -271,7 +272,8 @@ func TestReducerAverages(t *testing.T) {
 	require.Equal(t, []float32{1.5, 3, 1, 1, 2, 3, 1, 1, 3, 6, 2, 2}, got[1])
 }
 
-// Under torchrun an agent serves the store, and every rank is a client. Attempts have keys of their own.
+// Under torchrun an agent serves the store, and every rank is a client. Attempts have keys of their
+// own.
 func TestStoreOfAnAgent(t *testing.T) {
 	torchtest.Require(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -316,9 +318,10 @@ func TestNCCLSaysWhatIsMissing(t *testing.T) {
 	}
 	config.Device = torch.Device{Type: torch.DeviceCUDA}
 	_, err = Connect(context.Background(), config)
-	if _, missing := os.Stat(filepath.Join(filepath.Dir(torch.LibraryPath()), "liblntorch_nccl.so")); missing != nil {
-		require.ErrorContains(t, err, "liblntorch_nccl.so, which is missing: make shim CUDA=1 builds it")
-	} else {
-		require.ErrorContains(t, err, "no GPUs found")
+	library := filepath.Join(filepath.Dir(torch.LibraryPath()), "liblntorch_nccl.so")
+	want := "no GPUs found"
+	if _, missing := os.Stat(library); missing != nil {
+		want = "liblntorch_nccl.so, which is missing: make shim CUDA=1 builds it"
 	}
+	require.ErrorContains(t, err, want)
 }

@@ -26,7 +26,8 @@ func steps(g *Group, folder string, f func(s *torch.Scope, i int) error) error {
 			return err
 		}
 		if i == 3 {
-			if err := os.WriteFile(filepath.Join(folder, strconv.Itoa(g.Rank())), nil, 0o600); err != nil {
+			file := filepath.Join(folder, strconv.Itoa(g.Rank()))
+			if err := os.WriteFile(file, nil, 0o600); err != nil {
 				return err
 			}
 		}
@@ -45,7 +46,8 @@ func (p *running) await(folder string, ranks ...int) {
 }
 
 func weights(s *torch.Scope, n int64) ([]*torch.Tensor, error) {
-	ps := []*torch.Tensor{torch.FromSlice(s, make([]float32, n), n), torch.FromSlice(s, make([]float32, 2*n), 2*n)}
+	ps := []*torch.Tensor{torch.FromSlice(s, make([]float32, n), n),
+		torch.FromSlice(s, make([]float32, 2*n), 2*n)}
 	for _, p := range ps {
 		if err := p.SetRequiresGrad(true); err != nil {
 			return nil, err
@@ -92,7 +94,9 @@ func init() {
 			if err != nil {
 				return err
 			}
-			return steps(g, folder, func(s *torch.Scope, _ int) error { return reduced(s, g, r, ps) })
+			return steps(g, folder, func(s *torch.Scope, _ int) error {
+				return reduced(s, g, r, ps)
+			})
 		})
 	}
 	hang := func(g *Group) {
@@ -157,7 +161,8 @@ func TestDeadRank(t *testing.T) {
 			require.NoError(t, err)
 			for r, rep := range reports {
 				if r != c.dies {
-					require.Equal(t, fmt.Sprintf("rank %d (host %s, pid %d) is gone", c.dies, host, dead.Pid), rep.Error, "rank %d", r)
+					want := fmt.Sprintf("rank %d (host %s, pid %d) is gone", c.dies, host, dead.Pid)
+					require.Equal(t, want, rep.Error, "rank %d", r)
 					require.Equal(t, "*dist.Gone", rep.Kind)
 				}
 			}
@@ -193,7 +198,8 @@ func TestStoppedRank(t *testing.T) {
 			require.NoError(t, err)
 			for r, rep := range p.wait() {
 				if r != c.stops {
-					require.Equal(t, fmt.Sprintf("rank %d (host %s, pid %d) does not answer (time limit 5s)", c.stops, host, stopped.Pid), rep.Error)
+					require.Equal(t, fmt.Sprintf("rank %d (host %s, pid %d) does not answer (time limit 5s)",
+						c.stops, host, stopped.Pid), rep.Error)
 					require.Equal(t, "*dist.TimedOut", rep.Kind)
 				}
 			}
@@ -221,7 +227,8 @@ func TestAbsentRank(t *testing.T) {
 	p := start(t, "collectives", 4, "", 3*time.Second, 0, 2)
 	reports := p.wait()
 	for _, r := range []int{0, 2} {
-		require.Regexp(t, fmt.Sprintf(`^ranks that did not come to 127\.0\.0\.1:\d+ within 3s: 1, 3 \(came: rank 0 \(host %s, pid %d\), rank 2 \(host %s, pid %d\)\)$`,
+		require.Regexp(t, fmt.Sprintf(`^ranks that did not come to 127\.0\.0\.1:\d+ within 3s: 1, 3 `+
+			`\(came: rank 0 \(host %s, pid %d\), rank 2 \(host %s, pid %d\)\)$`,
 			host, p.cmds[0].Process.Pid, host, p.cmds[2].Process.Pid), reports[r].Error)
 		require.Equal(t, "*dist.Absent", reports[r].Kind)
 	}
@@ -230,9 +237,13 @@ func TestAbsentRank(t *testing.T) {
 }
 
 func init() {
-	bodies["different shapes"] = func(g *Group, _ string) (any, error) {
+	bodies["different shapes"] = func(g *Group, size string) (any, error) {
 		return nil, torch.With(func(s *torch.Scope) error {
-			n := 5 + 2*(g.Rank()/2)
+			n, err := strconv.Atoi(size)
+			if err != nil {
+				return err
+			}
+			n += 2 * (g.Rank() / 2)
 			return g.AllReduce(s, torch.FromSlice(s, make([]float32, n), int64(n)))
 		})
 	}
@@ -277,6 +288,35 @@ func init() {
 				}
 				return reduced(s, g, r, ps)
 			})
+		})
+	}
+	// Rank 1 fails and keeps its connections; the others wait in a backward pass.
+	bodies["fails and stays"] = func(g *Group, folder string) (any, error) {
+		file := func(rank int) string { return filepath.Join(folder, strconv.Itoa(rank)) }
+		return nil, torch.With(func(s *torch.Scope) error {
+			ps, err := weights(s, 3)
+			if err != nil {
+				return err
+			}
+			r, err := NewReducer(g, ps, ReducerConfig{})
+			if err != nil {
+				return err
+			}
+			if g.Rank() != 1 {
+				err := reduced(s, g, r, ps)
+				return errors.Join(err, os.WriteFile(file(g.Rank()), nil, 0o600))
+			}
+			time.Sleep(500 * time.Millisecond)
+			g.Fail(errors.New("no space left on device"))
+			for range 300 {
+				time.Sleep(50 * time.Millisecond)
+				_, err0 := os.Stat(file(0))
+				_, err2 := os.Stat(file(2))
+				if err0 == nil && err2 == nil {
+					return nil
+				}
+			}
+			return errors.New("the others go on waiting")
 		})
 	}
 	bodies["error in a backward pass"] = func(g *Group, _ string) (any, error) {
@@ -336,15 +376,22 @@ func init() {
 
 func TestDisagreement(t *testing.T) {
 	for name, want := range map[string]string{
-		"different shapes": `^ranks disagree: rank 0 has all-reduce \[5\] float32, rank 1 has all-reduce \[5\] float32, rank 2 has all-reduce \[7\] float32$`,
-		"different calls":  `^ranks disagree: rank 0 has an exchange, rank 1 has a barrier, rank 2 has an exchange$`,
-		"different parameters": `^ranks disagree: rank 0 has 2 parameters \(sha256 of names, shapes and dtypes [0-9a-f]{12}…\), compression 0, ` +
-			`rank 1 has .*, rank 2 has .*$`,
+		"different shapes": `^ranks disagree: rank 0 has all-reduce \[(5|5000)\] float32, ` +
+			`rank 1 has all-reduce \[(5|5000)\] float32, rank 2 has all-reduce \[(7|5002)\] float32$`,
+		"different calls": `^ranks disagree: rank 0 has an exchange, rank 1 has a barrier, ` +
+			`rank 2 has an exchange$`,
+		"different parameters": `^ranks disagree: rank 0 has 2 parameters ` +
+			`\(sha256 of names, shapes and dtypes [0-9a-f]{12}…\), compression 0, rank 1 has .*, rank 2 has .*$`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, rep := range ranks(t, name, 3, "") {
-				require.Regexp(t, want, rep.Error)
-				require.Equal(t, "*dist.Disagree", rep.Kind)
+			for _, size := range []string{"5", "5000"} { // over the lines, over Gloo
+				for _, rep := range ranks(t, name, 3, size) {
+					require.Regexp(t, want, rep.Error)
+					require.Equal(t, "*dist.Disagree", rep.Kind)
+				}
+				if name != "different shapes" {
+					break
+				}
 			}
 		})
 	}
@@ -359,7 +406,13 @@ func TestErrorOfOneRankReachesAll(t *testing.T) {
 		require.Less(t, reports[r].Took, 30*time.Second)
 	}
 	for _, rep := range ranks(t, "error in a backward pass", 3, "") {
-		require.Regexp(t, `^rank 1 \(host .*, pid \d+\): torch: backward\(\[3\]\): grad can be implicitly created`, rep.Error)
+		require.Regexp(t, `^rank 1 \(host .*, pid \d+\): torch: backward\(\[3\]\): grad can be `+
+			`implicitly created`, rep.Error)
+	}
+	reports = ranks(t, "fails and stays", 3, t.TempDir())
+	require.Empty(t, reports[1].Error)
+	for _, r := range []int{0, 2} {
+		require.Regexp(t, `^rank 1 \(host .*, pid \d+\): no space left on device$`, reports[r].Error)
 	}
 	for _, rep := range ranks(t, "after the end", 2, "") {
 		require.Equal(t, "dist: the group is closed", rep.Error)
@@ -387,13 +440,15 @@ func TestConnectRefusesAtOnce(t *testing.T) {
 	l, err := net.Listen("tcp", ":0")
 	require.NoError(t, err)
 	defer l.Close()
-	base := Config{Size: 2, Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, Serve: true, Timeout: time.Minute}
+	base := Config{Size: 2, Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, Serve: true,
+		Timeout: time.Minute}
 	for name, c := range map[string]struct {
 		change func(c *Config)
 		want   string
 	}{
-		"busy port":  {func(*Config) {}, "address already in use"},
-		"no host":    {func(c *Config) { c.Serve, c.Rank, c.Host = false, 1, "no-such-host.invalid" }, "no such host"},
+		"busy port": {func(*Config) {}, "address already in use"},
+		"no host": {func(c *Config) { c.Serve, c.Rank, c.Host = false, 1, "no-such-host.invalid" },
+			"no such host"},
 		"rank":       {func(c *Config) { c.Rank = 2 }, "no rank 2 of 2"},
 		"time limit": {func(c *Config) { c.Timeout = 0 }, "time limit"},
 	} {
@@ -414,7 +469,8 @@ func TestContextEndsTheMeeting(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 		defer cancel()
 		start := time.Now()
-		_, err := Connect(ctx, Config{Rank: rank, Size: 2, Host: "127.0.0.1", Port: freePort(t), Serve: rank == 0, Timeout: time.Minute})
+		_, err := Connect(ctx, Config{Rank: rank, Size: 2, Host: "127.0.0.1", Port: freePort(t),
+			Serve: rank == 0, Timeout: time.Minute})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Less(t, time.Since(start), 10*time.Second)
 	}

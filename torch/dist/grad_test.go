@@ -10,9 +10,10 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
-// dice is a ratio of sums over all rows, as batch Dice: Σ wx / (1 + Σ (wx)²). total adds up a rank's
-// rows, and the ranks where there are several.
-func dice(s *torch.Scope, w, x *torch.Tensor, total func(t *torch.Tensor) *torch.Tensor) *torch.Tensor {
+// dice is a ratio of sums over all rows, as batch Dice: Σ wx / (1 + Σ (wx)²). total adds a rank's sum
+// to the other ranks'.
+func dice(s *torch.Scope, w, x *torch.Tensor, total func(t *torch.Tensor) *torch.Tensor,
+) *torch.Tensor {
 	y := s.Mul(x, w)
 	return s.Div(total(s.Sum(y)), s.AddScalar(total(s.Sum(s.Mul(y, y))), 1))
 }
@@ -66,8 +67,8 @@ func init() {
 	}
 }
 
-// A loss of sums over uneven ranks has the value and the averaged gradient that one rank with all rows
-// computes.
+// A loss of sums over uneven ranks has the value and the averaged gradient that one rank with all
+// rows computes.
 func TestSumsOverRanksHaveTheGradientOfOneLoss(t *testing.T) {
 	var want []float64
 	for _, size := range []int{1, 2, 3} {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -28,18 +29,19 @@ type ddpCase struct {
 	Gather     bool   `json:"gather"`
 	Views      bool   `json:"views"`
 
-	// ours alone
-	Split  bool  `json:"-"`
-	Bucket int64 `json:"-"`
+	// Of ours alone.
+	Split  bool  `json:"split"`
+	Bucket int64 `json:"bucket"`
 }
 
 type ddpResult struct {
 	Gradients []uint32  `json:"gradients"`
 	Loss      []float64 `json:"loss"`
-	Buckets   [][]int64 `json:"-"`
+	Buckets   [][]int64 `json:"buckets"` // ours alone: in each step
 }
 
-var large = []int{3_000_000, 1_000, 7_000_001, 100_000, 1, 12_000_000, 64, 5_000_000, 2_900_000, 333}
+var large = []int{3_000_000, 1_000, 7_000_001, 100_000, 1, 12_000_000, 64, 5_000_000, 2_900_000,
+	333}
 
 // numbers are those of the script's function of this name.
 func numbers(s *torch.Scope, seed uint32, shape ...int64) *torch.Tensor {
@@ -60,7 +62,8 @@ func train(g *Group, c ddpCase) (*ddpResult, error) {
 	err := torch.With(func(s *torch.Scope) error {
 		var params []*torch.Tensor
 		if c.Net == "small" {
-			params = []*torch.Tensor{numbers(s, 1, 33, 17), numbers(s, 2, 33), numbers(s, 3, 5, 33), numbers(s, 4, 5)}
+			params = []*torch.Tensor{numbers(s, 1, 33, 17), numbers(s, 2, 33), numbers(s, 3, 5, 33),
+				numbers(s, 4, 5)}
 		} else {
 			for i, n := range large {
 				params = append(params, numbers(s, uint32(i), int64(n)))
@@ -72,8 +75,8 @@ func train(g *Group, c ddpCase) (*ddpResult, error) {
 			}
 		}
 		compress := map[string]Compress{"": Uncompressed, "fp16": FP16, "bf16": BF16}[c.Hook]
-		r, err := NewReducer(g, params, ReducerConfig{Split: c.Split, FirstBucket: c.Bucket, Bucket: c.Bucket,
-			Views: c.Views, Compress: compress})
+		r, err := NewReducer(g, params, ReducerConfig{Split: c.Split, FirstBucket: c.Bucket,
+			Bucket: c.Bucket, Views: c.Views, Compress: compress})
 		if err != nil {
 			return err
 		}
@@ -82,7 +85,9 @@ func train(g *Group, c ddpCase) (*ddpResult, error) {
 			if err := torch.ClearGrads(params); err != nil {
 				return err
 			}
-			err := s.With(func(s *torch.Scope) error { return c.step(s, g, r, params, uint32(step), out) })
+			err := s.With(func(s *torch.Scope) error {
+				return c.step(s, g, r, params, uint32(step), out)
+			})
 			if err != nil {
 				return err
 			}
@@ -92,7 +97,8 @@ func train(g *Group, c ddpCase) (*ddpResult, error) {
 	return out, err
 }
 
-func (c *ddpCase) step(s *torch.Scope, g *Group, r *Reducer, params []*torch.Tensor, step uint32, out *ddpResult) error {
+func (c *ddpCase) step(s *torch.Scope, g *Group, r *Reducer, params []*torch.Tensor, step uint32,
+	out *ddpResult) error {
 	var last float64
 	for m := range c.Accumulate {
 		seed := 1000*(step+1) + 100*uint32(m) + 10*uint32(g.Rank())
@@ -145,59 +151,45 @@ func (c *ddpCase) step(s *torch.Scope, g *Group, r *Reducer, params []*torch.Ten
 			return err
 		}
 		crc = crc32.Update(crc, crc32.IEEETable, b)
-		if err := torch.NoGrad(func() error { s.Add_(s.Detach(p), grad, -0.1); return s.Err() }); err != nil {
+		err = torch.NoGrad(func() error {
+			s.Add_(s.Detach(p), grad, -0.1)
+			return s.Err()
+		})
+		if err != nil {
 			return err
 		}
 	}
 	buckets, err := r.Buckets()
-	out.Gradients, out.Loss, out.Buckets = append(out.Gradients, crc), append(out.Loss, last), append(out.Buckets, buckets)
+	out.Gradients = append(out.Gradients, crc)
+	out.Loss = append(out.Loss, last)
+	out.Buckets = append(out.Buckets, buckets)
 	return err
 }
 
 func init() {
 	bodies["ddp"] = func(g *Group, arg string) (any, error) {
-		var c struct {
-			ddpCase
-			Split  bool
-			Bucket int64
-		}
+		var c ddpCase
 		if err := json.Unmarshal([]byte(arg), &c); err != nil {
 			return nil, err
 		}
-		c.ddpCase.Split, c.ddpCase.Bucket = c.Split, c.Bucket
-		result, err := train(g, c.ddpCase)
-		if err != nil {
-			return nil, err
-		}
-		return struct {
-			*ddpResult
-			Buckets [][]int64
-		}{result, result.Buckets}, nil
+		return train(g, c)
 	}
 }
 
-type oursResult struct {
-	ddpResult
-	Buckets [][]int64
-}
-
-func ours(t *testing.T, c ddpCase) []oursResult {
+// ours is rank 0's result; the other ranks' gradients are the same.
+func ours(t *testing.T, c ddpCase) ddpResult {
 	t.Helper()
-	arg, err := json.Marshal(struct {
-		ddpCase
-		Split  bool
-		Bucket int64
-	}{c, c.Split, c.Bucket})
+	arg, err := json.Marshal(c)
 	require.NoError(t, err)
-	got := values[oursResult](t, ranks(t, "ddp", c.World, string(arg)))
+	got := values[ddpResult](t, ranks(t, "ddp", c.World, string(arg)))
 	for r := range got {
 		require.Equal(t, got[0].Gradients, got[r].Gradients, "rank %d", r)
 	}
-	return got
+	return got[0]
 }
 
-// Averaged gradients have the bits of DistributedDataParallel: two, three and four ranks, micro-batches
-// accumulated under no_sync, its float16 and bfloat16 hooks, nnU-Net's AllGatherGrad.
+// Averaged gradients have the bits of DistributedDataParallel: two, three and four ranks,
+// micro-batches accumulated under no_sync, its float16 and bfloat16 hooks, nnU-Net's AllGatherGrad.
 func TestLiveGradientsAreThoseOfDDP(t *testing.T) {
 	cases := []ddpCase{
 		{Net: "small", World: 2, Steps: 4},
@@ -212,29 +204,30 @@ func TestLiveGradientsAreThoseOfDDP(t *testing.T) {
 		cases[i].Accumulate = max(1, cases[i].Accumulate)
 	}
 	theirs := python(t, cases)
+	var last ddpResult
 	for i, c := range cases {
 		got := ours(t, c)
-		require.Equal(t, theirs[i].Gradients, got[0].Gradients, "%+v", c)
-		require.Equal(t, theirs[i].Loss, got[0].Loss, "%+v", c)
+		require.Equal(t, theirs[i].Gradients, got.Gradients, "%+v", c)
+		require.Equal(t, theirs[i].Loss, got.Loss, "%+v", c)
+		last = got
 	}
 
-	// The rule of buckets is what makes them equal: in the first iteration one with every parameter,
-	// then up to 1 MiB, and 25 MiB, in the order in which gradients come, from the last parameter on.
-	c, want := cases[len(cases)-1], theirs[len(cases)-1].Gradients
-	got := ours(t, c)[0]
-	require.Len(t, got.Buckets[0], 1)
-	require.Equal(t, []int64{4 * (333 + 2_900_000), 4 * (5_000_000 + 64 + 12_000_000), 4 * (1 + 100_000 + 7_000_001),
-		4 * (1_000 + 3_000_000)}, got.Buckets[1])
-	split := c
-	split.Split = true
-	other := ours(t, split)[0].Gradients
-	require.NotEqual(t, want[0], other[0], "the first iteration in several buckets")
-	require.Equal(t, want[1:], other[1:])
-	small := c
-	small.Bucket = 4 << 20
-	other = ours(t, small)[0].Gradients
+	// The rule of buckets is what makes the large one equal: in the first iteration one with every
+	// parameter, then up to 1 MiB, and 25 MiB, in the order in which gradients come, from the last
+	// parameter on. Other buckets have other bits.
+	require.Len(t, last.Buckets[0], 1)
+	require.Equal(t, []int64{4 * (333 + 2_900_000), 4 * (5_000_000 + 64 + 12_000_000),
+		4 * (1 + 100_000 + 7_000_001), 4 * (1_000 + 3_000_000)}, last.Buckets[1])
+	want := last.Gradients
+	c := cases[len(cases)-1]
+	c.Split = true
+	other := ours(t, c).Gradients
+	require.NotEqual(t, want[0], other[0], "several buckets in the first iteration")
+	require.Equal(t, want[1], other[1])
+	c.Split, c.Bucket = false, 4<<20
+	other = ours(t, c).Gradients
 	require.Equal(t, want[0], other[0])
-	require.NotEqual(t, want[1], other[1], "other limits")
+	require.NotEqual(t, want[1], other[1], "smaller buckets")
 }
 
 func python(t *testing.T, cases []ddpCase) []ddpResult {
@@ -245,7 +238,7 @@ func python(t *testing.T, cases []ddpCase) []ddpResult {
 	require.NoError(t, json.NewEncoder(in).Encode(cases))
 	_, err = in.Seek(0, 0)
 	require.NoError(t, err)
-	cmd := exec.Command(golden.Python(t), "scripts/golden/ddp.py")
+	cmd := exec.Command(golden.Python(t), filepath.Join("scripts", "golden", "ddp.py"))
 	cmd.Dir, cmd.Stdin = "../..", in
 	out, err := cmd.Output()
 	require.NoError(t, err)
@@ -261,9 +254,12 @@ func python(t *testing.T, cases []ddpCase) []ddpResult {
 func TestLiveStoreOfPython(t *testing.T) {
 	torchtest.Require(t)
 	port := freePort(t)
-	cmd := exec.Command(golden.Python(t), "-c", "import sys; from torch.distributed import TCPStore; "+
-		"s = TCPStore('127.0.0.1', int(sys.argv[1]), None, True, wait_for_workers=False); print('ready', flush=True); sys.stdin.read()",
-		strconv.Itoa(port))
+	const script = `import sys
+from torch.distributed import TCPStore
+store = TCPStore("127.0.0.1", int(sys.argv[1]), None, True, wait_for_workers=False)
+print("ready", flush=True)
+sys.stdin.read()`
+	cmd := exec.Command(golden.Python(t), "-c", script, strconv.Itoa(port))
 	stdin, err := cmd.StdinPipe()
 	require.NoError(t, err)
 	stdout, err := cmd.StdoutPipe()
