@@ -12,6 +12,7 @@ import (
 	"github.com/lntorch/lntorch/formats/dicom/openjpeg"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/view"
 )
 
 // Check is one line of Doctor's report.
@@ -99,6 +100,11 @@ func Doctor(c DoctorConfig, o Output) []Check {
 			"`make openjpeg`, or install libopenjp2 2.5\n%v", err)
 	} else {
 		add("openjpeg", "ok", "%s decodes DICOM in JPEG 2000\n%s", lib.Version, lib.Path)
+	}
+	if err := view.Check(); err != nil {
+		add("niivue", "warning", "%v", err)
+	} else {
+		add("niivue", "ok", "embedded; it draws the pages of `lntorch view`")
 	}
 	text := ""
 	if exe, err := os.Executable(); err == nil {

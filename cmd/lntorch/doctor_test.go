@@ -34,7 +34,7 @@ func TestDoctorWithoutLibtorchSaysWhatMendsIt(t *testing.T) {
 	require.Contains(t, c["libtorch"].Text, "/nowhere.so: no such file")
 	require.Contains(t, c["libtorch"].Text, "make shim")
 	require.NotContains(t, c, "threads")
-	for _, name := range []string{"lntorch", "memory", "disk", "gotorch"} {
+	for _, name := range []string{"lntorch", "memory", "disk", "niivue", "gotorch"} {
 		require.Contains(t, c, name)
 	}
 }
