@@ -232,7 +232,7 @@ test-dist: shim openjpeg niivue need-go | $(LOGS) ## the archive in a root folde
 
 # PARTS names some of its parts.
 test-ranks: all need-python | $(LOGS) ## two ranks by torchrun, mpirun, srun and -num_gpus, and on two hosts (root; openmpi-bin, Slurm, iproute2)
-	@PYTHON=$(PYTHON) LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so bash scripts/ranks_test.sh $(PARTS) $(LOGGED)
+	@GO=$(GO) PYTHON=$(PYTHON) LNTORCH_LIB=$(abspath $(BUILD))/lib/liblntorch.so bash scripts/ranks_test.sh $(PARTS) $(LOGGED)
 
 .PHONY: foundation
 foundation: all ## pretrains the demonstration's foundation model on phantoms of the source domain (25 min on 2 cores)

@@ -13,6 +13,8 @@
 #     augment augmentation on the device: its tests against the CPU, then milliseconds a patch and a
 #             batch of two, and memory; batches on their way beside steps: their order, how much of
 #             their time steps hide, and memory
+#     ranks   one rank as a process group (NCCL on a GPU): PyTorch's losses, and a step in at most 1.02
+#             of the time without; with several GPUs, as many ranks train the steps together
 #     bench   scripts/gpu_bench.py, with the flags in BENCHFLAGS
 #
 # DEVICE=cpu runs the parts without a GPU, to test this script. PYTHON names the Python with torch
@@ -146,6 +148,45 @@ augment() {
   grep -E 'ns/op|labels differ' "$out/gpu-augment.log"
 }
 
+ranks() {
+  local t=testdata/phantom-mini backend=gloo network=phantom gpus=1 repeats=4 i
+  if [ "$device" = cuda ]; then
+    backend=nccl network=full repeats=10
+    gpus=$(nvidia-smi -L | wc -l)
+    [ -e build/lib/liblntorch_nccl.so ] || { echo "gpu-check: no NCCL library was built" >&2; return 1; }
+  fi
+  steps() { # NAME FLAGS…
+    local name=$1
+    shift
+    NVIDIA_TF32_OVERRIDE=0 bin/lntorch trace --checkpoint $t/results/Dataset101_PhantomSource/nnUNetTrainer__nnUNetPlans__3d_phantom/fold_0/checkpoint_final.pth \
+      --batches $t/trajectory -o "$work/ranks-$name" --device "$device" "$@" >"$work/ranks-$name.log" 2>&1 || { tail -n 3 "$work/ranks-$name.log"; return 1; }
+    "$python" - "$name" $t/trajectory/full_losses.json "$work/ranks-$name/losses.json" <<'PY'
+import json, sys
+name = sys.argv[1]
+want, got = (json.load(open(f)) for f in sys.argv[2:])
+far = max(abs(b - a) / abs(a) for a, b in zip(want["losses"], got["losses"]))
+print(f"ranks {name}: world size {got['world_size']}, losses at most {far:.2e} from PyTorch's, allowed 1e-04; {len(set(got['weights_sha256']))} different weights")
+assert far <= 1e-4 and len(set(got["weights_sha256"])) == 1
+PY
+  }
+  steps one --dist on --backend $backend || return 1
+  [ "$gpus" -lt 2 ] || steps two --num-gpus 2 || return 1 # the recorded batches have two patches
+  for i in $(seq 3); do # in turn
+    for d in auto on; do
+      bin/lntorch bench step --network $network --device "$device" --repeats $repeats --json --dist $d >"$work/ranks-$d-$i.json" 2>/dev/null || return 1
+    done
+  done
+  "$python" - "$work" "$device" <<'PY'
+import glob, json, statistics, sys
+work, device = sys.argv[1:]
+def median(d):
+    return statistics.median(json.loads(line)["seconds"] for f in glob.glob(f"{work}/ranks-{d}-*.json") for line in open(f) if line.startswith("{"))
+alone, grouped = median("auto"), median("on")
+print(f"ranks: a step takes {1e3 * alone:.2f} ms, {1e3 * grouped:.2f} ms as a process group of one: {grouped / alone:.3f}, allowed 1.02 on a GPU")
+assert device == "cpu" or grouped <= 1.02 * alone
+PY
+}
+
 bench() {
   local flags=(--device "$device" --out "$out/gpu_bench.md")
   [ "$device" = cpu ] && flags+=(--networks phantom --amp off --repeats 2 --warmup 1 --steps 1)
@@ -165,7 +206,7 @@ export LNTORCH_LIB=$lib
 unpack
 status=0
 for part in ${@:-shim tests trace}; do
-  case $part in shim | tests | trace | augment | bench) ;; *) echo "gpu-check: part $part: expected pack, shim, tests, trace, augment or bench" >&2; exit 2 ;; esac
+  case $part in shim | tests | trace | augment | ranks | bench) ;; *) echo "gpu-check: part $part: expected pack, shim, tests, trace, augment, ranks or bench" >&2; exit 2 ;; esac
   echo "==== $part"
   began=$SECONDS
   # Not `if $part`: that would switch off set -e inside.

@@ -178,7 +178,7 @@ END
   sbatch --wait --output "$work/job.log" "$work/job.sh" >/dev/null || { cat "$work/job.log"; die "the job failed"; }
   ! grep -q world_size "$work/batch/losses.json" || die "a batch script that is no step waited for other ranks"
   same sbatch
-  go test -count=1 -run TestNodesAreWhatScontrolLists ./internal/launch >/dev/null || die "hosts of Slurm's lists"
+  "${GO:-go}" test -count=1 -run TestNodesAreWhatScontrolLists ./internal/launch >/dev/null || die "hosts of Slurm's lists"
 }
 
 # cable: two network namespaces, $ns-0 and $ns-1, as two hosts that know each other by name.
