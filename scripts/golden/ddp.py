@@ -83,7 +83,8 @@ def run(case, rank, port):
                     y = ddp(numbers(seed, 8, 17)) * numbers(seed + 1, 8, 5)
                     loss = (y * y).mean()
                     if case.get("gather"):
-                        top = AllGatherGrad.apply(y.sum(0)).sum(0)
+                        weights = numbers(7, case["world"], 5)
+                        top = (AllGatherGrad.apply(y.sum(0)) * weights).sum(0)
                         bottom = AllGatherGrad.apply((y * y).sum(0)).sum(0)
                         loss = loss + (top / (bottom + 1)).mean()
                 (loss / micro).backward()

@@ -3,10 +3,13 @@ package dist
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/torch"
 )
@@ -17,7 +20,7 @@ type benchResult struct {
 	Bytes, Peak             int64         // of gradients, of tensors
 }
 
-const benchLayers, benchWidth = 14, 1496 // 31.3 million parameters
+const benchLayers = 14
 
 func init() {
 	bodies["bench"] = func(g *Group, arg string) (any, error) {
@@ -26,6 +29,7 @@ func init() {
 			Reduce bool
 			Config ReducerConfig
 			Rows   int64
+			Width  int64
 		}
 		if err := json.Unmarshal([]byte(arg), &c); err != nil {
 			return nil, err
@@ -33,13 +37,13 @@ func init() {
 		err := torch.With(func(s *torch.Scope) error {
 			var ps []*torch.Tensor
 			for i := range benchLayers {
-				ps = append(ps, numbers(s, uint32(i), benchWidth, benchWidth))
+				ps = append(ps, numbers(s, uint32(i), c.Width, c.Width))
 				if err := ps[i].SetRequiresGrad(true); err != nil {
 					return err
 				}
-				r.Bytes += 4 * benchWidth * benchWidth
+				r.Bytes += 4 * c.Width * c.Width
 			}
-			x := numbers(s, 99, c.Rows, benchWidth)
+			x := numbers(s, 99, c.Rows, c.Width)
 			var reducer *Reducer
 			if c.Reduce {
 				var err error
@@ -111,6 +115,22 @@ func init() {
 	}
 }
 
+// Views of the buckets are the only gradients; copies are a second one.
+func TestViewsAreTheOnlyGradients(t *testing.T) {
+	peak := func(more string) (peak, gradients int64) {
+		r := values[benchResult](t, ranks(t, "bench", 2, `{"Rows": 8, "Width": 384`+more+`}`))[0]
+		return r.Peak, r.Bytes
+	}
+	const bucket = 1 << 20
+	reduce := fmt.Sprintf(`, "Reduce": true, "Config": {"Split": true, "Bucket": %d`, bucket)
+	none, gradients := peak("")
+	views, _ := peak(reduce + `, "Views": true}`)
+	copies, _ := peak(reduce + `}`)
+	t.Logf("peak %d bytes, with views %d, with copies %d; gradients %d", none, views, copies, gradients)
+	require.Less(t, float64(views), 1.05*float64(none)+2*bucket)
+	require.Greater(t, copies, views+gradients/2)
+}
+
 func median(d []time.Duration) time.Duration {
 	if len(d) == 0 {
 		return 0
@@ -123,11 +143,12 @@ func median(d []time.Duration) time.Duration {
 // the reduction takes alone, and the peak of tensors.
 func BenchmarkReducer(b *testing.B) {
 	for name, arg := range map[string]string{
-		"none":   `{"Rows": 256}`,
-		"copies": `{"Rows": 256, "Reduce": true}`,
-		"views":  `{"Rows": 256, "Reduce": true, "Config": {"Views": true}}`,
-		"bf16":   `{"Rows": 256, "Reduce": true, "Config": {"Views": true, "Compress": 2}}`,
+		"none":   ``,
+		"copies": `, "Reduce": true`,
+		"views":  `, "Reduce": true, "Config": {"Views": true, "Split": true}`,
+		"bf16":   `, "Reduce": true, "Config": {"Views": true, "Split": true, "Compress": 2}`,
 	} {
+		arg := `{"Rows": 256, "Width": 1496` + arg + `}` // 31.3 million parameters
 		b.Run(name, func(b *testing.B) {
 			for range b.N {
 				r := values[benchResult](b, ranks(b, "bench", 2, arg))[0]

@@ -121,6 +121,21 @@ func TestFirstTroubleIsTheOneTold(t *testing.T) {
 	require.ErrorContains(t, err, "timeout")
 }
 
+// Whoever does not answer is to blame for what the others suspect, whatever it has done before.
+func TestSilentRankIsNamed(t *testing.T) {
+	_, address := testHub(t, 2)
+	a, silent := join(t, address, 0, "token"), join(t, address, 1, "token")
+	for _, m := range []*member{a, silent} {
+		require.Equal(t, "members", m.next().Kind)
+	}
+	a.send(&message{Kind: "suspect", Text: "connection reset"})
+	for _, m := range []*member{a, silent} {
+		require.Equal(t, "ping", m.next().Kind)
+	}
+	a.send(&message{Kind: "pong", ID: 7})
+	require.Equal(t, &TimedOut{[]Member{{1, "host", 101}}, time.Minute}, a.next().Trouble.err())
+}
+
 // A rank that does not read cannot keep the hub from the others.
 func TestHubDoesNotWaitForOne(t *testing.T) {
 	_, address := testHub(t, 2)
