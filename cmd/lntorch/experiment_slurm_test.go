@@ -56,7 +56,7 @@ func TestSlurm(t *testing.T) {
 	}
 	wait := func(what string, until func() bool) {
 		t.Helper()
-		require.Eventually(t, until, 90*time.Second, 50*time.Millisecond, "%s\n%s\n%s", what, errOut.String(),
+		require.Eventually(t, until, 3*time.Minute, 50*time.Millisecond, "%s\n%s\n%s", what, errOut.String(),
 			slurm(t, "squeue", "-o", "%i %T %r"))
 	}
 	wait("submitted", func() bool { return strings.Contains(errOut.String(), "; table: job ") })
