@@ -356,10 +356,10 @@ func TestWhatGoesWrongInAGridStaysThere(t *testing.T) {
 		require.NoError(t, cmd.Start())
 		defer cmd.Process.Kill()
 		training := func() bool {
-			log, err := filepath.Glob(filepath.Join(frozen, "runs", full[0], "work-*", "results", "*", "*", "fold_all", ".lntorch.lock"))
-			return err == nil && len(log) > 0
+			saved, err := filepath.Glob(filepath.Join(frozen, "runs", full[0], "work-*", "results", "*", "*", "fold_all", "checkpoint_latest.pth"))
+			return err == nil && len(saved) > 0
 		}
-		require.Eventually(t, training, 30*time.Second, 5*time.Millisecond)
+		require.Eventually(t, training, 30*time.Second, 2*time.Millisecond)
 		require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
 		r := g.run(frozen, "--only", "method=full", "--lock-timeout", "1")
 		require.Equal(t, 0, r.code, r.errOut)
@@ -371,6 +371,8 @@ func TestWhatGoesWrongInAGridStaysThere(t *testing.T) {
 		require.Equal(t, 1, count(events, "lost"), "%v\n%s", events, errOut.String())
 		require.Equal(t, 0, count(events, "failed"), "%v", events)
 		require.Equal(t, scores, read(t, filepath.Join(frozen, "runs", full[0], "scores.json")))
+		require.Contains(t, read(t, filepath.Join(frozen, "runs", full[0], "run.log")), "weights from the checkpoint: ",
+			"it goes on inside the training")
 		left, err := filepath.Glob(filepath.Join(frozen, "runs", full[0], "work-*"))
 		require.NoError(t, err)
 		require.Empty(t, left)

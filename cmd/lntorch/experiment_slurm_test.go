@@ -56,7 +56,7 @@ func TestSlurm(t *testing.T) {
 	}
 	wait := func(what string, until func() bool) {
 		t.Helper()
-		require.Eventually(t, until, 90*time.Second, 50*time.Millisecond, "%s\n%s\n%s", what, errOut.String(),
+		require.Eventually(t, until, 3*time.Minute, 50*time.Millisecond, "%s\n%s\n%s", what, errOut.String(),
 			slurm(t, "squeue", "-o", "%i %T %r"))
 	}
 	wait("submitted", func() bool { return strings.Contains(errOut.String(), "; table: job ") })
@@ -82,9 +82,26 @@ func TestSlurm(t *testing.T) {
 	wait("two at work", func() bool { return busy() == 2 && running("0") == "RUNNING" && running("1") == "RUNNING" })
 	slurm(t, "scancel", "--signal=TERM", "--batch", job+"_0")
 	wait("queued again", func() bool { return running("0") == "PENDING" })
-	// Slurm holds it back for two minutes; it may be told not to.
-	slurm(t, "scontrol", "update", "JobId="+job+"_0", "StartTime=now")
-	wait("again at work", func() bool { return running("0") == "RUNNING" && busy() == 2 })
+	// Slurm holds it back for two minutes; it may be told not to, when it has put the task away.
+	every := func(do func()) func() {
+		last := time.Time{}
+		return func() {
+			if time.Since(last) > 3*time.Second {
+				do()
+				last = time.Now()
+			}
+		}
+	}
+	hurry := func(task string) func() {
+		return every(func() { exec.Command("scontrol", "update", "JobId="+job+"_"+task, "StartTime=now").Run() })
+	}
+	now := hurry("0")
+	wait("again at work", func() bool {
+		if running("0") == "PENDING" {
+			now()
+		}
+		return running("0") == "RUNNING" && busy() == 2
+	})
 
 	// A slurmstepd is killed, with all that it started.
 	raw := ""
@@ -95,17 +112,20 @@ func TestSlurm(t *testing.T) {
 	}
 	require.NotEmpty(t, raw)
 	killStep(t, "slurmstepd: ["+raw+".batch]")
-	asked := time.Time{}
-	wait("missed", func() bool {
-		if time.Since(asked) > 3*time.Second { // the node what it runs, as Slurm does every few minutes
-			slurm(t, "scontrol", "reconfigure")
-			asked = time.Now()
+	ask := every(func() { slurm(t, "scontrol", "reconfigure") }) // the node what it runs, as Slurm does every few minutes
+	wait("missed", func() bool { ask(); return running("1") == "PENDING" })
+	now = hurry("1")
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for waiting := true; waiting; {
+		select {
+		case err := <-ended:
+			require.NoError(t, err, errOut.String())
+			waiting = false
+		case <-time.After(time.Second):
+			now()
 		}
-		return running("1") == "PENDING"
-	})
-	slurm(t, "scontrol", "update", "JobId="+job+"_1", "StartTime=now")
-
-	require.NoError(t, cmd.Wait(), errOut.String())
+	}
 	require.NoError(t, json.Unmarshal([]byte(out.String()), &submitted), out.String())
 	require.Equal(t, job, submitted.Job)
 	require.NotEmpty(t, submitted.TableJob)
