@@ -1,7 +1,7 @@
 """Steps of data-parallel trainings with PyTorch's DistributedDataParallel over Gloo, one process
 for each rank, and the averaged gradients of each step.
 
-Live: ddp.py, with a JSON list of cases on standard input: {"net": "small" or "large", "world": N,
+Live: ddp.py CASES, a JSON list of {"net": "small" or "large", "world": N,
 "steps": N, "accumulate": N, "hook": null, "fp16" or "bf16", "gather": bool, "views": bool}. Prints,
 for each case, {"gradients": [a CRC32 for each step], "loss": [rank 0's loss in each step]}.
 
@@ -99,7 +99,7 @@ def run(case, rank, port):
         print(json.dumps(out), flush=True)
 
 
-for case in json.load(sys.stdin):
+for case in json.loads(sys.argv[1]):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

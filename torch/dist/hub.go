@@ -116,13 +116,30 @@ func (h *hub) all(m *message) {
 	}
 }
 
-// end tells every rank what has happened, once.
+// end tells every rank what has happened, once. Rank 0 hears it last, as its process, and the hub
+// with it, may end at once.
 func (h *hub) end(t *trouble) {
 	if h.trouble != nil || h.closed {
 		return
 	}
 	h.trouble = t
-	h.all(&message{Kind: "trouble", Trouble: t})
+	m := &message{Kind: "trouble", Trouble: t}
+	var others []*link
+	for _, k := range h.links[1:] {
+		if k != nil && !k.left {
+			k.send(m)
+			others = append(others, k)
+		}
+	}
+	if first := h.links[0]; first != nil {
+		go func() {
+			for deadline := time.Now().Add(patience); time.Now().Before(deadline) &&
+				slices.ContainsFunc(others, func(k *link) bool { return k.busy() }); {
+				time.Sleep(time.Millisecond)
+			}
+			first.send(m)
+		}()
+	}
 }
 
 func (h *hub) hear(k *link, m *message) {

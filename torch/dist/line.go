@@ -115,6 +115,13 @@ func (l *line) write() {
 	l.idle.Broadcast()
 }
 
+// busy reports whether frames are on their way.
+func (l *line) busy() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.sending
+}
+
 // close sends what is waiting, for at most limit, and closes the connection.
 func (l *line) close(limit time.Duration) {
 	l.conn.SetWriteDeadline(time.Now().Add(limit))

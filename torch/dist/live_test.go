@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"hash/crc32"
 	"math"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -233,18 +231,10 @@ func TestLiveGradientsAreThoseOfDDP(t *testing.T) {
 
 func python(t *testing.T, cases []ddpCase) []ddpResult {
 	t.Helper()
-	in, err := os.CreateTemp(t.TempDir(), "")
-	require.NoError(t, err)
-	defer in.Close()
-	require.NoError(t, json.NewEncoder(in).Encode(cases))
-	_, err = in.Seek(0, 0)
-	require.NoError(t, err)
-	cmd := exec.Command(golden.Python(t), filepath.Join("scripts", "golden", "ddp.py"))
-	cmd.Dir, cmd.Stdin = "../..", in
-	out, err := cmd.Output()
+	list, err := json.Marshal(cases)
 	require.NoError(t, err)
 	results := make([]ddpResult, len(cases))
-	d := json.NewDecoder(bytes.NewReader(out))
+	d := json.NewDecoder(bytes.NewReader(golden.Run(t, "ddp.py", string(list))))
 	for i := range results {
 		require.NoError(t, d.Decode(&results[i]))
 	}
