@@ -143,10 +143,11 @@ func median(d []time.Duration) time.Duration {
 // the reduction takes alone, and the peak of tensors.
 func BenchmarkReducer(b *testing.B) {
 	for name, arg := range map[string]string{
-		"none":   ``,
-		"copies": `, "Reduce": true`,
-		"views":  `, "Reduce": true, "Config": {"Views": true, "Split": true}`,
-		"bf16":   `, "Reduce": true, "Config": {"Views": true, "Split": true, "Compress": 2}`,
+		"none":         ``,
+		"copies":       `, "Reduce": true`,
+		"views":        `, "Reduce": true, "Config": {"Views": true, "Split": true}`,
+		"views, 8 MiB": `, "Reduce": true, "Config": {"Views": true, "Split": true, "Bucket": 8388608}`,
+		"bf16":         `, "Reduce": true, "Config": {"Views": true, "Split": true, "Compress": 2}`,
 	} {
 		arg := `{"Rows": 256, "Width": 1496` + arg + `}` // 31.3 million parameters
 		b.Run(name, func(b *testing.B) {
