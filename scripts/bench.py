@@ -27,6 +27,7 @@ import bench_augment
 import bench_evaluate
 import bench_experiment
 import bench_images
+import bench_ranks
 import bench_segment
 from bench_processes import Command, Once, Start, Worker, environment, peak_rss
 
@@ -145,7 +146,7 @@ def step(net, strides, o):
         )
     scales = (1 / np.cumprod(np.vstack(strides), axis=0))[:-1]
     weights = 0.5 ** np.arange(len(scales))
-    weights[-1] = 0 if len(scales) > 1 else 1
+    weights[-1] = o.get("lowest", 0) if len(scales) > 1 else 1
     one = DC_and_CE_loss(
         {"batch_dice": False, "smooth": 1e-5, "do_bg": False, "ddp": False},
         {},
@@ -959,6 +960,7 @@ PARTS = {
     **bench_images.PARTS,
     **bench_evaluate.PARTS,
     **bench_experiment.PARTS,
+    **bench_ranks.PARTS,
     "full": run_full,
     "networks": run_networks,
     "methods": run_methods,
@@ -980,6 +982,7 @@ REAL = {
     **bench_images.REAL,
     **bench_evaluate.REAL,
     **bench_experiment.REAL,
+    **bench_ranks.REAL,
 }
 # Not smaller: libtorch 2.4.1's bf16 weight gradients of 3×3×3 convolutions over two slices read
 # uninitialised memory.
@@ -1000,6 +1003,7 @@ QUICK = {
     **bench_images.QUICK,
     **bench_evaluate.QUICK,
     **bench_experiment.QUICK,
+    **bench_ranks.QUICK,
 }
 
 
