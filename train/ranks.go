@@ -19,6 +19,10 @@ import (
 // comparedEvery is how many steps lie between two comparisons of the ranks' weights.
 const comparedEvery = 50
 
+// fastBucket bounds, in bytes, the gradients that are exchanged together with fast numerics. With PyTorch's 25 MiB the
+// last exchange, which no backward pass hides, and Gloo's own memory are larger.
+const fastBucket = 8 << 20
+
 // ranks is what the steps of a session share with those of other ranks, each of which has some rows of
 // every batch: sums for the loss, gradients, losses. nil: the session is alone and shares nothing.
 type ranks struct {
@@ -73,6 +77,9 @@ func (s *Session) Join() error {
 	}
 	fast := !s.cfg.Machine.IsReference()
 	c := dist.ReducerConfig{Views: fast, Split: fast, Compress: r.compress.of()}
+	if fast {
+		c.Bucket = fastBucket
+	}
 	var params []*torch.Tensor
 	for _, p := range s.reached() {
 		c.Names, params = append(c.Names, p.Name), append(params, p.T)
