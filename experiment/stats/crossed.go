@@ -115,8 +115,12 @@ func studentQuantile(p, df float64) float64 {
 	low, high := 0.0, 1.0
 	for studentTail(high, df) > p {
 		low, high = high, high*2
-		if high > 1e150 {
-			return math.Inf(1)
+		if high > 1e100 {
+			// The tail is a power of t there: p = x^(df/2) / (df·B(df/2, 1/2)) with x = df/t².
+			a, _ := math.Lgamma(df / 2)
+			b, _ := math.Lgamma(0.5)
+			ab, _ := math.Lgamma(df/2 + 0.5)
+			return math.Exp(math.Log(df)/2 - (math.Log(p*df)+a+b-ab)/df)
 		}
 	}
 	for range 200 {
