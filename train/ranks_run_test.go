@@ -236,6 +236,14 @@ func TestWhatFailsOnOneRankEndsAll(t *testing.T) {
 				spoil(t, c, func(path string) { overflow(t, path) })
 			}
 		}, []string{"loss is NaN, expected a number (cases case_", " (rank 1), learning rate 0.01); weights were not updated"}},
+		"only the validation on one rank": {func(t *testing.T, rank int, c *train.Config) {
+			if rank == 1 {
+				c.ValidateOnly = true
+			}
+		}, []string{"train different things, which differ in --val (false on rank 0, true on rank 1)"}},
+		"the best checkpoint on one rank": {func(t *testing.T, rank int, c *train.Config) {
+			c.ValidateBest = rank == 1
+		}, []string{"differ in setting val_best (false on rank 0, true on rank 1)"}},
 		"a damaged case": {func(t *testing.T, rank int, c *train.Config) {
 			if rank == 1 {
 				spoil(t, c, func(path string) { require.NoError(t, os.Truncate(path, 300)) })

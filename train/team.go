@@ -28,7 +28,7 @@ type fact struct {
 }
 
 // local lists the settings that ranks may have each of their own, and those that only rank 0 looks at.
-var local = []string{"device", "threads", "workers", "profile", "pretrained_weights", "save_every", "val_best"}
+var local = []string{"device", "threads", "workers", "profile", "pretrained_weights", "save_every"}
 
 // facts are everything that must be the same on all ranks, so that each trains what one would train alone.
 func (t *trainer) facts() ([]fact, error) {
@@ -37,7 +37,8 @@ func (t *trainer) facts() ([]fact, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := []fact{{"lntorch's version", c.Version, false}, {"libtorch's version", libtorch, false}, {"method", c.MethodName, false}, {"trainer", c.Trainer, false}}
+	list := []fact{{"lntorch's version", c.Version, false}, {"libtorch's version", libtorch, false}, {"method", c.MethodName, false}, {"trainer", c.Trainer, false},
+		{"--val", fmt.Sprint(c.ValidateOnly), false}}
 	all := t.settings()
 	names := make([]string, 0, len(all))
 	for name := range all {
