@@ -120,12 +120,20 @@ func (p *peers) goOn(ctx context.Context) (bool, error) {
 		status = []byte("stop")
 	}
 	all, err := p.exchange(status)
-	for _, s := range all {
-		if string(s) != "go" {
-			return false, err
+	if err != nil {
+		return false, err
+	}
+	on := true
+	for rank, s := range all {
+		switch string(s) {
+		case "go":
+		case "stop":
+			on = false
+		default:
+			return false, fmt.Errorf("rank %d is not at the same point: start ranks of the same lntorch, with the same data", rank)
 		}
 	}
-	return err == nil, err
+	return on, nil
 }
 
 // gather gives the value of every rank, in their order.
