@@ -189,20 +189,48 @@ func (l *locks) take(path string) (*lock, error) {
 	if !dead {
 		return nil, &heldError{path, holder}
 	}
-	won, err := l.remove(path, holder)
-	if err != nil {
-		return nil, err
-	}
-	if won {
-		if k, err = l.create(path); err == nil {
-			k.taken, k.over = holder, true
-		}
-		if !errors.Is(err, fs.ErrExist) {
-			return k, err
-		}
+	if k, err = l.takeOver(path); k != nil || err != nil {
+		return k, err
 	}
 	holder, _, _ = readLock(path)
 	return nil, &heldError{path, holder}
+}
+
+// takeoverEnding ends the name of the lock under which a dead lock is taken over. It is held for as long as
+// that takes.
+const takeoverEnding = ".takeover"
+
+// takeOver replaces a dead lock. One worker at a time does so, and looks once more: else one that has judged the
+// lock dead, and comes late, would move the new one away, and a third could create its own meanwhile. k is nil
+// where another worker is at it, or was.
+func (l *locks) takeOver(path string) (k *lock, err error) {
+	guard, err := l.create(path + takeoverEnding)
+	if errors.Is(err, fs.ErrExist) {
+		dead, holder, err := l.dead(path + takeoverEnding)
+		if dead {
+			_, err = l.remove(path+takeoverEnding, holder)
+		}
+		return nil, err
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer guard.release() // one that stays is dead when its time is over
+	dead, holder, err := l.dead(path)
+	if err != nil || !dead {
+		return nil, err
+	}
+	if won, err := l.remove(path, holder); err != nil || !won {
+		return nil, err
+	}
+	k, err = l.create(path)
+	if errors.Is(err, fs.ErrExist) { // by one that found none there
+		return nil, nil
+	}
+	if k != nil {
+		k.taken, k.over = holder, true
+	}
+	return k, err
 }
 
 // create makes a lock that is not there.
