@@ -82,10 +82,31 @@ func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *
 // stoppedByUser is what other ranks are told where a rank was stopped before all could stop together.
 const stoppedByUser = "stopped by the user"
 
-// Leave tells the other ranks how this one ended, and gives the error to end with.
-func (j *Membership) Leave(err error) error {
+// During is a context that ends with the group, too, whose error is its cause: what a rank does on its own,
+// such as predicting its cases, is of no use when another is lost.
+func (j *Membership) During(ctx context.Context) (context.Context, context.CancelFunc) {
+	if j.Group == nil {
+		return ctx, func() {}
+	}
+	during, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-j.Group.Done():
+			cancel(j.Group.Err())
+		case <-during.Done():
+		}
+	}()
+	return during, func() { cancel(nil) }
+}
+
+// Leave tells the other ranks how this one ended, and gives the error to end with. ctx is what the rank did
+// its work under.
+func (j *Membership) Leave(ctx context.Context, err error) error {
 	if j.Group == nil {
 		return err
+	}
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) && errors.Is(err, context.Canceled) {
+		err = cause
 	}
 	var interrupted *train.Interrupted
 	var elsewhere *dist.Failed

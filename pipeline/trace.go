@@ -97,7 +97,7 @@ func Trace(ctx context.Context, c TraceConfig, o Output) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = ranks.Leave(err) }()
+	defer func() { err = ranks.Leave(ctx, err) }()
 	f, p, d, name, err := c.ModelFiles.open()
 	if err != nil {
 		return err

@@ -68,7 +68,11 @@ func Train(ctx context.Context, c TrainConfig, o Output) (result *train.Result, 
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = ranks.Leave(err) }()
+	ctx, done := ranks.During(ctx)
+	defer func() {
+		err = ranks.Leave(ctx, err)
+		done()
+	}()
 	t.Ranks, t.Echo, t.Progress = ranks.Ranks, o.Log, o.Progress
 	if t.Preprocessed, err = preprocessedDataset(c.Dataset, c.RawFolder, c.PreprocessedFolder, c.Results, !c.NoPrepare); err != nil {
 		return nil, err

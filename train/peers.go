@@ -43,8 +43,9 @@ func (c Compression) of() dist.Compress {
 // peers are the other ranks: what they are told, and what they tell. All ranks call the methods in
 // the same order. nil: there are none; every method then does what one rank does alone.
 type peers struct {
-	group  *dist.Group
-	waited time.Duration // for other ranks, since the beginning
+	group   *dist.Group
+	waited  time.Duration // for other ranks, since the beginning
+	patient bool          // they are waited for without a time limit, as long as they answer
 }
 
 // newPeers is nil without a group. A group of one, whose only rank does all that ranks do, is for measurements.
@@ -80,6 +81,13 @@ func (p *peers) wait() time.Duration {
 	return p.waited
 }
 
+// beyondLimit makes this rank wait for others however long they take: each now works for itself.
+func (p *peers) beyondLimit() {
+	if p != nil {
+		p.patient = true
+	}
+}
+
 // timed counts the time since start as waiting for other ranks.
 func (p *peers) timed(start time.Time) { p.waited += time.Since(start) }
 
@@ -87,6 +95,9 @@ func (p *peers) timed(start time.Time) { p.waited += time.Since(start) }
 // stop together.
 func (p *peers) exchange(data []byte) ([][]byte, error) {
 	defer p.timed(time.Now())
+	if p.patient {
+		return p.group.ExchangeWithoutLimit(context.Background(), data)
+	}
 	return p.group.Exchange(context.Background(), data)
 }
 
@@ -109,12 +120,20 @@ func (p *peers) goOn(ctx context.Context) (bool, error) {
 		status = []byte("stop")
 	}
 	all, err := p.exchange(status)
-	for _, s := range all {
-		if string(s) != "go" {
-			return false, err
+	if err != nil {
+		return false, err
+	}
+	on := true
+	for rank, s := range all {
+		switch string(s) {
+		case "go":
+		case "stop":
+			on = false
+		default:
+			return false, fmt.Errorf("rank %d is not at the same point: start ranks of the same lntorch, with the same data", rank)
 		}
 	}
-	return err == nil, err
+	return on, nil
 }
 
 // gather gives the value of every rank, in their order.

@@ -236,6 +236,14 @@ func TestWhatFailsOnOneRankEndsAll(t *testing.T) {
 				spoil(t, c, func(path string) { overflow(t, path) })
 			}
 		}, []string{"loss is NaN, expected a number (cases case_", " (rank 1), learning rate 0.01); weights were not updated"}},
+		"only the validation on one rank": {func(t *testing.T, rank int, c *train.Config) {
+			if rank == 1 {
+				c.ValidateOnly = true
+			}
+		}, []string{"train different things, which differ in --val (false on rank 0, true on rank 1)"}},
+		"the best checkpoint on one rank": {func(t *testing.T, rank int, c *train.Config) {
+			c.ValidateBest = rank == 1
+		}, []string{"differ in setting val_best (false on rank 0, true on rank 1)"}},
 		"a damaged case": {func(t *testing.T, rank int, c *train.Config) {
 			if rank == 1 {
 				spoil(t, c, func(path string) { require.NoError(t, os.Truncate(path, 300)) })
@@ -405,4 +413,29 @@ func TestRankZerosWeightsCount(t *testing.T) {
 	require.Equal(t, want.Weights[0], want.Weights[1])
 	require.Equal(t, want, traced(path, other))
 	require.NotEqual(t, want, traced(other, path))
+}
+
+// Ranks that were told to trace different things say so, before anything is written.
+func TestRanksOfATraceAgree(t *testing.T) {
+	f, err := checkpoint.Open(mini(t, sourceModel+"/fold_0/checkpoint_final.pth"))
+	require.NoError(t, err)
+	defer f.Close()
+	entry, err := finetune.Lookup("full")
+	require.NoError(t, err)
+	out := filepath.Join(t.TempDir(), "out")
+	errs := together(t, 2, 20*time.Second, func(r train.Ranks) error {
+		m, err := entry.Make(nil)
+		if err != nil {
+			return err
+		}
+		c := train.TraceConfig{Source: f, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration,
+			Batches: mini(t, "trajectory"), Output: out, MethodName: "full", Method: m, Ranks: r,
+			TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99}, Accumulate: 1 + r.Group.Rank()},
+			Machine:       machine.Machine{Device: torch.CPU, Threads: 1}}
+		return train.Trace(t.Context(), c)
+	})
+	for rank, err := range errs {
+		require.ErrorContains(t, err, "differ in number of steps (4 on rank 0, 2 on rank 1); setting accumulate (1 on rank 0, 2 on rank 1)", "rank %d", rank)
+	}
+	require.NoFileExists(t, filepath.Join(out, "losses.json"))
 }

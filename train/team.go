@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -28,7 +29,7 @@ type fact struct {
 }
 
 // local lists the settings that ranks may have each of their own, and those that only rank 0 looks at.
-var local = []string{"device", "threads", "workers", "profile", "pretrained_weights", "save_every", "val_best"}
+var local = []string{"device", "threads", "workers", "profile", "pretrained_weights", "save_every"}
 
 // facts are everything that must be the same on all ranks, so that each trains what one would train alone.
 func (t *trainer) facts() ([]fact, error) {
@@ -37,18 +38,9 @@ func (t *trainer) facts() ([]fact, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := []fact{{"lntorch's version", c.Version, false}, {"libtorch's version", libtorch, false}, {"method", c.MethodName, false}, {"trainer", c.Trainer, false}}
-	all := t.settings()
-	names := make([]string, 0, len(all))
-	for name := range all {
-		if !slices.Contains(local, name) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		list = append(list, fact{"setting " + name, fmt.Sprint(all[name]), false})
-	}
+	list := []fact{{"lntorch's version", c.Version, false}, {"libtorch's version", libtorch, false}, {"method", c.MethodName, false}, {"trainer", c.Trainer, false},
+		{"--val", fmt.Sprint(c.ValidateOnly), false}}
+	list = append(list, settingFacts(t.settings())...)
 	var weights []string
 	for _, p := range t.Params {
 		weights = append(weights, fmt.Sprint(p.Name, p.Shape))
@@ -76,6 +68,17 @@ func (t *trainer) facts() ([]fact, error) {
 		list = append(list, fact{hashed.name, hex.EncodeToString(sum[:8]), true})
 	}
 	return list, nil
+}
+
+// settingFacts are the settings that must be the same, in the order of their names.
+func settingFacts(all map[string]any) []fact {
+	var list []fact
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if !slices.Contains(local, name) {
+			list = append(list, fact{"setting " + name, fmt.Sprint(all[name]), false})
+		}
+	}
+	return list
 }
 
 // agree is an error, the same on every rank, where ranks are about to train different things.

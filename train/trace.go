@@ -21,6 +21,7 @@ import (
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/machine"
+	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/torch/nn"
@@ -130,6 +131,9 @@ func trace(ctx context.Context, cfg TraceConfig) error {
 	if _, err := checkpoint.LoadWeights(t.Net.Module(), file.Weights, checkpoint.LoadOptions{}); err != nil {
 		return fmt.Errorf("trace: %s: %w", file.Path, err)
 	}
+	if err := t.agree(); err != nil {
+		return fmt.Errorf("trace: %w", err)
+	}
 	if err := t.Join(); err != nil {
 		return fmt.Errorf("trace: %w", err)
 	}
@@ -181,6 +185,26 @@ type tracer struct {
 	current int // step
 	record  record
 	masks   maskFile
+}
+
+// agree is an error, the same on every rank, where ranks are about to trace different things.
+func (t *tracer) agree() error {
+	if t.peers == nil {
+		return nil
+	}
+	libtorch, err := torch.Version()
+	if err != nil {
+		return err
+	}
+	all := settings.Record(&t.cfg.TraceSettings)
+	maps.Copy(all, settings.Record(&t.cfg.Machine))
+	own := append([]fact{{"libtorch's version", libtorch, false}, {"method", t.cfg.MethodName, false},
+		{"number of steps", fmt.Sprint(t.steps), false}}, settingFacts(all)...)
+	each, err := gather(t.peers, own)
+	if err != nil {
+		return err
+	}
+	return differences(each)
 }
 
 // step makes optimizer step i.

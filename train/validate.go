@@ -57,6 +57,7 @@ type nextStage struct {
 // validate runs the final validation.
 func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	c := &t.cfg
+	t.peers.beyondLimit()
 	result := &Result{Folder: t.fold}
 	if !c.DisableCheckpointing && !c.ValidateOnly {
 		result.Checkpoint = filepath.Join(t.fold, fileFinal)
@@ -93,6 +94,9 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 		again := "run it again"
 		if result.Checkpoint != "" {
 			again = "training is complete, in " + result.Checkpoint + ": validate it with --val"
+		}
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) { // another rank is lost
+			return nil, fmt.Errorf("train: validation: %w; %s", cause, again)
 		}
 		return nil, fmt.Errorf("train: validation stopped %w; %s", err, again)
 	}
@@ -174,9 +178,8 @@ func (v *validation) open() error {
 
 // scored is what a rank scored: in the order of all cases, empty where another did.
 type scored struct {
-	Cases   []eval.Case
-	Failed  []string
-	Stopped bool // by the user
+	Cases  []eval.Case
+	Failed []string
 }
 
 // part lists which of n cases are this rank's. Ranks that do not see the folder have none.
@@ -236,20 +239,18 @@ func (v *validation) keys() []string {
 }
 
 // run predicts and scores all cases, each on one of the ranks, this one those that are mine. A case that
-// fails does not end the others.
+// fails does not end the others; a rank that is stopped or lost does.
 func (v *validation) run(ctx context.Context, keys []string, mine []int) ([]eval.Case, error) {
 	own := scored{Cases: make([]eval.Case, len(keys)), Failed: make([]string, len(keys))}
-	stopped := v.score(ctx, keys, mine, &own)
-	own.Stopped = stopped != nil
+	if err := v.score(ctx, keys, mine, &own); err != nil {
+		return nil, err // which the others hear of when this rank leaves
+	}
 	all, err := gather(v.peers, own)
 	if err != nil {
 		return nil, err
 	}
 	cases, failed := make([]eval.Case, len(keys)), make([]error, len(keys))
 	for _, s := range all {
-		if s.Stopped && stopped == nil {
-			stopped = context.Canceled // elsewhere
-		}
 		for i := range keys {
 			if s.Cases[i].ReferenceFile != "" {
 				cases[i] = s.Cases[i]
@@ -258,9 +259,6 @@ func (v *validation) run(ctx context.Context, keys []string, mine []int) ([]eval
 				failed[i] = errors.New(s.Failed[i])
 			}
 		}
-	}
-	if stopped != nil {
-		return nil, stopped
 	}
 	return cases, errors.Join(failed...)
 }

@@ -118,7 +118,7 @@ func Run(ctx context.Context, c Config, given []string, in io.Reader, out io.Wri
 	if err != nil {
 		return err
 	}
-	defer func() { err = ranks.Leave(err) }()
+	defer func() { err = ranks.Leave(ctx, err) }()
 	if c.MethodName == "" && c.Part == "masks" {
 		c.MethodName = chooser()
 	}

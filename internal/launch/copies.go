@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lntorch/lntorch/internal/settings"
 )
 
 // copyMark is set for the copies that Copies.Run starts.
@@ -71,7 +73,7 @@ func (c Copies) Run(ctx context.Context) error {
 	}
 	host, port, err := net.SplitHostPort(master)
 	if err != nil {
-		return fmt.Errorf("--master: found %q, expected HOST:PORT", master)
+		return settings.Usage("--master: found %q, expected HOST:PORT", master)
 	}
 	// The kernel sends a child its parent-death signal when the thread that started it ends.
 	runtime.LockOSThread()

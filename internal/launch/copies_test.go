@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/lntorch/lntorch/internal/settings"
 )
 
 func listen(t *testing.T, port int) net.Listener {
@@ -206,4 +208,12 @@ func TestCopiesEndWithTheProgramThatStartedThem(t *testing.T) {
 func TestAProgramThatIsNotThereIsSaid(t *testing.T) {
 	err := Copies{N: 2, Program: "/no/such/program"}.Run(t.Context())
 	requireFailed(t, err, 1, "^lntorch: -num_gpus 2: rank 0 does not start: .*no such file")
+}
+
+// A --master that is none is the user's to mend, before any copy starts.
+func TestCopiesNeedAMasterWithAPort(t *testing.T) {
+	var usage *settings.UsageError
+	err := Copies{N: 2, Program: "/nowhere", Master: "host"}.Run(t.Context())
+	require.ErrorAs(t, err, &usage)
+	require.EqualError(t, usage, `--master: found "host", expected HOST:PORT`)
 }

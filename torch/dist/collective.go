@@ -15,25 +15,40 @@ import (
 // it. It ends with ctx's error when ctx ends; the others then wait for this rank until it fails or
 // closes.
 func (g *Group) Exchange(ctx context.Context, data []byte) ([][]byte, error) {
-	return g.exchange(ctx, "an exchange", data, g.config.Timeout)
+	return g.exchange(ctx, "an exchange", data, limited)
+}
+
+// ExchangeWithoutLimit is Exchange for what may take longer than the time limit, such as ranks that
+// each have much to do on their own: it ends when all have come, a rank is gone, fails or hangs, or
+// ctx ends.
+func (g *Group) ExchangeWithoutLimit(ctx context.Context, data []byte) ([][]byte, error) {
+	return g.exchange(ctx, "an exchange", data, unlimited)
 }
 
 // Barrier returns when all ranks have called it.
 func (g *Group) Barrier(ctx context.Context) error {
-	_, err := g.exchange(ctx, "a barrier", nil, g.config.Timeout)
+	_, err := g.exchange(ctx, "a barrier", nil, limited)
 	return err
 }
 
 // BarrierWithoutLimit is Barrier for what may take longer than the time limit, such as rank 0
-// preparing data: it ends when all have come, a rank is gone or fails, or ctx ends.
+// preparing data: it ends as ExchangeWithoutLimit does.
 func (g *Group) BarrierWithoutLimit(ctx context.Context) error {
-	_, err := g.exchange(ctx, "a barrier", nil, 0)
+	_, err := g.exchange(ctx, "a barrier", nil, unlimited)
 	return err
 }
 
-// exchange is Exchange, of ranks that all say the same about it in call; limit 0 is none.
+// limits is whether an exchange ends when the time limit has passed.
+type limits bool
+
+const (
+	limited   limits = true
+	unlimited limits = false // then rank 0 finds out, again and again, whether all ranks still answer
+)
+
+// exchange is Exchange, of ranks that all say the same about it in call.
 func (g *Group) exchange(ctx context.Context, call string, data []byte,
-	limit time.Duration) ([][]byte, error) {
+	ends limits) ([][]byte, error) {
 	if err := g.Err(); err != nil {
 		return nil, err
 	}
@@ -49,22 +64,39 @@ func (g *Group) exchange(ctx context.Context, call string, data []byte,
 	if err := g.line.send(&message{Kind: "part", ID: id, Call: call, Data: data}); err != nil {
 		return nil, g.verdict(err, id)
 	}
-	var late <-chan time.Time
-	if limit > 0 {
-		timer := time.NewTimer(limit)
-		defer timer.Stop()
-		late = timer.C
+	late := time.NewTicker(g.config.Timeout)
+	defer late.Stop()
+	var asked time.Time // whether all answer; rank 0 did not since
+	for {
+		select {
+		case all := <-answer:
+			return all, nil
+		case <-g.done:
+			return nil, g.Err()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-late.C:
+			if ends || g.silentSince(asked) > longPatience {
+				return nil, g.verdict(fmt.Errorf("%s timed out after %v", call, g.config.Timeout), id)
+			}
+			if g.silentSince(asked) == 0 {
+				asked = time.Now()
+			}
+			if err := g.line.send(&message{Kind: "alive"}); err != nil {
+				return nil, g.verdict(err, id)
+			}
+		}
 	}
-	select {
-	case all := <-answer:
-		return all, nil
-	case <-g.done:
-		return nil, g.Err()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-late:
-		return nil, g.verdict(fmt.Errorf("%s timed out after %v", call, limit), id)
+}
+
+// silentSince is how long ago asked was, if rank 0 has said nothing since; else 0.
+func (g *Group) silentSince(asked time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if asked.IsZero() || g.heard.After(asked) {
+		return 0
 	}
+	return time.Since(asked)
 }
 
 // AllReduce replaces t by the sum of all ranks' t, which have one shape and dtype.
@@ -116,7 +148,7 @@ func (g *Group) gather(s *torch.Scope, call string, t *torch.Tensor) (*torch.Ten
 	if err != nil {
 		return nil, err
 	}
-	parts, err := g.exchange(context.Background(), describe(call, t), data, g.config.Timeout)
+	parts, err := g.exchange(context.Background(), describe(call, t), data, limited)
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +222,6 @@ func describe(call string, ts ...*torch.Tensor) string {
 // same makes sure that every rank says the same, before a collective in which Gloo would end the
 // process otherwise: else the group ends with *Disagree.
 func (g *Group) same(said string) error {
-	_, err := g.exchange(context.Background(), said, nil, g.config.Timeout)
+	_, err := g.exchange(context.Background(), said, nil, limited)
 	return err
 }

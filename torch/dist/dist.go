@@ -58,7 +58,8 @@ type Group struct {
 	gathered chan []Member // all ranks, when they have come
 	err      error
 	done     chan struct{}
-	left     bool // rank 0 has said goodbye
+	heard    time.Time // when rank 0 last said something
+	left     bool      // rank 0 has said goodbye
 	closed   bool
 }
 

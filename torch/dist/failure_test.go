@@ -124,6 +124,18 @@ func init() {
 			return reduced(s, g, r, ps)
 		})
 	}
+	bodies["loop of barriers without limit"] = func(g *Group, folder string) (any, error) {
+		return nil, steps(g, folder, func(*torch.Scope, int) error {
+			return g.BarrierWithoutLimit(context.Background())
+		})
+	}
+	bodies["late to an exchange without limit"] = func(g *Group, _ string) (any, error) {
+		if g.Rank() == 1 {
+			time.Sleep(4 * time.Second)
+		}
+		all, err := g.ExchangeWithoutLimit(context.Background(), []byte{byte(g.Rank())})
+		return all, err
+	}
 	bodies["barrier without limit"] = func(g *Group, folder string) (any, error) {
 		return nil, steps(g, folder, func(s *torch.Scope, i int) error {
 			if i == 4 && g.Rank() == 1 {
@@ -176,7 +188,10 @@ func TestStoppedRank(t *testing.T) {
 	for _, c := range []struct {
 		body  string
 		stops int
-	}{{"loop of all-reduces", 1}, {"loop of backward passes", 2}, {"loop of backward passes", 0}} {
+	}{
+		{"loop of all-reduces", 1}, {"loop of backward passes", 2}, {"loop of backward passes", 0},
+		{"loop of barriers without limit", 1}, {"loop of barriers without limit", 0},
+	} {
 		t.Run(fmt.Sprintf("%s, rank %d", c.body, c.stops), func(t *testing.T) {
 			t.Parallel()
 			folder := t.TempDir()
@@ -192,7 +207,7 @@ func TestStoppedRank(t *testing.T) {
 					}
 				}
 			}
-			require.Less(t, time.Since(at), 30*time.Second)
+			require.Less(t, time.Since(at), 45*time.Second)
 			require.NoError(t, stopped.Kill())
 			host, err := os.Hostname()
 			require.NoError(t, err)
@@ -204,6 +219,14 @@ func TestStoppedRank(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A rank that answers is waited for beyond the time limit where there is none.
+func TestWaitWithoutLimit(t *testing.T) {
+	p := start(t, "late to an exchange without limit", 3, "", time.Second)
+	for _, all := range values[[][]byte](t, p.wait()) {
+		require.Equal(t, [][]byte{{0}, {1}, {2}}, all)
 	}
 }
 

@@ -11,8 +11,9 @@ import (
 
 // patience is how long a rank that answers at all may take to answer.
 const (
-	patience   = 2 * time.Second
-	helloLimit = 10 * time.Second // for a stranger to say who it is
+	patience     = 2 * time.Second
+	longPatience = 5 * patience     // where nothing has failed yet
+	helloLimit   = 10 * time.Second // for a stranger to say who it is
 )
 
 // A hub is rank 0's end of all lines.
@@ -27,7 +28,9 @@ type hub struct {
 	rounds  map[int64]*round
 	trouble *trouble // the first, which everybody is told
 	closed  bool
-	pings   int64 // number of the round of pings under way
+	pings   int64 // number of the latest round of pings
+	judged  bool  // a collective has failed, and judge finds out why
+	asking  bool  // a round of pings is under way that only asks who answers
 }
 
 // A link is the hub's end of one rank's line.
@@ -151,10 +154,20 @@ func (h *hub) hear(k *link, m *message) {
 	case "fail":
 		h.end(&trouble{Kind: "failed", Members: []Member{k.member}, Text: m.Text})
 	case "suspect":
-		if h.pings == 0 && h.trouble == nil {
-			h.pings++
-			h.all(&message{Kind: "ping", ID: h.pings})
+		if !h.judged && h.trouble == nil {
+			h.judged = true
+			h.ping()
 			time.AfterFunc(patience, func() { h.judge(k, m) })
+		}
+	case "alive":
+		switch {
+		case h.judged || h.trouble != nil:
+		case h.asking:
+			k.send(&message{Kind: "ping", ID: h.pings}) // rank 0 answers, too
+		default:
+			h.asking = true
+			h.ping()
+			time.AfterFunc(longPatience, h.bury)
 		}
 	case "pong":
 		k.pong, k.started = h.pings, m.ID
@@ -165,6 +178,33 @@ func (h *hub) hear(k *link, m *message) {
 				h.end(&trouble{Kind: "left", Members: []Member{k.member}})
 			}
 		}
+	}
+}
+
+// ping asks every rank whether it answers.
+func (h *hub) ping() {
+	h.pings++
+	h.all(&message{Kind: "ping", ID: h.pings})
+}
+
+// silent are the ranks that did not answer the latest pings.
+func (h *hub) silent() []Member {
+	var list []Member
+	for _, k := range h.links {
+		if k != nil && !k.left && k.pong < h.pings {
+			list = append(list, k.member)
+		}
+	}
+	return list
+}
+
+// bury ends the group where ranks have stopped to answer while others wait for them without a limit.
+func (h *hub) bury() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.asking = false
+	if silent := h.silent(); len(silent) > 0 && !h.judged {
+		h.end(&trouble{Kind: "timeout", Members: silent, Limit: h.limit})
 	}
 }
 
@@ -201,19 +241,17 @@ func (h *hub) judge(k *link, m *message) {
 	// (Gloo: "Timed out waiting", "Application timeout caused pair closure").
 	text := strings.ToLower(m.Text)
 	timeout := m.ID == 0 && (strings.Contains(text, "timed out") || strings.Contains(text, "timeout"))
-	var silent, behind []Member
+	var behind []Member
 	for _, other := range h.links {
 		if other.left {
 			continue
-		}
-		if other.pong < h.pings {
-			silent = append(silent, other.member)
 		}
 		r := h.rounds[m.ID]
 		if r != nil && r.call[other.member.Rank] == "" || timeout && other.started < k.started {
 			behind = append(behind, other.member)
 		}
 	}
+	silent := h.silent()
 	switch {
 	case len(silent) > 0:
 		h.end(&trouble{Kind: "timeout", Members: silent, Limit: h.limit})

@@ -17,7 +17,7 @@ import (
 
 // A message is one frame of a line: its length in 4 bytes, then JSON.
 type message struct {
-	// To rank 0: hello, part, pong, suspect, fail, bye. From there: members, all, ping, trouble, bye.
+	// To rank 0: hello, part, pong, suspect, alive, fail, bye. From there: members, all, ping, trouble, bye.
 	Kind    string
 	Token   string   `json:",omitempty"` // hello
 	Member  Member   // hello

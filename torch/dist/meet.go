@@ -265,6 +265,9 @@ func (g *Group) rank0() Member {
 
 // hear deals with a message of rank 0.
 func (g *Group) hear(m *message) {
+	g.mu.Lock()
+	g.heard = time.Now()
+	g.mu.Unlock()
 	switch m.Kind {
 	case "members":
 		select {
