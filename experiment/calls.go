@@ -55,7 +55,8 @@ func (p *Plan) Training(r *Run) (pipeline.TrainConfig, error) {
 // checkpoint. Device and threads are the worker's to set.
 func (p *Plan) Prediction(r *Run, model, output string) (pipeline.PredictConfig, error) {
 	c := settings.New[pipeline.PredictConfig]()
-	c.Model, c.Output, c.NoMirror = model, output, p.File.Evaluate.NoMirror
+	c.Model, c.Output = model, output
+	c.NoMirror, c.StepSize = p.File.Evaluate.NoMirror, p.File.Evaluate.StepSize
 	d := r.base.dataset
 	if slices.Equal(names(d.test), names(d.later)) {
 		c.Input = []string{filepath.Join(d.raw.Folder, "imagesTs")}

@@ -99,6 +99,7 @@ type Setting struct {
 type EvaluateSettings struct {
 	Metrics  []string `flag:"metrics" default:"Dice,NSD_2,HD95,recall,F1" help:"names of scores.json"`
 	NoMirror bool     `flag:"disable-tta" help:"prediction without mirroring"`
+	StepSize float64  `flag:"step-size" default:"0.5" range:">0..1" help:"distance of the prediction's tiles in patch sizes"`
 }
 
 // Statistics is the part statistics.

@@ -271,6 +271,7 @@ func TestKeysFollowFromContent(t *testing.T) {
 	changes("a setting for all", shared.again().replace("iterations: 3", "iterations: 4"), (*Run).Trains, (*Run).Trains)
 	changes("a metric", shared.again().replace("seeds: 2", "seeds: 2\nevaluate: {metrics: [Dice, HD95]}"), every, none)
 	changes("mirroring", shared.again().replace("seeds: 2", "seeds: 2\nevaluate: {disable-tta: true}"), every, none)
+	changes("the tiles' step", shared.again().replace("seeds: 2", "seeds: 2\nevaluate: {step-size: 0.75}"), every, none)
 	changes("no pretraining", shared.again().replace("{method: full}", "{method: full, pretrained: false}"), of("full"), of("full"))
 	other := shared.again()
 	other.model = filepath.Join(golden.Root(t), "testdata", "phantom-mini", "results", "Dataset101_PhantomSource",
