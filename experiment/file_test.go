@@ -229,6 +229,7 @@ func TestMistakesNameLineKeyAndNearestKey(t *testing.T) {
 		{"methods:\n  a:\n    dgst-selct: static\n", "3: methods.a.dgst-selct: no such key; did you mean dgst-select?"},
 		{"methods:\n  a: {method: full, pretrained: maybe}\n", `2: methods.a.pretrained: found "maybe", expected true or false`},
 		{"methods:\n  'a,b': {method: full}\n", `2: methods.a,b: found "a,b", expected a name of one line, without a comma`},
+		{"train:\n  augmentation: nofile.json\n", `2: train.augmentation: found "nofile.json", expected nnunet, mirror, none, or a file`},
 		{"evaluate: {metrics: [Dice, Dise]}\n", `1: evaluate.metrics: "Dise" is no metric of scores.json; did you mean Dice?`},
 		{"evaluate: {metrics: [Dice, Dice]}\n", "1: evaluate.metrics: Dice is there twice"},
 		{"evaluate: {metrics: 'Dice,HD95'}\n", `1: evaluate.metrics: found "Dice,HD95", expected a list: [Dice, HD95]`},

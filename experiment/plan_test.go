@@ -376,7 +376,7 @@ func TestLeaksOfTheDrawsAreRefused(t *testing.T) {
 	d.swap("labelsTr/LN_000.nii.gz", filepath.Join(d.dataset(), "labelsTr", "LN_021.nii.gz"))
 	require.Equal(t, []string{"target: test case LN_009 has the voxels of case LN_021 of the pool"}, leaks(d), "with another label")
 
-	d = newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_010], pool: imagesTr")
+	d = newDemo(t).replace("test: imagesTs", "test: [LN_003], pool: imagesTr")
 	require.Equal(t, []string{"target: case LN_003 is in test and in pool"}, leaks(d))
 
 	d = newDemo(t).replace("test: imagesTs", `test: imagesTs, patient: 'LN_0(.)'`)
@@ -392,7 +392,7 @@ func TestLeaksOfTheDrawsAreRefused(t *testing.T) {
 	require.Equal(t, []string{"target: test case LN_011 is of the same patient as case LN_000 of the pool"}, leaks(d))
 
 	// Named and drawn test cases leave the pool by themselves.
-	p := newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_010]").plan()
+	p := newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_005]").plan()
 	require.NotContains(t, p.Splits.Datasets["target"].Pool, "LN_003")
 	p = newDemo(t).replace("test: imagesTs", "test: 3, pool: imagesTr").plan()
 	s := p.Splits.Datasets["target"]
@@ -482,6 +482,10 @@ func TestWhatDoesNotFitIsRefused(t *testing.T) {
 	require.Contains(t, d.refused(), "segments 2 classes", "train's flags are for all, and may be another method's")
 	d.replace("iterations: 3, head: extend", "iterations: 3").replace("{checkpoint: MODEL}", "{checkpoint: MODEL, head: extend}")
 	d.plan()
+
+	d = newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_010]")
+	require.Contains(t, d.refused(), "grid.yaml:4: datasets.target.test: found cases of imagesTr (LN_003) and of imagesTs (LN_010), "+
+		"expected those of one folder")
 
 	d = newDemo(t)
 	require.NoError(t, os.RemoveAll(filepath.Join(d.dataset(), "imagesTs")))
