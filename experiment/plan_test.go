@@ -623,6 +623,13 @@ func TestStatesAndCost(t *testing.T) {
 	require.NoError(t, p.Refresh())
 	require.Equal(t, left, *p.Cost.Seconds)
 	require.InDelta(t, left/3600, *p.Cost.GPUHours, 1e-12)
+
+	require.Empty(t, p.MixedMachines())
+	other := at("dgst, 3 shots, draw 0, seed 0")
+	write(t, filepath.Join(p.Folder(other), RunFile), `{"seconds":10,"train_seconds":0,"device":"cpu","threads":3}`)
+	write(t, filepath.Join(p.Folder(other), DoneFile), "")
+	require.Equal(t, []string{"runs were computed in different ways, which round differently: 2 on cuda, 1 on the CPU with 3 threads"},
+		p.MixedMachines())
 	require.Equal(t, left/2, *p.Status().Seconds, "two workers")
 }
 
