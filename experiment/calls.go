@@ -55,7 +55,8 @@ func (p *Plan) Training(r *Run) (pipeline.TrainConfig, error) {
 // checkpoint. Device and threads are the worker's to set.
 func (p *Plan) Prediction(r *Run, model, output string) (pipeline.PredictConfig, error) {
 	c := settings.New[pipeline.PredictConfig]()
-	c.Model, c.Output, c.NoMirror = model, output, p.File.Evaluate.NoMirror
+	c.Model, c.Output = model, output
+	c.NoMirror, c.StepSize = p.File.Evaluate.NoMirror, p.File.Evaluate.StepSize
 	d := r.base.dataset
 	if slices.Equal(names(d.test), names(d.later)) {
 		c.Input = []string{filepath.Join(d.raw.Folder, "imagesTs")}
@@ -73,13 +74,6 @@ func (p *Plan) Evaluation(r *Run, predictions string) (pipeline.EvaluateConfig, 
 	d := r.base.dataset
 	c.Prediction, c.Tolerances = predictions, p.File.Evaluate.tolerances()
 	c.Dataset = filepath.Join(d.raw.Folder, "dataset.json")
-	folder := d.test[0].folder
-	for _, t := range d.test {
-		if t.folder != folder {
-			return c, settings.Usage("%s: datasets.%s.test: found cases of imagesTr and of imagesTs, expected "+
-				"those of one folder", p.File.Path, d.Name)
-		}
-	}
 	c.Reference = filepath.Dir(d.test[0].label)
 	files, err := os.ReadDir(c.Reference)
 	c.Chill = len(files) != len(d.test) // that folder has labels of other cases, too

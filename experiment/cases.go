@@ -244,7 +244,22 @@ func (g *gridDataset) choose(seed int64) (err error) {
 	if len(g.pool) == 0 {
 		return &atLine{max(g.Pool.line, g.line), "pool", fmt.Errorf("%s has no case to draw shots from", g.raw.Name)}
 	}
+	if err := g.oneFolder(); err != nil {
+		return &atLine{g.Test.line, "test", err}
+	}
 	return errors.Join(g.complete(g.test), g.complete(g.pool))
+}
+
+// oneFolder refuses test cases of imagesTr and of imagesTs: their labels, too, would be in two folders, and
+// `evaluate` takes one.
+func (g *gridDataset) oneFolder() error {
+	for _, c := range g.test {
+		if c.folder != g.test[0].folder {
+			return fmt.Errorf("found cases of %s (%s) and of %s (%s), expected those of one folder",
+				g.test[0].folder, g.test[0].name, c.folder, c.name)
+		}
+	}
+	return nil
 }
 
 // atLine is an error about a key of an entry of the file.

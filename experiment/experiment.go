@@ -138,8 +138,7 @@ const (
 	FailedFile = "failed.json" // FailedRecord
 )
 
-// RunRecord is run.json: what `plan`, `status` and the report know of a run. Worker writes it when
-// a run begins, and again when it ends.
+// RunRecord is run.json: what `plan`, `status` and the report know of a run that is done.
 type RunRecord struct {
 	Key       string         `json:"key"`
 	TrainKey  string         `json:"train_key"`

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/experiment/table"
 	"github.com/lntorch/lntorch/finetune"
@@ -99,6 +100,7 @@ type Setting struct {
 type EvaluateSettings struct {
 	Metrics  []string `flag:"metrics" default:"Dice,NSD_2,HD95,recall,F1" help:"names of scores.json"`
 	NoMirror bool     `flag:"disable-tta" help:"prediction without mirroring"`
+	StepSize float64  `flag:"step-size" default:"0.5" range:">0..1" help:"distance of the prediction's tiles in patch sizes"`
 }
 
 // Statistics is the part statistics.
@@ -413,6 +415,9 @@ func notAmong(name string, known []string, what string) error {
 	if n := nearest.Name(name, known); n != "" {
 		return fmt.Errorf("%q is no %s; did you mean %s?", name, what, n)
 	}
+	if len(known) == 0 {
+		return fmt.Errorf("%q is no %s: there is none", name, what)
+	}
 	if len(known) > 12 {
 		known = append(slices.Clone(known[:12]), "…")
 	}
@@ -611,6 +616,9 @@ func (r *reader) flags(n *node, key string, more parts, methods bool) (list []Se
 			r.set(f, e.value, at)
 			if f.IsPath() && f.Type() == "string" {
 				s.Values = []string{r.pathOrName(s.Values[0])}
+				if v := s.Values[0]; name == "augmentation" && !isFile(v) && !slices.Contains(augment.Augmentations, v) {
+					r.bad(e.line, at, "found %q, expected %s, or a file", v, strings.Join(augment.Augmentations, ", "))
+				}
 			}
 		case o.Values != nil && !slices.Contains(o.Values, s.Values[0]):
 			r.bad(e.line, at, "%w", notAmong(s.Values[0], o.Values, "value of --"+name))

@@ -547,7 +547,8 @@ func (g *grid) keys(r *Run) (err error) {
 		return err
 	}
 	r.Key, err = key(map[string]any{"train_key": r.TrainKey, "engine": Engine, "test": c.dataset.tested,
-		"metrics": g.File.Evaluate.Metrics, "disable-tta": g.File.Evaluate.NoMirror})
+		"metrics": g.File.Evaluate.Metrics, "disable-tta": g.File.Evaluate.NoMirror,
+		"step-size": g.File.Evaluate.StepSize})
 	return err
 }
 

@@ -271,6 +271,7 @@ func TestKeysFollowFromContent(t *testing.T) {
 	changes("a setting for all", shared.again().replace("iterations: 3", "iterations: 4"), (*Run).Trains, (*Run).Trains)
 	changes("a metric", shared.again().replace("seeds: 2", "seeds: 2\nevaluate: {metrics: [Dice, HD95]}"), every, none)
 	changes("mirroring", shared.again().replace("seeds: 2", "seeds: 2\nevaluate: {disable-tta: true}"), every, none)
+	changes("the tiles' step", shared.again().replace("seeds: 2", "seeds: 2\nevaluate: {step-size: 0.75}"), every, none)
 	changes("no pretraining", shared.again().replace("{method: full}", "{method: full, pretrained: false}"), of("full"), of("full"))
 	other := shared.again()
 	other.model = filepath.Join(golden.Root(t), "testdata", "phantom-mini", "results", "Dataset101_PhantomSource",
@@ -375,7 +376,7 @@ func TestLeaksOfTheDrawsAreRefused(t *testing.T) {
 	d.swap("labelsTr/LN_000.nii.gz", filepath.Join(d.dataset(), "labelsTr", "LN_021.nii.gz"))
 	require.Equal(t, []string{"target: test case LN_009 has the voxels of case LN_021 of the pool"}, leaks(d), "with another label")
 
-	d = newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_010], pool: imagesTr")
+	d = newDemo(t).replace("test: imagesTs", "test: [LN_003], pool: imagesTr")
 	require.Equal(t, []string{"target: case LN_003 is in test and in pool"}, leaks(d))
 
 	d = newDemo(t).replace("test: imagesTs", `test: imagesTs, patient: 'LN_0(.)'`)
@@ -391,7 +392,7 @@ func TestLeaksOfTheDrawsAreRefused(t *testing.T) {
 	require.Equal(t, []string{"target: test case LN_011 is of the same patient as case LN_000 of the pool"}, leaks(d))
 
 	// Named and drawn test cases leave the pool by themselves.
-	p := newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_010]").plan()
+	p := newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_005]").plan()
 	require.NotContains(t, p.Splits.Datasets["target"].Pool, "LN_003")
 	p = newDemo(t).replace("test: imagesTs", "test: 3, pool: imagesTr").plan()
 	s := p.Splits.Datasets["target"]
@@ -481,6 +482,10 @@ func TestWhatDoesNotFitIsRefused(t *testing.T) {
 	require.Contains(t, d.refused(), "segments 2 classes", "train's flags are for all, and may be another method's")
 	d.replace("iterations: 3, head: extend", "iterations: 3").replace("{checkpoint: MODEL}", "{checkpoint: MODEL, head: extend}")
 	d.plan()
+
+	d = newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_010]")
+	require.Contains(t, d.refused(), "grid.yaml:4: datasets.target.test: found cases of imagesTr (LN_003) and of imagesTs (LN_010), "+
+		"expected those of one folder")
 
 	d = newDemo(t)
 	require.NoError(t, os.RemoveAll(filepath.Join(d.dataset(), "imagesTs")))
@@ -618,6 +623,13 @@ func TestStatesAndCost(t *testing.T) {
 	require.NoError(t, p.Refresh())
 	require.Equal(t, left, *p.Cost.Seconds)
 	require.InDelta(t, left/3600, *p.Cost.GPUHours, 1e-12)
+
+	require.Empty(t, p.MixedMachines())
+	other := at("dgst, 3 shots, draw 0, seed 0")
+	write(t, filepath.Join(p.Folder(other), RunFile), `{"seconds":10,"train_seconds":0,"device":"cpu","threads":3}`)
+	write(t, filepath.Join(p.Folder(other), DoneFile), "")
+	require.Equal(t, []string{"runs were computed in different ways, which round differently: 2 on cuda, 1 on the CPU with 3 threads"},
+		p.MixedMachines())
 	require.Equal(t, left/2, *p.Status().Seconds, "two workers")
 }
 

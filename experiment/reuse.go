@@ -18,12 +18,14 @@ import (
 type predicted struct {
 	Test     map[string]string `json:"test"` // content by case
 	NoMirror bool              `json:"disable_tta"`
+	StepSize float64           `json:"step_size"`
 	Engine   int               `json:"engine"`
 }
 
 func (a *attempt) predicted() predicted {
 	s := a.plan.Splits.Datasets[a.run.Dataset]
-	p := predicted{Test: map[string]string{}, NoMirror: a.plan.File.Evaluate.NoMirror, Engine: Engine}
+	p := predicted{Test: map[string]string{}, NoMirror: a.plan.File.Evaluate.NoMirror,
+		StepSize: a.plan.File.Evaluate.StepSize, Engine: Engine}
 	for _, c := range s.Test {
 		p.Test[c] = s.Content[c]
 	}
@@ -98,8 +100,8 @@ func (a *attempt) reuse() (bool, error) {
 		}
 	}
 	there := filepath.Join(folder, predictions)
-	if now := a.predicted(); isThere(there) && rec.Predicted.NoMirror == now.NoMirror && rec.Predicted.Engine == now.Engine &&
-		maps.Equal(rec.Predicted.Test, now.Test) {
+	if now := a.predicted(); isThere(there) && rec.Predicted.NoMirror == now.NoMirror &&
+		rec.Predicted.StepSize == now.StepSize && rec.Predicted.Engine == now.Engine && maps.Equal(rec.Predicted.Test, now.Test) {
 		if err := linkFolder(there, a.final(predictions)); err != nil {
 			return false, err
 		}

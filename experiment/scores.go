@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -105,6 +106,34 @@ func score(s *scores.Scores, l *scores.Label, metric string) string {
 	return strconv.FormatFloat(float64(v), 'g', -1, 64)
 }
 
+// MixedMachines says that runs that are done were computed on different devices, or by different numbers of
+// threads on the CPU, which round differently; nil if not.
+func (p *Plan) MixedMachines() []string {
+	count := map[string]int{}
+	for _, r := range p.Runs {
+		if !isThere(filepath.Join(p.Folder(r), DoneFile)) {
+			continue
+		}
+		record := p.record(r)
+		if record == nil {
+			continue
+		}
+		kind, _, _ := strings.Cut(record.Device, ":") // GPUs of a machine are taken to be alike
+		if kind == "cpu" {
+			kind = fmt.Sprintf("the CPU with %d threads", record.Threads)
+		}
+		count[kind]++
+	}
+	if len(count) < 2 {
+		return nil
+	}
+	var parts []string
+	for _, kind := range slices.Sorted(maps.Keys(count)) {
+		parts = append(parts, fmt.Sprintf("%d on %s", count[kind], kind))
+	}
+	return []string{"runs were computed in different ways, which round differently: " + strings.Join(parts, ", ")}
+}
+
 // WriteTables writes scores.csv and, where a run is done, tables, pictures and the page of it. Without one
 // the table is nil.
 func (p *Plan) WriteTables(ctx context.Context, o pipeline.Output) (*table.Table, error) {
@@ -113,6 +142,6 @@ func (p *Plan) WriteTables(ctx context.Context, o pipeline.Output) (*table.Table
 		return nil, err
 	}
 	c := p.File.Analysis(p.Dir)
-	c.Warnings = p.Warnings
+	c.Warnings = slices.Concat(p.Warnings, p.MixedMachines())
 	return pipeline.ExperimentFiles(ctx, c, o)
 }

@@ -57,6 +57,9 @@ func (s *DatasetSplit) adopt(d *gridDataset, f *File) (err error) {
 	if d.pool, err = d.find(s.Pool, d.train, d.later); err != nil {
 		return err
 	}
+	if err := d.oneFolder(); err != nil {
+		return err
+	}
 	if err := errors.Join(d.complete(d.test), d.complete(d.pool)); err != nil {
 		return err
 	}

@@ -22,10 +22,15 @@ func openExperiment(cmd *cobra.Command, file string, f *experimentFolders) (*exp
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range p.Warnings {
-		output(cmd).Print("WARNING: " + w)
-	}
+	logWarnings(p, output(cmd))
 	return p, nil
+}
+
+// logWarnings says before anything runs what the tables will say below them.
+func logWarnings(p *experiment.Plan, o pipeline.Output) {
+	for _, w := range p.Warnings {
+		o.Print("WARNING: " + w)
+	}
 }
 
 func newExperimentPlan() *cobra.Command {

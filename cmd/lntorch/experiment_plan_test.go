@@ -102,7 +102,7 @@ func TestExperimentPlanRefuses(t *testing.T) {
 		{2, "method: dgst", "methode: dgst", "grid.yaml:8: methods.dgst.methode: no such key; did you mean method?\nRun `lntorch experiment plan --help`"},
 		{2, "shots: [1, all]", "shots: [1, 9]", "grid.yaml:9: shots: dataset target: 9 shots are more than the 8 cases of the pool"},
 		{2, "MODEL", "/dev/null", "grid.yaml:5: networks.unet.checkpoint: "},
-		{1, "test: imagesTs", "test: [LN_001, LN_009], pool: imagesTr", "lntorch: test cases are training cases:\n  target: case LN_001 is in test and in pool\n"},
+		{1, "test: imagesTs", "test: [LN_001], pool: imagesTr", "lntorch: test cases are training cases:\n  target: case LN_001 is in test and in pool\n"},
 	} {
 		require.Contains(t, planText, x.old)
 		_, args := planGrid(t, strings.Replace(planText, x.old, x.new, 1))

@@ -63,6 +63,9 @@ again. Any number of machines may run the same FILE with the same DIR on a share
 			if err != nil {
 				return err
 			}
+			if c.Worker == "" { // else whoever started this process has logged them
+				logWarnings(p, o)
+			}
 			if c.Command, err = thisCommand(); err != nil {
 				return err
 			}

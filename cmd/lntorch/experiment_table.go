@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -50,7 +51,7 @@ func (g *gridFolders) scoresOf(cmd *cobra.Command, args []string, c *pipeline.Ex
 			return err
 		}
 		of = file.Analysis(p.Dir)
-		c.Scores, c.Out, c.Warnings = of.Scores, of.Out, p.Warnings
+		c.Scores, c.Out, c.Warnings = of.Scores, of.Out, slices.Concat(p.Warnings, p.MixedMachines())
 		if runs, err := p.WriteScores(cmd.Context()); err != nil {
 			return err
 		} else if runs == 0 {
