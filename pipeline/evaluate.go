@@ -547,17 +547,27 @@ func gridText(m *labelmap.Map) string {
 func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, err error) {
 	c := &e.config
 	folder := filepath.Dir(c.Summary)
+	var all sync.WaitGroup // files are made and synced side by side
+	var errs []error
+	var lock sync.Mutex
+	start := func(path string, write func() error) {
+		files = append(files, path)
+		all.Go(func() {
+			if err := write(); err != nil {
+				lock.Lock()
+				defer lock.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
 	put := func(path string, content func(io.Writer) error) {
-		if err != nil {
-			return
-		}
-		var b bytes.Buffer
-		if err = content(&b); err == nil {
-			err = atomicfile.Write(path, b.Bytes())
-		}
-		if err == nil {
-			files = append(files, path)
-		}
+		start(path, func() error {
+			var b bytes.Buffer
+			if err := content(&b); err != nil {
+				return err
+			}
+			return atomicfile.Write(path, b.Bytes())
+		})
 	}
 	if len(s.Failed) == 0 || c.Chill && len(good) > 0 {
 		summary, err := eval.Summarise(e.targets, good)
@@ -584,13 +594,10 @@ func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, 
 	})
 	put(filepath.Join(folder, "scores.csv"), s.WriteCSV)
 	put(filepath.Join(folder, "nodes.csv"), s.WriteNodesCSV)
-	if err != nil {
-		return files, err
-	}
 	html := filepath.Join(folder, "scores.html")
-	title := filepath.Base(c.Prediction) + " against " + filepath.Base(c.Reference)
-	if err := page.Scores(html, s, title); err != nil {
-		return files, err
-	}
-	return append(files, html), nil
+	start(html, func() error {
+		return page.Scores(html, s, filepath.Base(c.Prediction)+" against "+filepath.Base(c.Reference))
+	})
+	all.Wait()
+	return files, errors.Join(errs...)
 }
