@@ -191,23 +191,14 @@ func (rec *runRecord) countSizes(s *scores.Scores) {
 // Prune finds the runs in the folder that the file does not ask for any more: those that are done, or were
 // begun, and are nobody's work now. With yes they are removed. It returns their keys and sizes.
 func (p *Plan) Prune(yes bool) ([]Pruned, error) {
-	folder := filepath.Join(p.Dir, "runs")
-	entries, err := os.ReadDir(folder)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	folders, err := p.unasked()
+	if err != nil {
 		return nil, err
 	}
-	asked := map[string]bool{}
-	for _, r := range p.Runs {
-		asked[r.Key] = true
-	}
 	list := []Pruned{}
-	locks := newLocks(newHolder(), folder, DefaultLockTimeout)
-	for _, e := range entries {
-		if !e.IsDir() || asked[e.Name()] || !isKey(e.Name()) {
-			continue
-		}
-		path := filepath.Join(folder, e.Name())
-		one := Pruned{Key: e.Name()}
+	locks := newLocks(newHolder(), filepath.Join(p.Dir, RunsFolder), DefaultLockTimeout)
+	for _, path := range folders {
+		one := Pruned{Key: filepath.Base(path)}
 		var rec runRecord
 		if err := readJSON(filepath.Join(path, RunFile), &rec); err == nil {
 			one.Run = fmt.Sprintf("%s %s %s, %s shots, draw %d, seed %d", rec.Dataset, rec.Network, rec.Method, rec.Shots, rec.Draw, rec.Seed)
@@ -223,6 +214,26 @@ func (p *Plan) Prune(yes bool) ([]Pruned, error) {
 			one.Held = !removed
 		}
 		list = append(list, one)
+	}
+	return list, nil
+}
+
+// unasked are the folders of runs that the file does not ask for.
+func (p *Plan) unasked() ([]string, error) {
+	folder := filepath.Join(p.Dir, RunsFolder)
+	entries, err := os.ReadDir(folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	asked := map[string]bool{}
+	for _, r := range p.Runs {
+		asked[r.Key] = true
+	}
+	var list []string
+	for _, e := range entries {
+		if e.IsDir() && isKey(e.Name()) && !asked[e.Name()] {
+			list = append(list, filepath.Join(folder, e.Name()))
+		}
 	}
 	return list, nil
 }

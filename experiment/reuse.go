@@ -37,17 +37,12 @@ func (a *attempt) predicted() predicted {
 func (w *worker) earlier(trainKey string) (string, error) {
 	if w.others == nil {
 		w.others = map[string]string{}
-		entries, err := os.ReadDir(filepath.Join(w.plan.Dir, RunsFolder))
+		folders, err := w.plan.unasked()
 		if err != nil {
 			return "", err
 		}
-		asked := map[string]bool{}
-		for _, r := range w.plan.Runs {
-			asked[r.Key] = true
-		}
-		for _, e := range entries {
-			folder := filepath.Join(w.plan.Dir, RunsFolder, e.Name())
-			if !isKey(e.Name()) || asked[e.Name()] || !isThere(filepath.Join(folder, DoneFile)) {
+		for _, folder := range folders {
+			if !isDone(folder) {
 				continue
 			}
 			var rec runRecord

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lntorch/lntorch/experiment/figures"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/pipeline"
 	"github.com/lntorch/lntorch/report"
@@ -85,7 +86,7 @@ func (a *attempt) open() (event string, err error) {
 	if err := os.MkdirAll(a.folder, 0o777); err != nil {
 		return "", err
 	}
-	if isThere(filepath.Join(a.folder, DoneFile)) {
+	if isDone(a.folder) {
 		return "", errDone
 	}
 	earlier, err := filepath.Glob(filepath.Join(escape(a.folder), workFolder+"*"))
@@ -108,7 +109,7 @@ func (a *attempt) open() (event string, err error) {
 	if a.lock.over {
 		event = eventTakeover
 	}
-	if isThere(filepath.Join(a.folder, DoneFile)) {
+	if isDone(a.folder) {
 		return "", errDone // written by the other one between the two looks
 	}
 	if err := os.MkdirAll(a.final(), 0o777); err != nil {
@@ -488,6 +489,9 @@ func isThere(path string) bool {
 	return err == nil
 }
 
+// isDone says that a run's folder is complete.
+func isDone(folder string) bool { return isThere(filepath.Join(folder, DoneFile)) }
+
 // escape takes their meaning from the signs of a pattern.
 func escape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`).Replace(path)
@@ -495,7 +499,7 @@ func escape(path string) string {
 
 // readJSON reads a small file of this package's.
 func readJSON(path string, into any) error {
-	f, err := os.Open(path)
+	f, err := regular.Open(path)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func (p *Plan) WriteScores(ctx context.Context) (runs int, err error) {
 			return 0, err
 		}
 		folder := p.Folder(r)
-		if !isThere(filepath.Join(folder, DoneFile)) {
+		if !isDone(folder) {
 			continue
 		}
 		s, err := scores.Read(filepath.Join(folder, scoresFile))
@@ -111,7 +111,7 @@ func score(s *scores.Scores, l *scores.Label, metric string) string {
 func (p *Plan) MixedMachines() []string {
 	count := map[string]int{}
 	for _, r := range p.Runs {
-		if !isThere(filepath.Join(p.Folder(r), DoneFile)) {
+		if !isDone(p.Folder(r)) {
 			continue
 		}
 		record := p.record(r)

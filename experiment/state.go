@@ -1,15 +1,12 @@
 package experiment
 
 import (
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/lntorch/lntorch/internal/regular"
 )
 
 // Refresh looks at the experiment's folder and says how far each run is, how long it took or will take,
@@ -66,12 +63,8 @@ func (p *Plan) folderState(r *Run) (State, error) {
 
 // record is a finished run's run.json, nil if it is not to be read: it is only for times.
 func (p *Plan) record(r *Run) *RunRecord {
-	text, err := regular.ReadFile(filepath.Join(p.Folder(r), RunFile))
-	if err != nil {
-		return nil
-	}
 	var record RunRecord
-	if json.Unmarshal(text, &record) != nil {
+	if readJSON(filepath.Join(p.Folder(r), RunFile), &record) != nil {
 		return nil
 	}
 	return &record

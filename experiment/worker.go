@@ -45,7 +45,7 @@ type worker struct {
 // newWorker begins to take part in a grid.
 func newWorker(p *Plan, runs []*Run, c *WorkConfig, m memory, o pipeline.Output) (*worker, error) {
 	self := newHolder()
-	folder := filepath.Join(p.Dir, "runs")
+	folder := filepath.Join(p.Dir, RunsFolder)
 	if err := os.MkdirAll(folder, 0o777); err != nil {
 		return nil, fmt.Errorf("-o %s: %w: name a folder that can be written", p.Dir, err)
 	}
@@ -102,7 +102,7 @@ func (w *worker) work(ctx context.Context) error {
 
 // pass tries every run that is left once. took: it did one of them.
 func (w *worker) pass(ctx context.Context) (left int, took bool, err error) {
-	folder := filepath.Join(w.plan.Dir, "runs")
+	folder := filepath.Join(w.plan.Dir, RunsFolder)
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return 0, false, err
@@ -243,7 +243,7 @@ func (w *worker) failed(a *attempt, why error) error {
 // this one did has tried it.
 func (w *worker) over(r *Run) bool {
 	folder := w.plan.Folder(r)
-	if isThere(filepath.Join(folder, DoneFile)) {
+	if isDone(folder) {
 		w.ended[r.Key] = true
 		return true
 	}
@@ -292,7 +292,7 @@ type Outcome struct {
 func (p *Plan) count(runs []*Run) (o Outcome) {
 	for _, r := range runs {
 		switch folder := p.Folder(r); {
-		case isThere(filepath.Join(folder, DoneFile)):
+		case isDone(folder):
 			o.Done++
 		case isThere(filepath.Join(folder, FailedFile)):
 			o.Failed++

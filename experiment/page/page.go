@@ -40,7 +40,7 @@ func (e *Experiment) Write(path string) error {
 	if err != nil {
 		return err
 	}
-	return d.Write(path)
+	return d.WriteFitted(path)
 }
 
 func (e *Experiment) document() (*page.Document, error) {
@@ -90,8 +90,7 @@ func (e *Experiment) document() (*page.Document, error) {
 		pictures,
 		{ID: "method", Title: "Method", Blocks: e.method()},
 	}
-	_, err = d.Fit()
-	return d, err
+	return d, nil
 }
 
 // data is table.json, without what would make the page too large to send.

@@ -62,7 +62,7 @@ func encoded(t *testing.T, e *Experiment) string {
 	t.Helper()
 	d, err := e.document()
 	require.NoError(t, err)
-	content, err := d.Encode()
+	content, err := d.Fit()
 	require.NoError(t, err)
 	return string(content)
 }

@@ -108,12 +108,12 @@ func (a *Adaptation) document() (*Document, error) {
 	if d.Data, err = a.data(); err != nil {
 		return nil, err
 	}
-	size, err := d.Fit()
+	content, err := d.Fit()
 	if err != nil {
 		return nil, err
 	}
 	pictures := &d.Sections[4]
-	if g := gallery(a.Pictures, maxBytes-size-4096); len(g.Pictures) > 0 {
+	if g := gallery(a.Pictures, maxBytes-len(content)-4096); len(g.Pictures) > 0 {
 		pictures.add(g)
 	} else {
 		pictures.add(&Prose{Paragraphs: []string{"There is no picture: no case was held out, or its " +

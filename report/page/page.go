@@ -169,12 +169,12 @@ func encodeData(data any) (string, error) {
 	return safe.String(), nil
 }
 
-// Fit shortens the tables until the page is small enough, and returns its size.
-func (d *Document) Fit() (int, error) {
+// Fit shortens the tables until the page is small enough, and returns it as HTML.
+func (d *Document) Fit() ([]byte, error) {
 	for most := mostRows; ; most /= 2 {
 		content, err := d.Encode()
 		if err != nil || len(content) <= maxBytes || most < 10 {
-			return len(content), err
+			return content, err
 		}
 		for _, s := range d.Sections {
 			for _, b := range s.Blocks {
@@ -184,6 +184,15 @@ func (d *Document) Fit() (int, error) {
 			}
 		}
 	}
+}
+
+// WriteFitted is Write of what Fit gives.
+func (d *Document) WriteFitted(path string) error {
+	content, err := d.Fit()
+	if err != nil {
+		return err
+	}
+	return atomicfile.Write(path, content)
 }
 
 // Write writes the page to path, which appears when it is complete.

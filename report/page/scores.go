@@ -17,10 +17,7 @@ func Scores(path string, s *scores.Scores, title string) error {
 	if text, err := encodeData(d.Data); err != nil || len(text) > mostData {
 		d.Data = nil // scores.json has it
 	}
-	if _, err := d.Fit(); err != nil {
-		return err
-	}
-	return d.Write(path)
+	return d.WriteFitted(path)
 }
 
 func scoresDocument(s *scores.Scores, title string) *Document {
