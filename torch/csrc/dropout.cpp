@@ -145,7 +145,8 @@ at::Tensor drawn(const at::Tensor& x, const Rows& r, bool spatial, F draw) {
   at::Tensor noise;
   {
     at::NoGradGuard guard;
-    auto ones = at::ones(sizes, x.options().memory_format(x.suggest_memory_format()));
+    // Not at::ones, which ignores the format in libtorch 2.15.
+    auto ones = at::empty(sizes, x.options(), x.suggest_memory_format()).fill_(1);
     noise = draw(ones).narrow(0, k * r.first, k * r.count).clone();
   }
   return x * noise;
