@@ -244,7 +244,7 @@ demo: all ## adapts the bundled foundation model to bundled cases of another dom
 
 # ---- experiments --------------------------------------------------------------------------------------------------
 
-.PHONY: experiment experiment-smoke paper
+.PHONY: experiment experiment-smoke paper study
 experiment: all ## trains, predicts and scores the grid of FILE=grid.yaml; ARGS="--jobs 2 -o DIR" goes to the command
 	@[ -n "$(FILE)" ] || { echo "make experiment FILE=grid.yaml [ARGS=…]: FILE is not given" >&2; exit 2; }
 	@bin/lntorch experiment run $(FILE) $(ARGS)
@@ -258,6 +258,9 @@ paper: all ## prints what the grid of the paper takes, and with PAPER=yes runs i
 	@bin/lntorch experiment plan $(PAPER_FILE) $(filter-out --jobs% --slurm%,$(ARGS))
 	@[ "$(PAPER)" = yes ] || { echo "make paper PAPER=yes starts it" >&2; exit 1; }
 	@bin/lntorch experiment run $(PAPER_FILE) $(ARGS)
+
+study: all ## makes docs/studies/phantom.md's numbers again, or goes on with it (STUDYTIME on 2 cores)
+	@bash scripts/study.sh
 
 # ---- gotorch, the independent binding that torch/interop checks ours against ------------------------------------------
 
