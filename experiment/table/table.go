@@ -131,7 +131,8 @@ type Pair struct {
 	Exploratory bool     `json:"exploratory"` // not the primary metric
 }
 
-// Gain is the difference that more shots make: within a draw, whose shots are nested.
+// Gain is the difference that more shots make: within a draw, whose shots are nested. From 0 shots it is that to
+// the network as it is.
 type Gain struct {
 	Dataset    string   `json:"dataset"`
 	Network    string   `json:"network"`
@@ -629,6 +630,32 @@ func (m *maker) difference(out *Pair, f *family, metric int, a, b *cell) {
 
 func minus(v []float64) float64 { return v[0] - v[1] }
 
+// untrained is the cell of a network as it is: at 0 shots, of one method alone, and of one run; or nil.
+func (g *group) untrained(network string) *cell {
+	var found *cell
+	for _, c := range g.cells {
+		if c.network == network && c.shots == "0" {
+			if found != nil || len(c.runs) != 1 {
+				return nil
+			}
+			found = c
+		}
+	}
+	return found
+}
+
+// inPlaceOf is the cell with its only run in the place of each run of another cell.
+func (c *cell) inPlaceOf(other *cell) *cell {
+	same := *c
+	same.draws, same.seeds, same.runs = other.draws, other.seeds, map[runID]*run{}
+	for _, only := range c.runs {
+		for id := range other.runs {
+			same.runs[id] = only
+		}
+	}
+	return &same
+}
+
 // shots adds gains and the price of more cases, for each network and method of the group.
 func (m *maker) shots(g *group, metric int) {
 	for first := 0; first < len(g.cells); {
@@ -639,6 +666,11 @@ func (m *maker) shots(g *group, metric int) {
 		}
 		cells := g.cells[first:last]
 		first = last
+		if from := g.untrained(cells[0].network); from != nil && from.method != cells[0].method {
+			for _, to := range cells {
+				m.gain(g, metric, from.inPlaceOf(to), to)
+			}
+		}
 		for i := range cells[:len(cells)-1] {
 			m.gain(g, metric, cells[i], cells[i+1])
 		}

@@ -421,7 +421,11 @@ func (t *Table) Markdown(w io.Writer) error {
 
 // GainsNote is what the table of gains means.
 func (t *Table) GainsNote() string {
-	return "Difference of the same method, within a draw, whose shots are nested; intervals hold with " +
+	zero := ""
+	if slices.ContainsFunc(t.Gains, func(g Gain) bool { return g.From == "0" }) {
+		zero = ", from 0 to the network as it is"
+	}
+	return "Difference of the same method, within a draw, whose shots are nested" + zero + "; intervals hold with " +
 		t.Percent() + " % for new patients and newly drawn shots; p is not adjusted."
 }
 
