@@ -89,7 +89,9 @@ again. Any number of machines may run the same FILE with the same DIR on a share
 				if err != nil || !c.Wait {
 					return err
 				}
-				outcome = p.Outcome()
+				if outcome, err = p.Outcome(c.Only); err != nil {
+					return err
+				}
 			} else {
 				if outcome, err = p.Work(ctx, c.WorkConfig, o); err != nil {
 					return err

@@ -26,7 +26,7 @@ type Settings struct {
 }
 
 // LowerIsBetter are the metrics of scores.json of which less is better.
-var LowerIsBetter = []string{"HD95", "HD", "ASSD", "ASD_ref_to_pred", "ASD_pred_to_ref"}
+var LowerIsBetter = []string{"HD95", "HD", "ASSD", "ASD_ref_to_pred", "ASD_pred_to_ref", "fp"}
 
 // An Interval is null in JSON where it is not known.
 type Interval *[2]float64
