@@ -355,7 +355,16 @@ func (a *attempt) finish() error {
 	if err := atomicfile.SyncFolder(a.folder); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(a.folder, DoneFile), nil); err != nil {
+	// done has what a plan of thousands of runs asks each for: run.json is long.
+	var record RunRecord
+	if err := readJSON(filepath.Join(a.folder, RunFile), &record); err != nil {
+		return err
+	}
+	text, err := json.Marshal(&record)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(a.folder, DoneFile), append(text, '\n')); err != nil {
 		return err
 	}
 	os.Remove(filepath.Join(a.folder, progressFile))
