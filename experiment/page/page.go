@@ -165,7 +165,7 @@ func (e *Experiment) summary(abridged string) page.Section {
 	}
 	add("Datasets", e.different(func(c *table.Cell) string { return c.Dataset }))
 	add("Networks", e.different(func(c *table.Cell) string { return c.Network }))
-	add("Methods", e.different(func(c *table.Cell) string { return c.Method }))
+	add("Methods", t.Methods())
 	add("Labels", e.different(func(c *table.Cell) string { return c.Label }))
 	shots := e.different(func(c *table.Cell) string { return c.Shots })
 	slices.SortStableFunc(shots, figures.CompareShots)

@@ -54,8 +54,12 @@ type Table struct {
 	Tests    map[string]int `json:"tests"`
 	Warnings []string       `json:"warnings"`
 
-	about []string // warnings on how the scores came about, which stand below each table
+	about   []string // warnings on how the scores came about, which stand below each table
+	inOrder []string // methods, in the order of the scores
 }
+
+// Methods lists the methods in the order of the scores, or of Scores.Sort.
+func (t *Table) Methods() []string { return t.inOrder }
 
 // Warn adds warnings on how the scores came about, such as a leak: they stand below each table, too.
 func (t *Table) Warn(list []string) {
@@ -215,7 +219,8 @@ func Make(ctx context.Context, scores *Scores, s Settings) (*Table, error) {
 		draws: map[*cell][]string{},
 		table: &Table{Version: 1, Primary: s.Primary, Alpha: s.Alpha, Resamples: s.Resamples,
 			Seed: s.Seed, Reference: s.Reference, Metrics: scores.Metrics, Lower: []string{}, Tie: map[string]float64{},
-			Gains: []Gain{}, Next: []Next{}, Tests: map[string]int{}, Warnings: []string{}}}
+			inOrder: slices.Clone(scores.names["method"]),
+			Gains:   []Gain{}, Next: []Next{}, Tests: map[string]int{}, Warnings: []string{}}}
 	for _, metric := range scores.Metrics {
 		if slices.Contains(s.Lower, metric) {
 			m.table.Lower = append(m.table.Lower, metric)

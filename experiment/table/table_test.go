@@ -479,6 +479,61 @@ func TestNotesSayWhatATableIsWorth(t *testing.T) {
 	require.Contains(t, markdownOf(table), "Without a score somewhere and left out there: 1 of the patients.")
 }
 
+// A grid's table is in the order of its file: datasets, networks and methods, the direction of pairs, and what
+// takes the order from there. Scores alone are in their own.
+func TestATableIsInTheOrderOfItsGrid(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("dataset,network,method,shots,draw,seed,case,label,Dice\n")
+	for _, place := range []string{"a,v", "a,w", "b,v", "b,w"} {
+		for _, run := range []string{"dgst,1", "dgst,5", "full,1", "full,5", "none,0"} {
+			if place == "b,w" && run == "none,0" {
+				continue // not done yet
+			}
+			for i := range 6 {
+				for _, label := range []string{"7", "3"} {
+					fmt.Fprintf(&b, "%s,%s,%d,0,p%d,%s,%.3f\n", place, run, i%2, i/2, label, 0.5+0.07*float64(i))
+				}
+			}
+		}
+	}
+	order := func(o *Order) (cells, pairs []string, of *Table) {
+		scores, err := Read([]byte(b.String()), "scores.csv", nil)
+		require.NoError(t, err)
+		if o != nil {
+			scores.Sort(*o)
+		}
+		of, err = Make(context.Background(), scores, settings())
+		require.NoError(t, err)
+		for _, c := range of.Cells {
+			cells = append(cells, strings.Join([]string{c.Dataset, c.Label, c.Network, c.Method, c.Shots}, " "))
+		}
+		for _, p := range of.Pairs {
+			pairs = append(pairs, strings.Join([]string{p.Dataset, p.Label, p.By, p.Within, p.Shots, p.A, p.B}, " "))
+		}
+		return cells, pairs, of
+	}
+	cells, pairs, of := order(nil)
+	require.Equal(t, []string{"a 7 v dgst 1", "a 7 v dgst 5", "a 7 v full 1", "a 7 v full 5", "a 7 v none 0", "a 7 w dgst 1"}, cells[:6])
+	require.Equal(t, "a 7 method v 1 dgst full", pairs[0])
+	require.Equal(t, []string{"dgst", "full", "none"}, of.Methods())
+
+	cells, pairs, of = order(&Order{Datasets: []string{"b", "a"}, Networks: []string{"w", "v"}, Methods: []string{"none", "full", "more", "dgst"}})
+	require.Equal(t, []string{"b 7 w full 1", "b 7 w full 5", "b 7 w dgst 1", "b 7 w dgst 5", "b 7 v none 0", "b 7 v full 1"}, cells[:6])
+	require.Equal(t, "b 3 w full 1", cells[9])
+	require.Equal(t, "a 7 w none 0", cells[18])
+	require.Equal(t, "b 7 method w 1 full dgst", pairs[0])
+	require.Contains(t, pairs, "a 3 network full 5 w v")
+	require.Equal(t, []string{"none", "full", "dgst"}, of.Methods(), "whatever the first network has")
+	require.Equal(t, "0 1 1 5 5", strings.Join(func() (list []string) {
+		for _, r := range of.Groups(true)[1].Rows {
+			list = append(list, r.Shots)
+		}
+		return list
+	}(), " "))
+	cells, _, _ = order(&Order{Methods: []string{"full"}})
+	require.Equal(t, []string{"a 7 v full 1", "a 7 v full 5", "a 7 v dgst 1"}, cells[:3], "others come last")
+}
+
 // LaTeX takes the tables as they are.
 func TestLaTeXTakesTheTables(t *testing.T) {
 	program, err := exec.LookPath("pdflatex")
