@@ -151,6 +151,7 @@ type Gain struct {
 	P          float64  `json:"p"` // not adjusted
 	N          int      `json:"n"`
 	Draws      int      `json:"n_draws"`
+	Seeds      int      `json:"n_seeds"`
 	Factor     *string  `json:"factor"`
 }
 
@@ -170,6 +171,7 @@ type Next struct {
 	CIDifference Interval `json:"ci_difference"`
 	N            int      `json:"n"`
 	Draws        int      `json:"n_draws"`
+	Seeds        int      `json:"n_seeds"`
 	Factor       *string  `json:"factor"`
 }
 
@@ -697,7 +699,7 @@ func (m *maker) gain(g *group, metric int, from, to *cell) {
 	m.table.Gains = append(m.table.Gains, Gain{Dataset: g.dataset, Network: to.network,
 		Method: to.method, Label: g.label, Metric: m.scores.Metrics[metric], From: from.shots,
 		To: to.shots, Difference: r.Mean, CI: r.ci, DF: r.DF, P: r.P, N: j.patients, Draws: len(j.draws),
-		Factor: j.factor})
+		Seeds: j.seeds, Factor: j.factor})
 }
 
 func (m *maker) next(g *group, metric int, cells []*cell) {
@@ -714,7 +716,7 @@ func (m *maker) next(g *group, metric int, cells []*cell) {
 		Method: last.method, Label: g.label, Metric: m.scores.Metrics[metric], Slope: r.Mean, CI: r.ci, DF: r.DF,
 		From: last.shots, More: more, Difference: r.Mean * factor,
 		CIDifference: interval(r.Low*factor, r.High*factor), N: j.patients, Draws: len(j.draws),
-		Factor: j.factor})
+		Seeds: j.seeds, Factor: j.factor})
 }
 
 // warn says what a reader of the table must know.

@@ -468,15 +468,85 @@ func TestNotesSayWhatATableIsWorth(t *testing.T) {
 	table = made(t, grid(2, 20, 3, 2, "5"), settings())
 	require.NotContains(t, markdownOf(table), "Caution")
 	table.Warn([]string{"pool of b: 2 cases are in the training data of unet"})
-	for _, text := range []string{markdownOf(table), latexOf(table)} {
-		require.Equal(t, 2, strings.Count(text, "Caution: pool of b: 2 cases are in the training data of unet."),
-			"below the table of each metric")
+	for text, n := range map[string]int{markdownOf(table): 3, latexOf(table): 2} {
+		require.Equal(t, n, strings.Count(text, "Caution: pool of b: 2 cases are in the training data of unet."),
+			"below the table of each metric, and of the pairs")
 	}
 	require.Equal(t, "pool of b: 2 cases are in the training data of unet", table.Warnings[0])
 	table = made(t, grid(2, 20, 1, 1, "5"), settings())
 	require.Contains(t, markdownOf(table), "What was trained once has no interval and no p")
 	table = made(t, strings.Join(without(grid(2, 20, 3, 1, "5"), "b,5,1,0,p03"), "\n"), settings())
 	require.Contains(t, markdownOf(table), "Without a score somewhere and left out there: 1 of the patients.")
+}
+
+// Every table says of how many patients, draws and seeds it is, how many tests were made, what its intervals
+// hold for, and what is wrong with how the scores came about.
+func TestEveryTableSaysWhatItIsOf(t *testing.T) {
+	with := func(draws int, shots ...string) *Table {
+		head, rows, _ := strings.Cut(grid(2, 20, draws, 2, shots...), "\n")
+		text := "network," + head + "\n"
+		for line := range strings.Lines(rows) {
+			text += "u," + line + "v," + line
+		}
+		table := made(t, text, settings())
+		table.Warn([]string{"pool of b: 2 cases are in the training data of u"})
+		return table
+	}
+	sections := func(table *Table) []string {
+		return strings.Split(markdownOf(table), "### ")[1:]
+	}
+	const (
+		draws = "Intervals hold with 95 % for new patients and newly drawn shots (crossed random effects, patients × draws)"
+		mixed = "newly drawn shots (crossed random effects, patients × draws; with one draw, patients × seeds: for new seeds of " +
+			"that draw)"
+		seeds = "Intervals hold with 95 % for new patients and new seeds of one draw, and not for other draws (crossed random " +
+			"effects, patients × seeds)"
+	)
+	// Three draws; one of them alone.
+	for covers, table := range map[string]*Table{draws: with(3, "1", "5"), seeds: with(1, "1", "5")} {
+		found := sections(table)
+		titles := ""
+		for _, s := range found {
+			title, _, _ := strings.Cut(s, "\n")
+			titles += strings.Fields(title)[0] + " "
+			require.Contains(t, s, covers, title)
+			require.Regexp(t, `n = 20 patients, (3 draws|1 draw), 2 seeds\.`, s, title)
+			require.Contains(t, s, "Caution: pool of b: 2 cases are in the training data of u.", title)
+			require.Regexp(t, `(\d+ tests? .*made|Nothing is tested)`, s, title)
+		}
+		require.Equal(t, "Dice: Dice: Differences Differences More What HD95: HD95: ", titles)
+		for _, s := range found[2:6] {
+			require.Regexp(t, `\n\|.*\| +n \| draws \| seeds \|\n`, s)
+			require.Regexp(t, fmt.Sprintf(`\n\|.*\| +20 \| +%d \| +2 \|\n`, map[string]int{draws: 3, seeds: 1}[covers]), s)
+		}
+		require.Contains(t, found[4], "p is not adjusted; 4 tests of it were made.")
+		for _, g := range table.Gains {
+			require.Equal(t, 2, g.Seeds)
+		}
+		require.Equal(t, 2, table.Next[0].Seeds)
+		records, err := csv.NewReader(strings.NewReader(csvOf(table))).ReadAll()
+		require.NoError(t, err)
+		for _, r := range records[1:] {
+			require.Equal(t, map[string][]string{
+				draws: {"draw", "pool of b: 2 cases are in the training data of u"},
+				seeds: {"seed", "pool of b: 2 cases are in the training data of u"}}[covers], r[len(r)-2:])
+		}
+	}
+	// Of several draws and of one in the same table: all is of one draw.
+	var lines []string
+	for _, line := range strings.Split(grid(2, 20, 3, 2, "5", "all"), "\n") {
+		if !strings.Contains(line, ",all,1,") && !strings.Contains(line, ",all,2,") {
+			lines = append(lines, line)
+		}
+	}
+	found := sections(made(t, strings.Join(lines, "\n"), settings()))
+	require.Len(t, found, 4)
+	require.Contains(t, found[0], mixed)
+	require.Contains(t, found[1], mixed)
+	require.Contains(t, found[1], "n = 20 patients, 1 to 3 draws, 2 seeds.")
+	require.Contains(t, found[2], seeds, "from 5 to all there is one draw that both have")
+	// Pairs of single runs have no interval.
+	require.Contains(t, sections(made(t, grid(2, 20, 1, 1, "5"), settings()))[1], "What was trained once has no interval and no p")
 }
 
 // A grid's table is in the order of its file: datasets, networks and methods, the direction of pairs, and what
