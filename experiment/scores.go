@@ -131,7 +131,5 @@ func (p *Plan) WriteTables(ctx context.Context, o pipeline.Output) (*table.Table
 	if err != nil || runs == 0 {
 		return nil, err
 	}
-	c := p.File.Analysis(p.Dir)
-	c.Warnings = slices.Concat(p.Warnings, p.MixedMachines())
-	return pipeline.ExperimentFiles(ctx, c, o)
+	return pipeline.ExperimentFiles(ctx, p.Analysis(), o)
 }

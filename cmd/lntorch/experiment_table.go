@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -50,8 +49,8 @@ func (g *gridFolders) scoresOf(cmd *cobra.Command, args []string, c *pipeline.Ex
 		if err != nil {
 			return err
 		}
-		of = file.Analysis(p.Dir)
-		c.Scores, c.Out, c.Warnings = of.Scores, of.Out, slices.Concat(p.Warnings, p.MixedMachines())
+		of = p.Analysis()
+		c.Scores, c.Out, c.Warnings, c.Grid = of.Scores, of.Out, of.Warnings, of.Grid
 		if runs, err := p.WriteScores(cmd.Context()); err != nil {
 			return err
 		} else if runs == 0 {
