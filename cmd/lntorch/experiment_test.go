@@ -393,3 +393,44 @@ func TestTablesAreOfTheGridAlone(t *testing.T) {
 	require.Contains(t, r.out, `"method": "bias"`)
 	require.NotContains(t, r.out, "4000")
 }
+
+// Two files may share a folder; that they overwrite each other's tables is said.
+func TestAFolderOfAnotherExperimentIsNamed(t *testing.T) {
+	file, args := planGrid(t, planText)
+	dir := args[2]
+	touch := func(text string, names ...string) {
+		for _, name := range names {
+			require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+		}
+	}
+	pretend(t, args, 10)
+	warning := func(command ...string) string {
+		r := lntorch(t, slices.Concat([]string{"experiment"}, command, args)...)
+		for line := range strings.Lines(r.errOut) {
+			if strings.Contains(line, "of experiment") {
+				return strings.TrimPrefix(line, "WARNING: "+dir+" is the folder of ")
+			}
+		}
+		return ""
+	}
+	touch(`{"name": "demo"}`, "experiment.json")
+	require.Empty(t, warning("run"), "the same experiment's")
+	for command, files := range map[string]string{"run": "experiment.json, splits.json, scores.csv, table.*, plots/*, report.html",
+		"run --only=draw=0": "experiment.json, splits.json", "table": "scores.csv, table.*", "plot": "scores.csv, plots/*",
+		"report": "scores.csv, report.html"} {
+		touch(`{"name": "study \u001b one"}`, "experiment.json")
+		require.Equal(t, `experiment "study \x1b one", and this one is "demo": they share its runs, and what the other has made of them is `+
+			"overwritten: "+files+". For a folder of its own give another -o\n", warning(strings.Fields(command)...), command)
+	}
+	require.NoError(t, os.Remove(filepath.Join(dir, "experiment.json")))
+	require.Empty(t, warning("table"), "nobody's")
+	touch("{", "experiment.json")
+	require.Empty(t, warning("run"), "damaged")
+	require.Contains(t, read(t, filepath.Join(dir, "experiment.json")), `"name": "demo"`)
+	touch(`{"name": "other"}`, "experiment.json")
+	require.Empty(t, warning("plan"), "it writes nothing")
+	require.Empty(t, warning("prune"))
+	require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(read(t, file), "seeds: 1", "seeds: [5]")), 0o644))
+	require.Equal(t, "experiment \"other\", too: runs that it asks for are among these\n", warning("prune"))
+}
