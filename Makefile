@@ -244,7 +244,7 @@ demo: all ## adapts the bundled foundation model to bundled cases of another dom
 
 # ---- experiments --------------------------------------------------------------------------------------------------
 
-.PHONY: experiment experiment-smoke paper
+.PHONY: experiment experiment-smoke paper study
 experiment: all ## trains, predicts and scores the grid of FILE=grid.yaml; ARGS="--jobs 2 -o DIR" goes to the command
 	@[ -n "$(FILE)" ] || { echo "make experiment FILE=grid.yaml [ARGS=…]: FILE is not given" >&2; exit 2; }
 	@bin/lntorch experiment run $(FILE) $(ARGS)
@@ -254,10 +254,13 @@ experiment-smoke: all | $(LOGS) ## a small grid on phantoms from end to end: wor
 
 # Five networks × eight methods × four shots × three draws × three seeds. The file names networks and dataset: make them yours.
 PAPER_FILE ?= docs/studies/paper.yaml
-paper: all ## prints what the grid of the paper takes, and with PAPER=yes runs it (ARGS= as for experiment)
-	@bin/lntorch experiment plan $(PAPER_FILE) $(filter-out --jobs% --slurm%,$(ARGS))
+paper: all ## prints what the grid of the paper takes, and with PAPER=yes runs it (OUT= its folder, ARGS= other flags of experiment run)
+	@bin/lntorch experiment plan $(PAPER_FILE) $(if $(OUT),-o $(OUT))
 	@[ "$(PAPER)" = yes ] || { echo "make paper PAPER=yes starts it" >&2; exit 1; }
-	@bin/lntorch experiment run $(PAPER_FILE) $(ARGS)
+	@bin/lntorch experiment run $(PAPER_FILE) $(if $(OUT),-o $(OUT)) $(ARGS)
+
+study: all ## makes docs/studies/phantom.md's numbers again, or goes on with it (STUDYTIME on 2 cores)
+	@bash scripts/study.sh
 
 # ---- gotorch, the independent binding that torch/interop checks ours against ------------------------------------------
 

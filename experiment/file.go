@@ -724,7 +724,7 @@ func (r *reader) ties(n *node, key string) {
 func (r *reader) metrics(n *node, key string) {
 	e := &r.file.Evaluate
 	s := scores.Settings{Tolerances: e.tolerances(), Match: []scores.Rule{{}}}
-	known := append(s.Metrics(), "recall", "precision", "F1", "fp")
+	known := append(s.Metrics(), scores.Detections...)
 	line := r.lineOf(n, "metrics")
 	for i, name := range e.Metrics {
 		if !slices.Contains(known, name) {

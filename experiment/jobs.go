@@ -346,6 +346,44 @@ func (p *pipes) take(ctx context.Context, bytes int64) error {
 
 func (p *pipes) give(bytes int64) { fmt.Fprintf(p.asks, "give %d\n", bytes) }
 
+// Other is the name of another experiment whose folder this one was at last, "" if there is none. Files with
+// the same folder share runs, and each overwrites what the other has made of them.
+func (p *Plan) Other() string {
+	var was struct {
+		Name string `json:"name"`
+	}
+	if readJSON(filepath.Join(p.Dir, SettingsFile), &was) != nil || was.Name == p.File.Name {
+		return ""
+	}
+	return was.Name
+}
+
+// Files of an experiment's folder that commands overwrite, as patterns, for Overwrites.
+const (
+	TableFiles   = "table.*"
+	PictureFiles = "plots/*"
+	PageFile     = "report.html"
+)
+
+// Overwrites warns of files, given as patterns, that are another experiment's and are about to be overwritten:
+// "" if there are none.
+func (p *Plan) Overwrites(files ...string) string {
+	other := p.Other()
+	if other == "" {
+		return ""
+	}
+	there := slices.DeleteFunc(slices.Clone(files), func(pattern string) bool {
+		found, err := filepath.Glob(filepath.Join(escape(p.Dir), pattern))
+		return err != nil || len(found) == 0
+	})
+	if len(there) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s is the folder of experiment %q, and this one is %q: they share its runs, and what the other has "+
+		"made of them is overwritten: %s. For a folder of its own give another -o", p.Dir, other, p.File.Name,
+		strings.Join(there, ", "))
+}
+
 // describe writes experiment.json, the settings in force, and splits.json, where they are not there as they
 // are now.
 func (p *Plan) describe(version string) error {

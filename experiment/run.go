@@ -296,21 +296,36 @@ func (a *attempt) stop() error {
 	return writeJSON(a.path(spentFile), s)
 }
 
+// settle writes run.json and keeps what is to be kept. It may be interrupted anywhere and done again: the record
+// comes before keep removes what it is read from.
+func (a *attempt) settle() error {
+	var record runRecord
+	err := readJSON(a.final(RunFile), &record)
+	if errors.Is(err, fs.ErrNotExist) {
+		var made *runRecord
+		if made, err = a.record(); err != nil {
+			return err
+		}
+		record = *made
+		err = writeJSON(a.final(RunFile), record)
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.keep(); err != nil {
+		return err
+	}
+	if record.Bytes, err = size(a.final()); err != nil {
+		return err
+	}
+	return writeJSON(a.final(RunFile), record)
+}
+
 // finish keeps what is to be kept, and moves it to the run's folder: done comes last, and only if the lock
 // is still this worker's.
 func (a *attempt) finish() error {
 	if !isThere(a.path(completeFile)) {
-		record, err := a.record()
-		if err != nil {
-			return err
-		}
-		if err := a.keep(); err != nil {
-			return err
-		}
-		if record.Bytes, err = size(a.final()); err != nil {
-			return err
-		}
-		if err := writeJSON(a.final(RunFile), record); err != nil {
+		if err := a.settle(); err != nil {
 			return err
 		}
 		if err := atomicfile.Write(a.path(completeFile), nil); err != nil {
@@ -340,7 +355,16 @@ func (a *attempt) finish() error {
 	if err := atomicfile.SyncFolder(a.folder); err != nil {
 		return err
 	}
-	if err := atomicfile.Write(filepath.Join(a.folder, DoneFile), nil); err != nil {
+	// done has what a plan of thousands of runs asks each for: run.json is long.
+	var record RunRecord
+	if err := readJSON(filepath.Join(a.folder, RunFile), &record); err != nil {
+		return err
+	}
+	text, err := json.Marshal(&record)
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(filepath.Join(a.folder, DoneFile), append(text, '\n')); err != nil {
 		return err
 	}
 	os.Remove(filepath.Join(a.folder, progressFile))

@@ -89,17 +89,7 @@ func shotNumber(shots string) int {
 
 // score is a metric of a label by its name in scores.json; those of nodes are by the first rule.
 func score(s *scores.Scores, l *scores.Label, metric string) string {
-	v := l.Metrics.Get(metric)
-	if d := l.Detection[s.Settings.Match[0].String()]; d != nil {
-		switch metric {
-		case "recall":
-			v = d.Recall
-		case "precision":
-			v = d.Precision
-		case "F1":
-			v = d.F1
-		}
-	}
+	v := l.Value(metric, s.Settings.Match[0].String())
 	if !v.Defined() {
 		return ""
 	}
@@ -141,7 +131,5 @@ func (p *Plan) WriteTables(ctx context.Context, o pipeline.Output) (*table.Table
 	if err != nil || runs == 0 {
 		return nil, err
 	}
-	c := p.File.Analysis(p.Dir)
-	c.Warnings = slices.Concat(p.Warnings, p.MixedMachines())
-	return pipeline.ExperimentFiles(ctx, c, o)
+	return pipeline.ExperimentFiles(ctx, p.Analysis(), o)
 }

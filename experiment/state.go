@@ -63,11 +63,13 @@ func (p *Plan) folderState(r *Run) (State, error) {
 
 // record is a finished run's run.json, nil if it is not to be read: it is only for times.
 func (p *Plan) record(r *Run) *RunRecord {
-	var record RunRecord
-	if readJSON(filepath.Join(p.Folder(r), RunFile), &record) != nil {
-		return nil
+	for _, name := range []string{DoneFile, RunFile} { // the former was once empty
+		var record RunRecord
+		if readJSON(filepath.Join(p.Folder(r), name), &record) == nil && record.Key != "" {
+			return &record
+		}
 	}
-	return &record
+	return nil
 }
 
 // timings are what finished runs took.

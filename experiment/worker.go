@@ -303,8 +303,11 @@ func (p *Plan) count(runs []*Run) (o Outcome) {
 	return o
 }
 
-// Outcome is how the whole grid stands.
-func (p *Plan) Outcome() Outcome { return p.count(p.Runs) }
+// Outcome is how the runs stand that only selects, as Work's does.
+func (p *Plan) Outcome(only []string) (Outcome, error) {
+	runs, err := p.only(only)
+	return p.count(runs), err
+}
 
 // Error says what is wrong with a grid that is not done.
 func (o Outcome) Error(p *Plan) error {

@@ -2,6 +2,7 @@ package experiment
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
 )
@@ -123,4 +126,43 @@ func TestThePapersGridIsWhatItSays(t *testing.T) {
 	require.Equal(t, []string{"1", "5", "10", "all"}, f.Shots)
 	require.Equal(t, 3, f.Draws)
 	require.Equal(t, []uint64{0, 1, 2}, f.Seeds)
+}
+
+// A run that is interrupted after its weights were removed, and before it is complete, is completed by the next
+// attempt, with all that its record has of them.
+func TestAnAttemptMayEndBehindKeep(t *testing.T) {
+	p := &Plan{Dir: t.TempDir(), File: &File{}}
+	p.File.Keep.Checkpoints = keepNone
+	p.Splits = &Splits{Datasets: map[string]*DatasetSplit{"": {}}}
+	r := &Run{Key: strings.Repeat("a", 16), Settings: map[string]any{}}
+	p.Runs = []*Run{r}
+	c := settings.New[WorkConfig]()
+	w, err := newWorker(p, p.Runs, &c, noMemory{}, p.options.Output)
+	require.NoError(t, err)
+	defer w.journal.close()
+	k, err := w.locks.take(p.Lock(r))
+	require.NoError(t, err)
+	a := &attempt{worker: w, run: r, lock: k, folder: p.Folder(r), work: filepath.Join(p.Folder(r), workFolder+"x"), began: time.Now()}
+	fold := a.final(modelFolder, foldFolder)
+	require.NoError(t, os.MkdirAll(fold, 0o777))
+	write := func(path, text string) { require.NoError(t, os.WriteFile(path, []byte(text), 0o666)) }
+	write(a.path(trainedFile), `{"seconds": 7, "model": "m"}`)
+	write(filepath.Join(fold, RunFile), `{"parameters": {"trained": 11}}`)
+	final, err := os.ReadFile("../testdata/foundation/fold_0/checkpoint_final.pth")
+	require.NoError(t, err)
+	write(filepath.Join(fold, finalName), string(final))
+	text, err := json.Marshal(scores.New(scores.Default(), []eval.Target{eval.Label(1)}, nil, nil, nil))
+	require.NoError(t, err)
+	write(a.final(scoresFile), string(text))
+
+	require.NoError(t, a.settle())
+	require.NoFileExists(t, filepath.Join(fold, finalName))
+	require.NoError(t, a.finish())
+	require.True(t, isDone(a.folder))
+	var record runRecord
+	require.NoError(t, readJSON(filepath.Join(a.folder, RunFile), &record))
+	require.EqualValues(t, 11, record.Trained)
+	require.EqualValues(t, 7, record.TrainedIn)
+	require.Positive(t, record.Bytes)
+	require.NotEmpty(t, record.Curves.Loss)
 }

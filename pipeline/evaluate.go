@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -378,12 +379,18 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 		limit = system.Budget(m.Available)
 	}
 	memory := system.NewShare(limit)
+	// Cases of a few MB leave more garbage than they hold: it is collected less often, as long as there is no
+	// large one.
+	defer debug.SetGCPercent(debug.SetGCPercent(garbageOfSmall))
 	cases := make([]*scores.Case, len(e.dataset.Cases))
 	counted := make([]eval.Case, len(e.dataset.Cases))
 	wrong := map[int]error{}
 	err := e.dataset.Each(ctx, workers, "scoring", e.out.progress(),
 		func(i int, one raw.Case) error {
 			need := estimateLabels(e.objects.bytes(), one.Label, one.Images[0])
+			if need > smallCase {
+				debug.SetGCPercent(100)
+			}
 			if err := memory.Take(ctx, need); err != nil {
 				return err
 			}
@@ -420,6 +427,12 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	}
 	return result, err
 }
+
+// How much garbage, in per cent of what is held, is left while cases are small, and what small is in bytes.
+const (
+	garbageOfSmall = 800
+	smallCase      = 8 << 20
+)
 
 // estimateLabels is about how many bytes reading and scoring two label volumes takes. One whose header
 // cannot be read, as a DICOM object's, counts as the other; if neither can be, unknown is the result.

@@ -30,7 +30,14 @@ type ExperimentTableConfig struct {
 	Tie       []string `flag:"tie" list:"true" help:"METRIC=NUMBER: a patient's difference up to it is a tie (Dice=0.005 NSD_2=0.005 HD95=0.1, else 0)"`
 	Lower     []string `flag:"lower-is-better" list:"true" help:"metrics of which less is better, besides HD95, HD, ASSD and ASD_…"`
 
-	Warnings []string // on how the scores came about, beside those of the table
+	Warnings []string        // on how the scores came about, beside those of the table
+	Grid     *ExperimentGrid // that the scores are of; nil: scores of anybody
+}
+
+// ExperimentGrid is what an experiment's file says of its scores.
+type ExperimentGrid struct {
+	Order  table.Order     // of the file
+	Places []figures.Place // of its runs
 }
 
 // ties are the differences that no reader would act on.
@@ -50,7 +57,7 @@ func ExperimentTable(ctx context.Context, c ExperimentTableConfig, o Output) (*t
 type analysis struct {
 	scores *table.Scores
 	table  *table.Table
-	runs   []figures.Run // that left a record beside the scores
+	runs   []figures.Run // that left a record
 }
 
 // folder is where pictures and page go: Out, else beside the scores.
@@ -86,22 +93,42 @@ func analyse(ctx context.Context, c ExperimentTableConfig, o Output) (a analysis
 			return a, fmt.Errorf("%s: --lower-is-better: %w", c.Scores, err)
 		}
 	}
+	if c.Grid != nil {
+		scores.Sort(c.Grid.Order)
+	}
 	t, err := table.Make(ctx, scores, table.Settings{Primary: c.Primary, Reference: c.Reference,
 		Alpha: c.Alpha, Resamples: c.Resamples, Seed: uint32(c.Seed), Tie: tie,
 		Lower: append(c.Lower, table.LowerIsBetter...)})
 	if err != nil {
 		return a, fmt.Errorf("%s: %w", c.Scores, err)
 	}
-	runs, err := figures.ReadRuns(filepath.Dir(c.Scores))
-	if err != nil {
-		return a, err
+	a = analysis{scores: scores, table: t}
+	if err := a.readRuns(&c); err != nil {
+		return analysis{}, err
 	}
-	figures.Complete(t, runs)
+	figures.Complete(t, a.runs)
 	t.Warn(c.Warnings)
 	for _, w := range t.Warnings {
 		o.Print("WARNING: " + w)
 	}
-	return analysis{scores, t, runs}, nil
+	return a, nil
+}
+
+// readRuns reads what the runs of the scores have measured: those of the grid, or those that lie beside the
+// scores.
+func (a *analysis) readRuns(c *ExperimentTableConfig) (err error) {
+	folder := filepath.Dir(c.Scores)
+	if c.Grid != nil {
+		a.runs, err = figures.ReadPlaces(folder, c.Grid.Places)
+		return err
+	}
+	var unclear []string
+	if a.runs, unclear, err = figures.ReadScored(folder, a.scores.Runs(c.Primary)); len(unclear) > 0 {
+		a.table.Warnings = append(a.table.Warnings, fmt.Sprintf("%d runs beside the scores have the place of another one, "+
+			"such as %s: it is not known which of them the scores are of, so their cost and curves are left out; give the "+
+			"experiment's FILE, or remove old runs by `lntorch experiment prune`", len(unclear), unclear[0]))
+	}
+	return err
 }
 
 // writeTables writes the table in all its forms.

@@ -60,4 +60,15 @@ rm -r "$key"
 from_make -n | grep -q "key=$(basename "$key")" || fail "make does not see that a run is gone"
 from_make -j2 -k >/dev/null
 cmp "$out/scores.csv" "$out/grid/scores.csv"
+
+# The same run by hand, to the same scores.
+$lntorch experiment command $grid "$(basename "$key")" --folder "$out/by-hand" >"$out/by-hand.sh"
+PATH=$PWD/bin:$PATH bash -e "$out/by-hand.sh" >"$out/by-hand.log" 2>&1 || fail "a line of experiment command failed: $out/by-hand.log"
+python3 - "$key/scores.json" "$out/by-hand/predictions/scores.json" <<'PY'
+import json
+import sys
+
+run, hand = ({c["case"]: c["labels"] for c in json.load(open(f))["cases"]} for f in sys.argv[1:])
+assert run and run == hand, "experiment-smoke: a run by hand has other scores"
+PY
 echo "experiment-smoke: $out/grid/report.html"

@@ -29,12 +29,15 @@ func (f *experimentFolders) options(cmd *cobra.Command) experiment.Options {
 		ResultsFolder: f.ResultsFolder, Output: output(cmd)}
 }
 
+// runConfig is what `experiment run` takes.
+type runConfig struct {
+	experimentFolders
+	experiment.WorkConfig
+	experiment.SlurmConfig
+}
+
 func newExperimentRun() *cobra.Command {
-	var c struct {
-		experimentFolders
-		experiment.WorkConfig
-		experiment.SlurmConfig
-	}
+	var c runConfig
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "run FILE",
@@ -65,6 +68,7 @@ again. Any number of machines may run the same FILE with the same DIR on a share
 			}
 			if c.Worker == "" { // else whoever started this process has logged them
 				logWarnings(p, o)
+				warnOfOther(p, o, c.overwritten()...)
 			}
 			if c.Command, err = thisCommand(); err != nil {
 				return err
@@ -89,7 +93,9 @@ again. Any number of machines may run the same FILE with the same DIR on a share
 				if err != nil || !c.Wait {
 					return err
 				}
-				outcome = p.Outcome()
+				if outcome, err = p.Outcome(c.Only); err != nil {
+					return err
+				}
 			} else {
 				if outcome, err = p.Work(ctx, c.WorkConfig, o); err != nil {
 					return err
@@ -115,6 +121,22 @@ again. Any number of machines may run the same FILE with the same DIR on a share
 	bind(cmd, &c)
 	jsonFlag(cmd, &asJSON)
 	return cmd
+}
+
+// overwritten are the files in the experiment's folder that a run writes anew.
+func (c *runConfig) overwritten() []string {
+	files := []string{experiment.SettingsFile, experiment.SplitsFile}
+	if c.Slurm || c.Tables() {
+		files = append(files, experiment.ScoresFile, experiment.TableFiles, experiment.PictureFiles, experiment.PageFile)
+	}
+	return files
+}
+
+// warnOfOther says that another experiment's files are about to be overwritten.
+func warnOfOther(p *experiment.Plan, o pipeline.Output, files ...string) {
+	if w := p.Overwrites(files...); w != "" {
+		o.Print("WARNING: " + w)
+	}
 }
 
 // runOfFile makes `experiment FILE` what it is short for, `experiment run FILE`.
@@ -171,6 +193,10 @@ another file that shares the folder. With --yes it removes them. A run that a wo
 			list, err := p.Prune(yes)
 			if err != nil {
 				return err
+			}
+			if other := p.Other(); other != "" && len(list) > 0 && !yes {
+				output(cmd).Printf("WARNING: %s is the folder of experiment %q, too: runs that it asks for are among these",
+					p.Dir, other)
 			}
 			if asJSON {
 				return printJSON(list)

@@ -395,36 +395,46 @@ func TestWhatGoesWrongInAGridStaysThere(t *testing.T) {
 		}
 	})
 
-	t.Run("disk", func(t *testing.T) {
-		if exec.Command("unshare", "-rm", "true").Run() != nil {
-			t.Skip("no file system can be mounted here")
-		}
-		small := withData(t, filepath.Join(t.TempDir(), "source"), dir)
-		mounted := t.TempDir()
-		own := g.command(mounted, "--only", "method=full")
-		// Training data as it is, and 2 MB for all else: too little for a checkpoint.
-		cmd := exec.Command("unshare", append([]string{"-rm", "sh", "-c", `
+	// A file system of its own, with 2 MB for all but the training data: too little for a checkpoint.
+	for name, own := range map[string]struct{ unshare, mount string }{
+		"memory": {"-rm", "mount -t tmpfs -o size=96m tmpfs"},
+		"disk":   {"-m", "truncate -s 96M image && mkfs.ext4 -q image && mount -o loop image"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := withData(t, filepath.Join(t.TempDir(), "grid"), dir)
+			mounted, here := t.TempDir(), t.TempDir()
+			mount := func(args ...string) *exec.Cmd {
+				cmd := exec.Command("unshare", append([]string{own.unshare, "sh", "-c", args[0]}, args[1:]...)...)
+				cmd.Dir = here
+				return cmd
+			}
+			if out, err := mount(own.mount+` "$0"`, mounted).CombinedOutput(); err != nil {
+				t.Skipf("no file system can be mounted here: %s", out)
+			}
+			run := g.command(mounted, "--only", "method=full")
+			cmd := mount(append([]string{`
 set -e
-need=$(du -sk "$1" | cut -f1)
-mount -t tmpfs -o size=$((need + 2048))k tmpfs "$2"
-cp -r "$1"/. "$2"
 from=$1 to=$2
+` + own.mount + ` "$to"
 shift 2
+cp -r "$from"/. "$to"
+head -c $((1024 * ($(df -k --output=avail "$to" | tail -n 1) - 2048))) /dev/zero >"$to/other"
 code=0; "$@" || code=$?
 echo "first $code"
-mount -o remount,size=64m tmpfs "$to"
+rm "$to/other"
 "$@"
 echo "second $?"
 cp -r "$to"/. "$from"
-`, "sh", small, mounted, own.Path}, own.Args[1:]...)...)
-		cmd.Env = own.Env
-		r := execute(t, cmd)
-		require.Equal(t, 0, r.code, r.errOut)
-		require.Contains(t, r.out, "first 1\n")
-		require.Contains(t, r.out, "second 0\n")
-		require.Contains(t, r.errOut, "no space left on device")
-		require.Contains(t, r.errOut, "("+full[0]+"): goes on\n")
-		require.Equal(t, scores, read(t, filepath.Join(small, "runs", full[0], "scores.json")))
-		require.Equal(t, 1, count(journal(t, small), "done"))
-	})
+`, "sh", dir, mounted, run.Path}, run.Args[1:]...)...)
+			cmd.Env = run.Env
+			r := execute(t, cmd)
+			require.Equal(t, 0, r.code, r.errOut)
+			require.Contains(t, r.out, "first 1\n")
+			require.Contains(t, r.out, "second 0\n")
+			require.Contains(t, r.errOut, "no space left on device")
+			require.Contains(t, r.errOut, "("+full[0]+"): goes on\n")
+			require.Equal(t, scores, read(t, filepath.Join(dir, "runs", full[0], "scores.json")))
+			require.Equal(t, 1, count(journal(t, dir), "done"))
+		})
+	}
 }

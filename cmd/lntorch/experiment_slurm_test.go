@@ -78,33 +78,9 @@ func TestSlurm(t *testing.T) {
 	}
 	running := func(task string) string { return slurm(t, "squeue", "-h", "-o", "%T", "-j", job+"_"+task) }
 
-	// The signal that comes before a time limit.
+	// One task gets the signal that comes before a time limit. Of the other the slurmstepd is killed, with all
+	// that it started. Slurm holds both back for two minutes, at the same time.
 	wait("two at work", func() bool { return busy() == 2 && running("0") == "RUNNING" && running("1") == "RUNNING" })
-	slurm(t, "scancel", "--signal=TERM", "--batch", job+"_0")
-	wait("queued again", func() bool { return running("0") == "PENDING" })
-	// Slurm holds it back for two minutes; it may be told not to, when it has put the task away. It is told
-	// twice alone: told again and again, it was seen to hold a task back for good.
-	every := func(pause time.Duration, times int, do func()) func() {
-		told, next := 0, time.Now().Add(pause)
-		return func() {
-			if told < times && time.Now().After(next) {
-				do()
-				told, next = told+1, time.Now().Add(pause)
-			}
-		}
-	}
-	hurry := func(task string) func() {
-		return every(6*time.Second, 2, func() { exec.Command("scontrol", "update", "JobId="+job+"_"+task, "StartTime=now").Run() })
-	}
-	now := hurry("0")
-	wait("again at work", func() bool {
-		if running("0") == "PENDING" {
-			now()
-		}
-		return running("0") == "RUNNING" && busy() == 2
-	})
-
-	// A slurmstepd is killed, with all that it started.
 	raw := ""
 	for _, line := range strings.Fields(slurm(t, "squeue", "-h", "-o", "%A_%i", "-j", job)) {
 		if id, task, _ := strings.Cut(line, "_"); task == job+"_1" {
@@ -112,27 +88,26 @@ func TestSlurm(t *testing.T) {
 		}
 	}
 	require.NotEmpty(t, raw)
+	slurm(t, "scancel", "--signal=TERM", "--batch", job+"_0")
 	killStep(t, "slurmstepd: ["+raw+".batch]")
-	ask := every(3*time.Second, 100, func() { slurm(t, "scontrol", "reconfigure") }) // the node what it runs, as Slurm does every few minutes
-	wait("missed", func() bool { ask(); return running("1") == "PENDING" })
-	now = hurry("1")
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for waiting := true; waiting; {
-		select {
-		case err := <-ended:
-			require.NoError(t, err, errOut.String())
-			waiting = false
-		case <-time.After(time.Second):
-			now()
+	wait("queued again", func() bool { return running("0") == "PENDING" })
+	next := time.Now()
+	wait("missed", func() bool {
+		if time.Now().After(next) { // Slurm asks the node what it runs, as it does every few minutes
+			slurm(t, "scontrol", "reconfigure")
+			next = time.Now().Add(3 * time.Second)
 		}
-	}
+		return running("1") == "PENDING"
+	})
+	require.NoError(t, cmd.Wait(), "%s", &errOut)
 	require.NoError(t, json.Unmarshal([]byte(out.String()), &submitted), out.String())
 	require.Equal(t, job, submitted.Job)
 	require.NotEmpty(t, submitted.TableJob)
 	events := journal(t, dir)
 	require.Equal(t, 5, count(events, "done"), "%v", events)
 	require.Equal(t, 0, count(events, "failed")+count(events, "lost"), "%v", events)
+	require.Equal(t, 1, count(events, "stopped"), "%v", events)
+	require.Equal(t, 2, count(events, "resume")+count(events, "takeover"), "%v", events)
 	require.FileExists(t, filepath.Join(dir, "table.md"), "by the job of the table")
 	require.FileExists(t, filepath.Join(dir, "report.html"))
 	require.Equal(t, 0, g.run(calm).code)

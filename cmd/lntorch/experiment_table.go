@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -30,8 +29,9 @@ func fileOrNone(cmd *cobra.Command, args []string) error {
 }
 
 // scoresOf finds the scores and how they are analysed: FILE's own, or those of --scores by what FILE says
-// of statistics. What a flag says goes over FILE.
-func (g *gridFolders) scoresOf(cmd *cobra.Command, args []string, c *pipeline.ExperimentTableConfig) error {
+// of statistics. What a flag says goes over FILE. made are the files in the experiment's folder that the command
+// makes of them.
+func (g *gridFolders) scoresOf(cmd *cobra.Command, args []string, c *pipeline.ExperimentTableConfig, made string) error {
 	if len(args) == 0 {
 		if c.Scores == "" {
 			return usage(cmd, errors.New("neither FILE nor --scores is given: expected an experiment's file, "+
@@ -50,8 +50,9 @@ func (g *gridFolders) scoresOf(cmd *cobra.Command, args []string, c *pipeline.Ex
 		if err != nil {
 			return err
 		}
-		of = file.Analysis(p.Dir)
-		c.Scores, c.Out, c.Warnings = of.Scores, of.Out, slices.Concat(p.Warnings, p.MixedMachines())
+		warnOfOther(p, output(cmd), experiment.ScoresFile, made)
+		of = p.Analysis()
+		c.Scores, c.Out, c.Warnings, c.Grid = of.Scores, of.Out, of.Warnings, of.Grid
 		if runs, err := p.WriteScores(cmd.Context()); err != nil {
 			return err
 		} else if runs == 0 {
@@ -108,7 +109,7 @@ run of a comparison is left out of it; a draw counts where all its runs are ther
   lntorch experiment table --scores scores.csv --reference full --tie Dice=0.01 --json`,
 		Args: fileOrNone,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.scoresOf(cmd, args, &c.ExperimentTableConfig); err != nil {
+			if err := c.scoresOf(cmd, args, &c.ExperimentTableConfig, experiment.TableFiles); err != nil {
 				return err
 			}
 			t, err := pipeline.ExperimentTable(cmd.Context(), c.ExperimentTableConfig, output(cmd))
@@ -150,7 +151,7 @@ print and for colour-blind readers. It prints the paths; captions are in report.
   lntorch experiment plot --scores scores.csv -o pictures --reference full`,
 		Args: fileOrNone,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.scoresOf(cmd, args, &c.ExperimentTableConfig); err != nil {
+			if err := c.scoresOf(cmd, args, &c.ExperimentTableConfig, experiment.PictureFiles); err != nil {
 				return err
 			}
 			paths, err := pipeline.ExperimentPlot(cmd.Context(), c.ExperimentTableConfig, output(cmd))
@@ -179,7 +180,7 @@ a paper with its references. It is one file that asks for nothing elsewhere and 
   lntorch experiment report --scores scores.csv -o report --title 'Few-shot study'`,
 		Args: fileOrNone,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.scoresOf(cmd, args, &c.ExperimentTableConfig); err != nil {
+			if err := c.scoresOf(cmd, args, &c.ExperimentTableConfig, experiment.PageFile); err != nil {
 				return err
 			}
 			path, err := pipeline.ExperimentReport(cmd.Context(), c.ExperimentReportConfig, output(cmd))

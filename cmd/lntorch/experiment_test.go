@@ -3,13 +3,17 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/eval"
+	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/internal/golden"
 )
 
@@ -204,4 +208,229 @@ func TestScoresOfEvaluateMakeATable(t *testing.T) {
 	require.Equal(t, 0, r.code, r.errOut)
 	require.Regexp(t, `(?m)^\| +5 \| b +\| \*\*1\.000\*\* \| 1\.000 to 1\.000 .* \| 1\.000 \|`, r.out)
 	require.Contains(t, r.out, "### HD95: 1 (exploratory)")
+}
+
+const twinsText = `name: twins
+datasets:
+  target: {dataset: 102, test: imagesTs}
+networks:
+  unet: {checkpoint: MODEL, trained_on: []}
+  again: {checkpoint: MODEL, trained_on: []}
+methods:
+  none: {method: none}
+  full: {method: full}
+  dgst: {method: dgst}
+  bias: {method: full}
+train: {epochs: 5, iterations: 2}
+shots: [1, 3]
+draws: 2
+seeds: 2
+evaluate: {metrics: [Dice]}
+statistics: {resamples: 20}
+`
+
+// plannedRun is an entry of plan --json.
+type plannedRun struct {
+	Key, Dataset, Network, Method, Shots string
+	Draw, Seed                           int
+	State                                string
+}
+
+// pretend leaves what a grid's runs leave, all of which are missing, as if their trainings had taken so long. It
+// returns the keys.
+func pretend(t *testing.T, args []string, seconds float64) (keys []string) {
+	t.Helper()
+	r := lntorch(t, append([]string{"experiment", "plan", "--json"}, args...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	var plan struct{ Runs []plannedRun }
+	require.NoError(t, json.Unmarshal([]byte(r.out), &plan))
+	for _, one := range plan.Runs {
+		require.Equal(t, "missing", one.State)
+		if slices.Contains(keys, one.Key) { // another place of a run
+			continue
+		}
+		keys = append(keys, one.Key)
+		folder := filepath.Join(args[2], "runs", one.Key)
+		require.NoError(t, os.MkdirAll(folder, 0o755))
+		h := fnv.New32()
+		var cases []*scores.Case
+		for i := range 4 {
+			fmt.Fprint(h, one.Key)
+			label := &scores.Label{Empty: "none", Detection: map[string]*scores.Detection{}}
+			for _, rule := range scores.Default().Match {
+				label.Detection[rule.String()] = &scores.Detection{}
+			}
+			for _, name := range scores.Default().Metrics() {
+				label.Metrics = append(label.Metrics, scores.Metric{Name: name, Value: scores.Number(h.Sum32()%1000) / 1000})
+			}
+			cases = append(cases, &scores.Case{Case: fmt.Sprintf("LN_%03d", 8+i), Labels: map[string]*scores.Label{"1": label}})
+		}
+		text, err := json.Marshal(scores.New(scores.Default(), []eval.Target{eval.Label(1)}, nil, cases, nil))
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "scores.json"), text, 0o644))
+		record := map[string]any{"key": one.Key, "dataset": one.Dataset, "network": one.Network, "method": one.Method, "shots": one.Shots,
+			"draw": one.Draw, "seed": one.Seed, "device": "cpu", "threads": 1, "seconds": seconds + 1,
+			"recall_by_size": []map[string]any{{"label": "1", "class": "<5", "found": 3, "nodes": 4}}}
+		if one.Method != "none" {
+			record["train_seconds"], record["peak_bytes"], record["trained_parameters"] = seconds, 1e9*seconds, 77
+			record["curves"] = map[string]any{"loss": []float64{seconds, 1}}
+		}
+		if one.Method == "dgst" {
+			record["touched"] = []map[string]any{{"name": "conv.weight", "touched": seconds, "entries": 10000}}
+		}
+		text, err = json.Marshal(record)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "run.json"), text, 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "done"), nil, 0o644))
+	}
+	return keys
+}
+
+// Tables, pictures and the page are of the runs that the file asks for, under the names that it has for them, in
+// its order: old runs in the folder do not count, twins have the cost of the run that serves them, and names may
+// change.
+func TestTablesAreOfTheGridAlone(t *testing.T) {
+	file, args := planGrid(t, twinsText)
+	write := func(old, new string) {
+		t.Helper()
+		text := read(t, file)
+		require.Contains(t, text, old)
+		require.NoError(t, os.WriteFile(file, []byte(strings.Replace(text, old, new, 1)), 0o644))
+	}
+	dir := args[2]
+	old := pretend(t, args, 4000)
+	write("epochs: 5", "epochs: 2")
+	// The runs of the method none are the same as before.
+	require.NoError(t, os.Rename(filepath.Join(dir, "runs"), dir+"-old"))
+	keys := pretend(t, args, 60)
+	for _, key := range old {
+		if !slices.Contains(keys, key) {
+			require.NoError(t, os.Rename(filepath.Join(dir+"-old", key), filepath.Join(dir, "runs", key)))
+		}
+	}
+	require.Len(t, keys, 1+2*2*2*2, "both networks are one, and two methods are")
+	write("dgst: {method: dgst}", "ours: {method: dgst}")
+
+	r := lntorch(t, append([]string{"experiment", "run"}, args...)...) // all is done: it makes the tables
+	require.Equal(t, 0, r.code, r.errOut)
+	require.NotContains(t, r.errOut, "is the folder of experiment")
+	var table struct {
+		Cells []struct {
+			Network, Method, Shots string
+			Seconds                *float64
+			Bytes                  *float64 `json:"peak_bytes"`
+			Trained                *int     `json:"trained_parameters"`
+		}
+		Pairs []struct{ By, Within, Shots, A, B string }
+	}
+	text := read(t, filepath.Join(dir, "table.json"))
+	require.NoError(t, json.Unmarshal([]byte(text), &table))
+	var cells, pairs []string
+	for _, c := range table.Cells {
+		cells = append(cells, strings.Join([]string{c.Network, c.Method, c.Shots}, " "))
+		if c.Method != "none" {
+			require.NotNil(t, c.Seconds, cells)
+			require.Equal(t, []float64{60, 60e9, 77}, []float64{*c.Seconds, *c.Bytes, float64(*c.Trained)}, cells)
+		}
+	}
+	for _, p := range table.Pairs {
+		pairs = append(pairs, strings.Join([]string{p.By, p.Within, p.Shots, p.A, p.B}, " "))
+	}
+	require.Equal(t, []string{"unet none 0", "unet full 1", "unet full 3", "unet ours 1", "unet ours 3", "unet bias 1", "unet bias 3",
+		"again none 0", "again full 1", "again full 3", "again ours 1", "again ours 3", "again bias 1", "again bias 3"}, cells)
+	require.Equal(t, []string{"method unet 1 full ours", "method unet 1 full bias", "method unet 1 ours bias"}, pairs[:3])
+	require.Contains(t, pairs, "network ours 3 unet again")
+	rows := strings.Split(strings.TrimSpace(read(t, filepath.Join(dir, "scores.csv"))), "\n")[1:]
+	require.True(t, strings.HasPrefix(rows[0], "target,again,bias,1,0,0,LN_008,LN_008,1,"), "sorted by letter")
+	require.True(t, slices.IsSortedFunc(rows, func(a, b string) int {
+		return strings.Compare(strings.Join(strings.Split(a, ",")[:6], " "), strings.Join(strings.Split(b, ",")[:6], " "))
+	}))
+
+	for _, network := range []string{"unet", "again"} {
+		curves := read(t, filepath.Join(dir, "plots", "curves-"+network+".svg"))
+		at := 0
+		for _, method := range []string{"full", "ours", "bias"} { // the legend
+			i := strings.Index(curves, ">"+method+"<")
+			require.Greater(t, i, at, network+" "+method)
+			at = i
+		}
+		require.NotContains(t, curves, ">dgst<")
+		require.NotContains(t, curves, ">4000<")
+		require.Contains(t, curves, ">60<")
+		require.Contains(t, read(t, filepath.Join(dir, "plots", "touched-"+network+".svg")), ">ours<")
+	}
+	recall := read(t, filepath.Join(dir, "plots", "recall.svg"))
+	for _, method := range []string{"none", "full", "ours", "bias"} {
+		require.Contains(t, recall, ">"+method+"<")
+	}
+	page := read(t, filepath.Join(dir, "report.html"))
+	for _, key := range keys {
+		require.Contains(t, page, key)
+	}
+	for _, key := range old {
+		if !slices.Contains(keys, key) {
+			require.NotContains(t, page, key)
+		}
+	}
+
+	// The other commands make the same.
+	pictures := read(t, filepath.Join(dir, "plots", "cost.svg"))
+	for _, name := range []string{"table.json", "report.html", "plots/cost.svg"} {
+		require.NoError(t, os.Remove(filepath.Join(dir, name)))
+	}
+	for _, command := range []string{"table", "plot", "report"} {
+		r := lntorch(t, append([]string{"experiment", command}, args...)...)
+		require.Equal(t, 0, r.code, r.errOut)
+	}
+	require.Equal(t, text, read(t, filepath.Join(dir, "table.json")))
+	require.Equal(t, page, read(t, filepath.Join(dir, "report.html")))
+	require.Equal(t, pictures, read(t, filepath.Join(dir, "plots", "cost.svg")))
+
+	// Of scores alone it is not known which runs they are of.
+	r = lntorch(t, "experiment", "table", "--scores", filepath.Join(dir, "scores.csv"), "--resamples", "20", "--json")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, "WARNING: 16 runs beside the scores have the place of another one, such as ")
+	require.Contains(t, r.out, `"method": "bias"`)
+	require.NotContains(t, r.out, "4000")
+}
+
+// Two files may share a folder; that they overwrite each other's tables is said.
+func TestAFolderOfAnotherExperimentIsNamed(t *testing.T) {
+	file, args := planGrid(t, planText)
+	dir := args[2]
+	touch := func(text string, names ...string) {
+		for _, name := range names {
+			require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644))
+		}
+	}
+	pretend(t, args, 10)
+	warning := func(command ...string) string {
+		r := lntorch(t, slices.Concat([]string{"experiment"}, command, args)...)
+		for line := range strings.Lines(r.errOut) {
+			if strings.Contains(line, "of experiment") {
+				return strings.TrimPrefix(line, "WARNING: "+dir+" is the folder of ")
+			}
+		}
+		return ""
+	}
+	touch(`{"name": "demo"}`, "experiment.json")
+	require.Empty(t, warning("run"), "the same experiment's")
+	for command, files := range map[string]string{"run": "experiment.json, splits.json, scores.csv, table.*, plots/*, report.html",
+		"run --only=draw=0": "experiment.json, splits.json", "table": "scores.csv, table.*", "plot": "scores.csv, plots/*",
+		"report": "scores.csv, report.html"} {
+		touch(`{"name": "study \u001b one"}`, "experiment.json")
+		require.Equal(t, `experiment "study \x1b one", and this one is "demo": they share its runs, and what the other has made of them is `+
+			"overwritten: "+files+". For a folder of its own give another -o\n", warning(strings.Fields(command)...), command)
+	}
+	require.NoError(t, os.Remove(filepath.Join(dir, "experiment.json")))
+	require.Empty(t, warning("table"), "nobody's")
+	touch("{", "experiment.json")
+	require.Empty(t, warning("run"), "damaged")
+	require.Contains(t, read(t, filepath.Join(dir, "experiment.json")), `"name": "demo"`)
+	touch(`{"name": "other"}`, "experiment.json")
+	require.Empty(t, warning("plan"), "it writes nothing")
+	require.Empty(t, warning("prune"))
+	require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(read(t, file), "seeds: 1", "seeds: [5]")), 0o644))
+	require.Equal(t, "experiment \"other\", too: runs that it asks for are among these\n", warning("prune"))
 }

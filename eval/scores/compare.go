@@ -120,7 +120,7 @@ func (c *Comparison) MetricNames() []string {
 	names := slices.DeleteFunc(c.Settings.Metrics(), func(n string) bool {
 		return n == "volume_ref_mm3"
 	})
-	return append(names, "recall", "precision", "F1", "fp")
+	return append(names, Detections...)
 }
 
 func (c *Comparison) metrics(labels []*Label) map[string]Compared {
@@ -129,20 +129,7 @@ func (c *Comparison) metrics(labels []*Label) map[string]Compared {
 	for _, name := range c.MetricNames() {
 		var m Compared
 		for _, l := range labels {
-			d, v := l.Detection[rule], Number(0)
-			switch name {
-			case "recall":
-				v = d.Recall
-			case "precision":
-				v = d.Precision
-			case "F1":
-				v = d.F1
-			case "fp":
-				v = Number(d.FP)
-			default:
-				v = l.Metrics.Get(name)
-			}
-			m.Values = append(m.Values, v)
+			m.Values = append(m.Values, l.Value(name, rule))
 		}
 		for _, v := range m.Values[1:] {
 			m.Difference = append(m.Difference, v-m.Values[0]) // NaN where one is not defined
@@ -382,3 +369,20 @@ func (c *Comparison) WriteNodesCSV(w io.Writer) error {
 
 // Keys lists the labels' keys as Scores.Keys does.
 func (c *Comparison) Keys() []string { return (&Scores{Labels: c.Labels}).Keys() }
+
+// Detections are the metrics of nodes by a rule: shares of the reference's nodes that are found and of the
+// prediction's that are some, their harmonic mean, and the number of those that are none.
+var Detections = []string{"recall", "precision", "F1", "fp"}
+
+// Value is a metric of the label, which is one of the settings' or, by a rule, of Detections; NaN where it is not
+// defined.
+func (l *Label) Value(name, rule string) Number {
+	if !slices.Contains(Detections, name) {
+		return l.Metrics.Get(name)
+	}
+	d := l.Detection[rule]
+	if d == nil {
+		return Number(math.NaN())
+	}
+	return map[string]Number{"recall": d.Recall, "precision": d.Precision, "F1": d.F1, "fp": Number(d.FP)}[name]
+}

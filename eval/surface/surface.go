@@ -128,7 +128,13 @@ func (d *Distances) sort() {
 		order[i] = [2]float64{d.MM[i], d.Area[i]}
 	}
 	slices.SortFunc(order, func(a, b [2]float64) int {
-		return cmp.Or(cmp.Compare(a[0], b[0]), cmp.Compare(a[1], b[1]))
+		switch { // no distance or area is NaN
+		case a[0] < b[0]:
+			return -1
+		case a[0] > b[0]:
+			return 1
+		}
+		return cmp.Compare(a[1], b[1])
 	})
 	for i, o := range order {
 		d.MM[i], d.Area[i] = o[0], o[1]

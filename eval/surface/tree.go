@@ -186,12 +186,9 @@ func (t *tree) squared(p, q point) float64 {
 
 // toBox is the square of the distance of a point to a node's box; nothing in it is closer.
 func (t *tree) toBox(p point, node int) float64 {
-	b := &t.boxes[node]
-	sum := 0.0
-	for a := range 3 {
-		d := max(b.lo[a]-p[a], p[a]-b.hi[a], 0)
-		mm := float64(d) * t.surface.spacing[a]
-		sum += mm * mm
-	}
-	return sum
+	b, spacing := &t.boxes[node], &t.surface.spacing
+	z := float64(max(b.lo[0]-p[0], p[0]-b.hi[0], 0)) * spacing[0]
+	y := float64(max(b.lo[1]-p[1], p[1]-b.hi[1], 0)) * spacing[1]
+	x := float64(max(b.lo[2]-p[2], p[2]-b.hi[2], 0)) * spacing[2]
+	return z*z + y*y + x*x
 }

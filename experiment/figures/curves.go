@@ -80,7 +80,7 @@ func (s *sheet) curvesOf(dataset, network string) *Figure {
 	}
 	of := map[key]*meanCurve{}
 	var shots, methods []string
-	runs := 0
+	var runs trainings
 	for i := range s.runs {
 		r := &s.runs[i]
 		if r.Dataset != dataset || r.Network != network || r.Shots == noShots ||
@@ -90,7 +90,7 @@ func (s *sheet) curvesOf(dataset, network string) *Figure {
 		if !slices.Contains(shots, r.Shots) {
 			shots = append(shots, r.Shots)
 		}
-		runs++
+		runs.add(r)
 		for _, c := range []struct {
 			dice bool
 			list []*float64
@@ -149,7 +149,7 @@ func (s *sheet) curvesOf(dataset, network string) *Figure {
 	f := &Figure{Name: fileName("curves", subject), Title: titled("Training", subject), height: t.height()}
 	f.Caption = fmt.Sprintf("Training loss and pseudo-Dice of each epoch, means of %s. "+
 		"Pseudo-Dice is nnU-Net's, of patches of the training cases (fold all): it shows that training learns, "+
-		"not how good a model is on test cases.", runsText(runs)) + cut + left
+		"not how good a model is on test cases.", runsText(runs.n)) + cut + left
 	f.Alt = f.Title + "." + alt.String()
 	styles := s.styles()
 	f.draw = func(c draw.Canvas) {

@@ -127,7 +127,7 @@ type sheet struct {
 
 func newSheet(t *table.Table, runs []Run) *sheet {
 	s := &sheet{t: t, runs: runs, groups: t.Groups(true)}
-	s.methods = names(len(t.Cells), func(i int) string { return t.Cells[i].Method })
+	s.methods = t.Methods()
 	for _, of := range []struct {
 		to   *bool
 		name func(c *table.Cell) string

@@ -614,7 +614,20 @@ func TestFilesAreOfAJournalsSize(t *testing.T) {
 // Records of runs are read from their folders once they are done, and give the table the medians of cost.
 func TestRunsAreRead(t *testing.T) {
 	folder := t.TempDir()
-	list, err := ReadRuns(folder)
+	scores, err := table.Read([]byte("dataset,network,method,shots,draw,seed,case,label,Dice\nh,n,a,5,2,3,p,1,0.5\n"+
+		"h,n,a,5,1,3,p,1,0.5\nh,n,a,5,0,3,p,1,0.5\nh,n,b,5,0,3,p,1,0.5\nh,n,a,5,0,3,p,2,0.5\n"), "scores.csv", nil)
+	require.NoError(t, err)
+	scored := scores.Runs("Dice")
+	list, _, err := ReadScored(folder, scored)
+	require.NoError(t, err)
+	require.Empty(t, list)
+	places := func(keys ...string) (list []Place) {
+		for i, key := range keys {
+			list = append(list, Place{key, "h", "n", "a", "5", Name(fmt.Sprint(i)), "3"})
+		}
+		return list
+	}
+	list, err = ReadPlaces(folder, places("a"))
 	require.NoError(t, err)
 	require.Empty(t, list)
 	write := func(key, text string, done bool) {
@@ -636,8 +649,16 @@ func TestRunsAreRead(t *testing.T) {
 	write("b", record(1, 300, 20), true)
 	write("c", record(2, 110, 0), true)
 	write("unfinished", "{", false)
-	list, err = ReadRuns(folder)
+	list, unclear, err := ReadScored(folder, scored)
 	require.NoError(t, err)
+	require.Empty(t, unclear)
+	again, err := ReadPlaces(folder, places("a", "b", "c", "unfinished", "not there"))
+	require.NoError(t, err)
+	for i := range again {
+		require.Equal(t, []string{"a", "b", "c"}[i], again[i].Key, "that of the folder")
+		again[i].Key = list[i].Key
+	}
+	require.Equal(t, again, list, "each once, whatever the labels, in the order of the scores")
 	require.Len(t, list, 3)
 	require.Equal(t, Name("1"), list[1].Draw)
 	require.Equal(t, Name("3"), list[1].Seed)
@@ -658,9 +679,54 @@ func TestRunsAreRead(t *testing.T) {
 		`{"recall_by_size": [{"class": "<5", "found": -1, "nodes": 4}]}`: "class <5: found -1 nodes found of 4",
 	} {
 		write("z", text, true)
-		_, err := ReadRuns(folder)
+		_, _, err := ReadScored(folder, scored)
+		require.ErrorContains(t, err, want)
+		_, err = ReadPlaces(folder, places("z"))
 		require.ErrorContains(t, err, want)
 		require.ErrorContains(t, err, filepath.Join("runs", "z", "run.json"))
+	}
+
+	// Which of two records the scores are of cannot be known; what has no scores is not theirs.
+	write("z", record(1, 900, 1), true)
+	write("y", record(7, 900, 1), true)
+	list, unclear, err = ReadScored(folder, scored)
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"b", "z"}, unclear)
+	require.Equal(t, []Name{"0", "2"}, []Name{list[0].Draw, list[1].Draw})
+}
+
+// A run counts at each of its places, and as one training at all of them.
+func TestARunHasAllItsPlaces(t *testing.T) {
+	folder := t.TempDir()
+	for key, seconds := range map[string]int{"a": 10, "b": 40, "c": 70} {
+		of := filepath.Join(folder, "runs", key)
+		require.NoError(t, os.MkdirAll(of, 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(of, "done"), nil, 0o644))
+		require.NoError(t, os.WriteFile(filepath.Join(of, "run.json"), fmt.Appendf(nil, `{"key": "old", "dataset": "h", "network":
+			"was", "method": "was", "shots": "1", "draw": 9, "seed": 9, "train_seconds": %d, "curves": {"loss": [%[1]d, 1]},
+			"touched": [{"name": "conv.weight", "touched": %[1]d, "entries": 100}],
+			"recall_by_size": [{"label": "", "class": "<5", "found": %[1]d, "nodes": 100}]}`, seconds), 0o644))
+	}
+	// Draws 0 and 1 of the methods are one run; the methods are twins but in draw 3.
+	list, err := ReadPlaces(folder, []Place{{"a", "h", "n", "full", "5", "0", "0"}, {"a", "h", "n", "full", "5", "1", "0"},
+		{"a", "h", "n", "twin", "5", "0", "0"}, {"a", "h", "n", "twin", "5", "1", "0"}, {"b", "h", "n", "full", "5", "2", "0"},
+		{"b", "h", "n", "twin", "5", "2", "0"}, {"c", "h", "n", "full", "5", "3", "0"}})
+	require.NoError(t, err)
+	require.Len(t, list, 7)
+	made := analysed(t, "dataset,network,method,shots,draw,seed,case,Dice\nh,n,full,5,0,0,p,0.5\nh,n,full,5,1,0,p,0.5\n"+
+		"h,n,full,5,2,0,p,0.5\nh,n,full,5,3,0,p,0.5\nh,n,twin,5,0,0,p,0.5\nh,n,twin,5,1,0,p,0.5\nh,n,twin,5,2,0,p,0.5\n", "")
+	Complete(made, list)
+	require.Equal(t, 40.0, *made.Cells[0].Seconds, "the median of three runs")
+	require.Equal(t, 25.0, *made.Cells[1].Seconds, "of two")
+	drawn := Draw(made, list)
+	for _, kind := range []string{"curves", "touched"} {
+		require.Contains(t, figure(t, drawn, kind).Caption, "means of 3 runs", kind)
+	}
+	for _, kind := range []string{"curves", "touched", "recall", "cost"} {
+		alt := figure(t, drawn, kind).Alt
+		require.Contains(t, alt, "full", kind)
+		require.Contains(t, alt, "twin", kind)
+		require.NotContains(t, alt, "was", kind)
 	}
 }
 

@@ -17,7 +17,16 @@ import (
 	"github.com/lntorch/lntorch/internal/regular"
 )
 
-// Run is what pictures and tables take from a run's run.json. All but its place may be missing.
+// Place is where a run counts in a table, by the names of the experiment's file. A run may have several:
+// methods with the same settings are one run, and so are draws with the same set of cases.
+type Place struct {
+	Key                             string // of the run
+	Dataset, Network, Method, Shots string
+	Draw, Seed                      Name
+}
+
+// Run is what pictures and tables take from a run's run.json, at one of its places. All but the place may be
+// missing. The record itself has the first place that the run was done for, by the names of that time.
 type Run struct {
 	Key     string `json:"key"`
 	Dataset string `json:"dataset"`
@@ -35,6 +44,8 @@ type Run struct {
 	Curves  Curves      `json:"curves"`
 	Touched []Layer     `json:"touched"`        // in the network's order; none without DGST
 	Sizes   []SizeClass `json:"recall_by_size"` // of all test cases together
+
+	path string // of the record
 }
 
 // Curves has a value for each epoch; null is none.
@@ -92,20 +103,80 @@ const (
 	mostCounted = 1 << 40
 )
 
-// ReadRuns reads runs/KEY/run.json of an experiment's folder, in the order of keys, of each run that is
-// done. A folder without runs has none.
-func ReadRuns(folder string) ([]Run, error) {
-	entries, err := os.ReadDir(filepath.Join(folder, "runs"))
-	if os.IsNotExist(err) {
-		return nil, nil
-	}
+// ReadPlaces reads runs/KEY/run.json of an experiment's folder for each place whose run is done: what was
+// measured is the record's, the place is the one given. Other runs in the folder, of settings that have
+// changed or of another file, are left alone.
+func ReadPlaces(folder string, places []Place) ([]Run, error) {
+	keys := names(len(places), func(i int) string { return places[i].Key })
+	records, err := readRuns(folder, keys)
 	if err != nil {
 		return nil, err
 	}
-	var paths []string
+	byKey := map[string]*Run{}
+	for i := range records {
+		byKey[filepath.Base(filepath.Dir(records[i].path))] = &records[i]
+	}
+	var list []Run
+	for _, p := range places {
+		if record := byKey[p.Key]; record != nil {
+			r := *record
+			r.Key, r.Dataset, r.Network, r.Method = p.Key, p.Dataset, p.Network, p.Method
+			r.Shots, r.Draw, r.Seed = p.Shots, p.Draw, p.Seed
+			list = append(list, r)
+		}
+	}
+	return list, nil
+}
+
+// ReadScored reads runs/KEY/run.json beside scores of which nothing else is known, in the order of the scores:
+// of each run that is done, where its record names a place that has scores. unclear are the keys of those that
+// are left out since several name the same place.
+func ReadScored(folder string, scored []table.Run) (list []Run, unclear []string, err error) {
+	entries, err := os.ReadDir(filepath.Join(folder, "runs"))
+	if os.IsNotExist(err) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var keys []string
 	for _, e := range entries {
-		of := filepath.Join(folder, "runs", e.Name())
-		if _, err := os.Stat(filepath.Join(of, "done")); err == nil && e.IsDir() {
+		if e.IsDir() {
+			keys = append(keys, e.Name())
+		}
+	}
+	records, err := readRuns(folder, keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	type spot struct{ dataset, network, method, shots, draw, seed string }
+	at := map[spot][]*Run{}
+	for i := range records {
+		r := &records[i]
+		of := spot{r.Dataset, r.Network, r.Method, r.Shots, string(r.Draw), string(r.Seed)}
+		at[of] = append(at[of], r)
+	}
+	for _, r := range scored {
+		of := spot{r.Dataset, r.Network, r.Method, r.Shots, r.Draw, r.Seed}
+		switch found := at[of]; {
+		case len(found) == 1:
+			list = append(list, *found[0])
+		default:
+			for _, other := range found {
+				unclear = append(unclear, filepath.Base(filepath.Dir(other.path)))
+			}
+		}
+		delete(at, of) // the next label has the same run
+	}
+	return list, unclear, nil
+}
+
+// readRuns reads the records of those that are done.
+func readRuns(folder string, keys []string) ([]Run, error) {
+	var paths []string
+	for _, key := range keys {
+		of := filepath.Join(folder, "runs", key)
+		if _, err := os.Stat(filepath.Join(of, "done")); err == nil {
 			paths = append(paths, filepath.Join(of, "run.json"))
 		}
 	}
@@ -116,6 +187,7 @@ func ReadRuns(folder string) ([]Run, error) {
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(paths)); i = next.Add(1) - 1 {
 				errs[i] = runs[i].read(paths[i])
+				runs[i].path = paths[i]
 			}
 		})
 	}
@@ -168,15 +240,39 @@ func (r *Run) check() error {
 	return nil
 }
 
-// place is where a run belongs in a table.
-type place struct{ dataset, network, method, shots string }
+// cellOf is the cell of a table that a run belongs to.
+type cellOf struct{ dataset, network, method, shots string }
 
-func (r *Run) place() place { return place{r.Dataset, r.Network, r.Method, r.Shots} }
+func (r *Run) cell() cellOf { return cellOf{r.Dataset, r.Network, r.Method, r.Shots} }
+
+// trainings counts runs, one that has several places once.
+type trainings struct {
+	n    int
+	keys map[string]bool
+}
+
+// add reports whether the run is not counted yet. One without a key counts each time.
+func (t *trainings) add(r *Run) bool {
+	if t.keys[r.Key] {
+		return false
+	}
+	t.n++
+	if r.Key != "" {
+		if t.keys == nil {
+			t.keys = map[string]bool{}
+		}
+		t.keys[r.Key] = true
+	}
+	return true
+}
 
 // Complete gives the table's cells the cost of their trainings: the medians over the runs.
 func Complete(t *table.Table, runs []Run) {
-	type costs struct{ seconds, bytes, parameters []float64 }
-	by := map[place]*costs{}
+	type costs struct {
+		trainings
+		seconds, bytes, parameters []float64
+	}
+	by := map[cellOf]*costs{}
 	add := func(to *[]float64, v *int64) {
 		if v != nil && *v > 0 {
 			*to = append(*to, float64(*v))
@@ -184,10 +280,13 @@ func Complete(t *table.Table, runs []Run) {
 	}
 	for i := range runs {
 		r := &runs[i]
-		c := by[r.place()]
+		c := by[r.cell()]
 		if c == nil {
 			c = &costs{}
-			by[r.place()] = c
+			by[r.cell()] = c
+		}
+		if !c.trainings.add(r) {
+			continue
 		}
 		if r.Seconds != nil && *r.Seconds > 0 && finite(*r.Seconds) {
 			c.seconds = append(c.seconds, *r.Seconds)
@@ -204,7 +303,7 @@ func Complete(t *table.Table, runs []Run) {
 	}
 	for i := range t.Cells {
 		c := &t.Cells[i]
-		of := by[place{c.Dataset, c.Network, c.Method, c.Shots}]
+		of := by[cellOf{c.Dataset, c.Network, c.Method, c.Shots}]
 		if of == nil {
 			continue
 		}

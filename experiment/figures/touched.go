@@ -85,13 +85,13 @@ func (s *sheet) touchedOf(dataset, network, shots string) *Figure {
 		of[name] = &block{name, map[string]int64{}, map[string]int64{}}
 	}
 	var methods []string
-	runs := 0
+	var runs trainings
 	for i := range s.runs {
 		r := &s.runs[i]
 		if r.Dataset != dataset || r.Network != network || r.Shots != shots || len(r.Touched) == 0 {
 			continue
 		}
-		runs++
+		runs.add(r)
 		for _, l := range r.Touched {
 			if b := of[nameOf[l.Name]]; b != nil {
 				b.touched[r.Method] += l.Touched
@@ -110,7 +110,7 @@ func (s *sheet) touchedOf(dataset, network, shots string) *Figure {
 	f := &Figure{Name: fileName("touched", subject), Title: titled("Entries that DGST updated", subject),
 		height: vg.Points(row*float64(len(order))+axis+head) + l.height() + margin}
 	f.Caption = fmt.Sprintf("Share of each layer's entries that were updated at least once, in the network's order, "+
-		"%s; means of %s.", shotsText(shots), runsText(runs))
+		"%s; means of %s.", shotsText(shots), runsText(runs.n))
 	if len(order) < len(all) {
 		f.Caption += fmt.Sprintf(" %d layers are put together by the start of their names.", len(all))
 	}

@@ -119,6 +119,9 @@ func Method(t *table.Table, version string) []string {
 	if len(t.Gains) > 0 {
 		s := "The gain with more training cases is the difference between neighbouring numbers of cases within a draw, " +
 			"analysed likewise; its p values are not adjusted."
+		if slices.ContainsFunc(t.Gains, func(g table.Gain) bool { return g.From == "0" }) {
+			s += " The gain over the network as it is takes its one run for each draw and seed."
+		}
 		if len(t.Next) > 0 {
 			s += fmt.Sprintf(" What %d more cases would bring is extrapolated from the least-squares slope over the "+
 				"logarithm of the number of cases; it is no measurement.", t.Next[0].More)

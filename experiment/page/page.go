@@ -165,7 +165,7 @@ func (e *Experiment) summary(abridged string) page.Section {
 	}
 	add("Datasets", e.different(func(c *table.Cell) string { return c.Dataset }))
 	add("Networks", e.different(func(c *table.Cell) string { return c.Network }))
-	add("Methods", e.different(func(c *table.Cell) string { return c.Method }))
+	add("Methods", t.Methods())
 	add("Labels", e.different(func(c *table.Cell) string { return c.Label }))
 	shots := e.different(func(c *table.Cell) string { return c.Shots })
 	slices.SortStableFunc(shots, figures.CompareShots)
@@ -406,7 +406,8 @@ func (e *Experiment) pairs() []page.Block {
 				{Name: "p", Number: true}, {Name: "p Holm", Number: true},
 				{Name: "Patients alone", Whole: true, Help: "bootstrap: new patients, these trained models"},
 				{Name: "Wilcoxon p Holm", Number: true, Help: "new patients, these trained models"},
-				{Name: "W/T/L", Whole: true}, {Name: "n", Number: true}, {Name: "Draws", Number: true}}}
+				{Name: "W/T/L", Whole: true}, {Name: "n", Number: true}, {Name: "Draws", Number: true},
+				{Name: "Seeds", Number: true}}}
 		all := 0
 		for i := range t.Pairs {
 			p := &t.Pairs[i]
@@ -424,7 +425,7 @@ func (e *Experiment) pairs() []page.Block {
 				text(p.Shots), text(p.Within), text(p.Dataset), text(p.Label), number(p.Difference, digits),
 				between(p.CI, p.DF, digits), pValue(p.P), holm, between(p.CIPatients, math.NaN(), digits),
 				pValue(p.Wilcoxon.PHolm), text(fmt.Sprintf("%d/%d/%d", p.Win, p.Tie, p.Loss)), count(p.N),
-				count(p.Draws)}})
+				count(p.Draws), count(p.Seeds)}})
 		}
 		if all > mostRows {
 			to.Note = fmt.Sprintf("The first %d of %d pairs; table.json has all. ", mostRows, all) + to.Note
@@ -479,12 +480,12 @@ func (e *Experiment) gains() []page.Block {
 		Columns: append(slices.Clone(head), page.Column{Name: "From"}, page.Column{Name: "To"},
 			page.Column{Name: "Difference", Number: true}, page.Column{Name: t.Percent() + "\u00a0% interval", Whole: true},
 			page.Column{Name: "p", Number: true}, page.Column{Name: "n", Number: true},
-			page.Column{Name: "Draws", Number: true})}
+			page.Column{Name: "Draws", Number: true}, page.Column{Name: "Seeds", Number: true})}
 	for i := range t.Gains {
 		if g := &t.Gains[i]; g.Metric == t.Primary && len(gains.Rows) < mostRows {
 			gains.Rows = append(gains.Rows, page.Row{Cells: []page.Cell{text(g.Method), text(g.Network), text(g.Dataset),
 				text(g.Label), text(g.From), text(g.To), number(g.Difference, digits),
-				between(g.CI, g.DF, digits), pValue(g.P), count(g.N), count(g.Draws)}})
+				between(g.CI, g.DF, digits), pValue(g.P), count(g.N), count(g.Draws), count(g.Seeds)}})
 		}
 	}
 	next := &page.Table{ID: "next", Caption: t.NextTitle(), Note: whole(t.NextNote()),
@@ -492,13 +493,14 @@ func (e *Experiment) gains() []page.Block {
 			page.Column{Name: t.Percent() + "\u00a0% interval", Whole: true}, page.Column{Name: "From"}, page.Column{Name: "To"},
 			page.Column{Name: "Difference", Number: true},
 			page.Column{Name: t.Percent() + "\u00a0% interval of it", Whole: true}, page.Column{Name: "n", Number: true},
-			page.Column{Name: "Draws", Number: true})}
+			page.Column{Name: "Draws", Number: true}, page.Column{Name: "Seeds", Number: true})}
 	for i := range t.Next {
 		if n := &t.Next[i]; n.Metric == t.Primary && len(next.Rows) < mostRows {
 			from, _ := strconv.Atoi(n.From)
 			next.Rows = append(next.Rows, page.Row{Cells: []page.Cell{text(n.Method), text(n.Network), text(n.Dataset),
 				text(n.Label), number(n.Slope, digits), between(n.CI, n.DF, digits), text(n.From), count(from + n.More),
-				number(n.Difference, digits), between(n.CIDifference, n.DF, digits), count(n.N), count(n.Draws)}})
+				number(n.Difference, digits), between(n.CIDifference, n.DF, digits), count(n.N), count(n.Draws),
+				count(n.Seeds)}})
 		}
 	}
 	var blocks []page.Block
@@ -526,7 +528,7 @@ func (e *Experiment) runs() page.Block {
 		{Name: "Memory (GiB)", Number: true, Help: "at most while it trained"},
 		{Name: "Trained parameters", Number: true}, {Name: "Key", Help: "name of its folder in runs"}},
 		Note: "One training of a method on one draw of cases with one seed. Its mean alone says little: draws and " +
-			"seeds scatter it."}
+			"seeds scatter it." + e.Table.About()}
 	missing := func(v *int64, unit float64, digits int) page.Cell {
 		if v == nil || *v <= 0 {
 			return page.Cell{}

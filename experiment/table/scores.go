@@ -46,14 +46,14 @@ type Scores struct {
 	Metrics []string // in the file's order
 
 	groups []*group
-	names  map[string][]string // values of the key columns, in the order of the file
+	names  map[string][]string // values of the key columns, in the order of the file, or of Sort
 }
 
 // group is a dataset and a label: all that may be compared.
 type group struct {
 	dataset, label string
 	patients       []string // code-point order
-	cells          []*cell  // in the order of their names in the file, shots upwards
+	cells          []*cell  // in the order of their names, shots upwards
 	gaps           int      // runs without a row of some case
 }
 
@@ -465,8 +465,44 @@ func (s *Scores) fill(g *group, rows []row) error {
 	for _, c := range g.cells {
 		c.draws, c.seeds = different(c.draws), different(c.seeds)
 	}
-	slices.SortFunc(g.cells, func(a, b *cell) int { return slices.Compare(a.order[:], b.order[:]) })
+	g.sort()
 	return nil
+}
+
+// Order is how datasets, networks and methods are listed, such as those of an experiment's file.
+type Order struct{ Datasets, Networks, Methods []string }
+
+// Sort brings datasets, networks and methods into an order, shots upwards in each. Names that it does not
+// have come last, in the order of the scores. Without it all are in the order of the scores.
+func (s *Scores) Sort(o Order) {
+	at := map[string]map[string]int{}
+	for key, first := range map[string][]string{"dataset": o.Datasets, "network": o.Networks, "method": o.Methods} {
+		place := func(name string) int {
+			if i := slices.Index(first, name); i >= 0 {
+				return i
+			}
+			return len(first)
+		}
+		slices.SortStableFunc(s.names[key], func(a, b string) int { return cmp.Compare(place(a), place(b)) })
+		at[key] = map[string]int{}
+		for i, name := range s.names[key] {
+			at[key][name] = i
+		}
+	}
+	slices.SortStableFunc(s.groups, func(a, b *group) int {
+		return cmp.Compare(at["dataset"][a.dataset], at["dataset"][b.dataset])
+	})
+	for _, g := range s.groups {
+		for _, c := range g.cells {
+			c.order[0], c.order[1] = at["network"][c.network], at["method"][c.method]
+		}
+		g.sort()
+	}
+}
+
+// sort orders the cells.
+func (g *group) sort() {
+	slices.SortFunc(g.cells, func(a, b *cell) int { return slices.Compare(a.order[:], b.order[:]) })
 }
 
 // Run is a training in the scores, by label.

@@ -26,7 +26,7 @@ type Settings struct {
 }
 
 // LowerIsBetter are the metrics of scores.json of which less is better.
-var LowerIsBetter = []string{"HD95", "HD", "ASSD", "ASD_ref_to_pred", "ASD_pred_to_ref"}
+var LowerIsBetter = []string{"HD95", "HD", "ASSD", "ASD_ref_to_pred", "ASD_pred_to_ref", "fp"}
 
 // An Interval is null in JSON where it is not known.
 type Interval *[2]float64
@@ -54,8 +54,12 @@ type Table struct {
 	Tests    map[string]int `json:"tests"`
 	Warnings []string       `json:"warnings"`
 
-	about []string // warnings on how the scores came about, which stand below each table
+	about   []string // warnings on how the scores came about, which stand below each table
+	inOrder []string // methods, in the order of the scores
 }
+
+// Methods lists the methods in the order of the scores, or of Scores.Sort.
+func (t *Table) Methods() []string { return t.inOrder }
 
 // Warn adds warnings on how the scores came about, such as a leak: they stand below each table, too.
 func (t *Table) Warn(list []string) {
@@ -131,7 +135,8 @@ type Pair struct {
 	Exploratory bool     `json:"exploratory"` // not the primary metric
 }
 
-// Gain is the difference that more shots make: within a draw, whose shots are nested.
+// Gain is the difference that more shots make: within a draw, whose shots are nested. From 0 shots it is that to
+// the network as it is.
 type Gain struct {
 	Dataset    string   `json:"dataset"`
 	Network    string   `json:"network"`
@@ -146,6 +151,7 @@ type Gain struct {
 	P          float64  `json:"p"` // not adjusted
 	N          int      `json:"n"`
 	Draws      int      `json:"n_draws"`
+	Seeds      int      `json:"n_seeds"`
 	Factor     *string  `json:"factor"`
 }
 
@@ -165,6 +171,7 @@ type Next struct {
 	CIDifference Interval `json:"ci_difference"`
 	N            int      `json:"n"`
 	Draws        int      `json:"n_draws"`
+	Seeds        int      `json:"n_seeds"`
 	Factor       *string  `json:"factor"`
 }
 
@@ -214,7 +221,8 @@ func Make(ctx context.Context, scores *Scores, s Settings) (*Table, error) {
 		draws: map[*cell][]string{},
 		table: &Table{Version: 1, Primary: s.Primary, Alpha: s.Alpha, Resamples: s.Resamples,
 			Seed: s.Seed, Reference: s.Reference, Metrics: scores.Metrics, Lower: []string{}, Tie: map[string]float64{},
-			Gains: []Gain{}, Next: []Next{}, Tests: map[string]int{}, Warnings: []string{}}}
+			inOrder: slices.Clone(scores.names["method"]),
+			Gains:   []Gain{}, Next: []Next{}, Tests: map[string]int{}, Warnings: []string{}}}
 	for _, metric := range scores.Metrics {
 		if slices.Contains(s.Lower, metric) {
 			m.table.Lower = append(m.table.Lower, metric)
@@ -629,6 +637,32 @@ func (m *maker) difference(out *Pair, f *family, metric int, a, b *cell) {
 
 func minus(v []float64) float64 { return v[0] - v[1] }
 
+// untrained is the cell of a network as it is: at 0 shots, of one method alone, and of one run; or nil.
+func (g *group) untrained(network string) *cell {
+	var found *cell
+	for _, c := range g.cells {
+		if c.network == network && c.shots == "0" {
+			if found != nil || len(c.runs) != 1 {
+				return nil
+			}
+			found = c
+		}
+	}
+	return found
+}
+
+// inPlaceOf is the cell with its only run in the place of each run of another cell.
+func (c *cell) inPlaceOf(other *cell) *cell {
+	same := *c
+	same.draws, same.seeds, same.runs = other.draws, other.seeds, map[runID]*run{}
+	for _, only := range c.runs {
+		for id := range other.runs {
+			same.runs[id] = only
+		}
+	}
+	return &same
+}
+
 // shots adds gains and the price of more cases, for each network and method of the group.
 func (m *maker) shots(g *group, metric int) {
 	for first := 0; first < len(g.cells); {
@@ -639,6 +673,11 @@ func (m *maker) shots(g *group, metric int) {
 		}
 		cells := g.cells[first:last]
 		first = last
+		if from := g.untrained(cells[0].network); from != nil && from.method != cells[0].method {
+			for _, to := range cells {
+				m.gain(g, metric, from.inPlaceOf(to), to)
+			}
+		}
 		for i := range cells[:len(cells)-1] {
 			m.gain(g, metric, cells[i], cells[i+1])
 		}
@@ -660,7 +699,7 @@ func (m *maker) gain(g *group, metric int, from, to *cell) {
 	m.table.Gains = append(m.table.Gains, Gain{Dataset: g.dataset, Network: to.network,
 		Method: to.method, Label: g.label, Metric: m.scores.Metrics[metric], From: from.shots,
 		To: to.shots, Difference: r.Mean, CI: r.ci, DF: r.DF, P: r.P, N: j.patients, Draws: len(j.draws),
-		Factor: j.factor})
+		Seeds: j.seeds, Factor: j.factor})
 }
 
 func (m *maker) next(g *group, metric int, cells []*cell) {
@@ -677,7 +716,7 @@ func (m *maker) next(g *group, metric int, cells []*cell) {
 		Method: last.method, Label: g.label, Metric: m.scores.Metrics[metric], Slope: r.Mean, CI: r.ci, DF: r.DF,
 		From: last.shots, More: more, Difference: r.Mean * factor,
 		CIDifference: interval(r.Low*factor, r.High*factor), N: j.patients, Draws: len(j.draws),
-		Factor: j.factor})
+		Seeds: j.seeds, Factor: j.factor})
 }
 
 // warn says what a reader of the table must know.

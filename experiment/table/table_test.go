@@ -468,15 +468,140 @@ func TestNotesSayWhatATableIsWorth(t *testing.T) {
 	table = made(t, grid(2, 20, 3, 2, "5"), settings())
 	require.NotContains(t, markdownOf(table), "Caution")
 	table.Warn([]string{"pool of b: 2 cases are in the training data of unet"})
-	for _, text := range []string{markdownOf(table), latexOf(table)} {
-		require.Equal(t, 2, strings.Count(text, "Caution: pool of b: 2 cases are in the training data of unet."),
-			"below the table of each metric")
+	for text, n := range map[string]int{markdownOf(table): 3, latexOf(table): 2} {
+		require.Equal(t, n, strings.Count(text, "Caution: pool of b: 2 cases are in the training data of unet."),
+			"below the table of each metric, and of the pairs")
 	}
 	require.Equal(t, "pool of b: 2 cases are in the training data of unet", table.Warnings[0])
 	table = made(t, grid(2, 20, 1, 1, "5"), settings())
 	require.Contains(t, markdownOf(table), "What was trained once has no interval and no p")
 	table = made(t, strings.Join(without(grid(2, 20, 3, 1, "5"), "b,5,1,0,p03"), "\n"), settings())
 	require.Contains(t, markdownOf(table), "Without a score somewhere and left out there: 1 of the patients.")
+}
+
+// Every table says of how many patients, draws and seeds it is, how many tests were made, what its intervals
+// hold for, and what is wrong with how the scores came about.
+func TestEveryTableSaysWhatItIsOf(t *testing.T) {
+	with := func(draws int, shots ...string) *Table {
+		head, rows, _ := strings.Cut(grid(2, 20, draws, 2, shots...), "\n")
+		text := "network," + head + "\n"
+		for line := range strings.Lines(rows) {
+			text += "u," + line + "v," + line
+		}
+		table := made(t, text, settings())
+		table.Warn([]string{"pool of b: 2 cases are in the training data of u"})
+		return table
+	}
+	sections := func(table *Table) []string {
+		return strings.Split(markdownOf(table), "### ")[1:]
+	}
+	const (
+		draws = "Intervals hold with 95 % for new patients and newly drawn shots (crossed random effects, patients × draws)"
+		mixed = "newly drawn shots (crossed random effects, patients × draws; with one draw, patients × seeds: for new seeds of " +
+			"that draw)"
+		seeds = "Intervals hold with 95 % for new patients and new seeds of one draw, and not for other draws (crossed random " +
+			"effects, patients × seeds)"
+	)
+	// Three draws; one of them alone.
+	for covers, table := range map[string]*Table{draws: with(3, "1", "5"), seeds: with(1, "1", "5")} {
+		found := sections(table)
+		titles := ""
+		for _, s := range found {
+			title, _, _ := strings.Cut(s, "\n")
+			titles += strings.Fields(title)[0] + " "
+			require.Contains(t, s, covers, title)
+			require.Regexp(t, `n = 20 patients, (3 draws|1 draw), 2 seeds\.`, s, title)
+			require.Contains(t, s, "Caution: pool of b: 2 cases are in the training data of u.", title)
+			require.Regexp(t, `(\d+ tests? .*made|Nothing is tested)`, s, title)
+		}
+		require.Equal(t, "Dice: Dice: Differences Differences More What HD95: HD95: ", titles)
+		for _, s := range found[2:6] {
+			require.Regexp(t, `\n\|.*\| +n \| draws \| seeds \|\n`, s)
+			require.Regexp(t, fmt.Sprintf(`\n\|.*\| +20 \| +%d \| +2 \|\n`, map[string]int{draws: 3, seeds: 1}[covers]), s)
+		}
+		require.Contains(t, found[4], "p is not adjusted; 4 tests of it were made.")
+		for _, g := range table.Gains {
+			require.Equal(t, 2, g.Seeds)
+		}
+		require.Equal(t, 2, table.Next[0].Seeds)
+		records, err := csv.NewReader(strings.NewReader(csvOf(table))).ReadAll()
+		require.NoError(t, err)
+		for _, r := range records[1:] {
+			require.Equal(t, map[string][]string{
+				draws: {"draw", "pool of b: 2 cases are in the training data of u"},
+				seeds: {"seed", "pool of b: 2 cases are in the training data of u"}}[covers], r[len(r)-2:])
+		}
+	}
+	// Of several draws and of one in the same table: all is of one draw.
+	var lines []string
+	for _, line := range strings.Split(grid(2, 20, 3, 2, "5", "all"), "\n") {
+		if !strings.Contains(line, ",all,1,") && !strings.Contains(line, ",all,2,") {
+			lines = append(lines, line)
+		}
+	}
+	found := sections(made(t, strings.Join(lines, "\n"), settings()))
+	require.Len(t, found, 4)
+	require.Contains(t, found[0], mixed)
+	require.Contains(t, found[1], mixed)
+	require.Contains(t, found[1], "n = 20 patients, 1 to 3 draws, 2 seeds.")
+	require.Contains(t, found[2], seeds, "from 5 to all there is one draw that both have")
+	// Pairs of single runs have no interval.
+	require.Contains(t, sections(made(t, grid(2, 20, 1, 1, "5"), settings()))[1], "What was trained once has no interval and no p")
+}
+
+// A grid's table is in the order of its file: datasets, networks and methods, the direction of pairs, and what
+// takes the order from there. Scores alone are in their own.
+func TestATableIsInTheOrderOfItsGrid(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("dataset,network,method,shots,draw,seed,case,label,Dice\n")
+	for _, place := range []string{"a,v", "a,w", "b,v", "b,w"} {
+		for _, run := range []string{"dgst,1", "dgst,5", "full,1", "full,5", "none,0"} {
+			if place == "b,w" && run == "none,0" {
+				continue // not done yet
+			}
+			for i := range 6 {
+				for _, label := range []string{"7", "3"} {
+					fmt.Fprintf(&b, "%s,%s,%d,0,p%d,%s,%.3f\n", place, run, i%2, i/2, label, 0.5+0.07*float64(i))
+				}
+			}
+		}
+	}
+	order := func(o *Order) (cells, pairs []string, of *Table) {
+		scores, err := Read([]byte(b.String()), "scores.csv", nil)
+		require.NoError(t, err)
+		if o != nil {
+			scores.Sort(*o)
+		}
+		of, err = Make(context.Background(), scores, settings())
+		require.NoError(t, err)
+		for _, c := range of.Cells {
+			cells = append(cells, strings.Join([]string{c.Dataset, c.Label, c.Network, c.Method, c.Shots}, " "))
+		}
+		for _, p := range of.Pairs {
+			pairs = append(pairs, strings.Join([]string{p.Dataset, p.Label, p.By, p.Within, p.Shots, p.A, p.B}, " "))
+		}
+		return cells, pairs, of
+	}
+	cells, pairs, of := order(nil)
+	require.Equal(t, []string{"a 7 v dgst 1", "a 7 v dgst 5", "a 7 v full 1", "a 7 v full 5", "a 7 v none 0", "a 7 w dgst 1"}, cells[:6])
+	require.Equal(t, "a 7 method v 1 dgst full", pairs[0])
+	require.Equal(t, []string{"dgst", "full", "none"}, of.Methods())
+
+	cells, pairs, of = order(&Order{Datasets: []string{"b", "a"}, Networks: []string{"w", "v"}, Methods: []string{"none", "full", "more", "dgst"}})
+	require.Equal(t, []string{"b 7 w full 1", "b 7 w full 5", "b 7 w dgst 1", "b 7 w dgst 5", "b 7 v none 0", "b 7 v full 1"}, cells[:6])
+	require.Equal(t, "b 3 w full 1", cells[9])
+	require.Equal(t, "a 7 w none 0", cells[18])
+	require.Equal(t, "b 7 method w 1 full dgst", pairs[0])
+	require.Contains(t, pairs, "a 3 network full 5 w v")
+	require.Equal(t, []string{"none", "full", "dgst"}, of.Methods(), "whatever the first network has")
+	require.Equal(t, "0 1 1 5 5", strings.Join(func() (list []string) {
+		for _, r := range of.Groups(true)[1].Rows {
+			list = append(list, r.Shots)
+		}
+		return list
+	}(), " "))
+	cells, _, _ = order(&Order{Methods: []string{"full"}})
+	require.Equal(t, []string{"a 7 v full 1", "a 7 v full 5", "a 7 v dgst 1"}, cells[:3], "others come last")
 }
 
 // LaTeX takes the tables as they are.

@@ -166,14 +166,10 @@ func (t *Table) Note(r *Group) string {
 	if slices.Contains(t.Lower, r.Metric) {
 		direction = "less is better"
 	}
-	fmt.Fprintf(&b, "%s, mean over patients, draws of shots and seeds; %s. n = %s. ", r.Metric, direction,
-		Counts(r.Rows))
-	fmt.Fprintf(&b, "Intervals hold with %s %% for new patients and newly drawn shots (crossed random "+
-		"effects, patients × draws", t.Percent())
-	if slices.ContainsFunc(r.Rows, func(l *Row) bool { return l.Draws == 1 && l.Seeds > 1 }) {
-		b.WriteString("; with one draw, patients × seeds: for new seeds of that draw")
-	}
-	fmt.Fprintf(&b, "). p: the same analysis of the paired difference from %s, after Holm over the "+
+	list := extentsOf(r.Rows)
+	fmt.Fprintf(&b, "%s, mean over patients, draws of shots and seeds; %s. n = %s. %s. ", r.Metric, direction,
+		list.counts(), t.covers(list))
+	fmt.Fprintf(&b, "p: the same analysis of the paired difference from %s, after Holm over the "+
 		"pairs at the same shots; %s. ", t.against(), t.made(r.Metric))
 	if t.Reference != "" {
 		fmt.Fprintf(&b, "Bold: better than %s at %g. ", t.Reference, t.Alpha)
@@ -188,53 +184,103 @@ func (t *Table) Note(r *Group) string {
 	if r.Metric != t.Primary {
 		b.WriteString(" Exploratory: " + t.Primary + " is the primary metric.")
 	}
-	for _, text := range r.cautions() {
-		b.WriteString(" " + text)
+	b.WriteString(t.cautions(list))
+	return b.String()
+}
+
+// extent is how many patients, draws and seeds a row of a table is of.
+type extent struct {
+	patients, draws, seeds int
+	leftOut                []string
+	incomplete             bool
+}
+
+// factor is what stands for trainings in the row's interval: draw; seed, with one draw; "" with one run,
+// which has no interval.
+func (e extent) factor() string {
+	switch {
+	case e.draws > 1:
+		return factors.draw
+	case e.draws == 1 && e.seeds > 1:
+		return factors.seed
 	}
+	return ""
+}
+
+func (c *Cell) extent() extent { return extent{c.Patients, c.Draws, c.Seeds, c.LeftOut, c.Incomplete} }
+func (p *Pair) extent() extent { return extent{p.N, p.Draws, p.Seeds, p.LeftOut, p.Incomplete} }
+func (g *Gain) extent() extent { return extent{patients: g.N, draws: g.Draws, seeds: g.Seeds} }
+func (n *Next) extent() extent { return extent{patients: n.N, draws: n.Draws, seeds: n.Seeds} }
+
+// extents are those of a table's rows.
+type extents []extent
+
+func extentsOf(list []*Row) extents {
+	var all extents
+	for _, l := range list {
+		all = append(all, l.extent())
+	}
+	return all
+}
+
+// covers says what the intervals of a table hold for.
+func (t *Table) covers(list extents) string {
+	text := "Intervals hold with " + t.Percent() + " % for new patients and newly drawn shots (crossed random effects, " +
+		"patients × draws"
+	of := func(factor string) bool {
+		return slices.ContainsFunc(list, func(e extent) bool { return e.factor() == factor })
+	}
+	switch {
+	case of(factors.seed) && of(factors.draw):
+		text += "; with one draw, patients × seeds: for new seeds of that draw"
+	case of(factors.seed):
+		return "Intervals hold with " + t.Percent() + " % for new patients and new seeds of one draw, and not for other " +
+			"draws (crossed random effects, patients × seeds)"
+	}
+	return text + ")"
+}
+
+// cautions say where a table's intervals and tests are worth less than they claim, and what is wrong with
+// how the scores came about. Each begins with a space.
+func (t *Table) cautions(list extents) string {
+	few, twice, once, incomplete := false, false, false, false
+	left := map[string]bool{}
+	for _, e := range list {
+		few = few || e.patients < enoughPatients
+		twice = twice || e.draws == 2
+		once = once || e.draws == 1 && e.seeds == 1
+		incomplete = incomplete || e.incomplete
+		for _, patient := range e.leftOut {
+			left[patient] = true
+		}
+	}
+	var b strings.Builder
+	if few {
+		fmt.Fprintf(&b, " Caution: intervals are optimistic below %d test patients.", enoughPatients)
+	}
+	if twice {
+		fmt.Fprintf(&b, " Caution: intervals and p are optimistic below %d draws.", enoughDraws)
+	}
+	if once {
+		b.WriteString(" What was trained once has no interval and no p: nothing is known about other draws or seeds.")
+	}
+	if n := len(left); n > 0 {
+		fmt.Fprintf(&b, " Without a score somewhere and left out there: %d of the patients.", n)
+	}
+	if incomplete {
+		b.WriteString(" Draws with a missing run do not count.")
+	}
+	return b.String() + t.About()
+}
+
+// About says what is wrong with how the scores came about, such as a leak, for below a table: "", or
+// sentences with a space before each.
+func (t *Table) About() string {
+	var b strings.Builder
 	for _, text := range t.about {
 		b.WriteString(" Caution: " + strings.TrimRight(text, ".") + ".")
 	}
 	return b.String()
-}
-
-// cautions says where the table's intervals and tests are worth less than they claim.
-func (r *Group) cautions() []string {
-	few, twice, once := 0, 0, 0
-	left := map[string]bool{}
-	for _, l := range r.Rows {
-		if l.Patients < enoughPatients {
-			few++
-		}
-		switch {
-		case l.Draws == 2:
-			twice++
-		case l.Draws == 1 && l.Seeds == 1:
-			once++
-		}
-		for _, patient := range l.LeftOut {
-			left[patient] = true
-		}
-	}
-	var list []string
-	if few > 0 {
-		list = append(list, fmt.Sprintf("Caution: intervals are optimistic below %d test patients.",
-			enoughPatients))
-	}
-	if twice > 0 {
-		list = append(list, fmt.Sprintf("Caution: intervals and p are optimistic below %d draws.",
-			enoughDraws))
-	}
-	if once > 0 {
-		list = append(list, "What was trained once has no interval and no p: nothing is known about other "+
-			"draws or seeds.")
-	}
-	if n := len(left); n > 0 {
-		list = append(list, fmt.Sprintf("Without a score somewhere and left out there: %d of the patients.", n))
-	}
-	if slices.ContainsFunc(r.Rows, func(l *Row) bool { return l.Incomplete }) {
-		list = append(list, "Draws with a missing run do not count.")
-	}
-	return list
 }
 
 // What fewer of make intervals optimistic.
@@ -252,30 +298,37 @@ func (t *Table) made(metric string) string {
 }
 
 // Counts says of how many patients, draws and seeds rows are.
-func Counts(list []*Row) string {
-	return CountPatients(list) + ", " + CountDraws(list) + ", " + CountSeeds(list)
-}
+func Counts(list []*Row) string { return extentsOf(list).counts() }
 
 // CountPatients says of how many patients rows are.
-func CountPatients(list []*Row) string {
-	return span(list, "patient", func(c *Cell) int { return c.Patients })
-}
+func CountPatients(list []*Row) string { return extentsOf(list).countPatients() }
 
 // CountDraws says of how many draws rows are.
-func CountDraws(list []*Row) string {
-	return span(list, "draw", func(c *Cell) int { return c.Draws })
-}
+func CountDraws(list []*Row) string { return extentsOf(list).countDraws() }
 
 // CountSeeds says of how many seeds rows are.
-func CountSeeds(list []*Row) string {
-	return span(list, "seed", func(c *Cell) int { return c.Seeds })
+func CountSeeds(list []*Row) string { return extentsOf(list).countSeeds() }
+
+func (list extents) counts() string {
+	return list.countPatients() + ", " + list.countDraws() + ", " + list.countSeeds()
+}
+
+func (list extents) countPatients() string {
+	return list.span("patient", func(e extent) int { return e.patients })
+}
+
+func (list extents) countDraws() string {
+	return list.span("draw", func(e extent) int { return e.draws })
+}
+func (list extents) countSeeds() string {
+	return list.span("seed", func(e extent) int { return e.seeds })
 }
 
 // span counts things: as in all rows, or in the least and the most.
-func span(list []*Row, thing string, of func(c *Cell) int) string {
-	low, high := of(list[0].Cell), of(list[0].Cell)
-	for _, l := range list {
-		low, high = min(low, of(l.Cell)), max(high, of(l.Cell))
+func (list extents) span(thing string, of func(e extent) int) string {
+	low, high := of(list[0]), of(list[0])
+	for _, e := range list {
+		low, high = min(low, of(e)), max(high, of(e))
 	}
 	switch {
 	case high == 1 && low == 1:
@@ -421,8 +474,35 @@ func (t *Table) Markdown(w io.Writer) error {
 
 // GainsNote is what the table of gains means.
 func (t *Table) GainsNote() string {
-	return "Difference of the same method, within a draw, whose shots are nested; intervals hold with " +
-		t.Percent() + " % for new patients and newly drawn shots; p is not adjusted."
+	zero, tests := "", 0
+	var list extents
+	for i := range t.Gains {
+		g := &t.Gains[i]
+		if g.Metric != t.Primary {
+			continue
+		}
+		list = append(list, g.extent())
+		if g.From == "0" {
+			zero = ", from 0 to the network as it is"
+		}
+		if !math.IsNaN(g.P) {
+			tests++
+		}
+	}
+	made := fmt.Sprintf("%d tests of it were made", tests)
+	if tests == 1 {
+		made = "1 test of it was made"
+	}
+	return "Difference of the same method, within a draw, whose shots are nested" + zero + ". " + list.under(t) +
+		" p is not adjusted; " + made + "." + t.cautions(list)
+}
+
+// under says below a table of how many its rows are, and what their intervals hold for.
+func (list extents) under(t *Table) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return "n = " + list.counts() + ". " + t.covers(list) + "."
 }
 
 // NextTitle is the title of the table of what more cases would buy.
@@ -432,8 +512,14 @@ func (t *Table) NextTitle() string {
 
 // NextNote is what that table means.
 func (t *Table) NextNote() string {
-	return "An extrapolation of the least-squares slope over log2(shots), not a measurement; intervals " +
-		"hold with " + t.Percent() + " % for new patients and newly drawn shots, if the line goes on."
+	var list extents
+	for i := range t.Next {
+		if n := &t.Next[i]; n.Metric == t.Primary {
+			list = append(list, n.extent())
+		}
+	}
+	return "An extrapolation of the least-squares slope over log2(shots), not a measurement: it holds if the line goes on. " +
+		list.under(t) + " Nothing is tested." + t.cautions(list)
 }
 
 // tag is where Markdown would read HTML.
@@ -465,7 +551,7 @@ func (t *Table) methods(r *Group) report.Table {
 func (t *Table) pairs(by string) report.Table {
 	within := map[string]string{"method": "network", "network": "method"}[by]
 	table := columns("dataset", within, "label", ">shots", "a", "b", ">a - b", t.Percent()+" % interval",
-		">p", ">p Holm", ">Wilcoxon p Holm", "patients alone", ">W/T/L", ">n")
+		">p", ">p Holm", ">Wilcoxon p Holm", "patients alone", ">W/T/L", ">n", ">draws", ">seeds")
 	digits := t.Digits(t.Primary)
 	for i := range t.Pairs {
 		p := &t.Pairs[i]
@@ -474,7 +560,7 @@ func (t *Table) pairs(by string) report.Table {
 		}
 		table.Add(p.Dataset, p.Within, p.Label, p.Shots, p.A, p.B, number(p.Difference, digits), Between(p.CI, p.DF, digits),
 			PValue(p.P), PValue(p.PHolm), PValue(p.Wilcoxon.PHolm), Between(p.CIPatients, math.NaN(), digits),
-			fmt.Sprintf("%d/%d/%d", p.Win, p.Tie, p.Loss), strconv.Itoa(p.N))
+			fmt.Sprintf("%d/%d/%d", p.Win, p.Tie, p.Loss), strconv.Itoa(p.N), strconv.Itoa(p.Draws), strconv.Itoa(p.Seeds))
 	}
 	return filled(table)
 }
@@ -482,21 +568,26 @@ func (t *Table) pairs(by string) report.Table {
 // PairsNote is what a table of pairs of methods, or of networks, means.
 func (t *Table) PairsNote(by string) string {
 	within := map[string]string{"method": "network", "network": "method"}[by]
-	return fmt.Sprintf("Difference a - b, paired by patient, draw and seed. Interval (%s %%) and p: "+
-		"crossed random effects, for new patients and newly drawn shots. Wilcoxon and the interval of "+
-		"patients alone (bootstrap, %d resamples, seed %d) answer another question: new patients, but "+
+	var list extents
+	for i := range t.Pairs {
+		if p := &t.Pairs[i]; p.By == by && p.Metric == t.Primary {
+			list = append(list, p.extent())
+		}
+	}
+	return fmt.Sprintf("Difference a - b, paired by patient, draw and seed. %s p: the same analysis. Wilcoxon and the "+
+		"interval of patients alone (bootstrap, %d resamples, seed %d) answer another question: new patients, but "+
 		"these trained models. Holm: over the pairs of one dataset, %s, number of shots and label. %s.",
-		t.Percent(), t.Resamples, t.Seed, within, t.made(t.Primary))
+		list.under(t), t.Resamples, t.Seed, within, t.made(t.Primary)) + t.cautions(list)
 }
 
 func (t *Table) gains() report.Table {
 	table := columns("dataset", "network", "label", "method", ">from", ">to", ">difference",
-		t.Percent()+" % interval", ">p", ">n", ">draws")
+		t.Percent()+" % interval", ">p", ">n", ">draws", ">seeds")
 	digits := t.Digits(t.Primary)
 	for i := range t.Gains {
 		if g := &t.Gains[i]; g.Metric == t.Primary {
 			table.Add(g.Dataset, g.Network, g.Label, g.Method, g.From, g.To, number(g.Difference, digits),
-				Between(g.CI, g.DF, digits), PValue(g.P), strconv.Itoa(g.N), strconv.Itoa(g.Draws))
+				Between(g.CI, g.DF, digits), PValue(g.P), strconv.Itoa(g.N), strconv.Itoa(g.Draws), strconv.Itoa(g.Seeds))
 		}
 	}
 	return filled(table)
@@ -504,13 +595,13 @@ func (t *Table) gains() report.Table {
 
 func (t *Table) nextCases() report.Table {
 	table := columns("dataset", "network", "label", "method", ">a doubling", t.Percent()+" % interval",
-		">from", ">to", ">difference", t.Percent()+" % interval ", ">n", ">draws")
+		">from", ">to", ">difference", t.Percent()+" % interval ", ">n", ">draws", ">seeds")
 	digits := t.Digits(t.Primary)
 	for i := range t.Next {
 		if n := &t.Next[i]; n.Metric == t.Primary {
 			table.Add(n.Dataset, n.Network, n.Label, n.Method, number(n.Slope, digits), Between(n.CI, n.DF, digits), n.From,
 				strconv.Itoa(shotsOf(n.From)+n.More), number(n.Difference, digits), Between(n.CIDifference, n.DF, digits),
-				strconv.Itoa(n.N), strconv.Itoa(n.Draws))
+				strconv.Itoa(n.N), strconv.Itoa(n.Draws), strconv.Itoa(n.Seeds))
 		}
 	}
 	return filled(table)
@@ -537,14 +628,16 @@ func filled(t report.Table) report.Table {
 }
 
 // CSV writes a row for each method, shots, label and metric, in full precision; what is not known is
-// empty. difference, its interval and p are of the method less the best (or reference).
+// empty. difference, its interval and p are of the method less the best (or reference). factor is what the
+// method's interval holds for besides new patients: new draws, or new seeds; warnings are those on how the
+// scores came about, the same in each row.
 func (t *Table) CSV(w io.Writer) error {
 	c := csv.NewWriter(w)
 	if err := c.Write([]string{"dataset", "network", "method", "shots", "label", "metric", "n_patients",
 		"n_draws", "n_seeds", "mean", "ci_low", "ci_high", "df", "sd_patients", "sd_draws", "sd_seeds",
 		"median", "iqr", "ci_patients_low", "ci_patients_high", "against", "difference",
 		"difference_ci_low", "difference_ci_high", "p", "p_holm", "wilcoxon_p", "wilcoxon_p_holm", "win",
-		"tie", "loss", "tests", "exploratory", "incomplete"}); err != nil {
+		"tie", "loss", "tests", "exploratory", "incomplete", "factor", "warnings"}); err != nil {
 		return err
 	}
 	for _, r := range append(t.Groups(true), t.Groups(false)...) {
@@ -580,7 +673,8 @@ func (t *Table) CSV(w io.Writer) error {
 				record = append(record, make([]string, 11)...)
 			}
 			record = append(record, strconv.Itoa(t.Tests[l.Metric]),
-				strconv.FormatBool(l.Metric != t.Primary), strconv.FormatBool(l.Incomplete))
+				strconv.FormatBool(l.Metric != t.Primary), strconv.FormatBool(l.Incomplete), l.extent().factor(),
+				strings.Join(t.about, "; "))
 			if err := c.Write(record); err != nil {
 				return err
 			}

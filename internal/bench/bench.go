@@ -81,7 +81,7 @@ type result struct {
 	Tiles       int     `json:"tiles,omitempty"`   // window: patches
 	Ranks       int     `json:"world_size,omitempty"`
 	Exchanged   int64   `json:"exchanged_bytes,omitempty"` // step: gradients, between ranks
-	Waited      float64 `json:"comm_seconds,omitempty"`    // step: waited for them after the backward pass of the last step
+	Waited      float64 `json:"comm_seconds,omitempty"`    // step: the least that a rank waited for them after the last step's backward pass
 }
 
 // parts prepare what is repeated, by name.

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/plans"
@@ -165,10 +167,23 @@ func (b *bench) step() (func() error, error) {
 		if outcomes = append(outcomes, last...); len(outcomes) > 0 {
 			b.out.Loss = outcomes[len(outcomes)-1].Loss
 		}
-		b.out.Waited = s.Waited().Seconds()
 		b.count()
-		return err
+		return errors.Join(err, b.waited(s.Waited()))
 	}, nil
+}
+
+// waited notes what the rank that waited least waited after its backward pass: the others waited for it, too.
+func (b *bench) waited(own time.Duration) error {
+	g := b.ranks.Group
+	if g == nil {
+		return nil
+	}
+	all, err := g.Exchange(b.ctx, binary.LittleEndian.AppendUint64(nil, uint64(own)))
+	for _, one := range all {
+		own = min(own, time.Duration(binary.LittleEndian.Uint64(one)))
+	}
+	b.out.Waited = own.Seconds()
+	return err
 }
 
 // memory notes what each phase of a step holds.

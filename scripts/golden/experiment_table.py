@@ -54,7 +54,15 @@ class Grid:
         y = np.array([[[self.runs[(*c, d, s)] for s in seeds] for d in draws] for c in cells])
         y = np.moveaxis(y, 3, 1)  # cell, patient, draw, seed
         whole = np.isfinite(y).all((0, 2, 3))
+        self.kept = whole
         return y[:, whole], [p for p, w in zip(self.patients, whole) if not w]
+
+    def untrained(self, network):
+        """The cell at 0 shots, if there is one, of one run."""
+        cells = [c for c in self.draws if c[0] == network and c[2] == "0"]
+        if len(cells) == 1 and sum(k[:3] == cells[0] for k in self.runs) == 1:
+            return cells[0]
+        return None
 
 
 def estimate(y):
@@ -199,8 +207,19 @@ def table(frame, primary, ties):
                 about = dict(
                     dataset=dataset, label=label, metric=metric, network=network, method=method
                 )
-                for a, b in itertools.pairwise(shots):
-                    y, _ = g.join((network, method, b), (network, method, a))
+                steps = list(itertools.pairwise(shots))
+                untrained = g.untrained(network)
+                if untrained not in (None, (network, method, "0")):
+                    steps = [("0", k) for k in shots] + steps
+                for a, b in steps:
+                    if a == "0":
+                        y, _ = g.join((network, method, b))
+                        if y is not None:
+                            only = next(v for k, v in g.runs.items() if k[:3] == untrained)[g.kept]
+                            whole = np.isfinite(only)
+                            y = [y[0][whole], only[whole][:, None, None]]
+                    else:
+                        y, _ = g.join((network, method, b), (network, method, a))
                     e = estimate(None if y is None else y[0] - y[1])
                     out["gains"].append(
                         {
@@ -244,7 +263,7 @@ def rows_of(rng, networks, methods, shots, draws, seeds, patients, cases):
     offset = {m: 0.02 * rng.standard_normal() for m in methods}
     patient = 0.1 * rng.standard_normal(patients)
     for network, method, k in itertools.product(networks, methods, shots):
-        gain = 0.03 * math.log2(20 if k == "all" else int(k))
+        gain = 0.03 * math.log2(20 if k == "all" else max(int(k), 0.5))
         for d in range(1 if k == "all" else draws):
             of = 0.01 * rng.standard_normal()
             for s in range(seeds):
@@ -308,6 +327,13 @@ def make(seed, folder):
     grids["many"] = f
     f = frame(["n"], ["a", "b"], ["3", "5"], 3, 2, 5, 1)
     grids["other_seeds"] = f[(f.method == "a") | (f.seed == 0)]
+    parts = [
+        frame(["n", "m"], ["none"], ["0"], 1, 1, 6, 2),
+        frame(["n", "m"], ["a", "b"], ["1", "3", "all"], 3, 2, 6, 2),
+    ]
+    f = pd.concat(parts, ignore_index=True)
+    f.loc[(f["case"] == "LN_004_0") & (f.method == "none") & (f.network == "m"), "Dice"] = np.nan
+    grids["untrained"] = f
     ties = dict(Dice=0.005, HD95=0.1)
     for name, f in grids.items():
         f.to_csv(folder / f"{name}.csv", index=False)
