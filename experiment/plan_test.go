@@ -579,7 +579,7 @@ func TestStatesAndCost(t *testing.T) {
 	all := byWhat(p)
 	at := func(what string) *Run { return all["target unet "+what] }
 	done := at("full, 1 shots, draw 0, seed 0")
-	write(t, filepath.Join(p.Folder(done), RunFile), `{"seconds":70,"train_seconds":60,"peak_bytes":5,"device":"cuda:0"}`)
+	write(t, filepath.Join(p.Folder(done), RunFile), `{"key":"k","seconds":70,"train_seconds":60,"peak_bytes":5,"device":"cuda:0"}`)
 	write(t, filepath.Join(p.Folder(done), DoneFile), "")
 	write(t, filepath.Join(p.Folder(at("full, 3 shots, draw 0, seed 0")), FailedFile), `{"error":"no space"}`)
 	write(t, filepath.Join(p.Folder(at("full, 3 shots, draw 1, seed 0")), "run.log"), "")
@@ -634,7 +634,7 @@ func TestStatesAndCost(t *testing.T) {
 	age(t, p.Lock(unseen), 3*time.Minute)
 
 	none := p.Runs[0]
-	write(t, filepath.Join(p.Folder(none), RunFile), `{"seconds":10,"train_seconds":0,"device":"cuda:0"}`)
+	write(t, filepath.Join(p.Folder(none), RunFile), `{"key":"k","seconds":10,"train_seconds":0,"device":"cuda:0"}`)
 	write(t, filepath.Join(p.Folder(none), DoneFile), "")
 	require.NoError(t, p.Refresh())
 	require.Equal(t, left, *p.Cost.Seconds)
@@ -642,7 +642,7 @@ func TestStatesAndCost(t *testing.T) {
 
 	require.Empty(t, p.MixedMachines())
 	other := at("dgst, 3 shots, draw 0, seed 0")
-	write(t, filepath.Join(p.Folder(other), RunFile), `{"seconds":10,"train_seconds":0,"device":"cpu","threads":3}`)
+	write(t, filepath.Join(p.Folder(other), RunFile), `{"key":"k","seconds":10,"train_seconds":0,"device":"cpu","threads":3}`)
 	write(t, filepath.Join(p.Folder(other), DoneFile), "")
 	require.Equal(t, []string{"runs were computed in different ways, which round differently: 2 on cuda, 1 on the CPU with 3 threads"},
 		p.MixedMachines())
