@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 
 	"github.com/lntorch/lntorch/internal/atomicfile"
-	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/pipeline"
 )
@@ -45,7 +44,7 @@ func readPrepared(folder string) (*prepared, error) {
 }
 
 // data adopts plans for the dataset of a run from its network, and preprocesses it: once for all runs of
-// both. A *heldError says that another worker is doing it.
+// both. A *heldError says that another worker is doing it, errLost that one has taken it over.
 func (w *worker) data(ctx context.Context, r *Run) (*prepared, error) {
 	adopt, err := w.plan.Adoption(r)
 	if err != nil {
@@ -63,44 +62,118 @@ func (w *worker) data(ctx context.Context, r *Run) (*prepared, error) {
 		return nil, err
 	}
 	defer k.release()
-	ctx = k.keep(ctx, w.locks.touchEvery())
-	if d, err := readPrepared(folder); !errors.Is(err, fs.ErrNotExist) {
-		return d, err
+	what := fmt.Sprintf("data of %s for %s", r.Dataset, r.Network)
+	lockContext := k.keep(ctx, w.locks.touchEvery())
+	m := &making{worker: w, what: what, lock: k, folder: folder, work: folder + dataWork + k.holder.Worker}
+	d, err := m.do(lockContext, adopt)
+	switch {
+	case err == nil:
+		return d, nil
+	case k.lost(lockContext, err):
+		w.out.Printf("%s: lost: %v", what, errLost)
+		return nil, errors.Join(errLost, os.RemoveAll(m.work))
 	}
-	w.out.Printf("data of %s for %s: plans are adopted and cases preprocessed", r.Dataset, r.Network)
-	d, err := w.prepare(ctx, adopt)
-	var held *folderlock.HeldError
-	if errors.As(err, &held) { // by a worker that was frozen, and whose lock this is now
-		return nil, &heldError{path: folder + lockEnding}
+	return nil, fmt.Errorf("%s: %w", what, err)
+}
+
+// making is one worker's work on the data of a dataset and network. As with runs, all of it is made in a
+// folder of the worker's own beside the final one, and moved there when it is whole.
+type making struct {
+	*worker
+	what   string
+	lock   *lock
+	folder string
+	work   string
+}
+
+// dataWork comes between the names of a data folder and of the worker in that of a work folder.
+const dataWork = "." + workFolder
+
+// do makes the data, or goes on where an earlier worker was.
+func (m *making) do(ctx context.Context, adopt pipeline.AdoptConfig) (*prepared, error) {
+	if err := m.open(); err != nil {
+		return nil, err
 	}
-	if err != nil {
-		return nil, fmt.Errorf("data of %s for %s: %w", r.Dataset, r.Network, err)
+	if d, err := readPrepared(m.folder); !errors.Is(err, fs.ErrNotExist) { // moved there before open
+		return d, errors.Join(err, os.RemoveAll(m.work))
 	}
-	text, err := json.Marshal(d)
+	d, err := readPrepared(m.work)
+	if errors.Is(err, fs.ErrNotExist) {
+		d, err = m.prepare(ctx, adopt)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return d, atomicfile.Write(filepath.Join(folder, dataReady), append(text, '\n'))
+	own, err := m.lock.own()
+	if err != nil {
+		return nil, err
+	}
+	if !own {
+		return nil, errLost
+	}
+	d.folder = m.folder
+	if err := os.Rename(m.work, m.folder); err != nil {
+		return nil, err
+	}
+	return d, atomicfile.SyncFolder(filepath.Dir(m.folder))
 }
 
-// prepare makes the data in its folder; what an earlier worker has made there stays.
-func (w *worker) prepare(ctx context.Context, adopt pipeline.AdoptConfig) (*prepared, error) {
-	quiet := pipeline.Output{Version: w.out.Version}
-	adopt.Force, adopt.MemoryGB = true, anyMemory
+// open makes the work folder, or takes that of an earlier worker: should that one be only frozen, it finds
+// nothing to write to, and nothing to move, when it wakes.
+func (m *making) open() error {
+	earlier, err := filepath.Glob(escape(m.folder+dataWork) + "*")
+	if err != nil {
+		return err
+	}
+	// Data that is not whole in the final folder is that of an earlier version.
+	if len(earlier) == 0 && isThere(m.folder) && !isThere(filepath.Join(m.folder, dataReady)) {
+		earlier = []string{m.folder}
+	}
+	for i, old := range earlier {
+		if i > 0 { // of a worker that woke up just then
+			err = os.RemoveAll(old)
+		} else {
+			err = os.Rename(old, m.work)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(m.work, 0o777); err != nil {
+		return err
+	}
+	return sweep(m.work)
+}
+
+// prepare makes the data in the work folder; the cases that an earlier worker has made there stay.
+func (m *making) prepare(ctx context.Context, adopt pipeline.AdoptConfig) (*prepared, error) {
+	from := ""
+	if m.lock.over {
+		from = ", taken over from a worker that is gone"
+	}
+	m.out.Printf("%s: plans are adopted and cases preprocessed%s", m.what, from)
+	quiet := pipeline.Output{Version: m.out.Version}
+	adopt.Preprocessed, adopt.Force, adopt.MemoryGB = m.work, true, anyMemory
 	adopted, err := pipeline.Adopt(ctx, adopt, quiet)
 	if err != nil {
 		return nil, err
 	}
 	c := settings.New[pipeline.PreprocessConfig]()
 	c.Names, c.RawFolder, c.PreprocessedFolder = []string{adopted.Dataset}, adopt.RawFolder, adopt.PreprocessedFolder
-	c.PlansName, c.Configurations, c.Threads = adopted.Plans, []string{adopted.Configuration}, w.threads
+	c.PlansName, c.Configurations, c.Threads = adopted.Plans, []string{adopted.Configuration}, m.threads
+	var made pipeline.Preprocessed
 	err = pipeline.Preprocess(ctx, c, quiet, func(p pipeline.Preprocessed) error {
-		if len(p.Failed) > 0 {
-			return nil // the error says why
-		}
-		w.out.Printf("%s: %d cases made, %d kept", p.Dataset, p.Made, p.Kept)
+		made = p
 		return nil
 	})
-	return &prepared{Dataset: adopted.Dataset, Plans: adopted.Plans, Configuration: adopted.Configuration,
-		folder: adopt.Preprocessed}, err
+	if err != nil {
+		return nil, err
+	}
+	m.out.Printf("%s: %d cases made, %d kept", made.Dataset, made.Made, made.Kept)
+	d := &prepared{Dataset: adopted.Dataset, Plans: adopted.Plans, Configuration: adopted.Configuration}
+	text, err := json.Marshal(d)
+	if err != nil {
+		return nil, err
+	}
+	return d, atomicfile.Write(filepath.Join(m.work, dataReady), append(text, '\n'))
 }

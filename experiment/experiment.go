@@ -6,6 +6,7 @@ package experiment
 
 import (
 	"path/filepath"
+	"time"
 
 	"github.com/lntorch/lntorch/pipeline"
 )
@@ -52,7 +53,8 @@ type Run struct {
 	// cases are one run, and so are methods with the same settings.
 	Also []Place `json:"-"`
 
-	base *combination
+	base   *combination
+	unseen time.Duration // how long the worker that holds its lock was not seen for; 0: it was, or there is none
 }
 
 // Place is where a run counts in the grid, by the names of the file.
@@ -98,6 +100,7 @@ type Plan struct {
 	Dir      string   // of the experiment
 	Warnings []string // for every table
 	options  Options
+	locks    *locks // of Refresh, which takes none
 }
 
 // Splits is splits.json: the draws and the content of their cases. It holds no voxel and no path.

@@ -164,7 +164,7 @@ func (e *heldError) Error() string {
 }
 
 // errLost is the cause of a context whose lock another worker has taken over.
-var errLost = errors.New("another worker has taken this run over")
+var errLost = errors.New("another worker has taken it over")
 
 // A lock is held until release.
 type lock struct {
@@ -268,18 +268,22 @@ func (l *locks) dead(path string) (bool, *Holder, error) {
 	if holder != nil && holder.gone(&l.self) {
 		return true, holder, nil
 	}
-	// Of a lock that was touched in the future, since a clock was wrong, this process' own clock says
-	// whether it is still touched.
+	return l.idle(path, touched) > l.timeout, holder, nil
+}
+
+// idle is how long a lock was not touched for, as far as is known. Of one that was touched in the future, since
+// a clock was wrong, this process' own clock says whether it is still touched.
+func (l *locks) idle(path string, touched time.Time) time.Duration {
 	s, ok := l.seen[path]
 	if !ok || !s.touched.Equal(touched) {
 		s = sighting{touched, time.Now()}
 		l.seen[path] = s
 	}
-	if time.Since(s.at) > l.timeout {
-		return true, holder, nil
+	long := time.Since(s.at)
+	if now, ok := l.now(); ok {
+		long = max(long, now.Sub(touched))
 	}
-	now, ok := l.now()
-	return ok && now.Sub(touched) > l.timeout, holder, nil
+	return long
 }
 
 // live says that somebody holds a lock, and is alive.
@@ -344,6 +348,16 @@ func (k *lock) own() (bool, error) {
 		return false, nil
 	}
 	return err == nil && h != nil && h.Worker == k.holder.Worker, err
+}
+
+// lost says that work under the lock ended with err since the lock is another's. ctx is that of keep. Whatever
+// went wrong then, it is no failure.
+func (k *lock) lost(ctx context.Context, err error) bool {
+	if err == nil || errors.Is(err, errLost) || errors.Is(context.Cause(ctx), errLost) {
+		return err != nil
+	}
+	own, ownErr := k.own()
+	return ownErr == nil && !own
 }
 
 // release gives the lock back, if it is still this worker's.

@@ -579,7 +579,7 @@ func TestStatesAndCost(t *testing.T) {
 	all := byWhat(p)
 	at := func(what string) *Run { return all["target unet "+what] }
 	done := at("full, 1 shots, draw 0, seed 0")
-	write(t, filepath.Join(p.Folder(done), RunFile), `{"seconds":70,"train_seconds":60,"peak_bytes":5,"device":"cuda:0"}`)
+	write(t, filepath.Join(p.Folder(done), RunFile), `{"key":"k","seconds":70,"train_seconds":60,"peak_bytes":5,"device":"cuda:0"}`)
 	write(t, filepath.Join(p.Folder(done), DoneFile), "")
 	write(t, filepath.Join(p.Folder(at("full, 3 shots, draw 0, seed 0")), FailedFile), `{"error":"no space"}`)
 	write(t, filepath.Join(p.Folder(at("full, 3 shots, draw 1, seed 0")), "run.log"), "")
@@ -592,6 +592,11 @@ func TestStatesAndCost(t *testing.T) {
 	gone := newHolder()
 	gone.PID = 1<<22 + 1
 	write(t, p.Lock(dead), jsonOf(t, gone))
+	unseen := at("dgst, 3 shots, draw 0, seed 1")
+	write(t, p.Lock(unseen), jsonOf(t, remote("far")))
+	age(t, p.Lock(unseen), 3*time.Minute)
+	age(t, p.Lock(running), 50*time.Second)
+	age(t, p.Lock(unknown), -time.Hour)
 	p = d.plan()
 	states := map[string]State{}
 	for what, r := range byWhat(p) {
@@ -602,6 +607,7 @@ func TestStatesAndCost(t *testing.T) {
 	require.Equal(t, Partial, states["full, 3 shots, draw 1, seed 0"])
 	require.Equal(t, Running, states["dgst, 1 shots, draw 0, seed 0"])
 	require.Equal(t, Running, states["dgst, 1 shots, draw 1, seed 0"], "a lock that cannot be read is held")
+	require.Equal(t, Partial, states["dgst, 3 shots, draw 0, seed 1"], "its worker was not seen for long")
 	require.Equal(t, Missing, states["dgst, 3 shots, draw 1, seed 0"], "its process is gone")
 	require.Equal(t, 70.0, *byWhat(p)["target unet full, all shots, draw 0, seed 1"].Seconds)
 	require.Equal(t, 2*60+10.0, *byWhat(p)["target unet dgst, all shots, draw 0, seed 1"].Seconds, "twice the iterations")
@@ -616,9 +622,19 @@ func TestStatesAndCost(t *testing.T) {
 	require.Len(t, s.Running, 2)
 	require.Equal(t, RunningRun{running.Key, "target unet dgst, 1 shots, draw 0, seed 0", "w", "elsewhere", 7,
 		Progress{Stage: "train", Epoch: 2, Epochs: 2}}, s.Running[0])
+	require.Equal(t, []string{unseen.Key, at("full, 3 shots, draw 1, seed 0").Key}, s.Partial)
+	require.Len(t, s.Unseen, 1)
+	require.InDelta(t, 180, s.Unseen[0].Seconds, 60)
+	s.Unseen[0].Seconds = 0
+	require.Equal(t, UnseenRun{unseen.Key, "target unet dgst, 3 shots, draw 0, seed 1", "far-1-00000000", "far", os.Getpid(), 0}, s.Unseen[0])
+	age(t, p.Lock(unseen), 0)
+	require.NoError(t, p.Refresh())
+	require.Len(t, p.Status().Running, 3, "it is touched again")
+	require.Empty(t, p.Status().Unseen)
+	age(t, p.Lock(unseen), 3*time.Minute)
 
 	none := p.Runs[0]
-	write(t, filepath.Join(p.Folder(none), RunFile), `{"seconds":10,"train_seconds":0,"device":"cuda:0"}`)
+	write(t, filepath.Join(p.Folder(none), RunFile), `{"key":"k","seconds":10,"train_seconds":0,"device":"cuda:0"}`)
 	write(t, filepath.Join(p.Folder(none), DoneFile), "")
 	require.NoError(t, p.Refresh())
 	require.Equal(t, left, *p.Cost.Seconds)
@@ -626,7 +642,7 @@ func TestStatesAndCost(t *testing.T) {
 
 	require.Empty(t, p.MixedMachines())
 	other := at("dgst, 3 shots, draw 0, seed 0")
-	write(t, filepath.Join(p.Folder(other), RunFile), `{"seconds":10,"train_seconds":0,"device":"cpu","threads":3}`)
+	write(t, filepath.Join(p.Folder(other), RunFile), `{"key":"k","seconds":10,"train_seconds":0,"device":"cpu","threads":3}`)
 	write(t, filepath.Join(p.Folder(other), DoneFile), "")
 	require.Equal(t, []string{"runs were computed in different ways, which round differently: 2 on cuda, 1 on the CPU with 3 threads"},
 		p.MixedMachines())

@@ -20,20 +20,19 @@ func (p *Plan) Refresh() error {
 	for _, e := range entries {
 		there[e.Name()] = true
 	}
-	self := newHolder()
+	if p.locks == nil {
+		p.locks = newLocks(newHolder(), filepath.Join(p.Dir, RunsFolder), DefaultLockTimeout)
+	}
 	var times timings
 	for _, r := range p.Runs {
-		r.State, r.Seconds = Missing, nil
+		r.State, r.Seconds, r.unseen = Missing, nil, 0
 		if there[r.Key] {
 			if r.State, err = p.folderState(r); err != nil {
 				return err
 			}
 		}
 		if r.State != Done && there[r.Key+lockEnding] {
-			holder, _, err := readLock(p.Lock(r))
-			if err == nil && (holder == nil || !holder.gone(&self)) {
-				r.State = Running
-			}
+			p.lockState(r)
 		}
 		if r.State == Done {
 			times.add(r, p.record(r))
@@ -41,6 +40,20 @@ func (p *Plan) Refresh() error {
 	}
 	p.cost(&times)
 	return nil
+}
+
+// lockState looks who is at a run whose lock is there. A worker that was not seen for the time-out that workers
+// have unless told otherwise is not at it any more: whatever that time-out is, they touch their locks more often.
+func (p *Plan) lockState(r *Run) {
+	holder, touched, err := readLock(p.Lock(r))
+	if err != nil || holder != nil && holder.gone(&p.locks.self) {
+		return
+	}
+	if idle := p.locks.idle(p.Lock(r), touched); idle > p.locks.timeout {
+		r.State, r.unseen = Partial, idle
+	} else {
+		r.State = Running
+	}
 }
 
 // folderState is the state that a run's folder shows.

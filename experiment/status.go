@@ -42,6 +42,7 @@ type Status struct {
 	Left    int          `json:"left"` // runs that are not done, running and failed ones included
 	Running []RunningRun `json:"running"`
 	Partial []string     `json:"partial"` // keys
+	Unseen  []UnseenRun  `json:"unseen"`  // of the partial ones
 	Failed  []FailedRun  `json:"failed"`
 	Seconds *float64     `json:"seconds"` // to go, with as many workers as now; nil: not known
 }
@@ -54,6 +55,17 @@ type RunningRun struct {
 	Host   string `json:"host"`
 	PID    int    `json:"pid"`
 	Progress
+}
+
+// UnseenRun is a run whose worker was not seen for longer than the lock's time-out: it is gone with its host, or
+// frozen, and the next worker takes the run over.
+type UnseenRun struct {
+	Run     string  `json:"run"` // key
+	What    string  `json:"what"`
+	Worker  string  `json:"worker"` // "": the lock cannot be read
+	Host    string  `json:"host"`
+	PID     int     `json:"pid"`
+	Seconds float64 `json:"seconds"` // since it was seen
 }
 
 // FailedRun is a run that failed; the next `run` tries it again.
@@ -74,16 +86,19 @@ func (r *Run) What() string {
 
 // Status tells how far the runs were at the last Refresh, who is at them, and why some failed.
 func (p *Plan) Status() *Status {
-	s := &Status{Runs: len(p.Runs), Running: []RunningRun{}, Partial: []string{}, Failed: []FailedRun{}}
+	s := &Status{Runs: len(p.Runs), Running: []RunningRun{}, Partial: []string{}, Unseen: []UnseenRun{}, Failed: []FailedRun{}}
 	for _, r := range p.Runs {
+		if r.unseen > 0 {
+			one := UnseenRun{Run: r.Key, What: r.What(), Seconds: r.unseen.Seconds()}
+			one.Worker, one.Host, one.PID = p.holder(r)
+			s.Unseen = append(s.Unseen, one)
+		}
 		switch r.State {
 		case Done:
 			s.Done++
 		case Running:
 			one := RunningRun{Run: r.Key, What: r.What()}
-			if h, _, err := readLock(p.Lock(r)); err == nil && h != nil {
-				one.Worker, one.Host, one.PID = h.Worker, h.Host, h.PID
-			}
+			one.Worker, one.Host, one.PID = p.holder(r)
 			read(filepath.Join(p.Folder(r), progressFile), &one.Progress)
 			s.Running = append(s.Running, one)
 		case Partial:
@@ -100,6 +115,14 @@ func (p *Plan) Status() *Status {
 		s.Seconds = &seconds
 	}
 	return s
+}
+
+// holder says who holds a run's lock, as far as that can be read.
+func (p *Plan) holder(r *Run) (worker, host string, pid int) {
+	if h, _, err := readLock(p.Lock(r)); err == nil && h != nil {
+		return h.Worker, h.Host, h.PID
+	}
+	return "", "", 0
 }
 
 // read reads a small file of JSON that a worker may be writing; what cannot be read stays empty.

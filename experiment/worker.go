@@ -36,6 +36,7 @@ type worker struct {
 	next    int       // of the locks to look at
 
 	datas  map[[2]string]*dataState // by dataset and network
+	waits  map[[2]string]error      // for data that another worker makes; asked for again after a run or a pass
 	others map[string]string        // folders of earlier runs by train_key; nil until it is asked for
 	needs  map[*combination]int64   // memory, in bytes
 	ended  map[string]bool          // keys: done, or failed while this worker was there
@@ -50,7 +51,7 @@ func newWorker(p *Plan, runs []*Run, c *WorkConfig, m memory, o pipeline.Output)
 		return nil, fmt.Errorf("-o %s: %w: name a folder that can be written", p.Dir, err)
 	}
 	w := &worker{plan: p, out: o, memory: m, device: c.Device, threads: c.Threads,
-		locks: newLocks(self, folder, c.lockTimeout()), datas: map[[2]string]*dataState{}, needs: map[*combination]int64{},
+		locks: newLocks(self, folder, c.lockTimeout()), datas: map[[2]string]*dataState{}, waits: map[[2]string]error{}, needs: map[*combination]int64{},
 		ended: map[string]bool{}, bad: map[string]bool{}}
 	w.runs = workOrder(runs)
 	w.began, _ = w.locks.now()
@@ -102,6 +103,7 @@ func (w *worker) work(ctx context.Context) error {
 
 // pass tries every run that is left once. took: it did one of them.
 func (w *worker) pass(ctx context.Context) (left int, took bool, err error) {
+	clear(w.waits)
 	folder := filepath.Join(w.plan.Dir, RunsFolder)
 	entries, err := os.ReadDir(folder)
 	if err != nil {
@@ -128,7 +130,10 @@ func (w *worker) pass(ctx context.Context) (left int, took bool, err error) {
 		if err != nil {
 			return 0, took, err
 		}
-		took = took || did
+		if did {
+			took = true
+			clear(w.waits)
+		}
 		if !over {
 			left++
 		}
@@ -161,7 +166,7 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	data, dataErr := w.dataOf(ctx, r)
 	var held *heldError
 	switch {
-	case errors.As(dataErr, &held):
+	case errors.As(dataErr, &held), errors.Is(dataErr, errLost):
 		return false, false, nil
 	case dataErr != nil && ctx.Err() != nil:
 		return false, false, ctx.Err()
@@ -205,17 +210,12 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	if err == nil {
 		err = a.do(lockContext, data)
 	}
-	lost := errors.Is(err, errLost) || errors.Is(context.Cause(lockContext), errLost)
-	if err != nil && !lost { // whatever is wrong, in a run that is another's it is not a failure
-		own, ownErr := k.own()
-		lost = ownErr == nil && !own
-	}
 	switch {
 	case err == nil:
 		w.ended[r.Key] = true
 		w.out.Printf("%s: done in %s", w.name(r), time.Since(a.began).Round(time.Second/10))
 		return true, true, w.journal.write(r.Key, eventDone, nil)
-	case lost:
+	case k.lost(lockContext, err):
 		w.out.Printf("%s: lost: %v", w.name(r), errLost)
 		return true, false, w.journal.write(r.Key, eventLost, nil)
 	case ctx.Err() != nil:
@@ -270,9 +270,15 @@ func (w *worker) dataOf(ctx context.Context, r *Run) (*prepared, error) {
 	if s := w.datas[at]; s != nil {
 		return s.data, s.err
 	}
+	if err := w.waits[at]; err != nil {
+		return nil, err
+	}
 	d, err := w.data(ctx, r)
 	var held *heldError
-	if !errors.As(err, &held) && ctx.Err() == nil {
+	switch {
+	case errors.As(err, &held), errors.Is(err, errLost):
+		w.waits[at] = err
+	case ctx.Err() == nil:
 		w.datas[at] = &dataState{d, err}
 	}
 	return d, err

@@ -43,6 +43,41 @@ func TestAnIdleWorkerRests(t *testing.T) {
 	require.LessOrEqual(t, w.next, 3*looksEach)
 }
 
+// Of the many runs that wait for data that another worker makes, one a pass asks for it.
+func TestDataInOtherHandsIsAskedForOnceAPass(t *testing.T) {
+	p := newDemo(t).plan()
+	c := settings.New[WorkConfig]()
+	w, err := newWorker(p, p.Runs, &c, noMemory{}, p.options.Output)
+	require.NoError(t, err)
+	defer w.journal.close()
+	var runs []*Run
+	for _, r := range p.Runs {
+		if r.Trains() {
+			runs = append(runs, r)
+		}
+	}
+	w.runs = runs
+	adopt, err := p.Adoption(runs[0])
+	require.NoError(t, err)
+	require.NoError(t, os.MkdirAll(filepath.Dir(adopt.Preprocessed), 0o777))
+	hold(t, adopt.Preprocessed+lockEnding, remote("far"))
+	left, took, err := w.pass(context.Background())
+	require.NoError(t, err)
+	require.False(t, took)
+	require.Len(t, runs, left)
+	require.NoError(t, os.Remove(adopt.Preprocessed+lockEnding))
+	write(t, filepath.Join(adopt.Preprocessed, dataReady), "{}")
+	var held *heldError
+	_, err = w.dataOf(context.Background(), runs[1])
+	require.ErrorAs(t, err, &held)
+	w.runs = nil
+	_, _, err = w.pass(context.Background())
+	require.NoError(t, err)
+	d, err := w.dataOf(context.Background(), runs[1])
+	require.NoError(t, err)
+	require.Equal(t, adopt.Preprocessed, d.folder)
+}
+
 // Blocks of shots and draws stay in their order; within them a worker begins anywhere.
 func TestWorkersBeginAtDifferentRuns(t *testing.T) {
 	var runs []*Run

@@ -160,8 +160,9 @@ func newExperimentStatus() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status FILE",
 		Short: "how far a grid is: done, running, failed, left, time to go",
-		Long: `status tells what is done, who is at which run and in which epoch, what failed and why, and how long the rest takes with
-as many workers as now. --watch shows it again whenever it changes, until all is done or Ctrl-C.`,
+		Long: `status tells what is done, who is at which run and in which epoch, whose worker was not seen for more than a minute,
+what failed and why, and how long the rest takes with as many workers as now. --watch shows it again whenever it
+changes, until all is done or Ctrl-C.`,
 		Example: `  lntorch experiment status grid.yaml -o grid
   lntorch experiment status grid.yaml --watch`,
 		Args: exactly("FILE"),
@@ -221,22 +222,28 @@ func statusText(s *experiment.Status, asJSON bool) (string, error) {
 		return b.String(), err
 	}
 	fmt.Fprintf(&b, "%d of %d runs done, %d left: %s to go\n", s.Done, s.Runs, s.Left, duration(s.Seconds))
-	for _, r := range s.Running {
-		by := "an unknown worker"
-		if r.Host != "" {
-			by = fmt.Sprintf("%s, process %d", r.Host, r.PID)
+	by := func(host string, pid int) string {
+		if host == "" {
+			return "an unknown worker"
 		}
+		return pipeline.Printable(fmt.Sprintf("%s, process %d", host, pid))
+	}
+	for _, r := range s.Running {
 		at := r.Stage
 		if r.Epochs > 0 {
 			at = fmt.Sprintf("epoch %d of %d", r.Epoch, r.Epochs)
 		}
-		fmt.Fprintf(&b, "running  %s  %s: %s (%s)\n", r.Run, pipeline.Printable(r.What), at, pipeline.Printable(by))
+		fmt.Fprintf(&b, "running  %s  %s: %s (%s)\n", r.Run, pipeline.Printable(r.What), at, by(r.Host, r.PID))
+	}
+	for _, r := range s.Unseen {
+		fmt.Fprintf(&b, "partial  %s  %s: its worker has not been seen for %s (%s)\n", r.Run, pipeline.Printable(r.What),
+			duration(&r.Seconds), by(r.Host, r.PID))
 	}
 	for _, r := range s.Failed {
 		why, _, _ := strings.Cut(pipeline.Printable(r.Error), "\n")
 		fmt.Fprintf(&b, "failed   %s  %s: %s\n", r.Run, pipeline.Printable(r.What), why)
 	}
-	if n := len(s.Partial); n > 0 {
+	if n := len(s.Partial) - len(s.Unseen); n > 0 {
 		fmt.Fprintf(&b, "partial  %d runs, begun and stopped: the next run goes on with them\n", n)
 	}
 	return b.String(), nil

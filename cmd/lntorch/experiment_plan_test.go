@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -79,6 +80,12 @@ func TestExperimentPlan(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(failed, "failed.json"), []byte(`{"error":"no space\nleft"}`), 0o644))
 	r = lntorch(t, append([]string{"experiment", "status"}, args...)...)
 	require.Contains(t, r.out, "failed   "+plan.Runs[1]["key"].(string)+"  target unet dgst, 1 shots, draw 0, seed 0: no space\n")
+	lock := filepath.Join(args[2], "runs", plan.Runs[2]["key"].(string)+".lock")
+	require.NoError(t, os.WriteFile(lock, []byte(`{"worker":"w","host":"far","pid":7,"boot":"x"}`), 0o644))
+	require.NoError(t, os.Chtimes(lock, time.Time{}, time.Now().Add(-3*time.Minute)))
+	r = lntorch(t, append([]string{"experiment", "status"}, args...)...)
+	require.Regexp(t, `(?m)^partial  `+plan.Runs[2]["key"].(string)+`  .*: its worker has not been seen for [34]m \(far, process 7\)$`, r.out)
+	require.NotContains(t, r.out, "begun and stopped")
 	r = lntorch(t, append([]string{"experiment", "status", "--json"}, args...)...)
 	var status map[string]any
 	require.NoError(t, json.Unmarshal([]byte(r.out), &status))

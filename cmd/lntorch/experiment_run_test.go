@@ -314,6 +314,92 @@ func withData(t *testing.T, dir, of string) string {
 	return dir
 }
 
+// start starts a worker in the background.
+func (g *grid) start(dir string, args ...string) *running {
+	g.t.Helper()
+	r := &running{g.command(dir, args...), &printed{}}
+	r.Stderr = r.log
+	require.NoError(g.t, r.Start())
+	g.t.Cleanup(func() { r.Process.Kill() })
+	return r
+}
+
+// frozenInItsData starts a worker in a folder of its own, and freezes it when it has made the first of the
+// cases of its training data.
+func (g *grid) frozenInItsData(args ...string) (dir string, b *running) {
+	g.t.Helper()
+	for range 5 {
+		dir = filepath.Join(g.t.TempDir(), "grid")
+		b = g.start(dir, args...)
+		there := func(pattern string) bool {
+			found, err := filepath.Glob(filepath.Join(dir, "data", pattern))
+			return err == nil && len(found) > 0
+		}
+		require.Eventually(g.t, func() bool { return there("*/*/*_3d_phantom/*.npz") }, 2*time.Minute, 2*time.Millisecond)
+		require.NoError(g.t, b.Process.Signal(syscall.SIGSTOP))
+		if !there("*/*/*_3d_phantom/LN_003.npz") && there("*.lock") {
+			return dir, b
+		}
+		b.Process.Kill() // it was too fast
+		b.Wait()
+	}
+	require.Fail(g.t, "no worker was frozen in time")
+	return "", nil
+}
+
+// Training data is made once, by one worker; others do something else meanwhile, and wait. What a worker that
+// was frozen had begun another takes over after the time-out, on the same host, too: the first one drops it
+// when it wakes, asks again, and no run has failed.
+func TestTrainingDataIsMadeOnce(t *testing.T) {
+	g := newGrid(t, "none: {method: none}, full: {method: full}")
+	g.write(strings.NewReplacer("draws: 2", "draws: 1", "epochs: 3", "epochs: 1").Replace(g.text))
+	const makes = "data of b for unet: plans are adopted and cases preprocessed"
+
+	dir, first := g.frozenInItsData("--only", "method=full")
+	other := g.start(dir, "--lock-timeout", "60")
+	says := func(text string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return strings.Contains(other.log.String(), text) }, 2*time.Minute, 5*time.Millisecond)
+	}
+	says("): done in ") // the network as it is
+	require.NoError(t, first.Process.Signal(syscall.SIGCONT))
+	require.NoError(t, first.Wait(), first.log.String())
+	require.NoError(t, other.Wait(), other.log.String())
+	logs := first.log.String() + other.log.String()
+	require.Equal(t, 1, strings.Count(logs, makes), logs)
+	require.Equal(t, 1, strings.Count(logs, ": 4 cases made, 0 kept"), logs)
+	events := journal(t, dir)
+	require.Equal(t, 2, count(events, "done"), "%v", events)
+	for _, e := range events {
+		require.Contains(t, []string{"start", "done"}, e.Event, "%v", events)
+	}
+	full, err := filepath.Glob(filepath.Join(dir, "runs", "*", "model", "fold_all"))
+	require.NoError(t, err)
+	require.Len(t, full, 1)
+	scores, err := filepath.Rel(dir, filepath.Join(filepath.Dir(filepath.Dir(full[0])), "scores.json"))
+	require.NoError(t, err)
+
+	again, first := g.frozenInItsData("--only", "method=full")
+	other = g.start(again, "--only", "method=full", "--lock-timeout", "1")
+	says(makes + ", taken over from a worker that is gone\n")
+	require.NoError(t, first.Process.Signal(syscall.SIGCONT)) // while the other one is at it
+	require.NoError(t, first.Wait(), first.log.String())
+	require.NoError(t, other.Wait(), other.log.String())
+	logs = first.log.String() + other.log.String()
+	require.Contains(t, first.log.String(), "data of b for unet: lost: another worker has taken it over\n")
+	require.Equal(t, 2, strings.Count(logs, makes), logs)
+	require.Regexp(t, `: [123] cases made, [123] kept\n`, other.log.String(), "it goes on where the first one was")
+	events = journal(t, again)
+	require.Equal(t, 1, count(events, "done"), "%v", events)
+	require.Zero(t, count(events, "failed"), "%v", events)
+	require.Equal(t, read(t, filepath.Join(dir, scores)), read(t, filepath.Join(again, scores)))
+	for _, d := range []string{dir, again} {
+		left, err := os.ReadDir(filepath.Join(d, "data"))
+		require.NoError(t, err)
+		require.Len(t, left, 1, "the data, without locks and work folders")
+	}
+}
+
 // A run that fails stops no other and is tried again; a worker that was frozen drops what another has taken
 // over; locks of hosts that are gone and of clocks that are ahead are taken over; a full disk fails a run,
 // which goes on when there is room.
