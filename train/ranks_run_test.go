@@ -244,6 +244,27 @@ func TestWhatFailsOnOneRankEndsAll(t *testing.T) {
 		"the best checkpoint on one rank": {func(t *testing.T, rank int, c *train.Config) {
 			c.ValidateBest = rank == 1
 		}, []string{"differ in setting val_best (false on rank 0, true on rank 1)"}},
+		"checkpoints at other epochs": {func(_ *testing.T, rank int, c *train.Config) {
+			c.SaveEvery = 1 + rank
+		}, []string{"differ in setting save_every (1 on rank 0, 2 on rank 1)"}},
+		"probabilities of one rank's cases": {func(_ *testing.T, rank int, c *train.Config) {
+			c.Npz = rank == 0
+		}, []string{"differ in --npz (true on rank 0, false on rank 1)"}},
+		"another method": {func(t *testing.T, rank int, c *train.Config) {
+			if rank == 1 {
+				entry, err := finetune.Lookup("norm")
+				require.NoError(t, err)
+				c.MethodName = entry.Name
+				c.Method, err = entry.Make(nil)
+				require.NoError(t, err)
+			}
+		}, []string{"differ in method (full on rank 0, norm on rank 1)"}},
+		"another option of the method": {func(_ *testing.T, rank int, c *train.Config) {
+			c.Options = map[string]string{"lora-rank": fmt.Sprint(2 + 2*rank)}
+		}, []string{"differ in setting lora-rank (2 on rank 0, 4 on rank 1)"}},
+		"another lntorch": {func(_ *testing.T, rank int, c *train.Config) {
+			c.Version = []string{"1.0", "1.1"}[rank]
+		}, []string{"differ in lntorch's version (1.0 on rank 0, 1.1 on rank 1)"}},
 		"a damaged case": {func(t *testing.T, rank int, c *train.Config) {
 			if rank == 1 {
 				spoil(t, c, func(path string) { require.NoError(t, os.Truncate(path, 300)) })

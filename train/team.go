@@ -28,8 +28,9 @@ type fact struct {
 	Hashed      bool // Value says nothing to a reader
 }
 
-// local lists the settings that ranks may have each of their own, and those that only rank 0 looks at.
-var local = []string{"device", "threads", "workers", "profile", "pretrained_weights", "save_every"}
+// local lists the settings that ranks may have each of their own, and those that only rank 0 looks at. Whatever
+// decides when ranks exchange something is none of them: they all act on it.
+var local = []string{"device", "threads", "workers", "profile", "pretrained_weights"}
 
 // facts are everything that must be the same on all ranks, so that each trains what one would train alone.
 func (t *trainer) facts() ([]fact, error) {
@@ -39,7 +40,8 @@ func (t *trainer) facts() ([]fact, error) {
 		return nil, err
 	}
 	list := []fact{{"lntorch's version", c.Version, false}, {"libtorch's version", libtorch, false}, {"method", c.MethodName, false}, {"trainer", c.Trainer, false},
-		{"--val", fmt.Sprint(c.ValidateOnly), false}}
+		{"configuration", c.Configuration, false}, {"fold", c.Fold, false},
+		{"--val", fmt.Sprint(c.ValidateOnly), false}, {"--npz", fmt.Sprint(c.Npz), false}}
 	list = append(list, settingFacts(t.settings())...)
 	var weights []string
 	for _, p := range t.Params {
