@@ -89,7 +89,11 @@ func Trace(ctx context.Context, c TraceConfig, o Output) (err error) {
 	if c.Checkpoint == "" || c.Batches == "" || c.Output == "" {
 		return settings.Usage("--checkpoint, --batches and -o must be given")
 	}
-	entry, method, err := c.Method.Make()
+	entry, _, err := c.Method.entry("", true)
+	if err != nil {
+		return err
+	}
+	method, options, err := c.Method.make(entry)
 	if err != nil {
 		return err
 	}
@@ -104,7 +108,8 @@ func Trace(ctx context.Context, c TraceConfig, o Output) (err error) {
 	}
 	defer f.Close()
 	t := train.TraceConfig{Source: f, Plans: p, Dataset: d, Configuration: name, Batches: c.Batches, Output: c.Output,
-		MethodName: entry.Name, Method: method, TraceSettings: c.TraceSettings, Machine: c.Machine, Ranks: ranks.Ranks, Progress: o.Progress}
+		MethodName: entry.Name, Method: method, Options: options, TraceSettings: c.TraceSettings, Machine: c.Machine, Ranks: ranks.Ranks,
+		Version: o.Version, Progress: o.Progress}
 	if t.LR == 0 {
 		t.LR = entry.LR
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/machine"
@@ -441,22 +442,40 @@ func TestRanksOfATraceAgree(t *testing.T) {
 	f, err := checkpoint.Open(mini(t, sourceModel+"/fold_0/checkpoint_final.pth"))
 	require.NoError(t, err)
 	defer f.Close()
-	entry, err := finetune.Lookup("full")
+	p, err := plans.Load(mini(t, "preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource.json"))
 	require.NoError(t, err)
-	out := filepath.Join(t.TempDir(), "out")
-	errs := together(t, 2, 20*time.Second, func(r train.Ranks) error {
-		m, err := entry.Make(nil)
-		if err != nil {
-			return err
-		}
-		c := train.TraceConfig{Source: f, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration,
-			Batches: mini(t, "trajectory"), Output: out, MethodName: "full", Method: m, Ranks: r,
-			TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99}, Accumulate: 1 + r.Group.Rank()},
-			Machine:       machine.Machine{Device: torch.CPU, Threads: 1}}
-		return train.Trace(t.Context(), c)
-	})
-	for rank, err := range errs {
-		require.ErrorContains(t, err, "differ in number of steps (4 on rank 0, 2 on rank 1); setting accumulate (1 on rank 0, 2 on rank 1)", "rank %d", rank)
+	for name, o := range map[string]struct {
+		change func(c *train.TraceConfig)
+		want   string
+	}{
+		"steps": {func(c *train.TraceConfig) { c.Accumulate = 2 },
+			"number of steps (4 on rank 0, 2 on rank 1); setting accumulate (1 on rank 0, 2 on rank 1): start"},
+		"an option of the method": {func(c *train.TraceConfig) { c.Options = map[string]string{"k": "2"} }, "setting k (1 on rank 0, 2 on rank 1): start"},
+		"plans":                   {func(c *train.TraceConfig) { c.Plans = p }, "plans (one on rank 0, another on rank 1): start"},
+		"lntorch":                 {func(c *train.TraceConfig) { c.Version = "1.1" }, "lntorch's version (1.0 on rank 0, 1.1 on rank 1): start"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			entry, err := finetune.Lookup("full")
+			require.NoError(t, err)
+			out := filepath.Join(t.TempDir(), "out")
+			errs := together(t, 2, 20*time.Second, func(r train.Ranks) error {
+				m, err := entry.Make(nil)
+				if err != nil {
+					return err
+				}
+				c := train.TraceConfig{Source: f, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration,
+					Batches: mini(t, "trajectory"), Output: out, MethodName: "full", Method: m, Options: map[string]string{"k": "1"}, Ranks: r, Version: "1.0",
+					TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99}, Accumulate: 1},
+					Machine:       machine.Machine{Device: torch.CPU, Threads: 1}}
+				if r.Group.Rank() == 1 {
+					o.change(&c)
+				}
+				return train.Trace(t.Context(), c)
+			})
+			for rank, err := range errs {
+				require.ErrorContains(t, err, "differ in "+o.want, "rank %d", rank)
+			}
+			require.NoFileExists(t, filepath.Join(out, "losses.json"))
+		})
 	}
-	require.NoFileExists(t, filepath.Join(out, "losses.json"))
 }
