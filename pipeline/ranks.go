@@ -57,7 +57,7 @@ func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *
 	if err := place(w, m, o); err != nil || w == nil {
 		return j, err
 	}
-	j.Ranks = train.Ranks{Launcher: w.Launcher, Restart: w.Restart, RunID: w.RunID}
+	j.Ranks = train.Ranks{Launcher: w.Launcher, Restart: w.Restart, RunID: w.RunID, Agent: w.Agent}
 	if w.Alone() { // perhaps because torchrun has lost the others, or before they came
 		return j, nil
 	}

@@ -350,13 +350,13 @@ func TestRestartedRanksGoOn(t *testing.T) {
 	c.BatchSize = 4
 	c.Pretrained, c.Head = startOf(t, c), train.HeadKeep
 	want := state(t, mustTogether(t, 2, c).Checkpoint)
-	// started trains as torchrun's job of a name, restarted that often, until a progress call.
-	started := func(world int, c train.Config, job string, restart, until int) []error {
+	// started trains as torchrun's job of an id, whose agent has a name, restarted that often, until a progress call.
+	started := func(world int, c train.Config, job, agent string, restart, until int) []error {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		return together(t, world, 20*time.Second, func(r train.Ranks) error {
 			own := again(t, c, nil)
-			r.Launcher, r.RunID, r.Restart = "torchrun", job, restart
+			r.Launcher, r.RunID, r.Agent, r.Restart = "torchrun", job, agent, restart
 			own.Ranks = r
 			if r.Group.Rank() == 1 {
 				own.Progress = &stopper{until, cancel}
@@ -365,23 +365,32 @@ func TestRestartedRanksGoOn(t *testing.T) {
 			return err
 		})
 	}
-	latest := filepath.Join(fold900(c), "checkpoint_latest.pth")
-	require.Error(t, errors.Join(started(2, c, "none", 0, 4)...)) // a new training, beside the final checkpoint of the one before
-	require.NoFileExists(t, filepath.Join(fold900(c), "checkpoint_final.pth"))
+	latest, final := filepath.Join(fold900(c), "checkpoint_latest.pth"), filepath.Join(fold900(c), "checkpoint_final.pth")
+	// The first attempt failed before it came to the folder, where an earlier job left its training.
+	require.Error(t, errors.Join(started(2, c, "none", "a", 1, 4)...)) // stopped: a new training, beside the one before
+	require.NoFileExists(t, final)
 	require.FileExists(t, latest)
 	kept, err := filepath.Glob(filepath.Join(fold900(c), "checkpoint_final_*.pth"))
 	require.NoError(t, err)
 	require.Len(t, kept, 1)
+	for rank, err := range started(2, c, "none", "b", 1, 1000) { // another agent: of the same job, or of another
+		require.ErrorContains(t, err, latest+" is of a job without an id, as this one is", "rank %d", rank)
+		require.ErrorContains(t, err, "--rdzv-id NAME", "rank %d", rank)
+	}
+	pretrained := c.Pretrained
 	c.Pretrained = filepath.Join(t.TempDir(), "not there any more.pth")
-	require.NoError(t, errors.Join(started(2, c, "none", 1, 1000)...))
-	require.Equal(t, want, state(t, filepath.Join(fold900(c), "checkpoint_final.pth")))
+	require.NoError(t, errors.Join(started(2, c, "none", "a", 2, 1000)...))
+	require.Equal(t, want, state(t, final))
+	c.Pretrained = pretrained
+	require.Error(t, errors.Join(started(2, c, "job 6", "c", 1, 4)...)) // not taken for "none", nor the other way round
+	require.NoFileExists(t, final)
 
 	// Another number of ranks of the same job is a restart that torchrun does not count; another job is none.
 	c = tiny{}.config(t, "plain", "full", nil)
 	c.BatchSize = 4
-	require.Error(t, errors.Join(started(3, c, "job 7", 0, 4)...))
-	require.NoError(t, errors.Join(started(2, c, "job 7", 0, 1000)...))
-	require.NoError(t, errors.Join(started(3, c, "job 8", 0, 1000)...))
+	require.Error(t, errors.Join(started(3, c, "job 7", "d", 0, 4)...))
+	require.NoError(t, errors.Join(started(2, c, "job 7", "e", 0, 1000)...))
+	require.NoError(t, errors.Join(started(3, c, "job 8", "d", 0, 1000)...))
 	logs, err := filepath.Glob(filepath.Join(fold900(c), "training_log_*.txt")) // those of one second are one
 	require.NoError(t, err)
 	all := ""

@@ -308,7 +308,15 @@ func (t *trainer) findSource() (origin, error) {
 			path = filepath.Join(t.fold, fileBest)
 		}
 		return origin{Path: path}, t.validatable(path)
-	case c.Continue || t.restarted():
+	}
+	goesOn := c.Continue
+	if !goesOn {
+		var err error
+		if goesOn, err = t.restarted(); err != nil {
+			return origin{}, err
+		}
+	}
+	if goesOn {
 		path, err := t.newest()
 		if path != "" || err != nil {
 			return origin{Path: path, Resumes: true}, err
