@@ -51,19 +51,24 @@ func place(w World, m *machine.Machine, o *Output) error {
 	return o.resolve(m)
 }
 
-// Join places this rank and meets the others.
-func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *Output) (*Membership, error) {
+// Join places this rank and meets the others. Where this rank cannot take part, because of refused or of what its
+// machine lacks, the others are told so: they would wait for it.
+func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *Output, refused error) (*Membership, error) {
 	j := &Membership{}
-	if err := place(w, m, o); err != nil || w == nil {
+	err := refused
+	if err == nil {
+		err = place(w, m, o)
+	}
+	if w == nil {
 		return j, err
 	}
-	j.Ranks = train.Ranks{Launcher: w.Launcher, Restart: w.Restart, RunID: w.RunID}
+	j.Ranks = train.Ranks{Launcher: w.Launcher, Restart: w.Restart, RunID: w.RunID, Agent: w.Agent}
 	if w.Alone() { // perhaps because torchrun has lost the others, or before they came
-		return j, nil
+		return j, err
 	}
-	backend, err := c.BackendOn(m.Device.Type != torch.DeviceCPU)
-	if err != nil {
-		return nil, err
+	backend := ""
+	if err == nil {
+		backend, err = c.BackendOn(m.Device.Type != torch.DeviceCPU)
 	}
 	host, port := w.HostPort()
 	d := dist.Config{Rank: w.Rank, Size: w.Size, Host: host, Port: port, Serve: w.Serve, Prefix: w.Prefix, Interface: w.Interface,
@@ -71,7 +76,14 @@ func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *
 	if backend == "nccl" {
 		d.Backend = dist.NCCL
 	}
+	if err != nil {
+		dist.Refuse(ctx, d, err)
+		return nil, err
+	}
 	group, err := dist.Connect(ctx, d)
+	if stopped := stoppedElsewhere(err); stopped != nil {
+		return nil, stopped
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -79,8 +91,15 @@ func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *
 	return j, nil
 }
 
-// stoppedByUser is what other ranks are told where a rank was stopped before all could stop together.
-const stoppedByUser = "stopped by the user"
+// stoppedElsewhere is the error of a rank where the user stopped another, before all could stop together; nil where err
+// is something else.
+func stoppedElsewhere(err error) error {
+	var elsewhere *dist.Failed
+	if errors.As(err, &elsewhere) && elsewhere.Message == dist.StoppedByUser {
+		return fmt.Errorf("at %s: %w", elsewhere.Member, context.Canceled)
+	}
+	return nil
+}
 
 // During is a context that ends with the group, too, whose error is its cause: what a rank does on its own,
 // such as predicting its cases, is of no use when another is lost.
@@ -109,15 +128,15 @@ func (j *Membership) Leave(ctx context.Context, err error) error {
 		err = cause
 	}
 	var interrupted *train.Interrupted
-	var elsewhere *dist.Failed
+	stopped := stoppedElsewhere(err)
 	switch {
 	case err == nil, errors.As(err, &interrupted): // they end likewise
 		return errors.Join(err, j.Group.Close())
-	case errors.As(err, &elsewhere) && elsewhere.Message == stoppedByUser:
-		err = fmt.Errorf("at %s: %w", elsewhere.Member, context.Canceled)
+	case stopped != nil:
 		j.Group.Close()
+		return stopped
 	case errors.Is(err, context.Canceled):
-		j.Group.Fail(errors.New(stoppedByUser))
+		j.Group.Fail(errors.New(dist.StoppedByUser))
 	default:
 		j.Group.Fail(err)
 	}

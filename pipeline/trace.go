@@ -83,17 +83,8 @@ type TraceConfig struct {
 
 // Trace makes one optimizer step for each batch of a folder and writes what two stacks are compared by.
 func Trace(ctx context.Context, c TraceConfig, o Output) (err error) {
-	if err := settings.Check(&c); err != nil {
-		return err
-	}
-	if c.Checkpoint == "" || c.Batches == "" || c.Output == "" {
-		return settings.Usage("--checkpoint, --batches and -o must be given")
-	}
-	entry, method, err := c.Method.Make()
-	if err != nil {
-		return err
-	}
-	ranks, err := Join(ctx, c.Config, c.World, &c.Machine, &o)
+	t, refused := c.trace(o)
+	ranks, err := Join(ctx, c.Config, c.World, &t.Machine, &o, refused)
 	if err != nil {
 		return err
 	}
@@ -103,10 +94,27 @@ func Trace(ctx context.Context, c TraceConfig, o Output) (err error) {
 		return err
 	}
 	defer f.Close()
-	t := train.TraceConfig{Source: f, Plans: p, Dataset: d, Configuration: name, Batches: c.Batches, Output: c.Output,
-		MethodName: entry.Name, Method: method, TraceSettings: c.TraceSettings, Machine: c.Machine, Ranks: ranks.Ranks, Progress: o.Progress}
+	t.Source, t.Plans, t.Dataset, t.Configuration, t.Ranks, t.Progress = f, p, d, name, ranks.Ranks, o.Progress
+	return train.Trace(ctx, t)
+}
+
+// trace checks the settings and gives the trace that they describe, which does not know its checkpoint yet.
+func (c *TraceConfig) trace(o Output) (train.TraceConfig, error) {
+	if err := settings.Check(c); err != nil {
+		return train.TraceConfig{}, err
+	}
+	if c.Checkpoint == "" || c.Batches == "" || c.Output == "" {
+		return train.TraceConfig{}, settings.Usage("--checkpoint, --batches and -o must be given")
+	}
+	entry, _, err := c.Method.entry("", true)
+	if err != nil {
+		return train.TraceConfig{}, err
+	}
+	method, options, err := c.Method.make(entry)
+	t := train.TraceConfig{Batches: c.Batches, Output: c.Output, MethodName: entry.Name, Method: method, Options: options,
+		TraceSettings: c.TraceSettings, Machine: c.Machine, Version: o.Version}
 	if t.LR == 0 {
 		t.LR = entry.LR
 	}
-	return train.Trace(ctx, t)
+	return t, err
 }

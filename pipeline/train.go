@@ -45,26 +45,8 @@ type TrainConfig struct {
 // iteration, saved, with *train.Interrupted. Of ranks that train together rank 0 has the result, and the
 // others nil.
 func Train(ctx context.Context, c TrainConfig, o Output) (result *train.Result, err error) {
-	if err := settings.Check(&c); err != nil {
-		return nil, err
-	}
-	if c.World == nil || c.World.Rank == 0 { // which alone writes
-		if err := given("results", c.Results); err != nil {
-			return nil, err
-		}
-	}
-	method, options, err := c.effective()
-	if err != nil {
-		return nil, err
-	}
-	t := train.Config{Settings: c.Settings, Machine: c.Machine, Results: c.Results, PlansName: c.PlansName,
-		Configuration: c.Configuration, Fold: c.Fold, Trainer: c.Trainer, MethodName: c.MethodName, Method: method, Options: options,
-		Pretrained: c.Pretrained, Continue: c.Continue, ValidateOnly: c.ValidateOnly, Npz: c.Npz, NoValidation: c.NoValidation,
-		Version: o.Version}
-	if err := t.Check(); err != nil {
-		return nil, err
-	}
-	ranks, err := Join(ctx, c.Config, c.World, &t.Machine, &o)
+	t, refused := c.training(o)
+	ranks, err := Join(ctx, c.Config, c.World, &t.Machine, &o, refused)
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +77,27 @@ func Train(ctx context.Context, c TrainConfig, o Output) (result *train.Result, 
 		return nil, err
 	}
 	return train.Run(ctx, t)
+}
+
+// training checks the settings and gives the training that they describe, which does not know its data yet.
+func (c *TrainConfig) training(o Output) (train.Config, error) {
+	if err := settings.Check(c); err != nil {
+		return train.Config{}, err
+	}
+	if c.World == nil || c.World.Rank == 0 { // which alone writes
+		if err := given("results", c.Results); err != nil {
+			return train.Config{}, err
+		}
+	}
+	method, options, err := c.effective()
+	if err != nil {
+		return train.Config{}, err
+	}
+	t := train.Config{Settings: c.Settings, Machine: c.Machine, Results: c.Results, PlansName: c.PlansName,
+		Configuration: c.Configuration, Fold: c.Fold, Trainer: c.Trainer, MethodName: c.MethodName, Method: method, Options: options,
+		Pretrained: c.Pretrained, Continue: c.Continue, ValidateOnly: c.ValidateOnly, Npz: c.Npz, NoValidation: c.NoValidation,
+		Version: o.Version}
+	return t, t.Check()
 }
 
 // effective fills in what the method decides where nothing is given: its name, the trainer, epochs,

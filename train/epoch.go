@@ -27,7 +27,7 @@ func (t *trainer) runEpoch(ctx context.Context) error {
 		return err
 	}
 	t.file.EpochStart(t.epoch, lr)
-	t.spent = pace{}
+	t.spent, t.began = pace{}, t.iteration
 	if err := t.trainEpoch(ctx); err != nil {
 		return err
 	}
@@ -126,19 +126,39 @@ func (t *trainer) trainEpoch(ctx context.Context) error {
 	return t.log.TrainLoss(t.epoch, meanLoss(t.losses))
 }
 
-// failed is the error of an iteration; where another rank is lost, with what to do about it.
+// failed is the error of an iteration.
 func (t *trainer) failed(err error) error {
+	return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
+}
+
+// lost is the error by which another rank is lost; nil where err is none.
+func lost(err error) error {
 	var gone *dist.Gone
 	var late *dist.TimedOut
 	var left *dist.Left
-	if !errors.As(err, &gone) && !errors.As(err, &late) && !errors.As(err, &left) {
-		return fmt.Errorf("train: epoch %d, iteration %d: %w", t.epoch, t.iteration, err)
+	switch {
+	case errors.As(err, &gone):
+		return gone
+	case errors.As(err, &late):
+		return late
+	case errors.As(err, &left):
+		return left
+	}
+	return nil
+}
+
+// howToGoOn is the error that ends the epochs; wherever in them another rank was lost, it says what to do about it.
+func (t *trainer) howToGoOn(err error) error {
+	var stopped *Interrupted
+	cause := lost(err)
+	if cause == nil || errors.As(err, &stopped) { // which is saved, and says so
+		return err
 	}
 	saved := "No checkpoint was written yet"
 	if t.saved != "" {
 		saved = fmt.Sprintf("Last saved: %s (epoch %d). Go on with --c", t.saved, t.savedEpoch)
 	}
-	return fmt.Errorf("%w: epoch %d, iteration %d. %s", err, t.epoch, t.iteration, saved)
+	return fmt.Errorf("%w: epoch %d, iteration %d. %s", cause, t.epoch, t.iteration, saved)
 }
 
 // printWaiting logs how long the epoch's training waited for data, and for other ranks.
@@ -152,7 +172,9 @@ func (t *trainer) printWaiting() error {
 	if t.peers == nil {
 		return nil
 	}
-	t.file.Print(fmt.Sprintf("%.2f patches a second", float64(t.cfg.BatchSize*t.cfg.Accumulate*t.cfg.Iterations)/t.spent.Total.Seconds()))
+	if n := t.cfg.Iterations - t.began; n > 0 {
+		t.file.Print(fmt.Sprintf("%.2f patches a second", float64(t.cfg.BatchSize*t.cfg.Accumulate*n)/t.spent.Total.Seconds()))
+	}
 	all, err := gather(t.peers, t.spent)
 	if err != nil {
 		return t.failed(err)

@@ -23,7 +23,8 @@ type Ranks struct {
 	Backend  string      // of the group, for the log and run.json: gloo or nccl
 	Launcher string      // what started them, for run.json
 	Restart  int         // how often it has restarted them
-	RunID    string      // the launcher's name of the job, the same after a restart; may be empty
+	RunID    string      // the launcher's name of the job, the same after a restart; "none" or empty without one
+	Agent    string      // of the launcher on this host: the same after a restart, and of no other job; may be empty
 }
 
 // Compression is the type that gradients have on their way between ranks.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/npz"
 	"github.com/lntorch/lntorch/internal/machine"
@@ -244,6 +245,27 @@ func TestWhatFailsOnOneRankEndsAll(t *testing.T) {
 		"the best checkpoint on one rank": {func(t *testing.T, rank int, c *train.Config) {
 			c.ValidateBest = rank == 1
 		}, []string{"differ in setting val_best (false on rank 0, true on rank 1)"}},
+		"checkpoints at other epochs": {func(_ *testing.T, rank int, c *train.Config) {
+			c.SaveEvery = 1 + rank
+		}, []string{"differ in setting save_every (1 on rank 0, 2 on rank 1)"}},
+		"probabilities of one rank's cases": {func(_ *testing.T, rank int, c *train.Config) {
+			c.Npz = rank == 0
+		}, []string{"differ in --npz (true on rank 0, false on rank 1)"}},
+		"another method": {func(t *testing.T, rank int, c *train.Config) {
+			if rank == 1 {
+				entry, err := finetune.Lookup("norm")
+				require.NoError(t, err)
+				c.MethodName = entry.Name
+				c.Method, err = entry.Make(nil)
+				require.NoError(t, err)
+			}
+		}, []string{"differ in method (full on rank 0, norm on rank 1)"}},
+		"another option of the method": {func(_ *testing.T, rank int, c *train.Config) {
+			c.Options = map[string]string{"lora-rank": fmt.Sprint(2 + 2*rank)}
+		}, []string{"differ in setting lora-rank (2 on rank 0, 4 on rank 1)"}},
+		"another lntorch": {func(_ *testing.T, rank int, c *train.Config) {
+			c.Version = []string{"1.0", "1.1"}[rank]
+		}, []string{"differ in lntorch's version (1.0 on rank 0, 1.1 on rank 1)"}},
 		"a damaged case": {func(t *testing.T, rank int, c *train.Config) {
 			if rank == 1 {
 				spoil(t, c, func(path string) { require.NoError(t, os.Truncate(path, 300)) })
@@ -328,13 +350,13 @@ func TestRestartedRanksGoOn(t *testing.T) {
 	c.BatchSize = 4
 	c.Pretrained, c.Head = startOf(t, c), train.HeadKeep
 	want := state(t, mustTogether(t, 2, c).Checkpoint)
-	// started trains as torchrun's job of a name, restarted that often, until a progress call.
-	started := func(world int, c train.Config, job string, restart, until int) []error {
+	// started trains as torchrun's job of an id, whose agent has a name, restarted that often, until a progress call.
+	started := func(world int, c train.Config, job, agent string, restart, until int) []error {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		return together(t, world, 20*time.Second, func(r train.Ranks) error {
 			own := again(t, c, nil)
-			r.Launcher, r.RunID, r.Restart = "torchrun", job, restart
+			r.Launcher, r.RunID, r.Agent, r.Restart = "torchrun", job, agent, restart
 			own.Ranks = r
 			if r.Group.Rank() == 1 {
 				own.Progress = &stopper{until, cancel}
@@ -343,23 +365,32 @@ func TestRestartedRanksGoOn(t *testing.T) {
 			return err
 		})
 	}
-	latest := filepath.Join(fold900(c), "checkpoint_latest.pth")
-	require.Error(t, errors.Join(started(2, c, "none", 0, 4)...)) // a new training, beside the final checkpoint of the one before
-	require.NoFileExists(t, filepath.Join(fold900(c), "checkpoint_final.pth"))
+	latest, final := filepath.Join(fold900(c), "checkpoint_latest.pth"), filepath.Join(fold900(c), "checkpoint_final.pth")
+	// The first attempt failed before it came to the folder, where an earlier job left its training.
+	require.Error(t, errors.Join(started(2, c, "none", "a", 1, 4)...)) // stopped: a new training, beside the one before
+	require.NoFileExists(t, final)
 	require.FileExists(t, latest)
 	kept, err := filepath.Glob(filepath.Join(fold900(c), "checkpoint_final_*.pth"))
 	require.NoError(t, err)
 	require.Len(t, kept, 1)
+	for rank, err := range started(2, c, "none", "b", 1, 1000) { // another agent: of the same job, or of another
+		require.ErrorContains(t, err, latest+" is of a job without an id, as this one is", "rank %d", rank)
+		require.ErrorContains(t, err, "--rdzv-id NAME", "rank %d", rank)
+	}
+	pretrained := c.Pretrained
 	c.Pretrained = filepath.Join(t.TempDir(), "not there any more.pth")
-	require.NoError(t, errors.Join(started(2, c, "none", 1, 1000)...))
-	require.Equal(t, want, state(t, filepath.Join(fold900(c), "checkpoint_final.pth")))
+	require.NoError(t, errors.Join(started(2, c, "none", "a", 2, 1000)...))
+	require.Equal(t, want, state(t, final))
+	c.Pretrained = pretrained
+	require.Error(t, errors.Join(started(2, c, "job 6", "c", 1, 4)...)) // not taken for "none", nor the other way round
+	require.NoFileExists(t, final)
 
 	// Another number of ranks of the same job is a restart that torchrun does not count; another job is none.
 	c = tiny{}.config(t, "plain", "full", nil)
 	c.BatchSize = 4
-	require.Error(t, errors.Join(started(3, c, "job 7", 0, 4)...))
-	require.NoError(t, errors.Join(started(2, c, "job 7", 0, 1000)...))
-	require.NoError(t, errors.Join(started(3, c, "job 8", 0, 1000)...))
+	require.Error(t, errors.Join(started(3, c, "job 7", "d", 0, 4)...))
+	require.NoError(t, errors.Join(started(2, c, "job 7", "e", 0, 1000)...))
+	require.NoError(t, errors.Join(started(3, c, "job 8", "d", 0, 1000)...))
 	logs, err := filepath.Glob(filepath.Join(fold900(c), "training_log_*.txt")) // those of one second are one
 	require.NoError(t, err)
 	all := ""
@@ -420,22 +451,40 @@ func TestRanksOfATraceAgree(t *testing.T) {
 	f, err := checkpoint.Open(mini(t, sourceModel+"/fold_0/checkpoint_final.pth"))
 	require.NoError(t, err)
 	defer f.Close()
-	entry, err := finetune.Lookup("full")
+	p, err := plans.Load(mini(t, "preprocessed/Dataset102_PhantomTarget/nnUNetPlansSource.json"))
 	require.NoError(t, err)
-	out := filepath.Join(t.TempDir(), "out")
-	errs := together(t, 2, 20*time.Second, func(r train.Ranks) error {
-		m, err := entry.Make(nil)
-		if err != nil {
-			return err
-		}
-		c := train.TraceConfig{Source: f, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration,
-			Batches: mini(t, "trajectory"), Output: out, MethodName: "full", Method: m, Ranks: r,
-			TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99}, Accumulate: 1 + r.Group.Rank()},
-			Machine:       machine.Machine{Device: torch.CPU, Threads: 1}}
-		return train.Trace(t.Context(), c)
-	})
-	for rank, err := range errs {
-		require.ErrorContains(t, err, "differ in number of steps (4 on rank 0, 2 on rank 1); setting accumulate (1 on rank 0, 2 on rank 1)", "rank %d", rank)
+	for name, o := range map[string]struct {
+		change func(c *train.TraceConfig)
+		want   string
+	}{
+		"steps": {func(c *train.TraceConfig) { c.Accumulate = 2 },
+			"number of steps (4 on rank 0, 2 on rank 1); setting accumulate (1 on rank 0, 2 on rank 1): start"},
+		"an option of the method": {func(c *train.TraceConfig) { c.Options = map[string]string{"k": "2"} }, "setting k (1 on rank 0, 2 on rank 1): start"},
+		"plans":                   {func(c *train.TraceConfig) { c.Plans = p }, "plans (one on rank 0, another on rank 1): start"},
+		"lntorch":                 {func(c *train.TraceConfig) { c.Version = "1.1" }, "lntorch's version (1.0 on rank 0, 1.1 on rank 1): start"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			entry, err := finetune.Lookup("full")
+			require.NoError(t, err)
+			out := filepath.Join(t.TempDir(), "out")
+			errs := together(t, 2, 20*time.Second, func(r train.Ranks) error {
+				m, err := entry.Make(nil)
+				if err != nil {
+					return err
+				}
+				c := train.TraceConfig{Source: f, Plans: f.Plans, Dataset: f.Dataset, Configuration: f.Configuration,
+					Batches: mini(t, "trajectory"), Output: out, MethodName: "full", Method: m, Options: map[string]string{"k": "1"}, Ranks: r, Version: "1.0",
+					TraceSettings: train.TraceSettings{Optimizer: train.Optimizer{LR: 1e-2, Momentum: 0.99}, Accumulate: 1},
+					Machine:       machine.Machine{Device: torch.CPU, Threads: 1}}
+				if r.Group.Rank() == 1 {
+					o.change(&c)
+				}
+				return train.Trace(t.Context(), c)
+			})
+			for rank, err := range errs {
+				require.ErrorContains(t, err, "differ in "+o.want, "rank %d", rank)
+			}
+			require.NoFileExists(t, filepath.Join(out, "losses.json"))
+		})
 	}
-	require.NoFileExists(t, filepath.Join(out, "losses.json"))
 }

@@ -184,7 +184,7 @@ func (t *trainer) writeDebug() error {
 		doc[name] = fmt.Sprint(value)
 	}
 	if t.peers != nil || c.Ranks.RunID != "" {
-		doc[debugWorld], doc[debugRun] = fmt.Sprint(t.peers.size()), c.Ranks.RunID
+		doc[debugWorld], doc[debugRun], doc[debugAgent] = fmt.Sprint(t.peers.size()), c.Ranks.RunID, c.Ranks.Agent
 	}
 	b, err := json.MarshalIndent(doc, "", "    ")
 	if err == nil {
@@ -200,22 +200,40 @@ func (t *trainer) writeDebug() error {
 const (
 	debugWorld = "world_size"
 	debugRun   = "run_id"
+	debugAgent = "agent"
 )
 
+// unnamed is the id of torchrun's jobs that were given none.
+const unnamed = "none"
+
 // restarted reports whether a launcher started these ranks in place of others of the same training, which
-// goes on from what they saved.
-func (t *trainer) restarted() bool {
+// goes on from what they saved. A restart is none for a training that an earlier job left in the folder: the
+// attempts before may have failed before they wrote there. Where that cannot be told it is an error.
+func (t *trainer) restarted() (bool, error) {
 	r := &t.cfg.Ranks
-	if r.Restart > 0 {
-		return true
+	if r.RunID == "" && r.Restart == 0 || t.cfg.DisableCheckpointing { // then no attempt saved anything
+		return false, nil
 	}
-	if r.RunID == "" || r.RunID == "none" { // torchrun's where it was given none
-		return false
-	}
-	// torchrun does not count the restart that another number of ranks brings.
 	var was map[string]string
 	b, err := os.ReadFile(filepath.Join(t.fold, "debug.json"))
-	return err == nil && json.Unmarshal(b, &was) == nil && was[debugRun] == r.RunID && was[debugWorld] != fmt.Sprint(t.peers.size())
+	if err != nil || json.Unmarshal(b, &was) != nil {
+		return false, nil // of this job it would be whole
+	}
+	named := func(id string) bool { return id != "" && id != unnamed }
+	switch {
+	case r.Agent != "" && was[debugAgent] == r.Agent, named(r.RunID) && was[debugRun] == r.RunID:
+		// torchrun does not count the restart that another number of ranks brings.
+		return r.Restart > 0 || was[debugWorld] != fmt.Sprint(t.peers.size()), nil
+	case r.Restart == 0, named(r.RunID), was[debugRun] != unnamed:
+		return false, nil
+	}
+	newest, err := t.newest()
+	if newest == "" || err != nil {
+		return false, err
+	}
+	return false, fmt.Errorf("train: torchrun starts the ranks again, and %s is of a job without an id, as this one is: whether it is the same "+
+		"job, which goes on, or an earlier one cannot be told. Give the job an id of its own by torchrun --rdzv-id NAME, "+
+		"and --c to go on with the training that is there", newest)
 }
 
 // settings lists every setting as it was in force.

@@ -28,8 +28,9 @@ type fact struct {
 	Hashed      bool // Value says nothing to a reader
 }
 
-// local lists the settings that ranks may have each of their own, and those that only rank 0 looks at.
-var local = []string{"device", "threads", "workers", "profile", "pretrained_weights", "save_every"}
+// local lists the settings that ranks may have each of their own, and those that only rank 0 looks at. Whatever
+// decides when ranks exchange something is none of them: they all act on it.
+var local = []string{"device", "threads", "workers", "profile", "pretrained_weights"}
 
 // facts are everything that must be the same on all ranks, so that each trains what one would train alone.
 func (t *trainer) facts() ([]fact, error) {
@@ -39,33 +40,47 @@ func (t *trainer) facts() ([]fact, error) {
 		return nil, err
 	}
 	list := []fact{{"lntorch's version", c.Version, false}, {"libtorch's version", libtorch, false}, {"method", c.MethodName, false}, {"trainer", c.Trainer, false},
-		{"--val", fmt.Sprint(c.ValidateOnly), false}}
+		{"configuration", c.Configuration, false}, {"fold", c.Fold, false},
+		{"--val", fmt.Sprint(c.ValidateOnly), false}, {"--npz", fmt.Sprint(c.Npz), false}}
 	list = append(list, settingFacts(t.settings())...)
-	var weights []string
-	for _, p := range t.Params {
-		weights = append(weights, fmt.Sprint(p.Name, p.Shape))
+	hashed, err := hashedFacts(
+		document{"plans " + c.PlansName + ".json", t.data.Plans.Raw()},
+		document{"dataset.json", t.data.Dataset.Raw()},
+		document{"list of cases", [][]string{t.data.Split.Train, t.data.Split.Val}},
+		document{"augmentation", t.list},
+		t.weightNames())
+	return append(list, hashed...), err
+}
+
+// document is something that ranks compare by its hash: JSON of plans, or what can become JSON.
+type document struct {
+	name  string
+	value any
+}
+
+func (s *Session) weightNames() document {
+	var names []string
+	for _, p := range s.Params {
+		names = append(names, fmt.Sprint(p.Name, p.Shape))
 	}
-	for _, hashed := range []struct {
-		name  string
-		value any
-	}{
-		{"plans " + c.PlansName + ".json", t.data.Plans.Raw()},
-		{"dataset.json", t.data.Dataset.Raw()},
-		{"list of cases", [][]string{t.data.Split.Train, t.data.Split.Val}},
-		{"augmentation", t.list},
-		{"names and shapes of the network's weights", weights},
-	} {
+	return document{"names and shapes of the network's weights", names}
+}
+
+func hashedFacts(documents ...document) ([]fact, error) {
+	var list []fact
+	for _, d := range documents {
 		var b []byte
-		if doc, ok := hashed.value.(*plans.Object); ok {
+		var err error
+		if doc, ok := d.value.(*plans.Object); ok {
 			b, err = plans.EncodeJSON(doc, 0, false)
 		} else {
-			b, err = json.Marshal(hashed.value)
+			b, err = json.Marshal(d.value)
 		}
 		if err != nil {
 			return nil, err
 		}
 		sum := sha256.Sum256(b)
-		list = append(list, fact{hashed.name, hex.EncodeToString(sum[:8]), true})
+		list = append(list, fact{d.name, hex.EncodeToString(sum[:8]), true})
 	}
 	return list, nil
 }

@@ -47,9 +47,11 @@ type TraceConfig struct {
 	Output        string
 	MethodName    string
 	Method        finetune.Method
+	Options       map[string]string // the method's, for ranks to compare
 	TraceSettings
 	machine.Machine
-	Ranks    Ranks // that train together
+	Ranks    Ranks  // that train together
+	Version  string // of lntorch, for ranks to compare
 	Progress Progress
 }
 
@@ -196,11 +198,19 @@ func (t *tracer) agree() error {
 	if err != nil {
 		return err
 	}
-	all := settings.Record(&t.cfg.TraceSettings)
-	maps.Copy(all, settings.Record(&t.cfg.Machine))
-	own := append([]fact{{"libtorch's version", libtorch, false}, {"method", t.cfg.MethodName, false},
-		{"number of steps", fmt.Sprint(t.steps), false}}, settingFacts(all)...)
-	each, err := gather(t.peers, own)
+	c := &t.cfg
+	all := settings.Record(&c.TraceSettings)
+	maps.Copy(all, settings.Record(&c.Machine))
+	for name, value := range c.Options {
+		all[name] = value
+	}
+	own := append([]fact{{"lntorch's version", c.Version, false}, {"libtorch's version", libtorch, false}, {"method", c.MethodName, false},
+		{"configuration", c.Configuration, false}, {"number of steps", fmt.Sprint(t.steps), false}}, settingFacts(all)...)
+	hashed, err := hashedFacts(document{"plans", c.Plans.Raw()}, document{"dataset.json", c.Dataset.Raw()}, t.weightNames())
+	if err != nil {
+		return err
+	}
+	each, err := gather(t.peers, append(own, hashed...))
 	if err != nil {
 		return err
 	}

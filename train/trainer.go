@@ -79,7 +79,8 @@ type trainer struct {
 	savedEpoch int
 	decisions  []string // what became of heads and first layers of pretrained weights
 	timing     timing
-	spent      pace     // of this epoch
+	spent      pace     // of this epoch, since began
+	began      int      // the iteration at which this run took the epoch up
 	profile    *profile // nil without --profile
 	// at the end of the last epoch
 	total, waited time.Duration
@@ -144,11 +145,11 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 			t.announce()
 		}
 		if err := t.runEpochs(ctx); err != nil {
-			return nil, err
+			return nil, t.howToGoOn(err)
 		}
 		t.closeLoaders() // the final validation takes their memory
 		if err := t.finish(); err != nil {
-			return nil, err
+			return nil, t.howToGoOn(err)
 		}
 		if m, ok := t.cfg.Method.(finetune.Injector); ok {
 			if err := m.Merge(); err != nil {
@@ -307,7 +308,15 @@ func (t *trainer) findSource() (origin, error) {
 			path = filepath.Join(t.fold, fileBest)
 		}
 		return origin{Path: path}, t.validatable(path)
-	case c.Continue || t.restarted():
+	}
+	goesOn := c.Continue
+	if !goesOn {
+		var err error
+		if goesOn, err = t.restarted(); err != nil {
+			return origin{}, err
+		}
+	}
+	if goesOn {
 		path, err := t.newest()
 		if path != "" || err != nil {
 			return origin{Path: path, Resumes: true}, err

@@ -24,6 +24,7 @@ import (
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/segment"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/torch/dist"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -54,7 +55,7 @@ type nextStage struct {
 	data         *dataset.Dataset // nil if it is not preprocessed
 }
 
-// validate runs the final validation.
+// validate runs the final validation. Where it is stopped, or another rank is lost or fails, the error says how to do it again.
 func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	c := &t.cfg
 	t.peers.beyondLimit()
@@ -62,9 +63,41 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	if !c.DisableCheckpointing && !c.ValidateOnly {
 		result.Checkpoint = filepath.Join(t.fold, fileFinal)
 	}
+	err := t.runValidation(ctx, result)
+	if err == nil {
+		if !t.peers.first() {
+			return nil, nil
+		}
+		return result, nil
+	}
+	again := "run it again"
+	if result.Checkpoint != "" {
+		again = "training is complete, in " + result.Checkpoint + ": validate it with --val"
+	}
+	stopped := errors.Is(err, context.Canceled)
+	cause := lost(err) // while it waited
+	var elsewhere *dist.Failed
+	if errors.As(err, &elsewhere) {
+		cause = elsewhere
+	}
+	if stopped { // while it predicted
+		cause = context.Cause(ctx)
+	}
+	switch {
+	case stopped && (cause == nil || errors.Is(cause, context.Canceled)):
+		return nil, fmt.Errorf("train: validation stopped %w; %s", err, again)
+	case cause == nil:
+		return nil, err
+	}
+	return nil, fmt.Errorf("train: validation: %w; %s", cause, again)
+}
+
+// runValidation predicts and scores the cases, and fills in result on rank 0.
+func (t *trainer) runValidation(ctx context.Context, result *Result) error {
+	c := &t.cfg
 	if c.ValidateBest && !c.ValidateOnly {
 		if err := t.loadBest(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	v := &validation{trainer: t, out: c.ValidationFolder, targets: labelmap.Targets(t.data.Dataset.Labels)}
@@ -73,48 +106,41 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	}
 	if t.peers.first() {
 		if err := v.prepareFolder(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if err := t.peers.meet(); err != nil {
-		return nil, fmt.Errorf("train: validation: %w", err)
+		return fmt.Errorf("train: validation: %w", err)
 	}
 	keys := v.keys()
 	mine, err := v.part(len(keys))
 	if err != nil {
-		return nil, fmt.Errorf("train: validation: %w", err)
+		return fmt.Errorf("train: validation: %w", err)
 	}
 	if t.peers.first() || len(mine) > 0 {
 		if err := v.open(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	cases, err := v.run(ctx, keys, mine)
 	if errors.Is(err, context.Canceled) {
-		again := "run it again"
-		if result.Checkpoint != "" {
-			again = "training is complete, in " + result.Checkpoint + ": validate it with --val"
-		}
-		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) { // another rank is lost
-			return nil, fmt.Errorf("train: validation: %w; %s", cause, again)
-		}
-		return nil, fmt.Errorf("train: validation stopped %w; %s", err, again)
+		return err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("train: validation: %w", err)
+		return fmt.Errorf("train: validation: %w", err)
 	}
 	if !t.peers.first() {
-		return nil, nil
+		return nil
 	}
 	summary, err := eval.Summarise(v.targets, cases)
 	if err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+		return fmt.Errorf("train: %w", err)
 	}
 	result.Validation = filepath.Join(v.out, "summary.json")
 	result.Dice = summary.Foreground(eval.Dice)
 	result.Preprocessed = v.truth == ""
 	if err := v.save(summary, result.Validation); err != nil {
-		return nil, fmt.Errorf("train: %w", err)
+		return fmt.Errorf("train: %w", err)
 	}
 	t.print("Validation complete")
 	if result.Preprocessed {
@@ -123,9 +149,9 @@ func (t *trainer) validate(ctx context.Context) (*Result, error) {
 		t.print("Mean Validation Dice: ", result.Dice)
 	}
 	if !c.ValidateOnly {
-		return result, t.writeRun(statusValidated)
+		return t.writeRun(statusValidated)
 	}
-	return result, nil
+	return nil
 }
 
 // prepareFolder makes the folder of the predictions, and says what is to be known of the weights.

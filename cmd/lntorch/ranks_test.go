@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,6 +32,12 @@ type startedRank struct {
 // startRanks starts a training as ranks, whose results folders are apart: rank 0's is the first.
 func startRanks(t *testing.T, world int, args []string) []*startedRank {
 	t.Helper()
+	return startRanksEach(t, world, func(int) []string { return args })
+}
+
+// startRanksEach is startRanks with arguments of each rank's own.
+func startRanksEach(t *testing.T, world int, args func(rank int) []string) []*startedRank {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	_, port, err := net.SplitHostPort(l.Addr().String())
@@ -38,7 +45,7 @@ func startRanks(t *testing.T, world int, args []string) []*startedRank {
 	require.NoError(t, l.Close())
 	list := make([]*startedRank, world)
 	for rank := range list {
-		cmd := command(t, args...)
+		cmd := command(t, args(rank)...)
 		cmd.Env = append(cmd.Env, fmt.Sprintf("RANK=%d", rank), fmt.Sprintf("WORLD_SIZE=%d", world), fmt.Sprintf("LOCAL_RANK=%d", rank),
 			fmt.Sprintf("LOCAL_WORLD_SIZE=%d", world), "MASTER_ADDR=127.0.0.1", "MASTER_PORT="+port)
 		r := &startedRank{Cmd: cmd, ended: make(chan struct{})}
@@ -192,6 +199,46 @@ func TestKilledRankEndsTheOthers(t *testing.T) {
 		for _, path := range entries {
 			requireWhole(t, path)
 		}
+		if python := os.Getenv("LNTORCH_PYTHON"); python != "" {
+			const load = "import sys, torch\nfor p in sys.argv[1:]: assert torch.load(p, map_location='cpu', weights_only=False)['network_weights']"
+			out, err := exec.Command(python, append([]string{"-c", load}, entries...)...).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+		}
+	}
+}
+
+// A rank that cannot begin, for what is wrong where it runs, ends all at once, each with one message.
+func TestARankThatCannotBeginEndsTheOthers(t *testing.T) {
+	torchtest.Require(t)
+	for name, c := range map[string]struct {
+		at     int
+		change func(args []string) []string // of that rank
+		want   string
+	}{
+		"no results folder": {0, func(args []string) []string {
+			i := slices.Index(args, "--results")
+			return slices.Delete(args, i, i+2)
+		}, "nnUNet_results"},
+		"another method": {1, func(args []string) []string { return append(args, "--method", "norm") }, "method (full on rank 0, norm on rank 1)"},
+		"a missing GPU":  {1, func(args []string) []string { return append(args, "-device", "cuda:7") }, "cuda:7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			list := startRanksEach(t, 2, func(rank int) []string {
+				args := longRanks(t, t.TempDir())
+				if rank == c.at {
+					args = c.change(args)
+				}
+				return args
+			})
+			for rank, r := range list {
+				r.within(t, time.Minute)
+				require.Contains(t, []int{1, 2}, r.ProcessState.ExitCode(), "rank %d: %s", rank, r.err.String())
+				require.Equal(t, 1, strings.Count(r.err.String(), "lntorch: "), r.err.String())
+				require.Contains(t, r.err.String(), c.want, "rank %d", rank)
+			}
+			t.Logf("after %v", time.Since(start).Round(time.Millisecond))
+		})
 	}
 }
 

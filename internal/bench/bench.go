@@ -114,7 +114,7 @@ func Run(ctx context.Context, c Config, given []string, in io.Reader, out io.Wri
 	if c.Part == "tile" {
 		return tile(ctx, c, out, o)
 	}
-	ranks, err := pipeline.Join(ctx, c.Config, c.World, &c.Machine, &o)
+	ranks, err := pipeline.Join(ctx, c.Config, c.World, &c.Machine, &o, nil)
 	if err != nil {
 		return err
 	}

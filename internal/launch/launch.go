@@ -42,7 +42,8 @@ type World struct {
 	LocalRank, LocalSize int    // among those on this host
 	Launcher             string // empty for a rank that trains alone
 	Restart              int    // how often torchrun has restarted the ranks
-	RunID                string // torchrun's id of the job, the same after a restart
+	RunID                string // torchrun's id of the job, the same after a restart; "none" for jobs without one
+	Agent                string // of torchrun, on this host: the same after a restart, and of no other job; may be empty
 	Master               string // HOST:PORT of the store
 	Serve                bool   // this rank serves the store
 	Prefix               string // of the keys in the store
@@ -230,12 +231,23 @@ func torchrun(env Env) (*World, error) {
 		return nil, err
 	}
 	w.RunID = env("TORCHELASTIC_RUN_ID")
+	w.Agent = agent(env("TORCHELASTIC_ERROR_FILE"))
 	if text := env("TORCHELASTIC_RESTART_COUNT"); text != "" {
 		if w.Restart, err = v.number("TORCHELASTIC_RESTART_COUNT", 0); err != nil {
 			return nil, err
 		}
 	}
 	return w, nil
+}
+
+// agent tells agents of torchrun apart, by the folder of logs that each makes when it starts, under a name that no
+// other has: <logs>/<job's id>_<8 characters>/attempt_N/<local rank>/error.json.
+func agent(errorFile string) string {
+	attempt := filepath.Dir(filepath.Dir(errorFile))
+	if !strings.HasPrefix(filepath.Base(attempt), "attempt_") {
+		return ""
+	}
+	return filepath.Base(filepath.Dir(attempt))
 }
 
 func openMPI(env Env) (*World, error) {

@@ -33,7 +33,8 @@ func defaults() Config { return settings.New[Config]() }
 var (
 	torchrunSets = []string{"RANK=3", "WORLD_SIZE=4", "LOCAL_RANK=1", "LOCAL_WORLD_SIZE=2", "GROUP_RANK=1", "MASTER_ADDR=node0",
 		"MASTER_PORT=29400", "TORCHELASTIC_RUN_ID=job", "TORCHELASTIC_RESTART_COUNT=2", "TORCHELASTIC_MAX_RESTARTS=3",
-		"TORCHELASTIC_USE_AGENT_STORE=True", "OMP_NUM_THREADS=1"}
+		"TORCHELASTIC_USE_AGENT_STORE=True", "TORCHELASTIC_ERROR_FILE=/tmp/torchelastic_lq4iy9w2/job_x5pr0d1q/attempt_2/1/error.json",
+		"OMP_NUM_THREADS=1"}
 	openMPISets = []string{"OMPI_COMM_WORLD_RANK=1", "OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_LOCAL_RANK=1", "OMPI_COMM_WORLD_LOCAL_SIZE=2",
 		"OMPI_MCA_ess_base_jobid=1604124673", "PMIX_NAMESPACE=1604124673", "PMIX_RANK=1"}
 	batchSets = []string{"SLURM_JOB_ID=4711", "SLURM_JOBID=4711", "SLURM_NTASKS=2", "SLURM_NPROCS=2", "SLURM_PROCID=0", "SLURM_LOCALID=0",
@@ -58,18 +59,20 @@ func TestWorldIsWhatTheLauncherSays(t *testing.T) {
 		want *World
 	}{
 		"nothing": {nil, nil, alone},
-		"torchrun": {torchrunSets, nil, &World{Rank: 3, Size: 4, LocalRank: 1, LocalSize: 2, Launcher: Torchrun, Restart: 2, RunID: "job",
+		"torchrun": {torchrunSets, nil, &World{Rank: 3, Size: 4, LocalRank: 1, LocalSize: 2, Launcher: Torchrun, Restart: 2, RunID: "job", Agent: "job_x5pr0d1q",
 			Master: "node0:29400", Prefix: "/worker/attempt_2"}},
 		"torchrun's first rank": {append([]string{"RANK=0", "LOCAL_RANK=0"}, torchrunSets...), nil, &World{Size: 4, LocalSize: 2, Launcher: Torchrun,
-			Restart: 2, RunID: "job", Master: "node0:29400", Prefix: "/worker/attempt_2"}},
+			Restart: 2, RunID: "job", Agent: "job_x5pr0d1q", Master: "node0:29400", Prefix: "/worker/attempt_2"}},
+		"torchrun that keeps no logs": {append([]string{"TORCHELASTIC_ERROR_FILE="}, torchrunSets...), nil, &World{Rank: 3, Size: 4, LocalRank: 1,
+			LocalSize: 2, Launcher: Torchrun, Restart: 2, RunID: "job", Master: "node0:29400", Prefix: "/worker/attempt_2"}},
 		"torchrun without its store": {append([]string{"RANK=0", "TORCHELASTIC_USE_AGENT_STORE=False"}, torchrunSets...), nil,
-			&World{Rank: 0, Size: 4, LocalRank: 1, LocalSize: 2, Launcher: Torchrun, Restart: 2, RunID: "job", Master: "node0:29400", Serve: true}},
+			&World{Rank: 0, Size: 4, LocalRank: 1, LocalSize: 2, Launcher: Torchrun, Restart: 2, RunID: "job", Agent: "job_x5pr0d1q", Master: "node0:29400", Serve: true}},
 		"torchrun with another master": {torchrunSets, func(c *Config) { c.Master = "[fd00::2]:1" },
-			&World{Rank: 3, Size: 4, LocalRank: 1, LocalSize: 2, Launcher: Torchrun, Restart: 2, RunID: "job", Master: "[fd00::2]:1"}},
+			&World{Rank: 3, Size: 4, LocalRank: 1, LocalSize: 2, Launcher: Torchrun, Restart: 2, RunID: "job", Agent: "job_x5pr0d1q", Master: "[fd00::2]:1"}},
 		"torchrun with one rank": {append([]string{"RANK=0", "WORLD_SIZE=1", "LOCAL_RANK=0", "LOCAL_WORLD_SIZE=1"}, torchrunSets...), nil,
-			&World{Size: 1, LocalSize: 1, Launcher: Torchrun, Restart: 2, RunID: "job"}},
+			&World{Size: 1, LocalSize: 1, Launcher: Torchrun, Restart: 2, RunID: "job", Agent: "job_x5pr0d1q"}},
 		"torchrun before srun": {append(torchrunSets, stepSets...), nil, &World{Rank: 3, Size: 4, LocalRank: 1, LocalSize: 2, Launcher: Torchrun,
-			Restart: 2, RunID: "job", Master: "node0:29400", Prefix: "/worker/attempt_2"}},
+			Restart: 2, RunID: "job", Agent: "job_x5pr0d1q", Master: "node0:29400", Prefix: "/worker/attempt_2"}},
 		"the environment": {[]string{"GLOO_SOCKET_IFNAME=ib0", "RANK=0", "WORLD_SIZE=3", "LOCAL_RANK=0", "LOCAL_WORLD_SIZE=1", "MASTER_ADDR=a", "MASTER_PORT=7"}, nil,
 			&World{Size: 3, LocalSize: 1, Launcher: Environment, Master: "a:7", Serve: true, Interface: "ib0"}},
 		"the environment as PyTorch wants it": {[]string{"RANK=1", "WORLD_SIZE=3", "MASTER_ADDR=a", "MASTER_PORT=7"}, nil,

@@ -27,6 +27,14 @@ const (
 	NCCL                // between NVIDIA GPUs
 )
 
+// String is the name that users know.
+func (b Backend) String() string {
+	if b == NCCL {
+		return "nccl"
+	}
+	return "gloo"
+}
+
 // Config says which rank this process is and where it meets the others.
 type Config struct {
 	Rank, Size int
@@ -147,15 +155,21 @@ func (g *Group) Done() <-chan struct{} { return g.done }
 // Fail tells the other ranks why this one cannot go on: whatever they wait for, or will wait for,
 // ends with *Failed and err's text. It returns when the message is on its way.
 func (g *Group) Fail(err error) {
-	if g.Err() == nil && g.line != nil {
-		g.line.send(&message{Kind: "fail", Text: err.Error()})
-		select { // rank 0 tells everybody, this rank too
-		case <-g.done:
-		case <-time.After(patience):
-		}
-	}
+	g.tell(err.Error())
 	g.end(&Failed{g.self, err.Error()})
 	g.Close()
+}
+
+// tell tells the other ranks what has happened here, unless they know of something already.
+func (g *Group) tell(text string) {
+	if g.Err() != nil || g.line == nil {
+		return
+	}
+	g.line.send(&message{Kind: "fail", Text: text})
+	select { // rank 0 tells everybody, this rank too
+	case <-g.done:
+	case <-time.After(patience):
+	}
 }
 
 // Close leaves the group. After an error c10d's connections are left to the end of the process, as

@@ -37,6 +37,7 @@ type hub struct {
 type link struct {
 	*line
 	member  Member
+	backend string
 	left    bool  // has said goodbye
 	pong    int64 // last round of pings that it answered
 	started int64 // collectives that it had started then
@@ -75,7 +76,7 @@ func (h *hub) welcome(conn net.Conn) {
 		return
 	}
 	conn.SetReadDeadline(time.Time{})
-	k := &link{line: newLine(conn), member: m.Member}
+	k := &link{line: newLine(conn), member: m.Member, backend: m.Call}
 	h.mu.Lock()
 	if first := h.links[m.Member.Rank]; first != nil {
 		h.mu.Unlock()
@@ -88,7 +89,7 @@ func (h *hub) welcome(conn net.Conn) {
 	if h.trouble != nil {
 		k.send(&message{Kind: "trouble", Trouble: h.trouble})
 	} else if !slices.Contains(h.links, nil) {
-		h.all(&message{Kind: "members", Members: h.members()})
+		h.gathered()
 	}
 	h.mu.Unlock()
 
@@ -98,6 +99,27 @@ func (h *hub) welcome(conn net.Conn) {
 	if !k.left {
 		h.end(&trouble{Kind: "gone", Members: []Member{k.member}})
 	}
+}
+
+// gathered tells the ranks, all of which have come, who is there. Over different backends they would
+// wait for each other in vain. The lock is held.
+func (h *hub) gathered() {
+	said := make([]string, len(h.links))
+	for rank, k := range h.links {
+		said[rank] = "backend " + k.backend
+	}
+	if slices.ContainsFunc(said, func(s string) bool { return s != said[0] }) {
+		h.end(&trouble{Kind: "disagree", Said: said})
+		return
+	}
+	h.all(&message{Kind: "members", Members: h.members()})
+}
+
+// complete reports whether every rank has come.
+func (h *hub) complete() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !slices.Contains(h.links, nil)
 }
 
 func (h *hub) members() []Member {

@@ -22,7 +22,7 @@ type message struct {
 	Token   string   `json:",omitempty"` // hello
 	Member  Member   // hello
 	ID      int64    `json:",omitempty"` // part, all: which exchange; pong: collectives started
-	Call    string   `json:",omitempty"` // part: what is exchanged
+	Call    string   `json:",omitempty"` // part: what is exchanged; hello: over which backend
 	Data    []byte   `json:",omitempty"` // part
 	All     [][]byte `json:",omitempty"` // all: each rank's data
 	Members []Member `json:",omitempty"` // members: who is there

@@ -14,6 +14,10 @@ import (
 	"github.com/lntorch/lntorch/torch"
 )
 
+// StoppedByUser is what other ranks are told, in *Failed, of one whose context was cancelled: where
+// the user stopped it.
+const StoppedByUser = "stopped by the user"
+
 // Connect meets the other ranks. It waits for them until c.Timeout or until ctx ends; the error is
 // *Absent if ranks did not come.
 func Connect(ctx context.Context, c Config) (*Group, error) {
@@ -30,21 +34,76 @@ func Connect(ctx context.Context, c Config) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Group{config: c, self: Member{c.Rank, host, os.Getpid()}, done: make(chan struct{}),
-		answers: map[int64]chan [][]byte{}, gathered: make(chan []Member, 1)}
+	g := newGroup(c, host)
 	limit, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	if err := g.connect(limit); err != nil {
-		if ctx.Err() != nil {
+		var absent *Absent
+		var elsewhere *Failed
+		switch {
+		case ctx.Err() != nil:
 			err = ctx.Err()
+			g.tell(StoppedByUser)
+		case errors.As(err, &absent), errors.As(err, &elsewhere) && elsewhere.Message == StoppedByUser:
+			g.tell(err.Error())
+		default:
+			g.tell(err.Error())
+			g.tellLate(limit)
 		}
-		if g.line != nil && g.Err() == nil {
-			g.line.send(&message{Kind: "fail", Text: err.Error()})
-		}
+		g.end(err)
 		g.Close()
 		return nil, err
 	}
 	return g, nil
+}
+
+func newGroup(c Config, host string) *Group {
+	return &Group{config: c, self: Member{c.Rank, host, os.Getpid()}, done: make(chan struct{}),
+		answers: map[int64]chan [][]byte{}, gathered: make(chan []Member, 1)}
+}
+
+// late is how long rank 0, where it cannot take part, stays for ranks that are still to come.
+const late = 5 * time.Second
+
+// tellLate waits, as rank 0, until every rank has come and been told what has happened, some time at
+// most: without rank 0 those that come later would look for it until their time limit.
+func (g *Group) tellLate(ctx context.Context) {
+	if g.hub == nil {
+		return
+	}
+	limit := time.After(late)
+	for !g.hub.complete() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-limit:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Refuse meets the other ranks only to tell them why this one does not take part: their Connect ends
+// with *Failed and err's text. Where they cannot be met within a few seconds they are not told.
+func Refuse(ctx context.Context, c Config, err error) {
+	host, e := os.Hostname()
+	if e != nil {
+		return
+	}
+	c.Timeout = min(c.Timeout, late)
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	g := newGroup(c, host)
+	local, e := g.openStore(ctx)
+	if e == nil {
+		e = g.openLine(ctx, local)
+	}
+	if e == nil {
+		g.tell(err.Error())
+		g.tellLate(ctx)
+	}
+	g.end(err)
+	g.Close()
 }
 
 func (c *Config) where() string { return net.JoinHostPort(c.Host, strconv.Itoa(c.Port)) }
@@ -70,6 +129,9 @@ func (g *Group) connect(ctx context.Context) error {
 	case <-g.done:
 		return g.Err()
 	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return ctx.Err()
+		}
 		if g.hub != nil {
 			g.hub.giveUp()
 		}
@@ -102,6 +164,9 @@ func (g *Group) connect(ctx context.Context) error {
 		}
 		return err
 	})
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return ctx.Err()
+	}
 	if err != nil && g.config.Backend == Gloo {
 		err = g.verdict(fmt.Errorf("connect the ranks: %w", err), 0)
 	}
@@ -251,7 +316,7 @@ func (g *Group) openLine(ctx context.Context, local string) error {
 			g.end(&Gone{g.rank0()})
 		}
 	}()
-	return g.line.send(&message{Kind: "hello", Token: at.Token, Member: g.self})
+	return g.line.send(&message{Kind: "hello", Token: at.Token, Member: g.self, Call: c.Backend.String()})
 }
 
 func (g *Group) rank0() Member {
