@@ -118,8 +118,7 @@ func (m *making) do(ctx context.Context, adopt pipeline.AdoptConfig) (*prepared,
 	return d, atomicfile.SyncFolder(filepath.Dir(m.folder))
 }
 
-// open makes the work folder, or takes that of an earlier worker: should that one be only frozen, it finds
-// nothing to write to, and nothing to move, when it wakes.
+// open makes the work folder, or takes that of an earlier worker.
 func (m *making) open() error {
 	earlier, err := filepath.Glob(escape(m.folder+dataWork) + "*")
 	if err != nil {
@@ -129,15 +128,8 @@ func (m *making) open() error {
 	if len(earlier) == 0 && isThere(m.folder) && !isThere(filepath.Join(m.folder, dataReady)) {
 		earlier = []string{m.folder}
 	}
-	for i, old := range earlier {
-		if i > 0 { // of a worker that woke up just then
-			err = os.RemoveAll(old)
-		} else {
-			err = os.Rename(old, m.work)
-		}
-		if err != nil {
-			return err
-		}
+	if err := takeWork(earlier, m.work); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(m.work, 0o777); err != nil {
 		return err

@@ -620,13 +620,13 @@ func TestStatesAndCost(t *testing.T) {
 	require.Equal(t, 20, s.Left)
 	require.Equal(t, []FailedRun{{byWhat(p)["target unet full, 3 shots, draw 0, seed 0"].Key, "target unet full, 3 shots, draw 0, seed 0", "no space"}}, s.Failed)
 	require.Len(t, s.Running, 2)
-	require.Equal(t, RunningRun{running.Key, "target unet dgst, 1 shots, draw 0, seed 0", "w", "elsewhere", 7,
+	require.Equal(t, RunningRun{HeldRun{running.Key, "target unet dgst, 1 shots, draw 0, seed 0", "w", "elsewhere", 7},
 		Progress{Stage: "train", Epoch: 2, Epochs: 2}}, s.Running[0])
 	require.Equal(t, []string{unseen.Key, at("full, 3 shots, draw 1, seed 0").Key}, s.Partial)
 	require.Len(t, s.Unseen, 1)
 	require.InDelta(t, 180, s.Unseen[0].Seconds, 60)
 	s.Unseen[0].Seconds = 0
-	require.Equal(t, UnseenRun{unseen.Key, "target unet dgst, 3 shots, draw 0, seed 1", "far-1-00000000", "far", os.Getpid(), 0}, s.Unseen[0])
+	require.Equal(t, UnseenRun{HeldRun{unseen.Key, "target unet dgst, 3 shots, draw 0, seed 1", "far-1-00000000", "far", os.Getpid()}, 0}, s.Unseen[0])
 	age(t, p.Lock(unseen), 0)
 	require.NoError(t, p.Refresh())
 	require.Len(t, p.Status().Running, 3, "it is touched again")

@@ -93,17 +93,11 @@ func (a *attempt) open() (event string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if err := takeWork(earlier, a.work); err != nil {
+		return "", err
+	}
 	event = eventStart
-	for i, old := range earlier {
-		if i > 0 { // of a worker that woke up just then
-			if err := os.RemoveAll(old); err != nil {
-				return "", err
-			}
-			continue
-		}
-		if err := os.Rename(old, a.work); err != nil {
-			return "", err
-		}
+	if len(earlier) > 0 {
 		event = eventResume
 	}
 	if a.lock.over {
@@ -124,6 +118,23 @@ func (a *attempt) open() (event string, err error) {
 		}
 	}
 	return event, nil
+}
+
+// takeWork gives the work folder of an earlier worker another name: should that one be only frozen, it finds
+// nothing to write to, and nothing to move, when it wakes. Others are of workers that woke up just then.
+func takeWork(earlier []string, work string) error {
+	for i, old := range earlier {
+		var err error
+		if i == 0 {
+			err = os.Rename(old, work)
+		} else {
+			err = os.RemoveAll(old)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sweep removes what an earlier worker that was killed, or is frozen, has left in a folder and those below:

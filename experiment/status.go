@@ -49,22 +49,23 @@ type Status struct {
 
 // RunningRun is a run that a worker is at.
 type RunningRun struct {
+	HeldRun
+	Progress
+}
+
+// HeldRun is a run whose lock is there.
+type HeldRun struct {
 	Run    string `json:"run"` // key
 	What   string `json:"what"`
 	Worker string `json:"worker"` // "": the lock cannot be read
 	Host   string `json:"host"`
 	PID    int    `json:"pid"`
-	Progress
 }
 
 // UnseenRun is a run whose worker was not seen for longer than the lock's time-out: it is gone with its host, or
 // frozen, and the next worker takes the run over.
 type UnseenRun struct {
-	Run     string  `json:"run"` // key
-	What    string  `json:"what"`
-	Worker  string  `json:"worker"` // "": the lock cannot be read
-	Host    string  `json:"host"`
-	PID     int     `json:"pid"`
+	HeldRun
 	Seconds float64 `json:"seconds"` // since it was seen
 }
 
@@ -89,16 +90,13 @@ func (p *Plan) Status() *Status {
 	s := &Status{Runs: len(p.Runs), Running: []RunningRun{}, Partial: []string{}, Unseen: []UnseenRun{}, Failed: []FailedRun{}}
 	for _, r := range p.Runs {
 		if r.unseen > 0 {
-			one := UnseenRun{Run: r.Key, What: r.What(), Seconds: r.unseen.Seconds()}
-			one.Worker, one.Host, one.PID = p.holder(r)
-			s.Unseen = append(s.Unseen, one)
+			s.Unseen = append(s.Unseen, UnseenRun{p.held(r), r.unseen.Seconds()})
 		}
 		switch r.State {
 		case Done:
 			s.Done++
 		case Running:
-			one := RunningRun{Run: r.Key, What: r.What()}
-			one.Worker, one.Host, one.PID = p.holder(r)
+			one := RunningRun{HeldRun: p.held(r)}
 			read(filepath.Join(p.Folder(r), progressFile), &one.Progress)
 			s.Running = append(s.Running, one)
 		case Partial:
@@ -117,12 +115,13 @@ func (p *Plan) Status() *Status {
 	return s
 }
 
-// holder says who holds a run's lock, as far as that can be read.
-func (p *Plan) holder(r *Run) (worker, host string, pid int) {
+// held says who holds a run's lock, as far as that can be read.
+func (p *Plan) held(r *Run) HeldRun {
+	one := HeldRun{Run: r.Key, What: r.What()}
 	if h, _, err := readLock(p.Lock(r)); err == nil && h != nil {
-		return h.Worker, h.Host, h.PID
+		one.Worker, one.Host, one.PID = h.Worker, h.Host, h.PID
 	}
-	return "", "", 0
+	return one
 }
 
 // read reads a small file of JSON that a worker may be writing; what cannot be read stays empty.

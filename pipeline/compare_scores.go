@@ -211,7 +211,7 @@ func tableMetrics(s scores.Settings, metric string) []string {
 	if slices.Contains(s.Tolerances, 2) {
 		tolerance = 2
 	}
-	names := []string{"Dice", fmt.Sprintf("NSD_%g", tolerance), "HD95", "recall", "precision", "F1", "fp"}
+	names := append([]string{"Dice", fmt.Sprintf("NSD_%g", tolerance), "HD95"}, scores.Detections...)
 	if !slices.Contains(names, metric) {
 		names = append(names, metric)
 	}

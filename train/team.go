@@ -96,6 +96,15 @@ func settingFacts(all map[string]any) []fact {
 	return list
 }
 
+// agree is an error, the same on every rank, where facts differ.
+func (p *peers) agree(own []fact) error {
+	all, err := gather(p, own)
+	if err != nil {
+		return err
+	}
+	return differences(all)
+}
+
 // agree is an error, the same on every rank, where ranks are about to train different things.
 func (t *trainer) agree() error {
 	if t.peers == nil {
@@ -105,11 +114,7 @@ func (t *trainer) agree() error {
 	if err != nil {
 		return err
 	}
-	all, err := gather(t.peers, own)
-	if err != nil {
-		return err
-	}
-	if err := differences(all); err != nil {
+	if err := t.peers.agree(own); err != nil {
 		return err
 	}
 	host := t.cfg.Ranks.Group.Members()[t.peers.rank()].Host

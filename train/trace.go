@@ -210,11 +210,7 @@ func (t *tracer) agree() error {
 	if err != nil {
 		return err
 	}
-	each, err := gather(t.peers, append(own, hashed...))
-	if err != nil {
-		return err
-	}
-	return differences(each)
+	return t.peers.agree(append(own, hashed...))
 }
 
 // step makes optimizer step i.

@@ -45,7 +45,7 @@ type Run struct {
 	Touched []Layer     `json:"touched"`        // in the network's order; none without DGST
 	Sizes   []SizeClass `json:"recall_by_size"` // of all test cases together
 
-	path string // of the record
+	folder string // of the record, in runs
 }
 
 // Curves has a value for each epoch; null is none.
@@ -114,7 +114,7 @@ func ReadPlaces(folder string, places []Place) ([]Run, error) {
 	}
 	byKey := map[string]*Run{}
 	for i := range records {
-		byKey[filepath.Base(filepath.Dir(records[i].path))] = &records[i]
+		byKey[records[i].folder] = &records[i]
 	}
 	var list []Run
 	for _, p := range places {
@@ -163,7 +163,7 @@ func ReadScored(folder string, scored []table.Run) (list []Run, unclear []string
 			list = append(list, *found[0])
 		default:
 			for _, other := range found {
-				unclear = append(unclear, filepath.Base(filepath.Dir(other.path)))
+				unclear = append(unclear, other.folder)
 			}
 		}
 		delete(at, of) // the next label has the same run
@@ -173,21 +173,20 @@ func ReadScored(folder string, scored []table.Run) (list []Run, unclear []string
 
 // readRuns reads the records of those that are done.
 func readRuns(folder string, keys []string) ([]Run, error) {
-	var paths []string
+	var done []string
 	for _, key := range keys {
-		of := filepath.Join(folder, "runs", key)
-		if _, err := os.Stat(filepath.Join(of, "done")); err == nil {
-			paths = append(paths, filepath.Join(of, "run.json"))
+		if _, err := os.Stat(filepath.Join(folder, "runs", key, "done")); err == nil {
+			done = append(done, key)
 		}
 	}
-	runs, errs := make([]Run, len(paths)), make([]error, len(paths))
+	runs, errs := make([]Run, len(done)), make([]error, len(done))
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range min(runtime.GOMAXPROCS(0), len(paths)) {
+	for range min(runtime.GOMAXPROCS(0), len(done)) {
 		wg.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(paths)); i = next.Add(1) - 1 {
-				errs[i] = runs[i].read(paths[i])
-				runs[i].path = paths[i]
+			for i := next.Add(1) - 1; i < int64(len(done)); i = next.Add(1) - 1 {
+				errs[i] = runs[i].read(filepath.Join(folder, "runs", done[i], "run.json"))
+				runs[i].folder = done[i]
 			}
 		})
 	}
