@@ -45,7 +45,9 @@ func (t *trainer) save(name string) error {
 	if err := t.peers.meet(); err != nil {
 		return t.failed(err)
 	}
-	t.saved, t.savedEpoch = path, t.epoch
+	if name != fileBest || t.saved == "" || filepath.Base(t.saved) == fileBest { // --c prefers another to the best
+		t.saved, t.savedEpoch = path, t.epoch
+	}
 	return nil
 }
 

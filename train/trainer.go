@@ -75,7 +75,7 @@ type trainer struct {
 	losses     []float64 // of this epoch's iterations
 	loading    *checkpoint.Report
 	notes      []string // on the checkpoint, for the log
-	saved      string   // the last checkpoint that this training wrote or resumed from
+	saved      string   // what --c goes on from, of what this training wrote or resumed from
 	savedEpoch int
 	decisions  []string // what became of heads and first layers of pretrained weights
 	timing     timing

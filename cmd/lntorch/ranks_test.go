@@ -86,6 +86,19 @@ func awaitFile(t *testing.T, path string, random *rand.Rand) {
 	time.Sleep(time.Duration(random.IntN(300)) * time.Millisecond)
 }
 
+// awaitBest waits until the best checkpoint is of a later epoch than the latest, which --c goes on from nevertheless.
+func awaitBest(t *testing.T, latest string) {
+	t.Helper()
+	epoch := func(path string) int {
+		f, err := checkpoint.Open(path)
+		require.NoError(t, err)
+		defer f.Close()
+		return f.Epoch
+	}
+	best := filepath.Join(filepath.Dir(latest), "checkpoint_best.pth")
+	require.Eventually(t, func() bool { return epoch(best) > epoch(latest) }, time.Minute, 10*time.Millisecond)
+}
+
 // requireWhole reads a checkpoint to its end and gives the epoch that it goes on with.
 func requireWhole(t *testing.T, path string) int {
 	t.Helper()
@@ -174,12 +187,15 @@ func TestNumGPUsTrainsTogether(t *testing.T) {
 func TestKilledRankEndsTheOthers(t *testing.T) {
 	torchtest.Require(t)
 	random := rand.New(rand.NewPCG(7, uint64(time.Now().UnixNano())))
-	for range repeats(t, 2) {
+	for i := range repeats(t, 2) {
 		const world = 3
 		results := t.TempDir()
 		latest := filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_latest.pth")
-		list := startRanks(t, world, longRanks(t, results, "--batch-size", "3"))
+		list := startRanks(t, world, longRanks(t, results, "--batch-size", "3", "--save-every", "3"))
 		awaitFile(t, latest, random)
+		if i%2 == 1 {
+			awaitBest(t, latest)
+		}
 		dead := random.IntN(world)
 		require.NoError(t, list[dead].Process.Kill())
 		start := time.Now()
