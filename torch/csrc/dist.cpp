@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <mutex>
@@ -441,13 +442,76 @@ struct Arrived : public torch::autograd::FunctionPostHook {
 
 using Accumulator = decltype(torch::autograd::impl::grad_accumulator(at::Tensor()));
 
+// Memory of the Reducer's buckets. PyTorch holds it all the time; here, on the CPU, a bucket has
+// memory from its first gradient on until the next forward pass, as gradients of one process have.
+struct BucketMemory {
+  std::vector<c10::Storage> storages;
+  std::vector<size_t> bytes;
+  std::unordered_map<c10::TensorImpl*, size_t> of;  // the bucket of a parameter
+  bool wanted = false;                              // by the backward pass that comes
+
+  void clear() {
+    wanted = false;
+    storages.clear();
+    bytes.clear();
+    of.clear();
+  }
+
+  // Buckets that hold accumulated gradients keep their memory.
+  void release(const c10d::Reducer& reducer) {
+    for (auto& b : reducer.get_grad_buckets(false)) {
+      auto storage = b.getBufferRef().storage();
+      if (!storage.device().is_cpu() || storage.allocator() == nullptr) continue;
+      auto params = b.getParameters();
+      auto used = [&](const at::Tensor& p) {
+        return p.grad().defined() && p.grad().storage().is_alias_of(storage);
+      };
+      if (std::any_of(params.begin(), params.end(), used)) continue;
+      for (auto& p : params) of[p.unsafeGetTensorImpl()] = storages.size();
+      bytes.push_back(storage.nbytes());
+      storage.set_data_ptr_noswap(storage.allocator()->allocate(0));
+      storages.push_back(std::move(storage));
+    }
+  }
+
+  void hold(c10::TensorImpl* param) {
+    auto found = of.find(param);
+    if (!wanted || found == of.end()) return;
+    auto& storage = storages[found->second];
+    if (storage.data() == nullptr) {
+      storage.set_data_ptr_noswap(storage.allocator()->allocate(bytes[found->second]));
+    }
+  }
+};
+
+// Gives a parameter's bucket memory before its gradient comes.
+struct Coming : public torch::autograd::FunctionPreHook {
+  Coming(BucketMemory* memory, c10::TensorImpl* param) : memory(memory), param(param) {}
+  torch::autograd::variable_list operator()(const torch::autograd::variable_list& grads) override {
+    memory->hold(param);
+    return grads;
+  }
+  BucketMemory* memory;
+  c10::TensorImpl* param;
+};
+
 struct Gradients {
   std::shared_ptr<c10d::Reducer> reducer;
   std::shared_ptr<c10d::Logger> logger;
   std::vector<std::pair<Accumulator, uintptr_t>> hooks;
   std::vector<uint8_t> seen;  // by parameter, since the last prepare
+  BucketMemory memory;
   ~Gradients() {
-    for (auto& h : hooks) h.first->del_post_hook(h.second);
+    for (auto& h : hooks) {
+      h.first->del_post_hook(h.second);
+      auto& before = h.first->pre_hooks();
+      before.erase(std::remove_if(before.begin(), before.end(),
+                                  [&](auto& hook) {
+                                    auto* coming = dynamic_cast<Coming*>(hook.get());
+                                    return coming != nullptr && coming->memory == &memory;
+                                  }),
+                   before.end());
+    }
   }
 };
 
@@ -528,6 +592,7 @@ char* lnt_reducer_new(void* group, void** params, int64_t n, int64_t first, int6
     r->seen.assign(ps.size(), 0);
     for (size_t i = 0; i < ps.size(); i++) {
       auto node = torch::autograd::impl::grad_accumulator(ps[i]);
+      node->add_pre_hook(std::make_unique<Coming>(&r->memory, ps[i].unsafeGetTensorImpl()));
       auto key = node->add_post_hook(std::make_unique<Arrived>(&r->seen, i));
       r->hooks.emplace_back(std::move(node), key);
     }
@@ -546,13 +611,16 @@ void lnt_reducer_free(void* reducer) {
 char* lnt_reducer_forward(void* reducer, int64_t* rebuilt) {
   LNT_BODY({
     R(reducer).reducer->prepare_for_forward();
+    R(reducer).memory.clear();  // of buckets that may be replaced
     *rebuilt = R(reducer).reducer->rebuild_buckets();
+    R(reducer).memory.release(*R(reducer).reducer);
   })
 }
 
 char* lnt_reducer_backward(void* reducer) {
   LNT_BODY({
     std::fill(R(reducer).seen.begin(), R(reducer).seen.end(), 0);
+    R(reducer).memory.wanted = true;
     R(reducer).reducer->prepare_for_backward({});
   })
 }

@@ -63,7 +63,7 @@ func newGroup(c Config, host string) *Group {
 }
 
 // late is how long rank 0, where it cannot take part, stays for ranks that are still to come.
-const late = 5 * time.Second
+const late = 20 * time.Second
 
 // tellLate waits, as rank 0, until every rank has come and been told what has happened, some time at
 // most: without rank 0 those that come later would look for it until their time limit.
@@ -84,7 +84,7 @@ func (g *Group) tellLate(ctx context.Context) {
 }
 
 // Refuse meets the other ranks only to tell them why this one does not take part: their Connect ends
-// with *Failed and err's text. Where they cannot be met within a few seconds they are not told.
+// with *Failed and err's text. Where they cannot be met within 20 s they are not told.
 func Refuse(ctx context.Context, c Config, err error) {
 	host, e := os.Hostname()
 	if e != nil {
