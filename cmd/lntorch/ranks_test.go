@@ -268,7 +268,6 @@ func TestARankThatCannotBeginEndsTheOthers(t *testing.T) {
 			"--config /no/such.yaml: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			start := time.Now()
 			list := startRanksEach(t, 2, func(rank int) []string {
 				args := longRanks(t, t.TempDir(), "--dist-timeout", "3600")
 				if slices.Contains(c.at, rank) {
@@ -276,6 +275,7 @@ func TestARankThatCannotBeginEndsTheOthers(t *testing.T) {
 				}
 				return args
 			})
+			start := time.Now()
 			requireRefused(t, list, c.want)
 			t.Logf("after %v", time.Since(start).Round(time.Millisecond))
 		})
@@ -473,10 +473,12 @@ func TestASecondCtrlCEndsNumGPUsAtOnce(t *testing.T) {
 	})
 	awaitFile(t, filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_latest.pth"), rand.New(rand.NewPCG(1, 1)))
 	var ranks []int
-	for _, field := range strings.Fields(read(t, fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))) {
-		pid, err := strconv.Atoi(field)
-		require.NoError(t, err)
-		ranks = append(ranks, pid)
+	for _, path := range glob(t, fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid)) {
+		for _, field := range strings.Fields(read(t, path)) {
+			pid, err := strconv.Atoi(field)
+			require.NoError(t, err)
+			ranks = append(ranks, pid)
+		}
 	}
 	require.Len(t, ranks, 2)
 	require.NoError(t, syscall.Kill(ranks[0], syscall.SIGSTOP))
