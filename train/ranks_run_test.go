@@ -209,6 +209,11 @@ func TestAnotherNumberOfRanksGoesOn(t *testing.T) {
 		undisturbed, stopped := c, c
 		undisturbed.Results, stopped.Results = t.TempDir(), t.TempDir()
 		whole := mustTogether(t, n.from, undisturbed)
+		if n.from == 1 {
+			alone := c
+			alone.Results = t.TempDir()
+			require.Equal(t, state(t, run(t, again(t, alone, nil)).Checkpoint), state(t, whole.Checkpoint), "a group of one trains what one does alone")
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		for rank, err := range together(t, n.from, 20*time.Second, func(r train.Ranks) error {
