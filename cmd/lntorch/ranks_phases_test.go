@@ -308,6 +308,9 @@ func TestWhateverTheRanksAreAtTheyEndTogether(t *testing.T) {
 					said := regexp.MustCompile(`Last saved: (\S+) \(epoch (\d+)\)`).FindStringSubmatch(list[0].err.String())
 					require.Len(t, said, 3, "rank 0 knows what it wrote")
 					require.Equal(t, said[2], fmt.Sprint(requireWhole(t, said[1])))
+					if latest := filepath.Join(foldIn(dir), "checkpoint_latest.pth"); said[1] != latest { // which --c prefers
+						require.NoFileExists(t, latest)
+					}
 				}
 				if !a.goesOn {
 					return
