@@ -91,12 +91,18 @@ func Join(ctx context.Context, c launch.Config, w World, m *machine.Machine, o *
 	return j, nil
 }
 
-// stoppedElsewhere is the error of a rank where the user stopped another, before all could stop together; nil where err
-// is something else.
+// stoppedAt is the error of a rank where the user stopped another, before all could stop together: a context.Canceled
+// that says where.
+type stoppedAt struct{ error }
+
+// Is reports whether target is context.Canceled.
+func (stoppedAt) Is(target error) bool { return target == context.Canceled }
+
+// stoppedElsewhere is err as a stoppedAt; nil where it is something else.
 func stoppedElsewhere(err error) error {
 	var elsewhere *dist.Failed
 	if errors.As(err, &elsewhere) && elsewhere.Message == dist.StoppedByUser {
-		return fmt.Errorf("at %s: %w", elsewhere.Member, context.Canceled)
+		return stoppedAt{err}
 	}
 	return nil
 }

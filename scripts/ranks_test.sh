@@ -7,7 +7,7 @@
 #     elastic    torchrun --nnodes 1:2: a second rank comes later
 #     mpi        Open MPI's mpirun
 #     slurm      srun and sbatch in a Slurm of one node (scripts/slurm.sh)
-#     hosts      two "hosts": network namespaces joined by a cable, names, a cable pulled
+#     hosts      two "hosts": network namespaces joined by a cable, names, folders of one alone, a cable pulled
 #     bandwidth  the same cable at RATE (20mbit): --compress bf16 sends half and waits less
 #     gigabit    the same with the released PlainConvUNet at 1gbit; not among the default ones
 #
@@ -34,9 +34,10 @@ die() { say "$*" >&2; exit 1; }
 trace=("$lntorch" trace --checkpoint "$fold/checkpoint_final.pth" --batches "$mini/trajectory" --method full
   --numerics reference --threads 1 -device cpu)
 
-# A short training, its results in $nnUNet_results; what is added to it comes after.
-train=("$lntorch" train 102 3d_phantom 0 -p nnUNetPlansSource -tr nnUNetTrainer_DGST -pretrained_weights "$fold/checkpoint_final.pth"
-  --val-iterations 1 --disable-tta --threads 1 -device cpu)
+# A short training, its results in $nnUNet_results; what is added to it comes after. goon is it with --c.
+goon=("$lntorch" train 102 3d_phantom 0 -p nnUNetPlansSource -tr nnUNetTrainer_DGST --val-iterations 1 --disable-tta --threads 1 -device cpu)
+train=("${goon[@]}" -pretrained_weights "$fold/checkpoint_final.pth")
+goon+=(--c)
 cp -R "$mini/preprocessed" "$work/preprocessed"
 export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
 trained=Dataset102_PhantomTarget/nnUNetTrainer_DGST__nnUNetPlansSource__3d_phantom/fold_0
@@ -89,6 +90,20 @@ refused() {
   say "refused: $sentence"
 }
 
+# trained_alike A B: the trainings in the results folders work/A and work/B ended with the same weights and momentum.
+trained_alike() {
+  "$python" - "$work/$1/$trained" "$work/$2/$trained" <<'PY'
+import sys, zipfile
+def tensors(fold): # of weights and momentum, by their place in the file
+    with zipfile.ZipFile(f"{fold}/checkpoint_final.pth") as z:
+        return {i.filename: z.read(i) for i in z.infolist() if "/data/" in i.filename}
+a, b = map(tensors, sys.argv[1:])
+other = [k for k in a if a[k] != b.get(k)]
+if len(a) < 100 or len(a) != len(b) or other:
+    sys.exit(f"ranks-test: of {len(a)} and {len(b)} tensors in {sys.argv[1:]}, {len(other)} have other bits")
+PY
+}
+
 num_gpus() {
   steps num_gpus "${trace[@]}" -num_gpus 2
   refused 'WORLD_SIZE=2 is set, but RANK is not' env WORLD_SIZE=2 "${trace[@]}" -o "$work/no"
@@ -123,21 +138,14 @@ torchrun() {
     ! tr '\0' '\n' <"/proc/$rank1/environ" | grep -qx RANK=1 || kill -9 "$rank1"
   done
   wait $agent || { cat "$work/restarted.log"; die "torchrun --max-restarts"; }
-  "$python" - "$work" "$trained" <<'PY'
-import json, sys, zipfile
-work, trained = sys.argv[1:]
-def tensors(name): # of weights and momentum, by their place in the file
-    with zipfile.ZipFile(f"{work}/{name}/{trained}/checkpoint_final.pth") as z:
-        return {i.filename: z.read(i) for i in z.infolist() if "/data/" in i.filename}
-a, b = tensors("undisturbed"), tensors("restarted")
-other = [k for k in a if a[k] != b.get(k)]
-if len(a) < 100 or len(a) != len(b) or other:
-    sys.exit(f"ranks-test: restarted: of {len(a)} and {len(b)} tensors, {len(other)} have other bits than undisturbed")
-run = json.load(open(f"{work}/restarted/{trained}/run.json"))["distributed"]
+  trained_alike undisturbed restarted
+  "$python" - "$work/restarted/$trained/run.json" <<'PY'
+import json, sys
+run = json.load(open(sys.argv[1]))["distributed"]
 if (run["launcher"], run["restart"], run["world_size"]) != ("torchrun", 1, 2):
     sys.exit(f"ranks-test: restarted: run.json has {run}")
-print("ranks-test: torchrun --max-restarts: killed and restarted, the bits of an undisturbed training")
 PY
+  say "torchrun --max-restarts: killed and restarted, the bits of an undisturbed training"
 }
 
 elastic() {
@@ -213,6 +221,10 @@ rank=(env WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 MASTER_ADDR=first-host MA
 at0=(ip netns exec $ns-0 unshare --uts sh -c 'hostname first-host && exec "$@"' sh "${rank[@]}" RANK=0)
 at1=(ip netns exec $ns-1 unshare --uts sh -c 'hostname second-host && exec "$@"' sh "${rank[@]}" RANK=1 nnUNet_results="$work/elsewhere")
 
+# blind1: at1, where the second host sees neither the folder of the results, under the same name, nor the pretrained weights.
+blind1=("${at1[@]}" unshare --mount sh -c 'mount -t tmpfs none "$1" && mount -t tmpfs none "$2" && shift 2 && exec "$@"' sh
+  "$work/apart" "$fold" env nnUNet_results="$work/apart")
+
 # both COMMAND…: COMMAND on both hosts; rank 1's output goes to work/second.log.
 both() {
   "${at1[@]}" "$@" >"$work/second.log" 2>&1 &
@@ -228,8 +240,28 @@ hosts() {
   GLOO_SOCKET_IFNAME=cable steps hosts_by_interface both "${trace[@]}"
   # The second host does not come.
   refused 'that did not come to first-host:29500 within 2s: 1' "${at0[@]}" "${trace[@]}" --dist-timeout 2 -o "$work/no"
+  # The second host sees neither results nor pretrained weights; stopped, and gone on with.
+  local i code pids=() short=(--epochs 2 --iterations 12)
+  nnUNet_results=$work/shared both "${train[@]}" "${short[@]}" >"$work/shared.log" 2>&1 || { cat "$work/shared.log"; die "two hosts"; }
+  mkdir "$work/apart"
+  nnUNet_results=$work/apart "${at0[@]}" "${train[@]}" "${short[@]}" >"$work/apart0.log" 2>&1 & pids+=($!)
+  "${blind1[@]}" "${train[@]}" "${short[@]}" >"$work/apart1.log" 2>&1 & pids+=($!)
+  await "$work/apart/$trained/checkpoint_best.pth"
+  kill "${pids[1]}"
+  for i in 0 1; do
+    code=0
+    wait "${pids[$i]}" || code=$?
+    [ $code = 130 ] || { tail -n 5 "$work/apart$i.log"; die "results on one host: exit status $code of rank $i, expected 130"; }
+  done
+  "${blind1[@]}" "${goon[@]}" "${short[@]}" >"$work/apart1.log" 2>&1 & i=$!
+  nnUNet_results=$work/apart "${at0[@]}" "${goon[@]}" "${short[@]}" >"$work/apart0.log" 2>&1 || { cat "$work/apart0.log"; die "results on one host"; }
+  wait $i || { cat "$work/apart1.log"; die "results on one host: rank 1"; }
+  grep -q 'weights from the checkpoint' "$work/apart0.log" || { cat "$work/apart0.log"; die "results on one host: the training began anew"; }
+  trained_alike shared apart
+  say "results and pretrained weights on one host: stopped and gone on, the bits of an undisturbed training"
   # The cable is pulled: no connection closes, so the time limit must end both.
-  local i pids=() code start
+  local start
+  pids=()
   "${at0[@]}" timeout -k 1 60 "${train[@]}" --epochs 1000 --iterations 5 --dist-timeout 3 >"$work/pulled0.log" 2>&1 & pids+=($!)
   "${at1[@]}" timeout -k 1 60 "${train[@]}" --epochs 1000 --iterations 5 --dist-timeout 3 >"$work/pulled1.log" 2>&1 & pids+=($!)
   await "$work/results/$trained/checkpoint_latest.pth"

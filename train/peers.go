@@ -44,9 +44,9 @@ func (c Compression) of() dist.Compress {
 // peers are the other ranks: what they are told, and what they tell. All ranks call the methods in
 // the same order. nil: there are none; every method then does what one rank does alone.
 type peers struct {
-	group   *dist.Group
-	waited  time.Duration // for other ranks, since the beginning
-	patient bool          // they are waited for without a time limit, as long as they answer
+	group  *dist.Group
+	waited time.Duration   // for other ranks, since the beginning
+	until  context.Context // if not nil, others are waited for until it ends, without a time limit, as long as they answer
 }
 
 // newPeers is nil without a group. A group of one, whose only rank does all that ranks do, is for measurements.
@@ -82,22 +82,23 @@ func (p *peers) wait() time.Duration {
 	return p.waited
 }
 
-// beyondLimit makes this rank wait for others however long they take: each now works for itself.
-func (p *peers) beyondLimit() {
+// beyondLimit makes this rank wait for others however long they take: each now works for itself. So it does not wait
+// for them to stop together either: it ends with ctx.
+func (p *peers) beyondLimit(ctx context.Context) {
 	if p != nil {
-		p.patient = true
+		p.until = ctx
 	}
 }
 
 // timed counts the time since start as waiting for other ranks.
 func (p *peers) timed(start time.Time) { p.waited += time.Since(start) }
 
-// exchange gives every rank's data. It waits for a rank even where the user has asked to stop: all ranks
-// stop together.
+// exchange gives every rank's data. Before beyondLimit it waits for a rank even where the user has asked to stop: all
+// ranks stop together.
 func (p *peers) exchange(data []byte) ([][]byte, error) {
 	defer p.timed(time.Now())
-	if p.patient {
-		return p.group.ExchangeWithoutLimit(context.Background(), data)
+	if p.until != nil {
+		return p.group.ExchangeWithoutLimit(p.until, data)
 	}
 	return p.group.Exchange(context.Background(), data)
 }

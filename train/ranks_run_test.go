@@ -191,6 +191,52 @@ func TestRanksStoppedAnywhereGoOn(t *testing.T) {
 	}
 }
 
+// A training goes on with more ranks than it began with, or fewer: the same batches, so that the weights in the end are those
+// of one that nobody stopped, but for rounding.
+func TestAnotherNumberOfRanksGoesOn(t *testing.T) {
+	torchtest.NoLeak(t)
+	c := tiny{}.config(t, "plain", "full", nil)
+	c.BatchSize = 4
+	start := startOf(t, c)
+	c.Pretrained, c.Head = start, train.HeadKeep
+	for _, n := range []struct {
+		from, to int
+		log      string
+	}{
+		{1, 2, "began with 1 rank and goes on with 2 ranks: the same batches"},
+		{3, 2, "began with 3 ranks and goes on with 2 ranks: the same batches"},
+	} {
+		undisturbed, stopped := c, c
+		undisturbed.Results, stopped.Results = t.TempDir(), t.TempDir()
+		whole := mustTogether(t, n.from, undisturbed)
+		if n.from == 1 {
+			alone := c
+			alone.Results = t.TempDir()
+			require.Equal(t, state(t, run(t, again(t, alone, nil)).Checkpoint), state(t, whole.Checkpoint), "a group of one trains what one does alone")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for rank, err := range together(t, n.from, 20*time.Second, func(r train.Ranks) error {
+			own := again(t, stopped, nil)
+			own.Ranks = r
+			if r.Group.Rank() == 0 {
+				own.Progress = &stopper{3, cancel}
+			}
+			_, err := train.Run(ctx, own)
+			return err
+		}) {
+			var interrupted *train.Interrupted
+			require.ErrorAs(t, err, &interrupted, "rank %d", rank)
+			require.Equal(t, 0, interrupted.Epoch)
+			require.Positive(t, interrupted.Iteration)
+		}
+		stopped.Pretrained, stopped.Continue = "", true
+		other := mustTogether(t, n.to, stopped)
+		requireNear(t, start, whole.Checkpoint, other.Checkpoint)
+		require.Contains(t, textLog(t, other.Folder), n.log)
+	}
+}
+
 // drifting is a method whose rank changes a weight by itself.
 type drifting struct {
 	finetune.Method

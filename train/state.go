@@ -37,17 +37,21 @@ func (t *trainer) save(name string) error {
 		return nil
 	}
 	path := filepath.Join(t.fold, name)
+	written := func() {
+		if name != fileBest || t.saved == "" || filepath.Base(t.saved) == fileBest { // --c prefers another to the best
+			t.saved, t.savedEpoch = path, t.epoch
+		}
+	}
 	if t.peers.first() {
 		if err := t.write(path); err != nil {
 			return err
 		}
+		written() // even if another rank is lost meanwhile
 	}
 	if err := t.peers.meet(); err != nil {
 		return t.failed(err)
 	}
-	if name != fileBest || t.saved == "" || filepath.Base(t.saved) == fileBest { // --c prefers another to the best
-		t.saved, t.savedEpoch = path, t.epoch
-	}
+	written()
 	return nil
 }
 

@@ -211,7 +211,7 @@ func (t *trainer) open() error {
 	if c.PatchSize == nil {
 		c.PatchSize = t.data.Conf.PatchSize
 	}
-	if world := t.peers.size(); world > 1 && !c.ValidateOnly {
+	if world := t.peers.size(); t.peers != nil && !c.ValidateOnly {
 		if c.BatchSize < world {
 			return fmt.Errorf("train: batches of %d for %d ranks: each needs a patch at least; give --batch-size %d or more, for all ranks together", c.BatchSize, world, world)
 		}

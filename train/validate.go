@@ -58,7 +58,7 @@ type nextStage struct {
 // validate runs the final validation. Where it is stopped, or another rank is lost or fails, the error says how to do it again.
 func (t *trainer) validate(ctx context.Context) (*Result, error) {
 	c := &t.cfg
-	t.peers.beyondLimit()
+	t.peers.beyondLimit(ctx)
 	result := &Result{Folder: t.fold}
 	if !c.DisableCheckpointing && !c.ValidateOnly {
 		result.Checkpoint = filepath.Join(t.fold, fileFinal)

@@ -41,7 +41,7 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	root := newRoot()
 	root.SetArgs(nnunetArgs(root, args))
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	var interrupted *train.Interrupted
 	var usage *usageError
 	var copies *launch.Failed
@@ -55,6 +55,9 @@ func run(ctx context.Context, args []string) int {
 		lastWord("lntorch: %s", stopped(err))
 		return exitInterrupted
 	case errors.As(err, &usage):
+		if !usage.ran {
+			refuse(ctx, cmd, err)
+		}
 		lastWord("lntorch: %v\nRun `lntorch %s--help` for the usage.", err, usage.command)
 		return exitUsage
 	}
@@ -85,13 +88,14 @@ func stopped(err error) string {
 	case cut && !strings.Contains(text, by):
 		return text + ": " + by
 	}
-	return text
+	return strings.ReplaceAll(text, context.Canceled.Error(), by) // what to do may follow
 }
 
 // usageError is a mistake in the command line.
 type usageError struct {
 	command string // with a space behind it, empty for the root
 	err     error
+	ran     bool // the command found it, which has told other ranks
 }
 
 func (e *usageError) Error() string { return e.err.Error() }

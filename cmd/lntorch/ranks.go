@@ -5,7 +5,12 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/spf13/cobra"
+
 	"github.com/lntorch/lntorch/internal/launch"
+	"github.com/lntorch/lntorch/internal/machine"
+	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/pipeline"
 )
 
 // ranks finds out which of how many ranks this process is. Where -num_gpus asks for copies of the program, it runs
@@ -29,4 +34,20 @@ func ranks(ctx context.Context, c launch.Config) (w *launch.World, done bool, er
 		fmt.Fprintln(os.Stderr, "lntorch:", w.Note)
 	}
 	return w, false, w.Resolve(ctx)
+}
+
+// refuse tells other ranks of a mistake in this one's command line, for which they would wait. What the command line says
+// of them counts as far as it was read.
+func refuse(ctx context.Context, cmd *cobra.Command, mistake error) {
+	if cmd.Flags().Lookup("dist-timeout") == nil {
+		return // it knows no ranks
+	}
+	_ = applySettings(cmd, nil) // the mistake may be here
+	c := settings.New[launch.Config]()
+	for _, f := range settings.Fields(&c) {
+		_ = f.Set(cmd.Flags().Lookup(f.Name).Value.String()) // which is what was set
+	}
+	if w, err := c.World(os.Getenv); err == nil {
+		_, _ = pipeline.Join(ctx, c, w, &machine.Machine{}, &pipeline.Output{}, mistake)
+	}
 }

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +27,7 @@ import (
 // startedRank is a process of a training that a launcher could have started.
 type startedRank struct {
 	*exec.Cmd
-	out, err bytes.Buffer
+	out, err printed
 	ended    chan struct{}
 }
 
@@ -38,6 +40,12 @@ func startRanks(t *testing.T, world int, args []string) []*startedRank {
 // startRanksEach is startRanks with arguments of each rank's own.
 func startRanksEach(t *testing.T, world int, args func(rank int) []string) []*startedRank {
 	t.Helper()
+	return startCommands(t, world, func(rank int) *exec.Cmd { return command(t, args(rank)...) })
+}
+
+// startCommands starts commands as ranks.
+func startCommands(t *testing.T, world int, of func(rank int) *exec.Cmd) []*startedRank {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	_, port, err := net.SplitHostPort(l.Addr().String())
@@ -45,7 +53,7 @@ func startRanksEach(t *testing.T, world int, args func(rank int) []string) []*st
 	require.NoError(t, l.Close())
 	list := make([]*startedRank, world)
 	for rank := range list {
-		cmd := command(t, args(rank)...)
+		cmd := of(rank)
 		cmd.Env = append(cmd.Env, fmt.Sprintf("RANK=%d", rank), fmt.Sprintf("WORLD_SIZE=%d", world), fmt.Sprintf("LOCAL_RANK=%d", rank),
 			fmt.Sprintf("LOCAL_WORLD_SIZE=%d", world), "MASTER_ADDR=127.0.0.1", "MASTER_PORT="+port)
 		r := &startedRank{Cmd: cmd, ended: make(chan struct{})}
@@ -223,39 +231,81 @@ func TestKilledRankEndsTheOthers(t *testing.T) {
 	}
 }
 
-// A rank that cannot begin, for what is wrong where it runs, ends all at once, each with one message.
+// A rank that cannot begin, for what is wrong where it runs, ends all at once, each with one message: no time limit is
+// waited for.
 func TestARankThatCannotBeginEndsTheOthers(t *testing.T) {
 	torchtest.Require(t)
+	add := func(flags ...string) func(t *testing.T, args []string) []string {
+		return func(_ *testing.T, args []string) []string { return append(args, flags...) }
+	}
 	for name, c := range map[string]struct {
-		at     int
-		change func(args []string) []string // of that rank
+		at     []int
+		change func(t *testing.T, args []string) []string // of those ranks
 		want   string
 	}{
-		"no results folder": {0, func(args []string) []string {
+		"no results folder": {[]int{0}, func(_ *testing.T, args []string) []string {
 			i := slices.Index(args, "--results")
 			return slices.Delete(args, i, i+2)
 		}, "nnUNet_results"},
-		"another method": {1, func(args []string) []string { return append(args, "--method", "norm") }, "method (full on rank 0, norm on rank 1)"},
-		"a missing GPU":  {1, func(args []string) []string { return append(args, "-device", "cuda:7") }, "cuda:7"},
+		"another method": {[]int{1}, add("--method", "norm"), "method (full on rank 0, norm on rank 1)"},
+		"a missing GPU":  {[]int{1}, add("-device", "cuda:7"), "cuda:7"},
+		"other plans": {[]int{1}, func(t *testing.T, args []string) []string {
+			preprocessed := t.TempDir()
+			require.NoError(t, os.CopyFS(preprocessed, os.DirFS(repo(t, "testdata/phantom-mini/preprocessed"))))
+			plans := filepath.Join(preprocessed, "Dataset102_PhantomTarget", "nnUNetPlansSource.json")
+			text := strings.Replace(read(t, plans), `"batch_dice": false`, `"batch_dice": true`, 1)
+			require.NotEqual(t, read(t, plans), text)
+			require.NoError(t, os.WriteFile(plans, []byte(text), 0o600))
+			return append(args, "--preprocessed", preprocessed)
+		}, "which differ in plans nnUNetPlansSource.json (one on rank 0, another on rank 1)"},
+		"fewer patches than ranks":   {[]int{0, 1}, add("--batch-size", "1"), "batches of 1 for 2 ranks: each needs a patch at least; give --batch-size 2 or more"},
+		"an unknown flag":            {[]int{1}, add("--no-such-flag"), "unknown flag: --no-such-flag"},
+		"an unknown flag on rank 0":  {[]int{0}, add("--no-such-flag"), "unknown flag: --no-such-flag"},
+		"an unknown flag everywhere": {[]int{0, 1}, add("--no-such-flag"), "unknown flag: --no-such-flag"},
+		"a setting out of range":     {[]int{1}, add("--lr", "-1"), `--lr: found "-1"`},
+		"an argument too many":       {[]int{1}, add("more"), "found 4 arguments, expected 3"},
+		"a file of settings that is none": {[]int{1}, add("--config", "/no/such.yaml"),
+			"--config /no/such.yaml: "},
 	} {
 		t.Run(name, func(t *testing.T) {
-			start := time.Now()
 			list := startRanksEach(t, 2, func(rank int) []string {
-				args := longRanks(t, t.TempDir())
-				if rank == c.at {
-					args = c.change(args)
+				args := longRanks(t, t.TempDir(), "--dist-timeout", "3600")
+				if slices.Contains(c.at, rank) {
+					args = c.change(t, args)
 				}
 				return args
 			})
-			for rank, r := range list {
-				r.within(t, time.Minute)
-				require.Contains(t, []int{1, 2}, r.ProcessState.ExitCode(), "rank %d: %s", rank, r.err.String())
-				require.Equal(t, 1, strings.Count(r.err.String(), "lntorch: "), r.err.String())
-				require.Contains(t, r.err.String(), c.want, "rank %d", rank)
-			}
+			start := time.Now()
+			requireRefused(t, list, c.want)
 			t.Logf("after %v", time.Since(start).Round(time.Millisecond))
 		})
 	}
+}
+
+// requireRefused waits until all ranks have ended, each with one message that says what is wanted.
+func requireRefused(t *testing.T, list []*startedRank, want string) {
+	t.Helper()
+	for rank, r := range list {
+		r.within(t, time.Minute)
+		require.Contains(t, []int{1, 2}, r.ProcessState.ExitCode(), "rank %d: %s", rank, &r.err)
+		require.Equal(t, 1, strings.Count(r.err.String(), "lntorch: "), "rank %d: %s", rank, &r.err)
+		require.Contains(t, r.err.String(), want, "rank %d", rank)
+	}
+}
+
+// Ranks of two builds of the program do not train together.
+func TestRanksAreOfOneProgram(t *testing.T) {
+	torchtest.Require(t)
+	other := filepath.Join(t.TempDir(), "lntorch")
+	out, err := exec.Command("go", "build", "-ldflags", "-X main.version=v0.0.7", "-o", other, ".").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	requireRefused(t, startCommands(t, 2, func(rank int) *exec.Cmd {
+		cmd := command(t, longRanks(t, t.TempDir(), "--dist-timeout", "3600")...)
+		if rank == 1 {
+			cmd.Path = other
+		}
+		return cmd
+	}), "which differ in lntorch's version (dev on rank 0, v0.0.7 on rank 1): start all of them with the same program")
 }
 
 // repeats is how often a test of chance is made: n times, or as LNTORCH_REPEATS says.
@@ -369,4 +419,121 @@ func TestRanksDropWhatOneDrops(t *testing.T) {
 	for i := range one {
 		require.InEpsilon(t, one[i], two[i], 1e-4, "epoch %d", i)
 	}
+}
+
+// A second Ctrl-C ends a rank at once, though another keeps it waiting; that one then says who is gone.
+func TestASecondCtrlCEndsARankAtOnce(t *testing.T) {
+	torchtest.Require(t)
+	results := t.TempDir()
+	latest := filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_latest.pth")
+	list := startRanks(t, 2, longRanks(t, results, "--save-every", "1"))
+	awaitFile(t, latest, rand.New(rand.NewPCG(1, 1)))
+	require.NoError(t, list[0].Process.Signal(syscall.SIGSTOP))
+	list[1].rests(t)
+	require.NoError(t, list[1].Process.Signal(os.Interrupt))
+	list[1].rests(t)
+	require.False(t, list[1].over(), "after the first it waits for the others, to stop when they do")
+	list[1].again(t, os.Interrupt)
+	require.NoError(t, list[0].Process.Signal(syscall.SIGCONT))
+	list[0].within(t, 10*time.Second)
+	require.Equal(t, 1, list[0].ProcessState.ExitCode(), &list[0].err)
+	require.Regexp(t, fmt.Sprintf(`lntorch: rank 1 \(host \S+, pid %d\) is gone: epoch \d+, iteration \d+\. Last saved: %s \(epoch \d+\)\. Go on with --c\n$`,
+		list[1].Process.Pid, latest), list[0].err.String())
+	requireWhole(t, latest)
+}
+
+// again sends a signal until it has ended the process, which it does at once: the process may not have made out the one
+// before yet.
+func (r *startedRank) again(t *testing.T, signal os.Signal) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		_ = r.Process.Signal(signal)
+		return r.over()
+	}, 10*time.Second, 200*time.Millisecond)
+	status := r.ProcessState.Sys().(syscall.WaitStatus)
+	require.True(t, status.Signaled())
+	require.Equal(t, signal, os.Signal(status.Signal()), "which a shell calls exit code 130")
+}
+
+// A second Ctrl-C ends -num_gpus and its ranks at once, even where one does not answer.
+func TestASecondCtrlCEndsNumGPUsAtOnce(t *testing.T) {
+	torchtest.Require(t)
+	results := t.TempDir()
+	cmd := command(t, longRanks(t, results, "-num_gpus", "2")...)
+	r := &startedRank{Cmd: cmd, ended: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &r.out, &r.err
+	require.NoError(t, cmd.Start())
+	go func() {
+		_ = cmd.Wait() // until the ranks have closed its output, too
+		close(r.ended)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-r.ended
+	})
+	awaitFile(t, filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_latest.pth"), rand.New(rand.NewPCG(1, 1)))
+	var ranks []int
+	for _, path := range glob(t, fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid)) {
+		for _, field := range strings.Fields(read(t, path)) {
+			pid, err := strconv.Atoi(field)
+			require.NoError(t, err)
+			ranks = append(ranks, pid)
+		}
+	}
+	require.Len(t, ranks, 2)
+	require.NoError(t, syscall.Kill(ranks[0], syscall.SIGSTOP))
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	time.Sleep(300 * time.Millisecond)
+	require.False(t, r.over(), "after the first all stop together")
+	r.again(t, os.Interrupt)
+}
+
+// Only rank 0 need see pretrained weights and results: the training of ranks of which one sees neither has the bits of one
+// where both do, stopped and gone on with or not.
+func TestOnlyRankZeroNeedsItsFiles(t *testing.T) {
+	torchtest.Require(t)
+	weights := repo(t, sourceModel+"/fold_0/checkpoint_final.pth")
+	trained := func(results string) map[string][]byte {
+		f, err := checkpoint.Open(filepath.Join(foldOf(results, "nnUNetTrainer"), "checkpoint_final.pth"))
+		require.NoError(t, err)
+		defer f.Close()
+		all := map[string][]byte{}
+		for _, w := range f.Weights {
+			all[w.Name] = make([]byte, w.Bytes())
+			require.NoError(t, w.ReadInto(all[w.Name]))
+		}
+		require.NotEmpty(t, all)
+		return all
+	}
+	args := func(t *testing.T, results, weights string) []string {
+		return trainArgs(t, results, "-device", "cpu", "--threads", "1", "--epochs", "3", "--iterations", "8", "-pretrained_weights", weights)
+	}
+	calm := t.TempDir()
+	for _, r := range startRanks(t, 2, args(t, calm, weights)) {
+		r.within(t, time.Minute)
+		require.Equal(t, 0, r.ProcessState.ExitCode(), &r.err)
+	}
+	results, none := t.TempDir(), t.TempDir()
+	list := startRanksEach(t, 2, func(rank int) []string {
+		if rank > 0 {
+			return args(t, none, filepath.Join(none, "not here.pth"))
+		}
+		return args(t, results, weights)
+	})
+	list[0].says(t, "train_loss")
+	require.NoError(t, list[0].Process.Signal(os.Interrupt))
+	for _, r := range list {
+		r.within(t, time.Minute)
+		require.Equal(t, 130, r.ProcessState.ExitCode(), &r.err)
+	}
+	for rank, r := range startRanksEach(t, 2, func(rank int) []string {
+		args := args(t, []string{results, none}[rank], "")
+		return append(args[:len(args)-2], "--c")
+	}) {
+		r.within(t, time.Minute)
+		require.Equal(t, 0, r.ProcessState.ExitCode(), "rank %d: %s", rank, &r.err)
+		require.NotContains(t, r.err.String(), "holds no checkpoint")
+	}
+	require.True(t, maps.EqualFunc(trained(calm), trained(results), bytes.Equal), "the same bits")
+	require.Empty(t, glob(t, none, "*"))
 }

@@ -68,7 +68,7 @@ func usage(cmd *cobra.Command, err error) error {
 	if path != "" {
 		path += " "
 	}
-	return &usageError{path, err}
+	return &usageError{command: path, err: err}
 }
 
 // leaveUsageToTheirCommand makes a mistake that a road finds in its settings a mistake in the command line.
@@ -84,7 +84,11 @@ func leaveUsageToTheirCommand(cmd *cobra.Command) {
 		err := run(cmd, args)
 		var mistake *settings.UsageError
 		if errors.As(err, &mistake) {
-			return usage(cmd, err)
+			err = usage(cmd, err)
+		}
+		var found *usageError
+		if errors.As(err, &found) {
+			found.ran = true
 		}
 		return err
 	}
