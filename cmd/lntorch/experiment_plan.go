@@ -66,6 +66,9 @@ one.
   lntorch experiment plan grid.yaml -o grid --make > grid/Makefile; make -C grid -j4 -k`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if asMake && (asJSON || c.Measure) {
+				return settings.Usage("--make prints a Makefile and nothing else: leave out --json and --measure")
+			}
 			p, err := openExperiment(cmd, args[0], &c.experimentFolders)
 			switch {
 			case err != nil:
@@ -97,8 +100,6 @@ one.
 	bind(cmd, &c)
 	jsonFlag(cmd, &asJSON)
 	cmd.Flags().BoolVar(&asMake, "make", false, "print a Makefile")
-	cmd.MarkFlagsMutuallyExclusive("json", "make")
-	cmd.MarkFlagsMutuallyExclusive("measure", "make")
 	return cmd
 }
 
