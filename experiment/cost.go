@@ -88,7 +88,7 @@ const (
 func (t *timings) mean(like func(s *sample) bool, value func(s *sample) float64) (mean float64, device string, ok bool) {
 	n := 0
 	for i := range t.samples {
-		if s := &t.samples[i]; like(s) {
+		if s := &t.samples[i]; t.figures.prefer.counts(s.device) && like(s) {
 			mean += value(s)
 			device = s.device
 			n++
@@ -194,7 +194,7 @@ func (p *Plan) cost(t *timings) {
 		return
 	}
 	p.Cost.Seconds, p.Cost.Covers = &total, covers
-	if gpu || slices.ContainsFunc(t.samples, func(s sample) bool { return IsGPU(s.device) }) {
+	if gpu || slices.ContainsFunc(t.samples, func(s sample) bool { return IsGPU(s.device) && p.prefer.counts(s.device) }) {
 		p.Cost.GPUHours = &hours
 	}
 }

@@ -69,7 +69,8 @@ func TestTimesBeforeAnyRunHasFinished(t *testing.T) {
 	require.Equal(t, CoversAll, p.Cost.Covers)
 	require.InDelta(t, *p.Cost.Seconds, *p.Status().Seconds, 1e-9, "as many as one worker")
 
-	// A figure of this host counts before one of another, of the device that is asked for before any, and a newer one.
+	// A figure of this host counts before one of another, a newer one before an older one, and none of another kind of
+	// device than the one that is asked for.
 	for i, f := range []figure{{Seconds: 40, Host: "elsewhere", Device: "cpu", Threads: 2, Time: "2026-05-01T00:00:00Z"},
 		{Seconds: 50, Host: "elsewhere", Device: "cuda:1", Threads: 2, Time: "2026-02-01T00:00:00Z"},
 		{Seconds: 60, Host: host, Device: "cpu", Threads: 3, Time: "2026-01-02T00:00:00Z"}} {
@@ -80,6 +81,10 @@ func TestTimesBeforeAnyRunHasFinished(t *testing.T) {
 	}
 	require.NoError(t, p.Prefer(MeasureConfig{Device: "cuda:0"}))
 	require.InDelta(t, 50*each+7, *seconds("dgst"), 1e-9)
+	require.InDelta(t, 10*each+7, *seconds("full"), 1e-9)
+	require.NoError(t, p.Prefer(MeasureConfig{Device: "cpu"}))
+	require.InDelta(t, 60*each, *seconds("dgst"), 1e-9, "the prediction was timed on a GPU")
+	require.InDelta(t, 60*each, *seconds("full"), 1e-9, "and so was this training: an iteration of another method")
 	require.NoError(t, p.Prefer(MeasureConfig{Threads: 2}))
 	require.InDelta(t, 30*each+7, *seconds("dgst"), 1e-9)
 	require.ErrorContains(t, p.Prefer(MeasureConfig{Device: "gpu"}), `--device: torch: device "gpu"`)

@@ -58,10 +58,16 @@ func (f *figure) name() (string, error) {
 	return k + ".json", err
 }
 
-// prefer says which figures count before others.
+// prefer says which times count: those of the same kind of device, GPU or CPU, and of figures those of the host and
+// number of threads before others.
 type prefer struct {
 	host, device string // "": any
 	threads      int    // 0: any
+}
+
+// counts says whether what was timed on a device tells about that of the runs.
+func (p *prefer) counts(device string) bool {
+	return p.device == "" || IsGPU(device) == IsGPU(p.device)
 }
 
 // figuresOf are figures by what they follow from.
@@ -93,10 +99,11 @@ func (p *Plan) readFigures() *figuresOf {
 	return all
 }
 
-// best is the figure of some work that counts: of the kind of device that is asked for, if it is, then of this host,
-// then of the number of threads, then the newest. nil: there is none.
+// best is the figure of some work that counts: of this host, then of the number of threads, then the newest. nil:
+// there is none.
 func (a *figuresOf) best(work string) *figure {
 	list := a.byWork[work]
+	list = slices.DeleteFunc(slices.Clone(list), func(f figure) bool { return !a.prefer.counts(f.Device) })
 	if len(list) == 0 {
 		return nil
 	}
@@ -107,9 +114,8 @@ func (a *figuresOf) best(work string) *figure {
 		return 0
 	}
 	best := slices.MaxFunc(list, func(x, y figure) int {
-		rank := func(f *figure) [3]int {
-			return [3]int{right(a.prefer.device != "" && IsGPU(f.Device) == IsGPU(a.prefer.device)),
-				right(f.Host == a.prefer.host), right(f.Threads == a.prefer.threads)}
+		rank := func(f *figure) [2]int {
+			return [2]int{right(f.Host == a.prefer.host), right(f.Threads == a.prefer.threads)}
 		}
 		xs, ys := rank(&x), rank(&y)
 		return cmp.Or(slices.Compare(xs[:], ys[:]), strings.Compare(x.Time, y.Time))
@@ -131,7 +137,8 @@ func (t *timings) measured(p *Plan) {
 	}
 }
 
-// Prefer says on what device, and with how many threads, runs will be done: figures measured so count first.
+// Prefer says on what device, and with how many threads, runs will be done: what was timed on a CPU tells nothing
+// about a GPU.
 func (p *Plan) Prefer(c MeasureConfig) error {
 	if err := settings.Check(&c); err != nil {
 		return err
@@ -144,7 +151,10 @@ func (p *Plan) Prefer(c MeasureConfig) error {
 			return settings.Usage("--device: %w", err)
 		}
 	}
-	p.prefer = prefer{device: c.Device, threads: c.Threads}
+	before := p.prefer
+	if p.prefer = (prefer{device: c.Device, threads: c.Threads}); p.prefer == before {
+		return nil
+	}
 	return p.Refresh()
 }
 
@@ -199,8 +209,12 @@ func (p *Plan) Measure(ctx context.Context, c MeasureConfig, o pipeline.Output) 
 		if err != nil {
 			return err
 		}
-		o.Printf("measured %d of %d: %s: %.3g s (in %s)", i+1, len(tasks), t.what, seconds,
-			time.Since(began).Round(time.Second/10))
+		round := time.Second
+		if seconds < 100 {
+			round = time.Millisecond
+		}
+		o.Printf("measured %d of %d: %s: %s (in %s)", i+1, len(tasks), t.what,
+			time.Duration(seconds*float64(time.Second)).Round(round), time.Since(began).Round(time.Second/10))
 	}
 	return p.Refresh()
 }
@@ -227,9 +241,12 @@ func (w *measurer) tasks() (list []*task) {
 		var at Progress
 		switch {
 		case r.State == Done:
-			known[r.base.predicts], known[r.base.work] = true, known[r.base.work] || r.Trains()
+			if record := p.record(r); record != nil && p.prefer.counts(record.Device) {
+				known[r.base.predicts], known[r.base.work] = true, known[r.base.work] || r.Trains()
+			}
 		case r.Trains():
-			if read(filepath.Join(p.Folder(r), progressFile), &at); at.IterationSeconds > 0 {
+			read(filepath.Join(p.Folder(r), progressFile), &at)
+			if at.IterationSeconds > 0 && p.prefer.counts(at.Device) {
 				known[r.base.work] = true
 			}
 		}

@@ -714,6 +714,8 @@ func TestPlanOfManyRunsIsFast(t *testing.T) {
 	var before, after syscall.Rusage
 	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &before))
 	p = d.plan()
+	_, err := p.Forecast(context.Background())
+	require.NoError(t, err)
 	require.Nil(t, p.MixedMachines())
 	p.Status()
 	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &after))
