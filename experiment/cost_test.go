@@ -299,7 +299,9 @@ func TestWorkersBookTheirGPU(t *testing.T) {
 			c := settings.New[WorkConfig]()
 			c.Jobs, c.Threads, c.Devices, c.Command = 2, 1, strings.Split(x.devices, ","), []string{script}
 			var log bytes.Buffer
-			_, err := p.Work(context.Background(), c, pipeline.Output{Log: &log})
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // where one waits for ever
+			defer cancel()
+			_, err := p.Work(ctx, c, pipeline.Output{Log: &log})
 			require.NoError(t, err)
 			took, err := filepath.Glob(filepath.Join(folder, "took.*"))
 			require.NoError(t, err)

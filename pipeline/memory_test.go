@@ -97,9 +97,13 @@ func TestMemoryIsForecastForEitherDevice(t *testing.T) {
 	predict.DeviceName = absent.String()
 	gpu, err = PredictionMemory(t.Context(), predict)
 	require.NoError(t, err)
-	// The largest of the two images is 23×68×58, preprocessed 28×81×69 (cmd/lntorch's dry run); two classes, float32.
-	logits := int64(2 * 28 * 81 * 69 * 4)
-	require.Greater(t, gpu.Device, gpuContext+logits/4+m.WeightBytes, "a slab of the logits at least")
+	// The largest image is preprocessed to 28×81×69 (cmd/lntorch's dry run); the sums of its logits are on the GPU.
+	w := infer.DefaultConfig(absent)
+	w.Mirror = []int{0, 1, 2}
+	need, err := infer.Forecast(m.PatchSize, 2, 1, [4]int{1, 28, 81, 69}, w)
+	require.NoError(t, err)
+	require.Greater(t, need.Bytes, int64(28*81*69*4), "a float32 a voxel and more")
+	require.Equal(t, gpuContext+m.WeightBytes+passMemory(m.network, 2, m.PatchSize, w)+need.Bytes, gpu.Device)
 	require.Less(t, gpu.Host, host.Host+gpuHost)
 	predict.Input = []string{t.TempDir()}
 	_, err = PredictionMemory(t.Context(), predict)
