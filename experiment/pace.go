@@ -13,7 +13,7 @@ const warmUp = 2
 
 // pace is how long iterations take, by when they end.
 type pace struct {
-	last  time.Time // end of iteration number at; zero: not in an epoch
+	last  time.Time // end of iteration number at, or begin of the epoch there; zero: before the first
 	at    int
 	early int           // iterations that were left out
 	first time.Duration // of the last one of them
@@ -60,7 +60,6 @@ type epochs struct {
 // Begin begins an epoch, or its validation.
 func (e *epochs) Begin(task string, total int) {
 	var p Progress
-	e.pace.last = time.Time{}
 	if n, err := fmt.Sscanf(task, "epoch %d of %d", &p.Epoch, &p.Epochs); err == nil && n == 2 {
 		p.Stage = "train"
 		e.note(p)
