@@ -254,8 +254,9 @@ experiment-smoke: all | $(LOGS) ## a small grid on phantoms from end to end: wor
 
 # Five networks × eight methods × four shots × three draws × three seeds. The file names networks and dataset: make them yours.
 PAPER_FILE ?= docs/studies/paper.yaml
-paper: all ## prints what the grid of the paper takes, and with PAPER=yes runs it (OUT= its folder, ARGS= other flags of experiment run)
-	@bin/lntorch experiment plan $(PAPER_FILE) $(if $(OUT),-o $(OUT))
+# What it takes is measured first, a few iterations of each network and method; the figures are kept.
+paper: all ## measures and prints what the grid of the paper takes, and with PAPER=yes runs it (OUT= its folder, ARGS= other flags of experiment run)
+	@bin/lntorch experiment plan $(PAPER_FILE) $(if $(OUT),-o $(OUT)) --measure
 	@[ "$(PAPER)" = yes ] || { echo "make paper PAPER=yes starts it" >&2; exit 1; }
 	@bin/lntorch experiment run $(PAPER_FILE) $(if $(OUT),-o $(OUT)) $(ARGS)
 

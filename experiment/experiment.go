@@ -49,6 +49,8 @@ type Run struct {
 	State    State          `json:"state"`
 	Seconds  *float64       `json:"seconds"` // that it took, or is expected to take
 
+	Memory *pipeline.Memory `json:"memory"` // forecast by Plan.Forecast, at most; nil: not known
+
 	// Also lists the places where the same run counts besides its own: draws with the same set of
 	// cases are one run, and so are methods with the same settings.
 	Also []Place `json:"-"`
@@ -78,7 +80,10 @@ type Cost struct {
 	GPUHours *float64 `json:"gpu_hours"` // nil where no GPU trains, or not known
 	Bytes    int64    `json:"bytes"`     // on disk, of what `keep` keeps
 
-	Memory int64 `json:"-"` // the most that a finished run took; 0: not known
+	Memory *pipeline.Memory `json:"memory"`           // the most of one run, of each kind; nil: not known
+	Covers string           `json:"covers,omitempty"` // what Seconds are of: "training" where no prediction was timed
+
+	Peak int64 `json:"-"` // memory, the most that a finished run took; 0: not known
 }
 
 // Options are where an experiment finds and leaves things.
@@ -101,6 +106,10 @@ type Plan struct {
 	Warnings []string // for every table
 	options  Options
 	locks    *locks // of Refresh, which takes none
+
+	forecasts forecasts
+	timed     string // device of a run that was timed; "": none was
+	prefer    prefer // of figures
 }
 
 // Splits is splits.json: the draws and the content of their cases. It holds no voxel and no path.

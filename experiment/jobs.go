@@ -32,6 +32,7 @@ type WorkConfig struct {
 	Devices     []string `flag:"devices" list:"true" help:"devices, dealt to the workers in turn: cuda:0,cuda:1 (default: all CUDA devices, else the CPU)"`
 	Threads     int      `flag:"threads" range:"1.." help:"threads of each worker (default: cores / jobs); on the CPU they are part of the bits"`
 	MaxRAM      float64  `flag:"max-ram" range:">0.." help:"GiB for all workers on this machine (default: three quarters of what is free)"`
+	MaxVRAM     float64  `flag:"max-vram" range:">0.." help:"GiB of each GPU for all workers on it (default: three quarters of what is free)"`
 	Only        []string `flag:"only" list:"true" help:"runs to do: dataset=, network=, method=, shots=, draw=, seed= or key=; the same name again adds to it, another one narrows"`
 	LockTimeout float64  `flag:"lock-timeout" default:"60" range:">0..1e6" help:"seconds without a sign of life after which a worker on another machine is dead"`
 	Worker      string   `flag:"worker" hidden:"true" values:"job,task,table" help:"what a process that the program starts does: job of --jobs and task of Slurm leave the table to others; table makes it and no run"`
@@ -167,7 +168,13 @@ func (p *Plan) worker(ctx context.Context, runs []*Run, c WorkConfig, o pipeline
 	defer cancel()
 	var mem memory = noMemory{}
 	if c.Worker == workerJob {
-		mem = parentMemory(cancel)
+		free, _, err := m.Device.Memory() // 0 for the CPU
+		if err != nil {
+			return err
+		}
+		if mem, err = parentMemory(m.Device.String(), free, cancel); err != nil {
+			return err
+		}
 	}
 	w, err := newWorker(p, runs, &c, mem, o)
 	if err != nil {
@@ -194,7 +201,7 @@ func (c *WorkConfig) workers(ctx context.Context, o pipeline.Output) error {
 		}
 		limit = system.Budget(m.Available)
 	}
-	share := system.NewShare(limit)
+	shares := newShares(limit, int64(c.MaxVRAM*(1<<30)))
 	var done sync.WaitGroup
 	for i := range c.Jobs {
 		args := append(append([]string{}, c.Command[1:]...), c.Args...)
@@ -206,7 +213,7 @@ func (c *WorkConfig) workers(ctx context.Context, o pipeline.Output) error {
 		cmd := exec.Command(c.Command[0], args...)
 		cmd.Stderr = os.Stderr
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C goes to this process, which tells them once
-		j := &job{cmd: cmd, share: share, name: fmt.Sprintf("worker %d of %d", i+1, c.Jobs), out: o}
+		j := &job{cmd: cmd, shares: shares, name: fmt.Sprintf("worker %d of %d", i+1, c.Jobs), out: o}
 		if err := j.start(); err != nil {
 			return err
 		}
@@ -235,10 +242,65 @@ func (c *WorkConfig) deal() ([]string, error) {
 	return list, nil
 }
 
+// shares is the memory of this machine and of its GPUs, which workers share.
+type shares struct {
+	host    *system.Share
+	each    int64 // bytes of each GPU; 0: three quarters of what the first worker there finds free
+	mu      sync.Mutex
+	devices map[string]*system.Share
+}
+
+func newShares(host, each int64) *shares {
+	return &shares{host: system.NewShare(host), each: each, devices: map[string]*system.Share{}}
+}
+
+// found tells what is free on a device. Only the first word on it counts: later ones see others' work.
+func (s *shares) found(device string, free int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.devices[device]; ok || !IsGPU(device) {
+		return
+	}
+	limit := s.each
+	if limit == 0 {
+		limit = system.Budget(free)
+	}
+	s.devices[device] = system.NewShare(limit)
+}
+
+// of is a device's memory. That of the CPU, and of a device of which nothing is known, has no bound.
+func (s *shares) of(device string) *system.Share {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if share, ok := s.devices[device]; ok {
+		return share
+	}
+	return system.NewShare(0)
+}
+
+// take waits until what a run needs is free, on the device first: who has the host's memory waits for nothing.
+func (s *shares) take(ctx context.Context, device string, m pipeline.Memory) error {
+	on := s.of(device)
+	if err := on.Take(ctx, m.Device); err != nil {
+		return err
+	}
+	err := s.host.Take(ctx, m.Host)
+	if err != nil {
+		on.Give(m.Device)
+	}
+	return err
+}
+
+func (s *shares) give(device string, m pipeline.Memory) {
+	s.host.Give(m.Host)
+	s.of(device).Give(m.Device)
+}
+
 // job is a worker's process as its parent sees it.
 type job struct {
 	cmd     *exec.Cmd
-	share   *system.Share
+	shares  *shares
+	device  string // that it says it has
 	name    string
 	out     pipeline.Output
 	asks    *os.File // the worker's questions
@@ -269,28 +331,8 @@ func (j *job) start() error {
 // wait answers the worker until it ends.
 func (j *job) wait(ctx context.Context) {
 	defer context.AfterFunc(ctx, func() { j.cmd.Process.Signal(syscall.SIGTERM) })()
-	taken := int64(0)
-	lines := bufio.NewScanner(j.asks)
-	for lines.Scan() {
-		what, number, _ := strings.Cut(lines.Text(), " ")
-		n, err := strconv.ParseInt(number, 10, 64)
-		if err != nil || n < 0 {
-			break
-		}
-		switch what {
-		case "take":
-			if j.share.Take(ctx, n) != nil {
-				continue // it is being told to stop
-			}
-			taken += n
-			io.WriteString(j.answers, "go\n")
-		case "give":
-			j.share.Give(min(n, taken))
-			taken -= min(n, taken)
-		}
-	}
+	j.answer(ctx, j.asks, j.answers)
 	err := j.cmd.Wait()
-	j.share.Give(taken) // of one that was killed
 	j.asks.Close()
 	j.answers.Close()
 	var exit *exec.ExitError
@@ -301,17 +343,54 @@ func (j *job) wait(ctx context.Context) {
 	}
 }
 
-// memory is what runs on one machine share.
+// answer gives the worker memory as it comes free, until it has no more to ask; of one that was killed it takes the
+// memory back. The worker says "free N DEVICE" first, then in turn "take HOST DEVICE", which "go" answers, and
+// "give".
+func (j *job) answer(ctx context.Context, asks io.Reader, answers io.Writer) {
+	var taken *pipeline.Memory
+	give := func() {
+		if taken != nil {
+			j.shares.give(j.device, *taken)
+			taken = nil
+		}
+	}
+	defer give()
+	for lines := bufio.NewScanner(asks); lines.Scan(); {
+		var free int64
+		var m pipeline.Memory
+		switch text := lines.Text(); {
+		case scanned(text, "free %d %s", &free, &j.device):
+			j.shares.found(j.device, free)
+		case scanned(text, "take %d %d", &m.Host, &m.Device) && m.Host >= 0 && m.Device >= 0 && taken == nil:
+			if j.shares.take(ctx, j.device, m) != nil {
+				continue // it is being told to stop
+			}
+			taken = &m
+			io.WriteString(answers, "go\n")
+		case text == "give":
+			give()
+		default:
+			return
+		}
+	}
+}
+
+func scanned(text, format string, into ...any) bool {
+	n, err := fmt.Sscanf(text, format, into...)
+	return err == nil && n == len(into)
+}
+
+// memory is what runs on one machine share. A worker takes it for one run at a time.
 type memory interface {
-	take(ctx context.Context, bytes int64) error // waits until so much is free
-	give(bytes int64)
+	take(ctx context.Context, m pipeline.Memory) error // waits until so much is free
+	give()
 }
 
 // noMemory is that of a worker alone.
 type noMemory struct{}
 
-func (noMemory) take(ctx context.Context, _ int64) error { return ctx.Err() }
-func (noMemory) give(int64)                              {}
+func (noMemory) take(ctx context.Context, _ pipeline.Memory) error { return ctx.Err() }
+func (noMemory) give()                                             {}
 
 // pipes ask the parent.
 type pipes struct {
@@ -319,8 +398,9 @@ type pipes struct {
 	answers chan struct{}
 }
 
-// parentMemory asks the process that started this one. When that one is gone, stop is called.
-func parentMemory(stop func()) memory {
+// parentMemory asks the process that started this one, and tells it what is free on this worker's device. When that
+// one is gone, stop is called.
+func parentMemory(device string, free int64, stop func()) (memory, error) {
 	p := &pipes{asks: os.NewFile(asksFile, "asks"), answers: make(chan struct{})}
 	answers := os.NewFile(answersFile, "answers")
 	go func() {
@@ -329,11 +409,12 @@ func parentMemory(stop func()) memory {
 		}
 		stop()
 	}()
-	return p
+	_, err := fmt.Fprintf(p.asks, "free %d %s\n", free, device)
+	return p, err
 }
 
-func (p *pipes) take(ctx context.Context, bytes int64) error {
-	if _, err := fmt.Fprintf(p.asks, "take %d\n", bytes); err != nil {
+func (p *pipes) take(ctx context.Context, m pipeline.Memory) error {
+	if _, err := fmt.Fprintf(p.asks, "take %d %d\n", m.Host, m.Device); err != nil {
 		return err
 	}
 	select {
@@ -344,7 +425,7 @@ func (p *pipes) take(ctx context.Context, bytes int64) error {
 	}
 }
 
-func (p *pipes) give(bytes int64) { fmt.Fprintf(p.asks, "give %d\n", bytes) }
+func (p *pipes) give() { fmt.Fprintln(p.asks, "give") }
 
 // Other is the name of another experiment whose folder this one was at last, "" if there is none. Files with
 // the same folder share runs, and each overwrites what the other has made of them.

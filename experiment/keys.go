@@ -24,6 +24,9 @@ func key(value any) (string, error) {
 // withoutEffect are flags of a training that change none of its weights.
 var withoutEffect = []string{"workers", "save-every"}
 
+// withoutTime are flags of a training that change nothing about how long an iteration takes.
+var withoutTime = []string{"epochs", "iterations", "val-iterations", "lr", "momentum", "weight-decay"}
+
 // weighs reports whether a setting belongs into a key.
 func weighs(name string) bool { return !slices.Contains(withoutEffect, name) }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +38,8 @@ type combination struct {
 	settings map[string]any       // as Run has them
 	weighing map[string]any       // those in keys
 	digest   string               // of what all runs of it have in common in their keys
+	work     string               // digest of what an iteration's time follows from
+	predicts string               // digest of what the prediction's time follows from
 }
 
 func (c *combination) trains() bool { return c.settings["method"] != NoTraining }
@@ -328,7 +331,7 @@ func (g *grid) runs() error {
 					g.r.bad(m.line, "methods."+m.Name, "%w", err)
 					continue
 				}
-				if err := c.identify(); err != nil {
+				if err := c.identify(&g.File.Evaluate); err != nil {
 					return err
 				}
 				all = append(all, c)
@@ -524,14 +527,25 @@ func (c *combination) fits() error {
 		"head: extend, or another dataset", c.network.Name, there, c.dataset.Name, here)
 }
 
-// identify digests what all runs of a combination have in common in their train_key.
-func (c *combination) identify() (err error) {
+// identify digests what all runs of a combination have in common in their train_key, and what their times follow
+// from on a machine.
+func (c *combination) identify(e *EvaluateSettings) (err error) {
 	common := map[string]any{"engine": Engine, "settings": c.weighing, "plans": c.network.plans,
 		"labels": c.dataset.raw.JSON.Labels.Entries, "channels": c.dataset.raw.JSON.ChannelNames}
 	if c.settings[pretrained] != false {
 		common["weights"] = c.network.weights
 	}
-	c.digest, err = key(common)
+	if c.digest, err = key(common); err != nil {
+		return err
+	}
+	timeless := maps.Clone(c.weighing)
+	maps.DeleteFunc(timeless, func(name string, _ any) bool { return slices.Contains(withoutTime, name) })
+	common["settings"], common["weights"] = timeless, c.network.weights
+	if c.work, err = key(common); err != nil {
+		return err
+	}
+	c.predicts, err = key(map[string]any{"engine": Engine, "weights": c.network.weights, "plans": c.network.plans,
+		"test": c.dataset.tested, "disable-tta": e.NoMirror, "step-size": e.StepSize})
 	return err
 }
 

@@ -614,7 +614,7 @@ func TestStatesAndCost(t *testing.T) {
 	const left = 9*70.0 + 10*130
 	require.Equal(t, 10.0, *p.Runs[0].Seconds, "the network as it is only predicts")
 	require.Equal(t, left+10, *p.Cost.Seconds)
-	require.Equal(t, int64(5), p.Cost.Memory)
+	require.Equal(t, int64(5), p.Cost.Peak)
 	s := p.Status()
 	require.Equal(t, 1, s.Done)
 	require.Equal(t, 20, s.Left)
@@ -714,6 +714,8 @@ func TestPlanOfManyRunsIsFast(t *testing.T) {
 	var before, after syscall.Rusage
 	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &before))
 	p = d.plan()
+	_, err := p.Forecast(context.Background())
+	require.NoError(t, err)
 	require.Nil(t, p.MixedMachines())
 	p.Status()
 	require.NoError(t, syscall.Getrusage(syscall.RUSAGE_SELF, &after))

@@ -47,6 +47,11 @@ type Progress struct {
 	Stage  string `json:"stage"` // data, train, predict or score
 	Epoch  int    `json:"epoch"` // from 1, while it trains
 	Epochs int    `json:"epochs"`
+
+	// What an iteration of the training takes here, once a few have been made.
+	IterationSeconds float64 `json:"iteration_seconds,omitempty"`
+	Device           string  `json:"device,omitempty"`
+	Threads          int     `json:"threads,omitempty"`
 }
 
 // trained is what is known of a training when it is over.
@@ -68,6 +73,7 @@ type attempt struct {
 	log    *tail
 
 	began, trains time.Time // the latter zero unless it trains
+	pace          pace      // of its iterations
 }
 
 func (a *attempt) path(names ...string) string {
@@ -270,7 +276,9 @@ func (a *attempt) train(ctx context.Context, data *prepared) error {
 	}
 	a.trains = time.Now()
 	out := a.output()
-	out.Progress = &epochs{Progress: out.Progress, attempt: a}
+	out.Progress = &epochs{Progress: out.Progress, pace: &a.pace, note: func(p Progress) {
+		a.progress(p) // a full disk is found by the training itself
+	}}
 	result, err := pipeline.Train(ctx, c, out)
 	if err != nil {
 		return err
@@ -420,40 +428,14 @@ func (a *attempt) stage(what string) {
 
 // progress writes progress.json, which `status` reads.
 func (a *attempt) progress(p Progress) error {
+	if p.IterationSeconds = a.pace.seconds(); p.IterationSeconds > 0 {
+		p.Device, p.Threads = a.device, a.threads
+	}
 	text, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(a.folder, progressFile), append(text, '\n'), 0o666)
-}
-
-// epochs notes the epoch of a training.
-type epochs struct {
-	pipeline.Progress
-	attempt *attempt
-}
-
-func (e *epochs) Begin(task string, total int) {
-	var p Progress
-	if n, err := fmt.Sscanf(task, "epoch %d of %d", &p.Epoch, &p.Epochs); err == nil && n == 2 {
-		p.Stage = "train"
-		e.attempt.progress(p) // a full disk is found by the training itself
-	}
-	if e.Progress != nil {
-		e.Progress.Begin(task, total)
-	}
-}
-
-func (e *epochs) Done(n int, note string) {
-	if e.Progress != nil {
-		e.Progress.Done(n, note)
-	}
-}
-
-func (e *epochs) End() {
-	if e.Progress != nil {
-		e.Progress.End()
-	}
 }
 
 // tail is a run's log, whose last lines are remembered.

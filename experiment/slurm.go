@@ -17,6 +17,7 @@ import (
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/pipeline"
+	"github.com/lntorch/lntorch/torch"
 )
 
 // SlurmConfig is how a grid is submitted to Slurm.
@@ -103,7 +104,11 @@ func (p *Plan) Submit(ctx context.Context, c WorkConfig, s SlurmConfig, o pipeli
 	if tasks == 0 {
 		tasks = min(missing, mostTasks)
 	}
-	memory := p.taskMemory(runs)
+	device := torch.CPU.String() // a task on a GPU takes less of the host's memory
+	if len(c.Devices) > 0 {
+		device = c.Devices[0]
+	}
+	memory := p.taskMemory(ctx, runs, device)
 	folder, err := filepath.Abs(filepath.Join(p.Dir, "slurm"))
 	if err != nil {
 		return nil, err
@@ -142,7 +147,8 @@ func (p *Plan) Submit(ctx context.Context, c WorkConfig, s SlurmConfig, o pipeli
 	array := append(append([]string{"sbatch", "--parsable"}, extra...), out.Script)
 	behind := append(append([]string{"sbatch", "--parsable"}, withoutGPUs(extra)...), "--dependency=afterany:JOB", table)
 	if s.SlurmDryRun {
-		o.Printf("not submitted: %s\nnot submitted: %s", quoted(array), quoted(behind))
+		o.Printf("%d workers for %d runs%s\nnot submitted: %s\nnot submitted: %s", tasks, missing, togo(runs), quoted(array),
+			quoted(behind))
 		return out, nil
 	}
 	if out.Job, err = sbatch(ctx, array); err != nil {
@@ -152,49 +158,41 @@ func (p *Plan) Submit(ctx context.Context, c WorkConfig, s SlurmConfig, o pipeli
 	if out.TableJob, err = sbatch(ctx, behind); err != nil {
 		return out, fmt.Errorf("the workers are submitted (job %s), the table is not: %w", out.Job, err)
 	}
-	o.Printf("%d workers for %d runs: job %s; table: job %s; %s", tasks, missing, out.Job, out.TableJob, folder)
+	o.Printf("%d workers for %d runs%s: job %s; table: job %s; %s", tasks, missing, togo(runs), out.Job, out.TableJob, folder)
 	if s.Wait {
 		err = waitForJobs(ctx, out.Job, out.TableJob)
 	}
 	return out, err
 }
 
-// taskMemory is that of the run that takes most; what cannot be forecast counts as a small network.
-func (p *Plan) taskMemory(runs []*Run) int64 {
+// taskMemory is the host's memory of the run that takes most; what cannot be forecast counts as a small network.
+func (p *Plan) taskMemory(ctx context.Context, runs []*Run, device string) int64 {
 	most := int64(4 << 30)
-	seen := map[[2]string]bool{}
 	for _, r := range runs {
-		at := [2]string{r.Network, r.Method}
-		if seen[at] || !r.Trains() {
-			continue
-		}
-		seen[at] = true
-		if n := p.need(r, ""); n > most {
-			most = n
+		if m := p.need(ctx, r, device); m != nil {
+			most = max(most, m.Host)
 		}
 	}
 	return most
 }
 
-// need forecasts the memory of a run; what is not known counts as nothing, and fails in the run.
-func (p *Plan) need(r *Run, device string) int64 {
-	if !r.Trains() {
-		return 0
+// togo says how long the runs that are not done take one after the other, "" where that is not known.
+func togo(runs []*Run) string {
+	total := 0.0
+	for _, r := range runs {
+		if r.State == Done {
+			continue
+		}
+		if r.Seconds == nil {
+			return ""
+		}
+		total += *r.Seconds
 	}
-	c, err := p.Training(r)
-	if err != nil {
-		return 0
+	d := time.Duration(total * float64(time.Second))
+	if d >= time.Minute {
+		return ", about " + strings.TrimSuffix(d.Round(time.Minute).String(), "0s") + " one after the other"
 	}
-	like, err := p.Checkpoint(r)
-	if err != nil {
-		return 0
-	}
-	c.DeviceName = device
-	n, err := pipeline.TrainingMemory(c, like)
-	if err != nil {
-		return 0
-	}
-	return n
+	return ", about " + d.Round(time.Second).String() + " one after the other"
 }
 
 // option is a value in a line of #SBATCH, where quotes hold blanks together.

@@ -38,7 +38,6 @@ type worker struct {
 	datas  map[[2]string]*dataState // by dataset and network
 	waits  map[[2]string]error      // for data that another worker makes; asked for again after a run or a pass
 	others map[string]string        // folders of earlier runs by train_key; nil until it is asked for
-	needs  map[*combination]int64   // memory, in bytes
 	ended  map[string]bool          // keys: done, or failed while this worker was there
 	bad    map[string]bool          // of them, those that failed
 }
@@ -51,7 +50,7 @@ func newWorker(p *Plan, runs []*Run, c *WorkConfig, m memory, o pipeline.Output)
 		return nil, fmt.Errorf("-o %s: %w: name a folder that can be written", p.Dir, err)
 	}
 	w := &worker{plan: p, out: o, memory: m, device: c.Device, threads: c.Threads,
-		locks: newLocks(self, folder, c.lockTimeout()), datas: map[[2]string]*dataState{}, waits: map[[2]string]error{}, needs: map[*combination]int64{},
+		locks: newLocks(self, folder, c.lockTimeout()), datas: map[[2]string]*dataState{}, waits: map[[2]string]error{},
 		ended: map[string]bool{}, bad: map[string]bool{}}
 	w.runs = workOrder(runs)
 	w.began, _ = w.locks.now()
@@ -171,16 +170,15 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	case dataErr != nil && ctx.Err() != nil:
 		return false, false, ctx.Err()
 	}
-	need, ok := w.needs[r.base]
-	if !ok {
-		need = w.plan.need(r, w.device)
-		w.needs[r.base] = need
+	var need pipeline.Memory // what is not known counts as nothing, and fails in the run
+	if m := w.plan.need(ctx, r, w.device); m != nil {
+		need = *m
 	}
 	// The memory is asked for before the run is taken: nobody waits for a lock of one who waits.
 	if err := w.memory.take(ctx, need); err != nil {
 		return false, false, err
 	}
-	defer w.memory.give(need)
+	defer w.memory.give()
 	k, err := w.locks.take(w.plan.Lock(r))
 	if errors.As(err, &held) {
 		return false, false, nil

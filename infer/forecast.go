@@ -6,6 +6,7 @@ type Need struct {
 	Repeated int // of Tiles, those computed again at the borders of strips
 	Strips   int // 1, unless Config.MaxBytes is too little for a whole slab
 	Passes   int // patches run through a network: tiles × mirror images × folds
+	Batch    int // patches run through it together
 	Switches int // times that the fold's network is asked for (NewEnsemble)
 	// Bytes is the memory of the sums of logits and weights, the weight map, one batch's input and
 	// logits, and an emitted slab.
@@ -29,5 +30,6 @@ func Forecast(patch []int, classes, folds int, shape [4]int, cfg Config) (Need, 
 	tiles := p.tileCount()
 	return Need{Tiles: tiles, Repeated: p.repeated, Strips: len(p.strips),
 		Passes:   tiles * folds << len(cfg.Mirror),
+		Batch:    cfg.batch(),
 		Switches: 1 + p.rows()*(folds-1), Bytes: p.bytes}, nil
 }

@@ -321,22 +321,22 @@ func TestForecastCountsTilesAndBytes(t *testing.T) {
 	plane, patch := int64(72*82), int64(16*48*48)
 	// Sums of two classes and of weights in float16, 16 slices deep; an emitted slab of 16 slices,
 	// twice; one tile in and out.
-	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 192, Switches: 1, Bytes: 16*plane*(2*2+2) +
+	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 192, Batch: 1, Switches: 1, Bytes: 16*plane*(2*2+2) +
 		2*16*plane*2*4 + patch*(2+4*(1+2))}, need)
 	need, err = Forecast([]int{16, 48, 48}, 2, 5, shape, cfg)
 	require.NoError(t, err)
-	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Switches: 17, Bytes: 16*plane*(5*2*2+2) +
+	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Batch: 1, Switches: 17, Bytes: 16*plane*(5*2*2+2) +
 		2*16*plane*2*4 + patch*(2+4*(1+2))}, need)
 	cfg.Numerics = Fast
 	need, err = Forecast([]int{16, 48, 48}, 2, 5, shape, cfg)
 	require.NoError(t, err)
-	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Switches: 17, Bytes: 16*plane*(2+1)*4 +
+	require.Equal(t, Need{Tiles: 24, Strips: 1, Passes: 5 * 192, Batch: 2, Switches: 17, Bytes: 16*plane*(2+1)*4 +
 		2*16*plane*2*4 + patch*(4+2*4*(1+2))}, need)
 
 	need, err = Forecast([]int{48, 48}, 3, 1, [4]int{2, 10, 40, 60}, cfg2d(cfg))
 	require.NoError(t, err)
 	plane, patch = 40*60, 48*48
-	require.Equal(t, Need{Tiles: 20, Strips: 1, Passes: 20, Switches: 1, Bytes: plane*(3+1)*4 + 2*plane*3*4 +
+	require.Equal(t, Need{Tiles: 20, Strips: 1, Passes: 20, Batch: 2, Switches: 1, Bytes: plane*(3+1)*4 + 2*plane*3*4 +
 		patch*(4+2*4*(2+3))}, need)
 	_, err = Forecast([]int{48, 48}, 3, 1, [4]int{2, 10, 0, 60}, cfg2d(cfg))
 	require.EqualError(t, err, "infer: image of shape (c,z,y,x) [2 10 0 60] is empty")

@@ -20,6 +20,10 @@ type PretrainedModel struct {
 	Channels    int      // that its configuration normalises
 	WeightBytes int64    // of its weights, aliases once
 	Warnings    []string // what the weights contradict
+
+	network    models.Architecture
+	unknown    error // why there is no network
+	parameters int64 // of the network
 }
 
 // OpenPretrained reads a checkpoint, or the first fold's of a model folder, and its plans.
@@ -45,6 +49,7 @@ func OpenPretrained(path string) (*PretrainedModel, error) {
 		if name := models.Canonical(w.Name); !seen[name] {
 			seen[name] = true
 			m.WeightBytes += w.Tensor.Bytes()
+			m.parameters += w.Numel()
 		}
 	}
 	m.DatasetName = m.Plans.DatasetName
@@ -53,6 +58,7 @@ func OpenPretrained(path string) (*PretrainedModel, error) {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	m.PatchSize, m.BatchSize, m.Channels = c.PatchSize, c.BatchSize, len(c.NormalizationSchemes)
+	m.network, m.unknown = models.ForWeights(checkpoint.Shapes(f.Weights), c)
 	return m, nil
 }
 

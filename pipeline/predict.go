@@ -260,17 +260,23 @@ func (s *segmenter) prepare() error {
 
 // setWindow chooses how the window slides, and what memory it may take.
 func (s *segmenter) setWindow() {
-	w := infer.DefaultConfig(s.Device)
-	w.TileStep, w.Autocast = s.StepSize, s.DType()
+	s.window = s.windowOn(s.Device)
+	s.window.Autocast = s.DType()
+	s.window.Notice = func(text string) { s.out.Print("WARNING:", text) }
+	s.setLimit()
+}
+
+// windowOn is how the window slides.
+func (s *segmenter) windowOn(device torch.Device) infer.Config {
+	w := infer.DefaultConfig(device)
+	w.TileStep = s.StepSize
 	if !s.NoMirror {
 		w.Mirror = s.model.mirror
 	}
 	if s.IsReference() {
 		w.Numerics = infer.Reference
 	}
-	w.Notice = func(text string) { s.out.Print("WARNING:", text) }
-	s.window = w
-	s.setLimit()
+	return w
 }
 
 // setLimit sets what memory the sums and the weights may take on the window's device.

@@ -195,7 +195,7 @@ func (s *segmenter) seconds(f *CaseForecast) (network, beside float64) {
 func (s *segmenter) announce() {
 	tiles, repeated, passes, strips, count := 0, 0, 0, 0, 0
 	network, beside := 0.0, 0.0
-	var most, ahead, written, disk, probabilities int64
+	var disk, probabilities int64
 	switches := 0
 	for _, f := range s.forecasts {
 		if f == nil {
@@ -212,9 +212,6 @@ func (s *segmenter) announce() {
 			f.Seconds = 0
 		}
 		network, beside = network+n, beside+b
-		most = max(most, f.Bytes)
-		ahead = max(ahead, f.prepared())
-		written = max(written, voxels(f.Size)*(s.labelBytes()+s.objectBytes())) // probabilities stream through a file
 		disk += f.Disk
 		if s.Probabilities {
 			probabilities = max(probabilities, voxels(f.Size)*int64(s.model.heads())*4)
@@ -245,24 +242,42 @@ func (s *segmenter) announce() {
 	} else {
 		weights *= int64(n)
 	}
-	memory := baseBytes + garbage*(most+ahead*int64(max(s.Preprocessing, 1))+written*int64(max(s.Export, 1)))
+	need := s.need(weights + s.cost.Bytes)
 	where := ""
-	if s.window.Device.Type == torch.DeviceCPU {
-		memory += weights + s.cost.Bytes
-	} else {
-		where = fmt.Sprintf(", and %s on %s", system.Size(weights+s.cost.Bytes+s.deviceNeed()), s.window.Device)
+	if need.Device > 0 {
+		where = fmt.Sprintf(", and %s on %s", system.Size(need.Device), s.window.Device)
 	}
-	s.memory = memory
+	s.memory = need.Host
 	// The temporary files of the cases that are in the network and being written.
 	disk += probabilities * int64(min(count, 1+max(s.Export, 1)))
-	line := fmt.Sprintf("needs about %s of memory%s, at most %s on disk", system.Size(memory), where, system.Size(disk))
+	line := fmt.Sprintf("needs about %s of memory%s, at most %s on disk", system.Size(need.Host), where, system.Size(disk))
 	s.out.Print(line)
-	if m, err := system.ReadMemory(); err == nil && m.Available < memory {
+	if m, err := system.ReadMemory(); err == nil && m.Available < need.Host {
 		s.out.Printf("WARNING: only %s of memory is free: a lower --max-ram takes less", system.Size(m.Available))
 	}
 	if free, err := system.FreeDisk(s.Output); err == nil && free < disk {
 		s.out.Printf("WARNING: only %s are free where the segmentations go (%s)", system.Size(free), s.Output)
 	}
+}
+
+// need is the memory of the run: of the network so much, of the cases what their forecasts say.
+func (s *segmenter) need(network int64) Memory {
+	var most, ahead, written int64
+	for _, f := range s.forecasts {
+		if f == nil {
+			continue
+		}
+		most = max(most, f.Bytes)
+		ahead = max(ahead, f.prepared())
+		written = max(written, voxels(f.Size)*(s.labelBytes()+s.objectBytes())) // probabilities stream through a file
+	}
+	m := Memory{Host: baseBytes + garbage*(most+ahead*int64(max(s.Preprocessing, 1))+written*int64(max(s.Export, 1)))}
+	if s.window.Device.Type == torch.DeviceCPU {
+		m.Host += network
+	} else {
+		m.Device = network + s.deviceNeed()
+	}
+	return m
 }
 
 // deviceNeed is the largest need of sums on the device.

@@ -33,8 +33,14 @@ func logWarnings(p *experiment.Plan, o pipeline.Output) {
 	}
 }
 
+// planConfig is what `experiment plan` takes.
+type planConfig struct {
+	experimentFolders
+	experiment.MeasureConfig
+}
+
 func newExperimentPlan() *cobra.Command {
-	var c experimentFolders
+	var c planConfig
 	var asJSON, asMake bool
 	cmd := &cobra.Command{
 		Use:   "plan FILE",
@@ -43,33 +49,57 @@ func newExperimentPlan() *cobra.Command {
 test cases, and lists the runs. Nothing is run. A run has a key: of the content of its cases, the weights, every effective
 setting and the seed, not of names, folders or the machine. So a changed setting runs what it touches and nothing else.
 
-Hours come from finished runs, or from the time of their iterations; before the first run they are not known. --make prints
-a Makefile of the runs.`,
+Times come from finished runs of the same settings; else from an iteration, of runs that were begun or as measured, and from
+the prediction, of finished runs or as measured. --measure measures what is missing, before the list is printed: it prepares
+the training data, as the first run would, trains a few iterations of each dataset, network and method on this machine, in a
+temporary folder, times a pass of each network's prediction, and keeps the figures in DIR/measured, for plan, status and
+--slurm. Not in them: checkpoints that are written, and scoring. What was measured nowhere is an unknown time.
+
+Memory is a forecast of the most that a run takes, training or prediction: of the host, and of the GPU where --device is
+one.
+
+--make prints a Makefile of the runs.`,
 		Example: `  lntorch experiment plan grid.yaml -o grid
+  lntorch experiment plan grid.yaml -o grid --measure
+  lntorch experiment plan grid.yaml -o grid --measure --device cuda:0
   lntorch experiment plan grid.yaml --json
   lntorch experiment plan grid.yaml -o grid --make > grid/Makefile; make -C grid -j4 -k`,
 		Args: exactly("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := openExperiment(cmd, args[0], &c)
+			if asMake && (asJSON || c.Measure) {
+				return settings.Usage("--make prints a Makefile and nothing else: leave out --json and --measure")
+			}
+			p, err := openExperiment(cmd, args[0], &c.experimentFolders)
+			switch {
+			case err != nil:
+				return err
+			case asMake:
+				text, err := p.Makefile(changedFolders(cmd, &c.experimentFolders))
+				if err == nil {
+					_, err = fmt.Print(text)
+				}
+				return err
+			case c.Measure:
+				err = p.Measure(cmd.Context(), c.MeasureConfig, output(cmd))
+			default:
+				err = p.Prefer(c.MeasureConfig)
+			}
+			if err != nil {
+				return err
+			}
+			device, err := p.Forecast(cmd.Context())
 			switch {
 			case err != nil:
 				return err
 			case asJSON:
 				return printJSON(p.Document())
-			case asMake:
-				text, err := p.Makefile(changedFolders(cmd, &c))
-				if err == nil {
-					_, err = fmt.Print(text)
-				}
-				return err
 			}
-			return printPlan(p)
+			return printPlan(p, device)
 		},
 	}
 	bind(cmd, &c)
 	jsonFlag(cmd, &asJSON)
 	cmd.Flags().BoolVar(&asMake, "make", false, "print a Makefile")
-	cmd.MarkFlagsMutuallyExclusive("json", "make")
 	return cmd
 }
 
@@ -83,16 +113,27 @@ func changedFolders(cmd *cobra.Command, c *experimentFolders) (args []string) {
 	return args
 }
 
-func printPlan(p *experiment.Plan) error {
+func printPlan(p *experiment.Plan, device string) error {
 	t := report.Table{Columns: []report.Column{{Name: "key"}, {Name: "dataset"}, {Name: "network"}, {Name: "method"},
 		{Name: "shots", Right: true}, {Name: "draw", Right: true}, {Name: "seed", Right: true}, {Name: "state"},
-		{Name: "time", Right: true}}}
+		{Name: "time", Right: true}, {Name: "memory", Right: true}}}
+	onGPU := experiment.IsGPU(device)
+	if onGPU {
+		t.Columns = append(t.Columns, report.Column{Name: "of the GPU", Right: true})
+	}
 	for _, r := range p.Document().Runs {
 		draw, seed := fmt.Sprint(r.Draw), fmt.Sprint(r.Seed)
 		if !r.Trains() {
 			draw, seed = "", ""
 		}
-		t.Add(r.Key, r.Dataset, r.Network, r.Method, r.Shots, draw, seed, string(r.State), duration(r.Seconds))
+		row := []string{r.Key, r.Dataset, r.Network, r.Method, r.Shots, draw, seed, string(r.State), duration(r.Seconds)}
+		switch m := r.Memory; {
+		case m == nil:
+			row = append(row, "unknown", "unknown")
+		default:
+			row = append(row, system.Size(m.Host), system.Size(m.Device))
+		}
+		t.Add(row[:len(t.Columns)]...)
 	}
 	if err := t.Text(os.Stdout); err != nil {
 		return err
@@ -104,11 +145,20 @@ func printPlan(p *experiment.Plan) error {
 		}
 	}
 	text := fmt.Sprintf("%d runs, %d left: %s one after the other", len(p.Runs), left, duration(p.Cost.Seconds))
+	if p.Cost.Covers == experiment.CoversTraining {
+		text += " without the predictions, which were not timed"
+	}
 	if h := p.Cost.GPUHours; h != nil {
 		text += fmt.Sprintf(", %.1f GPU-hours", *h)
 	}
-	if m := p.Cost.Memory; m > 0 {
-		text += fmt.Sprintf(", up to %s of memory each", system.Size(m))
+	if m := p.Cost.Memory; m != nil {
+		text += fmt.Sprintf(", up to %s of memory each", system.Size(m.Host))
+		if onGPU {
+			text += fmt.Sprintf(" and %s of %s", system.Size(m.Device), device)
+		}
+	}
+	if m := p.Cost.Peak; m > 0 {
+		text += fmt.Sprintf(" (finished ones took up to %s where they computed)", system.Size(m))
 	}
 	_, err := fmt.Printf("%s, about %s on disk\n%s\n", text, system.Size(p.Cost.Bytes), pipeline.Printable(p.Dir))
 	return err

@@ -36,9 +36,9 @@ func TestExperimentPlan(t *testing.T) {
 	_, args := planGrid(t, planText)
 	r := lntorch(t, append([]string{"experiment", "plan"}, args...)...)
 	require.Equal(t, 0, r.code, r.errOut)
-	require.Regexp(t, `(?m)^[0-9a-f]{16}  target   unet     dgst        1     1     0  missing  unknown time$`, r.out)
-	require.Regexp(t, `(?m)^[0-9a-f]{16}  target   unet     none        0              missing  unknown time$`, r.out)
-	require.Contains(t, r.out, "4 runs, 4 left: unknown time one after the other, about ")
+	require.Regexp(t, `(?m)^[0-9a-f]{16}  target   unet     dgst        1     1     0  missing  unknown time  [\d.]+ GiB$`, r.out)
+	require.Regexp(t, `(?m)^[0-9a-f]{16}  target   unet     none        0              missing  unknown time  [\d.]+ MiB$`, r.out)
+	require.Regexp(t, `4 runs, 4 left: unknown time one after the other, up to [\d.]+ GiB of memory each, about `, r.out)
 	require.Contains(t, r.errOut, "WARNING: training data of network unet unknown")
 
 	r = lntorch(t, append([]string{"experiment", "plan", "--json"}, args...)...)
@@ -49,17 +49,34 @@ func TestExperimentPlan(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal([]byte(r.out), &plan))
 	require.Len(t, plan.Runs, 4)
-	for _, name := range []string{"key", "train_key", "dataset", "network", "method", "shots", "draw", "seed", "cases", "settings", "state", "seconds"} {
+	for _, name := range []string{"key", "train_key", "dataset", "network", "method", "shots", "draw", "seed", "cases", "settings", "state", "seconds", "memory"} {
 		require.Contains(t, plan.Runs[1], name)
 	}
-	require.Len(t, plan.Runs[1], 12)
+	require.Len(t, plan.Runs[1], 13)
 	require.Equal(t, "1", plan.Runs[1]["shots"])
 	require.Equal(t, "missing", plan.Runs[1]["state"])
 	require.Nil(t, plan.Runs[1]["seconds"])
 	require.Contains(t, plan.Cost, "seconds")
 	require.Contains(t, plan.Cost, "gpu_hours")
 	require.Positive(t, plan.Cost["bytes"])
-	require.Len(t, plan.Cost, 3)
+	require.Len(t, plan.Cost, 4)
+	memory := plan.Cost["memory"].(map[string]any)
+	require.Equal(t, plan.Runs[1]["memory"], plan.Cost["memory"])
+	require.Positive(t, memory["host"])
+	require.Zero(t, memory["device"])
+
+	r = lntorch(t, append([]string{"experiment", "plan", "--device", "cuda:1"}, args...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Regexp(t, `(?m)^[0-9a-f]{16}  target   unet     none        0 .* [\d.]+ GiB +[\d.]+ MiB$`, r.out)
+	require.Regexp(t, `up to [\d.]+ GiB of memory each and [\d.]+ (G|M)iB of cuda:1, about `, r.out)
+	r = lntorch(t, append([]string{"experiment", "plan", "--device", "gpu"}, args...)...)
+	require.Equal(t, 2, r.code)
+	require.Contains(t, r.errOut, `--device: torch: device "gpu": expected cpu, cuda or cuda:N`)
+	for _, other := range []string{"--measure", "--json"} {
+		r = lntorch(t, append([]string{"experiment", "plan", other, "--make"}, args...)...)
+		require.Equal(t, 2, r.code)
+		require.Contains(t, r.errOut, "--make prints a Makefile and nothing else")
+	}
 
 	r = lntorch(t, append([]string{"experiment", "plan", "--make"}, args...)...)
 	require.Equal(t, 0, r.code, r.errOut)
@@ -172,4 +189,91 @@ func casesOf(t *testing.T, path string) []map[string]any {
 		delete(c, "prediction_file")
 	}
 	return s.Cases
+}
+
+// A plan measures what nothing is known of, on the data that the runs will have, and remembers it; plan, status and
+// Slurm's submission then know the time. What is measured once is not measured again.
+func TestPlanMeasures(t *testing.T) {
+	g := newGrid(t, "none: {method: none}, full: {method: full}, more: {method: full, epochs: 9}, head: {method: head}")
+	dir, temporary := filepath.Join(t.TempDir(), "grid"), t.TempDir()
+	plan := func(name string, more ...string) result {
+		t.Helper()
+		c := command(t, append([]string{"experiment", name, g.file, "-o", dir, "--raw", repo(t, "testdata/phantom-mini/raw")}, more...)...)
+		c.Env = append(c.Env, "TMPDIR="+temporary)
+		r := execute(t, c)
+		require.Equal(t, 0, r.code, r.errOut)
+		return r
+	}
+	type document struct {
+		Runs []struct {
+			Key, Method string
+			Seconds     *float64
+		}
+		Cost struct {
+			Seconds *float64
+			Covers  string
+		}
+	}
+	parse := func(r result) (d document) {
+		t.Helper()
+		require.NoError(t, json.Unmarshal([]byte(r.out), &d))
+		return d
+	}
+	require.Nil(t, parse(plan("plan", "--json")).Cost.Seconds)
+	r := plan("plan", "--json", "--measure", "--threads", "1")
+	require.Equal(t, 3, strings.Count(r.errOut, "measured "), r.errOut)
+	require.Contains(t, r.errOut, "measured 1 of 3: b unet, prediction of the test cases: ")
+	require.Contains(t, r.errOut, "measured 2 of 3: b unet full, an iteration: ")
+	require.Contains(t, r.errOut, "measured 3 of 3: b unet head, an iteration: ")
+	require.Equal(t, 1, strings.Count(r.errOut, "plans are adopted and cases preprocessed"), r.errOut)
+	left, err := os.ReadDir(temporary)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.Empty(t, doneRuns(t, dir))
+	require.NoDirExists(t, filepath.Join(dir, "predictions"))
+	figures := map[string]float64{}
+	files, err := filepath.Glob(filepath.Join(dir, "measured", "*"))
+	require.NoError(t, err)
+	require.Len(t, files, 3)
+	for _, f := range files {
+		var one struct {
+			Of, Method, Device string
+			Seconds            float64
+			Threads            int
+		}
+		require.NoError(t, json.Unmarshal([]byte(read(t, f)), &one))
+		require.Positive(t, one.Seconds)
+		require.Equal(t, 1, one.Threads)
+		figures[one.Of+one.Method] = one.Seconds
+	}
+	d := parse(r)
+	require.Equal(t, d, parse(plan("plan", "--json")), "the figures are kept")
+	require.Equal(t, "training and prediction", d.Cost.Covers)
+	total := 0.0
+	for _, run := range d.Runs { // 3 epochs of 2 iterations and of 1 for the validation
+		want := figures["prediction"]
+		switch run.Method {
+		case "full":
+			want += 3 * (2 + 1.0/3) * figures["iterationfull"]
+		case "more":
+			want += 9 * (2 + 1.0/3) * figures["iterationfull"]
+		case "head":
+			want += 3 * (2 + 1.0/3) * figures["iterationhead"]
+		}
+		require.InDelta(t, want, *run.Seconds, 1e-9, run.Method)
+		total += want
+	}
+	require.InDelta(t, total, *d.Cost.Seconds, 1e-6)
+	require.NotContains(t, plan("status").out, "unknown")
+	require.NotContains(t, plan("plan", "--measure", "--threads", "1").errOut, "measured ")
+	r = plan("run", "--slurm", "--slurm-dry-run")
+	require.Regexp(t, `(?m)^7 workers for 7 runs, about \d+\w+ one after the other\nnot submitted: sbatch `, r.errOut)
+
+	r = plan("run", "--only", "method=full", "--threads", "1")
+	require.NotContains(t, r.errOut, "plans are adopted", "the data is there")
+	require.Len(t, doneRuns(t, dir), 2)
+	// What a run says counts, and is not measured, with other threads either.
+	r = plan("plan", "--measure", "--threads", "2")
+	require.Equal(t, 1, strings.Count(r.errOut, "measured "), r.errOut)
+	require.Contains(t, r.errOut, "measured 1 of 1: b unet head, an iteration: ")
 }
