@@ -554,7 +554,9 @@ func TestSplitsCanBeGivenBack(t *testing.T) {
 		t.Helper()
 		require.Contains(t, text, old)
 		write(t, filepath.Join(d.dir, "splits.json"), strings.Replace(text, old, new, 1))
-		require.Contains(t, d.refused(), want)
+		line := 1 + strings.Count(d.text[:strings.Index(d.text, "splits:")], "\n")
+		require.Regexp(t, "^"+regexp.QuoteMeta(fmt.Sprintf("%s:%d: splits: %s: ", d.path(), line, filepath.Join(d.dir, "splits.json")))+
+			".*"+regexp.QuoteMeta(want), d.refused())
 	}
 	c := p.Splits.Datasets["target"].Content["LN_004"]
 	bad(c, strings.Repeat("a", 64), "case LN_004 holds other voxels than when the draws were made: found content "+c[:12]+"…, expected aaaaaaaaaaaa…")
@@ -564,10 +566,17 @@ func TestSplitsCanBeGivenBack(t *testing.T) {
 	bad(`"order":["LN_0`, `"order":["LN_1`, "draw 0 is no order of the pool")
 	bad(`"version":1`, `"version":1,"voxels":3`, `unknown field "voxels"`)
 	bad(`"pool":["LN_000"`, `"pool":["LN_900"`, "has no case LN_900")
+	bad(`{"version":1`, `{"version":1 1`, "line 1: invalid character '1'")
+	bad(`"version":1`, `"version":"x"`, "line 1: json: cannot unmarshal string into Go struct field ")
+	bad(`{"version":1`, `{} {"version":1`, "line 1: found more behind the first value")
+	bad(`{"version":1`, "\n{\"version\":", "line 2: invalid character")
+	bad(`"test":["LN_008"`, `"test":["LN_000"`, "expected those of one folder")
 	bad(`"1":["LN_`, `"1":["LX_`, "draw 0: 1 shots are not the first of its order")
 	write(t, filepath.Join(d.dir, "splits.json"), text)
 	d.replace("draws: 2", "draws: 3")
-	require.Contains(t, d.refused(), "found 2 draws, expected the 3 of draws")
+	bad(`"version":1`, `"version":1`, "found 2 draws, expected the 3 of draws")
+	require.NoError(t, os.Remove(filepath.Join(d.dir, "splits.json")))
+	require.Contains(t, d.refused(), ": splits: "+filepath.Join(d.dir, "splits.json")+": open ")
 }
 
 // States come from the folder; times from finished runs of the same settings, else from their iterations.
