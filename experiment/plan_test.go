@@ -579,6 +579,29 @@ func TestSplitsCanBeGivenBack(t *testing.T) {
 	require.Contains(t, d.refused(), ": splits: "+filepath.Join(d.dir, "splits.json")+": open ")
 }
 
+// experiment.json has the settings in force, the datasets' among them.
+func TestSettingsOfDatasetsAreWrittenDown(t *testing.T) {
+	d := newDemo(t)
+	d.replace("dataset: 102, test: imagesTs", `dataset: 102, test: [LN_003, LN_001], patient: '(.*)'`)
+	p := d.plan()
+	settings := func(p *Plan) (all map[string]map[string]any) {
+		require.NoError(t, os.MkdirAll(p.Dir, 0o777))
+		require.NoError(t, p.describe("v"))
+		var doc struct{ Datasets map[string]map[string]any }
+		require.NoError(t, readJSON(filepath.Join(p.Dir, SettingsFile), &doc))
+		return doc.Datasets
+	}
+	want := map[string]any{"dataset": "Dataset102_PhantomTarget", "test": []any{"LN_003", "LN_001"}, "pool": "imagesTr",
+		"patient": "(.*)", "patients": ""}
+	require.Equal(t, map[string]map[string]any{"target": want}, settings(p))
+	d.replace(`test: [LN_003, LN_001], patient: '(.*)'`, "test: 2")
+	want["test"], want["patient"] = 2.0, ""
+	require.Equal(t, map[string]map[string]any{"target": want}, settings(d.plan()))
+	d.replace("test: 2", "test: imagesTs, pool: [LN_000, LN_001, LN_002]")
+	want["test"], want["pool"] = "imagesTs", []any{"LN_000", "LN_001", "LN_002"}
+	require.Equal(t, map[string]map[string]any{"target": want}, settings(d.plan()))
+}
+
 // States come from the folder; times from finished runs of the same settings, else from their iterations.
 func TestStatesAndCost(t *testing.T) {
 	d := newDemo(t).replace("{method: dgst}", "{method: dgst, epochs: 4}")

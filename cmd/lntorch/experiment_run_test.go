@@ -306,6 +306,109 @@ func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 	}
 }
 
+// pictures are the names of an experiment's pictures, each of which must be there as SVG and as PNG.
+func pictures(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(dir, "plots"))
+	require.NoError(t, err)
+	for _, e := range entries {
+		name, ending, _ := strings.Cut(e.Name(), ".")
+		require.Contains(t, []string{"svg", "png"}, ending)
+		info, err := e.Info()
+		require.NoError(t, err)
+		require.Positive(t, info.Size(), e.Name())
+		if ending == "svg" {
+			names = append(names, name)
+		}
+	}
+	require.Len(t, entries, 2*len(names))
+	return names
+}
+
+// What keep keeps is what is left of a run, and predicts what the run predicted, an adapter or a delta with its base. The
+// run of all methods leaves all pictures.
+func TestWhatIsKeptPredictsTheSame(t *testing.T) {
+	const final = "checkpoint_final.pth"
+	g := newGrid(t, "full: {method: full}, lora: {method: lora}, dgst: {method: dgst, dgst-mode: strict}")
+	text := strings.NewReplacer("draws: 2", "draws: 1", "epochs: 3", "epochs: 1").Replace(g.text)
+	base := regexp.MustCompile(`checkpoint: "(.*)"`).FindStringSubmatch(text)[1]
+	scans := repo(t, "testdata/phantom-mini/raw/Dataset102_PhantomTarget/imagesTs")
+	first := ""
+	for _, x := range []struct {
+		keep string
+		kept map[string][]string // weights of each method
+	}{
+		{"delta", map[string][]string{"full": {final}, "lora": {"adapter"}, "dgst": {"delta.safetensors"}}},
+		{"final", map[string][]string{"dgst": {final}}},
+		{"all", map[string][]string{"lora": {"adapter", "checkpoint_best.pth", final}}},
+		{"none", map[string][]string{"dgst": nil}},
+	} {
+		g.write(text + "keep: {checkpoints: " + x.keep + ", predictions: true}\n")
+		dir, only := filepath.Join(t.TempDir(), x.keep), []string{}
+		if first == "" {
+			first = dir
+		} else {
+			withData(t, dir, first)
+			for method := range x.kept {
+				only = append(only, "--only", "method="+method)
+			}
+		}
+		r := g.run(dir, only...)
+		require.Equal(t, 0, r.code, r.errOut)
+		if len(only) == 0 {
+			require.Equal(t, []string{"cost", "curves", "differences", "recall", "shots", "touched"}, pictures(t, dir))
+			var settings struct{ Datasets, Keep map[string]any }
+			require.NoError(t, json.Unmarshal([]byte(read(t, filepath.Join(dir, "experiment.json"))), &settings))
+			require.Equal(t, map[string]any{"b": map[string]any{"dataset": "Dataset102_PhantomTarget", "test": "imagesTs",
+				"pool": "imagesTr", "patient": "", "patients": ""}}, settings.Datasets)
+			require.Equal(t, map[string]any{"checkpoints": "delta", "predictions": true}, settings.Keep)
+		}
+		runs := doneRuns(t, dir)
+		require.Len(t, runs, len(x.kept))
+		for _, key := range runs {
+			var rec struct{ Method string }
+			folder := filepath.Join(dir, "runs", key)
+			require.NoError(t, json.Unmarshal([]byte(read(t, filepath.Join(folder, "run.json"))), &rec))
+			what := x.keep + " " + rec.Method
+			require.Equal(t, []string{"done", "model", "predictions", "run.json", "run.log", "scores.json"}, names(t, folder), what)
+			var weights []string
+			for _, name := range names(t, filepath.Join(folder, "model", "fold_all")) {
+				if strings.HasPrefix(name, "checkpoint_") || name == "adapter" || name == "delta.safetensors" {
+					weights = append(weights, name)
+				}
+			}
+			require.Equal(t, x.kept[rec.Method], weights, what)
+
+			out := filepath.Join(t.TempDir(), "again")
+			predict := func(more ...string) result {
+				return lntorch(t, append([]string{"predict", "-i", scans, "-o", out, "-m", filepath.Join(folder, "model"),
+					"--disable_tta", "--threads", "1"}, more...)...)
+			}
+			switch {
+			case weights == nil:
+				r = predict()
+				require.Equal(t, exitFailed, r.code, what)
+				require.Contains(t, r.errOut, "model: expected checkpoint_final.pth, or fold_*/checkpoint_final.pth; found none")
+				r = predict("--base", base)
+				require.Equal(t, exitUsage, r.code, what)
+				require.Contains(t, r.errOut, "model is a model folder without them")
+				continue
+			case weights[0] == final || len(weights) > 1:
+				r = predict()
+			default:
+				r = predict()
+				require.Equal(t, exitUsage, r.code, what)
+				require.Contains(t, r.errOut, "model holds no weights but what has changed of them (fold_all/"+weights[0]+"): give --base, ")
+				r = predict("--base", base)
+			}
+			require.Equal(t, 0, r.code, "%s: %s", what, r.errOut)
+			for _, name := range []string{"LN_004.nii.gz", "LN_005.nii.gz"} {
+				require.True(t, read(t, filepath.Join(folder, "predictions", name)) == read(t, filepath.Join(out, name)), "%s: %s", what, name)
+			}
+		}
+	}
+}
+
 // withData makes an experiment's folder with the training data of another one.
 func withData(t *testing.T, dir, of string) string {
 	t.Helper()
