@@ -179,6 +179,9 @@ type lock struct {
 // take takes a lock, that of a dead worker too. It returns a *heldError if a live one holds it.
 func (l *locks) take(path string) (*lock, error) {
 	k, err := l.create(path)
+	if err == nil {
+		l.sweep(path)
+	}
 	if err == nil || !errors.Is(err, fs.ErrExist) {
 		return k, err
 	}
@@ -231,6 +234,17 @@ func (l *locks) takeOver(path string) (k *lock, err error) {
 		k.taken, k.over = holder, true
 	}
 	return k, err
+}
+
+// deadEnding ends the name of a dead lock that is being taken away.
+const deadEnding = ".dead"
+
+// sweep removes what a worker left that was killed while it took over a lock which is not there any more.
+func (l *locks) sweep(path string) {
+	if dead, holder, err := l.dead(path + takeoverEnding); dead && err == nil {
+		l.remove(path+takeoverEnding, holder)
+	}
+	os.Remove(path + deadEnding)
 }
 
 // create makes a lock that is not there.
@@ -300,7 +314,10 @@ func (l *locks) live(path string) (bool, error) {
 // by its own meanwhile, that is put back.
 func (l *locks) remove(path string, dead *Holder) (won bool, err error) {
 	delete(l.seen, path)
-	aside := path + ".dead-" + l.self.Worker
+	aside := path + deadEnding
+	if strings.HasSuffix(path, takeoverEnding) {
+		aside += "-" + l.self.Worker // of another one no two are taken away at once
+	}
 	if err := os.Rename(path, aside); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return false, nil
@@ -312,7 +329,10 @@ func (l *locks) remove(path string, dead *Holder) (won bool, err error) {
 	if !won {
 		os.Link(aside, path) // where it fails, its holder finds that the lock is lost
 	}
-	return won, os.Remove(aside)
+	if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) { // or swept
+		return won, err
+	}
+	return won, nil
 }
 
 // keep touches the lock until release, and ends ctx with errLost once it is another's.

@@ -179,6 +179,43 @@ func TestOneOfManyTakesALockOver(t *testing.T) {
 	require.Empty(t, left(t, folder))
 }
 
+// A worker may be killed anywhere in a takeover: nothing of it stays.
+func TestWhatAKilledTakeoverLeavesIsSwept(t *testing.T) {
+	for _, left := range [][]string{
+		{"", takeoverEnding}, {takeoverEnding}, {takeoverEnding, deadEnding}, {"", deadEnding}, {"", takeoverEnding, deadEnding}, {deadEnding},
+	} {
+		path := filepath.Join(t.TempDir(), "a.lock")
+		for _, ending := range left {
+			hold(t, path+ending, remote("far"))
+			age(t, path+ending, time.Hour)
+		}
+		l := newLocks(newHolder(), filepath.Dir(path), time.Minute)
+		var k *lock
+		for range 2 { // a dead takeover is removed first
+			var held *heldError
+			var err error
+			if k, err = l.take(path); err == nil {
+				break
+			}
+			require.ErrorAs(t, err, &held, "%q", left)
+		}
+		require.NotNil(t, k, "%q", left)
+		require.Equal(t, left[0] == "", k.over, "%q", left)
+		require.NoError(t, k.release())
+		entries, err := os.ReadDir(filepath.Dir(path))
+		require.NoError(t, err)
+		for _, e := range entries {
+			require.Equal(t, clockFile, e.Name(), "%q", left)
+		}
+	}
+	// A takeover that is under way stays.
+	path := filepath.Join(t.TempDir(), "a.lock")
+	hold(t, path+takeoverEnding, remote("far"))
+	_, err := newLocks(newHolder(), filepath.Dir(path), time.Minute).take(path)
+	require.NoError(t, err)
+	require.FileExists(t, path+takeoverEnding)
+}
+
 // One that judged a lock dead and comes late does not take away the lock that took its place.
 func TestALateTakeoverLeavesTheNewLock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.lock")

@@ -2,12 +2,14 @@ package experiment
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,13 +36,42 @@ func TestAnIdleWorkerRests(t *testing.T) {
 	const seconds = 5
 	ctx, cancel := context.WithTimeout(context.Background(), seconds*time.Second)
 	defer cancel()
+	opened := opens(t, filepath.Join(p.Dir, RunsFolder))
 	before := system.CPUTime()
 	require.ErrorIs(t, w.work(ctx), context.DeadlineExceeded)
 	used := system.CPUTime() - before
+	const passes = 3 // after 0, 1 and 3 s; later one every ten
+	calls := 4 * float64(opened()) / passes / longWait.Seconds()
+	t.Logf("%.1f calls to the file system a second, later", calls) // open, fstat, read or touch, close
+	require.Less(t, calls, 5.0)
+	require.Positive(t, calls)
 	t.Logf("%s of a core in %d s, with its first looks", used, seconds)
 	require.Less(t, used, seconds*time.Second/50) // later it asks a fifth as often
 	require.NoError(t, w.journal.close())
 	require.LessOrEqual(t, w.next, 3*looksEach)
+}
+
+// opens counts how often a folder and files in it are opened, from now on.
+func opens(t *testing.T, folder string) func() int {
+	t.Helper()
+	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
+	require.NoError(t, err)
+	t.Cleanup(func() { syscall.Close(fd) })
+	_, err = syscall.InotifyAddWatch(fd, folder, syscall.IN_OPEN)
+	require.NoError(t, err)
+	return func() (n int) {
+		events := make([]byte, 1<<16)
+		for {
+			size, err := syscall.Read(fd, events)
+			if errors.Is(err, syscall.EAGAIN) {
+				return n
+			}
+			require.NoError(t, err)
+			for at := 0; at < size; n++ {
+				at += syscall.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[at+12:])) // with the name's length
+			}
+		}
+	}
 }
 
 // Of the many runs that wait for data that another worker makes, one a pass asks for it.
