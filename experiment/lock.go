@@ -89,6 +89,7 @@ type locks struct {
 	clock   string    // a file that is touched to read the file system's clock
 	read    time.Time // by it, at a time of this process' steady clock; zero: never
 	readAt  time.Time
+	jumped  time.Time // when that clock was found to have jumped; zero: never
 	seen    map[string]sighting
 }
 
@@ -123,7 +124,11 @@ func (l *locks) now() (time.Time, bool) {
 	if err != nil {
 		return time.Time{}, false
 	}
-	l.read, l.readAt = info.ModTime(), time.Now()
+	now := time.Now()
+	if !l.read.IsZero() && info.ModTime().Sub(l.read.Add(now.Sub(l.readAt))).Abs() > l.timeout/2 {
+		l.jumped = now
+	}
+	l.read, l.readAt = info.ModTime(), now
 	return l.read, true
 }
 
@@ -286,7 +291,8 @@ func (l *locks) dead(path string) (bool, *Holder, error) {
 }
 
 // idle is how long a lock was not touched for, as far as is known. Of one that was touched in the future, since
-// a clock was wrong, this process' own clock says whether it is still touched.
+// a clock was wrong, this process' own clock says whether it is still touched; and so it is of all, until they must have
+// been touched again, when the clock was set, or this machine slept: they all look old then.
 func (l *locks) idle(path string, touched time.Time) time.Duration {
 	s, ok := l.seen[path]
 	if !ok || !s.touched.Equal(touched) {
@@ -294,7 +300,7 @@ func (l *locks) idle(path string, touched time.Time) time.Duration {
 		l.seen[path] = s
 	}
 	long := time.Since(s.at)
-	if now, ok := l.now(); ok {
+	if now, ok := l.now(); ok && (l.jumped.IsZero() || time.Since(l.jumped) > l.timeout) {
 		long = max(long, now.Sub(touched))
 	}
 	return long

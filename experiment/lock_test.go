@@ -155,6 +155,33 @@ func TestALockFromTheFutureIsWatched(t *testing.T) {
 	}
 }
 
+// When the file system's clock is set, or a machine with it has slept, live workers' locks look old, or as from the future.
+// They are not taken over then, but when their workers do not touch them for the time-out.
+func TestAClockThatJumpsEndsNoRun(t *testing.T) {
+	const timeout = time.Second
+	for _, by := range []time.Duration{time.Hour, -time.Hour} {
+		path := filepath.Join(t.TempDir(), "a.lock")
+		l := newLocks(newHolder(), filepath.Dir(path), timeout)
+		_, ok := l.now()
+		require.True(t, ok)
+		hold(t, path, remote("far"))
+		// It is the clock from now on that is right.
+		l.read, l.readAt = l.read.Add(-by-2*timeout), l.readAt.Add(-2*timeout)
+		age(t, path, by)
+		began := time.Now()
+		_, err := l.take(path)
+		var held *heldError
+		require.ErrorAs(t, err, &held)
+		require.Eventually(t, func() bool { k, err := l.take(path); return err == nil && k.over }, time.Minute, 10*time.Millisecond)
+		require.Greater(t, time.Since(began), timeout)
+		require.Eventually(t, func() bool { return time.Since(l.jumped) > timeout }, time.Minute, time.Millisecond)
+		hold(t, path, remote("far"))
+		age(t, path, time.Hour)
+		_, err = l.take(path)
+		require.NoError(t, err, "the clock goes as it should again")
+	}
+}
+
 // Of many that see the same dead lock one takes it over.
 func TestOneOfManyTakesALockOver(t *testing.T) {
 	folder := t.TempDir()
