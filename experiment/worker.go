@@ -37,7 +37,7 @@ type worker struct {
 
 	datas  map[[2]string]*dataState // by dataset and network
 	waits  map[[2]string]error      // for data that another worker makes; asked for again after a run or a pass
-	others map[string]string        // folders of earlier runs by train_key; nil until it is asked for
+	others map[string][]string      // folders of earlier runs by train_key; nil until it is asked for
 	needs  map[*combination]int64   // memory, in bytes
 	ended  map[string]bool          // keys: done, or failed while this worker was there
 	bad    map[string]bool          // of them, those that failed

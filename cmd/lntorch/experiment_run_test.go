@@ -428,6 +428,23 @@ func TestWhatIsKeptPredictsTheSame(t *testing.T) {
 				r = predict("--base", base)
 				require.Equal(t, exitUsage, r.code, what)
 				require.Contains(t, r.errOut, "model is a model folder without them")
+
+				// Other metrics are scored with the predictions alone, whatever lies beside them.
+				for i, metrics := range []string{"Dice, HD95", "Dice, F1"} {
+					g.write(strings.ReplaceAll(text, "evaluate: {", "evaluate: {metrics: ["+metrics+"], ") + "keep: {checkpoints: none}\n")
+					r = g.run(dir, only...)
+					require.Equal(t, 0, r.code, r.errOut)
+					require.Contains(t, r.errOut, ": predictions of run "+key+"\n")
+					runs := slices.DeleteFunc(doneRuns(t, dir), func(k string) bool { return k == key })
+					require.Len(t, runs, 1+i)
+					for _, other := range runs {
+						require.NotContains(t, read(t, filepath.Join(dir, "runs", other, "run.log")), "Epoch 0")
+						require.Equal(t, casesOf(t, filepath.Join(folder, "scores.json"))[0]["labels"],
+							casesOf(t, filepath.Join(dir, "runs", other, "scores.json"))[0]["labels"])
+						require.NoDirExists(t, filepath.Join(dir, "runs", other, "predictions"), "which the file does not ask for now")
+					}
+				}
+				require.FileExists(t, filepath.Join(folder, "predictions", "LN_004.nii.gz"))
 				continue
 			case weights[0] == final || len(weights) > 1:
 				r = predict()
