@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,6 +51,40 @@ func TestAnIdleWorkerRests(t *testing.T) {
 	require.Less(t, used, seconds*time.Second/50) // later it asks a fifth as often
 	require.NoError(t, w.journal.close())
 	require.LessOrEqual(t, w.next, 3*looksEach)
+}
+
+// The folder of runs is read again when it has changed, as far as its time can tell.
+func TestTheFolderOfRunsIsReadWhenItHasChanged(t *testing.T) {
+	folder := t.TempDir()
+	w := &worker{locks: newLocks(newHolder(), t.TempDir(), time.Minute)}
+	list := func() (names []string) {
+		t.Helper()
+		found, err := w.list(folder)
+		require.NoError(t, err)
+		return slices.Sorted(maps.Keys(found))
+	}
+	add := func(name string, ago time.Duration) {
+		t.Helper()
+		hold(t, filepath.Join(folder, name), remote("far"))
+		age(t, folder, ago)
+	}
+	require.Empty(t, list())
+	add("a", time.Minute)
+	require.Equal(t, []string{"a"}, list())
+	at, err := os.Stat(folder)
+	require.NoError(t, err)
+	hold(t, filepath.Join(folder, "b"), remote("far"))
+	require.NoError(t, os.Chtimes(folder, at.ModTime(), at.ModTime()))
+	require.Equal(t, []string{"a"}, list(), "it is not read again")
+	for name, ago := range map[string]time.Duration{"c": 30 * time.Second, "d": 0, "e": -time.Hour} {
+		add(name, ago)
+		require.Contains(t, list(), name)
+	}
+	at, err = os.Stat(folder) // in the future: of a clock that is wrong
+	require.NoError(t, err)
+	add("f", 0)
+	require.NoError(t, os.Chtimes(folder, at.ModTime(), at.ModTime()))
+	require.Contains(t, list(), "f", "a change may have had the same time")
 }
 
 // opens counts how often a folder and files in it are opened, from now on.
