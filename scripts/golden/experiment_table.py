@@ -360,9 +360,7 @@ def make(seed, folder):
         reference = references.get(name, "")
         expected = table(f, "Dice", ties, reference)
         text = json.dumps(expected, allow_nan=False, separators=(",", ":"))
-        settings = dict(
-            alpha=ALPHA, resamples=RESAMPLES, seed=SEED, ties=ties, reference=reference
-        )
+        settings = dict(alpha=ALPHA, resamples=RESAMPLES, seed=SEED, ties=ties, reference=reference)
         (folder / f"{name}.json").write_text(
             '{"settings":%s,"table":%s}\n' % (json.dumps(settings), text)
         )
