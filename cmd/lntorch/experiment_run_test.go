@@ -216,7 +216,7 @@ func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	rough := filepath.Join(t.TempDir(), "rough")
-	deadline := time.Now().Add(time.Duration(12+toKill) * 10 * time.Second)
+	deadline := time.Now().Add(time.Duration(4+toKill) * 30 * time.Second)
 	kills, stops, parents := 0, 0, 0
 	// A worker is killed once one has begun something since the last kill: there is always work left to kill.
 	begun := func() int {
