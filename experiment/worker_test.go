@@ -87,6 +87,28 @@ func TestTheFolderOfRunsIsReadWhenItHasChanged(t *testing.T) {
 	require.Contains(t, list(), "f", "a change may have had the same time")
 }
 
+// All runs that are done, are not asked for and trained the same may have what another one needs.
+func TestEarlierRunsAreAllFound(t *testing.T) {
+	p := &Plan{Dir: t.TempDir(), Runs: []*Run{{Key: strings.Repeat("d", 16)}}}
+	for key, x := range map[string]struct {
+		trained string
+		done    bool
+	}{"a": {"t", true}, "b": {"t", true}, "c": {"other", true}, "d": {"t", true}, "e": {"t", false}} {
+		folder := filepath.Join(p.Dir, RunsFolder, strings.Repeat(key, 16))
+		write(t, filepath.Join(folder, RunFile), fmt.Sprintf(`{"train_key": %q}`, x.trained))
+		if x.done {
+			write(t, filepath.Join(folder, DoneFile), "")
+		}
+	}
+	found, err := (&worker{plan: p}).earlier("t")
+	require.NoError(t, err)
+	var keys string
+	for _, f := range found {
+		keys += filepath.Base(f)[:1]
+	}
+	require.Equal(t, "ab", keys)
+}
+
 // opens counts how often a folder and files in it are opened, from now on.
 func opens(t *testing.T, folder string) func() int {
 	t.Helper()
