@@ -67,6 +67,19 @@ type CaseChoice struct {
 	line int // 0: not in the file
 }
 
+// value is the choice as a file has it; nil where it has none.
+func (c *CaseChoice) value() any {
+	switch {
+	case c.Cases != nil:
+		return c.Cases
+	case c.Number > 0:
+		return c.Number
+	case c.Folder != "":
+		return c.Folder
+	}
+	return nil
+}
+
 // Network is an entry of networks.
 type Network struct {
 	Name       string

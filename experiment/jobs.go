@@ -468,7 +468,11 @@ func (p *Plan) Overwrites(files ...string) string {
 // describe writes experiment.json, the settings in force, and splits.json, where they are not there as they
 // are now.
 func (p *Plan) describe(version string) error {
-	networks := map[string]any{}
+	datasets, networks := map[string]any{}, map[string]any{}
+	for _, d := range p.File.Datasets {
+		datasets[d.Name] = map[string]any{"dataset": p.Splits.Datasets[d.Name].Dataset, "test": d.Test.value(), "pool": d.Pool.value(),
+			"patient": d.Patient, "patients": d.Patients}
+	}
 	for _, n := range p.File.Networks {
 		networks[n.Name] = map[string]any{"checkpoint": n.Checkpoint, "trained_on": n.TrainedOn}
 	}
@@ -484,8 +488,8 @@ func (p *Plan) describe(version string) error {
 		}
 	}
 	f := p.File
-	doc := map[string]any{"name": f.Name, "version": version, "engine": Engine, "networks": networks, "methods": methods,
-		"shots": f.Shots, "draws": f.Draws, "seeds": f.Seeds, "seed": f.Seed, "draw": f.Draw,
+	doc := map[string]any{"name": f.Name, "version": version, "engine": Engine, "datasets": datasets, "networks": networks,
+		"methods": methods, "splits": f.SplitsFile, "shots": f.Shots, "draws": f.Draws, "seeds": f.Seeds, "seed": f.Seed, "draw": f.Draw,
 		"evaluate": settings.Record(&f.Evaluate), "statistics": settings.Record(&f.Statistics), "tie": f.Statistics.Tie,
 		"keep": settings.Record(&f.Keep), "warnings": p.Warnings}
 	for name, content := range map[string]any{SettingsFile: doc, SplitsFile: p.Splits} {

@@ -89,6 +89,7 @@ type locks struct {
 	clock   string    // a file that is touched to read the file system's clock
 	read    time.Time // by it, at a time of this process' steady clock; zero: never
 	readAt  time.Time
+	jumped  time.Time // when that clock was found to have jumped; zero: never
 	seen    map[string]sighting
 }
 
@@ -123,7 +124,11 @@ func (l *locks) now() (time.Time, bool) {
 	if err != nil {
 		return time.Time{}, false
 	}
-	l.read, l.readAt = info.ModTime(), time.Now()
+	now := time.Now()
+	if !l.read.IsZero() && info.ModTime().Sub(l.read.Add(now.Sub(l.readAt))).Abs() > l.timeout/2 {
+		l.jumped = now
+	}
+	l.read, l.readAt = info.ModTime(), now
 	return l.read, true
 }
 
@@ -179,6 +184,9 @@ type lock struct {
 // take takes a lock, that of a dead worker too. It returns a *heldError if a live one holds it.
 func (l *locks) take(path string) (*lock, error) {
 	k, err := l.create(path)
+	if err == nil {
+		l.sweep(path)
+	}
 	if err == nil || !errors.Is(err, fs.ErrExist) {
 		return k, err
 	}
@@ -233,6 +241,17 @@ func (l *locks) takeOver(path string) (k *lock, err error) {
 	return k, err
 }
 
+// deadEnding ends the name of a dead lock that is being taken away.
+const deadEnding = ".dead"
+
+// sweep removes what a worker left that was killed while it took over a lock which is not there any more.
+func (l *locks) sweep(path string) {
+	if dead, holder, err := l.dead(path + takeoverEnding); dead && err == nil {
+		l.remove(path+takeoverEnding, holder)
+	}
+	os.Remove(path + deadEnding)
+}
+
 // create makes a lock that is not there.
 func (l *locks) create(path string) (*lock, error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
@@ -272,7 +291,8 @@ func (l *locks) dead(path string) (bool, *Holder, error) {
 }
 
 // idle is how long a lock was not touched for, as far as is known. Of one that was touched in the future, since
-// a clock was wrong, this process' own clock says whether it is still touched.
+// a clock was wrong, this process' own clock says whether it is still touched; and so it is of all, until they must have
+// been touched again, when the clock was set, or this machine slept: they all look old then.
 func (l *locks) idle(path string, touched time.Time) time.Duration {
 	s, ok := l.seen[path]
 	if !ok || !s.touched.Equal(touched) {
@@ -280,7 +300,7 @@ func (l *locks) idle(path string, touched time.Time) time.Duration {
 		l.seen[path] = s
 	}
 	long := time.Since(s.at)
-	if now, ok := l.now(); ok {
+	if now, ok := l.now(); ok && (l.jumped.IsZero() || time.Since(l.jumped) > l.timeout) {
 		long = max(long, now.Sub(touched))
 	}
 	return long
@@ -300,7 +320,10 @@ func (l *locks) live(path string) (bool, error) {
 // by its own meanwhile, that is put back.
 func (l *locks) remove(path string, dead *Holder) (won bool, err error) {
 	delete(l.seen, path)
-	aside := path + ".dead-" + l.self.Worker
+	aside := path + deadEnding
+	if strings.HasSuffix(path, takeoverEnding) {
+		aside += "-" + l.self.Worker // of another one no two are taken away at once
+	}
 	if err := os.Rename(path, aside); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return false, nil
@@ -312,7 +335,10 @@ func (l *locks) remove(path string, dead *Holder) (won bool, err error) {
 	if !won {
 		os.Link(aside, path) // where it fails, its holder finds that the lock is lost
 	}
-	return won, os.Remove(aside)
+	if err := os.Remove(aside); err != nil && !errors.Is(err, fs.ErrNotExist) { // or swept
+		return won, err
+	}
+	return won, nil
 }
 
 // keep touches the lock until release, and ends ctx with errLost once it is another's.

@@ -155,6 +155,33 @@ func TestALockFromTheFutureIsWatched(t *testing.T) {
 	}
 }
 
+// When the file system's clock is set, or a machine with it has slept, live workers' locks look old, or as from the future.
+// They are not taken over then, but when their workers do not touch them for the time-out.
+func TestAClockThatJumpsEndsNoRun(t *testing.T) {
+	const timeout = time.Second
+	for _, by := range []time.Duration{time.Hour, -time.Hour} {
+		path := filepath.Join(t.TempDir(), "a.lock")
+		l := newLocks(newHolder(), filepath.Dir(path), timeout)
+		_, ok := l.now()
+		require.True(t, ok)
+		hold(t, path, remote("far"))
+		// It is the clock from now on that is right.
+		l.read, l.readAt = l.read.Add(-by-2*timeout), l.readAt.Add(-2*timeout)
+		age(t, path, by)
+		began := time.Now()
+		_, err := l.take(path)
+		var held *heldError
+		require.ErrorAs(t, err, &held)
+		require.Eventually(t, func() bool { k, err := l.take(path); return err == nil && k.over }, time.Minute, 10*time.Millisecond)
+		require.Greater(t, time.Since(began), timeout)
+		require.Eventually(t, func() bool { return time.Since(l.jumped) > timeout }, time.Minute, time.Millisecond)
+		hold(t, path, remote("far"))
+		age(t, path, time.Hour)
+		_, err = l.take(path)
+		require.NoError(t, err, "the clock goes as it should again")
+	}
+}
+
 // Of many that see the same dead lock one takes it over.
 func TestOneOfManyTakesALockOver(t *testing.T) {
 	folder := t.TempDir()
@@ -177,6 +204,43 @@ func TestOneOfManyTakesALockOver(t *testing.T) {
 		require.NoError(t, os.Remove(path))
 	}
 	require.Empty(t, left(t, folder))
+}
+
+// A worker may be killed anywhere in a takeover: nothing of it stays.
+func TestWhatAKilledTakeoverLeavesIsSwept(t *testing.T) {
+	for _, left := range [][]string{
+		{"", takeoverEnding}, {takeoverEnding}, {takeoverEnding, deadEnding}, {"", deadEnding}, {"", takeoverEnding, deadEnding}, {deadEnding},
+	} {
+		path := filepath.Join(t.TempDir(), "a.lock")
+		for _, ending := range left {
+			hold(t, path+ending, remote("far"))
+			age(t, path+ending, time.Hour)
+		}
+		l := newLocks(newHolder(), filepath.Dir(path), time.Minute)
+		var k *lock
+		for range 2 { // a dead takeover is removed first
+			var held *heldError
+			var err error
+			if k, err = l.take(path); err == nil {
+				break
+			}
+			require.ErrorAs(t, err, &held, "%q", left)
+		}
+		require.NotNil(t, k, "%q", left)
+		require.Equal(t, left[0] == "", k.over, "%q", left)
+		require.NoError(t, k.release())
+		entries, err := os.ReadDir(filepath.Dir(path))
+		require.NoError(t, err)
+		for _, e := range entries {
+			require.Equal(t, clockFile, e.Name(), "%q", left)
+		}
+	}
+	// A takeover that is under way stays.
+	path := filepath.Join(t.TempDir(), "a.lock")
+	hold(t, path+takeoverEnding, remote("far"))
+	_, err := newLocks(newHolder(), filepath.Dir(path), time.Minute).take(path)
+	require.NoError(t, err)
+	require.FileExists(t, path+takeoverEnding)
 }
 
 // One that judged a lock dead and comes late does not take away the lock that took its place.

@@ -207,9 +207,9 @@ func (g *grid) draws() error {
 	g.Splits = &Splits{Version: 1, Seed: uint64(f.Seed), Rule: f.Draw, Datasets: map[string]*DatasetSplit{}}
 	if f.SplitsFile != "" {
 		if err := g.givenSplits(); err != nil {
-			return settings.Usage("%s: splits: %s: %w", f.Path, f.SplitsFile, err)
+			g.badSplits(err)
 		}
-		return nil
+		return g.r.mistakes()
 	}
 	for _, d := range g.datasets {
 		s := &DatasetSplit{Dataset: d.raw.Name, Test: names(d.test), Pool: names(d.pool),
@@ -226,6 +226,11 @@ func (g *grid) draws() error {
 		}
 	}
 	return g.r.mistakes()
+}
+
+// badSplits notes an error about the file of draws.
+func (g *grid) badSplits(err error) {
+	g.r.bad(g.File.lineOf("splits"), "splits", "%s: %w", g.File.SplitsFile, err)
 }
 
 // contents reads what the cases hold, compares it with what must not be the same, and digests the
@@ -245,7 +250,7 @@ func (g *grid) contents(ctx context.Context) error {
 		g.leaks = append(g.leaks, d.leaks()...)
 		g.Warnings = append(g.Warnings, d.twins()...)
 		if err := d.split.fill(d); err != nil {
-			return settings.Usage("%s: splits: %s: %w", g.File.Path, g.File.SplitsFile, err)
+			g.badSplits(err)
 		}
 	}
 	for _, n := range g.networks {

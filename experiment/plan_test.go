@@ -554,7 +554,9 @@ func TestSplitsCanBeGivenBack(t *testing.T) {
 		t.Helper()
 		require.Contains(t, text, old)
 		write(t, filepath.Join(d.dir, "splits.json"), strings.Replace(text, old, new, 1))
-		require.Contains(t, d.refused(), want)
+		line := 1 + strings.Count(d.text[:strings.Index(d.text, "splits:")], "\n")
+		require.Regexp(t, "^"+regexp.QuoteMeta(fmt.Sprintf("%s:%d: splits: %s: ", d.path(), line, filepath.Join(d.dir, "splits.json")))+
+			".*"+regexp.QuoteMeta(want), d.refused())
 	}
 	c := p.Splits.Datasets["target"].Content["LN_004"]
 	bad(c, strings.Repeat("a", 64), "case LN_004 holds other voxels than when the draws were made: found content "+c[:12]+"…, expected aaaaaaaaaaaa…")
@@ -564,10 +566,40 @@ func TestSplitsCanBeGivenBack(t *testing.T) {
 	bad(`"order":["LN_0`, `"order":["LN_1`, "draw 0 is no order of the pool")
 	bad(`"version":1`, `"version":1,"voxels":3`, `unknown field "voxels"`)
 	bad(`"pool":["LN_000"`, `"pool":["LN_900"`, "has no case LN_900")
+	bad(`{"version":1`, `{"version":1 1`, "line 1: invalid character '1'")
+	bad(`"version":1`, `"version":"x"`, "line 1: json: cannot unmarshal string into Go struct field ")
+	bad(`{"version":1`, `{} {"version":1`, "line 1: found more behind the first value")
+	bad(`{"version":1`, "\n{\"version\":", "line 2: invalid character")
+	bad(`"test":["LN_008"`, `"test":["LN_000"`, "expected those of one folder")
 	bad(`"1":["LN_`, `"1":["LX_`, "draw 0: 1 shots are not the first of its order")
 	write(t, filepath.Join(d.dir, "splits.json"), text)
 	d.replace("draws: 2", "draws: 3")
-	require.Contains(t, d.refused(), "found 2 draws, expected the 3 of draws")
+	bad(`"version":1`, `"version":1`, "found 2 draws, expected the 3 of draws")
+	require.NoError(t, os.Remove(filepath.Join(d.dir, "splits.json")))
+	require.Contains(t, d.refused(), ": splits: "+filepath.Join(d.dir, "splits.json")+": open ")
+}
+
+// experiment.json has the settings in force, the datasets' among them.
+func TestSettingsOfDatasetsAreWrittenDown(t *testing.T) {
+	d := newDemo(t)
+	d.replace("dataset: 102, test: imagesTs", `dataset: 102, test: [LN_003, LN_001], patient: '(.*)'`)
+	p := d.plan()
+	settings := func(p *Plan) (all map[string]map[string]any) {
+		require.NoError(t, os.MkdirAll(p.Dir, 0o777))
+		require.NoError(t, p.describe("v"))
+		var doc struct{ Datasets map[string]map[string]any }
+		require.NoError(t, readJSON(filepath.Join(p.Dir, SettingsFile), &doc))
+		return doc.Datasets
+	}
+	want := map[string]any{"dataset": "Dataset102_PhantomTarget", "test": []any{"LN_003", "LN_001"}, "pool": "imagesTr",
+		"patient": "(.*)", "patients": ""}
+	require.Equal(t, map[string]map[string]any{"target": want}, settings(p))
+	d.replace(`test: [LN_003, LN_001], patient: '(.*)'`, "test: 2")
+	want["test"], want["patient"] = 2.0, ""
+	require.Equal(t, map[string]map[string]any{"target": want}, settings(d.plan()))
+	d.replace("test: 2", "test: imagesTs, pool: [LN_000, LN_001, LN_002]")
+	want["test"], want["pool"] = "imagesTs", []any{"LN_000", "LN_001", "LN_002"}
+	require.Equal(t, map[string]map[string]any{"target": want}, settings(d.plan()))
 }
 
 // States come from the folder; times from finished runs of the same settings, else from their iterations.

@@ -34,12 +34,12 @@ func (a *attempt) predicted() predicted {
 
 // earlier finds, by train_key, runs in the folder that the file does not ask for any more: of other metrics,
 // say, whose weights are these.
-func (w *worker) earlier(trainKey string) (string, error) {
+func (w *worker) earlier(trainKey string) ([]string, error) {
 	if w.others == nil {
-		w.others = map[string]string{}
+		w.others = map[string][]string{}
 		folders, err := w.plan.unasked()
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		for _, folder := range folders {
 			if !isDone(folder) {
@@ -47,25 +47,35 @@ func (w *worker) earlier(trainKey string) (string, error) {
 			}
 			var rec runRecord
 			if readJSON(filepath.Join(folder, RunFile), &rec) == nil && rec.TrainKey != "" {
-				w.others[rec.TrainKey] = folder
+				w.others[rec.TrainKey] = append(w.others[rec.TrainKey], folder)
 			}
 		}
 	}
 	return w.others[trainKey], nil
 }
 
-// reuse takes weights, and predictions of the same cases, that an earlier run has left. It reports false
+// reuse takes weights, or predictions of the same cases, that an earlier run has left. It reports false
 // where none are left.
 func (a *attempt) reuse() (bool, error) {
-	folder, err := a.earlier(a.run.TrainKey)
-	if err != nil || folder == "" {
-		return false, err
+	folders, err := a.earlier(a.run.TrainKey)
+	for _, folder := range folders {
+		if reused, err := a.reuseOf(folder); reused || err != nil {
+			return reused, err
+		}
 	}
+	return false, err
+}
+
+// reuseOf takes them from one run.
+func (a *attempt) reuseOf(folder string) (bool, error) {
 	var rec runRecord
 	if err := readJSON(filepath.Join(folder, RunFile), &rec); err != nil {
 		return false, err
 	}
 	fold := filepath.Join(folder, modelFolder, foldFolder)
+	now := a.predicted()
+	predicted := isThere(filepath.Join(folder, predictions)) && rec.Predicted.NoMirror == now.NoMirror &&
+		rec.Predicted.StepSize == now.StepSize && rec.Predicted.Engine == now.Engine && maps.Equal(rec.Predicted.Test, now.Test)
 	change := ""
 	switch {
 	case isThere(filepath.Join(fold, finalName)):
@@ -73,7 +83,7 @@ func (a *attempt) reuse() (bool, error) {
 		change = filepath.Join(fold, adapterName)
 	case isThere(filepath.Join(fold, deltaName)):
 		change = filepath.Join(fold, deltaName)
-	default:
+	case !predicted:
 		return false, nil
 	}
 	results := a.path(resultsFolder)
@@ -94,16 +104,16 @@ func (a *attempt) reuse() (bool, error) {
 			return false, err
 		}
 	}
-	there := filepath.Join(folder, predictions)
-	if now := a.predicted(); isThere(there) && rec.Predicted.NoMirror == now.NoMirror &&
-		rec.Predicted.StepSize == now.StepSize && rec.Predicted.Engine == now.Engine && maps.Equal(rec.Predicted.Test, now.Test) {
-		if err := linkFolder(there, a.final(predictions)); err != nil {
+	what := "weights"
+	if predicted {
+		what = "predictions"
+		if err := linkFolder(filepath.Join(folder, predictions), a.final(predictions)); err != nil {
 			return false, err
 		}
 	}
-	a.out.Printf("%s: weights of run %s", a.name(a.run), rec.Key)
+	a.out.Printf("%s: %s of run %s", a.name(a.run), what, rec.Key)
 	return true, writeJSON(a.path(trainedFile), trained{Seconds: rec.TrainedIn, PeakBytes: rec.PeakBytes, Model: modelFolder,
-		Earlier: &rec})
+		Earlier: &rec, Predicted: predicted})
 }
 
 // linkFolder makes a folder that has the files of another: the same ones, where the file system can do that,

@@ -60,7 +60,8 @@ type trained struct {
 	PeakBytes int64   `json:"peak_bytes"`
 	Model     string  `json:"model"` // the model folder, below results
 
-	Earlier *runRecord `json:"earlier,omitempty"` // of the run whose weights these are
+	Earlier   *runRecord `json:"earlier,omitempty"`   // of the run whose weights these are
+	Predicted bool       `json:"predicted,omitempty"` // its predictions are here, too, and its weights need not be
 }
 
 // attempt is one worker's work on one run.
@@ -190,17 +191,23 @@ func (a *attempt) scored(ctx context.Context, data *prepared) error {
 		return err
 	}
 	out := a.output()
-	a.stage("predict")
-	if err := a.progress(Progress{Stage: "predict"}); err != nil {
+	var t trained
+	if err := readJSON(a.path(trainedFile), &t); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	p, err := a.plan.Prediction(a.run, model, a.final(predictions))
-	if err != nil {
-		return err
-	}
-	p.DeviceName, p.Threads, p.Continue = a.device, a.threads, true
-	if err := pipeline.Predict(ctx, p, out, nil); err != nil {
-		return fmt.Errorf("predict: %w", err)
+	if !t.Predicted {
+		a.stage("predict")
+		if err := a.progress(Progress{Stage: "predict"}); err != nil {
+			return err
+		}
+		p, err := a.plan.Prediction(a.run, model, a.final(predictions))
+		if err != nil {
+			return err
+		}
+		p.DeviceName, p.Threads, p.Continue = a.device, a.threads, true
+		if err := pipeline.Predict(ctx, p, out, nil); err != nil {
+			return fmt.Errorf("predict: %w", err)
+		}
 	}
 	a.stage("score")
 	if err := a.progress(Progress{Stage: "score"}); err != nil {

@@ -20,7 +20,7 @@ func (g *grid) givenSplits() error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	s := &Splits{}
-	if err := d.Decode(s); err != nil {
+	if err := endJSON(text, d, d.Decode(s)); err != nil {
 		return err
 	}
 	if s.Version != 1 {

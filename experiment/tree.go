@@ -231,7 +231,6 @@ func (y *yamlTree) entries(n *node, from *yaml.Node, depth int) error {
 func parseJSON(text []byte) (*node, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
-	lineAt := func(offset int64) int { return 1 + bytes.Count(text[:offset], []byte("\n")) }
 	var value func(depth int) (*node, error)
 	value = func(depth int) (*node, error) {
 		token, err := d.Token()
@@ -241,7 +240,7 @@ func parseJSON(text []byte) (*node, error) {
 		if depth > maxDepth {
 			return nil, errTooLarge
 		}
-		n := &node{line: lineAt(d.InputOffset())}
+		n := &node{line: lineAt(text, d.InputOffset())}
 		switch t := token.(type) {
 		case json.Delim:
 			n.kind = listNode
@@ -256,7 +255,7 @@ func parseJSON(text []byte) (*node, error) {
 						return nil, err
 					}
 					key.key, _ = k.(string)
-					key.line = lineAt(d.InputOffset())
+					key.line = lineAt(text, d.InputOffset())
 				}
 				if key.value, err = value(depth + 1); err != nil {
 					return nil, err
@@ -277,9 +276,14 @@ func parseJSON(text []byte) (*node, error) {
 		return n, nil
 	}
 	n, err := value(0)
+	return n, endJSON(text, d, err)
+}
+
+// endJSON asks for the end of a text behind its value, and gives an error its line.
+func endJSON(text []byte, d *json.Decoder, err error) error {
 	if err == nil {
 		if _, err = d.Token(); errors.Is(err, io.EOF) {
-			return n, nil
+			return nil
 		} else if err == nil {
 			err = errors.New("found more behind the first value")
 		}
@@ -288,14 +292,22 @@ func parseJSON(text []byte) (*node, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	var syntax *json.SyntaxError
+	var other *json.UnmarshalTypeError
 	at := d.InputOffset()
 	switch {
 	case errors.As(err, &syntax):
-		at = min(syntax.Offset, int64(len(text)))
+		at = syntax.Offset
+	case errors.As(err, &other):
+		at = other.Offset
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		at = int64(len(text))
 	}
-	return nil, fmt.Errorf("line %d: %w", lineAt(at), err)
+	return fmt.Errorf("line %d: %w", lineAt(text, at), err)
+}
+
+// lineAt is the line of a byte.
+func lineAt(text []byte, at int64) int {
+	return 1 + bytes.Count(text[:min(at, int64(len(text)))], []byte("\n"))
 }
 
 func parseTOML(text []byte) (*node, error) {

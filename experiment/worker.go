@@ -34,10 +34,11 @@ type worker struct {
 	threads int
 	began   time.Time // by the file system's clock; zero if that cannot be had
 	next    int       // of the locks to look at
+	listed  listing
 
 	datas  map[[2]string]*dataState // by dataset and network
 	waits  map[[2]string]error      // for data that another worker makes; asked for again after a run or a pass
-	others map[string]string        // folders of earlier runs by train_key; nil until it is asked for
+	others map[string][]string      // folders of earlier runs by train_key; nil until it is asked for
 	ended  map[string]bool          // keys: done, or failed while this worker was there
 	bad    map[string]bool          // of them, those that failed
 }
@@ -103,14 +104,9 @@ func (w *worker) work(ctx context.Context) error {
 // pass tries every run that is left once. took: it did one of them.
 func (w *worker) pass(ctx context.Context) (left int, took bool, err error) {
 	clear(w.waits)
-	folder := filepath.Join(w.plan.Dir, RunsFolder)
-	entries, err := os.ReadDir(folder)
+	there, err := w.list(filepath.Join(w.plan.Dir, RunsFolder))
 	if err != nil {
 		return 0, false, err
-	}
-	there := make(map[string]bool, len(entries))
-	for _, e := range entries {
-		there[e.Name()] = true
 	}
 	var held []*Run
 	for _, r := range w.runs {
@@ -154,6 +150,41 @@ func (w *worker) pass(ctx context.Context) (left int, took bool, err error) {
 		}
 	}
 	return left, took, nil
+}
+
+// listing is what was found in the folder of runs, and when the folder had been changed at last. final: a change
+// after it has another time.
+type listing struct {
+	names   map[string]bool
+	changed time.Time
+	final   bool
+}
+
+// list returns the names in the folder of runs. It is read again when it has changed: a large one takes many calls.
+func (w *worker) list(folder string) (map[string]bool, error) {
+	f, err := os.Open(folder)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if l := &w.listed; l.final && info.ModTime().Equal(l.changed) {
+		return l.names, nil
+	}
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	now, ok := w.locks.now()
+	l := listing{make(map[string]bool, len(names)), info.ModTime(), ok && now.Sub(info.ModTime()) > 2*clockKept}
+	for _, name := range names {
+		l.names[name] = true
+	}
+	w.listed = l
+	return l.names, nil
 }
 
 // try does a run unless it is over or in other hands. over: nothing is left to do of it.

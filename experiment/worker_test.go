@@ -2,12 +2,16 @@ package experiment
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,13 +38,98 @@ func TestAnIdleWorkerRests(t *testing.T) {
 	const seconds = 5
 	ctx, cancel := context.WithTimeout(context.Background(), seconds*time.Second)
 	defer cancel()
+	opened := opens(t, filepath.Join(p.Dir, RunsFolder))
 	before := system.CPUTime()
 	require.ErrorIs(t, w.work(ctx), context.DeadlineExceeded)
 	used := system.CPUTime() - before
+	const passes = 3 // after 0, 1 and 3 s; later one every ten
+	calls := 4 * float64(opened()) / passes / longWait.Seconds()
+	t.Logf("%.1f calls to the file system a second, later", calls) // open, fstat, read or touch, close
+	require.Less(t, calls, 5.0)
+	require.Positive(t, calls)
 	t.Logf("%s of a core in %d s, with its first looks", used, seconds)
 	require.Less(t, used, seconds*time.Second/50) // later it asks a fifth as often
 	require.NoError(t, w.journal.close())
 	require.LessOrEqual(t, w.next, 3*looksEach)
+}
+
+// The folder of runs is read again when it has changed, as far as its time can tell.
+func TestTheFolderOfRunsIsReadWhenItHasChanged(t *testing.T) {
+	folder := t.TempDir()
+	w := &worker{locks: newLocks(newHolder(), t.TempDir(), time.Minute)}
+	list := func() (names []string) {
+		t.Helper()
+		found, err := w.list(folder)
+		require.NoError(t, err)
+		return slices.Sorted(maps.Keys(found))
+	}
+	add := func(name string, ago time.Duration) {
+		t.Helper()
+		hold(t, filepath.Join(folder, name), remote("far"))
+		age(t, folder, ago)
+	}
+	require.Empty(t, list())
+	add("a", time.Minute)
+	require.Equal(t, []string{"a"}, list())
+	at, err := os.Stat(folder)
+	require.NoError(t, err)
+	hold(t, filepath.Join(folder, "b"), remote("far"))
+	require.NoError(t, os.Chtimes(folder, at.ModTime(), at.ModTime()))
+	require.Equal(t, []string{"a"}, list(), "it is not read again")
+	for name, ago := range map[string]time.Duration{"c": 30 * time.Second, "d": 0, "e": -time.Hour} {
+		add(name, ago)
+		require.Contains(t, list(), name)
+	}
+	at, err = os.Stat(folder) // in the future: of a clock that is wrong
+	require.NoError(t, err)
+	add("f", 0)
+	require.NoError(t, os.Chtimes(folder, at.ModTime(), at.ModTime()))
+	require.Contains(t, list(), "f", "a change may have had the same time")
+}
+
+// All runs that are done, are not asked for and trained the same may have what another one needs.
+func TestEarlierRunsAreAllFound(t *testing.T) {
+	p := &Plan{Dir: t.TempDir(), Runs: []*Run{{Key: strings.Repeat("d", 16)}}}
+	for key, x := range map[string]struct {
+		trained string
+		done    bool
+	}{"a": {"t", true}, "b": {"t", true}, "c": {"other", true}, "d": {"t", true}, "e": {"t", false}} {
+		folder := filepath.Join(p.Dir, RunsFolder, strings.Repeat(key, 16))
+		write(t, filepath.Join(folder, RunFile), fmt.Sprintf(`{"train_key": %q}`, x.trained))
+		if x.done {
+			write(t, filepath.Join(folder, DoneFile), "")
+		}
+	}
+	found, err := (&worker{plan: p}).earlier("t")
+	require.NoError(t, err)
+	var keys string
+	for _, f := range found {
+		keys += filepath.Base(f)[:1]
+	}
+	require.Equal(t, "ab", keys)
+}
+
+// opens counts how often a folder and files in it are opened, from now on.
+func opens(t *testing.T, folder string) func() int {
+	t.Helper()
+	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
+	require.NoError(t, err)
+	t.Cleanup(func() { syscall.Close(fd) })
+	_, err = syscall.InotifyAddWatch(fd, folder, syscall.IN_OPEN)
+	require.NoError(t, err)
+	return func() (n int) {
+		events := make([]byte, 1<<16)
+		for {
+			size, err := syscall.Read(fd, events)
+			if errors.Is(err, syscall.EAGAIN) {
+				return n
+			}
+			require.NoError(t, err)
+			for at := 0; at < size; n++ {
+				at += syscall.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(events[at+12:])) // with the name's length
+			}
+		}
+	}
 }
 
 // Of the many runs that wait for data that another worker makes, one a pass asks for it.

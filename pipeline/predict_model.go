@@ -32,7 +32,7 @@ type ModelChoice struct {
 	Trainer       string   `flag:"trainer" nnunet:"tr" default:"nnUNetTrainer" help:"trainer class of the model"`
 	PlansName     string   `flag:"plans" nnunet:"p" default:"nnUNetPlans" help:"plans of the model"`
 	Configuration string   `flag:"configuration" short:"c" help:"configuration of the model"`
-	Model         string   `flag:"model" short:"m" path:"true" help:"instead of -d, -tr, -p, -c: model folder, fold's folder, one checkpoint; with --base an adapter's folder or a sparse delta"`
+	Model         string   `flag:"model" short:"m" path:"true" help:"instead of -d, -tr, -p, -c: model folder, fold's folder, one checkpoint; with --base an adapter's folder, a sparse delta, or a model folder that has one of these"`
 	Base          string   `flag:"base" path:"true" help:"checkpoint that an adapter or delta was trained from"`
 	Folds         []string `flag:"folds" short:"f" list:"true" help:"folds, numbers or all (default: every fold that holds the checkpoint; all when it is alone)"`
 	Checkpoint    string   `flag:"checkpoint" nnunet:"chk" default:"checkpoint_final.pth" help:"name of the checkpoint in a fold's folder"`
@@ -195,7 +195,14 @@ func (c *ModelChoice) find(m *trainedModel, path string) (folder string, err err
 		return single(path)
 	}
 	if c.Base != "" {
-		return "", settings.Usage("--base is for an adapter's folder or a delta; %s is a model folder", path)
+		switch found := changes(path); len(found) {
+		case 0:
+			return "", settings.Usage("--base is for an adapter's folder or a delta; %s is a model folder without them", path)
+		case 1:
+			return single(filepath.Join(path, found[0]))
+		default:
+			return "", settings.Usage("--base is for one adapter or delta; %s has %s: name one with -m", path, strings.Join(found, ", "))
+		}
 	}
 	own := filepath.Join(path, c.Checkpoint)
 	if _, err := os.Stat(own); err == nil {
@@ -213,6 +220,10 @@ func (c *ModelChoice) find(m *trainedModel, path string) (folder string, err err
 		other, _ := filepath.Glob(filepath.Join(path, "fold_*", "*"+filepath.Ext(c.Checkpoint)))
 		for i := range other {
 			other[i], _ = filepath.Rel(path, other[i])
+		}
+		if found := changes(path); len(other) == 0 && len(found) > 0 {
+			return "", settings.Usage("%s holds no weights but what has changed of them (%s): give --base, the checkpoint that "+
+				"the fine-tuning began with", path, strings.Join(found, ", "))
 		}
 		return "", fmt.Errorf("%s: expected %s, or fold_*/%[2]s; found %s; name another with -chk, or its file with -m",
 			path, c.Checkpoint, orNone(other))
@@ -234,6 +245,20 @@ func (c *ModelChoice) find(m *trainedModel, path string) (folder string, err err
 		m.folds = append(m.folds, trainedFold{name: n, path: filepath.Join(path, "fold_"+n, c.Checkpoint)})
 	}
 	return path, nil
+}
+
+// changes are the adapters' folders and the deltas in the folds of a model folder, or in a fold's folder.
+func changes(path string) (list []string) {
+	folder := os.DirFS(path)
+	for _, name := range []string{"adapter/" + peft.ConfigFile, deltaFile} {
+		for _, fold := range []string{"", "fold_*/"} {
+			found, _ := fs.Glob(folder, fold+name) // the pattern is right
+			for _, f := range found {
+				list = append(list, strings.TrimSuffix(f, "/"+peft.ConfigFile))
+			}
+		}
+	}
+	return list
 }
 
 // describe fills in what is to know of the model beside its weights.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -279,7 +280,7 @@ func statusText(s *experiment.Status, asJSON bool) (string, error) {
 		return pipeline.Printable(fmt.Sprintf("%s, process %d", host, pid))
 	}
 	for _, r := range s.Running {
-		at := r.Stage
+		at := cmp.Or(r.Stage, "begins")
 		if r.Epochs > 0 {
 			at = fmt.Sprintf("epoch %d of %d", r.Epoch, r.Epochs)
 		}

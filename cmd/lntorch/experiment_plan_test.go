@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -276,4 +277,83 @@ func TestPlanMeasures(t *testing.T) {
 	r = plan("plan", "--measure", "--threads", "2")
 	require.Equal(t, 1, strings.Count(r.errOut, "measured "), r.errOut)
 	require.Contains(t, r.errOut, "measured 1 of 1: b unet head, an iteration: ")
+}
+
+// --watch prints the status when it has changed, and ends when all is done, or with Ctrl-C.
+func TestStatusIsWatched(t *testing.T) {
+	_, args := planGrid(t, planText)
+	keys := pretend(t, args, 10)
+	done := func(key string) string { return filepath.Join(args[2], "runs", key, "done") }
+	for _, key := range keys {
+		require.NoError(t, os.Rename(done(key), done(key)+".later"))
+	}
+	watch := func(more ...string) *running {
+		r := &running{command(t, append(append([]string{"experiment", "status"}, args...), append(more, "--watch")...)...), &printed{}}
+		r.Stdout = r.log
+		require.NoError(t, r.Start())
+		t.Cleanup(func() { r.Process.Kill() })
+		return r
+	}
+	says := func(r *running, text string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return strings.Contains(r.log.String(), text) }, time.Minute, 5*time.Millisecond, text)
+	}
+	lock := filepath.Join(args[2], "runs", keys[2]+".lock")
+	require.NoError(t, os.WriteFile(lock, []byte(`{"worker":"w","host":"far","pid":7,"boot":"x"}`), 0o644))
+	stopped, whole := watch("--json"), watch()
+	says(stopped, `"left": 4`)
+	says(whole, "0 of 4 runs done, 4 left: unknown time to go\nrunning  "+keys[2]+"  target unet dgst, 1 shots, draw 1, seed 0: begins (far, process 7)\n"+
+		"partial  3 runs, begun and stopped: the next run goes on with them\n")
+	require.NoError(t, stopped.Process.Signal(os.Interrupt))
+	require.Error(t, stopped.Wait())
+	require.Equal(t, exitInterrupted, stopped.ProcessState.ExitCode())
+
+	// Each look at a lock touches a file; what has not changed is not printed again.
+	for range 2 {
+		was, err := os.Stat(filepath.Join(args[2], "runs", ".clock"))
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			now, err := os.Stat(filepath.Join(args[2], "runs", ".clock"))
+			return err == nil && now.ModTime().After(was.ModTime())
+		}, time.Minute, 5*time.Millisecond)
+	}
+	require.Equal(t, 1, strings.Count(whole.log.String(), " runs done, "), whole.log.String())
+	require.NoError(t, os.Remove(lock))
+	require.NoError(t, os.Rename(done(keys[1])+".later", done(keys[1])))
+	says(whole, "\n1 of 4 runs done, 3 left: ")
+	for _, i := range []int{0, 2, 3} {
+		require.NoError(t, os.Rename(done(keys[i])+".later", done(keys[i])))
+	}
+	require.NoError(t, whole.Wait(), "it ends by itself")
+	require.True(t, strings.HasSuffix(whole.log.String(), "\n4 of 4 runs done, 0 left: 0s to go\n"), whole.log.String())
+}
+
+// prune leaves what a worker is at, wherever that is, and takes what nobody is at any more.
+func TestPruneLeavesRunsThatAreHeld(t *testing.T) {
+	file, args := planGrid(t, planText)
+	keys := pretend(t, args, 10) // none, and three that train
+	require.NoError(t, os.WriteFile(file, []byte(strings.Replace(read(t, file), "seeds: 1", "seeds: [5]", 1)), 0o644))
+	at := func(key string) string { return filepath.Join(args[2], "runs", key) }
+	lock := func(key string, ago time.Duration) {
+		require.NoError(t, os.WriteFile(at(key)+".lock", []byte(`{"worker":"w","host":"far","pid":7,"boot":"x"}`), 0o644))
+		require.NoError(t, os.Chtimes(at(key)+".lock", time.Time{}, time.Now().Add(-ago)))
+	}
+	lock(keys[1], 0)
+	lock(keys[2], 3*time.Minute)
+	require.NoError(t, os.WriteFile(filepath.Join(args[2], "runs", "letter"), nil, 0o644))
+	prune := func(more ...string) result {
+		r := lntorch(t, slices.Concat([]string{"experiment", "prune"}, args, more)...)
+		require.Equal(t, 0, r.code, r.errOut)
+		return r
+	}
+	require.Regexp(t, `(?m)^3 runs, .*: --yes removes them$`, prune().out)
+	r := prune("--yes")
+	require.Regexp(t, `(?m)^`+keys[1]+` .*, left: a worker is at it$`, r.out)
+	require.Regexp(t, `(?m)^`+keys[2]+` .*, removed$`, r.out)
+	require.Regexp(t, `(?m)^`+keys[3]+` .*, removed$`, r.out)
+	require.ElementsMatch(t, []string{".clock", keys[0], keys[1], keys[1] + ".lock", "letter"}, names(t, filepath.Join(args[2], "runs")))
+	require.FileExists(t, filepath.Join(at(keys[1]), "done"))
+	lock(keys[1], 3*time.Minute)
+	require.Contains(t, prune("--yes", "--json").out, `"held": false`)
+	require.NoDirExists(t, at(keys[1]))
 }

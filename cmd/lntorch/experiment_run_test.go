@@ -156,8 +156,14 @@ func oneAtATime(t *testing.T, dir string) {
 
 // A grid whose workers are killed and stopped again and again comes to the same scores, to the byte, and does
 // nothing twice. Then other metrics are scored without training again, and what is left over is pruned.
+// LNTORCH_REPEATS=50 kills fifty times, in a grid of as many more seeds.
 func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 	g := newGrid(t, "none: {method: none}, full: {method: full}, lora: {method: lora}")
+	toKill := repeats(t, 6)
+	seeds := max(1, toKill/5)
+	runs := 1 + 2*2*seeds
+	g.text = strings.Replace(g.text, "seeds: 1", fmt.Sprintf("seeds: %d", seeds), 1)
+	g.write(g.text)
 	calm := filepath.Join(t.TempDir(), "calm")
 	// Two workers, and memory for one training at a time.
 	r := execute(t, command(t, "experiment", g.file, "-o", calm, "--raw", repo(t, "testdata/phantom-mini/raw"), "--threads", "1",
@@ -166,12 +172,12 @@ func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 	oneAtATime(t, calm)
 	require.Contains(t, r.out, "| full ")
 	keys := doneRuns(t, calm)
-	require.Len(t, keys, 5)
+	require.Len(t, keys, runs)
 	scores := read(t, filepath.Join(calm, "scores.csv"))
 	rows, err := csv.NewReader(strings.NewReader(scores)).ReadAll()
 	require.NoError(t, err)
 	require.Equal(t, strings.Split("dataset,network,method,shots,draw,seed,case,patient,label,Dice,NSD_2,HD95,recall,F1", ","), rows[0])
-	require.Len(t, rows, 1+5*2)
+	require.Len(t, rows, 1+runs*2)
 	require.Equal(t, []string{"b", "unet", "full", "1", "0", "0", "LN_004", "LN_004", "1"}, rows[1][:9])
 	for _, name := range []string{"table.md", "table.csv", "table.tex", "table.json"} {
 		require.FileExists(t, filepath.Join(calm, name))
@@ -210,47 +216,55 @@ func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	rough := filepath.Join(t.TempDir(), "rough")
-	deadline := time.Now().Add(2 * time.Minute)
-	kills, stops := 0, 0
-	for code := -1; code != 0; {
+	deadline := time.Now().Add(time.Duration(4+toKill) * 30 * time.Second)
+	kills, stops, parents := 0, 0, 0
+	// A worker is killed once one has begun something since the last kill: there is always work left to kill.
+	begun := func() int {
+		events := journal(t, rough)
+		return count(events, "start") + count(events, "resume") + count(events, "takeover")
+	}
+	for code, before := -1, 0; code != 0; {
 		require.True(t, time.Now().Before(deadline), "after %d kills", kills)
 		cmd := g.command(rough, "--jobs", "2")
 		cmd.Stderr = os.Stderr
 		require.NoError(t, cmd.Start())
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
-		begun := count(journal(t, rough), "start")
 		for running := true; running; {
 			select {
 			case <-ended:
 				running = false
 			case <-time.After(time.Duration(random.IntN(600)) * time.Millisecond):
 				workers := children(cmd.Process.Pid)
-				if len(workers) == 0 || count(journal(t, rough), "start") == begun && kills+stops > 0 {
-					continue // until one is at a run
+				now := begun()
+				if len(workers) == 0 || now == before {
+					continue
 				}
+				before = now
 				switch {
-				case kills == 2: // the parent: its workers stop, saved
-					cmd.Process.Kill()
-					kills++
-					for _, w := range workers {
-						require.Eventually(t, func() bool { runs, _ := system.Process(w); return !runs }, 30*time.Second, 20*time.Millisecond)
-					}
-				case kills < 6:
-					syscall.Kill(workers[random.IntN(len(workers))], syscall.SIGKILL)
-					kills++
-				case stops == 0 && len(workers) == 2:
+				case stops == 0 && kills > 0 && len(workers) == 2:
 					cmd.Process.Signal(syscall.SIGINT)
 					stops++
 					<-ended
 					require.Equal(t, exitInterrupted, cmd.ProcessState.ExitCode())
 					running = false
+				case kills < toKill && kills%16 == 2: // the parent: its workers stop, saved
+					cmd.Process.Kill()
+					kills++
+					parents++
+					for _, w := range workers {
+						require.Eventually(t, func() bool { runs, _ := system.Process(w); return !runs }, 30*time.Second, 20*time.Millisecond)
+					}
+				case kills < toKill:
+					syscall.Kill(workers[random.IntN(len(workers))], syscall.SIGKILL)
+					kills++
 				}
 			}
 		}
 		code = cmd.ProcessState.ExitCode()
 	}
-	require.Equal(t, 6, kills)
+	require.Equal(t, []int{toKill, 1}, []int{kills, stops}, "the grid was done before")
+	t.Logf("%d workers and %d parents killed, %d runs begun %d times", kills-parents, parents, runs, begun())
 	require.Equal(t, scores, read(t, filepath.Join(rough, "scores.csv")))
 	events := journal(t, rough)
 	done := map[string]int{}
@@ -288,7 +302,7 @@ func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 	for _, l := range logs {
 		trained += strings.Count(read(t, l), "Training done.")
 	}
-	require.Equal(t, 4, trained)
+	require.Equal(t, runs-1, trained)
 
 	prune := func(args ...string) result {
 		return execute(t, command(t, append([]string{"experiment", "prune", g.file, "-o", calm, "--raw",
@@ -296,14 +310,161 @@ func TestGridsSurviveKill9AndCtrlC(t *testing.T) {
 	}
 	r = prune()
 	require.Equal(t, 0, r.code, r.errOut)
-	require.Regexp(t, regexp.MustCompile(`(?m)^5 runs, .*: --yes removes them$`), r.out)
-	require.Len(t, doneRuns(t, calm), 10)
+	require.Regexp(t, regexp.MustCompile(fmt.Sprintf(`(?m)^%d runs, .*: --yes removes them$`, runs)), r.out)
+	require.Len(t, doneRuns(t, calm), 2*runs)
 	r = prune("--yes")
 	require.Equal(t, 0, r.code, r.errOut)
-	require.Len(t, doneRuns(t, calm), 5)
+	require.Len(t, doneRuns(t, calm), runs)
 	for _, key := range keys {
 		require.NoDirExists(t, filepath.Join(calm, "runs", key))
 	}
+}
+
+// pictures are the names of an experiment's pictures, each of which must be there as SVG and as PNG.
+func pictures(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(filepath.Join(dir, "plots"))
+	require.NoError(t, err)
+	for _, e := range entries {
+		name, ending, _ := strings.Cut(e.Name(), ".")
+		require.Contains(t, []string{"svg", "png"}, ending)
+		info, err := e.Info()
+		require.NoError(t, err)
+		require.Positive(t, info.Size(), e.Name())
+		if ending == "svg" {
+			names = append(names, name)
+		}
+	}
+	require.Len(t, entries, 2*len(names))
+	return names
+}
+
+// overhead is how long a run took, by its log, from taking it to its first iteration, and from its last iteration to done
+// without prediction and scoring.
+func overhead(t *testing.T, folder string) (before, after time.Duration) {
+	t.Helper()
+	at := map[string]time.Time{}
+	line := regexp.MustCompile(`^(\S+ \S+): (run|Epoch 0|Pseudo dice|predict|keep)`)
+	for text := range strings.Lines(read(t, filepath.Join(folder, "run.log"))) {
+		if m := line.FindStringSubmatch(text); m != nil {
+			when, err := time.ParseInLocation("2006-01-02 15:04:05.000000", m[1], time.Local)
+			require.NoError(t, err)
+			at[m[2]] = when
+		}
+	}
+	require.Len(t, at, 5, "%v", at)
+	done, err := os.Stat(filepath.Join(folder, "done"))
+	require.NoError(t, err)
+	return at["Epoch 0"].Sub(at["run"]), at["predict"].Sub(at["Pseudo dice"]) + done.ModTime().Sub(at["keep"])
+}
+
+// What keep keeps is what is left of a run, and predicts what the run predicted, an adapter or a delta with its base. The
+// run of all methods leaves all pictures.
+func TestWhatIsKeptPredictsTheSame(t *testing.T) {
+	const final = "checkpoint_final.pth"
+	g := newGrid(t, "full: {method: full}, lora: {method: lora}, dgst: {method: dgst, dgst-mode: strict}")
+	text := strings.NewReplacer("draws: 2", "draws: 1", "epochs: 3", "epochs: 1").Replace(g.text)
+	base := regexp.MustCompile(`checkpoint: "(.*)"`).FindStringSubmatch(text)[1]
+	scans := repo(t, "testdata/phantom-mini/raw/Dataset102_PhantomTarget/imagesTs")
+	first := ""
+	before, after := time.Hour, time.Hour
+	for _, x := range []struct {
+		keep string
+		kept map[string][]string // weights of each method
+	}{
+		{"delta", map[string][]string{"full": {final}, "lora": {"adapter"}, "dgst": {"delta.safetensors"}}},
+		{"final", map[string][]string{"dgst": {final}}},
+		{"all", map[string][]string{"lora": {"adapter", "checkpoint_best.pth", final}}},
+		{"none", map[string][]string{"dgst": nil}},
+	} {
+		g.write(text + "keep: {checkpoints: " + x.keep + ", predictions: true}\n")
+		dir, only := filepath.Join(t.TempDir(), x.keep), []string{}
+		if first == "" {
+			first = dir
+		} else {
+			withData(t, dir, first)
+			for method := range x.kept {
+				only = append(only, "--only", "method="+method)
+			}
+		}
+		r := g.run(dir, only...)
+		require.Equal(t, 0, r.code, r.errOut)
+		if len(only) == 0 {
+			require.Equal(t, []string{"cost", "curves", "differences", "recall", "shots", "touched"}, pictures(t, dir))
+			var settings struct{ Datasets, Keep map[string]any }
+			require.NoError(t, json.Unmarshal([]byte(read(t, filepath.Join(dir, "experiment.json"))), &settings))
+			require.Equal(t, map[string]any{"b": map[string]any{"dataset": "Dataset102_PhantomTarget", "test": "imagesTs",
+				"pool": "imagesTr", "patient": "", "patients": ""}}, settings.Datasets)
+			require.Equal(t, map[string]any{"checkpoints": "delta", "predictions": true}, settings.Keep)
+		}
+		runs := doneRuns(t, dir)
+		require.Len(t, runs, len(x.kept))
+		for _, key := range runs {
+			var rec struct{ Method string }
+			folder := filepath.Join(dir, "runs", key)
+			require.NoError(t, json.Unmarshal([]byte(read(t, filepath.Join(folder, "run.json"))), &rec))
+			what := x.keep + " " + rec.Method
+			b, a := overhead(t, folder)
+			before, after = min(before, b), min(after, a)
+			require.Equal(t, []string{"done", "model", "predictions", "run.json", "run.log", "scores.json"}, names(t, folder), what)
+			var weights []string
+			for _, name := range names(t, filepath.Join(folder, "model", "fold_all")) {
+				if strings.HasPrefix(name, "checkpoint_") || name == "adapter" || name == "delta.safetensors" {
+					weights = append(weights, name)
+				}
+			}
+			require.Equal(t, x.kept[rec.Method], weights, what)
+
+			out := filepath.Join(t.TempDir(), "again")
+			predict := func(more ...string) result {
+				return lntorch(t, append([]string{"predict", "-i", scans, "-o", out, "-m", filepath.Join(folder, "model"),
+					"--disable_tta", "--threads", "1"}, more...)...)
+			}
+			switch {
+			case weights == nil:
+				r = predict()
+				require.Equal(t, exitFailed, r.code, what)
+				require.Contains(t, r.errOut, "model: expected checkpoint_final.pth, or fold_*/checkpoint_final.pth; found none")
+				r = predict("--base", base)
+				require.Equal(t, exitUsage, r.code, what)
+				require.Contains(t, r.errOut, "model is a model folder without them")
+
+				// Other metrics are scored with the predictions alone, whatever lies beside them.
+				for i, metrics := range []string{"Dice, HD95", "Dice, F1"} {
+					g.write(strings.ReplaceAll(text, "evaluate: {", "evaluate: {metrics: ["+metrics+"], ") + "keep: {checkpoints: none}\n")
+					r = g.run(dir, only...)
+					require.Equal(t, 0, r.code, r.errOut)
+					require.Contains(t, r.errOut, ": predictions of run "+key+"\n")
+					runs := slices.DeleteFunc(doneRuns(t, dir), func(k string) bool { return k == key })
+					require.Len(t, runs, 1+i)
+					for _, other := range runs {
+						require.NotContains(t, read(t, filepath.Join(dir, "runs", other, "run.log")), "Epoch 0")
+						require.Equal(t, casesOf(t, filepath.Join(folder, "scores.json"))[0]["labels"],
+							casesOf(t, filepath.Join(dir, "runs", other, "scores.json"))[0]["labels"])
+						require.NoDirExists(t, filepath.Join(dir, "runs", other, "predictions"), "which the file does not ask for now")
+					}
+				}
+				require.FileExists(t, filepath.Join(folder, "predictions", "LN_004.nii.gz"))
+				continue
+			case weights[0] == final || len(weights) > 1:
+				r = predict()
+			default:
+				r = predict()
+				require.Equal(t, exitUsage, r.code, what)
+				require.Contains(t, r.errOut, "model holds no weights but what has changed of them (fold_all/"+weights[0]+"): give --base, ")
+				r = predict("--base", base)
+			}
+			require.Equal(t, 0, r.code, "%s: %s", what, r.errOut)
+			for _, name := range []string{"LN_004.nii.gz", "LN_005.nii.gz"} {
+				require.True(t, read(t, filepath.Join(folder, "predictions", name)) == read(t, filepath.Join(out, name)), "%s: %s", what, name)
+			}
+		}
+	}
+	// A second each is to be reached on a machine that does nothing else.
+	t.Logf("taken to first iteration %v, last iteration to done without prediction %v", before, after)
+	require.Less(t, before, 2*time.Second)
+	require.Less(t, after, 2*time.Second)
+	require.Positive(t, min(before, after))
 }
 
 // withData makes an experiment's folder with the training data of another one.
@@ -398,6 +559,62 @@ func TestTrainingDataIsMadeOnce(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, left, 1, "the data, without locks and work folders")
 	}
+}
+
+// Two live workers share a folder though the clock of one is a day ahead, so that the file system shows its touches in the
+// future: neither takes the other's run, and a third goes on when both have ended.
+func TestWorkersOfDifferentClocksShareAFolder(t *testing.T) {
+	g := newGrid(t, "full: {method: full}, lora: {method: lora}")
+	g.write(strings.NewReplacer("draws: 2", "draws: 1", "epochs: 3", "epochs: 100000").Replace(g.text))
+	dir := filepath.Join(t.TempDir(), "grid")
+	ahead := g.start(dir, "--lock-timeout", "2")
+	behind := g.start(dir, "--lock-timeout", "2")
+	touches := map[string]int{} // as seen here, by lock
+	last := map[string]time.Time{}
+	shift := func() {
+		locks, err := filepath.Glob(filepath.Join(dir, "*", "*.lock"))
+		require.NoError(t, err)
+		for _, lock := range locks {
+			var holder struct{ PID int }
+			text, err := os.ReadFile(lock)
+			info, err2 := os.Stat(lock)
+			if err != nil || err2 != nil || json.Unmarshal(text, &holder) != nil || info.ModTime().Equal(last[lock]) {
+				continue
+			}
+			touches[lock]++
+			if last[lock] = info.ModTime(); holder.PID == ahead.Process.Pid {
+				last[lock] = info.ModTime().Add(24 * time.Hour)
+				os.Chtimes(lock, last[lock], last[lock]) // an error: it is given back
+			}
+		}
+	}
+	// Each has touched its run's lock for longer than three times the time-out.
+	require.Eventually(t, func() bool {
+		shift()
+		n := 0
+		for lock, times := range touches {
+			if strings.HasPrefix(lock, filepath.Join(dir, "runs")) && times > 3*6 {
+				n++
+			}
+		}
+		return n == 2
+	}, 2*time.Minute, 10*time.Millisecond, "%v", touches)
+	for _, w := range []*running{ahead, behind} {
+		require.NoError(t, w.Process.Signal(os.Interrupt))
+		require.Error(t, w.Wait())
+		require.Equal(t, exitInterrupted, w.ProcessState.ExitCode(), w.log.String())
+	}
+	events := journal(t, dir)
+	workers := map[string]bool{}
+	for _, e := range events {
+		workers[e.Worker] = true
+	}
+	require.Len(t, workers, 2)
+	require.Equal(t, []int{2, 2, 4}, []int{count(events, "start"), count(events, "stopped"), len(events)}, "%v", events)
+	third := g.start(dir, "--only", "method=lora")
+	require.Eventually(t, func() bool { return count(journal(t, dir), "resume") == 1 }, time.Minute, 5*time.Millisecond)
+	third.Process.Kill()
+	third.Wait()
 }
 
 // A run that fails stops no other and is tried again; a worker that was frozen drops what another has taken

@@ -135,6 +135,56 @@ func TestSlurm(t *testing.T) {
 	require.Contains(t, r.errOut, "invalid partition")
 }
 
+// --wait ends when the queue has none of the jobs, with the grid's exit code; that Slurm does not answer for a while is no
+// end. The programs of Slurm are not the real ones.
+func TestWaitingForSlurmEndsAsTheGridDoes(t *testing.T) {
+	for name, x := range map[string]struct {
+		jobs, table string // what they do
+		code        int
+		says        string
+	}{
+		"done":           {`mv "$RUN/later" "$RUN/done"`, "", 0, ""},
+		"a run failed":   {`echo '{"error": "no space"}' >"$RUN/failed.json"`, "", exitFailed, "1 run failed, 3 are done: "},
+		"a run is left":  {":", "", exitFailed, "1 is left, 3 are done: run it again"},
+		"table is lost":  {":", "echo 'no such partition' >&2; exit 1", exitFailed, "the workers are submitted (job 4711), the table is not: "},
+		"Slurm is away":  {"exit 1", "", exitFailed, "exit status 1"},
+		"nothing to do":  {"", "", 0, "4 runs, all done: nothing is submitted"},
+		"other clusters": {`mv "$RUN/later" "$RUN/done"`, `echo "4712;far"; exit`, 0, "job 4711; table: job 4712; "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, args := planGrid(t, planText)
+			run := filepath.Join(args[2], "runs", pretend(t, args, 10)[1])
+			if x.jobs != "" {
+				require.NoError(t, os.Rename(filepath.Join(run, "done"), filepath.Join(run, "later")))
+			}
+			bin := t.TempDir()
+			for name, text := range map[string]string{
+				"sbatch": `case "$*" in *--dependency=afterany:4711*) ` + x.table + `
+echo 4712 ;; *) ` + x.jobs + `
+echo 4711 ;; esac`,
+				"squeue": `echo "$@" >>"$RUN/asked"
+case $(wc -l <"$RUN/asked") in 1) echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1 ;; esac`,
+			} {
+				require.NoError(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o777))
+			}
+			cmd := command(t, append(append([]string{"experiment", "run"}, args...), "--slurm", "--wait")...)
+			cmd.Env = append(cmd.Env, "PATH="+bin+":"+os.Getenv("PATH"), "RUN="+run)
+			r := execute(t, cmd)
+			require.Equal(t, x.code, r.code, r.errOut)
+			require.Contains(t, r.errOut, x.says)
+			asked, err := os.ReadFile(filepath.Join(run, "asked"))
+			if x.jobs == "" || x.jobs == "exit 1" || name == "table is lost" {
+				require.ErrorIs(t, err, os.ErrNotExist, "nothing to wait for")
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, strings.Repeat("-h -o %A -j 4711,4712\n", 2), string(asked))
+			require.Equal(t, "4711\n", r.out)
+		})
+	}
+}
+
 // killStep kills a process by its title, and the processes of its children's groups.
 func killStep(t *testing.T, title string) {
 	t.Helper()

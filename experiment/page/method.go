@@ -33,6 +33,14 @@ var references = []string{
 		"challenge results. Scientific Reports 11:2369, 2021.",
 	"Maier-Hein L, Eisenmann M, Reinke A, et al. Why rankings of biomedical image analysis competitions should be " +
 		"interpreted with care. Nature Communications 9:5217, 2018.",
+	"Christodoulou E, Reinke A, Houhou R, et al. Confidence intervals uncovered: are we ready for real-world medical " +
+		"imaging AI? Medical Image Computing and Computer Assisted Intervention, 124–132, 2024.",
+	"El Jurdi R, Varoquaux G, Colliot O. Confidence intervals for performance estimates in 3D medical image " +
+		"segmentation. arXiv:2307.10926, 2023.",
+	"André P, Heitz C, Christodoulou E, et al. Some hidden traps of confidence intervals in medical image segmentation: " +
+		"coverage issues. MICCAI workshop Bridging Regulatory Science and Medical Imaging Evaluation, 2025.",
+	"André P, Heitz C, Christodoulou E, et al. Performance uncertainty in medical image analysis: a large-scale " +
+		"investigation of confidence intervals. arXiv:2601.17103, 2026.",
 	"Maier-Hein L, Reinke A, Godau P, et al. Metrics reloaded: recommendations for image analysis validation. " +
 		"Nature Methods 21:195–212, 2024.",
 }
@@ -116,6 +124,11 @@ func Method(t *table.Table, version string) []string {
 		second += " A patient counts as a tie where the difference is at most " + ties + "."
 	}
 	list = append(list, second)
+	list = append(list, "Every mean has an interval: in segmentation papers the median 95 % interval was three times as wide as the "+
+		"gap between the first and the second method [11], and how wide it is follows from the number of test cases and the "+
+		"spread of their scores [12]. Intervals are of means, not of medians: common intervals of means hold their level from "+
+		"about 50 test cases on, with metrics for which many more are needed, while common bootstrap intervals of medians fail "+
+		"[13, 14]. Results of fewer than 20 patients or 3 draws are marked as optimistic.")
 	if len(t.Gains) > 0 {
 		s := "The gain with more training cases is the difference between neighbouring numbers of cases within a draw, " +
 			"analysed likewise; its p values are not adjusted."
@@ -129,7 +142,7 @@ func Method(t *table.Table, version string) []string {
 		list = append(list, s)
 	}
 	list = append(list, "Patients without a score in some run of a comparison were left out of that comparison, and draws "+
-		"with a missing run likewise. Metrics follow the recommendations of Metrics Reloaded [11] where they are "+
+		"with a missing run likewise. Metrics follow the recommendations of Metrics Reloaded [15] where they are "+
 		"defined there. Computed with "+strings.TrimSpace("lntorch "+version)+".")
 	return list
 }

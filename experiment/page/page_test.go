@@ -137,6 +137,15 @@ func TestTheMethodIsThatOfTheStudy(t *testing.T) {
 		}
 	}
 	require.Len(t, cited, len(references))
+	whole := strings.Join(references, "\n")
+	for number, who := range map[int]string{5: "Bouthillier", 6: "Holm", 7: "Benavoli", 8: "Wilcoxon", 9: "Wiesenfarth", 10: "Maier-Hein",
+		11: "Christodoulou", 12: "El Jurdi", 13: "André", 14: "André", 15: "Maier-Hein"} {
+		require.True(t, strings.HasPrefix(references[number-1], who), "[%d] is that of %s", number, who)
+	}
+	for _, title := range []string{"Confidence intervals uncovered", "in 3D medical image segmentation", "coverage issues", "investigation of " +
+		"confidence intervals"} {
+		require.Contains(t, whole, title)
+	}
 }
 
 // Names from outside stay text, on the page and in its data.

@@ -226,6 +226,24 @@ func study(r *rand.Rand, patients, draws, seeds int, drawSD float64) [][][]float
 	return x
 }
 
+// resampleBoth is the percentile interval of the mean over patients and draws, both of which are drawn again.
+func resampleBoth(r *rand.Rand, x [][]float64) (low, high float64) {
+	n, d := len(x), len(x[0])
+	means := make([]float64, 500)
+	for i := range means {
+		times := make([]float64, d)
+		for range d {
+			times[r.IntN(d)]++
+		}
+		for range n {
+			for k, v := range x[r.IntN(n)] {
+				means[i] += times[k] * v / float64(n*d)
+			}
+		}
+	}
+	return Percentile(means, 0.025), Percentile(means, 0.975)
+}
+
 // TestTheCrossedAnalysisHoldsItsSize simulates studies of two equally good methods, as in the table
 // of docs/experiments.md: 20 patients, 3 draws, 3 seeds, and a draw's effect of no, 0.01 and 0.03 of
 // Dice. Of 1000 studies a test at 5 % may call about 50 significant (standard error 7). The
@@ -233,22 +251,25 @@ func study(r *rand.Rand, patients, draws, seeds int, drawSD float64) [][][]float
 func TestTheCrossedAnalysisHoldsItsSize(t *testing.T) {
 	const patients, draws, seeds, studies = 20, 3, 3, 1000
 	for _, c := range []struct {
-		drawSD               float64
-		crossed, naive, mean [2]float64 // percent of studies called significant
+		drawSD                           float64
+		crossed, naive, mean, runs, both [2]float64 // percent of studies called significant
 	}{
-		{0, [2]float64{2, 6.5}, [2]float64{35, 60}, [2]float64{3, 9}},
-		{0.01, [2]float64{2, 7}, [2]float64{40, 65}, [2]float64{6, 16}},
-		{0.03, [2]float64{3, 9}, [2]float64{55, 80}, [2]float64{20, 45}},
+		{0, [2]float64{2, 6.5}, [2]float64{35, 60}, [2]float64{3, 9}, [2]float64{36, 54}, [2]float64{4, 10}},
+		{0.01, [2]float64{2, 7}, [2]float64{40, 65}, [2]float64{6, 16}, [2]float64{27, 44}, [2]float64{4, 11}},
+		{0.03, [2]float64{3, 9}, [2]float64{55, 80}, [2]float64{20, 45}, [2]float64{23, 39}, [2]float64{10, 19}},
 	} {
-		r := rand.New(rand.NewPCG(17, uint64(c.drawSD*1000)))
-		var crossed, naive, means int
+		r, again := rand.New(rand.NewPCG(17, uint64(c.drawSD*1000))), rand.New(rand.NewPCG(18, 0))
+		var crossed, naive, means, runs, both int
 		for i := range studies {
 			var every, patient []float64
-			x := make([][]float64, patients)
+			x, run := make([][]float64, patients), make([]float64, draws*seeds)
 			for p, byDraw := range study(r, patients, draws, seeds, c.drawSD) {
-				for _, bySeed := range byDraw {
+				for d, bySeed := range byDraw {
 					x[p] = append(x[p], Mean(bySeed))
 					every = append(every, bySeed...)
+					for s, v := range bySeed {
+						run[d*seeds+s] += v / patients
+					}
 				}
 				patient = append(patient, Mean(x[p]))
 			}
@@ -261,10 +282,17 @@ func TestTheCrossedAnalysisHoldsItsSize(t *testing.T) {
 			if Wilcoxon(patient).P < 0.05 {
 				means++
 			}
+			if Wilcoxon(run).P < 0.05 {
+				runs++
+			}
+			if low, high := resampleBoth(again, x); low > 0 || high < 0 {
+				both++
+			}
 		}
 		percent := func(n int) float64 { return 100 * float64(n) / studies }
 		t.Logf("draw effect %.2f: called significant: crossed %.1f %%, Wilcoxon over everything %.1f %%, "+
-			"over patients' means %.1f %%", c.drawSD, percent(crossed), percent(naive), percent(means))
+			"over patients' means %.1f %%, over runs' means %.1f %%, bootstrap of patients and draws %.1f %%", c.drawSD,
+			percent(crossed), percent(naive), percent(means), percent(runs), percent(both))
 		within := func(what string, n int, limits [2]float64) {
 			if v := percent(n); v < limits[0] || v > limits[1] {
 				t.Errorf("draw effect %.2f: %s: %.1f %%, expected %g to %g", c.drawSD, what, v,
@@ -274,6 +302,8 @@ func TestTheCrossedAnalysisHoldsItsSize(t *testing.T) {
 		within("crossed", crossed, c.crossed)
 		within("Wilcoxon over everything", naive, c.naive)
 		within("Wilcoxon over patients' means", means, c.mean)
+		within("Wilcoxon over runs' means", runs, c.runs)
+		within("bootstrap of patients and draws", both, c.both)
 	}
 }
 

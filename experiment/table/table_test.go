@@ -38,7 +38,7 @@ func TestLiveTablesAreThoseOfPandasAndSciPy(t *testing.T) {
 func compareFolder(t *testing.T, folder string) {
 	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(files), 8)
+	require.GreaterOrEqual(t, len(files), 11)
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
 			text, err := os.ReadFile(file)
@@ -49,6 +49,7 @@ func compareFolder(t *testing.T, folder string) {
 					Resamples int
 					Seed      uint32
 					Ties      map[string]float64
+					Reference string
 				}
 				Table map[string][]map[string]any
 			}
@@ -57,7 +58,8 @@ func compareFolder(t *testing.T, folder string) {
 			require.NoError(t, err)
 			got := asJSON(t, made(t, string(scores), Settings{Primary: "Dice", Alpha: g.Settings.Alpha,
 				Resamples: g.Settings.Resamples, Seed: g.Settings.Seed, Tie: g.Settings.Ties,
-				Lower: LowerIsBetter}))
+				Reference: g.Settings.Reference, Lower: LowerIsBetter}))
+			require.Equal(t, g.Settings.Reference, got["reference"])
 			for _, part := range []string{"cells", "pairs", "gains", "next"} {
 				list := got[part].([]any)
 				require.Len(t, list, len(g.Table[part]), part)

@@ -114,7 +114,14 @@ def order_of(shots):
     return math.inf if shots == "all" else int(shots)
 
 
-def table(frame, primary, ties):
+def compared(members, name, named, reference):
+    """All pairs of a family, or each of its members with the reference, which may be missing in it."""
+    if reference not in named:
+        return itertools.combinations(members, 2)
+    return [(a, b) for b in members if name(b) == reference for a in members if a != b]
+
+
+def table(frame, primary, ties, reference):
     for key in KEYS:
         if key not in frame:
             frame[key] = frame["case"] if key == "patient" else ""
@@ -159,7 +166,8 @@ def table(frame, primary, ties):
                 for (within, shots), members in families.items():
                     draws = set().union(*(g.draws[o] for o in members))
                     rows = []
-                    for a, b in itertools.combinations(members, 2):
+                    name = lambda c: c[by == "method"]
+                    for a, b in compared(members, name, set(frame[by]), reference):
                         y, left = g.join(a, b)
                         e = estimate(None if y is None else y[0] - y[1])
                         shape = (0, 0, 0) if y is None else y.shape[1:]
@@ -174,8 +182,8 @@ def table(frame, primary, ties):
                                 by=by,
                                 within=within,
                                 shots=shots,
-                                a=a[by == "method"],
-                                b=b[by == "method"],
+                                a=name(a),
+                                b=name(b),
                                 n=shape[0],
                                 n_draws=shape[1],
                                 n_seeds=shape[2],
@@ -228,6 +236,7 @@ def table(frame, primary, ties):
                             "to": b,
                             "difference": e["mean"],
                             "ci": e["ci"],
+                            "df": e["df"],
                             "p": e["p"],
                             "n": len(e["patients"]),
                             "factor": e["factor"],
@@ -237,22 +246,26 @@ def table(frame, primary, ties):
                 if len(numbers) < 2:
                     continue
                 y, _ = g.join(*((network, method, k) for k in numbers))
-                e = dict(mean=None, ci=None, patients=[])
+                e = more = estimate(None)
                 k = int(numbers[-1])
                 ahead = math.log2((k + 5) / k)
                 if y is not None:
                     flat = y.reshape(len(numbers), -1)
                     slope = np.polyfit(np.log2([int(v) for v in numbers]), flat, 1)[0]
                     e = estimate(slope.reshape(y.shape[1:]))
+                    more = estimate(ahead * slope.reshape(y.shape[1:]))
                 out["next"].append(
                     {
                         **about,
                         "slope": e["mean"],
                         "ci": e["ci"],
+                        "df": e["df"],
                         "from": numbers[-1],
                         "more": 5,
-                        "difference": None if e["mean"] is None else e["mean"] * ahead,
+                        "difference": more["mean"],
+                        "ci_difference": more["ci"],
                         "n": len(e["patients"]),
+                        "factor": e["factor"],
                     }
                 )
     return out
@@ -334,13 +347,20 @@ def make(seed, folder):
     f = pd.concat(parts, ignore_index=True)
     f.loc[(f["case"] == "LN_004_0") & (f.method == "none") & (f.network == "m"), "Dice"] = np.nan
     grids["untrained"] = f
+    # each method, or network, with one of them, which is missing at some shots
+    f = frame(["n", "m"], ["a", "b", "c", "d"], ["1", "5"], 3, 1, 5, 1)
+    grids["reference"] = f[(f.method != "c") | (f.network == "n") | (f.shots == "1")]
+    f = frame(["n", "m", "o"], ["a", "b"], ["3", "all"], 2, 2, 5, 1)
+    grids["reference_network"] = f[(f.network != "m") | (f.method == "a") | (f.shots == "3")]
+    references = dict(reference="c", reference_network="m")
     ties = dict(Dice=0.005, HD95=0.1)
     for name, f in grids.items():
         f.to_csv(folder / f"{name}.csv", index=False)
         f = pd.read_csv(folder / f"{name}.csv", dtype=dict(shots=str), keep_default_na=True)
-        expected = table(f, "Dice", ties)
+        reference = references.get(name, "")
+        expected = table(f, "Dice", ties, reference)
         text = json.dumps(expected, allow_nan=False, separators=(",", ":"))
-        settings = dict(alpha=ALPHA, resamples=RESAMPLES, seed=SEED, ties=ties)
+        settings = dict(alpha=ALPHA, resamples=RESAMPLES, seed=SEED, ties=ties, reference=reference)
         (folder / f"{name}.json").write_text(
             '{"settings":%s,"table":%s}\n' % (json.dumps(settings), text)
         )
