@@ -194,10 +194,13 @@ cable() {
     mkdir -p /etc/netns/$ns-$i # `ip netns exec` puts these files over those in /etc
     printf '127.0.0.1 localhost\n10.77.0.1 first-host\n10.77.0.2 second-host\n' >/etc/netns/$ns-$i/hosts
   done
-  ip link add cable netns $ns-0 type veth peer name cable netns $ns-1
+  # The hosts' names are addresses of the first; a second cable is for whoever asks for it.
+  for i in cable second; do ip link add $i netns $ns-0 type veth peer name $i netns $ns-1; done
   for i in 0 1; do
     ip -n $ns-$i addr add 10.77.0.$((i + 1))/24 dev cable
+    ip -n $ns-$i addr add 10.78.0.$((i + 1))/24 dev second
     ip -n $ns-$i link set cable up
+    ip -n $ns-$i link set second up
   done
 }
 unplug() {
@@ -222,10 +225,28 @@ both() {
   return $code
 }
 
+# wrong_interface NAME SENTENCE: the second host is told to use NAME; both end in five seconds, with SENTENCE.
+wrong_interface() {
+  local second code=0
+  GLOO_SOCKET_IFNAME=$1 "${at1[@]}" timeout -k 1 $limit "${trace[@]}" -o "$work/no" >"$work/second.log" 2>&1 &
+  second=$!
+  refused "GLOO_SOCKET_IFNAME: $2" "${at0[@]}" "${trace[@]}" -o "$work/no"
+  wait $second || code=$?
+  [ $code = 1 ] && grep -qF "GLOO_SOCKET_IFNAME: $2" "$work/second.log" || { cat "$work/second.log"; die "exit status $code, expected 1"; }
+}
+
 hosts() {
   cable
   steps hosts both "${trace[@]}"
-  GLOO_SOCKET_IFNAME=cable steps hosts_by_interface both "${trace[@]}"
+  # Gradients of four steps, 1.38 MB each, take the cable that the variable names.
+  local before
+  before=$(sent cable)
+  GLOO_SOCKET_IFNAME=second steps hosts_by_interface both "${trace[@]}"
+  [ "$(sent second)" -gt 5000000 ] && [ $(($(sent cable) - before)) -lt 500000 ] ||
+    die "GLOO_SOCKET_IFNAME=second: $(sent second) bytes took it, $(($(sent cable) - before)) the other cable"
+  wrong_interface nosuch0 'found "nosuch0", expected interfaces of this host, which has lo, '
+  ip -n $ns-1 link add bare type veth peer name bare-end
+  wrong_interface bare 'interface "bare" has no address'
   # The second host does not come.
   refused 'that did not come to first-host:29500 within 2s: 1' "${at0[@]}" "${trace[@]}" --dist-timeout 2 -o "$work/no"
   # The cable is pulled: no connection closes, so the time limit must end both.
@@ -246,8 +267,8 @@ hosts() {
   ip -n $ns-0 link set cable up
 }
 
-# sent: bytes that the first host has sent.
-sent() { ip netns exec $ns-0 cat /sys/class/net/cable/statistics/tx_bytes; }
+# sent CABLE: bytes that the first host has sent over it.
+sent() { ip netns exec $ns-0 cat "/sys/class/net/$1/statistics/tx_bytes"; }
 
 # slow RATE COMMAND…: COMMAND trains on both hosts over a cable of that rate, with gradients as they are and as bf16.
 slow() {
@@ -257,9 +278,9 @@ slow() {
   for i in 0 1; do ip netns exec $ns-$i tc qdisc add dev cable root tbf rate "$rate" burst 256kb latency 200ms; done
   for i in off bf16; do
     rm -rf "${work:?}/$i"
-    before=$(sent)
+    before=$(sent cable)
     nnUNet_results=$work/$i both "$@" --compress $i >"$work/$i.log" 2>&1 || { cat "$work/$i.log"; die "bandwidth: $i"; }
-    echo $(($(sent) - before)) >"$work/$i/bytes"
+    echo $(($(sent cable) - before)) >"$work/$i/bytes"
   done
   for i in 0 1; do ip netns exec $ns-$i tc qdisc del dev cable root; done
   "$python" - "$work" "$rate" <<'PY'

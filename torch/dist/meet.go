@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lntorch/lntorch/torch"
@@ -145,6 +146,10 @@ func (g *Group) connect(ctx context.Context) error {
 	device := g.config.Interface
 	if device == "" {
 		device = "@" + address(g.config.Host, local)
+	} else if g.config.Backend == Gloo {
+		if err := hasInterfaces(device); err != nil {
+			return err
+		}
 	}
 	connecting, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -211,6 +216,32 @@ func address(host, local string) string {
 		}
 	}
 	return local
+}
+
+// hasInterfaces is an error unless this host has all of the interfaces "eth0,eth1", each with an address.
+func hasInterfaces(names string) error {
+	for name := range strings.SplitSeq(names, ",") {
+		i, err := net.InterfaceByName(name)
+		if err != nil {
+			all, e := net.Interfaces()
+			if e != nil {
+				return fmt.Errorf("GLOO_SOCKET_IFNAME: interface %q: %w", name, e)
+			}
+			var here []string
+			for _, i := range all {
+				here = append(here, i.Name)
+			}
+			return fmt.Errorf("GLOO_SOCKET_IFNAME: found %q, expected interfaces of this host, which has %s", name, strings.Join(here, ", "))
+		}
+		addresses, err := i.Addrs()
+		if err != nil {
+			return fmt.Errorf("GLOO_SOCKET_IFNAME: interface %q: %w", name, err)
+		}
+		if len(addresses) == 0 {
+			return fmt.Errorf("GLOO_SOCKET_IFNAME: interface %q has no address", name)
+		}
+	}
+	return nil
 }
 
 // openStore serves the store or finds it. local is this host's address towards the store.
