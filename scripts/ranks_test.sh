@@ -6,7 +6,7 @@
 #     torchrun   PyTorch's, of the Python that scripts/nnunet_venv.py makes; a restart
 #     elastic    torchrun --nnodes 1:2: a second rank comes later
 #     mpi        Open MPI's mpirun
-#     slurm      srun and sbatch in a Slurm of one node (scripts/slurm.sh)
+#     slurm      srun and sbatch in a Slurm of two nodes on this host (scripts/slurm.sh), with the scripts of the docs
 #     hosts      two "hosts": network namespaces joined by a cable, names, a cable pulled
 #     bandwidth  the same cable at RATE (20mbit): --compress bf16 sends half and waits less
 #     gigabit    the same with the released PlainConvUNet at 1gbit; not among the default ones
@@ -78,6 +78,21 @@ print(f"ranks-test: {name}: weights {a[:12]} on both ranks")
 PY
 }
 
+# equal A B: the trainings with results in work/A and work/B ended with the same bits.
+equal() {
+  "$python" - "$work" "$1" "$2" "$trained" <<'PY'
+import sys, zipfile
+work, *names, trained = sys.argv[1:]
+def tensors(name): # of weights and momentum, by their place in the file
+    with zipfile.ZipFile(f"{work}/{name}/{trained}/checkpoint_final.pth") as z:
+        return {i.filename: z.read(i) for i in z.infolist() if "/data/" in i.filename}
+a, b = map(tensors, names)
+other = [k for k in a if a[k] != b.get(k)]
+if len(a) < 100 or len(a) != len(b) or other:
+    sys.exit(f"ranks-test: of {len(a)} tensors of {names[0]} and {len(b)} of {names[1]}, {len(other)} have other bits")
+PY
+}
+
 # refused SENTENCE COMMAND…: COMMAND ends with exit status 1 or 2 in five seconds (limit) and says SENTENCE.
 limit=5
 refused() {
@@ -123,16 +138,10 @@ torchrun() {
     ! tr '\0' '\n' <"/proc/$rank1/environ" | grep -qx RANK=1 || kill -9 "$rank1"
   done
   wait $agent || { cat "$work/restarted.log"; die "torchrun --max-restarts"; }
+  equal restarted undisturbed
   "$python" - "$work" "$trained" <<'PY'
-import json, sys, zipfile
+import json, sys
 work, trained = sys.argv[1:]
-def tensors(name): # of weights and momentum, by their place in the file
-    with zipfile.ZipFile(f"{work}/{name}/{trained}/checkpoint_final.pth") as z:
-        return {i.filename: z.read(i) for i in z.infolist() if "/data/" in i.filename}
-a, b = tensors("undisturbed"), tensors("restarted")
-other = [k for k in a if a[k] != b.get(k)]
-if len(a) < 100 or len(a) != len(b) or other:
-    sys.exit(f"ranks-test: restarted: of {len(a)} and {len(b)} tensors, {len(other)} have other bits than undisturbed")
 run = json.load(open(f"{work}/restarted/{trained}/run.json"))["distributed"]
 if (run["launcher"], run["restart"], run["world_size"]) != ("torchrun", 1, 2):
     sys.exit(f"ranks-test: restarted: run.json has {run}")
@@ -160,10 +169,39 @@ mpi() {
   steps mpi mpirun --allow-run-as-root --oversubscribe -n 2 "${trace[@]}"
 }
 
+# printed N RANKS: the Nth job script of docs/distributed.md, as it stands there, though for fewer epochs: lntorch on the
+# PATH adds what makes it short. Ended by SIGTERM it is queued again, and ends with the bits of -num_gpus.
+printed() {
+  local name=printed$1 job words
+  mkdir -p "$work/$name" "$work/short"
+  printf '#!/bin/bash\nexec %q "$@" --epochs 3 --val-iterations 1 --disable-tta --threads 1 -device cpu\n' "$lntorch" >"$work/short/lntorch"
+  chmod +x "$work/short/lntorch"
+  awk -v n="$1" '/^#!/ {on = ++k == n} /^```$/ {on = 0} on' docs/distributed.md >"$work/$name/job.sh"
+  job=$(cd "$work/$name" && nnUNet_results=$work/$name PATH=$work/short:$PATH sbatch --parsable job.sh)
+  await "$work/$name/$trained/checkpoint_latest.pth"
+  scancel --signal=TERM "$job"
+  queued "$job" PENDING || { cat "$work/$name/pretrain.log"; die "$name: was not queued again"; }
+  scontrol update "JobId=$job" StartTime=now # else in two minutes
+  queued "$job" '' || { cat "$work/$name/pretrain.log"; die "$name: does not end"; }
+  grep -q 'train: stopped in epoch .* continue with --c' "$work/$name/pretrain.log" || die "$name: SIGTERM did not stop it"
+  read -ra words <<<"$(sed -n 's/^srun .* lntorch //p' "$work/$name/job.sh")"
+  nnUNet_results=$work/same$1 "$work/short/lntorch" "${words[@]}" -num_gpus "$2" >"$work/same$1.log" 2>&1 || { cat "$work/same$1.log"; die "-num_gpus $2"; }
+  equal "$name" "same$1"
+  grep -q "^[^[]*: $2 ranks on 1 host (gloo): " "$work/$name/pretrain.log" || die "$name: expected $2 ranks"
+  say "job script $1 of docs/distributed.md: $2 ranks, stopped and queued again, the bits of -num_gpus $2"
+}
+
+# queued JOB STATE: until the job is in that state ('': gone), at most 60 s.
+queued() {
+  local _
+  for _ in $(seq 300); do [ "$(squeue -h -j "$1" -o %T)" != "$2" ] || return 0; sleep 0.2; done
+  return 1
+}
+
 slurm() {
   ended+=("scripts/slurm.sh stop $work/slurm")
   # Slurm sorts nodes by name, and the ranks meet on the first.
-  eval "$(CPUS=2 NODES="$(hostname -s) zz-second" scripts/slurm.sh start "$work/slurm")"
+  eval "$(CPUS=32 GPUS=4 NODES="$(hostname -s) zz-second" scripts/slurm.sh start "$work/slurm")"
   steps srun srun -N 1 -n 2 "${trace[@]}"
   getent hosts "$(hostname -s)" >/dev/null || export MASTER_ADDR=127.0.0.1
   steps srun_two_nodes srun -N 2 -n 2 "${trace[@]}"
@@ -178,6 +216,8 @@ END
   sbatch --wait --output "$work/job.log" "$work/job.sh" >/dev/null || { cat "$work/job.log"; die "the job failed"; }
   ! grep -q world_size "$work/batch/losses.json" || die "a batch script that is no step waited for other ranks"
   same sbatch
+  printed 1 2
+  printed 2 8
   "${GO:-go}" test -count=1 -run TestNodesAreWhatScontrolLists ./internal/launch >/dev/null || die "hosts of Slurm's lists"
 }
 
@@ -230,9 +270,9 @@ wrong_interface() {
   local second code=0
   GLOO_SOCKET_IFNAME=$1 "${at1[@]}" timeout -k 1 $limit "${trace[@]}" -o "$work/no" >"$work/second.log" 2>&1 &
   second=$!
-  refused "GLOO_SOCKET_IFNAME: $2" "${at0[@]}" "${trace[@]}" -o "$work/no"
+  refused "$2" "${at0[@]}" "${trace[@]}" -o "$work/no"
   wait $second || code=$?
-  [ $code = 1 ] && grep -qF "GLOO_SOCKET_IFNAME: $2" "$work/second.log" || { cat "$work/second.log"; die "exit status $code, expected 1"; }
+  [ $code = 1 ] && grep -qF "$2" "$work/second.log" || { cat "$work/second.log"; die "exit status $code, expected 1"; }
 }
 
 hosts() {
@@ -244,9 +284,10 @@ hosts() {
   GLOO_SOCKET_IFNAME=second steps hosts_by_interface both "${trace[@]}"
   [ "$(sent second)" -gt 5000000 ] && [ $(($(sent cable) - before)) -lt 500000 ] ||
     die "GLOO_SOCKET_IFNAME=second: $(sent second) bytes took it, $(($(sent cable) - before)) the other cable"
-  wrong_interface nosuch0 'found "nosuch0", expected interfaces of this host, which has lo, '
+  wrong_interface nosuch0 'GLOO_SOCKET_IFNAME: found "nosuch0", expected interfaces of this host, which has lo, '
   ip -n $ns-1 link add bare type veth peer name bare-end
-  wrong_interface bare 'interface "bare" has no address'
+  wrong_interface bare 'GLOO_SOCKET_IFNAME: interface "bare" has no address'
+  GLOO_SOCKET_IFNAME=lo wrong_interface lo 'connect the ranks over GLOO_SOCKET_IFNAME=lo: '
   # The second host does not come.
   refused 'that did not come to first-host:29500 within 2s: 1' "${at0[@]}" "${trace[@]}" --dist-timeout 2 -o "$work/no"
   # The cable is pulled: no connection closes, so the time limit must end both.

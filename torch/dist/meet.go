@@ -144,12 +144,14 @@ func (g *Group) connect(ctx context.Context) error {
 		}
 	}
 	device := g.config.Interface
+	over := ""
 	if device == "" {
 		device = "@" + address(g.config.Host, local)
 	} else if g.config.Backend == Gloo {
 		if err := hasInterfaces(device); err != nil {
 			return err
 		}
+		over = " over GLOO_SOCKET_IFNAME=" + device
 	}
 	connecting, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -173,7 +175,7 @@ func (g *Group) connect(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if err != nil && g.config.Backend == Gloo {
-		err = g.verdict(fmt.Errorf("connect the ranks: %w", err), 0)
+		err = g.verdict(fmt.Errorf("connect the ranks%s: %w", over, err), 0)
 	}
 	if err != nil {
 		return err
@@ -220,7 +222,7 @@ func address(host, local string) string {
 
 // hasInterfaces is an error unless this host has all of the interfaces "eth0,eth1", each with an address.
 func hasInterfaces(names string) error {
-	for name := range strings.SplitSeq(names, ",") {
+	for name := range strings.SplitSeq(strings.TrimSuffix(names, ","), ",") {
 		i, err := net.InterfaceByName(name)
 		if err != nil {
 			all, e := net.Interfaces()
