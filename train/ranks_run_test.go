@@ -142,16 +142,33 @@ func startOf(t *testing.T, c train.Config) string {
 // Stopped on any of the ranks, all stop after the same iteration, rank 0 saves, and the training goes on to the bits of one
 // that nobody stopped; with another number of ranks to the same result but for rounding.
 func TestRanksStoppedAnywhereGoOn(t *testing.T) {
-	torchtest.NoLeak(t)
-	const world = 2
 	random := rand.New(rand.NewPCG(1, 2))
-	c := tiny{}.config(t, "plain", "dgst", nil)
-	c.BatchSize = 4
+	for _, o := range []struct {
+		set, method string
+		numerics    machine.Numerics
+		world       int
+		stops       int
+	}{
+		{"plain", "dgst", machine.Fast, 3, 4},
+		{"plain", "full", machine.Fast, 2, 1},
+		{"ignore", "full", machine.Reference, 3, 3},
+		{"regions_ignore", "norm", machine.Fast, 3, 1},
+	} {
+		t.Run(fmt.Sprintf("%s on %s, %v, %d ranks", o.method, o.set, o.numerics, o.world), func(t *testing.T) {
+			c := tiny{}.config(t, o.set, o.method, nil)
+			c.BatchSize, c.Numerics = 4, o.numerics
+			stopAndGoOn(t, c, o.world, o.stops, random)
+		})
+	}
+}
+
+func stopAndGoOn(t *testing.T, c train.Config, world, stops int, random *rand.Rand) {
+	torchtest.NoLeak(t)
 	start := startOf(t, c)
 	c.Pretrained, c.Head = start, train.HeadKeep
 	whole := mustTogether(t, world, c)
 	want := state(t, whole.Checkpoint)
-	for i := range 4 {
+	for i := range stops {
 		by, after := random.IntN(world), 1+random.IntN(9)
 		stopped := c
 		stopped.Results = t.TempDir()
@@ -187,7 +204,7 @@ func TestRanksStoppedAnywhereGoOn(t *testing.T) {
 		}
 		other := run(t, again(t, goOn, nil))
 		requireNear(t, start, whole.Checkpoint, other.Checkpoint)
-		require.Contains(t, textLog(t, other.Folder), "began with 2 ranks and goes on with 1 rank: the same batches")
+		require.Contains(t, textLog(t, other.Folder), fmt.Sprintf("began with %d ranks and goes on with 1 rank: the same batches", world))
 	}
 }
 
