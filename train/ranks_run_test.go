@@ -203,8 +203,13 @@ func stopAndGoOn(t *testing.T, c train.Config, world, stops int, random *rand.Ra
 			continue
 		}
 		other := run(t, again(t, goOn, nil))
-		requireNear(t, start, whole.Checkpoint, other.Checkpoint)
-		require.Contains(t, textLog(t, other.Folder), fmt.Sprintf("began with %d ranks and goes on with 1 rank: the same batches", world))
+		said := "equal results but for rounding"
+		if c.Numerics == machine.Reference {
+			said = "and with --numerics reference a loss that depends on how they are shared out"
+		} else {
+			requireNear(t, start, whole.Checkpoint, other.Checkpoint)
+		}
+		require.Contains(t, textLog(t, other.Folder), fmt.Sprintf("began with %d ranks and goes on with 1 rank: the same batches, %s", world, said))
 	}
 }
 
