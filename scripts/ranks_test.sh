@@ -11,6 +11,8 @@
 #     bandwidth  the same cable at RATE (20mbit): --compress bf16 sends half and waits less
 #     gigabit    the same with the released PlainConvUNet at 1gbit; not among the default ones
 #
+# bandwidth and gigabit write what they have measured to MEASURED, where that is set (scripts/bench_ranks.py). Where a host
+# cannot have network namespaces, or a cable no rate, the exit status is 77 and the last line says what is missing.
 # LNTORCH names the program (bin/lntorch). mpi, slurm, hosts and bandwidth need Debian's openmpi-bin, Slurm and
 # iproute2, and root.
 set -euo pipefail
@@ -169,32 +171,38 @@ mpi() {
   steps mpi mpirun --allow-run-as-root --oversubscribe -n 2 "${trace[@]}"
 }
 
-# printed N RANKS: the Nth job script of docs/distributed.md, as it stands there, though for fewer epochs: lntorch on the
-# PATH adds what makes it short. Ended by SIGTERM it is queued again, and ends with the bits of -num_gpus.
+# printed N RANKS ITERATIONS: the Nth job script of docs/distributed.md, as it stands there, though not for as long: lntorch
+# on the PATH adds what makes it short. Ended by SIGTERM it is queued again, and ends with the bits of -num_gpus.
 printed() {
   local name=printed$1 job words
-  mkdir -p "$work/$name" "$work/short"
-  printf '#!/bin/bash\nexec %q "$@" --epochs 3 --val-iterations 1 --disable-tta --threads 1 -device cpu\n' "$lntorch" >"$work/short/lntorch"
-  chmod +x "$work/short/lntorch"
+  local log=$work/$name/pretrain.log
+  mkdir -p "$work/$name"
+  printf '#!/bin/bash\nexec %q "$@" --epochs 3 --iterations %d --val-iterations 1 --disable-tta --threads 1 -device cpu\n' "$lntorch" "$3" \
+    >"$work/$name/lntorch"
+  chmod +x "$work/$name/lntorch"
   awk -v n="$1" '/^#!/ {on = ++k == n} /^```$/ {on = 0} on' docs/distributed.md >"$work/$name/job.sh"
-  job=$(cd "$work/$name" && nnUNet_results=$work/$name PATH=$work/short:$PATH sbatch --parsable job.sh)
+  job=$(cd "$work/$name" && nnUNet_results=$work/$name PATH=$work/$name:$PATH sbatch --parsable job.sh)
   await "$work/$name/$trained/checkpoint_latest.pth"
   scancel --signal=TERM "$job"
-  queued "$job" PENDING || { cat "$work/$name/pretrain.log"; die "$name: was not queued again"; }
-  scontrol update "JobId=$job" StartTime=now # else in two minutes
-  queued "$job" '' || { cat "$work/$name/pretrain.log"; die "$name: does not end"; }
-  grep -q 'train: stopped in epoch .* continue with --c' "$work/$name/pretrain.log" || die "$name: SIGTERM did not stop it"
+  state "$job" PENDING || { cat "$log"; die "$name: is not queued again"; }
+  # Not in two minutes; but in the second that ended it Slurm would refuse to start it.
+  scontrol update "JobId=$job" StartTime=now+3
+  state "$job" 'COMPLETED|FAILED' || { cat "$log"; die "$name: does not end"; }
+  grep -q 'train: stopped in epoch .* continue with --c' "$log" || { cat "$log"; die "$name: SIGTERM did not stop it"; }
+  grep -q "[0-9]: $2 ranks on 1 host (gloo): " "$log" || { cat "$log"; die "$name: expected $2 ranks"; }
   read -ra words <<<"$(sed -n 's/^srun .* lntorch //p' "$work/$name/job.sh")"
-  nnUNet_results=$work/same$1 "$work/short/lntorch" "${words[@]}" -num_gpus "$2" >"$work/same$1.log" 2>&1 || { cat "$work/same$1.log"; die "-num_gpus $2"; }
-  equal "$name" "same$1"
-  grep -q "^[^[]*: $2 ranks on 1 host (gloo): " "$work/$name/pretrain.log" || die "$name: expected $2 ranks"
+  nnUNet_results=$work/same$1 "$work/$name/lntorch" "${words[@]}" -num_gpus "$2" >"$work/same$1.log" 2>&1 || { cat "$work/same$1.log"; die "-num_gpus $2"; }
+  equal "$name" "same$1" || { cat "$log"; die "$name"; }
   say "job script $1 of docs/distributed.md: $2 ranks, stopped and queued again, the bits of -num_gpus $2"
 }
 
-# queued JOB STATE: until the job is in that state ('': gone), at most 60 s.
-queued() {
+# state JOB STATES: until Slurm says one of them of a job, at most two minutes.
+state() {
   local _
-  for _ in $(seq 300); do [ "$(squeue -h -j "$1" -o %T)" != "$2" ] || return 0; sleep 0.2; done
+  for _ in $(seq 600); do
+    ! scontrol show job -o "$1" 2>/dev/null | grep -qE " JobState=($2) " || return 0
+    sleep 0.2
+  done
   return 1
 }
 
@@ -216,20 +224,24 @@ END
   sbatch --wait --output "$work/job.log" "$work/job.sh" >/dev/null || { cat "$work/job.log"; die "the job failed"; }
   ! grep -q world_size "$work/batch/losses.json" || die "a batch script that is no step waited for other ranks"
   same sbatch
-  printed 1 2
-  printed 2 8
+  printed 1 2 10
+  printed 2 8 3
   "${GO:-go}" test -count=1 -run TestNodesAreWhatScontrolLists ./internal/launch >/dev/null || die "hosts of Slurm's lists"
 }
+
+lacks() { say "the parts hosts, bandwidth and gigabit need $1" >&2; exit 77; }
 
 # cable: two network namespaces, $ns-0 and $ns-1, as two hosts that know each other by name.
 ns=lntorch-$$
 cable() {
   local i
   [ ! -e "$work/cable" ] || return 0
+  [ "$(id -u)" = 0 ] || lacks root
+  for i in ip tc unshare; do command -v $i >/dev/null || lacks "$i (Debian: iproute2, util-linux)"; done
   touch "$work/cable"
   ended+=(unplug)
   for i in 0 1; do
-    ip netns add $ns-$i
+    ip netns add $ns-$i || lacks "network namespaces"
     ip -n $ns-$i link set lo up
     mkdir -p /etc/netns/$ns-$i # `ip netns exec` puts these files over those in /etc
     printf '127.0.0.1 localhost\n10.77.0.1 first-host\n10.77.0.2 second-host\n' >/etc/netns/$ns-$i/hosts
@@ -316,7 +328,9 @@ slow() {
   cable
   local i rate=$1 before
   shift
-  for i in 0 1; do ip netns exec $ns-$i tc qdisc add dev cable root tbf rate "$rate" burst 256kb latency 200ms; done
+  for i in 0 1; do
+    ip netns exec $ns-$i tc qdisc add dev cable root tbf rate "$rate" burst 256kb latency 200ms || lacks "the kernel's qdisc tbf"
+  done
   for i in off bf16; do
     rm -rf "${work:?}/$i"
     before=$(sent cable)
@@ -325,7 +339,7 @@ slow() {
   done
   for i in 0 1; do ip netns exec $ns-$i tc qdisc del dev cable root; done
   "$python" - "$work" "$rate" <<'PY'
-import json, pathlib, sys
+import json, os, pathlib, sys
 work, rate = sys.argv[1:]
 wait, size = {}, {}
 for name in ("off", "bf16"):
@@ -335,6 +349,8 @@ for name in ("off", "bf16"):
     size[name] = int(pathlib.Path(work, name, "bytes").read_text()) - run["gradient_bytes"]
 print(f"ranks-test: {rate}, gradients of {run['gradient_bytes'] / 1e6:.3g} MB: an iteration waits {wait['off']:.0f} ms, "
       f"with --compress bf16 {wait['bf16']:.0f} ms; sent {size['off']:,} and {size['bf16']:,} bytes")
+if "MEASURED" in os.environ:
+    json.dump({"rate": rate, "wait_ms": wait, "bytes": size, "gradient_bytes": run["gradient_bytes"]}, open(os.environ["MEASURED"], "w"))
 if wait["bf16"] > 0.6 * wait["off"] or size["bf16"] > 0.52 * size["off"]:
     sys.exit("ranks-test: expected half the bytes, and at most 0.6 of the waiting")
 PY
