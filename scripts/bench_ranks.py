@@ -243,7 +243,13 @@ def over_cable(lntorch, part):
 
 PARTS = {"ranks": run_ranks}
 REAL = {
-    "ranks": {"mid": [32, 96, 96], "full": SMALL, "numbers": 31_195_594, "repeats": 5, "cable": "gigabit"},
+    "ranks": {
+        "mid": [32, 96, 96],
+        "full": SMALL,
+        "numbers": 31_195_594,
+        "repeats": 5,
+        "cable": "gigabit",
+    },
 }
 QUICK = {
     "ranks": {"mid": TINY, "full": SMALL, "numbers": 1_000_000, "repeats": 2, "cable": "bandwidth"},
