@@ -43,10 +43,10 @@ cp -R "$mini/preprocessed" "$work/preprocessed"
 export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
 trained=Dataset102_PhantomTarget/nnUNetTrainer_DGST__nnUNetPlansSource__3d_phantom/fold_0
 
-# await FILE: until it is there, at most 40 s.
+# await FILE: until it is there, at most two minutes.
 await() {
   local _
-  for _ in $(seq 400); do [ ! -e "$1" ] || return 0; sleep 0.1; done
+  for _ in $(seq 1200); do [ ! -e "$1" ] || return 0; sleep 0.1; done
   die "$1 does not come"
 }
 
@@ -209,7 +209,7 @@ state() {
 slurm() {
   ended+=("scripts/slurm.sh stop $work/slurm")
   # Slurm sorts nodes by name, and the ranks meet on the first.
-  eval "$(CPUS=32 GPUS=4 NODES="$(hostname -s) zz-second" scripts/slurm.sh start "$work/slurm")"
+  eval "$(CPUS=16 GPUS=2 NODES="$(hostname -s) zz-second" scripts/slurm.sh start "$work/slurm")"
   steps srun srun -N 1 -n 2 "${trace[@]}"
   getent hosts "$(hostname -s)" >/dev/null || export MASTER_ADDR=127.0.0.1
   steps srun_two_nodes srun -N 2 -n 2 "${trace[@]}"
@@ -225,11 +225,11 @@ END
   ! grep -q world_size "$work/batch/losses.json" || die "a batch script that is no step waited for other ranks"
   same sbatch
   printed 1 2 10
-  printed 2 8 3
+  printed 2 4 5
   "${GO:-go}" test -count=1 -run TestNodesAreWhatScontrolLists ./internal/launch >/dev/null || die "hosts of Slurm's lists"
 }
 
-lacks() { say "the parts hosts, bandwidth and gigabit need $1" >&2; exit 77; }
+lacks() { say "two network namespaces as hosts need $1" >&2; exit 77; }
 
 # cable: two network namespaces, $ns-0 and $ns-1, as two hosts that know each other by name.
 ns=lntorch-$$
