@@ -327,9 +327,10 @@ test-race-pure: need-go | $(LOGS) ## the packages without libtorch under the rac
 	@$(GO) test -count=1 -race -run 'WhateverTheThreads' ./phantom
 
 # Afterwards build/lib links to the usual shim again.
-test-torch215: need-go | $(LOGS) ## operators, layers, optimizers and networks over libtorch 2.15.0
+test-torch215: need-go | $(LOGS) ## operators, layers, optimizers, networks, losses and ranks over libtorch 2.15.0
 	@trap '$(SUB) shim >/dev/null 2>&1' EXIT; $(SUB) shim TORCH=2.15.0 LIBTORCH= CUDA=; \
-	  LNTORCH_REQUIRE=torch $(GO_TEST) -timeout 30m ./torch/... ./models $(LOGGED)
+	  { LNTORCH_REQUIRE=torch $(GO_TEST) -timeout 30m ./torch/... ./models ./loss && \
+	    LNTORCH_REQUIRE=torch $(GO_TEST) -timeout 30m -run '^TestRank' ./train; } $(LOGGED)
 
 test-stress: shim need-go | $(LOGS) ## the tests of the bridge and the loops with the garbage collector running all the time
 	@GOGC=1 LNTORCH_REQUIRE=$${LNTORCH_REQUIRE-torch} $(GO_TEST) -timeout 60m ./torch/... ./checkpoint/... ./train/... ./infer/... $(LOGGED)

@@ -1,5 +1,6 @@
 """The part ranks of scripts/bench.py: two ranks of one thread, beside two processes that know nothing of
-each other, and PyTorch's DistributedDataParallel around nnU-Net's network over Gloo.
+each other, and PyTorch's DistributedDataParallel around nnU-Net's network over Gloo; gradients over a
+cable of 1 Gb/s, by a part of scripts/ranks_test.sh.
 
 It runs this file, too, as a rank of PyTorch, with options given as JSON.
 """
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from bench_processes import Once, environment
 
@@ -201,13 +203,56 @@ def run_ranks(b, size):
     ranks, one, _ = (statistics.median(a["seconds"] for a in all_) for all_ in found.values())
     reach("seconds that two ranks need longer until the first step is over", ranks - one, 1.0)
 
+    found = over_cable(b.args.lntorch, o["cable"])
+    if isinstance(found, str):
+        b.notes.append(f"- gradients over a cable of 1 Gb/s were not measured: {found}.")
+        return
+    b.record(
+        f"an iteration's wait for gradients of {found['gradient_bytes'] / 1e6:.3g} MB over a cable of {found['rate']}",
+        {
+            f"lntorch, two ranks, --compress {c}": [{"seconds": found["wait_ms"][c] / 1000}]
+            for c in ("bf16", "off")
+        },
+    )
+    wait, size = found["wait_ms"], found["bytes"]
+    reach("wait over a cable with --compress bf16 by that without", wait["bf16"] / wait["off"], 0.6)
+    reach("bytes that it sends by those without", size["bf16"] / size["off"], 0.52)
+
+
+def over_cable(lntorch, part):
+    """What a part of scripts/ranks_test.sh has measured between two network namespaces; text: what
+    the machine lacks for that."""
+    with tempfile.TemporaryDirectory() as folder:
+        measured = Path(folder) / "measured.json"
+        run = subprocess.run(
+            ["bash", Path(__file__).with_name("ranks_test.sh"), part],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment(
+                OMP_WAIT_POLICY="passive", LNTORCH=str(lntorch), MEASURED=str(measured)
+            ),
+        )
+        if run.returncode == 77:
+            return run.stdout.strip().splitlines()[-1].removeprefix("ranks-test: ")
+        if not measured.exists():  # status 1 with a measurement: less than the test asks for
+            raise SystemExit(f"bench: exit code {run.returncode}: {part}\n{run.stdout}")
+        return json.loads(measured.read_text())
+
 
 PARTS = {"ranks": run_ranks}
 REAL = {
-    "ranks": {"mid": [32, 96, 96], "full": SMALL, "numbers": 31_195_594, "repeats": 5},
+    "ranks": {
+        "mid": [32, 96, 96],
+        "full": SMALL,
+        "numbers": 31_195_594,
+        "repeats": 5,
+        "cable": "gigabit",
+    },
 }
 QUICK = {
-    "ranks": {"mid": TINY, "full": SMALL, "numbers": 1_000_000, "repeats": 2},
+    "ranks": {"mid": TINY, "full": SMALL, "numbers": 1_000_000, "repeats": 2, "cable": "bandwidth"},
 }
 
 if __name__ == "__main__":

@@ -6,11 +6,13 @@
 #     torchrun   PyTorch's, of the Python that scripts/nnunet_venv.py makes; a restart
 #     elastic    torchrun --nnodes 1:2: a second rank comes later
 #     mpi        Open MPI's mpirun
-#     slurm      srun and sbatch in a Slurm of one node (scripts/slurm.sh)
+#     slurm      srun and sbatch in a Slurm of two nodes on this host (scripts/slurm.sh), with the scripts of the docs
 #     hosts      two "hosts": network namespaces joined by a cable, names, folders of one alone, a cable pulled
 #     bandwidth  the same cable at RATE (20mbit): --compress bf16 sends half and waits less
 #     gigabit    the same with the released PlainConvUNet at 1gbit; not among the default ones
 #
+# bandwidth and gigabit write what they have measured to MEASURED, where that is set (scripts/bench_ranks.py). Where a host
+# cannot have network namespaces, or a cable no rate, the exit status is 77 and the last line says what is missing.
 # LNTORCH names the program (bin/lntorch). mpi, slurm, hosts and bandwidth need Debian's openmpi-bin, Slurm and
 # iproute2, and root.
 set -euo pipefail
@@ -42,10 +44,10 @@ cp -R "$mini/preprocessed" "$work/preprocessed"
 export nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results
 trained=Dataset102_PhantomTarget/nnUNetTrainer_DGST__nnUNetPlansSource__3d_phantom/fold_0
 
-# await FILE: until it is there, at most 40 s.
+# await FILE: until it is there, at most two minutes.
 await() {
   local _
-  for _ in $(seq 400); do [ ! -e "$1" ] || return 0; sleep 0.1; done
+  for _ in $(seq 1200); do [ ! -e "$1" ] || return 0; sleep 0.1; done
   die "$1 does not come"
 }
 
@@ -79,6 +81,21 @@ print(f"ranks-test: {name}: weights {a[:12]} on both ranks")
 PY
 }
 
+# equal A B: the trainings with results in work/A and work/B ended with the same bits.
+equal() {
+  "$python" - "$work" "$1" "$2" "$trained" <<'PY'
+import sys, zipfile
+work, *names, trained = sys.argv[1:]
+def tensors(name): # of weights and momentum, by their place in the file
+    with zipfile.ZipFile(f"{work}/{name}/{trained}/checkpoint_final.pth") as z:
+        return {i.filename: z.read(i) for i in z.infolist() if "/data/" in i.filename}
+a, b = map(tensors, names)
+other = [k for k in a if a[k] != b.get(k)]
+if len(a) < 100 or len(a) != len(b) or other:
+    sys.exit(f"ranks-test: of {len(a)} tensors of {names[0]} and {len(b)} of {names[1]}, {len(other)} have other bits")
+PY
+}
+
 # refused SENTENCE COMMAND…: COMMAND ends with exit status 1 or 2 in five seconds (limit) and says SENTENCE.
 limit=5
 refused() {
@@ -88,20 +105,6 @@ refused() {
   [ $code = 1 ] || [ $code = 2 ] || { cat "$log"; die "exit status $code, expected 1 or 2: $*"; }
   grep -qF -- "$sentence" "$log" || { cat "$log"; die "no word of \"$sentence\": $*"; }
   say "refused: $sentence"
-}
-
-# trained_alike A B: the trainings in the results folders work/A and work/B ended with the same weights and momentum.
-trained_alike() {
-  "$python" - "$work/$1/$trained" "$work/$2/$trained" <<'PY'
-import sys, zipfile
-def tensors(fold): # of weights and momentum, by their place in the file
-    with zipfile.ZipFile(f"{fold}/checkpoint_final.pth") as z:
-        return {i.filename: z.read(i) for i in z.infolist() if "/data/" in i.filename}
-a, b = map(tensors, sys.argv[1:])
-other = [k for k in a if a[k] != b.get(k)]
-if len(a) < 100 or len(a) != len(b) or other:
-    sys.exit(f"ranks-test: of {len(a)} and {len(b)} tensors in {sys.argv[1:]}, {len(other)} have other bits")
-PY
 }
 
 num_gpus() {
@@ -138,7 +141,7 @@ torchrun() {
     ! tr '\0' '\n' <"/proc/$rank1/environ" | grep -qx RANK=1 || kill -9 "$rank1"
   done
   wait $agent || { cat "$work/restarted.log"; die "torchrun --max-restarts"; }
-  trained_alike undisturbed restarted
+  equal undisturbed restarted
   "$python" - "$work/restarted/$trained/run.json" <<'PY'
 import json, sys
 run = json.load(open(sys.argv[1]))["distributed"]
@@ -168,10 +171,45 @@ mpi() {
   steps mpi mpirun --allow-run-as-root --oversubscribe -n 2 "${trace[@]}"
 }
 
+# printed N RANKS ITERATIONS: the Nth job script of docs/distributed.md, as it stands there, though not for as long: lntorch
+# on the PATH adds what makes it short. Ended by SIGTERM it is queued again, and ends with the bits of -num_gpus.
+printed() {
+  local name=printed$1 job words
+  local log=$work/$name/pretrain.log
+  mkdir -p "$work/$name"
+  printf '#!/bin/bash\nexec %q "$@" --epochs 3 --iterations %d --val-iterations 1 --disable-tta --threads 1 -device cpu\n' "$lntorch" "$3" \
+    >"$work/$name/lntorch"
+  chmod +x "$work/$name/lntorch"
+  awk -v n="$1" '/^#!/ {on = ++k == n} /^```$/ {on = 0} on' docs/distributed.md >"$work/$name/job.sh"
+  job=$(cd "$work/$name" && nnUNet_results=$work/$name PATH=$work/$name:$PATH sbatch --parsable job.sh)
+  await "$work/$name/$trained/checkpoint_latest.pth"
+  scancel --signal=TERM "$job"
+  state "$job" PENDING || { cat "$log"; die "$name: is not queued again"; }
+  # Not in two minutes; but in the second that ended it Slurm would refuse to start it.
+  scontrol update "JobId=$job" StartTime=now+3
+  state "$job" 'COMPLETED|FAILED' || { cat "$log"; die "$name: does not end"; }
+  grep -q 'train: stopped in epoch .* continue with --c' "$log" || { cat "$log"; die "$name: SIGTERM did not stop it"; }
+  grep -q "[0-9]: $2 ranks on 1 host (gloo): " "$log" || { cat "$log"; die "$name: expected $2 ranks"; }
+  read -ra words <<<"$(sed -n 's/^srun .* lntorch //p' "$work/$name/job.sh")"
+  nnUNet_results=$work/same$1 "$work/$name/lntorch" "${words[@]}" -num_gpus "$2" >"$work/same$1.log" 2>&1 || { cat "$work/same$1.log"; die "-num_gpus $2"; }
+  equal "$name" "same$1" || { cat "$log"; die "$name"; }
+  say "job script $1 of docs/distributed.md: $2 ranks, stopped and queued again, the bits of -num_gpus $2"
+}
+
+# state JOB STATES: until Slurm says one of them of a job, at most two minutes.
+state() {
+  local _
+  for _ in $(seq 600); do
+    ! scontrol show job -o "$1" 2>/dev/null | grep -qE " JobState=($2) " || return 0
+    sleep 0.2
+  done
+  return 1
+}
+
 slurm() {
   ended+=("scripts/slurm.sh stop $work/slurm")
   # Slurm sorts nodes by name, and the ranks meet on the first.
-  eval "$(CPUS=2 NODES="$(hostname -s) zz-second" scripts/slurm.sh start "$work/slurm")"
+  eval "$(CPUS=16 GPUS=2 NODES="$(hostname -s) zz-second" scripts/slurm.sh start "$work/slurm")"
   steps srun srun -N 1 -n 2 "${trace[@]}"
   getent hosts "$(hostname -s)" >/dev/null || export MASTER_ADDR=127.0.0.1
   steps srun_two_nodes srun -N 2 -n 2 "${trace[@]}"
@@ -186,26 +224,35 @@ END
   sbatch --wait --output "$work/job.log" "$work/job.sh" >/dev/null || { cat "$work/job.log"; die "the job failed"; }
   ! grep -q world_size "$work/batch/losses.json" || die "a batch script that is no step waited for other ranks"
   same sbatch
+  printed 1 2 10
+  printed 2 4 5
   "${GO:-go}" test -count=1 -run TestNodesAreWhatScontrolLists ./internal/launch >/dev/null || die "hosts of Slurm's lists"
 }
+
+lacks() { say "two network namespaces as hosts need $1" >&2; exit 77; }
 
 # cable: two network namespaces, $ns-0 and $ns-1, as two hosts that know each other by name.
 ns=lntorch-$$
 cable() {
   local i
   [ ! -e "$work/cable" ] || return 0
+  [ "$(id -u)" = 0 ] || lacks root
+  for i in ip tc unshare; do command -v $i >/dev/null || lacks "$i (Debian: iproute2, util-linux)"; done
   touch "$work/cable"
   ended+=(unplug)
   for i in 0 1; do
-    ip netns add $ns-$i
+    ip netns add $ns-$i || lacks "network namespaces"
     ip -n $ns-$i link set lo up
     mkdir -p /etc/netns/$ns-$i # `ip netns exec` puts these files over those in /etc
     printf '127.0.0.1 localhost\n10.77.0.1 first-host\n10.77.0.2 second-host\n' >/etc/netns/$ns-$i/hosts
   done
-  ip link add cable netns $ns-0 type veth peer name cable netns $ns-1
+  # The hosts' names are addresses of the first; a second cable is for whoever asks for it.
+  for i in cable second; do ip link add $i netns $ns-0 type veth peer name $i netns $ns-1; done
   for i in 0 1; do
     ip -n $ns-$i addr add 10.77.0.$((i + 1))/24 dev cable
+    ip -n $ns-$i addr add 10.78.0.$((i + 1))/24 dev second
     ip -n $ns-$i link set cable up
+    ip -n $ns-$i link set second up
   done
 }
 unplug() {
@@ -234,10 +281,29 @@ both() {
   return $code
 }
 
+# wrong_interface NAME SENTENCE: the second host is told to use NAME; both end in five seconds, with SENTENCE.
+wrong_interface() {
+  local second code=0
+  GLOO_SOCKET_IFNAME=$1 "${at1[@]}" timeout -k 1 $limit "${trace[@]}" -o "$work/no" >"$work/second.log" 2>&1 &
+  second=$!
+  refused "$2" "${at0[@]}" "${trace[@]}" -o "$work/no"
+  wait $second || code=$?
+  [ $code = 1 ] && grep -qF "$2" "$work/second.log" || { cat "$work/second.log"; die "exit status $code, expected 1"; }
+}
+
 hosts() {
   cable
   steps hosts both "${trace[@]}"
-  GLOO_SOCKET_IFNAME=cable steps hosts_by_interface both "${trace[@]}"
+  # Gradients of four steps, 1.38 MB each, take the cable that the variable names.
+  local before
+  before=$(sent cable)
+  GLOO_SOCKET_IFNAME=second steps hosts_by_interface both "${trace[@]}"
+  [ "$(sent second)" -gt 5000000 ] && [ $(($(sent cable) - before)) -lt 500000 ] ||
+    die "GLOO_SOCKET_IFNAME=second: $(sent second) bytes took it, $(($(sent cable) - before)) the other cable"
+  wrong_interface nosuch0 'GLOO_SOCKET_IFNAME: found "nosuch0", expected interfaces of this host, which has lo, '
+  ip -n $ns-1 link add bare type veth peer name bare-end
+  wrong_interface bare 'GLOO_SOCKET_IFNAME: interface "bare" has no address'
+  GLOO_SOCKET_IFNAME=lo wrong_interface lo 'connect the ranks over GLOO_SOCKET_IFNAME=lo: '
   # The second host does not come.
   refused 'that did not come to first-host:29500 within 2s: 1' "${at0[@]}" "${trace[@]}" --dist-timeout 2 -o "$work/no"
   # The second host sees neither results nor pretrained weights; stopped, and gone on with.
@@ -257,7 +323,7 @@ hosts() {
   nnUNet_results=$work/apart "${at0[@]}" "${goon[@]}" "${short[@]}" >"$work/apart0.log" 2>&1 || { cat "$work/apart0.log"; die "results on one host"; }
   wait $i || { cat "$work/apart1.log"; die "results on one host: rank 1"; }
   grep -q 'weights from the checkpoint' "$work/apart0.log" || { cat "$work/apart0.log"; die "results on one host: the training began anew"; }
-  trained_alike shared apart
+  equal shared apart
   say "results and pretrained weights on one host: stopped and gone on, the bits of an undisturbed training"
   # The cable is pulled: no connection closes, so the time limit must end both.
   local start
@@ -278,24 +344,26 @@ hosts() {
   ip -n $ns-0 link set cable up
 }
 
-# sent: bytes that the first host has sent.
-sent() { ip netns exec $ns-0 cat /sys/class/net/cable/statistics/tx_bytes; }
+# sent CABLE: bytes that the first host has sent over it.
+sent() { ip netns exec $ns-0 cat "/sys/class/net/$1/statistics/tx_bytes"; }
 
 # slow RATE COMMAND…: COMMAND trains on both hosts over a cable of that rate, with gradients as they are and as bf16.
 slow() {
   cable
   local i rate=$1 before
   shift
-  for i in 0 1; do ip netns exec $ns-$i tc qdisc add dev cable root tbf rate "$rate" burst 256kb latency 200ms; done
+  for i in 0 1; do
+    ip netns exec $ns-$i tc qdisc add dev cable root tbf rate "$rate" burst 256kb latency 200ms || lacks "the kernel's qdisc tbf"
+  done
   for i in off bf16; do
     rm -rf "${work:?}/$i"
-    before=$(sent)
+    before=$(sent cable)
     nnUNet_results=$work/$i both "$@" --compress $i >"$work/$i.log" 2>&1 || { cat "$work/$i.log"; die "bandwidth: $i"; }
-    echo $(($(sent) - before)) >"$work/$i/bytes"
+    echo $(($(sent cable) - before)) >"$work/$i/bytes"
   done
   for i in 0 1; do ip netns exec $ns-$i tc qdisc del dev cable root; done
   "$python" - "$work" "$rate" <<'PY'
-import json, pathlib, sys
+import json, os, pathlib, sys
 work, rate = sys.argv[1:]
 wait, size = {}, {}
 for name in ("off", "bf16"):
@@ -305,6 +373,8 @@ for name in ("off", "bf16"):
     size[name] = int(pathlib.Path(work, name, "bytes").read_text()) - run["gradient_bytes"]
 print(f"ranks-test: {rate}, gradients of {run['gradient_bytes'] / 1e6:.3g} MB: an iteration waits {wait['off']:.0f} ms, "
       f"with --compress bf16 {wait['bf16']:.0f} ms; sent {size['off']:,} and {size['bf16']:,} bytes")
+if "MEASURED" in os.environ:
+    json.dump({"rate": rate, "wait_ms": wait, "bytes": size, "gradient_bytes": run["gradient_bytes"]}, open(os.environ["MEASURED"], "w"))
 if wait["bf16"] > 0.6 * wait["off"] or size["bf16"] > 0.52 * size["off"]:
     sys.exit("ranks-test: expected half the bytes, and at most 0.6 of the waiting")
 PY

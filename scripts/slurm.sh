@@ -11,8 +11,8 @@
 #   eval "$(scripts/slurm.sh start build/slurm)" && srun -n2 hostname; scripts/slurm.sh stop build/slurm
 #
 # CPUS and MEMORY (MB) are what a node has to offer, by default what the machine has. Memory is booked,
-# not enforced. NODES names several nodes, all of them on this host. Missing packages are
-# installed by apt-get.
+# not enforced, and so are GPUS (none), which need not exist. NODES names several nodes, all of them on
+# this host. Missing packages are installed by apt-get.
 set -euo pipefail
 
 packages=(slurmctld slurmd slurm-client munge)
@@ -60,10 +60,15 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1,batch_sched_delay=0
 SlurmdParameters=config_overrides
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+GresTypes=gpu
 END
+  for ((i = 0; i < ${GPUS:-0}; i++)); do
+    : >"$dir/gpu$i"
+    echo "Name=gpu File=$dir/gpu$i"
+  done >"$dir/gres.conf"
   for i in "${!nodes[@]}"; do
     echo "NodeName=${nodes[$i]} NodeHostname=$host NodeAddr=127.0.0.1 Port=${ports[$((i + 1))]} CPUs=${CPUS:-$(nproc)}" \
-      "RealMemory=${MEMORY:-$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)} State=UNKNOWN" >>"$dir/slurm.conf"
+      "RealMemory=${MEMORY:-$(awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo)} ${GPUS:+Gres=gpu:$GPUS} State=UNKNOWN" >>"$dir/slurm.conf"
   done
   export SLURM_CONF=$dir/slurm.conf
   # Their standard output would keep a caller's pipe open.

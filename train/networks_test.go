@@ -40,7 +40,7 @@ func TestEveryMethodStepsEverySwin(t *testing.T) {
 			t.Run(trainer+"/"+entry.Name, func(t *testing.T) {
 				torchtest.NoLeak(t)
 				values := map[string]finetune.Values{"lora": {"lora-rank": "2", "lora-targets": "conv,qkv"}, "dgst": {"dgst-mode": "strict"}}[entry.Name]
-				start, out := swinWeights(t, trainer), t.TempDir()
+				start, out := swinWeights(t, trainer, 3, 1, 2), t.TempDir()
 				f, err := checkpoint.Open(mini(t, sourceModel+"/fold_0/checkpoint_final.pth"))
 				require.NoError(t, err)
 				defer f.Close()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/crc64"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -87,6 +88,52 @@ func (s *Session) Join() error {
 	var err error
 	r.reducer, err = dist.NewReducer(r.group, params, c)
 	return err
+}
+
+// rehearse takes the exchange of gradients through an iteration of nothing: c10d makes its buckets anew before
+// the second, and three ranks or more sum in another order before than after. A training that goes on begins with
+// the buckets of one that was never stopped, and so has its bits. Two ranks have them in any order.
+func (s *Session) rehearse(rows torch.Rows) error {
+	if s.peers.size() < 3 {
+		return nil
+	}
+	s.Net.SetTraining(true)
+	s.Net.SetDeepSupervision(true)
+	return torch.With(func(sc *torch.Scope) error {
+		if err := torch.ClearGrads(s.tensors); err != nil {
+			return err
+		}
+		blank := func(sc *torch.Scope) (Batch, error) { return s.blank(sc, rows), sc.Err() }
+		if _, _, _, err := s.gradients(sc, []Upload{blank}); err != nil {
+			return err
+		}
+		if _, err := s.ranks.reducer.Wait(context.Background()); err != nil {
+			return err
+		}
+		return torch.ClearGrads(s.tensors)
+	})
+}
+
+// blank is a batch of zeros.
+func (s *Session) blank(sc *torch.Scope, rows torch.Rows) Batch {
+	c := &s.cfg
+	image := append([]int64{rows.Count, int64(c.Spec.InputChannels)}, torch.Sizes(c.Patch)...)
+	b := Batch{Image: sc.Zeros(image, torch.Float32, c.Machine.Device), Rows: rows}
+	channels, dtype := int64(1), torch.Int16
+	if c.Labels.HasRegions {
+		channels, dtype = int64(c.Spec.NumClasses), torch.Uint8
+		if c.Labels.IgnoreLabel != nil {
+			channels++
+		}
+	}
+	for _, scale := range s.Scales {
+		size := []int64{rows.Count, channels}
+		for i, f := range scale {
+			size = append(size, int64(math.Round(float64(c.Patch[i])*f)))
+		}
+		b.Targets = append(b.Targets, sc.Zeros(size, dtype, c.Machine.Device))
+	}
+	return b
 }
 
 // reached lists the parameters whose gradients ranks exchange: those that train, but for a head that the loss

@@ -252,8 +252,11 @@ func (t *trainer) restoreExtra(extra []checkpoint.Entry) error {
 		was = world
 	}
 	if is := int64(t.peers.size()); was != is {
-		t.notes = append(t.notes, fmt.Sprintf("the training began with %s and goes on with %s: the same batches, equal results but for rounding",
-			rankCount(was), rankCount(is)))
+		equal := "equal results but for rounding"
+		if t.cfg.Machine.IsReference() {
+			equal = "and with --numerics reference a loss that depends on how they are shared out, as nnU-Net's"
+		}
+		t.notes = append(t.notes, fmt.Sprintf("the training began with %s and goes on with %s: the same batches, %s", rankCount(was), rankCount(is), equal))
 	}
 	n, _ := values["iteration"].(int64)
 	t.losses, _ = values["train_losses"].([]float64)

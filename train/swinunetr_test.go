@@ -22,15 +22,15 @@ import (
 )
 
 // swinWeights writes a small network of a trainer that ignores the plans, with drawn weights.
-func swinWeights(t *testing.T, trainer string) string {
+func swinWeights(t *testing.T, trainer string, axes, channels, classes int) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "foundation.pth")
 	require.NoError(t, torch.With(func(s *torch.Scope) error {
 		e, ok := models.ByTrainer(trainer)
 		require.True(t, ok)
-		a := e.Released(3).(*models.SwinUNETR)
+		a := e.Released(axes).(*models.SwinUNETR)
 		a.FeatureSize = 12
-		n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: 1, NumClasses: 2})
+		n, err := models.Build(nn.Builder{Scope: s, Device: torch.CPU}, models.Spec{Architecture: a, InputChannels: channels, NumClasses: classes})
 		require.NoError(t, err)
 		g, err := torch.NewGenerator(torch.CPU, 3)
 		require.NoError(t, err)
@@ -47,7 +47,7 @@ func swinConfig(t *testing.T, trainer, method string, v finetune.Values) train.C
 	torchtest.Require(t)
 	m, entry := makeMethod(t, method, v)
 	return train.Config{Preprocessed: mini(t, "preprocessed/Dataset102_PhantomTarget"), Results: t.TempDir(), PlansName: "nnUNetPlansSource",
-		Configuration: "3d_phantom", Fold: "0", Trainer: trainer, MethodName: method, Method: m, Pretrained: swinWeights(t, trainer),
+		Configuration: "3d_phantom", Fold: "0", Trainer: trainer, MethodName: method, Method: m, Pretrained: swinWeights(t, trainer, 3, 1, 2),
 
 		Version: "test", Settings:
 

@@ -168,6 +168,11 @@ func (t *trainer) run(ctx context.Context) (*Result, error) {
 
 // runEpochs trains what is left, and writes the profile however it ends.
 func (t *trainer) runEpochs(ctx context.Context) (err error) {
+	if (t.epoch > 0 || t.iteration > 0) && t.epoch < t.cfg.Epochs {
+		if err := t.rehearse(t.rows); err != nil {
+			return t.failed(err)
+		}
+	}
 	if dir := t.cfg.Profile; dir != "" && t.peers.first() {
 		if t.profile, err = openProfile(dir, t.cfg.Device); err != nil {
 			return fmt.Errorf("train: profile: %w", err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lntorch/lntorch/torch"
@@ -143,8 +144,14 @@ func (g *Group) connect(ctx context.Context) error {
 		}
 	}
 	device := g.config.Interface
+	over := ""
 	if device == "" {
 		device = "@" + address(g.config.Host, local)
+	} else if g.config.Backend == Gloo {
+		if err := hasInterfaces(device); err != nil {
+			return err
+		}
+		over = " over GLOO_SOCKET_IFNAME=" + device
 	}
 	connecting, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -168,7 +175,7 @@ func (g *Group) connect(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if err != nil && g.config.Backend == Gloo {
-		err = g.verdict(fmt.Errorf("connect the ranks: %w", err), 0)
+		err = g.verdict(fmt.Errorf("connect the ranks%s: %w", over, err), 0)
 	}
 	if err != nil {
 		return err
@@ -211,6 +218,32 @@ func address(host, local string) string {
 		}
 	}
 	return local
+}
+
+// hasInterfaces is an error unless this host has all of the interfaces "eth0,eth1", each with an address.
+func hasInterfaces(names string) error {
+	for name := range strings.SplitSeq(strings.TrimSuffix(names, ","), ",") {
+		i, err := net.InterfaceByName(name)
+		if err != nil {
+			all, e := net.Interfaces()
+			if e != nil {
+				return fmt.Errorf("GLOO_SOCKET_IFNAME: interface %q: %w", name, e)
+			}
+			var here []string
+			for _, i := range all {
+				here = append(here, i.Name)
+			}
+			return fmt.Errorf("GLOO_SOCKET_IFNAME: found %q, expected interfaces of this host, which has %s", name, strings.Join(here, ", "))
+		}
+		addresses, err := i.Addrs()
+		if err != nil {
+			return fmt.Errorf("GLOO_SOCKET_IFNAME: interface %q: %w", name, err)
+		}
+		if len(addresses) == 0 {
+			return fmt.Errorf("GLOO_SOCKET_IFNAME: interface %q has no address", name)
+		}
+	}
+	return nil
 }
 
 // openStore serves the store or finds it. local is this host's address towards the store.

@@ -90,3 +90,21 @@ func TestRanksOverDifferentBackendsDisagree(t *testing.T) {
 		require.ErrorContains(t, err, "rank 0 has backend gloo, rank 1 has backend nccl, rank 2 has backend gloo", "rank %d", rank)
 	}
 }
+
+// An interface that one host does not have is named on every rank.
+func TestInterfacesThatAreNotThere(t *testing.T) {
+	for _, names := range []string{"nosuch0", "lo,nosuch0"} {
+		errs := meet(t, func(c Config) error {
+			c.Interface = "lo"
+			if c.Rank == 1 {
+				c.Interface = names
+			}
+			_, err := Connect(t.Context(), c)
+			return err
+		})
+		for rank, err := range errs {
+			require.ErrorContains(t, err, `GLOO_SOCKET_IFNAME: found "nosuch0", expected interfaces of this host, which has `, "rank %d", rank)
+			require.ErrorContains(t, err, "lo", "rank %d", rank)
+		}
+	}
+}
