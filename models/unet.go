@@ -497,6 +497,9 @@ func (c *convBlock) forwardFused(s *torch.Scope, x, residual *torch.Tensor,
 func dropout(d *Dropout, m *mode) func(*torch.Scope, *torch.Tensor) *torch.Tensor {
 	return func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		if d.Op == "Dropout" {
+			if m.fused { // elements are drawn in memory order; libtorch 2.15 convolves one row into another than several
+				x = s.Contiguous(x, channelsLast(len(x.Shape())-2))
+			}
 			return s.Dropout(x, d.P, m.training)
 		}
 		return s.FeatureDropout(x, d.P, m.training)

@@ -189,6 +189,7 @@ printed() {
   scontrol update "JobId=$job" StartTime=now+3
   state "$job" 'COMPLETED|FAILED' || { cat "$log"; die "$name: does not end"; }
   grep -q 'train: stopped in epoch .* continue with --c' "$log" || { cat "$log"; die "$name: SIGTERM did not stop it"; }
+  [ "$(grep -c ': Epoch 0 *$' "$log")" = 1 ] || { cat "$log"; die "$name: queued again, it began anew"; }
   grep -q "[0-9]: $2 ranks on 1 host (gloo): " "$log" || { cat "$log"; die "$name: expected $2 ranks"; }
   read -ra words <<<"$(sed -n 's/^srun .* lntorch //p' "$work/$name/job.sh")"
   nnUNet_results=$work/same$1 "$work/$name/lntorch" "${words[@]}" -num_gpus "$2" >"$work/same$1.log" 2>&1 || { cat "$work/same$1.log"; die "-num_gpus $2"; }
