@@ -252,6 +252,27 @@ func TestThePapersGridIsWhatItSays(t *testing.T) {
 	require.Equal(t, []uint64{0, 1, 2}, f.Seeds)
 }
 
+// A worker whose lock is another's when it has done a run drops it: nothing of it is in the run's folder.
+func TestARunOfALostLockIsNotDone(t *testing.T) {
+	p := &Plan{Dir: t.TempDir()}
+	r := &Run{Key: strings.Repeat("a", 16)}
+	l := newLocks(newHolder(), t.TempDir(), time.Minute)
+	require.NoError(t, os.MkdirAll(filepath.Join(p.Dir, RunsFolder), 0o777))
+	k, err := l.take(p.Lock(r))
+	require.NoError(t, err)
+	a := &attempt{worker: &worker{plan: p}, run: r, lock: k, folder: p.Folder(r), work: filepath.Join(p.Folder(r), workFolder+"x")}
+	write(t, a.final(RunFile), `{"key": "k"}`)
+	write(t, a.path(completeFile), "")
+	hold(t, p.Lock(r), remote("far"))
+	require.ErrorIs(t, a.finish(), errLost)
+	entries, err := os.ReadDir(a.folder)
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "the work folder")
+	hold(t, p.Lock(r), k.holder)
+	require.NoError(t, a.finish())
+	require.True(t, isDone(a.folder))
+}
+
 // A run that is interrupted after its weights were removed, and before it is complete, is completed by the next
 // attempt, with all that its record has of them.
 func TestAnAttemptMayEndBehindKeep(t *testing.T) {

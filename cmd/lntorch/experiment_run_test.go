@@ -561,14 +561,17 @@ func TestTrainingDataIsMadeOnce(t *testing.T) {
 	}
 }
 
-// Two live workers share a folder though the clock of one is a day ahead, so that the file system shows its touches in the
-// future: neither takes the other's run, and a third goes on when both have ended.
+// Live workers share a folder though the clock of one is a day ahead, so that the file system shows its touches in the
+// future: one that has nothing to do takes no other's run, and goes on with what the others have ended.
 func TestWorkersOfDifferentClocksShareAFolder(t *testing.T) {
 	g := newGrid(t, "full: {method: full}, lora: {method: lora}")
 	g.write(strings.NewReplacer("draws: 2", "draws: 1", "epochs: 3", "epochs: 100000").Replace(g.text))
 	dir := filepath.Join(t.TempDir(), "grid")
 	ahead := g.start(dir, "--lock-timeout", "2")
+	require.Eventually(t, func() bool { return count(journal(t, dir), "start") == 1 }, time.Minute, 5*time.Millisecond)
 	behind := g.start(dir, "--lock-timeout", "2")
+	require.Eventually(t, func() bool { return count(journal(t, dir), "start") == 2 }, time.Minute, 5*time.Millisecond)
+	idle := g.start(dir, "--lock-timeout", "2")
 	touches := map[string]int{} // as seen here, by lock
 	last := map[string]time.Time{}
 	shift := func() {
@@ -599,7 +602,8 @@ func TestWorkersOfDifferentClocksShareAFolder(t *testing.T) {
 		}
 		return n == 2
 	}, 2*time.Minute, 10*time.Millisecond, "%v", touches)
-	for _, w := range []*running{ahead, behind} {
+	require.Len(t, journal(t, dir), 2)
+	for _, w := range []*running{idle, ahead, behind} {
 		require.NoError(t, w.Process.Signal(os.Interrupt))
 		require.Error(t, w.Wait())
 		require.Equal(t, exitInterrupted, w.ProcessState.ExitCode(), w.log.String())
