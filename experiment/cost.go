@@ -1,8 +1,11 @@
 package experiment
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 )
 
 // sample is what is known of the time of a run, or of iterations that were measured.
@@ -84,15 +87,21 @@ const (
 	CoversTraining = "training"
 )
 
-// mean is the mean of a value over samples, and the device of one.
+// mean is the mean of a value over samples, and the device of one. Where no device is preferred those of GPUs count
+// before those of CPUs: a mean over both says nothing of either.
 func (t *timings) mean(like func(s *sample) bool, value func(s *sample) float64) (mean float64, device string, ok bool) {
 	n := 0
 	for i := range t.samples {
-		if s := &t.samples[i]; t.figures.prefer.counts(s.device) && like(s) {
-			mean += value(s)
-			device = s.device
-			n++
+		s := &t.samples[i]
+		if !t.figures.prefer.counts(s.device) || !like(s) || n > 0 && IsGPU(device) && !IsGPU(s.device) {
+			continue
 		}
+		if n > 0 && IsGPU(s.device) && !IsGPU(device) {
+			mean, n = 0, 0
+		}
+		mean += value(s)
+		device = s.device
+		n++
 	}
 	return mean / float64(max(n, 1)), device, n > 0
 }
@@ -187,8 +196,9 @@ func (p *Plan) cost(t *timings) {
 			covers = e.covers
 		}
 	}
-	if p.timed = ""; len(t.samples) > 0 {
-		p.timed = t.samples[0].device
+	p.timed = ""
+	if i := slices.IndexFunc(t.samples, func(s sample) bool { return IsGPU(s.device) }); len(t.samples) > 0 {
+		p.timed = t.samples[max(0, i)].device
 	}
 	if !known {
 		return
@@ -215,4 +225,19 @@ func (p *Plan) bytes(r *Run) int64 {
 		return weights
 	}
 	return 0
+}
+
+// Duration writes seconds for people; nil: they are not known.
+func Duration(seconds *float64) string {
+	if seconds == nil {
+		return "unknown time"
+	}
+	d := time.Duration(*seconds * float64(time.Second))
+	switch {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%.1f days", d.Hours()/24)
+	case d >= time.Minute:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+	}
+	return d.Round(time.Second).String()
 }

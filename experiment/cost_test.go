@@ -95,6 +95,20 @@ func TestTimesBeforeAnyRunHasFinished(t *testing.T) {
 	require.NoError(t, p.Refresh())
 	require.InDelta(t, 70, *seconds("full"), 1e-9)
 	require.InDelta(t, 60*2+10, *seconds("slow"), 1e-9)
+	var others []*Run // of the same settings: a GPU's time counts alone, whichever is first
+	for _, r := range p.Runs {
+		if r.base == run.base && r != run {
+			others = append(others, r)
+		}
+	}
+	for i, record := range []string{`{"key":"k","seconds":4,"train_seconds":3,"device":"cuda:1"}`,
+		`{"key":"k","seconds":90,"train_seconds":80,"device":"cpu"}`} {
+		write(t, filepath.Join(p.Folder(others[i]), DoneFile), record)
+		require.NoError(t, p.Refresh())
+		require.InDelta(t, 4, *others[2].Seconds, 1e-9)
+	}
+	require.NoError(t, p.Prefer(MeasureConfig{Device: "cpu"}))
+	require.InDelta(t, 80, *others[2].Seconds, 1e-9)
 	write(t, filepath.Join(p.Dir, figuresFolder, "damaged.json"), "{")
 	require.NoError(t, p.Refresh())
 }

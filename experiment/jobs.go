@@ -332,9 +332,9 @@ func (j *job) start() error {
 func (j *job) wait(ctx context.Context) {
 	defer context.AfterFunc(ctx, func() { j.cmd.Process.Signal(syscall.SIGTERM) })()
 	j.answer(ctx, j.asks, j.answers)
+	j.answers.Close() // which a worker takes for its parent's end
 	err := j.cmd.Wait()
 	j.asks.Close()
-	j.answers.Close()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && !exit.Exited() {
 		j.out.Printf("WARNING: %s has died (%v): the others take its run over", j.name, err)

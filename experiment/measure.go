@@ -22,7 +22,7 @@ import (
 // MeasureConfig is how Measure measures, and which figures a plan prefers.
 type MeasureConfig struct {
 	Measure bool   `flag:"measure" help:"before it: train a few iterations of each dataset, network and method that nothing is known of, time a pass of the prediction, and keep what they take in DIR/measured"`
-	Device  string `flag:"device" help:"device that the runs will have: cpu, cuda or cuda:N (default: that of runs that were timed, else the CPU; to measure on: CUDA where libtorch and a GPU are there)"`
+	Device  string `flag:"device" help:"device that the runs will have: cpu, cuda or cuda:N (default: that of runs that were timed, a GPU before the CPU, else the CPU; to measure on: CUDA where libtorch and a GPU are there)"`
 	Threads int    `flag:"threads" range:"1.." help:"with --measure: threads of libtorch's operators (default: all cores)"`
 }
 

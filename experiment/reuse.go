@@ -54,66 +54,95 @@ func (w *worker) earlier(trainKey string) ([]string, error) {
 	return w.others[trainKey], nil
 }
 
-// reuse takes weights, or predictions of the same cases, that an earlier run has left. It reports false
-// where none are left.
-func (a *attempt) reuse() (bool, error) {
-	folders, err := a.earlier(a.run.TrainKey)
-	for _, folder := range folders {
-		if reused, err := a.reuseOf(folder); reused || err != nil {
-			return reused, err
-		}
-	}
-	return false, err
+// remains is what an earlier run of the same training has left.
+type remains struct {
+	runRecord
+	folder    string
+	weights   string // the file, "" for none
+	predicted bool   // the same cases in the same way
 }
 
-// reuseOf takes them from one run.
-func (a *attempt) reuseOf(folder string) (bool, error) {
-	var rec runRecord
-	if err := readJSON(filepath.Join(folder, RunFile), &rec); err != nil {
+// isWhole: the weights need no other file.
+func (r *remains) isWhole() bool { return filepath.Base(r.weights) == finalName }
+
+// remainsOf looks at an earlier run.
+func (a *attempt) remainsOf(folder string) (r remains, err error) {
+	r.folder = folder
+	if err := readJSON(filepath.Join(folder, RunFile), &r.runRecord); err != nil {
+		return r, err
+	}
+	now := a.predicted()
+	r.predicted = isThere(filepath.Join(folder, predictions)) && r.Predicted.NoMirror == now.NoMirror &&
+		r.Predicted.StepSize == now.StepSize && r.Predicted.Engine == now.Engine && maps.Equal(r.Predicted.Test, now.Test)
+	for _, name := range []string{finalName, adapterName, deltaName} {
+		if path := filepath.Join(folder, modelFolder, foldFolder, name); isThere(path) {
+			r.weights = path
+			break
+		}
+	}
+	return r, nil
+}
+
+// reuse takes what earlier runs have left: weights, and predictions of the same cases, of one run or of two. Predictions
+// without weights do where the file keeps no weights. It reports false where there is too little.
+func (a *attempt) reuse() (bool, error) {
+	folders, err := a.earlier(a.run.TrainKey)
+	if err != nil {
 		return false, err
 	}
-	fold := filepath.Join(folder, modelFolder, foldFolder)
-	now := a.predicted()
-	predicted := isThere(filepath.Join(folder, predictions)) && rec.Predicted.NoMirror == now.NoMirror &&
-		rec.Predicted.StepSize == now.StepSize && rec.Predicted.Engine == now.Engine && maps.Equal(rec.Predicted.Test, now.Test)
-	change := ""
-	switch {
-	case isThere(filepath.Join(fold, finalName)):
-	case isThere(filepath.Join(fold, adapterName)):
-		change = filepath.Join(fold, adapterName)
-	case isThere(filepath.Join(fold, deltaName)):
-		change = filepath.Join(fold, deltaName)
-	case !predicted:
+	var model, scans *remains // with weights, the whole ones first, and with predictions
+	for _, folder := range folders {
+		r, err := a.remainsOf(folder)
+		if err != nil {
+			return false, err
+		}
+		if r.weights != "" && (model == nil || r.isWhole() && !model.isWhole()) {
+			model = &r
+		}
+		if r.predicted && scans == nil {
+			scans = &r
+		}
+	}
+	if model == nil && scans != nil && a.plan.File.Keep.Checkpoints == keepNone {
+		model = scans
+	}
+	if model == nil {
 		return false, nil
 	}
+	return true, a.take(model, scans)
+}
+
+// take makes the model of one earlier run and the predictions of another, which may be nil, those of this run.
+func (a *attempt) take(model, scans *remains) error {
 	results := a.path(resultsFolder)
 	if err := os.RemoveAll(results); err != nil {
-		return false, err
+		return err
 	}
-	if err := linkFolder(filepath.Join(folder, modelFolder), filepath.Join(results, modelFolder)); err != nil {
-		return false, err
+	if err := linkFolder(filepath.Join(model.folder, modelFolder), filepath.Join(results, modelFolder)); err != nil {
+		return err
 	}
-	if change != "" {
+	if model.weights != "" && !model.isWhole() {
 		base, err := a.plan.Checkpoint(a.run)
 		if err != nil {
-			return false, err
+			return err
 		}
-		_, err = pipeline.Merge(pipeline.MergeConfig{Change: change, Base: base, WeightsOutput: pipeline.WeightsOutput{
+		_, err = pipeline.Merge(pipeline.MergeConfig{Change: model.weights, Base: base, WeightsOutput: pipeline.WeightsOutput{
 			Path: filepath.Join(results, modelFolder, foldFolder, finalName), Force: true}}, a.output())
 		if err != nil {
-			return false, err
+			return err
 		}
 	}
-	what := "weights"
-	if predicted {
-		what = "predictions"
-		if err := linkFolder(filepath.Join(folder, predictions), a.final(predictions)); err != nil {
-			return false, err
-		}
+	if model != scans && model.weights != "" {
+		a.out.Printf("%s: weights of run %s", a.name(a.run), model.Key)
 	}
-	a.out.Printf("%s: %s of run %s", a.name(a.run), what, rec.Key)
-	return true, writeJSON(a.path(trainedFile), trained{Seconds: rec.TrainedIn, PeakBytes: rec.PeakBytes, Model: modelFolder,
-		Earlier: &rec, Predicted: predicted})
+	if scans != nil {
+		if err := linkFolder(filepath.Join(scans.folder, predictions), a.final(predictions)); err != nil {
+			return err
+		}
+		a.out.Printf("%s: predictions of run %s", a.name(a.run), scans.Key)
+	}
+	return writeJSON(a.path(trainedFile), trained{Seconds: model.TrainedIn, PeakBytes: model.PeakBytes, Model: modelFolder,
+		Earlier: &model.runRecord, Predicted: scans != nil})
 }
 
 // linkFolder makes a folder that has the files of another: the same ones, where the file system can do that,

@@ -294,6 +294,7 @@ func (a *attempt) train(ctx context.Context, data *prepared) error {
 	if t.PeakBytes, err = peak(a.device); err != nil {
 		return err
 	}
+	freeCaches(a.device)
 	if t.Model, err = filepath.Rel(c.Results, filepath.Dir(result.Folder)); err != nil {
 		return err
 	}
@@ -506,6 +507,15 @@ func resetPeak(device string) error {
 	}
 	_, err = d.Peak(true)
 	return err
+}
+
+// freeCaches gives back the memory of tensors that are gone, which libtorch keeps for others: what is booked counts on it,
+// by other workers and by the prediction after a training. Where there is no libtorch, it keeps nothing.
+func freeCaches(device string) {
+	torch.CPU.EmptyCache()
+	if d, err := torch.ParseDevice(device); err == nil && d != torch.CPU {
+		d.EmptyCache()
+	}
 }
 
 func isThere(path string) bool {

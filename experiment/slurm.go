@@ -95,6 +95,11 @@ func (p *Plan) Submit(ctx context.Context, c WorkConfig, s SlurmConfig, o pipeli
 	if err != nil {
 		return nil, settings.Usage("--slurm-args: %w", err)
 	}
+	if len(c.Devices) > 0 {
+		if err := p.Prefer(MeasureConfig{Device: c.Devices[0], Threads: c.Threads}); err != nil {
+			return nil, err
+		}
+	}
 	missing := len(runs) - p.count(runs).Done
 	if missing == 0 {
 		o.Printf("%d runs, all done: nothing is submitted", len(runs))
@@ -188,11 +193,7 @@ func togo(runs []*Run) string {
 		}
 		total += *r.Seconds
 	}
-	d := time.Duration(total * float64(time.Second))
-	if d >= time.Minute {
-		return ", about " + strings.TrimSuffix(d.Round(time.Minute).String(), "0s") + " one after the other"
-	}
-	return ", about " + d.Round(time.Second).String() + " one after the other"
+	return ", about " + Duration(&total) + " one after the other"
 }
 
 // option is a value in a line of #SBATCH, where quotes hold blanks together.

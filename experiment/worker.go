@@ -209,7 +209,12 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	if err := w.memory.take(ctx, need); err != nil {
 		return false, false, err
 	}
-	defer w.memory.give()
+	defer func() {
+		if did {
+			freeCaches(w.device)
+		}
+		w.memory.give()
+	}()
 	k, err := w.locks.take(w.plan.Lock(r))
 	if errors.As(err, &held) {
 		return false, false, nil

@@ -127,7 +127,7 @@ func printPlan(p *experiment.Plan, device string) error {
 		if !r.Trains() {
 			draw, seed = "", ""
 		}
-		row := []string{r.Key, r.Dataset, r.Network, r.Method, r.Shots, draw, seed, string(r.State), duration(r.Seconds)}
+		row := []string{r.Key, r.Dataset, r.Network, r.Method, r.Shots, draw, seed, string(r.State), experiment.Duration(r.Seconds)}
 		switch m := r.Memory; {
 		case m == nil:
 			row = append(row, "unknown", "unknown")
@@ -145,7 +145,7 @@ func printPlan(p *experiment.Plan, device string) error {
 			left++
 		}
 	}
-	text := fmt.Sprintf("%d runs, %d left: %s one after the other", len(p.Runs), left, duration(p.Cost.Seconds))
+	text := fmt.Sprintf("%d runs, %d left: %s one after the other", len(p.Runs), left, experiment.Duration(p.Cost.Seconds))
 	if p.Cost.Covers == experiment.CoversTraining {
 		text += " without the predictions, which were not timed"
 	}
@@ -163,21 +163,6 @@ func printPlan(p *experiment.Plan, device string) error {
 	}
 	_, err := fmt.Printf("%s, about %s on disk\n%s\n", text, system.Size(p.Cost.Bytes), pipeline.Printable(p.Dir))
 	return err
-}
-
-// duration writes seconds for people.
-func duration(seconds *float64) string {
-	if seconds == nil {
-		return "unknown time"
-	}
-	d := time.Duration(*seconds * float64(time.Second))
-	switch {
-	case d >= 48*time.Hour:
-		return fmt.Sprintf("%.1f days", d.Hours()/24)
-	case d >= time.Minute:
-		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
-	}
-	return d.Round(time.Second).String()
 }
 
 func newExperimentSplits() *cobra.Command {
@@ -272,7 +257,7 @@ func statusText(s *experiment.Status, asJSON bool) (string, error) {
 		_, err := report.JSON(&b, s)
 		return b.String(), err
 	}
-	fmt.Fprintf(&b, "%d of %d runs done, %d left: %s to go\n", s.Done, s.Runs, s.Left, duration(s.Seconds))
+	fmt.Fprintf(&b, "%d of %d runs done, %d left: %s to go\n", s.Done, s.Runs, s.Left, experiment.Duration(s.Seconds))
 	by := func(host string, pid int) string {
 		if host == "" {
 			return "an unknown worker"
@@ -288,7 +273,7 @@ func statusText(s *experiment.Status, asJSON bool) (string, error) {
 	}
 	for _, r := range s.Unseen {
 		fmt.Fprintf(&b, "partial  %s  %s: its worker has not been seen for %s (%s)\n", r.Run, pipeline.Printable(r.What),
-			duration(&r.Seconds), by(r.Host, r.PID))
+			experiment.Duration(&r.Seconds), by(r.Host, r.PID))
 	}
 	for _, r := range s.Failed {
 		why, _, _ := strings.Cut(pipeline.Printable(r.Error), "\n")

@@ -55,10 +55,10 @@ func run(ctx context.Context, args []string) int {
 		lastWord("lntorch: %s", stopped(err))
 		return exitInterrupted
 	case errors.As(err, &usage):
+		lastWord("lntorch: %v\nRun `lntorch %s--help` for the usage.", err, usage.command)
 		if !usage.ran {
 			refuse(ctx, cmd, err)
 		}
-		lastWord("lntorch: %v\nRun `lntorch %s--help` for the usage.", err, usage.command)
 		return exitUsage
 	}
 	lastWord("lntorch: %v", err)

@@ -223,6 +223,9 @@ func address(host, local string) string {
 // hasInterfaces is an error unless this host has all of the interfaces "eth0,eth1", each with an address.
 func hasInterfaces(names string) error {
 	for name := range strings.SplitSeq(strings.TrimSuffix(names, ","), ",") {
+		if strings.Contains(name, ":") { // an alias of an address, which only Gloo knows
+			continue
+		}
 		i, err := net.InterfaceByName(name)
 		if err != nil {
 			all, e := net.Interfaces()
