@@ -271,6 +271,7 @@ func TestAGPUIsShared(t *testing.T) {
 const workerScript = `#!/bin/sh
 case "$*" in *cuda:1*) device=cuda:1;; *) device=cuda:0;; esac
 echo "free $FREE $device" >&3
+touch "$FOLDER/asks.$$"
 echo "take 10 600" >&3
 read -r word <&4
 [ "$word" = go ] || exit 3
@@ -284,6 +285,7 @@ while [ "$(took)" -lt "$WAIT" ]; do
   n=$((n+1))
   [ $n -gt 400 ] && { touch "$FOLDER/alone"; break; }
 done
+[ "$KILLED" = yes ] || while [ "$(ls "$FOLDER" | grep -c asks)" -lt 2 ]; do sleep 0.05; done
 sleep 0.3
 rmdir "$FOLDER/$device"
 echo give >&3

@@ -177,7 +177,7 @@ printed() {
   local name=printed$1 job words
   local log=$work/$name/pretrain.log
   mkdir -p "$work/$name"
-  printf '#!/bin/bash\nexec %q "$@" --epochs 3 --iterations %d --val-iterations 1 --disable-tta --threads 1 -device cpu\n' "$lntorch" "$3" \
+  printf '#!/bin/bash\nexec %q "$@" --epochs 6 --iterations %d --val-iterations 1 --disable-tta --threads 1 -device cpu\n' "$lntorch" "$3" \
     >"$work/$name/lntorch"
   chmod +x "$work/$name/lntorch"
   awk -v n="$1" '/^#!/ {on = ++k == n} /^```$/ {on = 0} on' docs/distributed.md >"$work/$name/job.sh"
@@ -308,7 +308,7 @@ hosts() {
   # The second host does not come.
   refused 'that did not come to first-host:29500 within 2s: 1' "${at0[@]}" "${trace[@]}" --dist-timeout 2 -o "$work/no"
   # The second host sees neither results nor pretrained weights; stopped, and gone on with.
-  local i code pids=() short=(--epochs 2 --iterations 12)
+  local i code pids=() short=(--epochs 4 --iterations 12)
   nnUNet_results=$work/shared both "${train[@]}" "${short[@]}" >"$work/shared.log" 2>&1 || { cat "$work/shared.log"; die "two hosts"; }
   mkdir "$work/apart"
   nnUNet_results=$work/apart "${at0[@]}" "${train[@]}" "${short[@]}" >"$work/apart0.log" 2>&1 & pids+=($!)

@@ -506,7 +506,7 @@ func TestOnlyRankZeroNeedsItsFiles(t *testing.T) {
 		return all
 	}
 	args := func(t *testing.T, results, weights string) []string {
-		return trainArgs(t, results, "-device", "cpu", "--threads", "1", "--epochs", "3", "--iterations", "8", "-pretrained_weights", weights)
+		return trainArgs(t, results, "-device", "cpu", "--threads", "1", "--epochs", "6", "--iterations", "8", "-pretrained_weights", weights)
 	}
 	calm := t.TempDir()
 	for _, r := range startRanks(t, 2, args(t, calm, weights)) {
