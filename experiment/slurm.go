@@ -54,10 +54,13 @@ var script = template.Must(template.New("job.sh").Parse(`#!/bin/bash
 #SBATCH --cpus-per-task={{.Cores}}
 #SBATCH --mem={{.Memory}}M
 
-stop() { kill -TERM "$worker"; }
+worker=
+stopped=
+stop() { stopped=yes; [ -z "$worker" ] || kill -TERM "$worker"; }
 trap stop TERM
 {{.Command}} --threads "${SLURM_CPUS_PER_TASK:-{{.Cores}}}" &
 worker=$!
+[ -z "$stopped" ] || kill -TERM "$worker" # the signal came before there was a worker to tell
 code=143
 while [ "$code" -gt 128 ] && kill -0 "$worker" 2>/dev/null; do
   wait "$worker"

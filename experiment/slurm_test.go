@@ -63,7 +63,9 @@ exit "$CODE"`)
 	} {
 		t.Run(name, func(t *testing.T) {
 			out := t.TempDir()
-			cmd := exec.Command("bash", submitted.Script)
+			limit, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			cmd := exec.CommandContext(limit, "bash", submitted.Script)
 			cmd.Env = append(append(os.Environ(), "PATH="+folder+":"+os.Getenv("PATH"), "OUT="+out, "SLURM_ARRAY_JOB_ID=47",
 				"SLURM_ARRAY_TASK_ID=1", "SLURM_CPUS_PER_TASK=5"), strings.Fields(x.env)...)
 			require.NoError(t, cmd.Start())
@@ -73,6 +75,7 @@ exit "$CODE"`)
 				require.NoError(t, cmd.Process.Signal(syscall.SIGTERM)) // to the shell alone, as by --signal=B:TERM@120
 			}
 			cmd.Wait()
+			require.NoError(t, limit.Err(), "a signal was lost")
 			require.Equal(t, x.code, cmd.ProcessState.ExitCode())
 			text, err := os.ReadFile(filepath.Join(out, "worker"))
 			require.NoError(t, err)
