@@ -217,11 +217,11 @@ func (p *Plan) bytes(r *Run) int64 {
 	}
 	weights := r.base.network.bytes
 	switch p.File.Keep.Checkpoints {
-	case "all":
+	case keepAll:
 		return 6 * weights
-	case "final":
+	case keepFinal:
 		return 2 * weights
-	case "delta":
+	case keepDelta:
 		return weights
 	}
 	return 0

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"hash/crc64"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -126,12 +125,8 @@ func (s *Session) blank(sc *torch.Scope, rows torch.Rows) Batch {
 			channels++
 		}
 	}
-	for _, scale := range s.Scales {
-		size := []int64{rows.Count, channels}
-		for i, f := range scale {
-			size = append(size, int64(math.Round(float64(c.Patch[i])*f)))
-		}
-		b.Targets = append(b.Targets, sc.Zeros(size, dtype, c.Machine.Device))
+	for _, size := range s.TargetSizes() {
+		b.Targets = append(b.Targets, sc.Zeros(append([]int64{rows.Count, channels}, size...), dtype, c.Machine.Device))
 	}
 	return b
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 
 	"github.com/lntorch/lntorch/data/plans"
@@ -132,6 +133,18 @@ func (s *Session) build() error {
 		s.late, err = newLate(c.Machine.Device)
 	}
 	return err
+}
+
+// TargetSizes are the sizes of a target for each level of deep supervision, in voxels along each axis.
+func (s *Session) TargetSizes() (list [][]int64) {
+	for _, scale := range s.Scales {
+		var size []int64
+		for i, f := range scale {
+			size = append(size, int64(math.Round(float64(s.cfg.Patch[i])*f)))
+		}
+		list = append(list, size)
+	}
+	return list
 }
 
 // headWeights are the weights of the network's outputs in the loss.

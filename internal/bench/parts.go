@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -137,11 +136,8 @@ func (b *bench) step() (func() error, error) {
 	s.Net.SetTraining(true)
 	s.Net.SetDeepSupervision(true)
 	batch := train.Batch{Image: b.random(0, 1, append([]int64{2, 1}, torch.Sizes(b.patch)...)...)}
-	for _, scale := range s.Scales {
-		size := []int64{2, 1}
-		for i, f := range scale {
-			size = append(size, int64(math.Round(float64(b.patch[i])*f)))
-		}
+	for _, size := range s.TargetSizes() {
+		size = append([]int64{2, 1}, size...)
 		batch.Targets = append(batch.Targets, b.scope.To(b.scope.CompareScalar(b.random(0, 1, size...), torch.Gt, 1.28), torch.Int16, b.cfg.Device))
 	}
 	if g := b.ranks.Group; g != nil {
