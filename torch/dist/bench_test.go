@@ -63,13 +63,18 @@ func init() {
 							return err
 						}
 					}
-					h := x
-					for _, p := range ps {
-						h = s.Relu(s.MulScalar(s.Linear(h, p, nil), 0.1))
-					}
-					loss := s.Mean(h)
-					if s.Err() != nil {
+					var loss *torch.Tensor
+					err := s.With(func(s *torch.Scope) error { // from here on autograd alone holds activations
+						h := x
+						for _, p := range ps {
+							h = s.Relu(s.MulScalar(s.Linear(h, p, nil), 0.1))
+						}
+						loss = s.Mean(h)
+						s.Keep(loss)
 						return s.Err()
+					})
+					if err != nil {
+						return err
 					}
 					if c.Reduce {
 						if err := reducer.Backward(); err != nil {
