@@ -171,17 +171,28 @@ func TestLiveTransformsAreBatchgenerators(t *testing.T) {
 	t.Run("drawn here", func(t *testing.T) { compare(t, applied) })
 	t.Run("distribution", func(t *testing.T) { compareDraws(t, draws, seed, n) })
 	t.Run("sizes", func(t *testing.T) { compareSizes(t, sizes) })
-	require.Equal(t, caseTexts(t, golden.Path(t, "augment_transforms")), caseTexts(t, filepath.Join(dir, "golden")))
+	wantTexts, want := parameters(t, golden.Path(t, "augment_transforms"))
+	gotTexts, got := parameters(t, filepath.Join(dir, "golden"))
+	require.Equal(t, wantTexts, gotTexts)
+	golden.Close(t, "parameters", "augment-parameters", []int{len(want)}, want, got)
 }
 
-// caseTexts are the parameters of the cases of a file.
-func caseTexts(t *testing.T, path string) []string {
+var fraction = regexp.MustCompile(`-?\d+(\.\d+(e[-+]?\d+)?|e[-+]?\d+)`)
+
+// parameters are the parameters of the cases of a file: texts, and the fractions in them.
+func parameters(t *testing.T, path string) (texts []string, fractions []float64) {
 	cases, _ := readCases(t, path)
-	var out []string
 	for _, c := range cases {
-		out = append(out, c.Name+string(c.Transforms))
+		text := fraction.ReplaceAllStringFunc(string(c.Transforms), func(s string) string {
+			v, err := strconv.ParseFloat(s, 64)
+			require.NoError(t, err)
+			fractions = append(fractions, v)
+			return "#"
+		})
+		texts = append(texts, c.Name+text)
 	}
-	return out
+	require.Greater(t, len(fractions), 1000)
+	return texts, fractions
 }
 
 // compareSizes compares what follows from the patch size.

@@ -66,6 +66,8 @@ var Tolerances = map[string]Tolerance{
 	"op-double": {Abs: 1e-14, Rel: 1e-13, Scale: 1e-14,
 		Reason: "one float64 operator: op, scaled by the ratio of the two precisions, with a " +
 			"margin"},
+	"augment-parameters": {Abs: 1e-12, Rel: 1e-12, Reason: "parameters that batchgeneratorsv2 draws from " +
+		"one seed; NumPy multiplies matrices by the processor's own kernels, which round 1e-16 apart"},
 	"augment-transform": {Abs: 1e-5, Reason: "one transform against batchgeneratorsv2, as a part of " +
 		"the range of the input's intensities; a float64 evaluation is up to 3e-6 from it"},
 	"augment-chain": {Abs: 1e-4, Reason: "whole lists of transforms, as a part of the range of the " +
