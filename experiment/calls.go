@@ -16,9 +16,10 @@ func (p *Plan) Checkpoint(r *Run) (string, error) { return r.base.network.model.
 // dataFolder is where the training data of a dataset and a network is made, named by what it follows
 // from: data of cases that have changed since is other data.
 func (p *Plan) dataFolder(c *combination) (string, error) {
-	name, err := key(map[string]any{"engine": Engine, "plans": c.network.plans,
-		"labels": c.dataset.raw.JSON.Labels.Entries,
-		"cases":  names(c.dataset.pool), "pool": contentsOf(names(c.dataset.pool), c.dataset.training)})
+	follows := map[string]any{"engine": Engine, "plans": c.network.plans,
+		"cases": names(c.dataset.pool), "pool": contentsOf(names(c.dataset.pool), c.dataset.training)}
+	c.dataset.addLabels(follows)
+	name, err := key(follows)
 	return filepath.Join(p.Dir, "data", name), err
 }
 

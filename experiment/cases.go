@@ -41,6 +41,9 @@ type content struct {
 	geometry string // of spacing, origin and direction of all: a training depends on them, too
 }
 
+// all is what trainings and predictions follow from.
+func (c *content) all() string { return c.whole + " " + c.geometry }
+
 // gridDataset is a dataset of the file with what was found of it.
 type gridDataset struct {
 	*Dataset

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/lntorch/lntorch/data/augment"
 	"github.com/lntorch/lntorch/eval/scores"
@@ -369,6 +370,9 @@ func (r *reader) whole(root *node) {
 		base := filepath.Base(r.path)
 		f.Name = strings.TrimSuffix(base, filepath.Ext(base))
 	}
+	if strings.ContainsFunc(f.Name, unicode.IsControl) { // it gets into scripts and tables
+		r.bad(r.lineOf(root, "name"), "name", "found %q, expected one line without control characters", f.Name)
+	}
 	if last := f.Seed + int64(f.Draws) - 1; last > math.MaxUint32 {
 		r.bad(r.lineOf(root, "seed"), "seed", "found %d, expected a number that with %d draws stays "+
 			"below 2^32", f.Seed, f.Draws)
@@ -445,7 +449,7 @@ func (r *reader) named(n *node, key string, read func(name string, e entry, key 
 	}
 	for _, e := range n.entries {
 		at := join(key, e.key)
-		if e.key == "" || strings.ContainsAny(e.key, "\n\r\t,") || len(e.key) > 100 {
+		if e.key == "" || strings.Contains(e.key, ",") || strings.ContainsFunc(e.key, unicode.IsControl) || len(e.key) > 100 {
 			r.bad(e.line, at, "found %q, expected a name of one line, without a comma", e.key)
 			continue
 		}

@@ -188,6 +188,8 @@ func TestMistakesNameLineKeyAndNearestKey(t *testing.T) {
 		{"draws: {a: 1}\n", "1: draws: found a table, expected a value"},
 		{"draw: balance\n", `1: draw: found "balance", expected balanced or random`},
 		{"name: a/b\n", `1: name: found "a/b", expected a name without a folder`},
+		{`name: "x\ntouch owned"`, `1: name: found "x\ntouch owned", expected one line without control characters`},
+		{`networks: {"a\eb": {checkpoint: x}}`, `1: networks.a` + "\x1b" + `b: found "a\x1bb", expected a name of one line, without a comma`},
 		{"seed: -1\n", `1: seed: found "-1", expected a whole number of at least 0`},
 		{"seed: 4294967295\n", "1: seed: found 4294967295, expected a number that with 3 draws stays below 2^32"},
 		{"seeds: 0\n", `1: seeds: found "0", expected a number from 1 to 1000, or a list of seeds`},

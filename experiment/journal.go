@@ -32,6 +32,7 @@ type event struct {
 type journal struct {
 	file   *os.File
 	worker string
+	torn   bool // the disk was full within the last line
 }
 
 // openJournal opens the journal of a worker, behind what an earlier process of that number wrote.
@@ -45,10 +46,10 @@ func openJournal(dir string, self *Holder) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &journal{f, self.Worker}, nil
+	return &journal{file: f, worker: self.Worker}, nil
 }
 
-// write adds a line, in one piece.
+// write adds a line, in one piece unless the disk is full; the next one stands by itself all the same.
 func (j *journal) write(run, what string, why error) error {
 	e := event{Time: time.Now(), Worker: j.worker, Run: run, Event: what}
 	if why != nil {
@@ -58,7 +59,14 @@ func (j *journal) write(run, what string, why error) error {
 	if err != nil {
 		return err
 	}
-	_, err = j.file.Write(append(line, '\n'))
+	line = append(line, '\n')
+	if j.torn {
+		line = append([]byte{'\n'}, line...)
+	}
+	n, err := j.file.Write(line)
+	if n > 0 {
+		j.torn = line[n-1] != '\n'
+	}
 	return err
 }
 

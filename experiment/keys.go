@@ -30,12 +30,22 @@ var withoutTime = []string{"epochs", "iterations", "val-iterations", "lr", "mome
 // weighs reports whether a setting belongs into a key.
 func weighs(name string) bool { return !slices.Contains(withoutEffect, name) }
 
+// addLabels adds to what a key is made of which labels the dataset has, and with regions in which order they are
+// painted, which decides the labels of overlapping ones.
+func (g *gridDataset) addLabels(to map[string]any) {
+	labels := g.raw.JSON.Labels
+	to["labels"] = labels.Entries
+	if labels.HasRegions {
+		to["regions_class_order"] = labels.RegionsClassOrder
+	}
+}
+
 // contentsOf lists the contents of cases by the cases' order of names, in which batches draw them. The
 // names themselves are in no key.
 func contentsOf(cases []string, of map[string]*content) []string {
 	var out []string
 	for _, c := range slices.Sorted(slices.Values(cases)) {
-		out = append(out, of[c].whole+" "+of[c].geometry)
+		out = append(out, of[c].all())
 	}
 	return out
 }

@@ -62,14 +62,14 @@ func newHolder() Holder {
 	return h
 }
 
-// fileName makes a host's name one that a file can have on any system.
-func fileName(host string) string {
+// fileName makes a name, such as a host's, one that a file or a job can have on any system.
+func fileName(text string) string {
 	name := strings.Map(func(r rune) rune {
 		if r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r)) || r == '.' || r == '-' || r == '_' {
 			return r
 		}
 		return '_'
-	}, host)
+	}, text)
 	return strings.TrimLeft(name[:min(len(name), 64)], ".")
 }
 

@@ -536,7 +536,8 @@ func (c *combination) fits() error {
 // from on a machine.
 func (c *combination) identify(e *EvaluateSettings) (err error) {
 	common := map[string]any{"engine": Engine, "settings": c.weighing, "plans": c.network.plans,
-		"labels": c.dataset.raw.JSON.Labels.Entries, "channels": c.dataset.raw.JSON.ChannelNames}
+		"channels": c.dataset.raw.JSON.ChannelNames}
+	c.dataset.addLabels(common)
 	if c.settings[pretrained] != false {
 		common["weights"] = c.network.weights
 	}

@@ -16,7 +16,7 @@ import (
 
 // predicted is what predictions follow from, besides the weights.
 type predicted struct {
-	Test     map[string]string `json:"test"` // content by case
+	Test     map[string]string `json:"test"` // content and geometry by case
 	NoMirror bool              `json:"disable_tta"`
 	StepSize float64           `json:"step_size"`
 	Engine   int               `json:"engine"`
@@ -27,7 +27,7 @@ func (a *attempt) predicted() predicted {
 	p := predicted{Test: map[string]string{}, NoMirror: a.plan.File.Evaluate.NoMirror,
 		StepSize: a.plan.File.Evaluate.StepSize, Engine: Engine}
 	for _, c := range s.Test {
-		p.Test[c] = s.Content[c]
+		p.Test[c] = a.run.base.dataset.testing[c].all()
 	}
 	return p
 }

@@ -164,6 +164,9 @@ func sweep(folder string) error {
 
 // do brings the run to its end from where it is.
 func (a *attempt) do(ctx context.Context, data *prepared) (err error) {
+	if isThere(a.path(completeFile)) { // an earlier attempt ended while it moved the run to its folder
+		return a.finish()
+	}
 	if a.log, err = openTail(a.final(logFile)); err != nil {
 		return err
 	}
@@ -370,14 +373,8 @@ func (a *attempt) finish() error {
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		to := filepath.Join(a.folder, e.Name())
-		if err := os.RemoveAll(to); err != nil {
-			return err
-		}
-		if err := os.Rename(a.final(e.Name()), to); err != nil {
-			return err
-		}
+	if err := a.moveUp(entries); err != nil {
+		return err
 	}
 	if err := atomicfile.SyncFolder(a.folder); err != nil {
 		return err
@@ -396,6 +393,25 @@ func (a *attempt) finish() error {
 	}
 	os.Remove(filepath.Join(a.folder, progressFile))
 	return os.RemoveAll(a.work)
+}
+
+// moveUp moves entries of final to the run's folder. A worker that was frozen in here, and has lost the run since, wakes
+// without a work folder: it must remove nothing, so what is in the way is moved as well.
+func (a *attempt) moveUp(entries []fs.DirEntry) error {
+	away := a.path("away")
+	for _, e := range entries {
+		to := filepath.Join(a.folder, e.Name())
+		if err := os.RemoveAll(away); err != nil {
+			return err
+		}
+		if err := os.Rename(to, away); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Rename(a.final(e.Name()), to); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fail writes down why the run failed. A disk that is full may hold nothing of it.

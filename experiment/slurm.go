@@ -12,6 +12,7 @@ import (
 	"strings"
 	"text/template"
 	"time"
+	"unicode"
 
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/settings"
@@ -136,7 +137,10 @@ func (p *Plan) Submit(ctx context.Context, c WorkConfig, s SlurmConfig, o pipeli
 		cores = min(system.Cores(), 8)
 	}
 	pattern := strings.ReplaceAll(folder, "%", "%%")
-	values := map[string]any{"Name": p.File.Name, "Last": tasks - 1, "Requeues": mostRequeues, "Cores": cores,
+	if strings.ContainsFunc(folder, unicode.IsControl) {
+		return nil, fmt.Errorf("found a control character in %q, which no line of #SBATCH can have: give another -o", folder)
+	}
+	values := map[string]any{"Name": fileName(p.File.Name), "Last": tasks - 1, "Requeues": mostRequeues, "Cores": cores,
 		"Memory": max(1, memory>>20), "Log": option(filepath.Join(pattern, "%A_%a.log")),
 		"TableLog": option(filepath.Join(pattern, "table-%j.log")),
 		"Command":  quoted(append(append([]string{}, c.Command...), args...)),

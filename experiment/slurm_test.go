@@ -24,6 +24,23 @@ func program(t *testing.T, path, text string) string {
 	return path
 }
 
+// Names and folders put no line into a job's script.
+func TestScriptsHaveTheirOwnLinesAlone(t *testing.T) {
+	p := newDemo(t).replace("name: demo", "name: 'study $(x) 2'").plan()
+	c := settings.New[WorkConfig]()
+	c.Command = []string{"lntorch"}
+	s := SlurmConfig{Slurm: true, SlurmDryRun: true}
+	o := pipeline.Output{Log: io.Discard}
+	submitted, err := p.Submit(context.Background(), c, s, o)
+	require.NoError(t, err)
+	text, err := os.ReadFile(submitted.Script)
+	require.NoError(t, err)
+	require.Contains(t, string(text), "\n#SBATCH --job-name=study___x__2\n")
+	p.Dir = filepath.Join(t.TempDir(), "a\ntouch owned")
+	_, err = p.Submit(context.Background(), c, s, o)
+	require.ErrorContains(t, err, "found a control character in")
+}
+
 // A task whose worker was stopped and has saved, by the signal before a time limit or by preemption, is queued again,
 // unless it was cancelled or has been queued a hundred times; no other is.
 func TestTasksAreQueuedAgain(t *testing.T) {

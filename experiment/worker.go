@@ -248,16 +248,25 @@ func (w *worker) try(ctx context.Context, r *Run) (did, over bool, err error) {
 	case err == nil:
 		w.ended[r.Key] = true
 		w.out.Printf("%s: done in %s", w.name(r), time.Since(a.began).Round(time.Second/10))
-		return true, true, w.journal.write(r.Key, eventDone, nil)
+		w.note(r, eventDone)
+		return true, true, nil
 	case k.lost(lockContext, err):
 		w.out.Printf("%s: lost: %v", w.name(r), errLost)
-		return true, false, w.journal.write(r.Key, eventLost, nil)
+		w.note(r, eventLost)
+		return true, false, nil
 	case ctx.Err() != nil:
 		err = errors.Join(a.stop(), w.journal.write(r.Key, eventStopped, nil))
 		w.out.Printf("%s: stopped, saved", w.name(r))
 		return true, false, errors.Join(ctx.Err(), err)
 	}
 	return true, true, w.failed(a, err)
+}
+
+// note writes an event of the past to the journal: a disk that is full stops no worker.
+func (w *worker) note(r *Run, event string) {
+	if err := w.journal.write(r.Key, event, nil); err != nil {
+		w.out.Printf("WARNING: %s: the journal lacks this: %v", w.name(r), err)
+	}
 }
 
 // doing says what an event is to people.

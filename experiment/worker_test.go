@@ -1,6 +1,7 @@
 package experiment
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +23,7 @@ import (
 	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
+	"github.com/lntorch/lntorch/pipeline"
 )
 
 // A worker that finds every run of a large grid in other hands asks seldom, and little.
@@ -253,15 +256,20 @@ func TestThePapersGridIsWhatItSays(t *testing.T) {
 	require.Equal(t, []uint64{0, 1, 2}, f.Seeds)
 }
 
-// A worker whose lock is another's when it has done a run drops it: nothing of it is in the run's folder.
-func TestARunOfALostLockIsNotDone(t *testing.T) {
+// newAttempt is one on a run that the worker has taken.
+func newAttempt(t *testing.T) *attempt {
 	p := &Plan{Dir: t.TempDir()}
 	r := &Run{Key: strings.Repeat("a", 16)}
-	l := newLocks(newHolder(), t.TempDir(), time.Minute)
 	require.NoError(t, os.MkdirAll(filepath.Join(p.Dir, RunsFolder), 0o777))
-	k, err := l.take(p.Lock(r))
+	k, err := newLocks(newHolder(), t.TempDir(), time.Minute).take(p.Lock(r))
 	require.NoError(t, err)
-	a := &attempt{worker: &worker{plan: p}, run: r, lock: k, folder: p.Folder(r), work: filepath.Join(p.Folder(r), workFolder+"x")}
+	return &attempt{worker: &worker{plan: p}, run: r, lock: k, folder: p.Folder(r), work: filepath.Join(p.Folder(r), workFolder+"x")}
+}
+
+// A worker whose lock is another's when it has done a run drops it: nothing of it is in the run's folder.
+func TestARunOfALostLockIsNotDone(t *testing.T) {
+	a := newAttempt(t)
+	p, r, k := a.plan, a.run, a.lock
 	write(t, a.final(RunFile), `{"key": "k"}`)
 	write(t, a.path(completeFile), "")
 	hold(t, p.Lock(r), remote("far"))
@@ -272,6 +280,127 @@ func TestARunOfALostLockIsNotDone(t *testing.T) {
 	hold(t, p.Lock(r), k.holder)
 	require.NoError(t, a.finish())
 	require.True(t, isDone(a.folder))
+}
+
+// A run that is interrupted anywhere between its first file's move and done is completed by the next attempt.
+func TestAnAttemptEndsWhatWasMoved(t *testing.T) {
+	files := []string{modelFolder + "/weights", RunFile, logFile, scoresFile}
+	for moved := 0; moved <= len(files); moved++ {
+		a := newAttempt(t)
+		write(t, a.path(completeFile), "")
+		write(t, a.path(trainedFile), `{"model": "m"}`)
+		for i, name := range files {
+			to := a.final(name)
+			if i < moved {
+				to = filepath.Join(a.folder, name)
+			}
+			write(t, to, `{"key": "`+name+`"}`)
+		}
+		next := *a
+		next.work = filepath.Join(a.folder, workFolder+"y")
+		_, err := next.open()
+		require.NoError(t, err)
+		require.NoError(t, next.do(context.Background(), nil), moved)
+		require.True(t, isDone(a.folder))
+		entries, err := os.ReadDir(a.folder)
+		require.NoError(t, err)
+		require.Len(t, entries, len(files)+1, "and done")
+		for _, name := range files {
+			text, err := os.ReadFile(filepath.Join(a.folder, name))
+			require.NoError(t, err)
+			require.Equal(t, `{"key": "`+name+`"}`, string(text))
+		}
+	}
+}
+
+// A worker that is frozen while it moves its run up removes nothing when it wakes, of a run that another has done since.
+func TestAFrozenWorkerRemovesNothing(t *testing.T) {
+	a := newAttempt(t)
+	write(t, a.final(scoresFile), "")
+	entries, err := os.ReadDir(a.final())
+	require.NoError(t, err)
+	require.NoError(t, os.RemoveAll(a.work)) // by the other one, which then ends the run
+	write(t, filepath.Join(a.folder, scoresFile), "theirs")
+	write(t, filepath.Join(a.folder, DoneFile), "{}")
+	require.ErrorIs(t, a.moveUp(entries), os.ErrNotExist)
+	text, err := os.ReadFile(filepath.Join(a.folder, scoresFile))
+	require.NoError(t, err)
+	require.Equal(t, "theirs", string(text))
+}
+
+// A disk that is full in the middle of a line of the journal costs that line alone, and stops no worker.
+func TestAJournalOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	self := newHolder()
+	j, err := openJournal(dir, &self)
+	require.NoError(t, err)
+	defer j.close()
+	var log bytes.Buffer
+	p := &Plan{}
+	w := &worker{plan: p, journal: j, out: pipeline.Output{Log: &log}}
+	require.NoError(t, j.write("a", eventStart, nil))
+	info, err := j.file.Stat()
+	require.NoError(t, err)
+	var was syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &was))
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	full := was
+	full.Cur = uint64(info.Size()) + 20
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full))
+	w.note(&Run{Key: "a"}, eventDone)
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &was))
+	require.Contains(t, log.String(), "the journal lacks this")
+	require.NoError(t, j.write("b", eventStart, nil))
+	require.NoError(t, j.write("b", eventDone, nil))
+	text, err := os.ReadFile(j.file.Name())
+	require.NoError(t, err)
+	var read []string
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	for _, line := range lines {
+		var e event
+		if json.Unmarshal([]byte(line), &e) == nil {
+			read = append(read, e.Run+" "+e.Event)
+		}
+	}
+	require.Equal(t, []string{"a start", "b start", "b done"}, read)
+	require.Len(t, lines, 4)
+}
+
+// Predictions of cases whose grid has changed are no predictions of these cases.
+func TestPredictionsAreOfAGrid(t *testing.T) {
+	p := newDemo(t).plan()
+	a := &attempt{worker: &worker{plan: p}, run: p.Runs[0]}
+	was := a.predicted()
+	require.NotEmpty(t, was.Test)
+	for _, c := range a.run.base.dataset.testing {
+		c.geometry = "another"
+	}
+	is := a.predicted()
+	for name := range was.Test {
+		require.NotEqual(t, was.Test[name], is.Test[name])
+	}
+}
+
+// The order in which regions are painted decides the labels, so it is part of a run's keys and of its data's.
+func TestTheOrderOfRegionsIsInKeys(t *testing.T) {
+	p := newDemo(t).plan()
+	c := p.Runs[0].base
+	of := func(regions bool, order ...int) string {
+		labels := *c.dataset.raw.JSON.Labels
+		labels.HasRegions, labels.RegionsClassOrder = regions, order
+		c.dataset.raw.JSON.Labels = &labels
+		require.NoError(t, c.identify(&p.File.Evaluate))
+		folder, err := p.dataFolder(c)
+		require.NoError(t, err)
+		return c.digest + " " + filepath.Base(folder)
+	}
+	plain := strings.Fields(of(false))
+	one, other := strings.Fields(of(true, 1, 2)), strings.Fields(of(true, 2, 1))
+	for i := range plain {
+		require.NotEqual(t, one[i], other[i])
+		require.NotEqual(t, plain[i], one[i])
+	}
 }
 
 // A run that is interrupted after its weights were removed, and before it is complete, is completed by the next
