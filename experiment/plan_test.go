@@ -522,7 +522,10 @@ func TestWhatDoesNotFitIsRefused(t *testing.T) {
 func TestOneRunServesTwins(t *testing.T) {
 	d := newDemo(t).replace("dgst: {method: dgst}", "twin: {method: full, momentum: 0.99}").replace("[1, 3, all]", "[8, all]")
 	p := d.plan()
-	require.Contains(t, p.Warnings, "methods full and twin have the same settings: one run serves both")
+	require.Equal(t, []string{"training data of network unet unknown: it may hold test cases",
+		"methods full and twin have the same settings: one run serves both",
+		"target: draws 0, 1 have the same cases at 8 shots: one run serves them, and they count as one draw",
+		"target: 8 and all shots are the same cases: one run serves both"}, p.Warnings)
 	require.Len(t, p.Runs, 1+2, "a seed each")
 	require.Len(t, p.Document().Runs, 1+2*2*(2+1))
 	r := p.Runs[1]

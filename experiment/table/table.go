@@ -233,6 +233,7 @@ func Make(ctx context.Context, scores *Scores, s Settings) (*Table, error) {
 			m.table.Tie[metric] = v
 		}
 	}
+	m.same = scores.draws()
 	families := m.families()
 	pairs, cells := 0, 0
 	for _, f := range families {
@@ -317,7 +318,8 @@ type maker struct {
 	settings  Settings
 	bootstrap *stats.Bootstrap
 	table     *Table
-	draws     map[*cell][]string // that some method has at the cell's network and shots
+	draws     map[*cell][]string // that some method has at the cell's network and shots, the same cases once
+	same      []string           // notes on draws of the same cases
 }
 
 // family is the comparisons whose p values are adjusted together.
@@ -327,7 +329,7 @@ type family struct {
 	within string
 	cells  []*cell
 	pairs  [][2]int
-	draws  []string // of any of the cells
+	draws  []string // of any of the cells, the same cases once
 }
 
 // families lists the methods of each network and shots, then the networks of each method and shots.
@@ -349,7 +351,9 @@ func (m *maker) families() []*family {
 					list = append(list, f)
 				}
 				f.cells = append(f.cells, c)
-				f.draws = append(f.draws, c.draws...)
+				for _, d := range c.draws {
+					f.draws = append(f.draws, c.first(d))
+				}
 			}
 		}
 	}
@@ -410,7 +414,7 @@ func (f *family) name(c *cell) string {
 }
 
 // joint is what several cells have in common: the patients with scores in all runs, the draws of
-// which all runs are there.
+// which all runs are there. Of draws with the same training cases in some cell one counts.
 type joint struct {
 	x        [][][]float64 // by cell: patients × trainings, a draw's mean over its seeds, or seeds
 	runs     [][]float64   // of the first cell: by draw, means of its seeds
@@ -433,12 +437,25 @@ func join(g *group, metric int, cells ...*cell) *joint {
 	}
 	seeds = different(seeds)
 	j.seeds = len(seeds)
+	type cases struct {
+		cell  int
+		first string
+	}
+	counted := map[cases]bool{}
 	for _, d := range cells[0].draws {
 		missing := func(c *cell) bool {
 			return slices.ContainsFunc(seeds, func(s string) bool { return c.runs[runID{d, s}] == nil })
 		}
-		if !slices.ContainsFunc(cells, missing) {
-			j.draws = append(j.draws, d)
+		again := false
+		for i, c := range cells {
+			again = again || counted[cases{i, c.first(d)}]
+		}
+		if again || slices.ContainsFunc(cells, missing) {
+			continue
+		}
+		j.draws = append(j.draws, d)
+		for i, c := range cells {
+			counted[cases{i, c.first(d)}] = true
 		}
 	}
 	if len(j.draws) == 0 {
@@ -654,7 +671,7 @@ func (g *group) untrained(network string) *cell {
 // inPlaceOf is the cell with its only run in the place of each run of another cell.
 func (c *cell) inPlaceOf(other *cell) *cell {
 	same := *c
-	same.draws, same.seeds, same.runs = other.draws, other.seeds, map[runID]*run{}
+	same.draws, same.seeds, same.same, same.runs = other.draws, other.seeds, other.same, map[runID]*run{}
 	for _, only := range c.runs {
 		for id := range other.runs {
 			same.runs[id] = only
@@ -808,6 +825,7 @@ func (m *maker) warn() {
 	if len(equal) > 0 {
 		warn("equal in every patient: %s: are these two names of one training?", some(equal))
 	}
+	m.table.Warn(m.same)
 }
 
 // some joins the first three.
