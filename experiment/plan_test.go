@@ -391,6 +391,42 @@ func TestLeaksOfTheDrawsAreRefused(t *testing.T) {
 	write(t, filepath.Join(d.dir, "patients.csv"), text)
 	require.Equal(t, []string{"target: test case LN_011 is of the same patient as case LN_000 of the pool"}, leaks(d))
 
+	// Spaces around a patient, and the mark that Excel puts before a file, make no other patient.
+	d = newDemo(t).replace("test: imagesTs", "test: imagesTs, patients: patients.csv")
+	for old, new := range map[string]string{"case,patient\n": "\ufeffcase, patient\n", "LN_000,0": "LN_000 ,P1", "LN_011,0": "LN_011,P1 \u00a0"} {
+		require.Contains(t, text, old)
+		text = strings.Replace(text, old, new, 1)
+	}
+	write(t, filepath.Join(d.dir, "patients.csv"), text)
+	require.Equal(t, []string{"target: test case LN_011 is of the same patient as case LN_000 of the pool"}, leaks(d))
+	write(t, filepath.Join(d.dir, "patients.csv"), strings.Replace(text, "LN_000 ,P1", "LN_000,\"P\x1b1\"", 1))
+	require.Contains(t, d.refused(), "patients.csv: line 2: patient: found a control character or line break in a name")
+	write(t, filepath.Join(d.dir, "patients.csv"), strings.Replace(text, "LN_000 ,P1", "LN_000, ", 1))
+	require.Contains(t, d.refused(), "patients.csv: line 2: found no case or no patient")
+	write(t, filepath.Join(d.dir, "patients.csv"), strings.Replace(text, "LN_001,1", "LN_000,1", 1))
+	require.Contains(t, d.refused(), "patients.csv: line 3: case LN_000 is there twice")
+	// Nor do they in a case's name, or in splits that are given.
+	d = newDemo(t).replace("test: imagesTs", `test: imagesTs, patient: '^LN_0.(.)'`)
+	for _, f := range []string{"imagesTr/LN_000_0000", "labelsTr/LN_000"} {
+		old := filepath.Join(d.dataset(), f+".nii.gz")
+		require.NoError(t, os.Rename(old, strings.Replace(old, "LN_000", "LN_01 ", 1)))
+	}
+	require.Contains(t, d.refused(), `the pattern "^LN_0.(.)" finds no patient in the name of case LN_01 `)
+	d.replace(`'^LN_0.(.)'`, `'^LN_0(..)'`)
+	require.Equal(t, "1", d.plan().Splits.Datasets["target"].Patients["LN_01 "])
+	d = newDemo(t)
+	splits := jsonOf(t, d.plan().Splits)
+	d.replace(", test: imagesTs", "")
+	d.text += "splits: splits.json\n"
+	for _, c := range []string{"LN_000", "LN_011"} {
+		require.Contains(t, splits, `"`+c+`":"`+c+`"`)
+		splits = strings.Replace(splits, `"`+c+`":"`+c+`"`, `"`+c+`":"P1`+map[string]string{"LN_000": "", "LN_011": " "}[c]+`"`, 1)
+	}
+	write(t, filepath.Join(d.dir, "splits.json"), splits)
+	require.Equal(t, []string{"target: test case LN_011 is of the same patient as case LN_000 of the pool"}, leaks(d))
+	write(t, filepath.Join(d.dir, "splits.json"), strings.Replace(splits, `"P1 "`, `"P\t1"`, 1))
+	require.Contains(t, d.refused(), "patient of case LN_011: found a control character")
+
 	// Named and drawn test cases leave the pool by themselves.
 	p := newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_005]").plan()
 	require.NotContains(t, p.Splits.Datasets["target"].Pool, "LN_003")

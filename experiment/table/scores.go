@@ -238,7 +238,7 @@ func parseHeader(names []string, wanted []string) (*header, error) {
 		}
 	}
 	for i := range names {
-		name, err := plain(names[i])
+		name, err := Name(names[i])
 		if err != nil {
 			return nil, fmt.Errorf("name of column %d: %w", i+1, err)
 		}
@@ -311,9 +311,9 @@ func listed(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// plain is a name without the spaces around it. Control characters and names of pages are refused:
-// they would get into tables and terminals.
-func plain(text string) (string, error) {
+// Name is a name as tables have it: without the spaces around it. Control characters and names of pages are
+// refused: they would get into tables and terminals.
+func Name(text string) (string, error) {
 	text = strings.TrimSpace(text)
 	switch {
 	case len(text) > maxName:
@@ -328,7 +328,7 @@ func plain(text string) (string, error) {
 
 // keyOf checks the value of a key column.
 func keyOf(key, text string) (string, error) {
-	text, err := plain(text)
+	text, err := Name(text)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", key, err)
 	}
