@@ -266,6 +266,10 @@ func (g *grid) contents(ctx context.Context) error {
 		if n.learnt == nil {
 			g.Warnings = append(g.Warnings, "training data of network "+n.Name+" unknown: it may hold test cases")
 		}
+		if n.learnt != nil && n.learnt.parts != nil {
+			g.Warnings = append(g.Warnings, fmt.Sprintf("training data of network %s is known in part: %s: the rest may hold test cases",
+				n.Name, strings.Join(n.learnt.parts, ", ")))
+		}
 		for _, d := range g.datasets {
 			if n.learnt != nil {
 				leaks, warnings := n.learnt.compare(n, d)

@@ -450,7 +450,9 @@ func TestLeaksOfTheFoundationAreRefused(t *testing.T) {
 		to := filepath.Join(d.raw, name)
 		text, err := os.ReadFile(filepath.Join(d.dataset(), "dataset.json"))
 		require.NoError(t, err)
-		write(t, filepath.Join(to, "dataset.json"), string(text))
+		require.Contains(t, string(text), `"numTraining": 8`)
+		write(t, filepath.Join(to, "dataset.json"), strings.Replace(string(text), `"numTraining": 8`,
+			fmt.Sprintf(`"numTraining": %d`, len(cases)), 1))
 		require.NoError(t, os.MkdirAll(filepath.Join(to, "imagesTr"), 0o755))
 		for i, c := range cases {
 			d.swap(c+"_0000.nii.gz", filepath.Join(to, "imagesTr", fmt.Sprintf("S_%d_0000.nii.gz", i)))
@@ -465,6 +467,31 @@ func TestLeaksOfTheFoundationAreRefused(t *testing.T) {
 	d = newDemo(t).replace("MODEL}", "MODEL, trained_on: [501]}")
 	trained(d, "Dataset501_X", "imagesTr/LN_001", "imagesTr/LN_002")
 	require.Equal(t, []string{"target: network unet was trained on 2 of the 8 cases of the pool"}, d.plan().Warnings)
+
+	// Of images that are not there nothing is known: some, or one of a case's channels; all; or in another format.
+	gone := func(d *demo, name string) {
+		require.NoError(t, os.Remove(filepath.Join(d.raw, name, "imagesTr", "S_0_0000.nii.gz")))
+	}
+	gone(d, "Dataset501_X")
+	require.Equal(t, []string{"training data of network unet is known in part: images of 1 of the 2 cases of Dataset501_X are there: " +
+		"the rest may hold test cases", "target: network unet was trained on 1 of the 8 cases of the pool"}, d.plan().Warnings)
+	other := filepath.Join(d.raw, "Dataset501_X", "imagesTr", "S_1_000")
+	require.NoError(t, os.Rename(other+"0.nii.gz", other+"0.nrrd"))
+	require.Contains(t, d.refused(), "grid.yaml:6: networks.unet.trained_on: Dataset501_X: found no training images, expected CASE_0000.nii.gz, … in "+
+		filepath.Dir(other)+": give a file of their content hashes")
+	d = newDemo(t)
+	trained(d, "Dataset101_PhantomSource", "imagesTr/LN_001")
+	require.Equal(t, []string{"target: network unet was trained on 1 of the 8 cases of the pool"}, d.plan().Warnings)
+	const unknown = "training data of network unet unknown: it may hold test cases"
+	gone(d, "Dataset101_PhantomSource")
+	require.Equal(t, []string{unknown}, d.plan().Warnings, "the folder is empty")
+	write(t, filepath.Join(d.raw, "Dataset101_PhantomSource", "dataset.json"), `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "node": 1}, `+
+		`"numTraining": 1, "file_ending": ".nii.gz", "dataset": {"S_0": {"images": ["imagesTr/S_0_0000.nii.gz"], "label": "x.nii.gz"}}}`)
+	require.Equal(t, []string{unknown}, d.plan().Warnings, "a list of images that are not there")
+	write(t, filepath.Join(d.raw, "Dataset101_PhantomSource", "dataset.json"), `{"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, `+
+		`"node": 1}, "numTraining": 1, "file_ending": ".nii.gz"}`)
+	d.swap("imagesTr/LN_001_0000.nii.gz", filepath.Join(d.raw, "Dataset101_PhantomSource", "imagesTr", "S_0_0000.nii.gz"))
+	require.Equal(t, []string{unknown}, d.plan().Warnings, "a channel is missing")
 
 	d = newDemo(t)
 	contents := d.plan().Splits.Datasets["target"].Content
