@@ -59,7 +59,9 @@ class Grid:
 
     def untrained(self, network, method=None):
         """The cell at 0 shots, of that method or the only one there, if there is one, of one run."""
-        cells = [c for c in self.draws if c[0] == network and c[2] == "0" and method in (None, c[1])]
+        cells = [
+            c for c in self.draws if c[0] == network and c[2] == "0" and method in (None, c[1])
+        ]
         if len(cells) == 1 and sum(k[:3] == cells[0] for k in self.runs) == 1:
             return cells[0]
         return None
