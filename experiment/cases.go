@@ -17,6 +17,7 @@ import (
 	"sync"
 
 	"github.com/lntorch/lntorch/data/raw"
+	"github.com/lntorch/lntorch/experiment/table"
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/filehash"
 	"github.com/lntorch/lntorch/internal/nearest"
@@ -148,37 +149,42 @@ func (g *gridDataset) readPatients() error {
 		}
 	}
 	for _, c := range slices.Concat(g.train, g.later) {
+		patient := c.name
 		switch {
 		case g.Patients != "":
-			p, ok := listed[c.name]
-			if !ok {
+			var ok bool
+			if patient, ok = listed[strings.TrimSpace(c.name)]; !ok {
 				return fmt.Errorf("%s has no row of case %s", g.Patients, c.name)
 			}
-			g.patients[c.name] = p
 		case g.pattern != nil:
 			found := g.pattern.FindStringSubmatch(c.name)
-			if found == nil || found[1] == "" {
+			if found == nil || strings.TrimSpace(found[1]) == "" {
 				return fmt.Errorf("the pattern %q finds no patient in the name of case %s", g.Patient, c.name)
 			}
-			g.patients[c.name] = found[1]
-		default:
-			g.patients[c.name] = c.name
+			patient = found[1]
+		}
+		var err error
+		if g.patients[c.name], err = table.Name(patient); err != nil { // one patient for draws, leaks and tables
+			return fmt.Errorf("patient of case %s: %w", c.name, err)
 		}
 	}
 	return nil
 }
 
-// patientList reads a CSV file with columns case, patient.
+// patientList reads a CSV file with columns case, patient. Names are those of tables, without spaces around them.
 func patientList(path string) (map[string]string, error) {
 	text, err := regular.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	r := csv.NewReader(bytes.NewReader(text))
+	r := csv.NewReader(bytes.NewReader(bytes.TrimPrefix(text, []byte("\ufeff")))) // as Excel writes it
 	r.FieldsPerRecord = -1
 	header, err := r.Read()
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for i := range header {
+		header[i] = strings.TrimSpace(header[i])
 	}
 	at, of := slices.Index(header, "case"), slices.Index(header, "patient")
 	if at < 0 || of < 0 {
@@ -195,6 +201,11 @@ func patientList(path string) (map[string]string, error) {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		line, _ := r.FieldPos(0)
+		for i := range row {
+			if row[i], err = table.Name(row[i]); err != nil && (i == at || i == of) {
+				return nil, fmt.Errorf("%s: line %d: %s: %w", path, line, header[i], err)
+			}
+		}
 		if len(row) <= max(at, of) || row[at] == "" || row[of] == "" {
 			return nil, fmt.Errorf("%s: line %d: found no case or no patient", path, line)
 		}

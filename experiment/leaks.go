@@ -75,12 +75,14 @@ type learnt struct {
 	from   []string          // datasets or files
 	images map[string]string // case by the sum of its images' voxels
 	whole  map[string]string // the same by content
+	parts  []string          // datasets of which some images are missing
 }
 
 var contentHash = regexp.MustCompile(`\b[0-9a-f]{64}\b`)
 
 // learnt finds the training data of a network: what trained_on says, else the dataset that the
-// checkpoint names, where its raw images are. nil: not known.
+// checkpoint names, where its raw images are. nil: not known. Images that are missing are noted in parts; a dataset
+// without any is as good as none.
 func (r *reads) learnt(ctx context.Context, n *gridNetwork, root string) (*learnt, error) {
 	l := &learnt{images: map[string]string{}, whole: map[string]string{}}
 	named := n.TrainedOn
@@ -114,7 +116,22 @@ func (r *reads) learnt(ctx context.Context, n *gridNetwork, root string) (*learn
 		if err != nil {
 			return nil, err
 		}
-		contents, err := r.all(ctx, d.raw.Name, withoutLabels(d.train))
+		there := d.withImages()
+		if len(there) == 0 {
+			if n.TrainedOn == nil {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("%s: found no training images, expected CASE_0000%s, … in %s: give a file of their content hashes",
+				d.raw.Name, d.raw.JSON.FileEnding, filepath.Join(d.raw.Folder, "imagesTr"))
+		}
+		all := len(d.train)
+		if trained, err := d.raw.JSON.NumTraining(); err == nil {
+			all = max(all, trained)
+		}
+		if len(there) < all {
+			l.parts = append(l.parts, fmt.Sprintf("images of %d of the %d cases of %s are there", len(there), all, d.raw.Name))
+		}
+		contents, err := r.all(ctx, d.raw.Name, there)
 		if err != nil {
 			return nil, err
 		}
@@ -126,13 +143,18 @@ func (r *reads) learnt(ctx context.Context, n *gridNetwork, root string) (*learn
 	return l, nil
 }
 
-// withoutLabels leaves the labels out: the images decide, and labels of training data may be gone.
-func withoutLabels(list []caseFiles) []caseFiles {
-	out := slices.Clone(list)
-	for i := range out {
-		out[i].label = ""
+// withImages are the training cases whose images are all there, without labels: the images decide, and labels of
+// training data may be gone.
+func (g *gridDataset) withImages() []caseFiles {
+	var list []caseFiles
+	for _, c := range g.train {
+		missing := func(path string) bool { return !isFile(path) }
+		if len(c.images) == len(g.raw.JSON.ChannelNames) && !slices.ContainsFunc(c.images, missing) {
+			c.label = ""
+			list = append(list, c)
+		}
 	}
-	return out
+	return list
 }
 
 // holds says where a case was, "" if it was not trained on.

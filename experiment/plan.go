@@ -266,6 +266,10 @@ func (g *grid) contents(ctx context.Context) error {
 		if n.learnt == nil {
 			g.Warnings = append(g.Warnings, "training data of network "+n.Name+" unknown: it may hold test cases")
 		}
+		if n.learnt != nil && n.learnt.parts != nil {
+			g.Warnings = append(g.Warnings, fmt.Sprintf("training data of network %s is known in part: %s: the rest may hold test cases",
+				n.Name, strings.Join(n.learnt.parts, ", ")))
+		}
 		for _, d := range g.datasets {
 			if n.learnt != nil {
 				leaks, warnings := n.learnt.compare(n, d)
@@ -387,7 +391,41 @@ func (g *grid) runs() error {
 		}
 	}
 	g.noteTwins(all)
+	g.noteDraws()
 	return nil
+}
+
+// noteDraws says which draws, and which numbers of shots, have the same cases, so that their runs are one.
+func (g *grid) noteDraws() {
+	for _, r := range g.Runs {
+		draws := map[string][]string{}
+		var shots []string
+		for _, p := range r.Places() {
+			if p.Dataset != r.Dataset || p.Network != r.Network || p.Method != r.Method {
+				continue
+			}
+			draws[p.Shots] = append(draws[p.Shots], strconv.Itoa(p.Draw))
+			if !slices.Contains(shots, p.Shots) {
+				shots = append(shots, p.Shots)
+			}
+		}
+		var notes []string
+		for _, k := range shots {
+			if list := draws[k]; len(list) > 1 {
+				notes = append(notes, fmt.Sprintf("%s: draws %s have the same cases at %s shots: one run serves them, and they "+
+					"count as one draw", r.Dataset, strings.Join(list, ", "), k))
+			}
+		}
+		if len(shots) > 1 {
+			notes = append(notes, fmt.Sprintf("%s: %s shots are the same cases: one run serves both", r.Dataset,
+				strings.Join(shots, " and ")))
+		}
+		for _, note := range notes {
+			if !slices.Contains(g.Warnings, note) {
+				g.Warnings = append(g.Warnings, note)
+			}
+		}
+	}
 }
 
 // noteTwins says which methods are one run each time.

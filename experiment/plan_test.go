@@ -391,6 +391,42 @@ func TestLeaksOfTheDrawsAreRefused(t *testing.T) {
 	write(t, filepath.Join(d.dir, "patients.csv"), text)
 	require.Equal(t, []string{"target: test case LN_011 is of the same patient as case LN_000 of the pool"}, leaks(d))
 
+	// Spaces around a patient, and the mark that Excel puts before a file, make no other patient.
+	d = newDemo(t).replace("test: imagesTs", "test: imagesTs, patients: patients.csv")
+	for old, new := range map[string]string{"case,patient\n": "\ufeffcase, patient\n", "LN_000,0": "LN_000 ,P1", "LN_011,0": "LN_011,P1 \u00a0"} {
+		require.Contains(t, text, old)
+		text = strings.Replace(text, old, new, 1)
+	}
+	write(t, filepath.Join(d.dir, "patients.csv"), text)
+	require.Equal(t, []string{"target: test case LN_011 is of the same patient as case LN_000 of the pool"}, leaks(d))
+	write(t, filepath.Join(d.dir, "patients.csv"), strings.Replace(text, "LN_000 ,P1", "LN_000,\"P\x1b1\"", 1))
+	require.Contains(t, d.refused(), "patients.csv: line 2: patient: found a control character or line break in a name")
+	write(t, filepath.Join(d.dir, "patients.csv"), strings.Replace(text, "LN_000 ,P1", "LN_000, ", 1))
+	require.Contains(t, d.refused(), "patients.csv: line 2: found no case or no patient")
+	write(t, filepath.Join(d.dir, "patients.csv"), strings.Replace(text, "LN_001,1", "LN_000,1", 1))
+	require.Contains(t, d.refused(), "patients.csv: line 3: case LN_000 is there twice")
+	// Nor do they in a case's name, or in splits that are given.
+	d = newDemo(t).replace("test: imagesTs", `test: imagesTs, patient: '^LN_0.(.)'`)
+	for _, f := range []string{"imagesTr/LN_000_0000", "labelsTr/LN_000"} {
+		old := filepath.Join(d.dataset(), f+".nii.gz")
+		require.NoError(t, os.Rename(old, strings.Replace(old, "LN_000", "LN_01 ", 1)))
+	}
+	require.Contains(t, d.refused(), `the pattern "^LN_0.(.)" finds no patient in the name of case LN_01 `)
+	d.replace(`'^LN_0.(.)'`, `'^LN_0(..)'`)
+	require.Equal(t, "1", d.plan().Splits.Datasets["target"].Patients["LN_01 "])
+	d = newDemo(t)
+	splits := jsonOf(t, d.plan().Splits)
+	d.replace(", test: imagesTs", "")
+	d.text += "splits: splits.json\n"
+	for _, c := range []string{"LN_000", "LN_011"} {
+		require.Contains(t, splits, `"`+c+`":"`+c+`"`)
+		splits = strings.Replace(splits, `"`+c+`":"`+c+`"`, `"`+c+`":"P1`+map[string]string{"LN_000": "", "LN_011": " "}[c]+`"`, 1)
+	}
+	write(t, filepath.Join(d.dir, "splits.json"), splits)
+	require.Equal(t, []string{"target: test case LN_011 is of the same patient as case LN_000 of the pool"}, leaks(d))
+	write(t, filepath.Join(d.dir, "splits.json"), strings.Replace(splits, `"P1 "`, `"P\t1"`, 1))
+	require.Contains(t, d.refused(), "patient of case LN_011: found a control character")
+
 	// Named and drawn test cases leave the pool by themselves.
 	p := newDemo(t).replace("test: imagesTs", "test: [LN_003, LN_005]").plan()
 	require.NotContains(t, p.Splits.Datasets["target"].Pool, "LN_003")
@@ -414,7 +450,9 @@ func TestLeaksOfTheFoundationAreRefused(t *testing.T) {
 		to := filepath.Join(d.raw, name)
 		text, err := os.ReadFile(filepath.Join(d.dataset(), "dataset.json"))
 		require.NoError(t, err)
-		write(t, filepath.Join(to, "dataset.json"), string(text))
+		require.Contains(t, string(text), `"numTraining": 8`)
+		write(t, filepath.Join(to, "dataset.json"), strings.Replace(string(text), `"numTraining": 8`,
+			fmt.Sprintf(`"numTraining": %d`, len(cases)), 1))
 		require.NoError(t, os.MkdirAll(filepath.Join(to, "imagesTr"), 0o755))
 		for i, c := range cases {
 			d.swap(c+"_0000.nii.gz", filepath.Join(to, "imagesTr", fmt.Sprintf("S_%d_0000.nii.gz", i)))
@@ -429,6 +467,31 @@ func TestLeaksOfTheFoundationAreRefused(t *testing.T) {
 	d = newDemo(t).replace("MODEL}", "MODEL, trained_on: [501]}")
 	trained(d, "Dataset501_X", "imagesTr/LN_001", "imagesTr/LN_002")
 	require.Equal(t, []string{"target: network unet was trained on 2 of the 8 cases of the pool"}, d.plan().Warnings)
+
+	// Of images that are not there nothing is known: some, or one of a case's channels; all; or in another format.
+	gone := func(d *demo, name string) {
+		require.NoError(t, os.Remove(filepath.Join(d.raw, name, "imagesTr", "S_0_0000.nii.gz")))
+	}
+	gone(d, "Dataset501_X")
+	require.Equal(t, []string{"training data of network unet is known in part: images of 1 of the 2 cases of Dataset501_X are there: " +
+		"the rest may hold test cases", "target: network unet was trained on 1 of the 8 cases of the pool"}, d.plan().Warnings)
+	other := filepath.Join(d.raw, "Dataset501_X", "imagesTr", "S_1_000")
+	require.NoError(t, os.Rename(other+"0.nii.gz", other+"0.nrrd"))
+	require.Contains(t, d.refused(), "grid.yaml:6: networks.unet.trained_on: Dataset501_X: found no training images, expected CASE_0000.nii.gz, … in "+
+		filepath.Dir(other)+": give a file of their content hashes")
+	d = newDemo(t)
+	trained(d, "Dataset101_PhantomSource", "imagesTr/LN_001")
+	require.Equal(t, []string{"target: network unet was trained on 1 of the 8 cases of the pool"}, d.plan().Warnings)
+	const unknown = "training data of network unet unknown: it may hold test cases"
+	gone(d, "Dataset101_PhantomSource")
+	require.Equal(t, []string{unknown}, d.plan().Warnings, "the folder is empty")
+	write(t, filepath.Join(d.raw, "Dataset101_PhantomSource", "dataset.json"), `{"channel_names": {"0": "CT"}, "labels": {"background": 0, "node": 1}, `+
+		`"numTraining": 1, "file_ending": ".nii.gz", "dataset": {"S_0": {"images": ["imagesTr/S_0_0000.nii.gz"], "label": "x.nii.gz"}}}`)
+	require.Equal(t, []string{unknown}, d.plan().Warnings, "a list of images that are not there")
+	write(t, filepath.Join(d.raw, "Dataset101_PhantomSource", "dataset.json"), `{"channel_names": {"0": "CT", "1": "PET"}, "labels": {"background": 0, `+
+		`"node": 1}, "numTraining": 1, "file_ending": ".nii.gz"}`)
+	d.swap("imagesTr/LN_001_0000.nii.gz", filepath.Join(d.raw, "Dataset101_PhantomSource", "imagesTr", "S_0_0000.nii.gz"))
+	require.Equal(t, []string{unknown}, d.plan().Warnings, "a channel is missing")
 
 	d = newDemo(t)
 	contents := d.plan().Splits.Datasets["target"].Content
@@ -522,7 +585,10 @@ func TestWhatDoesNotFitIsRefused(t *testing.T) {
 func TestOneRunServesTwins(t *testing.T) {
 	d := newDemo(t).replace("dgst: {method: dgst}", "twin: {method: full, momentum: 0.99}").replace("[1, 3, all]", "[8, all]")
 	p := d.plan()
-	require.Contains(t, p.Warnings, "methods full and twin have the same settings: one run serves both")
+	require.Equal(t, []string{"training data of network unet unknown: it may hold test cases",
+		"methods full and twin have the same settings: one run serves both",
+		"target: draws 0, 1 have the same cases at 8 shots: one run serves them, and they count as one draw",
+		"target: 8 and all shots are the same cases: one run serves both"}, p.Warnings)
 	require.Len(t, p.Runs, 1+2, "a seed each")
 	require.Len(t, p.Document().Runs, 1+2*2*(2+1))
 	r := p.Runs[1]

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/lntorch/lntorch/experiment/table"
 	"github.com/lntorch/lntorch/internal/regular"
 )
 
@@ -68,7 +69,10 @@ func (s *DatasetSplit) adopt(d *gridDataset, f *File) (err error) {
 		if !ok || s.Content[c] == "" {
 			return fmt.Errorf("case %s has no patient or no content there", c)
 		}
-		d.patients[c] = p
+		if p, err = table.Name(p); err != nil {
+			return fmt.Errorf("patient of case %s: %w", c, err)
+		}
+		s.Patients[c], d.patients[c] = p, p
 	}
 	if len(s.Draws) < f.Draws {
 		return fmt.Errorf("found %d draws, expected the %d of draws", len(s.Draws), f.Draws)

@@ -95,6 +95,16 @@ func analyse(ctx context.Context, c ExperimentTableConfig, o Output) (a analysis
 	}
 	if c.Grid != nil {
 		scores.Sort(c.Grid.Order)
+		keys := map[figures.Place]string{}
+		for _, p := range c.Grid.Places {
+			key := p.Key
+			p.Key = ""
+			keys[p] = key
+		}
+		scores.Identify(func(r table.Run) string {
+			return keys[figures.Place{Dataset: r.Dataset, Network: r.Network, Method: r.Method, Shots: r.Shots,
+				Draw: figures.Name(r.Draw), Seed: figures.Name(r.Seed)}]
+		})
 	}
 	t, err := table.Make(ctx, scores, table.Settings{Primary: c.Primary, Reference: c.Reference,
 		Alpha: c.Alpha, Resamples: c.Resamples, Seed: uint32(c.Seed), Tie: tie,

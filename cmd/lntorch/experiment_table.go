@@ -101,7 +101,8 @@ Beside them, "these trained models, new patients": Wilcoxon over patients (exact
 pairs at the same shots are adjusted by Holm. docs/experiments.md explains every number.
 
 Methods are paired by patient, draw and seed: give the same draws and seeds to all. A patient without a score in some
-run of a comparison is left out of it; a draw counts where all its runs are there.`,
+run of a comparison is left out of it; a draw counts where all its runs are there, and draws with the same training
+cases count once.`,
 		Example: `  lntorch experiment table grid.yaml
   lntorch experiment table --scores scores.csv
   lntorch experiment table statistics.yaml --scores scores.csv

@@ -197,7 +197,7 @@ func TestScoresOfEvaluateMakeATable(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	var all strings.Builder
 	all.WriteString("method,shots,draw,seed," + lines[0] + "\n")
-	for _, run := range []string{"a,5,0,0,", "a,5,1,0,", "b,5,0,0,", "b,5,1,0,"} {
+	for _, run := range []string{"a,5,0,0,", "a,5,0,1,", "b,5,0,0,", "b,5,0,1,"} { // draws of the same scores would be one
 		for _, line := range lines[1:] {
 			all.WriteString(run + line + "\n")
 		}
@@ -392,6 +392,56 @@ func TestTablesAreOfTheGridAlone(t *testing.T) {
 	require.Contains(t, r.errOut, "WARNING: 16 runs beside the scores have the place of another one, such as ")
 	require.Contains(t, r.out, `"method": "bias"`)
 	require.NotContains(t, r.out, "4000")
+}
+
+// Draws that come to the same cases, here the whole pool, are one in tables: announced before anything runs, and
+// below each table.
+func TestDrawsOfTheSameCasesAreOneInTables(t *testing.T) {
+	_, args := planGrid(t, strings.Replace(twinsText, "[1, 3]", "[1, 8]", 1))
+	const note = "target: draws 0, 1 have the same cases at 8 shots: one run serves them, and they count as one draw"
+	r := lntorch(t, append([]string{"experiment", "plan"}, args...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Equal(t, 1, strings.Count(r.errOut, "WARNING: "+note+"\n"), r.errOut)
+	pretend(t, args, 60)
+	r = lntorch(t, append([]string{"experiment", "table"}, args...)...)
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Equal(t, 1, strings.Count(r.errOut, note), r.errOut)
+	require.NotContains(t, r.errOut, "the same scores everywhere", "the runs are known")
+	require.Equal(t, strings.Count(r.out, "### "), strings.Count(r.out, "Caution: "+note+"."))
+	type numbers struct {
+		Cells []struct {
+			Shots string
+			Draws int `json:"n_draws"`
+			Seeds int `json:"n_seeds"`
+		}
+		Pairs, Gains []struct {
+			Shots, To, Factor string
+			Draws             int `json:"n_draws"`
+		}
+	}
+	var table, alone numbers
+	require.NoError(t, json.Unmarshal([]byte(read(t, filepath.Join(args[2], "table.json"))), &table))
+	for _, c := range table.Cells {
+		require.Equal(t, map[string][]int{"0": {1, 1}, "1": {2, 2}, "8": {1, 2}}[c.Shots], []int{c.Draws, c.Seeds}, c.Shots)
+	}
+	for _, p := range append(table.Pairs, table.Gains...) {
+		switch p.Shots + p.To {
+		case "1":
+			require.Equal(t, "draw 2", fmt.Sprint(p.Factor, " ", p.Draws))
+		case "8":
+			require.Equal(t, "seed 1", fmt.Sprint(p.Factor, " ", p.Draws))
+		}
+	}
+
+	// Of scores alone the same is seen in them, and said.
+	r = lntorch(t, "experiment", "table", "--scores", filepath.Join(args[2], "scores.csv"), "--resamples", "20", "--json")
+	require.Equal(t, 0, r.code, r.errOut)
+	require.Contains(t, r.errOut, "WARNING: target: draws 0, 1 have the same scores everywhere at 8 shots: they are taken for the "+
+		"same training cases, and count as one draw")
+	require.NoError(t, json.Unmarshal([]byte(r.out), &alone))
+	require.ElementsMatch(t, table.Cells, alone.Cells)
+	require.ElementsMatch(t, table.Pairs, alone.Pairs)
+	require.ElementsMatch(t, table.Gains, alone.Gains)
 }
 
 // Two files may share a folder; that they overwrite each other's tables is said.

@@ -47,17 +47,13 @@ func (s *sheet) differencesOf(g *table.Group) *Figure {
 		of := g.Rows[first:last]
 		first = last
 		to := ""
-		for _, r := range of {
-			if r.Role != "" {
-				to = r.Method
-			}
-		}
 		var block []forestRow
 		for _, r := range of {
 			if r.Against == nil || math.IsNaN(r.Against.Difference) {
 				continue
 			}
 			p := r.Against
+			to = r.To.Method
 			one := span{r.Sign * p.Difference, math.NaN(), math.NaN()}
 			note := numeral(one.mean, digits)
 			if known(p.CI, p.DF) {
@@ -95,7 +91,7 @@ func (s *sheet) differencesOf(g *table.Group) *Figure {
 	low, high := limits(append(spans, span{}))
 	subject := s.subject(g.Dataset, g.Network, g.Label)
 	against := "the best method"
-	if s.t.Reference != "" {
+	if s.t.HasReference("method") {
 		against = s.t.Reference
 	}
 	f := &Figure{Name: fileName("differences", subject), Title: titled(fmt.Sprintf("%s: paired differences from %s",
@@ -108,7 +104,8 @@ func (s *sheet) differencesOf(g *table.Group) *Figure {
 		"draw and seed. Bars: %s\u00a0%% intervals for new patients and newly drawn training cases (crossed random "+
 		"effects). p: the same analysis after Holm over the pairs at these shots; filled marks: p < %g. "+
 		"n = %s patients.", s.t.Primary, against, s.t.Percent(), s.t.Alpha, n)
-	if s.t.Reference == "" {
+	f.Caption += g.OneRun()
+	if !s.t.HasReference("method") {
 		f.Caption += " The best is chosen by these very scores, which flatters it; Holm over all pairs allows " +
 			"for that in p, not in the intervals."
 	}

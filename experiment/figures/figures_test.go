@@ -484,6 +484,37 @@ func TestCaptionsSayWhatIsDrawn(t *testing.T) {
 	require.Contains(t, figure(t, list, "differences").Title, "differences from a")
 }
 
+// Differences are named by what they are from: a reference that is a method, the network as it is among them; else
+// the best.
+func TestDifferencesAreFromWhatWasCompared(t *testing.T) {
+	text := "network,method,shots,draw,seed,case,Dice\nu,none,0,0,0,p,0.1\nu,none,0,0,0,q,0.2\n"
+	for i := range 8 {
+		text += fmt.Sprintf("u,%s,5,%d,0,%s,0.%d\n", []string{"full", "lora"}[i/4], i/2%2, []string{"p", "q"}[i%2], 3*i%7+3)
+	}
+	drawn := func(reference string) (f *Figure, texts string) {
+		f = figure(t, Draw(analysed(t, text, reference), nil), "differences")
+		for _, w := range drawnOn(f).texts {
+			texts += w.text + "\n"
+		}
+		return f, texts
+	}
+	f, texts := drawn("u")
+	require.Equal(t, "Dice: paired differences from the best method", f.Title)
+	require.Contains(t, f.Caption, "Differences in Dice from the best method at")
+	require.Contains(t, f.Caption, "The best is chosen by these very scores")
+	require.NotContains(t, f.Caption, "one run")
+	require.NotContains(t, texts, "minus u\n")
+	f, texts = drawn("none")
+	require.Equal(t, "Dice: paired differences from none", f.Title)
+	require.Contains(t, f.Caption, "Differences in Dice from none at")
+	require.Contains(t, f.Caption, "none is one run, of the network as it is, which stands for each draw and seed.")
+	require.NotContains(t, f.Caption, "The best")
+	require.Contains(t, texts, "5 training cases, minus none\n")
+	require.Contains(t, texts, "full\n")
+	require.Contains(t, texts, "lora\n")
+	require.Contains(t, f.Alt, "full minus none")
+}
+
 // Recall is nodes found of all nodes, over draws and seeds; bars are draws.
 func TestRecallIsOfAllNodes(t *testing.T) {
 	var r ratio

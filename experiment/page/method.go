@@ -108,14 +108,23 @@ func Method(t *table.Table, version string) []string {
 			"patients and new seeds, not for other training cases."
 	}
 	list = append(list, crossed)
-	family := "all pairs of methods"
-	if t.Reference != "" {
-		family = "the comparisons with " + t.Reference
+	methods, networks := "all pairs of methods", "networks likewise within a method"
+	if t.HasReference("method") {
+		methods, networks = "the comparisons with "+t.Reference, "over all pairs of networks within a method"
 	}
-	list = append(list, fmt.Sprintf("P values were adjusted by Holm's method [6] over %s [7] of one dataset, network, "+
-		"number of training cases and label, and networks likewise within a method; not across these families. "+
-		"%s made of %s. Differences are called significant below %g.", family, tests(t.Tests[t.Primary]), t.Primary,
-		t.Alpha))
+	if t.HasReference("network") {
+		networks = "over the comparisons of networks with " + t.Reference + " within a method"
+	}
+	adjusted := fmt.Sprintf("P values were adjusted by Holm's method [6] over %s [7] of one dataset, network, number of training "+
+		"cases and label, and %s; not across these families. %s made of %s. Differences are called significant below %g.", methods,
+		networks, tests(t.Tests[t.Primary]), t.Primary, t.Alpha)
+	for _, g := range t.Groups(true) {
+		if text := g.OneRun(); text != "" {
+			adjusted += text
+			break
+		}
+	}
+	list = append(list, adjusted)
 	second := fmt.Sprintf("Wilcoxon's signed-rank test over the patients' mean differences (exact, zeros ranked and "+
 		"split between the signs) [8] and percentile bootstrap intervals over patients (%d resamples, seed %d) answer "+
 		"a narrower question, that of challenge rankings: new patients, but these very models [9, 10]. They are "+

@@ -237,12 +237,10 @@ func (e *Experiment) finding(g *table.Group, rows []*table.Row) string {
 	var to *table.Row
 	var better, worse, open []string
 	for _, r := range rows {
-		if r.Role != "" {
-			to = r
-		}
 		if r.Against == nil || math.IsNaN(r.Against.PHolm) {
 			continue
 		}
+		to = r.To
 		gain := r.Sign * r.Against.Difference
 		if slices.Contains(t.Lower, t.Primary) {
 			gain = -gain

@@ -129,6 +129,32 @@ func TestTheMethodIsThatOfTheStudy(t *testing.T) {
 	for _, part := range []string{"one draw only", "more cases would bring", "and all training cases", "neighbouring"} {
 		require.NotContains(t, text, part)
 	}
+	require.Contains(t, text, "and over all pairs of networks within a method")
+
+	// What the others are compared with: a network, of networks alone; the network as it is.
+	of := func(reference string) (method, found string) {
+		scores := "network,method,shots,draw,seed,case,Dice\n"
+		for _, network := range []string{"u", "v"} {
+			for p := range 6 {
+				scores += fmt.Sprintf("%s,none,0,0,0,p%d,0.20%d\n", network, p, p%4)
+				for i := range 4 {
+					scores += fmt.Sprintf("%s,%s,5,%d,0,p%d,0.%d0%d\n", network, []string{"full", "lora"}[i/2], i%2, p, 4+i/2, (p+i)%3)
+				}
+			}
+		}
+		e := analysed(t, scores, table.Settings{Reference: reference})
+		return strings.Join(Method(e.Table, ""), "\n"), strings.Join(e.findings(), "\n")
+	}
+	method, found := of("u")
+	require.Contains(t, method, "over all pairs of methods [7] of one dataset")
+	require.Contains(t, method, "and over the comparisons of networks with u within a method; not")
+	require.NotContains(t, method, "stands for each draw")
+	require.Contains(t, found, "u, 5 shots: lora has the best mean Dice (0.501); worse: full.")
+	method, found = of("none")
+	require.Contains(t, method, "over the comparisons with none [7] of one dataset")
+	require.Contains(t, method, "none is one run, of the network as it is, which stands for each draw and seed.")
+	require.Contains(t, found, "u, 5 shots: beside none (Dice 0.201); better: full, lora.")
+
 	// each reference is cited, and no other
 	cited := map[string]bool{}
 	for _, m := range regexp.MustCompile(`\[([0-9–, ]+)\]`).FindAllStringSubmatch(text+"[1, 2, 3, 4]", -1) {

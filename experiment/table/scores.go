@@ -7,9 +7,12 @@ package table
 import (
 	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"math"
 	"slices"
@@ -63,13 +66,31 @@ type cell struct {
 	order                  [3]int // of the names; shots as their number
 	runs                   map[runID]*run
 	draws, seeds           []string
+	same                   map[string]string // by draw: the first of those with the same training cases
 }
+
+// first is the first of the draws with the training cases of a draw.
+func (c *cell) first(draw string) string { return cmp.Or(c.same[draw], draw) }
 
 type runID struct{ draw, seed string }
 
 // run has the scores of one training: by metric, the mean over the cases of each patient, NaN where
 // one is missing or undefined.
-type run struct{ scores [][]float64 }
+type run struct {
+	scores [][]float64
+	key    string // what the caller knows the training by; "": nothing
+}
+
+// digest adds the scores to a sum.
+func (r *run) digest(h hash.Hash) {
+	var b []byte
+	for _, of := range r.scores {
+		for _, v := range of {
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
+		}
+	}
+	h.Write(b)
+}
 
 // row is a line of the file.
 type row struct {
@@ -217,7 +238,7 @@ func parseHeader(names []string, wanted []string) (*header, error) {
 		}
 	}
 	for i := range names {
-		name, err := plain(names[i])
+		name, err := Name(names[i])
 		if err != nil {
 			return nil, fmt.Errorf("name of column %d: %w", i+1, err)
 		}
@@ -290,9 +311,9 @@ func listed(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// plain is a name without the spaces around it. Control characters and names of pages are refused:
-// they would get into tables and terminals.
-func plain(text string) (string, error) {
+// Name is a name as tables have it: without the spaces around it. Control characters and names of pages are
+// refused: they would get into tables and terminals.
+func Name(text string) (string, error) {
 	text = strings.TrimSpace(text)
 	switch {
 	case len(text) > maxName:
@@ -307,7 +328,7 @@ func plain(text string) (string, error) {
 
 // keyOf checks the value of a key column.
 func keyOf(key, text string) (string, error) {
-	text, err := plain(text)
+	text, err := Name(text)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", key, err)
 	}
@@ -503,6 +524,82 @@ func (s *Scores) Sort(o Order) {
 // sort orders the cells.
 func (g *group) sort() {
 	slices.SortFunc(g.cells, func(a, b *cell) int { return slices.Compare(a.order[:], b.order[:]) })
+}
+
+// Identify says which training each run is: those of one key are the same. Draws whose runs are the same at some
+// shots have the same training cases there, and count as one. Of runs without a key, "", the scores decide.
+func (s *Scores) Identify(key func(Run) string) {
+	for _, g := range s.groups {
+		for _, c := range g.cells {
+			for id, r := range c.runs {
+				r.key = key(Run{Dataset: g.dataset, Network: c.network, Method: c.method, Shots: c.shots, Draw: id.draw,
+					Seed: id.seed, Label: g.label})
+			}
+		}
+	}
+}
+
+// draws finds the draws that have the same training cases at some shots of a dataset: every run of one has the key
+// of the other's, or, of unknown runs, its scores of all patients, labels and metrics. It returns a note on each
+// that the scores alone tell of. Nothing is drawn at 0 shots.
+func (s *Scores) draws() (notes []string) {
+	type place struct{ dataset, shots string }
+	cells := map[place][]*cell{}
+	var places []place
+	for _, g := range s.groups {
+		for _, c := range g.cells {
+			p := place{g.dataset, c.shots}
+			if c.same = nil; p.shots == "0" {
+				continue
+			}
+			if cells[p] == nil {
+				places = append(places, p)
+			}
+			cells[p] = append(cells[p], c)
+		}
+	}
+	for _, p := range places {
+		var all []string
+		for _, c := range cells[p] {
+			all = append(all, c.draws...)
+		}
+		same, with := map[string]string{}, map[[sha256.Size]byte][]string{}
+		var order [][sha256.Size]byte
+		known := true
+		for _, d := range different(all) {
+			h := sha256.New()
+			for i, c := range cells[p] {
+				for _, seed := range c.seeds {
+					if r := c.runs[runID{d, seed}]; r != nil {
+						fmt.Fprintf(h, "%d %q %q\n", i, seed, r.key)
+						known = known && r.key != ""
+						if r.key == "" {
+							r.digest(h)
+						}
+					}
+				}
+			}
+			sum := [sha256.Size]byte(h.Sum(nil))
+			if with[sum] = append(with[sum], d); len(with[sum]) == 1 {
+				order = append(order, sum)
+			}
+			same[d] = with[sum][0]
+		}
+		for _, c := range cells[p] {
+			c.same = same
+		}
+		for _, sum := range order {
+			if list := with[sum]; len(list) > 1 && !known {
+				of := ""
+				if p.dataset != "" {
+					of = p.dataset + ": "
+				}
+				notes = append(notes, fmt.Sprintf("%sdraws %s have the same scores everywhere at %s shots: they are taken for the "+
+					"same training cases, and count as one draw", of, listed(list), p.shots))
+			}
+		}
+	}
+	return notes
 }
 
 // Run is a training in the scores, by label.

@@ -233,6 +233,7 @@ func Make(ctx context.Context, scores *Scores, s Settings) (*Table, error) {
 			m.table.Tie[metric] = v
 		}
 	}
+	m.same = scores.draws()
 	families := m.families()
 	pairs, cells := 0, 0
 	for _, f := range families {
@@ -286,7 +287,7 @@ func Make(ctx context.Context, scores *Scores, s Settings) (*Table, error) {
 			m.table.Tests[p.Metric]++
 		}
 	}
-	m.warn()
+	m.warn(families)
 	return m.table, nil
 }
 
@@ -317,7 +318,8 @@ type maker struct {
 	settings  Settings
 	bootstrap *stats.Bootstrap
 	table     *Table
-	draws     map[*cell][]string // that some method has at the cell's network and shots
+	draws     map[*cell][]string // that some method has at the cell's network and shots, the same cases once
+	same      []string           // notes on draws of the same cases
 }
 
 // family is the comparisons whose p values are adjusted together.
@@ -326,8 +328,12 @@ type family struct {
 	by     string
 	within string
 	cells  []*cell
-	pairs  [][2]int
-	draws  []string // of any of the cells
+	pairs  [][2]*cell
+	draws  []string // of any of the cells, the same cases once
+
+	// reference is what the others are compared with: one of the cells, or the network as it is, which is at 0
+	// shots; nil if there is none.
+	reference *cell
 }
 
 // families lists the methods of each network and shots, then the networks of each method and shots.
@@ -349,12 +355,15 @@ func (m *maker) families() []*family {
 					list = append(list, f)
 				}
 				f.cells = append(f.cells, c)
-				f.draws = append(f.draws, c.draws...)
+				for _, d := range c.draws {
+					f.draws = append(f.draws, c.first(d))
+				}
 			}
 		}
 	}
 	for _, f := range list {
 		f.draws = different(f.draws)
+		f.reference = m.reference(f)
 		if f.by == "method" {
 			for _, c := range f.cells {
 				m.draws[c] = f.draws
@@ -364,35 +373,49 @@ func (m *maker) families() []*family {
 	return list
 }
 
-// reference is the place of the family's reference, -1 if it has none; all reports whether each pair
-// is compared.
-func (m *maker) reference(f *family) (at int, all bool) {
-	at = slices.IndexFunc(f.cells, func(c *cell) bool {
-		return m.settings.Reference != "" && f.name(c) == m.settings.Reference
-	})
-	return at, at < 0 && !m.isReference(f.by)
+// reference is the family's.
+func (m *maker) reference(f *family) *cell {
+	if m.settings.Reference == "" {
+		return nil
+	}
+	for _, c := range f.cells {
+		if f.name(c) == m.settings.Reference {
+			return c
+		}
+	}
+	if f.by == "method" {
+		return f.group.untrained(f.within, m.settings.Reference)
+	}
+	return nil
 }
 
 func (m *maker) countPairs(f *family) int {
-	switch at, all := m.reference(f); {
-	case all:
-		return len(f.cells) * (len(f.cells) - 1) / 2
-	case at >= 0:
-		return len(f.cells) - 1
+	n := len(f.cells)
+	switch {
+	case f.reference == nil && m.isReference(f.by):
+		return 0
+	case f.reference == nil:
+		return n * (n - 1) / 2
+	case slices.Contains(f.cells, f.reference):
+		return n - 1
 	}
-	return 0
+	return n
 }
 
-// pair lists the pairs of a family.
+// pair lists the pairs of a family: all, or each cell with the reference, if it is there.
 func (m *maker) pair(f *family) {
-	reference, all := m.reference(f)
-	for i := range f.cells {
-		if all {
-			for k := i + 1; k < len(f.cells); k++ {
-				f.pairs = append(f.pairs, [2]int{i, k})
+	inside := slices.Contains(f.cells, f.reference)
+	for i, c := range f.cells {
+		switch {
+		case f.reference == nil && m.isReference(f.by), c == f.reference:
+		case f.reference == nil:
+			for _, other := range f.cells[i+1:] {
+				f.pairs = append(f.pairs, [2]*cell{c, other})
 			}
-		} else if reference >= 0 && i != reference {
-			f.pairs = append(f.pairs, [2]int{i, reference})
+		case inside:
+			f.pairs = append(f.pairs, [2]*cell{c, f.reference})
+		default:
+			f.pairs = append(f.pairs, [2]*cell{c, f.reference.inPlaceOf(c)})
 		}
 	}
 }
@@ -402,6 +425,8 @@ func (m *maker) isReference(by string) bool {
 	return m.settings.Reference != "" && slices.Contains(m.scores.names[by], m.settings.Reference)
 }
 
+func (f *family) shots() string { return f.cells[0].shots }
+
 func (f *family) name(c *cell) string {
 	if f.by == "network" {
 		return c.network
@@ -410,7 +435,7 @@ func (f *family) name(c *cell) string {
 }
 
 // joint is what several cells have in common: the patients with scores in all runs, the draws of
-// which all runs are there.
+// which all runs are there. Of draws with the same training cases in some cell one counts.
 type joint struct {
 	x        [][][]float64 // by cell: patients × trainings, a draw's mean over its seeds, or seeds
 	runs     [][]float64   // of the first cell: by draw, means of its seeds
@@ -433,12 +458,25 @@ func join(g *group, metric int, cells ...*cell) *joint {
 	}
 	seeds = different(seeds)
 	j.seeds = len(seeds)
+	type cases struct {
+		cell  int
+		first string
+	}
+	counted := map[cases]bool{}
 	for _, d := range cells[0].draws {
 		missing := func(c *cell) bool {
 			return slices.ContainsFunc(seeds, func(s string) bool { return c.runs[runID{d, s}] == nil })
 		}
-		if !slices.ContainsFunc(cells, missing) {
-			j.draws = append(j.draws, d)
+		again := false
+		for i, c := range cells {
+			again = again || counted[cases{i, c.first(d)}]
+		}
+		if again || slices.ContainsFunc(cells, missing) {
+			continue
+		}
+		j.draws = append(j.draws, d)
+		for i, c := range cells {
+			counted[cases{i, c.first(d)}] = true
 		}
 	}
 	if len(j.draws) == 0 {
@@ -589,7 +627,7 @@ func (m *maker) family(out []Pair, f *family, metric int) {
 	name := m.scores.Metrics[metric]
 	var p, w []float64
 	for i, pair := range f.pairs {
-		a, b := f.cells[pair[0]], f.cells[pair[1]]
+		a, b := pair[0], pair[1]
 		out[i] = Pair{By: f.by, Within: f.within, Dataset: f.group.dataset, Shots: a.shots,
 			Label: f.group.label, Metric: name, A: f.name(a), B: f.name(b),
 			Exploratory: name != m.settings.Primary}
@@ -637,11 +675,12 @@ func (m *maker) difference(out *Pair, f *family, metric int, a, b *cell) {
 
 func minus(v []float64) float64 { return v[0] - v[1] }
 
-// untrained is the cell of a network as it is: at 0 shots, of one method alone, and of one run; or nil.
-func (g *group) untrained(network string) *cell {
+// untrained is the cell of a network as it is: at 0 shots, of the method of that name, or with "" of one method
+// alone, and of one run; or nil.
+func (g *group) untrained(network, method string) *cell {
 	var found *cell
 	for _, c := range g.cells {
-		if c.network == network && c.shots == "0" {
+		if c.network == network && c.shots == "0" && (method == "" || c.method == method) {
 			if found != nil || len(c.runs) != 1 {
 				return nil
 			}
@@ -654,7 +693,7 @@ func (g *group) untrained(network string) *cell {
 // inPlaceOf is the cell with its only run in the place of each run of another cell.
 func (c *cell) inPlaceOf(other *cell) *cell {
 	same := *c
-	same.draws, same.seeds, same.runs = other.draws, other.seeds, map[runID]*run{}
+	same.draws, same.seeds, same.same, same.runs = other.draws, other.seeds, other.same, map[runID]*run{}
 	for _, only := range c.runs {
 		for id := range other.runs {
 			same.runs[id] = only
@@ -673,7 +712,7 @@ func (m *maker) shots(g *group, metric int) {
 		}
 		cells := g.cells[first:last]
 		first = last
-		if from := g.untrained(cells[0].network); from != nil && from.method != cells[0].method {
+		if from := g.untrained(cells[0].network, ""); from != nil && from.method != cells[0].method {
 			for _, to := range cells {
 				m.gain(g, metric, from.inPlaceOf(to), to)
 			}
@@ -720,7 +759,7 @@ func (m *maker) next(g *group, metric int, cells []*cell) {
 }
 
 // warn says what a reader of the table must know.
-func (m *maker) warn() {
+func (m *maker) warn(families []*family) {
 	warn := func(format string, args ...any) {
 		m.table.Warnings = append(m.table.Warnings, fmt.Sprintf(format, args...))
 	}
@@ -805,9 +844,20 @@ func (m *maker) warn() {
 		warn("cannot be compared: %s: no draw has the same seeds on both sides; a model that is not "+
 			"trained anew gets its rows repeated for each draw and seed", some(unmatched))
 	}
+	var without []string
+	for _, f := range families {
+		if f.reference == nil && m.isReference(f.by) && !(f.by == "method" && f.shots() == "0") {
+			place := []string{f.group.dataset, f.within, f.group.label, f.shots() + " shots"}
+			without = append(without, strings.Join(slices.DeleteFunc(place, func(s string) bool { return s == "" }), ", "))
+		}
+	}
+	if len(without) > 0 {
+		warn("nothing is compared where %s has no scores: %s", m.settings.Reference, some(without))
+	}
 	if len(equal) > 0 {
 		warn("equal in every patient: %s: are these two names of one training?", some(equal))
 	}
+	m.table.Warn(m.same)
 }
 
 // some joins the first three.

@@ -25,6 +25,7 @@ type Row struct {
 	*Cell
 
 	Against *Pair   // nil for the best, the reference, and what is not compared
+	To      *Row    // what Against compares it with: that of Role at these shots, or the network as it is at 0
 	Sign    float64 // -1 where the pair has the method as b
 	Role    string  // best or reference, empty else
 	Bold    bool    // the best, and what it does not beat; or what beats the reference
@@ -60,11 +61,29 @@ func (t *Table) Groups(primary bool) []*Group {
 			for last < len(r.Rows) && r.Rows[last].Shots == r.Rows[first].Shots {
 				last++
 			}
-			t.compare(r.Rows[first:last], pairs)
+			t.compare(r.Rows[first:last], r.untrained(t.Reference), pairs)
 			first = last
 		}
 	}
 	return list
+}
+
+// untrained is the row of a method at 0 shots, nil if there is none.
+func (r *Group) untrained(method string) *Row {
+	for _, l := range r.Rows {
+		if l.Shots == "0" && l.Method == method {
+			return l
+		}
+	}
+	return nil
+}
+
+// HasReference reports whether the reference is a method, or a network: others of its kind are compared with it.
+func (t *Table) HasReference(by string) bool {
+	if by == "method" {
+		return t.Reference != "" && slices.Contains(t.inOrder, t.Reference)
+	}
+	return t.Reference != "" && slices.ContainsFunc(t.Cells, func(c Cell) bool { return c.Network == t.Reference })
 }
 
 // pairKey finds the comparison of two methods.
@@ -80,32 +99,31 @@ func (t *Table) pairsOf() map[pairKey]*Pair {
 	return pairs
 }
 
-// compare sets the methods of one number of shots beside the best, or the reference.
-func (t *Table) compare(list []*Row, pairs map[pairKey]*Pair) {
+// compare sets the methods of one number of shots beside the best, or the reference: theirs, or the network as it
+// is, where that is the reference.
+func (t *Table) compare(list []*Row, untrained *Row, pairs map[pairKey]*Pair) {
 	sign := 1.0
 	if slices.Contains(t.Lower, list[0].Metric) {
 		sign = -1
 	}
-	var to *Row
-	reference := false
+	to, reference := untrained, t.HasReference("method")
 	for _, l := range list {
-		if t.Reference != "" && l.Method == t.Reference {
-			to, reference = l, true
-			break
-		}
-		if math.IsNaN(l.Mean) {
-			continue
-		}
-		if to == nil || sign*l.Mean > sign*to.Mean {
+		switch {
+		case reference:
+			if l.Method == t.Reference {
+				to = l
+			}
+		case !math.IsNaN(l.Mean) && (to == nil || sign*l.Mean > sign*to.Mean):
 			to = l
 		}
 	}
-	if to == nil || len(list) == 1 {
+	switch {
+	case to == nil, len(list) == 1 && !reference:
 		return
-	}
-	to.Role = "best"
-	if reference {
+	case reference:
 		to.Role = "reference"
+	default:
+		to.Role = "best"
 	}
 	tested := false
 	for _, l := range list {
@@ -118,7 +136,11 @@ func (t *Table) compare(list []*Row, pairs map[pairKey]*Pair) {
 			key.a, key.b = key.b, key.a
 			l.Against, l.Sign = pairs[key], -1
 		}
-		if l.Against == nil || math.IsNaN(l.Against.PHolm) {
+		if l.Against == nil {
+			continue
+		}
+		l.To = to
+		if math.IsNaN(l.Against.PHolm) {
 			continue
 		}
 		tested = true
@@ -151,12 +173,41 @@ func (t *Table) Percent() string {
 	return strconv.FormatFloat(math.Round(1e6*(1-t.Alpha))/1e4, 'g', -1, 64)
 }
 
-// against names what p values compare with.
-func (t *Table) against() string {
-	if t.Reference != "" {
+// Compared says what the rows of a group are compared with: the reference's name, or "the best"; and "" where
+// nothing is compared.
+func (t *Table) Compared(r *Group) string {
+	switch {
+	case !slices.ContainsFunc(r.Rows, func(l *Row) bool { return l.To != nil }):
+		return ""
+	case t.HasReference("method"):
 		return t.Reference
 	}
 	return "the best"
+}
+
+// OneRun says of a group whose rows are compared with the network as it is how that is done; "" of any other.
+// The text begins with a space.
+func (r *Group) OneRun() string {
+	for _, l := range r.Rows {
+		if l.To != nil && l.To.Shots != l.Shots {
+			return " " + l.To.Method + " is one run, of the network as it is, which stands for each draw and seed."
+		}
+	}
+	return ""
+}
+
+// without says at which shots there is no reference to compare with. The text begins with a space.
+func (t *Table) without(r *Group) string {
+	var shots []string
+	for _, l := range r.Rows {
+		if t.HasReference("method") && l.To == nil && l.Role == "" && l.Shots != "0" && !slices.Contains(shots, l.Shots) {
+			shots = append(shots, l.Shots)
+		}
+	}
+	if shots == nil {
+		return ""
+	}
+	return fmt.Sprintf(" Nothing is compared at %s shots, where there is no %s.", strings.Join(shots, ", "), t.Reference)
 }
 
 // Note is what a table of methods means: patients, draws, seeds, tests, what the intervals cover.
@@ -169,18 +220,24 @@ func (t *Table) Note(r *Group) string {
 	list := extentsOf(r.Rows)
 	fmt.Fprintf(&b, "%s, mean over patients, draws of shots and seeds; %s. n = %s. %s. ", r.Metric, direction,
 		list.counts(), t.covers(list))
-	fmt.Fprintf(&b, "p: the same analysis of the paired difference from %s, after Holm over the "+
-		"pairs at the same shots; %s. ", t.against(), t.made(r.Metric))
-	if t.Reference != "" {
-		fmt.Fprintf(&b, "Bold: better than %s at %g. ", t.Reference, t.Alpha)
+	to := t.Compared(r)
+	if to == "" {
+		fmt.Fprintf(&b, "No methods are compared here; %s.", t.made(r.Metric))
 	} else {
-		fmt.Fprintf(&b, "Bold: the best, and what it does not beat at %g. ", t.Alpha)
+		fmt.Fprintf(&b, "p: the same analysis of the paired difference from %s, after Holm over the "+
+			"pairs at the same shots; %s. ", to, t.made(r.Metric))
+		if t.HasReference("method") {
+			fmt.Fprintf(&b, "Bold: better than %s at %g. ", to, t.Alpha)
+		} else {
+			fmt.Fprintf(&b, "Bold: the best, and what it does not beat at %g. ", t.Alpha)
+		}
+		tied := "tied"
+		if v := t.Tie[r.Metric]; v > 0 {
+			tied = fmt.Sprintf("tied (within %g)", v)
+		}
+		fmt.Fprintf(&b, "W/T/L: patients for whom the method is better than %s, %s, worse.", to, tied)
 	}
-	tied := "tied"
-	if v := t.Tie[r.Metric]; v > 0 {
-		tied = fmt.Sprintf("tied (within %g)", v)
-	}
-	fmt.Fprintf(&b, "W/T/L: patients for whom the method is better than %s, %s, worse.", t.against(), tied)
+	b.WriteString(r.OneRun() + t.without(r))
 	if r.Metric != t.Primary {
 		b.WriteString(" Exploratory: " + t.Primary + " is the primary metric.")
 	}
@@ -641,16 +698,7 @@ func (t *Table) CSV(w io.Writer) error {
 		return err
 	}
 	for _, r := range append(t.Groups(true), t.Groups(false)...) {
-		var to string
-		for i, l := range r.Rows {
-			if i == 0 || l.Shots != r.Rows[i-1].Shots {
-				to = ""
-				for _, other := range r.Rows {
-					if other.Shots == l.Shots && other.Role != "" {
-						to = other.Method
-					}
-				}
-			}
+		for _, l := range r.Rows {
 			low, high := ends(l.CI)
 			plow, phigh := ends(l.CIPatients)
 			record := []string{l.Dataset, l.Network, l.Method, l.Shots, l.Label, l.Metric,
@@ -666,7 +714,7 @@ func (t *Table) CSV(w io.Writer) error {
 						low, high = full(-p.CI[1]), full(-p.CI[0])
 					}
 				}
-				record = append(record, to, full(l.Sign*p.Difference), low, high, full(p.P),
+				record = append(record, l.To.Method, full(l.Sign*p.Difference), low, high, full(p.P),
 					full(p.PHolm), full(p.Wilcoxon.P), full(p.Wilcoxon.PHolm), strconv.Itoa(win),
 					strconv.Itoa(p.Tie), strconv.Itoa(loss))
 			} else {

@@ -57,12 +57,25 @@ class Grid:
         self.kept = whole
         return y[:, whole], [p for p, w in zip(self.patients, whole) if not w]
 
-    def untrained(self, network):
-        """The cell at 0 shots, if there is one, of one run."""
-        cells = [c for c in self.draws if c[0] == network and c[2] == "0"]
+    def untrained(self, network, method=None):
+        """The cell at 0 shots, of that method or the only one there, if there is one, of one run."""
+        cells = [
+            c for c in self.draws if c[0] == network and c[2] == "0" and method in (None, c[1])
+        ]
         if len(cells) == 1 and sum(k[:3] == cells[0] for k in self.runs) == 1:
             return cells[0]
         return None
+
+    def beside(self, cell, untrained):
+        """Like join: a cell, and the only run of another in the place of each of its runs."""
+        y, _ = self.join(cell)
+        if y is None:
+            return None, []
+        only = next(v for k, v in self.runs.items() if k[:3] == untrained)
+        whole = np.isfinite(only[self.kept])
+        left = [p for p, k, o in zip(self.patients, self.kept, only) if not (k and np.isfinite(o))]
+        y = y[0][whole]
+        return np.stack([y, np.broadcast_to(only[self.kept][whole][:, None, None], y.shape)]), left
 
 
 def estimate(y):
@@ -114,10 +127,13 @@ def order_of(shots):
     return math.inf if shots == "all" else int(shots)
 
 
-def compared(members, name, named, reference):
-    """All pairs of a family, or each of its members with the reference, which may be missing in it."""
+def compared(members, name, named, reference, untrained):
+    """All pairs of a family, or each of its members with the reference, which may be missing in it, or be the
+    network as it is."""
     if reference not in named:
         return itertools.combinations(members, 2)
+    if untrained and untrained not in members:
+        return [(a, untrained) for a in members]
     return [(a, b) for b in members if name(b) == reference for a in members if a != b]
 
 
@@ -167,8 +183,9 @@ def table(frame, primary, ties, reference):
                     draws = set().union(*(g.draws[o] for o in members))
                     rows = []
                     name = lambda c: c[by == "method"]
-                    for a, b in compared(members, name, set(frame[by]), reference):
-                        y, left = g.join(a, b)
+                    as_it_is = g.untrained(within, reference) if by == "method" else None
+                    for a, b in compared(members, name, set(frame[by]), reference, as_it_is):
+                        y, left = g.join(a, b) if b in members else g.beside(a, b)
                         e = estimate(None if y is None else y[0] - y[1])
                         shape = (0, 0, 0) if y is None else y.shape[1:]
                         d = np.round(np.asarray(e["patients"], float), 10)
@@ -221,11 +238,7 @@ def table(frame, primary, ties, reference):
                     steps = [("0", k) for k in shots] + steps
                 for a, b in steps:
                     if a == "0":
-                        y, _ = g.join((network, method, b))
-                        if y is not None:
-                            only = next(v for k, v in g.runs.items() if k[:3] == untrained)[g.kept]
-                            whole = np.isfinite(only)
-                            y = [y[0][whole], only[whole][:, None, None]]
+                        y, _ = g.beside((network, method, b), untrained)
                     else:
                         y, _ = g.join((network, method, b), (network, method, a))
                     e = estimate(None if y is None else y[0] - y[1])
@@ -352,7 +365,16 @@ def make(seed, folder):
     grids["reference"] = f[(f.method != "c") | (f.network == "n") | (f.shots == "1")]
     f = frame(["n", "m", "o"], ["a", "b"], ["3", "all"], 2, 2, 5, 1)
     grids["reference_network"] = f[(f.network != "m") | (f.method == "a") | (f.shots == "3")]
-    references = dict(reference="c", reference_network="m")
+    # the network as it is, which is at 0 shots
+    parts = [
+        frame(["n", "m"], ["none"], ["0"], 1, 1, 7, 1),
+        frame(["n", "m"], ["a", "b"], ["1", "5"], 3, 2, 7, 1),
+    ]
+    f = pd.concat(parts, ignore_index=True)
+    f.loc[(f["case"] == "LN_005_0") & (f.method == "none") & (f.network == "n"), "HD95"] = np.nan
+    f.loc[(f["case"] == "LN_002_0") & (f.method == "b") & (f.network == "n"), "HD95"] = np.nan
+    grids["reference_untrained"] = f
+    references = dict(reference="c", reference_network="m", reference_untrained="none")
     ties = dict(Dice=0.005, HD95=0.1)
     for name, f in grids.items():
         f.to_csv(folder / f"{name}.csv", index=False)
