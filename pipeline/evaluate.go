@@ -78,6 +78,9 @@ func Evaluate(ctx context.Context, c EvaluateConfig, o Output) (*Evaluated, erro
 	if err := e.open(); err != nil {
 		return nil, err
 	}
+	if err := e.checkOutput(); err != nil {
+		return nil, err
+	}
 	if err := e.writable(); err != nil {
 		return nil, err
 	}
@@ -177,9 +180,6 @@ func (e *evaluation) open() error {
 	if c.Summary == "" {
 		c.Summary = joined(c.Prediction, "summary.json")
 	}
-	if filepath.Ext(c.Summary) != ".json" {
-		return settings.Usage("-o %s: expected a file that ends in .json", c.Summary)
-	}
 	return e.pair()
 }
 
@@ -221,6 +221,7 @@ func (e *evaluation) labels(files bool) (ending string, err error) {
 	if err != nil {
 		return "", err
 	}
+	c.Dataset = path
 	e.targets, e.ignore = labelmap.Targets(d.Labels), d.Labels.IgnoreLabel
 	e.names = targetNames(d)
 	e.known = d.Labels.AllLabels
@@ -304,6 +305,42 @@ func labelEnding(folder string) (string, error) {
 	}
 	return "", fmt.Errorf("%s holds no label volumes, expected files that end in %s, or DICOM", folder,
 		strings.Join(image.Endings(), ", "))
+}
+
+// The files beside summary.json.
+const (
+	scoresJSON = "scores.json"
+	scoresCSV  = "scores.csv"
+	nodesCSV   = "nodes.csv"
+	scoresHTML = "scores.html"
+)
+
+// checkOutput refuses an -o whose files would take each other's place, or that of a file that is read.
+func (e *evaluation) checkOutput() error {
+	c := &e.config
+	if c.Summary == "" {
+		return nil
+	}
+	folder, name := filepath.Dir(c.Summary), filepath.Base(c.Summary)
+	switch {
+	case filepath.Ext(name) != ".json":
+		return settings.Usage("-o %s: expected a file that ends in .json", c.Summary)
+	case name == scoresJSON:
+		return settings.Usage("-o %s: a %s of its own comes beside summary.json: give this one another name",
+			c.Summary, name)
+	}
+	read := []string{c.Reference, c.Prediction, c.Dataset, c.Plans, c.Image}
+	for _, one := range e.dataset.Cases {
+		read = append(read, one.Label, one.Images[0])
+	}
+	for _, name := range []string{name, scoresJSON, scoresCSV, nodesCSV, scoresHTML} {
+		path := filepath.Join(folder, name)
+		if lost := replaced(path, read...); lost != "" {
+			return settings.Usage("-o %s: %s would take the place of %s, which is read: name another folder "+
+				"or file", c.Summary, path, lost)
+		}
+	}
+	return nil
 }
 
 // writable fails before the work where the files cannot be written after it.
@@ -599,15 +636,15 @@ func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, 
 		e.out.Printf("WARNING: %s is not written, as cases failed%s: --chill writes it for the others",
 			c.Summary, before)
 	}
-	put(filepath.Join(folder, "scores.json"), func(w io.Writer) error {
+	put(filepath.Join(folder, scoresJSON), func(w io.Writer) error {
 		e := json.NewEncoder(w)
 		e.SetIndent("", " ")
 		e.SetEscapeHTML(false)
 		return e.Encode(s)
 	})
-	put(filepath.Join(folder, "scores.csv"), s.WriteCSV)
-	put(filepath.Join(folder, "nodes.csv"), s.WriteNodesCSV)
-	html := filepath.Join(folder, "scores.html")
+	put(filepath.Join(folder, scoresCSV), s.WriteCSV)
+	put(filepath.Join(folder, nodesCSV), s.WriteNodesCSV)
+	html := filepath.Join(folder, scoresHTML)
 	start(html, func() error {
 		return page.Scores(html, s, filepath.Base(c.Prediction)+" against "+filepath.Base(c.Reference))
 	})

@@ -350,6 +350,54 @@ func TestEvaluateKnowsWhereItCannotWrite(t *testing.T) {
 	require.Equal(t, []string{"nodes.csv", "scores.csv", "scores.html", "scores.json", "summary.json"}, namesIn(t, "s"))
 }
 
+// No file that is written takes the place of another one, or of what was read.
+func TestEvaluateRefusesToWriteOverFiles(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	for _, folder := range []string{"r", "p"} {
+		labelFile(t, folder+"/x.nii.gz", shape, nodesOf(true, true), nil)
+	}
+	require.NoError(t, os.WriteFile("p/dataset.json", []byte(`{"channel_names": {"0": "CT"}, "numTraining": 1,
+		"labels": {"background": 0, "node": 1}, "file_ending": ".nii.gz"}`), 0o600))
+	require.NoError(t, os.Link("p/x.nii.gz", "link.json"))
+	require.NoError(t, os.Mkdir("linked", 0o700))
+	require.NoError(t, os.Link("r/x.nii.gz", "linked/scores.csv"))
+	read := []string{"r/x.nii.gz", "p/x.nii.gz", "p/dataset.json"}
+	before := map[string]string{}
+	for _, path := range read {
+		before[path] = content(t, path)
+	}
+	for name, says := range map[string]string{
+		"p/x.nii.gz":          "expected a file that ends in .json",
+		"scores.csv":          "expected a file that ends in .json",
+		"scores.html":         "expected a file that ends in .json",
+		"scores":              "expected a file that ends in .json",
+		"scores.json":         "a scores.json of its own comes beside summary.json",
+		"link.json":           "link.json would take the place of p/x.nii.gz",
+		"p/dataset.json":      "p/dataset.json would take the place of p/dataset.json",
+		"linked/summary.json": "linked/scores.csv would take the place of r/x.nii.gz",
+	} {
+		for _, paths := range [][2]string{{"r/x.nii.gz", "p/x.nii.gz"}, {"r", "p"}} {
+			c := EvaluateConfig{Reference: paths[0], Prediction: paths[1], Summary: name}
+			settings.Defaults(&c)
+			_, err := Evaluate(t.Context(), c, Output{})
+			require.ErrorContains(t, err, "-o "+name+": ")
+			require.ErrorContains(t, err, says)
+			var usage *settings.UsageError
+			require.ErrorAs(t, err, &usage, name)
+			for _, path := range read {
+				require.Equal(t, before[path], content(t, path), name)
+			}
+			require.NoFileExists(t, "nodes.csv", name)
+		}
+	}
+	for range 2 { // files of an earlier run may be replaced
+		_, err := evaluated(t, EvaluateConfig{Reference: "r/x.nii.gz", Prediction: "p/x.nii.gz", Summary: "p/mine.json"})
+		require.NoError(t, err)
+	}
+	require.FileExists(t, "p/scores.json")
+}
+
 // Without a case that can be scored there is no number, either: 0 mm would be the best of distances.
 func TestEvaluateOfNoCase(t *testing.T) {
 	t.Chdir(t.TempDir())
