@@ -398,6 +398,47 @@ func TestEvaluateRefusesToWriteOverFiles(t *testing.T) {
 	require.FileExists(t, "p/scores.json")
 }
 
+// A case of noise fails before its nodes take memory, and stops no other.
+func TestEvaluateRefusesNoise(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	for _, folder := range []string{"r", "p"} {
+		labelFile(t, folder+"/x.nii.gz", shape, nodesOf(true, true), nil)
+	}
+	const size = 2 * 45 // 91,125 single voxels
+	noise := make([]uint8, size*size*size)
+	for z := 0; z < size; z += 2 {
+		for y := 0; y < size; y += 2 {
+			for x := 0; x < size; x += 2 {
+				noise[(z*size+y)*size+x] = 1
+			}
+		}
+	}
+	labelFile(t, "p/noise.nii.gz", [3]int{size, size, size}, noise, nil)
+	labelFile(t, "r/noise.nii.gz", [3]int{size, size, size}, make([]uint8, len(noise)), nil)
+	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p", Workers: 1, MaxRAM: 0.1})
+	require.ErrorContains(t, err, "case noise: r/noise.nii.gz and p/noise.nii.gz: label 1: found 0 nodes in the reference "+
+		"and 91125 in the prediction: more than memory was given for; are they labels, and not noise? If they are, "+
+		"give it more with --max-ram, or fewer cases at a time with --np")
+	require.Len(t, e.Cases, 1)
+	require.Len(t, e.Failed, 1)
+	require.FileExists(t, "p/scores.json")
+}
+
+// The nodes of all cases, too, are held until they are written.
+func TestEvaluateHoldsSoManyNodes(t *testing.T) {
+	e := &evaluation{room: 10 * scores.NodeBytes}
+	labels := func(reference, prediction int) map[string]*scores.Label {
+		return map[string]*scores.Label{"1": {Nodes: scores.Nodes{Reference: make([]scores.Node, reference),
+			Prediction: make([]scores.Node, prediction)}}}
+	}
+	require.NoError(t, e.hold(labels(3, 2)))
+	require.EqualError(t, e.hold(labels(0, 6)), "found 6 nodes, after 5 in other cases, and there is no memory for "+
+		"more: score fewer cases at once, or give it more with --max-ram")
+	require.NoError(t, e.hold(labels(5, 0)))
+	require.Error(t, e.hold(labels(1, 0)))
+}
+
 // Without a case that can be scored there is no number, either: 0 mm would be the best of distances.
 func TestEvaluateOfNoCase(t *testing.T) {
 	t.Chdir(t.TempDir())
