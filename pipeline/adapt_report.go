@@ -227,7 +227,7 @@ func (a *adaptation) heldOutCase(c *scores.Case) (*page.HeldOut, error) {
 		return nil, err
 	}
 	h := &page.HeldOut{Case: c.Case, Shape: [3]int{im.Shape[1], im.Shape[2], im.Shape[3]},
-		Connectivity: components.Connectivity(a.after.Settings.Connectivity)}
+		Connectivity: components.Connectivity(a.after.Settings.Connectivity), Ignore: a.dataset.Labels.IgnoreLabel}
 	values := volume.Cast[float32](im.Pixels)
 	h.Image = values[:h.Shape[0]*h.Shape[1]*h.Shape[2]] // the first channel's
 	if h.Truth, err = labelmap.Read(reader, c.ReferenceFile); err != nil {

@@ -58,6 +58,10 @@ func CompareScores(c CompareConfig) (*scores.Comparison, []string, error) {
 		if err != nil {
 			return nil, nil, err
 		}
+		if c.Picture != "" && replaced(c.Picture, path) != "" {
+			return nil, nil, settings.Usage("-o %s: the comparison would take the place of scores that it "+
+				"compares: give another name", c.Picture)
+		}
 		models, all = append(models, name), append(all, s)
 	}
 	compared, err := scores.Compare(models, all)

@@ -133,3 +133,15 @@ func TestCompareScoresSaysWhatIsWrong(t *testing.T) {
 	_, _, err = CompareScores(CompareConfig{Validations: []string{"one=a", "two=b"}, Metric: "Dice"})
 	require.ErrorContains(t, err, "one and two were scored with different settings, connectivity 26 and 6")
 }
+
+// A comparison is not written over the scores that it compares.
+func TestComparisonSparesItsScores(t *testing.T) {
+	twoModels(t)
+	before := content(t, "b/scores.json")
+	_, _, err := CompareScores(CompareConfig{Validations: []string{"one=a", "two=b"}, Metric: "Dice",
+		Picture: "b/../b/scores.json"})
+	var usage *settings.UsageError
+	require.ErrorAs(t, err, &usage)
+	require.ErrorContains(t, err, "would take the place of scores that it compares")
+	require.Equal(t, before, content(t, "b/scores.json"))
+}

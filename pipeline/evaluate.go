@@ -78,6 +78,9 @@ func Evaluate(ctx context.Context, c EvaluateConfig, o Output) (*Evaluated, erro
 	if err := e.open(); err != nil {
 		return nil, err
 	}
+	if err := e.checkOutput(); err != nil {
+		return nil, err
+	}
 	if err := e.writable(); err != nil {
 		return nil, err
 	}
@@ -114,8 +117,11 @@ type evaluation struct {
 	known   []int        // labels of dataset.json; nil without
 	dataset *raw.Dataset // cases: one prediction and its reference
 
+	room int64 // bytes for the nodes of all cases
+
 	lock   sync.Mutex
 	others [2]unknown // of references, predictions
+	nodes  int64      // of all cases
 }
 
 // unknown is the labels of files that dataset.json does not have.
@@ -177,9 +183,6 @@ func (e *evaluation) open() error {
 	if c.Summary == "" {
 		c.Summary = joined(c.Prediction, "summary.json")
 	}
-	if filepath.Ext(c.Summary) != ".json" {
-		return settings.Usage("-o %s: expected a file that ends in .json", c.Summary)
-	}
 	return e.pair()
 }
 
@@ -221,6 +224,7 @@ func (e *evaluation) labels(files bool) (ending string, err error) {
 	if err != nil {
 		return "", err
 	}
+	c.Dataset = path
 	e.targets, e.ignore = labelmap.Targets(d.Labels), d.Labels.IgnoreLabel
 	e.names = targetNames(d)
 	e.known = d.Labels.AllLabels
@@ -306,6 +310,42 @@ func labelEnding(folder string) (string, error) {
 		strings.Join(image.Endings(), ", "))
 }
 
+// The files beside summary.json.
+const (
+	scoresJSON = "scores.json"
+	scoresCSV  = "scores.csv"
+	nodesCSV   = "nodes.csv"
+	scoresHTML = "scores.html"
+)
+
+// checkOutput refuses an -o whose files would take each other's place, or that of a file that is read.
+func (e *evaluation) checkOutput() error {
+	c := &e.config
+	if c.Summary == "" {
+		return nil
+	}
+	folder, name := filepath.Dir(c.Summary), filepath.Base(c.Summary)
+	switch {
+	case filepath.Ext(name) != ".json":
+		return settings.Usage("-o %s: expected a file that ends in .json", c.Summary)
+	case name == scoresJSON:
+		return settings.Usage("-o %s: a %s of its own comes beside summary.json: give this one another name",
+			c.Summary, name)
+	}
+	read := []string{c.Reference, c.Prediction, c.Dataset, c.Plans, c.Image}
+	for _, one := range e.dataset.Cases {
+		read = append(read, one.Label, one.Images[0])
+	}
+	for _, name := range []string{name, scoresJSON, scoresCSV, nodesCSV, scoresHTML} {
+		path := filepath.Join(folder, name)
+		if lost := replaced(path, read...); lost != "" {
+			return settings.Usage("-o %s: %s would take the place of %s, which is read: name another folder "+
+				"or file", c.Summary, path, lost)
+		}
+	}
+	return nil
+}
+
 // writable fails before the work where the files cannot be written after it.
 func (e *evaluation) writable() error {
 	if e.config.Summary == "" {
@@ -379,6 +419,7 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 		limit = system.Budget(m.Available)
 	}
 	memory := system.NewShare(limit)
+	e.room = max(limit, leastRoom)
 	// Cases of a few MB leave more garbage than they hold: it is collected less often, as long as there is no
 	// large one.
 	defer debug.SetGCPercent(debug.SetGCPercent(garbageOfSmall))
@@ -396,7 +437,7 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 			}
 			defer memory.Give(need)
 			var err error
-			cases[i], counted[i], err = e.score(one)
+			cases[i], counted[i], err = e.score(one, max(limit/int64(workers), need, leastRoom))
 			if err != nil {
 				e.lock.Lock()
 				wrong[i] = err
@@ -427,6 +468,10 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	}
 	return result, err
 }
+
+// leastRoom is what the nodes and surfaces of a case may always take: 80,000 nodes, or surfaces of 4 million
+// elements; that of a body has one.
+const leastRoom = 512 << 20
 
 // How much garbage, in per cent of what is held, is left while cases are small, and what small is in bytes.
 const (
@@ -459,8 +504,8 @@ func estimateLabels(unknown int64, paths ...string) int64 {
 	return total * int64(len(paths)) / known
 }
 
-// score scores one case.
-func (e *evaluation) score(c raw.Case) (*scores.Case, eval.Case, error) {
+// score scores one case, whose nodes and surfaces have so many bytes.
+func (e *evaluation) score(c raw.Case, room int64) (*scores.Case, eval.Case, error) {
 	counted := eval.Case{ReferenceFile: c.Label, PredictionFile: c.Images[0]}
 	reference, prediction, err := e.read(c)
 	if err != nil {
@@ -477,12 +522,36 @@ func (e *evaluation) score(c raw.Case) (*scores.Case, eval.Case, error) {
 	if err != nil {
 		return nil, counted, fmt.Errorf("%s and %s: %w", c.Label, c.Images[0], err)
 	}
-	labels, err := e.settings.Score(reference, prediction, e.targets, e.ignore)
+	labels, err := e.settings.ScoreWithin(room, reference, prediction, e.targets, e.ignore)
+	if errors.Is(err, scores.ErrMemory) {
+		err = fmt.Errorf("%w If they are, give it more with --max-ram, or fewer cases at a time with --np", err)
+	}
+	if err == nil {
+		err = e.hold(labels)
+	}
 	if err != nil {
 		return nil, counted, fmt.Errorf("%s and %s: %w", c.Label, c.Images[0], err)
 	}
 	return &scores.Case{Case: c.ID, ReferenceFile: c.Label, PredictionFile: c.Images[0],
 		Spacing: reference.Geometry.Spacing, Labels: labels}, counted, nil
+}
+
+// hold makes sure that the nodes of all cases can be held until they are written.
+func (e *evaluation) hold(labels map[string]*scores.Label) error {
+	own := int64(0)
+	for _, l := range labels {
+		own += int64(len(l.Nodes.Reference) + len(l.Nodes.Prediction))
+	}
+	e.lock.Lock()
+	defer e.lock.Unlock()
+	if e.nodes+own > e.room/scores.NodeBytes {
+		return fmt.Errorf("found %d nodes, after %d in other cases, and there is no memory for more: score fewer "+
+			"cases at once, or give it more with --max-ram", own, e.nodes)
+	}
+	if e.nodes += own; e.nodes*scores.NodeBytes > smallCase {
+		debug.SetGCPercent(100) // before files are made of them
+	}
+	return nil
 }
 
 // note notes the labels of a file that dataset.json does not have.
@@ -599,15 +668,15 @@ func (e *evaluation) write(s *scores.Scores, good []eval.Case) (files []string, 
 		e.out.Printf("WARNING: %s is not written, as cases failed%s: --chill writes it for the others",
 			c.Summary, before)
 	}
-	put(filepath.Join(folder, "scores.json"), func(w io.Writer) error {
+	put(filepath.Join(folder, scoresJSON), func(w io.Writer) error {
 		e := json.NewEncoder(w)
 		e.SetIndent("", " ")
 		e.SetEscapeHTML(false)
 		return e.Encode(s)
 	})
-	put(filepath.Join(folder, "scores.csv"), s.WriteCSV)
-	put(filepath.Join(folder, "nodes.csv"), s.WriteNodesCSV)
-	html := filepath.Join(folder, "scores.html")
+	put(filepath.Join(folder, scoresCSV), s.WriteCSV)
+	put(filepath.Join(folder, nodesCSV), s.WriteNodesCSV)
+	html := filepath.Join(folder, scoresHTML)
 	start(html, func() error {
 		return page.Scores(html, s, filepath.Base(c.Prediction)+" against "+filepath.Base(c.Reference))
 	})

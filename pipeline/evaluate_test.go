@@ -350,6 +350,95 @@ func TestEvaluateKnowsWhereItCannotWrite(t *testing.T) {
 	require.Equal(t, []string{"nodes.csv", "scores.csv", "scores.html", "scores.json", "summary.json"}, namesIn(t, "s"))
 }
 
+// No file that is written takes the place of another one, or of what was read.
+func TestEvaluateRefusesToWriteOverFiles(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	for _, folder := range []string{"r", "p"} {
+		labelFile(t, folder+"/x.nii.gz", shape, nodesOf(true, true), nil)
+	}
+	require.NoError(t, os.WriteFile("p/dataset.json", []byte(`{"channel_names": {"0": "CT"}, "numTraining": 1,
+		"labels": {"background": 0, "node": 1}, "file_ending": ".nii.gz"}`), 0o600))
+	require.NoError(t, os.Link("p/x.nii.gz", "link.json"))
+	require.NoError(t, os.Mkdir("linked", 0o700))
+	require.NoError(t, os.Link("r/x.nii.gz", "linked/scores.csv"))
+	read := []string{"r/x.nii.gz", "p/x.nii.gz", "p/dataset.json"}
+	before := map[string]string{}
+	for _, path := range read {
+		before[path] = content(t, path)
+	}
+	for name, says := range map[string]string{
+		"p/x.nii.gz":          "expected a file that ends in .json",
+		"scores.csv":          "expected a file that ends in .json",
+		"scores.html":         "expected a file that ends in .json",
+		"scores":              "expected a file that ends in .json",
+		"scores.json":         "a scores.json of its own comes beside summary.json",
+		"link.json":           "link.json would take the place of p/x.nii.gz",
+		"p/dataset.json":      "p/dataset.json would take the place of p/dataset.json",
+		"linked/summary.json": "linked/scores.csv would take the place of r/x.nii.gz",
+	} {
+		for _, paths := range [][2]string{{"r/x.nii.gz", "p/x.nii.gz"}, {"r", "p"}} {
+			c := EvaluateConfig{Reference: paths[0], Prediction: paths[1], Summary: name}
+			settings.Defaults(&c)
+			_, err := Evaluate(t.Context(), c, Output{})
+			require.ErrorContains(t, err, "-o "+name+": ")
+			require.ErrorContains(t, err, says)
+			var usage *settings.UsageError
+			require.ErrorAs(t, err, &usage, name)
+			for _, path := range read {
+				require.Equal(t, before[path], content(t, path), name)
+			}
+			require.NoFileExists(t, "nodes.csv", name)
+		}
+	}
+	for range 2 { // files of an earlier run may be replaced
+		_, err := evaluated(t, EvaluateConfig{Reference: "r/x.nii.gz", Prediction: "p/x.nii.gz", Summary: "p/mine.json"})
+		require.NoError(t, err)
+	}
+	require.FileExists(t, "p/scores.json")
+}
+
+// A case of noise fails before its nodes take memory, and stops no other.
+func TestEvaluateRefusesNoise(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	for _, folder := range []string{"r", "p"} {
+		labelFile(t, folder+"/x.nii.gz", shape, nodesOf(true, true), nil)
+	}
+	const size = 2 * 45 // 91,125 single voxels
+	noise := make([]uint8, size*size*size)
+	for z := 0; z < size; z += 2 {
+		for y := 0; y < size; y += 2 {
+			for x := 0; x < size; x += 2 {
+				noise[(z*size+y)*size+x] = 1
+			}
+		}
+	}
+	labelFile(t, "p/noise.nii.gz", [3]int{size, size, size}, noise, nil)
+	labelFile(t, "r/noise.nii.gz", [3]int{size, size, size}, make([]uint8, len(noise)), nil)
+	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p", Workers: 1, MaxRAM: 0.1})
+	require.ErrorContains(t, err, "case noise: r/noise.nii.gz and p/noise.nii.gz: label 1: found 0 nodes in the reference "+
+		"and 91125 in the prediction: more than memory was given for; are they labels, and not noise? If they are, "+
+		"give it more with --max-ram, or fewer cases at a time with --np")
+	require.Len(t, e.Cases, 1)
+	require.Len(t, e.Failed, 1)
+	require.FileExists(t, "p/scores.json")
+}
+
+// The nodes of all cases, too, are held until they are written.
+func TestEvaluateHoldsSoManyNodes(t *testing.T) {
+	e := &evaluation{room: 10 * scores.NodeBytes}
+	labels := func(reference, prediction int) map[string]*scores.Label {
+		return map[string]*scores.Label{"1": {Nodes: scores.Nodes{Reference: make([]scores.Node, reference),
+			Prediction: make([]scores.Node, prediction)}}}
+	}
+	require.NoError(t, e.hold(labels(3, 2)))
+	require.EqualError(t, e.hold(labels(0, 6)), "found 6 nodes, after 5 in other cases, and there is no memory for "+
+		"more: score fewer cases at once, or give it more with --max-ram")
+	require.NoError(t, e.hold(labels(5, 0)))
+	require.Error(t, e.hold(labels(1, 0)))
+}
+
 // Without a case that can be scored there is no number, either: 0 mm would be the best of distances.
 func TestEvaluateOfNoCase(t *testing.T) {
 	t.Chdir(t.TempDir())

@@ -27,7 +27,7 @@ func ExperimentFiles(ctx context.Context, c ExperimentTableConfig, o Output) (*t
 	if err != nil {
 		return nil, err
 	}
-	if err := writeTables(c.folder(), a.table); err != nil {
+	if err := writeTables(c.folder(), c.Scores, a.table); err != nil {
 		return nil, err
 	}
 	drawn := figures.Draw(a.table, a.runs)

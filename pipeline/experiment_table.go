@@ -50,7 +50,7 @@ func ExperimentTable(ctx context.Context, c ExperimentTableConfig, o Output) (*t
 	if err != nil || c.Out == "" {
 		return a.table, err
 	}
-	return a.table, writeTables(c.Out, a.table)
+	return a.table, writeTables(c.Out, c.Scores, a.table)
 }
 
 // analysis is scores with their table.
@@ -141,8 +141,8 @@ func (a *analysis) readRuns(c *ExperimentTableConfig) (err error) {
 	return err
 }
 
-// writeTables writes the table in all its forms.
-func writeTables(folder string, t *table.Table) error {
+// writeTables writes the table in all its forms, unless one would take the place of the scores.
+func writeTables(folder, scores string, t *table.Table) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
@@ -155,6 +155,10 @@ func writeTables(folder string, t *table.Table) error {
 		{"table.tex", t.LaTeX},
 		{"table.json", func(w io.Writer) error { _, err := report.JSON(w, t); return err }},
 	} {
+		if replaced(filepath.Join(folder, f.name), scores) != "" {
+			return settings.Usage("%s: the tables, of which one is called %s, would take the place of the "+
+				"scores: name another folder with -o", scores, f.name)
+		}
 		var b bytes.Buffer
 		if err := f.write(&b); err != nil {
 			return err

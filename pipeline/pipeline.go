@@ -8,6 +8,7 @@ package pipeline
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"unicode"
 
@@ -88,6 +89,20 @@ func given(name, path string) error {
 		return settings.Usage("--%s is not given and nnUNet_%s is not set", name, name)
 	}
 	return nil
+}
+
+// replaced is the first of the files that one written at path would replace, "" if there is none.
+func replaced(path string, files ...string) string {
+	there, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	for _, f := range files {
+		if info, err := os.Stat(f); err == nil && os.SameFile(info, there) {
+			return f
+		}
+	}
+	return ""
 }
 
 // progress is never nil.

@@ -284,14 +284,11 @@ func (s *segmenter) place(named bool) error {
 		}
 	}
 	for _, c := range cases {
-		there, err := os.Stat(c.output)
-		if err != nil {
+		if _, err := os.Stat(c.output); err != nil {
 			continue
 		}
-		for _, path := range c.images {
-			if info, err := os.Stat(path); err == nil && os.SameFile(info, there) {
-				return settings.Usage("the segmentation of %s would take its place: name another -o", path)
-			}
+		if path := replaced(c.output, c.images...); path != "" {
+			return settings.Usage("the segmentation of %s would take its place: name another -o", path)
 		}
 		if s.To != "" && !derived.Made(c.output) {
 			return settings.Usage("%s is there, and lntorch did not make it: name another -o", c.output)

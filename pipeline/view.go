@@ -88,7 +88,7 @@ func (c *ViewConfig) read(ctx context.Context, o Output) (*view.Scene, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return view.NewScene(picture, maps)
+	return view.NewScene(ctx, picture, maps)
 }
 
 // shown is a file's or a folder's own name, which is all of a path that the page shows.

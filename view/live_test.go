@@ -104,7 +104,7 @@ func TestThePageShowsImageLabelsAndNodes(t *testing.T) {
 	other := *truth
 	other.Pixels = data
 	v[1].Names = map[int]string{1: "<b>lymph</b>"}
-	scene, err := NewScene(v[0], []Volume{v[1], {Path: "p", Name: "<script>alert(1)</script>.nii.gz", File: memory{&other}}})
+	scene, err := NewScene(t.Context(), v[0], []Volume{v[1], {Path: "p", Name: "<script>alert(1)</script>.nii.gz", File: memory{&other}}})
 	require.NoError(t, err)
 	d := described_(t, scene)
 	p := browser(t, scene)
@@ -240,7 +240,7 @@ func TestThePageShowsLabelsOfAMapApart(t *testing.T) {
 			}
 		}
 	}
-	scene, err := NewScene(made("ct", size, ct), []Volume{made("a", size, labels)})
+	scene, err := NewScene(t.Context(), made("ct", size, ct), []Volume{made("a", size, labels)})
 	require.NoError(t, err)
 	p := browser(t, scene)
 	im := picture(t, p, "view-labels")
@@ -263,7 +263,7 @@ func TestThePageShowsAnImageAlone(t *testing.T) {
 	for i := range pixels {
 		pixels[i] = float64(i%60) / 60
 	}
-	scene, err := NewScene(made("mr", size, pixels), nil)
+	scene, err := NewScene(t.Context(), made("mr", size, pixels), nil)
 	require.NoError(t, err)
 	p := browser(t, scene)
 	var text string

@@ -2,6 +2,7 @@ package view
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -15,9 +16,10 @@ import (
 
 // Limits of what is taken for labels and for nodes.
 const (
-	mostValues     = 1000   // different values of a label map: more are intensities
-	mostComponents = 50_000 // of a label: more are noise, and are not measured
-	mostListed     = 1000   // nodes of a map in the list: the largest
+	mostValues     = 1000    // different values of a label map: more are intensities
+	mostComponents = 50_000  // of a label: more are noise, and are not measured
+	mostMeasured   = 100_000 // nodes of a map: labels with more than are left are not measured
+	mostListed     = 1000    // nodes of a map in the list: the largest
 )
 
 // leastIoU is that of a match: evaluation's first rule, iou:0.3.
@@ -26,29 +28,37 @@ const leastIoU = 0.3
 // described is a label map with its nodes.
 type described struct {
 	labelJSON
-	tooMany bool // a label has more components than are measured
-	at      int  // which
+	noise    []int // places of labels with more components than a label's nodes can be
+	leftOver []int // of labels that were left out because others have many nodes
 }
 
 // describe finds the labels of a map and measures their nodes.
-func describe(m *labelmap.Map) (described, error) {
+func describe(ctx context.Context, m *labelmap.Map) (described, error) {
 	if m.Small != nil {
-		return describeLabels(m.Small, m)
+		return describeLabels(ctx, m.Small, m)
 	}
-	return describeLabels(m.Wide, m)
+	return describeLabels(ctx, m.Wide, m)
 }
 
-func describeLabels[T mask.Integer](data []T, m *labelmap.Map) (d described, err error) {
+func describeLabels[T mask.Integer](ctx context.Context, data []T, m *labelmap.Map) (d described,
+	err error) {
 	d.Values, d.Nodes = []valueJSON{}, []nodeJSON{}
 	counts, err := count(data)
 	if err != nil || len(counts) == 0 {
 		return d, err
 	}
-	pairs, err := mask.NewPairs(data, data, m.Shape, nil)
+	var values []int
+	for _, v := range counts {
+		values = append(values, v.Value)
+	}
+	pairs, err := mask.NewPairs(data, data, m.Shape, nil, values)
 	if err != nil {
 		return d, err
 	}
-	for _, v := range counts {
+	for i, v := range counts {
+		if err := ctx.Err(); err != nil {
+			return d, err
+		}
 		of, _ := pairs.Of([]int{v.Value})
 		found, err := components.FindMask(of, components.Full)
 		if err != nil {
@@ -56,8 +66,12 @@ func describeLabels[T mask.Integer](data []T, m *labelmap.Map) (d described, err
 		}
 		v.Nodes = len(found.Voxels)
 		d.Values = append(d.Values, v)
-		if v.Nodes > mostComponents {
-			d.tooMany, d.at = true, len(d.Values)-1
+		switch {
+		case v.Nodes > mostComponents:
+			d.noise = append(d.noise, i)
+			continue
+		case len(d.Nodes)+v.Nodes > mostMeasured:
+			d.leftOver = append(d.leftOver, i)
 			continue
 		}
 		sizes := nodes.Measure(of, found, m.Geometry)
@@ -151,27 +165,31 @@ func axialName(g volume.Geometry) string { return [3]string{"k", "j", "i"}[nodes
 
 // compare matches the nodes of a reference with those of another map on its grid, label by label.
 // with is the place of the other map among the label maps.
-func compare(reference, other *labelmap.Map, r, o *labelJSON, with int) error {
+func compare(ctx context.Context, reference, other *labelmap.Map, r, o *labelJSON, with int) error {
 	o.Compared = true
 	switch {
 	case reference.Small != nil && other.Small != nil:
-		return compareLabels(reference.Small, other.Small, reference.Shape, r, o, with)
+		return compareLabels(ctx, reference.Small, other.Small, reference.Shape, r, o, with)
 	case reference.Small != nil:
-		return compareLabels(reference.Small, other.Wide, reference.Shape, r, o, with)
+		return compareLabels(ctx, reference.Small, other.Wide, reference.Shape, r, o, with)
 	case other.Small != nil:
-		return compareLabels(reference.Wide, other.Small, reference.Shape, r, o, with)
+		return compareLabels(ctx, reference.Wide, other.Small, reference.Shape, r, o, with)
 	}
-	return compareLabels(reference.Wide, other.Wide, reference.Shape, r, o, with)
+	return compareLabels(ctx, reference.Wide, other.Wide, reference.Shape, r, o, with)
 }
 
-func compareLabels[R, O mask.Integer](reference []R, other []O, shape [3]int, r, o *labelJSON,
-	with int) error {
-	pairs, err := mask.NewPairs(reference, other, shape, nil)
+func compareLabels[R, O mask.Integer](ctx context.Context, reference []R, other []O, shape [3]int,
+	r, o *labelJSON, with int) error {
+	labels := labelsOf(r, o)
+	pairs, err := mask.NewPairs(reference, other, shape, nil, labels)
 	if err != nil {
 		return err
 	}
 	inReference, inOther := r.byLabel(), o.byLabel()
-	for _, label := range labelsOf(r, o) {
+	for _, label := range labels {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		a, b := pairs.Of([]int{label})
 		foundA, err := components.FindMask(a, components.Full)
 		if err != nil {
@@ -181,8 +199,8 @@ func compareLabels[R, O mask.Integer](reference []R, other []O, shape [3]int, r,
 		if err != nil {
 			return err
 		}
-		if max(len(foundA.Voxels), len(foundB.Voxels)) > mostComponents {
-			continue
+		if len(foundA.Voxels) != len(inReference[label]) || len(foundB.Voxels) != len(inOther[label]) {
+			continue // they were not measured
 		}
 		overlaps, err := nodes.Compare(foundA, foundB)
 		if err != nil {

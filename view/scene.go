@@ -8,6 +8,7 @@
 package view
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -102,8 +103,8 @@ type (
 // reference, with whose nodes those of the others are compared where the grids agree. Labels keep
 // their type. A label map that holds fractions, many more values than labels have, or several
 // channels is an error that names its file; one on another grid than the image is shown where its
-// file says that it lies, with a warning.
-func NewScene(im Volume, labels []Volume) (*Scene, error) {
+// file says that it lies, with a warning. It ends with ctx, between two labels.
+func NewScene(ctx context.Context, im Volume, labels []Volume) (*Scene, error) {
 	s := &Scene{Warnings: []string{}}
 	picture, _, err := im.File.Image()
 	if err != nil {
@@ -145,7 +146,7 @@ func NewScene(im Volume, labels []Volume) (*Scene, error) {
 			s.warn("%s lies on another grid than %s, and is shown where its file says:\n  %s\n  %s",
 				l.Path, im.Path, gridText(file), gridText(picture))
 		}
-		described, err := describe(m)
+		described, err := describe(ctx, m)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", l.Path, err)
 		}
@@ -154,9 +155,14 @@ func NewScene(im Volume, labels []Volume) (*Scene, error) {
 			described.Values[k].Name = l.Names[described.Values[k].Value]
 		}
 		out.Labels = append(out.Labels, described.labelJSON)
-		if described.tooMany {
-			s.warn("%s: label %d has %d components, more than nodes can be: none is listed", l.Path,
-				described.Values[described.at].Value, described.Values[described.at].Nodes)
+		if n := len(described.noise); n > 0 {
+			v := described.Values[described.noise[n-1]]
+			s.warn("%s: label %d has %d components, more than nodes can be: none is listed%s", l.Path, v.Value,
+				v.Nodes, andOthers(n-1, "of %d other labels neither"))
+		}
+		if n := len(described.leftOver); n > 0 {
+			s.warn("%s: the labels have too many components together: none is listed of label %d%s", l.Path,
+				described.Values[described.leftOver[0]].Value, andOthers(n-1, "nor of %d others"))
 		}
 	}
 	for i := 1; i < len(maps); i++ {
@@ -165,7 +171,7 @@ func NewScene(im Volume, labels []Volume) (*Scene, error) {
 				labels[0].Path)
 			continue
 		}
-		if err := compare(maps[0], maps[i], &out.Labels[0], &out.Labels[i], i); err != nil {
+		if err := compare(ctx, maps[0], maps[i], &out.Labels[0], &out.Labels[i], i); err != nil {
 			return nil, err
 		}
 	}
@@ -175,6 +181,14 @@ func NewScene(im Volume, labels []Volume) (*Scene, error) {
 	out.Warnings = s.pageWarnings(append([]Volume{im}, labels...)...)
 	s.description, err = json.Marshal(out)
 	return s, err
+}
+
+// andOthers is a warning's end, empty for none.
+func andOthers(n int, text string) string {
+	if n == 0 {
+		return ""
+	}
+	return ", " + fmt.Sprintf(text, n)
 }
 
 // pageWarnings are the warnings for the page, which shows no folders.

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -64,7 +65,7 @@ func TestNodesAreThoseOfEvaluate(t *testing.T) {
 	copy(data[2*truth.Shape[2]*truth.Shape[3]+1:], truth.Pixels.(volume.Slice[uint8])[2*truth.Shape[2]*truth.Shape[3]:])
 	moved.Pixels = data
 	prediction := Volume{Path: "p", Name: "p", File: memory{&moved}}
-	s, err := NewScene(v[0], []Volume{v[1], prediction})
+	s, err := NewScene(t.Context(), v[0], []Volume{v[1], prediction})
 	require.NoError(t, err)
 	require.Empty(t, s.Warnings)
 
@@ -110,7 +111,7 @@ func TestNodesAreThoseOfEvaluate(t *testing.T) {
 func TestTheListLeadsIntoTheNode(t *testing.T) {
 	// An arch: its middle is empty.
 	arch := blocks[uint8]([7]int{1, 3, 2, 3, 2, 9, 1}, [7]int{1, 3, 3, 7, 2, 3, 1}, [7]int{1, 3, 3, 7, 8, 9, 1})
-	s, err := NewScene(ct(), []Volume{made("a", shape, arch)})
+	s, err := NewScene(t.Context(), ct(), []Volume{made("a", shape, arch)})
 	require.NoError(t, err)
 	d := described_(t, s)
 	require.Len(t, d.Labels[0].Nodes, 1)
@@ -121,7 +122,7 @@ func TestTheListLeadsIntoTheNode(t *testing.T) {
 	require.Zero(t, arch[(z*shape[1]+int(n.Centroid[1]))*shape[2]+int(n.Centroid[0])])
 
 	// A box is looked at in its middle.
-	s, err = NewScene(ct(), []Volume{made("a", shape, blocks[uint8]([7]int{1, 2, 3, 8, 4, 9, 1}))})
+	s, err = NewScene(t.Context(), ct(), []Volume{made("a", shape, blocks[uint8]([7]int{1, 2, 3, 8, 4, 9, 1}))})
 	require.NoError(t, err)
 	require.Equal(t, [3]float64{-6, -5, 3}, described_(t, s).Labels[0].Nodes[0].At)
 }
@@ -130,7 +131,7 @@ func TestLabelsKeepTheirType(t *testing.T) {
 	box := [7]int{1, 2, 3, 5, 4, 6, 300}
 	for _, pixels := range []volume.Pixels{blocks[int16](box), blocks[uint16](box), blocks[int32](box), blocks[uint32](box),
 		blocks[int64](box), blocks[float32](box), blocks[float64](box)} {
-		s, err := NewScene(ct(), []Volume{made("a", shape, pixels)})
+		s, err := NewScene(t.Context(), ct(), []Volume{made("a", shape, pixels)})
 		require.NoError(t, err)
 		require.Equal(t, pixels.Bytes(), s.volumes[1].pixels, pixels.Type())
 		d := described_(t, s)
@@ -144,7 +145,7 @@ func TestNodesAreComparedLabelByLabel(t *testing.T) {
 	truth := made("t", shape, blocks[uint8]([7]int{0, 2, 0, 3, 0, 3, 1}, [7]int{2, 4, 5, 8, 5, 8, 2}))
 	other := made("p", shape, blocks[uint8]([7]int{0, 2, 0, 3, 0, 3, 2}, [7]int{2, 4, 5, 8, 5, 8, 2}))
 	truth.Names = map[int]string{1: "left", 2: "right"}
-	s, err := NewScene(ct(), []Volume{truth, other, truth})
+	s, err := NewScene(t.Context(), ct(), []Volume{truth, other, truth})
 	require.NoError(t, err)
 	d := described_(t, s)
 	require.Equal(t, "left", d.Labels[0].Values[0].Name)
@@ -159,16 +160,16 @@ func TestNodesAreComparedLabelByLabel(t *testing.T) {
 func TestWhatIsNoLabelMapIsRefused(t *testing.T) {
 	half := blocks[float32]([7]int{0, 1, 0, 1, 0, 1, 1})
 	half[3] = 0.5
-	_, err := NewScene(ct(), []Volume{made("a", shape, half)})
+	_, err := NewScene(t.Context(), ct(), []Volume{made("a", shape, half)})
 	require.EqualError(t, err, "/secret/a: found the value 0.5, expected whole numbers: these are no labels")
-	_, err = NewScene(ct(), []Volume{made("a", shape, blocks[int16]([7]int{0, 1, 0, 1, 0, 1, -5}))})
+	_, err = NewScene(t.Context(), ct(), []Volume{made("a", shape, blocks[int16]([7]int{0, 1, 0, 1, 0, 1, -5}))})
 	require.EqualError(t, err, "/secret/a: found the value -5, expected labels, which are not negative: is this an "+
 		"image? Give it first, and label maps behind it")
 	many := make(volume.Slice[int16], 4*30*30)
 	for i := range many {
 		many[i] = int16(i)
 	}
-	_, err = NewScene(ct(), []Volume{made("a", [3]int{4, 30, 30}, many)})
+	_, err = NewScene(t.Context(), ct(), []Volume{made("a", [3]int{4, 30, 30}, many)})
 	require.EqualError(t, err, "/secret/a: found more than 1000 different values, expected labels: is this an image? "+
 		"Give it first, and label maps behind it")
 }
@@ -183,25 +184,89 @@ func TestNoiseIsNotMeasured(t *testing.T) {
 			}
 		}
 	}
-	s, err := NewScene(made("ct", big, make(volume.Slice[int16], len(noise))), []Volume{made("a", big, noise)})
+	s, err := NewScene(t.Context(), made("ct", big, make(volume.Slice[int16], len(noise))), []Volume{made("a", big, noise)})
 	require.NoError(t, err)
 	require.Empty(t, described_(t, s).Labels[0].Nodes)
 	require.Len(t, s.Warnings, 1)
 	require.Contains(t, s.Warnings[0], "/secret/a: label 1 has 64000 components, more than nodes can be")
 
 	few := made("b", [3]int{40, 80, 80}, noise[:40*80*80]) // 32000
-	s, err = NewScene(made("ct", [3]int{40, 80, 80}, make(volume.Slice[int16], 40*80*80)), []Volume{few})
+	s, err = NewScene(t.Context(), made("ct", [3]int{40, 80, 80}, make(volume.Slice[int16], 40*80*80)), []Volume{few})
 	require.NoError(t, err)
 	d := described_(t, s)
 	require.Len(t, d.Labels[0].Nodes, mostListed)
 	require.Equal(t, 31000, d.Labels[0].Hidden)
 }
 
+// Many labels of which none is noise alone are noise together.
+func TestManyNoisyLabelsAreNotMeasured(t *testing.T) {
+	const size = 2 * 48
+	big := [3]int{size, size, size}
+	noise := make(volume.Slice[uint8], size*size*size)
+	for z := 0; z < size; z += 2 {
+		for y := 0; y < size; y += 2 {
+			for x := 0; x < size; x += 2 {
+				noise[(z*size+y)*size+x] = uint8(1 + z/32) // three labels of 36864 voxels
+			}
+		}
+	}
+	noise[1] = 200 // and a small one, which has a place
+	sparse := make(volume.Slice[uint8], len(noise))
+	sparse[0], sparse[len(noise)-2*size*size-2*size-2] = 1, 3
+	image := made("ct", big, make(volume.Slice[int16], len(noise)))
+	m, err := labelmap.New(made("a", big, noise).File.(memory).im)
+	require.NoError(t, err)
+	all, err := describe(t.Context(), m)
+	require.NoError(t, err)
+	require.Len(t, all.Nodes, 2*36864+1)
+	require.LessOrEqual(t, len(all.Nodes), mostMeasured)
+
+	s, err := NewScene(t.Context(), image, []Volume{made("a", big, noise), made("b", big, sparse)})
+	require.NoError(t, err)
+	require.Equal(t, []string{"/secret/a: the labels have too many components together: none is listed of label 3"},
+		s.Warnings)
+	d := described_(t, s)
+	require.Equal(t, []int{36864, 36864, 36864, 1}, []int{d.Labels[0].Values[0].Nodes, d.Labels[0].Values[1].Nodes,
+		d.Labels[0].Values[2].Nodes, d.Labels[0].Values[3].Nodes})
+	for _, n := range d.Labels[0].Nodes {
+		require.NotEqual(t, 3, n.Label)
+	}
+	// A label that was measured is compared, the other is not.
+	require.Equal(t, []matchJSON{{With: 0, Node: 1, IoU: 1, Matched: true}}, d.Labels[1].Nodes[0].Matches)
+	require.Empty(t, d.Labels[1].Nodes[1].Matches)
+}
+
+// stopping is a context that is done after it was asked a few times.
+type stopping struct {
+	context.Context
+	left int
+}
+
+func (s *stopping) Err() error {
+	if s.left--; s.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Whoever stops the program does not wait for all labels.
+func TestASceneEndsWithItsContext(t *testing.T) {
+	labels := blocks[uint8]([7]int{0, 1, 0, 2, 0, 2, 1}, [7]int{2, 3, 3, 5, 3, 5, 2}, [7]int{3, 4, 8, 9, 8, 9, 7})
+	two := []Volume{made("a", shape, labels), made("b", shape, labels)}
+	for asked := range 9 { // once for each label of a map, and of both
+		s, err := NewScene(&stopping{t.Context(), asked}, ct(), two)
+		require.ErrorIs(t, err, context.Canceled, asked)
+		require.Nil(t, s)
+	}
+	_, err := NewScene(&stopping{t.Context(), 9}, ct(), two)
+	require.NoError(t, err)
+}
+
 func TestAnotherGridIsShownWithAWarning(t *testing.T) {
 	shifted := made("a", shape, blocks[uint8]([7]int{0, 2, 0, 3, 0, 3, 1}))
 	shifted.File.(memory).im.OriginXYZ = [3]float64{0, 0, 1}
 	same := made("b", shape, blocks[uint8]([7]int{0, 2, 0, 3, 0, 3, 1}))
-	s, err := NewScene(ct(), []Volume{same, shifted})
+	s, err := NewScene(t.Context(), ct(), []Volume{same, shifted})
 	require.NoError(t, err)
 	require.Len(t, s.Warnings, 2)
 	require.Contains(t, s.Warnings[0], "/secret/a lies on another grid than /secret/ct.nii, and is shown where its "+
@@ -219,7 +284,7 @@ func TestAnotherGridIsShownWithAWarning(t *testing.T) {
 func TestImagesOfEveryTypeAreDrawn(t *testing.T) {
 	for _, pixels := range []volume.Pixels{blocks[uint8]([7]int{0, 1, 0, 1, 0, 1, 7}), blocks[int8]([7]int{0, 1, 0, 1, 0, 1, -7}),
 		blocks[uint64]([7]int{0, 1, 0, 1, 0, 1, 7}), blocks[float64]([7]int{0, 1, 0, 1, 0, 1, 7}), blocks[int32]([7]int{0, 1, 0, 1, 0, 1, 7})} {
-		s, err := NewScene(made("ct", shape, pixels), nil)
+		s, err := NewScene(t.Context(), made("ct", shape, pixels), nil)
 		require.NoError(t, err)
 		want := pixels.Size() * pixels.Len()
 		if pixels.Size() > 4 {
@@ -231,7 +296,7 @@ func TestImagesOfEveryTypeAreDrawn(t *testing.T) {
 	// several volumes
 	im := made("ct", shape, make(volume.Slice[int16], 960))
 	im.File.(memory).im.Shape[0] = 2
-	s, err := NewScene(im, nil)
+	s, err := NewScene(t.Context(), im, nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{"/secret/ct holds 2 volumes: only the first is shown"}, s.Warnings)
 	require.Len(t, s.volumes[0].pixels, 960)

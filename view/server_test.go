@@ -42,7 +42,7 @@ func opened(t testing.TB, paths ...string) []Volume {
 func phantomScene(t testing.TB) *Scene {
 	t.Helper()
 	v := opened(t, phantom+"imagesTs/LN_004_0000.nii.gz", phantom+"labelsTs/LN_004.nii.gz")
-	s, err := NewScene(v[0], v[1:])
+	s, err := NewScene(t.Context(), v[0], v[1:])
 	require.NoError(t, err)
 	return s
 }

@@ -104,7 +104,18 @@ func TestExperimentTableRefuses(t *testing.T) {
 		require.Contains(t, r.errOut, want)
 		require.Empty(t, r.out, c.args)
 	}
-	r := lntorch(t, "experiment", "tabel")
+	// The tables are not written over the scores.
+	text, err := os.ReadFile(scores)
+	require.NoError(t, err)
+	own := filepath.Join(folder, "table.csv")
+	require.NoError(t, os.WriteFile(own, text, 0o644))
+	r := lntorch(t, "experiment", "table", "--scores", own, "-o", folder)
+	require.Equal(t, 2, r.code, r.errOut)
+	require.Contains(t, r.errOut, "would take the place of the scores: name another folder with -o")
+	kept, err := os.ReadFile(own)
+	require.NoError(t, err)
+	require.Equal(t, string(text), string(kept))
+	r = lntorch(t, "experiment", "tabel")
 	require.Equal(t, 2, r.code)
 	require.Contains(t, r.errOut, `unknown command "tabel": expected a file that ends in .yaml, .toml or .json, or command, plan, `)
 	// One run of each method: nothing is tested across trainings, and nothing is bold.

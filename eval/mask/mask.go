@@ -119,14 +119,18 @@ type Pairs[R, P Integer] struct {
 	shape      [3]int
 	ignore     int64
 	hasIgnore  bool
-	boxes      map[int64]box // of each label in either map; of label 0 all
+	boxes      map[int64]box // of each label that is asked for, in either map; of label 0 all
 }
 
 // box is the voxels [lo, hi).
 type box struct{ lo, hi [3]int }
 
+// include enlarges the box by another; one without voxels is all zero.
 func (b *box) include(c box) {
-	if b.hi[0] == 0 {
+	switch {
+	case c.hi[0] == 0:
+		return
+	case b.hi[0] == 0:
 		*b = c
 		return
 	}
@@ -135,29 +139,37 @@ func (b *box) include(c box) {
 	}
 }
 
-// NewPairs looks over two label maps, row-major of shape (z, y, x): one pass finds the box of each
-// label. Where the reference has the ignore label (nil: none) both masks will be background. The
-// maps are kept and not copied. It returns an error if a map does not fill the shape.
-func NewPairs[R, P Integer](reference []R, prediction []P, shape [3]int,
-	ignore *int) (*Pairs[R, P], error) {
+// NewPairs looks over two label maps, row-major of shape (z, y, x): one pass finds the box of each of
+// the labels, those that Of will be asked for; memory goes with them, not with the labels in the maps.
+// Where the reference has the ignore label (nil: none) both masks will be background. The maps are
+// kept and not copied. It returns an error if a map does not fill the shape.
+func NewPairs[R, P Integer](reference []R, prediction []P, shape [3]int, ignore *int,
+	labels []int) (*Pairs[R, P], error) {
 	n := shape[0] * shape[1] * shape[2]
 	if min(shape[0], shape[1], shape[2]) < 1 || len(reference) != n || len(prediction) != n {
 		return nil, fmt.Errorf("mask: found %d voxels of the reference and %d of the prediction for "+
 			"shape %v", len(reference), len(prediction), shape)
 	}
 	p := &Pairs[R, P]{reference: reference, prediction: prediction, shape: shape,
-		boxes: map[int64]box{0: {hi: shape}}}
+		boxes: map[int64]box{}}
 	if ignore != nil {
 		p.ignore, p.hasIgnore = int64(*ignore), true
 	}
-	found := make([]map[int64]box, 2*runtime.GOMAXPROCS(0))
+	for _, l := range labels {
+		p.boxes[int64(l)] = box{}
+	}
+	if _, ok := p.boxes[0]; ok {
+		p.boxes[0] = box{hi: shape}
+	}
+	found := make([]map[int64]*box, 2*runtime.GOMAXPROCS(0))
 	split(shape[0], len(found)/2, func(k, z0, z1 int) {
-		found[2*k], found[2*k+1] = boxes(reference, shape, z0, z1), boxes(prediction, shape, z0, z1)
+		found[2*k] = boxes(reference, shape, labels, z0, z1)
+		found[2*k+1] = boxes(prediction, shape, labels, z0, z1)
 	})
 	for _, f := range found {
 		for label, b := range f {
 			whole := p.boxes[label]
-			whole.include(b)
+			whole.include(*b)
 			p.boxes[label] = whole
 		}
 	}
@@ -175,9 +187,12 @@ func split(n, workers int, f func(k, from, to int)) {
 	wg.Wait()
 }
 
-// boxes finds the box of each label but 0 in the slices [z0, z1).
-func boxes[T Integer](data []T, shape [3]int, z0, z1 int) map[int64]box {
-	found := map[int64]box{}
+// boxes finds the box of each of the labels but 0 in the slices [z0, z1).
+func boxes[T Integer](data []T, shape [3]int, labels []int, z0, z1 int) map[int64]*box {
+	found := make(map[int64]*box, len(labels))
+	for _, l := range labels {
+		found[int64(l)] = &box{}
+	}
 	for z := z0; z < z1; z++ {
 		for y := range shape[1] {
 			row := data[(z*shape[1]+y)*shape[2]:][:shape[2]]
@@ -186,10 +201,11 @@ func boxes[T Integer](data []T, shape [3]int, z0, z1 int) map[int64]box {
 				from := x
 				for x++; x < len(row) && row[x] == v; x++ {
 				}
-				if v != 0 {
-					b := found[int64(v)]
+				if v == 0 {
+					continue
+				}
+				if b := found[int64(v)]; b != nil {
 					b.include(box{[3]int{z, y, from}, [3]int{z + 1, y + 1, x}})
-					found[int64(v)] = b
 				}
 			}
 		}
@@ -198,13 +214,16 @@ func boxes[T Integer](data []T, shape [3]int, z0, z1 int) map[int64]box {
 }
 
 // Of makes the masks of the voxels that carry any of the labels, on one box: the smallest that
-// holds all of them in both maps. Both are empty if neither map has one.
+// holds all of them in both maps. Both are empty if neither map has one. It panics for a label that
+// NewPairs was not given.
 func (p *Pairs[R, P]) Of(labels []int) (reference, prediction *Mask) {
 	var b box
 	for _, l := range labels {
-		if c, ok := p.boxes[int64(l)]; ok {
-			b.include(c)
+		c, ok := p.boxes[int64(l)]
+		if !ok {
+			panic(fmt.Sprintf("mask: label %d is none of those of NewPairs", l))
 		}
+		b.include(c)
 	}
 	if b.hi[0] == 0 {
 		return &Mask{}, &Mask{}

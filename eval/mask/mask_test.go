@@ -2,6 +2,7 @@ package mask_test
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"testing"
 
@@ -45,7 +46,7 @@ func TestPairsHoldWhatIsScored(t *testing.T) {
 			ignore = new(int)
 			*ignore = 4
 		}
-		pairs, err := mask.NewPairs(r, p, shape, ignore)
+		pairs, err := mask.NewPairs(r, p, shape, ignore, labels)
 		require.NoError(t, err)
 		a, b := pairs.Of(labels)
 		var voxels [2]int64
@@ -85,9 +86,30 @@ func TestPairsHoldWhatIsScored(t *testing.T) {
 	}
 }
 
+// Labels that nobody asks for take no memory, however many there are.
+func TestPairsHoldOnlyWhatIsAskedFor(t *testing.T) {
+	shape := [3]int{2, 300, 500}
+	ramp := make([]int32, 300_000)
+	for i := range ramp {
+		ramp[i] = int32(i)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	pairs, err := mask.NewPairs(ramp, ramp, shape, nil, []int{7, 1 << 30})
+	runtime.ReadMemStats(&after)
+	require.NoError(t, err)
+	require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20))
+	a, b := pairs.Of([]int{7})
+	require.Equal(t, [3]int{0, 0, 7}, a.Origin)
+	require.Equal(t, [2]int64{1, 1}, [2]int64{a.Voxels(), b.Voxels()})
+	a, _ = pairs.Of([]int{1 << 30})
+	require.Zero(t, a.Voxels())
+	require.PanicsWithValue(t, "mask: label 8 is none of those of NewPairs", func() { pairs.Of([]int{7, 8}) })
+}
+
 func TestPairsRefuseMapsThatDoNotFillTheShape(t *testing.T) {
 	for _, shape := range [][3]int{{1, 2, 3}, {0, 2, 3}, {-1, -1, 6}, {1, 1, 5}} {
-		_, err := mask.NewPairs(make([]uint8, 5), make([]uint8, 6), shape, nil)
+		_, err := mask.NewPairs(make([]uint8, 5), make([]uint8, 6), shape, nil, nil)
 		require.Error(t, err, shape)
 	}
 }

@@ -35,7 +35,7 @@ func TestNodesAreMeasuredAsByDefinition(t *testing.T) {
 		g := volume.Geometry{Spacing: [3]float64(c.Grid[0]), OriginXYZ: [3]float64(c.Grid[1]),
 			DirectionXYZ: [9]float64(c.Grid[2])}
 		axes[nodes.Axial(g)] = true
-		pairs, err := mask.NewPairs(labels, labels, c.Shape, nil)
+		pairs, err := mask.NewPairs(labels, labels, c.Shape, nil, []int{1})
 		require.NoError(t, err)
 		m, _ := pairs.Of([]int{1})
 		found, err := components.FindMask(m, components.Full)

@@ -7,6 +7,7 @@
 package scores
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -24,6 +25,23 @@ import (
 // returns an error if the shapes differ.
 func (s Settings) Score(reference, prediction *labelmap.Map, targets []eval.Target,
 	ignore *int) (map[string]*Label, error) {
+	return s.ScoreWithin(math.MaxInt64, reference, prediction, targets, ignore)
+}
+
+// ErrMemory is the error of maps that look like noise.
+var ErrMemory = errors.New("more than memory was given for; are they labels, and not noise?")
+
+// NodeBytes is about what a node takes until it is in all files, measured with 128,000 and 250,000 nodes.
+const NodeBytes = 6 << 10
+
+// elementBytes is about what an element of a surface takes until distances are sorted, measured with two
+// million.
+const elementBytes = 128
+
+// ScoreWithin is Score for maps that may be noise: masks of more nodes, or with larger surfaces, than so
+// many bytes hold are ErrMemory, before they are taken.
+func (s Settings) ScoreWithin(bytes int64, reference, prediction *labelmap.Map, targets []eval.Target,
+	ignore *int) (map[string]*Label, error) {
 	grid := reference.Geometry
 	if reference.Shape != prediction.Shape {
 		return nil, fmt.Errorf("the reference has shape %v, the prediction %v: expected the same "+
@@ -31,18 +49,22 @@ func (s Settings) Score(reference, prediction *labelmap.Map, targets []eval.Targ
 	}
 	switch {
 	case reference.Small != nil && prediction.Small != nil:
-		return score(s, reference.Small, prediction.Small, reference.Shape, grid, targets, ignore)
+		return score(s, bytes, reference.Small, prediction.Small, reference.Shape, grid, targets, ignore)
 	case reference.Small != nil:
-		return score(s, reference.Small, prediction.Wide, reference.Shape, grid, targets, ignore)
+		return score(s, bytes, reference.Small, prediction.Wide, reference.Shape, grid, targets, ignore)
 	case prediction.Small != nil:
-		return score(s, reference.Wide, prediction.Small, reference.Shape, grid, targets, ignore)
+		return score(s, bytes, reference.Wide, prediction.Small, reference.Shape, grid, targets, ignore)
 	}
-	return score(s, reference.Wide, prediction.Wide, reference.Shape, grid, targets, ignore)
+	return score(s, bytes, reference.Wide, prediction.Wide, reference.Shape, grid, targets, ignore)
 }
 
-func score[R, P mask.Integer](s Settings, reference []R, prediction []P, shape [3]int,
+func score[R, P mask.Integer](s Settings, bytes int64, reference []R, prediction []P, shape [3]int,
 	grid volume.Geometry, targets []eval.Target, ignore *int) (map[string]*Label, error) {
-	pairs, err := mask.NewPairs(reference, prediction, shape, ignore)
+	var values []int
+	for _, t := range targets {
+		values = append(values, t.Labels()...)
+	}
+	pairs, err := mask.NewPairs(reference, prediction, shape, ignore, values)
 	if err != nil {
 		return nil, err
 	}
@@ -53,17 +75,19 @@ func score[R, P mask.Integer](s Settings, reference []R, prediction []P, shape [
 	labels := map[string]*Label{}
 	for _, t := range targets {
 		r, p := pairs.Of(t.Labels())
-		l, err := s.label(r, p, grid, math.Sqrt(diagonal))
+		l, err := s.label(r, p, grid, math.Sqrt(diagonal), bytes)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("label %s: %w", t.Key(), err)
 		}
+		bytes -= int64(len(l.Nodes.Reference)+len(l.Nodes.Prediction)) * NodeBytes
 		labels[t.Key()] = l
 	}
 	return labels, nil
 }
 
 // label scores one target, whose masks lie in one box.
-func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64) (*Label, error) {
+func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64,
+	bytes int64) (*Label, error) {
 	l := &Label{Empty: "none", tp: mask.Shared(r, p)}
 	nr, np := r.Voxels(), p.Voxels()
 	l.fn, l.fp = nr-l.tp, np-l.tp
@@ -78,11 +102,6 @@ func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64)
 	add := func(name string, v float64) { l.Metrics = append(l.Metrics, Metric{name, Number(v)}) }
 	add("Dice", ratio(2*l.tp, nr+np))
 	add("IoU", ratio(l.tp, nr+np-l.tp))
-	s.surfaces(l, surface.Of(r, grid.Spacing), surface.Of(p, grid.Spacing), diagonal)
-	voxel := grid.Spacing[0] * grid.Spacing[1] * grid.Spacing[2]
-	add("volume_ref_mm3", float64(nr)*voxel)
-	add("volume_pred_mm3", float64(np)*voxel)
-
 	foundR, err := components.FindMask(r, s.Connectivity)
 	if err != nil {
 		return nil, err
@@ -91,6 +110,21 @@ func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64)
 	if err != nil {
 		return nil, err
 	}
+	inR, inP := int64(len(foundR.Voxels)), int64(len(foundP.Voxels))
+	if inR+inP > bytes/NodeBytes {
+		return nil, fmt.Errorf("found %d nodes in the reference and %d in the prediction: %w", inR, inP,
+			ErrMemory)
+	}
+	surfaceR, surfaceP := bothSurfaces(r, p, grid.Spacing, (bytes-(inR+inP)*NodeBytes)/elementBytes)
+	if surfaceP == nil {
+		return nil, fmt.Errorf("found rugged surfaces of %d voxels in the reference and %d in the prediction: "+
+			"%w", nr, np, ErrMemory)
+	}
+	s.surfaces(l, surfaceR, surfaceP, diagonal)
+	voxel := grid.Spacing[0] * grid.Spacing[1] * grid.Spacing[2]
+	add("volume_ref_mm3", float64(nr)*voxel)
+	add("volume_pred_mm3", float64(np)*voxel)
+
 	overlaps, err := nodes.Compare(foundR, foundP)
 	if err != nil {
 		return nil, err
@@ -106,6 +140,14 @@ func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64)
 		}
 	}
 	return l, nil
+}
+
+// bothSurfaces finds the surfaces of two masks, nil if they have more elements than most together.
+func bothSurfaces(r, p *mask.Mask, spacing [3]float64, most int64) (ofR, ofP *surface.Surface) {
+	if ofR = surface.Of(r, spacing, int(most)); ofR == nil {
+		return nil, nil
+	}
+	return ofR, surface.Of(p, spacing, int(most)-ofR.Elements())
 }
 
 // metrics are the names of the metrics that label adds, in their order.

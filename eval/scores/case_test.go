@@ -225,3 +225,51 @@ func TestARigidChangeMovesCentroidsAlone(t *testing.T) {
 	}
 	require.Greater(t, compared, 50)
 }
+
+// speckled is a map of single voxels, of two labels in its two halves, 500 of each.
+func speckled() *labelmap.Map {
+	m := &labelmap.Map{Shape: [3]int{20, 20, 20}, Small: make([]uint8, 8000), Geometry: volume.Geometry{
+		Spacing: [3]float64{3, 1, 1}, DirectionXYZ: [9]float64{1, 0, 0, 0, 1, 0, 0, 0, 1}}}
+	for z := 0; z < 20; z += 2 {
+		for y := 0; y < 20; y += 2 {
+			for x := 0; x < 20; x += 2 {
+				m.Small[(z*20+y)*20+x] = uint8(1 + z/10)
+			}
+		}
+	}
+	return m
+}
+
+// What noise would take is known before it is taken: nodes of all labels, and the surfaces of one.
+func TestNoiseIsRefusedBeforeItTakesMemory(t *testing.T) {
+	m := speckled()
+	one, both := []eval.Target{eval.Label(1)}, []eval.Target{eval.Label(1), eval.Label(2)}
+	// A single voxel has eight elements.
+	nodes, surfaces := int64(2*500*NodeBytes), int64(2*500*8*elementBytes)
+	for _, c := range []struct {
+		bytes   int64
+		targets []eval.Target
+		says    string // nothing: it is scored
+	}{
+		{nodes - 1, one, "label 1: found 500 nodes in the reference and 500 in the prediction: more than memory"},
+		{nodes, one, "label 1: found rugged surfaces of 500 voxels in the reference and 500 in the prediction: more"},
+		{nodes + surfaces/2, one, "rugged surfaces"},
+		{nodes + surfaces - 1, one, "rugged surfaces"},
+		{nodes + surfaces, one, ""},
+		{2*nodes - 1, both, "label 2: found 500 nodes"},
+		{2*nodes + surfaces - 1, both, "label 2: found rugged surfaces"},
+		{2*nodes + surfaces, both, ""},
+	} {
+		got, err := Default().ScoreWithin(c.bytes, m, m, c.targets, nil)
+		if c.says != "" {
+			require.ErrorIs(t, err, ErrMemory)
+			require.ErrorContains(t, err, c.says)
+			require.Nil(t, got)
+			continue
+		}
+		require.NoError(t, err)
+		want, err := Default().Score(m, m, c.targets, nil)
+		require.NoError(t, err)
+		require.Equal(t, plain(t, want), plain(t, got))
+	}
+}

@@ -1,6 +1,7 @@
 package surface
 
 import (
+	"math"
 	"math/rand/v2"
 	"testing"
 
@@ -63,10 +64,10 @@ func BenchmarkScan(b *testing.B) {
 		b.Run(c.name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				pairs, err := mask.NewPairs(c.r, c.p, shape, nil)
+				pairs, err := mask.NewPairs(c.r, c.p, shape, nil, []int{1})
 				require.NoError(b, err)
 				x, y := pairs.Of([]int{1})
-				s, q := Of(x, spacing), Of(y, spacing)
+				s, q := Of(x, spacing, math.MaxInt), Of(y, spacing, math.MaxInt)
 				there, back := Between(s, q)
 				b.ReportMetric(float64(len(there.MM)+len(back.MM)), "elements")
 			}

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/lntorch/lntorch/eval/mask"
 )
@@ -30,8 +31,9 @@ type Surface struct {
 // point is a corner of voxels: it lies before the voxel of the same indices (z, y, x).
 type point [3]int32
 
-// Of finds the surface of a mask of voxels with the given spacing in mm, (z, y, x).
-func Of(m *mask.Mask, spacing [3]float64) *Surface {
+// Of finds the surface of a mask of voxels with the given spacing in mm, (z, y, x). A surface of more
+// than most elements is not finished; nil is the result.
+func Of(m *mask.Mask, spacing [3]float64, most int) *Surface {
 	s := &Surface{spacing: spacing, area: areas(spacing)}
 	if m.Shape[0] == 0 {
 		return s
@@ -40,13 +42,20 @@ func Of(m *mask.Mask, spacing [3]float64) *Surface {
 	workers := min(runtime.GOMAXPROCS(0), slabs)
 	parts := make([]Surface, workers)
 	var wg sync.WaitGroup
+	var all atomic.Int64
 	for k := range workers {
-		wg.Go(func() { parts[k].find(m, slabs*k/workers, slabs*(k+1)/workers) })
+		wg.Go(func() {
+			for z := slabs * k / workers; z < slabs*(k+1)/workers && all.Load() <= int64(most); z++ {
+				before := len(parts[k].points)
+				parts[k].find(m, z)
+				all.Add(int64(len(parts[k].points) - before))
+			}
+		})
 	}
 	wg.Wait()
-	n := 0
-	for i := range parts {
-		n += len(parts[i].points)
+	n := int(all.Load())
+	if n > most {
+		return nil
 	}
 	s.points, s.codes = make([]point, 0, n), make([]uint8, 0, n)
 	for i := range parts {
@@ -67,8 +76,8 @@ func (s *Surface) Area() float64 {
 	return sum
 }
 
-// find appends the elements of the planes [z0, z1) of points.
-func (s *Surface) find(m *mask.Mask, z0, z1 int) {
+// find appends the elements of a plane of points.
+func (s *Surface) find(m *mask.Mask, z int) {
 	none := make([]uint64, len(m.Row(0, 0)))
 	row := func(z, y int) []uint64 {
 		if z < 0 || y < 0 || z >= m.Shape[0] || y >= m.Shape[1] {
@@ -76,10 +85,8 @@ func (s *Surface) find(m *mask.Mask, z0, z1 int) {
 		}
 		return m.Row(z, y)
 	}
-	for z := z0; z < z1; z++ {
-		for y := range m.Shape[1] + 1 {
-			s.line(m, z, y, [4][]uint64{row(z-1, y-1), row(z-1, y), row(z, y-1), row(z, y)})
-		}
+	for y := range m.Shape[1] + 1 {
+		s.line(m, z, y, [4][]uint64{row(z-1, y-1), row(z-1, y), row(z, y-1), row(z, y)})
 	}
 }
 

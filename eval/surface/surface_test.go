@@ -66,10 +66,10 @@ func voxels(runs []int, n int) []uint8 {
 
 func (c goldenCase) surfaces(t testing.TB) (reference, prediction *Surface) {
 	n := c.Shape[0] * c.Shape[1] * c.Shape[2]
-	pairs, err := mask.NewPairs(voxels(c.Reference, n), voxels(c.Prediction, n), c.Shape, nil)
+	pairs, err := mask.NewPairs(voxels(c.Reference, n), voxels(c.Prediction, n), c.Shape, nil, []int{1})
 	require.NoError(t, err)
 	r, p := pairs.Of([]int{1})
-	return Of(r, c.Spacing), Of(p, c.Spacing)
+	return Of(r, c.Spacing, math.MaxInt), Of(p, c.Spacing, math.MaxInt)
 }
 
 func TestDistancesAreDeepMinds(t *testing.T) {

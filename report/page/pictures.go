@@ -36,6 +36,7 @@ type HeldOut struct {
 	Shape    [3]int
 	Geometry volume.Geometry
 	Truth    *labelmap.Map
+	Ignore   *int // label of the truth whose voxels Pictures makes background in all maps, as scores do; or nil
 	// Before and After are what the model predicted as it was and as it became; nil where there is
 	// none.
 	Before, After *Predicted
@@ -56,6 +57,7 @@ func (h *HeldOut) Pictures() ([]Picture, error) {
 	if err := h.check(); err != nil {
 		return nil, fmt.Errorf("report: draw case %s: %w", h.Case, err)
 	}
+	h.dropIgnored()
 	axial := nodes.Axial(h.Geometry)
 	all, err := h.nodes(axial)
 	if err != nil {
@@ -123,6 +125,36 @@ func (h *HeldOut) maps() [3]labelled {
 	return maps
 }
 
+// dropIgnored makes voxels that the truth ignores background in all maps.
+func (h *HeldOut) dropIgnored() {
+	if h.Ignore == nil {
+		return
+	}
+	maps := h.maps()
+	for i := range h.Image {
+		if label(h.Truth, i) != *h.Ignore {
+			continue
+		}
+		for _, m := range maps {
+			switch {
+			case m.labels == nil:
+			case m.labels.Small != nil:
+				m.labels.Small[i] = 0
+			default:
+				m.labels.Wide[i] = 0
+			}
+		}
+	}
+}
+
+// label is that of a voxel.
+func label(m *labelmap.Map, i int) int {
+	if m.Small != nil {
+		return int(m.Small[i])
+	}
+	return int(m.Wide[i])
+}
+
 // node is a node of the reference and what became of it.
 type node struct {
 	scores.Node
@@ -185,7 +217,8 @@ func (h *HeldOut) nodes(axial int) ([]node, error) {
 		}
 		list := main.Labels[key].Nodes.Reference
 		if len(list) != len(found.Voxels) {
-			continue // an ignore label took voxels away: components cannot be told apart by number
+			return nil, fmt.Errorf("found %d nodes of label %s in the truth and %d in its scores, expected "+
+				"scores of the same file", len(found.Voxels), key, len(list))
 		}
 		from := len(all)
 		for i, n := range list {

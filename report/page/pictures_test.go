@@ -176,6 +176,53 @@ func TestPicturesAreUprightAndInProportion(t *testing.T) {
 	require.Zero(t, n)
 }
 
+// What the truth ignores is background, as in the scores, whatever is predicted there: slices, contours and
+// nodes are those of the annotated rest.
+func TestPicturesLeaveOutWhatIsIgnored(t *testing.T) {
+	plain := body(t)
+	plain.Before = plain.After
+	want, err := plain.Pictures()
+	require.NoError(t, err)
+	for _, wide := range []bool{false, true} {
+		h := body(t)
+		ignore := 2
+		before := make([]int32, len(h.Image))
+		for i, l := range h.After.Labels.Small {
+			before[i] = int32(l)
+		}
+		for i := range h.Image {
+			z, y := i/6000, i/100%60
+			if z >= 14 || z < 3 || y >= 58 { // nearly all of it is not annotated
+				h.Truth.Small[i] = uint8(ignore)
+				if z >= 16 && y > 20 {
+					h.After.Labels.Small[i], before[i] = 1, 1
+				}
+			}
+		}
+		h.Before = &Predicted{Labels: &labelmap.Map{Shape: h.Shape, Wide: before, Geometry: h.Geometry}}
+		if wide {
+			h.Truth.Wide = volume.Cast[int32](volume.Slice[uint8](h.Truth.Small))
+			h.Truth.Small = nil
+		}
+		for _, p := range []*Predicted{h.Before, h.After} {
+			l, err := scores.Default().Score(h.Truth, p.Labels, []eval.Target{eval.Label(1)}, &ignore)
+			require.NoError(t, err)
+			p.Scores = &scores.Case{Case: h.Case, Labels: l}
+		}
+		h.Ignore = &ignore
+		got, err := h.Pictures()
+		require.NoError(t, err)
+		require.Len(t, got, 2)
+		for i := range want {
+			require.Equal(t, want[i].What, got[i].What)
+			require.Equal(t, want[i].Slice, got[i].Slice)
+			require.Equal(t, want[i].Nodes, got[i].Nodes)
+			require.Equal(t, want[i].Dice, got[i].Dice)
+			require.True(t, bytes.Equal(want[i].Image, got[i].Image), "picture %d", i)
+		}
+	}
+}
+
 // However the file stores the patient, a slice looks the same: axial, coronal and sagittal arrays,
 // each axis either way.
 func TestPicturesDoNotDependOnTheGridsAxes(t *testing.T) {
@@ -333,6 +380,7 @@ func TestPicturesRefuseArraysThatDoNotFit(t *testing.T) {
 		{func(h *HeldOut) { h.Geometry.Spacing[1] = math.NaN() }, "expected positive numbers"},
 		{func(h *HeldOut) { h.After.Labels.Small = h.After.Labels.Small[1:] }, "after has shape [24 60 100]"},
 		{func(h *HeldOut) { h.Shape = [3]int{} }, "expected positive numbers"},
+		{func(h *HeldOut) { h.Truth.Small[0] = 1 }, "found 3 nodes of label 1 in the truth and 2 in its scores"},
 	} {
 		h := body(t)
 		c.change(h)
