@@ -81,7 +81,8 @@ type TraceConfig struct {
 	World World
 }
 
-// Trace makes one optimizer step for each batch of a folder and writes what two stacks are compared by.
+// Trace makes one optimizer step for each batch of a folder and writes what two stacks are compared by. With --amp auto it
+// computes in float32 on every device.
 func Trace(ctx context.Context, c TraceConfig, o Output) (err error) {
 	t, refused := c.trace(o)
 	ranks, err := Join(ctx, c.Config, c.World, &t.Machine, &o, refused)
@@ -113,6 +114,9 @@ func (c *TraceConfig) trace(o Output) (train.TraceConfig, error) {
 	method, options, err := c.Method.make(entry)
 	t := train.TraceConfig{Batches: c.Batches, Output: c.Output, MethodName: entry.Name, Method: method, Options: options,
 		TraceSettings: c.TraceSettings, Machine: c.Machine, Version: o.Version}
+	if t.AMP == "" || t.AMP == machine.AMPAuto { // on CUDA fp16, whose skipped steps a trace does not show
+		t.AMP = machine.AMPOff
+	}
 	if t.LR == 0 {
 		t.LR = entry.LR
 	}

@@ -93,9 +93,10 @@ func NewGloo(s *Store, rank, size int, device string, limit time.Duration) (*Pro
 }
 
 // NewNCCL makes a group of this rank and all others over NCCL, which connects them at the first
-// collective. Collectives are queued on the device: waiting for their Work makes the current stream
-// wait. It needs the library that `make shim CUDA=1` builds. When a collective takes longer than
-// limit c10d's own watchdog ends the process.
+// collective: that one waits, in C, until all have come to it or failed. Collectives are queued on
+// the device: waiting for their Work makes the current stream wait. It needs the library that `make
+// shim CUDA=1` builds. Half a minute after limit c10d's own watchdog ends a collective; of one that
+// failed Check knows.
 func NewNCCL(s *Store, rank, size int, limit time.Duration) (*ProcessGroup, error) {
 	g := &ProcessGroup{}
 	err := message(C.lnt_group_nccl(s.c, C.int64_t(rank), C.int64_t(size), milliseconds(limit),
@@ -113,7 +114,17 @@ func (g *ProcessGroup) Abort(why string) {
 	}
 }
 
-// Free closes the connections; it waits for collectives under way, even those that were aborted.
+// Check is an error when collectives were aborted or, over NCCL, have failed: they are over for the
+// device then, with any values. Values that were read before Check found nothing are right.
+func (g *ProcessGroup) Check() error {
+	if g.c == nil {
+		return errClosed
+	}
+	return message(C.lnt_group_check(g.c))
+}
+
+// Free closes the connections; over Gloo it waits for collectives under way, even those that were
+// aborted.
 // Tensors of GatheredFrom must be gone.
 func (g *ProcessGroup) Free() {
 	C.lnt_group_free(g.c)

@@ -1,6 +1,7 @@
 package torch_test
 
 import (
+	"math"
 	"reflect"
 	"slices"
 	"testing"
@@ -30,6 +31,7 @@ func TestEveryOperatorHasAGoldenCase(t *testing.T) {
 		"Detach", "Grad", // TestAutograd…
 		"Retain", "Keep", "Block", "With", "Close", "Err", "Fail", // TestScope…
 		"SGDStep", "ClipGradNorm", "AmpUnscale", "AmpUpdateScale", // TestSGD…, package optim
+		"SumAs",                // TestSumsInAnotherType
 		"TopKRows",             // TestTopKRows…
 		"DiceCE", "DiceCESums", // TestDiceCE…
 		"ConvLean", "DropoutLean", // TestLeanConvolution…, TestWinograd…, TestLeanDropout…
@@ -50,6 +52,26 @@ func TestEveryOperatorHasAGoldenCase(t *testing.T) {
 				"in this list", name)
 		}
 	}
+}
+
+// 1000 × 60000 is beyond float16, whose largest number is 65504; float32 has it.
+func TestSumsInAnotherType(t *testing.T) {
+	torchtest.EachDevice(t, func(t *testing.T, d torch.Device) {
+		require.NoError(t, torch.With(func(s *torch.Scope) error {
+			x := s.Full([]int64{2, 500}, 60000, torch.Float16, d)
+			own, err := s.Sum(x).Item()
+			require.NoError(t, err)
+			require.True(t, math.IsInf(own, 1))
+			sum := s.SumAs(x, torch.Float32)
+			require.NoError(t, s.Err())
+			require.Equal(t, torch.Float32, sum.DType())
+			require.Empty(t, sum.Shape())
+			v, err := sum.Item()
+			require.NoError(t, err)
+			require.Equal(t, 6e7, v)
+			return s.Err()
+		}))
+	})
 }
 
 func TestRandomNumbersEqualPyTorch(t *testing.T) {

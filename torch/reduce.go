@@ -18,6 +18,15 @@ func (s *Scope) Sum(x *Tensor) *Tensor {
 	return s.result("sum", C.lnt_sum(x.c, nil, allDims, 0, &out), &out, x)
 }
 
+// SumAs is Sum, added up and given in dtype, in which it may be finite where it is not in x's own.
+func (s *Scope) SumAs(x *Tensor, dtype DType) *Tensor {
+	if !s.ready("sum", x) {
+		return nil
+	}
+	var out unsafe.Pointer
+	return s.result("sum", C.lnt_sum_as(x.c, C.int64_t(dtype), &out), &out, x)
+}
+
 // SumDims sums over dims; keep keeps them as axes of size 1. Without dims it sums over all.
 func (s *Scope) SumDims(x *Tensor, keep bool, dims ...int64) *Tensor {
 	if !s.ready("sum", x) {

@@ -128,6 +128,7 @@ char* (*p_lnt_gather)(void* a, int64_t dim, void* index, void** out);
 char* (*p_lnt_scatter_scalar)(void* a, int64_t dim, void* index, double v, void** out);
 char* (*p_lnt_scatter_scalar_)(void* a, int64_t dim, void* index, double v);
 char* (*p_lnt_sum)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
+char* (*p_lnt_sum_as)(void* a, int64_t dtype, void** out);
 char* (*p_lnt_mean)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 char* (*p_lnt_amax)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 char* (*p_lnt_amin)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
@@ -170,6 +171,7 @@ void (*p_lnt_store_free)(void* store);
 char* (*p_lnt_group_gloo)(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out);
 char* (*p_lnt_group_nccl)(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out);
 char* (*p_lnt_group_abort)(void* group, const char* why);
+char* (*p_lnt_group_check)(void* group);
 void (*p_lnt_group_free)(void* group);
 char* (*p_lnt_group_clock)(void* group, int64_t* started, int64_t* waited);
 char* (*p_lnt_all_reduce)(void* group, void* t, int64_t op, void** work);
@@ -314,6 +316,7 @@ static const struct {
     {"lnt_scatter_scalar", (void**)&p_lnt_scatter_scalar},
     {"lnt_scatter_scalar_", (void**)&p_lnt_scatter_scalar_},
     {"lnt_sum", (void**)&p_lnt_sum},
+    {"lnt_sum_as", (void**)&p_lnt_sum_as},
     {"lnt_mean", (void**)&p_lnt_mean},
     {"lnt_amax", (void**)&p_lnt_amax},
     {"lnt_amin", (void**)&p_lnt_amin},
@@ -356,6 +359,7 @@ static const struct {
     {"lnt_group_gloo", (void**)&p_lnt_group_gloo},
     {"lnt_group_nccl", (void**)&p_lnt_group_nccl},
     {"lnt_group_abort", (void**)&p_lnt_group_abort},
+    {"lnt_group_check", (void**)&p_lnt_group_check},
     {"lnt_group_free", (void**)&p_lnt_group_free},
     {"lnt_group_clock", (void**)&p_lnt_group_clock},
     {"lnt_all_reduce", (void**)&p_lnt_all_reduce},

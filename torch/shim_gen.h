@@ -252,6 +252,8 @@ extern char* (*p_lnt_scatter_scalar_)(void* a, int64_t dim, void* index, double 
 static inline char* lnt_scatter_scalar_(void* a, int64_t dim, void* index, double v) { return p_lnt_scatter_scalar_(a, dim, index, v); }
 extern char* (*p_lnt_sum)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 static inline char* lnt_sum(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out) { return p_lnt_sum(a, dims, n, keepdim, out); }
+extern char* (*p_lnt_sum_as)(void* a, int64_t dtype, void** out);
+static inline char* lnt_sum_as(void* a, int64_t dtype, void** out) { return p_lnt_sum_as(a, dtype, out); }
 extern char* (*p_lnt_mean)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 static inline char* lnt_mean(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out) { return p_lnt_mean(a, dims, n, keepdim, out); }
 extern char* (*p_lnt_amax)(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
@@ -336,6 +338,8 @@ extern char* (*p_lnt_group_nccl)(void* store, int64_t rank, int64_t size, int64_
 static inline char* lnt_group_nccl(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out) { return p_lnt_group_nccl(store, rank, size, limit_ms, out); }
 extern char* (*p_lnt_group_abort)(void* group, const char* why);
 static inline char* lnt_group_abort(void* group, const char* why) { return p_lnt_group_abort(group, why); }
+extern char* (*p_lnt_group_check)(void* group);
+static inline char* lnt_group_check(void* group) { return p_lnt_group_check(group); }
 extern void (*p_lnt_group_free)(void* group);
 static inline void lnt_group_free(void* group) { p_lnt_group_free(group); }
 extern char* (*p_lnt_group_clock)(void* group, int64_t* started, int64_t* waited);

@@ -150,7 +150,7 @@ func (s *Session) gradients(sc *torch.Scope, batches []Upload) (total, logits *t
 				return err
 			}
 			if s.ranks != nil {
-				add(c, &logits, c.Sum(c.Detach(heads[0])))
+				add(c, &logits, mark(c, heads[0]))
 			}
 			if len(batches) > 1 {
 				l = c.DivScalar(l, float64(len(batches)))
@@ -179,6 +179,11 @@ func (s *Session) gradients(sc *torch.Scope, batches []Upload) (total, logits *t
 		}
 	}
 	return total, logits, cases, nil
+}
+
+// mark is finite where all logits are: their sum, in float32, as that of millions is beyond float16.
+func mark(s *torch.Scope, logits *torch.Tensor) *torch.Tensor {
+	return s.SumAs(s.Detach(logits), torch.Float32)
 }
 
 func (s *Session) hook(sc *torch.Scope, p Phase, masks []optim.Mask) error {
@@ -266,8 +271,14 @@ func (s *Session) finite(sc *torch.Scope, l, each, norm *torch.Tensor, cases []s
 	return s.outcome(values, cases)
 }
 
-// outcome is that of a step: loss, norm, and for ranks that train together what mean gave of each.
+// outcome is that of a step: loss, norm, and for ranks that train together what mean gave of each, if their exchange
+// went well.
 func (s *Session) outcome(values []float64, cases []string) (Outcome, error) {
+	if s.ranks != nil {
+		if err := s.ranks.group.Check(); err != nil {
+			return Outcome{}, err
+		}
+	}
 	o := Outcome{Loss: values[0], Norm: values[1]}
 	if s.Scaler != nil {
 		o.Norm = math.NaN()

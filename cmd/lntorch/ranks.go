@@ -27,11 +27,11 @@ func ranks(ctx context.Context, c launch.Config) (w *launch.World, done bool, er
 		return nil, true, launch.Copies{N: n, Program: program, Args: os.Args[1:], Environ: os.Environ(), Master: c.Master,
 			Stdout: os.Stdout, Stderr: os.Stderr}.Run(ctx)
 	}
-	if w.Alone() {
-		return w, false, nil
-	}
 	if w.Note != "" && w.Rank == 0 {
 		fmt.Fprintln(os.Stderr, "lntorch:", w.Note)
+	}
+	if w.Alone() {
+		return w, false, nil
 	}
 	return w, false, w.Resolve(ctx)
 }

@@ -123,6 +123,15 @@ func requireWhole(t *testing.T, path string) int {
 	return f.Epoch
 }
 
+// torchrun's single rank trains alone, whatever -num_gpus asks for, and says so.
+func TestNumGPUsThatIsNotUsedIsSaid(t *testing.T) {
+	cmd := command(t, "trace", "-num_gpus", "2")
+	cmd.Env = append(cmd.Env, "RANK=0", "WORLD_SIZE=1", "LOCAL_RANK=0", "LOCAL_WORLD_SIZE=1", "TORCHELASTIC_RUN_ID=job")
+	out, _ := cmd.CombinedOutput() // there is nothing to trace
+	require.Contains(t, string(out), "lntorch: -num_gpus 2 is not used: torchrun started 1 rank\n")
+	require.Contains(t, string(out), "--checkpoint, --batches and -o must be given")
+}
+
 // -num_gpus trains on the CPU, too: one rank speaks and writes, both predict the final validation.
 func TestNumGPUsTrainsTogether(t *testing.T) {
 	torchtest.Require(t)

@@ -17,8 +17,8 @@ func newTrace() *cobra.Command {
 a folder: batch_NN_data.npy (float32, n c z y x) and batch_NN_target_K.npy (K = level of deep supervision,
 0 = full resolution). The learning rate of step i of n is lr·(1-i/n)^0.9. It writes losses.json,
 first_gradients.npz (step 0, before clipping), final.pth and, for methods with masks, mask.npz: how a team
-proves that two stacks agree. Ranks that train together (-num_gpus, torchrun) take their rows of each batch;
-losses.json then has every rank's losses and sums of weights.`,
+proves that two stacks agree. --amp auto computes in float32 on every device. Ranks that train together
+(-num_gpus, torchrun) take their rows of each batch; losses.json then has every rank's losses and sums of weights.`,
 		Example: `  lntorch trace --checkpoint model/fold_0/checkpoint_final.pth --batches batches --method dgst -o out
   lntorch trace --checkpoint c.pth --plans nnUNetPlans.json --dataset-json dataset.json --configuration 3d_fullres --batches b --method full -o out`,
 		Args: exactly(),

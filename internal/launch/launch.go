@@ -23,7 +23,7 @@ type Config struct {
 	GPUs    int    `flag:"num-gpus" nnunet:"num_gpus" default:"1" range:"1.." help:"ranks on this host, on the CPU too: the program starts so many copies of itself"`
 	Dist    string `flag:"dist" values:"auto,on,off" default:"auto" help:"auto: the ranks that torchrun, mpirun or srun started train together; off: their variables are not read; on: a single rank is a process group, too"`
 	Master  string `flag:"master" help:"HOST:PORT of rank 0, where the ranks meet (default: MASTER_ADDR and MASTER_PORT, or what the launcher says)"`
-	Backend string `flag:"backend" values:"auto,gloo,nccl" default:"auto" help:"what connects the ranks; auto: nccl between GPUs, gloo between CPUs"`
+	Backend string `flag:"backend" values:"auto,gloo,nccl" default:"auto" help:"what connects the ranks: nccl between GPUs, gloo between CPUs; auto: as the device needs"`
 	Timeout int    `flag:"dist-timeout" default:"300" range:"1..86400" help:"seconds that ranks wait for each other before they take one for lost"`
 }
 
@@ -83,7 +83,7 @@ func (c Config) World(env Env) (*World, error) {
 		}
 	}
 	w.Forced = c.Dist == "on"
-	if w.Launcher != "" && w.Launcher != NumGPUs && c.GPUs > 1 && c.GPUs != w.Size && c.GPUs != w.LocalSize {
+	if w.Launcher != "" && w.Launcher != NumGPUs && c.Copies(w) == 0 && c.GPUs > 1 && c.GPUs != w.Size && c.GPUs != w.LocalSize {
 		w.Note = fmt.Sprintf("-num_gpus %d is not used: %s started %s", c.GPUs, w.starter(), count(w.Size, "rank"))
 	}
 	if w.Alone() {
@@ -120,9 +120,10 @@ func cores(proc string, pid int) int {
 }
 
 // Copies is how many copies of itself the program is to start (see Run): -num_gpus, where no launcher
-// has started ranks already; else 0.
+// has started ranks already, as one that started a single rank has not; else 0. torchrun may have lost the
+// others, and starts more when they come back.
 func (c Config) Copies(w *World) int {
-	if c.GPUs > 1 && w.Launcher == "" {
+	if c.GPUs > 1 && w.Size == 1 && w.Launcher != Torchrun {
 		return c.GPUs
 	}
 	return 0
@@ -136,7 +137,9 @@ func (c Config) BackendOn(cuda bool) (string, error) {
 	switch {
 	case c.Backend == "nccl" && !cuda:
 		return "", settings.Usage("--backend nccl connects GPUs: on the CPU use gloo")
-	case c.Backend == "gloo" || !cuda:
+	case c.Backend == "gloo" && cuda: // what it brings back to a GPU would be read before it is there
+		return "", settings.Usage("--backend gloo connects CPUs: between GPUs use nccl, or train on -device cpu")
+	case !cuda:
 		return "gloo", nil
 	}
 	return "nccl", nil
@@ -179,7 +182,7 @@ func (w *World) HostPort() (host string, port int) {
 // Resolve finds out within a few seconds whether Master's name has an address, and for the rank that
 // serves whether the port is free: both end in a time-out of minutes later.
 func (w *World) Resolve(ctx context.Context) error {
-	host, _ := w.HostPort()
+	host, port, _ := net.SplitHostPort(w.Master)
 	limited, cancel := context.WithTimeout(ctx, 4*time.Second)
 	defer cancel()
 	if _, err := net.DefaultResolver.LookupHost(limited, host); err != nil {
@@ -192,7 +195,11 @@ func (w *World) Resolve(ctx context.Context) error {
 	if !w.Serve {
 		return nil
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", ":"+w.Master[strings.LastIndexByte(w.Master, ':')+1:])
+	on := ""
+	if loopback(host) { // as package dist listens
+		on = host
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", net.JoinHostPort(on, port))
 	if err != nil {
 		return settings.Usage("the ranks are to meet at %s, but rank 0 cannot listen there: %w; name another port by --master HOST:PORT", w.Master, err)
 	}
@@ -258,9 +265,10 @@ func openMPI(env Env) (*World, error) {
 }
 
 // pmi finds the variables of MPICH's and Intel's mpirun. Slurm's PMI has the first two only, and
-// variables of its own.
+// variables of its own, in a step of one task, too.
 func pmi(env Env) (*World, error) {
-	if env("PMI_SIZE") == "" || (env("MPI_LOCALNRANKS") == "" && inStep(env)) {
+	ofSlurm := inStep(env) || env("SLURM_STEP_ID") != "" && env("SLURM_STEP_NUM_TASKS") == env("PMI_SIZE")
+	if env("PMI_SIZE") == "" || (env("MPI_LOCALNRANKS") == "" && ofSlurm) {
 		return nil, nil
 	}
 	return variables{env, MPI}.world("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS")

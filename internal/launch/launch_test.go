@@ -43,7 +43,8 @@ var (
 		"SLURM_STEP_NODELIST=vm", "SLURM_STEP_NUM_TASKS=1", "SLURM_STEP_TASKS_PER_NODE=1"}
 	stepSets = []string{"SLURM_JOB_ID=4711", "SLURM_NTASKS=2", "SLURM_PROCID=1", "SLURM_LOCALID=1", "SLURM_NODEID=0", "SLURM_STEP_ID=0",
 		"SLURM_STEP_NODELIST=vm", "SLURM_STEP_NUM_TASKS=2", "SLURM_STEP_TASKS_PER_NODE=2"}
-	pmi2Sets = append([]string{"PMI_RANK=1", "PMI_SIZE=2", "PMI_JOBID=4711.2", "PMI_FD=13"}, stepSets...)
+	pmi2OneSets = append([]string{"PMI_RANK=0", "PMI_SIZE=1", "PMI_JOBID=4711.1", "PMI_FD=13"}, oneTaskSets...)
+	pmi2Sets    = append([]string{"PMI_RANK=1", "PMI_SIZE=2", "PMI_JOBID=4711.2", "PMI_FD=13"}, stepSets...)
 	// srun -N4 -n6 --distribution=cyclic
 	hostsSets = []string{"SLURM_JOB_ID=70001", "SLURM_PROCID=3", "SLURM_LOCALID=0", "SLURM_NODEID=3", "SLURM_STEP_ID=0",
 		"SLURM_STEP_NODELIST=gpu[07-09,12]", "SLURM_STEP_NUM_TASKS=6", "SLURM_STEP_TASKS_PER_NODE=2(x2),1(x2)"}
@@ -53,6 +54,7 @@ var (
 
 func TestWorldIsWhatTheLauncherSays(t *testing.T) {
 	alone := &World{Size: 1, LocalSize: 1}
+	two := func(c *Config) { c.GPUs = 2 }
 	for name, test := range map[string]struct {
 		set  []string
 		with func(*Config)
@@ -88,6 +90,7 @@ func TestWorldIsWhatTheLauncherSays(t *testing.T) {
 		"a batch script":                {batchSets, nil, alone},
 		"a step of one task":            {oneTaskSets, nil, alone},
 		"a step":                        {stepSets, nil, &World{Rank: 1, Size: 2, LocalRank: 1, LocalSize: 2, Launcher: Slurm, Master: "vm:24711"}},
+		"a step of one task with PMI":   {pmi2OneSets, nil, alone},
 		"a step with Slurm's PMI":       {pmi2Sets, nil, &World{Rank: 1, Size: 2, LocalRank: 1, LocalSize: 2, Launcher: Slurm, Master: "vm:24711"}},
 		"a step on several hosts":       {hostsSets, nil, &World{Rank: 3, Size: 6, LocalSize: 1, Launcher: Slurm, Master: "gpu07:30001"}},
 		"a step with an address":        {append([]string{"MASTER_ADDR=ib0"}, stepSets...), nil, &World{Rank: 1, Size: 2, LocalRank: 1, LocalSize: 2, Launcher: Slurm, Master: "ib0:24711"}},
@@ -96,7 +99,13 @@ func TestWorldIsWhatTheLauncherSays(t *testing.T) {
 		"--dist on":                     {nil, func(c *Config) { c.Dist = "on" }, &World{Size: 1, LocalSize: 1, Forced: true, Serve: true, Master: "127.0.0.1:0"}},
 		"-num_gpus under a launcher":    {stepSets, func(c *Config) { c.GPUs = 4 }, &World{Rank: 1, Size: 2, LocalRank: 1, LocalSize: 2, Launcher: Slurm, Master: "vm:24711", Note: "-num_gpus 4 is not used: srun started 2 ranks"}},
 		"-num_gpus that the launcher's": {stepSets, func(c *Config) { c.GPUs = 2 }, &World{Rank: 1, Size: 2, LocalRank: 1, LocalSize: 2, Launcher: Slurm, Master: "vm:24711"}},
-		"-num_gpus before it starts":    {nil, func(c *Config) { c.GPUs = 2 }, alone},
+		"-num_gpus before it starts":    {nil, two, alone},
+		"-num_gpus in a pod of one":     {[]string{"RANK=0", "WORLD_SIZE=1", "MASTER_ADDR=pod", "MASTER_PORT=7"}, two, &World{Size: 1, LocalSize: 1, Launcher: Environment}},
+		"-num_gpus under mpirun -n 1": {append([]string{"OMPI_COMM_WORLD_RANK=0", "OMPI_COMM_WORLD_SIZE=1", "OMPI_COMM_WORLD_LOCAL_RANK=0",
+			"OMPI_COMM_WORLD_LOCAL_SIZE=1"}, openMPISets...), two, &World{Size: 1, LocalSize: 1, Launcher: MPI}},
+		"-num_gpus in a step of one task": {pmi2OneSets, two, alone},
+		"-num_gpus and torchrun's last rank": {append([]string{"RANK=0", "WORLD_SIZE=1", "LOCAL_RANK=0", "LOCAL_WORLD_SIZE=1"}, torchrunSets...), two,
+			&World{Size: 1, LocalSize: 1, Launcher: Torchrun, Restart: 2, RunID: "job", Agent: "job_x5pr0d1q", Note: "-num_gpus 2 is not used: torchrun started 1 rank"}},
 		"a copy": {append([]string{copyMark + "=1", "RANK=1", "WORLD_SIZE=2", "LOCAL_RANK=1", "LOCAL_WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1",
 			"MASTER_PORT=7"}, stepSets...), func(c *Config) { c.GPUs, c.Dist = 2, "off" },
 			&World{Rank: 1, Size: 2, LocalRank: 1, LocalSize: 2, Launcher: NumGPUs, Master: "127.0.0.1:7"}},
@@ -111,7 +120,7 @@ func TestWorldIsWhatTheLauncherSays(t *testing.T) {
 			test.want.Master = strings.Replace(test.want.Master, "FNV", fmt.Sprint(fnvPort), 1)
 			w.boundCores = false
 			require.Equal(t, test.want, w)
-			if name == "-num_gpus before it starts" {
+			if c.GPUs == 2 && test.want.Size == 1 && test.want.Note == "" {
 				require.Equal(t, 2, c.Copies(w))
 			} else {
 				require.Zero(t, c.Copies(w))
@@ -130,27 +139,28 @@ func TestHalfALauncherIsRefused(t *testing.T) {
 		with func(*Config)
 		want string
 	}{
-		"no rank":                 {[]string{"WORLD_SIZE=4"}, nil, "WORLD_SIZE=4 is set, but RANK is not: start the ranks by torchrun, mpirun, srun or -num_gpus"},
-		"no size":                 {[]string{"RANK=1"}, nil, "RANK=1 is set, but WORLD_SIZE is not"},
-		"no local size":           {[]string{"RANK=1", "WORLD_SIZE=2", "LOCAL_RANK=0"}, nil, "WORLD_SIZE=2 is set, but LOCAL_WORLD_SIZE is not"},
-		"a rank that is none":     {append([]string{"RANK=x"}, torchrunSets...), nil, `RANK: found "x", expected a whole number from 0 on`},
-		"a negative rank":         {append([]string{"RANK=-1"}, torchrunSets...), nil, `RANK: found "-1"`},
-		"no ranks":                {append([]string{"WORLD_SIZE=0"}, torchrunSets...), nil, `WORLD_SIZE: found "0", expected a whole number from 1 on`},
-		"a rank too many":         {append([]string{"RANK=4"}, torchrunSets...), nil, "RANK=4 and WORLD_SIZE=4: expected a rank below the number of ranks"},
-		"a local rank too many":   {append([]string{"LOCAL_RANK=2"}, torchrunSets...), nil, "LOCAL_RANK=2 and LOCAL_WORLD_SIZE=2"},
-		"more here than at all":   {append([]string{"LOCAL_WORLD_SIZE=8"}, torchrunSets...), nil, "LOCAL_WORLD_SIZE=8 and WORLD_SIZE=4: more ranks on this host than there are"},
-		"a wrong restart count":   {append([]string{"TORCHELASTIC_RESTART_COUNT=-"}, torchrunSets...), nil, "TORCHELASTIC_RESTART_COUNT: found"},
-		"no master":               {[]string{"RANK=1", "WORLD_SIZE=2", "LOCAL_RANK=0", "LOCAL_WORLD_SIZE=1"}, nil, "MASTER_ADDR and MASTER_PORT are not set: say where the ranks meet, on the host of rank 0, by --master HOST:PORT"},
-		"no port":                 {[]string{"RANK=1", "WORLD_SIZE=2", "MASTER_ADDR=a"}, nil, "2 ranks of the environment, and MASTER_PORT is not set"},
-		"a wrong port":            {[]string{"RANK=1", "WORLD_SIZE=2", "MASTER_ADDR=a", "MASTER_PORT=70000"}, nil, `MASTER_PORT: found port "70000", expected a number from 1 to 65535`},
-		"a master without a port": {torchrunSets, func(c *Config) { c.Master = "a" }, `--master: found "a", expected HOST:PORT`},
-		"a master without a host": {torchrunSets, func(c *Config) { c.Master = ":7" }, `--master: found ":7", expected HOST:PORT`},
-		"a master at port 0":      {torchrunSets, func(c *Config) { c.Master = "a:0" }, `--master: found port "0"`},
-		"mpirun on two hosts":     {append([]string{"OMPI_COMM_WORLD_LOCAL_SIZE=1", "OMPI_COMM_WORLD_LOCAL_RANK=0"}, openMPISets...), nil, "2 ranks of mpirun, and MASTER_ADDR is not set"},
-		"PMI without local ranks": {[]string{"PMI_RANK=1", "PMI_SIZE=2"}, nil, "PMI_SIZE=2 is set, but MPI_LOCALRANKID is not"},
-		"a list of no hosts":      {append([]string{"SLURM_STEP_NODELIST=a[1"}, stepSets...), nil, `SLURM_STEP_NODELIST: found "a[1", expected a list of hosts`},
-		"tasks that are none":     {append([]string{"SLURM_STEP_TASKS_PER_NODE=2(x"}, stepSets...), nil, `SLURM_STEP_TASKS_PER_NODE: found "2(x"`},
-		"a node too many":         {append([]string{"SLURM_NODEID=5"}, hostsSets...), nil, "SLURM_NODEID=5 and SLURM_STEP_TASKS_PER_NODE=2(x2),1(x2)"},
+		"no rank":                   {[]string{"WORLD_SIZE=4"}, nil, "WORLD_SIZE=4 is set, but RANK is not: start the ranks by torchrun, mpirun, srun or -num_gpus"},
+		"no size":                   {[]string{"RANK=1"}, nil, "RANK=1 is set, but WORLD_SIZE is not"},
+		"no local size":             {[]string{"RANK=1", "WORLD_SIZE=2", "LOCAL_RANK=0"}, nil, "WORLD_SIZE=2 is set, but LOCAL_WORLD_SIZE is not"},
+		"a rank that is none":       {append([]string{"RANK=x"}, torchrunSets...), nil, `RANK: found "x", expected a whole number from 0 on`},
+		"a negative rank":           {append([]string{"RANK=-1"}, torchrunSets...), nil, `RANK: found "-1"`},
+		"no ranks":                  {append([]string{"WORLD_SIZE=0"}, torchrunSets...), nil, `WORLD_SIZE: found "0", expected a whole number from 1 on`},
+		"a rank too many":           {append([]string{"RANK=4"}, torchrunSets...), nil, "RANK=4 and WORLD_SIZE=4: expected a rank below the number of ranks"},
+		"a local rank too many":     {append([]string{"LOCAL_RANK=2"}, torchrunSets...), nil, "LOCAL_RANK=2 and LOCAL_WORLD_SIZE=2"},
+		"more here than at all":     {append([]string{"LOCAL_WORLD_SIZE=8"}, torchrunSets...), nil, "LOCAL_WORLD_SIZE=8 and WORLD_SIZE=4: more ranks on this host than there are"},
+		"a wrong restart count":     {append([]string{"TORCHELASTIC_RESTART_COUNT=-"}, torchrunSets...), nil, "TORCHELASTIC_RESTART_COUNT: found"},
+		"no master":                 {[]string{"RANK=1", "WORLD_SIZE=2", "LOCAL_RANK=0", "LOCAL_WORLD_SIZE=1"}, nil, "MASTER_ADDR and MASTER_PORT are not set: say where the ranks meet, on the host of rank 0, by --master HOST:PORT"},
+		"no port":                   {[]string{"RANK=1", "WORLD_SIZE=2", "MASTER_ADDR=a"}, nil, "2 ranks of the environment, and MASTER_PORT is not set"},
+		"a wrong port":              {[]string{"RANK=1", "WORLD_SIZE=2", "MASTER_ADDR=a", "MASTER_PORT=70000"}, nil, `MASTER_PORT: found port "70000", expected a number from 1 to 65535`},
+		"a master without a port":   {torchrunSets, func(c *Config) { c.Master = "a" }, `--master: found "a", expected HOST:PORT`},
+		"a master without a host":   {torchrunSets, func(c *Config) { c.Master = ":7" }, `--master: found ":7", expected HOST:PORT`},
+		"a master at port 0":        {torchrunSets, func(c *Config) { c.Master = "a:0" }, `--master: found port "0"`},
+		"mpirun on two hosts":       {append([]string{"OMPI_COMM_WORLD_LOCAL_SIZE=1", "OMPI_COMM_WORLD_LOCAL_RANK=0"}, openMPISets...), nil, "2 ranks of mpirun, and MASTER_ADDR is not set"},
+		"PMI in a step of one task": {append([]string{"PMI_RANK=1", "PMI_SIZE=2"}, oneTaskSets...), nil, "PMI_SIZE=2 is set, but MPI_LOCALRANKID is not"},
+		"PMI without local ranks":   {[]string{"PMI_RANK=1", "PMI_SIZE=2"}, nil, "PMI_SIZE=2 is set, but MPI_LOCALRANKID is not"},
+		"a list of no hosts":        {append([]string{"SLURM_STEP_NODELIST=a[1"}, stepSets...), nil, `SLURM_STEP_NODELIST: found "a[1", expected a list of hosts`},
+		"tasks that are none":       {append([]string{"SLURM_STEP_TASKS_PER_NODE=2(x"}, stepSets...), nil, `SLURM_STEP_TASKS_PER_NODE: found "2(x"`},
+		"a node too many":           {append([]string{"SLURM_NODEID=5"}, hostsSets...), nil, "SLURM_NODEID=5 and SLURM_STEP_TASKS_PER_NODE=2(x2),1(x2)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := defaults()
@@ -261,13 +271,15 @@ func TestThreadsAndDevice(t *testing.T) {
 		name string
 		cuda bool
 		want string
-	}{{"auto", true, "nccl"}, {"auto", false, "gloo"}, {"gloo", true, "gloo"}, {"nccl", true, "nccl"}} {
+	}{{"auto", true, "nccl"}, {"auto", false, "gloo"}, {"gloo", false, "gloo"}, {"nccl", true, "nccl"}} {
 		found, err := backend(test.name, test.cuda)
 		require.NoError(t, err)
 		require.Equal(t, test.want, found)
 	}
 	_, err = backend("nccl", false)
 	require.ErrorContains(t, err, "--backend nccl connects GPUs")
+	_, err = backend("gloo", true)
+	require.ErrorContains(t, err, "--backend gloo connects CPUs: between GPUs use nccl")
 }
 
 func TestARankBoundToItsCoresHasThemAll(t *testing.T) {

@@ -92,6 +92,14 @@ class Interruptible : public c10d::Backend {
   Interruptible(c10::intrusive_ptr<c10d::Backend> inner, const Nccl* nccl)
       : Backend(inner->getRank(), inner->getSize()), inner_(std::move(inner)), nccl_(nccl) {}
 
+  ~Interruptible() override {
+    if (nccl_ == nullptr) return;
+    try {
+      nccl_->abort(*inner_);
+    } catch (...) {
+    }
+  }
+
   const std::string getBackendName() const override { return inner_->getBackendName(); }
 
   c10::intrusive_ptr<c10d::Work> allreduce(std::vector<at::Tensor>& tensors,
@@ -120,6 +128,18 @@ class Interruptible : public c10d::Backend {
     }
     for (auto& c : running) c->end(std::make_exception_ptr(std::runtime_error(why)), {});
     if (nccl_ != nullptr) nccl_->abort(*inner_);
+  }
+
+  // Throws what has ended the group's collectives. After values of theirs were read on the host
+  // without an error here, they are right.
+  void check() {
+    {
+      std::lock_guard<std::mutex> lock(running_mutex_);
+      if (!aborted_.empty()) throw std::runtime_error(aborted_);
+    }
+    if (nccl_ != nullptr && !nccl_->sound(*inner_)) {
+      throw std::runtime_error("NCCL: a collective failed; NCCL_DEBUG=WARN says why");
+    }
   }
 
   // started: how many collectives there have been; waited: nanoseconds from the start of the last
@@ -291,7 +311,9 @@ char* lnt_group_nccl(void* store, int64_t rank, int64_t size, int64_t limit_ms, 
 
 char* lnt_group_abort(void* group, const char* why) { LNT_BODY(G(group).backend->abort(why)) }
 
-// Waits for collectives under way.
+char* lnt_group_check(void* group) { LNT_BODY(G(group).backend->check()) }
+
+// Waits for collectives under way over Gloo, and ends those over NCCL.
 void lnt_group_free(void* group) {
   try {
     delete static_cast<Group*>(group);

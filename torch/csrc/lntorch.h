@@ -160,6 +160,7 @@ LNT_API char* lnt_scatter_scalar_(void* a, int64_t dim, void* index, double v);
 
 /* reduce.cpp */
 LNT_API char* lnt_sum(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
+LNT_API char* lnt_sum_as(void* a, int64_t dtype, void** out);
 LNT_API char* lnt_mean(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 LNT_API char* lnt_amax(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
 LNT_API char* lnt_amin(void* a, const int64_t* dims, int64_t n, int64_t keepdim, void** out);
@@ -225,6 +226,7 @@ LNT_API void lnt_store_free(void* store);
 LNT_API char* lnt_group_gloo(void* store, int64_t rank, int64_t size, const char* device, int64_t limit_ms, void** out);
 LNT_API char* lnt_group_nccl(void* store, int64_t rank, int64_t size, int64_t limit_ms, void** out);
 LNT_API char* lnt_group_abort(void* group, const char* why);
+LNT_API char* lnt_group_check(void* group);
 LNT_API void lnt_group_free(void* group);
 LNT_API char* lnt_group_clock(void* group, int64_t* started, int64_t* waited);
 LNT_API char* lnt_all_reduce(void* group, void* t, int64_t op, void** work);

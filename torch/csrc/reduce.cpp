@@ -17,6 +17,11 @@ char* lnt_sum(void* a, const int64_t* d, int64_t n, int64_t keepdim, void** out)
   LNT_BODY(give(out, n < 0 ? at::sum(T(a)) : at::sum(T(a), some(d, n), keepdim != 0)))
 }
 
+// The sum of all elements, added up and given as dtype.
+char* lnt_sum_as(void* a, int64_t type, void** out) {
+  LNT_BODY(give(out, at::sum(T(a), dtype(type))))
+}
+
 char* lnt_mean(void* a, const int64_t* d, int64_t n, int64_t keepdim, void** out) {
   LNT_BODY(give(out, n < 0 ? at::mean(T(a)) : at::mean(T(a), some(d, n), keepdim != 0)))
 }

@@ -56,6 +56,7 @@ type Group struct {
 	pg      *torch.ProcessGroup
 	members []Member
 	self    Member
+	local   string // this host's address towards the store
 
 	hub  *hub // on rank 0
 	line *line
@@ -80,8 +81,8 @@ func (g *Group) end(err error) {
 	}
 	g.err = err
 	close(g.done)
-	if g.pg != nil {
-		g.pg.Abort(err.Error())
+	if pg := g.pg; pg != nil { // Close leaves it alone after an error
+		go pg.Abort(err.Error()) // NCCL may take its time, and nobody need wait
 	}
 }
 
@@ -125,6 +126,16 @@ func (g *Group) Explain(err error) error {
 		return nil
 	}
 	return g.verdict(err, 0)
+}
+
+// Check is an error where a collective of c10d's has failed without one of its own: over NCCL it ends
+// on the device then, with any values. It is called when values that come from collectives have been
+// read, and before anything is made of them.
+func (g *Group) Check() error {
+	if err := g.Err(); err != nil {
+		return err
+	}
+	return g.Explain(g.pg.Check())
 }
 
 // Rank is this rank's number, from 0.

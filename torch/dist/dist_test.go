@@ -101,6 +101,13 @@ type running struct {
 func start(t testing.TB, name string, size int, arg string, timeout time.Duration,
 	only ...int) *running {
 	t.Helper()
+	return startAs(t, name, size, arg, timeout, func(*Config) {}, only...)
+}
+
+// startAs is start with what change makes of each rank's Config.
+func startAs(t testing.TB, name string, size int, arg string, timeout time.Duration,
+	change func(c *Config), only ...int) *running {
+	t.Helper()
 	torchtest.Require(t)
 	require.Contains(t, bodies, name)
 	port := freePort(t)
@@ -110,8 +117,9 @@ func start(t testing.TB, name string, size int, arg string, timeout time.Duratio
 		if len(only) > 0 && !slices.Contains(only, r) {
 			continue
 		}
-		cmd := rank(t, name, arg, Config{Rank: r, Size: size, Host: "127.0.0.1", Port: port,
-			Serve: r == 0, Timeout: timeout})
+		c := Config{Rank: r, Size: size, Host: "127.0.0.1", Port: port, Serve: r == 0, Timeout: timeout}
+		change(&c)
+		cmd := rank(t, name, arg, c)
 		cmd.Stdout, cmd.Stderr = &p.stdout[r], &p.stderr[r]
 		require.NoError(t, cmd.Start())
 		p.cmds[r] = cmd

@@ -31,6 +31,10 @@ func Connect(ctx context.Context, c Config) (*Group, error) {
 	if c.Backend == NCCL && c.Device.Type != torch.DeviceCUDA {
 		return nil, fmt.Errorf("dist: NCCL connects GPUs, not %v; use Gloo", c.Device)
 	}
+	return connect(ctx, c)
+}
+
+func connect(ctx context.Context, c Config) (*Group, error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return nil, err
@@ -38,7 +42,12 @@ func Connect(ctx context.Context, c Config) (*Group, error) {
 	g := newGroup(c, host)
 	limit, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
-	if err := g.connect(limit); err != nil {
+	if err = g.meet(limit); err == nil {
+		connecting, cancel := context.WithTimeout(ctx, c.Timeout) // the last rank may have come late
+		defer cancel()
+		err = g.connect(connecting)
+	}
+	if err != nil {
 		var absent *Absent
 		var elsewhere *Failed
 		switch {
@@ -114,7 +123,8 @@ func (c *Config) absent() error {
 	return &Absent{Missing: []int{0}, Where: c.where(), Limit: c.Timeout}
 }
 
-func (g *Group) connect(ctx context.Context) error {
+// meet waits until every rank has come.
+func (g *Group) meet(ctx context.Context) error {
 	local, err := g.openStore(ctx)
 	if err != nil {
 		return err
@@ -143,10 +153,16 @@ func (g *Group) connect(ctx context.Context) error {
 			return g.config.absent()
 		}
 	}
+	g.local = local
+	return g.Err()
+}
+
+// connect makes c10d's connections of ranks that have met.
+func (g *Group) connect(ctx context.Context) error {
 	device := g.config.Interface
 	over := ""
 	if device == "" {
-		device = "@" + address(g.config.Host, local)
+		device = "@" + address(g.config.Host, g.local)
 	} else if g.config.Backend == Gloo {
 		if err := hasInterfaces(device); err != nil {
 			return err
@@ -162,28 +178,79 @@ func (g *Group) connect(ctx context.Context) error {
 		case <-connecting.Done():
 		}
 	}()
-	var pg *torch.ProcessGroup
-	err = inBackground(connecting, func() (err error) {
+	err := inBackground(connecting, func() error {
 		if g.config.Backend == NCCL {
-			pg, err = torch.NewNCCL(g.store, g.config.Rank, g.config.Size, g.config.Timeout)
-		} else {
-			pg, err = torch.NewGloo(g.store, g.config.Rank, g.config.Size, device, g.config.Timeout)
+			return g.connectNCCL()
+		}
+		pg, err := torch.NewGloo(g.store, g.config.Rank, g.config.Size, device, g.config.Timeout)
+		if err != nil {
+			return err
+		}
+		return g.use(pg)
+	})
+	var own lacking
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case errors.As(err, &own):
+		return own.error
+	case errors.Is(err, context.DeadlineExceeded):
+		err = fmt.Errorf("timed out after %v", g.config.Timeout)
+	}
+	if err != nil {
+		return g.verdict(fmt.Errorf("connect the ranks%s: %w", over, err), 0)
+	}
+	return g.Err()
+}
+
+// use makes pg the group's, unless the group has ended meanwhile.
+func (g *Group) use(pg *torch.ProcessGroup) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.err == nil {
+		g.pg = pg
+	}
+	return g.err
+}
+
+// newNCCL is torch.NewNCCL; tests have no GPUs.
+var newNCCL = torch.NewNCCL
+
+// lacking is the error of a rank without what NCCL needs, which no other has caused.
+type lacking struct{ error }
+
+// connectNCCL makes the process group and its connections: NCCL makes them in the first collective,
+// where a rank waits in C for all others, those too that failed.
+func (g *Group) connectNCCL() error {
+	c := &g.config
+	pg, err := newNCCL(g.store, c.Rank, c.Size, c.Timeout)
+	if err != nil {
+		return lacking{err}
+	}
+	if err := g.use(pg); err != nil {
+		return err
+	}
+	return torch.With(func(s *torch.Scope) error {
+		one := s.Full([]int64{1}, 1, torch.Float32, c.Device)
+		if s.Err() != nil {
+			return s.Err()
+		}
+		w, err := pg.AllReduce(one, torch.OpSum)
+		if err != nil {
+			return err
+		}
+		defer w.Free()
+		for done := false; !done; {
+			if done, err = w.Wait(100 * time.Millisecond); err != nil {
+				return err
+			}
+		}
+		sum, err := one.Item() // waits for the device
+		if err == nil && sum != float64(c.Size) {
+			err = fmt.Errorf("%d ranks add up to %v", c.Size, sum)
 		}
 		return err
 	})
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return ctx.Err()
-	}
-	if err != nil && g.config.Backend == Gloo {
-		err = g.verdict(fmt.Errorf("connect the ranks%s: %w", over, err), 0)
-	}
-	if err != nil {
-		return err
-	}
-	g.mu.Lock()
-	g.pg = pg
-	g.mu.Unlock()
-	return g.Err()
 }
 
 // inBackground runs f, which waits in C, on another thread, and leaves it there when ctx ends.
@@ -254,7 +321,11 @@ func (g *Group) openStore(ctx context.Context) (local string, err error) {
 	c := &g.config
 	var listener *net.TCPListener
 	if c.Serve {
-		l, err := net.Listen("tcp", ":"+strconv.Itoa(c.Port))
+		on := "" // every network: whoever reaches the store may read and write it
+		if loopback(c.Host) {
+			on = c.Host
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort(on, strconv.Itoa(c.Port)))
 		if err != nil {
 			return "", fmt.Errorf("serve the ranks' store: %w; choose another port", err)
 		}
@@ -270,9 +341,13 @@ func (g *Group) openStore(ctx context.Context) (local string, err error) {
 		return "", fmt.Errorf("find the ranks' store: %w", err)
 	}
 	local = conn.LocalAddr().(*net.TCPAddr).IP.String()
+	host := c.Host
+	if loopback(host) { // localhost has several addresses, of which the store may have one
+		host = conn.RemoteAddr().(*net.TCPAddr).IP.String()
+	}
 	conn.Close()
 	err = inBackground(ctx, func() (err error) {
-		g.store, err = torch.NewStore(c.Host, c.Port, listener, c.Prefix, c.Timeout)
+		g.store, err = torch.NewStore(host, c.Port, listener, c.Prefix, c.Timeout)
 		return err
 	})
 	return local, err

@@ -11,8 +11,11 @@ namespace lnt {
 struct Nccl {
   c10::intrusive_ptr<c10d::Backend> (*make)(const c10::intrusive_ptr<c10d::Store>& store, int rank,
                                             int size, std::chrono::milliseconds limit);
-  // Ends collectives under way, on the device too.
+  // Ends collectives under way, on the device too, and what watches them. Called before the end of
+  // every group.
   void (*abort)(c10d::Backend& backend);
+  // Whether no collective has failed: one that did ends on the device with any values.
+  bool (*sound)(c10d::Backend& backend);
 };
 
 }  // namespace lnt
