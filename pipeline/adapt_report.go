@@ -65,7 +65,8 @@ func (a *adaptation) report(ctx context.Context) error {
 	}
 	p := page.Adaptation{Title: "Adaptation of a lymph-node segmentation model", Checkpoint: a.checkpoint,
 		Method: a.entry.Name, Before: a.before, After: a.after, Cases: a.record.Cases, Run: run,
-		Notes: a.remarks(), Anonymous: a.Anonymous} // what the number of cases means it says itself
+		Notes: a.remarks(), Anonymous: a.Anonymous, // what the number of cases means it says itself
+		Refit: a.refits(), CurvesOnTraining: a.delivered() == "all"}
 	if err := a.curves(&p); err != nil {
 		return err
 	}

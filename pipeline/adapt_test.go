@@ -395,6 +395,7 @@ func TestAdaptWithNothingHeldOut(t *testing.T) {
 	page, err := os.ReadFile(a.Report)
 	require.NoError(t, err)
 	require.Contains(t, string(page), "No case was held out: nothing here shows that the adapted model is better")
+	require.Contains(t, string(page), "patches of the training cases together")
 }
 
 // A refit trains on the held-out cases too; the scores stay those of the model before it.
@@ -426,6 +427,10 @@ func TestAdaptRefits(t *testing.T) {
 		require.NotContains(t, string(page), name)
 	}
 	require.Contains(t, string(page), "case-1")
+	require.Contains(t, string(page), "a model trained on 1 case, with 2 cases held out of its training")
+	require.Contains(t, string(page), "another model, trained on 2 cases, 1 of those held out among them (--refit)")
+	require.Contains(t, string(page), "patches of the training cases together")
+	require.NotContains(t, string(page), "never trained on")
 }
 
 // A forecast writes nothing.

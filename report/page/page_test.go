@@ -310,6 +310,41 @@ func TestReportSaysWhatNAllowsToConclude(t *testing.T) {
 	require.Nil(t, held(t, html)["after"])
 }
 
+// A refit's model has seen the cases of the role val, and the curves of a training on all cases are of what
+// it was trained on: the page says so, and nothing else.
+func TestReportSaysWhatTheDeliveredModelHasSeen(t *testing.T) {
+	a := sample(t)
+	html := encoded(t, a)
+	for _, text := range []string{"<dt>Trained on</dt><dd>4 cases</dd>", "<dd>3 cases, never trained on</dd>",
+		"patches of the validation cases together. It shows whether training goes on to learn", ">validation<"} {
+		require.Contains(t, html, text)
+	}
+
+	a.CurvesOnTraining = true
+	html = encoded(t, a)
+	require.Contains(t, html, "<dd>3 cases, never trained on</dd>")
+	require.Contains(t, html, "patches of the training cases together. No case was kept from this training")
+	require.Contains(t, html, ">training cases, other patches<")
+	require.NotContains(t, html, ">validation<")
+	require.NotContains(t, html, "of the validation cases")
+
+	a.Refit = true
+	var rows []map[string]any
+	require.NoError(t, decode(a.Cases, &rows))
+	for i, role := range []string{"val", "val", "test"} {
+		rows[4+i]["role"] = role
+	}
+	a.Cases = rows
+	html = encoded(t, a)
+	require.Contains(t, html, "<dt>Scored</dt><dd>a model trained on 4 cases, with 3 cases held out of its training</dd>")
+	require.Contains(t, html, "<dt>Delivered</dt><dd>another model, trained on 6 cases, 2 of those held out among "+
+		"them (--refit)</dd>")
+	require.Contains(t, html, "val: held out of the scored model, trained on by the delivered one")
+	for _, text := range []string{"never trained on", "<dt>Trained on", "val, test: held out"} {
+		require.NotContains(t, html, text)
+	}
+}
+
 // A change that is not seen in the digits is not called better, and cases that disagree show nothing.
 func TestReportClaimsNothingThatIsNotThere(t *testing.T) {
 	a := sample(t)
