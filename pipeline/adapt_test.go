@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -191,6 +192,49 @@ func TestAdaptIsTheWholeRoad(t *testing.T) {
 	c.Continue = false
 	_, err = Adapt(context.Background(), c, Output{})
 	require.ErrorContains(t, err, "holds an adaptation already: --c goes on with it")
+}
+
+// Means are over the cases where a score is defined before and after, and recall is a mean like the others:
+// that of all cases' nodes stands by itself.
+func TestAdaptMeansAreOfTheSameCases(t *testing.T) {
+	nan := math.NaN()
+	side := func(dice []float64, found, nodes []int) *scores.Scores {
+		s := &scores.Scores{Settings: scores.Default(), Labels: map[string]string{"1": "node"}}
+		rule := s.Settings.Match[0].String()
+		all := &scores.Detection{}
+		for i, v := range dice {
+			d := &scores.Detection{Recall: scores.Number(float64(found[i]) / float64(nodes[i]))}
+			all.TP, all.FN = all.TP+found[i], all.FN+nodes[i]-found[i]
+			s.Cases = append(s.Cases, &scores.Case{Case: string(rune('a' + i)), Labels: map[string]*scores.Label{"1": {
+				Metrics: scores.Metrics{{Name: "Dice", Value: scores.Number(v)}}, Detection: map[string]*scores.Detection{rule: d}}}})
+		}
+		all.Recall = scores.Number(float64(all.TP) / float64(all.TP+all.FN))
+		s.Aggregate = map[string]*scores.Aggregate{"1": {Detection: map[string]*scores.Detection{rule: all}}}
+		return s
+	}
+	// The second case has no nodes: the model found none, which is undefined, and then one voxel, which is 0.
+	a := &adaptation{before: side([]float64{0.8, nan, 0.5}, []int{1, 0, 8}, []int{2, 0, 8}),
+		after: side([]float64{0.82, 0, 0.6}, []int{2, 0, 6}, []int{2, 0, 8})}
+	m := a.means()["1"]
+	require.Equal(t, 2, m.Before["Dice"].N)
+	require.InDelta(t, 0.65, float64(m.Before["Dice"].Mean), 1e-12)
+	require.InDelta(t, 0.71, float64(m.After["Dice"].Mean), 1e-12)
+	require.InDelta(t, 0.15*math.Sqrt2, float64(m.Before["Dice"].SD), 1e-12)
+	require.InDelta(t, 0.75, float64(m.Before["recall"].Mean), 1e-12) // of 1/2 and 8/8
+	require.InDelta(t, 0.875, float64(m.After["recall"].Mean), 1e-12) // of 2/2 and 6/8
+	require.Equal(t, 2, m.After["recall"].N)
+	require.InDelta(t, 0.9, float64(m.Before["recall_all_nodes"].Mean), 1e-12)
+	require.InDelta(t, 0.8, float64(m.After["recall_all_nodes"].Mean), 1e-12)
+	require.Equal(t, 10, m.After["recall_all_nodes"].N)
+
+	a.before = nil // a model of other labels: nothing to be paired with
+	m = a.means()["1"]
+	require.Nil(t, m.Before)
+	require.Equal(t, 3, m.After["Dice"].N)
+	require.InDelta(t, 1.42/3, float64(m.After["Dice"].Mean), 1e-12)
+	a.after = side([]float64{nan}, []int{0}, []int{0})
+	require.False(t, a.means()["1"].After["Dice"].Mean.Defined())
+	require.Zero(t, a.means()["1"].After["Dice"].N)
 }
 
 // stagesIn lists the stages that a log announces.

@@ -3,6 +3,7 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -171,9 +172,13 @@ func (a *adaptation) scoreBefore(ctx context.Context) error {
 		return err
 	}
 	for _, key := range a.before.Keys() {
-		mean := a.before.Mean[key]["Dice"].Mean
-		a.out.Printf("%s: the model as it is has a mean Dice of %.3f", a.before.Labels[key], float64(mean))
-		if mean == 0 {
+		mean := a.before.Mean[key]["Dice"]
+		of := ""
+		if all := len(a.before.Cases); mean.N < all {
+			of = fmt.Sprintf(" in the %d of %d cases where it is defined", mean.N, all)
+		}
+		a.out.Printf("%s: the model as it is has a mean Dice of %.3f%s", a.before.Labels[key], float64(mean.Mean), of)
+		if mean.Mean == 0 {
 			a.out.Printf("WARNING: %s: the model finds nothing at all in the held-out cases: look at intensities "+
 				"(HU?), orientation and labels before training", a.before.Labels[key])
 		}

@@ -292,6 +292,18 @@ func TestUndefinedIsADash(t *testing.T) {
 	require.Equal(t, "0.000", row[3].Text)
 	require.Equal(t, "0 of 1", row[4].Text)
 	require.Equal(t, "1", row[5].Text)
+	require.Equal(t, "n = 1 of 3, where it is defined on both sides", both.tiles("1")[0].Detail)
+
+	// One invented voxel where there is no node makes an undefined Dice 0, and no case worse.
+	both[0].Scores = scores.New(s, targets, nil, cases[:2], nil)
+	invented, err := s.Score(empty, node, targets, nil)
+	require.NoError(t, err)
+	found, err := s.Score(node, node, targets, nil)
+	require.NoError(t, err)
+	both[1].Scores = scores.New(s, targets, nil, []*scores.Case{{Case: "c0", Labels: invented}, {Case: "c1", Labels: found}}, nil)
+	tile := both.tiles("1")[0]
+	require.Equal(t, Tile{Name: "Dice, mean", Before: "0.00", After: "1.00", Better: 1,
+		Detail: "n = 1 of 2, where it is defined on both sides"}, tile)
 }
 
 func TestReportSaysWhatNAllowsToConclude(t *testing.T) {
