@@ -411,10 +411,10 @@ func (a *adaptation) heads() (train.Head, string) {
 		return train.HeadKeep, "the labels are the model's: " + list(is)
 	case slices.Equal(sorted(was), sorted(is)):
 		return train.HeadExtend, "the labels are the model's in another order: " + list(is)
-	case len(was) == len(is):
-		return train.HeadKeep, fmt.Sprintf("as many labels: %s is the model's %s", list(is), list(was))
-	case slices.ContainsFunc(is, func(name string) bool { return slices.Contains(was, name) }):
+	case shareNames(was, is):
 		return train.HeadExtend, fmt.Sprintf("the model knows some of the labels %s: it has %s", list(is), list(was))
+	case len(was) == len(is):
+		return train.HeadKeep, fmt.Sprintf("as many labels, under other names: %s is the model's %s", list(is), list(was))
 	}
 	return train.HeadReset, fmt.Sprintf("the model has the labels %s, the cases %s", list(was), list(is))
 }
@@ -427,8 +427,13 @@ func (a *adaptation) comparable() bool {
 		return there.HasRegions && here.HasRegions && slices.Equal(was, is) &&
 			slices.Equal(there.RegionsClassOrder, here.RegionsClassOrder)
 	}
-	return slices.Equal(was, is) ||
-		len(was) == len(is) && !slices.Equal(slices.Sorted(slices.Values(was)), slices.Sorted(slices.Values(is)))
+	return slices.Equal(was, is) || len(was) == len(is) && !shareNames(was, is)
+}
+
+// shareNames says that a name is in both lists. Labels that share some names and differ in others, or in their
+// values, are not the same labels in the same order, however many they are.
+func shareNames(a, b []string) bool {
+	return slices.ContainsFunc(a, func(name string) bool { return slices.Contains(b, name) })
 }
 
 // notes says what the results allow to conclude.

@@ -669,6 +669,9 @@ func TestAdaptChoosesHeads(t *testing.T) {
 	one := dataset(`"labels": {"background": 0, "node": 1}`)
 	two := dataset(`"labels": {"background": 0, "node": 1, "vessel": 2}`)
 	turned := dataset(`"labels": {"background": 0, "vessel": 1, "node": 2}`)
+	moved := dataset(`"labels": {"background": 0, "vessel": 1, "tumor": 2}`)
+	half := dataset(`"labels": {"background": 0, "node": 1, "tumor": 2}`)
+	renamed := dataset(`"labels": {"background": 0, "knoten": 1, "gefaess": 2}`)
 	other := dataset(`"labels": {"background": 0, "liver": 1}`)
 	three := dataset(`"labels": {"background": 0, "liver": 1, "kidney": 2, "spleen": 3}`)
 	regions := dataset(`"labels": {"background": 0, "node": [1, 2], "core": [2]}, "regions_class_order": [1, 2]`)
@@ -680,6 +683,9 @@ func TestAdaptChoosesHeads(t *testing.T) {
 		{one, one, train.HeadKeep, true},
 		{one, other, train.HeadKeep, true},
 		{two, turned, train.HeadExtend, false},
+		{two, moved, train.HeadExtend, false},
+		{two, half, train.HeadExtend, false},
+		{two, renamed, train.HeadKeep, true},
 		{one, two, train.HeadExtend, false},
 		{two, three, train.HeadReset, false},
 		{two, regions, train.HeadReset, false},
