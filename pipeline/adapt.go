@@ -17,7 +17,6 @@ import (
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/finetune"
-	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/settings"
@@ -199,7 +198,7 @@ func Adapt(ctx context.Context, c AdaptConfig, o Output) (*Adapted, error) {
 	if lock.Warning != "" {
 		o.Print("WARNING:", lock.Warning)
 	}
-	if err := atomicfile.Sweep(c.Output); err != nil {
+	if err := a.sweep(); err != nil {
 		return nil, err
 	}
 	if err := a.record.save(a.work); err != nil {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -524,6 +526,10 @@ func TestAdaptIsStoppedAndGoesOn(t *testing.T) {
 
 	d := adaptConfig(t, c.Cases)
 	d.Epochs, d.Numerics = 2, machine.Reference
+	// What a kill leaves while a model is delivered and while the record is written, and what is another's.
+	halfWritten := map[string]string{".adapt-3571": "model/fold_0/checkpoint_final.pth", ".lntorch.0123abcd.tmp": "",
+		"train/.adapt-1": "model/plans.json", "train/.lntorch.00000000.tmp": ""}
+	foreign := map[string]string{".adapt-notes": "mine", ".adapt-12": ""}
 	for i, task := range []string{"1 of 6", "2 of 6", "3 of 6", "4 of 6, training: epoch 2", "5 of 6", ""} {
 		ctx, cancel := context.WithCancel(context.Background())
 		p := &stageStopper{task: task, cancel: cancel}
@@ -531,10 +537,21 @@ func TestAdaptIsStoppedAndGoesOn(t *testing.T) {
 		if i > 0 { // all but the folder is known
 			e = settings.New[AdaptConfig]()
 			e.Output, e.Continue, e.DeviceName, e.Threads = d.Output, true, "cpu", 2
+			for _, list := range []map[string]string{halfWritten, foreign} {
+				for name, below := range list {
+					path := filepath.Join(d.Output, name, below)
+					require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+					require.NoError(t, os.WriteFile(path, []byte("half"), 0o644))
+				}
+			}
 		}
 		var log bytes.Buffer
 		_, err := Adapt(ctx, e, Output{Log: &log, Progress: p, Version: "test"})
 		cancel()
+		for name := range halfWritten {
+			_, err := os.Stat(filepath.Join(d.Output, name))
+			require.ErrorIs(t, err, fs.ErrNotExist, name)
+		}
 		if task == "" {
 			require.NoError(t, err, log.String())
 			break
@@ -546,6 +563,11 @@ func TestAdaptIsStoppedAndGoesOn(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(d.Output, "after", "LN_004.nii.gz"))
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+
+	for name := range foreign {
+		_, err := os.Stat(filepath.Join(d.Output, name))
+		require.NoError(t, err)
+	}
 
 	// Other settings than it began with are refused by name.
 	e := d
@@ -569,6 +591,33 @@ func (s *stageStopper) Begin(task string, _ int) {
 }
 func (s *stageStopper) Done(int, string) {}
 func (s *stageStopper) End()             {}
+
+// A folder appears whole, with the files below it, in the place of what was there; where writing it fails, what
+// was there stays.
+func TestFoldersAreReplacedWhole(t *testing.T) {
+	root := t.TempDir()
+	from, to := filepath.Join(root, "from"), filepath.Join(root, "to")
+	for _, name := range []string{"from/adapter_config.json", "from/deep/adapter_model.safetensors", "to/old"} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(name), 0o644))
+	}
+	failed := errors.New("full")
+	require.ErrorIs(t, replaceFolder(to, func(folder string) error {
+		require.NoError(t, copyFolder(from, folder))
+		return failed
+	}), failed)
+	require.FileExists(t, filepath.Join(to, "old"))
+	require.NoError(t, replaceFolder(to, func(folder string) error { return copyFolder(from, folder) }))
+	require.NoFileExists(t, filepath.Join(to, "old"))
+	for _, name := range []string{"adapter_config.json", "deep/adapter_model.safetensors"} {
+		b, err := os.ReadFile(filepath.Join(to, name))
+		require.NoError(t, err)
+		require.Equal(t, "from/"+name, string(b))
+	}
+	left, err := filepath.Glob(filepath.Join(root, ".*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
 
 // A file that changed while an adaptation rested is found.
 func TestAdaptGoesOnOnlyWithTheSameFiles(t *testing.T) {
