@@ -354,9 +354,7 @@ func (k *caseChecker) measure(c *AdaptCase, seg *volume.Image) error {
 	}
 	s := seg.Geometry.Spacing
 	c.ML = float64(voxels) * s[0] * s[1] * s[2] / 1000
-	if c.emptyLabel = voxels == 0; !c.emptyLabel {
-		c.labelHash = seg.Content()
-	}
+	c.emptyLabel, c.labelHash = voxels == 0, seg.Content()
 	return nil
 }
 

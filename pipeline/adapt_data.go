@@ -230,6 +230,9 @@ func (a *adaptation) place(c AdaptCase, imagesTo, labelsTo string) (files []stri
 		return files, nil
 	}
 	im, p, seg, err := a.readAdaptCase(c, a.expected)
+	if err == nil {
+		err = a.record.sameVoxels(c, im, seg)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -127,7 +127,7 @@ func (a *adaptation) runRecord() (map[string]any, error) {
 		"written": time.Now().Format(time.RFC3339), "seconds": seconds,
 		"versions": map[string]string{"lntorch": a.out.Version, "libtorch": version, "go": runtime.Version(),
 			"cpu_capability": capability},
-		"checkpoint": a.checkpoint, "sha256": a.record.SHA256, "model_sha256": sum.String(),
+		"checkpoint": a.checkpoint, "sha256": a.record.SHA256, "voxels_sha256": a.record.Voxels, "model_sha256": sum.String(),
 		"settings": all, "options": options, "plan": a.record.Plan, "cases": roles, "notes": a.notes(),
 		"training": training,
 	}, nil

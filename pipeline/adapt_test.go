@@ -3,6 +3,9 @@ package pipeline
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -635,6 +638,68 @@ func TestAdaptGoesOnOnlyWithTheSameFiles(t *testing.T) {
 	require.ErrorContains(t, err, path+" has changed since the adaptation began")
 }
 
+// A slice that changed while the cases were being converted is found by the image's voxels.
+func TestAdaptGoesOnOnlyWithTheSameSlices(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, three.archive(t, nil))
+	c.ROIs = []string{".* [ab]"}
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := Adapt(ctx, c, Output{Progress: &stageStopper{"1 of 4", cancel}})
+	require.ErrorIs(t, err, context.Canceled)
+	files, err := filepath.Glob(filepath.Join(c.Cases, "p17", "ct", "*.dcm"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	was, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	other := bytes.Clone(was)
+	other[len(other)-2]++ // the last pixel's low byte
+	require.NoError(t, os.WriteFile(files[0], other, 0o644))
+	c.Continue = true
+	_, err = Adapt(context.Background(), c, Output{})
+	require.ErrorContains(t, err, "case p17: the image "+filepath.Join(c.Cases, "p17", "ct")+" has changed since the adaptation began")
+
+	require.NoError(t, os.WriteFile(files[0], was, 0o644))
+	ctx, cancel = context.WithCancel(context.Background())
+	_, err = Adapt(ctx, c, Output{Progress: &stageStopper{"2 of 4", cancel}})
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "stopped in stage 2 of 4")
+}
+
+// The data that a header names belong to the image.
+func TestAdaptGoesOnOnlyWithTheSameData(t *testing.T) {
+	torchtest.Require(t)
+	from, root := fewCases(t), filepath.Join(t.TempDir(), "cases")
+	c := adaptConfig(t, root)
+	for _, name := range []string{"LN_000", "LN_001"} {
+		f, err := image.Read(filepath.Join(from, "imagesTr", name+"_0000.nii.gz"))
+		require.NoError(t, err)
+		g, size := f.Head().Geometry, f.Head().Size
+		text := fmt.Sprintf("ObjectType = Image\nNDims = 3\nDimSize = %d %d %d\nElementType = MET_SHORT\n", size[0], size[1], size[2])
+		for key, values := range map[string][]float64{"TransformMatrix": g.Direction, "Offset": g.Origin, "ElementSpacing": g.Spacing} {
+			text += key + " = " + strings.Trim(fmt.Sprint(values), "[]") + "\n"
+		}
+		var data bytes.Buffer
+		require.NoError(t, binary.Write(&data, binary.LittleEndian, []int16(volume.Cast[int16](f.Values()))))
+		require.NoError(t, os.MkdirAll(filepath.Join(root, "images"), 0o755))
+		require.NoError(t, os.MkdirAll(filepath.Join(root, "labels"), 0o755))
+		path := filepath.Join(root, "images", name)
+		require.NoError(t, os.WriteFile(path+".raw", data.Bytes(), 0o644))
+		require.NoError(t, os.WriteFile(path+".mhd", []byte(text+"ElementDataFile = "+name+".raw\n"), 0o644))
+		require.NoError(t, copyFile(filepath.Join(from, "labelsTr", name+".nii.gz"), filepath.Join(root, "labels", name+".nii.gz")))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := Adapt(ctx, c, Output{Progress: &stageStopper{"2 of 4", cancel}})
+	require.ErrorIs(t, err, context.Canceled)
+	path := filepath.Join(root, "images", "LN_001.raw")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	data[100]++
+	require.NoError(t, os.WriteFile(path, data, 0o644))
+	c.Continue = true
+	_, err = Adapt(context.Background(), c, Output{})
+	require.ErrorContains(t, err, path+" has changed since the adaptation began")
+}
+
 func TestAdaptRefusals(t *testing.T) {
 	torchtest.Require(t)
 	for name, c := range map[string]struct {
@@ -695,6 +760,23 @@ func TestAdaptFromDICOM(t *testing.T) {
 	}
 	require.Len(t, predicted, 2)
 	require.Equal(t, predicted[0], predicted[1])
+
+	// run.json has the voxels' sum: of the shape as text, and of float32.
+	f, err := image.Read(made)
+	require.NoError(t, err)
+	size := f.Head().Size
+	sum := sha256.New()
+	fmt.Fprintf(sum, "[1 %d %d %d]\n", size[2], size[1], size[0])
+	require.NoError(t, binary.Write(sum, binary.LittleEndian, []float32(volume.Cast[float32](f.Values()))))
+	var run struct {
+		Voxels map[string]map[string]string `json:"voxels_sha256"`
+	}
+	b, err := os.ReadFile(a.Run)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &run))
+	require.Len(t, run.Voxels, 3)
+	require.Equal(t, hex.EncodeToString(sum.Sum(nil)), run.Voxels["p17"]["image"])
+	require.Len(t, run.Voxels["p17"]["label"], 64)
 }
 
 // A case in which something is wrong ends it before anything is there.
