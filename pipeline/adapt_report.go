@@ -217,13 +217,8 @@ func compareNumbers(x, y float64) int {
 
 // heldOutCase reads the image, the truth and the predictions of a held-out case.
 func (a *adaptation) heldOutCase(c *scores.Case) (*page.HeldOut, error) {
-	ending := a.dataset.FileEnding
 	reader := a.expected.Reader
-	var channels []string
-	for i := range a.dataset.ChannelNames {
-		channels = append(channels, filepath.Join(a.heldOutFolder("images"), fmt.Sprintf("%s_%04d%s", c.Case, i, ending)))
-	}
-	im, _, err := reader.Read(channels)
+	im, _, err := reader.Read(a.channelFiles(AdaptCase{Case: c.Case}, a.heldOutFolder("images")))
 	if err != nil {
 		return nil, err
 	}

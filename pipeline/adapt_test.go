@@ -496,6 +496,76 @@ func TestAdaptDryRun(t *testing.T) {
 	require.InDelta(t, a.Forecast.Train, a.Forecast.Iteration*(2+1.0/3), 1e-9)
 }
 
+// spy looks into a folder whenever there is progress or a line of the log: it notes files that have the ending
+// of images and any content, and keeps the last content of JSON files by name.
+type spy struct {
+	folder string
+	images []string
+	json   map[string]string
+}
+
+func (s *spy) look() {
+	_ = filepath.WalkDir(s.folder, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err == nil && len(b) > 0 && strings.HasSuffix(path, ".nii.gz") {
+			s.images = append(s.images, path)
+		}
+		if err == nil && strings.HasSuffix(path, ".json") {
+			s.json[filepath.Base(path)] = string(b)
+		}
+		return nil
+	})
+}
+
+func (s *spy) Begin(string, int)           { s.look() }
+func (s *spy) Done(int, string)            { s.look() }
+func (s *spy) End()                        { s.look() }
+func (s *spy) Write(b []byte) (int, error) { s.look(); return len(b), nil }
+
+// A forecast of images that have to be converted copies none of them, and comes to the plans and sizes that the
+// adaptation then has.
+func TestAdaptDryRunCopiesNoImage(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, three.archive(t, nil))
+	c.ROIs, c.Val = []string{".* [ab]"}, "p16"
+	s := &spy{folder: t.TempDir(), json: map[string]string{}}
+	t.Setenv("TMPDIR", s.folder)
+	dry := c
+	dry.DryRun = true
+	a, err := Adapt(context.Background(), dry, Output{Log: s, Progress: s})
+	require.NoError(t, err)
+	require.Positive(t, a.Forecast.Predict)
+	require.NoFileExists(t, c.Output)
+	left, err := os.ReadDir(s.folder)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.Empty(t, s.images)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err = Adapt(ctx, c, Output{Progress: &stageStopper{"2 of 6", cancel}})
+	require.ErrorIs(t, err, context.Canceled)
+	for _, name := range []string{"dataset_fingerprint.json", "nnUNetPlansAdopted.json"} {
+		b, err := os.ReadFile(filepath.Join(c.Output, "train", "preprocessed", adaptDataset, name))
+		require.NoError(t, err)
+		require.Equal(t, string(b), s.json[name], name)
+	}
+	// What the forecast takes from the table is what the converted files say.
+	e := &adaptation{AdaptConfig: c, work: filepath.Join(c.Output, "train"), record: &adaptRecord{Cases: a.Table}}
+	e.dataset, err = plans.LoadDataset(filepath.Join(e.folder("raw"), adaptDataset, "dataset.json"))
+	require.NoError(t, err)
+	headers := e.headers()
+	require.Len(t, headers, 1)
+	for path, h := range headers {
+		own, err := image.Header(path)
+		require.NoError(t, err)
+		require.Equal(t, own.Size, h.Size)
+		require.InDeltaSlice(t, own.Geometry.Spacing, h.Geometry.Spacing, 1e-6)
+	}
+}
+
 // --time makes training fit: fewer epochs, or few shorter ones, and never longer than asked for.
 func TestAdaptFitsTheTime(t *testing.T) {
 	for _, c := range []struct {
