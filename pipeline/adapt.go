@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/planner"
@@ -279,6 +280,16 @@ func (a *adaptation) begin(ctx context.Context) error {
 
 // find finds the cases of a new adaptation, and records what it begins with.
 func (a *adaptation) find(ctx context.Context) error {
+	if !utf8.ValidString(a.checkpoint) {
+		return errors.New(notUTF8(a.checkpoint))
+	}
+	for name, values := range a.texts() {
+		for _, text := range values {
+			if !utf8.ValidString(text) {
+				return settings.Usage("--%s: %s", strings.TrimPrefix(name, recordOption), notUTF8(text))
+			}
+		}
+	}
 	a.out.Print("finding and checking the cases")
 	c := a.AdaptCasesConfig
 	cases, err := findAdaptCases(ctx, c, a.expected, a.out)

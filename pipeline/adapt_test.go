@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -856,6 +857,43 @@ func TestAdaptRefusesBadCases(t *testing.T) {
 	_, err := Adapt(context.Background(), c, Output{})
 	require.ErrorContains(t, err, "LN_000")
 	require.NoFileExists(t, c.Output)
+}
+
+// What JSON cannot name an adaptation could not go on with: it is refused before anything is trained.
+func TestAdaptRefusesNamesThatAreNotUTF8(t *testing.T) {
+	torchtest.Require(t)
+	const name = "M\xfcller" // of a share with Latin-1 names
+	refused := func(c AdaptConfig, want string) {
+		t.Helper()
+		_, err := Adapt(context.Background(), c, Output{})
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "not UTF-8")
+		require.ErrorContains(t, err, "rename it, or make a link to it")
+		require.NoFileExists(t, c.Output)
+	}
+	c := adaptConfig(t, fewCases(t))
+	for from, to := range map[string]string{"imagesTr/LN_001_0000.nii.gz": "imagesTr/" + name + "_0000.nii.gz",
+		"labelsTr/LN_001.nii.gz": "labelsTr/" + name + ".nii.gz"} {
+		require.NoError(t, os.Rename(filepath.Join(c.Cases, from), filepath.Join(c.Cases, to)))
+	}
+	refused(c, `M\xfcller_0000.nii.gz"`)
+	c.DryRun = true
+	refused(c, `labelsTr/M\xfcller.nii.gz"`)
+	c.SkipBad = true // without that case
+	_, err := Adapt(context.Background(), c, Output{})
+	require.NoError(t, err)
+
+	for _, flag := range []string{"cases", "test", "checkpoint"} {
+		c := adaptConfig(t, fewCases(t))
+		for known, path := range map[string]*string{"cases": &c.Cases, "checkpoint": &c.Checkpoint, "test": &c.Test} {
+			if known == flag {
+				link := filepath.Join(t.TempDir(), name)
+				require.NoError(t, os.Symlink(cmp.Or(*path, c.Cases), link))
+				*path = link
+			}
+		}
+		refused(c, `/M\xfcller`)
+	}
 }
 
 // Heads follow the labels.
