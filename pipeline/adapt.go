@@ -280,15 +280,15 @@ func (a *adaptation) begin(ctx context.Context) error {
 
 // find finds the cases of a new adaptation, and records what it begins with.
 func (a *adaptation) find(ctx context.Context) error {
-	if !utf8.ValidString(a.checkpoint) {
-		return errors.New(notUTF8(a.checkpoint))
-	}
 	for name, values := range a.texts() {
 		for _, text := range values {
 			if !utf8.ValidString(text) {
 				return settings.Usage("--%s: %s", strings.TrimPrefix(name, recordOption), notUTF8(text))
 			}
 		}
+	}
+	if !utf8.ValidString(a.checkpoint) {
+		return errors.New(notUTF8(a.checkpoint))
 	}
 	a.out.Print("finding and checking the cases")
 	c := a.AdaptCasesConfig

@@ -892,7 +892,7 @@ func TestAdaptRefusesNamesThatAreNotUTF8(t *testing.T) {
 				*path = link
 			}
 		}
-		refused(c, `/M\xfcller`)
+		refused(c, "--"+flag+`: "/`)
 	}
 }
 
