@@ -295,15 +295,23 @@ func TestUndefinedIsADash(t *testing.T) {
 	require.Equal(t, "n = 1 of 3, where it is defined on both sides", both.tiles("1")[0].Detail)
 
 	// One invented voxel where there is no node makes an undefined Dice 0, and no case worse.
-	both[0].Scores = scores.New(s, targets, nil, cases[:2], nil)
-	invented, err := s.Score(empty, node, targets, nil)
-	require.NoError(t, err)
-	found, err := s.Score(node, node, targets, nil)
-	require.NoError(t, err)
-	both[1].Scores = scores.New(s, targets, nil, []*scores.Case{{Case: "c0", Labels: invented}, {Case: "c1", Labels: found}}, nil)
-	tile := both.tiles("1")[0]
-	require.Equal(t, Tile{Name: "Dice, mean", Before: "0.00", After: "1.00", Better: 1,
-		Detail: "n = 1 of 2, where it is defined on both sides"}, tile)
+	part := func(voxels int) *labelmap.Map {
+		m := &labelmap.Map{Shape: shape, Geometry: grid, Small: make([]uint8, 4*12*12)}
+		copy(m.Small[144+50:], node.Small[144+50:][:voxels])
+		return m
+	}
+	side := func(emptys, nodes *labelmap.Map) *scores.Scores {
+		var list []*scores.Case
+		for i, pair := range [][2]*labelmap.Map{{empty, emptys}, {node, nodes}} {
+			l, err := s.Score(pair[0], pair[1], targets, nil)
+			require.NoError(t, err)
+			list = append(list, &scores.Case{Case: fmt.Sprint("c", i), Labels: l})
+		}
+		return scores.New(s, targets, nil, list, nil)
+	}
+	both = sides{{"before", side(empty, part(2))}, {"after", side(part(1), part(3))}}
+	require.Equal(t, Tile{Name: "Dice, mean", Before: "0.67", After: "0.86", Better: 1,
+		Detail: "n = 1 of 2, where it is defined on both sides"}, both.tiles("1")[0])
 }
 
 func TestReportSaysWhatNAllowsToConclude(t *testing.T) {
