@@ -11,13 +11,13 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/planner"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/finetune"
-	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/folderlock"
 	"github.com/lntorch/lntorch/internal/machine"
 	"github.com/lntorch/lntorch/internal/settings"
@@ -83,10 +83,22 @@ func (a *Adapted) WriteTable(w io.Writer) error { return writeAdaptTable(w, a.Ta
 
 // AdaptMeans sets mean scores side by side.
 type AdaptMeans struct {
-	Name   string                 `json:"name"`
-	Before map[string]scores.Mean `json:"before"` // by metric: Dice, NSD_2, recall; nil where there is none
+	Name string `json:"name"`
+	// Before and After are by metric: Dice, NSD_2 and recall, means over the cases where it is defined on
+	// both sides; recall_all_nodes, of the nodes of all cases together, whose n counts nodes. Before is nil
+	// where there is none.
+	Before map[string]scores.Mean `json:"before"`
 	After  map[string]scores.Mean `json:"after"`
 }
+
+// AdaptMetrics are those that an adaptation's table shows of each case.
+var AdaptMetrics = []string{"Dice", "NSD_2", AdaptRecall}
+
+// Recall of the nodes of a case, the mean of it being over cases, and of the nodes of all cases together.
+const (
+	AdaptRecall      = "recall"
+	AdaptRecallNodes = "recall_all_nodes"
+)
 
 // stage is a part of the road that is done once.
 type stage struct {
@@ -187,7 +199,7 @@ func Adapt(ctx context.Context, c AdaptConfig, o Output) (*Adapted, error) {
 	if lock.Warning != "" {
 		o.Print("WARNING:", lock.Warning)
 	}
-	if err := atomicfile.Sweep(c.Output); err != nil {
+	if err := a.sweep(); err != nil {
 		return nil, err
 	}
 	if err := a.record.save(a.work); err != nil {
@@ -268,6 +280,16 @@ func (a *adaptation) begin(ctx context.Context) error {
 
 // find finds the cases of a new adaptation, and records what it begins with.
 func (a *adaptation) find(ctx context.Context) error {
+	for name, values := range a.texts() {
+		for _, text := range values {
+			if !utf8.ValidString(text) {
+				return settings.Usage("--%s: %s", strings.TrimPrefix(name, recordOption), notUTF8(text))
+			}
+		}
+	}
+	if !utf8.ValidString(a.checkpoint) {
+		return errors.New(notUTF8(a.checkpoint))
+	}
 	a.out.Print("finding and checking the cases")
 	c := a.AdaptCasesConfig
 	cases, err := findAdaptCases(ctx, c, a.expected, a.out)
@@ -399,10 +421,10 @@ func (a *adaptation) heads() (train.Head, string) {
 		return train.HeadKeep, "the labels are the model's: " + list(is)
 	case slices.Equal(sorted(was), sorted(is)):
 		return train.HeadExtend, "the labels are the model's in another order: " + list(is)
-	case len(was) == len(is):
-		return train.HeadKeep, fmt.Sprintf("as many labels: %s is the model's %s", list(is), list(was))
-	case slices.ContainsFunc(is, func(name string) bool { return slices.Contains(was, name) }):
+	case shareNames(was, is):
 		return train.HeadExtend, fmt.Sprintf("the model knows some of the labels %s: it has %s", list(is), list(was))
+	case len(was) == len(is):
+		return train.HeadKeep, fmt.Sprintf("as many labels, under other names: %s is the model's %s", list(is), list(was))
 	}
 	return train.HeadReset, fmt.Sprintf("the model has the labels %s, the cases %s", list(was), list(is))
 }
@@ -415,8 +437,13 @@ func (a *adaptation) comparable() bool {
 		return there.HasRegions && here.HasRegions && slices.Equal(was, is) &&
 			slices.Equal(there.RegionsClassOrder, here.RegionsClassOrder)
 	}
-	return slices.Equal(was, is) ||
-		len(was) == len(is) && !slices.Equal(slices.Sorted(slices.Values(was)), slices.Sorted(slices.Values(is)))
+	return slices.Equal(was, is) || len(was) == len(is) && !shareNames(was, is)
+}
+
+// shareNames says that a name is in both lists. Labels that share some names and differ in others, or in their
+// values, are not the same labels in the same order, however many they are.
+func shareNames(a, b []string) bool {
+	return slices.ContainsFunc(a, func(name string) bool { return slices.Contains(b, name) })
 }
 
 // notes says what the results allow to conclude.
@@ -482,32 +509,79 @@ func (a *adaptation) means() map[string]AdaptMeans {
 		return out
 	}
 	for _, key := range a.after.Keys() {
-		m := AdaptMeans{Name: a.after.Labels[key], After: headline(a.after, key)}
-		if a.before != nil {
-			m.Before = headline(a.before, key)
-		}
+		m := AdaptMeans{Name: a.after.Labels[key]}
+		m.Before, m.After = headline(a.before, a.after, key)
 		out[key] = m
 	}
 	return out
 }
 
-// headline are the numbers of the table: mean Dice, mean NSD at 2 mm, and the recall of all cases' nodes
-// together, whose n counts nodes.
-func headline(s *scores.Scores, key string) map[string]scores.Mean {
-	out := map[string]scores.Mean{}
-	for _, metric := range []string{"Dice", "NSD_2"} {
-		out[metric] = s.Mean[key][metric]
+// headline are the means of the table, before and after, over the same cases.
+func headline(before, after *scores.Scores, key string) (was, is map[string]scores.Mean) {
+	is = map[string]scores.Mean{AdaptRecallNodes: recallOfNodes(after, key)}
+	if before != nil {
+		was = map[string]scores.Mean{AdaptRecallNodes: recallOfNodes(before, key)}
 	}
-	if d := s.Aggregate[key].Detection[s.Settings.Match[0].String()]; d != nil {
-		out["recall"] = scores.Mean{Mean: d.Recall, SD: scores.Number(math.NaN()), N: int(d.TP + d.FN)}
+	for _, metric := range AdaptMetrics {
+		var x, y []float64
+		for _, c := range after.Cases {
+			b, a := AdaptScore(before, c.Case, key, metric), AdaptScore(after, c.Case, key, metric)
+			if a.Defined() && (before == nil || b.Defined()) {
+				x, y = append(x, float64(b)), append(y, float64(a))
+			}
+		}
+		is[metric] = meanOver(y)
+		if before != nil {
+			was[metric] = meanOver(x)
+		}
 	}
-	return out
+	return was, is
 }
 
-// AdaptRecall is the share of a case's nodes that are found by the headline rule.
-func AdaptRecall(s *scores.Scores, c *scores.Case, key string) scores.Number {
-	if d := c.Labels[key].Detection[s.Settings.Match[0].String()]; d != nil {
-		return d.Recall
+// meanOver is the mean of values, with their standard deviation over n-1.
+func meanOver(values []float64) scores.Mean {
+	m := scores.Mean{Mean: scores.Number(math.NaN()), SD: scores.Number(math.NaN()), N: len(values)}
+	sum, squares := 0.0, 0.0
+	for _, v := range values {
+		sum += v
+	}
+	centre := sum / float64(len(values))
+	for _, v := range values {
+		squares += (v - centre) * (v - centre)
+	}
+	if m.N > 0 {
+		m.Mean = scores.Number(centre)
+	}
+	if m.N > 1 {
+		m.SD = scores.Number(math.Sqrt(squares / float64(m.N-1)))
+	}
+	return m
+}
+
+// recallOfNodes is the share of all cases' nodes that are found by the headline rule.
+func recallOfNodes(s *scores.Scores, key string) scores.Mean {
+	m := scores.Mean{Mean: scores.Number(math.NaN()), SD: scores.Number(math.NaN())}
+	if d := s.Aggregate[key].Detection[s.Settings.Match[0].String()]; d != nil {
+		m.Mean, m.N = d.Recall, int(d.TP+d.FN)
+	}
+	return m
+}
+
+// AdaptScore is one of AdaptMetrics of a case, recall being the share of its nodes that are found by the
+// headline rule. It is NaN where it is undefined, where s has no such case, and where s is nil.
+func AdaptScore(s *scores.Scores, name, key, metric string) scores.Number {
+	if s == nil {
+		return scores.Number(math.NaN())
+	}
+	for _, c := range s.Cases {
+		l := c.Labels[key]
+		switch {
+		case c.Case != name || l == nil:
+		case metric != AdaptRecall:
+			return l.Metrics.Get(metric)
+		case l.Detection[s.Settings.Match[0].String()] != nil:
+			return l.Detection[s.Settings.Match[0].String()].Recall
+		}
 	}
 	return scores.Number(math.NaN())
 }

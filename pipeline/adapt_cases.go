@@ -42,7 +42,7 @@ type AdaptCase struct {
 
 	advice     string // how the problems are settled
 	imageHash  string // of the voxels; "" where they were not read
-	labelHash  string // of the voxels with the dataset's values; "" for a label map without foreground
+	labelHash  string // of the voxels with the dataset's values; "" where they were not read
 	emptyLabel bool
 }
 

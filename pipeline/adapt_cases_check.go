@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/eval/components"
@@ -228,6 +229,8 @@ func (k *caseChecker) checkCase(c *AdaptCase) {
 	for _, path := range append(slices.Clone(c.Image), c.Label) {
 		if _, err := os.Stat(path); err != nil {
 			bad("%v", linkError(path, err))
+		} else if !utf8.ValidString(path) {
+			bad("%s", notUTF8(path))
 		}
 	}
 	if len(c.Problems) > 0 {
@@ -272,6 +275,12 @@ func (k *caseChecker) checkCase(c *AdaptCase) {
 	if err := k.measure(c, seg); err != nil {
 		bad("%v", err)
 	}
+}
+
+// notUTF8 says of a path that JSON cannot hold it.
+func notUTF8(path string) string {
+	return fmt.Sprintf("%q holds bytes that are not UTF-8, so that no record could lead back to it: rename "+
+		"it, or make a link to it under another name and give that", path)
 }
 
 // linkError says of a link that leads nowhere that it is one: datalad and git-annex leave such.
@@ -354,9 +363,7 @@ func (k *caseChecker) measure(c *AdaptCase, seg *volume.Image) error {
 	}
 	s := seg.Geometry.Spacing
 	c.ML = float64(voxels) * s[0] * s[1] * s[2] / 1000
-	if c.emptyLabel = voxels == 0; !c.emptyLabel {
-		c.labelHash = seg.Content()
-	}
+	c.emptyLabel, c.labelHash = voxels == 0, seg.Content()
 	return nil
 }
 

@@ -134,7 +134,12 @@ func refuseDuplicates(list []AdaptCase, o Output) error {
 		hash func(*AdaptCase) string
 	}{
 		{"the same image", func(c *AdaptCase) string { return c.imageHash }},
-		{"the same labels", func(c *AdaptCase) string { return c.labelHash }},
+		{"the same labels", func(c *AdaptCase) string {
+			if c.emptyLabel { // as many another one
+				return ""
+			}
+			return c.labelHash
+		}},
 	} {
 		first := map[string][]*AdaptCase{}
 		for i := range list {

@@ -10,8 +10,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lntorch/lntorch/data/fingerprint"
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/data/raw"
 	"github.com/lntorch/lntorch/finetune"
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/atomicfile"
@@ -48,7 +50,11 @@ func (a *adaptation) planCases(ctx context.Context) error {
 		return settings.Usage("--head keep: the model has %d segmentation heads, the labels of the cases need %d: "+
 			"leave --head out, which keeps those of labels that the model knows", there, here)
 	}
-	if err := a.writeDataset(ctx); err != nil {
+	write := a.writeDataset
+	if a.DryRun {
+		write = a.sketchDataset
+	}
+	if err := write(ctx); err != nil {
 		return err
 	}
 	c := settings.New[AdoptConfig]()
@@ -123,37 +129,32 @@ func (a *adaptation) heldOutFolder(what string) string {
 // writeDataset makes nnU-Net's raw dataset of the cases to train on and of those held out of --cases,
 // and a folder of all that are held out: links to files that can stay as they are, else files.
 func (a *adaptation) writeDataset(ctx context.Context) error {
-	raw := filepath.Join(a.folder("raw"), adaptDataset)
+	dataset := filepath.Join(a.folder("raw"), adaptDataset)
 	for _, folder := range []string{a.folder("raw"), a.folder("held_out")} {
 		if err := os.RemoveAll(folder); err != nil { // of a start that did not get far
 			return err
 		}
 	}
-	imagesTr, labelsTr := filepath.Join(raw, "imagesTr"), filepath.Join(raw, "labelsTr")
+	imagesTr, labelsTr := filepath.Join(dataset, "imagesTr"), filepath.Join(dataset, "labelsTr")
 	for _, folder := range []string{imagesTr, labelsTr, a.heldOutFolder("images"), a.heldOutFolder("labels")} {
 		if err := os.MkdirAll(folder, 0o755); err != nil {
 			return err
 		}
 	}
 	cases := a.record.withRole(RoleTrain, RoleVal, RoleTest)
+	if err := checkFileNames(cases); err != nil {
+		return err
+	}
 	progress := a.out.progress()
 	progress.Begin("cases", len(cases))
 	defer progress.End()
-	seen := map[string]bool{}
-	n := 0
 	for i, c := range cases {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if c.Case == "" || c.Case != filepath.Base(c.Case) || strings.HasPrefix(c.Case, ".") || seen[c.Case] {
-			return fmt.Errorf("case %q: expected a name of its own that can be a file's", c.Case)
-		}
-		seen[c.Case] = true
 		into := [2]string{imagesTr, labelsTr}
 		if c.Role == RoleTest {
 			into = [2]string{a.heldOutFolder("images"), a.heldOutFolder("labels")}
-		} else {
-			n++
 		}
 		files, err := a.place(c, into[0], into[1])
 		if err != nil {
@@ -172,17 +173,70 @@ func (a *adaptation) writeDataset(ctx context.Context) error {
 		}
 		progress.Done(i+1, c.Case)
 	}
+	return a.describeDataset(dataset)
+}
+
+// sketchDataset makes of the dataset what plans and a forecast need, without a voxel on the disk: its
+// description and fingerprint, and empty files under the names of the held-out cases' images.
+func (a *adaptation) sketchDataset(ctx context.Context) error {
+	folder := filepath.Join(a.folder("raw"), adaptDataset)
+	for _, path := range []string{filepath.Join(folder, "imagesTr"), a.heldOutFolder("images")} {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return err
+		}
+	}
+	used := a.record.withRole(RoleTrain, RoleVal)
+	if err := checkFileNames(append(slices.Clone(used), a.record.withRole(RoleTest)...)); err != nil {
+		return err
+	}
+	for _, c := range a.heldOut() {
+		for _, path := range a.channelFiles(c, a.heldOutFolder("images")) {
+			if err := os.WriteFile(path, nil, 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	if err := a.describeDataset(folder); err != nil {
+		return err
+	}
+	slices.SortFunc(used, func(x, y AdaptCase) int { return strings.Compare(x.Case, y.Case) })
+	d := &raw.Dataset{Name: adaptDataset, Folder: folder, JSON: a.dataset}
+	for _, c := range used {
+		d.Cases = append(d.Cases, raw.Case{ID: c.Case, Images: c.Image, Label: c.Label})
+	}
+	_, _, err := fingerprint.ExtractFolder(ctx, d, filepath.Join(a.folder("preprocessed"), adaptDataset), true,
+		fingerprint.Options{Workers: casesAtATime(), Progress: a.out.progress(),
+			Read: func(i int) (*volume.Image, *images.Properties, *volume.Image, error) {
+				return a.readAdaptCase(used[i], a.expected)
+			}})
+	return err
+}
+
+// checkFileNames refuses cases whose names cannot be those of files, each its own.
+func checkFileNames(cases []AdaptCase) error {
+	seen := map[string]bool{}
+	for _, c := range cases {
+		if c.Case == "" || c.Case != filepath.Base(c.Case) || strings.HasPrefix(c.Case, ".") || seen[c.Case] {
+			return fmt.Errorf("case %q: expected a name of its own that can be a file's", c.Case)
+		}
+		seen[c.Case] = true
+	}
+	return nil
+}
+
+// describeDataset writes dataset.json and the split into the folder of the raw dataset.
+func (a *adaptation) describeDataset(folder string) error {
 	doc := a.dataset.Raw().Clone()
-	doc.Set("numTraining", int64(n))
+	doc.Set("numTraining", int64(len(a.record.withRole(RoleTrain, RoleVal))))
 	doc.Set("name", adaptDataset)
-	if name := a.expected.Reader.Name(); name != "SimpleITKIO" {
+	if name := a.expected.Reader.Name(); name != "SimpleITKIO" || a.DryRun { // which has no image to choose it by
 		doc.Set("overwrite_image_reader_writer", name)
 	}
 	doc.Delete("dataset") // lists the cases of another folder
-	if err := plans.WriteJSON(filepath.Join(raw, "dataset.json"), doc, false); err != nil {
+	if err := plans.WriteJSON(filepath.Join(folder, "dataset.json"), doc, false); err != nil {
 		return err
 	}
-	return a.writeSplit(raw)
+	return a.writeSplit(folder)
 }
 
 // writeSplit writes splits_final.json where cases are held out of --cases.
@@ -202,13 +256,19 @@ func (a *adaptation) writeSplit(folder string) error {
 		[]any{plans.NewObject("train", names(RoleTrain), "val", val)}, false)
 }
 
+// channelFiles are the names of a case's images in a folder, in nnU-Net's naming.
+func (a *adaptation) channelFiles(c AdaptCase, folder string) (files []string) {
+	for channel := range a.dataset.ChannelNames {
+		files = append(files, filepath.Join(folder, fmt.Sprintf("%s_%04d%s", c.Case, channel, a.dataset.FileEnding)))
+	}
+	return files
+}
+
 // place puts the files of a case into the folders, in nnU-Net's naming, and returns them: the images in
 // the order of their channels, then the labels.
 func (a *adaptation) place(c AdaptCase, imagesTo, labelsTo string) (files []string, err error) {
 	ending := a.dataset.FileEnding
-	for channel := range a.dataset.ChannelNames {
-		files = append(files, filepath.Join(imagesTo, fmt.Sprintf("%s_%04d%s", c.Case, channel, ending)))
-	}
+	files = a.channelFiles(c, imagesTo)
 	labels := filepath.Join(labelsTo, c.Case+ending)
 	fits := func(path string) bool { return isFile(path) && strings.HasSuffix(path, ending) }
 	asIs := len(c.Image) == len(files) && !slices.ContainsFunc(c.Image, func(path string) bool { return !fits(path) })
@@ -230,6 +290,9 @@ func (a *adaptation) place(c AdaptCase, imagesTo, labelsTo string) (files []stri
 		return files, nil
 	}
 	im, p, seg, err := a.readAdaptCase(c, a.expected)
+	if err == nil {
+		err = a.record.sameVoxels(c, im, seg)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/lntorch/lntorch/models"
 	"github.com/lntorch/lntorch/torch"
 	"github.com/lntorch/lntorch/train"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // AdaptForecast is what an adaptation is going to take, in seconds.
@@ -85,7 +86,7 @@ func (a *adaptation) forecast(ctx context.Context) error {
 	}
 	if len(a.heldOut()) > 0 {
 		c := a.prediction(a.checkpoint, a.folder("forecast"))
-		c.DryRun = true
+		c.DryRun, c.Headers = true, a.headers()
 		silent := Output{Version: a.out.Version}
 		err := Predict(ctx, c, silent, func(p Prediction) error {
 			if p.Forecast != nil {
@@ -108,6 +109,19 @@ func (a *adaptation) forecast(ctx context.Context) error {
 		a.out.Print(f)
 	}
 	return nil
+}
+
+// headers are those of the held-out cases' images, from the table of cases.
+func (a *adaptation) headers() map[string]*volume.Header {
+	list := map[string]*volume.Header{}
+	for _, c := range a.heldOut() {
+		g := &volume.ITK{Origin: make([]float64, 3), Direction: []float64{1, 0, 0, 0, 1, 0, 0, 0, 1},
+			Spacing: []float64{c.Spacing[2], c.Spacing[1], c.Spacing[0]}}
+		for _, path := range a.channelFiles(c, a.heldOutFolder("images")) {
+			list[path] = &volume.Header{Size: []int{c.Size[2], c.Size[1], c.Size[0]}, Type: "int16", Geometry: g}
+		}
+	}
+	return list
 }
 
 // epochs are the method's, or of a network with a trainer of its own that one's.

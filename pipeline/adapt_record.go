@@ -13,9 +13,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/filehash"
 	"github.com/lntorch/lntorch/internal/settings"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // adaptRecordFile, in the folder train, is what an adaptation continues from.
@@ -32,9 +34,18 @@ type adaptRecord struct {
 	Settings   map[string][]string `json:"settings"` // by flag
 	Checkpoint string              `json:"checkpoint"`
 	SHA256     map[string]string   `json:"sha256"` // of the checkpoint, images and labels that are files
-	Cases      []AdaptCase         `json:"cases"`
-	Plan       *adaptPlan          `json:"plan"` // of stageCases
-	Stages     []stageRecord       `json:"stages"`
+	// Voxels are those of the cases that are used, by name.
+	Voxels map[string]voxelHashes `json:"voxels_sha256"`
+	Cases  []AdaptCase            `json:"cases"`
+	Plan   *adaptPlan             `json:"plan"` // of stageCases
+	Stages []stageRecord          `json:"stages"`
+}
+
+// voxelHashes are sha256 sums of a case's voxels, as volume.Image.Content makes them: they tell of images that
+// are no file but a folder.
+type voxelHashes struct {
+	Image string `json:"image"`
+	Label string `json:"label"`
 }
 
 // stageRecord is a stage that is done.
@@ -68,8 +79,14 @@ func (c *AdaptConfig) texts() map[string][]string {
 }
 
 func newAdaptRecord(c *AdaptConfig, version string, cases []AdaptCase) *adaptRecord {
-	return &adaptRecord{Version: adaptRecordVersion, Lntorch: version, Started: time.Now(),
-		Settings: c.texts(), Cases: cases, SHA256: map[string]string{}}
+	r := &adaptRecord{Version: adaptRecordVersion, Lntorch: version, Started: time.Now(),
+		Settings: c.texts(), Cases: cases, SHA256: map[string]string{}, Voxels: map[string]voxelHashes{}}
+	for _, one := range cases {
+		if one.Role != "" {
+			r.Voxels[one.Case] = voxelHashes{one.imageHash, one.labelHash}
+		}
+	}
+	return r
 }
 
 // earlier reads the record of an adaptation that is to be continued; nil where a new one begins.
@@ -198,15 +215,48 @@ func writeIndented(path string, doc any) error {
 	return atomicfile.Write(path, append(b, '\n'))
 }
 
-// files lists what the results depend on.
+// files lists the files that the results depend on, with the data files that headers name. Folders of DICOM are
+// left to sameVoxels.
 func (r *adaptRecord) files(checkpoint string) []string {
 	list := []string{checkpoint}
 	for _, c := range r.Cases {
-		if c.Role != "" {
-			list = append(append(list, c.Image...), c.Label)
+		if c.Role == "" {
+			continue
+		}
+		for _, path := range append(slices.Clone(c.Image), c.Label) {
+			if !isFile(path) {
+				continue
+			}
+			list = append(list, path)
+			if isDICOM(path) {
+				continue
+			}
+			if h, err := image.Header(path); err == nil {
+				for _, name := range h.DataFiles {
+					list = append(list, filepath.Join(filepath.Dir(path), name))
+				}
+			}
 		}
 	}
-	return slices.DeleteFunc(list, func(path string) bool { return !isFile(path) }) // folders of DICOM
+	return list
+}
+
+// sameVoxels complains of a case whose voxels or spacing are not those that were checked when the adaptation
+// began.
+func (r *adaptRecord) sameVoxels(c AdaptCase, im, seg *volume.Image) error {
+	was, known := r.Voxels[c.Case]
+	changed := func(what string) error {
+		return fmt.Errorf("%s has changed since the adaptation began: begin anew in another folder", what)
+	}
+	switch {
+	case !known: // a record of an earlier version
+		return nil
+	case im.Content() != was.Image || im.Geometry.Spacing != c.Spacing:
+		return changed("the image " + strings.Join(c.Image, ", "))
+	case seg.Content() != was.Label:
+		return changed("what the labels " + c.Label + " mark")
+	}
+	return nil
 }
 
 // hash records the sums of the files.

@@ -65,7 +65,8 @@ func (a *adaptation) report(ctx context.Context) error {
 	}
 	p := page.Adaptation{Title: "Adaptation of a lymph-node segmentation model", Checkpoint: a.checkpoint,
 		Method: a.entry.Name, Before: a.before, After: a.after, Cases: a.record.Cases, Run: run,
-		Notes: a.remarks(), Anonymous: a.Anonymous} // what the number of cases means it says itself
+		Notes: a.remarks(), Anonymous: a.Anonymous, // what the number of cases means it says itself
+		Refit: a.refits(), CurvesOnTraining: a.delivered() == "all"}
 	if err := a.curves(&p); err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func (a *adaptation) runRecord() (map[string]any, error) {
 		"written": time.Now().Format(time.RFC3339), "seconds": seconds,
 		"versions": map[string]string{"lntorch": a.out.Version, "libtorch": version, "go": runtime.Version(),
 			"cpu_capability": capability},
-		"checkpoint": a.checkpoint, "sha256": a.record.SHA256, "model_sha256": sum.String(),
+		"checkpoint": a.checkpoint, "sha256": a.record.SHA256, "voxels_sha256": a.record.Voxels, "model_sha256": sum.String(),
 		"settings": all, "options": options, "plan": a.record.Plan, "cases": roles, "notes": a.notes(),
 		"training": training,
 	}, nil
@@ -216,13 +217,8 @@ func compareNumbers(x, y float64) int {
 
 // heldOutCase reads the image, the truth and the predictions of a held-out case.
 func (a *adaptation) heldOutCase(c *scores.Case) (*page.HeldOut, error) {
-	ending := a.dataset.FileEnding
 	reader := a.expected.Reader
-	var channels []string
-	for i := range a.dataset.ChannelNames {
-		channels = append(channels, filepath.Join(a.heldOutFolder("images"), fmt.Sprintf("%s_%04d%s", c.Case, i, ending)))
-	}
-	im, _, err := reader.Read(channels)
+	im, _, err := reader.Read(a.channelFiles(AdaptCase{Case: c.Case}, a.heldOutFolder("images")))
 	if err != nil {
 		return nil, err
 	}

@@ -2,9 +2,16 @@ package pipeline
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -191,6 +198,49 @@ func TestAdaptIsTheWholeRoad(t *testing.T) {
 	c.Continue = false
 	_, err = Adapt(context.Background(), c, Output{})
 	require.ErrorContains(t, err, "holds an adaptation already: --c goes on with it")
+}
+
+// Means are over the cases where a score is defined before and after, and recall is a mean like the others:
+// that of all cases' nodes stands by itself.
+func TestAdaptMeansAreOfTheSameCases(t *testing.T) {
+	nan := math.NaN()
+	side := func(dice []float64, found, nodes []int) *scores.Scores {
+		s := &scores.Scores{Settings: scores.Default(), Labels: map[string]string{"1": "node"}}
+		rule := s.Settings.Match[0].String()
+		all := &scores.Detection{}
+		for i, v := range dice {
+			d := &scores.Detection{Recall: scores.Number(float64(found[i]) / float64(nodes[i]))}
+			all.TP, all.FN = all.TP+found[i], all.FN+nodes[i]-found[i]
+			s.Cases = append(s.Cases, &scores.Case{Case: string(rune('a' + i)), Labels: map[string]*scores.Label{"1": {
+				Metrics: scores.Metrics{{Name: "Dice", Value: scores.Number(v)}}, Detection: map[string]*scores.Detection{rule: d}}}})
+		}
+		all.Recall = scores.Number(float64(all.TP) / float64(all.TP+all.FN))
+		s.Aggregate = map[string]*scores.Aggregate{"1": {Detection: map[string]*scores.Detection{rule: all}}}
+		return s
+	}
+	// The second case has no nodes: the model found none, which is undefined, and then one voxel, which is 0.
+	a := &adaptation{before: side([]float64{0.8, nan, 0.5}, []int{1, 0, 8}, []int{2, 0, 8}),
+		after: side([]float64{0.82, 0, 0.6}, []int{2, 0, 6}, []int{2, 0, 8})}
+	m := a.means()["1"]
+	require.Equal(t, 2, m.Before["Dice"].N)
+	require.InDelta(t, 0.65, float64(m.Before["Dice"].Mean), 1e-12)
+	require.InDelta(t, 0.71, float64(m.After["Dice"].Mean), 1e-12)
+	require.InDelta(t, 0.15*math.Sqrt2, float64(m.Before["Dice"].SD), 1e-12)
+	require.InDelta(t, 0.75, float64(m.Before["recall"].Mean), 1e-12) // of 1/2 and 8/8
+	require.InDelta(t, 0.875, float64(m.After["recall"].Mean), 1e-12) // of 2/2 and 6/8
+	require.Equal(t, 2, m.After["recall"].N)
+	require.InDelta(t, 0.9, float64(m.Before["recall_all_nodes"].Mean), 1e-12)
+	require.InDelta(t, 0.8, float64(m.After["recall_all_nodes"].Mean), 1e-12)
+	require.Equal(t, 10, m.After["recall_all_nodes"].N)
+
+	a.before = nil // a model of other labels: nothing to be paired with
+	m = a.means()["1"]
+	require.Nil(t, m.Before)
+	require.Equal(t, 3, m.After["Dice"].N)
+	require.InDelta(t, 1.42/3, float64(m.After["Dice"].Mean), 1e-12)
+	a.after = side([]float64{nan}, []int{0}, []int{0})
+	require.False(t, a.means()["1"].After["Dice"].Mean.Defined())
+	require.Zero(t, a.means()["1"].After["Dice"].N)
 }
 
 // stagesIn lists the stages that a log announces.
@@ -395,6 +445,7 @@ func TestAdaptWithNothingHeldOut(t *testing.T) {
 	page, err := os.ReadFile(a.Report)
 	require.NoError(t, err)
 	require.Contains(t, string(page), "No case was held out: nothing here shows that the adapted model is better")
+	require.Contains(t, string(page), "patches of the training cases together")
 }
 
 // A refit trains on the held-out cases too; the scores stay those of the model before it.
@@ -426,6 +477,10 @@ func TestAdaptRefits(t *testing.T) {
 		require.NotContains(t, string(page), name)
 	}
 	require.Contains(t, string(page), "case-1")
+	require.Contains(t, string(page), "a model trained on 1 case, with 2 cases held out of its training")
+	require.Contains(t, string(page), "another model, trained on 2 cases, 1 of those held out among them (--refit)")
+	require.Contains(t, string(page), "patches of the training cases together")
+	require.NotContains(t, string(page), "never trained on")
 }
 
 // A forecast writes nothing.
@@ -440,6 +495,76 @@ func TestAdaptDryRun(t *testing.T) {
 	require.Positive(t, a.Forecast.Iteration)
 	require.Positive(t, a.Forecast.Predict)
 	require.InDelta(t, a.Forecast.Train, a.Forecast.Iteration*(2+1.0/3), 1e-9)
+}
+
+// spy looks into a folder whenever there is progress or a line of the log: it notes files that have the ending
+// of images and any content, and keeps the last content of JSON files by name.
+type spy struct {
+	folder string
+	images []string
+	json   map[string]string
+}
+
+func (s *spy) look() {
+	_ = filepath.WalkDir(s.folder, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err == nil && len(b) > 0 && strings.HasSuffix(path, ".nii.gz") {
+			s.images = append(s.images, path)
+		}
+		if err == nil && strings.HasSuffix(path, ".json") {
+			s.json[filepath.Base(path)] = string(b)
+		}
+		return nil
+	})
+}
+
+func (s *spy) Begin(string, int)           { s.look() }
+func (s *spy) Done(int, string)            { s.look() }
+func (s *spy) End()                        { s.look() }
+func (s *spy) Write(b []byte) (int, error) { s.look(); return len(b), nil }
+
+// A forecast of images that have to be converted copies none of them, and comes to the plans and sizes that the
+// adaptation then has.
+func TestAdaptDryRunCopiesNoImage(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, three.archive(t, nil))
+	c.ROIs, c.Val = []string{".* [ab]"}, "p16"
+	s := &spy{folder: t.TempDir(), json: map[string]string{}}
+	t.Setenv("TMPDIR", s.folder)
+	dry := c
+	dry.DryRun = true
+	a, err := Adapt(context.Background(), dry, Output{Log: s, Progress: s})
+	require.NoError(t, err)
+	require.Positive(t, a.Forecast.Predict)
+	require.NoFileExists(t, c.Output)
+	left, err := os.ReadDir(s.folder)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	require.Empty(t, s.images)
+
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err = Adapt(ctx, c, Output{Progress: &stageStopper{"2 of 6", cancel}})
+	require.ErrorIs(t, err, context.Canceled)
+	for _, name := range []string{"dataset_fingerprint.json", "nnUNetPlansAdopted.json"} {
+		b, err := os.ReadFile(filepath.Join(c.Output, "train", "preprocessed", adaptDataset, name))
+		require.NoError(t, err)
+		require.Equal(t, string(b), s.json[name], name)
+	}
+	// What the forecast takes from the table is what the converted files say.
+	e := &adaptation{AdaptConfig: c, work: filepath.Join(c.Output, "train"), record: &adaptRecord{Cases: a.Table}}
+	e.dataset, err = plans.LoadDataset(filepath.Join(e.folder("raw"), adaptDataset, "dataset.json"))
+	require.NoError(t, err)
+	headers := e.headers()
+	require.Len(t, headers, 1)
+	for path, h := range headers {
+		own, err := image.Header(path)
+		require.NoError(t, err)
+		require.Equal(t, own.Size, h.Size)
+		require.InDeltaSlice(t, own.Geometry.Spacing, h.Geometry.Spacing, 1e-6)
+	}
 }
 
 // --time makes training fit: fewer epochs, or few shorter ones, and never longer than asked for.
@@ -475,6 +600,10 @@ func TestAdaptIsStoppedAndGoesOn(t *testing.T) {
 
 	d := adaptConfig(t, c.Cases)
 	d.Epochs, d.Numerics = 2, machine.Reference
+	// What a kill leaves while a model is delivered and while the record is written, and what is another's.
+	halfWritten := map[string]string{".adapt-3571": "model/fold_0/checkpoint_final.pth", ".lntorch.0123abcd.tmp": "",
+		"train/.adapt-1": "model/plans.json", "train/.lntorch.00000000.tmp": ""}
+	foreign := map[string]string{".adapt-notes": "mine", ".adapt-12": ""}
 	for i, task := range []string{"1 of 6", "2 of 6", "3 of 6", "4 of 6, training: epoch 2", "5 of 6", ""} {
 		ctx, cancel := context.WithCancel(context.Background())
 		p := &stageStopper{task: task, cancel: cancel}
@@ -482,10 +611,21 @@ func TestAdaptIsStoppedAndGoesOn(t *testing.T) {
 		if i > 0 { // all but the folder is known
 			e = settings.New[AdaptConfig]()
 			e.Output, e.Continue, e.DeviceName, e.Threads = d.Output, true, "cpu", 2
+			for _, list := range []map[string]string{halfWritten, foreign} {
+				for name, below := range list {
+					path := filepath.Join(d.Output, name, below)
+					require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+					require.NoError(t, os.WriteFile(path, []byte("half"), 0o644))
+				}
+			}
 		}
 		var log bytes.Buffer
 		_, err := Adapt(ctx, e, Output{Log: &log, Progress: p, Version: "test"})
 		cancel()
+		for name := range halfWritten {
+			_, err := os.Stat(filepath.Join(d.Output, name))
+			require.ErrorIs(t, err, fs.ErrNotExist, name)
+		}
 		if task == "" {
 			require.NoError(t, err, log.String())
 			break
@@ -497,6 +637,11 @@ func TestAdaptIsStoppedAndGoesOn(t *testing.T) {
 	got, err := os.ReadFile(filepath.Join(d.Output, "after", "LN_004.nii.gz"))
 	require.NoError(t, err)
 	require.Equal(t, want, got)
+
+	for name := range foreign {
+		_, err := os.Stat(filepath.Join(d.Output, name))
+		require.NoError(t, err)
+	}
 
 	// Other settings than it began with are refused by name.
 	e := d
@@ -521,6 +666,33 @@ func (s *stageStopper) Begin(task string, _ int) {
 func (s *stageStopper) Done(int, string) {}
 func (s *stageStopper) End()             {}
 
+// A folder appears whole, with the files below it, in the place of what was there; where writing it fails, what
+// was there stays.
+func TestFoldersAreReplacedWhole(t *testing.T) {
+	root := t.TempDir()
+	from, to := filepath.Join(root, "from"), filepath.Join(root, "to")
+	for _, name := range []string{"from/adapter_config.json", "from/deep/adapter_model.safetensors", "to/old"} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(root, name), []byte(name), 0o644))
+	}
+	failed := errors.New("full")
+	require.ErrorIs(t, replaceFolder(to, func(folder string) error {
+		require.NoError(t, copyFolder(from, folder))
+		return failed
+	}), failed)
+	require.FileExists(t, filepath.Join(to, "old"))
+	require.NoError(t, replaceFolder(to, func(folder string) error { return copyFolder(from, folder) }))
+	require.NoFileExists(t, filepath.Join(to, "old"))
+	for _, name := range []string{"adapter_config.json", "deep/adapter_model.safetensors"} {
+		b, err := os.ReadFile(filepath.Join(to, name))
+		require.NoError(t, err)
+		require.Equal(t, "from/"+name, string(b))
+	}
+	left, err := filepath.Glob(filepath.Join(root, ".*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
 // A file that changed while an adaptation rested is found.
 func TestAdaptGoesOnOnlyWithTheSameFiles(t *testing.T) {
 	torchtest.Require(t)
@@ -532,6 +704,68 @@ func TestAdaptGoesOnOnlyWithTheSameFiles(t *testing.T) {
 	other, err := os.ReadFile(filepath.Join(c.Cases, "labelsTs", "LN_004.nii.gz"))
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(path, other, 0o644))
+	c.Continue = true
+	_, err = Adapt(context.Background(), c, Output{})
+	require.ErrorContains(t, err, path+" has changed since the adaptation began")
+}
+
+// A slice that changed while the cases were being converted is found by the image's voxels.
+func TestAdaptGoesOnOnlyWithTheSameSlices(t *testing.T) {
+	torchtest.Require(t)
+	c := adaptConfig(t, three.archive(t, nil))
+	c.ROIs = []string{".* [ab]"}
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := Adapt(ctx, c, Output{Progress: &stageStopper{"1 of 4", cancel}})
+	require.ErrorIs(t, err, context.Canceled)
+	files, err := filepath.Glob(filepath.Join(c.Cases, "p17", "ct", "*.dcm"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	was, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	other := bytes.Clone(was)
+	other[len(other)-2]++ // the last pixel's low byte
+	require.NoError(t, os.WriteFile(files[0], other, 0o644))
+	c.Continue = true
+	_, err = Adapt(context.Background(), c, Output{})
+	require.ErrorContains(t, err, "case p17: the image "+filepath.Join(c.Cases, "p17", "ct")+" has changed since the adaptation began")
+
+	require.NoError(t, os.WriteFile(files[0], was, 0o644))
+	ctx, cancel = context.WithCancel(context.Background())
+	_, err = Adapt(ctx, c, Output{Progress: &stageStopper{"2 of 4", cancel}})
+	require.ErrorIs(t, err, context.Canceled)
+	require.ErrorContains(t, err, "stopped in stage 2 of 4")
+}
+
+// The data that a header names belong to the image.
+func TestAdaptGoesOnOnlyWithTheSameData(t *testing.T) {
+	torchtest.Require(t)
+	from, root := fewCases(t), filepath.Join(t.TempDir(), "cases")
+	c := adaptConfig(t, root)
+	for _, name := range []string{"LN_000", "LN_001"} {
+		f, err := image.Read(filepath.Join(from, "imagesTr", name+"_0000.nii.gz"))
+		require.NoError(t, err)
+		g, size := f.Head().Geometry, f.Head().Size
+		text := fmt.Sprintf("ObjectType = Image\nNDims = 3\nDimSize = %d %d %d\nElementType = MET_SHORT\n", size[0], size[1], size[2])
+		for key, values := range map[string][]float64{"TransformMatrix": g.Direction, "Offset": g.Origin, "ElementSpacing": g.Spacing} {
+			text += key + " = " + strings.Trim(fmt.Sprint(values), "[]") + "\n"
+		}
+		var data bytes.Buffer
+		require.NoError(t, binary.Write(&data, binary.LittleEndian, []int16(volume.Cast[int16](f.Values()))))
+		require.NoError(t, os.MkdirAll(filepath.Join(root, "images"), 0o755))
+		require.NoError(t, os.MkdirAll(filepath.Join(root, "labels"), 0o755))
+		path := filepath.Join(root, "images", name)
+		require.NoError(t, os.WriteFile(path+".raw", data.Bytes(), 0o644))
+		require.NoError(t, os.WriteFile(path+".mhd", []byte(text+"ElementDataFile = "+name+".raw\n"), 0o644))
+		require.NoError(t, copyFile(filepath.Join(from, "labelsTr", name+".nii.gz"), filepath.Join(root, "labels", name+".nii.gz")))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	_, err := Adapt(ctx, c, Output{Progress: &stageStopper{"2 of 4", cancel}})
+	require.ErrorIs(t, err, context.Canceled)
+	path := filepath.Join(root, "images", "LN_001.raw")
+	data, err := os.ReadFile(path)
+	require.NoError(t, err)
+	data[100]++
+	require.NoError(t, os.WriteFile(path, data, 0o644))
 	c.Continue = true
 	_, err = Adapt(context.Background(), c, Output{})
 	require.ErrorContains(t, err, path+" has changed since the adaptation began")
@@ -597,6 +831,23 @@ func TestAdaptFromDICOM(t *testing.T) {
 	}
 	require.Len(t, predicted, 2)
 	require.Equal(t, predicted[0], predicted[1])
+
+	// run.json has the voxels' sum: of the shape as text, and of float32.
+	f, err := image.Read(made)
+	require.NoError(t, err)
+	size := f.Head().Size
+	sum := sha256.New()
+	fmt.Fprintf(sum, "[1 %d %d %d]\n", size[2], size[1], size[0])
+	require.NoError(t, binary.Write(sum, binary.LittleEndian, []float32(volume.Cast[float32](f.Values()))))
+	var run struct {
+		Voxels map[string]map[string]string `json:"voxels_sha256"`
+	}
+	b, err := os.ReadFile(a.Run)
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(b, &run))
+	require.Len(t, run.Voxels, 3)
+	require.Equal(t, hex.EncodeToString(sum.Sum(nil)), run.Voxels["p17"]["image"])
+	require.Len(t, run.Voxels["p17"]["label"], 64)
 }
 
 // A case in which something is wrong ends it before anything is there.
@@ -606,6 +857,43 @@ func TestAdaptRefusesBadCases(t *testing.T) {
 	_, err := Adapt(context.Background(), c, Output{})
 	require.ErrorContains(t, err, "LN_000")
 	require.NoFileExists(t, c.Output)
+}
+
+// What JSON cannot name an adaptation could not go on with: it is refused before anything is trained.
+func TestAdaptRefusesNamesThatAreNotUTF8(t *testing.T) {
+	torchtest.Require(t)
+	const name = "M\xfcller" // of a share with Latin-1 names
+	refused := func(c AdaptConfig, want string) {
+		t.Helper()
+		_, err := Adapt(context.Background(), c, Output{})
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, "not UTF-8")
+		require.ErrorContains(t, err, "rename it, or make a link to it")
+		require.NoFileExists(t, c.Output)
+	}
+	c := adaptConfig(t, fewCases(t))
+	for from, to := range map[string]string{"imagesTr/LN_001_0000.nii.gz": "imagesTr/" + name + "_0000.nii.gz",
+		"labelsTr/LN_001.nii.gz": "labelsTr/" + name + ".nii.gz"} {
+		require.NoError(t, os.Rename(filepath.Join(c.Cases, from), filepath.Join(c.Cases, to)))
+	}
+	refused(c, `M\xfcller_0000.nii.gz"`)
+	c.DryRun = true
+	refused(c, `labelsTr/M\xfcller.nii.gz"`)
+	c.SkipBad = true // without that case
+	_, err := Adapt(context.Background(), c, Output{})
+	require.NoError(t, err)
+
+	for _, flag := range []string{"cases", "test", "checkpoint"} {
+		c := adaptConfig(t, fewCases(t))
+		for known, path := range map[string]*string{"cases": &c.Cases, "checkpoint": &c.Checkpoint, "test": &c.Test} {
+			if known == flag {
+				link := filepath.Join(t.TempDir(), name)
+				require.NoError(t, os.Symlink(cmp.Or(*path, c.Cases), link))
+				*path = link
+			}
+		}
+		refused(c, "--"+flag+`: "/`)
+	}
 }
 
 // Heads follow the labels.
@@ -620,6 +908,9 @@ func TestAdaptChoosesHeads(t *testing.T) {
 	one := dataset(`"labels": {"background": 0, "node": 1}`)
 	two := dataset(`"labels": {"background": 0, "node": 1, "vessel": 2}`)
 	turned := dataset(`"labels": {"background": 0, "vessel": 1, "node": 2}`)
+	moved := dataset(`"labels": {"background": 0, "vessel": 1, "tumor": 2}`)
+	half := dataset(`"labels": {"background": 0, "node": 1, "tumor": 2}`)
+	renamed := dataset(`"labels": {"background": 0, "knoten": 1, "gefaess": 2}`)
 	other := dataset(`"labels": {"background": 0, "liver": 1}`)
 	three := dataset(`"labels": {"background": 0, "liver": 1, "kidney": 2, "spleen": 3}`)
 	regions := dataset(`"labels": {"background": 0, "node": [1, 2], "core": [2]}, "regions_class_order": [1, 2]`)
@@ -631,6 +922,9 @@ func TestAdaptChoosesHeads(t *testing.T) {
 		{one, one, train.HeadKeep, true},
 		{one, other, train.HeadKeep, true},
 		{two, turned, train.HeadExtend, false},
+		{two, moved, train.HeadExtend, false},
+		{two, half, train.HeadExtend, false},
+		{two, renamed, train.HeadKeep, true},
 		{one, two, train.HeadExtend, false},
 		{two, three, train.HeadReset, false},
 		{two, regions, train.HeadReset, false},

@@ -3,10 +3,13 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/internal/settings"
 )
 
@@ -76,7 +79,7 @@ func (a *adaptation) deliver(ctx context.Context, fold string) error {
 	adapter := filepath.Join(a.Output, adapterFolder)
 	if _, err := os.Stat(filepath.Join(from, adapterFolder)); err == nil {
 		err := replaceFolder(adapter, func(folder string) error {
-			return os.CopyFS(folder, os.DirFS(filepath.Join(from, adapterFolder)))
+			return copyFolder(filepath.Join(from, adapterFolder), folder)
 		})
 		if err != nil {
 			return err
@@ -124,13 +127,17 @@ func isFolder(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-// replaceFolder makes a folder that appears when all of it is written.
+// unfinishedFolder is the beginning of the name of a folder that replaceFolder has not finished.
+const unfinishedFolder = ".adapt-"
+
+// replaceFolder makes a folder that appears when all of it is written and on the disk. A kill leaves a folder
+// for sweep.
 func replaceFolder(path string, write func(folder string) error) error {
-	tmp, err := os.MkdirTemp(filepath.Dir(path), ".adapt-*")
+	tmp, err := os.MkdirTemp(filepath.Dir(path), unfinishedFolder+"*")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp) // does nothing after the rename
+	defer os.RemoveAll(tmp) // has nothing but itself after the rename
 	inner := filepath.Join(tmp, filepath.Base(path))
 	if err := os.Mkdir(inner, 0o755); err != nil {
 		return err
@@ -138,10 +145,68 @@ func replaceFolder(path string, write func(folder string) error) error {
 	if err := write(inner); err != nil {
 		return err
 	}
+	if err := syncFolders(inner); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return os.Rename(inner, path)
+	if err := os.Rename(inner, path); err != nil {
+		return err
+	}
+	return atomicfile.SyncFolder(filepath.Dir(path))
+}
+
+// copyFolder copies a folder's files into one that is there, file by file onto the disk.
+func copyFolder(from, to string) error {
+	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		switch target := filepath.Join(to, rel); {
+		case err != nil:
+			return err
+		case d.IsDir():
+			return os.MkdirAll(target, 0o755)
+		default:
+			return copyFile(path, target)
+		}
+	})
+}
+
+// syncFolders makes the names in a folder and in those below it durable.
+func syncFolders(folder string) error {
+	return filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		return atomicfile.SyncFolder(path)
+	})
+}
+
+// sweep removes what an adaptation that was killed left half-written in the output: temporary files, and the
+// folders of replaceFolder.
+func (a *adaptation) sweep() error {
+	for _, folder := range []string{a.Output, a.work} {
+		if err := atomicfile.Sweep(folder); err != nil {
+			return err
+		}
+		entries, err := os.ReadDir(folder)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			number, ok := strings.CutPrefix(e.Name(), unfinishedFolder)
+			if !ok || !e.IsDir() || strings.Trim(number, "0123456789") != "" {
+				continue
+			}
+			if err := os.RemoveAll(filepath.Join(folder, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // prediction predicts the held-out cases with a model.
@@ -171,9 +236,13 @@ func (a *adaptation) scoreBefore(ctx context.Context) error {
 		return err
 	}
 	for _, key := range a.before.Keys() {
-		mean := a.before.Mean[key]["Dice"].Mean
-		a.out.Printf("%s: the model as it is has a mean Dice of %.3f", a.before.Labels[key], float64(mean))
-		if mean == 0 {
+		mean := a.before.Mean[key]["Dice"]
+		of := ""
+		if all := len(a.before.Cases); mean.N < all {
+			of = fmt.Sprintf(" in the %d of %d cases where it is defined", mean.N, all)
+		}
+		a.out.Printf("%s: the model as it is has a mean Dice of %.3f%s", a.before.Labels[key], float64(mean.Mean), of)
+		if mean.Mean == 0 {
 			a.out.Printf("WARNING: %s: the model finds nothing at all in the held-out cases: look at intensities "+
 				"(HU?), orientation and labels before training", a.before.Labels[key])
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/internal/system"
 	"github.com/lntorch/lntorch/torch"
+	"github.com/lntorch/lntorch/volume"
 )
 
 // PredictConfig segments images with a trained model.
@@ -55,6 +56,9 @@ type PredictConfig struct {
 	machine.Machine
 	Verbose    bool `flag:"verbose" hidden:"true" help:"accepted as nnU-Net's; see --quiet"`
 	NoProgress bool `flag:"disable-progress-bar" help:"no progress bar"`
+
+	// Headers of images by path, for the forecast of images that are not there yet; nil: their own.
+	Headers map[string]*volume.Header
 }
 
 // States of a predicted case.

@@ -151,6 +151,9 @@ func (s *segmenter) header(c *imageCase, path string) (*volume.Header, error) {
 	if c.dicom {
 		return s.seriesHeader(c)
 	}
+	if h := s.Headers[path]; h != nil {
+		return h, nil
+	}
 	h, err := image.Header(path)
 	if err != nil {
 		return nil, err

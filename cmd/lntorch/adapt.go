@@ -89,53 +89,58 @@ func printAdaptation(a *pipeline.Adapted) error {
 	return nil
 }
 
-// adaptationTable has a row for each held-out case and label, and the means.
+// adaptationTable has a row for each held-out case and label, the means over the cases, and the recall of
+// the nodes of all cases together.
 func adaptationTable(a *pipeline.Adapted) *report.Table {
 	t := &report.Table{Columns: []report.Column{{Name: "case"}}}
 	several := len(a.After.Keys()) > 1
 	if several {
 		t.Columns = append(t.Columns, report.Column{Name: "label"})
 	}
-	for _, metric := range []string{"Dice", "NSD_2", "recall"} {
+	for _, metric := range pipeline.AdaptMetrics {
 		t.Columns = append(t.Columns, report.Column{Name: metric + " before", Right: true}, report.Column{Name: "after", Right: true})
 	}
-	row := func(name, label string, values ...scores.Number) {
-		cells := []string{name}
+	row := func(name, key string, cells func(metric string) (before, after string)) {
+		list := []string{name}
 		if several {
-			cells = append(cells, label)
+			list = append(list, a.After.Labels[key])
 		}
-		for _, v := range values {
-			cells = append(cells, number(v))
+		for _, metric := range pipeline.AdaptMetrics {
+			before, after := cells(metric)
+			list = append(list, before, after)
 		}
-		t.Add(cells...)
+		t.Add(list...)
 	}
-	undefined := scores.Number(math.NaN())
-	for i, after := range a.After.Cases {
+	for _, c := range a.After.Cases {
 		for _, key := range a.After.Keys() {
-			var values []scores.Number
-			was := map[string]scores.Number{"Dice": undefined, "NSD_2": undefined, "recall": undefined}
-			if a.Before != nil {
-				before := a.Before.Cases[i]
-				was["Dice"], was["NSD_2"] = before.Labels[key].Metrics.Get("Dice"), before.Labels[key].Metrics.Get("NSD_2")
-				was["recall"] = pipeline.AdaptRecall(a.Before, before, key)
-			}
-			for _, metric := range []string{"Dice", "NSD_2"} {
-				values = append(values, was[metric], after.Labels[key].Metrics.Get(metric))
-			}
-			values = append(values, was["recall"], pipeline.AdaptRecall(a.After, after, key))
-			row(strings.ReplaceAll(pipeline.Printable(after.Case), "\n", " "), a.After.Labels[key], values...)
+			row(strings.ReplaceAll(pipeline.Printable(c.Case), "\n", " "), key, func(metric string) (before, after string) {
+				return number(pipeline.AdaptScore(a.Before, c.Case, key, metric)),
+					number(pipeline.AdaptScore(a.After, c.Case, key, metric))
+			})
 		}
+	}
+	mean := func(side map[string]scores.Mean, metric string) string {
+		m, ok := side[metric]
+		if !ok {
+			m = scores.Mean{Mean: scores.Number(math.NaN()), N: len(a.After.Cases)}
+		}
+		text := number(m.Mean)
+		if metric != pipeline.AdaptRecallNodes && m.N < len(a.After.Cases) {
+			text += fmt.Sprintf(" (n=%d)", m.N)
+		}
+		return text
 	}
 	for _, key := range a.After.Keys() {
-		var values []scores.Number
-		for _, metric := range []string{"Dice", "NSD_2", "recall"} {
-			before := undefined
-			if m, ok := a.Means[key].Before[metric]; ok {
-				before = m.Mean
+		m := a.Means[key]
+		row("mean", key, func(metric string) (before, after string) {
+			return mean(m.Before, metric), mean(m.After, metric)
+		})
+		row("all nodes", key, func(metric string) (before, after string) {
+			if metric != pipeline.AdaptRecall {
+				return "", ""
 			}
-			values = append(values, before, a.Means[key].After[metric].Mean)
-		}
-		row("mean", a.After.Labels[key], values...)
+			return mean(m.Before, pipeline.AdaptRecallNodes), mean(m.After, pipeline.AdaptRecallNodes)
+		})
 	}
 	return t
 }

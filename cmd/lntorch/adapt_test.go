@@ -3,8 +3,10 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,8 +15,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/lntorch/lntorch/checkpoint"
+	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/internal/torchtest"
 	"github.com/lntorch/lntorch/models"
+	"github.com/lntorch/lntorch/pipeline"
 )
 
 // adaptArgs adapts phantom-mini's model by a few iterations.
@@ -44,6 +48,7 @@ func TestAdaptPrintsBeforeAndAfter(t *testing.T) {
 		require.Len(t, strings.Fields(lines[2+i]), 7, lines[2+i])
 		require.True(t, strings.HasPrefix(lines[2+i], name), lines[2+i])
 	}
+	requireMeans(t, lines)
 	require.Contains(t, r.out, "2 held-out cases: only gross failure or gross success shows")
 	require.True(t, strings.HasSuffix(r.out, "report  "+filepath.Join(out, "report.html")+"\n"), r.out)
 
@@ -63,6 +68,66 @@ func TestAdaptPrintsBeforeAndAfter(t *testing.T) {
 	r = lntorch(t, adaptArgs(t, out, "--c", "--lr", "0.5")...)
 	require.Equal(t, 2, r.code)
 	require.Contains(t, r.errOut, "--lr was not given and is 0.5")
+}
+
+// requireMeans checks a table of held-out cases: each mean is that of its column.
+func requireMeans(t *testing.T, lines []string) {
+	t.Helper()
+	var sums [6]float64
+	n := 0.0
+	for _, line := range lines {
+		fields := strings.Fields(line)
+		if len(fields) != 7 || !strings.HasPrefix(line, "LN_") && fields[0] != "mean" {
+			continue
+		}
+		for i := range sums {
+			v, err := strconv.ParseFloat(fields[1+i], 64)
+			require.NoError(t, err, line)
+			if fields[0] == "mean" {
+				require.InDelta(t, sums[i]/n, v, 0.00101, line) // of numbers with three digits
+			}
+			sums[i] += v
+		}
+		if n++; fields[0] == "mean" {
+			return
+		}
+	}
+	t.Fatal("there is no mean")
+}
+
+// The documents show the same table, and its means are those of its columns.
+func TestDocumentedAdaptationAddsUp(t *testing.T) {
+	var tables []string
+	for _, path := range []string{"README.md", "docs/adapt.md"} {
+		b, err := os.ReadFile(repo(t, path))
+		require.NoError(t, err)
+		at := strings.Index(string(b), "case       Dice before")
+		require.Positive(t, at, path)
+		table, _, _ := strings.Cut(string(b)[at:], "```")
+		requireMeans(t, strings.Split(table, "\n"))
+		require.Contains(t, table, "\nall nodes ")
+		tables = append(tables, table)
+	}
+	require.Equal(t, tables[0], tables[1])
+}
+
+// A mean that leaves cases out says of how many it is, and a row of all nodes has no Dice.
+func TestAdaptationTableSaysOfHowManyCases(t *testing.T) {
+	nan := scores.Number(math.NaN())
+	all := &scores.Scores{Labels: map[string]string{"1": "node"}, Cases: []*scores.Case{{Case: "a"}, {Case: "b"}}}
+	a := &pipeline.Adapted{After: all, Means: map[string]pipeline.AdaptMeans{"1": {
+		Before: map[string]scores.Mean{"Dice": {Mean: 0.8, N: 1}, "NSD_2": {Mean: 0.5, N: 2}, "recall": {Mean: nan},
+			"recall_all_nodes": {Mean: 0.25, N: 4}},
+		After: map[string]scores.Mean{"Dice": {Mean: 0.82, N: 1}, "NSD_2": {Mean: 0.6, N: 2}, "recall": {Mean: nan},
+			"recall_all_nodes": {Mean: 0.75, N: 4}}}}}
+	rows := adaptationTable(a).Rows
+	require.Equal(t, []string{"a", "–", "–", "–", "–", "–", "–"}, rows[0])
+	require.Equal(t, []string{"mean", "0.800 (n=1)", "0.820 (n=1)", "0.500", "0.600", "– (n=0)", "– (n=0)"}, rows[2])
+	require.Equal(t, []string{"all nodes", "", "", "", "", "0.250", "0.750"}, rows[3])
+	m := a.Means["1"]
+	m.Before = nil // the model as it is predicts other labels
+	a.Means["1"] = m
+	require.Equal(t, []string{"mean", "–", "0.820 (n=1)", "–", "0.600", "–", "– (n=0)"}, adaptationTable(a).Rows[2])
 }
 
 // Killed between stages and inside them, and interrupted, an adaptation goes on to the bits of one that

@@ -24,6 +24,9 @@ import (
 type Options struct {
 	Workers  int          // cases at a time, at least 1
 	Progress raw.Progress // nil: none
+	// Read reads a case of the dataset by its index: the image (c, z, y, x), what is known about it, and
+	// the labels (1, z, y, x). nil: the dataset's reader, from the case's files.
+	Read func(i int) (im *volume.Image, p *images.Properties, seg *volume.Image, err error)
 }
 
 // ExtractFolder extracts the fingerprint of a dataset and writes dataset_fingerprint.json into
@@ -78,9 +81,18 @@ type measured struct {
 // Differs: nnU-Net raises IndexError if the number of channels is not dataset.json's.
 // Source: nnU-Net 2.5.1, fingerprint_extractor.py.
 func Extract(ctx context.Context, d *raw.Dataset, o Options) (*Fingerprint, error) {
-	reader, err := d.Reader()
-	if err != nil {
-		return nil, fmt.Errorf("fingerprint: %w", err)
+	read := o.Read
+	if read == nil {
+		reader, err := d.Reader()
+		if err != nil {
+			return nil, fmt.Errorf("fingerprint: %w", err)
+		}
+		read = func(i int) (im *volume.Image, p *images.Properties, seg *volume.Image, err error) {
+			if im, p, err = reader.Read(d.Cases[i].Images); err == nil {
+				seg, _, err = reader.ReadSeg(d.Cases[i].Label)
+			}
+			return im, p, seg, err
+		}
 	}
 	if len(d.Cases) == 0 {
 		_, err := d.Example()
@@ -88,9 +100,11 @@ func Extract(ctx context.Context, d *raw.Dataset, o Options) (*Fingerprint, erro
 	}
 	perCase := samplesOfDataset / len(d.Cases)
 	cases := make([]measured, len(d.Cases))
-	err = d.Each(ctx, o.Workers, "fingerprint", o.Progress, func(i int, c raw.Case) error {
-		m, err := measure(reader, c, len(d.JSON.ChannelNames), perCase)
-		cases[i] = m
+	err := d.Each(ctx, o.Workers, "fingerprint", o.Progress, func(i int, c raw.Case) error {
+		im, properties, seg, err := read(i)
+		if err == nil {
+			cases[i], err = measure(c, im, properties, seg, len(d.JSON.ChannelNames), perCase)
+		}
 		return err
 	})
 	if err != nil {
@@ -146,16 +160,9 @@ func Extract(ctx context.Context, d *raw.Dataset, o Options) (*Fingerprint, erro
 	return FromJSON(doc) // the same as loading the file
 }
 
-func measure(reader images.Reader, c raw.Case, channels, draws int) (measured, error) {
+func measure(c raw.Case, im *volume.Image, properties *images.Properties, seg *volume.Image,
+	channels, draws int) (measured, error) {
 	var m measured
-	im, properties, err := reader.Read(c.Images)
-	if err != nil {
-		return m, err
-	}
-	seg, _, err := reader.ReadSeg(c.Label)
-	if err != nil {
-		return m, err
-	}
 	if im.Shape[0] != channels {
 		return m, fmt.Errorf("%s: found %d channels, dataset.json has %d", c.Images, im.Shape[0],
 			channels)

@@ -25,6 +25,12 @@ type Adaptation struct {
 	Run      any // the content of run.json
 	Pictures []Picture
 	Notes    []string // on what the numbers allow to conclude, beside what n says
+	// Refit says that the model that is delivered is not the one that is scored: it was trained anew,
+	// on the cases of the role val, too.
+	Refit bool
+	// CurvesOnTraining says that the curves of the delivered model have no validation cases of their
+	// own: their patches are of the cases that it was trained on.
+	CurvesOnTraining bool
 	// Anonymous hides the names of cases, folders and files: cases become case-1, case-2, ….
 	Anonymous bool
 }
@@ -99,7 +105,7 @@ func (a *Adaptation) document() (*Document, error) {
 	}
 	d.Sections = []Section{
 		a.summary(rows, compared),
-		casesSection(rows, compared),
+		a.cases(rows, compared),
 		a.curves(),
 		nodesSection(compared),
 		{ID: "pictures", Title: "Pictures"},
@@ -128,16 +134,24 @@ func (a *Adaptation) summary(rows []caseRow, compared sides) Section {
 	for _, r := range rows {
 		roles[r.Role]++
 	}
-	facts := Facts{{"Adapted", a.Checkpoint}, {"Method", a.Method},
-		{"Trained on", plural(roles["train"], "case")}}
+	facts := Facts{{"Adapted", a.Checkpoint}, {"Method", a.Method}}
 	held := 0
 	if len(compared) > 0 {
 		held = len(compared.main().Cases)
 	}
-	if held > 0 {
-		facts = append(facts, Fact{"Held out", plural(held, "case") + ", never trained on"})
-	} else {
-		facts = append(facts, Fact{"Held out", "none"})
+	trained := plural(roles["train"], "case")
+	switch {
+	case a.Refit:
+		facts = append(facts,
+			Fact{"Scored", fmt.Sprintf("a model trained on %s, with %s held out of its training", trained,
+				plural(held, "case"))},
+			Fact{"Delivered", fmt.Sprintf("another model, trained on %s, %d of those held out among them (--refit)",
+				plural(roles["train"]+roles["val"], "case"), roles["val"])})
+	case held > 0:
+		facts = append(facts, Fact{"Trained on", trained},
+			Fact{"Held out", plural(held, "case") + ", never trained on"})
+	default:
+		facts = append(facts, Fact{"Trained on", trained}, Fact{"Held out", "none"})
 	}
 	s.add(facts)
 	for _, one := range compared {
@@ -160,7 +174,7 @@ func (a *Adaptation) summary(rows []caseRow, compared sides) Section {
 	return s
 }
 
-func casesSection(rows []caseRow, compared sides) Section {
+func (a *Adaptation) cases(rows []caseRow, compared sides) Section {
 	s := Section{ID: "cases", Title: "Cases"}
 	if len(compared) > 0 {
 		for _, key := range compared.main().Keys() {
@@ -172,8 +186,13 @@ func casesSection(rows []caseRow, compared sides) Section {
 			s.add(t)
 		}
 	}
+	roles := "train: trained on; val, test: held out"
+	if a.Refit {
+		roles = "train: trained on; val: held out of the scored model, trained on by the delivered one; " +
+			"test: held out of both"
+	}
 	t := &Table{ID: "all-cases", Caption: "All cases that were found", Columns: []Column{{Name: "Case"},
-		{Name: "Role", Help: "train: trained on; val, test: held out"},
+		{Name: "Role", Help: roles},
 		{Name: "Size", Help: "voxels along x, y, z", Whole: true}, {Name: "Spacing (mm)", Help: "along x, y, z", Whole: true},
 		{Name: "Nodes", Number: true}, {Name: "Volume (ml)", Number: true, Help: "of all nodes"},
 		{Name: "Problems"}, {Name: "Image"}, {Name: "Label"}}}
@@ -243,11 +262,17 @@ func (a *Adaptation) curves() Section {
 	s := Section{ID: "curves", Title: "Curves"}
 	loss := &Chart{ID: "loss", Title: "Loss", X: "Epoch", Y: "Loss",
 		Series: []Series{{"training", a.Loss}}}
+	patches, of, shows := "validation", "validation cases", "It shows whether training goes on to learn, and is "
+	if a.CurvesOnTraining {
+		patches, of = "training cases, other patches", "training cases"
+		shows = "No case was kept from this training, so neither curve can show overfitting: they show only that " +
+			"training ran. Pseudo-Dice is "
+	}
 	if len(a.ValLoss) > 0 {
-		loss.Series = append(loss.Series, Series{"validation", a.ValLoss})
+		loss.Series = append(loss.Series, Series{patches, a.ValLoss})
 	}
 	dice := &Chart{ID: "pseudo-dice", Title: "Pseudo-Dice", X: "Epoch", Y: "Pseudo-Dice", Unit: true,
-		Series: []Series{{"validation", a.PseudoDice}}}
+		Series: []Series{{patches, a.PseudoDice}}}
 	for _, c := range []*Chart{loss, dice} {
 		if c.Empty() {
 			s.add(&Prose{Paragraphs: []string{c.Title + ": no epoch has a value."}})
@@ -256,8 +281,7 @@ func (a *Adaptation) curves() Section {
 		s.add(c)
 	}
 	s.add(&Prose{Paragraphs: []string{"Pseudo-Dice is nnU-Net's: the Dice of all voxels of random " +
-		"patches of the validation cases together. It shows whether training goes on to learn, and is " +
-		"not comparable with the Dice of whole cases above."}})
+		"patches of the " + of + " together. " + shows + "not comparable with the Dice of whole cases above."}})
 	return s
 }
 

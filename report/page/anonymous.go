@@ -72,13 +72,20 @@ func (a *Adaptation) anonymous() (*Adaptation, error) {
 	}
 	b.Checkpoint = n.text(b.Checkpoint)
 	b.Before, b.After = n.scores(a.Before), n.scores(a.After)
-	for _, r := range rows {
+	roles := make([]any, len(rows))
+	for i, r := range rows {
 		if r, ok := r.(map[string]any); ok {
 			delete(r, "image")
 			delete(r, "label")
+			roles[i] = r["role"]
 		}
 	}
 	b.Cases = n.value(rows)
+	for i, r := range rows { // a folder may be called train, and the role is no name
+		if r, ok := r.(map[string]any); ok && slices.Contains([]any{"train", "val", "test"}, roles[i]) {
+			r["role"] = roles[i]
+		}
+	}
 	var run any
 	if err := decode(a.Run, &run); err != nil {
 		return nil, err

@@ -565,11 +565,16 @@ func (s sides) tiles(key string) Tiles {
 		{Name: "Nodes invented", After: fmt.Sprint(d.FP),
 			Detail: fmt.Sprintf("of %d predicted", d.Predicted)},
 	}
-	if len(s) == 2 {
+	if len(s) == 2 { // of the same cases on both sides
 		b := s[0].detected(key, rule, "")
-		tiles[0].Before = number(mean(s[0]), 2).Text
+		was, is, n := s.paired(key, "Dice")
+		tiles[0].Before, tiles[0].After = number(was, 2).Text, number(is, 2).Text
+		tiles[0].Detail = fmt.Sprintf("n = %d", n)
+		if all := len(s.names()); n < all {
+			tiles[0].Detail += fmt.Sprintf(" of %d, where it is defined on both sides", all)
+		}
 		if tiles[0].Before != tiles[0].After { // a difference that is not seen is none to claim
-			tiles[0].Better = sign(mean(last) - mean(s[0]))
+			tiles[0].Better = sign(is - was)
 		}
 		tiles[1].Before, tiles[1].Better = fmt.Sprint(b.TP), cmp.Compare(d.TP, b.TP)
 		tiles[2].Before, tiles[2].Better = fmt.Sprint(b.FP), cmp.Compare(b.FP, d.FP)
@@ -578,6 +583,17 @@ func (s sides) tiles(key string) Tiles {
 		tiles[i].Name = s.titled(tiles[i].Name, key)
 	}
 	return tiles
+}
+
+// paired are the means of a metric over the cases where both of two sides have it; NaN where none has.
+func (s sides) paired(key, metric string) (was, is float64, n int) {
+	for _, name := range s.names() {
+		a, b := s[0].value(name, key, metric), s[1].value(name, key, metric)
+		if !math.IsNaN(a) && !math.IsNaN(b) {
+			was, is, n = was+a, is+b, n+1
+		}
+	}
+	return was / float64(n), is / float64(n), n
 }
 
 func sign(v float64) int {

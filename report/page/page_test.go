@@ -292,6 +292,26 @@ func TestUndefinedIsADash(t *testing.T) {
 	require.Equal(t, "0.000", row[3].Text)
 	require.Equal(t, "0 of 1", row[4].Text)
 	require.Equal(t, "1", row[5].Text)
+	require.Equal(t, "n = 1 of 3, where it is defined on both sides", both.tiles("1")[0].Detail)
+
+	// One invented voxel where there is no node makes an undefined Dice 0, and no case worse.
+	part := func(voxels int) *labelmap.Map {
+		m := &labelmap.Map{Shape: shape, Geometry: grid, Small: make([]uint8, 4*12*12)}
+		copy(m.Small[144+50:], node.Small[144+50:][:voxels])
+		return m
+	}
+	side := func(emptys, nodes *labelmap.Map) *scores.Scores {
+		var list []*scores.Case
+		for i, pair := range [][2]*labelmap.Map{{empty, emptys}, {node, nodes}} {
+			l, err := s.Score(pair[0], pair[1], targets, nil)
+			require.NoError(t, err)
+			list = append(list, &scores.Case{Case: fmt.Sprint("c", i), Labels: l})
+		}
+		return scores.New(s, targets, nil, list, nil)
+	}
+	both = sides{{"before", side(empty, part(2))}, {"after", side(part(1), part(3))}}
+	require.Equal(t, Tile{Name: "Dice, mean", Before: "0.67", After: "0.86", Better: 1,
+		Detail: "n = 1 of 2, where it is defined on both sides"}, both.tiles("1")[0])
 }
 
 func TestReportSaysWhatNAllowsToConclude(t *testing.T) {
@@ -308,6 +328,41 @@ func TestReportSaysWhatNAllowsToConclude(t *testing.T) {
 		require.Contains(t, html, `<section id="`+id+`"`)
 	}
 	require.Nil(t, held(t, html)["after"])
+}
+
+// A refit's model has seen the cases of the role val, and the curves of a training on all cases are of what
+// it was trained on: the page says so, and nothing else.
+func TestReportSaysWhatTheDeliveredModelHasSeen(t *testing.T) {
+	a := sample(t)
+	html := encoded(t, a)
+	for _, text := range []string{"<dt>Trained on</dt><dd>4 cases</dd>", "<dd>3 cases, never trained on</dd>",
+		"patches of the validation cases together. It shows whether training goes on to learn", ">validation<"} {
+		require.Contains(t, html, text)
+	}
+
+	a.CurvesOnTraining = true
+	html = encoded(t, a)
+	require.Contains(t, html, "<dd>3 cases, never trained on</dd>")
+	require.Contains(t, html, "patches of the training cases together. No case was kept from this training")
+	require.Contains(t, html, ">training cases, other patches<")
+	require.NotContains(t, html, ">validation<")
+	require.NotContains(t, html, "of the validation cases")
+
+	a.Refit = true
+	var rows []map[string]any
+	require.NoError(t, decode(a.Cases, &rows))
+	for i, role := range []string{"val", "val", "test"} {
+		rows[4+i]["role"] = role
+	}
+	a.Cases = rows
+	html = encoded(t, a)
+	require.Contains(t, html, "<dt>Scored</dt><dd>a model trained on 4 cases, with 3 cases held out of its training</dd>")
+	require.Contains(t, html, "<dt>Delivered</dt><dd>another model, trained on 6 cases, 2 of those held out among "+
+		"them (--refit)</dd>")
+	require.Contains(t, html, "val: held out of the scored model, trained on by the delivered one")
+	for _, text := range []string{"never trained on", "<dt>Trained on", "val, test: held out"} {
+		require.NotContains(t, html, text)
+	}
 }
 
 // A change that is not seen in the digits is not called better, and cases that disagree show nothing.
