@@ -18,6 +18,10 @@ type Estimate struct {
 // scatters is the last digits of float64.
 const rounding = 1e-14
 
+// widest is the part of the largest score beyond which an interval says nothing. With few hundredths of a degree
+// of freedom it is wider by a hundred orders of magnitude.
+const widest = 1e6
+
 // Crossed analyses x, rows of patients and columns of draws: scores of one method, or differences
 // of two. Patients and draws are both random and crossed, so that the interval is one for new
 // patients and newly drawn training cases, as the multi-reader multi-case analysis gives one for
@@ -30,7 +34,7 @@ const rounding = 1e-14
 // and e = max(MS_p-MS_e, 0), the variance of x̄ is (MS_d+e)/(nD), and Satterthwaite's degrees of
 // freedom are (MS_d+e)² / (MS_d²/(D-1) + [e>0]·(MS_p²/(n-1) + MS_e²/((n-1)(D-1)))).
 //
-// Where nothing scatters, the interval has no width and P is 1 if the mean is 0, else 0. With fewer
+// An interval wider than a million times scale is infinite. Where nothing scatters, the interval has no width and P is 1 if the mean is 0, else 0. With fewer
 // than two patients or draws only Mean is defined.
 // Source: Dorfman, Berbaum, Metz 1992; Obuchowski, Rockette 1995; Hillis 2007, Statist. Med. 26:596.
 func Crossed(x [][]float64, alpha, scale float64) Estimate {
@@ -94,6 +98,9 @@ func Crossed(x [][]float64, alpha, scale float64) Estimate {
 	est.T = est.Mean / math.Sqrt(v)
 	est.P = 2 * studentTail(math.Abs(est.T), est.DF)
 	half := studentQuantile(alpha/2, est.DF) * math.Sqrt(v)
+	if half > widest*scale {
+		half = math.Inf(1)
+	}
 	est.Low, est.High = est.Mean-half, est.Mean+half
 	return est
 }

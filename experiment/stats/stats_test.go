@@ -110,11 +110,6 @@ func check(t *testing.T, g *reference) {
 			require.True(t, math.IsInf(got.High, 1) || math.IsNaN(got.High), what)
 			continue
 		}
-		if c.CI[1] > 1e140 { // near 1e152 SciPy's quantiles for few degrees of freedom stop to grow
-			require.Greater(t, got.High, 1e140, what)
-			require.Less(t, got.Low, -1e140, what)
-			continue
-		}
 		near(t, c.CI[0], got.Low, 1e-8, what+", low")
 		near(t, c.CI[1], got.High, 1e-8, what+", high")
 	}

@@ -56,18 +56,21 @@ def mean_squares(x):
     return ms_d, ms_p, both / ((n - 1) * (d - 1))
 
 
-def crossed(x, alpha=0.05):
+def crossed(x, alpha=0.05, scale=1):
+    """scale is the largest of the scores that x are differences of: what rounding leaves grows with it."""
     n, d = x.shape
     ms_d, ms_p, ms_e = mean_squares(x)
     e = max(ms_p - ms_e, 0)
     if e < 1e-12 * ms_p:  # equal but for rounding
         e = 0
-    if ms_d < 1e-25:
+    if ms_d < max(
+        1e-25 * scale**2, 1e-13 * (ms_d + ms_p + ms_e)
+    ):  # sums of squares were subtracted
         ms_d = 0
     v = (ms_d + e) / (n * d)
-    if v < 1e-28:
+    if v < 1e-28 * scale**2:
         m = float(x.mean())
-        m = 0.0 if abs(m) < 1e-14 else m
+        m = 0.0 if abs(m) < 1e-14 * scale else m
         return dict(mean=m, ci=[m, m], t=None, df=None, p=float(m == 0))
     below = ms_d**2 / (d - 1)
     if e > 0:
@@ -77,7 +80,7 @@ def crossed(x, alpha=0.05):
     half = stats.t.ppf(1 - alpha / 2, df) * math.sqrt(v)
     return dict(
         mean=float(x.mean()),
-        ci=[float(x.mean() - half), float(x.mean() + half)] if math.isfinite(half) else None,
+        ci=[float(x.mean() - half), float(x.mean() + half)] if half <= 1e6 * scale else None,
         t=float(t),
         df=float(df),
         p=float(2 * stats.t.sf(abs(t), df)),
@@ -202,6 +205,8 @@ def make(seed):
         np.tile(few, (1, 3)),  # patients alone
         few + np.array([[1, -1, 0], [-1, 1, 0], [0, 0, 0], [1, 0, -1], [-1, 0, 1], [0, 0, 0]]),
         rng.integers(0, 3, (8, 4)) / 4,  # ties
+        1.001 * np.array([[0.5], [-0.5], [1], [-1]])  # hardly a degree of freedom
+        + np.array([[1, -1], [-1, 1], [0.5, -0.5], [-0.5, 0.5]]),
     ):
         g["crossed"].append(dict(x=x.tolist(), scale=1.0, alpha=0.05, **crossed(x)))
 

@@ -78,8 +78,8 @@ class Grid:
         return np.stack([y, np.broadcast_to(only[self.kept][whole][:, None, None], y.shape)]), left
 
 
-def estimate(y):
-    """The crossed analysis of patients × draws × seeds."""
+def estimate(y, scale=1):
+    """The crossed analysis of patients × draws × seeds, of scores as large as scale."""
     none = dict(mean=None, ci=None, t=None, df=None, p=None, factor=None, patients=[])
     if y is None or y.shape[0] == 0:
         return none
@@ -90,7 +90,11 @@ def estimate(y):
     mean = float(patients.mean())
     if n < 2 or x.shape[1] < 2:
         return {**none, "mean": mean, "factor": factor, "patients": patients}
-    return {**crossed(x, ALPHA), "factor": factor, "patients": patients}
+    return {**crossed(x, ALPHA, max(scale, 1)), "factor": factor, "patients": patients}
+
+
+def largest(y):
+    return 1 if y is None or y.size == 0 else float(np.abs(y).max())
 
 
 def resampled(patients):
@@ -152,7 +156,7 @@ def table(frame, primary, ties, reference):
             cells = list(g.draws)
             for c in cells:
                 y, left = g.join(c)
-                e = estimate(None if y is None else y[0])
+                e = estimate(None if y is None else y[0], largest(y))
                 siblings = [o for o in cells if (o[0], o[2]) == (c[0], c[2])]
                 draws = set().union(*(g.draws[o] for o in siblings))
                 shape = (0, 0, 0) if y is None else y.shape[1:]
@@ -186,7 +190,7 @@ def table(frame, primary, ties, reference):
                     as_it_is = g.untrained(within, reference) if by == "method" else None
                     for a, b in compared(members, name, set(frame[by]), reference, as_it_is):
                         y, left = g.join(a, b) if b in members else g.beside(a, b)
-                        e = estimate(None if y is None else y[0] - y[1])
+                        e = estimate(None if y is None else y[0] - y[1], largest(y))
                         shape = (0, 0, 0) if y is None else y.shape[1:]
                         d = np.round(np.asarray(e["patients"], float), 10)
                         if metric in LOWER:
@@ -241,7 +245,7 @@ def table(frame, primary, ties, reference):
                         y, _ = g.beside((network, method, b), untrained)
                     else:
                         y, _ = g.join((network, method, b), (network, method, a))
-                    e = estimate(None if y is None else y[0] - y[1])
+                    e = estimate(None if y is None else y[0] - y[1], largest(y))
                     out["gains"].append(
                         {
                             **about,
@@ -265,8 +269,8 @@ def table(frame, primary, ties, reference):
                 if y is not None:
                     flat = y.reshape(len(numbers), -1)
                     slope = np.polyfit(np.log2([int(v) for v in numbers]), flat, 1)[0]
-                    e = estimate(slope.reshape(y.shape[1:]))
-                    more = estimate(ahead * slope.reshape(y.shape[1:]))
+                    e = estimate(slope.reshape(y.shape[1:]), largest(y))
+                    more = estimate(ahead * slope.reshape(y.shape[1:]), largest(y))
                 out["next"].append(
                     {
                         **about,
