@@ -27,7 +27,7 @@ import (
 // AdaptHead is what an adaptation does with the segmentation heads of the model.
 type AdaptHead string
 
-// Heads are kept where the labels agree by name or number, always, or never.
+// Heads are kept as the labels' names and number tell, always, or never.
 const (
 	AdaptHeadAuto  AdaptHead = "auto"
 	AdaptHeadKeep  AdaptHead = "keep"
@@ -42,7 +42,7 @@ type AdaptConfig struct {
 	AdaptCasesConfig
 	Refit bool `flag:"refit" help:"after scoring train once more, on the held-out cases of --cases too, and deliver that model"`
 	Method
-	Head AdaptHead `flag:"head" default:"auto" values:"auto,keep,reset" help:"segmentation heads: auto (kept where names or number of the labels agree), keep, reset"`
+	Head AdaptHead `flag:"head" default:"auto" values:"auto,keep,reset" help:"segmentation heads: auto (kept where the labels are the same, or as many under new names; else by name), keep, reset"`
 	finetune.Refine
 	Epochs        int    `flag:"epochs" range:"1.." help:"epochs (default: the method's)"`
 	Iterations    int    `flag:"iterations" default:"250" range:"1.." help:"iterations per epoch"`
@@ -315,7 +315,7 @@ func (a *adaptation) find(ctx context.Context) error {
 func (a *adaptation) stages() []stage {
 	list := []stage{{stageCases, "cases and plans", a.planCases}}
 	held := len(a.heldOut()) > 0
-	if held && a.comparable() {
+	if held && a.compared() {
 		list = append(list, stage{stageBefore, "scores of the model as it is", a.scoreBefore})
 	}
 	list = append(list, stage{stagePrepare, "training data", a.prepareData},
@@ -446,6 +446,9 @@ func shareNames(a, b []string) bool {
 	return slices.ContainsFunc(a, func(name string) bool { return slices.Contains(b, name) })
 }
 
+// compared says that the model as it is has scores: it is comparable, or an earlier version thought so.
+func (a *adaptation) compared() bool { return a.comparable() || a.record.done(stageBefore) }
+
 // notes says what the results allow to conclude.
 func (a *adaptation) notes() []string {
 	held := len(a.heldOut())
@@ -474,7 +477,7 @@ func (a *adaptation) remarks() []string {
 		add("The model that is delivered was trained on the held-out cases of --cases, too (--refit); the scores " +
 			"are those of the model before that.")
 	}
-	if held > 0 && !a.comparable() {
+	if held > 0 && !a.compared() {
 		add("The model as it is has no scores: it predicts other labels than the cases have.")
 	}
 	if a.Refit && !a.refits() {

@@ -930,11 +930,14 @@ func TestAdaptChoosesHeads(t *testing.T) {
 		{two, regions, train.HeadReset, false},
 		{regions, regions, train.HeadKeep, true},
 	} {
-		a := &adaptation{dataset: c.cases}
+		a := &adaptation{dataset: c.cases, record: &adaptRecord{}}
 		a.model.Dataset, a.Head = c.model, AdaptHeadAuto
 		head, why := a.heads()
 		require.Equal(t, c.head, head, why)
 		require.Equal(t, c.comparable, a.comparable(), why)
+		require.Equal(t, c.comparable, a.compared(), why)
+		a.record.Stages = []stageRecord{{Stage: stageBefore}} // by an earlier version
+		require.True(t, a.compared(), why)
 		a.Head = AdaptHeadReset
 		head, _ = a.heads()
 		require.Equal(t, train.HeadReset, head)

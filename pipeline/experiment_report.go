@@ -23,11 +23,14 @@ type ExperimentReportConfig struct {
 // ExperimentFiles writes all that is made of scores to the folder Out, or beside the scores: tables,
 // pictures, report.html.
 func ExperimentFiles(ctx context.Context, c ExperimentTableConfig, o Output) (*table.Table, error) {
+	if err := keepScores(c.folder(), c.Scores); err != nil {
+		return nil, err
+	}
 	a, err := analyse(ctx, c, o)
 	if err != nil {
 		return nil, err
 	}
-	if err := writeTables(c.folder(), c.Scores, a.table); err != nil {
+	if err := writeTables(c.folder(), a.table); err != nil {
 		return nil, err
 	}
 	drawn := figures.Draw(a.table, a.runs)

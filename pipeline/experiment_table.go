@@ -46,11 +46,16 @@ var ties = map[string]float64{"Dice": 0.005, "NSD_2": 0.005, "HD95": 0.1}
 // ExperimentTable analyses scores of trainings, ours or anybody's, and writes the tables where Out
 // says. Warnings of the table are logged.
 func ExperimentTable(ctx context.Context, c ExperimentTableConfig, o Output) (*table.Table, error) {
+	if c.Out != "" {
+		if err := keepScores(c.Out, c.Scores); err != nil {
+			return nil, err
+		}
+	}
 	a, err := analyse(ctx, c, o)
 	if err != nil || c.Out == "" {
 		return a.table, err
 	}
-	return a.table, writeTables(c.Out, c.Scores, a.table)
+	return a.table, writeTables(c.Out, a.table)
 }
 
 // analysis is scores with their table.
@@ -141,29 +146,31 @@ func (a *analysis) readRuns(c *ExperimentTableConfig) (err error) {
 	return err
 }
 
-// writeTables writes the table in all its forms, unless one would take the place of the scores.
-func writeTables(folder, scores string, t *table.Table) error {
+// keepScores complains if a table would take the place of the scores.
+func keepScores(folder, scores string) error {
+	for _, name := range tableFiles {
+		if replaced(filepath.Join(folder, name), scores) != "" {
+			return settings.Usage("%s: the tables, of which one is called %s, would take the place of the "+
+				"scores: name another folder with -o", scores, name)
+		}
+	}
+	return nil
+}
+
+var tableFiles = []string{"table.md", "table.csv", "table.tex", "table.json"}
+
+// writeTables writes the table in all its forms.
+func writeTables(folder string, t *table.Table) error {
 	if err := os.MkdirAll(folder, 0o755); err != nil {
 		return err
 	}
-	for _, f := range []struct {
-		name  string
-		write func(w io.Writer) error
-	}{
-		{"table.md", t.Markdown},
-		{"table.csv", t.CSV},
-		{"table.tex", t.LaTeX},
-		{"table.json", func(w io.Writer) error { _, err := report.JSON(w, t); return err }},
-	} {
-		if replaced(filepath.Join(folder, f.name), scores) != "" {
-			return settings.Usage("%s: the tables, of which one is called %s, would take the place of the "+
-				"scores: name another folder with -o", scores, f.name)
-		}
+	for i, write := range []func(w io.Writer) error{t.Markdown, t.CSV, t.LaTeX,
+		func(w io.Writer) error { _, err := report.JSON(w, t); return err }} {
 		var b bytes.Buffer
-		if err := f.write(&b); err != nil {
+		if err := write(&b); err != nil {
 			return err
 		}
-		if err := atomicfile.Write(filepath.Join(folder, f.name), b.Bytes()); err != nil {
+		if err := atomicfile.Write(filepath.Join(folder, tableFiles[i]), b.Bytes()); err != nil {
 			return err
 		}
 	}

@@ -115,6 +115,7 @@ func TestExperimentTableRefuses(t *testing.T) {
 	kept, err := os.ReadFile(own)
 	require.NoError(t, err)
 	require.Equal(t, string(text), string(kept))
+	require.NoFileExists(t, filepath.Join(folder, "table.md"), "it is known before anything is written")
 	r = lntorch(t, "experiment", "tabel")
 	require.Equal(t, 2, r.code)
 	require.Contains(t, r.errOut, `unknown command "tabel": expected a file that ends in .yaml, .toml or .json, or command, plan, `)

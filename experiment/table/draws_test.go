@@ -24,6 +24,21 @@ func analysed(t *testing.T, text string, key func(Run) string) (numbers map[stri
 	return numbers, of
 }
 
+// Draws are not the same whose scores differ in a column that is not asked for.
+func TestDrawsDifferInAnyColumn(t *testing.T) {
+	for recall, want := range map[string]int{"0.5": 1, "0.25": 2} {
+		text := "method,shots,draw,seed,case,Dice,recall,comment\n"
+		for _, c := range []string{"p", "q", "r"} {
+			text += "a,1,0,0," + c + ",0.5,0.5,of draw 0\n" + "a,1,1,0," + c + ",0.5," + recall + ",of draw 1\n"
+		}
+		scores, err := Read([]byte(text), "scores.csv", []string{"Dice"})
+		require.NoError(t, err)
+		of, err := Make(context.Background(), scores, settings())
+		require.NoError(t, err)
+		require.Equal(t, want, of.Cells[0].Draws, recall)
+	}
+}
+
 // copied is the scores with the runs of a draw at some shots under other draws, too, in place of theirs.
 func copied(text, shots, draw string, to ...string) string {
 	var lines []string

@@ -78,12 +78,13 @@ type runID struct{ draw, seed string }
 // one is missing or undefined.
 type run struct {
 	scores [][]float64
+	others uint64 // a sum of the numbers in columns that are no metrics
 	key    string // what the caller knows the training by; "": nothing
 }
 
 // digest adds the scores to a sum.
 func (r *run) digest(h hash.Hash) {
-	var b []byte
+	b := binary.LittleEndian.AppendUint64(nil, r.others)
 	for _, of := range r.scores {
 		for _, v := range of {
 			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
@@ -97,7 +98,11 @@ type row struct {
 	line   int
 	key    [9]int32 // by keys: which of the column's values
 	values []float64
+	others uint64 // a sum of the numbers in columns that are no metrics
 }
+
+// add adds a number to a sum, by FNV-1a.
+func add(sum uint64, v float64) uint64 { return (sum ^ math.Float64bits(v)) * 1099511628211 }
 
 // allShots is the whole pool as a number of shots, which orders it last.
 const allShots = math.MaxInt
@@ -176,6 +181,11 @@ func read(text []byte, metrics []string) (*Scores, error) {
 				return nil, fmt.Errorf("line %d: %s: %w", line, h.metrics[k], err)
 			}
 		}
+		for _, at := range h.others {
+			if v, err := score(record[at]); err == nil {
+				w.others = add(w.others, v)
+			}
+		}
 		rows = append(rows, w)
 	}
 	if len(rows) == 0 {
@@ -222,6 +232,7 @@ type header struct {
 	key     [9]int // by keys; -1 for one that is missing
 	metrics []string
 	metric  []int
+	others  []int // not asked for
 }
 
 func parseHeader(names []string, wanted []string) (*header, error) {
@@ -280,6 +291,11 @@ func parseHeader(names []string, wanted []string) (*header, error) {
 			return nil, fmt.Errorf("metric %s is asked for twice", name)
 		}
 		h.metrics, h.metric = append(h.metrics, name), append(h.metric, at)
+	}
+	for i, name := range names {
+		if !slices.Contains(keys, name) && !slices.Contains(passedOver, name) && !slices.Contains(wanted, name) {
+			h.others = append(h.others, i)
+		}
 	}
 	return h, nil
 }
@@ -464,6 +480,7 @@ func (s *Scores) fill(g *group, rows []row) error {
 					min(seen[i], w.line), max(seen[i], w.line))
 			}
 			seen[i] = w.line
+			r.others = add(r.others, math.Float64frombits(w.others))
 			for m, v := range w.values {
 				r.scores[m][patient[i]] += v / size[patient[i]]
 			}

@@ -17,7 +17,7 @@ import (
 
 // standIn has Gloo stand in for NCCL, which wants GPUs: both wait in their first collective until
 // all ranks have come to it. then is done to the group of rank 1.
-func standIn(t *testing.T, then func(pg *torch.ProcessGroup)) func(c Config) error {
+func standIn(t *testing.T, limit time.Duration, then func(pg *torch.ProcessGroup)) func(c Config) error {
 	real := newNCCL
 	t.Cleanup(func() { newNCCL = real })
 	newNCCL = func(s *torch.Store, rank, size int, limit time.Duration) (*torch.ProcessGroup, error) {
@@ -28,7 +28,7 @@ func standIn(t *testing.T, then func(pg *torch.ProcessGroup)) func(c Config) err
 		return pg, err
 	}
 	return func(c Config) error {
-		c.Backend, c.Timeout = NCCL, 5*time.Second
+		c.Backend, c.Timeout = NCCL, limit
 		g, err := connect(t.Context(), c)
 		if err == nil {
 			g.Close()
@@ -40,7 +40,7 @@ func standIn(t *testing.T, then func(pg *torch.ProcessGroup)) func(c Config) err
 // NCCL connects the ranks in the first collective, in C: a rank where it fails is named on all of
 // them, none of which is left waiting.
 func TestARankThatNCCLDoesNotConnectIsNamed(t *testing.T) {
-	errs := meet(t, standIn(t, func(pg *torch.ProcessGroup) { pg.Abort("no socket interface found") }))
+	errs := meet(t, standIn(t, time.Minute, func(pg *torch.ProcessGroup) { pg.Abort("no socket interface found") }))
 	for rank, err := range errs {
 		var failed *Failed
 		require.ErrorAs(t, err, &failed, "rank %d", rank)
@@ -53,14 +53,14 @@ func TestARankThatNCCLDoesNotConnectIsNamed(t *testing.T) {
 func TestARankThatHangsInNCCLIsNamed(t *testing.T) {
 	end := make(chan struct{})
 	t.Cleanup(func() { close(end) })
-	for rank, err := range meet(t, standIn(t, func(*torch.ProcessGroup) { <-end })) {
+	for rank, err := range meet(t, standIn(t, 5*time.Second, func(*torch.ProcessGroup) { <-end })) {
 		require.ErrorContains(t, err, "rank 1 (host ", "rank %d", rank)
 	}
 }
 
 // Ranks that are connected add up.
 func TestRanksThatNCCLConnects(t *testing.T) {
-	for rank, err := range meet(t, standIn(t, func(*torch.ProcessGroup) {})) {
+	for rank, err := range meet(t, standIn(t, time.Minute, func(*torch.ProcessGroup) {})) {
 		require.NoError(t, err, "rank %d", rank)
 	}
 }
