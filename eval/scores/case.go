@@ -137,11 +137,14 @@ func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64,
 	add("volume_ref_mm3", float64(nr)*voxel)
 	add("volume_pred_mm3", float64(np)*voxel)
 	if !enough {
-		l.Excess = fmt.Sprintf("%d nodes in the reference and %d in the prediction", len(foundR.Voxels),
-			len(foundP.Voxels))
+		more, what := "", "nodes and distances are"
 		if taken <= room.Bytes {
-			l.Excess += ", with rugged surfaces"
+			more = ", with rugged surfaces"
 		}
+		if l.Empty != "none" {
+			what = "nodes are"
+		}
+		l.Excess = excess(len(foundR.Voxels), len(foundP.Voxels), more, what)
 		return l, nil
 	}
 

@@ -249,19 +249,23 @@ func TestNoiseIsNotMeasured(t *testing.T) {
 	one, both := []eval.Target{eval.Label(1)}, []eval.Target{eval.Label(1), eval.Label(2)}
 	// A single voxel has eight elements.
 	nodes, surfaces := int64(2*500*NodeBytes), int64(2*500*8*elementBytes)
-	const many = "500 nodes in the reference and 500 in the prediction"
+	const (
+		left   = ", more than there is memory for: nodes and distances are not measured, and in no mean or count"
+		many   = "500 nodes in the reference and 500 in the prediction" + left
+		rugged = "500 nodes in the reference and 500 in the prediction, with rugged surfaces" + left
+	)
 	for _, c := range []struct {
 		bytes   int64
 		targets []eval.Target
 		excess  map[string]string
 	}{
 		{nodes - 1, one, map[string]string{"1": many}},
-		{nodes, one, map[string]string{"1": many + ", with rugged surfaces"}},
-		{nodes + surfaces/2, one, map[string]string{"1": many + ", with rugged surfaces"}},
-		{nodes + surfaces - 1, one, map[string]string{"1": many + ", with rugged surfaces"}},
+		{nodes, one, map[string]string{"1": rugged}},
+		{nodes + surfaces/2, one, map[string]string{"1": rugged}},
+		{nodes + surfaces - 1, one, map[string]string{"1": rugged}},
 		{nodes + surfaces, one, nil},
 		{2*nodes - 1, both, map[string]string{"2": many}},
-		{2*nodes + surfaces - 1, both, map[string]string{"2": many + ", with rugged surfaces"}},
+		{2*nodes + surfaces - 1, both, map[string]string{"2": rugged}},
 		{2*nodes + surfaces, both, nil},
 	} {
 		got, err := Default().ScoreWithin(Room{Bytes: c.bytes}, m, m, c.targets, nil)
@@ -296,6 +300,7 @@ func TestNoiseBesideNothingHasNoDistances(t *testing.T) {
 	require.Equal(t, plain(t, want), plain(t, got))
 	got, err = Default().ScoreWithin(Room{Bytes: nodes - 1}, &nothing, m, one, nil)
 	require.NoError(t, err)
+	require.Contains(t, got["1"].Excess, ": nodes are not measured")
 	require.False(t, got["1"].Measured())
 	require.Equal(t, want["1"].Metrics.Get("NSD_1"), got["1"].Metrics.Get("NSD_1"))
 	require.EqualValues(t, 0, got["1"].Metrics.Get("NSD_1"))
@@ -327,8 +332,9 @@ func TestAggregatesLeaveOutWhatWasNotMeasured(t *testing.T) {
 	s := scored(t, Default(), []*labelmap.Map{cubes(4, 6), cubes(4, 6)}, []*labelmap.Map{cubes(4), cubes(4, 6)})
 	targets, names := []eval.Target{eval.Label(1)}, map[string]string{"1": "node"}
 	want := New(Default(), targets, names, s.Cases[:1], nil).Aggregate["1"].Detection
-	s.Cases[1].Labels["1"].Forget()
-	require.Equal(t, "2 nodes in the reference and 2 in the prediction", s.Cases[1].Labels["1"].Excess)
+	s.Cases[1].Labels["1"].Forget(7)
+	require.Equal(t, "2 nodes in the reference and 2 in the prediction, after 7 in the cases before, more than there is "+
+		"memory for: nodes are not measured, and in no mean or count", s.Cases[1].Labels["1"].Excess)
 	got := New(Default(), targets, names, s.Cases, nil)
 	require.Equal(t, plain(t, want), plain(t, got.Aggregate["1"].Detection))
 	require.Equal(t, 1, got.Aggregate["1"].N)
@@ -352,7 +358,7 @@ func TestAggregatesLeaveOutWhatWasNotMeasured(t *testing.T) {
 	require.NoError(t, again.WriteNodesCSV(&nodes))
 	require.Equal(t, 1+3, strings.Count(nodes.String(), "\n"))
 
-	got.Cases[0].Labels["1"].Forget()
+	got.Cases[0].Labels["1"].Forget(7)
 	none := New(Default(), targets, names, got.Cases, nil).Aggregate["1"]
 	require.Zero(t, none.N)
 	require.False(t, none.Detection["any"].Recall.Defined())

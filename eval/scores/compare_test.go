@@ -145,7 +145,7 @@ func TestCompareLeavesOutNodesThatWereNotMeasured(t *testing.T) {
 	require.Nil(t, want.NotMeasured)
 	for noisy := range 2 {
 		m := threeModels(t)[:2]
-		m[noisy].Cases[0].Labels["1"].Forget()
+		m[noisy].Cases[0].Labels["1"].Forget(0)
 		c, err := Compare([]string{"A", "B"}, m)
 		require.NoError(t, err)
 		require.Equal(t, map[string][]string{"1": {"a"}}, c.NotMeasured)

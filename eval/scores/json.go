@@ -66,11 +66,18 @@ type Label struct {
 // in JSON.
 func (l *Label) Measured() bool { return l.Detection != nil }
 
-// Forget makes nodes that were measured such that were not; distances stay.
-func (l *Label) Forget() {
-	l.Excess = fmt.Sprintf("%d nodes in the reference and %d in the prediction", len(l.Nodes.Reference),
-		len(l.Nodes.Prediction))
+// Forget makes nodes that were measured such that were not, for want of memory beside so many of other cases;
+// distances stay.
+func (l *Label) Forget(others int64) {
+	l.Excess = excess(len(l.Nodes.Reference), len(l.Nodes.Prediction),
+		fmt.Sprintf(", after %d in the cases before", others), "nodes are")
 	l.Detection, l.Nodes = nil, Nodes{}
+}
+
+// excess says what was found, more of it, and what was left out.
+func excess(reference, prediction int, more, what string) string {
+	return fmt.Sprintf("%d nodes in the reference and %d in the prediction%s, more than there is memory for: %s not "+
+		"measured, and in no mean or count", reference, prediction, more, what)
 }
 
 // Nodes are the nodes of both masks.

@@ -405,7 +405,7 @@ func withoutNodes(s *scores.Scores) *scores.Scores {
 		copied := *one
 		copied.Labels = map[string]*scores.Label{}
 		for key, l := range one.Labels {
-			label := *l
+			label := *l // of nodes that were not measured null is written
 			label.Nodes = scores.Nodes{Reference: []scores.Node{}, Prediction: []scores.Node{}}
 			copied.Labels[key] = &label
 		}
