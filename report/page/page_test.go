@@ -639,6 +639,21 @@ func TestPagesSayWhatWasNotMeasured(t *testing.T) {
 	}
 }
 
+// Data that are too long by their nodes alone are not made to learn it; others are not left out for that.
+func TestNodesAloneCanBeTooMuchData(t *testing.T) {
+	text, err := json.Marshal(scores.Node{})
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(text), leastNode)
+	s := func(n int) *scores.Scores {
+		return &scores.Scores{Cases: []*scores.Case{{Labels: map[string]*scores.Label{"1": {Nodes: scores.Nodes{
+			Reference: make([]scores.Node, n/2), Prediction: make([]scores.Node, n-n/2)}}}}}}
+	}
+	const most = mostData / leastNode
+	require.False(t, tooMany(s(most), nil))
+	require.True(t, tooMany(s(most+1)))
+	require.True(t, tooMany(s(most), s(1)))
+}
+
 // Of many nodes the first ones alone become rows.
 func TestRowsAreMadeOfWhatIsShown(t *testing.T) {
 	made := 0
