@@ -465,7 +465,8 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	return result, err
 }
 
-// leastRoom is what the nodes and surfaces of a case may always take: LEASTROOM
+// leastRoom is what the nodes and surfaces of a case may always take: 100,000 nodes, or surfaces of 4
+// million elements. A body has one node; a node of one voxel has 8 elements, so that of such there are 87,000.
 const leastRoom = 512 << 20
 
 // bounds is how much memory evaluation takes, and how many cases at a time.

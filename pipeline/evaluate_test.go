@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -420,26 +421,33 @@ func TestEvaluateScoresTheVoxelsOfNoise(t *testing.T) {
 	t.Chdir(t.TempDir())
 	shape := [3]int{6, 20, 20}
 	for _, folder := range []string{"r", "p"} {
-		labelFile(t, folder+"/x.nii.gz", shape, nodesOf(true, true), nil)
+		labelFile(t, folder+"/a.nii.gz", shape, nodesOf(true, true), nil)
 	}
 	along := 1 + int(math.Cbrt(leastRoom/scores.NodeBytes))
 	shape, noise := specks(along)
+	require.Less(t, 8*len(noise), smallCase)
 	labelFile(t, "p/noise.nii.gz", shape, noise, nil)
 	labelFile(t, "r/noise.nii.gz", shape, make([]uint8, len(noise)), nil)
 	for _, command := range []bool{false, true} {
 		var out bytes.Buffer
+		var percents collected
+		before := gcPercent()
 		c := EvaluateConfig{Reference: "r", Prediction: "p", MaxRAM: 0.1, Labels: []int{1}, Command: command}
 		settings.Defaults(&c)
-		e, err := Evaluate(t.Context(), c, Output{Log: &out})
+		e, err := Evaluate(t.Context(), c, Output{Log: &out, Progress: &percents})
 		require.NoError(t, err)
+		require.Equal(t, collected{garbageOfSmall, 100}, percents) // the volume is small, what comes of it is not
+		require.Equal(t, before, gcPercent())
 		require.Empty(t, e.Failed)
 		require.Len(t, e.Cases, 2)
-		l := e.Cases[0].Labels["1"]
-		require.Equal(t, "noise", e.Cases[0].Case)
+		l := e.Cases[1].Labels["1"]
+		require.Equal(t, "noise", e.Cases[1].Case)
 		require.False(t, l.Measured())
 		require.EqualValues(t, 0, l.Metrics.Get("Dice"))
 		require.EqualValues(t, 0, l.Metrics.Get("NSD_2")) // by definition: its reference is empty
-		require.Equal(t, scores.Number(along*along*along), l.Metrics.Get("volume_pred_mm3")/scores.Number(spacingOf(e)))
+		spacing := e.Cases[1].Spacing
+		require.InDelta(t, float64(along*along*along)*spacing[0]*spacing[1]*spacing[2],
+			float64(l.Metrics.Get("volume_pred_mm3")), 1e-6)
 		require.Equal(t, 1, e.Aggregate["1"].N)
 		require.Equal(t, 2, e.Aggregate["1"].Detection["any"].TP)
 		says := fmt.Sprintf("WARNING: case noise, label 1: found 0 nodes in the reference and %d in the prediction, more "+
@@ -453,16 +461,23 @@ func TestEvaluateScoresTheVoxelsOfNoise(t *testing.T) {
 
 		read, err := scores.Read("p/scores.json")
 		require.NoError(t, err)
-		require.False(t, read.Cases[0].Labels["1"].Measured())
+		require.False(t, read.Cases[1].Labels["1"].Measured())
 		require.Contains(t, content(t, "p/summary.json"), `p/noise.nii.gz"`)
 		require.Contains(t, content(t, "p/scores.html"), "not measured")
 	}
 }
 
-// spacingOf is a voxel's volume in the first case.
-func spacingOf(e *Evaluated) float64 {
-	s := e.Cases[0].Spacing
-	return s[0] * s[1] * s[2]
+// collected notes the garbage collector's percent after each case.
+type collected []int
+
+func (*collected) Begin(string, int)  {}
+func (*collected) End()               {}
+func (g *collected) Done(int, string) { *g = append(*g, gcPercent()) }
+
+func gcPercent() int {
+	percent := debug.SetGCPercent(100)
+	debug.SetGCPercent(percent)
+	return percent
 }
 
 // What cases at work may take together is within the limit, and a case that is alone has all of it.

@@ -312,7 +312,7 @@ func TestMuchIsToldBeforeItIsTaken(t *testing.T) {
 	little := Room{math.MaxInt64, func() { t.Error("told of little") }}
 	_, err := Default().ScoreWithin(little, m, m, []eval.Target{eval.Label(1)}, nil)
 	require.NoError(t, err)
-	const size = 2 * 12 // 1728 nodes, of 10 MB
+	const size = 2 * 12 // 1728 nodes, of 9 MB
 	noise := &labelmap.Map{Shape: [3]int{size, size, size}, Small: make([]uint8, size*size*size), Geometry: m.Geometry}
 	for i := range noise.Small {
 		if i%2 == 0 && i/size%2 == 0 && i/size/size%2 == 0 {
