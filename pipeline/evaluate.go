@@ -48,7 +48,7 @@ type EvaluateConfig struct {
 	Connectivity  int       `flag:"connectivity" default:"26" range:"6..26" help:"neighbours of a voxel that belong to its node: 6, 18 or 26"`
 	EmptyDistance string    `flag:"empty-distance" help:"diagonal: a distance to an empty mask is the image's diagonal (default: undefined)"`
 	AnyGeometry   bool      `flag:"ignore-geometry" help:"compare arrays of one shape, wherever they lie"`
-	Workers       int       `flag:"np" nnunet:"np" range:"1.." help:"cases at a time (default: the cores, eight at most)"`
+	Workers       int       `flag:"np" nnunet:"np" range:"1.." help:"cases at a time (default: the cores, eight at most; fewer where they have not 512 MiB each)"`
 	MaxRAM        float64   `flag:"max-ram" range:">0.." help:"GiB for the cases at work (default: three quarters of what is free)"`
 	EvaluateObjects
 
