@@ -205,6 +205,14 @@ func PrintComparison(w io.Writer, c *scores.Comparison, metric string) error {
 			return err
 		}
 	}
+	for _, key := range c.Keys() {
+		if out := c.NotMeasured[key]; out != nil {
+			if _, err := fmt.Fprintf(w, "label %s: without the nodes of %d of %d cases, which were not measured for all models "+
+				"(%s)\n", Printable(c.Labels[key]), len(out), len(c.Cases), Printable(several(out))); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 

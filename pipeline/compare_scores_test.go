@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/internal/settings"
 	"github.com/lntorch/lntorch/report"
 )
@@ -62,6 +63,23 @@ label  mm    nodes  found by all  by none  by one alone  by two alone
 1      5-10      2             1        0             0             1
 1      >=10      0             0        0             0             0
 `, b.String())
+
+	// What a model left without nodes is compared in what it has, and named.
+	noisy, err := scores.Read("a/scores.json")
+	require.NoError(t, err)
+	noisy.Cases[0].Labels["1"].Forget(0)
+	text, err := json.Marshal(noisy)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile("noisy.json", text, 0o600))
+	less, _, err := CompareScores(CompareConfig{Validations: []string{"one=noisy.json", "two=b"}, Metric: "Dice"})
+	require.NoError(t, err)
+	b.Reset()
+	require.NoError(t, PrintComparison(&b, less, "Dice"))
+	require.Contains(t, b.String(), "\n1      HD95       1  9.765  two")
+	require.Contains(t, b.String(), "\n1      recall     0      –  two        –")
+	require.Contains(t, b.String(), "\n1      all       0  ")
+	require.True(t, strings.HasSuffix(b.String(), "\nlabel 1: without the nodes of 1 of 1 cases, which were not measured for "+
+		"all models (x)\n"), b.String())
 
 	c.Picture = "c.json"
 	_, files, err = CompareScores(c)

@@ -48,9 +48,11 @@ type EvaluateConfig struct {
 	Connectivity  int       `flag:"connectivity" default:"26" range:"6..26" help:"neighbours of a voxel that belong to its node: 6, 18 or 26"`
 	EmptyDistance string    `flag:"empty-distance" help:"diagonal: a distance to an empty mask is the image's diagonal (default: undefined)"`
 	AnyGeometry   bool      `flag:"ignore-geometry" help:"compare arrays of one shape, wherever they lie"`
-	Workers       int       `flag:"np" nnunet:"np" range:"1.." help:"cases at a time (default: the cores, eight at most)"`
+	Workers       int       `flag:"np" nnunet:"np" range:"1.." help:"cases at a time (default: the cores, eight at most; fewer where they have not 512 MiB each)"`
 	MaxRAM        float64   `flag:"max-ram" range:">0.." help:"GiB for the cases at work (default: three quarters of what is free)"`
 	EvaluateObjects
+
+	Command bool // it is the command: messages name its flags
 }
 
 // Evaluated is what Evaluate found and wrote.
@@ -117,11 +119,8 @@ type evaluation struct {
 	known   []int        // labels of dataset.json; nil without
 	dataset *raw.Dataset // cases: one prediction and its reference
 
-	room int64 // bytes for the nodes of all cases
-
 	lock   sync.Mutex
 	others [2]unknown // of references, predictions
-	nodes  int64      // of all cases
 }
 
 // unknown is the labels of files that dataset.json does not have.
@@ -406,38 +405,34 @@ func (e *evaluation) pair() error {
 // run scores all cases and writes the files.
 func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	c := &e.config
-	workers := c.Workers
-	if workers == 0 {
-		workers = min(runtime.GOMAXPROCS(0), 8)
+	bounds, err := c.bounds(len(e.dataset.Cases))
+	if err != nil {
+		return nil, err
 	}
-	limit := int64(c.MaxRAM * (1 << 30))
-	if limit == 0 {
-		m, err := system.ReadMemory()
-		if err != nil {
-			return nil, err
-		}
-		limit = system.Budget(m.Available)
-	}
-	memory := system.NewShare(limit)
-	e.room = max(limit, leastRoom)
+	memory := system.NewShare(bounds.limit)
 	// Cases of a few MB leave more garbage than they hold: it is collected less often, as long as there is no
-	// large one.
+	// large one, or one of many nodes.
 	defer debug.SetGCPercent(debug.SetGCPercent(garbageOfSmall))
+	large := func() { debug.SetGCPercent(100) }
 	cases := make([]*scores.Case, len(e.dataset.Cases))
 	counted := make([]eval.Case, len(e.dataset.Cases))
+	kept := keeping{cases: cases, done: make([]bool, len(cases)), most: bounds.all / scores.NodeBytes, large: large,
+		forgotten: map[*scores.Label]bool{}}
 	wrong := map[int]error{}
-	err := e.dataset.Each(ctx, workers, "scoring", e.out.progress(),
+	err = e.dataset.Each(ctx, bounds.workers, "scoring", e.out.progress(),
 		func(i int, one raw.Case) error {
+			defer kept.add(i)
 			need := estimateLabels(e.objects.bytes(), one.Label, one.Images[0])
 			if need > smallCase {
-				debug.SetGCPercent(100)
+				large()
 			}
-			if err := memory.Take(ctx, need); err != nil {
+			room := bounds.room(need)
+			if err := memory.Take(ctx, need+room); err != nil {
 				return err
 			}
-			defer memory.Give(need)
+			defer memory.Give(need + room)
 			var err error
-			cases[i], counted[i], err = e.score(one, max(limit/int64(workers), need, leastRoom))
+			cases[i], counted[i], err = e.score(one, scores.Room{Bytes: room, Large: large})
 			if err != nil {
 				e.lock.Lock()
 				wrong[i] = err
@@ -449,6 +444,7 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 		return nil, ctx.Err()
 	}
 	e.warn()
+	kept.warn(e.out, e.targets, c.Command, bounds.workers)
 	var failed []scores.Failed
 	var good []eval.Case
 	var scored []*scores.Case
@@ -469,9 +465,43 @@ func (e *evaluation) run(ctx context.Context) (*Evaluated, error) {
 	return result, err
 }
 
-// leastRoom is what the nodes and surfaces of a case may always take: 80,000 nodes, or surfaces of 4 million
-// elements; that of a body has one.
+// leastRoom is what the nodes and surfaces of a case may always take: 100,000 nodes, or surfaces of 4
+// million elements. A body has one node; a node of one voxel has 8 elements, so that of such there are 87,000.
 const leastRoom = 512 << 20
+
+// bounds is how much memory evaluation takes, and how many cases at a time.
+type bounds struct {
+	workers int
+	limit   int64 // bytes for the cases at work
+	all     int64 // bytes for the nodes of all cases, until they are written
+}
+
+// bounds finds them for so many cases.
+func (c *EvaluateConfig) bounds(cases int) (bounds, error) {
+	m, err := system.ReadMemory()
+	if err != nil && c.MaxRAM == 0 {
+		return bounds{}, err
+	}
+	return c.boundsOf(cases, system.Budget(m.Available)), nil
+}
+
+// boundsOf finds them where so much memory is free.
+func (c *EvaluateConfig) boundsOf(cases int, free int64) bounds {
+	b := bounds{workers: c.Workers, limit: int64(c.MaxRAM * (1 << 30))}
+	if b.limit == 0 {
+		b.limit = free
+	}
+	if b.workers == 0 {
+		b.workers = min(runtime.GOMAXPROCS(0), 8)
+	}
+	b.workers = max(1, min(b.workers, cases, int(b.limit/leastRoom)))
+	b.all = max(b.limit, leastRoom, min(int64(cases)*leastRoom, free))
+	return b
+}
+
+// room is the part of the nodes and surfaces of a case that takes so many bytes without: with them, it takes one of
+// the cases at a time, or more, and then others wait.
+func (b bounds) room(need int64) int64 { return max(b.limit/int64(b.workers)-need, leastRoom) }
 
 // How much garbage, in per cent of what is held, is left while cases are small, and what small is in bytes.
 const (
@@ -504,8 +534,8 @@ func estimateLabels(unknown int64, paths ...string) int64 {
 	return total * int64(len(paths)) / known
 }
 
-// score scores one case, whose nodes and surfaces have so many bytes.
-func (e *evaluation) score(c raw.Case, room int64) (*scores.Case, eval.Case, error) {
+// score scores one case, whose nodes and surfaces have that room.
+func (e *evaluation) score(c raw.Case, room scores.Room) (*scores.Case, eval.Case, error) {
 	counted := eval.Case{ReferenceFile: c.Label, PredictionFile: c.Images[0]}
 	reference, prediction, err := e.read(c)
 	if err != nil {
@@ -523,12 +553,6 @@ func (e *evaluation) score(c raw.Case, room int64) (*scores.Case, eval.Case, err
 		return nil, counted, fmt.Errorf("%s and %s: %w", c.Label, c.Images[0], err)
 	}
 	labels, err := e.settings.ScoreWithin(room, reference, prediction, e.targets, e.ignore)
-	if errors.Is(err, scores.ErrMemory) {
-		err = fmt.Errorf("%w If they are, give it more with --max-ram, or fewer cases at a time with --np", err)
-	}
-	if err == nil {
-		err = e.hold(labels)
-	}
 	if err != nil {
 		return nil, counted, fmt.Errorf("%s and %s: %w", c.Label, c.Images[0], err)
 	}
@@ -536,22 +560,84 @@ func (e *evaluation) score(c raw.Case, room int64) (*scores.Case, eval.Case, err
 		Spacing: reference.Geometry.Spacing, Labels: labels}, counted, nil
 }
 
-// hold makes sure that the nodes of all cases can be held until they are written.
-func (e *evaluation) hold(labels map[string]*scores.Label) error {
+// keeping keeps the nodes of cases, in their order, as long as all of them can be held until they are written:
+// which are kept does not depend on which case is scored first.
+type keeping struct {
+	cases []*scores.Case // nil where one failed
+	large func()         // called before files are made of many
+
+	lock sync.Mutex
+	done []bool
+	next int   // case
+	most int64 // nodes
+	kept int64
+
+	forgotten map[*scores.Label]bool
+}
+
+// add adds a case that is done.
+func (k *keeping) add(i int) {
+	k.lock.Lock()
+	defer k.lock.Unlock()
+	k.done[i] = true
+	for ; k.next < len(k.done) && k.done[k.next]; k.next++ {
+		if c := k.cases[k.next]; c != nil {
+			k.keep(c)
+		}
+	}
+}
+
+func (k *keeping) keep(c *scores.Case) {
 	own := int64(0)
-	for _, l := range labels {
+	for _, l := range c.Labels {
 		own += int64(len(l.Nodes.Reference) + len(l.Nodes.Prediction))
 	}
-	e.lock.Lock()
-	defer e.lock.Unlock()
-	if e.nodes+own > e.room/scores.NodeBytes {
-		return fmt.Errorf("found %d nodes, after %d in other cases, and there is no memory for more: score fewer "+
-			"cases at once, or give it more with --max-ram", own, e.nodes)
+	if k.kept+own <= k.most {
+		if k.kept += own; k.kept*scores.NodeBytes > smallCase {
+			k.large()
+		}
+		return
 	}
-	if e.nodes += own; e.nodes*scores.NodeBytes > smallCase {
-		debug.SetGCPercent(100) // before files are made of them
+	for _, l := range c.Labels {
+		if l.Measured() {
+			l.Forget(k.kept)
+			k.forgotten[l] = true
+		}
 	}
-	return nil
+}
+
+// warn says which labels of which cases have more nodes, or larger surfaces, than there is memory for; with flags also
+// which of them give more.
+func (k *keeping) warn(out Output, targets []eval.Target, flags bool, workers int) {
+	const most = 10 // labels that are named
+	found := 0
+	for _, c := range k.cases {
+		for _, t := range targets {
+			if c == nil || c.Labels[t.Key()].Measured() {
+				continue
+			}
+			if found++; found > most {
+				continue
+			}
+			l := c.Labels[t.Key()]
+			next := ""
+			switch {
+			case !flags:
+			case k.forgotten[l]:
+				next = " If they are, score fewer cases with one call, or give it more memory with --max-ram."
+			case workers > 1:
+				next = " If they are, give it more memory with --max-ram, or fewer cases at a time with --np."
+			default:
+				next = " If they are, give it more memory with --max-ram."
+			}
+			out.Printf("WARNING: case %s, label %s: found %s. Are they labels, and not noise?%s", c.Case, t.Key(),
+				l.Excess, next)
+		}
+	}
+	if found > most {
+		out.Printf("WARNING: the same holds for %d further labels of cases: those with detection null in %s", found-most,
+			scoresJSON)
+	}
 }
 
 // note notes the labels of a file that dataset.json does not have.

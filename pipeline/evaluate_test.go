@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/lntorch/lntorch/eval"
 	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/golden"
@@ -398,45 +401,167 @@ func TestEvaluateRefusesToWriteOverFiles(t *testing.T) {
 	require.FileExists(t, "p/scores.json")
 }
 
-// A case of noise fails before its nodes take memory, and stops no other.
-func TestEvaluateRefusesNoise(t *testing.T) {
-	t.Chdir(t.TempDir())
-	shape := [3]int{6, 20, 20}
-	for _, folder := range []string{"r", "p"} {
-		labelFile(t, folder+"/x.nii.gz", shape, nodesOf(true, true), nil)
-	}
-	const size = 2 * 45 // 91,125 single voxels
-	noise := make([]uint8, size*size*size)
-	for z := 0; z < size; z += 2 {
-		for y := 0; y < size; y += 2 {
-			for x := 0; x < size; x += 2 {
-				noise[(z*size+y)*size+x] = 1
+// specks is a volume of single voxels, so many along each axis.
+func specks(along int) (shape [3]int, labels []uint8) {
+	n := 2 * along
+	labels = make([]uint8, n*n*n)
+	for z := 0; z < n; z += 2 {
+		for y := 0; y < n; y += 2 {
+			for x := 0; x < n; x += 2 {
+				labels[(z*n+y)*n+x] = 1
 			}
 		}
 	}
-	labelFile(t, "p/noise.nii.gz", [3]int{size, size, size}, noise, nil)
-	labelFile(t, "r/noise.nii.gz", [3]int{size, size, size}, make([]uint8, len(noise)), nil)
-	e, err := evaluated(t, EvaluateConfig{Reference: "r", Prediction: "p", Workers: 1, MaxRAM: 0.1})
-	require.ErrorContains(t, err, "case noise: r/noise.nii.gz and p/noise.nii.gz: label 1: found 0 nodes in the reference "+
-		"and 91125 in the prediction: more than memory was given for; are they labels, and not noise? If they are, "+
-		"give it more with --max-ram, or fewer cases at a time with --np")
-	require.Len(t, e.Cases, 1)
-	require.Len(t, e.Failed, 1)
-	require.FileExists(t, "p/scores.json")
+	return [3]int{n, n, n}, labels
 }
 
-// The nodes of all cases, too, are held until they are written.
-func TestEvaluateHoldsSoManyNodes(t *testing.T) {
-	e := &evaluation{room: 10 * scores.NodeBytes}
-	labels := func(reference, prediction int) map[string]*scores.Label {
-		return map[string]*scores.Label{"1": {Nodes: scores.Nodes{Reference: make([]scores.Node, reference),
-			Prediction: make([]scores.Node, prediction)}}}
+// A case of noise is scored by its voxels before its nodes take memory; who called learns what is left out, and what
+// to do about it where it has flags for that.
+func TestEvaluateScoresTheVoxelsOfNoise(t *testing.T) {
+	t.Chdir(t.TempDir())
+	shape := [3]int{6, 20, 20}
+	for _, folder := range []string{"r", "p"} {
+		labelFile(t, folder+"/a.nii.gz", shape, nodesOf(true, true), nil)
 	}
-	require.NoError(t, e.hold(labels(3, 2)))
-	require.EqualError(t, e.hold(labels(0, 6)), "found 6 nodes, after 5 in other cases, and there is no memory for "+
-		"more: score fewer cases at once, or give it more with --max-ram")
-	require.NoError(t, e.hold(labels(5, 0)))
-	require.Error(t, e.hold(labels(1, 0)))
+	along := 1 + int(math.Cbrt(leastRoom/scores.NodeBytes))
+	shape, noise := specks(along)
+	require.Less(t, 8*len(noise), smallCase)
+	labelFile(t, "p/noise.nii.gz", shape, noise, nil)
+	labelFile(t, "r/noise.nii.gz", shape, make([]uint8, len(noise)), nil)
+	for _, command := range []bool{false, true} {
+		var out bytes.Buffer
+		var percents collected
+		before := gcPercent()
+		c := EvaluateConfig{Reference: "r", Prediction: "p", MaxRAM: 0.1, Labels: []int{1}, Command: command}
+		settings.Defaults(&c)
+		e, err := Evaluate(t.Context(), c, Output{Log: &out, Progress: &percents})
+		require.NoError(t, err)
+		require.Equal(t, collected{garbageOfSmall, 100}, percents) // the volume is small, what comes of it is not
+		require.Equal(t, before, gcPercent())
+		require.Empty(t, e.Failed)
+		require.Len(t, e.Cases, 2)
+		l := e.Cases[1].Labels["1"]
+		require.Equal(t, "noise", e.Cases[1].Case)
+		require.False(t, l.Measured())
+		require.EqualValues(t, 0, l.Metrics.Get("Dice"))
+		require.EqualValues(t, 0, l.Metrics.Get("NSD_2")) // by definition: its reference is empty
+		spacing := e.Cases[1].Spacing
+		require.InDelta(t, float64(along*along*along)*spacing[0]*spacing[1]*spacing[2],
+			float64(l.Metrics.Get("volume_pred_mm3")), 1e-6)
+		require.Equal(t, 1, e.Aggregate["1"].N)
+		require.Equal(t, 2, e.Aggregate["1"].Detection["any"].TP)
+		says := fmt.Sprintf("WARNING: case noise, label 1: found 0 nodes in the reference and %d in the prediction, more "+
+			"than there is memory for: nodes are not measured, and in no mean or count. Are they labels, and not noise?",
+			along*along*along)
+		if command {
+			says += " If they are, give it more memory with --max-ram."
+		}
+		require.Contains(t, out.String(), says+"\n")
+		require.Equal(t, 1, strings.Count(out.String(), "WARNING"))
+
+		read, err := scores.Read("p/scores.json")
+		require.NoError(t, err)
+		require.False(t, read.Cases[1].Labels["1"].Measured())
+		require.Contains(t, content(t, "p/summary.json"), `p/noise.nii.gz"`)
+		require.Contains(t, content(t, "p/scores.html"), "not measured")
+	}
+}
+
+// collected notes the garbage collector's percent after each case.
+type collected []int
+
+func (*collected) Begin(string, int)  {}
+func (*collected) End()               {}
+func (g *collected) Done(int, string) { *g = append(*g, gcPercent()) }
+
+func gcPercent() int {
+	percent := debug.SetGCPercent(100)
+	debug.SetGCPercent(percent)
+	return percent
+}
+
+// What cases at work may take together is within the limit, and a case that is alone has all of it.
+func TestEvaluateDividesMemoryByTheCasesAtWork(t *testing.T) {
+	const g = int64(1) << 30
+	for _, x := range []struct {
+		workers, cases int
+		ram            float64
+		free           int64
+		want           bounds
+	}{
+		{8, 20, 0, 16 * g, bounds{8, 16 * g, 16 * g}},
+		{8, 1, 0, 16 * g, bounds{1, 16 * g, 16 * g}},
+		{8, 2, 0, 16 * g, bounds{2, 16 * g, 16 * g}},
+		{8, 20, 0, 2 * g, bounds{4, 2 * g, 2 * g}}, // each has its least
+		{8, 20, 1, 16 * g, bounds{2, g, 10 * g}},   // as much is held as the least of twenty is
+		{8, 20, 1, 3 * g, bounds{2, g, 3 * g}},     // but not more than there is
+		{8, 20, 0.1, g / 8, bounds{1, g / 10, g / 2}},
+		{8, 0, 1, g, bounds{1, g, g}},
+	} {
+		c := EvaluateConfig{Workers: x.workers, MaxRAM: x.ram}
+		got := c.boundsOf(x.cases, x.free)
+		x.want.limit = max(x.want.limit, got.limit) // 0.1 GiB is rounded
+		require.Equal(t, x.want, got, x)
+		for _, need := range []int64{0, 1 << 20, g / 4, 3 * g} {
+			taken := need + got.room(need)
+			require.GreaterOrEqual(t, got.room(need), int64(leastRoom), x)
+			if share := got.limit / int64(got.workers); need+leastRoom <= share {
+				require.Equal(t, share, taken, x)
+			}
+		}
+	}
+}
+
+// The nodes of all cases, too, are held until they are written: those of which, follows from their order, whichever
+// is scored first.
+func TestEvaluateKeepsSoManyNodesInTheOrderOfCases(t *testing.T) {
+	labels := func(reference, prediction int) *scores.Case {
+		return &scores.Case{Labels: map[string]*scores.Label{"1": {Detection: map[string]*scores.Detection{}, Nodes: scores.Nodes{
+			Reference: make([]scores.Node, reference), Prediction: make([]scores.Node, prediction)}}}}
+	}
+	for _, order := range [][]int{{0, 1, 2, 3, 4}, {4, 3, 2, 1, 0}, {3, 1, 4, 0, 2}} {
+		cases := []*scores.Case{labels(3, 2), labels(0, 6), nil, labels(5, 0), labels(1, 0)}
+		for i, c := range cases {
+			if c != nil {
+				c.Case = string(rune('a' + i))
+			}
+		}
+		k := keeping{cases: cases, done: make([]bool, 5), most: 10, forgotten: map[*scores.Label]bool{}}
+		for _, i := range order {
+			k.add(i)
+		}
+		for i, kept := range map[int]bool{0: true, 1: false, 3: true, 4: false} {
+			require.Equal(t, kept, cases[i].Labels["1"].Measured(), "%v: %d", order, i)
+		}
+		var out bytes.Buffer
+		k.warn(Output{Log: &out}, []eval.Target{eval.Label(1)}, true, 1)
+		require.Equal(t, "WARNING: case b, label 1: found 0 nodes in the reference and 6 in the prediction, after 5 in the "+
+			"cases before, more than there is memory for: nodes are not measured, and in no mean or count. Are they "+
+			"labels, and not noise? If they are, score fewer cases with one call, or give it more memory with --max-ram.\n"+
+			"WARNING: case e, label 1: found 1 nodes in the reference and 0 in the prediction, after 10 in the cases before, "+
+			"more than there is memory for: nodes are not measured, and in no mean or count. Are they labels, and not "+
+			"noise? If they are, score fewer cases with one call, or give it more memory with --max-ram.\n", out.String())
+	}
+	// Nodes that will be written are many for the garbage collector, too.
+	told := 0
+	k := keeping{cases: []*scores.Case{labels(0, smallCase/scores.NodeBytes), labels(1, 1)}, done: make([]bool, 2), most: 1e6,
+		large: func() { told++ }}
+	k.add(0)
+	require.Zero(t, told)
+	k.add(1)
+	require.Equal(t, 1, told)
+}
+
+// Of much noise the first lines say enough.
+func TestEvaluateWarnsOfNoiseInFewLines(t *testing.T) {
+	k := keeping{}
+	for range 17 {
+		k.cases = append(k.cases, &scores.Case{Case: "x", Labels: map[string]*scores.Label{"1": {Excess: "noise"}}})
+	}
+	var out bytes.Buffer
+	k.warn(Output{Log: &out}, []eval.Target{eval.Label(1)}, false, 1)
+	require.Equal(t, 10, strings.Count(out.String(), "case x, label 1: found noise. Are they labels, and not noise?\n"))
+	require.Contains(t, out.String(), "WARNING: the same holds for 7 further labels of cases: ")
 }
 
 // Without a case that can be scored there is no number, either: 0 mm would be the best of distances.

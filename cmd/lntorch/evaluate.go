@@ -37,7 +37,7 @@ whose n says how many cases are in it.`,
   lntorch evaluate structures/ segs/ --image exams/ -l 1 --roi 'LN=GTVn.*|LN.*'`,
 		Args: exactly("REFERENCE", "PREDICTION"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c.Reference, c.Prediction = args[0], args[1]
+			c.Reference, c.Prediction, c.Command = args[0], args[1], true
 			e, err := pipeline.Evaluate(cmd.Context(), c, output(cmd))
 			if e == nil {
 				return err
@@ -79,11 +79,21 @@ func printScores(e *pipeline.Evaluated) error {
 			}
 			return fmt.Sprintf("%s (n=%d)", number(m.Mean), m.N)
 		}
-		d := s.Aggregate[key].Detection[rule]
+		a := s.Aggregate[key]
+		d := a.Detection[rule]
+		of := func(text string) string { // of the cases whose nodes were measured
+			if a.N == len(s.Cases) {
+				return text
+			}
+			if a.N == 0 {
+				return "–"
+			}
+			return fmt.Sprintf("%s (n=%d)", text, a.N)
+		}
 		t.Add(s.Labels[key], fmt.Sprint(len(s.Cases)), mean("Dice"), mean(nsd), mean("HD95"),
-			fmt.Sprint(d.TP+d.FN), number(d.Recall), number(d.Precision), number(d.F1))
+			of(fmt.Sprint(d.TP+d.FN)), of(number(d.Recall)), of(number(d.Precision)), of(number(d.F1)))
 		for _, class := range s.Settings.Classes() {
-			if c := d.BySize[class]; c != nil {
+			if c := d.BySize[class]; c != nil && (a.N > 0 || len(s.Cases) == 0) {
 				t.Add(s.Labels[key]+" "+class+" mm", "", "", "", "", fmt.Sprint(c.TP+c.FN), number(c.Recall),
 					number(c.Precision), number(c.F1))
 			}

@@ -7,7 +7,6 @@
 package scores
 
 import (
-	"errors"
 	"fmt"
 	"math"
 
@@ -25,22 +24,36 @@ import (
 // returns an error if the shapes differ.
 func (s Settings) Score(reference, prediction *labelmap.Map, targets []eval.Target,
 	ignore *int) (map[string]*Label, error) {
-	return s.ScoreWithin(math.MaxInt64, reference, prediction, targets, ignore)
+	return s.ScoreWithin(Room{Bytes: math.MaxInt64}, reference, prediction, targets, ignore)
 }
 
-// ErrMemory is the error of maps that look like noise.
-var ErrMemory = errors.New("more than memory was given for; are they labels, and not noise?")
-
-// NodeBytes is about what a node takes until it is in all files, measured with 128,000 and 250,000 nodes.
-const NodeBytes = 6 << 10
+// NodeBytes is what a node takes at most until it is in all files: 4.2 KB were measured with 65,000 to 260,000 nodes,
+// whose numbers had many digits.
+const NodeBytes = 5 << 10
 
 // elementBytes is about what an element of a surface takes until distances are sorted, measured with two
 // million.
 const elementBytes = 128
 
-// ScoreWithin is Score for maps that may be noise: masks of more nodes, or with larger surfaces, than so
-// many bytes hold are ErrMemory, before they are taken.
-func (s Settings) ScoreWithin(bytes int64, reference, prediction *labelmap.Map, targets []eval.Target,
+// largeBytes is what the nodes or surfaces of a label take that are many.
+const largeBytes = 8 << 20
+
+// Room is the memory for what noise has more of than masks of nodes do.
+type Room struct {
+	Bytes int64  // for the nodes of all labels, and the surfaces of one
+	Large func() // if not nil, called before more than largeBytes of it are taken
+}
+
+// take tells that so many bytes are about to be taken.
+func (r Room) take(bytes int64) {
+	if bytes > largeBytes && r.Large != nil {
+		r.Large()
+	}
+}
+
+// ScoreWithin is Score for maps that may be noise: of a label with more nodes, or larger surfaces, than there
+// is room for, nodes are not measured, and distances undefined; see Label.Measured.
+func (s Settings) ScoreWithin(room Room, reference, prediction *labelmap.Map, targets []eval.Target,
 	ignore *int) (map[string]*Label, error) {
 	grid := reference.Geometry
 	if reference.Shape != prediction.Shape {
@@ -49,16 +62,16 @@ func (s Settings) ScoreWithin(bytes int64, reference, prediction *labelmap.Map, 
 	}
 	switch {
 	case reference.Small != nil && prediction.Small != nil:
-		return score(s, bytes, reference.Small, prediction.Small, reference.Shape, grid, targets, ignore)
+		return score(s, room, reference.Small, prediction.Small, reference.Shape, grid, targets, ignore)
 	case reference.Small != nil:
-		return score(s, bytes, reference.Small, prediction.Wide, reference.Shape, grid, targets, ignore)
+		return score(s, room, reference.Small, prediction.Wide, reference.Shape, grid, targets, ignore)
 	case prediction.Small != nil:
-		return score(s, bytes, reference.Wide, prediction.Small, reference.Shape, grid, targets, ignore)
+		return score(s, room, reference.Wide, prediction.Small, reference.Shape, grid, targets, ignore)
 	}
-	return score(s, bytes, reference.Wide, prediction.Wide, reference.Shape, grid, targets, ignore)
+	return score(s, room, reference.Wide, prediction.Wide, reference.Shape, grid, targets, ignore)
 }
 
-func score[R, P mask.Integer](s Settings, bytes int64, reference []R, prediction []P, shape [3]int,
+func score[R, P mask.Integer](s Settings, room Room, reference []R, prediction []P, shape [3]int,
 	grid volume.Geometry, targets []eval.Target, ignore *int) (map[string]*Label, error) {
 	var values []int
 	for _, t := range targets {
@@ -75,11 +88,11 @@ func score[R, P mask.Integer](s Settings, bytes int64, reference []R, prediction
 	labels := map[string]*Label{}
 	for _, t := range targets {
 		r, p := pairs.Of(t.Labels())
-		l, err := s.label(r, p, grid, math.Sqrt(diagonal), bytes)
+		l, err := s.label(r, p, grid, math.Sqrt(diagonal), room)
 		if err != nil {
 			return nil, fmt.Errorf("label %s: %w", t.Key(), err)
 		}
-		bytes -= int64(len(l.Nodes.Reference)+len(l.Nodes.Prediction)) * NodeBytes
+		room.Bytes -= l.Nodes.bytes()
 		labels[t.Key()] = l
 	}
 	return labels, nil
@@ -87,7 +100,7 @@ func score[R, P mask.Integer](s Settings, bytes int64, reference []R, prediction
 
 // label scores one target, whose masks lie in one box.
 func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64,
-	bytes int64) (*Label, error) {
+	room Room) (*Label, error) {
 	l := &Label{Empty: "none", tp: mask.Shared(r, p)}
 	nr, np := r.Voxels(), p.Voxels()
 	l.fn, l.fp = nr-l.tp, np-l.tp
@@ -110,20 +123,31 @@ func (s Settings) label(r, p *mask.Mask, grid volume.Geometry, diagonal float64,
 	if err != nil {
 		return nil, err
 	}
-	inR, inP := int64(len(foundR.Voxels)), int64(len(foundP.Voxels))
-	if inR+inP > bytes/NodeBytes {
-		return nil, fmt.Errorf("found %d nodes in the reference and %d in the prediction: %w", inR, inP,
-			ErrMemory)
-	}
-	surfaceR, surfaceP := bothSurfaces(r, p, grid.Spacing, (bytes-(inR+inP)*NodeBytes)/elementBytes)
-	if surfaceP == nil {
-		return nil, fmt.Errorf("found rugged surfaces of %d voxels in the reference and %d in the prediction: "+
-			"%w", nr, np, ErrMemory)
+	taken := int64(len(foundR.Voxels)+len(foundP.Voxels)) * NodeBytes
+	room.take(taken)
+	var surfaceR, surfaceP *surface.Surface // not needed where a mask is empty
+	enough := taken <= room.Bytes
+	if enough && l.Empty == "none" {
+		surfaceR, surfaceP = bothSurfaces(r, p, grid.Spacing, (room.Bytes-taken)/elementBytes)
+		if enough = surfaceP != nil; enough {
+			room.take(int64(surfaceR.Elements()+surfaceP.Elements()) * elementBytes)
+		}
 	}
 	s.surfaces(l, surfaceR, surfaceP, diagonal)
 	voxel := grid.Spacing[0] * grid.Spacing[1] * grid.Spacing[2]
 	add("volume_ref_mm3", float64(nr)*voxel)
 	add("volume_pred_mm3", float64(np)*voxel)
+	if !enough {
+		more, what := "", "nodes and distances are"
+		if taken <= room.Bytes {
+			more = ", with rugged surfaces"
+		}
+		if l.Empty != "none" {
+			what = "nodes are"
+		}
+		l.Excess = excess(len(foundR.Voxels), len(foundP.Voxels), more, what)
+		return l, nil
+	}
 
 	overlaps, err := nodes.Compare(foundR, foundP)
 	if err != nil {
@@ -168,12 +192,12 @@ func ratio(a, b int64) float64 {
 	return float64(a) / float64(b)
 }
 
-// surfaces adds the metrics of the distances between two surfaces.
+// surfaces adds the metrics of the distances between two surfaces; all are undefined where two masks have none.
 func (s Settings) surfaces(l *Label, r, p *surface.Surface, diagonal float64) {
 	add := func(name string, v float64) { l.Metrics = append(l.Metrics, Metric{name, Number(v)}) }
-	if l.Empty != "none" {
+	if l.Empty != "none" || p == nil {
 		overlap, distance := 0.0, math.NaN()
-		if l.Empty == "both" {
+		if l.Empty == "both" || l.Empty == "none" {
 			overlap = math.NaN()
 		} else if s.EmptyDistance == "diagonal" {
 			distance = diagonal
@@ -293,6 +317,9 @@ func (d *Detection) ratios() {
 func (d *Detection) add(other *Detection) {
 	d.Add(other.Counts)
 	for name, c := range other.BySize {
+		if c == nil {
+			continue
+		}
 		if d.BySize == nil {
 			d.BySize = map[string]*Detection{}
 		}

@@ -1,10 +1,12 @@
 package scores
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -240,36 +242,125 @@ func speckled() *labelmap.Map {
 	return m
 }
 
-// What noise would take is known before it is taken: nodes of all labels, and the surfaces of one.
-func TestNoiseIsRefusedBeforeItTakesMemory(t *testing.T) {
+// What noise would take is known before it is taken, nodes of all labels, and the surfaces of one: what needs
+// them is undefined then, and all else is scored.
+func TestNoiseIsNotMeasured(t *testing.T) {
 	m := speckled()
 	one, both := []eval.Target{eval.Label(1)}, []eval.Target{eval.Label(1), eval.Label(2)}
 	// A single voxel has eight elements.
 	nodes, surfaces := int64(2*500*NodeBytes), int64(2*500*8*elementBytes)
+	const (
+		left   = ", more than there is memory for: nodes and distances are not measured, and in no mean or count"
+		many   = "500 nodes in the reference and 500 in the prediction" + left
+		rugged = "500 nodes in the reference and 500 in the prediction, with rugged surfaces" + left
+	)
 	for _, c := range []struct {
 		bytes   int64
 		targets []eval.Target
-		says    string // nothing: it is scored
+		excess  map[string]string
 	}{
-		{nodes - 1, one, "label 1: found 500 nodes in the reference and 500 in the prediction: more than memory"},
-		{nodes, one, "label 1: found rugged surfaces of 500 voxels in the reference and 500 in the prediction: more"},
-		{nodes + surfaces/2, one, "rugged surfaces"},
-		{nodes + surfaces - 1, one, "rugged surfaces"},
-		{nodes + surfaces, one, ""},
-		{2*nodes - 1, both, "label 2: found 500 nodes"},
-		{2*nodes + surfaces - 1, both, "label 2: found rugged surfaces"},
-		{2*nodes + surfaces, both, ""},
+		{nodes - 1, one, map[string]string{"1": many}},
+		{nodes, one, map[string]string{"1": rugged}},
+		{nodes + surfaces/2, one, map[string]string{"1": rugged}},
+		{nodes + surfaces - 1, one, map[string]string{"1": rugged}},
+		{nodes + surfaces, one, nil},
+		{2*nodes - 1, both, map[string]string{"2": many}},
+		{2*nodes + surfaces - 1, both, map[string]string{"2": rugged}},
+		{2*nodes + surfaces, both, nil},
 	} {
-		got, err := Default().ScoreWithin(c.bytes, m, m, c.targets, nil)
-		if c.says != "" {
-			require.ErrorIs(t, err, ErrMemory)
-			require.ErrorContains(t, err, c.says)
-			require.Nil(t, got)
-			continue
-		}
+		got, err := Default().ScoreWithin(Room{Bytes: c.bytes}, m, m, c.targets, nil)
 		require.NoError(t, err)
 		want, err := Default().Score(m, m, c.targets, nil)
 		require.NoError(t, err)
-		require.Equal(t, plain(t, want), plain(t, got))
+		for key, l := range want {
+			require.Equal(t, c.excess[key], got[key].Excess)
+			require.Equal(t, c.excess[key] == "", got[key].Measured())
+			expected := plain(t, l).(map[string]any)
+			if !got[key].Measured() {
+				for _, name := range []string{"NSD_1", "NSD_2", "NSD_3", "HD95", "HD", "ASSD", "ASD_ref_to_pred",
+					"ASD_pred_to_ref", "detection", "nodes"} {
+					expected[name] = nil
+				}
+			}
+			require.Equal(t, expected, plain(t, got[key]), c.bytes)
+		}
 	}
+}
+
+// Where a mask is empty distances need no surface.
+func TestNoiseBesideNothingHasNoDistances(t *testing.T) {
+	m, one := speckled(), []eval.Target{eval.Label(1)}
+	nothing := *m
+	nothing.Small = make([]uint8, len(m.Small))
+	nodes := int64(500 * NodeBytes)
+	want, err := Default().Score(&nothing, m, one, nil)
+	require.NoError(t, err)
+	got, err := Default().ScoreWithin(Room{Bytes: nodes}, &nothing, m, one, nil)
+	require.NoError(t, err)
+	require.Equal(t, plain(t, want), plain(t, got))
+	got, err = Default().ScoreWithin(Room{Bytes: nodes - 1}, &nothing, m, one, nil)
+	require.NoError(t, err)
+	require.Contains(t, got["1"].Excess, ": nodes are not measured")
+	require.False(t, got["1"].Measured())
+	require.Equal(t, want["1"].Metrics.Get("NSD_1"), got["1"].Metrics.Get("NSD_1"))
+	require.EqualValues(t, 0, got["1"].Metrics.Get("NSD_1"))
+}
+
+// Who has given the room learns of much before it is taken.
+func TestMuchIsToldBeforeItIsTaken(t *testing.T) {
+	m := speckled()
+	little := Room{math.MaxInt64, func() { t.Error("told of little") }}
+	_, err := Default().ScoreWithin(little, m, m, []eval.Target{eval.Label(1)}, nil)
+	require.NoError(t, err)
+	const size = 2 * 12 // 1728 nodes, of 9 MB
+	noise := &labelmap.Map{Shape: [3]int{size, size, size}, Small: make([]uint8, size*size*size), Geometry: m.Geometry}
+	for i := range noise.Small {
+		if i%2 == 0 && i/size%2 == 0 && i/size/size%2 == 0 {
+			noise.Small[i] = 1
+		}
+	}
+	told := 0
+	nothing := *noise
+	nothing.Small = make([]uint8, len(noise.Small))
+	_, err = Default().ScoreWithin(Room{math.MaxInt64, func() { told++ }}, noise, &nothing, []eval.Target{eval.Label(1)}, nil)
+	require.NoError(t, err)
+	require.Equal(t, 1, told)
+}
+
+// A case whose nodes were not measured is in no count of nodes, and n says so.
+func TestAggregatesLeaveOutWhatWasNotMeasured(t *testing.T) {
+	s := scored(t, Default(), []*labelmap.Map{cubes(4, 6), cubes(4, 6)}, []*labelmap.Map{cubes(4), cubes(4, 6)})
+	targets, names := []eval.Target{eval.Label(1)}, map[string]string{"1": "node"}
+	want := New(Default(), targets, names, s.Cases[:1], nil).Aggregate["1"].Detection
+	s.Cases[1].Labels["1"].Forget(7)
+	require.Equal(t, "2 nodes in the reference and 2 in the prediction, after 7 in the cases before, more than there is "+
+		"memory for: nodes are not measured, and in no mean or count", s.Cases[1].Labels["1"].Excess)
+	got := New(Default(), targets, names, s.Cases, nil)
+	require.Equal(t, plain(t, want), plain(t, got.Aggregate["1"].Detection))
+	require.Equal(t, 1, got.Aggregate["1"].N)
+	require.Equal(t, 2, got.Mean["1"]["HD95"].N)
+	require.Equal(t, []string{"b"}, got.Unmeasured("1"))
+
+	again, err := Read(fileOf(t, string(must(json.Marshal(got)))))
+	require.NoError(t, err)
+	require.False(t, again.Cases[1].Labels["1"].Measured())
+	require.Equal(t, plain(t, got), plain(t, again))
+
+	var doc map[string]any // without detection there are no nodes
+	require.NoError(t, json.Unmarshal(must(json.Marshal(got)), &doc))
+	doc["cases"].([]any)[0].(map[string]any)["labels"].(map[string]any)["1"].(map[string]any)["detection"] = nil
+	_, err = Read(fileOf(t, string(must(json.Marshal(doc)))))
+	require.ErrorContains(t, err, `case "a", label "1": detection: found none beside nodes`)
+
+	var table, nodes bytes.Buffer
+	require.NoError(t, again.WriteCSV(&table))
+	require.Contains(t, table.String(), ",none,iou:0.3,,,,,,\n")
+	require.NoError(t, again.WriteNodesCSV(&nodes))
+	require.Equal(t, 1+3, strings.Count(nodes.String(), "\n"))
+
+	got.Cases[0].Labels["1"].Forget(7)
+	none := New(Default(), targets, names, got.Cases, nil).Aggregate["1"]
+	require.Zero(t, none.N)
+	require.False(t, none.Detection["any"].Recall.Defined())
+	require.Nil(t, none.Detection["any"].MissedMM3)
 }

@@ -22,6 +22,8 @@ type Comparison struct {
 	Mean     map[string]map[string][]Gain  `json:"mean"`  // by label and metric: each model but the first
 	Found    map[string]map[string]*Shared `json:"found"` // by label and size class; "all" holds all
 	Nodes    []ComparedNode                `json:"nodes"` // of the reference
+	// NotMeasured lists, by label, the cases of which not all models have nodes; Found and Nodes leave them out.
+	NotMeasured map[string][]string `json:"not_measured,omitempty"`
 }
 
 // ComparedCase is a case as the models scored in it.
@@ -149,6 +151,13 @@ func (c *Comparison) nodes(name, key string, labels []*Label) {
 			}
 			c.Found[key][class] = s
 		}
+	}
+	if slices.ContainsFunc(labels, func(l *Label) bool { return !l.Measured() }) {
+		if c.NotMeasured == nil {
+			c.NotMeasured = map[string][]string{}
+		}
+		c.NotMeasured[key] = append(c.NotMeasured[key], name)
+		return
 	}
 	for i, n := range labels[0].Nodes.Reference {
 		row := ComparedNode{Case: name, Label: key, Node: n.Node, Voxels: n.Voxels, MM3: n.MM3,
@@ -290,6 +299,13 @@ func (s Settings) difference(o Settings) (what, a, b string) {
 
 // sameReference says how the references of two predictions differ, or "".
 func sameReference(a, b *Label) string {
+	if !a.Measured() || !b.Measured() {
+		const name = "volume_ref_mm3"
+		if v, w := float64(a.Metrics.Get(name)), float64(b.Metrics.Get(name)); !(math.Abs(v-w) <= 1e-5*v) {
+			return fmt.Sprintf("%g and %g mm³", v, w) // the spacings of two formats differ by float32
+		}
+		return ""
+	}
 	x, y := a.Nodes.Reference, b.Nodes.Reference
 	if len(x) != len(y) {
 		return fmt.Sprintf("%d and %d nodes", len(x), len(y))

@@ -137,6 +137,34 @@ func TestCompareFindsCasesByName(t *testing.T) {
 	require.Equal(t, plain(t, want), plain(t, got))
 }
 
+// A model that made noise of a case has no nodes there: who found them is told of the other cases, and which are
+// left out. The reference must be the same all the same.
+func TestCompareLeavesOutNodesThatWereNotMeasured(t *testing.T) {
+	want, err := Compare([]string{"A", "B"}, threeModels(t)[:2])
+	require.NoError(t, err)
+	require.Nil(t, want.NotMeasured)
+	for noisy := range 2 {
+		m := threeModels(t)[:2]
+		m[noisy].Cases[0].Labels["1"].Forget(0)
+		c, err := Compare([]string{"A", "B"}, m)
+		require.NoError(t, err)
+		require.Equal(t, map[string][]string{"1": {"a"}}, c.NotMeasured)
+		require.Empty(t, c.Nodes)
+		require.Zero(t, c.Found["1"]["all"].Nodes)
+		require.Equal(t, plain(t, want.Mean["1"]["HD95"]), plain(t, c.Mean["1"]["HD95"]))
+		require.Equal(t, []int{1, 0}, []int{c.Mean["1"]["fp"][0].N, c.Mean["1"]["recall"][0].N})
+
+		metrics := m[noisy].Cases[0].Labels["1"].Metrics
+		for i := range metrics {
+			if metrics[i].Name == "volume_ref_mm3" {
+				metrics[i].Value *= 1.001
+			}
+		}
+		_, err = Compare([]string{"A", "B"}, m)
+		require.ErrorContains(t, err, "the references of case a, label 1, are not the same, ")
+	}
+}
+
 func TestCompareRefusesWhatIsNotAPair(t *testing.T) {
 	references := []*labelmap.Map{cubes(4, 6, 8), cubes(4)}
 	predictions := []*labelmap.Map{cubes(4, 6, 8), cubes(4)}

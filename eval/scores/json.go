@@ -55,10 +55,29 @@ func (m Metrics) Get(name string) Number {
 type Label struct {
 	Metrics   Metrics
 	Empty     string                // which mask is: none, reference, prediction, both
-	Detection map[string]*Detection // by Rule
+	Detection map[string]*Detection // by Rule; nil if nodes were not measured
 	Nodes     Nodes
+	Excess    string // what there was no memory for; written nowhere
 
 	tp, fp, fn int64 // voxels
+}
+
+// Measured reports whether nodes were measured. Where there was no memory for them, detection and nodes are null
+// in JSON.
+func (l *Label) Measured() bool { return l.Detection != nil }
+
+// Forget makes nodes that were measured such that were not, for want of memory beside so many of other cases;
+// distances stay.
+func (l *Label) Forget(others int64) {
+	l.Excess = excess(len(l.Nodes.Reference), len(l.Nodes.Prediction),
+		fmt.Sprintf(", after %d in the cases before", others), "nodes are")
+	l.Detection, l.Nodes = nil, Nodes{}
+}
+
+// excess says what was found, more of it, and what was left out.
+func excess(reference, prediction int, more, what string) string {
+	return fmt.Sprintf("%d nodes in the reference and %d in the prediction%s, more than there is memory for: %s not "+
+		"measured, and in no mean or count", reference, prediction, more, what)
 }
 
 // Nodes are the nodes of both masks.
@@ -66,6 +85,9 @@ type Nodes struct {
 	Reference  []Node `json:"reference"`
 	Prediction []Node `json:"prediction"`
 }
+
+// bytes is what they take until they are in all files.
+func (n Nodes) bytes() int64 { return int64(len(n.Reference)+len(n.Prediction)) * NodeBytes }
 
 // Node is a component of a mask and what became of it by the headline rule.
 type Node struct {
@@ -107,11 +129,15 @@ func (l *Label) MarshalJSON() ([]byte, error) {
 		}
 		fmt.Fprintf(&b, "%q:%s,", m.Name, value)
 	}
+	nodes := &l.Nodes
+	if !l.Measured() {
+		nodes = nil
+	}
 	rest, err := json.Marshal(struct {
 		Empty     string                `json:"empty"`
 		Detection map[string]*Detection `json:"detection"`
-		Nodes     Nodes                 `json:"nodes"`
-	}{l.Empty, l.Detection, l.Nodes})
+		Nodes     *Nodes                `json:"nodes"`
+	}{l.Empty, l.Detection, nodes})
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +202,7 @@ type Mean struct {
 // Aggregate is what is computed from the voxels and nodes of all cases together.
 type Aggregate struct {
 	Dice      Number                `json:"Dice"`
+	N         int                   `json:"n"` // cases whose nodes were measured: those of Detection
 	Detection map[string]*Detection `json:"detection"`
 }
 

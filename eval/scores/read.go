@@ -158,6 +158,12 @@ func (s Settings) check(l *Label, classes []string) error {
 			}
 		}
 	}
+	if !l.Measured() {
+		if l.Nodes.Reference != nil || l.Nodes.Prediction != nil {
+			return fmt.Errorf("detection: found none beside nodes, expected it for each rule, or null for both")
+		}
+		return nil
+	}
 	for _, rule := range s.Match {
 		d := l.Detection[rule.String()]
 		if d == nil {

@@ -34,8 +34,8 @@ func New(s Settings, targets []eval.Target, names map[string]string, cases []*Ca
 			all.Labels[key] = name
 		}
 		a := &Aggregate{Detection: map[string]*Detection{}}
-		for _, rule := range s.Match { // also without cases: undefined is not 0
-			a.Detection[rule.String()] = s.detection(rule, nil, &nodes.Overlaps{}, nil, nil)
+		for _, rule := range s.Match {
+			a.Detection[rule.String()], a.N = all.Together(key, rule, nil)
 		}
 		var tp, fp, fn int64
 		columns := map[string][]float64{}
@@ -44,9 +44,6 @@ func New(s Settings, targets []eval.Target, names map[string]string, cases []*Ca
 			tp, fp, fn = tp+l.tp, fp+l.fp, fn+l.fn
 			for _, m := range l.Metrics {
 				columns[m.Name] = append(columns[m.Name], float64(m.Value))
-			}
-			for rule, d := range l.Detection {
-				a.Detection[rule].add(d)
 			}
 		}
 		a.Dice = Number(ratio(2*tp, 2*tp+fp+fn))
@@ -57,6 +54,33 @@ func New(s Settings, targets []eval.Target, names map[string]string, cases []*Ca
 		}
 	}
 	return all
+}
+
+// Together adds the nodes of cases up by a rule, of all but those that are left out. n is how many were measured.
+func (s *Scores) Together(key string, rule Rule, out []string) (d *Detection, n int) {
+	d = s.Settings.detection(rule, nil, &nodes.Overlaps{}, nil, nil) // also without cases: undefined is not 0
+	for _, c := range s.Cases {
+		if l := c.Labels[key]; l != nil && l.Measured() && !slices.Contains(out, c.Case) {
+			n++
+			if one := l.Detection[rule.String()]; one != nil {
+				d.add(one)
+			}
+		}
+	}
+	if n == 0 {
+		d.MissedMM3, d.InventedMM3 = nil, nil
+	}
+	return d, n
+}
+
+// Unmeasured lists the cases of which a label's nodes were not measured.
+func (s *Scores) Unmeasured(key string) (names []string) {
+	for _, c := range s.Cases {
+		if l := c.Labels[key]; l != nil && !l.Measured() {
+			names = append(names, c.Case)
+		}
+	}
+	return names
 }
 
 // mean is over the values that are defined.
@@ -131,9 +155,13 @@ func (s *Scores) WriteCSV(w io.Writer) error {
 			for _, m := range metrics {
 				row = append(row, l.Metrics.Get(m).text())
 			}
-			d := l.Detection[rule]
-			row = append(row, l.Empty, rule, strconv.Itoa(d.TP), strconv.Itoa(d.FP),
-				strconv.Itoa(d.FN), d.Recall.text(), d.Precision.text(), d.F1.text())
+			row = append(row, l.Empty, rule)
+			if d := l.Detection[rule]; d != nil {
+				row = append(row, strconv.Itoa(d.TP), strconv.Itoa(d.FP), strconv.Itoa(d.FN), d.Recall.text(),
+					d.Precision.text(), d.F1.text())
+			} else {
+				row = append(row, "", "", "", "", "", "")
+			}
 			if err := out.Write(row); err != nil {
 				return err
 			}

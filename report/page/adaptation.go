@@ -376,11 +376,15 @@ func (a *Adaptation) data() (any, error) {
 		Run        any            `json:"run"`
 		NoNodes    bool           `json:"nodes_left_out,omitempty"`
 	}{a.Before, a.After, full(a.Loss), full(a.ValLoss), full(a.PseudoDice), a.Cases, a.Run, false}
-	text, err := encodeData(data)
-	if err != nil {
-		return nil, err
+	many := tooMany(a.Before, a.After)
+	if !many {
+		text, err := encodeData(data)
+		if err != nil {
+			return nil, err
+		}
+		many = len(text) > mostData
 	}
-	if len(text) > mostData {
+	if many {
 		data.Before, data.After, data.NoNodes = withoutNodes(a.Before), withoutNodes(a.After), true
 	}
 	return data, nil
@@ -405,7 +409,7 @@ func withoutNodes(s *scores.Scores) *scores.Scores {
 		copied := *one
 		copied.Labels = map[string]*scores.Label{}
 		for key, l := range one.Labels {
-			label := *l
+			label := *l // of nodes that were not measured null is written
 			label.Nodes = scores.Nodes{Reference: []scores.Node{}, Prediction: []scores.Node{}}
 			copied.Labels[key] = &label
 		}

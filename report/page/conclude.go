@@ -36,7 +36,7 @@ func (s sides) conclusions() []string {
 				list = append(list, text)
 			}
 		}
-		d := s[len(s)-1].detected(key, s.main().Settings.Match[0].String(), "")
+		d := s.detected(len(s)-1, key, s.main().Settings.Match[0], "")
 		if all := d.TP + d.FN; all > 0 {
 			low, high := wilson(d.TP, all)
 			list = append(list, fmt.Sprintf("%s: if nodes were independent, %d found of %d would "+

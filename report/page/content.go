@@ -17,6 +17,9 @@ const (
 	mostBars = 30
 )
 
+// notMeasured stands where there was no memory for nodes.
+const notMeasured = "not measured"
+
 // side is one of the models whose scores stand beside each other: none has a name where it is alone.
 type side struct {
 	name string
@@ -147,7 +150,7 @@ func (s sides) detection(key string) *Table {
 		Fixed: true, Columns: []Column{{Name: "Short axis"}, {Name: "Nodes", Number: true,
 			Help: "of the reference"}}, Note: "A node counts as found " + ruleText(rule) +
 			". Recall is the share of the reference's nodes that are found, precision the share of " +
-			"the predicted nodes that are true, by their own size; F1 is their harmonic mean."}
+			"the predicted nodes that are true, by their own size; F1 is their harmonic mean." + s.leftOut(key)}
 	t.Columns = s.columns(t.Columns, "Recall", "")
 	t.Columns = s.columns(t.Columns, "Precision", "")
 	t.Columns = s.columns(t.Columns, "F1", "")
@@ -159,8 +162,8 @@ func (s sides) detection(key string) *Table {
 			row.Cells[0] = text(classText(class))
 		}
 		var recall, precision, f1 []Cell
-		for _, one := range s {
-			d := one.detected(key, rule.String(), class)
+		for k := range s {
+			d := s.detected(k, key, rule, class)
 			row.Cells[1] = count(d.TP + d.FN)
 			recall = append(recall, ratioCell(d.Recall, d.TP, d.TP+d.FN))
 			precision = append(precision, ratioCell(d.Precision, d.Predicted-d.FP, d.Predicted))
@@ -175,19 +178,74 @@ func (s sides) detection(key string) *Table {
 // classText is a size class to be read.
 func classText(class string) string { return strings.Replace(class, ">=", "≥", 1) + " mm" }
 
-// detected are the counts of all cases by a rule, of a size class or of all where it is "".
-func (s side) detected(key, rule, class string) *scores.Detection {
+// detected are the counts of all cases by a rule on side k, of a size class or of all where it is "". Where nodes of
+// a case were not measured on one side, it counts on none.
+func (s sides) detected(k int, key string, rule scores.Rule, class string) *scores.Detection {
 	none := &scores.Detection{Recall: scores.Number(math.NaN()), Precision: scores.Number(math.NaN()),
 		F1: scores.Number(math.NaN())}
-	a := s.Aggregate[key]
-	if a == nil || a.Detection[rule] == nil {
+	a := s[k].Aggregate[key]
+	if a == nil || a.Detection[rule.String()] == nil {
 		return none
 	}
-	d := a.Detection[rule]
+	d := a.Detection[rule.String()]
+	if out := s.unmeasured(key); out != nil {
+		d, _ = s[k].Together(key, rule, out)
+	}
 	if class != "" {
 		return cmp.Or(d.BySize[class], none)
 	}
 	return d
+}
+
+// unmeasured lists the cases of which a label's nodes were not measured on one side.
+func (s sides) unmeasured(key string) (names []string) {
+	for _, one := range s {
+		names = append(names, one.Unmeasured(key)...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// leftOut says which cases the counts of nodes leave out; "" if none.
+func (s sides) leftOut(key string) string {
+	out := s.unmeasured(key)
+	if out == nil {
+		return ""
+	}
+	all := len(s.names())
+	return fmt.Sprintf(" n = %d of %s: left out is what had more nodes than there was memory for, %s.", all-len(out),
+		plural(all, "case"), first(out))
+}
+
+// noisy says of which cases and sides nodes are not listed; "" if of none.
+func (s sides) noisy() string {
+	var list []string
+	for _, key := range s.main().Keys() {
+		for _, one := range s {
+			of := strings.TrimSpace(one.name)
+			if len(s.main().Labels) > 1 {
+				of = strings.TrimSpace(of + " " + one.Labels[key])
+			}
+			for _, name := range one.Unmeasured(key) {
+				if of != "" {
+					name += " (" + of + ")"
+				}
+				list = append(list, name)
+			}
+		}
+	}
+	if list == nil {
+		return ""
+	}
+	return "Not measured, as there was no memory for so many nodes: " + first(list) + "."
+}
+
+// first lists names, the first ones of many.
+func first(names []string) string {
+	if len(names) > 10 {
+		return strings.Join(names[:10], ", ") + fmt.Sprintf(" and %d more", len(names)-10)
+	}
+	return strings.Join(names, ", ")
 }
 
 // ruleText says when a node is found.
@@ -202,7 +260,7 @@ func ruleText(r scores.Rule) string {
 // rules is the table of nodes found by every rule.
 func (s sides) rules(key string) *Table {
 	t := &Table{ID: "rules-" + key, Caption: s.titled("Nodes found, by rule", key), Fixed: true,
-		Columns: []Column{{Name: "Rule"}}}
+		Columns: []Column{{Name: "Rule"}}, Note: strings.TrimSpace(s.leftOut(key))}
 	t.Columns = s.columns(t.Columns, "Recall", "")
 	t.Columns = s.columns(t.Columns, "Precision", "")
 	t.Columns = s.columns(t.Columns, "F1", "")
@@ -211,8 +269,8 @@ func (s sides) rules(key string) *Table {
 		"volume of predicted nodes without a voxel in the reference")
 	for _, rule := range s.main().Settings.Match {
 		var recall, precision, f1, missed, invented []Cell
-		for _, one := range s {
-			d := one.detected(key, rule.String(), "")
+		for k := range s {
+			d := s.detected(k, key, rule, "")
 			recall = append(recall, ratioCell(d.Recall, d.TP, d.TP+d.FN))
 			precision = append(precision, ratioCell(d.Precision, d.Predicted-d.FP, d.Predicted))
 			f1 = append(f1, number(float64(d.F1), 2))
@@ -265,8 +323,11 @@ func (s sides) cases(key string) *Table {
 		for _, one := range s {
 			l := one.label(name, key)
 			if l == nil || l.Detection[rule] == nil {
-				found = append(found, number(math.NaN(), 0))
-				invented = append(invented, number(math.NaN(), 0))
+				c := number(math.NaN(), 0)
+				if l != nil && !l.Measured() {
+					c.Text = notMeasured
+				}
+				found, invented = append(found, c), append(invented, c)
 				continue
 			}
 			d := l.Detection[rule]
@@ -316,22 +377,26 @@ func (s sides) allMetrics(key string) []metric {
 	return list
 }
 
-// nodeRow is a row with what it is sorted by.
+// nodeRow is a row to be, with what it is sorted by: rows are made of those alone that are shown.
 type nodeRow struct {
-	Row
 	rank  int
 	short float64
+	make  func(i int) Row // of a mask's nodes
+	index int
 }
 
-func ordered(rows []nodeRow) []Row {
+// nodeRows sorts rows and makes the first ones.
+func (t *Table) nodeRows(rows []nodeRow) {
 	slices.SortStableFunc(rows, func(a, b nodeRow) int {
 		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.short, a.short))
 	})
-	var list []Row
-	for _, r := range rows {
-		list = append(list, r.Row)
+	if len(rows) > mostRows {
+		t.all = len(rows)
+		rows = rows[:mostRows]
 	}
-	return list
+	for _, r := range rows {
+		t.Rows = append(t.Rows, r.make(r.index))
+	}
 }
 
 // found is the table of the reference's nodes: those that are missed first, large ones first.
@@ -339,7 +404,7 @@ func (s sides) found() *Table {
 	several := len(s.main().Labels) > 1
 	t := &Table{ID: "reference-nodes", Caption: "Nodes of the reference, missed ones first",
 		GroupName: "Short axis", Groups: s.main().Settings.Classes(),
-		Columns: []Column{{Name: "Case"}}}
+		Columns: []Column{{Name: "Case"}}, Note: s.noisy()}
 	if several {
 		t.Columns = append(t.Columns, Column{Name: "Label"})
 	}
@@ -368,36 +433,43 @@ func (s sides) found() *Table {
 			if l == nil {
 				continue
 			}
-			for i, n := range l.Nodes.Reference {
-				row := nodeRow{Row: Row{Group: n.SizeClass, Cells: []Cell{text(c.Case)}}, short: n.ShortAxis}
+			row := func(i int) Row {
+				n := &l.Nodes.Reference[i]
+				r := Row{Group: n.SizeClass, Cells: []Cell{text(c.Case)}}
 				if several {
-					row.Cells = append(row.Cells, text(s.main().Labels[key]))
+					r.Cells = append(r.Cells, text(s.main().Labels[key]))
 				}
-				row.Cells = append(row.Cells, nodeCells(&n)...)
+				r.Cells = append(r.Cells, nodeCells(n)...)
 				var was []bool
 				for _, one := range s {
 					other := one.label(c.Case, key)
-					if other == nil || len(other.Nodes.Reference) != len(l.Nodes.Reference) {
-						row.Cells = append(row.Cells, text(dash))
-						continue
+					switch {
+					case other != nil && !other.Measured():
+						r.Cells = append(r.Cells, text(notMeasured))
+					case other == nil || len(other.Nodes.Reference) != len(l.Nodes.Reference):
+						r.Cells = append(r.Cells, text(dash))
+					default:
+						matched := other.Nodes.Reference[i].Matched
+						was = append(was, matched)
+						r.Cells = append(r.Cells, foundCell(matched))
 					}
-					matched := other.Nodes.Reference[i].Matched
-					was = append(was, matched)
-					row.Cells = append(row.Cells, foundCell(matched))
 				}
 				if len(s) == 2 {
-					row.Cells = append(row.Cells, becameCell(was))
+					r.Cells = append(r.Cells, becameCell(was))
 				}
+				r.Cells = append(r.Cells, optional(n.IoU), optional(n.Dice))
+				return r
+			}
+			for i, n := range l.Nodes.Reference {
+				one := nodeRow{short: n.ShortAxis, make: row, index: i}
 				if n.Matched {
-					row.rank = 1
+					one.rank = 1
 				}
-				row.Cells = append(row.Cells, optional(n.IoU), optional(n.Dice))
-				rows = append(rows, row)
+				rows = append(rows, one)
 			}
 		}
 	}
-	t.Rows = ordered(rows)
-	t.cut(mostRows)
+	t.nodeRows(rows)
 	return t
 }
 
@@ -465,7 +537,7 @@ func (s sides) invented() *Table {
 	several := len(s.main().Labels) > 1
 	t := &Table{ID: "invented-nodes", Caption: "Predicted nodes that match none of the reference",
 		GroupName: "Short axis", Groups: s.main().Settings.Classes(),
-		Columns: []Column{{Name: "Case"}}}
+		Columns: []Column{{Name: "Case"}}, Note: s.noisy()}
 	if len(s) > 1 {
 		t.Columns = append(t.Columns, Column{Name: "Model"})
 	}
@@ -480,26 +552,28 @@ func (s sides) invented() *Table {
 				if c.Labels[key] == nil {
 					continue
 				}
-				for _, n := range c.Labels[key].Nodes.Prediction {
-					if n.Matched {
-						continue
-					}
-					row := nodeRow{Row: Row{Group: n.SizeClass, Cells: []Cell{text(c.Case)}},
-						rank: -k, short: n.ShortAxis}
+				list := c.Labels[key].Nodes.Prediction
+				row := func(i int) Row {
+					n := &list[i]
+					r := Row{Group: n.SizeClass, Cells: []Cell{text(c.Case)}}
 					if len(s) > 1 {
-						row.Cells = append(row.Cells, text(one.name))
+						r.Cells = append(r.Cells, text(one.name))
 					}
 					if several {
-						row.Cells = append(row.Cells, text(one.Labels[key]))
+						r.Cells = append(r.Cells, text(one.Labels[key]))
 					}
-					row.Cells = append(row.Cells, nodeCells(&n)...)
-					rows = append(rows, row)
+					r.Cells = append(r.Cells, nodeCells(n)...)
+					return r
+				}
+				for i, n := range list {
+					if !n.Matched {
+						rows = append(rows, nodeRow{rank: -k, short: n.ShortAxis, make: row, index: i})
+					}
 				}
 			}
 		}
 	}
-	t.Rows = ordered(rows)
-	t.cut(mostRows)
+	t.nodeRows(rows)
 	return t
 }
 
@@ -553,10 +627,10 @@ func (s sides) failures() *Table {
 
 // tiles are the numbers to see first.
 func (s sides) tiles(key string) Tiles {
-	rule := s.main().Settings.Match[0].String()
+	rule := s.main().Settings.Match[0]
 	mean := func(one side) float64 { return float64(one.Mean[key]["Dice"].Mean) }
 	last := s[len(s)-1]
-	d := last.detected(key, rule, "")
+	d := s.detected(len(s)-1, key, rule, "")
 	nodes := d.TP + d.FN
 	tiles := Tiles{
 		{Name: "Dice, mean", After: number(mean(last), 2).Text,
@@ -566,7 +640,7 @@ func (s sides) tiles(key string) Tiles {
 			Detail: fmt.Sprintf("of %d predicted", d.Predicted)},
 	}
 	if len(s) == 2 { // of the same cases on both sides
-		b := s[0].detected(key, rule, "")
+		b := s.detected(0, key, rule, "")
 		was, is, n := s.paired(key, "Dice")
 		tiles[0].Before, tiles[0].After = number(was, 2).Text, number(is, 2).Text
 		tiles[0].Detail = fmt.Sprintf("n = %d", n)
@@ -578,6 +652,11 @@ func (s sides) tiles(key string) Tiles {
 		}
 		tiles[1].Before, tiles[1].Better = fmt.Sprint(b.TP), cmp.Compare(d.TP, b.TP)
 		tiles[2].Before, tiles[2].Better = fmt.Sprint(b.FP), cmp.Compare(b.FP, d.FP)
+	}
+	if out := len(s.unmeasured(key)); out > 0 {
+		for i := range tiles[1:] {
+			tiles[1+i].Detail += fmt.Sprintf("; n = %d of %d cases", len(s.names())-out, len(s.names()))
+		}
 	}
 	for i := range tiles {
 		tiles[i].Name = s.titled(tiles[i].Name, key)

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/internal/atomicfile"
 	"github.com/lntorch/lntorch/report"
 )
@@ -154,6 +155,25 @@ func (d *Document) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("report: page: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// leastNode is how many bytes of JSON a node takes at least.
+const leastNode = 150
+
+// tooMany reports whether the nodes of scores alone are more than mostData.
+func tooMany(list ...*scores.Scores) bool {
+	n := 0
+	for _, s := range list {
+		if s == nil {
+			continue
+		}
+		for _, c := range s.Cases {
+			for _, l := range c.Labels {
+				n += len(l.Nodes.Reference) + len(l.Nodes.Prediction)
+			}
+		}
+	}
+	return n > mostData/leastNode
 }
 
 // encodeData is JSON that can stand in a script element: <, > and & are escaped.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -570,6 +571,105 @@ func TestMissedNodesComeFirst(t *testing.T) {
 			r.Cells[column("Found before")].Text, state}], r.Cells[column("Adaptation")].Text)
 	}
 	require.Equal(t, a.After.Aggregate["1"].Detection["iou:0.3"].FN, missed)
+}
+
+// forget is a copy of scores in which nodes of one case were not measured.
+func forget(s *scores.Scores, k int) *scores.Scores {
+	cases := slices.Clone(s.Cases)
+	copied, label := *cases[k], *cases[k].Labels["1"]
+	label.Forget(0)
+	copied.Labels = map[string]*scores.Label{"1": &label}
+	cases[k] = &copied
+	return scores.New(s.Settings, []eval.Target{eval.Label(1)}, s.Labels, cases, nil)
+}
+
+// A case whose nodes were not measured, by one model or both, is in no count of either, and every table says so.
+func TestPagesSayWhatWasNotMeasured(t *testing.T) {
+	a := sample(t)
+	name, n := a.After.Cases[0].Case, len(a.After.Cases)
+	require.Greater(t, n, 1)
+	others := func(s *scores.Scores) string {
+		d := scores.New(s.Settings, []eval.Target{eval.Label(1)}, s.Labels, s.Cases[1:], nil).Aggregate["1"].Detection["iou:0.3"]
+		return fmt.Sprintf("%d of %d", d.TP, d.TP+d.FN)
+	}
+	wantBefore, wantAfter := others(a.Before), others(a.After)
+	require.NotEqual(t, others(forget(a.Before, 1)), wantBefore)
+	for _, noisy := range []string{"before", "after", "both"} {
+		b := *a
+		if noisy != "after" {
+			b.Before = forget(a.Before, 0)
+		}
+		if noisy != "before" {
+			b.After = forget(a.After, 0)
+		}
+		all := sides{{"before", b.Before}, {"after", b.After}}
+		left := fmt.Sprintf("n = %d of %d cases: left out is what had more nodes than there was memory for, %s.", n-1, n, name)
+		d := all.detection("1")
+		require.Equal(t, []string{wantBefore, wantAfter}, []string{d.Rows[0].Cells[2].Detail, d.Rows[0].Cells[3].Detail}, noisy)
+		require.Contains(t, d.Note, left)
+		rules := all.rules("1")
+		require.Equal(t, []string{wantBefore, wantAfter}, []string{rules.Rows[0].Cells[1].Detail, rules.Rows[0].Cells[2].Detail})
+		require.Equal(t, left, rules.Note)
+		tile := all.tiles("1")[1]
+		require.Equal(t, fmt.Sprintf("%s of %s", tile.After, strings.Split(wantAfter, " of ")[1]), wantAfter[:len(tile.After)]+
+			" of "+strings.Split(tile.Detail, ";")[0][len("of "):])
+		require.Contains(t, tile.Detail, fmt.Sprintf("; n = %d of %d cases", n-1, n))
+
+		table := all.cases("1")
+		row := table.Rows[slices.IndexFunc(table.Rows, func(r Row) bool { return r.Cells[0].Text == name })].Cells
+		for i, side := range []string{"before", "after"} {
+			said := noisy == side || noisy == "both"
+			require.Equal(t, said, row[len(row)-4+i].Text == notMeasured, "%s %s found", noisy, side)
+			require.Equal(t, said, row[len(row)-2+i].Text == notMeasured, "%s %s invented", noisy, side)
+			require.Equal(t, said, strings.Contains(all.found().Note, name+" ("+side+")"), "%s %s", noisy, side)
+			require.Equal(t, said, strings.Contains(all.invented().Note, name+" ("+side+")"), "%s %s", noisy, side)
+		}
+		rows := 0
+		for _, r := range all.found().Rows {
+			if r.Cells[0].Text == name {
+				rows++
+				require.Equal(t, notMeasured, r.Cells[7].Text)
+				require.Equal(t, dash, r.Cells[9].Text) // what adaptation did
+			}
+		}
+		require.Equal(t, noisy == "before", rows > 0)
+		require.Contains(t, encoded(t, &b), left)
+		b.Anonymous = true
+		require.NotContains(t, encoded(t, &b), name)
+	}
+}
+
+// Data that are too long by their nodes alone are not made to learn it; others are not left out for that.
+func TestNodesAloneCanBeTooMuchData(t *testing.T) {
+	text, err := json.Marshal(scores.Node{})
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(text), leastNode)
+	s := func(n int) *scores.Scores {
+		return &scores.Scores{Cases: []*scores.Case{{Labels: map[string]*scores.Label{"1": {Nodes: scores.Nodes{
+			Reference: make([]scores.Node, n/2), Prediction: make([]scores.Node, n-n/2)}}}}}}
+	}
+	const most = mostData / leastNode
+	require.False(t, tooMany(s(most), nil))
+	require.True(t, tooMany(s(most+1)))
+	require.True(t, tooMany(s(most), s(1)))
+}
+
+// Of many nodes the first ones alone become rows.
+func TestRowsAreMadeOfWhatIsShown(t *testing.T) {
+	made := 0
+	var rows []nodeRow
+	for i := range 3 * mostRows {
+		rows = append(rows, nodeRow{rank: i % 2, short: float64(i), index: i, make: func(i int) Row {
+			made++
+			return Row{Cells: []Cell{count(i)}}
+		}})
+	}
+	table := &Table{}
+	table.nodeRows(rows)
+	require.Equal(t, mostRows, made)
+	require.Len(t, table.Rows, mostRows)
+	require.Equal(t, fmt.Sprint(3*mostRows-2), table.Rows[0].Cells[0].Text)
+	require.Equal(t, fmt.Sprintf("The first %d of %d rows.", mostRows, 3*mostRows), table.Shown())
 }
 
 func TestChartsHaveRoundTicksAndGaps(t *testing.T) {

@@ -206,6 +206,14 @@ func (h *HeldOut) nodes(axial int) ([]node, error) {
 		if err != nil {
 			return nil, err
 		}
+		l := main.Labels[key]
+		if !l.Measured() && scored[0] != nil && scored[0].Labels[key] != nil {
+			l = scored[0].Labels[key]
+		}
+		if !l.Measured() { // noise on both sides: no node is named
+			continue
+		}
+		list := l.Nodes.Reference
 		var found *components.Components
 		if h.Truth.Small != nil {
 			found, err = components.Find(h.Truth.Small, h.Shape, target.Labels(), connectivity)
@@ -215,7 +223,6 @@ func (h *HeldOut) nodes(axial int) ([]node, error) {
 		if err != nil {
 			return nil, err
 		}
-		list := main.Labels[key].Nodes.Reference
 		if len(list) != len(found.Voxels) {
 			return nil, fmt.Errorf("found %d nodes of label %s in the truth and %d in its scores, expected "+
 				"scores of the same file", len(found.Voxels), key, len(list))
@@ -227,7 +234,7 @@ func (h *HeldOut) nodes(axial int) ([]node, error) {
 				one.label = key
 			}
 			for k, to := range []**bool{&one.before, &one.after} {
-				if scored[k] == nil || scored[k].Labels[key] == nil ||
+				if scored[k] == nil || scored[k].Labels[key] == nil || !scored[k].Labels[key].Measured() ||
 					len(scored[k].Labels[key].Nodes.Reference) != len(list) {
 					continue
 				}

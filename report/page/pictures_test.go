@@ -389,3 +389,27 @@ func TestPicturesRefuseArraysThatDoNotFit(t *testing.T) {
 		require.ErrorContains(t, err, c.says)
 	}
 }
+
+// Where a model made noise of a case, its nodes are those of the other's scores; without either none is named.
+func TestPicturesOfNoiseAreDrawn(t *testing.T) {
+	a := sample(t)
+	drawn, err := drawnCases()
+	require.NoError(t, err)
+	h := *drawn[0]
+	pictures := func(before, after *scores.Case) []Picture {
+		h.Before, h.After = &Predicted{h.Truth, before}, &Predicted{h.Truth, after}
+		list, err := h.Pictures()
+		require.NoError(t, err)
+		return list
+	}
+	before, after := a.Before.Cases[0], a.After.Cases[0]
+	noiseBefore, noiseAfter := forget(a.Before, 0).Cases[0], forget(a.After, 0).Cases[0]
+	both := pictures(before, after)
+	require.Contains(t, both[0].Alt, " In the slice: ")
+	one := pictures(before, noiseAfter)
+	require.Contains(t, one[0].Alt, " In the slice: ")
+	require.NotEqual(t, both[0].Alt, one[0].Alt) // found after is not known
+	none := pictures(noiseBefore, noiseAfter)
+	require.NotEmpty(t, none)
+	require.NotContains(t, none[0].Alt, " In the slice: ")
+}

@@ -14,8 +14,10 @@ func Scores(path string, s *scores.Scores, title string) error {
 		return fmt.Errorf("report: scores: %w", err)
 	}
 	d := scoresDocument(s, title)
-	if text, err := encodeData(d.Data); err != nil || len(text) > mostData {
+	if tooMany(s) {
 		d.Data = nil // scores.json has it
+	} else if text, err := encodeData(d.Data); err != nil || len(text) > mostData {
+		d.Data = nil
 	}
 	return d.WriteFitted(path)
 }
