@@ -521,10 +521,12 @@ func (a *adaptation) means() map[string]AdaptMeans {
 
 // headline are the means of the table, before and after, over the same cases.
 func headline(before, after *scores.Scores, key string) (was, is map[string]scores.Mean) {
-	is = map[string]scores.Mean{AdaptRecallNodes: recallOfNodes(after, key)}
+	out := after.Unmeasured(key)
 	if before != nil {
-		was = map[string]scores.Mean{AdaptRecallNodes: recallOfNodes(before, key)}
+		out = append(out, before.Unmeasured(key)...)
+		was = map[string]scores.Mean{AdaptRecallNodes: recallOfNodes(before, key, out)}
 	}
+	is = map[string]scores.Mean{AdaptRecallNodes: recallOfNodes(after, key, out)}
 	for _, metric := range AdaptMetrics {
 		var x, y []float64
 		for _, c := range after.Cases {
@@ -561,13 +563,10 @@ func meanOver(values []float64) scores.Mean {
 	return m
 }
 
-// recallOfNodes is the share of all cases' nodes that are found by the headline rule.
-func recallOfNodes(s *scores.Scores, key string) scores.Mean {
-	m := scores.Mean{Mean: scores.Number(math.NaN()), SD: scores.Number(math.NaN())}
-	if d := s.Aggregate[key].Detection[s.Settings.Match[0].String()]; d != nil {
-		m.Mean, m.N = d.Recall, int(d.TP+d.FN)
-	}
-	return m
+// recallOfNodes is the share of the nodes of all cases but some that are found by the headline rule.
+func recallOfNodes(s *scores.Scores, key string, out []string) scores.Mean {
+	d, _ := s.Together(key, s.Settings.Match[0], out)
+	return scores.Mean{Mean: d.Recall, SD: scores.Number(math.NaN()), N: d.TP + d.FN}
 }
 
 // AdaptScore is one of AdaptMetrics of a case, recall being the share of its nodes that are found by the

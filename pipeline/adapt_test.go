@@ -22,6 +22,7 @@ import (
 
 	"github.com/lntorch/lntorch/checkpoint"
 	"github.com/lntorch/lntorch/data/plans"
+	"github.com/lntorch/lntorch/eval/nodes"
 	"github.com/lntorch/lntorch/eval/scores"
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/golden"
@@ -204,18 +205,15 @@ func TestAdaptIsTheWholeRoad(t *testing.T) {
 // that of all cases' nodes stands by itself.
 func TestAdaptMeansAreOfTheSameCases(t *testing.T) {
 	nan := math.NaN()
-	side := func(dice []float64, found, nodes []int) *scores.Scores {
+	side := func(dice []float64, found, count []int) *scores.Scores {
 		s := &scores.Scores{Settings: scores.Default(), Labels: map[string]string{"1": "node"}}
 		rule := s.Settings.Match[0].String()
-		all := &scores.Detection{}
 		for i, v := range dice {
-			d := &scores.Detection{Recall: scores.Number(float64(found[i]) / float64(nodes[i]))}
-			all.TP, all.FN = all.TP+found[i], all.FN+nodes[i]-found[i]
+			d := &scores.Detection{Recall: scores.Number(float64(found[i]) / float64(count[i])),
+				Counts: nodes.Counts{TP: found[i], FN: count[i] - found[i]}}
 			s.Cases = append(s.Cases, &scores.Case{Case: string(rune('a' + i)), Labels: map[string]*scores.Label{"1": {
 				Metrics: scores.Metrics{{Name: "Dice", Value: scores.Number(v)}}, Detection: map[string]*scores.Detection{rule: d}}}})
 		}
-		all.Recall = scores.Number(float64(all.TP) / float64(all.TP+all.FN))
-		s.Aggregate = map[string]*scores.Aggregate{"1": {Detection: map[string]*scores.Detection{rule: all}}}
 		return s
 	}
 	// The second case has no nodes: the model found none, which is undefined, and then one voxel, which is 0.
@@ -232,6 +230,12 @@ func TestAdaptMeansAreOfTheSameCases(t *testing.T) {
 	require.InDelta(t, 0.9, float64(m.Before["recall_all_nodes"].Mean), 1e-12)
 	require.InDelta(t, 0.8, float64(m.After["recall_all_nodes"].Mean), 1e-12)
 	require.Equal(t, 10, m.After["recall_all_nodes"].N)
+
+	a.before.Cases[2].Labels["1"].Detection = nil // noise, not measured: left out on both sides
+	m = a.means()["1"]
+	require.InDelta(t, 0.5, float64(m.Before["recall_all_nodes"].Mean), 1e-12)
+	require.InDelta(t, 1, float64(m.After["recall_all_nodes"].Mean), 1e-12)
+	require.Equal(t, []int{2, 2, 1}, []int{m.Before["recall_all_nodes"].N, m.After["recall_all_nodes"].N, m.After["recall"].N})
 
 	a.before = nil // a model of other labels: nothing to be paired with
 	m = a.means()["1"]
