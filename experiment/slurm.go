@@ -122,6 +122,9 @@ func (p *Plan) Submit(ctx context.Context, c WorkConfig, s SlurmConfig, o pipeli
 	if err != nil {
 		return nil, err
 	}
+	if strings.ContainsFunc(folder, unicode.IsControl) {
+		return nil, fmt.Errorf("found a control character in %q, which no line of #SBATCH can have: give another -o", folder)
+	}
 	if err := os.MkdirAll(folder, 0o777); err != nil {
 		return nil, err
 	}
@@ -137,9 +140,6 @@ func (p *Plan) Submit(ctx context.Context, c WorkConfig, s SlurmConfig, o pipeli
 		cores = min(system.Cores(), 8)
 	}
 	pattern := strings.ReplaceAll(folder, "%", "%%")
-	if strings.ContainsFunc(folder, unicode.IsControl) {
-		return nil, fmt.Errorf("found a control character in %q, which no line of #SBATCH can have: give another -o", folder)
-	}
 	values := map[string]any{"Name": fileName(p.File.Name), "Last": tasks - 1, "Requeues": mostRequeues, "Cores": cores,
 		"Memory": max(1, memory>>20), "Log": option(filepath.Join(pattern, "%A_%a.log")),
 		"TableLog": option(filepath.Join(pattern, "table-%j.log")),

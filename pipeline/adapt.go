@@ -535,32 +535,12 @@ func headline(before, after *scores.Scores, key string) (was, is map[string]scor
 				x, y = append(x, float64(b)), append(y, float64(a))
 			}
 		}
-		is[metric] = meanOver(y)
+		is[metric] = scores.MeanOf(y)
 		if before != nil {
-			was[metric] = meanOver(x)
+			was[metric] = scores.MeanOf(x)
 		}
 	}
 	return was, is
-}
-
-// meanOver is the mean of values, with their standard deviation over n-1.
-func meanOver(values []float64) scores.Mean {
-	m := scores.Mean{Mean: scores.Number(math.NaN()), SD: scores.Number(math.NaN()), N: len(values)}
-	sum, squares := 0.0, 0.0
-	for _, v := range values {
-		sum += v
-	}
-	centre := sum / float64(len(values))
-	for _, v := range values {
-		squares += (v - centre) * (v - centre)
-	}
-	if m.N > 0 {
-		m.Mean = scores.Number(centre)
-	}
-	if m.N > 1 {
-		m.SD = scores.Number(math.Sqrt(squares / float64(m.N-1)))
-	}
-	return m
 }
 
 // recallOfNodes is the share of the nodes of all cases but some that are found by the headline rule.

@@ -590,7 +590,7 @@ func (k *keeping) add(i int) {
 func (k *keeping) keep(c *scores.Case) {
 	own := int64(0)
 	for _, l := range c.Labels {
-		own += int64(len(l.Nodes.Reference) + len(l.Nodes.Prediction))
+		own += int64(l.Nodes.Len())
 	}
 	if k.kept+own <= k.most {
 		if k.kept += own; k.kept*scores.NodeBytes > smallCase {

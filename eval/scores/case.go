@@ -92,7 +92,7 @@ func score[R, P mask.Integer](s Settings, room Room, reference []R, prediction [
 		if err != nil {
 			return nil, fmt.Errorf("label %s: %w", t.Key(), err)
 		}
-		room.Bytes -= l.Nodes.bytes()
+		room.Bytes -= int64(l.Nodes.Len()) * NodeBytes
 		labels[t.Key()] = l
 	}
 	return labels, nil

@@ -217,7 +217,7 @@ func (c *Comparison) gain(key, name string, k int) Gain {
 			g.Equal++
 		}
 	}
-	g.First, g.Value, g.Mean = mean(before).Mean, mean(after).Mean, mean(differences)
+	g.First, g.Value, g.Mean = MeanOf(before).Mean, MeanOf(after).Mean, MeanOf(differences)
 	return g
 }
 

@@ -86,8 +86,8 @@ type Nodes struct {
 	Prediction []Node `json:"prediction"`
 }
 
-// bytes is what they take until they are in all files.
-func (n Nodes) bytes() int64 { return int64(len(n.Reference)+len(n.Prediction)) * NodeBytes }
+// Len is how many there are.
+func (n Nodes) Len() int { return len(n.Reference) + len(n.Prediction) }
 
 // Node is a component of a mask and what became of it by the headline rule.
 type Node struct {

@@ -50,7 +50,7 @@ func New(s Settings, targets []eval.Target, names map[string]string, cases []*Ca
 		all.Aggregate[key] = a
 		all.Mean[key] = map[string]Mean{}
 		for _, name := range s.metrics() {
-			all.Mean[key][name] = mean(columns[name])
+			all.Mean[key][name] = MeanOf(columns[name])
 		}
 	}
 	return all
@@ -83,8 +83,8 @@ func (s *Scores) Unmeasured(key string) (names []string) {
 	return names
 }
 
-// mean is over the values that are defined.
-func mean(column []float64) Mean {
+// MeanOf is the mean of the values that are defined, with their standard deviation over n-1.
+func MeanOf(column []float64) Mean {
 	sum, n := 0.0, 0
 	for _, v := range column {
 		if Number(v).Defined() {

@@ -34,8 +34,8 @@ const widest = 1e6
 // and e = max(MS_p-MS_e, 0), the variance of x̄ is (MS_d+e)/(nD), and Satterthwaite's degrees of
 // freedom are (MS_d+e)² / (MS_d²/(D-1) + [e>0]·(MS_p²/(n-1) + MS_e²/((n-1)(D-1)))).
 //
-// An interval wider than a million times scale is infinite. Where nothing scatters, the interval has no width and P is 1 if the mean is 0, else 0. With fewer
-// than two patients or draws only Mean is defined.
+// An interval wider than a million times scale is infinite. Where nothing scatters, it has no width
+// and P is 1 if the mean is 0, else 0. With fewer than two patients or draws only Mean is defined.
 // Source: Dorfman, Berbaum, Metz 1992; Obuchowski, Rockette 1995; Hillis 2007, Statist. Med. 26:596.
 func Crossed(x [][]float64, alpha, scale float64) Estimate {
 	nan := math.NaN()

@@ -101,8 +101,8 @@ type row struct {
 	others uint64 // a sum of the numbers in columns that are no metrics
 }
 
-// add adds a number to a sum, by FNV-1a.
-func add(sum uint64, v float64) uint64 { return (sum ^ math.Float64bits(v)) * 1099511628211 }
+// mix adds the bits of a number to a sum, by FNV-1a.
+func mix(sum, bits uint64) uint64 { return (sum ^ bits) * 1099511628211 }
 
 // allShots is the whole pool as a number of shots, which orders it last.
 const allShots = math.MaxInt
@@ -183,7 +183,7 @@ func read(text []byte, metrics []string) (*Scores, error) {
 		}
 		for _, at := range h.others {
 			if v, err := score(record[at]); err == nil {
-				w.others = add(w.others, v)
+				w.others = mix(w.others, math.Float64bits(v))
 			}
 		}
 		rows = append(rows, w)
@@ -480,7 +480,7 @@ func (s *Scores) fill(g *group, rows []row) error {
 					min(seen[i], w.line), max(seen[i], w.line))
 			}
 			seen[i] = w.line
-			r.others = add(r.others, math.Float64frombits(w.others))
+			r.others = mix(r.others, w.others)
 			for m, v := range w.values {
 				r.scores[m][patient[i]] += v / size[patient[i]]
 			}

@@ -169,7 +169,7 @@ func tooMany(list ...*scores.Scores) bool {
 		}
 		for _, c := range s.Cases {
 			for _, l := range c.Labels {
-				n += len(l.Nodes.Reference) + len(l.Nodes.Prediction)
+				n += l.Nodes.Len()
 			}
 		}
 	}
