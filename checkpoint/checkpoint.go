@@ -19,6 +19,7 @@ import (
 	"github.com/lntorch/lntorch/formats/peft"
 	"github.com/lntorch/lntorch/formats/pickle"
 	"github.com/lntorch/lntorch/formats/pth"
+	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // Weight is a named tensor of a file.
@@ -275,11 +276,7 @@ func (f *File) findWeights() (*pickle.Dict, error) {
 
 // shortList joins the first few names and counts the rest.
 func shortList(names []string) string {
-	const most = 12
-	if more := len(names) - most; more > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), more)
-	}
-	return strings.Join(names, ", ")
+	return brief.Join(names, ", ", 12)
 }
 
 // readMetadata fills the fields of nnU-Net's dictionary. What cannot be read stays zero and is

@@ -120,7 +120,7 @@ func TestMeasureTimesABatch(t *testing.T) {
 	cfg.After = Mode{Training: true}
 	p, err := New(net, []int{6, 6, 8}, 2, cfg)
 	require.NoError(t, err)
-	cost, err := p.Measure(1)
+	cost, err := p.Measure(1, 1)
 	require.NoError(t, err)
 	require.Positive(t, cost.Pass)
 	require.GreaterOrEqual(t, len(net.batches), 2)
@@ -129,12 +129,21 @@ func TestMeasureTimesABatch(t *testing.T) {
 	require.False(t, slices.ContainsFunc(net.modes, func(m Mode) bool { return m.Training }))
 	require.Equal(t, cfg.After, net.training)
 
+	for tiles, batch := range map[int]int64{1: 1, 2: 2, 9: 2} { // without mirrors an image's tiles fill a batch
+		net := uneven(1)
+		p, err := New(net, []int{6, 6, 8}, 2, config(Fast, nil))
+		require.NoError(t, err)
+		_, err = p.Measure(1, tiles)
+		require.NoError(t, err)
+		require.Equal(t, batch, net.batches[0], "%d tiles", tiles)
+	}
+
 	failing := &fake{forward: func(s *torch.Scope, x *torch.Tensor) *torch.Tensor {
 		s.Fail(&torch.Error{Op: "conv", Msg: "out of memory"})
 		return x
 	}}
 	p, err = New(failing, []int{6, 6, 8}, 2, cfg)
 	require.NoError(t, err)
-	_, err = p.Measure(1)
+	_, err = p.Measure(1, 1)
 	require.ErrorContains(t, err, "out of memory")
 }

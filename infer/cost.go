@@ -1,6 +1,7 @@
 package infer
 
 import (
+	"slices"
 	"time"
 
 	"github.com/lntorch/lntorch/torch"
@@ -23,9 +24,10 @@ const (
 	most   = 5
 )
 
-// Measure runs the network of the first fold on batches of empty patches of the given number of
-// channels, and states what the quickest of them took: other programs only make it slower.
-func (p *Predictor) Measure(channels int) (Cost, error) {
+// Measure runs the network of the first fold on empty patches of the given number of channels, in
+// batches as an image of so many tiles fills them, and states what the quickest of them took: other
+// programs only make it slower.
+func (p *Predictor) Measure(channels, tiles int) (Cost, error) {
 	shape := [4]int{channels, 1, 1, 1}
 	copy(shape[4-len(p.patch):], p.patch)
 	cfg := p.cfg
@@ -37,13 +39,14 @@ func (p *Predictor) Measure(channels int) (Cost, error) {
 	r := &pass{p: p, plan: pl, image: make([]float32, channels*pl.patch[0]*pl.patch[1]*pl.patch[2])}
 	r.input = make([]float32, len(r.image))
 	defer r.restore()
+	batch := min(p.cfg.batch(), max(tiles, 1)*len(p.mirrors))
+	patches := slices.Repeat(pl.tiles, batch)
 	var cost Cost
 	var total time.Duration
 	once := func() error {
-		batch := min(p.cfg.batch(), len(p.mirrors))
 		start := time.Now()
 		err := torch.With(func(s *torch.Scope) error {
-			y, err := r.forward(s, pl.tiles, 0, batch)
+			y, err := r.forward(s, patches, 0, batch)
 			if err != nil {
 				return err
 			}

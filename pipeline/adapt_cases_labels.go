@@ -273,13 +273,13 @@ func (l *caseLabels) translate(pixels volume.Pixels) (out volume.Pixels, notes [
 	switch {
 	case len(fractions) > 0:
 		return nil, nil, fmt.Errorf("the labels hold fractions, %s, expected whole numbers: were "+
-			"they resampled with interpolation?", some(fractions))
+			"they resampled with interpolation?", several(fractions))
 	case len(unknown) > 0:
-		return nil, nil, fmt.Errorf("the labels hold %s, expected %s: %s", some(unknown),
+		return nil, nil, fmt.Errorf("the labels hold %s, expected %s: %s", several(unknown),
 			labelList(l.of), l.suggest(left))
 	}
 	if notes != nil {
-		notes = []string{"values that --labels-map leaves out become background: " + some(notes)}
+		notes = []string{"values that --labels-map leaves out become background: " + several(notes)}
 	}
 	if most > math.MaxUint8 {
 		return translated[uint16](pixels, table), notes, nil
@@ -305,16 +305,6 @@ func (l *caseLabels) suggest(values []float64) string {
 	}
 	return fmt.Sprintf("if they mean that too, give --labels-map '%s=%s'", entries[0].Name,
 		strings.Join(list, ","))
-}
-
-// some names the first of a list.
-func some(list []string) string {
-	const most = 5
-	text := strings.Join(list[:min(len(list), most)], ", ")
-	if n := len(list) - most; n > 0 {
-		text += fmt.Sprintf(" and %d more", n)
-	}
-	return text
 }
 
 // translated looks all values up.

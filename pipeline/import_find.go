@@ -323,17 +323,12 @@ func (m *importer) chooseLabels(c *importCase, of []*foundLabels) bool {
 		if m.Newest {
 			taken, c.err = newest(fit)
 		} else {
-			const show = 5
-			more := ""
-			if len(names) > show {
-				more = fmt.Sprintf(" and %d more", len(names)-show)
-			}
 			last := "--newest takes the last by date; or "
 			if m.adapting {
 				last = ""
 			}
-			c.err = fmt.Errorf("%d RTSTRUCT or SEG with such labels belong to it: %smove away all but one of %s%s",
-				len(fit), last, strings.Join(names[:min(len(names), show)], ", "), more)
+			c.err = fmt.Errorf("%d RTSTRUCT or SEG with such labels belong to it: %smove away all but one of %s",
+				len(fit), last, several(names))
 		}
 	}
 	for _, f := range of {

@@ -57,7 +57,7 @@ func Inspect(ctx context.Context, c InspectConfig, o Output) (Inspected, error) 
 	defer closer.Close()
 	if d := pickle.AsDict(root); d != nil && doc.Kind != "state dict" {
 		for k, v := range d.All() {
-			doc.Keys, doc.values = append(doc.Keys, keyText(k)), append(doc.values, brief(v))
+			doc.Keys, doc.values = append(doc.Keys, keyText(k)), append(doc.values, oneLine(v))
 		}
 	}
 	if doc.all {
@@ -200,7 +200,7 @@ func (d *inspection) checkpoint(f *checkpoint.File) {
 		d.Method, d.Iteration = f.Lntorch()
 		d.Kind, d.Lntorch = "lntorch checkpoint", map[string]string{}
 		for k, e := range own.All() {
-			d.Lntorch[keyText(k)] = brief(e)
+			d.Lntorch[keyText(k)] = oneLine(e)
 		}
 	}
 }

@@ -122,7 +122,7 @@ func inspectPickle(path string) (pickledList, error) {
 	visit = func(name string, v any) {
 		d := pickle.AsDict(v)
 		if d == nil || d.Len() == 0 {
-			list = append(list, pickledValue{name, brief(v)})
+			list = append(list, pickledValue{name, oneLine(v)})
 			return
 		}
 		for k, e := range d.All() {
@@ -147,14 +147,14 @@ func keyText(k any) string {
 	if s, ok := k.(string); ok {
 		return s
 	}
-	return brief(k)
+	return oneLine(k)
 }
 
-// briefLength is the longest text that brief gives.
-const briefLength = 100
+// oneLineLength is the longest text that oneLine gives.
+const oneLineLength = 100
 
-// brief writes a pickled value in one line, as Python would where that is short, else by its kind and size.
-func brief(v any) string {
+// oneLine writes a pickled value in one line, as Python would where that is short, else by its kind and size.
+func oneLine(v any) string {
 	if d := pickle.AsDict(v); d != nil {
 		return fmt.Sprintf("dict of %d", d.Len())
 	}
@@ -164,7 +164,7 @@ func brief(v any) string {
 			if i > 0 {
 				b.WriteString(", ")
 			}
-			if b.WriteString(brief(e)); b.Len() > briefLength {
+			if b.WriteString(oneLine(e)); b.Len() > oneLineLength {
 				return fmt.Sprintf("%s of %d", kind, len(list))
 			}
 		}
@@ -178,7 +178,7 @@ func brief(v any) string {
 	case float64:
 		return plans.PythonFloat(x)
 	case string:
-		if len(x) > briefLength {
+		if len(x) > oneLineLength {
 			return fmt.Sprintf("str of %d", len(x))
 		}
 		return strconv.Quote(x)
@@ -191,7 +191,7 @@ func brief(v any) string {
 	case *pickle.Set:
 		return items(x.Items(), "{", "}", "set")
 	case *pickle.NumpyScalar:
-		return brief(x.Value())
+		return oneLine(x.Value())
 	case *pickle.NumpyArray:
 		text := fmt.Sprintf("array %s %v", x.DType, x.Shape)
 		if v, err := x.Float64s(); err == nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/lntorch/lntorch/formats/dicom"
 	"github.com/lntorch/lntorch/formats/image"
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/brief"
 	"github.com/lntorch/lntorch/internal/regular"
 )
 
@@ -157,11 +158,7 @@ func filesEnding(folder, ending string) ([]string, error) {
 
 // several names the first of a list.
 func several(names []string) string {
-	const most = 10
-	if len(names) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
-	}
-	return strings.Join(names, ", ")
+	return brief.Join(names, ", ", 10)
 }
 
 // joined puts a name behind a folder as Python does, which summary.json shows: the folder stays as it was written.

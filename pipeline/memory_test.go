@@ -50,7 +50,7 @@ func TestPassesAreForecast(t *testing.T) {
 				w.Numerics, w.Threads, w.Mirror = numerics, 1, []int{0}
 				predictor, err := infer.NewEnsemble(1, func(int) (models.Network, error) { return net, nil }, c.patch, 2, w)
 				require.NoError(t, err)
-				cost, err := predictor.Measure(1)
+				cost, err := predictor.Measure(1, 2)
 				require.NoError(t, err)
 				need, err := infer.Forecast(c.patch, 2, 1, [4]int{1, 64, 256, 256}, w)
 				require.NoError(t, err)

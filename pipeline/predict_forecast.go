@@ -433,8 +433,8 @@ func (s *segmenter) withNetworks(ctx context.Context, f func() error) error {
 		if s.predict, err = s.model.predictor(network, s.window); err != nil {
 			return err
 		}
-		if s.anythingToDo() {
-			if s.cost, err = s.predict.Measure(s.model.channels()); err != nil {
+		if s.mostTiles() > 0 {
+			if s.cost, err = s.predict.Measure(s.model.channels(), s.mostTiles()); err != nil {
 				s.out.Print("a pass of the network could not be timed:", err)
 				s.cost = infer.Cost{}
 			}
@@ -451,8 +451,15 @@ func (s *segmenter) withNetworks(ctx context.Context, f func() error) error {
 	return err
 }
 
-func (s *segmenter) anythingToDo() bool {
-	return slices.ContainsFunc(s.forecasts, func(f *CaseForecast) bool { return f != nil })
+// mostTiles is the number of tiles of the largest case, 0 if there is nothing to do.
+func (s *segmenter) mostTiles() int {
+	most := 0
+	for _, f := range s.forecasts {
+		if f != nil {
+			most = max(most, f.need.Tiles)
+		}
+	}
+	return most
 }
 
 // limitedBy names the limit of the weights' memory.

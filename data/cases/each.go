@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // eachOrFlat finds cases of folders that hold a case each, and of one folder that holds all.
@@ -112,17 +114,9 @@ func (f *finder) each(entries []entry) (list []Case, dicom bool, err error) {
 		list = append(list, c)
 	}
 	if whole(list) != nil && len(empty) > 0 {
-		f.note("%s: folders in which there is no image file: %s", f.root,
-			strings.Join(empty[:min(len(empty), 5)], ", ")+more(len(empty)-5))
+		f.note("%s: folders in which there is no image file: %s", f.root, brief.Join(empty, ", ", 5))
 	}
 	return list, dicom, nil
-}
-
-func more(n int) string {
-	if n <= 0 {
-		return ""
-	}
-	return fmt.Sprintf(" and %d more", n)
 }
 
 // divide tells the image of a case's folder from its labels. Files whose names do not say what they

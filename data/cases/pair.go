@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // pair finds the labels of images by their names. Labels are an image's if their stem, with or
@@ -158,16 +160,11 @@ func likely(e entry, unmatched []entry) string {
 
 // listed names the first entries.
 func listed(all []entry) string {
-	const most = 4
 	var names []string
-	for _, e := range all[:min(len(all), most)] {
+	for _, e := range all {
 		names = append(names, e.name)
 	}
-	more := ""
-	if len(all) > most {
-		more = fmt.Sprintf(" and %d more", len(all)-most)
-	}
-	return strings.Join(names, ", ") + more
+	return brief.Join(names, ", ", 4)
 }
 
 // settle says with which flags what is meant is said. Without labels they are among the images.

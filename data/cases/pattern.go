@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/lntorch/lntorch/data/pairing"
+	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // place stands in a pattern for the name of a case.
@@ -288,7 +289,7 @@ func (f *finder) nothingSaid(both [2]*pattern, images int) error {
 		return err
 	}
 	var names []string
-	for _, e := range list[:min(len(list), 8)] {
+	for _, e := range list {
 		names = append(names, e.name)
 	}
 	example := ""
@@ -303,7 +304,7 @@ func (f *finder) nothingSaid(both [2]*pattern, images int) error {
 	if example == "" && len(names) == 0 {
 		example = " nothing"
 	}
-	return fmt.Errorf("%s %s: found no such file below %s, which holds %s%s%s", flag,
+	return fmt.Errorf("%s %s: found no such file below %s, which holds %s%s", flag,
 		both[at].text, f.root,
-		strings.Join(names, ", "), more(len(list)-8), example)
+		brief.Join(names, ", ", 8), example)
 }

@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // severalFolders refuses more than one folder of images or of labels.
@@ -160,7 +162,7 @@ func (f *finder) nothing(entries []entry) error {
 	}
 	holds := "nothing"
 	if len(names) > 0 {
-		holds = strings.Join(names[:min(len(names), 8)], ", ") + more(len(names)-8)
+		holds = brief.Join(names, ", ", 8)
 	}
 	next := "; say what is what with " + f.deepExample(entries)
 	switch {

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"strings"
 
 	"github.com/lntorch/lntorch/internal/atomicfile"
+	"github.com/lntorch/lntorch/internal/brief"
 	"github.com/lntorch/lntorch/internal/regular"
 	"github.com/lntorch/lntorch/internal/sniff"
 )
@@ -90,10 +90,7 @@ func list(names []string) string {
 	if len(names) == 0 {
 		return "(none)"
 	}
-	if more := len(names) - maxNames; more > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxNames], ", "), more)
-	}
-	return strings.Join(names, ", ")
+	return brief.Join(names, ", ", maxNames)
 }
 
 // section reads typed fields of one object and keeps the first error, which names the file, the

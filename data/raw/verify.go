@@ -14,6 +14,7 @@ import (
 	"github.com/lntorch/lntorch/data/images"
 	"github.com/lntorch/lntorch/data/plans"
 	"github.com/lntorch/lntorch/formats/dicom"
+	"github.com/lntorch/lntorch/internal/brief"
 	"github.com/lntorch/lntorch/volume"
 )
 
@@ -260,14 +261,11 @@ func (v *verifier) checkLabels(path string, seg *volume.Image, expected []int) {
 	if len(values) > 0 {
 		slices.Sort(values)
 		var list []string
-		for _, x := range values[:min(len(values), 5)] {
+		for _, x := range values {
 			list = append(list, fmt.Sprintf("%v (%d voxels)", x, found[x]))
 		}
-		if len(values) > 5 {
-			list = append(list, fmt.Sprintf("and %d more", len(values)-5))
-		}
 		v.problem(path, fmt.Sprintf("the labels of dataset.json, %v", expected),
-			"the values %s", strings.Join(list, ", "))
+			"the values %s", brief.Join(list, ", ", 5))
 	} else if !foreground {
 		v.warning(path, "foreground", "only label 0")
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lntorch/lntorch/experiment/figures"
 	"github.com/lntorch/lntorch/experiment/table"
+	"github.com/lntorch/lntorch/internal/brief"
 	"github.com/lntorch/lntorch/report"
 	"github.com/lntorch/lntorch/report/page"
 )
@@ -140,10 +141,7 @@ func (e *Experiment) different(of func(c *table.Cell) string) []string {
 
 // listed joins names, the first twelve.
 func listed(list []string) string {
-	if len(list) > 12 {
-		return fmt.Sprintf("%s and %d more", strings.Join(list[:12], ", "), len(list)-12)
-	}
-	return strings.Join(list, ", ")
+	return brief.Join(list, ", ", 12)
 }
 
 // rows are all rows of the primary metric.

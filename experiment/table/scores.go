@@ -22,6 +22,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/lntorch/lntorch/experiment/stats"
+	"github.com/lntorch/lntorch/internal/brief"
 	"github.com/lntorch/lntorch/internal/nearest"
 )
 
@@ -321,10 +322,7 @@ func unknown(what, name string, have []string) error {
 
 // listed joins names, the first twenty.
 func listed(names []string) string {
-	if len(names) > 20 {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:20], ", "), len(names)-20)
-	}
-	return strings.Join(names, ", ")
+	return brief.Join(names, ", ", 20)
 }
 
 // Name is a name as tables have it: without the spaces around it. Control characters and names of pages are

@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"github.com/lntorch/lntorch/experiment/stats"
+	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // Settings say what is compared, and how.
@@ -862,10 +863,7 @@ func (m *maker) warn(families []*family) {
 
 // some joins the first three.
 func some(list []string) string {
-	if n := len(list); n > 3 {
-		return fmt.Sprintf("%s and %d more", strings.Join(list[:3], "; "), n-3)
-	}
-	return strings.Join(list, "; ")
+	return brief.Join(list, "; ", 3)
 }
 
 // ParseTies adds METRIC=NUMBER texts to base, over its numbers.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lntorch/lntorch/eval/scores"
+	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // mostRows bounds the tables of nodes, mostBars the drawing of cases: beyond them a page says what
@@ -214,7 +215,7 @@ func (s sides) leftOut(key string) string {
 	}
 	all := len(s.names())
 	return fmt.Sprintf(" n = %d of %s: left out is what had more nodes than there was memory for, %s.", all-len(out),
-		plural(all, "case"), first(out))
+		plural(all, "case"), brief.Join(out, ", ", 10))
 }
 
 // noisy says of which cases and sides nodes are not listed; "" if of none.
@@ -237,15 +238,7 @@ func (s sides) noisy() string {
 	if list == nil {
 		return ""
 	}
-	return "Not measured, as there was no memory for so many nodes: " + first(list) + "."
-}
-
-// first lists names, the first ones of many.
-func first(names []string) string {
-	if len(names) > 10 {
-		return strings.Join(names[:10], ", ") + fmt.Sprintf(" and %d more", len(names)-10)
-	}
-	return strings.Join(names, ", ")
+	return "Not measured, as there was no memory for so many nodes: " + brief.Join(list, ", ", 10) + "."
 }
 
 // ruleText says when a node is found.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // Member is a rank as the others know it.
@@ -113,12 +115,7 @@ type NoGradient struct{ Names []string }
 
 // Error names the parameters.
 func (e *NoGradient) Error() string {
-	list := e.Names
-	more := ""
-	if len(list) > 8 {
-		list, more = list[:8], fmt.Sprintf(" and %d more", len(e.Names)-8)
-	}
-	return "no gradient reached " + strings.Join(list, ", ") + more +
+	return "no gradient reached " + brief.Join(e.Names, ", ", 8) +
 		"; leave parameters out that do not take part in the loss"
 }
 
