@@ -260,7 +260,7 @@ paper: all ## measures and prints what the grid of the paper takes, and with PAP
 	@[ "$(PAPER)" = yes ] || { echo "make paper PAPER=yes starts it" >&2; exit 1; }
 	@bin/lntorch experiment run $(PAPER_FILE) $(if $(OUT),-o $(OUT)) $(ARGS)
 
-study: all ## makes docs/studies/phantom.md's numbers again, or goes on with it (under two hours on 2 cores)
+study: all ## makes docs/studies/phantom.md's numbers again, or goes on with it (under 2.5 hours on 2 cores)
 	@bash scripts/study.sh
 
 # ---- gotorch, the independent binding that torch/interop checks ours against ------------------------------------------

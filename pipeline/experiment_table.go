@@ -31,13 +31,8 @@ type ExperimentTableConfig struct {
 	Lower     []string `flag:"lower-is-better" list:"true" help:"metrics of which less is better, besides HD95, HD, ASSD and ASD_…"`
 
 	Warnings []string        // on how the scores came about, beside those of the table
-	Grid     *ExperimentGrid // that the scores are of; nil: scores of anybody
-}
-
-// ExperimentGrid is what an experiment's file says of its scores.
-type ExperimentGrid struct {
-	Order  table.Order     // of the file
-	Places []figures.Place // of its runs
+	Order    table.Order     // of an experiment's file; what it does not have is in the order of the scores
+	Places   []figures.Place // of the runs of the grid that the scores are of; nil: scores of anybody
 }
 
 // ties are the differences that no reader would act on.
@@ -98,10 +93,10 @@ func analyse(ctx context.Context, c ExperimentTableConfig, o Output) (a analysis
 			return a, fmt.Errorf("%s: --lower-is-better: %w", c.Scores, err)
 		}
 	}
-	if c.Grid != nil {
-		scores.Sort(c.Grid.Order)
+	scores.Sort(c.Order)
+	if c.Places != nil {
 		keys := map[figures.Place]string{}
-		for _, p := range c.Grid.Places {
+		for _, p := range c.Places {
 			key := p.Key
 			p.Key = ""
 			keys[p] = key
@@ -133,8 +128,8 @@ func analyse(ctx context.Context, c ExperimentTableConfig, o Output) (a analysis
 // scores.
 func (a *analysis) readRuns(c *ExperimentTableConfig) (err error) {
 	folder := filepath.Dir(c.Scores)
-	if c.Grid != nil {
-		a.runs, err = figures.ReadPlaces(folder, c.Grid.Places)
+	if c.Places != nil {
+		a.runs, err = figures.ReadPlaces(folder, c.Places)
 		return err
 	}
 	var unclear []string

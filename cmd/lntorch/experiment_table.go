@@ -52,13 +52,14 @@ func (g *gridFolders) scoresOf(cmd *cobra.Command, args []string, c *pipeline.Ex
 		}
 		warnOfOther(p, output(cmd), experiment.ScoresFile, made)
 		of = p.Analysis()
-		c.Scores, c.Out, c.Warnings, c.Grid = of.Scores, of.Out, of.Warnings, of.Grid
+		c.Scores, c.Out, c.Warnings, c.Places = of.Scores, of.Out, of.Warnings, of.Places
 		if runs, err := p.WriteScores(cmd.Context()); err != nil {
 			return err
 		} else if runs == 0 {
 			return fmt.Errorf("%s: no run is done yet: lntorch experiment run %s -o %s", p.Dir, args[0], p.Dir)
 		}
 	}
+	c.Order = of.Order
 	given := func(flag string) bool { return cmd.Flags().Changed(flag) }
 	if !given("primary") {
 		c.Primary = of.Primary
@@ -91,7 +92,7 @@ func newExperimentTable() *cobra.Command {
 		Use:   "table [FILE] [--scores FILE.csv]",
 		Short: "tables of an experiment, or of anybody's scores: means, intervals, comparisons, gains with more shots",
 		Long: `table makes the tables of the experiment that FILE describes, of the runs that are done; or, with --scores, of any
-scores. FILE then needs no more than ` + "`statistics` and `seed`" + `, or is left out. Scores are a row for each run, test case and label, and prints tables in Markdown. Columns: method, shots (a
+scores. FILE then needs no more than ` + "`statistics` and `seed`" + `, or is left out. Tables are printed in Markdown. Scores are a row for each run, test case and label. Columns: method, shots (a
 number, or all), draw and seed (which training cases, which random numbers), case; if there is more than one, dataset,
 network, label; patient, if one has several cases. All others are metrics: a number, empty where it is undefined.
 

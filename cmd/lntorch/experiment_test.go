@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
@@ -124,6 +125,21 @@ func TestExperimentTableRefuses(t *testing.T) {
 	require.Equal(t, 0, r.code, r.errOut)
 	require.Contains(t, r.errOut, "trained once, so that nothing is known about other draws or seeds")
 	require.NotContains(t, r.out, "**")
+}
+
+// The tables of the study in docs are those of its scores, in the order of its file.
+func TestTablesOfTheStudyAreOfItsScores(t *testing.T) {
+	study, out := filepath.Join("..", "..", "docs", "studies"), t.TempDir()
+	r := lntorch(t, "experiment", "table", filepath.Join(study, "phantom.yaml"), "--scores",
+		filepath.Join(study, "phantom", "scores.csv"), "-o", out)
+	require.Equal(t, 0, r.code, r.errOut)
+	for _, name := range []string{"table.md", "table.tex"} {
+		want, err := os.ReadFile(filepath.Join(study, "phantom", name))
+		require.NoError(t, err)
+		got, err := os.ReadFile(filepath.Join(out, name))
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(want, got), "%s differs; `make study` copies it from the grid", name)
+	}
 }
 
 // What an experiment's file says of statistics holds for scores of anybody; a flag goes over it.
