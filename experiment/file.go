@@ -414,13 +414,8 @@ func (r *reader) names(root *node) {
 	if s.Reference == "" || root.get("methods") == nil {
 		return
 	}
-	var names []string
-	for _, m := range f.Methods {
-		names = append(names, m.Name)
-	}
-	for _, n := range f.Networks {
-		names = append(names, n.Name)
-	}
+	o := f.order()
+	names := slices.Concat(o.Methods, o.Networks)
 	if !slices.Contains(names, s.Reference) {
 		r.bad(r.lineOf(root, "statistics", "reference"), "statistics.reference", "%w",
 			notAmong(s.Reference, names, "method and no network"))

@@ -433,8 +433,8 @@ func (s *segmenter) withNetworks(ctx context.Context, f func() error) error {
 		if s.predict, err = s.model.predictor(network, s.window); err != nil {
 			return err
 		}
-		if s.mostTiles() > 0 {
-			if s.cost, err = s.predict.Measure(s.model.channels(), s.mostTiles()); err != nil {
+		if tiles := s.mostTiles(); tiles > 0 {
+			if s.cost, err = s.predict.Measure(s.model.channels(), tiles); err != nil {
 				s.out.Print("a pass of the network could not be timed:", err)
 				s.cost = infer.Cost{}
 			}

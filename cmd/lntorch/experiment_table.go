@@ -92,9 +92,11 @@ func newExperimentTable() *cobra.Command {
 		Use:   "table [FILE] [--scores FILE.csv]",
 		Short: "tables of an experiment, or of anybody's scores: means, intervals, comparisons, gains with more shots",
 		Long: `table makes the tables of the experiment that FILE describes, of the runs that are done; or, with --scores, of any
-scores. FILE then needs no more than ` + "`statistics` and `seed`" + `, or is left out. Tables are printed in Markdown. Scores are a row for each run, test case and label. Columns: method, shots (a
-number, or all), draw and seed (which training cases, which random numbers), case; if there is more than one, dataset,
-network, label; patient, if one has several cases. All others are metrics: a number, empty where it is undefined.
+scores. FILE then needs no more than ` + "`statistics` and `seed`" + `, or is left out. Tables are printed in Markdown.
+
+Scores are a row for each run, test case and label. Columns: method, shots (a number, or all), draw and seed (which training
+cases, which random numbers), case; if there is more than one, dataset, network, label; patient, if one has several cases.
+All others are metrics: a number, empty where it is undefined.
 
 Intervals and p are those of crossed random effects, patients × draws: they answer for new patients and newly drawn training
 cases. A Wilcoxon test over the cases of all runs does not, and calls about half of all null differences significant.

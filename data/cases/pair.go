@@ -76,14 +76,14 @@ func decide(name string, images, labels []entry) Case {
 	case len(images) == 0:
 		c.Problem = "no image for these labels"
 	case !one && len(labels) > 1:
-		c.Problem = fmt.Sprintf("%d images (%s) and %d labels (%s)", len(images), listed(images),
-			len(labels), listed(labels))
+		c.Problem = fmt.Sprintf("%d images (%s) and %d labels (%s)", len(images), listed(images, 4),
+			len(labels), listed(labels, 4))
 	case !one:
-		c.Problem = fmt.Sprintf("%d images: %s", len(images), listed(images))
+		c.Problem = fmt.Sprintf("%d images: %s", len(images), listed(images, 4))
 	case len(labels) == 0:
 		c.Problem = "no labels for this image"
 	case len(labels) > 1:
-		c.Problem = fmt.Sprintf("%d labels for one image: %s", len(labels), listed(labels))
+		c.Problem = fmt.Sprintf("%d labels for one image: %s", len(labels), listed(labels, 4))
 	}
 	if c.Problem != "" && len(images) > 0 {
 		c.Advice = settle(name, images, labels)
@@ -158,13 +158,13 @@ func likely(e entry, unmatched []entry) string {
 	return ""
 }
 
-// listed names the first entries.
-func listed(all []entry) string {
+// listed names the first most entries.
+func listed(all []entry, most int) string {
 	var names []string
 	for _, e := range all {
 		names = append(names, e.name)
 	}
-	return brief.Join(names, ", ", 4)
+	return brief.Join(names, ", ", most)
 }
 
 // settle says with which flags what is meant is said. Without labels they are among the images.

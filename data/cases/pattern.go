@@ -7,7 +7,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/lntorch/lntorch/data/pairing"
-	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // place stands in a pattern for the name of a case.
@@ -288,10 +287,6 @@ func (f *finder) nothingSaid(both [2]*pattern, images int) error {
 	if err != nil {
 		return err
 	}
-	var names []string
-	for _, e := range list {
-		names = append(names, e.name)
-	}
 	example := ""
 	for _, e := range list {
 		if e.kind == folder {
@@ -301,10 +296,9 @@ func (f *finder) nothingSaid(both [2]*pattern, images int) error {
 			}
 		}
 	}
-	if example == "" && len(names) == 0 {
+	if len(list) == 0 {
 		example = " nothing"
 	}
 	return fmt.Errorf("%s %s: found no such file below %s, which holds %s%s", flag,
-		both[at].text, f.root,
-		brief.Join(names, ", ", 8), example)
+		both[at].text, f.root, listed(list, 8), example)
 }

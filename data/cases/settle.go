@@ -5,20 +5,11 @@ import (
 	"path"
 	"slices"
 	"strings"
-
-	"github.com/lntorch/lntorch/internal/brief"
 )
 
 // severalFolders refuses more than one folder of images or of labels.
 func (f *finder) severalFolders(images, labels []entry) error {
-	names := func(list []entry) string {
-		var all []string
-		for _, e := range list {
-			all = append(all, e.name)
-		}
-		return strings.Join(all, ", ")
-	}
-	what := "folders of images: " + names(images) + "; of labels: " + names(labels)
+	what := "folders of images: " + listed(images, len(images)) + "; of labels: " + listed(labels, len(labels))
 	var texts []string
 	for i := range min(3, max(len(images), len(labels))) {
 		a, b := images[min(i, len(images)-1)], labels[min(i, len(labels)-1)]
@@ -142,10 +133,9 @@ func (f *finder) onlyOne(files []entry) bool {
 
 // nothing is the error where no layout fits.
 func (f *finder) nothing(entries []entry) error {
-	var names, below, lone []string
+	var below, lone []string
 	deeper := "" // flags
 	for i, e := range entries {
-		names = append(names, e.name)
 		if e.kind != folder {
 			continue
 		}
@@ -161,8 +151,8 @@ func (f *finder) nothing(entries []entry) error {
 		}
 	}
 	holds := "nothing"
-	if len(names) > 0 {
-		holds = brief.Join(names, ", ", 8)
+	if len(entries) > 0 {
+		holds = listed(entries, 8)
 	}
 	next := "; say what is what with " + f.deepExample(entries)
 	switch {
@@ -177,7 +167,7 @@ func (f *finder) nothing(entries []entry) error {
 		next = fmt.Sprintf("; beside %s there is no folder for the other part (names of such "+
 			"folders: images, ct, scans, volumes; labels, masks, segmentations, gt, "+
 			"annotations)%s", strings.Join(lone, ", "), next)
-	case len(names) == 0:
+	case len(entries) == 0:
 		next = ""
 	}
 	return fmt.Errorf("%s: found no annotated cases, expected a folder of images and one of "+
